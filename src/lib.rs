@@ -1,0 +1,2 @@
+//! tarpon serves whole git repositories as one compressed archive.
+pub mod limits;
