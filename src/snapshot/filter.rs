@@ -1,0 +1,281 @@
+//! From blob to worktree file: the conversions that git applies on checkout according to
+//! `.gitattributes`: `ident`, line ends, `working-tree-encoding`, in this order (git's
+//! `convert.c`). Never an external filter: the archive is what a clone without configured
+//! drivers gives.
+
+use std::collections::HashMap;
+
+use gix::attrs::StateRef;
+use gix::attrs::search::{MetadataCollection, Outcome};
+use gix::bstr::{BStr, BString, ByteSlice};
+use gix::filter::plumbing::eol::{self, AttributesDigest, Mode};
+use gix::glob::pattern::Case;
+use gix::objs::Find;
+use gix::worktree::Stack;
+use gix::worktree::stack::State;
+use gix::worktree::stack::state::{Attributes, attributes::Source};
+use gix::{ObjectId, oid};
+
+use super::iconv::Encoder;
+
+/// The attributes that decide about a conversion; [`Filter::wanted`] reads them in this order.
+const ATTRIBUTES: [&str; 5] = ["crlf", "ident", "eol", "text", "working-tree-encoding"];
+
+/// git's configuration as in a fresh clone on Linux: no `core.autocrlf`, no `core.eol`.
+const EOL: eol::Configuration = eol::Configuration {
+    auto_crlf: eol::AutoCrlf::Disabled,
+    eol: None,
+};
+
+/// What went wrong in a conversion.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    #[error("attributes of '{path}' cannot be read: {source}")]
+    Attributes {
+        path: BString,
+        source: std::io::Error,
+    },
+    #[error("'{path}' has working-tree-encoding set to true or false, which git refuses too")]
+    Encoding { path: BString },
+    #[error("'{path}' cannot be converted: {detail}")]
+    Convert { path: BString, detail: String },
+}
+
+/// What a file's attributes ask for.
+#[derive(Debug, PartialEq, Eq)]
+struct Wanted {
+    ident: bool,
+    eol: Option<AttributesDigest>,
+    encoding: Option<BString>,
+}
+
+impl Wanted {
+    fn nothing(&self) -> bool {
+        let converts = self.eol.is_some_and(|d| d.to_eol(EOL) == Some(Mode::CrLf));
+        !self.ident && !converts && self.encoding.is_none()
+    }
+}
+
+/// Where the attributes of a tree are: every `.gitattributes` file, sorted by path.
+#[derive(Debug, Clone, Default)]
+pub struct AttributeFiles {
+    files: Vec<(BString, ObjectId)>,
+}
+
+impl AttributeFiles {
+    /// Adds a file; calls come in the order of the walk.
+    pub fn push(&mut self, path: &BStr, id: &oid) {
+        self.files.push((path.to_owned(), id.to_owned()));
+    }
+
+    /// Whether no file of the tree can ask for a conversion.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+}
+
+/// Converts files; one for each thread.
+pub struct Filter {
+    stack: Stack,
+    outcome: Outcome,
+    encoders: HashMap<BString, Option<Encoder>>,
+    buffer: Vec<u8>,
+    spare: Vec<u8>,
+}
+
+impl Filter {
+    /// A filter for a tree with these attribute files.
+    pub fn new(attributes: &AttributeFiles) -> std::io::Result<Filter> {
+        let mut collection = MetadataCollection::default();
+        let none: [std::path::PathBuf; 0] = [];
+        let mut scratch = Vec::new();
+        let globals = gix::attrs::Search::new_globals(none, &mut scratch, &mut collection)?;
+        let state = Attributes::new(globals, None, Source::IdMapping, collection);
+        // The root is never touched: all files come from the object database.
+        let mut files = attributes.files.clone();
+        files.sort();
+        let stack = Stack::new(
+            "/",
+            State::AttributesStack(state),
+            Case::Sensitive,
+            scratch,
+            files,
+        );
+        let outcome = stack.selected_attribute_matches(ATTRIBUTES);
+        Ok(Filter {
+            stack,
+            outcome,
+            encoders: HashMap::new(),
+            buffer: Vec::new(),
+            spare: Vec::new(),
+        })
+    }
+
+    /// Whether the file at `path` may need a conversion at all.
+    pub fn converts(&mut self, path: &BStr, objects: &dyn Find) -> Result<bool, FilterError> {
+        Ok(!self.wanted(path, objects)?.nothing())
+    }
+
+    /// The bytes of the worktree file at `path` for the blob `id` with the content `blob`;
+    /// `None` if they are the blob's.
+    pub fn convert(
+        &mut self,
+        path: &BStr,
+        id: &oid,
+        blob: &[u8],
+        objects: &dyn Find,
+    ) -> Result<Option<&[u8]>, FilterError> {
+        let wanted = self.wanted(path, objects)?;
+        if wanted.nothing() || blob.is_empty() {
+            return Ok(None);
+        }
+        let mut changed = wanted.ident && expand_ident(blob, id, &mut self.buffer);
+        if let Some(digest) = wanted.eol {
+            let source = if changed { &self.buffer[..] } else { blob };
+            let converted = eol::convert_to_worktree(source, digest, &mut self.spare, EOL);
+            let converted = converted.map_err(|e| FilterError::Convert {
+                path: path.to_owned(),
+                detail: e.to_string(),
+            })?;
+            if converted {
+                std::mem::swap(&mut self.buffer, &mut self.spare);
+                changed = true;
+            }
+        }
+        if let Some(name) = wanted.encoding {
+            let source = if changed { &self.buffer[..] } else { blob };
+            let open = |name: &BString| Encoder::open(name);
+            let encoder = self.encoders.entry(name).or_insert_with_key(open);
+            // Like git: what the encoding cannot hold, or an unknown one, is left as it is.
+            if let Some(encoded) = encoder.as_mut().and_then(|e| e.encode(source)) {
+                self.buffer = encoded;
+                changed = true;
+            }
+        }
+        Ok(changed.then_some(&self.buffer[..]))
+    }
+
+    /// Reads the attributes of `path` (git's `git_path_check_crlf` and `convert_attrs`).
+    fn wanted(&mut self, path: &BStr, objects: &dyn Find) -> Result<Wanted, FilterError> {
+        let platform = self.stack.at_entry(path, None, objects);
+        let platform = platform.map_err(|source| FilterError::Attributes {
+            path: path.to_owned(),
+            source,
+        })?;
+        self.outcome.reset();
+        platform.matching_attributes(&mut self.outcome);
+        let mut states = [StateRef::Unspecified; ATTRIBUTES.len()];
+        for (state, found) in states.iter_mut().zip(self.outcome.iter_selected()) {
+            *state = found.assignment.state;
+        }
+        let [crlf, ident, eol, text, encoding] = states;
+        let encoding = match encoding {
+            StateRef::Unspecified => None,
+            StateRef::Value(name) => Some(name.as_bstr()),
+            StateRef::Set | StateRef::Unset => {
+                return Err(FilterError::Encoding {
+                    path: path.to_owned(),
+                });
+            }
+        };
+        let utf8 = |name: &&BStr| {
+            name.eq_ignore_ascii_case(b"utf-8") || name.eq_ignore_ascii_case(b"utf8")
+        };
+        Ok(Wanted {
+            ident: ident == StateRef::Set,
+            eol: line_ends(line_end_rule(text).or(line_end_rule(crlf)), eol),
+            encoding: encoding.filter(|e| !utf8(e)).map(BStr::to_owned),
+        })
+    }
+}
+
+fn line_end_rule(state: StateRef<'_>) -> Option<AttributesDigest> {
+    match state {
+        StateRef::Set => Some(AttributesDigest::Text),
+        StateRef::Unset => Some(AttributesDigest::Binary),
+        StateRef::Value(v) if v.as_bstr() == "input" => Some(AttributesDigest::TextInput),
+        StateRef::Value(v) if v.as_bstr() == "auto" => Some(AttributesDigest::TextAuto),
+        StateRef::Value(_) | StateRef::Unspecified => None,
+    }
+}
+
+/// Combines `text` (or the older `crlf`) with `eol`.
+fn line_ends(rule: Option<AttributesDigest>, eol: StateRef<'_>) -> Option<AttributesDigest> {
+    if rule == Some(AttributesDigest::Binary) {
+        return rule;
+    }
+    let StateRef::Value(value) = eol else {
+        return rule;
+    };
+    let auto = rule == Some(AttributesDigest::TextAuto);
+    match value.as_bstr().as_bytes() {
+        b"lf" if auto => Some(AttributesDigest::TextAutoInput),
+        b"crlf" if auto => Some(AttributesDigest::TextAutoCrlf),
+        b"lf" => Some(AttributesDigest::TextInput),
+        b"crlf" => Some(AttributesDigest::TextCrlf),
+        _ => rule,
+    }
+}
+
+/// Replaces `$Id$` and git's own expansions of it by `$Id: <id> $` (git's `ident_to_worktree`).
+/// Returns whether `out` holds a changed text.
+fn expand_ident(source: &[u8], id: &oid, out: &mut Vec<u8>) -> bool {
+    out.clear();
+    let mut rest = source;
+    let mut changed = false;
+    while let Some(dollar) = rest.find_byte(b'$') {
+        let (before, after) = rest.split_at(dollar + 1);
+        out.extend_from_slice(before);
+        rest = after;
+        let Some(end) = ident_end(rest) else {
+            continue;
+        };
+        rest = &rest[end..];
+        out.extend_from_slice(b"Id: ");
+        out.extend_from_slice(id.to_hex().to_string().as_bytes());
+        out.extend_from_slice(b" $");
+        changed = true;
+    }
+    out.extend_from_slice(rest);
+    changed
+}
+
+/// For text after a `$`: where the keyword that begins there ends, if there is one to replace.
+fn ident_end(rest: &[u8]) -> Option<usize> {
+    if rest.starts_with(b"Id$") {
+        return Some(3);
+    }
+    let value = rest.strip_prefix(b"Id:")?;
+    let end = value.find_byte(b'$')?;
+    let value = &value[..end];
+    if value.contains(&b'\n') {
+        return None;
+    }
+    // A space elsewhere than at both ends: some other version control system's keyword.
+    let inner_space = value.iter().skip(1).position(|b| *b == b' ');
+    let foreign = inner_space.is_some_and(|at| at + 2 < value.len());
+    (!foreign).then_some(3 + end + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ident_keywords_are_expanded_like_git_does() {
+        let id = ObjectId::null(gix::hash::Kind::Sha1);
+        let expand = |text: &str| {
+            let mut out = Vec::new();
+            let changed = expand_ident(text.as_bytes(), &id, &mut out);
+            assert_eq!(changed, out != text.as_bytes(), "{text}");
+            String::from_utf8(out).unwrap()
+        };
+        let full = format!("$Id: {id} $");
+        assert_eq!(expand("a $Id$ b $Id$"), format!("a {full} b {full}"));
+        assert_eq!(expand("$Id: abc $"), full);
+        assert_eq!(expand("$Id:$"), full);
+        assert_eq!(expand("$Id: a b $"), "$Id: a b $");
+        assert_eq!(expand("$Id: a\n$"), "$Id: a\n$");
+        assert_eq!(expand("$Idx$ $Id"), "$Idx$ $Id");
+    }
+}

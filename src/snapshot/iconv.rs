@@ -1,0 +1,110 @@
+//! Text encodings through the C library's `iconv`, because git uses it too: the names that are
+//! known, byte order marks and what cannot be converted are then the same as in a clone.
+
+#![allow(unsafe_code)] // The C library's interface; each use states its contract.
+
+use std::ffi::CString;
+
+/// A conversion from UTF-8 to one other encoding.
+pub struct Encoder {
+    descriptor: libc::iconv_t,
+    mark: &'static [u8],
+}
+
+// SAFETY: a conversion descriptor has no tie to the thread that opened it; it may only not be
+// used by two at once, which `&mut self` excludes.
+unsafe impl Send for Encoder {}
+
+impl Encoder {
+    /// An encoder for the name as it stands in a `working-tree-encoding` attribute, or `None` if
+    /// the C library does not know it. Names are read as git reads them (`utf8.c`,
+    /// `reencode_string_len`): `UTF-16LE-BOM` and `UTF-16BE-BOM` write a byte order mark.
+    pub fn open(name: &[u8]) -> Option<Encoder> {
+        let upper = name.to_ascii_uppercase();
+        let (target, mark): (&[u8], &'static [u8]) = match &upper[..] {
+            b"UTF-16LE-BOM" | b"UTF16LE-BOM" => (b"UTF-16LE", b"\xff\xfe"),
+            b"UTF-16BE-BOM" | b"UTF16BE-BOM" => (b"UTF-16BE", b"\xfe\xff"),
+            b"LATIN-1" => (b"ISO-8859-1", b""),
+            _ => (name, b""),
+        };
+        let target = CString::new(target).ok()?;
+        // SAFETY: both arguments are NUL-terminated strings that live during the call.
+        let descriptor = unsafe { libc::iconv_open(target.as_ptr(), c"UTF-8".as_ptr()) };
+        // The C library says "unknown" with the descriptor -1.
+        (descriptor as isize != -1).then_some(Encoder { descriptor, mark })
+    }
+
+    /// Converts all of `text`; `None` if any of it has no form in the encoding.
+    pub fn encode(&mut self, text: &[u8]) -> Option<Vec<u8>> {
+        let mut out = Vec::with_capacity(text.len() * 2 + 16);
+        out.extend_from_slice(self.mark);
+        let mut input = text.as_ptr().cast::<libc::c_char>().cast_mut();
+        let mut input_left = text.len();
+        // SAFETY: resets the descriptor, which is open, to its initial state.
+        unsafe {
+            libc::iconv(
+                self.descriptor,
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+            );
+        }
+        loop {
+            let spare = out.spare_capacity_mut();
+            let mut output = spare.as_mut_ptr().cast::<libc::c_char>();
+            let room = spare.len();
+            let mut room_left = room;
+            // SAFETY: `input` and `input_left` describe the unread part of `text`, which iconv
+            // only reads; `output` and `room_left` describe the spare capacity of `out`.
+            let result = unsafe {
+                libc::iconv(
+                    self.descriptor,
+                    &raw mut input,
+                    &raw mut input_left,
+                    &raw mut output,
+                    &raw mut room_left,
+                )
+            };
+            let full = result == usize::MAX
+                && std::io::Error::last_os_error().raw_os_error() == Some(libc::E2BIG);
+            // SAFETY: iconv initialised `room - room_left` bytes of the spare capacity.
+            unsafe { out.set_len(out.len() + room - room_left) };
+            match (result, full) {
+                (usize::MAX, true) => out.reserve(input_left * 4 + 16),
+                (usize::MAX, false) => return None,
+                _ => return Some(out),
+            }
+        }
+    }
+}
+
+impl Drop for Encoder {
+    fn drop(&mut self) {
+        // SAFETY: the descriptor is open and not used afterwards.
+        unsafe { libc::iconv_close(self.descriptor) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn converts_with_marks_and_refuses_what_does_not_fit() {
+        let mut encode = |name: &[u8], text: &str| {
+            let mut encoder = Encoder::open(name).unwrap();
+            // Twice, so that a descriptor's state does not leak from one file to the next.
+            let first = encoder.encode(text.as_bytes());
+            assert_eq!(first, encoder.encode(text.as_bytes()));
+            first
+        };
+        assert_eq!(encode(b"UTF-16LE-BOM", "hé").unwrap(), b"\xff\xfeh\0\xe9\0");
+        assert_eq!(encode(b"utf-16be", "h").unwrap(), b"\0h");
+        assert_eq!(encode(b"ISO-8859-1", "é").unwrap(), b"\xe9");
+        assert_eq!(encode(b"ISO-8859-1", "€"), None);
+        let long = "語".repeat(100_000);
+        assert_eq!(encode(b"UTF-16LE", &long).unwrap().len(), 200_000);
+        assert!(Encoder::open(b"no-such-encoding").is_none());
+    }
+}

@@ -1,0 +1,244 @@
+//! A walk over the tree of a commit, in the order of git's index, that holds one path in memory.
+//!
+//! Git sorts the entries of a tree as if directories ended in `/`, so a depth-first walk meets
+//! files in the byte order of their full paths, which is the order of the index.
+
+use gix::bstr::{BStr, BString, ByteSlice, ByteVec};
+use gix::objs::tree::EntryKind;
+use gix::objs::{Find, TreeRefIter};
+use gix::validate::path::component;
+use gix::{ObjectId, oid};
+use sha2::{Digest, Sha256};
+
+/// The name of the files that say which conversions apply to the files below them.
+pub const ATTRIBUTES_FILE: &[u8] = b".gitattributes";
+
+/// Deepest nesting of directories that is followed: git's own limit (`core.maxTreeDepth`).
+const DEPTH_MAX: usize = 2048;
+
+/// What went wrong in a walk.
+#[derive(Debug, thiserror::Error)]
+pub enum WalkError {
+    #[error("tree {id} of directory '{path}' cannot be read: {detail}")]
+    Tree {
+        id: ObjectId,
+        path: BString,
+        detail: String,
+    },
+    #[error(
+        "entry '{path}' has a name that git refuses to check out: {detail}; fix it in the repository"
+    )]
+    Name { path: BString, detail: String },
+    #[error("tree {id} of directory '{path}' is not sorted or holds a name twice; run git fsck")]
+    Order { id: ObjectId, path: BString },
+    #[error("directory '{path}' is nested deeper than {DEPTH_MAX} levels")]
+    Depth { path: BString },
+}
+
+/// What the walk meets.
+#[derive(Debug)]
+pub enum Step<'a> {
+    /// A directory begins; its entries follow.
+    Enter { path: &'a BStr, id: ObjectId },
+    /// A file, symlink or submodule.
+    Entry(Entry<'a>),
+    /// The directory that began last and has not ended yet ends.
+    Leave,
+}
+
+/// A file, symlink or submodule of the worktree.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// Path from the root of the worktree, `/`-separated.
+    pub path: &'a BStr,
+    /// What it is; never a tree.
+    pub kind: EntryKind,
+    /// The blob, or the submodule's commit.
+    pub id: ObjectId,
+    /// Changes when any `.gitattributes` from the root down to this entry's directory does.
+    pub attributes_in_force: [u8; 8],
+}
+
+struct Level {
+    data: Vec<u8>,
+    id: ObjectId,
+    at: usize,
+    path_len: usize,
+    attributes: [u8; 8],
+    last_name: Option<(BString, bool)>,
+}
+
+/// Walks `tree`, calling `each` for every step. Memory: one path and its trees.
+///
+/// The error of `each` ends the walk and is returned as it is.
+pub fn walk<E: From<WalkError>>(
+    objects: &dyn Find,
+    hash: gix::hash::Kind,
+    tree: &oid,
+    mut each: impl FnMut(Step<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut path = BString::default();
+    let mut spare: Vec<Vec<u8>> = Vec::new();
+    let mut levels = vec![open_level(objects, hash, tree, &path, [0; 8], Vec::new())?];
+    each(Step::Enter {
+        path: path.as_bstr(),
+        id: tree.to_owned(),
+    })?;
+    loop {
+        let depth = levels.len();
+        let Some(level) = levels.last_mut() else {
+            return Ok(());
+        };
+        path.truncate(level.path_len);
+        let Some((kind, id, is_tree)) = next_entry(level, hash, &mut path)? else {
+            if let Some(done) = levels.pop() {
+                spare.push(done.data);
+            }
+            each(Step::Leave)?;
+            continue;
+        };
+        if !is_tree {
+            let attributes_in_force = level.attributes;
+            let path = path.as_bstr();
+            each(Step::Entry(Entry {
+                path,
+                kind,
+                id,
+                attributes_in_force,
+            }))?;
+            continue;
+        }
+        if depth >= DEPTH_MAX {
+            return Err(WalkError::Depth { path }.into());
+        }
+        let inherited = level.attributes;
+        each(Step::Enter {
+            path: path.as_bstr(),
+            id,
+        })?;
+        path.push(b'/');
+        let buffer = spare.pop().unwrap_or_default();
+        levels.push(open_level(objects, hash, &id, &path, inherited, buffer)?);
+    }
+}
+
+fn open_level(
+    objects: &dyn Find,
+    hash: gix::hash::Kind,
+    id: &oid,
+    path: &BString,
+    inherited: [u8; 8],
+    mut data: Vec<u8>,
+) -> Result<Level, WalkError> {
+    let error = |detail: String| WalkError::Tree {
+        id: id.to_owned(),
+        path: path.clone(),
+        detail,
+    };
+    if id == ObjectId::empty_tree(hash) {
+        data.clear();
+    } else {
+        let found = objects
+            .try_find(id, &mut data)
+            .map_err(|e| error(e.to_string()))?
+            .ok_or_else(|| error("it is missing; run git fsck on the mirror".into()))?;
+        if found.kind != gix::objs::Kind::Tree {
+            return Err(error(format!("it is a {}", found.kind)));
+        }
+    }
+    let attributes = attributes_below(&data, hash, inherited).map_err(error)?;
+    Ok(Level {
+        data,
+        id: id.to_owned(),
+        at: 0,
+        path_len: path.len(),
+        attributes,
+        last_name: None,
+    })
+}
+
+/// The fingerprint of the attributes in force inside a directory: that of its parent, and its
+/// own `.gitattributes` if it has one.
+fn attributes_below(
+    data: &[u8],
+    hash: gix::hash::Kind,
+    inherited: [u8; 8],
+) -> Result<[u8; 8], String> {
+    for entry in TreeRefIter::from_bytes(data, hash) {
+        let entry = entry.map_err(|e| e.to_string())?;
+        if entry.filename == ATTRIBUTES_FILE && entry.mode.is_blob() {
+            let digest = Sha256::new()
+                .chain_update(inherited)
+                .chain_update(entry.oid.as_bytes())
+                .finalize();
+            let mut out = [0; 8];
+            out.copy_from_slice(&digest[..8]);
+            return Ok(out);
+        }
+    }
+    Ok(inherited)
+}
+
+/// Decodes the next entry of `level`, appends its name to `path` and checks name and order.
+fn next_entry(
+    level: &mut Level,
+    hash: gix::hash::Kind,
+    path: &mut BString,
+) -> Result<Option<(EntryKind, ObjectId, bool)>, WalkError> {
+    let rest = &level.data[level.at..];
+    let mut iter = TreeRefIter::from_bytes(rest, hash);
+    let entry = match iter.next() {
+        None => return Ok(None),
+        Some(Ok(entry)) => entry,
+        Some(Err(e)) => {
+            return Err(WalkError::Tree {
+                id: level.id,
+                path: path.clone(),
+                detail: e.to_string(),
+            });
+        }
+    };
+    let kind = entry.mode.kind();
+    let is_tree = kind == EntryKind::Tree;
+    path.push_str(entry.filename);
+    check_name(entry.filename, kind, path)?;
+    if let Some((last, last_is_tree)) = &level.last_name {
+        let order = gix::objs::tree::name_order(last, *last_is_tree, entry.filename, is_tree);
+        if order.is_ge() || *last == entry.filename {
+            return Err(WalkError::Order {
+                id: level.id,
+                path: path.clone(),
+            });
+        }
+    }
+    let id = entry.oid.to_owned();
+    match &mut level.last_name {
+        Some((name, tree)) => {
+            name.clear();
+            name.push_str(entry.filename);
+            *tree = is_tree;
+        }
+        none => *none = Some((entry.filename.to_owned(), is_tree)),
+    }
+    level.at += iter.offset_to_next_entry(rest);
+    Ok(Some((kind, id, is_tree)))
+}
+
+/// Refuses what git refuses to check out: `.git` in any spelling, `..`, and the like.
+fn check_name(name: &BStr, kind: EntryKind, path: &BString) -> Result<(), WalkError> {
+    let options = component::Options {
+        protect_windows: false,
+        protect_hfs: true,
+        protect_ntfs: true,
+    };
+    let mode = (kind == EntryKind::Link).then_some(component::Mode::Symlink);
+    let bad = |detail: String| WalkError::Name {
+        path: path.clone(),
+        detail,
+    };
+    if name.contains(&0) {
+        return Err(bad("it holds a NUL byte".into()));
+    }
+    gix::validate::path::component(name, mode, options).map_err(|e| bad(e.to_string()))?;
+    Ok(())
+}
