@@ -252,6 +252,24 @@ impl Layout {
         })
     }
 
+    /// Where the spool stands at wire offset `at`: the spool offset of the first spool byte at
+    /// or after it.
+    pub fn spool_offset_at(&self, at: u64) -> u64 {
+        let Some(index) = self.locate(at) else {
+            return self.spool_bytes;
+        };
+        if let Extent::Spool { offset, .. } = self.extents[index] {
+            return offset + (at - self.starts[index]);
+        }
+        let later = self.extents[index..]
+            .iter()
+            .find_map(|extent| match extent {
+                Extent::Spool { offset, .. } => Some(*offset),
+                Extent::RawRun { .. } => None,
+            });
+        later.unwrap_or(self.spool_bytes)
+    }
+
     /// The file ranges under the wire range, for reading them ahead: calls `each` with
     /// (`None` for the spool or the linked file's number, range of the file).
     pub fn file_ranges(&self, wire: Range<u64>, mut each: impl FnMut(Option<u32>, Range<u64>)) {

@@ -1,4 +1,6 @@
 //! tarpon serves whole git repositories as one compressed archive.
 pub mod extent;
+pub mod faults;
 pub mod limits;
+pub mod refs;
 pub mod snapshot;

@@ -1,6 +1,14 @@
 //! From a mirror to an archive.
+pub mod big;
+pub mod fanout;
 pub mod filter;
+pub mod gitdir;
 pub mod iconv;
 pub mod index;
+pub mod job;
+pub mod map;
+pub mod produce;
 pub mod tar;
+pub mod view;
 pub mod walk;
+pub mod zstd;

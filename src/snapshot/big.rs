@@ -1,0 +1,220 @@
+//! Big files: encoded as a stream, so that memory does not grow with them.
+//!
+//! A big blob that is stored whole in a pack (git never stores files above
+//! `core.bigFileThreshold` as deltas) is inflated chunk by chunk; one that is a delta, loose or
+//! converted by attributes is decoded in memory first, as git does it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use gix::bstr::BStr;
+use gix::objs::tree::EntryKind;
+use gix::odb::pack;
+use gix::oid;
+use gix::zlib::{Decompress, FlushDecompress, Status};
+
+use super::job::{Batch, JobError, Local};
+use super::produce::{BuildError, Line};
+use super::tar::{self, Kind};
+use super::zstd::ring::Pending;
+use crate::limits::FRAME_TAR_BYTES;
+
+/// Sends the batch's one file; returns its size.
+pub(super) fn stream(
+    line: &mut Line<'_>,
+    mut local: Local,
+    batch: &Batch,
+) -> Result<u64, BuildError> {
+    let mut size = 0;
+    for (path, kind, id) in batch.entries() {
+        let executable = kind == EntryKind::BlobExecutable;
+        let whole_in_pack = match local.converts(path)? {
+            true => None,
+            false => find_whole(&local, path, id)?,
+        };
+        size = match whole_in_pack {
+            Some(blob) => stream_inflated(line, path, executable, &blob, id)?,
+            None => stream_decoded(line, &mut local, path, executable, id)?,
+        };
+    }
+    Ok(size)
+}
+
+/// A blob that is stored whole: where its zlib stream begins, and its size.
+struct WholeBlob {
+    bundle: pack::Bundle,
+    start: u64,
+    size: u64,
+}
+
+fn object_error(path: &BStr, id: &oid, detail: &dyn std::fmt::Display) -> BuildError {
+    BuildError::Job(JobError::Object {
+        id: id.to_owned(),
+        path: path.to_owned(),
+        detail: detail.to_string(),
+    })
+}
+
+fn find_whole(local: &Local, path: &BStr, id: &oid) -> Result<Option<WholeBlob>, BuildError> {
+    let directory = local.repository.git_dir().join("objects/pack");
+    let failed = |e: &dyn std::fmt::Display| object_error(path, id, e);
+    let entries = std::fs::read_dir(&directory).map_err(|e| failed(&e))?;
+    for entry in entries {
+        let file = entry.map_err(|e| failed(&e))?.path();
+        if file.extension().is_none_or(|e| e != "idx") {
+            continue;
+        }
+        let bundle =
+            pack::Bundle::at(&file, local.repository.object_hash()).map_err(|e| failed(&e))?;
+        let Some(index) = bundle.index.lookup(id) else {
+            continue;
+        };
+        let offset = bundle.index.pack_offset_at_index(index);
+        let entry = bundle.pack.entry(offset).map_err(|e| failed(&e))?;
+        if !entry.header.is_base() {
+            return Ok(None);
+        }
+        return Ok(Some(WholeBlob {
+            start: entry.data_offset,
+            size: entry.decompressed_size,
+            bundle,
+        }));
+    }
+    Ok(None)
+}
+
+/// Tar bytes on their way through the encoders, in order and bounded.
+struct Chunks<'l, 'a> {
+    line: &'l mut Line<'a>,
+    pending: VecDeque<Pending<Result<Vec<u8>, JobError>>>,
+}
+
+impl Chunks<'_, '_> {
+    fn add(&mut self, tar: Vec<u8>) -> Result<(), BuildError> {
+        let level = self.line.output.level;
+        self.pending.push_back(self.line.ring.submit(move |state| {
+            let mut frame = Vec::new();
+            state.push_frame(level, &tar, &mut frame)?;
+            frame.shrink_to_fit();
+            Ok(frame)
+        }));
+        self.drain(self.line.window)
+    }
+
+    fn drain(&mut self, keep: usize) -> Result<(), BuildError> {
+        while self.pending.len() > keep {
+            let Some(pending) = self.pending.pop_front() else {
+                break;
+            };
+            let frame = pending.wait()??;
+            self.line.output.piece(frame)?;
+        }
+        Ok(())
+    }
+}
+
+fn header(line: &Line<'_>, path: &BStr, executable: bool, size: u64) -> Vec<u8> {
+    let mut out = Vec::with_capacity(FRAME_TAR_BYTES);
+    let kind = Kind::File { size, executable };
+    tar::push_header(&mut out, path, kind, line.source.mtime_s);
+    out
+}
+
+fn stream_inflated(
+    line: &mut Line<'_>,
+    path: &BStr,
+    executable: bool,
+    blob: &WholeBlob,
+    id: &oid,
+) -> Result<u64, BuildError> {
+    let end = blob.bundle.pack.pack_end() as u64;
+    let deflated = blob.bundle.pack.entry_slice(blob.start..end);
+    let mut deflated = deflated.ok_or_else(|| object_error(path, id, &"it ends too early"))?;
+    let mut inflate = Decompress::new();
+    let mut tar = header(line, path, executable, blob.size);
+    let mut chunks = Chunks {
+        line,
+        pending: VecDeque::new(),
+    };
+    let mut left = blob.size;
+    let mut ended = false;
+    while left > 0 {
+        let start = tar.len();
+        let room = (FRAME_TAR_BYTES.saturating_sub(start)).max(1) as u64;
+        tar.resize(start + room.min(left) as usize, 0);
+        let (before_in, before_out) = (inflate.total_in(), inflate.total_out());
+        let status = inflate
+            .decompress(deflated, &mut tar[start..], FlushDecompress::None)
+            .map_err(|e| object_error(path, id, &e))?;
+        deflated = &deflated[(inflate.total_in() - before_in) as usize..];
+        let made = inflate.total_out() - before_out;
+        ended |= matches!(status, Status::StreamEnd);
+        if made == 0 && (ended || deflated.is_empty()) {
+            return Err(object_error(path, id, &"its data ends too early"));
+        }
+        tar.truncate(start + made as usize);
+        left -= made;
+        if tar.len() >= FRAME_TAR_BYTES {
+            chunks.add(std::mem::replace(
+                &mut tar,
+                Vec::with_capacity(FRAME_TAR_BYTES),
+            ))?;
+        }
+    }
+    if !ended {
+        check_end(&mut inflate, deflated).map_err(|e| object_error(path, id, &e))?;
+    }
+    tar::pad(&mut tar, blob.size);
+    if !tar.is_empty() {
+        chunks.add(tar)?;
+    }
+    chunks.drain(0)?;
+    Ok(blob.size)
+}
+
+/// After the last byte: lets zlib compare its checksum, and refuses more data than announced.
+fn check_end(inflate: &mut Decompress, deflated: &[u8]) -> Result<(), String> {
+    let mut one = [0];
+    let before = inflate.total_out();
+    let status = inflate
+        .decompress(deflated, &mut one, FlushDecompress::None)
+        .map_err(|e| e.to_string())?;
+    match status {
+        Status::StreamEnd if inflate.total_out() == before => Ok(()),
+        _ => Err("its data does not end where its header says".into()),
+    }
+}
+
+fn stream_decoded(
+    line: &mut Line<'_>,
+    local: &mut Local,
+    path: &BStr,
+    executable: bool,
+    id: &oid,
+) -> Result<u64, BuildError> {
+    let mut blob = Vec::new();
+    local.read(path, id, &mut blob)?;
+    if let Some(converted) = local.convert(path, id, &blob)? {
+        blob = converted.to_vec();
+    }
+    let blob = Arc::new(blob);
+    let size = blob.len() as u64;
+    let mut tar = header(line, path, executable, size);
+    let mut chunks = Chunks {
+        line,
+        pending: VecDeque::new(),
+    };
+    for chunk in blob.chunks(FRAME_TAR_BYTES) {
+        tar.extend_from_slice(chunk);
+        chunks.add(std::mem::replace(
+            &mut tar,
+            Vec::with_capacity(FRAME_TAR_BYTES),
+        ))?;
+    }
+    tar::pad(&mut tar, size);
+    if !tar.is_empty() {
+        chunks.add(tar)?;
+    }
+    chunks.drain(0)?;
+    Ok(size)
+}

@@ -1,0 +1,467 @@
+//! The one thing that every client reads: an archive, still growing or complete.
+//!
+//! A producer appends; any number of readers walk the extents from any offset and wait at the
+//! frontier. Bytes that were just made are still in memory (the window) and go from there to
+//! the sockets; older ones are in the spool file. The spool writer paces the producer; a reader
+//! never does, unless the spool has failed: then the archive is *live-only*, its bytes past the
+//! failure exist nowhere but in the window, and the producer waits for the slowest reader.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use crate::extent::{Inline, Layout, Segment};
+use crate::limits::{SPOOL_LAG_BYTES, WINDOW_BYTES};
+
+/// Bytes of the archive on their way: shared by the window, the spool writer and the sockets.
+pub type Piece = Arc<Vec<u8>>;
+
+/// How the archive ends. A reader is never left to guess.
+#[derive(Debug, Clone)]
+pub enum Status {
+    /// More will come.
+    Growing,
+    /// All of it is there.
+    Complete,
+    /// It will never be complete; what was sent must not look whole.
+    Failed(Arc<str>),
+}
+
+/// What a reader finds at its offset.
+#[derive(Debug)]
+pub enum Next {
+    /// Bytes in memory: `piece[start..end]`.
+    Memory {
+        piece: Piece,
+        start: usize,
+        end: usize,
+    },
+    /// Framing bytes.
+    Inline(Inline),
+    /// Bytes of the spool (`None`) or of a linked file.
+    File {
+        file: Option<u32>,
+        offset: u64,
+        len: u64,
+    },
+    /// Nothing yet; the waker is called when there is.
+    Wait,
+    /// The end of a complete archive.
+    End,
+    /// The archive failed.
+    Failed(Arc<str>),
+}
+
+impl Next {
+    /// Bytes this step sends.
+    pub fn wire_bytes(&self) -> u64 {
+        match self {
+            Next::Memory { start, end, .. } => (end - start) as u64,
+            Next::Inline(inline) => inline.as_slice().len() as u64,
+            Next::File { len, .. } => *len,
+            Next::Wait | Next::End | Next::Failed(_) => 0,
+        }
+    }
+}
+
+struct Reader {
+    at: u64,
+    waker: Option<Waker>,
+}
+
+/// Invariants:
+/// 1. Every spool byte of the layout is below `spooled` (written to the file) or in `window`.
+/// 2. `window` holds consecutive pieces; the last one ends at `layout.spool_bytes()`.
+/// 3. After `spool_error` is set, `spooled` does not grow.
+struct Shared {
+    layout: Layout,
+    window: VecDeque<(u64, Piece)>,
+    window_bytes: u64,
+    spooled: u64,
+    spool_error: Option<Arc<str>>,
+    status: Status,
+    readers: Vec<Option<Reader>>,
+}
+
+/// See the module's text.
+pub struct Fanout {
+    shared: Mutex<Shared>,
+    /// Signalled when the producer may have room again.
+    room: Condvar,
+}
+
+impl std::fmt::Debug for Fanout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shared = self.lock();
+        f.debug_struct("Fanout")
+            .field("wire_bytes", &shared.layout.wire_bytes())
+            .field("status", &shared.status)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The producer has to stop: nobody can receive what it makes.
+#[derive(Debug, thiserror::Error)]
+#[error("the spool failed ({spool}) and the last client has left")]
+pub struct Abandoned {
+    spool: Arc<str>,
+}
+
+impl Default for Fanout {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Fanout {
+    /// An archive of which nothing is there yet.
+    pub fn new() -> Fanout {
+        Fanout::with(Layout::default(), Status::Growing)
+    }
+
+    /// A complete archive whose spool bytes are all in its spool file.
+    pub fn complete(layout: Layout) -> Fanout {
+        Fanout::with(layout, Status::Complete)
+    }
+
+    fn with(layout: Layout, status: Status) -> Fanout {
+        let spooled = layout.spool_bytes();
+        Fanout {
+            shared: Mutex::new(Shared {
+                layout,
+                window: VecDeque::new(),
+                window_bytes: 0,
+                spooled,
+                spool_error: None,
+                status,
+                readers: Vec::new(),
+            }),
+            room: Condvar::new(),
+        }
+    }
+
+    /// A panic while the lock is held cannot leave the state half changed (every update is a
+    /// few infallible steps), so a poisoned lock is as good as a sound one.
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ---- the producer's side (may block; never called on a network core) ----
+
+    /// Appends bytes for the spool, after waiting until there is room for them. Returns their
+    /// offset in the spool file, where the caller has them written; `None` when the spool has
+    /// failed and nothing is to be written any more.
+    pub fn push(&self, piece: Piece) -> Result<Option<u64>, Abandoned> {
+        let mut shared = self.lock();
+        loop {
+            shared.trim();
+            if shared.has_room()? {
+                break;
+            }
+            shared = self
+                .room
+                .wait(shared)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        let offset = shared.layout.spool_bytes();
+        let len = piece.len() as u64;
+        shared.layout.push_spool(len);
+        shared.window.push_back((offset, piece));
+        shared.window_bytes += len;
+        let spools = shared.spool_error.is_none();
+        wake(shared);
+        Ok(spools.then_some(offset))
+    }
+
+    /// Appends a run of a linked file, whose pages are in memory and whose frames have these
+    /// checksums.
+    pub fn push_raw(&self, file: u32, offset: u64, len: u64, checksums: &[u32]) {
+        let mut shared = self.lock();
+        shared.layout.push_raw(file, offset, len, checksums);
+        wake(shared);
+    }
+
+    /// The spool file now holds everything below `bytes`.
+    pub fn spooled(&self, bytes: u64) {
+        let mut shared = self.lock();
+        if shared.spool_error.is_none() {
+            shared.spooled = shared.spooled.max(bytes);
+            shared.trim();
+        }
+        drop(shared);
+        self.room.notify_all();
+    }
+
+    /// The spool file will hold no more: from here on the archive is live-only.
+    pub fn spool_failed(&self, why: &str) {
+        let mut shared = self.lock();
+        shared.spool_error.get_or_insert_with(|| Arc::from(why));
+        drop(shared);
+        self.room.notify_all();
+    }
+
+    /// Why the spool failed, if it did.
+    pub fn spool_error(&self) -> Option<Arc<str>> {
+        self.lock().spool_error.clone()
+    }
+
+    /// The archive is whole.
+    pub fn finish(&self) {
+        let mut shared = self.lock();
+        if matches!(shared.status, Status::Growing) {
+            shared.status = Status::Complete;
+        }
+        wake(shared);
+    }
+
+    /// The archive will never be whole. Has no effect on a complete one.
+    pub fn fail(&self, why: &str) {
+        let mut shared = self.lock();
+        if matches!(shared.status, Status::Growing) {
+            shared.status = Status::Failed(Arc::from(why));
+        }
+        wake(shared);
+        self.room.notify_all();
+    }
+
+    /// Waits until every byte is in the spool file, or the spool has failed.
+    pub fn wait_spooled(&self) {
+        let mut shared = self.lock();
+        while shared.spool_error.is_none() && shared.spooled < shared.layout.spool_bytes() {
+            shared = self
+                .room
+                .wait(shared)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Length of the spool so far.
+    pub fn layout_spool_bytes(&self) -> u64 {
+        self.lock().layout.spool_bytes()
+    }
+
+    /// Forgets what the spool file holds too; for an archive that is complete and at rest.
+    pub fn release_window(&self) {
+        let mut shared = self.lock();
+        if shared.spool_error.is_none() && shared.spooled == shared.layout.spool_bytes() {
+            shared.window.clear();
+            shared.window_bytes = 0;
+        }
+    }
+
+    /// A copy of the layout as it is now.
+    pub fn layout(&self) -> Layout {
+        self.lock().layout.clone()
+    }
+
+    // ---- the readers' side (never blocks for longer than a few list operations) ----
+
+    /// Bytes on the wire so far.
+    pub fn wire_bytes(&self) -> u64 {
+        self.lock().layout.wire_bytes()
+    }
+
+    /// How the archive stands.
+    pub fn status(&self) -> Status {
+        self.lock().status.clone()
+    }
+
+    /// Total length, once the archive is complete.
+    pub fn total_bytes(&self) -> Option<u64> {
+        let shared = self.lock();
+        matches!(shared.status, Status::Complete).then(|| shared.layout.wire_bytes())
+    }
+
+    /// Registers a reader at wire offset `at`; `None` if bytes from there on are gone already
+    /// (the spool failed and they were sent and dropped) or the archive failed.
+    pub fn join(self: &Arc<Self>, at: u64) -> Option<ReaderHandle> {
+        let mut shared = self.lock();
+        if matches!(shared.status, Status::Failed(_)) || !shared.reachable_from(at) {
+            return None;
+        }
+        let reader = Some(Reader { at, waker: None });
+        let slot = match shared.readers.iter().position(Option::is_none) {
+            Some(slot) => {
+                shared.readers[slot] = reader;
+                slot
+            }
+            None => {
+                shared.readers.push(reader);
+                shared.readers.len() - 1
+            }
+        };
+        Some(ReaderHandle {
+            fanout: self.clone(),
+            slot,
+        })
+    }
+
+    /// Number of readers.
+    pub fn readers(&self) -> usize {
+        self.lock().readers.iter().flatten().count()
+    }
+
+    /// The file ranges that the `len` wire bytes from `at` come from, as far as they are known.
+    pub fn file_ranges(
+        &self,
+        at: u64,
+        len: u64,
+        each: impl FnMut(Option<u32>, std::ops::Range<u64>),
+    ) {
+        self.lock()
+            .layout
+            .file_ranges(at..at.saturating_add(len), each);
+    }
+}
+
+impl Shared {
+    /// Drops pieces from the window that nobody needs there.
+    fn trim(&mut self) {
+        let live_only = self.spool_error.is_some();
+        let slowest = if live_only {
+            self.slowest_spool_offset()
+        } else {
+            0
+        };
+        while let Some((offset, piece)) = self.window.front() {
+            let end = offset + piece.len() as u64;
+            let on_disk = end <= self.spooled && self.window_bytes > WINDOW_BYTES;
+            let passed = live_only && end > self.spooled && end <= slowest;
+            if !on_disk && !passed {
+                return;
+            }
+            self.window_bytes -= piece.len() as u64;
+            self.window.pop_front();
+        }
+    }
+
+    /// In live-only mode: the spool offset below which every reader has passed.
+    fn slowest_spool_offset(&self) -> u64 {
+        let slowest = self.readers.iter().flatten().map(|r| r.at).min();
+        slowest.map_or(self.layout.spool_bytes(), |at| {
+            self.layout.spool_offset_at(at)
+        })
+    }
+
+    fn has_room(&self) -> Result<bool, Abandoned> {
+        let unspooled = self.layout.spool_bytes() - self.spooled;
+        match &self.spool_error {
+            None => Ok(unspooled < SPOOL_LAG_BYTES),
+            Some(spool) if self.readers.iter().flatten().count() == 0 => Err(Abandoned {
+                spool: spool.clone(),
+            }),
+            Some(_) => Ok(self.window_bytes < WINDOW_BYTES + SPOOL_LAG_BYTES),
+        }
+    }
+
+    fn reachable_from(&self, at: u64) -> bool {
+        let needed = self.layout.spool_offset_at(at);
+        let in_window = self
+            .window
+            .front()
+            .is_some_and(|(offset, _)| *offset <= needed);
+        let window_start = self
+            .window
+            .front()
+            .map_or(self.layout.spool_bytes(), |(o, _)| *o);
+        in_window || (needed <= self.spooled && window_start <= self.spooled)
+    }
+
+    fn next(&self, at: u64, max: u64) -> Next {
+        if let Status::Failed(why) = &self.status {
+            return Next::Failed(why.clone());
+        }
+        let Some(mut segment) = self.layout.segment_at(at) else {
+            return match self.status {
+                Status::Complete => Next::End,
+                _ => Next::Wait,
+            };
+        };
+        segment.truncate(max);
+        match segment {
+            Segment::Inline(inline) => Next::Inline(inline),
+            Segment::File { file, offset, len } => Next::File {
+                file: Some(file),
+                offset,
+                len,
+            },
+            Segment::Spool { offset, len } => self.spool_bytes(offset, len),
+        }
+    }
+
+    /// Up to `len` spool bytes from `offset`: from the window if they are there.
+    fn spool_bytes(&self, offset: u64, len: u64) -> Next {
+        let first = self.window.partition_point(|(start, _)| *start <= offset);
+        if let Some((start, piece)) = first.checked_sub(1).and_then(|i| self.window.get(i)) {
+            let skip = offset - start;
+            if skip < piece.len() as u64 {
+                let end = (skip + len).min(piece.len() as u64);
+                return Next::Memory {
+                    piece: piece.clone(),
+                    start: skip as usize,
+                    end: end as usize,
+                };
+            }
+        }
+        let window_start = self.window.front().map_or(u64::MAX, |(start, _)| *start);
+        let readable = self.spooled.min(window_start);
+        if offset >= readable {
+            return Next::Failed(Arc::from("bytes are gone: the spool failed"));
+        }
+        Next::File {
+            file: None,
+            offset,
+            len: len.min(readable - offset),
+        }
+    }
+}
+
+/// Calls every waiting reader, after the lock is released.
+fn wake(mut shared: MutexGuard<'_, Shared>) {
+    let waiting = shared.readers.iter_mut().flatten();
+    let wakers: Vec<Waker> = waiting.filter_map(|r| r.waker.take()).collect();
+    drop(shared);
+    wakers.into_iter().for_each(Waker::wake);
+}
+
+/// A reader's place in an archive; leaving is dropping it.
+#[derive(Debug)]
+pub struct ReaderHandle {
+    fanout: Arc<Fanout>,
+    slot: usize,
+}
+
+impl ReaderHandle {
+    /// What stands at wire offset `at`, at most `max` bytes of it. On [`Next::Wait`], `waker` is
+    /// called once something changes.
+    pub fn next(&self, at: u64, max: u64, waker: &Waker) -> Next {
+        let mut shared = self.fanout.lock();
+        let next = shared.next(at, max);
+        let live_only = shared.spool_error.is_some();
+        if let Some(reader) = &mut shared.readers[self.slot] {
+            reader.at = at;
+            if matches!(next, Next::Wait) {
+                reader.waker = Some(waker.clone());
+            }
+        }
+        drop(shared);
+        if live_only {
+            self.fanout.room.notify_all();
+        }
+        next
+    }
+
+    /// The archive.
+    pub fn fanout(&self) -> &Arc<Fanout> {
+        &self.fanout
+    }
+}
+
+impl Drop for ReaderHandle {
+    fn drop(&mut self) {
+        let mut shared = self.fanout.lock();
+        shared.readers[self.slot] = None;
+        drop(shared);
+        self.fanout.room.notify_all();
+    }
+}

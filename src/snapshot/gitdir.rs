@@ -1,0 +1,141 @@
+//! The small files of `.git`, as `git clone` leaves them: HEAD, config, refs. They make the
+//! archive's first frame, a few KiB that leave at once.
+
+use gix::bstr::{BStr, BString, ByteSlice, ByteVec};
+
+use super::tar::{self, Kind};
+use super::view::{View, head_branch};
+use crate::refs::Head;
+
+/// Entries of the archive before the packs, as tar bytes. `mtime_s` dates them.
+pub fn tar_bytes(view: &View, origin_url: &str, mtime_s: i64) -> Vec<u8> {
+    let mut out = Vec::new();
+    let directories = [
+        "info",
+        "objects",
+        "objects/info",
+        "objects/pack",
+        "refs",
+        "refs/heads",
+        "refs/remotes",
+        "refs/remotes/origin",
+        "refs/tags",
+    ];
+    tar::push_header(&mut out, b".git", Kind::Directory, mtime_s);
+    for directory in directories {
+        let path = format!(".git/{directory}");
+        tar::push_header(&mut out, path.as_bytes(), Kind::Directory, mtime_s);
+    }
+    let mut file = |name: &[u8], data: &[u8]| {
+        let path = [b".git/", name].concat();
+        tar::push_file(&mut out, &path, data, false, mtime_s);
+    };
+    file(b"HEAD", &head_file(&view.head));
+    file(b"config", &config(view, origin_url));
+    file(
+        b"description",
+        b"Unnamed repository; edit this file 'description' to name the repository.\n",
+    );
+    file(
+        b"info/exclude",
+        b"# Patterns of files that git ignores here, one a line, as in .gitignore.\n",
+    );
+    if let Some(shallow) = &view.shallow {
+        file(b"shallow", shallow);
+    }
+    if let (Head::Symbolic(name), Some(commit)) = (&view.head, view.commit) {
+        file(name, format!("{commit}\n").as_bytes());
+        if let Some(branch) = head_branch(&view.head) {
+            let target = [b"ref: refs/remotes/origin/", branch.as_slice(), b"\n"].concat();
+            file(b"refs/remotes/origin/HEAD", &target);
+        }
+    }
+    if !view.refs.refs.is_empty() {
+        file(b"packed-refs", &packed_refs(view));
+    }
+    out
+}
+
+fn head_file(head: &Head) -> Vec<u8> {
+    match head {
+        Head::Symbolic(name) => [b"ref: ", name.as_slice(), b"\n"].concat(),
+        Head::Detached(id) => format!("{id}\n").into_bytes(),
+    }
+}
+
+/// The configuration of a clone, and the two keys that let `git status` trust what a `tar`
+/// extraction can reproduce of the index's stat data.
+fn config(view: &View, origin_url: &str) -> BString {
+    let sha256 = view.hash == gix::hash::Kind::Sha256;
+    let mut out = BString::from(format!(
+        "[core]\n\trepositoryformatversion = {}\n\tfilemode = true\n\tbare = false\n\
+         \tlogallrefupdates = true\n\tcheckStat = minimal\n\ttrustctime = false\n",
+        u8::from(sha256)
+    ));
+    if sha256 {
+        out.push_str("[extensions]\n\tobjectformat = sha256\n");
+    }
+    out.push_str("[remote \"origin\"]\n\turl = ");
+    out.push_str(quoted(origin_url.as_bytes().as_bstr()));
+    out.push_str("\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n");
+    if let Some(branch) = head_branch(&view.head) {
+        out.push_str("[branch ");
+        out.push_str(quoted(branch.as_bstr()));
+        out.push_str("]\n\tremote = origin\n\tmerge = ");
+        let merge = [b"refs/heads/", branch.as_slice()].concat();
+        out.push_str(quoted(merge.as_bstr()));
+        out.push_str("\n");
+    }
+    out
+}
+
+/// A value or subsection in double quotes (git-config, "Syntax").
+fn quoted(value: &BStr) -> BString {
+    let mut out = BString::from("\"");
+    for byte in value.iter() {
+        if matches!(byte, b'"' | b'\\') {
+            out.push(b'\\');
+        }
+        out.push(*byte);
+    }
+    out.push(b'"');
+    out
+}
+
+/// The refs of a clone: branches under `refs/remotes/origin/`, tags as they are, in the format
+/// of git's `packed-refs` (`refs/packed-backend.c`), sorted.
+fn packed_refs(view: &View) -> Vec<u8> {
+    let peeled = view.refs.fully_peeled;
+    let mut out: Vec<u8> = if peeled {
+        b"# pack-refs with: peeled fully-peeled sorted \n".to_vec()
+    } else {
+        b"# pack-refs with: sorted \n".to_vec()
+    };
+    let mut line = |id: &gix::oid, prefix: &[u8], name: &[u8], to: Option<gix::ObjectId>| {
+        // Writing to a Vec cannot fail.
+        let _ = id.write_hex_to(&mut out);
+        out.push(b' ');
+        out.extend_from_slice(prefix);
+        out.extend_from_slice(name);
+        out.push(b'\n');
+        if let Some(to) = to.filter(|_| peeled) {
+            out.push(b'^');
+            let _ = to.write_hex_to(&mut out);
+            out.push(b'\n');
+        }
+    };
+    for r in &view.refs.refs {
+        if let Some(branch) = r.name.strip_prefix(b"refs/heads/") {
+            line(&r.target, b"refs/remotes/origin/", branch, None);
+        }
+    }
+    for r in view
+        .refs
+        .refs
+        .iter()
+        .filter(|r| r.name.starts_with(b"refs/tags/"))
+    {
+        line(&r.target, b"", &r.name, r.peeled);
+    }
+    out
+}

@@ -1,0 +1,395 @@
+//! Jobs: the worktree, cut into runs of files that are encoded independently of each other.
+//!
+//! Cuts are content-defined: a job ends after an entry whose object id ends in six zero bits,
+//! or at a maximum. So the same files give the same job wherever they stand, and a later
+//! snapshot finds the frames of the jobs it shares with an earlier one by their key.
+
+use std::sync::Arc;
+
+use gix::bstr::{BStr, BString, ByteSlice};
+use gix::objs::tree::EntryKind;
+use gix::objs::{Find, Kind};
+use gix::{ObjectId, oid};
+use sha2::{Digest, Sha256};
+
+use super::filter::{AttributeFiles, Filter, FilterError};
+use super::tar;
+use super::walk::Entry;
+use super::zstd::frame::{Compressor, FrameError};
+use crate::limits::{BIG_FILE_BYTES, FRAME_TAR_BYTES, JOB_ENTRIES_MAX, JOB_TAR_BYTES};
+
+/// Version of everything that decides the bytes of a job besides its key's other parts.
+const JOB_FORMAT: u8 = 1;
+
+/// What went wrong in a job.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    #[error("object {id} of '{path}' cannot be read: {detail}; run git fsck on the mirror")]
+    Object {
+        id: ObjectId,
+        path: BString,
+        detail: String,
+    },
+    #[error("link '{path}' has a target with a NUL byte")]
+    LinkTarget { path: BString },
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    #[error("attributes cannot be prepared: {0}")]
+    Attributes(std::io::Error),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("no memory for an encoder")]
+    NoMemory,
+}
+
+/// What all jobs of one build share.
+pub struct Source {
+    /// Distinguishes builds in the state of an encoder thread.
+    pub build: u64,
+    /// The view, as a repository.
+    pub repository: gix::ThreadSafeRepository,
+    /// The tree's attribute files.
+    pub attributes: AttributeFiles,
+    /// Date of every file, seconds since 1970.
+    pub mtime_s: i64,
+    /// zstd level.
+    pub level: i32,
+}
+
+/// One entry of a job.
+#[derive(Debug, Clone, Copy)]
+struct Item {
+    path_end: u32,
+    kind: EntryKind,
+    id: ObjectId,
+}
+
+/// A run of entries. Invariant: `paths` holds the paths one after the other, `items[i].path_end`
+/// the end of each.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    paths: Vec<u8>,
+    items: Vec<Item>,
+    key: Sha256,
+    /// Whether the sizes of its files were looked at already, so that it is not split again.
+    measured: bool,
+    big: bool,
+}
+
+impl Batch {
+    /// Appends an entry.
+    pub fn push(&mut self, entry: &Entry<'_>) {
+        if self.items.is_empty() {
+            self.key.update([JOB_FORMAT]);
+        }
+        self.key.update(entry.attributes_in_force);
+        self.push_item(entry.path, entry.kind, entry.id);
+    }
+
+    fn push_item(&mut self, path: &BStr, kind: EntryKind, id: ObjectId) {
+        self.key.update([kind as u8]);
+        self.key.update(id.as_bytes());
+        self.key.update((path.len() as u32).to_le_bytes());
+        self.key.update(path);
+        self.paths.extend_from_slice(path);
+        let path_end = self.paths.len() as u32;
+        self.items.push(Item { path_end, kind, id });
+    }
+
+    /// Whether the job ends here.
+    pub fn ends(&self) -> bool {
+        let Some(last) = self.items.last() else {
+            return false;
+        };
+        let cut = last
+            .id
+            .as_bytes()
+            .last()
+            .is_some_and(|b| b.trailing_zeros() >= 6);
+        cut || self.items.len() >= JOB_ENTRIES_MAX
+    }
+
+    /// Whether there are no entries.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Whether it is one file too big to be decoded in memory.
+    pub fn is_big(&self) -> bool {
+        self.big
+    }
+
+    /// The key under which its frames can be found again: everything that decides its bytes
+    /// but the date.
+    pub fn key(&self, level: i32) -> [u8; 32] {
+        let digest = self.key.clone().chain_update(level.to_le_bytes());
+        digest
+            .chain_update([u8::from(self.measured)])
+            .finalize()
+            .into()
+    }
+
+    /// Path, kind and id of each entry.
+    pub fn entries(&self) -> impl Iterator<Item = (&BStr, EntryKind, &oid)> {
+        let starts = std::iter::once(0).chain(self.items.iter().map(|i| i.path_end as usize));
+        self.items.iter().zip(starts).map(|(item, start)| {
+            let path = self.paths[start..item.path_end as usize].as_bstr();
+            (path, item.kind, &*item.id)
+        })
+    }
+
+    /// Cuts into batches whose files together stay below the maximum; big files stand alone.
+    fn split(&self, sizes: &[u64]) -> Vec<Batch> {
+        let mut out: Vec<Batch> = Vec::new();
+        let mut bytes = 0;
+        for ((path, kind, id), size) in self.entries().zip(sizes) {
+            let big = *size > BIG_FILE_BYTES;
+            let full = bytes + size > JOB_TAR_BYTES || out.last().is_none_or(|b| b.big);
+            if full || big {
+                bytes = 0;
+                out.push(Batch {
+                    // The attributes that count are part of the whole batch's key.
+                    key: self.key.clone(),
+                    measured: true,
+                    big,
+                    ..Batch::default()
+                });
+            }
+            bytes += size;
+            if let Some(batch) = out.last_mut() {
+                batch.push_item(path, kind, id.to_owned());
+            }
+        }
+        out
+    }
+}
+
+/// What became of a batch.
+pub enum Outcome {
+    /// Its frames, and the size of every entry's file as the index records it.
+    Done { frames: Vec<u8>, sizes: Vec<u32> },
+    /// It holds too much for one job.
+    Split(Vec<Batch>),
+}
+
+/// What an encoder thread keeps between jobs.
+pub struct EncoderState {
+    compressor: Option<Compressor>,
+    tar: Vec<u8>,
+    blob: Vec<u8>,
+    locals: Vec<(u64, Local)>,
+}
+
+/// A thread's own handles for one build.
+pub struct Local {
+    /// The view's repository.
+    pub repository: gix::Repository,
+    filter: Option<Filter>,
+}
+
+/// Builds whose handles an encoder thread keeps open.
+const LOCALS_MAX: usize = 4;
+
+impl Default for EncoderState {
+    fn default() -> Self {
+        EncoderState {
+            compressor: Compressor::new(),
+            tar: Vec::new(),
+            blob: Vec::new(),
+            locals: Vec::new(),
+        }
+    }
+}
+
+impl EncoderState {
+    /// Appends `data` to `out` as one frame.
+    pub fn push_frame(
+        &mut self,
+        level: i32,
+        data: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), JobError> {
+        let compressor = self.compressor.as_mut().ok_or(JobError::NoMemory)?;
+        Ok(compressor.push_frame(level, data, out)?)
+    }
+
+    fn take_local(&mut self, source: &Source) -> Result<Local, JobError> {
+        if let Some(at) = self
+            .locals
+            .iter()
+            .position(|(build, _)| *build == source.build)
+        {
+            return Ok(self.locals.swap_remove(at).1);
+        }
+        Local::open(source)
+    }
+
+    fn keep_local(&mut self, build: u64, local: Local) {
+        if self.locals.len() >= LOCALS_MAX {
+            self.locals.remove(0);
+        }
+        self.locals.push((build, local));
+    }
+
+    /// Drops the handles of a build that has ended, with the files they hold open.
+    pub fn forget(&mut self, build: u64) {
+        self.locals.retain(|(b, _)| *b != build);
+    }
+}
+
+impl Local {
+    /// Handles for a build.
+    pub fn open(source: &Source) -> Result<Local, JobError> {
+        let filter = match source.attributes.is_empty() {
+            true => None,
+            false => Some(Filter::new(&source.attributes).map_err(JobError::Attributes)?),
+        };
+        Ok(Local {
+            repository: source.repository.to_thread_local(),
+            filter,
+        })
+    }
+
+    /// Reads the blob `id` into `blob`.
+    pub fn read(&self, path: &BStr, id: &oid, blob: &mut Vec<u8>) -> Result<(), JobError> {
+        let error = |detail: String| JobError::Object {
+            id: id.to_owned(),
+            path: path.to_owned(),
+            detail,
+        };
+        let found = self.repository.objects.try_find(id, blob);
+        match found.map_err(|e| error(e.to_string()))? {
+            None => Err(error("it is missing".into())),
+            Some(data) if data.kind != Kind::Blob => Err(error(format!("it is a {}", data.kind))),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// The worktree file of a blob; `None` if it is the blob.
+    pub fn convert(
+        &mut self,
+        path: &BStr,
+        id: &oid,
+        blob: &[u8],
+    ) -> Result<Option<&[u8]>, JobError> {
+        match &mut self.filter {
+            None => Ok(None),
+            Some(filter) => Ok(filter.convert(path, id, blob, &self.repository.objects)?),
+        }
+    }
+
+    /// Whether the file at `path` may differ from its blob.
+    pub fn converts(&mut self, path: &BStr) -> Result<bool, JobError> {
+        match &mut self.filter {
+            None => Ok(false),
+            Some(filter) => Ok(filter.converts(path, &self.repository.objects)?),
+        }
+    }
+
+    /// Sizes of the batch's blobs; 0 for what is none.
+    fn measure(&self, batch: &Batch) -> Result<Vec<u64>, JobError> {
+        let size = |(path, kind, id): (&BStr, EntryKind, &oid)| {
+            if kind == EntryKind::Commit {
+                return Ok(0);
+            }
+            let header = self.repository.find_header(id.to_owned());
+            let header = header.map_err(|e| JobError::Object {
+                id: id.to_owned(),
+                path: path.to_owned(),
+                detail: e.to_string(),
+            })?;
+            Ok(header.size())
+        };
+        batch.entries().map(size).collect()
+    }
+}
+
+/// Encodes a batch, or says how it is to be split.
+pub fn encode(
+    state: &mut EncoderState,
+    source: &Arc<Source>,
+    batch: &Batch,
+) -> Result<Outcome, JobError> {
+    let mut local = state.take_local(source)?;
+    if !batch.measured {
+        let sizes = local.measure(batch)?;
+        let total: u64 = sizes.iter().sum();
+        let one_big = sizes.iter().any(|s| *s > BIG_FILE_BYTES);
+        if one_big || (total > JOB_TAR_BYTES && sizes.len() > 1) {
+            state.keep_local(source.build, local);
+            return Ok(Outcome::Split(batch.split(&sizes)));
+        }
+    }
+    let done = encode_entries(state, source, &mut local, batch);
+    state.keep_local(source.build, local);
+    done
+}
+
+fn encode_entries(
+    state: &mut EncoderState,
+    source: &Source,
+    local: &mut Local,
+    batch: &Batch,
+) -> Result<Outcome, JobError> {
+    let mut frames = Vec::new();
+    let mut sizes = Vec::with_capacity(batch.items.len());
+    let mut tar = std::mem::take(&mut state.tar);
+    let mut blob = std::mem::take(&mut state.blob);
+    tar.clear();
+    for (path, kind, id) in batch.entries() {
+        let size = push_entry(source, local, &mut blob, &mut tar, path, kind, id)?;
+        sizes.push(size as u32);
+        if tar.len() >= FRAME_TAR_BYTES {
+            state.push_frame(source.level, &tar, &mut frames)?;
+            tar.clear();
+        }
+    }
+    if !tar.is_empty() {
+        state.push_frame(source.level, &tar, &mut frames)?;
+    }
+    frames.shrink_to_fit();
+    state.tar = tar;
+    state.blob = blob;
+    Ok(Outcome::Done { frames, sizes })
+}
+
+/// Appends an entry to `tar`; returns the size of its file.
+fn push_entry(
+    source: &Source,
+    local: &mut Local,
+    blob: &mut Vec<u8>,
+    tar: &mut Vec<u8>,
+    path: &BStr,
+    kind: EntryKind,
+    id: &oid,
+) -> Result<u64, JobError> {
+    match kind {
+        EntryKind::Commit | EntryKind::Tree => {
+            tar::push_header(tar, path, tar::Kind::Directory, source.mtime_s);
+            Ok(0)
+        }
+        EntryKind::Link => {
+            local.read(path, id, blob)?;
+            if blob.contains(&0) {
+                return Err(JobError::LinkTarget {
+                    path: path.to_owned(),
+                });
+            }
+            tar::push_header(
+                tar,
+                path,
+                tar::Kind::Symlink { target: blob },
+                source.mtime_s,
+            );
+            Ok(blob.len() as u64)
+        }
+        EntryKind::Blob | EntryKind::BlobExecutable => {
+            local.read(path, id, blob)?;
+            let converted = local.convert(path, id, blob)?;
+            let data = converted.unwrap_or(&blob[..]);
+            let executable = kind == EntryKind::BlobExecutable;
+            tar::push_file(tar, path, data, executable, source.mtime_s);
+            Ok(data.len() as u64)
+        }
+    }
+}

@@ -1,0 +1,591 @@
+//! The producer: one thread per running build that puts the archive together in order and
+//! leaves the heavy work to the encoders.
+//!
+//! Order: the small `.git` files (they leave at once), packs as raw runs, loose objects, the
+//! worktree, and `.git/index` last, when all sizes are known.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use gix::ObjectId;
+
+use super::big;
+use super::fanout::{Abandoned, Fanout, Piece};
+use super::filter::AttributeFiles;
+use super::index::{Plan, Writer};
+use super::job::{Batch, EncoderState, JobError, Local, Outcome, Source, encode};
+use super::map::MappedFile;
+use super::tar::{self, Kind};
+use super::view::{Linked, View};
+use super::walk::{ATTRIBUTES_FILE, Step, WalkError, walk};
+use super::zstd::frame::{Compressor, FrameError};
+use super::zstd::ring::{Pending, Ring, RingError};
+use crate::extent::{RAW_FRAME_BYTES, content_checksum};
+use crate::faults::Faults;
+use crate::limits::{FRAME_TAR_BYTES, RAW_JOB_BYTES};
+
+/// Why a build ended without an archive.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("cannot {op} {}: {source}", .path.display())]
+    Io {
+        op: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("HEAD commit {commit} cannot be read: {detail}; run git fsck on the mirror")]
+    Commit { commit: ObjectId, detail: String },
+    #[error(transparent)]
+    Walk(#[from] WalkError),
+    #[error(transparent)]
+    Job(#[from] JobError),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    #[error(transparent)]
+    Abandoned(#[from] Abandoned),
+    #[error("the index cannot be summed: {0}")]
+    Index(String),
+    #[error("fault injected after {0} bytes")]
+    Injected(u64),
+}
+
+/// Takes the bytes that belong into the spool file.
+pub trait Spool {
+    /// Has `piece` written at `offset`; never blocks.
+    fn write(&self, offset: u64, piece: Piece);
+}
+
+/// Frames that a later snapshot can use again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// What the frames were made from.
+    pub key: [u8; 32],
+    /// Where they are in the spool file.
+    pub spool_offset: u64,
+    /// Their length.
+    pub spool_bytes: u64,
+    /// The date of the files in them.
+    pub mtime_s: i64,
+    /// Size of each entry's file, modulo 2^32 as the index has it.
+    pub sizes: Vec<u32>,
+}
+
+/// Frames of an earlier snapshot of the repository.
+pub struct Reuse {
+    /// Its spool file.
+    pub spool: File,
+    /// Its records by key.
+    pub records: HashMap<[u8; 32], Record>,
+}
+
+/// What a build is made from.
+pub struct Input {
+    /// The pinned view.
+    pub view: View,
+    /// The directory of its links, a bare repository.
+    pub directory: PathBuf,
+    /// What a clone has as the URL of `origin`.
+    pub origin_url: String,
+    /// zstd level.
+    pub level: i32,
+    /// Number of this build in the process.
+    pub build: u64,
+    /// An earlier snapshot whose frames may be used.
+    pub reuse: Option<Reuse>,
+    /// Faults to inject; none outside tests.
+    pub faults: Faults,
+}
+
+/// The view, opened: what is known before the first byte leaves.
+pub struct Opened {
+    input: Input,
+    source: Source,
+    tree: Option<ObjectId>,
+}
+
+/// Opens the view's repository and reads its HEAD commit.
+pub fn open(input: Input) -> Result<Opened, BuildError> {
+    let options = gix::open::Options::isolated();
+    let io = |source| BuildError::Io {
+        op: "open",
+        path: input.directory.clone(),
+        source,
+    };
+    let repository = gix::ThreadSafeRepository::open_opts(&input.directory, options)
+        .map_err(|e| io(std::io::Error::other(e.to_string())))?;
+    let (mut mtime_s, mut tree) = (0, None);
+    if let Some(commit) = input.view.commit {
+        let error = |e: &dyn std::fmt::Display| BuildError::Commit {
+            commit,
+            detail: e.to_string(),
+        };
+        let local = repository.to_thread_local();
+        let found = local.find_commit(commit).map_err(|e| error(&e))?;
+        // The index has 32 bits for it.
+        mtime_s = found
+            .time()
+            .map_err(|e| error(&e))?
+            .seconds
+            .clamp(0, i64::from(u32::MAX) - 1);
+        tree = Some(found.tree_id().map_err(|e| error(&e))?.detach());
+    }
+    let source = Source {
+        build: input.build,
+        repository,
+        attributes: AttributeFiles::default(),
+        mtime_s,
+        level: input.level,
+    };
+    Ok(Opened {
+        input,
+        source,
+        tree,
+    })
+}
+
+/// Produces the whole archive into `fanout`. Returns the records of its jobs. The caller ends
+/// the fan-out: complete on success, failed on an error.
+pub fn produce(
+    opened: Opened,
+    fanout: &Fanout,
+    spool: &dyn Spool,
+    ring: &Ring<EncoderState>,
+    slot: impl FnOnce(),
+) -> Result<Vec<Record>, BuildError> {
+    let Opened {
+        input,
+        mut source,
+        tree,
+    } = opened;
+    let mut output = Output {
+        fanout,
+        spool,
+        compressor: Compressor::new().ok_or(JobError::NoMemory)?,
+        level: input.level,
+        faults: input.faults.clone(),
+    };
+    output.frames(&super::gitdir::tar_bytes(
+        &input.view,
+        &input.origin_url,
+        source.mtime_s,
+    ))?;
+    // The first bytes are out; the rest may have to wait for a turn.
+    slot();
+    let mut plan = Plan::new(input.view.hash);
+    if let Some(tree) = tree {
+        survey(&source.repository, tree, &mut plan, &mut source.attributes)?;
+    }
+    let mut line = Line::new(output, ring, Arc::new(source), input.reuse);
+    for linked in &input.view.packs {
+        line.linked(&input.directory, linked, &input.view.packs)?;
+    }
+    for linked in &input.view.loose {
+        line.loose(&input.directory, linked)?;
+    }
+    if let Some(tree) = tree {
+        line.worktree(tree)?;
+        line.index(tree, plan)?;
+    }
+    line.drain(0)?;
+    let mut end = Vec::new();
+    tar::push_end(&mut end);
+    line.output.frames(&end)?;
+    Ok(line.records)
+}
+
+/// The first walk: the shape of the index, and where the attributes are.
+fn survey(
+    repository: &gix::ThreadSafeRepository,
+    tree: ObjectId,
+    plan: &mut Plan,
+    attributes: &mut AttributeFiles,
+) -> Result<(), WalkError> {
+    let local = repository.to_thread_local();
+    walk(&local.objects, local.object_hash(), &tree, |step| {
+        match step {
+            Step::Enter { path, id } => plan.enter(path, &id),
+            Step::Leave => plan.leave(),
+            Step::Entry(entry) => {
+                plan.entry(entry.path);
+                let name = entry.path.rsplit(|b| *b == b'/').next();
+                let is_file = matches!(
+                    entry.kind,
+                    gix::objs::tree::EntryKind::Blob | gix::objs::tree::EntryKind::BlobExecutable
+                );
+                if is_file && name == Some(ATTRIBUTES_FILE) {
+                    attributes.push(entry.path, &entry.id);
+                }
+            }
+        }
+        Ok::<(), WalkError>(())
+    })
+}
+
+/// Where finished bytes go.
+pub(super) struct Output<'a> {
+    fanout: &'a Fanout,
+    spool: &'a dyn Spool,
+    compressor: Compressor,
+    pub(super) level: i32,
+    faults: Faults,
+}
+
+impl Output<'_> {
+    /// Hands on frames that are ready; returns their offset in the spool file.
+    pub(super) fn piece(&self, frames: Vec<u8>) -> Result<u64, BuildError> {
+        if self.faults.build_fails_at(self.fanout.wire_bytes()) {
+            return Err(BuildError::Injected(self.fanout.wire_bytes()));
+        }
+        let piece: Piece = Arc::new(frames);
+        let before = self.fanout.layout_spool_bytes();
+        if let Some(offset) = self.fanout.push(piece.clone())? {
+            self.spool.write(offset, piece);
+        }
+        Ok(before)
+    }
+
+    /// Compresses `tar` here and now and hands it on.
+    fn frames(&mut self, tar: &[u8]) -> Result<(), BuildError> {
+        for chunk in tar.chunks(FRAME_TAR_BYTES) {
+            let mut frame = Vec::new();
+            self.compressor.push_frame(self.level, chunk, &mut frame)?;
+            self.piece(frame)?;
+        }
+        Ok(())
+    }
+}
+
+/// One place in the line of things that leave in order.
+enum Place {
+    /// Tar bytes, still to be compressed.
+    Tar(Vec<u8>),
+    /// A range of a linked file whose checksums are being made.
+    Raw {
+        file: u32,
+        offset: u64,
+        len: u64,
+        pending: Pending<std::io::Result<Vec<u32>>>,
+        path: PathBuf,
+    },
+    /// A job not yet given to the encoders.
+    Waiting(Batch),
+    /// A job at work.
+    Running {
+        key: [u8; 32],
+        pending: Pending<Result<Outcome, JobError>>,
+    },
+    /// A job whose frames an earlier snapshot has.
+    Known(Record),
+}
+
+/// The line: what was started and has not left yet, in order.
+///
+/// Invariants: at most `window` places are looked at by the encoders ahead of the first one;
+/// what leaves is handed to `output` in the order of the line.
+pub(super) struct Line<'a> {
+    pub(super) output: Output<'a>,
+    pub(super) ring: &'a Ring<EncoderState>,
+    pub(super) source: Arc<Source>,
+    reuse: Option<Reuse>,
+    places: VecDeque<Place>,
+    pub(super) window: usize,
+    records: Vec<Record>,
+    jobs_started: u64,
+}
+
+impl<'a> Line<'a> {
+    fn new(
+        output: Output<'a>,
+        ring: &'a Ring<EncoderState>,
+        source: Arc<Source>,
+        reuse: Option<Reuse>,
+    ) -> Line<'a> {
+        Line {
+            output,
+            ring,
+            source,
+            reuse,
+            places: VecDeque::new(),
+            window: 2 * ring.threads() + 2,
+            records: Vec::new(),
+            jobs_started: 0,
+        }
+    }
+
+    fn add(&mut self, place: Place) -> Result<(), BuildError> {
+        self.places.push_back(place);
+        self.start_waiting();
+        self.drain(self.window)
+    }
+
+    /// Gives the encoders the jobs that stand within the window.
+    fn start_waiting(&mut self) {
+        for index in 0..self.places.len().min(self.window) {
+            let Some(Place::Waiting(batch)) = self.places.get_mut(index) else {
+                continue;
+            };
+            if batch.is_big() {
+                continue;
+            }
+            let batch = std::mem::take(batch);
+            let key = batch.key(self.output.level);
+            let known = self.reuse.as_ref().and_then(|r| r.records.get(&key));
+            self.places[index] = match known {
+                Some(record) => Place::Known(record.clone()),
+                None => self.start(key, batch),
+            };
+        }
+    }
+
+    fn start(&mut self, key: [u8; 32], batch: Batch) -> Place {
+        let source = self.source.clone();
+        let panics = self.output.faults.encoder_panics_at(self.jobs_started);
+        self.jobs_started += 1;
+        let pending = self.ring.submit(move |state| {
+            assert!(!panics, "fault injected");
+            encode(state, &source, &batch)
+        });
+        Place::Running { key, pending }
+    }
+
+    /// Lets places leave until at most `keep` are left.
+    fn drain(&mut self, keep: usize) -> Result<(), BuildError> {
+        while self.places.len() > keep {
+            let Some(place) = self.places.pop_front() else {
+                break;
+            };
+            self.leave(place)?;
+            self.start_waiting();
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, place: Place) -> Result<(), BuildError> {
+        match place {
+            Place::Tar(tar) => self.output.frames(&tar),
+            Place::Raw {
+                file,
+                offset,
+                len,
+                pending,
+                path,
+            } => {
+                let checksums = pending.wait()?.map_err(|source| BuildError::Io {
+                    op: "read",
+                    path,
+                    source,
+                })?;
+                self.output.fanout.push_raw(file, offset, len, &checksums);
+                Ok(())
+            }
+            Place::Waiting(batch) => self.big_file(&batch),
+            Place::Running { key, pending } => match pending.wait()?? {
+                Outcome::Done { frames, sizes } => {
+                    self.done(key, self.source.mtime_s, frames, sizes)
+                }
+                Outcome::Split(batches) => {
+                    for batch in batches.into_iter().rev() {
+                        self.places.push_front(Place::Waiting(batch));
+                    }
+                    Ok(())
+                }
+            },
+            Place::Known(record) => {
+                let mut frames = vec![0; record.spool_bytes as usize];
+                if let Some(reuse) = &self.reuse {
+                    let read = reuse.spool.read_exact_at(&mut frames, record.spool_offset);
+                    read.map_err(|source| BuildError::Io {
+                        op: "read frames of the previous",
+                        path: "spool".into(),
+                        source,
+                    })?;
+                }
+                self.done(record.key, record.mtime_s, frames, record.sizes)
+            }
+        }
+    }
+
+    fn done(
+        &mut self,
+        key: [u8; 32],
+        mtime_s: i64,
+        frames: Vec<u8>,
+        sizes: Vec<u32>,
+    ) -> Result<(), BuildError> {
+        let spool_bytes = frames.len() as u64;
+        let spool_offset = self.output.piece(frames)?;
+        self.records.push(Record {
+            key,
+            spool_offset,
+            spool_bytes,
+            mtime_s,
+            sizes,
+        });
+        Ok(())
+    }
+
+    /// A file of its own, streamed by this thread.
+    fn big_file(&mut self, batch: &Batch) -> Result<(), BuildError> {
+        let key = batch.key(self.output.level);
+        let before = self.output.fanout.layout_spool_bytes();
+        let local = Local::open(&self.source)?;
+        let size = big::stream(self, local, batch)?;
+        self.records.push(Record {
+            key,
+            spool_offset: before,
+            spool_bytes: self.output.fanout.layout_spool_bytes() - before,
+            mtime_s: self.source.mtime_s,
+            sizes: vec![size as u32],
+        });
+        Ok(())
+    }
+
+    /// A pack or one of its companions, as a tar entry whose data is a raw run.
+    fn linked(
+        &mut self,
+        directory: &Path,
+        linked: &Linked,
+        all: &[Linked],
+    ) -> Result<(), BuildError> {
+        let path = directory.join(&linked.relative);
+        let mapped = MappedFile::open(&path).map_err(|source| BuildError::Io {
+            op: "map",
+            path: path.clone(),
+            source,
+        })?;
+        let mapped = Arc::new(mapped);
+        let name = format!(".git/{}", linked.relative);
+        let mut header = Vec::new();
+        let kind = Kind::File {
+            size: linked.bytes,
+            executable: false,
+        };
+        tar::push_header(&mut header, name.as_bytes(), kind, self.source.mtime_s);
+        self.add(Place::Tar(header))?;
+        let file = all.iter().position(|l| l == linked).unwrap_or_default() as u32;
+        let mut offset = 0;
+        while offset < linked.bytes {
+            let len = (linked.bytes - offset).min(RAW_JOB_BYTES);
+            let mapped = mapped.clone();
+            let range = offset as usize..(offset + len) as usize;
+            let pending = self.ring.submit(move |_| sum(&mapped, range));
+            self.add(Place::Raw {
+                file,
+                offset,
+                len,
+                pending,
+                path: path.clone(),
+            })?;
+            offset += len;
+        }
+        let mut padding = Vec::new();
+        tar::pad(&mut padding, linked.bytes);
+        if !padding.is_empty() {
+            self.add(Place::Tar(padding))?;
+        }
+        Ok(())
+    }
+
+    fn loose(&mut self, directory: &Path, linked: &Linked) -> Result<(), BuildError> {
+        let path = directory.join(&linked.relative);
+        let data = std::fs::read(&path).map_err(|source| BuildError::Io {
+            op: "read",
+            path,
+            source,
+        })?;
+        let name = format!(".git/{}", linked.relative);
+        let mut out = Vec::new();
+        tar::push_file(&mut out, name.as_bytes(), &data, false, self.source.mtime_s);
+        self.add(Place::Tar(out))
+    }
+
+    /// The second walk: cuts the worktree into jobs.
+    fn worktree(&mut self, tree: ObjectId) -> Result<(), BuildError> {
+        let local = self.source.repository.to_thread_local();
+        let mut batch = Batch::default();
+        walk(&local.objects, local.object_hash(), &tree, |step| {
+            let Step::Entry(entry) = step else {
+                return Ok(());
+            };
+            batch.push(&entry);
+            if batch.ends() {
+                self.add(Place::Waiting(std::mem::take(&mut batch)))?;
+            }
+            Ok::<(), BuildError>(())
+        })?;
+        if !batch.is_empty() {
+            self.add(Place::Waiting(batch))?;
+        }
+        self.drain(0)
+    }
+
+    /// The third walk: the index, with the sizes and dates of the jobs.
+    fn index(&mut self, tree: ObjectId, plan: Plan) -> Result<(), BuildError> {
+        let entries = plan.entries() as usize;
+        let (bytes, mut writer) = plan.into_writer();
+        // Later than every entry, or git would take the entries for racily clean.
+        let mtime_s = self.records.iter().map(|r| r.mtime_s).max().unwrap_or(0) + 1;
+        let records = std::mem::take(&mut self.records);
+        let dated = records
+            .iter()
+            .flat_map(|r| r.sizes.iter().map(|size| (*size, r.mtime_s)));
+        let mut dated = dated.take(entries);
+        let mut out = Vec::new();
+        let kind = Kind::File {
+            size: bytes,
+            executable: false,
+        };
+        tar::push_header(&mut out, b".git/index", kind, mtime_s);
+        let header_bytes = out.len() as u64;
+        let mut written = 0;
+        let local = self.source.repository.to_thread_local();
+        walk(&local.objects, local.object_hash(), &tree, |step| {
+            let Step::Entry(entry) = step else {
+                return Ok(());
+            };
+            let (size, mtime_s) = dated.next().unwrap_or_default();
+            writer.entry(entry.path, entry.kind, &entry.id, size, mtime_s);
+            if writer.pending_bytes() >= FRAME_TAR_BYTES {
+                self.index_part(&mut writer, &mut out, &mut written)?;
+            }
+            Ok::<(), BuildError>(())
+        })?;
+        writer
+            .finish(&mut out)
+            .map_err(|e| BuildError::Index(e.to_string()))?;
+        debug_assert_eq!(written + out.len() as u64, header_bytes + bytes);
+        tar::pad(&mut out, bytes);
+        self.output.frames(&out)?;
+        self.records = records;
+        Ok(())
+    }
+
+    fn index_part(
+        &mut self,
+        writer: &mut Writer,
+        out: &mut Vec<u8>,
+        written: &mut u64,
+    ) -> Result<(), BuildError> {
+        writer.take(out);
+        *written += out.len() as u64;
+        self.output.frames(out)?;
+        out.clear();
+        Ok(())
+    }
+}
+
+/// Brings a range of a linked file into memory and sums its frames, off the network cores.
+fn sum(mapped: &MappedFile, range: std::ops::Range<usize>) -> std::io::Result<Vec<u32>> {
+    mapped.populate(range.clone())?;
+    let bytes = mapped
+        .bytes()
+        .get(range)
+        .ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    let frames = bytes.chunks(RAW_FRAME_BYTES as usize);
+    Ok(frames.map(content_checksum).collect())
+}

@@ -1,0 +1,295 @@
+//! The pinned view of a mirror: its refs as they were at one moment, and hard links to the
+//! packs that hold their objects. It stays readable whatever happens to the mirror afterwards.
+//!
+//! Pinning takes milliseconds whatever the size: refs are read, packs are linked, nothing is
+//! copied or decoded. The refs are read *before* the packs are listed, so every object that a
+//! ref leads to is in a pack (or loose file) that is seen, whatever a fetch adds meanwhile.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use gix::ObjectId;
+use gix::bstr::{BString, ByteSlice};
+
+use crate::limits::{ALTERNATES_MAX, LOOSE_TAKEN_MAX};
+use crate::refs::{Follow, Head, MirrorRefs, RefsError};
+
+/// What pinning could not do.
+#[derive(Debug, thiserror::Error)]
+pub enum PinError {
+    #[error("cannot {op} {}: {source}", .path.display())]
+    Io {
+        op: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Refs(#[from] RefsError),
+    #[error("mirror {}: {reason}", .path.display())]
+    Unusable { path: PathBuf, reason: String },
+    /// The mirror holds so many loose objects that they have to be packed first.
+    #[error("mirror {} holds more than {LOOSE_TAKEN_MAX} loose objects", .path.display())]
+    TooManyLoose { path: PathBuf },
+}
+
+fn io_error<'a>(op: &'static str, path: &'a Path) -> impl Fn(io::Error) -> PinError + 'a {
+    move |source| PinError::Io {
+        op,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// A file of the mirror that the view keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Linked {
+    /// Path below `.git`, such as `objects/pack/pack-….pack`.
+    pub relative: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// Puts a file of the mirror into the entry's directory; returns its length.
+pub type LinkFn<'a> = dyn FnMut(&Path, &str) -> io::Result<u64> + 'a;
+
+/// A pinned view.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Kind of the repository's object ids.
+    pub hash: gix::hash::Kind,
+    /// HEAD as a clone sees it: a detached HEAD that is a branch's tip is that branch.
+    pub head: Head,
+    /// What HEAD leads to, if anything.
+    pub commit: Option<ObjectId>,
+    /// Heads and tags.
+    pub refs: MirrorRefs,
+    /// Packs with their companions, in the order they are archived.
+    pub packs: Vec<Linked>,
+    /// Loose objects.
+    pub loose: Vec<Linked>,
+    /// The `shallow` file, if the mirror is shallow.
+    pub shallow: Option<Vec<u8>>,
+}
+
+/// Pins `mirror`, a bare repository: links what is needed through `link`.
+pub fn pin(mirror: &Path, link: &mut LinkFn<'_>) -> Result<View, PinError> {
+    let hash = object_hash(mirror)?;
+    let refs = crate::refs::read(mirror, &Follow::default())?;
+    let head = guess_head(&refs);
+    let commit = match &head {
+        Head::Detached(id) => Some(*id),
+        Head::Symbolic(name) => refs.get(name.as_bstr()).map(|r| r.target),
+    };
+    let mut view = View {
+        hash,
+        head,
+        commit,
+        refs,
+        packs: Vec::new(),
+        loose: Vec::new(),
+        shallow: optional_file(&mirror.join("shallow"))?,
+    };
+    let mut seen = BTreeSet::new();
+    for objects in object_directories(mirror)? {
+        link_packs(&objects, &mut view.packs, &mut seen, link)?;
+        link_loose(mirror, &objects, &mut view.loose, &mut seen, link)?;
+    }
+    view.packs.sort_by(|a, b| a.relative.cmp(&b.relative));
+    view.loose.sort_by(|a, b| a.relative.cmp(&b.relative));
+    Ok(view)
+}
+
+/// Like `guess_remote_head` of git's `remote.c`: a detached HEAD that is the tip of a branch is
+/// taken for that branch, `master` before others.
+fn guess_head(refs: &MirrorRefs) -> Head {
+    let Head::Detached(id) = refs.head else {
+        return refs.head.clone();
+    };
+    let is_tip = |name: &[u8]| refs.get(name.as_bstr()).is_some_and(|r| r.target == id);
+    if is_tip(b"refs/heads/master") {
+        return Head::Symbolic("refs/heads/master".into());
+    }
+    let branch = |r: &&crate::refs::Ref| r.target == id && r.name.starts_with(b"refs/heads/");
+    match refs.refs.iter().find(branch) {
+        Some(r) => Head::Symbolic(r.name.clone()),
+        None => Head::Detached(id),
+    }
+}
+
+fn object_hash(mirror: &Path) -> Result<gix::hash::Kind, PinError> {
+    let path = mirror.join("config");
+    let unusable = |reason: String| PinError::Unusable {
+        path: mirror.to_owned(),
+        reason,
+    };
+    let bytes = fs::read(&path).map_err(io_error("read", &path))?;
+    let config = gix::config::File::try_from(bytes.as_bstr())
+        .map_err(|e| unusable(format!("its config cannot be read: {e}")))?;
+    if config
+        .string("extensions.refStorage")
+        .is_some_and(|v| v.as_slice() != b"files")
+    {
+        return Err(unusable("refs in reftable format are not supported; migrate it with 'git refs migrate --ref-format=files'".into()));
+    }
+    if config.string("extensions.partialClone").is_some() {
+        return Err(unusable("it is a partial clone; clone it whole".into()));
+    }
+    match config.string("extensions.objectFormat") {
+        None => Ok(gix::hash::Kind::Sha1),
+        Some(name) if name.eq_ignore_ascii_case(b"sha1") => Ok(gix::hash::Kind::Sha1),
+        Some(name) if name.eq_ignore_ascii_case(b"sha256") => Ok(gix::hash::Kind::Sha256),
+        Some(name) => Err(unusable(format!("object format '{name}' is unknown"))),
+    }
+}
+
+fn optional_file(path: &Path) -> Result<Option<Vec<u8>>, PinError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(io_error("read", path)(e)),
+    }
+}
+
+/// The mirror's object directory and those it borrows from (`objects/info/alternates`).
+fn object_directories(mirror: &Path) -> Result<Vec<PathBuf>, PinError> {
+    let mut found = vec![mirror.join("objects")];
+    let mut next = 0;
+    while next < found.len() {
+        let directory = found[next].clone();
+        next += 1;
+        let Some(list) = optional_file(&directory.join("info/alternates"))? else {
+            continue;
+        };
+        for line in list
+            .lines()
+            .filter(|l| !l.is_empty() && !l.starts_with(b"#"))
+        {
+            let other = directory.join(line.to_path_lossy());
+            if !found.contains(&other) {
+                found.push(other);
+            }
+        }
+        if found.len() > ALTERNATES_MAX {
+            return Err(PinError::Unusable {
+                path: mirror.to_owned(),
+                reason: format!("more than {ALTERNATES_MAX} alternates; repack it with -a"),
+            });
+        }
+    }
+    Ok(found)
+}
+
+fn link_packs(
+    objects: &Path,
+    packs: &mut Vec<Linked>,
+    seen: &mut BTreeSet<String>,
+    link: &mut LinkFn<'_>,
+) -> Result<(), PinError> {
+    let directory = objects.join("pack");
+    let names: BTreeSet<String> = list(&directory)?.into_iter().collect();
+    for name in &names {
+        let Some(stem) = name
+            .strip_suffix(".pack")
+            .filter(|s| s.starts_with("pack-"))
+        else {
+            continue;
+        };
+        // A pack without its index is still being written.
+        if !names.contains(&format!("{stem}.idx")) {
+            continue;
+        }
+        for extension in ["pack", "idx", "rev", "mtimes"] {
+            let name = format!("{stem}.{extension}");
+            let relative = format!("objects/pack/{name}");
+            if names.contains(&name) && seen.insert(relative.clone()) {
+                let source = directory.join(&name);
+                let bytes = link(&source, &relative).map_err(io_error("link", &source))?;
+                packs.push(Linked { relative, bytes });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn link_loose(
+    mirror: &Path,
+    objects: &Path,
+    loose: &mut Vec<Linked>,
+    seen: &mut BTreeSet<String>,
+    link: &mut LinkFn<'_>,
+) -> Result<(), PinError> {
+    let is_hex = |s: &str| {
+        s.bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    };
+    for fan in list(objects)?.iter().filter(|n| n.len() == 2 && is_hex(n)) {
+        let directory = objects.join(fan);
+        for name in list(&directory)?
+            .iter()
+            .filter(|n| n.len() >= 38 && is_hex(n))
+        {
+            let relative = format!("objects/{fan}/{name}");
+            if !seen.insert(relative.clone()) {
+                continue;
+            }
+            if loose.len() >= LOOSE_TAKEN_MAX {
+                return Err(PinError::TooManyLoose {
+                    path: mirror.to_owned(),
+                });
+            }
+            let source = directory.join(name);
+            let bytes = link(&source, &relative).map_err(io_error("link", &source))?;
+            loose.push(Linked { relative, bytes });
+        }
+    }
+    Ok(())
+}
+
+/// Names in a directory that are valid UTF-8 (all that git makes are); empty if it is missing.
+fn list(directory: &Path) -> Result<Vec<String>, PinError> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(io_error("list", directory)(e)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(io_error("list", directory))?;
+        names.extend(entry.file_name().into_string().ok());
+    }
+    Ok(names)
+}
+
+/// Makes `directory`, which holds the view's links, a bare repository of its own, so that the
+/// objects can be read from it.
+pub fn make_repository(view: &View, directory: &Path) -> Result<(), PinError> {
+    let write = |name: &str, text: &str| {
+        let path = directory.join(name);
+        fs::write(&path, text).map_err(io_error("write", &path))
+    };
+    for name in ["objects/pack", "refs"] {
+        let path = directory.join(name);
+        fs::create_dir_all(&path).map_err(io_error("create", &path))?;
+    }
+    // The reader names all objects by id; HEAD and refs only have to be there.
+    write("HEAD", "ref: refs/heads/unused\n")?;
+    write(
+        "config",
+        match view.hash {
+            gix::hash::Kind::Sha256 => {
+                "[core]\n\trepositoryformatversion = 1\n\tbare = true\n[extensions]\n\tobjectformat = sha256\n"
+            }
+            _ => "[core]\n\trepositoryformatversion = 0\n\tbare = true\n",
+        },
+    )
+}
+
+/// The short name of the branch that HEAD names.
+pub fn head_branch(head: &Head) -> Option<BString> {
+    match head {
+        Head::Symbolic(name) => name.strip_prefix(b"refs/heads/").map(BString::from),
+        Head::Detached(_) => None,
+    }
+}

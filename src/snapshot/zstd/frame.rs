@@ -1,0 +1,58 @@
+//! Compressed zstd frames (RFC 8878): each independent of the others, with content size and
+//! checksum, so that any decoder checks every byte and frames can be decoded in parallel.
+
+use zstd_safe::{CCtx, CParameter};
+
+/// A frame could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("zstd could not {step}: {detail}")]
+pub struct FrameError {
+    step: &'static str,
+    detail: &'static str,
+}
+
+fn failed(step: &'static str) -> impl Fn(usize) -> FrameError {
+    move |code| FrameError {
+        step,
+        detail: zstd_safe::get_error_name(code),
+    }
+}
+
+/// A reusable encoder of frames at one level.
+pub struct Compressor {
+    context: CCtx<'static>,
+    level: i32,
+}
+
+impl Compressor {
+    /// An encoder; `None` if memory for it could not be had.
+    pub fn new() -> Option<Compressor> {
+        let context = CCtx::try_create()?;
+        Some(Compressor { context, level: 0 })
+    }
+
+    /// Appends to `out` one frame that holds `data`, compressed at `level`.
+    pub fn push_frame(
+        &mut self,
+        level: i32,
+        data: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), FrameError> {
+        if self.level != level {
+            let set = |context: &mut CCtx<'_>, parameter| context.set_parameter(parameter);
+            set(&mut self.context, CParameter::CompressionLevel(level))
+                .map_err(failed("set the level"))?;
+            set(&mut self.context, CParameter::ChecksumFlag(true))
+                .map_err(failed("turn on checksums"))?;
+            self.level = level;
+        }
+        let start = out.len();
+        out.resize(start + zstd_safe::compress_bound(data.len()), 0);
+        let written = self
+            .context
+            .compress2(&mut out[start..], data)
+            .map_err(failed("compress a frame"))?;
+        out.truncate(start + written);
+        Ok(())
+    }
+}
