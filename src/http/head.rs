@@ -328,7 +328,7 @@ mod tests {
 
     use super::*;
     use crate::http::hostile::HOSTILE;
-    use crate::limits::{HEAD_BYTES_MAX, TARGET_BYTES_MAX};
+    use crate::limits::{HEAD_BYTES_MAX, METHOD_BYTES_MAX, TARGET_BYTES_MAX};
 
     const FULL: &[u8] = b"POST /git/github.com/a/b/ensure-refs?x=1 HTTP/1.1\r\n\
         Host: localhost:3000\r\nUser-Agent: \xc3\xa9 (x)\r\nX-Empty:\r\nX-Blank: \t \r\n\
@@ -496,6 +496,16 @@ mod tests {
             |bytes| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(bytes - 1));
         assert!(parse(with_target(TARGET_BYTES_MAX).as_bytes()).is_ok());
         assert_eq!(status(with_target(TARGET_BYTES_MAX + 1).as_bytes()), 414);
+
+        let with_method =
+            |start: &str, bytes| format!("{start}{} / HTTP/1.0\r\n\r\n", "A".repeat(bytes));
+        for start in ["", "\r\n"] {
+            assert!(parse(with_method(start, METHOD_BYTES_MAX).as_bytes()).is_ok());
+            assert_eq!(
+                status(with_method(start, METHOD_BYTES_MAX + 1).as_bytes()),
+                501
+            );
+        }
 
         let with_headers = |n| {
             format!(

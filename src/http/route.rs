@@ -74,6 +74,10 @@ const READ_ONLY: Reject = Reject::new(
 /// - Names with any other character (`=`, `,`, `%`, …) or ending in `.lock` are never a mirror or
 ///   a directory above one: the server may use them next to mirrors for its own purposes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(
+    clippy::manual_non_exhaustive,
+    reason = "the attribute would let the rest of this crate build one without the checks"
+)]
 pub struct RepoRef<'a> {
     /// The upstream's name, with a port if the client gave one; case as sent.
     pub host: &'a str,
@@ -474,7 +478,12 @@ mod tests {
     proptest! {
         /// No two repositories share a directory, none is inside another, none leaves its place.
         #[test]
-        fn mirrors_never_meet(a in name(), b in name(), host_a in "[ab.]{1,2}", host_b in "[ab.]{1,2}") {
+        fn mirrors_never_meet(
+            a in name(),
+            b in name(),
+            host_a in "[ab.]{1,2}",
+            host_b in "[ab.]{1,2}",
+        ) {
             let (Ok(a), Ok(b)) = (RepoRef::new(&host_a, &a), RepoRef::new(&host_b, &b)) else {
                 return Ok(());
             };
