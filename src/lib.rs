@@ -1,6 +1,7 @@
 //! tarpon serves whole git repositories as one compressed archive.
 pub mod extent;
 pub mod faults;
+pub mod http;
 pub mod limits;
 pub mod refs;
 pub mod snapshot;
