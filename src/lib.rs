@@ -1,2 +1,5 @@
 //! tarpon serves whole git repositories as one compressed archive.
+pub mod config;
 pub mod limits;
+pub mod log;
+pub mod metrics;
