@@ -1,7 +1,10 @@
 //! tarpon serves whole git repositories as one compressed archive.
+pub mod config;
 pub mod extent;
 pub mod faults;
 pub mod http;
 pub mod limits;
+pub mod log;
+pub mod metrics;
 pub mod refs;
 pub mod snapshot;

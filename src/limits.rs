@@ -90,3 +90,70 @@ const _: () = assert!(METHOD_BYTES_MAX + TARGET_BYTES_MAX <= HEAD_BYTES_MAX / 2)
 const _: () = assert!(HOST_BYTES_MAX + REPO_PATH_BYTES_MAX + 256 <= TARGET_BYTES_MAX);
 // Any mirror fits into a path, with 1 KiB each for the state directory and the files inside.
 const _: () = assert!(HOST_BYTES_MAX + REPO_PATH_BYTES_MAX + 2048 <= KERNEL_PATH_BYTES_MAX);
+// ---- configuration (src/config) ----
+
+/// Largest configuration file that is read. A real one is under a page; the bound keeps a path
+/// such as `/dev/zero` from filling memory.
+pub const CONFIG_FILE_MAX_BYTES: u64 = 1 << 20;
+/// Most cores (network threads) that may be asked for: the size of the kernel's default CPU set.
+pub const CORES_MAX: usize = 1024;
+/// Most encoder threads that may be asked for.
+pub const ENCODERS_MAX: usize = 1024;
+/// Default zstd level: higher ones cannot keep up with a client.
+pub const LEVEL_DEFAULT: i32 = 1;
+/// Lowest zstd level that may be configured.
+pub const LEVEL_MIN: i32 = 1;
+/// Highest zstd level that may be configured; the ones above need hundreds of MB per thread.
+pub const LEVEL_MAX: i32 = 19;
+/// Default time between two fetches of a mirror, before jitter: 15 min.
+pub const FETCH_INTERVAL_DEFAULT_MS: u64 = 15 * MINUTE_MS;
+/// Default limit for one clone from an upstream: 1 h.
+pub const CLONE_TIMEOUT_DEFAULT_MS: u64 = HOUR_MS;
+/// Default time that running responses get after SIGTERM: 30 s.
+pub const SHUTDOWN_GRACE_DEFAULT_MS: u64 = 30 * SECOND_MS;
+/// Default time after which a client that takes no byte is dropped: 60 s.
+pub const STALL_TIMEOUT_DEFAULT_MS: u64 = MINUTE_MS;
+/// Default time that a kept-alive connection may wait for its next request: 60 s.
+pub const IDLE_TIMEOUT_DEFAULT_MS: u64 = MINUTE_MS;
+/// Shortest time limit that may be configured; below it, timers would fire on healthy clients.
+pub const TIMEOUT_MIN_MS: u64 = 100;
+/// Longest time limit for a client (stall, idle) and for shutdown: 24 h.
+pub const CLIENT_TIMEOUT_MAX_MS: u64 = 24 * HOUR_MS;
+/// Longest time limit for work on an upstream (clone, fetch interval): 30 days.
+pub const UPSTREAM_TIME_MAX_MS: u64 = 720 * HOUR_MS;
+/// Default share of the file system that the cache may take.
+pub const CACHE_LIMIT_DEFAULT_PERCENT: u8 = 80;
+/// Default share of the file system that stays free whatever the cache limit says.
+pub const CACHE_FREE_FLOOR_DEFAULT_PERCENT: u8 = 5;
+/// Longest upstream host name with its port. It becomes one directory name under `mirrors/`.
+pub const HOST_MAX_BYTES: usize = 253;
+/// The longest name that Linux file systems take.
+const FILE_NAME_MAX_BYTES: usize = 255;
+
+const SECOND_MS: u64 = 1000;
+const MINUTE_MS: u64 = 60 * SECOND_MS;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
+
+const _: () = {
+    assert!(HOST_MAX_BYTES <= FILE_NAME_MAX_BYTES);
+    assert!(LEVEL_MIN <= LEVEL_DEFAULT && LEVEL_DEFAULT <= LEVEL_MAX);
+    assert!(CACHE_LIMIT_DEFAULT_PERCENT + CACHE_FREE_FLOOR_DEFAULT_PERCENT <= 100);
+    assert!(
+        TIMEOUT_MIN_MS <= STALL_TIMEOUT_DEFAULT_MS && TIMEOUT_MIN_MS <= IDLE_TIMEOUT_DEFAULT_MS
+    );
+    assert!(STALL_TIMEOUT_DEFAULT_MS <= CLIENT_TIMEOUT_MAX_MS);
+    assert!(IDLE_TIMEOUT_DEFAULT_MS <= CLIENT_TIMEOUT_MAX_MS);
+    assert!(SHUTDOWN_GRACE_DEFAULT_MS <= CLIENT_TIMEOUT_MAX_MS);
+    assert!(FETCH_INTERVAL_DEFAULT_MS <= UPSTREAM_TIME_MAX_MS);
+    assert!(CLONE_TIMEOUT_DEFAULT_MS <= UPSTREAM_TIME_MAX_MS);
+};
+
+// ---- metrics and log (src/metrics.rs, src/log.rs) ----
+
+/// Most repositories that `/metrics` names one by one; further mirrors are left out, so that the
+/// page stays small and a metrics store is not flooded with series.
+pub const METRICS_REPOSITORIES_MAX: usize = 1000;
+/// Request records that may wait for the log thread; more are dropped and counted. About 0.5 MB.
+pub const LOG_QUEUE_RECORDS: usize = 4096;
+/// Longest that the end of the process waits for the log thread to write what is left: 5 s.
+pub const LOG_FINISH_MAX_MS: u64 = 5 * SECOND_MS;

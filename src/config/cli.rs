@@ -1,0 +1,247 @@
+//! The command line: what clap parses and what `--help` says. No value is checked or defaulted
+//! here, so that a default can never hide a value from the environment or from the file.
+use super::layers::Layer;
+use super::restore::RestoreArgs;
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
+use std::ffi::OsString;
+
+/// The whole command line.
+#[derive(Parser, Debug)]
+#[command(
+    name = "tarpon",
+    version,
+    about = "Serves whole git repositories as one compressed archive, snapshot.tar.zst.",
+    long_about = "Serves whole git repositories as one compressed archive, snapshot.tar.zst \
+                  (worktree and .git). Unpacking it is the same as a fresh git clone, only much \
+                  faster: the first byte leaves within milliseconds.",
+    after_help = TOP_AFTER_HELP,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum Verb {
+    /// Run the server
+    #[command(after_help = SERVE_AFTER_HELP)]
+    Serve(Box<ServeArgs>),
+    /// Fetch a repository from a server and unpack it
+    #[command(after_help = RESTORE_AFTER_HELP)]
+    Restore(RestoreArgs),
+}
+
+const TOP_AFTER_HELP: &str = "\
+Examples:
+  tarpon serve
+  curl -f http://127.0.0.1:8080/git/github.com/rust-lang/log/snapshot.tar.zst | tar --zstd -x
+  tarpon restore https://github.com/rust-lang/log ./log
+
+Exit codes:
+  0  done; for serve: stopped by SIGTERM or SIGINT
+  1  failed while running; standard error says why
+  2  wrong command line or configuration; nothing was started";
+
+const SERVE_AFTER_HELP: &str = "\
+Environment and file:
+  Every flag is also an environment variable and a key of the configuration file:
+  --fetch-interval 5m is TARPON_FETCH_INTERVAL=5m and fetch_interval = \"5m\".
+  A flag wins over the environment, the environment over the file, the file over the default.
+  A list (--upstream, --follow) is taken whole from the first of them that has it; in an
+  environment variable its items are separated by spaces or commas, in the file it is an array.
+  An empty variable counts as not set. TARPON_LOG (or RUST_LOG) filters the log: info, debug,
+  tarpon=debug.
+
+Examples:
+  tarpon serve
+      Serves github.com, gitlab.com, bitbucket.org and codeberg.org on 127.0.0.1:8080.
+  tarpon serve --listen 0.0.0.0:8080 --state /var/lib/tarpon --cache-limit 500G
+  tarpon serve --upstream git.example.org
+      Also serves https://git.example.org/.
+  tarpon serve --no-default-upstreams --upstream local=file:///srv/git/
+      Serves /srv/git/team/app.git as /git/local/team/app/snapshot.tar.zst, and nothing else.
+
+Exit codes:
+  0  stopped by SIGTERM or SIGINT
+  1  failed while running; standard error says why
+  2  wrong command line or configuration; nothing was started";
+
+const RESTORE_AFTER_HELP: &str = "\
+Example:
+  tarpon restore https://github.com/rust-lang/log ./log --server http://cache.example.org:8080
+
+Exit codes:
+  0  restored
+  1  failed; standard error says why
+  2  wrong command line";
+
+/// The flags of `tarpon serve`, as given. `into_layer` is their only way out.
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Serving")]
+pub(super) struct ServeArgs {
+    /// Configuration file (TOML). None is read unless named here or in TARPON_CONFIG
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<OsString>,
+
+    /// Address to listen on; use 0.0.0.0:8080 to serve other machines [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<OsString>,
+
+    /// Directory for mirrors and snapshots, one server each. Default: $STATE_DIRECTORY as systemd
+    /// sets it, else $XDG_CACHE_HOME/tarpon, else ~/.cache/tarpon
+    #[arg(long, value_name = "DIR")]
+    state: Option<OsString>,
+
+    /// On SIGTERM, let running responses finish for this long, then end them [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    shutdown_grace: Option<OsString>,
+
+    /// Drop a client that takes no byte for this long; slow ones are never dropped [default: 60s]
+    #[arg(long, value_name = "TIME")]
+    stall_timeout: Option<OsString>,
+
+    /// Close a connection that asks for nothing for this long [default: 60s]
+    #[arg(long, value_name = "TIME")]
+    idle_timeout: Option<OsString>,
+
+    /// How to write the log: human, json, or auto (human on a terminal, else json)
+    /// [default: auto]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<OsString>,
+
+    /// Serve repositories of this host too; may be repeated. HOST alone means https://HOST/;
+    /// BASE_URL is an https, http, ssh, git or file URL. Added to github.com, gitlab.com,
+    /// bitbucket.org and codeberg.org
+    #[arg(long, value_name = "HOST[=BASE_URL]", help_heading = "Upstreams")]
+    upstream: Vec<OsString>,
+
+    /// Serve only what --upstream names
+    #[arg(
+        long,
+        value_name = "true|false",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Upstreams"
+    )]
+    no_default_upstreams: Option<OsString>,
+
+    /// Mirror these refs too, such as 'refs/pull/*'; may be repeated. Branches and tags always are
+    #[arg(long, value_name = "REFS", help_heading = "Upstreams")]
+    follow: Vec<OsString>,
+
+    /// How often to fetch each mirror from its upstream [default: 15m]
+    #[arg(long, value_name = "TIME", help_heading = "Upstreams")]
+    fetch_interval: Option<OsString>,
+
+    /// Give up a clone from an upstream after this long [default: 1h]
+    #[arg(long, value_name = "TIME", help_heading = "Upstreams")]
+    clone_timeout: Option<OsString>,
+
+    /// How much the snapshots may take: bytes such as 500G (K, M, G and T are powers of 1024), or
+    /// a share of the file system such as 80% [default: 80%]
+    #[arg(long, value_name = "SIZE", help_heading = "Cache")]
+    cache_limit: Option<OsString>,
+
+    /// How much of the file system stays free, whatever --cache-limit says; same form
+    /// [default: 5%]
+    #[arg(long, value_name = "SIZE", help_heading = "Cache")]
+    cache_free_floor: Option<OsString>,
+
+    /// zstd level, 1 (fast) to 19 (small); higher ones make the first client of a snapshot wait
+    /// [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Cache")]
+    level: Option<OsString>,
+
+    /// Network threads. Default: the processors that this process may use
+    #[arg(long, value_name = "N", help_heading = "Threads")]
+    cores: Option<OsString>,
+
+    /// Threads that build snapshots. Default: as many as --cores
+    #[arg(long, value_name = "N", help_heading = "Threads")]
+    encoders: Option<OsString>,
+
+    /// How to do network input and output: uring, epoll, or auto (io_uring where the system
+    /// allows it) [default: auto]
+    #[arg(long, value_name = "DRIVER", help_heading = "Threads")]
+    io_driver: Option<OsString>,
+}
+
+impl ServeArgs {
+    /// The flags that were given, by key. `config` is not among them: it says where another layer
+    /// is.
+    pub(super) fn into_layer(self) -> Layer {
+        let list = |values: Vec<OsString>| (!values.is_empty()).then_some(values);
+        let one = |value: Option<OsString>| value.map(|value| vec![value]);
+        // Taken apart by name, so that a new flag that is forgotten here does not compile.
+        let Self {
+            config: _,
+            listen,
+            state,
+            shutdown_grace,
+            stall_timeout,
+            idle_timeout,
+            log_format,
+            upstream,
+            no_default_upstreams,
+            follow,
+            fetch_interval,
+            clone_timeout,
+            cache_limit,
+            cache_free_floor,
+            level,
+            cores,
+            encoders,
+            io_driver,
+        } = self;
+        let given = [
+            ("listen", one(listen)),
+            ("state", one(state)),
+            ("shutdown_grace", one(shutdown_grace)),
+            ("stall_timeout", one(stall_timeout)),
+            ("idle_timeout", one(idle_timeout)),
+            ("log_format", one(log_format)),
+            ("upstream", list(upstream)),
+            ("no_default_upstreams", one(no_default_upstreams)),
+            ("follow", list(follow)),
+            ("fetch_interval", one(fetch_interval)),
+            ("clone_timeout", one(clone_timeout)),
+            ("cache_limit", one(cache_limit)),
+            ("cache_free_floor", one(cache_free_floor)),
+            ("level", one(level)),
+            ("cores", one(cores)),
+            ("encoders", one(encoders)),
+            ("io_driver", one(io_driver)),
+        ];
+        given
+            .into_iter()
+            .filter_map(|(key, values)| Some((key.into(), values?)))
+            .collect()
+    }
+}
+
+/// A key that the environment and the file may hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Key {
+    /// As in the file: lower case with underscores.
+    pub(super) name: String,
+    /// Whether it holds a list.
+    pub(super) is_list: bool,
+}
+
+/// Every key, read off the flags so that the two cannot differ.
+pub(super) fn keys() -> Vec<Key> {
+    let command = Cli::command();
+    let serve = command.find_subcommand("serve");
+    serve
+        .into_iter()
+        .flat_map(|serve| serve.get_arguments())
+        .filter(|arg| !matches!(arg.get_id().as_str(), "config" | "help"))
+        .map(|arg| Key {
+            name: arg.get_id().to_string(),
+            is_list: matches!(arg.get_action(), ArgAction::Append),
+        })
+        .collect()
+}

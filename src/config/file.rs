@@ -1,0 +1,130 @@
+//! The configuration file: TOML to a layer, with unknown keys refused by name.
+use super::cli::Key;
+use super::error::ConfigError;
+use super::layers::Layer;
+use crate::limits::CONFIG_FILE_MAX_BYTES;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+/// Reads `path`. Values stay text: they are checked together with those of other sources.
+pub(super) fn read(path: &Path, keys: &[Key]) -> Result<Layer, ConfigError> {
+    let text = read_bounded(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let table: toml::Table = text.parse().map_err(|source| ConfigError::Syntax {
+        path: path.to_owned(),
+        source: Box::new(source),
+    })?;
+    let mut layer = Layer::new();
+    for (name, value) in table {
+        let Some(key) = keys.iter().find(|key| key.name == name) else {
+            let hint = hint(&name, keys);
+            return Err(ConfigError::UnknownKey {
+                key: name,
+                path: path.to_owned(),
+                hint,
+            });
+        };
+        // An empty array is the same as none: a layer holds no empty lists.
+        let values = values_of(key, value).map_err(|allowed| ConfigError::Shape {
+            key: name.clone(),
+            path: path.to_owned(),
+            allowed,
+        })?;
+        if !values.is_empty() {
+            layer.insert(name, values);
+        }
+    }
+    Ok(layer)
+}
+
+fn read_bounded(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let mut file = File::open(path)?.take(CONFIG_FILE_MAX_BYTES + 1);
+    if file.read_to_string(&mut text)? as u64 > CONFIG_FILE_MAX_BYTES {
+        let message = format!("it has more than {CONFIG_FILE_MAX_BYTES} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    Ok(text)
+}
+
+fn values_of(key: &Key, value: toml::Value) -> Result<Vec<OsString>, &'static str> {
+    match value {
+        toml::Value::Array(items) if key.is_list => items
+            .into_iter()
+            .map(|item| scalar(item).ok_or("an array of strings"))
+            .collect(),
+        other => {
+            let allowed = if key.is_list {
+                "a string or an array of strings"
+            } else {
+                "one value"
+            };
+            scalar(other).map(|value| vec![value]).ok_or(allowed)
+        }
+    }
+}
+
+fn scalar(value: toml::Value) -> Option<OsString> {
+    match value {
+        toml::Value::String(text) => Some(text.into()),
+        toml::Value::Integer(number) => Some(number.to_string().into()),
+        toml::Value::Float(number) => Some(number.to_string().into()),
+        toml::Value::Boolean(yes) => Some(yes.to_string().into()),
+        toml::Value::Datetime(time) => Some(time.to_string().into()),
+        toml::Value::Array(_) | toml::Value::Table(_) => None,
+    }
+}
+
+/// The keys that `wrong` may have meant: a slip of a letter or two, or a part of a longer name.
+fn hint(wrong: &str, keys: &[Key]) -> String {
+    let wrong = wrong.to_lowercase().replace('-', "_");
+    let names = || keys.iter().map(|key| key.name.as_str());
+    let is_near = |name: &&str| {
+        let part = wrong.len() >= 3 && (name.contains(&wrong) || wrong.contains(name));
+        part || edit_distance(&wrong, name) <= 1 + name.len() / 5
+    };
+    let near: Vec<&str> = names().filter(is_near).collect();
+    if near.is_empty() {
+        return format!("known keys: {}", names().collect::<Vec<_>>().join(", "));
+    }
+    format!("did you mean {}?", near.join(" or "))
+}
+
+/// Levenshtein distance in characters.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edit_distance_counts_inserts_deletes_and_replacements() {
+        assert_eq!(edit_distance("", "abc"), 3);
+        assert_eq!(edit_distance("abc", ""), 3);
+        assert_eq!(edit_distance("kitten", "sitting"), 3);
+        assert_eq!(edit_distance("cores", "cores"), 0);
+    }
+
+    #[test]
+    fn a_file_that_never_ends_is_refused() {
+        let error = read_bounded(Path::new("/dev/zero")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+    }
+}

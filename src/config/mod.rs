@@ -1,0 +1,243 @@
+//! Flags, environment and file to one validated [`Config`] (DESIGN 6).
+//!
+//! Every value is text until all sources are merged; only then is it checked, so that a wrong one
+//! is reported with its key and where it came from, and a default never hides a value.
+mod cli;
+mod error;
+mod file;
+mod layers;
+mod restore;
+mod upstreams;
+mod value;
+
+pub use error::{ConfigError, Origin};
+pub use restore::RestoreArgs;
+pub use upstreams::{Upstream, Upstreams};
+pub use value::{IoDriver, LogFormat, Share};
+
+use crate::limits;
+use clap::Parser;
+use cli::{Cli, ServeArgs, Verb};
+use layers::Layers;
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What the process was started to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// `tarpon serve`.
+    Serve(Box<Config>),
+    /// `tarpon restore`.
+    Restore(RestoreArgs),
+}
+
+/// Everything that an operator can decide about the server.
+///
+/// Invariant: every value is within the bounds of [`limits`], and `state` is absolute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where to listen; port 0 lets the kernel choose.
+    pub listen: SocketAddr,
+    /// The state directory (DESIGN 5). It may not exist yet.
+    pub state: PathBuf,
+    /// How long running responses may go on after SIGTERM; may be zero.
+    pub shutdown_grace: Duration,
+    /// A client that takes no byte for this long is dropped.
+    pub stall_timeout: Duration,
+    /// A connection without a request for this long is closed.
+    pub idle_timeout: Duration,
+    /// How the log is written.
+    pub log_format: LogFormat,
+    /// The hosts that are served.
+    pub upstreams: Upstreams,
+    /// Refs, or patterns with one `*`, that mirrors follow besides heads and tags.
+    pub follow: Vec<String>,
+    /// Time between two fetches of a mirror, before jitter.
+    pub fetch_interval: Duration,
+    /// Limit for one clone.
+    pub clone_timeout: Duration,
+    /// How much the snapshots may take.
+    pub cache_limit: Share,
+    /// How much of the file system stays free; wins over `cache_limit`.
+    pub cache_free_floor: Share,
+    /// zstd level, 1 to 19.
+    pub level: i32,
+    /// Network threads.
+    pub cores: NonZeroUsize,
+    /// Encoder threads.
+    pub encoders: NonZeroUsize,
+    /// How the cores do their input and output.
+    pub io_driver: IoDriver,
+}
+
+/// Parses a whole command line, the program's name first. `env` looks up one environment variable
+/// (of `restore`, clap reads the process's own).
+///
+/// # Errors
+/// See [`ConfigError`]; `--help` and `--version` are among them. [`ConfigError::report`] shows any.
+pub fn parse<A>(args: A, env: impl Fn(&str) -> Option<OsString>) -> Result<Command, ConfigError>
+where
+    A: IntoIterator,
+    A::Item: Into<OsString> + Clone,
+{
+    let cli = Cli::try_parse_from(args).map_err(|error| ConfigError::Usage(Box::new(error)))?;
+    match cli.verb {
+        Verb::Serve(args) => Ok(Command::Serve(Box::new(Config::load(*args, &env)?))),
+        Verb::Restore(args) => Ok(Command::Restore(args)),
+    }
+}
+
+impl Config {
+    fn load(args: ServeArgs, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
+        let keys = cli::keys();
+        let from_env = || env("TARPON_CONFIG").filter(|path| !path.is_empty());
+        let file_path = args.config.clone().or_else(from_env).map(PathBuf::from);
+        let file = match &file_path {
+            Some(path) => file::read(path, &keys)?,
+            None => layers::Layer::new(),
+        };
+        let layers = Layers {
+            flags: args.into_layer(),
+            env: layers::env_layer(&keys, env),
+            file,
+            file_path: file_path.unwrap_or_default(),
+        };
+        Self::from_layers(&layers, env)
+    }
+
+    fn from_layers(
+        layers: &Layers,
+        env: &dyn Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, ConfigError> {
+        let time = |key, min_ms, max_ms, default_ms| {
+            let given = layers.one(key, value::duration(min_ms, max_ms))?;
+            Ok::<_, ConfigError>(given.unwrap_or(Duration::from_millis(default_ms)))
+        };
+        let client_time =
+            |key, min_ms, default_ms| time(key, min_ms, limits::CLIENT_TIMEOUT_MAX_MS, default_ms);
+        let upstream_time = |key, default_ms| {
+            time(
+                key,
+                limits::TIMEOUT_MIN_MS,
+                limits::UPSTREAM_TIME_MAX_MS,
+                default_ms,
+            )
+        };
+        let cores = match layers.one("cores", value::threads(limits::CORES_MAX))? {
+            Some(cores) => cores,
+            None => usable_processors(),
+        };
+        let level = value::number(limits::LEVEL_MIN, limits::LEVEL_MAX);
+        let min_ms = limits::TIMEOUT_MIN_MS;
+        Ok(Self {
+            listen: layers.one("listen", listen)?.unwrap_or(LISTEN_DEFAULT),
+            state: state(layers, env)?,
+            shutdown_grace: client_time("shutdown_grace", 0, limits::SHUTDOWN_GRACE_DEFAULT_MS)?,
+            stall_timeout: client_time("stall_timeout", min_ms, limits::STALL_TIMEOUT_DEFAULT_MS)?,
+            idle_timeout: client_time("idle_timeout", min_ms, limits::IDLE_TIMEOUT_DEFAULT_MS)?,
+            log_format: layers
+                .one("log_format", value::log_format)?
+                .unwrap_or_default(),
+            upstreams: upstreams(layers)?,
+            follow: layers.list("follow", value::follow)?.unwrap_or_default(),
+            fetch_interval: upstream_time("fetch_interval", limits::FETCH_INTERVAL_DEFAULT_MS)?,
+            clone_timeout: upstream_time("clone_timeout", limits::CLONE_TIMEOUT_DEFAULT_MS)?,
+            cache_limit: layers
+                .one("cache_limit", value::share(1))?
+                .unwrap_or(Share::LIMIT_DEFAULT),
+            cache_free_floor: layers
+                .one("cache_free_floor", value::share(0))?
+                .unwrap_or(Share::FLOOR_DEFAULT),
+            level: layers.one("level", level)?.unwrap_or(limits::LEVEL_DEFAULT),
+            cores,
+            encoders: layers
+                .one("encoders", value::threads(limits::ENCODERS_MAX))?
+                .unwrap_or(cores),
+            io_driver: layers
+                .one("io_driver", value::io_driver)?
+                .unwrap_or_default(),
+        })
+    }
+}
+
+/// Only this machine, until an operator says otherwise.
+const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    let allowed = "an IP address and a port, such as 127.0.0.1:8080, 0.0.0.0:8080 (all interfaces) or [::1]:8080";
+    text.parse().map_err(|_| allowed.into())
+}
+
+/// The processors in this process's affinity mask, fewer if a cgroup quota allows less; 1 when the
+/// system does not say.
+fn usable_processors() -> NonZeroUsize {
+    let found = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    found.min(NonZeroUsize::new(limits::CORES_MAX).unwrap_or(NonZeroUsize::MIN))
+}
+
+fn upstreams(layers: &Layers) -> Result<Upstreams, ConfigError> {
+    let configured = layers
+        .list("upstream", upstreams::upstream)?
+        .unwrap_or_default();
+    let without_defaults = layers
+        .one("no_default_upstreams", value::switch)?
+        .unwrap_or(false);
+    if without_defaults && configured.is_empty() {
+        let origin = layers
+            .find("no_default_upstreams")
+            .map(|(_, origin)| origin);
+        return Err(ConfigError::value(
+            "no_default_upstreams",
+            "true".as_ref(),
+            origin.unwrap_or_else(|| Origin::flag("no_default_upstreams")),
+            "true only together with at least one upstream, or nothing could be served",
+        ));
+    }
+    Upstreams::new(configured, !without_defaults).map_err(|host| {
+        let origin = layers.find("upstream").map(|(_, origin)| origin);
+        ConfigError::value(
+            "upstream",
+            host.as_ref(),
+            origin.unwrap_or_else(|| Origin::flag("upstream")),
+            "one base URL for each host",
+        )
+    })
+}
+
+/// The state directory: as given, else systemd's, else below the person's cache directory.
+fn state(layers: &Layers, env: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBuf, ConfigError> {
+    let Some((values, origin)) = layers.find("state") else {
+        return default_state(env).ok_or(ConfigError::NoState);
+    };
+    let given = values.last().cloned().unwrap_or_default();
+    let has_nul = given.as_encoded_bytes().contains(&0);
+    if given.is_empty() || has_nul || given.as_encoded_bytes().starts_with(b"~") {
+        let allowed = "a directory, which is made if it does not exist; '~' is not expanded here";
+        return Err(ConfigError::value("state", &given, origin, allowed));
+    }
+    std::path::absolute(&given).map_err(|source| ConfigError::State {
+        path: PathBuf::from(given),
+        source,
+    })
+}
+
+fn default_state(env: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let absolute = |name: &str| {
+        let value = env(name)?;
+        // systemd separates several state directories by colons; the first one is ours.
+        let first = match value.to_str() {
+            Some(text) if name == "STATE_DIRECTORY" => text.split(':').next()?.into(),
+            _ => value,
+        };
+        Some(PathBuf::from(first)).filter(|path| path.is_absolute())
+    };
+    absolute("STATE_DIRECTORY")
+        .or_else(|| Some(absolute("XDG_CACHE_HOME")?.join("tarpon")))
+        .or_else(|| Some(absolute("HOME")?.join(Path::new(".cache/tarpon"))))
+}
+
+#[cfg(test)]
+mod tests;

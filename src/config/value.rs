@@ -1,0 +1,328 @@
+//! Values from text. Each parser fails with what is allowed.
+use crate::limits::{CACHE_FREE_FLOOR_DEFAULT_PERCENT, CACHE_LIMIT_DEFAULT_PERCENT};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+/// How the cores do their input and output (DESIGN 4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IoDriver {
+    /// io_uring where the system allows it, else epoll.
+    #[default]
+    Auto,
+    /// io_uring, or do not start.
+    Uring,
+    /// epoll.
+    Epoll,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// Human on a terminal, JSON otherwise.
+    #[default]
+    Auto,
+    /// For a person.
+    Human,
+    /// One JSON object per line.
+    Json,
+}
+
+/// An amount of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// So many bytes.
+    Bytes(u64),
+    /// So many percent of the file system's size, 0 to 100.
+    Percent(u8),
+}
+
+impl Share {
+    /// The default of `cache_limit`.
+    pub const LIMIT_DEFAULT: Self = Self::Percent(CACHE_LIMIT_DEFAULT_PERCENT);
+    /// The default of `cache_free_floor`. A share and not bytes, so that it neither eats a small
+    /// file system nor is nothing on a large one.
+    pub const FLOOR_DEFAULT: Self = Self::Percent(CACHE_FREE_FLOOR_DEFAULT_PERCENT);
+
+    /// The bytes that this is of a file system of `total_bytes`; never more than those.
+    pub fn of(self, total_bytes: u64) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.min(total_bytes),
+            // In u128, where the product of any u64 and 100 fits; the quotient is at most
+            // `total_bytes`, so that the cast loses nothing.
+            Self::Percent(percent) => {
+                (u128::from(total_bytes) * u128::from(percent.min(100)) / 100) as u64
+            }
+        }
+    }
+}
+
+pub(super) fn io_driver(text: &str) -> Result<IoDriver, String> {
+    match text {
+        "auto" => Ok(IoDriver::Auto),
+        "uring" => Ok(IoDriver::Uring),
+        "epoll" => Ok(IoDriver::Epoll),
+        _ => Err("auto, uring or epoll".into()),
+    }
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "auto" => Ok(LogFormat::Auto),
+        "human" => Ok(LogFormat::Human),
+        "json" => Ok(LogFormat::Json),
+        _ => Err("auto, human or json".into()),
+    }
+}
+
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err("true or false".into()),
+    }
+}
+
+/// A count of threads, 1 to `max`.
+pub(super) fn threads(max: usize) -> impl Fn(&str) -> Result<NonZeroUsize, String> {
+    move |text| {
+        let count = digits(text).and_then(|count| usize::try_from(count).ok());
+        count
+            .filter(|count| *count <= max)
+            .and_then(NonZeroUsize::new)
+            .ok_or_else(|| format!("a whole number from 1 to {max}"))
+    }
+}
+
+/// A whole number from `min` to `max`.
+pub(super) fn number(min: i32, max: i32) -> impl Fn(&str) -> Result<i32, String> {
+    move |text| {
+        let number = digits(text).and_then(|number| i32::try_from(number).ok());
+        number
+            .filter(|number| (min..=max).contains(number))
+            .ok_or_else(|| format!("a whole number from {min} to {max}"))
+    }
+}
+
+/// A duration from `min_ms` to `max_ms`: a whole number and ms, s, m or h. `0` needs no unit.
+pub(super) fn duration(min_ms: u64, max_ms: u64) -> impl Fn(&str) -> Result<Duration, String> {
+    move |text| {
+        duration_ms(text)
+            .filter(|ms| (min_ms..=max_ms).contains(ms))
+            .map(Duration::from_millis)
+            .ok_or_else(|| {
+                let (min, max) = (show_ms(min_ms), show_ms(max_ms));
+                format!("a time such as 250ms, 90s, 15m or 1h, from {min} to {max}")
+            })
+    }
+}
+
+fn duration_ms(text: &str) -> Option<u64> {
+    let (number, unit) = split_unit(text)?;
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "" if number == 0 => 1,
+        _ => return None,
+    };
+    number.checked_mul(unit_ms)
+}
+
+/// The shortest way to write so many milliseconds that [`duration`] reads.
+fn show_ms(ms: u64) -> String {
+    match ms {
+        0 => "0s".into(),
+        ms if ms % 3_600_000 == 0 => format!("{}h", ms / 3_600_000),
+        ms if ms % 60_000 == 0 => format!("{}m", ms / 60_000),
+        ms if ms % 1000 == 0 => format!("{}s", ms / 1000),
+        ms => format!("{ms}ms"),
+    }
+}
+
+/// Bytes with an optional K, M, G or T (powers of 1024; also as KiB, MiB, GiB, TiB), or percent
+/// up to 100; at least `min` of either.
+pub(super) fn share(min: u8) -> impl Fn(&str) -> Result<Share, String> {
+    move |text| {
+        let share = parse_share(text).filter(|share| match share {
+            Share::Bytes(bytes) => *bytes >= u64::from(min),
+            Share::Percent(percent) => *percent >= min,
+        });
+        share.ok_or_else(|| {
+            format!(
+                "bytes such as 500G (with K, M, G or T as powers of 1024), or {min}% to 100% of \
+                 the file system"
+            )
+        })
+    }
+}
+
+fn parse_share(text: &str) -> Option<Share> {
+    let (number, unit) = split_unit(text)?;
+    if unit == "%" {
+        let percent = u8::try_from(number)
+            .ok()
+            .filter(|percent| *percent <= 100)?;
+        return Some(Share::Percent(percent));
+    }
+    let shift = match unit {
+        "" | "B" => 0,
+        "K" | "KiB" => 10,
+        "M" | "MiB" => 20,
+        "G" | "GiB" => 30,
+        "T" | "TiB" => 40,
+        _ => return None,
+    };
+    number.checked_mul(1 << shift).map(Share::Bytes)
+}
+
+/// Leading decimal digits, and what stands behind them.
+fn split_unit(text: &str) -> Option<(u64, &str)> {
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    Some((digits(number)?, unit))
+}
+
+/// Only digits: `u64`'s own parser would take a sign too.
+fn digits(text: &str) -> Option<u64> {
+    text.bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| text.parse().ok())?
+}
+
+/// A ref, or a pattern with one `*`, that a mirror follows besides heads and tags. The rules are
+/// those of `git check-ref-format --refspec-pattern`, and it must be below `refs/`.
+pub(super) fn follow(text: &str) -> Result<String, String> {
+    let parts_are_plain = text.split('/').all(|part| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && !part.ends_with('.')
+            && !part.ends_with(".lock")
+    });
+    let banned = |c: char| c.is_control() || c.is_whitespace() || "~^:?[\\".contains(c);
+    let is_plain = text.starts_with("refs/")
+        && text.matches('*').count() <= 1
+        && parts_are_plain
+        && !text.contains("..")
+        && !text.contains("@{")
+        && !text.contains(banned);
+    let allowed = || "a ref or a pattern with one *, such as refs/pull/* or refs/notes/commits";
+    is_plain
+        .then(|| text.to_owned())
+        .ok_or_else(|| allowed().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn durations() {
+        let parse = duration(0, u64::MAX);
+        assert_eq!(parse("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse("15m"), Ok(Duration::from_secs(900)));
+        assert_eq!(parse("1h"), Ok(Duration::from_secs(3600)));
+        assert_eq!(parse("0"), Ok(Duration::ZERO));
+        for wrong in [
+            "",
+            "s",
+            "15",
+            "-1s",
+            "+1s",
+            "1.5h",
+            "1 h",
+            "1H",
+            "1d",
+            "99999999999999999h",
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(duration(100, 1000)("99ms").is_err());
+        assert!(duration(100, 1000)("1001ms").is_err());
+        let allowed = duration(100, 7_200_000)("x").unwrap_err();
+        assert!(allowed.ends_with("from 100ms to 2h"), "{allowed}");
+    }
+
+    #[test]
+    fn shares() {
+        let parse = share(1);
+        assert_eq!(parse("1"), Ok(Share::Bytes(1)));
+        assert_eq!(parse("4K"), Ok(Share::Bytes(4096)));
+        assert_eq!(parse("500G"), Ok(Share::Bytes(500 << 30)));
+        assert_eq!(parse("2TiB"), Ok(Share::Bytes(2 << 40)));
+        assert_eq!(parse("80%"), Ok(Share::Percent(80)));
+        for wrong in [
+            "",
+            "G",
+            "0",
+            "0%",
+            "101%",
+            "300%",
+            "-1",
+            "1.5G",
+            "5GB",
+            "5g",
+            "99999999T",
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
+        assert_eq!(share(0)("0"), Ok(Share::Bytes(0)));
+        assert_eq!(share(0)("0%"), Ok(Share::Percent(0)));
+    }
+
+    #[test]
+    fn a_share_is_never_more_than_the_whole() {
+        assert_eq!(Share::Percent(80).of(1000), 800);
+        assert_eq!(Share::Percent(100).of(u64::MAX), u64::MAX);
+        assert_eq!(Share::Bytes(5000).of(1000), 1000);
+        assert_eq!(Share::Bytes(10).of(1000), 10);
+    }
+
+    #[test]
+    fn followed_refs() {
+        for right in [
+            "refs/pull/*",
+            "refs/pull/*/head",
+            "refs/notes/commits",
+            "refs/*",
+        ] {
+            assert_eq!(follow(right).as_deref(), Ok(right));
+        }
+        let wrong = [
+            "",
+            "pull/*",
+            "refs/",
+            "refs//x",
+            "refs/*/*",
+            "refs/a..b",
+            "refs/a:b",
+            "+refs/a",
+            "refs/.a",
+            "refs/a.lock",
+            "refs/a b",
+            "refs/a\u{7}",
+            "refs/a@{1}",
+            "refs/a\\b",
+            "--x",
+        ];
+        for wrong in wrong {
+            assert!(follow(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_is_what_is_read(ms in 0..=1u64 << 50) {
+            prop_assert_eq!(duration_ms(&show_ms(ms)), Some(ms));
+        }
+
+        #[test]
+        fn no_text_makes_a_parser_panic(text in ".*") {
+            let _ = (duration(0, u64::MAX)(&text), share(0)(&text), follow(&text), switch(&text));
+        }
+    }
+}
