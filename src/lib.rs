@@ -3,6 +3,7 @@ pub mod config;
 pub mod extent;
 pub mod faults;
 pub mod http;
+pub mod io;
 pub mod limits;
 pub mod log;
 pub mod metrics;

@@ -157,3 +157,14 @@ pub const METRICS_REPOSITORIES_MAX: usize = 1000;
 pub const LOG_QUEUE_RECORDS: usize = 4096;
 /// Longest that the end of the process waits for the log thread to write what is left: 5 s.
 pub const LOG_FINISH_MAX_MS: u64 = 5 * SECOND_MS;
+
+/// Bytes in one chunk of a response whose length is not known yet.
+pub const CHUNK_BYTES_MAX: u64 = 1 << 20;
+/// Bytes that one connection sends before its core looks at the others.
+pub const TURN_BYTES: u64 = 1 << 20;
+/// Bytes read ahead of a socket from files that are not in memory.
+pub const READ_AHEAD_BYTES: u64 = 8 << 20;
+/// How long a closing connection waits for a client to take a refusal.
+pub const LINGER_MS: u64 = 2_000;
+/// How long a client may take to send a request's head or body without sending a byte.
+pub const REQUEST_TIMEOUT_MS: u64 = 60_000;

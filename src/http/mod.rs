@@ -12,12 +12,14 @@
 //! ([`Reject::close`]): guessing is how one request is smuggled inside another.
 
 pub mod body;
+pub mod conn;
 pub mod head;
 pub mod precondition;
 pub mod range;
 pub mod response;
 pub mod route;
 mod scan;
+pub mod socket;
 
 use crate::limits::FIELD_LINES_MAX;
 

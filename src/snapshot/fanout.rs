@@ -10,11 +10,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use crate::extent::{Inline, Layout, Segment};
+use crate::extent::{Layout, Next, Piece, Segment};
 use crate::limits::{SPOOL_LAG_BYTES, WINDOW_BYTES};
-
-/// Bytes of the archive on their way: shared by the window, the spool writer and the sockets.
-pub type Piece = Arc<Vec<u8>>;
 
 /// How the archive ends. A reader is never left to guess.
 #[derive(Debug, Clone)]
@@ -25,43 +22,6 @@ pub enum Status {
     Complete,
     /// It will never be complete; what was sent must not look whole.
     Failed(Arc<str>),
-}
-
-/// What a reader finds at its offset.
-#[derive(Debug)]
-pub enum Next {
-    /// Bytes in memory: `piece[start..end]`.
-    Memory {
-        piece: Piece,
-        start: usize,
-        end: usize,
-    },
-    /// Framing bytes.
-    Inline(Inline),
-    /// Bytes of the spool (`None`) or of a linked file.
-    File {
-        file: Option<u32>,
-        offset: u64,
-        len: u64,
-    },
-    /// Nothing yet; the waker is called when there is.
-    Wait,
-    /// The end of a complete archive.
-    End,
-    /// The archive failed.
-    Failed(Arc<str>),
-}
-
-impl Next {
-    /// Bytes this step sends.
-    pub fn wire_bytes(&self) -> u64 {
-        match self {
-            Next::Memory { start, end, .. } => (end - start) as u64,
-            Next::Inline(inline) => inline.as_slice().len() as u64,
-            Next::File { len, .. } => *len,
-            Next::Wait | Next::End | Next::Failed(_) => 0,
-        }
-    }
 }
 
 struct Reader {

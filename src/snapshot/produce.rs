@@ -13,7 +13,7 @@ use std::sync::Arc;
 use gix::ObjectId;
 
 use super::big;
-use super::fanout::{Abandoned, Fanout, Piece};
+use super::fanout::{Abandoned, Fanout};
 use super::filter::AttributeFiles;
 use super::index::{Plan, Writer};
 use super::job::{Batch, EncoderState, JobError, Local, Outcome, Source, encode};
@@ -23,7 +23,7 @@ use super::view::{Linked, View};
 use super::walk::{ATTRIBUTES_FILE, Step, WalkError, walk};
 use super::zstd::frame::{Compressor, FrameError};
 use super::zstd::ring::{Pending, Ring, RingError};
-use crate::extent::{RAW_FRAME_BYTES, content_checksum};
+use crate::extent::{Piece, RAW_FRAME_BYTES, content_checksum};
 use crate::faults::Faults;
 use crate::limits::{FRAME_TAR_BYTES, RAW_JOB_BYTES};
 

@@ -1,0 +1,335 @@
+//! A connection on a core: reads requests, has them answered, writes the answers in order.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use monoio::net::TcpStream;
+
+use super::body::Decoder;
+use super::head::{Framing, Parse, RequestHead, Scan, parse_from};
+use super::response::{CONTINUE, Text};
+use super::socket::{SendError, Sent, Socket};
+use super::{Method, Reject};
+use crate::extent::Source;
+use crate::limits::{BODY_BYTES_MAX, HEAD_BYTES_MAX, LINGER_MS, REQUEST_TIMEOUT_MS};
+
+/// Bytes a connection's buffer starts with; most heads fit.
+const INPUT_BYTES: usize = 4096;
+
+/// How long a connection may be left alone.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Between two requests.
+    pub idle: Duration,
+    /// While the client takes nothing of a response.
+    pub stall: Duration,
+}
+
+/// The content of an answer, after its head.
+pub enum Payload {
+    /// None, or all of it was written behind the head.
+    Written,
+    /// From wire offset `start` to `end`, or in chunks to the source's own end.
+    Stream {
+        source: Box<dyn Source>,
+        start: u64,
+        end: Option<u64>,
+    },
+}
+
+/// An answer whose head stands in the connection's output buffer.
+pub struct Answer<N> {
+    /// What follows the head.
+    pub payload: Payload,
+    /// Whether the next request may follow.
+    pub keep_alive: bool,
+    /// What the service wants back when the answer is sent.
+    pub note: N,
+}
+
+/// What became of an answer.
+#[derive(Debug)]
+pub struct Done {
+    /// Content that was sent.
+    pub sent: Sent,
+    /// When the request's head was complete.
+    pub asked: Instant,
+    /// Whether all of it was sent.
+    pub result: Result<(), SendError>,
+}
+
+/// What answers requests. One for each core.
+pub trait Service: 'static {
+    /// What it keeps of a request until the answer is sent.
+    type Note;
+
+    /// Writes the head (and any short content) of the answer to `out`.
+    fn answer(
+        &self,
+        head: &RequestHead<'_>,
+        body: &[u8],
+        out: &mut Vec<u8>,
+    ) -> impl Future<Output = Answer<Self::Note>>;
+
+    /// Writes the refusal of a request that could not be read; the connection closes.
+    fn refuse(&self, reject: &Reject, out: &mut Vec<u8>);
+
+    /// The limit of the body that `head` may bring, if it may bring one.
+    fn body_bytes_max(&self, head: &RequestHead<'_>) -> u64;
+
+    /// An answer was sent, or failed.
+    fn done(&self, note: Self::Note, done: Done, peer: SocketAddr);
+
+    /// A connection was closed because of the client's silence.
+    fn timed_out(&self);
+
+    /// Ready when connections are to close after the request at hand.
+    fn closing(&self) -> impl Future<Output = ()>;
+
+    /// Whether [`closing`](Service::closing) is ready.
+    fn is_closing(&self) -> bool;
+}
+
+/// Why a connection ends without an answer.
+enum End {
+    /// The client closed it, or asked for nothing in time.
+    Quiet,
+    /// The request cannot be read.
+    Reject(Reject),
+}
+
+impl From<Reject> for End {
+    fn from(reject: Reject) -> End {
+        End::Reject(reject)
+    }
+}
+
+impl From<io::Error> for End {
+    fn from(_: io::Error) -> End {
+        End::Quiet
+    }
+}
+
+struct Connection<S> {
+    socket: Socket,
+    service: Rc<S>,
+    peer: SocketAddr,
+    patience: Patience,
+    /// What was read and not yet used.
+    input: Vec<u8>,
+    output: Vec<u8>,
+}
+
+/// Serves a connection until it ends. `epoll` says which driver the core runs on.
+pub async fn serve<S: Service>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    service: Rc<S>,
+    patience: Patience,
+    epoll: bool,
+) {
+    // A socket that cannot be prepared is one that the client has closed already.
+    let Ok(socket) = Socket::new(stream, patience.stall, epoll) else {
+        return;
+    };
+    let mut connection = Connection {
+        socket,
+        service,
+        peer,
+        patience,
+        input: Vec::with_capacity(INPUT_BYTES),
+        output: Vec::new(),
+    };
+    loop {
+        match connection.request().await {
+            Ok(true) => {}
+            Ok(false) => {
+                let linger = Duration::from_millis(LINGER_MS);
+                return connection.socket.linger(linger).await;
+            }
+            Err(End::Quiet) => return,
+            Err(End::Reject(reject)) => return connection.refuse(&reject).await,
+        }
+    }
+}
+
+impl<S: Service> Connection<S> {
+    /// Reads and answers one request. Whether another may follow.
+    async fn request(&mut self) -> Result<bool, End> {
+        let mut scan = Scan::default();
+        let first = self.input.is_empty();
+        while let Parse::Partial = parse_from(&self.input, &mut scan)? {
+            if self.input.len() > HEAD_BYTES_MAX + INPUT_BYTES {
+                return Err(End::Quiet);
+            }
+            let waits_for_first_byte = first && self.input.is_empty();
+            self.read_more(waits_for_first_byte).await?;
+        }
+        let asked = Instant::now();
+        let input = std::mem::take(&mut self.input);
+        let Parse::Complete { head, head_bytes } = parse_from(&input, &mut scan)? else {
+            return Err(End::Quiet);
+        };
+        let body = self.read_body(&head, &input[head_bytes..]).await?;
+        self.output.clear();
+        let mut output = std::mem::take(&mut self.output);
+        let service = self.service.clone();
+        let Some(mut answer) = self
+            .while_connected(service.answer(&head, &body, &mut output))
+            .await
+        else {
+            return Err(End::Quiet);
+        };
+        self.output = output;
+        answer.keep_alive &= !self.service.is_closing();
+        let mut sent = Sent::default();
+        let result = self.send(&mut answer.payload, &mut sent).await;
+        let whole = result.is_ok();
+        if !whole {
+            // Whatever the framing says: what was sent must not look like all of it.
+            self.socket.reset_on_close();
+        }
+        let done = Done {
+            sent,
+            asked,
+            result,
+        };
+        self.service.done(answer.note, done, self.peer);
+        if !whole {
+            return Err(End::Quiet);
+        }
+        Ok(answer.keep_alive)
+    }
+
+    async fn send(&self, payload: &mut Payload, sent: &mut Sent) -> Result<(), SendError> {
+        match payload {
+            Payload::Written => self.socket.send(&self.output, false).await,
+            Payload::Stream { source, start, end } => {
+                self.socket.send(&self.output, true).await?;
+                self.socket
+                    .send_source(source.as_mut(), *start, *end, sent)
+                    .await
+            }
+        }
+    }
+
+    /// Reads into the input buffer. Ends quietly when nothing comes in time or all is over.
+    async fn read_more(&mut self, idle: bool) -> Result<(), End> {
+        let limit = match idle {
+            true => self.patience.idle,
+            false => Duration::from_millis(REQUEST_TIMEOUT_MS),
+        };
+        let mut buffer = [0u8; INPUT_BYTES];
+        let received = if idle {
+            let receive = std::pin::pin!(self.socket.receive(&mut buffer, limit));
+            let closing = std::pin::pin!(self.service.closing());
+            match first(receive, closing).await {
+                First::Left(received) => received,
+                First::Right(()) => return Err(End::Quiet),
+            }
+        } else {
+            self.socket.receive(&mut buffer, limit).await
+        };
+        match received {
+            Ok(0) => Err(End::Quiet),
+            Ok(count) => {
+                self.input.extend_from_slice(&buffer[..count]);
+                Ok(())
+            }
+            Err(e) => {
+                if e.kind() == io::ErrorKind::TimedOut {
+                    self.service.timed_out();
+                }
+                Err(End::Quiet)
+            }
+        }
+    }
+
+    /// Reads the body of a request whose first bytes are `rest`; what follows the body goes
+    /// back to the input.
+    async fn read_body(&mut self, head: &RequestHead<'_>, rest: &[u8]) -> Result<Vec<u8>, End> {
+        if head.framing == Framing::None {
+            self.input.extend_from_slice(rest);
+            return Ok(Vec::new());
+        }
+        let max = self.service.body_bytes_max(head).min(BODY_BYTES_MAX);
+        let mut decoder = Decoder::new(head.framing, max)?;
+        let mut body = Vec::new();
+        let mut progress = decoder.decode(rest, &mut body)?;
+        self.input.extend_from_slice(&rest[progress.consumed..]);
+        if !progress.finished && head.expect_continue {
+            self.socket
+                .send(CONTINUE, false)
+                .await
+                .map_err(|_| End::Quiet)?;
+        }
+        while !progress.finished {
+            self.read_more(false).await?;
+            let input = std::mem::take(&mut self.input);
+            progress = decoder.decode(&input, &mut body)?;
+            self.input.extend_from_slice(&input[progress.consumed..]);
+        }
+        Ok(body)
+    }
+
+    /// Runs `work` to its end, or gives up when the client leaves meanwhile.
+    async fn while_connected<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        // Most answers are ready at once.
+        if let First::Left(done) =
+            first(work.as_mut(), std::pin::pin!(std::future::ready(()))).await
+        {
+            return Some(done);
+        }
+        let readable = std::pin::pin!(self.socket.readable());
+        match first(work.as_mut(), readable).await {
+            First::Left(done) => Some(done),
+            First::Right(_) if self.socket.peer_closed() => None,
+            // The next request is here already; it has to wait.
+            First::Right(_) => Some(work.await),
+        }
+    }
+
+    async fn refuse(&mut self, reject: &Reject) {
+        self.output.clear();
+        self.service.refuse(reject, &mut self.output);
+        // The connection ends whether the client takes this or not.
+        let _ = self.socket.send(&self.output, false).await;
+        self.socket.linger(Duration::from_millis(LINGER_MS)).await;
+    }
+}
+
+/// A refusal as text.
+pub fn write_reject(
+    reject: &Reject,
+    keep_alive: bool,
+    method: Method,
+    date: &str,
+    out: &mut Vec<u8>,
+) {
+    let text = Text::reject(reject, keep_alive, method == Method::Head);
+    // Its text is the program's own.
+    let _ = text.write(out, date);
+}
+
+enum First<A, B> {
+    Left(A),
+    Right(B),
+}
+
+/// Whichever is ready first; the left one if both are.
+async fn first<A, B>(
+    mut left: std::pin::Pin<&mut impl Future<Output = A>>,
+    mut right: std::pin::Pin<&mut impl Future<Output = B>>,
+) -> First<A, B> {
+    std::future::poll_fn(|context| {
+        if let std::task::Poll::Ready(a) = left.as_mut().poll(context) {
+            return std::task::Poll::Ready(First::Left(a));
+        }
+        right.as_mut().poll(context).map(First::Right)
+    })
+    .await
+}

@@ -1,0 +1,290 @@
+//! A client's socket on a core: waits, and sends the bodies of responses.
+//!
+//! All waiting is for readiness, which loses no bytes when it is cut short; the system calls
+//! themselves never block (see [`crate::io::net`]).
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::num::NonZeroU64;
+use std::os::fd::BorrowedFd;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use monoio::net::TcpStream;
+
+use super::response::{CHUNK_END, LAST_CHUNK, chunk_head};
+use crate::extent::{Next, Source};
+use crate::io::net;
+use crate::limits::{CHUNK_BYTES_MAX, TURN_BYTES};
+
+/// Why a response could not be sent whole.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The client went away.
+    #[error("the client has left: {0}")]
+    Left(io::Error),
+    /// The client took nothing for the whole stall limit.
+    #[error("the client took nothing for {0:?}")]
+    Stalled(Duration),
+    /// The body failed at its source.
+    #[error("{0}")]
+    Source(String),
+}
+
+/// What was sent of a body.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sent {
+    /// Bytes of content.
+    pub bytes: u64,
+    /// When the first of them left.
+    pub first: Option<Instant>,
+}
+
+/// See the module's text.
+pub struct Socket {
+    stream: TcpStream,
+    stall: Duration,
+    /// Whether the runtime reports readiness through epoll.
+    epoll: bool,
+    sent_in_turn: Cell<u64>,
+}
+
+impl Socket {
+    /// Takes over an accepted connection.
+    pub fn new(stream: TcpStream, stall: Duration, epoll: bool) -> io::Result<Socket> {
+        let socket = Socket {
+            stream,
+            stall,
+            epoll,
+            sent_in_turn: Cell::new(0),
+        };
+        net::prepare(socket.fd())?;
+        Ok(socket)
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        net::borrow(&self.stream)
+    }
+
+    /// Reads what is there, waiting up to `limit` for it; 0 at the end of the stream.
+    pub async fn receive(&self, buffer: &mut [u8], limit: Duration) -> io::Result<usize> {
+        loop {
+            match net::receive(self.fd(), buffer) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                other => return other,
+            }
+            match monoio::time::timeout(limit, self.stream.readable(false)).await {
+                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(ready) => ready?,
+            }
+        }
+    }
+
+    /// Waits until there is something to read, or the peer has closed.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.stream.readable(false).await
+    }
+
+    /// Whether the peer has closed its side and nothing is left to read.
+    pub fn peer_closed(&self) -> bool {
+        net::peer_closed(self.fd())
+    }
+
+    /// Has the connection end in a reset.
+    pub fn reset_on_close(&self) {
+        // Fails only on a connection that is reset already.
+        let _ = net::reset_on_close(self.fd());
+    }
+
+    /// Ends the sending side and reads what the client still sends, for a short while, so that
+    /// a reset for unread data does not overtake the response.
+    pub async fn linger(&self, limit: Duration) {
+        if net::end_sending(self.fd()).is_err() {
+            return;
+        }
+        let deadline = Instant::now() + limit;
+        let mut scratch = [0u8; 4096];
+        let mut left = 256;
+        while left > 0 {
+            let now = Instant::now();
+            let wait = deadline.saturating_duration_since(now);
+            match self.receive(&mut scratch, wait).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => left -= 1,
+            }
+        }
+    }
+
+    /// Waits until the client takes bytes again; fails when it has taken none for the limit.
+    async fn writable(&self) -> Result<(), SendError> {
+        self.sent_in_turn.set(0);
+        let mut unsent = net::unsent_bytes(self.fd());
+        loop {
+            match monoio::time::timeout(self.stall, self.stream.writable(false)).await {
+                Ok(ready) => return ready.map_err(SendError::Left),
+                Err(_) => {
+                    // A slow client may take bytes without making enough room to be called
+                    // writable: only one that takes none is stalled.
+                    let now = net::unsent_bytes(self.fd());
+                    if now.is_none() || now == unsent {
+                        return Err(SendError::Stalled(self.stall));
+                    }
+                    unsent = now;
+                }
+            }
+        }
+    }
+
+    /// Counts what one task sent without waiting, and lets the core's other tasks go on after
+    /// a fair share.
+    async fn turn(&self, bytes: u64) -> Result<(), SendError> {
+        let sent = self.sent_in_turn.get() + bytes;
+        self.sent_in_turn.set(sent);
+        if sent < TURN_BYTES {
+            return Ok(());
+        }
+        self.sent_in_turn.set(0);
+        if !self.epoll {
+            // Goes through the ring, so the core looks at everything else first.
+            return self.stream.writable(false).await.map_err(SendError::Left);
+        }
+        // The epoll driver would say "ready" from memory; it polls between two rounds of tasks.
+        let mut first = true;
+        poll_fn(|context| match std::mem::take(&mut first) {
+            true => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            false => Poll::Ready(Ok(())),
+        })
+        .await
+    }
+
+    /// Sends all of `bytes`; `more` says that other bytes follow at once.
+    pub async fn send(&self, mut bytes: &[u8], more: bool) -> Result<(), SendError> {
+        while !bytes.is_empty() {
+            match net::send(self.fd(), bytes, more) {
+                Ok(sent) => {
+                    bytes = &bytes[sent..];
+                    self.turn(sent as u64).await?;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(SendError::Left(e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the content of `source` from `start` to `end`; to its own end if that is `None`,
+    /// in chunked coding. `sent` counts along, also when it fails.
+    pub async fn send_source(
+        &self,
+        source: &mut dyn Source,
+        start: u64,
+        end: Option<u64>,
+        sent: &mut Sent,
+    ) -> Result<(), SendError> {
+        let mut at = start;
+        let mut resident = start;
+        let mut promised = end.unwrap_or(start);
+        loop {
+            if end.is_some_and(|end| at >= end) {
+                return Ok(());
+            }
+            let open_chunk = end.is_none() && at < promised;
+            if end.is_none() && !open_chunk {
+                if at > start {
+                    self.send(CHUNK_END, true).await?;
+                }
+                promised = at + self.open_chunk(source, at).await?;
+                if promised == at {
+                    return self.send(LAST_CHUNK, false).await;
+                }
+            }
+            if at >= resident {
+                resident = poll_fn(|cx| source.poll_resident(at, cx))
+                    .await
+                    .map_err(|e| SendError::Source(e.to_string()))?;
+            }
+            let max = promised.min(resident.max(at + 1)) - at;
+            let next = poll_fn(|cx| source.poll_next(at, max, cx)).await;
+            let last = end == Some(at + next.wire_bytes());
+            if let Some(count) = self.send_next(source, next, last).await? {
+                at += count;
+                sent.bytes = at - start;
+                sent.first.get_or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    /// Begins a chunk of what is there at `at`, waiting until there is something. Returns its
+    /// length: 0 at the end of the source, for which no chunk is begun.
+    async fn open_chunk(&self, source: &mut dyn Source, at: u64) -> Result<u64, SendError> {
+        match poll_fn(|cx| source.poll_next(at, 1, cx)).await {
+            Next::End => return Ok(0),
+            Next::Failed(why) => return Err(SendError::Source(why.to_string())),
+            _ => {}
+        }
+        let len = source.available(at).min(CHUNK_BYTES_MAX);
+        let Some(nonzero) = NonZeroU64::new(len) else {
+            return Err(SendError::Source("the archive shrank".into()));
+        };
+        self.send(chunk_head(nonzero).as_bytes(), true).await?;
+        Ok(len)
+    }
+
+    /// Sends what a source gave, or a part of it, and returns how much; `None` if the client had
+    /// to be waited for. Then the place is looked up again: a slow client must not keep a piece
+    /// in memory that everybody else is done with.
+    async fn send_next(
+        &self,
+        source: &dyn Source,
+        next: Next,
+        last: bool,
+    ) -> Result<Option<u64>, SendError> {
+        match next {
+            Next::Inline(inline) => {
+                self.send(inline.as_slice(), !last).await?;
+                Ok(Some(inline.as_slice().len() as u64))
+            }
+            Next::Memory { piece, start, end } => {
+                let tried = net::send(self.fd(), &piece[start..end], false);
+                drop(piece);
+                self.settle(tried).await
+            }
+            Next::File { file, offset, len } => {
+                let file = source
+                    .file(file)
+                    .map_err(|e| SendError::Source(e.to_string()))?;
+                match self
+                    .settle(net::send_file(self.fd(), file, offset, len))
+                    .await?
+                {
+                    Some(0) => Err(SendError::Source("a file is too short".into())),
+                    other => Ok(other),
+                }
+            }
+            Next::Failed(why) => Err(SendError::Source(why.to_string())),
+            Next::End | Next::Wait => Err(SendError::Source("the archive ends too early".into())),
+        }
+    }
+
+    /// What follows from one attempt to send: waits for room if there was none.
+    async fn settle(&self, tried: io::Result<usize>) -> Result<Option<u64>, SendError> {
+        match tried {
+            Ok(sent) => {
+                self.turn(sent as u64).await?;
+                Ok(Some(sent as u64))
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                self.writable().await?;
+                Ok(None)
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(None),
+            Err(e) => Err(SendError::Left(e)),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The operating system, as the rest of the program sees it.
+pub mod net;
+pub mod residency;
