@@ -75,6 +75,11 @@ fn frame_wire_bytes(len: u64) -> u64 {
     FRAME_HEADER_BYTES + len.div_ceil(RAW_BLOCK_BYTES) * BLOCK_HEADER_BYTES + len + CHECKSUM_BYTES
 }
 
+/// The sum, if it is a possible offset in a file.
+fn add_within_file(a: u64, b: u64) -> Option<u64> {
+    a.checked_add(b).filter(|sum| *sum <= i64::MAX as u64)
+}
+
 /// A few framing bytes, held by value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inline {
@@ -215,7 +220,85 @@ pub struct Layout {
     spool_bytes: u64,
 }
 
+/// Why a list of extents is not a [`Layout`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LayoutError {
+    #[error("extent {extent} is empty")]
+    Empty { extent: usize },
+    #[error("extent {extent} ends beyond the largest file offset")]
+    TooLong { extent: usize },
+    #[error("extent {extent} starts at {found} of the spool file, where {expected} comes next")]
+    SpoolGap {
+        extent: usize,
+        found: u64,
+        expected: u64,
+    },
+    #[error("extent {extent} begins with checksum {found}, where {expected} comes next")]
+    FirstChecksum {
+        extent: usize,
+        found: u64,
+        expected: u64,
+    },
+    #[error("{found} checksums are there for {expected} raw frames")]
+    ChecksumCount { found: u64, expected: u64 },
+}
+
 impl Layout {
+    /// A layout from its written parts. Every invariant of [`Layout`] is checked, with
+    /// arithmetic that cannot overflow whatever the parts are; file offsets and the length of
+    /// the whole are at most `i64::MAX`, the largest a file can have.
+    pub fn from_parts(extents: Vec<Extent>, checksums: Vec<u32>) -> Result<Layout, LayoutError> {
+        let mut starts = Vec::with_capacity(extents.len());
+        let (mut wire_bytes, mut spool_bytes, mut frames) = (0, 0, 0u64);
+        for (index, extent) in extents.iter().enumerate() {
+            starts.push(wire_bytes);
+            let too_long = LayoutError::TooLong { extent: index };
+            let (offset, len) = match *extent {
+                Extent::Spool { offset, len } | Extent::RawRun { offset, len, .. } => (offset, len),
+            };
+            if len == 0 {
+                return Err(LayoutError::Empty { extent: index });
+            }
+            // This bound also keeps `wire_bytes` of the extent, about 1.00003 times its
+            // length, far below the end of u64.
+            let end = add_within_file(offset, len).ok_or(too_long)?;
+            wire_bytes = add_within_file(wire_bytes, extent.wire_bytes()).ok_or(too_long)?;
+            match *extent {
+                Extent::Spool { .. } if offset != spool_bytes => {
+                    return Err(LayoutError::SpoolGap {
+                        extent: index,
+                        found: offset,
+                        expected: spool_bytes,
+                    });
+                }
+                Extent::Spool { .. } => spool_bytes = end,
+                Extent::RawRun { first_checksum, .. } if u64::from(first_checksum) != frames => {
+                    return Err(LayoutError::FirstChecksum {
+                        extent: index,
+                        found: first_checksum.into(),
+                        expected: frames,
+                    });
+                }
+                // No overflow: the sum of all lengths is below `wire_bytes`.
+                Extent::RawRun { .. } => frames += raw_frames(len),
+            }
+        }
+        let found = checksums.len() as u64;
+        if found != frames {
+            return Err(LayoutError::ChecksumCount {
+                found,
+                expected: frames,
+            });
+        }
+        Ok(Layout {
+            extents,
+            starts,
+            checksums,
+            wire_bytes,
+            spool_bytes,
+        })
+    }
+
     /// Length of the archive so far, in bytes on the wire.
     pub fn wire_bytes(&self) -> u64 {
         self.wire_bytes
@@ -571,5 +654,64 @@ mod tests {
                 at += segment.wire_bytes();
             }
         }
+    }
+
+    #[test]
+    fn parts_of_a_layout_make_the_same_layout() {
+        let mut layout = Layout::default();
+        layout.push_spool(10);
+        layout.push_raw(1, 7, RAW_FRAME_BYTES + 1, &[1, 2]);
+        layout.push_raw(0, 0, 1, &[3]);
+        layout.push_spool(20);
+        let parts = (layout.extents().to_vec(), layout.checksums().to_vec());
+        assert_eq!(Layout::from_parts(parts.0, parts.1), Ok(layout));
+        assert_eq!(
+            Layout::from_parts(Vec::new(), Vec::new()),
+            Ok(Layout::default())
+        );
+    }
+
+    #[test]
+    fn each_broken_invariant_of_the_parts_is_named() {
+        let spool = |offset, len| Extent::Spool { offset, len };
+        let raw = |offset, len, first_checksum| Extent::RawRun {
+            file: 0,
+            offset,
+            len,
+            first_checksum,
+        };
+        let error = |extents: &[Extent], checksums: usize| {
+            Layout::from_parts(extents.to_vec(), vec![0; checksums]).unwrap_err()
+        };
+        use LayoutError::*;
+        let file_max = i64::MAX as u64;
+        let gap = |found, expected| SpoolGap {
+            extent: 1,
+            found,
+            expected,
+        };
+        let first = |extent, found, expected| FirstChecksum {
+            extent,
+            found,
+            expected,
+        };
+        let count = |found, expected| ChecksumCount { found, expected };
+        assert_eq!(error(&[spool(0, 0)], 0), Empty { extent: 0 });
+        assert_eq!(error(&[raw(5, 0, 0)], 0), Empty { extent: 0 });
+        assert_eq!(error(&[spool(0, 5), spool(6, 5)], 0), gap(6, 5));
+        assert_eq!(error(&[spool(0, 5), spool(4, 5)], 0), gap(4, 5));
+        assert_eq!(error(&[raw(0, 1, 1)], 1), first(0, 1, 0));
+        let two_frames = raw(0, RAW_FRAME_BYTES + 1, 0);
+        assert_eq!(error(&[two_frames, raw(0, 1, 1)], 3), first(1, 1, 2));
+        assert_eq!(error(&[two_frames], 1), count(1, 2));
+        assert_eq!(error(&[two_frames], 3), count(3, 2));
+        assert_eq!(error(&[spool(0, 1)], 1), count(1, 0));
+        assert_eq!(error(&[raw(u64::MAX, 1, 0)], 1), TooLong { extent: 0 });
+        assert_eq!(error(&[raw(1, u64::MAX, 0)], 1), TooLong { extent: 0 });
+        assert_eq!(error(&[raw(0, file_max, 0)], 1), TooLong { extent: 0 });
+        let full = [spool(0, file_max), spool(file_max, 1)];
+        assert_eq!(error(&full, 0), TooLong { extent: 1 });
+        let sum = [spool(0, file_max), raw(0, 1, 0)];
+        assert_eq!(error(&sum, 1), TooLong { extent: 1 });
     }
 }

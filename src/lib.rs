@@ -1,4 +1,5 @@
 //! tarpon serves whole git repositories as one compressed archive.
+pub mod cache;
 pub mod config;
 pub mod extent;
 pub mod faults;

@@ -168,3 +168,16 @@ pub const READ_AHEAD_BYTES: u64 = 8 << 20;
 pub const LINGER_MS: u64 = 2_000;
 /// How long a client may take to send a request's head or body without sending a byte.
 pub const REQUEST_TIMEOUT_MS: u64 = 60_000;
+// --- cache: entries on disk and the state directory ---
+
+/// Longest metadata file of an entry, in bytes. It holds 4 bytes per file of the worktree and
+/// per 4 MiB of pack, so this is room for tens of millions of files; anything longer was not
+/// written by us and is not read into memory.
+pub const META_BYTES_MAX: u64 = 256 << 20;
+/// Directories between `mirrors/{host}` and a mirror that are searched at start.
+pub const MIRROR_DEPTH_MAX: usize = 32;
+
+const _: () = assert!(
+    META_BYTES_MAX <= u32::MAX as u64,
+    "fits memory of any machine"
+);

@@ -1,0 +1,12 @@
+//! The cache of finished snapshots: what an entry is on disk, and which entries stay.
+//!
+//! - [`entry`]: the metadata file of an entry as a pure codec, and the entry's id.
+//! - [`store`]: the state directory; staging, publishing, finding and removing entries.
+//! - [`evict`]: which entries leave when there are too many bytes, as a pure function.
+//!
+//! Everything here is synchronous and touches the file system: it runs on background threads,
+//! never on a network core.
+
+pub mod entry;
+pub mod evict;
+pub mod store;
