@@ -1,2 +1,3 @@
 //! tarpon serves whole git repositories as one compressed archive.
 pub mod limits;
+pub mod mirror;
