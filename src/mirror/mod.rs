@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! schedule (pure) ──due──> upstream::freshen ──> git ls-remote, git fetch   no lock held
-//!                                └─> packed ──> new refs                    write lock, ~1 ms
+//!                                └─> packed ──> new refs                    write lock, ~2 ms
 //!                          maintain ──> git pack-objects                    no lock held
 //!                                └─> old files removed                      write lock
 //! builder thread ──read lock──> refs::read

@@ -1,5 +1,6 @@
 //! Reads the refs of a bare mirror: `packed-refs`, loose files and HEAD. Synchronous; a
-//! builder thread calls it under the repository's read lock (50,000 refs take about 10 ms).
+//! builder thread calls it under the repository's read lock (50,000 packed refs: 15 ms with
+//! little optimisation).
 //!
 //! Loose files are read before `packed-refs`. `git pack-refs` writes the packed file first
 //! and removes the loose one then, so in this order no ref can be missed while it runs.

@@ -102,7 +102,7 @@ impl Git {
     }
 
     /// Brings the refs of `mirror` to those of upstream. `lock` is the repository's lock: it is
-    /// taken for writing only to put the new refs in force, which takes about a millisecond.
+    /// taken for writing only to put the new refs in force, which takes some milliseconds.
     /// If upstream is changed by force meanwhile it starts over, once. Calls for one mirror
     /// must not overlap.
     ///
