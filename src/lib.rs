@@ -8,5 +8,6 @@ pub mod io;
 pub mod limits;
 pub mod log;
 pub mod metrics;
+pub mod mirror;
 pub mod refs;
 pub mod snapshot;

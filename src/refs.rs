@@ -1,5 +1,6 @@
 //! Reads the refs of a bare mirror: `packed-refs`, loose files and HEAD. Synchronous; a
-//! builder thread calls it under the repository's read lock (50,000 refs take about 10 ms).
+//! builder thread calls it under the repository's read lock (50,000 packed refs: 15 ms with
+//! little optimisation).
 //!
 //! Loose files are read before `packed-refs`. `git pack-refs` writes the packed file first
 //! and removes the loose one then, so in this order no ref can be missed while it runs.
@@ -58,7 +59,7 @@ impl Follow {
     }
 
     /// Whether anything besides heads and tags is followed.
-    pub(super) fn has_more(&self) -> bool {
+    pub(crate) fn has_more(&self) -> bool {
         !self.patterns.is_empty()
     }
 }
@@ -175,14 +176,14 @@ pub fn read(mirror: &Path, follow: &Follow) -> Result<MirrorRefs, RefsError> {
 
 /// What a loose ref file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Loose {
+pub(crate) enum Loose {
     Direct(ObjectId),
     Symbolic(BString),
 }
 
 /// The contents of `packed-refs`, sorted by name.
 #[derive(Debug, Default)]
-pub(super) struct Packed {
+pub(crate) struct Packed {
     pub refs: Vec<Ref>,
     pub fully_peeled: bool,
 }
@@ -200,7 +201,7 @@ fn read_head(mirror: &Path) -> Result<Head, RefsError> {
 }
 
 /// Reads every loose ref under `refs/`.
-pub(super) fn read_loose(mirror: &Path) -> Result<BTreeMap<BString, Loose>, RefsError> {
+pub(crate) fn read_loose(mirror: &Path) -> Result<BTreeMap<BString, Loose>, RefsError> {
     let mut found = BTreeMap::new();
     let mut pending = vec![BString::from("refs")];
     while let Some(folder) = pending.pop() {
@@ -288,7 +289,7 @@ fn resolve(name: &BString, loose: &BTreeMap<BString, Loose>, packed: &[Ref]) -> 
 }
 
 /// Reads all of `packed-refs`, followed or not; a missing file is an empty one.
-pub(super) fn read_packed(mirror: &Path) -> Result<Packed, RefsError> {
+pub(crate) fn read_packed(mirror: &Path) -> Result<Packed, RefsError> {
     let path = mirror.join("packed-refs");
     match read_file(&path, limits::PACKED_REFS_BYTES_MAX)? {
         Some(bytes) => parse_packed(&path, &bytes),
@@ -363,7 +364,7 @@ fn check_name(path: &Path, line: usize, name: &[u8]) -> Result<(), RefsError> {
 }
 
 /// Whether git allows this as the full name of a ref under `refs/`.
-pub(super) fn is_ref_name(name: &[u8]) -> bool {
+pub(crate) fn is_ref_name(name: &[u8]) -> bool {
     name.starts_with(b"refs/") && gix::validate::reference::name(name.as_bstr()).is_ok()
 }
 
@@ -414,3 +415,6 @@ fn read_file(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, RefsError> {
     }
     Ok(Some(bytes))
 }
+
+#[cfg(test)]
+mod tests;

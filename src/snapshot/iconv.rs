@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn converts_with_marks_and_refuses_what_does_not_fit() {
-        let mut encode = |name: &[u8], text: &str| {
+        let encode = |name: &[u8], text: &str| {
             let mut encoder = Encoder::open(name).unwrap();
             // Twice, so that a descriptor's state does not leak from one file to the next.
             let first = encoder.encode(text.as_bytes());

@@ -1,0 +1,275 @@
+//! What can go wrong with a mirror, and how git's messages are read.
+use crate::refs::RefsError;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why an operation on a mirror failed. The text is one line that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum MirrorError {
+    /// Upstream says that there is no such repository.
+    #[error("upstream has no repository {url} ({line}): check the path")]
+    NotFound { url: String, line: String },
+    /// Upstream wants credentials or refuses those it got. Some hosts (GitHub) answer so for
+    /// repositories that do not exist, too.
+    #[error(
+        "upstream denies access to {url} ({line}): check the path, and that git has credentials for it"
+    )]
+    Denied { url: String, line: String },
+    /// No answer that makes sense came from upstream.
+    #[error(
+        "upstream of {url} is unreachable ({line}): check the network and the base URL, or try later"
+    )]
+    Unreachable { url: String, line: String },
+    /// An object that upstream listed was gone when it was fetched.
+    #[error("upstream {url} changed while it was fetched ({line}): try again")]
+    Vanished { url: String, line: String },
+    /// The time limit was over; the process group was killed.
+    #[error("{op} of {target} did not end within {} s and was stopped: try later or raise the time limit", .limit_ms.div_ceil(1000))]
+    TimedOut {
+        op: &'static str,
+        target: String,
+        limit_ms: u64,
+    },
+    /// git failed for a reason that is none of the above.
+    #[error("{op} of {target} failed ({}): {}", exit_text(.code), telling_line(.stderr))]
+    Git {
+        op: &'static str,
+        target: String,
+        /// Exit code; `None` when a signal ended it.
+        code: Option<i32>,
+        /// The last [`GIT_STDERR_TAIL_BYTES`](crate::limits::GIT_STDERR_TAIL_BYTES) of it.
+        stderr: String,
+    },
+    /// The git program could not be started.
+    #[error("cannot start {}: {source}: install git or name its path", .program.display())]
+    Start { program: PathBuf, source: io::Error },
+    /// git wrote more, or other, than is accepted.
+    #[error("{op} of {target}: output not accepted: {what}")]
+    Output {
+        op: &'static str,
+        target: String,
+        what: String,
+    },
+    /// A mirror that is there cannot be served.
+    #[error("mirror {} cannot be used: {reason}", .path.display())]
+    Unusable { path: PathBuf, reason: String },
+    /// The operating system refused a file operation.
+    #[error("cannot {op} {}: {source}", .path.display())]
+    Io {
+        op: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    /// The refs of the mirror could not be read.
+    #[error(transparent)]
+    Refs(#[from] RefsError),
+}
+
+impl MirrorError {
+    pub(super) fn io(op: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            op,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// The error of a git command that spoke to `url` and failed.
+    pub(super) fn from_network(
+        op: &'static str,
+        url: &str,
+        code: Option<i32>,
+        stderr: String,
+    ) -> Self {
+        let url = without_password(url);
+        let Some((class, line)) = classify(&stderr) else {
+            return Self::Git {
+                op,
+                target: url,
+                code,
+                stderr,
+            };
+        };
+        match class {
+            Class::NotFound => Self::NotFound { url, line },
+            Class::Denied => Self::Denied { url, line },
+            Class::Unreachable => Self::Unreachable { url, line },
+            Class::Vanished => Self::Vanished { url, line },
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    NotFound,
+    Denied,
+    Unreachable,
+    Vanished,
+}
+
+/// Messages of git, ssh, curl and the large hosts, in the order in which they are looked
+/// for: an ssh that was refused also ends in "does the repository exist", so what says more
+/// comes first. Compared in lower case, with quoted text (paths, URLs) taken out.
+const MESSAGES: &[(&str, Class)] = &[
+    ("not our ref", Class::Vanished),
+    ("unadvertised object", Class::Vanished),
+    ("dubious ownership", Class::Denied),
+    ("could not read username", Class::Denied),
+    ("could not read password", Class::Denied),
+    ("unable to get password", Class::Denied),
+    ("authentication failed", Class::Denied),
+    ("permission denied", Class::Denied),
+    ("host key verification failed", Class::Denied),
+    ("returned error: 401", Class::Denied),
+    ("returned error: 403", Class::Denied),
+    ("http basic: access denied", Class::Denied),
+    ("repository not found", Class::NotFound),
+    (
+        "project you were looking for could not be found",
+        Class::NotFound,
+    ),
+    ("repository does not exist", Class::NotFound),
+    ("does not appear to be a git repository", Class::NotFound),
+    ("repository not exported", Class::NotFound),
+    ("repository  does not exist", Class::NotFound),
+    ("repository  not found", Class::NotFound),
+    ("returned error: 404", Class::NotFound),
+    ("returned error: 410", Class::NotFound),
+    ("unable to access", Class::Unreachable),
+    ("could not resolve host", Class::Unreachable),
+    ("unable to look up", Class::Unreachable),
+    ("unable to connect", Class::Unreachable),
+    ("connection refused", Class::Unreachable),
+    ("connection timed out", Class::Unreachable),
+    ("connection reset", Class::Unreachable),
+    ("connection closed", Class::Unreachable),
+    ("network is unreachable", Class::Unreachable),
+    ("no route to host", Class::Unreachable),
+    ("hung up unexpectedly", Class::Unreachable),
+    ("rpc failed", Class::Unreachable),
+    ("early eof", Class::Unreachable),
+    ("could not read from remote repository", Class::Unreachable),
+];
+
+fn classify(stderr: &str) -> Option<(Class, String)> {
+    let plain: Vec<String> = stderr
+        .lines()
+        .map(|line| without_quoted(line).to_lowercase())
+        .collect();
+    MESSAGES.iter().find_map(|(message, class)| {
+        let at = plain.iter().position(|line| line.contains(message))?;
+        let line = stderr.lines().nth(at).unwrap_or_default();
+        Some((*class, without_password(line.trim())))
+    })
+}
+
+/// The text without what stands between single quotes: names there are chosen by others.
+fn without_quoted(line: &str) -> String {
+    line.split('\'').step_by(2).collect()
+}
+
+/// The line of git's stderr that says most about the failure.
+fn telling_line(stderr: &str) -> String {
+    let lines = || {
+        stderr
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+    };
+    let line = lines()
+        .find(|line| line.starts_with("fatal:"))
+        .or_else(|| lines().find(|line| line.starts_with("error:")))
+        .or_else(|| lines().next_back())
+        .unwrap_or("git wrote no message");
+    without_password(line)
+}
+
+fn exit_text(code: &Option<i32>) -> String {
+    code.map_or_else(
+        || "ended by a signal".to_owned(),
+        |code| format!("exit code {code}"),
+    )
+}
+
+/// Removes `user:password@` after every `://`, so that no message carries a secret.
+pub(super) fn without_password(text: &str) -> String {
+    let mut pieces = text.split("://");
+    let mut out = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let authority_end = piece
+            .find(|c: char| "/?#'\"".contains(c) || c.is_whitespace())
+            .unwrap_or(piece.len());
+        let secret_end = piece[..authority_end].rfind('@').map_or(0, |at| at + 1);
+        out.push_str("://");
+        out.push_str(&piece[secret_end..]);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class(stderr: &str) -> Option<Class> {
+        classify(stderr).map(|(class, _)| class)
+    }
+
+    #[test]
+    fn messages_of_real_hosts_are_understood() {
+        let rights =
+            "Please make sure you have the correct access rights\nand the repository exists.";
+        for (stderr, expected) in [
+            ("fatal: '/x/y' does not appear to be a git repository\nfatal: Could not read from remote repository.\n\n".to_owned() + rights, Class::NotFound),
+            ("fatal: repository 'http://127.0.0.1:3000/a/b/' not found\n".into(), Class::NotFound),
+            ("fatal: repository '/srv/x' does not exist".into(), Class::NotFound),
+            ("remote: Repository not found.\nfatal: repository 'https://github.com/a/b/' not found".into(), Class::NotFound),
+            ("ERROR: Repository not found.\nfatal: Could not read from remote repository.\n".to_owned() + rights, Class::NotFound),
+            ("fatal: remote error: access denied or repository not exported: /x".into(), Class::NotFound),
+            ("fatal: could not read Username for 'https://github.com': terminal prompts disabled".into(), Class::Denied),
+            ("git@github.com: Permission denied (publickey).\nfatal: Could not read from remote repository.\n".to_owned() + rights, Class::Denied),
+            ("fatal: unable to access 'https://h/a/': The requested URL returned error: 403".into(), Class::Denied),
+            ("fatal: unable to access 'https://h/a/': The requested URL returned error: 503".into(), Class::Unreachable),
+            ("fatal: unable to access 'http://127.0.0.1:1/x/': Failed to connect to 127.0.0.1 port 1 after 0 ms: Couldn't connect to server".into(), Class::Unreachable),
+            ("ssh: Could not resolve hostname h: Name or service not known\nfatal: Could not read from remote repository.".into(), Class::Unreachable),
+            ("fatal: remote error: upload-pack: not our ref 01".into(), Class::Vanished),
+        ] {
+            assert_eq!(class(&stderr), Some(expected), "{stderr}");
+        }
+        assert_eq!(
+            class("fatal: mismatched algorithms: client sha1; server sha256"),
+            None
+        );
+    }
+
+    #[test]
+    fn a_name_chosen_by_others_decides_nothing() {
+        assert_eq!(
+            class("fatal: bad object 'permission denied/repository not found'"),
+            None
+        );
+    }
+
+    #[test]
+    fn passwords_are_removed_from_messages() {
+        assert_eq!(without_password("https://u:p@h/x"), "https://h/x");
+        assert_eq!(
+            without_password("a 'https://u:p@h' b http://h/x@y"),
+            "a 'https://h' b http://h/x@y"
+        );
+        assert_eq!(without_password("no url"), "no url");
+    }
+
+    #[test]
+    fn display_is_one_line_with_the_message_of_git() {
+        let error = MirrorError::from_network(
+            "git fetch",
+            "https://u:p@h/x",
+            Some(128),
+            "warning: w\nfatal: boom\nhint: h\n".into(),
+        );
+        assert_eq!(
+            error.to_string(),
+            "git fetch of https://h/x failed (exit code 128): fatal: boom"
+        );
+    }
+}

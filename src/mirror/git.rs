@@ -1,0 +1,400 @@
+//! Runs git as a subprocess: own process group, bounded output, time limit, clean end.
+use crate::limits;
+use crate::mirror::error::{MirrorError, without_password};
+use crate::refs::Follow;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+
+/// How git is run. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Git {
+    /// The program, looked up in `PATH` when it is a bare name.
+    pub program: PathBuf,
+    /// After which time each kind of command is killed.
+    pub limits: TimeLimits,
+    /// The refs that are followed besides heads and tags.
+    pub follow: Follow,
+}
+
+impl Default for Git {
+    fn default() -> Self {
+        Self {
+            program: "git".into(),
+            limits: TimeLimits::default(),
+            follow: Follow::default(),
+        }
+    }
+}
+
+/// Time limits of git commands by kind.
+#[derive(Clone, Debug)]
+pub struct TimeLimits {
+    /// A clone from upstream.
+    pub clone: Duration,
+    /// Fetching objects from upstream.
+    pub fetch: Duration,
+    /// Asking upstream for its refs.
+    pub list: Duration,
+    /// Everything that talks to nobody.
+    pub local: Duration,
+}
+
+impl Default for TimeLimits {
+    fn default() -> Self {
+        Self {
+            clone: Duration::from_millis(limits::GIT_CLONE_LIMIT_MS),
+            fetch: Duration::from_millis(limits::GIT_FETCH_LIMIT_MS),
+            list: Duration::from_millis(limits::GIT_LIST_LIMIT_MS),
+            local: Duration::from_millis(limits::GIT_LOCAL_LIMIT_MS),
+        }
+    }
+}
+
+/// Variables that would point git at another repository, or change what it writes there.
+/// What an operator sets for credentials and networks (GIT_SSH_COMMAND, GIT_ASKPASS,
+/// GIT_CONFIG_GLOBAL, GIT_CONFIG_COUNT, proxies) stays.
+const ENV_REMOVED: &[&str] = &[
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_ATTR_SOURCE",
+    "GIT_COMMON_DIR",
+    "GIT_CONFIG",
+    "GIT_CONFIG_PARAMETERS",
+    "GIT_DEFAULT_HASH",
+    "GIT_DEFAULT_REF_FORMAT",
+    "GIT_DIR",
+    "GIT_GRAFT_FILE",
+    "GIT_IMPLICIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_INTERNAL_SUPER_PREFIX",
+    "GIT_NAMESPACE",
+    "GIT_NO_REPLACE_OBJECTS",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_QUARANTINE_PATH",
+    "GIT_REPLACE_REF_BASE",
+    "GIT_SHALLOW_FILE",
+    "GIT_TEMPLATE_DIR",
+    "GIT_WORK_TREE",
+    "LANGUAGE",
+];
+
+/// Settings that hold whatever the operator's own configuration says. Keys that an older
+/// git does not know do no harm.
+const CONFIG_FORCED: &[&str] = &[
+    "clone.defaultRemoteName=origin",
+    "clone.rejectShallow=true",
+    "core.fsmonitor=false",
+    "core.hooksPath=/dev/null",
+    "core.logAllRefUpdates=false",
+    "fetch.prune=false",
+    "fetch.pruneTags=false",
+    "fetch.recurseSubmodules=false",
+    "fetch.unpackLimit=1",
+    "fetch.writeCommitGraph=false",
+    "gc.auto=0",
+    "init.defaultRefFormat=files",
+    "maintenance.auto=false",
+    "pack.indexVersion=2",
+    "pack.packSizeLimit=0",
+    "pack.writeReverseIndex=true",
+    "protocol.ext.allow=never",
+    "submodule.recurse=false",
+    "transfer.bundleURI=false",
+    "transfer.unpackLimit=1",
+];
+
+/// What a git command speaks to: decides how its failure is named.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Target<'a> {
+    Upstream(&'a str),
+    Mirror(&'a Path),
+}
+
+impl Target<'_> {
+    fn text(self) -> String {
+        match self {
+            Self::Upstream(url) => without_password(url),
+            Self::Mirror(path) => path.display().to_string(),
+        }
+    }
+}
+
+/// One git command.
+pub(super) struct Call<'a> {
+    /// For messages: `git fetch`.
+    pub op: &'static str,
+    pub target: Target<'a>,
+    /// The repository it works in; `None` for a clone.
+    pub git_dir: Option<&'a Path>,
+    pub args: Vec<OsString>,
+    /// What it reads; nothing when `None`.
+    pub stdin: Option<File>,
+    pub limit: Duration,
+}
+
+/// Takes stdout as it comes; an error text ends the command.
+pub(super) type Sink<'a> = &'a mut (dyn FnMut(&[u8]) -> Result<(), String> + Send);
+
+impl Git {
+    /// Checks that git can be started and returns what it says of its version.
+    ///
+    /// # Errors
+    /// [`MirrorError::Start`] when there is no such program.
+    pub async fn version(&self) -> Result<String, MirrorError> {
+        let out = self
+            .output(self.local("git --version", Path::new("."), ["--version"]))
+            .await?;
+        Ok(String::from_utf8_lossy(&out)
+            .trim()
+            .trim_start_matches("git version ")
+            .to_owned())
+    }
+
+    /// A command inside `mirror` that talks to nobody.
+    pub(super) fn local<'a, A: AsRef<OsStr>>(
+        &self,
+        op: &'static str,
+        mirror: &'a Path,
+        args: impl IntoIterator<Item = A>,
+    ) -> Call<'a> {
+        Call {
+            op,
+            target: Target::Mirror(mirror),
+            git_dir: Some(mirror),
+            args: args
+                .into_iter()
+                .map(|arg| arg.as_ref().to_owned())
+                .collect(),
+            stdin: None,
+            limit: self.limits.local,
+        }
+    }
+
+    /// Runs a command and returns its stdout, at most
+    /// [`GIT_OUTPUT_BYTES_MAX`](limits::GIT_OUTPUT_BYTES_MAX).
+    pub(super) async fn output(&self, call: Call<'_>) -> Result<Vec<u8>, MirrorError> {
+        let mut out = Vec::new();
+        let mut keep = |bytes: &[u8]| {
+            if out.len() + bytes.len() > limits::GIT_OUTPUT_BYTES_MAX {
+                return Err(format!("more than {} bytes", limits::GIT_OUTPUT_BYTES_MAX));
+            }
+            out.extend_from_slice(bytes);
+            Ok(())
+        };
+        self.run(call, &mut keep).await?;
+        Ok(out)
+    }
+
+    /// Runs a command to its end. When the time limit is over, `sink` refuses or the future
+    /// is dropped, its whole process group is gone.
+    pub(super) async fn run(&self, call: Call<'_>, sink: Sink<'_>) -> Result<(), MirrorError> {
+        let Call {
+            op, target, limit, ..
+        } = call;
+        let mut group = self.start(call)?;
+        let mut stderr = Vec::new();
+        let ended = tokio::time::timeout(limit, group.finish(sink, &mut stderr)).await;
+        let stderr = String::from_utf8_lossy(&stderr).into_owned();
+        match ended {
+            Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(Ok(status)) => Err(match target {
+                Target::Upstream(url) => MirrorError::from_network(op, url, status.code(), stderr),
+                Target::Mirror(_) => MirrorError::Git {
+                    op,
+                    target: target.text(),
+                    code: status.code(),
+                    stderr,
+                },
+            }),
+            Ok(Err(Broken::Sink(what))) => {
+                group.terminate().await;
+                Err(MirrorError::Output {
+                    op,
+                    target: target.text(),
+                    what,
+                })
+            }
+            Ok(Err(Broken::Wait(source))) => {
+                Err(MirrorError::io("wait for", &self.program, source))
+            }
+            Err(_elapsed) => {
+                group.terminate().await;
+                let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+                Err(MirrorError::TimedOut {
+                    op,
+                    target: target.text(),
+                    limit_ms,
+                })
+            }
+        }
+    }
+
+    fn start(&self, call: Call<'_>) -> Result<Group, MirrorError> {
+        let mut command = Command::new(&self.program);
+        for name in ENV_REMOVED {
+            command.env_remove(name);
+        }
+        command.env("GIT_TERMINAL_PROMPT", "0").env("LC_ALL", "C");
+        // ssh asks on the terminal of the server unless it is given a program to ask;
+        // one that fails makes every question an error at once.
+        command.env("SSH_ASKPASS_REQUIRE", "force");
+        if std::env::var_os("SSH_ASKPASS").is_none() {
+            command.env("SSH_ASKPASS", "false");
+        }
+        for setting in CONFIG_FORCED {
+            command.arg("-c").arg(setting);
+        }
+        if let Some(path) = call.git_dir {
+            // An explicit directory is neither searched for nor checked for its owner.
+            let mut arg = OsString::from("--git-dir=");
+            arg.push(path);
+            command.arg(arg);
+        }
+        command.args(&call.args);
+        command.stdin(call.stdin.map_or_else(Stdio::null, Stdio::from));
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        let start = |source| MirrorError::Start {
+            program: self.program.clone(),
+            source,
+        };
+        let child = command.spawn().map_err(start)?;
+        let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        let pid = pid.ok_or_else(|| start(std::io::Error::other("it has no process id")))?;
+        Ok(Group {
+            child,
+            pid,
+            reaped: false,
+        })
+    }
+}
+
+/// The text as a file that a command can read as its stdin, without a task that feeds it.
+/// It has no name and goes with its descriptor.
+pub(super) fn stdin_file(text: &[u8]) -> std::io::Result<File> {
+    let fd = rustix::fs::memfd_create("git-stdin", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let mut file = File::from(fd);
+    file.write_all(text)?;
+    file.seek(SeekFrom::Start(0))?;
+    Ok(file)
+}
+
+enum Broken {
+    Sink(String),
+    Wait(std::io::Error),
+}
+
+/// A running git with all its children.
+///
+/// Invariant: while `reaped` is false the leader is running or a zombie, so its id cannot
+/// belong to another group, and only then is the group signalled.
+struct Group {
+    child: Child,
+    pid: Pid,
+    reaped: bool,
+}
+
+impl Group {
+    /// Reads both pipes and waits for the end.
+    async fn finish(&mut self, sink: Sink<'_>, stderr: &mut Vec<u8>) -> Result<ExitStatus, Broken> {
+        let out = self.child.stdout.take();
+        let err = self.child.stderr.take();
+        let pipes = async { tokio::try_join!(drain(out, sink), keep_tail(err, stderr)) };
+        tokio::pin!(pipes);
+        let status = tokio::select! {
+            biased;
+            read = &mut pipes => {
+                read.map_err(Broken::Sink)?;
+                self.child.wait().await
+            }
+            status = self.child.wait() => {
+                self.reaped = true;
+                let grace = Duration::from_millis(limits::GIT_PIPE_GRACE_MS);
+                if let Ok(read) = tokio::time::timeout(grace, &mut pipes).await {
+                    read.map_err(Broken::Sink)?;
+                }
+                status
+            }
+        };
+        self.reaped = status.is_ok();
+        status.map_err(Broken::Wait)
+    }
+
+    /// SIGTERM, so that git removes its lock and temporary files, then SIGKILL for what is
+    /// left of the group.
+    async fn terminate(&mut self) {
+        if self.reaped {
+            return;
+        }
+        self.signal(Signal::TERM);
+        let deadline =
+            tokio::time::Instant::now() + Duration::from_millis(limits::GIT_KILL_GRACE_MS);
+        while !self.leader_ended() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.signal(Signal::KILL);
+        self.reaped = self.child.wait().await.is_ok();
+    }
+
+    /// Whether the leader has ended, leaving it to be reaped (its id stays taken).
+    fn leader_ended(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        !matches!(
+            rustix::process::waitid(WaitId::Pid(self.pid), options),
+            Ok(None)
+        )
+    }
+
+    fn signal(&self, signal: Signal) {
+        // It fails only when the group has ended, which is what is wanted.
+        let _ = rustix::process::kill_process_group(self.pid, signal);
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if self.reaped {
+            return;
+        }
+        self.signal(Signal::KILL);
+        // A killed process ends within a millisecond or so. One that hangs in the kernel is
+        // left to the runtime, which reaps the children of dropped commands.
+        for _ in 0..limits::GIT_REAP_ON_DROP_MS {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+async fn drain(pipe: Option<impl AsyncRead + Unpin>, sink: Sink<'_>) -> Result<(), String> {
+    let Some(mut pipe) = pipe else { return Ok(()) };
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match pipe.read(&mut buffer).await {
+            Ok(0) => return Ok(()),
+            Ok(count) => sink(&buffer[..count])?,
+            Err(error) => return Err(format!("cannot read it: {error}")),
+        }
+    }
+}
+
+async fn keep_tail(pipe: Option<impl AsyncRead + Unpin>, tail: &mut Vec<u8>) -> Result<(), String> {
+    let mut keep = |bytes: &[u8]| {
+        tail.extend_from_slice(bytes);
+        let excess = tail.len().saturating_sub(limits::GIT_STDERR_TAIL_BYTES);
+        tail.drain(..excess);
+        Ok(())
+    };
+    drain(pipe, &mut keep).await
+}

@@ -1,0 +1,47 @@
+//! Bare copies of upstream repositories and their upkeep (DESIGN 3, 4 and 5).
+//!
+//! ```text
+//! schedule (pure) ──due──> upstream::freshen ──> git ls-remote, git fetch   no lock held
+//!                                └─> packed ──> new refs                    write lock, ~2 ms
+//!                          maintain ──> git pack-objects                    no lock held
+//!                                └─> old files removed                      write lock
+//! builder thread ──read lock──> crate::refs::read
+//! ```
+//!
+//! Everything except [`schedule`] is async code of the background plane, one
+//! thread on tokio. Network and repacking never happen under a repository's lock, because
+//! a request pins under the read lock and must not wait for a fetch.
+pub mod error;
+pub mod git;
+pub mod maintain;
+mod packed;
+
+pub mod schedule;
+pub mod upstream;
+
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use error::MirrorError;
+pub use git::{Git, TimeLimits};
+
+pub use upstream::Freshened;
+
+use std::path::Path;
+
+/// Runs file system work that may take long away from the background thread. `path` is what
+/// it works on.
+async fn blocking<T, F>(path: &Path, work: F) -> Result<T, MirrorError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, MirrorError> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(panic) => Err(MirrorError::io(
+            "work on",
+            path,
+            std::io::Error::other(panic),
+        )),
+    }
+}

@@ -1,0 +1,310 @@
+//! When which repository is fetched. Pure: the caller brings the time, in milliseconds of
+//! any monotonic clock, and reports what came of each fetch.
+use crate::limits;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
+
+/// What the schedule goes by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Between two successful fetches of one repository.
+    pub interval_ms: u64,
+    /// After the first failure; doubled with every further one.
+    pub retry_ms: u64,
+    /// The longest wait after failures.
+    pub retry_max_ms: u64,
+    /// How many fetches may run at once.
+    pub running_max: usize,
+    /// Decides the jitter; the same seed and calls give the same times.
+    pub seed: u64,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            interval_ms: limits::FETCH_INTERVAL_MS,
+            retry_ms: limits::FETCH_RETRY_MS,
+            retry_max_ms: limits::FETCH_RETRY_MAX_MS,
+            running_max: limits::FETCHES_MAX,
+            seed: 0,
+        }
+    }
+}
+
+/// The due times of all repositories.
+///
+/// Invariant: `running` is the number of plans that are running. One that is removed while
+/// it runs stays until it has ended, so that no repository is fetched twice at once.
+#[derive(Debug)]
+pub struct Schedule<K> {
+    policy: Policy,
+    plans: HashMap<K, Plan>,
+    running: usize,
+    /// Counts the due times given, so that each gets its own jitter.
+    draws: u64,
+}
+
+#[derive(Debug)]
+struct Plan {
+    due_ms: u64,
+    /// The last success; `None` sorts as the most stale.
+    fresh_ms: Option<u64>,
+    /// In a row.
+    failures: u32,
+    running: bool,
+    removed: bool,
+}
+
+impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
+    /// An empty schedule.
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        Self {
+            policy,
+            plans: HashMap::new(),
+            running: 0,
+            draws: 0,
+        }
+    }
+
+    /// Adds a repository that was last fetched at `fresh_ms`. With `None` it is due at once.
+    /// One that is there already keeps its plan.
+    pub fn add(&mut self, key: K, fresh_ms: Option<u64>) {
+        if let Some(plan) = self.plans.get_mut(&key) {
+            plan.removed = false;
+            return;
+        }
+        let due_ms = fresh_ms.map_or(0, |at| {
+            at.saturating_add(self.jittered(&key, self.policy.interval_ms))
+        });
+        self.plans.insert(
+            key,
+            Plan {
+                due_ms,
+                fresh_ms,
+                failures: 0,
+                running: false,
+                removed: false,
+            },
+        );
+    }
+
+    /// Forgets a repository. A fetch of it that runs still has to be reported.
+    pub fn remove(&mut self, key: &K) {
+        if let Some(plan) = self.plans.get_mut(key).filter(|plan| plan.running) {
+            plan.removed = true;
+        } else {
+            self.plans.remove(key);
+        }
+    }
+
+    /// Makes a repository due now, for example because a client asked for what it lacks.
+    pub fn hurry(&mut self, key: &K, now_ms: u64) {
+        if let Some(plan) = self.plans.get_mut(key) {
+            plan.due_ms = plan.due_ms.min(now_ms);
+        }
+    }
+
+    /// The repository to fetch now, counted as running until [`Self::finished`]: of those
+    /// that are due the one that was fetched longest ago. `None` when none is due or enough
+    /// are running.
+    pub fn start(&mut self, now_ms: u64) -> Option<K> {
+        if self.running >= self.policy.running_max {
+            return None;
+        }
+        let due = self
+            .plans
+            .iter()
+            .filter(|(_, plan)| !plan.running && plan.due_ms <= now_ms);
+        // The key decides last, so that the order of a hash table never shows.
+        let (key, _) = due.min_by_key(|(key, plan)| (plan.fresh_ms, plan.due_ms, *key))?;
+        let key = key.clone();
+        self.plans.get_mut(&key)?.running = true;
+        self.running += 1;
+        Some(key)
+    }
+
+    /// Reports the end of a fetch that [`Self::start`] gave out.
+    pub fn finished(&mut self, key: &K, succeeded: bool, now_ms: u64) {
+        let Some(plan) = self.plans.get_mut(key).filter(|plan| plan.running) else {
+            return;
+        };
+        self.running -= 1;
+        plan.running = false;
+        if plan.removed {
+            self.plans.remove(key);
+            return;
+        }
+        plan.failures = if succeeded {
+            0
+        } else {
+            plan.failures.saturating_add(1)
+        };
+        if succeeded {
+            plan.fresh_ms = Some(now_ms);
+        }
+        let wait_ms = match plan.failures {
+            0 => self.policy.interval_ms,
+            failures => self.backoff_ms(failures),
+        };
+        let due_ms = now_ms.saturating_add(self.jittered(key, wait_ms));
+        if let Some(plan) = self.plans.get_mut(key) {
+            plan.due_ms = due_ms;
+        }
+    }
+
+    /// When [`Self::start`] should be asked next: the earliest due time. `None` while nothing
+    /// can start before a running fetch ends, or there is nothing to do at all.
+    #[must_use]
+    pub fn wake_at_ms(&self) -> Option<u64> {
+        if self.running >= self.policy.running_max {
+            return None;
+        }
+        self.plans
+            .values()
+            .filter(|plan| !plan.running)
+            .map(|plan| plan.due_ms)
+            .min()
+    }
+
+    fn backoff_ms(&self, failures: u32) -> u64 {
+        let doubled = 1_u64
+            .checked_shl(failures.saturating_sub(1))
+            .unwrap_or(u64::MAX);
+        self.policy
+            .retry_ms
+            .saturating_mul(doubled)
+            .min(self.policy.retry_max_ms)
+    }
+
+    /// The time moved by at most [`FETCH_JITTER_PERCENT`](limits::FETCH_JITTER_PERCENT) to
+    /// either side, so that repositories added together do not stay together.
+    fn jittered(&mut self, key: &K, wait_ms: u64) -> u64 {
+        self.draws += 1;
+        // This hasher has fixed keys: the same in every process.
+        let hasher = BuildHasherDefault::<DefaultHasher>::default();
+        let random = hasher.hash_one((self.policy.seed, self.draws, key));
+        let reach = wait_ms / 100 * limits::FETCH_JITTER_PERCENT;
+        let offset = random % (2 * reach + 1);
+        wait_ms.saturating_sub(reach).saturating_add(offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(running_max: usize) -> Schedule<&'static str> {
+        let policy = Policy {
+            interval_ms: 1000,
+            retry_ms: 100,
+            retry_max_ms: 1500,
+            running_max,
+            seed: 7,
+        };
+        Schedule::new(policy)
+    }
+
+    #[test]
+    fn what_is_new_is_due_at_once_and_then_after_the_interval() {
+        let mut s = schedule(4);
+        assert_eq!((s.start(0), s.wake_at_ms()), (None, None));
+        s.add("a", None);
+        assert_eq!(s.start(50), Some("a"));
+        assert_eq!((s.start(50), s.wake_at_ms()), (None, None), "it is running");
+        s.finished(&"a", true, 60);
+        let due_ms = s.wake_at_ms().unwrap();
+        assert!((960..=1160).contains(&due_ms), "{due_ms}");
+        assert_eq!(s.start(due_ms - 1), None);
+        assert_eq!(s.start(due_ms), Some("a"));
+    }
+
+    #[test]
+    fn jitter_stays_within_ten_percent_and_spreads() {
+        let mut s = schedule(1);
+        let waits: Vec<u64> = (0..1000).map(|_| s.jittered(&"a", 1000)).collect();
+        assert!(waits.iter().all(|w| (900..=1100).contains(w)));
+        let distinct: std::collections::HashSet<_> = waits.iter().collect();
+        assert!(distinct.len() > 150, "{}", distinct.len());
+        let mean = waits.iter().sum::<u64>() / 1000;
+        assert!((990..=1010).contains(&mean), "{mean}");
+        let mut again = schedule(1);
+        assert!(
+            waits.iter().all(|w| again.jittered(&"a", 1000) == *w),
+            "the seed decides"
+        );
+        assert_eq!(s.jittered(&"a", 0), 0);
+        s.jittered(&"a", u64::MAX);
+    }
+
+    #[test]
+    fn failures_double_the_wait_up_to_the_cap_and_success_resets_it() {
+        let mut s = schedule(1);
+        s.add("a", None);
+        let mut now_ms = 0;
+        for base in [100, 200, 400, 800, 1500, 1500] {
+            assert_eq!(s.start(now_ms), Some("a"));
+            s.finished(&"a", false, now_ms);
+            let wait = s.wake_at_ms().unwrap() - now_ms;
+            assert!(
+                (base * 9 / 10..=base * 11 / 10).contains(&wait),
+                "{base}: {wait}"
+            );
+            now_ms += wait;
+        }
+        assert_eq!(s.start(now_ms), Some("a"));
+        s.finished(&"a", true, now_ms);
+        assert!(s.wake_at_ms().unwrap() >= now_ms + 900);
+        assert_eq!(s.start(now_ms + 2000), Some("a"));
+        s.finished(&"a", false, now_ms + 2000);
+        assert!(s.wake_at_ms().unwrap() <= now_ms + 2110);
+        assert_eq!(s.backoff_ms(u32::MAX), 1500);
+    }
+
+    #[test]
+    fn at_most_so_many_run_and_the_most_stale_goes_first() {
+        let mut s = schedule(2);
+        s.add("young", Some(300));
+        s.add("old", Some(100));
+        s.add("never", None);
+        s.add("not due", Some(9000));
+        assert_eq!((s.start(5000), s.start(5000)), (Some("never"), Some("old")));
+        assert_eq!(
+            (s.start(5000), s.wake_at_ms()),
+            (None, None),
+            "two are running"
+        );
+        s.finished(&"old", true, 5000);
+        assert_eq!((s.start(5000), s.start(5000)), (Some("young"), None));
+    }
+
+    #[test]
+    fn removed_while_running_frees_its_place() {
+        let mut s = schedule(1);
+        s.add("a", None);
+        s.add("b", Some(0));
+        assert_eq!(s.start(5000), Some("a"));
+        s.remove(&"a");
+        assert_eq!(s.start(5000), None);
+        s.finished(&"a", true, 5000);
+        assert_eq!(s.start(5000), Some("b"));
+        s.remove(&"b");
+        s.add("b", None);
+        assert_eq!(s.start(5000), None, "never twice at once");
+        s.remove(&"b");
+        s.finished(&"b", false, 5000);
+        assert_eq!((s.start(9000), s.wake_at_ms()), (None, None));
+    }
+
+    #[test]
+    fn adding_twice_keeps_the_plan_and_hurry_moves_it() {
+        let mut s = schedule(1);
+        s.add("a", Some(1000));
+        s.add("a", None);
+        assert_eq!(s.start(1500), None);
+        s.hurry(&"a", 1600);
+        s.hurry(&"unknown", 1600);
+        assert_eq!(s.wake_at_ms(), Some(1600));
+        assert_eq!(s.start(1600), Some("a"));
+    }
+}

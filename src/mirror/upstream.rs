@@ -1,0 +1,461 @@
+//! Clone and fetch. Objects come first and without any lock; the refs follow in one step.
+use crate::limits;
+use crate::mirror::error::{MirrorError, without_password};
+use crate::mirror::git::{Call, Git, Target, stdin_file};
+use crate::mirror::packed::{self, CommitError};
+use crate::mirror::{blocking, maintain};
+use crate::refs::{self, Follow, Head, MirrorRefs, Ref};
+use gix::ObjectId;
+use gix::bstr::{BString, ByteSlice};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::sync::RwLock;
+
+/// What a look at upstream brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshened {
+    /// The mirror has exactly the refs of upstream already.
+    Unchanged,
+    /// The refs of the mirror are now those that upstream had a moment ago.
+    Moved {
+        /// HEAD names another branch or leads to another commit.
+        head_moved: bool,
+        /// Followed refs made, changed and deleted.
+        refs_changed: usize,
+    },
+}
+
+impl Git {
+    /// Clones `url` (bare, heads, tags and followed refs) into a directory of its own in
+    /// `staging_dir` and moves it to `dest` when it is whole and synced. Both must be on one
+    /// file system. Nothing is left in `staging_dir` afterwards, also when the future is
+    /// dropped (then a thread removes it).
+    ///
+    /// # Errors
+    /// Every [`MirrorError`]; [`MirrorError::Io`] when `dest` is there already.
+    pub async fn clone_mirror(
+        &self,
+        url: &str,
+        dest: &Path,
+        staging_dir: &Path,
+    ) -> Result<(), MirrorError> {
+        let staging = Staging::new(staging_dir)?;
+        let result = self
+            .clone_into(url, &staging.path.join("repo.git"), dest)
+            .await;
+        staging.remove().await?;
+        result
+    }
+
+    async fn clone_into(&self, url: &str, repo: &Path, dest: &Path) -> Result<(), MirrorError> {
+        // --no-local: a plain path as URL would share its pack files or borrow its objects.
+        let options = [
+            "clone",
+            "--bare",
+            "--quiet",
+            "--no-local",
+            "--template=",
+            "--",
+        ];
+        let mut args: Vec<OsString> = options.iter().map(OsString::from).collect();
+        args.extend([url.into(), repo.into()]);
+        let target = Target::Upstream(url);
+        let limit = self.limits.clone;
+        self.output(Call {
+            op: "git clone",
+            target,
+            git_dir: None,
+            args,
+            stdin: None,
+            limit,
+        })
+        .await?;
+        self.set_up(repo, url).await?;
+        if self.follow.has_more() {
+            self.freshen(repo, url, &RwLock::new(())).await?;
+        }
+        let (from, parent) = (
+            repo.to_owned(),
+            dest.parent().unwrap_or(Path::new(".")).to_owned(),
+        );
+        let parent_made = parent.clone();
+        blocking(repo, move || {
+            let io = |op, path: &Path, done: io::Result<()>| {
+                done.map_err(|source| MirrorError::io(op, path, source))
+            };
+            io("sync", &from, maintain::sync_tree(&from))?;
+            io(
+                "create",
+                &parent_made,
+                std::fs::create_dir_all(&parent_made),
+            )
+        })
+        .await?;
+        // Not on another thread: if this future were dropped meanwhile, it would still happen.
+        std::fs::rename(repo, dest)
+            .map_err(|source| MirrorError::io("move the clone to", dest, source))?;
+        sync_dir(parent).await
+    }
+
+    /// Brings the refs of `mirror` to those of upstream. `lock` is the repository's lock: it is
+    /// taken for writing only to put the new refs in force, which takes some milliseconds.
+    /// If upstream is changed by force meanwhile it starts over, once. Calls for one mirror
+    /// must not overlap.
+    ///
+    /// # Errors
+    /// Every [`MirrorError`]; the refs of the mirror are then as before.
+    pub async fn freshen(
+        &self,
+        mirror: &Path,
+        url: &str,
+        lock: &RwLock<()>,
+    ) -> Result<Freshened, MirrorError> {
+        match self.freshen_once(mirror, url, lock).await {
+            Err(MirrorError::Vanished { .. }) => self.freshen_once(mirror, url, lock).await,
+            done => done,
+        }
+    }
+
+    async fn freshen_once(
+        &self,
+        mirror: &Path,
+        url: &str,
+        lock: &RwLock<()>,
+    ) -> Result<Freshened, MirrorError> {
+        let upstream = self.list(mirror, url).await?;
+        let (path, follow) = (mirror.to_owned(), self.follow.clone());
+        let local = blocking(mirror, move || Ok(refs::read(&path, &follow)?)).await?;
+        let plan = Plan::new(&upstream, &local);
+        if plan.refs_changed == 0 && plan.head.is_none() {
+            return Ok(Freshened::Unchanged);
+        }
+        if !plan.missing.is_empty() {
+            self.fetch_objects(mirror, url, &plan.missing).await?;
+        }
+        let (path, follow) = (mirror.to_owned(), self.follow.clone());
+        let prepared = blocking(mirror, move || {
+            Ok(packed::prepare(&path, &follow, &upstream.refs, plan.head)?)
+        })
+        .await?;
+        let exclusive = lock.write().await;
+        let committed = prepared.commit();
+        drop(exclusive);
+        committed.map_err(|error| match error {
+            CommitError::Changed => MirrorError::Vanished {
+                url: without_password(url),
+                line: "another process changed the refs of the mirror".to_owned(),
+            },
+            CommitError::Io(path, source) => MirrorError::io("update", &path, source),
+        })?;
+        // They are in force; at worst a power cut takes them back until the next look.
+        if let Err(error) = sync_dir(mirror.to_owned()).await {
+            tracing::warn!(%error, "the new refs of a mirror may not be on disk yet");
+        }
+        Ok(Freshened::Moved {
+            head_moved: plan.head_moved,
+            refs_changed: plan.refs_changed,
+        })
+    }
+
+    /// Asks upstream for HEAD and the followed refs. The protocol has no way to ask for HEAD
+    /// and only some refs through `git ls-remote`, so all are listed and the others dropped
+    /// as they come.
+    async fn list(&self, mirror: &Path, url: &str) -> Result<Listing, MirrorError> {
+        let args = ["ls-remote", "--quiet", "--symref", "--", url];
+        let call = Call {
+            op: "git ls-remote",
+            target: Target::Upstream(url),
+            git_dir: Some(mirror),
+            args: args.map(OsString::from).into(),
+            stdin: None,
+            limit: self.limits.list,
+        };
+        let mut lines = Lines {
+            follow: &self.follow,
+            partial: Vec::new(),
+            listing: Listing::default(),
+        };
+        self.run(call, &mut |bytes| lines.push(bytes)).await?;
+        let output = |what| MirrorError::Output {
+            op: "git ls-remote",
+            target: without_password(url),
+            what,
+        };
+        lines.finish().map_err(output)
+    }
+
+    /// Fetches objects by id; no ref changes. They come as a pack that nothing refers to yet.
+    async fn fetch_objects(
+        &self,
+        mirror: &Path,
+        url: &str,
+        ids: &BTreeSet<ObjectId>,
+    ) -> Result<(), MirrorError> {
+        let text: String = ids.iter().map(|id| format!("{id}\n")).collect();
+        let stdin = stdin_file(text.as_bytes());
+        let stdin =
+            stdin.map_err(|source| MirrorError::io("list objects to fetch for", mirror, source))?;
+        let options = [
+            "--quiet",
+            "--no-write-fetch-head",
+            "--no-tags",
+            "--no-auto-maintenance",
+            "--stdin",
+        ];
+        let call = Call {
+            op: "git fetch",
+            target: Target::Upstream(url),
+            git_dir: Some(mirror),
+            args: ["fetch"]
+                .into_iter()
+                .chain(options)
+                .chain(["--", url])
+                .map(OsString::from)
+                .collect(),
+            stdin: Some(stdin),
+            limit: self.limits.fetch,
+        };
+        self.output(call).await.map(drop)
+    }
+}
+
+async fn sync_dir(dir: PathBuf) -> Result<(), MirrorError> {
+    let path = dir.clone();
+    let sync = move || {
+        File::open(&dir)
+            .and_then(|d| d.sync_all())
+            .map_err(|e| MirrorError::io("sync", &dir, e))
+    };
+    blocking(&path, sync).await
+}
+
+/// What `git ls-remote --symref` says.
+#[derive(Debug, Default)]
+struct Listing {
+    /// The branch that HEAD names.
+    head_target: Option<BString>,
+    /// What HEAD leads to. `None` when its branch does not exist: then upstream does not
+    /// say which branch that is either.
+    head_id: Option<ObjectId>,
+    /// Sorted by name once [`Lines::finish`] is done.
+    refs: Vec<Ref>,
+}
+
+/// Parses the listing as it comes.
+struct Lines<'a> {
+    follow: &'a Follow,
+    partial: Vec<u8>,
+    listing: Listing,
+}
+
+impl Lines<'_> {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), String> {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if self.partial.len() + piece.len() > limits::UPSTREAM_LINE_BYTES_MAX {
+                return Err(format!(
+                    "a line is over {} bytes",
+                    limits::UPSTREAM_LINE_BYTES_MAX
+                ));
+            }
+            self.partial.extend_from_slice(piece);
+            if piece.ends_with(b"\n") {
+                let line = std::mem::take(&mut self.partial);
+                self.line(line.trim_end_with(|c| c == '\n'))?;
+                self.partial = line;
+                self.partial.clear();
+            }
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, line: &[u8]) -> Result<(), String> {
+        let wrong = || format!("not understood: {:?}", line.as_bstr());
+        let (value, name) = line.split_once_str("\t").ok_or_else(wrong)?;
+        if let Some(target) = value.strip_prefix(b"ref: ") {
+            if name == b"HEAD" {
+                self.listing.head_target = Some(target.into());
+            }
+            return Ok(());
+        }
+        let id = ObjectId::from_hex(value).map_err(|_| wrong())?;
+        if name == b"HEAD" {
+            self.listing.head_id = Some(id);
+            return Ok(());
+        }
+        let refs = &mut self.listing.refs;
+        if let Some(tag) = name.strip_suffix(b"^{}") {
+            if let Some(last) = refs.last_mut().filter(|last| last.name == tag) {
+                last.peeled = Some(id);
+            }
+        } else if self.follow.matches(name) && refs::is_ref_name(name) {
+            if refs.len() >= limits::UPSTREAM_REFS_MAX {
+                return Err(format!("more than {} refs", limits::UPSTREAM_REFS_MAX));
+            }
+            refs.push(Ref {
+                name: name.into(),
+                target: id,
+                peeled: None,
+            });
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Listing, String> {
+        if !self.partial.is_empty() {
+            return Err("the last line is cut off".to_owned());
+        }
+        let mut listing = self.listing;
+        listing.refs.sort_by(|a, b| a.name.cmp(&b.name));
+        if let Some(pair) = listing
+            .refs
+            .windows(2)
+            .find(|pair| pair[0].name == pair[1].name)
+        {
+            return Err(format!("{:?} is listed twice", pair[0].name));
+        }
+        Ok(listing)
+    }
+}
+
+/// What has to be done to make the mirror equal to a listing.
+#[derive(Debug)]
+struct Plan {
+    /// Objects that no ref of the mirror leads to directly.
+    missing: BTreeSet<ObjectId>,
+    refs_changed: usize,
+    /// The new HEAD, when it has to be written.
+    head: Option<Head>,
+    head_moved: bool,
+}
+
+impl Plan {
+    fn new(upstream: &Listing, local: &MirrorRefs) -> Self {
+        let head = wanted_head(upstream, local);
+        let mut missing = BTreeSet::new();
+        let mut kept = 0;
+        for wanted in &upstream.refs {
+            if local
+                .get(wanted.name.as_bstr())
+                .is_some_and(|have| have.target == wanted.target)
+            {
+                kept += 1;
+            } else {
+                missing.insert(wanted.target);
+            }
+        }
+        let created = upstream
+            .refs
+            .iter()
+            .filter(|r| local.get(r.name.as_bstr()).is_none())
+            .count();
+        let updated = upstream.refs.len() - kept - created;
+        let deleted = local.refs.len() - kept - updated;
+        let head_id = match &head {
+            Head::Detached(id) => {
+                missing.insert(*id);
+                Some(*id)
+            }
+            Head::Symbolic(name) => {
+                let at = upstream.refs.binary_search_by(|r| r.name.cmp(name));
+                at.ok()
+                    .and_then(|at| upstream.refs.get(at))
+                    .map(|r| r.target)
+            }
+        };
+        for have in &local.refs {
+            missing.remove(&have.target);
+        }
+        if let Head::Detached(have) = &local.head {
+            missing.remove(have);
+        }
+        Self {
+            missing,
+            refs_changed: created + updated + deleted,
+            head_moved: head != local.head || head_id != local.head_id(),
+            head: (head != local.head).then_some(head),
+        }
+    }
+}
+
+/// HEAD as a clone made now would have it.
+fn wanted_head(upstream: &Listing, local: &MirrorRefs) -> Head {
+    let followed = |name: &BString| upstream.refs.binary_search_by(|r| r.name.cmp(name)).is_ok();
+    match (&upstream.head_target, upstream.head_id, &local.head) {
+        (Some(name), Some(_), _) if followed(name) => Head::Symbolic(name.clone()),
+        // It names no branch, or one outside of what is followed.
+        (_, Some(id), _) => Head::Detached(id),
+        // Its branch does not exist, and most likely it is the one that it was.
+        (_, None, Head::Symbolic(name)) => Head::Symbolic(name.clone()),
+        (_, None, Head::Detached(_)) => Head::Symbolic("refs/heads/main".into()),
+    }
+}
+
+/// A directory of its own for one clone. Removed by [`Self::remove`], or when dropped by a
+/// thread, because unlinking gigabytes takes longer than the background thread may wait.
+struct Staging {
+    path: PathBuf,
+    removed: bool,
+}
+
+impl Staging {
+    fn new(staging_dir: &Path) -> Result<Self, MirrorError> {
+        let made = tempfile::Builder::new()
+            .prefix(maintain::STAGING_PREFIX)
+            .tempdir_in(staging_dir);
+        let path = made
+            .map_err(|source| MirrorError::io("make a directory in", staging_dir, source))?
+            .keep();
+        Ok(Self {
+            path,
+            removed: false,
+        })
+    }
+
+    async fn remove(mut self) -> Result<(), MirrorError> {
+        let path = self.path.clone();
+        blocking(&self.path, move || {
+            remove_tree(&path).map_err(|source| MirrorError::io("remove", &path, source))
+        })
+        .await?;
+        self.removed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if self.removed {
+            return;
+        }
+        let path = std::mem::take(&mut self.path);
+        let removing = std::thread::Builder::new().name("staging-remove".to_owned()).spawn(move || {
+            if let Err(error) = remove_tree(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove an unfinished clone");
+            }
+        });
+        if let Err(error) = removing {
+            tracing::warn!(%error, "cannot start a thread that removes an unfinished clone");
+        }
+    }
+}
+
+/// Removes a directory in which killed processes may still end one last system call: a file
+/// made behind the back of the removal makes it fail, and the next attempt finds it.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    let mut last = Ok(());
+    for _ in 0..limits::STAGING_REMOVE_ATTEMPTS {
+        last = match std::fs::remove_dir_all(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => return Ok(()),
+        };
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests;
