@@ -10,4 +10,6 @@ pub mod log;
 pub mod metrics;
 pub mod mirror;
 pub mod refs;
+pub mod serve;
+pub mod server;
 pub mod snapshot;

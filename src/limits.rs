@@ -12,9 +12,6 @@ pub const SPOOL_LAG_BYTES: u64 = 8 << 20;
 /// first.
 pub const LOOSE_TAKEN_MAX: usize = 256;
 
-/// Object directories that a mirror may borrow from.
-pub const ALTERNATES_MAX: usize = 16;
-
 /// Largest `packed-refs` file that is read.
 pub const PACKED_REFS_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Largest loose ref file that is read.
@@ -233,3 +230,19 @@ const _: () =
     assert!(FETCH_RETRY_MS <= FETCH_INTERVAL_MS && FETCH_INTERVAL_MS <= FETCH_RETRY_MAX_MS);
 const _: () = assert!(FETCH_JITTER_PERCENT < 100 && FETCHES_MAX > 0);
 const _: () = assert!(MIRROR_PACK_FACTOR >= 2 && MIRROR_PACKS_MAX >= 2);
+/// Threads that read files ahead of the sockets.
+pub const PREFETCH_THREADS: usize = 4;
+/// Builds that produce at the same time; further ones have sent their first bytes and wait.
+pub const BUILDS_PRODUCING_MAX: usize = 2;
+/// Entries whose files stay open though nobody reads them.
+pub const IDLE_ENTRIES_OPEN_MAX: usize = 128;
+/// Time between two looks at the cache's size and at superseded entries.
+pub const SWEEP_INTERVAL_MS: u64 = 5_000;
+/// First clones that run at the same time.
+pub const CLONES_RUNNING_MAX: usize = 8;
+/// Largest body that is read and thrown away where none is expected.
+pub const UNUSED_BODY_BYTES_MAX: u64 = 64 * 1024;
+/// Entries of a core's io_uring submission queue.
+pub const CORE_RING_ENTRIES: u32 = 1024;
+/// Connections that wait in a listener's queue.
+pub const LISTEN_BACKLOG: i32 = 1024;

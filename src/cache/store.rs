@@ -266,13 +266,12 @@ impl StateDir {
     }
 
     /// Begins an entry.
-    pub fn staging(&self, id: EntryId) -> Result<Staging, StoreError> {
+    pub fn staging(&self) -> Result<Staging, StoreError> {
         let serial = self.next_serial();
         let snapshots = self.snapshots_dir();
-        let dir = snapshots.join(format!("{BUILDING}{id}-{serial}"));
+        let dir = snapshots.join(format!("{BUILDING}{serial}"));
         fs::create_dir(&dir).at("create", &dir)?;
         Ok(Staging {
-            id,
             serial,
             dir,
             snapshots,
@@ -364,7 +363,6 @@ pub fn entry_bytes(dir: &Path) -> Result<u64, StoreError> {
 /// published.
 #[derive(Debug)]
 pub struct Staging {
-    id: EntryId,
     serial: u64,
     dir: PathBuf,
     snapshots: PathBuf,
@@ -404,13 +402,20 @@ impl Staging {
         Ok(linked)
     }
 
-    /// Makes the entry appear under its id, with `meta` as its metadata: everything is synced
+    /// Takes a linked file out of the entry again; one that was only needed to build it.
+    pub fn unlink(&mut self, relative: &str) -> Result<(), StoreError> {
+        self.links.retain(|link| link != relative);
+        let path = self.dir.join(relative);
+        fs::remove_file(&path).at("remove", &path)
+    }
+
+    /// Makes the entry appear under its `id`, with `meta` as its metadata: everything is synced
     /// first, so that it is whole even after a power cut. An entry of that id that is already
     /// there is replaced. Gives the entry's directory; after an error all is as before.
-    pub fn publish(mut self, meta: &[u8]) -> Result<PathBuf, StoreError> {
+    pub fn publish(mut self, id: EntryId, meta: &[u8]) -> Result<PathBuf, StoreError> {
         if meta.len() as u64 > META_BYTES_MAX {
             return Err(StoreError::MetaTooLong {
-                id: self.id,
+                id,
                 bytes: meta.len(),
             });
         }
@@ -419,7 +424,7 @@ impl Staging {
         file.write_all(meta).at("write", &path)?;
         self.sync_all()?;
 
-        let (entry, old) = self.swap_in()?;
+        let (entry, old) = self.swap_in(id)?;
         self.published = true;
         if let Some(old) = old {
             delete_or_warn(&old);
@@ -429,9 +434,9 @@ impl Staging {
 
     /// Renames the staged directory to its id, and an entry that has it already out of the
     /// way; gives where they are now.
-    fn swap_in(&self) -> Result<(PathBuf, Option<PathBuf>), StoreError> {
-        let entry = self.snapshots.join(self.id.as_str());
-        let old = self.put_away(&entry)?;
+    fn swap_in(&self, id: EntryId) -> Result<(PathBuf, Option<PathBuf>), StoreError> {
+        let entry = self.snapshots.join(id.as_str());
+        let old = self.put_away(id, &entry)?;
         let renamed = fs::rename(&self.dir, &entry).at("rename", &self.dir);
         if let Err(error) = renamed.and_then(|()| sync(&self.snapshots)) {
             // An entry that may not last must not look published; dropping deletes it. Best
@@ -462,8 +467,8 @@ impl Staging {
     }
 
     /// Renames an entry of the same id out of the way.
-    fn put_away(&self, entry: &Path) -> Result<Option<PathBuf>, StoreError> {
-        let name = format!("{REMOVING}{}-{}", self.id, self.serial);
+    fn put_away(&self, id: EntryId, entry: &Path) -> Result<Option<PathBuf>, StoreError> {
+        let name = format!("{REMOVING}{id}-{}", self.serial);
         let away = self.snapshots.join(name);
         match fs::rename(entry, &away) {
             Ok(()) => Ok(Some(away)),
@@ -705,8 +710,8 @@ mod tests {
             StateDir::open(&self.root()).unwrap()
         }
 
-        fn staging(&self, state: &StateDir, id: EntryId) -> Staging {
-            let mut staging = state.staging(id).unwrap();
+        fn staging(&self, state: &StateDir) -> Staging {
+            let mut staging = state.staging().unwrap();
             fs::write(spool_path(staging.dir()), SPOOL).unwrap();
             assert_eq!(staging.link(&self.pack, PACK).unwrap(), Linked::Hard);
             staging
@@ -714,8 +719,8 @@ mod tests {
 
         fn publish(&self, state: &StateDir, number: u8, created_unix_ms: u64) -> PathBuf {
             let meta = meta(id(number), created_unix_ms);
-            let staging = self.staging(state, id(number));
-            staging.publish(&meta.encode()).unwrap()
+            let staging = self.staging(state);
+            staging.publish(id(number), &meta.encode()).unwrap()
         }
 
         fn in_snapshots(&self) -> Vec<String> {
@@ -743,7 +748,7 @@ mod tests {
         let fixture = Fixture::new();
         let first = fixture.open();
         assert_eq!(names(first.root()), ["lock", "mirrors", "snapshots", "tmp"]);
-        let staging = first.staging(id(1)).unwrap();
+        let staging = first.staging().unwrap();
         let refused = StateDir::open(&fixture.root()).unwrap_err();
         assert!(matches!(&refused, StoreError::Locked { pid: Some(pid), .. }
             if *pid == std::process::id()));
@@ -779,7 +784,7 @@ mod tests {
             return;
         };
         let state = StateDir::open(Path::new(&dir)).unwrap();
-        let _staging = state.staging(id(9)).unwrap();
+        let _staging = state.staging().unwrap();
         println!("\nlocked");
         // Until the parent kills this process or goes away.
         let _ = io::stdin().read_line(&mut String::new());
@@ -832,7 +837,7 @@ mod tests {
         fixture.publish(&state, 1, 5);
         let mirror = state.mirror_path("host", "repo");
         fs::create_dir_all(&mirror).unwrap();
-        std::mem::forget(fixture.staging(&state, id(2)));
+        std::mem::forget(fixture.staging(&state));
         drop(state);
         // The forgotten staging stands for a killed process, but still holds this process's
         // lock: a new lock file stands for its end.
@@ -894,16 +899,16 @@ mod tests {
     fn an_abandoned_or_failed_staging_leaves_nothing() {
         let fixture = Fixture::new();
         let state = fixture.open();
-        drop(fixture.staging(&state, id(1)));
+        drop(fixture.staging(&state));
         assert_eq!(fixture.in_snapshots(), [""; 0]);
 
-        let bare = state.staging(id(1)).unwrap();
-        let error = bare.publish(b"meta without a spool").unwrap_err();
+        let bare = state.staging().unwrap();
+        let error = bare.publish(id(1), b"meta without a spool").unwrap_err();
         assert!(matches!(&error, StoreError::Io { path, .. } if path.ends_with("spool")));
         assert_eq!(fixture.in_snapshots(), [""; 0]);
 
         let long = vec![0; META_BYTES_MAX as usize + 1];
-        let error = fixture.staging(&state, id(1)).publish(&long).unwrap_err();
+        let error = fixture.staging(&state).publish(id(1), &long).unwrap_err();
         assert!(matches!(error, StoreError::MetaTooLong { .. }));
         assert_eq!(fixture.in_snapshots(), [""; 0]);
     }
@@ -912,12 +917,15 @@ mod tests {
     fn two_stagings_of_one_id_do_not_meet_and_the_later_replaces() {
         let fixture = Fixture::new();
         let state = fixture.open();
-        let first = fixture.staging(&state, id(1));
-        let second = fixture.staging(&state, id(1));
+        let first = fixture.staging(&state);
+        let second = fixture.staging(&state);
         assert_ne!(first.dir(), second.dir());
-        let dir = first.publish(&meta(id(1), 10).encode()).unwrap();
+        let dir = first.publish(id(1), &meta(id(1), 10).encode()).unwrap();
         let mut open = File::open(spool_path(&dir)).unwrap();
-        assert_eq!(second.publish(&meta(id(1), 20).encode()).unwrap(), dir);
+        assert_eq!(
+            second.publish(id(1), &meta(id(1), 20).encode()).unwrap(),
+            dir
+        );
         assert_eq!(fixture.in_snapshots(), [id(1).as_str()]);
         let (found, _) = state.scan().unwrap();
         assert_eq!(found[0].meta.created_unix_ms, 20);
@@ -931,10 +939,10 @@ mod tests {
         let fixture = Fixture::new();
         let state = fixture.open();
         let dir = fixture.publish(&state, 1, 10);
-        let staging = fixture.staging(&state, id(1));
+        let staging = fixture.staging(&state);
         // The disk refuses the second rename, when the old entry is already out of the way.
         fs::remove_dir_all(staging.dir()).unwrap();
-        let error = staging.swap_in().unwrap_err();
+        let error = staging.swap_in(id(1)).unwrap_err();
         assert!(matches!(error, StoreError::Io { op: "rename", .. }));
         assert_eq!(scan(&state), (vec![id(1)], vec![]));
         assert_eq!(fixture.in_snapshots(), [id(1).as_str()]);
@@ -1110,7 +1118,7 @@ mod tests {
     fn links_are_to_files_and_stay_inside_the_entry() {
         let fixture = Fixture::new();
         let state = fixture.open();
-        let mut staging = state.staging(id(1)).unwrap();
+        let mut staging = state.staging().unwrap();
         for path in [
             "", "/x", "../x", "a/../x", "a//b", "meta", "spool", "meta/x", "a\0b",
         ] {
@@ -1144,13 +1152,13 @@ mod tests {
         }
         let pack = other.path().join("pack");
         fs::write(&pack, PACKED).unwrap();
-        let mut staging = state.staging(id(1)).unwrap();
+        let mut staging = state.staging().unwrap();
         fs::write(spool_path(staging.dir()), SPOOL).unwrap();
         assert_eq!(staging.link(&pack, PACK).unwrap(), Linked::Copied);
         let twice = staging.link(&pack, PACK).unwrap_err();
         assert!(matches!(twice, StoreError::Io { .. }));
         let meta = meta(id(1), 1).encode();
-        let dir = staging.publish(&meta).unwrap();
+        let dir = staging.publish(id(1), &meta).unwrap();
         fs::remove_file(&pack).unwrap();
         assert_eq!(fs::read(dir.join(PACK)).unwrap(), PACKED);
         assert_eq!(scan(&state), (vec![id(1)], vec![]));

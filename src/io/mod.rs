@@ -1,3 +1,10 @@
 //! The operating system, as the rest of the program sees it.
+pub mod disk;
 pub mod net;
 pub mod residency;
+pub mod signal;
+
+/// Whether this process may use io_uring: makes a small ring and drops it.
+pub fn probe_uring() -> std::io::Result<()> {
+    io_uring::IoUring::new(8).map(drop)
+}

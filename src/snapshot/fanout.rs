@@ -62,9 +62,9 @@ impl std::fmt::Debug for Fanout {
 
 /// The producer has to stop: nobody can receive what it makes.
 #[derive(Debug, thiserror::Error)]
-#[error("the spool failed ({spool}) and the last client has left")]
+#[error("{why}")]
 pub struct Abandoned {
-    spool: Arc<str>,
+    why: Arc<str>,
 }
 
 impl Default for Fanout {
@@ -304,11 +304,14 @@ impl Shared {
     }
 
     fn has_room(&self) -> Result<bool, Abandoned> {
+        if let Status::Failed(why) = &self.status {
+            return Err(Abandoned { why: why.clone() });
+        }
         let unspooled = self.layout.spool_bytes() - self.spooled;
         match &self.spool_error {
             None => Ok(unspooled < SPOOL_LAG_BYTES),
             Some(spool) if self.readers.iter().flatten().count() == 0 => Err(Abandoned {
-                spool: spool.clone(),
+                why: format!("the spool failed ({spool}) and the last client has left").into(),
             }),
             Some(_) => Ok(self.window_bytes < WINDOW_BYTES + SPOOL_LAG_BYTES),
         }

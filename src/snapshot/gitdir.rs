@@ -40,9 +40,6 @@ pub fn tar_bytes(view: &View, origin_url: &str, mtime_s: i64) -> Vec<u8> {
         b"info/exclude",
         b"# Patterns of files that git ignores here, one a line, as in .gitignore.\n",
     );
-    if let Some(shallow) = &view.shallow {
-        file(b"shallow", shallow);
-    }
     if let (Head::Symbolic(name), Some(commit)) = (&view.head, view.commit) {
         file(name, format!("{commit}\n").as_bytes());
         if let Some(branch) = head_branch(&view.head) {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use gix::ObjectId;
 use gix::bstr::{BString, ByteSlice};
 
-use crate::limits::{ALTERNATES_MAX, LOOSE_TAKEN_MAX};
+use crate::limits::LOOSE_TAKEN_MAX;
 use crate::refs::{Follow, Head, MirrorRefs, RefsError};
 
 /// What pinning could not do.
@@ -69,8 +69,6 @@ pub struct View {
     pub packs: Vec<Linked>,
     /// Loose objects.
     pub loose: Vec<Linked>,
-    /// The `shallow` file, if the mirror is shallow.
-    pub shallow: Option<Vec<u8>>,
 }
 
 /// Pins `mirror`, a bare repository: links what is needed through `link`.
@@ -89,13 +87,10 @@ pub fn pin(mirror: &Path, link: &mut LinkFn<'_>) -> Result<View, PinError> {
         refs,
         packs: Vec::new(),
         loose: Vec::new(),
-        shallow: optional_file(&mirror.join("shallow"))?,
     };
-    let mut seen = BTreeSet::new();
-    for objects in object_directories(mirror)? {
-        link_packs(&objects, &mut view.packs, &mut seen, link)?;
-        link_loose(mirror, &objects, &mut view.loose, &mut seen, link)?;
-    }
+    let objects = mirror.join("objects");
+    link_packs(&objects, &mut view.packs, link)?;
+    link_loose(mirror, &objects, &mut view.loose, link)?;
     view.packs.sort_by(|a, b| a.relative.cmp(&b.relative));
     view.loose.sort_by(|a, b| a.relative.cmp(&b.relative));
     Ok(view)
@@ -136,6 +131,16 @@ fn object_hash(mirror: &Path) -> Result<gix::hash::Kind, PinError> {
     if config.string("extensions.partialClone").is_some() {
         return Err(unusable("it is a partial clone; clone it whole".into()));
     }
+    for (file, what) in [
+        ("shallow", "is shallow"),
+        ("objects/info/alternates", "borrows objects"),
+    ] {
+        if mirror.join(file).exists() {
+            let reason =
+                format!("it {what} (it has the file {file}); put a whole clone in its place");
+            return Err(unusable(reason));
+        }
+    }
     match config.string("extensions.objectFormat") {
         None => Ok(gix::hash::Kind::Sha1),
         Some(name) if name.eq_ignore_ascii_case(b"sha1") => Ok(gix::hash::Kind::Sha1),
@@ -144,47 +149,9 @@ fn object_hash(mirror: &Path) -> Result<gix::hash::Kind, PinError> {
     }
 }
 
-fn optional_file(path: &Path) -> Result<Option<Vec<u8>>, PinError> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(io_error("read", path)(e)),
-    }
-}
-
-/// The mirror's object directory and those it borrows from (`objects/info/alternates`).
-fn object_directories(mirror: &Path) -> Result<Vec<PathBuf>, PinError> {
-    let mut found = vec![mirror.join("objects")];
-    let mut next = 0;
-    while next < found.len() {
-        let directory = found[next].clone();
-        next += 1;
-        let Some(list) = optional_file(&directory.join("info/alternates"))? else {
-            continue;
-        };
-        for line in list
-            .lines()
-            .filter(|l| !l.is_empty() && !l.starts_with(b"#"))
-        {
-            let other = directory.join(line.to_path_lossy());
-            if !found.contains(&other) {
-                found.push(other);
-            }
-        }
-        if found.len() > ALTERNATES_MAX {
-            return Err(PinError::Unusable {
-                path: mirror.to_owned(),
-                reason: format!("more than {ALTERNATES_MAX} alternates; repack it with -a"),
-            });
-        }
-    }
-    Ok(found)
-}
-
 fn link_packs(
     objects: &Path,
     packs: &mut Vec<Linked>,
-    seen: &mut BTreeSet<String>,
     link: &mut LinkFn<'_>,
 ) -> Result<(), PinError> {
     let directory = objects.join("pack");
@@ -203,7 +170,7 @@ fn link_packs(
         for extension in ["pack", "idx", "rev", "mtimes"] {
             let name = format!("{stem}.{extension}");
             let relative = format!("objects/pack/{name}");
-            if names.contains(&name) && seen.insert(relative.clone()) {
+            if names.contains(&name) {
                 let source = directory.join(&name);
                 let bytes = link(&source, &relative).map_err(io_error("link", &source))?;
                 packs.push(Linked { relative, bytes });
@@ -217,7 +184,6 @@ fn link_loose(
     mirror: &Path,
     objects: &Path,
     loose: &mut Vec<Linked>,
-    seen: &mut BTreeSet<String>,
     link: &mut LinkFn<'_>,
 ) -> Result<(), PinError> {
     let is_hex = |s: &str| {
@@ -231,9 +197,6 @@ fn link_loose(
             .filter(|n| n.len() >= 38 && is_hex(n))
         {
             let relative = format!("objects/{fan}/{name}");
-            if !seen.insert(relative.clone()) {
-                continue;
-            }
             if loose.len() >= LOOSE_TAKEN_MAX {
                 return Err(PinError::TooManyLoose {
                     path: mirror.to_owned(),

@@ -1,0 +1,53 @@
+//! SIGTERM and SIGINT, taken by one thread instead of interrupting any.
+
+#![allow(unsafe_code)] // Signal masks have no safe wrapper; each use states its contract.
+
+use std::io;
+use std::mem::MaybeUninit;
+
+/// The signals that stop the server, blocked in the calling thread and in every thread it
+/// starts afterwards.
+pub struct StopSignals {
+    set: libc::sigset_t,
+}
+
+impl StopSignals {
+    /// Blocks the signals. To be called before any thread is started.
+    pub fn block() -> io::Result<StopSignals> {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: sigemptyset initialises the set that the other calls read; all pointers are to
+        // live values, and a null old mask is allowed.
+        let (set, result) = unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            libc::sigaddset(set.as_mut_ptr(), libc::SIGTERM);
+            libc::sigaddset(set.as_mut_ptr(), libc::SIGINT);
+            let result = libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+            (set.assume_init(), result)
+        };
+        match result {
+            0 => Ok(StopSignals { set }),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+
+    /// Waits for one of them; returns its name.
+    pub fn wait(&self) -> io::Result<&'static str> {
+        let mut signal = 0;
+        // SAFETY: both pointers are to live values; the set was initialised by `block`.
+        let result = unsafe { libc::sigwait(&raw const self.set, &raw mut signal) };
+        match (result, signal) {
+            (0, libc::SIGINT) => Ok("SIGINT"),
+            (0, _) => Ok("SIGTERM"),
+            (error, _) => Err(io::Error::from_raw_os_error(error)),
+        }
+    }
+
+    /// Lets the signals end the process again, for children and for a second Ctrl-C.
+    pub fn unblock(&self) {
+        // SAFETY: the set was initialised by `block`; a null old mask is allowed. Cannot fail
+        // with these arguments.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const self.set, std::ptr::null_mut());
+        }
+    }
+}

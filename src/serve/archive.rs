@@ -1,0 +1,168 @@
+//! One archive of one repository: what a request is answered from, growing or complete.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::cache::entry::{EntryId, LinkedFile, Meta};
+use crate::cache::store::spool_path;
+use crate::snapshot::fanout::Fanout;
+
+/// The open files of an archive.
+#[derive(Debug)]
+pub struct Files {
+    /// The spool file.
+    pub spool: File,
+    /// The linked files, in the order the layout numbers them.
+    pub linked: Vec<File>,
+}
+
+/// An archive and where its bytes are.
+#[derive(Debug)]
+pub struct Archive {
+    /// The id, known from the first byte on.
+    pub id: EntryId,
+    /// The id as a strong ETag, in quotes.
+    pub etag: String,
+    /// `host/path` of the repository.
+    pub repository: Arc<str>,
+    /// HEAD's commit as hex; `None` when HEAD points nowhere.
+    pub commit: Option<String>,
+    /// When the build began, ms since 1970.
+    pub created_unix_ms: u64,
+    /// The bytes.
+    pub fanout: Arc<Fanout>,
+    linked: Vec<LinkedFile>,
+    place: Mutex<Place>,
+    last_used_unix_ms: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Place {
+    dir: PathBuf,
+    files: Option<Arc<Files>>,
+}
+
+impl Archive {
+    /// An archive that begins to grow in `dir`.
+    pub fn growing(
+        id: EntryId,
+        repository: Arc<str>,
+        commit: Option<String>,
+        linked: Vec<LinkedFile>,
+        dir: PathBuf,
+        files: Files,
+    ) -> Archive {
+        let now = unix_ms();
+        Archive {
+            id,
+            etag: format!("\"{id}\""),
+            repository,
+            commit,
+            created_unix_ms: now,
+            fanout: Arc::new(Fanout::new()),
+            linked,
+            place: Mutex::new(Place {
+                dir,
+                files: Some(Arc::new(files)),
+            }),
+            last_used_unix_ms: AtomicU64::new(now),
+        }
+    }
+
+    /// A published entry found in `dir`.
+    pub fn found(dir: PathBuf, meta: Meta) -> Archive {
+        let fields = meta.into_fields();
+        Archive {
+            id: fields.id,
+            etag: format!("\"{}\"", fields.id),
+            repository: Arc::from(fields.repository),
+            commit: fields.commit,
+            created_unix_ms: fields.created_unix_ms,
+            fanout: Arc::new(Fanout::complete(fields.layout)),
+            linked: fields.linked,
+            place: Mutex::new(Place { dir, files: None }),
+            last_used_unix_ms: AtomicU64::new(fields.created_unix_ms),
+        }
+    }
+
+    /// The lock guards two fields that are always set together.
+    fn place(&self) -> std::sync::MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The linked files.
+    pub fn linked(&self) -> &[LinkedFile] {
+        &self.linked
+    }
+
+    /// The files, if they are open.
+    pub fn files(&self) -> Option<Arc<Files>> {
+        self.place().files.clone()
+    }
+
+    /// Opens the files if they are not open. May wait for the disk.
+    pub fn open(&self) -> io::Result<Arc<Files>> {
+        let mut place = self.place();
+        if let Some(files) = &place.files {
+            return Ok(files.clone());
+        }
+        let open = |path: PathBuf| {
+            File::open(&path).map_err(|e| {
+                io::Error::new(e.kind(), format!("cannot open {}: {e}", path.display()))
+            })
+        };
+        let linked = self
+            .linked
+            .iter()
+            .map(|file| open(place.dir.join(&file.path)));
+        let files = Arc::new(Files {
+            linked: linked.collect::<io::Result<_>>()?,
+            spool: open(spool_path(&place.dir))?,
+        });
+        place.files = Some(files.clone());
+        Ok(files)
+    }
+
+    /// Closes the files unless somebody uses them; whether they were closed.
+    pub fn close_if_idle(&self) -> bool {
+        let mut place = self.place();
+        if place
+            .files
+            .as_ref()
+            .is_some_and(|files| Arc::strong_count(files) == 1)
+        {
+            place.files = None;
+            return true;
+        }
+        false
+    }
+
+    /// Where the entry is.
+    pub fn dir(&self) -> PathBuf {
+        self.place().dir.clone()
+    }
+
+    /// The entry was published in `dir`.
+    pub fn moved_to(&self, dir: PathBuf) {
+        self.place().dir = dir;
+    }
+
+    /// Notes that a request is answered from it.
+    pub fn touch(&self) {
+        self.last_used_unix_ms.store(unix_ms(), Ordering::Relaxed);
+    }
+
+    /// When a request was last answered from it, ms since 1970.
+    pub fn last_used_unix_ms(&self) -> u64 {
+        self.last_used_unix_ms.load(Ordering::Relaxed)
+    }
+}
+
+/// Milliseconds since 1970.
+pub fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| d.as_millis() as u64)
+}

@@ -1,0 +1,346 @@
+//! A build, from a permit to a published entry, on a thread of its own.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use super::archive::{Archive, Files};
+use super::background::{Command, SpoolJob};
+use super::registry::{Permit, Repo, StartError};
+use super::shared::Shared;
+use crate::cache::entry::{EntryId, Fields, JobRecord, LinkedFile, META_NAME, Meta};
+use crate::cache::store::{self, Linked as LinkKind, Staging, StoreError, spool_path};
+use crate::extent::Piece;
+use crate::metrics::{BuildResult, Event, Level};
+use crate::mirror::Git;
+use crate::refs::Head;
+use crate::snapshot::produce::{self, BuildError, Input, Opened, Record, Reuse, Spool};
+use crate::snapshot::view::{self, PinError, View};
+use crate::snapshot::zstd::ring::panic_text;
+
+/// Version of everything that decides an archive's bytes besides what its id is made from.
+const ARCHIVE_FORMAT: u8 = 1;
+
+/// A build that could not begin.
+#[derive(Debug, thiserror::Error)]
+enum BeginError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error("cannot pack the mirror's loose objects: {0}")]
+    Pack(String),
+    #[error("cannot {op} in the entry: {source}")]
+    Io { op: &'static str, source: io::Error },
+}
+
+/// A build that has begun.
+struct Begun {
+    staging: Staging,
+    opened: Opened,
+    archive: Arc<Archive>,
+    loose: Vec<String>,
+}
+
+struct SpoolSender {
+    sender: UnboundedSender<(u64, Piece)>,
+}
+
+impl Spool for SpoolSender {
+    fn write(&self, offset: u64, piece: Piece) {
+        // Fails only when the background plane has ended; it told the fan-out so.
+        let _ = self.sender.send((offset, piece));
+    }
+}
+
+/// Builds the snapshot that `permit` is for. `git` packs loose objects, if there are too many.
+pub fn run(shared: &Arc<Shared>, permit: &Permit, git: &Git) {
+    let begun = catch_unwind(AssertUnwindSafe(|| begin(shared, permit.repo(), git)));
+    let begun = match begun {
+        Ok(Ok(begun)) => begun,
+        Ok(Err(e)) => return refuse(shared, permit, &e.to_string()),
+        Err(panic) => {
+            return refuse(shared, permit, &format!("a panic: {}", panic_text(&*panic)));
+        }
+    };
+    let archive = begun.archive.clone();
+    let meter = shared.meter();
+    meter.up(Level::BuildsRunning);
+    shared.add_running(&archive.fanout);
+    permit.started(Ok(archive.clone()));
+    let built = catch_unwind(AssertUnwindSafe(|| build(shared, begun)));
+    meter.down(Level::BuildsRunning);
+    let built = built.unwrap_or_else(|panic| Err(format!("a panic: {}", panic_text(&*panic))));
+    match built {
+        Ok(Some(())) => {
+            meter.add(Event::Build(BuildResult::Complete), 1);
+            publish_done(shared, permit.repo(), archive);
+        }
+        Ok(None) => meter.add(Event::Build(BuildResult::LiveOnly), 1),
+        Err(why) => {
+            archive.fanout.fail(&why);
+            meter.add(Event::Build(BuildResult::Failed), 1);
+            tracing::error!(repository = &*permit.repo().name, "build failed: {why}");
+        }
+    }
+}
+
+fn refuse(shared: &Shared, permit: &Permit, why: &str) {
+    let repository = &*permit.repo().name;
+    tracing::error!(repository, "build could not begin: {why}");
+    shared.meter().add(Event::Build(BuildResult::Failed), 1);
+    permit.started(Err(StartError {
+        status: 500,
+        message: format!("cannot build a snapshot of {repository}: {why}"),
+    }));
+}
+
+fn begin(shared: &Shared, repo: &Repo, git: &Git) -> Result<Begun, BeginError> {
+    let (staging, view) = match pin(shared, repo) {
+        Err(BeginError::Pin(PinError::TooManyLoose { .. })) => {
+            pack_loose(repo, git)?;
+            pin(shared, repo)?
+        }
+        other => other?,
+    };
+    view::make_repository(&view, staging.dir())?;
+    let base = repo.current();
+    let reuse = base.as_ref().and_then(|base| reuse(base));
+    let base = base.filter(|_| reuse.is_some()).map(|b| b.id);
+    let id = archive_id(&view, &repo.url, shared.config.level, base);
+    let linked: Vec<LinkedFile> = view.packs.iter().map(linked_file).collect();
+    let loose = view.loose.iter().map(|l| l.relative.clone()).collect();
+    let commit = view.commit.map(|c| c.to_string());
+    let opened = produce::open(Input {
+        view,
+        directory: staging.dir().to_owned(),
+        origin_url: repo.url.clone(),
+        level: shared.config.level,
+        build: shared.next_build(),
+        reuse,
+        faults: shared.faults.clone(),
+    })?;
+    let files = open_files(staging.dir(), &linked)?;
+    let dir = staging.dir().to_owned();
+    let name = repo.name.clone();
+    let archive = Archive::growing(id, name, commit, linked, dir, files);
+    Ok(Begun {
+        staging,
+        opened,
+        archive: Arc::new(archive),
+        loose,
+    })
+}
+
+fn linked_file(linked: &view::Linked) -> LinkedFile {
+    LinkedFile {
+        path: linked.relative.clone(),
+        bytes: linked.bytes,
+    }
+}
+
+/// Links what the mirror has now into a new entry. Milliseconds, under the read lock.
+fn pin(shared: &Shared, repo: &Repo) -> Result<(Staging, View), BeginError> {
+    let mut staging = shared.state.staging()?;
+    let mut copied = 0;
+    let pinned = repo.pins.blocking_read();
+    let view = view::pin(&repo.mirror, &mut |source, relative| {
+        let kind = staging.link(source, relative).map_err(io::Error::other)?;
+        copied += usize::from(matches!(kind, LinkKind::Copied));
+        Ok(fs::metadata(staging.dir().join(relative))?.len())
+    });
+    drop(pinned);
+    if copied > 0 {
+        tracing::warn!(
+            repository = &*repo.name,
+            files = copied,
+            "packs were copied, not linked: keep mirrors/ and snapshots/ on one file system"
+        );
+    }
+    Ok((staging, view?))
+}
+
+fn pack_loose(repo: &Repo, git: &Git) -> Result<(), BeginError> {
+    let failed = |e: &dyn std::fmt::Display| BeginError::Pack(e.to_string());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|e| failed(&e))?;
+    let packed = runtime.block_on(git.pack_loose(&repo.mirror, &repo.pins));
+    let objects = packed.map_err(|e| failed(&e))?;
+    tracing::info!(repository = &*repo.name, objects, "packed loose objects");
+    Ok(())
+}
+
+/// The id of an archive: the same for the same bytes, another for any other.
+fn archive_id(view: &View, url: &str, level: i32, base: Option<EntryId>) -> EntryId {
+    let mut hash = Sha256::new();
+    let mut part = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    part(&[ARCHIVE_FORMAT]);
+    part(&zstd_safe::version_number().to_le_bytes());
+    part(&level.to_le_bytes());
+    part(url.as_bytes());
+    part(base.as_ref().map_or(&[], |id| id.as_str().as_bytes()));
+    part(view.hash.to_string().as_bytes());
+    match &view.head {
+        Head::Symbolic(name) => part(name),
+        Head::Detached(id) => part(id.as_bytes()),
+    }
+    part(&[u8::from(view.refs.fully_peeled)]);
+    for r in &view.refs.refs {
+        part(&r.name);
+        part(r.target.as_bytes());
+        part(r.peeled.as_ref().map_or(&[], |id| id.as_bytes()));
+    }
+    for file in view.packs.iter().chain(&view.loose) {
+        part(file.relative.as_bytes());
+        part(&file.bytes.to_le_bytes());
+    }
+    let mut id = [0; 16];
+    id.copy_from_slice(&hash.finalize()[..16]);
+    EntryId::from_bytes(id)
+}
+
+/// The frames of the entry that is served now. Without them a build only takes longer.
+fn reuse(base: &Archive) -> Option<Reuse> {
+    let dir = base.dir();
+    let meta = fs::read(dir.join(META_NAME)).ok()?;
+    let fields = Meta::decode(&meta).ok()?.into_fields();
+    let spool = File::open(spool_path(&dir)).ok()?;
+    let records = fields.jobs.into_iter().map(|job| {
+        let record = Record {
+            key: job.key,
+            spool_offset: job.spool_offset,
+            spool_bytes: job.spool_bytes,
+            mtime_s: job.mtime_s,
+            sizes: job.sizes,
+        };
+        (record.key, record)
+    });
+    let records: HashMap<_, _> = records.collect();
+    Some(Reuse { spool, records })
+}
+
+fn open_files(dir: &Path, linked: &[LinkedFile]) -> Result<Files, BeginError> {
+    let error = |op| move |source| BeginError::Io { op, source };
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true);
+    let spool = options
+        .open(spool_path(dir))
+        .map_err(error("create the spool file"))?;
+    let open = |file: &LinkedFile| File::open(dir.join(&file.path));
+    let linked = linked.iter().map(open).collect::<io::Result<_>>();
+    Ok(Files {
+        spool,
+        linked: linked.map_err(error("open a linked pack"))?,
+    })
+}
+
+/// Produces, spools and publishes. `None` if the archive is complete but could not be kept.
+fn build(shared: &Arc<Shared>, begun: Begun) -> Result<Option<()>, String> {
+    let Begun {
+        mut staging,
+        opened,
+        archive,
+        loose,
+    } = begun;
+    let (sender, pieces) = unbounded_channel();
+    let spool = archive.files().ok_or("the entry's files were closed")?;
+    shared.tell(Command::Spool(SpoolJob {
+        files: spool,
+        fanout: archive.fanout.clone(),
+        repository: archive.repository.clone(),
+        pieces,
+        written: false,
+    }));
+    let mut turn = None;
+    let records = {
+        let spool = SpoolSender { sender };
+        let wait = || turn = shared.turns.wait();
+        produce::produce(opened, &archive.fanout, &spool, &shared.ring, wait)
+            .map_err(|e| e.to_string())?
+    };
+    drop(turn);
+    archive.fanout.finish();
+    archive.fanout.wait_spooled();
+    if let Some(why) = archive.fanout.spool_error() {
+        tracing::warn!(
+            repository = &*archive.repository,
+            "snapshot was sent but not kept: {why}"
+        );
+        return Ok(None);
+    }
+    match publish(&mut staging, &archive, records, &loose) {
+        Ok(meta) => match staging.publish(archive.id, &meta) {
+            Ok(dir) => {
+                archive.moved_to(dir);
+                return Ok(Some(()));
+            }
+            Err(e) => tracing::error!(repository = &*archive.repository, "cannot publish: {e}"),
+        },
+        Err(why) => tracing::error!(repository = &*archive.repository, "cannot publish: {why}"),
+    }
+    Ok(None)
+}
+
+/// Prepares the entry for publishing; returns its metadata.
+fn publish(
+    staging: &mut Staging,
+    archive: &Archive,
+    records: Vec<Record>,
+    loose: &[String],
+) -> Result<Vec<u8>, String> {
+    for relative in loose {
+        staging.unlink(relative).map_err(|e| e.to_string())?;
+    }
+    let jobs = records.into_iter().map(|record| JobRecord {
+        key: record.key,
+        spool_offset: record.spool_offset,
+        spool_bytes: record.spool_bytes,
+        mtime_s: record.mtime_s,
+        sizes: record.sizes,
+    });
+    let meta = Meta::new(Fields {
+        id: archive.id,
+        repository: archive.repository.to_string(),
+        commit: archive.commit.clone(),
+        created_unix_ms: archive.created_unix_ms,
+        linked: archive.linked().to_vec(),
+        layout: archive.fanout.layout(),
+        jobs: jobs.collect(),
+    });
+    Ok(meta.map_err(|e| e.to_string())?.encode())
+}
+
+fn publish_done(shared: &Shared, repo: &Repo, archive: Arc<Archive>) {
+    archive.fanout.release_window();
+    let bytes = store::entry_bytes(&archive.dir()).unwrap_or(0);
+    tracing::info!(
+        repository = &*repo.name,
+        id = archive.id.as_str(),
+        wire_bytes = archive.fanout.wire_bytes(),
+        own_bytes = bytes,
+        "published"
+    );
+    let id = archive.id;
+    let old = repo.replace_current(Some(archive));
+    if let Some(old) = old.filter(|old| old.id != id) {
+        let mut retired = shared
+            .retired
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        retired.push(old);
+    }
+    shared.tell(Command::Sweep);
+}

@@ -1,0 +1,293 @@
+//! A network core's service: routes requests, keeps the core's counters and log.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use super::shared::Shared;
+use crate::http::conn::{Answer, Done, Payload, Service};
+use crate::http::head::RequestHead;
+use crate::http::response::{Head, Text};
+use crate::http::route::{Route, route};
+use crate::http::socket::SendError;
+use crate::http::{Method, Reject};
+use crate::limits::METRICS_REPOSITORIES_MAX;
+use crate::log::{RequestLog, RequestRecord};
+use crate::metrics::{DropReason, Event, Level, Meter, Outcome, Timing};
+
+/// What a core remembers of a request until its answer is sent.
+pub struct Note {
+    pub(super) repository: Arc<str>,
+    pub(super) method: &'static str,
+    pub(super) outcome: Outcome,
+    pub(super) status: u16,
+}
+
+/// One for each core.
+pub struct Core {
+    pub(super) shared: Arc<Shared>,
+    pub(super) meter: Meter,
+    log: RequestLog,
+    closing: watch::Receiver<bool>,
+    date: RefCell<Date>,
+    open: Cell<usize>,
+    no_repository: Arc<str>,
+}
+
+/// The current time as an HTTP date, made once a second.
+struct Date {
+    made: Option<Instant>,
+    text: String,
+}
+
+impl Core {
+    /// The service of core number `index`. `closing` turns true when the server stops.
+    pub fn new(
+        shared: Arc<Shared>,
+        index: usize,
+        log: RequestLog,
+        closing: watch::Receiver<bool>,
+    ) -> Core {
+        Core {
+            meter: shared.metrics.meter(index),
+            shared,
+            log,
+            closing,
+            date: RefCell::new(Date {
+                made: None,
+                text: String::new(),
+            }),
+            open: Cell::new(0),
+            no_repository: Arc::from(""),
+        }
+    }
+
+    /// The server's configuration.
+    pub fn config(&self) -> &crate::config::Config {
+        &self.shared.config
+    }
+
+    /// A connection was accepted.
+    pub fn opened(&self) {
+        self.open.set(self.open.get() + 1);
+        self.meter.add(Event::Connection, 1);
+        self.meter.up(Level::ConnectionsOpen);
+    }
+
+    /// A connection has ended.
+    pub fn closed(&self) {
+        self.open.set(self.open.get() - 1);
+        self.meter.down(Level::ConnectionsOpen);
+    }
+
+    /// Open connections.
+    pub fn open(&self) -> usize {
+        self.open.get()
+    }
+
+    /// Connections that are left when the grace time is over.
+    pub fn abandon(&self) {
+        self.meter.add(
+            Event::ClientDropped(DropReason::Shutdown),
+            self.open.get() as u64,
+        );
+    }
+
+    /// Calls `with` with the date of now.
+    pub(super) fn with_date<T>(&self, with: impl FnOnce(&str) -> T) -> T {
+        let mut date = self.date.borrow_mut();
+        let fresh = date.made.is_some_and(|made| made.elapsed().as_secs() < 1);
+        if !fresh {
+            date.made = Some(Instant::now());
+            date.text = httpdate::fmt_http_date(std::time::SystemTime::now());
+        }
+        with(&date.text)
+    }
+
+    /// An answer of one line.
+    pub(super) fn text(
+        &self,
+        head: &RequestHead<'_>,
+        status: u16,
+        message: &str,
+        out: &mut Vec<u8>,
+    ) -> Payload {
+        let text = Text {
+            status,
+            message,
+            allow: None,
+            retry_after_s: None,
+            keep_alive: head.keep_alive,
+            head_only: head.method == Method::Head,
+        };
+        // The text is sent as one line whatever is in it.
+        let _ = self.with_date(|date| text.write(out, date));
+        Payload::Written
+    }
+
+    pub(super) fn note(&self, head: &RequestHead<'_>, outcome: Outcome, status: u16) -> Note {
+        Note {
+            repository: self.no_repository.clone(),
+            method: method_name(head.method),
+            outcome,
+            status,
+        }
+    }
+
+    fn reject(&self, head: &RequestHead<'_>, reject: &Reject, out: &mut Vec<u8>) -> Answer<Note> {
+        let text = Text::reject(reject, head.keep_alive, head.method == Method::Head);
+        let _ = self.with_date(|date| text.write(out, date));
+        Answer {
+            payload: Payload::Written,
+            keep_alive: head.keep_alive && !reject.close,
+            note: self.note(head, Outcome::Refused, reject.status),
+        }
+    }
+
+    fn admin(
+        &self,
+        head: &RequestHead<'_>,
+        status: u16,
+        message: &str,
+        out: &mut Vec<u8>,
+    ) -> Answer<Note> {
+        Answer {
+            payload: self.text(head, status, message, out),
+            keep_alive: head.keep_alive,
+            note: self.note(head, Outcome::Admin, status),
+        }
+    }
+
+    fn metrics(&self, head: &RequestHead<'_>, out: &mut Vec<u8>) -> Answer<Note> {
+        let now = super::archive::unix_ms();
+        let repos = self.shared.registry.all();
+        let ages = repos.iter().filter_map(|repo| {
+            let fresh = repo.fresh_unix_ms()?;
+            let age = std::time::Duration::from_millis(now.saturating_sub(fresh));
+            Some((&*repo.name, age))
+        });
+        let mut text = String::new();
+        let ages = ages.take(METRICS_REPOSITORIES_MAX);
+        self.shared
+            .metrics
+            .render(&self.shared.gauges(), ages, &mut text);
+        self.with_date(|date| {
+            let written = Head::new(out, 200, date)
+                .header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+                .content_length(text.len() as u64)
+                .connection(head.keep_alive)
+                .finish();
+            // All values are the program's own.
+            let _ = written;
+        });
+        if head.method != Method::Head {
+            out.extend_from_slice(text.as_bytes());
+        }
+        Answer {
+            payload: Payload::Written,
+            keep_alive: head.keep_alive,
+            note: self.note(head, Outcome::Admin, 200),
+        }
+    }
+}
+
+fn method_name(method: Method) -> &'static str {
+    match method {
+        Method::Get => "GET",
+        Method::Head => "HEAD",
+        Method::Post => "POST",
+        Method::Other => "other",
+    }
+}
+
+impl Service for Core {
+    type Note = Note;
+
+    async fn answer(
+        &self,
+        head: &RequestHead<'_>,
+        _body: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Answer<Note> {
+        match route(head.method, head.target) {
+            Err(reject) => self.reject(head, &reject, out),
+            Ok(Route::Snapshot(repo)) => self.snapshot(head, repo, out).await,
+            Ok(Route::Liveness) => self.admin(head, 200, "alive", out),
+            Ok(Route::Readiness) if self.is_closing() => self.admin(head, 503, "stopping", out),
+            Ok(Route::Readiness) => self.admin(head, 200, "ready", out),
+            Ok(Route::Metrics) => self.metrics(head, out),
+            Ok(
+                Route::Bundle { .. }
+                | Route::EnsureRefs(_)
+                | Route::InfoRefs(_)
+                | Route::UploadPack(_),
+            ) => self.admin(head, 501, "not served yet; use snapshot.tar.zst", out),
+        }
+    }
+
+    fn refuse(&self, reject: &Reject, out: &mut Vec<u8>) {
+        let text = Text::reject(reject, false, false);
+        // Its text is the program's own.
+        let _ = self.with_date(|date| text.write(out, date));
+        self.meter.add(Event::Request(Outcome::Refused), 1);
+        self.meter.add(Event::Response(reject.status), 1);
+    }
+
+    fn body_bytes_max(&self, head: &RequestHead<'_>) -> u64 {
+        match route(head.method, head.target) {
+            Ok(Route::EnsureRefs(_) | Route::UploadPack(_)) => crate::limits::BODY_BYTES_MAX,
+            // Read and thrown away, so that it is not taken for the next request.
+            _ => crate::limits::UNUSED_BODY_BYTES_MAX,
+        }
+    }
+
+    fn done(&self, note: Note, done: Done, peer: SocketAddr) {
+        let since_asked = |at: Instant| at.duration_since(done.asked).as_micros() as u64;
+        let ttfb_us = done.sent.first.map(since_asked);
+        let total_us = since_asked(Instant::now());
+        self.meter.add(Event::Request(note.outcome), 1);
+        self.meter.add(Event::Response(note.status), 1);
+        self.meter.add(Event::SentBytes, done.sent.bytes);
+        self.meter.observe_us(Timing::Duration, total_us);
+        if let Some(us) = ttfb_us {
+            self.meter.observe_us(Timing::Ttfb, us);
+        }
+        match &done.result {
+            Err(SendError::Left(_)) => self.meter.add(Event::ClientDropped(DropReason::Gone), 1),
+            Err(SendError::Stalled(_)) => {
+                self.meter.add(Event::ClientDropped(DropReason::Stall), 1);
+            }
+            Err(SendError::Source(_)) => self.meter.add(Event::Request(Outcome::Error), 1),
+            Ok(()) => {}
+        }
+        let record = RequestRecord {
+            repository: note.repository,
+            method: note.method,
+            outcome: note.outcome,
+            status: note.status,
+            bytes: done.sent.bytes,
+            complete: done.result.is_ok(),
+            ttfb_us,
+            total_us,
+            peer,
+        };
+        self.log.push(record, &self.meter);
+    }
+
+    fn timed_out(&self) {
+        self.meter.add(Event::ClientDropped(DropReason::Idle), 1);
+    }
+
+    async fn closing(&self) {
+        let mut closing = self.closing.clone();
+        // The sender lives as long as the cores; without it the server is closing, too.
+        let _ = closing.wait_for(|closing| *closing).await;
+    }
+
+    fn is_closing(&self) -> bool {
+        *self.closing.borrow()
+    }
+}

@@ -1,0 +1,114 @@
+//! An archive as the source of a response.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::sync::oneshot;
+
+use super::archive::Files;
+use super::prefetch::{FileRanges, Prefetch};
+use crate::extent::{Next, Source};
+use crate::io::residency;
+use crate::limits::READ_AHEAD_BYTES;
+use crate::metrics::{Event, Meter, Prefault};
+use crate::snapshot::fanout::ReaderHandle;
+
+/// A reader of one archive.
+pub struct ArchiveReader {
+    handle: ReaderHandle,
+    files: Arc<Files>,
+    prefetch: Arc<Prefetch>,
+    meter: Meter,
+    reading: Option<oneshot::Receiver<io::Result<()>>>,
+}
+
+impl ArchiveReader {
+    /// A reader that has joined the archive's fan-out.
+    pub fn new(
+        handle: ReaderHandle,
+        files: Arc<Files>,
+        prefetch: Arc<Prefetch>,
+        meter: Meter,
+    ) -> ArchiveReader {
+        ArchiveReader {
+            handle,
+            files,
+            prefetch,
+            meter,
+            reading: None,
+        }
+    }
+
+    /// Waits until the byte at wire offset `at` is there, or the archive has ended.
+    pub async fn wait_for(&mut self, at: u64) {
+        std::future::poll_fn(|context| self.poll_next(at, 1, context).map(drop)).await;
+    }
+
+    /// Ranges under the next bytes that are not in memory, or not known to be.
+    fn cold_ranges(&self, at: u64) -> FileRanges {
+        let mut ranges = FileRanges::new();
+        let fanout = self.handle.fanout();
+        fanout.file_ranges(at, READ_AHEAD_BYTES, |file, range| {
+            ranges.push((file, range))
+        });
+        ranges.retain(|(file, range)| match self.file(*file) {
+            Ok(fd) => residency::in_memory(fd, range.clone()) != Some(true),
+            Err(_) => false,
+        });
+        ranges
+    }
+}
+
+impl Source for ArchiveReader {
+    fn poll_next(&mut self, at: u64, max: u64, context: &mut Context<'_>) -> Poll<Next> {
+        match self.handle.next(at, max, context.waker()) {
+            Next::Wait => Poll::Pending,
+            next => Poll::Ready(next),
+        }
+    }
+
+    fn poll_resident(&mut self, at: u64, context: &mut Context<'_>) -> Poll<io::Result<u64>> {
+        let until = at.saturating_add(READ_AHEAD_BYTES);
+        if self.reading.is_none() {
+            let cold = self.cold_ranges(at);
+            if cold.is_empty() {
+                self.meter.add(Event::Prefault(Prefault::Resident), 1);
+                return Poll::Ready(Ok(until));
+            }
+            self.reading = Some(self.prefetch.read(self.files.clone(), cold));
+        }
+        let Some(reading) = &mut self.reading else {
+            return Poll::Ready(Ok(until));
+        };
+        let read = std::task::ready!(Pin::new(reading).poll(context));
+        self.reading = None;
+        match read {
+            Ok(Ok(())) => {
+                self.meter.add(Event::Prefault(Prefault::Read), 1);
+                Poll::Ready(Ok(until))
+            }
+            Ok(Err(e)) => {
+                self.meter.add(Event::Prefault(Prefault::Failed), 1);
+                Poll::Ready(Err(e))
+            }
+            Err(_) => Poll::Ready(Err(io::Error::other("the server is shutting down"))),
+        }
+    }
+
+    fn available(&self, at: u64) -> u64 {
+        self.handle.fanout().wire_bytes().saturating_sub(at)
+    }
+
+    fn file(&self, file: Option<u32>) -> io::Result<BorrowedFd<'_>> {
+        match file {
+            None => Ok(self.files.spool.as_fd()),
+            Some(index) => {
+                let linked = self.files.linked.get(index as usize);
+                Ok(linked.ok_or(io::ErrorKind::NotFound)?.as_fd())
+            }
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! Repositories and what there is of each: sharded by name, one short lock a shard.
+//!
+//! The critical sections are a few field reads and writes, without allocation on a hit; no lock
+//! is held across an await. (A message to a home core for each request was the plan; it costs
+//! two cross-core wake-ups of 12 µs each where this costs an uncontended lock.)
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{RwLock, watch};
+
+use super::archive::Archive;
+
+/// Why a request for a snapshot could not be answered, as the client hears it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct StartError {
+    /// HTTP status.
+    pub status: u16,
+    /// One line that says what to do.
+    pub message: String,
+}
+
+/// A build's beginning: the archive that grows, or why there is none.
+pub type Started = Result<Arc<Archive>, StartError>;
+
+/// Hears of a build's beginning.
+pub type Ticket = watch::Receiver<Option<Started>>;
+
+/// A repository.
+#[derive(Debug)]
+pub struct Repo {
+    /// `host/path`.
+    pub name: Arc<str>,
+    /// The mirror's directory.
+    pub mirror: PathBuf,
+    /// Where the mirror is cloned from; also the URL of `origin` in its archives.
+    pub url: String,
+    /// Read while pinning, written while refs change or packs go.
+    pub pins: RwLock<()>,
+    state: Mutex<RepoState>,
+}
+
+#[derive(Debug, Default)]
+struct RepoState {
+    current: Option<Arc<Archive>>,
+    build: Option<Ticket>,
+    fresh_unix_ms: Option<u64>,
+}
+
+/// What a request finds.
+#[derive(Debug)]
+pub enum Found {
+    /// An archive that is whole.
+    Hit(Arc<Archive>),
+    /// A build that others started.
+    Following(Ticket),
+    /// Nothing; whoever holds the permit is to build.
+    Vacant(Permit),
+}
+
+/// The right, and the duty, to build a repository's snapshot: there is one at a time.
+/// Dropping it ends the build for everybody.
+#[derive(Debug)]
+pub struct Permit {
+    repo: Arc<Repo>,
+    sender: watch::Sender<Option<Started>>,
+}
+
+impl Permit {
+    /// The repository.
+    pub fn repo(&self) -> &Arc<Repo> {
+        &self.repo
+    }
+
+    /// A ticket for a further listener.
+    pub fn ticket(&self) -> Ticket {
+        self.sender.subscribe()
+    }
+
+    /// Tells everybody what there is to read.
+    pub fn started(&self, started: Started) {
+        self.sender.send_replace(Some(started));
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut state = self.repo.lock();
+        if state
+            .build
+            .as_ref()
+            .is_some_and(|t| t.same_channel(&self.sender.subscribe()))
+        {
+            state.build = None;
+        }
+        drop(state);
+        self.sender.send_if_modified(|started| {
+            let unheard = started.is_none();
+            if unheard {
+                *started = Some(Err(StartError {
+                    status: 500,
+                    message: "the build ended before it began; try again".into(),
+                }));
+            }
+            unheard
+        });
+    }
+}
+
+impl Repo {
+    /// The state is changed in single assignments, so a panic cannot leave it half done.
+    fn lock(&self) -> MutexGuard<'_, RepoState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What there is; makes the caller the builder if there is nothing.
+    pub fn find(self: &Arc<Self>) -> Found {
+        let mut state = self.lock();
+        if let Some(current) = &state.current {
+            return Found::Hit(current.clone());
+        }
+        if let Some(build) = &state.build {
+            return Found::Following(build.clone());
+        }
+        Found::Vacant(self.permit(&mut state))
+    }
+
+    /// The right to build a newer snapshot while the current one is served; `None` if a build
+    /// runs already.
+    pub fn rebuild(self: &Arc<Self>) -> Option<Permit> {
+        let mut state = self.lock();
+        state.build.is_none().then(|| self.permit(&mut state))
+    }
+
+    fn permit(self: &Arc<Self>, state: &mut RepoState) -> Permit {
+        let (sender, receiver) = watch::channel(None);
+        state.build = Some(receiver);
+        Permit {
+            repo: self.clone(),
+            sender,
+        }
+    }
+
+    /// The current archive.
+    pub fn current(&self) -> Option<Arc<Archive>> {
+        self.lock().current.clone()
+    }
+
+    /// Makes `archive` the current one; returns the one before.
+    pub fn replace_current(&self, archive: Option<Arc<Archive>>) -> Option<Arc<Archive>> {
+        std::mem::replace(&mut self.lock().current, archive)
+    }
+
+    /// Takes the current archive away if it is `archive` and nobody reads it.
+    pub fn take_idle(&self, archive: &Arc<Archive>) -> bool {
+        let mut state = self.lock();
+        let same = state
+            .current
+            .as_ref()
+            .is_some_and(|c| Arc::ptr_eq(c, archive));
+        if same && archive.fanout.readers() == 0 {
+            state.current = None;
+            return true;
+        }
+        false
+    }
+
+    /// Forgets `archive` if it is the current one, for it turned out not to be readable.
+    pub fn forget(&self, archive: &Arc<Archive>) {
+        let mut state = self.lock();
+        if state
+            .current
+            .as_ref()
+            .is_some_and(|c| Arc::ptr_eq(c, archive))
+        {
+            state.current = None;
+        }
+    }
+
+    /// The mirror was found to be like its upstream, or made so.
+    pub fn set_fresh(&self, unix_ms: u64) {
+        self.lock().fresh_unix_ms = Some(unix_ms);
+    }
+
+    /// When the mirror was last like its upstream, as far as is known.
+    pub fn fresh_unix_ms(&self) -> Option<u64> {
+        self.lock().fresh_unix_ms
+    }
+}
+
+type Shard = HashMap<Box<str>, HashMap<Box<str>, Arc<Repo>>>;
+
+/// All repositories that were asked for or found.
+#[derive(Debug)]
+pub struct Registry {
+    shards: Vec<Mutex<Shard>>,
+    hasher: RandomState,
+}
+
+impl Registry {
+    /// An empty registry with a shard for each core.
+    pub fn new(cores: usize) -> Registry {
+        let shards = (0..cores.max(1)).map(|_| Mutex::default());
+        Registry {
+            shards: shards.collect(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    fn shard(&self, host: &str, path: &str) -> MutexGuard<'_, Shard> {
+        let hash = self.hasher.hash_one((host, path)) as usize;
+        let shard = &self.shards[hash % self.shards.len()];
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The repository, if it is known.
+    pub fn get(&self, host: &str, path: &str) -> Option<Arc<Repo>> {
+        let shard = self.shard(host, path);
+        shard.get(host).and_then(|paths| paths.get(path)).cloned()
+    }
+
+    /// The repository; made known if it is not.
+    pub fn get_or_add(
+        &self,
+        host: &str,
+        path: &str,
+        mirror: impl FnOnce() -> PathBuf,
+        url: impl FnOnce() -> String,
+    ) -> Arc<Repo> {
+        let mut shard = self.shard(host, path);
+        if let Some(repo) = shard.get(host).and_then(|paths| paths.get(path)) {
+            return repo.clone();
+        }
+        let repo = Arc::new(Repo {
+            name: Arc::from(format!("{host}/{path}")),
+            mirror: mirror(),
+            url: url(),
+            pins: RwLock::new(()),
+            state: Mutex::default(),
+        });
+        let paths = shard.entry(host.into()).or_default();
+        paths.insert(path.into(), repo.clone());
+        repo
+    }
+
+    /// Forgets a repository that turned out not to exist, unless there is something of it.
+    pub fn forget(&self, repo: &Repo) {
+        let Some((host, path)) = repo.name.split_once('/') else {
+            return;
+        };
+        if repo.current().is_some() {
+            return;
+        }
+        if let Some(paths) = self.shard(host, path).get_mut(host) {
+            paths.remove(path);
+        }
+    }
+
+    /// All repositories.
+    pub fn all(&self) -> Vec<Arc<Repo>> {
+        let shard = |shard: &Mutex<Shard>| {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard
+                .values()
+                .flat_map(HashMap::values)
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        self.shards.iter().flat_map(shard).collect()
+    }
+}

@@ -1,0 +1,191 @@
+//! What the cores, the builders and the background plane share.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::archive::Archive;
+use super::background::Command;
+use super::prefetch::Prefetch;
+use super::registry::Registry;
+use crate::cache::store::StateDir;
+use crate::config::Config;
+use crate::faults::Faults;
+use crate::limits::BUILDS_PRODUCING_MAX;
+use crate::metrics::{Gauges, Meter, Metrics};
+use crate::snapshot::fanout::Fanout;
+use crate::snapshot::job::EncoderState;
+use crate::snapshot::zstd::ring::Ring;
+
+/// See the module's text.
+pub struct Shared {
+    /// The configuration.
+    pub config: Config,
+    /// The state directory, locked.
+    pub state: StateDir,
+    /// All repositories.
+    pub registry: Registry,
+    /// The encoder threads.
+    pub ring: Ring<EncoderState>,
+    /// The prefetch threads.
+    pub prefetch: Arc<Prefetch>,
+    /// All counters.
+    pub metrics: Arc<Metrics>,
+    /// The way to the background plane.
+    pub background: UnboundedSender<Command>,
+    /// Turns to produce.
+    pub turns: Turns,
+    /// Faults to inject; none outside tests.
+    pub faults: Faults,
+    /// Archives that a newer one has replaced, until nobody reads them.
+    pub retired: Mutex<Vec<Arc<Archive>>>,
+    running: Mutex<Vec<Weak<Fanout>>>,
+    builds: AtomicU64,
+    cache_bytes: AtomicU64,
+    cache_entries: AtomicU64,
+}
+
+/// What [`Shared::new`] takes.
+pub struct Parts {
+    pub config: Config,
+    pub state: StateDir,
+    pub ring: Ring<EncoderState>,
+    pub prefetch: Prefetch,
+    pub metrics: Arc<Metrics>,
+    pub background: UnboundedSender<Command>,
+    pub faults: Faults,
+}
+
+impl Shared {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> Shared {
+        Shared {
+            registry: Registry::new(parts.config.cores.get()),
+            config: parts.config,
+            state: parts.state,
+            ring: parts.ring,
+            prefetch: Arc::new(parts.prefetch),
+            metrics: parts.metrics,
+            background: parts.background,
+            turns: Turns::new(BUILDS_PRODUCING_MAX),
+            faults: parts.faults,
+            retired: Mutex::default(),
+            running: Mutex::default(),
+            builds: AtomicU64::new(0),
+            cache_bytes: AtomicU64::new(0),
+            cache_entries: AtomicU64::new(0),
+        }
+    }
+
+    /// The counters of everything but the cores, which have a block each before it.
+    pub fn meter(&self) -> Meter {
+        self.metrics.meter(self.config.cores.get())
+    }
+
+    /// A number for a build.
+    pub fn next_build(&self) -> u64 {
+        self.builds.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Hands a command to the background plane.
+    pub fn tell(&self, command: Command) {
+        // Fails only while the process ends; permits in the command then end their builds.
+        let _ = self.background.send(command);
+    }
+
+    /// Notes a running build, so that it can be stopped.
+    pub fn add_running(&self, fanout: &Arc<Fanout>) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|f| f.strong_count() > 0);
+        running.push(Arc::downgrade(fanout));
+    }
+
+    /// Ends all running builds with an error and lets no waiting one begin.
+    pub fn stop_builds(&self) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        for fanout in running.iter().filter_map(Weak::upgrade) {
+            fanout.fail("the server is shutting down");
+        }
+        drop(running);
+        self.turns.close();
+    }
+
+    /// Notes the size of the cache.
+    pub fn set_cache(&self, bytes: u64, entries: u64) {
+        self.cache_bytes.store(bytes, Ordering::Relaxed);
+        self.cache_entries.store(entries, Ordering::Relaxed);
+    }
+
+    /// The levels that are not counted but looked up.
+    pub fn gauges(&self) -> Gauges {
+        let total = self.state.space().map_or(0, |s| s.total_bytes);
+        Gauges {
+            cache_bytes: self.cache_bytes.load(Ordering::Relaxed),
+            cache_limit_bytes: self.config.cache_limit.of(total),
+            cache_entries: self.cache_entries.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// A bounded number of turns: builds that produce at the same time.
+#[derive(Debug)]
+pub struct Turns {
+    /// `None` once closed.
+    free: Mutex<Option<usize>>,
+    changed: Condvar,
+}
+
+/// A turn; dropping it gives it back.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    turns: &'a Turns,
+}
+
+impl Turns {
+    fn new(count: usize) -> Turns {
+        Turns {
+            free: Mutex::new(Some(count)),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Waits for a turn; `None` when the server is shutting down.
+    pub fn wait(&self) -> Option<Turn<'_>> {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match &mut *free {
+                None => return None,
+                Some(0) => {}
+                Some(count) => {
+                    *count -= 1;
+                    return Some(Turn { turns: self });
+                }
+            }
+            free = self
+                .changed
+                .wait(free)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn close(&self) {
+        *self.free.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.changed.notify_all();
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut free = self
+            .turns
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = &mut *free {
+            *count += 1;
+        }
+        drop(free);
+        self.turns.changed.notify_one();
+    }
+}

@@ -1,0 +1,389 @@
+//! `snapshot.tar.zst`: a hit, a build to follow, or a build to start.
+
+use std::sync::Arc;
+
+use super::archive::Archive;
+use super::background::Command;
+use super::core::{Core, Note};
+use super::reader::ArchiveReader;
+use super::registry::{Found, Repo, StartError, Started, Ticket};
+use crate::http::conn::{Answer, Payload};
+use crate::http::head::RequestHead;
+use crate::http::precondition::{Conditions, Verdict, evaluate, if_range_matches};
+use crate::http::range::{Requested, Selection, requested};
+use crate::http::response::Head;
+use crate::http::route::RepoRef;
+use crate::http::{Method, Version};
+use crate::metrics::Outcome;
+
+/// Times that a request looks again when what it found is gone before it can be read.
+const LOOKS_MAX: usize = 3;
+
+/// A part of an archive to send, or all of it.
+enum Part {
+    /// All; the length may not be known yet.
+    Whole { total: Option<u64> },
+    /// Bytes from `start` to `end_inclusive`.
+    Range {
+        start: u64,
+        end_inclusive: u64,
+        total: Option<u64>,
+    },
+    /// No byte of it.
+    Unsatisfiable { total: u64 },
+}
+
+/// A request with what is needed to answer it.
+struct Asked<'r, 'h> {
+    head: &'r RequestHead<'h>,
+    repository: Arc<str>,
+}
+
+impl Core {
+    /// Answers `GET` and `HEAD` of a snapshot.
+    pub(super) async fn snapshot(
+        &self,
+        head: &RequestHead<'_>,
+        repo: RepoRef<'_>,
+        out: &mut Vec<u8>,
+    ) -> Answer<Note> {
+        let Some(repo) = self.repo(repo) else {
+            let message = format!(
+                "{} is not one of this server's upstreams; start it with --upstream {}",
+                repo.host, repo.host
+            );
+            return Answer {
+                payload: self.text(head, 403, &message, out),
+                keep_alive: head.keep_alive,
+                note: self.note(head, Outcome::Refused, 403),
+            };
+        };
+        let asked = Asked {
+            head,
+            repository: repo.name.clone(),
+        };
+        if head.method == Method::Head {
+            return match repo.current() {
+                Some(archive) => self.head_only(&asked, &archive, out),
+                None => self.failed(
+                    &asked,
+                    404,
+                    "nothing is cached; GET it to have it built",
+                    out,
+                ),
+            };
+        }
+        for _ in 0..LOOKS_MAX {
+            let (found, outcome) = self.find(&repo).await;
+            let archive = match found {
+                Ok(archive) => archive,
+                Err(StartError { status, message }) => {
+                    return self.failed(&asked, status, &message, out);
+                }
+            };
+            if let Some(answer) = self.serve(&asked, &archive, outcome, out).await {
+                return answer;
+            }
+            // Evicted, or failed, between the look and the first read.
+            repo.forget(&archive);
+        }
+        self.failed(
+            &asked,
+            503,
+            "the snapshot could not be read; try again",
+            out,
+        )
+    }
+
+    /// The repository, if its host is one of the upstreams.
+    fn repo(&self, repo: RepoRef<'_>) -> Option<Arc<Repo>> {
+        let shared = &self.shared;
+        if let Some(known) = shared.registry.get(repo.host, repo.path) {
+            return Some(known);
+        }
+        let url = shared.config.upstreams.url_for(repo.host, repo.path)?;
+        let mirror = || shared.state.mirror_path(repo.host, repo.path);
+        Some(
+            shared
+                .registry
+                .get_or_add(repo.host, repo.path, mirror, || url),
+        )
+    }
+
+    async fn find(&self, repo: &Arc<Repo>) -> (Started, Outcome) {
+        match repo.find() {
+            Found::Hit(archive) => (Ok(archive), Outcome::Hit),
+            Found::Following(ticket) => (begun(ticket).await, Outcome::Follow),
+            Found::Vacant(permit) => {
+                let ticket = permit.ticket();
+                self.shared.tell(Command::Build(permit));
+                (begun(ticket).await, Outcome::Build)
+            }
+        }
+    }
+
+    fn failed(
+        &self,
+        asked: &Asked<'_, '_>,
+        status: u16,
+        message: &str,
+        out: &mut Vec<u8>,
+    ) -> Answer<Note> {
+        let outcome = match status {
+            500.. => Outcome::Error,
+            _ => Outcome::Refused,
+        };
+        Answer {
+            payload: self.text(asked.head, status, message, out),
+            keep_alive: asked.head.keep_alive,
+            note: self.note_for(asked, outcome, status),
+        }
+    }
+
+    fn note_for(&self, asked: &Asked<'_, '_>, outcome: Outcome, status: u16) -> Note {
+        Note {
+            repository: asked.repository.clone(),
+            ..self.note(asked.head, outcome, status)
+        }
+    }
+
+    /// Answers from an archive; `None` if it cannot be read after all.
+    async fn serve(
+        &self,
+        asked: &Asked<'_, '_>,
+        archive: &Arc<Archive>,
+        outcome: Outcome,
+        out: &mut Vec<u8>,
+    ) -> Option<Answer<Note>> {
+        archive.touch();
+        let conditions = Conditions {
+            if_match: asked.head.if_match,
+            if_none_match: asked.head.if_none_match,
+        };
+        match evaluate(&conditions, &archive.etag, true) {
+            Verdict::Proceed => {}
+            Verdict::NotModified => return Some(self.bare(asked, archive, 304, out)),
+            Verdict::Failed => {
+                let message = "the snapshot is another one than If-Match names";
+                return Some(self.failed(asked, 412, message, out));
+            }
+        }
+        let mut reader = self.reader(archive).await?;
+        let part = self.part(asked.head, archive, &mut reader).await;
+        let (start, end, status) = match &part {
+            Part::Whole { total } => (0, *total, 200),
+            Part::Range {
+                start,
+                end_inclusive,
+                ..
+            } => (*start, Some(end_inclusive + 1), 206),
+            Part::Unsatisfiable { .. } => (0, Some(0), 416),
+        };
+        self.write_head(asked, archive, outcome, &part, out);
+        let payload = match part {
+            Part::Unsatisfiable { .. } => Payload::Written,
+            Part::Whole { .. } | Part::Range { .. } => Payload::Stream {
+                source: Box::new(reader),
+                start,
+                end,
+            },
+        };
+        Some(Answer {
+            payload,
+            keep_alive: asked.head.keep_alive,
+            note: self.note_for(asked, outcome, status),
+        })
+    }
+
+    /// Joins the archive's readers, with its files open.
+    async fn reader(&self, archive: &Arc<Archive>) -> Option<ArchiveReader> {
+        // Joined first: from here on the entry is not evicted.
+        let handle = archive.fanout.join(0)?;
+        let files = match archive.files() {
+            Some(files) => files,
+            None => self
+                .shared
+                .prefetch
+                .open(archive.clone())
+                .await
+                .ok()?
+                .ok()?,
+        };
+        let prefetch = self.shared.prefetch.clone();
+        Some(ArchiveReader::new(
+            handle,
+            files,
+            prefetch,
+            self.meter.clone(),
+        ))
+    }
+
+    /// What of the archive to send. For a part of one that still grows, waits until the part
+    /// is there; for a client that knows no chunks, until all of it is.
+    async fn part(
+        &self,
+        head: &RequestHead<'_>,
+        archive: &Archive,
+        reader: &mut ArchiveReader,
+    ) -> Part {
+        let fanout = &archive.fanout;
+        let pinned = match head.if_range {
+            Some(value) => if_range_matches(value, &archive.etag),
+            None => !head.if_match.is_absent(),
+        };
+        let ranges = head.if_range.is_none() || pinned;
+        let wanted = match ranges {
+            true => requested(head.range),
+            false => Requested::Full,
+        };
+        if fanout.total_bytes().is_none() {
+            match wanted {
+                // A growing archive is sent whole to those who would take any version of it.
+                Requested::Bounded {
+                    start,
+                    end_inclusive,
+                } if pinned => {
+                    reader.wait_for(end_inclusive).await;
+                    if fanout.total_bytes().is_none() && fanout.wire_bytes() > end_inclusive {
+                        return Part::Range {
+                            start,
+                            end_inclusive,
+                            total: None,
+                        };
+                    }
+                }
+                Requested::From { .. } | Requested::Suffix { .. } if pinned => {
+                    reader.wait_for(u64::MAX).await;
+                }
+                _ if head.version == Version::Http10 => reader.wait_for(u64::MAX).await,
+                _ => return Part::Whole { total: None },
+            }
+        }
+        let Some(total) = fanout.total_bytes() else {
+            // It failed: the body says so by ending without its end.
+            return Part::Whole { total: None };
+        };
+        match wanted.resolve(total) {
+            Selection::Full => Part::Whole { total: Some(total) },
+            Selection::Part {
+                start,
+                end_inclusive,
+            } => Part::Range {
+                start,
+                end_inclusive,
+                total: Some(total),
+            },
+            Selection::Unsatisfiable => Part::Unsatisfiable { total },
+        }
+    }
+
+    /// Writes the head of 200, 206 or 416.
+    fn write_head(
+        &self,
+        asked: &Asked<'_, '_>,
+        archive: &Archive,
+        outcome: Outcome,
+        part: &Part,
+        out: &mut Vec<u8>,
+    ) {
+        self.with_date(|date| {
+            let status = match part {
+                Part::Whole { .. } => 200,
+                Part::Range { .. } => 206,
+                Part::Unsatisfiable { .. } => 416,
+            };
+            let mut head = Head::new(out, status, date).etag(&archive.etag);
+            head = match part {
+                Part::Whole { total: None } => head.chunked(),
+                Part::Whole { total: Some(total) } => head.content_length(*total),
+                Part::Range {
+                    start,
+                    end_inclusive,
+                    total,
+                } => head
+                    .content_length(end_inclusive - start + 1)
+                    .content_range(*start, *end_inclusive, *total),
+                Part::Unsatisfiable { total } => {
+                    head.content_length(0).content_range_unsatisfiable(*total)
+                }
+            };
+            let head = describe(head, archive, outcome).connection(asked.head.keep_alive);
+            // All values are the program's own or were checked when they were read.
+            let _ = head.finish();
+        });
+    }
+
+    /// A head without content: 304, and all answers to HEAD.
+    fn bare(
+        &self,
+        asked: &Asked<'_, '_>,
+        archive: &Archive,
+        status: u16,
+        out: &mut Vec<u8>,
+    ) -> Answer<Note> {
+        self.with_date(|date| {
+            let mut head = Head::new(out, status, date).etag(&archive.etag);
+            if let (200, Some(total)) = (status, archive.fanout.total_bytes()) {
+                head = head.content_length(total);
+            }
+            let head = describe(head, archive, Outcome::Hit).connection(asked.head.keep_alive);
+            let _ = head.finish();
+        });
+        let outcome = match status {
+            304 => Outcome::Precondition,
+            _ => Outcome::Head,
+        };
+        Answer {
+            payload: Payload::Written,
+            keep_alive: asked.head.keep_alive,
+            note: self.note_for(asked, outcome, status),
+        }
+    }
+
+    fn head_only(
+        &self,
+        asked: &Asked<'_, '_>,
+        archive: &Archive,
+        out: &mut Vec<u8>,
+    ) -> Answer<Note> {
+        let conditions = Conditions {
+            if_match: asked.head.if_match,
+            if_none_match: asked.head.if_none_match,
+        };
+        match evaluate(&conditions, &archive.etag, true) {
+            Verdict::Proceed => self.bare(asked, archive, 200, out),
+            Verdict::NotModified => self.bare(asked, archive, 304, out),
+            Verdict::Failed => self.failed(asked, 412, "If-Match names another snapshot", out),
+        }
+    }
+}
+
+/// The headers that say what an archive is.
+fn describe<'b>(head: Head<'b>, archive: &Archive, outcome: Outcome) -> Head<'b> {
+    let status = match outcome {
+        Outcome::Build => "tarpon; fwd=uri-miss; stored",
+        Outcome::Follow => "tarpon; fwd=uri-miss; collapsed",
+        _ => "tarpon; hit",
+    };
+    let disposition = "attachment; filename=\"snapshot.tar.zst\"";
+    head.header("Content-Type", "application/zstd")
+        .header("Content-Disposition", disposition)
+        .header("Accept-Ranges", "bytes")
+        .header(
+            "X-Cachew-Snapshot-Commit",
+            archive.commit.as_deref().unwrap_or(""),
+        )
+        .header("Cache-Status", status)
+}
+
+/// Waits for a build to begin.
+async fn begun(mut ticket: Ticket) -> Started {
+    let gone = || StartError {
+        status: 503,
+        message: "the server is shutting down".into(),
+    };
+    match ticket.wait_for(Option::is_some).await {
+        Ok(started) => started.clone().unwrap_or_else(|| Err(gone())),
+        Err(_) => Err(gone()),
+    }
+}

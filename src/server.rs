@@ -1,0 +1,403 @@
+//! The process: starts the planes, binds the listeners, runs the cores, stops in order.
+//!
+//! Threads: one core for each CPU (monoio, own listener), the encoders, prefetch threads, one
+//! for the background plane, one for the request log, a builder for each running build; the
+//! main thread waits for signals.
+
+use std::future::poll_fn;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc as std_mpsc;
+use std::task::Poll;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use monoio::io::Canceller;
+use monoio::net::TcpListener as CoreListener;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::{mpsc, watch};
+
+use crate::cache::store::{StateDir, StoreError};
+use crate::config::{Config, IoDriver};
+use crate::faults::{Faults, VARIABLE};
+use crate::http::conn::{self, Patience, Service};
+use crate::io::signal::StopSignals;
+use crate::limits::{CORE_RING_ENTRIES, LISTEN_BACKLOG};
+use crate::log::{LogError, RequestLog, RequestLogThread};
+use crate::metrics::Metrics;
+use crate::mirror::maintain;
+use crate::serve::Core;
+use crate::serve::archive::Archive;
+use crate::serve::background;
+use crate::serve::prefetch::Prefetch;
+use crate::serve::shared::{Parts, Shared};
+use crate::snapshot::job::EncoderState;
+use crate::snapshot::zstd::ring::Ring;
+
+/// Why the server could not start, or not stop as it should.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("cannot listen on {address}: {source}; choose another address with --listen")]
+    Listen {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error("cannot {what}: {source}")]
+    Start {
+        what: &'static str,
+        source: io::Error,
+    },
+    #[error(
+        "--io-driver uring was asked for, but io_uring cannot be used ({0}); use auto or epoll"
+    )]
+    NoUring(io::Error),
+    #[error("{0}")]
+    Fault(String),
+    #[error("a network core could not run: {0}")]
+    Core(String),
+    #[error("mirror {} cannot be recovered: {source}", .path.display())]
+    Mirror { path: PathBuf, source: io::Error },
+}
+
+fn start(what: &'static str) -> impl Fn(io::Error) -> ServerError {
+    move |source| ServerError::Start { what, source }
+}
+
+/// Runs the server until SIGTERM or SIGINT.
+pub fn run(config: Config) -> Result<(), ServerError> {
+    let signals = StopSignals::block().map_err(start("block signals"))?;
+    let uring = choose_driver(config.io_driver)?;
+    raise_descriptor_limit();
+    let (shared, commands) = prepare(config)?;
+    let log = RequestLogThread::start()?;
+    let (stop, stopped) = watch::channel(false);
+    let plane = start_background(&shared, commands, uring)?;
+    let cores = start_cores(&shared, &log.handle(), &stopped, uring)?;
+    let signal = signals.wait().map_err(start("wait for signals"))?;
+    signals.unblock();
+    tracing::info!("{signal}: letting running responses finish");
+    // The cores stop first: responses that run may still need their builds.
+    stop.send_replace(true);
+    let mut result = Ok(());
+    for core in cores {
+        if let Err(panic) = core.join() {
+            let text = crate::snapshot::zstd::ring::panic_text(&*panic);
+            result = Err(ServerError::Core(text));
+        }
+    }
+    drop(plane);
+    log.finish();
+    result
+}
+
+/// Opens the state directory, finds what is in it and starts the helper threads.
+fn prepare(
+    config: Config,
+) -> Result<(Arc<Shared>, mpsc::UnboundedReceiver<background::Command>), ServerError> {
+    let faults = match std::env::var(VARIABLE) {
+        Ok(value) => Faults::parse(&value).map_err(ServerError::Fault)?,
+        Err(_) => Faults::default(),
+    };
+    let state = StateDir::open(&config.state)?;
+    let tmp = state.tmp_dir();
+    maintain::recover_staging(&tmp).map_err(|source| ServerError::Mirror { path: tmp, source })?;
+    let ring = Ring::start(config.encoders.get(), EncoderState::default)
+        .map_err(start("start encoder threads"))?;
+    let prefetch = Prefetch::start().map_err(start("start prefetch threads"))?;
+    let (background, commands) = mpsc::unbounded_channel();
+    // One block for each core, one for everything else.
+    let metrics = Metrics::new(config.cores.get() + 1);
+    let shared = Shared::new(Parts {
+        config,
+        state,
+        ring,
+        prefetch,
+        metrics,
+        background,
+        faults,
+    });
+    find_mirrors(&shared)?;
+    find_entries(&shared)?;
+    Ok((Arc::new(shared), commands))
+}
+
+fn find_mirrors(shared: &Shared) -> Result<(), ServerError> {
+    for (host, path) in shared.state.mirrors()? {
+        let Some(url) = shared.config.upstreams.url_for(&host, &path) else {
+            tracing::warn!("mirror {host}/{path} belongs to no upstream and is not used");
+            continue;
+        };
+        let mirror = shared.state.mirror_path(&host, &path);
+        if let Err(source) = maintain::recover(&mirror) {
+            return Err(ServerError::Mirror {
+                path: mirror,
+                source,
+            });
+        }
+        shared.registry.get_or_add(&host, &path, || mirror, || url);
+    }
+    Ok(())
+}
+
+/// The newest entry of each repository is served; older ones go.
+fn find_entries(shared: &Shared) -> Result<(), ServerError> {
+    let (found, rejected) = shared.state.scan()?;
+    for rejected in rejected {
+        tracing::warn!(removed = rejected.removed, "entry not used: {rejected:?}");
+    }
+    for entry in found {
+        let Some((host, path)) = entry.meta.repository.split_once('/') else {
+            continue;
+        };
+        let Some(url) = shared.config.upstreams.url_for(host, path) else {
+            continue;
+        };
+        let mirror = || shared.state.mirror_path(host, path);
+        let repo = shared.registry.get_or_add(host, path, mirror, || url);
+        if repo.current().is_some() {
+            shared.state.remove(&entry.dir)?;
+            continue;
+        }
+        repo.replace_current(Some(Arc::new(Archive::found(entry.dir, entry.meta))));
+    }
+    Ok(())
+}
+
+/// Whether io_uring is used. Says so once if it was wanted and cannot be had.
+fn choose_driver(wanted: IoDriver) -> Result<bool, ServerError> {
+    if wanted == IoDriver::Epoll {
+        return Ok(false);
+    }
+    match crate::io::probe_uring() {
+        Ok(()) => Ok(true),
+        Err(e) if wanted == IoDriver::Uring => Err(ServerError::NoUring(e)),
+        Err(e) => {
+            let cause = match e.raw_os_error() {
+                Some(libc::EPERM) => {
+                    "a container's seccomp profile or kernel.io_uring_disabled forbids it"
+                }
+                Some(libc::ENOSYS) => "the kernel or a seccomp profile does not have it",
+                Some(libc::ENOMEM) => "the limit of locked memory is too low",
+                _ => "the kernel is too old or forbids it",
+            };
+            tracing::warn!("io_uring cannot be used ({e}; likely {cause}): going on with epoll");
+            Ok(false)
+        }
+    }
+}
+
+/// Each connection and each open entry needs descriptors: takes as many as are allowed.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(e) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!("cannot raise the limit of open files: {e}");
+    }
+}
+
+/// The background plane's thread; dropping it stops and joins it.
+struct Background {
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        if let Some(thread) = self.thread.take() {
+            // Its panics were printed; nothing depends on it any more.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn start_background(
+    shared: &Arc<Shared>,
+    commands: mpsc::UnboundedReceiver<background::Command>,
+    uring: bool,
+) -> Result<Background, ServerError> {
+    let shared = shared.clone();
+    let (stop, stopped) = watch::channel(false);
+    let builder = std::thread::Builder::new().name("background".into());
+    let thread = builder.spawn(move || {
+        if let Err(e) = background::run(shared, commands, stopped, uring) {
+            tracing::error!("the background plane cannot run: {e}");
+        }
+    });
+    Ok(Background {
+        stop,
+        thread: Some(thread.map_err(start("start the background thread"))?),
+    })
+}
+
+/// Binds a listener for each core and starts the cores; says where once all of them accept.
+fn start_cores(
+    shared: &Arc<Shared>,
+    log: &RequestLog,
+    closing: &watch::Receiver<bool>,
+    uring: bool,
+) -> Result<Vec<JoinHandle<()>>, ServerError> {
+    let count = shared.config.cores.get();
+    let mut address = shared.config.listen;
+    let mut listeners = Vec::with_capacity(count);
+    for _ in 0..count {
+        let listener = listen(address).map_err(|source| ServerError::Listen { address, source })?;
+        // Port 0 becomes a port that the other cores share.
+        address = listener
+            .local_addr()
+            .map_err(start("read the listener's address"))?;
+        listeners.push(listener);
+    }
+    let (ready, are_ready) = std_mpsc::channel();
+    let mut cores = Vec::with_capacity(count);
+    for (index, listener) in listeners.into_iter().enumerate() {
+        let (shared, log, closing) = (shared.clone(), log.clone(), closing.clone());
+        let ready = ready.clone();
+        let builder = std::thread::Builder::new().name(format!("core-{index}"));
+        let core = builder.spawn(move || {
+            let core = Core::new(shared, index, log, closing);
+            run_core(core, listener, uring, &ready);
+        });
+        cores.push(core.map_err(start("start a core's thread"))?);
+    }
+    drop(ready);
+    for _ in 0..count {
+        match are_ready.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => return Err(ServerError::Core(e.to_string())),
+            Err(_) => return Err(ServerError::Core("it ended at once".into())),
+        }
+    }
+    let driver = if uring { "io_uring" } else { "epoll" };
+    tracing::info!(%address, cores = count, driver, state = %shared.state.root().display(), "ready");
+    // For people and scripts; nobody has to read it.
+    let _ = writeln!(io::stdout(), "listening on http://{address}");
+    Ok(cores)
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(LISTEN_BACKLOG)?;
+    // The epoll driver needs it; a poll on the ring does not mind.
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+type Ready = std_mpsc::Sender<io::Result<()>>;
+
+fn run_core(core: Core, listener: TcpListener, uring: bool, ready: &Ready) {
+    if uring {
+        let runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
+            .with_entries(CORE_RING_ENTRIES)
+            .enable_timer()
+            .build();
+        match runtime {
+            Ok(mut runtime) => runtime.block_on(serve_core(core, listener, false, ready)),
+            Err(e) => drop(ready.send(Err(e))),
+        }
+    } else {
+        let runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
+            .with_entries(CORE_RING_ENTRIES)
+            .enable_timer()
+            .build();
+        match runtime {
+            Ok(mut runtime) => runtime.block_on(serve_core(core, listener, true, ready)),
+            Err(e) => drop(ready.send(Err(e))),
+        }
+    }
+}
+
+/// A core's life: accepts until the server stops, then lets responses finish.
+async fn serve_core(core: Core, listener: TcpListener, epoll: bool, ready: &Ready) {
+    let listener = match CoreListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(e) => return drop(ready.send(Err(e))),
+    };
+    drop(ready.send(Ok(())));
+    let core = Rc::new(core);
+    let config = core.config();
+    let patience = Patience {
+        idle: config.idle_timeout,
+        stall: config.stall_timeout,
+    };
+    let grace = config.shutdown_grace;
+    let canceller = Canceller::new();
+    let handle = canceller.handle();
+    let stopping = core.clone();
+    monoio::spawn(async move {
+        stopping.closing().await;
+        drop(canceller.cancel());
+    });
+    while !core.is_closing() {
+        match listener.cancelable_accept(handle.clone()).await {
+            Ok((stream, peer)) => {
+                core.opened();
+                monoio::spawn(serve_connection(
+                    core.clone(),
+                    stream,
+                    peer,
+                    patience,
+                    epoll,
+                ));
+            }
+            Err(_) if core.is_closing() => break,
+            Err(e) => pause_accepting(&e).await,
+        }
+    }
+    drop(listener);
+    let deadline = Instant::now() + grace;
+    while core.open() > 0 && Instant::now() < deadline {
+        monoio::time::sleep(Duration::from_millis(20)).await;
+    }
+    core.abandon();
+}
+
+/// After a failed accept: the client's own failures do not count; without descriptors or
+/// memory, waits for some to come back.
+async fn pause_accepting(error: &io::Error) {
+    if !matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+    ) {
+        tracing::warn!("cannot accept a connection: {error}");
+        monoio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Serves a connection; a panic in it ends only this connection.
+async fn serve_connection(
+    core: Rc<Core>,
+    stream: monoio::net::TcpStream,
+    peer: SocketAddr,
+    patience: Patience,
+    epoll: bool,
+) {
+    let connection = conn::serve(stream, peer, core.clone(), patience, epoll);
+    let mut connection = std::pin::pin!(connection);
+    poll_fn(|context| {
+        let polled = catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll(context)));
+        polled.unwrap_or_else(|panic| {
+            let text = crate::snapshot::zstd::ring::panic_text(&*panic);
+            tracing::error!(%peer, "a connection's task panicked: {text}");
+            Poll::Ready(())
+        })
+    })
+    .await;
+    core.closed();
+}
