@@ -386,7 +386,14 @@ pub fn many_refs(lab: &Lab) {
     });
     let pull = git::text(
         &path,
-        &["commit-tree", "main^{tree}", "-p", "main", "-m", "pull"],
+        &[
+            "commit-tree",
+            "refs/heads/main^{tree}",
+            "-p",
+            "refs/heads/main",
+            "-m",
+            "pull",
+        ],
     );
     repos::add_refs(&path, 50, &pull, |n| format!("refs/pull/{n}/head"));
     git::run(&path, &["update-ref", "refs/notes/commits", &pull]);
@@ -424,7 +431,14 @@ pub fn packs_and_loose(lab: &Lab) {
     );
     let pull = git::text(
         &path,
-        &["commit-tree", "main^{tree}", "-p", "main", "-m", "pull"],
+        &[
+            "commit-tree",
+            "refs/heads/main^{tree}",
+            "-p",
+            "refs/heads/main",
+            "-m",
+            "pull",
+        ],
     );
     git::run(&path, &["update-ref", "refs/pull/1/head", &pull]);
     git::run(

@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Upstreams in `upstream/`, served as host `test`; the server's state in `state/`; room for
@@ -91,12 +92,7 @@ impl Lab {
 
     /// Names of the published entries.
     pub fn entries(&self) -> Vec<String> {
-        let is_entry =
-            |name: &String| name.len() == 32 && name.bytes().all(|b| b.is_ascii_hexdigit());
-        names(&self.state().join("snapshots"))
-            .into_iter()
-            .filter(is_entry)
-            .collect()
+        entries(&self.state())
     }
 
     /// Everything in the state directory that belongs to no published entry and no mirror.
@@ -106,20 +102,14 @@ impl Lab {
 
     /// Waits until nothing is left over from builds that ended.
     pub fn expect_no_orphans(&self) {
-        let mut last = Vec::new();
-        let clean = || {
-            last = self.orphans();
-            last.is_empty()
-        };
-        let start = std::time::Instant::now();
-        let mut clean = clean;
-        while !clean() {
-            assert!(
-                start.elapsed() < wait::DEADLINE,
-                "left over: {:?}",
-                self.orphans()
-            );
-            std::thread::sleep(std::time::Duration::from_millis(5));
+        let start = Instant::now();
+        loop {
+            let orphans = self.orphans();
+            if orphans.is_empty() {
+                return;
+            }
+            assert!(start.elapsed() < wait::DEADLINE, "left over: {orphans:?}");
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -216,12 +206,24 @@ pub fn create_dir(path: &Path) {
     fs::create_dir_all(path).unwrap_or_else(|e| panic!("create {}: {e}", path.display()));
 }
 
+/// Names of the published entries in `state`.
+pub fn entries(state: &Path) -> Vec<String> {
+    names(&state.join("snapshots"))
+        .into_iter()
+        .filter(|name| is_entry_name(name))
+        .collect()
+}
+
+fn is_entry_name(name: &str) -> bool {
+    name.len() == 32 && name.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
 /// Everything in `state` that belongs to no published entry and no mirror: unpublished
 /// entries, staging files, lock files of `git` left in mirrors.
 pub fn orphans(state: &Path) -> Vec<String> {
     let mut out = Vec::new();
     for name in names(&state.join("snapshots")) {
-        if name.len() != 32 || !name.bytes().all(|b| b.is_ascii_hexdigit()) {
+        if !is_entry_name(&name) {
             out.push(format!("snapshots/{name}"));
         }
     }
