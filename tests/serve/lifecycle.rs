@@ -106,7 +106,9 @@ fn a_start_cleans_up() -> io::Result<()> {
     std::fs::write(lab.state().join("tmp/pack"), b"half")?;
     let server = lab.start();
     lab.expect_no_orphans();
-    assert_eq!(lab.entries(), [entry]);
+    wait::until_true("only the entry is left", || {
+        lab.entries() == [entry.as_str()]
+    });
     assert!(hit(&server, "small").body == before.body, "bodies differ");
     assert_eq!(server.builds("complete"), 0);
     Ok(())
