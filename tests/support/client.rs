@@ -361,6 +361,12 @@ impl Conn {
         closed
     }
 
+    /// Changes how long the server may stay silent.
+    pub fn limit_silence(&self, limit: Duration) {
+        let set = self.stream.set_read_timeout(Some(limit));
+        set.unwrap_or_else(|e| panic!("read timeout: {e}"));
+    }
+
     /// Says that nothing more will be sent.
     pub fn finish_sending(&self) {
         // The server may have closed already, which is as good.
