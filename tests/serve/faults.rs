@@ -212,7 +212,9 @@ fn the_disk_is_full_for_real() {
     spooled(&lab);
     // Room for the mirror and its clone, not for the worktree of 40 MiB.
     let script = "mount -t tmpfs -o size=24m tarpon \"$0\" && exec \"$@\"";
-    let mut settings = lab.settings().with(&["--cache-free-floor", "1M"]);
+    let mut settings = lab
+        .settings()
+        .with(&["--cache-free-floor", "1M", "--cache-limit", "1G"]);
     let state = settings.state.to_string_lossy().into_owned();
     let launcher = ["unshare", "-rm", "sh", "-c", script, &state];
     settings.launcher = launcher.map(str::to_owned).to_vec();

@@ -313,7 +313,8 @@ fn a_stalled_client_is_dropped_a_slow_one_is_not() {
 #[test]
 fn an_idle_connection_is_closed() {
     let lab = small_lab();
-    let server = lab.settings().with(&["--idle-timeout", "1s"]).start();
+    let limits = ["--idle-timeout", "1s", "--stall-timeout", "1s"];
+    let server = lab.settings().with(&limits).start();
     let mut silent = Conn::open(server.address());
     let mut used = Conn::open(server.address());
     used.request("GET", "/_liveness", &[]);
@@ -467,4 +468,29 @@ fn health_and_metrics() {
             .and_then(|value| value.parse::<f64>().ok());
         assert!(line.starts_with("tarpon_") && value.is_some(), "{line}");
     }
+}
+
+/// A wrong setting is named, with exit code 2, before anything is touched.
+#[test]
+fn a_wrong_setting_is_named() {
+    let lab = small_lab();
+    let Err(exited) = lab
+        .settings()
+        .with(&["--fetch-interval", "soon"])
+        .try_start()
+    else {
+        panic!("it started");
+    };
+    assert_eq!(exited.status.code(), Some(2), "{}", exited.log);
+    let names = ["fetch-interval", "fetch_interval"];
+    assert!(
+        names.iter().any(|name| exited.log.contains(name)),
+        "{}",
+        exited.log
+    );
+    assert!(exited.log.contains("soon"), "{}", exited.log);
+    assert!(
+        !lab.state().join("mirrors").exists(),
+        "the state directory was touched"
+    );
 }
