@@ -409,7 +409,7 @@ pub fn packs_and_loose(lab: &Lab) {
     history(&path, Layout::Packed);
     lab.place_mirror(name);
     let mirror = lab.mirror(name);
-    for (number, layout) in [(1, "0"), (2, "0"), (3, "1000000"), (4, "1000000")] {
+    for (number, layout) in [(1, "1"), (2, "1"), (3, "1000000"), (4, "1000000")] {
         let content = Rng::new(number).text(20_000);
         repos::add_commit(&path, "main", &format!("more/file{number}.txt"), &content);
         let limit = format!("fetch.unpackLimit={layout}");
