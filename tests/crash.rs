@@ -1,0 +1,292 @@
+//! `kill -9` at fifty moments between a request and its published entry: after each restart
+//! every byte served is right, and the state directory holds nothing that belongs to nobody.
+//!
+//! The moments come from a seed, printed at the start; `TARPON_TEST_SEED=N` repeats a run.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use support::client::{Conn, End};
+use support::lab::{self, Lab, copy_tree};
+use support::repos::{self, Shape};
+use support::rng::Rng;
+use support::server::{Server, Settings};
+use support::{git, parity, wait};
+
+const ROUNDS: u64 = 50;
+const SEED_VARIABLE: &str = "TARPON_TEST_SEED";
+const NAME: &str = "crash";
+
+/// When to kill, counted from the request.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    /// After a time.
+    Elapsed(Duration),
+    /// When the client has this share of the archive.
+    Received { permille: u64 },
+    /// When the entry is seen among the published ones.
+    Published,
+}
+
+/// One way to begin: what the state directory holds, and how long request to publish takes
+/// then.
+struct Start {
+    what: &'static str,
+    /// Copied for every round; nothing when `None`.
+    template: Option<PathBuf>,
+    whole: Duration,
+    archive_bytes: u64,
+}
+
+struct Crash {
+    lab: Lab,
+    clone: PathBuf,
+    /// Archives that were unpacked and found equal to a clone.
+    known: Vec<Vec<u8>>,
+}
+
+#[test]
+fn kill_at_fifty_moments() {
+    let seed = seed();
+    println!("seed {seed}; repeat with {SEED_VARIABLE}={seed}");
+    let mut crash = Crash::new();
+    let starts = [
+        crash.measure("no mirror", false),
+        crash.measure("a mirror", true),
+    ];
+    let mut rng = Rng::new(seed);
+    for round in 0..ROUNDS {
+        let start = &starts[(round % 2) as usize];
+        let moment = choose(&mut rng, start);
+        let context = format!("seed {seed}, round {round}, {}, {moment:?}", start.what);
+        crash.round(start, moment, &context);
+    }
+}
+
+fn seed() -> u64 {
+    if let Ok(text) = std::env::var(SEED_VARIABLE) {
+        return text
+            .parse()
+            .unwrap_or_else(|e| panic!("{SEED_VARIABLE}={text}: {e}"));
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(1, |since| since.as_nanos() as u64)
+}
+
+fn choose(rng: &mut Rng, start: &Start) -> Moment {
+    match rng.below(10) {
+        0..5 => {
+            // A little longer than a whole round takes, so that some fall after the publishing.
+            let limit_us = start.whole.as_micros() as u64 * 5 / 4;
+            Moment::Elapsed(Duration::from_micros(rng.below(limit_us)))
+        }
+        5..9 => Moment::Received {
+            permille: rng.below(1001),
+        },
+        _ => Moment::Published,
+    }
+}
+
+impl Crash {
+    fn new() -> Self {
+        let lab = Lab::new(env!("CARGO_BIN_EXE_tarpon"));
+        lab.generate(NAME, Shape::ManySmall, 3 << 20);
+        // Loose objects and a second pack, so that pinning has something to do.
+        let content = Rng::new(5).bytes(2 << 20);
+        repos::add_commit(&lab.upstream(NAME), "main", "random.bin", &content);
+        let clone = lab.scratch("clone");
+        git::clone(&lab.url(NAME), &clone);
+        Crash {
+            lab,
+            clone,
+            known: Vec::new(),
+        }
+    }
+
+    /// A round without a crash, to know how long it takes and how much it sends.
+    fn measure(&mut self, what: &'static str, with_mirror: bool) -> Start {
+        let template = with_mirror.then(|| {
+            let template = self.lab.scratch("template");
+            git::clone_mirror(
+                &self.lab.url(NAME),
+                &template.join("mirrors/test").join(format!("{NAME}.git")),
+            );
+            template
+        });
+        let settings = self.fresh(template.as_deref());
+        let server = settings.start();
+        let started = Instant::now();
+        let body = server.get(&lab::target(NAME)).expect(200).body;
+        wait::until_true("published", || !lab::entries(&settings.state).is_empty());
+        let whole = started.elapsed();
+        let archive_bytes = body.len() as u64;
+        self.expect_right(body, what);
+        Start {
+            what,
+            template,
+            whole,
+            archive_bytes,
+        }
+    }
+
+    /// Settings on a new state directory that begins as a copy of `template`.
+    fn fresh(&self, template: Option<&Path>) -> Settings {
+        let state = self.lab.scratch("crash-state");
+        if state.exists() {
+            let removed = std::fs::remove_dir_all(&state);
+            removed.unwrap_or_else(|e| panic!("{}: {e}", state.display()));
+        }
+        match template {
+            Some(template) => copy_tree(template, &state),
+            None => lab::create_dir(&state),
+        }
+        let mut settings = self.lab.settings();
+        settings.state = state;
+        settings
+    }
+
+    fn round(&mut self, start: &Start, moment: Moment, context: &str) {
+        let settings = self.fresh(start.template.as_deref());
+        let mut server = settings.start();
+        let received = run_until(&mut server, &settings.state, start, moment);
+        match received {
+            Some((End::Complete, body)) => {
+                self.expect_right(body, &format!("{context}: before the crash"));
+            }
+            // With the same packs every archive has the same bytes, so a part is checkable too.
+            Some((End::Truncated, body)) if start.template.is_some() => {
+                let is_start = self.known.iter().any(|known| known.starts_with(&body));
+                assert!(
+                    is_start,
+                    "{context}: {} wrong bytes before the crash",
+                    body.len()
+                );
+            }
+            _ => {}
+        }
+        drop(server);
+        let server = settings.start();
+        self.expect_sound(&server, &settings, context);
+        server.stop();
+        expect_clean(&settings.state, context);
+    }
+
+    /// What must hold of a server that started after a crash.
+    fn expect_sound(&mut self, server: &Server, settings: &Settings, context: &str) {
+        expect_clean(&settings.state, context);
+        let entries = lab::entries(&settings.state);
+        let counted = server.metrics().count("tarpon_cache_entries", &[]);
+        assert_eq!(counted, entries.len() as u64, "{context}: {entries:?}");
+        assert!(entries.len() <= 1, "{context}: {entries:?}");
+        let first = server.get(&lab::target(NAME)).expect(200);
+        let is_hit = first.head.content_length().is_some();
+        assert_eq!(is_hit, !entries.is_empty(), "{context}: {:?}", first.head);
+        self.expect_right(first.body, context);
+        wait::until_true("published", || !lab::entries(&settings.state).is_empty());
+        let again = wait::until("a hit", || {
+            let answer = server.get(&lab::target(NAME)).expect(200);
+            answer.head.content_length().map(|_| answer.body)
+        });
+        self.expect_right(again, context);
+        expect_clean(&settings.state, context);
+        let mirror = settings
+            .state
+            .join("mirrors/test")
+            .join(format!("{NAME}.git"));
+        git::run(
+            &mirror,
+            &[
+                "fsck",
+                "--full",
+                "--strict",
+                "--no-dangling",
+                "--no-progress",
+            ],
+        );
+    }
+
+    /// Unpacks an archive and compares it with a clone, unless its bytes are known to be good.
+    fn expect_right(&mut self, body: Vec<u8>, context: &str) {
+        if self.known.contains(&body) {
+            return;
+        }
+        let unpacked = self.lab.unpack(&body, "crash-unpacked");
+        parity::expect_same(&self.clone, &unpacked, context);
+        let removed = std::fs::remove_dir_all(&unpacked);
+        removed.unwrap_or_else(|e| panic!("{}: {e}", unpacked.display()));
+        self.known.push(body);
+    }
+}
+
+/// Waits until nothing in `state` is without an owner. A `git` that outlived its server may
+/// still be writing, so this is a condition to wait for.
+fn expect_clean(state: &Path, context: &str) {
+    let start = Instant::now();
+    loop {
+        let orphans = lab::orphans(state);
+        if orphans.is_empty() {
+            return;
+        }
+        assert!(
+            start.elapsed() < wait::DEADLINE,
+            "{context}: left over: {orphans:?}"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Requests the snapshot and kills the server at `moment`. Gives what the client had by then,
+/// with how its body ended; nothing when there was no head yet.
+fn run_until(
+    server: &mut Server,
+    state: &Path,
+    start: &Start,
+    moment: Moment,
+) -> Option<(End, Vec<u8>)> {
+    let mut conn = Conn::open(server.address());
+    conn.request("GET", &lab::target(NAME), &[]);
+    let requested = Instant::now();
+    match moment {
+        Moment::Elapsed(after) => {
+            let client = std::thread::spawn(move || receive(&mut conn));
+            std::thread::sleep(after.saturating_sub(requested.elapsed()));
+            server.kill();
+            client
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        }
+        Moment::Received { permille } => {
+            let wanted = start.archive_bytes * permille / 1000;
+            let head = conn
+                .read_head("GET")
+                .unwrap_or_else(|e| panic!("no response: {e}"));
+            assert_eq!(head.status, 200, "{head:?}");
+            let some = conn.read_some(wanted as usize);
+            let mut body = some.unwrap_or_else(|e| panic!("body: {e}"));
+            server.kill();
+            let (end, _) = conn
+                .copy_body(&mut body)
+                .unwrap_or_else(|e| panic!("body: {e}"));
+            Some((end, body))
+        }
+        Moment::Published => {
+            let client = std::thread::spawn(move || receive(&mut conn));
+            wait::until_true("published", || !lab::entries(state).is_empty());
+            server.kill();
+            client
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        }
+    }
+}
+
+fn receive(conn: &mut Conn) -> Option<(End, Vec<u8>)> {
+    let head = conn.read_head("GET").ok()?;
+    assert_eq!(head.status, 200, "{head:?}");
+    let mut body = Vec::new();
+    let (end, _) = conn
+        .copy_body(&mut body)
+        .unwrap_or_else(|e| panic!("body: {e}"));
+    Some((end, body))
+}

@@ -1,0 +1,249 @@
+//! An unpacked snapshot equals `git clone`: on the miss, for followers, on the hit, and after
+//! the mirror was repacked.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cases;
+
+use std::fs;
+use support::client::{Conn, Head};
+use support::lab::{self, Lab};
+use support::server::Server;
+use support::{compare, git, parity};
+
+fn new_lab() -> Lab {
+    Lab::new(env!("CARGO_BIN_EXE_tarpon"))
+}
+
+/// Makes a repository with `make`, then compares what its snapshot unpacks to with a clone: the
+/// miss, the hit (which must be the miss's bytes), and a miss on the repacked mirror.
+fn check(name: &str, make: fn(&Lab)) {
+    let lab = new_lab();
+    make(&lab);
+    let clone = lab.scratch("clone");
+    git::clone(&lab.url(name), &clone);
+
+    let server = lab.start();
+    let (miss, head) = snapshot(&lab, &server, name, "miss");
+    expect_parity(&lab, "miss", &clone);
+    let expected = git::output(&clone, &["rev-parse", "--quiet", "--verify", "HEAD"]).stdout;
+    let expected = String::from_utf8_lossy(&expected).trim().to_owned();
+    if !expected.is_empty() {
+        assert_eq!(
+            head.get("x-cachew-snapshot-commit"),
+            Some(expected.as_str()),
+            "{head:?}"
+        );
+    }
+    let hit = wait_for_hit(&lab, &server, name);
+    let same = compare::first_difference(&miss, &hit);
+    assert_eq!(same, None, "{name}: the hit differs from the miss");
+    server.stop();
+
+    git::repack_and_prune(&lab.mirror(name));
+    lab.forget_snapshots();
+    let server = lab.start();
+    snapshot(&lab, &server, name, "repacked");
+    expect_parity(&lab, "repacked", &clone);
+    server.stop();
+    lab.expect_no_orphans();
+}
+
+/// Downloads a snapshot to `scratch/{stage}.tar.zst`.
+fn snapshot(lab: &Lab, server: &Server, name: &str, stage: &str) -> (std::path::PathBuf, Head) {
+    let file = lab.scratch(&format!("{stage}.tar.zst"));
+    let head = lab::download(server.address(), &lab::target(name), &file);
+    (file, head)
+}
+
+/// Downloads until the answer has a length: from then on the entry is published.
+fn wait_for_hit(lab: &Lab, server: &Server, name: &str) -> std::path::PathBuf {
+    support::wait::until("the snapshot is published", || {
+        let (file, head) = snapshot(lab, server, name, "hit");
+        head.content_length().map(|_| file)
+    })
+}
+
+/// Unpacks `scratch/{stage}.tar.zst` and compares it with the clone.
+fn expect_parity(lab: &Lab, stage: &str, clone: &std::path::Path) {
+    let unpacked = lab.scratch(stage);
+    lab::unpack_file(&lab.scratch(&format!("{stage}.tar.zst")), &unpacked);
+    parity::expect_same(clone, &unpacked, stage);
+    let removed = fs::remove_dir_all(&unpacked);
+    removed.unwrap_or_else(|e| panic!("{}: {e}", unpacked.display()));
+}
+
+#[test]
+fn attributes() {
+    check("attributes", cases::attributes);
+}
+
+#[test]
+fn encodings() {
+    check("encodings", cases::encodings);
+}
+
+#[test]
+fn encodings_that_fail() {
+    check("encodings-that-fail", cases::encodings_that_fail);
+}
+
+#[test]
+fn names() {
+    check("names", cases::names);
+}
+
+#[test]
+fn empty() {
+    check("empty", cases::empty);
+}
+
+#[test]
+fn empty_trunk() {
+    check("empty-trunk", cases::empty_trunk);
+}
+
+#[test]
+fn empty_sha256() {
+    check("empty-sha256", cases::empty_sha256);
+}
+
+#[test]
+fn empty_tree() {
+    check("empty-tree", cases::empty_tree);
+}
+
+#[test]
+fn sha256() {
+    check("sha256", cases::sha256);
+}
+
+#[test]
+fn detached_head() {
+    check("detached", cases::detached);
+}
+
+#[test]
+fn detached_head_at_a_branch() {
+    check("detached-at-tip", cases::detached_at_tip);
+}
+
+#[test]
+fn head_points_nowhere() {
+    check("unborn-head", cases::unborn_head);
+}
+
+#[test]
+fn branch_name_with_everything() {
+    check("branch-name", cases::branch_name);
+}
+
+#[test]
+fn tags() {
+    check("tagged", cases::tagged);
+}
+
+#[test]
+fn five_thousand_refs() {
+    check("many-refs", cases::many_refs);
+}
+
+#[test]
+fn several_packs_and_loose_objects() {
+    check("packs-and-loose", cases::packs_and_loose);
+}
+
+#[test]
+fn only_loose_objects() {
+    check("all-loose", cases::all_loose);
+}
+
+/// A trailing `.git` names the same repository, so the same entry.
+#[test]
+fn trailing_dot_git() {
+    let lab = new_lab();
+    cases::tagged(&lab);
+    let server = lab.start();
+    let first = server.get(&lab::target("tagged")).expect(200);
+    let second = server
+        .get("/git/test/tagged.git/snapshot.tar.zst")
+        .expect(200);
+    assert_eq!(first.head.etag(), second.head.etag());
+    assert!(first.body == second.body, "bodies differ");
+}
+
+/// A repository in a directory below its host.
+#[test]
+fn nested_path() {
+    let lab = new_lab();
+    support::repos::generate(
+        &lab.upstream("group/sub/project"),
+        support::repos::Shape::ManySmall,
+        100_000,
+        5,
+    );
+    let clone = lab.scratch("clone");
+    git::clone(&lab.url("group/sub/project"), &clone);
+    let server = lab.start();
+    snapshot(&lab, &server, "group/sub/project", "miss");
+    expect_parity(&lab, "miss", &clone);
+}
+
+/// The large repository, where a download is long enough for something to happen in its middle:
+/// a second client joins while the first is mid-stream, then the mirror is repacked under both.
+#[test]
+fn large_with_follower_and_repack() {
+    let lab = new_lab();
+    cases::large_file(&lab);
+    let clone = lab.scratch("clone");
+    git::clone(&lab.url("large"), &clone);
+    let server = lab.start();
+
+    let mut first = Conn::open(server.address());
+    let first_start = begin(&mut first);
+    let mut follower = Conn::open(server.address());
+    let follower_start = begin(&mut follower);
+    git::repack_and_prune(&lab.mirror("large"));
+
+    let files = [lab.scratch("miss.tar.zst"), lab.scratch("follower.tar.zst")];
+    for (conn, (start, file)) in [first, follower]
+        .iter_mut()
+        .zip([first_start, follower_start].iter().zip(&files))
+    {
+        fs::write(file, start).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        lab::finish_download(conn, file, true);
+    }
+    expect_parity(&lab, "miss", &clone);
+    let same = compare::first_difference(&files[0], &files[1]);
+    assert_eq!(same, None, "the follower's bytes differ");
+
+    let hit = wait_for_hit(&lab, &server, "large");
+    let same = compare::first_difference(&files[0], &hit);
+    assert_eq!(same, None, "the hit's bytes differ");
+    assert_eq!(server.builds("complete"), 1);
+    server.stop();
+
+    lab.forget_snapshots();
+    let server = lab.start();
+    snapshot(&lab, &server, "large", "repacked");
+    expect_parity(&lab, "repacked", &clone);
+    server.stop();
+    lab.expect_no_orphans();
+}
+
+/// Requests the large repository and reads the first bytes of its body, which must come while
+/// the build runs.
+fn begin(conn: &mut Conn) -> Vec<u8> {
+    conn.request("GET", &lab::target("large"), &[]);
+    let head = conn
+        .read_head("GET")
+        .unwrap_or_else(|e| panic!("no response: {e}"));
+    assert_eq!(head.status, 200, "{head:?}");
+    assert!(
+        head.is_chunked(),
+        "this must come while the build runs: {head:?}"
+    );
+    conn.read_some(64 << 10)
+        .unwrap_or_else(|e| panic!("body: {e}"))
+}

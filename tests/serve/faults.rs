@@ -1,0 +1,258 @@
+//! What breaks on the server breaks visibly and once: no client takes a part for the whole,
+//! nothing half-made stays, and the next request is served.
+
+use super::support::client::{Conn, End, Response, get};
+use super::support::lab::{self, Lab};
+use super::support::repos::{self, FILE, Importer, Layout, Shape};
+use super::support::rng::Rng;
+use super::support::server::Server;
+use super::support::wait;
+use super::{at_once, expect_clone, hit, large_lab, new_lab};
+use std::io;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// What curl says when a transfer ended before it was whole.
+const CURL_PARTIAL_FILE: i32 = 18;
+
+/// Runs curl on the snapshot and gives its exit code.
+fn curl(server: &Server, name: &str) -> Option<i32> {
+    let url = format!("http://{}{}", server.address(), lab::target(name));
+    let mut command = Command::new("curl");
+    command.args([
+        "--silent",
+        "--fail",
+        "--max-time",
+        "60",
+        "--noproxy",
+        "*",
+        "--output",
+    ]);
+    let status = command
+        .args(["/dev/null", &url])
+        .stderr(Stdio::null())
+        .status();
+    status
+        .unwrap_or_else(|e| panic!("curl does not start: {e}"))
+        .code()
+}
+
+/// Either the error came before the head or the body is not whole.
+fn is_error(response: &Response) -> bool {
+    response.head.status >= 500 || response.end == End::Truncated
+}
+
+/// Nothing of the failed build is left, and the next request is served rightly.
+fn expect_recovery(lab: &Lab, server: &mut Server, name: &str) {
+    assert!(server.is_running(), "the server ended");
+    wait::until_true("the failure is counted", || server.builds("failed") == 1);
+    assert_eq!(
+        lab.entries(),
+        Vec::<String>::new(),
+        "a failed build was published"
+    );
+    lab.expect_no_orphans();
+    let cached = hit(server, name);
+    assert_eq!(server.builds("complete"), 1);
+    expect_clone(lab, name, &cached.body);
+}
+
+/// All clients wait for the same clone, so all of them are in the build that fails.
+#[test]
+fn a_build_that_fails_in_the_middle() {
+    let lab = large_lab();
+    let fault = "build-fail-after-bytes=40000000";
+    let mut server = lab.settings().with_fault(fault).start();
+    let curl_code = |_| curl(&server, "large");
+    let codes = std::thread::scope(|scope| {
+        let curls = scope.spawn(|| at_once(2, curl_code));
+        let responses = at_once(3, |_| get(server.address(), &lab::target("large")));
+        for response in &responses {
+            assert_eq!(response.head.status, 200, "{:?}", response.head);
+            assert_eq!(
+                response.end,
+                End::Truncated,
+                "{} bytes",
+                response.body.len()
+            );
+            assert!(
+                response.body.len() > 1_000_000,
+                "{} bytes",
+                response.body.len()
+            );
+        }
+        curls.join().unwrap_or_default()
+    });
+    assert_eq!(codes, [Some(CURL_PARTIAL_FILE); 2]);
+    expect_recovery(&lab, &mut server, "large");
+    assert_eq!(curl(&server, "large"), Some(0));
+}
+
+/// A failure at the very start: clients get an error, never an empty success.
+#[test]
+fn a_build_that_fails_at_once() {
+    let lab = super::small_lab();
+    let mut server = lab
+        .settings()
+        .with_fault("build-fail-after-bytes=1")
+        .start();
+    let responses = at_once(3, |_| attempt(&server));
+    let (failed, whole): (Vec<_>, Vec<_>) = responses
+        .into_iter()
+        .partition(|answer| answer.as_ref().is_none_or(is_error));
+    assert!(!failed.is_empty(), "nobody noticed");
+    for response in whole.into_iter().flatten() {
+        // This one came after the failure and was served by the next build.
+        expect_clone(&lab, "small", &response.expect(200).body);
+    }
+    wait::until_true("the failure is counted", || server.builds("failed") == 1);
+    expect_clone(&lab, "small", &hit(&server, "small").body);
+    assert!(server.is_running());
+    lab.expect_no_orphans();
+}
+
+/// Requests `small`; `None` when the connection ends without an answer.
+fn attempt(server: &Server) -> Option<Response> {
+    let mut conn = Conn::open(server.address());
+    conn.request("GET", &lab::target("small"), &[]);
+    let head = conn.read_head("GET").ok()?;
+    let mut body = Vec::new();
+    let (end, _) = conn.copy_body(&mut body).ok()?;
+    Some(Response { head, body, end })
+}
+
+#[test]
+fn an_encoder_panics() {
+    let lab = new_lab();
+    lab.generate("mixed", Shape::ManySmall, 12 << 20);
+    let mut server = lab.settings().with_fault("encoder-panic-at-job=4").start();
+    let responses = at_once(3, |_| get(server.address(), &lab::target("mixed")));
+    for response in &responses {
+        assert!(
+            is_error(response),
+            "{:?}, {} bytes",
+            response.head,
+            response.body.len()
+        );
+    }
+    expect_recovery(&lab, &mut server, "mixed");
+}
+
+/// What must hold when the disk is full: whole snapshots for everybody, nothing kept, and the
+/// reason in the log and in a metric.
+fn expect_live_only(lab: &Lab, server: &mut Server, state: &std::path::Path) {
+    let target = lab::target("spooled");
+    let bodies = at_once(3, |_| server.get(&target).expect(200).body);
+    for body in &bodies {
+        assert!(*body == bodies[0], "bodies differ");
+    }
+    expect_clone(lab, "spooled", &bodies[0]);
+    let failures = || server.metrics().count("tarpon_spool_failures_total", &[]);
+    wait::until_true("the failure is counted", || failures() >= 1);
+    let full = [("reason", "disk_full")];
+    assert!(server.metrics().count("tarpon_spool_failures_total", &full) >= 1);
+    wait::until_true("nothing is left over", || lab::orphans(state).is_empty());
+    assert_eq!(
+        lab::entries(state),
+        Vec::<String>::new(),
+        "a broken entry was published"
+    );
+    assert_eq!(server.fetch("HEAD", &target, &[]).head.status, 404);
+    assert_eq!(server.metrics().count("tarpon_cache_entries", &[]), 0);
+    let log = server.log().to_lowercase();
+    let says_why = [
+        "no space",
+        "disk full",
+        "disk is full",
+        "disk_full",
+        "enospc",
+    ];
+    assert!(
+        says_why.iter().any(|why| log.contains(why)),
+        "the log does not say why"
+    );
+    assert!(server.is_running());
+    // And again: the next request is served the same way.
+    expect_clone(lab, "spooled", &server.get(&target).expect(200).body);
+}
+
+/// A repository whose worktree is far larger than its pack: ten paths of the same 4 MiB.
+fn spooled(lab: &Lab) {
+    let path = lab.upstream("spooled");
+    repos::init_bare(&path, "main", "sha1");
+    let content = Rng::new(3).bytes(4 << 20);
+    let mut import = Importer::start(&path, Layout::Packed);
+    import.commit("refs/heads/main", "copies");
+    for number in 0..10 {
+        import.file(FILE, format!("copy{number}.bin").as_bytes(), &content);
+    }
+    import.finish();
+}
+
+#[test]
+fn the_disk_is_full_by_fault() {
+    let lab = new_lab();
+    spooled(&lab);
+    let mut server = lab
+        .settings()
+        .with_fault("spool-enospc-after-bytes=10000000")
+        .start();
+    expect_live_only(&lab, &mut server, &lab.state());
+}
+
+/// A real small file system, mounted where only the server sees it. Skipped where a user may
+/// not make a mount namespace.
+#[test]
+fn the_disk_is_full_for_real() {
+    let lab = new_lab();
+    if !may_mount(&lab) {
+        eprintln!("skipped: no mount namespace for this user");
+        return;
+    }
+    spooled(&lab);
+    // Room for the mirror and its clone, not for the worktree of 40 MiB.
+    let script = "mount -t tmpfs -o size=24m tarpon \"$0\" && exec \"$@\"";
+    let mut settings = lab
+        .settings()
+        .with(&["--cache-free-floor", "1M", "--cache-limit", "1G"]);
+    let state = settings.state.to_string_lossy().into_owned();
+    let launcher = ["unshare", "-rm", "sh", "-c", script, &state];
+    settings.launcher = launcher.map(str::to_owned).to_vec();
+    let mut server = settings.start();
+    let seen = PathBuf::from(format!("/proc/{}/root{state}", server.pid()));
+    assert!(
+        seen.join("mirrors").exists() || seen.join("snapshots").exists(),
+        "not mounted"
+    );
+    expect_live_only(&lab, &mut server, &seen);
+}
+
+fn may_mount(lab: &Lab) -> bool {
+    let mut command = Command::new("unshare");
+    command
+        .args(["-rm", "mount", "-t", "tmpfs", "tarpon"])
+        .arg(lab.scratch(""));
+    command.stdin(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// The mirror cannot be made: one clear line, nothing left, and the next request tries again.
+#[test]
+fn a_clone_that_fails_leaves_nothing() -> io::Result<()> {
+    let lab = super::small_lab();
+    let hidden = lab.scratch("hidden");
+    std::fs::rename(lab.upstream("small"), &hidden)?;
+    let server = lab.start();
+    let missing = server.get(&lab::target("small")).expect(404);
+    assert_eq!(
+        missing.text().trim_end().lines().count(),
+        1,
+        "{}",
+        missing.text()
+    );
+    lab.expect_no_orphans();
+    assert!(!lab.mirror("small").exists(), "an empty mirror stays");
+    std::fs::rename(&hidden, lab.upstream("small"))?;
+    expect_clone(&lab, "small", &hit(&server, "small").body);
+    Ok(())
+}

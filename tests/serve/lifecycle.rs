@@ -1,0 +1,496 @@
+//! Shutdown, restart, refresh, eviction, clients that hang: nothing is lost, nothing leaks.
+
+use super::support::client::{Conn, End, Paced, get};
+use super::support::lab::{self, Lab};
+use super::support::repos::{self, Shape};
+use super::support::rng::Rng;
+use super::support::server::Server;
+use super::support::{git, wait};
+use super::{begin, expect_clone, finish, hit, large_lab, new_lab, small_lab, wait_published};
+use std::io;
+use std::time::{Duration, Instant};
+
+/// Waits until nothing accepts at the server's address any more.
+fn wait_refused(server: &Server) {
+    wait::until_true("new connections are refused", || {
+        let refused = io::ErrorKind::ConnectionRefused;
+        Conn::try_open(server.address()).is_err_and(|error| error.kind() == refused)
+    });
+}
+
+/// SIGTERM in the middle of the response to a miss: that response ends whole, the exit code
+/// is 0, and nothing half-made stays.
+#[test]
+fn sigterm_lets_a_running_response_finish() {
+    let lab = large_lab();
+    let mut server = lab.start();
+    let (mut conn, _, start) = begin(&server, "large", 1 << 20);
+    server.terminate();
+    wait_refused(&server);
+    assert!(server.is_running(), "it ended under its client");
+    let body = finish(&mut conn, start);
+    let status = server.wait_exit(wait::DEADLINE);
+    assert!(status.success(), "{status}");
+    expect_clone(&lab, "large", &body);
+    lab.expect_no_orphans();
+}
+
+/// A client that takes nothing does not keep the server alive past the limit, and sees that
+/// its body is not whole.
+#[test]
+fn sigterm_waits_no_longer_than_the_limit() {
+    let lab = large_lab();
+    let mut server = lab.settings().with(&["--shutdown-grace", "1s"]).start();
+    let (mut conn, _, _) = begin(&server, "large", 1000);
+    wait_published(&server, "large");
+    let asked = Instant::now();
+    server.terminate();
+    let status = server.wait_exit(Duration::from_secs(20));
+    assert!(status.success(), "{status}");
+    assert!(
+        asked.elapsed() >= Duration::from_millis(900),
+        "the limit was not used"
+    );
+    let rest = conn.copy_body(&mut io::sink());
+    assert!(
+        rest.is_ok_and(|(end, _)| end == End::Truncated),
+        "a part passes for the whole"
+    );
+    lab.expect_no_orphans();
+}
+
+/// SIGTERM while the only build runs for nobody, and while an idle connection stays open.
+#[test]
+fn sigterm_with_nothing_to_finish_is_quick() {
+    let lab = large_lab();
+    let mut server = lab.start();
+    let (conn, _, _) = begin(&server, "large", 1000);
+    drop(conn);
+    let idle = Conn::open(server.address());
+    server.terminate();
+    let status = server.wait_exit(Duration::from_secs(25));
+    assert!(status.success(), "{status}");
+    drop(idle);
+    lab.expect_no_orphans();
+}
+
+/// Entries outlive the server: the same tag, the same bytes, no build.
+#[test]
+fn a_restart_finds_the_entries() {
+    let lab = small_lab();
+    let server = lab.start();
+    let before = hit(&server, "small");
+    server.stop();
+    let server = lab.start();
+    let after = server.get(&lab::target("small")).expect(200);
+    assert!(after.head.content_length().is_some(), "{:?}", after.head);
+    assert_eq!(before.head.etag(), after.head.etag());
+    assert!(before.body == after.body, "bodies differ");
+    assert_eq!(server.builds("complete"), 0);
+    assert_eq!(server.metrics().count("tarpon_cache_entries", &[]), 1);
+}
+
+/// Snapshots and staging files that nobody published are removed at the start, entries that
+/// do not hold what they should are not served.
+#[test]
+fn a_start_cleans_up() -> io::Result<()> {
+    let lab = small_lab();
+    let server = lab.start();
+    let before = hit(&server, "small");
+    server.stop();
+    let snapshots = lab.state().join("snapshots");
+    let entry = lab.entries().remove(0);
+    lab::copy_tree(&snapshots.join(&entry), &snapshots.join(".building-0123"));
+    lab::create_dir(&snapshots.join("ffffffffffffffffffffffffffffffff"));
+    lab::create_dir(&lab.state().join("tmp/clone-123/objects"));
+    std::fs::write(lab.state().join("tmp/pack"), b"half")?;
+    let server = lab.start();
+    lab.expect_no_orphans();
+    wait::until_true("only the entry is left", || {
+        lab.entries() == [entry.as_str()]
+    });
+    assert!(hit(&server, "small").body == before.body, "bodies differ");
+    assert_eq!(server.builds("complete"), 0);
+    Ok(())
+}
+
+/// Three repositories where two fit at most: the least recently used goes, but not under its
+/// reader, who gets every byte.
+#[test]
+fn eviction_takes_the_oldest_and_never_under_a_reader() {
+    let lab = new_lab();
+    for (number, name) in ["a", "b", "c"].into_iter().enumerate() {
+        // More than the sockets on the way hold, so that the reader is in the middle.
+        let bytes = 16 << 20;
+        repos::generate(&lab.upstream(name), Shape::FewLarge, bytes, number as u64);
+    }
+    let server = lab.settings().with(&["--cache-limit", "40M"]).start();
+    let whole = hit(&server, "a").body;
+    let (mut conn, _, start) = begin(&server, "a", 64 << 10);
+    // Whether these are kept while the reader holds its entry is the server's choice.
+    for name in ["b", "c"] {
+        server.get(&lab::target(name)).expect(200);
+    }
+    assert!(
+        finish(&mut conn, start) == whole,
+        "the reader got something else"
+    );
+    hit(&server, "b");
+    hit(&server, "c");
+    wait::until_true("the oldest entry is evicted", || {
+        let status = server.fetch("HEAD", &lab::target("a"), &[]).head.status;
+        status == 404
+    });
+    let newest = server.fetch("HEAD", &lab::target("c"), &[]).head.status;
+    assert_eq!(newest, 200, "the newest entry was evicted");
+    wait::until_true("its files are removed", || lab.entries().len() <= 2);
+    let metrics = server.metrics();
+    assert!(metrics.count("tarpon_evictions_total", &[]) >= 1);
+    assert_eq!(
+        metrics.count("tarpon_cache_entries", &[]),
+        lab.entries().len() as u64
+    );
+    expect_clone(&lab, "a", &hit(&server, "a").body);
+    lab.expect_no_orphans();
+}
+
+#[test]
+fn one_server_per_state_directory() {
+    let lab = small_lab();
+    let server = lab.start();
+    let Err(second) = lab.settings().try_start() else {
+        panic!("a second server started on the same state directory");
+    };
+    assert!(!second.status.success(), "{}", second.status);
+    let state = lab.state();
+    assert!(
+        second.log.contains(&*state.to_string_lossy()),
+        "{}",
+        second.log
+    );
+    expect_clone(&lab, "small", &hit(&server, "small").body);
+    // The lock goes with the process, however that ends.
+    let mut server = server;
+    server.kill();
+    lab.start().stop();
+}
+
+/// Changes upstream by new commits, moved, new and deleted references; the new snapshot
+/// appears by itself, and until then, and for whoever reads it, the old one is served.
+#[test]
+fn a_new_commit_appears_in_the_background() {
+    let lab = large_lab();
+    let upstream = lab.upstream("large");
+    git::run(&upstream, &["branch", "doomed", "main"]);
+    git::run(&upstream, &["tag", "moving", "main"]);
+    let server = lab.settings().with(&["--fetch-interval", "1s"]).start();
+    let old = hit(&server, "large");
+    let (mut reader, _, start) = begin(&server, "large", 64 << 10);
+
+    repos::add_commit(&upstream, "main", "new.txt", b"new\n");
+    git::run(&upstream, &["branch", "-D", "doomed"]);
+    git::run(&upstream, &["branch", "fresh", "main"]);
+    git::run(&upstream, &["tag", "-f", "moving", "main"]);
+    expect_refresh(&lab, &server, old.head.etag());
+    assert!(
+        finish(&mut reader, start) == old.body,
+        "the reader of the old one got another"
+    );
+
+    // The default branch becomes another one, and the old one is rewritten.
+    let tag = server
+        .fetch("HEAD", &lab::target("large"), &[])
+        .head
+        .etag()
+        .to_owned();
+    let tree = "refs/heads/main^{tree}";
+    let orphan = git::text(&upstream, &["commit-tree", tree, "-m", "rewritten"]);
+    git::run(&upstream, &["update-ref", "refs/heads/main", &orphan]);
+    git::run(&upstream, &["symbolic-ref", "HEAD", "refs/heads/fresh"]);
+    expect_refresh(&lab, &server, &tag);
+    lab.expect_no_orphans();
+}
+
+/// Waits for a snapshot with another tag than `old`, seeing a good answer at every look, until
+/// it is what a clone is now (a refresh may fall between two changes upstream).
+fn expect_refresh(lab: &Lab, server: &Server, old: &str) {
+    let upstream = lab.upstream("large");
+    let wanted = git::text(&upstream, &["rev-parse", "HEAD"]);
+    let refs =
+        |path: &std::path::Path| git::text(path, &["for-each-ref", "refs/heads", "refs/tags"]);
+    wait::until_true("the new snapshot is served", || {
+        let answer = server.fetch("HEAD", &lab::target("large"), &[]).expect(200);
+        let commit = answer
+            .head
+            .get("x-cachew-snapshot-commit")
+            .map(str::to_owned);
+        answer.head.etag() != old
+            && commit.as_deref() == Some(wanted.as_str())
+            && refs(&lab.mirror("large")) == refs(&upstream)
+    });
+    let clone = lab.scratch("wanted");
+    git::clone(&lab.url("large"), &clone);
+    let all = |path: &std::path::Path| git::text(path, &["for-each-ref"]);
+    wait::until_true("the new snapshot has all references", || {
+        let body = server.get(&lab::target("large")).expect(200).body;
+        let unpacked = lab.unpack(&body, "looked-at");
+        let same = all(&unpacked) == all(&clone);
+        super::remove(&unpacked);
+        same
+    });
+    super::remove(&clone);
+    expect_clone(
+        lab,
+        "large",
+        &server.get(&lab::target("large")).expect(200).body,
+    );
+}
+
+/// The upstream goes away: what is cached is served, and so is what only the mirror holds.
+#[test]
+fn a_lost_upstream_is_no_loss() -> io::Result<()> {
+    let lab = small_lab();
+    let clone = lab.scratch("clone");
+    git::clone(&lab.url("small"), &clone);
+    let server = lab.settings().with(&["--fetch-interval", "1s"]).start();
+    let before = hit(&server, "small").body;
+    std::fs::rename(lab.upstream("small"), lab.scratch("hidden"))?;
+    let fetches = || {
+        server
+            .metrics()
+            .count("tarpon_fetches_total", &[("result", "failed")])
+    };
+    wait::until_true("a fetch has failed", || fetches() >= 1);
+    assert!(
+        server.get(&lab::target("small")).expect(200).body == before,
+        "bodies differ"
+    );
+    server.stop();
+    lab.forget_snapshots();
+    let server = lab.start();
+    let rebuilt = server.get(&lab::target("small")).expect(200).body;
+    super::parity::expect_same(
+        &clone,
+        &lab.unpack(&rebuilt, "rebuilt"),
+        "from the mirror alone",
+    );
+    Ok(())
+}
+
+/// A client that takes nothing is dropped, one that is only slow is not.
+#[test]
+fn a_stalled_client_is_dropped_a_slow_one_is_not() {
+    let lab = large_lab();
+    let server = lab.settings().with(&["--stall-timeout", "2s"]).start();
+    let whole = hit(&server, "large").body;
+    let (mut slow, _, mut slow_body) = begin(&server, "large", 1000);
+    let (mut stalled, _, _) = begin(&server, "large", 1000);
+    let mut paced = Paced::new(&mut slow, 4 << 20);
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(5) {
+        assert!(
+            paced.step(&mut slow_body).is_ok_and(|more| more),
+            "the slow client was dropped"
+        );
+    }
+    let stalls = || {
+        server
+            .metrics()
+            .count("tarpon_clients_dropped_total", &[("reason", "stall")])
+    };
+    wait::until_true("the stalled client is dropped", || stalls() == 1);
+    let rest = stalled.copy_body(&mut io::sink());
+    assert!(
+        rest.is_ok_and(|(end, _)| end == End::Truncated),
+        "a part passes for the whole"
+    );
+    assert!(
+        finish(&mut slow, slow_body) == whole,
+        "the slow client got something else"
+    );
+}
+
+#[test]
+fn an_idle_connection_is_closed() {
+    let lab = small_lab();
+    let limits = ["--idle-timeout", "1s", "--stall-timeout", "1s"];
+    let server = lab.settings().with(&limits).start();
+    let mut silent = Conn::open(server.address());
+    let mut used = Conn::open(server.address());
+    used.request("GET", "/_liveness", &[]);
+    used.response("GET").expect(200);
+    let mut half = Conn::open(server.address());
+    assert!(half.send(b"GET /_liveness HT").is_ok());
+    for (what, conn) in [
+        ("silent", &mut silent),
+        ("used", &mut used),
+        ("half", &mut half),
+    ] {
+        assert!(
+            conn.closes_within(wait::DEADLINE),
+            "the {what} connection stays open"
+        );
+    }
+}
+
+/// Fifty requests of every kind, half of them cut off, twice: the second time costs no
+/// descriptor and leaves no file.
+#[test]
+fn nothing_leaks() {
+    let lab = new_lab();
+    for number in 0..10 {
+        let path = lab.upstream(&format!("leak{number}"));
+        repos::generate(&path, Shape::FewLarge, 1 << 20, number);
+    }
+    let server = lab.start();
+    mixed_requests(&server, 0);
+    settle(&lab, &server);
+    let before = server.descriptors();
+    mixed_requests(&server, 5);
+    settle(&lab, &server);
+    let mut last = Vec::new();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(20) {
+        last = server.descriptors();
+        if last.len() <= before.len() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!(
+        "{} descriptors before, {} after:\n{before:#?}\n{last:#?}",
+        before.len(),
+        last.len()
+    );
+}
+
+fn settle(lab: &Lab, server: &Server) {
+    wait::until_true("no build runs", || {
+        server.metrics().count("tarpon_builds_running", &[]) == 0
+    });
+    lab.expect_no_orphans();
+}
+
+/// Fifty requests to five repositories from `first` on.
+fn mixed_requests(server: &Server, first: u64) {
+    let mut rng = Rng::new(11);
+    for number in 0..50 {
+        let repository = format!("leak{}", first + rng.below(5));
+        let target = lab::target(&repository);
+        match number % 10 {
+            0 => drop(get(server.address(), &target).expect(200)),
+            1 => drop(get(server.address(), "/git/test/absent/snapshot.tar.zst").expect(404)),
+            2 => drop(get(server.address(), "/git/test/../x/snapshot.tar.zst").expect(400)),
+            3 => drop(server.fetch("HEAD", &target, &[])),
+            4 => drop(server.fetch("GET", &target, &["Range: bytes=100-200"])),
+            5 => drop(Conn::open(server.address())),
+            6 => cut_off(server, &format!("GET {target} HTTP/1.1\r\nHost: t"), 0),
+            7 => cut_off(
+                server,
+                &format!("GET {target} HTTP/1.1\r\nHost: t\r\n\r\n"),
+                0,
+            ),
+            8 => cut_off(
+                server,
+                &format!("GET {target} HTTP/1.1\r\nHost: t\r\n\r\n"),
+                10_000,
+            ),
+            _ => cut_off(server, "\0 is no request\r\n\r\n", 0),
+        }
+    }
+}
+
+/// Sends `request`, reads up to `count` bytes of the body, and closes.
+fn cut_off(server: &Server, request: &str, count: usize) {
+    let mut conn = Conn::open(server.address());
+    assert!(conn.send(request.as_bytes()).is_ok());
+    if count > 0 {
+        let head = conn
+            .read_head("GET")
+            .unwrap_or_else(|e| panic!("no response: {e}"));
+        assert_eq!(head.status, 200, "{head:?}");
+        assert!(conn.read_some(count).is_ok_and(|body| body.len() == count));
+    }
+}
+
+/// One line per request, in JSON, with repository and outcome.
+#[test]
+fn requests_are_logged() {
+    let lab = small_lab();
+    let server = lab.settings().with(&["--log-format", "json"]).start();
+    hit(&server, "small");
+    let parsed = |line: &str| serde_json::from_str::<serde_json::Value>(line);
+    for outcome in ["build", "hit"] {
+        wait::until_true(&format!("a request is logged as {outcome}"), || {
+            let log = server.log();
+            let lines: Vec<_> = log.lines().filter_map(|line| parsed(line).ok()).collect();
+            let quoted = format!("\"{outcome}\"");
+            lines
+                .iter()
+                .map(serde_json::Value::to_string)
+                .any(|line| line.contains(&quoted) && line.contains("test/small"))
+        });
+    }
+    let log = server.log();
+    for line in log.lines() {
+        assert!(
+            parsed(line).is_ok_and(|value| value.is_object()),
+            "not JSON: {line}"
+        );
+    }
+}
+
+/// Health answers, and metrics that a scraper can read.
+#[test]
+fn health_and_metrics() {
+    let lab = small_lab();
+    let server = lab.start();
+    server.get("/_liveness").expect(200);
+    server.get("/_readiness").expect(200);
+    hit(&server, "small");
+    let metrics = server.metrics();
+    assert_eq!(
+        metrics.count("tarpon_builds_total", &[("result", "complete")]),
+        1
+    );
+    assert!(metrics.count("tarpon_requests_total", &[("outcome", "hit")]) >= 1);
+    assert_eq!(
+        metrics.count("tarpon_requests_total", &[("outcome", "build")]),
+        1
+    );
+    assert!(metrics.count("tarpon_sent_bytes_total", &[]) > 1000);
+    assert!(metrics.count("tarpon_cache_bytes", &[]) > 1000);
+    assert!(metrics.count("tarpon_ttfb_seconds_count", &[]) >= 2);
+    for line in metrics.text().lines().filter(|line| !line.starts_with('#')) {
+        let value = line
+            .rsplit(' ')
+            .next()
+            .and_then(|value| value.parse::<f64>().ok());
+        assert!(line.starts_with("tarpon_") && value.is_some(), "{line}");
+    }
+}
+
+/// A wrong setting is named, with exit code 2, before anything is touched.
+#[test]
+fn a_wrong_setting_is_named() {
+    let lab = small_lab();
+    let Err(exited) = lab
+        .settings()
+        .with(&["--fetch-interval", "soon"])
+        .try_start()
+    else {
+        panic!("it started");
+    };
+    assert_eq!(exited.status.code(), Some(2), "{}", exited.log);
+    let names = ["fetch-interval", "fetch_interval"];
+    assert!(
+        names.iter().any(|name| exited.log.contains(name)),
+        "{}",
+        exited.log
+    );
+    assert!(exited.log.contains("soon"), "{}", exited.log);
+    assert!(
+        !lab.state().join("mirrors").exists(),
+        "the state directory was touched"
+    );
+}

@@ -1,0 +1,126 @@
+//! `tarpon serve` end to end, over real sockets with real git: sharing of builds, faults, the
+//! protocol, and the life of server, clients and cache.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod drivers;
+mod faults;
+mod lifecycle;
+mod protocol;
+mod sharing;
+
+use std::path::Path;
+use support::client::{Conn, Head, Response};
+use support::lab::{self, Lab};
+use support::repos::Shape;
+use support::server::Server;
+use support::{git, parity, wait};
+
+/// Worktree bytes of a repository whose archive is larger than all socket buffers on its way,
+/// so that a client that stops reading stops its response too.
+const LARGE_BYTES: u64 = 24 << 20;
+
+fn new_lab() -> Lab {
+    Lab::new(env!("CARGO_BIN_EXE_tarpon"))
+}
+
+/// A lab with the small repository `small`.
+fn small_lab() -> Lab {
+    let lab = new_lab();
+    lab.generate("small", Shape::ManySmall, 300_000);
+    lab
+}
+
+/// A lab with `large`, about twice [`LARGE_BYTES`] on the wire: as pack and as worktree.
+fn large_lab() -> Lab {
+    let lab = new_lab();
+    lab.generate("large", Shape::FewLarge, LARGE_BYTES);
+    lab
+}
+
+/// Requests a snapshot and reads the head and `count` bytes of the body.
+fn begin(server: &Server, name: &str, count: usize) -> (Conn, Head, Vec<u8>) {
+    let mut conn = Conn::open(server.address());
+    conn.request("GET", &lab::target(name), &[]);
+    let head = conn
+        .read_head("GET")
+        .unwrap_or_else(|e| panic!("no response: {e}"));
+    assert_eq!(head.status, 200, "{head:?}");
+    let body = conn
+        .read_some(count)
+        .unwrap_or_else(|e| panic!("body: {e}"));
+    assert_eq!(body.len(), count, "truncated");
+    (conn, head, body)
+}
+
+/// Reads the rest of a body that must be whole.
+fn finish(conn: &mut Conn, mut body: Vec<u8>) -> Vec<u8> {
+    let (end, _) = conn
+        .copy_body(&mut body)
+        .unwrap_or_else(|e| panic!("body: {e}"));
+    assert_eq!(
+        end,
+        support::client::End::Complete,
+        "truncated after {} bytes",
+        body.len()
+    );
+    body
+}
+
+/// Waits until `HEAD` finds the snapshot in the cache; gives that head.
+fn wait_published(server: &Server, name: &str) -> Head {
+    wait::until("the snapshot is published", || {
+        let answer = server.fetch("HEAD", &lab::target(name), &[]);
+        (answer.head.status == 200).then_some(answer.head)
+    })
+}
+
+/// Requests a snapshot until the server holds it, and gives the answer from the cache.
+fn hit(server: &Server, name: &str) -> Response {
+    server.get(&lab::target(name)).expect(200);
+    wait_published(server, name);
+    let response = server.get(&lab::target(name)).expect(200);
+    assert!(
+        response.head.content_length().is_some(),
+        "{:?}",
+        response.head
+    );
+    response
+}
+
+/// Panics unless the snapshot unpacks to what a clone of the upstream is now.
+fn expect_clone(lab: &Lab, name: &str, snapshot: &[u8]) {
+    let clone = lab.scratch("expected-clone");
+    let unpacked = lab.unpack(snapshot, "unpacked");
+    git::clone(&lab.url(name), &clone);
+    parity::expect_same(&clone, &unpacked, name);
+    for directory in [clone, unpacked] {
+        remove(&directory);
+    }
+}
+
+fn remove(directory: &Path) {
+    let removed = std::fs::remove_dir_all(directory);
+    removed.unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
+}
+
+/// Runs `work` in `count` threads that start together; gives their results in order.
+fn at_once<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let barrier = std::sync::Barrier::new(count);
+    std::thread::scope(|scope| {
+        let start = |number| {
+            let (barrier, work) = (&barrier, &work);
+            scope.spawn(move || {
+                barrier.wait();
+                work(number)
+            })
+        };
+        let threads: Vec<_> = (0..count).map(start).collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, T>| match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        threads.into_iter().map(join).collect()
+    })
+}
