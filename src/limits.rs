@@ -234,8 +234,8 @@ const _: () = assert!(MIRROR_PACK_FACTOR >= 2 && MIRROR_PACKS_MAX >= 2);
 pub const PREFETCH_THREADS: usize = 4;
 /// Builds that produce at the same time; further ones have sent their first bytes and wait.
 pub const BUILDS_PRODUCING_MAX: usize = 2;
-/// Entries whose files stay open though nobody reads them.
-pub const IDLE_ENTRIES_OPEN_MAX: usize = 128;
+/// How long an entry's files stay open after its last request.
+pub const IDLE_ENTRY_OPEN_MS: u64 = 10_000;
 /// Time between two looks at the cache's size and at superseded entries.
 pub const SWEEP_INTERVAL_MS: u64 = 5_000;
 /// First clones that run at the same time.

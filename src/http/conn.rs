@@ -177,19 +177,17 @@ impl<S: Service> Connection<S> {
         self.output.clear();
         let mut output = std::mem::take(&mut self.output);
         let service = self.service.clone();
-        let Some(mut answer) = self
-            .while_connected(service.answer(&head, &body, &mut output))
-            .await
-        else {
-            return Err(End::Quiet);
-        };
+        // A client that has ended its sending side may still read: only sending to it tells.
+        let mut answer = service.answer(&head, &body, &mut output).await;
         self.output = output;
         answer.keep_alive &= !self.service.is_closing();
         let mut sent = Sent::default();
         let result = self.send(&mut answer.payload, &mut sent).await;
+        // A failed answer ends without its length or its last chunk, so no client takes it for
+        // a whole one; HTTP/1.0 clients, who know no chunks, always get a length.
         let whole = result.is_ok();
-        if !whole {
-            // Whatever the framing says: what was sent must not look like all of it.
+        if matches!(result, Err(SendError::Stalled(_))) {
+            // Nobody takes what is still in the kernel's buffers.
             self.socket.reset_on_close();
         }
         let done = Done {
@@ -273,24 +271,6 @@ impl<S: Service> Connection<S> {
             self.input.extend_from_slice(&input[progress.consumed..]);
         }
         Ok(body)
-    }
-
-    /// Runs `work` to its end, or gives up when the client leaves meanwhile.
-    async fn while_connected<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        let mut work = std::pin::pin!(work);
-        // Most answers are ready at once.
-        if let First::Left(done) =
-            first(work.as_mut(), std::pin::pin!(std::future::ready(()))).await
-        {
-            return Some(done);
-        }
-        let readable = std::pin::pin!(self.socket.readable());
-        match first(work.as_mut(), readable).await {
-            First::Left(done) => Some(done),
-            First::Right(_) if self.socket.peer_closed() => None,
-            // The next request is here already; it has to wait.
-            First::Right(_) => Some(work.await),
-        }
     }
 
     async fn refuse(&mut self, reject: &Reject) {

@@ -82,16 +82,6 @@ impl Socket {
         }
     }
 
-    /// Waits until there is something to read, or the peer has closed.
-    pub async fn readable(&self) -> io::Result<()> {
-        self.stream.readable(false).await
-    }
-
-    /// Whether the peer has closed its side and nothing is left to read.
-    pub fn peer_closed(&self) -> bool {
-        net::peer_closed(self.fd())
-    }
-
     /// Has the connection end in a reset.
     pub fn reset_on_close(&self) {
         // Fails only on a connection that is reset already.
@@ -148,7 +138,7 @@ impl Socket {
         self.sent_in_turn.set(0);
         if !self.epoll {
             // Goes through the ring, so the core looks at everything else first.
-            return self.stream.writable(false).await.map_err(SendError::Left);
+            return self.writable().await;
         }
         // The epoll driver would say "ready" from memory; it polls between two rounds of tasks.
         let mut first = true;

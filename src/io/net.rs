@@ -25,17 +25,6 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(received)
 }
 
-/// Whether the peer has closed its side and nothing is left to read.
-pub fn peer_closed(socket: BorrowedFd<'_>) -> bool {
-    let mut byte = [0u8; 1];
-    let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
-    match rustix::net::recv(socket, &mut byte, flags) {
-        Ok((_, received)) => received == 0,
-        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => false,
-        Err(_) => true,
-    }
-}
-
 /// Sends from memory; `more` says that other bytes follow at once.
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usize> {
     let mut flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;

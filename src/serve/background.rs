@@ -18,7 +18,7 @@ use crate::cache::evict::{self, Bounds, Candidate};
 use crate::cache::store;
 use crate::extent::Piece;
 use crate::io::disk::DiskFile;
-use crate::limits::{CLONES_RUNNING_MAX, IDLE_ENTRIES_OPEN_MAX, SWEEP_INTERVAL_MS};
+use crate::limits::{CLONES_RUNNING_MAX, IDLE_ENTRY_OPEN_MS, SWEEP_INTERVAL_MS};
 use crate::metrics::{CloneResult, Event, FetchResult, SpoolFailure};
 use crate::mirror::schedule::{Policy, Schedule};
 use crate::mirror::{Freshened, Git, MirrorError, TimeLimits};
@@ -443,15 +443,12 @@ fn remove(shared: &Shared, archive: &Archive) {
     }
 }
 
-/// Keeps the number of descriptors bounded: the least recently used entries are closed.
+/// Keeps the number of descriptors bounded: entries that nobody asked for lately are closed.
 fn close_idle(entries: &[(Arc<Repo>, Arc<Archive>, u64)]) {
-    let mut open: Vec<&Arc<Archive>> = entries
-        .iter()
-        .map(|(_, archive, _)| archive)
-        .filter(|a| a.files().is_some())
-        .collect();
-    open.sort_by_key(|archive| std::cmp::Reverse(archive.last_used_unix_ms()));
-    for archive in open.iter().skip(IDLE_ENTRIES_OPEN_MAX) {
-        archive.close_if_idle();
+    let now = unix_ms();
+    for (_, archive, _) in entries {
+        if now.saturating_sub(archive.last_used_unix_ms()) >= IDLE_ENTRY_OPEN_MS {
+            archive.close_if_idle();
+        }
     }
 }

@@ -333,6 +333,7 @@ fn publish_done(shared: &Shared, repo: &Repo, archive: Arc<Archive>) {
         own_bytes = bytes,
         "published"
     );
+    shared.add_to_cache(bytes);
     let id = archive.id;
     let old = repo.replace_current(Some(archive));
     if let Some(old) = old.filter(|old| old.id != id) {

@@ -111,6 +111,12 @@ impl Shared {
         self.turns.close();
     }
 
+    /// Notes an entry that was published, until the next look at the whole cache.
+    pub fn add_to_cache(&self, bytes: u64) {
+        self.cache_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.cache_entries.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Notes the size of the cache.
     pub fn set_cache(&self, bytes: u64, entries: u64) {
         self.cache_bytes.store(bytes, Ordering::Relaxed);
