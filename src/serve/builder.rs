@@ -6,6 +6,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -104,6 +105,7 @@ fn refuse(shared: &Shared, permit: &Permit, why: &str) {
 }
 
 fn begin(shared: &Shared, repo: &Repo, git: &Git) -> Result<Begun, BeginError> {
+    let started = Instant::now();
     let (staging, view) = match pin(shared, repo) {
         Err(BeginError::Pin(PinError::TooManyLoose { .. })) => {
             pack_loose(repo, git)?;
@@ -111,6 +113,7 @@ fn begin(shared: &Shared, repo: &Repo, git: &Git) -> Result<Begun, BeginError> {
         }
         other => other?,
     };
+    let pinned_us = started.elapsed().as_micros() as u64;
     view::make_repository(&view, staging.dir())?;
     let base = repo.current();
     let reuse = base.as_ref().and_then(|base| reuse(base));
@@ -132,6 +135,8 @@ fn begin(shared: &Shared, repo: &Repo, git: &Git) -> Result<Begun, BeginError> {
     let dir = staging.dir().to_owned();
     let name = repo.name.clone();
     let archive = Archive::growing(id, name, commit, linked, dir, files);
+    let opened_us = started.elapsed().as_micros() as u64;
+    tracing::info!(repository = &*repo.name, %id, pinned_us, opened_us, "building");
     Ok(Begun {
         staging,
         opened,
