@@ -66,7 +66,9 @@ mod tests {
         let mut state = 1u64;
         let mut out = Vec::new();
         while out.len() < bytes {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             out.extend_from_slice(format!("word{} ", (state >> 33) % 5000).as_bytes());
         }
         out
@@ -85,7 +87,12 @@ mod tests {
             }
             let mut again = Vec::new();
             used.push_frame(level, &data, &mut again).unwrap();
-            assert!(first == again, "level {level}: {} and {} bytes", first.len(), again.len());
+            assert!(
+                first == again,
+                "level {level}: {} and {} bytes",
+                first.len(),
+                again.len()
+            );
         }
     }
 }
