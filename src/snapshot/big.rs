@@ -22,7 +22,7 @@ use crate::limits::FRAME_TAR_BYTES;
 /// Sends the batch's one file; returns its size.
 pub(super) fn stream(
     line: &mut Line<'_>,
-    mut local: Local,
+    local: &mut Local,
     batch: &Batch,
 ) -> Result<u64, BuildError> {
     let mut size = 0;
@@ -30,11 +30,11 @@ pub(super) fn stream(
         let executable = kind == EntryKind::BlobExecutable;
         let whole_in_pack = match local.converts(path)? {
             true => None,
-            false => find_whole(&local, path, id)?,
+            false => find_whole(local, path, id)?,
         };
         size = match whole_in_pack {
             Some(blob) => stream_inflated(line, path, executable, &blob, id)?,
-            None => stream_decoded(line, &mut local, path, executable, id)?,
+            None => stream_decoded(line, local, path, executable, id)?,
         };
     }
     Ok(size)

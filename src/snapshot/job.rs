@@ -4,7 +4,7 @@
 //! or at a maximum. So the same files give the same job wherever they stand, and a later
 //! snapshot finds the frames of the jobs it shares with an earlier one by their key.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use gix::bstr::{BStr, BString, ByteSlice};
 use gix::objs::tree::EntryKind;
@@ -44,12 +44,13 @@ pub enum JobError {
 
 /// What all jobs of one build share.
 pub struct Source {
-    /// Distinguishes builds in the state of an encoder thread.
-    pub build: u64,
     /// The view, as a repository.
     pub repository: gix::ThreadSafeRepository,
     /// The tree's attribute files.
     pub attributes: AttributeFiles,
+    /// Handles that no thread uses at the moment. They belong to the build and not to the
+    /// threads: they hold its packs mapped, and with that their space on the disk.
+    pub idle: Mutex<Vec<Local>>,
     /// Date of every file, seconds since 1970.
     pub mtime_s: i64,
     /// zstd level.
@@ -177,7 +178,6 @@ pub struct EncoderState {
     compressor: Option<Compressor>,
     tar: Vec<u8>,
     blob: Vec<u8>,
-    locals: Vec<(u64, Local)>,
 }
 
 /// A thread's own handles for one build.
@@ -187,16 +187,12 @@ pub struct Local {
     filter: Option<Filter>,
 }
 
-/// Builds whose handles an encoder thread keeps open.
-const LOCALS_MAX: usize = 4;
-
 impl Default for EncoderState {
     fn default() -> Self {
         EncoderState {
             compressor: Compressor::new(),
             tar: Vec::new(),
             blob: Vec::new(),
-            locals: Vec::new(),
         }
     }
 }
@@ -212,34 +208,31 @@ impl EncoderState {
         let compressor = self.compressor.as_mut().ok_or(JobError::NoMemory)?;
         Ok(compressor.push_frame(level, data, out)?)
     }
+}
 
-    fn take_local(&mut self, source: &Source) -> Result<Local, JobError> {
-        if let Some(at) = self
-            .locals
-            .iter()
-            .position(|(build, _)| *build == source.build)
-        {
-            return Ok(self.locals.swap_remove(at).1);
-        }
-        Local::open(source)
+impl Source {
+    /// Handles for the calling thread.
+    pub fn take_local(&self) -> Result<Local, JobError> {
+        let idle = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        idle.map_or_else(|| Local::open(self), Ok)
     }
 
-    fn keep_local(&mut self, build: u64, local: Local) {
-        if self.locals.len() >= LOCALS_MAX {
-            self.locals.remove(0);
-        }
-        self.locals.push((build, local));
-    }
-
-    /// Drops the handles of a build that has ended, with the files they hold open.
-    pub fn forget(&mut self, build: u64) {
-        self.locals.retain(|(b, _)| *b != build);
+    /// Gives handles back for the next piece of work.
+    pub fn keep_local(&self, local: Local) {
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(local);
     }
 }
 
 impl Local {
-    /// Handles for a build.
-    pub fn open(source: &Source) -> Result<Local, JobError> {
+    /// New handles for a build.
+    fn open(source: &Source) -> Result<Local, JobError> {
         let filter = match source.attributes.is_empty() {
             true => None,
             false => Some(Filter::new(&source.attributes).map_err(JobError::Attributes)?),
@@ -310,18 +303,18 @@ pub fn encode(
     source: &Arc<Source>,
     batch: &Batch,
 ) -> Result<Outcome, JobError> {
-    let mut local = state.take_local(source)?;
+    let mut local = source.take_local()?;
     if !batch.measured {
         let sizes = local.measure(batch)?;
         let total: u64 = sizes.iter().sum();
         let one_big = sizes.iter().any(|s| *s > BIG_FILE_BYTES);
         if one_big || (total > JOB_TAR_BYTES && sizes.len() > 1) {
-            state.keep_local(source.build, local);
+            source.keep_local(local);
             return Ok(Outcome::Split(batch.split(&sizes)));
         }
     }
     let done = encode_entries(state, source, &mut local, batch);
-    state.keep_local(source.build, local);
+    source.keep_local(local);
     done
 }
 

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use gix::ObjectId;
 
@@ -16,7 +16,7 @@ use super::big;
 use super::fanout::{Abandoned, Fanout};
 use super::filter::AttributeFiles;
 use super::index::{Plan, Writer};
-use super::job::{Batch, EncoderState, JobError, Local, Outcome, Source, encode};
+use super::job::{Batch, EncoderState, JobError, Outcome, Source, encode};
 use super::map::MappedFile;
 use super::tar::{self, Kind};
 use super::view::{Linked, View};
@@ -93,8 +93,6 @@ pub struct Input {
     pub origin_url: String,
     /// zstd level.
     pub level: i32,
-    /// Number of this build in the process.
-    pub build: u64,
     /// An earlier snapshot whose frames may be used.
     pub reuse: Option<Reuse>,
     /// Faults to inject; none outside tests.
@@ -135,7 +133,7 @@ pub fn open(input: Input) -> Result<Opened, BuildError> {
         tree = Some(found.tree_id().map_err(|e| error(&e))?.detach());
     }
     let source = Source {
-        build: input.build,
+        idle: Mutex::default(),
         repository,
         attributes: AttributeFiles::default(),
         mtime_s,
@@ -433,8 +431,9 @@ impl<'a> Line<'a> {
     fn big_file(&mut self, batch: &Batch) -> Result<(), BuildError> {
         let key = batch.key(self.output.level);
         let before = self.output.fanout.layout_spool_bytes();
-        let local = Local::open(&self.source)?;
-        let size = big::stream(self, local, batch)?;
+        let mut local = self.source.take_local()?;
+        let size = big::stream(self, &mut local, batch)?;
+        self.source.keep_local(local);
         self.records.push(Record {
             key,
             spool_offset: before,
