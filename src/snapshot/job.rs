@@ -30,7 +30,7 @@ pub enum JobError {
         path: BString,
         detail: String,
     },
-    #[error("link '{path}' has a target with a NUL byte")]
+    #[error("link '{path}' has a target that no file system takes; fix it in the repository")]
     LinkTarget { path: BString },
     #[error(transparent)]
     Filter(#[from] FilterError),
@@ -63,6 +63,7 @@ struct Item {
     path_end: u32,
     kind: EntryKind,
     id: ObjectId,
+    attributes: [u8; 8],
 }
 
 /// A run of entries. Invariant: `paths` holds the paths one after the other, `items[i].path_end`
@@ -80,21 +81,26 @@ pub struct Batch {
 impl Batch {
     /// Appends an entry.
     pub fn push(&mut self, entry: &Entry<'_>) {
+        self.push_item(entry.path, entry.kind, entry.id, entry.attributes_in_force);
+    }
+
+    fn push_item(&mut self, path: &BStr, kind: EntryKind, id: ObjectId, attributes: [u8; 8]) {
         if self.items.is_empty() {
             self.key.update([JOB_FORMAT]);
         }
-        self.key.update(entry.attributes_in_force);
-        self.push_item(entry.path, entry.kind, entry.id);
-    }
-
-    fn push_item(&mut self, path: &BStr, kind: EntryKind, id: ObjectId) {
+        self.key.update(attributes);
         self.key.update([kind as u8]);
         self.key.update(id.as_bytes());
         self.key.update((path.len() as u32).to_le_bytes());
         self.key.update(path);
         self.paths.extend_from_slice(path);
         let path_end = self.paths.len() as u32;
-        self.items.push(Item { path_end, kind, id });
+        self.items.push(Item {
+            path_end,
+            kind,
+            id,
+            attributes,
+        });
     }
 
     /// Whether the job ends here.
@@ -121,13 +127,10 @@ impl Batch {
     }
 
     /// The key under which its frames can be found again: everything that decides its bytes
-    /// but the date.
+    /// but the date. A part of a split batch has the key that a batch of its own would have.
     pub fn key(&self, level: i32) -> [u8; 32] {
         let digest = self.key.clone().chain_update(level.to_le_bytes());
-        digest
-            .chain_update([u8::from(self.measured)])
-            .finalize()
-            .into()
+        digest.finalize().into()
     }
 
     /// Path, kind and id of each entry.
@@ -143,14 +146,12 @@ impl Batch {
     fn split(&self, sizes: &[u64]) -> Vec<Batch> {
         let mut out: Vec<Batch> = Vec::new();
         let mut bytes = 0;
-        for ((path, kind, id), size) in self.entries().zip(sizes) {
+        for (((path, kind, id), item), size) in self.entries().zip(&self.items).zip(sizes) {
             let big = *size > BIG_FILE_BYTES;
             let full = bytes + size > JOB_TAR_BYTES || out.last().is_none_or(|b| b.big);
             if full || big {
                 bytes = 0;
                 out.push(Batch {
-                    // The attributes that count are part of the whole batch's key.
-                    key: self.key.clone(),
                     measured: true,
                     big,
                     ..Batch::default()
@@ -158,7 +159,7 @@ impl Batch {
             }
             bytes += size;
             if let Some(batch) = out.last_mut() {
-                batch.push_item(path, kind, id.to_owned());
+                batch.push_item(path, kind, id.to_owned(), item.attributes);
             }
         }
         out

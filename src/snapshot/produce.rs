@@ -332,9 +332,8 @@ impl<'a> Line<'a> {
             }
             let batch = std::mem::take(batch);
             let key = batch.key(self.output.level);
-            let known = self.reuse.as_ref().and_then(|r| r.records.get(&key));
-            self.places[index] = match known {
-                Some(record) => Place::Known(record.clone()),
+            self.places[index] = match self.known(&key, &batch) {
+                Some(record) => Place::Known(record),
                 None => self.start(key, batch),
             };
         }
@@ -383,9 +382,7 @@ impl<'a> Line<'a> {
             }
             Place::Waiting(batch) => self.big_file(&batch),
             Place::Running { key, pending } => match pending.wait()?? {
-                Outcome::Done { frames, sizes } => {
-                    self.done(key, self.source.mtime_s, frames, sizes)
-                }
+                Outcome::Done { frames, sizes } => self.done(key, frames, sizes),
                 Outcome::Split(batches) => {
                     for batch in batches.into_iter().rev() {
                         self.places.push_front(Place::Waiting(batch));
@@ -393,35 +390,48 @@ impl<'a> Line<'a> {
                     Ok(())
                 }
             },
-            Place::Known(record) => {
-                let mut frames = vec![0; record.spool_bytes as usize];
-                if let Some(reuse) = &self.reuse {
-                    let read = reuse.spool.read_exact_at(&mut frames, record.spool_offset);
-                    read.map_err(|source| BuildError::Io {
-                        op: "read frames of the previous",
-                        path: "spool".into(),
-                        source,
-                    })?;
-                }
-                self.done(record.key, record.mtime_s, frames, record.sizes)
-            }
+            Place::Known(record) => self.take_over(record),
         }
     }
 
-    fn done(
-        &mut self,
-        key: [u8; 32],
-        mtime_s: i64,
-        frames: Vec<u8>,
-        sizes: Vec<u32>,
-    ) -> Result<(), BuildError> {
+    /// Copies the frames of a job from the earlier snapshot.
+    fn take_over(&mut self, mut record: Record) -> Result<(), BuildError> {
+        let Some(reuse) = &self.reuse else {
+            return Ok(());
+        };
+        let from = record.spool_offset;
+        record.spool_offset = self.output.fanout.layout_spool_bytes();
+        let mut at = 0;
+        while at < record.spool_bytes {
+            let len = (record.spool_bytes - at).min(FRAME_TAR_BYTES as u64);
+            let mut frames = vec![0; len as usize];
+            let read = reuse.spool.read_exact_at(&mut frames, from + at);
+            read.map_err(|source| BuildError::Io {
+                op: "read frames of the previous",
+                path: "spool".into(),
+                source,
+            })?;
+            self.output.piece(frames)?;
+            at += len;
+        }
+        self.records.push(record);
+        Ok(())
+    }
+
+    /// The job of the earlier snapshot that has the same key, if there is one.
+    fn known(&self, key: &[u8; 32], batch: &Batch) -> Option<Record> {
+        let record = self.reuse.as_ref()?.records.get(key)?;
+        (record.sizes.len() == batch.entries().count()).then(|| record.clone())
+    }
+
+    fn done(&mut self, key: [u8; 32], frames: Vec<u8>, sizes: Vec<u32>) -> Result<(), BuildError> {
         let spool_bytes = frames.len() as u64;
         let spool_offset = self.output.piece(frames)?;
         self.records.push(Record {
             key,
             spool_offset,
             spool_bytes,
-            mtime_s,
+            mtime_s: self.source.mtime_s,
             sizes,
         });
         Ok(())
@@ -430,6 +440,9 @@ impl<'a> Line<'a> {
     /// A file of its own, streamed by this thread.
     fn big_file(&mut self, batch: &Batch) -> Result<(), BuildError> {
         let key = batch.key(self.output.level);
+        if let Some(record) = self.known(&key, batch) {
+            return self.take_over(record);
+        }
         let before = self.output.fanout.layout_spool_bytes();
         let mut local = self.source.take_local()?;
         let size = big::stream(self, &mut local, batch)?;
