@@ -377,8 +377,8 @@ impl<'a> Line<'a> {
                     path,
                     source,
                 })?;
-                self.output.fanout.push_raw(file, offset, len, &checksums);
-                Ok(())
+                let fanout = self.output.fanout;
+                Ok(fanout.push_raw(file, offset, len, &checksums)?)
             }
             Place::Waiting(batch) => self.big_file(&batch),
             Place::Running { key, pending } => match pending.wait()?? {
@@ -503,17 +503,38 @@ impl<'a> Line<'a> {
         Ok(())
     }
 
+    /// A loose object: small as a rule, but it can be a file of any size.
     fn loose(&mut self, directory: &Path, linked: &Linked) -> Result<(), BuildError> {
         let path = directory.join(&linked.relative);
-        let data = std::fs::read(&path).map_err(|source| BuildError::Io {
-            op: "read",
-            path,
-            source,
-        })?;
+        let failed = |op| {
+            let path = path.clone();
+            move |source| BuildError::Io { op, path, source }
+        };
+        let file = File::open(&path).map_err(failed("open"))?;
         let name = format!(".git/{}", linked.relative);
+        let kind = Kind::File {
+            size: linked.bytes,
+            executable: false,
+        };
         let mut out = Vec::new();
-        tar::push_file(&mut out, name.as_bytes(), &data, false, self.source.mtime_s);
-        self.add(Place::Tar(out))
+        tar::push_header(&mut out, name.as_bytes(), kind, self.source.mtime_s);
+        let mut at = 0;
+        while at < linked.bytes {
+            let start = out.len();
+            let len = (linked.bytes - at).min((FRAME_TAR_BYTES - start) as u64);
+            out.resize(start + len as usize, 0);
+            file.read_exact_at(&mut out[start..], at)
+                .map_err(failed("read"))?;
+            at += len;
+            if out.len() == FRAME_TAR_BYTES {
+                self.add(Place::Tar(std::mem::take(&mut out)))?;
+            }
+        }
+        tar::pad(&mut out, linked.bytes);
+        match out.is_empty() {
+            true => Ok(()),
+            false => self.add(Place::Tar(out)),
+        }
     }
 
     /// The second walk: cuts the worktree into jobs.
