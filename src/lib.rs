@@ -1,4 +1,60 @@
-//! tarpon serves whole git repositories as one compressed archive.
+//! tarpon serves whole git repositories as one compressed archive, `snapshot.tar.zst` (worktree
+//! and `.git`), to build farms. Unpacking it is the same as a fresh `git clone`. The first byte
+//! leaves within milliseconds whatever the size, and a snapshot is produced at most once.
+//!
+//! # Where a byte goes
+//!
+//! ```text
+//! request ─ http::conn ─ http::head ─ http::route          a network core (monoio)
+//!              │
+//!           serve::core ─ serve::snapshot ─ serve::registry: Hit │ Following │ Vacant
+//!              │                                                              │
+//!              │            serve::background: clone if there is no mirror ◄──┘
+//!              │                        │
+//!              │            serve::builder: one thread a build
+//!              │               snapshot::view     pin: refs read, packs hard-linked (ms)
+//!              │               snapshot::gitdir   first frame: leaves at once
+//!              │               snapshot::produce  packs, worktree, index, in this order
+//!              │                  └─ snapshot::zstd::ring: encoder threads (job, filter, tar)
+//!              │                        │
+//!              │            snapshot::fanout: extents so far, window, readers
+//!              │                        ├─► serve::background: spool file ─► cache::store
+//!              ▼                        ▼
+//!           http::socket ◄── serve::reader: walks the extents, waits at the frontier
+//! ```
+//!
+//! The first client, one that follows and a hit run the same code: [`extent::Source`] over one
+//! [`snapshot::fanout::Fanout`]. An archive is a list of [`extent::Extent`]s, never one file:
+//! bytes of a spool file, and raw runs of linked packs that are framed while they are sent.
+//!
+//! # Planes
+//!
+//! * **Cores**: one monoio runtime for each CPU with its own listener. They never block: sockets
+//!   are non-blocking, files are sent with `sendfile` only after `cachestat` says that they are in
+//!   memory; otherwise a prefetch thread reads them first.
+//! * **Encoders**: OS threads of lower priority with zstd, gix and mapped packs.
+//! * **Builders**: one thread for each running build, which puts results in order.
+//! * **Background**: one thread on tokio-uring (or tokio): spool writes, `git`, schedule, eviction.
+//!
+//! # Where the code differs from the first plan
+//!
+//! * Sockets are written with `sendfile` and `send` after readiness, on io_uring and epoll alike,
+//!   not with `writev` from mappings: no copy, no page fault on a core, nothing to cancel.
+//! * Repositories are found through locks sharded by name and held for a few field accesses,
+//!   not through messages to a home core: a wake-up of another core costs more.
+//! * `git fetch` never runs under a repository's lock: objects come first, without refs; then refs
+//!   move in one rename under the write lock. So a request never waits for the network of a fetch.
+//! * A range of an archive that still grows is answered with 206 only to a client that names the
+//!   archive (`If-Range`, `If-Match`), after the range is there; others get all of it.
+//! * The id of an archive is a hash of everything that decides its bytes, so a build that is
+//!   repeated after a crash resumes broken downloads, too.
+//!
+//! # Module order
+//!
+//! Imports go downwards only: [`server`], [`serve`], then the siblings [`http`], [`snapshot`],
+//! [`cache`], [`mirror`], which never import each other, then [`config`], [`log`], [`metrics`],
+//! [`refs`], [`extent`], [`io`], [`faults`], [`limits`].
+
 pub mod cache;
 pub mod config;
 pub mod extent;

@@ -1,4 +1,5 @@
 //! The operating system, as the rest of the program sees it.
+pub mod child;
 pub mod disk;
 pub mod net;
 pub mod residency;

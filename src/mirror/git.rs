@@ -267,6 +267,7 @@ impl Git {
             program: self.program.clone(),
             source,
         };
+        crate::io::child::die_with_starter(&mut command);
         let child = command.spawn().map_err(start)?;
         let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         let pid = pid.ok_or_else(|| start(std::io::Error::other("it has no process id")))?;

@@ -22,7 +22,7 @@ use crate::mirror::Git;
 use crate::refs::Head;
 use crate::snapshot::produce::{self, BuildError, Input, Opened, Record, Reuse, Spool};
 use crate::snapshot::view::{self, PinError, View};
-use crate::snapshot::zstd::ring::panic_text;
+use crate::snapshot::zstd::ring::{self, panic_text};
 
 /// Version of everything that decides an archive's bytes besides what its id is made from.
 const ARCHIVE_FORMAT: u8 = 1;
@@ -266,7 +266,11 @@ fn build(shared: &Arc<Shared>, begun: Begun) -> Result<Option<()>, String> {
     let mut turn = None;
     let records = {
         let spool = SpoolSender { sender };
-        let wait = || turn = shared.turns.wait();
+        let wait = || {
+            // The first bytes are out; what follows must not delay anybody else's.
+            ring::be_nice();
+            turn = shared.turns.wait();
+        };
         produce::produce(opened, &archive.fanout, &spool, &shared.ring, wait)
             .map_err(|e| e.to_string())?
     };

@@ -22,13 +22,19 @@ fn failed(step: &'static str) -> impl Fn(usize) -> FrameError {
 pub struct Compressor {
     context: CCtx<'static>,
     level: i32,
+    /// Where zstd writes; kept, so that its memory is not zeroed for each frame.
+    frame: Vec<u8>,
 }
 
 impl Compressor {
     /// An encoder; `None` if memory for it could not be had.
     pub fn new() -> Option<Compressor> {
         let context = CCtx::try_create()?;
-        Some(Compressor { context, level: 0 })
+        Some(Compressor {
+            context,
+            level: 0,
+            frame: Vec::new(),
+        })
     }
 
     /// Appends to `out` one frame that holds `data`, compressed at `level`.
@@ -46,13 +52,12 @@ impl Compressor {
                 .map_err(failed("turn on checksums"))?;
             self.level = level;
         }
-        let start = out.len();
-        out.resize(start + zstd_safe::compress_bound(data.len()), 0);
-        let written = self
-            .context
-            .compress2(&mut out[start..], data)
+        self.frame.clear();
+        self.frame.reserve(zstd_safe::compress_bound(data.len()));
+        self.context
+            .compress2(&mut self.frame, data)
             .map_err(failed("compress a frame"))?;
-        out.truncate(start + written);
+        out.extend_from_slice(&self.frame);
         Ok(())
     }
 }

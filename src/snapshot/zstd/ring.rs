@@ -103,8 +103,7 @@ impl<S> Drop for Ring<S> {
 }
 
 fn run<S>(work: &Receiver<Work<S>>, make_state: &dyn Fn() -> S) {
-    // Not fatal: encoders at normal priority only cost the network cores some time.
-    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), ENCODER_NICE);
+    be_nice();
     let mut state = make_state();
     while let Ok(task) = work.recv() {
         if catch_unwind(AssertUnwindSafe(|| task(&mut state))).is_err() {
@@ -115,6 +114,12 @@ fn run<S>(work: &Receiver<Work<S>>, make_state: &dyn Fn() -> S) {
 
 /// How much nicer than the network cores the encoders are.
 const ENCODER_NICE: i32 = 10;
+
+/// Lowers the calling thread's priority below that of the network cores, for good.
+pub fn be_nice() {
+    // Not fatal: at normal priority it only costs the network cores some time.
+    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), ENCODER_NICE);
+}
 
 /// The text of a panic.
 pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
