@@ -127,7 +127,6 @@ fn begin(shared: &Shared, repo: &Repo, git: &Git) -> Result<Begun, BeginError> {
         directory: staging.dir().to_owned(),
         origin_url: repo.url.clone(),
         level: shared.config.level,
-        build: shared.next_build(),
         reuse,
         faults: shared.faults.clone(),
     })?;

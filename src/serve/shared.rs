@@ -41,7 +41,6 @@ pub struct Shared {
     /// Archives that a newer one has replaced, until nobody reads them.
     pub retired: Mutex<Vec<Arc<Archive>>>,
     running: Mutex<Vec<Weak<Fanout>>>,
-    builds: AtomicU64,
     cache_bytes: AtomicU64,
     cache_entries: AtomicU64,
 }
@@ -72,7 +71,6 @@ impl Shared {
             faults: parts.faults,
             retired: Mutex::default(),
             running: Mutex::default(),
-            builds: AtomicU64::new(0),
             cache_bytes: AtomicU64::new(0),
             cache_entries: AtomicU64::new(0),
         }
@@ -81,11 +79,6 @@ impl Shared {
     /// The counters of everything but the cores, which have a block each before it.
     pub fn meter(&self) -> Meter {
         self.metrics.meter(self.config.cores.get())
-    }
-
-    /// A number for a build.
-    pub fn next_build(&self) -> u64 {
-        self.builds.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Hands a command to the background plane.

@@ -2,10 +2,9 @@
 //!
 //! A big blob that is stored whole in a pack (git never stores files above
 //! `core.bigFileThreshold` as deltas) is inflated chunk by chunk; one that is a delta, loose or
-//! converted by attributes is decoded in memory first, as git does it.
+//! converted by attributes is decoded in memory first, as git does it. Both give the same frames.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use gix::bstr::BStr;
 use gix::objs::tree::EntryKind;
@@ -22,19 +21,23 @@ use crate::limits::FRAME_TAR_BYTES;
 /// Sends the batch's one file; returns its size.
 pub(super) fn stream(
     line: &mut Line<'_>,
-    mut local: Local,
+    local: &mut Local,
     batch: &Batch,
 ) -> Result<u64, BuildError> {
     let mut size = 0;
     for (path, kind, id) in batch.entries() {
+        if kind == EntryKind::Link {
+            let path = path.to_owned();
+            return Err(JobError::LinkTarget { path }.into());
+        }
         let executable = kind == EntryKind::BlobExecutable;
         let whole_in_pack = match local.converts(path)? {
             true => None,
-            false => find_whole(&local, path, id)?,
+            false => find_whole(local, path, id)?,
         };
         size = match whole_in_pack {
             Some(blob) => stream_inflated(line, path, executable, &blob, id)?,
-            None => stream_decoded(line, &mut local, path, executable, id)?,
+            None => stream_decoded(line, local, path, executable, id)?,
         };
     }
     Ok(size)
@@ -72,7 +75,8 @@ fn find_whole(local: &Local, path: &BStr, id: &oid) -> Result<Option<WholeBlob>,
         let offset = bundle.index.pack_offset_at_index(index);
         let entry = bundle.pack.entry(offset).map_err(|e| failed(&e))?;
         if !entry.header.is_base() {
-            return Ok(None);
+            // Another pack may have it whole.
+            continue;
         }
         return Ok(Some(WholeBlob {
             start: entry.data_offset,
@@ -83,13 +87,42 @@ fn find_whole(local: &Local, path: &BStr, id: &oid) -> Result<Option<WholeBlob>,
     Ok(None)
 }
 
-/// Tar bytes on their way through the encoders, in order and bounded.
+/// Tar bytes on their way through the encoders, in order and bounded. Cuts depend on nothing but
+/// the number of bytes, so a file gives the same frames however it is stored.
 struct Chunks<'l, 'a> {
     line: &'l mut Line<'a>,
+    tar: Vec<u8>,
     pending: VecDeque<Pending<Result<Vec<u8>, JobError>>>,
 }
 
-impl Chunks<'_, '_> {
+impl<'l, 'a> Chunks<'l, 'a> {
+    /// Begins with the header of a file of `size` bytes.
+    fn begin(line: &'l mut Line<'a>, path: &BStr, executable: bool, size: u64) -> Self {
+        let mut tar = Vec::with_capacity(FRAME_TAR_BYTES);
+        let kind = Kind::File { size, executable };
+        tar::push_header(&mut tar, path, kind, line.source.mtime_s);
+        Chunks {
+            line,
+            tar,
+            pending: VecDeque::new(),
+        }
+    }
+
+    /// Bytes that the chunk takes before it has to leave.
+    fn room(&self) -> usize {
+        FRAME_TAR_BYTES.saturating_sub(self.tar.len()).max(1)
+    }
+
+    /// Has the chunk leave if it is full.
+    fn pass_on(&mut self) -> Result<(), BuildError> {
+        if self.tar.len() < FRAME_TAR_BYTES {
+            return Ok(());
+        }
+        let next = Vec::with_capacity(FRAME_TAR_BYTES);
+        let tar = std::mem::replace(&mut self.tar, next);
+        self.add(tar)
+    }
+
     fn add(&mut self, tar: Vec<u8>) -> Result<(), BuildError> {
         let level = self.line.output.level;
         self.pending.push_back(self.line.ring.submit(move |state| {
@@ -111,13 +144,16 @@ impl Chunks<'_, '_> {
         }
         Ok(())
     }
-}
 
-fn header(line: &Line<'_>, path: &BStr, executable: bool, size: u64) -> Vec<u8> {
-    let mut out = Vec::with_capacity(FRAME_TAR_BYTES);
-    let kind = Kind::File { size, executable };
-    tar::push_header(&mut out, path, kind, line.source.mtime_s);
-    out
+    /// Ends a file of `size` bytes and waits until all of it has left.
+    fn end(mut self, size: u64) -> Result<(), BuildError> {
+        tar::pad(&mut self.tar, size);
+        if !self.tar.is_empty() {
+            let tar = std::mem::take(&mut self.tar);
+            self.add(tar)?;
+        }
+        self.drain(0)
+    }
 }
 
 fn stream_inflated(
@@ -131,20 +167,16 @@ fn stream_inflated(
     let deflated = blob.bundle.pack.entry_slice(blob.start..end);
     let mut deflated = deflated.ok_or_else(|| object_error(path, id, &"it ends too early"))?;
     let mut inflate = Decompress::new();
-    let mut tar = header(line, path, executable, blob.size);
-    let mut chunks = Chunks {
-        line,
-        pending: VecDeque::new(),
-    };
+    let mut chunks = Chunks::begin(line, path, executable, blob.size);
     let mut left = blob.size;
     let mut ended = false;
     while left > 0 {
-        let start = tar.len();
-        let room = (FRAME_TAR_BYTES.saturating_sub(start)).max(1) as u64;
-        tar.resize(start + room.min(left) as usize, 0);
+        let start = chunks.tar.len();
+        let room = left.min(chunks.room() as u64) as usize;
+        chunks.tar.resize(start + room, 0);
         let (before_in, before_out) = (inflate.total_in(), inflate.total_out());
         let status = inflate
-            .decompress(deflated, &mut tar[start..], FlushDecompress::None)
+            .decompress(deflated, &mut chunks.tar[start..], FlushDecompress::None)
             .map_err(|e| object_error(path, id, &e))?;
         deflated = &deflated[(inflate.total_in() - before_in) as usize..];
         let made = inflate.total_out() - before_out;
@@ -152,23 +184,14 @@ fn stream_inflated(
         if made == 0 && (ended || deflated.is_empty()) {
             return Err(object_error(path, id, &"its data ends too early"));
         }
-        tar.truncate(start + made as usize);
+        chunks.tar.truncate(start + made as usize);
         left -= made;
-        if tar.len() >= FRAME_TAR_BYTES {
-            chunks.add(std::mem::replace(
-                &mut tar,
-                Vec::with_capacity(FRAME_TAR_BYTES),
-            ))?;
-        }
+        chunks.pass_on()?;
     }
     if !ended {
         check_end(&mut inflate, deflated).map_err(|e| object_error(path, id, &e))?;
     }
-    tar::pad(&mut tar, blob.size);
-    if !tar.is_empty() {
-        chunks.add(tar)?;
-    }
-    chunks.drain(0)?;
+    chunks.end(blob.size)?;
     Ok(blob.size)
 }
 
@@ -197,24 +220,15 @@ fn stream_decoded(
     if let Some(converted) = local.convert(path, id, &blob)? {
         blob = converted.to_vec();
     }
-    let blob = Arc::new(blob);
     let size = blob.len() as u64;
-    let mut tar = header(line, path, executable, size);
-    let mut chunks = Chunks {
-        line,
-        pending: VecDeque::new(),
-    };
-    for chunk in blob.chunks(FRAME_TAR_BYTES) {
-        tar.extend_from_slice(chunk);
-        chunks.add(std::mem::replace(
-            &mut tar,
-            Vec::with_capacity(FRAME_TAR_BYTES),
-        ))?;
+    let mut chunks = Chunks::begin(line, path, executable, size);
+    let mut rest = &blob[..];
+    while !rest.is_empty() {
+        let (now, later) = rest.split_at(chunks.room().min(rest.len()));
+        chunks.tar.extend_from_slice(now);
+        chunks.pass_on()?;
+        rest = later;
     }
-    tar::pad(&mut tar, size);
-    if !tar.is_empty() {
-        chunks.add(tar)?;
-    }
-    chunks.drain(0)?;
+    chunks.end(size)?;
     Ok(size)
 }

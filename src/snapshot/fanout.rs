@@ -134,11 +134,19 @@ impl Fanout {
     }
 
     /// Appends a run of a linked file, whose pages are in memory and whose frames have these
-    /// checksums.
-    pub fn push_raw(&self, file: u32, offset: u64, len: u64, checksums: &[u32]) {
+    /// checksums. It needs no room, but somebody who wants it.
+    pub fn push_raw(
+        &self,
+        file: u32,
+        offset: u64,
+        len: u64,
+        checksums: &[u32],
+    ) -> Result<(), Abandoned> {
         let mut shared = self.lock();
+        shared.is_wanted()?;
         shared.layout.push_raw(file, offset, len, checksums);
         wake(shared);
+        Ok(())
     }
 
     /// The spool file now holds everything below `bytes`.
@@ -262,15 +270,25 @@ impl Fanout {
     }
 
     /// The file ranges that the `len` wire bytes from `at` come from, as far as they are known.
+    /// Bytes of the window come from no file.
     pub fn file_ranges(
         &self,
         at: u64,
         len: u64,
-        each: impl FnMut(Option<u32>, std::ops::Range<u64>),
+        mut each: impl FnMut(Option<u32>, std::ops::Range<u64>),
     ) {
-        self.lock()
-            .layout
-            .file_ranges(at..at.saturating_add(len), each);
+        let shared = self.lock();
+        let spool_end = shared.readable();
+        let wire = at..at.saturating_add(len);
+        shared.layout.file_ranges(wire, |file, range| {
+            let end = match file {
+                None => range.end.min(spool_end),
+                Some(_) => range.end,
+            };
+            if range.start < end {
+                each(file, range.start..end);
+            }
+        });
     }
 }
 
@@ -303,18 +321,26 @@ impl Shared {
         })
     }
 
-    fn has_room(&self) -> Result<bool, Abandoned> {
+    /// Whether anybody can still receive what is made.
+    fn is_wanted(&self) -> Result<(), Abandoned> {
         if let Status::Failed(why) = &self.status {
             return Err(Abandoned { why: why.clone() });
         }
-        let unspooled = self.layout.spool_bytes() - self.spooled;
         match &self.spool_error {
-            None => Ok(unspooled < SPOOL_LAG_BYTES),
             Some(spool) if self.readers.iter().flatten().count() == 0 => Err(Abandoned {
                 why: format!("the spool failed ({spool}) and the last client has left").into(),
             }),
-            Some(_) => Ok(self.window_bytes < WINDOW_BYTES + SPOOL_LAG_BYTES),
+            _ => Ok(()),
         }
+    }
+
+    fn has_room(&self) -> Result<bool, Abandoned> {
+        self.is_wanted()?;
+        let unspooled = self.layout.spool_bytes() - self.spooled;
+        Ok(match self.spool_error {
+            None => unspooled < SPOOL_LAG_BYTES,
+            Some(_) => self.window_bytes < WINDOW_BYTES + SPOOL_LAG_BYTES,
+        })
     }
 
     fn reachable_from(&self, at: u64) -> bool {
@@ -352,6 +378,12 @@ impl Shared {
         }
     }
 
+    /// Spool bytes below this come from the file.
+    fn readable(&self) -> u64 {
+        let window_start = self.window.front().map_or(u64::MAX, |(start, _)| *start);
+        self.spooled.min(window_start)
+    }
+
     /// Up to `len` spool bytes from `offset`: from the window if they are there.
     fn spool_bytes(&self, offset: u64, len: u64) -> Next {
         let first = self.window.partition_point(|(start, _)| *start <= offset);
@@ -366,8 +398,7 @@ impl Shared {
                 };
             }
         }
-        let window_start = self.window.front().map_or(u64::MAX, |(start, _)| *start);
-        let readable = self.spooled.min(window_start);
+        let readable = self.readable();
         if offset >= readable {
             return Next::Failed(Arc::from("bytes are gone: the spool failed"));
         }
@@ -426,5 +457,139 @@ impl Drop for ReaderHandle {
         shared.readers[self.slot] = None;
         drop(shared);
         self.fanout.room.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(bytes: u64) -> Piece {
+        Arc::new(vec![7; bytes as usize])
+    }
+
+    fn next(reader: &ReaderHandle, at: u64) -> Next {
+        reader.next(at, u64::MAX, Waker::noop())
+    }
+
+    fn ranges(fanout: &Fanout) -> Vec<(Option<u32>, std::ops::Range<u64>)> {
+        let mut out = Vec::new();
+        fanout.file_ranges(0, u64::MAX, |file, range| out.push((file, range)));
+        out
+    }
+
+    #[test]
+    fn bytes_are_read_from_the_file_once_they_left_the_window() {
+        let fanout = Arc::new(Fanout::new());
+        let reader = fanout.join(0).unwrap();
+        assert!(matches!(next(&reader, 0), Next::Wait));
+        let step = WINDOW_BYTES / 2;
+        for n in 0..3 {
+            assert_eq!(fanout.push(piece(step)).unwrap(), Some(n * step));
+            assert!(matches!(next(&reader, n * step), Next::Memory { .. }));
+            assert_eq!(ranges(&fanout), []);
+            fanout.spooled(n * step + 1);
+            assert!(matches!(next(&reader, n * step), Next::Memory { .. }));
+            fanout.spooled((n + 1) * step);
+        }
+        // The first piece left when the third was written.
+        assert_eq!(ranges(&fanout), [(None, 0..step)]);
+        match next(&reader, 1) {
+            Next::File {
+                file: None,
+                offset: 1,
+                len,
+            } => assert_eq!(len, step - 1),
+            other => panic!("{other:?}"),
+        }
+        fanout.push_raw(3, 5, 100, &[0]).unwrap();
+        assert_eq!(ranges(&fanout), [(None, 0..step), (Some(3), 5..105)]);
+        fanout.finish();
+        fanout.wait_spooled();
+        fanout.release_window();
+        assert_eq!(ranges(&fanout), [(None, 0..3 * step), (Some(3), 5..105)]);
+    }
+
+    /// A full window of an archive whose spool failed at once, and its reader.
+    fn live_only() -> (Arc<Fanout>, ReaderHandle) {
+        let fanout = Arc::new(Fanout::new());
+        let reader = fanout.join(0).unwrap();
+        fanout.spool_failed("full");
+        while fanout.wire_bytes() < WINDOW_BYTES + SPOOL_LAG_BYTES {
+            assert_eq!(fanout.push(piece(1 << 20)).unwrap(), None);
+        }
+        (fanout, reader)
+    }
+
+    /// Runs `push` on a thread that has to wait for room, and `act` meanwhile.
+    fn pushing(fanout: &Arc<Fanout>, act: impl FnOnce()) -> Result<Option<u64>, Abandoned> {
+        let mut shared = fanout.lock();
+        shared.trim();
+        assert!(!shared.has_room().unwrap(), "it has to wait");
+        drop(shared);
+        std::thread::scope(|scope| {
+            let pushed = scope.spawn(|| fanout.push(piece(1)));
+            act();
+            pushed.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn without_a_spool_the_slowest_reader_paces_the_producer() {
+        let (fanout, slow) = live_only();
+        let fast = fanout.join(0).unwrap();
+        let end = fanout.wire_bytes();
+        assert!(matches!(next(&fast, end), Next::Wait));
+        let pushed = pushing(&fanout, || {
+            assert!(matches!(next(&slow, 1 << 20), Next::Memory { .. }));
+        });
+        assert_eq!(pushed.unwrap(), None);
+        // What the slowest has passed is gone for those who come later, and only that.
+        assert!(fanout.join(0).is_none());
+        assert!(fanout.join(1 << 20).is_some());
+        assert!(matches!(next(&slow, 1 << 20), Next::Memory { .. }));
+        assert!(matches!(next(&slow, 0), Next::Failed(_)));
+    }
+
+    #[test]
+    fn a_producer_that_waits_goes_on_or_ends_when_readers_leave() {
+        let (fanout, slow) = live_only();
+        let fast = fanout.join(0).unwrap();
+        next(&fast, fanout.wire_bytes());
+        pushing(&fanout, || drop(slow)).unwrap();
+        while fanout.wire_bytes() < WINDOW_BYTES + SPOOL_LAG_BYTES {
+            fanout.push(piece(1)).unwrap();
+        }
+        drop(fast);
+        assert!(fanout.push(piece(1)).is_err(), "nobody wants it");
+        assert!(fanout.push_raw(0, 0, 1, &[0]).is_err(), "nobody wants it");
+    }
+
+    #[test]
+    fn a_failure_ends_producer_and_readers() {
+        let (fanout, reader) = live_only();
+        assert!(pushing(&fanout, || fanout.fail("stop")).is_err());
+        assert!(fanout.push_raw(0, 0, 1, &[0]).is_err());
+        assert!(matches!(next(&reader, 0), Next::Failed(_)));
+        assert!(fanout.join(0).is_none());
+        fanout.finish();
+        assert!(matches!(next(&reader, 0), Next::Failed(_)));
+    }
+
+    #[test]
+    fn a_spool_that_ends_early_lets_the_build_end() {
+        let fanout = Arc::new(Fanout::new());
+        let _reader = fanout.join(0).unwrap();
+        fanout.push(piece(10)).unwrap();
+        fanout.finish();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| fanout.wait_spooled());
+            fanout.spool_failed("gone");
+            waiting.join().unwrap();
+        });
+        // Written too late: it does not count any more.
+        fanout.spooled(10);
+        fanout.release_window();
+        assert!(fanout.join(0).is_some());
     }
 }

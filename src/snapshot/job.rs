@@ -4,7 +4,7 @@
 //! or at a maximum. So the same files give the same job wherever they stand, and a later
 //! snapshot finds the frames of the jobs it shares with an earlier one by their key.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use gix::bstr::{BStr, BString, ByteSlice};
 use gix::objs::tree::EntryKind;
@@ -30,7 +30,7 @@ pub enum JobError {
         path: BString,
         detail: String,
     },
-    #[error("link '{path}' has a target with a NUL byte")]
+    #[error("link '{path}' has a target that no file system takes; fix it in the repository")]
     LinkTarget { path: BString },
     #[error(transparent)]
     Filter(#[from] FilterError),
@@ -44,12 +44,13 @@ pub enum JobError {
 
 /// What all jobs of one build share.
 pub struct Source {
-    /// Distinguishes builds in the state of an encoder thread.
-    pub build: u64,
     /// The view, as a repository.
     pub repository: gix::ThreadSafeRepository,
     /// The tree's attribute files.
     pub attributes: AttributeFiles,
+    /// Handles that no thread uses at the moment. They belong to the build and not to the
+    /// threads: they hold its packs mapped, and with that their space on the disk.
+    pub idle: Mutex<Vec<Local>>,
     /// Date of every file, seconds since 1970.
     pub mtime_s: i64,
     /// zstd level.
@@ -62,6 +63,7 @@ struct Item {
     path_end: u32,
     kind: EntryKind,
     id: ObjectId,
+    attributes: [u8; 8],
 }
 
 /// A run of entries. Invariant: `paths` holds the paths one after the other, `items[i].path_end`
@@ -79,21 +81,26 @@ pub struct Batch {
 impl Batch {
     /// Appends an entry.
     pub fn push(&mut self, entry: &Entry<'_>) {
+        self.push_item(entry.path, entry.kind, entry.id, entry.attributes_in_force);
+    }
+
+    fn push_item(&mut self, path: &BStr, kind: EntryKind, id: ObjectId, attributes: [u8; 8]) {
         if self.items.is_empty() {
             self.key.update([JOB_FORMAT]);
         }
-        self.key.update(entry.attributes_in_force);
-        self.push_item(entry.path, entry.kind, entry.id);
-    }
-
-    fn push_item(&mut self, path: &BStr, kind: EntryKind, id: ObjectId) {
+        self.key.update(attributes);
         self.key.update([kind as u8]);
         self.key.update(id.as_bytes());
         self.key.update((path.len() as u32).to_le_bytes());
         self.key.update(path);
         self.paths.extend_from_slice(path);
         let path_end = self.paths.len() as u32;
-        self.items.push(Item { path_end, kind, id });
+        self.items.push(Item {
+            path_end,
+            kind,
+            id,
+            attributes,
+        });
     }
 
     /// Whether the job ends here.
@@ -120,13 +127,10 @@ impl Batch {
     }
 
     /// The key under which its frames can be found again: everything that decides its bytes
-    /// but the date.
+    /// but the date. A part of a split batch has the key that a batch of its own would have.
     pub fn key(&self, level: i32) -> [u8; 32] {
         let digest = self.key.clone().chain_update(level.to_le_bytes());
-        digest
-            .chain_update([u8::from(self.measured)])
-            .finalize()
-            .into()
+        digest.finalize().into()
     }
 
     /// Path, kind and id of each entry.
@@ -142,14 +146,12 @@ impl Batch {
     fn split(&self, sizes: &[u64]) -> Vec<Batch> {
         let mut out: Vec<Batch> = Vec::new();
         let mut bytes = 0;
-        for ((path, kind, id), size) in self.entries().zip(sizes) {
+        for (((path, kind, id), item), size) in self.entries().zip(&self.items).zip(sizes) {
             let big = *size > BIG_FILE_BYTES;
             let full = bytes + size > JOB_TAR_BYTES || out.last().is_none_or(|b| b.big);
             if full || big {
                 bytes = 0;
                 out.push(Batch {
-                    // The attributes that count are part of the whole batch's key.
-                    key: self.key.clone(),
                     measured: true,
                     big,
                     ..Batch::default()
@@ -157,7 +159,7 @@ impl Batch {
             }
             bytes += size;
             if let Some(batch) = out.last_mut() {
-                batch.push_item(path, kind, id.to_owned());
+                batch.push_item(path, kind, id.to_owned(), item.attributes);
             }
         }
         out
@@ -177,7 +179,6 @@ pub struct EncoderState {
     compressor: Option<Compressor>,
     tar: Vec<u8>,
     blob: Vec<u8>,
-    locals: Vec<(u64, Local)>,
 }
 
 /// A thread's own handles for one build.
@@ -187,16 +188,12 @@ pub struct Local {
     filter: Option<Filter>,
 }
 
-/// Builds whose handles an encoder thread keeps open.
-const LOCALS_MAX: usize = 4;
-
 impl Default for EncoderState {
     fn default() -> Self {
         EncoderState {
             compressor: Compressor::new(),
             tar: Vec::new(),
             blob: Vec::new(),
-            locals: Vec::new(),
         }
     }
 }
@@ -212,34 +209,31 @@ impl EncoderState {
         let compressor = self.compressor.as_mut().ok_or(JobError::NoMemory)?;
         Ok(compressor.push_frame(level, data, out)?)
     }
+}
 
-    fn take_local(&mut self, source: &Source) -> Result<Local, JobError> {
-        if let Some(at) = self
-            .locals
-            .iter()
-            .position(|(build, _)| *build == source.build)
-        {
-            return Ok(self.locals.swap_remove(at).1);
-        }
-        Local::open(source)
+impl Source {
+    /// Handles for the calling thread.
+    pub fn take_local(&self) -> Result<Local, JobError> {
+        let idle = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        idle.map_or_else(|| Local::open(self), Ok)
     }
 
-    fn keep_local(&mut self, build: u64, local: Local) {
-        if self.locals.len() >= LOCALS_MAX {
-            self.locals.remove(0);
-        }
-        self.locals.push((build, local));
-    }
-
-    /// Drops the handles of a build that has ended, with the files they hold open.
-    pub fn forget(&mut self, build: u64) {
-        self.locals.retain(|(b, _)| *b != build);
+    /// Gives handles back for the next piece of work.
+    pub fn keep_local(&self, local: Local) {
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(local);
     }
 }
 
 impl Local {
-    /// Handles for a build.
-    pub fn open(source: &Source) -> Result<Local, JobError> {
+    /// New handles for a build.
+    fn open(source: &Source) -> Result<Local, JobError> {
         let filter = match source.attributes.is_empty() {
             true => None,
             false => Some(Filter::new(&source.attributes).map_err(JobError::Attributes)?),
@@ -310,18 +304,18 @@ pub fn encode(
     source: &Arc<Source>,
     batch: &Batch,
 ) -> Result<Outcome, JobError> {
-    let mut local = state.take_local(source)?;
+    let mut local = source.take_local()?;
     if !batch.measured {
         let sizes = local.measure(batch)?;
         let total: u64 = sizes.iter().sum();
         let one_big = sizes.iter().any(|s| *s > BIG_FILE_BYTES);
         if one_big || (total > JOB_TAR_BYTES && sizes.len() > 1) {
-            state.keep_local(source.build, local);
+            source.keep_local(local);
             return Ok(Outcome::Split(batch.split(&sizes)));
         }
     }
     let done = encode_entries(state, source, &mut local, batch);
-    state.keep_local(source.build, local);
+    source.keep_local(local);
     done
 }
 

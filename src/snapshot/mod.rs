@@ -12,3 +12,6 @@ pub mod tar;
 pub mod view;
 pub mod walk;
 pub mod zstd;
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use gix::ObjectId;
 
@@ -16,7 +16,7 @@ use super::big;
 use super::fanout::{Abandoned, Fanout};
 use super::filter::AttributeFiles;
 use super::index::{Plan, Writer};
-use super::job::{Batch, EncoderState, JobError, Local, Outcome, Source, encode};
+use super::job::{Batch, EncoderState, JobError, Outcome, Source, encode};
 use super::map::MappedFile;
 use super::tar::{self, Kind};
 use super::view::{Linked, View};
@@ -93,8 +93,6 @@ pub struct Input {
     pub origin_url: String,
     /// zstd level.
     pub level: i32,
-    /// Number of this build in the process.
-    pub build: u64,
     /// An earlier snapshot whose frames may be used.
     pub reuse: Option<Reuse>,
     /// Faults to inject; none outside tests.
@@ -135,7 +133,7 @@ pub fn open(input: Input) -> Result<Opened, BuildError> {
         tree = Some(found.tree_id().map_err(|e| error(&e))?.detach());
     }
     let source = Source {
-        build: input.build,
+        idle: Mutex::default(),
         repository,
         attributes: AttributeFiles::default(),
         mtime_s,
@@ -334,9 +332,8 @@ impl<'a> Line<'a> {
             }
             let batch = std::mem::take(batch);
             let key = batch.key(self.output.level);
-            let known = self.reuse.as_ref().and_then(|r| r.records.get(&key));
-            self.places[index] = match known {
-                Some(record) => Place::Known(record.clone()),
+            self.places[index] = match self.known(&key, &batch) {
+                Some(record) => Place::Known(record),
                 None => self.start(key, batch),
             };
         }
@@ -380,14 +377,12 @@ impl<'a> Line<'a> {
                     path,
                     source,
                 })?;
-                self.output.fanout.push_raw(file, offset, len, &checksums);
-                Ok(())
+                let fanout = self.output.fanout;
+                Ok(fanout.push_raw(file, offset, len, &checksums)?)
             }
             Place::Waiting(batch) => self.big_file(&batch),
             Place::Running { key, pending } => match pending.wait()?? {
-                Outcome::Done { frames, sizes } => {
-                    self.done(key, self.source.mtime_s, frames, sizes)
-                }
+                Outcome::Done { frames, sizes } => self.done(key, frames, sizes),
                 Outcome::Split(batches) => {
                     for batch in batches.into_iter().rev() {
                         self.places.push_front(Place::Waiting(batch));
@@ -395,35 +390,48 @@ impl<'a> Line<'a> {
                     Ok(())
                 }
             },
-            Place::Known(record) => {
-                let mut frames = vec![0; record.spool_bytes as usize];
-                if let Some(reuse) = &self.reuse {
-                    let read = reuse.spool.read_exact_at(&mut frames, record.spool_offset);
-                    read.map_err(|source| BuildError::Io {
-                        op: "read frames of the previous",
-                        path: "spool".into(),
-                        source,
-                    })?;
-                }
-                self.done(record.key, record.mtime_s, frames, record.sizes)
-            }
+            Place::Known(record) => self.take_over(record),
         }
     }
 
-    fn done(
-        &mut self,
-        key: [u8; 32],
-        mtime_s: i64,
-        frames: Vec<u8>,
-        sizes: Vec<u32>,
-    ) -> Result<(), BuildError> {
+    /// Copies the frames of a job from the earlier snapshot.
+    fn take_over(&mut self, mut record: Record) -> Result<(), BuildError> {
+        let Some(reuse) = &self.reuse else {
+            return Ok(());
+        };
+        let from = record.spool_offset;
+        record.spool_offset = self.output.fanout.layout_spool_bytes();
+        let mut at = 0;
+        while at < record.spool_bytes {
+            let len = (record.spool_bytes - at).min(FRAME_TAR_BYTES as u64);
+            let mut frames = vec![0; len as usize];
+            let read = reuse.spool.read_exact_at(&mut frames, from + at);
+            read.map_err(|source| BuildError::Io {
+                op: "read frames of the previous",
+                path: "spool".into(),
+                source,
+            })?;
+            self.output.piece(frames)?;
+            at += len;
+        }
+        self.records.push(record);
+        Ok(())
+    }
+
+    /// The job of the earlier snapshot that has the same key, if there is one.
+    fn known(&self, key: &[u8; 32], batch: &Batch) -> Option<Record> {
+        let record = self.reuse.as_ref()?.records.get(key)?;
+        (record.sizes.len() == batch.entries().count()).then(|| record.clone())
+    }
+
+    fn done(&mut self, key: [u8; 32], frames: Vec<u8>, sizes: Vec<u32>) -> Result<(), BuildError> {
         let spool_bytes = frames.len() as u64;
         let spool_offset = self.output.piece(frames)?;
         self.records.push(Record {
             key,
             spool_offset,
             spool_bytes,
-            mtime_s,
+            mtime_s: self.source.mtime_s,
             sizes,
         });
         Ok(())
@@ -432,9 +440,13 @@ impl<'a> Line<'a> {
     /// A file of its own, streamed by this thread.
     fn big_file(&mut self, batch: &Batch) -> Result<(), BuildError> {
         let key = batch.key(self.output.level);
+        if let Some(record) = self.known(&key, batch) {
+            return self.take_over(record);
+        }
         let before = self.output.fanout.layout_spool_bytes();
-        let local = Local::open(&self.source)?;
-        let size = big::stream(self, local, batch)?;
+        let mut local = self.source.take_local()?;
+        let size = big::stream(self, &mut local, batch)?;
+        self.source.keep_local(local);
         self.records.push(Record {
             key,
             spool_offset: before,
@@ -491,17 +503,38 @@ impl<'a> Line<'a> {
         Ok(())
     }
 
+    /// A loose object: small as a rule, but it can be a file of any size.
     fn loose(&mut self, directory: &Path, linked: &Linked) -> Result<(), BuildError> {
         let path = directory.join(&linked.relative);
-        let data = std::fs::read(&path).map_err(|source| BuildError::Io {
-            op: "read",
-            path,
-            source,
-        })?;
+        let failed = |op| {
+            let path = path.clone();
+            move |source| BuildError::Io { op, path, source }
+        };
+        let file = File::open(&path).map_err(failed("open"))?;
         let name = format!(".git/{}", linked.relative);
+        let kind = Kind::File {
+            size: linked.bytes,
+            executable: false,
+        };
         let mut out = Vec::new();
-        tar::push_file(&mut out, name.as_bytes(), &data, false, self.source.mtime_s);
-        self.add(Place::Tar(out))
+        tar::push_header(&mut out, name.as_bytes(), kind, self.source.mtime_s);
+        let mut at = 0;
+        while at < linked.bytes {
+            let start = out.len();
+            let len = (linked.bytes - at).min((FRAME_TAR_BYTES - start) as u64);
+            out.resize(start + len as usize, 0);
+            file.read_exact_at(&mut out[start..], at)
+                .map_err(failed("read"))?;
+            at += len;
+            if out.len() == FRAME_TAR_BYTES {
+                self.add(Place::Tar(std::mem::take(&mut out)))?;
+            }
+        }
+        tar::pad(&mut out, linked.bytes);
+        match out.is_empty() {
+            true => Ok(()),
+            false => self.add(Place::Tar(out)),
+        }
     }
 
     /// The second walk: cuts the worktree into jobs.

@@ -65,7 +65,49 @@ struct Level {
     at: usize,
     path_len: usize,
     attributes: [u8; 8],
-    last_name: Option<(BString, bool)>,
+    order: Order,
+}
+
+/// Sees to it that the entries of a tree are sorted and that no name comes twice.
+///
+/// An archive with a file and a directory of one name would be unpacked *through* the file,
+/// which may be a symbolic link to anywhere. The rules are those of `verify_ordered` in git's
+/// `fsck.c`.
+#[derive(Default)]
+struct Order {
+    last: Option<(BString, bool)>,
+    /// Files that a directory of the same name could still follow: between `foo` and `foo/`
+    /// stand names such as `foo.bar`. Each is a prefix of the next.
+    prefixes: Vec<BString>,
+}
+
+impl Order {
+    /// Takes the next entry; whether it may stand there.
+    fn accept(&mut self, name: &BStr, is_tree: bool) -> bool {
+        let Some((last, last_is_tree)) = &mut self.last else {
+            self.last = Some((name.to_owned(), is_tree));
+            return true;
+        };
+        let order = gix::objs::tree::name_order(last, *last_is_tree, name, is_tree);
+        if order.is_ge() || *last == name {
+            return false;
+        }
+        let below_slash = |rest: &[u8]| rest.first().is_some_and(|b| *b < b'/');
+        if !*last_is_tree && name.strip_prefix(last.as_slice()).is_some_and(below_slash) {
+            self.prefixes.push(last.clone());
+        }
+        last.clear();
+        last.push_str(name);
+        *last_is_tree = is_tree;
+        while let (true, Some(prefix)) = (is_tree, self.prefixes.last()) {
+            match name.strip_prefix(prefix.as_slice()) {
+                Some([]) => return false,
+                Some(rest) if below_slash(rest) => return true,
+                _ => drop(self.prefixes.pop()),
+            }
+        }
+        true
+    }
 }
 
 /// Walks `tree`, calling `each` for every step. Memory: one path and its trees.
@@ -153,7 +195,7 @@ fn open_level(
         at: 0,
         path_len: path.len(),
         attributes,
-        last_name: None,
+        order: Order::default(),
     })
 }
 
@@ -202,24 +244,13 @@ fn next_entry(
     let is_tree = kind == EntryKind::Tree;
     path.push_str(entry.filename);
     check_name(entry.filename, kind, path)?;
-    if let Some((last, last_is_tree)) = &level.last_name {
-        let order = gix::objs::tree::name_order(last, *last_is_tree, entry.filename, is_tree);
-        if order.is_ge() || *last == entry.filename {
-            return Err(WalkError::Order {
-                id: level.id,
-                path: path.clone(),
-            });
-        }
+    if !level.order.accept(entry.filename, is_tree) {
+        return Err(WalkError::Order {
+            id: level.id,
+            path: path.clone(),
+        });
     }
     let id = entry.oid.to_owned();
-    match &mut level.last_name {
-        Some((name, tree)) => {
-            name.clear();
-            name.push_str(entry.filename);
-            *tree = is_tree;
-        }
-        none => *none = Some((entry.filename.to_owned(), is_tree)),
-    }
     level.at += iter.offset_to_next_entry(rest);
     Ok(Some((kind, id, is_tree)))
 }
@@ -241,4 +272,49 @@ fn check_name(name: &BStr, kind: EntryKind, path: &BString) -> Result<(), WalkEr
     }
     gix::validate::path::component(name, mode, options).map_err(|e| bad(e.to_string()))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepts(names: &[&str]) -> bool {
+        let mut order = Order::default();
+        names.iter().all(|name| {
+            let tree = name.strip_suffix('/');
+            order.accept(tree.unwrap_or(name).into(), tree.is_some())
+        })
+    }
+
+    #[test]
+    fn a_name_comes_once_whatever_stands_between() {
+        assert!(accepts(&["a", "a-b", "a.b.c", "a.b/", "a0/", "b/"]));
+        assert!(accepts(&[
+            "foo",
+            "foo.bar",
+            "foo.bar.baz",
+            "foo.baz/",
+            "foo0"
+        ]));
+        assert!(accepts(&["a/", "a0", "b", "b-/", "b-c/"]));
+        assert!(!accepts(&["b", "a"]));
+        assert!(!accepts(&["a", "a"]));
+        assert!(!accepts(&["a", "a/"]));
+        assert!(!accepts(&["a/", "a/"]));
+        assert!(!accepts(&["foo", "foo-x/", "foo.bar", "foo/"]));
+        assert!(!accepts(&[
+            "foo",
+            "foo.bar",
+            "foo.bar.baz",
+            "foo.bar/",
+            "foo/"
+        ]));
+        assert!(!accepts(&[
+            "foo",
+            "foo.bar",
+            "foo.bar.baz",
+            "foo.baz",
+            "foo/"
+        ]));
+    }
 }

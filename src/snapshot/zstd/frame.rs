@@ -61,3 +61,43 @@ impl Compressor {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Something like source text: repetitive, but not the same everywhere.
+    fn text(bytes: usize) -> Vec<u8> {
+        let mut state = 1u64;
+        let mut out = Vec::new();
+        while out.len() < bytes {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            out.extend_from_slice(format!("word{} ", (state >> 33) % 5000).as_bytes());
+        }
+        out
+    }
+
+    #[test]
+    fn a_frame_does_not_depend_on_the_frames_before_it() {
+        let data = text(1 << 18);
+        // One level at least of each strategy up to 19 that a frame of this size can get.
+        for level in [1, 3, 5, 6, 9, 12, 16, 19] {
+            let mut used = Compressor::new().unwrap();
+            let mut first = Vec::new();
+            used.push_frame(level, &data, &mut first).unwrap();
+            for other in [&data[7..100_000], &data[1..], &data[..10]] {
+                used.push_frame(level, other, &mut Vec::new()).unwrap();
+            }
+            let mut again = Vec::new();
+            used.push_frame(level, &data, &mut again).unwrap();
+            assert!(
+                first == again,
+                "level {level}: {} and {} bytes",
+                first.len(),
+                again.len()
+            );
+        }
+    }
+}

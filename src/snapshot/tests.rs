@@ -1,0 +1,342 @@
+//! Whole builds from real repositories, without a server around them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+
+use super::fanout::Fanout;
+use super::job::EncoderState;
+use super::produce::{self, Input, Record, Reuse, Spool};
+use super::view::{self, View};
+use super::zstd::ring::Ring;
+use crate::extent::{Next, Piece};
+use crate::faults::Faults;
+
+/// A repository with a worktree.
+struct Repository {
+    dir: tempfile::TempDir,
+}
+
+impl Repository {
+    fn new() -> Repository {
+        let dir = tempfile::tempdir().unwrap();
+        let repository = Repository { dir };
+        repository.git(&["init", "-q", "-b", "main", "."]);
+        repository
+    }
+
+    fn git(&self, args: &[&str]) -> String {
+        let mut command = Command::new("git");
+        command
+            .current_dir(self.dir.path())
+            .args(args)
+            .env("GIT_CONFIG_GLOBAL", "/dev/null");
+        for role in ["AUTHOR", "COMMITTER"] {
+            command
+                .env(format!("GIT_{role}_NAME"), "t")
+                .env(format!("GIT_{role}_EMAIL"), "t@example.com")
+                .env(format!("GIT_{role}_DATE"), "1700000000 +0000");
+        }
+        let out = command.output().unwrap();
+        let errors = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "git {args:?}: {errors}");
+        String::from_utf8(out.stdout).unwrap().trim_end().to_owned()
+    }
+
+    fn write(&self, path: &str, data: impl AsRef<[u8]>) {
+        let path = self.dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, data).unwrap();
+    }
+
+    fn commit(&self) {
+        self.git(&["add", "-A", "."]);
+        self.git(&["commit", "-q", "--allow-empty", "-m", "c"]);
+    }
+
+    fn commit_packed(&self) {
+        self.commit();
+        self.git(&["repack", "-adq"]);
+    }
+}
+
+/// A spool in memory.
+struct Memory<'f> {
+    fanout: &'f Fanout,
+    bytes: Mutex<Vec<u8>>,
+}
+
+impl Spool for Memory<'_> {
+    fn write(&self, offset: u64, piece: Piece) {
+        let mut bytes = self.bytes.lock().unwrap();
+        assert_eq!(bytes.len() as u64, offset);
+        bytes.extend_from_slice(&piece);
+        self.fanout.spooled(offset + piece.len() as u64);
+    }
+}
+
+/// What a build made.
+struct Built {
+    archive: Vec<u8>,
+    spool: Vec<u8>,
+    records: Vec<Record>,
+}
+
+impl Built {
+    /// The build as a base for the next one.
+    fn reuse(&self) -> Reuse {
+        let spool = tempfile::tempfile().unwrap();
+        spool.write_all_at(&self.spool, 0).unwrap();
+        let records = self.records.iter().map(|r| (r.key, r.clone()));
+        Reuse {
+            spool,
+            records: records.collect::<HashMap<_, _>>(),
+        }
+    }
+
+    /// Unpacks the files with `tar`, checks them with git, and gives their content.
+    fn check(&self) -> BTreeMap<String, Vec<u8>> {
+        let mut files = BTreeMap::new();
+        let tar = decompress(&self.archive);
+        let target = tempfile::tempdir().unwrap();
+        let mut archive = tar::Archive::new(&tar[..]);
+        archive.set_preserve_mtime(true);
+        archive.unpack(target.path()).unwrap();
+        for entry in tar::Archive::new(&tar[..]).entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            let mut data = Vec::new();
+            entry.read_to_end(&mut data).unwrap();
+            files.insert(path, data);
+        }
+        let git = |args: &[&str]| {
+            let command = &mut Command::new("git");
+            let out = command.current_dir(target.path()).args(args).output();
+            let out = out.unwrap();
+            let errors = String::from_utf8_lossy(&out.stderr);
+            assert!(out.status.success(), "git {args:?}: {errors}");
+            String::from_utf8(out.stdout).unwrap()
+        };
+        assert_eq!(git(&["status", "--porcelain"]), "");
+        // Not by reading them: what the index says of the files is what they are.
+        assert_eq!(git(&["diff-files", "--name-only"]), "");
+        git(&["fsck", "--full", "--strict"]);
+        files
+    }
+}
+
+fn decompress(archive: &[u8]) -> Vec<u8> {
+    let mut context = zstd_safe::DCtx::create();
+    let mut out = Vec::new();
+    let mut rest = archive;
+    while !rest.is_empty() {
+        let frame = zstd_safe::find_frame_compressed_size(rest).unwrap();
+        let bytes = zstd_safe::get_frame_content_size(rest).unwrap().unwrap();
+        let mut data = Vec::with_capacity(bytes as usize);
+        context.decompress(&mut data, &rest[..frame]).unwrap();
+        out.extend_from_slice(&data);
+        rest = &rest[frame..];
+    }
+    out
+}
+
+fn pin(repository: &Repository, directory: &Path) -> View {
+    let mirror = repository.dir.path().join(".git");
+    let view = view::pin(&mirror, &mut |source, relative| {
+        let target = directory.join(relative);
+        fs::create_dir_all(target.parent().unwrap())?;
+        fs::hard_link(source, &target)?;
+        Ok(fs::metadata(&target)?.len())
+    });
+    let view = view.unwrap();
+    view::make_repository(&view, directory).unwrap();
+    view
+}
+
+fn input(repository: &Repository, directory: PathBuf) -> Input {
+    Input {
+        view: pin(repository, &directory),
+        directory,
+        origin_url: "https://example.com/r".into(),
+        level: 1,
+        reuse: None,
+        faults: Faults::default(),
+    }
+}
+
+fn build(repository: &Repository, threads: usize, reuse: Option<Reuse>) -> Built {
+    let directory = tempfile::tempdir().unwrap();
+    let mut input = input(repository, directory.path().to_owned());
+    input.reuse = reuse;
+    let ring = Ring::start(threads, EncoderState::default).unwrap();
+    let linked: Vec<PathBuf> = input
+        .view
+        .packs
+        .iter()
+        .map(|p| directory.path().join(&p.relative))
+        .collect();
+    let fanout = Arc::new(Fanout::new());
+    let spool = Memory {
+        fanout: &fanout,
+        bytes: Mutex::default(),
+    };
+    let opened = produce::open(input).unwrap();
+    let records = produce::produce(opened, &fanout, &spool, &ring, || ()).unwrap();
+    fanout.finish();
+    assert_unmapped(directory.path());
+    let spool = spool.bytes.into_inner().unwrap();
+    Built {
+        archive: read(&fanout, &spool, &linked),
+        spool,
+        records,
+    }
+}
+
+/// Reads the archive as a client does.
+fn read(fanout: &Arc<Fanout>, spool: &[u8], linked: &[PathBuf]) -> Vec<u8> {
+    let reader = fanout.join(0).unwrap();
+    let mut out = Vec::new();
+    loop {
+        match reader.next(out.len() as u64, u64::MAX, Waker::noop()) {
+            Next::Memory { piece, start, end } => out.extend_from_slice(&piece[start..end]),
+            Next::Inline(inline) => out.extend_from_slice(inline.as_slice()),
+            Next::File {
+                file: None,
+                offset,
+                len,
+            } => {
+                out.extend_from_slice(&spool[offset as usize..(offset + len) as usize]);
+            }
+            Next::File {
+                file: Some(file),
+                offset,
+                len,
+            } => {
+                let mut data = vec![0; len as usize];
+                let file = File::open(&linked[file as usize]).unwrap();
+                file.read_exact_at(&mut data, offset).unwrap();
+                out.extend_from_slice(&data);
+            }
+            Next::End => return out,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Nothing of the build's files is mapped or open in this process. The last piece of work may
+/// still be on its way out of its thread.
+fn assert_unmapped(directory: &Path) {
+    let directory = directory.to_str().unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while fs::read_to_string("/proc/self/maps")
+        .unwrap()
+        .contains(directory)
+    {
+        assert!(std::time::Instant::now() < deadline, "still mapped");
+        std::thread::yield_now();
+    }
+}
+
+/// Bytes that do not compress and differ by `seed`.
+fn noise(bytes: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(2).wrapping_add(1);
+    let mut out = Vec::with_capacity(bytes + 8);
+    while out.len() < bytes {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        out.extend_from_slice(&(state >> 16).to_le_bytes()[..4]);
+    }
+    out.truncate(bytes);
+    out
+}
+
+/// Small files, jobs that have to be split, big files and a submodule, mixed.
+fn mixed() -> Repository {
+    let repository = Repository::new();
+    for n in 0..300 {
+        repository.write(&format!("d{}/f{n}", n % 7), format!("file {n}\n").repeat(n));
+    }
+    for n in 0..6 {
+        repository.write(&format!("d3/split{n}"), noise(1_500_000, n));
+    }
+    repository.write("d2/big", noise(9_000_000, 50));
+    repository.write("d4/exact", noise(8 << 20, 51));
+    repository.write("d4/over", noise((8 << 20) + 1, 52));
+    repository.write("d5/empty", "");
+    std::os::unix::fs::symlink("../d2/big", repository.dir.path().join("d5/link")).unwrap();
+    fs::create_dir(repository.dir.path().join("d4/sub")).unwrap();
+    repository.git(&[
+        "update-index",
+        "--add",
+        "--cacheinfo",
+        "160000,1234567812345678123456781234567812345678,d4/sub",
+    ]);
+    repository.commit_packed();
+    repository
+}
+
+#[test]
+fn the_same_bytes_for_any_number_of_threads() {
+    let repository = mixed();
+    let one = build(&repository, 1, None);
+    let four = build(&repository, 4, None);
+    assert!(one.archive == four.archive);
+    assert_eq!(one.records, four.records);
+    let files = one.check();
+    assert_eq!(files["d4/over"], noise((8 << 20) + 1, 52));
+    assert!(files.contains_key("d4/sub/"));
+}
+
+#[test]
+fn a_later_snapshot_takes_over_what_did_not_change() {
+    let repository = mixed();
+    let first = build(&repository, 2, None);
+    repository.write("d3/split2", noise(1_400_000, 99));
+    repository.write("d4/more", "more\n");
+    repository.commit_packed();
+    let second = build(&repository, 2, Some(first.reuse()));
+    let known: Vec<_> = first.records.iter().map(|r| r.key).collect();
+    let taken = |r: &&Record| known.contains(&r.key);
+    assert!(second.records.iter().filter(taken).count() > 3);
+    let over = |r: &&Record| r.sizes == [(8 << 20) + 1];
+    assert!(taken(&second.records.iter().find(over).unwrap()));
+    assert!(second.records.len() > second.records.iter().filter(taken).count());
+    let files = second.check();
+    assert_eq!(files["d4/more"], b"more\n");
+    assert_eq!(files["d4/over"], noise((8 << 20) + 1, 52));
+    let scratch = build(&repository, 2, None);
+    assert_eq!(scratch.check(), files_but_index(&scratch, files));
+}
+
+/// The files with the index of `of`: it holds dates, which reused files keep.
+fn files_but_index(of: &Built, mut files: BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Vec<u8>> {
+    let index = of.check().remove(".git/index").unwrap();
+    files.insert(".git/index".into(), index);
+    files
+}
+
+/// A big file gives the same bytes whether its pack has it whole or it is decoded first: which
+/// of two copies is found is up to the file system.
+#[test]
+fn where_a_big_file_is_stored_does_not_show() {
+    let repository = Repository::new();
+    repository.write("a", noise((9 << 20) + 77, 5));
+    repository.commit();
+    let loose = build(&repository, 1, None);
+    repository.git(&["repack", "-adq"]);
+    let packed = build(&repository, 1, None);
+    let big = |built: &Built| {
+        let record = built.records.first().unwrap();
+        let end = record.spool_offset + record.spool_bytes;
+        built.spool[record.spool_offset as usize..end as usize].to_vec()
+    };
+    assert!(big(&loose) == big(&packed));
+    loose.check();
+    packed.check();
+}
