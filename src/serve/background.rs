@@ -182,8 +182,8 @@ impl Plane {
             && let Err(e) = self.clone_mirror(&repo).await
         {
             tracing::warn!(repository = &*repo.name, "no mirror: {e}");
-            permit.started(Err(start_error(&repo, &e)));
             self.shared.registry.forget(&repo);
+            permit.refused(start_error(&repo, &e));
             return;
         }
         let shared = self.shared.clone();

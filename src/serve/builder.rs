@@ -76,7 +76,7 @@ pub fn run(shared: &Arc<Shared>, permit: &Permit, git: &Git) {
     let meter = shared.meter();
     meter.up(Level::BuildsRunning);
     shared.add_running(&archive.fanout);
-    permit.started(Ok(archive.clone()));
+    permit.started(archive.clone());
     let built = catch_unwind(AssertUnwindSafe(|| build(shared, begun)));
     meter.down(Level::BuildsRunning);
     let built = built.unwrap_or_else(|panic| Err(format!("a panic: {}", panic_text(&*panic))));
@@ -87,6 +87,7 @@ pub fn run(shared: &Arc<Shared>, permit: &Permit, git: &Git) {
         }
         Ok(None) => meter.add(Event::Build(BuildResult::LiveOnly), 1),
         Err(why) => {
+            permit.withdraw();
             archive.fanout.fail(&why);
             meter.add(Event::Build(BuildResult::Failed), 1);
             tracing::error!(repository = &*permit.repo().name, "build failed: {why}");
@@ -98,10 +99,10 @@ fn refuse(shared: &Shared, permit: &Permit, why: &str) {
     let repository = &*permit.repo().name;
     tracing::error!(repository, "build could not begin: {why}");
     shared.meter().add(Event::Build(BuildResult::Failed), 1);
-    permit.started(Err(StartError {
+    permit.refused(StartError {
         status: 500,
         message: format!("cannot build a snapshot of {repository}: {why}"),
-    }));
+    });
 }
 
 fn begin(shared: &Shared, repo: &Repo, git: &Git) -> Result<Begun, BeginError> {

@@ -81,22 +81,30 @@ impl Permit {
     }
 
     /// Tells everybody what there is to read.
-    pub fn started(&self, started: Started) {
-        self.sender.send_replace(Some(started));
+    pub fn started(&self, archive: Arc<Archive>) {
+        self.sender.send_replace(Some(Ok(archive)));
+    }
+
+    /// Tells everybody that there is nothing to read.
+    pub fn refused(&self, error: StartError) {
+        self.withdraw();
+        self.sender.send_replace(Some(Err(error)));
+    }
+
+    /// Lets the next request start a new build. To be called before anybody hears that this
+    /// one has failed: whoever hears it may ask again at once.
+    pub fn withdraw(&self) {
+        let mut state = self.repo.lock();
+        let mine = |ticket: &Ticket| ticket.same_channel(&self.sender.subscribe());
+        if state.build.as_ref().is_some_and(mine) {
+            state.build = None;
+        }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut state = self.repo.lock();
-        if state
-            .build
-            .as_ref()
-            .is_some_and(|t| t.same_channel(&self.sender.subscribe()))
-        {
-            state.build = None;
-        }
-        drop(state);
+        self.withdraw();
         self.sender.send_if_modified(|started| {
             let unheard = started.is_none();
             if unheard {
