@@ -31,6 +31,8 @@ pub enum Command {
     Build(Permit),
     /// Write a build's pieces.
     Spool(SpoolJob),
+    /// A build has published its snapshot.
+    Published(Arc<Repo>),
     /// Look at the cache's size now.
     Sweep,
 }
@@ -66,6 +68,10 @@ struct Plane {
     schedule: std::cell::RefCell<Schedule<Arc<str>>>,
     wake: tokio::sync::Notify,
     builders: std::cell::RefCell<Vec<std::thread::JoinHandle<()>>>,
+    /// Held by the sweep that runs.
+    sweeping: Semaphore,
+    /// Held by the next sweep until the one that runs is done.
+    sweep_waiting: Semaphore,
 }
 
 /// Runs the plane on the calling thread until `stop` says so.
@@ -118,6 +124,8 @@ impl Plane {
             schedule: std::cell::RefCell::new(Schedule::new(policy)),
             wake: tokio::sync::Notify::new(),
             builders: std::cell::RefCell::default(),
+            sweeping: Semaphore::new(1),
+            sweep_waiting: Semaphore::new(1),
         }
     }
 
@@ -142,9 +150,12 @@ impl Plane {
                     Some(Command::Spool(job)) => {
                         spawn_local(self.clone().spool(job));
                     }
+                    // The mirror may have moved while it was built.
+                    Some(Command::Published(repo)) => self.rebuild(&repo),
                     Some(Command::Sweep) => sweep.reset_immediately(),
                 },
-                _ = sweep.tick() => self.sweep().await,
+                // Spools and builds must not wait for a sweep.
+                _ = sweep.tick() => drop(spawn_local(self.clone().sweep())),
             }
         }
     }
@@ -166,7 +177,25 @@ impl Plane {
                 Ok(()) => self.keep(&repo, None),
                 Err(e) => tracing::error!(repository = &*repo.name, "{e}"),
             }
+            if self.has_moved(&repo).await {
+                repo.set_moved(unix_ms());
+                self.rebuild(&repo);
+            }
         }
+    }
+
+    /// Whether the mirror's HEAD is not that of the snapshot that is served: the server before
+    /// ended between a fetch and the build that should have followed.
+    async fn has_moved(&self, repo: &Repo) -> bool {
+        let Some(current) = repo.current() else {
+            return false;
+        };
+        let mirror = repo.mirror.clone();
+        let follow = self.git.follow.clone();
+        let read = move || crate::refs::read(&mirror, &follow);
+        let refs = tokio::task::spawn_blocking(read).await;
+        let head = |refs: &crate::refs::MirrorRefs| refs.head_id().map(|id| id.to_string());
+        matches!(refs, Ok(Ok(refs)) if head(&refs) != current.commit)
     }
 
     fn keep(&self, repo: &Repo, fresh_unix_ms: Option<u64>) {
@@ -189,7 +218,7 @@ impl Plane {
         let shared = self.shared.clone();
         let git = self.git.clone();
         let thread = std::thread::Builder::new().name("builder".into());
-        let spawned = thread.spawn(move || builder::run(&shared, &permit, &git));
+        let spawned = thread.spawn(move || builder::run(&shared, permit, &git));
         match spawned {
             Ok(builder) => {
                 let mut builders = self.builders.borrow_mut();
@@ -269,7 +298,11 @@ impl Plane {
             Ok(moved) => {
                 repo.set_fresh(begun);
                 if moved != Freshened::Unchanged {
-                    self.rebuild(&repo);
+                    repo.set_moved(unix_ms());
+                }
+                // Also when nothing moved: the last try may have failed.
+                self.rebuild(&repo);
+                if moved != Freshened::Unchanged {
                     self.maintain(&repo).await;
                 }
             }
@@ -279,9 +312,7 @@ impl Plane {
 
     /// Builds the new snapshot of a repository whose old one is in use, while that is served.
     fn rebuild(self: &Rc<Self>, repo: &Arc<Repo>) {
-        if repo.current().is_some()
-            && let Some(permit) = repo.rebuild()
-        {
+        if let Some(permit) = repo.rebuild() {
             spawn_local(self.clone().build(permit));
         }
     }
@@ -342,7 +373,14 @@ impl Plane {
     // ---- cache ----
 
     /// Removes superseded entries that nobody reads, and evicts what is over the limit.
-    async fn sweep(self: &Rc<Self>) {
+    async fn sweep(self: Rc<Self>) {
+        // A sweep that was asked for while one runs still happens, after it; more would be idle.
+        let Ok(waiting) = self.sweep_waiting.try_acquire() else {
+            return;
+        };
+        // The semaphore is never closed, so this only waits.
+        let _sweeping = self.sweeping.acquire().await;
+        drop(waiting);
         let shared = self.shared.clone();
         // Walks directories and deletes files: not on this thread.
         let swept = tokio::task::spawn_blocking(move || sweep(&shared)).await;
@@ -403,7 +441,8 @@ fn sweep(shared: &Shared) {
     if !plan.enough {
         tracing::warn!("the disk is fuller than allowed and nothing more can be evicted");
     }
-    shared.set_cache(used - evicted.0, entries.len() as u64 - evicted.1);
+    let left = entries.len() as u64 - evicted.1;
+    shared.set_cache(used - evicted.0, left, space.total_bytes);
 }
 
 fn candidates(entries: &[(Arc<Repo>, Arc<Archive>, u64)]) -> Vec<Candidate> {
@@ -430,7 +469,13 @@ fn remove_retired(shared: &Shared) {
     *retired = read;
     drop(retired);
     for archive in idle {
-        remove(shared, &archive);
+        let name = archive.repository.split_once('/');
+        let repo = name.and_then(|(host, path)| shared.registry.get(host, path));
+        let current = repo.and_then(|repo| repo.current());
+        // The same snapshot may have been built anew, in the same place.
+        if current.is_none_or(|current| current.id != archive.id) {
+            remove(shared, &archive);
+        }
     }
 }
 
