@@ -69,7 +69,6 @@ fn open(view: View, entry: &Path) -> produce::Opened {
         directory: entry.to_owned(),
         origin_url: "file:///bench".to_owned(),
         level: 1,
-        build: 1,
         reuse: None,
         faults: Faults::default(),
     });

@@ -94,7 +94,7 @@ impl Site {
             let path = repos::cached(&self.root.join("generated"), shape, bytes);
             (wanted.replace(':', "-"), path)
         } else if let Some(name) = url_name(spec) {
-            (name.clone(), self.from_network(spec, &name))
+            (name.clone(), self.fetched_from(spec, &name))
         } else {
             let path = fs::canonicalize(spec).map_err(|e| format!("{spec}: {e}"))?;
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -116,7 +116,7 @@ impl Site {
         })
     }
 
-    fn from_network(&self, url: &str, name: &str) -> PathBuf {
+    fn fetched_from(&self, url: &str, name: &str) -> PathBuf {
         let path = self.upstreams().join(format!("{name}.git"));
         if !path.exists() {
             let staging = self.run_path("clone.git");
