@@ -211,9 +211,8 @@ impl Plane {
             && let Err(e) = self.clone_mirror(&repo).await
         {
             tracing::warn!(repository = &*repo.name, "no mirror: {e}");
-            permit.started(Err(start_error(&repo, &e)));
             self.shared.registry.forget(&repo);
-            return;
+            return permit.refuse(start_error(&repo, &e));
         }
         let shared = self.shared.clone();
         let git = self.git.clone();

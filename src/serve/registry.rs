@@ -87,17 +87,23 @@ impl Permit {
     }
 }
 
+impl Permit {
+    /// Ends the build before it began. Whoever asks after having heard of it finds no build.
+    pub fn refuse(self, why: StartError) {
+        self.end();
+        self.started(Err(why));
+    }
+
+    fn end(&self) {
+        let mut state = self.repo.lock();
+        let is_own = |t: &mut Ticket| t.same_channel(&self.sender.subscribe());
+        drop(state.build.take_if(is_own));
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut state = self.repo.lock();
-        if state
-            .build
-            .as_ref()
-            .is_some_and(|t| t.same_channel(&self.sender.subscribe()))
-        {
-            state.build = None;
-        }
-        drop(state);
+        self.end();
         self.sender.send_if_modified(|started| {
             let unheard = started.is_none();
             if unheard {
@@ -335,17 +341,22 @@ mod tests {
             panic!("nothing runs");
         };
         assert!(matches!(repo.find(), Found::Following(_)));
-        drop(first);
+        let refused = StartError {
+            status: 404,
+            message: "not there".into(),
+        };
+        first.refuse(refused.clone());
         assert_eq!(
-            ticket
-                .borrow()
-                .as_ref()
-                .unwrap()
-                .as_ref()
-                .unwrap_err()
-                .status,
-            500
+            ticket.borrow().as_ref().unwrap().as_ref().unwrap_err(),
+            &refused
         );
+        let Found::Vacant(dropped) = repo.find() else {
+            panic!("the refused build did not end");
+        };
+        let ticket = dropped.ticket();
+        drop(dropped);
+        let heard = ticket.borrow().clone();
+        assert_eq!(heard.unwrap().unwrap_err().status, 500);
         let Found::Vacant(second) = repo.find() else {
             panic!("the build did not end");
         };
