@@ -212,8 +212,7 @@ impl Plane {
         {
             tracing::warn!(repository = &*repo.name, "no mirror: {e}");
             self.shared.registry.forget(&repo);
-            permit.refused(start_error(&repo, &e));
-            return;
+            return permit.refuse(start_error(&repo, &e));
         }
         let shared = self.shared.clone();
         let git = self.git.clone();

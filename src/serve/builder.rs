@@ -64,7 +64,13 @@ impl Spool for SpoolSender {
 
 /// Builds the snapshot that `permit` is for. `git` packs loose objects, if there are too many.
 pub fn run(shared: &Arc<Shared>, permit: Permit, git: &Git) {
-    if build_for(shared, &permit, git) {
+    let begun = catch_unwind(AssertUnwindSafe(|| begin(shared, permit.repo(), git)));
+    let begun = match begun {
+        Ok(Ok(begun)) => begun,
+        Ok(Err(e)) => return refuse(shared, permit, &e.to_string()),
+        Err(panic) => return refuse(shared, permit, &format!("a panic: {}", panic_text(&*panic))),
+    };
+    if build_for(shared, &permit, begun) {
         let repo = permit.repo().clone();
         // The next build can begin when nobody holds the permit any more.
         drop(permit);
@@ -72,19 +78,13 @@ pub fn run(shared: &Arc<Shared>, permit: Permit, git: &Git) {
     }
 }
 
-/// Whether the snapshot was published.
-fn build_for(shared: &Arc<Shared>, permit: &Permit, git: &Git) -> bool {
-    let begun = catch_unwind(AssertUnwindSafe(|| begin(shared, permit.repo(), git)));
-    let begun = match begun {
-        Ok(Ok(begun)) => begun,
-        Ok(Err(e)) => return refuse(shared, permit, &e.to_string()),
-        Err(panic) => return refuse(shared, permit, &format!("a panic: {}", panic_text(&*panic))),
-    };
+/// Builds what has begun; whether it was published.
+fn build_for(shared: &Arc<Shared>, permit: &Permit, begun: Begun) -> bool {
     let archive = begun.archive.clone();
     let meter = shared.meter();
     meter.up(Level::BuildsRunning);
     shared.add_running(&archive.fanout);
-    permit.started(archive.clone());
+    permit.started(Ok(archive.clone()));
     let built = catch_unwind(AssertUnwindSafe(|| build(shared, begun)));
     meter.down(Level::BuildsRunning);
     let built = built.unwrap_or_else(|panic| Err(format!("a panic: {}", panic_text(&*panic))));
@@ -96,7 +96,6 @@ fn build_for(shared: &Arc<Shared>, permit: &Permit, git: &Git) -> bool {
         }
         Ok(None) => meter.add(Event::Build(BuildResult::LiveOnly), 1),
         Err(why) => {
-            permit.withdraw();
             archive.fanout.fail(&why);
             meter.add(Event::Build(BuildResult::Failed), 1);
             tracing::error!(repository = &*permit.repo().name, "build failed: {why}");
@@ -105,15 +104,15 @@ fn build_for(shared: &Arc<Shared>, permit: &Permit, git: &Git) -> bool {
     false
 }
 
-fn refuse(shared: &Shared, permit: &Permit, why: &str) -> bool {
-    let repository = &*permit.repo().name;
+fn refuse(shared: &Shared, permit: Permit, why: &str) {
+    let repository = permit.repo().name.clone();
+    let repository = &*repository;
     tracing::error!(repository, "build could not begin: {why}");
     shared.meter().add(Event::Build(BuildResult::Failed), 1);
-    permit.refused(StartError {
+    permit.refuse(StartError {
         status: 500,
         message: format!("cannot build a snapshot of {repository}: {why}"),
     });
-    false
 }
 
 fn begin(shared: &Shared, repo: &Repo, git: &Git) -> Result<Begun, BeginError> {

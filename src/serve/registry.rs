@@ -82,30 +82,28 @@ impl Permit {
     }
 
     /// Tells everybody what there is to read.
-    pub fn started(&self, archive: Arc<Archive>) {
-        self.sender.send_replace(Some(Ok(archive)));
+    pub fn started(&self, started: Started) {
+        self.sender.send_replace(Some(started));
+    }
+}
+
+impl Permit {
+    /// Ends the build before it began. Whoever asks after having heard of it finds no build.
+    pub fn refuse(self, why: StartError) {
+        self.end();
+        self.started(Err(why));
     }
 
-    /// Tells everybody that there is nothing to read.
-    pub fn refused(&self, error: StartError) {
-        self.withdraw();
-        self.sender.send_replace(Some(Err(error)));
-    }
-
-    /// Lets the next request start a new build. To be called before anybody hears that this
-    /// one has failed: whoever hears it may ask again at once.
-    pub fn withdraw(&self) {
+    fn end(&self) {
         let mut state = self.repo.lock();
-        let mine = |ticket: &Ticket| ticket.same_channel(&self.sender.subscribe());
-        if state.build.as_ref().is_some_and(mine) {
-            state.build = None;
-        }
+        let is_own = |t: &mut Ticket| t.same_channel(&self.sender.subscribe());
+        drop(state.build.take_if(is_own));
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.withdraw();
+        self.end();
         self.sender.send_if_modified(|started| {
             let unheard = started.is_none();
             if unheard {
@@ -343,17 +341,22 @@ mod tests {
             panic!("nothing runs");
         };
         assert!(matches!(repo.find(), Found::Following(_)));
-        drop(first);
+        let refused = StartError {
+            status: 404,
+            message: "not there".into(),
+        };
+        first.refuse(refused.clone());
         assert_eq!(
-            ticket
-                .borrow()
-                .as_ref()
-                .unwrap()
-                .as_ref()
-                .unwrap_err()
-                .status,
-            500
+            ticket.borrow().as_ref().unwrap().as_ref().unwrap_err(),
+            &refused
         );
+        let Found::Vacant(dropped) = repo.find() else {
+            panic!("the refused build did not end");
+        };
+        let ticket = dropped.ticket();
+        drop(dropped);
+        let heard = ticket.borrow().clone();
+        assert_eq!(heard.unwrap().unwrap_err().status, 500);
         let Found::Vacant(second) = repo.find() else {
             panic!("the build did not end");
         };
