@@ -182,6 +182,13 @@ impl Next {
             Next::Wait | Next::End | Next::Failed(_) => 0,
         }
     }
+
+    /// Drops all but the first `max` bytes of a file's range.
+    pub fn truncate(&mut self, max: u64) {
+        if let Next::File { len, .. } = self {
+            *len = (*len).min(max);
+        }
+    }
 }
 
 /// Where a response's body comes from; the one thing between an archive and a socket.

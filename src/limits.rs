@@ -158,7 +158,7 @@ pub const LOG_FINISH_MAX_MS: u64 = 5 * SECOND_MS;
 /// Bytes in one chunk of a response whose length is not known yet.
 pub const CHUNK_BYTES_MAX: u64 = 1 << 20;
 /// Bytes that one connection sends before its core looks at the others.
-pub const TURN_BYTES: u64 = 1 << 20;
+pub const TURN_BYTES: u64 = 2 << 20;
 /// Bytes read ahead of a socket from files that are not in memory.
 pub const READ_AHEAD_BYTES: u64 = 8 << 20;
 /// How long a closing connection waits for a client to take a refusal.

@@ -177,6 +177,9 @@ impl Socket {
         end: Option<u64>,
         sent: &mut Sent,
     ) -> Result<(), SendError> {
+        // With a known length nothing waits for bytes that are still to be made: let the kernel
+        // fill its segments instead of pushing one out after every block.
+        let _cork = end.map(|_| net::cork(self.fd()));
         let mut at = start;
         let mut resident = start;
         let mut promised = end.unwrap_or(start);
@@ -194,13 +197,16 @@ impl Socket {
                     return self.send(LAST_CHUNK, false).await;
                 }
             }
-            if at >= resident {
-                resident = poll_fn(|cx| source.poll_resident(at, cx))
-                    .await
-                    .map_err(|e| SendError::Source(e.to_string()))?;
+            let mut next = poll_fn(|cx| source.poll_next(at, promised - at, cx)).await;
+            // Only bytes of files can be missing from memory; others leave at once.
+            if let Next::File { .. } = next {
+                if at >= resident {
+                    resident = poll_fn(|cx| source.poll_resident(at, cx))
+                        .await
+                        .map_err(|e| SendError::Source(e.to_string()))?;
+                }
+                next.truncate(resident.saturating_sub(at).max(1));
             }
-            let max = promised.min(resident.max(at + 1)) - at;
-            let next = poll_fn(|cx| source.poll_next(at, max, cx)).await;
             let last = end == Some(at + next.wire_bytes());
             if let Some(count) = self.send_next(source, next, last).await? {
                 at += count;

@@ -46,6 +46,25 @@ pub fn send_file(
     Ok(rustix::fs::sendfile(socket, file, Some(&mut offset), len)?)
 }
 
+/// While it lives, the kernel sends full segments only (`TCP_CORK`, tcp(7)).
+pub struct Cork<'s> {
+    socket: BorrowedFd<'s>,
+}
+
+/// Has the kernel wait for full segments.
+pub fn cork(socket: BorrowedFd<'_>) -> Cork<'_> {
+    // Without it everything is sent all the same.
+    let _ = rustix::net::sockopt::set_tcp_cork(socket, true);
+    Cork { socket }
+}
+
+impl Drop for Cork<'_> {
+    fn drop(&mut self) {
+        // Fails only on a connection that has ended.
+        let _ = rustix::net::sockopt::set_tcp_cork(self.socket, false);
+    }
+}
+
 /// Has the connection end in a reset, so that no client can take what it got for a whole
 /// response.
 pub fn reset_on_close(socket: BorrowedFd<'_>) -> io::Result<()> {
