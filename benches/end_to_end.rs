@@ -3,10 +3,18 @@
 //! whose files were compared with what git says of them.
 
 #[path = "../perf/harness/probe.rs"]
-#[allow(dead_code, reason = "the performance harness uses the rest")]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the performance harness uses the rest and runs the tests"
+)]
 mod probe;
 #[path = "../perf/harness/site.rs"]
-#[allow(dead_code, reason = "the performance harness uses the rest")]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the performance harness uses the rest and runs the tests"
+)]
 mod site;
 #[path = "../tests/support/mod.rs"]
 mod support;

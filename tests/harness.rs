@@ -181,6 +181,34 @@ fn the_client_knows_whole_from_truncated() {
     }
 }
 
+/// A server may send a chunk's line ending together with the next chunk. Bytes that came are
+/// given at once: a client that waited would take its own patience for the server's latency.
+#[test]
+fn the_client_gives_a_chunk_before_its_line_ending() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("bind: {e}"));
+    let address = listener
+        .local_addr()
+        .unwrap_or_else(|e| panic!("address: {e}"));
+    let (got, was_got) = std::sync::mpsc::channel();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap_or_else(|e| panic!("accept: {e}"));
+        let mut send = |bytes: &[u8]| stream.write_all(bytes).is_ok();
+        assert!(send(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc"
+        ));
+        assert!(was_got.recv().is_ok(), "the client did not give the chunk");
+        assert!(send(b"\r\n0\r\n\r\n"));
+    });
+    let mut conn = Conn::open(address);
+    conn.limit_silence(std::time::Duration::from_secs(10));
+    assert!(conn.read_head("GET").is_ok());
+    assert_eq!(conn.read_some(3).unwrap_or_default(), b"abc");
+    assert!(got.send(()).is_ok());
+    let end = conn.copy_body(&mut Vec::new());
+    assert!(matches!(end, Ok((End::Complete, 0))), "{end:?}");
+    assert!(server.join().is_ok());
+}
+
 #[test]
 fn the_client_reads_responses_in_a_row() {
     let two = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhiHTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n";

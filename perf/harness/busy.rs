@@ -51,7 +51,7 @@ impl Bench<'_> {
         let name = self.repository.name.clone();
         let Some(rate) = self.one_core_bytes_per_s() else {
             let word = format!("{name}: busy server: too small to know what one core sends");
-            self.record.skipped.push(word);
+            self.record.skip(word);
             return;
         };
         let per_client = (rate / 2.0) as u64 / PACED;
@@ -122,7 +122,7 @@ impl Bench<'_> {
                     self.repository.name,
                     number - 1
                 );
-                self.record.skipped.push(word);
+                self.record.skip(word);
                 return;
             }
             let (miss, hit) = (Contestant::BusyMiss, Contestant::BusyHit);

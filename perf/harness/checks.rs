@@ -227,3 +227,93 @@ fn growth(record: &Record, small: &Repository, large: &Repository) -> Option<Che
         },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::{Measured, Run};
+    use super::super::usage::Usage;
+    use super::*;
+    use std::time::Duration;
+
+    fn repository(name: &str) -> Repository {
+        Repository {
+            name: name.to_owned(),
+            mirror: "/nonexistent".into(),
+            public: None,
+            files: 1,
+            worktree_bytes: 2,
+            pack_bytes: 1,
+        }
+    }
+
+    fn run(contestant: Contestant, first_ms: u64, total_ms: u64, cpu_s: f64) -> Run {
+        Run {
+            repository: "r".to_owned(),
+            contestant,
+            round: 0,
+            clients: vec![Measured {
+                first: Some(Duration::from_millis(first_ms)),
+                total: Duration::from_millis(total_ms),
+                bytes: 1_000_000,
+            }],
+            wall: Duration::from_millis(total_ms),
+            usage: Some(Usage {
+                cpu_s,
+                rss_anon_bytes: 300_000_000,
+                written_bytes: 103,
+            }),
+        }
+    }
+
+    fn verdict(checks: &[Check], what: &str) -> Verdict {
+        let found = checks.iter().find(|check| check.what.starts_with(what));
+        found.unwrap_or_else(|| panic!("no '{what}'")).verdict
+    }
+
+    #[test]
+    fn bounds_hold_or_not() {
+        let mut record = Record::default();
+        record.fact("r", "archive_bytes", 1_060_000);
+        record.fact("r", "compressed_worktree_bytes", 100);
+        record.runs = vec![
+            run(Contestant::Pipeline, 1900, 3000, 1.0),
+            run(Contestant::MissFirst, 4, 4, 1.0),
+            run(Contestant::MissFirst, 26, 26, 1.0),
+            run(Contestant::MissFirst, 4, 4, 1.0),
+            run(Contestant::Miss, 5, 890, 1.0),
+            run(Contestant::Hit, 1, 100, 0.5),
+            run(Contestant::Nginx, 1, 101, 0.4),
+            run(Contestant::HitCrowd, 1, 101, 0.4),
+        ];
+        let checks = all(&record, &[repository("r")]);
+        for (what, expected) in [
+            ("miss, first byte p50", Verdict::Pass),
+            ("miss, first byte p99", Verdict::Fail),
+            ("pipeline's first byte", Verdict::Fail),
+            ("miss's last byte", Verdict::Pass),
+            ("archive size", Verdict::Pass),
+            ("bytes written on a miss", Verdict::Fail),
+            ("bytes the entry owns", Verdict::Unknown),
+            ("hit throughput / nginx's, 1", Verdict::Pass),
+            ("hit CPU s/GB / nginx's, 1", Verdict::Fail),
+            ("hit throughput / nginx's, 4", Verdict::Unknown),
+            ("tarpon hit, crowd of 1", Verdict::Fail),
+            ("tarpon busy, miss", Verdict::Unknown),
+        ] {
+            assert_eq!(verdict(&checks, what), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn memory_is_compared_on_repositories_of_different_sizes() {
+        let mut record = Record::default();
+        for (name, archive_bytes) in [("r", 10), ("s", 90)] {
+            record.fact(name, "archive_bytes", archive_bytes);
+            let mut crowd = run(Contestant::MissCrowd, 1, 1, 1.0);
+            crowd.repository = name.to_owned();
+            record.runs.push(crowd);
+        }
+        let checks = all(&record, &[repository("r"), repository("s")]);
+        assert_eq!(verdict(&checks, "RssAnon, 9 times"), Verdict::Fail);
+    }
+}

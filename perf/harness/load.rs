@@ -330,3 +330,91 @@ fn picture(outcomes: &[Outcome]) -> String {
     picture.latencies(title, &series(outcomes));
     picture.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    fn load(rate: f64, seconds: f64, clients_max: usize) -> Load {
+        Load {
+            rate,
+            duration: Duration::from_secs_f64(seconds),
+            mix: vec![("a".to_owned(), 3.0), ("b".to_owned(), 1.0)],
+            server: None,
+            cold: false,
+            slow_share: 0.25,
+            slow_bytes_per_s: 1,
+            leave_share: 0.0,
+            leave_after_bytes: 1,
+            clients_max,
+            seed: 7,
+        }
+    }
+
+    #[test]
+    fn arrivals_keep_rate_and_shares_and_repeat() {
+        let load = load(1000.0, 20.0, 1);
+        let arrivals = schedule(&load);
+        let count = arrivals.len() as f64;
+        assert!((count - 20_000.0).abs() < 600.0, "{count}");
+        assert!(arrivals.windows(2).all(|two| two[0].due <= two[1].due));
+        let share = |is: &dyn Fn(&Arrival) -> bool| {
+            arrivals.iter().filter(|one| is(one)).count() as f64 / count
+        };
+        assert!((share(&|one| one.target == 0) - 0.75).abs() < 0.02);
+        assert!((share(&|one| one.manners.bytes_per_s.is_some()) - 0.25).abs() < 0.02);
+        assert!(share(&|one| one.manners.leave_after_bytes.is_some()) == 0.0);
+        let again: Vec<Duration> = schedule(&load).iter().map(|one| one.due).collect();
+        assert!(arrivals.iter().map(|one| one.due).eq(again));
+    }
+
+    /// A server that takes 20 ms for each of 20 requests that are all due at once: the last one
+    /// waited for all the others, although its own answer took 20 ms.
+    #[test]
+    fn waiting_for_others_counts() {
+        const EACH: Duration = Duration::from_millis(20);
+        const REQUESTS: usize = 20;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("bind: {e}"));
+        let address = listener.local_addr().unwrap_or_else(|e| panic!("{e}"));
+        let server = std::thread::spawn(move || {
+            for stream in listener.incoming().take(REQUESTS).flatten() {
+                let mut stream = stream;
+                let mut request = [0; 4096];
+                let received = stream.read(&mut request);
+                assert!(received.is_ok_and(|count| count > 0), "no request");
+                std::thread::sleep(EACH);
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                stream.write_all(answer).unwrap_or_else(|e| panic!("{e}"));
+            }
+        });
+        let place = Place {
+            address,
+            targets: vec!["/".to_owned()],
+            ours: None,
+        };
+        let due_at_once = Arrival {
+            due: Duration::ZERO,
+            target: 0,
+            manners: Manners::EAGER,
+        };
+        let outcomes = drive(&load(1.0, 1.0, 1), &place, &vec![due_at_once; REQUESTS]);
+        assert!(server.join().is_ok());
+        assert_eq!(outcomes.len(), REQUESTS);
+        assert!(outcomes.iter().all(|outcome| outcome.end == "whole"));
+        let longest = outcomes.iter().map(|outcome| outcome.total).max();
+        assert!(longest >= Some(EACH * REQUESTS as u32), "{longest:?}");
+    }
+
+    #[test]
+    fn a_mix_has_weights() {
+        let mix = parse_mix("a=3,generate:many_small:1M");
+        let expected = [
+            ("a".to_owned(), 3.0),
+            ("generate:many_small:1M".to_owned(), 1.0),
+        ];
+        assert_eq!(mix, Ok(expected.to_vec()));
+        assert!(parse_mix("a=0").is_err() && parse_mix("a=x").is_err());
+    }
+}

@@ -213,7 +213,7 @@ fn run_compare(arguments: &CompareArgs) -> Result<ExitCode, String> {
     let mut record = Record::default();
     if nginx.is_none() {
         let word = "nginx: it is not installed (apt-get install nginx-light)";
-        record.skipped.push(word.to_owned());
+        record.skip(word.to_owned());
     }
     let version = nginx.as_ref().map(|(_, version)| version.as_str());
     let machine = record::machine_text(crate_root(), &work, version);

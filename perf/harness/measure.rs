@@ -15,7 +15,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Barrier;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Clients of a run with several.
 const SEVERAL: usize = 4;
@@ -222,13 +222,15 @@ impl Bench<'_> {
     }
 
     fn peers(&mut self, round: u32) {
-        for peer in self.peers {
+        for (number, peer) in self.peers.iter().enumerate() {
+            // By number: a record does not name other people's machines.
+            let name = format!("peer {}", number + 1);
             match peer.get(self.repository) {
                 Ok(transfer) => {
-                    let contestant = Contestant::Peer(format!("peer {}", peer.name()));
+                    let contestant = Contestant::Peer(name);
                     self.push_one(contestant, round, of(&transfer), None);
                 }
-                Err(why) => self.record.skipped.push(format!("{}: {why}", peer.name())),
+                Err(why) => self.record.skip(format!("{name}: {why}")),
             }
         }
     }
@@ -336,7 +338,7 @@ pub fn of(transfer: &Transfer) -> Measured {
 
 /// Downloads by `clients` that start together; panics unless all are whole.
 fn at_once(clients: usize, address: SocketAddr, target: &str) -> (Vec<Transfer>, Duration) {
-    let barrier = Barrier::new(clients + 1);
+    let barrier = Barrier::new(clients);
     std::thread::scope(|scope| {
         let client = |_| {
             scope.spawn(|| {
@@ -345,14 +347,15 @@ fn at_once(clients: usize, address: SocketAddr, target: &str) -> (Vec<Transfer>,
             })
         };
         let threads: Vec<_> = (0..clients).map(client).collect();
-        barrier.wait();
-        let started = Instant::now();
         let join = |thread: std::thread::ScopedJoinHandle<'_, Transfer>| match thread.join() {
             Ok(transfer) => transfer,
             Err(panic) => std::panic::resume_unwind(panic),
         };
-        let transfers = threads.into_iter().map(join).collect();
-        (transfers, started.elapsed())
+        let transfers: Vec<Transfer> = threads.into_iter().map(join).collect();
+        let first = transfers.iter().map(|one| one.started).min();
+        let last = transfers.iter().map(|one| one.started + one.total).max();
+        let wall = first.zip(last).map(|(first, last)| last - first);
+        (transfers, wall.unwrap_or_default())
     })
 }
 

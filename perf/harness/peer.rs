@@ -7,7 +7,6 @@ use std::net::{SocketAddr, ToSocketAddrs};
 /// Where it is.
 #[derive(Debug, Clone)]
 pub struct Peer {
-    authority: String,
     address: SocketAddr,
     /// Of one snapshot, or empty: then it follows from the repository's URL.
     path: String,
@@ -27,17 +26,11 @@ impl Peer {
             .to_socket_addrs()
             .map_err(|e| format!("{url}: {e}"))?;
         Ok(Peer {
-            authority: authority.to_owned(),
             address: addresses
                 .next()
                 .ok_or_else(|| format!("{url}: no address"))?,
             path: path.trim_end_matches('/').to_owned(),
         })
-    }
-
-    /// Host and port.
-    pub fn name(&self) -> &str {
-        &self.authority
     }
 
     /// Its address.

@@ -11,6 +11,9 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
 
+/// Longest time of a run, for timeout(1).
+const LIMIT: &str = "2h";
+
 /// Runs it once; its output is decoded for the first byte and counted. `directory` is where the
 /// clone goes, and is removed afterwards.
 pub fn run(mirror: &Path, directory: &Path, threads: u32) -> (Measured, Usage) {
@@ -32,8 +35,8 @@ pub fn compressed_worktree_bytes(mirror: &Path, directory: &Path) -> u64 {
 
 /// Runs a bash script that writes zstd frames.
 fn stream(script: &str, mirror: &Path, directory: &Path) -> (Measured, Usage) {
-    let mut command = git::with_umask("bash");
-    command.args(["-o", "pipefail", "-c", script]);
+    let mut command = git::with_umask("timeout");
+    command.args([LIMIT, "bash", "-o", "pipefail", "-c", script]);
     git::isolate(&mut command).arg(mirror).arg(directory);
     let started = Instant::now();
     let child = command.stdout(Stdio::piped()).spawn();

@@ -35,6 +35,8 @@ impl Manners {
 /// What a client saw. Times count from before the connection was opened.
 #[derive(Debug, Clone)]
 pub struct Transfer {
+    /// When the client began.
+    pub started: Instant,
     /// When the first byte of content could be decoded.
     pub first: Option<Duration>,
     /// When the client had all it wanted.
@@ -64,6 +66,7 @@ pub fn get(
     let mut reader = Reader::new(started, manners);
     let end = reader.read(&mut |block| conn.read_body(block), each)?;
     Ok(Transfer {
+        started,
         first: reader.first,
         total: started.elapsed(),
         bytes: reader.bytes,
@@ -160,5 +163,54 @@ impl FirstByte {
             }
         }
         Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(content: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; zstd_safe::compress_bound(content.len())];
+        let len = zstd_safe::compress(&mut out[..], content, 1);
+        out.truncate(len.unwrap_or_else(|code| panic!("{}", zstd_safe::get_error_name(code))));
+        out
+    }
+
+    /// pzstd begins with a skippable frame, which is no content.
+    #[test]
+    fn the_first_byte_is_one_of_content() {
+        let skippable = [0x50, 0x2A, 0x4D, 0x18, 4, 0, 0, 0, 1, 2, 3, 4];
+        let content = frame(b"content");
+        let mut decoder = FirstByte::new();
+        assert!(matches!(decoder.feed(&skippable), Ok(false)));
+        for byte in &content[..5] {
+            assert!(matches!(decoder.feed(&[*byte]), Ok(false)));
+        }
+        assert!(matches!(decoder.feed(&content[5..]), Ok(true)));
+        assert!(FirstByte::new().feed(b"no zstd at all").is_err());
+    }
+
+    #[test]
+    fn a_client_leaves_when_it_has_enough() {
+        let content = frame(&[7; 100]);
+        let manners = Manners {
+            leave_after_bytes: Some(content.len() as u64 + 1),
+            ..Manners::EAGER
+        };
+        let stream = [content.clone(), content.clone(), content.clone()].concat();
+        let mut reader = Reader::new(Instant::now(), manners);
+        let mut blocks = stream.chunks(content.len());
+        let end = reader.read(
+            &mut |out| {
+                let block = blocks.next().unwrap_or_default();
+                out[..block.len()].copy_from_slice(block);
+                Ok(block.len())
+            },
+            &mut |_| true,
+        );
+        assert!(matches!(end, Ok(None)), "it did not leave: {end:?}");
+        assert_eq!(reader.bytes, 2 * content.len() as u64);
+        assert!(reader.first.is_some());
     }
 }

@@ -130,6 +130,13 @@ pub struct Record {
 }
 
 impl Record {
+    /// Notes, once, what could not be measured and why.
+    pub fn skip(&mut self, word: String) {
+        if !self.skipped.contains(&word) {
+            self.skipped.push(word);
+        }
+    }
+
     /// Keeps a number.
     pub fn fact(&mut self, repository: &str, what: &'static str, value: u64) {
         self.facts.push(Fact {
@@ -281,9 +288,9 @@ impl Summary {
     }
 }
 
-/// A histogram of times in microseconds, exact to three digits.
+/// A histogram of times in microseconds, exact to four digits and never rounded down.
 pub fn histogram(times: impl IntoIterator<Item = Duration>) -> Histogram<u64> {
-    let made = Histogram::new_with_bounds(1, HISTOGRAM_MAX_US, 3);
+    let made = Histogram::new_with_bounds(1, HISTOGRAM_MAX_US, 4);
     let mut histogram = made.unwrap_or_else(|e| panic!("histogram: {e}"));
     for time in times {
         histogram.saturating_record((time.as_micros() as u64).max(1));

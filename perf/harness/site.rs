@@ -94,7 +94,7 @@ impl Site {
             let path = repos::cached(&self.root.join("generated"), shape, bytes);
             (wanted.replace(':', "-"), path)
         } else if let Some(name) = url_name(spec) {
-            (name.clone(), self.fetched_from(spec, &name))
+            (name.clone(), self.clone_once(spec, &name))
         } else {
             let path = fs::canonicalize(spec).map_err(|e| format!("{spec}: {e}"))?;
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -116,7 +116,7 @@ impl Site {
         })
     }
 
-    fn fetched_from(&self, url: &str, name: &str) -> PathBuf {
+    fn clone_once(&self, url: &str, name: &str) -> PathBuf {
         let path = self.upstreams().join(format!("{name}.git"));
         if !path.exists() {
             let staging = self.run_path("clone.git");
@@ -323,4 +323,33 @@ fn public_name(spec: &str) -> Option<String> {
             .trim_end_matches(".git")
             .to_owned(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repositories_are_told_apart() {
+        assert_eq!(url_name("https://host/a/b.git"), Some("b".to_owned()));
+        assert_eq!(url_name("git@host:a/b"), Some("b".to_owned()));
+        assert_eq!(url_name("git@host:b/"), Some("b".to_owned()));
+        assert_eq!(url_name("/srv/git/b.git"), None);
+        assert_eq!(
+            public_name("https://host/a/b.git"),
+            Some("host/a/b".to_owned())
+        );
+        assert_eq!(public_name("ssh://host/a/b.git"), None);
+    }
+
+    #[test]
+    fn sizes_and_shapes() {
+        assert_eq!(parse_bytes("12"), Ok(12));
+        assert_eq!(parse_bytes("3M"), Ok(3 << 20));
+        assert!(parse_bytes("M").is_err() && parse_bytes("1T").is_err());
+        assert!(parse_bytes("99999999999G").is_err());
+        assert_eq!(parse_generated("big_pack:1K"), Ok((Shape::BigPack, 1024)));
+        let refused = parse_generated("huge:1K").unwrap_err();
+        assert!(refused.contains("many_small"), "{refused}");
+    }
 }

@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 960.0;
-const LEFT: f64 = 220.0;
+const LEFT: f64 = 250.0;
 const RIGHT: f64 = 30.0;
 const PLOT_HEIGHT: f64 = 260.0;
 const BAR_HEIGHT: f64 = 22.0;
@@ -222,10 +222,11 @@ fn x_of(percentile: f64) -> f64 {
     LEFT + (WIDTH - LEFT - RIGHT) * share
 }
 
-/// Percentiles that `samples` can tell apart, evenly spaced on the axis.
+/// Percentiles that `samples` can tell apart, evenly spaced on the axis; the last one is that of
+/// the slowest sample.
 fn steps(samples: u64) -> impl Iterator<Item = f64> {
     let last = PERCENTILES[PERCENTILES.len() - 1];
-    let finest = (100.0 * (1.0 - 1.0 / samples.max(2) as f64)).min(last);
+    let finest = (100.0 * (1.0 - 0.5 / samples.max(1) as f64)).min(last);
     let nines = -(1.0 - finest / 100.0).log10();
     (0..=100).map(move |step| {
         let here = nines * f64::from(step) / 100.0;
@@ -236,4 +237,45 @@ fn steps(samples: u64) -> impl Iterator<Item = f64> {
 fn escape(text: &str) -> String {
     let text = text.replace('&', "&amp;").replace('<', "&lt;");
     text.replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::histogram;
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn the_tail_is_on_the_right_and_slow_is_above() {
+        assert_eq!(x_of(0.0), LEFT);
+        assert!(x_of(50.0) < x_of(99.0) && x_of(99.0) < x_of(99.9));
+        assert!((x_of(100.0) - (WIDTH - RIGHT)).abs() < 1e-6);
+        let mut picture = Picture::new();
+        picture.latencies(
+            "a < b & c",
+            &[Series {
+                name: "one".to_owned(),
+                latency_us: histogram((1..=1000).map(Duration::from_millis)),
+            }],
+        );
+        picture.bars("bars", &[("x".to_owned(), 1.0), ("y".to_owned(), 0.5)]);
+        let svg = picture.finish();
+        assert!(svg.contains("a &lt; b &amp; c"));
+        let points = svg
+            .split("points=\"")
+            .nth(1)
+            .and_then(|rest| rest.split('"').next());
+        let heights: Vec<f64> = points
+            .unwrap_or_default()
+            .split(' ')
+            .filter_map(|point| point.split_once(',')?.1.parse().ok())
+            .collect();
+        assert!(heights.len() > 50);
+        assert!(
+            heights.first() > heights.last() || heights.len() < 2,
+            "{heights:?}"
+        );
+        let opened = svg.matches("<text").count();
+        assert_eq!(opened, svg.matches("</text>").count());
+    }
 }

@@ -233,3 +233,54 @@ fn rss_anon_bytes(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     number_after(&status, "RssAnon:") * 1024
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    fn measured(script: &str) -> Usage {
+        let child = Command::new("sh").arg("-c").arg(script).spawn();
+        let child = child.unwrap_or_else(|e| panic!("sh: {e}"));
+        let (status, usage) = ChildMeter::new(child).finish();
+        assert!(status.success(), "{script}: {status}");
+        usage
+    }
+
+    /// What a child's own child used counts too.
+    #[test]
+    fn cpu_of_grandchildren_counts() {
+        let busy = "i=0; while [ $i -lt 200000 ]; do i=$((i + 1)); done";
+        let usage = measured(&format!("sh -c '{busy}'; :"));
+        assert!(usage.cpu_s >= 0.02, "{usage:?}");
+        assert!(measured(":").cpu_s < usage.cpu_s);
+    }
+
+    #[test]
+    fn written_bytes_count() {
+        // Beside this program, which is on a disk; temporary directories may be in memory.
+        let this = std::env::current_exe().unwrap_or_else(|e| panic!("who am I: {e}"));
+        let place = this.parent().unwrap_or(std::path::Path::new("."));
+        let file = tempfile::NamedTempFile::new_in(place).unwrap_or_else(|e| panic!("{e}"));
+        let path = file.path().display().to_string();
+        let usage = measured(&format!(
+            "dd if=/dev/zero of='{path}' bs=1M count=8 conv=notrunc status=none; :"
+        ));
+        assert!(usage.written_bytes >= 8 << 20, "{usage:?}");
+        assert!(usage.written_bytes < 9 << 20, "{usage:?}");
+    }
+
+    #[test]
+    fn a_running_process_is_measured_from_start_to_stop() {
+        let meter = Meter::start(std::process::id());
+        let memory = vec![1u8; 64 << 20];
+        let begun = std::time::Instant::now();
+        let mut sum = 0u64;
+        while begun.elapsed() < Duration::from_millis(100) {
+            sum += memory.iter().map(|byte| u64::from(*byte)).sum::<u64>();
+        }
+        let usage = meter.stop();
+        assert!(sum > 0 && usage.cpu_s > 0.005, "{usage:?}");
+        assert!(usage.rss_anon_bytes >= 64 << 20, "{usage:?}");
+    }
+}

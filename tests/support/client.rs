@@ -90,6 +90,9 @@ enum Rest {
     Length(u64),
     /// Inside a chunk with this many bytes left; a chunk's own line ending follows.
     Chunk(u64),
+    /// Before a chunk's own line ending. It may come long after the chunk's bytes, which are
+    /// good without it.
+    ChunkEnd,
     /// Before a chunk's size line.
     ChunkSize,
     UntilClose,
@@ -177,6 +180,7 @@ impl Conn {
             match self.rest {
                 Rest::Done => return Ok(0),
                 Rest::ChunkSize => self.read_chunk_size()?,
+                Rest::ChunkEnd => self.read_chunk_end()?,
                 Rest::Length(left) => {
                     let count = self.take(out, left)?;
                     self.rest = match left - count as u64 {
@@ -187,10 +191,10 @@ impl Conn {
                 }
                 Rest::Chunk(left) => {
                     let count = self.take(out, left)?;
-                    self.rest = Rest::Chunk(left - count as u64);
-                    if left == count as u64 {
-                        self.end_chunk()?;
-                    }
+                    self.rest = match left - count as u64 {
+                        0 => Rest::ChunkEnd,
+                        left => Rest::Chunk(left),
+                    };
                     return Ok(count);
                 }
                 Rest::UntilClose => return self.take_until_close(out),
@@ -222,19 +226,11 @@ impl Conn {
         Ok(())
     }
 
-    fn end_chunk(&mut self) -> io::Result<()> {
-        // If the line ending is missing the stream is truncated: said on the next read, as the
-        // bytes before it are good.
-        self.rest = Rest::ChunkSize;
-        while self.buffer.len() - self.position < 2 {
-            if self.fill()? == 0 {
-                return Ok(());
-            }
-        }
-        if &self.buffer[self.position..self.position + 2] != b"\r\n" {
+    fn read_chunk_end(&mut self) -> io::Result<()> {
+        if !self.read_line()?.is_empty() {
             return Err(invalid("no line ending after a chunk"));
         }
-        self.position += 2;
+        self.rest = Rest::ChunkSize;
         Ok(())
     }
 
