@@ -189,9 +189,6 @@ impl Socket {
             }
             let open_chunk = end.is_none() && at < promised;
             if end.is_none() && !open_chunk {
-                if at > start {
-                    self.send(CHUNK_END, true).await?;
-                }
                 promised = at + self.open_chunk(source, at).await?;
                 if promised == at {
                     return self.send(LAST_CHUNK, false).await;
@@ -212,6 +209,10 @@ impl Socket {
                 at += count;
                 sent.bytes = at - start;
                 sent.first.get_or_insert_with(Instant::now);
+                if end.is_none() && at == promised {
+                    // Now, not with the next chunk: a client may wait for it to use this one.
+                    self.send(CHUNK_END, false).await?;
+                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Threads that bring files into memory before a network core sends them, so that no core ever
 //! waits for the disk, and that open the files of entries.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -12,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::archive::{Archive, Files};
 use crate::limits::{PREFETCH_THREADS, READ_AHEAD_BYTES};
+use crate::snapshot::map::MappedFile;
 
 /// Ranges of an archive's files: the spool (`None`) or a linked file.
 pub type FileRanges = Vec<(Option<u32>, Range<u64>)>;
@@ -119,13 +121,30 @@ fn read(files: &Files, ranges: &FileRanges, scratch: &mut [u8]) -> io::Result<()
         let ahead = std::num::NonZeroU64::new(range.end - range.start + READ_AHEAD_BYTES);
         // Only advice.
         let _ = rustix::fs::fadvise(file, range.start, ahead, rustix::fs::Advice::WillNeed);
-        let mut at = range.start;
-        while at < range.end {
-            let want = (range.end - at).min(scratch.len() as u64) as usize;
-            match file.read_at(&mut scratch[..want], at)? {
-                0 => break,
-                got => at += got as u64,
-            }
+        if !populate(file, range)? {
+            read_through(file, range, scratch)?;
+        }
+    }
+    Ok(())
+}
+
+/// Waits for the range without copying it; `false` where that cannot be done.
+fn populate(file: &File, range: &Range<u64>) -> io::Result<bool> {
+    let mapped = MappedFile::of(file)?;
+    let end = range.end.min(mapped.bytes().len() as u64);
+    if range.start >= end {
+        return Ok(true);
+    }
+    mapped.populate(range.start as usize..end as usize)
+}
+
+fn read_through(file: &File, range: &Range<u64>, scratch: &mut [u8]) -> io::Result<()> {
+    let mut at = range.start;
+    while at < range.end {
+        let want = (range.end - at).min(scratch.len() as u64) as usize;
+        match file.read_at(&mut scratch[..want], at)? {
+            0 => break,
+            got => at += got as u64,
         }
     }
     Ok(())

@@ -18,11 +18,16 @@ pub struct MappedFile {
 impl MappedFile {
     /// Maps the whole of `path`.
     pub fn open(path: &Path) -> io::Result<MappedFile> {
-        let file = File::open(path)?;
-        // SAFETY: the file must not be truncated or changed while it is mapped. Linked packs are
-        // immutable: git writes a pack once under its final content's name and only ever
-        // unlinks it, and nothing here writes to a linked file.
-        let map = unsafe { Mmap::map(&file)? };
+        MappedFile::of(&File::open(path)?)
+    }
+
+    /// Maps the whole of `file` as long as it is now.
+    pub fn of(file: &File) -> io::Result<MappedFile> {
+        // SAFETY: what is mapped must not be truncated or changed while it is mapped. Linked packs
+        // are immutable: git writes a pack once under its final content's name and only ever
+        // unlinks it, and nothing here writes to a linked file. A spool file only grows, and
+        // nothing of it is mapped before it was written.
+        let map = unsafe { Mmap::map(file)? };
         Ok(MappedFile { map })
     }
 
@@ -31,16 +36,16 @@ impl MappedFile {
         &self.map
     }
 
-    /// Brings a range of the file into memory and waits until it is there.
-    pub fn populate(&self, range: Range<usize>) -> io::Result<()> {
+    /// Brings a range of the file into memory and waits until it is there, without copying it.
+    /// `false` if the kernel does not know how to (before Linux 5.14).
+    pub fn populate(&self, range: Range<usize>) -> io::Result<bool> {
         let len = range.len();
         match self
             .map
             .advise_range(Advice::PopulateRead, range.start, len)
         {
-            // Kernels before 5.14 do not know it; the sums taken next touch every page.
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-            other => other,
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+            other => other.map(|()| true),
         }
     }
 }
