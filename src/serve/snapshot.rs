@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::archive::Archive;
 use super::background::Command;
-use super::core::{Core, Note};
+use super::core::{Asked, Core, Note};
 use super::reader::ArchiveReader;
 use super::registry::{Found, Repo, StartError, Started, Ticket};
 use crate::http::conn::{Answer, Payload};
@@ -12,7 +12,6 @@ use crate::http::head::RequestHead;
 use crate::http::precondition::{Conditions, Verdict, evaluate, if_range_matches};
 use crate::http::range::{Requested, Selection, requested};
 use crate::http::response::Head;
-use crate::http::route::RepoRef;
 use crate::http::{Method, Version};
 use crate::metrics::Outcome;
 
@@ -33,40 +32,15 @@ enum Part {
     Unsatisfiable { total: u64 },
 }
 
-/// A request with what is needed to answer it.
-struct Asked<'r, 'h> {
-    head: &'r RequestHead<'h>,
-    repository: Arc<str>,
-}
-
 impl Core {
     /// Answers `GET` and `HEAD` of a snapshot.
-    pub(super) async fn snapshot(
-        &self,
-        head: &RequestHead<'_>,
-        repo: RepoRef<'_>,
-        out: &mut Vec<u8>,
-    ) -> Answer<Note> {
-        let Some(repo) = self.repo(repo) else {
-            let message = format!(
-                "{} is not one of this server's upstreams; start it with --upstream {}",
-                repo.host, repo.host
-            );
-            return Answer {
-                payload: self.text(head, 403, &message, out),
-                keep_alive: head.keep_alive,
-                note: self.note(head, Outcome::Refused, 403),
-            };
-        };
-        let asked = Asked {
-            head,
-            repository: repo.name.clone(),
-        };
-        if head.method == Method::Head {
+    pub(super) async fn snapshot(&self, asked: &Asked<'_, '_>, out: &mut Vec<u8>) -> Answer<Note> {
+        let repo = &asked.repo;
+        if asked.head.method == Method::Head {
             return match repo.current() {
-                Some(archive) => self.head_only(&asked, &archive, out),
+                Some(archive) => self.head_only(asked, &archive, out),
                 None => self.failed(
-                    &asked,
+                    asked,
                     404,
                     "nothing is cached; GET it to have it built",
                     out,
@@ -74,40 +48,20 @@ impl Core {
             };
         }
         for _ in 0..LOOKS_MAX {
-            let (found, outcome) = self.find(&repo).await;
+            let (found, outcome) = self.find(repo).await;
             let archive = match found {
                 Ok(archive) => archive,
                 Err(StartError { status, message }) => {
-                    return self.failed(&asked, status, &message, out);
+                    return self.failed(asked, status, &message, out);
                 }
             };
-            if let Some(answer) = self.serve(&asked, &archive, outcome, out).await {
+            if let Some(answer) = self.serve(asked, &archive, outcome, out).await {
                 return answer;
             }
             // Evicted, or failed, between the look and the first read.
             repo.forget(&archive);
         }
-        self.failed(
-            &asked,
-            503,
-            "the snapshot could not be read; try again",
-            out,
-        )
-    }
-
-    /// The repository, if its host is one of the upstreams.
-    fn repo(&self, repo: RepoRef<'_>) -> Option<Arc<Repo>> {
-        let shared = &self.shared;
-        if let Some(known) = shared.registry.get(repo.host, repo.path) {
-            return Some(known);
-        }
-        let url = shared.config.upstreams.url_for(repo.host, repo.path)?;
-        let mirror = || shared.state.mirror_path(repo.host, repo.path);
-        Some(
-            shared
-                .registry
-                .get_or_add(repo.host, repo.path, mirror, || url),
-        )
+        self.failed(asked, 503, "the snapshot could not be read; try again", out)
     }
 
     async fn find(&self, repo: &Arc<Repo>) -> (Started, Outcome) {
@@ -119,31 +73,6 @@ impl Core {
                 self.shared.tell(Command::Build(permit));
                 (begun(ticket).await, Outcome::Build)
             }
-        }
-    }
-
-    fn failed(
-        &self,
-        asked: &Asked<'_, '_>,
-        status: u16,
-        message: &str,
-        out: &mut Vec<u8>,
-    ) -> Answer<Note> {
-        let outcome = match status {
-            500.. => Outcome::Error,
-            _ => Outcome::Refused,
-        };
-        Answer {
-            payload: self.text(asked.head, status, message, out),
-            keep_alive: asked.head.keep_alive,
-            note: self.note_for(asked, outcome, status),
-        }
-    }
-
-    fn note_for(&self, asked: &Asked<'_, '_>, outcome: Outcome, status: u16) -> Note {
-        Note {
-            repository: asked.repository.clone(),
-            ..self.note(asked.head, outcome, status)
         }
     }
 
@@ -307,6 +236,9 @@ impl Core {
                     head.content_length(0).content_range_unsatisfiable(*total)
                 }
             };
+            if !matches!(part, Part::Unsatisfiable { .. }) {
+                head = name_bundle(head, &asked.repo, archive);
+            }
             let head = describe(head, archive, outcome).connection(asked.head.keep_alive);
             // All values are the program's own or were checked when they were read.
             let _ = head.finish();
@@ -325,6 +257,9 @@ impl Core {
             let mut head = Head::new(out, status, date).etag(&archive.etag);
             if let (200, Some(total)) = (status, archive.fanout.total_bytes()) {
                 head = head.content_length(total);
+            }
+            if status == 200 {
+                head = name_bundle(head, &asked.repo, archive);
             }
             let head = describe(head, archive, Outcome::Hit).connection(asked.head.keep_alive);
             let _ = head.finish();
@@ -374,6 +309,19 @@ fn describe<'b>(head: Head<'b>, archive: &Archive, outcome: Outcome) -> Head<'b>
             archive.commit.as_deref().unwrap_or(""),
         )
         .header("Cache-Status", status)
+}
+
+/// Names the bundle that brings the archive up to the mirror's HEAD, if that has moved on.
+fn name_bundle<'b>(head: Head<'b>, repo: &Repo, archive: &Archive) -> Head<'b> {
+    let mirror = repo.head();
+    let ahead = mirror.as_ref().and_then(|mirror| mirror.commit.as_ref());
+    match &archive.commit {
+        Some(base) if ahead.is_some_and(|ahead| ahead != base) => {
+            let url = format!("/git/{}/snapshot.bundle?base={base}", repo.name);
+            head.header("X-Cachew-Bundle-Url", &url)
+        }
+        _ => head,
+    }
 }
 
 /// Waits for a build to begin.
