@@ -30,7 +30,7 @@ pub struct Archive {
     pub repository: Arc<str>,
     /// HEAD's commit as hex; `None` when HEAD points nowhere.
     pub commit: Option<String>,
-    /// When the build began, ms since 1970.
+    /// When the build began, ms since 1970; before it read the mirror's refs.
     pub created_unix_ms: u64,
     /// The bytes.
     pub fanout: Arc<Fanout>,
@@ -51,24 +51,24 @@ impl Archive {
         id: EntryId,
         repository: Arc<str>,
         commit: Option<String>,
+        created_unix_ms: u64,
         linked: Vec<LinkedFile>,
         dir: PathBuf,
         files: Files,
     ) -> Archive {
-        let now = unix_ms();
         Archive {
             id,
             etag: format!("\"{id}\""),
             repository,
             commit,
-            created_unix_ms: now,
+            created_unix_ms,
             fanout: Arc::new(Fanout::new()),
             linked,
             place: Mutex::new(Place {
                 dir,
                 files: Some(Arc::new(files)),
             }),
-            last_used_unix_ms: AtomicU64::new(now),
+            last_used_unix_ms: AtomicU64::new(created_unix_ms),
         }
     }
 

@@ -39,6 +39,8 @@ pub enum Command {
     Build(Permit),
     /// Write a build's pieces.
     Spool(SpoolJob),
+    /// A build has published its snapshot.
+    Published(Arc<Repo>),
     /// Look at the cache's size now.
     Sweep,
     /// Find or make a bundle.
@@ -90,6 +92,10 @@ pub(super) struct Plane {
     pub(super) bundling: Flights<BundleKey, Result<Arc<BundleFile>, StartError>>,
     pub(super) bundles: std::cell::RefCell<BundleCache>,
     pub(super) turns: Turns,
+    /// Held by the sweep that runs.
+    sweeping: Semaphore,
+    /// Held by the next sweep until the one that runs is done.
+    sweep_waiting: Semaphore,
 }
 
 /// How many of each kind may run; none of the semaphores is ever closed.
@@ -168,6 +174,8 @@ impl Plane {
             bundling: Flights::default(),
             bundles: std::cell::RefCell::default(),
             turns: Turns::default(),
+            sweeping: Semaphore::new(1),
+            sweep_waiting: Semaphore::new(1),
         }
     }
 
@@ -192,6 +200,8 @@ impl Plane {
                     Some(Command::Spool(job)) => {
                         spawn_local(self.clone().spool(job));
                     }
+                    // The mirror may have moved while it was built.
+                    Some(Command::Published(repo)) => self.rebuild(&repo),
                     Some(Command::Sweep) => sweep.reset_immediately(),
                     Some(Command::Bundle(request)) => {
                         spawn_local(self.clone().bundle(request));
@@ -203,7 +213,8 @@ impl Plane {
                         spawn_local(self.clone().git_protocol(request));
                     }
                 },
-                _ = sweep.tick() => self.sweep().await,
+                // Spools and builds must not wait for a sweep.
+                _ = sweep.tick() => drop(spawn_local(self.clone().sweep())),
             }
         }
     }
@@ -211,12 +222,12 @@ impl Plane {
     pub(super) async fn build(self: Rc<Self>, permit: Permit) {
         let repo = permit.repo().clone();
         if let Err(e) = self.ensure_mirror(&repo).await {
-            return permit.started(Err(e));
+            return permit.refuse(e);
         }
         let shared = self.shared.clone();
         let git = self.git.clone();
         let thread = std::thread::Builder::new().name("builder".into());
-        let spawned = thread.spawn(move || builder::run(&shared, &permit, &git));
+        let spawned = thread.spawn(move || builder::run(&shared, permit, &git));
         match spawned {
             Ok(builder) => {
                 let mut builders = self.builders.borrow_mut();
@@ -276,7 +287,14 @@ impl Plane {
     // ---- cache ----
 
     /// Removes superseded entries that nobody reads, and evicts what is over the limit.
-    async fn sweep(self: &Rc<Self>) {
+    async fn sweep(self: Rc<Self>) {
+        // A sweep that was asked for while one runs still happens, after it; more would be idle.
+        let Ok(waiting) = self.sweep_waiting.try_acquire() else {
+            return;
+        };
+        // The semaphore is never closed, so this only waits.
+        let _sweeping = self.sweeping.acquire().await;
+        drop(waiting);
         self.bundles.borrow_mut().expire(Instant::now());
         let shared = self.shared.clone();
         // Walks directories and deletes files: not on this thread.
@@ -325,7 +343,8 @@ fn sweep(shared: &Shared) {
     if !plan.enough {
         tracing::warn!("the disk is fuller than allowed and nothing more can be evicted");
     }
-    shared.set_cache(used - evicted.0, entries.len() as u64 - evicted.1);
+    let left = entries.len() as u64 - evicted.1;
+    shared.set_cache(used - evicted.0, left, space.total_bytes);
 }
 
 fn candidates(entries: &[(Arc<Repo>, Arc<Archive>, u64)]) -> Vec<Candidate> {
@@ -352,7 +371,13 @@ fn remove_retired(shared: &Shared) {
     *retired = read;
     drop(retired);
     for archive in idle {
-        remove(shared, &archive);
+        let name = archive.repository.split_once('/');
+        let repo = name.and_then(|(host, path)| shared.registry.get(host, path));
+        let current = repo.and_then(|repo| repo.current());
+        // The same snapshot may have been built anew, in the same place.
+        if current.is_none_or(|current| current.id != archive.id) {
+            remove(shared, &archive);
+        }
     }
 }
 

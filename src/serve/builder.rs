@@ -5,13 +5,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use super::archive::{Archive, Files};
+use super::archive::{Archive, Files, unix_ms};
 use super::background::{Command, SpoolJob};
 use super::registry::{Permit, Repo, StartError};
 use super::shared::Shared;
@@ -63,15 +63,23 @@ impl Spool for SpoolSender {
 }
 
 /// Builds the snapshot that `permit` is for. `git` packs loose objects, if there are too many.
-pub fn run(shared: &Arc<Shared>, permit: &Permit, git: &Git) {
+pub fn run(shared: &Arc<Shared>, permit: Permit, git: &Git) {
     let begun = catch_unwind(AssertUnwindSafe(|| begin(shared, permit.repo(), git)));
     let begun = match begun {
         Ok(Ok(begun)) => begun,
         Ok(Err(e)) => return refuse(shared, permit, &e.to_string()),
-        Err(panic) => {
-            return refuse(shared, permit, &format!("a panic: {}", panic_text(&*panic)));
-        }
+        Err(panic) => return refuse(shared, permit, &format!("a panic: {}", panic_text(&*panic))),
     };
+    if build_for(shared, &permit, begun) {
+        let repo = permit.repo().clone();
+        // The next build can begin when nobody holds the permit any more.
+        drop(permit);
+        shared.tell(Command::Published(repo));
+    }
+}
+
+/// Builds what has begun; whether it was published.
+fn build_for(shared: &Arc<Shared>, permit: &Permit, begun: Begun) -> bool {
     let archive = begun.archive.clone();
     let meter = shared.meter();
     meter.up(Level::BuildsRunning);
@@ -84,6 +92,7 @@ pub fn run(shared: &Arc<Shared>, permit: &Permit, git: &Git) {
         Ok(Some(())) => {
             meter.add(Event::Build(BuildResult::Complete), 1);
             publish_done(shared, permit.repo(), archive);
+            return true;
         }
         Ok(None) => meter.add(Event::Build(BuildResult::LiveOnly), 1),
         Err(why) => {
@@ -92,19 +101,23 @@ pub fn run(shared: &Arc<Shared>, permit: &Permit, git: &Git) {
             tracing::error!(repository = &*permit.repo().name, "build failed: {why}");
         }
     }
+    false
 }
 
-fn refuse(shared: &Shared, permit: &Permit, why: &str) {
-    let repository = &*permit.repo().name;
+fn refuse(shared: &Shared, permit: Permit, why: &str) {
+    let repository = permit.repo().name.clone();
+    let repository = &*repository;
     tracing::error!(repository, "build could not begin: {why}");
     shared.meter().add(Event::Build(BuildResult::Failed), 1);
-    permit.started(Err(StartError {
+    permit.refuse(StartError {
         status: 500,
         message: format!("cannot build a snapshot of {repository}: {why}"),
-    }));
+    });
 }
 
 fn begin(shared: &Shared, repo: &Repo, git: &Git) -> Result<Begun, BeginError> {
+    // Before the refs are read: what moves later is not in it.
+    let created_unix_ms = unix_ms();
     let started = Instant::now();
     let (staging, view) = match pin(shared, repo) {
         Err(BeginError::Pin(PinError::TooManyLoose { .. })) => {
@@ -133,7 +146,7 @@ fn begin(shared: &Shared, repo: &Repo, git: &Git) -> Result<Begun, BeginError> {
     let files = open_files(staging.dir(), &linked)?;
     let dir = staging.dir().to_owned();
     let name = repo.name.clone();
-    let archive = Archive::growing(id, name, commit, linked, dir, files);
+    let archive = Archive::growing(id, name, commit, created_unix_ms, linked, dir, files);
     let opened_us = started.elapsed().as_micros() as u64;
     tracing::info!(repository = &*repo.name, %id, pinned_us, opened_us, "building");
     Ok(Begun {
@@ -345,11 +358,7 @@ fn publish_done(shared: &Shared, repo: &Repo, archive: Arc<Archive>) {
     let id = archive.id;
     let old = repo.replace_current(Some(archive));
     if let Some(old) = old.filter(|old| old.id != id) {
-        let mut retired = shared
-            .retired
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        retired.push(old);
+        shared.retire(old);
     }
     shared.tell(Command::Sweep);
 }

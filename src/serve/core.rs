@@ -10,6 +10,7 @@ use tokio::sync::{oneshot, watch};
 use super::background::Command;
 use super::registry::{Repo, StartError};
 use super::shared::Shared;
+use super::snapshot::NOTHING_CACHED;
 use crate::http::conn::{Answer, Done, Payload, Service};
 use crate::http::head::RequestHead;
 use crate::http::response::{Head, Text};
@@ -163,6 +164,14 @@ impl Core {
         )
     }
 
+    /// The repository, if its host is one of the upstreams and it was asked for before.
+    fn known(&self, repo: RepoRef<'_>) -> Option<Option<Arc<Repo>>> {
+        let shared = &self.shared;
+        let known = shared.registry.get(repo.host, repo.path);
+        let upstream = || shared.config.upstreams.url_for(repo.host, repo.path);
+        (known.is_some() || upstream().is_some()).then_some(known)
+    }
+
     /// Has the background plane do something, and waits for what it says.
     pub(super) async fn ask<T>(
         &self,
@@ -213,7 +222,12 @@ impl Core {
         body: Vec<u8>,
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
-        let Some(repo) = self.repo(repo) else {
+        let known = match head.method {
+            // Asking what there is must not make anything known.
+            Method::Head => self.known(repo),
+            _ => self.repo(repo).map(Some),
+        };
+        let Some(known) = known else {
             let message = format!(
                 "{} is not one of this server's upstreams; start it with --upstream {}",
                 repo.host, repo.host
@@ -222,6 +236,16 @@ impl Core {
                 payload: self.text(head, 403, &message, out),
                 keep_alive: head.keep_alive,
                 note: self.note(head, Outcome::Refused, 403),
+            };
+        };
+        let Some(repo) = known else {
+            // Only snapshots take HEAD.
+            let note = self.note(head, Outcome::Refused, 404);
+            let repository = Arc::from(format!("{}/{}", repo.host, repo.path));
+            return Answer {
+                payload: self.text(head, 404, NOTHING_CACHED, out),
+                keep_alive: head.keep_alive,
+                note: Note { repository, ..note },
             };
         };
         let asked = Asked { head, repo };

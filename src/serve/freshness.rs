@@ -35,13 +35,15 @@ impl Plane {
                 unusable => unusable,
             };
             match usable {
-                Ok(()) => {
-                    self.keep(&repo, None);
-                    if let Some(head) = self.read_head(&repo).await {
-                        repo.set_first_head(head);
-                    }
-                }
+                Ok(()) => self.keep(&repo, None),
                 Err(e) => tracing::error!(repository = &*repo.name, "{e}"),
+            }
+            if let Some(head) = self.read_head(&repo).await {
+                if has_moved(&repo, &head) {
+                    repo.set_moved(unix_ms());
+                    self.rebuild(&repo);
+                }
+                repo.set_first_head(head);
             }
         }
     }
@@ -96,6 +98,11 @@ impl Plane {
             return duty.done(Err(clone_error(&repo, &e)));
         }
         if let Some(head) = self.read_head(&repo).await {
+            if has_moved(&repo, &head) {
+                // There was a mirror before; it is gone, but its snapshot is not.
+                repo.set_moved(unix_ms());
+                self.rebuild(&repo);
+            }
             repo.set_head(head);
         }
         repo.set_fresh(unix_began_ms, began);
@@ -215,6 +222,10 @@ impl Plane {
                 return duty.done(Err(why));
             }
         };
+        if moved {
+            // Noted before anybody hears of it.
+            repo.set_moved(unix_ms());
+        }
         if (moved || repo.head().is_none())
             && let Some(head) = self.read_head(&repo).await
         {
@@ -222,17 +233,16 @@ impl Plane {
         }
         repo.set_fresh(unix_began_ms, began);
         duty.done(Ok(()));
+        // Also when nothing moved: the last try may have failed.
+        self.rebuild(&repo);
         if moved {
-            self.rebuild(&repo);
             self.maintain(&repo).await;
         }
     }
 
     /// Builds the new snapshot of a repository whose old one is in use, while that is served.
-    fn rebuild(self: &Rc<Self>, repo: &Arc<Repo>) {
-        if repo.current().is_some()
-            && let Some(permit) = repo.rebuild()
-        {
+    pub(super) fn rebuild(self: &Rc<Self>, repo: &Arc<Repo>) {
+        if let Some(permit) = repo.rebuild() {
             spawn_local(self.clone().build(permit));
         }
     }
@@ -285,6 +295,14 @@ impl Plane {
         let refs = self.read_refs(repo).await?;
         Ok(Arc::new(MirrorHead::of(&refs)))
     }
+}
+
+/// Whether the mirror's HEAD is not that of the snapshot that is served, although no fetch has
+/// just moved it: the server before ended between a fetch and the build that should have
+/// followed, or the mirror was cloned anew.
+fn has_moved(repo: &Repo, head: &MirrorHead) -> bool {
+    let current = repo.current();
+    current.is_some_and(|current| current.commit != head.commit)
 }
 
 /// What the client hears when there is no mirror and none can be had.

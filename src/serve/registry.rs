@@ -56,6 +56,7 @@ struct RepoState {
     /// When the last comparison with the upstream failed, and how, unless one succeeded since.
     failed: Option<(Instant, StartError)>,
     head: Option<Arc<MirrorHead>>,
+    moved_unix_ms: Option<u64>,
 }
 
 /// What the HEAD of a mirror is.
@@ -117,17 +118,23 @@ impl Permit {
     }
 }
 
+impl Permit {
+    /// Ends the build before it began. Whoever asks after having heard of it finds no build.
+    pub fn refuse(self, why: StartError) {
+        self.end();
+        self.started(Err(why));
+    }
+
+    fn end(&self) {
+        let mut state = self.repo.lock();
+        let is_own = |t: &mut Ticket| t.same_channel(&self.sender.subscribe());
+        drop(state.build.take_if(is_own));
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut state = self.repo.lock();
-        if state
-            .build
-            .as_ref()
-            .is_some_and(|t| t.same_channel(&self.sender.subscribe()))
-        {
-            state.build = None;
-        }
-        drop(state);
+        self.end();
         self.sender.send_if_modified(|started| {
             let unheard = started.is_none();
             if unheard {
@@ -159,11 +166,18 @@ impl Repo {
         Found::Vacant(self.permit(&mut state))
     }
 
-    /// The right to build a newer snapshot while the current one is served; `None` if a build
-    /// runs already.
+    /// The right to build a newer snapshot while the current one is served; `None` if the
+    /// current one is as new as the mirror, if there is none, or if a build runs already.
     pub fn rebuild(self: &Arc<Self>) -> Option<Permit> {
         let mut state = self.lock();
-        state.build.is_none().then(|| self.permit(&mut state))
+        let built_unix_ms = state.current.as_ref()?.created_unix_ms;
+        let stale = state.moved_unix_ms? >= built_unix_ms;
+        (stale && state.build.is_none()).then(|| self.permit(&mut state))
+    }
+
+    /// The mirror's refs have moved, at this time or before.
+    pub fn set_moved(&self, unix_ms: u64) {
+        self.lock().moved_unix_ms = Some(unix_ms);
     }
 
     fn permit(self: &Arc<Self>, state: &mut RepoState) -> Permit {
@@ -200,15 +214,11 @@ impl Repo {
     }
 
     /// Forgets `archive` if it is the current one, for it turned out not to be readable.
-    pub fn forget(&self, archive: &Arc<Archive>) {
+    /// Whether it was.
+    pub fn forget(&self, archive: &Arc<Archive>) -> bool {
         let mut state = self.lock();
-        if state
-            .current
-            .as_ref()
-            .is_some_and(|c| Arc::ptr_eq(c, archive))
-        {
-            state.current = None;
-        }
+        let current = state.current.take_if(|c| Arc::ptr_eq(c, archive));
+        current.is_some()
     }
 
     /// The mirror was found to be like its upstream, or made so, by a comparison that began at
@@ -337,5 +347,95 @@ impl Registry {
                 .collect::<Vec<_>>()
         };
         self.shards.iter().flat_map(shard).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::entry::EntryId;
+    use crate::serve::archive::Files;
+
+    fn repo() -> Arc<Repo> {
+        let registry = Registry::new(1);
+        registry.get_or_add("host", "path", PathBuf::new, String::new)
+    }
+
+    fn archive(created_unix_ms: u64) -> Arc<Archive> {
+        let files = Files {
+            spool: tempfile::tempfile().unwrap(),
+            linked: Vec::new(),
+        };
+        let id = EntryId::from_bytes(u128::from(created_unix_ms).to_le_bytes());
+        let dir = PathBuf::new();
+        let name = Arc::from("host/path");
+        Arc::new(Archive::growing(
+            id,
+            name,
+            None,
+            created_unix_ms,
+            Vec::new(),
+            dir,
+            files,
+        ))
+    }
+
+    #[test]
+    fn what_moves_during_a_build_is_built_after_it() {
+        let repo = repo();
+        repo.set_moved(5);
+        assert!(repo.rebuild().is_none(), "nobody asked for it");
+        repo.replace_current(Some(archive(10)));
+        assert!(repo.rebuild().is_none(), "built after it moved");
+        repo.set_moved(20);
+        let permit = repo.rebuild().unwrap();
+        repo.set_moved(31);
+        assert!(repo.rebuild().is_none(), "a build runs");
+        repo.replace_current(Some(archive(30)));
+        drop(permit);
+        drop(repo.rebuild().unwrap());
+        // A build that failed is tried again.
+        assert!(repo.rebuild().is_some());
+    }
+
+    #[test]
+    fn a_permit_ends_its_own_build_and_no_other() {
+        let repo = repo();
+        let Found::Vacant(first) = repo.find() else {
+            panic!("something is there");
+        };
+        let Found::Following(ticket) = repo.find() else {
+            panic!("nothing runs");
+        };
+        assert!(matches!(repo.find(), Found::Following(_)));
+        let refused = StartError {
+            status: 404,
+            message: "not there".into(),
+        };
+        first.refuse(refused.clone());
+        assert_eq!(
+            ticket.borrow().as_ref().unwrap().as_ref().unwrap_err(),
+            &refused
+        );
+        let Found::Vacant(dropped) = repo.find() else {
+            panic!("the refused build did not end");
+        };
+        let ticket = dropped.ticket();
+        drop(dropped);
+        let heard = ticket.borrow().clone();
+        assert_eq!(heard.unwrap().unwrap_err().status, 500);
+        let Found::Vacant(second) = repo.find() else {
+            panic!("the build did not end");
+        };
+        let current = archive(1);
+        repo.replace_current(Some(current.clone()));
+        drop(second);
+        assert!(matches!(repo.find(), Found::Hit(_)));
+        assert!(!repo.forget(&archive(1)), "another one of the same id");
+        let reader = current.fanout.join(0).unwrap();
+        assert!(!repo.take_idle(&current), "it is read");
+        drop(reader);
+        assert!(repo.take_idle(&current));
+        assert!(!repo.forget(&current));
     }
 }

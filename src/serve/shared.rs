@@ -43,6 +43,7 @@ pub struct Shared {
     running: Mutex<Vec<Weak<Fanout>>>,
     cache_bytes: AtomicU64,
     cache_entries: AtomicU64,
+    disk_bytes: AtomicU64,
 }
 
 /// What [`Shared::new`] takes.
@@ -59,6 +60,7 @@ pub struct Parts {
 impl Shared {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Shared {
+        let disk_bytes = parts.state.space().map_or(0, |space| space.total_bytes);
         Shared {
             registry: Registry::new(parts.config.cores.get()),
             config: parts.config,
@@ -73,6 +75,7 @@ impl Shared {
             running: Mutex::default(),
             cache_bytes: AtomicU64::new(0),
             cache_entries: AtomicU64::new(0),
+            disk_bytes: AtomicU64::new(disk_bytes),
         }
     }
 
@@ -104,24 +107,32 @@ impl Shared {
         self.turns.close();
     }
 
+    /// Has an archive removed that is no repository's current one any more, once nobody reads it.
+    pub fn retire(&self, archive: Arc<Archive>) {
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.push(archive);
+    }
+
     /// Notes an entry that was published, until the next look at the whole cache.
     pub fn add_to_cache(&self, bytes: u64) {
         self.cache_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.cache_entries.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes the size of the cache.
-    pub fn set_cache(&self, bytes: u64, entries: u64) {
+    /// Notes the size of the cache and of the disk that it is on.
+    pub fn set_cache(&self, bytes: u64, entries: u64, disk_bytes: u64) {
+        self.disk_bytes.store(disk_bytes, Ordering::Relaxed);
         self.cache_bytes.store(bytes, Ordering::Relaxed);
         self.cache_entries.store(entries, Ordering::Relaxed);
     }
 
-    /// The levels that are not counted but looked up.
+    /// The levels that are not counted but looked up; without asking the file system, for the
+    /// cores call it.
     pub fn gauges(&self) -> Gauges {
-        let total = self.state.space().map_or(0, |s| s.total_bytes);
+        let disk_bytes = self.disk_bytes.load(Ordering::Relaxed);
         Gauges {
             cache_bytes: self.cache_bytes.load(Ordering::Relaxed),
-            cache_limit_bytes: self.config.cache_limit.of(total),
+            cache_limit_bytes: self.config.cache_limit.of(disk_bytes),
             cache_entries: self.cache_entries.load(Ordering::Relaxed),
         }
     }

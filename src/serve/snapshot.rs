@@ -1,12 +1,15 @@
 //! `snapshot.tar.zst`: a hit, a build to follow, or a build to start.
 
+use std::io;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use super::archive::Archive;
 use super::background::Command;
 use super::core::{Asked, Core, Note};
 use super::reader::ArchiveReader;
 use super::registry::{Found, Repo, StartError, Started, Ticket};
+use crate::extent::{Next, Source};
 use crate::http::conn::{Answer, Payload};
 use crate::http::head::RequestHead;
 use crate::http::precondition::{Conditions, Verdict, evaluate, if_range_matches};
@@ -14,9 +17,12 @@ use crate::http::range::{Requested, Selection, requested};
 use crate::http::response::Head;
 use crate::http::{Method, Version};
 use crate::metrics::Outcome;
+use crate::snapshot::fanout::Status;
 
 /// Times that a request looks again when what it found is gone before it can be read.
 const LOOKS_MAX: usize = 3;
+/// What HEAD says when there is no snapshot.
+pub(super) const NOTHING_CACHED: &str = "nothing is cached; GET it to have it built";
 
 /// A part of an archive to send, or all of it.
 enum Part {
@@ -32,58 +38,93 @@ enum Part {
     Unsatisfiable { total: u64 },
 }
 
+/// Why an archive that was found cannot be read.
+enum Unreadable {
+    /// Its files cannot be opened.
+    Files(io::Error),
+    /// Its build failed, or its first bytes are gone because the spool failed.
+    Over,
+    /// Bytes that had to be waited for are gone because the spool failed.
+    Lost,
+}
+
 impl Core {
     /// Answers `GET` and `HEAD` of a snapshot.
     pub(super) async fn snapshot(&self, asked: &Asked<'_, '_>, out: &mut Vec<u8>) -> Answer<Note> {
-        let repo = &asked.repo;
-        if asked.head.method == Method::Head {
-            return match repo.current() {
-                Some(archive) => self.head_only(asked, &archive, out),
-                None => self.failed(
-                    asked,
-                    404,
-                    "nothing is cached; GET it to have it built",
-                    out,
-                ),
-            };
+        if asked.head.method != Method::Head {
+            return self.get(asked, out).await;
         }
+        match asked.repo.current() {
+            Some(archive) => self.head_only(asked, &archive, out),
+            None => self.failed(asked, 404, NOTHING_CACHED, out),
+        }
+    }
+
+    /// Answers `GET`: finds an archive, or has one built, and reads it.
+    async fn get(&self, asked: &Asked<'_, '_>, out: &mut Vec<u8>) -> Answer<Note> {
+        let repo = &asked.repo;
+        let mut failure = None;
         for _ in 0..LOOKS_MAX {
-            let (found, outcome) = self.find(repo).await;
+            let (found, outcome, ticket) = self.find(repo).await;
             let archive = match found {
                 Ok(archive) => archive,
                 Err(StartError { status, message }) => {
                     return self.failed(asked, status, &message, out);
                 }
             };
-            if let Some(answer) = self.serve(asked, &archive, outcome, out).await {
-                return answer;
+            match self.serve(asked, &archive, outcome, out).await {
+                Ok(answer) => return answer,
+                Err(Unreadable::Files(e)) if e.kind() == io::ErrorKind::NotFound => {
+                    // Evicted between the look and the first read, or deleted by somebody.
+                    if repo.forget(&archive) {
+                        self.shared.retire(archive);
+                    }
+                }
+                Err(Unreadable::Files(e)) => {
+                    let message = format!("the snapshot cannot be opened: {e}; try again");
+                    return self.failed(asked, 503, &message, out);
+                }
+                Err(Unreadable::Lost) => {
+                    let message = "the snapshot cannot be kept on the server's disk and is only \
+                                   sent while it is made; ask with HTTP/1.1 and without a range";
+                    return self.failed(asked, 503, message, out);
+                }
+                Err(Unreadable::Over) => {
+                    if let Status::Failed(why) = archive.fanout.status() {
+                        failure = Some(why);
+                    }
+                    // The next build can only begin when this one has ended.
+                    ended(ticket).await;
+                }
             }
-            // Evicted, or failed, between the look and the first read.
-            repo.forget(&archive);
         }
-        self.failed(asked, 503, "the snapshot could not be read; try again", out)
+        let why = failure.as_deref().unwrap_or("it went while it was read");
+        let message = format!("no snapshot of {}: {why}; try again", repo.name);
+        self.failed(asked, 503, &message, out)
     }
 
-    async fn find(&self, repo: &Arc<Repo>) -> (Started, Outcome) {
-        match repo.find() {
-            Found::Hit(archive) => (Ok(archive), Outcome::Hit),
-            Found::Following(ticket) => (begun(ticket).await, Outcome::Follow),
+    /// Finds an archive, or has one built; with the build's ticket if there is a build.
+    async fn find(&self, repo: &Arc<Repo>) -> (Started, Outcome, Option<Ticket>) {
+        let (mut ticket, outcome) = match repo.find() {
+            Found::Hit(archive) => return (Ok(archive), Outcome::Hit, None),
+            Found::Following(ticket) => (ticket, Outcome::Follow),
             Found::Vacant(permit) => {
                 let ticket = permit.ticket();
                 self.shared.tell(Command::Build(permit));
-                (begun(ticket).await, Outcome::Build)
+                (ticket, Outcome::Build)
             }
-        }
+        };
+        (begun(&mut ticket).await, outcome, Some(ticket))
     }
 
-    /// Answers from an archive; `None` if it cannot be read after all.
+    /// Answers from an archive, unless it cannot be read after all.
     async fn serve(
         &self,
         asked: &Asked<'_, '_>,
         archive: &Arc<Archive>,
         outcome: Outcome,
         out: &mut Vec<u8>,
-    ) -> Option<Answer<Note>> {
+    ) -> Result<Answer<Note>, Unreadable> {
         archive.touch();
         let conditions = Conditions {
             if_match: asked.head.if_match,
@@ -91,14 +132,14 @@ impl Core {
         };
         match evaluate(&conditions, &archive.etag, true) {
             Verdict::Proceed => {}
-            Verdict::NotModified => return Some(self.bare(asked, archive, 304, out)),
+            Verdict::NotModified => return Ok(self.bare(asked, archive, 304, out)),
             Verdict::Failed => {
                 let message = "the snapshot is another one than If-Match names";
-                return Some(self.failed(asked, 412, message, out));
+                return Ok(self.failed(asked, 412, message, out));
             }
         }
         let mut reader = self.reader(archive).await?;
-        let part = self.part(asked.head, archive, &mut reader).await;
+        let part = self.part(asked.head, archive, &mut reader).await?;
         let (start, end, status) = match &part {
             Part::Whole { total } => (0, *total, 200),
             Part::Range {
@@ -117,7 +158,7 @@ impl Core {
                 end,
             },
         };
-        Some(Answer {
+        Ok(Answer {
             payload,
             keep_alive: asked.head.keep_alive,
             note: self.note_for(asked, outcome, status),
@@ -125,26 +166,20 @@ impl Core {
     }
 
     /// Joins the archive's readers, with its files open.
-    async fn reader(&self, archive: &Arc<Archive>) -> Option<ArchiveReader> {
+    async fn reader(&self, archive: &Arc<Archive>) -> Result<ArchiveReader, Unreadable> {
         // Joined first: from here on the entry is not evicted.
-        let handle = archive.fanout.join(0)?;
+        let handle = archive.fanout.join(0).ok_or(Unreadable::Over)?;
+        let prefetch = self.shared.prefetch.clone();
         let files = match archive.files() {
             Some(files) => files,
-            None => self
-                .shared
-                .prefetch
-                .open(archive.clone())
-                .await
-                .ok()?
-                .ok()?,
+            None => {
+                let opened = prefetch.open(archive.clone()).await;
+                let opened = opened.unwrap_or_else(|gone| Err(io::Error::other(gone)));
+                opened.map_err(Unreadable::Files)?
+            }
         };
-        let prefetch = self.shared.prefetch.clone();
-        Some(ArchiveReader::new(
-            handle,
-            files,
-            prefetch,
-            self.meter.clone(),
-        ))
+        let meter = self.meter.clone();
+        Ok(ArchiveReader::new(handle, files, prefetch, meter))
     }
 
     /// What of the archive to send. For a part of one that still grows, waits until the part
@@ -154,8 +189,12 @@ impl Core {
         head: &RequestHead<'_>,
         archive: &Archive,
         reader: &mut ArchiveReader,
-    ) -> Part {
+    ) -> Result<Part, Unreadable> {
         let fanout = &archive.fanout;
+        if fanout.total_bytes().is_none() {
+            // A build that fails before its first byte is an error with a status.
+            reader.wait_for(0).await;
+        }
         let pinned = match head.if_range {
             Some(value) => if_range_matches(value, &archive.etag),
             None => !head.if_match.is_absent(),
@@ -174,36 +213,41 @@ impl Core {
                 } if pinned => {
                     reader.wait_for(end_inclusive).await;
                     if fanout.total_bytes().is_none() && fanout.wire_bytes() > end_inclusive {
-                        return Part::Range {
+                        return still(reader, start).map(|()| Part::Range {
                             start,
                             end_inclusive,
                             total: None,
-                        };
+                        });
                     }
                 }
                 Requested::From { .. } | Requested::Suffix { .. } if pinned => {
                     reader.wait_for(u64::MAX).await;
                 }
                 _ if head.version == Version::Http10 => reader.wait_for(u64::MAX).await,
-                _ => return Part::Whole { total: None },
+                _ if matches!(fanout.status(), Status::Failed(_)) => return Err(Unreadable::Over),
+                _ => return Ok(Part::Whole { total: None }),
             }
         }
-        let Some(total) = fanout.total_bytes() else {
-            // It failed: the body says so by ending without its end.
-            return Part::Whole { total: None };
-        };
-        match wanted.resolve(total) {
-            Selection::Full => Part::Whole { total: Some(total) },
+        // What grows no more and has no length has failed.
+        let total = fanout.total_bytes().ok_or(Unreadable::Over)?;
+        Ok(match wanted.resolve(total) {
+            Selection::Full => {
+                still(reader, 0)?;
+                Part::Whole { total: Some(total) }
+            }
             Selection::Part {
                 start,
                 end_inclusive,
-            } => Part::Range {
-                start,
-                end_inclusive,
-                total: Some(total),
-            },
+            } => {
+                still(reader, start)?;
+                Part::Range {
+                    start,
+                    end_inclusive,
+                    total: Some(total),
+                }
+            }
             Selection::Unsatisfiable => Part::Unsatisfiable { total },
-        }
+        })
     }
 
     /// Writes the head of 200, 206 or 416.
@@ -324,8 +368,17 @@ fn name_bundle<'b>(head: Head<'b>, repo: &Repo, archive: &Archive) -> Head<'b> {
     }
 }
 
+/// Whether the bytes from `at` on can still be read after a wait further on; without a spool
+/// they may be gone. From here on they stay.
+fn still(reader: &mut ArchiveReader, at: u64) -> Result<(), Unreadable> {
+    match reader.poll_next(at, 1, &mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Next::Failed(_)) => Err(Unreadable::Lost),
+        _ => Ok(()),
+    }
+}
+
 /// Waits for a build to begin.
-async fn begun(mut ticket: Ticket) -> Started {
+async fn begun(ticket: &mut Ticket) -> Started {
     let gone = || StartError {
         status: 503,
         message: "the server is shutting down".into(),
@@ -333,5 +386,12 @@ async fn begun(mut ticket: Ticket) -> Started {
     match ticket.wait_for(Option::is_some).await {
         Ok(started) => started.clone().unwrap_or_else(|| Err(gone())),
         Err(_) => Err(gone()),
+    }
+}
+
+/// Waits for a build to end.
+async fn ended(ticket: Option<Ticket>) {
+    if let Some(mut ticket) = ticket {
+        while ticket.changed().await.is_ok() {}
     }
 }

@@ -101,19 +101,11 @@ impl Built {
 
     /// Unpacks the files with `tar`, checks them with git, and gives their content.
     fn check(&self) -> BTreeMap<String, Vec<u8>> {
-        let mut files = BTreeMap::new();
         let tar = decompress(&self.archive);
         let target = tempfile::tempdir().unwrap();
         let mut archive = tar::Archive::new(&tar[..]);
         archive.set_preserve_mtime(true);
         archive.unpack(target.path()).unwrap();
-        for entry in tar::Archive::new(&tar[..]).entries().unwrap() {
-            let mut entry = entry.unwrap();
-            let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-            let mut data = Vec::new();
-            entry.read_to_end(&mut data).unwrap();
-            files.insert(path, data);
-        }
         let git = |args: &[&str]| {
             let command = &mut Command::new("git");
             let out = command.current_dir(target.path()).args(args).output();
@@ -126,8 +118,22 @@ impl Built {
         // Not by reading them: what the index says of the files is what they are.
         assert_eq!(git(&["diff-files", "--name-only"]), "");
         git(&["fsck", "--full", "--strict"]);
-        files
+        files_of(self)
     }
+}
+
+/// The archive's entries and their content.
+fn files_of(built: &Built) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    let tar = decompress(&built.archive);
+    for entry in tar::Archive::new(&tar[..]).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let mut data = Vec::new();
+        entry.read_to_end(&mut data).unwrap();
+        files.insert(path, data);
+    }
+    files
 }
 
 fn decompress(archive: &[u8]) -> Vec<u8> {
@@ -339,4 +345,130 @@ fn where_a_big_file_is_stored_does_not_show() {
     assert!(big(&loose) == big(&packed));
     loose.check();
     packed.check();
+}
+
+/// Attributes of every kind, one to a line, over contents of every kind: what git checks out.
+#[test]
+fn attributes_convert_as_git_does() {
+    let attributes = [
+        "text",
+        "-text",
+        "!text",
+        "text=auto",
+        "text=input",
+        "text=foo",
+        "crlf",
+        "-crlf",
+        "crlf=input",
+        "crlf=auto",
+        "eol=crlf",
+        "eol=lf",
+        "eol",
+        "-eol",
+        "eol=CRLF",
+        "ident",
+        "-ident",
+        "ident=yes",
+        "text eol=crlf",
+        "text=auto eol=crlf",
+        "text=auto eol=lf",
+        "-text eol=crlf",
+        "binary",
+        "binary eol=crlf",
+        "dos",
+        "-dos",
+        "!dos",
+        "dos -text",
+        "dos=x",
+        "inner",
+        "working-tree-encoding=UTF-16",
+        "working-tree-encoding=utf-16le-bom",
+        "working-tree-encoding=UTF16BE-BOM",
+        "working-tree-encoding=utf16",
+        "working-tree-encoding=UTF-32",
+        "working-tree-encoding=latin-1",
+        "working-tree-encoding=utf8",
+        "working-tree-encoding=",
+        "working-tree-encoding=nothing",
+        "!working-tree-encoding",
+        "working-tree-encoding=UTF-16LE eol=crlf",
+        "ident eol=crlf working-tree-encoding=UTF-16BE",
+        "filter=lfs",
+        "crlf eol=crlf",
+        "text -crlf",
+        "-text crlf eol=crlf",
+        "eol=crlf eol=lf",
+        "working-tree-encoding=SHIFT-JIS",
+        "working-tree-encoding=ISO-8859-1//TRANSLIT",
+    ];
+    let contents: [&[u8]; 16] = [
+        b"",
+        b"one\n",
+        b"one\ntwo",
+        b"one\r\ntwo\r\n",
+        b"one\ntwo\r\n",
+        b"one\rtwo\n",
+        b"a\0b\n",
+        b"\x1a",
+        b"x\n\x1a",
+        b"\x01\x02\x03\n",
+        b"$Id$ $Id: x $ $Id: a b $\n",
+        b"$Id:\n$Id$\r\n$Id",
+        "\u{e9}\u{20ac}\n".as_bytes(),
+        b"\xff\xfe\n",
+        b"\xef\xbb\xbfbom\n",
+        b"\x7f\x08\x0c\n",
+    ];
+    let repository = Repository::new();
+    let mut lines = String::from("[attr]dos text eol=crlf\n* -ident\n# comment\n");
+    let mut files = Vec::new();
+    for (a, attribute) in attributes.iter().enumerate() {
+        // The index would keep what `add` converts: the blobs are made without attributes.
+        lines.push_str(&format!(
+            "a{a}/ ident\na{a}/* {attribute}\n\"a{a}/c\\0613\" {attribute}\n"
+        ));
+        for (c, content) in contents.iter().enumerate() {
+            files.push((format!("a{a}/c{c}"), content.to_vec()));
+            files.push((format!("sub/a{a}/c{c}"), content.to_vec()));
+        }
+    }
+    for (path, content) in &files {
+        repository.write(path, content);
+    }
+    repository.commit();
+    repository.write(".gitattributes", &lines);
+    repository.write(
+        "sub/.gitattributes",
+        "[attr]inner eol=crlf\na*/c1 text eol=crlf\n/a1/** ident\n!x text\n**/c10 -ident\n",
+    );
+    let _ = std::os::unix::fs::symlink(
+        "../.gitattributes",
+        repository.dir.path().join("a1/.gitattributes"),
+    );
+    repository.git(&[
+        "add",
+        ".gitattributes",
+        "sub/.gitattributes",
+        "a1/.gitattributes",
+    ]);
+    repository.git(&["commit", "-qm", "attributes"]);
+    repository.git(&["repack", "-adq"]);
+    let ours = files_of(&build(&repository, 1, None));
+    let clone = tempfile::tempdir().unwrap();
+    let target = clone.path().join("c");
+    repository.git(&["clone", "-q", ".", target.to_str().unwrap()]);
+    let differ: Vec<_> = files
+        .iter()
+        .filter(|(path, _)| ours[path] != fs::read(target.join(path)).unwrap())
+        .map(|(path, _)| {
+            let number = path.trim_start_matches("sub/").trim_start_matches('a');
+            let number: usize = number.split('/').next().unwrap().parse().unwrap();
+            (path, attributes[number])
+        })
+        .collect();
+    assert_eq!(differ, []);
+    let converted = files
+        .iter()
+        .filter(|(path, content)| ours[path] != *content);
+    assert!(converted.count() > 100);
 }

@@ -32,6 +32,56 @@ pub enum Shape {
     BigPack,
 }
 
+impl Shape {
+    /// Every shape.
+    pub const ALL: [Shape; 3] = [Shape::ManySmall, Shape::FewLarge, Shape::BigPack];
+
+    /// The name under which benches and the performance harness show it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Shape::ManySmall => "many_small",
+            Shape::FewLarge => "few_large",
+            Shape::BigPack => "big_pack",
+        }
+    }
+
+    /// The shape of that name.
+    pub fn named(name: &str) -> Option<Shape> {
+        Shape::ALL.into_iter().find(|shape| shape.name() == name)
+    }
+}
+
+/// Seed of every repository that is kept from one run to the next.
+const CACHED_SEED: u64 = 0x7A59_0001;
+/// Part of their names: raise it when [`generate`] makes something else from the same arguments.
+const CACHED_VERSION: u32 = 1;
+
+/// The repository that [`generate`] makes with a fixed seed, made at most once in `directory`.
+/// It appears there whole or not at all, whatever interrupts its making.
+pub fn cached(directory: &Path, shape: Shape, bytes: u64) -> PathBuf {
+    let name = format!("{}-{bytes}-v{CACHED_VERSION}.git", shape.name());
+    let path = directory.join(&name);
+    if !path.is_dir() {
+        let staging = directory.join(format!("{name}.{}", std::process::id()));
+        generate(&staging, shape, bytes, CACHED_SEED);
+        // Somebody else may have been faster; theirs is the same.
+        if std::fs::rename(&staging, &path).is_err() {
+            drop(std::fs::remove_dir_all(&staging));
+        }
+        assert!(path.is_dir(), "{}", path.display());
+    }
+    path
+}
+
+/// A bare mirror of the repository at `from`, its packs hard-linked where the file system
+/// allows it: made in milliseconds, whatever the size.
+pub fn link_mirror(from: &Path, into: &Path) {
+    let parent = into.parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(parent).unwrap_or_else(|e| panic!("create {}: {e}", parent.display()));
+    let (from, into) = (from.to_string_lossy(), into.to_string_lossy());
+    git::run(parent, &["clone", "--quiet", "--mirror", &from, &into]);
+}
+
 /// Creates the bare repository `path` (branch `main`) of about `bytes` bytes.
 ///
 /// For [`Shape::ManySmall`] and [`Shape::FewLarge`] that is the size of the worktree, for

@@ -1,0 +1,28 @@
+//! The parts of the server, one by one, in this process.
+
+mod fanout;
+mod head;
+mod layout;
+mod pin;
+mod ring;
+#[path = "../../tests/support/mod.rs"]
+mod support;
+mod tar;
+
+use criterion::{criterion_group, criterion_main};
+
+/// Hash by which results are compared.
+fn hash(bytes: &[u8]) -> u64 {
+    xxhash_rust::xxh64::xxh64(bytes, 0)
+}
+
+criterion_group!(
+    benches,
+    head::bench,
+    tar::bench,
+    ring::bench,
+    fanout::bench,
+    layout::bench,
+    pin::bench
+);
+criterion_main!(benches);

@@ -1,0 +1,271 @@
+//! `perf/compare`: tarpon beside what it replaces and what it competes with, on one machine in
+//! one run; and load. See `perf/README.md`.
+
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+mod busy;
+mod checks;
+mod gitcgi;
+mod load;
+mod measure;
+mod nginx;
+mod peer;
+mod pipeline;
+mod probe;
+mod record;
+mod site;
+mod svg;
+mod table;
+mod usage;
+
+use clap::{Args, Parser, Subcommand};
+use measure::{Bench, Effort};
+use peer::Peer;
+use record::Record;
+use site::Site;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Measures tarpon beside `git clone | tar | pzstd`, nginx, `git clone` over HTTP and other
+/// servers, in alternating runs, and prints a table.
+#[derive(Parser, Debug)]
+#[command(name = "perf/compare", args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    compare: CompareArgs,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Open-loop load on one server: arrivals at a given rate, whatever becomes of them
+    Load(LoadArgs),
+}
+
+#[derive(Args, Debug)]
+struct Common {
+    /// Keep a record under perf/record/DATE-NAME/
+    #[arg(long, value_name = "NAME")]
+    record: Option<String>,
+    /// Where repositories, states and clones go. Default: perf/ in cargo's target directory
+    #[arg(long, value_name = "DIR")]
+    work: Option<PathBuf>,
+    /// The server's binary. Default: the one built with this program
+    #[arg(long, value_name = "FILE")]
+    tarpon: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct CompareArgs {
+    /// Repositories: URLs, paths, or generate:SHAPE:SIZE such as generate:many_small:100M
+    /// (many_small, few_large, big_pack)
+    #[arg(value_name = "REPO", required = true)]
+    repositories: Vec<String>,
+    /// Another server with the same URLs: http://HOST:PORT, or the URL of its snapshot
+    #[arg(long, value_name = "URL")]
+    peer: Vec<String>,
+    /// Few runs, to see that everything works; the figures say little
+    #[arg(long)]
+    quick: bool,
+    /// Exit with 1 when something that must be shown is not
+    #[arg(long)]
+    strict: bool,
+    /// Rounds of all contestants [default: 5]
+    #[arg(long, value_name = "N")]
+    rounds: Option<u32>,
+    /// Misses to the first byte, each on a restarted server [default: 100]
+    #[arg(long, value_name = "N")]
+    misses: Option<u32>,
+    /// Clients of the runs that show memory [default: 64]
+    #[arg(long, value_name = "N")]
+    crowd: Option<usize>,
+    /// Threads of pzstd
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pzstd_threads: u32,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args, Debug)]
+struct LoadArgs {
+    /// Arrivals per second
+    #[arg(long, value_name = "R")]
+    rate: f64,
+    /// For how many seconds
+    #[arg(long, value_name = "S")]
+    duration: f64,
+    /// REPO=WEIGHT,…; with --server, a REPO is HOST/PATH
+    #[arg(long)]
+    mix: String,
+    /// Ask this running server on this machine instead of starting one
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+    /// Begin with an empty cache
+    #[arg(long)]
+    cold: bool,
+    /// Share of clients that read slowly
+    #[arg(long, value_name = "0..1", default_value_t = 0.0)]
+    slow_share: f64,
+    /// How slowly: bytes per second
+    #[arg(long, value_name = "BYTES", default_value = "1M")]
+    slow_rate: String,
+    /// Share of clients that leave early
+    #[arg(long, value_name = "0..1", default_value_t = 0.0)]
+    leave_share: f64,
+    /// After how many bytes
+    #[arg(long, value_name = "BYTES", default_value = "1M")]
+    leave_after: String,
+    /// Clients at the same time; arrivals beyond wait, and their waiting counts
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    clients: usize,
+    /// Of everything that is drawn by chance
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    common: Common,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.verb {
+        Some(Verb::Load(arguments)) => run_load(&arguments),
+        None => run_compare(&cli.compare),
+    };
+    match done {
+        Ok(code) => code,
+        Err(why) => {
+            eprintln!("perf/compare: {why}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn crate_root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+impl Common {
+    /// The work directory, and the binary beside this program: cargo puts this one into
+    /// `TARGET/PROFILE/examples/`.
+    fn site(&self) -> Result<(Site, PathBuf), String> {
+        let this = std::env::current_exe().map_err(|e| format!("who am I: {e}"))?;
+        let up = |levels: usize| this.ancestors().nth(levels).map(Path::to_owned);
+        let (profile, target) = up(2).zip(up(3)).ok_or("run this through perf/compare")?;
+        let tarpon = self.tarpon.clone().unwrap_or(profile.join("tarpon"));
+        if !tarpon.is_file() {
+            return Err(format!("{} is no file", tarpon.display()));
+        }
+        let work = self.work.clone().unwrap_or(target.join("perf"));
+        Ok((Site::new(&work, &tarpon), work))
+    }
+
+    fn directory(&self) -> Option<PathBuf> {
+        let name = self.record.as_ref()?;
+        Some(record::directory(crate_root(), name))
+    }
+}
+
+impl CompareArgs {
+    fn effort(&self) -> Effort {
+        let full = Effort {
+            rounds: 5,
+            hits: 3,
+            misses: 100,
+            firsts: 200,
+            followers: 8,
+            crowd: 64,
+            busy: 200,
+            pzstd_threads: self.pzstd_threads,
+        };
+        let quick = Effort {
+            rounds: 1,
+            hits: 1,
+            misses: 5,
+            firsts: 10,
+            followers: 2,
+            crowd: 8,
+            busy: 10,
+            pzstd_threads: self.pzstd_threads,
+        };
+        let base = if self.quick { quick } else { full };
+        Effort {
+            rounds: self.rounds.unwrap_or(base.rounds),
+            misses: self.misses.unwrap_or(base.misses),
+            crowd: self.crowd.unwrap_or(base.crowd),
+            ..base
+        }
+    }
+}
+
+fn run_compare(arguments: &CompareArgs) -> Result<ExitCode, String> {
+    let (site, work) = arguments.common.site()?;
+    let peers = arguments.peer.iter().map(|url| Peer::parse(url));
+    let peers: Vec<Peer> = peers.collect::<Result<_, _>>()?;
+    let repositories = arguments
+        .repositories
+        .iter()
+        .map(|spec| site.repository(spec));
+    let repositories: Vec<_> = repositories.collect::<Result<_, _>>()?;
+    let nginx = nginx::find();
+    let mut record = Record::default();
+    if nginx.is_none() {
+        let word = "nginx: it is not installed (apt-get install nginx-light)";
+        record.skipped.push(word.to_owned());
+    }
+    let version = nginx.as_ref().map(|(_, version)| version.as_str());
+    let machine = record::machine_text(crate_root(), &work, version);
+    let effort = arguments.effort();
+    for repository in &repositories {
+        Bench {
+            site: &site,
+            repository,
+            effort: &effort,
+            peers: &peers,
+            nginx: nginx.as_ref().map(|(binary, _)| *binary),
+            record: &mut record,
+        }
+        .run();
+    }
+    let checks = checks::all(&record, &repositories);
+    let text = table::text(&record, &checks);
+    print!("{text}");
+    if let Some(directory) = arguments.common.directory() {
+        record.write(&directory, &text, &machine);
+    }
+    site.clean();
+    let failed = checks
+        .iter()
+        .any(|check| check.verdict == checks::Verdict::Fail);
+    Ok(ExitCode::from(u8::from(failed && arguments.strict)))
+}
+
+fn run_load(arguments: &LoadArgs) -> Result<ExitCode, String> {
+    let positive = |what: &str, value: f64| match value > 0.0 && value.is_finite() {
+        true => Ok(value),
+        false => Err(format!("--{what} is no number above 0")),
+    };
+    let duration = positive("duration", arguments.duration)?.min(86_400.0);
+    let load = load::Load {
+        rate: positive("rate", arguments.rate)?,
+        duration: Duration::from_secs_f64(duration),
+        mix: load::parse_mix(&arguments.mix)?,
+        server: arguments.server.as_deref().map(Peer::parse).transpose()?,
+        cold: arguments.cold,
+        slow_share: arguments.slow_share,
+        slow_bytes_per_s: site::parse_bytes(&arguments.slow_rate)?.max(1),
+        leave_share: arguments.leave_share,
+        leave_after_bytes: site::parse_bytes(&arguments.leave_after)?,
+        clients_max: arguments.clients.clamp(1, 4096),
+        seed: arguments.seed,
+    };
+    let (site, work) = arguments.common.site()?;
+    let machine = record::machine_text(crate_root(), &work, None);
+    let directory = arguments.common.directory();
+    let record = directory.as_deref().map(|path| (path, machine.as_str()));
+    load::run(&load, &site, record)?;
+    site.clean();
+    Ok(ExitCode::SUCCESS)
+}

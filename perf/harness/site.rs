@@ -1,0 +1,326 @@
+//! Where a run happens: the work directory, the repositories in it, and tarpon servers on them.
+
+use super::probe::{self, Manners, Transfer};
+use super::support::repos::{self, Shape};
+use super::support::server::{Server, Settings};
+use super::support::{git, lab, wait};
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// The upstream host under which the servers of the harness serve everything.
+const HOST: &str = "bench";
+
+/// The work directory. Layout: `upstream/` (what servers and clones copy from), `generated/`
+/// (kept from run to run), `run/` (removed at the end).
+pub struct Site {
+    root: PathBuf,
+    tarpon: PathBuf,
+}
+
+/// A repository that is measured.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    /// Its short name.
+    pub name: String,
+    /// The bare copy of it in the work directory.
+    pub mirror: PathBuf,
+    /// Host and path, as a server with the default upstreams knows it; `None` for a path.
+    pub public: Option<String>,
+    /// Files in the worktree of its default branch.
+    pub files: u64,
+    /// Their bytes.
+    pub worktree_bytes: u64,
+    /// Bytes of its packs.
+    pub pack_bytes: u64,
+}
+
+impl Repository {
+    /// Whether most of it is worktree; otherwise most of it is pack.
+    pub fn is_large_worktree(&self) -> bool {
+        self.worktree_bytes > self.pack_bytes
+    }
+}
+
+impl Site {
+    /// A site in `root`, which is made if it is not there, for servers started from `tarpon`.
+    pub fn new(root: &Path, tarpon: &Path) -> Site {
+        lab::create_dir(root);
+        let root = fs::canonicalize(root).unwrap_or_else(|e| panic!("{}: {e}", root.display()));
+        let site = Site {
+            root,
+            tarpon: tarpon.to_owned(),
+        };
+        remove_tree(&site.run_path(""));
+        for directory in [site.upstreams(), site.run_path("")] {
+            lab::create_dir(&directory);
+        }
+        site.remove_aliases();
+        site
+    }
+
+    /// Removes what [`State::add`] of an earlier run left.
+    fn remove_aliases(&self) {
+        let listing = fs::read_dir(self.upstreams());
+        let listing = listing.unwrap_or_else(|e| panic!("{}: {e}", self.upstreams().display()));
+        for entry in listing.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_symlink()) {
+                let removed = fs::remove_file(entry.path());
+                removed.unwrap_or_else(|e| panic!("{}: {e}", entry.path().display()));
+            }
+        }
+    }
+
+    /// Removes everything but what the next run can use again.
+    pub fn clean(&self) {
+        remove_tree(&self.run_path(""));
+        self.remove_aliases();
+    }
+
+    fn upstreams(&self) -> PathBuf {
+        self.root.join("upstream")
+    }
+
+    /// A path for files of this run.
+    pub fn run_path(&self, name: &str) -> PathBuf {
+        self.root.join("run").join(name)
+    }
+
+    /// Gets a repository: `generate:SHAPE:BYTES`, a URL or a path. What came over the network
+    /// or had to be generated is kept for the next run.
+    pub fn repository(&self, spec: &str) -> Result<Repository, String> {
+        let (name, source) = if let Some(wanted) = spec.strip_prefix("generate:") {
+            let (shape, bytes) = parse_generated(wanted)?;
+            let path = repos::cached(&self.root.join("generated"), shape, bytes);
+            (wanted.replace(':', "-"), path)
+        } else if let Some(name) = url_name(spec) {
+            (name.clone(), self.fetched_from(spec, &name))
+        } else {
+            let path = fs::canonicalize(spec).map_err(|e| format!("{spec}: {e}"))?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            (name.trim_end_matches(".git").to_owned(), path)
+        };
+        let mirror = self.upstreams().join(format!("{name}.git"));
+        if source != mirror {
+            remove_tree(&mirror);
+            repos::link_mirror(&source, &mirror);
+        }
+        let (files, worktree_bytes) = worktree_size(&mirror);
+        Ok(Repository {
+            public: public_name(spec),
+            files,
+            worktree_bytes,
+            pack_bytes: tree_bytes(&mirror.join("objects/pack"), |_| true),
+            name,
+            mirror,
+        })
+    }
+
+    fn fetched_from(&self, url: &str, name: &str) -> PathBuf {
+        let path = self.upstreams().join(format!("{name}.git"));
+        if !path.exists() {
+            let staging = self.run_path("clone.git");
+            git::clone_mirror(url, &staging);
+            fs::rename(&staging, &path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        }
+        path
+    }
+
+    /// An empty state directory of that name with a mirror of `repository`.
+    pub fn state(&self, name: &str, repository: &Repository) -> State {
+        let path = self.run_path(name);
+        remove_tree(&path);
+        let mut state = State {
+            settings: Settings {
+                binary: self.tarpon.clone(),
+                state: path,
+                upstreams: vec![format!("{HOST}=file://{}/", self.upstreams().display())],
+                arguments: Vec::new(),
+                environment: Vec::new(),
+                driver: None,
+                launcher: Vec::new(),
+            }
+            .with(&["--no-default-upstreams", "--fetch-interval", "720h"]),
+            upstreams: self.upstreams(),
+            mirrors: 0,
+        };
+        state.add(repository, &repository.name);
+        state
+    }
+}
+
+/// A state directory and how to start a server on it.
+pub struct State {
+    settings: Settings,
+    upstreams: PathBuf,
+    mirrors: u64,
+}
+
+impl State {
+    /// Adds a mirror of `repository` under another name.
+    pub fn add(&mut self, repository: &Repository, name: &str) {
+        let upstream = self.upstreams.join(format!("{name}.git"));
+        if upstream != repository.mirror {
+            // Left by an earlier state, perhaps for another repository.
+            if upstream.is_symlink() {
+                drop(fs::remove_file(&upstream));
+            }
+            std::os::unix::fs::symlink(&repository.mirror, &upstream)
+                .unwrap_or_else(|e| panic!("{}: {e}", upstream.display()));
+        }
+        repos::link_mirror(&repository.mirror, &self.mirror(name));
+        self.mirrors += 1;
+    }
+
+    /// Where the mirror of that name is.
+    pub fn mirror(&self, name: &str) -> PathBuf {
+        let mirrors = self.settings.state.join("mirrors").join(HOST);
+        mirrors.join(format!("{name}.git"))
+    }
+
+    /// Starts a server and waits until it has looked at all its mirrors and is at rest.
+    pub fn start(&self) -> Server {
+        let server = self.settings.start();
+        wait::until("the server is at rest", || {
+            let fetched = server.metrics().count("tarpon_fetches_total", &[]);
+            (fetched >= self.mirrors).then_some(())
+        });
+        server
+    }
+
+    /// Removes every snapshot; only while no server runs.
+    pub fn forget_snapshots(&self) {
+        remove_tree(&self.settings.state.join("snapshots"));
+    }
+
+    /// Bytes of the published entries that are theirs alone, not linked from a mirror.
+    pub fn owned_bytes(&self) -> u64 {
+        let snapshots = self.settings.state.join("snapshots");
+        tree_bytes(&snapshots, |file| file.nlink() == 1)
+    }
+
+    /// Gives the disk what was written so far, so that one run does not pay for another.
+    pub fn sync(&self) {
+        let path = &self.settings.state;
+        let synced = File::open(path).and_then(|directory| Ok(rustix::fs::syncfs(&directory)?));
+        synced.unwrap_or_else(|e| panic!("sync {}: {e}", path.display()));
+    }
+
+    /// Removes the state directory.
+    pub fn remove(self) {
+        remove_tree(&self.settings.state);
+    }
+}
+
+/// The target of a repository's snapshot.
+pub fn target(name: &str) -> String {
+    format!("/git/{HOST}/{name}/snapshot.tar.zst")
+}
+
+/// Downloads the whole snapshot; panics unless it is whole.
+pub fn download(server: &Server, name: &str) -> Transfer {
+    expect_whole(probe::get(
+        server.address(),
+        &target(name),
+        Manners::EAGER,
+        &mut |_| true,
+    ))
+}
+
+/// The transfer, if it was a whole answer 200.
+pub fn expect_whole(result: std::io::Result<Transfer>) -> Transfer {
+    let transfer = result.unwrap_or_else(|e| panic!("download: {e}"));
+    assert_eq!(transfer.head.status, 200, "{:?}", transfer.head);
+    assert!(transfer.whole, "truncated after {} bytes", transfer.bytes);
+    transfer
+}
+
+/// Opens the snapshot, decodes its first byte and leaves.
+pub fn first_byte(server: &Server, name: &str) -> Transfer {
+    let transfer = probe::get(
+        server.address(),
+        &target(name),
+        Manners::CURIOUS,
+        &mut |_| true,
+    );
+    let transfer = transfer.unwrap_or_else(|e| panic!("first byte: {e}"));
+    assert_eq!(transfer.head.status, 200, "{:?}", transfer.head);
+    assert!(transfer.first.is_some(), "no byte could be decoded");
+    transfer
+}
+
+/// Waits until the snapshot is in the cache.
+pub fn wait_published(server: &Server, name: &str) {
+    wait::until("the snapshot is published", || {
+        let answer = server.fetch("HEAD", &target(name), &[]);
+        (answer.head.status == 200).then_some(())
+    });
+}
+
+/// Removes a directory, if it is there.
+pub fn remove_tree(path: &Path) {
+    if path.exists() {
+        fs::remove_dir_all(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    }
+}
+
+/// Bytes of the files below `path` that `counts`.
+fn tree_bytes(path: &Path, counts: impl Fn(&fs::Metadata) -> bool + Copy) -> u64 {
+    let listing = fs::read_dir(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let size = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => tree_bytes(&entry.path(), counts),
+        Ok(found) if counts(&found) => found.len(),
+        _ => 0,
+    };
+    listing.flatten().map(size).sum()
+}
+
+/// Number and bytes of the files that HEAD has.
+fn worktree_size(mirror: &Path) -> (u64, u64) {
+    let listing = git::text(mirror, &["ls-tree", "-r", "-l", "HEAD"]);
+    let sizes = listing.lines().filter_map(|line| {
+        let size = line.split_whitespace().nth(3)?;
+        size.parse::<u64>().ok()
+    });
+    sizes.fold((0, 0), |(files, bytes), size| (files + 1, bytes + size))
+}
+
+/// `SHAPE:SIZE` with a size such as `100M`.
+fn parse_generated(wanted: &str) -> Result<(Shape, u64), String> {
+    let (shape, size) = wanted.split_once(':').ok_or("generate:SHAPE:SIZE")?;
+    let shape = Shape::named(shape).ok_or_else(|| {
+        let names = Shape::ALL.map(Shape::name).join(", ");
+        format!("'{shape}' is none of the shapes {names}")
+    })?;
+    Ok((shape, parse_bytes(size)?))
+}
+
+/// Bytes: a number, or one with K, M or G, which are powers of 1024.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'K') => (&text[..text.len() - 1], 10),
+        Some(b'M') => (&text[..text.len() - 1], 20),
+        Some(b'G') => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let number = digits.parse::<u64>().ok();
+    let bytes = number.and_then(|n| n.checked_mul(1 << shift));
+    bytes.ok_or_else(|| format!("'{text}' is no number of bytes, such as 100M"))
+}
+
+/// The last part of what is a URL; `None` for a path.
+fn url_name(spec: &str) -> Option<String> {
+    let is_url = spec.contains("://") || spec.contains('@') && spec.contains(':');
+    let last = spec.trim_end_matches('/').rsplit(['/', ':']).next()?;
+    is_url.then(|| last.trim_end_matches(".git").to_owned())
+}
+
+/// `HOST/PATH` of an `https://HOST/PATH` URL.
+fn public_name(spec: &str) -> Option<String> {
+    let rest = spec.strip_prefix("https://")?;
+    Some(
+        rest.trim_end_matches('/')
+            .trim_end_matches(".git")
+            .to_owned(),
+    )
+}
