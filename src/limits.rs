@@ -246,3 +246,49 @@ pub const UNUSED_BODY_BYTES_MAX: u64 = 64 * 1024;
 pub const CORE_RING_ENTRIES: u32 = 1024;
 /// Connections that wait in a listener's queue.
 pub const LISTEN_BACKLOG: i32 = 1024;
+// --- serve: bundles, ensure-refs, git's protocol ---
+
+/// A mirror that was compared with its upstream this long ago or less is taken for fresh, and a
+/// comparison that failed as recently is not repeated: bounds how often clients can make the
+/// server ask an upstream. `ensure-refs` asks whenever something is missing.
+pub const MIRROR_FRESH_MS: u64 = 15_000;
+/// How long a request waits for that comparison before it is answered from what is there.
+pub const FRESHEN_WAIT_MS: u64 = 30_000;
+/// Mirrors that are compared with their upstream at the same time, on schedule or for a request.
+pub const FRESHENS_RUNNING_MAX: usize = 16;
+/// Requests that look for refs and objects in mirrors at the same time.
+pub const LOOKUPS_RUNNING_MAX: usize = 16;
+/// `git upload-pack` processes at the same time.
+pub const UPLOAD_PACKS_MAX: usize = 64;
+/// How long a request waits to be one of them.
+pub const UPLOAD_PACK_WAIT_MS: u64 = 60_000;
+/// Time limit of one `git upload-pack`, slow clients included.
+pub const GIT_UPLOAD_LIMIT_MS: u64 = 6 * HOUR_MS;
+/// Most bytes in one piece of a response that git produces.
+pub const STREAM_PIECE_BYTES: usize = 64 * 1024;
+/// Pieces of such a response that wait for the client; then git waits.
+pub const STREAM_PIECES_MAX: usize = 8;
+/// Largest request of git's protocol after its decompression. Over it: 413.
+pub const GIT_REQUEST_BYTES_MAX: usize = 32 << 20;
+/// Longest `Git-Protocol` that is passed on; a longer one is ignored.
+pub const GIT_PROTOCOL_BYTES_MAX: usize = 256;
+/// Bundles that are kept.
+pub const BUNDLES_MAX: usize = 64;
+/// Bytes of bundles that are kept.
+pub const BUNDLES_BYTES_MAX: u64 = 1 << 30;
+/// How long a bundle is kept.
+pub const BUNDLE_AGE_MAX_MS: u64 = HOUR_MS;
+/// Bundles that are made at the same time.
+pub const BUNDLES_MAKING_MAX: usize = 2;
+/// Largest body of an `ensure-refs` request: small enough to be parsed on a core. Over it: 413.
+pub const ENSURE_BODY_BYTES_MAX: u64 = 256 * 1024;
+/// Most refs and most commits in one `ensure-refs` request. Over it: 400.
+pub const ENSURE_ITEMS_MAX: usize = 1000;
+
+const _: () = assert!(
+    FRESHENS_RUNNING_MAX > FETCHES_MAX,
+    "the schedule leaves room for requests"
+);
+const _: () = assert!(FRESHEN_WAIT_MS < GIT_LIST_LIMIT_MS && MIRROR_FRESH_MS < FETCH_INTERVAL_MS);
+const _: () = assert!(BODY_BYTES_MAX <= GIT_REQUEST_BYTES_MAX as u64);
+const _: () = assert!(ENSURE_BODY_BYTES_MAX <= BODY_BYTES_MAX);

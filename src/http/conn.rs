@@ -66,11 +66,12 @@ pub trait Service: 'static {
     /// What it keeps of a request until the answer is sent.
     type Note;
 
-    /// Writes the head (and any short content) of the answer to `out`.
+    /// Writes the head (and any short content) of the answer to `out`. The body is the
+    /// service's to keep or to drop: it is not held while the answer is sent.
     fn answer(
         &self,
         head: &RequestHead<'_>,
-        body: &[u8],
+        body: Vec<u8>,
         out: &mut Vec<u8>,
     ) -> impl Future<Output = Answer<Self::Note>>;
 
@@ -178,7 +179,7 @@ impl<S: Service> Connection<S> {
         let mut output = std::mem::take(&mut self.output);
         let service = self.service.clone();
         // A client that has ended its sending side may still read: only sending to it tells.
-        let mut answer = service.answer(&head, &body, &mut output).await;
+        let mut answer = service.answer(&head, body, &mut output).await;
         self.output = output;
         answer.keep_alive &= !self.service.is_closing();
         let mut sent = Sent::default();

@@ -13,6 +13,7 @@
 
 pub mod body;
 pub mod conn;
+pub mod gzip;
 pub mod head;
 pub mod precondition;
 pub mod range;

@@ -74,6 +74,11 @@ impl MirrorError {
         }
     }
 
+    /// Whether a bundle was refused because it would hold nothing.
+    pub fn is_empty_bundle(&self) -> bool {
+        matches!(self, Self::Git { stderr, .. } if stderr.contains("Refusing to create empty bundle"))
+    }
+
     /// The error of a git command that spoke to `url` and failed.
     pub(super) fn from_network(
         op: &'static str,

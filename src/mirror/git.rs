@@ -11,6 +11,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
+use tokio::time::error::Elapsed;
 
 /// How git is run. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -139,6 +140,25 @@ pub(super) struct Call<'a> {
     pub limit: Duration,
 }
 
+impl<'a> Call<'a> {
+    /// What a message about it needs.
+    pub(super) fn about(&self) -> About<'a> {
+        About {
+            op: self.op,
+            target: self.target,
+            limit: self.limit,
+        }
+    }
+}
+
+/// A command as messages name it, and its time limit.
+#[derive(Clone, Copy)]
+pub(super) struct About<'a> {
+    op: &'static str,
+    target: Target<'a>,
+    limit: Duration,
+}
+
 /// Takes stdout as it comes; an error text ends the command.
 pub(super) type Sink<'a> = &'a mut (dyn FnMut(&[u8]) -> Result<(), String> + Send);
 
@@ -195,24 +215,55 @@ impl Git {
     /// Runs a command to its end. When the time limit is over, `sink` refuses or the future
     /// is dropped, its whole process group is gone.
     pub(super) async fn run(&self, call: Call<'_>, sink: Sink<'_>) -> Result<(), MirrorError> {
-        let Call {
-            op, target, limit, ..
-        } = call;
-        let mut group = self.start(call)?;
+        let about = call.about();
+        let mut group = self.spawn(self.command(call))?;
         let mut stderr = Vec::new();
-        let ended = tokio::time::timeout(limit, group.finish(sink, &mut stderr)).await;
-        let stderr = String::from_utf8_lossy(&stderr).into_owned();
+        let ended = tokio::time::timeout(about.limit, group.finish(sink, &mut stderr)).await;
+        self.conclude(about, group, ended, &stderr).await
+    }
+
+    /// Runs a command whose output somebody takes at their own pace, for as long as its time
+    /// limit allows. When `gone` is ready, nobody is left to take it and the process group is
+    /// ended; otherwise as [`Git::run`].
+    pub(super) async fn feed(
+        &self,
+        about: About<'_>,
+        command: Command,
+        sink: impl AsyncFnMut(Vec<u8>) -> Result<(), String>,
+        gone: impl Future<Output = ()>,
+    ) -> Result<(), MirrorError> {
+        let mut group = self.spawn(command)?;
+        let mut stderr = Vec::new();
+        let fed = group.feed(sink, gone, &mut stderr);
+        let ended = tokio::time::timeout(about.limit, fed).await;
+        self.conclude(about, group, ended, &stderr).await
+    }
+
+    /// What the end of a command means; ends what is left of it.
+    async fn conclude(
+        &self,
+        about: About<'_>,
+        mut group: Group,
+        ended: Result<Result<ExitStatus, Broken>, Elapsed>,
+        stderr: &[u8],
+    ) -> Result<(), MirrorError> {
+        let About { op, target, limit } = about;
         match ended {
             Ok(Ok(status)) if status.success() => Ok(()),
-            Ok(Ok(status)) => Err(match target {
-                Target::Upstream(url) => MirrorError::from_network(op, url, status.code(), stderr),
-                Target::Mirror(_) => MirrorError::Git {
-                    op,
-                    target: target.text(),
-                    code: status.code(),
-                    stderr,
-                },
-            }),
+            Ok(Ok(status)) => {
+                let stderr = String::from_utf8_lossy(stderr).into_owned();
+                Err(match target {
+                    Target::Upstream(url) => {
+                        MirrorError::from_network(op, url, status.code(), stderr)
+                    }
+                    Target::Mirror(_) => MirrorError::Git {
+                        op,
+                        target: target.text(),
+                        code: status.code(),
+                        stderr,
+                    },
+                })
+            }
             Ok(Err(Broken::Sink(what))) => {
                 group.terminate().await;
                 Err(MirrorError::Output {
@@ -236,7 +287,8 @@ impl Git {
         }
     }
 
-    fn start(&self, call: Call<'_>) -> Result<Group, MirrorError> {
+    /// The command line and surroundings of a call, in a process group of its own.
+    pub(super) fn command(&self, call: Call<'_>) -> Command {
         let mut command = Command::new(&self.program);
         for name in ENV_REMOVED {
             command.env_remove(name);
@@ -263,11 +315,15 @@ impl Git {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
+        crate::io::child::die_with_starter(&mut command);
+        command
+    }
+
+    fn spawn(&self, mut command: Command) -> Result<Group, MirrorError> {
         let start = |source| MirrorError::Start {
             program: self.program.clone(),
             source,
         };
-        crate::io::child::die_with_starter(&mut command);
         let child = command.spawn().map_err(start)?;
         let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         let pid = pid.ok_or_else(|| start(std::io::Error::other("it has no process id")))?;
@@ -330,6 +386,27 @@ impl Group {
         status.map_err(Broken::Wait)
     }
 
+    /// As [`Self::finish`], but the output is read to its end however long after git's own
+    /// that is: a slow taker must not lose what is still in the pipe.
+    async fn feed(
+        &mut self,
+        sink: impl AsyncFnMut(Vec<u8>) -> Result<(), String>,
+        gone: impl Future<Output = ()>,
+        stderr: &mut Vec<u8>,
+    ) -> Result<ExitStatus, Broken> {
+        let out = self.child.stdout.take();
+        let err = self.child.stderr.take();
+        let pipes = async { tokio::try_join!(pump(out, sink), keep_tail(err, stderr)) };
+        tokio::select! {
+            biased;
+            read = pipes => read.map_err(Broken::Sink)?,
+            () = gone => return Err(Broken::Sink("nobody takes it any more".to_owned())),
+        };
+        let status = self.child.wait().await;
+        self.reaped = status.is_ok();
+        status.map_err(Broken::Wait)
+    }
+
     /// SIGTERM, so that git removes its lock and temporary files, then SIGKILL for what is
     /// left of the group.
     async fn terminate(&mut self) {
@@ -385,6 +462,23 @@ async fn drain(pipe: Option<impl AsyncRead + Unpin>, sink: Sink<'_>) -> Result<(
         match pipe.read(&mut buffer).await {
             Ok(0) => return Ok(()),
             Ok(count) => sink(&buffer[..count])?,
+            Err(error) => return Err(format!("cannot read it: {error}")),
+        }
+    }
+}
+
+/// Hands over what a pipe brings in pieces of at most
+/// [`STREAM_PIECE_BYTES`](limits::STREAM_PIECE_BYTES), one after the other.
+async fn pump(
+    pipe: Option<impl AsyncRead + Unpin>,
+    mut sink: impl AsyncFnMut(Vec<u8>) -> Result<(), String>,
+) -> Result<(), String> {
+    let Some(mut pipe) = pipe else { return Ok(()) };
+    let mut buffer = vec![0; limits::STREAM_PIECE_BYTES];
+    loop {
+        match pipe.read(&mut buffer).await {
+            Ok(0) => return Ok(()),
+            Ok(count) => sink(buffer[..count].to_vec()).await?,
             Err(error) => return Err(format!("cannot read it: {error}")),
         }
     }

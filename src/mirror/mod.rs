@@ -11,12 +11,14 @@
 //! Everything except [`schedule`] is async code of the background plane, one
 //! thread on tokio. Network and repacking never happen under a repository's lock, because
 //! a request pins under the read lock and must not wait for a fetch.
+pub mod bundle;
 pub mod error;
 pub mod git;
 pub mod maintain;
 mod packed;
 
 pub mod schedule;
+pub mod upload;
 pub mod upstream;
 
 #[cfg(test)]
@@ -25,6 +27,7 @@ pub(crate) mod testing;
 pub use error::MirrorError;
 pub use git::{Git, TimeLimits};
 
+pub use upload::Upload;
 pub use upstream::Freshened;
 
 use std::path::Path;

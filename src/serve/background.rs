@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{Semaphore, watch};
@@ -12,16 +12,24 @@ use tokio::task::spawn_local;
 
 use super::archive::{Archive, Files, unix_ms};
 use super::builder;
+use super::bundle::BundleRequest;
+use super::bundle_cache::{BundleCache, BundleFile, BundleKey};
+use super::ensure_refs::EnsureRequest;
+use super::flights::Flights;
+use super::git_protocol::GitRequest;
 use super::registry::{Permit, Repo, StartError};
 use super::shared::Shared;
 use crate::cache::evict::{self, Bounds, Candidate};
 use crate::cache::store;
 use crate::extent::Piece;
 use crate::io::disk::DiskFile;
-use crate::limits::{CLONES_RUNNING_MAX, IDLE_ENTRY_OPEN_MS, SWEEP_INTERVAL_MS};
-use crate::metrics::{CloneResult, Event, FetchResult, SpoolFailure};
+use crate::limits::{
+    BUNDLES_MAKING_MAX, CLONES_RUNNING_MAX, FRESHENS_RUNNING_MAX, IDLE_ENTRY_OPEN_MS,
+    LOOKUPS_RUNNING_MAX, SWEEP_INTERVAL_MS, UPLOAD_PACKS_MAX,
+};
+use crate::metrics::{Event, SpoolFailure};
 use crate::mirror::schedule::{Policy, Schedule};
-use crate::mirror::{Freshened, Git, MirrorError, TimeLimits};
+use crate::mirror::{Git, TimeLimits};
 use crate::refs::Follow;
 use crate::snapshot::fanout::Fanout;
 
@@ -35,6 +43,12 @@ pub enum Command {
     Published(Arc<Repo>),
     /// Look at the cache's size now.
     Sweep,
+    /// Find or make a bundle.
+    Bundle(BundleRequest),
+    /// Look for refs and commits, at the upstream if need be.
+    EnsureRefs(EnsureRequest),
+    /// Run `git upload-pack`.
+    Git(GitRequest),
 }
 
 /// The pieces of one build on their way to its spool file.
@@ -60,18 +74,49 @@ impl Drop for SpoolJob {
     }
 }
 
-struct Plane {
-    shared: Arc<Shared>,
-    git: Git,
+/// The plane's state. Everything that `git` does runs as tasks of this one thread, which also
+/// is what keeps the processes alive (see [`crate::io::child`]).
+pub(super) struct Plane {
+    pub(super) shared: Arc<Shared>,
+    pub(super) git: Git,
     uring: bool,
-    clones: Semaphore,
-    schedule: std::cell::RefCell<Schedule<Arc<str>>>,
-    wake: tokio::sync::Notify,
+    pub(super) schedule: std::cell::RefCell<Schedule<Arc<str>>>,
+    pub(super) wake: tokio::sync::Notify,
     builders: std::cell::RefCell<Vec<std::thread::JoinHandle<()>>>,
+    /// First clones; so that each repository is cloned by one of those who need it.
+    pub(super) cloning: Flights<Arc<str>, Result<(), StartError>>,
+    /// Comparisons with upstreams; `freshen` must not overlap for one mirror.
+    pub(super) freshening: Flights<Arc<str>, Result<(), StartError>>,
+    /// Mirrors whose packs are being joined.
+    pub(super) maintaining: Flights<Arc<str>, ()>,
+    pub(super) bundling: Flights<BundleKey, Result<Arc<BundleFile>, StartError>>,
+    pub(super) bundles: std::cell::RefCell<BundleCache>,
+    pub(super) turns: Turns,
     /// Held by the sweep that runs.
     sweeping: Semaphore,
     /// Held by the next sweep until the one that runs is done.
     sweep_waiting: Semaphore,
+}
+
+/// How many of each kind may run; none of the semaphores is ever closed.
+pub(super) struct Turns {
+    pub(super) clones: Semaphore,
+    pub(super) freshens: Semaphore,
+    pub(super) lookups: Semaphore,
+    pub(super) bundles: Semaphore,
+    pub(super) uploads: Semaphore,
+}
+
+impl Default for Turns {
+    fn default() -> Turns {
+        Turns {
+            clones: Semaphore::new(CLONES_RUNNING_MAX),
+            freshens: Semaphore::new(FRESHENS_RUNNING_MAX),
+            lookups: Semaphore::new(LOOKUPS_RUNNING_MAX),
+            bundles: Semaphore::new(BUNDLES_MAKING_MAX),
+            uploads: Semaphore::new(UPLOAD_PACKS_MAX),
+        }
+    }
 }
 
 /// Runs the plane on the calling thread until `stop` says so.
@@ -120,10 +165,15 @@ impl Plane {
             },
             shared,
             uring,
-            clones: Semaphore::new(CLONES_RUNNING_MAX),
             schedule: std::cell::RefCell::new(Schedule::new(policy)),
             wake: tokio::sync::Notify::new(),
             builders: std::cell::RefCell::default(),
+            cloning: Flights::default(),
+            freshening: Flights::default(),
+            maintaining: Flights::default(),
+            bundling: Flights::default(),
+            bundles: std::cell::RefCell::default(),
+            turns: Turns::default(),
             sweeping: Semaphore::new(1),
             sweep_waiting: Semaphore::new(1),
         }
@@ -153,6 +203,15 @@ impl Plane {
                     // The mirror may have moved while it was built.
                     Some(Command::Published(repo)) => self.rebuild(&repo),
                     Some(Command::Sweep) => sweep.reset_immediately(),
+                    Some(Command::Bundle(request)) => {
+                        spawn_local(self.clone().bundle(request));
+                    }
+                    Some(Command::EnsureRefs(request)) => {
+                        spawn_local(self.clone().ensure_refs(request));
+                    }
+                    Some(Command::Git(request)) => {
+                        spawn_local(self.clone().git_protocol(request));
+                    }
                 },
                 // Spools and builds must not wait for a sweep.
                 _ = sweep.tick() => drop(spawn_local(self.clone().sweep())),
@@ -160,59 +219,10 @@ impl Plane {
         }
     }
 
-    // ---- mirrors ----
-
-    /// Mirrors found at start are used as they are; what the server needs of their
-    /// configuration is set while requests are served already.
-    async fn take_over_mirrors(self: Rc<Self>) {
-        for repo in self.shared.registry.all() {
-            if !repo.mirror.is_dir() {
-                continue;
-            }
-            let usable = match self.git.is_usable(&repo.mirror).await {
-                Ok(()) => self.git.set_up(&repo.mirror, &repo.url).await,
-                unusable => unusable,
-            };
-            match usable {
-                Ok(()) => self.keep(&repo, None),
-                Err(e) => tracing::error!(repository = &*repo.name, "{e}"),
-            }
-            if self.has_moved(&repo).await {
-                repo.set_moved(unix_ms());
-                self.rebuild(&repo);
-            }
-        }
-    }
-
-    /// Whether the mirror's HEAD is not that of the snapshot that is served: the server before
-    /// ended between a fetch and the build that should have followed.
-    async fn has_moved(&self, repo: &Repo) -> bool {
-        let Some(current) = repo.current() else {
-            return false;
-        };
-        let mirror = repo.mirror.clone();
-        let follow = self.git.follow.clone();
-        let read = move || crate::refs::read(&mirror, &follow);
-        let refs = tokio::task::spawn_blocking(read).await;
-        let head = |refs: &crate::refs::MirrorRefs| refs.head_id().map(|id| id.to_string());
-        matches!(refs, Ok(Ok(refs)) if head(&refs) != current.commit)
-    }
-
-    fn keep(&self, repo: &Repo, fresh_unix_ms: Option<u64>) {
-        self.schedule
-            .borrow_mut()
-            .add(repo.name.clone(), fresh_unix_ms);
-        self.wake.notify_one();
-    }
-
-    async fn build(self: Rc<Self>, permit: Permit) {
+    pub(super) async fn build(self: Rc<Self>, permit: Permit) {
         let repo = permit.repo().clone();
-        if !repo.mirror.is_dir()
-            && let Err(e) = self.clone_mirror(&repo).await
-        {
-            tracing::warn!(repository = &*repo.name, "no mirror: {e}");
-            self.shared.registry.forget(&repo);
-            return permit.refuse(start_error(&repo, &e));
+        if let Err(e) = self.ensure_mirror(&repo).await {
+            return permit.refuse(e);
         }
         let shared = self.shared.clone();
         let git = self.git.clone();
@@ -226,101 +236,6 @@ impl Plane {
             }
             // The permit was dropped, which told everybody.
             Err(e) => tracing::error!("cannot start a builder thread: {e}"),
-        }
-    }
-
-    async fn clone_mirror(&self, repo: &Repo) -> Result<(), MirrorError> {
-        // The semaphore is never closed, so this only waits.
-        let _running = self.clones.acquire().await;
-        tracing::info!(repository = &*repo.name, "cloning from {}", repo.url);
-        let staging = self.shared.state.tmp_dir();
-        let cloned = self
-            .git
-            .clone_mirror(&repo.url, &repo.mirror, &staging)
-            .await;
-        let result = match &cloned {
-            Ok(()) => CloneResult::Complete,
-            Err(MirrorError::NotFound { .. }) => CloneResult::NotFound,
-            Err(MirrorError::TimedOut { .. }) => CloneResult::TimedOut,
-            Err(_) => CloneResult::Failed,
-        };
-        self.shared.meter().add(Event::Clone(result), 1);
-        cloned?;
-        let now = unix_ms();
-        repo.set_fresh(now);
-        self.keep(repo, Some(now));
-        Ok(())
-    }
-
-    /// Starts the fetches that are due.
-    async fn keep_fresh(self: Rc<Self>) {
-        loop {
-            let due = self.schedule.borrow_mut().start(unix_ms());
-            if let Some(name) = due {
-                spawn_local(self.clone().fetch(name));
-                continue;
-            }
-            let wake_at_ms = self.schedule.borrow().wake_at_ms();
-            let Some(wake_at_ms) = wake_at_ms else {
-                self.wake.notified().await;
-                continue;
-            };
-            let wait = Duration::from_millis(wake_at_ms.saturating_sub(unix_ms()).max(1));
-            tokio::select! {
-                () = self.wake.notified() => {}
-                () = tokio::time::sleep(wait) => {}
-            }
-        }
-    }
-
-    async fn fetch(self: Rc<Self>, name: Arc<str>) {
-        let Some((host, path)) = name.split_once('/') else {
-            return;
-        };
-        let Some(repo) = self.shared.registry.get(host, path) else {
-            self.schedule.borrow_mut().remove(&name);
-            return;
-        };
-        let begun = unix_ms();
-        let freshened = self.git.freshen(&repo.mirror, &repo.url, &repo.pins).await;
-        let result = match &freshened {
-            Ok(Freshened::Unchanged) => FetchResult::Unchanged,
-            Ok(Freshened::Moved { .. }) => FetchResult::Changed,
-            Err(_) => FetchResult::Failed,
-        };
-        self.shared.meter().add(Event::Fetch(result), 1);
-        self.schedule
-            .borrow_mut()
-            .finished(&name, freshened.is_ok(), unix_ms());
-        self.wake.notify_one();
-        match freshened {
-            Ok(moved) => {
-                repo.set_fresh(begun);
-                if moved != Freshened::Unchanged {
-                    repo.set_moved(unix_ms());
-                }
-                // Also when nothing moved: the last try may have failed.
-                self.rebuild(&repo);
-                if moved != Freshened::Unchanged {
-                    self.maintain(&repo).await;
-                }
-            }
-            Err(e) => tracing::warn!(repository = &*repo.name, "cannot fetch: {e}"),
-        }
-    }
-
-    /// Builds the new snapshot of a repository whose old one is in use, while that is served.
-    fn rebuild(self: &Rc<Self>, repo: &Arc<Repo>) {
-        if let Some(permit) = repo.rebuild() {
-            spawn_local(self.clone().build(permit));
-        }
-    }
-
-    async fn maintain(&self, repo: &Repo) {
-        match self.git.consolidate(&repo.mirror, &repo.pins).await {
-            Ok(0) => {}
-            Ok(packs) => tracing::info!(repository = &*repo.name, packs, "consolidated packs"),
-            Err(e) => tracing::warn!(repository = &*repo.name, "cannot consolidate packs: {e}"),
         }
     }
 
@@ -380,25 +295,13 @@ impl Plane {
         // The semaphore is never closed, so this only waits.
         let _sweeping = self.sweeping.acquire().await;
         drop(waiting);
+        self.bundles.borrow_mut().expire(Instant::now());
         let shared = self.shared.clone();
         // Walks directories and deletes files: not on this thread.
         let swept = tokio::task::spawn_blocking(move || sweep(&shared)).await;
         if let Err(panic) = swept {
             tracing::error!("the sweep of the cache panicked: {panic}");
         }
-    }
-}
-
-/// What the client hears when there is no mirror and none can be had.
-fn start_error(repo: &Repo, error: &MirrorError) -> StartError {
-    let status = match error {
-        MirrorError::NotFound { .. } | MirrorError::Denied { .. } => 404,
-        MirrorError::Io { .. } | MirrorError::Start { .. } => 500,
-        _ => 502,
-    };
-    StartError {
-        status,
-        message: format!("{}: {error}", repo.name),
     }
 }
 

@@ -5,13 +5,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
+use super::background::Command;
+use super::registry::{Repo, StartError};
 use super::shared::Shared;
+use super::snapshot::NOTHING_CACHED;
 use crate::http::conn::{Answer, Done, Payload, Service};
 use crate::http::head::RequestHead;
 use crate::http::response::{Head, Text};
-use crate::http::route::{Route, route};
+use crate::http::route::{RepoRef, Route, route};
 use crate::http::socket::SendError;
 use crate::http::{Method, Reject};
 use crate::limits::METRICS_REPOSITORIES_MAX;
@@ -25,6 +28,15 @@ pub struct Note {
     pub(super) outcome: Outcome,
     pub(super) status: u16,
 }
+
+/// A request for something of a repository, with what is needed to answer it.
+pub(super) struct Asked<'r, 'h> {
+    pub(super) head: &'r RequestHead<'h>,
+    pub(super) repo: Arc<Repo>,
+}
+
+/// Where the background plane's answer to a core goes.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, StartError>>;
 
 /// One for each core.
 pub struct Core {
@@ -137,6 +149,115 @@ impl Core {
         }
     }
 
+    /// The repository, if its host is one of the upstreams.
+    fn repo(&self, repo: RepoRef<'_>) -> Option<Arc<Repo>> {
+        let shared = &self.shared;
+        if let Some(known) = shared.registry.get(repo.host, repo.path) {
+            return Some(known);
+        }
+        let url = shared.config.upstreams.url_for(repo.host, repo.path)?;
+        let mirror = || shared.state.mirror_path(repo.host, repo.path);
+        Some(
+            shared
+                .registry
+                .get_or_add(repo.host, repo.path, mirror, || url),
+        )
+    }
+
+    /// The repository, if its host is one of the upstreams and it was asked for before.
+    fn known(&self, repo: RepoRef<'_>) -> Option<Option<Arc<Repo>>> {
+        let shared = &self.shared;
+        let known = shared.registry.get(repo.host, repo.path);
+        let upstream = || shared.config.upstreams.url_for(repo.host, repo.path);
+        (known.is_some() || upstream().is_some()).then_some(known)
+    }
+
+    /// Has the background plane do something, and waits for what it says.
+    pub(super) async fn ask<T>(
+        &self,
+        command: impl FnOnce(Reply<T>) -> Command,
+    ) -> Result<T, StartError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.tell(command(reply));
+        answer.await.unwrap_or_else(|_| {
+            Err(StartError {
+                status: 503,
+                message: "the server is stopping; try again".into(),
+            })
+        })
+    }
+
+    /// An answer that says why there is nothing.
+    pub(super) fn failed(
+        &self,
+        asked: &Asked<'_, '_>,
+        status: u16,
+        message: &str,
+        out: &mut Vec<u8>,
+    ) -> Answer<Note> {
+        let outcome = match status {
+            500.. => Outcome::Error,
+            _ => Outcome::Refused,
+        };
+        Answer {
+            payload: self.text(asked.head, status, message, out),
+            keep_alive: asked.head.keep_alive,
+            note: self.note_for(asked, outcome, status),
+        }
+    }
+
+    pub(super) fn note_for(&self, asked: &Asked<'_, '_>, outcome: Outcome, status: u16) -> Note {
+        Note {
+            repository: asked.repo.name.clone(),
+            ..self.note(asked.head, outcome, status)
+        }
+    }
+
+    /// Answers a request for something of a repository.
+    async fn of_repository(
+        &self,
+        head: &RequestHead<'_>,
+        repo: RepoRef<'_>,
+        route: Route<'_>,
+        body: Vec<u8>,
+        out: &mut Vec<u8>,
+    ) -> Answer<Note> {
+        let known = match head.method {
+            // Asking what there is must not make anything known.
+            Method::Head => self.known(repo),
+            _ => self.repo(repo).map(Some),
+        };
+        let Some(known) = known else {
+            let message = format!(
+                "{} is not one of this server's upstreams; start it with --upstream {}",
+                repo.host, repo.host
+            );
+            return Answer {
+                payload: self.text(head, 403, &message, out),
+                keep_alive: head.keep_alive,
+                note: self.note(head, Outcome::Refused, 403),
+            };
+        };
+        let Some(repo) = known else {
+            // Only snapshots take HEAD.
+            let note = self.note(head, Outcome::Refused, 404);
+            let repository = Arc::from(format!("{}/{}", repo.host, repo.path));
+            return Answer {
+                payload: self.text(head, 404, NOTHING_CACHED, out),
+                keep_alive: head.keep_alive,
+                note: Note { repository, ..note },
+            };
+        };
+        let asked = Asked { head, repo };
+        match route {
+            Route::Bundle { base, .. } => self.bundle(&asked, base, out).await,
+            Route::EnsureRefs(_) => self.ensure_refs(&asked, &body, out).await,
+            Route::InfoRefs(_) => self.info_refs(&asked, out).await,
+            Route::UploadPack(_) => self.upload_pack(&asked, body, out).await,
+            _ => self.snapshot(&asked, out).await,
+        }
+    }
+
     fn reject(&self, head: &RequestHead<'_>, reject: &Reject, out: &mut Vec<u8>) -> Answer<Note> {
         let text = Text::reject(reject, head.keep_alive, head.method == Method::Head);
         let _ = self.with_date(|date| text.write(out, date));
@@ -209,22 +330,23 @@ impl Service for Core {
     async fn answer(
         &self,
         head: &RequestHead<'_>,
-        _body: &[u8],
+        body: Vec<u8>,
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
-        match route(head.method, head.target) {
-            Err(reject) => self.reject(head, &reject, out),
-            Ok(Route::Snapshot(repo)) => self.snapshot(head, repo, out).await,
-            Ok(Route::Liveness) => self.admin(head, 200, "alive", out),
-            Ok(Route::Readiness) if self.is_closing() => self.admin(head, 503, "stopping", out),
-            Ok(Route::Readiness) => self.admin(head, 200, "ready", out),
-            Ok(Route::Metrics) => self.metrics(head, out),
-            Ok(
-                Route::Bundle { .. }
-                | Route::EnsureRefs(_)
-                | Route::InfoRefs(_)
-                | Route::UploadPack(_),
-            ) => self.admin(head, 501, "not served yet; use snapshot.tar.zst", out),
+        let route = match route(head.method, head.target) {
+            Ok(route) => route,
+            Err(reject) => return self.reject(head, &reject, out),
+        };
+        match route {
+            Route::Snapshot(repo)
+            | Route::Bundle { repo, .. }
+            | Route::EnsureRefs(repo)
+            | Route::InfoRefs(repo)
+            | Route::UploadPack(repo) => self.of_repository(head, repo, route, body, out).await,
+            Route::Liveness => self.admin(head, 200, "alive", out),
+            Route::Readiness if self.is_closing() => self.admin(head, 503, "stopping", out),
+            Route::Readiness => self.admin(head, 200, "ready", out),
+            Route::Metrics => self.metrics(head, out),
         }
     }
 
@@ -238,7 +360,8 @@ impl Service for Core {
 
     fn body_bytes_max(&self, head: &RequestHead<'_>) -> u64 {
         match route(head.method, head.target) {
-            Ok(Route::EnsureRefs(_) | Route::UploadPack(_)) => crate::limits::BODY_BYTES_MAX,
+            Ok(Route::EnsureRefs(_)) => crate::limits::ENSURE_BODY_BYTES_MAX,
+            Ok(Route::UploadPack(_)) => crate::limits::BODY_BYTES_MAX,
             // Read and thrown away, so that it is not taken for the next request.
             _ => crate::limits::UNUSED_BODY_BYTES_MAX,
         }

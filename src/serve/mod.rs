@@ -2,11 +2,21 @@
 //!
 //! A request for a snapshot finds its repository a hit, a running build to follow, or nothing;
 //! then it starts the one build and follows that. All three read the same [`archive::Archive`].
+//!
+//! Bundles, `ensure-refs` and git's protocol are answered by the background plane, which runs
+//! `git`: the core sends it a command and sends on what comes back.
 
 pub mod archive;
 pub mod background;
 mod builder;
+mod bundle;
+mod bundle_cache;
 mod core;
+mod ensure_refs;
+mod flights;
+mod freshness;
+mod git_protocol;
+mod pipe;
 pub mod prefetch;
 mod reader;
 pub mod registry;

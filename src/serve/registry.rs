@@ -8,10 +8,13 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use gix::bstr::BString;
 use tokio::sync::{RwLock, watch};
 
 use super::archive::Archive;
+use crate::refs::{Head, MirrorRefs};
 
 /// Why a request for a snapshot could not be answered, as the client hears it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +51,35 @@ struct RepoState {
     current: Option<Arc<Archive>>,
     build: Option<Ticket>,
     fresh_unix_ms: Option<u64>,
+    /// When the last comparison with the upstream that succeeded began.
+    compared: Option<Instant>,
+    /// When the last comparison with the upstream failed, and how, unless one succeeded since.
+    failed: Option<(Instant, StartError)>,
+    head: Option<Arc<MirrorHead>>,
     moved_unix_ms: Option<u64>,
+}
+
+/// What the HEAD of a mirror is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MirrorHead {
+    /// Full name of the branch that it names; `None` if it is detached.
+    pub branch: Option<BString>,
+    /// The commit as lower-case hex; `None` when HEAD points nowhere.
+    pub commit: Option<String>,
+}
+
+impl MirrorHead {
+    /// The HEAD among a mirror's refs.
+    pub fn of(refs: &MirrorRefs) -> MirrorHead {
+        let branch = match &refs.head {
+            Head::Symbolic(name) => Some(name.clone()),
+            Head::Detached(_) => None,
+        };
+        MirrorHead {
+            branch,
+            commit: refs.head_id().map(|id| id.to_string()),
+        }
+    }
 }
 
 /// What a request finds.
@@ -190,9 +221,45 @@ impl Repo {
         current.is_some()
     }
 
-    /// The mirror was found to be like its upstream, or made so.
-    pub fn set_fresh(&self, unix_ms: u64) {
-        self.lock().fresh_unix_ms = Some(unix_ms);
+    /// The mirror was found to be like its upstream, or made so, by a comparison that began at
+    /// these two readings of the clock.
+    pub fn set_fresh(&self, unix_ms: u64, began: Instant) {
+        let mut state = self.lock();
+        state.fresh_unix_ms = Some(unix_ms);
+        state.compared = Some(began);
+        state.failed = None;
+    }
+
+    /// Whether a comparison with the upstream that began at `since` or later has succeeded.
+    pub fn is_fresh_since(&self, since: Instant) -> bool {
+        self.lock().compared.is_some_and(|began| began >= since)
+    }
+
+    /// A comparison with the upstream failed just now.
+    pub fn set_failed(&self, why: StartError) {
+        self.lock().failed = Some((Instant::now(), why));
+    }
+
+    /// How the last comparison failed, if that was at `since` or later and none succeeded since.
+    pub fn failed_since(&self, since: Instant) -> Option<StartError> {
+        let state = self.lock();
+        let (at, why) = state.failed.as_ref()?;
+        (*at >= since).then(|| why.clone())
+    }
+
+    /// The mirror's HEAD, once it is known.
+    pub fn head(&self) -> Option<Arc<MirrorHead>> {
+        self.lock().head.clone()
+    }
+
+    /// Notes the mirror's HEAD.
+    pub fn set_head(&self, head: Arc<MirrorHead>) {
+        self.lock().head = Some(head);
+    }
+
+    /// Notes the mirror's HEAD unless it is known, for it may have moved since it was read.
+    pub fn set_first_head(&self, head: Arc<MirrorHead>) {
+        self.lock().head.get_or_insert(head);
     }
 
     /// When the mirror was last like its upstream, as far as is known.

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::archive::Archive;
 use super::background::Command;
-use super::core::{Core, Note};
+use super::core::{Asked, Core, Note};
 use super::reader::ArchiveReader;
 use super::registry::{Found, Repo, StartError, Started, Ticket};
 use crate::extent::{Next, Source};
@@ -15,13 +15,14 @@ use crate::http::head::RequestHead;
 use crate::http::precondition::{Conditions, Verdict, evaluate, if_range_matches};
 use crate::http::range::{Requested, Selection, requested};
 use crate::http::response::Head;
-use crate::http::route::RepoRef;
 use crate::http::{Method, Version};
 use crate::metrics::Outcome;
 use crate::snapshot::fanout::Status;
 
 /// Times that a request looks again when what it found is gone before it can be read.
 const LOOKS_MAX: usize = 3;
+/// What HEAD says when there is no snapshot.
+pub(super) const NOTHING_CACHED: &str = "nothing is cached; GET it to have it built";
 
 /// A part of an archive to send, or all of it.
 enum Part {
@@ -47,62 +48,21 @@ enum Unreadable {
     Lost,
 }
 
-/// A request with what is needed to answer it.
-struct Asked<'r, 'h> {
-    head: &'r RequestHead<'h>,
-    repository: Arc<str>,
-}
-
 impl Core {
     /// Answers `GET` and `HEAD` of a snapshot.
-    pub(super) async fn snapshot(
-        &self,
-        head: &RequestHead<'_>,
-        repo: RepoRef<'_>,
-        out: &mut Vec<u8>,
-    ) -> Answer<Note> {
-        let known = match head.method {
-            // Asking what there is must not make anything known.
-            Method::Head => self.known(repo),
-            _ => self.repo(repo).map(Some),
-        };
-        let Some(known) = known else {
-            let message = format!(
-                "{} is not one of this server's upstreams; start it with --upstream {}",
-                repo.host, repo.host
-            );
-            return Answer {
-                payload: self.text(head, 403, &message, out),
-                keep_alive: head.keep_alive,
-                note: self.note(head, Outcome::Refused, 403),
-            };
-        };
-        let asked = Asked {
-            head,
-            repository: match &known {
-                Some(repo) => repo.name.clone(),
-                None => Arc::from(format!("{}/{}", repo.host, repo.path)),
-            },
-        };
-        match known {
-            Some(repo) if head.method != Method::Head => self.get(&asked, &repo, out).await,
-            known => match known.and_then(|repo| repo.current()) {
-                Some(archive) => self.head_only(&asked, &archive, out),
-                None => {
-                    let message = "nothing is cached; GET it to have it built";
-                    self.failed(&asked, 404, message, out)
-                }
-            },
+    pub(super) async fn snapshot(&self, asked: &Asked<'_, '_>, out: &mut Vec<u8>) -> Answer<Note> {
+        if asked.head.method != Method::Head {
+            return self.get(asked, out).await;
+        }
+        match asked.repo.current() {
+            Some(archive) => self.head_only(asked, &archive, out),
+            None => self.failed(asked, 404, NOTHING_CACHED, out),
         }
     }
 
     /// Answers `GET`: finds an archive, or has one built, and reads it.
-    async fn get(
-        &self,
-        asked: &Asked<'_, '_>,
-        repo: &Arc<Repo>,
-        out: &mut Vec<u8>,
-    ) -> Answer<Note> {
+    async fn get(&self, asked: &Asked<'_, '_>, out: &mut Vec<u8>) -> Answer<Note> {
+        let repo = &asked.repo;
         let mut failure = None;
         for _ in 0..LOOKS_MAX {
             let (found, outcome, ticket) = self.find(repo).await;
@@ -143,29 +103,6 @@ impl Core {
         self.failed(asked, 503, &message, out)
     }
 
-    /// The repository, if its host is one of the upstreams.
-    fn repo(&self, repo: RepoRef<'_>) -> Option<Arc<Repo>> {
-        let shared = &self.shared;
-        if let Some(known) = shared.registry.get(repo.host, repo.path) {
-            return Some(known);
-        }
-        let url = shared.config.upstreams.url_for(repo.host, repo.path)?;
-        let mirror = || shared.state.mirror_path(repo.host, repo.path);
-        Some(
-            shared
-                .registry
-                .get_or_add(repo.host, repo.path, mirror, || url),
-        )
-    }
-
-    /// The repository, if its host is one of the upstreams and it was asked for before.
-    fn known(&self, repo: RepoRef<'_>) -> Option<Option<Arc<Repo>>> {
-        let shared = &self.shared;
-        let known = shared.registry.get(repo.host, repo.path);
-        let upstream = || shared.config.upstreams.url_for(repo.host, repo.path);
-        (known.is_some() || upstream().is_some()).then_some(known)
-    }
-
     /// Finds an archive, or has one built; with the build's ticket if there is a build.
     async fn find(&self, repo: &Arc<Repo>) -> (Started, Outcome, Option<Ticket>) {
         let (mut ticket, outcome) = match repo.find() {
@@ -178,31 +115,6 @@ impl Core {
             }
         };
         (begun(&mut ticket).await, outcome, Some(ticket))
-    }
-
-    fn failed(
-        &self,
-        asked: &Asked<'_, '_>,
-        status: u16,
-        message: &str,
-        out: &mut Vec<u8>,
-    ) -> Answer<Note> {
-        let outcome = match status {
-            500.. => Outcome::Error,
-            _ => Outcome::Refused,
-        };
-        Answer {
-            payload: self.text(asked.head, status, message, out),
-            keep_alive: asked.head.keep_alive,
-            note: self.note_for(asked, outcome, status),
-        }
-    }
-
-    fn note_for(&self, asked: &Asked<'_, '_>, outcome: Outcome, status: u16) -> Note {
-        Note {
-            repository: asked.repository.clone(),
-            ..self.note(asked.head, outcome, status)
-        }
     }
 
     /// Answers from an archive, unless it cannot be read after all.
@@ -368,6 +280,9 @@ impl Core {
                     head.content_length(0).content_range_unsatisfiable(*total)
                 }
             };
+            if !matches!(part, Part::Unsatisfiable { .. }) {
+                head = name_bundle(head, &asked.repo, archive);
+            }
             let head = describe(head, archive, outcome).connection(asked.head.keep_alive);
             // All values are the program's own or were checked when they were read.
             let _ = head.finish();
@@ -386,6 +301,9 @@ impl Core {
             let mut head = Head::new(out, status, date).etag(&archive.etag);
             if let (200, Some(total)) = (status, archive.fanout.total_bytes()) {
                 head = head.content_length(total);
+            }
+            if status == 200 {
+                head = name_bundle(head, &asked.repo, archive);
             }
             let head = describe(head, archive, Outcome::Hit).connection(asked.head.keep_alive);
             let _ = head.finish();
@@ -435,6 +353,19 @@ fn describe<'b>(head: Head<'b>, archive: &Archive, outcome: Outcome) -> Head<'b>
             archive.commit.as_deref().unwrap_or(""),
         )
         .header("Cache-Status", status)
+}
+
+/// Names the bundle that brings the archive up to the mirror's HEAD, if that has moved on.
+fn name_bundle<'b>(head: Head<'b>, repo: &Repo, archive: &Archive) -> Head<'b> {
+    let mirror = repo.head();
+    let ahead = mirror.as_ref().and_then(|mirror| mirror.commit.as_ref());
+    match &archive.commit {
+        Some(base) if ahead.is_some_and(|ahead| ahead != base) => {
+            let url = format!("/git/{}/snapshot.bundle?base={base}", repo.name);
+            head.header("X-Cachew-Bundle-Url", &url)
+        }
+        _ => head,
+    }
 }
 
 /// Whether the bytes from `at` on can still be read after a wait further on; without a spool

@@ -1,0 +1,178 @@
+//! Bundles that were made lately. Their files have no names, so nothing of them outlives the
+//! server, and one that is dropped here stays readable for who is sending it.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::archive::Files;
+use super::registry::MirrorHead;
+use crate::limits::{BUNDLE_AGE_MAX_MS, BUNDLES_BYTES_MAX, BUNDLES_MAX};
+
+/// What a bundle is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct BundleKey {
+    /// `host/path` of the repository.
+    pub repository: Arc<str>,
+    /// The commit that it starts from, in lower-case hex.
+    pub base: String,
+    /// The HEAD that it leads to.
+    pub head: Arc<MirrorHead>,
+}
+
+/// A whole bundle.
+#[derive(Debug)]
+pub struct BundleFile {
+    /// The bundle is the spool of these; there are no others.
+    pub files: Arc<Files>,
+    /// Its length.
+    pub bytes: u64,
+}
+
+impl BundleFile {
+    /// Takes over a file that is written.
+    pub fn new(file: File) -> io::Result<BundleFile> {
+        let bytes = file.metadata()?.len();
+        let files = Arc::new(Files {
+            spool: file,
+            linked: Vec::new(),
+        });
+        Ok(BundleFile { files, bytes })
+    }
+}
+
+#[derive(Debug)]
+struct Kept {
+    bundle: Arc<BundleFile>,
+    made: Instant,
+    used: Instant,
+}
+
+/// Invariant: `bytes` is the sum of what is kept, at most [`BUNDLES_BYTES_MAX`] in at most
+/// [`BUNDLES_MAX`] bundles.
+#[derive(Debug, Default)]
+pub struct BundleCache {
+    kept: HashMap<BundleKey, Kept>,
+    bytes: u64,
+}
+
+impl BundleCache {
+    /// A bundle that is kept.
+    pub fn get(&mut self, key: &BundleKey, now: Instant) -> Option<Arc<BundleFile>> {
+        let kept = self.kept.get_mut(key)?;
+        kept.used = now;
+        Some(kept.bundle.clone())
+    }
+
+    /// Keeps a bundle if it is not too large. Those to other HEADs of its repository go, and as
+    /// many others, longest unused first, as make room.
+    pub fn insert(&mut self, key: BundleKey, bundle: Arc<BundleFile>, now: Instant) {
+        self.retain(|other, _| other.repository != key.repository || other.head == key.head);
+        self.remove(&key);
+        if bundle.bytes > BUNDLES_BYTES_MAX {
+            return;
+        }
+        while self.kept.len() >= BUNDLES_MAX || self.bytes + bundle.bytes > BUNDLES_BYTES_MAX {
+            let oldest = self.kept.iter().min_by_key(|(_, kept)| kept.used);
+            let Some(oldest) = oldest.map(|(key, _)| key.clone()) else {
+                return;
+            };
+            self.remove(&oldest);
+        }
+        self.bytes += bundle.bytes;
+        let kept = Kept {
+            bundle,
+            made: now,
+            used: now,
+        };
+        self.kept.insert(key, kept);
+    }
+
+    /// Drops what was made longer ago than [`BUNDLE_AGE_MAX_MS`].
+    pub fn expire(&mut self, now: Instant) {
+        let age = Duration::from_millis(BUNDLE_AGE_MAX_MS);
+        self.retain(|_, kept| now.saturating_duration_since(kept.made) <= age);
+    }
+
+    fn remove(&mut self, key: &BundleKey) {
+        if let Some(kept) = self.kept.remove(key) {
+            self.bytes -= kept.bundle.bytes;
+        }
+    }
+
+    fn retain(&mut self, mut keep: impl FnMut(&BundleKey, &Kept) -> bool) {
+        let bytes = &mut self.bytes;
+        self.kept.retain(|key, kept| {
+            let keeps = keep(key, kept);
+            if !keeps {
+                *bytes -= kept.bundle.bytes;
+            }
+            keeps
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(repository: &str, base: usize, head: &str) -> BundleKey {
+        BundleKey {
+            repository: repository.into(),
+            base: base.to_string(),
+            head: Arc::new(MirrorHead {
+                branch: None,
+                commit: Some(head.into()),
+            }),
+        }
+    }
+
+    fn bundle(bytes: u64) -> Arc<BundleFile> {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(bytes).unwrap();
+        Arc::new(BundleFile::new(file).unwrap())
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_in_number_and_bytes() {
+        let mut cache = BundleCache::default();
+        let start = Instant::now();
+        let at = |n: usize| start + Duration::from_millis(n as u64);
+        for n in 0..=BUNDLES_MAX {
+            cache.insert(key("r", n, "h"), bundle(1), at(n));
+            // The first one is in use all the time.
+            assert!(cache.get(&key("r", 0, "h"), at(n)).is_some(), "{n}");
+        }
+        assert!(cache.get(&key("r", 1, "h"), at(1)).is_none());
+        assert_eq!(
+            (cache.kept.len(), cache.bytes),
+            (BUNDLES_MAX, BUNDLES_MAX as u64)
+        );
+        let later = at(1000);
+        cache.insert(key("r", 999, "h"), bundle(BUNDLES_BYTES_MAX), later);
+        assert_eq!((cache.kept.len(), cache.bytes), (1, BUNDLES_BYTES_MAX));
+        cache.insert(key("r", 1000, "h"), bundle(BUNDLES_BYTES_MAX + 1), later);
+        assert_eq!(cache.kept.len(), 1, "too large to be kept");
+        cache.insert(key("r", 999, "h"), bundle(5), later);
+        assert_eq!((cache.kept.len(), cache.bytes), (1, 5), "the same again");
+    }
+
+    #[test]
+    fn a_new_head_or_age_ends_a_bundle() {
+        let mut cache = BundleCache::default();
+        let now = Instant::now();
+        cache.insert(key("r", 1, "old"), bundle(3), now);
+        cache.insert(key("other", 1, "old"), bundle(4), now);
+        cache.insert(key("r", 2, "new"), bundle(5), now);
+        assert!(cache.get(&key("r", 1, "old"), now).is_none());
+        assert!(cache.get(&key("other", 1, "old"), now).is_some());
+        assert_eq!(cache.bytes, 9);
+        let age = Duration::from_millis(BUNDLE_AGE_MAX_MS);
+        cache.expire(now + age);
+        assert_eq!(cache.bytes, 9);
+        cache.expire(now + age + Duration::from_millis(1));
+        assert_eq!((cache.kept.len(), cache.bytes), (0, 0));
+    }
+}

@@ -1,0 +1,281 @@
+//! `ensure-refs`: whether the mirror has refs and commits, after a look at the upstream if it
+//! does not.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use gix::bstr::ByteSlice;
+use serde::{Deserialize, Serialize};
+
+use super::background::{Command, Plane};
+use super::core::{Asked, Core, Note, Reply};
+use super::registry::{Repo, StartError};
+use crate::http::conn::{Answer, Payload};
+use crate::http::response::Head;
+use crate::limits::ENSURE_ITEMS_MAX;
+use crate::metrics::Outcome;
+use crate::refs::is_ref_name;
+
+/// A core's question.
+pub struct EnsureRequest {
+    repo: Arc<Repo>,
+    wanted: Wanted,
+    asked: Instant,
+    reply: Reply<Ensured>,
+}
+
+/// The request's JSON as it is sent. What else is in it is ignored.
+#[derive(Deserialize)]
+struct Body {
+    #[serde(default)]
+    refs: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    commits: Option<Vec<String>>,
+}
+
+/// What a client needs.
+///
+/// Invariants: at least one ref or commit, of each at most [`ENSURE_ITEMS_MAX`]; names are ones
+/// that git allows; ids are whole and in lower case.
+#[derive(Debug, PartialEq, Eq)]
+struct Wanted {
+    /// The commit that each ref must name; `None` for any.
+    refs: BTreeMap<String, Option<String>>,
+    commits: Vec<String>,
+}
+
+/// The answer's JSON.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Ensured {
+    /// What the refs that were asked for name now; empty for one that is not there.
+    refs: BTreeMap<String, String>,
+    missing_commits: Vec<String>,
+    /// Whether the upstream was looked at for this request.
+    fetched: bool,
+}
+
+impl Wanted {
+    /// Reads a request; an error says what to send instead.
+    fn parse(body: &[u8]) -> Result<Wanted, String> {
+        let body: Body = serde_json::from_slice(body).map_err(|e| {
+            let form = r#"{"refs":{"refs/heads/NAME":"HASH"},"commits":["HASH"]}"#;
+            format!("the body is not understood ({e}); send {form}")
+        })?;
+        let refs = body.refs.unwrap_or_default();
+        let commits = body.commits.unwrap_or_default();
+        if refs.is_empty() && commits.is_empty() {
+            return Err("name at least one ref or commit".into());
+        }
+        if refs.len().max(commits.len()) > ENSURE_ITEMS_MAX {
+            return Err(format!(
+                "name at most {ENSURE_ITEMS_MAX} refs and as many commits"
+            ));
+        }
+        let refs = refs.into_iter().map(|(name, id)| {
+            if !is_ref_name(name.as_bytes()) {
+                return Err(format!(
+                    "{name:?} is no full ref name; write for example refs/heads/main"
+                ));
+            }
+            let id = match id.is_empty() {
+                true => None,
+                false => Some(full_id(&id)?),
+            };
+            Ok((name, id))
+        });
+        Ok(Wanted {
+            refs: refs.collect::<Result<_, _>>()?,
+            commits: commits
+                .iter()
+                .map(|id| full_id(id))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn full_id(text: &str) -> Result<String, String> {
+    let is_id = matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit());
+    match is_id {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err(format!(
+            "{text:?} is no commit; write all 40 or 64 hex digits"
+        )),
+    }
+}
+
+impl Plane {
+    /// Answers a core.
+    pub(super) async fn ensure_refs(self: Rc<Self>, request: EnsureRequest) {
+        let ensured = self.ensure(&request).await;
+        // Fails when the client has left.
+        let _ = request.reply.send(ensured);
+    }
+
+    async fn ensure(self: &Rc<Self>, request: &EnsureRequest) -> Result<Ensured, StartError> {
+        let EnsureRequest {
+            repo,
+            wanted,
+            asked,
+            ..
+        } = request;
+        let cloned = self.ensure_mirror(repo).await?;
+        let mut found = self.look(repo, wanted).await?;
+        let mut fetched = cloned;
+        // A comparison that runs may have begun too early, but most likely it will do.
+        if !found.is_all(wanted) && self.join_freshening(repo).await {
+            fetched = true;
+            found = self.look(repo, wanted).await?;
+        }
+        if !found.is_all(wanted) {
+            self.fresh_since(repo, *asked).await?;
+            fetched = true;
+            found = self.look(repo, wanted).await?;
+        }
+        found.fetched = fetched;
+        Ok(found)
+    }
+
+    async fn look(&self, repo: &Arc<Repo>, wanted: &Wanted) -> Result<Ensured, StartError> {
+        let _turn = self.turns.lookups.acquire().await;
+        let mut refs = BTreeMap::new();
+        if !wanted.refs.is_empty() {
+            let there = self.read_refs(repo).await?;
+            refs.extend(wanted.refs.keys().map(|name| {
+                let found = there.get(name.as_bytes().as_bstr());
+                let id = found.map_or_else(String::new, |r| r.target.to_string());
+                (name.clone(), id)
+            }));
+        }
+        let kinds = self.git.kinds(&repo.mirror, &wanted.commits).await;
+        let kinds = kinds.map_err(|e| StartError {
+            status: 500,
+            message: format!("{}: {e}", repo.name),
+        })?;
+        let missing = wanted.commits.iter().zip(kinds);
+        let missing = missing.filter(|(_, kind)| kind.is_none());
+        Ok(Ensured {
+            refs,
+            missing_commits: missing.map(|(id, _)| id.clone()).collect(),
+            fetched: false,
+        })
+    }
+}
+
+impl Ensured {
+    fn is_all(&self, wanted: &Wanted) -> bool {
+        let is_there = |(name, id): (&String, &Option<String>)| match self.refs.get(name) {
+            None => false,
+            Some(found) => match id {
+                None => !found.is_empty(),
+                Some(id) => found == id,
+            },
+        };
+        self.missing_commits.is_empty() && wanted.refs.iter().all(is_there)
+    }
+}
+
+impl Core {
+    /// Answers `POST …/ensure-refs`.
+    pub(super) async fn ensure_refs(
+        &self,
+        asked: &Asked<'_, '_>,
+        body: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Answer<Note> {
+        let wanted = match Wanted::parse(body) {
+            Ok(wanted) => wanted,
+            Err(why) => return self.failed(asked, 400, &why, out),
+        };
+        let repo = asked.repo.clone();
+        let ensured = self.ask(|reply| {
+            Command::EnsureRefs(EnsureRequest {
+                repo,
+                wanted,
+                asked: Instant::now(),
+                reply,
+            })
+        });
+        let json = match ensured.await {
+            // Strings and a flag always have a form in JSON.
+            Ok(ensured) => serde_json::to_string(&ensured).unwrap_or_default(),
+            Err(StartError { status, message }) => {
+                return self.failed(asked, status, &message, out);
+            }
+        };
+        self.with_date(|date| {
+            let head = Head::new(out, 200, date)
+                .header("Content-Type", "application/json")
+                .content_length(json.len() as u64)
+                .connection(asked.head.keep_alive);
+            // All values are the program's own.
+            let _ = head.finish();
+        });
+        out.extend_from_slice(json.as_bytes());
+        Answer {
+            payload: Payload::Written,
+            keep_alive: asked.head.keep_alive,
+            note: self.note_for(asked, Outcome::EnsureRefs, 200),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0123456789abcdef0123456789ABCDEF01234567";
+
+    #[test]
+    fn what_is_understood() {
+        let wanted = |text: &str| Wanted::parse(text.as_bytes()).unwrap();
+        let lower = ID.to_ascii_lowercase();
+        let long = "ab".repeat(32);
+        let both = format!(
+            r#"{{"refs":{{"refs/heads/a":"{ID}","refs/tags/b":""}},"commits":["{long}"],"x":1}}"#
+        );
+        let refs = [("refs/heads/a", Some(lower.clone())), ("refs/tags/b", None)];
+        let refs = refs.map(|(name, id)| (name.to_owned(), id));
+        let expected = Wanted {
+            refs: refs.into(),
+            commits: vec![long],
+        };
+        assert_eq!(wanted(&both), expected);
+        let one = wanted(&format!(r#"{{"refs":null,"commits":["{ID}"]}}"#));
+        assert_eq!((one.refs.len(), one.commits), (0, vec![lower]));
+    }
+
+    #[test]
+    fn what_is_refused() {
+        let many: Vec<&str> = vec![ID; ENSURE_ITEMS_MAX + 1];
+        let many = format!(r#"{{"commits":{}}}"#, serde_json::to_string(&many).unwrap());
+        let short = format!(r#"{{"commits":["{}"]}}"#, &ID[1..]);
+        let sign = format!(r#"{{"commits":["+{}"]}}"#, &ID[1..]);
+        let rows = [
+            "",
+            "null",
+            "[]",
+            "{}",
+            r#"{"refs":{},"commits":[]}"#,
+            r#"{"refs":{"refs/heads/a":null}}"#,
+            r#"{"refs":{"refs/heads/a":"main"}}"#,
+            r#"{"refs":{"main":""}}"#,
+            r#"{"refs":{"HEAD":""}}"#,
+            r#"{"refs":{"refs/heads/a..b":""}}"#,
+            r#"{"refs":{"refs/heads/../x":""}}"#,
+            r#"{"refs":{"refs/heads/a\n":""}}"#,
+            r#"{"refs":{"--all":""}}"#,
+            r#"{"commits":[""]}"#,
+            r#"{"commits":"x"}"#,
+            &short,
+            &sign,
+            &many,
+        ];
+        for row in rows {
+            assert!(Wanted::parse(row.as_bytes()).is_err(), "{row}");
+        }
+        let deep = "[".repeat(100_000);
+        assert!(Wanted::parse(deep.as_bytes()).is_err());
+    }
+}

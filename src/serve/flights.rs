@@ -1,0 +1,131 @@
+//! Work of the background plane that runs once for everybody who needs it at the time.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::rc::Rc;
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+type Running<K, T> = Rc<RefCell<HashMap<K, Flight<T>>>>;
+
+/// The work that runs, by what it is for.
+pub struct Flights<K: Eq + Hash, T> {
+    running: Running<K, T>,
+}
+
+impl<K: Eq + Hash, T> Default for Flights<K, T> {
+    fn default() -> Self {
+        Flights {
+            running: Rc::default(),
+        }
+    }
+}
+
+/// Work that runs, as somebody who waits for it sees it.
+pub struct Flight<T> {
+    /// When it began.
+    pub began: Instant,
+    end: watch::Receiver<Option<T>>,
+}
+
+impl<T> Clone for Flight<T> {
+    fn clone(&self) -> Self {
+        Flight {
+            began: self.began,
+            end: self.end.clone(),
+        }
+    }
+}
+
+impl<T: Clone> Flight<T> {
+    /// Waits for its end; `None` if it ended without a result, by a panic for example.
+    pub async fn end(mut self) -> Option<T> {
+        let ended = self.end.wait_for(Option::is_some).await;
+        ended.ok().and_then(|end| end.clone())
+    }
+}
+
+/// The duty to do the work. Dropping it ends it for everybody.
+pub struct Duty<K: Eq + Hash, T> {
+    running: Running<K, T>,
+    key: K,
+    sender: watch::Sender<Option<T>>,
+}
+
+impl<K: Eq + Hash, T> Duty<K, T> {
+    /// Tells everybody.
+    pub fn done(self, result: T) {
+        self.sender.send_replace(Some(result));
+    }
+}
+
+impl<K: Eq + Hash, T> Drop for Duty<K, T> {
+    fn drop(&mut self) {
+        self.running.borrow_mut().remove(&self.key);
+    }
+}
+
+impl<K: Eq + Hash + Clone, T> Flights<K, T> {
+    /// What runs for `key`.
+    pub fn running(&self, key: &K) -> Option<Flight<T>> {
+        self.running.borrow().get(key).cloned()
+    }
+
+    /// Joins what runs for `key`; if nothing does, the caller has the duty to run it.
+    pub fn join(&self, key: &K) -> (Flight<T>, Option<Duty<K, T>>) {
+        if let Some(flight) = self.running(key) {
+            return (flight, None);
+        }
+        let (sender, end) = watch::channel(None);
+        let flight = Flight {
+            began: Instant::now(),
+            end,
+        };
+        let mut running = self.running.borrow_mut();
+        running.insert(key.clone(), flight.clone());
+        let duty = Duty {
+            running: self.running.clone(),
+            key: key.clone(),
+            sender,
+        };
+        (flight, Some(duty))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run<F: Future>(future: F) -> F::Output {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.unwrap().block_on(future)
+    }
+
+    #[test]
+    fn one_has_the_duty_and_all_hear_of_its_end() {
+        let flights = Flights::default();
+        let (first, duty) = flights.join(&"a");
+        let (second, none) = flights.join(&"a");
+        assert!(none.is_none());
+        assert!(flights.join(&"b").1.is_some(), "another key is other work");
+        assert_eq!(first.began, second.began);
+        duty.unwrap().done(7);
+        assert_eq!(
+            run(async { (first.end().await, second.end().await) }),
+            (Some(7), Some(7))
+        );
+        assert!(flights.running(&"a").is_none());
+        assert!(flights.join(&"a").1.is_some());
+    }
+
+    #[test]
+    fn a_duty_that_is_dropped_ends_the_waiting() {
+        let flights: Flights<_, u8> = Flights::default();
+        let (flight, duty) = flights.join(&"a");
+        drop(duty);
+        assert_eq!(run(flight.end()), None);
+        assert!(flights.join(&"a").1.is_some());
+    }
+}

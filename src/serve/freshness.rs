@@ -1,0 +1,338 @@
+//! Mirrors on the background plane: cloned when they are first needed, compared with their
+//! upstream on schedule and when a request needs to know what is new, and looked after.
+//!
+//! Requests share what runs. Who needs to know what the upstream had *at a time or later* is
+//! content with any comparison that began then; one that began before does not count, because it
+//! may have looked just before the push that the request is about.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::spawn_local;
+
+use super::archive::unix_ms;
+use super::background::Plane;
+use super::flights::{Duty, Flight};
+use super::registry::{MirrorHead, Repo, StartError};
+use crate::limits::{FRESHEN_WAIT_MS, MIRROR_FRESH_MS};
+use crate::metrics::{CloneResult, Event, FetchResult};
+use crate::mirror::{Freshened, MirrorError};
+use crate::refs::{self, MirrorRefs};
+
+type Ended = Result<(), StartError>;
+
+impl Plane {
+    /// Mirrors found at start are used as they are; what the server needs of their
+    /// configuration is set while requests are served already.
+    pub(super) async fn take_over_mirrors(self: Rc<Self>) {
+        for repo in self.shared.registry.all() {
+            if !repo.mirror.is_dir() {
+                continue;
+            }
+            let usable = match self.git.is_usable(&repo.mirror).await {
+                Ok(()) => self.git.set_up(&repo.mirror, &repo.url).await,
+                unusable => unusable,
+            };
+            match usable {
+                Ok(()) => self.keep(&repo, None),
+                Err(e) => tracing::error!(repository = &*repo.name, "{e}"),
+            }
+            if let Some(head) = self.read_head(&repo).await {
+                if has_moved(&repo, &head) {
+                    repo.set_moved(unix_ms());
+                    self.rebuild(&repo);
+                }
+                repo.set_first_head(head);
+            }
+        }
+    }
+
+    fn keep(&self, repo: &Repo, fresh_unix_ms: Option<u64>) {
+        self.schedule
+            .borrow_mut()
+            .add(repo.name.clone(), fresh_unix_ms);
+        self.wake.notify_one();
+    }
+
+    // ---- clone ----
+
+    /// Waits until there is a mirror. Whether there was none and the wait was for a clone.
+    pub(super) async fn ensure_mirror(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+    ) -> Result<bool, StartError> {
+        if repo.mirror.is_dir() {
+            return Ok(false);
+        }
+        let (flight, duty) = self.cloning.join(&repo.name);
+        if let Some(duty) = duty {
+            spawn_local(self.clone().clone_mirror(repo.clone(), duty));
+        }
+        flight
+            .end()
+            .await
+            .unwrap_or_else(|| Err(lost()))
+            .map(|()| true)
+    }
+
+    async fn clone_mirror(self: Rc<Self>, repo: Arc<Repo>, duty: Duty<Arc<str>, Ended>) {
+        let _turn = self.turns.clones.acquire().await;
+        tracing::info!(repository = &*repo.name, "cloning from {}", repo.url);
+        let (unix_began_ms, began) = (unix_ms(), Instant::now());
+        let staging = self.shared.state.tmp_dir();
+        let cloned = self
+            .git
+            .clone_mirror(&repo.url, &repo.mirror, &staging)
+            .await;
+        let result = match &cloned {
+            Ok(()) => CloneResult::Complete,
+            Err(MirrorError::NotFound { .. }) => CloneResult::NotFound,
+            Err(MirrorError::TimedOut { .. }) => CloneResult::TimedOut,
+            Err(_) => CloneResult::Failed,
+        };
+        self.shared.meter().add(Event::Clone(result), 1);
+        if let Err(e) = cloned {
+            tracing::warn!(repository = &*repo.name, "no mirror: {e}");
+            self.shared.registry.forget(&repo);
+            return duty.done(Err(clone_error(&repo, &e)));
+        }
+        if let Some(head) = self.read_head(&repo).await {
+            if has_moved(&repo, &head) {
+                // There was a mirror before; it is gone, but its snapshot is not.
+                repo.set_moved(unix_ms());
+                self.rebuild(&repo);
+            }
+            repo.set_head(head);
+        }
+        repo.set_fresh(unix_began_ms, began);
+        self.keep(&repo, Some(unix_ms()));
+        duty.done(Ok(()));
+    }
+
+    // ---- compare with the upstream ----
+
+    /// Starts the comparisons that are due.
+    pub(super) async fn keep_fresh(self: Rc<Self>) {
+        loop {
+            let due = self.schedule.borrow_mut().start(unix_ms());
+            if let Some(name) = due {
+                spawn_local(self.clone().fetch(name));
+                continue;
+            }
+            let wake_at_ms = self.schedule.borrow().wake_at_ms();
+            let Some(wake_at_ms) = wake_at_ms else {
+                self.wake.notified().await;
+                continue;
+            };
+            let wait = Duration::from_millis(wake_at_ms.saturating_sub(unix_ms()).max(1));
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    async fn fetch(self: Rc<Self>, name: Arc<str>) {
+        let Some((host, path)) = name.split_once('/') else {
+            return;
+        };
+        let Some(repo) = self.shared.registry.get(host, path) else {
+            self.schedule.borrow_mut().remove(&name);
+            return;
+        };
+        let freshened = self.freshening(&repo).end().await;
+        let succeeded = matches!(freshened, Some(Ok(())));
+        self.schedule
+            .borrow_mut()
+            .finished(&name, succeeded, unix_ms());
+        self.wake.notify_one();
+    }
+
+    /// The comparison that runs; begins one if none does.
+    fn freshening(self: &Rc<Self>, repo: &Arc<Repo>) -> Flight<Ended> {
+        let (flight, duty) = self.freshening.join(&repo.name);
+        if let Some(duty) = duty {
+            // A task of its own: whoever asked for it may leave.
+            spawn_local(self.clone().freshen(repo.clone(), flight.began, duty));
+        }
+        flight
+    }
+
+    /// Joins the comparison that runs, if one does, and waits for its end. Whether one ran.
+    pub(super) async fn join_freshening(&self, repo: &Repo) -> bool {
+        match self.freshening.running(&repo.name) {
+            Some(flight) => flight.end().await.is_some(),
+            None => false,
+        }
+    }
+
+    /// Makes sure that the mirror has what its upstream had at `since` or later.
+    pub(super) async fn fresh_since(self: &Rc<Self>, repo: &Arc<Repo>, since: Instant) -> Ended {
+        loop {
+            if repo.is_fresh_since(since) {
+                return Ok(());
+            }
+            let flight = self.freshening(repo);
+            let began = flight.began;
+            let ended = flight.end().await.unwrap_or_else(|| Err(lost()));
+            if began >= since {
+                return ended;
+            }
+        }
+    }
+
+    /// Makes sure that the mirror was compared with its upstream lately: within
+    /// [`MIRROR_FRESH_MS`]. An error means that what it has may be old: the upstream cannot be
+    /// reached, now or as lately, or does not answer within [`FRESHEN_WAIT_MS`].
+    pub(super) async fn fresh_lately(self: &Rc<Self>, repo: &Arc<Repo>) -> Ended {
+        let now = Instant::now();
+        let since = now.checked_sub(Duration::from_millis(MIRROR_FRESH_MS));
+        let since = since.unwrap_or(now);
+        if let Some(why) = repo.failed_since(since) {
+            return Err(why);
+        }
+        let limit = Duration::from_millis(FRESHEN_WAIT_MS);
+        let fresh = tokio::time::timeout(limit, self.fresh_since(repo, since)).await;
+        fresh.unwrap_or_else(|_| {
+            let seconds = limit.as_secs();
+            Err(StartError {
+                status: 504,
+                message: format!("{}: no news from upstream within {seconds} s", repo.name),
+            })
+        })
+    }
+
+    async fn freshen(self: Rc<Self>, repo: Arc<Repo>, began: Instant, duty: Duty<Arc<str>, Ended>) {
+        let _turn = self.turns.freshens.acquire().await;
+        let unix_began_ms = unix_ms();
+        let freshened = self.git.freshen(&repo.mirror, &repo.url, &repo.pins).await;
+        let result = match &freshened {
+            Ok(Freshened::Unchanged) => FetchResult::Unchanged,
+            Ok(Freshened::Moved { .. }) => FetchResult::Changed,
+            Err(_) => FetchResult::Failed,
+        };
+        self.shared.meter().add(Event::Fetch(result), 1);
+        let moved = match freshened {
+            Ok(freshened) => freshened != Freshened::Unchanged,
+            Err(e) => {
+                tracing::warn!(repository = &*repo.name, "cannot fetch: {e}");
+                let why = freshen_error(&repo, &e);
+                repo.set_failed(why.clone());
+                return duty.done(Err(why));
+            }
+        };
+        if moved {
+            // Noted before anybody hears of it.
+            repo.set_moved(unix_ms());
+        }
+        if (moved || repo.head().is_none())
+            && let Some(head) = self.read_head(&repo).await
+        {
+            repo.set_head(head);
+        }
+        repo.set_fresh(unix_began_ms, began);
+        duty.done(Ok(()));
+        // Also when nothing moved: the last try may have failed.
+        self.rebuild(&repo);
+        if moved {
+            self.maintain(&repo).await;
+        }
+    }
+
+    /// Builds the new snapshot of a repository whose old one is in use, while that is served.
+    pub(super) fn rebuild(self: &Rc<Self>, repo: &Arc<Repo>) {
+        if let Some(permit) = repo.rebuild() {
+            spawn_local(self.clone().build(permit));
+        }
+    }
+
+    async fn maintain(&self, repo: &Repo) {
+        let (_, Some(duty)) = self.maintaining.join(&repo.name) else {
+            return;
+        };
+        match self.git.consolidate(&repo.mirror, &repo.pins).await {
+            Ok(0) => {}
+            Ok(packs) => tracing::info!(repository = &*repo.name, packs, "consolidated packs"),
+            Err(e) => tracing::warn!(repository = &*repo.name, "cannot consolidate packs: {e}"),
+        }
+        duty.done(());
+    }
+
+    // ---- what the mirror has ----
+
+    /// The refs of the mirror at one moment.
+    pub(super) async fn read_refs(&self, repo: &Arc<Repo>) -> Result<MirrorRefs, StartError> {
+        let (repo, follow) = (repo.clone(), self.git.follow.clone());
+        let name = repo.name.clone();
+        let failed = |e: &dyn std::fmt::Display| StartError {
+            status: 500,
+            message: format!("{name}: {e}"),
+        };
+        let read = tokio::task::spawn_blocking(move || {
+            let _pinned = repo.pins.blocking_read();
+            refs::read(&repo.mirror, &follow)
+        });
+        let read = read.await.map_err(|panic| failed(&panic))?;
+        read.map_err(|e| failed(&e))
+    }
+
+    async fn read_head(&self, repo: &Arc<Repo>) -> Option<Arc<MirrorHead>> {
+        match self.read_refs(repo).await {
+            Ok(refs) => Some(Arc::new(MirrorHead::of(&refs))),
+            Err(e) => {
+                tracing::error!(repository = &*repo.name, "cannot read HEAD: {e}");
+                None
+            }
+        }
+    }
+
+    /// The mirror's HEAD.
+    pub(super) async fn head(&self, repo: &Arc<Repo>) -> Result<Arc<MirrorHead>, StartError> {
+        if let Some(head) = repo.head() {
+            return Ok(head);
+        }
+        let refs = self.read_refs(repo).await?;
+        Ok(Arc::new(MirrorHead::of(&refs)))
+    }
+}
+
+/// Whether the mirror's HEAD is not that of the snapshot that is served, although no fetch has
+/// just moved it: the server before ended between a fetch and the build that should have
+/// followed, or the mirror was cloned anew.
+fn has_moved(repo: &Repo, head: &MirrorHead) -> bool {
+    let current = repo.current();
+    current.is_some_and(|current| current.commit != head.commit)
+}
+
+/// What the client hears when there is no mirror and none can be had.
+fn clone_error(repo: &Repo, error: &MirrorError) -> StartError {
+    let status = match error {
+        MirrorError::NotFound { .. } | MirrorError::Denied { .. } => 404,
+        _ => freshen_error(repo, error).status,
+    };
+    StartError {
+        status,
+        message: format!("{}: {error}", repo.name),
+    }
+}
+
+/// What the client hears when there is a mirror, but the upstream cannot be asked for news.
+fn freshen_error(repo: &Repo, error: &MirrorError) -> StartError {
+    let status = match error {
+        MirrorError::Io { .. } | MirrorError::Start { .. } => 500,
+        _ => 502,
+    };
+    StartError {
+        status,
+        message: format!("{}: {error}", repo.name),
+    }
+}
+
+/// The work ended without saying how.
+pub(super) fn lost() -> StartError {
+    StartError {
+        status: 500,
+        message: "the server failed to answer; try again".into(),
+    }
+}
