@@ -1,6 +1,8 @@
 //! Every bound in the program, in one place, related to each other at compile time.
 //! Units end the names. A bound that an operator may change is only a default here.
 
+use crate::extent::RAW_BLOCK_BYTES;
+
 /// Spooled bytes of a running build that stay in memory for the clients that follow closely.
 pub const WINDOW_BYTES: u64 = 8 << 20;
 
@@ -159,6 +161,20 @@ pub const LOG_FINISH_MAX_MS: u64 = 5 * SECOND_MS;
 pub const CHUNK_BYTES_MAX: u64 = 1 << 20;
 /// Bytes that one connection sends before its core looks at the others.
 pub const TURN_BYTES: u64 = 2 << 20;
+/// Bytes that all connections of a core together send before the core asks the kernel for what
+/// else happened: wakes of other threads and timers wait so long, 2 ms at 4 GB/s.
+pub const POLL_BYTES: u64 = 8 << 20;
+/// Room of a core's pipe: the most that every user may have (`/proc/sys/fs/pipe-max-size`).
+pub const GATHER_PIPE_BYTES: usize = 1 << 20;
+/// Bytes gathered in a core's pipe before they are sent. A pipe of 1 MiB has 256 places, one for
+/// each page and each run of framing bytes: seven blocks of 32 pages, whose ends may take one more.
+pub const GATHER_BYTES: usize = 7 * RAW_BLOCK_BYTES as usize;
+/// How long bytes that were in memory are taken to be there still, without a look.
+pub const RESIDENT_TRUST_MS: u64 = 250;
+/// Stretches of an archive of which is remembered that they were in memory.
+pub const RESIDENT_STRETCHES: usize = 1024;
+const _: () = assert!(TURN_BYTES <= POLL_BYTES);
+const _: () = assert!(GATHER_BYTES as u64 / RAW_BLOCK_BYTES * (RAW_BLOCK_BYTES / 4096 + 2) <= 256);
 /// Bytes read ahead of a socket from files that are not in memory.
 pub const READ_AHEAD_BYTES: u64 = 8 << 20;
 /// How long a closing connection waits for a client to take a refusal.

@@ -25,6 +25,7 @@ use crate::cache::store::{StateDir, StoreError, entry_bytes};
 use crate::config::{Config, IoDriver};
 use crate::faults::{Faults, VARIABLE};
 use crate::http::conn::{self, Patience, Service};
+use crate::http::socket::CoreSockets;
 use crate::io::signal::StopSignals;
 use crate::limits::{CORE_RING_ENTRIES, LISTEN_BACKLOG};
 use crate::log::{LogError, RequestLog, RequestLogThread};
@@ -332,6 +333,7 @@ async fn serve_core(core: Core, listener: TcpListener, epoll: bool, ready: &Read
     };
     drop(ready.send(Ok(())));
     let core = Rc::new(core);
+    let sockets = Rc::new(CoreSockets::new(epoll));
     let config = core.config();
     let patience = Patience {
         idle: config.idle_timeout,
@@ -354,7 +356,7 @@ async fn serve_core(core: Core, listener: TcpListener, epoll: bool, ready: &Read
                     stream,
                     peer,
                     patience,
-                    epoll,
+                    sockets.clone(),
                 ));
             }
             Err(_) if core.is_closing() => break,
@@ -387,9 +389,9 @@ async fn serve_connection(
     stream: monoio::net::TcpStream,
     peer: SocketAddr,
     patience: Patience,
-    epoll: bool,
+    sockets: Rc<CoreSockets>,
 ) {
-    let connection = conn::serve(stream, peer, core.clone(), patience, epoll);
+    let connection = conn::serve(stream, peer, core.clone(), patience, sockets);
     let mut connection = std::pin::pin!(connection);
     poll_fn(|context| {
         let polled = catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll(context)));

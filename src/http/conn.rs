@@ -11,7 +11,7 @@ use monoio::net::TcpStream;
 use super::body::Decoder;
 use super::head::{Framing, Parse, RequestHead, Scan, parse_from};
 use super::response::{CONTINUE, Text};
-use super::socket::{SendError, Sent, Socket};
+use super::socket::{CoreSockets, SendError, Sent, Socket};
 use super::{Method, Reject};
 use crate::extent::Source;
 use crate::limits::{BODY_BYTES_MAX, HEAD_BYTES_MAX, LINGER_MS, REQUEST_TIMEOUT_MS};
@@ -124,16 +124,16 @@ struct Connection<S> {
     output: Vec<u8>,
 }
 
-/// Serves a connection until it ends. `epoll` says which driver the core runs on.
+/// Serves a connection until it ends, on the core whose sockets share `sockets`.
 pub async fn serve<S: Service>(
     stream: TcpStream,
     peer: SocketAddr,
     service: Rc<S>,
     patience: Patience,
-    epoll: bool,
+    sockets: Rc<CoreSockets>,
 ) {
     // A socket that cannot be prepared is one that the client has closed already.
-    let Ok(socket) = Socket::new(stream, patience.stall, epoll) else {
+    let Ok(socket) = Socket::new(stream, patience.stall, sockets) else {
         return;
     };
     let mut connection = Connection {

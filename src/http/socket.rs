@@ -3,20 +3,23 @@
 //! All waiting is for readiness, which loses no bytes when it is cut short; the system calls
 //! themselves never block (see [`crate::io::net`]).
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
-use std::task::Poll;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use monoio::net::TcpStream;
 
 use super::response::{CHUNK_END, LAST_CHUNK, chunk_head};
-use crate::extent::{Next, Source};
+use crate::extent::{Next, RAW_BLOCK_BYTES, Source};
 use crate::io::net;
-use crate::limits::{CHUNK_BYTES_MAX, TURN_BYTES};
+use crate::io::pipe::Pipe;
+use crate::limits::{CHUNK_BYTES_MAX, GATHER_BYTES, POLL_BYTES, TURN_BYTES};
 
 /// Why a response could not be sent whole.
 #[derive(Debug, thiserror::Error)]
@@ -41,22 +44,46 @@ pub struct Sent {
     pub first: Option<Instant>,
 }
 
+/// What all sockets of one core share.
+pub struct CoreSockets {
+    /// Whether the runtime reports readiness through epoll.
+    epoll: bool,
+    /// Used only within one call, never across an await; `None` where the system allows none.
+    pipe: Option<RefCell<Pipe>>,
+    /// Bytes sent by all since the core last asked the kernel what else happened.
+    since_poll_bytes: Cell<u64>,
+}
+
+impl CoreSockets {
+    /// For a core whose runtime reports readiness through epoll or not.
+    pub fn new(epoll: bool) -> CoreSockets {
+        let pipe = Pipe::new();
+        if let Err(e) = &pipe {
+            tracing::warn!("sending packs in single blocks, which is slower: no large pipe: {e}");
+        }
+        CoreSockets {
+            epoll,
+            pipe: pipe.ok().map(RefCell::new),
+            since_poll_bytes: Cell::new(0),
+        }
+    }
+}
+
 /// See the module's text.
 pub struct Socket {
     stream: TcpStream,
     stall: Duration,
-    /// Whether the runtime reports readiness through epoll.
-    epoll: bool,
+    core: Rc<CoreSockets>,
     sent_in_turn: Cell<u64>,
 }
 
 impl Socket {
     /// Takes over an accepted connection.
-    pub fn new(stream: TcpStream, stall: Duration, epoll: bool) -> io::Result<Socket> {
+    pub fn new(stream: TcpStream, stall: Duration, core: Rc<CoreSockets>) -> io::Result<Socket> {
         let socket = Socket {
             stream,
             stall,
-            epoll,
+            core,
             sent_in_turn: Cell::new(0),
         };
         net::prepare(socket.fd())?;
@@ -136,11 +163,17 @@ impl Socket {
             return Ok(());
         }
         self.sent_in_turn.set(0);
-        if !self.epoll {
-            // Goes through the ring, so the core looks at everything else first.
-            return self.writable().await;
+        let since_poll = &self.core.since_poll_bytes;
+        since_poll.set(since_poll.get() + sent);
+        if !self.core.epoll && since_poll.get() >= POLL_BYTES {
+            // Goes through the ring, as will all other senders: then the core has nothing left to
+            // do and looks at everything else, wakes of other threads and timers included.
+            let writable = self.writable().await;
+            since_poll.set(0);
+            return writable;
         }
-        // The epoll driver would say "ready" from memory; it polls between two rounds of tasks.
+        // Only to the end of the core's list of tasks. The epoll driver would say "ready" from
+        // memory anyway; it polls between two rounds of tasks.
         let mut first = true;
         poll_fn(|context| match std::mem::take(&mut first) {
             true => {
@@ -204,8 +237,19 @@ impl Socket {
                 }
                 next.truncate(resident.saturating_sub(at).max(1));
             }
-            let last = end == Some(at + next.wire_bytes());
-            if let Some(count) = self.send_next(source, next, last).await? {
+            let until = promised.min(resident);
+            let gathered = match is_framed(&next, at, until) {
+                true => self.gather(source, at..until, end)?,
+                false => None,
+            };
+            let count = match gathered {
+                Some(tried) => self.settle(tried).await?,
+                None => {
+                    let last = end == Some(at + next.wire_bytes());
+                    self.send_next(source, next, last).await?
+                }
+            };
+            if let Some(count) = count {
                 at += count;
                 sent.bytes = at - start;
                 sent.first.get_or_insert_with(Instant::now);
@@ -269,6 +313,45 @@ impl Socket {
         }
     }
 
+    /// Sends what stands in `wire`, or the first part of it, through the core's pipe; gives what
+    /// the socket said, or `None` without a pipe. An error of the source is the outer one.
+    fn gather(
+        &self,
+        source: &mut dyn Source,
+        wire: Range<u64>,
+        end: Option<u64>,
+    ) -> Result<Option<io::Result<usize>>, SendError> {
+        let failed = |e: io::Error| SendError::Source(e.to_string());
+        let mut pipe = self.core.pipe.as_ref().map(RefCell::borrow_mut);
+        let Some(mut gathered) = pipe.as_mut().and_then(|pipe| pipe.gather()) else {
+            return Ok(None);
+        };
+        // Everything in `wire` is there already, so nobody has to be woken.
+        let mut context = Context::from_waker(Waker::noop());
+        loop {
+            let at = wire.start + gathered.bytes() as u64;
+            if at >= wire.end || !gathered.wants_more() {
+                break;
+            }
+            let Poll::Ready(next) = source.poll_next(at, wire.end - at, &mut context) else {
+                break;
+            };
+            let put = match &next {
+                Next::Inline(inline) => gathered.put(inline.as_slice()),
+                Next::File { file, offset, len } => {
+                    let file = source.file(*file).map_err(failed)?;
+                    gathered.put_file(file, *offset, *len)
+                }
+                _ => break,
+            };
+            if (put.map_err(failed)? as u64) < next.wire_bytes() {
+                break;
+            }
+        }
+        let last = end == Some(wire.start + gathered.bytes() as u64);
+        Ok(Some(gathered.send(self.fd(), !last)))
+    }
+
     /// What follows from one attempt to send: waits for room if there was none.
     async fn settle(&self, tried: io::Result<usize>) -> Result<Option<u64>, SendError> {
         match tried {
@@ -284,4 +367,15 @@ impl Socket {
             Err(e) => Err(SendError::Left(e)),
         }
     }
+}
+
+/// Whether `next` begins a run of framing bytes and short ranges of files, long enough to be
+/// gathered. What is not a file's may not be gathered: only pages of files stay where they are.
+fn is_framed(next: &Next, at: u64, until: u64) -> bool {
+    let short = match next {
+        Next::Inline(_) => true,
+        Next::File { len, .. } => *len <= RAW_BLOCK_BYTES,
+        _ => false,
+    };
+    short && until.saturating_sub(at) >= GATHER_BYTES as u64 / 2
 }

@@ -2,6 +2,7 @@
 pub mod child;
 pub mod disk;
 pub mod net;
+pub mod pipe;
 pub mod residency;
 pub mod signal;
 

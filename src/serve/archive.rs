@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::resident::Resident;
 use crate::cache::entry::{EntryId, LinkedFile, Meta};
 use crate::cache::store::spool_path;
 use crate::snapshot::fanout::Fanout;
@@ -17,6 +18,19 @@ pub struct Files {
     pub spool: File,
     /// The linked files, in the order the layout numbers them.
     pub linked: Vec<File>,
+    /// What of the archive was in memory lately.
+    pub resident: Resident,
+}
+
+impl Files {
+    /// Takes over open files.
+    pub fn new(spool: File, linked: Vec<File>) -> Files {
+        Files {
+            spool,
+            linked,
+            resident: Resident::default(),
+        }
+    }
 }
 
 /// An archive and where its bytes are.
@@ -118,10 +132,8 @@ impl Archive {
             .linked
             .iter()
             .map(|file| open(place.dir.join(&file.path)));
-        let files = Arc::new(Files {
-            linked: linked.collect::<io::Result<_>>()?,
-            spool: open(spool_path(&place.dir))?,
-        });
+        let linked = linked.collect::<io::Result<_>>()?;
+        let files = Arc::new(Files::new(open(spool_path(&place.dir))?, linked));
         place.files = Some(files.clone());
         Ok(files)
     }

@@ -258,10 +258,8 @@ fn open_files(dir: &Path, linked: &[LinkedFile]) -> Result<Files, BeginError> {
         .map_err(error("create the spool file"))?;
     let open = |file: &LinkedFile| File::open(dir.join(&file.path));
     let linked = linked.iter().map(open).collect::<io::Result<_>>();
-    Ok(Files {
-        spool,
-        linked: linked.map_err(error("open a linked pack"))?,
-    })
+    let linked = linked.map_err(error("open a linked pack"))?;
+    Ok(Files::new(spool, linked))
 }
 
 /// Produces, spools and publishes. `None` if the archive is complete but could not be kept.

@@ -20,6 +20,7 @@ mod pipe;
 pub mod prefetch;
 mod reader;
 pub mod registry;
+mod resident;
 pub mod shared;
 mod snapshot;
 

@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -12,8 +11,8 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use tokio::sync::oneshot;
 
 use super::archive::{Archive, Files};
-use crate::limits::{PREFETCH_THREADS, READ_AHEAD_BYTES};
-use crate::snapshot::map::MappedFile;
+use crate::io::residency;
+use crate::limits::PREFETCH_THREADS;
 
 /// Ranges of an archive's files: the spool (`None`) or a linked file.
 pub type FileRanges = Vec<(Option<u32>, Range<u64>)>;
@@ -42,10 +41,12 @@ impl Prefetch {
     pub fn start() -> io::Result<Prefetch> {
         let (queue, requests) = unbounded();
         let mut threads = Vec::new();
+        let nowhere = Arc::new(residency::nowhere()?);
         for index in 0..PREFETCH_THREADS {
             let requests: Receiver<Request> = requests.clone();
+            let nowhere = nowhere.clone();
             let builder = std::thread::Builder::new().name(format!("prefetch-{index}"));
-            threads.push(builder.spawn(move || run(&requests))?);
+            threads.push(builder.spawn(move || run(&requests, &nowhere))?);
         }
         Ok(Prefetch {
             queue: Some(queue),
@@ -89,8 +90,7 @@ impl Drop for Prefetch {
     }
 }
 
-fn run(requests: &Receiver<Request>) {
-    let mut scratch = vec![0u8; 1 << 20];
+fn run(requests: &Receiver<Request>, nowhere: &File) {
     while let Ok(request) = requests.recv() {
         // Whoever asked may have left: then nobody hears the answer.
         match request {
@@ -99,7 +99,7 @@ fn run(requests: &Receiver<Request>) {
                 ranges,
                 done,
             } => {
-                let _ = done.send(read(&files, &ranges, &mut scratch));
+                let _ = done.send(read(&files, &ranges, nowhere));
             }
             Request::Open { archive, done } => {
                 let _ = done.send(archive.open());
@@ -108,8 +108,8 @@ fn run(requests: &Receiver<Request>) {
     }
 }
 
-/// Reads the ranges, and has the kernel begin with what follows them.
-fn read(files: &Files, ranges: &FileRanges, scratch: &mut [u8]) -> io::Result<()> {
+/// Reads the ranges into the page cache.
+fn read(files: &Files, ranges: &FileRanges, nowhere: &File) -> io::Result<()> {
     for (file, range) in ranges {
         let file = match file {
             None => &files.spool,
@@ -118,34 +118,7 @@ fn read(files: &Files, ranges: &FileRanges, scratch: &mut [u8]) -> io::Result<()
                 .get(*index as usize)
                 .ok_or(io::ErrorKind::NotFound)?,
         };
-        let ahead = std::num::NonZeroU64::new(range.end - range.start + READ_AHEAD_BYTES);
-        // Only advice.
-        let _ = rustix::fs::fadvise(file, range.start, ahead, rustix::fs::Advice::WillNeed);
-        if !populate(file, range)? {
-            read_through(file, range, scratch)?;
-        }
-    }
-    Ok(())
-}
-
-/// Waits for the range without copying it; `false` where that cannot be done.
-fn populate(file: &File, range: &Range<u64>) -> io::Result<bool> {
-    let mapped = MappedFile::of(file)?;
-    let end = range.end.min(mapped.bytes().len() as u64);
-    if range.start >= end {
-        return Ok(true);
-    }
-    mapped.populate(range.start as usize..end as usize)
-}
-
-fn read_through(file: &File, range: &Range<u64>, scratch: &mut [u8]) -> io::Result<()> {
-    let mut at = range.start;
-    while at < range.end {
-        let want = (range.end - at).min(scratch.len() as u64) as usize;
-        match file.read_at(&mut scratch[..want], at)? {
-            0 => break,
-            got => at += got as u64,
-        }
+        residency::read_in(file, range.clone(), nowhere)?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! An archive as the source of a response.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,9 +11,9 @@ use tokio::sync::oneshot;
 
 use super::archive::Files;
 use super::prefetch::{FileRanges, Prefetch};
+use super::resident::stretch;
 use crate::extent::{Next, Source};
 use crate::io::residency;
-use crate::limits::READ_AHEAD_BYTES;
 use crate::metrics::{Event, Meter, Prefault};
 use crate::snapshot::fanout::ReaderHandle;
 
@@ -47,11 +48,11 @@ impl ArchiveReader {
         std::future::poll_fn(|context| self.poll_next(at, 1, context).map(drop)).await;
     }
 
-    /// Ranges under the next bytes that are not in memory, or not known to be.
-    fn cold_ranges(&self, at: u64) -> FileRanges {
+    /// Ranges under a stretch of the wire that are not in memory, or not known to be.
+    fn cold_ranges(&self, wire: Range<u64>) -> FileRanges {
         let mut ranges = FileRanges::new();
         let fanout = self.handle.fanout();
-        fanout.file_ranges(at, READ_AHEAD_BYTES, |file, range| {
+        fanout.file_ranges(wire.start, wire.end - wire.start, |file, range| {
             ranges.push((file, range))
         });
         ranges.retain(|(file, range)| match self.file(*file) {
@@ -71,10 +72,15 @@ impl Source for ArchiveReader {
     }
 
     fn poll_resident(&mut self, at: u64, context: &mut Context<'_>) -> Poll<io::Result<u64>> {
-        let until = at.saturating_add(READ_AHEAD_BYTES);
+        let wire = stretch(at);
+        let until = wire.end;
         if self.reading.is_none() {
-            let cold = self.cold_ranges(at);
+            if self.files.resident.was_seen(at) {
+                return Poll::Ready(Ok(until));
+            }
+            let cold = self.cold_ranges(wire);
             if cold.is_empty() {
+                self.files.resident.saw(at);
                 self.meter.add(Event::Prefault(Prefault::Resident), 1);
                 return Poll::Ready(Ok(until));
             }
@@ -87,6 +93,7 @@ impl Source for ArchiveReader {
         self.reading = None;
         match read {
             Ok(Ok(())) => {
+                self.files.resident.saw(at);
                 self.meter.add(Event::Prefault(Prefault::Read), 1);
                 Poll::Ready(Ok(until))
             }

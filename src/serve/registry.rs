@@ -362,10 +362,7 @@ mod tests {
     }
 
     fn archive(created_unix_ms: u64) -> Arc<Archive> {
-        let files = Files {
-            spool: tempfile::tempfile().unwrap(),
-            linked: Vec::new(),
-        };
+        let files = Files::new(tempfile::tempfile().unwrap(), Vec::new());
         let id = EntryId::from_bytes(u128::from(created_unix_ms).to_le_bytes());
         let dir = PathBuf::new();
         let name = Arc::from("host/path");
