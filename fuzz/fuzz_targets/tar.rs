@@ -57,7 +57,7 @@ fuzz_target!(|data: &[u8]| {
     }
     assert_eq!(archive.len() % BLOCK, 0);
     assert_eq!(read_by_the_rules(&archive), entries);
-    assert_eq!(read_by_the_crate(&archive, is_open), entries);
+    assert_eq!(read_by_the_crate(&archive), entries);
 });
 
 fn entries(input: &mut Input<'_>) -> Vec<Entry> {
@@ -73,7 +73,7 @@ fn entries(input: &mut Input<'_>) -> Vec<Entry> {
                 executable,
             },
             1 => What::Huge {
-                size: input.u64(),
+                size: input.u64().max(1),
                 executable,
             },
             2 => What::Symlink {
@@ -131,7 +131,7 @@ fn encode(entry: &Entry, out: &mut Vec<u8>) {
     }
 }
 
-fn read_by_the_crate(archive: &[u8], is_open: bool) -> Vec<Entry> {
+fn read_by_the_crate(archive: &[u8]) -> Vec<Entry> {
     let mut archive = tar::Archive::new(archive);
     let mut read = Vec::new();
     for entry in archive.entries().unwrap() {
@@ -148,10 +148,11 @@ fn read_by_the_crate(archive: &[u8], is_open: bool) -> Vec<Entry> {
             (tar::EntryType::Regular, 0o644 | 0o755) => {
                 let executable = mode == 0o755;
                 let mut data = Vec::new();
-                if is_open && entry.read_to_end(&mut data).is_err() || data.len() as u64 != size {
-                    What::Huge { size, executable }
-                } else {
+                let whole = entry.read_to_end(&mut data).is_ok() && data.len() as u64 == size;
+                if whole {
                     What::File { data, executable }
+                } else {
+                    What::Huge { size, executable }
                 }
             }
             (tar::EntryType::Symlink, 0o777) => What::Symlink {

@@ -1,5 +1,10 @@
 //! What the fuzz targets share: reading values from the front of an input, so that a seed file
-//! says in order what it means.
+//! says in order what it means; and bytes from a seed.
+
+#[path = "../../tests/support/rng.rs"]
+mod rng;
+
+pub use rng::Rng;
 
 /// The bytes of an input that are not used yet. When they run out, what is read is zero or
 /// empty, so every input means something.
