@@ -164,11 +164,15 @@ fn read_by_the_crate(archive: &[u8]) -> Vec<Entry> {
             }
             other => panic!("{other:?}"),
         };
+        let is_last = matches!(what, What::Huge { .. });
         read.push(Entry {
             path,
             what,
             mtime_s: number(&mtime_field) as i64,
         });
+        if is_last {
+            break;
+        }
     }
     read
 }
