@@ -73,7 +73,7 @@ fn entries(input: &mut Input<'_>) -> Vec<Entry> {
                 executable,
             },
             1 => What::Huge {
-                size: input.u64().max(1),
+                size: (input.u64() & i64::MAX as u64).max(1),
                 executable,
             },
             2 => What::Symlink {
