@@ -172,18 +172,7 @@ fn model_fields<'a>(
     {
         return None;
     }
-    let framing = match (once("transfer-encoding")?, once("content-length")?) {
-        (None, None) => Framing::None,
-        (None, Some(digits)) => {
-            let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-            let digits = std::str::from_utf8(digits).ok().filter(|_| is_number)?;
-            Framing::Length(digits.parse().ok()?)
-        }
-        (Some(coding), None) if is_1_1 && coding.eq_ignore_ascii_case(b"chunked") => {
-            Framing::Chunked
-        }
-        _ => return None,
-    };
+    let framing = model_framing(is_1_1, once("transfer-encoding")?, once("content-length")?)?;
     let expected = all("expect");
     let is_known = |value: &&[u8]| value.eq_ignore_ascii_case(b"100-continue");
     if is_1_1 && !expected.iter().all(is_known) {
@@ -212,6 +201,21 @@ fn model_fields<'a>(
         git_protocol: once("git-protocol")?,
         accept: list("accept")?,
     })
+}
+
+fn model_framing(is_1_1: bool, coding: Option<&[u8]>, length: Option<&[u8]>) -> Option<Framing> {
+    match (coding, length) {
+        (None, None) => Some(Framing::None),
+        (None, Some(digits)) => {
+            let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+            let digits = std::str::from_utf8(digits).ok().filter(|_| is_number)?;
+            digits.parse().ok().map(Framing::Length)
+        }
+        (Some(coding), None) if is_1_1 && coding.eq_ignore_ascii_case(b"chunked") => {
+            Some(Framing::Chunked)
+        }
+        _ => None,
+    }
 }
 
 /// A repository's names never leave their place, whatever the target.

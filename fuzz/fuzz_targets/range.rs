@@ -210,8 +210,19 @@ fn split_list(list: &[u8]) -> Vec<&[u8]> {
         is_quoted ^= *byte == b'"';
         *byte == b',' && !is_quoted
     });
-    let trimmed = items.map(|item| item.trim_ascii());
+    let trimmed = items.map(trim_ows);
     trimmed.filter(|item| !item.is_empty()).collect()
+}
+
+/// Spaces and tabs only (section 5.6.3).
+fn trim_ows(item: &[u8]) -> &[u8] {
+    let is_text = |byte: &u8| !matches!(byte, b' ' | b'\t');
+    let start = item.iter().position(is_text).unwrap_or(item.len());
+    let end = item
+        .iter()
+        .rposition(is_text)
+        .map_or(start, |last| last + 1);
+    &item[start..end]
 }
 
 /// Section 8.8.3: `[ "W/" ] DQUOTE *( %x21 / %x23-7E / obs-text ) DQUOTE`, as (weak, tag).
