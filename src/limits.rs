@@ -21,6 +21,11 @@ pub const LOOSE_REF_BYTES_MAX: u64 = 64 * 1024;
 /// Symbolic refs that are followed one after the other, like git.
 pub const REF_SYMBOLIC_DEPTH_MAX: usize = 5;
 
+/// Deepest nesting of directories that is followed: git's own limit (`core.maxTreeDepth`).
+pub const TREE_DEPTH_MAX: usize = 2048;
+/// Times that a request looks again when what it found is gone before it can be read.
+pub const LOOKS_MAX: usize = 3;
+
 /// Tar bytes after which a compressed frame ends.
 pub const FRAME_TAR_BYTES: usize = 1 << 20;
 /// Entries of the worktree in one job.

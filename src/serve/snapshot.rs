@@ -16,11 +16,10 @@ use crate::http::precondition::{Conditions, Verdict, evaluate, if_range_matches}
 use crate::http::range::{Requested, Selection, requested};
 use crate::http::response::Head;
 use crate::http::{Method, Version};
+use crate::limits::LOOKS_MAX;
 use crate::metrics::Outcome;
 use crate::snapshot::fanout::Status;
 
-/// Times that a request looks again when what it found is gone before it can be read.
-const LOOKS_MAX: usize = 3;
 /// What HEAD says when there is no snapshot.
 pub(super) const NOTHING_CACHED: &str = "nothing is cached; GET it to have it built";
 

@@ -3,6 +3,7 @@
 //! Git sorts the entries of a tree as if directories ended in `/`, so a depth-first walk meets
 //! files in the byte order of their full paths, which is the order of the index.
 
+use crate::limits::TREE_DEPTH_MAX;
 use gix::bstr::{BStr, BString, ByteSlice, ByteVec};
 use gix::objs::tree::EntryKind;
 use gix::objs::{Find, TreeRefIter};
@@ -12,9 +13,6 @@ use sha2::{Digest, Sha256};
 
 /// The name of the files that say which conversions apply to the files below them.
 pub const ATTRIBUTES_FILE: &[u8] = b".gitattributes";
-
-/// Deepest nesting of directories that is followed: git's own limit (`core.maxTreeDepth`).
-const DEPTH_MAX: usize = 2048;
 
 /// What went wrong in a walk.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +29,7 @@ pub enum WalkError {
     Name { path: BString, detail: String },
     #[error("tree {id} of directory '{path}' is not sorted or holds a name twice; run git fsck")]
     Order { id: ObjectId, path: BString },
-    #[error("directory '{path}' is nested deeper than {DEPTH_MAX} levels")]
+    #[error("directory '{path}' is nested deeper than {TREE_DEPTH_MAX} levels")]
     Depth { path: BString },
 }
 
@@ -150,7 +148,7 @@ pub fn walk<E: From<WalkError>>(
             }))?;
             continue;
         }
-        if depth >= DEPTH_MAX {
+        if depth >= TREE_DEPTH_MAX {
             return Err(WalkError::Depth { path }.into());
         }
         let inherited = level.attributes;

@@ -1,0 +1,238 @@
+//! The project's style as a test. Each rule is checked on the whole tree, and on a small source
+//! that breaks it: a rule that sees nothing is no rule.
+
+mod rules;
+mod source;
+
+use std::path::Path;
+use std::process::Command;
+
+use source::Project;
+
+/// The project itself.
+fn project() -> Project {
+    Project::read(Path::new(env!("CARGO_MANIFEST_DIR")))
+}
+
+/// What `--help` says, of all commands.
+fn help() -> String {
+    let of = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_tarpon"))
+            .args(arguments)
+            .output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    let commands = [
+        &["--help"][..],
+        &["serve", "--help"],
+        &["restore", "--help"],
+    ];
+    commands.map(of).concat()
+}
+
+/// A project of a few files.
+fn tree(files: &[(&str, &str)]) -> Project {
+    Project::of(
+        files
+            .iter()
+            .map(|(path, text)| (path.to_string(), text.to_string())),
+    )
+}
+
+#[track_caller]
+fn assert_tidy(found: &[String]) {
+    assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+}
+
+/// The rule names each of these places, in this order, and nothing else.
+#[track_caller]
+fn assert_found(found: &[String], places: &[&str]) {
+    let fits = found.len() == places.len()
+        && found
+            .iter()
+            .zip(places)
+            .all(|(found, place)| found.contains(place));
+    assert!(fits, "found {found:#?}, expected {places:#?}");
+}
+
+#[test]
+fn imports_go_down() {
+    assert_tidy(&rules::imports_go_down(&project()));
+    let bad = tree(&[
+        (
+            "src/http/a.rs",
+            "use crate::{io, cache::store};\nfn f() { super::super::serve::g() }",
+        ),
+        ("src/io/mod.rs", "use super::serve::x;"),
+        ("src/log.rs", "use crate::config::A;"),
+        ("src/config.rs", "fn f() { crate::log::g() }"),
+        (
+            "src/new.rs",
+            "use crate::io::x;\n#[cfg(test)] mod tests { use crate::server; }",
+        ),
+        ("src/server.rs", "use crate::serve::x; use crate::limits;"),
+    ]);
+    let places = [
+        "src/http/a.rs:1: http imports cache",
+        "src/http/a.rs:2: http imports serve",
+        "src/io/mod.rs:1: io imports serve",
+        "src/new.rs:1: no layer for new",
+        "src/config: imports itself",
+        "src/log: imports itself",
+    ];
+    assert_found(&rules::imports_go_down(&bad), &places);
+}
+
+#[test]
+fn unsafe_is_confined_and_explained() {
+    assert_tidy(&rules::unsafe_is_confined_and_explained(&project()));
+    let bad = tree(&[
+        ("src/a.rs", "// SAFETY: it is.\nunsafe fn f() {}"),
+        (
+            "src/io/net.rs",
+            "// SAFETY: it is.\nunsafe fn f() {}\n\n\n// Not said.\nunsafe fn g() {}",
+        ),
+    ]);
+    let places = [
+        "src/a.rs:2: unsafe code outside",
+        "src/io/net.rs:6: unsafe without",
+    ];
+    assert_found(&rules::unsafe_is_confined_and_explained(&bad), &places);
+}
+
+#[test]
+fn functions_fit_a_screen() {
+    assert_tidy(&rules::functions_fit_a_screen(&project()));
+    let lines = |count: usize| format!("{}\n", "    f();\n".repeat(count));
+    let long = format!(
+        "fn fits() {{\n{}}}\nstruct S;\nimpl S {{\nfn long() {{\n{}}}\n}}",
+        lines(67),
+        lines(69)
+    );
+    let bad = tree(&[("tests/a.rs", &long)]);
+    assert_found(
+        &rules::functions_fit_a_screen(&bad),
+        &["tests/a.rs:73: long has 72 lines"],
+    );
+}
+
+#[test]
+fn panics_have_reasons() {
+    assert_tidy(&rules::panics_have_reasons(&project()));
+    let text = "fn f() {\n a.unwrap();\n b.expect(\"b\");\n c.expect(\"c was checked\");\n
+        m!(d.unwrap());\n}\n#[cfg(test)] mod tests { fn f() { a.unwrap(); } }";
+    let bad = tree(&[("src/a.rs", text)]);
+    let places = [
+        "src/a.rs:2: unwrap",
+        "src/a.rs:6: unwrap",
+        "src/a.rs:3: expect",
+    ];
+    assert_found(&rules::panics_have_reasons(&bad), &places);
+}
+
+#[test]
+fn cores_never_block() {
+    assert_tidy(&rules::cores_never_block(&project()));
+    let text = "use std::fs::read;\nfn f() {\n std::thread::sleep(t);\n File::open(p);\n}";
+    let bad = tree(&[("src/http/a.rs", text), ("src/cache/a.rs", text)]);
+    let places = [":1: `fs::`", ":4: `File::open`", ":3: `thread::sleep`"];
+    assert_found(&rules::cores_never_block(&bad), &places);
+}
+
+#[test]
+fn no_file_is_dead() {
+    assert_tidy(&rules::no_file_is_dead(&project()));
+    let bad = tree(&[
+        ("src/lib.rs", "mod a;\n#[path = \"../tests/x/y.rs\"] mod y;"),
+        ("src/a.rs", "mod b; mod c { mod d; }"),
+        ("src/a/b.rs", ""),
+        ("src/b.rs", ""),
+        ("tests/x/y.rs", ""),
+        ("tests/x/z.rs", ""),
+        ("benches/named.rs", ""),
+        ("Cargo.toml", "path = \"benches/named.rs\""),
+    ]);
+    let places = ["src/b.rs:1: no module", "tests/x/z.rs:1: no module"];
+    assert_found(&rules::no_file_is_dead(&bad), &places);
+}
+
+#[test]
+fn limits_are_in_one_place() {
+    assert_tidy(&rules::limits_are_in_one_place(&project()));
+    let bad = tree(&[
+        (
+            "src/limits.rs",
+            "pub const USED_MAX: u8 = 1;\npub const IDLE_MAX: u8 = 2;",
+        ),
+        (
+            "src/a.rs",
+            "use crate::limits::USED_MAX;\nconst OTHER_MAX: u8 = 1;\nconst MAXIMS: u8 = 1;",
+        ),
+    ]);
+    let places = [
+        "src/limits.rs:2: IDLE_MAX is used nowhere",
+        "src/a.rs:2: OTHER_MAX belongs",
+    ];
+    assert_found(&rules::limits_are_in_one_place(&bad), &places);
+}
+
+#[test]
+fn nothing_is_left_over() {
+    assert_tidy(&rules::nothing_is_left_over(&project()));
+    let comment = ["// TO", "DO: more\n// /ho", "me/me/x"].concat();
+    let call = ["fn f() { db", "g!(1); }"].concat();
+    let bad = tree(&[
+        ("src/a.rs", &comment),
+        ("tests/b.rs", &call),
+        ("README.md", &comment),
+    ]);
+    let places = [
+        "src/a.rs:1",
+        "src/a.rs:2",
+        "tests/b.rs:1",
+        "README.md:1",
+        "README.md:2",
+    ];
+    assert_found(&rules::nothing_is_left_over(&bad), &places);
+}
+
+#[test]
+fn metrics_are_documented() {
+    assert_tidy(&rules::metrics_are_documented(&project()));
+    let metrics =
+        "const A: F = F {\n name: \"x_total\" };\nconst B: F = F {\n name: \"y_total\" };";
+    let bad = tree(&[
+        ("src/metrics.rs", metrics),
+        ("README.md", "`x_total` and y_total_ms"),
+    ]);
+    let places = ["src/metrics.rs:4: y_total is not"];
+    assert_found(&rules::metrics_are_documented(&bad), &places);
+}
+
+#[test]
+fn settings_are_documented() {
+    assert_tidy(&rules::settings_are_documented(&project(), &help()));
+    let text = "struct ServeArgs {\n/// Said.\n#[arg(long)] a_b: X,\n#[arg(long)] c: X,\n
+        /// Hidden.\n#[arg(long)] d: X,\n dir: X }";
+    let bad = tree(&[("src/config/cli.rs", text)]);
+    let places = [":4: --c is not", ":6: --d is not"];
+    assert_found(
+        &rules::settings_are_documented(&bad, "--a-b <X> --c --ddd"),
+        &places,
+    );
+}
+
+#[test]
+fn readme_commands_exist() {
+    assert_tidy(&rules::readme_commands_exist(&project(), &help()));
+    let readme =
+        "Run `tarpon serve --good --bad`, or `curl --any`, then perf/gone or `fuzz/run 5`.";
+    let bad = tree(&[("README.md", readme), ("fuzz/run", "")]);
+    let places = ["README.md: perf/gone does not exist"];
+    assert_found(&rules::readme_commands_exist(&bad, "--good"), &places);
+    let bad = tree(&[("README.md", "`--good`, `--bad`")]);
+    assert_found(
+        &rules::readme_commands_exist(&bad, "--good"),
+        &["README.md: --bad is not"],
+    );
+}

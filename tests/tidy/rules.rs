@@ -1,0 +1,499 @@
+//! The rules. Each takes the project and gives one line for every place that breaks it.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use syn::spanned::Spanned;
+use syn::visit::Visit;
+
+use crate::source::{Project, Source, module_files, modules};
+
+/// Modules from the top down. Those of one layer never import each other, but for the last:
+/// there only circles are forbidden.
+const LAYERS: [&[&str]; 4] = [
+    &["server"],
+    &["serve"],
+    &["http", "snapshot", "cache", "mirror", "restore"],
+    &[
+        "config", "log", "metrics", "refs", "extent", "io", "faults", "limits",
+    ],
+];
+
+pub fn imports_go_down(project: &Project) -> Vec<String> {
+    let layer = |module: &str| LAYERS.iter().position(|layer| layer.contains(&module));
+    let mut found = Vec::new();
+    let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for source in project.program() {
+        let from = source.module();
+        for (line, to) in imports(source) {
+            if from == to || matches!(from, "lib" | "main") {
+                continue;
+            }
+            match (layer(from), layer(&to)) {
+                (Some(above), Some(below)) if above < below => {}
+                (Some(base), Some(other)) if base == other && base == LAYERS.len() - 1 => {
+                    edges.entry(from.to_owned()).or_default().insert(to);
+                }
+                (Some(_), Some(_)) => {
+                    let what = format!("{from} imports {to}, which is beside or above it");
+                    found.push(source.report(line, &what));
+                }
+                _ => found.push(source.report(line, &format!("no layer for {from} or {to}"))),
+            }
+        }
+    }
+    let circles = edges
+        .keys()
+        .filter(|module| reaches(&edges, module, module));
+    found.extend(circles.map(|module| format!("src/{module}: imports itself in a circle")));
+    found
+}
+
+/// The crate's modules that a file names, by `crate::` or by enough `super::`.
+fn imports(source: &Source) -> Vec<(usize, String)> {
+    let tokens = &source.tokens;
+    let mut found = Vec::new();
+    for (index, token) in tokens.iter().enumerate() {
+        let supers = tokens[index..]
+            .chunks(2)
+            .take_while(|pair| pair[0].text == "super")
+            .count();
+        let start = match &*token.text {
+            "crate" => index + 1,
+            "super" if supers == source.module_path().len() => index + 2 * supers - 1,
+            _ => continue,
+        };
+        if index > 0 && tokens[index - 1].text == "::" {
+            continue;
+        }
+        let Some([colons, name]) = tokens.get(start..start + 2) else {
+            continue;
+        };
+        if colons.text != "::" {
+            continue;
+        }
+        if name.text != "{" {
+            found.push((name.line, name.text.clone()));
+            continue;
+        }
+        let mut depth = 0;
+        for pair in tokens[start + 1..].windows(2) {
+            match &*pair[0].text {
+                "{" => depth += 1,
+                "}" => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+            if depth == 1 && matches!(&*pair[0].text, "{" | ",") && pair[1].text != "}" {
+                found.push((pair[1].line, pair[1].text.clone()));
+            }
+        }
+    }
+    found
+}
+
+fn reaches(edges: &BTreeMap<String, BTreeSet<String>>, from: &str, goal: &str) -> bool {
+    let (mut seen, mut left) = (HashSet::new(), vec![from]);
+    while let Some(module) = left.pop() {
+        for next in edges.get(module).into_iter().flatten() {
+            if next == goal {
+                return true;
+            }
+            if seen.insert(next.as_str()) {
+                left.push(next);
+            }
+        }
+    }
+    false
+}
+
+/// Files that may hold unsafe code: each wraps one thing of the system that has no safe form.
+const UNSAFE_FILES: [&str; 7] = [
+    "src/io/child.rs",
+    "src/io/disk.rs",
+    "src/io/net.rs",
+    "src/io/residency.rs",
+    "src/io/signal.rs",
+    "src/snapshot/iconv.rs",
+    "src/snapshot/map.rs",
+];
+
+pub fn unsafe_is_confined_and_explained(project: &Project) -> Vec<String> {
+    let mut found = Vec::new();
+    for source in project.program() {
+        for index in source.find(&["unsafe"]) {
+            let line = source.tokens[index].line;
+            if !UNSAFE_FILES.contains(&&*source.path) {
+                found.push(source.report(line, "unsafe code outside of the files named for it"));
+            } else if !comment_above(&source.text, line).contains("SAFETY:") {
+                found.push(source.report(line, "unsafe without its SAFETY reason above"));
+            }
+        }
+    }
+    found
+}
+
+/// The comment above a line, with at most three lines of the same statement in between.
+fn comment_above(text: &str, line: usize) -> String {
+    let lines: Vec<&str> = text.lines().take(line - 1).map(str::trim).collect();
+    let is_comment = |line: &&&str| line.starts_with("//");
+    let above = lines.iter().rev();
+    let skip = above
+        .clone()
+        .take(3)
+        .take_while(|line| !is_comment(line))
+        .count();
+    let comment = above.skip(skip).take_while(is_comment);
+    comment.copied().collect::<Vec<_>>().join("\n")
+}
+
+const FUNCTION_LINES_MAX: usize = 70;
+/// Functions that are a long table with a few lines of code.
+const TABLES: [(&str, &str); 1] = [("src/snapshot/tests.rs", "attributes_convert_as_git_does")];
+
+pub fn functions_fit_a_screen(project: &Project) -> Vec<String> {
+    struct Functions<'a> {
+        source: &'a Source,
+        found: Vec<String>,
+    }
+    impl Functions<'_> {
+        fn check(&mut self, signature: &syn::Signature, block: &syn::Block) {
+            let start = signature.span().start().line;
+            let lines = block.span().end().line - start + 1;
+            let is_table = TABLES.contains(&(&*self.source.path, &*signature.ident.to_string()));
+            if lines > FUNCTION_LINES_MAX && !is_table {
+                let what = format!("{} has {lines} lines", signature.ident);
+                self.found.push(self.source.report(start, &what));
+            }
+        }
+    }
+    impl<'a> Visit<'a> for Functions<'_> {
+        fn visit_item_fn(&mut self, item: &'a syn::ItemFn) {
+            self.check(&item.sig, &item.block);
+            syn::visit::visit_item_fn(self, item);
+        }
+        fn visit_impl_item_fn(&mut self, item: &'a syn::ImplItemFn) {
+            self.check(&item.sig, &item.block);
+            syn::visit::visit_impl_item_fn(self, item);
+        }
+        fn visit_trait_item_fn(&mut self, item: &'a syn::TraitItemFn) {
+            if let Some(block) = &item.default {
+                self.check(&item.sig, block);
+            }
+            syn::visit::visit_trait_item_fn(self, item);
+        }
+    }
+    let mut found = Vec::new();
+    for source in &project.sources {
+        let mut functions = Functions {
+            source,
+            found: Vec::new(),
+        };
+        functions.visit_file(&source.syntax);
+        found.append(&mut functions.found);
+    }
+    found
+}
+
+/// A panic is a decision: `expect` says why it cannot happen, `unwrap` says nothing.
+pub fn panics_have_reasons(project: &Project) -> Vec<String> {
+    let mut found = Vec::new();
+    for source in project.program() {
+        for index in source.find(&[".", "unwrap", "(", ")"]) {
+            found.push(source.report(source.tokens[index].line, "unwrap without a reason"));
+        }
+        for index in source.find(&[".", "expect", "(", "*"]) {
+            let reason = &source.tokens[index + 3].text;
+            if reason.starts_with('"') && reason.split_whitespace().count() < 2 {
+                found.push(source.report(source.tokens[index].line, "expect without a reason"));
+            }
+        }
+    }
+    found
+}
+
+/// What would block a core, or drag blocking code into the modules that run on cores.
+const BLOCKING: [(&[&str], &str); 12] = [
+    (&["fs", "::"], "a file system call waits for the disk"),
+    (&["File", "::", "open"], "opening a file waits for the disk"),
+    (&["OpenOptions"], "opening a file waits for the disk"),
+    (&["thread", "::", "sleep"], "the whole core sleeps"),
+    (&["thread", "::", "park"], "the whole core sleeps"),
+    (&["gix", "::"], "reading a repository waits for the disk"),
+    (&["MappedFile"], "a mapped page waits for the disk"),
+    (&["memmap2", "::"], "a mapped page waits for the disk"),
+    (
+        &["Command", "::", "new"],
+        "starting a process takes milliseconds",
+    ),
+    (&["block_on"], "a core runs one executor"),
+    (&["Condvar"], "the whole core sleeps"),
+    (&[".", "join", "(", ")"], "waits for another thread"),
+];
+
+/// Files whose code runs on the network cores, all of it.
+const CORE_FILES: [&str; 5] = [
+    "src/http/",
+    "src/serve/core.rs",
+    "src/serve/reader.rs",
+    "src/serve/snapshot.rs",
+    "src/serve/flights.rs",
+];
+
+pub fn cores_never_block(project: &Project) -> Vec<String> {
+    let mut found = Vec::new();
+    let is_core = |source: &&Source| {
+        CORE_FILES
+            .iter()
+            .any(|start| source.path.starts_with(start))
+    };
+    for source in project.program().filter(is_core) {
+        for (pattern, reason) in BLOCKING {
+            for index in source.find(pattern) {
+                let what = format!("`{}` on a core: {reason}", pattern.concat());
+                found.push(source.report(source.tokens[index].line, &what));
+            }
+        }
+    }
+    found
+}
+
+/// Every file is compiled into something.
+pub fn no_file_is_dead(project: &Project) -> Vec<String> {
+    let mut left: Vec<String> = roots(project);
+    let mut alive = HashSet::new();
+    while let Some(path) = left.pop() {
+        let Some(source) = project.source(&path) else {
+            continue;
+        };
+        if alive.insert(path) {
+            let lines = all_modules(&source.syntax.items);
+            left.extend(lines.iter().flat_map(|module| module_files(source, module)));
+        }
+    }
+    let dead = project
+        .sources
+        .iter()
+        .filter(|source| !alive.contains(&source.path));
+    dead.map(|source| source.report(1, "no module names this file"))
+        .collect()
+}
+
+/// `mod name;` lines, also those inside of written out modules.
+fn all_modules(items: &[syn::Item]) -> Vec<syn::ItemMod> {
+    let mut found = modules(items);
+    for item in items {
+        if let syn::Item::Mod(syn::ItemMod {
+            content: Some((_, items)),
+            ..
+        }) = item
+        {
+            found.extend(all_modules(items));
+        }
+    }
+    found
+}
+
+/// Files that cargo compiles by itself or because a manifest names them.
+fn roots(project: &Project) -> Vec<String> {
+    let by_itself = |path: &String| {
+        let parts: Vec<&str> = path.split('/').collect();
+        matches!(
+            parts[..],
+            ["src", "lib.rs" | "main.rs"] | ["tests", _] | ["tests", _, "main.rs"]
+        )
+    };
+    let paths = project.sources.iter().map(|source| source.path.clone());
+    let mut roots: Vec<String> = paths.filter(by_itself).collect();
+    for (manifest, text) in &project.texts {
+        let Some(directory) = manifest.strip_suffix("Cargo.toml") else {
+            continue;
+        };
+        let named = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("path = \"")?.strip_suffix('"'));
+        roots.extend(named.map(|path| format!("{directory}{path}")));
+    }
+    roots
+}
+
+/// Bounds of a format or an algorithm, which nobody can change, stand where they are used.
+const BOUNDS_ELSEWHERE: [(&str, &str); 7] = [
+    ("src/config/value.rs", "LIMIT_DEFAULT"), // a limit's type around the number
+    ("src/http/head.rs", "NAME_BYTES_MAX"),   // longest of the known header names
+    ("src/extent.rs", "INLINE_BYTES_MAX"),    // follows from the zstd format
+    ("src/snapshot/index.rs", "NAME_LEN_MAX"), // field of git's index
+    ("src/http/body.rs", "DIGITS_MAX"),       // digits of an u64
+    ("src/http/response.rs", "BYTES_MAX"),    // length of a formatted number
+    ("src/http/scan.rs", "VERSION_BYTES_MAX"), // length of `HTTP/1.1`
+];
+
+/// Every limit is used, and stands in `limits.rs`.
+pub fn limits_are_in_one_place(project: &Project) -> Vec<String> {
+    let mut found = Vec::new();
+    let Some(limits) = project.source("src/limits.rs") else {
+        return vec!["src/limits.rs: missing".to_owned()];
+    };
+    for index in limits.find(&["pub", "const", "*"]) {
+        let name = &limits.tokens[index + 2];
+        let mut others = project
+            .program()
+            .filter(|source| source.path != limits.path);
+        if !others.any(|source| source.tokens.iter().any(|token| token.text == name.text)) {
+            found.push(limits.report(name.line, &format!("{} is used nowhere", name.text)));
+        }
+    }
+    for source in project
+        .program()
+        .filter(|source| source.path != limits.path)
+    {
+        for index in source.find(&["const", "*", ":"]) {
+            let name = &source.tokens[index + 1];
+            let is_bound = name
+                .text
+                .split('_')
+                .any(|word| matches!(word, "MAX" | "LIMIT" | "TIMEOUT"));
+            if is_bound && !BOUNDS_ELSEWHERE.contains(&(&source.path, &name.text)) {
+                found
+                    .push(source.report(name.line, &format!("{} belongs in limits.rs", name.text)));
+            }
+        }
+    }
+    found
+}
+
+/// What is unfinished, left over from looking for a fault, or true of one machine only.
+pub fn nothing_is_left_over(project: &Project) -> Vec<String> {
+    // Taken apart, so that this file does not hold them.
+    let words = [
+        ["TO", "DO"],
+        ["FIX", "ME"],
+        ["XX", "X:"],
+        ["db", "g!("],
+        ["todo", "!("],
+        ["unimpl", "emented!("],
+        ["/wo", "rk/"],
+        ["/ro", "ot/"],
+        ["/ho", "me/"],
+    ];
+    let sources = project
+        .sources
+        .iter()
+        .map(|source| (&source.path, &source.text));
+    let mut found = Vec::new();
+    for (path, text) in sources.chain(&project.texts) {
+        for (index, line) in text.lines().enumerate() {
+            for word in words.iter().map(|parts| parts.concat()) {
+                if line.contains(&word) && !line.contains("nobody") {
+                    found.push(format!("{path}:{}: holds {word}", index + 1));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Every metric is described in the README.
+pub fn metrics_are_documented(project: &Project) -> Vec<String> {
+    let readme = project.text("README.md");
+    let Some(metrics) = project.source("src/metrics.rs") else {
+        return vec!["src/metrics.rs: missing".to_owned()];
+    };
+    let mut found = Vec::new();
+    for index in metrics.find(&["name", ":", "*"]) {
+        let token = &metrics.tokens[index + 2];
+        let name = token.text.trim_matches('"');
+        if token.text.starts_with('"') && !readme.contains(&format!("`{name}`")) {
+            found.push(metrics.report(token.line, &format!("{name} is not in the README")));
+        }
+    }
+    found
+}
+
+/// What the README and `perf/README.md` tell to type exists: options of the program in its help,
+/// scripts in the tree.
+pub fn readme_commands_exist(project: &Project, help: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let readme = project.text("README.md");
+    for line in readme.lines() {
+        // Options of other programs are in the same line as their names.
+        let is_ours = !["curl", "git clone", "cargo bench", "perf/"]
+            .iter()
+            .any(|o| line.contains(o));
+        let words = line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
+        for word in words.filter(|word| {
+            is_ours && word.len() > 3 && word.starts_with("--") && !word.starts_with("---")
+        }) {
+            if word != "--release" && !help.contains(word) {
+                found.push(format!("README.md: {word} is not an option"));
+            }
+        }
+    }
+    for path in ["README.md", "perf/README.md"] {
+        let words = project
+            .text(path)
+            .split(|c: char| c.is_whitespace() || "`(),;".contains(c));
+        for word in words {
+            let is_script = ["perf/", "fuzz/", ".ci/"]
+                .iter()
+                .any(|start| word.starts_with(start))
+                && word
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || b"/._".contains(&byte));
+            let exists = || {
+                project
+                    .texts
+                    .keys()
+                    .chain(project.sources.iter().map(|s| &s.path))
+            };
+            if is_script && !word.ends_with('/') && !exists().any(|file| file.starts_with(word)) {
+                found.push(format!("{path}: {word} does not exist"));
+            }
+        }
+    }
+    found
+}
+
+/// Every option of the command line, which is every key of the configuration file, is in the help
+/// and says what it is.
+pub fn settings_are_documented(project: &Project, help: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for source in project
+        .program()
+        .filter(|source| source.module() == "config")
+    {
+        for item in &source.syntax.items {
+            let syn::Item::Struct(item) = item else {
+                continue;
+            };
+            if !item.ident.to_string().ends_with("Args") {
+                continue;
+            }
+            for field in &item.fields {
+                let name = field
+                    .ident
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                let flag = format!("--{}", name.replace('_', "-"));
+                let has = |wanted: &str| field.attrs.iter().any(|a| a.path().is_ident(wanted));
+                let is_option = field.attrs.iter().any(|attribute| {
+                    attribute.path().is_ident("arg") && source_of(attribute).contains("long")
+                });
+                let is_shown = help
+                    .split_whitespace()
+                    .any(|word| word.split(['[', '=']).next() == Some(&flag));
+                if is_option && !(has("doc") && is_shown) {
+                    let line = field.span().start().line;
+                    found.push(source.report(line, &format!("{flag} is not in the help")));
+                }
+            }
+        }
+    }
+    found
+}
+
+fn source_of(attribute: &syn::Attribute) -> String {
+    quote::ToTokens::to_token_stream(&attribute.meta).to_string()
+}
