@@ -22,5 +22,6 @@ mod reader;
 pub mod registry;
 pub mod shared;
 mod snapshot;
+pub mod spool;
 
 pub use core::Core;
