@@ -10,7 +10,7 @@ use tarpon::io::fs::{Fs, WriteAt};
 use tarpon::io::sim::SimFs;
 
 /// Outcomes of a power cut that are tried.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 400;
 /// More calls than any of the operations makes.
 const CALLS_MAX: u64 = 40;
 const ROOT: &str = "/srv/state";
