@@ -21,7 +21,7 @@ use monoio::net::TcpListener as CoreListener;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{mpsc, watch};
 
-use crate::cache::store::{StateDir, StoreError, entry_bytes};
+use crate::cache::store::{StateDir, StoreError};
 use crate::config::{Config, IoDriver};
 use crate::faults::{Faults, VARIABLE};
 use crate::http::conn::{self, Patience, Service};
@@ -167,7 +167,7 @@ fn find_entries(shared: &Shared) -> Result<(), ServerError> {
             shared.state.remove(&entry.dir)?;
             continue;
         }
-        shared.add_to_cache(entry_bytes(&entry.dir)?);
+        shared.add_to_cache(shared.state.entry_bytes(&entry.dir)?);
         repo.replace_current(Some(Arc::new(Archive::found(entry.dir, entry.meta))));
     }
     Ok(())

@@ -13,17 +13,13 @@
 //! dies at, what stands under an id is whole, and everything else is deleted at the next start.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, CWD, FlockOperation};
-use rustix::io::Errno;
-
 use super::entry::{EntryId, META_NAME, Meta, MetaError, SPOOL_NAME, is_linkable, is_plain_path};
+use crate::io::fs::{Fs, Kind, LockError, Os, Space, WriteAt};
 use crate::limits::{META_BYTES_MAX, MIRROR_DEPTH_MAX};
 
 const LOCK_NAME: &str = "lock";
@@ -92,22 +88,11 @@ impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
 /// 2. `serial` never repeats, so names that carry it are free: leftovers of earlier processes
 ///    are deleted in `open`, before the first of them is given out.
 #[derive(Debug)]
-pub struct StateDir {
+pub struct StateDir<F: Fs = Os> {
+    fs: F,
     root: PathBuf,
-    lock: Arc<Lock>,
+    lock: Arc<F::Lock>,
     serial: AtomicU64,
-}
-
-/// The lock file, locked.
-#[derive(Debug)]
-struct Lock(File);
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // Closing is not enough: a child between fork and exec has the descriptor too, and
-        // with it the lock. The unlocking holds for all of them; it fails for no open file.
-        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
-    }
 }
 
 /// A whole entry that was found on disk.
@@ -169,35 +154,65 @@ pub enum Linked {
     Copied,
 }
 
-/// The file system that the entries are on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Space {
-    /// Its size in bytes.
-    pub total_bytes: u64,
-    /// Bytes that this process may still write.
-    pub free_bytes: u64,
-}
-
 impl StateDir {
     /// Opens or makes the state directory at `path`, locks it, and deletes what an earlier
     /// process did not finish. Fails with [`StoreError::Locked`] while another one uses it.
     pub fn open(path: &Path) -> Result<StateDir, StoreError> {
+        StateDir::open_on(Os, path)
+    }
+
+    /// The mirrors that are there, as ordered pairs of host and path: directories whose name
+    /// ends in `.git` and that hold `HEAD` and `objects`. Not searched are repositories
+    /// themselves, links to directories that are no mirrors, what is deeper than
+    /// [`MIRROR_DEPTH_MAX`], and (with a warning) what this process may not read.
+    pub fn mirrors(&self) -> Result<Vec<(String, String)>, StoreError> {
+        let mut mirrors = Vec::new();
+        for (host, dir) in list(&Os, &self.root.join(MIRRORS_NAME))? {
+            if dir.is_dir() && !is_repository(&dir) {
+                find_mirrors(&host, dir, &mut mirrors)?;
+            }
+        }
+        mirrors.sort();
+        Ok(mirrors)
+    }
+}
+
+impl<F: Fs> StateDir<F> {
+    /// [`StateDir::open`] on any file system.
+    pub fn open_on(fs: F, path: &Path) -> Result<StateDir<F>, StoreError> {
         let root = std::path::absolute(path).at("find the state directory", path)?;
-        fs::create_dir_all(&root).at("create", &root)?;
+        create_dir_all(&fs, &root)?;
         let tmp = root.join(TMP_NAME);
-        // What is in tmp/ will be deleted, so a directory that was never ours (someone's
-        // `--state /var`) must not be taken.
-        if !exists(&root.join(LOCK_NAME))? && exists(&tmp)? && !list(&tmp)?.is_empty() {
-            return Err(StoreError::NotOurs { dir: root });
+        let lock_path = root.join(LOCK_NAME);
+        if !exists(&fs, &lock_path)? {
+            // What is in tmp/ will be deleted, so a directory that was never ours (someone's
+            // `--state /var`) must not be taken.
+            if exists(&fs, &tmp)? && !list(&fs, &tmp)?.is_empty() {
+                return Err(StoreError::NotOurs { dir: root });
+            }
+            sync_parent(&fs, &root)?;
         }
-        let lock = Arc::new(lock(&root)?);
+        let lock = fs.lock(&lock_path).map_err(|error| match error {
+            LockError::Held { pid } => StoreError::Locked {
+                dir: root.clone(),
+                pid,
+            },
+            LockError::Io(source) => StoreError::Io {
+                op: "lock",
+                path: lock_path,
+                source,
+            },
+        })?;
         for name in [MIRRORS_NAME, SNAPSHOTS_NAME, TMP_NAME] {
-            let dir = root.join(name);
-            fs::create_dir_all(&dir).at("create", &dir)?;
+            create_dir_all(&fs, &root.join(name))?;
         }
+        // An entry lasts only if the directory it is in does. Not left to whoever made that:
+        // an earlier process may have died before it synced.
+        sync(&fs, &root)?;
         let state = StateDir {
+            fs,
             root,
-            lock,
+            lock: Arc::new(lock),
             serial: AtomicU64::new(0),
         };
         state.delete_unpublished()?;
@@ -205,13 +220,17 @@ impl StateDir {
     }
 
     fn delete_unpublished(&self) -> Result<(), StoreError> {
-        for (name, path) in list(&self.snapshots_dir())? {
+        let snapshots = self.snapshots_dir();
+        // A process that was killed may have renamed without syncing. Until what is seen here
+        // is what is on disk, a name to be deleted may still be the entry's own.
+        sync(&self.fs, &snapshots)?;
+        for (name, path) in list(&self.fs, &snapshots)? {
             if name.starts_with(BUILDING) || name.starts_with(REMOVING) {
-                delete(&path)?;
+                delete(&self.fs, &path)?;
             }
         }
-        for (_, path) in list(&self.tmp_dir())? {
-            delete(&path)?;
+        for (_, path) in list(&self.fs, &self.tmp_dir())? {
+            delete(&self.fs, &path)?;
         }
         Ok(())
     }
@@ -238,8 +257,8 @@ impl StateDir {
     /// the second list is all else, and broken entries of it have been removed.
     pub fn scan(&self) -> Result<(Vec<FoundEntry>, Vec<Rejected>), StoreError> {
         let (mut found, mut rejected) = (Vec::new(), Vec::new());
-        for (name, dir) in list(&self.snapshots_dir())? {
-            let reason = match read_entry(&dir, &name) {
+        for (name, dir) in list(&self.fs, &self.snapshots_dir())? {
+            let reason = match read_entry(&self.fs, &dir, &name) {
                 Ok(meta) => {
                     found.push(FoundEntry { dir, meta });
                     continue;
@@ -266,23 +285,24 @@ impl StateDir {
     }
 
     /// Begins an entry.
-    pub fn staging(&self) -> Result<Staging, StoreError> {
+    pub fn staging(&self) -> Result<Staging<F>, StoreError> {
         let serial = self.next_serial();
         let snapshots = self.snapshots_dir();
         let dir = snapshots.join(format!("{BUILDING}{serial}"));
-        fs::create_dir(&dir).at("create", &dir)?;
+        self.fs.create_dir(&dir).at("create", &dir)?;
         Ok(Staging {
+            fs: self.fs.clone(),
             serial,
             dir,
             snapshots,
             links: Vec::new(),
-            published: false,
+            deleted_on_drop: true,
             _lock: self.lock.clone(),
         })
     }
 
     /// Removes the entry in `dir`, one that [`StateDir::scan`] or [`Staging::publish`] gave.
-    /// Once this has returned, or failed after the first step, no start will find it again.
+    /// Once this has returned no start will find it again; after an error it is there as before.
     /// Descriptors and mappings of its files stay valid.
     pub fn remove(&self, dir: &Path) -> Result<(), StoreError> {
         let snapshots = self.snapshots_dir();
@@ -294,10 +314,15 @@ impl StateDir {
             });
         };
         let away = snapshots.join(format!("{REMOVING}{id}-{}", self.next_serial()));
-        fs::rename(dir, &away).at("rename", dir)?;
+        self.fs.rename(dir, &away).at("rename", dir)?;
         // The rename must be on disk before the first file is gone.
-        sync(&snapshots)?;
-        delete(&away)
+        if let Err(error) = sync(&self.fs, &snapshots) {
+            // Best effort: if it stays away, the next start deletes it.
+            let _ = self.fs.rename(&away, dir);
+            return Err(error);
+        }
+        delete_or_warn(&self.fs, &away);
+        Ok(())
     }
 
     /// Where the mirror of `path` at `host` lies, whether it is there or not. Both must be
@@ -310,29 +335,28 @@ impl StateDir {
         file
     }
 
-    /// The mirrors that are there, as ordered pairs of host and path: directories whose name
-    /// ends in `.git` and that hold `HEAD` and `objects`. Not searched are repositories
-    /// themselves, links to directories that are no mirrors, what is deeper than
-    /// [`MIRROR_DEPTH_MAX`], and (with a warning) what this process may not read.
-    pub fn mirrors(&self) -> Result<Vec<(String, String)>, StoreError> {
-        let mut mirrors = Vec::new();
-        for (host, dir) in list(&self.root.join(MIRRORS_NAME))? {
-            if dir.is_dir() && !is_repository(&dir) {
-                find_mirrors(&host, dir, &mut mirrors)?;
-            }
-        }
-        mirrors.sort();
-        Ok(mirrors)
-    }
-
     /// Size and free bytes of the file system.
     pub fn space(&self) -> Result<Space, StoreError> {
         let dir = self.snapshots_dir();
-        let space = rustix::fs::statvfs(&dir).at("read the free space of", &dir)?;
-        Ok(Space {
-            total_bytes: space.f_blocks.saturating_mul(space.f_frsize),
-            free_bytes: space.f_bavail.saturating_mul(space.f_frsize),
-        })
+        self.fs.space(&dir).at("read the free space of", &dir)
+    }
+
+    /// Bytes that would be free if the entry in `dir` went away: its own files, and those
+    /// linked files that nobody else holds any more because the mirror has repacked.
+    pub fn entry_bytes(&self, dir: &Path) -> Result<u64, StoreError> {
+        let mut bytes = 0;
+        let mut pending = vec![dir.to_owned()];
+        while let Some(dir) = pending.pop() {
+            for (_, path) in list(&self.fs, &dir)? {
+                let stat = self.fs.stat(&path).at("read the length of", &path)?;
+                match stat.kind {
+                    Kind::Dir => pending.push(path),
+                    _ if stat.names == 1 => bytes += stat.bytes,
+                    _ => {}
+                }
+            }
+        }
+        Ok(bytes)
     }
 }
 
@@ -341,37 +365,21 @@ pub fn spool_path(dir: &Path) -> PathBuf {
     dir.join(SPOOL_NAME)
 }
 
-/// Bytes that would be free if the entry in `dir` went away: its own files, and those linked
-/// files that nobody else holds any more because the mirror has repacked.
-pub fn entry_bytes(dir: &Path) -> Result<u64, StoreError> {
-    let mut bytes = 0;
-    let mut pending = vec![dir.to_owned()];
-    while let Some(dir) = pending.pop() {
-        for (_, path) in list(&dir)? {
-            let stat = fs::symlink_metadata(&path).at("read the length of", &path)?;
-            if stat.is_dir() {
-                pending.push(path);
-            } else if stat.nlink() == 1 {
-                bytes += stat.len();
-            }
-        }
-    }
-    Ok(bytes)
-}
-
 /// An entry in the making: a directory that is deleted when this is dropped, unless it was
 /// published.
 #[derive(Debug)]
-pub struct Staging {
+pub struct Staging<F: Fs = Os> {
+    fs: F,
     serial: u64,
     dir: PathBuf,
     snapshots: PathBuf,
     links: Vec<String>,
-    published: bool,
-    _lock: Arc<Lock>,
+    /// Off when `dir` is empty of a name, or may after a power cut be what the entry's id names.
+    deleted_on_drop: bool,
+    _lock: Arc<F::Lock>,
 }
 
-impl Staging {
+impl<F: Fs> Staging<F> {
     /// The directory; the spool file is written in it as [`spool_path`].
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -388,12 +396,12 @@ impl Staging {
         }
         let target = self.dir.join(relative);
         if let Some(parent) = target.parent() {
-            fs::create_dir_all(parent).at("create", parent)?;
+            create_dirs(&self.fs, parent, &|_| Ok(()))?;
         }
-        let linked = match rustix::fs::linkat(CWD, source, CWD, &target, AtFlags::SYMLINK_FOLLOW) {
+        let linked = match self.fs.link(source, &target) {
             Ok(()) => Linked::Hard,
-            Err(Errno::XDEV | Errno::PERM | Errno::MLINK | Errno::OPNOTSUPP | Errno::NOSYS) => {
-                copy(source, &target)?;
+            Err(error) if cannot_link(&error) => {
+                copy(&self.fs, source, &target)?;
                 Linked::Copied
             }
             Err(error) => return Err(error).at("link", source),
@@ -406,7 +414,7 @@ impl Staging {
     pub fn unlink(&mut self, relative: &str) -> Result<(), StoreError> {
         self.links.retain(|link| link != relative);
         let path = self.dir.join(relative);
-        fs::remove_file(&path).at("remove", &path)
+        self.fs.remove_file(&path).at("remove", &path)
     }
 
     /// Makes the entry appear under its `id`, with `meta` as its metadata: everything is synced
@@ -420,119 +428,137 @@ impl Staging {
             });
         }
         let path = self.dir.join(META_NAME);
-        let mut file = File::create_new(&path).at("create", &path)?;
-        file.write_all(meta).at("write", &path)?;
+        let file = self.fs.create_new(&path).at("create", &path)?;
+        file.write_all_at(meta, 0).at("write", &path)?;
         self.sync_all()?;
+        self.swap_in(id)
+    }
 
-        let (entry, old) = self.swap_in(id)?;
-        self.published = true;
-        if let Some(old) = old {
-            delete_or_warn(&old);
+    /// Gives the staged directory the name of its id, and has that last.
+    fn swap_in(&mut self, id: EntryId) -> Result<PathBuf, StoreError> {
+        let entry = self.snapshots.join(id.as_str());
+        let away = self
+            .snapshots
+            .join(format!("{REMOVING}{id}-{}", self.serial));
+        let swap = self.swap(&entry, &away)?;
+        if let Err(error) = sync(&self.fs, &self.snapshots) {
+            self.deleted_on_drop = self.swap_back(swap, &entry, &away);
+            return Err(error);
+        }
+        self.deleted_on_drop = swap == Swap::Exchange;
+        if swap == Swap::Away {
+            delete_or_warn(&self.fs, &away);
         }
         Ok(entry)
     }
 
-    /// Renames the staged directory to its id, and an entry that has it already out of the
-    /// way; gives where they are now.
-    fn swap_in(&self, id: EntryId) -> Result<(PathBuf, Option<PathBuf>), StoreError> {
-        let entry = self.snapshots.join(id.as_str());
-        let old = self.put_away(id, &entry)?;
-        let renamed = fs::rename(&self.dir, &entry).at("rename", &self.dir);
-        if let Err(error) = renamed.and_then(|()| sync(&self.snapshots)) {
-            // An entry that may not last must not look published; dropping deletes it. Best
-            // effort: the disk is failing, and what stays is whole or deleted at the next start.
-            let _ = fs::rename(&entry, &self.dir);
-            if let Some(old) = &old {
-                let _ = fs::rename(old, &entry);
-            }
-            return Err(error);
+    /// Renames the staged directory to `entry`. An old entry of that name is then where the
+    /// staged one was, or `away`.
+    fn swap(&self, entry: &Path, away: &Path) -> Result<Swap, StoreError> {
+        let (fs, dir) = (&self.fs, &self.dir);
+        if !exists(fs, entry)? {
+            fs.rename(dir, entry).at("rename", dir)?;
+            return Ok(Swap::Rename);
         }
-        Ok((entry, old))
+        match fs.exchange(dir, entry) {
+            Err(error) if cannot_exchange(&error) => {}
+            exchanged => return exchanged.map(|()| Swap::Exchange).at("exchange", entry),
+        }
+        fs.rename(entry, away).at("rename", entry)?;
+        let renamed = fs.rename(dir, entry).at("rename", dir);
+        if renamed.is_err() {
+            // Best effort: the disk is failing.
+            let _ = fs.rename(away, entry);
+        }
+        renamed.map(|()| Swap::Away)
+    }
+
+    /// Undoes [`Staging::swap`]; whether that is sure to last, so that the staged files can be
+    /// deleted. Best effort: the disk is failing, and whatever has a name is still whole.
+    fn swap_back(&self, swap: Swap, entry: &Path, away: &Path) -> bool {
+        let fs = &self.fs;
+        let undone = match swap {
+            Swap::Rename => fs.rename(entry, &self.dir),
+            Swap::Exchange => fs.exchange(entry, &self.dir),
+            Swap::Away => fs
+                .rename(entry, &self.dir)
+                .and_then(|()| fs.rename(away, entry)),
+        };
+        undone.is_ok() && sync(fs, &self.snapshots).is_ok()
     }
 
     /// Linked files too: a mirror's packs may be as new as the entry, and nobody else has to
     /// sync them.
     fn sync_all(&self) -> Result<(), StoreError> {
-        sync(&self.dir.join(META_NAME))?;
-        sync(&self.dir.join(SPOOL_NAME))?;
+        sync(&self.fs, &self.dir.join(META_NAME))?;
+        sync(&self.fs, &self.dir.join(SPOOL_NAME))?;
         let mut dirs = BTreeSet::from([self.dir.as_path()]);
         let files: Vec<PathBuf> = self.links.iter().map(|link| self.dir.join(link)).collect();
         for file in &files {
-            sync(file)?;
+            sync(&self.fs, file)?;
             let below = |dir: &&Path| dir.starts_with(&self.dir);
             dirs.extend(file.ancestors().skip(1).take_while(below));
         }
         // Deepest first: a directory sorts before what is in it.
-        dirs.into_iter().rev().try_for_each(sync)
-    }
-
-    /// Renames an entry of the same id out of the way.
-    fn put_away(&self, id: EntryId, entry: &Path) -> Result<Option<PathBuf>, StoreError> {
-        let name = format!("{REMOVING}{id}-{}", self.serial);
-        let away = self.snapshots.join(name);
-        match fs::rename(entry, &away) {
-            Ok(()) => Ok(Some(away)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).at("rename", entry),
-        }
+        let mut deepest_first = dirs.into_iter().rev();
+        deepest_first.try_for_each(|dir| sync(&self.fs, dir))
     }
 }
 
-impl Drop for Staging {
+/// How a staged directory came to the name of its entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Swap {
+    /// By a rename: there was no entry.
+    Rename,
+    /// By an exchange with the old entry: one of both is there at any time.
+    Exchange,
+    /// The old entry was renamed out of the way first, where names cannot be exchanged.
+    Away,
+}
+
+/// Whether a file cannot be linked here, but copied.
+fn cannot_link(error: &io::Error) -> bool {
+    use libc::{EMLINK, ENOSYS, EOPNOTSUPP, EPERM, EXDEV};
+    let code = error.raw_os_error();
+    code.is_some_and(|code| [EXDEV, EPERM, EMLINK, EOPNOTSUPP, ENOSYS].contains(&code))
+}
+
+/// Whether the file system cannot exchange two names.
+fn cannot_exchange(error: &io::Error) -> bool {
+    use libc::{EINVAL, ENOSYS, EOPNOTSUPP};
+    let code = error.raw_os_error();
+    code.is_some_and(|code| [EINVAL, EOPNOTSUPP, ENOSYS].contains(&code))
+}
+
+impl<F: Fs> Drop for Staging<F> {
     fn drop(&mut self) {
-        if !self.published {
-            delete_or_warn(&self.dir);
+        if self.deleted_on_drop {
+            delete_or_warn(&self.fs, &self.dir);
         }
     }
-}
-
-/// Locks the directory and writes this process's id into the lock file.
-fn lock(root: &Path) -> Result<Lock, StoreError> {
-    let path = root.join(LOCK_NAME);
-    let mut options = File::options();
-    // Not truncated: until the lock is ours the process id in it is somebody else's.
-    options.read(true).write(true).create(true).truncate(false);
-    let file = options.open(&path).at("open", &path)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => {
-            let mut text = String::new();
-            // The id only makes the message better.
-            let _ = (&file).take(20).read_to_string(&mut text);
-            return Err(StoreError::Locked {
-                dir: root.to_owned(),
-                pid: text.trim().parse().ok(),
-            });
-        }
-        Err(error) => return Err(error).at("lock", &path),
-    }
-    let mut lock = Lock(file);
-    lock.0.set_len(0).at("write", &path)?;
-    writeln!(lock.0, "{}", std::process::id()).at("write", &path)?;
-    Ok(lock)
 }
 
 /// Reads and checks the entry in `dir`, whose name in `snapshots/` is `name`.
-fn read_entry(dir: &Path, name: &str) -> Result<Meta, Reason> {
+fn read_entry(fs: &impl Fs, dir: &Path, name: &str) -> Result<Meta, Reason> {
     let id = EntryId::parse(name).map_err(|_| Reason::Name)?;
-    let meta_bytes = file_bytes(dir, META_NAME)?;
+    let meta_bytes = file_bytes(fs, dir, META_NAME)?;
     if meta_bytes > META_BYTES_MAX {
         return Err(Reason::MetaTooLong { bytes: meta_bytes });
     }
     let path = dir.join(META_NAME);
-    let meta = Meta::decode(&fs::read(&path).at("read", &path)?)?;
+    let meta = Meta::decode(&fs.read(&path).at("read", &path)?)?;
     if meta.id != id {
         return Err(Reason::OtherId { id: meta.id });
     }
-    check_bytes(dir, SPOOL_NAME, meta.spool_bytes())?;
+    check_bytes(fs, dir, SPOOL_NAME, meta.spool_bytes())?;
     for linked in &meta.linked {
-        check_bytes(dir, &linked.path, linked.bytes)?;
+        check_bytes(fs, dir, &linked.path, linked.bytes)?;
     }
     Ok(meta)
 }
 
-fn check_bytes(dir: &Path, path: &str, expected: u64) -> Result<(), Reason> {
-    let found = file_bytes(dir, path)?;
+fn check_bytes(fs: &impl Fs, dir: &Path, path: &str, expected: u64) -> Result<(), Reason> {
+    let found = file_bytes(fs, dir, path)?;
     if found != expected {
         return Err(Reason::Length {
             path: path.to_owned(),
@@ -544,13 +570,13 @@ fn check_bytes(dir: &Path, path: &str, expected: u64) -> Result<(), Reason> {
 }
 
 /// Length of a regular file; anything else in its place is as good as nothing.
-fn file_bytes(dir: &Path, relative: &str) -> Result<u64, Reason> {
+fn file_bytes(fs: &impl Fs, dir: &Path, relative: &str) -> Result<u64, Reason> {
     let path = dir.join(relative);
     let missing = Reason::Missing {
         path: relative.to_owned(),
     };
-    match fs::symlink_metadata(&path) {
-        Ok(stat) if stat.is_file() => Ok(stat.len()),
+    match fs.stat(&path) {
+        Ok(stat) if stat.kind == Kind::File => Ok(stat.bytes),
         Ok(_) => Err(missing),
         Err(error) => match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Err(missing),
@@ -571,7 +597,7 @@ fn find_mirrors(
 ) -> Result<(), StoreError> {
     let mut pending = vec![(dir, String::new(), 0)];
     while let Some((dir, prefix, depth)) = pending.pop() {
-        let children = match list(&dir) {
+        let children = match list(&Os, &dir) {
             Err(StoreError::Io { source, .. })
                 if source.kind() == io::ErrorKind::PermissionDenied =>
             {
@@ -586,7 +612,7 @@ fn find_mirrors(
                     found.push((host.to_owned(), format!("{prefix}{name}")));
                 }
             } else if depth < MIRROR_DEPTH_MAX
-                && fs::symlink_metadata(&path).is_ok_and(|stat| stat.is_dir())
+                && Os.stat(&path).is_ok_and(|stat| stat.kind == Kind::Dir)
             {
                 pending.push((path, format!("{prefix}{name}/"), depth + 1));
             }
@@ -596,58 +622,91 @@ fn find_mirrors(
 }
 
 fn is_repository(dir: &Path) -> bool {
-    fs::symlink_metadata(dir.join("HEAD")).is_ok() && dir.join("objects").is_dir()
+    Os.stat(&dir.join("HEAD")).is_ok() && dir.join("objects").is_dir()
 }
 
 /// Names and paths of what is in a directory, ordered. A name that is not UTF-8 is left out:
 /// nothing that this program makes, or that a request can name, has one.
-fn list(dir: &Path) -> Result<Vec<(String, PathBuf)>, StoreError> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(dir).at("list", dir)? {
-        let entry = entry.at("list", dir)?;
-        if let Ok(name) = entry.file_name().into_string() {
-            names.push((name, entry.path()));
-        }
-    }
+fn list(fs: &impl Fs, dir: &Path) -> Result<Vec<(String, PathBuf)>, StoreError> {
+    let mut names = fs.list(dir).at("list", dir)?;
     names.sort();
-    Ok(names)
+    let with_path = |name: String| {
+        let path = dir.join(&name);
+        (name, path)
+    };
+    Ok(names.into_iter().map(with_path).collect())
 }
 
-fn exists(path: &Path) -> Result<bool, StoreError> {
-    path.try_exists().at("look for", path)
+fn exists(fs: &impl Fs, path: &Path) -> Result<bool, StoreError> {
+    match fs.stat(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).at("look for", path),
+    }
+}
+
+/// Makes a directory and those above it that are missing; `made` is told of each.
+fn create_dirs<F: Fs>(
+    fs: &F,
+    dir: &Path,
+    made: &impl Fn(&Path) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    match (fs.create_dir(dir), dir.parent()) {
+        (Ok(()), _) => made(dir),
+        (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
+            create_dirs(fs, parent, made)?;
+            fs.create_dir(dir).at("create", dir)?;
+            made(dir)
+        }
+        (Err(error), _) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        (Err(error), _) => Err(error).at("create", dir),
+    }
+}
+
+/// Makes a directory and those above it that are missing, each of them to last.
+fn create_dir_all(fs: &impl Fs, dir: &Path) -> Result<(), StoreError> {
+    create_dirs(fs, dir, &|made| sync_parent(fs, made))
 }
 
 /// Syncs a file or directory.
-fn sync(path: &Path) -> Result<(), StoreError> {
-    let file = File::open(path).at("open", path)?;
-    file.sync_all().at("sync", path)
+fn sync(fs: &impl Fs, path: &Path) -> Result<(), StoreError> {
+    fs.sync(path).at("sync", path)
+}
+
+/// Syncs the directory that `path` is in. One that may be written but not read cannot be
+/// opened for that.
+fn sync_parent(fs: &impl Fs, path: &Path) -> Result<(), StoreError> {
+    let Some(parent) = path.parent() else {
+        return Ok(());
+    };
+    match fs.sync(parent) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced.at("sync", parent),
+    }
 }
 
 /// Copies a file to a new one; nothing is left there after an error.
-fn copy(source: &Path, target: &Path) -> Result<(), StoreError> {
-    let mut from = File::open(source).at("open", source)?;
-    let mut to = File::create_new(target).at("create", target)?;
-    if let Err(error) = io::copy(&mut from, &mut to).at("copy", source) {
+fn copy(fs: &impl Fs, source: &Path, target: &Path) -> Result<(), StoreError> {
+    let copied = fs.copy(source, target).at("copy", source);
+    if copied.is_err() {
         // Best effort: the directory it is in will be deleted all the same.
-        let _ = fs::remove_file(target);
-        return Err(error);
+        let _ = fs.remove_file(target);
     }
-    Ok(())
+    copied
 }
 
 /// Deletes a file, link or whole directory.
-fn delete(path: &Path) -> Result<(), StoreError> {
-    let stat = fs::symlink_metadata(path).at("look at", path)?;
-    if stat.is_dir() {
-        fs::remove_dir_all(path).at("delete", path)
-    } else {
-        fs::remove_file(path).at("delete", path)
-    }
+fn delete(fs: &impl Fs, path: &Path) -> Result<(), StoreError> {
+    let deleted = match fs.stat(path).at("look at", path)?.kind {
+        Kind::Dir => fs.remove_dir_all(path),
+        Kind::File | Kind::Other => fs.remove_file(path),
+    };
+    deleted.at("delete", path)
 }
 
 /// For what must not fail any more; whatever stays is deleted at the next start.
-fn delete_or_warn(path: &Path) {
-    if let Err(error) = delete(path) {
+fn delete_or_warn(fs: &impl Fs, path: &Path) {
+    if let Err(error) = delete(fs, path) {
         tracing::warn!(%error, "left for the next start to delete");
     }
 }
@@ -657,7 +716,9 @@ mod tests {
     use super::*;
     use crate::cache::entry::{Fields, LinkedFile};
     use crate::extent::Layout;
-    use std::io::{BufRead, BufReader};
+    use std::fs::{self, File};
+    use std::io::{BufRead, BufReader, Read};
+    use std::os::unix::fs::MetadataExt;
     use std::process::{Child, Command, Stdio};
     use tempfile::TempDir;
 
@@ -729,7 +790,7 @@ mod tests {
     }
 
     fn names(dir: &Path) -> Vec<String> {
-        list(dir)
+        list(&Os, dir)
             .unwrap()
             .into_iter()
             .map(|(name, _)| name)
@@ -939,11 +1000,11 @@ mod tests {
         let fixture = Fixture::new();
         let state = fixture.open();
         let dir = fixture.publish(&state, 1, 10);
-        let staging = fixture.staging(&state);
-        // The disk refuses the second rename, when the old entry is already out of the way.
+        let mut staging = fixture.staging(&state);
+        // The disk refuses to put the staged directory in the old entry's place.
         fs::remove_dir_all(staging.dir()).unwrap();
         let error = staging.swap_in(id(1)).unwrap_err();
-        assert!(matches!(error, StoreError::Io { op: "rename", .. }));
+        assert!(matches!(error, StoreError::Io { op: "exchange", .. }));
         assert_eq!(scan(&state), (vec![id(1)], vec![]));
         assert_eq!(fixture.in_snapshots(), [id(1).as_str()]);
         assert!(dir.is_dir());
@@ -997,7 +1058,7 @@ mod tests {
             fixture.publish(&state, 1, old);
             fs::rename(&staged, snapshots.join("staged")).unwrap();
             cut(&snapshots);
-            if exists(&snapshots.join("staged")).unwrap() {
+            if exists(&Os, &snapshots.join("staged")).unwrap() {
                 fs::rename(snapshots.join("staged"), &staged).unwrap();
             }
             drop(state);
@@ -1163,7 +1224,7 @@ mod tests {
         assert_eq!(fs::read(dir.join(PACK)).unwrap(), PACKED);
         assert_eq!(scan(&state), (vec![id(1)], vec![]));
         let copied = (SPOOL.len() + PACKED.len() + meta.len()) as u64;
-        assert_eq!(entry_bytes(&dir).unwrap(), copied);
+        assert_eq!(state.entry_bytes(&dir).unwrap(), copied);
     }
 
     #[test]
@@ -1172,10 +1233,10 @@ mod tests {
         let state = fixture.open();
         let dir = fixture.publish(&state, 1, 10);
         let own = (SPOOL.len() + meta(id(1), 10).encode().len()) as u64;
-        assert_eq!(entry_bytes(&dir).unwrap(), own);
+        assert_eq!(state.entry_bytes(&dir).unwrap(), own);
         fs::remove_file(&fixture.pack).unwrap();
-        assert_eq!(entry_bytes(&dir).unwrap(), own + PACKED.len() as u64);
-        assert!(entry_bytes(&state.root().join("gone")).is_err());
+        assert_eq!(state.entry_bytes(&dir).unwrap(), own + PACKED.len() as u64);
+        assert!(state.entry_bytes(&state.root().join("gone")).is_err());
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! The operating system, as the rest of the program sees it.
 pub mod child;
 pub mod disk;
+pub mod fs;
 pub mod net;
 pub mod pipe;
 pub mod residency;
 pub mod signal;
+pub mod sim;
 
 /// Whether this process may use io_uring: makes a small ring and drops it.
 pub fn probe_uring() -> std::io::Result<()> {

@@ -19,9 +19,8 @@ use super::flights::Flights;
 use super::git_protocol::GitRequest;
 use super::registry::{Permit, Repo, StartError};
 use super::shared::Shared;
+use super::spool::Spooler;
 use crate::cache::evict::{self, Bounds, Candidate};
-use crate::cache::store;
-use crate::extent::Piece;
 use crate::io::disk::DiskFile;
 use crate::limits::{
     BUNDLES_MAKING_MAX, CLONES_RUNNING_MAX, FRESHENS_RUNNING_MAX, IDLE_ENTRY_OPEN_MS,
@@ -31,7 +30,6 @@ use crate::metrics::{Event, SpoolFailure};
 use crate::mirror::schedule::{Policy, Schedule};
 use crate::mirror::{Git, TimeLimits};
 use crate::refs::Follow;
-use crate::snapshot::fanout::Fanout;
 
 /// What the other planes ask for.
 pub enum Command {
@@ -51,27 +49,14 @@ pub enum Command {
     Git(GitRequest),
 }
 
-/// The pieces of one build on their way to its spool file.
+/// A build's spool file and what is to be written to it.
 pub struct SpoolJob {
     /// The entry's files.
     pub files: Arc<Files>,
-    /// The build.
-    pub fanout: Arc<Fanout>,
+    /// The pieces.
+    pub spooler: Spooler,
     /// The repository, for the log.
     pub repository: Arc<str>,
-    /// Offsets and bytes, in order; the end of it ends the file.
-    pub pieces: UnboundedReceiver<(u64, Piece)>,
-    /// Whether all pieces were written; set by the plane.
-    pub written: bool,
-}
-
-impl Drop for SpoolJob {
-    /// A job that ends early, whatever the reason, must not leave its build waiting.
-    fn drop(&mut self) {
-        if !self.written {
-            self.fanout.spool_failed("the spool writer has ended");
-        }
-    }
 }
 
 /// The plane's state. Everything that `git` does runs as tasks of this one thread, which also
@@ -241,9 +226,19 @@ impl Plane {
 
     // ---- spool ----
 
-    async fn spool(self: Rc<Self>, mut job: SpoolJob) {
+    async fn spool(self: Rc<Self>, job: SpoolJob) {
         let meter = self.shared.meter();
-        if let Err(e) = self.spool_all(&mut job).await {
+        let mut spooler = job.spooler;
+        spooler.full_at(self.shared.faults.spool_bytes_max);
+        // A file that cannot be opened again drops the spooler, which tells its build.
+        let spooled = match job.files.spool.try_clone() {
+            Ok(file) => {
+                let each = |bytes| meter.add(Event::SpooledBytes, bytes);
+                spooler.run(DiskFile::new(file, self.uring), each).await
+            }
+            Err(e) => Err(e),
+        };
+        if let Err(e) = spooled {
             let full = matches!(
                 e.raw_os_error(),
                 Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG)
@@ -258,30 +253,8 @@ impl Plane {
                 reason = reason.name(),
                 "cannot spool, going on without the cache: {e}"
             );
-            job.fanout.spool_failed(&e.to_string());
             self.shared.tell(Command::Sweep);
         }
-    }
-
-    async fn spool_all(&self, job: &mut SpoolJob) -> std::io::Result<()> {
-        let file = DiskFile::new(job.files.spool.try_clone()?, self.uring);
-        let meter = self.shared.meter();
-        while let Some((offset, piece)) = job.pieces.recv().await {
-            let bytes = piece.len() as u64;
-            if self
-                .shared
-                .faults
-                .spool_bytes_max
-                .is_some_and(|max| offset + bytes > max)
-            {
-                return Err(std::io::Error::from_raw_os_error(libc::ENOSPC));
-            }
-            file.write_all_at(piece, offset).await?;
-            meter.add(Event::SpooledBytes, bytes);
-            job.fanout.spooled(offset + bytes);
-        }
-        job.written = true;
-        file.close().await
     }
 
     // ---- cache ----
@@ -310,7 +283,7 @@ fn sweep(shared: &Shared) {
     let mut entries: Vec<(Arc<Repo>, Arc<Archive>, u64)> = Vec::new();
     for repo in shared.registry.all() {
         if let Some(archive) = repo.current() {
-            let bytes = store::entry_bytes(&archive.dir()).unwrap_or(0);
+            let bytes = shared.state.entry_bytes(&archive.dir()).unwrap_or(0);
             entries.push((repo, archive, bytes));
         }
     }

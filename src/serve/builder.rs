@@ -15,8 +15,9 @@ use super::archive::{Archive, Files, unix_ms};
 use super::background::{Command, SpoolJob};
 use super::registry::{Permit, Repo, StartError};
 use super::shared::Shared;
+use super::spool::Spooler;
 use crate::cache::entry::{EntryId, Fields, JobRecord, LinkedFile, META_NAME, Meta};
-use crate::cache::store::{self, Linked as LinkKind, Staging, StoreError, spool_path};
+use crate::cache::store::{Linked as LinkKind, Staging, StoreError, spool_path};
 use crate::extent::Piece;
 use crate::metrics::{BuildResult, Event, Level};
 use crate::mirror::Git;
@@ -274,10 +275,8 @@ fn build(shared: &Arc<Shared>, begun: Begun) -> Result<Option<()>, String> {
     let spool = archive.files().ok_or("the entry's files were closed")?;
     shared.tell(Command::Spool(SpoolJob {
         files: spool,
-        fanout: archive.fanout.clone(),
+        spooler: Spooler::new(archive.fanout.clone(), pieces),
         repository: archive.repository.clone(),
-        pieces,
-        written: false,
     }));
     let mut turn = None;
     let records = {
@@ -292,8 +291,7 @@ fn build(shared: &Arc<Shared>, begun: Begun) -> Result<Option<()>, String> {
     };
     drop(turn);
     archive.fanout.finish();
-    archive.fanout.wait_spooled();
-    if let Some(why) = archive.fanout.spool_error() {
+    if let Err(why) = archive.fanout.wait_spooled() {
         tracing::warn!(
             repository = &*archive.repository,
             "snapshot was sent but not kept: {why}"
@@ -344,7 +342,7 @@ fn publish(
 
 fn publish_done(shared: &Shared, repo: &Repo, archive: Arc<Archive>) {
     archive.fanout.release_window();
-    let bytes = store::entry_bytes(&archive.dir()).unwrap_or(0);
+    let bytes = shared.state.entry_bytes(&archive.dir()).unwrap_or(0);
     tracing::info!(
         repository = &*repo.name,
         id = archive.id.as_str(),

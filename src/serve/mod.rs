@@ -23,5 +23,6 @@ pub mod registry;
 mod resident;
 pub mod shared;
 mod snapshot;
+pub mod spool;
 
 pub use core::Core;

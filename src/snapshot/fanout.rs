@@ -37,6 +37,7 @@ struct Shared {
     layout: Layout,
     window: VecDeque<(u64, Piece)>,
     window_bytes: u64,
+    window_bytes_max: u64,
     spooled: u64,
     spool_error: Option<Arc<str>>,
     status: Status,
@@ -76,21 +77,28 @@ impl Default for Fanout {
 impl Fanout {
     /// An archive of which nothing is there yet.
     pub fn new() -> Fanout {
-        Fanout::with(Layout::default(), Status::Growing)
+        Fanout::with_window(WINDOW_BYTES)
+    }
+
+    /// The same with another size of the window, so that a simulated archive of a few bytes
+    /// leaves it.
+    pub fn with_window(window_bytes_max: u64) -> Fanout {
+        Fanout::with(Layout::default(), Status::Growing, window_bytes_max)
     }
 
     /// A complete archive whose spool bytes are all in its spool file.
     pub fn complete(layout: Layout) -> Fanout {
-        Fanout::with(layout, Status::Complete)
+        Fanout::with(layout, Status::Complete, WINDOW_BYTES)
     }
 
-    fn with(layout: Layout, status: Status) -> Fanout {
+    fn with(layout: Layout, status: Status, window_bytes_max: u64) -> Fanout {
         let spooled = layout.spool_bytes();
         Fanout {
             shared: Mutex::new(Shared {
                 layout,
                 window: VecDeque::new(),
                 window_bytes: 0,
+                window_bytes_max,
                 spooled,
                 spool_error: None,
                 status,
@@ -168,11 +176,6 @@ impl Fanout {
         self.room.notify_all();
     }
 
-    /// Why the spool failed, if it did.
-    pub fn spool_error(&self) -> Option<Arc<str>> {
-        self.lock().spool_error.clone()
-    }
-
     /// The archive is whole.
     pub fn finish(&self) {
         let mut shared = self.lock();
@@ -193,14 +196,22 @@ impl Fanout {
     }
 
     /// Waits until every byte is in the spool file, or the spool has failed.
-    pub fn wait_spooled(&self) {
+    pub fn wait_spooled(&self) -> Result<(), Arc<str>> {
         let mut shared = self.lock();
-        while shared.spool_error.is_none() && shared.spooled < shared.layout.spool_bytes() {
+        loop {
+            if let Some(outcome) = shared.spool_outcome() {
+                return outcome;
+            }
             shared = self
                 .room
                 .wait(shared)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// What [`Fanout::wait_spooled`] gives, if it would not wait.
+    pub fn spool_outcome(&self) -> Option<Result<(), Arc<str>>> {
+        self.lock().spool_outcome()
     }
 
     /// Length of the spool so far.
@@ -303,13 +314,20 @@ impl Shared {
         };
         while let Some((offset, piece)) = self.window.front() {
             let end = offset + piece.len() as u64;
-            let on_disk = end <= self.spooled && self.window_bytes > WINDOW_BYTES;
+            let on_disk = end <= self.spooled && self.window_bytes > self.window_bytes_max;
             let passed = live_only && end > self.spooled && end <= slowest;
             if !on_disk && !passed {
                 return;
             }
             self.window_bytes -= piece.len() as u64;
             self.window.pop_front();
+        }
+    }
+
+    fn spool_outcome(&self) -> Option<Result<(), Arc<str>>> {
+        match &self.spool_error {
+            Some(why) => Some(Err(why.clone())),
+            None => (self.spooled == self.layout.spool_bytes()).then_some(Ok(())),
         }
     }
 
@@ -339,7 +357,7 @@ impl Shared {
         let unspooled = self.layout.spool_bytes() - self.spooled;
         Ok(match self.spool_error {
             None => unspooled < SPOOL_LAG_BYTES,
-            Some(_) => self.window_bytes < WINDOW_BYTES + SPOOL_LAG_BYTES,
+            Some(_) => self.window_bytes < self.window_bytes_max + SPOOL_LAG_BYTES,
         })
     }
 
@@ -505,7 +523,7 @@ mod tests {
         fanout.push_raw(3, 5, 100, &[0]).unwrap();
         assert_eq!(ranges(&fanout), [(None, 0..step), (Some(3), 5..105)]);
         fanout.finish();
-        fanout.wait_spooled();
+        fanout.wait_spooled().unwrap();
         fanout.release_window();
         assert_eq!(ranges(&fanout), [(None, 0..3 * step), (Some(3), 5..105)]);
     }
@@ -585,7 +603,7 @@ mod tests {
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| fanout.wait_spooled());
             fanout.spool_failed("gone");
-            waiting.join().unwrap();
+            assert!(waiting.join().unwrap().is_err());
         });
         // Written too late: it does not count any more.
         fanout.spooled(10);

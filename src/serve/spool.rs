@@ -1,0 +1,85 @@
+//! Writes the pieces of one build to its spool file.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::extent::Piece;
+use crate::io::disk::SpoolFile;
+use crate::io::fs::progress;
+use crate::snapshot::fanout::Fanout;
+
+/// The pieces of one build on their way to its spool file. Whatever way this ends, the fan-out
+/// is told, so that the build does not wait for what will not come.
+pub struct Spooler {
+    fanout: Arc<Fanout>,
+    /// Offsets and bytes, in order; the end of it ends the file.
+    pieces: UnboundedReceiver<(u64, Piece)>,
+    /// Bytes that the file takes; more are refused as if the disk were full.
+    bytes_max: u64,
+    written: bool,
+}
+
+impl Drop for Spooler {
+    fn drop(&mut self) {
+        if !self.written {
+            self.fanout.spool_failed("the spool writer has ended");
+        }
+    }
+}
+
+impl Spooler {
+    /// A writer of the pieces that are pushed to `fanout`.
+    pub fn new(fanout: Arc<Fanout>, pieces: UnboundedReceiver<(u64, Piece)>) -> Spooler {
+        Spooler {
+            fanout,
+            pieces,
+            bytes_max: u64::MAX,
+            written: false,
+        }
+    }
+
+    /// Has the disk seem full after that many bytes.
+    pub fn full_at(&mut self, bytes_max: Option<u64>) {
+        self.bytes_max = bytes_max.unwrap_or(u64::MAX);
+    }
+
+    /// Writes until the last piece; `each` is told the bytes of every one. After an error the
+    /// archive is live-only.
+    pub async fn run(mut self, file: impl SpoolFile, each: impl FnMut(u64)) -> io::Result<()> {
+        let result = self.write_pieces(file, each).await;
+        if let Err(error) = &result {
+            self.fanout.spool_failed(&error.to_string());
+        }
+        result
+    }
+
+    async fn write_pieces(
+        &mut self,
+        file: impl SpoolFile,
+        mut each: impl FnMut(u64),
+    ) -> io::Result<()> {
+        while let Some((offset, piece)) = self.pieces.recv().await {
+            let bytes = piece.len() as u64;
+            let end = offset + bytes;
+            if end > self.bytes_max {
+                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            }
+            write_all_at(&file, &piece, offset).await?;
+            each(bytes);
+            self.fanout.spooled(end);
+        }
+        self.written = true;
+        file.close().await
+    }
+}
+
+async fn write_all_at(file: &impl SpoolFile, piece: &Piece, offset: u64) -> io::Result<()> {
+    let mut written = 0;
+    while written < piece.len() {
+        let wrote = file.write_at(piece.clone(), written, offset + written as u64);
+        written += progress(wrote.await)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! The cache and its spool on a file system that fails as a seed says.
+//!
+//! - `TARPON_SIM_SEEDS=N` or `FIRST..END`: which seeds are run; 10,000 by default.
+//! - `TARPON_SIM_SEED=S`: only this one, with a line for each thing that happens.
+
+mod power_cuts;
+#[path = "../support/rng.rs"]
+#[allow(dead_code)]
+mod rng;
+mod world;
+
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rng::Rng;
+use world::World;
+
+const SEEDS_DEFAULT: u64 = 10_000;
+const STEPS_MAX: u64 = 120;
+
+fn run(seed: u64, trace: bool) {
+    let mut rng = Rng::new(seed);
+    let mut choices = |bound| rng.below(bound);
+    let steps = 20 + choices(STEPS_MAX);
+    World::new(&mut choices, trace).run(steps);
+}
+
+fn seeds() -> Range<u64> {
+    let Ok(text) = std::env::var("TARPON_SIM_SEEDS") else {
+        return 0..SEEDS_DEFAULT;
+    };
+    let (first, end) = text.split_once("..").unwrap_or(("0", &text));
+    let number = |text: &str| text.parse().expect("TARPON_SIM_SEEDS is N or FIRST..END");
+    number(first)..number(end)
+}
+
+#[test]
+fn every_seed_holds() {
+    if let Ok(seed) = std::env::var("TARPON_SIM_SEED") {
+        return run(seed.parse().expect("a number"), true);
+    }
+    let seeds = seeds();
+    let next = AtomicU64::new(seeds.start);
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return;
+            }
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(seed, false))) {
+                next.store(seeds.end, Ordering::Relaxed);
+                eprintln!("seed {seed} failed; again: TARPON_SIM_SEED={seed}");
+                resume_unwind(panic);
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+}

@@ -1,0 +1,164 @@
+//! The shortest ways to what was found, each tried with every fault, at every call, with many
+//! outcomes of the power cut.
+
+use std::path::{Path, PathBuf};
+
+use tarpon::cache::entry::{EntryId, Fields, Meta};
+use tarpon::cache::store::{StateDir, StoreError, spool_path};
+use tarpon::extent::Layout;
+use tarpon::io::fs::{Fs, WriteAt};
+use tarpon::io::sim::SimFs;
+
+/// Outcomes of a power cut that are tried.
+const SEEDS: u64 = 400;
+/// More calls than any of the operations makes.
+const CALLS_MAX: u64 = 40;
+const ROOT: &str = "/srv/state";
+
+fn id() -> EntryId {
+    EntryId::from_bytes([1; 16])
+}
+
+fn open(fs: &SimFs) -> StateDir<SimFs> {
+    StateDir::open_on(fs.clone(), Path::new(ROOT)).unwrap()
+}
+
+/// Publishes the entry as made at `version`, with as many bytes.
+fn publish(fs: &SimFs, state: &StateDir<SimFs>, version: u64) -> Result<PathBuf, StoreError> {
+    let mut layout = Layout::default();
+    layout.push_spool(version);
+    let fields = Fields {
+        id: id(),
+        repository: "host/repo".into(),
+        commit: None,
+        created_unix_ms: version,
+        linked: Vec::new(),
+        layout,
+        jobs: Vec::new(),
+    };
+    let meta = Meta::new(fields).unwrap().encode();
+    let odds = fs.calm();
+    let staging = state.staging()?;
+    let spool = fs.create_new(&spool_path(staging.dir())).unwrap();
+    spool.write_all_at(&vec![7; version as usize], 0).unwrap();
+    fs.set_odds(odds);
+    staging.publish(id(), &meta)
+}
+
+/// The version that is there; nothing may be broken.
+fn found(state: &StateDir<SimFs>) -> Option<u64> {
+    let (entries, rejected) = state.scan().unwrap();
+    assert!(rejected.is_empty(), "{rejected:?}");
+    entries.first().map(|entry| entry.meta.created_unix_ms)
+}
+
+/// What is there after the power was cut.
+fn found_after_cut(fs: &SimFs, state: StateDir<SimFs>) -> Option<u64> {
+    drop(state);
+    fs.restart();
+    fs.calm();
+    found(&open(fs))
+}
+
+fn each_outcome(mut test: impl FnMut(&SimFs)) {
+    for seed in 0..SEEDS {
+        test(&SimFs::new(seed, 1 << 20, true));
+    }
+}
+
+/// The directories that `open` makes were never synced, so the first entry went with them.
+#[test]
+fn the_first_entry_of_a_new_state_directory_lasts() {
+    each_outcome(|fs| {
+        let state = open(fs);
+        publish(fs, &state, 10).unwrap();
+        assert_eq!(found_after_cut(fs, state), Some(10));
+    });
+}
+
+/// Replacing an entry renamed the old one away first: a cut before the second rename lost both.
+#[test]
+fn a_power_cut_while_an_entry_is_replaced_leaves_one_of_both() {
+    for calls in 0..CALLS_MAX {
+        each_outcome(|fs| {
+            let state = open(fs);
+            publish(fs, &state, 10).unwrap();
+            fs.cut_power_after(calls);
+            let published = publish(fs, &state, 20);
+            let found = found_after_cut(fs, state);
+            match published {
+                Ok(_) => assert_eq!(found, Some(20)),
+                Err(_) => assert!(matches!(found, Some(10 | 20)), "{found:?}"),
+            }
+        });
+    }
+}
+
+/// A sync that failed had the renames undone, but the staged files were deleted before that was
+/// on disk: after a cut the entry's name was that of an empty directory.
+#[test]
+fn a_replacement_that_fails_costs_nothing_after_a_power_cut() {
+    for calls in 0..CALLS_MAX {
+        each_outcome(|fs| {
+            let state = open(fs);
+            publish(fs, &state, 10).unwrap();
+            fs.fail_after(calls);
+            let published = publish(fs, &state, 20);
+            fs.calm();
+            let version = if published.is_ok() { 20 } else { 10 };
+            assert_eq!(found_now(&state), Some(version));
+            let after = found_after_cut(fs, state);
+            let failed = published.is_err() && matches!(after, Some(10 | 20));
+            assert!(failed || after == Some(20), "{after:?} after {published:?}");
+        });
+    }
+}
+
+/// A removal that failed left the entry under another name, neither there nor gone.
+#[test]
+fn a_removal_that_fails_leaves_the_entry() {
+    for calls in 0..CALLS_MAX {
+        each_outcome(|fs| {
+            let state = open(fs);
+            let dir = publish(fs, &state, 10).unwrap();
+            fs.fail_after(calls);
+            let removed = state.remove(&dir);
+            fs.calm();
+            let version = removed.is_err().then_some(10);
+            assert_eq!(found_now(&state), version);
+            let after = found_after_cut(fs, state);
+            assert!(after.is_none() || removed.is_err(), "it came back");
+        });
+    }
+}
+
+/// A start deleted what a killed process had renamed away but not synced: a cut brought the
+/// name back, without the files.
+#[test]
+fn a_kill_and_then_a_power_cut_break_no_entry() {
+    for calls in 0..CALLS_MAX {
+        each_outcome(|fs| {
+            let state = open(fs);
+            publish(fs, &state, 10).unwrap();
+            // The disk stops, so that the process ends between two calls; nothing is lost yet.
+            fs.cut_power_after(calls);
+            let published = publish(fs, &state, 20);
+            drop(state);
+            fs.calm();
+            fs.kill();
+            let mut state = open(fs);
+            let before = found(&state);
+            assert!(before == Some(20) || published.is_err());
+            drop(state);
+            fs.restart();
+            state = open(fs);
+            assert_eq!(found(&state), before);
+        });
+    }
+}
+
+/// Like [`found`], where what is left of a failed operation may lie about.
+fn found_now(state: &StateDir<SimFs>) -> Option<u64> {
+    let (entries, _) = state.scan().unwrap();
+    entries.first().map(|entry| entry.meta.created_unix_ms)
+}
