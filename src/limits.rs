@@ -313,3 +313,7 @@ const _: () = assert!(
 const _: () = assert!(FRESHEN_WAIT_MS < GIT_LIST_LIMIT_MS && MIRROR_FRESH_MS < FETCH_INTERVAL_MS);
 const _: () = assert!(BODY_BYTES_MAX <= GIT_REQUEST_BYTES_MAX as u64);
 const _: () = assert!(ENSURE_BODY_BYTES_MAX <= BODY_BYTES_MAX);
+// --- simulation: only for tests ---
+
+/// Longest time that a write of a spool file takes, in ticks of the simulated clock.
+pub const SIM_DELAY_TICKS_MAX: u64 = 20;

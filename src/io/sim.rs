@@ -21,11 +21,10 @@ use std::task::Poll;
 use super::disk::SpoolFile;
 use super::fs::{Fs, Kind, LockError, Space, Stat, WriteAt};
 use crate::extent::Piece;
+use crate::limits::SIM_DELAY_TICKS_MAX;
 
 /// Bytes that a power cut keeps or loses together; small, so that small files have several.
 const BLOCK_BYTES: usize = 16;
-/// Longest time that a write of a spool file takes, in ticks of the simulated clock.
-const DELAY_TICKS_MAX: u64 = 20;
 /// Files below a directory of this name are on another file system: no links to them.
 pub const OTHER_DEVICE: &str = "other-device";
 
@@ -656,7 +655,7 @@ impl SpoolFile for SimFile {
     async fn write_at(&self, piece: Piece, from: usize, offset: u64) -> io::Result<usize> {
         let due = {
             let mut disk = self.disk()?;
-            let due = disk.now + 1 + disk.rng.below(DELAY_TICKS_MAX);
+            let due = disk.now + 1 + disk.rng.below(SIM_DELAY_TICKS_MAX);
             disk.due.push(due);
             due
         };

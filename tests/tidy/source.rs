@@ -66,7 +66,7 @@ impl Project {
         let test_only = test_only_modules(&sources);
         for source in &mut sources {
             let is_outside = !source.path.starts_with("src/");
-            source.is_test = is_outside || test_only.iter().any(|path| *path == source.path);
+            source.is_test = is_outside || test_only.contains(&source.path);
             if source.is_test {
                 source.tokens.clear();
             }
