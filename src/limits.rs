@@ -313,6 +313,13 @@ const _: () = assert!(
 const _: () = assert!(FRESHEN_WAIT_MS < GIT_LIST_LIMIT_MS && MIRROR_FRESH_MS < FETCH_INTERVAL_MS);
 const _: () = assert!(BODY_BYTES_MAX <= GIT_REQUEST_BYTES_MAX as u64);
 const _: () = assert!(ENSURE_BODY_BYTES_MAX <= BODY_BYTES_MAX);
+// --- scheduling ---
+
+/// How much nicer than the network cores the encoders are.
+pub const ENCODER_NICE: i32 = 10;
+/// How much nicer than the network cores `git` and its helpers are.
+pub const CHILD_NICE: i32 = 10;
+
 // --- simulation: only for tests ---
 
 /// Longest time that a write of a spool file takes, in ticks of the simulated clock.
