@@ -250,7 +250,8 @@ pub const LISTEN_BACKLOG: i32 = 1024;
 
 /// A mirror that was compared with its upstream this long ago or less is taken for fresh, and a
 /// comparison that failed as recently is not repeated: bounds how often clients can make the
-/// server ask an upstream. `ensure-refs` asks whenever something is missing.
+/// server ask an upstream. `ensure-refs` asks whenever something is missing, and a bundle that
+/// would hold nothing is refused only after asking, unless asking failed as recently.
 pub const MIRROR_FRESH_MS: u64 = 15_000;
 /// How long a request waits for that comparison before it is answered from what is there.
 pub const FRESHEN_WAIT_MS: u64 = 30_000;
