@@ -236,6 +236,10 @@ pub const PREFETCH_THREADS: usize = 4;
 pub const BUILDS_PRODUCING_MAX: usize = 2;
 /// How long an entry's files stay open after its last request.
 pub const IDLE_ENTRY_OPEN_MS: u64 = 10_000;
+/// How long a snapshot that a newer one has replaced can still be read by its tag after its last
+/// request: between two requests of a download in parts, a retry with its pause included. It
+/// goes at once when the disk is needed.
+pub const RETIRED_KEPT_MS: u64 = 60_000;
 /// Time between two looks at the cache's size and at superseded entries.
 pub const SWEEP_INTERVAL_MS: u64 = 5_000;
 /// First clones that run at the same time.

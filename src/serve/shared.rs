@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::archive::Archive;
+use super::archive::{Archive, unix_ms};
 use super::background::Command;
 use super::prefetch::Prefetch;
 use super::registry::Registry;
@@ -38,8 +38,9 @@ pub struct Shared {
     pub turns: Turns,
     /// Faults to inject; none outside tests.
     pub faults: Faults,
-    /// Archives that a newer one has replaced, until nobody reads them.
-    pub retired: Mutex<Vec<Arc<Archive>>>,
+    /// Archives that a newer one has replaced, until nobody has read them for
+    /// [`RETIRED_KEPT_MS`](crate::limits::RETIRED_KEPT_MS).
+    retired: Mutex<Vec<Arc<Archive>>>,
     running: Mutex<Vec<Weak<Fanout>>>,
     cache_bytes: AtomicU64,
     cache_entries: AtomicU64,
@@ -107,10 +108,30 @@ impl Shared {
         self.turns.close();
     }
 
-    /// Has an archive removed that is no repository's current one any more, once nobody reads it.
+    /// Has an archive removed that is no repository's current one any more, once nobody has read
+    /// it for a while.
     pub fn retire(&self, archive: Arc<Archive>) {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         retired.push(archive);
+    }
+
+    /// An archive that was retired and is still there. It counts as used from here on.
+    pub fn find_retired(&self, is_it: impl Fn(&Arc<Archive>) -> bool) -> Option<Arc<Archive>> {
+        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = retired.iter().find(|archive| is_it(archive))?;
+        found.touch();
+        Some(found.clone())
+    }
+
+    /// Takes out the retired archives that nobody reads or has read for `kept_ms`.
+    pub fn take_retired(&self, kept_ms: u64) -> Vec<Arc<Archive>> {
+        let now = unix_ms();
+        let is_over = |archive: &mut Arc<Archive>| {
+            let unused_ms = now.saturating_sub(archive.last_used_unix_ms());
+            archive.fanout.readers() == 0 && unused_ms >= kept_ms
+        };
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.extract_if(.., is_over).collect()
     }
 
     /// Notes an entry that was published, until the next look at the whole cache.

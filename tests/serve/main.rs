@@ -5,6 +5,7 @@
 mod support;
 
 mod bundle;
+mod cachew;
 mod drivers;
 mod ensure_refs;
 mod faults;
