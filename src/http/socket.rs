@@ -8,11 +8,13 @@ use std::future::poll_fn;
 use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::BorrowedFd;
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use monoio::net::TcpStream;
 
+use super::pulse::Pulse;
 use super::response::{CHUNK_END, LAST_CHUNK, chunk_head};
 use crate::extent::{Next, Source};
 use crate::io::net;
@@ -45,18 +47,18 @@ pub struct Sent {
 pub struct Socket {
     stream: TcpStream,
     stall: Duration,
-    /// Whether the runtime reports readiness through epoll.
-    epoll: bool,
+    /// The core's pulse if the runtime reports readiness through epoll.
+    pulse: Option<Rc<Pulse>>,
     sent_in_turn: Cell<u64>,
 }
 
 impl Socket {
     /// Takes over an accepted connection.
-    pub fn new(stream: TcpStream, stall: Duration, epoll: bool) -> io::Result<Socket> {
+    pub fn new(stream: TcpStream, stall: Duration, pulse: Option<Rc<Pulse>>) -> io::Result<Socket> {
         let socket = Socket {
             stream,
             stall,
-            epoll,
+            pulse,
             sent_in_turn: Cell::new(0),
         };
         net::prepare(socket.fd())?;
@@ -129,16 +131,20 @@ impl Socket {
 
     /// Counts what one task sent without waiting, and lets the core's other tasks go on after
     /// a fair share.
-    async fn turn(&self, bytes: u64) -> Result<(), SendError> {
+    pub(super) async fn turn(&self, bytes: u64) -> Result<(), SendError> {
         let sent = self.sent_in_turn.get() + bytes;
         self.sent_in_turn.set(sent);
         if sent < TURN_BYTES {
             return Ok(());
         }
         self.sent_in_turn.set(0);
-        if !self.epoll {
+        let Some(pulse) = &self.pulse else {
             // Goes through the ring, so the core looks at everything else first.
             return self.writable().await;
+        };
+        if pulse.is_late() {
+            pulse.rest().await;
+            return Ok(());
         }
         // The epoll driver would say "ready" from memory; it polls between two rounds of tasks.
         let mut first = true;

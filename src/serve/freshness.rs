@@ -49,6 +49,7 @@ impl Plane {
     }
 
     fn keep(&self, repo: &Repo, fresh_unix_ms: Option<u64>) {
+        repo.set_mirrored();
         self.schedule
             .borrow_mut()
             .add(repo.name.clone(), fresh_unix_ms);
@@ -94,7 +95,6 @@ impl Plane {
         self.shared.meter().add(Event::Clone(result), 1);
         if let Err(e) = cloned {
             tracing::warn!(repository = &*repo.name, "no mirror: {e}");
-            self.shared.registry.forget(&repo);
             return duty.done(Err(clone_error(&repo, &e)));
         }
         if let Some(head) = self.read_head(&repo).await {

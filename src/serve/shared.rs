@@ -1,6 +1,6 @@
 //! What the cores, the builders and the background plane share.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -36,6 +36,8 @@ pub struct Shared {
     pub background: UnboundedSender<Command>,
     /// Turns to produce.
     pub turns: Turns,
+    /// Open connections of all cores.
+    pub admission: Admission,
     /// Faults to inject; none outside tests.
     pub faults: Faults,
     /// Archives that a newer one has replaced, until nobody has read them for
@@ -56,6 +58,7 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     pub background: UnboundedSender<Command>,
     pub faults: Faults,
+    pub connections_max: usize,
 }
 
 impl Shared {
@@ -71,6 +74,7 @@ impl Shared {
             metrics: parts.metrics,
             background: parts.background,
             turns: Turns::new(BUILDS_PRODUCING_MAX),
+            admission: Admission::new(parts.connections_max),
             faults: parts.faults,
             retired: Mutex::default(),
             running: Mutex::default(),
@@ -156,6 +160,41 @@ impl Shared {
             cache_limit_bytes: self.config.cache_limit.of(disk_bytes),
             cache_entries: self.cache_entries.load(Ordering::Relaxed),
         }
+    }
+}
+
+/// A bounded number of connections.
+#[derive(Debug)]
+pub struct Admission {
+    open: AtomicUsize,
+    max: usize,
+}
+
+impl Admission {
+    fn new(max: usize) -> Admission {
+        Admission {
+            open: AtomicUsize::new(0),
+            max,
+        }
+    }
+
+    /// The bound.
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
+    /// Counts a connection in, unless there are too many.
+    pub fn enter(&self) -> bool {
+        let entered = self.open.fetch_add(1, Ordering::Relaxed) < self.max;
+        if !entered {
+            self.leave();
+        }
+        entered
+    }
+
+    /// Counts a connection out.
+    pub fn leave(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

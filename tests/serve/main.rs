@@ -11,6 +11,7 @@ mod ensure_refs;
 mod faults;
 mod git_protocol;
 mod lifecycle;
+mod pressure;
 mod protocol;
 mod sharing;
 
