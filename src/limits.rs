@@ -184,8 +184,16 @@ const _: () = assert!(GATHER_BYTES as u64 / RAW_BLOCK_BYTES * (RAW_BLOCK_BYTES /
 pub const READ_AHEAD_BYTES: u64 = 8 << 20;
 /// How long a closing connection waits for a client to take a refusal.
 pub const LINGER_MS: u64 = 2_000;
-/// How long a client may take to send a request's head or body without sending a byte.
-pub const REQUEST_TIMEOUT_MS: u64 = 60_000;
+/// What a request counts for in a turn, whatever its response.
+pub const REQUEST_TURN_BYTES: u64 = TURN_BYTES / 64;
+/// How long a client may take to send a request's body without sending a byte.
+pub const BODY_PAUSE_MAX_MS: u64 = 60_000;
+/// How long it may take to send all of it.
+pub const BODY_TIME_MAX_MS: u64 = 10 * MINUTE_MS;
+/// Time between two beats of a core's pulse.
+pub const PULSE_MS: u64 = 100;
+/// A beat that has not come for so long is late: time limits no longer hold.
+pub const PULSE_LATE_MS: u64 = 3 * PULSE_MS;
 // --- cache: entries on disk and the state directory ---
 
 /// Longest metadata file of an entry, in bytes. It holds 4 bytes per file of the worktree and
@@ -257,21 +265,37 @@ pub const PREFETCH_THREADS: usize = 4;
 pub const BUILDS_PRODUCING_MAX: usize = 2;
 /// How long an entry's files stay open after its last request.
 pub const IDLE_ENTRY_OPEN_MS: u64 = 10_000;
+/// How long a snapshot that a newer one has replaced can still be read by its tag after its last
+/// request: between two requests of a download in parts, a retry with its pause included. It
+/// goes at once when the disk is needed.
+pub const RETIRED_KEPT_MS: u64 = 60_000;
 /// Time between two looks at the cache's size and at superseded entries.
 pub const SWEEP_INTERVAL_MS: u64 = 5_000;
 /// First clones that run at the same time.
 pub const CLONES_RUNNING_MAX: usize = 8;
 /// Largest body that is read and thrown away where none is expected.
 pub const UNUSED_BODY_BYTES_MAX: u64 = 64 * 1024;
+/// Names of repositories of which nothing else is known, in a shard of the registry, before they
+/// are dropped. About 0.5 KB each.
+pub const REPOSITORIES_BARE_MAX: usize = 256;
 /// Entries of a core's io_uring submission queue.
 pub const CORE_RING_ENTRIES: u32 = 1024;
+/// Share of the process's descriptors that connections may take, in percent. The rest is for
+/// entries (one for each of their files, while they are read), mirrors, and the pipes of git.
+pub const CONNECTIONS_DESCRIPTORS_PERCENT: u64 = 50;
+/// Connections over the limit that are told so at the same time, as a share of the limit in
+/// percent; more are closed at once.
+pub const REFUSALS_RUNNING_PERCENT: usize = 10;
+/// What a client that is told so is asked to wait before it tries again.
+pub const REFUSAL_RETRY_S: u64 = 5;
 /// Connections that wait in a listener's queue.
 pub const LISTEN_BACKLOG: i32 = 1024;
 // --- serve: bundles, ensure-refs, git's protocol ---
 
 /// A mirror that was compared with its upstream this long ago or less is taken for fresh, and a
 /// comparison that failed as recently is not repeated: bounds how often clients can make the
-/// server ask an upstream. `ensure-refs` asks whenever something is missing.
+/// server ask an upstream. `ensure-refs` asks whenever something is missing, and a bundle that
+/// would hold nothing is refused only after asking, unless asking failed as recently.
 pub const MIRROR_FRESH_MS: u64 = 15_000;
 /// How long a request waits for that comparison before it is answered from what is there.
 pub const FRESHEN_WAIT_MS: u64 = 30_000;
@@ -313,6 +337,13 @@ const _: () = assert!(
 const _: () = assert!(FRESHEN_WAIT_MS < GIT_LIST_LIMIT_MS && MIRROR_FRESH_MS < FETCH_INTERVAL_MS);
 const _: () = assert!(BODY_BYTES_MAX <= GIT_REQUEST_BYTES_MAX as u64);
 const _: () = assert!(ENSURE_BODY_BYTES_MAX <= BODY_BYTES_MAX);
+// --- scheduling ---
+
+/// How much nicer than the network cores the encoders are.
+pub const ENCODER_NICE: i32 = 10;
+/// How much nicer than the network cores `git` and its helpers are.
+pub const CHILD_NICE: i32 = 10;
+
 // --- simulation: only for tests ---
 
 /// Longest time that a write of a spool file takes, in ticks of the simulated clock.

@@ -46,6 +46,7 @@ enum Id {
     Duration,
     SentBytes,
     Connections,
+    ConnectionsRefused,
     ConnectionsOpen,
     ClientsDropped,
     BuildsRunning,
@@ -65,7 +66,7 @@ enum Id {
 }
 
 /// Every metric, in the order in which it is rendered.
-pub const FAMILIES: [Family; 22] = [
+pub const FAMILIES: [Family; 23] = [
     Family {
         id: Id::Requests,
         name: "tarpon_requests_total",
@@ -114,6 +115,15 @@ pub const FAMILIES: [Family; 22] = [
         label: "",
         values: &[],
         help: "Connections accepted.",
+    },
+    Family {
+        id: Id::ConnectionsRefused,
+        name: "tarpon_connections_refused_total",
+        kind: Kind::Counter,
+        label: "",
+        values: &[],
+        help: "Connections that were turned away because there were too many; raise the limit of \
+               open files.",
     },
     Family {
         id: Id::ConnectionsOpen,
@@ -455,6 +465,8 @@ pub enum Event {
     SentBytes,
     /// A connection was accepted.
     Connection,
+    /// A connection was turned away.
+    ConnectionRefused,
     /// A connection ended before its time.
     ClientDropped(DropReason),
     /// A build ended.
@@ -482,6 +494,7 @@ impl Event {
             Self::Response(status) => (Id::Responses, usize::from(status / 100).clamp(1, 5) - 1),
             Self::SentBytes => (Id::SentBytes, 0),
             Self::Connection => (Id::Connections, 0),
+            Self::ConnectionRefused => (Id::ConnectionsRefused, 0),
             Self::ClientDropped(reason) => (Id::ClientsDropped, reason as usize),
             Self::Build(result) => (Id::Builds, result as usize),
             Self::SpooledBytes => (Id::SpooledBytes, 0),
@@ -844,6 +857,7 @@ mod tests {
             ),
             (Event::SentBytes, "tarpon_sent_bytes_total"),
             (Event::Connection, "tarpon_connections_total"),
+            (Event::ConnectionRefused, "tarpon_connections_refused_total"),
             (
                 Event::ClientDropped(DropReason::Idle),
                 "tarpon_clients_dropped_total{reason=\"idle\"}",

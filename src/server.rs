@@ -25,9 +25,10 @@ use crate::cache::store::{StateDir, StoreError};
 use crate::config::{Config, IoDriver};
 use crate::faults::{Faults, VARIABLE};
 use crate::http::conn::{self, Patience, Service};
+use crate::http::pulse::Pulse;
 use crate::http::socket::CoreSockets;
 use crate::io::signal::StopSignals;
-use crate::limits::{CORE_RING_ENTRIES, LISTEN_BACKLOG};
+use crate::limits::{CONNECTIONS_DESCRIPTORS_PERCENT, CORE_RING_ENTRIES, LISTEN_BACKLOG};
 use crate::log::{LogError, RequestLog, RequestLogThread};
 use crate::metrics::Metrics;
 use crate::mirror::maintain;
@@ -76,8 +77,8 @@ fn start(what: &'static str) -> impl Fn(io::Error) -> ServerError {
 pub fn run(config: Config) -> Result<(), ServerError> {
     let signals = StopSignals::block().map_err(start("block signals"))?;
     let uring = choose_driver(config.io_driver)?;
-    raise_descriptor_limit();
-    let (shared, commands) = prepare(config)?;
+    let connections_max = connections_max(raise_descriptor_limit());
+    let (shared, commands) = prepare(config, connections_max)?;
     let log = RequestLogThread::start()?;
     let (stop, stopped) = watch::channel(false);
     let plane = start_background(&shared, commands, uring)?;
@@ -102,6 +103,7 @@ pub fn run(config: Config) -> Result<(), ServerError> {
 /// Opens the state directory, finds what is in it and starts the helper threads.
 fn prepare(
     config: Config,
+    connections_max: usize,
 ) -> Result<(Arc<Shared>, mpsc::UnboundedReceiver<background::Command>), ServerError> {
     let faults = match std::env::var(VARIABLE) {
         Ok(value) => Faults::parse(&value).map_err(ServerError::Fault)?,
@@ -124,6 +126,7 @@ fn prepare(
         metrics,
         background,
         faults,
+        connections_max,
     });
     find_mirrors(&shared)?;
     find_entries(&shared)?;
@@ -143,7 +146,9 @@ fn find_mirrors(shared: &Shared) -> Result<(), ServerError> {
                 source,
             });
         }
-        shared.registry.get_or_add(&host, &path, || mirror, || url);
+        let registry = &shared.registry;
+        let repo = registry.get_or_add(&host, &path, || mirror, || url);
+        repo.set_mirrored();
     }
     Ok(())
 }
@@ -196,14 +201,23 @@ fn choose_driver(wanted: IoDriver) -> Result<bool, ServerError> {
     }
 }
 
-/// Each connection and each open entry needs descriptors: takes as many as are allowed.
-fn raise_descriptor_limit() {
+/// Each connection and each open entry needs descriptors: takes as many as are allowed. Gives
+/// their number; `None` if it is not limited.
+fn raise_descriptor_limit() -> Option<u64> {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(e) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!("cannot raise the limit of open files: {e}");
     }
+    getrlimit(Resource::Nofile).current
+}
+
+/// How many connections are served at a time: accepting must not take the descriptors that are
+/// needed to answer.
+fn connections_max(descriptors: Option<u64>) -> usize {
+    let share = |limit: u64| limit.saturating_mul(CONNECTIONS_DESCRIPTORS_PERCENT) / 100;
+    descriptors.map_or(usize::MAX, |limit| share(limit).max(1) as usize)
 }
 
 /// The background plane's thread; dropping it stops and joins it.
@@ -280,7 +294,8 @@ fn start_cores(
         }
     }
     let driver = if uring { "io_uring" } else { "epoll" };
-    tracing::info!(%address, cores = count, driver, state = %shared.state.root().display(), "ready");
+    let connections_max = shared.admission.max();
+    tracing::info!(%address, cores = count, driver, connections_max, state = %shared.state.root().display(), "ready");
     // For people and scripts; nobody has to read it.
     let _ = writeln!(io::stdout(), "listening on http://{address}");
     Ok(cores)
@@ -333,13 +348,13 @@ async fn serve_core(core: Core, listener: TcpListener, epoll: bool, ready: &Read
     };
     drop(ready.send(Ok(())));
     let core = Rc::new(core);
-    let sockets = Rc::new(CoreSockets::new(epoll));
     let config = core.config();
     let patience = Patience {
         idle: config.idle_timeout,
         stall: config.stall_timeout,
     };
     let grace = config.shutdown_grace;
+    let sockets = Rc::new(CoreSockets::new(epoll.then(Pulse::start)));
     let canceller = Canceller::new();
     let handle = canceller.handle();
     let stopping = core.clone();
@@ -350,14 +365,17 @@ async fn serve_core(core: Core, listener: TcpListener, epoll: bool, ready: &Read
     while !core.is_closing() {
         match listener.cancelable_accept(handle.clone()).await {
             Ok((stream, peer)) => {
-                core.opened();
-                monoio::spawn(serve_connection(
-                    core.clone(),
-                    stream,
-                    peer,
-                    patience,
-                    sockets.clone(),
-                ));
+                if core.admit() {
+                    let connection =
+                        serve_connection(core.clone(), stream, peer, patience, sockets.clone());
+                    monoio::spawn(connection);
+                } else if let Some(refusal) = core.refusal() {
+                    let (core, sockets) = (core.clone(), sockets.clone());
+                    monoio::spawn(async move {
+                        conn::turn_away(stream, &*core, sockets).await;
+                        drop(refusal);
+                    });
+                }
             }
             Err(_) if core.is_closing() => break,
             Err(e) => pause_accepting(&e).await,

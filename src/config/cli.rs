@@ -102,7 +102,8 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "TIME")]
     stall_timeout: Option<OsString>,
 
-    /// Close a connection that asks for nothing for this long [default: 60s]
+    /// Close a connection that asks for nothing, or takes for the head of a request, this long
+    /// [default: 60s]
     #[arg(long, value_name = "TIME")]
     idle_timeout: Option<OsString>,
 

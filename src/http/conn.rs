@@ -14,15 +14,20 @@ use super::response::{CONTINUE, Text};
 use super::socket::{CoreSockets, SendError, Sent, Socket};
 use super::{Method, Reject};
 use crate::extent::Source;
-use crate::limits::{BODY_BYTES_MAX, HEAD_BYTES_MAX, LINGER_MS, REQUEST_TIMEOUT_MS};
+use crate::limits::{
+    BODY_BYTES_MAX, BODY_PAUSE_MAX_MS, BODY_TIME_MAX_MS, HEAD_BYTES_MAX, LINGER_MS,
+    REQUEST_TURN_BYTES,
+};
 
 /// Bytes a connection's buffer starts with; most heads fit.
 const INPUT_BYTES: usize = 4096;
 
+const TOO_MANY: Reject = Reject::new(503, "too many connections at once; try again later");
+
 /// How long a connection may be left alone.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// Between two requests.
+    /// Between two requests, and again from the first byte of a request's head to its end.
     pub idle: Duration,
     /// While the client takes nothing of a response.
     pub stall: Duration,
@@ -157,17 +162,40 @@ pub async fn serve<S: Service>(
     }
 }
 
+/// Tells a client that there are too many connections, once it has asked for something.
+pub async fn turn_away<S: Service>(stream: TcpStream, service: &S, sockets: Rc<CoreSockets>) {
+    let limit = Duration::from_millis(LINGER_MS);
+    let Ok(socket) = Socket::new(stream, limit, sockets) else {
+        return;
+    };
+    let mut unread = [0u8; INPUT_BYTES];
+    if !matches!(socket.receive(&mut unread, limit).await, Ok(1..)) {
+        return;
+    }
+    let mut output = Vec::new();
+    service.refuse(&TOO_MANY, &mut output);
+    // The connection ends whether the client takes this or not.
+    let _ = socket.send(&output, false).await;
+    socket.linger(limit).await;
+}
+
 impl<S: Service> Connection<S> {
     /// Reads and answers one request. Whether another may follow.
     async fn request(&mut self) -> Result<bool, End> {
         let mut scan = Scan::default();
-        let first = self.input.is_empty();
+        let mut began = None;
         while let Parse::Partial = parse_from(&self.input, &mut scan)? {
             if self.input.len() > HEAD_BYTES_MAX + INPUT_BYTES {
                 return Err(End::Quiet);
             }
-            let waits_for_first_byte = first && self.input.is_empty();
-            self.read_more(waits_for_first_byte).await?;
+            if self.input.is_empty() {
+                self.read_first().await?;
+            } else {
+                // The head as a whole has its time, however many bytes it comes in.
+                let began: &Instant = began.get_or_insert_with(Instant::now);
+                let left = self.patience.idle.saturating_sub(began.elapsed());
+                self.read_more(left).await?;
+            }
         }
         let asked = Instant::now();
         let input = std::mem::take(&mut self.input);
@@ -200,6 +228,10 @@ impl<S: Service> Connection<S> {
         if !whole {
             return Err(End::Quiet);
         }
+        // A client that sends many requests ahead is not the only one.
+        if self.socket.turn(REQUEST_TURN_BYTES).await.is_err() {
+            return Err(End::Quiet);
+        }
         Ok(answer.keep_alive)
     }
 
@@ -215,23 +247,32 @@ impl<S: Service> Connection<S> {
         }
     }
 
-    /// Reads into the input buffer. Ends quietly when nothing comes in time or all is over.
-    async fn read_more(&mut self, idle: bool) -> Result<(), End> {
-        let limit = match idle {
-            true => self.patience.idle,
-            false => Duration::from_millis(REQUEST_TIMEOUT_MS),
-        };
+    /// Reads the first bytes of a request, for which the client has the idle time; ends quietly
+    /// when the server stops meanwhile.
+    async fn read_first(&mut self) -> Result<(), End> {
         let mut buffer = [0u8; INPUT_BYTES];
-        let received = if idle {
-            let receive = std::pin::pin!(self.socket.receive(&mut buffer, limit));
+        let received = {
+            let receive = std::pin::pin!(self.socket.receive(&mut buffer, self.patience.idle));
             let closing = std::pin::pin!(self.service.closing());
             match first(receive, closing).await {
                 First::Left(received) => received,
                 First::Right(()) => return Err(End::Quiet),
             }
-        } else {
-            self.socket.receive(&mut buffer, limit).await
         };
+        self.take(received, &buffer)
+    }
+
+    /// Reads into the input buffer. Ends quietly when nothing comes in time or all is over.
+    async fn read_more(&mut self, limit: Duration) -> Result<(), End> {
+        let mut buffer = [0u8; INPUT_BYTES];
+        let received = match limit.is_zero() {
+            true => Err(io::ErrorKind::TimedOut.into()),
+            false => self.socket.receive(&mut buffer, limit).await,
+        };
+        self.take(received, &buffer)
+    }
+
+    fn take(&mut self, received: io::Result<usize>, buffer: &[u8]) -> Result<(), End> {
         match received {
             Ok(0) => Err(End::Quiet),
             Ok(count) => {
@@ -265,8 +306,11 @@ impl<S: Service> Connection<S> {
                 .await
                 .map_err(|_| End::Quiet)?;
         }
+        let began = Instant::now();
         while !progress.finished {
-            self.read_more(false).await?;
+            let left = Duration::from_millis(BODY_TIME_MAX_MS).saturating_sub(began.elapsed());
+            let pause = Duration::from_millis(BODY_PAUSE_MAX_MS);
+            self.read_more(left.min(pause)).await?;
             let input = std::mem::take(&mut self.input);
             progress = decoder.decode(&input, &mut body)?;
             self.input.extend_from_slice(&input[progress.consumed..]);

@@ -16,6 +16,7 @@ pub mod conn;
 pub mod gzip;
 pub mod head;
 pub mod precondition;
+pub mod pulse;
 pub mod range;
 pub mod response;
 pub mod route;

@@ -6,6 +6,7 @@
 use std::num::NonZeroU64;
 
 use super::{Reject, is_token_byte, is_value_byte};
+use crate::limits::REFUSAL_RETRY_S;
 
 /// The interim response to `Expect: 100-continue`.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -170,7 +171,7 @@ impl<'a> Text<'a> {
             status: reject.status,
             message: reject.message,
             allow: reject.allow,
-            retry_after_s: None,
+            retry_after_s: (reject.status == 503).then_some(REFUSAL_RETRY_S),
             keep_alive: keep_alive && !reject.close,
             head_only,
         }

@@ -177,6 +177,8 @@ fn git_route<'a>(method: Method, rest: &'a str, query: &'a str) -> Result<Route<
         let repo = parse_repo(repo)?;
         allow(method, POST)?;
         Ok(Route::UploadPack(repo))
+    } else if rest.ends_with("/git-receive-pack") {
+        Err(READ_ONLY)
     } else {
         Err(NOT_FOUND)
     }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use monoio::net::TcpStream;
 
+use super::pulse::Pulse;
 use super::response::{CHUNK_END, LAST_CHUNK, chunk_head};
 use crate::extent::{Next, RAW_BLOCK_BYTES, Source};
 use crate::io::net;
@@ -46,8 +47,8 @@ pub struct Sent {
 
 /// What all sockets of one core share.
 pub struct CoreSockets {
-    /// Whether the runtime reports readiness through epoll.
-    epoll: bool,
+    /// The core's pulse if the runtime reports readiness through epoll.
+    pulse: Option<Rc<Pulse>>,
     /// Used only within one call, never across an await; `None` where the system allows none.
     pipe: Option<RefCell<Pipe>>,
     /// Bytes sent by all since the core last asked the kernel what else happened.
@@ -55,14 +56,14 @@ pub struct CoreSockets {
 }
 
 impl CoreSockets {
-    /// For a core whose runtime reports readiness through epoll or not.
-    pub fn new(epoll: bool) -> CoreSockets {
+    /// For a core that has a `pulse` if its runtime reports readiness through epoll.
+    pub fn new(pulse: Option<Rc<Pulse>>) -> CoreSockets {
         let pipe = Pipe::new();
         if let Err(e) = &pipe {
             tracing::warn!("sending packs in single blocks, which is slower: no large pipe: {e}");
         }
         CoreSockets {
-            epoll,
+            pulse,
             pipe: pipe.ok().map(RefCell::new),
             since_poll_bytes: Cell::new(0),
         }
@@ -156,7 +157,7 @@ impl Socket {
 
     /// Counts what one task sent without waiting, and lets the core's other tasks go on after
     /// a fair share.
-    async fn turn(&self, bytes: u64) -> Result<(), SendError> {
+    pub(super) async fn turn(&self, bytes: u64) -> Result<(), SendError> {
         let sent = self.sent_in_turn.get() + bytes;
         self.sent_in_turn.set(sent);
         if sent < TURN_BYTES {
@@ -165,12 +166,19 @@ impl Socket {
         self.sent_in_turn.set(0);
         let since_poll = &self.core.since_poll_bytes;
         since_poll.set(since_poll.get() + sent);
-        if !self.core.epoll && since_poll.get() >= POLL_BYTES {
-            // Goes through the ring, as will all other senders: then the core has nothing left to
-            // do and looks at everything else, wakes of other threads and timers included.
-            let writable = self.writable().await;
-            since_poll.set(0);
-            return writable;
+        match &self.core.pulse {
+            None if since_poll.get() >= POLL_BYTES => {
+                // Goes through the ring, as will all other senders: then the core has nothing
+                // left to do and looks at everything else, timers and wakes of other threads too.
+                let writable = self.writable().await;
+                since_poll.set(0);
+                return writable;
+            }
+            Some(pulse) if pulse.is_late() => {
+                pulse.rest().await;
+                return Ok(());
+            }
+            _ => {}
         }
         // Only to the end of the core's list of tasks. The epoll driver would say "ready" from
         // memory anyway; it polls between two rounds of tasks.

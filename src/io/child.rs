@@ -1,32 +1,88 @@
-//! Child processes that do not outlive the server and hear signals.
+//! Child processes that do not outlive the server, hear signals, and leave it the processor.
+//!
+//! What a child has to do for that between its start and its program is done by the `tarpon`
+//! binary itself, called as a *starter*: `tarpon start-child PARENT PROGRAM ARGUMENTS...`. The
+//! other way, a closure between fork(2) and execve(2), makes the kernel copy the page tables of
+//! the whole server and every one of its threads wait meanwhile: with 150 MB of memory, first
+//! bytes came 20 to 200 ms late while mirrors were fetched. Without a closure the standard
+//! library starts children with posix_spawn(3), whose cost does not depend on the parent.
 
-#![allow(unsafe_code)] // Code between fork and exec; its contract stands at the call.
+#![allow(unsafe_code)] // Signal masks and code after fork; each use states its contract.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::process::{Pid, Signal};
 use tokio::process::Command;
 
-/// Has the kernel kill the child when the thread that starts it ends, however it ends: a `git`
-/// that lives on after a `kill -9` of the server would write into directories that the next
-/// server has cleaned up. The child also gets an empty signal mask: it would inherit the
-/// server's, which blocks SIGTERM, and could neither be asked to end nor tidy up after itself.
-pub fn die_with_starter(command: &mut Command) {
-    let server = rustix::process::getpid();
-    let prepare = move || {
-        unblock_signals()?;
-        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-        // The server may have died before the call above.
-        if rustix::process::getppid() != Some(server) {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-        Ok(())
+use crate::limits::CHILD_NICE;
+
+/// The first argument of a starter.
+const STARTER: &str = "start-child";
+/// This program's own binary, also after it was replaced on disk.
+const SELF: &str = "/proc/self/exe";
+
+/// Whether this process's binary can be called as a starter.
+static IS_STARTER: AtomicBool = AtomicBool::new(false);
+
+/// To be called first in `main`, with the process's arguments. If they call for a starter,
+/// becomes the program that they name, and returns only with the reason why it could not. All
+/// others learn that their binary can be one.
+pub fn start_if_asked(mut arguments: impl Iterator<Item = OsString>) -> Option<String> {
+    arguments.next();
+    if arguments.next().as_deref() != Some(OsStr::new(STARTER)) {
+        IS_STARTER.store(true, Ordering::Relaxed);
+        return None;
+    }
+    let parent = arguments.next().and_then(|pid| pid.to_str()?.parse().ok());
+    let parent = parent.and_then(Pid::from_raw);
+    let (Some(parent), Some(program)) = (parent, arguments.next()) else {
+        return Some("start-child is for tarpon's own use; see tarpon --help".to_owned());
     };
+    let error = match prepare(parent) {
+        Ok(()) => std::process::Command::new(&program).args(arguments).exec(),
+        Err(error) => error,
+    };
+    Some(format!("cannot start {}: {error}", program.display()))
+}
+
+/// A command that runs `program` as a child of the calling thread: killed when the thread ends,
+/// however it ends (a `git` that lives on after a `kill -9` of the server would write into
+/// directories that the next server has cleaned up), with no signal blocked (it would inherit
+/// the server's mask, and could neither be asked to end nor tidy up after itself), and nicer
+/// than the server.
+pub fn command(program: &Path) -> Command {
+    let server = rustix::process::getpid();
+    if IS_STARTER.load(Ordering::Relaxed) && Path::new(SELF).exists() {
+        let mut command = Command::new(SELF);
+        command.arg(STARTER).arg(server.to_string()).arg(program);
+        return command;
+    }
+    // In a binary other than tarpon's, such as a test's.
+    let mut command = Command::new(program);
     // SAFETY: the closure runs in the child between fork and exec. It makes system calls only,
     // allocates nothing and takes no lock.
     unsafe {
-        command.pre_exec(prepare);
+        command.pre_exec(move || prepare(server));
     }
+    command
+}
+
+/// Makes the calling process a child as [`command`] promises. System calls only.
+fn prepare(parent: Pid) -> io::Result<()> {
+    unblock_signals()?;
+    // Not fatal: it only costs the server some time.
+    let _ = rustix::process::setpriority_process(None, CHILD_NICE);
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // The server may have died before the call above.
+    if rustix::process::getppid() != Some(parent) {
+        return Err(io::ErrorKind::Interrupted.into());
+    }
+    Ok(())
 }
 
 /// Blocks no signal in the calling thread.
@@ -48,8 +104,8 @@ fn unblock_signals() -> io::Result<()> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn children_of_a_thread_that_blocks_signals_hear_them() {
+    /// The signal mask and the niceness of a child of a thread that blocks signals.
+    fn child_status() -> (String, String) {
         let child = std::thread::spawn(|| {
             let _blocked = crate::io::signal::StopSignals::block().unwrap();
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -57,13 +113,32 @@ mod tests {
                 .build()
                 .unwrap();
             runtime.block_on(async {
-                let mut command = Command::new("grep");
-                command.args(["SigBlk", "/proc/self/status"]);
-                die_with_starter(&mut command);
-                command.output().await.unwrap().stdout
+                let mut child = command(Path::new("cat"));
+                child.args(["/proc/self/status", "/proc/self/stat"]);
+                child.output().await.unwrap().stdout
             })
         });
-        let mask = String::from_utf8(child.join().unwrap()).unwrap();
-        assert_eq!(mask.split_whitespace().nth(1), Some("0000000000000000"));
+        let text = String::from_utf8(child.join().unwrap()).unwrap();
+        let mask = text.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+        let stat = text.lines().last().unwrap();
+        let nice = stat.rsplit(')').next().unwrap().split_whitespace().nth(16);
+        (mask.unwrap().trim().to_owned(), nice.unwrap().to_owned())
+    }
+
+    #[test]
+    fn children_of_a_thread_that_blocks_signals_hear_them_and_are_nice() {
+        let (mask, nice) = child_status();
+        assert_eq!(mask, "0000000000000000");
+        assert_eq!(nice, CHILD_NICE.to_string());
+    }
+
+    #[test]
+    fn a_starter_without_a_program_says_what_it_is_for() {
+        let call = |arguments: &[&str]| {
+            let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+            start_if_asked(arguments.into_iter())
+        };
+        assert!(call(&["tarpon", STARTER]).unwrap().contains("--help"));
+        assert!(call(&["tarpon", STARTER, "x", "git"]).is_some());
     }
 }

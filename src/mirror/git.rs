@@ -289,7 +289,7 @@ impl Git {
 
     /// The command line and surroundings of a call, in a process group of its own.
     pub(super) fn command(&self, call: Call<'_>) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = crate::io::child::command(&self.program);
         for name in ENV_REMOVED {
             command.env_remove(name);
         }
@@ -315,7 +315,6 @@ impl Git {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
-        crate::io::child::die_with_starter(&mut command);
         command
     }
 

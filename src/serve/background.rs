@@ -3,7 +3,7 @@
 //! within its bounds. Requests wait for it only where there is no mirror yet.
 
 use std::rc::Rc;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -24,7 +24,7 @@ use crate::cache::evict::{self, Bounds, Candidate};
 use crate::io::disk::DiskFile;
 use crate::limits::{
     BUNDLES_MAKING_MAX, CLONES_RUNNING_MAX, FRESHENS_RUNNING_MAX, IDLE_ENTRY_OPEN_MS,
-    LOOKUPS_RUNNING_MAX, SWEEP_INTERVAL_MS, UPLOAD_PACKS_MAX,
+    LOOKUPS_RUNNING_MAX, RETIRED_KEPT_MS, SWEEP_INTERVAL_MS, UPLOAD_PACKS_MAX,
 };
 use crate::metrics::{Event, SpoolFailure};
 use crate::mirror::schedule::{Policy, Schedule};
@@ -279,7 +279,7 @@ impl Plane {
 }
 
 fn sweep(shared: &Shared) {
-    remove_retired(shared);
+    remove_retired(shared, RETIRED_KEPT_MS);
     let mut entries: Vec<(Arc<Repo>, Arc<Archive>, u64)> = Vec::new();
     for repo in shared.registry.all() {
         if let Some(archive) = repo.current() {
@@ -304,6 +304,10 @@ fn sweep(shared: &Shared) {
             floor_bytes: shared.config.cache_free_floor.of(space.total_bytes),
         },
     );
+    if !plan.victims.is_empty() || !plan.enough {
+        // What was replaced is worth less than what is current.
+        remove_retired(shared, 0);
+    }
     let mut evicted = (0, 0);
     for (repo, archive, bytes) in &entries {
         if plan.victims.contains(&archive.id) && repo.take_idle(archive) {
@@ -333,17 +337,9 @@ fn candidates(entries: &[(Arc<Repo>, Arc<Archive>, u64)]) -> Vec<Candidate> {
     entries.iter().map(candidate).collect()
 }
 
-fn remove_retired(shared: &Shared) {
-    let mut retired = shared
-        .retired
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
-    let (idle, read): (Vec<_>, Vec<_>) = retired
-        .drain(..)
-        .partition(|archive| archive.fanout.readers() == 0);
-    *retired = read;
-    drop(retired);
-    for archive in idle {
+/// Removes archives that were replaced by newer ones and not read for `kept_ms`.
+fn remove_retired(shared: &Shared, kept_ms: u64) {
+    for archive in shared.take_retired(kept_ms) {
         let name = archive.repository.split_once('/');
         let repo = name.and_then(|(host, path)| shared.registry.get(host, path));
         let current = repo.and_then(|repo| repo.current());

@@ -41,7 +41,7 @@ pub struct BundleRequest {
 /// What there is for a client that has the base.
 enum Found {
     Bundle(Arc<BundleFile>),
-    /// HEAD is the base, and the upstream was asked about that lately.
+    /// HEAD is the base, and the upstream was asked about that.
     UpToDate,
 }
 
@@ -72,8 +72,13 @@ impl Plane {
         if head.commit.as_deref() != Some(base) && self.has_commit(repo, base).await? {
             return self.bundle_to(repo, base, head).await.map(Found::Bundle);
         }
-        // "Nothing new" and "no such commit" are worth only as much as the mirror is fresh.
-        let fresh = self.fresh_lately(repo).await;
+        // A client that hears "nothing new" looks no further, so that needs a look at the upstream
+        // that begins now. An unknown base must not make the server ask every time: it only sends
+        // the client to the upstream itself.
+        let fresh = match head.commit.as_deref() == Some(base) {
+            true => self.fresh_now(repo).await,
+            false => self.fresh_lately(repo).await,
+        };
         let head = self.head(repo).await?;
         let known = self.has_commit(repo, base).await?;
         let up_to_date = head.commit.as_deref() == Some(base);

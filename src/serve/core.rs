@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,7 +18,7 @@ use crate::http::response::{Head, Text};
 use crate::http::route::{RepoRef, Route, route};
 use crate::http::socket::SendError;
 use crate::http::{Method, Reject};
-use crate::limits::METRICS_REPOSITORIES_MAX;
+use crate::limits::{METRICS_REPOSITORIES_MAX, REFUSALS_RUNNING_PERCENT};
 use crate::log::{RequestLog, RequestRecord};
 use crate::metrics::{DropReason, Event, Level, Meter, Outcome, Timing};
 
@@ -46,6 +47,8 @@ pub struct Core {
     closing: watch::Receiver<bool>,
     date: RefCell<Date>,
     open: Cell<usize>,
+    /// A clone for each connection that is being turned away.
+    refusals: Rc<()>,
     no_repository: Arc<str>,
 }
 
@@ -73,6 +76,7 @@ impl Core {
                 text: String::new(),
             }),
             open: Cell::new(0),
+            refusals: Rc::default(),
             no_repository: Arc::from(""),
         }
     }
@@ -82,15 +86,29 @@ impl Core {
         &self.shared.config
     }
 
-    /// A connection was accepted.
-    pub fn opened(&self) {
+    /// A connection was accepted. Whether it is to be served; if not, there are too many.
+    pub fn admit(&self) -> bool {
+        if !self.shared.admission.enter() {
+            self.meter.add(Event::ConnectionRefused, 1);
+            return false;
+        }
         self.open.set(self.open.get() + 1);
         self.meter.add(Event::Connection, 1);
         self.meter.up(Level::ConnectionsOpen);
+        true
     }
 
-    /// A connection has ended.
+    /// The right to tell a client that it is turned away, to be dropped afterwards; `None` when
+    /// too many are being told already.
+    pub fn refusal(&self) -> Option<Rc<()>> {
+        let share = self.shared.admission.max() / 100 * REFUSALS_RUNNING_PERCENT;
+        let max = (share / self.shared.config.cores).max(1);
+        (Rc::strong_count(&self.refusals) <= max).then(|| self.refusals.clone())
+    }
+
+    /// A connection that was admitted has ended.
     pub fn closed(&self) {
+        self.shared.admission.leave();
         self.open.set(self.open.get() - 1);
         self.meter.down(Level::ConnectionsOpen);
     }

@@ -49,6 +49,7 @@ impl Plane {
     }
 
     fn keep(&self, repo: &Repo, fresh_unix_ms: Option<u64>) {
+        repo.set_mirrored();
         self.schedule
             .borrow_mut()
             .add(repo.name.clone(), fresh_unix_ms);
@@ -94,7 +95,6 @@ impl Plane {
         self.shared.meter().add(Event::Clone(result), 1);
         if let Err(e) = cloned {
             tracing::warn!(repository = &*repo.name, "no mirror: {e}");
-            self.shared.registry.forget(&repo);
             return duty.done(Err(clone_error(&repo, &e)));
         }
         if let Some(head) = self.read_head(&repo).await {
@@ -186,10 +186,16 @@ impl Plane {
     /// [`MIRROR_FRESH_MS`]. An error means that what it has may be old: the upstream cannot be
     /// reached, now or as lately, or does not answer within [`FRESHEN_WAIT_MS`].
     pub(super) async fn fresh_lately(self: &Rc<Self>, repo: &Arc<Repo>) -> Ended {
-        let now = Instant::now();
-        let since = now.checked_sub(Duration::from_millis(MIRROR_FRESH_MS));
-        let since = since.unwrap_or(now);
-        if let Some(why) = repo.failed_since(since) {
+        self.fresh_in_time(repo, lately()).await
+    }
+
+    /// The same by a comparison that begins now or later.
+    pub(super) async fn fresh_now(self: &Rc<Self>, repo: &Arc<Repo>) -> Ended {
+        self.fresh_in_time(repo, Instant::now()).await
+    }
+
+    async fn fresh_in_time(self: &Rc<Self>, repo: &Arc<Repo>, since: Instant) -> Ended {
+        if let Some(why) = repo.failed_since(lately()) {
             return Err(why);
         }
         let limit = Duration::from_millis(FRESHEN_WAIT_MS);
@@ -295,6 +301,13 @@ impl Plane {
         let refs = self.read_refs(repo).await?;
         Ok(Arc::new(MirrorHead::of(&refs)))
     }
+}
+
+/// The beginning of what counts as lately.
+fn lately() -> Instant {
+    let now = Instant::now();
+    let since = now.checked_sub(Duration::from_millis(MIRROR_FRESH_MS));
+    since.unwrap_or(now)
 }
 
 /// Whether the mirror's HEAD is not that of the snapshot that is served, although no fetch has

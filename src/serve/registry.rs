@@ -14,6 +14,7 @@ use gix::bstr::BString;
 use tokio::sync::{RwLock, watch};
 
 use super::archive::Archive;
+use crate::limits::REPOSITORIES_BARE_MAX;
 use crate::refs::{Head, MirrorRefs};
 
 /// Why a request for a snapshot could not be answered, as the client hears it.
@@ -57,6 +58,8 @@ struct RepoState {
     failed: Option<(Instant, StartError)>,
     head: Option<Arc<MirrorHead>>,
     moved_unix_ms: Option<u64>,
+    /// Whether there is a mirror that is kept like its upstream.
+    mirrored: bool,
 }
 
 /// What the HEAD of a mirror is.
@@ -262,13 +265,62 @@ impl Repo {
         self.lock().head.get_or_insert(head);
     }
 
+    /// There is a mirror: the repository is known from here on.
+    pub fn set_mirrored(&self) {
+        self.lock().mirrored = true;
+    }
+
+    /// Whether there is nothing of it but its name.
+    fn is_bare(&self) -> bool {
+        let state = self.lock();
+        !state.mirrored && state.current.is_none() && state.build.is_none()
+    }
+
     /// When the mirror was last like its upstream, as far as is known.
     pub fn fresh_unix_ms(&self) -> Option<u64> {
         self.lock().fresh_unix_ms
     }
 }
 
-type Shard = HashMap<Box<str>, HashMap<Box<str>, Arc<Repo>>>;
+/// The repositories of a shard by host and path.
+///
+/// Invariant: of those that are bare and that nobody holds, there are at most as many as of all
+/// others, or [`REPOSITORIES_BARE_MAX`]: whoever asks for many names that do not exist costs no
+/// memory that grows with them.
+#[derive(Debug, Default)]
+struct Shard {
+    hosts: HashMap<Box<str>, HashMap<Box<str>, Arc<Repo>>>,
+    len: usize,
+    /// Length at which bare ones are looked for.
+    look_at_len: usize,
+}
+
+impl Shard {
+    fn get(&self, host: &str, path: &str) -> Option<&Arc<Repo>> {
+        self.hosts.get(host)?.get(path)
+    }
+
+    fn add(&mut self, host: &str, path: &str, repo: Arc<Repo>) {
+        if self.len >= self.look_at_len.max(REPOSITORIES_BARE_MAX) {
+            self.drop_bare();
+            self.look_at_len = 2 * self.len;
+        }
+        let paths = self.hosts.entry(host.into()).or_default();
+        paths.insert(path.into(), repo);
+        self.len += 1;
+    }
+
+    /// Drops what is only a name. One that somebody holds stays: there must never be two of one
+    /// repository. Under the shard's lock nobody can come to hold it.
+    fn drop_bare(&mut self) {
+        let is_kept = |repo: &Arc<Repo>| Arc::strong_count(repo) > 1 || !repo.is_bare();
+        self.hosts.retain(|_, paths| {
+            paths.retain(|_, repo| is_kept(repo));
+            !paths.is_empty()
+        });
+        self.len = self.hosts.values().map(HashMap::len).sum();
+    }
+}
 
 /// All repositories that were asked for or found.
 #[derive(Debug)]
@@ -295,8 +347,7 @@ impl Registry {
 
     /// The repository, if it is known.
     pub fn get(&self, host: &str, path: &str) -> Option<Arc<Repo>> {
-        let shard = self.shard(host, path);
-        shard.get(host).and_then(|paths| paths.get(path)).cloned()
+        self.shard(host, path).get(host, path).cloned()
     }
 
     /// The repository; made known if it is not.
@@ -308,7 +359,7 @@ impl Registry {
         url: impl FnOnce() -> String,
     ) -> Arc<Repo> {
         let mut shard = self.shard(host, path);
-        if let Some(repo) = shard.get(host).and_then(|paths| paths.get(path)) {
+        if let Some(repo) = shard.get(host, path) {
             return repo.clone();
         }
         let repo = Arc::new(Repo {
@@ -318,22 +369,8 @@ impl Registry {
             pins: RwLock::new(()),
             state: Mutex::default(),
         });
-        let paths = shard.entry(host.into()).or_default();
-        paths.insert(path.into(), repo.clone());
+        shard.add(host, path, repo.clone());
         repo
-    }
-
-    /// Forgets a repository that turned out not to exist, unless there is something of it.
-    pub fn forget(&self, repo: &Repo) {
-        let Some((host, path)) = repo.name.split_once('/') else {
-            return;
-        };
-        if repo.current().is_some() {
-            return;
-        }
-        if let Some(paths) = self.shard(host, path).get_mut(host) {
-            paths.remove(path);
-        }
     }
 
     /// All repositories.
@@ -341,6 +378,7 @@ impl Registry {
         let shard = |shard: &Mutex<Shard>| {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             shard
+                .hosts
                 .values()
                 .flat_map(HashMap::values)
                 .cloned()
@@ -375,6 +413,36 @@ mod tests {
             dir,
             files,
         ))
+    }
+
+    /// Names that nobody has anything of go, whatever their number; what is in use or has a
+    /// mirror, an archive or a build stays, and stays the same.
+    #[test]
+    fn names_alone_are_not_kept() {
+        let registry = Registry::new(2);
+        let add = |path: &str| registry.get_or_add("host", path, PathBuf::new, String::new);
+        let (mirrored, current, building) = (add("mirrored"), add("current"), add("building"));
+        mirrored.set_mirrored();
+        current.replace_current(Some(archive(1)));
+        let Found::Vacant(permit) = building.find() else {
+            panic!("something is there");
+        };
+        let held = add("held");
+        let ours = [&mirrored, &current, &building, &held].map(Arc::as_ptr);
+        drop((mirrored, current, building));
+        for number in 0..100_000 {
+            add(&format!("absent{number}"));
+        }
+        let left = registry.all().len();
+        assert!(left <= 2 * (REPOSITORIES_BARE_MAX + 4), "{left} are left");
+        for (path, ptr) in ["mirrored", "current", "building", "held"]
+            .into_iter()
+            .zip(ours)
+        {
+            let found = registry.get("host", path);
+            assert_eq!(found.map(|repo| Arc::as_ptr(&repo)), Some(ptr), "{path}");
+        }
+        drop(permit);
     }
 
     #[test]

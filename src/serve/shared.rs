@@ -1,11 +1,11 @@
 //! What the cores, the builders and the background plane share.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::archive::Archive;
+use super::archive::{Archive, unix_ms};
 use super::background::Command;
 use super::prefetch::Prefetch;
 use super::registry::Registry;
@@ -36,10 +36,13 @@ pub struct Shared {
     pub background: UnboundedSender<Command>,
     /// Turns to produce.
     pub turns: Turns,
+    /// Open connections of all cores.
+    pub admission: Admission,
     /// Faults to inject; none outside tests.
     pub faults: Faults,
-    /// Archives that a newer one has replaced, until nobody reads them.
-    pub retired: Mutex<Vec<Arc<Archive>>>,
+    /// Archives that a newer one has replaced, until nobody has read them for
+    /// [`RETIRED_KEPT_MS`](crate::limits::RETIRED_KEPT_MS).
+    retired: Mutex<Vec<Arc<Archive>>>,
     running: Mutex<Vec<Weak<Fanout>>>,
     cache_bytes: AtomicU64,
     cache_entries: AtomicU64,
@@ -55,6 +58,7 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     pub background: UnboundedSender<Command>,
     pub faults: Faults,
+    pub connections_max: usize,
 }
 
 impl Shared {
@@ -70,6 +74,7 @@ impl Shared {
             metrics: parts.metrics,
             background: parts.background,
             turns: Turns::new(BUILDS_PRODUCING_MAX),
+            admission: Admission::new(parts.connections_max),
             faults: parts.faults,
             retired: Mutex::default(),
             running: Mutex::default(),
@@ -107,10 +112,30 @@ impl Shared {
         self.turns.close();
     }
 
-    /// Has an archive removed that is no repository's current one any more, once nobody reads it.
+    /// Has an archive removed that is no repository's current one any more, once nobody has read
+    /// it for a while.
     pub fn retire(&self, archive: Arc<Archive>) {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         retired.push(archive);
+    }
+
+    /// An archive that was retired and is still there. It counts as used from here on.
+    pub fn find_retired(&self, is_it: impl Fn(&Arc<Archive>) -> bool) -> Option<Arc<Archive>> {
+        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = retired.iter().find(|archive| is_it(archive))?;
+        found.touch();
+        Some(found.clone())
+    }
+
+    /// Takes out the retired archives that nobody reads or has read for `kept_ms`.
+    pub fn take_retired(&self, kept_ms: u64) -> Vec<Arc<Archive>> {
+        let now = unix_ms();
+        let is_over = |archive: &mut Arc<Archive>| {
+            let unused_ms = now.saturating_sub(archive.last_used_unix_ms());
+            archive.fanout.readers() == 0 && unused_ms >= kept_ms
+        };
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.extract_if(.., is_over).collect()
     }
 
     /// Notes an entry that was published, until the next look at the whole cache.
@@ -135,6 +160,41 @@ impl Shared {
             cache_limit_bytes: self.config.cache_limit.of(disk_bytes),
             cache_entries: self.cache_entries.load(Ordering::Relaxed),
         }
+    }
+}
+
+/// A bounded number of connections.
+#[derive(Debug)]
+pub struct Admission {
+    open: AtomicUsize,
+    max: usize,
+}
+
+impl Admission {
+    fn new(max: usize) -> Admission {
+        Admission {
+            open: AtomicUsize::new(0),
+            max,
+        }
+    }
+
+    /// The bound.
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
+    /// Counts a connection in, unless there are too many.
+    pub fn enter(&self) -> bool {
+        let entered = self.open.fetch_add(1, Ordering::Relaxed) < self.max;
+        if !entered {
+            self.leave();
+        }
+        entered
+    }
+
+    /// Counts a connection out.
+    pub fn leave(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

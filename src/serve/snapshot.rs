@@ -62,6 +62,11 @@ impl Core {
     /// Answers `GET`: finds an archive, or has one built, and reads it.
     async fn get(&self, asked: &Asked<'_, '_>, out: &mut Vec<u8>) -> Answer<Note> {
         let repo = &asked.repo;
+        if let Some(archive) = self.superseded(asked)
+            && let Ok(answer) = self.serve(asked, &archive, Outcome::Hit, out).await
+        {
+            return answer;
+        }
         let mut failure = None;
         for _ in 0..LOOKS_MAX {
             let (found, outcome, ticket) = self.find(repo).await;
@@ -100,6 +105,21 @@ impl Core {
         let why = failure.as_deref().unwrap_or("it went while it was read");
         let message = format!("no snapshot of {}: {why}; try again", repo.name);
         self.failed(asked, 503, &message, out)
+    }
+
+    /// The archive that the request names by its tag, if a newer one has replaced it lately: a
+    /// download in parts goes on with the parts of the archive that it began with.
+    fn superseded(&self, asked: &Asked<'_, '_>) -> Option<Arc<Archive>> {
+        let repo = &asked.repo;
+        let named = |archive: &Arc<Archive>| names(asked.head, archive);
+        if asked.head.if_match.is_absent() && asked.head.if_range.is_none() {
+            return None;
+        }
+        if repo.current().as_ref().is_some_and(named) {
+            return None;
+        }
+        self.shared
+            .find_retired(|archive| archive.repository == repo.name && named(archive))
     }
 
     /// Finds an archive, or has one built; with the build's ticket if there is a build.
@@ -334,6 +354,18 @@ impl Core {
             Verdict::Failed => self.failed(asked, 412, "If-Match names another snapshot", out),
         }
     }
+}
+
+/// Whether the request's conditions hold for `archive` and one of them is its tag.
+fn names(head: &RequestHead<'_>, archive: &Archive) -> bool {
+    let conditions = Conditions {
+        if_match: head.if_match,
+        ..Conditions::default()
+    };
+    evaluate(&conditions, &archive.etag, true) == Verdict::Proceed
+        && head
+            .if_range
+            .is_none_or(|value| if_range_matches(value, &archive.etag))
 }
 
 /// The headers that say what an archive is.

@@ -844,7 +844,7 @@ pub const HOSTILE: &[(&str, &[u8], u16, bool)] = &[
     (
         "push itself",
         get!("/git/github.com/a/b/git-receive-pack"),
-        404,
+        403,
         false,
     ),
     (

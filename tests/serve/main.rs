@@ -4,16 +4,21 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bundle;
+mod cachew;
 mod drivers;
+mod ensure_refs;
 mod faults;
+mod git_protocol;
 mod lifecycle;
+mod pressure;
 mod protocol;
 mod sharing;
 
 use std::path::Path;
 use support::client::{Conn, Head, Response};
 use support::lab::{self, Lab};
-use support::repos::Shape;
+use support::repos::{self, Shape};
 use support::server::Server;
 use support::{git, parity, wait};
 
@@ -74,6 +79,32 @@ fn wait_published(server: &Server, name: &str) -> Head {
         let answer = server.fetch("HEAD", &lab::target(name), &[]);
         (answer.head.status == 200).then_some(answer.head)
     })
+}
+
+/// A server on a mirror of `small` that was put there, after its first look at the upstream,
+/// which belongs to nobody's request.
+fn start_on_mirror(lab: &Lab) -> Server {
+    lab.place_mirror("small");
+    let server = lab.start();
+    wait::until_true("the mirror was compared", || server.fetches() == 1);
+    server
+}
+
+/// Asks the server for refs and commits, and gives its answer.
+fn ensure(server: &Server, name: &str, json: &str) -> serde_json::Value {
+    let answer = server.post_json(&lab::endpoint(name, "ensure-refs"), json);
+    let answer = answer.expect(200);
+    assert_eq!(answer.head.get("content-type"), Some("application/json"));
+    serde_json::from_slice(&answer.body).unwrap_or_else(|e| panic!("{}: {e}", answer.text()))
+}
+
+/// Adds a commit to the upstream's `main` and has the mirror fetch it; gives its id.
+fn push_and_fetch(lab: &Lab, server: &Server, name: &str, path: &str, content: &[u8]) -> String {
+    let id = repos::add_commit(&lab.upstream(name), "main", path, content);
+    let json = format!(r#"{{"refs":{{"refs/heads/main":"{id}"}}}}"#);
+    let answer = ensure(server, name, &json);
+    assert_eq!(answer["refs"]["refs/heads/main"], *id, "{answer}");
+    id
 }
 
 /// Requests a snapshot until the server holds it, and gives the answer from the cache.

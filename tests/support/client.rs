@@ -143,6 +143,14 @@ impl Conn {
             .unwrap_or_else(|e| panic!("{method} {target}: {e}"));
     }
 
+    /// Sends a request with a body of a known length.
+    pub fn post(&mut self, target: &str, fields: &[&str], body: &[u8]) {
+        let length = format!("Content-Length: {}", body.len());
+        self.request("POST", target, &[fields, &[&length]].concat());
+        self.send(body)
+            .unwrap_or_else(|e| panic!("POST {target}: {e}"));
+    }
+
     /// Another handle of the same socket, to write from another thread.
     pub fn writer(&self) -> io::Result<TcpStream> {
         self.stream.try_clone()
@@ -415,6 +423,13 @@ pub fn fetch(address: SocketAddr, method: &str, target: &str, fields: &[&str]) -
 /// `GET target` on its own connection.
 pub fn get(address: SocketAddr, target: &str) -> Response {
     fetch(address, "GET", target, &[])
+}
+
+/// `POST target` on its own connection.
+pub fn post(address: SocketAddr, target: &str, fields: &[&str], body: &[u8]) -> Response {
+    let mut conn = Conn::open(address);
+    conn.post(target, fields, body);
+    conn.response("POST")
 }
 
 fn rest_of(head: &Head, method: &str) -> Rest {

@@ -85,6 +85,12 @@ impl Lab {
         repos::generate(&self.upstream(name), shape, bytes, 0x7A59_0001);
     }
 
+    /// Takes an upstream repository away; its mirror has nobody to ask any more.
+    pub fn hide(&self, name: &str) {
+        let (from, to) = (self.upstream(name), self.scratch(&format!("hidden-{name}")));
+        fs::rename(&from, &to).unwrap_or_else(|e| panic!("hide {}: {e}", from.display()));
+    }
+
     /// Puts a mirror into the state directory before a server looks, as an operator may.
     pub fn place_mirror(&self, name: &str) {
         git::clone_mirror(&self.url(name), &self.mirror(name));
@@ -133,7 +139,12 @@ impl Lab {
 
 /// The target of a repository's snapshot on host `test`.
 pub fn target(name: &str) -> String {
-    format!("/git/test/{name}/snapshot.tar.zst")
+    endpoint(name, "snapshot.tar.zst")
+}
+
+/// The target of something else of a repository on host `test`.
+pub fn endpoint(name: &str, what: &str) -> String {
+    format!("/git/test/{name}/{what}")
 }
 
 /// Unpacks with the real `zstd` and `tar`, as a user does; panics unless both succeed.

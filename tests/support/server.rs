@@ -202,6 +202,12 @@ impl Server {
         client::fetch(self.address, method, target, fields)
     }
 
+    /// `POST target` with JSON.
+    pub fn post_json(&self, target: &str, json: &str) -> Response {
+        let kind = "Content-Type: application/json";
+        client::post(self.address, target, &[kind], json.as_bytes())
+    }
+
     /// A scrape of `/metrics`.
     pub fn metrics(&self) -> Metrics {
         Metrics::new(self.get("/metrics").expect(200).text())
@@ -211,6 +217,11 @@ impl Server {
     pub fn builds(&self, result: &str) -> u64 {
         self.metrics()
             .count("tarpon_builds_total", &[("result", result)])
+    }
+
+    /// Comparisons of mirrors with their upstreams so far, clones not counted.
+    pub fn fetches(&self) -> u64 {
+        self.metrics().count("tarpon_fetches_total", &[])
     }
 
     /// Everything logged so far.

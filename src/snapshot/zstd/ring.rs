@@ -10,6 +10,8 @@ use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
+use crate::limits::ENCODER_NICE;
+
 type Work<S> = Box<dyn FnOnce(&mut S) + Send>;
 
 /// A piece of work did not come back with a result.
@@ -111,9 +113,6 @@ fn run<S>(work: &Receiver<Work<S>>, make_state: &dyn Fn() -> S) {
         }
     }
 }
-
-/// How much nicer than the network cores the encoders are.
-const ENCODER_NICE: i32 = 10;
 
 /// Lowers the calling thread's priority below that of the network cores, for good.
 pub fn be_nice() {

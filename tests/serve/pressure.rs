@@ -1,0 +1,236 @@
+//! Clients that ask for too much, too slowly or too fast: others do not notice, and nothing in
+//! the server grows with them.
+
+use super::support::client::{Conn, get};
+use super::support::lab;
+use super::support::server::Server;
+use super::support::wait;
+use super::{at_once, begin, expect_clone, finish, hit, large_lab, small_lab};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+fn is_alive(conn: &mut Conn) -> bool {
+    let sent = conn.send(b"GET /_liveness HTTP/1.1\r\nHost: t\r\n\r\n");
+    let head = sent.and_then(|()| conn.read_head("GET"));
+    head.is_ok_and(|head| head.status == 200) && conn.copy_body(&mut std::io::sink()).is_ok()
+}
+
+fn dropped(server: &Server, reason: &str) -> u64 {
+    let labels = [("reason", reason)];
+    server
+        .metrics()
+        .count("tarpon_clients_dropped_total", &labels)
+}
+
+/// More connections than half of the descriptors: those over it are told so, the ones before
+/// are served, builds have the descriptors they need, and afterwards everybody is served again.
+#[test]
+fn more_connections_than_descriptors() {
+    let lab = small_lab();
+    let mut settings = lab.settings();
+    let launcher = ["sh", "-c", "ulimit -n 160; exec \"$@\"", "sh"];
+    settings.launcher = launcher.map(str::to_owned).to_vec();
+    let mut server = settings.start();
+    let max = 80;
+    let mut conns: Vec<_> = (0..max).map(|_| Conn::open(server.address())).collect();
+    for conn in &mut conns {
+        assert!(is_alive(conn));
+    }
+    for _ in 0..3 {
+        let mut over = Conn::open(server.address());
+        over.request("GET", "/_liveness", &[]);
+        let refused = over.response("GET").expect(503);
+        assert_eq!(refused.head.get("retry-after"), Some("5"));
+        assert!(refused.text().contains("too many connections"));
+        assert!(over.closes_within(wait::DEADLINE));
+    }
+    // Many more than there are descriptors in all, none of which asks for anything.
+    let crowd: Vec<_> = (0..200).map(|_| Conn::try_open(server.address())).collect();
+    // A clone and a build while the crowd is there.
+    let last = conns.len() - 1;
+    conns[last].request("GET", &lab::target("small"), &[]);
+    let body = conns[last].response("GET").expect(200).body;
+    expect_clone(&lab, "small", &body);
+    assert!(conns.iter_mut().all(is_alive), "one was given up");
+    assert!(server.is_running());
+    drop((crowd, conns));
+    let refused = wait::until("there is room again", || {
+        let mut conn = Conn::open(server.address());
+        conn.request("GET", "/metrics", &[]);
+        let head = conn.read_head("GET").ok().filter(|head| head.status == 200);
+        head?;
+        let mut text = Vec::new();
+        conn.copy_body(&mut text).ok()?;
+        let metrics = super::support::metrics::Metrics::new(String::from_utf8(text).ok()?);
+        Some(metrics.count("tarpon_connections_refused_total", &[]))
+    });
+    assert!(refused >= 3, "{refused} refused");
+    assert!(hit(&server, "small").body == body, "another snapshot");
+}
+
+/// Questions about many names of an allowed host, none of which is a repository.
+#[test]
+fn many_names_cost_no_memory() {
+    let lab = small_lab();
+    let server = lab.start();
+    let ask = |from: usize| {
+        let mut conn = Conn::open(server.address());
+        for block in 0..20 {
+            let mut requests = String::new();
+            for number in 0..1000 {
+                let name = format!("absent-{from}-{block}-{number}");
+                let target = lab::endpoint(&name, "ensure-refs");
+                requests +=
+                    &format!("POST {target} HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n\r\n{{}}");
+            }
+            let mut writer = conn.writer().unwrap_or_else(|e| panic!("{e}"));
+            std::thread::scope(|scope| {
+                scope.spawn(move || writer.write_all(requests.as_bytes()));
+                for _ in 0..1000 {
+                    conn.response("POST").expect(400);
+                }
+            });
+        }
+    };
+    ask(0);
+    let before = server.rss_anon_bytes();
+    at_once(4, |from| ask(from + 1));
+    let grown = server.rss_anon_bytes().saturating_sub(before);
+    assert!(grown < 8 << 20, "{} KiB for 80,000 names", grown >> 10);
+    assert!(!lab.mirror("absent-0-0-0").exists());
+}
+
+/// Ten thousand requests at once on one connection are answered in order, and others on the
+/// same core are served meanwhile.
+#[test]
+fn ten_thousand_requests_ahead() {
+    let lab = small_lab();
+    let server = lab.settings().with(&["--cores", "1"]).start();
+    hit(&server, "small");
+    let mut conn = Conn::open(server.address());
+    let mut requests = String::new();
+    for number in 0..10_000 {
+        let range = format!("Range: bytes={number}-{number}");
+        let target = lab::target("small");
+        requests += &format!("GET {target} HTTP/1.1\r\nHost: t\r\n{range}\r\n\r\n");
+    }
+    let mut writer = conn.writer().unwrap_or_else(|e| panic!("{e}"));
+    std::thread::scope(|scope| {
+        scope.spawn(move || writer.write_all(requests.as_bytes()));
+        for number in 0..10_000 {
+            let answer = conn.response("GET").expect(206);
+            let range = answer.head.get("content-range").unwrap_or_default();
+            assert!(
+                range.starts_with(&format!("bytes {number}-{number}/")),
+                "{range}"
+            );
+            if number % 1000 == 0 {
+                get(server.address(), "/_liveness").expect(200);
+            }
+        }
+    });
+}
+
+/// Heads that come byte by byte without end have the time of a head and no more.
+#[test]
+fn slow_heads() {
+    let lab = small_lab();
+    let server = lab.settings().with(&["--idle-timeout", "2s"]).start();
+    let started = Instant::now();
+    let mut slow: Vec<_> = (0..20).map(|_| Conn::open(server.address())).collect();
+    for conn in &mut slow {
+        assert!(conn.send(b"GET /_liveness HTTP/1.1\r\nX: ").is_ok());
+    }
+    wait::until_true("the slow ones are dropped", || {
+        std::thread::sleep(Duration::from_millis(50));
+        for conn in &mut slow {
+            // It may be closed by now.
+            drop(conn.send(b"x"));
+        }
+        assert!(started.elapsed() < Duration::from_secs(20), "they stay");
+        dropped(&server, "idle") == 20
+    });
+    assert!(started.elapsed() >= Duration::from_millis(1900));
+    get(server.address(), "/_liveness").expect(200);
+}
+
+/// Time limits hold on a core that is never without work, with epoll, too.
+#[test]
+fn time_limits_hold_under_load() {
+    for driver in ["epoll", "auto"] {
+        let lab = large_lab();
+        let limits = [
+            "--cores",
+            "1",
+            "--idle-timeout",
+            "1s",
+            "--stall-timeout",
+            "1s",
+        ];
+        let server = lab.settings().with_driver(driver).with(&limits).start();
+        let whole = hit(&server, "large").body;
+        let busy = AtomicBool::new(true);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| download(&server, &busy));
+                scope.spawn(|| flood(&server, &busy));
+            }
+            let _relax = Relax(&busy);
+            let mut silent = Conn::open(server.address());
+            let (stalled, _, _) = begin(&server, "large", 1000);
+            let started = Instant::now();
+            let closes = silent.closes_within(Duration::from_secs(20));
+            let stalls = || dropped(&server, "stall") >= 1;
+            while closes && !stalls() && started.elapsed() < Duration::from_secs(30) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let stalls = stalls();
+            drop(stalled);
+            assert!(closes, "{driver}: an idle connection stays open");
+            assert!(stalls, "{driver}: a stalled client is not dropped");
+        });
+        let (mut conn, _, start) = begin(&server, "large", 1000);
+        assert!(finish(&mut conn, start) == whole);
+    }
+}
+
+/// Ends the load when it is dropped, also by a panic, so that its threads end.
+struct Relax<'a>(&'a AtomicBool);
+
+impl Drop for Relax<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Downloads again and again, as fast as the server can.
+fn download(server: &Server, busy: &AtomicBool) {
+    let mut conn = Conn::open(server.address());
+    while busy.load(Ordering::Relaxed) {
+        conn.request("GET", &lab::target("large"), &[]);
+        let head = conn.read_head("GET");
+        assert!(head.is_ok_and(|head| head.status == 200));
+        assert!(conn.copy_body(&mut std::io::sink()).is_ok());
+    }
+}
+
+/// Keeps a connection full of requests, and reads the answers without looking at them.
+fn flood(server: &Server, busy: &AtomicBool) {
+    let mut stream = TcpStream::connect(server.address()).unwrap_or_else(|e| panic!("{e}"));
+    let mut writer = stream.try_clone().unwrap_or_else(|e| panic!("{e}"));
+    let requests = "GET /_liveness HTTP/1.1\r\nHost: t\r\n\r\n".repeat(1000);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while busy.load(Ordering::Relaxed) {
+                if writer.write_all(requests.as_bytes()).is_err() {
+                    return;
+                }
+            }
+            drop(writer.shutdown(std::net::Shutdown::Write));
+        });
+        let mut answers = vec![0; 1 << 20];
+        while stream.read(&mut answers).is_ok_and(|count| count > 0) {}
+    });
+}
