@@ -1,7 +1,7 @@
 //! Cuts the archive into its zstd frames (RFC 8878 section 3.1.1) without decoding them, so that
 //! they can be decoded in parallel.
 //!
-//! Only frames that can be checked are taken: with content size and checksum, in one segment.
+//! Only frames that can be checked are taken: with content size and checksum.
 
 use super::error::RestoreError;
 use crate::limits::RESTORE_FRAME_BYTES_MAX;
@@ -107,19 +107,22 @@ impl Cutter {
             return self.corrupt("there is no zstd frame");
         }
         let descriptor = self.bytes[4];
-        if descriptor & NEVER_SET != 0 || descriptor & SINGLE_SEGMENT == 0 {
+        // Without a window the content size has one byte at least; with one it may be left out.
+        let has_window = descriptor & SINGLE_SEGMENT == 0;
+        if descriptor & NEVER_SET != 0 || (has_window && descriptor >> 6 == 0) {
             return self.corrupt("the zstd frame is of a kind that is not used");
         }
         if descriptor & HAS_CHECKSUM == 0 {
             return self.corrupt("the zstd frame has no checksum");
         }
-        self.need += 1 << (descriptor >> 6);
+        self.need += usize::from(has_window) + (1 << (descriptor >> 6));
         self.next = Next::ContentSize;
         Ok(())
     }
 
     fn content_size(&mut self) -> Result<(), RestoreError> {
-        let field = &self.bytes[DESCRIPTOR_END..];
+        let has_window = self.bytes[DESCRIPTOR_END - 1] & SINGLE_SEGMENT == 0;
+        let field = &self.bytes[DESCRIPTOR_END + usize::from(has_window)..];
         let mut wide = [0; 8];
         wide[..field.len()].copy_from_slice(field);
         let bias = if field.len() == 2 { 256 } else { 0 };
@@ -187,6 +190,7 @@ mod tests {
             vec![],
             vec![7; 300],
             b"abc".repeat(100_000),
+            b"abc".repeat(400_000),
             vec![1; 1 << 20],
         ];
         let frames: Vec<Vec<u8>> = contents.iter().map(|c| frame(c)).collect();
@@ -217,13 +221,7 @@ mod tests {
             cutter.finish()
         };
         cut(&good).unwrap();
-        for (at, bit) in [
-            (0, 1),
-            (4, HAS_CHECKSUM),
-            (4, SINGLE_SEGMENT),
-            (4, 1 << 4),
-            (4, 1),
-        ] {
+        for (at, bit) in [(0, 1), (4, HAS_CHECKSUM), (4, 1 << 4), (4, 1)] {
             let mut bad = good.clone();
             bad[at] ^= bit;
             assert_eq!(cut(&bad).unwrap_err().exit_code(), 5, "byte {at} bit {bit}");
