@@ -27,6 +27,8 @@
 //! [`snapshot::fanout::Fanout`]. An archive is a list of [`extent::Extent`]s, never one file:
 //! bytes of a spool file, and raw runs of linked packs that are framed while they are sent.
 //!
+//! `tarpon restore` is the client of all this; [`restore`] shows its own way of a byte.
+//!
 //! # Planes
 //!
 //! * **Cores**: one monoio runtime for each CPU with its own listener. They never block: sockets
@@ -52,7 +54,7 @@
 //! # Module order
 //!
 //! Imports go downwards only: [`server`], [`serve`], then the siblings [`http`], [`snapshot`],
-//! [`cache`], [`mirror`], which never import each other, then [`config`], [`log`], [`metrics`],
+//! [`cache`], [`mirror`], [`restore`], which never import each other, then [`config`], [`log`], [`metrics`],
 //! [`refs`], [`extent`], [`io`], [`faults`], [`limits`].
 
 pub mod cache;
@@ -66,6 +68,7 @@ pub mod log;
 pub mod metrics;
 pub mod mirror;
 pub mod refs;
+pub mod restore;
 pub mod serve;
 pub mod server;
 pub mod snapshot;

@@ -11,7 +11,7 @@ fn load_in(args: &[&str], env: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let args = ["tarpon", "serve"].iter().chain(args);
     match parse(args, |name| env.get(name).map(OsString::from))? {
         Command::Serve(config) => Ok(*config),
-        Command::Restore(_) => unreachable!("the verb is serve"),
+        _ => unreachable!("the verb is serve"),
     }
 }
 
