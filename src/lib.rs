@@ -27,10 +27,12 @@
 //! [`snapshot::fanout::Fanout`]. An archive is a list of [`extent::Extent`]s, never one file:
 //! bytes of a spool file, and raw runs of linked packs that are framed while they are sent.
 //!
+//! `tarpon restore` is the client of all this; [`restore`] shows its own way of a byte.
+//!
 //! # Planes
 //!
 //! * **Cores**: one monoio runtime for each CPU with its own listener. They never block: sockets
-//!   are non-blocking, files are sent with `sendfile` only after `cachestat` says that they are in
+//!   are non-blocking, files are sent with `sendfile` or `splice` only after `cachestat` says that they are in
 //!   memory; otherwise a prefetch thread reads them first.
 //! * **Encoders**: OS threads of lower priority with zstd, gix and mapped packs.
 //! * **Builders**: one thread for each running build, which puts results in order.
@@ -39,7 +41,10 @@
 //! # Where the code differs from the first plan
 //!
 //! * Sockets are written with `sendfile` and `send` after readiness, on io_uring and epoll alike,
-//!   not with `writev` from mappings: no copy, no page fault on a core, nothing to cancel.
+//!   not with `writev` from mappings: no copy, no page fault on a core, nothing to cancel. The short
+//!   ranges of a raw run are gathered in the core's pipe ([`io::pipe`]).
+//! * Whether bytes are in memory is remembered for a moment, for all readers of an archive.
+//! * Children are started by way of tarpon's own binary, never by fork(2) ([`io::child`]).
 //! * Repositories are found through locks sharded by name and held for a few field accesses,
 //!   not through messages to a home core: a wake-up of another core costs more.
 //! * `git fetch` never runs under a repository's lock: objects come first, without refs; then refs
@@ -52,8 +57,8 @@
 //! # Module order
 //!
 //! Imports go downwards only: [`server`], [`serve`], then the siblings [`http`], [`snapshot`],
-//! [`cache`], [`mirror`], which never import each other, then [`config`], [`log`], [`metrics`],
-//! [`refs`], [`extent`], [`io`], [`faults`], [`limits`].
+//! [`cache`], [`mirror`], [`restore`], which never import each other, then [`config`], [`log`],
+//! [`metrics`], [`refs`], [`extent`], [`io`], [`faults`], [`limits`].
 
 pub mod cache;
 pub mod config;
@@ -66,6 +71,7 @@ pub mod log;
 pub mod metrics;
 pub mod mirror;
 pub mod refs;
+pub mod restore;
 pub mod serve;
 pub mod server;
 pub mod snapshot;

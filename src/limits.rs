@@ -348,3 +348,52 @@ pub const CHILD_NICE: i32 = 10;
 
 /// Longest time that a write of a spool file takes, in ticks of the simulated clock.
 pub const SIM_DELAY_TICKS_MAX: u64 = 20;
+
+// --- restore: the client ---
+
+/// Bytes of one ranged request of a download: large enough that its round trip is little, small
+/// enough that a few of them in memory are.
+pub const SEGMENT_BYTES: u64 = 4 << 20;
+/// Segments per connection that are asked for before the first of them is needed.
+pub const SEGMENTS_AHEAD: u64 = 2;
+/// Bytes handed on at a time from an archive that still grows.
+pub const STREAM_READ_BYTES: usize = 1 << 20;
+/// Default number of connections, and the most that may be asked for.
+pub const CONNECTIONS_DEFAULT: usize = 4;
+/// See [`CONNECTIONS_DEFAULT`].
+pub const CONNECTIONS_MAX: usize = 16;
+/// Largest frame that is decoded, before and after decompression; a server makes frames of 1 and
+/// 4 MiB. Over it the archive counts as corrupt.
+pub const RESTORE_FRAME_BYTES_MAX: usize = 16 << 20;
+/// Frames that are being decoded or wait for the ones before them.
+pub const FRAMES_AHEAD: usize = 16;
+/// Decoded bytes that wait to be written.
+pub const DECODED_BYTES_MAX: u64 = 64 << 20;
+/// Longest path or link target in an archive: the kernel's longest path.
+pub const ENTRY_PATH_BYTES_MAX: usize = KERNEL_PATH_BYTES_MAX;
+/// Tries in a row that bring no byte before a download is given up, and the wait before the second
+/// one; doubled with each further one.
+pub const DOWNLOAD_TRIES_MAX: u32 = 6;
+/// See [`DOWNLOAD_TRIES_MAX`].
+pub const DOWNLOAD_RETRY_MS: u64 = 100;
+/// Times that a restore begins anew because the server has another snapshot than before.
+pub const RESTARTS_MAX: u32 = 2;
+/// How often a blocked read looks whether the restore was interrupted.
+pub const INTERRUPT_POLL_MS: u64 = 100;
+/// How long a connection may take to be made.
+pub const CONNECT_TIMEOUT_MS: u64 = 10_000;
+/// How long the first answer may take: a server may have to clone the repository first.
+pub const FIRST_ANSWER_MS: u64 = HOUR_MS;
+/// Default time without a byte after which a connection counts as dead.
+pub const RESTORE_STALL_DEFAULT_MS: u64 = 30 * SECOND_MS;
+/// Most bytes of a small answer (an error's text, `ensure-refs`) that are read.
+pub const SMALL_ANSWER_BYTES_MAX: usize = 1 << 20;
+/// Largest `.git/config` of an archive.
+pub const RESTORED_CONFIG_BYTES_MAX: u64 = 1 << 20;
+
+// A window of segments, decoded frames, and frames before and after decoding: within 300 MB.
+const _: () = {
+    let segments = CONNECTIONS_DEFAULT as u64 * (SEGMENTS_AHEAD + 1) * SEGMENT_BYTES;
+    assert!(segments + DECODED_BYTES_MAX + 2 * (RESTORE_FRAME_BYTES_MAX as u64) < 200 << 20);
+};
+const _: () = assert!(DECODED_BYTES_MAX >= 2 * RESTORE_FRAME_BYTES_MAX as u64);

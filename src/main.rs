@@ -11,11 +11,30 @@ fn main() -> ExitCode {
     }
     match config::parse(std::env::args_os(), |name| std::env::var_os(name)) {
         Ok(Command::Serve(config)) => serve(*config),
-        Ok(Command::Restore(_)) => {
-            eprintln!("tarpon: restore is not there yet; use curl URL | zstd -d | tar x");
-            ExitCode::from(2)
+        Ok(Command::Restore(args)) => ExitCode::from(tarpon::restore::run(&args)),
+        Ok(Command::Completions(shell)) => {
+            config::completions(shell, &mut std::io::stdout());
+            ExitCode::SUCCESS
         }
-        Err(error) => ExitCode::from(error.report()),
+        Ok(Command::Man) => match config::man(&mut std::io::stdout()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("tarpon: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        Err(error) => ExitCode::from(usage_code(error.report())),
+    }
+}
+
+/// The exit code of a wrong command line: of `restore`, 2 says that there is no snapshot.
+fn usage_code(code: u8) -> u8 {
+    let is_restore = std::env::args_os()
+        .nth(1)
+        .is_some_and(|verb| verb == "restore");
+    match code {
+        2 if is_restore => 1,
+        code => code,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What goes on the wire against a stock zstd decoder, and the arithmetic of wire offsets against
 //! the bytes themselves: an input is a list of compressed frames and raw runs, whose wire is put
-//! together here in the plainest way (RFC 8878) and compared from every edge on.
+//! together here in the plainest way (RFC 8878) and compared from every edge on. It begins with
+//! 4 bytes that say whether the content may cross a frame of a raw run; few do, for they are slow.
 
 #![no_main]
 
@@ -13,8 +14,12 @@ use tarpon_fuzz::{Input, Rng};
 
 const BLOCK: usize = 128 << 10;
 const FRAME: usize = 4 << 20;
-/// Content of one input at most: more only costs time.
-const CONTENT_BYTES_MAX: usize = 2 * FRAME + 2 * BLOCK;
+/// Content of one input at most: blocks are crossed.
+const CONTENT_BYTES_MAX: usize = 2 * BLOCK + 1024;
+/// The same for inputs that begin with [`LARGE`]: a frame is crossed.
+const LARGE_CONTENT_BYTES_MAX: usize = FRAME + 2 * BLOCK;
+/// Four bytes, so that most mutations of a large input make a small one.
+const LARGE: u32 = u32::from_le_bytes(*b"4MiB");
 const FILES: usize = 2;
 
 /// An archive in the making, and what it must be.
@@ -23,6 +28,7 @@ struct Archive {
     spool: Vec<u8>,
     wire: Vec<u8>,
     content: Vec<u8>,
+    content_bytes_max: usize,
     /// Wire offset and length of what went to the spool.
     spooled: Vec<(usize, usize)>,
     /// Linked file and its offset behind the last raw run.
@@ -62,11 +68,16 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn archive(input: &mut Input<'_>) -> Archive {
+    let content_bytes_max = match input.u32() {
+        LARGE => LARGE_CONTENT_BYTES_MAX,
+        _ => CONTENT_BYTES_MAX,
+    };
     let mut archive = Archive {
         layout: Layout::default(),
         spool: Vec::new(),
         wire: Vec::new(),
         content: Vec::new(),
+        content_bytes_max,
         spooled: Vec::new(),
         last_run: (0, 0),
     };
@@ -100,7 +111,6 @@ fn run_bytes(input: &mut Input<'_>) -> usize {
         FRAME,
         FRAME - BLOCK,
         FRAME + BLOCK,
-        2 * FRAME,
     ];
     let edge = edges[usize::from(input.u8()) % edges.len()];
     // An exact edge is common, a few bytes to either side the rest.
@@ -111,7 +121,7 @@ fn push_compressed(archive: &mut Archive, compressor: &mut Compressor, input: &m
     let level = 1 + i32::from(input.u8() % 3);
     let times = 1 + usize::from(input.u8());
     let data = input.text().repeat(times);
-    if archive.content.len() + data.len() > CONTENT_BYTES_MAX {
+    if archive.content.len() + data.len() > archive.content_bytes_max {
         return;
     }
     let mut frame = vec![7];
@@ -143,7 +153,7 @@ fn push_compressed(archive: &mut Archive, compressor: &mut Compressor, input: &m
 
 fn push_run(archive: &mut Archive, file: usize, offset: usize, len: usize) {
     let file_bytes = files()[file].len();
-    if archive.content.len() + len > CONTENT_BYTES_MAX || offset + len > file_bytes {
+    if archive.content.len() + len > archive.content_bytes_max || offset + len > file_bytes {
         return;
     }
     let data = &files()[file][offset..offset + len];
@@ -268,7 +278,7 @@ fn files() -> &'static [Vec<u8>; FILES] {
     static MADE: OnceLock<[Vec<u8>; FILES]> = OnceLock::new();
     MADE.get_or_init(|| {
         std::array::from_fn(|seed| {
-            let mut bytes = vec![0; CONTENT_BYTES_MAX + (1 << 16)];
+            let mut bytes = vec![0; LARGE_CONTENT_BYTES_MAX + (1 << 16)];
             Rng::new(seed as u64).fill(&mut bytes);
             bytes
         })

@@ -30,7 +30,14 @@ pub(super) enum Verb {
     Serve(Box<ServeArgs>),
     /// Fetch a repository from a server and unpack it
     #[command(after_help = RESTORE_AFTER_HELP)]
-    Restore(RestoreArgs),
+    Restore(Box<RestoreArgs>),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
 }
 
 const TOP_AFTER_HELP: &str = "\
@@ -72,10 +79,18 @@ const RESTORE_AFTER_HELP: &str = "\
 Example:
   tarpon restore https://github.com/rust-lang/log ./log --server http://cache.example.org:8080
 
+The directory appears whole or not at all.
+
 Exit codes:
-  0  restored
-  1  failed; standard error says why
-  2  wrong command line";
+  0    restored
+  1    wrong command line, or a directory that is not empty
+  2    the server has no snapshot
+  3    the server cannot be reached, fails, or breaks off again and again
+  4    the disk: full, not writable, failing
+  5    the archive is corrupt or holds what must not be written; the message names it
+  6    git failed
+  7    a ref or commit that was asked for is nowhere
+  130  interrupted by SIGINT or SIGTERM";
 
 /// The flags of `tarpon serve`, as given. `into_layer` is their only way out.
 #[derive(Args, Debug, Default)]
@@ -245,4 +260,30 @@ pub(super) fn keys() -> Vec<Key> {
             is_list: matches!(arg.get_action(), ArgAction::Append),
         })
         .collect()
+}
+
+/// Writes the completions of `shell` for the whole command line.
+pub fn completions(shell: clap_complete::Shell, out: &mut dyn std::io::Write) {
+    clap_complete::generate(shell, &mut Cli::command(), "tarpon", out);
+}
+
+/// Writes the manual page: the command, then each subcommand.
+///
+/// # Errors
+/// Those of `out`.
+pub fn man(out: &mut dyn std::io::Write) -> std::io::Result<()> {
+    let mut command = Cli::command();
+    command.build();
+    clap_mangen::Man::new(command.clone()).render(out)?;
+    for sub in command
+        .get_subcommands()
+        .filter(|sub| sub.get_name() != "help")
+    {
+        let man = clap_mangen::Man::new(sub.clone());
+        man.render_name_section(out)?;
+        man.render_synopsis_section(out)?;
+        man.render_options_section(out)?;
+        man.render_extra_section(out)?;
+    }
+    Ok(())
 }

@@ -10,8 +10,9 @@ mod restore;
 mod upstreams;
 mod value;
 
+pub use cli::{completions, man};
 pub use error::{ConfigError, Origin};
-pub use restore::RestoreArgs;
+pub use restore::{Fallback, RestoreArgs};
 pub use upstreams::{Upstream, Upstreams};
 pub use value::{IoDriver, LogFormat, Share};
 
@@ -26,12 +27,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What the process was started to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Command {
     /// `tarpon serve`.
     Serve(Box<Config>),
     /// `tarpon restore`.
-    Restore(RestoreArgs),
+    Restore(Box<RestoreArgs>),
+    /// `tarpon completions`.
+    Completions(clap_complete::Shell),
+    /// `tarpon man`.
+    Man,
 }
 
 /// Everything that an operator can decide about the server.
@@ -87,6 +92,8 @@ where
     match cli.verb {
         Verb::Serve(args) => Ok(Command::Serve(Box::new(Config::load(*args, &env)?))),
         Verb::Restore(args) => Ok(Command::Restore(args)),
+        Verb::Completions { shell } => Ok(Command::Completions(shell)),
+        Verb::Man => Ok(Command::Man),
     }
 }
 

@@ -1,9 +1,9 @@
 //! The arguments of `tarpon restore`.
-use clap::Args;
+use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
 /// What `tarpon restore` was asked to do. Values are as given: `restore` checks them.
-#[derive(Args, Debug, Clone, PartialEq, Eq)]
+#[derive(Args, Debug, Clone, PartialEq)]
 pub struct RestoreArgs {
     /// The repository's URL, as given.
     #[arg(
@@ -26,4 +26,75 @@ pub struct RestoreArgs {
         hide_default_value = true
     )]
     pub server: String,
+
+    /// Have this ref, too, at this commit if one is named; may be repeated. A plain name is a branch
+    #[arg(long = "ref", value_name = "NAME[=SHA]", help_heading = "Freshness")]
+    pub refs: Vec<String>,
+
+    /// Have this commit, too; may be repeated
+    #[arg(long = "commit", value_name = "SHA", help_heading = "Freshness")]
+    pub commits: Vec<String>,
+
+    /// Take the snapshot as it is, even if the server has newer commits
+    #[arg(long, help_heading = "Freshness")]
+    pub no_bundle: bool,
+
+    /// What to do when the server cannot be reached, fails or has no snapshot
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Fallback::None)]
+    pub fallback: Fallback,
+
+    /// Restore into a directory that is not empty: replaces its files and keeps untracked ones
+    #[arg(long)]
+    pub overwrite: bool,
+
+    /// Connections for the download, 1 to 16 [default: 4]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "TARPON_CONNECTIONS",
+        hide_env_values = true
+    )]
+    pub connections: Option<usize>,
+
+    /// Take a connection that brings no byte for so many seconds for dead [default: 30]
+    #[arg(
+        long = "stall-timeout",
+        value_name = "SECONDS",
+        value_parser = stall_timeout_s,
+        env = "TARPON_RESTORE_STALL_TIMEOUT",
+        hide_env_values = true
+    )]
+    pub stall_timeout_s: Option<f64>,
+
+    /// Say nothing unless it fails
+    #[arg(long, short, help_heading = "Output")]
+    pub quiet: bool,
+
+    /// Print a summary as JSON on standard output
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+}
+
+/// What to do without a snapshot.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fallback {
+    /// Fail
+    None,
+    /// Clone from REPO_URL with git
+    Clone,
+}
+
+impl RestoreArgs {
+    /// Whether a clone is to take the place of a snapshot.
+    pub fn fallback_clone(&self) -> bool {
+        self.fallback == Fallback::Clone
+    }
+}
+
+fn stall_timeout_s(text: &str) -> Result<f64, String> {
+    let seconds = text
+        .parse::<f64>()
+        .ok()
+        .filter(|s| (0.1..=86_400.0).contains(s));
+    seconds.ok_or_else(|| "write seconds between 0.1 and 86400".into())
 }

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::io::Write;
 
 /// A home that exists nowhere: defaults must not depend on the machine.
-const HOME: (&str, &str) = ("HOME", "/home/nobody");
+const HOME: (&str, &str) = ("HOME", "/users/nobody");
 
 fn load_in(args: &[&str], env: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let env: HashMap<&str, &str> = env.iter().copied().collect();
     let args = ["tarpon", "serve"].iter().chain(args);
     match parse(args, |name| env.get(name).map(OsString::from))? {
         Command::Serve(config) => Ok(*config),
-        Command::Restore(_) => unreachable!("the verb is serve"),
+        _ => unreachable!("the verb is serve"),
     }
 }
 
@@ -64,7 +64,7 @@ fn other_flags() -> Vec<String> {
 fn defaults() {
     let config = load(&[]).unwrap();
     assert_eq!(config.listen, "127.0.0.1:8080".parse().unwrap());
-    assert_eq!(config.state, Path::new("/home/nobody/.cache/tarpon"));
+    assert_eq!(config.state, Path::new("/users/nobody/.cache/tarpon"));
     assert_eq!(config.shutdown_grace, Duration::from_secs(30));
     assert_eq!(config.stall_timeout, Duration::from_secs(60));
     assert_eq!(config.fetch_interval, Duration::from_secs(900));

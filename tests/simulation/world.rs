@@ -113,6 +113,8 @@ pub struct World<'c> {
     contents: BTreeMap<u64, Content>,
     packs: Vec<(PathBuf, Vec<u8>)>,
     builds: Vec<Build>,
+    /// A process that is killed deletes nothing, so these go when the world does.
+    killed: Vec<Staging<SimFs>>,
     streams: Vec<Stream>,
     made: u64,
     /// After a power cut, until the next look: what is there is one of `model.durable`.
@@ -153,6 +155,7 @@ impl<'c> World<'c> {
             contents: BTreeMap::new(),
             packs: Vec::new(),
             builds: Vec::new(),
+            killed: Vec::new(),
             streams: Vec::new(),
             made: 0,
             unknown: false,
@@ -622,8 +625,7 @@ impl<'c> World<'c> {
         self.note(&|| format!("restart, power cut: {cut}"));
         for build in self.builds.drain(..) {
             build.readable.fanout.fail("killed");
-            // A process that is killed deletes nothing.
-            std::mem::forget(build.staging);
+            self.killed.push(build.staging);
         }
         self.streams.clear();
         self.state = None;

@@ -1,0 +1,461 @@
+//! The archive's bytes in order, whatever happens to connections.
+//!
+//! A complete archive comes in segments over several connections, each pinned with `If-Match` so
+//! that bytes of two archives never mix. One that still grows comes as one stream. When a stream
+//! breaks, what is missing is asked for in segments.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use super::error::RestoreError;
+use super::http::{Answer, Conn};
+use super::progress::Progress;
+use super::stop::Stop;
+use super::url::Server;
+use crate::limits::{
+    DOWNLOAD_RETRY_MS, DOWNLOAD_TRIES_MAX, FIRST_ANSWER_MS, INTERRUPT_POLL_MS, SEGMENT_BYTES,
+    SEGMENTS_AHEAD, STREAM_READ_BYTES,
+};
+
+/// How to download.
+#[derive(Debug, Clone, Copy)]
+pub struct Link<'a> {
+    pub server: &'a Server,
+    pub stop: &'a Stop,
+    pub progress: &'a Progress,
+    pub connections: usize,
+    pub stall: Duration,
+}
+
+/// A download whose first answer has come.
+pub struct Opened<'a> {
+    link: Link<'a>,
+    target: String,
+    conn: Conn<'a>,
+    answer: Answer,
+    etag: Option<String>,
+}
+
+/// Bytes that follow the ones before them.
+pub struct Chunk {
+    bytes: Vec<u8>,
+    len: usize,
+}
+
+impl Chunk {
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// Asks for `target`; tries again while the server cannot be reached or says that it is busy.
+pub fn open<'a>(link: Link<'a>, target: &str) -> Result<Opened<'a>, RestoreError> {
+    let mut tries = 0;
+    loop {
+        let failed = match ask_first(link, target) {
+            Ok(opened) => match opened.answer.status {
+                200 | 206 => return Ok(opened),
+                status => {
+                    let mut conn = opened.conn;
+                    let error = refusal(status, &conn.read_text().unwrap_or_default());
+                    if status != 503 {
+                        return Err(error);
+                    }
+                    error
+                }
+            },
+            Err(e) => RestoreError::Server(format!("{}: {e}", link.server.authority)),
+        };
+        tries += 1;
+        if tries >= DOWNLOAD_TRIES_MAX / 2 || link.stop.is_set() {
+            return Err(failed);
+        }
+        pause(link.stop, tries);
+    }
+}
+
+fn ask_first<'a>(link: Link<'a>, target: &str) -> io::Result<Opened<'a>> {
+    let mut conn = Conn::open(link.server, link.stop, link.stall)?;
+    let range = format!("bytes=0-{}", SEGMENT_BYTES - 1);
+    let fields = [("Range", range.as_str())];
+    let answer = conn.ask(
+        "GET",
+        target,
+        &fields,
+        b"",
+        Duration::from_millis(FIRST_ANSWER_MS),
+    )?;
+    link.progress.answered();
+    let etag = answer
+        .get("etag")
+        .filter(|etag| !etag.starts_with("W/"))
+        .map(str::to_owned);
+    Ok(Opened {
+        link,
+        target: target.to_owned(),
+        conn,
+        answer,
+        etag,
+    })
+}
+
+/// What a status that is no success means.
+pub fn refusal(status: u16, text: &str) -> RestoreError {
+    let message = format!("{status}: {}", text.lines().next().unwrap_or_default());
+    match status {
+        400 | 403 | 404 | 410 => RestoreError::NoSnapshot(message),
+        412 => RestoreError::Changed,
+        _ => RestoreError::Server(format!("the server answers {message}")),
+    }
+}
+
+/// Waits before try number `tries`, longer each time; less when the restore is to stop.
+fn pause(stop: &Stop, tries: u32) {
+    let until = Instant::now() + Duration::from_millis(DOWNLOAD_RETRY_MS << tries.min(6));
+    while Instant::now() < until && !stop.is_set() {
+        std::thread::sleep(Duration::from_millis(INTERRUPT_POLL_MS / 4));
+    }
+}
+
+/// What the connections and the reader share.
+///
+/// Invariants: bytes before `delivered` were handed out, in order; those from there to `claimed`
+/// are in `ready` or being fetched by exactly one connection; `claimed` is never more than the
+/// window ahead of `delivered`.
+struct State {
+    delivered: u64,
+    claimed: u64,
+    ready: BTreeMap<u64, Chunk>,
+    total: Option<u64>,
+    error: Option<RestoreError>,
+    /// Whether one connection takes all there is, so that nothing may be claimed.
+    streaming: bool,
+    spare: Vec<Vec<u8>>,
+}
+
+/// A running download.
+pub struct Download<'a> {
+    link: Link<'a>,
+    target: String,
+    etag: Option<String>,
+    window_bytes: u64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl<'a> Opened<'a> {
+    /// A header of the first answer.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.answer.get(name)
+    }
+
+    /// The download, and its first connection.
+    pub fn start(self) -> Result<(Download<'a>, First<'a>), RestoreError> {
+        let range = self.answer.content_range();
+        let is_part = self.answer.status == 206;
+        if is_part && range.and_then(|(start, _)| start) != Some(0) {
+            let what = "the server answers with another range than was asked for";
+            return Err(RestoreError::Server(what.into()));
+        }
+        let total = match is_part {
+            true => range.and_then(|(_, total)| total),
+            false => self
+                .answer
+                .get("content-length")
+                .and_then(|len| len.parse().ok()),
+        };
+        if let Some(total) = total {
+            self.link.progress.set_total(total);
+        }
+        let state = State {
+            delivered: 0,
+            claimed: 0,
+            ready: BTreeMap::new(),
+            total,
+            error: None,
+            streaming: true,
+            spare: Vec::new(),
+        };
+        let download = Download {
+            link: self.link,
+            target: self.target,
+            etag: self.etag,
+            window_bytes: self.link.connections as u64 * SEGMENTS_AHEAD * SEGMENT_BYTES,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        };
+        Ok((
+            download,
+            First {
+                conn: self.conn,
+                is_part,
+            },
+        ))
+    }
+}
+
+/// The connection that the first answer came on.
+pub struct First<'a> {
+    conn: Conn<'a>,
+    is_part: bool,
+}
+
+impl<'a> Download<'a> {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn wait<'s>(&self, state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        let limit = Duration::from_millis(INTERRUPT_POLL_MS);
+        match self.changed.wait_timeout(state, limit) {
+            Ok((state, _)) => state,
+            Err(poisoned) => poisoned.into_inner().0,
+        }
+    }
+
+    /// The next bytes; `None` when all have been handed out.
+    pub fn next(&self) -> Result<Option<Chunk>, RestoreError> {
+        let mut state = self.lock();
+        loop {
+            if let Some(error) = state.error.take() {
+                return Err(error);
+            }
+            let at = state.delivered;
+            if let Some(chunk) = state.ready.remove(&at) {
+                state.delivered += chunk.len as u64;
+                self.changed.notify_all();
+                return Ok(Some(chunk));
+            }
+            if state.total == Some(at) {
+                return Ok(None);
+            }
+            if self.link.stop.is_set() {
+                return Err(RestoreError::Server("the download was stopped".into()));
+            }
+            state = self.wait(state);
+        }
+    }
+
+    /// Gives a chunk's memory back.
+    pub fn recycle(&self, chunk: Chunk) {
+        self.lock().spare.push(chunk.bytes);
+    }
+
+    fn buffer(&self, len: usize) -> Vec<u8> {
+        let mut bytes = self.lock().spare.pop().unwrap_or_default();
+        if bytes.len() < len {
+            bytes = vec![0; len];
+        }
+        bytes
+    }
+
+    fn fail(&self, error: RestoreError) {
+        self.lock().error.get_or_insert(error);
+        self.changed.notify_all();
+    }
+
+    fn is_over(&self) -> bool {
+        self.link.stop.is_set() || self.lock().error.is_some()
+    }
+
+    /// What the first connection does, until the archive is there.
+    pub fn run_first(&self, first: First<'a>) {
+        let First { mut conn, is_part } = first;
+        let result = self.stream(&mut conn);
+        let complete = {
+            let mut state = self.lock();
+            state.streaming = false;
+            if result.is_ok() && !is_part {
+                let end = state.claimed;
+                state.total.get_or_insert(end);
+            }
+            state.total == Some(state.claimed)
+        };
+        self.changed.notify_all();
+        match result {
+            _ if complete => {}
+            Err(e) if self.etag.is_none() => {
+                let what = format!("the download broke and cannot be resumed: {e}");
+                self.fail(RestoreError::Server(what));
+            }
+            result => self.run_segments(result.is_ok().then_some(conn)),
+        }
+    }
+
+    /// What every further connection does: fetches segments until the archive is there.
+    pub fn run_further(&self) {
+        self.run_segments(None);
+    }
+
+    /// Takes the body of the first answer as it comes.
+    fn stream(&self, conn: &mut Conn<'a>) -> io::Result<()> {
+        loop {
+            let mut state = self.lock();
+            while state.claimed - state.delivered >= self.window_bytes && !self.link.stop.is_set() {
+                state = self.wait(state);
+            }
+            drop(state);
+            let mut bytes = self.buffer(STREAM_READ_BYTES);
+            let mut len = 0;
+            let mut result = Ok(true);
+            while len < STREAM_READ_BYTES {
+                match conn.read(&mut bytes[len..STREAM_READ_BYTES]) {
+                    Ok(0) => break,
+                    Ok(got) => len += got,
+                    Err(e) => {
+                        result = Err(e);
+                        break;
+                    }
+                }
+            }
+            self.link.progress.received(len);
+            let mut state = self.lock();
+            let at = state.claimed;
+            state.claimed += len as u64;
+            if len > 0 {
+                state.ready.insert(at, Chunk { bytes, len });
+            }
+            drop(state);
+            self.changed.notify_all();
+            result?;
+            if len < STREAM_READ_BYTES {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The next segment that nobody fetches; `None` when there is none left.
+    fn claim(&self) -> Option<(u64, u64)> {
+        let mut state = self.lock();
+        loop {
+            let at_end = state.total.is_some_and(|total| state.claimed >= total);
+            if self.link.stop.is_set() || state.error.is_some() || (at_end && !state.streaming) {
+                return None;
+            }
+            if !state.streaming && state.claimed - state.delivered < self.window_bytes {
+                let start = state.claimed;
+                let full = start + SEGMENT_BYTES;
+                let end = state.total.map_or(full, |total| full.min(total));
+                state.claimed = end;
+                return Some((start, end));
+            }
+            state = self.wait(state);
+        }
+    }
+
+    fn run_segments(&self, mut conn: Option<Conn<'a>>) {
+        while let Some((start, end)) = self.claim() {
+            let mut bytes = self.buffer((end - start) as usize);
+            match self.segment(&mut conn, start, end, &mut bytes) {
+                Ok(0) => {}
+                Ok(len) => {
+                    self.lock().ready.insert(start, Chunk { bytes, len });
+                    self.changed.notify_all();
+                }
+                Err(error) => return self.fail(error),
+            }
+        }
+    }
+
+    /// Fetches bytes `start..end`, less at the archive's end, with as many tries as bring
+    /// something.
+    fn segment(
+        &self,
+        conn: &mut Option<Conn<'a>>,
+        start: u64,
+        end: u64,
+        into: &mut [u8],
+    ) -> Result<usize, RestoreError> {
+        let mut len = 0;
+        let mut tries = 0;
+        loop {
+            let at = start + len as u64;
+            let before = len;
+            let failed = match self.try_segment(conn, at, end, &mut into[..], start, &mut len) {
+                Ok(true) => return Ok(len),
+                Ok(false) => "the answer ended early".to_owned(),
+                Err(SegmentError::Final(error)) => return Err(error),
+                Err(SegmentError::Again(why)) => why,
+            };
+            *conn = None;
+            tries = if len > before { 1 } else { tries + 1 };
+            if tries >= DOWNLOAD_TRIES_MAX || self.is_over() {
+                let what = format!("the download broke at byte {at}, {tries} tries: {failed}");
+                return Err(RestoreError::Server(what));
+            }
+            self.link.progress.resumed();
+            pause(self.link.stop, tries);
+        }
+    }
+
+    /// One request; whether the segment is whole now.
+    fn try_segment(
+        &self,
+        slot: &mut Option<Conn<'a>>,
+        at: u64,
+        end: u64,
+        into: &mut [u8],
+        start: u64,
+        len: &mut usize,
+    ) -> Result<bool, SegmentError> {
+        let conn = match slot.take().filter(Conn::is_reusable) {
+            Some(conn) => conn,
+            None => Conn::open(self.link.server, self.link.stop, self.link.stall)?,
+        };
+        let conn = slot.insert(conn);
+        let range = format!("bytes={at}-{}", end - 1);
+        let etag = self.etag.as_deref().unwrap_or_default();
+        let fields = [("Range", range.as_str()), ("If-Match", etag)];
+        let limit = Duration::from_millis(FIRST_ANSWER_MS);
+        let answer = conn.ask("GET", &self.target, &fields, b"", limit)?;
+        let (from, total) = answer.content_range().unwrap_or_default();
+        if let Some(total) = total {
+            self.lock().total = Some(total);
+            self.link.progress.set_total(total);
+        }
+        match answer.status {
+            206 if from == Some(at) && answer.get("etag") == self.etag.as_deref() => {}
+            416 if total.is_some_and(|total| total <= at) => return Ok(true),
+            200 | 206 => return Err(SegmentError::Final(RestoreError::Changed)),
+            status if status >= 500 => {
+                let text = conn.read_text().unwrap_or_default();
+                return Err(SegmentError::Again(format!("{status}: {text}")));
+            }
+            404 => return Err(SegmentError::Final(RestoreError::Changed)),
+            status => {
+                let text = conn.read_text().unwrap_or_default();
+                return Err(SegmentError::Final(refusal(status, &text)));
+            }
+        }
+        let end = total.map_or(end, |total| end.min(total));
+        let whole = (end - start) as usize;
+        while *len < whole {
+            let got = conn.read(&mut into[*len..whole])?;
+            if got == 0 {
+                return Ok(false);
+            }
+            *len += got;
+            self.link.progress.received(got);
+        }
+        // Nothing may be left of the answer, or the connection could not be used again.
+        Ok(true)
+    }
+}
+
+/// Why a request brought no segment.
+enum SegmentError {
+    /// Worth another try.
+    Again(String),
+    Final(RestoreError),
+}
+
+impl From<io::Error> for SegmentError {
+    fn from(error: io::Error) -> Self {
+        Self::Again(error.to_string())
+    }
+}

@@ -1,0 +1,70 @@
+//! Why a restore failed, and the exit code that says so.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why nothing was restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    #[error("{0}")]
+    Usage(String),
+    #[error("the server has no snapshot: {0}")]
+    NoSnapshot(String),
+    #[error("{0}")]
+    Server(String),
+    /// The archive that was being read is no longer the server's.
+    #[error("the server's snapshot changed while it was read; try again")]
+    Changed,
+    #[error("cannot {op} {}: {source}", .path.display())]
+    Disk {
+        op: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("the archive is corrupt at byte {offset}: {what}")]
+    Corrupt { offset: u64, what: String },
+    #[error("the archive is refused: entry {entry:?}: {why}")]
+    Entry { entry: String, why: String },
+    #[error("git {step}: {detail}")]
+    Git { step: String, detail: String },
+    #[error("not on the server or its upstream: {0}")]
+    Missing(String),
+    #[error("interrupted by {0}; nothing was left behind")]
+    Interrupted(&'static str),
+}
+
+impl RestoreError {
+    /// The process's exit code, as `--help` lists them.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 1,
+            Self::NoSnapshot(_) => 2,
+            Self::Server(_) | Self::Changed => 3,
+            Self::Disk { .. } => 4,
+            Self::Corrupt { .. } | Self::Entry { .. } => 5,
+            Self::Git { .. } => 6,
+            Self::Missing(_) => 7,
+            Self::Interrupted(_) => 130,
+        }
+    }
+
+    /// Whether a clone from the upstream may help.
+    pub fn is_servers(&self) -> bool {
+        matches!(self, Self::NoSnapshot(_) | Self::Server(_) | Self::Changed)
+    }
+
+    pub(super) fn entry(path: &[u8], why: impl Into<String>) -> Self {
+        let entry = String::from_utf8_lossy(path).into_owned();
+        let why = why.into();
+        Self::Entry { entry, why }
+    }
+
+    pub(super) fn disk(
+        op: &'static str,
+        path: impl Into<PathBuf>,
+        source: impl Into<io::Error>,
+    ) -> Self {
+        let (path, source) = (path.into(), source.into());
+        Self::Disk { op, path, source }
+    }
+}

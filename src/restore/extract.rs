@@ -1,0 +1,373 @@
+//! From the archive's bytes to files: frames are cut here, decoded and written by worker threads,
+//! and put in order in between.
+//!
+//! ```text
+//! Download ─► Cutter ─► workers: decode ─► Parser (in order) ─► workers: write
+//! ```
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+
+use super::download::{Download, First};
+use super::error::RestoreError;
+use super::frames::{Cutter, Frame};
+use super::progress::Progress;
+use super::stop::Stop;
+use super::tar::{Event, Parser};
+use super::write::{PartFile, Writer};
+use crate::limits::{DECODED_BYTES_MAX, FRAMES_AHEAD, INTERRUPT_POLL_MS};
+
+/// Decoded bytes in memory, and buffers that wait to be used again.
+#[derive(Default)]
+struct Memory {
+    state: Mutex<MemoryState>,
+    freed: Condvar,
+}
+
+#[derive(Default)]
+struct MemoryState {
+    used_bytes: u64,
+    frames: Vec<Vec<u8>>,
+    contents: Vec<Vec<u8>>,
+}
+
+impl Memory {
+    fn lock(&self) -> MutexGuard<'_, MemoryState> {
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Takes `bytes` of the budget if there is room.
+    fn try_take(&self, bytes: u64) -> bool {
+        let mut state = self.lock();
+        let fits = state.used_bytes + bytes <= DECODED_BYTES_MAX;
+        if fits {
+            state.used_bytes += bytes;
+        }
+        fits
+    }
+
+    /// Waits until something was given back, for a moment at most.
+    fn wait(&self) {
+        let limit = Duration::from_millis(INTERRUPT_POLL_MS);
+        let state = self.lock();
+        if state.used_bytes > 0 {
+            drop(self.freed.wait_timeout(state, limit));
+        }
+    }
+}
+
+/// What a frame holds; its memory goes back when the last entry of it is written.
+struct Content<'m> {
+    bytes: Vec<u8>,
+    taken_bytes: u64,
+    memory: &'m Memory,
+}
+
+impl Drop for Content<'_> {
+    fn drop(&mut self) {
+        let mut state = self.memory.lock();
+        state.used_bytes -= self.taken_bytes;
+        state.contents.push(std::mem::take(&mut self.bytes));
+        drop(state);
+        self.memory.freed.notify_all();
+    }
+}
+
+/// One entry to write, its data a range of a content.
+enum Entry {
+    File {
+        path: Vec<u8>,
+        executable: bool,
+        mtime_s: i64,
+        data: Range<usize>,
+    },
+    Part {
+        file: Arc<PartFile>,
+        offset: u64,
+        data: Range<usize>,
+    },
+    Symlink {
+        path: Vec<u8>,
+        target: Vec<u8>,
+    },
+    Directory {
+        path: Vec<u8>,
+    },
+}
+
+type Decoded<'m> = Result<Content<'m>, RestoreError>;
+
+enum Task<'m> {
+    Decode {
+        frame: Frame,
+        memory: &'m Memory,
+        reply: Sender<Decoded<'m>>,
+    },
+    Write {
+        content: Arc<Content<'m>>,
+        entries: Vec<Entry>,
+    },
+}
+
+/// What all threads of an extraction share.
+struct Shared<'a> {
+    root: BorrowedFd<'a>,
+    stop: &'a Stop,
+    progress: &'a Progress,
+    failure: Mutex<Option<RestoreError>>,
+}
+
+impl Shared<'_> {
+    /// Keeps the first failure and has everybody stop.
+    fn fail(&self, error: RestoreError) {
+        let mut failure = self.failure.lock().unwrap_or_else(|p| p.into_inner());
+        failure.get_or_insert(error);
+        self.stop.set();
+    }
+}
+
+/// Downloads and unpacks below `root` with `threads` workers.
+pub fn extract(
+    download: &Download<'_>,
+    first: First<'_>,
+    connections: usize,
+    root: BorrowedFd<'_>,
+    stop: &Stop,
+    progress: &Progress,
+) -> Result<(), RestoreError> {
+    let memory = Memory::default();
+    let shared = Shared {
+        root,
+        stop,
+        progress,
+        failure: Mutex::new(None),
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let (tasks, queue) = unbounded();
+        for _ in 0..threads {
+            let (queue, shared) = (queue.clone(), &shared);
+            scope.spawn(move || work(&queue, shared));
+        }
+        scope.spawn(|| download.run_first(first));
+        for _ in 1..connections {
+            scope.spawn(|| download.run_further());
+        }
+        let line = Line {
+            memory: &memory,
+            shared: &shared,
+            tasks,
+            pending: VecDeque::new(),
+            parser: Parser::default(),
+            writer: Writer::new(root),
+            part: None,
+        };
+        if let Err(error) = line.run(download) {
+            shared.fail(error);
+        }
+    });
+    match shared
+        .failure
+        .into_inner()
+        .unwrap_or_else(|p| p.into_inner())
+    {
+        None => Ok(()),
+        Some(error) => Err(error),
+    }
+}
+
+/// A worker: decodes and writes until there is no more, or until a step failed.
+fn work(queue: &Receiver<Task<'_>>, shared: &Shared<'_>) {
+    let mut writer = Writer::new(shared.root);
+    let mut decoder = zstd_safe::DCtx::create();
+    for task in queue {
+        if shared.stop.is_set() {
+            continue;
+        }
+        let start = Instant::now();
+        match task {
+            Task::Decode {
+                frame,
+                memory,
+                reply,
+            } => {
+                // The receiver has left only when a step failed.
+                let _ = reply.send(decode(&mut decoder, frame, memory));
+                shared.progress.decoded(start.elapsed());
+            }
+            Task::Write { content, entries } => {
+                let count = entries.len();
+                if let Err(error) = write(&mut writer, &content, entries) {
+                    shared.fail(error);
+                }
+                shared.progress.written(count, start.elapsed());
+            }
+        }
+    }
+}
+
+/// Decodes one frame, whose room in `memory` has been taken.
+fn decode<'m>(decoder: &mut zstd_safe::DCtx<'_>, frame: Frame, memory: &'m Memory) -> Decoded<'m> {
+    let mut content = Content {
+        bytes: memory.lock().contents.pop().unwrap_or_default(),
+        taken_bytes: frame.content_bytes as u64,
+        memory,
+    };
+    content.bytes.clear();
+    content.bytes.reserve(frame.content_bytes);
+    let corrupt = |what: &str| RestoreError::Corrupt {
+        offset: frame.offset,
+        what: format!("zstd: {what}"),
+    };
+    decoder
+        .decompress(&mut content.bytes, &frame.bytes)
+        .map_err(|code| corrupt(zstd_safe::get_error_name(code)))?;
+    if content.bytes.len() != frame.content_bytes {
+        return Err(corrupt("a frame is not as long as it says"));
+    }
+    memory.lock().frames.push(frame.bytes);
+    Ok(content)
+}
+
+fn write(
+    writer: &mut Writer<'_>,
+    content: &Content<'_>,
+    entries: Vec<Entry>,
+) -> Result<(), RestoreError> {
+    for entry in entries {
+        match entry {
+            Entry::File {
+                path,
+                executable,
+                mtime_s,
+                data,
+            } => writer.file(&path, executable, mtime_s, &content.bytes[data])?,
+            Entry::Part { file, offset, data } => file.write(offset, &content.bytes[data])?,
+            Entry::Symlink { path, target } => writer.symlink(&path, &target)?,
+            Entry::Directory { path } => writer.directory(&path)?,
+        }
+    }
+    Ok(())
+}
+
+/// The thread that keeps the order.
+///
+/// Invariants: `pending` holds the frames that were cut and not yet parsed, in order, each with
+/// its room in `memory` taken; `part` is the file that the parser is inside of.
+struct Line<'s, 'm> {
+    memory: &'m Memory,
+    shared: &'s Shared<'s>,
+    tasks: Sender<Task<'m>>,
+    pending: VecDeque<Receiver<Decoded<'m>>>,
+    parser: Parser,
+    writer: Writer<'s>,
+    part: Option<Arc<PartFile>>,
+}
+
+fn stopped() -> RestoreError {
+    RestoreError::Server("stopped".into())
+}
+
+impl<'m> Line<'_, 'm> {
+    fn run(mut self, download: &Download<'_>) -> Result<(), RestoreError> {
+        let mut cutter = Cutter::default();
+        while let Some(chunk) = download.next()? {
+            let mut bytes = chunk.as_slice();
+            let buffer = || self.memory.lock().frames.pop().unwrap_or_default();
+            while let Some(frame) = cutter.cut(&mut bytes, buffer)? {
+                self.submit(frame)?;
+            }
+            download.recycle(chunk);
+            while self.pending.front().is_some_and(|first| !first.is_empty()) {
+                self.parse_front()?;
+            }
+        }
+        self.shared.progress.downloaded();
+        cutter.finish()?;
+        while !self.pending.is_empty() {
+            self.parse_front()?;
+        }
+        self.parser.finish()
+    }
+
+    fn submit(&mut self, frame: Frame) -> Result<(), RestoreError> {
+        while self.pending.len() >= FRAMES_AHEAD {
+            self.parse_front()?;
+        }
+        while !self.memory.try_take(frame.content_bytes as u64) {
+            if self.shared.stop.is_set() {
+                return Err(stopped());
+            }
+            // What is parsed can be written, and so be given back.
+            match self.pending.is_empty() {
+                false => self.parse_front()?,
+                true => self.memory.wait(),
+            }
+        }
+        let (reply, decoded) = bounded(1);
+        self.pending.push_back(decoded);
+        let memory = self.memory;
+        let task = Task::Decode {
+            frame,
+            memory,
+            reply,
+        };
+        self.tasks.send(task).map_err(|_| stopped())
+    }
+
+    /// Waits for the first frame to be decoded and has its entries written.
+    fn parse_front(&mut self) -> Result<(), RestoreError> {
+        let Some(first) = self.pending.pop_front() else {
+            return Ok(());
+        };
+        // No answer: a step failed.
+        let content = Arc::new(first.recv().map_err(|_| stopped())??);
+        let mut entries = Vec::new();
+        let (writer, part) = (&mut self.writer, &mut self.part);
+        self.parser.push(&content.bytes, &mut |event| {
+            entries.extend(entry(writer, part, event)?);
+            Ok(())
+        })?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let task = Task::Write { content, entries };
+        self.tasks.send(task).map_err(|_| stopped())
+    }
+}
+
+/// What is to be written for an event.
+fn entry(
+    writer: &mut Writer<'_>,
+    part: &mut Option<Arc<PartFile>>,
+    event: Event<'_>,
+) -> Result<Option<Entry>, RestoreError> {
+    Ok(match event {
+        Event::Whole { meta, data } => Some(Entry::File {
+            path: meta.path.to_owned(),
+            executable: meta.executable,
+            mtime_s: meta.mtime_s,
+            data,
+        }),
+        Event::Begin { meta, size } => {
+            let begun = writer.begin(meta.path, meta.executable, meta.mtime_s, size)?;
+            *part = Some(Arc::new(begun));
+            None
+        }
+        Event::Data { offset, data } => part.clone().map(|file| Entry::Part { file, offset, data }),
+        Event::Symlink { path, target } => Some(Entry::Symlink {
+            path: path.to_owned(),
+            target: target.to_owned(),
+        }),
+        Event::Directory { path } => Some(Entry::Directory {
+            path: path.to_owned(),
+        }),
+    })
+}

@@ -1,0 +1,260 @@
+//! What a restore leaves to the real `git`: bundles, further refs and commits, and the clone when
+//! there is no snapshot.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::download::{Link, refusal};
+use super::error::RestoreError;
+use super::http::Conn;
+use super::stop::Stop;
+use crate::limits::{FIRST_ANSWER_MS, INTERRUPT_POLL_MS, STREAM_READ_BYTES};
+
+/// Variables that would point `git` at another repository.
+const INHERITED: &[&str] = &[
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+];
+
+/// Runs `git` in `directory` and gives its standard output; no hooks, and no question is asked.
+pub fn run<A: AsRef<OsStr>>(
+    stop: &Stop,
+    directory: &Path,
+    args: &[A],
+) -> Result<Vec<u8>, RestoreError> {
+    let step = args
+        .first()
+        .map(|a| a.as_ref().to_string_lossy().into_owned());
+    let step = step.unwrap_or_default();
+    let failed = |detail: String| RestoreError::Git {
+        step: step.clone(),
+        detail,
+    };
+    let io = |e: std::io::Error| failed(e.to_string());
+    let (mut out, mut errors) = (
+        tempfile::tempfile().map_err(io)?,
+        tempfile::tempfile().map_err(io)?,
+    );
+    let mut command = Command::new("git");
+    command
+        .args(["-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0"])
+        .args(args);
+    command.current_dir(directory).stdin(Stdio::null());
+    command
+        .stdout(out.try_clone().map_err(io)?)
+        .stderr(errors.try_clone().map_err(io)?);
+    command.env("GIT_TERMINAL_PROMPT", "0");
+    for name in INHERITED {
+        command.env_remove(name);
+    }
+    let mut child = command.spawn().map_err(io)?;
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(io)? {
+            break status;
+        }
+        if stop.is_set() {
+            let _ = child.kill();
+        }
+        std::thread::sleep(Duration::from_millis(INTERRUPT_POLL_MS / 20));
+    };
+    let mut text = Vec::new();
+    let file = if status.success() {
+        &mut out
+    } else {
+        &mut errors
+    };
+    file.rewind()
+        .and_then(|()| file.read_to_end(&mut text))
+        .map_err(io)?;
+    match status.success() {
+        true => Ok(text),
+        false => Err(failed(format!(
+            "{status}: {}",
+            String::from_utf8_lossy(&text).trim()
+        ))),
+    }
+}
+
+fn line(bytes: Vec<u8>) -> String {
+    String::from_utf8_lossy(&bytes).trim().to_owned()
+}
+
+/// The files that the repository at `directory` tracks; none where there is no repository.
+pub fn tracked(stop: &Stop, directory: &Path) -> Vec<Vec<u8>> {
+    if !directory.join(".git").exists() {
+        return Vec::new();
+    }
+    let listed = run(stop, directory, &["ls-files", "-z"]).unwrap_or_default();
+    let paths = listed.split(|b| *b == 0).filter(|path| !path.is_empty());
+    paths.map(<[u8]>::to_vec).collect()
+}
+
+/// Clones from the upstream into the empty directory `tree`.
+pub fn clone(stop: &Stop, url: &str, tree: &Path) -> Result<(), RestoreError> {
+    let args = ["clone", "--quiet", "--", url, "."];
+    run(stop, tree, &args).map(|_| ())
+}
+
+/// Brings the repository at `tree` up to the bundle that the server named. Returns the new commit;
+/// `None` if there was no such bundle after all.
+pub fn apply_bundle(
+    link: Link<'_>,
+    target: &str,
+    file: &Path,
+    tree: &Path,
+) -> Result<Option<String>, RestoreError> {
+    if !download(link, target, file)? {
+        return Ok(None);
+    }
+    let git = |args: &[&str]| run(link.stop, tree, args);
+    let bundle = file.to_string_lossy();
+    let fetch = ["fetch", "--quiet", "--no-tags", &bundle, "HEAD"];
+    git(&fetch)?;
+    let commit = line(git(&["rev-parse", "--verify", "FETCH_HEAD"])?);
+    // A fast-forward as a rule; after a force-push what a clone would have now.
+    git(&["reset", "--quiet", "--hard", &commit])?;
+    if let Ok(branch) = git(&["symbolic-ref", "--quiet", "--short", "HEAD"]) {
+        let remote = format!("refs/remotes/origin/{}", line(branch));
+        git(&["update-ref", &remote, &commit])?;
+    }
+    for left in ["FETCH_HEAD", "ORIG_HEAD"] {
+        let _ = std::fs::remove_file(tree.join(".git").join(left));
+    }
+    Ok(Some(commit))
+}
+
+/// Downloads a bundle; whether there was one.
+fn download(link: Link<'_>, target: &str, into: &Path) -> Result<bool, RestoreError> {
+    let server = |e: std::io::Error| RestoreError::Server(format!("bundle: {e}"));
+    let mut conn = Conn::open(link.server, link.stop, link.stall).map_err(server)?;
+    let limit = Duration::from_millis(FIRST_ANSWER_MS);
+    let answer = conn.ask("GET", target, &[], b"", limit).map_err(server)?;
+    if answer.status != 200 {
+        return match answer.status {
+            204 | 404 => Ok(false),
+            status => Err(refusal(status, &conn.read_text().unwrap_or_default())),
+        };
+    }
+    let disk = |e| RestoreError::disk("write", into, e);
+    let mut file = File::create_new(into).map_err(disk)?;
+    let mut bytes = vec![0; STREAM_READ_BYTES];
+    loop {
+        match conn.read(&mut bytes).map_err(server)? {
+            0 => return Ok(true),
+            got => file.write_all(&bytes[..got]).map_err(disk)?,
+        }
+    }
+}
+
+/// What is to be there besides the snapshot.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Full names, each with the commit it must name, or empty for any.
+    pub refs: Vec<(String, String)>,
+    pub commits: Vec<String>,
+}
+
+impl Wanted {
+    /// Reads `--ref NAME[=SHA]` and `--commit SHA`.
+    pub fn parse(refs: &[String], commits: &[String]) -> Wanted {
+        let full = |name: &str| match name.starts_with("refs/") {
+            true => name.to_owned(),
+            false => format!("refs/heads/{name}"),
+        };
+        let refs = refs.iter().map(|given| match given.split_once('=') {
+            Some((name, id)) => (full(name), id.to_ascii_lowercase()),
+            None => (full(given), String::new()),
+        });
+        Wanted {
+            refs: refs.collect(),
+            commits: commits.iter().map(|id| id.to_ascii_lowercase()).collect(),
+        }
+    }
+
+    /// Whether nothing is wanted.
+    pub fn is_empty(&self) -> bool {
+        self.refs.is_empty() && self.commits.is_empty()
+    }
+}
+
+/// The server's answer to `ensure-refs`.
+#[derive(serde::Deserialize)]
+struct Ensured {
+    refs: std::collections::BTreeMap<String, String>,
+    missing_commits: Vec<String>,
+}
+
+/// Has the server make sure of what is wanted, then fetches from it what `tree` has not.
+pub fn ensure(
+    link: Link<'_>,
+    base: &str,
+    wanted: &Wanted,
+    tree: &Path,
+) -> Result<(), RestoreError> {
+    let ensured = ask_ensure(link, base, wanted)?;
+    let mut missing = ensured.missing_commits;
+    let mut fetch: Vec<String> = Vec::new();
+    for (name, id) in &wanted.refs {
+        match ensured.refs.get(name).map(String::as_str) {
+            Some(found) if !found.is_empty() && (id.is_empty() || id == found) => {
+                let local = match name.strip_prefix("refs/heads/") {
+                    Some(branch) => format!("refs/remotes/origin/{branch}"),
+                    None => name.clone(),
+                };
+                fetch.push(format!("+{name}:{local}"));
+            }
+            Some(found) if !found.is_empty() => {
+                missing.push(format!("{name} is {found}, not {id}"))
+            }
+            _ => missing.push(name.clone()),
+        }
+    }
+    if !missing.is_empty() {
+        return Err(RestoreError::Missing(missing.join(", ")));
+    }
+    for commit in &wanted.commits {
+        let object = format!("{commit}^{{commit}}");
+        if run(link.stop, tree, &["cat-file", "-e", &object]).is_err() {
+            fetch.push(commit.clone());
+        }
+    }
+    if fetch.is_empty() {
+        return Ok(());
+    }
+    let url = format!("http://{}{base}", link.server.authority);
+    let mut args = vec!["fetch".to_owned(), "--quiet".into(), "--no-tags".into()];
+    args.push("--no-write-fetch-head".into());
+    args.push(url);
+    args.extend(fetch);
+    run(link.stop, tree, &args).map(|_| ())
+}
+
+fn ask_ensure(link: Link<'_>, base: &str, wanted: &Wanted) -> Result<Ensured, RestoreError> {
+    let server = |e: std::io::Error| RestoreError::Server(format!("ensure-refs: {e}"));
+    let refs: serde_json::Map<_, _> = wanted
+        .refs
+        .iter()
+        .map(|(name, id)| (name.clone(), id.clone().into()))
+        .collect();
+    let body = serde_json::json!({ "refs": refs, "commits": wanted.commits }).to_string();
+    let mut conn = Conn::open(link.server, link.stop, link.stall).map_err(server)?;
+    let target = format!("{base}/ensure-refs");
+    let fields = [("Content-Type", "application/json")];
+    let limit = Duration::from_millis(FIRST_ANSWER_MS);
+    let answer = conn
+        .ask("POST", &target, &fields, body.as_bytes(), limit)
+        .map_err(server)?;
+    let text = conn.read_text().map_err(server)?;
+    match answer.status {
+        200 => serde_json::from_str(&text)
+            .map_err(|e| RestoreError::Server(format!("ensure-refs: {e}: {text}"))),
+        400 => Err(RestoreError::Usage(text)),
+        status => Err(refusal(status, &text)),
+    }
+}

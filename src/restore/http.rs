@@ -1,0 +1,306 @@
+//! A blocking HTTP/1.1 client: one connection, one request at a time, bodies read straight into
+//! the caller's buffer. A body that ends early is an error, never an end.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use super::stop::Stop;
+use super::url::Server;
+use crate::limits::{
+    CONNECT_TIMEOUT_MS, HEAD_BYTES_MAX, HEADERS_MAX, INTERRUPT_POLL_MS, SMALL_ANSWER_BYTES_MAX,
+};
+
+/// The head of an answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    fields: Vec<(String, String)>,
+}
+
+impl Answer {
+    /// A header's value; `name` in lower case.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let found = self.fields.iter().find(|(n, _)| n == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    /// First byte and total of `Content-Range`; the total is `None` while it is unknown.
+    pub fn content_range(&self) -> Option<(Option<u64>, Option<u64>)> {
+        let value = self.get("content-range")?.strip_prefix("bytes ")?;
+        let (range, total) = value.split_once('/')?;
+        let start = range
+            .split_once('-')
+            .and_then(|(start, _)| start.parse().ok());
+        Some((start, total.parse().ok()))
+    }
+}
+
+/// How much of a body is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    Known(u64),
+    /// Bytes left of the current chunk.
+    Chunk(u64),
+    /// The size line of the first chunk comes next.
+    FirstChunk,
+    Done,
+}
+
+/// A connection.
+///
+/// Invariant: `buffer[at..]` was received and not yet used; `rest` describes the body behind it.
+pub struct Conn<'a> {
+    socket: TcpStream,
+    server: &'a Server,
+    stop: &'a Stop,
+    stall: Duration,
+    buffer: Vec<u8>,
+    at: usize,
+    rest: Rest,
+    closes: bool,
+}
+
+fn bad(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+impl<'a> Conn<'a> {
+    /// Connects. `stall` bounds the time without a byte of a body.
+    pub fn open(server: &'a Server, stop: &'a Stop, stall: Duration) -> io::Result<Conn<'a>> {
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in server.address.to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, Duration::from_millis(CONNECT_TIMEOUT_MS)) {
+                Ok(socket) => {
+                    socket.set_nodelay(true)?;
+                    socket.set_read_timeout(Some(Duration::from_millis(INTERRUPT_POLL_MS)))?;
+                    socket.set_write_timeout(Some(stall))?;
+                    return Ok(Conn {
+                        socket,
+                        server,
+                        stop,
+                        stall,
+                        buffer: Vec::new(),
+                        at: 0,
+                        rest: Rest::Done,
+                        closes: false,
+                    });
+                }
+                Err(e) => last = e,
+            }
+        }
+        Err(last)
+    }
+
+    /// Whether another request can be sent.
+    pub fn is_reusable(&self) -> bool {
+        self.rest == Rest::Done && !self.closes
+    }
+
+    /// Sends a request and reads the head of its answer, which may take `limit`.
+    pub fn ask(
+        &mut self,
+        method: &str,
+        target: &str,
+        fields: &[(&str, &str)],
+        body: &[u8],
+        limit: Duration,
+    ) -> io::Result<Answer> {
+        let mut request = format!(
+            "{method} {target} HTTP/1.1\r\nHost: {}\r\nUser-Agent: tarpon/{}\r\n",
+            self.server.authority,
+            env!("CARGO_PKG_VERSION")
+        );
+        for (name, value) in fields {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if method == "POST" {
+            request.push_str(&format!("Content-Length: {}\r\n", body.len()));
+        }
+        request.push_str("\r\n");
+        self.socket
+            .write_all(&[request.as_bytes(), body].concat())?;
+        self.read_head(limit)
+    }
+
+    fn read_head(&mut self, limit: Duration) -> io::Result<Answer> {
+        self.buffer.drain(..self.at);
+        self.at = 0;
+        loop {
+            if let Some(answer) = self.parse_head()? {
+                return Ok(answer);
+            }
+            if self.buffer.len() >= HEAD_BYTES_MAX {
+                return Err(bad("the head of the answer is too long"));
+            }
+            self.fill(limit)?;
+        }
+    }
+
+    fn parse_head(&mut self) -> io::Result<Option<Answer>> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut head = httparse::Response::new(&mut headers);
+        let parsed = head
+            .parse(&self.buffer)
+            .map_err(|_| bad("the answer is not HTTP"))?;
+        let httparse::Status::Complete(len) = parsed else {
+            return Ok(None);
+        };
+        let text = |value: &[u8]| String::from_utf8_lossy(value).trim().to_owned();
+        let fields = head.headers.iter();
+        let answer = Answer {
+            status: head.code.unwrap_or_default(),
+            fields: fields
+                .map(|h| (h.name.to_ascii_lowercase(), text(h.value)))
+                .collect(),
+        };
+        self.at = len;
+        let has = |name: &str, value: &str| {
+            let found = answer.get(name);
+            found.is_some_and(|found| found.to_ascii_lowercase().contains(value))
+        };
+        self.closes = has("connection", "close") || head.version == Some(0);
+        self.rest = if matches!(answer.status, 204 | 304) {
+            Rest::Done
+        } else if has("transfer-encoding", "chunked") {
+            Rest::FirstChunk
+        } else {
+            let len = answer
+                .get("content-length")
+                .and_then(|len| len.parse().ok());
+            match len.ok_or_else(|| bad("the answer has no length"))? {
+                0 => Rest::Done,
+                len => Rest::Known(len),
+            }
+        };
+        Ok(Some(answer))
+    }
+
+    /// Receives some bytes behind those in the buffer.
+    fn fill(&mut self, limit: Duration) -> io::Result<()> {
+        let mut piece = [0; 4096];
+        let got = self.receive(&mut piece, limit)?;
+        self.buffer.extend_from_slice(&piece[..got]);
+        Ok(())
+    }
+
+    /// Receives at least one byte, or fails: after `limit` without one, at the connection's end,
+    /// or when the restore is to stop.
+    fn receive(&self, into: &mut [u8], limit: Duration) -> io::Result<usize> {
+        let start = Instant::now();
+        loop {
+            match (&self.socket).read(into) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(got) => return Ok(got),
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock) => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+            if self.stop.is_set() {
+                return Err(io::Error::other("the restore ends"));
+            }
+            if start.elapsed() >= limit {
+                let what = format!("no byte came for {} s", limit.as_secs_f32());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+            }
+        }
+    }
+
+    /// Reads some of the body; 0 at its end.
+    pub fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let left = match self.rest {
+                Rest::Done => return Ok(0),
+                Rest::Known(left) | Rest::Chunk(left) if left > 0 => left,
+                _ => {
+                    self.next_chunk()?;
+                    continue;
+                }
+            };
+            let want = into.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let into = &mut into[..want];
+            let buffered = &self.buffer[self.at..];
+            let got = match buffered.len() {
+                0 => self.receive(into, self.stall)?,
+                have => {
+                    let got = have.min(want);
+                    into[..got].copy_from_slice(&buffered[..got]);
+                    self.at += got;
+                    got
+                }
+            };
+            let left = left - got as u64;
+            self.rest = match self.rest {
+                Rest::Known(_) if left == 0 => Rest::Done,
+                Rest::Known(_) => Rest::Known(left),
+                _ => Rest::Chunk(left),
+            };
+            return Ok(got);
+        }
+    }
+
+    /// Reads a chunk's size line, with the line break of the chunk before it.
+    fn next_chunk(&mut self) -> io::Result<()> {
+        self.buffer.drain(..self.at);
+        self.at = 0;
+        let skip = if self.rest == Rest::FirstChunk { 0 } else { 2 };
+        loop {
+            let have = &self.buffer[..];
+            if have.len() > skip {
+                if skip > 0 && !have.starts_with(b"\r\n") {
+                    return Err(bad("a chunk does not end where it says"));
+                }
+                let parsed = httparse::parse_chunk_size(&have[skip..]);
+                match parsed.map_err(|_| bad("the size of a chunk is no number"))? {
+                    httparse::Status::Complete((used, 0)) => return self.trailers(skip + used),
+                    httparse::Status::Complete((used, size)) => {
+                        self.at = skip + used;
+                        self.rest = Rest::Chunk(size);
+                        return Ok(());
+                    }
+                    httparse::Status::Partial if have.len() > HEAD_BYTES_MAX => {
+                        return Err(bad("the size of a chunk is too long"));
+                    }
+                    httparse::Status::Partial => {}
+                }
+            }
+            self.fill(self.stall)?;
+        }
+    }
+
+    /// Reads up to the empty line that ends a chunked body.
+    fn trailers(&mut self, from: usize) -> io::Result<()> {
+        loop {
+            let have = &self.buffer[from..];
+            let end = match have.starts_with(b"\r\n") {
+                true => Some(2),
+                false => have
+                    .windows(4)
+                    .position(|w| w == b"\r\n\r\n")
+                    .map(|at| at + 4),
+            };
+            if let Some(end) = end {
+                self.at = from + end;
+                self.rest = Rest::Done;
+                return Ok(());
+            }
+            if have.len() > HEAD_BYTES_MAX {
+                return Err(bad("the trailers are too long"));
+            }
+            self.fill(self.stall)?;
+        }
+    }
+
+    /// The whole of a small body as text, for messages; what does not fit is left.
+    pub fn read_text(&mut self) -> io::Result<String> {
+        let mut out = Vec::new();
+        let mut piece = [0; 4096];
+        while out.len() < SMALL_ANSWER_BYTES_MAX {
+            match self.read(&mut piece)? {
+                0 => break,
+                got => out.extend_from_slice(&piece[..got]),
+            }
+        }
+        Ok(String::from_utf8_lossy(&out).trim().to_owned())
+    }
+}

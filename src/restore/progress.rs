@@ -1,0 +1,172 @@
+//! How far a restore is: counters that every thread adds to, a line for people, and a summary.
+
+use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+/// How often the line on a terminal is drawn.
+const DRAW: Duration = Duration::from_millis(200);
+
+/// The counters.
+#[derive(Debug)]
+pub struct Progress {
+    start: Instant,
+    total_bytes: AtomicU64,
+    received_bytes: AtomicU64,
+    entries: AtomicU64,
+    resumes: AtomicU64,
+    first_byte_us: AtomicU64,
+    downloaded_us: AtomicU64,
+    decode_us: AtomicU64,
+    write_us: AtomicU64,
+    finished: AtomicBool,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    pub repository: String,
+    pub directory: String,
+    /// `snapshot`, or `clone` when the server had none.
+    pub source: &'static str,
+    /// The commit of the snapshot, or of what a bundle made of it.
+    pub commit: Option<String>,
+    pub bundle_applied: bool,
+    pub bytes: u64,
+    pub entries: u64,
+    pub resumes: u64,
+    pub first_byte_ms: f64,
+    pub download_ms: f64,
+    /// Summed over threads, as is `write_ms`.
+    pub decode_ms: f64,
+    pub write_ms: f64,
+    pub total_ms: f64,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Progress {
+            start: Instant::now(),
+            total_bytes: AtomicU64::new(0),
+            received_bytes: AtomicU64::new(0),
+            entries: AtomicU64::new(0),
+            resumes: AtomicU64::new(0),
+            first_byte_us: AtomicU64::new(0),
+            downloaded_us: AtomicU64::new(0),
+            decode_us: AtomicU64::new(0),
+            write_us: AtomicU64::new(0),
+            finished: AtomicBool::new(false),
+        }
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl Progress {
+    /// The head of the first answer is there.
+    pub fn answered(&self) {
+        self.first_byte_us
+            .store(micros(self.start.elapsed()), Relaxed);
+    }
+
+    /// The archive's length is known.
+    pub fn set_total(&self, bytes: u64) {
+        self.total_bytes.store(bytes, Relaxed);
+    }
+
+    /// Bytes of the archive came.
+    pub fn received(&self, bytes: usize) {
+        self.received_bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// A broken transfer goes on.
+    pub fn resumed(&self) {
+        self.resumes.fetch_add(1, Relaxed);
+    }
+
+    /// All of the archive is there.
+    pub fn downloaded(&self) {
+        self.downloaded_us
+            .store(micros(self.start.elapsed()), Relaxed);
+    }
+
+    /// A worker decoded for so long.
+    pub fn decoded(&self, time: Duration) {
+        self.decode_us.fetch_add(micros(time), Relaxed);
+    }
+
+    /// A worker wrote entries.
+    pub fn written(&self, entries: usize, time: Duration) {
+        self.entries.fetch_add(entries as u64, Relaxed);
+        self.write_us.fetch_add(micros(time), Relaxed);
+    }
+
+    /// The counters as a summary; who, where and what is the caller's.
+    pub fn summary(&self, repository: &str, directory: &str) -> Summary {
+        let ms = |us: &AtomicU64| us.load(Relaxed) as f64 / 1000.0;
+        Summary {
+            repository: repository.to_owned(),
+            directory: directory.to_owned(),
+            source: "snapshot",
+            commit: None,
+            bundle_applied: false,
+            bytes: self.received_bytes.load(Relaxed),
+            entries: self.entries.load(Relaxed),
+            resumes: self.resumes.load(Relaxed),
+            first_byte_ms: ms(&self.first_byte_us),
+            download_ms: ms(&self.downloaded_us),
+            decode_ms: ms(&self.decode_us),
+            write_ms: ms(&self.write_us),
+            total_ms: micros(self.start.elapsed()) as f64 / 1000.0,
+        }
+    }
+
+    fn line(&self) -> String {
+        let received = self.received_bytes.load(Relaxed) as f64;
+        let total = self.total_bytes.load(Relaxed) as f64;
+        let rate = received / self.start.elapsed().as_secs_f64().max(0.001);
+        let mib = |bytes: f64| bytes / f64::from(1 << 20);
+        let entries = self.entries.load(Relaxed);
+        let of = match total > 0.0 {
+            true => format!(" of {:.1}", mib(total)),
+            false => String::new(),
+        };
+        let left = match total > received && rate > 0.0 {
+            true => format!(", {:.0} s left", (total - received) / rate),
+            false => String::new(),
+        };
+        format!(
+            "{:.1}{of} MiB, {:.1} MiB/s, {entries} files{left}",
+            mib(received),
+            mib(rate)
+        )
+    }
+
+    /// Ends [`show`](Progress::show).
+    pub fn finish(&self) {
+        self.finished.store(true, Relaxed);
+    }
+
+    /// Draws the line on a terminal until the restore ends; nothing anywhere else.
+    pub fn show(&self, lock: &Mutex<()>) {
+        let mut out = std::io::stderr();
+        if !out.is_terminal() {
+            return;
+        }
+        while !self.finished.load(Relaxed) {
+            let until = Instant::now() + DRAW;
+            while Instant::now() < until && !self.finished.load(Relaxed) {
+                std::thread::sleep(DRAW / 10);
+            }
+            let _turn = lock.lock();
+            let _ = write!(out, "\r\x1b[K{}", self.line());
+            let _ = out.flush();
+        }
+        let _ = write!(out, "\r\x1b[K");
+    }
+}

@@ -1,0 +1,42 @@
+//! Whether a restore is to end early: one flag that every thread looks at.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+/// Set once by a signal, or by the thread whose step failed.
+#[derive(Debug, Default)]
+pub struct Stop {
+    set: AtomicBool,
+    signal: OnceLock<&'static str>,
+}
+
+impl Stop {
+    /// Ends the work because a step failed.
+    pub fn set(&self) {
+        self.set.store(true, Relaxed);
+    }
+
+    /// Ends the work because of a signal.
+    pub fn interrupt(&self, signal: &'static str) {
+        let _ = self.signal.set(signal);
+        self.set();
+    }
+
+    /// Whether the work is to end.
+    pub fn is_set(&self) -> bool {
+        self.set.load(Relaxed)
+    }
+
+    /// The signal that ends it.
+    pub fn signal(&self) -> Option<&'static str> {
+        self.signal.get().copied()
+    }
+
+    /// Lets the work begin again after a failed step; not after a signal.
+    pub fn clear(&self) {
+        self.set.store(false, Relaxed);
+        if self.signal().is_some() {
+            self.set();
+        }
+    }
+}
