@@ -285,6 +285,9 @@ impl<'m> Line<'_, 'm> {
                 self.submit(frame)?;
             }
             download.recycle(chunk);
+            while self.pending.front().is_some_and(|first| !first.is_empty()) {
+                self.parse_front()?;
+            }
         }
         self.shared.progress.downloaded();
         cutter.finish()?;

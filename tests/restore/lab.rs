@@ -1,0 +1,157 @@
+//! Running the client, and servers that misbehave.
+
+use crate::support::lab::Lab;
+use crate::support::server::Server;
+use crate::support::{git, repos};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_tarpon");
+
+/// A lab with the repository `app`: directories, an executable, a link, text that compresses.
+pub fn new_lab() -> Lab {
+    let lab = Lab::new(BINARY);
+    let path = lab.upstream("app");
+    repos::init_bare(&path, "main", "sha1");
+    let mut import = repos::Importer::start(&path, repos::Layout::Packed);
+    let mut rng = crate::support::rng::Rng::new(7);
+    import.commit("refs/heads/main", "first");
+    for number in 0..400 {
+        let name = format!("src/d{}/f{number}.c", number % 7);
+        let len = 100 + rng.below(20_000) as usize;
+        import.file(repos::FILE, name.as_bytes(), &rng.text(len));
+    }
+    import.file(repos::FILE, b"big.bin", &rng.bytes(9 << 20));
+    import.file(repos::FILE, &[b'n'; 150], b"long name");
+    import.file(repos::FILE, b"\xff\n", b"odd name");
+    import.file(repos::EXECUTABLE, b"run.sh", b"#!/bin/sh\n");
+    import.file(repos::SYMLINK, b"src/link", b"../../nowhere");
+    import.gitlink(b"module", &"1".repeat(40));
+    import.finish();
+    lab
+}
+
+/// Runs `tarpon restore` with what is given.
+pub fn restore(server: SocketAddr, repository: &str, into: &Path, more: &[&str]) -> Output {
+    command(server, repository, into, more)
+        .output()
+        .unwrap_or_else(|e| panic!("tarpon does not start: {e}"))
+}
+
+/// The same, not yet started.
+pub fn command(server: SocketAddr, repository: &str, into: &Path, more: &[&str]) -> Command {
+    let mut command = git::with_umask(BINARY);
+    git::isolate(&mut command);
+    command
+        .args(["restore", repository])
+        .arg(into)
+        .args(["--server", &format!("http://{server}")])
+        .args(more);
+    command
+}
+
+/// Panics unless the exit code is `code`; gives standard error.
+pub fn expect(output: &Output, code: i32) -> String {
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{errors}");
+    errors
+}
+
+/// Panics if anything is at `target`, or left of a staging directory beside it.
+pub fn expect_nothing(target: &Path) {
+    let parent = target.parent().unwrap_or(target);
+    let listing = std::fs::read_dir(parent).unwrap_or_else(|e| panic!("{}: {e}", parent.display()));
+    for entry in listing.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        assert!(!name.starts_with(".tarpon-restore-"), "left over: {name}");
+        assert!(entry.path() != target, "{} is there", target.display());
+    }
+}
+
+/// The whole archive of `app`, from a server that has it cached.
+pub fn archive(lab: &Lab, server: &Server) -> Vec<u8> {
+    let file = lab.scratch("archive.tar.zst");
+    crate::support::lab::download(server.address(), &crate::support::lab::target("app"), &file);
+    std::fs::read(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
+}
+
+/// A request as [`serve`] sees it: its number, and the range it asks for.
+pub struct Asked {
+    pub number: usize,
+    pub range: Option<(usize, usize)>,
+}
+
+/// Serves `archive` with ranges on a port of its own until the test ends. `cut` says after how many
+/// bytes of its body an answer breaks off.
+pub fn serve(
+    archive: Vec<u8>,
+    cut: impl Fn(&Asked) -> Option<usize> + Send + Sync + 'static,
+) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("bind: {e}"));
+    let address = listener
+        .local_addr()
+        .unwrap_or_else(|e| panic!("address: {e}"));
+    let shared = Arc::new((archive, cut));
+    let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    std::thread::spawn(move || {
+        for socket in listener.incoming().flatten() {
+            let (shared, count) = (shared.clone(), count.clone());
+            std::thread::spawn(move || {
+                let number = || count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                while answer(&socket, &shared.0, &shared.1, number()).is_some() {}
+                drop(socket.shutdown(std::net::Shutdown::Both));
+            });
+        }
+    });
+    address
+}
+
+/// Answers one request; `None` when the connection is over.
+fn answer(
+    socket: &TcpStream,
+    archive: &[u8],
+    cut: &(dyn Fn(&Asked) -> Option<usize> + Send + Sync),
+    number: usize,
+) -> Option<()> {
+    let mut range = None;
+    let mut lines = BufReader::new(socket).lines();
+    loop {
+        let line = lines.next()?.ok()?;
+        if let Some(text) = line.strip_prefix("Range: bytes=") {
+            let (from, to) = text.split_once('-')?;
+            range = Some((from.parse().ok()?, to.parse().ok()?));
+        }
+        if line.is_empty() {
+            break;
+        }
+    }
+    let asked = Asked { number, range };
+    let (from, to) = range.unwrap_or((0, usize::MAX - 1));
+    let total = archive.len();
+    let body = archive.get(from..total.min(to + 1)).unwrap_or_default();
+    let head = format!(
+        "HTTP/1.1 206 Partial Content\r\nETag: \"x\"\r\nContent-Length: {}\r\n\
+         Content-Range: bytes {from}-{}/{total}\r\n\r\n",
+        body.len(),
+        from + body.len().max(1) - 1
+    );
+    let mut socket = socket;
+    socket.write_all(head.as_bytes()).ok()?;
+    match cut(&asked) {
+        Some(after) if after < body.len() => {
+            drop(socket.write_all(&body[..after]));
+            None
+        }
+        _ => socket.write_all(body).ok(),
+    }
+}
+
+/// A clone to compare with.
+pub fn clone(lab: &Lab, name: &str, into: &str) -> PathBuf {
+    let path = lab.scratch(into);
+    git::clone(&lab.url(name), &path);
+    path
+}

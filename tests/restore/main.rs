@@ -1,0 +1,10 @@
+//! `tarpon restore`, the real program: what it restores is what `git clone` gives, and whatever
+//! goes wrong, the target is whole or not there and the exit code says why.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod archives;
+mod errors;
+mod fresh;
+mod lab;
