@@ -287,7 +287,14 @@ impl Conn {
             Some(out) => &mut out[..want],
             None => &mut scratch[..want.min(16 << 10)],
         };
-        let result = self.stream.read(target);
+        let result = loop {
+            match self.stream.read(target) {
+                // With a read timeout, stopping and continuing the process ends the call
+                // (signal(7)).
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => break other,
+            }
+        };
         let count = match result {
             Err(e) if e.kind() == io::ErrorKind::ConnectionReset => 0,
             other => other?,
