@@ -4,6 +4,7 @@
 //! Only frames that can be checked are taken: with content size and checksum.
 
 use super::error::RestoreError;
+use crate::extent::RAW_BLOCK_BYTES;
 use crate::limits::RESTORE_FRAME_BYTES_MAX;
 
 const MAGIC: [u8; 4] = 0xFD2F_B528u32.to_le_bytes();
@@ -14,7 +15,8 @@ const NEVER_SET: u8 = 0b1_1011;
 const DESCRIPTOR_END: usize = 5;
 const BLOCK_HEADER_BYTES: usize = 3;
 const CHECKSUM_BYTES: usize = 4;
-const BLOCK_BYTES_MAX: usize = 128 << 10;
+/// The format's longest block (RFC 8878 section 3.1.1.2.3).
+const BLOCK_BYTES: usize = RAW_BLOCK_BYTES as usize;
 
 /// One whole frame.
 #[derive(Debug, PartialEq, Eq)]
@@ -143,7 +145,7 @@ impl Cutter {
         let size = (header >> 3) as usize;
         let on_wire = match header >> 1 & 3 {
             1 => 1,
-            0 | 2 if size <= BLOCK_BYTES_MAX => size,
+            0 | 2 if size <= BLOCK_BYTES => size,
             _ => return self.corrupt("the zstd block is of no valid kind or size"),
         };
         let last = header & 1 == 1;

@@ -249,7 +249,7 @@ impl Parser {
 
     fn expect_long(&mut self, at: usize, size: u64) -> Result<(), RestoreError> {
         match size {
-            1..=MAX => Ok(()),
+            1..=LONG_NAME_BYTES => Ok(()),
             _ => self.corrupt(at, "a long name is empty or too long"),
         }
     }
@@ -331,7 +331,7 @@ impl Parser {
 }
 
 /// Longest data of a long name, its NUL included.
-const MAX: u64 = ENTRY_PATH_BYTES_MAX as u64 + 1;
+const LONG_NAME_BYTES: u64 = ENTRY_PATH_BYTES_MAX as u64 + 1;
 
 fn until_nul(field: &[u8]) -> &[u8] {
     field.split(|b| *b == 0).next().unwrap_or_default()

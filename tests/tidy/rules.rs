@@ -476,7 +476,12 @@ pub fn settings_are_documented(project: &Project, help: &str) -> Vec<String> {
                     .as_ref()
                     .map(ToString::to_string)
                     .unwrap_or_default();
-                let flag = format!("--{}", name.replace('_', "-"));
+                let given = field.attrs.iter().find_map(|attribute| {
+                    let text = source_of(attribute).replace(' ', "");
+                    let (_, after) = text.split_once("long=\"")?;
+                    after.split('"').next().map(ToOwned::to_owned)
+                });
+                let flag = format!("--{}", given.unwrap_or_else(|| name.replace('_', "-")));
                 let has = |wanted: &str| field.attrs.iter().any(|a| a.path().is_ident(wanted));
                 let is_option = field.attrs.iter().any(|attribute| {
                     attribute.path().is_ident("arg") && source_of(attribute).contains("long")
