@@ -4,7 +4,7 @@
 //! lock                          held while a server runs; holds its process id
 //! mirrors/{host}/{path}.git     bare mirrors; an operator may put some there
 //! snapshots/{id}/               an entry: `meta`, `spool`, and its linked files
-//! snapshots/.building-{id}-{n}  an entry that is not published yet
+//! snapshots/.building-{n}       an entry that is not published yet
 //! snapshots/.removing-{id}-{n}  an entry on its way out
 //! tmp/                          clones that are not finished
 //! ```
