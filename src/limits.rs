@@ -353,7 +353,7 @@ pub const SIM_DELAY_TICKS_MAX: u64 = 20;
 
 /// Bytes of one ranged request of a download: large enough that its round trip is little, small
 /// enough that a few of them in memory are.
-pub const SEGMENT_BYTES: u64 = 4 << 20;
+pub const SEGMENT_BYTES: u64 = 1 << 20;
 /// Segments per connection that are asked for before the first of them is needed.
 pub const SEGMENTS_AHEAD: u64 = 2;
 /// Bytes handed on at a time from an archive that still grows.
@@ -366,9 +366,9 @@ pub const CONNECTIONS_MAX: usize = 16;
 /// 4 MiB. Over it the archive counts as corrupt.
 pub const RESTORE_FRAME_BYTES_MAX: usize = 16 << 20;
 /// Frames that are being decoded or wait for the ones before them.
-pub const FRAMES_AHEAD: usize = 16;
+pub const FRAMES_AHEAD: usize = 6;
 /// Decoded bytes that wait to be written.
-pub const DECODED_BYTES_MAX: u64 = 64 << 20;
+pub const DECODED_BYTES_MAX: u64 = 32 << 20;
 /// Longest path or link target in an archive: the kernel's longest path.
 pub const ENTRY_PATH_BYTES_MAX: usize = KERNEL_PATH_BYTES_MAX;
 /// Tries in a row that bring no byte before a download is given up, and the wait before the second

@@ -80,8 +80,60 @@ impl Drop for Content<'_> {
     }
 }
 
+/// The parts of one file that wait to be written. One worker at a time writes them: two in the same
+/// file would only wait for each other in the kernel (the inode's lock), and burn a core doing so.
+struct PartQueue<'m> {
+    file: PartFile,
+    waiting: Mutex<Waiting<'m>>,
+}
+
+/// Invariant: while `is_written`, one worker takes from `parts` until it is empty.
+#[derive(Default)]
+struct Waiting<'m> {
+    is_written: bool,
+    parts: VecDeque<(u64, Arc<Content<'m>>, Range<usize>)>,
+}
+
+impl<'m> PartQueue<'m> {
+    fn new(file: PartFile) -> PartQueue<'m> {
+        PartQueue {
+            file,
+            waiting: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting<'m>> {
+        self.waiting
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Writes `data` of `content` at `offset`, and what comes meanwhile; or leaves it to the
+    /// worker that is at this file.
+    fn write(
+        &self,
+        offset: u64,
+        content: &Arc<Content<'m>>,
+        data: Range<usize>,
+    ) -> Result<(), RestoreError> {
+        let mut waiting = self.lock();
+        waiting.parts.push_back((offset, content.clone(), data));
+        if std::mem::replace(&mut waiting.is_written, true) {
+            return Ok(());
+        }
+        while let Some((offset, content, data)) = waiting.parts.pop_front() {
+            drop(waiting);
+            self.file.write(offset, &content.bytes[data])?;
+            drop(content);
+            waiting = self.lock();
+        }
+        waiting.is_written = false;
+        Ok(())
+    }
+}
+
 /// One entry to write, its data a range of a content.
-enum Entry {
+enum Entry<'m> {
     File {
         path: Vec<u8>,
         executable: bool,
@@ -89,7 +141,7 @@ enum Entry {
         data: Range<usize>,
     },
     Part {
-        file: Arc<PartFile>,
+        file: Arc<PartQueue<'m>>,
         offset: u64,
         data: Range<usize>,
     },
@@ -112,7 +164,7 @@ enum Task<'m> {
     },
     Write {
         content: Arc<Content<'m>>,
-        entries: Vec<Entry>,
+        entries: Vec<Entry<'m>>,
     },
 }
 
@@ -236,10 +288,10 @@ fn decode<'m>(decoder: &mut zstd_safe::DCtx<'_>, frame: Frame, memory: &'m Memor
     Ok(content)
 }
 
-fn write(
+fn write<'m>(
     writer: &mut Writer<'_>,
-    content: &Content<'_>,
-    entries: Vec<Entry>,
+    content: &Arc<Content<'m>>,
+    entries: Vec<Entry<'m>>,
 ) -> Result<(), RestoreError> {
     for entry in entries {
         match entry {
@@ -249,7 +301,7 @@ fn write(
                 mtime_s,
                 data,
             } => writer.file(&path, executable, mtime_s, &content.bytes[data])?,
-            Entry::Part { file, offset, data } => file.write(offset, &content.bytes[data])?,
+            Entry::Part { file, offset, data } => file.write(offset, content, data)?,
             Entry::Symlink { path, target } => writer.symlink(&path, &target)?,
             Entry::Directory { path } => writer.directory(&path)?,
         }
@@ -268,7 +320,7 @@ struct Line<'s, 'm> {
     pending: VecDeque<Receiver<Decoded<'m>>>,
     parser: Parser,
     writer: Writer<'s>,
-    part: Option<Arc<PartFile>>,
+    part: Option<Arc<PartQueue<'m>>>,
 }
 
 fn stopped() -> RestoreError {
@@ -344,11 +396,11 @@ impl<'m> Line<'_, 'm> {
 }
 
 /// What is to be written for an event.
-fn entry(
+fn entry<'m>(
     writer: &mut Writer<'_>,
-    part: &mut Option<Arc<PartFile>>,
+    part: &mut Option<Arc<PartQueue<'m>>>,
     event: Event<'_>,
-) -> Result<Option<Entry>, RestoreError> {
+) -> Result<Option<Entry<'m>>, RestoreError> {
     Ok(match event {
         Event::Whole { meta, data } => Some(Entry::File {
             path: meta.path.to_owned(),
@@ -358,7 +410,7 @@ fn entry(
         }),
         Event::Begin { meta, size } => {
             let begun = writer.begin(meta.path, meta.executable, meta.mtime_s, size)?;
-            *part = Some(Arc::new(begun));
+            *part = Some(Arc::new(PartQueue::new(begun)));
             None
         }
         Event::Data { offset, data } => part.clone().map(|file| Entry::Part { file, offset, data }),
