@@ -5,6 +5,7 @@
 mod support;
 
 mod archives;
+mod bundle;
 mod errors;
 mod fresh;
 mod lab;
