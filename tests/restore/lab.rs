@@ -192,3 +192,50 @@ fn relay_one(
     let mut client = client;
     client.write_all(&[answer, body].concat())
 }
+
+/// How an answer ends.
+pub enum Ends {
+    Whole,
+    /// The connection breaks after so many bytes, the head among them.
+    Cut(u64),
+    /// Nothing more comes after so many bytes, until the client goes.
+    Stall(u64),
+}
+
+/// Stands between the client and `server` like [`relay`]; `ends` says of the n-th connection how
+/// its answer ends.
+pub fn interrupt(
+    server: SocketAddr,
+    ends: impl Fn(usize) -> Ends + Send + Sync + 'static,
+) -> SocketAddr {
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    listen(move |socket| {
+        let number = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        drop(interrupt_one(socket, server, ends(number)));
+    })
+}
+
+fn interrupt_one(client: &TcpStream, server: SocketAddr, ends: Ends) -> std::io::Result<()> {
+    use std::io::Read;
+    let upstream = TcpStream::connect(server)?;
+    let (limit, stalls) = match ends {
+        Ends::Whole => (u64::MAX, false),
+        Ends::Cut(limit) => (limit, false),
+        Ends::Stall(limit) => (limit, true),
+    };
+    std::thread::scope(|scope| {
+        let answers = scope.spawn(|| {
+            let mut to = client;
+            let copied = std::io::copy(&mut (&upstream).take(limit), &mut to);
+            if !stalls || copied.is_ok_and(|len| len < limit) {
+                drop(client.shutdown(std::net::Shutdown::Both));
+            }
+        });
+        let (mut from, mut to) = (client, &upstream);
+        drop(std::io::copy(&mut from, &mut to));
+        // The client is gone, or was made to go.
+        drop(upstream.shutdown(std::net::Shutdown::Both));
+        drop(answers.join());
+    });
+    Ok(())
+}

@@ -9,3 +9,4 @@ mod bundle;
 mod errors;
 mod fresh;
 mod lab;
+mod streams;
