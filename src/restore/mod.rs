@@ -185,7 +185,7 @@ fn snapshot(
     index::refresh(root.as_fd(), sha256)?;
     let mut bundle_applied = false;
     if let Some(target) = bundle.filter(|target| !args.no_bundle && target.starts_with('/')) {
-        let file = staging.scratch("bundle");
+        let file = staging.bundle();
         match git::apply_bundle(link, &target, &file, &staging.tree())? {
             Bundled::Applied(new) => {
                 commit = Some(new);
@@ -215,6 +215,7 @@ fn finish(args: &RestoreArgs, link: Link<'_>, staging: &Staging) -> Result<(), R
     let mut stale = Vec::new();
     if staging.merges() && args.overwrite {
         let old = git::tracked(link.stop, staging.target());
+        staging.check(&old)?;
         stale = staging::stale(old, git::tracked(link.stop, &staging.tree()));
     }
     if let Some(signal) = link.stop.signal() {

@@ -9,4 +9,5 @@ mod bundle;
 mod errors;
 mod fresh;
 mod lab;
+mod staging;
 mod streams;
