@@ -213,6 +213,10 @@ fn snapshot(
 /// Puts the finished tree into the target's place.
 fn finish(args: &RestoreArgs, link: Link<'_>, staging: &Staging) -> Result<(), RestoreError> {
     let mut stale = Vec::new();
+    let _turn = match staging.merges() {
+        true => staging.turn(link.stop)?,
+        false => None,
+    };
     if staging.merges() && args.overwrite {
         let old = git::tracked(link.stop, staging.target());
         staging.check(&old)?;

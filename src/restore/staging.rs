@@ -10,13 +10,15 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{Access, AtFlags, CWD, FlockOperation, OFlags, RenameFlags, StatxAttributes};
 use tempfile::TempDir;
 
 use super::error::RestoreError;
+use super::stop::Stop;
 use super::write::as_path;
-use crate::limits::STAGING_TRIES_MAX;
+use crate::limits::{INTERRUPT_POLL_MS, STAGING_TRIES_MAX};
 
 /// What the names of staging directories begin with.
 const PREFIX: &str = ".tarpon-restore-";
@@ -109,6 +111,21 @@ impl Staging {
     /// Opens the tree, to write below it.
     pub fn open_tree(&self) -> Result<File, RestoreError> {
         File::open(self.tree()).map_err(failed("open", &self.tree()))
+    }
+
+    /// Waits until no other restore puts its files into the target; none does until what this gives
+    /// is dropped. `None` where the file system has no locks.
+    pub fn turn(&self, stop: &Stop) -> Result<Option<File>, RestoreError> {
+        let target = open_directory(&self.target).map_err(failed("open", &self.target))?;
+        loop {
+            match rustix::fs::flock(&target, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Some(target)),
+                Err(rustix::io::Errno::WOULDBLOCK) if !stop.is_set() => {
+                    std::thread::sleep(Duration::from_millis(INTERRUPT_POLL_MS / 10));
+                }
+                Err(_) => return Ok(None),
+            }
+        }
     }
 
     /// Changes nothing; an error if the tree would take the place of something that

@@ -208,10 +208,16 @@ pub fn interrupt(
     server: SocketAddr,
     ends: impl Fn(usize) -> Ends + Send + Sync + 'static,
 ) -> SocketAddr {
+    switch(move |number| (server, ends(number)))
+}
+
+/// The same, with a server chosen for each connection.
+pub fn switch(choose: impl Fn(usize) -> (SocketAddr, Ends) + Send + Sync + 'static) -> SocketAddr {
     let count = std::sync::atomic::AtomicUsize::new(0);
     listen(move |socket| {
         let number = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        drop(interrupt_one(socket, server, ends(number)));
+        let (server, ends) = choose(number);
+        drop(interrupt_one(socket, server, ends));
     })
 }
 

@@ -6,7 +6,7 @@ use crate::lab::{
 };
 use crate::support::lab::Lab;
 use crate::support::repos::{self, FILE};
-use crate::support::{git, wait};
+use crate::support::{compare, git, wait};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,24 @@ fn staged(parent: &Path) -> Vec<PathBuf> {
     listing.map(|e| e.path()).filter(is_staged).collect()
 }
 
-/// Starts a restore that has written something and gets nothing more; gives its staging directory.
-fn start_stalled(lab: &Lab, address: SocketAddr, name: &str) -> (Child, PathBuf) {
+/// A restore that ends with the test, whatever comes.
+struct Running(Child);
+
+impl Running {
+    fn kill(&mut self) {
+        drop(self.0.kill());
+        self.0.wait().unwrap_or_else(|e| panic!("wait: {e}"));
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Starts a restore that gets only the beginning; gives its staging directory.
+fn start_stalled(lab: &Lab, address: SocketAddr, name: &str) -> (Running, PathBuf) {
     let before = staged(&lab.scratch(""));
     let child = Command::new(BINARY)
         .args(["restore", "test/app"])
@@ -28,9 +44,10 @@ fn start_stalled(lab: &Lab, address: SocketAddr, name: &str) -> (Child, PathBuf)
         .stderr(Stdio::null())
         .spawn()
         .unwrap_or_else(|e| panic!("tarpon does not start: {e}"));
-    let directory = wait::until("something is written", || {
+    let child = Running(child);
+    let directory = wait::until("it has a staging directory", || {
         let mut now = staged(&lab.scratch("")).into_iter();
-        now.find(|path| !before.contains(path) && path.join("tree/.git/HEAD").exists())
+        now.find(|path| !before.contains(path) && path.join("tree").exists())
     });
     (child, directory)
 }
@@ -43,8 +60,7 @@ fn what_a_killed_run_left_goes_and_what_a_live_one_uses_stays() {
     let address = interrupt(server.address(), |_| Ends::Stall(3 << 20));
     let (mut live, used) = start_stalled(&lab, address, "live");
     let (mut killed, left) = start_stalled(&lab, address, "killed");
-    killed.kill().unwrap_or_else(|e| panic!("{e}"));
-    killed.wait().unwrap_or_else(|e| panic!("{e}"));
+    killed.kill();
     assert!(left.exists(), "a killed run cannot have cleaned up");
     // Somebody's directory that only has such a name.
     let foreign = lab.scratch(".tarpon-restore-mine");
@@ -56,12 +72,11 @@ fn what_a_killed_run_left_goes_and_what_a_live_one_uses_stays() {
     );
     assert!(!left.exists(), "{} was not removed", left.display());
     assert!(
-        used.join("tree/.git/HEAD").exists(),
+        used.join("tree").exists(),
         "a live run's directory was removed"
     );
     assert!(foreign.join("mine").exists());
-    live.kill().unwrap_or_else(|e| panic!("{e}"));
-    live.wait().unwrap_or_else(|e| panic!("{e}"));
+    live.kill();
     expect(
         &restore(server.address(), "test/app", &lab.scratch("last"), &[]),
         0,
@@ -119,6 +134,83 @@ fn overwriting_never_loses_what_nobody_tracks() {
     });
     assert!(expect(&out, 1).contains(".git is a file"));
     assert_eq!(staged(&lab.scratch("")), Vec::<PathBuf>::new());
+}
+
+/// Each takes its turn; the last one's work stays, whole.
+#[test]
+fn those_that_overwrite_one_directory_do_not_mix() {
+    let lab = new_lab();
+    let server = lab.start();
+    archive(&lab, &server);
+    let expected = lab.scratch("clone");
+    git::clone(&lab.url("app"), &expected);
+    let target = lab.scratch("both");
+    git::clone(&lab.url("app"), &target);
+    for _ in 0..2 {
+        let start = |_| {
+            let more = ["--overwrite", "--quiet"];
+            let child = command(server.address(), "test/app", &target, &more).spawn();
+            child.unwrap_or_else(|e| panic!("tarpon does not start: {e}"))
+        };
+        let running = [0, 1, 2].map(start);
+        for mut child in running {
+            let status = child.wait().unwrap_or_else(|e| panic!("wait: {e}"));
+            assert_eq!(status.code(), Some(0));
+        }
+        let differences = compare::differences(&expected, &target, &[".git"]);
+        assert!(differences.is_empty(), "{differences:?}");
+        assert_eq!(git::text(&target, &["status", "--porcelain"]), "");
+        git::run(&target, &["fsck", "--strict"]);
+        assert_eq!(staged(&target), Vec::<PathBuf>::new());
+    }
+}
+
+/// While somebody else's files go into the target, none of this one's do; it can be interrupted.
+#[test]
+fn overwriting_waits_for_its_turn() {
+    let lab = new_lab();
+    let server = lab.start();
+    archive(&lab, &server);
+    let target = lab.scratch("target");
+    fs::create_dir(&target).unwrap_or_else(|e| panic!("{e}"));
+    fs::write(target.join("mine"), b"mine").unwrap_or_else(|e| panic!("{e}"));
+    let turn = fs::File::open(&target).unwrap_or_else(|e| panic!("{e}"));
+    turn.lock().unwrap_or_else(|e| panic!("{e}"));
+    let start = || {
+        let child = Command::new(BINARY)
+            .args(["restore", "test/app", "--overwrite", "--quiet"])
+            .arg(&target)
+            .args(["--server", &format!("http://{}", server.address())])
+            .stderr(Stdio::null())
+            .spawn();
+        let running = Running(child.unwrap_or_else(|e| panic!("tarpon does not start: {e}")));
+        wait::until_true("the files are there", || {
+            let mut staged = staged(&target).into_iter();
+            staged.any(|path| path.join("tree/.git/index").exists())
+        });
+        // Time enough for all the rest, if it did not wait.
+        expect(
+            &restore(server.address(), "test/app", &lab.scratch("other"), &[]),
+            0,
+        );
+        fs::remove_dir_all(lab.scratch("other")).unwrap_or_else(|e| panic!("{e}"));
+        assert!(!target.join("run.sh").exists() && !target.join(".git").exists());
+        running
+    };
+    let mut interrupted = start();
+    let pid = rustix::process::Pid::from_child(&interrupted.0);
+    let sent = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    sent.unwrap_or_else(|e| panic!("{e}"));
+    let status = interrupted.0.wait().unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(status.code(), Some(130));
+    let left = fs::read_dir(&target).map(Iterator::count);
+    assert_eq!(left.ok(), Some(1), "only what was there");
+
+    let mut waiting = start();
+    drop(turn);
+    let status = waiting.0.wait().unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(git::text(&target, &["status", "--porcelain"]), "?? mine");
 }
 
 /// Nothing was changed, and the error names what is in the way.

@@ -1,8 +1,10 @@
 //! Streams that stop or break, of an archive that is there and of one that is still being made.
 
-use crate::lab::{Ends, archive, clone, expect, expect_nothing, interrupt, new_lab, restore};
+use crate::lab::{
+    Ends, archive, clone, expect, expect_nothing, interrupt, new_lab, restore, switch,
+};
 use crate::support::rng::Rng;
-use crate::support::{compare, git};
+use crate::support::{compare, git, repos};
 use std::path::Path;
 
 /// So long without a byte is a stall.
@@ -90,8 +92,28 @@ fn a_live_stream_that_breaks_gives_the_same_files() {
     }
 }
 
-/// The build itself fails in the middle: the archive of the next one is another, and bytes of the
-/// two never mix.
+/// The archive is another in the middle of the download: bytes of the two never mix.
+#[test]
+fn a_snapshot_that_changes_under_a_restore_is_read_anew() {
+    let (old, new) = (new_lab(), new_lab());
+    repos::add_commit(&new.upstream("app"), "main", "src/d0/f0.c", b"changed\n");
+    let servers = [old.start(), new.start()];
+    archive(&old, &servers[0]);
+    archive(&new, &servers[1]);
+    let expected = clone(&new, "app", "clone");
+    let addresses = servers.each_ref().map(|server| server.address());
+    for (name, cut) in [("early", 5000), ("late", 3 << 20)] {
+        let address = switch(move |number| match number {
+            0 => (addresses[0], Ends::Cut(cut)),
+            _ => (addresses[1], Ends::Whole),
+        });
+        let target = new.scratch(name);
+        expect(&restore(address, "test/app", &target, &[]), 0);
+        expect_files(&expected, &target, name);
+    }
+}
+
+/// The build itself fails in the middle, at seeded points.
 #[test]
 fn a_build_that_fails_under_a_restore_gives_whole_files_or_an_error() {
     let lab = new_lab();
