@@ -5,14 +5,14 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::download::{Link, refusal};
 use super::error::RestoreError;
 use super::http::Conn;
 use super::stop::Stop;
-use crate::limits::{FIRST_ANSWER_MS, INTERRUPT_POLL_MS, STREAM_READ_BYTES};
+use crate::limits::{FIRST_ANSWER_MS, GIT_END_MS, INTERRUPT_POLL_MS, STREAM_READ_BYTES};
 use crate::refs::is_ref_name;
 
 /// Variables that would point `git` at another repository.
@@ -72,12 +72,13 @@ pub fn run<A: AsRef<OsStr>>(
         command.env_remove(name);
     }
     let mut child = command.spawn().map_err(io)?;
+    let mut asked = None;
     let status = loop {
         if let Some(status) = child.try_wait().map_err(io)? {
             break status;
         }
         if stop.is_set() {
-            let _ = child.kill();
+            end(&child, *asked.get_or_insert_with(Instant::now));
         }
         std::thread::sleep(Duration::from_millis(INTERRUPT_POLL_MS / 20));
     };
@@ -97,6 +98,16 @@ pub fn run<A: AsRef<OsStr>>(
             String::from_utf8_lossy(&text).trim()
         ))),
     }
+}
+
+/// Has `git` end: first it may end its own helpers, which would go on writing.
+fn end(child: &Child, asked: Instant) {
+    let signal = match asked.elapsed() < Duration::from_millis(GIT_END_MS) {
+        true => rustix::process::Signal::TERM,
+        false => rustix::process::Signal::KILL,
+    };
+    // It may have ended by itself.
+    let _ = rustix::process::kill_process(rustix::process::Pid::from_child(child), signal);
 }
 
 fn line(bytes: Vec<u8>) -> String {

@@ -1,6 +1,8 @@
 //! Everything else that goes wrong: no server, no snapshot, a full place, a signal, a rival.
 
-use crate::lab::{archive, clone, command, expect, expect_nothing, new_lab, restore, serve};
+use crate::lab::{
+    Ends, archive, clone, command, expect, expect_nothing, interrupt, new_lab, restore, serve,
+};
 use crate::support::{compare, git, repos, wait};
 use std::fs;
 use std::net::TcpListener;
@@ -192,6 +194,40 @@ fn a_signal_in_the_middle_leaves_nothing() {
         assert_eq!(status.code(), Some(130), "{signal}");
         expect_nothing(&target);
     }
+}
+
+/// The clone of the fallback waits for an upstream that never answers.
+#[test]
+fn a_signal_during_the_fallback_leaves_nothing() {
+    let lab = new_lab();
+    let server = lab.start();
+    let silent = interrupt(server.address(), |_| Ends::Stall(0));
+    let target = lab.scratch("stopped");
+    let mut child = std::process::Command::new(crate::lab::BINARY)
+        .args([
+            "restore",
+            &format!("http://{silent}/git/test/app"),
+            "--fallback",
+            "clone",
+        ])
+        .arg(&target)
+        .args(["--server", &format!("http://{}", nobody())])
+        .spawn()
+        .unwrap_or_else(|e| panic!("{e}"));
+    wait::until_true("git clones", || {
+        let listing = fs::read_dir(lab.scratch(""))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut trees = listing.map(|entry| entry.path().join("tree/.git"));
+        trees.any(|git| git.exists())
+    });
+    let pid = rustix::process::Pid::from_child(&child);
+    let sent = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+    sent.unwrap_or_else(|e| panic!("{e}"));
+    let status = child.wait().unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(status.code(), Some(130));
+    expect_nothing(&target);
 }
 
 #[test]
