@@ -388,6 +388,10 @@ pub const FIRST_ANSWER_MS: u64 = HOUR_MS;
 pub const RESTORE_STALL_DEFAULT_MS: u64 = 30 * SECOND_MS;
 /// Most bytes of a small answer (an error's text, `ensure-refs`) that are read.
 pub const SMALL_ANSWER_BYTES_MAX: usize = 1 << 20;
+/// Times that a staging directory is made before somebody else's sweep of left-over ones leaves it.
+pub const STAGING_TRIES_MAX: u32 = 16;
+/// How long `git` may take to end its helpers and itself after an interruption.
+pub const GIT_END_MS: u64 = 2 * SECOND_MS;
 /// Largest `.git/config` of an archive.
 pub const RESTORED_CONFIG_BYTES_MAX: u64 = 1 << 20;
 

@@ -43,7 +43,7 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Fallback::None)]
     pub fallback: Fallback,
 
-    /// Restore into a directory that is not empty: replaces its files and keeps untracked ones
+    /// Restore into a directory that is not empty: replaces its files, keeps untracked ones
     #[arg(long)]
     pub overwrite: bool,
 

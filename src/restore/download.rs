@@ -283,7 +283,12 @@ impl<'a> Download<'a> {
                 let what = format!("the download broke and cannot be resumed: {e}");
                 self.fail(RestoreError::Server(what));
             }
-            result => self.run_segments(result.is_ok().then_some(conn)),
+            result => {
+                if result.is_err() {
+                    self.link.progress.resumed();
+                }
+                self.run_segments(result.is_ok().then_some(conn));
+            }
         }
     }
 
@@ -411,7 +416,8 @@ impl<'a> Download<'a> {
         let range = format!("bytes={at}-{}", end - 1);
         let etag = self.etag.as_deref().unwrap_or_default();
         let fields = [("Range", range.as_str()), ("If-Match", etag)];
-        let limit = Duration::from_millis(FIRST_ANSWER_MS);
+        // The archive is there: nothing has to be made first.
+        let limit = self.link.stall;
         let answer = conn.ask("GET", &self.target, &fields, b"", limit)?;
         let (from, total) = answer.content_range().unwrap_or_default();
         if let Some(total) = total {

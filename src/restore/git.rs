@@ -5,14 +5,15 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::download::{Link, refusal};
 use super::error::RestoreError;
 use super::http::Conn;
 use super::stop::Stop;
-use crate::limits::{FIRST_ANSWER_MS, INTERRUPT_POLL_MS, STREAM_READ_BYTES};
+use crate::limits::{FIRST_ANSWER_MS, GIT_END_MS, INTERRUPT_POLL_MS, STREAM_READ_BYTES};
+use crate::refs::is_ref_name;
 
 /// Variables that would point `git` at another repository.
 const INHERITED: &[&str] = &[
@@ -20,6 +21,23 @@ const INHERITED: &[&str] = &[
     "GIT_WORK_TREE",
     "GIT_INDEX_FILE",
     "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_NAMESPACE",
+    "GIT_PREFIX",
+];
+
+/// What a user's configuration must not bring about in a directory that is still in the making:
+/// hooks, daemons, work in the background, and other repositories than this one. Version 2 of the
+/// protocol is the one that gives commits by their names.
+const SETTINGS: &[&str] = &[
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "gc.auto=0",
+    "maintenance.auto=false",
+    "submodule.recurse=false",
+    "fetch.recurseSubmodules=false",
+    "protocol.version=2",
 ];
 
 /// Runs `git` in `directory` and gives its standard output; no hooks, and no question is asked.
@@ -43,7 +61,7 @@ pub fn run<A: AsRef<OsStr>>(
     );
     let mut command = Command::new("git");
     command
-        .args(["-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0"])
+        .args(SETTINGS.iter().flat_map(|setting| ["-c", setting]))
         .args(args);
     command.current_dir(directory).stdin(Stdio::null());
     command
@@ -54,12 +72,13 @@ pub fn run<A: AsRef<OsStr>>(
         command.env_remove(name);
     }
     let mut child = command.spawn().map_err(io)?;
+    let mut asked = None;
     let status = loop {
         if let Some(status) = child.try_wait().map_err(io)? {
             break status;
         }
         if stop.is_set() {
-            let _ = child.kill();
+            end(&child, *asked.get_or_insert_with(Instant::now));
         }
         std::thread::sleep(Duration::from_millis(INTERRUPT_POLL_MS / 20));
     };
@@ -79,6 +98,16 @@ pub fn run<A: AsRef<OsStr>>(
             String::from_utf8_lossy(&text).trim()
         ))),
     }
+}
+
+/// Has `git` end: first it may end its own helpers, which would go on writing.
+fn end(child: &Child, asked: Instant) {
+    let signal = match asked.elapsed() < Duration::from_millis(GIT_END_MS) {
+        true => rustix::process::Signal::TERM,
+        false => rustix::process::Signal::KILL,
+    };
+    // It may have ended by itself.
+    let _ = rustix::process::kill_process(rustix::process::Pid::from_child(child), signal);
 }
 
 fn line(bytes: Vec<u8>) -> String {
@@ -101,52 +130,79 @@ pub fn clone(stop: &Stop, url: &str, tree: &Path) -> Result<(), RestoreError> {
     run(stop, tree, &args).map(|_| ())
 }
 
-/// Brings the repository at `tree` up to the bundle that the server named. Returns the new commit;
-/// `None` if there was no such bundle after all.
+/// What became of a bundle that the server named.
+pub enum Bundled {
+    /// The new commit.
+    Applied(String),
+    /// The snapshot stays as it is; why.
+    Skipped(String),
+}
+
+/// Brings the repository at `tree` up to the bundle that the server named. A bundle that cannot be
+/// had or is of no use leaves the snapshot as it is, which is whole without it; that the disk
+/// failed, or `git` in the middle of the worktree, is an error.
 pub fn apply_bundle(
     link: Link<'_>,
     target: &str,
     file: &Path,
     tree: &Path,
-) -> Result<Option<String>, RestoreError> {
-    if !download(link, target, file)? {
-        return Ok(None);
+) -> Result<Bundled, RestoreError> {
+    match download(link, target, file) {
+        Ok(()) => {}
+        Err(e @ RestoreError::Disk { .. }) => return Err(e),
+        Err(e) => return Ok(Bundled::Skipped(e.to_string())),
     }
     let git = |args: &[&str]| run(link.stop, tree, args);
     let bundle = file.to_string_lossy();
+    // Without a branch HEAD is detached, and its log the only one.
+    let branch = git(&["symbolic-ref", "--quiet", "HEAD"]).map(line).ok();
+    let listed = match git(&["bundle", "list-heads", &bundle]) {
+        Ok(listed) => line(listed),
+        Err(e) => return Ok(Bundled::Skipped(e.to_string())),
+    };
+    let mut tips = listed.lines().filter_map(|tip| tip.split_once(' '));
+    let its_branch = tips.find(|(_, name)| *name != "HEAD");
+    let its_branch = its_branch.map(|(_, name)| name.to_owned());
+    if its_branch != branch {
+        let named = |name: Option<String>| name.unwrap_or_else(|| "a detached commit".into());
+        let (new, old) = (named(its_branch), named(branch));
+        let why = format!("the upstream's HEAD is now {new}, no longer {old}");
+        return Ok(Bundled::Skipped(why));
+    }
+    // Git looks at every object, and for the commits that the bundle builds upon.
     let fetch = ["fetch", "--quiet", "--no-tags", &bundle, "HEAD"];
-    git(&fetch)?;
+    if let Err(e) = git(&fetch) {
+        return Ok(Bundled::Skipped(e.to_string()));
+    }
     let commit = line(git(&["rev-parse", "--verify", "FETCH_HEAD"])?);
     // A fast-forward as a rule; after a force-push what a clone would have now.
     git(&["reset", "--quiet", "--hard", &commit])?;
-    if let Ok(branch) = git(&["symbolic-ref", "--quiet", "--short", "HEAD"]) {
-        let remote = format!("refs/remotes/origin/{}", line(branch));
+    if let Some(name) = branch.and_then(|b| b.strip_prefix("refs/heads/").map(str::to_owned)) {
+        let remote = format!("refs/remotes/origin/{name}");
         git(&["update-ref", &remote, &commit])?;
     }
     for left in ["FETCH_HEAD", "ORIG_HEAD"] {
         let _ = std::fs::remove_file(tree.join(".git").join(left));
     }
-    Ok(Some(commit))
+    Ok(Bundled::Applied(commit))
 }
 
-/// Downloads a bundle; whether there was one.
-fn download(link: Link<'_>, target: &str, into: &Path) -> Result<bool, RestoreError> {
+/// Downloads a bundle.
+fn download(link: Link<'_>, target: &str, into: &Path) -> Result<(), RestoreError> {
     let server = |e: std::io::Error| RestoreError::Server(format!("bundle: {e}"));
     let mut conn = Conn::open(link.server, link.stop, link.stall).map_err(server)?;
     let limit = Duration::from_millis(FIRST_ANSWER_MS);
     let answer = conn.ask("GET", target, &[], b"", limit).map_err(server)?;
     if answer.status != 200 {
-        return match answer.status {
-            204 | 404 => Ok(false),
-            status => Err(refusal(status, &conn.read_text().unwrap_or_default())),
-        };
+        let text = conn.read_text().unwrap_or_default();
+        return Err(RestoreError::Server(format!("{}: {text}", answer.status)));
     }
     let disk = |e| RestoreError::disk("write", into, e);
     let mut file = File::create_new(into).map_err(disk)?;
     let mut bytes = vec![0; STREAM_READ_BYTES];
     loop {
         match conn.read(&mut bytes).map_err(server)? {
-            0 => return Ok(true),
+            0 => return Ok(()),
             got => file.write_all(&bytes[..got]).map_err(disk)?,
         }
     }
@@ -162,24 +218,51 @@ pub struct Wanted {
 
 impl Wanted {
     /// Reads `--ref NAME[=SHA]` and `--commit SHA`.
-    pub fn parse(refs: &[String], commits: &[String]) -> Wanted {
-        let full = |name: &str| match name.starts_with("refs/") {
-            true => name.to_owned(),
-            false => format!("refs/heads/{name}"),
-        };
-        let refs = refs.iter().map(|given| match given.split_once('=') {
-            Some((name, id)) => (full(name), id.to_ascii_lowercase()),
-            None => (full(given), String::new()),
+    pub fn parse(refs: &[String], commits: &[String]) -> Result<Wanted, RestoreError> {
+        let refs = refs.iter().map(|given| {
+            let (name, id) = match given.split_once('=') {
+                Some((name, id)) => (name, full_id(id)?),
+                None => (given.as_str(), String::new()),
+            };
+            let full = match name.starts_with("refs/") {
+                true => name.to_owned(),
+                false => format!("refs/heads/{name}"),
+            };
+            match is_ref_name(full.as_bytes()) {
+                true => Ok((full, id)),
+                false => Err(RestoreError::Usage(format!("{name:?} is no name of a ref"))),
+            }
         });
-        Wanted {
-            refs: refs.collect(),
-            commits: commits.iter().map(|id| id.to_ascii_lowercase()).collect(),
-        }
+        Ok(Wanted {
+            refs: refs.collect::<Result<_, _>>()?,
+            commits: commits
+                .iter()
+                .map(|id| full_id(id))
+                .collect::<Result<_, _>>()?,
+        })
     }
 
     /// Whether nothing is wanted.
     pub fn is_empty(&self) -> bool {
         self.refs.is_empty() && self.commits.is_empty()
+    }
+}
+
+fn full_id(text: &str) -> Result<String, RestoreError> {
+    let is_id = matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit());
+    match is_id {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err(RestoreError::Usage(format!(
+            "{text:?} is no commit; write all 40 or 64 hex digits"
+        ))),
+    }
+}
+
+/// Where a clone has the upstream's ref `name`.
+fn local_name(name: &str) -> String {
+    match name.strip_prefix("refs/heads/") {
+        Some(branch) => format!("refs/remotes/origin/{branch}"),
+        None => name.to_owned(),
     }
 }
 
@@ -203,11 +286,7 @@ pub fn ensure(
     for (name, id) in &wanted.refs {
         match ensured.refs.get(name).map(String::as_str) {
             Some(found) if !found.is_empty() && (id.is_empty() || id == found) => {
-                let local = match name.strip_prefix("refs/heads/") {
-                    Some(branch) => format!("refs/remotes/origin/{branch}"),
-                    None => name.clone(),
-                };
-                fetch.push(format!("+{name}:{local}"));
+                fetch.push(format!("+{name}:{}", local_name(name)));
             }
             Some(found) if !found.is_empty() => {
                 missing.push(format!("{name} is {found}, not {id}"))
@@ -218,12 +297,8 @@ pub fn ensure(
     if !missing.is_empty() {
         return Err(RestoreError::Missing(missing.join(", ")));
     }
-    for commit in &wanted.commits {
-        let object = format!("{commit}^{{commit}}");
-        if run(link.stop, tree, &["cat-file", "-e", &object]).is_err() {
-            fetch.push(commit.clone());
-        }
-    }
+    let absent = |commit: &&String| !has_commit(link.stop, tree, commit);
+    fetch.extend(wanted.commits.iter().filter(absent).cloned());
     if fetch.is_empty() {
         return Ok(());
     }
@@ -233,6 +308,42 @@ pub fn ensure(
     args.push(url);
     args.extend(fetch);
     run(link.stop, tree, &args).map(|_| ())
+}
+
+fn has_commit(stop: &Stop, tree: &Path, commit: &str) -> bool {
+    let object = format!("{commit}^{{commit}}");
+    run(stop, tree, &["cat-file", "-e", &object]).is_ok()
+}
+
+/// The same for a clone at `tree`, which has nobody to ask but its upstream.
+pub fn ensure_from_upstream(stop: &Stop, wanted: &Wanted, tree: &Path) -> Result<(), RestoreError> {
+    let fetch = |what: &str| {
+        let args = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head"];
+        run(stop, tree, &[&args[..], &["origin", what]].concat())
+    };
+    let mut missing = Vec::new();
+    for (name, id) in &wanted.refs {
+        let local = local_name(name);
+        let look = || run(stop, tree, &["rev-parse", "--quiet", "--verify", &local]).map(line);
+        let found = look().or_else(|_| fetch(&format!("+{name}:{local}")).and_then(|_| look()));
+        match found {
+            Ok(found) if id.is_empty() || *id == found => {}
+            Ok(found) => missing.push(format!("{name} is {found}, not {id}")),
+            Err(e) => missing.push(format!("{name} ({e})")),
+        }
+    }
+    for commit in &wanted.commits {
+        if has_commit(stop, tree, commit) {
+            continue;
+        }
+        if let Err(e) = fetch(commit) {
+            missing.push(format!("{commit} ({e})"));
+        }
+    }
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(RestoreError::Missing(missing.join(", "))),
+    }
 }
 
 fn ask_ensure(link: Link<'_>, base: &str, wanted: &Wanted) -> Result<Ensured, RestoreError> {

@@ -28,14 +28,14 @@ pub use error::RestoreError;
 
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::RestoreArgs;
 use crate::io::signal::StopSignals;
 use crate::limits::{CONNECTIONS_DEFAULT, CONNECTIONS_MAX, RESTARTS_MAX, RESTORE_STALL_DEFAULT_MS};
 use download::Link;
-use git::Wanted;
+use git::{Bundled, Wanted};
 use progress::{Progress, Summary};
 use staging::Staging;
 use stop::Stop;
@@ -113,10 +113,9 @@ fn restore(args: &RestoreArgs, stop: &Stop, progress: &Progress) -> Result<Summa
             Duration::from_secs_f64,
         ),
     };
-    let lock = Mutex::new(());
     std::thread::scope(|scope| {
         if !args.quiet && !args.json {
-            scope.spawn(|| progress.show(&lock));
+            scope.spawn(|| progress.show());
         }
         let result = restore_or_clone(args, link);
         progress.finish();
@@ -125,10 +124,11 @@ fn restore(args: &RestoreArgs, stop: &Stop, progress: &Progress) -> Result<Summa
 }
 
 fn restore_or_clone(args: &RestoreArgs, link: Link<'_>) -> Result<Summary, RestoreError> {
+    let wanted = Wanted::parse(&args.refs, &args.commits)?;
     let mut restarts = 0;
     let error = loop {
         let staging = Staging::new(&args.dir, args.overwrite)?;
-        match snapshot(args, link, &staging) {
+        match snapshot(args, link, &wanted, &staging) {
             Ok(summary) => return Ok(summary),
             Err(RestoreError::Changed) if restarts < RESTARTS_MAX => restarts += 1,
             Err(error) => break error,
@@ -138,10 +138,12 @@ fn restore_or_clone(args: &RestoreArgs, link: Link<'_>) -> Result<Summary, Resto
     if !args.fallback_clone() || !error.is_servers() || link.stop.signal().is_some() {
         return Err(error);
     }
-    eprintln!("tarpon: {error}; cloning {} instead", args.repo_url);
+    let text = format!("{error}; cloning {} instead", args.repo_url);
+    link.progress.say(&text);
     link.stop.clear();
     let staging = Staging::new(&args.dir, args.overwrite)?;
     git::clone(link.stop, &args.repo_url, &staging.tree())?;
+    git::ensure_from_upstream(link.stop, &wanted, &staging.tree())?;
     finish(args, link, &staging)?;
     let mut summary = link
         .progress
@@ -153,6 +155,7 @@ fn restore_or_clone(args: &RestoreArgs, link: Link<'_>) -> Result<Summary, Resto
 fn snapshot(
     args: &RestoreArgs,
     link: Link<'_>,
+    wanted: &Wanted,
     staging: &Staging,
 ) -> Result<Summary, RestoreError> {
     let base = url::base_target(&args.repo_url).ok_or_else(|| {
@@ -182,15 +185,21 @@ fn snapshot(
     index::refresh(root.as_fd(), sha256)?;
     let mut bundle_applied = false;
     if let Some(target) = bundle.filter(|target| !args.no_bundle && target.starts_with('/')) {
-        let file = staging.scratch("bundle");
-        if let Some(new) = git::apply_bundle(link, &target, &file, &staging.tree())? {
-            commit = Some(new);
-            bundle_applied = true;
+        let file = staging.bundle();
+        match git::apply_bundle(link, &target, &file, &staging.tree())? {
+            Bundled::Applied(new) => {
+                commit = Some(new);
+                bundle_applied = true;
+            }
+            Bundled::Skipped(_) if args.quiet => {}
+            Bundled::Skipped(why) => {
+                let text = "without the newest commits, as their bundle is of no use";
+                link.progress.say(&format!("{text}: {why}"));
+            }
         }
     }
-    let wanted = Wanted::parse(&args.refs, &args.commits);
     if !wanted.is_empty() {
-        git::ensure(link, &base, &wanted, &staging.tree())?;
+        git::ensure(link, &base, wanted, &staging.tree())?;
     }
     finish(args, link, staging)?;
     let mut summary = link
@@ -204,8 +213,13 @@ fn snapshot(
 /// Puts the finished tree into the target's place.
 fn finish(args: &RestoreArgs, link: Link<'_>, staging: &Staging) -> Result<(), RestoreError> {
     let mut stale = Vec::new();
+    let _turn = match staging.merges() {
+        true => staging.turn(link.stop)?,
+        false => None,
+    };
     if staging.merges() && args.overwrite {
         let old = git::tracked(link.stop, staging.target());
+        staging.check(&old)?;
         stale = staging::stale(old, git::tracked(link.stop, &staging.tree()));
     }
     if let Some(signal) = link.stop.signal() {

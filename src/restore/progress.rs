@@ -10,6 +10,9 @@ use serde::Serialize;
 /// How often the line on a terminal is drawn.
 const DRAW: Duration = Duration::from_millis(200);
 
+/// Empties the line that a terminal's cursor is on.
+const CLEAR: &str = "\r\x1b[K";
+
 /// The counters.
 #[derive(Debug)]
 pub struct Progress {
@@ -23,6 +26,8 @@ pub struct Progress {
     decode_us: AtomicU64,
     write_us: AtomicU64,
     finished: AtomicBool,
+    /// Whose turn it is to write to the terminal.
+    turn: Mutex<()>,
 }
 
 /// What `--json` prints.
@@ -59,6 +64,7 @@ impl Default for Progress {
             decode_us: AtomicU64::new(0),
             write_us: AtomicU64::new(0),
             finished: AtomicBool::new(false),
+            turn: Mutex::new(()),
         }
     }
 }
@@ -152,8 +158,16 @@ impl Progress {
         self.finished.store(true, Relaxed);
     }
 
+    /// Says something on a line of its own.
+    pub fn say(&self, text: &str) {
+        let _turn = self.turn.lock();
+        let mut out = std::io::stderr();
+        let clear = if out.is_terminal() { CLEAR } else { "" };
+        let _ = writeln!(out, "{clear}tarpon: {text}");
+    }
+
     /// Draws the line on a terminal until the restore ends; nothing anywhere else.
-    pub fn show(&self, lock: &Mutex<()>) {
+    pub fn show(&self) {
         let mut out = std::io::stderr();
         if !out.is_terminal() {
             return;
@@ -163,10 +177,10 @@ impl Progress {
             while Instant::now() < until && !self.finished.load(Relaxed) {
                 std::thread::sleep(DRAW / 10);
             }
-            let _turn = lock.lock();
-            let _ = write!(out, "\r\x1b[K{}", self.line());
+            let _turn = self.turn.lock();
+            let _ = write!(out, "{CLEAR}{}", self.line());
             let _ = out.flush();
         }
-        let _ = write!(out, "\r\x1b[K");
+        let _ = write!(out, "{CLEAR}");
     }
 }

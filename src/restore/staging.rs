@@ -1,20 +1,38 @@
 //! All or nothing: a restore is made in a directory of its own beside the target (or inside of it,
 //! where it cannot be replaced as a whole) and takes its place at the end.
+//!
+//! A staging directory is locked by its owner for as long as that lives. One that nobody locks was
+//! left by a run that was killed, and goes when the next one comes by.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
+use rustix::fs::{Access, AtFlags, CWD, FlockOperation, OFlags, RenameFlags, StatxAttributes};
 use tempfile::TempDir;
 
 use super::error::RestoreError;
+use super::stop::Stop;
 use super::write::as_path;
+use crate::limits::{INTERRUPT_POLL_MS, STAGING_TRIES_MAX};
+
+/// What the names of staging directories begin with.
+const PREFIX: &str = ".tarpon-restore-";
+/// What is in them.
+const TREE: &str = "tree";
+const TRASH: &str = "trash";
+const BUNDLE: &str = "bundle";
+const CONTENTS: [&str; 3] = [TREE, TRASH, BUNDLE];
 
 /// A restore in the making; removed with everything in it unless it was installed.
 pub struct Staging {
     directory: TempDir,
+    /// The directory, locked: whoever comes by sees that it has an owner.
+    _lock: File,
     target: PathBuf,
     /// The target is there and stays: entries move into it one by one.
     merges: bool,
@@ -32,30 +50,31 @@ impl Staging {
         let usage = |why: &str| RestoreError::Usage(format!("{} {why}", target.display()));
         let parent = target.parent().ok_or_else(|| usage("cannot be replaced"))?;
         fs::create_dir_all(parent).map_err(failed("create", parent))?;
+        sweep(parent);
         let mut merges = false;
         match fs::symlink_metadata(&target) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(RestoreError::disk("look at", target, e)),
             Ok(found) if found.is_dir() => {
+                sweep(&target);
                 let mut listing = fs::read_dir(&target).map_err(failed("read", &target))?;
                 let is_empty = listing.next().is_none();
                 if !is_empty && !overwrite {
                     return Err(usage("is not empty; --overwrite replaces what is in it"));
                 }
-                let above = fs::metadata(parent).map_err(failed("look at", parent))?;
-                let here = fs::metadata(".").map(|m| (m.dev(), m.ino())).ok();
-                // A mount point, or where the caller's shell stands, cannot be replaced.
-                let stays = above.dev() != found.dev() || here == Some((found.dev(), found.ino()));
-                merges = !is_empty || stays;
+                if fs::symlink_metadata(target.join(".git")).is_ok_and(|git| !git.is_dir()) {
+                    return Err(usage("belongs to another repository: its .git is a file"));
+                }
+                merges = !is_empty || stays(&target, &found);
             }
             Ok(_) => return Err(usage("is there and is no directory")),
         }
         let base = if merges { &target } else { parent };
-        let directory = tempfile::Builder::new()
-            .prefix(".tarpon-restore-")
-            .tempdir_in(base);
+        let (directory, lock) =
+            new_directory(base).map_err(failed("create a directory in", base))?;
         let staging = Staging {
-            directory: directory.map_err(failed("create a directory in", base))?,
+            directory,
+            _lock: lock,
             target: target.clone(),
             merges,
         };
@@ -67,16 +86,16 @@ impl Staging {
 
     /// Where the repository is made.
     pub fn tree(&self) -> PathBuf {
-        self.directory.path().join("tree")
+        self.directory.path().join(TREE)
     }
 
-    /// A place for a file that is needed meanwhile.
-    pub fn scratch(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+    /// A place for a bundle meanwhile.
+    pub fn bundle(&self) -> PathBuf {
+        self.directory.path().join(BUNDLE)
     }
 
     fn trash(&self) -> PathBuf {
-        self.directory.path().join("trash")
+        self.directory.path().join(TRASH)
     }
 
     /// Whether the files move one by one, which changes their ctime.
@@ -92,6 +111,36 @@ impl Staging {
     /// Opens the tree, to write below it.
     pub fn open_tree(&self) -> Result<File, RestoreError> {
         File::open(self.tree()).map_err(failed("open", &self.tree()))
+    }
+
+    /// Waits until no other restore puts its files into the target; none does until what this gives
+    /// is dropped. `None` where the file system has no locks.
+    pub fn turn(&self, stop: &Stop) -> Result<Option<File>, RestoreError> {
+        let target = open_directory(&self.target).map_err(failed("open", &self.target))?;
+        loop {
+            match rustix::fs::flock(&target, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Some(target)),
+                Err(rustix::io::Errno::WOULDBLOCK) if !stop.is_set() => {
+                    std::thread::sleep(Duration::from_millis(INTERRUPT_POLL_MS / 10));
+                }
+                Err(_) => return Ok(None),
+            }
+        }
+    }
+
+    /// Changes nothing; an error if the tree would take the place of something that
+    /// is not in `tracked`, the files of the checkout that is there. A file may replace a file.
+    pub fn check(&self, tracked: &[Vec<u8>]) -> Result<(), RestoreError> {
+        let tracked: HashSet<&[u8]> = tracked.iter().map(Vec::as_slice).collect();
+        match conflict(&self.tree(), &self.target, Path::new(""), &tracked) {
+            Ok(None) => Ok(()),
+            Ok(Some(path)) => {
+                let path = self.target.join(path);
+                let why = "is not tracked and would be lost; move it away first";
+                Err(RestoreError::Usage(format!("{} {why}", path.display())))
+            }
+            Err(e) => Err(RestoreError::disk("look at", &self.target, e)),
+        }
     }
 
     /// Puts the tree into the target's place. `stale` are files of an earlier checkout that the
@@ -146,6 +195,12 @@ impl Staging {
         let kind = |path: &Path| fs::symlink_metadata(path).map(|m| m.is_dir());
         let was_dir = kind(to);
         let is_dir = kind(from).map_err(failed("look at", from))?;
+        let exchange = || rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE);
+        // At no moment without either; not every file system can. What was there goes with the
+        // staging directory.
+        if is_dir && was_dir.as_ref().is_ok_and(|was_dir| *was_dir) && exchange().is_ok() {
+            return Ok(());
+        }
         if was_dir.as_ref().is_ok_and(|was_dir| *was_dir || is_dir) {
             *moved += 1;
             let away = self.trash().join(moved.to_string());
@@ -176,6 +231,126 @@ impl Staging {
             }
         }
     }
+}
+
+/// Whether an empty target cannot be replaced as a whole: it is a mount point, the caller's shell
+/// stands there, or nothing may be made beside it.
+fn stays(target: &Path, found: &fs::Metadata) -> bool {
+    let is_mount = || {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let stat = rustix::fs::statx(CWD, target, flags, rustix::fs::StatxFlags::TYPE);
+        stat.is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+    };
+    let above = target.parent().unwrap_or(target);
+    let other_device = fs::metadata(above).is_ok_and(|above| above.dev() != found.dev());
+    let here = fs::metadata(".").map(|m| (m.dev(), m.ino())).ok();
+    let is_here = here == Some((found.dev(), found.ino()));
+    let closed = rustix::fs::access(above, Access::WRITE_OK | Access::EXEC_OK).is_err();
+    other_device || is_mount() || is_here || closed
+}
+
+fn open_directory(path: &Path) -> io::Result<File> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    let flags = flags.bits().cast_signed();
+    File::options().read(true).custom_flags(flags).open(path)
+}
+
+/// Makes a staging directory and locks it.
+fn new_directory(base: &Path) -> io::Result<(TempDir, File)> {
+    for _ in 0..STAGING_TRIES_MAX {
+        let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(base)?;
+        let Ok(lock) = open_directory(directory.path()) else {
+            continue;
+        };
+        // On a file system without locks nobody can take it for left over either.
+        let locked = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive);
+        if locked == Err(rustix::io::Errno::WOULDBLOCK) {
+            continue;
+        }
+        // Before it was locked somebody may have taken it for left over.
+        let (ours, there) = (lock.metadata()?, fs::symlink_metadata(directory.path()));
+        if there.is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+            return Ok((directory, lock));
+        }
+    }
+    Err(io::Error::other("it is taken away at once each time"))
+}
+
+/// Removes the staging directories in `parent` whose owners are gone. What cannot be removed stays:
+/// it is in nobody's way.
+fn sweep(parent: &Path) {
+    let own = rustix::process::geteuid().as_raw();
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        if !entry.file_name().as_bytes().starts_with(PREFIX.as_bytes()) {
+            continue;
+        }
+        let path = entry.path();
+        let Ok(directory) = open_directory(&path) else {
+            continue;
+        };
+        let is_own = directory.metadata().is_ok_and(|m| m.uid() == own) && is_staging(&path);
+        let lock = || rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive);
+        if is_own && lock().is_ok() {
+            let _ = fs::remove_dir_all(&path);
+        }
+    }
+}
+
+/// Whether a directory has nothing that a staging directory has not: in a target the name alone
+/// could be the user's.
+fn is_staging(path: &Path) -> bool {
+    let known = |name: &std::ffi::OsStr| CONTENTS.iter().any(|known| name == *known);
+    let is_known = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|e| known(&e.file_name()));
+    fs::read_dir(path).is_ok_and(|mut listing| listing.all(is_known))
+}
+
+/// The first path below `to`, relative to the target, that putting `from` there would lose though
+/// nobody tracks it.
+fn conflict(
+    from: &Path,
+    to: &Path,
+    at: &Path,
+    tracked: &HashSet<&[u8]>,
+) -> io::Result<Option<PathBuf>> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let at = at.join(entry.file_name());
+        if at == Path::new(".git") {
+            continue;
+        }
+        let to = to.join(entry.file_name());
+        let there = match fs::symlink_metadata(&to) {
+            Ok(there) => there,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e),
+        };
+        let found = match (entry.file_type()?.is_dir(), there.is_dir()) {
+            (true, true) => conflict(&entry.path(), &to, &at, tracked)?,
+            (false, true) => untracked(&to, &at, tracked)?,
+            (true, false) if !tracked.contains(at.as_os_str().as_bytes()) => Some(at),
+            _ => None,
+        };
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+/// The first path below the directory `at` that is neither tracked nor a directory.
+fn untracked(directory: &Path, at: &Path, tracked: &HashSet<&[u8]>) -> io::Result<Option<PathBuf>> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let at = at.join(entry.file_name());
+        let found = match entry.file_type()?.is_dir() {
+            true => untracked(&entry.path(), &at, tracked)?,
+            false => (!tracked.contains(at.as_os_str().as_bytes())).then_some(at),
+        };
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
 }
 
 /// The paths of `old` that `new` does not have.

@@ -307,17 +307,7 @@ impl Parser {
                 let path = path::check(name, Kind::Directory)?;
                 emit(Event::Directory { path })
             }
-            EntryType::Link => Err(RestoreError::entry(name, "it is a hard link")),
-            EntryType::Char | EntryType::Block | EntryType::Fifo => {
-                Err(RestoreError::entry(name, "it is a device or a pipe"))
-            }
-            other => {
-                let why = format!(
-                    "it is of type {:?}, which is not used",
-                    other.as_byte() as char
-                );
-                Err(RestoreError::entry(name, why))
-            }
+            other => Err(RestoreError::entry(name, why_refused(other))),
         }
     }
 
@@ -328,6 +318,24 @@ impl Parser {
             _ => self.corrupt(0, "it ends before its end"),
         }
     }
+}
+
+/// Why an entry of this kind is not taken.
+fn why_refused(kind: EntryType) -> String {
+    let why = match kind {
+        EntryType::Link => "it is a hard link",
+        EntryType::Char | EntryType::Block | EntryType::Fifo => "it is a device or a pipe",
+        EntryType::XHeader | EntryType::XGlobalHeader => {
+            "it is a PAX header; a tarpon server writes long names in GNU's way, so this archive \
+             is another program's"
+        }
+        EntryType::Symlink | EntryType::Directory => "it is no file but has data",
+        other => {
+            let kind = other.as_byte() as char;
+            return format!("it is of type {kind:?}, which is not used");
+        }
+    };
+    why.to_owned()
 }
 
 /// Longest data of a long name, its NUL included.

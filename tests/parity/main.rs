@@ -1,5 +1,5 @@
-//! An unpacked snapshot equals `git clone`: on the miss, for followers, on the hit, and after
-//! the mirror was repacked.
+//! An unpacked snapshot equals `git clone`: on the miss, for followers, on the hit, after the
+//! mirror was repacked, and through `tarpon restore`.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -10,14 +10,15 @@ use std::fs;
 use support::client::{Conn, Head};
 use support::lab::{self, Lab};
 use support::server::Server;
-use support::{compare, git, parity};
+use support::{compare, git, parity, restore};
 
 fn new_lab() -> Lab {
     Lab::new(env!("CARGO_BIN_EXE_tarpon"))
 }
 
 /// Makes a repository with `make`, then compares what its snapshot unpacks to with a clone: the
-/// miss, the hit (which must be the miss's bytes), and a miss on the repacked mirror.
+/// miss, the hit (which must be the miss's bytes), and a miss on the repacked mirror; the hit and that miss
+/// through the client, too.
 fn check(name: &str, make: fn(&Lab)) {
     let lab = new_lab();
     make(&lab);
@@ -39,6 +40,7 @@ fn check(name: &str, make: fn(&Lab)) {
     let hit = wait_for_hit(&lab, &server, name);
     let same = compare::first_difference(&miss, &hit);
     assert_eq!(same, None, "{name}: the hit differs from the miss");
+    expect_restored(&lab, &server, name, "restored hit");
     server.stop();
 
     git::repack_and_prune(&lab.mirror(name));
@@ -47,7 +49,25 @@ fn check(name: &str, make: fn(&Lab)) {
     snapshot(&lab, &server, name, "repacked");
     expect_parity(&lab, "repacked", &clone);
     server.stop();
+
+    lab.forget_snapshots();
+    let server = lab.start();
+    expect_restored(&lab, &server, name, "restored miss");
+    server.stop();
     lab.expect_no_orphans();
+}
+
+/// Restores with the client and compares what it made with the clone.
+fn expect_restored(lab: &Lab, server: &Server, name: &str, stage: &str) {
+    let target = lab.scratch(stage);
+    let repository = format!("test/{name}");
+    let binary = env!("CARGO_BIN_EXE_tarpon");
+    let out = restore::command(binary, server.address(), &repository, &target, &[]).output();
+    restore::expect(
+        &out.unwrap_or_else(|e| panic!("tarpon does not start: {e}")),
+        0,
+    );
+    parity::expect_same(&lab.scratch("clone"), &target, stage);
 }
 
 /// Downloads a snapshot to `scratch/{stage}.tar.zst`.

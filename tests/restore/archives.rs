@@ -1,8 +1,8 @@
 //! Archives from elsewhere: broken off, damaged, hostile.
 
 use crate::lab::{archive, clone, expect, expect_nothing, new_lab, restore, serve};
-use crate::support::compare;
 use crate::support::rng::Rng;
+use crate::support::{compare, git};
 use std::fs;
 use tar::{EntryType, Header};
 
@@ -59,6 +59,37 @@ fn one_changed_byte_anywhere_is_found() {
             "{at}: {errors}"
         );
         expect_nothing(&target);
+    }
+}
+
+/// The one byte of a frame that no checksum covers says how large a window a decoder needs. A frame
+/// is decoded at once here, so it has a meaning only where it limits blocks: what comes of another
+/// one is refused or the same files, never others.
+#[test]
+fn a_changed_window_changes_nothing_or_is_found() {
+    let lab = new_lab();
+    let server = lab.start();
+    let whole = archive(&lab, &server);
+    let expected = clone(&lab, "app", "clone");
+    let magic = 0xFD2F_B528u32.to_le_bytes();
+    let frames = whole.windows(6).enumerate();
+    let mut windows = frames.filter(|(_, w)| w.starts_with(&magic) && w[4] & 0x20 == 0);
+    let (at, _) = windows
+        .next()
+        .unwrap_or_else(|| panic!("no frame has a window"));
+    for bit in 0..8 {
+        let mut bad = whole.clone();
+        bad[at + 5] ^= 1 << bit;
+        let target = lab.scratch(&format!("window{bit}"));
+        let out = restore(serve(bad, |_| None), "test/app", &target, &[]);
+        if out.status.code() == Some(0) {
+            let differences = compare::differences(&expected, &target, &[".git"]);
+            assert!(differences.is_empty(), "bit {bit}: {differences:?}");
+            git::run(&target, &["fsck", "--strict"]);
+        } else {
+            expect(&out, 5);
+            expect_nothing(&target);
+        }
     }
 }
 
@@ -152,6 +183,8 @@ fn no_entry_leaves_the_target() {
         ("c", vec![(b"c", Char, b"")]),
         ("b", vec![(b"b", Block, b"")]),
         ("p", vec![(b"p", Fifo, b"")]),
+        ("PAX header", vec![(b"pax", EntryType::XHeader, b"")]),
+        ("PAX header", vec![(b"pax", EntryType::XGlobalHeader, b"")]),
         ("..", vec![(b"..", Directory, b"")]),
     ];
     for (named, entries) in cases {

@@ -1,7 +1,9 @@
 //! Everything else that goes wrong: no server, no snapshot, a full place, a signal, a rival.
 
-use crate::lab::{archive, clone, command, expect, expect_nothing, new_lab, restore, serve};
-use crate::support::{compare, git, wait};
+use crate::lab::{
+    Ends, archive, clone, command, expect, expect_nothing, interrupt, new_lab, restore, serve,
+};
+use crate::support::{compare, git, repos, wait};
 use std::fs;
 use std::net::TcpListener;
 use std::process::Stdio;
@@ -45,6 +47,68 @@ fn the_fallback_clones_and_says_so() {
     let errors = expect(&out, 0);
     assert!(errors.contains("cloning"), "{errors}");
     assert!(compare::differences(&expected, &target, &[".git"]).is_empty());
+}
+
+/// What is asked for by name is there after the fallback, too, or nothing is.
+#[test]
+fn the_fallback_has_the_refs_and_commits_that_were_asked_for() {
+    let lab = new_lab();
+    let upstream = lab.upstream("app");
+    let tip = git::text(&upstream, &["rev-parse", "main"]);
+    git::run(&upstream, &["branch", "side", "main"]);
+    let hidden = repos::add_commit(&upstream, "side", "x", b"x");
+    // A clone takes neither of these by itself.
+    git::run(&upstream, &["update-ref", "refs/pull/1/head", &hidden]);
+    git::run(&upstream, &["update-ref", "refs/heads/side", &tip]);
+    git::run(
+        &upstream,
+        &["config", "uploadpack.allowAnySHA1InWant", "true"],
+    );
+    let url = lab.url("app");
+    let run = |name: &str, more: &[&str], code: i32| {
+        let target = lab.scratch(name);
+        let more = [&["--fallback", "clone"], more].concat();
+        (
+            expect(&restore(nobody(), &url, &target, &more), code),
+            target,
+        )
+    };
+    let side = format!("side={tip}");
+    let (_, target) = run("refs", &["--ref", &side, "--ref", "refs/pull/1/head"], 0);
+    assert_eq!(
+        git::text(&target, &["rev-parse", "refs/pull/1/head"]),
+        hidden
+    );
+    let (_, target) = run("commit", &["--commit", &hidden], 0);
+    git::run(&target, &["cat-file", "-e", &hidden]);
+    let (wrong, absent) = (format!("side={hidden}"), "1".repeat(40));
+    for more in [
+        ["--ref", &*wrong],
+        ["--ref", "nosuch"],
+        ["--commit", &*absent],
+    ] {
+        let (errors, target) = run("missing", &more, 7);
+        let named = more[1].split('=').next_back().unwrap_or_default();
+        assert!(errors.contains(named), "{errors}");
+        expect_nothing(&target);
+    }
+}
+
+#[test]
+fn what_is_no_terminal_gets_one_line() {
+    let lab = new_lab();
+    let server = lab.start();
+    for (name, more, lines) in [("plain", &[][..], 1), ("quiet", &["--quiet"], 0)] {
+        let errors = expect(
+            &restore(server.address(), "test/app", &lab.scratch(name), more),
+            0,
+        );
+        assert_eq!(errors.lines().count(), lines, "{errors}");
+        assert!(
+            lines == 0 || errors.starts_with("restored test/app into "),
+            "{errors}"
+        );
+    }
 }
 
 /// `ulimit -f` stands in for a full disk: a write fails in the middle.
@@ -130,6 +194,40 @@ fn a_signal_in_the_middle_leaves_nothing() {
         assert_eq!(status.code(), Some(130), "{signal}");
         expect_nothing(&target);
     }
+}
+
+/// The clone of the fallback waits for an upstream that never answers.
+#[test]
+fn a_signal_during_the_fallback_leaves_nothing() {
+    let lab = new_lab();
+    let server = lab.start();
+    let silent = interrupt(server.address(), |_| Ends::Stall(0));
+    let target = lab.scratch("stopped");
+    let mut child = std::process::Command::new(crate::lab::BINARY)
+        .args([
+            "restore",
+            &format!("http://{silent}/git/test/app"),
+            "--fallback",
+            "clone",
+        ])
+        .arg(&target)
+        .args(["--server", &format!("http://{}", nobody())])
+        .spawn()
+        .unwrap_or_else(|e| panic!("{e}"));
+    wait::until_true("git clones", || {
+        let listing = fs::read_dir(lab.scratch(""))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut trees = listing.map(|entry| entry.path().join("tree/.git"));
+        trees.any(|git| git.exists())
+    });
+    let pid = rustix::process::Pid::from_child(&child);
+    let sent = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+    sent.unwrap_or_else(|e| panic!("{e}"));
+    let status = child.wait().unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(status.code(), Some(130));
+    expect_nothing(&target);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Running the client, and servers that misbehave.
 
 use crate::support::lab::Lab;
+pub use crate::support::restore::expect;
 use crate::support::server::Server;
 use crate::support::{git, repos};
 use std::io::{BufRead, BufReader, Write};
@@ -43,21 +44,7 @@ pub fn restore(server: SocketAddr, repository: &str, into: &Path, more: &[&str])
 
 /// The same, not yet started.
 pub fn command(server: SocketAddr, repository: &str, into: &Path, more: &[&str]) -> Command {
-    let mut command = git::with_umask(BINARY);
-    git::isolate(&mut command);
-    command
-        .args(["restore", repository])
-        .arg(into)
-        .args(["--server", &format!("http://{server}")])
-        .args(more);
-    command
-}
-
-/// Panics unless the exit code is `code`; gives standard error.
-pub fn expect(output: &Output, code: i32) -> String {
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{errors}");
-    errors
+    crate::support::restore::command(BINARY, server, repository, into, more)
 }
 
 /// Panics if anything is at `target`, or left of a staging directory beside it.
@@ -90,18 +77,26 @@ pub fn serve(
     archive: Vec<u8>,
     cut: impl Fn(&Asked) -> Option<usize> + Send + Sync + 'static,
 ) -> SocketAddr {
+    let shared = (archive, cut);
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    listen(move |socket| {
+        let number = || count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        while answer(socket, &shared.0, &shared.1, number()).is_some() {}
+    })
+}
+
+/// Has `serve` take every connection to a port of its own, each in a thread, until the test ends.
+fn listen(serve: impl Fn(&TcpStream) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("bind: {e}"));
     let address = listener
         .local_addr()
         .unwrap_or_else(|e| panic!("address: {e}"));
-    let shared = Arc::new((archive, cut));
-    let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let serve = Arc::new(serve);
     std::thread::spawn(move || {
         for socket in listener.incoming().flatten() {
-            let (shared, count) = (shared.clone(), count.clone());
+            let serve = serve.clone();
             std::thread::spawn(move || {
-                let number = || count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                while answer(&socket, &shared.0, &shared.1, number()).is_some() {}
+                serve(&socket);
                 drop(socket.shutdown(std::net::Shutdown::Both));
             });
         }
@@ -154,4 +149,99 @@ pub fn clone(lab: &Lab, name: &str, into: &str) -> PathBuf {
     let path = lab.scratch(into);
     git::clone(&lab.url(name), &path);
     path
+}
+
+/// Stands between the client and `server`: one request for each connection; the body of an answer
+/// to a request whose target is `chosen` goes through `change` first.
+pub fn relay(
+    server: SocketAddr,
+    chosen: impl Fn(&str) -> bool + Send + Sync + 'static,
+    change: impl Fn(&mut Vec<u8>) + Send + Sync + 'static,
+) -> SocketAddr {
+    listen(move |socket| drop(relay_one(socket, server, &chosen, &change)))
+}
+
+fn relay_one(
+    client: &TcpStream,
+    server: SocketAddr,
+    chosen: &dyn Fn(&str) -> bool,
+    change: &dyn Fn(&mut Vec<u8>),
+) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    let mut reader = BufReader::new(client);
+    while !request.ends_with(b"\r\n\r\n") {
+        if reader.read_until(b'\n', &mut request)? == 0 {
+            return Ok(());
+        }
+    }
+    let target = String::from_utf8_lossy(&request).into_owned();
+    let target = target.split(' ').nth(1).unwrap_or_default();
+    let mut upstream = TcpStream::connect(server)?;
+    let at = request.len() - 2;
+    request.splice(at..at, *b"Connection: close\r\n");
+    upstream.write_all(&request)?;
+    if !chosen(target) {
+        let mut client = client;
+        return std::io::copy(&mut upstream, &mut client).map(|_| ());
+    }
+    let mut answer = Vec::new();
+    std::io::Read::read_to_end(&mut upstream, &mut answer)?;
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n");
+    let mut body = answer.split_off(end.map_or(answer.len(), |at| at + 4));
+    change(&mut body);
+    let mut client = client;
+    client.write_all(&[answer, body].concat())
+}
+
+/// How an answer ends.
+pub enum Ends {
+    Whole,
+    /// The connection breaks after so many bytes, the head among them.
+    Cut(u64),
+    /// Nothing more comes after so many bytes, until the client goes.
+    Stall(u64),
+}
+
+/// Stands between the client and `server` like [`relay`]; `ends` says of the n-th connection how
+/// its answer ends.
+pub fn interrupt(
+    server: SocketAddr,
+    ends: impl Fn(usize) -> Ends + Send + Sync + 'static,
+) -> SocketAddr {
+    switch(move |number| (server, ends(number)))
+}
+
+/// The same, with a server chosen for each connection.
+pub fn switch(choose: impl Fn(usize) -> (SocketAddr, Ends) + Send + Sync + 'static) -> SocketAddr {
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    listen(move |socket| {
+        let number = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let (server, ends) = choose(number);
+        drop(interrupt_one(socket, server, ends));
+    })
+}
+
+fn interrupt_one(client: &TcpStream, server: SocketAddr, ends: Ends) -> std::io::Result<()> {
+    use std::io::Read;
+    let upstream = TcpStream::connect(server)?;
+    let (limit, stalls) = match ends {
+        Ends::Whole => (u64::MAX, false),
+        Ends::Cut(limit) => (limit, false),
+        Ends::Stall(limit) => (limit, true),
+    };
+    std::thread::scope(|scope| {
+        let answers = scope.spawn(|| {
+            let mut to = client;
+            let copied = std::io::copy(&mut (&upstream).take(limit), &mut to);
+            if !stalls || copied.is_ok_and(|len| len < limit) {
+                drop(client.shutdown(std::net::Shutdown::Both));
+            }
+        });
+        let (mut from, mut to) = (client, &upstream);
+        drop(std::io::copy(&mut from, &mut to));
+        // The client is gone, or was made to go.
+        drop(upstream.shutdown(std::net::Shutdown::Both));
+        drop(answers.join());
+    });
+    Ok(())
 }

@@ -5,6 +5,9 @@
 mod support;
 
 mod archives;
+mod bundle;
 mod errors;
 mod fresh;
 mod lab;
+mod staging;
+mod streams;

@@ -16,10 +16,11 @@ mod protocol;
 mod sharing;
 
 use std::path::Path;
-use support::client::{Conn, Head, Response};
+use support::client::{Conn, Head};
 use support::lab::{self, Lab};
-use support::repos::{self, Shape};
+use support::repos::Shape;
 use support::server::Server;
+use support::steps::{ensure, hit, push_and_fetch, wait_published};
 use support::{git, parity, wait};
 
 /// Worktree bytes of a repository whose archive is larger than all socket buffers on its way,
@@ -73,14 +74,6 @@ fn finish(conn: &mut Conn, mut body: Vec<u8>) -> Vec<u8> {
     body
 }
 
-/// Waits until `HEAD` finds the snapshot in the cache; gives that head.
-fn wait_published(server: &Server, name: &str) -> Head {
-    wait::until("the snapshot is published", || {
-        let answer = server.fetch("HEAD", &lab::target(name), &[]);
-        (answer.head.status == 200).then_some(answer.head)
-    })
-}
-
 /// A server on a mirror of `small` that was put there, after its first look at the upstream,
 /// which belongs to nobody's request.
 fn start_on_mirror(lab: &Lab) -> Server {
@@ -88,36 +81,6 @@ fn start_on_mirror(lab: &Lab) -> Server {
     let server = lab.start();
     wait::until_true("the mirror was compared", || server.fetches() == 1);
     server
-}
-
-/// Asks the server for refs and commits, and gives its answer.
-fn ensure(server: &Server, name: &str, json: &str) -> serde_json::Value {
-    let answer = server.post_json(&lab::endpoint(name, "ensure-refs"), json);
-    let answer = answer.expect(200);
-    assert_eq!(answer.head.get("content-type"), Some("application/json"));
-    serde_json::from_slice(&answer.body).unwrap_or_else(|e| panic!("{}: {e}", answer.text()))
-}
-
-/// Adds a commit to the upstream's `main` and has the mirror fetch it; gives its id.
-fn push_and_fetch(lab: &Lab, server: &Server, name: &str, path: &str, content: &[u8]) -> String {
-    let id = repos::add_commit(&lab.upstream(name), "main", path, content);
-    let json = format!(r#"{{"refs":{{"refs/heads/main":"{id}"}}}}"#);
-    let answer = ensure(server, name, &json);
-    assert_eq!(answer["refs"]["refs/heads/main"], *id, "{answer}");
-    id
-}
-
-/// Requests a snapshot until the server holds it, and gives the answer from the cache.
-fn hit(server: &Server, name: &str) -> Response {
-    server.get(&lab::target(name)).expect(200);
-    wait_published(server, name);
-    let response = server.get(&lab::target(name)).expect(200);
-    assert!(
-        response.head.content_length().is_some(),
-        "{:?}",
-        response.head
-    );
-    response
 }
 
 /// Panics unless the snapshot unpacks to what a clone of the upstream is now.

@@ -18,6 +18,8 @@ pub mod lab;
 pub mod metrics;
 pub mod parity;
 pub mod repos;
+pub mod restore;
 pub mod rng;
 pub mod server;
+pub mod steps;
 pub mod wait;

@@ -1,0 +1,270 @@
+//! Bundles through the client: what the mirror has beyond the snapshot comes with the restore, and
+//! a bundle that is of no use leaves a whole snapshot.
+
+use crate::lab::{BINARY, expect, expect_nothing, relay, restore};
+use crate::support::lab::{self, Lab};
+use crate::support::repos::{self, Shape};
+use crate::support::rng::Rng;
+use crate::support::server::Server;
+use crate::support::steps::{ensure, hit, push_and_fetch};
+use crate::support::{git, parity};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+/// More than [`start`] lets a new snapshot have: the old one stays.
+const LARGE_BYTES: usize = 8 << 20;
+
+fn small_lab() -> Lab {
+    let lab = Lab::new(BINARY);
+    lab.generate("small", Shape::ManySmall, 300_000);
+    lab
+}
+
+/// A server that keeps small snapshots only.
+fn start(lab: &Lab) -> Server {
+    let fault = "spool-enospc-after-bytes=4000000";
+    lab.settings().with_fault(fault).start()
+}
+
+fn large() -> Vec<u8> {
+    Rng::new(6).bytes(LARGE_BYTES)
+}
+
+fn tip(lab: &Lab) -> String {
+    git::text(&lab.upstream("small"), &["rev-parse", "HEAD"])
+}
+
+/// Restores with `--json`; gives the directory, the summary and standard error.
+fn run(
+    lab: &Lab,
+    server: std::net::SocketAddr,
+    name: &str,
+    more: &[&str],
+) -> (PathBuf, serde_json::Value, String) {
+    let target = lab.scratch(name);
+    let out = restore(server, "test/small", &target, &[&["--json"], more].concat());
+    let errors = expect(&out, 0);
+    (target, summary(&out), errors)
+}
+
+fn summary(out: &Output) -> serde_json::Value {
+    serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {out:?}"))
+}
+
+/// Panics unless `restored` is what a clone of the upstream is now.
+fn expect_newest(lab: &Lab, restored: &Path, name: &str) {
+    let clone = lab.scratch(&format!("{name}-clone"));
+    git::clone(&lab.url("small"), &clone);
+    parity::expect_same_clones(&clone, restored, name);
+}
+
+/// Panics unless `restored` is at `commit`, whole and clean.
+fn expect_at(restored: &Path, commit: &str) {
+    for name in ["HEAD", "main", "origin/main", "origin/HEAD"] {
+        assert_eq!(git::text(restored, &["rev-parse", name]), commit, "{name}");
+    }
+    assert_eq!(git::text(restored, &["status", "--porcelain"]), "");
+    git::run(restored, &["fsck", "--strict"]);
+}
+
+/// Moves the upstream's `main` to a commit without parents that has `large.bin` besides.
+fn rewrite(lab: &Lab) -> String {
+    let upstream = lab.upstream("small");
+    repos::add_commit(&upstream, "main", "large.bin", &large());
+    let orphan = ["commit-tree", "refs/heads/main^{tree}", "-m", "rewritten"];
+    let orphan = git::text(&upstream, &orphan);
+    git::run(&upstream, &["update-ref", "refs/heads/main", &orphan]);
+    orphan
+}
+
+#[test]
+fn what_is_newer_than_the_snapshot_comes_with_it() {
+    let lab = small_lab();
+    let server = start(&lab);
+    hit(&server, "small");
+    let old = tip(&lab);
+    push_and_fetch(&lab, &server, "small", "large.bin", &large());
+    let new = push_and_fetch(&lab, &server, "small", "small.txt", b"small\n");
+
+    let (newest, summary, errors) = run(&lab, server.address(), "newest", &[]);
+    assert_eq!(summary["bundle_applied"], true, "{summary} {errors}");
+    assert_eq!(summary["commit"], *new);
+    assert_eq!(errors, "");
+    expect_at(&newest, &new);
+    expect_newest(&lab, &newest, "newest");
+    assert!(!newest.join(".git/FETCH_HEAD").exists());
+
+    let (plain, summary, errors) = run(&lab, server.address(), "plain", &["--no-bundle"]);
+    assert_eq!(summary["bundle_applied"], false);
+    assert_eq!((&summary["commit"], &*errors), (&old.clone().into(), ""));
+    expect_at(&plain, &old);
+    assert!(!plain.join("small.txt").exists());
+
+    // Over an older checkout, with a file that is nobody's.
+    std::fs::write(plain.join("mine"), b"mine").unwrap_or_else(|e| panic!("{e}"));
+    let (over, summary, _) = run(&lab, server.address(), "plain", &["--overwrite"]);
+    assert_eq!(summary["bundle_applied"], true);
+    assert_eq!(git::text(&over, &["rev-parse", "HEAD"]), new);
+    assert_eq!(git::text(&over, &["status", "--porcelain"]), "?? mine");
+}
+
+#[test]
+fn after_a_force_push_it_is_what_a_clone_would_be() {
+    let lab = small_lab();
+    let server = start(&lab);
+    hit(&server, "small");
+    let new = rewrite(&lab);
+    ensure(
+        &server,
+        "small",
+        &format!(r#"{{"refs":{{"refs/heads/main":"{new}"}}}}"#),
+    );
+    let (restored, summary, errors) = run(&lab, server.address(), "rewritten", &[]);
+    assert_eq!(summary["bundle_applied"], true, "{errors}");
+    expect_at(&restored, &new);
+    expect_newest(&lab, &restored, "rewritten");
+}
+
+/// The mirror was made anew and has never heard of the snapshot's commit.
+#[test]
+fn a_base_that_the_server_does_not_know_leaves_the_snapshot() {
+    let lab = small_lab();
+    let server = start(&lab);
+    hit(&server, "small");
+    let old = tip(&lab);
+    server.stop();
+    let new = rewrite(&lab);
+    git::repack_and_prune(&lab.upstream("small"));
+    let mirror = lab.mirror("small");
+    std::fs::remove_dir_all(&mirror).unwrap_or_else(|e| panic!("{e}"));
+    lab.place_mirror("small");
+    let server = start(&lab);
+    let answer = server.get(&lab::endpoint(
+        "small",
+        &format!("snapshot.bundle?base={old}"),
+    ));
+    answer.expect(404);
+    let (restored, summary, errors) = run(&lab, server.address(), "old", &[]);
+    if summary["commit"] == *old {
+        assert!(errors.contains("the base commit is unknown"), "{errors}");
+        assert_eq!(summary["bundle_applied"], false);
+        expect_at(&restored, &old);
+        // What is asked for by name must be there all the same.
+        let wanted = format!("main={new}");
+        let (restored, ..) = run(&lab, server.address(), "named", &["--ref", &wanted]);
+        assert_eq!(git::text(&restored, &["rev-parse", "origin/main"]), new);
+        assert_eq!(git::text(&restored, &["rev-parse", "HEAD"]), old);
+    } else {
+        panic!("the snapshot was built anew: {summary}");
+    }
+}
+
+/// The upstream's HEAD names another branch now: the bundle has nothing for the old one.
+#[test]
+fn another_branch_is_not_taken_for_the_old_one() {
+    let lab = small_lab();
+    let server = start(&lab);
+    hit(&server, "small");
+    let old = tip(&lab);
+    let upstream = lab.upstream("small");
+    git::run(&upstream, &["branch", "trunk", "main"]);
+    let new = repos::add_commit(&upstream, "trunk", "large.bin", &large());
+    git::run(&upstream, &["symbolic-ref", "HEAD", "refs/heads/trunk"]);
+    ensure(
+        &server,
+        "small",
+        &format!(r#"{{"refs":{{"refs/heads/trunk":"{new}"}}}}"#),
+    );
+    let (restored, summary, errors) = run(&lab, server.address(), "old", &[]);
+    assert_eq!(summary["commit"], *old, "{errors}");
+    assert!(errors.contains("refs/heads/trunk"), "{errors}");
+    expect_at(&restored, &old);
+}
+
+/// A bundle that comes damaged, broken off or not at all leaves the snapshot as it is.
+#[test]
+fn a_damaged_bundle_leaves_the_snapshot() {
+    let lab = small_lab();
+    let server = start(&lab);
+    hit(&server, "small");
+    let old = tip(&lab);
+    let new = push_and_fetch(&lab, &server, "small", "large.bin", &large());
+    let intact = relay(server.address(), |_| true, |_| {});
+    let (_, summary, _) = run(&lab, intact, "intact", &[]);
+    assert_eq!(
+        summary["commit"], *new,
+        "the relay changes what it should not"
+    );
+    type Damage = fn(&mut Vec<u8>);
+    let kinds: [(&str, Damage); 4] = [
+        ("flipped", |body| {
+            let middle = body.len() / 2;
+            body[middle] ^= 1;
+        }),
+        ("head", |body| body[0] ^= 1),
+        ("no-prerequisite", |body| {
+            // The line `-HASH` of the header: another commit that nobody has.
+            let at = body.windows(2).position(|w| w == b"\n-").unwrap_or(0);
+            body[at + 2..at + 42].fill(b'1');
+        }),
+        ("cut", |body| body.truncate(body.len() / 2)),
+    ];
+    for (name, damage) in kinds {
+        let address = relay(server.address(), |target| target.contains("bundle"), damage);
+        let (restored, summary, errors) = run(&lab, address, name, &[]);
+        assert_eq!(summary["bundle_applied"], false, "{name}");
+        assert!(
+            errors.contains("without the newest commits"),
+            "{name}: {errors}"
+        );
+        expect_at(&restored, &old);
+        assert!(!restored.join("large.bin").exists());
+    }
+}
+
+#[test]
+fn refs_and_commits_are_those_of_the_upstream_or_nothing_is_restored() {
+    let lab = small_lab();
+    let server = start(&lab);
+    hit(&server, "small");
+    let old = tip(&lab);
+    let upstream = lab.upstream("small");
+    git::run(&upstream, &["branch", "side", "main"]);
+    let side = repos::add_commit(&upstream, "side", "side.txt", b"side\n");
+    git::run(&upstream, &["tag", "-a", "-m", "a tag", "v1", &side]);
+    let tag = git::text(&upstream, &["rev-parse", "v1"]);
+    let refs = ["--ref", "side", "--ref", "refs/tags/v1", "--commit", &side];
+    let (restored, summary, _) = run(&lab, server.address(), "side", &refs);
+    assert_eq!(summary["commit"], *old);
+    let parse = |name: &str| git::text(&restored, &["rev-parse", name]);
+    assert_eq!([parse("origin/side"), parse("v1")], [side.clone(), tag]);
+    assert_eq!(git::text(&restored, &["status", "--porcelain"]), "");
+    git::run(&restored, &["fsck", "--strict"]);
+    // A commit that no ref names, only reachable.
+    let newest = repos::add_commit(&upstream, "side", "more.txt", b"more\n");
+    let (restored, ..) = run(&lab, server.address(), "commit", &["--commit", &newest]);
+    git::run(
+        &restored,
+        &["cat-file", "-e", &format!("{newest}^{{tree}}")],
+    );
+
+    let (stale, absent) = (format!("side={old}"), "1".repeat(40));
+    for (more, code) in [
+        (["--ref", &*stale], 7),
+        (["--ref", "nosuch"], 7),
+        (["--commit", &absent], 7),
+        (["--commit", &side[1..]], 1),
+        (["--ref", "side=main"], 1),
+        (["--ref", "a..b"], 1),
+        (["--ref", ""], 1),
+    ] {
+        let target = lab.scratch("refused");
+        let out = restore(server.address(), "test/small", &target, &more);
+        let errors = expect(&out, code);
+        assert!(
+            errors.contains(more[1].split('=').next_back().unwrap_or("")),
+            "{errors}"
+        );
+        expect_nothing(&target);
+    }
+}

@@ -1,0 +1,305 @@
+//! What a restore leaves behind and what it must leave alone: killed runs, full and foreign file
+//! systems, files that are nobody's.
+
+use crate::lab::{
+    BINARY, Ends, archive, command, expect, expect_nothing, interrupt, new_lab, restore,
+};
+use crate::support::lab::Lab;
+use crate::support::repos::{self, FILE};
+use crate::support::{compare, git, wait};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+fn staged(parent: &Path) -> Vec<PathBuf> {
+    let listing = fs::read_dir(parent).into_iter().flatten().flatten();
+    let is_staged = |path: &PathBuf| path.to_string_lossy().contains("/.tarpon-restore-");
+    listing.map(|e| e.path()).filter(is_staged).collect()
+}
+
+/// A restore that ends with the test, whatever comes.
+struct Running(Child);
+
+impl Running {
+    fn kill(&mut self) {
+        drop(self.0.kill());
+        self.0.wait().unwrap_or_else(|e| panic!("wait: {e}"));
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Starts a restore that gets only the beginning; gives its staging directory.
+fn start_stalled(lab: &Lab, address: SocketAddr, name: &str) -> (Running, PathBuf) {
+    let before = staged(&lab.scratch(""));
+    let child = Command::new(BINARY)
+        .args(["restore", "test/app"])
+        .arg(lab.scratch(name))
+        .args(["--server", &format!("http://{address}")])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|e| panic!("tarpon does not start: {e}"));
+    let child = Running(child);
+    let directory = wait::until("it has a staging directory", || {
+        let mut now = staged(&lab.scratch("")).into_iter();
+        now.find(|path| !before.contains(path) && path.join("tree").exists())
+    });
+    (child, directory)
+}
+
+#[test]
+fn what_a_killed_run_left_goes_and_what_a_live_one_uses_stays() {
+    let lab = new_lab();
+    let server = lab.start();
+    archive(&lab, &server);
+    let address = interrupt(server.address(), |_| Ends::Stall(3 << 20));
+    let (mut live, used) = start_stalled(&lab, address, "live");
+    let (mut killed, left) = start_stalled(&lab, address, "killed");
+    killed.kill();
+    assert!(left.exists(), "a killed run cannot have cleaned up");
+    // Somebody's directory that only has such a name.
+    let foreign = lab.scratch(".tarpon-restore-mine");
+    fs::create_dir(&foreign).unwrap_or_else(|e| panic!("{e}"));
+    fs::write(foreign.join("mine"), b"mine").unwrap_or_else(|e| panic!("{e}"));
+    expect(
+        &restore(server.address(), "test/app", &lab.scratch("next"), &[]),
+        0,
+    );
+    assert!(!left.exists(), "{} was not removed", left.display());
+    assert!(
+        used.join("tree").exists(),
+        "a live run's directory was removed"
+    );
+    assert!(foreign.join("mine").exists());
+    live.kill();
+    expect(
+        &restore(server.address(), "test/app", &lab.scratch("last"), &[]),
+        0,
+    );
+    assert_eq!(staged(&lab.scratch("")), [foreign]);
+}
+
+/// A checkout of `app` with one thing changed, and an upstream whose next commit is in its way.
+fn overwrite(lab: &Lab, server: SocketAddr, name: &str, prepare: impl Fn(&Path)) -> Output {
+    let target = lab.scratch(name);
+    git::clone(&lab.url("before"), &target);
+    prepare(&target);
+    restore(server, "test/app", &target, &["--overwrite"])
+}
+
+#[test]
+fn overwriting_never_loses_what_nobody_tracks() {
+    let lab = new_lab();
+    let before = lab.upstream("before");
+    repos::init_bare(&before, "main", "sha1");
+    let mut import = repos::Importer::start(&before, repos::Layout::Packed);
+    import.commit("refs/heads/main", "before");
+    // A directory where `app` has a file, a file where it has a directory.
+    import.file(FILE, b"big.bin/tracked", b"1");
+    import.file(FILE, b"src", b"2");
+    import.finish();
+    let server = lab.start();
+    let write = |path: PathBuf| fs::write(path, b"mine").unwrap_or_else(|e| panic!("{e}"));
+
+    let out = overwrite(&lab, server.address(), "clean", |_| {});
+    expect(&out, 0);
+    let clean = lab.scratch("clean");
+    assert_eq!(git::text(&clean, &["status", "--porcelain"]), "");
+    assert!(clean.join("big.bin").is_file() && clean.join("src/link").is_symlink());
+
+    for named in ["big.bin/mine", "big.bin/sub/deep"] {
+        let name = named.replace('/', "-");
+        let out = overwrite(&lab, server.address(), &name, |target| {
+            let path = target.join(named);
+            fs::create_dir_all(path.parent().unwrap_or(target)).unwrap_or_else(|e| panic!("{e}"));
+            write(path);
+        });
+        expect_refused(&lab.scratch(&name), &out, named);
+    }
+    let out = overwrite(&lab, server.address(), "file", |target| {
+        git::run(target, &["rm", "--quiet", "--cached", "src"]);
+    });
+    let errors = expect(&out, 1);
+    assert!(errors.contains("/src is not tracked"), "{errors}");
+    assert!(lab.scratch("file").join("src").is_file());
+
+    let out = overwrite(&lab, server.address(), "worktree", |target| {
+        fs::rename(target.join(".git"), lab.scratch("elsewhere")).unwrap_or_else(|e| panic!("{e}"));
+        write(target.join(".git"));
+    });
+    assert!(expect(&out, 1).contains(".git is a file"));
+    assert_eq!(staged(&lab.scratch("")), Vec::<PathBuf>::new());
+}
+
+/// Each takes its turn; the last one's work stays, whole.
+#[test]
+fn those_that_overwrite_one_directory_do_not_mix() {
+    let lab = new_lab();
+    let server = lab.start();
+    archive(&lab, &server);
+    let expected = lab.scratch("clone");
+    git::clone(&lab.url("app"), &expected);
+    let target = lab.scratch("both");
+    git::clone(&lab.url("app"), &target);
+    for _ in 0..2 {
+        let start = |_| {
+            let more = ["--overwrite", "--quiet"];
+            let child = command(server.address(), "test/app", &target, &more).spawn();
+            child.unwrap_or_else(|e| panic!("tarpon does not start: {e}"))
+        };
+        let running = [0, 1, 2].map(start);
+        for mut child in running {
+            let status = child.wait().unwrap_or_else(|e| panic!("wait: {e}"));
+            assert_eq!(status.code(), Some(0));
+        }
+        let differences = compare::differences(&expected, &target, &[".git"]);
+        assert!(differences.is_empty(), "{differences:?}");
+        assert_eq!(git::text(&target, &["status", "--porcelain"]), "");
+        git::run(&target, &["fsck", "--strict"]);
+        assert_eq!(staged(&target), Vec::<PathBuf>::new());
+    }
+}
+
+/// While somebody else's files go into the target, none of this one's do; it can be interrupted.
+#[test]
+fn overwriting_waits_for_its_turn() {
+    let lab = new_lab();
+    let server = lab.start();
+    archive(&lab, &server);
+    let target = lab.scratch("target");
+    fs::create_dir(&target).unwrap_or_else(|e| panic!("{e}"));
+    fs::write(target.join("mine"), b"mine").unwrap_or_else(|e| panic!("{e}"));
+    let turn = fs::File::open(&target).unwrap_or_else(|e| panic!("{e}"));
+    turn.lock().unwrap_or_else(|e| panic!("{e}"));
+    let start = || {
+        let child = Command::new(BINARY)
+            .args(["restore", "test/app", "--overwrite", "--quiet"])
+            .arg(&target)
+            .args(["--server", &format!("http://{}", server.address())])
+            .stderr(Stdio::null())
+            .spawn();
+        let running = Running(child.unwrap_or_else(|e| panic!("tarpon does not start: {e}")));
+        wait::until_true("the files are there", || {
+            let mut staged = staged(&target).into_iter();
+            staged.any(|path| path.join("tree/.git/index").exists())
+        });
+        // Time enough for all the rest, if it did not wait.
+        expect(
+            &restore(server.address(), "test/app", &lab.scratch("other"), &[]),
+            0,
+        );
+        fs::remove_dir_all(lab.scratch("other")).unwrap_or_else(|e| panic!("{e}"));
+        assert!(!target.join("run.sh").exists() && !target.join(".git").exists());
+        running
+    };
+    let mut interrupted = start();
+    let pid = rustix::process::Pid::from_child(&interrupted.0);
+    let sent = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    sent.unwrap_or_else(|e| panic!("{e}"));
+    let status = interrupted.0.wait().unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(status.code(), Some(130));
+    let left = fs::read_dir(&target).map(Iterator::count);
+    assert_eq!(left.ok(), Some(1), "only what was there");
+
+    let mut waiting = start();
+    drop(turn);
+    let status = waiting.0.wait().unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(git::text(&target, &["status", "--porcelain"]), "?? mine");
+}
+
+/// Nothing was changed, and the error names what is in the way.
+fn expect_refused(target: &Path, out: &Output, named: &str) {
+    let errors = expect(out, 1);
+    assert!(errors.contains(named), "{errors}");
+    assert_eq!(
+        fs::read(target.join(named)).ok().as_deref(),
+        Some(&b"mine"[..])
+    );
+    let status = git::text(target, &["status", "--porcelain", "--untracked-files=all"]);
+    assert_eq!(status, format!("?? {named}"));
+    assert_eq!(git::text(target, &["log", "--format=%s"]), "before");
+    assert_eq!(staged(target), Vec::<PathBuf>::new());
+}
+
+/// Runs a restore into `target` where `mount` is done first, in a mount namespace of its own; what
+/// is at `at` afterwards is on standard output. `None` where that is not possible.
+fn mounted(server: SocketAddr, mount: &str, at: &Path, target: &Path) -> Option<Output> {
+    let possible = Command::new("unshare").args(["-m", "true"]).output();
+    if !possible.is_ok_and(|out| out.status.success()) {
+        eprintln!("skipped: no mount namespace may be made here");
+        return None;
+    }
+    let script = format!("{mount} || exit 99; shift; \"$@\"; code=$?; ls -A \"$at\"; exit $code");
+    let restore = command(server, "test/app", target, &["--quiet"]);
+    let mut command = Command::new("unshare");
+    git::isolate(&mut command);
+    command.args(["-m", "sh", "-c", &script, "sh"]).arg(at);
+    command.arg(restore.get_program()).args(restore.get_args());
+    command.env("at", at);
+    Some(command.output().unwrap_or_else(|e| panic!("{e}")))
+}
+
+fn listing(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+#[test]
+fn a_full_disk_leaves_nothing() {
+    let lab = new_lab();
+    let server = lab.start();
+    archive(&lab, &server);
+    let disk = lab.scratch("disk");
+    fs::create_dir(&disk).unwrap_or_else(|e| panic!("{e}"));
+    // Full in the pack, full in the files; into a new directory and into the mount point itself.
+    for (size, target) in [("4m", "x"), ("16m", "x"), ("16m", "")] {
+        let mount = format!("mount -t tmpfs -o size={size} tmpfs \"$at\"");
+        let Some(out) = mounted(server.address(), &mount, &disk, &disk.join(target)) else {
+            return;
+        };
+        let errors = expect(&out, 4);
+        assert!(errors.contains("No space left"), "{errors}");
+        assert_eq!(listing(&out), "", "{size} {target}");
+    }
+}
+
+#[test]
+fn a_mount_point_is_filled_and_a_read_only_one_is_refused() {
+    let lab = new_lab();
+    let server = lab.start();
+    archive(&lab, &server);
+    let disk = lab.scratch("disk");
+    fs::create_dir(&disk).unwrap_or_else(|e| panic!("{e}"));
+    for mount in [
+        "mount -t tmpfs -o size=200m tmpfs \"$at\"",
+        // The same device as its parent.
+        "mount --bind \"$at\" \"$at\"",
+    ] {
+        let Some(out) = mounted(server.address(), mount, &disk, &disk) else {
+            return;
+        };
+        expect(&out, 0);
+        let listing = listing(&out);
+        assert!(
+            listing.contains("run.sh") && !listing.contains("tarpon"),
+            "{listing}"
+        );
+    }
+    fs::remove_dir_all(&disk).unwrap_or_else(|e| panic!("{e}"));
+    fs::create_dir(&disk).unwrap_or_else(|e| panic!("{e}"));
+    let mount = "mount -t tmpfs -o ro tmpfs \"$at\"";
+    for target in [disk.join("x"), disk.join("a/b"), disk.clone()] {
+        let Some(out) = mounted(server.address(), mount, &disk, &target) else {
+            return;
+        };
+        let errors = expect(&out, 4);
+        assert!(errors.contains(&*disk.to_string_lossy()), "{errors}");
+        assert!(errors.contains("Read-only"), "{errors}");
+    }
+    expect_nothing(&lab.scratch("x"));
+}

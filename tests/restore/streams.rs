@@ -1,0 +1,138 @@
+//! Streams that stop or break, of an archive that is there and of one that is still being made.
+
+use crate::lab::{
+    Ends, archive, clone, expect, expect_nothing, interrupt, new_lab, restore, switch,
+};
+use crate::support::rng::Rng;
+use crate::support::{compare, git, repos};
+use std::path::Path;
+
+/// So long without a byte is a stall.
+const STALL: [&str; 2] = ["--stall-timeout", "0.3"];
+
+fn expect_files(expected: &Path, restored: &Path, context: &str) {
+    let differences = compare::differences(expected, restored, &[".git"]);
+    assert!(differences.is_empty(), "{context}: {differences:?}");
+    assert_eq!(
+        git::text(restored, &["status", "--porcelain"]),
+        "",
+        "{context}"
+    );
+    git::run(restored, &["fsck", "--strict"]);
+}
+
+#[test]
+fn a_stall_that_passes_is_overcome() {
+    let lab = new_lab();
+    let server = lab.start();
+    archive(&lab, &server);
+    let expected = clone(&lab, "app", "clone");
+    // In the first answer's head, in its body, and in one of the connections after it.
+    for (name, stalled, after) in [("body", 0, 1 << 20), ("later", 2, 100_000), ("head", 3, 20)] {
+        let address = interrupt(server.address(), move |number| match number == stalled {
+            true => Ends::Stall(after),
+            false => Ends::Whole,
+        });
+        let target = lab.scratch(name);
+        let more = [&STALL[..], &["--json"]].concat();
+        let out = restore(address, "test/app", &target, &more);
+        expect(&out, 0);
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(!text.contains("\"resumes\":0,"), "{name}: {text}");
+        expect_files(&expected, &target, name);
+    }
+}
+
+#[test]
+fn a_server_that_stalls_for_good_is_given_up() {
+    let lab = new_lab();
+    let server = lab.start();
+    archive(&lab, &server);
+    // Every connection: with half an answer, which is progress, and from some time on with none.
+    for (name, some) in [("body", 4), ("silent", 0)] {
+        let address = interrupt(server.address(), move |number| match number {
+            0 => Ends::Stall(1 << 20),
+            number if number <= some => Ends::Stall(1000),
+            _ => Ends::Stall(0),
+        });
+        let target = lab.scratch(name);
+        let errors = expect(&restore(address, "test/app", &target, &STALL), 3);
+        assert!(
+            errors.contains("no byte came for 0.3 s"),
+            "{name}: {errors}"
+        );
+        expect_nothing(&target);
+    }
+}
+
+/// The connections to a server that is still building break at seeded points: the files are right
+/// whatever it has by then.
+#[test]
+fn a_live_stream_that_breaks_gives_the_same_files() {
+    let lab = new_lab();
+    lab.place_mirror("app");
+    let expected = clone(&lab, "app", "clone");
+    for seed in 0..5 {
+        lab.forget_snapshots();
+        let server = lab.start();
+        let address = interrupt(server.address(), move |number| {
+            let mut rng = Rng::new(seed * 100 + number as u64);
+            match number == 0 || rng.below(2) == 0 {
+                true => Ends::Cut(1000 + rng.below(6 << 20)),
+                false => Ends::Whole,
+            }
+        });
+        let target = lab.scratch(&format!("live{seed}"));
+        let out = restore(address, "test/app", &target, &["--json"]);
+        expect(&out, 0);
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(!text.contains("\"resumes\":0,"), "seed {seed}: {text}");
+        expect_files(&expected, &target, &format!("seed {seed}"));
+        server.stop();
+    }
+}
+
+/// The archive is another in the middle of the download: bytes of the two never mix.
+#[test]
+fn a_snapshot_that_changes_under_a_restore_is_read_anew() {
+    let (old, new) = (new_lab(), new_lab());
+    repos::add_commit(&new.upstream("app"), "main", "src/d0/f0.c", b"changed\n");
+    let servers = [old.start(), new.start()];
+    archive(&old, &servers[0]);
+    archive(&new, &servers[1]);
+    let expected = clone(&new, "app", "clone");
+    let addresses = servers.each_ref().map(|server| server.address());
+    for (name, cut) in [("early", 5000), ("late", 3 << 20)] {
+        let address = switch(move |number| match number {
+            0 => (addresses[0], Ends::Cut(cut)),
+            _ => (addresses[1], Ends::Whole),
+        });
+        let target = new.scratch(name);
+        expect(&restore(address, "test/app", &target, &[]), 0);
+        expect_files(&expected, &target, name);
+    }
+}
+
+/// The build itself fails in the middle, at seeded points.
+#[test]
+fn a_build_that_fails_under_a_restore_gives_whole_files_or_an_error() {
+    let lab = new_lab();
+    lab.place_mirror("app");
+    let expected = clone(&lab, "app", "clone");
+    let mut rng = Rng::new(0xFA11);
+    for _ in 0..4 {
+        lab.forget_snapshots();
+        let after = rng.below(12 << 20);
+        let fault = format!("build-fail-after-bytes={after}");
+        let server = lab.settings().with_fault(&fault).start();
+        let target = lab.scratch(&format!("failed{after}"));
+        let out = restore(server.address(), "test/app", &target, &[]);
+        assert_eq!(server.builds("failed"), 1, "{fault}");
+        if out.status.code() == Some(0) {
+            expect_files(&expected, &target, &fault);
+        } else {
+            expect(&out, 3);
+            expect_nothing(&target);
+        }
+    }
+}
