@@ -1,5 +1,7 @@
 //! The `tarpon` command: reads its arguments, runs what they ask for, sets the exit code.
 
+#![deny(unsafe_code)]
+
 use std::process::ExitCode;
 
 use tarpon::config::{self, Command, Config};
