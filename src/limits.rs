@@ -211,8 +211,6 @@ const _: () = assert!(
 
 /// How much of the end of a git subprocess's stderr is kept for the error message.
 pub const GIT_STDERR_TAIL_BYTES: usize = 8 * 1024;
-/// Default time limit of a clone from upstream.
-pub const GIT_CLONE_LIMIT_MS: u64 = 60 * 60 * 1000;
 /// Default time limit of fetching objects from upstream.
 pub const GIT_FETCH_LIMIT_MS: u64 = 60 * 60 * 1000;
 /// Default time limit of asking upstream for its refs.
@@ -241,8 +239,6 @@ pub const MIRROR_PACKS_MAX: usize = 50;
 /// In a consolidated mirror every pack has at least this many times the objects of the next
 /// smaller one.
 pub const MIRROR_PACK_FACTOR: u64 = 2;
-/// Default time between two looks at an upstream.
-pub const FETCH_INTERVAL_MS: u64 = 15 * 60 * 1000;
 /// How far a due time is moved at random, to either side, in percent.
 pub const FETCH_JITTER_PERCENT: u64 = 10;
 /// Wait after the first failed fetch; doubled with every further failure.
@@ -255,8 +251,9 @@ pub const FETCHES_MAX: usize = 4;
 const _: () = assert!(GIT_LIST_LIMIT_MS <= GIT_FETCH_LIMIT_MS);
 const _: () =
     assert!(GIT_PIPE_GRACE_MS < GIT_LIST_LIMIT_MS && GIT_KILL_GRACE_MS < GIT_LIST_LIMIT_MS);
-const _: () =
-    assert!(FETCH_RETRY_MS <= FETCH_INTERVAL_MS && FETCH_INTERVAL_MS <= FETCH_RETRY_MAX_MS);
+const _: () = assert!(
+    FETCH_RETRY_MS <= FETCH_INTERVAL_DEFAULT_MS && FETCH_INTERVAL_DEFAULT_MS <= FETCH_RETRY_MAX_MS
+);
 const _: () = assert!(FETCH_JITTER_PERCENT < 100 && FETCHES_MAX > 0);
 const _: () = assert!(MIRROR_PACK_FACTOR >= 2 && MIRROR_PACKS_MAX >= 2);
 /// Threads that read files ahead of the sockets.
@@ -273,6 +270,9 @@ pub const RETIRED_KEPT_MS: u64 = 60_000;
 pub const SWEEP_INTERVAL_MS: u64 = 5_000;
 /// First clones that run at the same time.
 pub const CLONES_RUNNING_MAX: usize = 8;
+/// How long a failed clone is remembered: requests for the same name are answered alike
+/// meanwhile, without asking the upstream again.
+pub const CLONE_FAILURE_KEPT_MS: u64 = 10_000;
 /// Largest body that is read and thrown away where none is expected.
 pub const UNUSED_BODY_BYTES_MAX: u64 = 64 * 1024;
 /// Names of repositories of which nothing else is known, in a shard of the registry, before they
@@ -334,7 +334,8 @@ const _: () = assert!(
     FRESHENS_RUNNING_MAX > FETCHES_MAX,
     "the schedule leaves room for requests"
 );
-const _: () = assert!(FRESHEN_WAIT_MS < GIT_LIST_LIMIT_MS && MIRROR_FRESH_MS < FETCH_INTERVAL_MS);
+const _: () =
+    assert!(FRESHEN_WAIT_MS < GIT_LIST_LIMIT_MS && MIRROR_FRESH_MS < FETCH_INTERVAL_DEFAULT_MS);
 const _: () = assert!(BODY_BYTES_MAX <= GIT_REQUEST_BYTES_MAX as u64);
 const _: () = assert!(ENSURE_BODY_BYTES_MAX <= BODY_BYTES_MAX);
 // --- scheduling ---

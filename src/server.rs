@@ -148,7 +148,7 @@ fn find_mirrors(shared: &Shared) -> Result<(), ServerError> {
         }
         let registry = &shared.registry;
         let repo = registry.get_or_add(&host, &path, || mirror, || url);
-        repo.set_mirrored();
+        repo.set_mirrored(true);
     }
     Ok(())
 }
@@ -169,10 +169,14 @@ fn find_entries(shared: &Shared) -> Result<(), ServerError> {
         let mirror = || shared.state.mirror_path(host, path);
         let repo = shared.registry.get_or_add(host, path, mirror, || url);
         if repo.current().is_some() {
-            shared.state.remove(&entry.dir)?;
+            // It is not served; the next start tries again.
+            if let Err(e) = shared.state.remove(&entry.dir) {
+                tracing::error!(repository = &*repo.name, "a superseded entry stays: {e}");
+            }
             continue;
         }
-        shared.add_to_cache(shared.state.entry_bytes(&entry.dir)?);
+        // The first sweep counts again.
+        shared.add_to_cache(shared.state.entry_bytes(&entry.dir).unwrap_or(0));
         repo.replace_current(Some(Arc::new(Archive::found(entry.dir, entry.meta))));
     }
     Ok(())

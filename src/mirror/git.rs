@@ -50,7 +50,7 @@ pub struct TimeLimits {
 impl Default for TimeLimits {
     fn default() -> Self {
         Self {
-            clone: Duration::from_millis(limits::GIT_CLONE_LIMIT_MS),
+            clone: Duration::from_millis(limits::CLONE_TIMEOUT_DEFAULT_MS),
             fetch: Duration::from_millis(limits::GIT_FETCH_LIMIT_MS),
             list: Duration::from_millis(limits::GIT_LIST_LIMIT_MS),
             local: Duration::from_millis(limits::GIT_LOCAL_LIMIT_MS),

@@ -81,12 +81,14 @@ fn wait_published(server: &Server, name: &str) -> Head {
     })
 }
 
-/// A server on a mirror of `small` that was put there, after its first look at the upstream,
-/// which belongs to nobody's request.
+/// A server on a mirror of `small` that was put there, after one look at the upstream; the next
+/// one on schedule is far away.
 fn start_on_mirror(lab: &Lab) -> Server {
     lab.place_mirror("small");
-    let server = lab.start();
-    wait::until_true("the mirror was compared", || server.fetches() == 1);
+    let server = lab.settings().with(&["--fetch-interval", "720h"]).start();
+    let absent = r#"{"refs":{"refs/heads/absent":""}}"#;
+    ensure(&server, "small", absent);
+    assert_eq!(server.fetches(), 1);
     server
 }
 
