@@ -34,12 +34,24 @@ pub const JOB_ENTRIES_MAX: usize = 256;
 pub const JOB_TAR_BYTES: u64 = 4 << 20;
 /// Files above this size are encoded as a stream instead of being decoded in memory.
 pub const BIG_FILE_BYTES: u64 = 8 << 20;
+/// Bytes that the encoders decode an object with: twice the largest of it and what its delta is
+/// made from, and the deltas.
+pub const DECODE_LIMIT_BYTES: u64 = 24 << 20;
+/// Bytes for decoding what takes more, of all builds together; one that alone needs more than all
+/// is decoded alone.
+pub const DECODE_BUDGET_BYTES: u64 = 96 << 20;
+/// Bytes of delta bases that a thread keeps for each build.
+pub const DELTA_CACHE_BYTES: u64 = 16 << 20;
 /// Bytes of a linked file that one job brings into memory and sums.
 pub const RAW_JOB_BYTES: u64 = 16 << 20;
 
 const _: () = assert!(
     JOB_TAR_BYTES < BIG_FILE_BYTES,
     "a big file never shares a job"
+);
+const _: () = assert!(
+    3 * BIG_FILE_BYTES <= DECODE_LIMIT_BYTES && DECODE_LIMIT_BYTES <= DECODE_BUDGET_BYTES,
+    "what is no big file is decoded without a grant, as a rule"
 );
 const _: () = assert!(RAW_JOB_BYTES.is_multiple_of(crate::extent::RAW_FRAME_BYTES));
 // --- HTTP: what a client may send -------------------------------------------------------------
