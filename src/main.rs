@@ -45,6 +45,12 @@ fn serve(config: Config) -> ExitCode {
         eprintln!("tarpon: {error}");
         return ExitCode::from(2);
     }
+    let names: Vec<String> = std::env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .collect();
+    for line in config::unknown_variables(names.iter().map(String::as_str)) {
+        tracing::warn!("{line}");
+    }
     match tarpon::server::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

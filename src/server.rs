@@ -43,6 +43,8 @@ use crate::snapshot::zstd::ring::Ring;
 /// Why the server could not start, or not stop as it should.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
+    #[error("{0}; choose a directory that this user can write to with --state")]
+    State(StoreError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -109,7 +111,10 @@ fn prepare(
         Ok(value) => Faults::parse(&value).map_err(ServerError::Fault)?,
         Err(_) => Faults::default(),
     };
-    let state = StateDir::open(&config.state)?;
+    let state = StateDir::open(&config.state).map_err(|e| match e {
+        StoreError::Io { .. } => ServerError::State(e),
+        e => ServerError::Store(e),
+    })?;
     let tmp = state.tmp_dir();
     maintain::recover_staging(&tmp).map_err(|source| ServerError::Mirror { path: tmp, source })?;
     let ring = Ring::start(config.encoders.get(), EncoderState::default)
