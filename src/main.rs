@@ -9,7 +9,7 @@ use tarpon::config::{self, Command, Config};
 fn main() -> ExitCode {
     if let Some(why) = tarpon::io::child::start_if_asked(std::env::args_os()) {
         eprintln!("tarpon: {why}");
-        return ExitCode::from(127);
+        return ExitCode::from(tarpon::io::child::NOT_STARTED_CODE);
     }
     match config::parse(std::env::args_os(), |name| std::env::var_os(name)) {
         Ok(Command::Serve(config)) => serve(*config),

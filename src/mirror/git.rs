@@ -252,6 +252,10 @@ impl Git {
             Ok(Ok(status)) if status.success() => Ok(()),
             Ok(Ok(status)) => {
                 let stderr = String::from_utf8_lossy(stderr).into_owned();
+                if let Some(source) = crate::io::child::not_started(status.code(), &stderr) {
+                    let program = self.program.clone();
+                    return Err(MirrorError::Start { program, source });
+                }
                 Err(match target {
                     Target::Upstream(url) => {
                         MirrorError::from_network(op, url, status.code(), stderr)

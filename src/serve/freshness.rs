@@ -23,6 +23,14 @@ use crate::refs::{self, MirrorRefs};
 type Ended = Result<(), StartError>;
 
 impl Plane {
+    /// What is cached is served without git, so this stops nothing; but it is said at once.
+    pub(super) async fn check_git(self: Rc<Self>) {
+        match self.git.version().await {
+            Ok(version) => tracing::debug!("git {version}"),
+            Err(e) => tracing::error!("mirrors can be neither cloned nor fetched: {e}"),
+        }
+    }
+
     /// Mirrors found at start are used as they are; what the server needs of their
     /// configuration is set while requests are served already.
     pub(super) async fn take_over_mirrors(self: Rc<Self>) {

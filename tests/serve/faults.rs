@@ -261,6 +261,18 @@ fn a_clone_that_fails_leaves_nothing() -> io::Result<()> {
     Ok(())
 }
 
+/// Without git, that is what the log says at the start and a client hears.
+#[test]
+fn git_is_missing() {
+    let lab = super::small_lab();
+    let mut settings = lab.settings();
+    settings.launcher = ["env", "PATH=/nonexistent"].map(str::to_owned).into();
+    let server = settings.start();
+    wait::until_true("the log says so", || server.log().contains("install git"));
+    let answer = server.get(&lab::target("small")).expect(500).text();
+    assert!(answer.contains("install git"), "{answer}");
+}
+
 /// An upstream that has nothing; it counts how often it is asked for it.
 fn counting_upstream() -> (String, std::sync::Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("bind: {e}"));
