@@ -59,6 +59,15 @@
 //! Imports go downwards only: [`server`], [`serve`], then the siblings [`http`], [`snapshot`],
 //! [`cache`], [`mirror`], [`restore`], which never import each other, then [`config`], [`log`],
 //! [`metrics`], [`refs`], [`extent`], [`io`], [`faults`], [`limits`].
+//!
+//! # Unsafe code
+//!
+//! Denied, but for seven files that each wrap one thing of the system that has no safe form:
+//! `io/child.rs` and `io/signal.rs` (signal masks), `io/disk.rs` (buffers of tokio-uring),
+//! `io/net.rs` and `io/residency.rs` (system calls), `snapshot/iconv.rs` (the C library's
+//! interface) and `snapshot/map.rs` (mapped files). `tests/tidy` has the same list.
+
+#![deny(unsafe_code)]
 
 pub mod cache;
 pub mod config;

@@ -34,12 +34,24 @@ pub const JOB_ENTRIES_MAX: usize = 256;
 pub const JOB_TAR_BYTES: u64 = 4 << 20;
 /// Files above this size are encoded as a stream instead of being decoded in memory.
 pub const BIG_FILE_BYTES: u64 = 8 << 20;
+/// Bytes that the encoders decode an object with: twice the largest of it and what its delta is
+/// made from, and the deltas.
+pub const DECODE_LIMIT_BYTES: u64 = 24 << 20;
+/// Bytes for decoding what takes more, of all builds together; one that alone needs more than all
+/// is decoded alone.
+pub const DECODE_BUDGET_BYTES: u64 = 96 << 20;
+/// Bytes of delta bases that a thread keeps for each build.
+pub const DELTA_CACHE_BYTES: u64 = 16 << 20;
 /// Bytes of a linked file that one job brings into memory and sums.
 pub const RAW_JOB_BYTES: u64 = 16 << 20;
 
 const _: () = assert!(
     JOB_TAR_BYTES < BIG_FILE_BYTES,
     "a big file never shares a job"
+);
+const _: () = assert!(
+    3 * BIG_FILE_BYTES <= DECODE_LIMIT_BYTES && DECODE_LIMIT_BYTES <= DECODE_BUDGET_BYTES,
+    "what is no big file is decoded without a grant, as a rule"
 );
 const _: () = assert!(RAW_JOB_BYTES.is_multiple_of(crate::extent::RAW_FRAME_BYTES));
 // --- HTTP: what a client may send -------------------------------------------------------------
@@ -211,8 +223,6 @@ const _: () = assert!(
 
 /// How much of the end of a git subprocess's stderr is kept for the error message.
 pub const GIT_STDERR_TAIL_BYTES: usize = 8 * 1024;
-/// Default time limit of a clone from upstream.
-pub const GIT_CLONE_LIMIT_MS: u64 = 60 * 60 * 1000;
 /// Default time limit of fetching objects from upstream.
 pub const GIT_FETCH_LIMIT_MS: u64 = 60 * 60 * 1000;
 /// Default time limit of asking upstream for its refs.
@@ -241,8 +251,6 @@ pub const MIRROR_PACKS_MAX: usize = 50;
 /// In a consolidated mirror every pack has at least this many times the objects of the next
 /// smaller one.
 pub const MIRROR_PACK_FACTOR: u64 = 2;
-/// Default time between two looks at an upstream.
-pub const FETCH_INTERVAL_MS: u64 = 15 * 60 * 1000;
 /// How far a due time is moved at random, to either side, in percent.
 pub const FETCH_JITTER_PERCENT: u64 = 10;
 /// Wait after the first failed fetch; doubled with every further failure.
@@ -255,8 +263,9 @@ pub const FETCHES_MAX: usize = 4;
 const _: () = assert!(GIT_LIST_LIMIT_MS <= GIT_FETCH_LIMIT_MS);
 const _: () =
     assert!(GIT_PIPE_GRACE_MS < GIT_LIST_LIMIT_MS && GIT_KILL_GRACE_MS < GIT_LIST_LIMIT_MS);
-const _: () =
-    assert!(FETCH_RETRY_MS <= FETCH_INTERVAL_MS && FETCH_INTERVAL_MS <= FETCH_RETRY_MAX_MS);
+const _: () = assert!(
+    FETCH_RETRY_MS <= FETCH_INTERVAL_DEFAULT_MS && FETCH_INTERVAL_DEFAULT_MS <= FETCH_RETRY_MAX_MS
+);
 const _: () = assert!(FETCH_JITTER_PERCENT < 100 && FETCHES_MAX > 0);
 const _: () = assert!(MIRROR_PACK_FACTOR >= 2 && MIRROR_PACKS_MAX >= 2);
 /// Threads that read files ahead of the sockets.
@@ -273,6 +282,9 @@ pub const RETIRED_KEPT_MS: u64 = 60_000;
 pub const SWEEP_INTERVAL_MS: u64 = 5_000;
 /// First clones that run at the same time.
 pub const CLONES_RUNNING_MAX: usize = 8;
+/// How long a failed clone is remembered: requests for the same name are answered alike
+/// meanwhile, without asking the upstream again.
+pub const CLONE_FAILURE_KEPT_MS: u64 = 10_000;
 /// Largest body that is read and thrown away where none is expected.
 pub const UNUSED_BODY_BYTES_MAX: u64 = 64 * 1024;
 /// Names of repositories of which nothing else is known, in a shard of the registry, before they
@@ -334,7 +346,8 @@ const _: () = assert!(
     FRESHENS_RUNNING_MAX > FETCHES_MAX,
     "the schedule leaves room for requests"
 );
-const _: () = assert!(FRESHEN_WAIT_MS < GIT_LIST_LIMIT_MS && MIRROR_FRESH_MS < FETCH_INTERVAL_MS);
+const _: () =
+    assert!(FRESHEN_WAIT_MS < GIT_LIST_LIMIT_MS && MIRROR_FRESH_MS < FETCH_INTERVAL_DEFAULT_MS);
 const _: () = assert!(BODY_BYTES_MAX <= GIT_REQUEST_BYTES_MAX as u64);
 const _: () = assert!(ENSURE_BODY_BYTES_MAX <= BODY_BYTES_MAX);
 // --- scheduling ---

@@ -1,5 +1,7 @@
 //! The `tarpon` command: reads its arguments, runs what they ask for, sets the exit code.
 
+#![deny(unsafe_code)]
+
 use std::process::ExitCode;
 
 use tarpon::config::{self, Command, Config};
@@ -7,7 +9,7 @@ use tarpon::config::{self, Command, Config};
 fn main() -> ExitCode {
     if let Some(why) = tarpon::io::child::start_if_asked(std::env::args_os()) {
         eprintln!("tarpon: {why}");
-        return ExitCode::from(127);
+        return ExitCode::from(tarpon::io::child::NOT_STARTED_CODE);
     }
     match config::parse(std::env::args_os(), |name| std::env::var_os(name)) {
         Ok(Command::Serve(config)) => serve(*config),
@@ -42,6 +44,12 @@ fn serve(config: Config) -> ExitCode {
     if let Err(error) = tarpon::log::init(config.log_format, |name| std::env::var_os(name)) {
         eprintln!("tarpon: {error}");
         return ExitCode::from(2);
+    }
+    let names: Vec<String> = std::env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .collect();
+    for line in config::unknown_variables(names.iter().map(String::as_str)) {
+        tracing::warn!("{line}");
     }
     match tarpon::server::run(config) {
         Ok(()) => ExitCode::SUCCESS,

@@ -43,6 +43,8 @@ use crate::snapshot::zstd::ring::Ring;
 /// Why the server could not start, or not stop as it should.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
+    #[error("{0}; choose a directory that this user can write to with --state")]
+    State(StoreError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -109,7 +111,10 @@ fn prepare(
         Ok(value) => Faults::parse(&value).map_err(ServerError::Fault)?,
         Err(_) => Faults::default(),
     };
-    let state = StateDir::open(&config.state)?;
+    let state = StateDir::open(&config.state).map_err(|e| match e {
+        StoreError::Io { .. } => ServerError::State(e),
+        e => ServerError::Store(e),
+    })?;
     let tmp = state.tmp_dir();
     maintain::recover_staging(&tmp).map_err(|source| ServerError::Mirror { path: tmp, source })?;
     let ring = Ring::start(config.encoders.get(), EncoderState::default)
@@ -148,7 +153,7 @@ fn find_mirrors(shared: &Shared) -> Result<(), ServerError> {
         }
         let registry = &shared.registry;
         let repo = registry.get_or_add(&host, &path, || mirror, || url);
-        repo.set_mirrored();
+        repo.set_mirrored(true);
     }
     Ok(())
 }
@@ -169,10 +174,14 @@ fn find_entries(shared: &Shared) -> Result<(), ServerError> {
         let mirror = || shared.state.mirror_path(host, path);
         let repo = shared.registry.get_or_add(host, path, mirror, || url);
         if repo.current().is_some() {
-            shared.state.remove(&entry.dir)?;
+            // It is not served; the next start tries again.
+            if let Err(e) = shared.state.remove(&entry.dir) {
+                tracing::error!(repository = &*repo.name, "a superseded entry stays: {e}");
+            }
             continue;
         }
-        shared.add_to_cache(shared.state.entry_bytes(&entry.dir)?);
+        // The first sweep counts again.
+        shared.add_to_cache(shared.state.entry_bytes(&entry.dir).unwrap_or(0));
         repo.replace_current(Some(Arc::new(Archive::found(entry.dir, entry.meta))));
     }
     Ok(())

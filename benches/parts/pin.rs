@@ -6,6 +6,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion};
 use std::fs;
 use std::path::{Path, PathBuf};
 use tarpon::faults::Faults;
+use tarpon::snapshot::budget::Budget;
 use tarpon::snapshot::produce::{self, Input};
 use tarpon::snapshot::view::{self, View};
 use tempfile::TempDir;
@@ -71,6 +72,7 @@ fn open(view: View, entry: &Path) -> produce::Opened {
         level: 1,
         reuse: None,
         faults: Faults::default(),
+        budget: Budget::new(1 << 30),
     });
     opened.unwrap_or_else(|e| panic!("open: {e}"))
 }

@@ -142,7 +142,7 @@ impl Site {
             }
             .with(&["--no-default-upstreams", "--fetch-interval", "720h"]),
             upstreams: self.upstreams(),
-            mirrors: 0,
+            mirrors: Vec::new(),
         };
         state.add(repository, &repository.name);
         state
@@ -153,7 +153,7 @@ impl Site {
 pub struct State {
     settings: Settings,
     upstreams: PathBuf,
-    mirrors: u64,
+    mirrors: Vec<String>,
 }
 
 impl State {
@@ -169,7 +169,7 @@ impl State {
                 .unwrap_or_else(|e| panic!("{}: {e}", upstream.display()));
         }
         repos::link_mirror(&repository.mirror, &self.mirror(name));
-        self.mirrors += 1;
+        self.mirrors.push(name.to_owned());
     }
 
     /// Where the mirror of that name is.
@@ -178,13 +178,14 @@ impl State {
         mirrors.join(format!("{name}.git"))
     }
 
-    /// Starts a server and waits until it has looked at all its mirrors and is at rest.
+    /// Starts a server and has it look at all its mirrors; it is at rest then.
     pub fn start(&self) -> Server {
         let server = self.settings.start();
-        wait::until("the server is at rest", || {
-            let fetched = server.metrics().count("tarpon_fetches_total", &[]);
-            (fetched >= self.mirrors).then_some(())
-        });
+        let absent = r#"{"refs":{"refs/heads/absent":""}}"#;
+        for name in &self.mirrors {
+            let target = format!("/git/{HOST}/{name}/ensure-refs");
+            server.post_json(&target, absent).expect(200);
+        }
         server
     }
 

@@ -51,12 +51,14 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// The configuration file is not TOML.
-    #[error("the configuration file {} is not valid TOML: {source}", path.display())]
+    #[error("the configuration file {} is not valid TOML: line {line}: {why}", path.display())]
     Syntax {
         /// The file.
         path: PathBuf,
-        /// Where in the file and why.
-        source: Box<toml::de::Error>,
+        /// Where in the file.
+        line: usize,
+        /// Why, in one line.
+        why: String,
     },
     /// The configuration file has a key that does not exist.
     #[error("unknown key {key:?} in the file {}; {hint}", path.display())]

@@ -14,9 +14,14 @@ pub(super) fn read(path: &Path, keys: &[Key]) -> Result<Layer, ConfigError> {
         path: path.to_owned(),
         source,
     })?;
-    let table: toml::Table = text.parse().map_err(|source| ConfigError::Syntax {
-        path: path.to_owned(),
-        source: Box::new(source),
+    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
+        let start = e.span().map_or(0, |span| span.start).min(text.len());
+        let before = text.as_bytes().iter().take(start);
+        ConfigError::Syntax {
+            path: path.to_owned(),
+            line: 1 + before.filter(|byte| **byte == b'\n').count(),
+            why: e.message().trim().replace('\n', "; "),
+        }
     })?;
     let mut layer = Layer::new();
     for (name, value) in table {
@@ -80,7 +85,7 @@ fn scalar(value: toml::Value) -> Option<OsString> {
 }
 
 /// The keys that `wrong` may have meant: a slip of a letter or two, or a part of a longer name.
-fn hint(wrong: &str, keys: &[Key]) -> String {
+pub(super) fn hint(wrong: &str, keys: &[Key]) -> String {
     let wrong = wrong.to_lowercase().replace('-', "_");
     let names = || keys.iter().map(|key| key.name.as_str());
     let is_near = |name: &&str| {

@@ -1,6 +1,7 @@
 //! Flags over environment over file: which of them gives a key its value.
 use super::cli::Key;
 use super::error::{ConfigError, Origin};
+use super::file::hint;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -71,6 +72,34 @@ pub(super) fn env_layer(keys: &[Key], env: &dyn Fn(&str) -> Option<OsString>) ->
         (!values.is_empty()).then(|| (key.name.clone(), values))
     };
     keys.iter().filter_map(value_of).collect()
+}
+
+/// Variables that are no key of `serve` but mean something all the same.
+const OTHER_VARIABLES: [&str; 6] = [
+    "TARPON_CONFIG",
+    "TARPON_CONNECTIONS",
+    "TARPON_FAULT",
+    "TARPON_LOG",
+    "TARPON_RESTORE_STALL_TIMEOUT",
+    "TARPON_SERVER",
+];
+
+/// One line for each variable among `names` that looks like a setting and is none. It is no error:
+/// others may set such variables too, as Kubernetes does for a service of that name.
+pub(super) fn unknown_variables<'n>(
+    names: impl IntoIterator<Item = &'n str>,
+    keys: &[Key],
+) -> Vec<String> {
+    let is_unknown = |name: &&str| {
+        let known = keys.iter().any(|key| env_name(&key.name) == *name);
+        name.starts_with("TARPON_") && !known && !OTHER_VARIABLES.contains(name)
+    };
+    let line = |name: &str| {
+        let key = name.trim_start_matches("TARPON_");
+        let hint = hint(key, keys);
+        format!("the environment variable {name} is no setting and is ignored; {hint}")
+    };
+    names.into_iter().filter(is_unknown).map(line).collect()
 }
 
 /// The environment variable of a key.

@@ -97,6 +97,12 @@ where
     }
 }
 
+/// One line for each environment variable among `names` that looks like a setting of `serve` and
+/// is none.
+pub fn unknown_variables<'n>(names: impl IntoIterator<Item = &'n str>) -> Vec<String> {
+    layers::unknown_variables(names, &cli::keys())
+}
+
 impl Config {
     fn load(args: ServeArgs, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
         let keys = cli::keys();

@@ -447,3 +447,36 @@ fn restore_takes_a_repository_a_directory_and_a_server() {
     assert_eq!(args.dir, Path::new("dir"));
     assert_eq!(args.server, "http://x:1");
 }
+
+/// A variable with a slip in its name is named; what is a setting, or another's, is not.
+#[test]
+fn variables_that_are_no_setting_are_named() {
+    let names = [
+        "TARPON_LISTN",
+        "TARPON_LISTEN",
+        "TARPON_LOG",
+        "TARPON_SERVER",
+        "PATH",
+    ];
+    let lines = unknown_variables(names);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("TARPON_LISTN"), "{lines:?}");
+    assert!(lines[0].contains("did you mean listen?"), "{lines:?}");
+}
+
+/// What is wrong in a file is said in one line, with its place.
+#[test]
+fn a_file_that_is_no_toml_is_one_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("c.toml");
+    std::fs::write(&path, "cores = 1\nlisten = [\n").unwrap();
+    let arguments = [
+        "tarpon".into(),
+        "serve".into(),
+        "--config".into(),
+        path.into_os_string(),
+    ];
+    let error = parse(arguments, |_| None).unwrap_err().to_string();
+    assert!(error.contains("is not valid TOML: line "), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+}

@@ -23,6 +23,10 @@ use crate::limits::CHILD_NICE;
 
 /// The first argument of a starter.
 const STARTER: &str = "start-child";
+/// What a starter says, and exits with, that cannot become its program.
+const CANNOT_START: &str = "cannot start";
+/// See [`CANNOT_START`]; the code that a shell uses.
+pub const NOT_STARTED_CODE: u8 = 127;
 /// This program's own binary, also after it was replaced on disk.
 const SELF: &str = "/proc/self/exe";
 
@@ -47,7 +51,15 @@ pub fn start_if_asked(mut arguments: impl Iterator<Item = OsString>) -> Option<S
         Ok(()) => std::process::Command::new(&program).args(arguments).exec(),
         Err(error) => error,
     };
-    Some(format!("cannot start {}: {error}", program.display()))
+    Some(format!("{CANNOT_START} {}: {error}", program.display()))
+}
+
+/// Why a starter could not become its program, if that is what its exit code and standard error
+/// say.
+pub fn not_started(code: Option<i32>, stderr: &str) -> Option<std::io::Error> {
+    let why = stderr.trim().strip_prefix("tarpon: ")?;
+    let why = why.strip_prefix(CANNOT_START)?.split_once(": ")?.1;
+    (code == Some(i32::from(NOT_STARTED_CODE))).then(|| std::io::Error::other(why))
 }
 
 /// A command that runs `program` as a child of the calling thread: killed when the thread ends,

@@ -41,7 +41,7 @@ pub enum MirrorError {
         stderr: String,
     },
     /// The git program could not be started.
-    #[error("cannot start {}: {source}: install git or name its path", .program.display())]
+    #[error("cannot start {}: {source}: install git, or name its directory in PATH", .program.display())]
     Start { program: PathBuf, source: io::Error },
     /// git wrote more, or other, than is accepted.
     #[error("{op} of {target}: output not accepted: {what}")]

@@ -50,7 +50,7 @@ pub struct TimeLimits {
 impl Default for TimeLimits {
     fn default() -> Self {
         Self {
-            clone: Duration::from_millis(limits::GIT_CLONE_LIMIT_MS),
+            clone: Duration::from_millis(limits::CLONE_TIMEOUT_DEFAULT_MS),
             fetch: Duration::from_millis(limits::GIT_FETCH_LIMIT_MS),
             list: Duration::from_millis(limits::GIT_LIST_LIMIT_MS),
             local: Duration::from_millis(limits::GIT_LOCAL_LIMIT_MS),
@@ -252,6 +252,10 @@ impl Git {
             Ok(Ok(status)) if status.success() => Ok(()),
             Ok(Ok(status)) => {
                 let stderr = String::from_utf8_lossy(stderr).into_owned();
+                if let Some(source) = crate::io::child::not_started(status.code(), &stderr) {
+                    let program = self.program.clone();
+                    return Err(MirrorError::Start { program, source });
+                }
                 Err(match target {
                     Target::Upstream(url) => {
                         MirrorError::from_network(op, url, status.code(), stderr)

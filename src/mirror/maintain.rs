@@ -4,11 +4,11 @@
 //! lock is held while files are removed that the new pack stands for: some 10 µs each.
 use crate::limits;
 use crate::mirror::blocking;
+use crate::mirror::config::{self, Config};
 use crate::mirror::error::MirrorError;
 use crate::mirror::git::{Git, stdin_file};
 use crate::refs::{self, Loose};
 use gix::hash::Kind;
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{DirEntry, File};
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
@@ -40,31 +40,20 @@ const EXTENSIONS_KNOWN: &[&str] = &[
 /// How the directories begin in which clones are made.
 pub(super) const STAGING_PREFIX: &str = "clone-";
 
-/// Local configuration, keys as git normalises them; of a repeated key the last value.
-type Config = BTreeMap<String, String>;
-
 impl Git {
     /// Configures a bare repository as a mirror of `url`: fetched objects stay in packs,
     /// nothing runs by itself, refs are packed. Writes only what differs; a remote `origin`
-    /// that is there stays. Needs no lock.
+    /// that is there stays. Needs no lock. Runs git only if there are loose refs to pack.
     ///
     /// # Errors
-    /// [`MirrorError::Git`] when git cannot write the configuration.
+    /// [`MirrorError::Unusable`] when the configuration is not understood, [`MirrorError::Io`]
+    /// when it cannot be written.
     pub async fn set_up(&self, mirror: &Path, url: &str) -> Result<(), MirrorError> {
-        let config = self.config(mirror).await?;
-        let origin = ("remote.origin.url", url);
-        let missing_origin = (!config.contains_key(origin.0)).then_some(origin);
-        let differs =
-            |(key, value): &(&str, &str)| config.get(*key).is_none_or(|have| have != value);
-        let wanted = MIRROR_CONFIG
-            .iter()
-            .copied()
-            .filter(differs)
-            .chain(missing_origin);
-        for (key, value) in wanted {
-            let args = ["config", "--local", "--replace-all", key, value];
-            self.output(self.local("git config", mirror, args)).await?;
-        }
+        let (path, origin) = (mirror.to_owned(), url.to_owned());
+        blocking(mirror, move || {
+            config::complete(&path, MIRROR_CONFIG, &origin)
+        })
+        .await?;
         let path = mirror.to_owned();
         let loose = blocking(mirror, move || Ok(refs::read_loose(&path)?)).await?;
         if loose
@@ -92,11 +81,11 @@ impl Git {
                 "it is no bare git repository (it has no config file)".to_owned(),
             ));
         }
-        let config = self.config(mirror).await?;
-        check_config(&config).map_err(unusable)?;
         let path = mirror.to_owned();
         blocking(mirror, move || {
-            check_files(&path).map_err(|reason| MirrorError::Unusable { path, reason })
+            let config = config::read(&path)?;
+            let checked = check_config(&config).and_then(|()| check_files(&path));
+            checked.map_err(|reason| MirrorError::Unusable { path, reason })
         })
         .await
     }
@@ -148,14 +137,13 @@ impl Git {
         mirror: &Path,
         lock: &RwLock<()>,
     ) -> Result<usize, MirrorError> {
-        let sha256 = self
-            .config(mirror)
-            .await?
-            .get("extensions.objectformat")
-            .is_some_and(|f| f == "sha256");
-        let hash = if sha256 { Kind::Sha256 } else { Kind::Sha1 };
         let path = mirror.to_owned();
         let joined = blocking(mirror, move || {
+            let format = config::read(&path)?.remove("extensions.objectformat");
+            let hash = match format.as_deref() {
+                Some("sha256") => Kind::Sha256,
+                _ => Kind::Sha1,
+            };
             let folder = path.join("objects/pack");
             let io = |source| MirrorError::io("read the packs of", &folder, source);
             let packs = choose(packs(&folder, hash).map_err(io)?);
@@ -226,25 +214,6 @@ impl Git {
             .lines()
             .map(|hash| format!("pack-{}", hash.trim()))
             .collect())
-    }
-
-    /// Reads the repository's own configuration, without asking git whether it understands
-    /// the repository.
-    async fn config(&self, mirror: &Path) -> Result<Config, MirrorError> {
-        let mut call = self.local("git config", mirror, ["config", "--list", "-z", "--file"]);
-        call.git_dir = None;
-        call.args.push(mirror.join("config").into());
-        let out = self.output(call).await?;
-        let entries = out
-            .split(|byte| *byte == 0)
-            .filter(|entry| !entry.is_empty());
-        let text = entries.map(|entry| String::from_utf8_lossy(entry).into_owned());
-        // A key without a value is a boolean that is true.
-        let pair = |entry: String| match entry.split_once('\n') {
-            Some((key, value)) => (key.to_owned(), value.to_owned()),
-            None => (entry, "true".to_owned()),
-        };
-        Ok(text.map(pair).collect())
     }
 }
 

@@ -12,6 +12,7 @@
 //! thread on tokio. Network and repacking never happen under a repository's lock, because
 //! a request pins under the read lock and must not wait for a fetch.
 pub mod bundle;
+mod config;
 pub mod error;
 pub mod git;
 pub mod maintain;

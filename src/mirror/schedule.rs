@@ -22,7 +22,7 @@ pub struct Policy {
 impl Default for Policy {
     fn default() -> Self {
         Self {
-            interval_ms: limits::FETCH_INTERVAL_MS,
+            interval_ms: limits::FETCH_INTERVAL_DEFAULT_MS,
             retry_ms: limits::FETCH_RETRY_MS,
             retry_max_ms: limits::FETCH_RETRY_MAX_MS,
             running_max: limits::FETCHES_MAX,
@@ -67,16 +67,25 @@ impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
         }
     }
 
-    /// Adds a repository that was last fetched at `fresh_ms`. With `None` it is due at once.
-    /// One that is there already keeps its plan.
-    pub fn add(&mut self, key: K, fresh_ms: Option<u64>) {
+    /// Adds a repository that was last fetched at `fresh_ms`, as far as is known. It is due when
+    /// the interval is over. If that is unknown, or in the past, it is due at a random time within
+    /// the next interval: many that are added together, at the start for example, are not fetched
+    /// together. One that is there already keeps its plan.
+    pub fn add(&mut self, key: K, fresh_ms: Option<u64>, now_ms: u64) {
         if let Some(plan) = self.plans.get_mut(&key) {
             plan.removed = false;
             return;
         }
-        let due_ms = fresh_ms.map_or(0, |at| {
-            at.saturating_add(self.jittered(&key, self.policy.interval_ms))
-        });
+        let interval_ms = self.policy.interval_ms;
+        // A clock that was set back must not put it off for longer than the interval.
+        let fresh_ms = fresh_ms.map(|at| at.min(now_ms));
+        let due_ms = fresh_ms
+            .map(|at| at.saturating_add(self.jittered(&key, interval_ms)))
+            .filter(|due_ms| *due_ms > now_ms)
+            .unwrap_or_else(|| {
+                let wait_ms = self.random(&key) % interval_ms.max(1);
+                now_ms.saturating_add(wait_ms)
+            });
         self.plans.insert(
             key,
             Plan {
@@ -180,13 +189,16 @@ impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
     /// The time moved by at most [`FETCH_JITTER_PERCENT`](limits::FETCH_JITTER_PERCENT) to
     /// either side, so that repositories added together do not stay together.
     fn jittered(&mut self, key: &K, wait_ms: u64) -> u64 {
+        let reach = wait_ms / 100 * limits::FETCH_JITTER_PERCENT;
+        let offset = self.random(key) % (2 * reach + 1);
+        wait_ms.saturating_sub(reach).saturating_add(offset)
+    }
+
+    fn random(&mut self, key: &K) -> u64 {
         self.draws += 1;
         // This hasher has fixed keys: the same in every process.
         let hasher = BuildHasherDefault::<DefaultHasher>::default();
-        let random = hasher.hash_one((self.policy.seed, self.draws, key));
-        let reach = wait_ms / 100 * limits::FETCH_JITTER_PERCENT;
-        let offset = random % (2 * reach + 1);
-        wait_ms.saturating_sub(reach).saturating_add(offset)
+        hasher.hash_one((self.policy.seed, self.draws, key))
     }
 }
 
@@ -206,17 +218,58 @@ mod tests {
     }
 
     #[test]
-    fn what_is_new_is_due_at_once_and_then_after_the_interval() {
+    fn what_is_new_is_due_within_the_interval_and_then_after_it() {
         let mut s = schedule(4);
         assert_eq!((s.start(0), s.wake_at_ms()), (None, None));
-        s.add("a", None);
-        assert_eq!(s.start(50), Some("a"));
-        assert_eq!((s.start(50), s.wake_at_ms()), (None, None), "it is running");
-        s.finished(&"a", true, 60);
+        s.add("a", None, 50);
         let due_ms = s.wake_at_ms().unwrap();
-        assert!((960..=1160).contains(&due_ms), "{due_ms}");
+        assert!((50..1050).contains(&due_ms), "{due_ms}");
+        assert_eq!(s.start(1050), Some("a"));
+        assert_eq!(
+            (s.start(1050), s.wake_at_ms()),
+            (None, None),
+            "it is running"
+        );
+        s.finished(&"a", true, 1060);
+        let due_ms = s.wake_at_ms().unwrap();
+        assert!((1960..=2160).contains(&due_ms), "{due_ms}");
         assert_eq!(s.start(due_ms - 1), None);
         assert_eq!(s.start(due_ms), Some("a"));
+    }
+
+    /// Many mirrors of unknown or of too great an age are spread over the interval.
+    #[test]
+    fn what_is_added_together_is_not_due_together() {
+        let mut s: Schedule<u64> = Schedule::new(Policy {
+            interval_ms: 1000,
+            seed: 7,
+            ..Policy::default()
+        });
+        let now_ms = 100_000;
+        for key in 0..2000 {
+            s.add(key, (key % 2 == 0).then_some(5), now_ms);
+        }
+        let due: Vec<u64> = s.plans.values().map(|plan| plan.due_ms).collect();
+        assert!(due.iter().all(|at| (now_ms..now_ms + 1000).contains(at)));
+        for tenth in 0..10 {
+            let from = now_ms + 100 * tenth;
+            let count = due.iter().filter(|at| (from..from + 100).contains(at));
+            let count = count.count();
+            assert!((120..280).contains(&count), "{count} from {from} on");
+        }
+    }
+
+    /// A known age keeps its due time; one in the future counts as now.
+    #[test]
+    fn a_known_age_is_kept() {
+        let mut s = schedule(4);
+        s.add("a", Some(9_500), 10_000);
+        let due_ms = s.wake_at_ms().unwrap();
+        assert!((10_400..=10_600).contains(&due_ms), "{due_ms}");
+        let mut s = schedule(4);
+        s.add("a", Some(u64::MAX), 10_000);
+        let due_ms = s.wake_at_ms().unwrap();
+        assert!((10_900..=11_100).contains(&due_ms), "{due_ms}");
     }
 
     #[test]
@@ -240,8 +293,8 @@ mod tests {
     #[test]
     fn failures_double_the_wait_up_to_the_cap_and_success_resets_it() {
         let mut s = schedule(1);
-        s.add("a", None);
-        let mut now_ms = 0;
+        s.add("a", None, 0);
+        let mut now_ms = 1000;
         for base in [100, 200, 400, 800, 1500, 1500] {
             assert_eq!(s.start(now_ms), Some("a"));
             s.finished(&"a", false, now_ms);
@@ -264,10 +317,10 @@ mod tests {
     #[test]
     fn at_most_so_many_run_and_the_most_stale_goes_first() {
         let mut s = schedule(2);
-        s.add("young", Some(300));
-        s.add("old", Some(100));
-        s.add("never", None);
-        s.add("not due", Some(9000));
+        s.add("young", Some(300), 300);
+        s.add("old", Some(100), 300);
+        s.add("never", None, 300);
+        s.add("not due", Some(9000), 9000);
         assert_eq!((s.start(5000), s.start(5000)), (Some("never"), Some("old")));
         assert_eq!(
             (s.start(5000), s.wake_at_ms()),
@@ -281,16 +334,16 @@ mod tests {
     #[test]
     fn removed_while_running_frees_its_place() {
         let mut s = schedule(1);
-        s.add("a", None);
-        s.add("b", Some(0));
+        s.add("a", None, 0);
+        s.add("b", Some(0), 0);
         assert_eq!(s.start(5000), Some("a"));
         s.remove(&"a");
         assert_eq!(s.start(5000), None);
         s.finished(&"a", true, 5000);
         assert_eq!(s.start(5000), Some("b"));
         s.remove(&"b");
-        s.add("b", None);
-        assert_eq!(s.start(5000), None, "never twice at once");
+        s.add("b", None, 5000);
+        assert_eq!(s.start(9000), None, "never twice at once");
         s.remove(&"b");
         s.finished(&"b", false, 5000);
         assert_eq!((s.start(9000), s.wake_at_ms()), (None, None));
@@ -299,8 +352,8 @@ mod tests {
     #[test]
     fn adding_twice_keeps_the_plan_and_hurry_moves_it() {
         let mut s = schedule(1);
-        s.add("a", Some(1000));
-        s.add("a", None);
+        s.add("a", Some(1000), 1000);
+        s.add("a", None, 1000);
         assert_eq!(s.start(1500), None);
         s.hurry(&"a", 1600);
         s.hurry(&"unknown", 1600);

@@ -12,7 +12,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::RwLock;
 
 /// What a look at upstream brought.
@@ -52,6 +52,7 @@ impl Git {
     }
 
     async fn clone_into(&self, url: &str, repo: &Path, dest: &Path) -> Result<(), MirrorError> {
+        let began = SystemTime::now();
         // --no-local: a plain path as URL would share its pack files or borrow its objects.
         let options = [
             "clone",
@@ -95,6 +96,7 @@ impl Git {
             )
         })
         .await?;
+        note_fetch(repo, began);
         // Not on another thread: if this future were dropped meanwhile, it would still happen.
         std::fs::rename(repo, dest)
             .map_err(|source| MirrorError::io("move the clone to", dest, source))?;
@@ -126,11 +128,13 @@ impl Git {
         url: &str,
         lock: &RwLock<()>,
     ) -> Result<Freshened, MirrorError> {
+        let began = SystemTime::now();
         let upstream = self.list(mirror, url).await?;
         let (path, follow) = (mirror.to_owned(), self.follow.clone());
         let local = blocking(mirror, move || Ok(refs::read(&path, &follow)?)).await?;
         let plan = Plan::new(&upstream, &local);
         if plan.refs_changed == 0 && plan.head.is_none() {
+            note_fetch(mirror, began);
             return Ok(Freshened::Unchanged);
         }
         if !plan.missing.is_empty() {
@@ -155,6 +159,7 @@ impl Git {
         if let Err(error) = sync_dir(mirror.to_owned()).await {
             tracing::warn!(%error, "the new refs of a mirror may not be on disk yet");
         }
+        note_fetch(mirror, began);
         Ok(Freshened::Moved {
             head_moved: plan.head_moved,
             refs_changed: plan.refs_changed,
@@ -220,6 +225,27 @@ impl Git {
             limit: self.limits.fetch,
         };
         self.output(call).await.map(drop)
+    }
+}
+
+/// Where git notes what it fetched. tarpon notes nothing in it but when that was, as its date.
+const FETCH_NOTE: &str = "FETCH_HEAD";
+
+/// When the mirror was last compared with its upstream, by tarpon or by somebody's `git fetch`,
+/// as far as that is known: in milliseconds since 1970.
+pub fn last_fetch_unix_ms(mirror: &Path) -> Option<u64> {
+    let noted = std::fs::metadata(mirror.join(FETCH_NOTE)).ok()?.modified();
+    let since_1970 = noted.ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    u64::try_from(since_1970.as_millis()).ok()
+}
+
+/// Notes the time of a comparison for the next start, which then need not begin with one.
+pub(super) fn note_fetch(mirror: &Path, began: SystemTime) {
+    let path = mirror.join(FETCH_NOTE);
+    let file = File::options().create(true).append(true).open(&path);
+    // Without it the mirror is only fetched at another time after the next start.
+    if let Err(error) = file.and_then(|file| file.set_modified(began)) {
+        tracing::debug!(path = %path.display(), %error, "cannot note a fetch");
     }
 }
 

@@ -169,6 +169,7 @@ impl Plane {
         mut commands: UnboundedReceiver<Command>,
         mut stop: watch::Receiver<bool>,
     ) {
+        spawn_local(self.clone().check_git());
         spawn_local(self.clone().take_over_mirrors());
         spawn_local(self.clone().keep_fresh());
         let mut sweep = tokio::time::interval(Duration::from_millis(SWEEP_INTERVAL_MS));

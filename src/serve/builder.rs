@@ -143,6 +143,7 @@ fn begin(shared: &Shared, repo: &Repo, git: &Git) -> Result<Begun, BeginError> {
         level: shared.config.level,
         reuse,
         faults: shared.faults.clone(),
+        budget: shared.budget.clone(),
     })?;
     let files = open_files(staging.dir(), &linked)?;
     let dir = staging.dir().to_owned();

@@ -15,14 +15,22 @@ use super::archive::unix_ms;
 use super::background::Plane;
 use super::flights::{Duty, Flight};
 use super::registry::{MirrorHead, Repo, StartError};
-use crate::limits::{FRESHEN_WAIT_MS, MIRROR_FRESH_MS};
+use crate::limits::{CLONE_FAILURE_KEPT_MS, FRESHEN_WAIT_MS, MIRROR_FRESH_MS};
 use crate::metrics::{CloneResult, Event, FetchResult};
-use crate::mirror::{Freshened, MirrorError};
+use crate::mirror::{Freshened, MirrorError, upstream};
 use crate::refs::{self, MirrorRefs};
 
 type Ended = Result<(), StartError>;
 
 impl Plane {
+    /// What is cached is served without git, so this stops nothing; but it is said at once.
+    pub(super) async fn check_git(self: Rc<Self>) {
+        match self.git.version().await {
+            Ok(version) => tracing::debug!("git {version}"),
+            Err(e) => tracing::error!("mirrors can be neither cloned nor fetched: {e}"),
+        }
+    }
+
     /// Mirrors found at start are used as they are; what the server needs of their
     /// configuration is set while requests are served already.
     pub(super) async fn take_over_mirrors(self: Rc<Self>) {
@@ -30,51 +38,74 @@ impl Plane {
             if !repo.mirror.is_dir() {
                 continue;
             }
-            let usable = match self.git.is_usable(&repo.mirror).await {
-                Ok(()) => self.git.set_up(&repo.mirror, &repo.url).await,
-                unusable => unusable,
-            };
-            match usable {
-                Ok(()) => self.keep(&repo, None),
-                Err(e) => tracing::error!(repository = &*repo.name, "{e}"),
-            }
-            if let Some(head) = self.read_head(&repo).await {
-                if has_moved(&repo, &head) {
-                    repo.set_moved(unix_ms());
-                    self.rebuild(&repo);
-                }
-                repo.set_first_head(head);
+            if let Err(e) = self.take_over(&repo).await {
+                tracing::error!(repository = &*repo.name, "{e}");
+                // Whoever asks for it is told why, until somebody has put it right.
+                repo.set_mirrored(false);
             }
         }
     }
 
+    /// Checks a mirror that somebody else has made, sets what the server needs, and puts it on
+    /// the fetch schedule.
+    async fn take_over(self: &Rc<Self>, repo: &Arc<Repo>) -> Result<(), MirrorError> {
+        self.git.is_usable(&repo.mirror).await?;
+        self.git.set_up(&repo.mirror, &repo.url).await?;
+        self.keep(repo, upstream::last_fetch_unix_ms(&repo.mirror));
+        if let Some(head) = self.read_head(repo).await {
+            if has_moved(repo, &head) {
+                repo.set_moved(unix_ms());
+                self.rebuild(repo);
+            }
+            repo.set_first_head(head);
+        }
+        Ok(())
+    }
+
     fn keep(&self, repo: &Repo, fresh_unix_ms: Option<u64>) {
-        repo.set_mirrored();
+        repo.set_mirrored(true);
         self.schedule
             .borrow_mut()
-            .add(repo.name.clone(), fresh_unix_ms);
+            .add(repo.name.clone(), fresh_unix_ms, unix_ms());
         self.wake.notify_one();
     }
 
     // ---- clone ----
 
-    /// Waits until there is a mirror. Whether there was none and the wait was for a clone.
+    /// Waits until there is a mirror that is kept like its upstream. Whether there was none and
+    /// the wait was for a clone.
     pub(super) async fn ensure_mirror(
         self: &Rc<Self>,
         repo: &Arc<Repo>,
     ) -> Result<bool, StartError> {
-        if repo.mirror.is_dir() {
+        let is_there = repo.mirror.is_dir();
+        if is_there && repo.is_mirrored() {
             return Ok(false);
+        }
+        if !is_there && let Some(why) = repo.not_cloned_lately(CLONE_FAILURE_KEPT_MS) {
+            return Err(why);
         }
         let (flight, duty) = self.cloning.join(&repo.name);
         if let Some(duty) = duty {
-            spawn_local(self.clone().clone_mirror(repo.clone(), duty));
+            match is_there {
+                true => drop(spawn_local(self.clone().adopt(repo.clone(), duty))),
+                false => drop(spawn_local(self.clone().clone_mirror(repo.clone(), duty))),
+            }
         }
-        flight
-            .end()
-            .await
-            .unwrap_or_else(|| Err(lost()))
-            .map(|()| true)
+        let ended = flight.end().await.unwrap_or_else(|| Err(lost()));
+        ended.map(|()| !is_there)
+    }
+
+    /// Takes over a mirror that somebody put there while the server runs.
+    async fn adopt(self: Rc<Self>, repo: Arc<Repo>, duty: Duty<Arc<str>, Ended>) {
+        let taken = self.take_over(&repo).await;
+        if let Err(e) = &taken {
+            tracing::error!(repository = &*repo.name, "{e}");
+        }
+        duty.done(taken.map_err(|e| StartError {
+            status: 500,
+            message: format!("{}: {e}", repo.name),
+        }));
     }
 
     async fn clone_mirror(self: Rc<Self>, repo: Arc<Repo>, duty: Duty<Arc<str>, Ended>) {
@@ -95,7 +126,9 @@ impl Plane {
         self.shared.meter().add(Event::Clone(result), 1);
         if let Err(e) = cloned {
             tracing::warn!(repository = &*repo.name, "no mirror: {e}");
-            return duty.done(Err(clone_error(&repo, &e)));
+            let why = clone_error(&repo, &e);
+            repo.set_not_cloned(why.clone());
+            return duty.done(Err(why));
         }
         if let Some(head) = self.read_head(&repo).await {
             if has_moved(&repo, &head) {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gix::bstr::BString;
 use tokio::sync::{RwLock, watch};
@@ -60,6 +60,8 @@ struct RepoState {
     moved_unix_ms: Option<u64>,
     /// Whether there is a mirror that is kept like its upstream.
     mirrored: bool,
+    /// When the last clone failed, and how.
+    not_cloned: Option<(Instant, StartError)>,
 }
 
 /// What the HEAD of a mirror is.
@@ -250,6 +252,19 @@ impl Repo {
         (*at >= since).then(|| why.clone())
     }
 
+    /// The mirror could not be cloned just now.
+    pub fn set_not_cloned(&self, why: StartError) {
+        self.lock().not_cloned = Some((Instant::now(), why));
+    }
+
+    /// How the last clone failed, if that was less than `age_ms` ago. Names that are only
+    /// remembered for this are bounded like all bare ones (see [`REPOSITORIES_BARE_MAX`]).
+    pub fn not_cloned_lately(&self, age_ms: u64) -> Option<StartError> {
+        let state = self.lock();
+        let (at, why) = state.not_cloned.as_ref()?;
+        (at.elapsed() < Duration::from_millis(age_ms)).then(|| why.clone())
+    }
+
     /// The mirror's HEAD, once it is known.
     pub fn head(&self) -> Option<Arc<MirrorHead>> {
         self.lock().head.clone()
@@ -265,9 +280,14 @@ impl Repo {
         self.lock().head.get_or_insert(head);
     }
 
-    /// There is a mirror: the repository is known from here on.
-    pub fn set_mirrored(&self) {
-        self.lock().mirrored = true;
+    /// Whether there is a mirror that is kept like its upstream: such a repository stays known.
+    pub fn set_mirrored(&self, mirrored: bool) {
+        self.lock().mirrored = mirrored;
+    }
+
+    /// See [`Repo::set_mirrored`].
+    pub fn is_mirrored(&self) -> bool {
+        self.lock().mirrored
     }
 
     /// Whether there is nothing of it but its name.
@@ -422,7 +442,7 @@ mod tests {
         let registry = Registry::new(2);
         let add = |path: &str| registry.get_or_add("host", path, PathBuf::new, String::new);
         let (mirrored, current, building) = (add("mirrored"), add("current"), add("building"));
-        mirrored.set_mirrored();
+        mirrored.set_mirrored(true);
         current.replace_current(Some(archive(1)));
         let Found::Vacant(permit) = building.find() else {
             panic!("something is there");

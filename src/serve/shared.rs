@@ -12,8 +12,9 @@ use super::registry::Registry;
 use crate::cache::store::StateDir;
 use crate::config::Config;
 use crate::faults::Faults;
-use crate::limits::BUILDS_PRODUCING_MAX;
+use crate::limits::{BUILDS_PRODUCING_MAX, DECODE_BUDGET_BYTES};
 use crate::metrics::{Gauges, Meter, Metrics};
+use crate::snapshot::budget::Budget;
 use crate::snapshot::fanout::Fanout;
 use crate::snapshot::job::EncoderState;
 use crate::snapshot::zstd::ring::Ring;
@@ -34,6 +35,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// The way to the background plane.
     pub background: UnboundedSender<Command>,
+    /// Memory for decoding big objects.
+    pub budget: Arc<Budget>,
     /// Turns to produce.
     pub turns: Turns,
     /// Open connections of all cores.
@@ -73,6 +76,7 @@ impl Shared {
             prefetch: Arc::new(parts.prefetch),
             metrics: parts.metrics,
             background: parts.background,
+            budget: Budget::new(DECODE_BUDGET_BYTES),
             turns: Turns::new(BUILDS_PRODUCING_MAX),
             admission: Admission::new(parts.connections_max),
             faults: parts.faults,

@@ -2,7 +2,8 @@
 //!
 //! A big blob that is stored whole in a pack (git never stores files above
 //! `core.bigFileThreshold` as deltas) is inflated chunk by chunk; one that is a delta, loose or
-//! converted by attributes is decoded in memory first, as git does it. Both give the same frames.
+//! converted by attributes is decoded in memory first, as git does it, with a grant of the
+//! [`budget`](super::budget). Both give the same frames.
 
 use std::collections::VecDeque;
 
@@ -12,7 +13,8 @@ use gix::odb::pack;
 use gix::oid;
 use gix::zlib::{Decompress, FlushDecompress, Status};
 
-use super::job::{Batch, JobError, Local};
+use super::budget::Grant;
+use super::job::{Batch, JobError, Local, Source};
 use super::produce::{BuildError, Line};
 use super::tar::{self, Kind};
 use super::zstd::ring::Pending;
@@ -208,6 +210,59 @@ fn check_end(inflate: &mut Decompress, deflated: &[u8]) -> Result<(), String> {
     }
 }
 
+/// A blob in memory, as long as it has the grant for it.
+struct Decoded {
+    data: Vec<u8>,
+    grant: Grant,
+}
+
+/// Decodes with as much memory as the object should take, or, if what its delta is made from is
+/// larger, with as much as it takes, alone.
+fn decode(local: &Local, source: &Source, path: &BStr, id: &oid) -> Result<Decoded, JobError> {
+    let header = local.repository.find_header(id.to_owned());
+    let header = header.map_err(|e| JobError::Object {
+        id: id.to_owned(),
+        path: path.to_owned(),
+        detail: e.to_string(),
+    })?;
+    // Two buffers that take turns, and the deltas.
+    let limit_bytes = header.size().saturating_mul(3);
+    let mut grant = source.budget.take(limit_bytes);
+    let mut data = Vec::new();
+    let read = source
+        .open_reader(Some(limit_bytes))?
+        .read(path, id, &mut data);
+    match read {
+        Err(JobError::TooLarge { .. }) => {
+            data = Vec::new();
+            drop(grant);
+            grant = source.budget.take_all();
+            source.open_reader(None)?.read(path, id, &mut data)?;
+        }
+        read => read?,
+    }
+    data.shrink_to_fit();
+    Ok(Decoded { data, grant })
+}
+
+/// What is in the worktree: the blob, or what the attributes make of it.
+fn convert(
+    local: &mut Local,
+    path: &BStr,
+    id: &oid,
+    mut blob: Decoded,
+) -> Result<Decoded, JobError> {
+    if let Some(converted) = local.convert(path, id, &blob.data)? {
+        blob.data = converted.to_vec();
+        // Its buffers are as large as the file.
+        local.spent = true;
+    }
+    let bytes = blob.data.len() as u64;
+    let copies = if local.spent { 3 } else { 1 };
+    blob.grant.keep(copies * bytes);
+    Ok(blob)
+}
+
 fn stream_decoded(
     line: &mut Line<'_>,
     local: &mut Local,
@@ -215,14 +270,12 @@ fn stream_decoded(
     executable: bool,
     id: &oid,
 ) -> Result<u64, BuildError> {
-    let mut blob = Vec::new();
-    local.read(path, id, &mut blob)?;
-    if let Some(converted) = local.convert(path, id, &blob)? {
-        blob = converted.to_vec();
-    }
-    let size = blob.len() as u64;
+    let source = line.source.clone();
+    let blob = decode(local, &source, path, id)?;
+    let blob = convert(local, path, id, blob)?;
+    let size = blob.data.len() as u64;
     let mut chunks = Chunks::begin(line, path, executable, size);
-    let mut rest = &blob[..];
+    let mut rest = &blob.data[..];
     while !rest.is_empty() {
         let (now, later) = rest.split_at(chunks.room().min(rest.len()));
         chunks.tar.extend_from_slice(now);

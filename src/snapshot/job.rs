@@ -12,11 +12,15 @@ use gix::objs::{Find, Kind};
 use gix::{ObjectId, oid};
 use sha2::{Digest, Sha256};
 
+use super::budget::Budget;
 use super::filter::{AttributeFiles, Filter, FilterError};
 use super::tar;
 use super::walk::Entry;
 use super::zstd::frame::{Compressor, FrameError};
-use crate::limits::{BIG_FILE_BYTES, FRAME_TAR_BYTES, JOB_ENTRIES_MAX, JOB_TAR_BYTES};
+use crate::limits::{
+    BIG_FILE_BYTES, DECODE_LIMIT_BYTES, DELTA_CACHE_BYTES, FRAME_TAR_BYTES, JOB_ENTRIES_MAX,
+    JOB_TAR_BYTES,
+};
 
 /// Version of everything that decides the bytes of a job besides its key's other parts.
 const JOB_FORMAT: u8 = 1;
@@ -30,10 +34,14 @@ pub enum JobError {
         path: BString,
         detail: String,
     },
+    #[error("object {id} of '{path}' takes too much memory to be decoded")]
+    TooLarge { id: ObjectId, path: BString },
     #[error("link '{path}' has a target that no file system takes; fix it in the repository")]
     LinkTarget { path: BString },
     #[error(transparent)]
     Filter(#[from] FilterError),
+    #[error("the pinned repository cannot be opened: {0}")]
+    Open(String),
     #[error("attributes cannot be prepared: {0}")]
     Attributes(std::io::Error),
     #[error(transparent)]
@@ -46,6 +54,11 @@ pub enum JobError {
 pub struct Source {
     /// The view, as a repository.
     pub repository: gix::ThreadSafeRepository,
+    /// The same for decoding blobs: nothing in it takes more memory than
+    /// [`DECODE_LIMIT_BYTES`]. Opened when it is first needed, after the first byte has left.
+    pub bounded: Mutex<Option<gix::ThreadSafeRepository>>,
+    /// Memory for decoding what does not fit.
+    pub budget: Arc<Budget>,
     /// The tree's attribute files.
     pub attributes: AttributeFiles,
     /// Handles that no thread uses at the moment. They belong to the build and not to the
@@ -172,6 +185,8 @@ pub enum Outcome {
     Done { frames: Vec<u8>, sizes: Vec<u32> },
     /// It holds too much for one job.
     Split(Vec<Batch>),
+    /// Decoding one of its files takes more memory than an encoder may take by itself.
+    Heavy(Batch),
 }
 
 /// What an encoder thread keeps between jobs.
@@ -186,6 +201,8 @@ pub struct Local {
     /// The view's repository.
     pub repository: gix::Repository,
     filter: Option<Filter>,
+    /// Whether it has grown over what is kept for the next piece of work.
+    pub spent: bool,
 }
 
 impl Default for EncoderState {
@@ -222,8 +239,45 @@ impl Source {
         idle.map_or_else(|| Local::open(self), Ok)
     }
 
+    /// Handles that only read, and take at most so much memory to decode an object, or as
+    /// much as there is.
+    pub fn open_reader(&self, limit_bytes: Option<u64>) -> Result<Local, JobError> {
+        Ok(Local {
+            repository: self.open_for_blobs(limit_bytes)?.to_thread_local(),
+            filter: None,
+            spent: false,
+        })
+    }
+
+    fn open_for_blobs(
+        &self,
+        limit_bytes: Option<u64>,
+    ) -> Result<gix::ThreadSafeRepository, JobError> {
+        let mut settings = vec![format!(
+            "gitoxide.core.defaultPackCacheMemoryLimit={DELTA_CACHE_BYTES}"
+        )];
+        settings.extend(limit_bytes.map(|limit| format!("gitoxide.objects.allocLimit={limit}")));
+        let options = gix::open::Options::isolated().config_overrides(settings);
+        gix::ThreadSafeRepository::open_opts(self.repository.git_dir(), options)
+            .map_err(|e| JobError::Open(e.to_string()))
+    }
+
+    fn bounded(&self) -> Result<gix::Repository, JobError> {
+        let mut bounded = self.bounded.lock().unwrap_or_else(PoisonError::into_inner);
+        let repository = match bounded.take() {
+            Some(repository) => repository,
+            None => self.open_for_blobs(Some(DECODE_LIMIT_BYTES))?,
+        };
+        let local = repository.to_thread_local();
+        *bounded = Some(repository);
+        Ok(local)
+    }
+
     /// Gives handles back for the next piece of work.
     pub fn keep_local(&self, local: Local) {
+        if local.spent {
+            return;
+        }
         self.idle
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -232,15 +286,19 @@ impl Source {
 }
 
 impl Local {
-    /// New handles for a build.
     fn open(source: &Source) -> Result<Local, JobError> {
+        Local::new(source, source.bounded()?)
+    }
+
+    fn new(source: &Source, repository: gix::Repository) -> Result<Local, JobError> {
         let filter = match source.attributes.is_empty() {
             true => None,
             false => Some(Filter::new(&source.attributes).map_err(JobError::Attributes)?),
         };
         Ok(Local {
-            repository: source.repository.to_thread_local(),
+            repository,
             filter,
+            spent: false,
         })
     }
 
@@ -252,7 +310,14 @@ impl Local {
             detail,
         };
         let found = self.repository.objects.try_find(id, blob);
-        match found.map_err(|e| error(e.to_string()))? {
+        let found = found.map_err(|e| match e.is_resource_exhausted() {
+            true => JobError::TooLarge {
+                id: id.to_owned(),
+                path: path.to_owned(),
+            },
+            false => error(e.to_string()),
+        });
+        match found? {
             None => Err(error("it is missing".into())),
             Some(data) if data.kind != Kind::Blob => Err(error(format!("it is a {}", data.kind))),
             Some(_) => Ok(()),
@@ -316,7 +381,21 @@ pub fn encode(
     }
     let done = encode_entries(state, source, &mut local, batch);
     source.keep_local(local);
-    done
+    match done {
+        Err(JobError::TooLarge { .. }) => Ok(Outcome::Heavy(batch.clone())),
+        done => done,
+    }
+}
+
+/// The same for a batch that is heavy, under a grant of memory; it gives the same frames.
+pub fn encode_heavy(
+    state: &mut EncoderState,
+    source: &Source,
+    batch: &Batch,
+) -> Result<Outcome, JobError> {
+    let repository = source.open_for_blobs(None)?.to_thread_local();
+    let mut local = Local::new(source, repository)?;
+    encode_entries(state, source, &mut local, batch)
 }
 
 fn encode_entries(
@@ -343,7 +422,9 @@ fn encode_entries(
     }
     frames.shrink_to_fit();
     state.tar = tar;
-    state.blob = blob;
+    if blob.capacity() as u64 <= 2 * BIG_FILE_BYTES {
+        state.blob = blob;
+    }
     Ok(Outcome::Done { frames, sizes })
 }
 

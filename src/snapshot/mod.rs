@@ -1,5 +1,6 @@
 //! From a mirror to an archive.
 pub mod big;
+pub mod budget;
 pub mod fanout;
 pub mod filter;
 pub mod gitdir;

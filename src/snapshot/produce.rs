@@ -13,10 +13,11 @@ use std::sync::{Arc, Mutex};
 use gix::ObjectId;
 
 use super::big;
+use super::budget::Budget;
 use super::fanout::{Abandoned, Fanout};
 use super::filter::AttributeFiles;
 use super::index::{Plan, Writer};
-use super::job::{Batch, EncoderState, JobError, Outcome, Source, encode};
+use super::job::{Batch, EncoderState, JobError, Outcome, Source, encode, encode_heavy};
 use super::map::MappedFile;
 use super::tar::{self, Kind};
 use super::view::{Linked, View};
@@ -50,6 +51,8 @@ pub enum BuildError {
     Abandoned(#[from] Abandoned),
     #[error("the index cannot be summed: {0}")]
     Index(String),
+    #[error("a job that was given all it asked for asked again; report this")]
+    Again,
     #[error("fault injected after {0} bytes")]
     Injected(u64),
 }
@@ -97,6 +100,8 @@ pub struct Input {
     pub reuse: Option<Reuse>,
     /// Faults to inject; none outside tests.
     pub faults: Faults,
+    /// Memory for decoding big objects, shared by all builds.
+    pub budget: Arc<Budget>,
 }
 
 /// The view, opened: what is known before the first byte leaves.
@@ -135,6 +140,8 @@ pub fn open(input: Input) -> Result<Opened, BuildError> {
     let source = Source {
         idle: Mutex::default(),
         repository,
+        bounded: Mutex::default(),
+        budget: input.budget.clone(),
         attributes: AttributeFiles::default(),
         mtime_s,
         level: input.level,
@@ -389,6 +396,7 @@ impl<'a> Line<'a> {
                     }
                     Ok(())
                 }
+                Outcome::Heavy(batch) => self.heavy(key, batch),
             },
             Place::Known(record) => self.take_over(record),
         }
@@ -435,6 +443,22 @@ impl<'a> Line<'a> {
             sizes,
         });
         Ok(())
+    }
+
+    /// A batch that takes much memory: only while no other build decodes such a one. What is
+    /// being encoded meanwhile waits for nothing, so this ends.
+    fn heavy(&mut self, key: [u8; 32], batch: Batch) -> Result<(), BuildError> {
+        let grant = self.source.budget.take_all();
+        let source = self.source.clone();
+        let pending = self.ring.submit(move |state| {
+            let done = encode_heavy(state, &source, &batch);
+            drop(grant);
+            done
+        });
+        match pending.wait()?? {
+            Outcome::Done { frames, sizes } => self.done(key, frames, sizes),
+            Outcome::Split(_) | Outcome::Heavy(_) => Err(BuildError::Again),
+        }
     }
 
     /// A file of its own, streamed by this thread.

@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
+use super::budget::Budget;
 use super::fanout::Fanout;
 use super::job::EncoderState;
 use super::produce::{self, Input, Record, Reuse, Spool};
@@ -16,6 +17,7 @@ use super::view::{self, View};
 use super::zstd::ring::Ring;
 use crate::extent::{Next, Piece};
 use crate::faults::Faults;
+use crate::limits::DECODE_BUDGET_BYTES;
 
 /// A repository with a worktree.
 struct Repository {
@@ -172,19 +174,34 @@ fn input(repository: &Repository, directory: PathBuf) -> Input {
         level: 1,
         reuse: None,
         faults: Faults::default(),
+        budget: Budget::new(DECODE_BUDGET_BYTES),
     }
+}
+
+fn pack_index(repository: &Repository) -> String {
+    let packs = fs::read_dir(repository.dir.path().join(".git/objects/pack")).unwrap();
+    let mut files = packs.map(|file| file.unwrap().path());
+    let index = files.find(|path| path.extension().is_some_and(|e| e == "idx"));
+    index.unwrap().to_str().unwrap().to_owned()
 }
 
 fn build(repository: &Repository, threads: usize, reuse: Option<Reuse>) -> Built {
     let directory = tempfile::tempdir().unwrap();
     let mut input = input(repository, directory.path().to_owned());
     input.reuse = reuse;
+    let built = build_input(input, threads);
+    assert_unmapped(directory.path());
+    built
+}
+
+fn build_input(input: Input, threads: usize) -> Built {
+    let directory = input.directory.clone();
     let ring = Ring::start(threads, EncoderState::default).unwrap();
     let linked: Vec<PathBuf> = input
         .view
         .packs
         .iter()
-        .map(|p| directory.path().join(&p.relative))
+        .map(|p| directory.join(&p.relative))
         .collect();
     let fanout = Arc::new(Fanout::new());
     let spool = Memory {
@@ -194,7 +211,6 @@ fn build(repository: &Repository, threads: usize, reuse: Option<Reuse>) -> Built
     let opened = produce::open(input).unwrap();
     let records = produce::produce(opened, &fanout, &spool, &ring, || ()).unwrap();
     fanout.finish();
-    assert_unmapped(directory.path());
     let spool = spool.bytes.into_inner().unwrap();
     Built {
         archive: read(&fanout, &spool, &linked),
@@ -345,6 +361,48 @@ fn where_a_big_file_is_stored_does_not_show() {
     assert!(big(&loose) == big(&packed));
     loose.check();
     packed.check();
+}
+
+/// Two versions of a file that git stores as deltas, one of them small: both take a grant of
+/// the budget, and have the bytes that they have without deltas.
+#[test]
+fn big_deltas_wait_for_memory() {
+    let repository = Repository::new();
+    let base = noise(20 << 20, 6);
+    repository.write("a-base", &base);
+    repository.write("b-delta", [&base[..], b"more"].concat());
+    repository.write("c-a", &base[..2 << 20]);
+    repository.commit();
+    let plain = build(&repository, 1, None);
+    repository.git(&["-c", "pack.window=10", "repack", "-adfq", "--depth=50"]);
+    let chains = repository.git(&["verify-pack", "-v", &pack_index(&repository)]);
+    let deltas = chains
+        .lines()
+        .filter(|line| line.split_whitespace().count() == 7);
+    assert_eq!(deltas.count(), 2, "{chains}");
+
+    let directory = tempfile::tempdir().unwrap();
+    let mut waiting = input(&repository, directory.path().to_owned());
+    let budget = Budget::new(DECODE_BUDGET_BYTES);
+    waiting.budget = budget.clone();
+    let all = budget.take_all();
+    let built = std::thread::scope(|scope| {
+        let built = scope.spawn(|| build_input(waiting, 1));
+        while budget.waiting() == 0 {
+            assert!(!built.is_finished(), "no memory was asked for");
+            std::thread::yield_now();
+        }
+        drop(all);
+        built.join().unwrap()
+    });
+    let worktree = |built: &Built| {
+        let mut files = files_of(built);
+        files.retain(|path, _| !path.starts_with(".git/"));
+        files
+    };
+    assert!(worktree(&built) == worktree(&plain), "other files");
+    // This test's, the big file's and the small one's.
+    assert_eq!(budget.granted(), 3);
 }
 
 /// Attributes of every kind, one to a line, over contents of every kind: what git checks out.

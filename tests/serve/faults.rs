@@ -8,9 +8,12 @@ use super::support::rng::Rng;
 use super::support::server::Server;
 use super::support::wait;
 use super::{at_once, expect_clone, hit, large_lab, new_lab};
-use std::io;
+use std::io::{self, Write};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// What curl says when a transfer ended before it was whole.
 const CURL_PARTIAL_FILE: i32 = 18;
@@ -251,6 +254,76 @@ fn a_clone_that_fails_leaves_nothing() -> io::Result<()> {
     lab.expect_no_orphans();
     assert!(!lab.mirror("small").exists(), "an empty mirror stays");
     std::fs::rename(&hidden, lab.upstream("small"))?;
+    wait::until_true("the failure is forgotten", || {
+        server.get(&lab::target("small")).head.status == 200
+    });
     expect_clone(&lab, "small", &hit(&server, "small").body);
     Ok(())
+}
+
+/// Without git, that is what the log says at the start and a client hears.
+#[test]
+fn git_is_missing() {
+    let lab = super::small_lab();
+    let mut settings = lab.settings();
+    settings.launcher = ["env", "PATH=/nonexistent"].map(str::to_owned).into();
+    let server = settings.start();
+    wait::until_true("the log says so", || server.log().contains("install git"));
+    let answer = server.get(&lab::target("small")).expect(500).text();
+    assert!(answer.contains("install git"), "{answer}");
+}
+
+/// An upstream that has nothing; it counts how often it is asked for it.
+fn counting_upstream() -> (String, std::sync::Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("bind: {e}"));
+    let address = listener.local_addr().unwrap_or_else(|e| panic!("{e}"));
+    let asked = std::sync::Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    // Ends with the test's process.
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            count.fetch_add(1, Ordering::Relaxed);
+            // Whatever it is, the answer is the same.
+            let _ = io::Read::read(&mut stream, &mut [0; 4096]);
+            let answer = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    (format!("http://{address}/"), asked)
+}
+
+/// A name that does not exist is asked for once, however many want it; a while later anew.
+#[test]
+fn a_failed_clone_is_remembered_for_a_while() {
+    let lab = super::small_lab();
+    let (base, asked) = counting_upstream();
+    let mut settings = lab.settings();
+    settings.upstreams.push(format!("none={base}"));
+    let server = settings.start();
+    let target = "/git/none/absent/snapshot.tar.zst";
+    let began = std::time::Instant::now();
+    let first = server.get(target).expect(404).text();
+    let looks = asked.load(Ordering::Relaxed);
+    assert!(looks > 0, "the upstream was not asked");
+    for _ in 0..20 {
+        assert_eq!(server.get(target).expect(404).text(), first);
+    }
+    let ensure = "/git/none/absent/ensure-refs";
+    server
+        .post_json(
+            ensure,
+            r#"{"commits":["1212121212121212121212121212121212121212"]}"#,
+        )
+        .expect(404);
+    // On a machine that was stopped meanwhile, time may be up.
+    if began.elapsed() < Duration::from_secs(8) {
+        assert_eq!(asked.load(Ordering::Relaxed), looks, "asked again at once");
+    }
+    server.get("/git/none/other/snapshot.tar.zst").expect(404);
+    assert!(asked.load(Ordering::Relaxed) > looks, "another name");
+    let looks = asked.load(Ordering::Relaxed);
+    wait::until_true("the upstream is asked again", || {
+        server.get(target).expect(404);
+        asked.load(Ordering::Relaxed) > looks
+    });
 }

@@ -114,6 +114,103 @@ fn a_start_cleans_up() -> io::Result<()> {
     Ok(())
 }
 
+/// An old entry that cannot be removed costs nothing but its space: here something is mounted
+/// there.
+#[test]
+fn a_superseded_entry_that_stays_does_not_stop_the_start() {
+    let lab = small_lab();
+    let server = lab.start();
+    hit(&server, "small");
+    server.stop();
+    let old = lab.entries().remove(0);
+    let snapshots = lab.state().join("snapshots");
+    lab::copy_tree(&snapshots.join(&old), &lab.scratch("old"));
+    lab.forget_snapshots();
+    let server = lab.start();
+    super::push_and_fetch(&lab, &server, "small", "new.txt", b"new\n");
+    let new = hit(&server, "small");
+    server.stop();
+    lab::copy_tree(&lab.scratch("old"), &snapshots.join(&old));
+    let mut settings = lab.settings();
+    let entry = snapshots.join(&old).display().to_string();
+    let script = "mount --bind \"$0\" \"$0\" && exec \"$@\"";
+    settings.launcher = ["unshare", "-rm", "sh", "-c", script, &entry]
+        .map(str::to_owned)
+        .into();
+    if settings
+        .clone()
+        .with(&["--help"])
+        .try_start()
+        .is_err_and(|e| !e.status.success())
+    {
+        eprintln!("not tested: nothing can be mounted here");
+        return;
+    }
+    let server = settings.start();
+    assert!(
+        server.log().contains("a superseded entry stays"),
+        "{}",
+        server.log()
+    );
+    let served = server.get(&lab::target("small")).expect(200);
+    assert!(served.body == new.body, "the old one is served");
+    assert_eq!(server.builds("complete"), 0);
+    assert!(lab.entries().contains(&old));
+    server.stop();
+    lab.start().stop();
+    assert!(
+        !lab.entries().contains(&old),
+        "the next start did not try again"
+    );
+}
+
+/// A mirror that is put there while the server runs is used, and from then on kept like its
+/// upstream; one that cannot be used is named, and can be put right.
+#[test]
+fn a_mirror_can_be_added_at_any_time() {
+    let lab = small_lab();
+    let server = lab.settings().with(&["--fetch-interval", "1s"]).start();
+    let clones = || server.metrics().count("tarpon_clones_total", &[]);
+    git::run(&lab.upstream("small"), &["branch", "other", "main"]);
+    lab::copy_tree(
+        &lab.upstream("small").join("objects"),
+        &lab.mirror("small").join("objects"),
+    );
+    let answer = server.get(&lab::target("small")).expect(500).text();
+    assert!(answer.contains("it is no bare git repository"), "{answer}");
+    super::remove(&lab.mirror("small"));
+    lab.place_mirror("small");
+    let old = hit(&server, "small");
+    assert_eq!(clones(), 0);
+    assert_eq!(git::text(&lab.mirror("small"), &["config", "gc.auto"]), "0");
+    let commit = repos::add_commit(&lab.upstream("small"), "main", "new.txt", b"new\n");
+    wait::until_true("the schedule brings the new commit", || {
+        let head = server.fetch("HEAD", &lab::target("small"), &[]).head;
+        head.get("x-cachew-snapshot-commit") == Some(&commit) && head.etag() != old.head.etag()
+    });
+}
+
+/// After a restart, mirrors whose age is known are not fetched before their time.
+#[test]
+fn a_restart_fetches_nothing_before_its_time() {
+    let lab = small_lab();
+    let server = lab.start();
+    hit(&server, "small");
+    server.stop();
+    let noted = std::fs::metadata(lab.mirror("small").join("FETCH_HEAD"));
+    assert!(
+        noted.is_ok_and(|noted| noted.len() == 0),
+        "the clone is not noted"
+    );
+    let server = lab.settings().with(&["--fetch-interval", "720h"]).start();
+    hit(&server, "small");
+    assert_eq!(server.fetches(), 0);
+    server.stop();
+    // An age over the interval is spread over the next one.
+    let server = lab.settings().with(&["--fetch-interval", "1s"]).start();
+    wait::until_true("the mirror is fetched", || server.fetches() >= 1);
+}
+
 /// Three repositories where two fit at most: the least recently used goes, but not under its
 /// reader, who gets every byte.
 #[test]

@@ -21,7 +21,7 @@ use support::lab::{self, Lab};
 use support::repos::Shape;
 use support::server::Server;
 use support::steps::{ensure, hit, push_and_fetch, wait_published};
-use support::{git, parity, wait};
+use support::{git, parity};
 
 /// Worktree bytes of a repository whose archive is larger than all socket buffers on its way,
 /// so that a client that stops reading stops its response too.
@@ -74,12 +74,14 @@ fn finish(conn: &mut Conn, mut body: Vec<u8>) -> Vec<u8> {
     body
 }
 
-/// A server on a mirror of `small` that was put there, after its first look at the upstream,
-/// which belongs to nobody's request.
+/// A server on a mirror of `small` that was put there, after one look at the upstream; the next
+/// one on schedule is far away.
 fn start_on_mirror(lab: &Lab) -> Server {
     lab.place_mirror("small");
-    let server = lab.start();
-    wait::until_true("the mirror was compared", || server.fetches() == 1);
+    let server = lab.settings().with(&["--fetch-interval", "720h"]).start();
+    let absent = r#"{"refs":{"refs/heads/absent":""}}"#;
+    ensure(&server, "small", absent);
+    assert_eq!(server.fetches(), 1);
     server
 }
 

@@ -88,14 +88,19 @@ fn unsafe_is_confined_and_explained() {
     assert_tidy(&rules::unsafe_is_confined_and_explained(&project()));
     let bad = tree(&[
         ("src/a.rs", "// SAFETY: it is.\nunsafe fn f() {}"),
+        ("src/b.rs", "#![allow(unsafe_code)]\nfn f() {}"),
         (
             "src/io/net.rs",
             "// SAFETY: it is.\nunsafe fn f() {}\n\n\n// Not said.\nunsafe fn g() {}",
         ),
+        ("src/lib.rs", "#![deny(unsafe_code)]\nfn f() {}"),
+        ("src/main.rs", "fn main() {}"),
     ]);
     let places = [
         "src/a.rs:2: unsafe code outside",
+        "src/b.rs:1: unsafe allowed outside",
         "src/io/net.rs:6: unsafe without",
+        "src/main.rs:1: the crate root does not",
     ];
     assert_found(&rules::unsafe_is_confined_and_explained(&bad), &places);
 }

@@ -122,6 +122,13 @@ const UNSAFE_FILES: [&str; 7] = [
 pub fn unsafe_is_confined_and_explained(project: &Project) -> Vec<String> {
     let mut found = Vec::new();
     for source in project.program() {
+        let is_root = matches!(&*source.path, "src/lib.rs" | "src/main.rs");
+        if is_root && !source.text.contains("#![deny(unsafe_code)]") {
+            found.push(source.report(1, "the crate root does not deny unsafe code"));
+        }
+        if source.text.contains("allow(unsafe_code)") && !UNSAFE_FILES.contains(&&*source.path) {
+            found.push(source.report(1, "unsafe allowed outside of the files named for it"));
+        }
         for index in source.find(&["unsafe"]) {
             let line = source.tokens[index].line;
             if !UNSAFE_FILES.contains(&&*source.path) {

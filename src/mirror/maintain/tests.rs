@@ -168,6 +168,44 @@ fn set_up_writes_only_what_differs_and_keeps_origin() {
     assert_eq!(stamp(), before);
 }
 
+/// The file is changed as git would change it: what is there stays, comments too.
+#[test]
+fn a_configuration_is_completed_without_git() {
+    let s = Scratch::with_commit();
+    let path = s.up().join("config");
+    let text = "[core]\n\tbare = true ; mine\n\trepositoryformatversion = 0\n# note\n\
+                [GC]\n\tAuto = 100\n[Remote \"Up \\\" x\"]\n\tpromisor\n";
+    std::fs::write(&path, text).unwrap();
+    let url = "https://example.com/a b;c#d\"e";
+    let no_git = Git {
+        program: "/nonexistent".into(),
+        ..s.git.clone()
+    };
+    std::fs::remove_dir_all(s.up().join("refs")).unwrap();
+    std::fs::create_dir(s.up().join("refs")).unwrap();
+    run(no_git.set_up(&s.up(), url)).unwrap();
+    let after = std::fs::read_to_string(&path).unwrap();
+    for kept in ["bare = true ; mine", "# note", "promisor"] {
+        assert!(after.contains(kept), "{after}");
+    }
+    let get = |key: &str| git(&s.up(), &["config", "--get-all", key]);
+    assert_eq!(get("gc.auto"), "0");
+    assert_eq!(get("remote.origin.url"), url);
+    assert_eq!(get("transfer.unpackLimit"), "1");
+    let config = crate::mirror::config::read(&s.up()).unwrap();
+    assert_eq!(config["remote.Up \" x.promisor"], "true");
+    assert_eq!(config["core.bare"], "true");
+    // Somebody else is changing it.
+    std::fs::write(s.up().join("config.lock"), "").unwrap();
+    std::fs::write(&path, text).unwrap();
+    let error = run(no_git.set_up(&s.up(), url)).unwrap_err().to_string();
+    assert!(error.contains("config.lock"), "{error}");
+    assert!(s.up().join("config.lock").exists(), "it is not ours");
+    std::fs::write(&path, "[core\n").unwrap();
+    let error = run(s.git.is_usable(&s.up())).unwrap_err().to_string();
+    assert!(error.contains("config file is not understood"), "{error}");
+}
+
 #[test]
 fn what_cannot_be_served_is_named() {
     let s = Scratch::with_commit();
