@@ -5,6 +5,7 @@
 
 // The same world as in `tests/simulation`, which holds the oracle.
 #[path = "../../tests/simulation/world.rs"]
+#[allow(dead_code)]
 mod world;
 
 use libfuzzer_sys::fuzz_target;

@@ -190,7 +190,9 @@ impl<F: Fs> StateDir<F> {
             if exists(&fs, &tmp)? && !list(&fs, &tmp)?.is_empty() {
                 return Err(StoreError::NotOurs { dir: root });
             }
-            sync_parent(&fs, &root)?;
+            // All the way up: an earlier process may have made directories above ours and died,
+            // or failed, before it synced them. Once the lock file is there, this was done.
+            root.ancestors().try_for_each(|dir| sync_parent(&fs, dir))?;
         }
         let lock = fs.lock(&lock_path).map_err(|error| match error {
             LockError::Held { pid } => StoreError::Locked {
@@ -204,7 +206,7 @@ impl<F: Fs> StateDir<F> {
             },
         })?;
         for name in [MIRRORS_NAME, SNAPSHOTS_NAME, TMP_NAME] {
-            create_dir_all(&fs, &root.join(name))?;
+            create_dirs(&fs, &root.join(name), &|_| Ok(()))?;
         }
         // An entry lasts only if the directory it is in does. Not left to whoever made that:
         // an earlier process may have died before it synced.
@@ -674,13 +676,14 @@ fn sync(fs: &impl Fs, path: &Path) -> Result<(), StoreError> {
 }
 
 /// Syncs the directory that `path` is in. One that may be written but not read cannot be
-/// opened for that.
+/// opened for that, and on a file system that is read-only nothing was made.
 fn sync_parent(fs: &impl Fs, path: &Path) -> Result<(), StoreError> {
+    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
     let Some(parent) = path.parent() else {
         return Ok(());
     };
     match fs.sync(parent) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(error) if matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem) => Ok(()),
         synced => synced.at("sync", parent),
     }
 }

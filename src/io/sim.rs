@@ -209,6 +209,18 @@ impl SimFs {
         lock(&self.disk).off
     }
 
+    /// Syncs every file and directory, without a fault.
+    pub fn sync_all(&self) {
+        let mut disk = lock(&self.disk);
+        disk.changes.clear();
+        for node in &mut disk.nodes {
+            match node {
+                Node::File { bytes, durable } => durable.clone_from(bytes),
+                Node::Dir { names, durable } => durable.clone_from(names),
+            }
+        }
+    }
+
     /// Cuts the power if it has not gone, and starts again from what the disk holds.
     pub fn restart(&self) {
         let mut disk = lock(&self.disk);

@@ -11,19 +11,20 @@ mod world;
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rng::Rng;
-use world::World;
+use world::{Counts, World};
 
 const SEEDS_DEFAULT: u64 = 10_000;
 const STEPS_MAX: u64 = 120;
 
-fn run(seed: u64, trace: bool) {
+fn run(seed: u64, trace: bool) -> Counts {
     let mut rng = Rng::new(seed);
     let mut choices = |bound| rng.below(bound);
     let steps = 20 + choices(STEPS_MAX);
-    World::new(&mut choices, trace).run(steps);
+    World::new(&mut choices, trace).run(steps)
 }
 
 fn seeds() -> Range<u64> {
@@ -38,20 +39,25 @@ fn seeds() -> Range<u64> {
 #[test]
 fn every_seed_holds() {
     if let Ok(seed) = std::env::var("TARPON_SIM_SEED") {
-        return run(seed.parse().expect("a number"), true);
+        let counts = run(seed.parse().expect("a number"), true);
+        return eprintln!("{counts:?}");
     }
     let seeds = seeds();
     let next = AtomicU64::new(seeds.start);
+    let total = Mutex::new(Counts::default());
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= seeds.end {
                 return;
             }
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(seed, false))) {
-                next.store(seeds.end, Ordering::Relaxed);
-                eprintln!("seed {seed} failed; again: TARPON_SIM_SEED={seed}");
-                resume_unwind(panic);
+            match catch_unwind(AssertUnwindSafe(|| run(seed, false))) {
+                Ok(counts) => total.lock().unwrap().add(counts),
+                Err(panic) => {
+                    next.store(seeds.end, Ordering::Relaxed);
+                    eprintln!("seed {seed} failed; again: TARPON_SIM_SEED={seed}");
+                    resume_unwind(panic);
+                }
             }
         }
     };
@@ -61,4 +67,10 @@ fn every_seed_holds() {
             scope.spawn(work);
         }
     });
+    let total = total.into_inner().unwrap();
+    let count = seeds.end - seeds.start;
+    eprintln!("{count} seeds: {total:?}");
+    // Of a few, chance decides.
+    let is_deep = total.published >= 10 * count && total.replaced >= 5 * count;
+    assert!(is_deep || count < 1000, "too little happens: {total:?}");
 }

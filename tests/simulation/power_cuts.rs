@@ -76,6 +76,40 @@ fn the_first_entry_of_a_new_state_directory_lasts() {
     });
 }
 
+/// A first start made the directories above, then failed or died before it synced them; the
+/// next one found them there and synced only the last.
+#[test]
+fn an_entry_lasts_though_the_first_start_failed() {
+    for calls in 0..CALLS_MAX {
+        each_outcome(|fs| {
+            fs.fail_after(calls);
+            drop(StateDir::open_on(fs.clone(), Path::new(ROOT)));
+            fs.calm();
+            fs.kill();
+            let state = open(fs);
+            publish(fs, &state, 10).unwrap();
+            assert_eq!(found_after_cut(fs, state), Some(10));
+        });
+    }
+}
+
+/// The directories were there before the server, of a script or of a start that died, and
+/// nobody has synced them.
+#[test]
+fn an_entry_lasts_in_directories_that_somebody_else_made() {
+    each_outcome(|fs| {
+        drop(open(fs));
+        fs.kill();
+        let snapshots = Path::new(ROOT).join("snapshots");
+        fs.remove_dir_all(&snapshots).unwrap();
+        fs.sync_all();
+        fs.create_dir(&snapshots).unwrap();
+        let state = open(fs);
+        publish(fs, &state, 10).unwrap();
+        assert_eq!(found_after_cut(fs, state), Some(10));
+    });
+}
+
 /// Replacing an entry renamed the old one away first: a cut before the second rename lost both.
 #[test]
 fn a_power_cut_while_an_entry_is_replaced_leaves_one_of_both() {

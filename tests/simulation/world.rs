@@ -38,7 +38,8 @@ const STREAMS_MAX: usize = 6;
 const PIECE_BYTES_MAX: u64 = 200;
 /// So that bytes leave memory while a stream still wants them.
 const WINDOW_BYTES: u64 = 300;
-const ROOT: &str = "/state";
+/// Two directories that `open` makes, one in the other.
+const ROOT: &str = "/srv/state";
 
 /// Gives a number below the bound (0 for a bound of 0); where all decisions come from.
 pub type Choices<'c> = dyn FnMut(u64) -> u64 + 'c;
@@ -85,6 +86,28 @@ struct Stream {
     at: u64,
 }
 
+/// How often what happened; a world in which little happens shows little.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    pub published: u64,
+    /// Those of them that took the place of an older version.
+    pub replaced: u64,
+    /// By themselves or by eviction.
+    pub removed: u64,
+    pub starts: u64,
+    pub cuts: u64,
+}
+
+impl Counts {
+    pub fn add(&mut self, other: Counts) {
+        self.published += other.published;
+        self.replaced += other.replaced;
+        self.removed += other.removed;
+        self.starts += other.starts;
+        self.cuts += other.cuts;
+    }
+}
+
 /// What must be in the cache.
 struct Model {
     /// What a scan finds now.
@@ -117,6 +140,7 @@ pub struct World<'c> {
     killed: Vec<Staging<SimFs>>,
     streams: Vec<Stream>,
     made: u64,
+    counts: Counts,
     /// After a power cut, until the next look: what is there is one of `model.durable`.
     unknown: bool,
     trace: bool,
@@ -158,6 +182,7 @@ impl<'c> World<'c> {
             killed: Vec::new(),
             streams: Vec::new(),
             made: 0,
+            counts: Counts::default(),
             unknown: false,
             trace,
         };
@@ -166,13 +191,14 @@ impl<'c> World<'c> {
     }
 
     /// Does `steps` things, then restarts once more and looks at what is left.
-    pub fn run(&mut self, steps: u64) {
+    pub fn run(&mut self, steps: u64) -> Counts {
         for _ in 0..steps {
             self.step();
         }
         self.drain();
         let cut = self.choose(2) == 0;
         self.restart(cut);
+        self.counts
     }
 
     fn choose(&mut self, bound: u64) -> u64 {
@@ -186,11 +212,27 @@ impl<'c> World<'c> {
     }
 
     fn step(&mut self) {
-        match self.choose(32) {
-            0..3 => self.begin(),
-            3..11 => self.push(),
-            11..14 => self.finish(),
-            14 => self.abandon(),
+        // What a number means is in the seeds of fuzz/corpus/cache too: new things go to the end.
+        match self.choose(48) {
+            0..3 => {
+                let number = self.choose(IDS as u64) as usize;
+                self.begin(number);
+            }
+            3..11 => {
+                if let Some(which) = self.some_build() {
+                    self.push(which);
+                }
+            }
+            11..14 => {
+                if let Some(which) = self.some_build() {
+                    self.finish(which);
+                }
+            }
+            14 => {
+                if let Some(which) = self.some_build() {
+                    self.give_up(which, "a build that fails");
+                }
+            }
             15..19 => {
                 self.fs.advance();
             }
@@ -212,6 +254,8 @@ impl<'c> World<'c> {
                 let calls = self.choose(30);
                 self.fs.fail_after(calls);
             }
+            32..46 => self.build_at_once(),
+            46 => self.operate(),
             _ => {
                 let cut = self.choose(2) == 0;
                 self.restart(cut);
@@ -237,11 +281,36 @@ impl<'c> World<'c> {
 
     // ---- builds ----
 
-    fn begin(&mut self) {
+    /// A build with nothing between its steps, half of them of an entry that is there.
+    fn build_at_once(&mut self) {
+        let live = (0..IDS).filter(|number| self.model.live[*number].is_some());
+        let live: Vec<usize> = live.collect();
+        let number = match self.choose(2) {
+            0 if !live.is_empty() => live[self.choose(live.len() as u64) as usize],
+            _ => self.choose(IDS as u64) as usize,
+        };
+        let before = self.builds.len();
+        self.begin(number);
+        if self.builds.len() == before {
+            return;
+        }
+        for _ in 0..self.choose(4) {
+            self.push(before);
+            if self.builds.len() == before {
+                return;
+            }
+        }
+        self.finish(before);
+        self.poll_builds();
+        while self.fs.advance() {
+            self.poll_builds();
+        }
+    }
+
+    fn begin(&mut self, number: usize) {
         if self.builds.len() >= BUILDS_MAX {
             return;
         }
-        let number = self.choose(IDS as u64) as usize;
         self.made += 1;
         let version = self.made;
         self.note(&|| format!("begin {number} as version {version}"));
@@ -339,12 +408,12 @@ impl<'c> World<'c> {
         (0..len).map(byte).collect()
     }
 
-    fn push(&mut self) {
+    fn some_build(&mut self) -> Option<usize> {
         let count = self.builds.len() as u64;
-        if count == 0 {
-            return;
-        }
-        let which = self.choose(count) as usize;
+        (count > 0).then(|| self.choose(count) as usize)
+    }
+
+    fn push(&mut self, which: usize) {
         let len = 1 + self.choose(PIECE_BYTES_MAX);
         let raw = self.choose(4) == 0;
         let bytes = self.bytes(len);
@@ -361,23 +430,10 @@ impl<'c> World<'c> {
         }
     }
 
-    fn finish(&mut self) {
-        let count = self.builds.len() as u64;
-        if count == 0 {
-            return;
-        }
-        let which = self.choose(count) as usize;
+    fn finish(&mut self, which: usize) {
         let build = &mut self.builds[which];
         if build.pieces.take().is_some() {
             build.readable.fanout.finish();
-        }
-    }
-
-    fn abandon(&mut self) {
-        let count = self.builds.len() as u64;
-        if count > 0 {
-            let which = self.choose(count) as usize;
-            self.give_up(which, "a build that fails");
         }
     }
 
@@ -428,6 +484,8 @@ impl<'c> World<'c> {
         match published {
             Ok(dir) => {
                 assert_eq!(dir, entry_dir(number));
+                self.counts.published += 1;
+                self.counts.replaced += u64::from(self.model.live[number].is_some());
                 self.model.live[number] = Some(version);
                 self.model.synced();
                 build.readable.fanout.release_window();
@@ -453,6 +511,7 @@ impl<'c> World<'c> {
         self.note(&|| format!("remove {number}: {removed:?}"));
         match removed {
             Ok(()) => {
+                self.counts.removed += 1;
                 self.model.live[number] = None;
                 self.model.synced();
             }
@@ -623,12 +682,7 @@ impl<'c> World<'c> {
     /// The process ends, with a power cut or without, and another one starts.
     fn restart(&mut self, cut: bool) {
         self.note(&|| format!("restart, power cut: {cut}"));
-        for build in self.builds.drain(..) {
-            build.readable.fanout.fail("killed");
-            self.killed.push(build.staging);
-        }
-        self.streams.clear();
-        self.state = None;
+        self.stop();
         if cut || self.fs.is_off() {
             self.cut();
         } else {
@@ -637,7 +691,46 @@ impl<'c> World<'c> {
         self.start();
     }
 
+    fn stop(&mut self) {
+        for build in self.builds.drain(..) {
+            build.readable.fanout.fail("killed");
+            self.killed.push(build.staging);
+        }
+        self.streams.clear();
+        self.state = None;
+    }
+
+    /// Between two processes the operator removes the entries, or all of it, to the disk; and
+    /// perhaps makes directories anew, without a sync: whose last, is the next process's affair.
+    fn operate(&mut self) {
+        self.stop();
+        self.fs.kill();
+        self.fs.calm();
+        let (fs, root) = (&self.fs, Path::new(ROOT));
+        let snapshots = root.join("snapshots");
+        let gone = match (self.choices)(2) {
+            0 => &snapshots,
+            _ => root,
+        };
+        let made = (self.choices)(3);
+        if self.trace {
+            eprintln!("operator: {} removed, {made} made", gone.display());
+        }
+        fs.remove_dir_all(gone).expect("the disk is sound");
+        fs.sync_all();
+        let anew = [root, &snapshots, &root.join("mirrors"), &root.join("tmp")];
+        for dir in &anew[..[0, 2, 4][made as usize]] {
+            if fs.stat(dir).is_err() {
+                fs.create_dir(dir).expect("the disk is sound");
+            }
+        }
+        self.model.live = [None; IDS];
+        self.model.synced();
+        self.start();
+    }
+
     fn cut(&mut self) {
+        self.counts.cuts += 1;
         self.fs.restart();
         self.unknown = true;
         let packs = std::mem::take(&mut self.packs);
@@ -650,6 +743,7 @@ impl<'c> World<'c> {
 
     /// Opens the state directory, first where that may fail, and looks at what is in it.
     fn start(&mut self) {
+        self.counts.starts += 1;
         self.fs.fail_one_in(self.fault_one_in);
         if self.choose(8) == 0 {
             let calls = self.choose(40);
