@@ -242,8 +242,10 @@ pub const GIT_OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const UPSTREAM_LINE_BYTES_MAX: usize = 16 * 1024;
 /// Most refs followed of one upstream.
 pub const UPSTREAM_REFS_MAX: usize = 4_000_000;
-/// How often the removal of an unfinished clone is tried, 10 ms apart.
-pub const STAGING_REMOVE_ATTEMPTS: u32 = 100;
+/// How often the removal of a directory is tried in which somebody still makes files.
+pub const TREE_REMOVE_ATTEMPTS: u32 = 500;
+/// Between two of these attempts.
+pub const TREE_REMOVE_PAUSE_MS: u64 = 10;
 /// A lock file in a mirror that is older than this was left by a killed process.
 pub const MIRROR_LOCK_STALE_MS: u64 = 10 * 60 * 1000;
 /// A mirror with more packs than this is consolidated.

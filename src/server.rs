@@ -115,8 +115,6 @@ fn prepare(
         StoreError::Io { .. } => ServerError::State(e),
         e => ServerError::Store(e),
     })?;
-    let tmp = state.tmp_dir();
-    maintain::recover_staging(&tmp).map_err(|source| ServerError::Mirror { path: tmp, source })?;
     let ring = Ring::start(config.encoders.get(), EncoderState::default)
         .map_err(start("start encoder threads"))?;
     let prefetch = Prefetch::start().map_err(start("start prefetch threads"))?;

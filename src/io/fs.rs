@@ -6,9 +6,31 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, RenameFlags};
 use rustix::io::Errno;
+
+use crate::limits::{TREE_REMOVE_ATTEMPTS, TREE_REMOVE_PAUSE_MS};
+
+/// Removes a directory with all that is in it, in which processes may still work that were
+/// killed, or whose parent was: what they make behind the back of the removal makes it fail, and
+/// the next attempt finds it. They can make nothing more in a directory that is gone.
+///
+/// # Errors
+/// Anything but a directory that was not there, or that somebody else removed meanwhile.
+pub fn remove_tree(path: &Path) -> io::Result<()> {
+    for _ in 1..TREE_REMOVE_ATTEMPTS {
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                std::thread::sleep(Duration::from_millis(TREE_REMOVE_PAUSE_MS));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            removed => return removed,
+        }
+    }
+    fs::remove_dir_all(path)
+}
 
 /// What stands at a path, links not followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,7 +233,7 @@ impl Fs for Os {
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        fs::remove_dir_all(path)
+        remove_tree(path)
     }
 
     fn sync(&self, path: &Path) -> io::Result<()> {
@@ -246,5 +268,30 @@ impl Fs for Os {
         lock.0.set_len(0)?;
         writeln!(lock.0, "{}", std::process::id())?;
         Ok(lock)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_somebody_still_fills_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("tree");
+        for _ in 0..20 {
+            fs::create_dir(&tree).unwrap();
+            std::thread::scope(|scope| {
+                // As the orphan of a killed process does, until it ends.
+                scope.spawn(|| {
+                    for file in 0..2000 {
+                        let _ = fs::write(tree.join(file.to_string()), "");
+                    }
+                });
+                remove_tree(&tree).unwrap();
+                assert!(!tree.exists());
+            });
+        }
+        remove_tree(&tree).unwrap();
     }
 }

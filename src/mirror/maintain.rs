@@ -37,9 +37,6 @@ const EXTENSIONS_KNOWN: &[&str] = &[
     "worktreeconfig",
 ];
 
-/// How the directories begin in which clones are made.
-pub(super) const STAGING_PREFIX: &str = "clone-";
-
 impl Git {
     /// Configures a bare repository as a mirror of `url`: fetched objects stay in packs,
     /// nothing runs by itself, refs are packed. Writes only what differs; a remote `origin`
@@ -327,15 +324,6 @@ pub fn recover(mirror: &Path) -> io::Result<()> {
     remove_all(&found)
 }
 
-/// Removes the unfinished clones of a killed server from the directory that was given to
-/// [`Git::clone_mirror`]. Synchronous.
-///
-/// # Errors
-/// The first thing that could not be removed; the others are gone.
-pub fn recover_staging(staging_dir: &Path) -> io::Result<()> {
-    remove_all(&with_prefix(staging_dir, STAGING_PREFIX)?)
-}
-
 fn with_prefix(folder: &Path, prefix: &str) -> io::Result<Vec<PathBuf>> {
     let found = match entries(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -352,7 +340,7 @@ fn with_prefix(folder: &Path, prefix: &str) -> io::Result<Vec<PathBuf>> {
 fn remove_all(paths: &[PathBuf]) -> io::Result<()> {
     let remove = |path: &PathBuf| match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Ok(found) if found.is_dir() => std::fs::remove_dir_all(path),
+        Ok(found) if found.is_dir() => crate::io::fs::remove_tree(path),
         _ => std::fs::remove_file(path),
     };
     paths.iter().map(remove).fold(Ok(()), Result::and)

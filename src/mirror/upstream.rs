@@ -1,4 +1,5 @@
 //! Clone and fetch. Objects come first and without any lock; the refs follow in one step.
+use crate::io::fs;
 use crate::limits;
 use crate::mirror::error::{MirrorError, without_password};
 use crate::mirror::git::{Call, Git, Target, stdin_file};
@@ -12,7 +13,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use tokio::sync::RwLock;
 
 /// What a look at upstream brought.
@@ -430,7 +431,7 @@ struct Staging {
 impl Staging {
     fn new(staging_dir: &Path) -> Result<Self, MirrorError> {
         let made = tempfile::Builder::new()
-            .prefix(maintain::STAGING_PREFIX)
+            .prefix("clone-")
             .tempdir_in(staging_dir);
         let path = made
             .map_err(|source| MirrorError::io("make a directory in", staging_dir, source))?
@@ -444,7 +445,7 @@ impl Staging {
     async fn remove(mut self) -> Result<(), MirrorError> {
         let path = self.path.clone();
         blocking(&self.path, move || {
-            remove_tree(&path).map_err(|source| MirrorError::io("remove", &path, source))
+            fs::remove_tree(&path).map_err(|source| MirrorError::io("remove", &path, source))
         })
         .await?;
         self.removed = true;
@@ -459,7 +460,7 @@ impl Drop for Staging {
         }
         let path = std::mem::take(&mut self.path);
         let removing = std::thread::Builder::new().name("staging-remove".to_owned()).spawn(move || {
-            if let Err(error) = remove_tree(&path) {
+            if let Err(error) = fs::remove_tree(&path) {
                 tracing::warn!(path = %path.display(), %error, "cannot remove an unfinished clone");
             }
         });
@@ -467,20 +468,6 @@ impl Drop for Staging {
             tracing::warn!(%error, "cannot start a thread that removes an unfinished clone");
         }
     }
-}
-
-/// Removes a directory in which killed processes may still end one last system call: a file
-/// made behind the back of the removal makes it fail, and the next attempt finds it.
-fn remove_tree(path: &Path) -> io::Result<()> {
-    let mut last = Ok(());
-    for _ in 0..limits::STAGING_REMOVE_ATTEMPTS {
-        last = match std::fs::remove_dir_all(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => return Ok(()),
-        };
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    last
 }
 
 #[cfg(test)]

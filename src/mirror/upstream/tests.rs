@@ -5,6 +5,7 @@ use crate::mirror::testing::{
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use std::time::Instant;
 
 fn moved(head_moved: bool, refs_changed: usize) -> Freshened {
