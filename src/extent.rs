@@ -108,6 +108,13 @@ impl Inline {
         &self.bytes[self.start as usize..self.end as usize]
     }
 
+    /// The bytes where they never go away, if they are the most frequent ones: the header of a
+    /// full block that is not its frame's last.
+    pub fn as_static(&self) -> Option<&'static [u8]> {
+        static FULL_BLOCK: [u8; 3] = block_header(0, RAW_FRAME_BYTES);
+        (self.as_slice() == FULL_BLOCK).then_some(&FULL_BLOCK)
+    }
+
     /// Drops all but the first `len` bytes.
     pub fn truncate(&mut self, len: u64) {
         let have = u64::from(self.end - self.start);
@@ -515,10 +522,11 @@ fn frame_head(data_bytes: u64) -> [u8; (FRAME_HEADER_BYTES + BLOCK_HEADER_BYTES)
 
 /// Header of the raw block that starts at `block_start` of a frame of `data_bytes`:
 /// last-block flag, type 0, size (RFC 8878 section 3.1.1.2).
-fn block_header(block_start: u64, data_bytes: u64) -> [u8; 3] {
-    let size = (data_bytes - block_start).min(RAW_BLOCK_BYTES) as u32;
-    let last = u32::from(block_start + u64::from(size) == data_bytes);
-    let value = last | size << 3;
+const fn block_header(block_start: u64, data_bytes: u64) -> [u8; 3] {
+    let left = data_bytes - block_start;
+    let is_last = left <= RAW_BLOCK_BYTES;
+    let size = if is_last { left } else { RAW_BLOCK_BYTES } as u32;
+    let value = is_last as u32 | size << 3;
     [value as u8, (value >> 8) as u8, (value >> 16) as u8]
 }
 

@@ -186,6 +186,9 @@ pub const GATHER_PIPE_BYTES: usize = 1 << 20;
 /// Bytes gathered in a core's pipe before they are sent. A pipe of 1 MiB has 256 places, one for
 /// each page and each run of framing bytes: seven blocks of 32 pages, whose ends may take one more.
 pub const GATHER_BYTES: usize = 7 * RAW_BLOCK_BYTES as usize;
+/// What a core puts into its pipe for a socket whatever room that says it has: the kernel takes a
+/// whole buffer of about this size as long as any room is left.
+pub const ROOM_BYTES_MIN: u64 = 64 << 10;
 /// How long bytes that were in memory are taken to be there still, without a look.
 pub const RESIDENT_TRUST_MS: u64 = 250;
 /// Stretches of an archive of which is remembered that they were in memory.
@@ -354,6 +357,8 @@ const _: () = assert!(BODY_BYTES_MAX <= GIT_REQUEST_BYTES_MAX as u64);
 const _: () = assert!(ENSURE_BODY_BYTES_MAX <= BODY_BYTES_MAX);
 // --- scheduling ---
 
+/// Slice of the threads that a first byte waits for: the shortest that the kernel has.
+pub const PROMPT_SLICE_NS: u64 = 100_000;
 /// How much nicer than the network cores the encoders are.
 pub const ENCODER_NICE: i32 = 10;
 /// How much nicer than the network cores `git` and its helpers are.

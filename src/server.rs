@@ -27,6 +27,7 @@ use crate::faults::{Faults, VARIABLE};
 use crate::http::conn::{self, Patience, Service};
 use crate::http::pulse::Pulse;
 use crate::http::socket::CoreSockets;
+use crate::io::sched;
 use crate::io::signal::StopSignals;
 use crate::limits::{CONNECTIONS_DESCRIPTORS_PERCENT, CORE_RING_ENTRIES, LISTEN_BACKLOG};
 use crate::log::{LogError, RequestLog, RequestLogThread};
@@ -252,6 +253,7 @@ fn start_background(
     let (stop, stopped) = watch::channel(false);
     let builder = std::thread::Builder::new().name("background".into());
     let thread = builder.spawn(move || {
+        sched::be_prompt();
         if let Err(e) = background::run(shared, commands, stopped, uring) {
             tracing::error!("the background plane cannot run: {e}");
         }
@@ -287,6 +289,7 @@ fn start_cores(
         let ready = ready.clone();
         let builder = std::thread::Builder::new().name(format!("core-{index}"));
         let core = builder.spawn(move || {
+            sched::be_prompt();
             let core = Core::new(shared, index, log, closing);
             run_core(core, listener, uring, &ready);
         });

@@ -172,7 +172,7 @@ impl CompareArgs {
     fn effort(&self) -> Effort {
         let full = Effort {
             rounds: 5,
-            hits: 3,
+            hits: 8,
             misses: 100,
             firsts: 200,
             followers: 8,
@@ -182,7 +182,7 @@ impl CompareArgs {
         };
         let quick = Effort {
             rounds: 1,
-            hits: 1,
+            hits: 2,
             misses: 5,
             firsts: 10,
             followers: 2,

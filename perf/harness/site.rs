@@ -207,6 +207,11 @@ impl State {
         synced.unwrap_or_else(|e| panic!("sync {}: {e}", path.display()));
     }
 
+    /// Takes the bytes of all its files out of the page cache.
+    pub fn evict(&self) {
+        evict_tree(&self.settings.state);
+    }
+
     /// Removes the state directory.
     pub fn remove(self) {
         remove_tree(&self.settings.state);
@@ -262,6 +267,23 @@ pub fn wait_published(server: &Server, name: &str) {
 pub fn remove_tree(path: &Path) {
     if path.exists() {
         fs::remove_dir_all(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    }
+}
+
+/// Takes the bytes of all files below `path` that were synced out of the page cache.
+pub fn evict_tree(path: &Path) {
+    let listing = fs::read_dir(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    for entry in listing.flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            evict_tree(&path);
+            continue;
+        }
+        let evicted = File::open(&path).and_then(|file| {
+            let advice = rustix::fs::Advice::DontNeed;
+            Ok(rustix::fs::fadvise(&file, 0, None, advice)?)
+        });
+        evicted.unwrap_or_else(|e| panic!("evict {}: {e}", path.display()));
     }
 }
 

@@ -20,7 +20,7 @@ use super::response::{CHUNK_END, LAST_CHUNK, chunk_head};
 use crate::extent::{Next, RAW_BLOCK_BYTES, Source};
 use crate::io::net;
 use crate::io::pipe::Pipe;
-use crate::limits::{CHUNK_BYTES_MAX, GATHER_BYTES, POLL_BYTES, TURN_BYTES};
+use crate::limits::{CHUNK_BYTES_MAX, GATHER_BYTES, POLL_BYTES, ROOM_BYTES_MIN, TURN_BYTES};
 
 /// Why a response could not be sent whole.
 #[derive(Debug, thiserror::Error)]
@@ -334,18 +334,29 @@ impl Socket {
         let Some(mut gathered) = pipe.as_mut().and_then(|pipe| pipe.gather()) else {
             return Ok(None);
         };
+        // What the socket does not take would have been put into the pipe for nothing.
+        let room = net::room_bytes(self.fd()).unwrap_or(u64::MAX);
+        if room == 0 {
+            return Ok(Some(Err(io::ErrorKind::WouldBlock.into())));
+        }
+        let until = wire
+            .end
+            .min(wire.start.saturating_add(room.max(ROOM_BYTES_MIN)));
         // Everything in `wire` is there already, so nobody has to be woken.
         let mut context = Context::from_waker(Waker::noop());
         loop {
             let at = wire.start + gathered.bytes() as u64;
-            if at >= wire.end || !gathered.wants_more() {
+            if at >= until || !gathered.wants_more() {
                 break;
             }
-            let Poll::Ready(next) = source.poll_next(at, wire.end - at, &mut context) else {
+            let Poll::Ready(next) = source.poll_next(at, until - at, &mut context) else {
                 break;
             };
             let put = match &next {
-                Next::Inline(inline) => gathered.put(inline.as_slice()),
+                Next::Inline(inline) => match inline.as_static() {
+                    Some(bytes) => gathered.put_static(bytes),
+                    None => gathered.put(inline.as_slice()),
+                },
                 Next::File { file, offset, len } => {
                     let file = source.file(*file).map_err(failed)?;
                     gathered.put_file(file, *offset, *len)

@@ -87,8 +87,7 @@ pub fn command(program: &Path) -> Command {
 /// Makes the calling process a child as [`command`] promises. System calls only.
 fn prepare(parent: Pid) -> io::Result<()> {
     unblock_signals()?;
-    // Not fatal: it only costs the server some time.
-    let _ = rustix::process::setpriority_process(None, CHILD_NICE);
+    super::sched::be_nice(CHILD_NICE);
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // The server may have died before the call above.
     if rustix::process::getppid() != Some(parent) {

@@ -5,6 +5,7 @@ pub mod fs;
 pub mod net;
 pub mod pipe;
 pub mod residency;
+pub mod sched;
 pub mod signal;
 pub mod sim;
 

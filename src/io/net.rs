@@ -87,9 +87,56 @@ pub fn unsent_bytes(socket: BorrowedFd<'_>) -> Option<u32> {
         .flatten()
 }
 
+/// How many more bytes the kernel queues for the peer, about: what is acknowledged meanwhile makes
+/// more room, and the kernel's own bookkeeping takes some (`SO_MEMINFO`, socket(7)). `None` where
+/// it does not say.
+pub fn room_bytes(socket: BorrowedFd<'_>) -> Option<u64> {
+    // Places in the array, of `linux/sock_diag.h`.
+    const SNDBUF: usize = 3;
+    const WMEM_QUEUED: usize = 5;
+    let mut counts = [0u32; 9];
+    let mut len = size_of_val(&counts) as libc::socklen_t;
+    // SAFETY: the descriptor is open for the call, which writes at most `len` bytes to `counts`
+    // and their number to `len`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            (&raw mut counts).cast(),
+            &raw mut len,
+        )
+    };
+    (result == 0).then(|| counts[SNDBUF].saturating_sub(counts[WMEM_QUEUED]).into())
+}
+
 /// The descriptor of a socket that only tells its number.
 pub fn borrow(socket: &impl AsRawFd) -> BorrowedFd<'_> {
     // SAFETY: the descriptor belongs to `socket`, which stays borrowed, and so open, as long as
     // what is returned.
     unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn room_shrinks_to_nothing_as_a_socket_fills() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let _peer = listener.accept().unwrap();
+        prepare(socket.as_fd()).unwrap();
+        let mut before = room_bytes(socket.as_fd()).unwrap();
+        assert!(before > 0);
+        let block = [0; 64 << 10];
+        while send(socket.as_fd(), &block, false).is_ok() {
+            let now = room_bytes(socket.as_fd()).unwrap();
+            before = before.max(now);
+        }
+        let full = room_bytes(socket.as_fd()).unwrap();
+        assert!(full < before / 4, "{full} of {before}");
+    }
 }

@@ -19,12 +19,14 @@ use super::spool::Spooler;
 use crate::cache::entry::{EntryId, Fields, JobRecord, LinkedFile, META_NAME, Meta};
 use crate::cache::store::{Linked as LinkKind, Staging, StoreError, spool_path};
 use crate::extent::Piece;
+use crate::io::sched;
+use crate::limits::ENCODER_NICE;
 use crate::metrics::{BuildResult, Event, Level};
 use crate::mirror::Git;
 use crate::refs::Head;
 use crate::snapshot::produce::{self, BuildError, Input, Opened, Record, Reuse, Spool};
 use crate::snapshot::view::{self, PinError, View};
-use crate::snapshot::zstd::ring::{self, panic_text};
+use crate::snapshot::zstd::ring::panic_text;
 
 /// Version of everything that decides an archive's bytes besides what its id is made from.
 const ARCHIVE_FORMAT: u8 = 1;
@@ -65,6 +67,7 @@ impl Spool for SpoolSender {
 
 /// Builds the snapshot that `permit` is for. `git` packs loose objects, if there are too many.
 pub fn run(shared: &Arc<Shared>, permit: Permit, git: &Git) {
+    sched::be_prompt();
     let begun = catch_unwind(AssertUnwindSafe(|| begin(shared, permit.repo(), git)));
     let begun = match begun {
         Ok(Ok(begun)) => begun,
@@ -284,7 +287,7 @@ fn build(shared: &Arc<Shared>, begun: Begun) -> Result<Option<()>, String> {
         let spool = SpoolSender { sender };
         let wait = || {
             // The first bytes are out; what follows must not delay anybody else's.
-            ring::be_nice();
+            sched::be_nice(ENCODER_NICE);
             turn = shared.turns.wait();
         };
         produce::produce(opened, &archive.fanout, &spool, &shared.ring, wait)

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
+use crate::io::sched;
 use crate::limits::ENCODER_NICE;
 
 type Work<S> = Box<dyn FnOnce(&mut S) + Send>;
@@ -105,19 +106,13 @@ impl<S> Drop for Ring<S> {
 }
 
 fn run<S>(work: &Receiver<Work<S>>, make_state: &dyn Fn() -> S) {
-    be_nice();
+    sched::be_nice(ENCODER_NICE);
     let mut state = make_state();
     while let Ok(task) = work.recv() {
         if catch_unwind(AssertUnwindSafe(|| task(&mut state))).is_err() {
             state = make_state();
         }
     }
-}
-
-/// Lowers the calling thread's priority below that of the network cores, for good.
-pub fn be_nice() {
-    // Not fatal: at normal priority it only costs the network cores some time.
-    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), ENCODER_NICE);
 }
 
 /// The text of a panic.
