@@ -156,12 +156,19 @@ fn relay_one(
             return Ok(());
         }
     }
-    let target = String::from_utf8_lossy(&request).into_owned();
-    let target = target.split(' ').nth(1).unwrap_or_default();
+    let head = String::from_utf8_lossy(&request).into_owned();
+    let target = head.split(' ').nth(1).unwrap_or_default();
+    let head = head.to_ascii_lowercase();
+    let length = head
+        .lines()
+        .find_map(|l| l.strip_prefix("content-length: "));
+    let length: usize = length.and_then(|l| l.trim().parse().ok()).unwrap_or(0);
+    let mut sent = vec![0; length];
+    std::io::Read::read_exact(&mut reader, &mut sent)?;
     let mut upstream = TcpStream::connect(server)?;
     let at = request.len() - 2;
     request.splice(at..at, *b"Connection: close\r\n");
-    upstream.write_all(&request)?;
+    upstream.write_all(&[request, sent].concat())?;
     if !chosen(target) {
         let mut client = client;
         return std::io::copy(&mut upstream, &mut client).map(|_| ());
