@@ -406,6 +406,8 @@ pub const CONNECT_TIMEOUT_MS: u64 = 10_000;
 pub const FIRST_ANSWER_MS: u64 = HOUR_MS;
 /// Default time without a byte after which a connection counts as dead.
 pub const RESTORE_STALL_DEFAULT_MS: u64 = 30 * SECOND_MS;
+/// The same for what `git` fetches: a server may have it wait before it says the first word.
+pub const RESTORE_GIT_STALL_DEFAULT_MS: u64 = UPLOAD_PACK_WAIT_MS + RESTORE_STALL_DEFAULT_MS;
 /// Most bytes of a small answer (an error's text, `ensure-refs`) that are read.
 pub const SMALL_ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Times that a staging directory is made before somebody else's sweep of left-over ones leaves it.

@@ -368,6 +368,17 @@ pub(crate) fn is_ref_name(name: &[u8]) -> bool {
     name.starts_with(b"refs/") && gix::validate::reference::name(name.as_bstr()).is_ok()
 }
 
+/// An id that a caller gave, which must be whole; an error says what to write instead.
+pub(crate) fn full_id(text: &str) -> Result<String, String> {
+    let is_id = matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit());
+    match is_id {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err(format!(
+            "{text:?} is no commit; write all 40 or 64 hex digits"
+        )),
+    }
+}
+
 /// A repository has one kind of hash; ids of another kind mean a damaged file.
 fn check_one_hash(mirror: &Path, head: &Head, refs: &[Ref]) -> Result<(), RefsError> {
     let head = if let Head::Detached(id) = head {

@@ -56,7 +56,7 @@ pub struct RestoreArgs {
     )]
     pub connections: Option<usize>,
 
-    /// Take a connection that brings no byte for so many seconds for dead [default: 30]
+    /// Take a connection that brings no byte for so many seconds for dead [default: 30; of git: 90]
     #[arg(
         long = "stall-timeout",
         value_name = "SECONDS",

@@ -1,19 +1,26 @@
 //! Child processes that do not outlive the server, hear signals, and leave it the processor.
 //!
-//! What a child has to do for that between its start and its program is done by the `tarpon`
-//! binary itself, called as a *starter*: `tarpon start-child PARENT PROGRAM ARGUMENTS...`. The
-//! other way, a closure between fork(2) and execve(2), makes the kernel copy the page tables of
+//! What a child needs for that is done by the `tarpon` binary itself, called as a *starter*:
+//! `tarpon start-child PARENT PROGRAM ARGUMENTS...`. It leads the child's process group, starts
+//! the program in it and stays until that ends, then ends the same way. The server signals the
+//! group; SIGTERM is the program's to obey, the starter waits. When the server is gone, however
+//! it went, the kernel tells the starter, and that kills the group: not only `git`, but also the
+//! helpers that `git clone` has started, which would go on for as long as the upstream sends.
+//!
+//! The other way, a closure between fork(2) and execve(2), makes the kernel copy the page tables of
 //! the whole server and every one of its threads wait meanwhile: with 150 MB of memory, first
 //! bytes came 20 to 200 ms late while mirrors were fetched. Without a closure the standard
 //! library starts children with posix_spawn(3), whose cost does not depend on the parent.
 
-#![allow(unsafe_code)] // Signal masks and code after fork; each use states its contract.
+#![allow(unsafe_code)] // Signal masks and handlers, code after fork; each states its contract.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{Pid, Signal};
@@ -23,19 +30,23 @@ use crate::limits::CHILD_NICE;
 
 /// The first argument of a starter.
 const STARTER: &str = "start-child";
-/// What a starter says, and exits with, that cannot become its program.
+/// What a starter says, and exits with, that cannot start its program.
 const CANNOT_START: &str = "cannot start";
 /// See [`CANNOT_START`]; the code that a shell uses.
 pub const NOT_STARTED_CODE: u8 = 127;
 /// This program's own binary, also after it was replaced on disk.
 const SELF: &str = "/proc/self/exe";
+/// What tells a starter that its parent is gone.
+const PARENT_GONE: Signal = Signal::USR1;
 
 /// Whether this process's binary can be called as a starter.
 static IS_STARTER: AtomicBool = AtomicBool::new(false);
+/// Whether a starter was asked to end.
+static ASKED_TO_END: AtomicBool = AtomicBool::new(false);
 
-/// To be called first in `main`, with the process's arguments. If they call for a starter,
-/// becomes the program that they name, and returns only with the reason why it could not. All
-/// others learn that their binary can be one.
+/// To be called first in `main`, with the process's arguments. If they call for a starter, runs
+/// the program that they name and ends as that does; returns only with the reason why it could
+/// not. All others learn that their binary can be one.
 pub fn start_if_asked(mut arguments: impl Iterator<Item = OsString>) -> Option<String> {
     arguments.next();
     if arguments.next().as_deref() != Some(OsStr::new(STARTER)) {
@@ -47,14 +58,16 @@ pub fn start_if_asked(mut arguments: impl Iterator<Item = OsString>) -> Option<S
     let (Some(parent), Some(program)) = (parent, arguments.next()) else {
         return Some("start-child is for tarpon's own use; see tarpon --help".to_owned());
     };
-    let error = match prepare(parent) {
-        Ok(()) => std::process::Command::new(&program).args(arguments).exec(),
+    let mut command = std::process::Command::new(&program);
+    command.args(arguments);
+    let why = match supervise(parent, command) {
+        Ok(status) => end_like(status),
         Err(error) => error,
     };
-    Some(format!("{CANNOT_START} {}: {error}", program.display()))
+    Some(format!("{CANNOT_START} {}: {why}", program.display()))
 }
 
-/// Why a starter could not become its program, if that is what its exit code and standard error
+/// Why a starter could not start its program, if that is what its exit code and standard error
 /// say.
 pub fn not_started(code: Option<i32>, stderr: &str) -> Option<std::io::Error> {
     let why = stderr.trim().strip_prefix("tarpon: ")?;
@@ -62,33 +75,103 @@ pub fn not_started(code: Option<i32>, stderr: &str) -> Option<std::io::Error> {
     (code == Some(i32::from(NOT_STARTED_CODE))).then(|| std::io::Error::other(why))
 }
 
-/// A command that runs `program` as a child of the calling thread: killed when the thread ends,
-/// however it ends (a `git` that lives on after a `kill -9` of the server would write into
-/// directories that the next server has cleaned up), with no signal blocked (it would inherit
-/// the server's mask, and could neither be asked to end nor tidy up after itself), and nicer
-/// than the server.
+/// A command that runs `program` as a child of the calling thread, in a process group of its own
+/// that the child's id names: killed when the thread ends, however it ends (a `git` that lives on
+/// after a `kill -9` of the server would write into directories that the next server works in),
+/// with no signal blocked (it would inherit the server's mask, and could neither be asked to end
+/// nor tidy up after itself), and nicer than the server.
 pub fn command(program: &Path) -> Command {
     let server = rustix::process::getpid();
     if IS_STARTER.load(Ordering::Relaxed) && Path::new(SELF).exists() {
         let mut command = Command::new(SELF);
         command.arg(STARTER).arg(server.to_string()).arg(program);
+        command.process_group(0);
         return command;
     }
-    // In a binary other than tarpon's, such as a test's.
+    // In a binary other than tarpon's, such as a test's: only the program itself is killed.
     let mut command = Command::new(program);
+    command.process_group(0);
     // SAFETY: the closure runs in the child between fork and exec. It makes system calls only,
     // allocates nothing and takes no lock.
     unsafe {
-        command.pre_exec(move || prepare(server));
+        command.pre_exec(move || prepare(server, Signal::KILL));
     }
     command
 }
 
-/// Makes the calling process a child as [`command`] promises. System calls only.
-fn prepare(parent: Pid) -> io::Result<()> {
+/// Runs a program as a starter does, to its end.
+fn supervise(parent: Pid, mut command: std::process::Command) -> io::Result<ExitStatus> {
+    // It may have been called by somebody else; their group is not to be killed.
+    if rustix::process::getpgrp() != rustix::process::getpid() {
+        rustix::process::setpgid(None, None)?;
+    }
+    // Handlers, as a program has none of its parent's: it starts with the defaults.
+    handle(libc::SIGUSR1, end_group)?;
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        handle(signal, note_request)?;
+    }
+    prepare(parent, PARENT_GONE)?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let mut child = command.spawn()?;
+    // The pipes are the program's alone: that it closes one is seen at their other end.
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    // Asked before the program was there to hear it. Twice does no harm.
+    if ASKED_TO_END.load(Ordering::Relaxed) {
+        let _ = rustix::process::kill_process(Pid::from_child(&child), Signal::TERM);
+    }
+    child.wait()
+}
+
+/// Ends the calling process as another one has ended.
+fn end_like(status: ExitStatus) -> ! {
+    if let Some(signal) = status.signal().and_then(Signal::from_named_raw) {
+        // The program has left a core if one is wanted.
+        let _ =
+            rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+        // SAFETY: `signal` is a valid one, and the default is no code of ours. It fails for
+        // SIGKILL, which has nothing else.
+        unsafe { libc::signal(signal.as_raw(), libc::SIG_DFL) };
+        let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
+    }
+    std::process::exit(status.code().unwrap_or(i32::from(NOT_STARTED_CODE)))
+}
+
+/// The parent is gone: so is everybody in the group.
+extern "C" fn end_group(_: libc::c_int) {
+    // Nobody is left to be told that it failed.
+    let _ = rustix::process::kill_current_process_group(Signal::KILL);
+}
+
+/// The group was asked to end, and the program decides.
+extern "C" fn note_request(_: libc::c_int) {
+    ASKED_TO_END.store(true, Ordering::Relaxed);
+}
+
+/// Has `handler` called for a signal, unless that is ignored: so it must be by the program.
+fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> io::Result<()> {
+    let handler = handler as *const () as libc::sighandler_t;
+    // SAFETY: both handlers of this file are async-signal-safe: one makes a system call, the
+    // other stores to an atomic; neither allocates, locks or touches errno.
+    let before = unsafe { libc::signal(signal, handler) };
+    match before {
+        libc::SIG_ERR => Err(io::Error::last_os_error()),
+        libc::SIG_IGN if signal != libc::SIGUSR1 => {
+            // SAFETY: ignoring a signal runs no code.
+            unsafe { libc::signal(signal, libc::SIG_IGN) };
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes the calling process a child as [`command`] promises, with `gone` to tell it that its
+/// parent is. System calls only.
+fn prepare(parent: Pid, gone: Signal) -> io::Result<()> {
     unblock_signals()?;
     super::sched::be_nice(CHILD_NICE);
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    rustix::process::set_parent_process_death_signal(Some(gone))?;
     // The server may have died before the call above.
     if rustix::process::getppid() != Some(parent) {
         return Err(io::ErrorKind::Interrupted.into());

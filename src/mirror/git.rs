@@ -315,10 +315,7 @@ impl Git {
         }
         command.args(&call.args);
         command.stdin(call.stdin.map_or_else(Stdio::null, Stdio::from));
-        command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 

@@ -26,7 +26,10 @@ pub struct Link<'a> {
     pub stop: &'a Stop,
     pub progress: &'a Progress,
     pub connections: usize,
+    /// How long a connection may bring nothing.
     pub stall: Duration,
+    /// The same for those of `git`.
+    pub git_stall: Duration,
 }
 
 /// A download whose first answer has come.

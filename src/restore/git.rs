@@ -13,7 +13,7 @@ use super::error::RestoreError;
 use super::http::Conn;
 use super::stop::Stop;
 use crate::limits::{FIRST_ANSWER_MS, GIT_END_MS, INTERRUPT_POLL_MS, STREAM_READ_BYTES};
-use crate::refs::is_ref_name;
+use crate::refs::{full_id, is_ref_name};
 
 /// Variables that would point `git` at another repository.
 const INHERITED: &[&str] = &[
@@ -46,6 +46,32 @@ pub fn run<A: AsRef<OsStr>>(
     directory: &Path,
     args: &[A],
 ) -> Result<Vec<u8>, RestoreError> {
+    run_with(stop, directory, &[], args)
+}
+
+/// The same for a command that talks to another machine, which may take as long as it likes but
+/// not be silent for `stall` (over HTTP; ssh has settings of its own for this).
+fn run_remote<A: AsRef<OsStr>>(
+    stop: &Stop,
+    stall: Duration,
+    directory: &Path,
+    args: &[A],
+) -> Result<Vec<u8>, RestoreError> {
+    // Less than a byte in a second, on average over so many. Git knows whole seconds.
+    let silent_s = stall.as_secs_f64().ceil() as u64;
+    let settings = [
+        "http.lowSpeedLimit=1".to_owned(),
+        format!("http.lowSpeedTime={silent_s}"),
+    ];
+    run_with(stop, directory, &settings, args)
+}
+
+fn run_with<A: AsRef<OsStr>>(
+    stop: &Stop,
+    directory: &Path,
+    settings: &[String],
+    args: &[A],
+) -> Result<Vec<u8>, RestoreError> {
     let step = args
         .first()
         .map(|a| a.as_ref().to_string_lossy().into_owned());
@@ -62,6 +88,7 @@ pub fn run<A: AsRef<OsStr>>(
     let mut command = Command::new("git");
     command
         .args(SETTINGS.iter().flat_map(|setting| ["-c", setting]))
+        .args(settings.iter().flat_map(|setting| ["-c", setting]))
         .args(args);
     command.current_dir(directory).stdin(Stdio::null());
     command
@@ -125,9 +152,9 @@ pub fn tracked(stop: &Stop, directory: &Path) -> Vec<Vec<u8>> {
 }
 
 /// Clones from the upstream into the empty directory `tree`.
-pub fn clone(stop: &Stop, url: &str, tree: &Path) -> Result<(), RestoreError> {
+pub fn clone(link: Link<'_>, url: &str, tree: &Path) -> Result<(), RestoreError> {
     let args = ["clone", "--quiet", "--", url, "."];
-    run(stop, tree, &args).map(|_| ())
+    run_remote(link.stop, link.git_stall, tree, &args).map(|_| ())
 }
 
 /// What became of a bundle that the server named.
@@ -219,9 +246,10 @@ pub struct Wanted {
 impl Wanted {
     /// Reads `--ref NAME[=SHA]` and `--commit SHA`.
     pub fn parse(refs: &[String], commits: &[String]) -> Result<Wanted, RestoreError> {
+        let whole = |id| full_id(id).map_err(RestoreError::Usage);
         let refs = refs.iter().map(|given| {
             let (name, id) = match given.split_once('=') {
-                Some((name, id)) => (name, full_id(id)?),
+                Some((name, id)) => (name, whole(id)?),
                 None => (given.as_str(), String::new()),
             };
             let full = match name.starts_with("refs/") {
@@ -237,7 +265,7 @@ impl Wanted {
             refs: refs.collect::<Result<_, _>>()?,
             commits: commits
                 .iter()
-                .map(|id| full_id(id))
+                .map(|id| whole(id))
                 .collect::<Result<_, _>>()?,
         })
     }
@@ -245,16 +273,6 @@ impl Wanted {
     /// Whether nothing is wanted.
     pub fn is_empty(&self) -> bool {
         self.refs.is_empty() && self.commits.is_empty()
-    }
-}
-
-fn full_id(text: &str) -> Result<String, RestoreError> {
-    let is_id = matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit());
-    match is_id {
-        true => Ok(text.to_ascii_lowercase()),
-        false => Err(RestoreError::Usage(format!(
-            "{text:?} is no commit; write all 40 or 64 hex digits"
-        ))),
     }
 }
 
@@ -307,7 +325,7 @@ pub fn ensure(
     args.push("--no-write-fetch-head".into());
     args.push(url);
     args.extend(fetch);
-    run(link.stop, tree, &args).map(|_| ())
+    run_remote(link.stop, link.git_stall, tree, &args).map(|_| ())
 }
 
 fn has_commit(stop: &Stop, tree: &Path, commit: &str) -> bool {
@@ -316,10 +334,16 @@ fn has_commit(stop: &Stop, tree: &Path, commit: &str) -> bool {
 }
 
 /// The same for a clone at `tree`, which has nobody to ask but its upstream.
-pub fn ensure_from_upstream(stop: &Stop, wanted: &Wanted, tree: &Path) -> Result<(), RestoreError> {
+pub fn ensure_from_upstream(
+    link: Link<'_>,
+    wanted: &Wanted,
+    tree: &Path,
+) -> Result<(), RestoreError> {
+    let stop = link.stop;
     let fetch = |what: &str| {
         let args = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head"];
-        run(stop, tree, &[&args[..], &["origin", what]].concat())
+        let args = [&args[..], &["origin", what]].concat();
+        run_remote(stop, link.git_stall, tree, &args)
     };
     let mut missing = Vec::new();
     for (name, id) in &wanted.refs {

@@ -33,7 +33,10 @@ use std::time::Duration;
 
 use crate::config::RestoreArgs;
 use crate::io::signal::StopSignals;
-use crate::limits::{CONNECTIONS_DEFAULT, CONNECTIONS_MAX, RESTARTS_MAX, RESTORE_STALL_DEFAULT_MS};
+use crate::limits::{
+    CONNECTIONS_DEFAULT, CONNECTIONS_MAX, RESTARTS_MAX, RESTORE_GIT_STALL_DEFAULT_MS,
+    RESTORE_STALL_DEFAULT_MS,
+};
 use download::Link;
 use git::{Bundled, Wanted};
 use progress::{Progress, Summary};
@@ -112,6 +115,10 @@ fn restore(args: &RestoreArgs, stop: &Stop, progress: &Progress) -> Result<Summa
             Duration::from_millis(RESTORE_STALL_DEFAULT_MS),
             Duration::from_secs_f64,
         ),
+        git_stall: args.stall_timeout_s.map_or(
+            Duration::from_millis(RESTORE_GIT_STALL_DEFAULT_MS),
+            Duration::from_secs_f64,
+        ),
     };
     std::thread::scope(|scope| {
         if !args.quiet && !args.json {
@@ -142,8 +149,8 @@ fn restore_or_clone(args: &RestoreArgs, link: Link<'_>) -> Result<Summary, Resto
     link.progress.say(&text);
     link.stop.clear();
     let staging = Staging::new(&args.dir, args.overwrite)?;
-    git::clone(link.stop, &args.repo_url, &staging.tree())?;
-    git::ensure_from_upstream(link.stop, &wanted, &staging.tree())?;
+    git::clone(link, &args.repo_url, &staging.tree())?;
+    git::ensure_from_upstream(link, &wanted, &staging.tree())?;
     finish(args, link, &staging)?;
     let mut summary = link
         .progress

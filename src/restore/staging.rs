@@ -43,13 +43,31 @@ fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RestoreErr
     move |e| RestoreError::disk(op, path, e)
 }
 
+/// The same where the target is to be made, with what to do where that is not allowed.
+fn not_made<'a>(
+    op: &'static str,
+    path: &'a Path,
+    target: &'a Path,
+) -> impl FnOnce(io::Error) -> RestoreError {
+    move |e| {
+        let advice = match e.kind() {
+            io::ErrorKind::PermissionDenied => format!(
+                "{e}; have {} made for this user first, or choose another place",
+                target.display()
+            ),
+            _ => return RestoreError::disk(op, path, e),
+        };
+        RestoreError::disk(op, path, io::Error::new(e.kind(), advice))
+    }
+}
+
 impl Staging {
     /// Makes the directory. A target that is not empty is refused unless `overwrite`.
     pub fn new(target: &Path, overwrite: bool) -> Result<Staging, RestoreError> {
         let target = std::path::absolute(target).map_err(failed("find", target))?;
         let usage = |why: &str| RestoreError::Usage(format!("{} {why}", target.display()));
         let parent = target.parent().ok_or_else(|| usage("cannot be replaced"))?;
-        fs::create_dir_all(parent).map_err(failed("create", parent))?;
+        fs::create_dir_all(parent).map_err(not_made("create", parent, &target))?;
         sweep(parent);
         let mut merges = false;
         match fs::symlink_metadata(&target) {
@@ -71,7 +89,7 @@ impl Staging {
         }
         let base = if merges { &target } else { parent };
         let (directory, lock) =
-            new_directory(base).map_err(failed("create a directory in", base))?;
+            new_directory(base).map_err(not_made("create a directory in", base, &target))?;
         let staging = Staging {
             directory,
             _lock: lock,

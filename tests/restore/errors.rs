@@ -1,12 +1,17 @@
 //! Everything else that goes wrong: no server, no snapshot, a full place, a signal, a rival.
 
 use crate::lab::{
-    Ends, archive, clone, command, expect, expect_nothing, interrupt, new_lab, restore, serve,
+    Ends, archive, clone, command, expect, expect_nothing, interrupt, new_lab, relay, restore,
+    serve,
 };
 use crate::support::{compare, git, repos, wait};
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Stdio;
+use std::time::Instant;
 
 /// An address that nobody listens on.
 fn nobody() -> std::net::SocketAddr {
@@ -194,6 +199,77 @@ fn a_signal_in_the_middle_leaves_nothing() {
         assert_eq!(status.code(), Some(130), "{signal}");
         expect_nothing(&target);
     }
+}
+
+/// Whoever accepts what `git` asks and then says nothing is given up, like everybody else.
+#[test]
+fn git_does_not_wait_for_the_silent() {
+    let lab = new_lab();
+    let server = lab.start();
+    let silent = relay(
+        server.address(),
+        |target| target.contains("/info/refs"),
+        |_| std::thread::park_timeout(wait::DEADLINE),
+    );
+    let url = format!("http://{silent}/git/test/app");
+    for (step, server, repository, more) in [
+        ("fetch", silent, "test/app", ["--ref", "main"]),
+        ("clone", nobody(), &*url, ["--fallback", "clone"]),
+    ] {
+        let target = lab.scratch("silent");
+        let asked = Instant::now();
+        let more = [&more[..], &["--stall-timeout", "1", "--no-bundle"]].concat();
+        let errors = expect(&restore(server, repository, &target, &more), 6);
+        assert!(errors.contains(&format!("git {step}: ")), "{errors}");
+        assert!(asked.elapsed() < wait::DEADLINE / 2, "{step}: it waited");
+        expect_nothing(&target);
+    }
+}
+
+/// Where nothing can be made beside the target the error says what helps; and it does.
+#[test]
+fn below_a_parent_that_is_not_writable_the_target_must_be_there() {
+    if !rustix::process::geteuid().is_root() {
+        println!("not tested: only root can become another user");
+        return;
+    }
+    const NOBODY: u32 = 65534;
+    let lab = new_lab();
+    let server = lab.start();
+    let open = |path: &Path| {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+            .unwrap_or_else(|e| panic!("{e}"));
+    };
+    let parent = lab.scratch("parent");
+    fs::create_dir(&parent).unwrap_or_else(|e| panic!("{e}"));
+    // Where that user can get at it.
+    let binary = lab.scratch("tarpon");
+    fs::copy(crate::lab::BINARY, &binary).unwrap_or_else(|e| panic!("{e}"));
+    parent.ancestors().take(3).chain([&*binary]).for_each(open);
+    let restore = |target: &Path| {
+        let mut command = std::process::Command::new(&binary);
+        git::isolate(&mut command).env("HOME", &parent);
+        command.args(["restore", "test/app"]).arg(target);
+        command.args(["--server", &format!("http://{}", server.address())]);
+        command
+            .uid(NOBODY)
+            .gid(NOBODY)
+            .output()
+            .unwrap_or_else(|e| panic!("{e}"))
+    };
+    let target = parent.join("app");
+    for target in [target.clone(), target.join("below")] {
+        let errors = expect(&restore(&target), 4);
+        let wanted = format!("have {} made for this user first", target.display());
+        assert!(errors.contains(&wanted), "{errors}");
+        expect_nothing(&parent.join("app"));
+    }
+    fs::create_dir(&target).unwrap_or_else(|e| panic!("{e}"));
+    std::os::unix::fs::chown(&target, Some(NOBODY), Some(NOBODY)).unwrap_or_else(|e| panic!("{e}"));
+    expect(&restore(&target), 0);
+    let expected = clone(&lab, "app", "clone");
+    let differences = compare::differences(&expected, &target, &[".git"]);
+    assert!(differences.is_empty(), "{differences:?}");
 }
 
 /// The clone of the fallback waits for an upstream that never answers.

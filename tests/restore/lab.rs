@@ -1,14 +1,15 @@
 //! Running the client, and servers that misbehave.
 
 use crate::support::lab::Lab;
+use crate::support::relay::listen;
+pub use crate::support::relay::{Ends, interrupt, switch};
 pub use crate::support::restore::expect;
 use crate::support::server::Server;
 use crate::support::{git, repos};
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::Arc;
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_tarpon");
 
@@ -85,25 +86,6 @@ pub fn serve(
     })
 }
 
-/// Has `serve` take every connection to a port of its own, each in a thread, until the test ends.
-fn listen(serve: impl Fn(&TcpStream) + Send + Sync + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("bind: {e}"));
-    let address = listener
-        .local_addr()
-        .unwrap_or_else(|e| panic!("address: {e}"));
-    let serve = Arc::new(serve);
-    std::thread::spawn(move || {
-        for socket in listener.incoming().flatten() {
-            let serve = serve.clone();
-            std::thread::spawn(move || {
-                serve(&socket);
-                drop(socket.shutdown(std::net::Shutdown::Both));
-            });
-        }
-    });
-    address
-}
-
 /// Answers one request; `None` when the connection is over.
 fn answer(
     socket: &TcpStream,
@@ -174,12 +156,19 @@ fn relay_one(
             return Ok(());
         }
     }
-    let target = String::from_utf8_lossy(&request).into_owned();
-    let target = target.split(' ').nth(1).unwrap_or_default();
+    let head = String::from_utf8_lossy(&request).into_owned();
+    let target = head.split(' ').nth(1).unwrap_or_default();
+    let head = head.to_ascii_lowercase();
+    let length = head
+        .lines()
+        .find_map(|l| l.strip_prefix("content-length: "));
+    let length: usize = length.and_then(|l| l.trim().parse().ok()).unwrap_or(0);
+    let mut sent = vec![0; length];
+    std::io::Read::read_exact(&mut reader, &mut sent)?;
     let mut upstream = TcpStream::connect(server)?;
     let at = request.len() - 2;
     request.splice(at..at, *b"Connection: close\r\n");
-    upstream.write_all(&request)?;
+    upstream.write_all(&[request, sent].concat())?;
     if !chosen(target) {
         let mut client = client;
         return std::io::copy(&mut upstream, &mut client).map(|_| ());
@@ -191,57 +180,4 @@ fn relay_one(
     change(&mut body);
     let mut client = client;
     client.write_all(&[answer, body].concat())
-}
-
-/// How an answer ends.
-pub enum Ends {
-    Whole,
-    /// The connection breaks after so many bytes, the head among them.
-    Cut(u64),
-    /// Nothing more comes after so many bytes, until the client goes.
-    Stall(u64),
-}
-
-/// Stands between the client and `server` like [`relay`]; `ends` says of the n-th connection how
-/// its answer ends.
-pub fn interrupt(
-    server: SocketAddr,
-    ends: impl Fn(usize) -> Ends + Send + Sync + 'static,
-) -> SocketAddr {
-    switch(move |number| (server, ends(number)))
-}
-
-/// The same, with a server chosen for each connection.
-pub fn switch(choose: impl Fn(usize) -> (SocketAddr, Ends) + Send + Sync + 'static) -> SocketAddr {
-    let count = std::sync::atomic::AtomicUsize::new(0);
-    listen(move |socket| {
-        let number = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let (server, ends) = choose(number);
-        drop(interrupt_one(socket, server, ends));
-    })
-}
-
-fn interrupt_one(client: &TcpStream, server: SocketAddr, ends: Ends) -> std::io::Result<()> {
-    use std::io::Read;
-    let upstream = TcpStream::connect(server)?;
-    let (limit, stalls) = match ends {
-        Ends::Whole => (u64::MAX, false),
-        Ends::Cut(limit) => (limit, false),
-        Ends::Stall(limit) => (limit, true),
-    };
-    std::thread::scope(|scope| {
-        let answers = scope.spawn(|| {
-            let mut to = client;
-            let copied = std::io::copy(&mut (&upstream).take(limit), &mut to);
-            if !stalls || copied.is_ok_and(|len| len < limit) {
-                drop(client.shutdown(std::net::Shutdown::Both));
-            }
-        });
-        let (mut from, mut to) = (client, &upstream);
-        drop(std::io::copy(&mut from, &mut to));
-        // The client is gone, or was made to go.
-        drop(upstream.shutdown(std::net::Shutdown::Both));
-        drop(answers.join());
-    });
-    Ok(())
 }

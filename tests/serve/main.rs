@@ -6,6 +6,7 @@ mod support;
 
 mod bundle;
 mod cachew;
+mod children;
 mod drivers;
 mod ensure_refs;
 mod faults;

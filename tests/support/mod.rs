@@ -17,6 +17,8 @@ pub mod git;
 pub mod lab;
 pub mod metrics;
 pub mod parity;
+pub mod processes;
+pub mod relay;
 pub mod repos;
 pub mod restore;
 pub mod rng;

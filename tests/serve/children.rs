@@ -1,0 +1,181 @@
+//! The server's children: they end with it, and are otherwise as if it had started them itself.
+
+use super::support::client::Conn;
+use super::support::relay::{self, Ends};
+use super::support::{lab, processes, wait};
+use super::{large_lab, new_lab};
+use rustix::process::{Pid, Signal};
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+/// How long the kernel may take to end what is left of a killed server.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
+/// `kill -9` in the middle of a clone from an upstream that has stopped sending: neither git nor
+/// any helper of it stays behind. Which helpers there are depends on the protocol's version.
+#[test]
+fn no_git_outlives_a_killed_server() {
+    let far = large_lab();
+    let far_server = far.start();
+    far_server.get(&lab::target("large")).expect(200);
+    let part = 1 << 20;
+    for version in ["0", "2"] {
+        let address = relay::interrupt(far_server.address(), move |_| Ends::Stall(part));
+        kill_while_it_clones(&format!("http://{address}/git/test/"), version, part);
+    }
+}
+
+fn kill_while_it_clones(upstream: &str, version: &str, part: u64) {
+    let lab = new_lab();
+    let mut settings = lab.settings();
+    settings.upstreams = vec![format!("test={upstream}")];
+    for (name, value) in [
+        ("GIT_CONFIG_COUNT", "1"),
+        ("GIT_CONFIG_KEY_0", "protocol.version"),
+        ("GIT_CONFIG_VALUE_0", version),
+    ] {
+        settings.environment.push((name.into(), value.into()));
+    }
+    let mut server = settings.start();
+    let mut conn = Conn::open(server.address());
+    conn.request("GET", &lab::target("large"), &[]);
+    // Most of what ever comes is there: nothing more will end a helper whose reader is gone.
+    wait::until_true("the upstream has stopped sending", || {
+        pack_bytes(&lab.state()) >= part * 3 / 4
+    });
+    let state = lab.state().display().to_string();
+    let look = || [processes::with(&state), processes::with(upstream)].concat();
+    let before = look();
+    let helpers = ["index-pack", "remote-http"];
+    let runs = |helper: &&str| before.iter().any(|line| line.contains(helper));
+    assert!(helpers.iter().all(runs), "{before:#?}");
+    server.kill();
+    let mut left = Vec::new();
+    let ended = wait_ended(|| {
+        left = look();
+        left.is_empty()
+    });
+    assert!(ended, "version {version}: still there: {left:#?}");
+}
+
+/// Bytes of all files below a directory that git calls `tmp_pack_…` while it writes them.
+fn pack_bytes(directory: &Path) -> u64 {
+    let listing = fs::read_dir(directory).into_iter().flatten().flatten();
+    let bytes = listing.map(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        match entry.metadata() {
+            Ok(found) if found.is_dir() => pack_bytes(&entry.path()),
+            Ok(found) if name.starts_with("tmp_pack_") => found.len(),
+            _ => 0,
+        }
+    });
+    bytes.sum()
+}
+
+fn wait_ended(mut probe: impl FnMut() -> bool) -> bool {
+    let deadline = std::time::Instant::now() + END_LIMIT;
+    while !probe() {
+        if std::time::Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
+}
+
+/// A starter of `program`, after the words of `launcher`, in a group of its own.
+fn starter(launcher: &[&str], program: &[&str]) -> Command {
+    let parent = std::process::id().to_string();
+    let own = [env!("CARGO_BIN_EXE_tarpon"), "start-child", &parent];
+    let words = [launcher, &own, program].concat();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    command
+}
+
+fn start(script: &str) -> (Child, BufReader<ChildStdout>) {
+    let mut child = starter(&[], &["sh", "-c", script])
+        .spawn()
+        .unwrap_or_else(|e| panic!("{e}"));
+    let stdout = child.stdout.take().map(BufReader::new);
+    (child, stdout.unwrap_or_else(|| panic!("no stdout")))
+}
+
+fn signal_group(child: &Child, signal: Signal) {
+    let sent = rustix::process::kill_process_group(Pid::from_child(child), signal);
+    sent.unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn a_starter_ends_as_its_program_does() {
+    for (script, code, signal) in [
+        ("exit 0", Some(0), None),
+        ("exit 3", Some(3), None),
+        ("kill -s TERM $$", None, Some(15)),
+        ("kill -s KILL $$", None, Some(9)),
+        ("kill -s USR1 $$", None, Some(10)),
+    ] {
+        let (mut child, _) = start(script);
+        let status = child.wait().unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!((status.code(), status.signal()), (code, signal), "{script}");
+    }
+    let mut absent = starter(&[], &["/nonexistent/git"]);
+    let out = absent.output().unwrap_or_else(|e| panic!("{e}"));
+    let errors = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(127), "{errors}");
+    let wanted = "tarpon: cannot start /nonexistent/git: ";
+    assert!(errors.starts_with(wanted), "{errors}");
+}
+
+/// SIGTERM to the group is the program's to obey: it tidies up, and the starter waits for it.
+#[test]
+fn a_starter_lets_its_program_tidy_up() {
+    let script = "trap 'sleep 0.2; echo tidied; exit 7' TERM; echo ready; \
+                  for i in $(seq 400); do sleep 0.05; done";
+    let (mut child, mut stdout) = start(script);
+    let mut text = String::new();
+    let read = stdout.read_line(&mut text);
+    read.unwrap_or_else(|e| panic!("{e}"));
+    signal_group(&child, Signal::TERM);
+    let status = child.wait().unwrap_or_else(|e| panic!("{e}"));
+    let rest = stdout.read_to_string(&mut text);
+    rest.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((status.code(), &*text), (Some(7), "ready\ntidied\n"));
+}
+
+/// The pipes are the program's: when it closes one, that is seen before it ends.
+#[test]
+fn a_starter_holds_no_pipe() {
+    let (mut child, mut stdout) = start("exec >&-; sleep 20; exit 9");
+    let mut text = String::new();
+    let read = stdout.read_to_string(&mut text);
+    read.unwrap_or_else(|e| panic!("{e}"));
+    signal_group(&child, Signal::KILL);
+    let status = child.wait().unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(status.code(), None, "the end of its output came at its own");
+}
+
+/// What is blocked in the server is not so in its children, and they are nicer.
+#[test]
+fn a_program_starts_with_no_signal_blocked_and_nice() {
+    let blocking = ["env", "--block-signal=TERM,INT,USR1,CHLD"];
+    let mut command = starter(&blocking, &["cat", "/proc/self/status", "/proc/self/stat"]);
+    let out = command.output().unwrap_or_else(|e| panic!("{e}"));
+    let text = String::from_utf8_lossy(&out.stdout);
+    for field in ["SigBlk:", "SigCgt:"] {
+        let set = text.lines().find_map(|line| line.strip_prefix(field));
+        assert_eq!(
+            set.map(str::trim),
+            Some("0000000000000000"),
+            "{field} {text}"
+        );
+    }
+    let stat = text.lines().last().and_then(|stat| stat.rsplit(')').next());
+    let nice = stat.and_then(|fields| fields.split_whitespace().nth(16)?.parse().ok());
+    assert!(nice.is_some_and(|nice: i32| nice >= 10), "{text}");
+}
