@@ -357,6 +357,8 @@ const _: () = assert!(BODY_BYTES_MAX <= GIT_REQUEST_BYTES_MAX as u64);
 const _: () = assert!(ENSURE_BODY_BYTES_MAX <= BODY_BYTES_MAX);
 // --- scheduling ---
 
+/// How much less nice than the process the threads are that a first byte waits for.
+pub const PROMPT_NICE: i32 = 10;
 /// Slice of the threads that a first byte waits for: the shortest that the kernel has.
 pub const PROMPT_SLICE_NS: u64 = 100_000;
 /// How much nicer than the network cores the encoders are.

@@ -5,9 +5,7 @@ use super::support::{git, lab};
 use criterion::{BatchSize, BenchmarkId, Criterion};
 use std::fs;
 use std::path::{Path, PathBuf};
-use tarpon::faults::Faults;
-use tarpon::snapshot::budget::Budget;
-use tarpon::snapshot::produce::{self, Input};
+use tarpon::snapshot::produce::Head;
 use tarpon::snapshot::view::{self, View};
 use tempfile::TempDir;
 
@@ -20,7 +18,7 @@ pub fn bench(criterion: &mut Criterion) {
             bencher.iter_batched(
                 entry,
                 |entry| {
-                    let view = pin(&mirror, entry.path());
+                    let view = pin(&mirror);
                     assert_eq!(view.refs.refs.len(), refs);
                     assert!(!view.packs.is_empty());
                     entry
@@ -28,15 +26,16 @@ pub fn bench(criterion: &mut Criterion) {
                 BatchSize::PerIteration,
             );
         });
-        group.bench_function(BenchmarkId::new("and_open_refs", refs), |bencher| {
+        group.bench_function(BenchmarkId::new("and_read_head", refs), |bencher| {
             bencher.iter_batched(
                 entry,
                 |entry| {
-                    let view = pin(&mirror, entry.path());
+                    let view = pin(&mirror);
                     let commit = view.commit.map(|commit| commit.to_string());
                     assert_eq!(commit.as_deref(), Some(&head[..]));
-                    let opened = open(view, entry.path());
-                    (opened, entry)
+                    let head = Head::read(&view, "file:///bench", &mirror.join("objects"));
+                    let head = head.unwrap_or_else(|e| panic!("head: {e}"));
+                    (head, entry)
                 },
                 BatchSize::PerIteration,
             );
@@ -53,28 +52,9 @@ fn entry() -> TempDir {
     entry
 }
 
-fn pin(mirror: &Path, entry: &Path) -> View {
-    let pinned = view::pin(mirror, &mut |source, relative| {
-        let link = entry.join(relative);
-        fs::hard_link(source, &link)?;
-        Ok(fs::metadata(&link)?.len())
-    });
+fn pin(mirror: &Path) -> View {
+    let pinned = view::pin(mirror, &mut |source, _| Ok(fs::metadata(source)?.len()));
     pinned.unwrap_or_else(|e| panic!("pin: {e}"))
-}
-
-fn open(view: View, entry: &Path) -> produce::Opened {
-    let made = view::make_repository(&view, entry);
-    made.unwrap_or_else(|e| panic!("entry: {e}"));
-    let opened = produce::open(Input {
-        view,
-        directory: entry.to_owned(),
-        origin_url: "file:///bench".to_owned(),
-        level: 1,
-        reuse: None,
-        faults: Faults::default(),
-        budget: Budget::new(1 << 30),
-    });
-    opened.unwrap_or_else(|e| panic!("open: {e}"))
 }
 
 /// A mirror with so many branches and tags, made once.

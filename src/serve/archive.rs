@@ -53,22 +53,22 @@ pub struct Archive {
     last_used_unix_ms: AtomicU64,
 }
 
-#[derive(Debug)]
+/// Invariant: before [`Archive::placed`] the directory is empty and there are no files, and no
+/// byte of the archive is in a file either: the first ones are in the fan-out's window.
+#[derive(Debug, Default)]
 struct Place {
     dir: PathBuf,
     files: Option<Arc<Files>>,
 }
 
 impl Archive {
-    /// An archive that begins to grow in `dir`.
+    /// An archive that begins to grow, without a place in the cache yet.
     pub fn growing(
         id: EntryId,
         repository: Arc<str>,
         commit: Option<String>,
         created_unix_ms: u64,
         linked: Vec<LinkedFile>,
-        dir: PathBuf,
-        files: Files,
     ) -> Archive {
         Archive {
             id,
@@ -78,10 +78,7 @@ impl Archive {
             created_unix_ms,
             fanout: Arc::new(Fanout::new()),
             linked,
-            place: Mutex::new(Place {
-                dir,
-                files: Some(Arc::new(files)),
-            }),
+            place: Mutex::default(),
             last_used_unix_ms: AtomicU64::new(created_unix_ms),
         }
     }
@@ -138,8 +135,20 @@ impl Archive {
         Ok(files)
     }
 
+    /// The entry is made in `dir`, with these files.
+    pub fn placed(&self, dir: PathBuf, files: Arc<Files>) {
+        *self.place() = Place {
+            dir,
+            files: Some(files),
+        };
+    }
+
     /// Closes the files unless somebody uses them; whether they were closed.
     pub fn close_if_idle(&self) -> bool {
+        // A reader that joined before there were files takes them when it needs them.
+        if self.fanout.readers() > 0 {
+            return false;
+        }
         let mut place = self.place();
         if place
             .files

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use sha2::{Digest, Sha256};
+use tokio::sync::RwLockReadGuard;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use super::archive::{Archive, Files, unix_ms};
@@ -46,11 +47,25 @@ enum BeginError {
     Io { op: &'static str, source: io::Error },
 }
 
-/// A build that has begun.
-struct Begun {
+/// A build that has begun: what its first byte needs, and no write to the file system. A
+/// journal that is busy with other builds' entries makes every such write wait, for tenths of a
+/// second; the entry is made once the first byte has left (see [`place`]).
+struct Begun<'r> {
+    view: View,
+    /// Files of the mirror that belong into the entry, and where in it.
+    sources: Vec<(PathBuf, String)>,
+    head: produce::Head,
+    archive: Arc<Archive>,
+    reuse: Option<Reuse>,
+    /// Keeps the files in the mirror until they are linked.
+    pinned: RwLockReadGuard<'r, ()>,
+}
+
+/// A build that has a place in the cache.
+struct Placed {
     staging: Staging,
     opened: Opened,
-    archive: Arc<Archive>,
+    files: Arc<Files>,
     loose: Vec<String>,
 }
 
@@ -68,22 +83,22 @@ impl Spool for SpoolSender {
 /// Builds the snapshot that `permit` is for. `git` packs loose objects, if there are too many.
 pub fn run(shared: &Arc<Shared>, permit: Permit, git: &Git) {
     sched::be_prompt();
-    let begun = catch_unwind(AssertUnwindSafe(|| begin(shared, permit.repo(), git)));
+    let repo = permit.repo().clone();
+    let begun = catch_unwind(AssertUnwindSafe(|| begin(shared, &repo, git)));
     let begun = match begun {
         Ok(Ok(begun)) => begun,
         Ok(Err(e)) => return refuse(shared, permit, &e.to_string()),
         Err(panic) => return refuse(shared, permit, &format!("a panic: {}", panic_text(&*panic))),
     };
     if build_for(shared, &permit, begun) {
-        let repo = permit.repo().clone();
         // The next build can begin when nobody holds the permit any more.
         drop(permit);
-        shared.tell(Command::Published(repo));
+        shared.tell(Command::Published(repo.clone()));
     }
 }
 
 /// Builds what has begun; whether it was published.
-fn build_for(shared: &Arc<Shared>, permit: &Permit, begun: Begun) -> bool {
+fn build_for(shared: &Arc<Shared>, permit: &Permit, begun: Begun<'_>) -> bool {
     let archive = begun.archive.clone();
     let meter = shared.meter();
     meter.up(Level::BuildsRunning);
@@ -119,46 +134,35 @@ fn refuse(shared: &Shared, permit: Permit, why: &str) {
     });
 }
 
-fn begin(shared: &Shared, repo: &Repo, git: &Git) -> Result<Begun, BeginError> {
+fn begin<'r>(shared: &Shared, repo: &'r Repo, git: &Git) -> Result<Begun<'r>, BeginError> {
     // Before the refs are read: what moves later is not in it.
     let created_unix_ms = unix_ms();
     let started = Instant::now();
-    let (staging, view) = match pin(shared, repo) {
-        Err(BeginError::Pin(PinError::TooManyLoose { .. })) => {
+    let (pinned, view, sources) = match pin(repo) {
+        Err(PinError::TooManyLoose { .. }) => {
             pack_loose(repo, git)?;
-            pin(shared, repo)?
+            pin(repo)?
         }
         other => other?,
     };
     let pinned_us = started.elapsed().as_micros() as u64;
-    view::make_repository(&view, staging.dir())?;
     let base = repo.current();
     let reuse = base.as_ref().and_then(|base| reuse(base));
     let base = base.filter(|_| reuse.is_some()).map(|b| b.id);
     let id = archive_id(&view, &repo.url, shared.config.level, base);
-    let linked: Vec<LinkedFile> = view.packs.iter().map(linked_file).collect();
-    let loose = view.loose.iter().map(|l| l.relative.clone()).collect();
+    let linked = view.packs.iter().map(linked_file).collect();
     let commit = view.commit.map(|c| c.to_string());
-    let opened = produce::open(Input {
-        view,
-        directory: staging.dir().to_owned(),
-        origin_url: repo.url.clone(),
-        level: shared.config.level,
-        reuse,
-        faults: shared.faults.clone(),
-        budget: shared.budget.clone(),
-    })?;
-    let files = open_files(staging.dir(), &linked)?;
-    let dir = staging.dir().to_owned();
-    let name = repo.name.clone();
-    let archive = Archive::growing(id, name, commit, created_unix_ms, linked, dir, files);
-    let opened_us = started.elapsed().as_micros() as u64;
-    tracing::info!(repository = &*repo.name, %id, pinned_us, opened_us, "building");
+    let head = produce::Head::read(&view, &repo.url, &repo.mirror.join("objects"))?;
+    let archive = Archive::growing(id, repo.name.clone(), commit, created_unix_ms, linked);
+    let begun_us = started.elapsed().as_micros() as u64;
+    tracing::info!(repository = &*repo.name, %id, pinned_us, begun_us, "building");
     Ok(Begun {
-        staging,
-        opened,
+        view,
+        sources,
+        head,
         archive: Arc::new(archive),
-        loose,
+        reuse,
+        pinned,
     })
 }
 
@@ -169,25 +173,61 @@ fn linked_file(linked: &view::Linked) -> LinkedFile {
     }
 }
 
-/// Links what the mirror has now into a new entry. Milliseconds, under the read lock.
-fn pin(shared: &Shared, repo: &Repo) -> Result<(Staging, View), BeginError> {
+type Pinned<'r> = (RwLockReadGuard<'r, ()>, View, Vec<(PathBuf, String)>);
+
+/// Looks at what the mirror has now, under the read lock that keeps it there. Writes nothing.
+fn pin(repo: &Repo) -> Result<Pinned<'_>, PinError> {
+    let pinned = repo.pins.blocking_read();
+    let mut sources = Vec::new();
+    let view = view::pin(&repo.mirror, &mut |source, relative| {
+        let bytes = fs::metadata(source)?.len();
+        sources.push((source.to_owned(), relative.to_owned()));
+        Ok(bytes)
+    })?;
+    Ok((pinned, view, sources))
+}
+
+/// Makes the entry: links what was pinned into a new directory and opens it there. Releases the
+/// mirror.
+fn place(shared: &Shared, begun: Begun<'_>) -> Result<Placed, BeginError> {
+    let Begun {
+        view,
+        sources,
+        head,
+        archive,
+        reuse,
+        pinned,
+    } = begun;
     let mut staging = shared.state.staging()?;
     let mut copied = 0;
-    let pinned = repo.pins.blocking_read();
-    let view = view::pin(&repo.mirror, &mut |source, relative| {
-        let kind = staging.link(source, relative).map_err(io::Error::other)?;
-        copied += usize::from(matches!(kind, LinkKind::Copied));
-        Ok(fs::metadata(staging.dir().join(relative))?.len())
-    });
+    for (source, relative) in &sources {
+        copied += usize::from(matches!(staging.link(source, relative)?, LinkKind::Copied));
+    }
     drop(pinned);
     if copied > 0 {
         tracing::warn!(
-            repository = &*repo.name,
+            repository = &*archive.repository,
             files = copied,
             "packs were copied, not linked: keep mirrors/ and snapshots/ on one file system"
         );
     }
-    Ok((staging, view?))
+    view::make_repository(&view, staging.dir())?;
+    let files = Arc::new(open_files(staging.dir(), archive.linked())?);
+    let loose = view.loose.iter().map(|l| l.relative.clone()).collect();
+    let input = Input {
+        view,
+        directory: staging.dir().to_owned(),
+        level: shared.config.level,
+        reuse,
+        faults: shared.faults.clone(),
+        budget: shared.budget.clone(),
+    };
+    Ok(Placed {
+        opened: produce::open(input, head)?,
+        staging,
+        files,
+        loose,
+    })
 }
 
 fn pack_loose(repo: &Repo, git: &Git) -> Result<(), BeginError> {
@@ -268,31 +308,37 @@ fn open_files(dir: &Path, linked: &[LinkedFile]) -> Result<Files, BeginError> {
 }
 
 /// Produces, spools and publishes. `None` if the archive is complete but could not be kept.
-fn build(shared: &Arc<Shared>, begun: Begun) -> Result<Option<()>, String> {
-    let Begun {
+fn build(shared: &Arc<Shared>, mut begun: Begun<'_>) -> Result<Option<()>, String> {
+    let archive = begun.archive.clone();
+    let (sender, pieces) = unbounded_channel();
+    let spool = SpoolSender { sender };
+    let spooler = Spooler::new(archive.fanout.clone(), pieces);
+    let (level, faults) = (shared.config.level, &shared.faults);
+    let first = begun
+        .head
+        .send_first(&archive.fanout, &spool, level, faults);
+    first.map_err(|e| e.to_string())?;
+    let Placed {
         mut staging,
         opened,
-        archive,
+        files,
         loose,
-    } = begun;
-    let (sender, pieces) = unbounded_channel();
-    let spool = archive.files().ok_or("the entry's files were closed")?;
+    } = place(shared, begun).map_err(|e| e.to_string())?;
+    archive.placed(staging.dir().to_owned(), files.clone());
     shared.tell(Command::Spool(SpoolJob {
-        files: spool,
-        spooler: Spooler::new(archive.fanout.clone(), pieces),
+        files,
+        spooler,
         repository: archive.repository.clone(),
     }));
     let mut turn = None;
-    let records = {
-        let spool = SpoolSender { sender };
-        let wait = || {
-            // The first bytes are out; what follows must not delay anybody else's.
-            sched::be_nice(ENCODER_NICE);
-            turn = shared.turns.wait();
-        };
-        produce::produce(opened, &archive.fanout, &spool, &shared.ring, wait)
-            .map_err(|e| e.to_string())?
+    let wait = || {
+        // The first bytes are out; what follows must not delay anybody else's.
+        sched::be_nice(ENCODER_NICE);
+        turn = shared.turns.wait();
     };
+    let records = produce::produce(opened, &archive.fanout, &spool, &shared.ring, wait)
+        .map_err(|e| e.to_string())?;
+    drop(spool);
     drop(turn);
     archive.fanout.finish();
     if let Err(why) = archive.fanout.wait_spooled() {

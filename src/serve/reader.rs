@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
-use super::archive::Files;
+use super::archive::{Archive, Files};
 use super::prefetch::{FileRanges, Prefetch};
 use super::resident::stretch;
 use crate::extent::{Next, Source};
@@ -20,7 +20,9 @@ use crate::snapshot::fanout::ReaderHandle;
 /// A reader of one archive.
 pub struct ArchiveReader {
     handle: ReaderHandle,
-    files: Arc<Files>,
+    archive: Arc<Archive>,
+    /// `None` until they are needed, if the archive had none when the reader joined.
+    files: Option<Arc<Files>>,
     prefetch: Arc<Prefetch>,
     meter: Meter,
     reading: Option<oneshot::Receiver<io::Result<()>>>,
@@ -30,12 +32,14 @@ impl ArchiveReader {
     /// A reader that has joined the archive's fan-out.
     pub fn new(
         handle: ReaderHandle,
-        files: Arc<Files>,
+        archive: Arc<Archive>,
+        files: Option<Arc<Files>>,
         prefetch: Arc<Prefetch>,
         meter: Meter,
     ) -> ArchiveReader {
         ArchiveReader {
             handle,
+            archive,
             files,
             prefetch,
             meter,
@@ -67,24 +71,32 @@ impl Source for ArchiveReader {
     fn poll_next(&mut self, at: u64, max: u64, context: &mut Context<'_>) -> Poll<Next> {
         match self.handle.next(at, max, context.waker()) {
             Next::Wait => Poll::Pending,
-            next => Poll::Ready(next),
+            next => {
+                if self.files.is_none() && matches!(next, Next::File { .. }) {
+                    self.files = self.archive.files();
+                }
+                Poll::Ready(next)
+            }
         }
     }
 
     fn poll_resident(&mut self, at: u64, context: &mut Context<'_>) -> Poll<io::Result<u64>> {
         let wire = stretch(at);
         let until = wire.end;
+        let Some(files) = self.files.clone() else {
+            return Poll::Ready(Err(io::ErrorKind::NotFound.into()));
+        };
         if self.reading.is_none() {
-            if self.files.resident.was_seen(at) {
+            if files.resident.was_seen(at) {
                 return Poll::Ready(Ok(until));
             }
             let cold = self.cold_ranges(wire);
             if cold.is_empty() {
-                self.files.resident.saw(at);
+                files.resident.saw(at);
                 self.meter.add(Event::Prefault(Prefault::Resident), 1);
                 return Poll::Ready(Ok(until));
             }
-            self.reading = Some(self.prefetch.read(self.files.clone(), cold));
+            self.reading = Some(self.prefetch.read(files.clone(), cold));
         }
         let Some(reading) = &mut self.reading else {
             return Poll::Ready(Ok(until));
@@ -93,7 +105,7 @@ impl Source for ArchiveReader {
         self.reading = None;
         match read {
             Ok(Ok(())) => {
-                self.files.resident.saw(at);
+                files.resident.saw(at);
                 self.meter.add(Event::Prefault(Prefault::Read), 1);
                 Poll::Ready(Ok(until))
             }
@@ -110,10 +122,11 @@ impl Source for ArchiveReader {
     }
 
     fn file(&self, file: Option<u32>) -> io::Result<BorrowedFd<'_>> {
+        let files = self.files.as_ref().ok_or(io::ErrorKind::NotFound)?;
         match file {
-            None => Ok(self.files.spool.as_fd()),
+            None => Ok(files.spool.as_fd()),
             Some(index) => {
-                let linked = self.files.linked.get(index as usize);
+                let linked = files.linked.get(index as usize);
                 Ok(linked.ok_or(io::ErrorKind::NotFound)?.as_fd())
             }
         }

@@ -412,7 +412,6 @@ impl Registry {
 mod tests {
     use super::*;
     use crate::cache::entry::EntryId;
-    use crate::serve::archive::Files;
 
     fn repo() -> Arc<Repo> {
         let registry = Registry::new(1);
@@ -420,9 +419,7 @@ mod tests {
     }
 
     fn archive(created_unix_ms: u64) -> Arc<Archive> {
-        let files = Files::new(tempfile::tempfile().unwrap(), Vec::new());
         let id = EntryId::from_bytes(u128::from(created_unix_ms).to_le_bytes());
-        let dir = PathBuf::new();
         let name = Arc::from("host/path");
         Arc::new(Archive::growing(
             id,
@@ -430,8 +427,6 @@ mod tests {
             None,
             created_unix_ms,
             Vec::new(),
-            dir,
-            files,
         ))
     }
 

@@ -184,21 +184,22 @@ impl Core {
         })
     }
 
-    /// Joins the archive's readers, with its files open.
+    /// Joins the archive's readers, with its files open if it has a place already.
     async fn reader(&self, archive: &Arc<Archive>) -> Result<ArchiveReader, Unreadable> {
         // Joined first: from here on the entry is not evicted.
         let handle = archive.fanout.join(0).ok_or(Unreadable::Over)?;
         let prefetch = self.shared.prefetch.clone();
         let files = match archive.files() {
-            Some(files) => files,
+            Some(files) => Some(files),
+            None if archive.fanout.total_bytes().is_none() => None,
             None => {
                 let opened = prefetch.open(archive.clone()).await;
                 let opened = opened.unwrap_or_else(|gone| Err(io::Error::other(gone)));
-                opened.map_err(Unreadable::Files)?
+                Some(opened.map_err(Unreadable::Files)?)
             }
         };
-        let meter = self.meter.clone();
-        Ok(ArchiveReader::new(handle, files, prefetch, meter))
+        let (archive, meter) = (archive.clone(), self.meter.clone());
+        Ok(ArchiveReader::new(handle, archive, files, prefetch, meter))
     }
 
     /// What of the archive to send. For a part of one that still grows, waits until the part

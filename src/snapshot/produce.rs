@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use gix::ObjectId;
+use gix::objs::FindExt;
 
 use super::big;
 use super::budget::Budget;
@@ -92,8 +93,6 @@ pub struct Input {
     pub view: View,
     /// The directory of its links, a bare repository.
     pub directory: PathBuf,
-    /// What a clone has as the URL of `origin`.
-    pub origin_url: String,
     /// zstd level.
     pub level: i32,
     /// An earlier snapshot whose frames may be used.
@@ -104,56 +103,98 @@ pub struct Input {
     pub budget: Arc<Budget>,
 }
 
-/// The view, opened: what is known before the first byte leaves.
+/// The beginning of the archive, which needs nothing of the entry: what is known before the
+/// first byte leaves, and the small `.git` files, which leave first.
+pub struct Head {
+    tree: Option<ObjectId>,
+    mtime_s: i64,
+    tar: Vec<u8>,
+    /// How many bytes of `tar` have left.
+    sent: usize,
+}
+
+impl Head {
+    /// Reads the HEAD commit of `view` from the directory `objects`, which holds what the view
+    /// saw: the mirror's own while it is locked, or that of its links.
+    pub fn read(view: &View, origin_url: &str, objects: &Path) -> Result<Head, BuildError> {
+        let (mut mtime_s, mut tree) = (0, None);
+        if let Some(commit) = view.commit {
+            let error = |e: &dyn std::fmt::Display| BuildError::Commit {
+                commit,
+                detail: e.to_string(),
+            };
+            let options = gix::odb::store::init::Options::default();
+            let objects = gix::odb::at_opts(objects, view.hash, [], options);
+            let mut buffer = Vec::new();
+            let objects = objects.map_err(|e| error(&e))?;
+            let found = objects.find_commit(&commit, &mut buffer);
+            let found = found.map_err(|e| error(&e))?;
+            // The index has 32 bits for it.
+            mtime_s = found
+                .time()
+                .map_err(|e| error(&e))?
+                .seconds
+                .clamp(0, i64::from(u32::MAX) - 1);
+            tree = Some(found.tree());
+        }
+        Ok(Head {
+            tree,
+            mtime_s,
+            tar: super::gitdir::tar_bytes(view, origin_url, mtime_s),
+            sent: 0,
+        })
+    }
+
+    /// Has the first frame leave, which fits into the fan-out's window: there may be no spool
+    /// file to write it to yet.
+    pub fn send_first(
+        &mut self,
+        fanout: &Fanout,
+        spool: &dyn Spool,
+        level: i32,
+        faults: &Faults,
+    ) -> Result<(), BuildError> {
+        let mut output = Output::new(fanout, spool, level, faults.clone())?;
+        let first = self.tar.len().min(FRAME_TAR_BYTES);
+        output.frames(&self.tar[..first])?;
+        self.sent = first;
+        Ok(())
+    }
+}
+
+/// The view, opened.
 pub struct Opened {
     input: Input,
     source: Source,
-    tree: Option<ObjectId>,
+    head: Head,
 }
 
-/// Opens the view's repository and reads its HEAD commit.
-pub fn open(input: Input) -> Result<Opened, BuildError> {
+/// Opens the view's repository, whose beginning was read.
+pub fn open(input: Input, head: Head) -> Result<Opened, BuildError> {
     let options = gix::open::Options::isolated();
-    let io = |source| BuildError::Io {
+    let repository = gix::ThreadSafeRepository::open_opts(&input.directory, options);
+    let repository = repository.map_err(|e| BuildError::Io {
         op: "open",
         path: input.directory.clone(),
-        source,
-    };
-    let repository = gix::ThreadSafeRepository::open_opts(&input.directory, options)
-        .map_err(|e| io(std::io::Error::other(e.to_string())))?;
-    let (mut mtime_s, mut tree) = (0, None);
-    if let Some(commit) = input.view.commit {
-        let error = |e: &dyn std::fmt::Display| BuildError::Commit {
-            commit,
-            detail: e.to_string(),
-        };
-        let local = repository.to_thread_local();
-        let found = local.find_commit(commit).map_err(|e| error(&e))?;
-        // The index has 32 bits for it.
-        mtime_s = found
-            .time()
-            .map_err(|e| error(&e))?
-            .seconds
-            .clamp(0, i64::from(u32::MAX) - 1);
-        tree = Some(found.tree_id().map_err(|e| error(&e))?.detach());
-    }
+        source: std::io::Error::other(e.to_string()),
+    })?;
     let source = Source {
         idle: Mutex::default(),
         repository,
         bounded: Mutex::default(),
         budget: input.budget.clone(),
         attributes: AttributeFiles::default(),
-        mtime_s,
+        mtime_s: head.mtime_s,
         level: input.level,
     };
     Ok(Opened {
         input,
         source,
-        tree,
+        head,
     })
 }
 
-/// Produces the whole archive into `fanout`. Returns the records of its jobs. The caller ends
+/// Produces the whole archive, but for what has left of its beginning, into `fanout`. Returns the records of its jobs. The caller ends
 /// the fan-out: complete on success, failed on an error.
 pub fn produce(
     opened: Opened,
@@ -165,20 +206,13 @@ pub fn produce(
     let Opened {
         input,
         mut source,
-        tree,
+        head: Head {
+            tree, tar, sent, ..
+        },
     } = opened;
-    let mut output = Output {
-        fanout,
-        spool,
-        compressor: Compressor::new().ok_or(JobError::NoMemory)?,
-        level: input.level,
-        faults: input.faults.clone(),
-    };
-    output.frames(&super::gitdir::tar_bytes(
-        &input.view,
-        &input.origin_url,
-        source.mtime_s,
-    ))?;
+    let mut output = Output::new(fanout, spool, input.level, input.faults.clone())?;
+    output.frames(&tar[sent..])?;
+    drop(tar);
     // The first bytes are out; the rest may have to wait for a turn.
     slot();
     let mut plan = Plan::new(input.view.hash);
@@ -240,7 +274,22 @@ pub(super) struct Output<'a> {
     faults: Faults,
 }
 
-impl Output<'_> {
+impl<'a> Output<'a> {
+    fn new(
+        fanout: &'a Fanout,
+        spool: &'a dyn Spool,
+        level: i32,
+        faults: Faults,
+    ) -> Result<Output<'a>, JobError> {
+        Ok(Output {
+            fanout,
+            spool,
+            compressor: Compressor::new().ok_or(JobError::NoMemory)?,
+            level,
+            faults,
+        })
+    }
+
     /// Hands on frames that are ready; returns their offset in the spool file.
     pub(super) fn piece(&self, frames: Vec<u8>) -> Result<u64, BuildError> {
         if self.faults.build_fails_at(self.fanout.wire_bytes()) {

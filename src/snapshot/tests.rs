@@ -12,7 +12,7 @@ use std::task::Waker;
 use super::budget::Budget;
 use super::fanout::Fanout;
 use super::job::EncoderState;
-use super::produce::{self, Input, Record, Reuse, Spool};
+use super::produce::{self, Head, Input, Record, Reuse, Spool};
 use super::view::{self, View};
 use super::zstd::ring::Ring;
 use crate::extent::{Next, Piece};
@@ -170,7 +170,6 @@ fn input(repository: &Repository, directory: PathBuf) -> Input {
     Input {
         view: pin(repository, &directory),
         directory,
-        origin_url: "https://example.com/r".into(),
         level: 1,
         reuse: None,
         faults: Faults::default(),
@@ -208,7 +207,9 @@ fn build_input(input: Input, threads: usize) -> Built {
         fanout: &fanout,
         bytes: Mutex::default(),
     };
-    let opened = produce::open(input).unwrap();
+    let objects = directory.join("objects");
+    let head = Head::read(&input.view, "https://example.com/r", &objects).unwrap();
+    let opened = produce::open(input, head).unwrap();
     let records = produce::produce(opened, &fanout, &spool, &ring, || ()).unwrap();
     fanout.finish();
     let spool = spool.bytes.into_inner().unwrap();

@@ -1,8 +1,8 @@
 //! The pinned view of a mirror: its refs as they were at one moment, and hard links to the
 //! packs that hold their objects. It stays readable whatever happens to the mirror afterwards.
 //!
-//! Pinning takes milliseconds whatever the size: refs are read, packs are linked, nothing is
-//! copied or decoded. The refs are read *before* the packs are listed, so every object that a
+//! Pinning takes milliseconds whatever the size: refs are read, packs are listed, and linked while
+//! the mirror's lock keeps them; nothing is copied or decoded. The refs are read *before* the packs are listed, so every object that a
 //! ref leads to is in a pack (or loose file) that is seen, whatever a fetch adds meanwhile.
 
 use std::collections::BTreeSet;
@@ -51,7 +51,8 @@ pub struct Linked {
     pub bytes: u64,
 }
 
-/// Puts a file of the mirror into the entry's directory; returns its length.
+/// Takes note of a file of the mirror, and where it belongs in the entry's directory, or links it
+/// there; returns its length.
 pub type LinkFn<'a> = dyn FnMut(&Path, &str) -> io::Result<u64> + 'a;
 
 /// A pinned view.
@@ -71,7 +72,8 @@ pub struct View {
     pub loose: Vec<Linked>,
 }
 
-/// Pins `mirror`, a bare repository: links what is needed through `link`.
+/// Looks at `mirror`, a bare repository, and tells `link` of the files that are needed. They have
+/// to stay until they are linked.
 pub fn pin(mirror: &Path, link: &mut LinkFn<'_>) -> Result<View, PinError> {
     let hash = object_hash(mirror)?;
     let refs = crate::refs::read(mirror, &Follow::default())?;
