@@ -259,10 +259,10 @@ impl RequestLogThread {
     }
 
     fn finish_within(mut self, limit: Duration) {
-        self.end(limit);
+        self.end_thread(limit);
     }
 
-    fn end(&mut self, limit: Duration) {
+    fn end_thread(&mut self, limit: Duration) {
         let Some(handle) = self.handle.take() else {
             return;
         };
@@ -277,7 +277,7 @@ impl RequestLogThread {
 
 impl Drop for RequestLogThread {
     fn drop(&mut self) {
-        self.end(Duration::from_millis(LOG_FINISH_MAX_MS));
+        self.end_thread(Duration::from_millis(LOG_FINISH_MAX_MS));
     }
 }
 

@@ -1,6 +1,7 @@
 //! The project's style as a test. Each rule is checked on the whole tree, and on a small source
 //! that breaks it: a rule that sees nothing is no rule.
 
+mod cores;
 mod rules;
 mod source;
 
@@ -137,11 +138,36 @@ fn panics_have_reasons() {
 
 #[test]
 fn cores_never_block() {
-    assert_tidy(&rules::cores_never_block(&project()));
-    let text = "use std::fs::read;\nfn f() {\n std::thread::sleep(t);\n File::open(p);\n}";
-    let bad = tree(&[("src/http/a.rs", text), ("src/cache/a.rs", text)]);
-    let places = [":1: `fs::`", ":4: `File::open`", ":3: `thread::sleep`"];
-    assert_found(&rules::cores_never_block(&bad), &places);
+    assert_tidy(&cores::cores_never_block(&project()));
+    let text = "use std::fs::{self, read};
+        fn f() { fs::read(p); }
+        impl S { fn g(&self) { std::thread::sleep(t); File::open(p); q.recv(); q.recv().await; } }
+        fn h() { thread::spawn(move || { fs::read(p); (); }); monoio::spawn(async { c.wait(d) }); }
+        fn i(a: &Archive) { prefetch::read(a); a.open_files(); read(a); }
+        #[cfg(test)] fn j() { fs::read(p); }";
+    let prefetch = "fn run() { q.recv(); read(); }\nfn read() { other(); }
+        fn k() { spawn_blocking(|| read()); read(); }
+        impl Drop for Prefetch { fn drop(&mut self) { t.join(); } }";
+    let bad = tree(&[
+        ("src/http/a.rs", text),
+        ("src/cache/a.rs", text),
+        ("src/serve/builder.rs", text),
+        ("src/serve/prefetch.rs", prefetch),
+    ]);
+    let places = [
+        "src/http/a.rs:1: `read` imported",
+        "src/http/a.rs:2: f: `fs::read(`",
+        "src/http/a.rs:3: S::g: `thread::sleep(`",
+        "src/http/a.rs:3: S::g: `File::open(`",
+        "src/http/a.rs:3: S::g: `.recv()`",
+        "src/http/a.rs:4: h: `.wait(d`",
+        "src/http/a.rs:4: h: calls Turns::wait",
+        "src/http/a.rs:5: i: calls read",
+        "src/http/a.rs:5: i: calls Archive::open_files",
+        "src/serve/prefetch.rs:3: k: calls read",
+        "src/serve/prefetch.rs: read waits for nothing",
+    ];
+    assert_found(&cores::cores_never_block(&bad), &places);
 }
 
 #[test]
