@@ -170,6 +170,17 @@ fn cores_never_block() {
     assert_found(&cores::cores_never_block(&bad), &places);
 }
 
+/// Variables of the environment that the program reads are settings that it knows: no warning says
+/// that they are none.
+#[test]
+fn variables_are_settings() {
+    assert_tidy(&rules::variables_are_settings(&project()));
+    let text = "fn f() { env(\"TARPON_LISTEN\"); env(\"TARPON_GONE\"); say(\"TARPON_X=1\"); }";
+    let bad = tree(&[("src/a.rs", text)]);
+    let places = ["src/a.rs:1: TARPON_GONE is"];
+    assert_found(&rules::variables_are_settings(&bad), &places);
+}
+
 #[test]
 fn no_file_is_dead() {
     assert_tidy(&rules::no_file_is_dead(&project()));

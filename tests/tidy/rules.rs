@@ -460,6 +460,23 @@ pub fn settings_are_documented(project: &Project, help: &str) -> Vec<String> {
     found
 }
 
+/// Every variable that the code names by its whole name is one that `serve` takes for known.
+pub fn variables_are_settings(project: &Project) -> Vec<String> {
+    let mut found = Vec::new();
+    for source in project.program() {
+        for token in &source.tokens {
+            let name = token.text.trim_matches('"');
+            let is_variable = name.len() > "TARPON_".len()
+                && token.text.starts_with("\"TARPON_")
+                && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+            if is_variable && !tarpon::config::unknown_variables([name]).is_empty() {
+                found.push(source.report(token.line, &format!("{name} is no known setting")));
+            }
+        }
+    }
+    found
+}
+
 fn source_of(attribute: &syn::Attribute) -> String {
     quote::ToTokens::to_token_stream(&attribute.meta).to_string()
 }
