@@ -181,7 +181,7 @@ impl<F: Fs> StateDir<F> {
     /// [`StateDir::open`] on any file system.
     pub fn open_on(fs: F, path: &Path) -> Result<StateDir<F>, StoreError> {
         let root = std::path::absolute(path).at("find the state directory", path)?;
-        create_dir_all(&fs, &root)?;
+        create_dirs(&fs, &root)?;
         let tmp = root.join(TMP_NAME);
         let lock_path = root.join(LOCK_NAME);
         if !exists(&fs, &lock_path)? {
@@ -190,8 +190,9 @@ impl<F: Fs> StateDir<F> {
             if exists(&fs, &tmp)? && !list(&fs, &tmp)?.is_empty() {
                 return Err(StoreError::NotOurs { dir: root });
             }
-            // All the way up: an earlier process may have made directories above ours and died,
-            // or failed, before it synced them. Once the lock file is there, this was done.
+            // All the way up: what was just made is not synced yet, and an earlier process may
+            // have made directories above ours and died, or failed, before it synced them. Once
+            // the lock file is there, this was done.
             root.ancestors().try_for_each(|dir| sync_parent(&fs, dir))?;
         }
         let lock = fs.lock(&lock_path).map_err(|error| match error {
@@ -206,7 +207,7 @@ impl<F: Fs> StateDir<F> {
             },
         })?;
         for name in [MIRRORS_NAME, SNAPSHOTS_NAME, TMP_NAME] {
-            create_dirs(&fs, &root.join(name), &|_| Ok(()))?;
+            create_dirs(&fs, &root.join(name))?;
         }
         // An entry lasts only if the directory it is in does. Not left to whoever made that:
         // an earlier process may have died before it synced.
@@ -398,7 +399,7 @@ impl<F: Fs> Staging<F> {
         }
         let target = self.dir.join(relative);
         if let Some(parent) = target.parent() {
-            create_dirs(&self.fs, parent, &|_| Ok(()))?;
+            create_dirs(&self.fs, parent)?;
         }
         let linked = match self.fs.link(source, &target) {
             Ok(()) => Linked::Hard,
@@ -647,27 +648,17 @@ fn exists(fs: &impl Fs, path: &Path) -> Result<bool, StoreError> {
     }
 }
 
-/// Makes a directory and those above it that are missing; `made` is told of each.
-fn create_dirs<F: Fs>(
-    fs: &F,
-    dir: &Path,
-    made: &impl Fn(&Path) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
+/// Makes a directory and those above it that are missing. They last once they are synced.
+fn create_dirs(fs: &impl Fs, dir: &Path) -> Result<(), StoreError> {
     match (fs.create_dir(dir), dir.parent()) {
-        (Ok(()), _) => made(dir),
+        (Ok(()), _) => Ok(()),
         (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
-            create_dirs(fs, parent, made)?;
-            fs.create_dir(dir).at("create", dir)?;
-            made(dir)
+            create_dirs(fs, parent)?;
+            fs.create_dir(dir).at("create", dir)
         }
         (Err(error), _) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         (Err(error), _) => Err(error).at("create", dir),
     }
-}
-
-/// Makes a directory and those above it that are missing, each of them to last.
-fn create_dir_all(fs: &impl Fs, dir: &Path) -> Result<(), StoreError> {
-    create_dirs(fs, dir, &|made| sync_parent(fs, made))
 }
 
 /// Syncs a file or directory.
