@@ -8,8 +8,8 @@
 //!
 //! | broken in `cache::store` | seed |
 //! |---|---|
-//! | `open`: no directory above is synced while there is no lock file | 10 |
-//! | `open`: only the one right above is | 452 |
+//! | `open`: no directory above is synced while there is no lock file | 4 |
+//! | `open`: only the one right above is | 7 |
 //! | `open`: the state directory itself is not synced | 2 |
 //! | `open`: leftovers are deleted before `snapshots` is synced | none; `power_cuts` does |
 //! | `remove`: no sync after the rename | 1 |
