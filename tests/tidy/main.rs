@@ -1,5 +1,24 @@
 //! The project's style as a test. Each rule is checked on the whole tree, and on a small source
 //! that breaks it: a rule that sees nothing is no rule.
+//!
+//! The tree itself was broken on purpose as well, one at a time, and each rule said so:
+//!
+//! | rule | broken |
+//! |---|---|
+//! | `imports_go_down` | `io::pipe` names `serve` |
+//! | `unsafe_is_confined_and_explained` | unsafe in `http::range`; `io::net` without a reason |
+//! | `functions_fit_a_screen` | a function of 77 lines |
+//! | `panics_have_reasons` | an `unwrap` in `http::range` |
+//! | `cores_never_block` | `fs::read` in `Archive::touch`, beside functions that may read files |
+//! | | `Core::reader` calls `Archive::open_files` itself, `Core::closed` calls `Turns::wait` |
+//! | | `Shared::gauges` asks the state directory; `Turns::wait` waits no more but is named |
+//! | `no_file_is_dead` | `serve` without its line for `resident` |
+//! | `limits_are_in_one_place` | a bound in `http::range`; one in `limits` that nobody uses |
+//! | `nothing_is_left_over` | a note of something to do |
+//! | `metrics_are_documented` | a metric by another name in the README |
+//! | `settings_are_documented` | `--cores` without its text |
+//! | `readme_commands_exist` | an option and a script with a slip in their names |
+//! | `variables_are_settings` | a variable that is read but not known |
 
 mod cores;
 mod rules;
