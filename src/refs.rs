@@ -363,21 +363,6 @@ fn check_name(path: &Path, line: usize, name: &[u8]) -> Result<(), RefsError> {
     })
 }
 
-/// Whether this is a whole object id in hex.
-pub(crate) fn is_full_id(text: &str) -> bool {
-    matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit())
-}
-
-/// A whole object id in lower case; an error says what to write instead.
-pub(crate) fn full_id(text: &str) -> Result<String, String> {
-    match is_full_id(text) {
-        true => Ok(text.to_ascii_lowercase()),
-        false => Err(format!(
-            "{text:?} is no commit; write all 40 or 64 hex digits"
-        )),
-    }
-}
-
 /// Whether git allows this as the full name of a ref under `refs/`.
 pub(crate) fn is_ref_name(name: &[u8]) -> bool {
     name.starts_with(b"refs/") && gix::validate::reference::name(name.as_bstr()).is_ok()

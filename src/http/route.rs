@@ -5,7 +5,6 @@
 
 use super::{Method, Reject};
 use crate::limits::{HOST_BYTES_MAX, PATH_PART_BYTES_MAX, REPO_PATH_BYTES_MAX};
-use crate::refs::is_full_id;
 
 const GET: &str = "GET";
 const GET_HEAD: &str = "GET, HEAD";
@@ -278,11 +277,8 @@ fn ends_with_ignore_case(part: &str, end: &str) -> bool {
 
 fn parse_base(query: &str) -> Result<&str, Reject> {
     let base = parameter(query, "base").ok_or(BASE)?;
-    if is_full_id(base) {
-        Ok(base)
-    } else {
-        Err(BASE)
-    }
+    let is_hash = matches!(base.len(), 40 | 64) && base.bytes().all(|b| b.is_ascii_hexdigit());
+    if is_hash { Ok(base) } else { Err(BASE) }
 }
 
 fn check_service(query: &str) -> Result<(), Reject> {

@@ -13,7 +13,7 @@ use super::error::RestoreError;
 use super::http::Conn;
 use super::stop::Stop;
 use crate::limits::{FIRST_ANSWER_MS, GIT_END_MS, INTERRUPT_POLL_MS, STREAM_READ_BYTES};
-use crate::refs::{full_id, is_ref_name};
+use crate::refs::is_ref_name;
 
 /// Variables that would point `git` at another repository.
 const INHERITED: &[&str] = &[
@@ -219,10 +219,9 @@ pub struct Wanted {
 impl Wanted {
     /// Reads `--ref NAME[=SHA]` and `--commit SHA`.
     pub fn parse(refs: &[String], commits: &[String]) -> Result<Wanted, RestoreError> {
-        let commit = |id: &str| full_id(id).map_err(RestoreError::Usage);
         let refs = refs.iter().map(|given| {
             let (name, id) = match given.split_once('=') {
-                Some((name, id)) => (name, commit(id)?),
+                Some((name, id)) => (name, full_id(id)?),
                 None => (given.as_str(), String::new()),
             };
             let full = match name.starts_with("refs/") {
@@ -238,7 +237,7 @@ impl Wanted {
             refs: refs.collect::<Result<_, _>>()?,
             commits: commits
                 .iter()
-                .map(|id| commit(id))
+                .map(|id| full_id(id))
                 .collect::<Result<_, _>>()?,
         })
     }
@@ -246,6 +245,16 @@ impl Wanted {
     /// Whether nothing is wanted.
     pub fn is_empty(&self) -> bool {
         self.refs.is_empty() && self.commits.is_empty()
+    }
+}
+
+fn full_id(text: &str) -> Result<String, RestoreError> {
+    let is_id = matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit());
+    match is_id {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err(RestoreError::Usage(format!(
+            "{text:?} is no commit; write all 40 or 64 hex digits"
+        ))),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::http::conn::{Answer, Payload};
 use crate::http::response::Head;
 use crate::limits::ENSURE_ITEMS_MAX;
 use crate::metrics::Outcome;
-use crate::refs::{full_id, is_ref_name};
+use crate::refs::is_ref_name;
 
 /// A core's question.
 pub struct EnsureRequest {
@@ -92,6 +92,16 @@ impl Wanted {
                 .map(|id| full_id(id))
                 .collect::<Result<_, _>>()?,
         })
+    }
+}
+
+fn full_id(text: &str) -> Result<String, String> {
+    let is_id = matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit());
+    match is_id {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err(format!(
+            "{text:?} is no commit; write all 40 or 64 hex digits"
+        )),
     }
 }
 
