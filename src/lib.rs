@@ -32,8 +32,8 @@
 //! # Planes
 //!
 //! * **Cores**: one monoio runtime for each CPU with its own listener. They never block: sockets
-//!   are non-blocking, files are sent with `sendfile` or `splice` only after `cachestat` says that they are in
-//!   memory; otherwise a prefetch thread reads them first.
+//!   are non-blocking, files are sent with `sendfile` or `splice` only after `cachestat` says that
+//!   they are in memory; otherwise a prefetch thread reads them first.
 //! * **Encoders**: OS threads of lower priority with zstd, gix and mapped packs.
 //! * **Builders**: one thread for each running build, which puts results in order.
 //! * **Background**: one thread on tokio-uring (or tokio): spool writes, `git`, schedule, eviction.
@@ -41,8 +41,8 @@
 //! # Where the code differs from the first plan
 //!
 //! * Sockets are written with `sendfile` and `send` after readiness, on io_uring and epoll alike,
-//!   not with `writev` from mappings: no copy, no page fault on a core, nothing to cancel. The short
-//!   ranges of a raw run are gathered in the core's pipe ([`io::pipe`]).
+//!   not with `writev` from mappings: no copy, no page fault on a core, nothing to cancel. The
+//!   short ranges of a raw run are gathered in the core's pipe ([`io::pipe`]).
 //! * Whether bytes are in memory is remembered for a moment, for all readers of an archive.
 //! * Children are started by way of tarpon's own binary, never by fork(2) ([`io::child`]).
 //! * Repositories are found through locks sharded by name and held for a few field accesses,

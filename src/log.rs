@@ -3,7 +3,7 @@
 //! A core pushes a [`RequestRecord`] into a bounded queue ([`RequestLog::push`]); a thread of its
 //! own ([`RequestLogThread`]) turns records into `tracing` events. A log that nobody reads (a full
 //! pipe on standard error) so costs records, which are counted, and never a core's time.
-use crate::config::LogFormat;
+use crate::config::{LOG_VARIABLE, LogFormat};
 use crate::limits::{LOG_FINISH_MAX_MS, LOG_QUEUE_RECORDS};
 use crate::metrics::{Event, Meter, Outcome};
 use crossbeam::queue::ArrayQueue;
@@ -21,7 +21,7 @@ use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Variables that hold a filter, the first one that is set wins.
-const FILTER_VARIABLES: [&str; 2] = ["TARPON_LOG", "RUST_LOG"];
+const FILTER_VARIABLES: [&str; 2] = [LOG_VARIABLE, "RUST_LOG"];
 const FILTER_DEFAULT: &str = "info";
 /// `tracing` target of the request lines, so that a filter can name them.
 const REQUEST_TARGET: &str = "tarpon::request";
@@ -259,10 +259,10 @@ impl RequestLogThread {
     }
 
     fn finish_within(mut self, limit: Duration) {
-        self.end(limit);
+        self.end_thread(limit);
     }
 
-    fn end(&mut self, limit: Duration) {
+    fn end_thread(&mut self, limit: Duration) {
         let Some(handle) = self.handle.take() else {
             return;
         };
@@ -277,7 +277,7 @@ impl RequestLogThread {
 
 impl Drop for RequestLogThread {
     fn drop(&mut self) {
-        self.end(Duration::from_millis(LOG_FINISH_MAX_MS));
+        self.end_thread(Duration::from_millis(LOG_FINISH_MAX_MS));
     }
 }
 

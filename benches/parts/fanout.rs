@@ -71,7 +71,7 @@ fn run(pieces: &[Piece], followers: usize, expected: u64) -> Duration {
         ready.wait();
         let started = Instant::now();
         for piece in pieces {
-            let offset = fanout.push(piece.clone());
+            let offset = fanout.push_piece(piece.clone());
             let offset = offset.unwrap_or_else(|e| panic!("push: {e}"));
             let job = (offset.unwrap_or_else(|| panic!("no spool")), piece.clone());
             sender.send(job).unwrap_or_else(|e| panic!("writer: {e}"));

@@ -2,42 +2,18 @@
 //! tar's manual ("Basic Tar Format", "Storing Sparse Files" left out), which also sees what a
 //! tolerant reader passes over: padding, terminators, checksums, magic.
 //!
-//! An input is a list of entries: kind, mtime (8 bytes), path, and what the kind needs.
+//! `tests/stock.rs` has GNU tar itself read the same seeds.
 
 #![no_main]
 
 use std::io::Read;
 
 use libfuzzer_sys::fuzz_target;
-use tarpon::snapshot::tar::{self as encoder, Kind};
+use tarpon::snapshot::tar as encoder;
 use tarpon_fuzz::Input;
+use tarpon_fuzz::entries::{Entry, What, encode, entries};
 
 const BLOCK: usize = 512;
-
-/// What goes in, and what each reader must give back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Entry {
-    path: Vec<u8>,
-    what: What,
-    mtime_s: i64,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum What {
-    File {
-        data: Vec<u8>,
-        executable: bool,
-    },
-    /// The header of a file whose data never comes; only the last of an archive.
-    Huge {
-        size: u64,
-        executable: bool,
-    },
-    Symlink {
-        target: Vec<u8>,
-    },
-    Directory,
-}
 
 fuzz_target!(|data: &[u8]| {
     let entries = entries(&mut Input::new(data));
@@ -45,91 +21,13 @@ fuzz_target!(|data: &[u8]| {
     for entry in &entries {
         encode(entry, &mut archive);
     }
-    let is_open = matches!(
-        entries.last(),
-        Some(Entry {
-            what: What::Huge { .. },
-            ..
-        })
-    );
-    if !is_open {
+    if !entries.last().is_some_and(Entry::is_huge) {
         encoder::push_end(&mut archive);
     }
     assert_eq!(archive.len() % BLOCK, 0);
     assert_eq!(read_by_the_rules(&archive), entries);
     assert_eq!(read_by_the_crate(&archive), entries);
 });
-
-fn entries(input: &mut Input<'_>) -> Vec<Entry> {
-    let mut entries = Vec::new();
-    while !input.is_empty() {
-        let kind = input.u8();
-        let mtime_s = input.u64() as i64;
-        let path = name(input.text(), b"p");
-        let executable = kind & 4 != 0;
-        let what = match kind & 3 {
-            0 => What::File {
-                data: input.text().to_vec(),
-                executable,
-            },
-            1 => What::Huge {
-                size: (input.u64() & i64::MAX as u64).max(1),
-                executable,
-            },
-            2 => What::Symlink {
-                target: name(input.text(), b"t"),
-            },
-            _ => What::Directory,
-        };
-        let is_last = matches!(what, What::Huge { .. });
-        entries.push(Entry {
-            path,
-            what,
-            mtime_s,
-        });
-        if is_last {
-            break;
-        }
-    }
-    entries
-}
-
-/// What git can hold: no NUL, not empty, no slash at the end.
-fn name(bytes: &[u8], otherwise: &[u8]) -> Vec<u8> {
-    let mut name: Vec<u8> = bytes.iter().copied().filter(|byte| *byte != 0).collect();
-    while name.last() == Some(&b'/') {
-        name.pop();
-    }
-    if name.is_empty() {
-        otherwise.to_vec()
-    } else {
-        name
-    }
-}
-
-fn encode(entry: &Entry, out: &mut Vec<u8>) {
-    let Entry {
-        path,
-        what,
-        mtime_s,
-    } = entry;
-    match what {
-        What::File { data, executable } => {
-            encoder::push_file(out, path, data, *executable, *mtime_s);
-        }
-        What::Huge { size, executable } => {
-            let kind = Kind::File {
-                size: *size,
-                executable: *executable,
-            };
-            encoder::push_header(out, path, kind, *mtime_s);
-        }
-        What::Symlink { target } => {
-            encoder::push_header(out, path, Kind::Symlink { target }, *mtime_s);
-        }
-        What::Directory => encoder::push_header(out, path, Kind::Directory, *mtime_s),
-    }
-}
 
 fn read_by_the_crate(archive: &[u8]) -> Vec<Entry> {
     let mut archive = tar::Archive::new(archive);
@@ -164,13 +62,12 @@ fn read_by_the_crate(archive: &[u8]) -> Vec<Entry> {
             }
             other => panic!("{other:?}"),
         };
-        let is_last = matches!(what, What::Huge { .. });
         read.push(Entry {
             path,
             what,
             mtime_s: number(&mtime_field) as i64,
         });
-        if is_last {
+        if read.last().is_some_and(Entry::is_huge) {
             break;
         }
     }

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::entry::{EntryId, META_NAME, Meta, MetaError, SPOOL_NAME, is_linkable, is_plain_path};
 use crate::io::fs::{Fs, Kind, LockError, Os, Space, WriteAt};
@@ -87,12 +87,44 @@ impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
 ///    [`Staging`] made from it are gone.
 /// 2. `serial` never repeats, so names that carry it are free: leftovers of earlier processes
 ///    are deleted in `open`, before the first of them is given out.
+/// 3. An entry is renamed only while `renames` are settled, so that on disk a directory has one
+///    name at any time.
 #[derive(Debug)]
 pub struct StateDir<F: Fs = Os> {
     fs: F,
     root: PathBuf,
     lock: Arc<F::Lock>,
     serial: AtomicU64,
+    renames: Renames,
+}
+
+/// Whether a rename in `snapshots/` was undone and that may not be on disk yet. Of renames that
+/// were not synced a power cut may keep any: after two pairs of away and back, the entry could be
+/// found under its own name and under one that the next start deletes, with all that is in it.
+#[derive(Debug, Clone, Default)]
+struct Renames {
+    unsettled: Arc<AtomicBool>,
+}
+
+impl Renames {
+    /// Has what was undone last, before anything is renamed again.
+    fn settle(&self, fs: &impl Fs, snapshots: &Path) -> Result<(), StoreError> {
+        // Taken back first: what is undone meanwhile by others is theirs to settle, or the next's.
+        if !self.unsettled.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let synced = sync(fs, snapshots);
+        if synced.is_err() {
+            self.unsettled.store(true, Ordering::Release);
+        }
+        synced
+    }
+
+    /// Notes that a rename was undone, and has that last if the disk allows it; whether it does.
+    fn undone(&self, fs: &impl Fs, snapshots: &Path) -> bool {
+        self.unsettled.store(true, Ordering::Release);
+        self.settle(fs, snapshots).is_ok()
+    }
 }
 
 /// A whole entry that was found on disk.
@@ -181,7 +213,7 @@ impl<F: Fs> StateDir<F> {
     /// [`StateDir::open`] on any file system.
     pub fn open_on(fs: F, path: &Path) -> Result<StateDir<F>, StoreError> {
         let root = std::path::absolute(path).at("find the state directory", path)?;
-        create_dir_all(&fs, &root)?;
+        create_dirs(&fs, &root)?;
         let tmp = root.join(TMP_NAME);
         let lock_path = root.join(LOCK_NAME);
         if !exists(&fs, &lock_path)? {
@@ -190,8 +222,9 @@ impl<F: Fs> StateDir<F> {
             if exists(&fs, &tmp)? && !list(&fs, &tmp)?.is_empty() {
                 return Err(StoreError::NotOurs { dir: root });
             }
-            // All the way up: an earlier process may have made directories above ours and died,
-            // or failed, before it synced them. Once the lock file is there, this was done.
+            // All the way up: what was just made is not synced yet, and an earlier process may
+            // have made directories above ours and died, or failed, before it synced them. Once
+            // the lock file is there, this was done.
             root.ancestors().try_for_each(|dir| sync_parent(&fs, dir))?;
         }
         let lock = fs.lock(&lock_path).map_err(|error| match error {
@@ -206,7 +239,7 @@ impl<F: Fs> StateDir<F> {
             },
         })?;
         for name in [MIRRORS_NAME, SNAPSHOTS_NAME, TMP_NAME] {
-            create_dirs(&fs, &root.join(name), &|_| Ok(()))?;
+            create_dirs(&fs, &root.join(name))?;
         }
         // An entry lasts only if the directory it is in does. Not left to whoever made that:
         // an earlier process may have died before it synced.
@@ -216,6 +249,7 @@ impl<F: Fs> StateDir<F> {
             root,
             lock: Arc::new(lock),
             serial: AtomicU64::new(0),
+            renames: Renames::default(),
         };
         state.delete_unpublished()?;
         Ok(state)
@@ -298,6 +332,7 @@ impl<F: Fs> StateDir<F> {
             dir,
             snapshots,
             links: Vec::new(),
+            renames: self.renames.clone(),
             deleted_on_drop: true,
             _lock: self.lock.clone(),
         })
@@ -316,11 +351,13 @@ impl<F: Fs> StateDir<F> {
             });
         };
         let away = snapshots.join(format!("{REMOVING}{id}-{}", self.next_serial()));
+        self.renames.settle(&self.fs, &snapshots)?;
         self.fs.rename(dir, &away).at("rename", dir)?;
         // The rename must be on disk before the first file is gone.
         if let Err(error) = sync(&self.fs, &snapshots) {
             // Best effort: if it stays away, the next start deletes it.
             let _ = self.fs.rename(&away, dir);
+            self.renames.undone(&self.fs, &snapshots);
             return Err(error);
         }
         delete_or_warn(&self.fs, &away);
@@ -376,6 +413,7 @@ pub struct Staging<F: Fs = Os> {
     dir: PathBuf,
     snapshots: PathBuf,
     links: Vec<String>,
+    renames: Renames,
     /// Off when `dir` is empty of a name, or may after a power cut be what the entry's id names.
     deleted_on_drop: bool,
     _lock: Arc<F::Lock>,
@@ -398,7 +436,7 @@ impl<F: Fs> Staging<F> {
         }
         let target = self.dir.join(relative);
         if let Some(parent) = target.parent() {
-            create_dirs(&self.fs, parent, &|_| Ok(()))?;
+            create_dirs(&self.fs, parent)?;
         }
         let linked = match self.fs.link(source, &target) {
             Ok(()) => Linked::Hard,
@@ -458,6 +496,7 @@ impl<F: Fs> Staging<F> {
     /// staged one was, or `away`.
     fn swap(&self, entry: &Path, away: &Path) -> Result<Swap, StoreError> {
         let (fs, dir) = (&self.fs, &self.dir);
+        self.renames.settle(fs, &self.snapshots)?;
         if !exists(fs, entry)? {
             fs.rename(dir, entry).at("rename", dir)?;
             return Ok(Swap::Rename);
@@ -471,6 +510,7 @@ impl<F: Fs> Staging<F> {
         if renamed.is_err() {
             // Best effort: the disk is failing.
             let _ = fs.rename(away, entry);
+            self.renames.undone(fs, &self.snapshots);
         }
         renamed.map(|()| Swap::Away)
     }
@@ -486,7 +526,8 @@ impl<F: Fs> Staging<F> {
                 .rename(entry, &self.dir)
                 .and_then(|()| fs.rename(away, entry)),
         };
-        undone.is_ok() && sync(fs, &self.snapshots).is_ok()
+        let settled = self.renames.undone(fs, &self.snapshots);
+        undone.is_ok() && settled
     }
 
     /// Linked files too: a mirror's packs may be as new as the entry, and nobody else has to
@@ -647,27 +688,17 @@ fn exists(fs: &impl Fs, path: &Path) -> Result<bool, StoreError> {
     }
 }
 
-/// Makes a directory and those above it that are missing; `made` is told of each.
-fn create_dirs<F: Fs>(
-    fs: &F,
-    dir: &Path,
-    made: &impl Fn(&Path) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
+/// Makes a directory and those above it that are missing. They last once they are synced.
+fn create_dirs(fs: &impl Fs, dir: &Path) -> Result<(), StoreError> {
     match (fs.create_dir(dir), dir.parent()) {
-        (Ok(()), _) => made(dir),
+        (Ok(()), _) => Ok(()),
         (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
-            create_dirs(fs, parent, made)?;
-            fs.create_dir(dir).at("create", dir)?;
-            made(dir)
+            create_dirs(fs, parent)?;
+            fs.create_dir(dir).at("create", dir)
         }
         (Err(error), _) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         (Err(error), _) => Err(error).at("create", dir),
     }
-}
-
-/// Makes a directory and those above it that are missing, each of them to last.
-fn create_dir_all(fs: &impl Fs, dir: &Path) -> Result<(), StoreError> {
-    create_dirs(fs, dir, &|made| sync_parent(fs, made))
 }
 
 /// Syncs a file or directory.

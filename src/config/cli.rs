@@ -2,8 +2,14 @@
 //! here, so that a default can never hide a value from the environment or from the file.
 use super::layers::Layer;
 use super::restore::RestoreArgs;
+use crate::faults;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
+
+/// Names `serve`'s configuration file.
+pub(super) const CONFIG_VARIABLE: &str = "TARPON_CONFIG";
+/// Filters the log.
+pub const LOG_VARIABLE: &str = "TARPON_LOG";
 
 /// The whole command line.
 #[derive(Parser, Debug)]
@@ -260,6 +266,18 @@ pub(super) fn keys() -> Vec<Key> {
             is_list: matches!(arg.get_action(), ArgAction::Append),
         })
         .collect()
+}
+
+/// Variables that are no key of `serve` but mean something all the same: where its file is, those
+/// that clap reads for other commands, and those of the log and of tests.
+pub(super) fn other_variables() -> Vec<String> {
+    let command = Cli::command();
+    let arguments = command
+        .get_subcommands()
+        .flat_map(|sub| sub.get_arguments());
+    let read_by_clap = arguments.filter_map(|arg| arg.get_env()?.to_str());
+    let others = [CONFIG_VARIABLE, LOG_VARIABLE, faults::VARIABLE];
+    read_by_clap.chain(others).map(ToOwned::to_owned).collect()
 }
 
 /// Writes the completions of `shell` for the whole command line.

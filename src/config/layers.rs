@@ -74,25 +74,17 @@ pub(super) fn env_layer(keys: &[Key], env: &dyn Fn(&str) -> Option<OsString>) ->
     keys.iter().filter_map(value_of).collect()
 }
 
-/// Variables that are no key of `serve` but mean something all the same.
-const OTHER_VARIABLES: [&str; 6] = [
-    "TARPON_CONFIG",
-    "TARPON_CONNECTIONS",
-    "TARPON_FAULT",
-    "TARPON_LOG",
-    "TARPON_RESTORE_STALL_TIMEOUT",
-    "TARPON_SERVER",
-];
-
-/// One line for each variable among `names` that looks like a setting and is none. It is no error:
-/// others may set such variables too, as Kubernetes does for a service of that name.
+/// One line for each variable among `names` that looks like a setting and is none: neither that of
+/// a key nor among `others`. It is no error: others may set such variables too, as Kubernetes does
+/// for a service of that name.
 pub(super) fn unknown_variables<'n>(
     names: impl IntoIterator<Item = &'n str>,
     keys: &[Key],
+    others: &[String],
 ) -> Vec<String> {
     let is_unknown = |name: &&str| {
-        let known = keys.iter().any(|key| env_name(&key.name) == *name);
-        name.starts_with("TARPON_") && !known && !OTHER_VARIABLES.contains(name)
+        let is_key = keys.iter().any(|key| env_name(&key.name) == *name);
+        name.starts_with("TARPON_") && !is_key && !others.iter().any(|other| other == name)
     };
     let line = |name: &str| {
         let key = name.trim_start_matches("TARPON_");

@@ -10,7 +10,7 @@ mod restore;
 mod upstreams;
 mod value;
 
-pub use cli::{completions, man};
+pub use cli::{LOG_VARIABLE, completions, man};
 pub use error::{ConfigError, Origin};
 pub use restore::{Fallback, RestoreArgs};
 pub use upstreams::{Upstream, Upstreams};
@@ -100,13 +100,13 @@ where
 /// One line for each environment variable among `names` that looks like a setting of `serve` and
 /// is none.
 pub fn unknown_variables<'n>(names: impl IntoIterator<Item = &'n str>) -> Vec<String> {
-    layers::unknown_variables(names, &cli::keys())
+    layers::unknown_variables(names, &cli::keys(), &cli::other_variables())
 }
 
 impl Config {
     fn load(args: ServeArgs, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
         let keys = cli::keys();
-        let from_env = || env("TARPON_CONFIG").filter(|path| !path.is_empty());
+        let from_env = || env(cli::CONFIG_VARIABLE).filter(|path| !path.is_empty());
         let file_path = args.config.clone().or_else(from_env).map(PathBuf::from);
         let file = match &file_path {
             Some(path) => file::read(path, &keys)?,

@@ -87,7 +87,9 @@ struct PartQueue<'m> {
     waiting: Mutex<Waiting<'m>>,
 }
 
-/// Invariant: while `is_written`, one worker takes from `parts` until it is empty.
+/// Invariant: while `is_written`, one worker takes from `parts` until it is empty. It stays set when
+/// a write fails: that ends the whole restore, and what still waits here must not be written by
+/// anyone else.
 #[derive(Default)]
 struct Waiting<'m> {
     is_written: bool,

@@ -115,7 +115,7 @@ impl Archive {
     }
 
     /// Opens the files if they are not open. May wait for the disk.
-    pub fn open(&self) -> io::Result<Arc<Files>> {
+    pub fn open_files(&self) -> io::Result<Arc<Files>> {
         let mut place = self.place();
         if let Some(files) = &place.files {
             return Ok(files.clone());

@@ -102,7 +102,7 @@ fn run(requests: &Receiver<Request>, nowhere: &File) {
                 let _ = done.send(read(&files, &ranges, nowhere));
             }
             Request::Open { archive, done } => {
-                let _ = done.send(archive.open());
+                let _ = done.send(archive.open_files());
             }
         }
     }

@@ -119,7 +119,7 @@ impl Fanout {
     /// Appends bytes for the spool, after waiting until there is room for them. Returns their
     /// offset in the spool file, where the caller has them written; `None` when the spool has
     /// failed and nothing is to be written any more.
-    pub fn push(&self, piece: Piece) -> Result<Option<u64>, Abandoned> {
+    pub fn push_piece(&self, piece: Piece) -> Result<Option<u64>, Abandoned> {
         let mut shared = self.lock();
         loop {
             shared.trim();
@@ -503,7 +503,7 @@ mod tests {
         assert!(matches!(next(&reader, 0), Next::Wait));
         let step = WINDOW_BYTES / 2;
         for n in 0..3 {
-            assert_eq!(fanout.push(piece(step)).unwrap(), Some(n * step));
+            assert_eq!(fanout.push_piece(piece(step)).unwrap(), Some(n * step));
             assert!(matches!(next(&reader, n * step), Next::Memory { .. }));
             assert_eq!(ranges(&fanout), []);
             fanout.spooled(n * step + 1);
@@ -534,7 +534,7 @@ mod tests {
         let reader = fanout.join(0).unwrap();
         fanout.spool_failed("full");
         while fanout.wire_bytes() < WINDOW_BYTES + SPOOL_LAG_BYTES {
-            assert_eq!(fanout.push(piece(1 << 20)).unwrap(), None);
+            assert_eq!(fanout.push_piece(piece(1 << 20)).unwrap(), None);
         }
         (fanout, reader)
     }
@@ -546,7 +546,7 @@ mod tests {
         assert!(!shared.has_room().unwrap(), "it has to wait");
         drop(shared);
         std::thread::scope(|scope| {
-            let pushed = scope.spawn(|| fanout.push(piece(1)));
+            let pushed = scope.spawn(|| fanout.push_piece(piece(1)));
             act();
             pushed.join().unwrap()
         })
@@ -576,10 +576,10 @@ mod tests {
         next(&fast, fanout.wire_bytes());
         pushing(&fanout, || drop(slow)).unwrap();
         while fanout.wire_bytes() < WINDOW_BYTES + SPOOL_LAG_BYTES {
-            fanout.push(piece(1)).unwrap();
+            fanout.push_piece(piece(1)).unwrap();
         }
         drop(fast);
-        assert!(fanout.push(piece(1)).is_err(), "nobody wants it");
+        assert!(fanout.push_piece(piece(1)).is_err(), "nobody wants it");
         assert!(fanout.push_raw(0, 0, 1, &[0]).is_err(), "nobody wants it");
     }
 
@@ -598,7 +598,7 @@ mod tests {
     fn a_spool_that_ends_early_lets_the_build_end() {
         let fanout = Arc::new(Fanout::new());
         let _reader = fanout.join(0).unwrap();
-        fanout.push(piece(10)).unwrap();
+        fanout.push_piece(piece(10)).unwrap();
         fanout.finish();
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| fanout.wait_spooled());

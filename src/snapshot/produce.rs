@@ -297,7 +297,7 @@ impl<'a> Output<'a> {
         }
         let piece: Piece = Arc::new(frames);
         let before = self.fanout.layout_spool_bytes();
-        if let Some(offset) = self.fanout.push(piece.clone())? {
+        if let Some(offset) = self.fanout.push_piece(piece.clone())? {
             self.spool.write(offset, piece);
         }
         Ok(before)

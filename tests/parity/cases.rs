@@ -7,7 +7,7 @@ use super::support::repos::{self, EXECUTABLE, FILE, Importer, Layout, SYMLINK};
 use super::support::rng::Rng;
 use std::fs;
 use std::io::{Read, repeat};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const MAIN: &str = "refs/heads/main";
 /// A commit that exists nowhere: a submodule's.
@@ -327,36 +327,28 @@ pub fn sha256(lab: &Lab) {
 
 /// HEAD at a commit that no branch points at.
 pub fn detached(lab: &Lab) {
-    let path = lab.upstream("detached");
-    repos::init_bare(&path, "main", "sha1");
-    history(&path, Layout::Packed);
+    let path = ordinary(lab, "detached");
     let commit = git::text(&path, &["rev-parse", "main~1"]);
     git::run(&path, &["update-ref", "--no-deref", "HEAD", &commit]);
 }
 
 /// HEAD at a commit that a branch points at as well; a clone takes it for that branch.
 pub fn detached_at_tip(lab: &Lab) {
-    let path = lab.upstream("detached-at-tip");
-    repos::init_bare(&path, "main", "sha1");
-    history(&path, Layout::Packed);
+    let path = ordinary(lab, "detached-at-tip");
     let commit = git::text(&path, &["rev-parse", "side"]);
     git::run(&path, &["update-ref", "--no-deref", "HEAD", &commit]);
 }
 
 /// HEAD names a branch that does not exist, others do.
 pub fn unborn_head(lab: &Lab) {
-    let path = lab.upstream("unborn-head");
-    repos::init_bare(&path, "main", "sha1");
-    history(&path, Layout::Packed);
+    let path = ordinary(lab, "unborn-head");
     git::run(&path, &["symbolic-ref", "HEAD", "refs/heads/nowhere"]);
 }
 
 /// The default branch has slashes, non-ASCII letters and characters that config files quote.
 pub fn branch_name(lab: &Lab) {
     let branch = "feature/gr\u{fc}n/\"x\"#;'y";
-    let path = lab.upstream("branch-name");
-    repos::init_bare(&path, "main", "sha1");
-    history(&path, Layout::Packed);
+    let path = ordinary(lab, "branch-name");
     git::run(&path, &["branch", "-m", "main", branch]);
     git::run(
         &path,
@@ -366,17 +358,13 @@ pub fn branch_name(lab: &Lab) {
 
 /// Tags of every kind, and a branch and a tag of one name.
 pub fn tagged(lab: &Lab) {
-    let path = lab.upstream("tagged");
-    repos::init_bare(&path, "main", "sha1");
-    history(&path, Layout::Packed);
+    let path = ordinary(lab, "tagged");
     tags(&path);
 }
 
 /// 5,000 references, packed and loose, and references that no clone takes.
 pub fn many_refs(lab: &Lab) {
-    let path = lab.upstream("many-refs");
-    repos::init_bare(&path, "main", "sha1");
-    history(&path, Layout::Packed);
+    let path = ordinary(lab, "many-refs");
     repos::add_refs(&path, 3000, "main", |n| {
         format!("refs/heads/team{}/topic-{n}", n % 37)
     });
@@ -495,6 +483,14 @@ fn count_suffix(directory: &Path, suffix: &str) -> usize {
         .flatten()
         .filter(|e| e.file_name().to_string_lossy().ends_with(suffix))
         .count()
+}
+
+/// A bare repository, SHA-1, with that history in a pack.
+fn ordinary(lab: &Lab, name: &str) -> PathBuf {
+    let path = lab.upstream(name);
+    repos::init_bare(&path, "main", "sha1");
+    history(&path, Layout::Packed);
+    path
 }
 
 /// Three commits on `main`, a side branch with a merge, directories, and a file that changes.

@@ -1,16 +1,13 @@
 //! Archives from elsewhere: broken off, damaged, hostile.
 
-use crate::lab::{archive, clone, expect, expect_nothing, new_lab, restore, serve};
+use crate::lab::{clone, expect, expect_files, expect_nothing, new_lab, restore, serve, served};
 use crate::support::rng::Rng;
-use crate::support::{compare, git};
 use std::fs;
 use tar::{EntryType, Header};
 
 #[test]
 fn a_connection_that_breaks_again_and_again_gives_the_same_files() {
-    let lab = new_lab();
-    let server = lab.start();
-    let whole = archive(&lab, &server);
+    let (lab, _server, whole) = served();
     let expected = clone(&lab, "app", "clone");
     for seed in 0..6 {
         let cuts = move |asked: &crate::lab::Asked| {
@@ -21,16 +18,13 @@ fn a_connection_that_breaks_again_and_again_gives_the_same_files() {
         let target = lab.scratch(&format!("cut{seed}"));
         let out = restore(address, "test/app", &target, &["--json"]);
         expect(&out, 0);
-        let differences = compare::differences(&expected, &target, &[".git"]);
-        assert!(differences.is_empty(), "seed {seed}: {differences:?}");
+        expect_files(&expected, &target, &format!("seed {seed}"));
     }
 }
 
 #[test]
 fn a_server_that_sends_nothing_more_is_given_up_with_a_clean_error() {
-    let lab = new_lab();
-    let server = lab.start();
-    let whole = archive(&lab, &server);
+    let (lab, _server, whole) = served();
     let half = whole.len() / 2;
     let address = serve(whole, move |asked| {
         let from = asked.range.map_or(0, |(from, _)| from);
@@ -43,9 +37,7 @@ fn a_server_that_sends_nothing_more_is_given_up_with_a_clean_error() {
 
 #[test]
 fn one_changed_byte_anywhere_is_found() {
-    let lab = new_lab();
-    let server = lab.start();
-    let whole = archive(&lab, &server);
+    let (lab, _server, whole) = served();
     let mut rng = Rng::new(0xBAD);
     for _ in 0..24 {
         let mut bad = whole.clone();
@@ -67,9 +59,7 @@ fn one_changed_byte_anywhere_is_found() {
 /// one is refused or the same files, never others.
 #[test]
 fn a_changed_window_changes_nothing_or_is_found() {
-    let lab = new_lab();
-    let server = lab.start();
-    let whole = archive(&lab, &server);
+    let (lab, _server, whole) = served();
     let expected = clone(&lab, "app", "clone");
     let magic = 0xFD2F_B528u32.to_le_bytes();
     let frames = whole.windows(6).enumerate();
@@ -83,9 +73,7 @@ fn a_changed_window_changes_nothing_or_is_found() {
         let target = lab.scratch(&format!("window{bit}"));
         let out = restore(serve(bad, |_| None), "test/app", &target, &[]);
         if out.status.code() == Some(0) {
-            let differences = compare::differences(&expected, &target, &[".git"]);
-            assert!(differences.is_empty(), "bit {bit}: {differences:?}");
-            git::run(&target, &["fsck", "--strict"]);
+            expect_files(&expected, &target, &format!("bit {bit}"));
         } else {
             expect(&out, 5);
             expect_nothing(&target);
@@ -95,9 +83,7 @@ fn a_changed_window_changes_nothing_or_is_found() {
 
 #[test]
 fn a_short_archive_is_no_archive() {
-    let lab = new_lab();
-    let server = lab.start();
-    let whole = archive(&lab, &server);
+    let (lab, _server, whole) = served();
     for keep in [1, whole.len() / 3, whole.len() - 1] {
         let address = serve(whole[..keep].to_vec(), |_| None);
         let target = lab.scratch("short");

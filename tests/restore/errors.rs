@@ -1,10 +1,11 @@
 //! Everything else that goes wrong: no server, no snapshot, a full place, a signal, a rival.
 
 use crate::lab::{
-    Ends, archive, clone, command, expect, expect_nothing, interrupt, new_lab, relay, restore,
-    serve,
+    Ends, clone, command, direct, expect, expect_files, expect_nothing, interrupt,
+    interrupt_process, new_lab, relay, restore, serve, served, staged,
 };
 use crate::support::{compare, git, repos, wait};
+use rustix::process::Signal;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -51,7 +52,7 @@ fn the_fallback_clones_and_says_so() {
     let out = restore(nobody(), &lab.url("app"), &target, &more);
     let errors = expect(&out, 0);
     assert!(errors.contains("cloning"), "{errors}");
-    assert!(compare::differences(&expected, &target, &[".git"]).is_empty());
+    expect_files(&expected, &target, "cloned");
 }
 
 /// What is asked for by name is there after the fallback, too, or nothing is.
@@ -136,9 +137,7 @@ fn a_write_that_fails_is_the_disks_fault_and_leaves_nothing() {
 
 #[test]
 fn of_two_restores_into_one_directory_one_wins_whole() {
-    let lab = new_lab();
-    let server = lab.start();
-    archive(&lab, &server);
+    let (lab, server, _) = served();
     let expected = clone(&lab, "app", "clone");
     let target = lab.scratch("both");
     let start = || {
@@ -154,16 +153,12 @@ fn of_two_restores_into_one_directory_one_wins_whole() {
         .collect();
     codes.sort();
     assert_eq!(codes, [Some(0), Some(1)]);
-    let differences = compare::differences(&expected, &target, &[".git"]);
-    assert!(differences.is_empty(), "{differences:?}");
-    assert_eq!(git::text(&target, &["status", "--porcelain"]), "");
+    expect_files(&expected, &target, "both");
 }
 
 #[test]
 fn a_signal_in_the_middle_leaves_nothing() {
-    let lab = new_lab();
-    let server = lab.start();
-    let whole = archive(&lab, &server);
+    let (lab, _server, whole) = served();
     // The rest of the archive never comes; each try stays silent for long.
     let half = whole.len() / 2;
     let address = serve(whole, move |asked| {
@@ -173,30 +168,15 @@ fn a_signal_in_the_middle_leaves_nothing() {
         }
         (to > half).then(|| half.saturating_sub(from))
     });
-    for signal in ["INT", "TERM"] {
+    for signal in [Signal::INT, Signal::TERM] {
         let target = lab.scratch("stopped");
-        // The binary itself, so that the signal reaches it.
-        let mut child = std::process::Command::new(crate::lab::BINARY)
-            .args(["restore", "test/app"])
-            .arg(&target)
-            .args(["--server", &format!("http://{address}")])
-            .spawn()
-            .unwrap_or_else(|e| panic!("{e}"));
+        let started = direct(address, "test/app", &target, &[]).spawn();
+        let mut child = started.unwrap_or_else(|e| panic!("{e}"));
         wait::until_true("something is written", || {
-            let listing = fs::read_dir(lab.scratch(""))
-                .into_iter()
-                .flatten()
-                .flatten();
-            let mut trees = listing.map(|entry| entry.path().join("tree/.git/HEAD"));
-            trees.any(|head| head.exists())
+            let mut staged = staged(&lab.scratch("")).into_iter();
+            staged.any(|path| path.join("tree/.git/HEAD").exists())
         });
-        let pid = child.id().to_string();
-        let sent = std::process::Command::new("kill")
-            .args(["-s", signal, &pid])
-            .status();
-        assert!(sent.is_ok_and(|status| status.success()));
-        let status = child.wait().unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(status.code(), Some(130), "{signal}");
+        interrupt_process(&mut child, signal);
         expect_nothing(&target);
     }
 }
@@ -279,30 +259,14 @@ fn a_signal_during_the_fallback_leaves_nothing() {
     let server = lab.start();
     let silent = interrupt(server.address(), |_| Ends::Stall(0));
     let target = lab.scratch("stopped");
-    let mut child = std::process::Command::new(crate::lab::BINARY)
-        .args([
-            "restore",
-            &format!("http://{silent}/git/test/app"),
-            "--fallback",
-            "clone",
-        ])
-        .arg(&target)
-        .args(["--server", &format!("http://{}", nobody())])
-        .spawn()
-        .unwrap_or_else(|e| panic!("{e}"));
+    let url = format!("http://{silent}/git/test/app");
+    let started = direct(nobody(), &url, &target, &["--fallback", "clone"]).spawn();
+    let mut child = started.unwrap_or_else(|e| panic!("{e}"));
     wait::until_true("git clones", || {
-        let listing = fs::read_dir(lab.scratch(""))
-            .into_iter()
-            .flatten()
-            .flatten();
-        let mut trees = listing.map(|entry| entry.path().join("tree/.git"));
-        trees.any(|git| git.exists())
+        let mut staged = staged(&lab.scratch("")).into_iter();
+        staged.any(|path| path.join("tree/.git").exists())
     });
-    let pid = rustix::process::Pid::from_child(&child);
-    let sent = rustix::process::kill_process(pid, rustix::process::Signal::INT);
-    sent.unwrap_or_else(|e| panic!("{e}"));
-    let status = child.wait().unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(status.code(), Some(130));
+    interrupt_process(&mut child, Signal::INT);
     expect_nothing(&target);
 }
 

@@ -5,11 +5,12 @@ use crate::support::relay::listen;
 pub use crate::support::relay::{Ends, interrupt, switch};
 pub use crate::support::restore::expect;
 use crate::support::server::Server;
-use crate::support::{git, repos};
+use crate::support::{compare, git, repos};
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_tarpon");
 
@@ -48,6 +49,25 @@ pub fn command(server: SocketAddr, repository: &str, into: &Path, more: &[&str])
     crate::support::restore::command(BINARY, server, repository, into, more)
 }
 
+/// The same as the process itself, with no shell around it: it can be sent signals.
+pub fn direct(server: SocketAddr, repository: &str, into: &Path, more: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command.args(["restore", repository]).arg(into);
+    let server = format!("http://{server}");
+    command.args(["--server", &server]).args(more);
+    command
+}
+
+/// Panics unless the files are those of `expected`, and git finds all of it clean and sound.
+#[track_caller]
+pub fn expect_files(expected: &Path, restored: &Path, context: &str) {
+    let differences = compare::differences(expected, restored, &[".git"]);
+    assert!(differences.is_empty(), "{context}: {differences:?}");
+    let status = git::text(restored, &["status", "--porcelain"]);
+    assert_eq!(status, "", "{context}");
+    git::run(restored, &["fsck", "--strict"]);
+}
+
 /// Panics if anything is at `target`, or left of a staging directory beside it.
 pub fn expect_nothing(target: &Path) {
     let parent = target.parent().unwrap_or(target);
@@ -59,7 +79,15 @@ pub fn expect_nothing(target: &Path) {
     }
 }
 
-/// The whole archive of `app`, from a server that has it cached.
+/// A lab, its server, which has `app` cached, and the whole archive of that.
+pub fn served() -> (Lab, Server, Vec<u8>) {
+    let lab = new_lab();
+    let server = lab.start();
+    let whole = archive(&lab, &server);
+    (lab, server, whole)
+}
+
+/// The whole archive of `app`, which the server has cached then.
 pub fn archive(lab: &Lab, server: &Server) -> Vec<u8> {
     let file = lab.scratch("archive.tar.zst");
     crate::support::lab::download(server.address(), &crate::support::lab::target("app"), &file);
@@ -180,4 +208,19 @@ fn relay_one(
     change(&mut body);
     let mut client = client;
     client.write_all(&[answer, body].concat())
+}
+/// Staging directories of restores in `parent`.
+pub fn staged(parent: &Path) -> Vec<PathBuf> {
+    let listing = std::fs::read_dir(parent).into_iter().flatten().flatten();
+    let is_staged = |path: &PathBuf| path.to_string_lossy().contains("/.tarpon-restore-");
+    listing.map(|e| e.path()).filter(is_staged).collect()
+}
+
+/// Sends a signal to a restore, which must end with the exit code for that.
+#[track_caller]
+pub fn interrupt_process(child: &mut Child, signal: Signal) {
+    let sent = kill_process(Pid::from_child(child), signal);
+    sent.unwrap_or_else(|e| panic!("{signal:?}: {e}"));
+    let status = child.wait().unwrap_or_else(|e| panic!("wait: {e}"));
+    assert_eq!(status.code(), Some(130), "{signal:?}");
 }

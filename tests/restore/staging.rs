@@ -2,21 +2,17 @@
 //! systems, files that are nobody's.
 
 use crate::lab::{
-    BINARY, Ends, archive, command, expect, expect_nothing, interrupt, new_lab, restore,
+    Ends, command, direct, expect, expect_files, expect_nothing, interrupt, interrupt_process,
+    new_lab, restore, served, staged,
 };
 use crate::support::lab::Lab;
 use crate::support::repos::{self, FILE};
-use crate::support::{compare, git, wait};
+use crate::support::{git, wait};
+use rustix::process::Signal;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-
-fn staged(parent: &Path) -> Vec<PathBuf> {
-    let listing = fs::read_dir(parent).into_iter().flatten().flatten();
-    let is_staged = |path: &PathBuf| path.to_string_lossy().contains("/.tarpon-restore-");
-    listing.map(|e| e.path()).filter(is_staged).collect()
-}
 
 /// A restore that ends with the test, whatever comes.
 struct Running(Child);
@@ -37,14 +33,9 @@ impl Drop for Running {
 /// Starts a restore that gets only the beginning; gives its staging directory.
 fn start_stalled(lab: &Lab, address: SocketAddr, name: &str) -> (Running, PathBuf) {
     let before = staged(&lab.scratch(""));
-    let child = Command::new(BINARY)
-        .args(["restore", "test/app"])
-        .arg(lab.scratch(name))
-        .args(["--server", &format!("http://{address}")])
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap_or_else(|e| panic!("tarpon does not start: {e}"));
-    let child = Running(child);
+    let mut restore = direct(address, "test/app", &lab.scratch(name), &[]);
+    let child = restore.stderr(Stdio::null()).spawn();
+    let child = Running(child.unwrap_or_else(|e| panic!("tarpon does not start: {e}")));
     let directory = wait::until("it has a staging directory", || {
         let mut now = staged(&lab.scratch("")).into_iter();
         now.find(|path| !before.contains(path) && path.join("tree").exists())
@@ -54,9 +45,7 @@ fn start_stalled(lab: &Lab, address: SocketAddr, name: &str) -> (Running, PathBu
 
 #[test]
 fn what_a_killed_run_left_goes_and_what_a_live_one_uses_stays() {
-    let lab = new_lab();
-    let server = lab.start();
-    archive(&lab, &server);
+    let (lab, server, _) = served();
     let address = interrupt(server.address(), |_| Ends::Stall(3 << 20));
     let (mut live, used) = start_stalled(&lab, address, "live");
     let (mut killed, left) = start_stalled(&lab, address, "killed");
@@ -139,9 +128,7 @@ fn overwriting_never_loses_what_nobody_tracks() {
 /// Each takes its turn; the last one's work stays, whole.
 #[test]
 fn those_that_overwrite_one_directory_do_not_mix() {
-    let lab = new_lab();
-    let server = lab.start();
-    archive(&lab, &server);
+    let (lab, server, _) = served();
     let expected = lab.scratch("clone");
     git::clone(&lab.url("app"), &expected);
     let target = lab.scratch("both");
@@ -157,10 +144,7 @@ fn those_that_overwrite_one_directory_do_not_mix() {
             let status = child.wait().unwrap_or_else(|e| panic!("wait: {e}"));
             assert_eq!(status.code(), Some(0));
         }
-        let differences = compare::differences(&expected, &target, &[".git"]);
-        assert!(differences.is_empty(), "{differences:?}");
-        assert_eq!(git::text(&target, &["status", "--porcelain"]), "");
-        git::run(&target, &["fsck", "--strict"]);
+        expect_files(&expected, &target, "both");
         assert_eq!(staged(&target), Vec::<PathBuf>::new());
     }
 }
@@ -168,21 +152,16 @@ fn those_that_overwrite_one_directory_do_not_mix() {
 /// While somebody else's files go into the target, none of this one's do; it can be interrupted.
 #[test]
 fn overwriting_waits_for_its_turn() {
-    let lab = new_lab();
-    let server = lab.start();
-    archive(&lab, &server);
+    let (lab, server, _) = served();
     let target = lab.scratch("target");
     fs::create_dir(&target).unwrap_or_else(|e| panic!("{e}"));
     fs::write(target.join("mine"), b"mine").unwrap_or_else(|e| panic!("{e}"));
     let turn = fs::File::open(&target).unwrap_or_else(|e| panic!("{e}"));
     turn.lock().unwrap_or_else(|e| panic!("{e}"));
     let start = || {
-        let child = Command::new(BINARY)
-            .args(["restore", "test/app", "--overwrite", "--quiet"])
-            .arg(&target)
-            .args(["--server", &format!("http://{}", server.address())])
-            .stderr(Stdio::null())
-            .spawn();
+        let more = ["--overwrite", "--quiet"];
+        let mut command = direct(server.address(), "test/app", &target, &more);
+        let child = command.stderr(Stdio::null()).spawn();
         let running = Running(child.unwrap_or_else(|e| panic!("tarpon does not start: {e}")));
         wait::until_true("the files are there", || {
             let mut staged = staged(&target).into_iter();
@@ -198,11 +177,7 @@ fn overwriting_waits_for_its_turn() {
         running
     };
     let mut interrupted = start();
-    let pid = rustix::process::Pid::from_child(&interrupted.0);
-    let sent = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-    sent.unwrap_or_else(|e| panic!("{e}"));
-    let status = interrupted.0.wait().unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(status.code(), Some(130));
+    interrupt_process(&mut interrupted.0, Signal::TERM);
     let left = fs::read_dir(&target).map(Iterator::count);
     assert_eq!(left.ok(), Some(1), "only what was there");
 
@@ -251,9 +226,7 @@ fn listing(out: &Output) -> String {
 
 #[test]
 fn a_full_disk_leaves_nothing() {
-    let lab = new_lab();
-    let server = lab.start();
-    archive(&lab, &server);
+    let (lab, server, _) = served();
     let disk = lab.scratch("disk");
     fs::create_dir(&disk).unwrap_or_else(|e| panic!("{e}"));
     // Full in the pack, full in the files; into a new directory and into the mount point itself.
@@ -270,9 +243,7 @@ fn a_full_disk_leaves_nothing() {
 
 #[test]
 fn a_mount_point_is_filled_and_a_read_only_one_is_refused() {
-    let lab = new_lab();
-    let server = lab.start();
-    archive(&lab, &server);
+    let (lab, server, _) = served();
     let disk = lab.scratch("disk");
     fs::create_dir(&disk).unwrap_or_else(|e| panic!("{e}"));
     for mount in [

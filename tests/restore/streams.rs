@@ -1,31 +1,18 @@
 //! Streams that stop or break, of an archive that is there and of one that is still being made.
 
 use crate::lab::{
-    Ends, archive, clone, expect, expect_nothing, interrupt, new_lab, restore, switch,
+    Ends, archive, clone, expect, expect_files, expect_nothing, interrupt, new_lab, restore,
+    served, switch,
 };
+use crate::support::repos;
 use crate::support::rng::Rng;
-use crate::support::{compare, git, repos};
-use std::path::Path;
 
 /// So long without a byte is a stall.
 const STALL: [&str; 2] = ["--stall-timeout", "0.3"];
 
-fn expect_files(expected: &Path, restored: &Path, context: &str) {
-    let differences = compare::differences(expected, restored, &[".git"]);
-    assert!(differences.is_empty(), "{context}: {differences:?}");
-    assert_eq!(
-        git::text(restored, &["status", "--porcelain"]),
-        "",
-        "{context}"
-    );
-    git::run(restored, &["fsck", "--strict"]);
-}
-
 #[test]
 fn a_stall_that_passes_is_overcome() {
-    let lab = new_lab();
-    let server = lab.start();
-    archive(&lab, &server);
+    let (lab, server, _) = served();
     let expected = clone(&lab, "app", "clone");
     // In the first answer's head, in its body, and in one of the connections after it.
     for (name, stalled, after) in [("body", 0, 1 << 20), ("later", 2, 100_000), ("head", 3, 20)] {
@@ -45,9 +32,7 @@ fn a_stall_that_passes_is_overcome() {
 
 #[test]
 fn a_server_that_stalls_for_good_is_given_up() {
-    let lab = new_lab();
-    let server = lab.start();
-    archive(&lab, &server);
+    let (lab, server, _) = served();
     // Every connection: with half an answer, which is progress, and from some time on with none.
     for (name, some) in [("body", 4), ("silent", 0)] {
         let address = interrupt(server.address(), move |number| match number {

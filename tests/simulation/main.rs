@@ -8,11 +8,10 @@
 //!
 //! | broken in `cache::store` | seed |
 //! |---|---|
-//! | `open`: no directory above is synced while there is no lock file | 10 |
-//! | `open`: only the one right above is | 452 |
+//! | `open`: no directory above is synced while there is no lock file | 4 |
+//! | `open`: only the one right above is | 7 |
 //! | `open`: the state directory itself is not synced | 2 |
 //! | `open`: leftovers are deleted before `snapshots` is synced | none; `power_cuts` does |
-//! | `open`: a directory that was just made is not synced into the one above | none, see below |
 //! | `remove`: no sync after the rename | 1 |
 //! | `remove`: the files are deleted before that sync | 12 |
 //! | `remove`: a failed sync does not undo the rename | 15 |
@@ -32,9 +31,6 @@
 //! | **in `serve::spool`** | |
 //! | bytes count as spooled before they are written | 0 |
 //! | a short write is taken for a whole one | 1 |
-//!
-//! The sync of each directory that `open` makes is not needed: the syncs of the first three rows
-//! come after it and hold for it.
 
 mod power_cuts;
 #[path = "../support/rng.rs"]

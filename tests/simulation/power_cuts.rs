@@ -66,6 +66,22 @@ fn each_outcome(mut test: impl FnMut(&SimFs)) {
     }
 }
 
+/// The same, with each call of the file system at which it may happen.
+fn each_call(mut test: impl FnMut(&SimFs, u64)) {
+    for calls in 0..CALLS_MAX {
+        each_outcome(|fs| test(fs, calls));
+    }
+}
+
+/// The same, with an entry that was published before.
+fn each_call_on_an_entry(mut test: impl FnMut(&SimFs, StateDir<SimFs>, PathBuf, u64)) {
+    each_call(|fs, calls| {
+        let state = open(fs);
+        let dir = publish(fs, &state, 10).unwrap();
+        test(fs, state, dir, calls);
+    });
+}
+
 /// The directories that `open` makes were never synced, so the first entry went with them.
 #[test]
 fn the_first_entry_of_a_new_state_directory_lasts() {
@@ -80,17 +96,15 @@ fn the_first_entry_of_a_new_state_directory_lasts() {
 /// next one found them there and synced only the last.
 #[test]
 fn an_entry_lasts_though_the_first_start_failed() {
-    for calls in 0..CALLS_MAX {
-        each_outcome(|fs| {
-            fs.fail_after(calls);
-            drop(StateDir::open_on(fs.clone(), Path::new(ROOT)));
-            fs.calm();
-            fs.kill();
-            let state = open(fs);
-            publish(fs, &state, 10).unwrap();
-            assert_eq!(found_after_cut(fs, state), Some(10));
-        });
-    }
+    each_call(|fs, calls| {
+        fs.fail_after(calls);
+        drop(StateDir::open_on(fs.clone(), Path::new(ROOT)));
+        fs.calm();
+        fs.kill();
+        let state = open(fs);
+        publish(fs, &state, 10).unwrap();
+        assert_eq!(found_after_cut(fs, state), Some(10));
+    });
 }
 
 /// The directories were there before the server, of a script or of a start that died, and
@@ -113,82 +127,87 @@ fn an_entry_lasts_in_directories_that_somebody_else_made() {
 /// Replacing an entry renamed the old one away first: a cut before the second rename lost both.
 #[test]
 fn a_power_cut_while_an_entry_is_replaced_leaves_one_of_both() {
-    for calls in 0..CALLS_MAX {
-        each_outcome(|fs| {
-            let state = open(fs);
-            publish(fs, &state, 10).unwrap();
-            fs.cut_power_after(calls);
-            let published = publish(fs, &state, 20);
-            let found = found_after_cut(fs, state);
-            match published {
-                Ok(_) => assert_eq!(found, Some(20)),
-                Err(_) => assert!(matches!(found, Some(10 | 20)), "{found:?}"),
-            }
-        });
-    }
+    each_call_on_an_entry(|fs, state, _, calls| {
+        fs.cut_power_after(calls);
+        let published = publish(fs, &state, 20);
+        let found = found_after_cut(fs, state);
+        match published {
+            Ok(_) => assert_eq!(found, Some(20)),
+            Err(_) => assert!(matches!(found, Some(10 | 20)), "{found:?}"),
+        }
+    });
 }
 
 /// A sync that failed had the renames undone, but the staged files were deleted before that was
 /// on disk: after a cut the entry's name was that of an empty directory.
 #[test]
 fn a_replacement_that_fails_costs_nothing_after_a_power_cut() {
+    each_call_on_an_entry(|fs, state, _, calls| {
+        fs.fail_after(calls);
+        let published = publish(fs, &state, 20);
+        fs.calm();
+        let version = if published.is_ok() { 20 } else { 10 };
+        assert_eq!(found_now(&state), Some(version));
+        let after = found_after_cut(fs, state);
+        let failed = published.is_err() && matches!(after, Some(10 | 20));
+        assert!(failed || after == Some(20), "{after:?} after {published:?}");
+    });
+}
+
+/// Where names cannot be exchanged, two replacements failed one after the other, each with the old
+/// entry renamed away and back. Nothing of that was synced, and a cut kept the first way away and
+/// the second way back: the entry had two names, and the start deleted what was under one of them.
+#[test]
+fn replacements_that_fail_one_after_the_other_leave_one_name() {
     for calls in 0..CALLS_MAX {
-        each_outcome(|fs| {
-            let state = open(fs);
-            publish(fs, &state, 10).unwrap();
-            fs.fail_after(calls);
-            let published = publish(fs, &state, 20);
-            fs.calm();
-            let version = if published.is_ok() { 20 } else { 10 };
-            assert_eq!(found_now(&state), Some(version));
-            let after = found_after_cut(fs, state);
-            let failed = published.is_err() && matches!(after, Some(10 | 20));
-            assert!(failed || after == Some(20), "{after:?} after {published:?}");
-        });
+        for seed in 0..SEEDS {
+            let fs = SimFs::new(seed, 1 << 20, false);
+            let state = open(&fs);
+            publish(&fs, &state, 10).unwrap();
+            for version in [20, 30] {
+                fs.fail_after(calls);
+                // It may fail, or not, by the call.
+                let _ = publish(&fs, &state, version);
+                fs.calm();
+            }
+            found_after_cut(&fs, state);
+        }
     }
 }
 
 /// A removal that failed left the entry under another name, neither there nor gone.
 #[test]
 fn a_removal_that_fails_leaves_the_entry() {
-    for calls in 0..CALLS_MAX {
-        each_outcome(|fs| {
-            let state = open(fs);
-            let dir = publish(fs, &state, 10).unwrap();
-            fs.fail_after(calls);
-            let removed = state.remove(&dir);
-            fs.calm();
-            let version = removed.is_err().then_some(10);
-            assert_eq!(found_now(&state), version);
-            let after = found_after_cut(fs, state);
-            assert!(after.is_none() || removed.is_err(), "it came back");
-        });
-    }
+    each_call_on_an_entry(|fs, state, dir, calls| {
+        fs.fail_after(calls);
+        let removed = state.remove(&dir);
+        fs.calm();
+        let version = removed.is_err().then_some(10);
+        assert_eq!(found_now(&state), version);
+        let after = found_after_cut(fs, state);
+        assert!(after.is_none() || removed.is_err(), "it came back");
+    });
 }
 
 /// A start deleted what a killed process had renamed away but not synced: a cut brought the
 /// name back, without the files.
 #[test]
 fn a_kill_and_then_a_power_cut_break_no_entry() {
-    for calls in 0..CALLS_MAX {
-        each_outcome(|fs| {
-            let state = open(fs);
-            publish(fs, &state, 10).unwrap();
-            // The disk stops, so that the process ends between two calls; nothing is lost yet.
-            fs.cut_power_after(calls);
-            let published = publish(fs, &state, 20);
-            drop(state);
-            fs.calm();
-            fs.kill();
-            let mut state = open(fs);
-            let before = found(&state);
-            assert!(before == Some(20) || published.is_err());
-            drop(state);
-            fs.restart();
-            state = open(fs);
-            assert_eq!(found(&state), before);
-        });
-    }
+    each_call_on_an_entry(|fs, state, _, calls| {
+        // The disk stops, so that the process ends between two calls; nothing is lost yet.
+        fs.cut_power_after(calls);
+        let published = publish(fs, &state, 20);
+        drop(state);
+        fs.calm();
+        fs.kill();
+        let mut state = open(fs);
+        let before = found(&state);
+        assert!(before == Some(20) || published.is_err());
+        drop(state);
+        fs.restart();
+        state = open(fs);
+        assert_eq!(found(&state), before);
+    });
 }
 
 /// Like [`found`], where what is left of a failed operation may lie about.

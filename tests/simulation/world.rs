@@ -823,7 +823,7 @@ impl Build {
     /// Whether anybody wants it.
     fn push(&mut self, bytes: Vec<u8>) -> bool {
         let piece: Piece = Arc::new(bytes.clone());
-        let Ok(offset) = self.readable.fanout.push(piece.clone()) else {
+        let Ok(offset) = self.readable.fanout.push_piece(piece.clone()) else {
             return false;
         };
         self.readable.wire.borrow_mut().extend(&bytes);

@@ -1,6 +1,26 @@
 //! The project's style as a test. Each rule is checked on the whole tree, and on a small source
 //! that breaks it: a rule that sees nothing is no rule.
+//!
+//! The tree itself was broken on purpose as well, one at a time, and each rule said so:
+//!
+//! | rule | broken |
+//! |---|---|
+//! | `imports_go_down` | `io::pipe` names `serve` |
+//! | `unsafe_is_confined_and_explained` | unsafe in `http::range`; `io::net` without a reason |
+//! | `functions_fit_a_screen` | a function of 77 lines |
+//! | `panics_have_reasons` | an `unwrap` in `http::range` |
+//! | `cores_never_block` | `fs::read` in `Archive::touch`, beside functions that may read files |
+//! | | `Core::reader` calls `Archive::open_files` itself, `Core::closed` calls `Turns::wait` |
+//! | | `Shared::gauges` asks the state directory; `Turns::wait` waits no more but is named |
+//! | `no_file_is_dead` | `serve` without its line for `resident` |
+//! | `limits_are_in_one_place` | a bound in `http::range`; one in `limits` that nobody uses |
+//! | `nothing_is_left_over` | a note of something to do |
+//! | `metrics_are_documented` | a metric by another name in the README |
+//! | `settings_are_documented` | `--cores` without its text |
+//! | `readme_commands_exist` | an option and a script with a slip in their names |
+//! | `variables_are_settings` | a variable that is read but not known |
 
+mod cores;
 mod rules;
 mod source;
 
@@ -137,11 +157,47 @@ fn panics_have_reasons() {
 
 #[test]
 fn cores_never_block() {
-    assert_tidy(&rules::cores_never_block(&project()));
-    let text = "use std::fs::read;\nfn f() {\n std::thread::sleep(t);\n File::open(p);\n}";
-    let bad = tree(&[("src/http/a.rs", text), ("src/cache/a.rs", text)]);
-    let places = [":1: `fs::`", ":4: `File::open`", ":3: `thread::sleep`"];
-    assert_found(&rules::cores_never_block(&bad), &places);
+    assert_tidy(&cores::cores_never_block(&project()));
+    let text = "use std::fs::{self, read};
+        fn f() { fs::read(p); }
+        impl S { fn g(&self) { std::thread::sleep(t); File::open(p); q.recv(); q.recv().await; } }
+        fn h() { thread::spawn(move || { fs::read(p); (); }); monoio::spawn(async { c.wait(d) }); }
+        fn i(a: &Archive) { prefetch::read(a); a.open_files(); read(a); }
+        #[cfg(test)] fn j() { fs::read(p); }";
+    let prefetch = "fn run() { q.recv(); read(); }\nfn read() { other(); }
+        fn k() { spawn_blocking(|| read()); read(); }
+        impl Drop for Prefetch { fn drop(&mut self) { t.join(); } }";
+    let bad = tree(&[
+        ("src/http/a.rs", text),
+        ("src/cache/a.rs", text),
+        ("src/serve/builder.rs", text),
+        ("src/serve/prefetch.rs", prefetch),
+    ]);
+    let places = [
+        "src/http/a.rs:1: `read` imported",
+        "src/http/a.rs:2: f: `fs::read(`",
+        "src/http/a.rs:3: S::g: `thread::sleep(`",
+        "src/http/a.rs:3: S::g: `File::open(`",
+        "src/http/a.rs:3: S::g: `.recv()`",
+        "src/http/a.rs:4: h: `.wait(d`",
+        "src/http/a.rs:4: h: calls Turns::wait",
+        "src/http/a.rs:5: i: calls read",
+        "src/http/a.rs:5: i: calls Archive::open_files",
+        "src/serve/prefetch.rs:3: k: calls read",
+        "src/serve/prefetch.rs: read waits for nothing",
+    ];
+    assert_found(&cores::cores_never_block(&bad), &places);
+}
+
+/// Variables of the environment that the program reads are settings that it knows: no warning says
+/// that they are none.
+#[test]
+fn variables_are_settings() {
+    assert_tidy(&rules::variables_are_settings(&project()));
+    let text = "fn f() { env(\"TARPON_LISTEN\"); env(\"TARPON_GONE\"); say(\"TARPON_X=1\"); }";
+    let bad = tree(&[("src/a.rs", text)]);
+    let places = ["src/a.rs:1: TARPON_GONE is"];
+    assert_found(&rules::variables_are_settings(&bad), &places);
 }
 
 #[test]

@@ -222,52 +222,6 @@ pub fn panics_have_reasons(project: &Project) -> Vec<String> {
     found
 }
 
-/// What would block a core, or drag blocking code into the modules that run on cores.
-const BLOCKING: [(&[&str], &str); 12] = [
-    (&["fs", "::"], "a file system call waits for the disk"),
-    (&["File", "::", "open"], "opening a file waits for the disk"),
-    (&["OpenOptions"], "opening a file waits for the disk"),
-    (&["thread", "::", "sleep"], "the whole core sleeps"),
-    (&["thread", "::", "park"], "the whole core sleeps"),
-    (&["gix", "::"], "reading a repository waits for the disk"),
-    (&["MappedFile"], "a mapped page waits for the disk"),
-    (&["memmap2", "::"], "a mapped page waits for the disk"),
-    (
-        &["Command", "::", "new"],
-        "starting a process takes milliseconds",
-    ),
-    (&["block_on"], "a core runs one executor"),
-    (&["Condvar"], "the whole core sleeps"),
-    (&[".", "join", "(", ")"], "waits for another thread"),
-];
-
-/// Files whose code runs on the network cores, all of it.
-const CORE_FILES: [&str; 5] = [
-    "src/http/",
-    "src/serve/core.rs",
-    "src/serve/reader.rs",
-    "src/serve/snapshot.rs",
-    "src/serve/flights.rs",
-];
-
-pub fn cores_never_block(project: &Project) -> Vec<String> {
-    let mut found = Vec::new();
-    let is_core = |source: &&Source| {
-        CORE_FILES
-            .iter()
-            .any(|start| source.path.starts_with(start))
-    };
-    for source in project.program().filter(is_core) {
-        for (pattern, reason) in BLOCKING {
-            for index in source.find(pattern) {
-                let what = format!("`{}` on a core: {reason}", pattern.concat());
-                found.push(source.report(source.tokens[index].line, &what));
-            }
-        }
-    }
-    found
-}
-
 /// Every file is compiled into something.
 pub fn no_file_is_dead(project: &Project) -> Vec<String> {
     let mut left: Vec<String> = roots(project);
@@ -502,6 +456,23 @@ pub fn settings_are_documented(project: &Project, help: &str) -> Vec<String> {
                     let line = field.span().start().line;
                     found.push(source.report(line, &format!("{flag} is not in the help")));
                 }
+            }
+        }
+    }
+    found
+}
+
+/// Every variable that the code names by its whole name is one that `serve` takes for known.
+pub fn variables_are_settings(project: &Project) -> Vec<String> {
+    let mut found = Vec::new();
+    for source in project.program() {
+        for token in &source.tokens {
+            let name = token.text.trim_matches('"');
+            let is_variable = name.len() > "TARPON_".len()
+                && token.text.starts_with("\"TARPON_")
+                && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+            if is_variable && !tarpon::config::unknown_variables([name]).is_empty() {
+                found.push(source.report(token.line, &format!("{name} is no known setting")));
             }
         }
     }

@@ -14,6 +14,25 @@ pub struct Token {
     pub line: usize,
 }
 
+/// One function outside of `#[cfg(test)]`, without what it hands to another thread.
+pub struct Function {
+    /// The type or trait that it is a function of; empty when there is none.
+    pub of: String,
+    pub ident: String,
+    /// Its body.
+    pub tokens: Vec<Token>,
+}
+
+impl Function {
+    /// `Type::name`, or `name`.
+    pub fn name(&self) -> String {
+        match &*self.of {
+            "" => self.ident.clone(),
+            of => format!("{of}::{}", self.ident),
+        }
+    }
+}
+
 /// One Rust file.
 pub struct Source {
     /// From the project's root, with `/`.
@@ -22,6 +41,8 @@ pub struct Source {
     pub syntax: syn::File,
     /// All tokens outside of `#[cfg(test)]`, none when the whole file is for tests.
     pub tokens: Vec<Token>,
+    /// All functions in them.
+    pub functions: Vec<Function>,
     /// The file is compiled for tests only.
     pub is_test: bool,
 }
@@ -69,6 +90,7 @@ impl Project {
             source.is_test = is_outside || test_only.contains(&source.path);
             if source.is_test {
                 source.tokens.clear();
+                source.functions.clear();
             }
         }
         Project { sources, texts }
@@ -95,6 +117,8 @@ impl Source {
         let syntax = syn::parse_file(&text).unwrap_or_else(|e| panic!("{path}: {e}"));
         let mut items = syntax.items.clone();
         drop_tests(&mut items);
+        let mut functions = Vec::new();
+        find_functions(&items, &mut functions);
         let mut tokens = Vec::new();
         for item in items {
             flatten(item.to_token_stream(), &mut tokens);
@@ -104,6 +128,7 @@ impl Source {
             text,
             syntax,
             tokens,
+            functions,
             is_test: false,
         }
     }
@@ -277,6 +302,101 @@ fn drop_tests(items: &mut Vec<Item>) {
             }),
             _ => {}
         }
+    }
+}
+
+fn find_functions(items: &[Item], out: &mut Vec<Function>) {
+    let mut add = |of: &str, signature: &syn::Signature, block: &syn::Block| {
+        let mut tokens = Vec::new();
+        flatten(block.to_token_stream(), &mut tokens);
+        out.push(Function {
+            of: of.to_owned(),
+            ident: signature.ident.to_string(),
+            tokens: without_threads(tokens),
+        });
+    };
+    for item in items {
+        match item {
+            Item::Fn(item) => add("", &item.sig, &item.block),
+            Item::Impl(of) => {
+                let name = type_name(&of.self_ty);
+                for item in &of.items {
+                    if let ImplItem::Fn(item) = item {
+                        add(&name, &item.sig, &item.block);
+                    }
+                }
+            }
+            Item::Trait(of) => {
+                for item in &of.items {
+                    if let syn::TraitItem::Fn(syn::TraitItemFn {
+                        sig,
+                        default: Some(block),
+                        ..
+                    }) = item
+                    {
+                        add(&of.ident.to_string(), sig, block);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    for item in items {
+        if let Item::Mod(syn::ItemMod {
+            content: Some((_, items)),
+            ..
+        }) = item
+        {
+            find_functions(items, out);
+        }
+    }
+}
+
+fn type_name(of: &syn::Type) -> String {
+    match of {
+        syn::Type::Path(path) => path.path.segments.last().map(|s| s.ident.to_string()),
+        _ => None,
+    }
+    .unwrap_or_default()
+}
+
+/// What is left when closures that run on other threads are taken out.
+fn without_threads(tokens: Vec<Token>) -> Vec<Token> {
+    let mut left: Vec<Token> = Vec::new();
+    let mut depth_outside = None;
+    let mut depth = 0;
+    for token in tokens {
+        if token.text == ")" {
+            depth -= 1;
+        }
+        if depth_outside == Some(depth) {
+            depth_outside = None;
+        }
+        if token.text == "(" {
+            if depth_outside.is_none() && is_thread_start(&left) {
+                depth_outside = Some(depth);
+                left.push(token.clone());
+            }
+            depth += 1;
+        }
+        if depth_outside.is_none() {
+            left.push(token);
+        }
+    }
+    left
+}
+
+/// Whether the tokens end in a call that starts a thread: `spawn_blocking`, `thread::spawn`,
+/// `Builder::spawn`. Those of the runtimes run on the thread that calls them.
+fn is_thread_start(tokens: &[Token]) -> bool {
+    let back = |index: usize| {
+        let index = tokens.len().checked_sub(index);
+        index.map_or("", |index| &*tokens[index].text)
+    };
+    match back(1) {
+        "spawn_blocking" => true,
+        "spawn" => back(2) == "." || back(3) == "thread",
+        _ => false,
     }
 }
 
