@@ -12,8 +12,9 @@
 //!              │            serve::background: clone if there is no mirror ◄──┘
 //!              │                        │
 //!              │            serve::builder: one thread a build
-//!              │               snapshot::view     pin: refs read, packs hard-linked (ms)
+//!              │               snapshot::view     pin: refs read, packs listed, under a lock
 //!              │               snapshot::gitdir   first frame: leaves at once
+//!              │               serve::builder     place: entry made, packs hard-linked; unlock
 //!              │               snapshot::produce  packs, worktree, index, in this order
 //!              │                  └─ snapshot::zstd::ring: encoder threads (job, filter, tar)
 //!              │                        │

@@ -134,6 +134,7 @@ fn refuse(shared: &Shared, permit: Permit, why: &str) {
     });
 }
 
+/// Reads all that the first byte needs.
 fn begin<'r>(shared: &Shared, repo: &'r Repo, git: &Git) -> Result<Begun<'r>, BeginError> {
     // Before the refs are read: what moves later is not in it.
     let created_unix_ms = unix_ms();

@@ -194,8 +194,8 @@ pub fn open(input: Input, head: Head) -> Result<Opened, BuildError> {
     })
 }
 
-/// Produces the whole archive, but for what has left of its beginning, into `fanout`. Returns the records of its jobs. The caller ends
-/// the fan-out: complete on success, failed on an error.
+/// Produces the whole archive, but for what has left of its beginning, into `fanout`. Returns the
+/// records of its jobs. The caller ends the fan-out: complete on success, failed on an error.
 pub fn produce(
     opened: Opened,
     fanout: &Fanout,
