@@ -389,8 +389,8 @@ pub const CONNECTIONS_MAX: usize = 16;
 pub const RESTORE_FRAME_BYTES_MAX: usize = 16 << 20;
 /// Frames that are being decoded or wait for the ones before them.
 pub const FRAMES_AHEAD: usize = 6;
-/// Decoded bytes that wait to be written.
-pub const DECODED_BYTES_MAX: u64 = 32 << 20;
+/// Content of frames that waits to be decoded or written.
+pub const CONTENT_BYTES_MAX: u64 = 32 << 20;
 /// Longest path or link target in an archive: the kernel's longest path.
 pub const ENTRY_PATH_BYTES_MAX: usize = KERNEL_PATH_BYTES_MAX;
 /// Tries in a row that bring no byte before a download is given up, and the wait before the second
@@ -422,6 +422,6 @@ pub const RESTORED_CONFIG_BYTES_MAX: u64 = 1 << 20;
 // A window of segments, decoded frames, and frames before and after decoding: within 300 MB.
 const _: () = {
     let segments = CONNECTIONS_DEFAULT as u64 * (SEGMENTS_AHEAD + 1) * SEGMENT_BYTES;
-    assert!(segments + DECODED_BYTES_MAX + 2 * (RESTORE_FRAME_BYTES_MAX as u64) < 200 << 20);
+    assert!(segments + CONTENT_BYTES_MAX + 2 * (RESTORE_FRAME_BYTES_MAX as u64) < 200 << 20);
 };
-const _: () = assert!(DECODED_BYTES_MAX >= 2 * RESTORE_FRAME_BYTES_MAX as u64);
+const _: () = assert!(CONTENT_BYTES_MAX >= 2 * RESTORE_FRAME_BYTES_MAX as u64);

@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use super::chunk::{Chunk, Pool};
 use super::error::RestoreError;
 use super::http::{Answer, Conn};
 use super::progress::Progress;
@@ -39,19 +40,6 @@ pub struct Opened<'a> {
     conn: Conn<'a>,
     answer: Answer,
     etag: Option<String>,
-}
-
-/// Bytes that follow the ones before them.
-pub struct Chunk {
-    bytes: Vec<u8>,
-    len: usize,
-}
-
-impl Chunk {
-    /// The bytes.
-    pub fn as_slice(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
 }
 
 /// Asks for `target`; tries again while the server cannot be reached or says that it is busy.
@@ -136,7 +124,6 @@ struct State {
     error: Option<RestoreError>,
     /// Whether one connection takes all there is, so that nothing may be claimed.
     streaming: bool,
-    spare: Vec<Vec<u8>>,
 }
 
 /// A running download.
@@ -145,6 +132,7 @@ pub struct Download<'a> {
     target: String,
     etag: Option<String>,
     window_bytes: u64,
+    pool: Arc<Pool>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -180,13 +168,13 @@ impl<'a> Opened<'a> {
             total,
             error: None,
             streaming: true,
-            spare: Vec::new(),
         };
         let download = Download {
             link: self.link,
             target: self.target,
             etag: self.etag,
             window_bytes: self.link.connections as u64 * SEGMENTS_AHEAD * SEGMENT_BYTES,
+            pool: Arc::default(),
             state: Mutex::new(state),
             changed: Condvar::new(),
         };
@@ -230,7 +218,7 @@ impl<'a> Download<'a> {
             }
             let at = state.delivered;
             if let Some(chunk) = state.ready.remove(&at) {
-                state.delivered += chunk.len as u64;
+                state.delivered += chunk.len() as u64;
                 self.changed.notify_all();
                 return Ok(Some(chunk));
             }
@@ -242,19 +230,6 @@ impl<'a> Download<'a> {
             }
             state = self.wait(state);
         }
-    }
-
-    /// Gives a chunk's memory back.
-    pub fn recycle(&self, chunk: Chunk) {
-        self.lock().spare.push(chunk.bytes);
-    }
-
-    fn buffer(&self, len: usize) -> Vec<u8> {
-        let mut bytes = self.lock().spare.pop().unwrap_or_default();
-        if bytes.len() < len {
-            bytes = vec![0; len];
-        }
-        bytes
     }
 
     fn fail(&self, error: RestoreError) {
@@ -308,7 +283,7 @@ impl<'a> Download<'a> {
                 state = self.wait(state);
             }
             drop(state);
-            let mut bytes = self.buffer(STREAM_READ_BYTES);
+            let mut bytes = self.pool.take(STREAM_READ_BYTES);
             let mut len = 0;
             let mut result = Ok(true);
             while len < STREAM_READ_BYTES {
@@ -326,7 +301,7 @@ impl<'a> Download<'a> {
             let at = state.claimed;
             state.claimed += len as u64;
             if len > 0 {
-                state.ready.insert(at, Chunk { bytes, len });
+                state.ready.insert(at, Chunk::new(bytes, len, &self.pool));
             }
             drop(state);
             self.changed.notify_all();
@@ -358,11 +333,12 @@ impl<'a> Download<'a> {
 
     fn run_segments(&self, mut conn: Option<Conn<'a>>) {
         while let Some((start, end)) = self.claim() {
-            let mut bytes = self.buffer((end - start) as usize);
+            let mut bytes = self.pool.take((end - start) as usize);
             match self.segment(&mut conn, start, end, &mut bytes) {
                 Ok(0) => {}
                 Ok(len) => {
-                    self.lock().ready.insert(start, Chunk { bytes, len });
+                    let chunk = Chunk::new(bytes, len, &self.pool);
+                    self.lock().ready.insert(start, chunk);
                     self.changed.notify_all();
                 }
                 Err(error) => return self.fail(error),

@@ -6,23 +6,26 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use xxhash_rust::xxh64::Xxh64;
 
+use super::chunk::Slice;
 use super::download::{Download, First};
 use super::error::RestoreError;
-use super::frames::{Cutter, Frame};
+use super::frames::{Body, Cutter, Frame};
 use super::progress::Progress;
 use super::stop::Stop;
 use super::tar::{Event, Parser};
 use super::write::{PartFile, Writer};
-use crate::limits::{DECODED_BYTES_MAX, FRAMES_AHEAD, INTERRUPT_POLL_MS};
+use crate::limits::{CONTENT_BYTES_MAX, FRAMES_AHEAD, INTERRUPT_POLL_MS};
 
-/// Decoded bytes in memory, and buffers that wait to be used again.
+/// Content in memory that waits to be written, and buffers to be used again.
 #[derive(Default)]
 struct Memory {
     state: Mutex<MemoryState>,
@@ -32,8 +35,7 @@ struct Memory {
 #[derive(Default)]
 struct MemoryState {
     used_bytes: u64,
-    frames: Vec<Vec<u8>>,
-    contents: Vec<Vec<u8>>,
+    spare: Vec<Vec<u8>>,
 }
 
 impl Memory {
@@ -46,7 +48,7 @@ impl Memory {
     /// Takes `bytes` of the budget if there is room.
     fn try_take(&self, bytes: u64) -> bool {
         let mut state = self.lock();
-        let fits = state.used_bytes + bytes <= DECODED_BYTES_MAX;
+        let fits = state.used_bytes + bytes <= CONTENT_BYTES_MAX;
         if fits {
             state.used_bytes += bytes;
         }
@@ -63,18 +65,50 @@ impl Memory {
     }
 }
 
+enum Data {
+    Decoded(Vec<u8>),
+    /// As it arrived.
+    Stored(Vec<Slice>),
+}
+
 /// What a frame holds; its memory goes back when the last entry of it is written.
 struct Content<'m> {
-    bytes: Vec<u8>,
+    data: Data,
     taken_bytes: u64,
     memory: &'m Memory,
+}
+
+impl Content<'_> {
+    /// All of it, in order.
+    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let (decoded, stored) = match &self.data {
+            Data::Decoded(bytes) => (Some(&bytes[..]), &[][..]),
+            Data::Stored(slices) => (None, &slices[..]),
+        };
+        decoded
+            .into_iter()
+            .chain(stored.iter().map(|slice| &slice[..]))
+    }
+
+    /// The bytes `range`, by the pieces that they are in.
+    fn slices(&self, range: &Range<usize>) -> impl Iterator<Item = &[u8]> {
+        let mut begin = 0;
+        self.pieces().filter_map(move |piece| {
+            let from = range.start.max(begin) - begin;
+            let to = range.end.saturating_sub(begin).min(piece.len());
+            begin += piece.len();
+            piece.get(from..to).filter(|part| !part.is_empty())
+        })
+    }
 }
 
 impl Drop for Content<'_> {
     fn drop(&mut self) {
         let mut state = self.memory.lock();
         state.used_bytes -= self.taken_bytes;
-        state.contents.push(std::mem::take(&mut self.bytes));
+        if let Data::Decoded(bytes) = &mut self.data {
+            state.spare.push(std::mem::take(bytes));
+        }
         drop(state);
         self.memory.freed.notify_all();
     }
@@ -125,7 +159,8 @@ impl<'m> PartQueue<'m> {
         }
         while let Some((offset, content, data)) = waiting.parts.pop_front() {
             drop(waiting);
-            self.file.write(offset, &content.bytes[data])?;
+            let mut slices: Vec<IoSlice<'_>> = content.slices(&data).map(IoSlice::new).collect();
+            self.file.write(offset, data.len(), &mut slices)?;
             drop(content);
             waiting = self.lock();
         }
@@ -240,7 +275,10 @@ pub fn extract(
 /// A worker: decodes and writes until there is no more, or until a step failed.
 fn work(queue: &Receiver<Task<'_>>, shared: &Shared<'_>) {
     let mut writer = Writer::new(shared.root);
-    let mut decoder = zstd_safe::DCtx::create();
+    let mut decoder = Decoder {
+        context: zstd_safe::DCtx::create(),
+        joined: Vec::new(),
+    };
     for task in queue {
         if shared.stop.is_set() {
             continue;
@@ -253,7 +291,7 @@ fn work(queue: &Receiver<Task<'_>>, shared: &Shared<'_>) {
                 reply,
             } => {
                 // The receiver has left only when a step failed.
-                let _ = reply.send(decode(&mut decoder, frame, memory));
+                let _ = reply.send(decoder.decode(frame, memory));
                 shared.progress.decoded(start.elapsed());
             }
             Task::Write { content, entries } => {
@@ -267,27 +305,75 @@ fn work(queue: &Receiver<Task<'_>>, shared: &Shared<'_>) {
     }
 }
 
-/// Decodes one frame, whose room in `memory` has been taken.
-fn decode<'m>(decoder: &mut zstd_safe::DCtx<'_>, frame: Frame, memory: &'m Memory) -> Decoded<'m> {
-    let mut content = Content {
-        bytes: memory.lock().contents.pop().unwrap_or_default(),
-        taken_bytes: frame.content_bytes as u64,
-        memory,
-    };
-    content.bytes.clear();
-    content.bytes.reserve(frame.content_bytes);
-    let corrupt = |what: &str| RestoreError::Corrupt {
-        offset: frame.offset,
-        what: format!("zstd: {what}"),
-    };
-    decoder
-        .decompress(&mut content.bytes, &frame.bytes)
-        .map_err(|code| corrupt(zstd_safe::get_error_name(code)))?;
-    if content.bytes.len() != frame.content_bytes {
-        return Err(corrupt("a frame is not as long as it says"));
+/// A worker's way to decode frames.
+struct Decoder {
+    context: zstd_safe::DCtx<'static>,
+    /// A frame that arrived in several chunks, in one piece.
+    joined: Vec<u8>,
+}
+
+impl Decoder {
+    /// The content of a frame whose room in `memory` has been taken, checked.
+    fn decode<'m>(&mut self, frame: Frame, memory: &'m Memory) -> Decoded<'m> {
+        let mut content = Content {
+            data: Data::Stored(Vec::new()),
+            taken_bytes: frame.content_bytes as u64,
+            memory,
+        };
+        let corrupt = |what: &str| {
+            Err(RestoreError::Corrupt {
+                offset: frame.offset,
+                what: format!("zstd: {what}"),
+            })
+        };
+        let len = match frame.body {
+            Body::Stored {
+                content: slices,
+                checksum,
+            } => {
+                let mut hash = Xxh64::new(0);
+                slices.iter().for_each(|slice| hash.update(slice));
+                // The format keeps the low half (RFC 8878 section 3.1.1).
+                if hash.digest() as u32 != checksum {
+                    return corrupt("the checksum of a frame is wrong");
+                }
+                let len = slices.iter().map(|slice| slice.len()).sum();
+                content.data = Data::Stored(slices);
+                len
+            }
+            Body::Coded(wire) => {
+                let mut bytes = memory.lock().spare.pop().unwrap_or_default();
+                bytes.clear();
+                bytes.reserve(frame.content_bytes);
+                let result = self
+                    .context
+                    .decompress(&mut bytes, join(&mut self.joined, &wire));
+                let len = bytes.len();
+                content.data = Data::Decoded(bytes);
+                if let Err(code) = result {
+                    return corrupt(zstd_safe::get_error_name(code));
+                }
+                len
+            }
+        };
+        match len == frame.content_bytes {
+            true => Ok(content),
+            false => corrupt("a frame is not as long as it says"),
+        }
     }
-    memory.lock().frames.push(frame.bytes);
-    Ok(content)
+}
+
+/// The bytes of `slices`; put together in `joined` if they are in several.
+fn join<'s>(joined: &'s mut Vec<u8>, slices: &'s [Slice]) -> &'s [u8] {
+    match slices {
+        [one] => one,
+        many => {
+            joined.clear();
+            many.iter()
+                .for_each(|slice| joined.extend_from_slice(slice));
+            joined
+        }
+    }
 }
 
 fn write<'m>(
@@ -302,7 +388,11 @@ fn write<'m>(
                 executable,
                 mtime_s,
                 data,
-            } => writer.file(&path, executable, mtime_s, &content.bytes[data])?,
+            } => {
+                // A file that is whole in a frame is so in one piece of it; an empty one in none.
+                let data = content.slices(&data).next().unwrap_or_default();
+                writer.file(&path, executable, mtime_s, data)?;
+            }
             Entry::Part { file, offset, data } => file.write(offset, content, data)?,
             Entry::Symlink { path, target } => writer.symlink(&path, &target)?,
             Entry::Directory { path } => writer.directory(&path)?,
@@ -333,12 +423,12 @@ impl<'m> Line<'_, 'm> {
     fn run(mut self, download: &Download<'_>) -> Result<(), RestoreError> {
         let mut cutter = Cutter::default();
         while let Some(chunk) = download.next()? {
-            let mut bytes = chunk.as_slice();
-            let buffer = || self.memory.lock().frames.pop().unwrap_or_default();
-            while let Some(frame) = cutter.cut(&mut bytes, buffer)? {
+            let chunk = Arc::new(chunk);
+            let mut at = 0;
+            while let Some(frame) = cutter.cut(&chunk, &mut at)? {
                 self.submit(frame)?;
             }
-            download.recycle(chunk);
+            drop(chunk);
             while self.pending.front().is_some_and(|first| !first.is_empty()) {
                 self.parse_front()?;
             }
@@ -385,10 +475,14 @@ impl<'m> Line<'_, 'm> {
         let content = Arc::new(first.recv().map_err(|_| stopped())??);
         let mut entries = Vec::new();
         let (writer, part) = (&mut self.writer, &mut self.part);
-        self.parser.push(&content.bytes, &mut |event| {
-            entries.extend(entry(writer, part, event)?);
-            Ok(())
-        })?;
+        let mut begin = 0;
+        for piece in content.pieces() {
+            self.parser.push(piece, &mut |event| {
+                add_entry(&mut entries, entry(writer, part, event, begin)?);
+                Ok(())
+            })?;
+            begin += piece.len();
+        }
         if entries.is_empty() {
             return Ok(());
         }
@@ -397,25 +491,48 @@ impl<'m> Line<'_, 'm> {
     }
 }
 
-/// What is to be written for an event.
+/// Adds an entry, or its data to the last one when it goes on in the same file.
+fn add_entry<'m>(entries: &mut Vec<Entry<'m>>, next: Option<Entry<'m>>) {
+    match (entries.last_mut(), next) {
+        (
+            Some(Entry::Part { file, data, .. }),
+            Some(Entry::Part {
+                file: same,
+                data: more,
+                ..
+            }),
+        ) if Arc::ptr_eq(file, &same) && data.end == more.start => {
+            data.end = more.end;
+        }
+        (_, next) => entries.extend(next),
+    }
+}
+
+/// What is to be written for an event in the piece of content that begins at `begin`.
 fn entry<'m>(
     writer: &mut Writer<'_>,
     part: &mut Option<Arc<PartQueue<'m>>>,
     event: Event<'_>,
+    begin: usize,
 ) -> Result<Option<Entry<'m>>, RestoreError> {
+    let place = |data: Range<usize>| begin + data.start..begin + data.end;
     Ok(match event {
         Event::Whole { meta, data } => Some(Entry::File {
             path: meta.path.to_owned(),
             executable: meta.executable,
             mtime_s: meta.mtime_s,
-            data,
+            data: place(data),
         }),
         Event::Begin { meta, size } => {
             let begun = writer.begin(meta.path, meta.executable, meta.mtime_s, size)?;
             *part = Some(Arc::new(PartQueue::new(begun)));
             None
         }
-        Event::Data { offset, data } => part.clone().map(|file| Entry::Part { file, offset, data }),
+        Event::Data { offset, data } => part.clone().map(|file| Entry::Part {
+            file,
+            offset,
+            data: place(data),
+        }),
         Event::Symlink { path, target } => Some(Entry::Symlink {
             path: path.to_owned(),
             target: target.to_owned(),

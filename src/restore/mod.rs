@@ -9,6 +9,7 @@
 //! is believed only after its checksum was, names only after [`path`] has looked at them, and
 //! [`write`] never follows a link.
 
+mod chunk;
 mod download;
 mod error;
 mod extract;

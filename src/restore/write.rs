@@ -2,10 +2,9 @@
 //! opens one name without following a symbolic link, and files are only ever created.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -170,16 +169,36 @@ pub struct PartFile {
 }
 
 impl PartFile {
-    /// Writes one part; the last one to be written dates the file.
-    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), RestoreError> {
-        let written = self.file.write_all_at(data, offset);
+    /// Writes one part, the `len` bytes of `slices`; the last one to be written dates the file.
+    pub fn write(
+        &self,
+        offset: u64,
+        len: usize,
+        slices: &mut [IoSlice<'_>],
+    ) -> Result<(), RestoreError> {
+        let written = write_all_at(&self.file, offset, slices);
         written.map_err(|e| entry_error("write", &self.path, e))?;
-        let len = data.len() as u64;
+        let len = len as u64;
         match self.left.fetch_sub(len, Ordering::AcqRel) == len {
             true => date(&self.file, &self.path, self.mtime_s),
             false => Ok(()),
         }
     }
+}
+
+fn write_all_at(file: &File, mut offset: u64, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+    while !slices.is_empty() {
+        match rustix::io::pwritev(file, slices, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(len) => {
+                IoSlice::advance_slices(&mut slices, len);
+                offset += len as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Files are dated as the archive says: so they are older than the index, and a file that is
