@@ -17,6 +17,10 @@ use super::error::RestoreError;
 /// parts may be written in any order.
 const PREALLOCATE_BYTES: u64 = 1 << 20;
 
+/// Directories that a thread keeps open: enough for the way to a file of most repositories, few
+/// enough for any limit of descriptors.
+const OPEN_DIRECTORIES_MAX: usize = 16;
+
 /// An error for an entry: what its name alone can cause is the archive's fault, the rest the
 /// disk's.
 fn entry_error(op: &'static str, path: &[u8], error: impl Into<io::Error>) -> RestoreError {
@@ -47,12 +51,30 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
+/// The directory `name` in `parent`, made if it is not there.
+fn open_or_make(parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+    match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+        Err(Errno::NOENT) => {
+            match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o777)) {
+                // Another thread may have been faster.
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => return Err(e),
+            }
+            rustix::fs::openat(parent, name, flags, Mode::empty())
+        }
+        opened => opened,
+    }
+}
+
 /// A thread's way to write entries.
 ///
-/// Invariant: `directory` is the open directory at the path beside it.
+/// Invariant: `open` are directories that lead to `path`, the last of them the one at `path`
+/// itself: each the open one at the beginning of `path` of the length beside it.
 pub struct Writer<'r> {
     root: BorrowedFd<'r>,
-    directory: Option<(Vec<u8>, OwnedFd)>,
+    path: Vec<u8>,
+    open: Vec<(usize, OwnedFd)>,
 }
 
 impl<'r> Writer<'r> {
@@ -60,41 +82,48 @@ impl<'r> Writer<'r> {
     pub fn new(root: BorrowedFd<'r>) -> Writer<'r> {
         Writer {
             root,
-            directory: None,
+            path: Vec::new(),
+            open: Vec::new(),
         }
     }
 
     /// The directory at `path`, made if it is not there.
     fn enter(&mut self, path: &[u8]) -> Result<BorrowedFd<'_>, RestoreError> {
-        if self.directory.as_ref().is_none_or(|(open, _)| open != path) {
-            let opened = self.open_directory(path);
-            let opened = opened.map_err(|e| entry_error("make the directory", path, e))?;
-            self.directory = Some((path.to_owned(), opened));
+        if self.path != path {
+            // Neighbours in an archive have most of their way in common.
+            let leads = |len: &usize| {
+                path.starts_with(&self.path[..*len]) && matches!(path.get(*len), None | Some(b'/'))
+            };
+            let kept = self.open.iter().take_while(|(len, _)| leads(len)).count();
+            self.open.truncate(kept);
+            self.path.clear();
+            if let Err(e) = self.open_below(path) {
+                self.open.clear();
+                return Err(entry_error("make the directory", path, e));
+            }
+            self.path.extend_from_slice(path);
         }
-        match &self.directory {
-            Some((_, directory)) => Ok(directory.as_fd()),
-            None => Ok(self.root),
-        }
+        Ok(self.current())
     }
 
-    fn open_directory(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
-        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
-        let mut at = self.root.try_clone_to_owned().map_err(|_| Errno::MFILE)?;
-        for name in path.split(|b| *b == b'/').filter(|name| !name.is_empty()) {
-            let opened = match rustix::fs::openat(&at, name, flags, Mode::empty()) {
-                Err(Errno::NOENT) => {
-                    match rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(0o777)) {
-                        // Another thread may have been faster.
-                        Ok(()) | Err(Errno::EXIST) => {}
-                        Err(e) => return Err(e),
-                    }
-                    rustix::fs::openat(&at, name, flags, Mode::empty())?
-                }
-                opened => opened?,
-            };
-            at = opened;
+    fn current(&self) -> BorrowedFd<'_> {
+        self.open.last().map_or(self.root, |(_, fd)| fd.as_fd())
+    }
+
+    /// Opens what `path` has below the directories that are open.
+    fn open_below(&mut self, path: &[u8]) -> rustix::io::Result<()> {
+        let mut at = self.open.last().map_or(0, |(len, _)| *len);
+        while at < path.len() {
+            let begin = at + usize::from(path[at] == b'/');
+            let len = path[begin..].iter().position(|b| *b == b'/');
+            at = len.map_or(path.len(), |len| begin + len);
+            let directory = open_or_make(self.current(), &path[begin..at])?;
+            if self.open.len() == OPEN_DIRECTORIES_MAX {
+                self.open.pop();
+            }
+            self.open.push((at, directory));
         }
-        Ok(at)
+        Ok(())
     }
 
     /// Makes a directory.
@@ -213,4 +242,52 @@ fn date(file: &File, path: &[u8], mtime_s: i64) -> Result<(), RestoreError> {
         last_modification: time,
     };
     rustix::fs::futimens(file, &times).map_err(|e| RestoreError::disk("date", as_path(path), e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_land_where_their_paths_say_whatever_the_order() {
+        let root = tempfile::tempdir().unwrap();
+        let fd = File::open(root.path()).unwrap();
+        let mut writer = Writer::new(fd.as_fd());
+        let deep = vec!["d"; 3 * OPEN_DIRECTORIES_MAX].join("/");
+        let directories = [
+            "",
+            "a",
+            "a/b",
+            "ab",
+            "a/bc",
+            "a/b/c",
+            &deep,
+            &deep[..9],
+            "x",
+        ];
+        // Every way from one directory to another.
+        let ways = directories.map(|from| directories.map(|to| [from, to]));
+        for (number, directory) in ways.as_flattened().as_flattened().iter().enumerate() {
+            let path = Path::new(directory).join(number.to_string());
+            let bytes = path.as_os_str().as_bytes();
+            writer.file(bytes, false, 0, bytes).unwrap();
+            assert_eq!(std::fs::read(root.path().join(&path)).unwrap(), bytes);
+            assert!(writer.open.len() <= OPEN_DIRECTORIES_MAX);
+        }
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_leaves_the_writer_whole() {
+        let root = tempfile::tempdir().unwrap();
+        let fd = File::open(root.path()).unwrap();
+        let mut writer = Writer::new(fd.as_fd());
+        writer.file(b"a/b/c/file", false, 0, b"1").unwrap();
+        let error = writer.directory(b"a/b/c/file/d").unwrap_err();
+        assert!(error.to_string().contains("no directory"), "{error}");
+        writer.file(b"a/b/c/second", false, 0, b"2").unwrap();
+        assert_eq!(
+            std::fs::read(root.path().join("a/b/c/second")).unwrap(),
+            b"2"
+        );
+    }
 }
