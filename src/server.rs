@@ -27,8 +27,8 @@ use crate::faults::{Faults, VARIABLE};
 use crate::http::conn::{self, Patience, Service};
 use crate::http::pulse::Pulse;
 use crate::http::socket::CoreSockets;
-use crate::io::sched;
 use crate::io::signal::StopSignals;
+use crate::io::{heap, sched};
 use crate::limits::{CONNECTIONS_DESCRIPTORS_PERCENT, CORE_RING_ENTRIES, LISTEN_BACKLOG};
 use crate::log::{LogError, RequestLog, RequestLogThread};
 use crate::metrics::Metrics;
@@ -78,6 +78,7 @@ fn start(what: &'static str) -> impl Fn(io::Error) -> ServerError {
 
 /// Runs the server until SIGTERM or SIGINT.
 pub fn run(config: Config) -> Result<(), ServerError> {
+    heap::give_back_large();
     let signals = StopSignals::block().map_err(start("block signals"))?;
     let uring = choose_driver(config.io_driver)?;
     let connections_max = connections_max(raise_descriptor_limit());
