@@ -2,25 +2,18 @@
 
 use crate::lab::{
     Ends, clone, command, direct, expect, expect_files, expect_nothing, interrupt,
-    interrupt_process, new_lab, relay, restore, serve, served, staged,
+    interrupt_process, new_lab, nobody, relay, restore, serve, served, staged,
 };
 use crate::support::relay::listen;
 use crate::support::{compare, git, repos, wait};
 use rustix::process::Signal;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
-
-/// An address that nobody listens on.
-fn nobody() -> std::net::SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("{e}"));
-    listener.local_addr().unwrap_or_else(|e| panic!("{e}"))
-}
 
 #[test]
 fn each_failure_has_its_exit_code_and_leaves_nothing() {
