@@ -30,6 +30,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use support::bench::is_quick;
 use support::git;
 use support::repos::Shape;
 use support::server::Server;
@@ -39,12 +40,6 @@ use xxhash_rust::xxh64::Xxh64;
 const SIZES: [&str; 3] = ["10M", "100M", "1G"];
 /// How much of an archive's beginning is kept to compare first bytes with.
 const PREFIX_BYTES: usize = 1 << 20;
-
-/// Whether only small sizes are wanted: `cargo bench -- --quick`, or `TARPON_BENCH_QUICK=1`.
-fn is_quick() -> bool {
-    let variable = std::env::var_os("TARPON_BENCH_QUICK");
-    variable.is_some_and(|value| value == "1") || std::env::args().any(|one| one == "--quick")
-}
 
 /// What an archive must be.
 struct Expected {

@@ -1,11 +1,12 @@
-//! Child processes that do not outlive the server, hear signals, and leave it the processor.
+//! Child processes that do not outlive this one, hear signals, and leave a server the processor.
 //!
 //! What a child needs for that is done by the `tarpon` binary itself, called as a *starter*:
-//! `tarpon start-child PARENT PROGRAM ARGUMENTS...`. It leads the child's process group, starts
-//! the program in it and stays until that ends, then ends the same way. The server signals the
-//! group; SIGTERM is the program's to obey, the starter waits. When the server is gone, however
-//! it went, the kernel tells the starter, and that kills the group: not only `git`, but also the
-//! helpers that `git clone` has started, which would go on for as long as the upstream sends.
+//! `tarpon start-child PARENT NICE PROGRAM ARGUMENTS...`. It leads the child's process group,
+//! starts the program in it and stays until that ends, then ends the same way. The parent (a server
+//! or a restore) signals the group; SIGTERM is the program's to obey, the starter waits. When the
+//! parent is gone, however it went, the kernel tells the starter, and that kills the group: not only
+//! `git`, but also the helpers that `git clone` has started, which would go on for as long as the
+//! upstream sends.
 //!
 //! The other way, a closure between fork(2) and execve(2), makes the kernel copy the page tables of
 //! the whole server and every one of its threads wait meanwhile: with 150 MB of memory, first
@@ -18,15 +19,13 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::unix::process::ExitStatusExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{Pid, Signal};
-use tokio::process::Command;
-
-use crate::limits::CHILD_NICE;
 
 /// The first argument of a starter.
 const STARTER: &str = "start-child";
@@ -55,12 +54,15 @@ pub fn start_if_asked(mut arguments: impl Iterator<Item = OsString>) -> Option<S
     }
     let parent = arguments.next().and_then(|pid| pid.to_str()?.parse().ok());
     let parent = parent.and_then(Pid::from_raw);
-    let (Some(parent), Some(program)) = (parent, arguments.next()) else {
+    let nice = arguments
+        .next()
+        .and_then(|nice| nice.to_str()?.parse().ok());
+    let (Some(parent), Some(nice), Some(program)) = (parent, nice, arguments.next()) else {
         return Some("start-child is for tarpon's own use; see tarpon --help".to_owned());
     };
-    let mut command = std::process::Command::new(&program);
+    let mut command = Command::new(&program);
     command.args(arguments);
-    let why = match supervise(parent, command) {
+    let why = match supervise(parent, nice, command) {
         Ok(status) => end_like(status),
         Err(error) => error,
     };
@@ -78,13 +80,16 @@ pub fn not_started(code: Option<i32>, stderr: &str) -> Option<std::io::Error> {
 /// A command that runs `program` as a child of the calling thread, in a process group of its own
 /// that the child's id names: killed when the thread ends, however it ends (a `git` that lives on
 /// after a `kill -9` of the server would write into directories that the next server works in),
-/// with no signal blocked (it would inherit the server's mask, and could neither be asked to end
-/// nor tidy up after itself), and nicer than the server.
-pub fn command(program: &Path) -> Command {
-    let server = rustix::process::getpid();
+/// with no signal blocked (it would inherit this process's mask, and could neither be asked to end
+/// nor tidy up after itself), without a terminal (only the group in its foreground may read that;
+/// another one is stopped for it, and would never end), and with the given niceness; 0 for that of
+/// this process.
+pub fn command(program: &Path, nice: i32) -> Command {
+    let parent = rustix::process::getpid();
     if IS_STARTER.load(Ordering::Relaxed) && Path::new(SELF).exists() {
         let mut command = Command::new(SELF);
-        command.arg(STARTER).arg(server.to_string()).arg(program);
+        command.arg(STARTER).arg(parent.to_string());
+        command.arg(nice.to_string()).arg(program);
         command.process_group(0);
         return command;
     }
@@ -94,13 +99,13 @@ pub fn command(program: &Path) -> Command {
     // SAFETY: the closure runs in the child between fork and exec. It makes system calls only,
     // allocates nothing and takes no lock.
     unsafe {
-        command.pre_exec(move || prepare(server, Signal::KILL));
+        command.pre_exec(move || prepare(parent, nice, Signal::KILL));
     }
     command
 }
 
 /// Runs a program as a starter does, to its end.
-fn supervise(parent: Pid, mut command: std::process::Command) -> io::Result<ExitStatus> {
+fn supervise(parent: Pid, nice: i32, mut command: Command) -> io::Result<ExitStatus> {
     // It may have been called by somebody else; their group is not to be killed.
     if rustix::process::getpgrp() != rustix::process::getpid() {
         rustix::process::setpgid(None, None)?;
@@ -110,7 +115,7 @@ fn supervise(parent: Pid, mut command: std::process::Command) -> io::Result<Exit
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         handle(signal, note_request)?;
     }
-    prepare(parent, PARENT_GONE)?;
+    prepare(parent, nice, PARENT_GONE)?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
     let mut child = command.spawn()?;
     // The pipes are the program's alone: that it closes one is seen at their other end.
@@ -168,15 +173,28 @@ fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> io::Resul
 
 /// Makes the calling process a child as [`command`] promises, with `gone` to tell it that its
 /// parent is. System calls only.
-fn prepare(parent: Pid, gone: Signal) -> io::Result<()> {
+fn prepare(parent: Pid, nice: i32, gone: Signal) -> io::Result<()> {
     unblock_signals()?;
-    super::sched::be_nice(CHILD_NICE);
+    leave_terminal();
+    if nice != 0 {
+        super::sched::be_nice(nice);
+    }
     rustix::process::set_parent_process_death_signal(Some(gone))?;
-    // The server may have died before the call above.
+    // The parent may have died before the call above.
     if rustix::process::getppid() != Some(parent) {
         return Err(io::ErrorKind::Interrupted.into());
     }
     Ok(())
+}
+
+/// Gives up the calling process's terminal, if it has one. A question that is asked on it then
+/// fails at once.
+fn leave_terminal() {
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
+    if let Ok(terminal) = rustix::fs::open(c"/dev/tty", flags, rustix::fs::Mode::empty()) {
+        // SAFETY: the descriptor is open, and this request has no argument.
+        unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCNOTTY) };
+    }
 }
 
 /// Blocks no signal in the calling thread.
@@ -197,20 +215,15 @@ fn unblock_signals() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::CHILD_NICE;
 
     /// The signal mask and the niceness of a child of a thread that blocks signals.
     fn child_status() -> (String, String) {
         let child = std::thread::spawn(|| {
             let _blocked = crate::io::signal::StopSignals::block().unwrap();
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(async {
-                let mut child = command(Path::new("cat"));
-                child.args(["/proc/self/status", "/proc/self/stat"]);
-                child.output().await.unwrap().stdout
-            })
+            let mut child = command(Path::new("cat"), CHILD_NICE);
+            child.args(["/proc/self/status", "/proc/self/stat"]);
+            child.output().unwrap().stdout
         });
         let text = String::from_utf8(child.join().unwrap()).unwrap();
         let mask = text.lines().find_map(|line| line.strip_prefix("SigBlk:"));
@@ -233,6 +246,7 @@ mod tests {
             start_if_asked(arguments.into_iter())
         };
         assert!(call(&["tarpon", STARTER]).unwrap().contains("--help"));
-        assert!(call(&["tarpon", STARTER, "x", "git"]).is_some());
+        assert!(call(&["tarpon", STARTER, "x", "0", "git"]).is_some());
+        assert!(call(&["tarpon", STARTER, "1", "x", "git"]).is_some());
     }
 }

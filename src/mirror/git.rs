@@ -293,7 +293,8 @@ impl Git {
 
     /// The command line and surroundings of a call, in a process group of its own.
     pub(super) fn command(&self, call: Call<'_>) -> Command {
-        let mut command = crate::io::child::command(&self.program);
+        let mut command =
+            Command::from(crate::io::child::command(&self.program, limits::CHILD_NICE));
         for name in ENV_REMOVED {
             command.env_remove(name);
         }

@@ -53,6 +53,16 @@ impl RestoreError {
         matches!(self, Self::NoSnapshot(_) | Self::Server(_) | Self::Changed)
     }
 
+    /// The same failure, which says whose it is if it is a server's.
+    pub(super) fn of_server(self, authority: &str) -> Self {
+        match self {
+            Self::Server(what) if !what.starts_with(&format!("{authority}: ")) => {
+                Self::Server(format!("{authority}: {what}"))
+            }
+            error => error,
+        }
+    }
+
     pub(super) fn entry(path: &[u8], why: impl Into<String>) -> Self {
         let entry = String::from_utf8_lossy(path).into_owned();
         let why = why.into();

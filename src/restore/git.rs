@@ -5,13 +5,14 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use super::download::{Link, refusal};
 use super::error::RestoreError;
 use super::http::Conn;
 use super::stop::Stop;
+use crate::io::child;
 use crate::limits::{FIRST_ANSWER_MS, GIT_END_MS, INTERRUPT_POLL_MS, STREAM_READ_BYTES};
 use crate::refs::{full_id, is_ref_name};
 
@@ -41,6 +42,7 @@ const SETTINGS: &[&str] = &[
 ];
 
 /// Runs `git` in `directory` and gives its standard output; no hooks, and no question is asked.
+/// When this process is killed, so are `git` and its helpers.
 pub fn run<A: AsRef<OsStr>>(
     stop: &Stop,
     directory: &Path,
@@ -85,7 +87,8 @@ fn run_with<A: AsRef<OsStr>>(
         tempfile::tempfile().map_err(io)?,
         tempfile::tempfile().map_err(io)?,
     );
-    let mut command = Command::new("git");
+    // Somebody waits for it: no nicer than the restore.
+    let mut command = child::command(Path::new("git"), 0);
     command
         .args(SETTINGS.iter().flat_map(|setting| ["-c", setting]))
         .args(settings.iter().flat_map(|setting| ["-c", setting]))
@@ -98,17 +101,7 @@ fn run_with<A: AsRef<OsStr>>(
     for name in INHERITED {
         command.env_remove(name);
     }
-    let mut child = command.spawn().map_err(io)?;
-    let mut asked = None;
-    let status = loop {
-        if let Some(status) = child.try_wait().map_err(io)? {
-            break status;
-        }
-        if stop.is_set() {
-            end(&child, *asked.get_or_insert_with(Instant::now));
-        }
-        std::thread::sleep(Duration::from_millis(INTERRUPT_POLL_MS / 20));
-    };
+    let status = finish(command.spawn().map_err(io)?, stop).map_err(io)?;
     let mut text = Vec::new();
     let file = if status.success() {
         &mut out
@@ -118,23 +111,38 @@ fn run_with<A: AsRef<OsStr>>(
     file.rewind()
         .and_then(|()| file.read_to_end(&mut text))
         .map_err(io)?;
-    match status.success() {
-        true => Ok(text),
-        false => Err(failed(format!(
-            "{status}: {}",
-            String::from_utf8_lossy(&text).trim()
-        ))),
+    if status.success() {
+        return Ok(text);
+    }
+    let text = String::from_utf8_lossy(&text);
+    Err(match child::not_started(status.code(), &text) {
+        Some(why) => io(why),
+        None => failed(format!("{status}: {}", text.trim())),
+    })
+}
+
+/// Waits for the end of `git`, and asks for it when the restore is to stop.
+fn finish(mut child: Child, stop: &Stop) -> std::io::Result<ExitStatus> {
+    let mut asked = None;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if stop.is_set() {
+            end(&child, *asked.get_or_insert_with(Instant::now));
+        }
+        std::thread::sleep(Duration::from_millis(INTERRUPT_POLL_MS / 20));
     }
 }
 
-/// Has `git` end: first it may end its own helpers, which would go on writing.
+/// Has `git` and its helpers end: first they may tidy up.
 fn end(child: &Child, asked: Instant) {
     let signal = match asked.elapsed() < Duration::from_millis(GIT_END_MS) {
         true => rustix::process::Signal::TERM,
         false => rustix::process::Signal::KILL,
     };
     // It may have ended by itself.
-    let _ = rustix::process::kill_process(rustix::process::Pid::from_child(child), signal);
+    let _ = rustix::process::kill_process_group(rustix::process::Pid::from_child(child), signal);
 }
 
 fn line(bytes: Vec<u8>) -> String {

@@ -66,10 +66,14 @@ fn bad(what: &'static str) -> io::Error {
 }
 
 impl<'a> Conn<'a> {
-    /// Connects. `stall` bounds the time without a byte of a body.
+    /// Connects. Errors say which step of it failed, not to whom: that is the caller's.
+    /// `stall` bounds the time without a byte of a body.
     pub fn open(server: &'a Server, stop: &'a Stop, stall: Duration) -> io::Result<Conn<'a>> {
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in server.address.to_socket_addrs()? {
+        let failed = |step, e: io::Error| io::Error::new(e.kind(), format!("{step}: {e}"));
+        let addresses = server.address.to_socket_addrs();
+        let addresses = addresses.map_err(|e| failed("cannot find its address", e))?;
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
+        for address in addresses {
             match TcpStream::connect_timeout(&address, Duration::from_millis(CONNECT_TIMEOUT_MS)) {
                 Ok(socket) => {
                     socket.set_nodelay(true)?;
@@ -86,7 +90,7 @@ impl<'a> Conn<'a> {
                         closes: false,
                     });
                 }
-                Err(e) => last = e,
+                Err(e) => last = failed("cannot connect", e),
             }
         }
         Err(last)

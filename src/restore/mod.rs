@@ -61,9 +61,24 @@ pub fn run(args: &RestoreArgs) -> u8 {
             0
         }
         Err(error) => {
-            eprintln!("tarpon: {error}");
+            eprintln!("tarpon: {error}{}", advice(args, &error, &progress));
             error.exit_code()
         }
+    }
+}
+
+/// What may help against an error, behind its text.
+fn advice(args: &RestoreArgs, error: &RestoreError, progress: &Progress) -> &'static str {
+    match error {
+        RestoreError::Server(_) if args.fallback_clone() => "",
+        RestoreError::Server(_) if progress.has_answer() => {
+            "; --fallback clone would clone from the upstream instead"
+        }
+        // Perhaps it is no tarpon at all.
+        RestoreError::Server(_) => {
+            "; check --server or TARPON_SERVER, or have --fallback clone do without a server"
+        }
+        _ => "",
     }
 }
 
@@ -139,7 +154,7 @@ fn restore_or_clone(args: &RestoreArgs, link: Link<'_>) -> Result<Summary, Resto
         match snapshot(args, link, &wanted, &staging) {
             Ok(summary) => return Ok(summary),
             Err(RestoreError::Changed) if restarts < RESTARTS_MAX => restarts += 1,
-            Err(error) => break error,
+            Err(error) => break error.of_server(&link.server.authority),
         }
         link.stop.clear();
     };

@@ -80,6 +80,11 @@ impl Progress {
             .store(micros(self.start.elapsed()), Relaxed);
     }
 
+    /// Whether any answer came.
+    pub fn has_answer(&self) -> bool {
+        self.first_byte_us.load(Relaxed) > 0
+    }
+
     /// The archive's length is known.
     pub fn set_total(&self, bytes: u64) {
         self.total_bytes.store(bytes, Relaxed);

@@ -2,23 +2,18 @@
 
 use crate::lab::{
     Ends, clone, command, direct, expect, expect_files, expect_nothing, interrupt,
-    interrupt_process, new_lab, relay, restore, serve, served, staged,
+    interrupt_process, new_lab, nobody, relay, restore, serve, served, staged,
 };
+use crate::support::relay::listen;
 use crate::support::{compare, git, repos, wait};
 use rustix::process::Signal;
 use std::fs;
-use std::net::TcpListener;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
-
-/// An address that nobody listens on.
-fn nobody() -> std::net::SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("{e}"));
-    listener.local_addr().unwrap_or_else(|e| panic!("{e}"))
-}
 
 #[test]
 fn each_failure_has_its_exit_code_and_leaves_nothing() {
@@ -30,7 +25,6 @@ fn each_failure_has_its_exit_code_and_leaves_nothing() {
         &restore(server.address(), "other.example/x", &target, &[]),
         2,
     );
-    expect(&restore(nobody(), "test/app", &target, &[]), 3);
     expect(&restore(nobody(), "test/app", &target, &["--nonsense"]), 1);
     expect_nothing(&target);
     let file = lab.scratch("file");
@@ -43,6 +37,51 @@ fn each_failure_has_its_exit_code_and_leaves_nothing() {
     assert_eq!(fs::read(&file).ok().as_deref(), Some(&b"mine"[..]));
 }
 
+/// Which server it was, at which step, and what to do about it. Nobody listens, the name is none
+/// (no resolver takes a label of 64 letters), who listens says nothing, or that it is broken.
+#[test]
+fn a_server_that_cannot_be_used_is_named_with_what_helps() {
+    let lab = new_lab();
+    let target = lab.scratch("none");
+    let check = "; check --server or TARPON_SERVER, or have --fallback clone ";
+    let only_clone = "; --fallback clone ";
+    let broken = listen(|mut socket| {
+        let asked = socket.read(&mut [0; 4096]);
+        let answer = b"HTTP/1.1 500 Broken\r\nContent-Length: 4\r\n\r\nlost";
+        drop(asked.and_then(|_| socket.write_all(answer)));
+    });
+    for (authority, what, helps) in [
+        (
+            nobody().to_string(),
+            "cannot connect: Connection refused",
+            check,
+        ),
+        (
+            format!("{}:80", "a".repeat(64)),
+            "cannot find its address: ",
+            check,
+        ),
+        (listen(|_| {}).to_string(), "", check),
+        (
+            broken.to_string(),
+            "the server answers 500: lost",
+            only_clone,
+        ),
+    ] {
+        let mut command = std::process::Command::new(crate::lab::BINARY);
+        command.args(["restore", "test/app"]).arg(&target);
+        command.env("TARPON_SERVER", format!("http://{authority}"));
+        let out = command.output().unwrap_or_else(|e| panic!("{e}"));
+        let errors = expect(&out, 3);
+        let wanted = format!("tarpon: {authority}: {what}");
+        assert!(errors.starts_with(&wanted), "{errors}");
+        assert_eq!(errors.matches(&authority).count(), 1, "{errors}");
+        assert!(errors.contains(helps), "{errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+        expect_nothing(&target);
+    }
+}
+
 #[test]
 fn the_fallback_clones_and_says_so() {
     let lab = new_lab();
@@ -51,7 +90,8 @@ fn the_fallback_clones_and_says_so() {
     let more = ["--fallback", "clone"];
     let out = restore(nobody(), &lab.url("app"), &target, &more);
     let errors = expect(&out, 0);
-    assert!(errors.contains("cloning"), "{errors}");
+    assert!(errors.contains("; cloning "), "{errors}");
+    assert!(!errors.contains("--server"), "{errors}");
     expect_files(&expected, &target, "cloned");
 }
 

@@ -8,9 +8,9 @@ use crate::support::server::Server;
 use crate::support::{compare, git, repos};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_tarpon");
 
@@ -58,6 +58,30 @@ pub fn direct(server: SocketAddr, repository: &str, into: &Path, more: &[&str]) 
     command
 }
 
+/// A restore that ends with the test, whatever comes.
+pub struct Running(pub Child);
+
+impl Running {
+    /// `tarpon restore` of `repository` from `server`.
+    pub fn start(server: SocketAddr, repository: &str, into: &Path, more: &[&str]) -> Running {
+        let mut command = direct(server, repository, into, more);
+        let child = command.stderr(Stdio::null()).spawn();
+        Running(child.unwrap_or_else(|e| panic!("tarpon does not start: {e}")))
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        drop(self.0.kill());
+        self.0.wait().unwrap_or_else(|e| panic!("wait: {e}"));
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
 /// Panics unless the files are those of `expected`, and git finds all of it clean and sound.
 #[track_caller]
 pub fn expect_files(expected: &Path, restored: &Path, context: &str) {
@@ -77,6 +101,12 @@ pub fn expect_nothing(target: &Path) {
         assert!(!name.starts_with(".tarpon-restore-"), "left over: {name}");
         assert!(entry.path() != target, "{} is there", target.display());
     }
+}
+
+/// An address that nobody listens on.
+pub fn nobody() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("{e}"));
+    listener.local_addr().unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// A lab, its server, which has `app` cached, and the whole archive of that.

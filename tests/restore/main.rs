@@ -6,6 +6,7 @@ mod support;
 
 mod archives;
 mod bundle;
+mod children;
 mod errors;
 mod fresh;
 mod lab;

@@ -2,7 +2,7 @@
 //! systems, files that are nobody's.
 
 use crate::lab::{
-    Ends, command, direct, expect, expect_files, expect_nothing, interrupt, interrupt_process,
+    Ends, Running, command, expect, expect_files, expect_nothing, interrupt, interrupt_process,
     new_lab, restore, served, staged,
 };
 use crate::support::lab::Lab;
@@ -12,30 +12,12 @@ use rustix::process::Signal;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-
-/// A restore that ends with the test, whatever comes.
-struct Running(Child);
-
-impl Running {
-    fn kill(&mut self) {
-        drop(self.0.kill());
-        self.0.wait().unwrap_or_else(|e| panic!("wait: {e}"));
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
+use std::process::{Command, Output};
 
 /// Starts a restore that gets only the beginning; gives its staging directory.
 fn start_stalled(lab: &Lab, address: SocketAddr, name: &str) -> (Running, PathBuf) {
     let before = staged(&lab.scratch(""));
-    let mut restore = direct(address, "test/app", &lab.scratch(name), &[]);
-    let child = restore.stderr(Stdio::null()).spawn();
-    let child = Running(child.unwrap_or_else(|e| panic!("tarpon does not start: {e}")));
+    let child = Running::start(address, "test/app", &lab.scratch(name), &[]);
     let directory = wait::until("it has a staging directory", || {
         let mut now = staged(&lab.scratch("")).into_iter();
         now.find(|path| !before.contains(path) && path.join("tree").exists())
@@ -160,9 +142,7 @@ fn overwriting_waits_for_its_turn() {
     turn.lock().unwrap_or_else(|e| panic!("{e}"));
     let start = || {
         let more = ["--overwrite", "--quiet"];
-        let mut command = direct(server.address(), "test/app", &target, &more);
-        let child = command.stderr(Stdio::null()).spawn();
-        let running = Running(child.unwrap_or_else(|e| panic!("tarpon does not start: {e}")));
+        let running = Running::start(server.address(), "test/app", &target, &more);
         wait::until_true("the files are there", || {
             let mut staged = staged(&target).into_iter();
             staged.any(|path| path.join("tree/.git/index").exists())

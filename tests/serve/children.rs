@@ -2,18 +2,12 @@
 
 use super::support::client::Conn;
 use super::support::relay::{self, Ends};
-use super::support::{lab, processes, wait};
+use super::support::{git, lab, processes, wait};
 use super::{large_lab, new_lab};
 use rustix::process::{Pid, Signal};
-use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Duration;
-
-/// How long the kernel may take to end what is left of a killed server.
-const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// `kill -9` in the middle of a clone from an upstream that has stopped sending: neither git nor
 /// any helper of it stays behind. Which helpers there are depends on the protocol's version.
@@ -45,7 +39,7 @@ fn kill_while_it_clones(upstream: &str, version: &str, part: u64) {
     conn.request("GET", &lab::target("large"), &[]);
     // Most of what ever comes is there: nothing more will end a helper whose reader is gone.
     wait::until_true("the upstream has stopped sending", || {
-        pack_bytes(&lab.state()) >= part * 3 / 4
+        git::received_bytes(&lab.state()) >= part * 3 / 4
     });
     let state = lab.state().display().to_string();
     let look = || [processes::with(&state), processes::with(upstream)].concat();
@@ -54,43 +48,13 @@ fn kill_while_it_clones(upstream: &str, version: &str, part: u64) {
     let runs = |helper: &&str| before.iter().any(|line| line.contains(helper));
     assert!(helpers.iter().all(runs), "{before:#?}");
     server.kill();
-    let mut left = Vec::new();
-    let ended = wait_ended(|| {
-        left = look();
-        left.is_empty()
-    });
-    assert!(ended, "version {version}: still there: {left:#?}");
-}
-
-/// Bytes of all files below a directory that git calls `tmp_pack_…` while it writes them.
-fn pack_bytes(directory: &Path) -> u64 {
-    let listing = fs::read_dir(directory).into_iter().flatten().flatten();
-    let bytes = listing.map(|entry| {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        match entry.metadata() {
-            Ok(found) if found.is_dir() => pack_bytes(&entry.path()),
-            Ok(found) if name.starts_with("tmp_pack_") => found.len(),
-            _ => 0,
-        }
-    });
-    bytes.sum()
-}
-
-fn wait_ended(mut probe: impl FnMut() -> bool) -> bool {
-    let deadline = std::time::Instant::now() + END_LIMIT;
-    while !probe() {
-        if std::time::Instant::now() > deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    true
+    processes::expect_ended(&format!("version {version}"), look);
 }
 
 /// A starter of `program`, after the words of `launcher`, in a group of its own.
 fn starter(launcher: &[&str], program: &[&str]) -> Command {
     let parent = std::process::id().to_string();
-    let own = [env!("CARGO_BIN_EXE_tarpon"), "start-child", &parent];
+    let own = [env!("CARGO_BIN_EXE_tarpon"), "start-child", &parent, "10"];
     let words = [launcher, &own, program].concat();
     let mut command = Command::new(words[0]);
     command.args(&words[1..]).process_group(0);
@@ -178,4 +142,32 @@ fn a_program_starts_with_no_signal_blocked_and_nice() {
     let stat = text.lines().last().and_then(|stat| stat.rsplit(')').next());
     let nice = stat.and_then(|fields| fields.split_whitespace().nth(16)?.parse().ok());
     assert!(nice.is_some_and(|nice: i32| nice >= 10), "{text}");
+}
+
+/// A program that asks on the terminal gets no answer: in a group of its own it would be stopped
+/// for asking, and never end.
+#[test]
+fn a_program_has_no_terminal() {
+    let look = "tty=no; { true </dev/tty; } 2>/dev/null && tty=yes; echo tty=$tty";
+    let own = starter(&[], &["sh", "-c", look]);
+    let words = [own.get_program()].into_iter().chain(own.get_args());
+    let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+    let parent = std::process::id().to_string();
+    // What starts it is a shell that `script` gives a terminal.
+    let quoted = |word: &str| match word == parent {
+        true => "$$".to_owned(),
+        false => format!("'{word}'"),
+    };
+    let words: Vec<_> = words.iter().map(|word| quoted(word)).collect();
+    let line = format!("{look}; {}; true", words.join(" "));
+    let mut script = Command::new("script");
+    script
+        .args(["-qec", &line, "/dev/null"])
+        .stdin(Stdio::null());
+    let Ok(out) = script.output() else {
+        println!("not tested: there is no script(1)");
+        return;
+    };
+    let text = String::from_utf8_lossy(&out.stdout).replace('\r', "");
+    assert_eq!(text, "tty=yes\ntty=no\n");
 }

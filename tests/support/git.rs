@@ -106,3 +106,17 @@ pub fn repack_and_prune(repo: &Path) {
     run(repo, &["prune", "--expire=now"]);
     run(repo, &["pack-refs", "--all"]);
 }
+
+/// Bytes of all files below a directory that git calls `tmp_pack_…` while it receives them.
+pub fn received_bytes(directory: &Path) -> u64 {
+    let listing = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let bytes = listing.map(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        match entry.metadata() {
+            Ok(found) if found.is_dir() => received_bytes(&entry.path()),
+            Ok(found) if name.starts_with("tmp_pack_") => found.len(),
+            _ => 0,
+        }
+    });
+    bytes.sum()
+}

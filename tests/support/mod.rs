@@ -11,6 +11,7 @@
 //! `tarpon` binary is always given by the caller.
 #![allow(dead_code)] // Every crate that includes this uses another part of it.
 
+pub mod bench;
 pub mod client;
 pub mod compare;
 pub mod git;

@@ -1,6 +1,12 @@
 //! Looking for processes.
 
+use super::wait;
 use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long the kernel may take to end what is left of a killed parent.
+const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// Command lines of the processes that have `text` in theirs or in their environment (where
 /// `git` names its repository to its helpers).
@@ -19,4 +25,35 @@ pub fn with(text: &str) -> Vec<String> {
         }
     }
     found
+}
+
+/// Command lines of the processes whose working directory is `directory` or below it.
+pub fn inside(directory: &Path) -> Vec<String> {
+    let listing = fs::read_dir("/proc").unwrap_or_else(|e| panic!("/proc: {e}"));
+    let mut found = Vec::new();
+    for entry in listing.flatten() {
+        let works_in = fs::read_link(entry.path().join("cwd"));
+        if works_in.is_ok_and(|path| path.starts_with(directory)) {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            found.push(String::from_utf8_lossy(&line).replace('\0', " "));
+        }
+    }
+    found
+}
+
+/// Panics unless the processes that `look` finds soon end.
+#[track_caller]
+pub fn expect_ended(context: &str, look: impl Fn() -> Vec<String>) {
+    let start = Instant::now();
+    loop {
+        let left = look();
+        if left.is_empty() {
+            return;
+        }
+        assert!(
+            start.elapsed() < END_LIMIT,
+            "{context}: still there: {left:#?}"
+        );
+        std::thread::sleep(wait::POLL);
+    }
 }

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 /// two cores is normal, and only a failing test ever waits this long.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
+/// How often it is looked at.
+pub const POLL: Duration = Duration::from_millis(2);
+
 /// Calls `probe` until it gives a value; panics with `what` after [`DEADLINE`].
 pub fn until<T>(what: &str, probe: impl FnMut() -> Option<T>) -> T {
     until_within(what, DEADLINE, probe)
@@ -19,7 +22,7 @@ pub fn until_within<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> O
             return value;
         }
         assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::sleep(POLL);
     }
 }
 
