@@ -71,7 +71,7 @@ fn end_to_end(criterion: &mut Criterion) {
             let name = format!("{}-{size}", shape.name());
             let repository = site.repository(&format!("generate:{}:{size}", shape.name()));
             let repository = repository.unwrap_or_else(|e| panic!("{name}: {e}"));
-            let state = site.state("state", &repository);
+            let state = site.state("state", &repository).without_request_log();
             let mut group = criterion.benchmark_group(format!("end_to_end/{name}"));
             // A run of a server is long and much the same each time: few samples, no warm-up.
             group.sample_size(10).sampling_mode(SamplingMode::Flat);

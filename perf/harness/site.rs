@@ -172,6 +172,14 @@ impl State {
         self.mirrors.push(name.to_owned());
     }
 
+    /// Has its servers log no single request: a criterion group makes millions of them.
+    #[allow(dead_code)] // The comparison's servers are measured with it.
+    pub fn without_request_log(mut self) -> State {
+        let quiet = ("TARPON_LOG".to_owned(), "warn".to_owned());
+        self.settings.environment.push(quiet);
+        self
+    }
+
     /// Where the mirror of that name is.
     pub fn mirror(&self, name: &str) -> PathBuf {
         let mirrors = self.settings.state.join("mirrors").join(HOST);
