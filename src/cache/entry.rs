@@ -28,7 +28,7 @@ use crate::limits::META_BYTES_MAX;
 
 const MAGIC: [u8; 8] = *b"tarpon\x1a\n";
 /// The format version that is written, and the only one that is read.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 const DIGEST_BYTES: usize = 32;
 const EXTENT_SPOOL: u8 = 0;
 const EXTENT_RAW_RUN: u8 = 1;
@@ -132,6 +132,8 @@ pub struct Fields {
     pub repository: String,
     /// The commit of HEAD as full lower-case hex; `None` when HEAD points nowhere.
     pub commit: Option<String>,
+    /// Digest of the refs that the archive shows, to tell whether the mirror has others.
+    pub refs_digest: [u8; 32],
     /// When the build began, in milliseconds since the epoch.
     pub created_unix_ms: u64,
     /// The linked files; raw runs name them by their place in this list.
@@ -505,6 +507,7 @@ wire_struct!(@with_offsets Fields {
     id: EntryId,
     repository: String,
     commit: Option<String>,
+    refs_digest: [u8; 32],
     created_unix_ms: u64,
     linked: Vec<LinkedFile>,
     layout: Layout,
@@ -717,6 +720,7 @@ mod tests {
             id: EntryId::from_bytes([0xA5; 16]),
             repository: "example.org/group/repo".into(),
             commit: Some(COMMIT.into()),
+            refs_digest: [0x5A; 32],
             created_unix_ms: 1_700_000_000_000,
             linked: vec![
                 linked("objects/pack/pack-1.idx", 9),
@@ -766,11 +770,12 @@ mod tests {
         small.repository = "h/p".into();
         let file = Meta::new(small).unwrap().encode();
         let mut expected = Vec::new();
-        expected.extend_from_slice(b"tarpon\x1a\n\x01\0\0\0");
-        expected.extend_from_slice(&107u64.to_le_bytes());
+        expected.extend_from_slice(b"tarpon\x1a\n\x02\0\0\0");
+        expected.extend_from_slice(&139u64.to_le_bytes());
         expected.extend_from_slice("a5".repeat(16).as_bytes());
         expected.extend_from_slice(b"\x03\0\0\0\0\0\0\0h/p");
         expected.extend_from_slice(&[0; 8]);
+        expected.extend_from_slice(&[0x5A; 32]);
         expected.extend_from_slice(&1_700_000_000_000u64.to_le_bytes());
         // No linked files; two lengths, no extents, no checksums; no jobs.
         expected.extend_from_slice(&[0; 8 + 16 + 8 + 8 + 8]);
@@ -802,7 +807,7 @@ mod tests {
         assert_eq!(Meta::decode(&reseal(other)), Err(MetaError::Magic));
 
         let mut newer = file.clone();
-        newer[8] = 2;
+        newer[8] = VERSION as u8 + 1;
         assert!(matches!(
             Meta::decode(&newer),
             Err(MetaError::Digest { .. })
@@ -811,7 +816,7 @@ mod tests {
             Meta::decode(&reseal(newer)),
             Err(MetaError::Version {
                 offset: 8,
-                version: 2
+                version: VERSION + 1
             })
         );
 
@@ -961,7 +966,7 @@ mod tests {
     fn meta() -> impl Strategy<Value = Meta> {
         let commit = prop::option::of(prop_oneof!["[0-9a-f]{40}", "[0-9a-f]{64}"]);
         let name = "[a-z0-9.-]{0,6}[a-z0-9](/[^/.\\p{Cc}][^/\\p{Cc}]{0,8}){1,3}";
-        let head = (any::<[u8; 16]>(), name, commit, any::<u64>());
+        let head = (any::<([u8; 16], [u8; 32])>(), name, commit, any::<u64>());
         let jobs = prop::collection::vec(job(), 0..6);
         (head, layout_and_files(), jobs).prop_map(|(head, (layout, linked), jobs)| {
             let spool_bytes = layout.spool_bytes();
@@ -971,11 +976,12 @@ mod tests {
                 job
             };
             let jobs = jobs.into_iter().map(place).collect();
-            let (id, repository, commit, created_unix_ms) = head;
+            let ((id, refs_digest), repository, commit, created_unix_ms) = head;
             let fields = Fields {
                 id: EntryId::from_bytes(id),
                 repository,
                 commit,
+                refs_digest,
                 created_unix_ms,
                 linked,
                 layout,

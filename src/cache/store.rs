@@ -772,6 +772,7 @@ mod tests {
             id,
             repository: "host/repo".into(),
             commit: None,
+            refs_digest: [0; 32],
             created_unix_ms,
             linked: vec![LinkedFile {
                 path: PACK.into(),

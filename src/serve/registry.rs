@@ -185,6 +185,22 @@ impl Repo {
         self.lock().moved_unix_ms = Some(unix_ms);
     }
 
+    /// The mirror has refs of this digest now. If the current snapshot shows others, they moved
+    /// at this time or before: perhaps unseen, as when the server ended before the build that
+    /// should have followed a fetch, or when somebody put another mirror there.
+    pub fn compare_refs(&self, digest: &[u8; 32], unix_ms: u64) {
+        let mut state = self.lock();
+        let Some(current) = state.current.as_ref().filter(|c| c.refs_digest != *digest) else {
+            return;
+        };
+        // Noted once: a build may run that began after they moved, and no other must follow it.
+        let built_unix_ms = current.created_unix_ms;
+        let known = state.moved_unix_ms.is_some_and(|at| at >= built_unix_ms);
+        if !known {
+            state.moved_unix_ms = Some(unix_ms);
+        }
+    }
+
     fn permit(self: &Arc<Self>, state: &mut RepoState) -> Permit {
         let (sender, receiver) = watch::channel(None);
         state.build = Some(receiver);
@@ -282,7 +298,12 @@ impl Repo {
 
     /// Whether there is a mirror that is kept like its upstream: such a repository stays known.
     pub fn set_mirrored(&self, mirrored: bool) {
-        self.lock().mirrored = mirrored;
+        let mut state = self.lock();
+        state.mirrored = mirrored;
+        if !mirrored {
+            // Another mirror, when there is one, may have another.
+            state.head = None;
+        }
     }
 
     /// See [`Repo::set_mirrored`].
@@ -425,6 +446,7 @@ mod tests {
             id,
             name,
             None,
+            [0; 32],
             created_unix_ms,
             Vec::new(),
         ))
@@ -476,6 +498,23 @@ mod tests {
         drop(repo.rebuild().unwrap());
         // A build that failed is tried again.
         assert!(repo.rebuild().is_some());
+    }
+
+    #[test]
+    fn refs_that_moved_unseen_are_built_once() {
+        let repo = repo();
+        repo.compare_refs(&[1; 32], 5);
+        repo.replace_current(Some(archive(10)));
+        assert!(repo.rebuild().is_none(), "there was nothing to compare");
+        repo.compare_refs(&[0; 32], 15);
+        assert!(repo.rebuild().is_none(), "they are the same");
+        repo.compare_refs(&[1; 32], 20);
+        let permit = repo.rebuild().unwrap();
+        // The build has seen these already.
+        repo.compare_refs(&[1; 32], 25);
+        repo.replace_current(Some(archive(21)));
+        drop(permit);
+        assert!(repo.rebuild().is_none(), "built twice");
     }
 
     #[test]
