@@ -1,6 +1,7 @@
 use super::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
+use std::time::Duration;
 
 /// Name with labels to value, as a scraper reads it; fails on anything malformed.
 fn scrape_with(metrics: &Metrics, gauges: &Gauges, mirrors: &[(&str, u64)]) -> Samples {
