@@ -337,7 +337,7 @@ impl Plane {
     async fn read_head(&self, repo: &Arc<Repo>) -> Option<Arc<MirrorHead>> {
         match self.read_refs(repo).await {
             Ok(refs) => {
-                repo.compare_refs(&refs.digest(), unix_ms());
+                repo.compare_refs(&refs.digest());
                 Some(Arc::new(MirrorHead::of(&refs)))
             }
             Err(e) => {
