@@ -3,11 +3,24 @@
 //! once its archive has N bytes), `encoder-panic-at-job=N` (the first build's Nth job panics)
 //! and `spool-enospc-after-bytes=N` (every spool file is full at N bytes).
 
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The environment variable.
 pub const VARIABLE: &str = "TARPON_FAULT";
+
+/// The variable's value is not understood.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{VARIABLE} = {value:?} is not valid because of {fault:?}; allowed: \
+     build-fail-after-bytes=N, encoder-panic-at-job=N and spool-enospc-after-bytes=N, joined by \
+     commas, where N is a whole number"
+)]
+pub struct FaultError {
+    value: String,
+    fault: String,
+}
 
 /// What to break; nothing by default.
 #[derive(Debug, Clone, Default)]
@@ -20,20 +33,29 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Reads the variable's value; what it does not know is an error that names it.
-    pub fn parse(value: &str) -> Result<Faults, String> {
+    /// What [`VARIABLE`] asks for; `env` looks up one environment variable.
+    ///
+    /// # Errors
+    /// A value that is not understood whole, with what is allowed.
+    pub fn from_env(env: impl Fn(&str) -> Option<OsString>) -> Result<Faults, FaultError> {
+        let value = env(VARIABLE).unwrap_or_default();
+        let value = value.to_string_lossy();
         let mut faults = Faults::default();
-        for fault in value.split(',').filter(|f| !f.is_empty()) {
-            let (name, number) = fault.split_once('=').unwrap_or((fault, ""));
-            let number = number
-                .parse()
-                .map_err(|_| format!("{VARIABLE}: '{fault}' needs a number"))?;
-            match name {
-                "build-fail-after-bytes" => faults.build_fails_at_bytes = Some(number),
-                "encoder-panic-at-job" => faults.encoder_panics_at_job = Some(number),
-                "spool-enospc-after-bytes" => faults.spool_bytes_max = Some(number),
-                _ => return Err(format!("{VARIABLE}: '{name}' is unknown")),
-            }
+        for fault in value.split(',').filter(|fault| !fault.is_empty()) {
+            let known = fault.split_once('=').and_then(|(name, number)| {
+                let number = Some(number.parse().ok()?);
+                match name {
+                    "build-fail-after-bytes" => faults.build_fails_at_bytes = number,
+                    "encoder-panic-at-job" => faults.encoder_panics_at_job = number,
+                    "spool-enospc-after-bytes" => faults.spool_bytes_max = number,
+                    _ => return None,
+                }
+                Some(())
+            });
+            known.ok_or_else(|| FaultError {
+                value: value.clone().into_owned(),
+                fault: fault.to_owned(),
+            })?;
         }
         Ok(faults)
     }

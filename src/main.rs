@@ -5,6 +5,7 @@
 use std::process::ExitCode;
 
 use tarpon::config::{self, Command, Config};
+use tarpon::faults::Faults;
 
 fn main() -> ExitCode {
     if let Some(why) = tarpon::io::child::start_if_asked(std::env::args_os()) {
@@ -41,9 +42,13 @@ fn usage_code(code: u8) -> u8 {
 }
 
 fn serve(config: Config) -> ExitCode {
-    if let Err(error) = tarpon::log::init(config.log_format, |name| std::env::var_os(name)) {
-        eprintln!("tarpon: {error}");
-        return ExitCode::from(2);
+    let env = |name: &str| std::env::var_os(name);
+    let faults = match Faults::from_env(env) {
+        Ok(faults) => faults,
+        Err(error) => return wrong_setting(&error),
+    };
+    if let Err(error) = tarpon::log::init(config.log_format, env) {
+        return wrong_setting(&error);
     }
     let names: Vec<String> = std::env::vars_os()
         .filter_map(|(name, _)| name.into_string().ok())
@@ -51,11 +56,17 @@ fn serve(config: Config) -> ExitCode {
     for line in config::unknown_variables(names.iter().map(String::as_str)) {
         tracing::warn!("{line}");
     }
-    match tarpon::server::run(config) {
+    match tarpon::server::run(config, faults) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tarpon: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says what is wrong with a variable; the exit code is that of any wrong setting.
+fn wrong_setting(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("tarpon: {error}");
+    ExitCode::from(2)
 }

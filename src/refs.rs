@@ -7,6 +7,7 @@
 use crate::limits;
 use gix::ObjectId;
 use gix::bstr::{BStr, BString, ByteSlice};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
@@ -103,6 +104,27 @@ impl MirrorRefs {
             .binary_search_by(|r| r.name.as_bstr().cmp(name))
             .ok()?;
         self.refs.get(at)
+    }
+
+    /// A digest of all that a snapshot shows of them: HEAD, heads and tags. It is the same
+    /// whatever else is followed, and whether or not the refs are packed.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        match &self.head {
+            Head::Symbolic(name) => part(name),
+            Head::Detached(id) => part(id.as_bytes()),
+        }
+        let shown = Follow::default();
+        for r in self.refs.iter().filter(|r| shown.matches(&r.name)) {
+            part(&r.name);
+            part(r.target.as_bytes());
+        }
+        hash.finalize().into()
     }
 
     /// What HEAD leads to; `None` when its branch does not exist.

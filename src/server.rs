@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::cache::store::{StateDir, StoreError};
 use crate::config::{Config, IoDriver};
-use crate::faults::{Faults, VARIABLE};
+use crate::faults::Faults;
 use crate::http::conn::{self, Patience, Service};
 use crate::http::pulse::Pulse;
 use crate::http::socket::CoreSockets;
@@ -64,8 +64,6 @@ pub enum ServerError {
         "--io-driver uring was asked for, but io_uring cannot be used ({0}); use auto or epoll"
     )]
     NoUring(io::Error),
-    #[error("{0}")]
-    Fault(String),
     #[error("a network core could not run: {0}")]
     Core(String),
     #[error("mirror {} cannot be recovered: {source}", .path.display())]
@@ -76,13 +74,13 @@ fn start(what: &'static str) -> impl Fn(io::Error) -> ServerError {
     move |source| ServerError::Start { what, source }
 }
 
-/// Runs the server until SIGTERM or SIGINT.
-pub fn run(config: Config) -> Result<(), ServerError> {
+/// Runs the server until SIGTERM or SIGINT; `faults` are for tests.
+pub fn run(config: Config, faults: Faults) -> Result<(), ServerError> {
     heap::give_back_large();
     let signals = StopSignals::block().map_err(start("block signals"))?;
     let uring = choose_driver(config.io_driver)?;
     let connections_max = connections_max(raise_descriptor_limit());
-    let (shared, commands) = prepare(config, connections_max)?;
+    let (shared, commands) = prepare(config, faults, connections_max)?;
     let log = RequestLogThread::start()?;
     let (stop, stopped) = watch::channel(false);
     let plane = start_background(&shared, commands, uring)?;
@@ -107,12 +105,9 @@ pub fn run(config: Config) -> Result<(), ServerError> {
 /// Opens the state directory, finds what is in it and starts the helper threads.
 fn prepare(
     config: Config,
+    faults: Faults,
     connections_max: usize,
 ) -> Result<(Arc<Shared>, mpsc::UnboundedReceiver<background::Command>), ServerError> {
-    let faults = match std::env::var(VARIABLE) {
-        Ok(value) => Faults::parse(&value).map_err(ServerError::Fault)?,
-        Err(_) => Faults::default(),
-    };
     let state = StateDir::open(&config.state).map_err(|e| match e {
         StoreError::Io { .. } => ServerError::State(e),
         e => ServerError::Store(e),

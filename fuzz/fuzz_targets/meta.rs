@@ -30,7 +30,7 @@ fuzz_target!(|data: &[u8]| {
 /// A file with this payload: magic, version, length, payload, digest of all before it.
 fn sealed(payload: &[u8]) -> Vec<u8> {
     let len = (payload.len() as u64).to_le_bytes();
-    let mut file = [b"tarpon\x1a\n", &1u32.to_le_bytes()[..], &len, payload].concat();
+    let mut file = [b"tarpon\x1a\n", &2u32.to_le_bytes()[..], &len, payload].concat();
     let digest = Sha256::digest(&file);
     file.extend_from_slice(&digest);
     file
@@ -86,6 +86,7 @@ fn written(fields: &Fields) -> Vec<u8> {
     let number = |out: &mut Vec<u8>, value: u64| out.extend_from_slice(&value.to_le_bytes());
     text(&mut out, &fields.repository);
     text(&mut out, fields.commit.as_deref().unwrap_or_default());
+    out.extend_from_slice(&fields.refs_digest);
     number(&mut out, fields.created_unix_ms);
     number(&mut out, fields.linked.len() as u64);
     for linked in &fields.linked {
@@ -219,6 +220,7 @@ fn fields(input: &mut Input<'_>) -> Fields {
         2 => Some("abcdef01".repeat(8)),
         _ => Some(text(input)).filter(|text| !text.is_empty()),
     };
+    let refs_digest = [input.u8(); 32];
     let created_unix_ms = input.u64();
     let linked = (0..input.u8() % 4).map(|_| {
         let bytes = u64::from(input.u32()) << (input.u8() % 16);
@@ -254,6 +256,7 @@ fn fields(input: &mut Input<'_>) -> Fields {
         id: EntryId::from_bytes(id),
         repository,
         commit,
+        refs_digest,
         created_unix_ms,
         linked,
         layout,

@@ -1,6 +1,7 @@
 //! The cache of finished snapshots: what an entry is on disk, and which entries stay.
 //!
-//! - [`entry`]: the metadata file of an entry as a pure codec, and the entry's id.
+//! - [`entry`]: what is known of an entry and must hold of it, its id, and its metadata file as a
+//!   pure codec.
 //! - [`store`]: the state directory; staging, publishing, finding and removing entries.
 //! - [`evict`]: which entries leave when there are too many bytes, as a pure function.
 //!

@@ -230,3 +230,34 @@ fn follow_patterns_are_checked_and_match_whole_names() {
         assert!(Follow::new([wrong]).is_err(), "{wrong}");
     }
 }
+
+#[test]
+fn the_digest_is_of_what_a_snapshot_shows() {
+    let main = "ref: refs/heads/main\n";
+    let of = |head: &str, packed: &str, loose: &[(&str, &str)], follow: &Follow| {
+        let dir = bare(head, Some(packed), loose);
+        read(dir.path(), follow).unwrap().digest()
+    };
+    let few = Follow::default();
+    let packed = format!("{A} refs/heads/main\n{B} refs/tags/t\n");
+    let digest = of(main, &packed, &[], &few);
+    // The same refs in other files, and refs that are followed besides.
+    let loose = [("refs/heads/main", A), ("refs/tags/t", B)];
+    assert_eq!(of(main, "", &loose, &few), digest);
+    let more = format!("{packed}{A} refs/x/1\n");
+    let follow = Follow::new(["refs/x/*"]).unwrap();
+    assert_eq!(of(main, &more, &[], &follow), digest);
+    // Anything else is another digest.
+    let detached = format!("{A}\n");
+    let others = [
+        of("ref: refs/heads/other\n", &packed, &[], &few),
+        of(&detached, &packed, &[], &few),
+        of(main, &packed, &[("refs/heads/main", B)], &few),
+        of(main, &packed, &[("refs/tags/t", A)], &few),
+        of(main, &packed, &[("refs/tags/u", B)], &few),
+        of(main, &format!("{A} refs/heads/main\n"), &[], &few),
+    ];
+    for (number, other) in others.iter().enumerate() {
+        assert_ne!(*other, digest, "number {number}");
+    }
+}

@@ -44,6 +44,8 @@ pub struct Archive {
     pub repository: Arc<str>,
     /// HEAD's commit as hex; `None` when HEAD points nowhere.
     pub commit: Option<String>,
+    /// Of the refs it shows (see [`crate::refs::MirrorRefs::digest`]).
+    pub refs_digest: [u8; 32],
     /// When the build began, ms since 1970; before it read the mirror's refs.
     pub created_unix_ms: u64,
     /// The bytes.
@@ -67,6 +69,7 @@ impl Archive {
         id: EntryId,
         repository: Arc<str>,
         commit: Option<String>,
+        refs_digest: [u8; 32],
         created_unix_ms: u64,
         linked: Vec<LinkedFile>,
     ) -> Archive {
@@ -75,6 +78,7 @@ impl Archive {
             etag: format!("\"{id}\""),
             repository,
             commit,
+            refs_digest,
             created_unix_ms,
             fanout: Arc::new(Fanout::new()),
             linked,
@@ -91,6 +95,7 @@ impl Archive {
             etag: format!("\"{}\"", fields.id),
             repository: Arc::from(fields.repository),
             commit: fields.commit,
+            refs_digest: fields.refs_digest,
             created_unix_ms: fields.created_unix_ms,
             fanout: Arc::new(Fanout::complete(fields.layout)),
             linked: fields.linked,

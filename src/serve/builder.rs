@@ -154,7 +154,15 @@ fn begin<'r>(shared: &Shared, repo: &'r Repo, git: &Git) -> Result<Begun<'r>, Be
     let linked = view.packs.iter().map(linked_file).collect();
     let commit = view.commit.map(|c| c.to_string());
     let head = produce::Head::read(&view, &repo.url, &repo.mirror.join("objects"))?;
-    let archive = Archive::growing(id, repo.name.clone(), commit, created_unix_ms, linked);
+    let refs_digest = view.refs.digest();
+    let archive = Archive::growing(
+        id,
+        repo.name.clone(),
+        commit,
+        refs_digest,
+        created_unix_ms,
+        linked,
+    );
     let begun_us = started.elapsed().as_micros() as u64;
     tracing::info!(repository = &*repo.name, %id, pinned_us, begun_us, "building");
     Ok(Begun {
@@ -383,6 +391,7 @@ fn publish(
         id: archive.id,
         repository: archive.repository.to_string(),
         commit: archive.commit.clone(),
+        refs_digest: archive.refs_digest,
         created_unix_ms: archive.created_unix_ms,
         linked: archive.linked().to_vec(),
         layout: archive.fanout.layout(),

@@ -35,13 +35,17 @@ impl Plane {
     /// configuration is set while requests are served already.
     pub(super) async fn take_over_mirrors(self: Rc<Self>) {
         for repo in self.shared.registry.all() {
-            if !repo.mirror.is_dir() {
-                continue;
-            }
-            if let Err(e) = self.take_over(&repo).await {
+            if repo.mirror.is_dir() {
+                let Err(e) = self.take_over(&repo).await else {
+                    continue;
+                };
                 tracing::error!(repository = &*repo.name, "{e}");
                 // Whoever asks for it is told why, until somebody has put it right.
                 repo.set_mirrored(false);
+            }
+            if repo.current().is_some() {
+                // The snapshot must not stay as it is for ever.
+                self.plan(&repo, None);
             }
         }
     }
@@ -53,17 +57,18 @@ impl Plane {
         self.git.set_up(&repo.mirror, &repo.url).await?;
         self.keep(repo, upstream::last_fetch_unix_ms(&repo.mirror));
         if let Some(head) = self.read_head(repo).await {
-            if has_moved(repo, &head) {
-                repo.set_moved(unix_ms());
-                self.rebuild(repo);
-            }
             repo.set_first_head(head);
+            self.rebuild(repo);
         }
         Ok(())
     }
 
     fn keep(&self, repo: &Repo, fresh_unix_ms: Option<u64>) {
         repo.set_mirrored(true);
+        self.plan(repo, fresh_unix_ms);
+    }
+
+    fn plan(&self, repo: &Repo, fresh_unix_ms: Option<u64>) {
         self.schedule
             .borrow_mut()
             .add(repo.name.clone(), fresh_unix_ms, unix_ms());
@@ -131,12 +136,9 @@ impl Plane {
             return duty.done(Err(why));
         }
         if let Some(head) = self.read_head(&repo).await {
-            if has_moved(&repo, &head) {
-                // There was a mirror before; it is gone, but its snapshot is not.
-                repo.set_moved(unix_ms());
-                self.rebuild(&repo);
-            }
             repo.set_head(head);
+            // There may be a snapshot of a mirror that is gone.
+            self.rebuild(&repo);
         }
         repo.set_fresh(unix_began_ms, began);
         self.keep(&repo, Some(unix_ms()));
@@ -167,19 +169,35 @@ impl Plane {
     }
 
     async fn fetch(self: Rc<Self>, name: Arc<str>) {
-        let Some((host, path)) = name.split_once('/') else {
-            return;
+        let parts = name.split_once('/');
+        let repo = parts.and_then(|(host, path)| self.shared.registry.get(host, path));
+        let succeeded = match repo {
+            Some(repo) if repo.mirror.is_dir() || repo.current().is_some() => {
+                self.refresh(&repo).await
+            }
+            // Somebody took the mirror away, and nobody has asked for a snapshot since.
+            gone => {
+                if let Some(repo) = gone {
+                    repo.set_mirrored(false);
+                }
+                self.schedule.borrow_mut().remove(&name);
+                false
+            }
         };
-        let Some(repo) = self.shared.registry.get(host, path) else {
-            self.schedule.borrow_mut().remove(&name);
-            return;
-        };
-        let freshened = self.freshening(&repo).end().await;
-        let succeeded = matches!(freshened, Some(Ok(())));
         self.schedule
             .borrow_mut()
             .finished(&name, succeeded, unix_ms());
         self.wake.notify_one();
+    }
+
+    /// Makes the mirror like its upstream; whether it is. One that is missing is cloned, for its
+    /// snapshot would stay as it is for ever.
+    async fn refresh(self: &Rc<Self>, repo: &Arc<Repo>) -> bool {
+        match self.ensure_mirror(repo).await {
+            Ok(cloned) => cloned || matches!(self.freshening(repo).end().await, Some(Ok(()))),
+            // It was logged.
+            Err(_) => false,
+        }
     }
 
     /// The comparison that runs; begins one if none does.
@@ -265,9 +283,8 @@ impl Plane {
             // Noted before anybody hears of it.
             repo.set_moved(unix_ms());
         }
-        if (moved || repo.head().is_none())
-            && let Some(head) = self.read_head(&repo).await
-        {
+        // Also when nothing moved: somebody may have put another mirror there.
+        if let Some(head) = self.read_head(&repo).await {
             repo.set_head(head);
         }
         repo.set_fresh(unix_began_ms, began);
@@ -316,9 +333,13 @@ impl Plane {
         read.map_err(|e| failed(&e))
     }
 
+    /// Reads the mirror's HEAD, and notes whether its refs are still those of the snapshot.
     async fn read_head(&self, repo: &Arc<Repo>) -> Option<Arc<MirrorHead>> {
         match self.read_refs(repo).await {
-            Ok(refs) => Some(Arc::new(MirrorHead::of(&refs))),
+            Ok(refs) => {
+                repo.compare_refs(&refs.digest());
+                Some(Arc::new(MirrorHead::of(&refs)))
+            }
             Err(e) => {
                 tracing::error!(repository = &*repo.name, "cannot read HEAD: {e}");
                 None
@@ -341,14 +362,6 @@ fn lately() -> Instant {
     let now = Instant::now();
     let since = now.checked_sub(Duration::from_millis(MIRROR_FRESH_MS));
     since.unwrap_or(now)
-}
-
-/// Whether the mirror's HEAD is not that of the snapshot that is served, although no fetch has
-/// just moved it: the server before ended between a fetch and the build that should have
-/// followed, or the mirror was cloned anew.
-fn has_moved(repo: &Repo, head: &MirrorHead) -> bool {
-    let current = repo.current();
-    current.is_some_and(|current| current.commit != head.commit)
 }
 
 /// What the client hears when there is no mirror and none can be had.

@@ -64,6 +64,16 @@ struct RepoState {
     not_cloned: Option<(Instant, StartError)>,
 }
 
+impl RepoState {
+    /// Notes that the mirror's refs have moved since the current snapshot was begun: by its own
+    /// time, so that a build begun from now on counts as newer even in the same millisecond.
+    /// They may have moved during the build that runs, too, if there is a time until which.
+    fn outdate_current(&mut self, until_unix_ms: Option<u64>) {
+        let built_unix_ms = self.current.as_ref().map(|c| c.created_unix_ms);
+        self.moved_unix_ms = self.moved_unix_ms.max(built_unix_ms).max(until_unix_ms);
+    }
+}
+
 /// What the HEAD of a mirror is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MirrorHead {
@@ -182,7 +192,21 @@ impl Repo {
 
     /// The mirror's refs have moved, at this time or before.
     pub fn set_moved(&self, unix_ms: u64) {
-        self.lock().moved_unix_ms = Some(unix_ms);
+        let mut state = self.lock();
+        let during_build = state.build.as_ref().map(|_| unix_ms);
+        state.outdate_current(during_build);
+    }
+
+    /// The mirror has refs of this digest now. If the current snapshot shows others, they moved:
+    /// perhaps unseen, as when the server ended before the build that should have followed a
+    /// fetch, or when somebody put another mirror there.
+    pub fn compare_refs(&self, digest: &[u8; 32]) {
+        let mut state = self.lock();
+        let current = state.current.as_ref();
+        if current.is_some_and(|current| current.refs_digest != *digest) {
+            // A build that runs may have begun after they moved, and no other must follow it.
+            state.outdate_current(None);
+        }
     }
 
     fn permit(self: &Arc<Self>, state: &mut RepoState) -> Permit {
@@ -282,7 +306,12 @@ impl Repo {
 
     /// Whether there is a mirror that is kept like its upstream: such a repository stays known.
     pub fn set_mirrored(&self, mirrored: bool) {
-        self.lock().mirrored = mirrored;
+        let mut state = self.lock();
+        state.mirrored = mirrored;
+        if !mirrored {
+            // Another mirror, when there is one, may have another.
+            state.head = None;
+        }
     }
 
     /// See [`Repo::set_mirrored`].
@@ -425,6 +454,7 @@ mod tests {
             id,
             name,
             None,
+            [0; 32],
             created_unix_ms,
             Vec::new(),
         ))
@@ -476,6 +506,29 @@ mod tests {
         drop(repo.rebuild().unwrap());
         // A build that failed is tried again.
         assert!(repo.rebuild().is_some());
+    }
+
+    #[test]
+    fn refs_that_moved_unseen_are_built_once() {
+        let repo = repo();
+        repo.compare_refs(&[1; 32]);
+        repo.replace_current(Some(archive(10)));
+        assert!(repo.rebuild().is_none(), "there was nothing to compare");
+        repo.compare_refs(&[0; 32]);
+        assert!(repo.rebuild().is_none(), "they are the same");
+        repo.compare_refs(&[1; 32]);
+        let permit = repo.rebuild().unwrap();
+        // The build has seen these already.
+        repo.compare_refs(&[1; 32]);
+        repo.replace_current(Some(archive(11)));
+        drop(permit);
+        assert!(repo.rebuild().is_none(), "built twice");
+        // Nor does a build follow one that began in the millisecond in which they moved.
+        repo.set_moved(12);
+        let permit = repo.rebuild().unwrap();
+        repo.replace_current(Some(archive(12)));
+        drop(permit);
+        assert!(repo.rebuild().is_none(), "built twice");
     }
 
     #[test]

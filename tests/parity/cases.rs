@@ -362,6 +362,13 @@ pub fn tagged(lab: &Lab) {
     tags(&path);
 }
 
+/// A commit on top of `main` that no branch leads to.
+fn pull_request(path: &Path) -> String {
+    let tree = "refs/heads/main^{tree}";
+    let commit = ["commit-tree", tree, "-p", "refs/heads/main", "-m", "pull"];
+    git::text(path, &commit)
+}
+
 /// 5,000 references, packed and loose, and references that no clone takes.
 pub fn many_refs(lab: &Lab) {
     let path = ordinary(lab, "many-refs");
@@ -372,17 +379,7 @@ pub fn many_refs(lab: &Lab) {
     repos::add_refs(&path, 2000, "main~1", |n| {
         format!("refs/tags/v{}.{n}", n % 11)
     });
-    let pull = git::text(
-        &path,
-        &[
-            "commit-tree",
-            "refs/heads/main^{tree}",
-            "-p",
-            "refs/heads/main",
-            "-m",
-            "pull",
-        ],
-    );
+    let pull = pull_request(&path);
     repos::add_refs(&path, 50, &pull, |n| format!("refs/pull/{n}/head"));
     git::run(&path, &["update-ref", "refs/notes/commits", &pull]);
     git::run(&path, &["update-ref", "refs/stash", &pull]);
@@ -417,17 +414,7 @@ pub fn packs_and_loose(lab: &Lab) {
             "origin",
         ],
     );
-    let pull = git::text(
-        &path,
-        &[
-            "commit-tree",
-            "refs/heads/main^{tree}",
-            "-p",
-            "refs/heads/main",
-            "-m",
-            "pull",
-        ],
-    );
+    let pull = pull_request(&path);
     git::run(&path, &["update-ref", "refs/pull/1/head", &pull]);
     git::run(
         &mirror,

@@ -4,7 +4,7 @@ use super::support::client::{Conn, End, Paced, get};
 use super::support::lab::{self, Lab};
 use super::support::repos::{self, Shape};
 use super::support::rng::Rng;
-use super::support::server::Server;
+use super::support::server::{Server, Settings};
 use super::support::{git, wait};
 use super::{begin, expect_clone, finish, hit, large_lab, new_lab, small_lab, wait_published};
 use std::io;
@@ -571,21 +571,33 @@ fn health_and_metrics() {
 #[test]
 fn a_wrong_setting_is_named() {
     let lab = small_lab();
-    let Err(exited) = lab
-        .settings()
-        .with(&["--fetch-interval", "soon"])
-        .try_start()
-    else {
-        panic!("it started");
-    };
-    assert_eq!(exited.status.code(), Some(2), "{}", exited.log);
-    let names = ["fetch-interval", "fetch_interval"];
-    assert!(
-        names.iter().any(|name| exited.log.contains(name)),
-        "{}",
-        exited.log
-    );
-    assert!(exited.log.contains("soon"), "{}", exited.log);
+    let wrong_flag = lab.settings().with(&["--fetch-interval", "soon"]);
+    let wrong_fault = |fault| lab.settings().with_fault(fault);
+    let cases: [(Settings, &[&str]); 4] = [
+        (wrong_flag, &["fetch_interval", "soon"]),
+        (
+            wrong_fault("encoder-panic-at-job=1,smoke=3"),
+            &["TARPON_FAULT", "\"smoke=3\"", "build-fail-after-bytes=N"],
+        ),
+        (
+            wrong_fault("spool-enospc-after-bytes=-1"),
+            &["TARPON_FAULT", "-1", "a whole number"],
+        ),
+        (
+            wrong_fault("encoder-panic-at-job"),
+            &["TARPON_FAULT", "encoder-panic-at-job=N"],
+        ),
+    ];
+    for (settings, named) in cases {
+        let Err(exited) = settings.try_start() else {
+            panic!("it started: {named:?}");
+        };
+        assert_eq!(exited.status.code(), Some(2), "{}", exited.log);
+        assert_eq!(exited.log.lines().count(), 1, "{}", exited.log);
+        for name in named {
+            assert!(exited.log.contains(name), "{name}: {}", exited.log);
+        }
+    }
     assert!(
         !lab.state().join("mirrors").exists(),
         "the state directory was touched"

@@ -12,6 +12,7 @@ mod ensure_refs;
 mod faults;
 mod git_protocol;
 mod lifecycle;
+mod mirrors;
 mod pressure;
 mod protocol;
 mod sharing;

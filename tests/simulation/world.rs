@@ -867,6 +867,7 @@ impl Build {
             id: id(self.number),
             repository: "host/repo".into(),
             commit: None,
+            refs_digest: [0; 32],
             created_unix_ms: self.version,
             linked: linked.collect(),
             layout: self.readable.fanout.layout(),

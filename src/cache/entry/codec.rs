@@ -1,0 +1,430 @@
+//! The metadata file of a cache entry, as a pure codec (design, section 5).
+//!
+//! Layout of the file, all numbers little-endian:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 8 | magic |
+//! | 4 | format version |
+//! | 8 | length of the payload |
+//! | … | payload: [`Fields`] in the order of its `wire_struct!` line |
+//! | 32 | SHA-256 of everything before it |
+//!
+//! Magic, version and digest keep their places in every version, so a file of another version
+//! is told from a damaged one. The digest is checked before anything else is believed. A list
+//! or text is its count (8 bytes) and its items; a count is checked against the bytes that are
+//! left before anything is allocated. There is one encoding of each value, and reading accepts
+//! only that one: `encode(decode(b)) == b`.
+
+use sha2::{Digest, Sha256};
+
+use super::{EntryId, Fields, InvalidMeta, JobRecord, LinkedFile, Meta, is_lower_hex};
+use crate::extent::{Extent, Layout, LayoutError};
+use crate::limits::META_BYTES_MAX;
+
+const MAGIC: [u8; 8] = *b"tarpon\x1a\n";
+/// The format version that is written, and the only one that is read.
+pub const VERSION: u32 = 2;
+const DIGEST_BYTES: usize = 32;
+const EXTENT_SPOOL: u8 = 0;
+const EXTENT_RAW_RUN: u8 = 1;
+
+const _: () = assert!(META_BYTES_MAX as usize > Header::BYTES_MIN + Fields::BYTES_MIN);
+
+/// Why bytes are not the metadata of an entry. Offsets are in bytes from the file's beginning;
+/// for what is wrong with several parts together, the offset of the field that holds them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MetaError {
+    #[error("at offset {offset}: the file ends too early, {wanted} more bytes are needed")]
+    End { offset: usize, wanted: usize },
+    #[error("at offset 0: not the metadata of an entry")]
+    Magic,
+    #[error("the digest at offset {offset} does not match, so the file is damaged")]
+    Digest { offset: usize },
+    #[error("at offset {offset}: format version {version}, but only {VERSION} can be read")]
+    Version { offset: usize, version: u32 },
+    #[error("at offset {offset}: a payload of {stated} bytes is stated, {present} are there")]
+    PayloadLength {
+        offset: usize,
+        stated: u64,
+        present: usize,
+    },
+    #[error("at offset {offset}: {count} items are stated, which {present} bytes cannot hold")]
+    Count {
+        offset: usize,
+        count: u64,
+        present: usize,
+    },
+    #[error("at offset {offset}: not {expected}")]
+    Value {
+        offset: usize,
+        expected: &'static str,
+    },
+    #[error("at offset {offset}: {source}")]
+    Layout { offset: usize, source: LayoutError },
+    #[error("at offset {offset}: {source}")]
+    Invalid { offset: usize, source: InvalidMeta },
+    #[error("at offset {offset}: {bytes} bytes stand after the last field")]
+    Trailing { offset: usize, bytes: usize },
+}
+
+impl Meta {
+    /// The bytes of the metadata file.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut payload = Vec::new();
+        self.0.put(&mut payload);
+        let header = Header {
+            magic: MAGIC,
+            version: VERSION,
+            payload_bytes: payload.len() as u64,
+        };
+        let mut out = Vec::with_capacity(Header::BYTES_MIN + payload.len() + DIGEST_BYTES);
+        header.put(&mut out);
+        out.extend_from_slice(&payload);
+        let digest = Sha256::digest(&out);
+        out.extend_from_slice(&digest);
+        out
+    }
+
+    /// Reads a metadata file. Any bytes give an entry that holds every invariant, or an error.
+    pub fn decode(bytes: &[u8]) -> Result<Meta, MetaError> {
+        let mut input = open_sealed(bytes)?;
+        let fields = Fields::take(&mut input)?;
+        let left = input.left();
+        if left > 0 {
+            return Err(MetaError::Trailing {
+                offset: input.at,
+                bytes: left,
+            });
+        }
+        if let Err(source) = fields.check() {
+            let offset = Header::BYTES_MIN + fields.offset_of(source.field());
+            return Err(MetaError::Invalid { offset, source });
+        }
+        Ok(Meta(fields))
+    }
+}
+
+/// Checks all that stands around the payload, and gives the payload.
+fn open_sealed(bytes: &[u8]) -> Result<Input<'_>, MetaError> {
+    let bytes_min = Header::BYTES_MIN + DIGEST_BYTES;
+    if bytes.len() < bytes_min {
+        return Err(MetaError::End {
+            offset: bytes.len(),
+            wanted: bytes_min - bytes.len(),
+        });
+    }
+    let (sealed, digest) = bytes.split_at(bytes.len() - DIGEST_BYTES);
+    let mut input = Input {
+        bytes: sealed,
+        at: 0,
+    };
+    let header = Header::take(&mut input)?;
+    if header.magic != MAGIC {
+        return Err(MetaError::Magic);
+    }
+    if Sha256::digest(sealed).as_slice() != digest {
+        return Err(MetaError::Digest {
+            offset: sealed.len(),
+        });
+    }
+    if header.version != VERSION {
+        return Err(MetaError::Version {
+            offset: header.offset_of("version"),
+            version: header.version,
+        });
+    }
+    let present = input.left();
+    if header.payload_bytes != present as u64 {
+        return Err(MetaError::PayloadLength {
+            offset: header.offset_of("payload_bytes"),
+            stated: header.payload_bytes,
+            present,
+        });
+    }
+    Ok(input)
+}
+
+/// The bytes before the digest, read from `at` on.
+struct Input<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Input<'a> {
+    fn left(&self) -> usize {
+        self.bytes.len() - self.at
+    }
+
+    fn take(&mut self, len: usize) -> Result<&'a [u8], MetaError> {
+        if len > self.left() {
+            return Err(MetaError::End {
+                offset: self.at,
+                wanted: len - self.left(),
+            });
+        }
+        let taken = &self.bytes[self.at..][..len];
+        self.at += len;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], MetaError> {
+        let mut array = [0; N];
+        array.copy_from_slice(self.take(N)?);
+        Ok(array)
+    }
+
+    /// A count of items that take at least `bytes_min` each: never more than can be there.
+    fn count(&mut self, bytes_min: usize) -> Result<usize, MetaError> {
+        let offset = self.at;
+        let count = u64::take(self)?;
+        let present = self.left();
+        if count > (present / bytes_min) as u64 {
+            return Err(MetaError::Count {
+                offset,
+                count,
+                present,
+            });
+        }
+        Ok(count as usize)
+    }
+}
+
+/// A value with exactly one form in the file.
+trait Wire: Sized {
+    /// Fewest bytes of a value.
+    const BYTES_MIN: usize;
+    fn put(&self, out: &mut Vec<u8>);
+    fn take(input: &mut Input<'_>) -> Result<Self, MetaError>;
+}
+
+/// The fields of a struct in the order of the file: the one definition for both directions.
+macro_rules! wire_struct {
+    ($name:ident { $($field:ident: $type:ty),* $(,)? }) => {
+        impl Wire for $name {
+            const BYTES_MIN: usize = 0 $(+ <$type as Wire>::BYTES_MIN)*;
+            fn put(&self, out: &mut Vec<u8>) {
+                $(self.$field.put(out);)*
+            }
+            fn take(input: &mut Input<'_>) -> Result<Self, MetaError> {
+                Ok($name { $($field: <$type as Wire>::take(input)?,)* })
+            }
+        }
+    };
+    (@with_offsets $name:ident { $($field:ident: $type:ty),* $(,)? }) => {
+        wire_struct!($name { $($field: $type),* });
+        impl $name {
+            /// Where the field stands from the struct's beginning, for errors.
+            fn offset_of(&self, field: &str) -> usize {
+                let mut before = Vec::new();
+                $(
+                    if field == stringify!($field) {
+                        return before.len();
+                    }
+                    self.$field.put(&mut before);
+                )*
+                before.len()
+            }
+        }
+    };
+}
+
+/// What stands before the payload.
+struct Header {
+    magic: [u8; 8],
+    version: u32,
+    payload_bytes: u64,
+}
+
+wire_struct!(@with_offsets Header { magic: [u8; 8], version: u32, payload_bytes: u64 });
+wire_struct!(@with_offsets Fields {
+    id: EntryId,
+    repository: String,
+    commit: Option<String>,
+    refs_digest: [u8; 32],
+    created_unix_ms: u64,
+    linked: Vec<LinkedFile>,
+    layout: Layout,
+    jobs: Vec<JobRecord>,
+});
+wire_struct!(LinkedFile {
+    path: String,
+    bytes: u64
+});
+wire_struct!(JobRecord {
+    key: [u8; 32],
+    spool_offset: u64,
+    spool_bytes: u64,
+    mtime_s: i64,
+    sizes: Vec<u32>,
+});
+
+macro_rules! wire_integer {
+    ($($type:ty),*) => {$(
+        impl Wire for $type {
+            const BYTES_MIN: usize = size_of::<$type>();
+            fn put(&self, out: &mut Vec<u8>) {
+                out.extend_from_slice(&self.to_le_bytes());
+            }
+            fn take(input: &mut Input<'_>) -> Result<Self, MetaError> {
+                Ok(<$type>::from_le_bytes(input.array()?))
+            }
+        }
+    )*};
+}
+wire_integer!(u8, u32, u64, i64);
+
+impl<const N: usize> Wire for [u8; N] {
+    const BYTES_MIN: usize = N;
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self);
+    }
+    fn take(input: &mut Input<'_>) -> Result<Self, MetaError> {
+        input.array()
+    }
+}
+
+/// The list's count and its items; the other direction is that of `Vec`.
+fn put_list<T: Wire>(list: &[T], out: &mut Vec<u8>) {
+    (list.len() as u64).put(out);
+    for item in list {
+        item.put(out);
+    }
+}
+
+impl<T: Wire> Wire for Vec<T> {
+    const BYTES_MIN: usize = u64::BYTES_MIN;
+    fn put(&self, out: &mut Vec<u8>) {
+        put_list(self, out);
+    }
+    fn take(input: &mut Input<'_>) -> Result<Self, MetaError> {
+        let count = input.count(T::BYTES_MIN)?;
+        (0..count).map(|_| T::take(input)).collect()
+    }
+}
+
+/// The text's length and its bytes; the other direction is that of `String`.
+fn put_text(text: &str, out: &mut Vec<u8>) {
+    (text.len() as u64).put(out);
+    out.extend_from_slice(text.as_bytes());
+}
+
+impl Wire for String {
+    const BYTES_MIN: usize = u64::BYTES_MIN;
+    fn put(&self, out: &mut Vec<u8>) {
+        put_text(self, out);
+    }
+    fn take(input: &mut Input<'_>) -> Result<Self, MetaError> {
+        let len = input.count(1)?;
+        let offset = input.at;
+        let text = std::str::from_utf8(input.take(len)?).map_err(|error| MetaError::Value {
+            offset: offset + error.valid_up_to(),
+            expected: "UTF-8",
+        })?;
+        Ok(text.to_owned())
+    }
+}
+
+/// Absent is the empty text, which no present value is.
+impl Wire for Option<String> {
+    const BYTES_MIN: usize = String::BYTES_MIN;
+    fn put(&self, out: &mut Vec<u8>) {
+        put_text(self.as_deref().unwrap_or_default(), out);
+    }
+    fn take(input: &mut Input<'_>) -> Result<Self, MetaError> {
+        Ok(Some(String::take(input)?).filter(|text| !text.is_empty()))
+    }
+}
+
+impl Wire for EntryId {
+    const BYTES_MIN: usize = 32;
+    fn put(&self, out: &mut Vec<u8>) {
+        self.0.put(out);
+    }
+    fn take(input: &mut Input<'_>) -> Result<Self, MetaError> {
+        let offset = input.at;
+        let bytes: [u8; 32] = input.array()?;
+        if !is_lower_hex(&bytes) {
+            return Err(MetaError::Value {
+                offset,
+                expected: "an entry id",
+            });
+        }
+        Ok(EntryId(bytes))
+    }
+}
+
+impl Wire for Extent {
+    const BYTES_MIN: usize = u8::BYTES_MIN + 2 * u64::BYTES_MIN;
+    fn put(&self, out: &mut Vec<u8>) {
+        match *self {
+            Extent::Spool { offset, len } => {
+                EXTENT_SPOOL.put(out);
+                offset.put(out);
+                len.put(out);
+            }
+            Extent::RawRun {
+                file,
+                offset,
+                len,
+                first_checksum,
+            } => {
+                EXTENT_RAW_RUN.put(out);
+                file.put(out);
+                offset.put(out);
+                len.put(out);
+                first_checksum.put(out);
+            }
+        }
+    }
+    fn take(input: &mut Input<'_>) -> Result<Self, MetaError> {
+        let offset = input.at;
+        // Fields are read in the order they stand here.
+        match u8::take(input)? {
+            EXTENT_SPOOL => Ok(Extent::Spool {
+                offset: u64::take(input)?,
+                len: u64::take(input)?,
+            }),
+            EXTENT_RAW_RUN => Ok(Extent::RawRun {
+                file: u32::take(input)?,
+                offset: u64::take(input)?,
+                len: u64::take(input)?,
+                first_checksum: u32::take(input)?,
+            }),
+            _ => Err(MetaError::Value {
+                offset,
+                expected: "a kind of extent",
+            }),
+        }
+    }
+}
+
+/// The lengths stand in the file although they follow from the extents: so they can be seen
+/// without counting, and tie the two together.
+impl Wire for Layout {
+    const BYTES_MIN: usize = 4 * u64::BYTES_MIN;
+    fn put(&self, out: &mut Vec<u8>) {
+        self.wire_bytes().put(out);
+        self.spool_bytes().put(out);
+        put_list(self.extents(), out);
+        put_list(self.checksums(), out);
+    }
+    fn take(input: &mut Input<'_>) -> Result<Self, MetaError> {
+        let offset = input.at;
+        let stated = (u64::take(input)?, u64::take(input)?);
+        let extents = Vec::take(input)?;
+        let checksums = Vec::take(input)?;
+        let layout = Layout::from_parts(extents, checksums)
+            .map_err(|source| MetaError::Layout { offset, source })?;
+        if stated != (layout.wire_bytes(), layout.spool_bytes()) {
+            return Err(MetaError::Value {
+                offset,
+                expected: "the lengths that the extents have",
+            });
+        }
+        Ok(layout)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! Mirrors that come, go and change under the server's snapshots, by other hands than its own.
+
+use super::support::client::Response;
+use super::support::lab::{self, Lab};
+use super::support::repos;
+use super::support::server::Server;
+use super::support::{git, wait};
+use super::{ensure, expect_clone, hit, remove, small_lab};
+
+/// The time of the next look at the upstream does not come.
+const NEVER: [&str; 2] = ["--fetch-interval", "720h"];
+
+/// A lab whose server has built a snapshot and was stopped; with that snapshot.
+fn lab_with_snapshot() -> (Lab, Response) {
+    let lab = small_lab();
+    let server = lab.settings().with(&NEVER).start();
+    let old = hit(&server, "small");
+    server.stop();
+    (lab, old)
+}
+
+/// Asks until the snapshot is another than `old`, of this commit, and gives it. Until then every
+/// answer is the old one, whole.
+fn expect_new(server: &Server, old: &Response, commit: &str) -> Response {
+    let target = lab::target("small");
+    wait::until("the new snapshot is served", || {
+        let answer = server.get(&target).expect(200);
+        if answer.head.etag() == old.head.etag() {
+            assert!(answer.body == old.body, "the old tag with other bytes");
+            return None;
+        }
+        let shown = answer.head.get("x-cachew-snapshot-commit");
+        assert_eq!(shown, Some(commit), "{:?}", answer.head);
+        Some(answer)
+    })
+}
+
+fn head_of(lab: &Lab) -> String {
+    git::text(&lab.upstream("small"), &["rev-parse", "HEAD"])
+}
+
+fn clones(server: &Server) -> u64 {
+    server.metrics().count("tarpon_clones_total", &[])
+}
+
+/// The mirror was replaced by one with a newer commit while the server was down: it has its
+/// snapshot without a look at the upstream.
+#[test]
+fn a_mirror_that_was_replaced_has_its_snapshot() {
+    let (lab, old) = lab_with_snapshot();
+    remove(&lab.mirror("small"));
+    let commit = repos::add_commit(&lab.upstream("small"), "main", "new.txt", b"new\n");
+    lab.place_mirror("small");
+    let server = lab.settings().with(&NEVER).start();
+    let new = expect_new(&server, &old, &commit);
+    expect_clone(&lab, "small", &new.body);
+    assert_eq!((clones(&server), server.fetches()), (0, 0));
+    // The next start finds nothing to do.
+    server.stop();
+    let server = lab.settings().with(&NEVER).start();
+    let again = hit(&server, "small");
+    assert_eq!(again.head.etag(), new.head.etag());
+    assert_eq!(server.builds("complete"), 0);
+}
+
+/// The same where HEAD stayed what it was: a branch and a tag moved, another branch went.
+#[test]
+fn refs_besides_head_count_as_well() {
+    let lab = small_lab();
+    let upstream = lab.upstream("small");
+    for name in ["moves", "goes"] {
+        git::run(&upstream, &["branch", name, "main"]);
+    }
+    git::run(&upstream, &["tag", "moves", "main"]);
+    let server = lab.settings().with(&NEVER).start();
+    let old = hit(&server, "small");
+    server.stop();
+    remove(&lab.mirror("small"));
+    let moved = repos::add_commit(&upstream, "moves", "new.txt", b"new\n");
+    git::run(&upstream, &["tag", "-f", "moves", &moved]);
+    git::run(&upstream, &["branch", "-D", "goes"]);
+    lab.place_mirror("small");
+    let server = lab.settings().with(&NEVER).start();
+    let new = expect_new(&server, &old, &head_of(&lab));
+    expect_clone(&lab, "small", &new.body);
+    assert_eq!((clones(&server), server.fetches()), (0, 0));
+}
+
+/// There is no mirror at the start, and no upstream any more; the one that is put there later is
+/// found and has its snapshot, although every request is answered from the cache.
+#[test]
+fn a_mirror_that_comes_later_has_its_snapshot() {
+    let (lab, old) = lab_with_snapshot();
+    remove(&lab.mirror("small"));
+    let commit = repos::add_commit(&lab.upstream("small"), "main", "new.txt", b"new\n");
+    let beside = lab.scratch("mirror.git");
+    git::clone_mirror(&lab.url("small"), &beside);
+    let clone = lab.scratch("clone");
+    git::clone(&lab.url("small"), &clone);
+    lab.hide("small");
+    let server = lab.settings().with(&["--fetch-interval", "8s"]).start();
+    let still = hit(&server, "small");
+    assert_eq!(still.head.etag(), old.head.etag());
+    let renamed = std::fs::rename(&beside, lab.mirror("small"));
+    renamed.unwrap_or_else(|e| panic!("rename: {e}"));
+    let new = expect_new(&server, &old, &commit);
+    let unpacked = lab.unpack(&new.body, "unpacked");
+    super::parity::expect_same(&clone, &unpacked, "from the mirror alone");
+}
+
+/// There is no mirror at the start and nobody puts one there: the schedule clones it, and the
+/// snapshot is kept like the upstream as before.
+#[test]
+fn a_mirror_that_is_missing_is_cloned_on_schedule() {
+    let (lab, old) = lab_with_snapshot();
+    remove(&lab.mirror("small"));
+    let commit = repos::add_commit(&lab.upstream("small"), "main", "new.txt", b"new\n");
+    let server = lab.settings().with(&["--fetch-interval", "1s"]).start();
+    let new = expect_new(&server, &old, &commit);
+    expect_clone(&lab, "small", &new.body);
+    // So it is when the mirror goes while the server runs.
+    remove(&lab.mirror("small"));
+    let commit = repos::add_commit(&lab.upstream("small"), "main", "newer.txt", b"newer\n");
+    let newest = expect_new(&server, &new, &commit);
+    expect_clone(&lab, "small", &newest.body);
+    assert_eq!(clones(&server), 2);
+    lab.expect_no_orphans();
+}
+
+/// Another mirror is put into the place of one while the server runs: the next look at the
+/// upstream finds nothing new, and yet the snapshot is another.
+#[test]
+fn a_mirror_can_be_exchanged_at_any_time() {
+    let lab = small_lab();
+    let server = lab.settings().with(&NEVER).start();
+    let old = hit(&server, "small");
+    let commit = repos::add_commit(&lab.upstream("small"), "main", "new.txt", b"new\n");
+    let beside = lab.scratch("mirror.git");
+    git::clone_mirror(&lab.url("small"), &beside);
+    let mirror = lab.mirror("small");
+    let away = std::fs::rename(&mirror, lab.scratch("old.git"));
+    away.and_then(|()| std::fs::rename(&beside, &mirror))
+        .unwrap_or_else(|e| panic!("rename: {e}"));
+    ensure(&server, "small", r#"{"refs":{"refs/heads/absent":""}}"#);
+    let new = expect_new(&server, &old, &commit);
+    expect_clone(&lab, "small", &new.body);
+    let unchanged = [("result", "unchanged")];
+    let looks = server.metrics().count("tarpon_fetches_total", &unchanged);
+    assert_eq!((looks, server.fetches()), (1, 1));
+}
