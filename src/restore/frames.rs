@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::chunk::{Chunk, Slice};
 use super::error::RestoreError;
 use crate::extent::RAW_BLOCK_BYTES;
-use crate::limits::RESTORE_FRAME_BYTES_MAX;
+use crate::limits::{RESTORE_FRAME_BYTES_MAX, STORED_SLICES_MAX};
 
 const MAGIC: [u8; 4] = 0xFD2F_B528u32.to_le_bytes();
 const SINGLE_SEGMENT: u8 = 1 << 5;
@@ -20,10 +20,7 @@ const DESCRIPTOR_BYTES: usize = 5;
 const BLOCK_HEADER_BYTES: usize = 3;
 const CHECKSUM_BYTES: usize = 4;
 /// Longest field: window descriptor and content size.
-const FIELD_BYTES_MAX: usize = 9;
-/// Slices of a stored frame: what one `pwritev` takes. One of more pieces is decoded like any
-/// other, so that small blocks do not take more memory than they hold.
-const STORED_SLICES_MAX: usize = 1024;
+const LONGEST_FIELD_BYTES: usize = 9;
 /// The format's longest block (RFC 8878 section 3.1.1.2.3).
 const BLOCK_BYTES: usize = RAW_BLOCK_BYTES as usize;
 
@@ -139,7 +136,7 @@ impl Cutter {
                 if self.field.len() < len {
                     return Ok(None);
                 }
-                let mut bytes = [0; FIELD_BYTES_MAX];
+                let mut bytes = [0; LONGEST_FIELD_BYTES];
                 bytes[..len].copy_from_slice(&self.field);
                 self.field.clear();
                 match field {

@@ -12,14 +12,11 @@ use rustix::fs::{FallocateFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::error::RestoreError;
+use crate::limits::OPEN_DIRECTORIES_MAX;
 
 /// Files from this size on get their space before their data, so that a full disk shows early and
 /// parts may be written in any order.
 const PREALLOCATE_BYTES: u64 = 1 << 20;
-
-/// Directories that a thread keeps open: enough for the way to a file of most repositories, few
-/// enough for any limit of descriptors.
-const OPEN_DIRECTORIES_MAX: usize = 16;
 
 /// An error for an entry: what its name alone can cause is the archive's fault, the rest the
 /// disk's.

@@ -192,20 +192,20 @@ impl Repo {
 
     /// The mirror's refs have moved, at this time or before.
     pub fn set_moved(&self, unix_ms: u64) {
-        let mut state = self.lock();
-        let during_build = state.build.as_ref().map(|_| unix_ms);
-        state.outdate_current(during_build);
+        let mut known = self.lock();
+        let during_build = known.build.as_ref().map(|_| unix_ms);
+        known.outdate_current(during_build);
     }
 
     /// The mirror has refs of this digest now. If the current snapshot shows others, they moved:
     /// perhaps unseen, as when the server ended before the build that should have followed a
     /// fetch, or when somebody put another mirror there.
     pub fn compare_refs(&self, digest: &[u8; 32]) {
-        let mut state = self.lock();
-        let current = state.current.as_ref();
+        let mut known = self.lock();
+        let current = known.current.as_ref();
         if current.is_some_and(|current| current.refs_digest != *digest) {
             // A build that runs may have begun after they moved, and no other must follow it.
-            state.outdate_current(None);
+            known.outdate_current(None);
         }
     }
 
