@@ -398,12 +398,14 @@ pub const RESTORE_FRAME_BYTES_MAX: usize = 16 << 20;
 pub const FRAMES_AHEAD: usize = 6;
 /// Content of frames that waits to be decoded or written.
 pub const CONTENT_BYTES_MAX: u64 = 32 << 20;
-/// Slices of memory that a stored frame is written from: what one `pwritev` takes. A frame of more
-/// is decoded like any other, so that small blocks do not take more memory than they hold.
+/// Slices of memory that a stored frame is written from. A frame of more is decoded like any other,
+/// so that small blocks do not take more memory than they hold.
 pub const STORED_SLICES_MAX: usize = 1024;
 /// Directories that a thread keeps open: enough for the way to a file of most repositories, few
 /// enough for any limit of descriptors.
 pub const OPEN_DIRECTORIES_MAX: usize = 16;
+/// Most bytes that one system call writes to a restored file.
+pub const WRITE_BYTES: usize = 128 << 10;
 /// Longest path or link target in an archive: the kernel's longest path.
 pub const ENTRY_PATH_BYTES_MAX: usize = KERNEL_PATH_BYTES_MAX;
 /// Tries in a row that bring no byte before a download is given up, and the wait before the second

@@ -6,7 +6,6 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -159,8 +158,7 @@ impl<'m> PartQueue<'m> {
         }
         while let Some((offset, content, data)) = waiting.parts.pop_front() {
             drop(waiting);
-            let mut slices: Vec<IoSlice<'_>> = content.slices(&data).map(IoSlice::new).collect();
-            self.file.write(offset, data.len(), &mut slices)?;
+            self.file.write(offset, content.slices(&data))?;
             drop(content);
             waiting = self.lock();
         }

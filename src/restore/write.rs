@@ -2,9 +2,10 @@
 //! opens one name without following a symbolic link, and files are only ever created.
 
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +13,7 @@ use rustix::fs::{FallocateFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::error::RestoreError;
-use crate::limits::OPEN_DIRECTORIES_MAX;
+use crate::limits::{OPEN_DIRECTORIES_MAX, WRITE_BYTES};
 
 /// Files from this size on get their space before their data, so that a full disk shows early and
 /// parts may be written in any order.
@@ -157,7 +158,7 @@ impl<'r> Writer<'r> {
         data: &[u8],
     ) -> Result<(), RestoreError> {
         let file = self.create(path, executable)?;
-        io::Write::write_all(&mut &file, data).map_err(|e| entry_error("write", path, e))?;
+        write_all_at(&file, 0, data).map_err(|e| entry_error("write", path, e))?;
         date(&file, path, mtime_s)
     }
 
@@ -195,16 +196,18 @@ pub struct PartFile {
 }
 
 impl PartFile {
-    /// Writes one part, the `len` bytes of `slices`; the last one to be written dates the file.
-    pub fn write(
+    /// Writes one part, all of `slices`; the last one to be written dates the file.
+    pub fn write<'d>(
         &self,
         offset: u64,
-        len: usize,
-        slices: &mut [IoSlice<'_>],
+        slices: impl Iterator<Item = &'d [u8]>,
     ) -> Result<(), RestoreError> {
-        let written = write_all_at(&self.file, offset, slices);
-        written.map_err(|e| entry_error("write", &self.path, e))?;
-        let len = len as u64;
+        let mut len = 0;
+        for slice in slices {
+            let written = write_all_at(&self.file, offset + len, slice);
+            written.map_err(|e| entry_error("write", &self.path, e))?;
+            len += slice.len() as u64;
+        }
         match self.left.fetch_sub(len, Ordering::AcqRel) == len {
             true => date(&self.file, &self.path, self.mtime_s),
             false => Ok(()),
@@ -212,17 +215,13 @@ impl PartFile {
     }
 }
 
-fn write_all_at(file: &File, mut offset: u64, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-    while !slices.is_empty() {
-        match rustix::io::pwritev(file, slices, offset) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(len) => {
-                IoSlice::advance_slices(&mut slices, len);
-                offset += len as u64;
-            }
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
+/// Writes in pieces for which the kernel takes memory that was in use a moment ago. For one of a
+/// megabyte it takes pages as large, which on a virtual machine may first have to be had back from
+/// the host: the same pack then takes up to twice as long.
+fn write_all_at(file: &File, mut offset: u64, data: &[u8]) -> io::Result<()> {
+    for piece in data.chunks(WRITE_BYTES) {
+        file.write_all_at(piece, offset)?;
+        offset += piece.len() as u64;
     }
     Ok(())
 }
