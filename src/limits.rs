@@ -355,6 +355,7 @@ const _: () =
     assert!(FRESHEN_WAIT_MS < GIT_LIST_LIMIT_MS && MIRROR_FRESH_MS < FETCH_INTERVAL_DEFAULT_MS);
 const _: () = assert!(BODY_BYTES_MAX <= GIT_REQUEST_BYTES_MAX as u64);
 const _: () = assert!(ENSURE_BODY_BYTES_MAX <= BODY_BYTES_MAX);
+
 // --- the allocator ---
 
 /// Memory from this size on is mapped from the kernel, and goes back to it when it is dropped.

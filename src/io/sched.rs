@@ -2,10 +2,11 @@
 //! for come first.
 //!
 //! Two means. Niceness decides who gets how much; less of it than a process was started with is
-//! given only to the privileged (CAP_SYS_NICE, or RLIMIT_NICE). The slice decides who comes next: of the threads that are owed time, the scheduler takes the one with
-//! the earliest deadline, and a short slice makes it early (EEVDF, `sched_runtime` of
-//! sched_setattr(2), Linux 6.12 and later; older kernels ignore it). A thread that wakes, does
-//! little and waits again gets no more time by it, only sooner.
+//! given only to the privileged (CAP_SYS_NICE, or RLIMIT_NICE). The slice decides who comes next: of
+//! the threads that are owed time, the scheduler takes the one with the earliest deadline, and a
+//! short slice makes it early (EEVDF, `sched_runtime` of sched_setattr(2), Linux 6.12 and later;
+//! older kernels ignore it). A thread that wakes, does little and waits again gets no more time by
+//! it, only sooner.
 
 #![allow(unsafe_code)] // One system call without a safe wrapper.
 
