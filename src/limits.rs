@@ -36,10 +36,13 @@ pub const JOB_TAR_BYTES: u64 = 4 << 20;
 pub const BIG_FILE_BYTES: u64 = 8 << 20;
 /// Bytes that the encoders decode an object with: twice the largest of it and what its delta is
 /// made from, and the deltas.
-pub const DECODE_LIMIT_BYTES: u64 = 24 << 20;
+pub const DECODE_LIMIT_BYTES: u64 = 32 << 20;
 /// Bytes for decoding what takes more, of all builds together; one that alone needs more than all
 /// is decoded alone.
 pub const DECODE_BUDGET_BYTES: u64 = 96 << 20;
+/// Deltas between an object and what it is made from that are followed without gix; git itself makes
+/// no chain longer than 4,095.
+pub const DELTA_CHAIN_MAX: usize = 4095;
 /// Bytes of delta bases that a thread keeps for each build.
 pub const DELTA_CACHE_BYTES: u64 = 16 << 20;
 /// Bytes of a linked file that one job brings into memory and sums.

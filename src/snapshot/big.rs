@@ -8,13 +8,14 @@
 use std::collections::VecDeque;
 
 use gix::bstr::BStr;
+use gix::objs::Kind as ObjectKind;
 use gix::objs::tree::EntryKind;
-use gix::odb::pack;
 use gix::oid;
 use gix::zlib::{Decompress, FlushDecompress, Status};
 
 use super::budget::Grant;
 use super::job::{Batch, JobError, Local, Source};
+use super::pack::{Decoder, Stream};
 use super::produce::{BuildError, Line};
 use super::tar::{self, Kind};
 use super::zstd::ring::Pending;
@@ -33,23 +34,17 @@ pub(super) fn stream(
             return Err(JobError::LinkTarget { path }.into());
         }
         let executable = kind == EntryKind::BlobExecutable;
+        let source = line.source.clone();
         let whole_in_pack = match local.converts(path)? {
             true => None,
-            false => find_whole(local, path, id)?,
+            false => source.packs.find_whole(id),
         };
         size = match whole_in_pack {
-            Some(blob) => stream_inflated(line, path, executable, &blob, id)?,
+            Some(blob) => stream_inflated(line, path, executable, blob, id)?,
             None => stream_decoded(line, local, path, executable, id)?,
         };
     }
     Ok(size)
-}
-
-/// A blob that is stored whole: where its zlib stream begins, and its size.
-struct WholeBlob {
-    bundle: pack::Bundle,
-    start: u64,
-    size: u64,
 }
 
 fn object_error(path: &BStr, id: &oid, detail: &dyn std::fmt::Display) -> BuildError {
@@ -60,47 +55,20 @@ fn object_error(path: &BStr, id: &oid, detail: &dyn std::fmt::Display) -> BuildE
     })
 }
 
-fn find_whole(local: &Local, path: &BStr, id: &oid) -> Result<Option<WholeBlob>, BuildError> {
-    let directory = local.repository.git_dir().join("objects/pack");
-    let failed = |e: &dyn std::fmt::Display| object_error(path, id, e);
-    let entries = std::fs::read_dir(&directory).map_err(|e| failed(&e))?;
-    for entry in entries {
-        let file = entry.map_err(|e| failed(&e))?.path();
-        if file.extension().is_none_or(|e| e != "idx") {
-            continue;
-        }
-        let bundle =
-            pack::Bundle::at(&file, local.repository.object_hash()).map_err(|e| failed(&e))?;
-        let Some(index) = bundle.index.lookup(id) else {
-            continue;
-        };
-        let offset = bundle.index.pack_offset_at_index(index);
-        let entry = bundle.pack.entry(offset).map_err(|e| failed(&e))?;
-        if !entry.header.is_base() {
-            // Another pack may have it whole.
-            continue;
-        }
-        return Ok(Some(WholeBlob {
-            start: entry.data_offset,
-            size: entry.decompressed_size,
-            bundle,
-        }));
-    }
-    Ok(None)
-}
-
 /// Tar bytes on their way through the encoders, in order and bounded. Cuts depend on nothing but
 /// the number of bytes, so a file gives the same frames however it is stored.
 struct Chunks<'l, 'a> {
     line: &'l mut Line<'a>,
     tar: Vec<u8>,
-    pending: VecDeque<Pending<Result<Vec<u8>, JobError>>>,
+    /// What the encoders make of chunks: a frame, and the chunk's buffer for the next one.
+    pending: VecDeque<Pending<Result<(Vec<u8>, Vec<u8>), JobError>>>,
 }
 
 impl<'l, 'a> Chunks<'l, 'a> {
     /// Begins with the header of a file of `size` bytes.
     fn begin(line: &'l mut Line<'a>, path: &BStr, executable: bool, size: u64) -> Self {
-        let mut tar = Vec::with_capacity(FRAME_TAR_BYTES);
+        let spare = line.spare.pop();
+        let mut tar = spare.unwrap_or_else(|| Vec::with_capacity(FRAME_TAR_BYTES));
         let kind = Kind::File { size, executable };
         tar::push_header(&mut tar, path, kind, line.source.mtime_s);
         Chunks {
@@ -120,18 +88,20 @@ impl<'l, 'a> Chunks<'l, 'a> {
         if self.tar.len() < FRAME_TAR_BYTES {
             return Ok(());
         }
-        let next = Vec::with_capacity(FRAME_TAR_BYTES);
+        let spare = self.line.spare.pop();
+        let next = spare.unwrap_or_else(|| Vec::with_capacity(FRAME_TAR_BYTES));
         let tar = std::mem::replace(&mut self.tar, next);
         self.add(tar)
     }
 
-    fn add(&mut self, tar: Vec<u8>) -> Result<(), BuildError> {
+    fn add(&mut self, mut tar: Vec<u8>) -> Result<(), BuildError> {
         let level = self.line.output.level;
         self.pending.push_back(self.line.ring.submit(move |state| {
             let mut frame = Vec::new();
             state.push_frame(level, &tar, &mut frame)?;
             frame.shrink_to_fit();
-            Ok(frame)
+            tar.clear();
+            Ok((frame, tar))
         }));
         self.drain(self.line.window)
     }
@@ -141,7 +111,8 @@ impl<'l, 'a> Chunks<'l, 'a> {
             let Some(pending) = self.pending.pop_front() else {
                 break;
             };
-            let frame = pending.wait()??;
+            let (frame, tar) = pending.wait()??;
+            self.line.spare.push(tar);
             self.line.output.piece(frame)?;
         }
         Ok(())
@@ -162,12 +133,10 @@ fn stream_inflated(
     line: &mut Line<'_>,
     path: &BStr,
     executable: bool,
-    blob: &WholeBlob,
+    blob: Stream<'_>,
     id: &oid,
 ) -> Result<u64, BuildError> {
-    let end = blob.bundle.pack.pack_end() as u64;
-    let deflated = blob.bundle.pack.entry_slice(blob.start..end);
-    let mut deflated = deflated.ok_or_else(|| object_error(path, id, &"it ends too early"))?;
+    let mut deflated = blob.deflated();
     let mut inflate = Decompress::new();
     let mut chunks = Chunks::begin(line, path, executable, blob.size);
     let mut left = blob.size;
@@ -229,6 +198,19 @@ fn decode(local: &Local, source: &Source, path: &BStr, id: &oid) -> Result<Decod
     let limit_bytes = header.size().saturating_mul(3);
     let mut grant = source.budget.take(limit_bytes);
     let mut data = Vec::new();
+    let decoder = &mut Decoder::new();
+    let packs = &source.packs;
+    let pushed = packs.push_object(
+        id,
+        ObjectKind::Blob,
+        limit_bytes,
+        decoder,
+        &mut data,
+        |_, _| (),
+    );
+    if let Ok(Some(_)) = pushed {
+        return Ok(Decoded { data, grant });
+    }
     let read = source
         .open_reader(Some(limit_bytes))?
         .read(path, id, &mut data);

@@ -4,7 +4,7 @@
 //! or at a maximum. So the same files give the same job wherever they stand, and a later
 //! snapshot finds the frames of the jobs it shares with an earlier one by their key.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use gix::bstr::{BStr, BString, ByteSlice};
 use gix::objs::tree::EntryKind;
@@ -14,8 +14,9 @@ use sha2::{Digest, Sha256};
 
 use super::budget::Budget;
 use super::filter::{AttributeFiles, Filter, FilterError};
+use super::pack::{Decoder, Packs, Trees};
 use super::tar;
-use super::walk::Entry;
+use super::walk::{Entry, Step, WalkError, walk};
 use super::zstd::frame::{Compressor, FrameError};
 use crate::limits::{
     BIG_FILE_BYTES, DECODE_LIMIT_BYTES, DELTA_CACHE_BYTES, FRAME_TAR_BYTES, JOB_ENTRIES_MAX,
@@ -57,10 +58,12 @@ pub struct Source {
     /// The same for decoding blobs: nothing in it takes more memory than
     /// [`DECODE_LIMIT_BYTES`]. Opened when it is first needed, after the first byte has left.
     pub bounded: Mutex<Option<gix::ThreadSafeRepository>>,
+    /// Its packs.
+    pub packs: Arc<Packs>,
     /// Memory for decoding what does not fit.
     pub budget: Arc<Budget>,
-    /// The tree's attribute files.
-    pub attributes: AttributeFiles,
+    /// The tree's attribute files; there before the first batch is given to an encoder.
+    pub attributes: OnceLock<AttributeFiles>,
     /// Handles that no thread uses at the moment. They belong to the build and not to the
     /// threads: they hold its packs mapped, and with that their space on the disk.
     pub idle: Mutex<Vec<Local>>,
@@ -200,6 +203,8 @@ pub struct EncoderState {
 pub struct Local {
     /// The view's repository.
     pub repository: gix::Repository,
+    packs: Arc<Packs>,
+    decoder: Decoder,
     filter: Option<Filter>,
     /// Whether it has grown over what is kept for the next piece of work.
     pub spent: bool,
@@ -229,6 +234,18 @@ impl EncoderState {
 }
 
 impl Source {
+    /// Walks `tree` (see [`walk`]).
+    pub fn walk<E: From<WalkError>>(
+        &self,
+        tree: &oid,
+        each: impl FnMut(Step<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let local = self.repository.to_thread_local();
+        let hash = local.object_hash();
+        let trees = Trees::new(&self.packs, &local.objects, hash);
+        walk(&trees, hash, tree, each)
+    }
+
     /// Handles for the calling thread.
     pub fn take_local(&self) -> Result<Local, JobError> {
         let idle = self
@@ -242,11 +259,8 @@ impl Source {
     /// Handles that only read, and take at most so much memory to decode an object, or as
     /// much as there is.
     pub fn open_reader(&self, limit_bytes: Option<u64>) -> Result<Local, JobError> {
-        Ok(Local {
-            repository: self.open_for_blobs(limit_bytes)?.to_thread_local(),
-            filter: None,
-            spent: false,
-        })
+        let repository = self.open_for_blobs(limit_bytes)?.to_thread_local();
+        Ok(Local::with_filter(self, repository, None))
     }
 
     fn open_for_blobs(
@@ -291,15 +305,52 @@ impl Local {
     }
 
     fn new(source: &Source, repository: gix::Repository) -> Result<Local, JobError> {
-        let filter = match source.attributes.is_empty() {
+        let unknown = || JobError::Attributes(std::io::Error::other("they are not known yet"));
+        let attributes = source.attributes.get().ok_or_else(unknown)?;
+        let filter = match attributes.is_empty() {
             true => None,
-            false => Some(Filter::new(&source.attributes).map_err(JobError::Attributes)?),
+            false => Some(Filter::new(attributes).map_err(JobError::Attributes)?),
         };
-        Ok(Local {
+        Ok(Local::with_filter(source, repository, filter))
+    }
+
+    fn with_filter(source: &Source, repository: gix::Repository, filter: Option<Filter>) -> Local {
+        Local {
             repository,
+            packs: source.packs.clone(),
+            decoder: Decoder::new(),
             filter,
             spent: false,
-        })
+        }
+    }
+
+    /// Appends the file of the blob `id` to `tar` if that can be done without another buffer:
+    /// it is in a pack and goes into the worktree as it is. Returns its size.
+    fn push_plain(
+        &mut self,
+        tar: &mut Vec<u8>,
+        path: &BStr,
+        executable: bool,
+        id: &oid,
+        mtime_s: i64,
+    ) -> Result<Option<u64>, JobError> {
+        if self.converts(path)? {
+            return Ok(None);
+        }
+        let begin = |tar: &mut Vec<u8>, size| {
+            tar::push_header(tar, path, tar::Kind::File { size, executable }, mtime_s);
+        };
+        let decoder = &mut self.decoder;
+        let pushed =
+            self.packs
+                .push_object(id, Kind::Blob, DECODE_LIMIT_BYTES, decoder, tar, begin);
+        let size = pushed.map_err(|e| JobError::Object {
+            id: id.to_owned(),
+            path: path.to_owned(),
+            detail: e.to_string(),
+        })?;
+        size.iter().for_each(|size| tar::pad(tar, *size));
+        Ok(size)
     }
 
     /// Reads the blob `id` into `blob`.
@@ -350,6 +401,9 @@ impl Local {
         let size = |(path, kind, id): (&BStr, EntryKind, &oid)| {
             if kind == EntryKind::Commit {
                 return Ok(0);
+            }
+            if let Some(whole) = self.packs.find_whole(id) {
+                return Ok(whole.size);
             }
             let header = self.repository.find_header(id.to_owned());
             let header = header.map_err(|e| JobError::Object {
@@ -459,10 +513,14 @@ fn push_entry(
             Ok(blob.len() as u64)
         }
         EntryKind::Blob | EntryKind::BlobExecutable => {
+            let executable = kind == EntryKind::BlobExecutable;
+            let pushed = local.push_plain(tar, path, executable, id, source.mtime_s)?;
+            if let Some(size) = pushed {
+                return Ok(size);
+            }
             local.read(path, id, blob)?;
             let converted = local.convert(path, id, blob)?;
             let data = converted.unwrap_or(&blob[..]);
-            let executable = kind == EntryKind::BlobExecutable;
             tar::push_file(tar, path, data, executable, source.mtime_s);
             Ok(data.len() as u64)
         }

@@ -8,6 +8,7 @@ pub mod iconv;
 pub mod index;
 pub mod job;
 pub mod map;
+pub mod pack;
 pub mod produce;
 pub mod tar;
 pub mod view;

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use gix::ObjectId;
 use gix::objs::FindExt;
@@ -20,9 +20,10 @@ use super::filter::AttributeFiles;
 use super::index::{Plan, Writer};
 use super::job::{Batch, EncoderState, JobError, Outcome, Source, encode, encode_heavy};
 use super::map::MappedFile;
+use super::pack::{self, Packs};
 use super::tar::{self, Kind};
 use super::view::{Linked, View};
-use super::walk::{ATTRIBUTES_FILE, Step, WalkError, walk};
+use super::walk::{ATTRIBUTES_FILE, Step, WalkError};
 use super::zstd::frame::{Compressor, FrameError};
 use super::zstd::ring::{Pending, Ring, RingError};
 use crate::extent::{Piece, RAW_FRAME_BYTES, content_checksum};
@@ -40,6 +41,8 @@ pub enum BuildError {
     },
     #[error("HEAD commit {commit} cannot be read: {detail}; run git fsck on the mirror")]
     Commit { commit: ObjectId, detail: String },
+    #[error(transparent)]
+    Packs(#[from] pack::OpenError),
     #[error(transparent)]
     Walk(#[from] WalkError),
     #[error(transparent)]
@@ -178,12 +181,14 @@ pub fn open(input: Input, head: Head) -> Result<Opened, BuildError> {
         path: input.directory.clone(),
         source: std::io::Error::other(e.to_string()),
     })?;
+    let view = &input.view;
     let source = Source {
         idle: Mutex::default(),
+        packs: Arc::new(Packs::open(&input.directory, &view.packs, view.hash)?),
         repository,
         bounded: Mutex::default(),
         budget: input.budget.clone(),
-        attributes: AttributeFiles::default(),
+        attributes: OnceLock::new(),
         mtime_s: head.mtime_s,
         level: input.level,
     };
@@ -205,7 +210,7 @@ pub fn produce(
 ) -> Result<Vec<Record>, BuildError> {
     let Opened {
         input,
-        mut source,
+        source,
         head: Head {
             tree, tar, sent, ..
         },
@@ -215,20 +220,23 @@ pub fn produce(
     drop(tar);
     // The first bytes are out; the rest may have to wait for a turn.
     slot();
-    let mut plan = Plan::new(input.view.hash);
-    if let Some(tree) = tree {
-        survey(&source.repository, tree, &mut plan, &mut source.attributes)?;
-    }
-    let mut line = Line::new(output, ring, Arc::new(source), input.reuse);
+    let source = Arc::new(source);
+    let surveyed = tree.map(|tree| {
+        let source = source.clone();
+        ring.submit(move |_| survey(&source, &tree))
+    });
+    let mut line = Line::new(output, ring, source, input.reuse);
     for linked in &input.view.packs {
         line.linked(&input.directory, linked, &input.view.packs)?;
     }
     for linked in &input.view.loose {
         line.loose(&input.directory, linked)?;
     }
-    if let Some(tree) = tree {
-        line.worktree(tree)?;
-        line.index(tree, plan)?;
+    if let (Some(tree), Some(surveyed)) = (tree, surveyed) {
+        let (plan, attributes) = surveyed.wait()??;
+        line.source.attributes.get_or_init(|| attributes);
+        line.worktree(&tree)?;
+        line.index(&tree, plan)?;
     }
     line.drain(0)?;
     let mut end = Vec::new();
@@ -237,15 +245,11 @@ pub fn produce(
     Ok(line.records)
 }
 
-/// The first walk: the shape of the index, and where the attributes are.
-fn survey(
-    repository: &gix::ThreadSafeRepository,
-    tree: ObjectId,
-    plan: &mut Plan,
-    attributes: &mut AttributeFiles,
-) -> Result<(), WalkError> {
-    let local = repository.to_thread_local();
-    walk(&local.objects, local.object_hash(), &tree, |step| {
+/// The first walk: the shape of the index, and where the attributes are. Work for an encoder: what
+/// comes first, the packs, does not need it.
+fn survey(source: &Source, tree: &ObjectId) -> Result<(Plan, AttributeFiles), WalkError> {
+    let (mut plan, mut attributes) = (Plan::new(tree.kind()), AttributeFiles::default());
+    source.walk(tree, |step| {
         match step {
             Step::Enter { path, id } => plan.enter(path, &id),
             Step::Leave => plan.leave(),
@@ -262,7 +266,8 @@ fn survey(
             }
         }
         Ok::<(), WalkError>(())
-    })
+    })?;
+    Ok((plan, attributes))
 }
 
 /// Where finished bytes go.
@@ -348,6 +353,8 @@ pub(super) struct Line<'a> {
     reuse: Option<Reuse>,
     places: VecDeque<Place>,
     pub(super) window: usize,
+    /// Empty buffers for chunks of big files, at most one more than the window.
+    pub(super) spare: Vec<Vec<u8>>,
     records: Vec<Record>,
     jobs_started: u64,
 }
@@ -366,6 +373,7 @@ impl<'a> Line<'a> {
             reuse,
             places: VecDeque::new(),
             window: 2 * ring.threads() + 2,
+            spare: Vec::new(),
             records: Vec::new(),
             jobs_started: 0,
         }
@@ -611,10 +619,10 @@ impl<'a> Line<'a> {
     }
 
     /// The second walk: cuts the worktree into jobs.
-    fn worktree(&mut self, tree: ObjectId) -> Result<(), BuildError> {
-        let local = self.source.repository.to_thread_local();
+    fn worktree(&mut self, tree: &ObjectId) -> Result<(), BuildError> {
+        let source = self.source.clone();
         let mut batch = Batch::default();
-        walk(&local.objects, local.object_hash(), &tree, |step| {
+        source.walk(tree, |step| {
             let Step::Entry(entry) = step else {
                 return Ok(());
             };
@@ -631,7 +639,7 @@ impl<'a> Line<'a> {
     }
 
     /// The third walk: the index, with the sizes and dates of the jobs.
-    fn index(&mut self, tree: ObjectId, plan: Plan) -> Result<(), BuildError> {
+    fn index(&mut self, tree: &ObjectId, plan: Plan) -> Result<(), BuildError> {
         let entries = plan.entries() as usize;
         let (bytes, mut writer) = plan.into_writer();
         // Later than every entry, or git would take the entries for racily clean.
@@ -649,8 +657,8 @@ impl<'a> Line<'a> {
         tar::push_header(&mut out, b".git/index", kind, mtime_s);
         let header_bytes = out.len() as u64;
         let mut written = 0;
-        let local = self.source.repository.to_thread_local();
-        walk(&local.objects, local.object_hash(), &tree, |step| {
+        let source = self.source.clone();
+        source.walk(tree, |step| {
             let Step::Entry(entry) = step else {
                 return Ok(());
             };

@@ -20,19 +20,19 @@ use crate::faults::Faults;
 use crate::limits::DECODE_BUDGET_BYTES;
 
 /// A repository with a worktree.
-struct Repository {
-    dir: tempfile::TempDir,
+pub(super) struct Repository {
+    pub(super) dir: tempfile::TempDir,
 }
 
 impl Repository {
-    fn new() -> Repository {
+    pub(super) fn new() -> Repository {
         let dir = tempfile::tempdir().unwrap();
         let repository = Repository { dir };
         repository.git(&["init", "-q", "-b", "main", "."]);
         repository
     }
 
-    fn git(&self, args: &[&str]) -> String {
+    pub(super) fn git(&self, args: &[&str]) -> String {
         let mut command = Command::new("git");
         command
             .current_dir(self.dir.path())
@@ -50,18 +50,18 @@ impl Repository {
         String::from_utf8(out.stdout).unwrap().trim_end().to_owned()
     }
 
-    fn write(&self, path: &str, data: impl AsRef<[u8]>) {
+    pub(super) fn write(&self, path: &str, data: impl AsRef<[u8]>) {
         let path = self.dir.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, data).unwrap();
     }
 
-    fn commit(&self) {
+    pub(super) fn commit(&self) {
         self.git(&["add", "-A", "."]);
         self.git(&["commit", "-q", "--allow-empty", "-m", "c"]);
     }
 
-    fn commit_packed(&self) {
+    pub(super) fn commit_packed(&self) {
         self.commit();
         self.git(&["repack", "-adq"]);
     }
