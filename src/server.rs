@@ -160,10 +160,17 @@ fn find_entries(shared: &Shared) -> Result<(), ServerError> {
         tracing::warn!(removed = rejected.removed, "entry not used: {rejected:?}");
     }
     for entry in found {
-        let Some((host, path)) = entry.meta.repository.split_once('/') else {
-            continue;
-        };
-        let Some(url) = shared.config.upstreams.url_for(host, path) else {
+        let repository = &entry.meta.repository;
+        let known = repository.split_once('/').and_then(|(host, path)| {
+            let url = shared.config.upstreams.url_for(host, path)?;
+            Some((host, path, url))
+        });
+        let Some((host, path, url)) = known else {
+            // Nobody could ask for it, and what is not known is never evicted.
+            tracing::warn!(repository, "entry removed: it belongs to no upstream");
+            if let Err(e) = shared.state.remove(&entry.dir) {
+                tracing::error!(repository, "an entry of no upstream stays: {e}");
+            }
             continue;
         };
         let mirror = || shared.state.mirror_path(host, path);

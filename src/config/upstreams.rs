@@ -46,19 +46,27 @@ impl Upstreams {
 
     /// Whether `host` is served, whatever its case.
     pub fn contains(&self, host: &str) -> bool {
-        self.base(host).is_some()
+        self.spelled(host).is_some()
+    }
+
+    /// `host` in the spelling of which there is one mirror, or `None` when it is not served: host
+    /// names are the same in any case (RFC 3986 section 3.2.2), directories are not.
+    pub fn spelled(&self, host: &str) -> Option<&str> {
+        let mut hosts = self.bases.keys();
+        let known = hosts.find(|known| known.eq_ignore_ascii_case(host));
+        known.map(String::as_str)
     }
 
     /// The URL to clone the repository `path` of `host` from, or `None` when the host is not
-    /// served. `path` is decoded, has no leading or trailing `/`, and was checked by the router;
+    /// served. The host is spelled as [`Upstreams::spelled`] gives it. `path` is decoded, has no leading or trailing `/`, and was checked by the router;
     /// one that would leave the base URL gives `None` all the same.
     pub fn url_for(&self, host: &str, path: &str) -> Option<String> {
-        let base = self.base(host)?;
+        let base = self.bases.get(host)?;
         let is_plain = |part: &str| !matches!(part, "" | "." | "..");
         if !path.split('/').all(is_plain) || path.contains(char::is_control) {
             return None;
         }
-        let mut url = base.to_owned();
+        let mut url = base.clone();
         path.bytes().for_each(|byte| push_encoded(&mut url, byte));
         Some(url)
     }
@@ -68,12 +76,6 @@ impl Upstreams {
         self.bases
             .iter()
             .map(|(host, base)| (host.as_str(), base.as_str()))
-    }
-
-    fn base(&self, host: &str) -> Option<&str> {
-        self.bases
-            .get(&host.to_ascii_lowercase())
-            .map(String::as_str)
     }
 }
 
@@ -204,10 +206,12 @@ mod tests {
             Some("file:///srv/git/team/app")
         );
         assert_eq!(
-            known.url_for("B", "app").as_deref(),
+            known.url_for("b", "app").as_deref(),
             Some("http://127.0.0.1:3000/x/app")
         );
         assert_eq!(known.url_for("c", "app"), None);
+        assert_eq!(known.url_for("B", "app"), None);
+        assert_eq!((known.spelled("B"), known.spelled("c")), (Some("b"), None));
         let ssh = upstreams(&["c=ssh://git@host:22/~u/"], false);
         assert_eq!(
             ssh.url_for("c", "app").as_deref(),

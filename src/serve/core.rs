@@ -173,20 +173,19 @@ impl Core {
         if let Some(known) = shared.registry.get(repo.host, repo.path) {
             return Some(known);
         }
-        let url = shared.config.upstreams.url_for(repo.host, repo.path)?;
-        let mirror = || shared.state.mirror_path(repo.host, repo.path);
-        Some(
-            shared
-                .registry
-                .get_or_add(repo.host, repo.path, mirror, || url),
-        )
+        let host = shared.config.upstreams.spelled(repo.host)?;
+        let url = shared.config.upstreams.url_for(host, repo.path)?;
+        let mirror = || shared.state.mirror_path(host, repo.path);
+        let registry = &shared.registry;
+        Some(registry.get_or_add(host, repo.path, mirror, || url))
     }
 
     /// The repository, if its host is one of the upstreams and it was asked for before.
     fn known(&self, repo: RepoRef<'_>) -> Option<Option<Arc<Repo>>> {
         let shared = &self.shared;
-        let known = shared.registry.get(repo.host, repo.path);
-        let upstream = || shared.config.upstreams.url_for(repo.host, repo.path);
+        let host = shared.config.upstreams.spelled(repo.host)?;
+        let known = shared.registry.get(host, repo.path);
+        let upstream = || shared.config.upstreams.url_for(host, repo.path);
         (known.is_some() || upstream().is_some()).then_some(known)
     }
 

@@ -148,3 +148,43 @@ fn a_mirror_can_be_exchanged_at_any_time() {
     let looks = server.metrics().count("tarpon_fetches_total", &unchanged);
     assert_eq!((looks, server.fetches()), (1, 1));
 }
+
+/// However a host is written, its repositories have one mirror and one snapshot.
+#[test]
+fn the_case_of_a_host_makes_no_second_mirror() {
+    let lab = small_lab();
+    let server = lab.settings().with(&NEVER).start();
+    let target = lab::target("small");
+    let (host, _) = target["/git/".len()..].split_once('/').unwrap();
+    let shouted = target.replacen(host, &host.to_ascii_uppercase(), 1);
+    assert_ne!(shouted, target);
+    let first = server.get(&shouted).expect(200);
+    let second = hit(&server, "small");
+    assert_eq!(first.head.etag(), second.head.etag());
+    assert_eq!(
+        server.get(&shouted).expect(200).head.get("cache-status"),
+        second.head.get("cache-status")
+    );
+    assert!(first.body == second.body);
+    let mirrors = std::fs::read_dir(lab.mirror("small").ancestors().nth(2).unwrap()).unwrap();
+    assert_eq!(mirrors.count(), 1);
+    assert_eq!(clones(&server), 1);
+}
+
+/// A host that is no upstream any more: its snapshots go, which nobody could ask for nor evict, and
+/// its mirrors stay, in case it comes back.
+#[test]
+fn an_upstream_that_was_taken_away_leaves_no_entries() {
+    let (lab, old) = lab_with_snapshot();
+    assert_eq!(lab.entries().len(), 1);
+    let mut settings = lab.settings().with(&NEVER);
+    settings.upstreams = vec!["other=file:///nowhere/".to_owned()];
+    let server = settings.start();
+    server.get(&lab::target("small")).expect(403);
+    assert!(lab.entries().is_empty());
+    assert!(server.log().contains("belongs to no upstream"));
+    server.stop();
+    let server = lab.settings().with(&NEVER).start();
+    assert!(hit(&server, "small").body == old.body);
+    assert_eq!(clones(&server), 0);
+}
