@@ -42,7 +42,8 @@ pub struct Opened<'a> {
     etag: Option<String>,
 }
 
-/// Asks for `target`; tries again while the server cannot be reached or says that it is busy.
+/// Asks for `target`; tries again while the server cannot be reached or says that it is busy, but
+/// not when it says nothing at all.
 pub fn open<'a>(link: Link<'a>, target: &str) -> Result<Opened<'a>, RestoreError> {
     let mut tries = 0;
     loop {
@@ -58,7 +59,14 @@ pub fn open<'a>(link: Link<'a>, target: &str) -> Result<Opened<'a>, RestoreError
                     error
                 }
             },
-            Err(e) => RestoreError::Server(format!("{}: {e}", link.server.authority)),
+            Err(e) => {
+                let error = RestoreError::Server(format!("{}: {e}", link.server.authority));
+                // All the time that it may take is over: no more for further tries.
+                if e.kind() == io::ErrorKind::TimedOut {
+                    return Err(error);
+                }
+                error
+            }
         };
         tries += 1;
         if tries >= DOWNLOAD_TRIES_MAX / 2 || link.stop.is_set() {

@@ -14,28 +14,28 @@ use std::process::Output;
 /// More than [`start`] lets a new snapshot have: the old one stays.
 const LARGE_BYTES: usize = 8 << 20;
 
-fn small_lab() -> Lab {
+pub fn small_lab() -> Lab {
     let lab = Lab::new(BINARY);
     lab.generate("small", Shape::ManySmall, 300_000);
     lab
 }
 
 /// A server that keeps small snapshots only.
-fn start(lab: &Lab) -> Server {
+pub fn start(lab: &Lab) -> Server {
     let fault = "spool-enospc-after-bytes=4000000";
     lab.settings().with_fault(fault).start()
 }
 
-fn large() -> Vec<u8> {
+pub fn large() -> Vec<u8> {
     Rng::new(6).bytes(LARGE_BYTES)
 }
 
-fn tip(lab: &Lab) -> String {
+pub fn tip(lab: &Lab) -> String {
     git::text(&lab.upstream("small"), &["rev-parse", "HEAD"])
 }
 
 /// Restores with `--json`; gives the directory, the summary and standard error.
-fn run(
+pub fn run(
     lab: &Lab,
     server: std::net::SocketAddr,
     name: &str,
@@ -52,14 +52,14 @@ fn summary(out: &Output) -> serde_json::Value {
 }
 
 /// Panics unless `restored` is what a clone of the upstream is now.
-fn expect_newest(lab: &Lab, restored: &Path, name: &str) {
+pub fn expect_newest(lab: &Lab, restored: &Path, name: &str) {
     let clone = lab.scratch(&format!("{name}-clone"));
     git::clone(&lab.url("small"), &clone);
     parity::expect_same_clones(&clone, restored, name);
 }
 
 /// Panics unless `restored` is at `commit`, whole and clean.
-fn expect_at(restored: &Path, commit: &str) {
+pub fn expect_at(restored: &Path, commit: &str) {
     for name in ["HEAD", "main", "origin/main", "origin/HEAD"] {
         assert_eq!(git::text(restored, &["rev-parse", name]), commit, "{name}");
     }

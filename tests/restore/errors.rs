@@ -1,7 +1,7 @@
 //! Everything else that goes wrong: no server, no snapshot, a full place, a signal, a rival.
 
 use crate::lab::{
-    Ends, clone, command, direct, expect, expect_files, expect_nothing, interrupt,
+    Ends, Full, clone, command, direct, expect, expect_files, expect_nothing, interrupt,
     interrupt_process, new_lab, nobody, relay, restore, serve, served, staged,
 };
 use crate::support::relay::listen;
@@ -12,8 +12,9 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Stdio;
-use std::time::Instant;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+use tarpon::limits::CONNECT_TIMEOUT_MS;
 
 #[test]
 fn each_failure_has_its_exit_code_and_leaves_nothing() {
@@ -80,6 +81,47 @@ fn a_server_that_cannot_be_used_is_named_with_what_helps() {
         assert_eq!(errors.lines().count(), 1, "{errors}");
         expect_nothing(&target);
     }
+}
+
+/// Its machine is off, or a firewall drops what is meant for it: no answer at all, not even a
+/// refusal. The connection gets its time once, whatever comes next.
+#[test]
+fn a_server_that_takes_no_connection_is_given_up_after_one_limit() {
+    let lab = new_lab();
+    let server = lab.start();
+    let full = Full::start();
+    let limit = Duration::from_millis(CONNECT_TIMEOUT_MS);
+    let (none, cloned) = (lab.scratch("none"), lab.scratch("cloned"));
+    // One that the server could have: it is asked first.
+    let url = format!("http://{}/git/test/app", server.address());
+    let asked = Instant::now();
+    // Both wait at the same time.
+    let start = |target: &Path, more: &[&str]| {
+        let mut command = command(full.address, &url, target, more);
+        let child = command.stderr(Stdio::piped()).spawn();
+        child.unwrap_or_else(|e| panic!("tarpon does not start: {e}"))
+    };
+    let fails = start(&none, &[]);
+    let clones = start(&cloned, &["--fallback", "clone"]);
+    let end = |child: Child| child.wait_with_output().unwrap_or_else(|e| panic!("{e}"));
+
+    let errors = expect(&end(fails), 3);
+    let took = asked.elapsed();
+    assert!(took >= limit, "not a connection that gets no answer");
+    assert!(took < limit * 2, "it waited for {took:?}");
+    let what = format!("tarpon: {}: cannot connect: ", full.address);
+    assert!(errors.starts_with(&what), "{errors}");
+    assert!(errors.contains(" timed out; check --server "), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+
+    let errors = expect(&end(clones), 0);
+    let said = errors.lines().next().unwrap_or_default();
+    let (what, instead) = (what.trim_start_matches("tarpon: "), "; cloning ");
+    assert!(said.contains(what) && said.contains(instead), "{errors}");
+    assert!(said.ends_with(&format!("{url} instead")), "{errors}");
+    assert!(asked.elapsed() < limit * 2, "the fallback waited longer");
+    expect_files(&clone(&lab, "app", "clone"), &cloned, "cloned");
+    expect_nothing(&none);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::support::relay::listen;
 pub use crate::support::relay::{Ends, interrupt, switch};
 pub use crate::support::restore::expect;
 use crate::support::server::Server;
-use crate::support::{compare, git, repos};
+use crate::support::{compare, git, repos, wait};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -107,6 +107,45 @@ pub fn expect_nothing(target: &Path) {
 pub fn nobody() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("{e}"));
     listener.local_addr().unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// A server that takes no connection: the kernel drops what asks for one, as its queue of those
+/// that nobody accepted is full. Nobody ever does.
+pub struct Full {
+    pub address: SocketAddr,
+    _listener: TcpListener,
+    _queued: TcpStream,
+}
+
+impl Full {
+    pub fn start() -> Full {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("{e}"));
+        let address = listener.local_addr().unwrap_or_else(|e| panic!("{e}"));
+        // Again, with the shortest queue: it is full with one.
+        rustix::net::listen(&listener, 0).unwrap_or_else(|e| panic!("listen: {e}"));
+        let queued = TcpStream::connect(address).unwrap_or_else(|e| panic!("{e}"));
+        // A moment after the client has its connection the server's side has, too.
+        wait::until_true("the queue is full", || queue_length(address) == Some(1));
+        Full {
+            address,
+            _listener: listener,
+            _queued: queued,
+        }
+    }
+}
+
+/// How many connections wait to be accepted at `address`: the second of the two queues in the line
+/// of a socket that listens.
+fn queue_length(address: SocketAddr) -> Option<u64> {
+    const LISTENS: &str = "0A";
+    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap_or_else(|e| panic!("{e}"));
+    let port = format!(":{:04X}", address.port());
+    let line = sockets.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        (fields[1].ends_with(&port) && fields[3] == LISTENS).then(|| fields[4].to_owned())
+    });
+    let (_, received) = line.as_ref()?.split_once(':')?;
+    u64::from_str_radix(received, 16).ok()
 }
 
 /// A lab, its server, which has `app` cached, and the whole archive of that.
