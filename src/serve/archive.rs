@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +11,7 @@ use super::resident::Resident;
 use crate::cache::entry::{EntryId, LinkedFile, Meta};
 use crate::cache::store::spool_path;
 use crate::snapshot::fanout::Fanout;
+use crate::snapshot::map::MappedFile;
 
 /// The open files of an archive.
 #[derive(Debug)]
@@ -18,18 +20,28 @@ pub struct Files {
     pub spool: File,
     /// The linked files, in the order the layout numbers them.
     pub linked: Vec<File>,
+    /// The same, mapped; `None` where the system has no mappings left.
+    maps: Vec<Option<MappedFile>>,
     /// What of the archive was in memory lately.
     pub resident: Resident,
 }
 
 impl Files {
-    /// Takes over open files.
-    pub fn new(spool: File, linked: Vec<File>) -> Files {
+    /// Takes over open files, and maps the linked ones.
+    pub fn of(spool: File, linked: Vec<File>) -> Files {
         Files {
             spool,
+            maps: linked.iter().map(|f| MappedFile::of(f).ok()).collect(),
             linked,
             resident: Resident::default(),
         }
+    }
+
+    /// A range of a linked file, mapped. On a network core it is only to be given to the kernel.
+    pub fn mapped(&self, file: u32, range: Range<u64>) -> Option<&[u8]> {
+        let map = self.maps.get(file as usize)?.as_ref()?;
+        let (start, end) = (range.start.try_into().ok()?, range.end.try_into().ok()?);
+        map.bytes().get::<Range<usize>>(start..end)
     }
 }
 
@@ -135,7 +147,7 @@ impl Archive {
             .iter()
             .map(|file| open(place.dir.join(&file.path)));
         let linked = linked.collect::<io::Result<_>>()?;
-        let files = Arc::new(Files::new(open(spool_path(&place.dir))?, linked));
+        let files = Arc::new(Files::of(open(spool_path(&place.dir))?, linked));
         place.files = Some(files.clone());
         Ok(files)
     }

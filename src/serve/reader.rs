@@ -121,6 +121,10 @@ impl Source for ArchiveReader {
         self.handle.fanout().wire_bytes().saturating_sub(at)
     }
 
+    fn mapped(&self, file: Option<u32>, range: Range<u64>) -> Option<&[u8]> {
+        self.files.as_ref()?.mapped(file?, range)
+    }
+
     fn file(&self, file: Option<u32>) -> io::Result<BorrowedFd<'_>> {
         let files = self.files.as_ref().ok_or(io::ErrorKind::NotFound)?;
         match file {

@@ -60,8 +60,14 @@ fn object_error(path: &BStr, id: &oid, detail: &dyn std::fmt::Display) -> BuildE
 struct Chunks<'l, 'a> {
     line: &'l mut Line<'a>,
     tar: Vec<u8>,
-    /// What the encoders make of chunks: a frame, and the chunk's buffer for the next one.
-    pending: VecDeque<Pending<Result<(Vec<u8>, Vec<u8>), JobError>>>,
+    pending: VecDeque<Pending<Result<Encoded, JobError>>>,
+}
+
+/// What an encoder makes of a chunk.
+struct Encoded {
+    frame: Vec<u8>,
+    /// The chunk's buffer, empty, for another one.
+    spare: Vec<u8>,
 }
 
 impl<'l, 'a> Chunks<'l, 'a> {
@@ -101,7 +107,7 @@ impl<'l, 'a> Chunks<'l, 'a> {
             state.push_frame(level, &tar, &mut frame)?;
             frame.shrink_to_fit();
             tar.clear();
-            Ok((frame, tar))
+            Ok(Encoded { frame, spare: tar })
         }));
         self.drain(self.line.window)
     }
@@ -111,8 +117,8 @@ impl<'l, 'a> Chunks<'l, 'a> {
             let Some(pending) = self.pending.pop_front() else {
                 break;
             };
-            let (frame, tar) = pending.wait()??;
-            self.line.spare.push(tar);
+            let Encoded { frame, spare } = pending.wait()??;
+            self.line.spare.push(spare);
             self.line.output.piece(frame)?;
         }
         Ok(())

@@ -17,7 +17,7 @@ use super::view::{self, View};
 use super::zstd::ring::Ring;
 use crate::extent::{Next, Piece};
 use crate::faults::Faults;
-use crate::limits::DECODE_BUDGET_BYTES;
+use crate::limits::{DECODE_BUDGET_BYTES, DECODE_LIMIT_BYTES};
 
 /// A repository with a worktree.
 pub(super) struct Repository {
@@ -369,7 +369,8 @@ fn where_a_big_file_is_stored_does_not_show() {
 #[test]
 fn big_deltas_wait_for_memory() {
     let repository = Repository::new();
-    let base = noise(20 << 20, 6);
+    // More than an encoder decodes by itself.
+    let base = noise(DECODE_LIMIT_BYTES as usize + (1 << 20), 6);
     repository.write("a-base", &base);
     repository.write("b-delta", [&base[..], b"more"].concat());
     repository.write("c-a", &base[..2 << 20]);
