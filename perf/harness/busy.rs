@@ -92,13 +92,15 @@ impl Bench<'_> {
         state.remove();
     }
 
-    /// What one core can send, by the CPU time of the hits measured before.
+    /// What one core can send here, by the hits of one client measured before: a connection is
+    /// served by one core. By its CPU time alone it could send more than clients on the same machine
+    /// can read beside it, and what is measured would be the clients.
     fn one_core_bytes_per_s(&self) -> Option<f64> {
         let hits = self
             .record
             .summary(&self.repository.name, &Contestant::Hit)?;
-        let cpu_s_per_gb = hits.cpu_s_per_gb.filter(|cpu| *cpu > 0.0)?;
-        Some(1e9 / cpu_s_per_gb)
+        let by_cpu = 1e9 / hits.cpu_s_per_gb.filter(|cpu| *cpu > 0.0)?;
+        Some(by_cpu.min(hits.bytes_per_s))
     }
 
     fn fill(&self, state: &mut State) {

@@ -63,6 +63,13 @@ pub fn get(
     let request = format!("GET {target} HTTP/1.1\r\nHost: {address}\r\n\r\n");
     conn.send(request.as_bytes())?;
     let head = conn.read_head("GET")?;
+    if head.status >= 400 {
+        let mut why = [0; 1024];
+        let len = conn.read_body(&mut why)?;
+        let why = String::from_utf8_lossy(&why[..len]);
+        let text = format!("{target}: status {}: {}", head.status, why.trim_end());
+        return Err(io::Error::other(text));
+    }
     let mut reader = Reader::new(started, manners);
     let end = reader.read(&mut |block| conn.read_body(block), each)?;
     Ok(Transfer {
