@@ -2,16 +2,15 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::mapping::Mapping;
 use super::resident::Resident;
 use crate::cache::entry::{EntryId, LinkedFile, Meta};
 use crate::cache::store::spool_path;
 use crate::snapshot::fanout::Fanout;
-use crate::snapshot::map::MappedFile;
 
 /// The open files of an archive.
 #[derive(Debug)]
@@ -21,7 +20,7 @@ pub struct Files {
     /// The linked files, in the order the layout numbers them.
     pub linked: Vec<File>,
     /// The same, mapped; `None` where the system has no mappings left.
-    maps: Vec<Option<MappedFile>>,
+    maps: Vec<Option<Mapping>>,
     /// What of the archive was in memory lately.
     pub resident: Resident,
 }
@@ -31,17 +30,15 @@ impl Files {
     pub fn of(spool: File, linked: Vec<File>) -> Files {
         Files {
             spool,
-            maps: linked.iter().map(|f| MappedFile::of(f).ok()).collect(),
+            maps: linked.iter().map(Mapping::of).collect(),
             linked,
             resident: Resident::default(),
         }
     }
 
-    /// A range of a linked file, mapped. On a network core it is only to be given to the kernel.
-    pub fn mapped(&self, file: u32, range: Range<u64>) -> Option<&[u8]> {
-        let map = self.maps.get(file as usize)?.as_ref()?;
-        let (start, end) = (range.start.try_into().ok()?, range.end.try_into().ok()?);
-        map.bytes().get::<Range<usize>>(start..end)
+    /// The mapping of a linked file.
+    pub fn mapping(&self, file: u32) -> Option<&Mapping> {
+        self.maps.get(file as usize)?.as_ref()
     }
 }
 

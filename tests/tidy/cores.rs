@@ -48,9 +48,9 @@ const SEEMING: [Named; 7] = [
         "a queue of tokio's, awaited by `select!`",
     ),
     (
-        "src/serve/archive.rs",
-        "Files::of",
-        "maps files and reads nothing of them",
+        "src/serve/mapping.rs",
+        "Mapping::of",
+        "maps a file and reads nothing of it",
     ),
     ("src/serve/spool.rs", "write_all_at", "awaited a line later"),
     ("src/server.rs", "run_core", "a core's executor itself"),
