@@ -324,6 +324,12 @@ pub fn machine_text(crate_root: &Path, work: &Path, nginx: Option<&str>) -> Stri
     line("tarpon", &said("git", &tarpon));
     line("date", &said("date", &["-u", "+%F %H:%M UTC"]));
     line("kernel", &said("uname", &["-srm"]));
+    // Decides, on loopback, about much of what sending costs.
+    let congestion = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control");
+    line(
+        "congestion control of the system",
+        congestion.unwrap_or_default().trim(),
+    );
     line("rustc", &said("rustc", &["-V"]));
     line("git", &said("git", &["--version"]));
     line("zstd", &said("zstd", &["-V"]));
