@@ -215,11 +215,6 @@ pub trait Source {
 
     /// The spool (`None`) or a linked file.
     fn file(&self, file: Option<u32>) -> io::Result<BorrowedFd<'_>>;
-
-    /// A range of a file that never changes, mapped; `None` where there is no such mapping.
-    fn mapped(&self, _file: Option<u32>, _range: Range<u64>) -> Option<&[u8]> {
-        None
-    }
 }
 
 /// The growing list of an archive's extents.

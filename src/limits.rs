@@ -189,9 +189,6 @@ pub const GATHER_PIPE_BYTES: usize = 1 << 20;
 /// Bytes gathered in a core's pipe before they are sent. A pipe of 1 MiB has 256 places, one for
 /// each page and each run of framing bytes: seven blocks of 32 pages, whose ends may take one more.
 pub const GATHER_BYTES: usize = 7 * RAW_BLOCK_BYTES as usize;
-/// Slices of memory that are put into a core's pipe at once: the blocks of [`GATHER_BYTES`] and
-/// what stands between them, and a broken block at each end.
-pub const GATHER_SLICES_MAX: usize = 2 * (GATHER_BYTES / RAW_BLOCK_BYTES as usize + 2);
 /// What a core puts into its pipe for a socket whatever room that says it has: the kernel takes a
 /// whole buffer of about this size as long as any room is left.
 pub const ROOM_BYTES_MIN: u64 = 64 << 10;

@@ -19,10 +19,8 @@ use super::pulse::Pulse;
 use super::response::{CHUNK_END, LAST_CHUNK, chunk_head};
 use crate::extent::{Next, RAW_BLOCK_BYTES, Source};
 use crate::io::net;
-use crate::io::pipe::{Gathered, Pipe};
-use crate::limits::{
-    CHUNK_BYTES_MAX, GATHER_BYTES, GATHER_SLICES_MAX, POLL_BYTES, ROOM_BYTES_MIN, TURN_BYTES,
-};
+use crate::io::pipe::Pipe;
+use crate::limits::{CHUNK_BYTES_MAX, GATHER_BYTES, POLL_BYTES, ROOM_BYTES_MIN, TURN_BYTES};
 
 /// Why a response could not be sent whole.
 #[derive(Debug, thiserror::Error)]
@@ -344,26 +342,21 @@ impl Socket {
         let until = wire
             .end
             .min(wire.start.saturating_add(room.max(ROOM_BYTES_MIN)));
-        let mut batch = Batch::default();
         // Everything in `wire` is there already, so nobody has to be woken.
         let mut context = Context::from_waker(Waker::noop());
         loop {
-            let bytes = gathered.bytes() + batch.bytes;
-            let at = wire.start + bytes as u64;
-            if at >= until || bytes >= GATHER_BYTES {
+            let at = wire.start + gathered.bytes() as u64;
+            if at >= until || !gathered.wants_more() {
                 break;
             }
             let Poll::Ready(next) = source.poll_next(at, until - at, &mut context) else {
                 break;
             };
-            if batch.take(&next, source) {
-                continue;
-            }
-            if !batch.put(&mut gathered, source).map_err(failed)? {
-                break;
-            }
             let put = match &next {
-                Next::Inline(inline) => gathered.put(inline.as_slice()),
+                Next::Inline(inline) => match inline.as_static() {
+                    Some(bytes) => gathered.put_static(bytes),
+                    None => gathered.put(inline.as_slice()),
+                },
                 Next::File { file, offset, len } => {
                     let file = source.file(*file).map_err(failed)?;
                     gathered.put_file(file, *offset, *len)
@@ -374,7 +367,6 @@ impl Socket {
                 break;
             }
         }
-        batch.put(&mut gathered, source).map_err(failed)?;
         let last = end == Some(wire.start + gathered.bytes() as u64);
         Ok(Some(gathered.send(self.fd(), !last)))
     }
@@ -393,74 +385,6 @@ impl Socket {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(None),
             Err(e) => Err(SendError::Left(e)),
         }
-    }
-}
-
-/// What can be put into a pipe by reference, and is still to be.
-#[derive(Default)]
-struct Batch {
-    parts: [Part; GATHER_SLICES_MAX],
-    len: usize,
-    bytes: usize,
-}
-
-#[derive(Clone, Copy)]
-enum Part {
-    Constant(&'static [u8]),
-    Mapped {
-        file: Option<u32>,
-        offset: u64,
-        len: u64,
-    },
-}
-
-impl Default for Part {
-    fn default() -> Self {
-        Part::Constant(&[])
-    }
-}
-
-impl Part {
-    fn bytes<'s>(&self, source: &'s dyn Source) -> Option<&'s [u8]> {
-        match *self {
-            Part::Constant(bytes) => Some(bytes),
-            Part::Mapped { file, offset, len } => source.mapped(file, offset..offset + len),
-        }
-    }
-}
-
-impl Batch {
-    /// Takes `next` if it can be put by reference and there is room for it.
-    fn take(&mut self, next: &Next, source: &dyn Source) -> bool {
-        let part = match *next {
-            Next::Inline(ref inline) => inline.as_static().map(Part::Constant),
-            Next::File { file, offset, len } => Some(Part::Mapped { file, offset, len }),
-            _ => None,
-        };
-        let bytes = part.and_then(|part| part.bytes(source));
-        let (Some(part), Some(bytes), Some(place)) = (part, bytes, self.parts.get_mut(self.len))
-        else {
-            return false;
-        };
-        *place = part;
-        self.len += 1;
-        self.bytes += bytes.len();
-        true
-    }
-
-    /// Puts everything into the pipe; whether there was room for all of it.
-    fn put(&mut self, gathered: &mut Gathered<'_>, source: &dyn Source) -> io::Result<bool> {
-        if self.len == 0 {
-            return Ok(true);
-        }
-        let mut slices: [&[u8]; GATHER_SLICES_MAX] = [&[]; GATHER_SLICES_MAX];
-        for (slice, part) in slices.iter_mut().zip(&self.parts[..self.len]) {
-            *slice = part.bytes(source).unwrap_or_default();
-        }
-        let put = gathered.put_by_reference(&slices[..self.len])?;
-        let all = put == self.bytes;
-        (self.len, self.bytes) = (0, 0);
-        Ok(all)
     }
 }
 

@@ -4,8 +4,7 @@
 //! A raw run is 128 KiB of a file, 3 bytes of framing, 128 KiB of the file, and so on. Sent one
 //! by one, each range takes the socket's lock and wakes the client; gathered, the cost of a byte
 //! is that of one long `sendfile`. No byte of a file is copied on the way: a pipe holds
-//! references to pages (splice(2)). Most go in by way of a mapping, blocks and framing in one call
-//! (vmsplice(2)): with one call for each, the calls took a third of the processor time of a hit.
+//! references to pages (splice(2)).
 
 #![allow(unsafe_code)] // One system call that trusts memory not to change.
 
@@ -15,7 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::pipe::{IoSliceRaw, PipeFlags, SpliceFlags};
 
-use crate::limits::{GATHER_BYTES, GATHER_PIPE_BYTES, GATHER_SLICES_MAX};
+use crate::limits::{GATHER_BYTES, GATHER_PIPE_BYTES};
 
 /// The pipe of one core.
 ///
@@ -37,23 +36,12 @@ impl Pipe {
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         rustix::pipe::fcntl_setpipe_size(&write, GATHER_PIPE_BYTES)?;
         let nowhere = super::residency::nowhere()?;
-        let mut pipe = Pipe {
+        Ok(Pipe {
             read,
             write,
             nowhere,
             sound: true,
-        };
-        // Where a call is not allowed, it is better to know now than in the middle of a response.
-        let mut gathered = Gathered {
-            pipe: &mut pipe,
-            bytes: 0,
-        };
-        gathered.put_by_reference(&[b"x"])?;
-        drop(gathered);
-        match pipe.sound {
-            true => Ok(pipe),
-            false => Err(io::Error::other("it cannot be emptied")),
-        }
+        })
     }
 
     /// Begins to gather. `None` if the pipe could not be emptied after its last use, and no
@@ -93,20 +81,14 @@ impl Gathered<'_> {
         self.count(put)
     }
 
-    /// Puts slices in, one after the other and without a copy: the pipe and then the socket hold
-    /// references to their pages. Gives how many bytes there was room for.
-    ///
-    /// The slices have to be of memory that is never written again, also when it is not mapped any
-    /// more: of the program's own constants, or of a mapped file that never changes. Pages that are
-    /// not in memory make the call wait for the disk.
-    pub fn put_by_reference(&mut self, slices: &[&[u8]]) -> io::Result<usize> {
-        let raw: [IoSliceRaw<'_>; GATHER_SLICES_MAX] = std::array::from_fn(|index| {
-            IoSliceRaw::from_slice(slices.get(index).copied().unwrap_or_default())
-        });
-        let raw = &raw[..slices.len().min(GATHER_SLICES_MAX)];
+    /// Puts bytes in that live as long as the process, without a copy: the pipe and then the
+    /// socket hold references to their page. Gives how many there was room for.
+    pub fn put_static(&mut self, bytes: &'static [u8]) -> io::Result<usize> {
+        let slice = [IoSliceRaw::from_slice(bytes)];
         // SAFETY: what the pages hold must not change until the last reader of the pipe or the
-        // socket is done with them: the contract above.
-        let put = unsafe { rustix::pipe::vmsplice(&self.pipe.write, raw, SpliceFlags::NONBLOCK) };
+        // socket is done with them: they are never written nor freed.
+        let put =
+            unsafe { rustix::pipe::vmsplice(&self.pipe.write, &slice, SpliceFlags::NONBLOCK) };
         self.count(put)
     }
 
@@ -220,7 +202,7 @@ mod tests {
         let (mut reader, writer) = UnixStream::pair().unwrap();
         let mut gathered = pipe.gather().unwrap();
         for _ in 0..2 {
-            assert_eq!(gathered.put_by_reference(&[&FRAMING]).unwrap(), 3);
+            assert_eq!(gathered.put_static(&FRAMING).unwrap(), 3);
             assert_eq!(gathered.put(b"de").unwrap(), 2);
         }
         assert_eq!(gathered.send(writer.as_fd(), false).unwrap(), 10);

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::mapping::Mapping;
 use super::resident::Resident;
 use crate::cache::entry::{EntryId, LinkedFile, Meta};
 use crate::cache::store::spool_path;
@@ -19,26 +18,18 @@ pub struct Files {
     pub spool: File,
     /// The linked files, in the order the layout numbers them.
     pub linked: Vec<File>,
-    /// The same, mapped; `None` where the system has no mappings left.
-    maps: Vec<Option<Mapping>>,
     /// What of the archive was in memory lately.
     pub resident: Resident,
 }
 
 impl Files {
-    /// Takes over open files, and maps the linked ones.
-    pub fn of(spool: File, linked: Vec<File>) -> Files {
+    /// Takes over open files.
+    pub fn new(spool: File, linked: Vec<File>) -> Files {
         Files {
             spool,
-            maps: linked.iter().map(Mapping::of).collect(),
             linked,
             resident: Resident::default(),
         }
-    }
-
-    /// The mapping of a linked file.
-    pub fn mapping(&self, file: u32) -> Option<&Mapping> {
-        self.maps.get(file as usize)?.as_ref()
     }
 }
 
@@ -144,7 +135,7 @@ impl Archive {
             .iter()
             .map(|file| open(place.dir.join(&file.path)));
         let linked = linked.collect::<io::Result<_>>()?;
-        let files = Arc::new(Files::of(open(spool_path(&place.dir))?, linked));
+        let files = Arc::new(Files::new(open(spool_path(&place.dir))?, linked));
         place.files = Some(files.clone());
         Ok(files)
     }

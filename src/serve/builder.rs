@@ -313,7 +313,7 @@ fn open_files(dir: &Path, linked: &[LinkedFile]) -> Result<Files, BeginError> {
     let open = |file: &LinkedFile| File::open(dir.join(&file.path));
     let linked = linked.iter().map(open).collect::<io::Result<_>>();
     let linked = linked.map_err(error("open a linked pack"))?;
-    Ok(Files::of(spool, linked))
+    Ok(Files::new(spool, linked))
 }
 
 /// Produces, spools and publishes. `None` if the archive is complete but could not be kept.

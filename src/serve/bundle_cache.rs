@@ -35,7 +35,7 @@ impl BundleFile {
     /// Takes over a file that is written.
     pub fn new(file: File) -> io::Result<BundleFile> {
         let bytes = file.metadata()?.len();
-        let files = Arc::new(Files::of(file, Vec::new()));
+        let files = Arc::new(Files::new(file, Vec::new()));
         Ok(BundleFile { files, bytes })
     }
 }

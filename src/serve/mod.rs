@@ -16,7 +16,6 @@ mod ensure_refs;
 mod flights;
 mod freshness;
 mod git_protocol;
-pub mod mapping;
 mod pipe;
 pub mod prefetch;
 mod reader;

@@ -23,10 +23,6 @@ enum Request {
         ranges: FileRanges,
         done: oneshot::Sender<io::Result<()>>,
     },
-    Map {
-        files: Arc<Files>,
-        ranges: FileRanges,
-    },
     Open {
         archive: Arc<Archive>,
         done: oneshot::Sender<io::Result<Arc<Files>>>,
@@ -69,11 +65,6 @@ impl Prefetch {
         receiver
     }
 
-    /// Has the ranges, which are in memory, mapped; nobody waits for it.
-    pub fn map(&self, files: Arc<Files>, ranges: FileRanges) {
-        self.send(Request::Map { files, ranges });
-    }
-
     /// Has the archive's files opened.
     pub fn open(&self, archive: Arc<Archive>) -> oneshot::Receiver<io::Result<Arc<Files>>> {
         let (done, receiver) = oneshot::channel();
@@ -110,7 +101,6 @@ fn run(requests: &Receiver<Request>, nowhere: &File) {
             } => {
                 let _ = done.send(read(&files, &ranges, nowhere));
             }
-            Request::Map { files, ranges } => map(&files, &ranges),
             Request::Open { archive, done } => {
                 let _ = done.send(archive.open_files());
             }
@@ -131,15 +121,4 @@ fn read(files: &Files, ranges: &FileRanges, nowhere: &File) -> io::Result<()> {
         residency::read_in(file, range.clone(), nowhere)?;
     }
     Ok(())
-}
-
-/// Maps the ranges.
-fn map(files: &Files, ranges: &FileRanges) {
-    for (file, range) in ranges {
-        let mapping = file.and_then(|file| files.mapping(file));
-        if let Some(Err(e)) = mapping.map(|mapping| mapping.map_in(range)) {
-            // They are sent in another way.
-            tracing::debug!("pages of an archive are not mapped: {e}");
-        }
-    }
 }

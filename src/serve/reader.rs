@@ -52,36 +52,18 @@ impl ArchiveReader {
         std::future::poll_fn(|context| self.poll_next(at, 1, context).map(drop)).await;
     }
 
-    /// Ranges of files under a stretch of the wire.
-    fn ranges(&self, wire: &Range<u64>) -> FileRanges {
+    /// Ranges under a stretch of the wire that are not in memory, or not known to be.
+    fn cold_ranges(&self, wire: Range<u64>) -> FileRanges {
         let mut ranges = FileRanges::new();
         let fanout = self.handle.fanout();
         fanout.file_ranges(wire.start, wire.end - wire.start, |file, range| {
             ranges.push((file, range))
         });
-        ranges
-    }
-
-    /// Those of them that are not in memory, or not known to be.
-    fn cold_ranges(&self, wire: &Range<u64>) -> FileRanges {
-        let mut ranges = self.ranges(wire);
         ranges.retain(|(file, range)| match self.file(*file) {
             Ok(fd) => residency::in_memory(fd, range.clone()) != Some(true),
             Err(_) => false,
         });
         ranges
-    }
-
-    /// Has what is in memory under a stretch of the wire mapped, for whoever sends it next.
-    fn have_mapped(&self, files: &Arc<Files>, wire: &Range<u64>) {
-        let mut ranges = self.ranges(wire);
-        ranges.retain(|(file, range)| {
-            let mapping = file.and_then(|file| files.mapping(file));
-            mapping.is_some_and(|mapping| mapping.wants(range))
-        });
-        if !ranges.is_empty() {
-            self.prefetch.map(files.clone(), ranges);
-        }
     }
 }
 
@@ -108,10 +90,9 @@ impl Source for ArchiveReader {
             if files.resident.was_seen(at) {
                 return Poll::Ready(Ok(until));
             }
-            let cold = self.cold_ranges(&wire);
+            let cold = self.cold_ranges(wire);
             if cold.is_empty() {
                 files.resident.saw(at);
-                self.have_mapped(&files, &wire);
                 self.meter.add(Event::Prefault(Prefault::Resident), 1);
                 return Poll::Ready(Ok(until));
             }
@@ -138,10 +119,6 @@ impl Source for ArchiveReader {
 
     fn available(&self, at: u64) -> u64 {
         self.handle.fanout().wire_bytes().saturating_sub(at)
-    }
-
-    fn mapped(&self, file: Option<u32>, range: Range<u64>) -> Option<&[u8]> {
-        self.files.as_ref()?.mapping(file?)?.bytes(&range)
     }
 
     fn file(&self, file: Option<u32>) -> io::Result<BorrowedFd<'_>> {

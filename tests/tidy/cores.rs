@@ -30,7 +30,7 @@ const OTHER_FILES: [(&str, &str); 1] = [("src/serve/builder.rs", "a thread for e
 type Named = (&'static str, &'static str, &'static str);
 
 /// Functions that seem to wait but do not, and may be called anywhere.
-const SEEMING: [Named; 7] = [
+const SEEMING: [Named; 6] = [
     (
         "src/io/net.rs",
         "send_file",
@@ -46,11 +46,6 @@ const SEEMING: [Named; 7] = [
         "src/serve/background.rs",
         "Plane::work",
         "a queue of tokio's, awaited by `select!`",
-    ),
-    (
-        "src/serve/mapping.rs",
-        "Mapping::of",
-        "maps a file and reads nothing of it",
     ),
     ("src/serve/spool.rs", "write_all_at", "awaited a line later"),
     ("src/server.rs", "run_core", "a core's executor itself"),
