@@ -16,7 +16,7 @@
 //!              │               snapshot::gitdir   first frame: leaves at once
 //!              │               serve::builder     place: entry made, packs hard-linked; unlock
 //!              │               snapshot::produce  packs, worktree, index, in this order
-//!              │                  └─ snapshot::zstd::ring: encoder threads (job, filter, tar)
+//!              │                  └─ snapshot::zstd::ring: encoder threads (job, pack, filter, tar)
 //!              │                        │
 //!              │            snapshot::fanout: extents so far, window, readers
 //!              │                        ├─► serve::background: spool file ─► cache::store
