@@ -328,8 +328,8 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     if address.ip().is_loopback() {
         // Whoever connects is on this machine, a proxy for one, where nothing is congested. A
-        // congestion control that paces (bbr) sets a timer for every 64 KiB: four fifths of the
-        // processor time of a hit. If the system refuses, everything works all the same.
+        // congestion control that paces (bbr) spends timers on it: four fifths of the processor time
+        // of a hit. If the system refuses, everything works all the same.
         let _ = rustix::net::sockopt::set_tcp_congestion(&socket, UNPACED);
     }
     socket.listen(LISTEN_BACKLOG)?;

@@ -64,11 +64,17 @@ pub fn get(
     conn.send(request.as_bytes())?;
     let head = conn.read_head("GET")?;
     if head.status >= 400 {
-        let mut why = [0; 1024];
-        let len = conn.read_body(&mut why)?;
-        let why = String::from_utf8_lossy(&why[..len]);
-        let text = format!("{target}: status {}: {}", head.status, why.trim_end());
-        return Err(io::Error::other(text));
+        // A line of text, which is no archive to be decoded.
+        let mut text = [0; 1024];
+        let bytes = conn.read_body(&mut text)? as u64;
+        return Ok(Transfer {
+            started,
+            first: None,
+            total: started.elapsed(),
+            bytes,
+            head,
+            whole: true,
+        });
     }
     let mut reader = Reader::new(started, manners);
     let end = reader.read(&mut |block| conn.read_body(block), each)?;

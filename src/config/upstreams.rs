@@ -58,8 +58,9 @@ impl Upstreams {
     }
 
     /// The URL to clone the repository `path` of `host` from, or `None` when the host is not
-    /// served. The host is spelled as [`Upstreams::spelled`] gives it. `path` is decoded, has no leading or trailing `/`, and was checked by the router;
-    /// one that would leave the base URL gives `None` all the same.
+    /// served. The host is spelled as [`Upstreams::spelled`] gives it. `path` is decoded, has no
+    /// leading or trailing `/`, and was checked by the router; one that would leave the base URL
+    /// gives `None` all the same.
     pub fn url_for(&self, host: &str, path: &str) -> Option<String> {
         let base = self.bases.get(host)?;
         let is_plain = |part: &str| !matches!(part, "" | "." | "..");

@@ -204,13 +204,12 @@ fn decode(local: &Local, source: &Source, path: &BStr, id: &oid) -> Result<Decod
     let limit_bytes = header.size().saturating_mul(3);
     let mut grant = source.budget.take(limit_bytes);
     let mut data = Vec::new();
-    let decoder = &mut Decoder::new();
-    let packs = &source.packs;
-    let pushed = packs.push_object(
+    // The decoder ends with the call: what follows may take all of the grant.
+    let pushed = source.packs.push_object(
         id,
         ObjectKind::Blob,
         limit_bytes,
-        decoder,
+        &mut Decoder::new(),
         &mut data,
         |_, _| (),
     );

@@ -349,7 +349,9 @@ impl Local {
             path: path.to_owned(),
             detail: e.to_string(),
         })?;
-        size.iter().for_each(|size| tar::pad(tar, *size));
+        if let Some(size) = size {
+            tar::pad(tar, size);
+        }
         Ok(size)
     }
 

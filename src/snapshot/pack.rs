@@ -167,7 +167,7 @@ impl Find for Trees<'_> {
         buffer.clear();
         let decoder = &mut *self.decoder.borrow_mut();
         let limit = DECODE_LIMIT_BYTES;
-        // What is damaged here is read again by gix, which knows whether there is another copy.
+        // What is damaged here is read again by gix, whose error says what is wrong with a tree.
         match self
             .packs
             .push_object(id, Kind::Tree, limit, decoder, buffer, |_, _| ())
@@ -205,6 +205,9 @@ impl Decoder {
         self.trim();
         let mut base_bytes = base.fill(&mut self.inflater, &mut self.base)?;
         while let Some(stream) = deltas.pop() {
+            if (base_bytes as u64).saturating_add(stream.size) > max_bytes {
+                return Ok(None);
+            }
             let delta_bytes = stream.fill(&mut self.inflater, &mut self.delta)?;
             let damaged = || stream.damaged("its delta is not of what it is made from".into());
             let delta = Delta::parse(&self.delta[..delta_bytes]).ok_or_else(damaged)?;
