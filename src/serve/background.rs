@@ -19,14 +19,14 @@ use super::flights::Flights;
 use super::git_protocol::GitRequest;
 use super::registry::{Permit, Repo, StartError};
 use super::shared::Shared;
-use super::spool::Spooler;
+use super::spool::{Spooler, not_kept};
 use crate::cache::evict::{self, Bounds, Candidate};
 use crate::io::disk::DiskFile;
 use crate::limits::{
     BUNDLES_MAKING_MAX, CLONES_RUNNING_MAX, FRESHENS_RUNNING_MAX, IDLE_ENTRY_OPEN_MS,
     LOOKUPS_RUNNING_MAX, RETIRED_KEPT_MS, SWEEP_INTERVAL_MS, UPLOAD_PACKS_MAX,
 };
-use crate::metrics::{Event, SpoolFailure};
+use crate::metrics::Event;
 use crate::mirror::schedule::{Policy, Schedule};
 use crate::mirror::{Git, TimeLimits};
 use crate::refs::Follow;
@@ -240,20 +240,7 @@ impl Plane {
             Err(e) => Err(e),
         };
         if let Err(e) = spooled {
-            let full = matches!(
-                e.raw_os_error(),
-                Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG)
-            );
-            let reason = match full {
-                true => SpoolFailure::DiskFull,
-                false => SpoolFailure::Io,
-            };
-            meter.add(Event::SpoolFailure(reason), 1);
-            tracing::error!(
-                repository = &*job.repository,
-                reason = reason.name(),
-                "cannot spool, going on without the cache: {e}"
-            );
+            not_kept(&meter, &job.repository, &e);
             self.shared.tell(Command::Sweep);
         }
     }

@@ -16,11 +16,11 @@ use super::archive::{Archive, Files, unix_ms};
 use super::background::{Command, SpoolJob};
 use super::registry::{Permit, Repo, StartError};
 use super::shared::Shared;
-use super::spool::Spooler;
+use super::spool::{Spooler, not_kept};
 use crate::cache::entry::{EntryId, Fields, JobRecord, LinkedFile, META_NAME, Meta};
 use crate::cache::store::{Linked as LinkKind, Staging, StoreError, spool_path};
 use crate::extent::Piece;
-use crate::io::sched;
+use crate::io::{residency, sched};
 use crate::limits::ENCODER_NICE;
 use crate::metrics::{BuildResult, Event, Level};
 use crate::mirror::Git;
@@ -43,7 +43,7 @@ enum BeginError {
     Build(#[from] BuildError),
     #[error("cannot pack the mirror's loose objects: {0}")]
     Pack(String),
-    #[error("cannot {op} in the entry: {source}")]
+    #[error("cannot {op}: {source}")]
     Io { op: &'static str, source: io::Error },
 }
 
@@ -51,6 +51,7 @@ enum BeginError {
 /// journal that is busy with other builds' entries makes every such write wait, for tenths of a
 /// second; the entry is made once the first byte has left (see [`place`]).
 struct Begun<'r> {
+    repo: &'r Repo,
     view: View,
     /// Files of the mirror that belong into the entry, and where in it.
     sources: Vec<(PathBuf, String)>,
@@ -61,12 +62,23 @@ struct Begun<'r> {
     pinned: RwLockReadGuard<'r, ()>,
 }
 
-/// A build that has a place in the cache.
-struct Placed {
-    staging: Staging,
+/// A build whose files are open.
+struct Placed<'r> {
+    place: Place<'r>,
     opened: Opened,
     files: Arc<Files>,
     loose: Vec<String>,
+}
+
+/// Where the files of a build are.
+enum Place<'r> {
+    /// In an entry, to be published.
+    Entry(Staging),
+    /// In the mirror, which stays locked: no entry could be made, so nothing is kept.
+    Mirror {
+        why: String,
+        _pinned: RwLockReadGuard<'r, ()>,
+    },
 }
 
 struct SpoolSender {
@@ -166,6 +178,7 @@ fn begin<'r>(shared: &Shared, repo: &'r Repo, git: &Git) -> Result<Begun<'r>, Be
     let begun_us = started.elapsed().as_micros() as u64;
     tracing::info!(repository = &*repo.name, %id, pinned_us, begun_us, "building");
     Ok(Begun {
+        repo,
         view,
         sources,
         head,
@@ -196,46 +209,83 @@ fn pin(repo: &Repo) -> Result<Pinned<'_>, PinError> {
     Ok((pinned, view, sources))
 }
 
-/// Makes the entry: links what was pinned into a new directory and opens it there. Releases the
-/// mirror.
-fn place(shared: &Shared, begun: Begun<'_>) -> Result<Placed, BeginError> {
-    let Begun {
-        view,
-        sources,
-        head,
-        archive,
-        reuse,
-        pinned,
-    } = begun;
-    let mut staging = shared.state.staging()?;
-    let mut copied = 0;
-    for (source, relative) in &sources {
-        copied += usize::from(matches!(staging.link(source, relative)?, LinkKind::Copied));
-    }
-    drop(pinned);
-    if copied > 0 {
-        tracing::warn!(
-            repository = &*archive.repository,
-            files = copied,
-            "packs were copied, not linked: keep mirrors/ and snapshots/ on one file system"
-        );
-    }
-    view::make_repository(&view, staging.dir())?;
-    let files = Arc::new(open_files(staging.dir(), archive.linked())?);
-    let loose = view.loose.iter().map(|l| l.relative.clone()).collect();
+/// Opens the files of a build: those of a new entry, or the mirror's own where none can be made,
+/// on a disk that is full or read-only.
+fn place<'r>(shared: &Shared, begun: Begun<'r>) -> Result<Placed<'r>, BeginError> {
+    let (directory, place, files) = match make_entry(shared, &begun) {
+        Ok((staging, files)) => {
+            let directory = staging.dir().to_owned();
+            // Its links are made: the mirror may change again.
+            drop(begun.pinned);
+            (directory, Place::Entry(staging), files)
+        }
+        Err(e) => {
+            let mirror = begun.repo.mirror.clone();
+            let nowhere = residency::nowhere().map_err(|source| BeginError::Io {
+                op: "open the null device",
+                source,
+            })?;
+            let files = Files::new(nowhere, open_linked(&mirror, &begun.archive)?);
+            not_kept(&shared.meter(), &begun.repo.name, &e);
+            shared.tell(Command::Sweep);
+            let place = Place::Mirror {
+                why: e.to_string(),
+                _pinned: begun.pinned,
+            };
+            (mirror, place, files)
+        }
+    };
+    let loose = begun.view.loose.iter().map(|l| l.relative.clone());
+    let loose = loose.collect();
     let input = Input {
-        view,
-        directory: staging.dir().to_owned(),
+        view: begun.view,
+        directory,
         level: shared.config.level,
-        reuse,
+        reuse: begun.reuse,
         faults: shared.faults.clone(),
         budget: shared.budget.clone(),
     };
     Ok(Placed {
-        opened: produce::open(input, head)?,
-        staging,
-        files,
+        place,
+        opened: produce::open(input, begun.head)?,
+        files: Arc::new(files),
         loose,
+    })
+}
+
+/// Makes the entry: links what was pinned into a new directory and opens it there.
+fn make_entry(shared: &Shared, begun: &Begun<'_>) -> Result<(Staging, Files), BeginError> {
+    let mut staging = shared.state.staging()?;
+    let mut copied = 0;
+    for (source, relative) in &begun.sources {
+        copied += usize::from(matches!(staging.link(source, relative)?, LinkKind::Copied));
+    }
+    if copied > 0 {
+        tracing::warn!(
+            repository = &*begun.repo.name,
+            files = copied,
+            "packs were copied, not linked: keep mirrors/ and snapshots/ on one file system"
+        );
+    }
+    view::make_repository(&begun.view, staging.dir())?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true);
+    let spool = options.open(spool_path(staging.dir()));
+    let spool = spool.map_err(|source| BeginError::Io {
+        op: "create the spool file",
+        source,
+    })?;
+    let files = Files::new(spool, open_linked(staging.dir(), &begun.archive)?);
+    Ok((staging, files))
+}
+
+/// Opens the packs that `archive` consists of, below `dir`.
+fn open_linked(dir: &Path, archive: &Archive) -> Result<Vec<File>, BeginError> {
+    let open = |file: &LinkedFile| File::open(dir.join(&file.path));
+    let linked = archive.linked().iter().map(open).collect::<io::Result<_>>();
+    linked.map_err(|source| BeginError::Io {
+        op: "open a linked pack",
+        source,
     })
 }
 
@@ -303,19 +353,6 @@ fn reuse(base: &Archive) -> Option<Reuse> {
     Some(Reuse { spool, records })
 }
 
-fn open_files(dir: &Path, linked: &[LinkedFile]) -> Result<Files, BeginError> {
-    let error = |op| move |source| BeginError::Io { op, source };
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create_new(true);
-    let spool = options
-        .open(spool_path(dir))
-        .map_err(error("create the spool file"))?;
-    let open = |file: &LinkedFile| File::open(dir.join(&file.path));
-    let linked = linked.iter().map(open).collect::<io::Result<_>>();
-    let linked = linked.map_err(error("open a linked pack"))?;
-    Ok(Files::new(spool, linked))
-}
-
 /// Produces, spools and publishes. `None` if the archive is complete but could not be kept.
 fn build(shared: &Arc<Shared>, mut begun: Begun<'_>) -> Result<Option<()>, String> {
     let archive = begun.archive.clone();
@@ -328,17 +365,27 @@ fn build(shared: &Arc<Shared>, mut begun: Begun<'_>) -> Result<Option<()>, Strin
         .send_first(&archive.fanout, &spool, level, faults);
     first.map_err(|e| e.to_string())?;
     let Placed {
-        mut staging,
+        place,
         opened,
         files,
         loose,
     } = place(shared, begun).map_err(|e| e.to_string())?;
-    archive.placed(staging.dir().to_owned(), files.clone());
-    shared.tell(Command::Spool(SpoolJob {
-        files,
-        spooler,
-        repository: archive.repository.clone(),
-    }));
+    match &place {
+        Place::Entry(staging) => {
+            archive.placed(staging.dir().to_owned(), files.clone());
+            shared.tell(Command::Spool(SpoolJob {
+                files,
+                spooler,
+                repository: archive.repository.clone(),
+            }));
+        }
+        Place::Mirror { why, .. } => {
+            archive.fanout.spool_failed(why);
+            drop(spooler);
+            // No directory: the mirror is not to be taken for the archive's own.
+            archive.placed(PathBuf::new(), files);
+        }
+    }
     let mut turn = None;
     let wait = || {
         // The first bytes are out; what follows must not delay anybody else's.
@@ -357,6 +404,9 @@ fn build(shared: &Arc<Shared>, mut begun: Begun<'_>) -> Result<Option<()>, Strin
         );
         return Ok(None);
     }
+    let Place::Entry(mut staging) = place else {
+        return Ok(None);
+    };
     match publish(&mut staging, &archive, records, &loose) {
         Ok(meta) => match staging.publish(archive.id, &meta) {
             Ok(dir) => {

@@ -1,5 +1,6 @@
 //! Writes the pieces of one build to its spool file.
 
+use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::extent::Piece;
 use crate::io::disk::SpoolFile;
 use crate::io::fs::progress;
+use crate::metrics::{Event, Meter, SpoolFailure};
 use crate::snapshot::fanout::Fanout;
 
 /// The pieces of one build on their way to its spool file. Whatever way this ends, the fan-out
@@ -73,6 +75,27 @@ impl Spooler {
         self.written = true;
         file.close().await
     }
+}
+
+/// Counts and logs that a build goes on without the cache because of `error`.
+pub fn not_kept(meter: &Meter, repository: &str, error: &(dyn Error + 'static)) {
+    let mut source = Some(error);
+    let mut full = false;
+    while let Some(error) = source {
+        let code = error.downcast_ref().and_then(io::Error::raw_os_error);
+        full |= matches!(code, Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG));
+        source = error.source();
+    }
+    let reason = match full {
+        true => SpoolFailure::DiskFull,
+        false => SpoolFailure::Io,
+    };
+    meter.add(Event::SpoolFailure(reason), 1);
+    tracing::error!(
+        repository,
+        reason = reason.name(),
+        "cannot spool, going on without the cache: {error}"
+    );
 }
 
 async fn write_all_at(file: &impl SpoolFile, piece: &Piece, offset: u64) -> io::Result<()> {

@@ -26,6 +26,10 @@ use crate::limits::{
 /// Version of everything that decides the bytes of a job besides its key's other parts.
 const JOB_FORMAT: u8 = 1;
 
+/// Settings of the view's repository, which can be the mirror itself: an object is what its id
+/// says, whatever `refs/replace` holds.
+pub(super) const REPOSITORY_SETTINGS: [&str; 1] = ["core.useReplaceRefs=false"];
+
 /// What went wrong in a job.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
@@ -267,9 +271,10 @@ impl Source {
         &self,
         limit_bytes: Option<u64>,
     ) -> Result<gix::ThreadSafeRepository, JobError> {
-        let mut settings = vec![format!(
+        let mut settings = REPOSITORY_SETTINGS.map(str::to_owned).to_vec();
+        settings.push(format!(
             "gitoxide.core.defaultPackCacheMemoryLimit={DELTA_CACHE_BYTES}"
-        )];
+        ));
         settings.extend(limit_bytes.map(|limit| format!("gitoxide.objects.allocLimit={limit}")));
         let options = gix::open::Options::isolated().config_overrides(settings);
         gix::ThreadSafeRepository::open_opts(self.repository.git_dir(), options)

@@ -18,7 +18,9 @@ use super::budget::Budget;
 use super::fanout::{Abandoned, Fanout};
 use super::filter::AttributeFiles;
 use super::index::{Plan, Writer};
-use super::job::{Batch, EncoderState, JobError, Outcome, Source, encode, encode_heavy};
+use super::job::{
+    Batch, EncoderState, JobError, Outcome, REPOSITORY_SETTINGS, Source, encode, encode_heavy,
+};
 use super::map::MappedFile;
 use super::pack::{self, Packs};
 use super::tar::{self, Kind};
@@ -94,7 +96,7 @@ pub struct Reuse {
 pub struct Input {
     /// The pinned view.
     pub view: View,
-    /// The directory of its links, a bare repository.
+    /// The directory of its links, a bare repository, or the mirror itself as long as it is locked.
     pub directory: PathBuf,
     /// zstd level.
     pub level: i32,
@@ -174,7 +176,7 @@ pub struct Opened {
 
 /// Opens the view's repository, whose beginning was read.
 pub fn open(input: Input, head: Head) -> Result<Opened, BuildError> {
-    let options = gix::open::Options::isolated();
+    let options = gix::open::Options::isolated().config_overrides(REPOSITORY_SETTINGS);
     let repository = gix::ThreadSafeRepository::open_opts(&input.directory, options);
     let repository = repository.map_err(|e| BuildError::Io {
         op: "open",

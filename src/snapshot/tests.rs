@@ -407,6 +407,32 @@ fn big_deltas_wait_for_memory() {
     assert_eq!(budget.granted(), 3);
 }
 
+/// Where no entry can be made, the mirror itself is read. What somebody has set up in it must not
+/// change the archive.
+#[test]
+fn read_from_the_mirror_itself_it_is_the_same() {
+    let repository = Repository::new();
+    repository.write("file", "what was committed\n");
+    repository.write("other", "something else\n");
+    repository.commit();
+    let expected = build(&repository, 1, None);
+
+    let id = |file| repository.git(&["rev-parse", &format!("HEAD:{file}")]);
+    let (file, other) = (id("file"), id("other"));
+    repository.git(&["replace", file.trim(), other.trim()]);
+    repository.git(&["config", "core.autocrlf", "true"]);
+    let mirror = repository.dir.path().join(".git");
+    fs::create_dir_all(mirror.join("info")).unwrap();
+    fs::write(mirror.join("info/attributes"), "* text eol=crlf\n").unwrap();
+    let seen = repository.git(&["cat-file", "blob", "HEAD:file"]);
+    assert_eq!(seen, "something else", "git sees no replacement");
+
+    let place = tempfile::tempdir().unwrap();
+    let mut from_mirror = input(&repository, place.path().to_owned());
+    from_mirror.directory = mirror;
+    assert!(build_input(from_mirror, 1).archive == expected.archive);
+}
+
 /// Attributes of every kind, one to a line, over contents of every kind: what git checks out.
 #[test]
 fn attributes_convert_as_git_does() {

@@ -228,6 +228,48 @@ fn the_disk_is_full_for_real() {
     expect_live_only(&lab, &mut server, &seen);
 }
 
+/// Not even the directory of an entry can be made: snapshots come from the mirror itself, which
+/// stays locked meanwhile. Once that is repaired they are kept again.
+#[test]
+fn no_entry_can_be_made() {
+    let lab = new_lab();
+    spooled(&lab);
+    let mut server = lab.start();
+    let snapshots = lab.state().join("snapshots");
+    std::fs::rename(&snapshots, lab.scratch("away")).unwrap_or_else(|e| panic!("{e}"));
+    std::fs::write(&snapshots, "").unwrap_or_else(|e| panic!("{e}"));
+    let target = lab::target("spooled");
+    let bodies = at_once(3, |_| server.get(&target).expect(200).body);
+    for body in &bodies {
+        assert!(*body == bodies[0], "bodies differ");
+    }
+    expect_clone(&lab, "spooled", &bodies[0]);
+    let failures = |reason| {
+        let labels = [("reason", reason)];
+        server
+            .metrics()
+            .count("tarpon_spool_failures_total", &labels)
+    };
+    assert!(failures("io") >= 1);
+    assert_eq!(failures("disk_full"), 0);
+    wait::until_true("the build is counted", || server.builds("live_only") >= 1);
+    assert_eq!(server.builds("failed"), 0);
+    assert!(
+        server.log().contains(&snapshots.display().to_string()),
+        "the log does not say what is in the way"
+    );
+
+    std::fs::remove_file(&snapshots).unwrap_or_else(|e| panic!("{e}"));
+    std::fs::rename(lab.scratch("away"), &snapshots).unwrap_or_else(|e| panic!("{e}"));
+    wait::until_true("the snapshot is kept", || {
+        expect_clone(&lab, "spooled", &server.get(&target).expect(200).body);
+        server.builds("complete") == 1
+    });
+    assert!(hit(&server, "spooled").body == bodies[0]);
+    lab.expect_no_orphans();
+    assert!(server.is_running());
+}
+
 fn may_mount(lab: &Lab) -> bool {
     let mut command = Command::new("unshare");
     command
