@@ -25,7 +25,9 @@ use crate::limits::ENCODER_NICE;
 use crate::metrics::{BuildResult, Event, Level};
 use crate::mirror::Git;
 use crate::refs::Head;
-use crate::snapshot::produce::{self, BuildError, Input, Opened, Record, Reuse, Spool};
+use crate::snapshot::line::{Record, Reuse};
+use crate::snapshot::output::{BuildError, Spool};
+use crate::snapshot::produce::{self, Input, Opened};
 use crate::snapshot::view::{self, PinError, View};
 use crate::snapshot::zstd::ring::panic_text;
 

@@ -15,8 +15,9 @@ use gix::zlib::{Decompress, FlushDecompress, Status};
 
 use super::budget::Grant;
 use super::job::{Batch, JobError, Local, Source};
+use super::line::Line;
+use super::output::BuildError;
 use super::pack::{Decoder, Stream};
-use super::produce::{BuildError, Line};
 use super::tar::{self, Kind};
 use super::zstd::ring::Pending;
 use crate::limits::FRAME_TAR_BYTES;

@@ -1,0 +1,432 @@
+//! The line: what a build has started and not sent yet, in the order in which it leaves. The
+//! encoders work on the first places at the same time; what leaves is in order.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use gix::ObjectId;
+
+use super::big;
+use super::index::{Plan, Writer};
+use super::job::{Batch, EncoderState, JobError, Outcome, Source, encode, encode_heavy};
+use super::map::MappedFile;
+use super::output::{BuildError, Output};
+use super::tar::{self, Kind};
+use super::view::Linked;
+use super::walk::Step;
+use super::zstd::ring::{Pending, Ring};
+use crate::extent::{RAW_FRAME_BYTES, content_checksum};
+use crate::limits::{FRAME_TAR_BYTES, RAW_JOB_BYTES};
+
+/// Frames that a later snapshot can use again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// What the frames were made from.
+    pub key: [u8; 32],
+    /// Where they are in the spool file.
+    pub spool_offset: u64,
+    /// Their length.
+    pub spool_bytes: u64,
+    /// The date of the files in them.
+    pub mtime_s: i64,
+    /// Size of each entry's file, modulo 2^32 as the index has it.
+    pub sizes: Vec<u32>,
+}
+
+/// Frames of an earlier snapshot of the repository.
+pub struct Reuse {
+    /// Its spool file.
+    pub spool: File,
+    /// Its records by key.
+    pub records: HashMap<[u8; 32], Record>,
+}
+
+/// One place in the line of things that leave in order.
+enum Place {
+    /// Tar bytes, still to be compressed.
+    Tar(Vec<u8>),
+    /// A range of a linked file whose checksums are being made.
+    Raw {
+        file: u32,
+        offset: u64,
+        len: u64,
+        pending: Pending<std::io::Result<Vec<u32>>>,
+        path: PathBuf,
+    },
+    /// A job not yet given to the encoders.
+    Waiting(Batch),
+    /// A job at work.
+    Running {
+        key: [u8; 32],
+        pending: Pending<Result<Outcome, JobError>>,
+    },
+    /// A job whose frames an earlier snapshot has.
+    Known(Record),
+}
+
+/// The line: what was started and has not left yet, in order.
+///
+/// Invariants: at most `window` places are looked at by the encoders ahead of the first one;
+/// what leaves is handed to `output` in the order of the line.
+pub(super) struct Line<'a> {
+    pub(super) output: Output<'a>,
+    pub(super) ring: &'a Ring<EncoderState>,
+    pub(super) source: Arc<Source>,
+    reuse: Option<Reuse>,
+    places: VecDeque<Place>,
+    pub(super) window: usize,
+    /// Empty buffers for chunks of big files, at most one more than the window.
+    pub(super) spare: Vec<Vec<u8>>,
+    pub(super) records: Vec<Record>,
+    jobs_started: u64,
+}
+
+impl<'a> Line<'a> {
+    /// An empty line.
+    pub(super) fn new(
+        output: Output<'a>,
+        ring: &'a Ring<EncoderState>,
+        source: Arc<Source>,
+        reuse: Option<Reuse>,
+    ) -> Line<'a> {
+        Line {
+            output,
+            ring,
+            source,
+            reuse,
+            places: VecDeque::new(),
+            window: 2 * ring.threads() + 2,
+            spare: Vec::new(),
+            records: Vec::new(),
+            jobs_started: 0,
+        }
+    }
+
+    fn add(&mut self, place: Place) -> Result<(), BuildError> {
+        self.places.push_back(place);
+        self.start_waiting();
+        self.drain(self.window)
+    }
+
+    /// Gives the encoders the jobs that stand within the window.
+    fn start_waiting(&mut self) {
+        for index in 0..self.places.len().min(self.window) {
+            let Some(Place::Waiting(batch)) = self.places.get_mut(index) else {
+                continue;
+            };
+            if batch.is_big() {
+                continue;
+            }
+            let batch = std::mem::take(batch);
+            let key = batch.key(self.output.level);
+            self.places[index] = match self.known(&key, &batch) {
+                Some(record) => Place::Known(record),
+                None => self.start(key, batch),
+            };
+        }
+    }
+
+    fn start(&mut self, key: [u8; 32], batch: Batch) -> Place {
+        let source = self.source.clone();
+        let panics = self.output.faults.encoder_panics_at(self.jobs_started);
+        self.jobs_started += 1;
+        let pending = self.ring.submit(move |state| {
+            assert!(!panics, "fault injected");
+            encode(state, &source, &batch)
+        });
+        Place::Running { key, pending }
+    }
+
+    /// Lets places leave until at most `keep` are left.
+    pub(super) fn drain(&mut self, keep: usize) -> Result<(), BuildError> {
+        while self.places.len() > keep {
+            let Some(place) = self.places.pop_front() else {
+                break;
+            };
+            self.leave(place)?;
+            self.start_waiting();
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, place: Place) -> Result<(), BuildError> {
+        match place {
+            Place::Tar(tar) => self.output.frames(&tar),
+            Place::Raw {
+                file,
+                offset,
+                len,
+                pending,
+                path,
+            } => {
+                let checksums = pending.wait()?.map_err(|source| BuildError::Io {
+                    op: "read",
+                    path,
+                    source,
+                })?;
+                let fanout = self.output.fanout;
+                Ok(fanout.push_raw(file, offset, len, &checksums)?)
+            }
+            Place::Waiting(batch) => self.big_file(&batch),
+            Place::Running { key, pending } => match pending.wait()?? {
+                Outcome::Done { frames, sizes } => self.done(key, frames, sizes),
+                Outcome::Split(batches) => {
+                    for batch in batches.into_iter().rev() {
+                        self.places.push_front(Place::Waiting(batch));
+                    }
+                    Ok(())
+                }
+                Outcome::Heavy(batch) => self.heavy(key, batch),
+            },
+            Place::Known(record) => self.take_over(record),
+        }
+    }
+
+    /// Copies the frames of a job from the earlier snapshot.
+    fn take_over(&mut self, mut record: Record) -> Result<(), BuildError> {
+        let Some(reuse) = &self.reuse else {
+            return Ok(());
+        };
+        let from = record.spool_offset;
+        record.spool_offset = self.output.fanout.layout_spool_bytes();
+        let mut at = 0;
+        while at < record.spool_bytes {
+            let len = (record.spool_bytes - at).min(FRAME_TAR_BYTES as u64);
+            let mut frames = vec![0; len as usize];
+            let read = reuse.spool.read_exact_at(&mut frames, from + at);
+            read.map_err(|source| BuildError::Io {
+                op: "read frames of the previous",
+                path: "spool".into(),
+                source,
+            })?;
+            self.output.piece(frames)?;
+            at += len;
+        }
+        self.records.push(record);
+        Ok(())
+    }
+
+    /// The job of the earlier snapshot that has the same key, if there is one.
+    fn known(&self, key: &[u8; 32], batch: &Batch) -> Option<Record> {
+        let record = self.reuse.as_ref()?.records.get(key)?;
+        (record.sizes.len() == batch.entries().count()).then(|| record.clone())
+    }
+
+    fn done(&mut self, key: [u8; 32], frames: Vec<u8>, sizes: Vec<u32>) -> Result<(), BuildError> {
+        let spool_bytes = frames.len() as u64;
+        let spool_offset = self.output.piece(frames)?;
+        self.records.push(Record {
+            key,
+            spool_offset,
+            spool_bytes,
+            mtime_s: self.source.mtime_s,
+            sizes,
+        });
+        Ok(())
+    }
+
+    /// A batch that takes much memory: only while no other build decodes such a one. What is
+    /// being encoded meanwhile waits for nothing, so this ends.
+    fn heavy(&mut self, key: [u8; 32], batch: Batch) -> Result<(), BuildError> {
+        let grant = self.source.budget.take_all();
+        let source = self.source.clone();
+        let pending = self.ring.submit(move |state| {
+            let done = encode_heavy(state, &source, &batch);
+            drop(grant);
+            done
+        });
+        match pending.wait()?? {
+            Outcome::Done { frames, sizes } => self.done(key, frames, sizes),
+            Outcome::Split(_) | Outcome::Heavy(_) => Err(BuildError::Again),
+        }
+    }
+
+    /// A file of its own, streamed by this thread.
+    fn big_file(&mut self, batch: &Batch) -> Result<(), BuildError> {
+        let key = batch.key(self.output.level);
+        if let Some(record) = self.known(&key, batch) {
+            return self.take_over(record);
+        }
+        let before = self.output.fanout.layout_spool_bytes();
+        let mut local = self.source.take_local()?;
+        let size = big::stream(self, &mut local, batch)?;
+        self.source.keep_local(local);
+        self.records.push(Record {
+            key,
+            spool_offset: before,
+            spool_bytes: self.output.fanout.layout_spool_bytes() - before,
+            mtime_s: self.source.mtime_s,
+            sizes: vec![size as u32],
+        });
+        Ok(())
+    }
+
+    /// A pack or one of its companions, as a tar entry whose data is a raw run.
+    pub(super) fn linked(
+        &mut self,
+        directory: &Path,
+        linked: &Linked,
+        all: &[Linked],
+    ) -> Result<(), BuildError> {
+        let path = directory.join(&linked.relative);
+        let mapped = MappedFile::open(&path).map_err(|source| BuildError::Io {
+            op: "map",
+            path: path.clone(),
+            source,
+        })?;
+        let mapped = Arc::new(mapped);
+        let name = format!(".git/{}", linked.relative);
+        let mut header = Vec::new();
+        let kind = Kind::File {
+            size: linked.bytes,
+            executable: false,
+        };
+        tar::push_header(&mut header, name.as_bytes(), kind, self.source.mtime_s);
+        self.add(Place::Tar(header))?;
+        let file = all.iter().position(|l| l == linked).unwrap_or_default() as u32;
+        let mut offset = 0;
+        while offset < linked.bytes {
+            let len = (linked.bytes - offset).min(RAW_JOB_BYTES);
+            let mapped = mapped.clone();
+            let range = offset as usize..(offset + len) as usize;
+            let pending = self.ring.submit(move |_| sum(&mapped, range));
+            self.add(Place::Raw {
+                file,
+                offset,
+                len,
+                pending,
+                path: path.clone(),
+            })?;
+            offset += len;
+        }
+        let mut padding = Vec::new();
+        tar::pad(&mut padding, linked.bytes);
+        if !padding.is_empty() {
+            self.add(Place::Tar(padding))?;
+        }
+        Ok(())
+    }
+
+    /// A loose object: small as a rule, but it can be a file of any size.
+    pub(super) fn loose(&mut self, directory: &Path, linked: &Linked) -> Result<(), BuildError> {
+        let path = directory.join(&linked.relative);
+        let failed = |op| {
+            let path = path.clone();
+            move |source| BuildError::Io { op, path, source }
+        };
+        let file = File::open(&path).map_err(failed("open"))?;
+        let name = format!(".git/{}", linked.relative);
+        let kind = Kind::File {
+            size: linked.bytes,
+            executable: false,
+        };
+        let mut out = Vec::new();
+        tar::push_header(&mut out, name.as_bytes(), kind, self.source.mtime_s);
+        let mut at = 0;
+        while at < linked.bytes {
+            let start = out.len();
+            let len = (linked.bytes - at).min((FRAME_TAR_BYTES - start) as u64);
+            out.resize(start + len as usize, 0);
+            file.read_exact_at(&mut out[start..], at)
+                .map_err(failed("read"))?;
+            at += len;
+            if out.len() == FRAME_TAR_BYTES {
+                self.add(Place::Tar(std::mem::take(&mut out)))?;
+            }
+        }
+        tar::pad(&mut out, linked.bytes);
+        match out.is_empty() {
+            true => Ok(()),
+            false => self.add(Place::Tar(out)),
+        }
+    }
+
+    /// The second walk: cuts the worktree into jobs.
+    pub(super) fn worktree(&mut self, tree: &ObjectId) -> Result<(), BuildError> {
+        let source = self.source.clone();
+        let mut batch = Batch::default();
+        source.walk(tree, |step| {
+            let Step::Entry(entry) = step else {
+                return Ok(());
+            };
+            batch.push(&entry);
+            if batch.ends() {
+                self.add(Place::Waiting(std::mem::take(&mut batch)))?;
+            }
+            Ok::<(), BuildError>(())
+        })?;
+        if !batch.is_empty() {
+            self.add(Place::Waiting(batch))?;
+        }
+        self.drain(0)
+    }
+
+    /// The third walk: the index, with the sizes and dates of the jobs.
+    pub(super) fn index(&mut self, tree: &ObjectId, plan: Plan) -> Result<(), BuildError> {
+        let entries = plan.entries() as usize;
+        let (bytes, mut writer) = plan.into_writer();
+        // Later than every entry, or git would take the entries for racily clean.
+        let mtime_s = self.records.iter().map(|r| r.mtime_s).max().unwrap_or(0) + 1;
+        let records = std::mem::take(&mut self.records);
+        let dated = records
+            .iter()
+            .flat_map(|r| r.sizes.iter().map(|size| (*size, r.mtime_s)));
+        let mut dated = dated.take(entries);
+        let mut out = Vec::new();
+        let kind = Kind::File {
+            size: bytes,
+            executable: false,
+        };
+        tar::push_header(&mut out, b".git/index", kind, mtime_s);
+        let header_bytes = out.len() as u64;
+        let mut written = 0;
+        let source = self.source.clone();
+        source.walk(tree, |step| {
+            let Step::Entry(entry) = step else {
+                return Ok(());
+            };
+            let (size, mtime_s) = dated.next().unwrap_or_default();
+            writer.entry(entry.path, entry.kind, &entry.id, size, mtime_s);
+            if writer.pending_bytes() >= FRAME_TAR_BYTES {
+                self.index_part(&mut writer, &mut out, &mut written)?;
+            }
+            Ok::<(), BuildError>(())
+        })?;
+        writer
+            .finish(&mut out)
+            .map_err(|e| BuildError::Index(e.to_string()))?;
+        debug_assert_eq!(written + out.len() as u64, header_bytes + bytes);
+        tar::pad(&mut out, bytes);
+        self.output.frames(&out)?;
+        self.records = records;
+        Ok(())
+    }
+
+    fn index_part(
+        &mut self,
+        writer: &mut Writer,
+        out: &mut Vec<u8>,
+        written: &mut u64,
+    ) -> Result<(), BuildError> {
+        writer.take(out);
+        *written += out.len() as u64;
+        self.output.frames(out)?;
+        out.clear();
+        Ok(())
+    }
+}
+
+/// Brings a range of a linked file into memory and sums its frames, off the network cores.
+fn sum(mapped: &MappedFile, range: std::ops::Range<usize>) -> std::io::Result<Vec<u32>> {
+    // Where the kernel cannot, the sums below touch every page.
+    let _ = mapped.populate(range.clone())?;
+    let bytes = mapped
+        .bytes()
+        .get(range)
+        .ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    let frames = bytes.chunks(RAW_FRAME_BYTES as usize);
+    Ok(frames.map(content_checksum).collect())
+}

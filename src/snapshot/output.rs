@@ -1,0 +1,102 @@
+//! Where a build's finished bytes go, and why there may be no more of them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use gix::ObjectId;
+
+use super::fanout::{Abandoned, Fanout};
+use super::job::JobError;
+use super::pack;
+use super::walk::WalkError;
+use super::zstd::frame::{Compressor, FrameError};
+use super::zstd::ring::RingError;
+use crate::extent::Piece;
+use crate::faults::Faults;
+use crate::limits::FRAME_TAR_BYTES;
+
+/// Why a build ended without an archive.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("cannot {op} {}: {source}", .path.display())]
+    Io {
+        op: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("HEAD commit {commit} cannot be read: {detail}; run git fsck on the mirror")]
+    Commit { commit: ObjectId, detail: String },
+    #[error(transparent)]
+    Packs(#[from] pack::OpenError),
+    #[error(transparent)]
+    Walk(#[from] WalkError),
+    #[error(transparent)]
+    Job(#[from] JobError),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    #[error(transparent)]
+    Abandoned(#[from] Abandoned),
+    #[error("the index cannot be summed: {0}")]
+    Index(String),
+    #[error("a job that was given all it asked for asked again; report this")]
+    Again,
+    #[error("fault injected after {0} bytes")]
+    Injected(u64),
+}
+
+/// Takes the bytes that belong into the spool file.
+pub trait Spool {
+    /// Has `piece` written at `offset`; never blocks.
+    fn write(&self, offset: u64, piece: Piece);
+}
+
+/// Where finished bytes go, in order.
+pub(super) struct Output<'a> {
+    pub(super) fanout: &'a Fanout,
+    spool: &'a dyn Spool,
+    compressor: Compressor,
+    pub(super) level: i32,
+    pub(super) faults: Faults,
+}
+
+impl<'a> Output<'a> {
+    pub(super) fn new(
+        fanout: &'a Fanout,
+        spool: &'a dyn Spool,
+        level: i32,
+        faults: Faults,
+    ) -> Result<Output<'a>, JobError> {
+        Ok(Output {
+            fanout,
+            spool,
+            compressor: Compressor::new().ok_or(JobError::NoMemory)?,
+            level,
+            faults,
+        })
+    }
+
+    /// Hands on frames that are ready; returns their offset in the spool file.
+    pub(super) fn piece(&self, frames: Vec<u8>) -> Result<u64, BuildError> {
+        if self.faults.build_fails_at(self.fanout.wire_bytes()) {
+            return Err(BuildError::Injected(self.fanout.wire_bytes()));
+        }
+        let piece: Piece = Arc::new(frames);
+        let before = self.fanout.layout_spool_bytes();
+        if let Some(offset) = self.fanout.push_piece(piece.clone())? {
+            self.spool.write(offset, piece);
+        }
+        Ok(before)
+    }
+
+    /// Compresses `tar` here and now and hands it on.
+    pub(super) fn frames(&mut self, tar: &[u8]) -> Result<(), BuildError> {
+        for chunk in tar.chunks(FRAME_TAR_BYTES) {
+            let mut frame = Vec::new();
+            self.compressor.push_frame(self.level, chunk, &mut frame)?;
+            self.piece(frame)?;
+        }
+        Ok(())
+    }
+}
