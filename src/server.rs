@@ -21,7 +21,8 @@ use monoio::net::TcpListener as CoreListener;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{mpsc, watch};
 
-use crate::cache::store::{StateDir, StoreError};
+use crate::cache::files::StoreError;
+use crate::cache::store::StateDir;
 use crate::config::{Config, IoDriver};
 use crate::faults::Faults;
 use crate::http::conn::{self, Patience, Service};

@@ -2,7 +2,9 @@
 //!
 //! - [`entry`]: what is known of an entry and must hold of it, its id, and its metadata file as a
 //!   pure codec.
-//! - [`store`]: the state directory; staging, publishing, finding and removing entries.
+//! - [`staging`]: an entry in the making, until it is published.
+//! - [`store`]: the state directory; finding and removing entries.
+//! - [`files`]: their steps on a file system, and what can go wrong.
 //! - [`evict`]: which entries leave when there are too many bytes, as a pure function.
 //!
 //! Everything here is synchronous and touches the file system: it runs on background threads,
@@ -10,4 +12,6 @@
 
 pub mod entry;
 pub mod evict;
+pub mod files;
+pub mod staging;
 pub mod store;

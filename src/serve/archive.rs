@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::resident::Resident;
 use crate::cache::entry::{EntryId, LinkedFile, Meta};
-use crate::cache::store::spool_path;
+use crate::cache::staging::spool_path;
 use crate::snapshot::fanout::Fanout;
 
 /// The open files of an archive.

@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use tarpon::cache::entry::{EntryId, Fields, Meta};
-use tarpon::cache::store::{StateDir, StoreError, spool_path};
+use tarpon::cache::files::StoreError;
+use tarpon::cache::staging::spool_path;
+use tarpon::cache::store::StateDir;
 use tarpon::extent::Layout;
 use tarpon::io::fs::{Fs, WriteAt};
 use tarpon::io::sim::SimFs;

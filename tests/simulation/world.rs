@@ -23,7 +23,9 @@ use std::task::{Context, Waker};
 
 use tarpon::cache::entry::{EntryId, Fields, LinkedFile, Meta};
 use tarpon::cache::evict::{self, Bounds, Candidate};
-use tarpon::cache::store::{Reason, Rejected, Staging, StateDir, StoreError, spool_path};
+use tarpon::cache::files::StoreError;
+use tarpon::cache::staging::{Staging, spool_path};
+use tarpon::cache::store::{Reason, Rejected, StateDir};
 use tarpon::extent::{Layout, Next, Piece, Segment};
 use tarpon::io::fs::{Fs, WriteAt};
 use tarpon::io::sim::{OTHER_DEVICE, SimFile, SimFs};

@@ -1,3 +1,4 @@
+use super::super::staging::{Linked, spool_path};
 use super::*;
 use crate::cache::entry::{Fields, LinkedFile};
 use crate::extent::Layout;

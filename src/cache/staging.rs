@@ -1,0 +1,259 @@
+//! An entry in the making, until a rename makes it appear under its id.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::entry::{EntryId, META_NAME, SPOOL_NAME, is_linkable};
+use super::files::{At, StoreError, copy, create_dirs, delete_or_warn, exists, sync};
+use crate::io::fs::{Fs, Os, WriteAt};
+use crate::limits::META_BYTES_MAX;
+
+/// Begins the name of an entry that is not published yet.
+pub(super) const BUILDING: &str = ".building-";
+/// Begins the name of an entry on its way out.
+pub(super) const REMOVING: &str = ".removing-";
+
+/// Whether a rename in `snapshots/` was undone and that may not be on disk yet. Of renames that
+/// were not synced a power cut may keep any: after two pairs of away and back, the entry could be
+/// found under its own name and under one that the next start deletes, with all that is in it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Renames {
+    unsettled: Arc<AtomicBool>,
+}
+
+impl Renames {
+    /// Has what was undone last, before anything is renamed again.
+    pub(super) fn settle(&self, fs: &impl Fs, snapshots: &Path) -> Result<(), StoreError> {
+        // Taken back first: what is undone meanwhile by others is theirs to settle, or the next's.
+        if !self.unsettled.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let synced = sync(fs, snapshots);
+        if synced.is_err() {
+            self.unsettled.store(true, Ordering::Release);
+        }
+        synced
+    }
+
+    /// Notes that a rename was undone, and has that last if the disk allows it; whether it does.
+    pub(super) fn undone(&self, fs: &impl Fs, snapshots: &Path) -> bool {
+        self.unsettled.store(true, Ordering::Release);
+        self.settle(fs, snapshots).is_ok()
+    }
+}
+
+/// How a linked file came into an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Linked {
+    /// By a hard link: no bytes were written.
+    Hard,
+    /// As a copy, because the file systems do not allow a link. Worth a line in the log.
+    Copied,
+}
+
+/// Where the spool file of the entry in `dir` lies.
+pub fn spool_path(dir: &Path) -> PathBuf {
+    dir.join(SPOOL_NAME)
+}
+
+/// An entry in the making: a directory that is deleted when this is dropped, unless it was
+/// published.
+#[derive(Debug)]
+pub struct Staging<F: Fs = Os> {
+    fs: F,
+    serial: u64,
+    dir: PathBuf,
+    snapshots: PathBuf,
+    links: Vec<String>,
+    renames: Renames,
+    /// Off when `dir` is empty of a name, or may after a power cut be what the entry's id names.
+    deleted_on_drop: bool,
+    _lock: Arc<F::Lock>,
+}
+
+impl<F: Fs> Staging<F> {
+    /// Begins an entry in `snapshots`. `serial` is in no name there yet.
+    pub(super) fn begin(
+        fs: F,
+        snapshots: PathBuf,
+        serial: u64,
+        renames: Renames,
+        lock: Arc<F::Lock>,
+    ) -> Result<Staging<F>, StoreError> {
+        let dir = snapshots.join(format!("{BUILDING}{serial}"));
+        fs.create_dir(&dir).at("create", &dir)?;
+        Ok(Staging {
+            fs,
+            serial,
+            dir,
+            snapshots,
+            links: Vec::new(),
+            renames,
+            deleted_on_drop: true,
+            _lock: lock,
+        })
+    }
+
+    /// The directory; the spool file is written in it as [`spool_path`].
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Puts the file `source` at `relative` into the entry, by a hard link where the file
+    /// systems allow that, else as a copy. A symbolic link is followed, so that the entry
+    /// holds the file itself.
+    pub fn link(&mut self, source: &Path, relative: &str) -> Result<Linked, StoreError> {
+        if !is_linkable(relative) {
+            return Err(StoreError::LinkPath {
+                path: relative.to_owned(),
+            });
+        }
+        let target = self.dir.join(relative);
+        if let Some(parent) = target.parent() {
+            create_dirs(&self.fs, parent)?;
+        }
+        let linked = match self.fs.link(source, &target) {
+            Ok(()) => Linked::Hard,
+            Err(error) if cannot_link(&error) => {
+                copy(&self.fs, source, &target)?;
+                Linked::Copied
+            }
+            Err(error) => return Err(error).at("link", source),
+        };
+        self.links.push(relative.to_owned());
+        Ok(linked)
+    }
+
+    /// Takes a linked file out of the entry again; one that was only needed to build it.
+    pub fn unlink(&mut self, relative: &str) -> Result<(), StoreError> {
+        self.links.retain(|link| link != relative);
+        let path = self.dir.join(relative);
+        self.fs.remove_file(&path).at("remove", &path)
+    }
+
+    /// Makes the entry appear under its `id`, with `meta` as its metadata: everything is synced
+    /// first, so that it is whole even after a power cut. An entry of that id that is already
+    /// there is replaced. Gives the entry's directory; after an error all is as before.
+    pub fn publish(mut self, id: EntryId, meta: &[u8]) -> Result<PathBuf, StoreError> {
+        if meta.len() as u64 > META_BYTES_MAX {
+            return Err(StoreError::MetaTooLong {
+                id,
+                bytes: meta.len(),
+            });
+        }
+        let path = self.dir.join(META_NAME);
+        let file = self.fs.create_new(&path).at("create", &path)?;
+        file.write_all_at(meta, 0).at("write", &path)?;
+        self.sync_all()?;
+        self.swap_in(id)
+    }
+
+    /// Gives the staged directory the name of its id, and has that last.
+    pub(super) fn swap_in(&mut self, id: EntryId) -> Result<PathBuf, StoreError> {
+        let entry = self.snapshots.join(id.as_str());
+        let away = self
+            .snapshots
+            .join(format!("{REMOVING}{id}-{}", self.serial));
+        let swap = self.swap(&entry, &away)?;
+        if let Err(error) = sync(&self.fs, &self.snapshots) {
+            self.deleted_on_drop = self.swap_back(swap, &entry, &away);
+            return Err(error);
+        }
+        self.deleted_on_drop = swap == Swap::Exchange;
+        if swap == Swap::Away {
+            delete_or_warn(&self.fs, &away);
+        }
+        Ok(entry)
+    }
+
+    /// Renames the staged directory to `entry`. An old entry of that name is then where the
+    /// staged one was, or `away`.
+    fn swap(&self, entry: &Path, away: &Path) -> Result<Swap, StoreError> {
+        let (fs, dir) = (&self.fs, &self.dir);
+        self.renames.settle(fs, &self.snapshots)?;
+        if !exists(fs, entry)? {
+            fs.rename(dir, entry).at("rename", dir)?;
+            return Ok(Swap::Rename);
+        }
+        match fs.exchange(dir, entry) {
+            Err(error) if cannot_exchange(&error) => {}
+            exchanged => return exchanged.map(|()| Swap::Exchange).at("exchange", entry),
+        }
+        fs.rename(entry, away).at("rename", entry)?;
+        let renamed = fs.rename(dir, entry).at("rename", dir);
+        if renamed.is_err() {
+            // Best effort: the disk is failing.
+            let _ = fs.rename(away, entry);
+            self.renames.undone(fs, &self.snapshots);
+        }
+        renamed.map(|()| Swap::Away)
+    }
+
+    /// Undoes [`Staging::swap`]; whether that is sure to last, so that the staged files can be
+    /// deleted. Best effort: the disk is failing, and whatever has a name is still whole.
+    fn swap_back(&self, swap: Swap, entry: &Path, away: &Path) -> bool {
+        let fs = &self.fs;
+        let undone = match swap {
+            Swap::Rename => fs.rename(entry, &self.dir),
+            Swap::Exchange => fs.exchange(entry, &self.dir),
+            Swap::Away => fs
+                .rename(entry, &self.dir)
+                .and_then(|()| fs.rename(away, entry)),
+        };
+        let settled = self.renames.undone(fs, &self.snapshots);
+        undone.is_ok() && settled
+    }
+
+    /// Linked files too: a mirror's packs may be as new as the entry, and nobody else has to
+    /// sync them.
+    fn sync_all(&self) -> Result<(), StoreError> {
+        sync(&self.fs, &self.dir.join(META_NAME))?;
+        sync(&self.fs, &self.dir.join(SPOOL_NAME))?;
+        let mut dirs = BTreeSet::from([self.dir.as_path()]);
+        let files: Vec<PathBuf> = self.links.iter().map(|link| self.dir.join(link)).collect();
+        for file in &files {
+            sync(&self.fs, file)?;
+            let below = |dir: &&Path| dir.starts_with(&self.dir);
+            dirs.extend(file.ancestors().skip(1).take_while(below));
+        }
+        // Deepest first: a directory sorts before what is in it.
+        let mut deepest_first = dirs.into_iter().rev();
+        deepest_first.try_for_each(|dir| sync(&self.fs, dir))
+    }
+}
+
+/// How a staged directory came to the name of its entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Swap {
+    /// By a rename: there was no entry.
+    Rename,
+    /// By an exchange with the old entry: one of both is there at any time.
+    Exchange,
+    /// The old entry was renamed out of the way first, where names cannot be exchanged.
+    Away,
+}
+
+/// Whether a file cannot be linked here, but copied.
+fn cannot_link(error: &io::Error) -> bool {
+    use libc::{EMLINK, ENOSYS, EOPNOTSUPP, EPERM, EXDEV};
+    let code = error.raw_os_error();
+    code.is_some_and(|code| [EXDEV, EPERM, EMLINK, EOPNOTSUPP, ENOSYS].contains(&code))
+}
+
+/// Whether the file system cannot exchange two names.
+fn cannot_exchange(error: &io::Error) -> bool {
+    use libc::{EINVAL, ENOSYS, EOPNOTSUPP};
+    let code = error.raw_os_error();
+    code.is_some_and(|code| [EINVAL, EOPNOTSUPP, ENOSYS].contains(&code))
+}
+
+impl<F: Fs> Drop for Staging<F> {
+    fn drop(&mut self) {
+        if self.deleted_on_drop {
+            delete_or_warn(&self.fs, &self.dir);
+        }
+    }
+}
