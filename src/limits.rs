@@ -419,9 +419,9 @@ pub const DOWNLOAD_TRIES_MAX: u32 = 6;
 pub const DOWNLOAD_RETRY_MS: u64 = 100;
 /// Times that a restore begins anew because the server has another snapshot than before.
 pub const RESTARTS_MAX: u32 = 2;
-/// How often a blocked read looks whether the restore was interrupted.
+/// How often a blocked read or connect looks whether the restore was interrupted.
 pub const INTERRUPT_POLL_MS: u64 = 100;
-/// How long a connection may take to be made.
+/// How long a connection may take to be made, whatever number of addresses the server has.
 pub const CONNECT_TIMEOUT_MS: u64 = 10_000;
 /// How long the first answer may take: a server may have to clone the repository first.
 pub const FIRST_ANSWER_MS: u64 = HOUR_MS;

@@ -2,9 +2,10 @@
 //! the caller's buffer. A body that ends early is an error, never an end.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
+use super::connect::connect;
 use super::stop::Stop;
 use super::url::Server;
 use crate::limits::{
@@ -72,28 +73,22 @@ impl<'a> Conn<'a> {
         let failed = |step, e: io::Error| io::Error::new(e.kind(), format!("{step}: {e}"));
         let addresses = server.address.to_socket_addrs();
         let addresses = addresses.map_err(|e| failed("cannot find its address", e))?;
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
-        for address in addresses {
-            match TcpStream::connect_timeout(&address, Duration::from_millis(CONNECT_TIMEOUT_MS)) {
-                Ok(socket) => {
-                    socket.set_nodelay(true)?;
-                    socket.set_read_timeout(Some(Duration::from_millis(INTERRUPT_POLL_MS)))?;
-                    socket.set_write_timeout(Some(stall))?;
-                    return Ok(Conn {
-                        socket,
-                        server,
-                        stop,
-                        stall,
-                        buffer: Vec::new(),
-                        at: 0,
-                        rest: Rest::Done,
-                        closes: false,
-                    });
-                }
-                Err(e) => last = failed("cannot connect", e),
-            }
-        }
-        Err(last)
+        let addresses: Vec<SocketAddr> = addresses.collect();
+        let limit = Duration::from_millis(CONNECT_TIMEOUT_MS);
+        let socket = connect(&addresses, limit, stop).map_err(|e| failed("cannot connect", e))?;
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(Duration::from_millis(INTERRUPT_POLL_MS)))?;
+        socket.set_write_timeout(Some(stall))?;
+        Ok(Conn {
+            socket,
+            server,
+            stop,
+            stall,
+            buffer: Vec::new(),
+            at: 0,
+            rest: Rest::Done,
+            closes: false,
+        })
     }
 
     /// Whether another request can be sent.

@@ -10,6 +10,7 @@
 //! [`write`] never follows a link.
 
 mod chunk;
+mod connect;
 mod download;
 mod error;
 mod extract;

@@ -334,6 +334,26 @@ fn below_a_parent_that_is_not_writable_the_target_must_be_there() {
     assert!(differences.is_empty(), "{differences:?}");
 }
 
+/// The server's machine is off, and somebody will not wait for what becomes of it.
+#[test]
+fn a_signal_while_connecting_ends_it_at_once() {
+    let lab = new_lab();
+    let full = Full::start();
+    let target = lab.scratch("stopped");
+    let url = format!("http://{}/git/test/app", nobody());
+    let started = direct(full.address, &url, &target, &[]).spawn();
+    let mut child = started.unwrap_or_else(|e| panic!("{e}"));
+    wait::until_true("it connects", || full.is_asked());
+    let sent = Instant::now();
+    interrupt_process(&mut child, Signal::INT);
+    let took = sent.elapsed();
+    assert!(
+        took < Duration::from_millis(CONNECT_TIMEOUT_MS) / 2,
+        "{took:?}"
+    );
+    expect_nothing(&target);
+}
+
 /// The clone of the fallback waits for an upstream that never answers.
 #[test]
 fn a_signal_during_the_fallback_leaves_nothing() {

@@ -132,19 +132,38 @@ impl Full {
             _queued: queued,
         }
     }
+
+    /// Whether somebody waits for a connection.
+    pub fn is_asked(&self) -> bool {
+        const SYN_SENT: &str = "02";
+        let asks = |fields: &Vec<String>| {
+            fields[2].ends_with(&port(self.address)) && fields[3] == SYN_SENT
+        };
+        sockets().iter().any(asks)
+    }
 }
 
-/// How many connections wait to be accepted at `address`: the second of the two queues in the line
-/// of a socket that listens.
+/// The lines of the kernel's list of sockets, in fields: the second is the socket's own address,
+/// the third its peer's, the fourth its state, the fifth its two queues.
+fn sockets() -> Vec<Vec<String>> {
+    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap_or_else(|e| panic!("{e}"));
+    let fields = |line: &str| line.split_whitespace().map(str::to_owned).collect();
+    sockets.lines().map(fields).collect()
+}
+
+/// How the list ends the address of a port.
+fn port(address: SocketAddr) -> String {
+    format!(":{:04X}", address.port())
+}
+
+/// How many connections wait to be accepted at `address`: the second of the two queues of a socket
+/// that listens.
 fn queue_length(address: SocketAddr) -> Option<u64> {
     const LISTENS: &str = "0A";
-    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap_or_else(|e| panic!("{e}"));
-    let port = format!(":{:04X}", address.port());
-    let line = sockets.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        (fields[1].ends_with(&port) && fields[3] == LISTENS).then(|| fields[4].to_owned())
-    });
-    let (_, received) = line.as_ref()?.split_once(':')?;
+    let listens =
+        |fields: &Vec<String>| fields[1].ends_with(&port(address)) && fields[3] == LISTENS;
+    let found = sockets().into_iter().find(listens)?;
+    let (_, received) = found[4].split_once(':')?;
     u64::from_str_radix(received, 16).ok()
 }
 
