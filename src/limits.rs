@@ -23,6 +23,19 @@ pub const REF_SYMBOLIC_DEPTH_MAX: usize = 5;
 
 /// Deepest nesting of directories that is followed: git's own limit (`core.maxTreeDepth`).
 pub const TREE_DEPTH_MAX: usize = 2048;
+/// The kernel's longest file name: a longer one is in no worktree.
+pub const NAME_BYTES_MAX: usize = 255;
+/// The kernel's longest path, and longest target of a link.
+pub const PATH_BYTES_MAX: usize = KERNEL_PATH_BYTES_MAX - 1;
+/// Most directories and files of a worktree: far more than the largest repositories have. About
+/// 100 bytes of memory are needed for each directory, 100 bytes of the index for each file.
+pub const TREE_DIRECTORIES_MAX: u64 = 2 << 20;
+/// See [`TREE_DIRECTORIES_MAX`].
+pub const TREE_ENTRIES_MAX: u64 = 32 << 20;
+/// Largest HEAD commit, and largest tree that is not read from a pack in one step.
+pub const COMMIT_BYTES_MAX: u64 = 64 << 20;
+/// See [`COMMIT_BYTES_MAX`].
+pub const TREE_BYTES_MAX: u64 = 256 << 20;
 /// Times that a request looks again when what it found is gone before it can be read.
 pub const LOOKS_MAX: usize = 3;
 
@@ -43,6 +56,9 @@ pub const DECODE_BUDGET_BYTES: u64 = 96 << 20;
 /// Deltas between an object and what it is made from that are followed without gix; git itself makes
 /// no chain longer than 4,095.
 pub const DELTA_CHAIN_MAX: usize = 4095;
+/// Bytes that a delta may promise before its instructions are added up, so that memory is taken
+/// only for what they make.
+pub const DELTA_UNCHECKED_BYTES: usize = 1 << 20;
 /// Bytes of delta bases that a thread keeps for each build.
 pub const DELTA_CACHE_BYTES: u64 = 16 << 20;
 /// Bytes of a linked file that one job brings into memory and sums.
@@ -96,9 +112,6 @@ pub const CHUNK_EXTENSION_BYTES_MAX: u32 = 4 * 1024;
 
 /// Most bytes of trailers behind one body. They are read and dropped. Over it: 431.
 pub const TRAILER_BYTES_MAX: u32 = 8 * 1024;
-
-/// The kernel's longest file name.
-const NAME_BYTES_MAX: usize = 255;
 
 /// The kernel's longest path, with its NUL.
 const KERNEL_PATH_BYTES_MAX: usize = 4096;

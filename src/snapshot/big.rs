@@ -214,7 +214,12 @@ fn decode(local: &Local, source: &Source, path: &BStr, id: &oid) -> Result<Decod
         &mut data,
         |_, _| (),
     );
-    if let Ok(Some(_)) = pushed {
+    let pushed = pushed.map_err(|e| JobError::Object {
+        id: id.to_owned(),
+        path: path.to_owned(),
+        detail: e.to_string(),
+    })?;
+    if pushed.is_some() {
         return Ok(Decoded { data, grant });
     }
     let read = source

@@ -20,7 +20,7 @@ use super::walk::{Entry, Step, WalkError, walk};
 use super::zstd::frame::{Compressor, FrameError};
 use crate::limits::{
     BIG_FILE_BYTES, DECODE_LIMIT_BYTES, DELTA_CACHE_BYTES, FRAME_TAR_BYTES, JOB_ENTRIES_MAX,
-    JOB_TAR_BYTES,
+    JOB_TAR_BYTES, PATH_BYTES_MAX,
 };
 
 /// Version of everything that decides the bytes of a job besides its key's other parts.
@@ -506,7 +506,7 @@ fn push_entry(
         }
         EntryKind::Link => {
             local.read(path, id, blob)?;
-            if blob.contains(&0) {
+            if blob.is_empty() || blob.len() > PATH_BYTES_MAX || blob.contains(&0) {
                 return Err(JobError::LinkTarget {
                     path: path.to_owned(),
                 });

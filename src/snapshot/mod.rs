@@ -1,6 +1,7 @@
 //! From a mirror to an archive.
 pub mod big;
 pub mod budget;
+pub mod commit;
 pub mod fanout;
 pub mod filter;
 pub mod gitdir;

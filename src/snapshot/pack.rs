@@ -16,7 +16,7 @@ use gix::oid;
 use libdeflater::Decompressor;
 
 use super::view::Linked;
-use crate::limits::{DECODE_LIMIT_BYTES, DELTA_CHAIN_MAX};
+use crate::limits::{DECODE_LIMIT_BYTES, DELTA_CHAIN_MAX, DELTA_UNCHECKED_BYTES};
 
 /// A pack that cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -86,8 +86,9 @@ impl Packs {
         })
     }
 
-    fn find(&self, id: &oid) -> Option<(&Bundle, Entry)> {
-        self.bundles.iter().find_map(|bundle| {
+    /// The entries of `id`: one for each pack that has it.
+    fn find<'p>(&'p self, id: &oid) -> impl Iterator<Item = (&'p Bundle, Entry)> {
+        self.bundles.iter().filter_map(move |bundle| {
             let index = bundle.index.lookup(id)?;
             let offset = bundle.index.pack_offset_at_index(index);
             Some((bundle, bundle.pack.entry(offset).ok()?))
@@ -96,13 +97,14 @@ impl Packs {
 
     /// The blob `id`, if it is stored whole.
     pub fn find_whole(&self, id: &oid) -> Option<Stream<'_>> {
-        let (bundle, entry) = self.find(id)?;
+        let (bundle, entry) = self.find(id).next()?;
         matches!(entry.header, Header::Blob).then_some(Stream::of(bundle, &entry))
     }
 
     /// Appends the object `id`, which is a `kind`, to `out`, after what `begin` appends for an
     /// object of the size it is given. `None`, and nothing is appended, if it is not for this
-    /// reader: it is in no pack or something else, or decoding it takes more than `max_bytes`.
+    /// reader: it is in no pack or something else, or decoding it takes more than `max_bytes`. An
+    /// error, after which `out` is as before, if it is damaged in every pack that has it.
     pub fn push_object(
         &self,
         id: &oid,
@@ -110,14 +112,36 @@ impl Packs {
         max_bytes: u64,
         decoder: &mut Decoder,
         out: &mut Vec<u8>,
-        begin: impl FnOnce(&mut Vec<u8>, u64),
+        begin: impl Fn(&mut Vec<u8>, u64),
     ) -> Result<Option<u64>, DamagedEntry> {
-        let Some((bundle, entry)) = self.find(id) else {
-            return Ok(None);
-        };
+        let start = out.len();
+        let mut damaged = None;
+        for (bundle, entry) in self.find(id) {
+            match Packs::push_entry(bundle, entry, kind, max_bytes, decoder, out, &begin) {
+                Err(e) => {
+                    out.truncate(start);
+                    damaged.get_or_insert(e);
+                }
+                pushed => return pushed,
+            }
+        }
+        damaged.map_or(Ok(None), Err)
+    }
+
+    /// What [`Packs::push_object`] does with the entry of one pack.
+    fn push_entry(
+        bundle: &Bundle,
+        entry: Entry,
+        kind: Kind,
+        max_bytes: u64,
+        decoder: &mut Decoder,
+        out: &mut Vec<u8>,
+        begin: &impl Fn(&mut Vec<u8>, u64),
+    ) -> Result<Option<u64>, DamagedEntry> {
         let (mut base, mut deltas) = (entry, Vec::new());
         loop {
             let stream = Stream::of(bundle, &base);
+            stream.check_size()?;
             if stream.size > max_bytes || deltas.len() > DELTA_CHAIN_MAX {
                 return Ok(None);
             }
@@ -200,7 +224,7 @@ impl Decoder {
         mut deltas: Vec<Stream<'_>>,
         max_bytes: u64,
         out: &mut Vec<u8>,
-        begin: impl FnOnce(&mut Vec<u8>, u64),
+        begin: &impl Fn(&mut Vec<u8>, u64),
     ) -> Result<Option<u64>, DamagedEntry> {
         self.trim();
         let mut base_bytes = base.fill(&mut self.inflater, &mut self.base)?;
@@ -222,8 +246,6 @@ impl Decoder {
                 return Ok(Some(delta.result_bytes));
             }
             self.result.clear();
-            // No more than is needed: what is kept is counted by what was allocated.
-            self.result.reserve_exact(delta.result_bytes as usize);
             delta.apply(base, &mut self.result).ok_or_else(damaged)?;
             base_bytes = self.result.len();
             std::mem::swap(&mut self.base, &mut self.result);
@@ -263,9 +285,26 @@ impl<'p> Stream<'p> {
         deflated.unwrap_or_default()
     }
 
+    /// Refuses a size that no stream of so few bytes makes: memory is taken for it before the
+    /// stream is looked at. A byte makes at most 1032 (zlib's technical details, "Maximum
+    /// Compression Factor").
+    fn check_size(&self) -> Result<(), DamagedEntry> {
+        let max = (self.deflated().len() as u64).saturating_mul(1032);
+        match self.size <= max {
+            true => Ok(()),
+            false => Err(self.damaged(format!("it cannot make {} bytes", self.size))),
+        }
+    }
+
+    fn no_memory(&self, bytes: u64) -> DamagedEntry {
+        self.damaged(format!("there is no memory for {bytes} bytes"))
+    }
+
     fn damaged(&self, detail: String) -> DamagedEntry {
+        // The name alone: the path is that of a link, which is gone when somebody reads this.
+        let pack = self.bundle.pack.path().file_name().unwrap_or_default();
         DamagedEntry {
-            pack: self.bundle.pack.path().to_owned(),
+            pack: pack.into(),
             offset: self.offset,
             detail,
         }
@@ -275,6 +314,8 @@ impl<'p> Stream<'p> {
     /// has looked at `size`.
     fn inflate(&self, inflater: &mut Decompressor, out: &mut Vec<u8>) -> Result<(), DamagedEntry> {
         let start = out.len();
+        let reserved = out.try_reserve(self.size as usize);
+        reserved.map_err(|_| self.no_memory(self.size))?;
         out.resize(start + self.size as usize, 0);
         self.inflate_into(inflater, &mut out[start..])
     }
@@ -288,7 +329,8 @@ impl<'p> Stream<'p> {
     ) -> Result<usize, DamagedEntry> {
         let size = self.size as usize;
         if buffer.len() < size {
-            buffer.reserve_exact(size - buffer.len());
+            let reserved = buffer.try_reserve_exact(size - buffer.len());
+            reserved.map_err(|_| self.no_memory(self.size))?;
             buffer.resize(size, 0);
         }
         self.inflate_into(inflater, &mut buffer[..size])?;
@@ -327,6 +369,25 @@ impl Delta<'_> {
         })
     }
 
+    /// How many bytes the instructions make.
+    fn made_bytes(&self) -> Option<u64> {
+        let (mut made, mut rest) = (0u64, self.instructions);
+        while let Some((&instruction, tail)) = rest.split_first() {
+            let len;
+            (len, rest) = match instruction {
+                0 => return None,
+                1..0x80 => (instruction.into(), tail.get(instruction.into()..)?),
+                _ => {
+                    let (_, tail) = take_bytes(instruction, 0..4, tail)?;
+                    let (len, tail) = take_bytes(instruction, 4..7, tail)?;
+                    (if len == 0 { 0x10000 } else { len }, tail)
+                }
+            };
+            made = made.checked_add(len as u64)?;
+        }
+        Some(made)
+    }
+
     /// Appends the result to `out`; `None` if the delta does not fit `base` or makes anything but
     /// as many bytes as it says.
     fn apply(&self, base: &[u8], out: &mut Vec<u8>) -> Option<()> {
@@ -334,7 +395,11 @@ impl Delta<'_> {
             return None;
         }
         let mut left = usize::try_from(self.result_bytes).ok()?;
-        out.reserve(left);
+        if left > DELTA_UNCHECKED_BYTES && self.made_bytes() != Some(self.result_bytes) {
+            return None;
+        }
+        // No more than is needed: what is kept is counted by what was allocated.
+        out.try_reserve_exact(left).ok()?;
         let mut rest = self.instructions;
         while let Some((&instruction, tail)) = rest.split_first() {
             let (data, tail) = match instruction {
@@ -539,6 +604,73 @@ mod tests {
             }
         }
         assert!(found > 10, "only {found} were found");
+    }
+
+    #[test]
+    fn a_whole_copy_in_another_pack_is_enough() {
+        let repository = Repository::new();
+        let data = "line\n".repeat(1000);
+        repository.write("file", &data);
+        repository.commit();
+        repository.git(&["repack", "-adq"]);
+        let git_dir = repository.dir.path().join(".git");
+        let id: ObjectId = repository.git(&["rev-parse", "HEAD:file"]).parse().unwrap();
+        let mut packs = open(&git_dir);
+        let mut again = open(&git_dir);
+        // The same bytes twice, one of them damaged: each in its turn is the first.
+        let sound = packs.bundles[0].pack.path().to_owned();
+        let damaged_dir = tempfile::tempdir().unwrap();
+        let damaged = damaged_dir.path().join(sound.file_name().unwrap());
+        let mut bytes = fs::read(&sound).unwrap();
+        let at = packs.find_whole(&id).unwrap().offset as usize;
+        bytes[at + 4] ^= 0x55;
+        fs::write(&damaged, bytes).unwrap();
+        fs::copy(sound.with_extension("idx"), damaged.with_extension("idx")).unwrap();
+        let bundle = || Bundle::at(&damaged, gix::hash::Kind::Sha1).unwrap();
+        again.bundles.insert(0, bundle());
+        packs.bundles.push(bundle());
+        for packs in [&packs, &again] {
+            let got = push(packs, &id, Kind::Blob, NO_LIMIT);
+            assert_eq!(got.as_deref(), Some(data.as_bytes()));
+        }
+        again.bundles.truncate(1);
+        let (mut out, mut decoder) = (b"before".to_vec(), Decoder::new());
+        let pushed =
+            again.push_object(&id, Kind::Blob, NO_LIMIT, &mut decoder, &mut out, |o, _| {
+                o.push(b'x');
+            });
+        assert!(pushed.is_err());
+        assert_eq!(out, b"before", "a part of it is left");
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_take_no_memory() {
+        let repository = deltas(&[]);
+        let packs = open(&repository.dir.path().join(".git"));
+        let bundle = &packs.bundles[0];
+        let sizes = [1 << 40, 1 << 62, u64::MAX];
+        for size in sizes {
+            let stream = Stream {
+                bundle,
+                offset: 12,
+                size,
+            };
+            let refused = stream.check_size().unwrap_err().to_string();
+            assert!(refused.contains(&size.to_string()), "{refused}");
+            let mut out = Vec::new();
+            let mut inflater = Decompressor::new();
+            assert!(stream.inflate(&mut inflater, &mut out).is_err());
+            assert!(stream.fill(&mut inflater, &mut out).is_err());
+        }
+        for result_bytes in sizes {
+            let delta = Delta {
+                base_bytes: 4,
+                result_bytes,
+                instructions: &[0x90, 4, 1, b'a'],
+            };
+            assert_eq!(delta.made_bytes(), Some(5));
+            assert_eq!(delta.apply(b"base", &mut Vec::new()), None);
+        }
     }
 
     #[test]

@@ -9,8 +9,10 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use gix::ObjectId;
 use gix::objs::FindExt;
+use gix::odb::Header;
 
 use super::budget::Budget;
+use super::commit;
 use super::fanout::Fanout;
 use super::filter::AttributeFiles;
 use super::index::Plan;
@@ -23,7 +25,7 @@ use super::view::View;
 use super::walk::{ATTRIBUTES_FILE, Step, WalkError};
 use super::zstd::ring::Ring;
 use crate::faults::Faults;
-use crate::limits::FRAME_TAR_BYTES;
+use crate::limits::{COMMIT_BYTES_MAX, FRAME_TAR_BYTES, TREE_BYTES_MAX};
 
 /// What a build is made from.
 pub struct Input {
@@ -56,24 +58,29 @@ impl Head {
     /// saw: the mirror's own while it is locked, or that of its links.
     pub fn read(view: &View, origin_url: &str, objects: &Path) -> Result<Head, BuildError> {
         let (mut mtime_s, mut tree) = (0, None);
-        if let Some(commit) = view.commit {
+        if let Some(id) = view.commit {
             let error = |e: &dyn std::fmt::Display| BuildError::Commit {
-                commit,
+                commit: id,
                 detail: e.to_string(),
             };
             let options = gix::odb::store::init::Options::default();
             let objects = gix::odb::at_opts(objects, view.hash, [], options);
-            let mut buffer = Vec::new();
             let objects = objects.map_err(|e| error(&e))?;
-            let found = objects.find_commit(&commit, &mut buffer);
-            let found = found.map_err(|e| error(&e))?;
+            let header = objects.try_header(&id).map_err(|e| error(&e))?;
+            let bytes = header.ok_or_else(|| error(&"it is missing"))?.size();
+            if bytes > COMMIT_BYTES_MAX {
+                return Err(error(&format!(
+                    "it has {bytes} bytes; at most {COMMIT_BYTES_MAX} are read"
+                )));
+            }
+            let mut buffer = Vec::new();
+            let found = objects.find(&id, &mut buffer).map_err(|e| error(&e))?;
+            let is_commit = found.kind == gix::objs::Kind::Commit;
+            let parsed = is_commit.then(|| commit::parse(found.data, view.hash));
+            let (root, date_s) = parsed.flatten().ok_or_else(|| error(&"it is no commit"))?;
             // The index has 32 bits for it.
-            mtime_s = found
-                .time()
-                .map_err(|e| error(&e))?
-                .seconds
-                .clamp(0, i64::from(u32::MAX) - 1);
-            tree = Some(found.tree());
+            mtime_s = date_s.clamp(0, i64::from(u32::MAX) - 1);
+            tree = Some(root);
         }
         Ok(Head {
             tree,
@@ -109,7 +116,9 @@ pub struct Opened {
 
 /// Opens the view's repository, whose beginning was read.
 pub fn open(input: Input, head: Head) -> Result<Opened, BuildError> {
-    let options = gix::open::Options::isolated().config_overrides(REPOSITORY_SETTINGS);
+    let mut settings = REPOSITORY_SETTINGS.map(str::to_owned).to_vec();
+    settings.push(format!("gitoxide.objects.allocLimit={TREE_BYTES_MAX}"));
+    let options = gix::open::Options::isolated().config_overrides(settings);
     let repository = gix::ThreadSafeRepository::open_opts(&input.directory, options);
     let repository = repository.map_err(|e| BuildError::Io {
         op: "open",

@@ -409,6 +409,74 @@ fn big_deltas_wait_for_memory() {
     assert_eq!(budget.granted(), 3);
 }
 
+/// Somebody's own `git repack` moves objects between packs and loose files while they are listed.
+#[test]
+fn what_is_packed_meanwhile_is_not_missed() {
+    let repository = Repository::new();
+    repository.write("packed", "packed");
+    repository.commit();
+    repository.git(&["repack", "-adq"]);
+    repository.write("loose", "loose");
+    repository.commit();
+    let objects = repository.git(&["rev-list", "--objects", "--no-object-names", "HEAD"]);
+    let mirror = repository.dir.path().join(".git");
+    let mut seen = Vec::new();
+    let pinned = view::pin(&mirror, &mut |source, relative| {
+        let bytes = fs::metadata(source)?.len();
+        if seen.is_empty() {
+            repository.git(&["repack", "-dq"]);
+        }
+        seen.push(relative.to_owned());
+        Ok(bytes)
+    });
+    let Ok(view) = pinned else {
+        return;
+    };
+    let place = tempfile::tempdir().unwrap();
+    for file in view.packs.iter().chain(&view.loose) {
+        let target = place.path().join(&file.relative);
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        if fs::hard_link(mirror.join(&file.relative), &target).is_err() {
+            // The link of what is listed and gone is an error.
+            return;
+        }
+    }
+    let odb = gix::odb::at(place.path().join("objects"), view.hash).unwrap();
+    for id in objects.lines() {
+        let id: gix::ObjectId = id.parse().unwrap();
+        assert!(gix::objs::Exists::exists(&odb, &id), "{id} is missing");
+    }
+}
+
+#[test]
+fn loose_files_without_content_are_left_out() {
+    let repository = Repository::new();
+    repository.write("file", "content");
+    repository.commit();
+    let expected = build(&repository, 1, None);
+    let objects = repository.dir.path().join(".git/objects");
+    fs::create_dir_all(objects.join("12")).unwrap();
+    fs::write(objects.join("12").join("12".repeat(19)), "").unwrap();
+    assert!(build(&repository, 1, None).archive == expected.archive);
+}
+
+#[test]
+fn a_pack_with_a_name_of_its_own_is_refused() {
+    let repository = Repository::new();
+    repository.write("file", "content");
+    repository.commit();
+    repository.git(&["repack", "-adq"]);
+    let index = PathBuf::from(pack_index(&repository));
+    for extension in ["pack", "idx"] {
+        let file = index.with_extension(extension);
+        let renamed = index.with_file_name(format!("mine.{extension}"));
+        fs::rename(file, renamed).unwrap();
+    }
+    let mirror = repository.dir.path().join(".git");
+    let refused = view::pin(&mirror, &mut |_, _| Ok(1)).unwrap_err();
+    assert!(refused.to_string().contains("mine.pack"), "{refused}");
+}
+
 /// Where no entry can be made, the mirror itself is read. What somebody has set up in it must not
 /// change the archive.
 #[test]

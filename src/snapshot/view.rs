@@ -91,8 +91,10 @@ pub fn pin(mirror: &Path, link: &mut LinkFn<'_>) -> Result<View, PinError> {
         loose: Vec::new(),
     };
     let objects = mirror.join("objects");
-    link_packs(&objects, &mut view.packs, link)?;
+    // In this order: an object that somebody else packs meanwhile is then missing as the loose file
+    // that was listed, which is an error, or in a pack that is listed after it.
     link_loose(mirror, &objects, &mut view.loose, link)?;
+    link_packs(mirror, &objects, &mut view.packs, link)?;
     view.packs.sort_by(|a, b| a.relative.cmp(&b.relative));
     view.loose.sort_by(|a, b| a.relative.cmp(&b.relative));
     Ok(view)
@@ -152,6 +154,7 @@ fn object_hash(mirror: &Path) -> Result<gix::hash::Kind, PinError> {
 }
 
 fn link_packs(
+    mirror: &Path,
     objects: &Path,
     packs: &mut Vec<Linked>,
     link: &mut LinkFn<'_>,
@@ -159,15 +162,18 @@ fn link_packs(
     let directory = objects.join("pack");
     let names: BTreeSet<String> = list(&directory)?.into_iter().collect();
     for name in &names {
-        let Some(stem) = name
-            .strip_suffix(".pack")
-            .filter(|s| s.starts_with("pack-"))
-        else {
+        let Some(stem) = name.strip_suffix(".pack") else {
             continue;
         };
         // A pack without its index is still being written.
         if !names.contains(&format!("{stem}.idx")) {
             continue;
+        }
+        if !stem.starts_with("pack-") {
+            return Err(PinError::Unusable {
+                path: mirror.to_owned(),
+                reason: format!("its pack {name} has no name that git gives; run git repack -ad"),
+            });
         }
         for extension in ["pack", "idx", "rev", "mtimes"] {
             let name = format!("{stem}.{extension}");
@@ -206,7 +212,10 @@ fn link_loose(
             }
             let source = directory.join(name);
             let bytes = link(&source, &relative).map_err(io_error("link", &source))?;
-            loose.push(Linked { relative, bytes });
+            // A power cut leaves empty files; git looks for their objects elsewhere.
+            if bytes > 0 {
+                loose.push(Linked { relative, bytes });
+            }
         }
     }
     Ok(())

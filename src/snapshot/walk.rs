@@ -3,7 +3,9 @@
 //! Git sorts the entries of a tree as if directories ended in `/`, so a depth-first walk meets
 //! files in the byte order of their full paths, which is the order of the index.
 
-use crate::limits::TREE_DEPTH_MAX;
+use crate::limits::{
+    NAME_BYTES_MAX, PATH_BYTES_MAX, TREE_DEPTH_MAX, TREE_DIRECTORIES_MAX, TREE_ENTRIES_MAX,
+};
 use gix::bstr::{BStr, BString, ByteSlice, ByteVec};
 use gix::objs::tree::EntryKind;
 use gix::objs::{Find, TreeRefIter};
@@ -31,6 +33,10 @@ pub enum WalkError {
     Order { id: ObjectId, path: BString },
     #[error("directory '{path}' is nested deeper than {TREE_DEPTH_MAX} levels")]
     Depth { path: BString },
+    #[error(
+        "HEAD's tree has more than {TREE_DIRECTORIES_MAX} directories or {TREE_ENTRIES_MAX} files"
+    )]
+    TooMany,
 }
 
 /// What the walk meets.
@@ -108,6 +114,27 @@ impl Order {
     }
 }
 
+/// Counts what a walk meets: a few trees that hold each other many times make a worktree without
+/// end.
+#[derive(Default)]
+struct Met {
+    directories: u64,
+    entries: u64,
+}
+
+impl Met {
+    fn one(&mut self, is_tree: bool) -> Result<(), WalkError> {
+        match is_tree {
+            true => self.directories += 1,
+            false => self.entries += 1,
+        }
+        match self.directories > TREE_DIRECTORIES_MAX || self.entries > TREE_ENTRIES_MAX {
+            true => Err(WalkError::TooMany),
+            false => Ok(()),
+        }
+    }
+}
+
 /// Walks `tree`, calling `each` for every step. Memory: one path and its trees.
 ///
 /// The error of `each` ends the walk and is returned as it is.
@@ -119,6 +146,7 @@ pub fn walk<E: From<WalkError>>(
 ) -> Result<(), E> {
     let mut path = BString::default();
     let mut spare: Vec<Vec<u8>> = Vec::new();
+    let mut met = Met::default();
     let mut levels = vec![open_level(objects, hash, tree, &path, [0; 8], Vec::new())?];
     each(Step::Enter {
         path: path.as_bstr(),
@@ -137,6 +165,7 @@ pub fn walk<E: From<WalkError>>(
             each(Step::Leave)?;
             continue;
         };
+        met.one(is_tree)?;
         if !is_tree {
             let attributes_in_force = level.attributes;
             let path = path.as_bstr();
@@ -240,6 +269,7 @@ fn next_entry(
     };
     let kind = entry.mode.kind();
     let is_tree = kind == EntryKind::Tree;
+    check_length(entry.filename, path)?;
     path.push_str(entry.filename);
     check_name(entry.filename, kind, path)?;
     if !level.order.accept(entry.filename, is_tree) {
@@ -251,6 +281,24 @@ fn next_entry(
     let id = entry.oid.to_owned();
     level.at += iter.offset_to_next_entry(rest);
     Ok(Some((kind, id, is_tree)))
+}
+
+/// Refuses a name that no file system takes; `path` is that of its directory.
+fn check_length(name: &BStr, path: &BString) -> Result<(), WalkError> {
+    let path_bytes = path.len() + name.len();
+    if name.len() <= NAME_BYTES_MAX && path_bytes <= PATH_BYTES_MAX {
+        return Ok(());
+    }
+    // Not all of it: it can be as long as the tree.
+    let mut shown = path.clone();
+    shown.push_str(&name[..name.len().min(NAME_BYTES_MAX)]);
+    Err(WalkError::Name {
+        path: shown,
+        detail: format!(
+            "with {} bytes, {path_bytes} in its whole path, it is too long",
+            name.len()
+        ),
+    })
 }
 
 /// Refuses what git refuses to check out: `.git` in any spelling, `..`, and the like.
@@ -282,6 +330,86 @@ mod tests {
             let tree = name.strip_suffix('/');
             order.accept(tree.unwrap_or(name).into(), tree.is_some())
         })
+    }
+
+    /// Trees by their id, whose first byte is their number.
+    struct Forest(Vec<Vec<u8>>);
+
+    impl Find for Forest {
+        fn try_find<'b>(
+            &self,
+            id: &oid,
+            buffer: &'b mut Vec<u8>,
+        ) -> gix::error::Result<Option<gix::objs::Data<'b>>> {
+            let tree = &self.0[usize::from(id.as_bytes()[0])];
+            buffer.clone_from(tree);
+            Ok(Some(gix::objs::Data {
+                kind: gix::objs::Kind::Tree,
+                object_hash: gix::hash::Kind::Sha1,
+                data: buffer,
+            }))
+        }
+    }
+
+    impl Forest {
+        /// Adds a tree; `entries` are mode, name, and number of a tree.
+        fn add(&mut self, entries: &[(&str, &str, u8)]) -> u8 {
+            let mut tree = Vec::new();
+            for (mode, name, number) in entries {
+                tree.extend_from_slice(format!("{mode} {name}\0").as_bytes());
+                tree.extend_from_slice(&[*number; 20]);
+            }
+            self.0.push(tree);
+            (self.0.len() - 1) as u8
+        }
+
+        fn walk(&self, root: u8) -> Result<u64, WalkError> {
+            let mut steps = 0;
+            let id = ObjectId::from_bytes_or_panic(&[root; 20]);
+            walk(self, gix::hash::Kind::Sha1, &id, |_| {
+                steps += 1;
+                Ok::<(), WalkError>(())
+            })?;
+            Ok(steps)
+        }
+    }
+
+    #[test]
+    fn few_trees_that_make_a_worktree_without_end_are_refused() {
+        let mut forest = Forest(Vec::new());
+        let mut below = forest.add(&[("100644", "file", 9)]);
+        let names = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+        for _ in 0..3 {
+            let entries = names.map(|name| ("40000", name, below));
+            below = forest.add(&entries);
+        }
+        // Two steps for each of 1,111 directories, and a thousand files.
+        assert_eq!(forest.walk(below).unwrap(), 3222);
+        for _ in 3..12 {
+            let entries = names.map(|name| ("40000", name, below));
+            below = forest.add(&entries);
+        }
+        assert!(matches!(forest.walk(below), Err(WalkError::TooMany)));
+    }
+
+    #[test]
+    fn names_that_no_file_system_takes_are_refused() {
+        let mut forest = Forest(Vec::new());
+        let longest = "n".repeat(NAME_BYTES_MAX);
+        let mut below = forest.add(&[("100644", &longest, 0)]);
+        let depth = (PATH_BYTES_MAX + 1) / (NAME_BYTES_MAX + 1);
+        for _ in 1..depth {
+            below = forest.add(&[("40000", &longest, below)]);
+        }
+        forest.walk(below).unwrap();
+        let deeper = forest.add(&[("40000", &longest, below)]);
+        let longer = forest.add(&[("100644", &"n".repeat(NAME_BYTES_MAX + 1), 0)]);
+        let huge = forest.add(&[("100644", &"n".repeat(1 << 20), 0)]);
+        for tree in [deeper, longer, huge] {
+            let refused = forest.walk(tree).unwrap_err();
+            assert!(matches!(refused, WalkError::Name { .. }), "{refused}");
+            assert!(refused.to_string().len() < 2 * PATH_BYTES_MAX);
+        }
     }
 
     #[test]
