@@ -281,6 +281,7 @@ pub const FETCH_RETRY_MAX_MS: u64 = 4 * 60 * 60 * 1000;
 /// Default number of fetches at once.
 pub const FETCHES_MAX: usize = 4;
 
+const _: () = assert!(CLONES_OF_HOST_MAX < CLONES_RUNNING_MAX);
 const _: () = assert!(GIT_LIST_LIMIT_MS <= GIT_FETCH_LIMIT_MS);
 const _: () =
     assert!(GIT_PIPE_GRACE_MS < GIT_LIST_LIMIT_MS && GIT_KILL_GRACE_MS < GIT_LIST_LIMIT_MS);
@@ -302,7 +303,13 @@ pub const RETIRED_KEPT_MS: u64 = 60_000;
 /// Time between two looks at the cache's size and at superseded entries.
 pub const SWEEP_INTERVAL_MS: u64 = 5_000;
 /// First clones that run at the same time.
-pub const CLONES_RUNNING_MAX: usize = 8;
+pub const CLONES_RUNNING_MAX: usize = 16;
+/// The same of one host.
+pub const CLONES_OF_HOST_MAX: usize = 8;
+/// How long a first clone waits for its turn before the log says so.
+pub const TURN_WAIT_LOGGED_MS: u64 = 5_000;
+/// How long an upstream may send nothing over HTTP: git's own side sends something every 5 s.
+pub const UPSTREAM_SILENT_MS: u64 = 300_000;
 /// How long a failed clone is remembered: requests for the same name are answered alike
 /// meanwhile, without asking the upstream again.
 pub const CLONE_FAILURE_KEPT_MS: u64 = 10_000;
@@ -313,7 +320,14 @@ pub const UNUSED_BODY_BYTES_MAX: u64 = 64 * 1024;
 pub const REPOSITORIES_BARE_MAX: usize = 256;
 /// Entries of a core's io_uring submission queue.
 pub const CORE_RING_ENTRIES: u32 = 1024;
-/// Share of the process's descriptors that connections may take, in percent. The rest is for
+/// Descriptors that the server itself holds: its log, state directory, background plane and helper
+/// threads.
+pub const DESCRIPTORS_OWN: u64 = 48;
+/// The same for each core: listener, ring, pipes.
+pub const DESCRIPTORS_OF_CORE: u64 = 8;
+/// Fewest descriptors besides those: for a few connections, and a clone and a build.
+pub const DESCRIPTORS_MIN: u64 = 64;
+/// Share of the other descriptors that connections may take, in percent. The rest is for
 /// entries (one for each of their files, while they are read), mirrors, and the pipes of git.
 pub const CONNECTIONS_DESCRIPTORS_PERCENT: u64 = 50;
 /// Connections over the limit that are told so at the same time, as a share of the limit in

@@ -110,6 +110,8 @@ where
 {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Or a log that cannot be written is reported by a print to the same place, which panics.
+        .log_internal_errors(false)
         .with_writer(writer);
     match style {
         Style::Human { colour } => Dispatch::new(builder.with_ansi(colour).finish()),

@@ -6,10 +6,11 @@ use std::process::ExitCode;
 
 use tarpon::config::{self, Command, Config};
 use tarpon::faults::Faults;
+use tarpon::io::say::say;
 
 fn main() -> ExitCode {
     if let Some(why) = tarpon::io::child::start_if_asked(std::env::args_os()) {
-        eprintln!("tarpon: {why}");
+        say(format_args!("tarpon: {why}"));
         return ExitCode::from(tarpon::io::child::NOT_STARTED_CODE);
     }
     match config::parse(std::env::args_os(), |name| std::env::var_os(name)) {
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
         Ok(Command::Man) => match config::man(&mut std::io::stdout()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("tarpon: {error}");
+                say(format_args!("tarpon: {error}"));
                 ExitCode::FAILURE
             }
         },
@@ -59,7 +60,7 @@ fn serve(config: Config) -> ExitCode {
     match tarpon::server::run(config, faults) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tarpon: {error}");
+            say(format_args!("tarpon: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -67,6 +68,6 @@ fn serve(config: Config) -> ExitCode {
 
 /// Says what is wrong with a variable; the exit code is that of any wrong setting.
 fn wrong_setting(error: &dyn std::error::Error) -> ExitCode {
-    eprintln!("tarpon: {error}");
+    say(format_args!("tarpon: {error}"));
     ExitCode::from(2)
 }

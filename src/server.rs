@@ -30,7 +30,10 @@ use crate::http::pulse::Pulse;
 use crate::http::socket::CoreSockets;
 use crate::io::signal::StopSignals;
 use crate::io::{heap, sched};
-use crate::limits::{CONNECTIONS_DESCRIPTORS_PERCENT, CORE_RING_ENTRIES, LISTEN_BACKLOG};
+use crate::limits::{
+    CONNECTIONS_DESCRIPTORS_PERCENT, CORE_RING_ENTRIES, DESCRIPTORS_MIN, DESCRIPTORS_OF_CORE,
+    DESCRIPTORS_OWN, LISTEN_BACKLOG,
+};
 use crate::log::{LogError, RequestLog, RequestLogThread};
 use crate::metrics::Metrics;
 use crate::mirror::maintain;
@@ -56,6 +59,10 @@ pub enum ServerError {
         address: SocketAddr,
         source: io::Error,
     },
+    #[error(
+        "this process may open {limit} files and needs {needed}; allow it more, with ulimit -n or LimitNOFILE="
+    )]
+    Descriptors { limit: u64, needed: u64 },
     #[error("cannot {what}: {source}")]
     Start {
         what: &'static str,
@@ -80,7 +87,7 @@ pub fn run(config: Config, faults: Faults) -> Result<(), ServerError> {
     heap::give_back_large();
     let signals = StopSignals::block().map_err(start("block signals"))?;
     let uring = choose_driver(config.io_driver)?;
-    let connections_max = connections_max(raise_descriptor_limit());
+    let connections_max = connections_max(raise_descriptor_limit(), config.cores.get())?;
     let (shared, commands) = prepare(config, faults, connections_max)?;
     let log = RequestLogThread::start()?;
     let (stop, stopped) = watch::channel(false);
@@ -226,10 +233,17 @@ fn raise_descriptor_limit() -> Option<u64> {
 }
 
 /// How many connections are served at a time: accepting must not take the descriptors that are
-/// needed to answer.
-fn connections_max(descriptors: Option<u64>) -> usize {
-    let share = |limit: u64| limit.saturating_mul(CONNECTIONS_DESCRIPTORS_PERCENT) / 100;
-    descriptors.map_or(usize::MAX, |limit| share(limit).max(1) as usize)
+/// needed to answer. Fails where there are not enough to work with.
+fn connections_max(descriptors: Option<u64>, cores: usize) -> Result<usize, ServerError> {
+    let Some(limit) = descriptors else {
+        return Ok(usize::MAX);
+    };
+    let own = DESCRIPTORS_OWN + DESCRIPTORS_OF_CORE * cores as u64;
+    let needed = own + DESCRIPTORS_MIN;
+    if limit < needed {
+        return Err(ServerError::Descriptors { limit, needed });
+    }
+    Ok(((limit - own).saturating_mul(CONNECTIONS_DESCRIPTORS_PERCENT) / 100) as usize)
 }
 
 /// The background plane's thread; dropping it stops and joins it.
@@ -277,6 +291,8 @@ fn start_cores(
 ) -> Result<Vec<JoinHandle<()>>, ServerError> {
     let count = shared.config.cores.get();
     let mut address = shared.config.listen;
+    let taken = |source| ServerError::Listen { address, source };
+    check_free(address).map_err(taken)?;
     let mut listeners = Vec::with_capacity(count);
     for _ in 0..count {
         let listener = listen(address).map_err(|source| ServerError::Listen { address, source })?;
@@ -317,6 +333,19 @@ fn start_cores(
 
 /// A congestion control that every Linux has and that every user may choose (tcp(7)).
 const UNPACED: &str = "reno";
+
+/// Fails if somebody listens at `address`. The cores' own listeners share it, and so would those of
+/// another server of this user.
+fn check_free(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // For what a server that has ended leaves: connections that wait for their last packets.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
+}
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(

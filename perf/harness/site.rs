@@ -132,6 +132,7 @@ impl Site {
         remove_tree(&path);
         let mut state = State {
             settings: Settings {
+                listen: "127.0.0.1:0".to_owned(),
                 binary: self.tarpon.clone(),
                 state: path,
                 upstreams: vec![format!("{HOST}=file://{}/", self.upstreams().display())],

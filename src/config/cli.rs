@@ -53,7 +53,7 @@ Examples:
   tarpon restore https://github.com/rust-lang/log ./log
 
 Exit codes:
-  0  done; for serve: stopped by SIGTERM or SIGINT
+  0  done; for serve: stopped by SIGTERM, SIGINT or SIGHUP
   1  failed while running; standard error says why
   2  wrong command line or configuration; nothing was started";
 
@@ -77,7 +77,7 @@ Examples:
       Serves /srv/git/team/app.git as /git/local/team/app/snapshot.tar.zst, and nothing else.
 
 Exit codes:
-  0  stopped by SIGTERM or SIGINT
+  0  stopped by SIGTERM, SIGINT or SIGHUP
   1  failed while running; standard error says why
   2  wrong command line or configuration; nothing was started";
 
@@ -96,7 +96,7 @@ Exit codes:
   5    the archive is corrupt or holds what must not be written; the message names it
   6    git failed
   7    a ref or commit that was asked for is nowhere
-  130  interrupted by SIGINT or SIGTERM";
+  130  interrupted by SIGINT, SIGTERM or SIGHUP";
 
 /// The flags of `tarpon serve`, as given. `into_layer` is their only way out.
 #[derive(Args, Debug, Default)]

@@ -134,7 +134,7 @@ impl ConfigError {
                 if error.use_stderr() { 2 } else { 0 }
             }
             other => {
-                eprintln!("tarpon: {other}");
+                crate::io::say::say(format_args!("tarpon: {other}"));
                 2
             }
         }

@@ -6,6 +6,7 @@ pub mod heap;
 pub mod net;
 pub mod pipe;
 pub mod residency;
+pub mod say;
 pub mod sched;
 pub mod signal;
 pub mod sim;

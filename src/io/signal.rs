@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT, taken by one thread instead of interrupting any.
+//! SIGTERM, SIGINT and SIGHUP, taken by one thread instead of interrupting any.
 
 #![allow(unsafe_code)] // Signal masks have no safe wrapper; each use states its contract.
 
@@ -21,6 +21,8 @@ impl StopSignals {
             libc::sigemptyset(set.as_mut_ptr());
             libc::sigaddset(set.as_mut_ptr(), libc::SIGTERM);
             libc::sigaddset(set.as_mut_ptr(), libc::SIGINT);
+            // The terminal is gone; under nohup(1) it is ignored, and stays so.
+            libc::sigaddset(set.as_mut_ptr(), libc::SIGHUP);
             let result = libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
             (set.assume_init(), result)
         };
@@ -37,6 +39,7 @@ impl StopSignals {
         let result = unsafe { libc::sigwait(&raw const self.set, &raw mut signal) };
         match (result, signal) {
             (0, libc::SIGINT) => Ok("SIGINT"),
+            (0, libc::SIGHUP) => Ok("SIGHUP"),
             (0, _) => Ok("SIGTERM"),
             (error, _) => Err(io::Error::from_raw_os_error(error)),
         }

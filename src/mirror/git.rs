@@ -2,6 +2,7 @@
 use crate::limits;
 use crate::mirror::error::{MirrorError, without_password};
 use crate::refs::Follow;
+use gix::bstr::ByteSlice;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -100,6 +101,7 @@ const CONFIG_FORCED: &[&str] = &[
     "fetch.unpackLimit=1",
     "fetch.writeCommitGraph=false",
     "gc.auto=0",
+    "http.lowSpeedLimit=1",
     "init.defaultRefFormat=files",
     "maintenance.auto=false",
     "pack.indexVersion=2",
@@ -216,10 +218,51 @@ impl Git {
     /// is dropped, its whole process group is gone.
     pub(super) async fn run(&self, call: Call<'_>, sink: Sink<'_>) -> Result<(), MirrorError> {
         let about = call.about();
-        let mut group = self.spawn(self.command(call))?;
+        let command = self.command(call);
+        self.run_command(about, command, sink, &mut Vec::new())
+            .await
+    }
+
+    /// The same for a command that is made already; `stderr` gets the end of what it said.
+    async fn run_command(
+        &self,
+        about: About<'_>,
+        command: Command,
+        sink: Sink<'_>,
+        stderr: &mut Vec<u8>,
+    ) -> Result<(), MirrorError> {
+        let mut group = self.spawn(command)?;
+        let ended = tokio::time::timeout(about.limit, group.finish(sink, stderr)).await;
+        self.conclude(about, group, ended, stderr).await
+    }
+
+    /// Whether what answers at `url` speaks git's own protocol. To git's older way over HTTP any
+    /// answer will do, a proxy's login page or nothing at all, and is an empty repository.
+    pub(super) async fn speaks_git(&self, url: &str) -> Result<bool, MirrorError> {
+        let scheme = url.split(':').next().unwrap_or_default();
+        if !["http", "https"]
+            .map(|s| scheme.eq_ignore_ascii_case(s))
+            .contains(&true)
+        {
+            return Ok(true);
+        }
+        let call = Call {
+            op: "git ls-remote",
+            target: Target::Upstream(url),
+            git_dir: None,
+            args: ["ls-remote", "--quiet", "--", url]
+                .map(OsString::from)
+                .into(),
+            stdin: None,
+            limit: self.limits.list,
+        };
+        let about = call.about();
+        let mut command = self.command(call);
+        command.env("GIT_TRACE_PACKET", "1");
         let mut stderr = Vec::new();
-        let ended = tokio::time::timeout(about.limit, group.finish(sink, &mut stderr)).await;
-        self.conclude(about, group, ended, &stderr).await
+        self.run_command(about, command, &mut |_| Ok(()), &mut stderr)
+            .await?;
+        Ok(stderr.contains_str("packet:"))
     }
 
     /// Runs a command whose output somebody takes at their own pace, for as long as its time
@@ -308,6 +351,10 @@ impl Git {
         for setting in CONFIG_FORCED {
             command.arg("-c").arg(setting);
         }
+        let silent_s = limits::UPSTREAM_SILENT_MS / 1000;
+        command
+            .arg("-c")
+            .arg(format!("http.lowSpeedTime={silent_s}"));
         if let Some(path) = call.git_dir {
             // An explicit directory is neither searched for nor checked for its owner.
             let mut arg = OsString::from("--git-dir=");

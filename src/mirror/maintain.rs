@@ -324,6 +324,15 @@ pub fn recover(mirror: &Path) -> io::Result<()> {
     remove_all(&found)
 }
 
+/// Removes what a fetch that failed has left in a mirror: on a disk that is full git leaves the
+/// half of a pack. Only while nothing else works in the mirror. Synchronous.
+///
+/// # Errors
+/// The first thing that could not be removed; the others are gone.
+pub fn remove_unfinished(mirror: &Path) -> io::Result<()> {
+    remove_all(&with_prefix(&mirror.join("objects/pack"), "tmp_")?)
+}
+
 fn with_prefix(folder: &Path, prefix: &str) -> io::Result<Vec<PathBuf>> {
     let found = match entries(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),

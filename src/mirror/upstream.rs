@@ -77,6 +77,11 @@ impl Git {
         })
         .await?;
         self.set_up(repo, url).await?;
+        let path = repo.to_owned();
+        let cloned = blocking(repo, move || Ok(refs::read(&path, &Follow::default())?)).await?;
+        if cloned.refs.is_empty() && cloned.head_id().is_none() {
+            self.check_empty(url).await?;
+        }
         if self.follow.has_more() {
             self.freshen(repo, url, &RwLock::new(())).await?;
         }
@@ -138,6 +143,12 @@ impl Git {
             note_fetch(mirror, began);
             return Ok(Freshened::Unchanged);
         }
+        if upstream.refs.is_empty() {
+            tracing::warn!(
+                url = without_password(url),
+                "upstream has no branches and tags any more"
+            );
+        }
         if !plan.missing.is_empty() {
             self.fetch_objects(mirror, url, &plan.missing).await?;
         }
@@ -191,7 +202,22 @@ impl Git {
             target: without_password(url),
             what,
         };
-        lines.finish().map_err(output)
+        let listing = lines.finish().map_err(output)?;
+        if listing.head_id.is_none() && listing.refs.is_empty() {
+            self.check_empty(url).await?;
+        }
+        Ok(listing)
+    }
+
+    /// Refuses an upstream without refs that is no git host.
+    async fn check_empty(&self, url: &str) -> Result<(), MirrorError> {
+        match self.speaks_git(url).await? {
+            true => Ok(()),
+            false => Err(MirrorError::Unreachable {
+                url: without_password(url),
+                line: "it answers, but not as a git host does".to_owned(),
+            }),
+        }
     }
 
     /// Fetches objects by id; no ref changes. They come as a pack that nothing refers to yet.

@@ -29,11 +29,13 @@ mod write;
 pub use error::RestoreError;
 
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::RestoreArgs;
+use crate::io::say::say;
 use crate::io::signal::StopSignals;
 use crate::limits::{
     CONNECTIONS_DEFAULT, CONNECTIONS_MAX, RESTARTS_MAX, RESTORE_GIT_STALL_DEFAULT_MS,
@@ -57,16 +59,26 @@ pub fn run(args: &RestoreArgs) -> u8 {
         (result, _) => result,
     };
     match result {
-        Ok(summary) => {
-            report(args, &summary);
-            0
-        }
+        Ok(summary) => match report(args, &summary) {
+            Ok(()) => 0,
+            Err(e) => {
+                let directory = &summary.directory;
+                say(format_args!(
+                    "tarpon: {directory} is complete, but the summary cannot be written: {e}"
+                ));
+                OUTPUT_LOST_CODE
+            }
+        },
         Err(error) => {
-            eprintln!("tarpon: {error}{}", advice(args, &error, &progress));
+            let advice = advice(args, &error, &progress);
+            say(format_args!("tarpon: {error}{advice}"));
             error.exit_code()
         }
     }
 }
+
+/// The exit code when all is there but the summary that was asked for: that of a full disk.
+const OUTPUT_LOST_CODE: u8 = 4;
 
 /// What may help against an error, behind its text.
 fn advice(args: &RestoreArgs, error: &RestoreError, progress: &Progress) -> &'static str {
@@ -102,20 +114,25 @@ fn watch_signals(stop: &Arc<Stop>) -> Result<(), RestoreError> {
     started.map(|_| ()).map_err(failed)
 }
 
-fn report(args: &RestoreArgs, summary: &Summary) {
+fn report(args: &RestoreArgs, summary: &Summary) -> std::io::Result<()> {
     if args.json {
         // A summary of numbers and strings is always JSON.
-        println!("{}", serde_json::to_string(summary).unwrap_or_default());
-    } else if !args.quiet {
-        eprintln!(
+        let json = serde_json::to_string(summary).unwrap_or_default();
+        let mut out = std::io::stdout();
+        writeln!(out, "{json}")?;
+        return out.flush();
+    }
+    if !args.quiet {
+        say(format_args!(
             "restored {} into {}: {:.1} MiB, {} entries, {:.2} s",
             summary.repository,
             summary.directory,
             summary.bytes as f64 / f64::from(1 << 20),
             summary.entries,
             summary.total_ms / 1000.0
-        );
+        ));
     }
+    Ok(())
 }
 
 fn restore(args: &RestoreArgs, stop: &Stop, progress: &Progress) -> Result<Summary, RestoreError> {

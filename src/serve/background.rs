@@ -2,6 +2,8 @@
 //! that writes spool files, runs `git` against upstreams, keeps mirrors fresh and the cache
 //! within its bounds. Requests wait for it only where there is no mirror yet.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,8 +25,8 @@ use super::spool::{Spooler, not_kept};
 use crate::cache::evict::{self, Bounds, Candidate};
 use crate::io::disk::DiskFile;
 use crate::limits::{
-    BUNDLES_MAKING_MAX, CLONES_RUNNING_MAX, FRESHENS_RUNNING_MAX, IDLE_ENTRY_OPEN_MS,
-    LOOKUPS_RUNNING_MAX, RETIRED_KEPT_MS, SWEEP_INTERVAL_MS, UPLOAD_PACKS_MAX,
+    BUNDLES_MAKING_MAX, CLONES_OF_HOST_MAX, CLONES_RUNNING_MAX, FRESHENS_RUNNING_MAX,
+    IDLE_ENTRY_OPEN_MS, LOOKUPS_RUNNING_MAX, RETIRED_KEPT_MS, SWEEP_INTERVAL_MS, UPLOAD_PACKS_MAX,
 };
 use crate::metrics::Event;
 use crate::mirror::schedule::{Policy, Schedule};
@@ -86,6 +88,8 @@ pub(super) struct Plane {
 /// How many of each kind may run; none of the semaphores is ever closed.
 pub(super) struct Turns {
     pub(super) clones: Semaphore,
+    /// First clones of each host: there are as many hosts as upstreams are configured.
+    hosts: RefCell<HashMap<String, Rc<Semaphore>>>,
     pub(super) freshens: Semaphore,
     pub(super) lookups: Semaphore,
     pub(super) bundles: Semaphore,
@@ -96,11 +100,21 @@ impl Default for Turns {
     fn default() -> Turns {
         Turns {
             clones: Semaphore::new(CLONES_RUNNING_MAX),
+            hosts: RefCell::default(),
             freshens: Semaphore::new(FRESHENS_RUNNING_MAX),
             lookups: Semaphore::new(LOOKUPS_RUNNING_MAX),
             bundles: Semaphore::new(BUNDLES_MAKING_MAX),
             uploads: Semaphore::new(UPLOAD_PACKS_MAX),
         }
+    }
+}
+
+impl Turns {
+    /// The turns for first clones of one host.
+    pub(super) fn of_host(&self, host: &str) -> Rc<Semaphore> {
+        let mut hosts = self.hosts.borrow_mut();
+        let turns = || Rc::new(Semaphore::new(CLONES_OF_HOST_MAX));
+        hosts.entry(host.to_owned()).or_insert_with(turns).clone()
     }
 }
 

@@ -15,9 +15,9 @@ use super::archive::unix_ms;
 use super::background::Plane;
 use super::flights::{Duty, Flight};
 use super::registry::{MirrorHead, Repo, StartError};
-use crate::limits::{CLONE_FAILURE_KEPT_MS, FRESHEN_WAIT_MS, MIRROR_FRESH_MS};
+use crate::limits::{CLONE_FAILURE_KEPT_MS, FRESHEN_WAIT_MS, MIRROR_FRESH_MS, TURN_WAIT_LOGGED_MS};
 use crate::metrics::{CloneResult, Event, FetchResult};
-use crate::mirror::{Freshened, MirrorError, upstream};
+use crate::mirror::{Freshened, MirrorError, maintain, upstream};
 use crate::refs::{self, MirrorRefs};
 
 type Ended = Result<(), StartError>;
@@ -114,7 +114,22 @@ impl Plane {
     }
 
     async fn clone_mirror(self: Rc<Self>, repo: Arc<Repo>, duty: Duty<Arc<str>, Ended>) {
-        let _turn = self.turns.clones.acquire().await;
+        // First that of the host: one that does not answer must not keep all turns.
+        let host = repo.name.split('/').next().unwrap_or_default();
+        let host = self.turns.of_host(host);
+        let turns = async { (host.acquire().await, self.turns.clones.acquire().await) };
+        tokio::pin!(turns);
+        let wait = Duration::from_millis(TURN_WAIT_LOGGED_MS);
+        let _turns = match tokio::time::timeout(wait, &mut turns).await {
+            Ok(turns) => turns,
+            Err(_) => {
+                tracing::warn!(
+                    repository = &*repo.name,
+                    "waiting for other first clones to end"
+                );
+                turns.await
+            }
+        };
         tracing::info!(repository = &*repo.name, "cloning from {}", repo.url);
         let (unix_began_ms, began) = (unix_ms(), Instant::now());
         let staging = self.shared.state.tmp_dir();
@@ -276,6 +291,7 @@ impl Plane {
                 tracing::warn!(repository = &*repo.name, "cannot fetch: {e}");
                 let why = freshen_error(&repo, &e);
                 repo.set_failed(why.clone());
+                self.tidy(&repo).await;
                 return duty.done(Err(why));
             }
         };
@@ -300,6 +316,19 @@ impl Plane {
     pub(super) fn rebuild(self: &Rc<Self>, repo: &Arc<Repo>) {
         if let Some(permit) = repo.rebuild() {
             spawn_local(self.clone().build(permit));
+        }
+    }
+
+    /// Removes what a comparison that failed has left. It still holds the duty, so that no other
+    /// begins.
+    async fn tidy(&self, repo: &Repo) {
+        if self.maintaining.running(&repo.name).is_some() {
+            return;
+        }
+        let mirror = repo.mirror.clone();
+        let removed = tokio::task::spawn_blocking(move || maintain::remove_unfinished(&mirror));
+        if let Ok(Err(e)) = removed.await {
+            tracing::warn!(repository = &*repo.name, "cannot remove half a pack: {e}");
         }
     }
 

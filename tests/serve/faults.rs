@@ -228,6 +228,22 @@ fn the_disk_is_full_for_real() {
     expect_live_only(&lab, &mut server, &seen);
 }
 
+/// The log's disk is full: requests are answered all the same, and the end is a good one.
+#[test]
+fn the_log_cannot_be_written() {
+    let lab = super::small_lab();
+    let mut settings = lab.settings();
+    let launcher = ["sh", "-c", "exec \"$@\" 2>/dev/full", "sh"];
+    settings.launcher = launcher.map(str::to_owned).to_vec();
+    let mut server = settings.start();
+    // A clone and a build, which both log on their way.
+    let body = server.get(&lab::target("small")).expect(200).body;
+    expect_clone(&lab, "small", &body);
+    assert!(hit(&server, "small").body == body);
+    server.terminate();
+    assert_eq!(server.wait_exit(Duration::from_secs(30)).code(), Some(0));
+}
+
 /// Not even the directory of an entry can be made: snapshots come from the mirror itself, which
 /// stays locked meanwhile. Once that is repaired they are kept again.
 #[test]

@@ -274,6 +274,24 @@ fn one_server_per_state_directory() {
 
 /// Changes upstream by new commits, moved, new and deleted references; the new snapshot
 /// appears by itself, and until then, and for whoever reads it, the old one is served.
+/// Cores share their port; another server must not share it too, and answer half of the requests.
+#[test]
+fn one_server_per_port() {
+    let (lab, other) = (small_lab(), small_lab());
+    let server = lab.start();
+    let mut settings = other.settings();
+    settings.listen = server.address().to_string();
+    let refused = settings.try_start().err();
+    let refused = refused.unwrap_or_else(|| panic!("two servers listen at one port"));
+    assert_eq!(refused.status.code(), Some(1));
+    let said = format!("cannot listen on {}", server.address());
+    assert!(refused.log.contains(&said), "{}", refused.log);
+    // Once the first has ended, with connections that are not forgotten yet.
+    hit(&server, "small");
+    server.stop();
+    hit(&settings.start(), "small");
+}
+
 #[test]
 fn a_new_commit_appears_in_the_background() {
     let lab = large_lab();

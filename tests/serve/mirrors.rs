@@ -149,6 +149,22 @@ fn a_mirror_can_be_exchanged_at_any_time() {
     assert_eq!((looks, server.fetches()), (1, 1));
 }
 
+/// git leaves the half of a pack that did not fit on the disk.
+#[test]
+fn a_fetch_that_fails_leaves_no_half_pack() {
+    let lab = small_lab();
+    let server = lab.settings().with(&["--fetch-interval", "1s"]).start();
+    server.get(&lab::target("small")).expect(200);
+    let packs = lab.mirror("small").join("objects/pack");
+    let half = packs.join("tmp_pack_Ab12Cd");
+    std::fs::write(&half, "half").unwrap();
+    lab.hide("small");
+    wait::until_true("it is removed", || !half.exists());
+    assert!(server.log().contains("cannot fetch"));
+    let whole = std::fs::read_dir(&packs).unwrap().count();
+    assert!(whole >= 2, "a whole pack went, too");
+}
+
 /// However a host is written, its repositories have one mirror and one snapshot.
 #[test]
 fn the_case_of_a_host_makes_no_second_mirror() {

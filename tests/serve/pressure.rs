@@ -30,9 +30,10 @@ fn dropped(server: &Server, reason: &str) -> u64 {
 fn more_connections_than_descriptors() {
     let lab = small_lab();
     let mut settings = lab.settings();
-    let launcher = ["sh", "-c", "ulimit -n 160; exec \"$@\"", "sh"];
+    // With one core 56 of them are the server's own.
+    let launcher = ["sh", "-c", "ulimit -n 216; exec \"$@\"", "sh"];
     settings.launcher = launcher.map(str::to_owned).to_vec();
-    let mut server = settings.start();
+    let mut server = settings.with(&["--cores", "1"]).start();
     let max = 80;
     let mut conns: Vec<_> = (0..max).map(|_| Conn::open(server.address())).collect();
     for conn in &mut conns {
@@ -68,6 +69,23 @@ fn more_connections_than_descriptors() {
     });
     assert!(refused >= 3, "{refused} refused");
     assert!(hit(&server, "small").body == body, "another snapshot");
+}
+
+/// Fewer than it can work with: said at the start, and not by what breaks later.
+#[test]
+fn too_few_descriptors() {
+    let lab = small_lab();
+    for limit in [100, 40, 16] {
+        let mut settings = lab.settings().with(&["--cores", "1"]);
+        let script = format!("ulimit -n {limit}; exec \"$@\"");
+        let launcher = ["sh", "-c", &script, "sh"];
+        settings.launcher = launcher.map(str::to_owned).to_vec();
+        let refused = settings.try_start().err();
+        let refused = refused.unwrap_or_else(|| panic!("it starts with {limit}"));
+        assert_eq!(refused.status.code(), Some(1), "{limit}");
+        let said = format!("may open {limit} files and needs 120");
+        assert!(refused.log.contains(&said), "{}", refused.log);
+    }
 }
 
 /// Questions about many names of an allowed host, none of which is a repository.

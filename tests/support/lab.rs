@@ -67,6 +67,7 @@ impl Lab {
         Settings {
             binary: self.binary.clone(),
             state: self.state(),
+            listen: "127.0.0.1:0".to_owned(),
             upstreams: vec![format!("test=file://{}/", self.upstreams().display())],
             arguments: Vec::new(),
             environment: Vec::new(),

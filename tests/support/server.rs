@@ -32,6 +32,8 @@ pub struct Settings {
     /// `--state`.
     pub state: PathBuf,
     /// `--upstream`, each `HOST=BASE_URL`.
+    /// Where it listens; port 0 is any that is free.
+    pub listen: String,
     pub upstreams: Vec<String>,
     /// Further flags of `serve`.
     pub arguments: Vec<String>,
@@ -80,7 +82,7 @@ impl Settings {
         let mut command = git::with_umask(&words[0]);
         command.args(&words[1..]);
         command
-            .args(["serve", "--listen", "127.0.0.1:0", "--state"])
+            .args(["serve", "--listen", &self.listen, "--state"])
             .arg(&self.state);
         for upstream in &self.upstreams {
             command.args(["--upstream", upstream]);

@@ -163,6 +163,47 @@ fn empty_upstreams_fill_and_become_empty() {
     }
 }
 
+/// A proxy's login page, or nothing at all: to git's older way over HTTP that is a repository
+/// without refs.
+#[test]
+fn an_answer_that_is_not_gits_is_no_empty_repository() {
+    for body in ["", "<html>log in first</html>"] {
+        let s = Scratch::with_commit();
+        s.clone_mirror();
+        let server = Server::new(move |_| {
+            let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/html\r\n";
+            let length = body.len();
+            format!("{head}Content-Length: {length}\r\n\r\n{body}").into_bytes()
+        });
+        let url = format!("http://127.0.0.1:{}/up", server.port);
+        let error = run(s.git.freshen(&s.mirror(), &url, &RwLock::new(()))).unwrap_err();
+        assert!(matches!(error, MirrorError::Unreachable { .. }), "{error}");
+        s.assert_equal();
+        let other = s.root().join("other.git");
+        let error = run(s.git.clone_mirror(&url, &other, &s.staging())).unwrap_err();
+        assert!(matches!(error, MirrorError::Unreachable { .. }), "{error}");
+        assert!(!other.exists());
+        s.assert_staging_empty();
+    }
+}
+
+#[test]
+fn an_empty_repository_over_http_is_one() {
+    let s = Scratch::new("sha1");
+    let server = Server::git(s.root().to_owned());
+    let name = s.up();
+    let name = name.file_name().unwrap().to_str().unwrap();
+    let url = format!("http://127.0.0.1:{}/{name}", server.port);
+    run(s.git.clone_mirror(&url, &s.mirror(), &s.staging())).unwrap();
+    let freshen = || run(s.git.freshen(&s.mirror(), &url, &RwLock::new(()))).unwrap();
+    assert_eq!(freshen(), Freshened::Unchanged);
+    s.commit("main", "one");
+    assert_eq!(freshen(), moved(true, 1));
+    s.upstream(&["update-ref", "-d", "refs/heads/main"]);
+    assert_eq!(freshen(), moved(true, 1));
+    s.assert_equal();
+}
+
 #[test]
 fn an_upstream_of_another_object_format_is_an_error_and_changes_nothing() {
     let s = Scratch::with_commit();
