@@ -292,6 +292,9 @@ const _: () = assert!(FETCH_JITTER_PERCENT < 100 && FETCHES_MAX > 0);
 const _: () = assert!(MIRROR_PACK_FACTOR >= 2 && MIRROR_PACKS_MAX >= 2);
 /// Threads that read files ahead of the sockets.
 pub const PREFETCH_THREADS: usize = 4;
+/// How long a build that is not kept waits for the slowest of its clients to take a piece: what it
+/// waits for holds up everybody else.
+pub const LIVE_ONLY_WAIT_MS: u64 = 10_000;
 /// Builds that produce at the same time; further ones have sent their first bytes and wait.
 pub const BUILDS_PRODUCING_MAX: usize = 2;
 /// How long an entry's files stay open after its last request.

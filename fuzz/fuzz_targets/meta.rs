@@ -30,7 +30,7 @@ fuzz_target!(|data: &[u8]| {
 /// A file with this payload: magic, version, length, payload, digest of all before it.
 fn sealed(payload: &[u8]) -> Vec<u8> {
     let len = (payload.len() as u64).to_le_bytes();
-    let mut file = [b"tarpon\x1a\n", &2u32.to_le_bytes()[..], &len, payload].concat();
+    let mut file = [b"tarpon\x1a\n", &3u32.to_le_bytes()[..], &len, payload].concat();
     let digest = Sha256::digest(&file);
     file.extend_from_slice(&digest);
     file
@@ -127,6 +127,7 @@ fn written(fields: &Fields) -> Vec<u8> {
         out.extend_from_slice(&job.key);
         number(&mut out, job.spool_offset);
         number(&mut out, job.spool_bytes);
+        number(&mut out, job.checksum);
         out.extend_from_slice(&job.mtime_s.to_le_bytes());
         number(&mut out, job.sizes.len() as u64);
         job.sizes
@@ -248,6 +249,7 @@ fn fields(input: &mut Input<'_>) -> Fields {
         } else {
             input.u16().into()
         },
+        checksum: input.u64(),
         mtime_s: input.u64() as i64,
         sizes: (0..input.u8() % 8).map(|_| input.u32()).collect(),
     });

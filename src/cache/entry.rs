@@ -94,6 +94,8 @@ pub struct JobRecord {
     pub spool_offset: u64,
     /// Length of its frames.
     pub spool_bytes: u64,
+    /// XXH64 of its frames, with seed 0.
+    pub checksum: u64,
     /// The mtime its tar headers carry, in seconds since the epoch.
     pub mtime_s: i64,
     /// Sizes of its files as `.git/index` holds them: the low 32 bits, in order.

@@ -347,6 +347,7 @@ fn reuse(base: &Archive) -> Option<Reuse> {
             key: job.key,
             spool_offset: job.spool_offset,
             spool_bytes: job.spool_bytes,
+            checksum: job.checksum,
             mtime_s: job.mtime_s,
             sizes: job.sizes,
         };
@@ -437,6 +438,7 @@ fn publish(
         key: record.key,
         spool_offset: record.spool_offset,
         spool_bytes: record.spool_bytes,
+        checksum: record.checksum,
         mtime_s: record.mtime_s,
         sizes: record.sizes,
     });

@@ -4,14 +4,17 @@
 //! frontier. Bytes that were just made are still in memory (the window) and go from there to
 //! the sockets; older ones are in the spool file. The spool writer paces the producer; a reader
 //! never does, unless the spool has failed: then the archive is *live-only*, its bytes past the
-//! failure exist nowhere but in the window, and the producer waits for the slowest reader.
+//! failure exist nowhere but in the window, and the producer waits for the slowest reader, but not
+//! for long: one that takes less than a piece in [`LIVE_ONLY_WAIT_MS`] fails, so that it holds up
+//! neither the others nor other builds.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
+use std::time::{Duration, Instant};
 
 use crate::extent::{Layout, Next, Piece, Segment};
-use crate::limits::{SPOOL_LAG_BYTES, WINDOW_BYTES};
+use crate::limits::{LIVE_ONLY_WAIT_MS, SPOOL_LAG_BYTES, WINDOW_BYTES};
 
 /// How the archive ends. A reader is never left to guess.
 #[derive(Debug, Clone)]
@@ -27,6 +30,8 @@ pub enum Status {
 struct Reader {
     at: u64,
     waker: Option<Waker>,
+    /// Too slow for a live-only archive: it gets no more.
+    left_behind: bool,
 }
 
 /// Invariants:
@@ -49,6 +54,8 @@ pub struct Fanout {
     shared: Mutex<Shared>,
     /// Signalled when the producer may have room again.
     room: Condvar,
+    /// How long the producer of a live-only archive waits for the slowest reader.
+    live_only_wait: Duration,
 }
 
 impl std::fmt::Debug for Fanout {
@@ -105,6 +112,7 @@ impl Fanout {
                 readers: Vec::new(),
             }),
             room: Condvar::new(),
+            live_only_wait: Duration::from_millis(LIVE_ONLY_WAIT_MS),
         }
     }
 
@@ -121,15 +129,27 @@ impl Fanout {
     /// failed and nothing is to be written any more.
     pub fn push_piece(&self, piece: Piece) -> Result<Option<u64>, Abandoned> {
         let mut shared = self.lock();
+        let mut since = None;
         loop {
             shared.trim();
             if shared.has_room()? {
                 break;
             }
-            shared = self
-                .room
-                .wait(shared)
-                .unwrap_or_else(PoisonError::into_inner);
+            shared = match shared.spool_error {
+                None => self.wait_for_room(shared, None),
+                Some(_) => {
+                    let began = *since.get_or_insert_with(Instant::now);
+                    let left = self.live_only_wait.saturating_sub(began.elapsed());
+                    if left.is_zero() {
+                        since = None;
+                        shared.leave_slowest_behind();
+                        wake(shared);
+                        shared = self.lock();
+                        continue;
+                    }
+                    self.wait_for_room(shared, Some(left))
+                }
+            };
         }
         let offset = shared.layout.spool_bytes();
         let len = piece.len() as u64;
@@ -139,6 +159,21 @@ impl Fanout {
         let spools = shared.spool_error.is_none();
         wake(shared);
         Ok(spools.then_some(offset))
+    }
+
+    fn wait_for_room<'s>(
+        &self,
+        shared: MutexGuard<'s, Shared>,
+        limit: Option<Duration>,
+    ) -> MutexGuard<'s, Shared> {
+        match limit {
+            None => self.room.wait(shared),
+            Some(limit) => match self.room.wait_timeout(shared, limit) {
+                Ok((shared, _)) => Ok(shared),
+                Err(poisoned) => Ok(poisoned.into_inner().0),
+            },
+        }
+        .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Appends a run of a linked file, whose pages are in memory and whose frames have these
@@ -258,7 +293,11 @@ impl Fanout {
         if matches!(shared.status, Status::Failed(_)) || !shared.reachable_from(at) {
             return None;
         }
-        let reader = Some(Reader { at, waker: None });
+        let reader = Some(Reader {
+            at,
+            waker: None,
+            left_behind: false,
+        });
         let slot = match shared.readers.iter().position(Option::is_none) {
             Some(slot) => {
                 shared.readers[slot] = reader;
@@ -331,9 +370,22 @@ impl Shared {
         }
     }
 
+    /// The readers that still get what is made.
+    fn following(&self) -> impl Iterator<Item = &Reader> {
+        self.readers.iter().flatten().filter(|r| !r.left_behind)
+    }
+
+    /// In live-only mode: what the slowest reader has not taken is not kept for it any longer.
+    fn leave_slowest_behind(&mut self) {
+        let slowest = self.following().map(|r| r.at).min();
+        for reader in self.readers.iter_mut().flatten() {
+            reader.left_behind |= Some(reader.at) == slowest;
+        }
+    }
+
     /// In live-only mode: the spool offset below which every reader has passed.
     fn slowest_spool_offset(&self) -> u64 {
-        let slowest = self.readers.iter().flatten().map(|r| r.at).min();
+        let slowest = self.following().map(|r| r.at).min();
         slowest.map_or(self.layout.spool_bytes(), |at| {
             self.layout.spool_offset_at(at)
         })
@@ -345,7 +397,7 @@ impl Shared {
             return Err(Abandoned { why: why.clone() });
         }
         match &self.spool_error {
-            Some(spool) if self.readers.iter().flatten().count() == 0 => Err(Abandoned {
+            Some(spool) if self.following().count() == 0 => Err(Abandoned {
                 why: format!("the spool failed ({spool}) and the last client has left").into(),
             }),
             _ => Ok(()),
@@ -448,9 +500,14 @@ impl ReaderHandle {
     /// called once something changes.
     pub fn next(&self, at: u64, max: u64, waker: &Waker) -> Next {
         let mut shared = self.fanout.lock();
-        let next = shared.next(at, max);
+        let mut next = shared.next(at, max);
         let live_only = shared.spool_error.is_some();
         if let Some(reader) = &mut shared.readers[self.slot] {
+            if reader.left_behind {
+                next = Next::Failed(Arc::from(
+                    "the client is too slow for an archive that cannot be kept",
+                ));
+            }
             reader.at = at;
             if matches!(next, Next::Wait) {
                 reader.waker = Some(waker.clone());
@@ -567,6 +624,30 @@ mod tests {
         assert!(fanout.join(1 << 20).is_some());
         assert!(matches!(next(&slow, 1 << 20), Next::Memory { .. }));
         assert!(matches!(next(&slow, 0), Next::Failed(_)));
+    }
+
+    #[test]
+    fn without_a_spool_nobody_waits_for_a_reader_that_takes_nothing() {
+        let mut fanout = Fanout::new();
+        fanout.live_only_wait = Duration::from_millis(20);
+        let fanout = Arc::new(fanout);
+        let (slow, fast) = (fanout.join(0).unwrap(), fanout.join(0).unwrap());
+        fanout.spool_failed("full");
+        // Many more than there is room for.
+        let pieces = (3 * (WINDOW_BYTES + SPOOL_LAG_BYTES)) >> 20;
+        for _ in 0..pieces {
+            fanout.push_piece(piece(1 << 20)).unwrap();
+            assert!(matches!(next(&fast, fanout.wire_bytes()), Next::Wait));
+        }
+        fanout.finish();
+        assert!(matches!(next(&fast, fanout.wire_bytes()), Next::End));
+        match next(&slow, 0) {
+            Next::Failed(why) => assert!(why.contains("too slow"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+        // Alone, it is all that the build is for.
+        drop(fast);
+        assert!(fanout.push_piece(piece(1)).is_err(), "nobody gets it");
     }
 
     #[test]

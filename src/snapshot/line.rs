@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gix::ObjectId;
+use xxhash_rust::xxh64::Xxh64;
 
 use super::big;
 use super::index::{Plan, Writer};
@@ -30,6 +31,8 @@ pub struct Record {
     pub spool_offset: u64,
     /// Their length.
     pub spool_bytes: u64,
+    /// XXH64 of them, with seed 0.
+    pub checksum: u64,
     /// The date of the files in them.
     pub mtime_s: i64,
     /// Size of each entry's file, modulo 2^32 as the index has it.
@@ -64,7 +67,7 @@ enum Place {
         pending: Pending<Result<Outcome, JobError>>,
     },
     /// A job whose frames an earlier snapshot has.
-    Known(Record),
+    Known { record: Record, batch: Batch },
 }
 
 /// The line: what was started and has not left yet, in order.
@@ -123,7 +126,7 @@ impl<'a> Line<'a> {
             let batch = std::mem::take(batch);
             let key = batch.key(self.output.level);
             self.places[index] = match self.known(&key, &batch) {
-                Some(record) => Place::Known(record),
+                Some(record) => Place::Known { record, batch },
                 None => self.start(key, batch),
             };
         }
@@ -181,17 +184,29 @@ impl<'a> Line<'a> {
                 }
                 Outcome::Heavy(batch) => self.heavy(key, batch),
             },
-            Place::Known(record) => self.take_over(record),
+            Place::Known { record, batch } => {
+                if !self.take_over(record)? {
+                    self.places.push_front(Place::Waiting(batch));
+                }
+                Ok(())
+            }
         }
     }
 
-    /// Copies the frames of a job from the earlier snapshot.
-    fn take_over(&mut self, mut record: Record) -> Result<(), BuildError> {
+    /// Copies the frames of a job from the earlier snapshot; `false` if they are not what they were,
+    /// and then no others are copied either.
+    fn take_over(&mut self, mut record: Record) -> Result<bool, BuildError> {
         let Some(reuse) = &self.reuse else {
-            return Ok(());
+            return Ok(false);
         };
+        // All of it before the first byte is handed on.
+        if let Err(e) = check_record(&reuse.spool, &record) {
+            tracing::warn!("frames of the previous snapshot are not used: {e}");
+            self.reuse = None;
+            return Ok(false);
+        }
         let from = record.spool_offset;
-        record.spool_offset = self.output.fanout.layout_spool_bytes();
+        record.spool_offset = self.output.begin_record();
         let mut at = 0;
         while at < record.spool_bytes {
             let len = (record.spool_bytes - at).min(FRAME_TAR_BYTES as u64);
@@ -206,7 +221,7 @@ impl<'a> Line<'a> {
             at += len;
         }
         self.records.push(record);
-        Ok(())
+        Ok(true)
     }
 
     /// The job of the earlier snapshot that has the same key, if there is one.
@@ -216,12 +231,14 @@ impl<'a> Line<'a> {
     }
 
     fn done(&mut self, key: [u8; 32], frames: Vec<u8>, sizes: Vec<u32>) -> Result<(), BuildError> {
-        let spool_bytes = frames.len() as u64;
-        let spool_offset = self.output.piece(frames)?;
+        let spool_offset = self.output.begin_record();
+        self.output.piece(frames)?;
+        let (spool_bytes, checksum) = self.output.end_record(spool_offset);
         self.records.push(Record {
             key,
             spool_offset,
             spool_bytes,
+            checksum,
             mtime_s: self.source.mtime_s,
             sizes,
         });
@@ -247,17 +264,21 @@ impl<'a> Line<'a> {
     /// A file of its own, streamed by this thread.
     fn big_file(&mut self, batch: &Batch) -> Result<(), BuildError> {
         let key = batch.key(self.output.level);
-        if let Some(record) = self.known(&key, batch) {
-            return self.take_over(record);
+        if let Some(record) = self.known(&key, batch)
+            && self.take_over(record)?
+        {
+            return Ok(());
         }
-        let before = self.output.fanout.layout_spool_bytes();
+        let spool_offset = self.output.begin_record();
         let mut local = self.source.take_local()?;
         let size = big::stream(self, &mut local, batch)?;
         self.source.keep_local(local);
+        let (spool_bytes, checksum) = self.output.end_record(spool_offset);
         self.records.push(Record {
             key,
-            spool_offset: before,
-            spool_bytes: self.output.fanout.layout_spool_bytes() - before,
+            spool_offset,
+            spool_bytes,
+            checksum,
             mtime_s: self.source.mtime_s,
             sizes: vec![size as u32],
         });
@@ -416,6 +437,27 @@ impl<'a> Line<'a> {
         self.output.frames(out)?;
         out.clear();
         Ok(())
+    }
+}
+
+/// Reads the frames of a record and compares them with its checksum.
+fn check_record(spool: &File, record: &Record) -> std::io::Result<()> {
+    let mut checksum = Xxh64::new(0);
+    let mut buffer = vec![0; record.spool_bytes.min(FRAME_TAR_BYTES as u64) as usize];
+    let mut at = 0;
+    while at < record.spool_bytes {
+        let len = (record.spool_bytes - at).min(buffer.len() as u64);
+        let part = &mut buffer[..len as usize];
+        spool.read_exact_at(part, record.spool_offset + at)?;
+        checksum.update(part);
+        at += len;
+    }
+    match checksum.digest() == record.checksum {
+        true => Ok(()),
+        false => Err(std::io::Error::other(format!(
+            "{} bytes at {} of its spool file are damaged",
+            record.spool_bytes, record.spool_offset
+        ))),
     }
 }
 

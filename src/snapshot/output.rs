@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use gix::ObjectId;
+use xxhash_rust::xxh64::Xxh64;
 
 use super::fanout::{Abandoned, Fanout};
 use super::job::JobError;
@@ -57,6 +58,8 @@ pub(super) struct Output<'a> {
     pub(super) fanout: &'a Fanout,
     spool: &'a dyn Spool,
     compressor: Compressor,
+    /// Of all pieces since [`Output::begin_record`].
+    checksum: Xxh64,
     pub(super) level: i32,
     pub(super) faults: Faults,
 }
@@ -72,22 +75,35 @@ impl<'a> Output<'a> {
             fanout,
             spool,
             compressor: Compressor::new().ok_or(JobError::NoMemory)?,
+            checksum: Xxh64::new(0),
             level,
             faults,
         })
     }
 
-    /// Hands on frames that are ready; returns their offset in the spool file.
-    pub(super) fn piece(&self, frames: Vec<u8>) -> Result<u64, BuildError> {
+    /// Begins the frames of a record; gives their offset in the spool file.
+    pub(super) fn begin_record(&mut self) -> u64 {
+        self.checksum.reset(0);
+        self.fanout.layout_spool_bytes()
+    }
+
+    /// What a record says of the frames since [`Output::begin_record`]: their length and checksum.
+    pub(super) fn end_record(&self, spool_offset: u64) -> (u64, u64) {
+        let end = self.fanout.layout_spool_bytes();
+        (end - spool_offset, self.checksum.digest())
+    }
+
+    /// Hands on frames that are ready.
+    pub(super) fn piece(&mut self, frames: Vec<u8>) -> Result<(), BuildError> {
         if self.faults.build_fails_at(self.fanout.wire_bytes()) {
             return Err(BuildError::Injected(self.fanout.wire_bytes()));
         }
+        self.checksum.update(&frames);
         let piece: Piece = Arc::new(frames);
-        let before = self.fanout.layout_spool_bytes();
         if let Some(offset) = self.fanout.push_piece(piece.clone())? {
             self.spool.write(offset, piece);
         }
-        Ok(before)
+        Ok(())
     }
 
     /// Compresses `tar` here and now and hands it on.

@@ -339,6 +339,37 @@ fn a_later_snapshot_takes_over_what_did_not_change() {
     assert_eq!(scratch.check(), files_but_index(&scratch, files));
 }
 
+/// A disk that has changed bytes, or cannot read them: the frames are made anew, and the new
+/// snapshot's own spool is sound again.
+#[test]
+fn frames_that_are_damaged_are_not_reused() {
+    let repository = Repository::new();
+    for number in 0..600 {
+        repository.write(&format!("f{number}"), format!("{number}\n").repeat(40));
+    }
+    repository.write("big", noise((8 << 20) + 100, 5));
+    repository.commit_packed();
+    let first = build(&repository, 2, None);
+    let expected = first.check();
+    assert!(first.records.len() > 3);
+    let big = first.records.iter().max_by_key(|r| r.spool_bytes).unwrap();
+    let middle = &first.records[first.records.len() / 2];
+    for at in [middle.spool_offset, big.spool_offset + big.spool_bytes - 1] {
+        let damaged = first.reuse();
+        damaged
+            .spool
+            .write_all_at(&[!first.spool[at as usize]], at)
+            .unwrap();
+        let cut = first.reuse();
+        cut.spool.set_len(at).unwrap();
+        for reuse in [damaged, cut] {
+            let again = build(&repository, 2, Some(reuse));
+            assert!(again.check() == expected, "other files with {at}");
+            assert!(again.archive == first.archive, "other bytes with {at}");
+        }
+    }
+}
+
 /// The files with the index of `of`: it holds dates, which reused files keep.
 fn files_but_index(of: &Built, mut files: BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Vec<u8>> {
     let index = of.check().remove(".git/index").unwrap();

@@ -132,6 +132,11 @@ const WAITING: [Named; 22] = [
     ),
     (
         "src/snapshot/fanout.rs",
+        "Fanout::wait_for_room",
+        "for builders",
+    ),
+    (
+        "src/snapshot/fanout.rs",
         "Fanout::wait_spooled",
         "for builders",
     ),

@@ -24,7 +24,7 @@ use crate::limits::META_BYTES_MAX;
 
 const MAGIC: [u8; 8] = *b"tarpon\x1a\n";
 /// The format version that is written, and the only one that is read.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 const DIGEST_BYTES: usize = 32;
 const EXTENT_SPOOL: u8 = 0;
 const EXTENT_RAW_RUN: u8 = 1;
@@ -255,6 +255,7 @@ wire_struct!(JobRecord {
     key: [u8; 32],
     spool_offset: u64,
     spool_bytes: u64,
+    checksum: u64,
     mtime_s: i64,
     sizes: Vec<u32>,
 });

@@ -17,6 +17,7 @@ fn fields() -> Fields {
         key: [7; 32],
         spool_offset,
         spool_bytes,
+        checksum: u64::MAX,
         mtime_s: -1,
         sizes: vec![1, u32::MAX],
     };
@@ -60,7 +61,7 @@ fn the_written_form_does_not_drift() {
     small.repository = "h/p".into();
     let file = Meta::new(small).unwrap().encode();
     let mut expected = Vec::new();
-    expected.extend_from_slice(b"tarpon\x1a\n\x02\0\0\0");
+    expected.extend_from_slice(b"tarpon\x1a\n\x03\0\0\0");
     expected.extend_from_slice(&139u64.to_le_bytes());
     expected.extend_from_slice("a5".repeat(16).as_bytes());
     expected.extend_from_slice(b"\x03\0\0\0\0\0\0\0h/p");
@@ -240,12 +241,18 @@ fn layout_and_files() -> impl Strategy<Value = (Layout, Vec<LinkedFile>)> {
 
 fn job() -> impl Strategy<Value = (JobRecord, u64, u64)> {
     let sizes = prop::collection::vec(any::<u32>(), 0..5);
-    let parts = (any::<[u8; 32]>(), any::<i64>(), sizes, any::<(u64, u64)>());
-    parts.prop_map(|(key, mtime_s, sizes, (offset, len))| {
+    let parts = (
+        any::<([u8; 32], u64)>(),
+        any::<i64>(),
+        sizes,
+        any::<(u64, u64)>(),
+    );
+    parts.prop_map(|((key, checksum), mtime_s, sizes, (offset, len))| {
         let record = JobRecord {
             key,
             spool_offset: 0,
             spool_bytes: 0,
+            checksum,
             mtime_s,
             sizes,
         };
