@@ -61,6 +61,8 @@ pub const DELTA_CHAIN_MAX: usize = 4095;
 pub const DELTA_UNCHECKED_BYTES: usize = 1 << 20;
 /// Bytes of delta bases that a thread keeps for each build.
 pub const DELTA_CACHE_BYTES: u64 = 16 << 20;
+/// Largest buffer that an encoder keeps for its next job: there is one set for each processor.
+pub const ENCODER_KEPT_BYTES: usize = 4 << 20;
 /// Bytes of a linked file that one job brings into memory and sums.
 pub const RAW_JOB_BYTES: u64 = 16 << 20;
 

@@ -110,6 +110,18 @@ pub fn run(config: Config, faults: Faults) -> Result<(), ServerError> {
     result
 }
 
+/// Whether another directory would help against this error: not against a disk that is full.
+fn is_elsewhere_better(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    [
+        NotADirectory,
+        NotFound,
+        PermissionDenied,
+        ReadOnlyFilesystem,
+    ]
+    .contains(&error.kind())
+}
+
 /// Opens the state directory, finds what is in it and starts the helper threads.
 fn prepare(
     config: Config,
@@ -117,7 +129,7 @@ fn prepare(
     connections_max: usize,
 ) -> Result<(Arc<Shared>, mpsc::UnboundedReceiver<background::Command>), ServerError> {
     let state = StateDir::open(&config.state).map_err(|e| match e {
-        StoreError::Io { .. } => ServerError::State(e),
+        StoreError::Io { ref source, .. } if is_elsewhere_better(source) => ServerError::State(e),
         e => ServerError::Store(e),
     })?;
     let ring = Ring::start(config.encoders.get(), EncoderState::default)

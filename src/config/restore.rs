@@ -52,7 +52,9 @@ pub struct RestoreArgs {
         long,
         value_name = "N",
         env = "TARPON_CONNECTIONS",
-        hide_env_values = true
+        hide_env_values = true,
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new()
+            .range(1..=crate::limits::CONNECTIONS_MAX as u64)
     )]
     pub connections: Option<usize>,
 

@@ -38,8 +38,7 @@ use crate::config::RestoreArgs;
 use crate::io::say::say;
 use crate::io::signal::StopSignals;
 use crate::limits::{
-    CONNECTIONS_DEFAULT, CONNECTIONS_MAX, RESTARTS_MAX, RESTORE_GIT_STALL_DEFAULT_MS,
-    RESTORE_STALL_DEFAULT_MS,
+    CONNECTIONS_DEFAULT, RESTARTS_MAX, RESTORE_GIT_STALL_DEFAULT_MS, RESTORE_STALL_DEFAULT_MS,
 };
 use download::Link;
 use git::{Bundled, Wanted};
@@ -141,10 +140,7 @@ fn restore(args: &RestoreArgs, stop: &Stop, progress: &Progress) -> Result<Summa
         server: &server,
         stop,
         progress,
-        connections: args
-            .connections
-            .unwrap_or(CONNECTIONS_DEFAULT)
-            .clamp(1, CONNECTIONS_MAX),
+        connections: args.connections.unwrap_or(CONNECTIONS_DEFAULT),
         stall: args.stall_timeout_s.map_or(
             Duration::from_millis(RESTORE_STALL_DEFAULT_MS),
             Duration::from_secs_f64,

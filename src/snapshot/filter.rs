@@ -74,6 +74,48 @@ impl AttributeFiles {
     }
 }
 
+/// Attribute files as git reads those of a repository (`read_attr_from_buf` and `parse_attr_line` of
+/// its `attr.c`), which gix does not: up to a NUL, lines of 2,048 bytes and more left out, and a
+/// byte order mark taken for a part of the first pattern.
+struct AttributeBlobs<'a>(&'a dyn Find);
+
+impl Find for AttributeBlobs<'_> {
+    fn try_find<'b>(
+        &self,
+        id: &oid,
+        buffer: &'b mut Vec<u8>,
+    ) -> gix::error::Result<Option<gix::objs::Data<'b>>> {
+        let mut stored = Vec::new();
+        let Some(found) = self.0.try_find(id, &mut stored)? else {
+            return Ok(None);
+        };
+        buffer.clear();
+        push_as_read(found.data, buffer);
+        Ok(Some(gix::objs::Data {
+            kind: found.kind,
+            object_hash: found.object_hash,
+            data: buffer,
+        }))
+    }
+}
+
+fn push_as_read(stored: &[u8], out: &mut Vec<u8>) {
+    const LINE_BYTES: usize = 2048;
+    const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+    let end = stored.find_byte(0).unwrap_or(stored.len());
+    let stored = &stored[..end];
+    if stored.starts_with(BYTE_ORDER_MARK) {
+        // Only at the beginning of a file it would be skipped.
+        out.push(b'\n');
+    }
+    for line in stored.split_inclusive(|b| *b == b'\n') {
+        match line.strip_suffix(b"\n").unwrap_or(line).len() {
+            0..LINE_BYTES => out.extend_from_slice(line),
+            _ => out.push(b'\n'),
+        }
+    }
+}
+
 /// Converts files; one for each thread.
 pub struct Filter {
     stack: Stack,
@@ -157,7 +199,7 @@ impl Filter {
 
     /// Reads the attributes of `path` (git's `git_path_check_crlf` and `convert_attrs`).
     fn wanted(&mut self, path: &BStr, objects: &dyn Find) -> Result<Wanted, FilterError> {
-        let platform = self.stack.at_entry(path, None, objects);
+        let platform = self.stack.at_entry(path, None, &AttributeBlobs(objects));
         let platform = platform.map_err(|source| FilterError::Attributes {
             path: path.to_owned(),
             source,

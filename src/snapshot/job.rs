@@ -19,12 +19,12 @@ use super::tar;
 use super::walk::{Entry, Step, WalkError, walk};
 use super::zstd::frame::{Compressor, FrameError};
 use crate::limits::{
-    BIG_FILE_BYTES, DECODE_LIMIT_BYTES, DELTA_CACHE_BYTES, FRAME_TAR_BYTES, JOB_ENTRIES_MAX,
-    JOB_TAR_BYTES, PATH_BYTES_MAX,
+    BIG_FILE_BYTES, DECODE_LIMIT_BYTES, DELTA_CACHE_BYTES, ENCODER_KEPT_BYTES, FRAME_TAR_BYTES,
+    JOB_ENTRIES_MAX, JOB_TAR_BYTES, PATH_BYTES_MAX,
 };
 
 /// Version of everything that decides the bytes of a job besides its key's other parts.
-const JOB_FORMAT: u8 = 1;
+const JOB_FORMAT: u8 = 2;
 
 /// Settings of the view's repository, which can be the mirror itself: an object is what its id
 /// says, whatever `refs/replace` holds.
@@ -201,6 +201,17 @@ pub struct EncoderState {
     compressor: Option<Compressor>,
     tar: Vec<u8>,
     blob: Vec<u8>,
+}
+
+impl EncoderState {
+    /// Keeps buffers for the next job, unless a large file has made them large.
+    fn keep(&mut self, tar: Vec<u8>, blob: Vec<u8>) {
+        for (kept, buffer) in [(&mut self.tar, tar), (&mut self.blob, blob)] {
+            if buffer.capacity() <= ENCODER_KEPT_BYTES {
+                *kept = buffer;
+            }
+        }
+    }
 }
 
 /// A thread's own handles for one build.
@@ -482,10 +493,7 @@ fn encode_entries(
         state.push_frame(source.level, &tar, &mut frames)?;
     }
     frames.shrink_to_fit();
-    state.tar = tar;
-    if blob.capacity() as u64 <= 2 * BIG_FILE_BYTES {
-        state.blob = blob;
-    }
+    state.keep(tar, blob);
     Ok(Outcome::Done { frames, sizes })
 }
 

@@ -9,6 +9,8 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
+use gix::bstr::ByteSlice;
+
 use super::budget::Budget;
 use super::fanout::Fanout;
 use super::job::EncoderState;
@@ -337,6 +339,51 @@ fn a_later_snapshot_takes_over_what_did_not_change() {
     assert_eq!(files["d4/over"], noise((8 << 20) + 1, 52));
     let scratch = build(&repository, 2, None);
     assert_eq!(scratch.check(), files_but_index(&scratch, files));
+}
+
+/// What git's parser makes of odd attribute files, as a clone shows it.
+#[test]
+fn odd_attribute_files_are_read_as_git_reads_them() {
+    let many = |count| (0..count).map(|n| format!("-a{n:04} ")).collect::<String>();
+    for (what, attributes) in [
+        (
+            "byte order mark",
+            "\u{feff}*.txt eol=crlf\n*.md eol=crlf\n".to_owned(),
+        ),
+        (
+            "NUL",
+            "*.txt eol=crlf\n*.x eol=lf\0\n*.md eol=crlf\n".to_owned(),
+        ),
+        (
+            "long line",
+            format!("*.txt {}eol=crlf\n*.md eol=crlf\n", many(300)),
+        ),
+        ("2,047 bytes", format!("*.txt {}   eol=crlf\n", many(290))),
+        ("2,048 bytes", format!("*.txt {}    eol=crlf", many(290))),
+        ("CRLF", "*.txt eol=crlf\r\n*.md eol=crlf\r\n".to_owned()),
+    ] {
+        let repository = Repository::new();
+        repository.git(&["config", "core.autocrlf", "false"]);
+        repository.write("a.txt", "1\n2\n");
+        repository.write("b.md", "1\n2\n");
+        // Last, so that what is committed of the others does not depend on it.
+        repository.commit();
+        repository.write(".gitattributes", &attributes);
+        repository.git(&["add", ".gitattributes"]);
+        repository.git(&["commit", "-qm", "attributes"]);
+        let place = tempfile::tempdir().unwrap();
+        let clone = place.path().join("clone");
+        repository.git(&["clone", "-q", ".", clone.to_str().unwrap()]);
+        let files = files_of(&build(&repository, 1, None));
+        for file in ["a.txt", "b.md"] {
+            let cloned = fs::read(clone.join(file)).unwrap();
+            assert_eq!(files[file].as_bstr(), cloned.as_bstr(), "{what}: {file}");
+        }
+        let lines = attributes.lines().map(str::len).max();
+        if let Some(bytes) = what.strip_suffix(" bytes") {
+            assert_eq!(lines, bytes.replace(',', "").parse().ok(), "{what}");
+        }
+    }
 }
 
 /// A disk that has changed bytes, or cannot read them: the frames are made anew, and the new

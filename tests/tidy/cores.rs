@@ -52,7 +52,7 @@ const SEEMING: [Named; 6] = [
 ];
 
 /// Functions that wait, or call such ones, and where they run instead of on a core.
-const WAITING: [Named; 22] = [
+const WAITING: [Named; 23] = [
     ("src/io/residency.rs", "read_in", "for prefetch threads"),
     (
         "src/log.rs",

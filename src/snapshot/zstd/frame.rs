@@ -3,6 +3,8 @@
 
 use zstd_safe::{CCtx, CParameter};
 
+use crate::limits::ENCODER_KEPT_BYTES;
+
 /// A frame could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("zstd could not {step}: {detail}")]
@@ -58,6 +60,9 @@ impl Compressor {
             .compress2(&mut self.frame, data)
             .map_err(failed("compress a frame"))?;
         out.extend_from_slice(&self.frame);
+        if self.frame.capacity() > ENCODER_KEPT_BYTES {
+            self.frame = Vec::new();
+        }
         Ok(())
     }
 }
