@@ -1,10 +1,16 @@
 //! The log: one subscriber for the process, and one line per request that no core writes itself.
 //!
 //! A core pushes a [`RequestRecord`] into a bounded queue ([`RequestLog::push`]); a thread of its
-//! own ([`RequestLogThread`]) turns records into `tracing` events. A log that nobody reads (a full
-//! pipe on standard error) so costs records, which are counted, and never a core's time.
+//! own ([`RequestLogThread`]) turns records into `tracing` events. Lines, of this and every other
+//! thread, go through a queue to one that writes them ([`lines`]). A log that nobody reads (a full
+//! pipe on standard error) so costs records, which are counted, and never another thread's time.
+
+mod lines;
+
+pub use lines::WrittenOnDrop;
+
 use crate::config::{LOG_VARIABLE, LogFormat};
-use crate::limits::{LOG_FINISH_MAX_MS, LOG_QUEUE_RECORDS};
+use crate::limits::{LOG_FINISH_MAX_MS, LOG_QUEUE_LINES, LOG_QUEUE_RECORDS};
 use crate::metrics::{Event, Meter, Outcome};
 use crossbeam::queue::ArrayQueue;
 use std::convert::Infallible;
@@ -51,18 +57,24 @@ pub enum LogError {
 }
 
 /// Starts the process's log on standard error. `env` looks up one environment variable:
-/// `TARPON_LOG` or else `RUST_LOG` filter (default `info`), `NO_COLOR` turns colours off.
+/// `TARPON_LOG` or else `RUST_LOG` filter (default `info`), `NO_COLOR` turns colours off. Keep what
+/// is returned until the end.
 ///
 /// # Errors
-/// [`LogError::Filter`] or [`LogError::Twice`].
-pub fn init(format: LogFormat, env: impl Fn(&str) -> Option<OsString>) -> Result<(), LogError> {
+/// [`LogError::Filter`], [`LogError::Twice`] or [`LogError::Thread`].
+pub fn init(
+    format: LogFormat,
+    env: impl Fn(&str) -> Option<OsString>,
+) -> Result<WrittenOnDrop, LogError> {
     let style = Style::choose(
         format,
         io::stderr().is_terminal(),
         env("NO_COLOR").is_some(),
     );
-    let dispatch = dispatch(style, filter(env)?, io::stderr);
-    Ok(dispatcher::set_global_default(dispatch)?)
+    let filter = filter(env)?;
+    let (lines, written) = lines::start(io::stderr(), LOG_QUEUE_LINES).map_err(LogError::Thread)?;
+    dispatcher::set_global_default(dispatch(style, filter, lines))?;
+    Ok(written)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,6 +246,8 @@ impl RequestLogThread {
             .name("log".into())
             .spawn(move || {
                 let _hangs_up = hangs_up;
+                // Records wait in their own queue, and are counted when that is full.
+                lines::wait_for_room();
                 dispatcher::with_default(&dispatch, || drain(&theirs));
             })
             .map_err(LogError::Thread)?;

@@ -48,9 +48,10 @@ fn serve(config: Config) -> ExitCode {
         Ok(faults) => faults,
         Err(error) => return wrong_setting(&error),
     };
-    if let Err(error) = tarpon::log::init(config.log_format, env) {
-        return wrong_setting(&error);
-    }
+    let _log = match tarpon::log::init(config.log_format, env) {
+        Ok(log) => log,
+        Err(error) => return wrong_setting(&error),
+    };
     let names: Vec<String> = std::env::vars_os()
         .filter_map(|(name, _)| name.into_string().ok())
         .collect();

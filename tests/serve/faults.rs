@@ -244,6 +244,36 @@ fn the_log_cannot_be_written() {
     assert_eq!(server.wait_exit(Duration::from_secs(30)).code(), Some(0));
 }
 
+/// Whoever should read the log has stopped, and the pipe to it is full.
+#[test]
+fn nobody_reads_the_log() {
+    let lab = super::small_lab();
+    let fifo = lab.scratch("log");
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    let made = rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0);
+    made.unwrap_or_else(|e| panic!("mkfifo: {e}"));
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK;
+    let reader = rustix::fs::open(&fifo, flags, rustix::fs::Mode::empty());
+    let reader = reader.unwrap_or_else(|e| panic!("open: {e}"));
+    let mut settings = lab.settings();
+    let script = format!("exec \"$@\" 2>'{}'", fifo.display());
+    settings.launcher = ["sh", "-c", &script, "sh"].map(str::to_owned).to_vec();
+    settings.environment = vec![("TARPON_LOG".into(), "info".into())];
+    let mut server = settings.start();
+    // More lines than a pipe holds.
+    for _ in 0..1000 {
+        server.get("/git/nowhere/x/snapshot.tar.zst").expect(403);
+    }
+    let waiting = rustix::io::ioctl_fionread(&reader).unwrap_or_default();
+    assert!(waiting > 60_000, "{waiting} bytes: the pipe is not full");
+    // A clone and a build, which both log on their way.
+    let body = server.get(&lab::target("small")).expect(200).body;
+    expect_clone(&lab, "small", &body);
+    assert!(hit(&server, "small").body == body);
+    server.terminate();
+    assert_eq!(server.wait_exit(Duration::from_secs(30)).code(), Some(0));
+}
+
 /// Not even the directory of an entry can be made: snapshots come from the mirror itself, which
 /// stays locked meanwhile. Once that is repaired they are kept again.
 #[test]
