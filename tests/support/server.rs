@@ -90,6 +90,11 @@ impl Settings {
         if let Some(driver) = chosen.filter(|driver| driver != "seccomp") {
             command.args(["--io-driver", &driver]);
         }
+        let floor = "--cache-free-floor";
+        if !self.arguments.iter().any(|given| given == floor) {
+            // How full this machine's disk is must not decide what a test sees.
+            command.args([floor, "0"]);
+        }
         command.args(&self.arguments);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("TARPON_") {
