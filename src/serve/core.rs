@@ -249,21 +249,11 @@ impl Core {
                 "{} is not one of this server's upstreams; start it with --upstream {}",
                 repo.host, repo.host
             );
-            return Answer {
-                payload: self.text(head, 403, &message, out),
-                keep_alive: head.keep_alive,
-                note: self.note(head, Outcome::Refused, 403),
-            };
+            return self.refuse_repository(head, repo, 403, &message, out);
         };
         let Some(repo) = known else {
             // Only snapshots take HEAD.
-            let note = self.note(head, Outcome::Refused, 404);
-            let repository = Arc::from(format!("{}/{}", repo.host, repo.path));
-            return Answer {
-                payload: self.text(head, 404, NOTHING_CACHED, out),
-                keep_alive: head.keep_alive,
-                note: Note { repository, ..note },
-            };
+            return self.refuse_repository(head, repo, 404, NOTHING_CACHED, out);
         };
         let asked = Asked { head, repo };
         match route {
@@ -272,6 +262,24 @@ impl Core {
             Route::InfoRefs(_) => self.info_refs(&asked, out).await,
             Route::UploadPack(_) => self.upload_pack(&asked, body, out).await,
             _ => self.snapshot(&asked, out).await,
+        }
+    }
+
+    /// An answer of one line about a repository that nothing is known of; the log names it.
+    fn refuse_repository(
+        &self,
+        head: &RequestHead<'_>,
+        repo: RepoRef<'_>,
+        status: u16,
+        message: &str,
+        out: &mut Vec<u8>,
+    ) -> Answer<Note> {
+        let note = self.note(head, Outcome::Refused, status);
+        let repository = Arc::from(format!("{}/{}", repo.host, repo.path));
+        Answer {
+            payload: self.text(head, status, message, out),
+            keep_alive: head.keep_alive,
+            note: Note { repository, ..note },
         }
     }
 

@@ -534,6 +534,13 @@ fn requests_are_logged() {
     let lab = small_lab();
     let server = lab.settings().with(&["--log-format", "json"]).start();
     hit(&server, "small");
+    // Whoever looks for a wrong URL finds it.
+    server
+        .get("/git/elsewhere/a/b/snapshot.tar.zst")
+        .expect(403);
+    wait::until_true("a refusal is logged by name", || {
+        server.log().contains("elsewhere/a/b")
+    });
     let parsed = |line: &str| serde_json::from_str::<serde_json::Value>(line);
     for outcome in ["build", "hit"] {
         wait::until_true(&format!("a request is logged as {outcome}"), || {
