@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 
 use monoio::io::Canceller;
 use monoio::net::TcpListener as CoreListener;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{mpsc, watch};
 
 use crate::cache::files::StoreError;
@@ -29,7 +28,7 @@ use crate::http::conn::{self, Patience, Service};
 use crate::http::pulse::Pulse;
 use crate::http::socket::CoreSockets;
 use crate::io::signal::StopSignals;
-use crate::io::{heap, sched};
+use crate::io::{heap, net, sched};
 use crate::limits::{
     CONNECTIONS_DESCRIPTORS_PERCENT, CORE_RING_ENTRIES, DESCRIPTORS_MIN, DESCRIPTORS_OF_CORE,
     DESCRIPTORS_OWN, LISTEN_BACKLOG,
@@ -349,22 +348,14 @@ const UNPACED: &str = "reno";
 /// Fails if somebody listens at `address`. The cores' own listeners share it, and so would those of
 /// another server of this user.
 fn check_free(address: SocketAddr) -> io::Result<()> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = net::tcp_socket(address)?;
     // For what a server that has ended leaves: connections that wait for their last packets.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = net::tcp_socket(address)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.bind(&address.into())?;

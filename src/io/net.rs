@@ -7,9 +7,17 @@
 #![allow(unsafe_code)] // Two calls without a safe wrapper; each states its contract.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::net::{RecvFlags, SendFlags};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// A TCP socket, not bound or connected yet, for the kind of address that `address` is.
+pub fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
+    let domain = Domain::for_address(address);
+    Socket::new(domain, Type::STREAM, Some(Protocol::TCP))
+}
 
 /// Prepares an accepted socket: closed in children, never blocking, small writes at once.
 pub fn prepare(socket: BorrowedFd<'_>) -> io::Result<()> {

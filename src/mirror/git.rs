@@ -241,8 +241,8 @@ impl Git {
     pub(super) async fn speaks_git(&self, url: &str) -> Result<bool, MirrorError> {
         let scheme = url.split(':').next().unwrap_or_default();
         if !["http", "https"]
-            .map(|s| scheme.eq_ignore_ascii_case(s))
-            .contains(&true)
+            .iter()
+            .any(|http| scheme.eq_ignore_ascii_case(http))
         {
             return Ok(true);
         }

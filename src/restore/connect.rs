@@ -5,9 +5,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 
 use super::stop::Stop;
+use crate::io::net;
 use crate::limits::INTERRUPT_POLL_MS;
 
 /// Connects to the first of `addresses` that answers. All of them together get `limit`: each an
@@ -31,11 +32,7 @@ pub fn connect(addresses: &[SocketAddr], limit: Duration, stop: &Stop) -> io::Re
 
 fn connect_one(address: SocketAddr, limit: Duration, stop: &Stop) -> io::Result<TcpStream> {
     let deadline = Instant::now() + limit;
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = net::tcp_socket(address)?;
     socket.set_nonblocking(true)?;
     match socket.connect(&address.into()) {
         Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {
@@ -75,6 +72,7 @@ fn wait(socket: &Socket, deadline: Instant, stop: &Stop) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use socket2::{Domain, Type};
 
     fn listener(backlog: i32) -> (Socket, SocketAddr) {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();

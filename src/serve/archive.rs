@@ -56,7 +56,8 @@ pub struct Archive {
 }
 
 /// Invariant: before [`Archive::placed`] the directory is empty and there are no files, and no
-/// byte of the archive is in a file either: the first ones are in the fan-out's window.
+/// byte of the archive is in a file either: the first ones are in the fan-out's window. It stays
+/// empty for an archive that is not kept and read from the mirror.
 #[derive(Debug, Default)]
 struct Place {
     dir: PathBuf,

@@ -233,6 +233,12 @@ impl<'a> Line<'a> {
     fn done(&mut self, key: [u8; 32], frames: Vec<u8>, sizes: Vec<u32>) -> Result<(), BuildError> {
         let spool_offset = self.output.begin_record();
         self.output.piece(frames)?;
+        self.end_record(key, spool_offset, sizes);
+        Ok(())
+    }
+
+    /// Keeps the record of frames that were made now, from `spool_offset` on.
+    fn end_record(&mut self, key: [u8; 32], spool_offset: u64, sizes: Vec<u32>) {
         let (spool_bytes, checksum) = self.output.end_record(spool_offset);
         self.records.push(Record {
             key,
@@ -242,7 +248,6 @@ impl<'a> Line<'a> {
             mtime_s: self.source.mtime_s,
             sizes,
         });
-        Ok(())
     }
 
     /// A batch that takes much memory: only while no other build decodes such a one. What is
@@ -273,15 +278,7 @@ impl<'a> Line<'a> {
         let mut local = self.source.take_local()?;
         let size = big::stream(self, &mut local, batch)?;
         self.source.keep_local(local);
-        let (spool_bytes, checksum) = self.output.end_record(spool_offset);
-        self.records.push(Record {
-            key,
-            spool_offset,
-            spool_bytes,
-            checksum,
-            mtime_s: self.source.mtime_s,
-            sizes: vec![size as u32],
-        });
+        self.end_record(key, spool_offset, vec![size as u32]);
         Ok(())
     }
 

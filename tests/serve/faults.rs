@@ -235,10 +235,13 @@ fn the_log_cannot_be_written() {
     let mut settings = lab.settings();
     let launcher = ["sh", "-c", "exec \"$@\" 2>/dev/full", "sh"];
     settings.launcher = launcher.map(str::to_owned).to_vec();
-    let mut server = settings.start();
-    // A clone and a build, which both log on their way.
+    expect_served_to_the_end(&lab, settings.start());
+}
+
+/// A clone and a build, which both log on their way, a hit, and the end.
+fn expect_served_to_the_end(lab: &Lab, mut server: Server) {
     let body = server.get(&lab::target("small")).expect(200).body;
-    expect_clone(&lab, "small", &body);
+    expect_clone(lab, "small", &body);
     assert!(hit(&server, "small").body == body);
     server.terminate();
     assert_eq!(server.wait_exit(Duration::from_secs(30)).code(), Some(0));
@@ -259,19 +262,14 @@ fn nobody_reads_the_log() {
     let script = format!("exec \"$@\" 2>'{}'", fifo.display());
     settings.launcher = ["sh", "-c", &script, "sh"].map(str::to_owned).to_vec();
     settings.environment = vec![("TARPON_LOG".into(), "info".into())];
-    let mut server = settings.start();
+    let server = settings.start();
     // More lines than a pipe holds.
     for _ in 0..1000 {
         server.get("/git/nowhere/x/snapshot.tar.zst").expect(403);
     }
     let waiting = rustix::io::ioctl_fionread(&reader).unwrap_or_default();
     assert!(waiting > 60_000, "{waiting} bytes: the pipe is not full");
-    // A clone and a build, which both log on their way.
-    let body = server.get(&lab::target("small")).expect(200).body;
-    expect_clone(&lab, "small", &body);
-    assert!(hit(&server, "small").body == body);
-    server.terminate();
-    assert_eq!(server.wait_exit(Duration::from_secs(30)).code(), Some(0));
+    expect_served_to_the_end(&lab, server);
 }
 
 /// Not even the directory of an entry can be made: snapshots come from the mirror itself, which
