@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use tarpon::config::{self, Command, Config};
 use tarpon::faults::Faults;
 use tarpon::io::say::say;
+use tarpon::io::signal::StopSignals;
 
 fn main() -> ExitCode {
     if let Some(why) = tarpon::io::child::start_if_asked(std::env::args_os()) {
@@ -43,6 +44,14 @@ fn usage_code(code: u8) -> u8 {
 }
 
 fn serve(config: Config) -> ExitCode {
+    // Before the first thread: a signal reaches whichever thread does not block it.
+    let signals = match StopSignals::block() {
+        Ok(signals) => signals,
+        Err(error) => {
+            say(format_args!("tarpon: cannot block signals: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
     let env = |name: &str| std::env::var_os(name);
     let faults = match Faults::from_env(env) {
         Ok(faults) => faults,
@@ -58,7 +67,7 @@ fn serve(config: Config) -> ExitCode {
     for line in config::unknown_variables(names.iter().map(String::as_str)) {
         tracing::warn!("{line}");
     }
-    match tarpon::server::run(config, faults) {
+    match tarpon::server::run(config, faults, &signals) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(format_args!("tarpon: {error}"));

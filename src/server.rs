@@ -81,10 +81,10 @@ fn start(what: &'static str) -> impl Fn(io::Error) -> ServerError {
     move |source| ServerError::Start { what, source }
 }
 
-/// Runs the server until SIGTERM or SIGINT; `faults` are for tests.
-pub fn run(config: Config, faults: Faults) -> Result<(), ServerError> {
+/// Runs the server until one of `signals`, which every thread of the process blocks; `faults` are
+/// for tests.
+pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), ServerError> {
     heap::give_back_large();
-    let signals = StopSignals::block().map_err(start("block signals"))?;
     let uring = choose_driver(config.io_driver)?;
     let connections_max = connections_max(raise_descriptor_limit(), config.cores.get())?;
     let (shared, commands) = prepare(config, faults, connections_max)?;

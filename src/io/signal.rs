@@ -12,7 +12,8 @@ pub struct StopSignals {
 }
 
 impl StopSignals {
-    /// Blocks the signals. To be called before any thread is started.
+    /// Blocks the signals. To be called before any thread is started: one that does not block
+    /// them dies of them, and the process with it.
     pub fn block() -> io::Result<StopSignals> {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: sigemptyset initialises the set that the other calls read; all pointers are to

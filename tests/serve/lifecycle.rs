@@ -7,8 +7,9 @@ use super::support::rng::Rng;
 use super::support::server::{Server, Settings};
 use super::support::{git, wait};
 use super::{begin, expect_clone, finish, hit, large_lab, new_lab, small_lab, wait_published};
-use std::io;
+use rustix::process::Signal;
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 /// Waits until nothing accepts at the server's address any more.
 fn wait_refused(server: &Server) {
@@ -57,6 +58,37 @@ fn sigterm_waits_no_longer_than_the_limit() {
         "a part passes for the whole"
     );
     lab.expect_no_orphans();
+}
+
+/// A signal that comes before the main thread waits for it goes to any thread that does not block
+/// it, and ends the process.
+#[test]
+fn every_thread_blocks_the_signals_of_the_end() {
+    let lab = small_lab();
+    let server = lab.start();
+    hit(&server, "small");
+    let first = server.pid();
+    let mut threads = 0;
+    for task in fs::read_dir(format!("/proc/{first}/task")).unwrap() {
+        let task = task.unwrap();
+        // The first waits with sigwait(3), which takes them.
+        if task.file_name().to_str() == Some(&first.to_string()) {
+            continue;
+        }
+        // A thread may have ended.
+        let Ok(status) = fs::read_to_string(task.path().join("status")) else {
+            continue;
+        };
+        let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
+        let blocked = u64::from_str_radix(field("SigBlk:").unwrap().trim(), 16).unwrap();
+        for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+            let bit = 1 << (signal.as_raw() - 1);
+            assert!(blocked & bit != 0, "{:?}: {signal:?}", field("Name:"));
+        }
+        threads += 1;
+    }
+    assert!(threads > 4, "{threads} threads");
+    server.stop();
 }
 
 /// SIGTERM while the only build runs for nobody, and while an idle connection stays open.
