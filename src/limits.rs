@@ -283,17 +283,21 @@ pub const FETCH_JITTER_PERCENT: u64 = 10;
 pub const FETCH_RETRY_MS: u64 = 60 * 1000;
 /// Longest wait after failed fetches.
 pub const FETCH_RETRY_MAX_MS: u64 = 4 * 60 * 60 * 1000;
-/// Default number of fetches at once.
-pub const FETCHES_MAX: usize = 4;
+/// Mirrors that are compared with their upstream on schedule at the same time.
+pub const FETCHES_MAX: usize = 8;
+/// The same of one host.
+pub const FETCHES_OF_HOST_MAX: usize = 4;
 
 const _: () = assert!(CLONES_OF_HOST_MAX < CLONES_RUNNING_MAX);
+const _: () = assert!(FETCHES_OF_HOST_MAX < FETCHES_MAX);
+const _: () = assert!(FRESHENS_OF_HOST_MAX < FRESHENS_RUNNING_MAX);
 const _: () = assert!(GIT_LIST_LIMIT_MS <= GIT_FETCH_LIMIT_MS);
 const _: () =
     assert!(GIT_PIPE_GRACE_MS < GIT_LIST_LIMIT_MS && GIT_KILL_GRACE_MS < GIT_LIST_LIMIT_MS);
 const _: () = assert!(
     FETCH_RETRY_MS <= FETCH_INTERVAL_DEFAULT_MS && FETCH_INTERVAL_DEFAULT_MS <= FETCH_RETRY_MAX_MS
 );
-const _: () = assert!(FETCH_JITTER_PERCENT < 100 && FETCHES_MAX > 0);
+const _: () = assert!(FETCH_JITTER_PERCENT < 100 && FETCHES_OF_HOST_MAX > 0);
 const _: () = assert!(MIRROR_PACK_FACTOR >= 2 && MIRROR_PACKS_MAX >= 2);
 /// Threads that read files ahead of the sockets.
 pub const PREFETCH_THREADS: usize = 4;
@@ -321,6 +325,13 @@ pub const UPSTREAM_SILENT_MS: u64 = 300_000;
 /// How long a failed clone is remembered: requests for the same name are answered alike
 /// meanwhile, without asking the upstream again.
 pub const CLONE_FAILURE_KEPT_MS: u64 = 10_000;
+/// Wait after the second build of a repository that failed in a row; doubled with every further
+/// one. The first is followed by another at once.
+pub const BUILD_RETRY_MS: u64 = 1_000;
+/// Longest wait after builds that failed: whoever has mended a mirror should not wait longer.
+pub const BUILD_RETRY_MAX_MS: u64 = 30_000;
+/// How long a core waits for connections that were cut off after the grace time of a stop.
+pub const CUT_OFF_MAX_MS: u64 = 2 * SECOND_MS;
 /// Largest body that is read and thrown away where none is expected.
 pub const UNUSED_BODY_BYTES_MAX: u64 = 64 * 1024;
 /// Names of repositories of which nothing else is known, in a shard of the registry, before they
@@ -355,7 +366,9 @@ pub const MIRROR_FRESH_MS: u64 = 15_000;
 /// How long a request waits for that comparison before it is answered from what is there.
 pub const FRESHEN_WAIT_MS: u64 = 30_000;
 /// Mirrors that are compared with their upstream at the same time, on schedule or for a request.
-pub const FRESHENS_RUNNING_MAX: usize = 16;
+pub const FRESHENS_RUNNING_MAX: usize = 32;
+/// The same of one host.
+pub const FRESHENS_OF_HOST_MAX: usize = 16;
 /// Requests that look for refs and objects in mirrors at the same time.
 pub const LOOKUPS_RUNNING_MAX: usize = 16;
 /// `git upload-pack` processes at the same time.
@@ -386,7 +399,7 @@ pub const ENSURE_BODY_BYTES_MAX: u64 = 256 * 1024;
 pub const ENSURE_ITEMS_MAX: usize = 1000;
 
 const _: () = assert!(
-    FRESHENS_RUNNING_MAX > FETCHES_MAX,
+    FRESHENS_RUNNING_MAX > FETCHES_MAX && FRESHENS_OF_HOST_MAX > FETCHES_OF_HOST_MAX,
     "the schedule leaves room for requests"
 );
 const _: () =

@@ -46,6 +46,8 @@ pub struct TimeLimits {
     pub list: Duration,
     /// Everything that talks to nobody.
     pub local: Duration,
+    /// How long an upstream may send nothing over HTTP; whole seconds.
+    pub silent: Duration,
 }
 
 impl Default for TimeLimits {
@@ -55,6 +57,7 @@ impl Default for TimeLimits {
             fetch: Duration::from_millis(limits::GIT_FETCH_LIMIT_MS),
             list: Duration::from_millis(limits::GIT_LIST_LIMIT_MS),
             local: Duration::from_millis(limits::GIT_LOCAL_LIMIT_MS),
+            silent: Duration::from_millis(limits::UPSTREAM_SILENT_MS),
         }
     }
 }
@@ -351,7 +354,7 @@ impl Git {
         for setting in CONFIG_FORCED {
             command.arg("-c").arg(setting);
         }
-        let silent_s = limits::UPSTREAM_SILENT_MS / 1000;
+        let silent_s = self.limits.silent.as_secs();
         command
             .arg("-c")
             .arg(format!("http.lowSpeedTime={silent_s}"));

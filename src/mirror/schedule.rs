@@ -3,6 +3,7 @@
 use crate::limits;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
+use std::sync::Arc;
 
 /// What the schedule goes by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct Policy {
     pub retry_max_ms: u64,
     /// How many fetches may run at once.
     pub running_max: usize,
+    /// The same of one host: one that does not answer must leave turns to the others.
+    pub host_running_max: usize,
     /// Decides the jitter; the same seed and calls give the same times.
     pub seed: u64,
 }
@@ -26,20 +29,33 @@ impl Default for Policy {
             retry_ms: limits::FETCH_RETRY_MS,
             retry_max_ms: limits::FETCH_RETRY_MAX_MS,
             running_max: limits::FETCHES_MAX,
+            host_running_max: limits::FETCHES_OF_HOST_MAX,
             seed: 0,
         }
     }
 }
 
+/// What is fetched, and from where.
+pub trait Key: Clone + Eq + Hash + Ord {
+    /// The host that it is fetched from.
+    fn host(&self) -> &str;
+}
+
+/// A repository's name, `host/path`.
+impl Key for Arc<str> {
+    fn host(&self) -> &str {
+        self.split('/').next().unwrap_or_default()
+    }
+}
+
 /// The due times of all repositories.
 ///
-/// Invariant: `running` is the number of plans that are running. One that is removed while
-/// it runs stays until it has ended, so that no repository is fetched twice at once.
+/// Invariant: a plan that is removed while it runs stays until it has ended, so that no
+/// repository is fetched twice at once.
 #[derive(Debug)]
 pub struct Schedule<K> {
     policy: Policy,
     plans: HashMap<K, Plan>,
-    running: usize,
     /// Counts the due times given, so that each gets its own jitter.
     draws: u64,
 }
@@ -55,14 +71,13 @@ struct Plan {
     removed: bool,
 }
 
-impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
+impl<K: Key> Schedule<K> {
     /// An empty schedule.
     #[must_use]
     pub fn new(policy: Policy) -> Self {
         Self {
             policy,
             plans: HashMap::new(),
-            running: 0,
             draws: 0,
         }
     }
@@ -116,21 +131,28 @@ impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
 
     /// The repository to fetch now, counted as running until [`Self::finished`]: of those
     /// that are due the one that was fetched longest ago. `None` when none is due or enough
-    /// are running.
+    /// are running, of all or of its host.
     pub fn start(&mut self, now_ms: u64) -> Option<K> {
-        if self.running >= self.policy.running_max {
-            return None;
-        }
-        let due = self
-            .plans
-            .iter()
-            .filter(|(_, plan)| !plan.running && plan.due_ms <= now_ms);
+        let due = self.startable().filter(|(_, plan)| plan.due_ms <= now_ms);
         // The key decides last, so that the order of a hash table never shows.
         let (key, _) = due.min_by_key(|(key, plan)| (plan.fresh_ms, plan.due_ms, *key))?;
         let key = key.clone();
         self.plans.get_mut(&key)?.running = true;
-        self.running += 1;
         Some(key)
+    }
+
+    /// What could start if it were due.
+    fn startable(&self) -> impl Iterator<Item = (&K, &Plan)> {
+        let mut of_hosts: HashMap<&str, usize> = HashMap::new();
+        for (key, _) in self.plans.iter().filter(|(_, plan)| plan.running) {
+            *of_hosts.entry(key.host()).or_default() += 1;
+        }
+        let is_full = of_hosts.values().sum::<usize>() >= self.policy.running_max;
+        let host_max = self.policy.host_running_max;
+        self.plans.iter().filter(move |(key, plan)| {
+            let of_host = of_hosts.get(key.host()).copied().unwrap_or(0);
+            !is_full && !plan.running && of_host < host_max
+        })
     }
 
     /// Reports the end of a fetch that [`Self::start`] gave out.
@@ -138,7 +160,6 @@ impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
         let Some(plan) = self.plans.get_mut(key).filter(|plan| plan.running) else {
             return;
         };
-        self.running -= 1;
         plan.running = false;
         if plan.removed {
             self.plans.remove(key);
@@ -166,14 +187,7 @@ impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
     /// can start before a running fetch ends, or there is nothing to do at all.
     #[must_use]
     pub fn wake_at_ms(&self) -> Option<u64> {
-        if self.running >= self.policy.running_max {
-            return None;
-        }
-        self.plans
-            .values()
-            .filter(|plan| !plan.running)
-            .map(|plan| plan.due_ms)
-            .min()
+        self.startable().map(|(_, plan)| plan.due_ms).min()
     }
 
     fn backoff_ms(&self, failures: u32) -> u64 {
@@ -206,12 +220,25 @@ impl<K: Clone + Eq + Hash + Ord> Schedule<K> {
 mod tests {
     use super::*;
 
+    impl Key for &'static str {
+        fn host(&self) -> &str {
+            self.split('/').next().unwrap_or_default()
+        }
+    }
+
+    impl Key for u64 {
+        fn host(&self) -> &str {
+            ""
+        }
+    }
+
     fn schedule(running_max: usize) -> Schedule<&'static str> {
         let policy = Policy {
             interval_ms: 1000,
             retry_ms: 100,
             retry_max_ms: 1500,
             running_max,
+            host_running_max: 2,
             seed: 7,
         };
         Schedule::new(policy)
@@ -329,6 +356,27 @@ mod tests {
         );
         s.finished(&"old", true, 5000);
         assert_eq!((s.start(5000), s.start(5000)), (Some("young"), None));
+    }
+
+    #[test]
+    fn a_host_that_does_not_answer_leaves_turns_to_others() {
+        let mut s = schedule(4);
+        for (fresh_ms, key) in (1..).zip(["hung/a", "hung/b", "hung/c", "other/a"]) {
+            s.add(key, Some(fresh_ms), 4);
+        }
+        s.add("other/b", Some(8000), 8000);
+        assert_eq!(
+            (s.start(5000), s.start(5000)),
+            (Some("hung/a"), Some("hung/b"))
+        );
+        assert_eq!((s.start(5000), s.start(5000)), (Some("other/a"), None));
+        let due_ms = s.wake_at_ms().unwrap();
+        assert!(
+            due_ms > 8000,
+            "what cannot start is not waited for: {due_ms}"
+        );
+        s.finished(&"hung/b", false, 9000);
+        assert_eq!(s.start(8000), Some("hung/c"));
     }
 
     #[test]

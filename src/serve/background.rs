@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch};
 use tokio::task::spawn_local;
 
 use super::archive::{Archive, Files, unix_ms};
@@ -25,11 +25,12 @@ use super::spool::{Spooler, not_kept};
 use crate::cache::evict::{self, Bounds, Candidate};
 use crate::io::disk::DiskFile;
 use crate::limits::{
-    BUNDLES_MAKING_MAX, CLONES_OF_HOST_MAX, CLONES_RUNNING_MAX, FRESHENS_RUNNING_MAX,
-    IDLE_ENTRY_OPEN_MS, LOOKUPS_RUNNING_MAX, RETIRED_KEPT_MS, SWEEP_INTERVAL_MS, UPLOAD_PACKS_MAX,
+    BUNDLES_MAKING_MAX, CLONES_OF_HOST_MAX, CLONES_RUNNING_MAX, FRESHENS_OF_HOST_MAX,
+    FRESHENS_RUNNING_MAX, IDLE_ENTRY_OPEN_MS, LOOKUPS_RUNNING_MAX, RETIRED_KEPT_MS,
+    SWEEP_INTERVAL_MS, UPLOAD_PACKS_MAX,
 };
 use crate::metrics::Event;
-use crate::mirror::schedule::{Policy, Schedule};
+use crate::mirror::schedule::{Key, Policy, Schedule};
 use crate::mirror::{Git, TimeLimits};
 use crate::refs::Follow;
 
@@ -87,10 +88,8 @@ pub(super) struct Plane {
 
 /// How many of each kind may run; none of the semaphores is ever closed.
 pub(super) struct Turns {
-    pub(super) clones: Semaphore,
-    /// First clones of each host: there are as many hosts as upstreams are configured.
-    hosts: RefCell<HashMap<String, Rc<Semaphore>>>,
-    pub(super) freshens: Semaphore,
+    pub(super) clones: HostTurns,
+    pub(super) freshens: HostTurns,
     pub(super) lookups: Semaphore,
     pub(super) bundles: Semaphore,
     pub(super) uploads: Semaphore,
@@ -99,9 +98,8 @@ pub(super) struct Turns {
 impl Default for Turns {
     fn default() -> Turns {
         Turns {
-            clones: Semaphore::new(CLONES_RUNNING_MAX),
-            hosts: RefCell::default(),
-            freshens: Semaphore::new(FRESHENS_RUNNING_MAX),
+            clones: HostTurns::new(CLONES_RUNNING_MAX, CLONES_OF_HOST_MAX),
+            freshens: HostTurns::new(FRESHENS_RUNNING_MAX, FRESHENS_OF_HOST_MAX),
             lookups: Semaphore::new(LOOKUPS_RUNNING_MAX),
             bundles: Semaphore::new(BUNDLES_MAKING_MAX),
             uploads: Semaphore::new(UPLOAD_PACKS_MAX),
@@ -109,13 +107,44 @@ impl Default for Turns {
     }
 }
 
-impl Turns {
-    /// The turns for first clones of one host.
-    pub(super) fn of_host(&self, host: &str) -> Rc<Semaphore> {
-        let mut hosts = self.hosts.borrow_mut();
-        let turns = || Rc::new(Semaphore::new(CLONES_OF_HOST_MAX));
-        hosts.entry(host.to_owned()).or_insert_with(turns).clone()
+/// Turns of which one host can have a part: one that does not answer must not keep them all.
+pub(super) struct HostTurns {
+    all: Semaphore,
+    /// There are as many hosts as upstreams are configured.
+    hosts: RefCell<HashMap<String, Arc<Semaphore>>>,
+    of_host: usize,
+}
+
+impl HostTurns {
+    fn new(all: usize, of_host: usize) -> HostTurns {
+        HostTurns {
+            all: Semaphore::new(all),
+            hosts: RefCell::default(),
+            of_host,
+        }
     }
+
+    /// Waits for a turn to work on `repository`, first among those of its host.
+    pub(super) async fn acquire(&self, repository: &Arc<str>) -> HostTurn<'_> {
+        let host = repository.host().to_owned();
+        let turns = || Arc::new(Semaphore::new(self.of_host));
+        let host = self
+            .hosts
+            .borrow_mut()
+            .entry(host)
+            .or_insert_with(turns)
+            .clone();
+        HostTurn {
+            _of_host: host.acquire_owned().await.ok(),
+            _of_all: self.all.acquire().await.ok(),
+        }
+    }
+}
+
+/// A turn among those of a host and among all.
+pub(super) struct HostTurn<'t> {
+    _of_host: Option<OwnedSemaphorePermit>,
+    _of_all: Option<SemaphorePermit<'t>>,
 }
 
 /// Runs the plane on the calling thread until `stop` says so.
@@ -368,5 +397,37 @@ fn close_idle(entries: &[(Arc<Repo>, Arc<Archive>, u64)]) {
         if now.saturating_sub(archive.last_used_unix_ms()) >= IDLE_ENTRY_OPEN_MS {
             archive.close_if_idle();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    /// What is there at once.
+    fn now<F: Future>(future: F) -> Option<F::Output> {
+        let mut context = Context::from_waker(Waker::noop());
+        match pin!(future).poll(&mut context) {
+            std::task::Poll::Ready(output) => Some(output),
+            std::task::Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn a_host_that_does_not_answer_leaves_turns_to_others() {
+        let turns = HostTurns::new(3, 2);
+        let (hung, hung_too) = (Arc::from("hung/a"), Arc::from("hung/b"));
+        let (other, third) = (Arc::from("other/a"), Arc::from("third/a"));
+        let held = [now(turns.acquire(&hung)), now(turns.acquire(&hung_too))];
+        assert!(held.iter().all(Option::is_some));
+        assert!(now(turns.acquire(&hung)).is_none(), "more than its part");
+        let of_other = now(turns.acquire(&other));
+        assert!(of_other.is_some(), "the host that hangs has them all");
+        assert!(now(turns.acquire(&third)).is_none(), "more than there are");
+        drop(held);
+        assert!(now(turns.acquire(&hung)).is_some() && now(turns.acquire(&third)).is_some());
     }
 }

@@ -114,20 +114,17 @@ impl Plane {
     }
 
     async fn clone_mirror(self: Rc<Self>, repo: Arc<Repo>, duty: Duty<Arc<str>, Ended>) {
-        // First that of the host: one that does not answer must not keep all turns.
-        let host = repo.name.split('/').next().unwrap_or_default();
-        let host = self.turns.of_host(host);
-        let turns = async { (host.acquire().await, self.turns.clones.acquire().await) };
-        tokio::pin!(turns);
+        let turn = self.turns.clones.acquire(&repo.name);
+        tokio::pin!(turn);
         let wait = Duration::from_millis(TURN_WAIT_LOGGED_MS);
-        let _turns = match tokio::time::timeout(wait, &mut turns).await {
-            Ok(turns) => turns,
+        let _turn = match tokio::time::timeout(wait, &mut turn).await {
+            Ok(turn) => turn,
             Err(_) => {
                 tracing::warn!(
                     repository = &*repo.name,
                     "waiting for other first clones to end"
                 );
-                turns.await
+                turn.await
             }
         };
         tracing::info!(repository = &*repo.name, "cloning from {}", repo.url);
@@ -276,7 +273,7 @@ impl Plane {
     }
 
     async fn freshen(self: Rc<Self>, repo: Arc<Repo>, began: Instant, duty: Duty<Arc<str>, Ended>) {
-        let _turn = self.turns.freshens.acquire().await;
+        let _turn = self.turns.freshens.acquire(&repo.name).await;
         let unix_began_ms = unix_ms();
         let freshened = self.git.freshen(&repo.mirror, &repo.url, &repo.pins).await;
         let result = match &freshened {

@@ -383,6 +383,20 @@ fn an_upstream_that_hangs_is_killed_at_the_time_limit() {
     assert!(!s.mirror().exists());
 }
 
+/// Long before the time limit of a whole clone.
+#[test]
+fn an_upstream_that_says_nothing_is_given_up() {
+    let mut s = Scratch::with_commit();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let url = format!("http://127.0.0.1:{port}/x");
+    s.git.limits.silent = Duration::from_secs(1);
+    let error = run(s.git.clone_mirror(&url, &s.mirror(), &s.staging())).unwrap_err();
+    assert!(matches!(error, MirrorError::Unreachable { .. }), "{error}");
+    assert!(error.to_string().contains("too slow"), "{error}");
+    s.assert_staging_empty();
+}
+
 #[test]
 fn what_ignores_sigterm_is_killed_with_its_group() {
     let mut s = Scratch::with_commit();
