@@ -122,6 +122,10 @@ fn build_for(shared: &Arc<Shared>, permit: &Permit, begun: Begun<'_>) -> bool {
     let built = catch_unwind(AssertUnwindSafe(|| build(shared, begun)));
     meter.down(Level::BuildsRunning);
     let built = built.unwrap_or_else(|panic| Err(format!("a panic: {}", panic_text(&*panic))));
+    match &built {
+        Ok(_) => permit.repo().set_built(),
+        Err(why) => permit.repo().set_not_built(why),
+    }
     match built {
         Ok(Some(())) => {
             meter.add(Event::Build(BuildResult::Complete), 1);
@@ -143,6 +147,7 @@ fn refuse(shared: &Shared, permit: Permit, why: &str) {
     let repository = &*repository;
     tracing::error!(repository, "build could not begin: {why}");
     shared.meter().add(Event::Build(BuildResult::Failed), 1);
+    permit.repo().set_not_built(why);
     permit.refuse(StartError {
         status: 500,
         message: format!("cannot build a snapshot of {repository}: {why}"),

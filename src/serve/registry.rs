@@ -14,7 +14,7 @@ use gix::bstr::BString;
 use tokio::sync::{RwLock, watch};
 
 use super::archive::Archive;
-use crate::limits::REPOSITORIES_BARE_MAX;
+use crate::limits::{BUILD_RETRY_MAX_MS, BUILD_RETRY_MS, REPOSITORIES_BARE_MAX};
 use crate::refs::{Head, MirrorRefs};
 
 /// Why a request for a snapshot could not be answered, as the client hears it.
@@ -62,6 +62,29 @@ struct RepoState {
     mirrored: bool,
     /// When the last clone failed, and how.
     not_cloned: Option<(Instant, StartError)>,
+    /// How the builds since the last one that succeeded failed.
+    not_built: Option<NotBuilt>,
+}
+
+/// Builds that failed, one after the other.
+#[derive(Debug)]
+struct NotBuilt {
+    count: u32,
+    /// When the last of them failed, and how.
+    at: Instant,
+    why: String,
+}
+
+impl NotBuilt {
+    /// How long there is no further build yet: after one failure the next request builds anew.
+    fn left(&self) -> Duration {
+        let doubled = match self.count {
+            0 | 1 => 0,
+            more => BUILD_RETRY_MS << (more - 2).min(16),
+        };
+        let all = Duration::from_millis(doubled.min(BUILD_RETRY_MAX_MS));
+        all.saturating_sub(self.at.elapsed())
+    }
 }
 
 impl RepoState {
@@ -71,6 +94,8 @@ impl RepoState {
     fn outdate_current(&mut self, until_unix_ms: Option<u64>) {
         let built_unix_ms = self.current.as_ref().map(|c| c.created_unix_ms);
         self.moved_unix_ms = self.moved_unix_ms.max(built_unix_ms).max(until_unix_ms);
+        // What is there now may be built.
+        self.not_built = None;
     }
 }
 
@@ -106,6 +131,8 @@ pub enum Found {
     Following(Ticket),
     /// Nothing; whoever holds the permit is to build.
     Vacant(Permit),
+    /// Nothing, and builds have failed again and again: this is why.
+    Failing(StartError),
 }
 
 /// The right, and the duty, to build a repository's snapshot: there is one at a time.
@@ -178,16 +205,39 @@ impl Repo {
         if let Some(build) = &state.build {
             return Found::Following(build.clone());
         }
+        if let Some(failed) = &state.not_built
+            && let left = failed.left()
+            && !left.is_zero()
+        {
+            return Found::Failing(self.failing(failed, left));
+        }
         Found::Vacant(self.permit(&mut state))
     }
 
+    fn failing(&self, failed: &NotBuilt, left: Duration) -> StartError {
+        let (name, count, why) = (&self.name, failed.count, &failed.why);
+        let left_s = left.as_secs() + 1;
+        StartError {
+            status: 500,
+            message: format!(
+                "cannot build a snapshot of {name}: {why}; {count} tries failed, the next one can \
+                 begin in {left_s} s"
+            ),
+        }
+    }
+
     /// The right to build a newer snapshot while the current one is served; `None` if the
-    /// current one is as new as the mirror, if there is none, or if a build runs already.
+    /// current one is as new as the mirror, if there is none, if a build runs already, or if
+    /// builds fail again and again.
     pub fn rebuild(self: &Arc<Self>) -> Option<Permit> {
         let mut state = self.lock();
         let built_unix_ms = state.current.as_ref()?.created_unix_ms;
         let stale = state.moved_unix_ms? >= built_unix_ms;
-        (stale && state.build.is_none()).then(|| self.permit(&mut state))
+        let is_failing = state
+            .not_built
+            .as_ref()
+            .is_some_and(|f| !f.left().is_zero());
+        (stale && !is_failing && state.build.is_none()).then(|| self.permit(&mut state))
     }
 
     /// The mirror's refs have moved, at this time or before.
@@ -287,6 +337,22 @@ impl Repo {
         let state = self.lock();
         let (at, why) = state.not_cloned.as_ref()?;
         (at.elapsed() < Duration::from_millis(age_ms)).then(|| why.clone())
+    }
+
+    /// A build has failed just now.
+    pub fn set_not_built(&self, why: &str) {
+        let mut state = self.lock();
+        let before = state.not_built.as_ref().map_or(0, |failed| failed.count);
+        state.not_built = Some(NotBuilt {
+            count: before.saturating_add(1),
+            at: Instant::now(),
+            why: why.to_owned(),
+        });
+    }
+
+    /// A build has succeeded.
+    pub fn set_built(&self) {
+        self.lock().not_built = None;
     }
 
     /// The mirror's HEAD, once it is known.
@@ -529,6 +595,37 @@ mod tests {
         repo.replace_current(Some(archive(12)));
         drop(permit);
         assert!(repo.rebuild().is_none(), "built twice");
+    }
+
+    /// One failure keeps nobody from trying again; from the second on all hear why, until the
+    /// wait is over, something moved or a build succeeded.
+    #[test]
+    fn builds_that_fail_again_and_again_wait() {
+        let repo = repo();
+        repo.set_not_built("torn");
+        assert!(matches!(repo.find(), Found::Vacant(_)));
+        repo.set_not_built("rotten");
+        let Found::Failing(why) = repo.find() else {
+            panic!("it is tried at once");
+        };
+        assert_eq!(why.status, 500);
+        assert!(why.message.contains("host/path: rotten; 2 tries"), "{why}");
+        repo.set_moved(5);
+        assert!(matches!(repo.find(), Found::Vacant(_)), "another content");
+        for _ in 0..2 {
+            repo.set_not_built("rotten");
+        }
+        repo.set_built();
+        assert!(matches!(repo.find(), Found::Vacant(_)));
+        let failed = |count, ago_ms| NotBuilt {
+            count,
+            at: Instant::now() - Duration::from_millis(ago_ms),
+            why: String::new(),
+        };
+        assert!(failed(2, BUILD_RETRY_MS).left().is_zero());
+        assert!(!failed(3, BUILD_RETRY_MS).left().is_zero());
+        assert!(!failed(u32::MAX, BUILD_RETRY_MAX_MS / 2).left().is_zero());
+        assert!(failed(u32::MAX, BUILD_RETRY_MAX_MS).left().is_zero());
     }
 
     #[test]

@@ -127,6 +127,7 @@ impl Core {
         let (mut ticket, outcome) = match repo.find() {
             Found::Hit(archive) => return (Ok(archive), Outcome::Hit, None),
             Found::Following(ticket) => (ticket, Outcome::Follow),
+            Found::Failing(why) => return (Err(why), Outcome::Build, None),
             Found::Vacant(permit) => {
                 let ticket = permit.ticket();
                 self.shared.tell(Command::Build(permit));

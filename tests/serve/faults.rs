@@ -8,9 +8,10 @@ use super::support::rng::Rng;
 use super::support::server::Server;
 use super::support::wait;
 use super::{at_once, expect_clone, hit, large_lab, new_lab};
+use std::fs;
 use std::io::{self, Write};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -110,6 +111,60 @@ fn a_build_that_fails_at_once() {
     expect_clone(&lab, "small", &hit(&server, "small").body);
     assert!(server.is_running());
     lab.expect_no_orphans();
+}
+
+/// A damaged mirror breaks a transfer or two; after that clients hear at once what is damaged, and
+/// the server does not build for each of them. Mended, it is served again.
+#[test]
+fn builds_of_a_damaged_mirror_do_not_follow_each_other() {
+    let lab = super::small_lab();
+    let server = super::start_on_mirror(&lab);
+    let pack = only_pack(&lab.mirror("small"));
+    let sound = fs::read(&pack).unwrap();
+    let mut rotten = sound.clone();
+    let (from, to) = (sound.len() / 2, sound.len() - 20);
+    rotten[from..to].fill(0);
+    exchange(&pack, &rotten);
+    let target = lab::target("small");
+    let text = wait::until("clients hear why", || {
+        let answer = attempt(&server)?;
+        assert!(is_error(&answer), "{} bytes of rot", answer.body.len());
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        (answer.head.status == 500 && text.contains("tries failed")).then_some(text)
+    });
+    assert!(text.contains("test/small: tree "), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    for _ in 0..50 {
+        assert_eq!(get(server.address(), &target).head.status, 500);
+    }
+    let failed = server.builds("failed");
+    assert!(
+        (2..=4).contains(&failed),
+        "{failed} builds of a damaged mirror"
+    );
+    exchange(&pack, &sound);
+    wait::until_true("it is built again", || {
+        get(server.address(), &target).head.status == 200
+    });
+    expect_clone(&lab, "small", &hit(&server, "small").body);
+    lab.expect_no_orphans();
+}
+
+fn only_pack(mirror: &Path) -> PathBuf {
+    let files = fs::read_dir(mirror.join("objects/pack")).unwrap();
+    let mut packs = files
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|ext| ext == "pack"));
+    let pack = packs.next().unwrap();
+    assert_eq!(packs.next(), None);
+    pack
+}
+
+/// Puts another file in the place of `path`: entries have links to the one that is there.
+fn exchange(path: &Path, content: &[u8]) {
+    let new = path.with_extension("new");
+    fs::write(&new, content).unwrap();
+    fs::rename(&new, path).unwrap();
 }
 
 /// Requests `small`; `None` when the connection ends without an answer.
