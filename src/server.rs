@@ -30,8 +30,8 @@ use crate::http::socket::CoreSockets;
 use crate::io::signal::StopSignals;
 use crate::io::{heap, net, sched};
 use crate::limits::{
-    CONNECTIONS_DESCRIPTORS_PERCENT, CORE_RING_ENTRIES, DESCRIPTORS_MIN, DESCRIPTORS_OF_CORE,
-    DESCRIPTORS_OWN, LISTEN_BACKLOG,
+    CONNECTIONS_DESCRIPTORS_PERCENT, CORE_RING_ENTRIES, CUT_OFF_MAX_MS, DESCRIPTORS_MIN,
+    DESCRIPTORS_OF_CORE, DESCRIPTORS_OWN, LISTEN_BACKLOG,
 };
 use crate::log::{LogError, RequestLog, RequestLogThread};
 use crate::metrics::Metrics;
@@ -438,10 +438,22 @@ async fn serve_core(core: Core, listener: TcpListener, epoll: bool, ready: &Read
     }
     drop(listener);
     let deadline = Instant::now() + grace;
+    wait_closed(&core, deadline).await;
+    if core.open() > 0 {
+        core.cut_off();
+        wait_closed(
+            &core,
+            Instant::now() + Duration::from_millis(CUT_OFF_MAX_MS),
+        )
+        .await;
+    }
+}
+
+/// Waits until no connection is open, at most until `deadline`.
+async fn wait_closed(core: &Core, deadline: Instant) {
     while core.open() > 0 && Instant::now() < deadline {
         monoio::time::sleep(Duration::from_millis(20)).await;
     }
-    core.abandon();
 }
 
 /// After a failed accept: the client's own failures do not count; without descriptors or
@@ -456,7 +468,7 @@ async fn pause_accepting(error: &io::Error) {
     }
 }
 
-/// Serves a connection; a panic in it ends only this connection.
+/// Serves a connection until it ends or is cut off; a panic in it ends only this connection.
 async fn serve_connection(
     core: Rc<Core>,
     stream: monoio::net::TcpStream,
@@ -465,16 +477,24 @@ async fn serve_connection(
     sockets: Rc<CoreSockets>,
 ) {
     let connection = conn::serve(stream, peer, core.clone(), patience, sockets);
-    let mut connection = std::pin::pin!(connection);
-    poll_fn(|context| {
-        let polled = catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll(context)));
-        polled.unwrap_or_else(|panic| {
-            let text = crate::snapshot::zstd::ring::panic_text(&*panic);
-            tracing::error!(%peer, "a connection's task panicked: {text}");
-            Poll::Ready(())
+    {
+        let mut connection = std::pin::pin!(connection);
+        let mut cut = std::pin::pin!(core.cut());
+        poll_fn(|context| {
+            let polled = catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll(context)));
+            let polled = polled.unwrap_or_else(|panic| {
+                let text = crate::snapshot::zstd::ring::panic_text(&*panic);
+                tracing::error!(%peer, "a connection's task panicked: {text}");
+                Poll::Ready(())
+            });
+            match polled {
+                Poll::Ready(()) => polled,
+                Poll::Pending => cut.as_mut().poll(context),
+            }
         })
-    })
-    .await;
+        .await;
+        // What was cut off is dropped here, before it counts as closed.
+    }
     core.closed();
 }
 

@@ -66,6 +66,35 @@ pub struct Done {
     pub result: Result<(), SendError>,
 }
 
+/// An answer on its way. However its task ends, the service hears of it, once.
+struct Sending<'s, S: Service> {
+    service: &'s S,
+    peer: SocketAddr,
+    asked: Instant,
+    sent: Sent,
+    /// Taken when the service was told.
+    note: Option<S::Note>,
+}
+
+impl<S: Service> Sending<'_, S> {
+    fn end(&mut self, result: Result<(), SendError>) {
+        if let Some(note) = self.note.take() {
+            let done = Done {
+                sent: self.sent,
+                asked: self.asked,
+                result,
+            };
+            self.service.done(note, done, self.peer);
+        }
+    }
+}
+
+impl<S: Service> Drop for Sending<'_, S> {
+    fn drop(&mut self) {
+        self.end(Err(SendError::Cut));
+    }
+}
+
 /// What answers requests. One for each core.
 pub trait Service: 'static {
     /// What it keeps of a request until the answer is sent.
@@ -210,8 +239,14 @@ impl<S: Service> Connection<S> {
         let mut answer = service.answer(&head, body, &mut output).await;
         self.output = output;
         answer.keep_alive &= !self.service.is_closing();
-        let mut sent = Sent::default();
-        let result = self.send(&mut answer.payload, &mut sent).await;
+        let mut sending = Sending {
+            service: &*service,
+            peer: self.peer,
+            asked,
+            sent: Sent::default(),
+            note: Some(answer.note),
+        };
+        let result = self.send(&mut answer.payload, &mut sending.sent).await;
         // A failed answer ends without its length or its last chunk, so no client takes it for
         // a whole one; HTTP/1.0 clients, who know no chunks, always get a length.
         let whole = result.is_ok();
@@ -219,12 +254,7 @@ impl<S: Service> Connection<S> {
             // Nobody takes what is still in the kernel's buffers.
             self.socket.reset_on_close();
         }
-        let done = Done {
-            sent,
-            asked,
-            result,
-        };
-        self.service.done(answer.note, done, self.peer);
+        sending.end(result);
         if !whole {
             return Err(End::Quiet);
         }

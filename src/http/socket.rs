@@ -34,6 +34,9 @@ pub enum SendError {
     /// The body failed at its source.
     #[error("{0}")]
     Source(String),
+    /// The connection's task was ended: the server stops, or the task panicked.
+    #[error("the connection was cut")]
+    Cut,
 }
 
 /// What was sent of a body.

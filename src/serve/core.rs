@@ -45,6 +45,8 @@ pub struct Core {
     pub(super) meter: Meter,
     log: RequestLog,
     closing: watch::Receiver<bool>,
+    /// Turns true when the grace time is over.
+    cut: watch::Sender<bool>,
     date: RefCell<Date>,
     open: Cell<usize>,
     /// A clone for each connection that is being turned away.
@@ -71,6 +73,7 @@ impl Core {
             shared,
             log,
             closing,
+            cut: watch::Sender::new(false),
             date: RefCell::new(Date {
                 made: None,
                 text: String::new(),
@@ -118,12 +121,17 @@ impl Core {
         self.open.get()
     }
 
-    /// Connections that are left when the grace time is over.
-    pub fn abandon(&self) {
-        self.meter.add(
-            Event::ClientDropped(DropReason::Shutdown),
-            self.open.get() as u64,
-        );
+    /// Ends all connections: the grace time is over.
+    pub fn cut_off(&self) {
+        tracing::warn!(connections = self.open(), "cut off: the grace time is over");
+        self.cut.send_replace(true);
+    }
+
+    /// Ready when connections are to end whatever they do.
+    pub async fn cut(&self) {
+        let mut cut = self.cut.subscribe();
+        // The sender is this core's own.
+        let _ = cut.wait_for(|cut| *cut).await;
     }
 
     /// Calls `with` with the date of now.
@@ -408,7 +416,13 @@ impl Service for Core {
             Err(SendError::Stalled(_)) => {
                 self.meter.add(Event::ClientDropped(DropReason::Stall), 1);
             }
-            Err(SendError::Source(_)) => self.meter.add(Event::Request(Outcome::Error), 1),
+            Err(SendError::Cut) if self.is_closing() => {
+                self.meter
+                    .add(Event::ClientDropped(DropReason::Shutdown), 1);
+            }
+            Err(SendError::Source(_) | SendError::Cut) => {
+                self.meter.add(Event::Request(Outcome::Error), 1);
+            }
             Ok(()) => {}
         }
         let record = RequestRecord {

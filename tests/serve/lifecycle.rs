@@ -57,6 +57,16 @@ fn sigterm_waits_no_longer_than_the_limit() {
         rest.is_ok_and(|(end, _)| end == End::Truncated),
         "a part passes for the whole"
     );
+    let log = server.log();
+    let requests = log.lines().filter(|line| line.contains("tarpon::request"));
+    let mut cut = requests.filter(|line| line.contains(r#""complete":false"#));
+    let line = cut
+        .next()
+        .expect("the request that was cut off is not logged");
+    assert!(
+        line.contains("test/large") && cut.next().is_none(),
+        "{line}"
+    );
     lab.expect_no_orphans();
 }
 
@@ -89,6 +99,24 @@ fn every_thread_blocks_the_signals_of_the_end() {
     }
     assert!(threads > 4, "{threads} threads");
     server.stop();
+}
+
+#[test]
+fn each_signal_of_the_end_ends_it_in_order() {
+    let lab = small_lab();
+    for (signal, name) in [
+        (Signal::TERM, "SIGTERM"),
+        (Signal::INT, "SIGINT"),
+        (Signal::HUP, "SIGHUP"),
+    ] {
+        let mut server = lab.start();
+        hit(&server, "small");
+        server.signal(signal);
+        let status = server.wait_exit(wait::DEADLINE);
+        assert!(status.success(), "{name}: {status}");
+        assert!(server.log().contains(name), "the log does not say why");
+    }
+    lab.expect_no_orphans();
 }
 
 /// SIGTERM while the only build runs for nobody, and while an idle connection stays open.
