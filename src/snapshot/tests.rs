@@ -21,7 +21,7 @@ use super::view::{self, View};
 use super::zstd::ring::Ring;
 use crate::extent::{Next, Piece};
 use crate::faults::Faults;
-use crate::limits::{DECODE_BUDGET_BYTES, DECODE_LIMIT_BYTES};
+use crate::limits::{COMMIT_BYTES_MAX, DECODE_BUDGET_BYTES, DECODE_LIMIT_BYTES};
 
 /// A repository with a worktree.
 pub(super) struct Repository {
@@ -536,6 +536,28 @@ fn loose_files_without_content_are_left_out() {
     fs::create_dir_all(objects.join("12")).unwrap();
     fs::write(objects.join("12").join("12".repeat(19)), "").unwrap();
     assert!(build(&repository, 1, None).archive == expected.archive);
+}
+
+/// It would take that much memory before a byte has left.
+#[test]
+fn a_commit_of_any_size_is_refused() {
+    let repository = Repository::new();
+    repository.write("file", "content");
+    repository.commit();
+    let mut text = repository.git(&["cat-file", "commit", "HEAD"]).into_bytes();
+    text.resize(COMMIT_BYTES_MAX as usize + 1, b'x');
+    repository.write("commit", text);
+    let id = repository.git(&["hash-object", "-t", "commit", "-w", "commit"]);
+    repository.git(&["update-ref", "refs/heads/main", &id]);
+    let directory = tempfile::tempdir().unwrap();
+    let view = pin(&repository, directory.path());
+    let objects = directory.path().join("objects");
+    let refused = produce::Head::read(&view, "url", &objects).err().unwrap();
+    let refused = refused.to_string();
+    assert!(
+        refused.contains(&id) && refused.contains("at most"),
+        "{refused}"
+    );
 }
 
 #[test]

@@ -38,6 +38,28 @@ fn each_failure_has_its_exit_code_and_leaves_nothing() {
     assert_eq!(fs::read(&file).ok().as_deref(), Some(&b"mine"[..]));
 }
 
+/// Scripts read the summary: that it is lost has the exit code of a full disk, and all is there.
+#[test]
+fn a_summary_that_cannot_be_written_is_said() {
+    let lab = new_lab();
+    let server = lab.start();
+    let target = lab.scratch("whole");
+    let full = fs::OpenOptions::new().write(true).open("/dev/full");
+    let mut command = direct(server.address(), "test/app", &target, &["--json"]);
+    command.stdout(full.unwrap()).stderr(Stdio::piped());
+    let out = command.output().unwrap();
+    let errors = expect(&out, 4);
+    assert!(
+        errors.contains("is complete, but the summary cannot be written"),
+        "{errors}"
+    );
+    expect_files(
+        &clone(&lab, "app", "whole-clone"),
+        &target,
+        "without a summary",
+    );
+}
+
 /// Which server it was, at which step, and what to do about it. Nobody listens, the name is none
 /// (no resolver takes a label of 64 letters), who listens says nothing, or that it is broken.
 #[test]

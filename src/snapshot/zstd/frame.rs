@@ -85,6 +85,17 @@ mod tests {
     }
 
     #[test]
+    fn a_large_frame_leaves_little_memory() {
+        let mut compressor = Compressor::new().unwrap();
+        for (bytes, is_kept) in [(ENCODER_KEPT_BYTES / 2, true), (ENCODER_KEPT_BYTES, false)] {
+            let data = vec![0; bytes];
+            compressor.push_frame(1, &data, &mut Vec::new()).unwrap();
+            let kept = compressor.frame.capacity();
+            assert_eq!(kept > 0, is_kept, "{kept} bytes");
+        }
+    }
+
+    #[test]
     fn a_frame_does_not_depend_on_the_frames_before_it() {
         let data = text(1 << 18);
         // One level at least of each strategy up to 19 that a frame of this size can get.
