@@ -533,7 +533,12 @@ const fn block_header(block_start: u64, data_bytes: u64) -> [u8; 3] {
 /// The checksum zstd keeps of a frame's content: the low 4 bytes of XXH64 with seed 0
 /// (RFC 8878 section 3.1.1).
 pub fn content_checksum(data: &[u8]) -> u32 {
-    xxhash_rust::xxh64::xxh64(data, 0) as u32
+    low_checksum(xxhash_rust::xxh64::xxh64(data, 0))
+}
+
+/// The same from the whole checksum.
+pub fn low_checksum(xxh64: u64) -> u32 {
+    xxh64 as u32
 }
 
 #[cfg(test)]

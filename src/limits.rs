@@ -63,6 +63,8 @@ pub const DELTA_UNCHECKED_BYTES: usize = 1 << 20;
 pub const DELTA_CACHE_BYTES: u64 = 16 << 20;
 /// Largest buffer that an encoder keeps for its next job: there is one set for each processor.
 pub const ENCODER_KEPT_BYTES: usize = 4 << 20;
+/// Bytes of a linked file that are read at a time to be summed: a part of a processor's cache.
+pub const SUM_READ_BYTES: usize = 256 << 10;
 /// Bytes of a linked file that one job brings into memory and sums.
 pub const RAW_JOB_BYTES: u64 = 16 << 20;
 
@@ -344,6 +346,8 @@ pub const CORE_RING_ENTRIES: u32 = 1024;
 pub const DESCRIPTORS_OWN: u64 = 48;
 /// The same for each core: listener, ring, pipes.
 pub const DESCRIPTORS_OF_CORE: u64 = 8;
+/// Descriptors that the kernel's table has room for from the start; eight bytes each.
+pub const DESCRIPTORS_READY: u64 = 65_536;
 /// Fewest descriptors besides those: for a few connections, and a clone and a build.
 pub const DESCRIPTORS_MIN: u64 = 64;
 /// Share of the other descriptors that connections may take, in percent. The rest is for

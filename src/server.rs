@@ -31,7 +31,7 @@ use crate::io::signal::StopSignals;
 use crate::io::{heap, net, sched};
 use crate::limits::{
     CONNECTIONS_DESCRIPTORS_PERCENT, CORE_RING_ENTRIES, CUT_OFF_MAX_MS, DESCRIPTORS_MIN,
-    DESCRIPTORS_OF_CORE, DESCRIPTORS_OWN, LISTEN_BACKLOG,
+    DESCRIPTORS_OF_CORE, DESCRIPTORS_OWN, DESCRIPTORS_READY, LISTEN_BACKLOG,
 };
 use crate::log::{LogError, RequestLog, RequestLogThread};
 use crate::metrics::Metrics;
@@ -240,7 +240,16 @@ fn raise_descriptor_limit() -> Option<u64> {
     if let Err(e) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!("cannot raise the limit of open files: {e}");
     }
-    getrlimit(Resource::Nofile).current
+    let limit = getrlimit(Resource::Nofile).current;
+    // The kernel's table of them grows with a wait for all processors (tens of milliseconds on a
+    // busy machine) in whichever thread opens one too many. It grows now, and stays.
+    let highest = limit.map_or(DESCRIPTORS_READY, |limit| limit.min(DESCRIPTORS_READY)) - 1;
+    // Not fatal: it grows later then.
+    drop(rustix::io::fcntl_dupfd_cloexec(
+        io::stderr(),
+        highest as i32,
+    ));
+    limit
 }
 
 /// How many connections are served at a time: accepting must not take the descriptors that are

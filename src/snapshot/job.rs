@@ -201,6 +201,8 @@ pub struct EncoderState {
     compressor: Option<Compressor>,
     tar: Vec<u8>,
     blob: Vec<u8>,
+    /// What linked files are read through.
+    pub(super) read: Vec<u8>,
 }
 
 impl EncoderState {
@@ -231,6 +233,7 @@ impl Default for EncoderState {
             compressor: Compressor::new(),
             tar: Vec::new(),
             blob: Vec::new(),
+            read: Vec::new(),
         }
     }
 }

@@ -9,18 +9,19 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use gix::objs::{Data, Find, Kind};
-use gix::odb::pack::Bundle;
 use gix::odb::pack::data::Entry;
 use gix::odb::pack::data::entry::Header;
+use gix::odb::pack::{data, index};
 use gix::oid;
 use libdeflater::Decompressor;
 
+use super::map::MappedFile;
 use super::view::Linked;
 use crate::limits::{DECODE_LIMIT_BYTES, DELTA_CHAIN_MAX, DELTA_UNCHECKED_BYTES};
 
 /// A pack that cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read the pack index {}: {detail}", .path.display())]
+#[error("cannot read {}: {detail}", .path.display())]
 pub struct OpenError {
     path: PathBuf,
     detail: String,
@@ -37,13 +38,18 @@ pub struct DamagedEntry {
 
 /// All packs of a build, mapped.
 pub struct Packs {
-    bundles: Vec<Bundle>,
+    packs: Vec<Pack>,
+}
+
+struct Pack {
+    index: index::File<MappedFile>,
+    data: data::File<MappedFile>,
 }
 
 /// A zlib stream in a pack: where it begins, and how many bytes it makes.
 #[derive(Clone, Copy)]
 pub struct Stream<'p> {
-    bundle: &'p Bundle,
+    pack: &'p Pack,
     offset: u64,
     /// Bytes that it makes, as the entry's header has it.
     pub size: u64,
@@ -74,31 +80,25 @@ impl Packs {
         hash: gix::hash::Kind,
     ) -> Result<Packs, OpenError> {
         let indices = linked.iter().filter(|l| l.relative.ends_with(".idx"));
-        let open = |index: &Linked| {
-            let path = directory.join(&index.relative);
-            Bundle::at(&path, hash).map_err(|e| OpenError {
-                detail: e.to_string(),
-                path,
-            })
-        };
+        let open = |index: &Linked| Pack::open(&directory.join(&index.relative), hash);
         Ok(Packs {
-            bundles: indices.map(open).collect::<Result<_, _>>()?,
+            packs: indices.map(open).collect::<Result<_, _>>()?,
         })
     }
 
     /// The entries of `id`: one for each pack that has it.
-    fn find<'p>(&'p self, id: &oid) -> impl Iterator<Item = (&'p Bundle, Entry)> {
-        self.bundles.iter().filter_map(move |bundle| {
-            let index = bundle.index.lookup(id)?;
-            let offset = bundle.index.pack_offset_at_index(index);
-            Some((bundle, bundle.pack.entry(offset).ok()?))
+    fn find<'p>(&'p self, id: &oid) -> impl Iterator<Item = (&'p Pack, Entry)> {
+        self.packs.iter().filter_map(move |pack| {
+            let index = pack.index.lookup(id)?;
+            let offset = pack.index.pack_offset_at_index(index);
+            Some((pack, pack.data.entry(offset).ok()?))
         })
     }
 
     /// The blob `id`, if it is stored whole.
     pub fn find_whole(&self, id: &oid) -> Option<Stream<'_>> {
-        let (bundle, entry) = self.find(id).next()?;
-        matches!(entry.header, Header::Blob).then_some(Stream::of(bundle, &entry))
+        let (pack, entry) = self.find(id).next()?;
+        matches!(entry.header, Header::Blob).then_some(Stream::of(pack, &entry))
     }
 
     /// Appends the object `id`, which is a `kind`, to `out`, after what `begin` appends for an
@@ -116,8 +116,8 @@ impl Packs {
     ) -> Result<Option<u64>, DamagedEntry> {
         let start = out.len();
         let mut damaged = None;
-        for (bundle, entry) in self.find(id) {
-            match Packs::push_entry(bundle, entry, kind, max_bytes, decoder, out, &begin) {
+        for (pack, entry) in self.find(id) {
+            match Packs::push_entry(pack, entry, kind, max_bytes, decoder, out, &begin) {
                 Err(e) => {
                     out.truncate(start);
                     damaged.get_or_insert(e);
@@ -130,7 +130,7 @@ impl Packs {
 
     /// What [`Packs::push_object`] does with the entry of one pack.
     fn push_entry(
-        bundle: &Bundle,
+        pack: &Pack,
         entry: Entry,
         kind: Kind,
         max_bytes: u64,
@@ -140,7 +140,7 @@ impl Packs {
     ) -> Result<Option<u64>, DamagedEntry> {
         let (mut base, mut deltas) = (entry, Vec::new());
         loop {
-            let stream = Stream::of(bundle, &base);
+            let stream = Stream::of(pack, &base);
             stream.check_size()?;
             if stream.size > max_bytes || deltas.len() > DELTA_CHAIN_MAX {
                 return Ok(None);
@@ -148,8 +148,8 @@ impl Packs {
             let at = match base.header {
                 Header::OfsDelta { base_distance } => base.checked_base_pack_offset(base_distance),
                 Header::RefDelta { base_id } => {
-                    let index = bundle.index.lookup(base_id);
-                    index.map(|index| bundle.index.pack_offset_at_index(index))
+                    let index = pack.index.lookup(base_id);
+                    index.map(|index| pack.index.pack_offset_at_index(index))
                 }
                 whole if whole.as_kind() != Some(kind) => None,
                 _ if deltas.is_empty() => {
@@ -161,7 +161,7 @@ impl Packs {
                     return decoder.push_deltas(stream, deltas, max_bytes, out, begin);
                 }
             };
-            let Some(next) = at.and_then(|at| bundle.pack.entry(at).ok()) else {
+            let Some(next) = at.and_then(|at| pack.data.entry(at).ok()) else {
                 return Ok(None);
             };
             deltas.push(stream);
@@ -269,10 +269,34 @@ impl Default for Decoder {
     }
 }
 
+impl Pack {
+    /// Opens a pack by the path of its index or of its data.
+    fn open(path: &Path, hash: gix::hash::Kind) -> Result<Pack, OpenError> {
+        Ok(Pack {
+            index: open_part(path.with_extension("idx"), hash, index::File::from_data)?,
+            data: open_part(path.with_extension("pack"), hash, data::File::from_data)?,
+        })
+    }
+}
+
+/// Maps a file of a pack and has `parse` look at it.
+fn open_part<P>(
+    path: PathBuf,
+    hash: gix::hash::Kind,
+    parse: fn(MappedFile, PathBuf, gix::hash::Kind) -> gix::error::Result<P>,
+) -> Result<P, OpenError> {
+    let opened = MappedFile::open(&path).map_err(|e| e.to_string());
+    let parsed = opened.and_then(|file| {
+        let parsed = parse(file, path.clone(), hash);
+        parsed.map_err(|e| e.to_string())
+    });
+    parsed.map_err(|detail| OpenError { path, detail })
+}
+
 impl<'p> Stream<'p> {
-    fn of(bundle: &'p Bundle, entry: &Entry) -> Stream<'p> {
+    fn of(pack: &'p Pack, entry: &Entry) -> Stream<'p> {
         Stream {
-            bundle,
+            pack,
             offset: entry.data_offset,
             size: entry.decompressed_size,
         }
@@ -280,8 +304,8 @@ impl<'p> Stream<'p> {
 
     /// The stream's bytes, and whatever follows it in the pack.
     pub fn deflated(&self) -> &'p [u8] {
-        let end = self.bundle.pack.pack_end() as u64;
-        let deflated = self.bundle.pack.entry_slice(self.offset..end);
+        let end = self.pack.data.pack_end() as u64;
+        let deflated = self.pack.data.entry_slice(self.offset..end);
         deflated.unwrap_or_default()
     }
 
@@ -302,7 +326,7 @@ impl<'p> Stream<'p> {
 
     fn damaged(&self, detail: String) -> DamagedEntry {
         // The name alone: the path is that of a link, which is gone when somebody reads this.
-        let pack = self.bundle.pack.path().file_name().unwrap_or_default();
+        let pack = self.pack.data.path().file_name().unwrap_or_default();
         DamagedEntry {
             pack: pack.into(),
             offset: self.offset,
@@ -574,7 +598,7 @@ mod tests {
         let repository = deltas(&[]);
         let git_dir = repository.dir.path().join(".git");
         let objects = objects(&repository);
-        let pack = open(&git_dir).bundles[0].pack.path().to_owned();
+        let pack = open(&git_dir).packs[0].data.path().to_owned();
         let sound = fs::read(&pack).unwrap();
         fs::remove_file(&pack).unwrap();
         let mut found = 0;
@@ -618,7 +642,7 @@ mod tests {
         let mut packs = open(&git_dir);
         let mut again = open(&git_dir);
         // The same bytes twice, one of them damaged: each in its turn is the first.
-        let sound = packs.bundles[0].pack.path().to_owned();
+        let sound = packs.packs[0].data.path().to_owned();
         let damaged_dir = tempfile::tempdir().unwrap();
         let damaged = damaged_dir.path().join(sound.file_name().unwrap());
         let mut bytes = fs::read(&sound).unwrap();
@@ -626,14 +650,14 @@ mod tests {
         bytes[at + 4] ^= 0x55;
         fs::write(&damaged, bytes).unwrap();
         fs::copy(sound.with_extension("idx"), damaged.with_extension("idx")).unwrap();
-        let bundle = || Bundle::at(&damaged, gix::hash::Kind::Sha1).unwrap();
-        again.bundles.insert(0, bundle());
-        packs.bundles.push(bundle());
+        let pack = || Pack::open(&damaged, gix::hash::Kind::Sha1).unwrap();
+        again.packs.insert(0, pack());
+        packs.packs.push(pack());
         for packs in [&packs, &again] {
             let got = push(packs, &id, Kind::Blob, NO_LIMIT);
             assert_eq!(got.as_deref(), Some(data.as_bytes()));
         }
-        again.bundles.truncate(1);
+        again.packs.truncate(1);
         let (mut out, mut decoder) = (b"before".to_vec(), Decoder::new());
         let pushed =
             again.push_object(&id, Kind::Blob, NO_LIMIT, &mut decoder, &mut out, |o, _| {
@@ -647,11 +671,11 @@ mod tests {
     fn sizes_that_cannot_be_take_no_memory() {
         let repository = deltas(&[]);
         let packs = open(&repository.dir.path().join(".git"));
-        let bundle = &packs.bundles[0];
+        let pack = &packs.packs[0];
         let sizes = [1 << 40, 1 << 62, u64::MAX];
         for size in sizes {
             let stream = Stream {
-                bundle,
+                pack,
                 offset: 12,
                 size,
             };
