@@ -140,11 +140,13 @@ pub fn run(
         // A builder answers for its own panics.
         let _ = builder.join();
     }
+    // Clones that ran were given up with the tasks they ran in.
+    plane.git.removals.wait();
     Ok(())
 }
 
 impl Plane {
-    fn new(shared: Arc<Shared>, uring: bool) -> Plane {
+    fn new(shared: Arc<Shared>, uring: bool, stop: watch::Receiver<bool>) -> Plane {
         let config = &shared.config;
         let limits = TimeLimits {
             clone: config.clone_timeout,
