@@ -8,6 +8,7 @@ use super::support::server::{Server, Settings};
 use super::support::{git, wait};
 use super::{begin, expect_clone, finish, hit, large_lab, new_lab, small_lab, wait_published};
 use rustix::process::Signal;
+use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
@@ -34,6 +35,28 @@ fn sigterm_lets_a_running_response_finish() {
     assert!(status.success(), "{status}");
     expect_clone(&lab, "large", &body);
     lab.expect_no_orphans();
+}
+
+/// A terminal that is closed sends SIGHUP twice: once itself, once by the shell.
+#[test]
+fn a_second_hangup_breaks_no_response() {
+    let lab = large_lab();
+    let mut server = lab.start();
+    let (mut conn, _, start) = begin(&server, "large", 1 << 20);
+    server.signal(Signal::HUP);
+    wait_refused(&server);
+    server.signal(Signal::HUP);
+    finish(&mut conn, start);
+    let status = server.wait_exit(wait::DEADLINE);
+    assert!(status.success(), "{status}");
+    // Others still end it at once.
+    let mut server = lab.start();
+    let (_stalled, _, _) = begin(&server, "large", 1000);
+    server.terminate();
+    wait_refused(&server);
+    server.terminate();
+    let status = server.wait_exit(wait::DEADLINE);
+    assert_eq!(status.signal(), Some(Signal::TERM.as_raw()), "{status}");
 }
 
 /// A client that takes nothing does not keep the server alive past the limit, and sees that

@@ -304,7 +304,8 @@ impl Server {
         self.wait_exit(wait::DEADLINE);
     }
 
-    fn signal(&mut self, signal: Signal) {
+    /// Sends a signal to this one process.
+    pub fn signal(&mut self, signal: Signal) {
         // Only while it has not been waited for is the id surely still this child's.
         if self.poll_exit().is_none() {
             let sent = rustix::process::kill_process(Pid::from_child(&self.child), signal);
