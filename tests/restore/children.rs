@@ -150,7 +150,7 @@ fn killed_at_a_bundle_a_restore_leaves_all_or_nothing() {
             parent = target.clone();
         }
         let mut command = direct(server.address(), "test/small", &target, more);
-        stopping.kill(git::isolate(&mut command), step, moment);
+        stopping.kill(&mut command, step, moment);
         let left = staged(&parent);
         assert_eq!(left.len(), 1, "{name}: it was not killed");
         // It was at the step that it was to be killed at.
