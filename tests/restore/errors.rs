@@ -321,7 +321,7 @@ fn below_a_parent_that_is_not_writable_the_target_must_be_there() {
     fs::copy(crate::lab::BINARY, &binary).unwrap_or_else(|e| panic!("{e}"));
     parent.ancestors().take(3).chain([&*binary]).for_each(open);
     let restore = |target: &Path| {
-        let mut command = std::process::Command::new(&binary);
+        let mut command = git::with_umask(&binary);
         git::isolate(&mut command).env("HOME", &parent);
         command.args(["restore", "test/app"]).arg(target);
         command.args(["--server", &format!("http://{}", server.address())]);
