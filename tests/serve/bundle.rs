@@ -22,6 +22,14 @@ fn expect_made(server: &Server, count: usize) {
     assert_eq!(made(), count);
 }
 
+/// Waits until the snapshot that is served is of `commit`; a build is counted before it is.
+fn wait_for_commit(server: &Server, commit: &str) {
+    wait::until_true("the new snapshot is served", || {
+        let answer = server.fetch("HEAD", &lab::target("small"), &[]).expect(200);
+        answer.head.get("x-cachew-snapshot-commit") == Some(commit)
+    });
+}
+
 /// Gets the bundle from `base` and keeps it in a file.
 fn download(lab: &Lab, server: &Server, base: &str, name: &str) -> PathBuf {
     let answer = bundle(server, base).expect(200);
@@ -221,14 +229,9 @@ fn after_a_force_push() {
     let first = tip(&lab);
     hit(&server, "small");
     let second = push_and_fetch(&lab, &server, "small", "new.txt", b"new\n");
-    wait::until_true("the new snapshot is there", || {
-        server.builds("complete") == 2
-    });
+    wait_for_commit(&server, &second);
     let snapshot = hit(&server, "small");
-    assert_eq!(
-        snapshot.head.get("x-cachew-snapshot-commit"),
-        Some(&*second)
-    );
+    assert_eq!(server.builds("complete"), 2);
     let restored = lab.unpack(&snapshot.body, "restored");
 
     let orphan = rewritten(&lab);
@@ -246,13 +249,7 @@ fn after_a_force_push() {
     force_push(&lab, &server, &first);
     let answer = bundle(&server, &second).expect(404);
     assert!(answer.text().contains("no bundle"), "{}", answer.text());
-    wait::until_true("the newest snapshot is there", || {
-        let head = server
-            .fetch("HEAD", &lab::target("small"), &[])
-            .expect(200)
-            .head;
-        head.get("x-cachew-snapshot-commit") == Some(&*first)
-    });
+    wait_for_commit(&server, &first);
     expect_clone(&lab, "small", &hit(&server, "small").body);
 }
 

@@ -242,7 +242,8 @@ fn a_program_has_no_terminal() {
     let words: Vec<_> = words.iter().map(|word| quoted(word)).collect();
     let line = format!("{look}; {}; true", words.join(" "));
     let mut script = Command::new("script");
-    script
+    // Or the shell says what it thinks of the locale.
+    git::isolate(&mut script)
         .args(["-qec", &line, "/dev/null"])
         .stdin(Stdio::null());
     let Ok(out) = script.output() else {
