@@ -2,6 +2,7 @@
 
 use crate::bundle;
 use crate::lab::{Ends, Running, direct, interrupt, new_lab, nobody, relay, staged};
+use crate::support::relay::be_silent;
 use crate::support::steps::{hit, push_and_fetch};
 use crate::support::{git, processes, wait};
 use rustix::fs::{CWD, FileType, Mode};
@@ -43,7 +44,7 @@ fn no_git_outlives_a_killed_restore() {
     let silent = relay(
         server.address(),
         |target| target.contains("/info/refs"),
-        |_| std::thread::park_timeout(wait::DEADLINE),
+        |_| be_silent(),
     );
     let more = ["--ref", "main", "--no-bundle"];
     let restore = Running::start(silent, "test/app", &lab.scratch("fetch"), &more);

@@ -4,7 +4,7 @@ use crate::lab::{
     Ends, Full, clone, command, direct, expect, expect_files, expect_nothing, interrupt,
     interrupt_process, new_lab, nobody, relay, restore, serve, served, staged,
 };
-use crate::support::relay::listen;
+use crate::support::relay::{be_silent, listen};
 use crate::support::{compare, git, repos, wait};
 use rustix::process::Signal;
 use std::fs;
@@ -258,7 +258,7 @@ fn a_signal_in_the_middle_leaves_nothing() {
     let address = serve(whole, move |asked| {
         let (from, to) = asked.range.unwrap_or((0, 0));
         if to > half {
-            std::thread::park_timeout(wait::DEADLINE);
+            be_silent();
         }
         (to > half).then(|| half.saturating_sub(from))
     });
@@ -283,7 +283,7 @@ fn git_does_not_wait_for_the_silent() {
     let silent = relay(
         server.address(),
         |target| target.contains("/info/refs"),
-        |_| std::thread::park_timeout(wait::DEADLINE),
+        |_| be_silent(),
     );
     let url = format!("http://{silent}/git/test/app");
     for (step, server, repository, more) in [
