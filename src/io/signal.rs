@@ -46,12 +46,15 @@ impl StopSignals {
         }
     }
 
-    /// Lets the signals end the process again, for children and for a second Ctrl-C.
+    /// Lets a second SIGTERM or Ctrl-C end the process. Not a second SIGHUP: of a terminal that
+    /// is closed there come two, from the kernel and from the shell.
     pub fn unblock(&self) {
+        let mut set = self.set;
         // SAFETY: the set was initialised by `block`; a null old mask is allowed. Cannot fail
         // with these arguments.
         unsafe {
-            libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const self.set, std::ptr::null_mut());
+            libc::sigdelset(&raw mut set, libc::SIGHUP);
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut());
         }
     }
 }

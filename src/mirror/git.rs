@@ -1,6 +1,7 @@
 //! Runs git as a subprocess: own process group, bounded output, time limit, clean end.
 use crate::limits;
 use crate::mirror::error::{MirrorError, without_password};
+use crate::mirror::removals::Removals;
 use crate::refs::Follow;
 use gix::bstr::ByteSlice;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
@@ -23,6 +24,8 @@ pub struct Git {
     pub limits: TimeLimits,
     /// The refs that are followed besides heads and tags.
     pub follow: Follow,
+    /// What clones that were given up have left.
+    pub removals: Removals,
 }
 
 impl Default for Git {
@@ -31,6 +34,7 @@ impl Default for Git {
             program: "git".into(),
             limits: TimeLimits::default(),
             follow: Follow::default(),
+            removals: Removals::default(),
         }
     }
 }

@@ -321,6 +321,7 @@ pub fn recover(mirror: &Path) -> io::Result<()> {
     found.extend(with_prefix(mirror, "tmp_")?);
     found.extend(with_prefix(&mirror.join("objects/pack"), "tmp_")?);
     found.extend(with_prefix(&mirror.join("objects/pack"), ".tmp-")?);
+    found.extend(ref_locks(mirror)?);
     remove_all(&found)
 }
 
@@ -331,6 +332,26 @@ pub fn recover(mirror: &Path) -> io::Result<()> {
 /// The first thing that could not be removed; the others are gone.
 pub fn remove_unfinished(mirror: &Path) -> io::Result<()> {
     remove_all(&with_prefix(&mirror.join("objects/pack"), "tmp_")?)
+}
+
+/// Lock files of loose refs. No ref has a name that ends like theirs.
+fn ref_locks(mirror: &Path) -> io::Result<Vec<PathBuf>> {
+    let (mut found, mut pending) = (Vec::new(), vec![mirror.join("refs")]);
+    while let Some(folder) = pending.pop() {
+        let inside = match entries(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            inside => inside?,
+        };
+        for entry in inside {
+            let path = entry.path();
+            if entry.file_type()?.is_dir() {
+                pending.push(path);
+            } else if path.extension().is_some_and(|end| end == "lock") {
+                found.push(path);
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn with_prefix(folder: &Path, prefix: &str) -> io::Result<Vec<PathBuf>> {

@@ -17,7 +17,7 @@ pub mod error;
 pub mod git;
 pub mod maintain;
 mod packed;
-
+pub mod removals;
 pub mod schedule;
 pub mod upload;
 pub mod upstream;

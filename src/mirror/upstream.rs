@@ -4,6 +4,7 @@ use crate::limits;
 use crate::mirror::error::{MirrorError, without_password};
 use crate::mirror::git::{Call, Git, Target, stdin_file};
 use crate::mirror::packed::{self, CommitError};
+use crate::mirror::removals::Removals;
 use crate::mirror::{blocking, maintain};
 use crate::refs::{self, Follow, Head, MirrorRefs, Ref};
 use gix::ObjectId;
@@ -34,7 +35,7 @@ impl Git {
     /// Clones `url` (bare, heads, tags and followed refs) into a directory of its own in
     /// `staging_dir` and moves it to `dest` when it is whole and synced. Both must be on one
     /// file system. Nothing is left in `staging_dir` afterwards, also when the future is
-    /// dropped (then a thread removes it).
+    /// dropped: then a thread removes it, for which [`Removals::wait`] waits.
     ///
     /// # Errors
     /// Every [`MirrorError`]; [`MirrorError::Io`] when `dest` is there already.
@@ -44,7 +45,7 @@ impl Git {
         dest: &Path,
         staging_dir: &Path,
     ) -> Result<(), MirrorError> {
-        let staging = Staging::new(staging_dir)?;
+        let staging = Staging::new(staging_dir, self.removals.clone())?;
         let result = self
             .clone_into(url, &staging.path.join("repo.git"), dest)
             .await;
@@ -448,14 +449,15 @@ fn wanted_head(upstream: &Listing, local: &MirrorRefs) -> Head {
 }
 
 /// A directory of its own for one clone. Removed by [`Self::remove`], or when dropped by a
-/// thread, because unlinking gigabytes takes longer than the background thread may wait.
+/// thread.
 struct Staging {
     path: PathBuf,
+    removals: Removals,
     removed: bool,
 }
 
 impl Staging {
-    fn new(staging_dir: &Path) -> Result<Self, MirrorError> {
+    fn new(staging_dir: &Path, removals: Removals) -> Result<Self, MirrorError> {
         let made = tempfile::Builder::new()
             .prefix("clone-")
             .tempdir_in(staging_dir);
@@ -464,6 +466,7 @@ impl Staging {
             .keep();
         Ok(Self {
             path,
+            removals,
             removed: false,
         })
     }
@@ -481,17 +484,8 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if self.removed {
-            return;
-        }
-        let path = std::mem::take(&mut self.path);
-        let removing = std::thread::Builder::new().name("staging-remove".to_owned()).spawn(move || {
-            if let Err(error) = fs::remove_tree(&path) {
-                tracing::warn!(path = %path.display(), %error, "cannot remove an unfinished clone");
-            }
-        });
-        if let Err(error) = removing {
-            tracing::warn!(%error, "cannot start a thread that removes an unfinished clone");
+        if !self.removed {
+            self.removals.start(std::mem::take(&mut self.path));
         }
     }
 }

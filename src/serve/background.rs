@@ -71,6 +71,8 @@ pub(super) struct Plane {
     pub(super) schedule: std::cell::RefCell<Schedule<Arc<str>>>,
     pub(super) wake: tokio::sync::Notify,
     builders: std::cell::RefCell<Vec<std::thread::JoinHandle<()>>>,
+    /// Turns true when the plane ends.
+    stop: watch::Receiver<bool>,
     /// First clones; so that each repository is cloned by one of those who need it.
     pub(super) cloning: Flights<Arc<str>, Result<(), StartError>>,
     /// Comparisons with upstreams; `freshen` must not overlap for one mirror.
@@ -154,7 +156,7 @@ pub fn run(
     stop: watch::Receiver<bool>,
     uring: bool,
 ) -> std::io::Result<()> {
-    let plane = Rc::new(Plane::new(shared, uring));
+    let plane = Rc::new(Plane::new(shared, uring, stop.clone()));
     let work = plane.clone().work(commands, stop);
     if uring {
         tokio_uring::start(work);
@@ -169,11 +171,13 @@ pub fn run(
         // A builder answers for its own panics.
         let _ = builder.join();
     }
+    // Clones that ran were given up with the tasks they ran in.
+    plane.git.removals.wait();
     Ok(())
 }
 
 impl Plane {
-    fn new(shared: Arc<Shared>, uring: bool) -> Plane {
+    fn new(shared: Arc<Shared>, uring: bool, stop: watch::Receiver<bool>) -> Plane {
         let config = &shared.config;
         let limits = TimeLimits {
             clone: config.clone_timeout,
@@ -196,6 +200,7 @@ impl Plane {
             schedule: std::cell::RefCell::new(Schedule::new(policy)),
             wake: tokio::sync::Notify::new(),
             builders: std::cell::RefCell::default(),
+            stop,
             cloning: Flights::default(),
             freshening: Flights::default(),
             maintaining: Flights::default(),
@@ -254,9 +259,9 @@ impl Plane {
             return permit.refuse(e);
         }
         let shared = self.shared.clone();
-        let git = self.git.clone();
+        let (git, stop) = (self.git.clone(), self.stop.clone());
         let thread = std::thread::Builder::new().name("builder".into());
-        let spawned = thread.spawn(move || builder::run(&shared, permit, &git));
+        let spawned = thread.spawn(move || builder::run(&shared, permit, &git, stop));
         match spawned {
             Ok(builder) => {
                 let mut builders = self.builders.borrow_mut();

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sha2::{Digest, Sha256};
-use tokio::sync::RwLockReadGuard;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::{RwLockReadGuard, watch};
 
 use super::archive::{Archive, Files, unix_ms};
 use super::background::{Command, SpoolJob};
@@ -46,6 +46,8 @@ enum BeginError {
     Build(#[from] BuildError),
     #[error("cannot pack the mirror's loose objects: {0}")]
     Pack(String),
+    #[error("the server is shutting down")]
+    Stopping,
     #[error("cannot {op}: {source}")]
     Io { op: &'static str, source: io::Error },
 }
@@ -95,11 +97,12 @@ impl Spool for SpoolSender {
     }
 }
 
-/// Builds the snapshot that `permit` is for. `git` packs loose objects, if there are too many.
-pub fn run(shared: &Arc<Shared>, permit: Permit, git: &Git) {
+/// Builds the snapshot that `permit` is for. `git` packs loose objects, if there are too many,
+/// unless `stop` turns true.
+pub fn run(shared: &Arc<Shared>, permit: Permit, git: &Git, stop: watch::Receiver<bool>) {
     sched::be_prompt();
     let repo = permit.repo().clone();
-    let begun = catch_unwind(AssertUnwindSafe(|| begin(shared, &repo, git)));
+    let begun = catch_unwind(AssertUnwindSafe(|| begin(shared, &repo, git, stop)));
     let begun = match begun {
         Ok(Ok(begun)) => begun,
         Ok(Err(e)) => return refuse(shared, permit, &e.to_string()),
@@ -155,13 +158,18 @@ fn refuse(shared: &Shared, permit: Permit, why: &str) {
 }
 
 /// Reads all that the first byte needs.
-fn begin<'r>(shared: &Shared, repo: &'r Repo, git: &Git) -> Result<Begun<'r>, BeginError> {
+fn begin<'r>(
+    shared: &Shared,
+    repo: &'r Repo,
+    git: &Git,
+    stop: watch::Receiver<bool>,
+) -> Result<Begun<'r>, BeginError> {
     // Before the refs are read: what moves later is not in it.
     let created_unix_ms = unix_ms();
     let started = Instant::now();
     let (pinned, view, sources) = match pin(repo) {
         Err(PinError::TooManyLoose { .. }) => {
-            pack_loose(repo, git)?;
+            pack_loose(repo, git, stop)?;
             pin(repo)?
         }
         other => other?,
@@ -297,14 +305,21 @@ fn open_linked(dir: &Path, archive: &Archive) -> Result<Vec<File>, BeginError> {
     })
 }
 
-fn pack_loose(repo: &Repo, git: &Git) -> Result<(), BeginError> {
+/// Ends with an error as soon as `stop` is true: git may take minutes, and nobody waits for them.
+fn pack_loose(repo: &Repo, git: &Git, mut stop: watch::Receiver<bool>) -> Result<(), BeginError> {
     let failed = |e: &dyn std::fmt::Display| BeginError::Pack(e.to_string());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let runtime = runtime.map_err(|e| failed(&e))?;
-    let packed = runtime.block_on(git.pack_loose(&repo.mirror, &repo.pins));
-    let objects = packed.map_err(|e| failed(&e))?;
+    let packed = runtime.block_on(async {
+        tokio::select! {
+            packed = git.pack_loose(&repo.mirror, &repo.pins) => packed.map_err(|e| failed(&e)),
+            // Without a sender the server has stopped, too.
+            _ = stop.wait_for(|stop| *stop) => Err(BeginError::Stopping),
+        }
+    });
+    let objects = packed?;
     tracing::info!(repository = &*repo.name, objects, "packed loose objects");
     Ok(())
 }

@@ -577,6 +577,20 @@ fn a_pack_with_a_name_of_its_own_is_refused() {
     assert!(refused.to_string().contains("mine.pack"), "{refused}");
 }
 
+/// What it lacks need not be missing at HEAD.
+#[test]
+fn a_pack_of_a_partial_clone_is_refused() {
+    let repository = Repository::new();
+    repository.write("file", "content");
+    repository.commit();
+    repository.git(&["repack", "-adq"]);
+    let index = PathBuf::from(pack_index(&repository));
+    fs::write(index.with_extension("promisor"), "").unwrap();
+    let mirror = repository.dir.path().join(".git");
+    let refused = view::pin(&mirror, &mut |_, _| Ok(1)).unwrap_err();
+    assert!(refused.to_string().contains("partial clone"), "{refused}");
+}
+
 /// Where no entry can be made, the mirror itself is read. What somebody has set up in it must not
 /// change the archive.
 #[test]

@@ -175,6 +175,12 @@ fn link_packs(
                 reason: format!("its pack {name} has no name that git gives; run git repack -ad"),
             });
         }
+        if names.contains(&format!("{stem}.promisor")) {
+            return Err(PinError::Unusable {
+                path: mirror.to_owned(),
+                reason: format!("its pack {name} is that of a partial clone; clone it whole"),
+            });
+        }
         for extension in ["pack", "idx", "rev", "mtimes"] {
             let name = format!("{stem}.{extension}");
             let relative = format!("objects/pack/{name}");

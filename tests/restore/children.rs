@@ -2,6 +2,7 @@
 
 use crate::bundle;
 use crate::lab::{Ends, Running, direct, interrupt, new_lab, nobody, relay, staged};
+use crate::support::relay::be_silent;
 use crate::support::steps::{hit, push_and_fetch};
 use crate::support::{git, processes, wait};
 use rustix::fs::{CWD, FileType, Mode};
@@ -43,7 +44,7 @@ fn no_git_outlives_a_killed_restore() {
     let silent = relay(
         server.address(),
         |target| target.contains("/info/refs"),
-        |_| std::thread::park_timeout(wait::DEADLINE),
+        |_| be_silent(),
     );
     let more = ["--ref", "main", "--no-bundle"];
     let restore = Running::start(silent, "test/app", &lab.scratch("fetch"), &more);
@@ -150,7 +151,7 @@ fn killed_at_a_bundle_a_restore_leaves_all_or_nothing() {
             parent = target.clone();
         }
         let mut command = direct(server.address(), "test/small", &target, more);
-        stopping.kill(git::isolate(&mut command), step, moment);
+        stopping.kill(&mut command, step, moment);
         let left = staged(&parent);
         assert_eq!(left.len(), 1, "{name}: it was not killed");
         // It was at the step that it was to be killed at.

@@ -52,6 +52,7 @@ pub fn command(server: SocketAddr, repository: &str, into: &Path, more: &[&str])
 /// The same as the process itself, with no shell around it: it can be sent signals.
 pub fn direct(server: SocketAddr, repository: &str, into: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
+    git::isolate(&mut command);
     command.args(["restore", repository]).arg(into);
     let server = format!("http://{server}");
     command.args(["--server", &server]).args(more);
@@ -103,10 +104,16 @@ pub fn expect_nothing(target: &Path) {
     }
 }
 
-/// An address that nobody listens on.
+/// An address that nobody listens on: its port is taken for as long as the tests run, or another
+/// test's server could get it.
 pub fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap_or_else(|e| panic!("{e}"));
-    listener.local_addr().unwrap_or_else(|e| panic!("{e}"))
+    let taken = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let taken = taken.unwrap_or_else(|e| panic!("socket: {e}"));
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let bound = taken.bind(&any.into()).and_then(|()| taken.local_addr());
+    std::mem::forget(taken);
+    let address = bound.unwrap_or_else(|e| panic!("bind: {e}"));
+    address.as_socket().unwrap_or_else(|| panic!("no address"))
 }
 
 /// A server that takes no connection: the kernel drops what asks for one, as its queue of those

@@ -14,9 +14,20 @@ fn bundle(server: &Server, base: &str) -> Response {
     server.get(&lab::endpoint("small", &what))
 }
 
-/// Bundles that were made so far, by the log.
-fn made(server: &Server) -> usize {
-    server.log().matches("made a bundle").count()
+/// Panics unless `count` bundles were made so far, by the log, which may be a little behind.
+#[track_caller]
+fn expect_made(server: &Server, count: usize) {
+    let made = || server.log().matches("made a bundle").count();
+    wait::until_true("the bundle is logged", || made() >= count);
+    assert_eq!(made(), count);
+}
+
+/// Waits until the snapshot that is served is of `commit`; a build is counted before it is.
+fn wait_for_commit(server: &Server, commit: &str) {
+    wait::until_true("the new snapshot is served", || {
+        let answer = server.fetch("HEAD", &lab::target("small"), &[]).expect(200);
+        answer.head.get("x-cachew-snapshot-commit") == Some(commit)
+    });
 }
 
 /// Gets the bundle from `base` and keeps it in a file.
@@ -119,14 +130,15 @@ fn bundles_are_made_once_and_kept() {
         bodies.iter().all(|body| *body == bodies[0]),
         "bundles differ"
     );
-    assert_eq!(made(&server), 1);
+    expect_made(&server, 1);
     assert!(bundle(&server, &base).expect(200).body == bodies[0]);
-    assert_eq!(made(&server), 1, "it was not kept");
+    // It was kept.
+    expect_made(&server, 1);
 
     push_and_fetch(&lab, &server, "small", "more.txt", b"more\n");
     let newer = bundle(&server, &base).expect(200).body;
     assert!(newer != bodies[0], "the old bundle for a new HEAD");
-    assert_eq!(made(&server), 2);
+    expect_made(&server, 2);
 }
 
 /// "Nothing new" is said only after a look at the upstream that began with the request.
@@ -179,7 +191,7 @@ fn an_unknown_base() {
     }
     // Clients with such bases cannot make the server ask all the time.
     assert!(server.fetches() <= 2, "{} fetches", server.fetches());
-    assert_eq!(made(&server), 1);
+    expect_made(&server, 1);
 }
 
 #[test]
@@ -217,14 +229,9 @@ fn after_a_force_push() {
     let first = tip(&lab);
     hit(&server, "small");
     let second = push_and_fetch(&lab, &server, "small", "new.txt", b"new\n");
-    wait::until_true("the new snapshot is there", || {
-        server.builds("complete") == 2
-    });
+    wait_for_commit(&server, &second);
     let snapshot = hit(&server, "small");
-    assert_eq!(
-        snapshot.head.get("x-cachew-snapshot-commit"),
-        Some(&*second)
-    );
+    assert_eq!(server.builds("complete"), 2);
     let restored = lab.unpack(&snapshot.body, "restored");
 
     let orphan = rewritten(&lab);
@@ -242,13 +249,7 @@ fn after_a_force_push() {
     force_push(&lab, &server, &first);
     let answer = bundle(&server, &second).expect(404);
     assert!(answer.text().contains("no bundle"), "{}", answer.text());
-    wait::until_true("the newest snapshot is there", || {
-        let head = server
-            .fetch("HEAD", &lab::target("small"), &[])
-            .expect(200)
-            .head;
-        head.get("x-cachew-snapshot-commit") == Some(&*first)
-    });
+    wait_for_commit(&server, &first);
     expect_clone(&lab, "small", &hit(&server, "small").body);
 }
 

@@ -1,13 +1,19 @@
 //! The server's children: they end with it, and are otherwise as if it had started them itself.
 
 use super::support::client::Conn;
+use super::support::lab::{self, Lab};
 use super::support::relay::{self, Ends};
-use super::support::{git, lab, processes, wait};
+use super::support::repos::{self, FILE, Importer, Layout};
+use super::support::server::Server;
+use super::support::{git, processes, wait};
 use super::{large_lab, new_lab};
 use rustix::process::{Pid, Signal};
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 /// `kill -9` in the middle of a clone from an upstream that has stopped sending: neither git nor
 /// any helper of it stays behind. Which helpers there are depends on the protocol's version.
@@ -23,24 +29,32 @@ fn no_git_outlives_a_killed_server() {
     }
 }
 
-fn kill_while_it_clones(upstream: &str, version: &str, part: u64) {
-    let lab = new_lab();
-    let mut settings = lab.settings();
-    settings.upstreams = vec![format!("test={upstream}")];
-    for (name, value) in [
-        ("GIT_CONFIG_COUNT", "1"),
-        ("GIT_CONFIG_KEY_0", "protocol.version"),
-        ("GIT_CONFIG_VALUE_0", version),
-    ] {
-        settings.environment.push((name.into(), value.into()));
+/// SIGTERM at the same moment: nothing of the clone is left either, once the server has ended.
+#[test]
+fn a_server_that_stops_leaves_no_half_of_a_clone() {
+    let far = large_lab();
+    let far_server = far.start();
+    far_server.get(&lab::target("large")).expect(200);
+    let part = 1 << 20;
+    let address = relay::interrupt(far_server.address(), move |_| Ends::Stall(part));
+    let upstream = format!("http://{address}/git/test/");
+    let (lab, mut server, _client) = start_a_clone(&upstream, "2", part);
+    let tmp = lab.state().join("tmp");
+    let mut clones = fs::read_dir(&tmp).unwrap();
+    let clone = clones.next().unwrap().unwrap().path();
+    // As long to remove as many objects are.
+    for number in 0..2000 {
+        fs::write(clone.join(number.to_string()), "").unwrap();
     }
-    let mut server = settings.start();
-    let mut conn = Conn::open(server.address());
-    conn.request("GET", &lab::target("large"), &[]);
-    // Most of what ever comes is there: nothing more will end a helper whose reader is gone.
-    wait::until_true("the upstream has stopped sending", || {
-        git::received_bytes(&lab.state()) >= part * 3 / 4
-    });
+    server.terminate();
+    let status = server.wait_exit(wait::DEADLINE);
+    assert!(status.success(), "{status}");
+    assert_eq!(lab.orphans(), Vec::<String>::new());
+    processes::expect_ended("a stop", || processes::with(&upstream));
+}
+
+fn kill_while_it_clones(upstream: &str, version: &str, part: u64) {
+    let (lab, mut server, _client) = start_a_clone(upstream, version, part);
     let state = lab.state().display().to_string();
     let look = || [processes::with(&state), processes::with(upstream)].concat();
     let before = look();
@@ -49,6 +63,73 @@ fn kill_while_it_clones(upstream: &str, version: &str, part: u64) {
     assert!(helpers.iter().all(runs), "{before:#?}");
     server.kill();
     processes::expect_ended(&format!("version {version}"), look);
+}
+
+/// A server that clones for a client from an `upstream` which stops after `part` bytes, once it
+/// has.
+fn start_a_clone(upstream: &str, version: &str, part: u64) -> (Lab, Server, Conn) {
+    let lab = new_lab();
+    let mut settings = lab.settings().with(&["--shutdown-grace", "0s"]);
+    settings.upstreams = vec![format!("test={upstream}")];
+    for (name, value) in [
+        ("GIT_CONFIG_COUNT", "1"),
+        ("GIT_CONFIG_KEY_0", "protocol.version"),
+        ("GIT_CONFIG_VALUE_0", version),
+    ] {
+        settings.environment.push((name.into(), value.into()));
+    }
+    let server = settings.start();
+    let mut conn = Conn::open(server.address());
+    conn.request("GET", &lab::target("large"), &[]);
+    // Most of what ever comes is there: nothing more will end a helper whose reader is gone.
+    wait::until_true("the upstream has stopped sending", || {
+        git::received_bytes(&lab.state()) >= part * 3 / 4
+    });
+    (lab, server, conn)
+}
+
+/// Stands in for `git`: one that packs objects never ends, all else is done by the real one.
+const SLOW_PACKER: &str = "#!/bin/sh
+case \" $* \" in *' pack-objects '*) exec sleep 100 ;; esac
+PATH=${PATH#*:} exec git \"$@\"
+";
+
+/// SIGTERM while a mirror's loose objects are packed, which a build begins with: it does not wait
+/// for that.
+#[test]
+fn a_server_that_stops_packs_no_loose_objects() {
+    let lab = new_lab();
+    let path = lab.upstream("loose");
+    repos::init_bare(&path, "main", "sha1");
+    let mut import = Importer::start(&path, Layout::Loose);
+    import.commit("refs/heads/main", "many");
+    for number in 0..400 {
+        let content = format!("{number}\n");
+        import.file(FILE, format!("{number}.txt").as_bytes(), content.as_bytes());
+    }
+    import.finish();
+    lab::copy_tree(&path, &lab.mirror("loose"));
+    let bin = lab.scratch("bin");
+    lab::create_dir(&bin);
+    fs::write(bin.join("git"), SLOW_PACKER).unwrap();
+    fs::set_permissions(bin.join("git"), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut settings = lab.settings().with(&["--shutdown-grace", "0s"]);
+    let path = std::env::var("PATH").unwrap();
+    let path = format!("{}:{path}", bin.display());
+    settings.environment.push(("PATH".into(), path));
+    let mut server = settings.start();
+    let mut conn = Conn::open(server.address());
+    conn.request("GET", &lab::target("loose"), &[]);
+    let state = lab.state().display().to_string();
+    let look = || processes::with(&state);
+    wait::until_true("objects are packed", || {
+        look().iter().any(|line| line.contains("pack-objects"))
+    });
+    server.terminate();
+    let status = server.wait_exit(Duration::from_secs(30));
+    assert!(status.success(), "{status}");
+    processes::expect_ended("a stop", look);
+    lab.expect_no_orphans();
 }
 
 /// A starter of `program`, after the words of `launcher`, in a group of its own.
@@ -161,7 +242,8 @@ fn a_program_has_no_terminal() {
     let words: Vec<_> = words.iter().map(|word| quoted(word)).collect();
     let line = format!("{look}; {}; true", words.join(" "));
     let mut script = Command::new("script");
-    script
+    // Or the shell says what it thinks of the locale.
+    git::isolate(&mut script)
         .args(["-qec", &line, "/dev/null"])
         .stdin(Stdio::null());
     let Ok(out) = script.output() else {

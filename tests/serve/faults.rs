@@ -215,18 +215,7 @@ fn expect_live_only(lab: &Lab, server: &mut Server, state: &std::path::Path) {
     );
     assert_eq!(server.fetch("HEAD", &target, &[]).head.status, 404);
     assert_eq!(server.metrics().count("tarpon_cache_entries", &[]), 0);
-    let log = server.log().to_lowercase();
-    let says_why = [
-        "no space",
-        "disk full",
-        "disk is full",
-        "disk_full",
-        "enospc",
-    ];
-    assert!(
-        says_why.iter().any(|why| log.contains(why)),
-        "the log does not say why"
-    );
+    server.wait_logged("disk_full");
     assert!(server.is_running());
     // And again: the next request is served the same way.
     expect_clone(lab, "spooled", &server.get(&target).expect(200).body);
@@ -322,8 +311,9 @@ fn nobody_reads_the_log() {
     for _ in 0..1000 {
         server.get("/git/nowhere/x/snapshot.tar.zst").expect(403);
     }
-    let waiting = rustix::io::ioctl_fionread(&reader).unwrap_or_default();
-    assert!(waiting > 60_000, "{waiting} bytes: the pipe is not full");
+    wait::until_true("the pipe is full", || {
+        rustix::io::ioctl_fionread(&reader).is_ok_and(|waiting| waiting > 60_000)
+    });
     expect_served_to_the_end(&lab, server);
 }
 
@@ -353,10 +343,8 @@ fn no_entry_can_be_made() {
     assert_eq!(failures("disk_full"), 0);
     wait::until_true("the build is counted", || server.builds("live_only") >= 1);
     assert_eq!(server.builds("failed"), 0);
-    assert!(
-        server.log().contains(&snapshots.display().to_string()),
-        "the log does not say what is in the way"
-    );
+    // What is in the way.
+    server.wait_logged(&format!("create {}/", snapshots.display()));
 
     std::fs::remove_file(&snapshots).unwrap_or_else(|e| panic!("{e}"));
     std::fs::rename(lab.scratch("away"), &snapshots).unwrap_or_else(|e| panic!("{e}"));
@@ -409,7 +397,7 @@ fn git_is_missing() {
     let mut settings = lab.settings();
     settings.launcher = ["env", "PATH=/nonexistent"].map(str::to_owned).into();
     let server = settings.start();
-    wait::until_true("the log says so", || server.log().contains("install git"));
+    server.wait_logged("install git");
     let answer = server.get(&lab::target("small")).expect(500).text();
     assert!(answer.contains("install git"), "{answer}");
 }

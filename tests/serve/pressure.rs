@@ -11,8 +11,10 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+const LIVENESS: &[u8] = b"GET /_liveness HTTP/1.1\r\nHost: t\r\n\r\n";
+
 fn is_alive(conn: &mut Conn) -> bool {
-    let sent = conn.send(b"GET /_liveness HTTP/1.1\r\nHost: t\r\n\r\n");
+    let sent = conn.send(LIVENESS);
     let head = sent.and_then(|()| conn.read_head("GET"));
     head.is_ok_and(|head| head.status == 200) && conn.copy_body(&mut std::io::sink()).is_ok()
 }
@@ -40,11 +42,19 @@ fn more_connections_than_descriptors() {
         assert!(is_alive(conn));
     }
     for _ in 0..3 {
-        let mut over = Conn::open(server.address());
-        over.request("GET", "/_liveness", &[]);
-        let refused = over.response("GET").expect(503);
-        assert_eq!(refused.head.get("retry-after"), Some("5"));
-        assert!(refused.text().contains("too many connections"));
+        // So few are told at a time that one is only closed while the server has not yet seen that
+        // the one before has gone.
+        let (mut over, head) = wait::until("one is told why", || {
+            let mut over = Conn::open(server.address());
+            over.send(LIVENESS).ok()?;
+            let head = over.read_head("GET").ok()?;
+            Some((over, head))
+        });
+        assert_eq!(head.status, 503, "{head:?}");
+        assert_eq!(head.get("retry-after"), Some("5"));
+        let mut text = Vec::new();
+        assert!(over.copy_body(&mut text).is_ok());
+        assert!(String::from_utf8_lossy(&text).contains("too many connections"));
         assert!(over.closes_within(wait::DEADLINE));
     }
     // Many more than there are descriptors in all, none of which asks for anything.

@@ -4,8 +4,8 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// Variables that make `git` read no configuration but the repository's own, and that give
-/// commits a fixed author and time.
+/// Variables that make `git` read no configuration but the repository's own and ask no proxy, and
+/// that give commits a fixed author and time.
 pub const ISOLATION: &[(&str, &str)] = &[
     ("GIT_CONFIG_NOSYSTEM", "1"),
     ("GIT_CONFIG_GLOBAL", "/dev/null"),
@@ -19,6 +19,8 @@ pub const ISOLATION: &[(&str, &str)] = &[
     ("GIT_COMMITTER_EMAIL", "committer@example.com"),
     ("GIT_COMMITTER_DATE", "1700000000 +0000"),
     ("LC_ALL", "C"),
+    // All that is asked is on this machine.
+    ("no_proxy", "*"),
     ("TZ", "UTC"),
 ];
 

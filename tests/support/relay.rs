@@ -23,6 +23,14 @@ pub fn listen(serve: impl Fn(&TcpStream) + Send + Sync + 'static) -> SocketAddr 
     address
 }
 
+/// Says nothing any more, for as long as the tests run: a time that is over while the machine stood
+/// still would be an answer.
+pub fn be_silent() {
+    loop {
+        std::thread::park();
+    }
+}
+
 /// How an answer ends.
 pub enum Ends {
     Whole,

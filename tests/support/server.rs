@@ -31,9 +31,9 @@ pub struct Settings {
     pub binary: PathBuf,
     /// `--state`.
     pub state: PathBuf,
-    /// `--upstream`, each `HOST=BASE_URL`.
     /// Where it listens; port 0 is any that is free.
     pub listen: String,
+    /// `--upstream`, each `HOST=BASE_URL`.
     pub upstreams: Vec<String>,
     /// Further flags of `serve`.
     pub arguments: Vec<String>,
@@ -235,6 +235,12 @@ impl Server {
     pub fn log(&self) -> String {
         let bytes = fs::read(self.log.path()).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Waits until `text` stands in the log: that is written by a thread of its own, some time
+    /// after what it is about.
+    pub fn wait_logged(&self, text: &str) {
+        wait::until_true(&format!("{text:?} is logged"), || self.log().contains(text));
     }
 
     /// Anonymous resident memory in bytes.

@@ -279,7 +279,11 @@ fn leftovers_of_a_killed_process_are_removed() {
         "tmp_packed_refs_x",
         "objects/pack/tmp_pack_x",
         "objects/pack/.tmp-1-x",
+        "refs/heads/main.lock",
+        "refs/tags/x/y.lock",
     ];
+    std::fs::create_dir_all(s.mirror().join("refs/tags/x")).unwrap();
+    std::fs::create_dir_all(s.mirror().join("refs/heads")).unwrap();
     for name in left {
         std::fs::write(s.mirror().join(name), "").unwrap();
     }
