@@ -41,6 +41,19 @@ const SETTINGS: &[&str] = &[
     "protocol.version=2",
 ];
 
+/// What keeps the configuration of the user and of the machine away from a step that writes files.
+const WITHOUT_CONFIG: &[(&str, &str)] = &[
+    ("GIT_ATTR_NOSYSTEM", "1"),
+    ("GIT_CONFIG_GLOBAL", "/dev/null"),
+    ("GIT_CONFIG_NOSYSTEM", "1"),
+    // Whatever was set for a `git` that started this.
+    ("GIT_CONFIG_COUNT", "0"),
+    ("GIT_CONFIG_PARAMETERS", ""),
+];
+/// What that configuration would have been needed for, and the file of attributes that is the
+/// user's even without it.
+const WITHOUT_CONFIG_SETTINGS: &[&str] = &["core.attributesFile=/dev/null", "safe.directory=*"];
+
 /// Runs `git` in `directory` and gives its standard output; no hooks, and no question is asked.
 /// When this process is killed, so are `git` and its helpers.
 pub fn run<A: AsRef<OsStr>>(
@@ -48,7 +61,15 @@ pub fn run<A: AsRef<OsStr>>(
     directory: &Path,
     args: &[A],
 ) -> Result<Vec<u8>, RestoreError> {
-    run_with(stop, directory, &[], args)
+    run_with(stop, directory, &[], &[], args)
+}
+
+/// The same without anybody's configuration: the files of a bundle are made as those of the
+/// archive are. A filter or line ends that the user has set up would be in some files only.
+fn run_plain(stop: &Stop, directory: &Path, args: &[&str]) -> Result<Vec<u8>, RestoreError> {
+    let settings = WITHOUT_CONFIG_SETTINGS.iter().map(ToString::to_string);
+    let settings: Vec<String> = settings.collect();
+    run_with(stop, directory, &settings, WITHOUT_CONFIG, args)
 }
 
 /// The same for a command that talks to another machine, which may take as long as it likes but
@@ -65,13 +86,14 @@ fn run_remote<A: AsRef<OsStr>>(
         "http.lowSpeedLimit=1".to_owned(),
         format!("http.lowSpeedTime={silent_s}"),
     ];
-    run_with(stop, directory, &settings, args)
+    run_with(stop, directory, &settings, &[], args)
 }
 
 fn run_with<A: AsRef<OsStr>>(
     stop: &Stop,
     directory: &Path,
     settings: &[String],
+    environment: &[(&str, &str)],
     args: &[A],
 ) -> Result<Vec<u8>, RestoreError> {
     let step = args
@@ -101,6 +123,7 @@ fn run_with<A: AsRef<OsStr>>(
     for name in INHERITED {
         command.env_remove(name);
     }
+    command.envs(environment.iter().copied());
     let status = finish(command.spawn().map_err(io)?, stop).map_err(io)?;
     let mut text = Vec::new();
     let file = if status.success() {
@@ -187,7 +210,7 @@ pub fn apply_bundle(
         Err(e @ RestoreError::Disk { .. }) => return Err(e),
         Err(e) => return Ok(Bundled::Skipped(e.to_string())),
     }
-    let git = |args: &[&str]| run(link.stop, tree, args);
+    let git = |args: &[&str]| run_plain(link.stop, tree, args);
     let bundle = file.to_string_lossy();
     // Without a branch HEAD is detached, and its log the only one.
     let branch = git(&["symbolic-ref", "--quiet", "HEAD"]).map(line).ok();

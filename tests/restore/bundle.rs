@@ -1,7 +1,7 @@
 //! Bundles through the client: what the mirror has beyond the snapshot comes with the restore, and
 //! a bundle that is of no use leaves a whole snapshot.
 
-use crate::lab::{BINARY, expect, expect_nothing, relay, restore};
+use crate::lab::{BINARY, command, expect, expect_nothing, relay, restore};
 use crate::support::lab::{self, Lab};
 use crate::support::repos::{self, Shape};
 use crate::support::rng::Rng;
@@ -106,6 +106,31 @@ fn what_is_newer_than_the_snapshot_comes_with_it() {
     assert_eq!(summary["bundle_applied"], true);
     assert_eq!(git::text(&over, &["rev-parse", "HEAD"]), new);
     assert_eq!(git::text(&over, &["status", "--porcelain"]), "?? mine");
+}
+
+/// Filters and line ends that the user has set up would be in the files that the bundle changes
+/// and in no others.
+#[test]
+fn the_users_configuration_does_not_show_in_the_files_of_a_bundle() {
+    let lab = small_lab();
+    let attributes = b"*.txt filter=mine\n";
+    repos::add_commit(&lab.upstream("small"), "main", ".gitattributes", attributes);
+    let server = start(&lab);
+    hit(&server, "small");
+    push_and_fetch(&lab, &server, "small", "large.bin", &large());
+    let new = push_and_fetch(&lab, &server, "small", "small.txt", b"small\n");
+
+    let config = lab.scratch("config");
+    let text = "[core]\n\tautocrlf = true\n[filter \"mine\"]\n\tsmudge = echo smudged\n";
+    std::fs::write(&config, text).unwrap_or_else(|e| panic!("{e}"));
+    let target = lab.scratch("restored");
+    let mut command = command(server.address(), "test/small", &target, &["--json"]);
+    let out = command.env("GIT_CONFIG_GLOBAL", &config).output();
+    let out = out.unwrap_or_else(|e| panic!("tarpon does not start: {e}"));
+    expect(&out, 0);
+    assert_eq!(summary(&out)["bundle_applied"], true);
+    expect_at(&target, &new);
+    expect_newest(&lab, &target, "restored");
 }
 
 #[test]
