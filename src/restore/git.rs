@@ -233,8 +233,7 @@ pub fn apply_bundle(
         return Ok(Bundled::Skipped(e.to_string()));
     }
     let commit = line(git(&["rev-parse", "--verify", "FETCH_HEAD"])?);
-    // A fast-forward as a rule; after a force-push what a clone would have now.
-    git(&["reset", "--quiet", "--hard", &commit])?;
+    check_out(&commit, &git)?;
     if let Some(name) = branch.and_then(|b| b.strip_prefix("refs/heads/").map(str::to_owned)) {
         let remote = format!("refs/remotes/origin/{name}");
         git(&["update-ref", &remote, &commit])?;
@@ -243,6 +242,25 @@ pub fn apply_bundle(
         let _ = std::fs::remove_file(tree.join(".git").join(left));
     }
     Ok(Bundled::Applied(commit))
+}
+
+/// Moves the branch and its files to `commit`.
+fn check_out(
+    commit: &str,
+    git: &impl Fn(&[&str]) -> Result<Vec<u8>, RestoreError>,
+) -> Result<(), RestoreError> {
+    let changed = ["diff-tree", "-r", "-z", "--name-only", "HEAD", commit];
+    let changed = git(&changed)?;
+    // A fast-forward as a rule; after a force-push what a clone would have now.
+    git(&["reset", "--quiet", "--hard", commit])?;
+    let is_attributes = |path: &[u8]| path.rsplit(|b| *b == b'/').next() == Some(b".gitattributes");
+    if changed.split(|b| *b == 0).any(is_attributes) {
+        // They also decide about files that are the same in both, which git leaves as they are
+        // unless it knows nothing of them.
+        git(&["read-tree", "--empty"])?;
+        git(&["reset", "--quiet", "--hard", commit])?;
+    }
+    Ok(())
 }
 
 /// Downloads a bundle.

@@ -108,6 +108,35 @@ fn what_is_newer_than_the_snapshot_comes_with_it() {
     assert_eq!(git::text(&over, &["status", "--porcelain"]), "?? mine");
 }
 
+/// Files that the bundle does not touch change with the attributes, too.
+#[test]
+fn attributes_that_a_bundle_changes_are_those_of_all_files() {
+    let lab = small_lab();
+    repos::add_commit(&lab.upstream("small"), "main", "gone.txt", b"one\ntwo\n");
+    repos::add_commit(
+        &lab.upstream("small"),
+        "main",
+        "dir/stays.txt",
+        b"one\ntwo\n",
+    );
+    let server = start(&lab);
+    hit(&server, "small");
+    push_and_fetch(&lab, &server, "small", "large.bin", &large());
+    let mut import = repos::Importer::start(&lab.upstream("small"), repos::Layout::Packed);
+    import.commit_on("refs/heads/main", "refs/heads/main^0", "without");
+    import.delete(b"gone.txt");
+    import.finish();
+    let attributes = b"*.txt text eol=crlf\n";
+    let new = push_and_fetch(&lab, &server, "small", ".gitattributes", attributes);
+
+    let (restored, summary, errors) = run(&lab, server.address(), "restored", &[]);
+    assert_eq!(summary["bundle_applied"], true, "{errors}");
+    expect_at(&restored, &new);
+    let stays = std::fs::read(restored.join("dir/stays.txt"));
+    assert_eq!(stays.unwrap_or_else(|e| panic!("{e}")), b"one\r\ntwo\r\n");
+    expect_newest(&lab, &restored, "restored");
+}
+
 /// Filters and line ends that the user has set up would be in the files that the bundle changes
 /// and in no others.
 #[test]
