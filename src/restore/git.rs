@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -66,7 +67,11 @@ pub fn run<A: AsRef<OsStr>>(
 
 /// The same without anybody's configuration: the files of a bundle are made as those of the
 /// archive are. A filter or line ends that the user has set up would be in some files only.
-fn run_plain(stop: &Stop, directory: &Path, args: &[&str]) -> Result<Vec<u8>, RestoreError> {
+fn run_plain<A: AsRef<OsStr>>(
+    stop: &Stop,
+    directory: &Path,
+    args: &[A],
+) -> Result<Vec<u8>, RestoreError> {
     let settings = WITHOUT_CONFIG_SETTINGS.iter().map(ToString::to_string);
     let settings: Vec<String> = settings.collect();
     run_with(stop, directory, &settings, WITHOUT_CONFIG, args)
@@ -213,16 +218,18 @@ pub fn apply_bundle(
     let git = |args: &[&str]| run_plain(link.stop, tree, args);
     let bundle = file.to_string_lossy();
     // Without a branch HEAD is detached, and its log the only one.
-    let branch = git(&["symbolic-ref", "--quiet", "HEAD"]).map(line).ok();
+    let branch = git(&["symbolic-ref", "--quiet", "HEAD"]).ok();
+    let branch = branch.as_deref().map(<[u8]>::trim_ascii);
     let listed = match git(&["bundle", "list-heads", &bundle]) {
-        Ok(listed) => line(listed),
+        Ok(listed) => listed,
         Err(e) => return Ok(Bundled::Skipped(e.to_string())),
     };
-    let mut tips = listed.lines().filter_map(|tip| tip.split_once(' '));
-    let its_branch = tips.find(|(_, name)| *name != "HEAD");
-    let its_branch = its_branch.map(|(_, name)| name.to_owned());
+    let its_branch = branch_of(&listed);
     if its_branch != branch {
-        let named = |name: Option<String>| name.unwrap_or_else(|| "a detached commit".into());
+        let named = |name: Option<&[u8]>| match name {
+            Some(name) => String::from_utf8_lossy(name).into_owned(),
+            None => "a detached commit".into(),
+        };
         let (new, old) = (named(its_branch), named(branch));
         let why = format!("the upstream's HEAD is now {new}, no longer {old}");
         return Ok(Bundled::Skipped(why));
@@ -234,14 +241,29 @@ pub fn apply_bundle(
     }
     let commit = line(git(&["rev-parse", "--verify", "FETCH_HEAD"])?);
     check_out(&commit, &git)?;
-    if let Some(name) = branch.and_then(|b| b.strip_prefix("refs/heads/").map(str::to_owned)) {
-        let remote = format!("refs/remotes/origin/{name}");
-        git(&["update-ref", &remote, &commit])?;
+    if let Some(name) = branch.and_then(|b| b.strip_prefix(b"refs/heads/")) {
+        let remote = [b"refs/remotes/origin/", name].concat();
+        let update = [
+            OsStr::new("update-ref"),
+            OsStr::from_bytes(&remote),
+            OsStr::new(&commit),
+        ];
+        run_plain(link.stop, tree, &update)?;
     }
     for left in ["FETCH_HEAD", "ORIG_HEAD"] {
         let _ = std::fs::remove_file(tree.join(".git").join(left));
     }
     Ok(Bundled::Applied(commit))
+}
+
+/// The full name of the branch in the list of a bundle's tips, which are HEAD and that. Names are
+/// bytes: git takes any.
+fn branch_of(listed: &[u8]) -> Option<&[u8]> {
+    let mut tips = listed.split(|b| *b == b'\n').filter_map(|tip| {
+        let space = tip.iter().position(|b| *b == b' ')?;
+        Some(&tip[space + 1..])
+    });
+    tips.find(|name| *name != b"HEAD")
 }
 
 /// Moves the branch and its files to `commit`.

@@ -8,6 +8,8 @@ use crate::support::rng::Rng;
 use crate::support::server::Server;
 use crate::support::steps::{ensure, hit, push_and_fetch};
 use crate::support::{git, parity};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -106,6 +108,38 @@ fn what_is_newer_than_the_snapshot_comes_with_it() {
     assert_eq!(summary["bundle_applied"], true);
     assert_eq!(git::text(&over, &["rev-parse", "HEAD"]), new);
     assert_eq!(git::text(&over, &["status", "--porcelain"]), "?? mine");
+}
+
+/// Git takes any bytes as the name of a branch.
+#[test]
+fn a_branch_whose_name_is_no_text_moves_with_the_bundle() {
+    let lab = small_lab();
+    let upstream = lab.upstream("small");
+    let odd = OsStr::from_bytes(b"refs/heads/m\xff");
+    // Has it name what `main` does, and `main` go.
+    let rename = || {
+        let moved = git::command(&upstream, &["update-ref"])
+            .args([odd, OsStr::new("main")])
+            .status();
+        assert!(moved.is_ok_and(|status| status.success()));
+        git::run(&upstream, &["update-ref", "-d", "refs/heads/main"]);
+    };
+    rename();
+    let head = git::command(&upstream, &["symbolic-ref", "HEAD"])
+        .arg(odd)
+        .status();
+    assert!(head.is_ok_and(|status| status.success()));
+    let server = start(&lab);
+    hit(&server, "small");
+    git::run(&upstream, &["update-ref", "refs/heads/main", "HEAD"]);
+    let new = repos::add_commit(&upstream, "main", "large.bin", &large());
+    rename();
+    ensure(&server, "small", &format!(r#"{{"commits":["{new}"]}}"#));
+
+    let (restored, summary, errors) = run(&lab, server.address(), "restored", &[]);
+    assert_eq!(summary["bundle_applied"], true, "{errors}");
+    assert_eq!(summary["commit"], *new);
+    expect_newest(&lab, &restored, "restored");
 }
 
 /// Files that the bundle does not touch change with the attributes, too.
