@@ -98,7 +98,7 @@ pub struct JobRecord {
     pub checksum: u64,
     /// The mtime its tar headers carry, in seconds since the epoch.
     pub mtime_s: i64,
-    /// Sizes of its files as `.git/index` holds them: the low 32 bits, in order.
+    /// Sizes of its files as `.git/index` holds them, in order.
     pub sizes: Vec<u32>,
 }
 

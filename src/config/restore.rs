@@ -8,7 +8,8 @@ pub struct RestoreArgs {
     /// The repository's URL, as given.
     #[arg(
         value_name = "REPO_URL",
-        help = "The repository as git would clone it, such as https://github.com/rust-lang/rust"
+        help = "The repository as git would clone it, such as https://github.com/rust-lang/rust, or \
+                HOST/PATH as the server has it"
     )]
     pub repo_url: String,
 

@@ -32,6 +32,15 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
     fs::remove_dir_all(path)
 }
 
+/// How git's index says that a file is `bytes` long: in 32 bits, but never 0 for one that is not
+/// empty, which would say that nobody has looked at it yet (`munge_st_size` of git's `statinfo.c`).
+pub fn index_size(bytes: u64) -> u32 {
+    match bytes as u32 {
+        0 if bytes > 0 => 1 << 31,
+        low => low,
+    }
+}
+
 /// What stands at a path, links not followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {

@@ -20,6 +20,9 @@ pub enum MirrorError {
         "upstream of {url} is unreachable ({line}): check the network and the base URL, or try later"
     )]
     Unreachable { url: String, line: String },
+    /// Upstream cannot read all of its own objects.
+    #[error("upstream repository {url} seems to be damaged ({line}): run git fsck in it")]
+    Damaged { url: String, line: String },
     /// An object that upstream listed was gone when it was fetched.
     #[error("upstream {url} changed while it was fetched ({line}): try again")]
     Vanished { url: String, line: String },
@@ -99,6 +102,7 @@ impl MirrorError {
             Class::NotFound => Self::NotFound { url, line },
             Class::Denied => Self::Denied { url, line },
             Class::Unreachable => Self::Unreachable { url, line },
+            Class::Damaged => Self::Damaged { url, line },
             Class::Vanished => Self::Vanished { url, line },
         }
     }
@@ -109,6 +113,7 @@ enum Class {
     NotFound,
     Denied,
     Unreachable,
+    Damaged,
     Vanished,
 }
 
@@ -140,6 +145,11 @@ const MESSAGES: &[(&str, Class)] = &[
     ("repository  not found", Class::NotFound),
     ("returned error: 404", Class::NotFound),
     ("returned error: 410", Class::NotFound),
+    // An early EOF follows.
+    (
+        "possible repository corruption on the remote side",
+        Class::Damaged,
+    ),
     ("unable to access", Class::Unreachable),
     ("could not resolve host", Class::Unreachable),
     ("unable to look up", Class::Unreachable),
@@ -236,6 +246,8 @@ mod tests {
             ("fatal: unable to access 'https://h/a/': The requested URL returned error: 503".into(), Class::Unreachable),
             ("fatal: unable to access 'http://127.0.0.1:1/x/': Failed to connect to 127.0.0.1 port 1 after 0 ms: Couldn't connect to server".into(), Class::Unreachable),
             ("ssh: Could not resolve hostname h: Name or service not known\nfatal: Could not read from remote repository.".into(), Class::Unreachable),
+            ("remote: fatal: unable to read 286c\nremote: aborting due to possible repository corruption on the remote side.\nfatal: early EOF\nfatal: fetch-pack: invalid index-pack output".into(), Class::Damaged),
+            ("fatal: the remote end hung up unexpectedly\nfatal: early EOF".into(), Class::Unreachable),
             ("fatal: remote error: upload-pack: not our ref 01".into(), Class::Vanished),
         ] {
             assert_eq!(class(&stderr), Some(expected), "{stderr}");

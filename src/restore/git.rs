@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -41,6 +42,19 @@ const SETTINGS: &[&str] = &[
     "protocol.version=2",
 ];
 
+/// What keeps the configuration of the user and of the machine away from a step that writes files.
+const WITHOUT_CONFIG: &[(&str, &str)] = &[
+    ("GIT_ATTR_NOSYSTEM", "1"),
+    ("GIT_CONFIG_GLOBAL", "/dev/null"),
+    ("GIT_CONFIG_NOSYSTEM", "1"),
+    // Whatever was set for a `git` that started this.
+    ("GIT_CONFIG_COUNT", "0"),
+    ("GIT_CONFIG_PARAMETERS", ""),
+];
+/// What that configuration would have been needed for, and the file of attributes that is the
+/// user's even without it.
+const WITHOUT_CONFIG_SETTINGS: &[&str] = &["core.attributesFile=/dev/null", "safe.directory=*"];
+
 /// Runs `git` in `directory` and gives its standard output; no hooks, and no question is asked.
 /// When this process is killed, so are `git` and its helpers.
 pub fn run<A: AsRef<OsStr>>(
@@ -48,7 +62,19 @@ pub fn run<A: AsRef<OsStr>>(
     directory: &Path,
     args: &[A],
 ) -> Result<Vec<u8>, RestoreError> {
-    run_with(stop, directory, &[], args)
+    run_with(stop, directory, &[], &[], args)
+}
+
+/// The same without anybody's configuration: the files of a bundle are made as those of the
+/// archive are. A filter or line ends that the user has set up would be in some files only.
+fn run_plain<A: AsRef<OsStr>>(
+    stop: &Stop,
+    directory: &Path,
+    args: &[A],
+) -> Result<Vec<u8>, RestoreError> {
+    let settings = WITHOUT_CONFIG_SETTINGS.iter().map(ToString::to_string);
+    let settings: Vec<String> = settings.collect();
+    run_with(stop, directory, &settings, WITHOUT_CONFIG, args)
 }
 
 /// The same for a command that talks to another machine, which may take as long as it likes but
@@ -65,13 +91,14 @@ fn run_remote<A: AsRef<OsStr>>(
         "http.lowSpeedLimit=1".to_owned(),
         format!("http.lowSpeedTime={silent_s}"),
     ];
-    run_with(stop, directory, &settings, args)
+    run_with(stop, directory, &settings, &[], args)
 }
 
 fn run_with<A: AsRef<OsStr>>(
     stop: &Stop,
     directory: &Path,
     settings: &[String],
+    environment: &[(&str, &str)],
     args: &[A],
 ) -> Result<Vec<u8>, RestoreError> {
     let step = args
@@ -101,6 +128,7 @@ fn run_with<A: AsRef<OsStr>>(
     for name in INHERITED {
         command.env_remove(name);
     }
+    command.envs(environment.iter().copied());
     let status = finish(command.spawn().map_err(io)?, stop).map_err(io)?;
     let mut text = Vec::new();
     let file = if status.success() {
@@ -187,19 +215,21 @@ pub fn apply_bundle(
         Err(e @ RestoreError::Disk { .. }) => return Err(e),
         Err(e) => return Ok(Bundled::Skipped(e.to_string())),
     }
-    let git = |args: &[&str]| run(link.stop, tree, args);
+    let git = |args: &[&str]| run_plain(link.stop, tree, args);
     let bundle = file.to_string_lossy();
     // Without a branch HEAD is detached, and its log the only one.
-    let branch = git(&["symbolic-ref", "--quiet", "HEAD"]).map(line).ok();
+    let branch = git(&["symbolic-ref", "--quiet", "HEAD"]).ok();
+    let branch = branch.as_deref().map(<[u8]>::trim_ascii);
     let listed = match git(&["bundle", "list-heads", &bundle]) {
-        Ok(listed) => line(listed),
+        Ok(listed) => listed,
         Err(e) => return Ok(Bundled::Skipped(e.to_string())),
     };
-    let mut tips = listed.lines().filter_map(|tip| tip.split_once(' '));
-    let its_branch = tips.find(|(_, name)| *name != "HEAD");
-    let its_branch = its_branch.map(|(_, name)| name.to_owned());
+    let its_branch = branch_of(&listed);
     if its_branch != branch {
-        let named = |name: Option<String>| name.unwrap_or_else(|| "a detached commit".into());
+        let named = |name: Option<&[u8]>| match name {
+            Some(name) => String::from_utf8_lossy(name).into_owned(),
+            None => "a detached commit".into(),
+        };
         let (new, old) = (named(its_branch), named(branch));
         let why = format!("the upstream's HEAD is now {new}, no longer {old}");
         return Ok(Bundled::Skipped(why));
@@ -210,16 +240,49 @@ pub fn apply_bundle(
         return Ok(Bundled::Skipped(e.to_string()));
     }
     let commit = line(git(&["rev-parse", "--verify", "FETCH_HEAD"])?);
-    // A fast-forward as a rule; after a force-push what a clone would have now.
-    git(&["reset", "--quiet", "--hard", &commit])?;
-    if let Some(name) = branch.and_then(|b| b.strip_prefix("refs/heads/").map(str::to_owned)) {
-        let remote = format!("refs/remotes/origin/{name}");
-        git(&["update-ref", &remote, &commit])?;
+    check_out(&commit, &git)?;
+    if let Some(name) = branch.and_then(|b| b.strip_prefix(b"refs/heads/")) {
+        let remote = [b"refs/remotes/origin/", name].concat();
+        let update = [
+            OsStr::new("update-ref"),
+            OsStr::from_bytes(&remote),
+            OsStr::new(&commit),
+        ];
+        run_plain(link.stop, tree, &update)?;
     }
     for left in ["FETCH_HEAD", "ORIG_HEAD"] {
         let _ = std::fs::remove_file(tree.join(".git").join(left));
     }
     Ok(Bundled::Applied(commit))
+}
+
+/// The full name of the branch in the list of a bundle's tips, which are HEAD and that. Names are
+/// bytes: git takes any.
+fn branch_of(listed: &[u8]) -> Option<&[u8]> {
+    let mut tips = listed.split(|b| *b == b'\n').filter_map(|tip| {
+        let space = tip.iter().position(|b| *b == b' ')?;
+        Some(&tip[space + 1..])
+    });
+    tips.find(|name| *name != b"HEAD")
+}
+
+/// Moves the branch and its files to `commit`.
+fn check_out(
+    commit: &str,
+    git: &impl Fn(&[&str]) -> Result<Vec<u8>, RestoreError>,
+) -> Result<(), RestoreError> {
+    let changed = ["diff-tree", "-r", "-z", "--name-only", "HEAD", commit];
+    let changed = git(&changed)?;
+    // A fast-forward as a rule; after a force-push what a clone would have now.
+    git(&["reset", "--quiet", "--hard", commit])?;
+    let is_attributes = |path: &[u8]| path.rsplit(|b| *b == b'/').next() == Some(b".gitattributes");
+    if changed.split(|b| *b == 0).any(is_attributes) {
+        // They also decide about files that are the same in both, which git leaves as they are
+        // unless it knows nothing of them.
+        git(&["read-tree", "--empty"])?;
+        git(&["reset", "--quiet", "--hard", commit])?;
+    }
+    Ok(())
 }
 
 /// Downloads a bundle.

@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
 use super::error::RestoreError;
 use super::write::as_path;
+use crate::io::fs::index_size;
 use crate::limits::RESTORED_CONFIG_BYTES_MAX;
 
 const HEADER_BYTES: usize = 12;
@@ -262,7 +263,7 @@ fn put(stat: &mut [u8], mode: u32, found: &Stat) {
         mode,
         found.st_uid,
         found.st_gid,
-        found.st_size as u32,
+        index_size(found.st_size.cast_unsigned()),
     ];
     for (field, value) in stat.chunks_exact_mut(4).zip(fields) {
         field.copy_from_slice(&value.to_be_bytes());
@@ -303,6 +304,17 @@ mod tests {
         \ttrustctime = false\n[extensions]\n\tobjectformat = sha256\n[remote \"origin\"]\n\
         \turl = \"https://x/[core]\"\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n\
         [branch \"a b]\"]\n\tremote = origin\n\tmerge = \"refs/heads/a b]\"\n";
+
+    #[test]
+    fn a_file_of_4_gib_is_not_taken_for_one_that_nobody_has_looked_at() {
+        for (bytes, expected) in [(0, 0), (7, 7), (1 << 32, 1 << 31), ((3 << 32) + 7, 7_u32)] {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(bytes).unwrap();
+            let mut stat = [0; STAT_BYTES];
+            put(&mut stat, 0o100_644, &rustix::fs::fstat(&file).unwrap());
+            assert_eq!(stat[STAT_BYTES - 4..], expected.to_be_bytes(), "{bytes}");
+        }
+    }
 
     #[test]
     fn the_two_keys_go_and_the_rest_stays() {

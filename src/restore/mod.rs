@@ -197,7 +197,8 @@ fn snapshot(
 ) -> Result<Summary, RestoreError> {
     let base = url::base_target(&args.repo_url).ok_or_else(|| {
         RestoreError::NoSnapshot(format!(
-            "{} is nothing that a server can have",
+            "{} does not name a host and a path below it; a server has HOST/PATH, such as \
+             github.com/OWNER/NAME",
             args.repo_url
         ))
     })?;

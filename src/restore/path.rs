@@ -85,7 +85,8 @@ fn check_git(inside: &[u8], kind: Kind) -> Result<(), &'static str> {
         return Err("its path has empty parts, '.' or '..'");
     }
     let below = |tree: &&[u8]| inside.starts_with(tree);
-    let other_objects = inside.ends_with(b"alternates");
+    // Where further objects are. A branch may have any name.
+    let other_objects = inside.starts_with(b"objects/") && inside.ends_with(b"alternates");
     if GIT_FILES.contains(&inside) || (GIT_TREES.iter().any(below) && !other_objects) {
         return Ok(());
     }
@@ -111,6 +112,7 @@ mod tests {
             b".github/x",
             b".git/HEAD",
             b".git/refs/heads/x",
+            b".git/refs/heads/fix-alternates",
             b".git/objects/pack/p.pack",
             b".git/objects/00/11",
         ] {

@@ -33,7 +33,7 @@ use crate::snapshot::view::{self, PinError, View};
 use crate::snapshot::zstd::ring::panic_text;
 
 /// Version of everything that decides an archive's bytes besides what its id is made from.
-const ARCHIVE_FORMAT: u8 = 2;
+const ARCHIVE_FORMAT: u8 = 3;
 
 /// A build that could not begin.
 #[derive(Debug, thiserror::Error)]

@@ -20,6 +20,7 @@ use super::view::Linked;
 use super::walk::Step;
 use super::zstd::ring::{Pending, Ring};
 use crate::extent::{RAW_FRAME_BYTES, low_checksum};
+use crate::io::fs::index_size;
 use crate::limits::{FRAME_TAR_BYTES, RAW_JOB_BYTES, SUM_READ_BYTES};
 
 /// Frames that a later snapshot can use again.
@@ -35,7 +36,7 @@ pub struct Record {
     pub checksum: u64,
     /// The date of the files in them.
     pub mtime_s: i64,
-    /// Size of each entry's file, modulo 2^32 as the index has it.
+    /// Size of each entry's file as the index has it.
     pub sizes: Vec<u32>,
 }
 
@@ -278,7 +279,7 @@ impl<'a> Line<'a> {
         let mut local = self.source.take_local()?;
         let size = big::stream(self, &mut local, batch)?;
         self.source.keep_local(local);
-        self.end_record(key, spool_offset, vec![size as u32]);
+        self.end_record(key, spool_offset, vec![index_size(size)]);
         Ok(())
     }
 

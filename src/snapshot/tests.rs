@@ -591,6 +591,26 @@ fn a_pack_of_a_partial_clone_is_refused() {
     assert!(refused.to_string().contains("partial clone"), "{refused}");
 }
 
+/// `git repack` of somebody else, at work or killed.
+#[test]
+fn a_pack_that_is_about_to_get_its_name_is_not_looked_at() {
+    let repository = Repository::new();
+    repository.write("file", "file");
+    repository.commit();
+    repository.git(&["repack", "-adq"]);
+    let packs = repository.dir.path().join(".git/objects/pack");
+    let named = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
+    let names: Vec<_> = fs::read_dir(&packs).unwrap().map(named).collect();
+    for name in &names {
+        let name = name.to_str().unwrap();
+        fs::copy(packs.join(name), packs.join(format!(".tmp-7-{name}"))).unwrap();
+    }
+    let mirror = repository.dir.path().join(".git");
+    let view = view::pin(&mirror, &mut |_, _| Ok(1)).unwrap();
+    assert_eq!(view.packs.len(), names.len(), "{:?}", view.packs);
+    assert!(view.packs.iter().all(|l| !l.relative.contains(".tmp-")));
+}
+
 /// Where no entry can be made, the mirror itself is read. What somebody has set up in it must not
 /// change the archive.
 #[test]

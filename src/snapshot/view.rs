@@ -165,8 +165,9 @@ fn link_packs(
         let Some(stem) = name.strip_suffix(".pack") else {
             continue;
         };
-        // A pack without its index is still being written.
-        if !names.contains(&format!("{stem}.idx")) {
+        // A pack without its index is still being written, and one of these names is about to get
+        // another: git repack makes it of objects that are in packs which it has not removed yet.
+        if !names.contains(&format!("{stem}.idx")) || stem.starts_with(".tmp-") {
             continue;
         }
         if !stem.starts_with("pack-") {

@@ -1,13 +1,15 @@
 //! Bundles through the client: what the mirror has beyond the snapshot comes with the restore, and
 //! a bundle that is of no use leaves a whole snapshot.
 
-use crate::lab::{BINARY, expect, expect_nothing, relay, restore};
+use crate::lab::{BINARY, command, expect, expect_nothing, relay, restore};
 use crate::support::lab::{self, Lab};
 use crate::support::repos::{self, Shape};
 use crate::support::rng::Rng;
 use crate::support::server::Server;
 use crate::support::steps::{ensure, hit, push_and_fetch};
 use crate::support::{git, parity};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -106,6 +108,92 @@ fn what_is_newer_than_the_snapshot_comes_with_it() {
     assert_eq!(summary["bundle_applied"], true);
     assert_eq!(git::text(&over, &["rev-parse", "HEAD"]), new);
     assert_eq!(git::text(&over, &["status", "--porcelain"]), "?? mine");
+}
+
+/// Git takes any bytes as the name of a branch.
+#[test]
+fn a_branch_whose_name_is_no_text_moves_with_the_bundle() {
+    let lab = small_lab();
+    let upstream = lab.upstream("small");
+    let odd = OsStr::from_bytes(b"refs/heads/m\xff");
+    // Has it name what `main` does, and `main` go.
+    let rename = || {
+        let moved = git::command(&upstream, &["update-ref"])
+            .args([odd, OsStr::new("main")])
+            .status();
+        assert!(moved.is_ok_and(|status| status.success()));
+        git::run(&upstream, &["update-ref", "-d", "refs/heads/main"]);
+    };
+    rename();
+    let head = git::command(&upstream, &["symbolic-ref", "HEAD"])
+        .arg(odd)
+        .status();
+    assert!(head.is_ok_and(|status| status.success()));
+    let server = start(&lab);
+    hit(&server, "small");
+    git::run(&upstream, &["update-ref", "refs/heads/main", "HEAD"]);
+    let new = repos::add_commit(&upstream, "main", "large.bin", &large());
+    rename();
+    ensure(&server, "small", &format!(r#"{{"commits":["{new}"]}}"#));
+
+    let (restored, summary, errors) = run(&lab, server.address(), "restored", &[]);
+    assert_eq!(summary["bundle_applied"], true, "{errors}");
+    assert_eq!(summary["commit"], *new);
+    expect_newest(&lab, &restored, "restored");
+}
+
+/// Files that the bundle does not touch change with the attributes, too.
+#[test]
+fn attributes_that_a_bundle_changes_are_those_of_all_files() {
+    let lab = small_lab();
+    repos::add_commit(&lab.upstream("small"), "main", "gone.txt", b"one\ntwo\n");
+    repos::add_commit(
+        &lab.upstream("small"),
+        "main",
+        "dir/stays.txt",
+        b"one\ntwo\n",
+    );
+    let server = start(&lab);
+    hit(&server, "small");
+    push_and_fetch(&lab, &server, "small", "large.bin", &large());
+    let mut import = repos::Importer::start(&lab.upstream("small"), repos::Layout::Packed);
+    import.commit_on("refs/heads/main", "refs/heads/main^0", "without");
+    import.delete(b"gone.txt");
+    import.finish();
+    let attributes = b"*.txt text eol=crlf\n";
+    let new = push_and_fetch(&lab, &server, "small", ".gitattributes", attributes);
+
+    let (restored, summary, errors) = run(&lab, server.address(), "restored", &[]);
+    assert_eq!(summary["bundle_applied"], true, "{errors}");
+    expect_at(&restored, &new);
+    let stays = std::fs::read(restored.join("dir/stays.txt"));
+    assert_eq!(stays.unwrap_or_else(|e| panic!("{e}")), b"one\r\ntwo\r\n");
+    expect_newest(&lab, &restored, "restored");
+}
+
+/// Filters and line ends that the user has set up would be in the files that the bundle changes
+/// and in no others.
+#[test]
+fn the_users_configuration_does_not_show_in_the_files_of_a_bundle() {
+    let lab = small_lab();
+    let attributes = b"*.txt filter=mine\n";
+    repos::add_commit(&lab.upstream("small"), "main", ".gitattributes", attributes);
+    let server = start(&lab);
+    hit(&server, "small");
+    push_and_fetch(&lab, &server, "small", "large.bin", &large());
+    let new = push_and_fetch(&lab, &server, "small", "small.txt", b"small\n");
+
+    let config = lab.scratch("config");
+    let text = "[core]\n\tautocrlf = true\n[filter \"mine\"]\n\tsmudge = echo smudged\n";
+    std::fs::write(&config, text).unwrap_or_else(|e| panic!("{e}"));
+    let target = lab.scratch("restored");
+    let mut command = command(server.address(), "test/small", &target, &["--json"]);
+    let out = command.env("GIT_CONFIG_GLOBAL", &config).output();
+    let out = out.unwrap_or_else(|e| panic!("tarpon does not start: {e}"));
+    expect(&out, 0);
+    assert_eq!(summary(&out)["bundle_applied"], true);
+    expect_at(&target, &new);
+    expect_newest(&lab, &target, "restored");
 }
 
 #[test]

@@ -26,6 +26,11 @@ fn each_failure_has_its_exit_code_and_leaves_nothing() {
         &restore(server.address(), "other.example/x", &target, &[]),
         2,
     );
+    // What no server can have: it says what to write instead.
+    for name in ["file:///srv/app", "app"] {
+        let errors = expect(&restore(server.address(), name, &target, &[]), 2);
+        assert!(errors.contains("HOST/PATH"), "{errors}");
+    }
     expect(&restore(nobody(), "test/app", &target, &["--nonsense"]), 1);
     expect_nothing(&target);
     let file = lab.scratch("file");
