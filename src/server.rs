@@ -203,7 +203,8 @@ fn find_entries(shared: &Shared) -> Result<(), ServerError> {
         }
         // The first sweep counts again.
         shared.add_to_cache(shared.state.entry_bytes(&entry.dir).unwrap_or(0));
-        repo.replace_current(Some(Arc::new(Archive::found(entry.dir, entry.meta))));
+        let archive = Arc::new(Archive::found(entry.dir, entry.meta));
+        repo.publish(archive, repo.moves());
     }
     Ok(())
 }

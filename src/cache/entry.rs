@@ -111,7 +111,7 @@ pub struct Fields {
     pub repository: String,
     /// The commit of HEAD as full lower-case hex; `None` when HEAD points nowhere.
     pub commit: Option<String>,
-    /// Digest of the refs that the archive shows, to tell whether the mirror has others.
+    /// Digest of the refs and the URL that the archive shows, to tell whether there are others now.
     pub refs_digest: [u8; 32],
     /// When the build began, in milliseconds since the epoch.
     pub created_unix_ms: u64,

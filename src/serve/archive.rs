@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use super::resident::Resident;
 use crate::cache::entry::{EntryId, LinkedFile, Meta};
@@ -44,7 +45,7 @@ pub struct Archive {
     pub repository: Arc<str>,
     /// HEAD's commit as hex; `None` when HEAD points nowhere.
     pub commit: Option<String>,
-    /// Of the refs it shows (see [`crate::refs::MirrorRefs::digest`]).
+    /// Of what it shows besides objects (see [`super::registry::Repo::digest`]).
     pub refs_digest: [u8; 32],
     /// When the build began, ms since 1970; before it read the mirror's refs.
     pub created_unix_ms: u64,
@@ -101,7 +102,8 @@ impl Archive {
             fanout: Arc::new(Fanout::complete(fields.layout)),
             linked: fields.linked,
             place: Mutex::new(Place { dir, files: None }),
-            last_used_unix_ms: AtomicU64::new(fields.created_unix_ms),
+            // The clock may have been set back since.
+            last_used_unix_ms: AtomicU64::new(fields.created_unix_ms.min(unix_ms())),
         }
     }
 
@@ -188,8 +190,11 @@ impl Archive {
     }
 }
 
-/// Milliseconds since 1970.
+/// Milliseconds since 1970: the system's time when this was first asked, and from there on a clock
+/// that nobody sets. What is compared with each other must not go back while the server runs.
 pub fn unix_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |d| d.as_millis() as u64)
+    static START: OnceLock<(SystemTime, Instant)> = OnceLock::new();
+    let (start, since) = START.get_or_init(|| (SystemTime::now(), Instant::now()));
+    let unix = (*start + since.elapsed()).duration_since(SystemTime::UNIX_EPOCH);
+    unix.map_or(0, |unix| unix.as_millis() as u64)
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -14,7 +14,7 @@ use tokio::sync::{RwLockReadGuard, watch};
 
 use super::archive::{Archive, Files, unix_ms};
 use super::background::{Command, SpoolJob};
-use super::registry::{Permit, Repo, StartError};
+use super::registry::{Moves, Permit, Repo, StartError};
 use super::shared::Shared;
 use super::spool::{Spooler, not_kept};
 use crate::cache::entry::{EntryId, Fields, JobRecord, LinkedFile, META_NAME, Meta};
@@ -58,13 +58,30 @@ enum BeginError {
 struct Begun<'r> {
     repo: &'r Repo,
     view: View,
-    /// Files of the mirror that belong into the entry, and where in it.
-    sources: Vec<(PathBuf, String)>,
+    sources: Vec<Source>,
     head: produce::Head,
     archive: Arc<Archive>,
     reuse: Option<Reuse>,
+    /// Of the refs before they were read.
+    moves: Moves,
     /// Keeps the files in the mirror until they are linked.
     pinned: RwLockReadGuard<'r, ()>,
+}
+
+/// A file of the mirror that belongs into the entry.
+struct Source {
+    path: PathBuf,
+    /// Where in the entry.
+    relative: String,
+    modified: Option<SystemTime>,
+}
+
+impl Source {
+    /// Whether its name decides its content: that of a pack is its checksum. Loose objects are
+    /// named by what is in them, and can be compressed in many ways.
+    fn is_named_by_content(&self) -> bool {
+        self.relative.ends_with(".pack") || self.relative.ends_with(".idx")
+    }
 }
 
 /// A build whose files are open.
@@ -117,7 +134,7 @@ pub fn run(shared: &Arc<Shared>, permit: Permit, git: &Git, stop: watch::Receive
 
 /// Builds what has begun; whether it was published.
 fn build_for(shared: &Arc<Shared>, permit: &Permit, begun: Begun<'_>) -> bool {
-    let archive = begun.archive.clone();
+    let (archive, moves) = (begun.archive.clone(), begun.moves);
     let meter = shared.meter();
     meter.up(Level::BuildsRunning);
     shared.add_running(&archive.fanout);
@@ -132,7 +149,7 @@ fn build_for(shared: &Arc<Shared>, permit: &Permit, begun: Begun<'_>) -> bool {
     match built {
         Ok(Some(())) => {
             meter.add(Event::Build(BuildResult::Complete), 1);
-            publish_done(shared, permit.repo(), archive);
+            publish_done(shared, permit.repo(), archive, moves);
             return true;
         }
         Ok(None) => meter.add(Event::Build(BuildResult::LiveOnly), 1),
@@ -165,7 +182,7 @@ fn begin<'r>(
     stop: watch::Receiver<bool>,
 ) -> Result<Begun<'r>, BeginError> {
     // Before the refs are read: what moves later is not in it.
-    let created_unix_ms = unix_ms();
+    let (moves, created_unix_ms) = (repo.moves(), unix_ms());
     let started = Instant::now();
     let (pinned, view, sources) = match pin(repo) {
         Err(PinError::TooManyLoose { .. }) => {
@@ -178,11 +195,11 @@ fn begin<'r>(
     let base = repo.current();
     let reuse = base.as_ref().and_then(|base| reuse(base));
     let base = base.filter(|_| reuse.is_some()).map(|b| b.id);
-    let id = archive_id(&view, &repo.url, shared.config.level, base);
+    let id = archive_id(&view, &sources, &repo.url, shared.config.level, base);
     let linked = view.packs.iter().map(linked_file).collect();
     let commit = view.commit.map(|c| c.to_string());
     let head = produce::Head::read(&view, &repo.url, &repo.mirror.join("objects"))?;
-    let refs_digest = view.refs.digest();
+    let refs_digest = repo.digest(&view.refs);
     let archive = Archive::growing(
         id,
         repo.name.clone(),
@@ -200,6 +217,7 @@ fn begin<'r>(
         head,
         archive: Arc::new(archive),
         reuse,
+        moves,
         pinned,
     })
 }
@@ -211,16 +229,20 @@ fn linked_file(linked: &view::Linked) -> LinkedFile {
     }
 }
 
-type Pinned<'r> = (RwLockReadGuard<'r, ()>, View, Vec<(PathBuf, String)>);
+type Pinned<'r> = (RwLockReadGuard<'r, ()>, View, Vec<Source>);
 
 /// Looks at what the mirror has now, under the read lock that keeps it there. Writes nothing.
 fn pin(repo: &Repo) -> Result<Pinned<'_>, PinError> {
     let pinned = repo.pins.blocking_read();
     let mut sources = Vec::new();
     let view = view::pin(&repo.mirror, &mut |source, relative| {
-        let bytes = fs::metadata(source)?.len();
-        sources.push((source.to_owned(), relative.to_owned()));
-        Ok(bytes)
+        let found = fs::metadata(source)?;
+        sources.push(Source {
+            path: source.to_owned(),
+            relative: relative.to_owned(),
+            modified: found.modified().ok(),
+        });
+        Ok(found.len())
     })?;
     Ok((pinned, view, sources))
 }
@@ -260,6 +282,7 @@ fn place<'r>(shared: &Shared, begun: Begun<'r>) -> Result<Placed<'r>, BeginError
         reuse: begun.reuse,
         faults: shared.faults.clone(),
         budget: shared.budget.clone(),
+        verified: shared.verified.clone(),
     };
     Ok(Placed {
         place,
@@ -273,8 +296,9 @@ fn place<'r>(shared: &Shared, begun: Begun<'r>) -> Result<Placed<'r>, BeginError
 fn make_entry(shared: &Shared, begun: &Begun<'_>) -> Result<(Staging, Files), BeginError> {
     let mut staging = shared.state.staging()?;
     let mut copied = 0;
-    for (source, relative) in &begun.sources {
-        copied += usize::from(matches!(staging.link(source, relative)?, LinkKind::Copied));
+    for source in &begun.sources {
+        let linked = staging.link(&source.path, &source.relative)?;
+        copied += usize::from(matches!(linked, LinkKind::Copied));
     }
     if copied > 0 {
         tracing::warn!(
@@ -325,7 +349,13 @@ fn pack_loose(repo: &Repo, git: &Git, mut stop: watch::Receiver<bool>) -> Result
 }
 
 /// The id of an archive: the same for the same bytes, another for any other.
-fn archive_id(view: &View, url: &str, level: i32, base: Option<EntryId>) -> EntryId {
+fn archive_id(
+    view: &View,
+    sources: &[Source],
+    url: &str,
+    level: i32,
+    base: Option<EntryId>,
+) -> EntryId {
     let mut hash = Sha256::new();
     let mut part = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_le_bytes());
@@ -350,6 +380,11 @@ fn archive_id(view: &View, url: &str, level: i32, base: Option<EntryId>) -> Entr
     for file in view.packs.iter().chain(&view.loose) {
         part(file.relative.as_bytes());
         part(&file.bytes.to_le_bytes());
+    }
+    for source in sources.iter().filter(|s| !s.is_named_by_content()) {
+        let since = source.modified.map(|at| at.duration_since(UNIX_EPOCH));
+        let since = since.and_then(Result::ok).unwrap_or_default();
+        part(&since.as_nanos().to_le_bytes());
     }
     let mut id = [0; 16];
     id.copy_from_slice(&hash.finalize()[..16]);
@@ -475,7 +510,7 @@ fn publish(
     Ok(meta.map_err(|e| e.to_string())?.encode())
 }
 
-fn publish_done(shared: &Shared, repo: &Repo, archive: Arc<Archive>) {
+fn publish_done(shared: &Shared, repo: &Repo, archive: Arc<Archive>, moves: Moves) {
     archive.fanout.release_window();
     let bytes = shared.state.entry_bytes(&archive.dir()).unwrap_or(0);
     tracing::info!(
@@ -487,7 +522,7 @@ fn publish_done(shared: &Shared, repo: &Repo, archive: Arc<Archive>) {
     );
     shared.add_to_cache(bytes);
     let id = archive.id;
-    let old = repo.replace_current(Some(archive));
+    let old = repo.publish(archive, moves);
     if let Some(old) = old.filter(|old| old.id != id) {
         shared.retire(old);
     }

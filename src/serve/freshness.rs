@@ -294,7 +294,7 @@ impl Plane {
         };
         if moved {
             // Noted before anybody hears of it.
-            repo.set_moved(unix_ms());
+            repo.set_moved();
         }
         // Also when nothing moved: somebody may have put another mirror there.
         if let Some(head) = self.read_head(&repo).await {
@@ -363,7 +363,7 @@ impl Plane {
     async fn read_head(&self, repo: &Arc<Repo>) -> Option<Arc<MirrorHead>> {
         match self.read_refs(repo).await {
             Ok(refs) => {
-                repo.compare_refs(&refs.digest());
+                repo.compare_refs(&repo.digest(&refs));
                 Some(Arc::new(MirrorHead::of(&refs)))
             }
             Err(e) => {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gix::bstr::BString;
+use sha2::{Digest, Sha256};
 use tokio::sync::{RwLock, watch};
 
 use super::archive::Archive;
@@ -57,7 +58,13 @@ struct RepoState {
     /// When the last comparison with the upstream failed, and how, unless one succeeded since.
     failed: Option<(Instant, StartError)>,
     head: Option<Arc<MirrorHead>>,
-    moved_unix_ms: Option<u64>,
+    /// How often the mirror's refs have moved, as far as was seen.
+    moves: Moves,
+    /// The same when the current archive's build looked at them.
+    shown: Moves,
+    /// Whether they are known to be others than those of the current archive, though no move was
+    /// seen.
+    is_outdated: bool,
     /// Whether there is a mirror that is kept like its upstream.
     mirrored: bool,
     /// When the last clone failed, and how.
@@ -87,17 +94,9 @@ impl NotBuilt {
     }
 }
 
-impl RepoState {
-    /// Notes that the mirror's refs have moved since the current snapshot was begun: by its own
-    /// time, so that a build begun from now on counts as newer even in the same millisecond.
-    /// They may have moved during the build that runs, too, if there is a time until which.
-    fn outdate_current(&mut self, until_unix_ms: Option<u64>) {
-        let built_unix_ms = self.current.as_ref().map(|c| c.created_unix_ms);
-        self.moved_unix_ms = self.moved_unix_ms.max(built_unix_ms).max(until_unix_ms);
-        // What is there now may be built.
-        self.not_built = None;
-    }
-}
+/// How often the refs of a mirror have moved. A count, no time: clocks are set back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moves(u64);
 
 /// What the HEAD of a mirror is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -231,31 +230,43 @@ impl Repo {
     /// builds fail again and again.
     pub fn rebuild(self: &Arc<Self>) -> Option<Permit> {
         let mut state = self.lock();
-        let built_unix_ms = state.current.as_ref()?.created_unix_ms;
-        let stale = state.moved_unix_ms? >= built_unix_ms;
+        state.current.as_ref()?;
+        let is_stale = state.is_outdated || state.shown < state.moves;
         let is_failing = state
             .not_built
             .as_ref()
             .is_some_and(|f| !f.left().is_zero());
-        (stale && !is_failing && state.build.is_none()).then(|| self.permit(&mut state))
+        (is_stale && !is_failing && state.build.is_none()).then(|| self.permit(&mut state))
     }
 
-    /// The mirror's refs have moved, at this time or before.
-    pub fn set_moved(&self, unix_ms: u64) {
-        let mut known = self.lock();
-        let during_build = known.build.as_ref().map(|_| unix_ms);
-        known.outdate_current(during_build);
+    /// The mirror's refs have moved, just now or during the build that runs.
+    pub fn set_moved(&self) {
+        let mut state = self.lock();
+        state.moves.0 += 1;
+        // What is there now may be built.
+        state.not_built = None;
+    }
+
+    /// The moves so far. A build asks before it looks at the refs.
+    pub fn moves(&self) -> Moves {
+        self.lock().moves
+    }
+
+    /// A digest of what an archive shows besides objects: the mirror's refs, and where it is from.
+    pub fn digest(&self, refs: &MirrorRefs) -> [u8; 32] {
+        let both = Sha256::new().chain_update(refs.digest());
+        both.chain_update(&self.url).finalize().into()
     }
 
     /// The mirror has refs of this digest now. If the current snapshot shows others, they moved:
     /// perhaps unseen, as when the server ended before the build that should have followed a
-    /// fetch, or when somebody put another mirror there.
+    /// fetch, or when somebody put another mirror there. A build that runs may have begun after
+    /// they moved, and no other must follow it.
     pub fn compare_refs(&self, digest: &[u8; 32]) {
-        let mut known = self.lock();
-        let current = known.current.as_ref();
+        let mut state = self.lock();
+        let current = state.current.as_ref();
         if current.is_some_and(|current| current.refs_digest != *digest) {
-            // A build that runs may have begun after they moved, and no other must follow it.
-            known.outdate_current(None);
+            state.is_outdated = true;
         }
     }
 
@@ -273,9 +284,14 @@ impl Repo {
         self.lock().current.clone()
     }
 
-    /// Makes `archive` the current one; returns the one before.
-    pub fn replace_current(&self, archive: Option<Arc<Archive>>) -> Option<Arc<Archive>> {
-        std::mem::replace(&mut self.lock().current, archive)
+    /// Makes `archive` the current one, whose build began after `shown` moves; returns the one
+    /// before.
+    pub fn publish(&self, archive: Arc<Archive>, shown: Moves) -> Option<Arc<Archive>> {
+        let mut state = self.lock();
+        state.shown = shown;
+        state.is_outdated = false;
+        state.not_built = None;
+        state.current.replace(archive)
     }
 
     /// Takes the current archive away if it is `archive` and nobody reads it.
@@ -534,7 +550,7 @@ mod tests {
         let add = |path: &str| registry.get_or_add("host", path, PathBuf::new, String::new);
         let (mirrored, current, building) = (add("mirrored"), add("current"), add("building"));
         mirrored.set_mirrored(true);
-        current.replace_current(Some(archive(1)));
+        current.publish(archive(1), current.moves());
         let Found::Vacant(permit) = building.find() else {
             panic!("something is there");
         };
@@ -559,15 +575,17 @@ mod tests {
     #[test]
     fn what_moves_during_a_build_is_built_after_it() {
         let repo = repo();
-        repo.set_moved(5);
+        repo.set_moved();
         assert!(repo.rebuild().is_none(), "nobody asked for it");
-        repo.replace_current(Some(archive(10)));
+        repo.publish(archive(10), repo.moves());
         assert!(repo.rebuild().is_none(), "built after it moved");
-        repo.set_moved(20);
+        repo.set_moved();
         let permit = repo.rebuild().unwrap();
-        repo.set_moved(31);
+        let shown = repo.moves();
+        repo.set_moved();
         assert!(repo.rebuild().is_none(), "a build runs");
-        repo.replace_current(Some(archive(30)));
+        // Its date is of no account: the clock was set back.
+        repo.publish(archive(3), shown);
         drop(permit);
         drop(repo.rebuild().unwrap());
         // A build that failed is tried again.
@@ -578,7 +596,7 @@ mod tests {
     fn refs_that_moved_unseen_are_built_once() {
         let repo = repo();
         repo.compare_refs(&[1; 32]);
-        repo.replace_current(Some(archive(10)));
+        repo.publish(archive(10), repo.moves());
         assert!(repo.rebuild().is_none(), "there was nothing to compare");
         repo.compare_refs(&[0; 32]);
         assert!(repo.rebuild().is_none(), "they are the same");
@@ -586,13 +604,12 @@ mod tests {
         let permit = repo.rebuild().unwrap();
         // The build has seen these already.
         repo.compare_refs(&[1; 32]);
-        repo.replace_current(Some(archive(11)));
+        repo.publish(archive(11), repo.moves());
         drop(permit);
         assert!(repo.rebuild().is_none(), "built twice");
-        // Nor does a build follow one that began in the millisecond in which they moved.
-        repo.set_moved(12);
+        repo.set_moved();
         let permit = repo.rebuild().unwrap();
-        repo.replace_current(Some(archive(12)));
+        repo.publish(archive(12), repo.moves());
         drop(permit);
         assert!(repo.rebuild().is_none(), "built twice");
     }
@@ -610,7 +627,7 @@ mod tests {
         };
         assert_eq!(why.status, 500);
         assert!(why.message.contains("host/path: rotten; 2 tries"), "{why}");
-        repo.set_moved(5);
+        repo.set_moved();
         assert!(matches!(repo.find(), Found::Vacant(_)), "another content");
         for _ in 0..2 {
             repo.set_not_built("rotten");
@@ -658,7 +675,7 @@ mod tests {
             panic!("the build did not end");
         };
         let current = archive(1);
-        repo.replace_current(Some(current.clone()));
+        repo.publish(current.clone(), repo.moves());
         drop(second);
         assert!(matches!(repo.find(), Found::Hit(_)));
         assert!(!repo.forget(&archive(1)), "another one of the same id");

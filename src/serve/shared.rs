@@ -17,6 +17,7 @@ use crate::metrics::{Gauges, Meter, Metrics};
 use crate::snapshot::budget::Budget;
 use crate::snapshot::fanout::Fanout;
 use crate::snapshot::job::EncoderState;
+use crate::snapshot::verify::Verified;
 use crate::snapshot::zstd::ring::Ring;
 
 /// See the module's text.
@@ -37,6 +38,8 @@ pub struct Shared {
     pub background: UnboundedSender<Command>,
     /// Memory for decoding big objects.
     pub budget: Arc<Budget>,
+    /// Files of packs that were found to be sound.
+    pub verified: Verified,
     /// Turns to produce.
     pub turns: Turns,
     /// Open connections of all cores.
@@ -77,6 +80,7 @@ impl Shared {
             metrics: parts.metrics,
             background: parts.background,
             budget: Budget::new(DECODE_BUDGET_BYTES),
+            verified: Verified::default(),
             turns: Turns::new(BUILDS_PRODUCING_MAX),
             admission: Admission::new(parts.connections_max),
             faults: parts.faults,

@@ -14,6 +14,7 @@ pub mod output;
 pub mod pack;
 pub mod produce;
 pub mod tar;
+pub mod verify;
 pub mod view;
 pub mod walk;
 pub mod zstd;

@@ -9,6 +9,7 @@ use xxhash_rust::xxh64::Xxh64;
 use super::fanout::{Abandoned, Fanout};
 use super::job::JobError;
 use super::pack;
+use super::verify::VerifyError;
 use super::walk::WalkError;
 use super::zstd::frame::{Compressor, FrameError};
 use super::zstd::ring::RingError;
@@ -29,6 +30,8 @@ pub enum BuildError {
     Commit { commit: ObjectId, detail: String },
     #[error(transparent)]
     Packs(#[from] pack::OpenError),
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
     #[error(transparent)]
     Walk(#[from] WalkError),
     #[error(transparent)]

@@ -21,6 +21,7 @@ use super::line::{Line, Record, Reuse};
 use super::output::{BuildError, Output, Spool};
 use super::pack::Packs;
 use super::tar;
+use super::verify::Verified;
 use super::view::View;
 use super::walk::{ATTRIBUTES_FILE, Step, WalkError};
 use super::zstd::ring::Ring;
@@ -41,6 +42,8 @@ pub struct Input {
     pub faults: Faults,
     /// Memory for decoding big objects, shared by all builds.
     pub budget: Arc<Budget>,
+    /// What need not be checked again.
+    pub verified: Verified,
 }
 
 /// The beginning of the archive, which needs nothing of the entry: what is known before the
@@ -164,6 +167,8 @@ pub fn produce(
     drop(tar);
     // The first bytes are out; the rest may have to wait for a turn.
     slot();
+    let (view, directory) = (&input.view, &input.directory);
+    let verifying = input.verified.start(directory, &view.packs, view.hash)?;
     let source = Arc::new(source);
     let surveyed = tree.map(|tree| {
         let source = source.clone();
@@ -183,6 +188,8 @@ pub fn produce(
         line.index(&tree, plan)?;
     }
     line.drain(0)?;
+    // An archive with a damaged pack must not get its end.
+    verifying.wait()?;
     let mut end = Vec::new();
     tar::push_end(&mut end);
     line.output.frames(&end)?;

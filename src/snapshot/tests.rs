@@ -17,6 +17,7 @@ use super::job::EncoderState;
 use super::line::{Record, Reuse};
 use super::output::Spool;
 use super::produce::{self, Head, Input};
+use super::verify::Verified;
 use super::view::{self, View};
 use super::zstd::ring::Ring;
 use crate::extent::{Next, Piece};
@@ -178,6 +179,7 @@ fn input(repository: &Repository, directory: PathBuf) -> Input {
         reuse: None,
         faults: Faults::default(),
         budget: Budget::new(DECODE_BUDGET_BYTES),
+        verified: Verified::default(),
     }
 }
 

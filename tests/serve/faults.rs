@@ -6,7 +6,7 @@ use super::support::lab::{self, Lab};
 use super::support::repos::{self, FILE, Importer, Layout, Shape};
 use super::support::rng::Rng;
 use super::support::server::Server;
-use super::support::wait;
+use super::support::{git, wait};
 use super::{at_once, expect_clone, hit, large_lab, new_lab};
 use std::fs;
 use std::io::{self, Write};
@@ -148,6 +148,47 @@ fn builds_of_a_damaged_mirror_do_not_follow_each_other() {
     });
     expect_clone(&lab, "small", &hit(&server, "small").body);
     lab.expect_no_orphans();
+}
+
+/// Most of a pack is history, which no worktree shows: what has rotted there must be found as well.
+#[test]
+fn a_pack_that_has_rotted_is_never_whole() {
+    let lab = super::small_lab();
+    let upstream = lab.upstream("small");
+    let old = "of old, and gone at HEAD\n".repeat(10);
+    repos::add_commit(&upstream, "main", "history", old.as_bytes());
+    let id = git::text(&upstream, &["rev-parse", "main:history"]);
+    repos::add_commit(&upstream, "main", "history", b"new\n");
+    let server = super::start_on_mirror(&lab);
+    let mirror = lab.mirror("small");
+    git::run(&mirror, &["repack", "-adq"]);
+    let pack = only_pack(&mirror);
+    let index = pack.with_extension("idx");
+    let listed = git::text(&mirror, &["verify-pack", "-v", index.to_str().unwrap()]);
+    let line = listed.lines().find(|line| line.starts_with(&id)).unwrap();
+    let offset: usize = line.split_whitespace().nth(4).unwrap().parse().unwrap();
+    let sound = fs::read(&pack).unwrap();
+    let mut rotten = sound.clone();
+    rotten[offset + 20] ^= 1;
+    exchange(&pack, &rotten);
+    let text = wait::until("clients hear why", || {
+        let answer = attempt(&server)?;
+        assert!(
+            is_error(&answer),
+            "{} bytes pass for the whole",
+            answer.body.len()
+        );
+        (answer.head.status == 500).then(|| String::from_utf8_lossy(&answer.body).into_owned())
+    });
+    let name = pack.file_name().unwrap().to_str().unwrap();
+    assert!(text.contains(name) && text.contains("is damaged"), "{text}");
+    lab.expect_no_orphans();
+    assert_eq!(lab.entries(), Vec::<String>::new());
+    exchange(&pack, &sound);
+    wait::until_true("it is built again", || {
+        get(server.address(), &lab::target("small")).head.status == 200
+    });
+    expect_clone(&lab, "small", &hit(&server, "small").body);
 }
 
 fn only_pack(mirror: &Path) -> PathBuf {

@@ -215,3 +215,32 @@ fn an_upstream_that_was_taken_away_leaves_no_entries() {
     assert!(hit(&server, "small").body == old.body);
     assert_eq!(clones(&server), 0);
 }
+
+/// The URL is in every archive: one that shows another than is configured now is replaced.
+#[test]
+fn an_upstream_that_has_moved_is_the_origin_of_what_is_served() {
+    let lab = small_lab();
+    let server = lab.start();
+    hit(&server, "small");
+    server.stop();
+    let moved = lab.scratch("moved");
+    lab::create_dir(&moved);
+    std::fs::rename(lab.upstream("small"), moved.join("small")).unwrap();
+    let mut settings = lab.settings();
+    settings.upstreams = vec![format!("test=file://{}/", moved.display())];
+    let server = settings.start();
+    let url = format!("file://{}", moved.join("small").display());
+    wait::until_true("the new one is served", || {
+        let unpacked = lab.unpack(&hit(&server, "small").body, "unpacked");
+        let origin = git::text(&unpacked, &["config", "remote.origin.url"]);
+        remove(&unpacked);
+        origin == url
+    });
+    let builds = server.builds("complete");
+    assert_eq!(builds, 1, "one is enough");
+    server.stop();
+    let server = settings.start();
+    let answer = server.get(&lab::target("small")).expect(200);
+    assert!(answer.head.content_length().is_some(), "it is built again");
+    assert_eq!(server.builds("complete"), 0);
+}
