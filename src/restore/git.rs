@@ -78,20 +78,21 @@ fn run_plain<A: AsRef<OsStr>>(
 }
 
 /// The same for a command that talks to another machine, which may take as long as it likes but
-/// not be silent for `stall` (over HTTP; ssh has settings of its own for this).
+/// not be silent for long (over HTTP; ssh has settings of its own for this).
 fn run_remote<A: AsRef<OsStr>>(
-    stop: &Stop,
-    stall: Duration,
+    link: Link<'_>,
     directory: &Path,
     args: &[A],
 ) -> Result<Vec<u8>, RestoreError> {
     // Less than a byte in a second, on average over so many. Git knows whole seconds.
-    let silent_s = stall.as_secs_f64().ceil() as u64;
+    let silent_s = link.git_stall.as_secs_f64().ceil() as u64;
     let settings = [
         "http.lowSpeedLimit=1".to_owned(),
         format!("http.lowSpeedTime={silent_s}"),
+        // The server is reached directly, as the download has reached it. Upstreams are not.
+        format!("http.http://{}/.proxy=", link.server.authority),
     ];
-    run_with(stop, directory, &settings, &[], args)
+    run_with(link.stop, directory, &settings, &[], args)
 }
 
 fn run_with<A: AsRef<OsStr>>(
@@ -190,7 +191,7 @@ pub fn tracked(stop: &Stop, directory: &Path) -> Vec<Vec<u8>> {
 /// Clones from the upstream into the empty directory `tree`.
 pub fn clone(link: Link<'_>, url: &str, tree: &Path) -> Result<(), RestoreError> {
     let args = ["clone", "--quiet", "--", url, "."];
-    run_remote(link.stop, link.git_stall, tree, &args).map(|_| ())
+    run_remote(link, tree, &args).map(|_| ())
 }
 
 /// What became of a bundle that the server named.
@@ -396,7 +397,7 @@ pub fn ensure(
     args.push("--no-write-fetch-head".into());
     args.push(url);
     args.extend(fetch);
-    run_remote(link.stop, link.git_stall, tree, &args).map(|_| ())
+    run_remote(link, tree, &args).map(|_| ())
 }
 
 fn has_commit(stop: &Stop, tree: &Path, commit: &str) -> bool {
@@ -414,7 +415,7 @@ pub fn ensure_from_upstream(
     let fetch = |what: &str| {
         let args = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head"];
         let args = [&args[..], &["origin", what]].concat();
-        run_remote(stop, link.git_stall, tree, &args)
+        run_remote(link, tree, &args)
     };
     let mut missing = Vec::new();
     for (name, id) in &wanted.refs {

@@ -26,7 +26,8 @@ pub enum WalkError {
         detail: String,
     },
     #[error(
-        "entry '{path}' has a name that git refuses to check out: {detail}; fix it in the repository"
+        "entry '{path}' has a name that git refuses to check out, here or on other systems: {detail}; \
+         fix it in the repository"
     )]
     Name { path: BString, detail: String },
     #[error("tree {id} of directory '{path}' is not sorted or holds a name twice; run git fsck")]

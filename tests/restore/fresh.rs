@@ -1,7 +1,7 @@
 //! What a restore gives: a clone's files and refs, a `git status` that reads nothing again, and
 //! what is newer than the snapshot.
 
-use crate::lab::{clone, expect, new_lab, restore};
+use crate::lab::{clone, command, expect, new_lab, nobody, restore};
 use crate::support::lab::Lab;
 use crate::support::{compare, git, repos};
 use std::fs;
@@ -116,6 +116,15 @@ fn newer_refs_and_commits_are_fetched_on_demand() {
     expect(&restore(server.address(), "test/app", &target, &more), 0);
     let tip = git::text(&target, &["rev-parse", "origin/main"]);
     assert_eq!(tip, new);
+    // Nor does git ask a proxy for what the server has: it was reached without one.
+    let newer = repos::add_commit(&lab.upstream("app"), "main", "new.txt", b"newer");
+    let wanted = format!("main={newer}");
+    let more = ["--ref", &wanted, "--commit", &newer, "--no-bundle"];
+    let target = lab.scratch("without-proxy");
+    let mut command = command(server.address(), "test/app", &target, &more);
+    command.env("http_proxy", format!("http://{}", nobody()));
+    command.env_remove("no_proxy");
+    expect(&command.output().unwrap(), 0);
     for (more, code) in [
         (["--ref", "nosuch"], 7),
         (["--commit", &"1".repeat(40)], 7),
