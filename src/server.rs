@@ -40,6 +40,7 @@ use crate::serve::Core;
 use crate::serve::archive::Archive;
 use crate::serve::background;
 use crate::serve::prefetch::Prefetch;
+use crate::serve::registry::Repo;
 use crate::serve::shared::{Parts, Shared};
 use crate::snapshot::job::EncoderState;
 use crate::snapshot::zstd::ring::Ring;
@@ -147,12 +148,15 @@ fn prepare(
         faults,
         connections_max,
     });
-    find_mirrors(&shared)?;
+    let found = find_mirrors(&shared)?;
     find_entries(&shared)?;
+    shared.tell(background::Command::TakeOver(found));
     Ok((Arc::new(shared), commands))
 }
 
-fn find_mirrors(shared: &Shared) -> Result<(), ServerError> {
+/// Makes the mirrors known. They are not used before they were checked.
+fn find_mirrors(shared: &Shared) -> Result<Vec<Arc<Repo>>, ServerError> {
+    let mut found = Vec::new();
     for (host, path) in shared.state.mirrors()? {
         let Some(url) = shared.config.upstreams.url_for(&host, &path) else {
             tracing::warn!("mirror {host}/{path} belongs to no upstream and is not used");
@@ -166,10 +170,9 @@ fn find_mirrors(shared: &Shared) -> Result<(), ServerError> {
             });
         }
         let registry = &shared.registry;
-        let repo = registry.get_or_add(&host, &path, || mirror, || url);
-        repo.set_mirrored(true);
+        found.push(registry.get_or_add(&host, &path, || mirror, || url));
     }
-    Ok(())
+    Ok(found)
 }
 
 /// The newest entry of each repository is served; older ones go.

@@ -261,7 +261,10 @@ fn a_mirror_can_be_added_at_any_time() {
     lab.place_mirror("small");
     let old = hit(&server, "small");
     assert_eq!(clones(), 0);
-    assert_eq!(git::text(&lab.mirror("small"), &["config", "gc.auto"]), "0");
+    wait::until_true("the mirror is configured", || {
+        let config = std::fs::read_to_string(lab.mirror("small").join("config"));
+        config.is_ok_and(|config| config.contains("auto = 0"))
+    });
     let commit = repos::add_commit(&lab.upstream("small"), "main", "new.txt", b"new\n");
     wait::until_true("the schedule brings the new commit", || {
         let head = server.fetch("HEAD", &lab::target("small"), &[]).head;

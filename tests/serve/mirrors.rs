@@ -138,6 +138,44 @@ fn a_mirror_that_is_missing_is_cloned_on_schedule() {
     lab.expect_no_orphans();
 }
 
+/// Requests that come as soon as the server says that it is ready are not answered from a mirror
+/// that nobody has looked at yet, nor wait until all the others were looked at.
+#[test]
+fn a_mirror_is_checked_before_it_is_used() {
+    let lab = small_lab();
+    let mirror = lab.mirror("small");
+    lab.place_mirror("small");
+    // Each of these takes a git process, which packs the branch.
+    for number in 0..30 {
+        let sound = lab.mirror(&format!("sound{number}"));
+        lab::copy_tree(&mirror, &sound);
+        git::run(&sound, &["branch", "loose", "main"]);
+    }
+    let odd = ["odd0", "odd1", "odd2", "odd3"];
+    for name in odd {
+        lab::copy_tree(&mirror, &lab.mirror(name));
+        let config = lab.mirror(name).join("config").display().to_string();
+        git::run(
+            &lab.state(),
+            &["config", "--file", &config, "extensions.wonder", "1"],
+        );
+    }
+    let server = lab.settings().with(&NEVER).start();
+    for name in odd {
+        let answer = server.get(&lab::target(name)).expect(500).text();
+        assert!(answer.contains("extensions.wonder"), "{answer}");
+    }
+    let answer = server.get(&lab::target("small")).expect(200);
+    expect_clone(&lab, "small", &answer.body);
+    // The others are taken over all the same.
+    let is_packed = |number| {
+        let sound = lab.mirror(&format!("sound{number}"));
+        !sound.join("refs/heads/loose").exists()
+    };
+    wait::until_true("all are taken over", || (0..30).all(is_packed));
+    assert_eq!((clones(&server), server.fetches()), (0, 0));
+}
+
 /// Another mirror is put into the place of one while the server runs: the next look at the
 /// upstream finds nothing new, and yet the snapshot is another.
 #[test]
