@@ -325,15 +325,23 @@ impl Plane {
         }
     }
 
-    /// Removes what a comparison that failed has left. It still holds the duty, so that no other
-    /// begins.
-    async fn tidy(&self, repo: &Repo) {
-        if self.maintaining.running(&repo.name).is_some() {
+    /// Removes what a comparison that failed has left, unless something else writes packs. It
+    /// still holds the duty, so that no other begins.
+    async fn tidy(&self, repo: &Arc<Repo>) {
+        let (_, Some(duty)) = self.maintaining.join(&repo.name) else {
             return;
-        }
-        let mirror = repo.mirror.clone();
-        let removed = tokio::task::spawn_blocking(move || maintain::remove_unfinished(&mirror));
-        if let Ok(Err(e)) = removed.await {
+        };
+        let cleaned = repo.clone();
+        let removed = tokio::task::spawn_blocking(move || {
+            // Where a build packs, it goes after the next one that fails, or at the next start.
+            let packing = cleaned.packing.try_lock();
+            packing.map_or(Ok(()), |_packing| {
+                maintain::remove_unfinished(&cleaned.mirror)
+            })
+        });
+        let removed = removed.await;
+        duty.done(());
+        if let Ok(Err(e)) = removed {
             tracing::warn!(repository = &*repo.name, "cannot remove half a pack: {e}");
         }
     }
