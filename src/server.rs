@@ -32,7 +32,8 @@ use crate::io::signal::StopSignals;
 use crate::io::{heap, net, sched};
 use crate::limits::{
     CONNECTIONS_DESCRIPTORS_PERCENT, CORE_RING_ENTRIES, CUT_OFF_MAX_MS, DESCRIPTORS_MIN,
-    DESCRIPTORS_OF_CORE, DESCRIPTORS_OWN, DESCRIPTORS_READY, LISTEN_BACKLOG,
+    DESCRIPTORS_OF_CORE, DESCRIPTORS_OWN, DESCRIPTORS_READY, LISTEN_BACKLOG, TAKEN_RETRY_MS,
+    TAKEN_WAIT_MS,
 };
 use crate::log::{LogError, RequestLog, RequestLogThread};
 use crate::metrics::Metrics;
@@ -123,13 +124,28 @@ fn is_elsewhere_better(error: &io::Error) -> bool {
     .contains(&error.kind())
 }
 
+/// Takes what another server may have. If one `has_it`, tries again for a little: one that was killed
+/// has it until the kernel has closed its files, some time after its parent has heard of its end.
+fn take<T, E>(take: impl Fn() -> Result<T, E>, has_it: impl Fn(&E) -> bool) -> Result<T, E> {
+    let deadline = Instant::now() + Duration::from_millis(TAKEN_WAIT_MS);
+    loop {
+        match take() {
+            Err(e) if has_it(&e) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(TAKEN_RETRY_MS));
+            }
+            taken => return taken,
+        }
+    }
+}
+
 /// Opens the state directory, finds what is in it and starts the helper threads.
 fn prepare(
     config: Config,
     faults: Faults,
     connections_max: usize,
 ) -> Result<(Arc<Shared>, mpsc::UnboundedReceiver<background::Command>), ServerError> {
-    let state = StateDir::open(&config.state).map_err(|e| match e {
+    let is_locked = |e: &StoreError| matches!(e, StoreError::Locked { .. });
+    let state = take(|| StateDir::open(&config.state), is_locked).map_err(|e| match e {
         StoreError::Io { ref source, .. } if is_elsewhere_better(source) => ServerError::State(e),
         e => ServerError::Store(e),
     })?;
@@ -315,7 +331,9 @@ fn start_cores(
 ) -> Result<Vec<JoinHandle<()>>, ServerError> {
     let count = shared.config.cores.get();
     let wanted = shared.config.listen;
-    let (address, listeners) = listen(wanted, count).map_err(|source| ServerError::Listen {
+    let is_in_use = |e: &io::Error| e.kind() == io::ErrorKind::AddrInUse;
+    let listening = take(|| listen(wanted, count), is_in_use);
+    let (address, listeners) = listening.map_err(|source| ServerError::Listen {
         address: wanted,
         source,
     })?;

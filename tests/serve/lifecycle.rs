@@ -353,6 +353,26 @@ fn one_server_per_state_directory() {
     lab.start().stop();
 }
 
+/// A server that was killed has its state directory and port until the kernel has closed its files.
+#[test]
+fn a_start_waits_for_one_that_is_at_its_end() {
+    let lab = small_lab();
+    lab.start().stop();
+    let held = std::fs::File::open(lab.state().join("lock")).unwrap();
+    held.lock().unwrap();
+    let listening = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut settings = lab.settings();
+    settings.listen = listening.local_addr().unwrap().to_string();
+    let ending = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        drop(held);
+        std::thread::sleep(Duration::from_millis(500));
+        drop(listening);
+    });
+    hit(&settings.start(), "small");
+    ending.join().unwrap();
+}
+
 /// Changes upstream by new commits, moved, new and deleted references; the new snapshot
 /// appears by itself, and until then, and for whoever reads it, the old one is served.
 /// Cores share their port; another server must not share it too, and answer half of the requests.
