@@ -9,10 +9,11 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,7 @@ use crate::faults::Faults;
 use crate::http::conn::{self, Patience, Service};
 use crate::http::pulse::Pulse;
 use crate::http::socket::CoreSockets;
-use crate::io::signal::StopSignals;
+use crate::io::signal::{StopSignals, ask_to_stop};
 use crate::io::{heap, net, sched};
 use crate::limits::{
     CONNECTIONS_DESCRIPTORS_PERCENT, CORE_RING_ENTRIES, CUT_OFF_MAX_MS, DESCRIPTORS_MIN,
@@ -45,7 +46,7 @@ use crate::serve::prefetch::Prefetch;
 use crate::serve::registry::Repo;
 use crate::serve::shared::{Parts, Shared};
 use crate::snapshot::job::EncoderState;
-use crate::snapshot::zstd::ring::Ring;
+use crate::snapshot::zstd::ring::{Ring, panic_text};
 
 /// Why the server could not start, or not stop as it should.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +77,8 @@ pub enum ServerError {
     NoUring(io::Error),
     #[error("a network core could not run: {0}")]
     Core(String),
+    #[error("the background plane could not run: {0}")]
+    Background(String),
     #[error("mirror {} cannot be recovered: {source}", .path.display())]
     Mirror { path: PathBuf, source: io::Error },
 }
@@ -93,7 +96,10 @@ pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), 
     let (shared, commands) = prepare(config, faults, connections_max)?;
     let log = RequestLogThread::start()?;
     let (stop, stopped) = watch::channel(false);
-    let plane = start_background(&shared, commands, uring)?;
+    let for_plane = shared.clone();
+    let mut plane = Background::start_thread(move |stop, ready| {
+        background::run(for_plane, commands, stop, uring, ready)
+    })?;
     let cores = start_cores(&shared, &log.handle(), &stopped, uring)?;
     let signal = signals.wait().map_err(start("wait for signals"))?;
     signals.unblock();
@@ -102,14 +108,48 @@ pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), 
     stop.send_replace(true);
     let mut result = Ok(());
     for core in cores {
-        if let Err(panic) = core.join() {
-            let text = crate::snapshot::zstd::ring::panic_text(&*panic);
-            result = Err(ServerError::Core(text));
-        }
+        result = result.and(end_of(core).map_err(ServerError::Core));
     }
-    drop(plane);
+    result = result.and(plane.end_thread());
     log.finish();
     result
+}
+
+type Thread = JoinHandle<Result<(), String>>;
+
+/// Waits for the end of a thread of [`live`].
+fn end_of(thread: Thread) -> Result<(), String> {
+    thread
+        .join()
+        .unwrap_or_else(|panic| Err(panic_text(&*panic)))
+}
+
+/// Hears that a thread works, or why it cannot. Takes nothing that nobody waits for.
+type Ready = std_mpsc::SyncSender<Result<(), String>>;
+
+/// Runs `life`, which tells `ready` when it works, on the calling thread; why it ended, if that was
+/// before `stopping` turned true. If that is while `ready` listens, it hears of it. If it is later,
+/// the server is to stop: without one of its threads it would leave requests without an answer.
+fn live(
+    stopping: &watch::Receiver<bool>,
+    ready: &Ready,
+    life: impl FnOnce() -> io::Result<()>,
+) -> Result<(), String> {
+    let why = match catch_unwind(AssertUnwindSafe(life)) {
+        Ok(Ok(())) if *stopping.borrow() => return Ok(()),
+        Ok(Ok(())) => "it ended too early".to_owned(),
+        Ok(Err(e)) => e.to_string(),
+        Err(panic) => panic_text(&*panic),
+    };
+    if ready.send(Err(why.clone())).is_err() {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or_default();
+        tracing::error!("thread {name} has ended, so the server stops: {why}");
+        if !*stopping.borrow() {
+            ask_to_stop();
+        }
+    }
+    Err(why)
 }
 
 /// Whether another directory would help against this error: not against a disk that is full.
@@ -126,7 +166,7 @@ fn is_elsewhere_better(error: &io::Error) -> bool {
 
 /// Takes what another server may have. If one `has_it`, tries again for a little: one that was killed
 /// has it until the kernel has closed its files, some time after its parent has heard of its end.
-fn take<T, E>(take: impl Fn() -> Result<T, E>, has_it: impl Fn(&E) -> bool) -> Result<T, E> {
+fn wait_for<T, E>(take: impl Fn() -> Result<T, E>, has_it: impl Fn(&E) -> bool) -> Result<T, E> {
     let deadline = Instant::now() + Duration::from_millis(TAKEN_WAIT_MS);
     loop {
         match take() {
@@ -145,7 +185,7 @@ fn prepare(
     connections_max: usize,
 ) -> Result<(Arc<Shared>, mpsc::UnboundedReceiver<background::Command>), ServerError> {
     let is_locked = |e: &StoreError| matches!(e, StoreError::Locked { .. });
-    let state = take(|| StateDir::open(&config.state), is_locked).map_err(|e| match e {
+    let state = wait_for(|| StateDir::open(&config.state), is_locked).map_err(|e| match e {
         StoreError::Io { ref source, .. } if is_elsewhere_better(source) => ServerError::State(e),
         e => ServerError::Store(e),
     })?;
@@ -289,37 +329,49 @@ fn connections_max(descriptors: Option<u64>, cores: usize) -> Result<usize, Serv
 /// The background plane's thread; dropping it stops and joins it.
 struct Background {
     stop: watch::Sender<bool>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<Thread>,
 }
 
 impl Drop for Background {
     fn drop(&mut self) {
-        self.stop.send_replace(true);
-        if let Some(thread) = self.thread.take() {
-            // Its panics were printed; nothing depends on it any more.
-            let _ = thread.join();
-        }
+        // Whoever wants to know how it ended has asked.
+        let _ = self.end_thread();
     }
 }
 
-fn start_background(
-    shared: &Arc<Shared>,
-    commands: mpsc::UnboundedReceiver<background::Command>,
-    uring: bool,
-) -> Result<Background, ServerError> {
-    let shared = shared.clone();
-    let (stop, stopped) = watch::channel(false);
-    let builder = std::thread::Builder::new().name("background".into());
-    let thread = builder.spawn(move || {
-        sched::be_prompt();
-        if let Err(e) = background::run(shared, commands, stopped, uring) {
-            tracing::error!("the background plane cannot run: {e}");
+impl Background {
+    /// Starts the thread, and returns when the plane works. `run` gets what says that it is to
+    /// stop, and what it calls when it works.
+    fn start_thread<F>(run: F) -> Result<Background, ServerError>
+    where
+        F: FnOnce(watch::Receiver<bool>, Box<dyn FnOnce()>) -> io::Result<()> + Send + 'static,
+    {
+        let (stop, stopped) = watch::channel(false);
+        let (ready, is_ready) = std_mpsc::sync_channel(0);
+        let builder = std::thread::Builder::new().name("background".into());
+        let thread = builder.spawn(move || {
+            sched::be_prompt();
+            let (stopping, works) = (stopped.clone(), ready.clone());
+            let works = Box::new(move || drop(works.send(Ok(()))));
+            live(&stopping, &ready, || run(stopped, works))
+        });
+        let plane = Background {
+            stop,
+            thread: Some(thread.map_err(start("start the background thread"))?),
+        };
+        let started = is_ready.recv();
+        let started = started.unwrap_or_else(|_| Err("it ended at once".into()));
+        started.map(|()| plane).map_err(ServerError::Background)
+    }
+
+    /// Stops the plane and waits for its end; fails if that came before its time.
+    fn end_thread(&mut self) -> Result<(), ServerError> {
+        self.stop.send_replace(true);
+        match self.thread.take() {
+            Some(thread) => end_of(thread).map_err(ServerError::Background),
+            None => Ok(()),
         }
-    });
-    Ok(Background {
-        stop,
-        thread: Some(thread.map_err(start("start the background thread"))?),
-    })
+    }
 }
 
 /// Binds a listener for each core and starts the cores; says where once all of them accept.
@@ -328,16 +380,16 @@ fn start_cores(
     log: &RequestLog,
     closing: &watch::Receiver<bool>,
     uring: bool,
-) -> Result<Vec<JoinHandle<()>>, ServerError> {
+) -> Result<Vec<Thread>, ServerError> {
     let count = shared.config.cores.get();
     let wanted = shared.config.listen;
     let is_in_use = |e: &io::Error| e.kind() == io::ErrorKind::AddrInUse;
-    let listening = take(|| listen(wanted, count), is_in_use);
+    let listening = wait_for(|| listen(wanted, count), is_in_use);
     let (address, listeners) = listening.map_err(|source| ServerError::Listen {
         address: wanted,
         source,
     })?;
-    let (ready, are_ready) = std_mpsc::channel();
+    let (ready, are_ready) = std_mpsc::sync_channel(0);
     let mut cores = Vec::with_capacity(count);
     for (index, listener) in listeners.into_iter().enumerate() {
         let (shared, log, closing) = (shared.clone(), log.clone(), closing.clone());
@@ -345,8 +397,8 @@ fn start_cores(
         let builder = std::thread::Builder::new().name(format!("core-{index}"));
         let core = builder.spawn(move || {
             sched::be_prompt();
-            let core = Core::new(shared, index, log, closing);
-            run_core(core, listener, uring, &ready);
+            let core = Core::new(shared, index, log, closing.clone());
+            live(&closing, &ready, || run_core(core, listener, uring, &ready))
         });
         cores.push(core.map_err(start("start a core's thread"))?);
     }
@@ -354,7 +406,7 @@ fn start_cores(
     for _ in 0..count {
         match are_ready.recv() {
             Ok(Ok(())) => {}
-            Ok(Err(e)) => return Err(ServerError::Core(e.to_string())),
+            Ok(Err(why)) => return Err(ServerError::Core(why)),
             Err(_) => return Err(ServerError::Core("it ended at once".into())),
         }
     }
@@ -404,36 +456,30 @@ fn listener(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-type Ready = std_mpsc::Sender<io::Result<()>>;
-
-fn run_core(core: Core, listener: TcpListener, uring: bool, ready: &Ready) {
+fn run_core(core: Core, listener: TcpListener, uring: bool, ready: &Ready) -> io::Result<()> {
     if uring {
-        let runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
+        let mut runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
             .with_entries(CORE_RING_ENTRIES)
             .enable_timer()
-            .build();
-        match runtime {
-            Ok(mut runtime) => runtime.block_on(serve_core(core, listener, false, ready)),
-            Err(e) => drop(ready.send(Err(e))),
-        }
+            .build()?;
+        runtime.block_on(serve_core(core, listener, false, ready))
     } else {
-        let runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
+        let mut runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
             .with_entries(CORE_RING_ENTRIES)
             .enable_timer()
-            .build();
-        match runtime {
-            Ok(mut runtime) => runtime.block_on(serve_core(core, listener, true, ready)),
-            Err(e) => drop(ready.send(Err(e))),
-        }
+            .build()?;
+        runtime.block_on(serve_core(core, listener, true, ready))
     }
 }
 
 /// A core's life: accepts until the server stops, then lets responses finish.
-async fn serve_core(core: Core, listener: TcpListener, epoll: bool, ready: &Ready) {
-    let listener = match CoreListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(e) => return drop(ready.send(Err(e))),
-    };
+async fn serve_core(
+    core: Core,
+    listener: TcpListener,
+    epoll: bool,
+    ready: &Ready,
+) -> io::Result<()> {
+    let listener = CoreListener::from_std(listener)?;
     drop(ready.send(Ok(())));
     let core = Rc::new(core);
     let config = core.config();
@@ -453,6 +499,7 @@ async fn serve_core(core: Core, listener: TcpListener, epoll: bool, ready: &Read
     while !core.is_closing() {
         match listener.cancelable_accept(handle.clone()).await {
             Ok((stream, peer)) => {
+                assert!(!core.panics(), "fault injected");
                 if core.admit() {
                     let connection =
                         serve_connection(core.clone(), stream, peer, patience, sockets.clone());
@@ -460,7 +507,9 @@ async fn serve_core(core: Core, listener: TcpListener, epoll: bool, ready: &Read
                 } else if let Some(refusal) = core.refusal() {
                     let (core, sockets) = (core.clone(), sockets.clone());
                     monoio::spawn(async move {
-                        conn::turn_away(stream, &*core, sockets).await;
+                        let told = conn::turn_away(stream, &*core, sockets);
+                        let mut told = std::pin::pin!(told);
+                        poll_fn(|context| poll_contained(told.as_mut(), peer, context)).await;
                         drop(refusal);
                     });
                 }
@@ -480,6 +529,7 @@ async fn serve_core(core: Core, listener: TcpListener, epoll: bool, ready: &Read
         )
         .await;
     }
+    Ok(())
 }
 
 /// Waits until no connection is open, at most until `deadline`.
@@ -501,6 +551,20 @@ async fn pause_accepting(error: &io::Error) {
     }
 }
 
+/// Polls what serves a connection; a panic in it ends that alone.
+fn poll_contained(
+    task: Pin<&mut impl Future<Output = ()>>,
+    peer: SocketAddr,
+    context: &mut Context<'_>,
+) -> Poll<()> {
+    let polled = catch_unwind(AssertUnwindSafe(|| task.poll(context)));
+    polled.unwrap_or_else(|panic| {
+        let text = panic_text(&*panic);
+        tracing::error!(%peer, "a connection's task panicked: {text}");
+        Poll::Ready(())
+    })
+}
+
 /// Serves a connection until it ends or is cut off; a panic in it ends only this connection.
 async fn serve_connection(
     core: Rc<Core>,
@@ -513,18 +577,12 @@ async fn serve_connection(
     {
         let mut connection = std::pin::pin!(connection);
         let mut cut = std::pin::pin!(core.cut());
-        poll_fn(|context| {
-            let polled = catch_unwind(AssertUnwindSafe(|| connection.as_mut().poll(context)));
-            let polled = polled.unwrap_or_else(|panic| {
-                let text = crate::snapshot::zstd::ring::panic_text(&*panic);
-                tracing::error!(%peer, "a connection's task panicked: {text}");
-                Poll::Ready(())
-            });
-            match polled {
-                Poll::Ready(()) => polled,
+        poll_fn(
+            |context| match poll_contained(connection.as_mut(), peer, context) {
+                Poll::Ready(()) => Poll::Ready(()),
                 Poll::Pending => cut.as_mut().poll(context),
-            }
-        })
+            },
+        )
         .await;
         // What was cut off is dropped here, before it counts as closed.
     }
@@ -534,6 +592,31 @@ async fn serve_connection(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_background_plane_that_cannot_start_is_an_error() {
+        let start = |run: fn(Box<dyn FnOnce()>) -> io::Result<()>| {
+            Background::start_thread(move |_, ready| run(ready)).map(drop)
+        };
+        let refused = start(|_| Err(io::Error::other("no ring"))).unwrap_err();
+        assert!(refused.to_string().ends_with("could not run: no ring"));
+        let refused = start(|_| panic!("no memory")).unwrap_err();
+        assert!(refused.to_string().ends_with("could not run: no memory"));
+        let refused = start(|_| Ok(())).unwrap_err();
+        assert!(refused.to_string().ends_with("it ended too early"));
+    }
+
+    /// One that works stops when it is told to.
+    #[test]
+    fn a_background_plane_that_works_is_told_to_stop() {
+        let started = Background::start_thread(|mut stop, ready| {
+            ready();
+            let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+            let stopped = runtime.block_on(stop.wait_for(|stop| *stop));
+            stopped.map(drop).map_err(io::Error::other)
+        });
+        started.unwrap().end_thread().unwrap();
+    }
 
     #[test]
     fn nothing_is_paced_on_the_machine_itself() {

@@ -154,15 +154,20 @@ pub(super) struct HostTurn<'t> {
     _of_all: Option<SemaphorePermit<'t>>,
 }
 
-/// Runs the plane on the calling thread until `stop` says so.
+/// Runs the plane on the calling thread until `stop` says so. Calls `ready` once it works.
 pub fn run(
     shared: Arc<Shared>,
     commands: UnboundedReceiver<Command>,
     stop: watch::Receiver<bool>,
     uring: bool,
+    ready: impl FnOnce(),
 ) -> std::io::Result<()> {
     let plane = Rc::new(Plane::new(shared, uring, stop.clone()));
     let work = plane.clone().work(commands, stop);
+    let work = async move {
+        ready();
+        work.await;
+    };
     if uring {
         tokio_uring::start(work);
     } else {

@@ -90,6 +90,11 @@ impl Core {
         &self.shared.config
     }
 
+    /// Whether this core is to panic: tests do that.
+    pub fn panics(&self) -> bool {
+        self.shared.faults.core_panics()
+    }
+
     /// A connection was accepted. Whether it is to be served; if not, there are too many.
     pub fn admit(&self) -> bool {
         if !self.shared.admission.enter() {
