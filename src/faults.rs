@@ -1,11 +1,12 @@
 //! Faults that tests inject into a running server through the environment variable
 //! `TARPON_FAULT`: a comma-separated list of `build-fail-after-bytes=N` (the first build fails
-//! once its archive has N bytes), `encoder-panic-at-job=N` (the first build's Nth job panics)
-//! and `spool-enospc-after-bytes=N` (every spool file is full at N bytes).
+//! once its archive has N bytes), `core-panic-at-connection=N` (the core that accepts the server's
+//! Nth connection panics), `encoder-panic-at-job=N` (the first build's Nth job panics) and
+//! `spool-enospc-after-bytes=N` (every spool file is full at N bytes).
 
 use std::ffi::OsString;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The environment variable.
 pub const VARIABLE: &str = "TARPON_FAULT";
@@ -14,8 +15,8 @@ pub const VARIABLE: &str = "TARPON_FAULT";
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{VARIABLE} = {value:?} is not valid because of {fault:?}; allowed: \
-     build-fail-after-bytes=N, encoder-panic-at-job=N and spool-enospc-after-bytes=N, joined by \
-     commas, where N is a whole number"
+     build-fail-after-bytes=N, core-panic-at-connection=N, encoder-panic-at-job=N and \
+     spool-enospc-after-bytes=N, joined by commas, where N is a whole number"
 )]
 pub struct FaultError {
     value: String,
@@ -26,9 +27,11 @@ pub struct FaultError {
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
     build_fails_at_bytes: Option<u64>,
+    core_panics_at_connection: Option<u64>,
     encoder_panics_at_job: Option<u64>,
     /// Spool files take no more than this.
     pub spool_bytes_max: Option<u64>,
+    connections: Arc<AtomicU64>,
     spent: Arc<AtomicBool>,
 }
 
@@ -46,6 +49,7 @@ impl Faults {
                 let number = Some(number.parse().ok()?);
                 match name {
                     "build-fail-after-bytes" => faults.build_fails_at_bytes = number,
+                    "core-panic-at-connection" => faults.core_panics_at_connection = number,
                     "encoder-panic-at-job" => faults.encoder_panics_at_job = number,
                     "spool-enospc-after-bytes" => faults.spool_bytes_max = number,
                     _ => return None,
@@ -64,6 +68,12 @@ impl Faults {
     pub fn build_fails_at(&self, bytes: u64) -> bool {
         let due = self.build_fails_at_bytes.is_some_and(|at| bytes >= at);
         due && !self.spent.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether the core that has accepted a connection panics now. True once.
+    pub fn core_panics(&self) -> bool {
+        self.core_panics_at_connection
+            .is_some_and(|at| self.connections.fetch_add(1, Ordering::Relaxed) + 1 == at)
     }
 
     /// Whether job number `job` of a build panics. True once.

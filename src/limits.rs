@@ -334,6 +334,11 @@ pub const CLONE_FAILURE_KEPT_MS: u64 = 10_000;
 pub const BUILD_RETRY_MS: u64 = 1_000;
 /// Longest wait after builds that failed: whoever has mended a mirror should not wait longer.
 pub const BUILD_RETRY_MAX_MS: u64 = 30_000;
+/// How long a start waits for the state directory and for the port each: the kernel may still be
+/// at the end of a server that was killed just now.
+pub const TAKEN_WAIT_MS: u64 = 2 * SECOND_MS;
+/// Wait between two tries at them.
+pub const TAKEN_RETRY_MS: u64 = 20;
 /// How long a core waits for connections that were cut off after the grace time of a stop.
 pub const CUT_OFF_MAX_MS: u64 = 2 * SECOND_MS;
 /// Largest body that is read and thrown away where none is expected.

@@ -4,6 +4,21 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::process::Signal;
+
+/// Whether this process has asked itself to stop.
+static ASKED_TO_STOP: AtomicBool = AtomicBool::new(false);
+
+/// Has whoever waits for the signals of the end hear SIGTERM. Once: a second one might come when it
+/// is not blocked any more.
+pub fn ask_to_stop() {
+    if !ASKED_TO_STOP.swap(true, Ordering::Relaxed) {
+        // A process may always send itself a signal.
+        let _ = rustix::process::kill_process(rustix::process::getpid(), Signal::TERM);
+    }
+}
 
 /// The signals that stop the server, blocked in the calling thread and in every thread it
 /// starts afterwards.

@@ -36,6 +36,8 @@ use crate::refs::Follow;
 
 /// What the other planes ask for.
 pub enum Command {
+    /// Take over the mirrors that were found, the first command of all.
+    TakeOver(Vec<Arc<Repo>>),
     /// Build a snapshot; clone the mirror first if there is none.
     Build(Permit),
     /// Write a build's pieces.
@@ -73,8 +75,11 @@ pub(super) struct Plane {
     builders: std::cell::RefCell<Vec<std::thread::JoinHandle<()>>>,
     /// Turns true when the plane ends.
     stop: watch::Receiver<bool>,
-    /// First clones; so that each repository is cloned by one of those who need it.
+    /// First clones, and checks of mirrors that are there; so that each repository is cloned or
+    /// checked by one of those who need it.
     pub(super) cloning: Flights<Arc<str>, Result<(), StartError>>,
+    /// Mirrors that are being configured after their check.
+    pub(super) setting_up: Flights<Arc<str>, ()>,
     /// Comparisons with upstreams; `freshen` must not overlap for one mirror.
     pub(super) freshening: Flights<Arc<str>, Result<(), StartError>>,
     /// Mirrors whose packs are being joined.
@@ -149,15 +154,20 @@ pub(super) struct HostTurn<'t> {
     _of_all: Option<SemaphorePermit<'t>>,
 }
 
-/// Runs the plane on the calling thread until `stop` says so.
+/// Runs the plane on the calling thread until `stop` says so. Calls `ready` once it works.
 pub fn run(
     shared: Arc<Shared>,
     commands: UnboundedReceiver<Command>,
     stop: watch::Receiver<bool>,
     uring: bool,
+    ready: impl FnOnce(),
 ) -> std::io::Result<()> {
     let plane = Rc::new(Plane::new(shared, uring, stop.clone()));
     let work = plane.clone().work(commands, stop);
+    let work = async move {
+        ready();
+        work.await;
+    };
     if uring {
         tokio_uring::start(work);
     } else {
@@ -202,6 +212,7 @@ impl Plane {
             builders: std::cell::RefCell::default(),
             stop,
             cloning: Flights::default(),
+            setting_up: Flights::default(),
             freshening: Flights::default(),
             maintaining: Flights::default(),
             bundling: Flights::default(),
@@ -218,7 +229,6 @@ impl Plane {
         mut stop: watch::Receiver<bool>,
     ) {
         spawn_local(self.clone().check_git());
-        spawn_local(self.clone().take_over_mirrors());
         spawn_local(self.clone().keep_fresh());
         let mut sweep = tokio::time::interval(Duration::from_millis(SWEEP_INTERVAL_MS));
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -228,6 +238,9 @@ impl Plane {
                 _ = stop.wait_for(|stop| *stop) => return,
                 command = commands.recv() => match command {
                     None => return,
+                    Some(Command::TakeOver(found)) => {
+                        spawn_local(self.clone().take_over_mirrors(found));
+                    }
                     Some(Command::Build(permit)) => {
                         spawn_local(self.clone().build(permit));
                     }

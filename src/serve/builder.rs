@@ -331,6 +331,7 @@ fn open_linked(dir: &Path, archive: &Archive) -> Result<Vec<File>, BeginError> {
 
 /// Ends with an error as soon as `stop` is true: git may take minutes, and nobody waits for them.
 fn pack_loose(repo: &Repo, git: &Git, mut stop: watch::Receiver<bool>) -> Result<(), BeginError> {
+    let _packing = repo.packing.blocking_lock();
     let failed = |e: &dyn std::fmt::Display| BeginError::Pack(e.to_string());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

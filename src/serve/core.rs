@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -89,6 +90,11 @@ impl Core {
         &self.shared.config
     }
 
+    /// Whether this core is to panic: tests do that.
+    pub fn panics(&self) -> bool {
+        self.shared.faults.core_panics()
+    }
+
     /// A connection was accepted. Whether it is to be served; if not, there are too many.
     pub fn admit(&self) -> bool {
         if !self.shared.admission.enter() {
@@ -104,8 +110,7 @@ impl Core {
     /// The right to tell a client that it is turned away, to be dropped afterwards; `None` when
     /// too many are being told already.
     pub fn refusal(&self) -> Option<Rc<()>> {
-        let share = self.shared.admission.max() / 100 * REFUSALS_RUNNING_PERCENT;
-        let max = (share / self.shared.config.cores).max(1);
+        let max = refusals_max(self.shared.admission.max(), self.shared.config.cores);
         (Rc::strong_count(&self.refusals) <= max).then(|| self.refusals.clone())
     }
 
@@ -348,6 +353,12 @@ impl Core {
     }
 }
 
+/// How many clients a core may be telling at a time that it turns them away.
+fn refusals_max(connections_max: usize, cores: NonZeroUsize) -> usize {
+    let share = connections_max.saturating_mul(REFUSALS_RUNNING_PERCENT) / 100;
+    (share / cores).max(1)
+}
+
 fn method_name(method: Method) -> &'static str {
     match method {
         Method::Get => "GET",
@@ -451,5 +462,23 @@ impl Service for Core {
 
     fn is_closing(&self) -> bool {
         *self.closing.borrow()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_few_connections_is_told_why_too() {
+        let of = |connections, cores| {
+            let cores = NonZeroUsize::new(cores).unwrap();
+            refusals_max(connections, cores)
+        };
+        assert_eq!(of(80, 1), 8);
+        assert_eq!(of(1990, 2), 99);
+        assert_eq!(of(3, 4), 1, "one can always be told");
+        // Their number is not limited.
+        assert!(of(usize::MAX, 4) > 1_000_000);
     }
 }

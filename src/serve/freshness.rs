@@ -31,36 +31,26 @@ impl Plane {
         }
     }
 
-    /// Mirrors found at start are used as they are; what the server needs of their
-    /// configuration is set while requests are served already.
-    pub(super) async fn take_over_mirrors(self: Rc<Self>) {
-        for repo in self.shared.registry.all() {
-            if repo.mirror.is_dir() {
-                let Err(e) = self.take_over(&repo).await else {
-                    continue;
-                };
-                tracing::error!(repository = &*repo.name, "{e}");
-                // Whoever asks for it is told why, until somebody has put it right.
-                repo.set_mirrored(false);
+    /// Takes over the mirrors found at start, one after the other, while requests are served
+    /// already: one that asks for a mirror whose turn has not come has that one checked at once.
+    ///
+    /// Until then nothing is known of most of them but their names, and such names are forgotten
+    /// when there are many; so whoever found them has held them up to here.
+    pub(super) async fn take_over_mirrors(self: Rc<Self>, found: Vec<Arc<Repo>>) {
+        let all = self.shared.registry.all();
+        drop(found);
+        for repo in all {
+            if !repo.is_mirrored() && repo.mirror.is_dir() {
+                match self.cloning.join(&repo.name) {
+                    (_, Some(duty)) => self.clone().adopt(repo.clone(), duty).await,
+                    (flight, None) => drop(flight.end().await),
+                }
             }
-            if repo.current().is_some() {
+            if !repo.is_mirrored() && repo.current().is_some() {
                 // The snapshot must not stay as it is for ever.
                 self.plan(&repo, None);
             }
         }
-    }
-
-    /// Checks a mirror that somebody else has made, sets what the server needs, and puts it on
-    /// the fetch schedule.
-    async fn take_over(self: &Rc<Self>, repo: &Arc<Repo>) -> Result<(), MirrorError> {
-        self.git.is_usable(&repo.mirror).await?;
-        self.git.set_up(&repo.mirror, &repo.url).await?;
-        self.keep(repo, upstream::last_fetch_unix_ms(&repo.mirror));
-        if let Some(head) = self.read_head(repo).await {
-            repo.set_first_head(head);
-            self.rebuild(repo);
-        }
-        Ok(())
     }
 
     fn keep(&self, repo: &Repo, fresh_unix_ms: Option<u64>) {
@@ -101,16 +91,31 @@ impl Plane {
         ended.map(|()| !is_there)
     }
 
-    /// Takes over a mirror that somebody put there while the server runs.
+    /// Takes over a mirror that was there at the start or that somebody put there later: checks
+    /// it, puts it on the fetch schedule and sets what the server needs. Requests wait for the
+    /// check alone, which takes no git process.
     async fn adopt(self: Rc<Self>, repo: Arc<Repo>, duty: Duty<Arc<str>, Ended>) {
-        let taken = self.take_over(&repo).await;
-        if let Err(e) = &taken {
+        if let Err(e) = self.git.is_usable(&repo.mirror).await {
+            tracing::error!(repository = &*repo.name, "{e}");
+            // Whoever asks for it is told why, until somebody has put it right.
+            repo.set_mirrored(false);
+            return duty.done(Err(StartError {
+                status: 500,
+                message: format!("{}: {e}", repo.name),
+            }));
+        }
+        let (_, setting_up) = self.setting_up.join(&repo.name);
+        self.keep(&repo, upstream::last_fetch_unix_ms(&repo.mirror));
+        duty.done(Ok(()));
+        if let Err(e) = self.git.set_up(&repo.mirror, &repo.url).await {
+            // It can be served as it is; a comparison tries again, and fails if it must.
             tracing::error!(repository = &*repo.name, "{e}");
         }
-        duty.done(taken.map_err(|e| StartError {
-            status: 500,
-            message: format!("{}: {e}", repo.name),
-        }));
+        drop(setting_up);
+        if let Some(head) = self.read_head(&repo).await {
+            repo.set_first_head(head);
+            self.rebuild(&repo);
+        }
     }
 
     async fn clone_mirror(self: Rc<Self>, repo: Arc<Repo>, duty: Duty<Arc<str>, Ended>) {
@@ -274,6 +279,10 @@ impl Plane {
 
     async fn freshen(self: Rc<Self>, repo: Arc<Repo>, began: Instant, duty: Duty<Arc<str>, Ended>) {
         let _turn = self.turns.freshens.acquire(&repo.name).await;
+        if let Some(setting_up) = self.setting_up.running(&repo.name) {
+            // It changes the configuration and packs refs, as the comparison does.
+            setting_up.end().await;
+        }
         let unix_began_ms = unix_ms();
         let freshened = self.git.freshen(&repo.mirror, &repo.url, &repo.pins).await;
         let result = match &freshened {
@@ -316,15 +325,23 @@ impl Plane {
         }
     }
 
-    /// Removes what a comparison that failed has left. It still holds the duty, so that no other
-    /// begins.
-    async fn tidy(&self, repo: &Repo) {
-        if self.maintaining.running(&repo.name).is_some() {
+    /// Removes what a comparison that failed has left, unless something else writes packs. It
+    /// still holds the duty, so that no other begins.
+    async fn tidy(&self, repo: &Arc<Repo>) {
+        let (_, Some(duty)) = self.maintaining.join(&repo.name) else {
             return;
-        }
-        let mirror = repo.mirror.clone();
-        let removed = tokio::task::spawn_blocking(move || maintain::remove_unfinished(&mirror));
-        if let Ok(Err(e)) = removed.await {
+        };
+        let cleaned = repo.clone();
+        let removed = tokio::task::spawn_blocking(move || {
+            // Where a build packs, it goes after the next one that fails, or at the next start.
+            let packing = cleaned.packing.try_lock();
+            packing.map_or(Ok(()), |_packing| {
+                maintain::remove_unfinished(&cleaned.mirror)
+            })
+        });
+        let removed = removed.await;
+        duty.done(());
+        if let Ok(Err(e)) = removed {
             tracing::warn!(repository = &*repo.name, "cannot remove half a pack: {e}");
         }
     }

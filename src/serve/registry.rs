@@ -45,6 +45,9 @@ pub struct Repo {
     pub url: String,
     /// Read while pinning, written while refs change or packs go.
     pub pins: RwLock<()>,
+    /// Held while a build packs loose objects, and while what failed fetches left is removed: that
+    /// looks the same as a pack in the making.
+    pub packing: tokio::sync::Mutex<()>,
     state: Mutex<RepoState>,
 }
 
@@ -498,6 +501,7 @@ impl Registry {
             mirror: mirror(),
             url: url(),
             pins: RwLock::new(()),
+            packing: tokio::sync::Mutex::default(),
             state: Mutex::default(),
         });
         shard.add(host, path, repo.clone());

@@ -4,7 +4,7 @@ use super::support::client::Conn;
 use super::support::lab::{self, Lab};
 use super::support::relay::{self, Ends};
 use super::support::repos::{self, FILE, Importer, Layout};
-use super::support::server::Server;
+use super::support::server::{Server, Settings};
 use super::support::{git, processes, wait};
 use super::{large_lab, new_lab};
 use rustix::process::{Pid, Signal};
@@ -99,25 +99,8 @@ PATH=${PATH#*:} exec git \"$@\"
 #[test]
 fn a_server_that_stops_packs_no_loose_objects() {
     let lab = new_lab();
-    let path = lab.upstream("loose");
-    repos::init_bare(&path, "main", "sha1");
-    let mut import = Importer::start(&path, Layout::Loose);
-    import.commit("refs/heads/main", "many");
-    for number in 0..400 {
-        let content = format!("{number}\n");
-        import.file(FILE, format!("{number}.txt").as_bytes(), content.as_bytes());
-    }
-    import.finish();
-    lab::copy_tree(&path, &lab.mirror("loose"));
-    let bin = lab.scratch("bin");
-    lab::create_dir(&bin);
-    fs::write(bin.join("git"), SLOW_PACKER).unwrap();
-    fs::set_permissions(bin.join("git"), fs::Permissions::from_mode(0o755)).unwrap();
-    let mut settings = lab.settings().with(&["--shutdown-grace", "0s"]);
-    let path = std::env::var("PATH").unwrap();
-    let path = format!("{}:{path}", bin.display());
-    settings.environment.push(("PATH".into(), path));
-    let mut server = settings.start();
+    let settings = settings_with_loose(&lab, SLOW_PACKER);
+    let mut server = settings.with(&["--shutdown-grace", "0s"]).start();
     let mut conn = Conn::open(server.address());
     conn.request("GET", &lab::target("loose"), &[]);
     let state = lab.state().display().to_string();
@@ -130,6 +113,30 @@ fn a_server_that_stops_packs_no_loose_objects() {
     assert!(status.success(), "{status}");
     processes::expect_ended("a stop", look);
     lab.expect_no_orphans();
+}
+
+/// Puts a mirror `loose` into the state directory that must be packed before it is built from.
+/// Gives the settings of a server to which the script `git` is `git`.
+pub(super) fn settings_with_loose(lab: &Lab, git: &str) -> Settings {
+    let path = lab.upstream("loose");
+    repos::init_bare(&path, "main", "sha1");
+    let mut import = Importer::start(&path, Layout::Loose);
+    import.commit("refs/heads/main", "many");
+    for number in 0..400 {
+        let content = format!("{number}\n");
+        import.file(FILE, format!("{number}.txt").as_bytes(), content.as_bytes());
+    }
+    import.finish();
+    lab::copy_tree(&path, &lab.mirror("loose"));
+    let bin = lab.scratch("bin");
+    lab::create_dir(&bin);
+    fs::write(bin.join("git"), git).unwrap();
+    fs::set_permissions(bin.join("git"), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut settings = lab.settings();
+    let path = std::env::var("PATH").unwrap();
+    let path = format!("{}:{path}", bin.display());
+    settings.environment.push(("PATH".into(), path));
+    settings
 }
 
 /// A starter of `program`, after the words of `launcher`, in a group of its own.

@@ -7,7 +7,7 @@ use super::support::repos::{self, FILE, Importer, Layout, Shape};
 use super::support::rng::Rng;
 use super::support::server::Server;
 use super::support::{git, wait};
-use super::{at_once, expect_clone, hit, large_lab, new_lab};
+use super::{at_once, begin, expect_clone, hit, large_lab, new_lab};
 use std::fs;
 use std::io::{self, Write};
 use std::net::TcpListener;
@@ -216,6 +216,28 @@ fn attempt(server: &Server) -> Option<Response> {
     let mut body = Vec::new();
     let (end, _) = conn.copy_body(&mut body).ok()?;
     Some(Response { head, body, end })
+}
+
+/// Without one of its cores a server would leave those connections without an answer that the
+/// kernel gives to that core. It ends instead, as on SIGTERM but for its exit code.
+#[test]
+fn a_core_panics() {
+    let lab = large_lab();
+    let settings = lab.settings().with_fault("core-panic-at-connection=3");
+    let mut server = settings.with(&["--cores", "2"]).start();
+    let (mut conn, _, body) = begin(&server, "large", 1 << 20);
+    let others = [(); 2].map(|()| Conn::try_open(server.address()));
+    server.wait_logged("has ended, so the server stops: fault injected");
+    // It is whole unless its own core was the one.
+    let whole = conn.copy_body(&mut std::io::sink());
+    drop((whole, body, others));
+    let status = server.wait_exit(wait::DEADLINE);
+    assert_eq!(status.code(), Some(1), "{}", server.log());
+    let log = server.log();
+    assert!(
+        log.contains("a network core could not run: fault injected"),
+        "{log}"
+    );
 }
 
 #[test]

@@ -261,7 +261,10 @@ fn a_mirror_can_be_added_at_any_time() {
     lab.place_mirror("small");
     let old = hit(&server, "small");
     assert_eq!(clones(), 0);
-    assert_eq!(git::text(&lab.mirror("small"), &["config", "gc.auto"]), "0");
+    wait::until_true("the mirror is configured", || {
+        let config = std::fs::read_to_string(lab.mirror("small").join("config"));
+        config.is_ok_and(|config| config.contains("auto = 0"))
+    });
     let commit = repos::add_commit(&lab.upstream("small"), "main", "new.txt", b"new\n");
     wait::until_true("the schedule brings the new commit", || {
         let head = server.fetch("HEAD", &lab::target("small"), &[]).head;
@@ -348,6 +351,26 @@ fn one_server_per_state_directory() {
     let mut server = server;
     server.kill();
     lab.start().stop();
+}
+
+/// A server that was killed has its state directory and port until the kernel has closed its files.
+#[test]
+fn a_start_waits_for_one_that_is_at_its_end() {
+    let lab = small_lab();
+    lab.start().stop();
+    let held = std::fs::File::open(lab.state().join("lock")).unwrap();
+    held.lock().unwrap();
+    let listening = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut settings = lab.settings();
+    settings.listen = listening.local_addr().unwrap().to_string();
+    let ending = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        drop(held);
+        std::thread::sleep(Duration::from_millis(500));
+        drop(listening);
+    });
+    hit(&settings.start(), "small");
+    ending.join().unwrap();
 }
 
 /// Changes upstream by new commits, moved, new and deleted references; the new snapshot

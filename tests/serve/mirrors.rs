@@ -1,11 +1,12 @@
 //! Mirrors that come, go and change under the server's snapshots, by other hands than its own.
 
-use super::support::client::Response;
+use super::children::settings_with_loose;
+use super::support::client::{Conn, Response};
 use super::support::lab::{self, Lab};
 use super::support::repos;
 use super::support::server::Server;
 use super::support::{git, wait};
-use super::{ensure, expect_clone, hit, remove, small_lab};
+use super::{ensure, expect_clone, hit, new_lab, remove, small_lab};
 use std::path::Path;
 
 /// The time of the next look at the upstream does not come.
@@ -138,6 +139,44 @@ fn a_mirror_that_is_missing_is_cloned_on_schedule() {
     lab.expect_no_orphans();
 }
 
+/// Requests that come as soon as the server says that it is ready are not answered from a mirror
+/// that nobody has looked at yet, nor wait until all the others were looked at.
+#[test]
+fn a_mirror_is_checked_before_it_is_used() {
+    let lab = small_lab();
+    let mirror = lab.mirror("small");
+    lab.place_mirror("small");
+    // Each of these takes a git process, which packs the branch.
+    for number in 0..30 {
+        let sound = lab.mirror(&format!("sound{number}"));
+        lab::copy_tree(&mirror, &sound);
+        git::run(&sound, &["branch", "loose", "main"]);
+    }
+    let odd = ["odd0", "odd1", "odd2", "odd3"];
+    for name in odd {
+        lab::copy_tree(&mirror, &lab.mirror(name));
+        let config = lab.mirror(name).join("config").display().to_string();
+        git::run(
+            &lab.state(),
+            &["config", "--file", &config, "extensions.wonder", "1"],
+        );
+    }
+    let server = lab.settings().with(&NEVER).start();
+    for name in odd {
+        let answer = server.get(&lab::target(name)).expect(500).text();
+        assert!(answer.contains("extensions.wonder"), "{answer}");
+    }
+    let answer = server.get(&lab::target("small")).expect(200);
+    expect_clone(&lab, "small", &answer.body);
+    // The others are taken over all the same.
+    let is_packed = |number| {
+        let sound = lab.mirror(&format!("sound{number}"));
+        !sound.join("refs/heads/loose").exists()
+    };
+    wait::until_true("all are taken over", || (0..30).all(is_packed));
+    assert_eq!((clones(&server), server.fetches()), (0, 0));
+}
+
 /// Another mirror is put into the place of one while the server runs: the next look at the
 /// upstream finds nothing new, and yet the snapshot is another.
 #[test]
@@ -174,6 +213,37 @@ fn a_fetch_that_fails_leaves_no_half_pack() {
     server.wait_logged("cannot fetch");
     let whole = std::fs::read_dir(&packs).unwrap().count();
     assert!(whole >= 2, "a whole pack went, too");
+}
+
+/// Stands in for `git`: what packs objects has begun a pack before it is allowed to end, and fails
+/// if that is gone, as git does.
+const PACKER_THAT_WAITS: &str = "#!/bin/sh
+case \" $* \" in *' pack-objects '*)
+    begun=MIRROR/objects/pack/tmp_pack_Ab12Cd
+    touch $begun
+    until [ -e MIRROR/go ]; do sleep 0.01; done
+    rm $begun || exit 1 ;;
+esac
+PATH=${PATH#*:} exec git \"$@\"
+";
+
+/// A fetch fails while a build packs loose objects: what that writes is no half pack.
+#[test]
+fn a_fetch_that_fails_leaves_packs_in_the_making() {
+    let lab = new_lab();
+    let mirror = lab.mirror("loose");
+    let packer = PACKER_THAT_WAITS.replace("MIRROR", &mirror.display().to_string());
+    let server = settings_with_loose(&lab, &packer).with(&NEVER).start();
+    let mut conn = Conn::open(server.address());
+    conn.request("GET", &lab::target("loose"), &[]);
+    let begun = mirror.join("objects/pack/tmp_pack_Ab12Cd");
+    wait::until_true("objects are packed", || begun.exists());
+    lab.hide("loose");
+    let absent = r#"{"refs":{"refs/heads/absent":""}}"#;
+    let asked = server.post_json(&lab::endpoint("loose", "ensure-refs"), absent);
+    assert_eq!(asked.head.status, 502, "{}", asked.text());
+    std::fs::write(mirror.join("go"), "").unwrap();
+    conn.response("GET").expect(200);
 }
 
 /// However a host is written, its repositories have one mirror and one snapshot.

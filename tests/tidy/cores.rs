@@ -52,7 +52,7 @@ const SEEMING: [Named; 6] = [
 ];
 
 /// Functions that wait, or call such ones, and where they run instead of on a core.
-const WAITING: [Named; 23] = [
+const WAITING: [Named; 27] = [
     ("src/io/residency.rs", "read_in", "for prefetch threads"),
     (
         "src/log.rs",
@@ -120,6 +120,18 @@ const WAITING: [Named; 23] = [
     ),
     ("src/server.rs", "prepare", "the main thread, at the start"),
     ("src/server.rs", "run", "the main thread"),
+    ("src/server.rs", "end_of", "the main thread, at the end"),
+    ("src/server.rs", "wait_for", "the main thread, at the start"),
+    (
+        "src/server.rs",
+        "Background::start_thread",
+        "the main thread, at the start",
+    ),
+    (
+        "src/server.rs",
+        "Background::end_thread",
+        "the main thread, at the end",
+    ),
     (
         "src/server.rs",
         "start_cores",
