@@ -65,6 +65,8 @@ pub const DELTA_CACHE_BYTES: u64 = 16 << 20;
 pub const ENCODER_KEPT_BYTES: usize = 4 << 20;
 /// Bytes of a linked file that are read at a time to be summed: a part of a processor's cache.
 pub const SUM_READ_BYTES: usize = 256 << 10;
+/// Entries of a pack whose places are held at a time while it is checked, on average.
+pub const VERIFY_ENTRIES: u64 = 1 << 19;
 /// Files of packs that are remembered to be sound.
 pub const VERIFIED_FILES_MAX: usize = 1 << 18;
 /// Bytes of a linked file that one job brings into memory and sums.
