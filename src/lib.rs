@@ -36,7 +36,8 @@
 //!   are non-blocking, files are sent with `sendfile` or `splice` only after `cachestat` says that
 //!   they are in memory; otherwise a prefetch thread reads them first.
 //! * **Encoders**: OS threads of lower priority with zstd, gix and mapped packs.
-//! * **Builders**: one thread for each running build, which puts results in order.
+//! * **Builders**: one thread for each running build, which puts results in order, and one that
+//!   checks its packs meanwhile.
 //! * **Background**: one thread on tokio-uring (or tokio): spool writes, `git`, schedule, eviction.
 //!
 //! # Where the code differs from the first plan

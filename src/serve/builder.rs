@@ -142,18 +142,19 @@ fn build_for(shared: &Arc<Shared>, permit: &Permit, begun: Begun<'_>) -> bool {
     let built = catch_unwind(AssertUnwindSafe(|| build(shared, begun)));
     meter.down(Level::BuildsRunning);
     let built = built.unwrap_or_else(|panic| Err(format!("a panic: {}", panic_text(&*panic))));
-    match &built {
-        Ok(_) => permit.repo().set_built(),
-        Err(why) => permit.repo().set_not_built(why),
-    }
     match built {
         Ok(Some(())) => {
             meter.add(Event::Build(BuildResult::Complete), 1);
             publish_done(shared, permit.repo(), archive, moves);
             return true;
         }
-        Ok(None) => meter.add(Event::Build(BuildResult::LiveOnly), 1),
+        Ok(None) => {
+            meter.add(Event::Build(BuildResult::LiveOnly), 1);
+            permit.repo().set_built();
+        }
         Err(why) => {
+            // Before anybody hears of it and asks again.
+            permit.repo().set_not_built(&why);
             archive.fanout.fail(&why);
             meter.add(Event::Build(BuildResult::Failed), 1);
             tracing::error!(repository = &*permit.repo().name, "build failed: {why}");

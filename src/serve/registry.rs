@@ -369,7 +369,7 @@ impl Repo {
         });
     }
 
-    /// A build has succeeded.
+    /// A build has succeeded whose archive is not kept; [`Repo::publish`] notes the others.
     pub fn set_built(&self) {
         self.lock().not_built = None;
     }
