@@ -26,6 +26,7 @@ use crate::limits::ENCODER_NICE;
 use crate::metrics::{BuildResult, Event, Level};
 use crate::mirror::Git;
 use crate::refs::Head;
+use crate::snapshot::iconv::Identity;
 use crate::snapshot::line::{Record, Reuse};
 use crate::snapshot::output::{BuildError, Spool};
 use crate::snapshot::produce::{self, Input, Opened};
@@ -33,7 +34,7 @@ use crate::snapshot::view::{self, PinError, View};
 use crate::snapshot::zstd::ring::panic_text;
 
 /// Version of everything that decides an archive's bytes besides what its id is made from.
-const ARCHIVE_FORMAT: u8 = 3;
+const ARCHIVE_FORMAT: u8 = 4;
 
 /// A build that could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -74,14 +75,6 @@ struct Source {
     /// Where in the entry.
     relative: String,
     modified: Option<SystemTime>,
-}
-
-impl Source {
-    /// Whether its name decides its content: that of a pack is its checksum. Loose objects are
-    /// named by what is in them, and can be compressed in many ways.
-    fn is_named_by_content(&self) -> bool {
-        self.relative.ends_with(".pack") || self.relative.ends_with(".idx")
-    }
 }
 
 /// A build whose files are open.
@@ -365,6 +358,7 @@ fn archive_id(
     };
     part(&[ARCHIVE_FORMAT]);
     part(&zstd_safe::version_number().to_le_bytes());
+    part(Identity::of_system().as_bytes());
     part(&level.to_le_bytes());
     part(url.as_bytes());
     part(base.as_ref().map_or(&[], |id| id.as_str().as_bytes()));
@@ -383,7 +377,9 @@ fn archive_id(
         part(file.relative.as_bytes());
         part(&file.bytes.to_le_bytes());
     }
-    for source in sources.iter().filter(|s| !s.is_named_by_content()) {
+    // Those of packs, too: one that has rotted and the sound one in its place have the same name,
+    // and loose objects, which are named by what is in them, can be compressed in many ways.
+    for source in sources {
         let since = source.modified.map(|at| at.duration_since(UNIX_EPOCH));
         let since = since.and_then(Result::ok).unwrap_or_default();
         part(&since.as_nanos().to_le_bytes());

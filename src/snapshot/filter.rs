@@ -3,7 +3,7 @@
 //! `convert.c`). Never an external filter: the archive is what a clone without configured
 //! drivers gives.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use gix::attrs::StateRef;
 use gix::attrs::search::{MetadataCollection, Outcome};
@@ -17,9 +17,12 @@ use gix::worktree::stack::state::{Attributes, attributes::Source};
 use gix::{ObjectId, oid};
 
 use super::iconv::Encoder;
+use super::walk::ATTRIBUTES_FILE;
 
 /// The attributes that decide about a conversion; [`Filter::wanted`] reads them in this order.
-const ATTRIBUTES: [&str; 5] = ["crlf", "ident", "eol", "text", "working-tree-encoding"];
+const ATTRIBUTES: [&str; 5] = ["crlf", "ident", "eol", "text", ENCODING];
+/// The one whose conversion is the C library's.
+const ENCODING: &str = "working-tree-encoding";
 
 /// git's configuration as in a fresh clone on Linux: no `core.autocrlf`, no `core.eol`.
 const EOL: eol::Configuration = eol::Configuration {
@@ -60,12 +63,36 @@ impl Wanted {
 #[derive(Debug, Clone, Default)]
 pub struct AttributeFiles {
     files: Vec<(BString, ObjectId)>,
+    /// Directories whose file names an encoding.
+    encoding: HashSet<BString>,
 }
 
 impl AttributeFiles {
     /// Adds a file; calls come in the order of the walk.
     pub fn push(&mut self, path: &BStr, id: &oid) {
         self.files.push((path.to_owned(), id.to_owned()));
+    }
+
+    /// Looks which of the files name an encoding. One that cannot be read counts as if it did:
+    /// what is wrong with it is said when a file needs it.
+    pub fn look_for_encodings(&mut self, objects: &dyn Find) {
+        let mut buffer = Vec::new();
+        for (path, id) in &self.files {
+            let found = objects.try_find(id, &mut buffer);
+            let names_none = found
+                .is_ok_and(|found| found.is_some_and(|data| data.data.find(ENCODING).is_none()));
+            if !names_none {
+                let directory = path.strip_suffix(ATTRIBUTES_FILE).unwrap_or(path);
+                let directory = directory.strip_suffix(b"/").unwrap_or(directory);
+                self.encoding.insert(directory.into());
+            }
+        }
+    }
+
+    /// Whether the attribute file of this very directory names an encoding. That of the root does
+    /// for all: macros are defined there.
+    pub fn name_encoding_in(&self, directory: &BStr) -> bool {
+        self.encoding.contains(directory)
     }
 
     /// Whether no file of the tree can ask for a conversion.

@@ -3,7 +3,124 @@
 
 #![allow(unsafe_code)] // The C library's interface; each use states its contract.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use sha2::{Digest, Sha256};
+
+/// Which `iconv` this is: two of another identity may make other bytes of the same text. It is made
+/// from the version of the C library and from what it would load: the file of the library itself,
+/// which has the conversions that are built in, the configuration that says which module is for
+/// which encoding, and the modules. Configuration counts with its content, programs with size and
+/// date: a package that is updated without a new version number changes these.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Identity([u8; 32]);
+
+impl Identity {
+    /// That of this process; looked up once.
+    pub fn of_system() -> &'static Identity {
+        static IDENTITY: OnceLock<Identity> = OnceLock::new();
+        IDENTITY.get_or_init(|| {
+            let library = mapped_library();
+            let own = library.as_deref().and_then(Path::parent);
+            let own = own.map(|directory| directory.join("gconv"));
+            let named = std::env::var_os("GCONV_PATH").unwrap_or_default();
+            let directories = std::env::split_paths(&named).chain(own);
+            Identity::of(version(), library.as_deref(), directories)
+        })
+    }
+
+    fn of(
+        version: &[u8],
+        library: Option<&Path>,
+        directories: impl Iterator<Item = PathBuf>,
+    ) -> Identity {
+        let mut digest = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            digest.update((bytes.len() as u64).to_le_bytes());
+            digest.update(bytes);
+        };
+        part(version);
+        if let Some(file) = library {
+            describe(file, &mut part);
+        }
+        for directory in directories {
+            part(b"directory");
+            let mut files = files_in(&directory);
+            files.extend(files_in(&directory.join("gconv-modules.d")));
+            files.sort();
+            for file in files {
+                describe(&file, &mut part);
+            }
+        }
+        Identity(digest.finalize().into())
+    }
+
+    /// A digest.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// One that is no system's.
+    #[cfg(test)]
+    pub fn made_up(byte: u8) -> Identity {
+        Identity([byte; 32])
+    }
+}
+
+#[cfg(target_env = "gnu")]
+fn version() -> &'static [u8] {
+    // SAFETY: it returns a string of the library that is never changed and never goes away.
+    unsafe { CStr::from_ptr(libc::gnu_get_libc_version()) }.to_bytes()
+}
+
+/// Other libraries have all conversions in the program, which the format of frames stands for.
+#[cfg(not(target_env = "gnu"))]
+fn version() -> &'static [u8] {
+    c"".to_bytes()
+}
+
+/// The C library's file, as the kernel has it mapped into this process.
+fn mapped_library() -> Option<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let mut paths = maps
+        .lines()
+        .filter_map(|line| line.find('/').map(|at| &line[at..]));
+    let path = paths.find(|path| {
+        path.rsplit('/')
+            .next()
+            .is_some_and(|n| n.starts_with("libc.so"))
+    });
+    path.map(PathBuf::from)
+}
+
+/// None where there is no such directory: then nothing of it is loaded either.
+fn files_in(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten();
+    entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect()
+}
+
+fn describe(file: &Path, part: &mut impl FnMut(&[u8])) {
+    part(file.file_name().unwrap_or_default().as_bytes());
+    let is_program = file
+        .extension()
+        .is_some_and(|extension| extension != "conf" && extension != "cache");
+    match std::fs::metadata(file) {
+        Ok(found) if is_program => {
+            part(&found.size().to_le_bytes());
+            part(&found.mtime().to_le_bytes());
+            part(&found.mtime_nsec().to_le_bytes());
+        }
+        // Files of a page or two; a directory is none.
+        Ok(found) if found.is_file() => part(&std::fs::read(file).unwrap_or_default()),
+        _ => part(b""),
+    }
+}
 
 /// A conversion from UTF-8 to one other encoding.
 pub struct Encoder {

@@ -14,17 +14,19 @@ use sha2::{Digest, Sha256};
 
 use super::budget::Budget;
 use super::filter::{AttributeFiles, Filter, FilterError};
+use super::iconv::Identity;
 use super::pack::{Decoder, Packs, Trees};
 use super::tar;
-use super::walk::{Entry, Step, WalkError, walk};
+use super::walk::{Chain, Entry, Step, WalkError, walk};
 use super::zstd::frame::{Compressor, FrameError};
 use crate::limits::{
     BIG_FILE_BYTES, DECODE_LIMIT_BYTES, DELTA_CACHE_BYTES, ENCODER_KEPT_BYTES, FRAME_TAR_BYTES,
     JOB_ENTRIES_MAX, JOB_TAR_BYTES, PATH_BYTES_MAX,
 };
 
-/// Version of everything that decides the bytes of a job besides its key's other parts.
-const JOB_FORMAT: u8 = 2;
+/// Version of everything that decides the bytes of a job besides its key's other parts: how the
+/// worktree is cut, the tar format, the conversions and how they are set up, the settings of frames.
+const JOB_FORMAT: u8 = 3;
 
 /// Settings of the view's repository, which can be the mirror itself: an object is what its id
 /// says, whatever `refs/replace` holds.
@@ -83,7 +85,16 @@ struct Item {
     path_end: u32,
     kind: EntryKind,
     id: ObjectId,
-    attributes: [u8; 8],
+    in_force: InForce,
+}
+
+/// What decides, besides its path, which conversions a file goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InForce {
+    /// The attribute files.
+    pub attributes: Chain,
+    /// What text is encoded by, where one of them names an encoding.
+    pub iconv: Option<&'static Identity>,
 }
 
 /// A run of entries. Invariant: `paths` holds the paths one after the other, `items[i].path_end`
@@ -99,28 +110,47 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Appends an entry.
-    pub fn push(&mut self, entry: &Entry<'_>) {
-        self.push_item(entry.path, entry.kind, entry.id, entry.attributes_in_force);
+    /// Appends an entry, whose text is encoded by `iconv` if it is encoded at all.
+    pub fn push(&mut self, entry: &Entry<'_>, iconv: Option<&'static Identity>) {
+        let in_force = InForce {
+            attributes: entry.attributes_in_force,
+            iconv,
+        };
+        self.push_item(entry.path, entry.kind, entry.id, in_force);
     }
 
-    fn push_item(&mut self, path: &BStr, kind: EntryKind, id: ObjectId, attributes: [u8; 8]) {
+    /// Everything that decides the entry's bytes goes into the key, each thing whole and where
+    /// nothing else can be taken for it: what varies in length has its length before it.
+    fn push_item(&mut self, path: &BStr, kind: EntryKind, id: ObjectId, in_force: InForce) {
         if self.items.is_empty() {
-            self.key.update([JOB_FORMAT]);
+            self.begin_key();
         }
+        let InForce { attributes, iconv } = in_force;
         self.key.update(attributes);
-        self.key.update([kind as u8]);
-        self.key.update(id.as_bytes());
-        self.key.update((path.len() as u32).to_le_bytes());
-        self.key.update(path);
+        self.key.update([u8::from(iconv.is_some())]);
+        self.key.update(iconv.map_or(&[][..], Identity::as_bytes));
+        // All of the mode: its low byte is the same for a link and a submodule.
+        self.key.update((kind as u16).to_le_bytes());
+        for part in [id.as_bytes(), path] {
+            self.key.update((part.len() as u32).to_le_bytes());
+            self.key.update(part);
+        }
         self.paths.extend_from_slice(path);
         let path_end = self.paths.len() as u32;
         self.items.push(Item {
             path_end,
             kind,
             id,
-            attributes,
+            in_force,
         });
+    }
+
+    fn begin_key(&mut self) {
+        self.key.update([JOB_FORMAT]);
+        self.key.update(zstd_safe::version_number().to_le_bytes());
+        for bound in [FRAME_TAR_BYTES as u64, JOB_TAR_BYTES, BIG_FILE_BYTES] {
+            self.key.update(bound.to_le_bytes());
+        }
     }
 
     /// Whether the job ends here.
@@ -147,7 +177,7 @@ impl Batch {
     }
 
     /// The key under which its frames can be found again: everything that decides its bytes
-    /// but the date. A part of a split batch has the key that a batch of its own would have.
+    /// but the date, which its [`Record`](super::line::Record) has. A part of a split batch has the key that a batch of its own would have.
     pub fn key(&self, level: i32) -> [u8; 32] {
         let digest = self.key.clone().chain_update(level.to_le_bytes());
         digest.finalize().into()
@@ -179,7 +209,7 @@ impl Batch {
             }
             bytes += size;
             if let Some(batch) = out.last_mut() {
-                batch.push_item(path, kind, id.to_owned(), item.attributes);
+                batch.push_item(path, kind, id.to_owned(), item.in_force);
             }
         }
         out
@@ -262,6 +292,13 @@ impl Source {
         let hash = local.object_hash();
         let trees = Trees::new(&self.packs, &local.objects, hash);
         walk(&trees, hash, tree, each)
+    }
+
+    /// What encodes text by the attribute file of this very directory, if that names an encoding.
+    pub fn iconv_in(&self, directory: &BStr) -> Option<&'static Identity> {
+        let attributes = self.attributes.get()?;
+        let names = attributes.name_encoding_in(directory);
+        names.then(Identity::of_system)
     }
 
     /// Handles for the calling thread.

@@ -369,11 +369,22 @@ impl<'a> Line<'a> {
     pub(super) fn worktree(&mut self, tree: &ObjectId) -> Result<(), BuildError> {
         let source = self.source.clone();
         let mut batch = Batch::default();
+        // For each directory that is open, what encodes the text of files in it.
+        let mut iconv = vec![None];
         source.walk(tree, |step| {
-            let Step::Entry(entry) = step else {
-                return Ok(());
+            let inherited = iconv.last().copied().flatten();
+            let entry = match step {
+                Step::Enter { path, .. } => {
+                    iconv.push(inherited.or_else(|| source.iconv_in(path)));
+                    return Ok(());
+                }
+                Step::Leave => {
+                    iconv.pop();
+                    return Ok(());
+                }
+                Step::Entry(entry) => entry,
             };
-            batch.push(&entry);
+            batch.push(&entry, inherited);
             if batch.ends() {
                 self.add(Place::Waiting(std::mem::take(&mut batch)))?;
             }

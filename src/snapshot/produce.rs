@@ -218,5 +218,6 @@ fn survey(source: &Source, tree: &ObjectId) -> Result<(Plan, AttributeFiles), Wa
         }
         Ok::<(), WalkError>(())
     })?;
+    attributes.look_for_encodings(&source.repository.to_thread_local().objects);
     Ok((plan, attributes))
 }

@@ -24,6 +24,8 @@ use crate::extent::{Next, Piece};
 use crate::faults::Faults;
 use crate::limits::{COMMIT_BYTES_MAX, DECODE_BUDGET_BYTES, DECODE_LIMIT_BYTES};
 
+mod attributes;
+
 /// A repository with a worktree.
 pub(super) struct Repository {
     pub(super) dir: tempfile::TempDir,

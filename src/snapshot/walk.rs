@@ -60,16 +60,24 @@ pub struct Entry<'a> {
     pub kind: EntryKind,
     /// The blob, or the submodule's commit.
     pub id: ObjectId,
-    /// Changes when any `.gitattributes` from the root down to this entry's directory does.
-    pub attributes_in_force: [u8; 8],
+    /// The attribute files that apply to it.
+    pub attributes_in_force: Chain,
 }
+
+/// Directory and id of every `.gitattributes` from the root down to a directory, as a digest of
+/// full length: the same rule means something else in another directory, so where each file lies
+/// is a part of it. All zeros where there is none.
+pub type Chain = [u8; 32];
+
+/// The chain where there are no attribute files.
+pub const NO_ATTRIBUTES: Chain = [0; 32];
 
 struct Level {
     data: Vec<u8>,
     id: ObjectId,
     at: usize,
     path_len: usize,
-    attributes: [u8; 8],
+    attributes: Chain,
     order: Order,
 }
 
@@ -148,7 +156,8 @@ pub fn walk<E: From<WalkError>>(
     let mut path = BString::default();
     let mut spare: Vec<Vec<u8>> = Vec::new();
     let mut met = Met::default();
-    let mut levels = vec![open_level(objects, hash, tree, &path, [0; 8], Vec::new())?];
+    let (none, buffer) = (NO_ATTRIBUTES, Vec::new());
+    let mut levels = vec![open_level(objects, hash, tree, &path, none, buffer)?];
     each(Step::Enter {
         path: path.as_bstr(),
         id: tree.to_owned(),
@@ -197,7 +206,7 @@ fn open_level(
     hash: gix::hash::Kind,
     id: &oid,
     path: &BString,
-    inherited: [u8; 8],
+    inherited: Chain,
     mut data: Vec<u8>,
 ) -> Result<Level, WalkError> {
     let error = |detail: String| WalkError::Tree {
@@ -216,7 +225,7 @@ fn open_level(
             return Err(error(format!("it is a {}", found.kind)));
         }
     }
-    let attributes = attributes_below(&data, hash, inherited).map_err(error)?;
+    let attributes = attributes_below(&data, hash, path.as_bstr(), inherited).map_err(error)?;
     Ok(Level {
         data,
         id: id.to_owned(),
@@ -227,23 +236,24 @@ fn open_level(
     })
 }
 
-/// The fingerprint of the attributes in force inside a directory: that of its parent, and its
-/// own `.gitattributes` if it has one.
+/// The attributes in force inside the directory at `path`: those of its parent, and its own
+/// `.gitattributes` if it has one.
 fn attributes_below(
     data: &[u8],
     hash: gix::hash::Kind,
-    inherited: [u8; 8],
-) -> Result<[u8; 8], String> {
+    path: &BStr,
+    inherited: Chain,
+) -> Result<Chain, String> {
     for entry in TreeRefIter::from_bytes(data, hash) {
         let entry = entry.map_err(|e| e.to_string())?;
         if entry.filename == ATTRIBUTES_FILE && entry.mode.is_blob() {
             let digest = Sha256::new()
                 .chain_update(inherited)
+                .chain_update((path.len() as u64).to_le_bytes())
+                .chain_update(path)
                 .chain_update(entry.oid.as_bytes())
                 .finalize();
-            let mut out = [0; 8];
-            out.copy_from_slice(&digest[..8]);
-            return Ok(out);
+            return Ok(digest.into());
         }
     }
     Ok(inherited)
