@@ -104,9 +104,10 @@ fn model_request_line(line: &[u8]) -> Option<(Method, &str, Version)> {
         return None;
     }
     let is_visible = target.iter().all(|byte| (0x21..=0x7e).contains(byte));
-    if !is_visible || !target.starts_with(b"/") {
+    if !is_visible {
         return None;
     }
+    let target = model_target(method, std::str::from_utf8(target).unwrap())?;
     let method = match method {
         b"GET" => Method::Get,
         b"HEAD" => Method::Head,
@@ -114,11 +115,33 @@ fn model_request_line(line: &[u8]) -> Option<(Method, &str, Version)> {
         _ => Method::Other,
     };
     let version = match version {
-        b"HTTP/1.1" => Version::Http11,
         b"HTTP/1.0" => Version::Http10,
+        _ if version.len() == 8 && version.starts_with(b"HTTP/1.") && version[7].is_ascii_digit() => {
+            Version::Http11
+        }
         _ => return None,
     };
-    Some((method, std::str::from_utf8(target).unwrap(), version))
+    Some((method, target, version))
+}
+
+/// `/…`, `http://HOST/…`, or `*` of OPTIONS.
+fn model_target<'a>(method: &[u8], target: &'a str) -> Option<&'a str> {
+    if target.starts_with('/') || (method == b"OPTIONS" && target == "*") {
+        return Some(target);
+    }
+    let lower = target.to_ascii_lowercase();
+    let scheme = ["http://", "https://"].into_iter().find(|s| lower.starts_with(s))?;
+    let rest = &target[scheme.len()..];
+    let host: &str = rest.split(['/', '?']).next()?;
+    if host.is_empty() || !host.bytes().all(is_host_byte) {
+        return None;
+    }
+    let path = &rest[host.len()..];
+    Some(if path.starts_with('/') { path } else { "/" })
+}
+
+fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&byte)
 }
 
 /// Lower-case name and value.
@@ -164,11 +187,9 @@ fn model_fields<'a>(
     };
     let is_1_1 = version == Version::Http11;
     let host = once("host")?;
-    let is_host_byte =
-        |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(byte);
     if headers.len() > HEADERS_MAX
         || host.is_none() && is_1_1
-        || host.is_some_and(|host| !host.iter().all(is_host_byte))
+        || host.is_some_and(|host| !host.iter().copied().all(is_host_byte))
     {
         return None;
     }
@@ -306,11 +327,9 @@ fn model_chunks(data: &[u8]) -> Option<(Vec<u8>, usize)> {
     let mut content = Vec::new();
     loop {
         let line = line(&mut rest)?;
-        let mut parts = line.splitn(2, |byte| *byte == b';');
-        let (digits, extension) = (parts.next()?, parts.next());
-        let is_text = |byte: &u8| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f);
-        let is_size = (1..=16).contains(&digits.len()) && digits.iter().all(u8::is_ascii_hexdigit);
-        if !is_size || !extension.unwrap_or_default().iter().all(is_text) {
+        let digits_end = line.iter().position(|byte| !byte.is_ascii_hexdigit());
+        let (digits, extensions) = line.split_at(digits_end.unwrap_or(line.len()));
+        if !(1..=16).contains(&digits.len()) || !model_extensions(extensions) {
             return None;
         }
         let size = u64::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
@@ -330,6 +349,46 @@ fn model_chunks(data: &[u8]) -> Option<(Vec<u8>, usize)> {
         }
         header(line)?;
     }
+}
+
+/// Whether these are chunk extensions, or nothing.
+fn model_extensions(mut rest: &[u8]) -> bool {
+    fn skip<'a>(rest: &'a [u8], is: impl Fn(u8) -> bool) -> &'a [u8] {
+        &rest[rest.iter().take_while(|byte| is(**byte)).count()..]
+    }
+    let space = |byte| byte == b' ' || byte == b'\t';
+    let token = |byte| is_token(&[byte]);
+    while !rest.is_empty() {
+        let Some(name) = skip(rest, space).strip_prefix(b";") else {
+            return false;
+        };
+        let name = skip(name, space);
+        rest = skip(name, token);
+        if rest.len() == name.len() {
+            return false;
+        }
+        let Some(value) = skip(rest, space).strip_prefix(b"=") else {
+            continue;
+        };
+        let value = skip(value, space);
+        let Some(mut quoted) = value.strip_prefix(b"\"") else {
+            rest = skip(value, token);
+            if rest.len() == value.len() {
+                return false;
+            }
+            continue;
+        };
+        let is_text = |byte: u8| byte == b'\t' || (byte >= b' ' && byte != 0x7f);
+        rest = loop {
+            quoted = match quoted {
+                [b'"', behind @ ..] => break behind,
+                [b'\\', escaped, behind @ ..] if is_text(*escaped) => behind,
+                [byte, behind @ ..] if *byte != b'\\' && is_text(*byte) => behind,
+                _ => return false,
+            };
+        };
+    }
+    true
 }
 
 /// A line without its CRLF, if a whole one is there.

@@ -40,7 +40,9 @@ enum State {
         digits: u8,
         size_bytes: u64,
     },
+    /// Behind a size and its first white space or semicolon.
     Extension {
+        at: Extension,
         size_bytes: u64,
     },
     SizeLf {
@@ -54,6 +56,54 @@ enum State {
     TrailerLf,
     EndLf,
     Done,
+}
+
+/// A place in chunk extensions: `*( BWS ";" BWS NAME [ BWS "=" BWS ( TOKEN / QUOTED ) ] )`, RFC 9112
+/// section 7.1.1. They mean nothing here, but what is no extension may be anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extension {
+    /// White space before a semicolon.
+    Gap,
+    /// Behind a semicolon, before the name.
+    Start,
+    Name,
+    /// White space behind a name: an equals sign or a semicolon follows.
+    NameGap,
+    /// Behind an equals sign, before the value.
+    Equals,
+    Token,
+    Quoted,
+    /// Behind a backslash in quotes.
+    Escape,
+    /// Behind the second quote.
+    QuoteEnd,
+}
+
+impl Extension {
+    /// Where `byte` leads, if it may stand here; what ends the line is not looked at.
+    fn step(self, byte: u8) -> Option<Extension> {
+        let is_space = matches!(byte, b' ' | b'\t');
+        match (self, byte) {
+            (Self::Quoted, b'"') => Some(Self::QuoteEnd),
+            (Self::Quoted, b'\\') => Some(Self::Escape),
+            (Self::Quoted | Self::Escape, _) => is_value_byte(byte).then_some(Self::Quoted),
+            (Self::Gap | Self::Name | Self::NameGap, b';') => Some(Self::Start),
+            (Self::Token | Self::QuoteEnd, b';') => Some(Self::Start),
+            (Self::Name | Self::NameGap, b'=') => Some(Self::Equals),
+            (Self::Equals, b'"') => Some(Self::Quoted),
+            (Self::Gap | Self::Start | Self::NameGap | Self::Equals, _) if is_space => Some(self),
+            (Self::Name, _) if is_space => Some(Self::NameGap),
+            (Self::Token | Self::QuoteEnd, _) if is_space => Some(Self::Gap),
+            (Self::Start | Self::Name, _) => is_token_byte(byte).then_some(Self::Name),
+            (Self::Equals | Self::Token, _) => is_token_byte(byte).then_some(Self::Token),
+            _ => None,
+        }
+    }
+
+    /// Whether the line may end here.
+    fn is_whole(self) -> bool {
+        matches!(self, Self::Name | Self::Token | Self::QuoteEnd)
+    }
 }
 
 /// Decodes one request body.
@@ -134,13 +184,16 @@ impl Decoder {
     fn step(&mut self, byte: u8) -> Result<State, Reject> {
         match (self.state, byte) {
             (State::Size { digits, size_bytes }, _) => size(digits, size_bytes, byte),
-            (State::Extension { size_bytes }, b'\r') => Ok(State::SizeLf { size_bytes }),
-            (State::Extension { size_bytes }, _) => {
+            (State::Extension { at, size_bytes }, b'\r') if at.is_whole() => {
+                Ok(State::SizeLf { size_bytes })
+            }
+            (State::Extension { at, size_bytes }, _) => {
                 self.extension_bytes += 1;
-                if is_value_byte(byte) && self.extension_bytes <= CHUNK_EXTENSION_BYTES_MAX {
-                    Ok(State::Extension { size_bytes })
-                } else {
-                    Err(CHUNK_EXTENSION)
+                match at.step(byte) {
+                    Some(at) if self.extension_bytes <= CHUNK_EXTENSION_BYTES_MAX => {
+                        Ok(State::Extension { at, size_bytes })
+                    }
+                    _ => Err(CHUNK_EXTENSION),
                 }
             }
             (State::SizeLf { size_bytes: 0 }, b'\n') => Ok(State::TrailerStart),
@@ -191,7 +244,13 @@ fn size(digits: u8, size_bytes: u64, byte: u8) -> Result<State, Reject> {
             digits: digits + 1,
             size_bytes: size_bytes << 4 | u64::from(digit),
         }),
-        (b';', _) if digits > 0 => Ok(State::Extension { size_bytes }),
+        (b';' | b' ' | b'\t', _) if digits > 0 => {
+            let at = match byte {
+                b';' => Extension::Start,
+                _ => Extension::Gap,
+            };
+            Ok(State::Extension { at, size_bytes })
+        }
         (b'\r', _) if digits > 0 => Ok(State::SizeLf { size_bytes }),
         _ => Err(CHUNK_SIZE),
     }
@@ -252,7 +311,7 @@ mod tests {
     #[test]
     fn chunks_with_extensions_and_trailers() {
         let bytes =
-            b"5;a=\"b\"\r\nhello\r\n00001\r\n,\r\n6;\r\n world\r\n0;z\r\nX: y\r\nZ:\r\n\r\nGET /";
+            b"5;a=\"b;\\\"\\\\\"; c\r\nhello\r\n00001\r\n,\r\n6 ;\tq = r ;s\r\n world\r\n0;z\r\nX: y\r\nZ:\r\n\r\nGET /";
         let (out, rest, finished) = decode(Framing::Chunked, &[bytes]).unwrap();
         assert_eq!(
             (&out[..], &rest[..], finished),
@@ -331,6 +390,10 @@ mod tests {
             b"5",
             b"f",
             b";",
+            b";a",
+            b"=",
+            b"\"",
+            b"\\",
             b" ",
             b"-",
             b"X: y\r\n",

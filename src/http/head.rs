@@ -1,9 +1,9 @@
 //! Request heads (RFC 9112 sections 2 to 6): bytes in, a borrowed [`RequestHead`] out.
 //!
 //! Two readers must agree before a head counts: the strict byte scan of this module's sibling,
-//! which alone decides where the head ends, and httparse, which splits it. Where the RFC lets a
-//! recipient repair a message, it is refused instead: a repair that a proxy in front of us makes
-//! otherwise is a request smuggled.
+//! which alone decides where the head ends, and what splits it: two spaces for the request line,
+//! httparse for the headers. Where the RFC lets a recipient repair a message, it is refused instead:
+//! a repair that a proxy in front of us makes otherwise is a request smuggled.
 
 pub use super::scan::Scan;
 use super::{FieldLines, Method, Reject, Version};
@@ -13,7 +13,7 @@ const NOT_ONE_HOST: Reject = Reject::closing(400, "send exactly one Host header"
 const BAD_HOST: Reject = Reject::closing(400, "malformed Host header; send HOST or HOST:PORT");
 const TARGET_FORM: Reject = Reject::closing(
     400,
-    "the request target must begin with '/'; this server is not a proxy",
+    "the request target must begin with '/' or with http:// and a host",
 );
 const VERSION: Reject = Reject::closing(505, "unsupported protocol version; speak HTTP/1.1");
 const MALFORMED: Reject = Reject::closing(
@@ -29,6 +29,10 @@ const TRANSFER_ENCODINGS: Reject = Reject::closing(400, "send Transfer-Encoding 
 const TRANSFER_ENCODING: Reject = Reject::closing(
     501,
     "unknown Transfer-Encoding; send chunked or a Content-Length",
+);
+const NO_END: Reject = Reject::closing(
+    400,
+    "Transfer-Encoding must end in chunked, which must be sent once",
 );
 const TRANSFER_ENCODING_1_0: Reject = Reject::closing(
     400,
@@ -81,7 +85,8 @@ pub enum Framing {
 pub struct RequestHead<'a> {
     /// The method.
     pub method: Method,
-    /// The target as sent: begins with `/`, visible ASCII only.
+    /// The target, visible ASCII only: begins with `/`, or is the `*` of an OPTIONS request. Of one
+    /// in absolute form the part behind the host.
     pub target: &'a str,
     /// The version.
     pub version: Version,
@@ -135,21 +140,26 @@ pub fn parse_from<'a>(buf: &'a [u8], scan: &mut Scan) -> Result<Parse<'a>, Rejec
 
 /// Reads a scanned head that is known to be complete.
 fn read(section: &[u8]) -> Result<RequestHead<'_>, Reject> {
-    let version = read_version(section)?;
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut request = httparse::Request::new(&mut headers);
-    match request.parse(section) {
-        Ok(httparse::Status::Complete(bytes)) if bytes == section.len() => {}
-        _ => return Err(MALFORMED),
-    }
-    let (Some(method), Some(target)) = (request.method, request.path) else {
+    let line_bytes = section.iter().position(|&byte| byte == b'\n');
+    let (line, rest) = section.split_at(line_bytes.map_or(0, |at| at + 1));
+    let line = line.strip_suffix(b"\r\n").ok_or(MALFORMED)?;
+    let line = std::str::from_utf8(line).map_err(|_| MALFORMED)?;
+    // The scan let two spaces pass.
+    let mut parts = line.split(' ');
+    let (Some(method), Some(target), Some(version), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
         return Err(MALFORMED);
     };
-    if !target.starts_with('/') {
-        return Err(TARGET_FORM);
-    }
+    let version = read_version(version)?;
+    let target = read_target(method, target)?;
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let headers = match httparse::parse_headers(rest, &mut headers) {
+        Ok(httparse::Status::Complete((bytes, headers))) if bytes == rest.len() => headers,
+        _ => return Err(MALFORMED),
+    };
     let mut fields = Fields::default();
-    for header in request.headers.iter() {
+    for header in headers {
         fields.take(header.name, header.value)?;
     }
     let method = match method {
@@ -161,21 +171,40 @@ fn read(section: &[u8]) -> Result<RequestHead<'_>, Reject> {
     fields.finish(method, target, version)
 }
 
-/// The version stands behind the last space of the request line: the scan let two spaces pass.
-fn read_version(section: &[u8]) -> Result<Version, Reject> {
-    let line = section
-        .split(|&byte| byte == b'\r')
-        .next()
-        .unwrap_or_default();
-    match line.rsplit(|&byte| byte == b' ').next() {
-        Some(b"HTTP/1.1") => Ok(Version::Http11),
-        Some(b"HTTP/1.0") => Ok(Version::Http10),
-        Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
+/// What a client of a later minor version sends means the same in this one (RFC 9110 section 2.5).
+fn read_version(version: &str) -> Result<Version, Reject> {
+    match version.as_bytes() {
+        b"HTTP/1.0" => Ok(Version::Http10),
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9'] => Ok(Version::Http11),
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
             if major.is_ascii_digit() && minor.is_ascii_digit() =>
         {
             Err(VERSION)
         }
         _ => Err(MALFORMED),
+    }
+}
+
+/// The target without the scheme and host of the absolute form, which every server must accept
+/// (RFC 9112 section 3.2.2). They count instead of `Host`; neither routes anything here.
+fn read_target<'a>(method: &str, target: &'a str) -> Result<&'a str, Reject> {
+    if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
+        return Ok(target);
+    }
+    let (scheme, rest) = target.split_once("://").ok_or(TARGET_FORM)?;
+    let is_http = ["http", "https"]
+        .iter()
+        .any(|s| scheme.eq_ignore_ascii_case(s));
+    let host_bytes = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (host, path) = rest.split_at(host_bytes);
+    // Without a user in it: that is how one host is passed off as another.
+    if !is_http || host.is_empty() || !is_host(host.as_bytes()) {
+        return Err(TARGET_FORM);
+    }
+    match path.starts_with('/') {
+        true => Ok(path),
+        // An empty path is the root, and no query means anything there.
+        false => Ok("/"),
     }
 }
 
@@ -275,11 +304,26 @@ impl<'a> Fields<'a> {
         match (self.transfer_encoding, self.content_length) {
             (Some(_), Some(_)) => Err(TWO_LENGTHS),
             (Some(_), None) if version == Version::Http10 => Err(TRANSFER_ENCODING_1_0),
-            (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
-            (Some(_), None) => Err(TRANSFER_ENCODING),
+            (Some(codings), None) => chunked(codings),
             (None, Some(digits)) => decimal(digits).map(Framing::Length).ok_or(CONTENT_LENGTH),
             (None, None) => Ok(Framing::None),
         }
+    }
+}
+
+/// The framing of a body with transfer codings, the last of which must be chunked, and no other:
+/// it alone says where a request's body ends (RFC 9112 section 6.3).
+fn chunked(codings: &[u8]) -> Result<Framing, Reject> {
+    let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+    let mut codings = codings.rsplit(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+    if !codings.next().is_some_and(is_chunked) {
+        return Err(NO_END);
+    }
+    match codings.next() {
+        None => Ok(Framing::Chunked),
+        Some(coding) if coding.is_empty() || is_chunked(coding) => Err(NO_END),
+        Some(_) if codings.any(|coding| coding.is_empty() || is_chunked(coding)) => Err(NO_END),
+        Some(_) => Err(TRANSFER_ENCODING),
     }
 }
 
@@ -347,6 +391,8 @@ mod tests {
         b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551615\r\n\r\n",
         b"GET / HTTP/1.0\r\nExpect: x\r\nContent-Length: 007\r\n\r\n",
+        b"GET HTTP://[::1]:80/a?b HTTP/1.9\r\nHost: c\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
     ];
 
     fn head(bytes: &[u8]) -> RequestHead<'_> {
@@ -434,6 +480,43 @@ mod tests {
         assert!(
             !head(b"HEAD / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n").expect_continue
         );
+    }
+
+    #[test]
+    fn targets_may_be_absolute() {
+        let target = |target: &str| {
+            let text = format!("GET {target} HTTP/1.1\r\nHost: other\r\n\r\n");
+            parse(text.as_bytes()).map(|parsed| match parsed {
+                Parse::Complete { head, .. } => head.target.to_owned(),
+                Parse::Partial => panic!("{target} is not complete"),
+            })
+        };
+        let sound = [
+            ("http://a/_liveness", "/_liveness"),
+            ("https://a.b:1/x//y?http://c", "/x//y?http://c"),
+            ("HTTP://[::1]/", "/"),
+            ("http://a", "/"),
+            ("http://a?x=/y", "/"),
+            ("/http://a/b", "/http://a/b"),
+        ];
+        for (sent, expected) in sound {
+            assert_eq!(target(sent).as_deref(), Ok(expected), "{sent}");
+        }
+        let refused = [
+            "*",
+            "a:80",
+            "http:/a/b",
+            "http:///a",
+            "http://u@a/b",
+            "ftp://a/b",
+            "://a/b",
+        ];
+        for sent in refused {
+            assert_eq!(target(sent), Err(TARGET_FORM), "{sent}");
+        }
+        assert_eq!(head(SOUND[9]).target, "/a?b");
+        assert_eq!(head(SOUND[9]).version, Version::Http11);
+        assert_eq!(head(SOUND[10]).target, "*");
     }
 
     #[test]
@@ -536,8 +619,14 @@ mod tests {
         };
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut request = httparse::Request::new(&mut headers);
+        // It knows no later version.
+        let mut known = bytes.to_vec();
+        let line_end = known[2..].iter().position(|&byte| byte == b'\r').unwrap() + 2;
+        if head.version == Version::Http11 {
+            known[line_end - 1] = b'1';
+        }
         assert_eq!(
-            request.parse(bytes),
+            request.parse(&known),
             Ok(httparse::Status::Complete(head_bytes))
         );
         let section = &bytes[..head_bytes];
@@ -571,6 +660,9 @@ mod tests {
             b" ",
             b"HTTP/1.1",
             b"HTTP/1.0",
+            b"HTTP/1.7",
+            b"http://a",
+            b"*",
             b"\r\n",
             b"\r\n",
             b"\r\n",
@@ -583,6 +675,7 @@ mod tests {
             b"Content-Length:",
             b"Transfer-Encoding: chunked\r\n",
             b"Transfer-Encoding:",
+            b", chunked\r\n",
             b"5",
             b":",
             b"X",

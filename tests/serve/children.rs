@@ -212,6 +212,92 @@ fn a_starter_holds_no_pipe() {
     assert_eq!(status.code(), None, "the end of its output came at its own");
 }
 
+/// Nothing that was open in whoever called it stays so, in the starter or in its program: not even
+/// what is not marked to be closed.
+#[test]
+fn a_starter_inherits_nothing() {
+    let (mut ours, theirs) = std::io::pipe().unwrap_or_else(|e| panic!("{e}"));
+    let inheritable = ["sh", "-c", "exec 7>&0 </dev/null; exec \"$@\"", "sh"];
+    let mut command = starter(
+        &inheritable,
+        &["sh", "-c", "ls /proc/self/fd; echo .; sleep 20"],
+    );
+    let mut child = command
+        .stdin(theirs)
+        .spawn()
+        .unwrap_or_else(|e| panic!("{e}"));
+    drop(command);
+    let mut text = String::new();
+    let mut stdout = child.stdout.take().map(BufReader::new).unwrap();
+    while !text.ends_with(".\n") {
+        let read = stdout.read_line(&mut text);
+        assert!(read.is_ok_and(|count| count > 0), "{text}");
+    }
+    // Comes at once, or when the program has ended.
+    let read = ours.read(&mut [0]);
+    let runs = matches!(child.try_wait(), Ok(None));
+    signal_group(&child, Signal::KILL);
+    child.wait().unwrap_or_else(|e| panic!("{e}"));
+    // `ls` has the directory open itself.
+    assert_eq!(text, "0\n1\n2\n3\n.\n");
+    assert!(
+        runs && read.is_ok_and(|count| count == 0),
+        "held by the starter"
+    );
+}
+
+/// While a clone hangs, a client that was answered and closed sees the end of its connection: no
+/// child of the server holds its socket.
+#[test]
+fn a_client_hears_the_end_while_a_clone_hangs() {
+    let upstream = relay::listen(|_| relay::be_silent());
+    let lab = new_lab();
+    let mut settings = lab.settings();
+    settings.upstreams = vec![format!("test=http://{upstream}/")];
+    // What a service manager leaves open, for one, is inherited by the server.
+    let launcher = ["sh", "-c", "exec 9</; exec \"$@\"", "sh"];
+    settings.launcher = launcher.map(str::to_owned).to_vec();
+    let server = settings.start();
+    let count = 8;
+    std::thread::scope(|scope| {
+        let mut clones = Vec::new();
+        let mut answered = Vec::new();
+        for number in 0..count {
+            let mut clone = Conn::open(server.address());
+            clone.request("GET", &lab::target(&format!("r{number}")), &[]);
+            clones.push(clone);
+            // Accepted while a child is started.
+            let client = || {
+                let mut client = Conn::open(server.address());
+                client.request("GET", "/_liveness", &[]);
+                client.response("GET").expect(200);
+                client.finish_sending();
+                client
+            };
+            answered.extend([(); 4].map(|()| scope.spawn(client)));
+        }
+        let children = || processes::with(&upstream.to_string());
+        wait::until_true("clones hang", || {
+            let is_git = |line: &&String| line.contains("remote-http");
+            children().iter().filter(is_git).count() >= count
+        });
+        for client in answered {
+            let mut client = client.join().unwrap();
+            assert!(client.closes_within(wait::DEADLINE), "no end");
+        }
+        let inherited = processes::open_files(&upstream.to_string());
+        let sockets = inherited
+            .iter()
+            .filter(|(_, line)| line.contains("start-child"));
+        for (files, line) in sockets {
+            assert!(
+                files.iter().all(|file| file == "/dev/null"),
+                "{line}: {files:?}"
+            );
+        }
+    });
+}
+
 /// What is blocked in the server is not so in its children, and they are nicer.
 #[test]
 fn a_program_starts_with_no_signal_blocked_and_nice() {

@@ -27,6 +27,26 @@ pub fn with(text: &str) -> Vec<String> {
     found
 }
 
+/// What the processes that have `text` in their command line have open, and their command lines.
+pub fn open_files(text: &str) -> Vec<(Vec<String>, String)> {
+    let listing = fs::read_dir("/proc").unwrap_or_else(|e| panic!("/proc: {e}"));
+    let mut found = Vec::new();
+    for entry in listing.flatten() {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if !line.contains(text) {
+            continue;
+        }
+        let descriptors = fs::read_dir(entry.path().join("fd")).into_iter().flatten();
+        let links = descriptors
+            .flatten()
+            .filter_map(|fd| fs::read_link(fd.path()).ok());
+        let links = links.map(|to| to.to_string_lossy().into_owned());
+        found.push((links.collect(), line));
+    }
+    found
+}
+
 /// Command lines of the processes whose working directory is `directory` or below it.
 pub fn inside(directory: &Path) -> Vec<String> {
     let listing = fs::read_dir("/proc").unwrap_or_else(|e| panic!("/proc: {e}"));
