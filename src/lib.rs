@@ -62,7 +62,7 @@
 //!
 //! Imports go downwards only: [`server`], [`serve`], then the siblings [`http`], [`snapshot`],
 //! [`cache`], [`mirror`], [`restore`], which never import each other, then [`config`], [`log`],
-//! [`metrics`], [`refs`], [`extent`], [`io`], [`faults`], [`limits`].
+//! [`metrics`], [`refs`], [`extent`], [`gitenv`], [`io`], [`faults`], [`limits`].
 //!
 //! # Unsafe code
 //!
@@ -77,6 +77,7 @@ pub mod cache;
 pub mod config;
 pub mod extent;
 pub mod faults;
+pub mod gitenv;
 pub mod http;
 pub mod io;
 pub mod limits;

@@ -1,4 +1,5 @@
 //! Runs git as a subprocess: own process group, bounded output, time limit, clean end.
+use crate::gitenv::{self, Configuration};
 use crate::limits;
 use crate::mirror::error::{MirrorError, without_password};
 use crate::mirror::removals::Removals;
@@ -65,34 +66,6 @@ impl Default for TimeLimits {
         }
     }
 }
-
-/// Variables that would point git at another repository, or change what it writes there.
-/// What an operator sets for credentials and networks (GIT_SSH_COMMAND, GIT_ASKPASS,
-/// GIT_CONFIG_GLOBAL, GIT_CONFIG_COUNT, proxies) stays.
-const ENV_REMOVED: &[&str] = &[
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-    "GIT_ATTR_SOURCE",
-    "GIT_COMMON_DIR",
-    "GIT_CONFIG",
-    "GIT_CONFIG_PARAMETERS",
-    "GIT_DEFAULT_HASH",
-    "GIT_DEFAULT_REF_FORMAT",
-    "GIT_DIR",
-    "GIT_GRAFT_FILE",
-    "GIT_IMPLICIT_WORK_TREE",
-    "GIT_INDEX_FILE",
-    "GIT_INTERNAL_SUPER_PREFIX",
-    "GIT_NAMESPACE",
-    "GIT_NO_REPLACE_OBJECTS",
-    "GIT_OBJECT_DIRECTORY",
-    "GIT_PREFIX",
-    "GIT_QUARANTINE_PATH",
-    "GIT_REPLACE_REF_BASE",
-    "GIT_SHALLOW_FILE",
-    "GIT_TEMPLATE_DIR",
-    "GIT_WORK_TREE",
-    "LANGUAGE",
-];
 
 /// Settings that hold whatever the operator's own configuration says. Keys that an older
 /// git does not know do no harm.
@@ -343,12 +316,11 @@ impl Git {
 
     /// The command line and surroundings of a call, in a process group of its own.
     pub(super) fn command(&self, call: Call<'_>) -> Command {
-        let mut command =
-            Command::from(crate::io::child::command(&self.program, limits::CHILD_NICE));
-        for name in ENV_REMOVED {
-            command.env_remove(name);
-        }
+        let mut command = crate::io::child::command(&self.program, limits::CHILD_NICE);
+        gitenv::restrict(&mut command, Configuration::Users);
+        let mut command = Command::from(command);
         command.env("GIT_TERMINAL_PROMPT", "0").env("LC_ALL", "C");
+        command.env_remove("LANGUAGE");
         // ssh asks on the terminal of the server unless it is given a program to ask;
         // one that fails makes every question an error at once.
         command.env("SSH_ASKPASS_REQUIRE", "force");

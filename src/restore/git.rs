@@ -3,176 +3,18 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::{Child, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::download::{Link, refusal};
 use super::error::RestoreError;
 use super::http::Conn;
+use super::run;
 use super::stop::Stop;
-use crate::io::child;
-use crate::limits::{FIRST_ANSWER_MS, GIT_END_MS, INTERRUPT_POLL_MS, STREAM_READ_BYTES};
+use crate::limits::{FIRST_ANSWER_MS, STREAM_READ_BYTES};
 use crate::refs::{full_id, is_ref_name};
-
-/// Variables that would point `git` at another repository.
-const INHERITED: &[&str] = &[
-    "GIT_DIR",
-    "GIT_WORK_TREE",
-    "GIT_INDEX_FILE",
-    "GIT_OBJECT_DIRECTORY",
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-    "GIT_COMMON_DIR",
-    "GIT_NAMESPACE",
-    "GIT_PREFIX",
-];
-
-/// What a user's configuration must not bring about in a directory that is still in the making:
-/// hooks, daemons, work in the background, and other repositories than this one. Version 2 of the
-/// protocol is the one that gives commits by their names.
-const SETTINGS: &[&str] = &[
-    "core.hooksPath=/dev/null",
-    "core.fsmonitor=false",
-    "gc.auto=0",
-    "maintenance.auto=false",
-    "submodule.recurse=false",
-    "fetch.recurseSubmodules=false",
-    "protocol.version=2",
-];
-
-/// What keeps the configuration of the user and of the machine away from a step that writes files.
-const WITHOUT_CONFIG: &[(&str, &str)] = &[
-    ("GIT_ATTR_NOSYSTEM", "1"),
-    ("GIT_CONFIG_GLOBAL", "/dev/null"),
-    ("GIT_CONFIG_NOSYSTEM", "1"),
-    // Whatever was set for a `git` that started this.
-    ("GIT_CONFIG_COUNT", "0"),
-    ("GIT_CONFIG_PARAMETERS", ""),
-];
-/// What that configuration would have been needed for, and the file of attributes that is the
-/// user's even without it.
-const WITHOUT_CONFIG_SETTINGS: &[&str] = &["core.attributesFile=/dev/null", "safe.directory=*"];
-
-/// Runs `git` in `directory` and gives its standard output; no hooks, and no question is asked.
-/// When this process is killed, so are `git` and its helpers.
-pub fn run<A: AsRef<OsStr>>(
-    stop: &Stop,
-    directory: &Path,
-    args: &[A],
-) -> Result<Vec<u8>, RestoreError> {
-    run_with(stop, directory, &[], &[], args)
-}
-
-/// The same without anybody's configuration: the files of a bundle are made as those of the
-/// archive are. A filter or line ends that the user has set up would be in some files only.
-fn run_plain<A: AsRef<OsStr>>(
-    stop: &Stop,
-    directory: &Path,
-    args: &[A],
-) -> Result<Vec<u8>, RestoreError> {
-    let settings = WITHOUT_CONFIG_SETTINGS.iter().map(ToString::to_string);
-    let settings: Vec<String> = settings.collect();
-    run_with(stop, directory, &settings, WITHOUT_CONFIG, args)
-}
-
-/// The same for a command that talks to another machine, which may take as long as it likes but
-/// not be silent for long (over HTTP; ssh has settings of its own for this).
-fn run_remote<A: AsRef<OsStr>>(
-    link: Link<'_>,
-    directory: &Path,
-    args: &[A],
-) -> Result<Vec<u8>, RestoreError> {
-    // Less than a byte in a second, on average over so many. Git knows whole seconds.
-    let silent_s = link.git_stall.as_secs_f64().ceil() as u64;
-    let settings = [
-        "http.lowSpeedLimit=1".to_owned(),
-        format!("http.lowSpeedTime={silent_s}"),
-        // The server is reached directly, as the download has reached it. Upstreams are not.
-        format!("http.http://{}/.proxy=", link.server.authority),
-    ];
-    run_with(link.stop, directory, &settings, &[], args)
-}
-
-fn run_with<A: AsRef<OsStr>>(
-    stop: &Stop,
-    directory: &Path,
-    settings: &[String],
-    environment: &[(&str, &str)],
-    args: &[A],
-) -> Result<Vec<u8>, RestoreError> {
-    let step = args
-        .first()
-        .map(|a| a.as_ref().to_string_lossy().into_owned());
-    let step = step.unwrap_or_default();
-    let failed = |detail: String| RestoreError::Git {
-        step: step.clone(),
-        detail,
-    };
-    let io = |e: std::io::Error| failed(e.to_string());
-    let (mut out, mut errors) = (
-        tempfile::tempfile().map_err(io)?,
-        tempfile::tempfile().map_err(io)?,
-    );
-    // Somebody waits for it: no nicer than the restore.
-    let mut command = child::command(Path::new("git"), 0);
-    command
-        .args(SETTINGS.iter().flat_map(|setting| ["-c", setting]))
-        .args(settings.iter().flat_map(|setting| ["-c", setting]))
-        .args(args);
-    command.current_dir(directory).stdin(Stdio::null());
-    command
-        .stdout(out.try_clone().map_err(io)?)
-        .stderr(errors.try_clone().map_err(io)?);
-    command.env("GIT_TERMINAL_PROMPT", "0");
-    for name in INHERITED {
-        command.env_remove(name);
-    }
-    command.envs(environment.iter().copied());
-    let status = finish(command.spawn().map_err(io)?, stop).map_err(io)?;
-    let mut text = Vec::new();
-    let file = if status.success() {
-        &mut out
-    } else {
-        &mut errors
-    };
-    file.rewind()
-        .and_then(|()| file.read_to_end(&mut text))
-        .map_err(io)?;
-    if status.success() {
-        return Ok(text);
-    }
-    let text = String::from_utf8_lossy(&text);
-    Err(match child::not_started(status.code(), &text) {
-        Some(why) => io(why),
-        None => failed(format!("{status}: {}", text.trim())),
-    })
-}
-
-/// Waits for the end of `git`, and asks for it when the restore is to stop.
-fn finish(mut child: Child, stop: &Stop) -> std::io::Result<ExitStatus> {
-    let mut asked = None;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
-        if stop.is_set() {
-            end(&child, *asked.get_or_insert_with(Instant::now));
-        }
-        std::thread::sleep(Duration::from_millis(INTERRUPT_POLL_MS / 20));
-    }
-}
-
-/// Has `git` and its helpers end: first they may tidy up.
-fn end(child: &Child, asked: Instant) {
-    let signal = match asked.elapsed() < Duration::from_millis(GIT_END_MS) {
-        true => rustix::process::Signal::TERM,
-        false => rustix::process::Signal::KILL,
-    };
-    // It may have ended by itself.
-    let _ = rustix::process::kill_process_group(rustix::process::Pid::from_child(child), signal);
-}
 
 fn line(bytes: Vec<u8>) -> String {
     String::from_utf8_lossy(&bytes).trim().to_owned()
@@ -183,7 +25,7 @@ pub fn tracked(stop: &Stop, directory: &Path) -> Vec<Vec<u8>> {
     if !directory.join(".git").exists() {
         return Vec::new();
     }
-    let listed = run(stop, directory, &["ls-files", "-z"]).unwrap_or_default();
+    let listed = run::local(stop, directory, &["ls-files", "-z"]).unwrap_or_default();
     let paths = listed.split(|b| *b == 0).filter(|path| !path.is_empty());
     paths.map(<[u8]>::to_vec).collect()
 }
@@ -191,7 +33,7 @@ pub fn tracked(stop: &Stop, directory: &Path) -> Vec<Vec<u8>> {
 /// Clones from the upstream into the empty directory `tree`.
 pub fn clone(link: Link<'_>, url: &str, tree: &Path) -> Result<(), RestoreError> {
     let args = ["clone", "--quiet", "--", url, "."];
-    run_remote(link, tree, &args).map(|_| ())
+    run::upstream(link, url, tree, &args).map(|_| ())
 }
 
 /// What became of a bundle that the server named.
@@ -216,7 +58,7 @@ pub fn apply_bundle(
         Err(e @ RestoreError::Disk { .. }) => return Err(e),
         Err(e) => return Ok(Bundled::Skipped(e.to_string())),
     }
-    let git = |args: &[&str]| run_plain(link.stop, tree, args);
+    let git = |args: &[&str]| run::local(link.stop, tree, args);
     let bundle = file.to_string_lossy();
     // Without a branch HEAD is detached, and its log the only one.
     let branch = git(&["symbolic-ref", "--quiet", "HEAD"]).ok();
@@ -237,7 +79,7 @@ pub fn apply_bundle(
     }
     // Git looks at every object, and for the commits that the bundle builds upon.
     let fetch = ["fetch", "--quiet", "--no-tags", &bundle, "HEAD"];
-    if let Err(e) = git(&fetch) {
+    if let Err(e) = run::bundle(link.stop, tree, &fetch) {
         return Ok(Bundled::Skipped(e.to_string()));
     }
     let commit = line(git(&["rev-parse", "--verify", "FETCH_HEAD"])?);
@@ -249,7 +91,7 @@ pub fn apply_bundle(
             OsStr::from_bytes(&remote),
             OsStr::new(&commit),
         ];
-        run_plain(link.stop, tree, &update)?;
+        run::local(link.stop, tree, &update)?;
     }
     for left in ["FETCH_HEAD", "ORIG_HEAD"] {
         let _ = std::fs::remove_file(tree.join(".git").join(left));
@@ -397,17 +239,18 @@ pub fn ensure(
     args.push("--no-write-fetch-head".into());
     args.push(url);
     args.extend(fetch);
-    run_remote(link, tree, &args).map(|_| ())
+    run::server(link, tree, &args).map(|_| ())
 }
 
 fn has_commit(stop: &Stop, tree: &Path, commit: &str) -> bool {
     let object = format!("{commit}^{{commit}}");
-    run(stop, tree, &["cat-file", "-e", &object]).is_ok()
+    run::local(stop, tree, &["cat-file", "-e", &object]).is_ok()
 }
 
 /// The same for a clone at `tree`, which has nobody to ask but its upstream.
 pub fn ensure_from_upstream(
     link: Link<'_>,
+    url: &str,
     wanted: &Wanted,
     tree: &Path,
 ) -> Result<(), RestoreError> {
@@ -415,12 +258,13 @@ pub fn ensure_from_upstream(
     let fetch = |what: &str| {
         let args = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head"];
         let args = [&args[..], &["origin", what]].concat();
-        run_remote(link, tree, &args)
+        run::upstream(link, url, tree, &args)
     };
     let mut missing = Vec::new();
     for (name, id) in &wanted.refs {
         let local = local_name(name);
-        let look = || run(stop, tree, &["rev-parse", "--quiet", "--verify", &local]).map(line);
+        let look =
+            || run::local(stop, tree, &["rev-parse", "--quiet", "--verify", &local]).map(line);
         let found = look().or_else(|_| fetch(&format!("+{name}:{local}")).and_then(|_| look()));
         match found {
             Ok(found) if id.is_empty() || *id == found => {}

@@ -20,6 +20,8 @@ mod http;
 mod index;
 mod path;
 mod progress;
+mod run;
+mod settings;
 mod staging;
 mod stop;
 mod tar;
@@ -180,7 +182,7 @@ fn restore_or_clone(args: &RestoreArgs, link: Link<'_>) -> Result<Summary, Resto
     link.stop.clear();
     let staging = Staging::new(&args.dir, args.overwrite)?;
     git::clone(link, &args.repo_url, &staging.tree())?;
-    git::ensure_from_upstream(link, &wanted, &staging.tree())?;
+    git::ensure_from_upstream(link, &args.repo_url, &wanted, &staging.tree())?;
     finish(args, link, &staging)?;
     let mut summary = link
         .progress
@@ -270,11 +272,11 @@ fn finish(args: &RestoreArgs, link: Link<'_>, staging: &Staging) -> Result<(), R
     // A moved file has a new ctime.
     let target = staging.target();
     let root = File::open(target).map_err(|e| RestoreError::disk("open", target, e))?;
-    let sha256 = git::run(link.stop, target, &["rev-parse", "--show-object-format"])?;
+    let sha256 = run::local(link.stop, target, &["rev-parse", "--show-object-format"])?;
     let refreshed = index::refresh(root.as_fd(), sha256.starts_with(b"sha256"));
     match refreshed {
         Ok(()) => Ok(()),
         // An index of another version, by the user's configuration.
-        Err(_) => git::run(link.stop, target, &["update-index", "-q", "--refresh"]).map(|_| ()),
+        Err(_) => run::local(link.stop, target, &["update-index", "-q", "--refresh"]).map(|_| ()),
     }
 }

@@ -14,7 +14,7 @@ const LAYERS: [&[&str]; 4] = [
     &["serve"],
     &["http", "snapshot", "cache", "mirror", "restore"],
     &[
-        "config", "log", "metrics", "refs", "extent", "io", "faults", "limits",
+        "config", "log", "metrics", "refs", "extent", "gitenv", "io", "faults", "limits",
     ],
 ];
 
