@@ -494,6 +494,24 @@ pub const RESTORE_GIT_STALL_DEFAULT_MS: u64 = UPLOAD_PACK_WAIT_MS + RESTORE_STAL
 pub const SMALL_ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Times that a staging directory is made before somebody else's sweep of left-over ones leaves it.
 pub const STAGING_TRIES_MAX: u32 = 16;
+/// Most bytes of the list of all refs that a server sends.
+pub const MOMENT_BYTES_MAX: usize = 64 << 20;
+/// Times that a list of refs is asked for whose HEAD is of another moment than its branch, or whose
+/// objects are gone before they are fetched.
+pub const MOMENT_TRIES_MAX: u32 = 4;
+/// Objects that are fetched at a time: their ids are arguments of one command.
+pub const FETCH_IDS_MAX: usize = 1000;
+/// Branches of a repository to be replaced that are looked at one by one, for their names, and how
+/// many are named.
+pub const LOCAL_TRIED_MAX: usize = 64;
+/// See [`LOCAL_TRIED_MAX`].
+pub const LOCAL_NAMED_MAX: usize = 8;
+/// Largest list of shallow commits of such a repository.
+pub const SHALLOW_BYTES_MAX: u64 = 64 << 20;
+/// Largest log of its stashes that is read to count them.
+pub const STASH_LOG_BYTES_MAX: u64 = 1 << 20;
+/// How long the date of an index may be waited for: the second after a file's own.
+pub const INDEX_DATE_WAIT_MAX_MS: u64 = 2 * SECOND_MS;
 /// How long `git` may take to end its helpers and itself after an interruption.
 pub const GIT_END_MS: u64 = 2 * SECOND_MS;
 /// Largest `.git/config` of an archive.

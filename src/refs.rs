@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Which refs belong to a mirror: heads, tags, and what the operator adds.
@@ -125,6 +126,24 @@ impl MirrorRefs {
             part(r.target.as_bytes());
         }
         hash.finalize().into()
+    }
+
+    /// What a clone takes for HEAD, like `guess_remote_head` of git's `remote.c`: a detached HEAD
+    /// that is the tip of a branch is taken for that branch, `master` before others.
+    #[must_use]
+    pub fn clone_head(&self) -> Head {
+        let Head::Detached(id) = self.head else {
+            return self.head.clone();
+        };
+        let is_tip = |name: &[u8]| self.get(name.as_bstr()).is_some_and(|r| r.target == id);
+        if is_tip(b"refs/heads/master") {
+            return Head::Symbolic("refs/heads/master".into());
+        }
+        let branch = |r: &&Ref| r.target == id && r.name.starts_with(b"refs/heads/");
+        match self.refs.iter().find(branch) {
+            Some(r) => Head::Symbolic(r.name.clone()),
+            None => Head::Detached(id),
+        }
     }
 
     /// What HEAD leads to; `None` when its branch does not exist.
@@ -432,7 +451,9 @@ fn read_file(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, RefsError> {
         path: path.to_owned(),
         source,
     };
-    let file = match File::open(path) {
+    // What is no file but a pipe is not waited for.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = match File::options().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(fail(error)),

@@ -28,25 +28,35 @@ pub struct RestoreArgs {
     )]
     pub server: String,
 
-    /// Have this ref, too, at this commit if one is named; may be repeated. A plain name is a branch
+    /// Check out this branch, or this tag (detached), at this commit if one is named, or fail
     #[arg(long = "ref", value_name = "NAME[=SHA]", help_heading = "Freshness")]
     pub refs: Vec<String>,
 
-    /// Have this commit, too; may be repeated
+    /// Check out this commit (detached), or fail
     #[arg(long = "commit", value_name = "SHA", help_heading = "Freshness")]
     pub commits: Vec<String>,
 
-    /// Take the snapshot as it is, even if the server has newer commits
+    /// Have this ref, at this commit if one is named, or this commit, as well, or fail; may be
+    /// repeated
+    #[arg(long, value_name = "REF[=SHA]|SHA", help_heading = "Freshness")]
+    pub have: Vec<String>,
+
+    /// Take the snapshot as it is, even if the server has newer commits, unless --ref, --commit or
+    /// --have need them
     #[arg(long, help_heading = "Freshness")]
     pub no_bundle: bool,
 
-    /// What to do when the server cannot be reached, fails or has no snapshot
+    /// What to do when the server cannot be reached, fails, or has no snapshot or a corrupt one
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Fallback::None)]
     pub fallback: Fallback,
 
     /// Restore into a directory that is not empty: replaces its files, keeps untracked ones
     #[arg(long)]
     pub overwrite: bool,
+
+    /// With --overwrite: replace also a repository that has commits or stashes which only it has
+    #[arg(long, requires = "overwrite")]
+    pub discard_local: bool,
 
     /// Connections for the download, 1 to 16 [default: 4]
     #[arg(

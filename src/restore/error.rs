@@ -50,7 +50,17 @@ impl RestoreError {
 
     /// Whether a clone from the upstream may help.
     pub fn is_servers(&self) -> bool {
-        matches!(self, Self::NoSnapshot(_) | Self::Server(_) | Self::Changed)
+        match self {
+            Self::NoSnapshot(_) | Self::Server(_) | Self::Changed => true,
+            Self::Corrupt { .. } | Self::Entry { .. } => true,
+            Self::Usage(_) | Self::Disk { .. } | Self::Git { .. } => false,
+            Self::Missing(_) | Self::Interrupted(_) => false,
+        }
+    }
+
+    /// Whether the disk failed.
+    pub fn is_disks(&self) -> bool {
+        matches!(self, Self::Disk { .. })
     }
 
     /// The same failure, which says whose it is if it is a server's.

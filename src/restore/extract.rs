@@ -15,6 +15,7 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use xxhash_rust::xxh64::Xxh64;
 
 use super::chunk::Slice;
+use super::dates::Dates;
 use super::download::{Download, First};
 use super::error::RestoreError;
 use super::frames::{Body, Cutter, Frame};
@@ -220,12 +221,13 @@ impl Shared<'_> {
     }
 }
 
-/// Downloads and unpacks below `root` with `threads` workers.
+/// Downloads over `connections` and unpacks below `root`; files are dated by `dates`.
 pub fn extract(
     download: &Download<'_>,
     first: First<'_>,
     connections: usize,
     root: BorrowedFd<'_>,
+    dates: Dates,
     stop: &Stop,
     progress: &Progress,
 ) -> Result<(), RestoreError> {
@@ -254,6 +256,7 @@ pub fn extract(
             pending: VecDeque::new(),
             parser: Parser::default(),
             writer: Writer::new(root),
+            dates,
             part: None,
         };
         if let Err(error) = line.run(download) {
@@ -410,6 +413,7 @@ struct Line<'s, 'm> {
     pending: VecDeque<Receiver<Decoded<'m>>>,
     parser: Parser,
     writer: Writer<'s>,
+    dates: Dates,
     part: Option<Arc<PartQueue<'m>>>,
 }
 
@@ -473,10 +477,11 @@ impl<'m> Line<'_, 'm> {
         let content = Arc::new(first.recv().map_err(|_| stopped())??);
         let mut entries = Vec::new();
         let (writer, part) = (&mut self.writer, &mut self.part);
+        let mtime_s = self.dates.file_s();
         let mut begin = 0;
         for piece in content.pieces() {
             self.parser.push(piece, &mut |event| {
-                add_entry(&mut entries, entry(writer, part, event, begin)?);
+                add_entry(&mut entries, entry(writer, mtime_s, part, event, begin)?);
                 Ok(())
             })?;
             begin += piece.len();
@@ -509,6 +514,7 @@ fn add_entry<'m>(entries: &mut Vec<Entry<'m>>, next: Option<Entry<'m>>) {
 /// What is to be written for an event in the piece of content that begins at `begin`.
 fn entry<'m>(
     writer: &mut Writer<'_>,
+    mtime_s: i64,
     part: &mut Option<Arc<PartQueue<'m>>>,
     event: Event<'_>,
     begin: usize,
@@ -518,11 +524,11 @@ fn entry<'m>(
         Event::Whole { meta, data } => Some(Entry::File {
             path: meta.path.to_owned(),
             executable: meta.executable,
-            mtime_s: meta.mtime_s,
+            mtime_s,
             data: place(data),
         }),
         Event::Begin { meta, size } => {
-            let begun = writer.begin(meta.path, meta.executable, meta.mtime_s, size)?;
+            let begun = writer.begin(meta.path, meta.executable, mtime_s, size)?;
             *part = Some(Arc::new(PartQueue::new(begun)));
             None
         }

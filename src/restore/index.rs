@@ -4,10 +4,10 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
+use super::dates::Dates;
 use super::error::RestoreError;
 use super::write::as_path;
 use crate::io::fs::index_size;
@@ -116,9 +116,9 @@ fn clean_config(text: &[u8]) -> Result<(Vec<u8>, bool), RestoreError> {
     Ok((kept, sha256))
 }
 
-/// Writes the real stat data of the files below `root` into its index, which must be as a server
-/// writes it. A repository without an index has no files.
-pub fn refresh(root: BorrowedFd<'_>, sha256: bool) -> Result<(), RestoreError> {
+/// Gives the files below `root` their date and writes their real stat data into the index, which
+/// must be of version 2. A repository without an index has no files.
+pub fn refresh(root: BorrowedFd<'_>, sha256: bool, dates: Dates) -> Result<(), RestoreError> {
     let mut file = match open(root, INDEX) {
         Ok(file) => file,
         Err(rustix::io::Errno::NOENT) => return Ok(()),
@@ -131,17 +131,10 @@ pub fn refresh(root: BorrowedFd<'_>, sha256: bool) -> Result<(), RestoreError> {
         true => gix::hash::Kind::Sha256,
         false => gix::hash::Kind::Sha1,
     };
-    let latest_s = fill(root, &mut bytes, kind)?;
+    let latest_s = fill(root, &mut bytes, kind, dates)?;
     let index = replace(root, INDEX, &bytes)?;
-    // Later than every entry, or git would take the entries for racily clean.
-    let after =
-        SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(latest_s + 1).unwrap_or(0));
-    if after > SystemTime::now() {
-        index
-            .set_modified(after)
-            .map_err(|e| RestoreError::disk("date", INDEX, e))?;
-    }
-    Ok(())
+    let dated = dates.date_index(&index, latest_s);
+    dated.map_err(|e| RestoreError::disk("date", INDEX, e))
 }
 
 fn corrupt(offset: usize, what: &str) -> RestoreError {
@@ -179,6 +172,7 @@ fn fill(
     root: BorrowedFd<'_>,
     bytes: &mut Vec<u8>,
     kind: gix::hash::Kind,
+    dates: Dates,
 ) -> Result<i64, RestoreError> {
     let id_bytes = kind.len_in_bytes();
     let starts = entries(bytes, id_bytes)?;
@@ -195,7 +189,10 @@ fn fill(
             let base = taken;
             taken += part.len();
             rest = after;
-            running.push(scope.spawn(move || fill_part(root, part, base, starts, id_bytes)));
+            running.push(scope.spawn(move || {
+                let directory = Directory { root, open: None };
+                fill_part(directory, dates, part, base, starts, id_bytes)
+            }));
         }
         let mut latest_s = 0;
         for thread in running {
@@ -217,13 +214,13 @@ fn fill(
 
 /// Fills the entries between neighbouring `starts`; `part` begins at byte `base` of the index.
 fn fill_part(
-    root: BorrowedFd<'_>,
+    mut directory: Directory<'_>,
+    dates: Dates,
     part: &mut [u8],
     base: usize,
     starts: &[usize],
     id_bytes: usize,
 ) -> Result<i64, RestoreError> {
-    let mut directory = Directory { root, open: None };
     let mut latest_s = 0;
     for window in starts.windows(2) {
         let entry = &mut part[window[0] - base..window[1] - base];
@@ -241,7 +238,7 @@ fn fill_part(
             .split(|b| *b == 0)
             .next()
             .unwrap_or_default();
-        let found = directory.stat(path).map_err(|e| match e {
+        let found = directory.date_and_stat(path, dates).map_err(|e| match e {
             rustix::io::Errno::NOENT => RestoreError::entry(path, "it is in the index only"),
             e => RestoreError::disk("look at", as_path(path), e),
         })?;
@@ -277,10 +274,27 @@ struct Directory<'r> {
 }
 
 impl Directory<'_> {
-    fn stat(&mut self, path: &[u8]) -> rustix::io::Result<Stat> {
+    /// The stat data of a file or link that has its date then.
+    fn date_and_stat(&mut self, path: &[u8], dates: Dates) -> rustix::io::Result<Stat> {
+        let (at, name) = self.enter(path)?;
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let found = rustix::fs::statat(at, name, flags)?;
+        if (found.st_mtime, found.st_mtime_nsec) == (dates.file_s(), 0) {
+            return Ok(found);
+        }
+        match rustix::fs::utimensat(at, name, &dates.of_files(), flags) {
+            // Not every file system dates links.
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+            Err(e) => return Err(e),
+        }
+        rustix::fs::statat(at, name, flags)
+    }
+
+    /// Opens the directory of `path`; gives it and the last name.
+    fn enter<'p>(&mut self, path: &'p [u8]) -> rustix::io::Result<(BorrowedFd<'_>, &'p [u8])> {
         let cut = path.iter().rposition(|b| *b == b'/');
         let Some(cut) = cut else {
-            return rustix::fs::statat(self.root, path, AtFlags::SYMLINK_NOFOLLOW);
+            return Ok((self.root, path));
         };
         let (directory, name) = (&path[..cut], &path[cut + 1..]);
         if self.open.as_ref().is_none_or(|(open, _)| open != directory) {
@@ -292,7 +306,7 @@ impl Directory<'_> {
             .open
             .as_ref()
             .map_or(self.root, |(_, open)| open.as_fd());
-        rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW)
+        Ok((at, name))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! download ─► frames ─► extract: decode ─► tar ─► write     into staging
-//!                                          index ─► git ─► staging: the target, at once
+//!                            update: moment ─► git ─► index ─► staging: the target, at once
 //! ```
 //!
 //! Threads and blocking sockets: it is one program for one repository. What comes from the network
@@ -10,14 +10,18 @@
 //! [`write`] never follows a link.
 
 mod chunk;
+mod clone;
 mod connect;
+mod dates;
 mod download;
+mod ensure;
 mod error;
 mod extract;
 mod frames;
-mod git;
 mod http;
 mod index;
+mod local;
+mod moment;
 mod path;
 mod progress;
 mod run;
@@ -25,7 +29,9 @@ mod settings;
 mod staging;
 mod stop;
 mod tar;
+mod update;
 mod url;
+mod wanted;
 mod write;
 
 pub use error::RestoreError;
@@ -33,6 +39,7 @@ pub use error::RestoreError;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,12 +49,14 @@ use crate::io::signal::StopSignals;
 use crate::limits::{
     CONNECTIONS_DEFAULT, RESTARTS_MAX, RESTORE_GIT_STALL_DEFAULT_MS, RESTORE_STALL_DEFAULT_MS,
 };
+use dates::Dates;
 use download::Link;
-use git::{Bundled, Wanted};
 use progress::{Progress, Summary};
 use staging::Staging;
 use stop::Stop;
+use update::Update;
 use url::Server;
+use wanted::Wanted;
 
 /// Restores as asked, and says what happened on standard error; returns the exit code.
 pub fn run(args: &RestoreArgs) -> u8 {
@@ -152,131 +161,188 @@ fn restore(args: &RestoreArgs, stop: &Stop, progress: &Progress) -> Result<Summa
             Duration::from_secs_f64,
         ),
     };
+    let restore = Restore {
+        args,
+        link,
+        wanted: Wanted::parse(args)?,
+        dates: Dates::now(),
+    };
     std::thread::scope(|scope| {
         if !args.quiet && !args.json {
             scope.spawn(|| progress.show());
         }
-        let result = restore_or_clone(args, link);
+        let result = restore.run();
         progress.finish();
         result
     })
 }
 
-fn restore_or_clone(args: &RestoreArgs, link: Link<'_>) -> Result<Summary, RestoreError> {
-    let wanted = Wanted::parse(&args.refs, &args.commits)?;
-    let mut restarts = 0;
-    let error = loop {
-        let staging = Staging::new(&args.dir, args.overwrite)?;
-        match snapshot(args, link, &wanted, &staging) {
-            Ok(summary) => return Ok(summary),
-            Err(RestoreError::Changed) if restarts < RESTARTS_MAX => restarts += 1,
-            Err(error) => break error.of_server(&link.server.authority),
+/// One restore.
+struct Restore<'a> {
+    args: &'a RestoreArgs,
+    link: Link<'a>,
+    wanted: Wanted,
+    dates: Dates,
+}
+
+impl Restore<'_> {
+    fn run(&self) -> Result<Summary, RestoreError> {
+        let (args, link) = (self.args, self.link);
+        let mut restarts = 0;
+        let error = loop {
+            let staging = Staging::new(&args.dir, args.overwrite)?;
+            match self.snapshot(&staging) {
+                Ok(summary) => return Ok(summary),
+                Err(RestoreError::Changed) if restarts < RESTARTS_MAX => restarts += 1,
+                Err(error) => break error.of_server(&link.server.authority),
+            }
+            link.stop.clear();
+        };
+        if !args.fallback_clone() || !error.is_servers() || link.stop.signal().is_some() {
+            return Err(error);
         }
+        link.progress
+            .say(&format!("{error}; cloning {} instead", args.repo_url));
         link.stop.clear();
-    };
-    if !args.fallback_clone() || !error.is_servers() || link.stop.signal().is_some() {
-        return Err(error);
+        let staging = Staging::new(&args.dir, args.overwrite)?;
+        clone::clone(link, &args.repo_url, &self.wanted, &staging.tree())?;
+        let sha256 = run::local(
+            link.stop,
+            &staging.tree(),
+            &["rev-parse", "--show-object-format"],
+        )?;
+        let mut summary = self.finish(&staging, sha256.starts_with(b"sha256"))?;
+        summary.source = "clone";
+        Ok(summary)
     }
-    let text = format!("{error}; cloning {} instead", args.repo_url);
-    link.progress.say(&text);
-    link.stop.clear();
-    let staging = Staging::new(&args.dir, args.overwrite)?;
-    git::clone(link, &args.repo_url, &staging.tree())?;
-    git::ensure_from_upstream(link, &args.repo_url, &wanted, &staging.tree())?;
-    finish(args, link, &staging)?;
-    let mut summary = link
-        .progress
-        .summary(&args.repo_url, &args.dir.to_string_lossy());
-    summary.source = "clone";
-    Ok(summary)
-}
 
-fn snapshot(
-    args: &RestoreArgs,
-    link: Link<'_>,
-    wanted: &Wanted,
-    staging: &Staging,
-) -> Result<Summary, RestoreError> {
-    let base = url::base_target(&args.repo_url).ok_or_else(|| {
-        RestoreError::NoSnapshot(format!(
-            "{} does not name a host and a path below it; a server has HOST/PATH, such as \
-             github.com/OWNER/NAME",
-            args.repo_url
-        ))
-    })?;
-    let opened = download::open(link, &format!("{base}/snapshot.tar.zst"))?;
-    let commit = opened
-        .header("x-cachew-snapshot-commit")
-        .filter(|c| !c.is_empty());
-    let mut commit = commit.map(str::to_owned);
-    let bundle = opened.header("x-cachew-bundle-url").map(str::to_owned);
-    let (download, first) = opened.start()?;
-    let root = staging.open_tree()?;
-    let connections = link.connections;
-    extract::extract(
-        &download,
-        first,
-        connections,
-        root.as_fd(),
-        link.stop,
-        link.progress,
-    )?;
-    let sha256 = index::finish_config(root.as_fd())?;
-    index::refresh(root.as_fd(), sha256)?;
-    let mut bundle_applied = false;
-    if let Some(target) = bundle.filter(|target| !args.no_bundle && target.starts_with('/')) {
-        let file = staging.bundle();
-        match git::apply_bundle(link, &target, &file, &staging.tree())? {
-            Bundled::Applied(new) => {
-                commit = Some(new);
-                bundle_applied = true;
+    fn snapshot(&self, staging: &Staging) -> Result<Summary, RestoreError> {
+        let (args, link) = (self.args, self.link);
+        let base = url::base_target(&args.repo_url).ok_or_else(|| {
+            RestoreError::NoSnapshot(format!(
+                "{} does not name a host and a path below it; a server has HOST/PATH, such as \
+                 github.com/OWNER/NAME",
+                args.repo_url
+            ))
+        })?;
+        let opened = download::open(link, &format!("{base}/snapshot.tar.zst"))?;
+        let bundle = opened.header("x-cachew-bundle-url").map(str::to_owned);
+        let bundle = bundle.filter(|target| !args.no_bundle && target.starts_with('/'));
+        let (download, first) = opened.start()?;
+        let root = staging.open_tree()?;
+        extract::extract(
+            &download,
+            first,
+            link.connections,
+            root.as_fd(),
+            self.dates,
+            link.stop,
+            link.progress,
+        )?;
+        let sha256 = index::finish_config(root.as_fd())?;
+        let update = Update {
+            link,
+            base: &base,
+            wanted: &self.wanted,
+            bundle: bundle.as_deref().map(|target| (target, staging.bundle())),
+            tree: staging.tree(),
+            kind: match sha256 {
+                true => gix::hash::Kind::Sha256,
+                false => gix::hash::Kind::Sha1,
+            },
+            is_quiet: args.quiet,
+        };
+        let bundle_applied = self.update(&update, sha256)?;
+        let mut summary = self.finish(staging, sha256)?;
+        summary.bundle_applied = bundle_applied;
+        Ok(summary)
+    }
+
+    /// Brings the snapshot to what is wanted, and to what the server says is newer if that can be
+    /// had. Whether a bundle was of use.
+    fn update(&self, update: &Update<'_>, sha256: bool) -> Result<bool, RestoreError> {
+        if self.wanted.is_empty() && update.bundle.is_none() {
+            return Ok(false);
+        }
+        match update.fetch() {
+            Ok(fetched) => {
+                // So that git sees which files it need not write.
+                self.refresh(&update.tree, sha256)?;
+                update.apply(&fetched)?;
+                Ok(fetched.bundle_applied)
             }
-            Bundled::Skipped(_) if args.quiet => {}
-            Bundled::Skipped(why) => {
-                let text = "without the newest commits, as their bundle is of no use";
-                link.progress.say(&format!("{text}: {why}"));
+            Err(e) if !self.wanted.is_empty() || e.is_disks() || self.link.stop.is_set() => Err(e),
+            Err(e) => {
+                update.forget();
+                if !self.args.quiet {
+                    let text = format!("without the newest commits: {e}");
+                    self.link.progress.say(&text);
+                }
+                Ok(false)
             }
         }
     }
-    if !wanted.is_empty() {
-        git::ensure(link, &base, wanted, &staging.tree())?;
-    }
-    finish(args, link, staging)?;
-    let mut summary = link
-        .progress
-        .summary(&args.repo_url, &args.dir.to_string_lossy());
-    summary.commit = commit;
-    summary.bundle_applied = bundle_applied;
-    Ok(summary)
-}
 
-/// Puts the finished tree into the target's place.
-fn finish(args: &RestoreArgs, link: Link<'_>, staging: &Staging) -> Result<(), RestoreError> {
-    let mut stale = Vec::new();
-    let _turn = match staging.merges() {
-        true => staging.turn(link.stop)?,
-        false => None,
-    };
-    if staging.merges() && args.overwrite {
-        let old = git::tracked(link.stop, staging.target());
-        staging.check(&old)?;
-        stale = staging::stale(old, git::tracked(link.stop, &staging.tree()));
+    /// Dates the files of the finished tree, notes what it is, and puts it into the target's place.
+    fn finish(&self, staging: &Staging, sha256: bool) -> Result<Summary, RestoreError> {
+        let (args, link) = (self.args, self.link);
+        let tree = staging.tree();
+        let commit = update::checked_out(&tree)?;
+        if let Some(commit) = &commit {
+            let note = tree.join(local::NOTE);
+            let noted = std::fs::write(&note, format!("{commit}\n"));
+            noted.map_err(|e| RestoreError::disk("write", note, e))?;
+        }
+        let mut stale = Vec::new();
+        let _turn = match staging.merges() {
+            true => staging.turn(link.stop)?,
+            false => None,
+        };
+        if staging.merges() && args.overwrite {
+            if !args.discard_local {
+                self.check_local(staging)?;
+            }
+            let old = local::tracked(staging.target());
+            staging.check(&old)?;
+            stale = staging::stale(old, local::tracked(&tree));
+        }
+        if !staging.merges() {
+            self.refresh(&tree, sha256)?;
+        }
+        if let Some(signal) = link.stop.signal() {
+            return Err(RestoreError::Interrupted(signal));
+        }
+        // A file that is moved has a new ctime.
+        staging.install(&stale, || self.refresh(staging.target(), sha256))?;
+        let directory = args.dir.to_string_lossy();
+        let mut summary = link.progress.summary(&args.repo_url, &directory);
+        summary.commit = commit;
+        Ok(summary)
     }
-    if let Some(signal) = link.stop.signal() {
-        return Err(RestoreError::Interrupted(signal));
+
+    fn refresh(&self, at: &Path, sha256: bool) -> Result<(), RestoreError> {
+        let root = File::open(at).map_err(|e| RestoreError::disk("open", at, e))?;
+        index::refresh(root.as_fd(), sha256, self.dates)
     }
-    staging.install(&stale)?;
-    if !staging.merges() {
-        return Ok(());
-    }
-    // A moved file has a new ctime.
-    let target = staging.target();
-    let root = File::open(target).map_err(|e| RestoreError::disk("open", target, e))?;
-    let sha256 = run::local(link.stop, target, &["rev-parse", "--show-object-format"])?;
-    let refreshed = index::refresh(root.as_fd(), sha256.starts_with(b"sha256"));
-    match refreshed {
-        Ok(()) => Ok(()),
-        // An index of another version, by the user's configuration.
-        Err(_) => run::local(link.stop, target, &["update-index", "-q", "--refresh"]).map(|_| ()),
+
+    /// Refuses to replace what nobody else has.
+    fn check_local(&self, staging: &Staging) -> Result<(), RestoreError> {
+        let refused = |what: String| {
+            RestoreError::Usage(format!(
+                "{} is not replaced: {what}; push or move that away first, or have it go with \
+                 --discard-local",
+                staging.target().display()
+            ))
+        };
+        match local::lost(self.link.stop, staging.target(), &staging.old()) {
+            Ok(lost) if lost.is_empty() => Ok(()),
+            Ok(lost) => {
+                let lost = lost.join(", ");
+                Err(refused(format!(
+                    "nobody else may have the commits of {lost}"
+                )))
+            }
+            Err(why) => Err(refused(why)),
+        }
     }
 }

@@ -26,7 +26,8 @@ const PREFIX: &str = ".tarpon-restore-";
 const TREE: &str = "tree";
 const TRASH: &str = "trash";
 const BUNDLE: &str = "bundle";
-const CONTENTS: [&str; 3] = [TREE, TRASH, BUNDLE];
+const OLD: &str = "old";
+const CONTENTS: [&str; 4] = [TREE, TRASH, BUNDLE, OLD];
 
 /// A restore in the making; removed with everything in it unless it was installed.
 pub struct Staging {
@@ -65,6 +66,12 @@ impl Staging {
     /// Makes the directory. A target that is not empty is refused unless `overwrite`.
     pub fn new(target: &Path, overwrite: bool) -> Result<Staging, RestoreError> {
         let target = std::path::absolute(target).map_err(failed("find", target))?;
+        // The directory that a link leads to is filled, as git does; the link stays.
+        let leads = fs::symlink_metadata(&target).is_ok_and(|found| found.is_symlink());
+        let target = match leads && target.is_dir() {
+            true => fs::canonicalize(&target).map_err(failed("find", &target))?,
+            false => target,
+        };
         let usage = |why: &str| RestoreError::Usage(format!("{} {why}", target.display()));
         let parent = target.parent().ok_or_else(|| usage("cannot be replaced"))?;
         fs::create_dir_all(parent).map_err(not_made("create", parent, &target))?;
@@ -96,7 +103,7 @@ impl Staging {
             target: target.clone(),
             merges,
         };
-        for path in [staging.tree(), staging.trash()] {
+        for path in [staging.tree(), staging.trash(), staging.old()] {
             fs::create_dir(&path).map_err(failed("create", &path))?;
         }
         Ok(staging)
@@ -110,6 +117,11 @@ impl Staging {
     /// A place for a bundle meanwhile.
     pub fn bundle(&self) -> PathBuf {
         self.directory.path().join(BUNDLE)
+    }
+
+    /// An empty directory, to look at the old repository from.
+    pub fn old(&self) -> PathBuf {
+        self.directory.path().join(OLD)
     }
 
     fn trash(&self) -> PathBuf {
@@ -161,9 +173,14 @@ impl Staging {
         }
     }
 
-    /// Puts the tree into the target's place. `stale` are files of an earlier checkout that the
-    /// new one does not have.
-    pub fn install(&self, stale: &[Vec<u8>]) -> Result<(), RestoreError> {
+    /// Puts the tree into the target's place, then has `finish` do the rest there. `stale` are
+    /// files of an earlier checkout that the new one does not have. If it fails the target is as it
+    /// was.
+    pub fn install(
+        &self,
+        stale: &[Vec<u8>],
+        finish: impl FnOnce() -> Result<(), RestoreError>,
+    ) -> Result<(), RestoreError> {
         if !self.merges {
             // Replaces nothing, or an empty directory; fails if somebody else was faster.
             return fs::rename(self.tree(), &self.target).map_err(|e| match e.kind() {
@@ -176,76 +193,145 @@ impl Staging {
                 _ => RestoreError::disk("rename to", &self.target, e),
             });
         }
-        let mut moved = 0;
-        self.merge(&self.tree(), &self.target, true, &mut moved)?;
-        for path in stale {
-            self.remove_stale(&as_path(path));
+        let mut moves = Moves::new(self.trash());
+        let installed = self.merge_all(stale, &mut moves).and_then(|()| finish());
+        if installed.is_err() {
+            moves.undo();
         }
-        // Last: until here the old repository is whole.
-        let git = self.target.join(".git");
-        self.replace(&self.tree().join(".git"), &git, &mut moved)
+        installed
     }
 
-    fn merge(
-        &self,
-        from: &Path,
-        to: &Path,
-        top: bool,
-        moved: &mut u64,
-    ) -> Result<(), RestoreError> {
-        for entry in fs::read_dir(from).map_err(failed("read", from))? {
-            let entry = entry.map_err(failed("read", from))?;
-            if top && entry.file_name() == ".git" {
-                continue;
-            }
-            let (source, to) = (entry.path(), to.join(entry.file_name()));
-            let is_dir = |path: &Path| fs::symlink_metadata(path).is_ok_and(|m| m.is_dir());
-            match is_dir(&source) && is_dir(&to) {
-                true => self.merge(&source, &to, false, moved)?,
-                false => self.replace(&source, &to, moved)?,
+    fn merge_all(&self, stale: &[Vec<u8>], moves: &mut Moves) -> Result<(), RestoreError> {
+        merge(&self.tree(), &self.target, true, moves)?;
+        for path in stale {
+            self.remove_stale(&as_path(path), moves)?;
+        }
+        // Last: until here the old repository is whole.
+        moves.place(&self.tree().join(".git"), &self.target.join(".git"))
+    }
+
+    /// Removes a file, unless its path leads through something that is no directory or into a
+    /// repository; directories that are empty then go, too.
+    fn remove_stale(&self, path: &Path, moves: &mut Moves) -> Result<(), RestoreError> {
+        let plain = |c| matches!(c, Component::Normal(name) if name != ".git");
+        let above = || {
+            path.ancestors()
+                .skip(1)
+                .filter(|p| !p.as_os_str().is_empty())
+        };
+        let is_dir = |p: &Path| fs::symlink_metadata(self.target.join(p)).is_ok_and(|m| m.is_dir());
+        if !path.components().all(plain) || !above().all(is_dir) || is_dir(path) {
+            return Ok(());
+        }
+        let path = self.target.join(path);
+        if fs::symlink_metadata(&path).is_err() {
+            return Ok(());
+        }
+        moves.take_away(&path)?;
+        for above in above() {
+            if !moves.remove_empty(&self.target.join(above)) {
+                break;
             }
         }
         Ok(())
     }
+}
 
-    /// Renames `from` to `to`; a directory on either side first has what is there moved away.
-    fn replace(&self, from: &Path, to: &Path, moved: &mut u64) -> Result<(), RestoreError> {
-        let kind = |path: &Path| fs::symlink_metadata(path).map(|m| m.is_dir());
-        let was_dir = kind(to);
-        let is_dir = kind(from).map_err(failed("look at", from))?;
-        let exchange = || rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE);
-        // At no moment without either; not every file system can. What was there goes with the
-        // staging directory.
-        if is_dir && was_dir.as_ref().is_ok_and(|was_dir| *was_dir) && exchange().is_ok() {
-            return Ok(());
+/// Moves everything in `from` into the directory `to`, but `.git` if it is the top.
+fn merge(from: &Path, to: &Path, top: bool, moves: &mut Moves) -> Result<(), RestoreError> {
+    // Listed first: what is exchanged comes into this directory.
+    let listing = fs::read_dir(from).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    for entry in listing.map_err(failed("read", from))? {
+        if top && entry.file_name() == ".git" {
+            continue;
         }
-        if was_dir.as_ref().is_ok_and(|was_dir| *was_dir || is_dir) {
-            *moved += 1;
-            let away = self.trash().join(moved.to_string());
-            fs::rename(to, away).map_err(failed("move away", to))?;
+        let (source, to) = (entry.path(), to.join(entry.file_name()));
+        let is_dir = |path: &Path| fs::symlink_metadata(path).is_ok_and(|m| m.is_dir());
+        match is_dir(&source) && is_dir(&to) {
+            true => merge(&source, &to, false, moves)?,
+            false => moves.place(&source, &to)?,
         }
-        fs::rename(from, to).map_err(failed("rename to", to))
+    }
+    Ok(())
+}
+
+/// What was done to a target, so that it can be undone.
+struct Moves {
+    trash: PathBuf,
+    done: Vec<Move>,
+}
+
+enum Move {
+    /// The two changed places.
+    Exchanged(PathBuf, PathBuf),
+    /// The first is where the second was.
+    Moved(PathBuf, PathBuf),
+    /// An empty directory, with its mode.
+    Removed(PathBuf, fs::Permissions),
+}
+
+impl Moves {
+    fn new(trash: PathBuf) -> Moves {
+        Moves {
+            trash,
+            done: Vec::new(),
+        }
     }
 
-    /// Removes a file, unless its path leads through something that is no directory; directories
-    /// that are empty then go, too.
-    fn remove_stale(&self, path: &Path) {
-        let plain = path.components().all(|c| matches!(c, Component::Normal(_)));
-        let mut above = path
-            .ancestors()
-            .skip(1)
-            .filter(|p| !p.as_os_str().is_empty());
-        let is_dir = |p: &Path| fs::symlink_metadata(self.target.join(p)).is_ok_and(|m| m.is_dir());
-        if !plain || !above.all(is_dir) || fs::remove_file(self.target.join(path)).is_err() {
-            return;
+    /// Puts `from` at `to`; what is there comes into the staging directory.
+    fn place(&mut self, from: &Path, to: &Path) -> Result<(), RestoreError> {
+        if fs::symlink_metadata(to).is_ok() {
+            // At no moment without either; not every file system can.
+            let exchanged = rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE);
+            if exchanged.is_ok() {
+                self.done.push(Move::Exchanged(from.into(), to.into()));
+                return Ok(());
+            }
+            self.take_away(to)?;
         }
-        for above in path
-            .ancestors()
-            .skip(1)
-            .filter(|p| !p.as_os_str().is_empty())
-        {
-            if fs::remove_dir(self.target.join(above)).is_err() {
-                return;
+        self.rename(from, to).map_err(failed("rename to", to))
+    }
+
+    fn take_away(&mut self, path: &Path) -> Result<(), RestoreError> {
+        let away = self.trash.join(self.done.len().to_string());
+        self.rename(path, &away).map_err(failed("move away", path))
+    }
+
+    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)?;
+        self.done.push(Move::Moved(to.into(), from.into()));
+        Ok(())
+    }
+
+    /// Removes a directory if it is empty; whether it was.
+    fn remove_empty(&mut self, path: &Path) -> bool {
+        let Ok(found) = fs::symlink_metadata(path) else {
+            return false;
+        };
+        let removed = fs::remove_dir(path).is_ok();
+        if removed {
+            self.done
+                .push(Move::Removed(path.into(), found.permissions()));
+        }
+        removed
+    }
+
+    /// Undoes all, the last first. What does not go back stays in the staging directory, whose end
+    /// comes; there is nothing better to do with a disk that fails twice.
+    fn undo(self) {
+        for done in self.done.into_iter().rev() {
+            let undone = match &done {
+                Move::Exchanged(from, to) => {
+                    let flags = RenameFlags::EXCHANGE;
+                    rustix::fs::renameat_with(CWD, from, CWD, to, flags).map_err(io::Error::from)
+                }
+                Move::Moved(now, before) => fs::rename(now, before),
+                Move::Removed(path, mode) => {
+                    fs::create_dir(path).and_then(|()| fs::set_permissions(path, mode.clone()))
+                }
+            };
+            if let Err(e) = undone {
+                crate::io::say::say(format_args!("tarpon: cannot undo what was done: {e}"));
             }
         }
     }

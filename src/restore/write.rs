@@ -226,8 +226,7 @@ fn write_all_at(file: &File, mut offset: u64, data: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Files are dated as the archive says: so they are older than the index, and a file that is
-/// edited right after the restore differs from its entry.
+/// See [`Dates`](super::dates::Dates).
 fn date(file: &File, path: &[u8], mtime_s: i64) -> Result<(), RestoreError> {
     let time = Timespec {
         tv_sec: mtime_s,

@@ -77,7 +77,7 @@ pub struct View {
 pub fn pin(mirror: &Path, link: &mut LinkFn<'_>) -> Result<View, PinError> {
     let hash = object_hash(mirror)?;
     let refs = crate::refs::read(mirror, &Follow::default())?;
-    let head = guess_head(&refs);
+    let head = refs.clone_head();
     let commit = match &head {
         Head::Detached(id) => Some(*id),
         Head::Symbolic(name) => refs.get(name.as_bstr()).map(|r| r.target),
@@ -98,23 +98,6 @@ pub fn pin(mirror: &Path, link: &mut LinkFn<'_>) -> Result<View, PinError> {
     view.packs.sort_by(|a, b| a.relative.cmp(&b.relative));
     view.loose.sort_by(|a, b| a.relative.cmp(&b.relative));
     Ok(view)
-}
-
-/// Like `guess_remote_head` of git's `remote.c`: a detached HEAD that is the tip of a branch is
-/// taken for that branch, `master` before others.
-fn guess_head(refs: &MirrorRefs) -> Head {
-    let Head::Detached(id) = refs.head else {
-        return refs.head.clone();
-    };
-    let is_tip = |name: &[u8]| refs.get(name.as_bstr()).is_some_and(|r| r.target == id);
-    if is_tip(b"refs/heads/master") {
-        return Head::Symbolic("refs/heads/master".into());
-    }
-    let branch = |r: &&crate::refs::Ref| r.target == id && r.name.starts_with(b"refs/heads/");
-    match refs.refs.iter().find(branch) {
-        Some(r) => Head::Symbolic(r.name.clone()),
-        None => Head::Detached(id),
-    }
 }
 
 fn object_hash(mirror: &Path) -> Result<gix::hash::Kind, PinError> {

@@ -92,11 +92,13 @@ fn a_short_archive_is_no_archive() {
     }
 }
 
-/// An archive of a `.git/config` and `entries`, in one frame.
+/// An archive of a `.git/config`, a HEAD without commits and `entries`, in one frame.
 fn made(entries: &[(&[u8], EntryType, &[u8])]) -> Vec<u8> {
     let mut tar = Vec::new();
     let config: (&[u8], EntryType, &[u8]) = (b".git/config", EntryType::Regular, b"[core]\n");
-    for (path, kind, data) in [config].iter().chain(entries) {
+    let head: (&[u8], EntryType, &[u8]) =
+        (b".git/HEAD", EntryType::Regular, b"ref: refs/heads/main\n");
+    for (path, kind, data) in [config, head].iter().chain(entries) {
         let mut header = Header::new_gnu();
         header.as_old_mut().name[..path.len()].copy_from_slice(path);
         header.set_entry_type(*kind);

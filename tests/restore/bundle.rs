@@ -215,7 +215,7 @@ fn after_a_force_push_it_is_what_a_clone_would_be() {
 
 /// The mirror was made anew and has never heard of the snapshot's commit.
 #[test]
-fn a_base_that_the_server_does_not_know_leaves_the_snapshot() {
+fn a_base_that_the_server_does_not_know_needs_no_bundle() {
     let lab = small_lab();
     let server = start(&lab);
     hit(&server, "small");
@@ -232,28 +232,20 @@ fn a_base_that_the_server_does_not_know_leaves_the_snapshot() {
         &format!("snapshot.bundle?base={old}"),
     ));
     answer.expect(404);
-    let (restored, summary, errors) = run(&lab, server.address(), "old", &[]);
-    if summary["commit"] == *old {
-        assert!(errors.contains("the base commit is unknown"), "{errors}");
-        assert_eq!(summary["bundle_applied"], false);
-        expect_at(&restored, &old);
-        // What is asked for by name must be there all the same.
-        let wanted = format!("main={new}");
-        let (restored, ..) = run(&lab, server.address(), "named", &["--ref", &wanted]);
-        assert_eq!(git::text(&restored, &["rev-parse", "origin/main"]), new);
-        assert_eq!(git::text(&restored, &["rev-parse", "HEAD"]), old);
-    } else {
-        panic!("the snapshot was built anew: {summary}");
-    }
+    let (restored, summary, errors) = run(&lab, server.address(), "new", &[]);
+    assert!(errors.contains("the base commit is unknown"), "{errors}");
+    assert_eq!(summary["bundle_applied"], false);
+    assert_eq!(summary["commit"], *new);
+    expect_at(&restored, &new);
+    expect_newest(&lab, &restored, "new");
 }
 
-/// The upstream's HEAD names another branch now: the bundle has nothing for the old one.
+/// The upstream's HEAD names another branch now.
 #[test]
-fn another_branch_is_not_taken_for_the_old_one() {
+fn another_branch_is_checked_out_when_the_upstream_says_so() {
     let lab = small_lab();
     let server = start(&lab);
     hit(&server, "small");
-    let old = tip(&lab);
     let upstream = lab.upstream("small");
     git::run(&upstream, &["branch", "trunk", "main"]);
     let new = repos::add_commit(&upstream, "trunk", "large.bin", &large());
@@ -263,15 +255,64 @@ fn another_branch_is_not_taken_for_the_old_one() {
         "small",
         &format!(r#"{{"refs":{{"refs/heads/trunk":"{new}"}}}}"#),
     );
-    let (restored, summary, errors) = run(&lab, server.address(), "old", &[]);
-    assert_eq!(summary["commit"], *old, "{errors}");
-    assert!(errors.contains("refs/heads/trunk"), "{errors}");
-    expect_at(&restored, &old);
+    let (restored, summary, errors) = run(&lab, server.address(), "trunk", &[]);
+    assert_eq!(summary["commit"], *new, "{errors}");
+    let head = git::text(&restored, &["symbolic-ref", "HEAD"]);
+    assert_eq!(head, "refs/heads/trunk");
+    expect_newest(&lab, &restored, "trunk");
 }
 
-/// A bundle that comes damaged, broken off or not at all leaves the snapshot as it is.
+/// What upstream has made, moved and deleted besides HEAD shows as well: branches and tags, one of
+/// them where another one's directory was, and the other way round.
 #[test]
-fn a_damaged_bundle_leaves_the_snapshot() {
+fn the_refs_are_those_of_one_moment() {
+    let lab = small_lab();
+    let upstream = lab.upstream("small");
+    for name in ["gone", "a", "b/c", "moved"] {
+        git::run(&upstream, &["branch", name, "main"]);
+        git::run(&upstream, &["tag", &format!("t-{name}"), "main"]);
+    }
+    let server = start(&lab);
+    hit(&server, "small");
+    let new = repos::add_commit(&upstream, "main", "large.bin", &large());
+    for name in ["gone", "a", "b/c"] {
+        git::run(&upstream, &["branch", "-D", name]);
+        git::run(&upstream, &["tag", "-d", &format!("t-{name}")]);
+    }
+    for name in ["a/below", "b", "new"] {
+        git::run(&upstream, &["branch", name, "main"]);
+        git::run(&upstream, &["tag", &format!("t-{name}"), "main"]);
+    }
+    let moved = repos::add_commit(&upstream, "moved", "moved.txt", b"moved");
+    git::run(
+        &upstream,
+        &["tag", "-f", "-a", "-m", "moved", "t-moved", &moved],
+    );
+    // One that no other ref leads to.
+    git::run(
+        &upstream,
+        &["tag", "-a", "-m", "a tag", "t-annotated", &moved],
+    );
+    ensure(
+        &server,
+        "small",
+        &format!(r#"{{"refs":{{"refs/heads/main":"{new}"}}}}"#),
+    );
+    for (name, more) in [("head", &[][..]), ("main", &["--ref", "main"])] {
+        let (restored, summary, errors) = run(&lab, server.address(), name, more);
+        assert_eq!(summary["bundle_applied"], true, "{errors}");
+        assert_eq!(summary["commit"], *new);
+        expect_at(&restored, &new);
+        expect_newest(&lab, &restored, name);
+        assert!(!restored.join(".git/FETCH_HEAD").exists());
+        assert!(!restored.join(".git/refs/tarpon").exists());
+    }
+}
+
+/// A bundle that comes damaged, broken off or not at all is done without; so is the newest state if
+/// it cannot be had at all.
+#[test]
+fn a_damaged_bundle_is_done_without() {
     let lab = small_lab();
     let server = start(&lab);
     hit(&server, "small");
@@ -301,12 +342,36 @@ fn a_damaged_bundle_leaves_the_snapshot() {
         let address = relay(server.address(), |target| target.contains("bundle"), damage);
         let (restored, summary, errors) = run(&lab, address, name, &[]);
         assert_eq!(summary["bundle_applied"], false, "{name}");
+        assert_eq!(summary["commit"], *new, "{name}");
+        assert!(
+            errors.contains("the bundle is of no use"),
+            "{name}: {errors}"
+        );
+        expect_at(&restored, &new);
+    }
+    // Neither the list of refs nor, after the bundle, what it lacks.
+    let side = ["commit-tree", "main^{tree}", "-m", "side"];
+    let side = git::text(&lab.upstream("small"), &side);
+    git::run(&lab.upstream("small"), &["branch", "side", &side]);
+    let json = format!(r#"{{"refs":{{"refs/heads/side":"{side}"}}}}"#);
+    ensure(&server, "small", &json);
+    for (name, broken) in [("list", "git-upload-pack"), ("objects", "info/refs")] {
+        let cut = |body: &mut Vec<u8>| body.truncate(body.len() / 2);
+        let address = relay(server.address(), move |target| target.contains(broken), cut);
+        let (restored, summary, errors) = run(&lab, address, name, &[]);
         assert!(
             errors.contains("without the newest commits"),
             "{name}: {errors}"
         );
+        assert_eq!(summary["bundle_applied"], false, "{name}");
+        assert_eq!(summary["commit"], *old, "{name}");
         expect_at(&restored, &old);
         assert!(!restored.join("large.bin").exists());
+        assert!(!restored.join(".git/refs/tarpon").exists());
+        let target = lab.scratch("wanted");
+        let out = restore(address, "test/small", &target, &["--ref", "main"]);
+        assert_ne!(out.status.code(), Some(0), "{name}");
+        expect_nothing(&target);
     }
 }
 
@@ -321,24 +386,39 @@ fn refs_and_commits_are_those_of_the_upstream_or_nothing_is_restored() {
     let side = repos::add_commit(&upstream, "side", "side.txt", b"side\n");
     git::run(&upstream, &["tag", "-a", "-m", "a tag", "v1", &side]);
     let tag = git::text(&upstream, &["rev-parse", "v1"]);
-    let refs = ["--ref", "side", "--ref", "refs/tags/v1", "--commit", &side];
+    let refs = ["--ref", "side", "--have", "refs/tags/v1", "--have", &side];
     let (restored, summary, _) = run(&lab, server.address(), "side", &refs);
-    assert_eq!(summary["commit"], *old);
+    assert_eq!(summary["commit"], *side);
     let parse = |name: &str| git::text(&restored, &["rev-parse", name]);
-    assert_eq!([parse("origin/side"), parse("v1")], [side.clone(), tag]);
+    assert_eq!(
+        [
+            parse("HEAD"),
+            parse("origin/side"),
+            parse("v1"),
+            parse("origin/HEAD")
+        ],
+        [side.clone(), side.clone(), tag, old]
+    );
     assert_eq!(git::text(&restored, &["status", "--porcelain"]), "");
     git::run(&restored, &["fsck", "--strict"]);
     // A commit that no ref names, only reachable.
     let newest = repos::add_commit(&upstream, "side", "more.txt", b"more\n");
-    let (restored, ..) = run(&lab, server.address(), "commit", &["--commit", &newest]);
-    git::run(
-        &restored,
-        &["cat-file", "-e", &format!("{newest}^{{tree}}")],
+    let (restored, summary, _) = run(&lab, server.address(), "commit", &["--commit", &newest]);
+    assert_eq!(summary["commit"], *newest);
+    assert_eq!(git::text(&restored, &["rev-parse", "HEAD"]), newest);
+    assert!(
+        !git::output(&restored, &["symbolic-ref", "HEAD"])
+            .status
+            .success()
     );
+    assert!(restored.join("more.txt").exists());
 
-    let (stale, absent) = (format!("side={old}"), "1".repeat(40));
+    let (stale, absent) = (format!("side={side}"), "1".repeat(40));
     for (more, code) in [
         (["--ref", &*stale], 7),
+        (["--have", &*stale], 7),
+        (["--have", "nosuch"], 7),
+        (["--have", &absent], 7),
         (["--ref", "nosuch"], 7),
         (["--commit", &absent], 7),
         (["--commit", &side[1..]], 1),

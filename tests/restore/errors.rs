@@ -5,6 +5,7 @@ use crate::lab::{
     interrupt_process, new_lab, nobody, relay, restore, serve, served, staged,
 };
 use crate::support::relay::{be_silent, listen};
+use crate::support::steps::hit;
 use crate::support::{compare, git, repos, wait};
 use rustix::process::Signal;
 use std::fs;
@@ -201,13 +202,25 @@ fn the_fallback_has_the_refs_and_commits_that_were_asked_for() {
         )
     };
     let side = format!("side={tip}");
-    let (_, target) = run("refs", &["--ref", &side, "--ref", "refs/pull/1/head"], 0);
+    let (_, target) = run("refs", &["--ref", &side, "--have", "refs/pull/1/head"], 0);
+    assert_eq!(
+        git::text(&target, &["symbolic-ref", "HEAD"]),
+        "refs/heads/side"
+    );
+    let upstream_of_head = git::text(&target, &["rev-parse", "--abbrev-ref", "@{upstream}"]);
+    assert_eq!(upstream_of_head, "origin/side");
+    assert_eq!(
+        git::text(&target, &["branch", "--format=%(refname)"]),
+        "refs/heads/side"
+    );
     assert_eq!(
         git::text(&target, &["rev-parse", "refs/pull/1/head"]),
         hidden
     );
     let (_, target) = run("commit", &["--commit", &hidden], 0);
-    git::run(&target, &["cat-file", "-e", &hidden]);
+    assert_eq!(git::text(&target, &["rev-parse", "HEAD"]), hidden);
+    assert!(target.join("x").exists());
+    assert_eq!(git::text(&target, &["status", "--porcelain"]), "");
     let (wrong, absent) = (format!("side={hidden}"), "1".repeat(40));
     for more in [
         ["--ref", &*wrong],
@@ -313,8 +326,10 @@ fn git_does_not_wait_for_the_silent() {
         |_| be_silent(),
     );
     let url = format!("http://{silent}/git/test/app");
+    hit(&server, "app");
+    let new = repos::add_commit(&lab.upstream("app"), "main", "new.txt", b"new");
     for (step, server, repository, more) in [
-        ("fetch", silent, "test/app", ["--ref", "main"]),
+        ("fetch", silent, "test/app", ["--commit", &*new]),
         ("clone", nobody(), &*url, ["--fallback", "clone"]),
     ] {
         let target = lab.scratch("silent");

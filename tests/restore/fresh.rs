@@ -103,6 +103,7 @@ fn overwrite_replaces_what_is_tracked_and_keeps_the_rest() {
     expect_nothing_reread(&target);
 }
 
+/// Right after a push: what is asked for is what is checked out.
 #[test]
 fn newer_refs_and_commits_are_fetched_on_demand() {
     let lab = new_lab();
@@ -112,19 +113,21 @@ fn newer_refs_and_commits_are_fetched_on_demand() {
     let new = repos::add_commit(&lab.upstream("app"), "main", "new.txt", b"new");
     let target = lab.scratch("fresh");
     let wanted = format!("main={new}");
-    let more = ["--ref", &wanted, "--commit", &new, "--no-bundle"];
+    let more = ["--ref", &wanted, "--have", &new, "--no-bundle"];
     expect(&restore(server.address(), "test/app", &target, &more), 0);
-    let tip = git::text(&target, &["rev-parse", "origin/main"]);
-    assert_eq!(tip, new);
+    let expected = clone(&lab, "app", "clone");
+    expect_clone(&expected, &target);
+    expect_nothing_reread(&target);
     // Nor does git ask a proxy for what the server has: it was reached without one.
     let newer = repos::add_commit(&lab.upstream("app"), "main", "new.txt", b"newer");
     let wanted = format!("main={newer}");
-    let more = ["--ref", &wanted, "--commit", &newer, "--no-bundle"];
+    let more = ["--ref", &wanted, "--no-bundle"];
     let target = lab.scratch("without-proxy");
     let mut command = command(server.address(), "test/app", &target, &more);
     command.env("http_proxy", format!("http://{}", nobody()));
     command.env_remove("no_proxy");
     expect(&command.output().unwrap(), 0);
+    assert_eq!(git::text(&target, &["rev-parse", "HEAD"]), newer);
     for (more, code) in [
         (["--ref", "nosuch"], 7),
         (["--commit", &"1".repeat(40)], 7),

@@ -1,0 +1,137 @@
+//! `ensure-refs`: has the server look at its upstream for what was asked for by name.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use gix::bstr::ByteSlice;
+
+use super::download::{Link, refusal};
+use super::error::RestoreError;
+use super::http::Conn;
+use super::wanted::{Checkout, Named, Wanted};
+use crate::limits::FIRST_ANSWER_MS;
+use crate::refs::{Head, MirrorRefs, Ref};
+
+/// The server's answer.
+#[derive(serde::Deserialize)]
+struct Ensured {
+    refs: BTreeMap<String, String>,
+    missing_commits: Vec<String>,
+}
+
+/// Has the server make sure of all that is wanted. What its refs are then is for a
+/// [`moment`](super::moment) to say.
+pub fn ensure(link: Link<'_>, base: &str, wanted: &Wanted) -> Result<(), RestoreError> {
+    let commits: Vec<&String> = wanted.all_commits().collect();
+    let mut asked = ask(link, base, &names(wanted.all_refs(), 0), &commits)?;
+    if !asked.missing_commits.is_empty() {
+        return Err(RestoreError::Missing(asked.missing_commits.join(", ")));
+    }
+    // Only what is no branch is looked for as a tag: each look for what is not there goes upstream.
+    let is_absent = |named: &&Named| {
+        asked
+            .refs
+            .remove(&named.names[0])
+            .is_none_or(|id| id.is_empty())
+    };
+    let others = names(wanted.all_refs().filter(is_absent), 1);
+    match others.is_empty() {
+        true => Ok(()),
+        false => ask(link, base, &others, &[]).map(|_| ()),
+    }
+}
+
+/// The names number `at` of those that have so many, each with its id or nothing.
+fn names<'a>(named: impl Iterator<Item = &'a Named>, at: usize) -> BTreeMap<&'a str, &'a str> {
+    let name = |named: &'a Named| {
+        let id = named.id.as_deref().unwrap_or_default();
+        Some((named.names.get(at)?.as_str(), id))
+    };
+    named.filter_map(name).collect()
+}
+
+fn ask(
+    link: Link<'_>,
+    base: &str,
+    refs: &BTreeMap<&str, &str>,
+    commits: &[&String],
+) -> Result<Ensured, RestoreError> {
+    let server = |e: std::io::Error| RestoreError::Server(format!("ensure-refs: {e}"));
+    let body = serde_json::json!({ "refs": refs, "commits": commits }).to_string();
+    let mut conn = Conn::open(link.server, link.stop, link.stall).map_err(server)?;
+    let target = format!("{base}/ensure-refs");
+    let fields = [("Content-Type", "application/json")];
+    let limit = Duration::from_millis(FIRST_ANSWER_MS);
+    let answer = conn
+        .ask("POST", &target, &fields, body.as_bytes(), limit)
+        .map_err(server)?;
+    let text = conn.read_text().map_err(server)?;
+    match answer.status {
+        200 => serde_json::from_str(&text)
+            .map_err(|e| RestoreError::Server(format!("ensure-refs: {e}: {text}"))),
+        400 => Err(RestoreError::Usage(text)),
+        status => Err(refusal(status, &text)),
+    }
+}
+
+/// What `wanted` has checked out, by the refs of one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum At {
+    /// The full name of a branch, which need not be there.
+    Branch(Vec<u8>),
+    /// Anything that leads to a commit.
+    Detached(gix::ObjectId),
+}
+
+/// Finds all that is wanted in `moment`; an error names what is not as it was asked for.
+pub fn find(wanted: &Wanted, moment: &MirrorRefs) -> Result<At, RestoreError> {
+    let mut missing = Vec::new();
+    let mut look = |named: &Named| match find_ref(named, moment) {
+        Ok(found) => Some(found.clone()),
+        Err(why) => {
+            missing.push(why);
+            None
+        }
+    };
+    let head = match &moment.head {
+        Head::Symbolic(branch) => At::Branch(branch.to_vec()),
+        Head::Detached(id) => At::Detached(*id),
+    };
+    let at = match &wanted.checkout {
+        Checkout::Head => head,
+        Checkout::Ref(named) => match look(named) {
+            Some(found) if found.name.starts_with(b"refs/heads/") => At::Branch(found.name.into()),
+            Some(found) => At::Detached(found.target),
+            None => head,
+        },
+        Checkout::Commit(id) => match gix::ObjectId::from_hex(id.as_bytes()) {
+            Ok(id) => At::Detached(id),
+            Err(e) => return Err(RestoreError::Usage(e.to_string())),
+        },
+    };
+    for named in &wanted.refs {
+        look(named);
+    }
+    match missing.is_empty() {
+        true => Ok(at),
+        false => Err(RestoreError::Missing(missing.join(", "))),
+    }
+}
+
+fn find_ref<'m>(named: &Named, moment: &'m MirrorRefs) -> Result<&'m Ref, String> {
+    let found = named
+        .names
+        .iter()
+        .find_map(|name| moment.get(name.as_bytes().as_bstr()));
+    let found = found.ok_or_else(|| named.given.clone())?;
+    let leads_to = |id: &String| {
+        [Some(found.target), found.peeled]
+            .iter()
+            .flatten()
+            .any(|there| there.to_string() == *id)
+    };
+    match &named.id {
+        Some(id) if !leads_to(id) => Err(format!("{} is {}, not {id}", found.name, found.target)),
+        _ => Ok(found),
+    }
+}

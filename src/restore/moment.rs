@@ -1,0 +1,338 @@
+//! The refs of the server's mirror at one moment: one `ls-refs` of git's protocol
+//! (gitprotocol-v2(5)).
+//!
+//! It asks for all refs at once, whatever is needed of them: for several prefixes git reads its
+//! list of refs several times, and they may have moved in between.
+
+use std::time::Duration;
+
+use gix::ObjectId;
+use gix::bstr::{BString, ByteSlice};
+
+use super::download::{Link, refusal};
+use super::error::RestoreError;
+use super::http::Conn;
+use crate::limits::{FIRST_ANSWER_MS, MOMENT_BYTES_MAX, MOMENT_TRIES_MAX};
+use crate::refs::{Follow, Head, MirrorRefs, Ref, is_ref_name};
+
+const LENGTH_BYTES: usize = 4;
+
+fn wrong(what: impl std::fmt::Display) -> RestoreError {
+    RestoreError::Server(format!("the list of refs: {what}"))
+}
+
+/// Heads, tags, and the refs of the full names `more`, as the mirror has them now.
+pub fn ask(
+    link: Link<'_>,
+    base: &str,
+    kind: gix::hash::Kind,
+    more: &[&str],
+) -> Result<MirrorRefs, RestoreError> {
+    for _ in 0..MOMENT_TRIES_MAX {
+        let refs = ask_once(link, base, kind, more)?;
+        // Git reads HEAD before the rest: they may have moved in between.
+        let is_one = match &refs.head {
+            Head::Symbolic(_) => true,
+            Head::Detached(id) => *id != ObjectId::null(kind),
+        };
+        if is_one {
+            return Ok(refs);
+        }
+    }
+    Err(wrong("HEAD and its branch differ each time"))
+}
+
+fn ask_once(
+    link: Link<'_>,
+    base: &str,
+    kind: gix::hash::Kind,
+    more: &[&str],
+) -> Result<MirrorRefs, RestoreError> {
+    let lost = |e: std::io::Error| wrong(e);
+    let mut conn = Conn::open(link.server, link.stop, link.stall).map_err(lost)?;
+    let target = format!("{base}/git-upload-pack");
+    let fields = [
+        ("Content-Type", "application/x-git-upload-pack-request"),
+        ("Git-Protocol", "version=2"),
+    ];
+    let limit = Duration::from_millis(FIRST_ANSWER_MS);
+    let answer = conn.ask("POST", &target, &fields, &request(kind), limit);
+    let answer = answer.map_err(lost)?;
+    if answer.status != 200 {
+        let text = conn.read_text().unwrap_or_default();
+        return Err(refusal(answer.status, &text));
+    }
+    let mut listing = Listing::new(kind, more);
+    let mut lines = Lines::default();
+    let mut read_bytes = 0;
+    let mut piece = [0; 16 << 10];
+    loop {
+        let got = conn.read(&mut piece).map_err(lost)?;
+        read_bytes += got;
+        if got == 0 || read_bytes > MOMENT_BYTES_MAX {
+            let what = match got {
+                0 => "it ends early".to_owned(),
+                _ => format!("it is over {MOMENT_BYTES_MAX} bytes"),
+            };
+            return Err(wrong(what));
+        }
+        if lines.push(&piece[..got], &mut |line| listing.line(line))? {
+            return listing.finish();
+        }
+    }
+}
+
+fn request(kind: gix::hash::Kind) -> Vec<u8> {
+    let line = |text: &str| format!("{:04x}{text}", text.len() + LENGTH_BYTES);
+    let format = match kind {
+        // What an old server does not know need not be said.
+        gix::hash::Kind::Sha1 => String::new(),
+        _ => line(&format!("object-format={kind}")),
+    };
+    let arguments = [
+        "peel",
+        "symrefs",
+        "unborn",
+        "ref-prefix HEAD",
+        "ref-prefix refs/",
+    ];
+    let arguments: String = arguments.iter().map(|a| line(&format!("{a}\n"))).collect();
+    let command = line("command=ls-refs\n");
+    format!("{command}{format}0001{arguments}0000").into_bytes()
+}
+
+/// Cuts an answer into lines.
+#[derive(Default)]
+struct Lines {
+    partial: Vec<u8>,
+}
+
+impl Lines {
+    /// Hands on what is whole; whether the end of the answer was among it.
+    fn push(
+        &mut self,
+        bytes: &[u8],
+        each: &mut impl FnMut(&[u8]) -> Result<(), RestoreError>,
+    ) -> Result<bool, RestoreError> {
+        self.partial.extend_from_slice(bytes);
+        let mut at = 0;
+        let ended = loop {
+            let rest = &self.partial[at..];
+            let Some(length) = rest.get(..LENGTH_BYTES) else {
+                break false;
+            };
+            let is_hex = length.iter().all(u8::is_ascii_hexdigit);
+            let length = length.to_str().ok().filter(|_| is_hex);
+            let length = length.and_then(|hex| usize::from_str_radix(hex, 16).ok());
+            match length {
+                Some(0) => break true,
+                Some(length) if length >= LENGTH_BYTES => match rest.get(LENGTH_BYTES..length) {
+                    Some(line) => each(line.strip_suffix(b"\n").unwrap_or(line))?,
+                    None => break false,
+                },
+                _ => return Err(wrong("a line has no length")),
+            }
+            at += length.unwrap_or_default();
+        };
+        self.partial.drain(..at);
+        Ok(ended)
+    }
+}
+
+/// What the lines say.
+struct Listing<'a> {
+    kind: gix::hash::Kind,
+    more: &'a [&'a str],
+    shown: Follow,
+    /// The branch that HEAD names, and what HEAD leads to.
+    head: (Option<BString>, Option<ObjectId>),
+    refs: Vec<Ref>,
+}
+
+impl<'a> Listing<'a> {
+    fn new(kind: gix::hash::Kind, more: &'a [&'a str]) -> Listing<'a> {
+        Listing {
+            kind,
+            more,
+            shown: Follow::default(),
+            head: (None, None),
+            refs: Vec::new(),
+        }
+    }
+
+    /// `ID NAME [symref-target:NAME] [peeled:ID]`; `unborn` in the place of an id that is not there.
+    fn line(&mut self, line: &[u8]) -> Result<(), RestoreError> {
+        let bad = || wrong(format!("not understood: {:?}", line.as_bstr()));
+        if let Some(why) = line.strip_prefix(b"ERR ") {
+            return Err(wrong(why.as_bstr()));
+        }
+        let mut words = line.split(|b| *b == b' ');
+        let id = words.next().ok_or_else(bad)?;
+        let name = words.next().ok_or_else(bad)?;
+        let id = match id {
+            b"unborn" => None,
+            hex => Some(self.id(hex).ok_or_else(bad)?),
+        };
+        let (mut target, mut peeled) = (None, None);
+        for word in words {
+            if let Some(name) = word.strip_prefix(b"symref-target:") {
+                target = Some(BString::from(name));
+            } else if let Some(hex) = word.strip_prefix(b"peeled:") {
+                peeled = Some(self.id(hex).ok_or_else(bad)?);
+            }
+        }
+        if name == b"HEAD" {
+            // What is no branch is checked out as a commit, as a clone does.
+            let branch = target
+                .filter(|name| name.starts_with(b"refs/heads/") && is_ref_name(name.as_bytes()));
+            self.head = (branch, id);
+            return Ok(());
+        }
+        if !is_ref_name(name) {
+            return Err(bad());
+        }
+        let is_wanted = self.more.iter().any(|more| more.as_bytes() == name);
+        match id {
+            Some(target) if is_wanted || self.shown.matches(name) => self.refs.push(Ref {
+                name: name.into(),
+                target,
+                peeled,
+            }),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn id(&self, hex: &[u8]) -> Option<ObjectId> {
+        let id = ObjectId::from_hex(hex).ok()?;
+        (id.kind() == self.kind && !id.is_null()).then_some(id)
+    }
+
+    /// All of it, sorted. A HEAD that is not of the moment of its branch is the null id.
+    fn finish(mut self) -> Result<MirrorRefs, RestoreError> {
+        self.refs.sort_by(|a, b| a.name.cmp(&b.name));
+        if let Some(name) = in_the_way(&self.refs) {
+            let what = format!("{name:?} is there twice, or as a directory as well");
+            return Err(wrong(what));
+        }
+        let null = ObjectId::null(self.kind);
+        let mut refs = MirrorRefs {
+            head: Head::Detached(null),
+            refs: self.refs,
+            fully_peeled: true,
+        };
+        refs.head = match self.head {
+            (Some(branch), id) if refs.get(branch.as_bstr()).map(|r| r.target) == id => {
+                Head::Symbolic(branch)
+            }
+            (Some(_), _) | (None, None) => refs.head,
+            (None, Some(id)) => Head::Detached(id),
+        };
+        refs.head = refs.clone_head();
+        Ok(refs)
+    }
+}
+
+/// A name that is there twice, or that is the directory of another one. `refs` are sorted.
+fn in_the_way(refs: &[Ref]) -> Option<&BString> {
+    let twice = refs.windows(2).find(|pair| pair[0].name == pair[1].name);
+    let is_there = |name: &[u8]| {
+        refs.binary_search_by(|r| r.name.as_bytes().cmp(name))
+            .is_ok()
+    };
+    let is_below = |r: &&Ref| {
+        let slashes = r.name.find_iter("/");
+        slashes.into_iter().any(|at| is_there(&r.name[..at]))
+    };
+    twice
+        .map(|pair| &pair[0])
+        .or_else(|| refs.iter().find(is_below))
+        .map(|r| &r.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHA1: gix::hash::Kind = gix::hash::Kind::Sha1;
+
+    fn id(digit: char) -> String {
+        digit.to_string().repeat(40)
+    }
+
+    fn listing(text: &[String]) -> Result<MirrorRefs, RestoreError> {
+        let wire: String = text
+            .iter()
+            .map(|l| format!("{:04x}{l}\n", l.len() + 5))
+            .collect();
+        let wire = wire + "0000";
+        let mut listing = Listing::new(SHA1, &["refs/pull/1/head"]);
+        let mut lines = Lines::default();
+        let mut ended = false;
+        // Whatever pieces it comes in.
+        for piece in wire.as_bytes().chunks(7) {
+            assert!(!ended);
+            ended = lines.push(piece, &mut |line| listing.line(line))?;
+        }
+        assert!(ended);
+        listing.finish()
+    }
+
+    #[test]
+    fn the_refs_that_are_shown_and_those_asked_for() {
+        let (a, b) = (id('a'), id('b'));
+        let refs = listing(&[
+            format!("{a} HEAD symref-target:refs/heads/main"),
+            format!("{a} refs/heads/main"),
+            format!("{b} refs/pull/1/head"),
+            format!("{b} refs/pull/2/head"),
+            format!("{b} refs/tags/v1 peeled:{a}"),
+        ])
+        .unwrap();
+        assert_eq!(refs.head, Head::Symbolic("refs/heads/main".into()));
+        let names: Vec<_> = refs.refs.iter().map(|r| r.name.to_string()).collect();
+        assert_eq!(
+            names,
+            ["refs/heads/main", "refs/pull/1/head", "refs/tags/v1"]
+        );
+        assert_eq!(refs.refs[2].peeled.unwrap().to_string(), a);
+        let unborn = listing(&["unborn HEAD symref-target:refs/heads/x".into()]).unwrap();
+        assert_eq!(unborn.head, Head::Symbolic("refs/heads/x".into()));
+        let detached = listing(&[format!("{b} HEAD")]).unwrap();
+        assert_eq!(detached.head_id().unwrap().to_string(), b);
+    }
+
+    #[test]
+    fn what_git_would_not_say_is_refused() {
+        let (a, b) = (id('a'), id('b'));
+        for text in [
+            vec![format!("{a} refs/heads/../x")],
+            vec![format!("{a} refs/heads/x.lock")],
+            vec![format!("{a} config")],
+            vec![format!("{a} refs/heads/a"), format!("{b} refs/heads/a")],
+            vec![
+                format!("{a} refs/heads/a"),
+                format!("{b} refs/heads/a-b"),
+                format!("{b} refs/heads/a/b/c"),
+            ],
+            vec![format!("{} refs/heads/a", &a[1..])],
+            vec![format!("{a}{} refs/heads/a", &a[..24])],
+            vec![format!("{} refs/heads/a", id('0'))],
+            vec!["ERR no".into()],
+        ] {
+            assert_eq!(listing(&text).unwrap_err().exit_code(), 3, "{text:?}");
+        }
+        // Two moments in one answer.
+        let torn = [
+            format!("{a} HEAD symref-target:refs/heads/main"),
+            format!("{b} refs/heads/main"),
+        ];
+        assert_eq!(
+            listing(&torn).unwrap().head,
+            Head::Detached(ObjectId::null(SHA1))
+        );
+        let each = &mut |_: &[u8]| Ok(());
+        assert!(Lines::default().push(b"0003", each).is_err());
+        assert!(Lines::default().push(b"+004", each).is_err());
+    }
+}

@@ -1,0 +1,321 @@
+//! Brings a restored snapshot to the mirror's refs of one moment, and checks out what is wanted.
+//!
+//! The refs come first, all of one answer ([`moment`]); then the objects that they need: those of
+//! HEAD by a bundle that the server has made once for everybody, the rest by their ids. No ref that
+//! moves meanwhile shows. In the end the refs are written anew, so what was deleted is gone, too.
+
+use std::collections::{BTreeSet, HashSet};
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::download::Link;
+use super::ensure::{self, At};
+use super::error::RestoreError;
+use super::http::Conn;
+use super::moment;
+use super::run;
+use super::stop::Stop;
+use super::wanted::Wanted;
+use crate::limits::{FETCH_IDS_MAX, FIRST_ANSWER_MS, MOMENT_TRIES_MAX, STREAM_READ_BYTES};
+use crate::refs::{Follow, Head, MirrorRefs};
+
+/// The ref that keeps the objects of a bundle until the new refs are written.
+const BUNDLE_REF: &str = "refs/tarpon/bundle";
+
+/// What is to be done in which repository.
+pub struct Update<'a> {
+    pub link: Link<'a>,
+    /// The repository on the server.
+    pub base: &'a str,
+    pub wanted: &'a Wanted,
+    /// The bundle that the server has named, and a place for it.
+    pub bundle: Option<(&'a str, PathBuf)>,
+    /// The restored snapshot.
+    pub tree: PathBuf,
+    pub kind: gix::hash::Kind,
+    pub is_quiet: bool,
+}
+
+/// A moment whose objects are all there.
+pub struct Fetched {
+    moment: MirrorRefs,
+    at: At,
+    pub bundle_applied: bool,
+}
+
+impl Update<'_> {
+    fn git<A: AsRef<OsStr>>(&self, args: &[A]) -> Result<Vec<u8>, RestoreError> {
+        run::local(self.link.stop, &self.tree, args)
+    }
+
+    /// Brings the objects. If it fails the snapshot is as it was.
+    pub fn fetch(&self) -> Result<Fetched, RestoreError> {
+        if !self.wanted.is_empty() {
+            ensure::ensure(self.link, self.base, self.wanted)?;
+        }
+        let named = self.wanted.all_refs().flat_map(|named| &named.names);
+        let named: Vec<&str> = named.map(String::as_str).collect();
+        let ask = || moment::ask(self.link, self.base, self.kind, &named);
+        let mut moment = ask()?;
+        // What is not there needs no objects.
+        ensure::find(self.wanted, &moment)?;
+        let bundle_applied = self.take_bundle(&moment)?;
+        let mut tries = 1;
+        while let Err(error) = self.fetch_objects(&moment) {
+            // The mirror may have dropped what no ref leads to any more.
+            let next = ask()?;
+            if next == moment || tries == MOMENT_TRIES_MAX {
+                return Err(error);
+            }
+            (moment, tries) = (next, tries + 1);
+        }
+        Ok(Fetched {
+            at: ensure::find(self.wanted, &moment)?,
+            moment,
+            bundle_applied,
+        })
+    }
+
+    /// Takes the objects of the bundle, if there is one; whether it was of use. What it lacks is
+    /// fetched, so its failures are only said.
+    fn take_bundle(&self, moment: &MirrorRefs) -> Result<bool, RestoreError> {
+        let Some((target, file)) = &self.bundle else {
+            return Ok(false);
+        };
+        let is_there = |id: gix::ObjectId| has_commit(self.link.stop, &self.tree, &id.to_string());
+        if moment.head_id().is_none_or(is_there) {
+            return Ok(false);
+        }
+        let refspec = format!("+HEAD:{BUNDLE_REF}");
+        let fetch = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head"].map(OsStr::new);
+        let fetch = [&fetch[..], &[file.as_os_str(), OsStr::new(&refspec)]].concat();
+        // Git looks at every object, and for the commits that the bundle builds upon.
+        let taken = download(self.link, target, file)
+            .and_then(|()| run::bundle(self.link.stop, &self.tree, &fetch));
+        match taken {
+            Ok(_) => Ok(true),
+            Err(e @ RestoreError::Disk { .. }) => Err(e),
+            Err(e) => {
+                if !self.is_quiet {
+                    let text = format!("the bundle is of no use ({e}); fetching what is in it");
+                    self.link.progress.say(&text);
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Fetches by their ids the objects that `moment` and the wanted commits need.
+    fn fetch_objects(&self, moment: &MirrorRefs) -> Result<(), RestoreError> {
+        let known = self.git(&["for-each-ref", "--format=%(objectname)"])?;
+        let known: HashSet<&[u8]> = known.split(|b| *b == b'\n').collect();
+        let head = match moment.head {
+            Head::Detached(id) => Some(id),
+            Head::Symbolic(_) => None,
+        };
+        let ids = moment.refs.iter().map(|r| r.target).chain(head);
+        let ids = ids.map(|id| id.to_string());
+        let mut ids: BTreeSet<String> = ids.filter(|id| !known.contains(id.as_bytes())).collect();
+        let commits = self.wanted.all_commits().cloned();
+        ids.extend(commits.filter(|id| !has_commit(self.link.stop, &self.tree, id)));
+        let ids: Vec<String> = ids.into_iter().collect();
+        let url = format!("http://{}{}", self.link.server.authority, self.base);
+        for some in ids.chunks(FETCH_IDS_MAX) {
+            let options = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head"];
+            let args = options.into_iter().chain([url.as_str()]);
+            let args: Vec<&str> = args.chain(some.iter().map(String::as_str)).collect();
+            run::server(self.link, &self.tree, &args)?;
+        }
+        Ok(())
+    }
+
+    /// Leaves no trace of a fetch that failed, but for objects.
+    pub fn forget(&self) {
+        // As a rule there is none.
+        let _ = fs::remove_dir_all(self.tree.join(".git/refs/tarpon"));
+    }
+
+    /// Checks out what is wanted and writes the refs.
+    pub fn apply(&self, fetched: &Fetched) -> Result<(), RestoreError> {
+        let moment = &fetched.moment;
+        let id = match &fetched.at {
+            At::Branch(name) => moment.get(name.as_slice().into()).map(|r| r.target),
+            At::Detached(id) => Some(*id),
+        };
+        let commit = id.map(|id| self.commit_of(id)).transpose()?;
+        self.check_out(commit.as_deref())?;
+        self.write_config(&fetched.at)?;
+        write_refs(
+            &self.tree.join(".git"),
+            moment,
+            &fetched.at,
+            commit.as_deref(),
+        )
+        .map_err(|e| RestoreError::disk("write", self.tree.join(".git/refs"), e))
+    }
+
+    /// The commit that an object leads to.
+    fn commit_of(&self, id: gix::ObjectId) -> Result<String, RestoreError> {
+        let peeled = self.git(&[
+            "rev-parse",
+            "--quiet",
+            "--verify",
+            &format!("{id}^{{commit}}"),
+        ]);
+        let no_commit = |_| RestoreError::Missing(format!("a commit at {id}"));
+        peeled.map(line).map_err(no_commit)
+    }
+
+    /// Makes the files and the index those of `commit`, or removes them.
+    fn check_out(&self, commit: Option<&str>) -> Result<(), RestoreError> {
+        let old = checked_out(&self.tree)?;
+        if old.as_deref() == commit {
+            return Ok(());
+        }
+        let empty = gix::ObjectId::empty_tree(self.kind).to_string();
+        let (old, new) = (old.as_deref().unwrap_or(&empty), commit.unwrap_or(&empty));
+        let changed = self.git(&["diff-tree", "-r", "-z", "--name-only", old, new])?;
+        let read_tree = ["read-tree", "--reset", "-u", new];
+        self.git(&read_tree)?;
+        let is_attributes =
+            |path: &[u8]| path.rsplit(|b| *b == b'/').next() == Some(b".gitattributes");
+        if changed.split(|b| *b == 0).any(is_attributes) {
+            // They also decide about files that are the same in both, which git leaves as they are
+            // unless it knows nothing of them.
+            self.git(&["read-tree", "--empty"])?;
+            self.git(&read_tree)?;
+        }
+        Ok(())
+    }
+
+    /// Has the configuration say of the branch what that of a clone does.
+    fn write_config(&self, at: &At) -> Result<(), RestoreError> {
+        let head = self.git(&["symbolic-ref", "--quiet", "HEAD"]).ok();
+        let old = head.as_deref().map(<[u8]>::trim_ascii);
+        let new = match at {
+            At::Branch(name) => Some(name.as_slice()),
+            At::Detached(_) => None,
+        };
+        if old == new {
+            return Ok(());
+        }
+        let short = |name: &[u8]| name.strip_prefix(b"refs/heads/").map(<[u8]>::to_vec);
+        let section = |name: Vec<u8>, key: &[u8]| [b"branch.", &name[..], key].concat();
+        let config = |args: &[&[u8]]| {
+            let args = [b"config", &b"--local"[..]]
+                .into_iter()
+                .chain(args.iter().copied());
+            self.git(&args.map(OsStr::from_bytes).collect::<Vec<_>>())
+        };
+        if let Some(old) = old.and_then(short) {
+            // It may have none.
+            let _ = config(&[b"--remove-section", &section(old, b"")]);
+        }
+        if let (Some(full), Some(name)) = (new, new.and_then(short)) {
+            config(&[&section(name.clone(), b".remote"), b"origin"])?;
+            config(&[&section(name, b".merge"), full])?;
+        }
+        Ok(())
+    }
+}
+
+fn line(bytes: Vec<u8>) -> String {
+    String::from_utf8_lossy(&bytes).trim().to_owned()
+}
+
+/// Whether the repository at `tree` has a commit.
+pub fn has_commit(stop: &Stop, tree: &Path, id: &str) -> bool {
+    let object = format!("{id}^{{commit}}");
+    run::local(stop, tree, &["cat-file", "-e", &object]).is_ok()
+}
+
+/// The commit that is checked out in the repository at `tree`.
+pub fn checked_out(tree: &Path) -> Result<Option<String>, RestoreError> {
+    let refs = crate::refs::read(&tree.join(".git"), &Follow::default());
+    let refs = refs.map_err(|e| RestoreError::entry(b".git", e.to_string()))?;
+    Ok(refs.head_id().map(|id| id.to_string()))
+}
+
+/// Writes HEAD and the refs as a clone has them, and no others.
+fn write_refs(
+    git_dir: &Path,
+    moment: &MirrorRefs,
+    at: &At,
+    commit: Option<&str>,
+) -> io::Result<()> {
+    fs::remove_dir_all(git_dir.join("refs"))?;
+    for kind in ["heads", "tags", "remotes/origin"] {
+        fs::create_dir_all(git_dir.join("refs").join(kind))?;
+    }
+    let write = |name: &[u8], text: &[u8]| {
+        let path = git_dir.join(OsStr::from_bytes(name));
+        fs::create_dir_all(path.parent().unwrap_or(git_dir))?;
+        fs::write(path, [text, b"\n"].concat())
+    };
+    write(b"packed-refs", packed(moment).trim_ascii_end())?;
+    if let Head::Symbolic(name) = &moment.head
+        && moment.get(name.as_slice().into()).is_some()
+        && let Some(branch) = name.strip_prefix(b"refs/heads/")
+    {
+        let target = [b"ref: refs/remotes/origin/", branch].concat();
+        write(b"refs/remotes/origin/HEAD", &target)?;
+    }
+    match (at, commit) {
+        (At::Branch(name), commit) => {
+            if let Some(commit) = commit {
+                write(name, commit.as_bytes())?;
+            }
+            write(b"HEAD", &[b"ref: ", &name[..]].concat())
+        }
+        (At::Detached(_), commit) => write(b"HEAD", commit.unwrap_or_default().as_bytes()),
+    }
+}
+
+/// The refs of `moment` under the names that a clone gives them, as git packs refs.
+fn packed(moment: &MirrorRefs) -> Vec<u8> {
+    const REMOTE: &[u8] = b"refs/remotes/origin/";
+    let local = |name: &[u8]| match name.strip_prefix(b"refs/heads/") {
+        // The name is that of the upstream's HEAD here.
+        Some(b"HEAD") => None,
+        Some(branch) => Some([REMOTE, branch].concat()),
+        None => (!name.starts_with(REMOTE)).then(|| name.to_vec()),
+    };
+    let refs = moment.refs.iter();
+    let mut refs: Vec<_> = refs.filter_map(|r| Some((local(&r.name)?, r))).collect();
+    refs.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let mut out = b"# pack-refs with: peeled fully-peeled sorted \n".to_vec();
+    for (name, r) in refs {
+        out.extend_from_slice(format!("{} ", r.target).as_bytes());
+        out.extend_from_slice(&name);
+        out.push(b'\n');
+        if let Some(peeled) = r.peeled {
+            out.extend_from_slice(format!("^{peeled}\n").as_bytes());
+        }
+    }
+    out
+}
+
+/// Downloads a bundle.
+fn download(link: Link<'_>, target: &str, into: &Path) -> Result<(), RestoreError> {
+    let server = |e: io::Error| RestoreError::Server(format!("bundle: {e}"));
+    let mut conn = Conn::open(link.server, link.stop, link.stall).map_err(server)?;
+    let limit = Duration::from_millis(FIRST_ANSWER_MS);
+    let answer = conn.ask("GET", target, &[], b"", limit).map_err(server)?;
+    if answer.status != 200 {
+        let text = conn.read_text().unwrap_or_default();
+        return Err(RestoreError::Server(format!("{}: {text}", answer.status)));
+    }
+    let disk = |e| RestoreError::disk("write", into, e);
+    let mut file = File::create_new(into).map_err(disk)?;
+    let mut bytes = vec![0; STREAM_READ_BYTES];
+    loop {
+        match conn.read(&mut bytes).map_err(server)? {
+            0 => return Ok(()),
+            got => file.write_all(&bytes[..got]).map_err(disk)?,
+        }
+    }
+}
