@@ -410,6 +410,9 @@ pub const BUNDLES_MAKING_MAX: usize = 2;
 pub const ENSURE_BODY_BYTES_MAX: u64 = 256 * 1024;
 /// Most refs and most commits in one `ensure-refs` request. Over it: 400.
 pub const ENSURE_ITEMS_MAX: usize = 1000;
+/// Most of those commits that an upstream is asked for by their ids, one by one, because no ref of it
+/// leads to them.
+pub const ENSURE_BY_ID_MAX: usize = 8;
 
 const _: () = assert!(
     FRESHENS_RUNNING_MAX > FETCHES_MAX && FRESHENS_OF_HOST_MAX > FETCHES_OF_HOST_MAX,

@@ -49,7 +49,8 @@ pub(super) enum Verb {
 const TOP_AFTER_HELP: &str = "\
 Examples:
   tarpon serve
-  curl -f http://127.0.0.1:8080/git/github.com/rust-lang/log/snapshot.tar.zst | tar --zstd -x
+  mkdir -p log && curl -sSf http://127.0.0.1:8080/git/github.com/rust-lang/log/snapshot.tar.zst |
+      zstd -dc | tar -C log -xf -
   tarpon restore https://github.com/rust-lang/log ./log
 
 Exit codes:
@@ -82,20 +83,22 @@ Exit codes:
   2  wrong command line or configuration; nothing was started";
 
 const RESTORE_AFTER_HELP: &str = "\
-Example:
+Examples:
   tarpon restore https://github.com/rust-lang/log ./log --server http://cache.example.org:8080
+  tarpon restore github.com/rust-lang/log ./log --overwrite --ref master=SHA --have refs/pull/1/head
+      Checks out the branch master, which must be at SHA, and has the pull request as well.
 
-The directory appears whole or not at all.
+The directory appears whole or not at all; if it fails, what is there stays as it is.
 
 Exit codes:
   0    restored
-  1    wrong command line, or a directory that is not empty
+  1    wrong command line, or a directory that is not empty or has what must not be lost
   2    the server has no snapshot
   3    the server cannot be reached, fails, or breaks off again and again
   4    the disk: full, not writable, failing
   5    the archive is corrupt or holds what must not be written; the message names it
   6    git failed
-  7    a ref or commit that was asked for is nowhere
+  7    a ref or commit that was asked for is nowhere, or the ref is at another commit
   130  interrupted by SIGINT, SIGTERM or SIGHUP";
 
 /// The flags of `tarpon serve`, as given. `into_layer` is their only way out.

@@ -221,6 +221,21 @@ impl Git {
         }
     }
 
+    /// Fetches an object that no ref of the upstream may lead to, with all that it needs. No ref
+    /// changes.
+    ///
+    /// # Errors
+    /// Every [`MirrorError`]; [`MirrorError::Vanished`] where the upstream has it not, or gives out
+    /// only what its refs name.
+    pub async fn fetch_by_id(&self, mirror: &Path, url: &str, id: &str) -> Result<(), MirrorError> {
+        let id = ObjectId::from_hex(id.as_bytes()).map_err(|e| MirrorError::Output {
+            op: "git fetch",
+            target: without_password(url),
+            what: e.to_string(),
+        })?;
+        self.fetch_objects(mirror, url, &BTreeSet::from([id])).await
+    }
+
     /// Fetches objects by id; no ref changes. They come as a pack that nothing refers to yet.
     async fn fetch_objects(
         &self,

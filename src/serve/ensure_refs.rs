@@ -14,7 +14,7 @@ use super::core::{Asked, Core, Note, Reply};
 use super::registry::{Repo, StartError};
 use crate::http::conn::{Answer, Payload};
 use crate::http::response::Head;
-use crate::limits::ENSURE_ITEMS_MAX;
+use crate::limits::{ENSURE_BY_ID_MAX, ENSURE_ITEMS_MAX};
 use crate::metrics::Outcome;
 use crate::refs::{full_id, is_ref_name};
 
@@ -123,8 +123,30 @@ impl Plane {
             fetched = true;
             found = self.look(repo, wanted).await?;
         }
+        if !found.missing_commits.is_empty() {
+            self.fetch_by_id(repo, &found.missing_commits).await;
+            found = self.look(repo, wanted).await?;
+        }
         found.fetched = fetched;
         Ok(found)
+    }
+
+    /// Asks the upstream for commits by their ids: it may have some that no ref leads to, such as
+    /// those of a pull request that was rewritten. What it does not give stays missing.
+    async fn fetch_by_id(&self, repo: &Repo, ids: &[String]) {
+        // Nobody joins or tidies up packs meanwhile.
+        let _duty = loop {
+            match self.maintaining.join(&repo.name) {
+                (_, Some(duty)) => break duty,
+                (flight, None) => drop(flight.end().await),
+            }
+        };
+        let _turn = self.turns.freshens.acquire(&repo.name).await;
+        for id in ids.iter().take(ENSURE_BY_ID_MAX) {
+            if let Err(e) = self.git.fetch_by_id(&repo.mirror, &repo.url, id).await {
+                tracing::debug!(repository = &*repo.name, id, "not fetched by its id: {e}");
+            }
+        }
     }
 
     async fn look(&self, repo: &Arc<Repo>, wanted: &Wanted) -> Result<Ensured, StartError> {

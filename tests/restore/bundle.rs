@@ -413,6 +413,14 @@ fn refs_and_commits_are_those_of_the_upstream_or_nothing_is_restored() {
     );
     assert!(restored.join("more.txt").exists());
 
+    // One that only `git fetch UPSTREAM ID` gets.
+    let hidden = ["commit-tree", "side^{tree}", "-p", "side", "-m", "hidden"];
+    let hidden = git::text(&upstream, &hidden);
+    let by_id = ["--commit", &*hidden];
+    let (restored, summary, _) = run(&lab, server.address(), "hidden", &by_id);
+    assert_eq!(summary["commit"], *hidden);
+    assert_eq!(git::text(&restored, &["rev-parse", "HEAD"]), hidden);
+
     let (stale, absent) = (format!("side={side}"), "1".repeat(40));
     for (more, code) in [
         (["--ref", &*stale], 7),

@@ -177,6 +177,34 @@ fn the_fallback_clones_and_says_so() {
     expect_files(&expected, &target, "cloned");
 }
 
+/// A server whose disk rots is no reason to do without.
+#[test]
+fn the_fallback_clones_what_is_corrupt_on_the_server() {
+    let (lab, server, mut whole) = served();
+    let middle = whole.len() / 2;
+    whole[middle] ^= 1;
+    let corrupt = serve(whole, |_| None);
+    let url = format!("http://{}/git/test/app", server.address());
+    let target = lab.scratch("cloned");
+    expect(&restore(corrupt, &url, &target, &[]), 5);
+    expect_nothing(&target);
+    let out = restore(corrupt, &url, &target, &["--fallback", "clone", "--json"]);
+    let errors = expect(&out, 0);
+    assert!(
+        errors.contains("corrupt") && errors.contains("; cloning "),
+        "{errors}"
+    );
+    let summary: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let tip = git::text(&lab.upstream("app"), &["rev-parse", "main"]);
+    assert_eq!(
+        (&summary["source"], &summary["commit"]),
+        (&"clone".into(), &tip.clone().into())
+    );
+    expect_files(&clone(&lab, "app", "clone"), &target, "cloned");
+    let noted = fs::read_to_string(target.join(".git/tarpon-restored"));
+    assert_eq!(noted.unwrap().trim(), tip);
+}
+
 /// What is asked for by name is there after the fallback, too, or nothing is.
 #[test]
 fn the_fallback_has_the_refs_and_commits_that_were_asked_for() {
