@@ -14,3 +14,4 @@ mod lab;
 mod overwrite;
 mod staging;
 mod streams;
+mod wanted;

@@ -1,0 +1,111 @@
+//! What is asked for by name, against what `git clone --branch` gives, and refs that move while they
+//! are read.
+
+use crate::bundle::{large, run, small_lab, start};
+use crate::lab::{expect, nobody, relay, restore};
+use crate::support::lab::Lab;
+use crate::support::steps::{ensure, hit};
+use crate::support::{git, parity, repos};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A clone of what `git clone --branch` takes for `name`.
+fn clone_of(lab: &Lab, name: &str) -> PathBuf {
+    let into = lab.scratch(&format!("{}-clone", name.replace('/', "-")));
+    let (url, path) = (lab.url("small"), into.to_string_lossy().into_owned());
+    let args = ["clone", "--quiet", "--branch", name, &url, &path];
+    git::run(&lab.scratch(""), &args);
+    into
+}
+
+fn branches(repository: &Path) -> String {
+    git::text(repository, &["for-each-ref", "refs/heads"])
+}
+
+/// An upstream with branches and tags besides `main`, the newest of them after `older`.
+fn prepare(lab: &Lab, older: impl FnOnce()) {
+    let upstream = lab.upstream("small");
+    git::run(&upstream, &["branch", "team/topic", "main"]);
+    repos::add_commit(&upstream, "team/topic", "topic.txt", b"topic");
+    git::run(&upstream, &["tag", "-a", "-m", "one", "v1", "team/topic"]);
+    // A branch and a tag of one name: the branch is meant.
+    git::run(&upstream, &["branch", "both", "main"]);
+    git::run(&upstream, &["tag", "both", "team/topic"]);
+    older();
+    repos::add_commit(&upstream, "team/topic", "later.txt", b"later");
+    git::run(&upstream, &["tag", "v2", "team/topic"]);
+}
+
+#[test]
+fn a_ref_is_checked_out_as_a_clone_of_it() {
+    let lab = small_lab();
+    let server = lab.start();
+    prepare(&lab, || drop(hit(&server, "small")));
+    ensure(&server, "small", r#"{"refs":{"refs/tags/v2":""}}"#);
+    for name in ["team/topic", "v1", "v2", "both", "main"] {
+        let expected = clone_of(&lab, name);
+        let id = git::text(&expected, &["rev-parse", "HEAD"]);
+        for (way, wanted) in [("name", name.to_owned()), ("id", format!("{name}={id}"))] {
+            let into = format!("{}-{way}", name.replace('/', "-"));
+            let (restored, summary, _) = run(&lab, server.address(), &into, &["--ref", &wanted]);
+            assert_eq!(summary["commit"], *id, "{wanted}");
+            parity::expect_same_clones(&expected, &restored, &wanted);
+            assert_eq!(branches(&restored), branches(&expected), "{wanted}");
+        }
+    }
+}
+
+#[test]
+fn the_fallback_checks_out_a_ref_as_a_clone_of_it() {
+    let lab = small_lab();
+    prepare(&lab, || {});
+    for name in ["team/topic", "v1", "main"] {
+        let expected = clone_of(&lab, name);
+        let target = lab.scratch(&name.replace('/', "-"));
+        let more = ["--ref", name, "--fallback", "clone"];
+        expect(&restore(nobody(), &lab.url("small"), &target, &more), 0);
+        parity::expect_same_clones(&expected, &target, name);
+        assert_eq!(branches(&target), branches(&expected), "{name}");
+    }
+}
+
+/// What a list of refs names is gone before it is fetched: a later moment is taken, whole.
+#[test]
+fn refs_that_move_while_they_are_fetched_are_those_of_a_later_moment() {
+    let lab = small_lab();
+    let server = start(&lab);
+    hit(&server, "small");
+    let upstream = lab.upstream("small");
+    let old = git::text(&upstream, &["rev-parse", "main"]);
+    let lost = repos::add_commit(&upstream, "main", "lost.bin", &large());
+    let json = format!(r#"{{"refs":{{"refs/heads/main":"{lost}"}}}}"#);
+    ensure(&server, "small", &json);
+    let moved = AtomicBool::new(false);
+    let (mirror, address) = (lab.mirror("small"), server.address());
+    let (upstream_moved, old_main) = (upstream.clone(), old.clone());
+    let between = relay(
+        address,
+        move |target| {
+            // Git asks for this when it begins to fetch: the list was read before.
+            if target.contains("info/refs") && !moved.swap(true, Ordering::SeqCst) {
+                let upstream = &upstream_moved;
+                git::run(upstream, &["update-ref", "refs/heads/main", &old_main]);
+                repos::add_commit(upstream, "main", "kept.txt", b"kept");
+                git::run(upstream, &["branch", "late", "main"]);
+                git::run(
+                    &mirror,
+                    &["fetch", "--quiet", "--prune", "origin", "+refs/*:refs/*"],
+                );
+                git::repack_and_prune(&mirror);
+            }
+            false
+        },
+        |_| {},
+    );
+    let (restored, summary, _) = run(&lab, between, "moved", &["--ref", "main", "--no-bundle"]);
+    let kept = git::text(&upstream, &["rev-parse", "main"]);
+    assert_ne!(kept, lost);
+    assert_eq!(summary["commit"], *kept);
+    let expected = clone_of(&lab, "main");
+    parity::expect_same_clones(&expected, &restored, "moved");
+}
