@@ -518,7 +518,21 @@ pub const INDEX_DATE_WAIT_MAX_MS: u64 = 2 * SECOND_MS;
 /// How long `git` may take to end its helpers and itself after an interruption.
 pub const GIT_END_MS: u64 = 2 * SECOND_MS;
 /// Largest `.git/config` of an archive.
-pub const RESTORED_CONFIG_BYTES_MAX: u64 = 1 << 20;
+pub const RESTORED_CONFIG_BYTES_MAX: usize = 1 << 20;
+/// Largest index of a repository that is overwritten: about four million files.
+pub const TRACKED_INDEX_BYTES_MAX: u64 = 512 << 20;
+/// Bytes of an archive's `.git` that are looked at in memory, names and what each file costs
+/// included: refs above all, about a million of them. Over it the archive is refused.
+pub const CAPTURED_BYTES_MAX: usize = 96 << 20;
+/// What a file costs there besides its name and content.
+pub const CAPTURED_FILE_BYTES: usize = 128;
+/// Largest object that is inflated to find what HEAD's trees hold.
+pub const RESTORED_TREE_BYTES_MAX: usize = 64 << 20;
+/// Trees without a file that HEAD may have: git makes none.
+pub const EMPTY_TREES_MAX: u64 = 1024;
+/// Objects of a pack whose reverse index is checked and kept: four bytes each while it is. Git does
+/// without one.
+pub const REVERSE_INDEX_OBJECTS_MAX: u32 = 16 << 20;
 
 // A window of segments, decoded frames, and frames before and after decoding: within 300 MB.
 const _: () = {

@@ -8,17 +8,20 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use xxhash_rust::xxh64::Xxh64;
 
+use super::capture::Archive;
 use super::chunk::Slice;
 use super::dates::Dates;
 use super::download::{Download, First};
 use super::error::RestoreError;
 use super::frames::{Body, Cutter, Frame};
+use super::packs::{self, Running};
 use super::progress::Progress;
 use super::stop::Stop;
 use super::tar::{Event, Parser};
@@ -118,6 +121,8 @@ impl Drop for Content<'_> {
 /// file would only wait for each other in the kernel (the inode's lock), and burn a core doing so.
 struct PartQueue<'m> {
     file: PartFile,
+    /// Whoever writes adds to it.
+    sum: Option<Arc<Mutex<Running>>>,
     waiting: Mutex<Waiting<'m>>,
 }
 
@@ -131,9 +136,10 @@ struct Waiting<'m> {
 }
 
 impl<'m> PartQueue<'m> {
-    fn new(file: PartFile) -> PartQueue<'m> {
+    fn new(file: PartFile, sum: Option<Arc<Mutex<Running>>>) -> PartQueue<'m> {
         PartQueue {
             file,
+            sum,
             waiting: Mutex::default(),
         }
     }
@@ -160,6 +166,10 @@ impl<'m> PartQueue<'m> {
         while let Some((offset, content, data)) = waiting.parts.pop_front() {
             drop(waiting);
             self.file.write(offset, content.slices(&data))?;
+            if let Some(sum) = &self.sum {
+                self.file
+                    .sum(&mut packs::lock(sum), offset, content.slices(&data))?;
+            }
             drop(content);
             waiting = self.lock();
         }
@@ -210,6 +220,8 @@ struct Shared<'a> {
     stop: &'a Stop,
     progress: &'a Progress,
     failure: Mutex<Option<RestoreError>>,
+    /// Of the worktree, by the workers that have ended.
+    directories: AtomicU64,
 }
 
 impl Shared<'_> {
@@ -221,7 +233,8 @@ impl Shared<'_> {
     }
 }
 
-/// Downloads over `connections` and unpacks below `root`; files are dated by `dates`.
+/// Downloads over `connections` and unpacks below `root`; files are dated by `dates`. Gives what the
+/// archive's `.git` has said, and what is in the worktree.
 pub fn extract(
     download: &Download<'_>,
     first: First<'_>,
@@ -230,14 +243,16 @@ pub fn extract(
     dates: Dates,
     stop: &Stop,
     progress: &Progress,
-) -> Result<(), RestoreError> {
+) -> Result<Archive, RestoreError> {
     let memory = Memory::default();
     let shared = Shared {
         root,
         stop,
         progress,
         failure: Mutex::new(None),
+        directories: AtomicU64::new(0),
     };
+    let mut archive = Archive::default();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         let (tasks, queue) = unbounded();
@@ -258,6 +273,7 @@ pub fn extract(
             writer: Writer::new(root),
             dates,
             part: None,
+            archive: &mut archive,
         };
         if let Err(error) = line.run(download) {
             shared.fail(error);
@@ -268,7 +284,10 @@ pub fn extract(
         .into_inner()
         .unwrap_or_else(|p| p.into_inner())
     {
-        None => Ok(()),
+        None => {
+            archive.unpacked.directories = shared.directories.into_inner();
+            Ok(archive)
+        }
         Some(error) => Err(error),
     }
 }
@@ -304,6 +323,8 @@ fn work(queue: &Receiver<Task<'_>>, shared: &Shared<'_>) {
             }
         }
     }
+    let made = writer.directories_made();
+    shared.directories.fetch_add(made, Ordering::Relaxed);
 }
 
 /// A worker's way to decode frames.
@@ -415,6 +436,7 @@ struct Line<'s, 'm> {
     writer: Writer<'s>,
     dates: Dates,
     part: Option<Arc<PartQueue<'m>>>,
+    archive: &'s mut Archive,
 }
 
 fn stopped() -> RestoreError {
@@ -440,6 +462,8 @@ impl<'m> Line<'_, 'm> {
         while !self.pending.is_empty() {
             self.parse_front()?;
         }
+        let made = self.writer.directories_made();
+        self.shared.directories.fetch_add(made, Ordering::Relaxed);
         self.parser.finish()
     }
 
@@ -477,11 +501,15 @@ impl<'m> Line<'_, 'm> {
         let content = Arc::new(first.recv().map_err(|_| stopped())??);
         let mut entries = Vec::new();
         let (writer, part) = (&mut self.writer, &mut self.part);
+        let archive = &mut *self.archive;
         let mtime_s = self.dates.file_s();
         let mut begin = 0;
         for piece in content.pieces() {
             self.parser.push(piece, &mut |event| {
-                add_entry(&mut entries, entry(writer, mtime_s, part, event, begin)?);
+                if archive.takes(&event, piece)? {
+                    let next = entry(writer, archive, mtime_s, part, event, begin)?;
+                    add_entry(&mut entries, next);
+                }
                 Ok(())
             })?;
             begin += piece.len();
@@ -514,6 +542,7 @@ fn add_entry<'m>(entries: &mut Vec<Entry<'m>>, next: Option<Entry<'m>>) {
 /// What is to be written for an event in the piece of content that begins at `begin`.
 fn entry<'m>(
     writer: &mut Writer<'_>,
+    archive: &mut Archive,
     mtime_s: i64,
     part: &mut Option<Arc<PartQueue<'m>>>,
     event: Event<'_>,
@@ -529,7 +558,8 @@ fn entry<'m>(
         }),
         Event::Begin { meta, size } => {
             let begun = writer.begin(meta.path, meta.executable, mtime_s, size)?;
-            *part = Some(Arc::new(PartQueue::new(begun)));
+            let sum = archive.sum(meta.path, size);
+            *part = Some(Arc::new(PartQueue::new(begun, sum)));
             None
         }
         Event::Data { offset, data } => part.clone().map(|file| Entry::Part {

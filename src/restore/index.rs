@@ -1,5 +1,5 @@
 //! What makes `git status` trust a restored worktree: the real stat data of the written files in
-//! the index, and none of the configuration that an archive needs without it.
+//! the index.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -11,35 +11,13 @@ use super::dates::Dates;
 use super::error::RestoreError;
 use super::write::as_path;
 use crate::io::fs::index_size;
-use crate::limits::RESTORED_CONFIG_BYTES_MAX;
+use crate::limits::OPEN_DIRECTORIES_MAX;
 
 const HEADER_BYTES: usize = 12;
 const STAT_BYTES: usize = 40;
 const MODE_AT: usize = 24;
 const GITLINK_TYPE: u32 = 0o160_000;
 const INDEX: &str = ".git/index";
-const CONFIG: &str = ".git/config";
-
-/// Keys that a server writes into a configuration, by section. Any other could make `git` run
-/// something.
-const CONFIG_KEYS: &[(&str, &[&str])] = &[
-    (
-        "core",
-        &[
-            "repositoryformatversion",
-            "filemode",
-            "bare",
-            "logallrefupdates",
-            "checkstat",
-            "trustctime",
-        ],
-    ),
-    ("extensions", &["objectformat"]),
-    ("remote", &["url", "fetch"]),
-    ("branch", &["remote", "merge"]),
-];
-/// What only an extraction by `tar` needs.
-const FOR_TAR: &[&str] = &["checkstat", "trustctime"];
 
 fn open(root: BorrowedFd<'_>, path: &str) -> rustix::io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -58,67 +36,24 @@ fn replace(root: BorrowedFd<'_>, path: &str, bytes: &[u8]) -> Result<File, Resto
     Ok(file)
 }
 
-/// Checks the configuration and takes out what only `tar` needs. Returns whether the repository's
-/// hashes are SHA-256.
-pub fn finish_config(root: BorrowedFd<'_>) -> Result<bool, RestoreError> {
-    let missing = |e: rustix::io::Errno| match e {
-        rustix::io::Errno::NOENT => RestoreError::entry(CONFIG.as_bytes(), "it is not there"),
-        e => RestoreError::disk("open", CONFIG, e),
-    };
-    let file = open(root, CONFIG).map_err(missing)?;
-    let mut text = Vec::new();
-    let read = file.take(RESTORED_CONFIG_BYTES_MAX).read_to_end(&mut text);
-    read.map_err(|e| RestoreError::disk("read", CONFIG, e))?;
-    let (kept, sha256) = clean_config(&text)?;
-    replace(root, CONFIG, &kept)?;
-    Ok(sha256)
-}
-
-/// The configuration without [`FOR_TAR`], and whether it says SHA-256.
-fn clean_config(text: &[u8]) -> Result<(Vec<u8>, bool), RestoreError> {
-    let refused = |line: &[u8]| {
-        let line = String::from_utf8_lossy(line).into_owned();
-        RestoreError::entry(CONFIG.as_bytes(), format!("it has the line {line:?}"))
-    };
-    let mut kept = Vec::new();
-    let mut keys: &[&str] = &[];
-    let mut sha256 = false;
-    for line in text.split_inclusive(|b| *b == b'\n') {
-        let plain = line.trim_ascii();
-        if plain.ends_with(b"\\") {
-            return Err(refused(line));
-        }
-        if let Some(section) = plain.strip_prefix(b"[") {
-            let end = section.iter().position(|b| matches!(b, b' ' | b']'));
-            let name = &section[..end.ok_or_else(|| refused(line))?];
-            let known = CONFIG_KEYS
-                .iter()
-                .find(|(known, _)| known.as_bytes() == name);
-            keys = known.ok_or_else(|| refused(line))?.1;
-            if !plain.ends_with(b"]") {
-                return Err(refused(line));
-            }
-            kept.extend_from_slice(line);
-            continue;
-        }
-        let end = plain.iter().position(|b| *b == b'=').unwrap_or(plain.len());
-        let key = plain[..end].trim_ascii().to_ascii_lowercase();
-        if key.is_empty() && end == plain.len() {
-            continue;
-        }
-        let key = keys.iter().find(|known| known.as_bytes() == key);
-        let key = key.ok_or_else(|| refused(line))?;
-        sha256 |= *key == "objectformat" && plain.ends_with(b"sha256");
-        if !FOR_TAR.contains(key) {
-            kept.extend_from_slice(line);
-        }
-    }
-    Ok((kept, sha256))
+/// What the files of a worktree must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// There: `git` has made or looked at them.
+    There,
+    /// Each of the kind that the index says, and a submodule's place an empty directory: they are an
+    /// archive's. Who may execute them is looked at where the file system can tell.
+    OfTheirKind { executable: bool },
 }
 
 /// Gives the files below `root` their date and writes their real stat data into the index, which
 /// must be of version 2. A repository without an index has no files.
-pub fn refresh(root: BorrowedFd<'_>, sha256: bool, dates: Dates) -> Result<(), RestoreError> {
+pub fn refresh(
+    root: BorrowedFd<'_>,
+    sha256: bool,
+    dates: Dates,
+    expected: Expected,
+) -> Result<(), RestoreError> {
     let mut file = match open(root, INDEX) {
         Ok(file) => file,
         Err(rustix::io::Errno::NOENT) => return Ok(()),
@@ -131,7 +66,7 @@ pub fn refresh(root: BorrowedFd<'_>, sha256: bool, dates: Dates) -> Result<(), R
         true => gix::hash::Kind::Sha256,
         false => gix::hash::Kind::Sha1,
     };
-    let latest_s = fill(root, &mut bytes, kind, dates)?;
+    let latest_s = fill(root, &mut bytes, kind, dates, expected)?;
     let index = replace(root, INDEX, &bytes)?;
     let dated = dates.date_index(&index, latest_s);
     dated.map_err(|e| RestoreError::disk("date", INDEX, e))
@@ -173,6 +108,7 @@ fn fill(
     bytes: &mut Vec<u8>,
     kind: gix::hash::Kind,
     dates: Dates,
+    expected: Expected,
 ) -> Result<i64, RestoreError> {
     let id_bytes = kind.len_in_bytes();
     let starts = entries(bytes, id_bytes)?;
@@ -190,8 +126,11 @@ fn fill(
             taken += part.len();
             rest = after;
             running.push(scope.spawn(move || {
-                let directory = Directory { root, open: None };
-                fill_part(directory, dates, part, base, starts, id_bytes)
+                let directory = Directory {
+                    root,
+                    open: Vec::new(),
+                };
+                fill_part(directory, dates, expected, part, base, starts, id_bytes)
             }));
         }
         let mut latest_s = 0;
@@ -216,6 +155,7 @@ fn fill(
 fn fill_part(
     mut directory: Directory<'_>,
     dates: Dates,
+    expected: Expected,
     part: &mut [u8],
     base: usize,
     starts: &[usize],
@@ -230,7 +170,7 @@ fn fill_part(
             entry[MODE_AT + 2],
             entry[MODE_AT + 3],
         ]);
-        if mode == GITLINK_TYPE {
+        if mode == GITLINK_TYPE && expected == Expected::There {
             continue;
         }
         let (stat, rest) = entry.split_at_mut(STAT_BYTES);
@@ -238,10 +178,26 @@ fn fill_part(
             .split(|b| *b == 0)
             .next()
             .unwrap_or_default();
-        let found = directory.date_and_stat(path, dates).map_err(|e| match e {
-            rustix::io::Errno::NOENT => RestoreError::entry(path, "it is in the index only"),
+        let found = directory.stat(path).map_err(|e| match e {
+            rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP => {
+                RestoreError::entry(path, "it is in the commit, but not in the archive")
+            }
             e => RestoreError::disk("look at", as_path(path), e),
         })?;
+        if let Expected::OfTheirKind { executable } = expected {
+            if !is_of_kind(mode, found.st_mode, executable) {
+                return Err(RestoreError::entry(
+                    path,
+                    "in the commit it is something else",
+                ));
+            }
+            if mode == GITLINK_TYPE {
+                directory.expect_empty(path)?;
+                continue;
+            }
+        }
+        let found = directory.date(path, found, dates);
+        let found = found.map_err(|e| RestoreError::disk("date", as_path(path), e))?;
         latest_s = latest_s.max(found.st_mtime);
         put(stat, mode, &found);
     }
@@ -267,57 +223,98 @@ fn put(stat: &mut [u8], mode: u32, found: &Stat) {
     }
 }
 
-/// Looks at files; the directory of the last one stays open, as neighbours follow each other.
+/// Whether a file of the mode `found` is what an entry of the mode `mode` says.
+fn is_of_kind(mode: u32, found: u32, executable: bool) -> bool {
+    let types = match mode {
+        GITLINK_TYPE => libc::S_IFDIR,
+        _ => mode & libc::S_IFMT,
+    };
+    let is_file = types == libc::S_IFREG;
+    found & libc::S_IFMT == types
+        && (!is_file || !executable || found & libc::S_IXUSR == mode & libc::S_IXUSR)
+}
+
+/// Looks at files, and follows no symbolic link on the way. The directories that lead to the last
+/// one stay open, as neighbours follow each other.
+///
+/// Invariant: each of `open` is the directory at the path beside it, which begins the next one's.
 struct Directory<'r> {
     root: BorrowedFd<'r>,
-    open: Option<(Vec<u8>, std::os::fd::OwnedFd)>,
+    open: Vec<(Vec<u8>, std::os::fd::OwnedFd)>,
 }
 
 impl Directory<'_> {
-    /// The stat data of a file or link that has its date then.
-    fn date_and_stat(&mut self, path: &[u8], dates: Dates) -> rustix::io::Result<Stat> {
-        let (at, name) = self.enter(path)?;
-        let flags = AtFlags::SYMLINK_NOFOLLOW;
-        let found = rustix::fs::statat(at, name, flags)?;
+    fn stat(&mut self, path: &[u8]) -> rustix::io::Result<Stat> {
+        let cut = path.iter().rposition(|b| *b == b'/');
+        let name = cut.map_or(path, |cut| &path[cut + 1..]);
+        self.enter(&path[..cut.unwrap_or(0)])?;
+        rustix::fs::statat(self.current(), name, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// Gives the file or link at `path` its date, and what its stat data is then; `found` is what
+    /// that was.
+    fn date(&mut self, path: &[u8], found: Stat, dates: Dates) -> rustix::io::Result<Stat> {
         if (found.st_mtime, found.st_mtime_nsec) == (dates.file_s(), 0) {
             return Ok(found);
         }
-        match rustix::fs::utimensat(at, name, &dates.of_files(), flags) {
+        let name = path.rsplit(|b| *b == b'/').next().unwrap_or(path);
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        match rustix::fs::utimensat(self.current(), name, &dates.of_files(), flags) {
             // Not every file system dates links.
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
             Err(e) => return Err(e),
         }
-        rustix::fs::statat(at, name, flags)
+        rustix::fs::statat(self.current(), name, flags)
     }
 
-    /// Opens the directory of `path`; gives it and the last name.
-    fn enter<'p>(&mut self, path: &'p [u8]) -> rustix::io::Result<(BorrowedFd<'_>, &'p [u8])> {
-        let cut = path.iter().rposition(|b| *b == b'/');
-        let Some(cut) = cut else {
-            return Ok((self.root, path));
+    fn current(&self) -> BorrowedFd<'_> {
+        self.open.last().map_or(self.root, |(_, fd)| fd.as_fd())
+    }
+
+    fn enter(&mut self, directory: &[u8]) -> rustix::io::Result<()> {
+        let leads = |open: &[u8]| {
+            directory.starts_with(open) && matches!(directory.get(open.len()), None | Some(b'/'))
         };
-        let (directory, name) = (&path[..cut], &path[cut + 1..]);
-        if self.open.as_ref().is_none_or(|(open, _)| open != directory) {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let opened = rustix::fs::openat(self.root, directory, flags, Mode::empty())?;
-            self.open = Some((directory.to_owned(), opened));
+        while self.open.last().is_some_and(|(open, _)| !leads(open)) {
+            self.open.pop();
         }
-        let at = self
-            .open
-            .as_ref()
-            .map_or(self.root, |(_, open)| open.as_fd());
-        Ok((at, name))
+        let mut at = self.open.last().map_or(0, |(open, _)| open.len());
+        while at < directory.len() {
+            let begin = at + usize::from(directory[at] == b'/');
+            let len = directory[begin..].iter().position(|b| *b == b'/');
+            at = len.map_or(directory.len(), |len| begin + len);
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let name = &directory[begin..at];
+            let opened = rustix::fs::openat(self.current(), name, flags, Mode::empty())?;
+            if self.open.len() == OPEN_DIRECTORIES_MAX {
+                self.open.pop();
+            }
+            self.open.push((directory[..at].to_owned(), opened));
+        }
+        Ok(())
+    }
+
+    /// Sees to it that the directory at `path` is empty.
+    fn expect_empty(&mut self, path: &[u8]) -> Result<(), RestoreError> {
+        let failed = |e: rustix::io::Errno| RestoreError::disk("read", as_path(path), e);
+        self.enter(path).map_err(failed)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(self.current(), ".", flags, Mode::empty());
+        let mut listing = rustix::fs::Dir::read_from(opened.map_err(failed)?).map_err(failed)?;
+        let is_other = |name: &std::ffi::CStr| !matches!(name.to_bytes(), b"." | b"..");
+        match listing.any(|entry| entry.is_ok_and(|entry| is_other(entry.file_name()))) {
+            false => Ok(()),
+            true => Err(RestoreError::entry(
+                path,
+                "a submodule's place is not empty",
+            )),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const SERVERS: &[u8] = b"[core]\n\trepositoryformatversion = 1\n\tcheckStat = minimal\n\
-        \ttrustctime = false\n[extensions]\n\tobjectformat = sha256\n[remote \"origin\"]\n\
-        \turl = \"https://x/[core]\"\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n\
-        [branch \"a b]\"]\n\tremote = origin\n\tmerge = \"refs/heads/a b]\"\n";
 
     #[test]
     fn a_file_of_4_gib_is_not_taken_for_one_that_nobody_has_looked_at() {
@@ -327,36 +324,6 @@ mod tests {
             let mut stat = [0; STAT_BYTES];
             put(&mut stat, 0o100_644, &rustix::fs::fstat(&file).unwrap());
             assert_eq!(stat[STAT_BYTES - 4..], expected.to_be_bytes(), "{bytes}");
-        }
-    }
-
-    #[test]
-    fn the_two_keys_go_and_the_rest_stays() {
-        let (kept, sha256) = clean_config(SERVERS).unwrap();
-        let kept = String::from_utf8(kept).unwrap();
-        assert!(sha256);
-        let expected = String::from_utf8_lossy(SERVERS)
-            .replace("\tcheckStat = minimal\n\ttrustctime = false\n", "");
-        assert_eq!(kept, expected);
-    }
-
-    #[test]
-    fn a_key_that_could_run_something_is_refused() {
-        for bad in [
-            "[core]\n\tfsmonitor = /tmp/x\n",
-            "[core]\n\tsshCommand=x\n",
-            "[core] hooksPath = /tmp\n",
-            "[alias]\n\tx = !y\n",
-            "[include]\n\tpath = /etc/x\n",
-            "[remote \"origin\"]\n\tuploadpack = x\n",
-            "[remote \"origin\"]\n\turl = x\\\n",
-            "bare = true\n",
-        ] {
-            assert_eq!(
-                clean_config(bad.as_bytes()).unwrap_err().exit_code(),
-                5,
-                "{bad}"
-            );
         }
     }
 }

@@ -23,25 +23,6 @@ use crate::refs::{self, Follow, Head, full_id};
 /// Where a restore notes the commit that it has checked out.
 pub const NOTE: &str = ".git/tarpon-restored";
 
-/// The files that the repository at `directory` tracks, by its index; none where it has none that
-/// can be read.
-pub fn tracked(directory: &Path) -> Vec<Vec<u8>> {
-    let index = directory.join(".git/index");
-    if !fs::symlink_metadata(&index).is_ok_and(|found| found.is_file()) {
-        return Vec::new();
-    }
-    // Its sum says which of the two kinds of hash it has.
-    let kinds = [gix::hash::Kind::Sha1, gix::hash::Kind::Sha256];
-    let read = |kind| gix::index::File::at(&index, kind, false, Default::default()).ok();
-    let Some(index) = kinds.into_iter().find_map(read) else {
-        return Vec::new();
-    };
-    let entries = index.entries().iter();
-    // A sparse index has whole directories.
-    let files = entries.filter(|entry| !entry.mode.is_sparse());
-    files.map(|entry| entry.path(&index).to_vec()).collect()
-}
-
 /// What would be lost with the repository at `directory`: names of branches, worktrees and stashes
 /// with commits that none of its remote-tracking branches and tags, and not the last restore, leads
 /// to. `scratch` is an empty directory. Where that cannot be told, the error is why.

@@ -9,6 +9,7 @@
 //! is believed only after its checksum was, names only after [`path`] has looked at them, and
 //! [`write`] never follows a link.
 
+mod capture;
 mod chunk;
 mod clone;
 mod connect;
@@ -18,17 +19,23 @@ mod ensure;
 mod error;
 mod extract;
 mod frames;
+mod gitdir;
 mod http;
 mod index;
 mod local;
 mod moment;
+mod origin;
+mod packs;
 mod path;
 mod progress;
+mod refs;
 mod run;
 mod settings;
 mod staging;
 mod stop;
 mod tar;
+mod tracked;
+mod tree;
 mod update;
 mod url;
 mod wanted;
@@ -51,6 +58,7 @@ use crate::limits::{
 };
 use dates::Dates;
 use download::Link;
+use index::Expected;
 use progress::{Progress, Summary};
 use staging::Staging;
 use stop::Stop;
@@ -134,12 +142,13 @@ fn report(args: &RestoreArgs, summary: &Summary) -> std::io::Result<()> {
     }
     if !args.quiet {
         say(format_args!(
-            "restored {} into {}: {:.1} MiB, {} entries, {:.2} s",
+            "restored {} into {}: {:.1} MiB, {} entries, {:.2} s; its origin is {}",
             summary.repository,
             summary.directory,
             summary.bytes as f64 / f64::from(1 << 20),
             summary.entries,
-            summary.total_ms / 1000.0
+            summary.total_ms / 1000.0,
+            summary.origin,
         ));
     }
     Ok(())
@@ -211,8 +220,9 @@ impl Restore<'_> {
             &staging.tree(),
             &["rev-parse", "--show-object-format"],
         )?;
-        let mut summary = self.finish(&staging, sha256.starts_with(b"sha256"))?;
+        let mut summary = self.finish(&staging, sha256.starts_with(b"sha256"), false)?;
         summary.source = "clone";
+        summary.origin = origin::shown(args.repo_url.as_bytes());
         Ok(summary)
     }
 
@@ -230,7 +240,7 @@ impl Restore<'_> {
         let bundle = bundle.filter(|target| !args.no_bundle && target.starts_with('/'));
         let (download, first) = opened.start()?;
         let root = staging.open_tree()?;
-        extract::extract(
+        let archive = extract::extract(
             &download,
             first,
             link.connections,
@@ -239,37 +249,41 @@ impl Restore<'_> {
             link.stop,
             link.progress,
         )?;
-        let sha256 = index::finish_config(root.as_fd())?;
+        let restored = gitdir::make(
+            &staging.tree(),
+            &args.repo_url,
+            &archive,
+            self.dates,
+            link.stop,
+        )?;
+        drop(archive);
+        let sha256 = restored.kind == gix::hash::Kind::Sha256;
         let update = Update {
             link,
             base: &base,
             wanted: &self.wanted,
             bundle: bundle.as_deref().map(|target| (target, staging.bundle())),
             tree: staging.tree(),
-            kind: match sha256 {
-                true => gix::hash::Kind::Sha256,
-                false => gix::hash::Kind::Sha1,
-            },
+            kind: restored.kind,
             is_quiet: args.quiet,
         };
-        let bundle_applied = self.update(&update, sha256)?;
-        let mut summary = self.finish(staging, sha256)?;
-        summary.bundle_applied = bundle_applied;
+        let updated = self.update(&update)?;
+        let mut summary = self.finish(staging, sha256, updated.is_none())?;
+        summary.bundle_applied = updated.unwrap_or(false);
+        summary.origin = restored.origin;
         Ok(summary)
     }
 
     /// Brings the snapshot to what is wanted, and to what the server says is newer if that can be
-    /// had. Whether a bundle was of use.
-    fn update(&self, update: &Update<'_>, sha256: bool) -> Result<bool, RestoreError> {
+    /// had. Whether a bundle was of use; `None` when the snapshot stays as it is.
+    fn update(&self, update: &Update<'_>) -> Result<Option<bool>, RestoreError> {
         if self.wanted.is_empty() && update.bundle.is_none() {
-            return Ok(false);
+            return Ok(None);
         }
         match update.fetch() {
             Ok(fetched) => {
-                // So that git sees which files it need not write.
-                self.refresh(&update.tree, sha256)?;
                 update.apply(&fetched)?;
-                Ok(fetched.bundle_applied)
+                Ok(Some(fetched.bundle_applied))
             }
             Err(e) if !self.wanted.is_empty() || e.is_disks() || self.link.stop.is_set() => Err(e),
             Err(e) => {
@@ -278,13 +292,19 @@ impl Restore<'_> {
                     let text = format!("without the newest commits: {e}");
                     self.link.progress.say(&text);
                 }
-                Ok(false)
+                Ok(None)
             }
         }
     }
 
     /// Dates the files of the finished tree, notes what it is, and puts it into the target's place.
-    fn finish(&self, staging: &Staging, sha256: bool) -> Result<Summary, RestoreError> {
+    /// Its index `is_fresh` if no file has changed since that was made.
+    fn finish(
+        &self,
+        staging: &Staging,
+        sha256: bool,
+        is_fresh: bool,
+    ) -> Result<Summary, RestoreError> {
         let (args, link) = (self.args, self.link);
         let tree = staging.tree();
         let commit = update::checked_out(&tree)?;
@@ -302,11 +322,11 @@ impl Restore<'_> {
             if !args.discard_local {
                 self.check_local(staging)?;
             }
-            let old = local::tracked(staging.target());
+            let old = tracked::files(staging.target());
             staging.check(&old)?;
-            stale = staging::stale(old, local::tracked(&tree));
+            stale = staging::stale(old, tracked::files(&tree));
         }
-        if !staging.merges() {
+        if !staging.merges() && !is_fresh {
             self.refresh(&tree, sha256)?;
         }
         if let Some(signal) = link.stop.signal() {
@@ -322,7 +342,7 @@ impl Restore<'_> {
 
     fn refresh(&self, at: &Path, sha256: bool) -> Result<(), RestoreError> {
         let root = File::open(at).map_err(|e| RestoreError::disk("open", at, e))?;
-        index::refresh(root.as_fd(), sha256, self.dates)
+        index::refresh(root.as_fd(), sha256, self.dates, Expected::There)
     }
 
     /// Refuses to replace what nobody else has.

@@ -15,25 +15,59 @@ pub enum Kind {
     Symlink,
 }
 
-/// Files of `.git` that an archive may have, besides those below [`GIT_TREES`]. Anything else, such
-/// as hooks or a pointer to another repository, would be a way to run or read what is not the
-/// archive's.
-const GIT_FILES: &[&[u8]] = &[
-    b"HEAD",
-    b"config",
-    b"description",
-    b"index",
-    b"info",
-    b"info/exclude",
-    b"objects",
-    b"objects/info",
-    b"objects/info/packs",
-    b"objects/info/commit-graph",
-    b"objects/pack",
-    b"packed-refs",
-    b"refs",
-];
-const GIT_TREES: &[&[u8]] = &[b"refs/", b"objects/"];
+/// What an entry is for, by its path alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// It is written where its path says.
+    Worktree,
+    /// A small file of `.git` that is looked at in memory and never written: git executes, follows
+    /// or trusts such files, so the restore makes its own.
+    Captured,
+    /// A file of objects, whose path is made of hex digits. It is written, and checked before
+    /// anything relies on it.
+    Objects,
+    /// All else in `.git`: hooks, logs, caches, the index. Nobody reads or writes it.
+    Skipped,
+}
+
+/// The place of a path that [`check`] has taken.
+pub fn place(path: &[u8]) -> Place {
+    let Some(inside) = path.strip_prefix(b".git/") else {
+        return match path {
+            b".git" => Place::Skipped,
+            _ => Place::Worktree,
+        };
+    };
+    match inside {
+        b"HEAD" | b"config" | b"packed-refs" | b"shallow" => Place::Captured,
+        _ if inside.starts_with(b"refs/") => Place::Captured,
+        _ if is_objects(inside) => Place::Objects,
+        _ => Place::Skipped,
+    }
+}
+
+/// Endings of the files of a pack.
+const PACK_ENDINGS: [&[u8]; 4] = [b".pack", b".idx", b".rev", b".mtimes"];
+
+fn is_objects(inside: &[u8]) -> bool {
+    let is_hex = |text: &[u8]| {
+        let lower = |b: &u8| b.is_ascii_digit() || (b'a'..=b'f').contains(b);
+        text.iter().all(lower)
+    };
+    let Some(rest) = inside.strip_prefix(b"objects/") else {
+        return false;
+    };
+    if let Some(name) = rest.strip_prefix(b"pack/pack-") {
+        let stem = PACK_ENDINGS.iter().find_map(|end| name.strip_suffix(*end));
+        return stem.is_some_and(|stem| matches!(stem.len(), 40 | 64) && is_hex(stem));
+    }
+    match rest {
+        [a, b, b'/', name @ ..] => {
+            is_hex(&[*a, *b]) && matches!(name.len(), 38 | 62) && is_hex(name)
+        }
+        _ => false,
+    }
+}
 
 /// Checks a path from an archive and gives it without its trailing slash.
 pub fn check(path: &[u8], kind: Kind) -> Result<&[u8], RestoreError> {
@@ -77,20 +111,16 @@ pub fn check(path: &[u8], kind: Kind) -> Result<&[u8], RestoreError> {
 }
 
 fn check_git(inside: &[u8], kind: Kind) -> Result<(), &'static str> {
-    if kind == Kind::Symlink {
-        return Err("there are no symbolic links in .git");
-    }
     let mut parts = inside.split(|b| *b == b'/');
     if parts.any(|part| matches!(part, b"" | b"." | b"..")) {
         return Err("its path has empty parts, '.' or '..'");
     }
-    let below = |tree: &&[u8]| inside.starts_with(tree);
-    // Where further objects are. A branch may have any name.
-    let other_objects = inside.starts_with(b"objects/") && inside.ends_with(b"alternates");
-    if GIT_FILES.contains(&inside) || (GIT_TREES.iter().any(below) && !other_objects) {
-        return Ok(());
+    let is_file = matches!(kind, Kind::File);
+    match place(&[b".git/", inside].concat()) {
+        Place::Captured if kind == Kind::Directory && inside.starts_with(b"refs/") => Ok(()),
+        Place::Captured | Place::Objects if !is_file => Err("it is no file"),
+        _ => Ok(()),
     }
-    Err("an archive has no such file in .git")
 }
 
 #[cfg(test)]
@@ -112,9 +142,7 @@ mod tests {
             b".github/x",
             b".git/HEAD",
             b".git/refs/heads/x",
-            b".git/refs/heads/fix-alternates",
-            b".git/objects/pack/p.pack",
-            b".git/objects/00/11",
+            b".git/hooks/post-checkout",
         ] {
             assert_eq!(check(path, Kind::File).unwrap(), path);
         }
@@ -143,13 +171,10 @@ mod tests {
             b".git./x",
             b"git~1/config",
             b".g\xe2\x80\x8cit/config",
-            b".git/hooks/post-checkout",
             b".git/../../x",
             b".git/refs/../hooks/x",
-            b".git/objects/info/alternates",
-            b".git/objects/info/http-alternates",
-            b".git/commondir",
-            b".git/modules/a/config",
+            b".git/refs//x",
+            b".git/hooks/..",
         ] {
             let error = check(path, Kind::File).map(<[u8]>::escape_ascii);
             assert_eq!(
@@ -160,7 +185,73 @@ mod tests {
             );
         }
         check(b".git/refs/heads/x", Kind::Symlink).unwrap_err();
+        check(b".git/config", Kind::Symlink).unwrap_err();
+        check(b".git/HEAD/", Kind::Directory).unwrap_err();
+        check(b".git", Kind::Symlink).unwrap_err();
         check(b".gitmodules", Kind::Symlink).unwrap_err();
         check(&vec![b'a'; ENTRY_PATH_BYTES_MAX + 1], Kind::File).unwrap_err();
+    }
+
+    #[test]
+    fn only_objects_are_written_into_git_and_only_what_is_checked_is_looked_at() {
+        let id = "0123456789abcdef0123456789abcdef01234567";
+        let places = |paths: &[&str], expected: Place| {
+            for path in paths {
+                let path = path.replace("ID38", &id[2..]).replace("ID", id);
+                assert_eq!(place(path.as_bytes()), expected, "{path}");
+            }
+        };
+        places(
+            &["a", "a/b", "gitconfig", ".gitignore", "objects/pack"],
+            Place::Worktree,
+        );
+        places(
+            &[
+                ".git/HEAD",
+                ".git/config",
+                ".git/packed-refs",
+                ".git/shallow",
+                ".git/refs/x/y.lock",
+            ],
+            Place::Captured,
+        );
+        places(
+            &[
+                ".git/objects/01/ID38",
+                ".git/objects/pack/pack-ID.pack",
+                ".git/objects/pack/pack-ID.idx",
+                ".git/objects/pack/pack-ID.rev",
+                ".git/objects/pack/pack-ID.mtimes",
+            ],
+            Place::Objects,
+        );
+        places(
+            &[
+                ".git",
+                ".git/index",
+                ".git/CONFIG",
+                ".git/config.worktree",
+                ".git/commondir",
+                ".git/hooks/post-checkout",
+                ".git/info/attributes",
+                ".git/info/grafts",
+                ".git/logs/HEAD",
+                ".git/modules/a/config",
+                ".git/objects/info/alternates",
+                ".git/objects/info/ALTERNATES",
+                ".git/objects/info/commit-graph",
+                ".git/objects/pack/multi-pack-index",
+                ".git/objects/pack/pack-ID.keep",
+                ".git/objects/pack/pack-ID.promisor",
+                ".git/objects/pack/pack-ID.pack.idx",
+                ".git/objects/pack/pack-../x.pack",
+                ".git/objects/pack/p.pack",
+                ".git/objects/01/ID",
+                ".git/objects/0G/ID38",
+                ".git/sharedindex.ID",
+                ".git/worktrees/x/gitdir",
+            ],
+            Place::Skipped,
+        );
     }
 }

@@ -35,6 +35,8 @@ pub struct Progress {
 pub struct Summary {
     pub repository: String,
     pub directory: String,
+    /// What the repository says that it is from, without a password.
+    pub origin: String,
     /// `snapshot`, or `clone` when the server had none.
     pub source: &'static str,
     /// The commit of the snapshot, or of what a bundle made of it.
@@ -123,6 +125,7 @@ impl Progress {
         Summary {
             repository: repository.to_owned(),
             directory: directory.to_owned(),
+            origin: String::new(),
             source: "snapshot",
             commit: None,
             bundle_applied: false,

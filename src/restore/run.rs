@@ -86,7 +86,7 @@ pub fn server<A: AsRef<OsStr>>(
     tree: &Path,
     args: &[A],
 ) -> Result<Vec<u8>, RestoreError> {
-    let settings = users(link.stop, tree)?.for_server();
+    let settings = users(link.stop, tree, args)?.for_server();
     run(link.stop, tree, Peer::Server(link), &settings, args)
 }
 
@@ -97,16 +97,22 @@ pub fn upstream<A: AsRef<OsStr>>(
     tree: &Path,
     args: &[A],
 ) -> Result<Vec<u8>, RestoreError> {
-    let settings = users(link.stop, tree)?.for_upstream(url)?;
+    let settings = users(link.stop, tree, args)?.for_upstream(url)?;
     run(link.stop, tree, Peer::Upstream(link), &settings, args)
 }
 
 /// What the user and the machine have set. The repository at `tree` says which conditional includes
 /// hold, if it is there; what it sets itself is left out.
-fn users(stop: &Stop, tree: &Path) -> Result<Users, RestoreError> {
+fn users<A: AsRef<OsStr>>(stop: &Stop, tree: &Path, args: &[A]) -> Result<Users, RestoreError> {
     let mut command = command(tree, Configuration::Users, true);
     command.args(["config", "--list", "-z", "--includes", "--show-scope"]);
-    Ok(Users::parse(&output(stop, command, "config")?))
+    Ok(Users::parse(&output(stop, command, &step(args))?))
+}
+
+/// What a step is called.
+fn step<A: AsRef<OsStr>>(args: &[A]) -> String {
+    let first = args.first().map(|a| a.as_ref().to_string_lossy());
+    first.unwrap_or_default().into_owned()
 }
 
 fn run<A: AsRef<OsStr>>(
@@ -116,10 +122,9 @@ fn run<A: AsRef<OsStr>>(
     settings: &Settings,
     args: &[A],
 ) -> Result<Vec<u8>, RestoreError> {
-    let step = args.first().map(|a| a.as_ref().to_string_lossy());
+    let step = step(args);
     // A clone makes the repository that others are told of.
-    let is_clone = step.as_deref() == Some("clone");
-    let mut command = command(tree, Configuration::Own, !is_clone);
+    let mut command = command(tree, Configuration::Own, step != "clone");
     if let Peer::Server(link) | Peer::Upstream(link) = peer {
         // Less than a byte in a second, on average over so many. Git knows whole seconds. Over ssh
         // that has settings of its own for this.
@@ -143,7 +148,7 @@ fn run<A: AsRef<OsStr>>(
         },
     );
     command.args(args);
-    output(stop, command, &step.unwrap_or_default())
+    output(stop, command, &step)
 }
 
 /// `git` as every step has it, without the step's arguments.

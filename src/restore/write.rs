@@ -13,6 +13,8 @@ use rustix::fs::{FallocateFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::error::RestoreError;
+use super::packs::Running;
+use super::path::{Place, place};
 use crate::limits::{OPEN_DIRECTORIES_MAX, WRITE_BYTES};
 
 /// Files from this size on get their space before their data, so that a full disk shows early and
@@ -49,19 +51,21 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// The directory `name` in `parent`, made if it is not there.
-fn open_or_make(parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+/// The directory `name` in `parent`, made if it is not there; and whether it was made.
+fn open_or_make(parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<(OwnedFd, bool)> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
     match rustix::fs::openat(parent, name, flags, Mode::empty()) {
         Err(Errno::NOENT) => {
-            match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o777)) {
+            let is_made = match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o777)) {
+                Ok(()) => true,
                 // Another thread may have been faster.
-                Ok(()) | Err(Errno::EXIST) => {}
+                Err(Errno::EXIST) => false,
                 Err(e) => return Err(e),
-            }
-            rustix::fs::openat(parent, name, flags, Mode::empty())
+            };
+            let opened = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+            Ok((opened, is_made))
         }
-        opened => opened,
+        opened => opened.map(|directory| (directory, false)),
     }
 }
 
@@ -73,6 +77,7 @@ pub struct Writer<'r> {
     root: BorrowedFd<'r>,
     path: Vec<u8>,
     open: Vec<(usize, OwnedFd)>,
+    made: u64,
 }
 
 impl<'r> Writer<'r> {
@@ -82,7 +87,13 @@ impl<'r> Writer<'r> {
             root,
             path: Vec::new(),
             open: Vec::new(),
+            made: 0,
         }
+    }
+
+    /// How many directories of the worktree it has made.
+    pub fn directories_made(&self) -> u64 {
+        self.made
     }
 
     /// The directory at `path`, made if it is not there.
@@ -115,7 +126,8 @@ impl<'r> Writer<'r> {
             let begin = at + usize::from(path[at] == b'/');
             let len = path[begin..].iter().position(|b| *b == b'/');
             at = len.map_or(path.len(), |len| begin + len);
-            let directory = open_or_make(self.current(), &path[begin..at])?;
+            let (directory, is_made) = open_or_make(self.current(), &path[begin..at])?;
+            self.made += u64::from(is_made && place(&path[..at]) == Place::Worktree);
             if self.open.len() == OPEN_DIRECTORIES_MAX {
                 self.open.pop();
             }
@@ -142,7 +154,7 @@ impl<'r> Writer<'r> {
         let (directory, name) = split(path);
         let directory = self.enter(directory)?;
         let flags =
-            OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+            OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::RDWR | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(if executable { 0o777 } else { 0o666 });
         let file = rustix::fs::openat(directory, name, flags, mode);
         file.map(File::from)
@@ -212,6 +224,19 @@ impl PartFile {
             true => date(&self.file, &self.path, self.mtime_s),
             false => Ok(()),
         }
+    }
+}
+
+impl PartFile {
+    /// Adds a part that was written to the sum of the file.
+    pub fn sum<'d>(
+        &self,
+        sum: &mut Running,
+        offset: u64,
+        slices: impl Iterator<Item = &'d [u8]>,
+    ) -> Result<(), RestoreError> {
+        let summed = sum.wrote(&self.file, offset, slices);
+        summed.map_err(|e| entry_error("read", &self.path, e))
     }
 }
 

@@ -1,0 +1,259 @@
+//! A restored repository's `.git`: of the archive only objects are written into it. What git
+//! executes, follows, trusts or parses as configuration is made here from a few checked values:
+//! where the repository is from, its refs, and the trees of its commit.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use gix::bstr::{BStr, ByteSlice};
+use gix::hash::Kind;
+
+use super::capture::Archive;
+use super::dates::Dates;
+use super::error::RestoreError;
+use super::index::{self, Expected};
+use super::origin;
+use super::packs;
+use super::refs::Refs;
+use super::stop::Stop;
+use super::tree;
+use super::write::as_path;
+
+/// What was restored.
+#[derive(Debug)]
+pub struct Restored {
+    /// Of its ids.
+    pub kind: Kind,
+    /// What the repository says that it is from, to be shown.
+    pub origin: String,
+}
+
+/// Directories of a repository, besides those of refs that are loose.
+const DIRECTORIES: [&str; 6] = [
+    "info",
+    "objects/info",
+    "objects/pack",
+    "refs/heads",
+    "refs/remotes/origin",
+    "refs/tags",
+];
+const DESCRIPTION: &str =
+    "Unnamed repository; edit this file 'description' to name the repository.\n";
+const EXCLUDE: &str = "# Patterns of files that git ignores here, one a line, as in .gitignore.\n";
+
+/// Makes the `.git` of the repository at `tree`, into which `archive` was unpacked. It was asked for
+/// as `given`.
+pub fn make(
+    tree: &Path,
+    given: &str,
+    archive: &Archive,
+    dates: Dates,
+    stop: &Stop,
+) -> Result<Restored, RestoreError> {
+    let captured = &archive.captured;
+    let config = captured.file("config");
+    let config = config.ok_or_else(|| RestoreError::entry(b".git/config", "it is not there"))?;
+    let said = origin::read(config)?;
+    let origin = origin::choose(given, &said)?;
+    let refs = Refs::read(captured, said.hash)?;
+    let sizes: BTreeMap<&[u8], u64> = captured.objects().collect();
+    packs::check(tree, &sizes, &archive.sums, said.hash, stop)?;
+    let git = tree.join(".git");
+    for directory in DIRECTORIES {
+        let path = git.join(directory);
+        fs::create_dir_all(&path).map_err(|e| RestoreError::disk("create", &path, e))?;
+    }
+    let modes = Modes::find(&git)?;
+    let config = configuration(origin.as_bstr(), refs.branch(), said.hash, modes);
+    put(&git.join("config"), &config)?;
+    put(&git.join("description"), DESCRIPTION.as_bytes())?;
+    put(&git.join("info/exclude"), EXCLUDE.as_bytes())?;
+    for (name, bytes) in refs.files() {
+        put(&git.join(as_path(&name)), &bytes)?;
+    }
+    let packed = git.join("packed-refs");
+    let written = refs.write_packed(|| File::create_new(&packed));
+    written.map_err(|e| RestoreError::disk("write", &packed, e))?;
+    check_out(tree, &refs, archive, dates, modes, stop)?;
+    Ok(Restored {
+        kind: said.hash,
+        origin: origin::shown(&origin),
+    })
+}
+
+/// Makes the index, and with it sees to it that the worktree is that of HEAD's commit.
+fn check_out(
+    tree: &Path,
+    refs: &Refs<'_>,
+    archive: &Archive,
+    dates: Dates,
+    modes: Modes,
+    stop: &Stop,
+) -> Result<(), RestoreError> {
+    let Some(commit) = refs.commit() else {
+        return match archive.unpacked.files + archive.unpacked.directories {
+            0 => Ok(()),
+            _ => Err(RestoreError::entry(
+                b".git/HEAD",
+                "the archive has files, but no commit that they are of",
+            )),
+        };
+    };
+    let index = tree::index(tree, commit, archive.unpacked, stop)?;
+    put(&tree.join(".git/index"), &index)?;
+    drop(index);
+    let root = File::open(tree).map_err(|e| RestoreError::disk("open", tree, e))?;
+    let executable = modes == Modes::Told;
+    let expected = Expected::OfTheirKind { executable };
+    index::refresh(root.as_fd(), commit.kind() == Kind::Sha256, dates, expected)
+}
+
+/// What a file's mode tells of who may execute it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Modes {
+    /// What was asked for when it was made.
+    Told,
+    /// The umask has its say in that.
+    Masked,
+    /// The file system has no such modes.
+    None,
+}
+
+impl Modes {
+    /// Finds out with a file of its own in `git`.
+    fn find(git: &Path) -> Result<Modes, RestoreError> {
+        let path = git.join("config.mode");
+        let failed = |e| RestoreError::disk("create", &path, e);
+        let open = |mode| {
+            File::options()
+                .write(true)
+                .create_new(true)
+                .mode(mode)
+                .open(&path)
+        };
+        let executable = |file: File| {
+            let mode = file.metadata().map(|m| m.permissions().mode());
+            fs::remove_file(&path)
+                .and(mode)
+                .map(|mode| mode & libc::S_IXUSR != 0)
+        };
+        let plain = open(0o666).and_then(executable).map_err(failed)?;
+        let file = open(0o777).map_err(failed)?;
+        // As git does, whose umask plays no part in this either.
+        let can = file
+            .set_permissions(fs::Permissions::from_mode(0o600))
+            .and_then(|()| {
+                let is_off = file.metadata()?.permissions().mode() & libc::S_IXUSR == 0;
+                file.set_permissions(fs::Permissions::from_mode(0o700))?;
+                Ok(is_off && file.metadata()?.permissions().mode() & libc::S_IXUSR != 0)
+            });
+        fs::remove_file(&path).map_err(failed)?;
+        let made = open(0o777).and_then(executable).map_err(failed)?;
+        Ok(match (can.unwrap_or(false), plain, made) {
+            (true, false, true) => Modes::Told,
+            (true, _, _) => Modes::Masked,
+            (false, _, _) => Modes::None,
+        })
+    }
+}
+
+/// Writes a file that is not there yet.
+fn put(path: &Path, bytes: &[u8]) -> Result<(), RestoreError> {
+    let above = path.parent().unwrap_or(path);
+    fs::create_dir_all(above).map_err(|e| RestoreError::disk("create", above, e))?;
+    let file = File::create_new(path).and_then(|mut file| file.write_all(bytes));
+    file.map_err(|e| RestoreError::disk("write", path, e))
+}
+
+/// What `git clone` writes.
+fn configuration(origin: &BStr, branch: Option<&BStr>, hash: Kind, modes: Modes) -> Vec<u8> {
+    let sha256 = hash == Kind::Sha256;
+    let mut out = format!(
+        "[core]\n\trepositoryformatversion = {}\n\tfilemode = {}\n\tbare = false\n\
+         \tlogallrefupdates = true\n",
+        u8::from(sha256),
+        modes != Modes::None,
+    )
+    .into_bytes();
+    if sha256 {
+        out.extend_from_slice(b"[extensions]\n\tobjectformat = sha256\n");
+    }
+    out.extend_from_slice(b"[remote \"origin\"]\n\turl = ");
+    out.extend(value(origin));
+    out.extend_from_slice(b"\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n");
+    if let Some(branch) = branch {
+        out.extend_from_slice(b"[branch \"");
+        out.extend(escaped(branch));
+        out.extend_from_slice(b"\"]\n\tremote = origin\n\tmerge = ");
+        out.extend(value(
+            [b"refs/heads/", branch.as_bytes()].concat().as_bstr(),
+        ));
+        out.push(b'\n');
+    }
+    out
+}
+
+/// Text between quotes (git-config, "Syntax"). It has no control characters: neither names of refs
+/// nor origins may.
+fn escaped(text: &BStr) -> Vec<u8> {
+    let escape = |byte: &u8| match byte {
+        b'"' | b'\\' => vec![b'\\', *byte],
+        b'\n' => b"\\n".to_vec(),
+        _ => vec![*byte],
+    };
+    text.iter().flat_map(escape).collect()
+}
+
+/// A value, in quotes where git would use them.
+fn value(text: &BStr) -> Vec<u8> {
+    let is_bare = |byte: &u8| byte.is_ascii_graphic() && !b";#\"\\".contains(byte) || *byte > 0x7f;
+    match text.iter().all(is_bare) {
+        true => text.to_vec(),
+        false => [b"\"", &escaped(text)[..], b"\""].concat(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_origin_and_branch_are_git_reads_them_as_they_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config");
+        for text in [
+            "https://example.org/a/b.git",
+            "https://h/a#b;c",
+            "https://h/ a\"b\\c ",
+            "https://h/[core]\\",
+            "https://h/\u{e4}\"]",
+        ] {
+            let bytes = text.as_bytes().as_bstr();
+            let config = configuration(bytes, Some(bytes), Kind::Sha256, Modes::Told);
+            fs::write(&path, config).unwrap();
+            let list = std::process::Command::new("git")
+                .args(["config", "--list", "-z", "--file"])
+                .arg(&path)
+                .output()
+                .unwrap();
+            let listed = String::from_utf8(list.stdout).unwrap();
+            let pairs: Vec<&str> = listed.split_terminator('\0').collect();
+            let expected = [
+                "core.repositoryformatversion\n1".to_owned(),
+                "core.filemode\ntrue".to_owned(),
+                "core.bare\nfalse".to_owned(),
+                "core.logallrefupdates\ntrue".to_owned(),
+                "extensions.objectformat\nsha256".to_owned(),
+                format!("remote.origin.url\n{text}"),
+                "remote.origin.fetch\n+refs/heads/*:refs/remotes/origin/*".to_owned(),
+                format!("branch.{text}.remote\norigin"),
+                format!("branch.{text}.merge\nrefs/heads/{text}"),
+            ];
+            assert_eq!(pairs, expected);
+        }
+    }
+}

@@ -1,0 +1,509 @@
+//! The index of a restored repository, made from the trees of HEAD and nothing else: an archive's
+//! own is never read. That the files are there, each of its kind, is seen when their stat data is
+//! put in ([`super::index`]).
+
+use std::path::Path;
+
+use gix::bstr::BStr;
+use gix::hash::{Kind, ObjectId};
+use gix::objs::tree::EntryKind;
+use gix::objs::{CommitRefIter, Find, TreeRefIter};
+use gix::validate::path::component;
+
+use super::error::RestoreError;
+use super::stop::Stop;
+use crate::limits::{EMPTY_TREES_MAX, PATH_BYTES_MAX, RESTORED_TREE_BYTES_MAX, TREE_DEPTH_MAX};
+
+const HEAD: &[u8] = b".git/HEAD";
+/// Bytes of stat data in an entry; zero until the files have been looked at.
+const STAT_BYTES: usize = 40;
+const MODE_AT: usize = 24;
+/// Longest path whose length fits in an entry's flags; longer ones end at their NUL.
+const NAME_LEN_MAX: usize = 0xfff;
+
+/// What was unpacked into the worktree.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Unpacked {
+    /// Files and symbolic links.
+    pub files: u64,
+    pub directories: u64,
+}
+
+/// An index of version 2 without stat data, and what it counts.
+#[derive(Debug)]
+struct Made {
+    bytes: Vec<u8>,
+    files: u64,
+    /// Trees below the first, and places of submodules. Whether an empty tree has a directory in a
+    /// worktree depends on who has made that.
+    directories: u64,
+}
+
+/// Opens the objects of the repository at `tree`.
+fn objects(tree: &Path, hash: Kind) -> Result<gix::odb::Handle, RestoreError> {
+    let options = gix::odb::store::init::Options {
+        use_multi_pack_index: false,
+        alloc_limit_bytes: Some(RESTORED_TREE_BYTES_MAX),
+        ..Default::default()
+    };
+    let directory = tree.join(".git/objects");
+    gix::odb::at_opts(&directory, hash, None, options)
+        .map_err(|e| RestoreError::disk("open", &directory, e))
+}
+
+/// Makes the index of `commit`. More files than were `unpacked` are not listed: they are not there.
+pub fn index(
+    tree: &Path,
+    commit: ObjectId,
+    unpacked: Unpacked,
+    stop: &Stop,
+) -> Result<Vec<u8>, RestoreError> {
+    let objects = objects(tree, commit.kind())?;
+    let mut buffer = Vec::new();
+    read(&objects, commit, gix::objs::Kind::Commit, &mut buffer)?;
+    let root = CommitRefIter::from_bytes(&buffer, commit.kind()).tree_id();
+    let root = root.map_err(|e| RestoreError::entry(HEAD, format!("its commit: {e}")))?;
+    let mut walk = Walk {
+        objects: &objects,
+        unpacked,
+        stop,
+        made: Made {
+            bytes: Vec::new(),
+            files: 0,
+            directories: 0,
+        },
+        entries: 0,
+        last: Vec::new(),
+        path: Vec::new(),
+        directories: Vec::new(),
+        open: Vec::new(),
+        spare: Vec::new(),
+    };
+    walk.made.bytes.extend_from_slice(b"DIRC\0\0\0\x02\0\0\0\0");
+    walk.run(root)?;
+    let Walk {
+        mut made,
+        entries,
+        directories,
+        ..
+    } = walk;
+    made.bytes[8..12].copy_from_slice(&entries.to_be_bytes());
+    push_extension(&mut made.bytes, &directories);
+    // The sum is put in with the stat data.
+    made.bytes
+        .resize(made.bytes.len() + commit.kind().len_in_bytes(), 0);
+    if made.files != unpacked.files || unpacked.directories > made.directories {
+        let why = "the archive has files or directories that its commit has not";
+        return Err(RestoreError::entry(HEAD, why));
+    }
+    Ok(made.bytes)
+}
+
+/// Reads an object of a kind and compares it with its id.
+fn read(
+    objects: &gix::odb::Handle,
+    id: ObjectId,
+    kind: gix::objs::Kind,
+    buffer: &mut Vec<u8>,
+) -> Result<(), RestoreError> {
+    let refused = |why: String| RestoreError::entry(HEAD, format!("its {kind} {id}: {why}"));
+    if kind == gix::objs::Kind::Tree && id == ObjectId::empty_tree(id.kind()) {
+        buffer.clear();
+        return Ok(());
+    }
+    let found = objects
+        .try_find(&id, buffer)
+        .map_err(|e| refused(e.to_string()))?;
+    let found = found.ok_or_else(|| refused("it is not there".into()))?;
+    if found.kind != kind {
+        return Err(refused(format!("it is a {}", found.kind)));
+    }
+    let real = gix::objs::compute_hash(id.kind(), kind, found.data);
+    match real.map_err(|e| refused(e.to_string()))? == id {
+        true => Ok(()),
+        false => Err(refused("it is another object".into())),
+    }
+}
+
+/// A tree that the walk is inside of.
+struct Level {
+    data: Vec<u8>,
+    at: usize,
+    /// Where the names of its entries begin in the path.
+    path_len: usize,
+    /// Its place among `directories`.
+    place: usize,
+}
+
+/// What the `TREE` extension says of a directory.
+struct Directory {
+    name: Vec<u8>,
+    id: ObjectId,
+    entries: u32,
+    children: u32,
+}
+
+/// A walk in the order of the index, depth first.
+///
+/// Invariant: `path` is that of the entry which was met last, `last` that of the last one in the
+/// index.
+struct Walk<'w> {
+    objects: &'w gix::odb::Handle,
+    unpacked: Unpacked,
+    stop: &'w Stop,
+    made: Made,
+    entries: u32,
+    last: Vec<u8>,
+    path: Vec<u8>,
+    directories: Vec<Directory>,
+    open: Vec<Level>,
+    /// Memory of trees that are done with.
+    spare: Vec<Vec<u8>>,
+}
+
+impl Walk<'_> {
+    fn refused(&self, why: impl Into<String>) -> RestoreError {
+        RestoreError::entry(&self.path, why)
+    }
+
+    fn run(&mut self, root: ObjectId) -> Result<(), RestoreError> {
+        self.enter(root, 0)?;
+        while let Some(mut level) = self.open.pop() {
+            self.path.truncate(level.path_len);
+            let Some((mode, id)) = self.next(&mut level, root.kind())? else {
+                self.leave(level.place);
+                self.spare.push(level.data);
+                continue;
+            };
+            let name_at = level.path_len;
+            self.open.push(level);
+            match mode {
+                EntryKind::Tree => self.enter(id, name_at)?,
+                kind => self.entry(kind, id)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The next entry of a tree; its name is at the end of `path` then.
+    fn next(
+        &mut self,
+        level: &mut Level,
+        hash: Kind,
+    ) -> Result<Option<(EntryKind, ObjectId)>, RestoreError> {
+        let rest = &level.data[level.at..];
+        let mut entries = TreeRefIter::from_bytes(rest, hash);
+        let entry = match entries.next() {
+            None => return Ok(None),
+            Some(Ok(entry)) => entry,
+            Some(Err(e)) => return Err(self.refused(format!("its tree: {e}"))),
+        };
+        let name: &BStr = entry.filename;
+        self.path.extend_from_slice(name);
+        let (kind, id) = (entry.mode.kind(), entry.oid.to_owned());
+        let options = component::Options {
+            protect_windows: false,
+            protect_hfs: true,
+            protect_ntfs: true,
+        };
+        let mode = (kind == EntryKind::Link).then_some(component::Mode::Symlink);
+        gix::validate::path::component(name, mode, options)
+            .map_err(|e| self.refused(format!("in its commit: {e}")))?;
+        level.at += entries.offset_to_next_entry(rest);
+        match self.path.len() > PATH_BYTES_MAX {
+            true => Err(self.refused("its path is too long")),
+            false => Ok(Some((kind, id))),
+        }
+    }
+
+    /// A directory begins; `path` is its own, without the slash, and its name the end of it.
+    fn enter(&mut self, id: ObjectId, name_at: usize) -> Result<(), RestoreError> {
+        if self.stop.is_set() {
+            return Err(RestoreError::Server("stopped".into()));
+        }
+        if self.open.len() >= TREE_DEPTH_MAX {
+            return Err(self.refused("it is nested too deep"));
+        }
+        let mut data = self.spare.pop().unwrap_or_default();
+        read(self.objects, id, gix::objs::Kind::Tree, &mut data)?;
+        let name = self.path[name_at..].to_vec();
+        if let Some(parent) = self.open.last() {
+            self.directories[parent.place].children += 1;
+            self.path.push(b'/');
+        }
+        // A few trees that hold each other many times have no end.
+        if !self.open.is_empty()
+            && self.directories.len() as u64 > self.unpacked.directories + EMPTY_TREES_MAX
+        {
+            return Err(self.refused("its commit has directories that the archive has not"));
+        }
+        self.directories.push(Directory {
+            name,
+            id,
+            entries: 0,
+            children: 0,
+        });
+        self.open.push(Level {
+            data,
+            at: 0,
+            path_len: self.path.len(),
+            place: self.directories.len() - 1,
+        });
+        Ok(())
+    }
+
+    /// The directory that began last and has not ended yet ends.
+    fn leave(&mut self, place: usize) {
+        let entries = self.directories[place].entries;
+        if let Some(parent) = self.open.last() {
+            self.directories[parent.place].entries += entries;
+            self.made.directories += 1;
+        }
+    }
+
+    /// A file, link or submodule, at `path`.
+    fn entry(&mut self, kind: EntryKind, id: ObjectId) -> Result<(), RestoreError> {
+        if self.entries > 0 && self.last >= self.path {
+            return Err(self.refused("its commit's trees are not sorted"));
+        }
+        self.last.clone_from(&self.path);
+        let mode = match kind {
+            EntryKind::Blob => 0o100_644_u32,
+            EntryKind::BlobExecutable => 0o100_755,
+            EntryKind::Link => 0o120_000,
+            EntryKind::Commit | EntryKind::Tree => 0o160_000,
+        };
+        let is_there = match kind {
+            EntryKind::Commit | EntryKind::Tree => {
+                self.made.directories += 1;
+                self.made.directories <= self.unpacked.directories + EMPTY_TREES_MAX
+            }
+            _ => {
+                self.made.files += 1;
+                self.made.files <= self.unpacked.files
+            }
+        };
+        if !is_there {
+            return Err(self.refused("it is in the commit, but not in the archive"));
+        }
+        if let Some(level) = self.open.last() {
+            self.directories[level.place].entries += 1;
+        }
+        self.entries += 1;
+        push_entry(&mut self.made.bytes, mode, id, &self.path);
+        Ok(())
+    }
+}
+
+/// Adds an entry without stat data: mode, id and path, flags zero but for the path's length.
+fn push_entry(out: &mut Vec<u8>, mode: u32, id: ObjectId, path: &[u8]) {
+    let start = out.len();
+    let fixed = STAT_BYTES + id.as_bytes().len() + 2;
+    out.resize(start + STAT_BYTES, 0);
+    out[start + MODE_AT..start + MODE_AT + 4].copy_from_slice(&mode.to_be_bytes());
+    out.extend_from_slice(id.as_bytes());
+    let flags = path.len().min(NAME_LEN_MAX) as u16;
+    out.extend_from_slice(&flags.to_be_bytes());
+    out.extend_from_slice(path);
+    out.resize(start + (fixed + path.len()) / 8 * 8 + 8, 0);
+}
+
+/// Adds the `TREE` extension, which spares the first `git status` a walk.
+fn push_extension(out: &mut Vec<u8>, directories: &[Directory]) {
+    let start = out.len();
+    out.extend_from_slice(b"TREE\0\0\0\0");
+    for directory in directories {
+        out.extend_from_slice(&directory.name);
+        let counts = format!("\0{} {}\n", directory.entries, directory.children);
+        out.extend_from_slice(counts.as_bytes());
+        out.extend_from_slice(directory.id.as_bytes());
+    }
+    let bytes = (out.len() - start - 8) as u32;
+    out[start + 4..start + 8].copy_from_slice(&bytes.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    const FILE: &str = "100644";
+    const TREE: &str = "40000";
+
+    /// A repository whose trees may be anything.
+    struct Repository(tempfile::TempDir);
+
+    impl Repository {
+        fn new() -> Repository {
+            let directory = tempfile::tempdir().unwrap();
+            let repository = Repository(directory);
+            repository.git(&["init", "-q", "--object-format=sha1"], b"");
+            repository
+        }
+
+        fn git(&self, args: &[&str], input: &[u8]) -> Vec<u8> {
+            let mut command = Command::new("git");
+            command
+                .env("GIT_CONFIG_GLOBAL", "/dev/null")
+                .env("GIT_CONFIG_NOSYSTEM", "1")
+                .arg("-C")
+                .arg(self.0.path())
+                .args(args)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped());
+            let mut child = command.spawn().unwrap();
+            child.stdin.take().unwrap().write_all(input).unwrap();
+            let out = child.wait_with_output().unwrap();
+            assert!(out.status.success(), "{args:?}");
+            out.stdout
+        }
+
+        fn object(&self, kind: &str, data: &[u8]) -> ObjectId {
+            let args = ["hash-object", "-t", kind, "-w", "--literally", "--stdin"];
+            ObjectId::from_hex(self.git(&args, data).trim_ascii()).unwrap()
+        }
+
+        fn tree(&self, entries: &[(&str, &[u8], ObjectId)]) -> ObjectId {
+            let mut data = Vec::new();
+            for (mode, name, id) in entries {
+                data.extend_from_slice(format!("{mode} ").as_bytes());
+                data.extend_from_slice(name);
+                data.push(0);
+                data.extend_from_slice(id.as_bytes());
+            }
+            self.object("tree", &data)
+        }
+
+        fn commit(&self, tree: ObjectId) -> ObjectId {
+            let text =
+                format!("tree {tree}\nauthor A <a@b> 1 +0000\ncommitter A <a@b> 1 +0000\n\nx\n");
+            self.object("commit", text.as_bytes())
+        }
+
+        fn index(&self, commit: ObjectId, files: u64, directories: u64) -> Option<Vec<u8>> {
+            let unpacked = Unpacked { files, directories };
+            let made = index(self.0.path(), commit, unpacked, &Stop::default());
+            made.map_err(|e| assert_eq!(e.exit_code(), 5, "{e}")).ok()
+        }
+
+        fn is_refused(&self, entries: &[(&str, &[u8], ObjectId)]) -> bool {
+            let commit = self.commit(self.tree(entries));
+            let trees = entries.iter().filter(|(mode, ..)| *mode == TREE).count();
+            let files = entries.len() - trees;
+            // Each of these trees has one file.
+            self.index(commit, (files + trees) as u64, trees as u64)
+                .is_none()
+        }
+    }
+
+    #[test]
+    fn an_index_is_what_git_makes_of_the_same_trees() {
+        let repository = Repository::new();
+        let blob = repository.object("blob", b"x");
+        let inner = repository.tree(&[(FILE, b"x", blob), ("120000", b"y", blob)]);
+        let root = repository.tree(&[
+            (FILE, b"a", blob),
+            (FILE, b"a.b", blob),
+            (TREE, b"a0", inner),
+            ("100755", b"b", blob),
+            ("160000", b"module", blob),
+        ]);
+        let commit = repository.commit(root);
+        let mut made = repository.index(commit, 5, 2).unwrap();
+        let end = made.len() - 20;
+        let sum = {
+            let mut hasher = gix::hash::hasher(Kind::Sha1);
+            hasher.update(&made[..end]);
+            hasher.try_finalize().unwrap()
+        };
+        made[end..].copy_from_slice(sum.as_bytes());
+        let path = repository.0.path().join(".git/index");
+        std::fs::write(&path, made).unwrap();
+        let listed = repository.git(&["ls-files", "-s"], b"");
+        let written = repository.git(&["write-tree"], b"");
+        assert_eq!(written.trim_ascii(), root.to_string().as_bytes());
+        repository.git(&["read-tree", &root.to_string()], b"");
+        assert_eq!(repository.git(&["ls-files", "-s"], b""), listed);
+        // As many as were unpacked, and no others.
+        for (files, directories) in [(4, 2), (6, 2), (5, 3)] {
+            assert!(repository.index(commit, files, directories).is_none());
+        }
+    }
+
+    #[test]
+    fn names_that_lead_out_and_trees_that_are_none_are_refused() {
+        let repository = Repository::new();
+        let blob = repository.object("blob", b"x");
+        let inner = repository.tree(&[(FILE, b"x", blob)]);
+        assert!(!repository.is_refused(&[(FILE, b"a", blob), (TREE, b"b", inner)]));
+        for name in [
+            &b".git"[..],
+            b".GIT",
+            b"..",
+            b".",
+            b"",
+            b"a/b",
+            b"git~1",
+            b".g\xe2\x80\x8cit",
+        ] {
+            assert!(
+                repository.is_refused(&[(FILE, name, blob)]),
+                "{}",
+                name.escape_ascii()
+            );
+            assert!(
+                repository.is_refused(&[(TREE, name, inner)]),
+                "{}",
+                name.escape_ascii()
+            );
+        }
+        assert!(repository.is_refused(&[("120000", b".gitmodules", blob)]));
+        assert!(repository.is_refused(&[(FILE, b"b", blob), (FILE, b"a", blob)]));
+        assert!(repository.is_refused(&[(FILE, b"a", blob), (FILE, b"a", blob)]));
+        assert!(repository.is_refused(&[(TREE, b"a", inner), (TREE, b"a", inner)]));
+        assert!(repository.is_refused(&[(TREE, b"a", blob)]));
+        let tree = repository.object("tree", b"garbage");
+        assert!(repository.index(repository.commit(tree), 0, 0).is_none());
+        assert!(repository.index(blob, 0, 0).is_none());
+        assert!(repository.index(tree, 0, 0).is_none());
+        let none = ObjectId::from_hex(&[b'1'; 40]).unwrap();
+        assert!(repository.index(none, 0, 0).is_none());
+    }
+
+    /// Twenty trees make a worktree of a million files, or of a million empty directories.
+    #[test]
+    fn trees_that_hold_each_other_many_times_end_with_what_was_unpacked() {
+        let repository = Repository::new();
+        let blob = repository.object("blob", b"x");
+        for lowest in [repository.tree(&[(FILE, b"x", blob)]), repository.tree(&[])] {
+            let mut tree = lowest;
+            for _ in 0..20 {
+                tree = repository.tree(&[(TREE, b"a", tree), (TREE, b"b", tree)]);
+            }
+            assert!(repository.index(repository.commit(tree), 10, 10).is_none());
+        }
+    }
+
+    /// An `.idx` can say that an id is at another object's place; so can a loose object's name.
+    #[test]
+    fn a_tree_under_the_name_of_another_is_refused() {
+        let repository = Repository::new();
+        let blob = repository.object("blob", b"x");
+        let real = repository.tree(&[(FILE, b"x", blob)]);
+        let other = repository.tree(&[(FILE, b"y", blob)]);
+        let commit = repository.commit(real);
+        assert!(repository.index(commit, 1, 0).is_some());
+        let path = |id: ObjectId| {
+            let hex = id.to_string();
+            repository
+                .0
+                .path()
+                .join(".git/objects")
+                .join(&hex[..2])
+                .join(&hex[2..])
+        };
+        std::fs::rename(path(other), path(real)).unwrap();
+        assert!(repository.index(commit, 1, 0).is_none());
+    }
+}
