@@ -459,19 +459,67 @@ pub const STREAM_READ_BYTES: usize = 1 << 20;
 pub const CONNECTIONS_DEFAULT: usize = 4;
 /// See [`CONNECTIONS_DEFAULT`].
 pub const CONNECTIONS_MAX: usize = 16;
-/// Largest frame that is decoded, before and after decompression; a server makes frames of 1 and
-/// 4 MiB. Over it the archive counts as corrupt.
+/// Largest frame that is decoded in one piece, and so in parallel with others, before and after
+/// decompression; a server makes frames of 1 and 4 MiB. Larger ones, and those that do not say how
+/// large they are, are decoded as a stream, one after the other.
 pub const RESTORE_FRAME_BYTES_MAX: usize = 16 << 20;
+/// Largest window of a frame (RFC 8878 section 3.1.1.1.2) that is decoded as a stream.
+pub const RESTORE_WINDOW_LOG_MAX: u32 = 23;
 /// Frames that are being decoded or wait for the ones before them.
 pub const FRAMES_AHEAD: usize = 6;
-/// Content of frames that waits to be decoded or written.
-pub const CONTENT_BYTES_MAX: u64 = 32 << 20;
+/// Memory that the archive is received into, until what is in it is decoded or written. Nothing is
+/// received without a part of it.
+pub const RECEIVED_BYTES_MAX: usize = 64 << 20;
+/// Memory of content that waits to be written, and of frames that are put together to be decoded.
+pub const CONTENT_BYTES_MAX: usize = 48 << 20;
+/// What a frame that is written from where it arrived takes of it: for what is known about it.
+pub const STORED_ROOM_BYTES: usize = 64 << 10;
+/// Buffers are of whole multiples of this, so that they fit again.
+pub const BUFFER_STEP_BYTES: usize = 256 << 10;
+/// Memory that a piece of the archive which is handed on before its buffer is full takes besides
+/// its bytes.
+pub const SMALL_CHUNK_BYTES: usize = 512;
+/// How long bytes that came wait for more to fill their buffer, before they are handed on.
+pub const CHUNK_WAIT_MS: u64 = 500;
+/// Pieces that a frame which is decoded in one piece may arrive in.
+pub const FRAME_SLICES_MAX: usize = 16 << 10;
+/// Content that a stream of frames is decoded into at a time.
+pub const STREAM_CONTENT_BYTES: usize = 1 << 20;
+/// Bytes of a frame in a row that may bring no content: those of a block, several times.
+pub const BARREN_BYTES_MAX: usize = 1 << 20;
+/// Largest skippable frame of an archive, with its head.
+pub const SKIPPABLE_BYTES_MAX: u64 = 1 << 20;
+/// Bytes of all of them together.
+pub const SKIPPABLES_BYTES_MAX: u64 = 16 << 20;
+/// Frames without content in a row, within [`EMPTY_FRAMES_MS`], that end the restore: a server shows
+/// that it lives by one every few seconds, for as long as it clones.
+pub const EMPTY_FRAMES_MAX: usize = 1000;
+/// See [`EMPTY_FRAMES_MAX`].
+pub const EMPTY_FRAMES_MS: u64 = 10 * MINUTE_MS;
+/// Bytes that may stand behind the archive's end: frames without content, and those of zeros.
+pub const BEHIND_END_BYTES_MAX: u64 = 1 << 20;
 /// Slices of memory that a stored frame is written from. A frame of more is decoded like any other,
 /// so that small blocks do not take more memory than they hold.
 pub const STORED_SLICES_MAX: usize = 1024;
 /// Directories that a thread keeps open: enough for the way to a file of most repositories, few
 /// enough for any limit of descriptors.
 pub const OPEN_DIRECTORIES_MAX: usize = 16;
+/// Entries of an archive.
+pub const RESTORED_ENTRIES_MAX: u64 = 64 << 20;
+/// Headers in a row that only describe the entry behind them: long names, PAX.
+pub const DESCRIBING_HEADERS_MAX: usize = 8;
+/// Bytes of a PAX header.
+pub const PAX_BYTES_MAX: u64 = 256 << 10;
+/// Zeros behind the end of a tar archive: tar fills its last record.
+pub const TAR_RECORD_BYTES: u64 = 10_240;
+/// What a file takes of the disk is counted in steps of this, and so is a directory or a link.
+pub const DISK_BLOCK_BYTES: u64 = 4096;
+/// Share of the file system that a restore leaves free unless it is told otherwise.
+pub const RESTORE_FREE_PERCENT: u64 = 5;
+/// Space that is reserved for a file ahead of the data that has come for it.
+pub const RESERVED_AHEAD_BYTES: u64 = 64 << 20;
+/// Longest line that is said to whoever started the program; the middle of a longer one is left out.
+pub const SAID_CHARS_MAX: usize = 2000;
 /// Most bytes that one system call writes to a restored file.
 pub const WRITE_BYTES: usize = 128 << 10;
 /// Longest path or link target in an archive: the kernel's longest path.
@@ -483,8 +531,8 @@ pub const DOWNLOAD_TRIES_MAX: u32 = 6;
 pub const DOWNLOAD_RETRY_MS: u64 = 100;
 /// Times that a restore begins anew because the server has another snapshot than before.
 pub const RESTARTS_MAX: u32 = 2;
-/// How often a blocked read or connect looks whether the restore was interrupted.
-pub const INTERRUPT_POLL_MS: u64 = 100;
+/// How often whoever waits looks whether the restore is to stop.
+pub const INTERRUPT_POLL_MS: u64 = 50;
 /// How long a connection may take to be made, whatever number of addresses the server has.
 pub const CONNECT_TIMEOUT_MS: u64 = 10_000;
 /// How long the first answer may take: a server may have to clone the repository first.
@@ -534,9 +582,19 @@ pub const EMPTY_TREES_MAX: u64 = 1024;
 /// without one.
 pub const REVERSE_INDEX_OBJECTS_MAX: u32 = 16 << 20;
 
-// A window of segments, decoded frames, and frames before and after decoding: within 300 MB.
-const _: () = {
-    let segments = CONNECTIONS_DEFAULT as u64 * (SEGMENTS_AHEAD + 1) * SEGMENT_BYTES;
-    assert!(segments + CONTENT_BYTES_MAX + 2 * (RESTORE_FRAME_BYTES_MAX as u64) < 200 << 20);
-};
-const _: () = assert!(CONTENT_BYTES_MAX >= 2 * RESTORE_FRAME_BYTES_MAX as u64);
+// What is received, content, and the window of the stream: within 300 MB with the rest.
+const _: () =
+    assert!(RECEIVED_BYTES_MAX + CONTENT_BYTES_MAX + (1 << RESTORE_WINDOW_LOG_MAX) <= 200 << 20);
+// A frame that is put together fits beside its content.
+const _: () = assert!(
+    CONTENT_BYTES_MAX
+        >= 2 * (RESTORE_FRAME_BYTES_MAX + RESTORE_FRAME_BYTES_MAX / 256 + BUFFER_STEP_BYTES)
+);
+// One that is not yet whole fits, in however small pieces, beside the buffers of all connections.
+const _: () = assert!(
+    RECEIVED_BYTES_MAX
+        >= RESTORE_FRAME_BYTES_MAX
+            + FRAME_SLICES_MAX * SMALL_CHUNK_BYTES
+            + (CONNECTIONS_MAX + 4) * STREAM_READ_BYTES
+);
+const _: () = assert!(SEGMENT_BYTES as usize == STREAM_READ_BYTES);

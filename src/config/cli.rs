@@ -95,7 +95,7 @@ Exit codes:
   1    wrong command line, or a directory that is not empty or has what must not be lost
   2    the server has no snapshot
   3    the server cannot be reached, fails, or breaks off again and again
-  4    the disk: full, not writable, failing
+  4    the disk: full, not writable, failing; or more is to be written than --size-limit allows
   5    the archive is corrupt or holds what must not be written; the message names it
   6    git failed
   7    a ref or commit that was asked for is nowhere, or the ref is at another commit

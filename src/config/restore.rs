@@ -58,6 +58,11 @@ pub struct RestoreArgs {
     #[arg(long, requires = "overwrite")]
     pub discard_local: bool,
 
+    /// Write no more than this: bytes such as 20G (K, M, G and T are powers of 1024), files in whole
+    /// blocks, the bundle included [default: what leaves 5 % of the file system free]
+    #[arg(long, value_name = "BYTES", value_parser = super::value::bytes)]
+    pub size_limit: Option<u64>,
+
     /// Connections for the download, 1 to 16 [default: 4]
     #[arg(
         long,

@@ -157,6 +157,14 @@ pub(super) fn share(min: u8) -> impl Fn(&str) -> Result<Share, String> {
     }
 }
 
+/// Bytes, with units as [`share`] has them.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    match parse_share(text) {
+        Some(Share::Bytes(bytes)) => Ok(bytes),
+        _ => Err("bytes such as 500M or 20G (K, M, G and T are powers of 1024)".into()),
+    }
+}
+
 fn parse_share(text: &str) -> Option<Share> {
     let (number, unit) = split_unit(text)?;
     if unit == "%" {

@@ -2,47 +2,25 @@
 //! copies it on the way.
 
 use std::ops::{Deref, Range};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
-/// Memory of chunks that are done with, to be used again.
-#[derive(Debug, Default)]
-pub struct Pool {
-    spare: Mutex<Vec<Vec<u8>>>,
-}
+use super::budget::Buffer;
+use crate::limits::SMALL_CHUNK_BYTES;
 
-impl Pool {
-    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        self.spare
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// Memory of at least `len` bytes, whatever they are.
-    pub fn take(&self, len: usize) -> Vec<u8> {
-        let spare = self.lock().pop().unwrap_or_default();
-        match spare.len() < len {
-            true => vec![0; len],
-            false => spare,
-        }
-    }
-}
-
-/// Bytes of the archive that follow each other. Their memory goes back to the pool.
+/// Bytes of the archive that follow each other. Their memory goes back to its budget.
 #[derive(Debug)]
 pub struct Chunk {
-    bytes: Vec<u8>,
+    buffer: Buffer,
     len: usize,
-    pool: Arc<Pool>,
 }
 
 impl Chunk {
-    /// The first `len` bytes of `bytes`, which came from `pool`.
-    pub fn new(bytes: Vec<u8>, len: usize, pool: &Arc<Pool>) -> Chunk {
-        Chunk {
-            bytes,
-            len,
-            pool: pool.clone(),
+    /// The first `len` bytes of `buffer`. What is small does not keep the memory that it came in.
+    pub fn new(mut buffer: Buffer, len: usize) -> Chunk {
+        if len < buffer.bytes.len() / 2 {
+            buffer.shrink(len, SMALL_CHUNK_BYTES);
         }
+        Chunk { buffer, len }
     }
 }
 
@@ -50,13 +28,7 @@ impl Deref for Chunk {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-}
-
-impl Drop for Chunk {
-    fn drop(&mut self) {
-        self.pool.lock().push(std::mem::take(&mut self.bytes));
+        &self.buffer.bytes[..self.len]
     }
 }
 

@@ -1,15 +1,63 @@
-//! Makes a TCP connection, and gives up as soon as the restore is to stop.
+//! Finds a server and makes a TCP connection, and gives up as soon as the restore is to stop.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::AsFd;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use socket2::Socket;
 
 use super::stop::Stop;
 use crate::io::net;
 use crate::limits::INTERRUPT_POLL_MS;
+
+/// The addresses of `name`, which is `HOST:PORT`.
+pub fn resolve(name: &str, limit: Duration, stop: &Stop) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = name.parse() {
+        return Ok(vec![address]);
+    }
+    let name = name.to_owned();
+    let ask = move || name.to_socket_addrs().map(Iterator::collect);
+    answer_of(ask, limit, stop)
+}
+
+/// The answer of somebody who cannot be interrupted, as the system's resolver: it is asked in a
+/// thread of its own, which is left behind when the answer is no longer waited for.
+fn answer_of<T: Send + 'static>(
+    ask: impl FnOnce() -> io::Result<T> + Send + 'static,
+    limit: Duration,
+    stop: &Stop,
+) -> io::Result<T> {
+    let deadline = Instant::now() + limit;
+    let (tell, told) = channel();
+    // Nobody listens any more when the restore has gone on or ended.
+    let asks = move || drop(tell.send(ask()));
+    let thread = std::thread::Builder::new().name("resolver".into());
+    thread.spawn(asks)?;
+    loop {
+        let slice = slice_of(deadline, stop)?;
+        match told.recv_timeout(slice) {
+            Ok(answer) => return answer,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(io::Error::other("the resolver ended"));
+            }
+        }
+    }
+}
+
+/// How long to wait before the next look at `stop`; an error when it is set or the time is over.
+fn slice_of(deadline: Instant, stop: &Stop) -> io::Result<Duration> {
+    if stop.is_set() {
+        return Err(io::Error::other("the restore ends"));
+    }
+    let left = deadline.saturating_duration_since(Instant::now());
+    match left.is_zero() {
+        true => Err(io::ErrorKind::TimedOut.into()),
+        false => Ok(left.min(Duration::from_millis(INTERRUPT_POLL_MS))),
+    }
+}
 
 /// Connects to the first of `addresses` that answers. All of them together get `limit`: each an
 /// equal share of what those before it have left. Gives the error of the last one.
@@ -36,7 +84,10 @@ fn connect_one(address: SocketAddr, limit: Duration, stop: &Stop) -> io::Result<
     socket.set_nonblocking(true)?;
     match socket.connect(&address.into()) {
         Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {
-            wait(&socket, deadline, stop)?;
+            if !wait_for(&socket, PollFlags::OUT, deadline, stop)? {
+                let what = "connection timed out";
+                return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+            }
             socket.take_error()?.map_or(Ok(()), Err)?;
         }
         other => other?,
@@ -45,25 +96,24 @@ fn connect_one(address: SocketAddr, limit: Duration, stop: &Stop) -> io::Result<
     Ok(socket.into())
 }
 
-/// Waits until the connection is made or refused.
-fn wait(socket: &Socket, deadline: Instant, stop: &Stop) -> io::Result<()> {
+/// Waits until `socket` is ready; whether it is before `deadline`. An error when the restore is to
+/// stop.
+pub fn wait_for(
+    socket: &impl AsFd,
+    flags: PollFlags,
+    deadline: Instant,
+    stop: &Stop,
+) -> io::Result<bool> {
     loop {
-        if stop.is_set() {
-            return Err(io::Error::other("the restore ends"));
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "connection timed out",
-            ));
-        }
-        let slice = left.min(Duration::from_millis(INTERRUPT_POLL_MS));
-        let slice = Timespec::try_from(slice).map_err(io::Error::other)?;
-        let mut sockets = [PollFd::new(socket, PollFlags::OUT)];
+        let slice = match slice_of(deadline, stop) {
+            Ok(slice) => Timespec::try_from(slice).map_err(io::Error::other)?,
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        let mut sockets = [PollFd::new(socket, flags)];
         match poll(&mut sockets, Some(&slice)) {
             Ok(0) | Err(rustix::io::Errno::INTR) => {}
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(true),
             Err(e) => return Err(e.into()),
         }
     }
@@ -72,7 +122,7 @@ fn wait(socket: &Socket, deadline: Instant, stop: &Stop) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use socket2::{Domain, Type};
+    use socket2::{Domain, Socket, Type};
 
     fn listener(backlog: i32) -> (Socket, SocketAddr) {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -100,6 +150,31 @@ mod tests {
         assert_eq!(stream.peer_addr().unwrap(), open);
         assert!(began.elapsed() >= limit / 2, "the first got no share");
         assert!(began.elapsed() < limit);
+    }
+
+    /// Whoever asks a resolver that does not answer ends with the restore, or when its time is over.
+    #[test]
+    fn a_resolver_that_says_nothing_is_left_behind() {
+        let (_never, says) = channel::<()>();
+        let says = std::sync::Arc::new(std::sync::Mutex::new(says));
+        let ask = || {
+            let says = says.clone();
+            move || says.lock().unwrap().recv().map_err(io::Error::other)
+        };
+        let stop = Stop::default();
+        let short = Duration::from_millis(20);
+        let late = answer_of(ask(), short, &stop).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        let stopped = std::thread::scope(|scope| {
+            let waits = scope.spawn(|| answer_of(ask(), Duration::from_secs(3600), &stop));
+            stop.set();
+            let asked = Instant::now();
+            let stopped = waits.join().unwrap().unwrap_err();
+            assert!(asked.elapsed() < Duration::from_secs(5));
+            stopped
+        });
+        assert_eq!(stopped.to_string(), "the restore ends");
+        assert_eq!(answer_of(|| Ok(7), short, &Stop::default()).unwrap(), 7);
     }
 
     #[test]

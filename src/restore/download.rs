@@ -9,15 +9,16 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::chunk::{Chunk, Pool};
+use super::budget::{Budget, Buffer};
+use super::chunk::Chunk;
 use super::error::RestoreError;
 use super::http::{Answer, Conn};
 use super::progress::Progress;
 use super::stop::Stop;
 use super::url::Server;
 use crate::limits::{
-    DOWNLOAD_RETRY_MS, DOWNLOAD_TRIES_MAX, FIRST_ANSWER_MS, INTERRUPT_POLL_MS, SEGMENT_BYTES,
-    SEGMENTS_AHEAD, STREAM_READ_BYTES,
+    CHUNK_WAIT_MS, DOWNLOAD_RETRY_MS, DOWNLOAD_TRIES_MAX, FIRST_ANSWER_MS, INTERRUPT_POLL_MS,
+    RECEIVED_BYTES_MAX, SEGMENT_BYTES, SEGMENTS_AHEAD, STREAM_READ_BYTES,
 };
 
 /// How to download.
@@ -122,8 +123,8 @@ fn pause(stop: &Stop, tries: u32) {
 /// What the connections and the reader share.
 ///
 /// Invariants: bytes before `delivered` were handed out, in order; those from there to `claimed`
-/// are in `ready` or being fetched by exactly one connection; `claimed` is never more than the
-/// window ahead of `delivered`.
+/// are in `ready` or being fetched by exactly one connection, into memory of the budget; `claimed` is
+/// never more than the window ahead of `delivered`.
 struct State {
     delivered: u64,
     claimed: u64,
@@ -132,6 +133,8 @@ struct State {
     error: Option<RestoreError>,
     /// Whether one connection takes all there is, so that nothing may be claimed.
     streaming: bool,
+    /// Whether nothing more is wanted.
+    closed: bool,
 }
 
 /// A running download.
@@ -140,7 +143,7 @@ pub struct Download<'a> {
     target: String,
     etag: Option<String>,
     window_bytes: u64,
-    pool: Arc<Pool>,
+    budget: Arc<Budget>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -176,13 +179,14 @@ impl<'a> Opened<'a> {
             total,
             error: None,
             streaming: true,
+            closed: false,
         };
         let download = Download {
             link: self.link,
             target: self.target,
             etag: self.etag,
             window_bytes: self.link.connections as u64 * SEGMENTS_AHEAD * SEGMENT_BYTES,
-            pool: Arc::default(),
+            budget: Budget::new(RECEIVED_BYTES_MAX),
             state: Mutex::new(state),
             changed: Condvar::new(),
         };
@@ -217,8 +221,9 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// The next bytes; `None` when all have been handed out.
-    pub fn next(&self) -> Result<Option<Chunk>, RestoreError> {
+    /// The next bytes; `None` when all have been handed out. An error when they do not come until
+    /// `deadline`.
+    pub fn next(&self, deadline: Option<Instant>) -> Result<Option<Chunk>, RestoreError> {
         let mut state = self.lock();
         loop {
             if let Some(error) = state.error.take() {
@@ -236,8 +241,17 @@ impl<'a> Download<'a> {
             if self.link.stop.is_set() {
                 return Err(RestoreError::Server("the download was stopped".into()));
             }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                let what = "all of the archive came, but the answer does not end";
+                return Err(RestoreError::Server(what.into()));
+            }
             state = self.wait(state);
         }
+    }
+
+    /// How long the answer may take to end behind the archive.
+    pub fn stall(&self) -> Duration {
+        self.link.stall
     }
 
     fn fail(&self, error: RestoreError) {
@@ -245,8 +259,18 @@ impl<'a> Download<'a> {
         self.changed.notify_all();
     }
 
+    /// Nothing more is wanted: who receives ends, also where a server goes on.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
     fn is_over(&self) -> bool {
-        self.link.stop.is_set() || self.lock().error.is_some()
+        self.ends(&self.lock())
+    }
+
+    fn ends(&self, state: &State) -> bool {
+        self.link.stop.is_set() || state.closed || state.error.is_some()
     }
 
     /// What the first connection does, until the archive is there.
@@ -283,69 +307,84 @@ impl<'a> Download<'a> {
         self.run_segments(None);
     }
 
+    /// Memory for what is claimed next in the stream, which only this connection does.
+    fn room(&self) -> io::Result<Buffer> {
+        let mut state = self.lock();
+        loop {
+            if self.ends(&state) {
+                return Err(io::Error::other("the restore ends"));
+            }
+            if state.claimed - state.delivered >= self.window_bytes {
+                state = self.wait(state);
+                continue;
+            }
+            if let Some(buffer) = self.budget.try_take(STREAM_READ_BYTES) {
+                return Ok(buffer);
+            }
+            drop(state);
+            self.budget.wait(STREAM_READ_BYTES);
+            state = self.lock();
+        }
+    }
+
     /// Takes the body of the first answer as it comes.
     fn stream(&self, conn: &mut Conn<'a>) -> io::Result<()> {
         loop {
-            let mut state = self.lock();
-            while state.claimed - state.delivered >= self.window_bytes && !self.link.stop.is_set() {
-                state = self.wait(state);
-            }
-            drop(state);
-            let mut bytes = self.pool.take(STREAM_READ_BYTES);
+            let mut buffer = self.room()?;
+            buffer.bytes.resize(STREAM_READ_BYTES, 0);
             let mut len = 0;
-            let mut result = Ok(true);
-            while len < STREAM_READ_BYTES {
-                match conn.read(&mut bytes[len..STREAM_READ_BYTES]) {
-                    Ok(0) => break,
-                    Ok(got) => len += got,
-                    Err(e) => {
-                        result = Err(e);
-                        break;
-                    }
-                }
-            }
+            let result = read_piece(conn, &mut buffer.bytes, &mut len);
             self.link.progress.received(len);
             let mut state = self.lock();
             let at = state.claimed;
+            // A server may send more than it says.
+            let left = state.total.map(|total| total.saturating_sub(at));
+            let len = left.map_or(len, |left| len.min(usize::try_from(left).unwrap_or(len)));
             state.claimed += len as u64;
             if len > 0 {
-                state.ready.insert(at, Chunk::new(bytes, len, &self.pool));
+                state.ready.insert(at, Chunk::new(buffer, len));
             }
+            let is_complete = state.total == Some(state.claimed);
             drop(state);
             self.changed.notify_all();
-            result?;
-            if len < STREAM_READ_BYTES {
+            if is_complete || result? {
                 return Ok(());
             }
         }
     }
 
-    /// The next segment that nobody fetches; `None` when there is none left.
-    fn claim(&self) -> Option<(u64, u64)> {
+    /// The next segment that nobody fetches, and memory for it; `None` when there is none left.
+    fn claim(&self) -> Option<(Buffer, u64, u64)> {
         let mut state = self.lock();
         loop {
             let at_end = state.total.is_some_and(|total| state.claimed >= total);
-            if self.link.stop.is_set() || state.error.is_some() || (at_end && !state.streaming) {
+            if self.ends(&state) || (at_end && !state.streaming) {
                 return None;
             }
-            if !state.streaming && state.claimed - state.delivered < self.window_bytes {
+            if state.streaming || state.claimed - state.delivered >= self.window_bytes {
+                state = self.wait(state);
+                continue;
+            }
+            if let Some(buffer) = self.budget.try_take(STREAM_READ_BYTES) {
                 let start = state.claimed;
                 let full = start + SEGMENT_BYTES;
                 let end = state.total.map_or(full, |total| full.min(total));
                 state.claimed = end;
-                return Some((start, end));
+                return Some((buffer, start, end));
             }
-            state = self.wait(state);
+            drop(state);
+            self.budget.wait(STREAM_READ_BYTES);
+            state = self.lock();
         }
     }
 
     fn run_segments(&self, mut conn: Option<Conn<'a>>) {
-        while let Some((start, end)) = self.claim() {
-            let mut bytes = self.pool.take((end - start) as usize);
-            match self.segment(&mut conn, start, end, &mut bytes) {
+        while let Some((mut buffer, start, end)) = self.claim() {
+            buffer.bytes.resize(STREAM_READ_BYTES, 0);
+            match self.segment(&mut conn, start, end, &mut buffer.bytes) {
                 Ok(0) => {}
                 Ok(len) => {
-                    let chunk = Chunk::new(bytes, len, &self.pool);
+                    let chunk = Chunk::new(buffer, len);
                     self.lock().ready.insert(start, chunk);
                     self.changed.notify_all();
                 }
@@ -438,6 +477,25 @@ impl<'a> Download<'a> {
         // Nothing may be left of the answer, or the connection could not be used again.
         Ok(true)
     }
+}
+
+/// Reads until `into` is full, or for a moment: what came is not kept waiting for what does not come.
+/// Whether the body is at its end. `len` is how much came, also before an error.
+fn read_piece(conn: &mut Conn<'_>, into: &mut [u8], len: &mut usize) -> io::Result<bool> {
+    let mut until = None;
+    while *len < into.len() {
+        let got = conn.read(&mut into[*len..])?;
+        if got == 0 {
+            return Ok(true);
+        }
+        *len += got;
+        let until =
+            *until.get_or_insert_with(|| Instant::now() + Duration::from_millis(CHUNK_WAIT_MS));
+        if *len < into.len() && !conn.has_more(until)? {
+            break;
+        }
+    }
+    Ok(false)
 }
 
 /// Why a request brought no segment.

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::limits::RESTORE_FREE_PERCENT;
+
 /// Why nothing was restored.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
@@ -21,6 +23,9 @@ pub enum RestoreError {
         path: PathBuf,
         source: io::Error,
     },
+    /// What is to be written is more than is allowed.
+    #[error("{}", over_limit(*.limit_bytes, *.is_given))]
+    SizeLimit { limit_bytes: u64, is_given: bool },
     #[error("the archive is corrupt at byte {offset}: {what}")]
     Corrupt { offset: u64, what: String },
     #[error("the archive is refused: entry {entry:?}: {why}")]
@@ -40,7 +45,7 @@ impl RestoreError {
             Self::Usage(_) => 1,
             Self::NoSnapshot(_) => 2,
             Self::Server(_) | Self::Changed => 3,
-            Self::Disk { .. } => 4,
+            Self::Disk { .. } | Self::SizeLimit { .. } => 4,
             Self::Corrupt { .. } | Self::Entry { .. } => 5,
             Self::Git { .. } => 6,
             Self::Missing(_) => 7,
@@ -53,14 +58,15 @@ impl RestoreError {
         match self {
             Self::NoSnapshot(_) | Self::Server(_) | Self::Changed => true,
             Self::Corrupt { .. } | Self::Entry { .. } => true,
-            Self::Usage(_) | Self::Disk { .. } | Self::Git { .. } => false,
+            Self::Usage(_) | Self::Git { .. } => false,
+            Self::Disk { .. } | Self::SizeLimit { .. } => false,
             Self::Missing(_) | Self::Interrupted(_) => false,
         }
     }
 
-    /// Whether the disk failed.
+    /// Whether the disk failed, or no more of it may be taken.
     pub fn is_disks(&self) -> bool {
-        matches!(self, Self::Disk { .. })
+        matches!(self, Self::Disk { .. } | Self::SizeLimit { .. })
     }
 
     /// The same failure, which says whose it is if it is a server's.
@@ -86,5 +92,15 @@ impl RestoreError {
     ) -> Self {
         let (path, source) = (path.into(), source.into());
         Self::Disk { op, path, source }
+    }
+}
+
+fn over_limit(limit_bytes: u64, is_given: bool) -> String {
+    match is_given {
+        true => format!("more is to be written than --size-limit allows, {limit_bytes} bytes"),
+        false => format!(
+            "more is to be written than the {limit_bytes} bytes that leave {RESTORE_FREE_PERCENT} % \
+             of the file system free; --size-limit allows more"
+        ),
     }
 }

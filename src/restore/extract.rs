@@ -7,136 +7,50 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
-use xxhash_rust::xxh64::Xxh64;
 
+use super::budget::Budget;
 use super::capture::Archive;
-use super::chunk::Slice;
 use super::dates::Dates;
+use super::decode::{self, Content, Space, Stream};
 use super::download::{Download, First};
 use super::error::RestoreError;
-use super::frames::{Body, Cutter, Frame};
+use super::frames::{Body, Cut, Cutter, Frame, Part};
+use super::gaps::Gaps;
 use super::packs::{self, Running};
 use super::progress::Progress;
 use super::stop::Stop;
 use super::tar::{Event, Parser};
-use super::write::{PartFile, Writer};
-use crate::limits::{CONTENT_BYTES_MAX, FRAMES_AHEAD, INTERRUPT_POLL_MS};
-
-/// Content in memory that waits to be written, and buffers to be used again.
-#[derive(Default)]
-struct Memory {
-    state: Mutex<MemoryState>,
-    freed: Condvar,
-}
-
-#[derive(Default)]
-struct MemoryState {
-    used_bytes: u64,
-    spare: Vec<Vec<u8>>,
-}
-
-impl Memory {
-    fn lock(&self) -> MutexGuard<'_, MemoryState> {
-        self.state
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// Takes `bytes` of the budget if there is room.
-    fn try_take(&self, bytes: u64) -> bool {
-        let mut state = self.lock();
-        let fits = state.used_bytes + bytes <= CONTENT_BYTES_MAX;
-        if fits {
-            state.used_bytes += bytes;
-        }
-        fits
-    }
-
-    /// Waits until something was given back, for a moment at most.
-    fn wait(&self) {
-        let limit = Duration::from_millis(INTERRUPT_POLL_MS);
-        let state = self.lock();
-        if state.used_bytes > 0 {
-            drop(self.freed.wait_timeout(state, limit));
-        }
-    }
-}
-
-enum Data {
-    Decoded(Vec<u8>),
-    /// As it arrived.
-    Stored(Vec<Slice>),
-}
-
-/// What a frame holds; its memory goes back when the last entry of it is written.
-struct Content<'m> {
-    data: Data,
-    taken_bytes: u64,
-    memory: &'m Memory,
-}
-
-impl Content<'_> {
-    /// All of it, in order.
-    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
-        let (decoded, stored) = match &self.data {
-            Data::Decoded(bytes) => (Some(&bytes[..]), &[][..]),
-            Data::Stored(slices) => (None, &slices[..]),
-        };
-        decoded
-            .into_iter()
-            .chain(stored.iter().map(|slice| &slice[..]))
-    }
-
-    /// The bytes `range`, by the pieces that they are in.
-    fn slices(&self, range: &Range<usize>) -> impl Iterator<Item = &[u8]> {
-        let mut begin = 0;
-        self.pieces().filter_map(move |piece| {
-            let from = range.start.max(begin) - begin;
-            let to = range.end.saturating_sub(begin).min(piece.len());
-            begin += piece.len();
-            piece.get(from..to).filter(|part| !part.is_empty())
-        })
-    }
-}
-
-impl Drop for Content<'_> {
-    fn drop(&mut self) {
-        let mut state = self.memory.lock();
-        state.used_bytes -= self.taken_bytes;
-        if let Data::Decoded(bytes) = &mut self.data {
-            state.spare.push(std::mem::take(bytes));
-        }
-        drop(state);
-        self.memory.freed.notify_all();
-    }
-}
+use super::write::{PartFile, Site, Writer};
+use crate::limits::{
+    BEHIND_END_BYTES_MAX, BUFFER_STEP_BYTES, CONTENT_BYTES_MAX, FRAMES_AHEAD, STORED_ROOM_BYTES,
+    STREAM_CONTENT_BYTES,
+};
 
 /// The parts of one file that wait to be written. One worker at a time writes them: two in the same
 /// file would only wait for each other in the kernel (the inode's lock), and burn a core doing so.
-struct PartQueue<'m> {
+struct PartQueue {
     file: PartFile,
     /// Whoever writes adds to it.
     sum: Option<Arc<Mutex<Running>>>,
-    waiting: Mutex<Waiting<'m>>,
+    waiting: Mutex<Waiting>,
 }
 
 /// Invariant: while `is_written`, one worker takes from `parts` until it is empty. It stays set when
 /// a write fails: that ends the whole restore, and what still waits here must not be written by
 /// anyone else.
 #[derive(Default)]
-struct Waiting<'m> {
+struct Waiting {
     is_written: bool,
-    parts: VecDeque<(u64, Arc<Content<'m>>, Range<usize>)>,
+    parts: VecDeque<(u64, Arc<Content>, Range<usize>)>,
 }
 
-impl<'m> PartQueue<'m> {
-    fn new(file: PartFile, sum: Option<Arc<Mutex<Running>>>) -> PartQueue<'m> {
+impl PartQueue {
+    fn new(file: PartFile, sum: Option<Arc<Mutex<Running>>>) -> PartQueue {
         PartQueue {
             file,
             sum,
@@ -144,7 +58,7 @@ impl<'m> PartQueue<'m> {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting<'m>> {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -155,8 +69,9 @@ impl<'m> PartQueue<'m> {
     fn write(
         &self,
         offset: u64,
-        content: &Arc<Content<'m>>,
+        content: &Arc<Content>,
         data: Range<usize>,
+        stop: &Stop,
     ) -> Result<(), RestoreError> {
         let mut waiting = self.lock();
         waiting.parts.push_back((offset, content.clone(), data));
@@ -165,7 +80,7 @@ impl<'m> PartQueue<'m> {
         }
         while let Some((offset, content, data)) = waiting.parts.pop_front() {
             drop(waiting);
-            self.file.write(offset, content.slices(&data))?;
+            self.file.write(offset, content.slices(&data), stop)?;
             if let Some(sum) = &self.sum {
                 self.file
                     .sum(&mut packs::lock(sum), offset, content.slices(&data))?;
@@ -179,7 +94,7 @@ impl<'m> PartQueue<'m> {
 }
 
 /// One entry to write, its data a range of a content.
-enum Entry<'m> {
+enum Entry {
     File {
         path: Vec<u8>,
         executable: bool,
@@ -187,7 +102,7 @@ enum Entry<'m> {
         data: Range<usize>,
     },
     Part {
-        file: Arc<PartQueue<'m>>,
+        file: Arc<PartQueue>,
         offset: u64,
         data: Range<usize>,
     },
@@ -200,24 +115,23 @@ enum Entry<'m> {
     },
 }
 
-type Decoded<'m> = Result<Content<'m>, RestoreError>;
+type Decoded = Result<Content, RestoreError>;
 
-enum Task<'m> {
+enum Task {
     Decode {
         frame: Frame,
-        memory: &'m Memory,
-        reply: Sender<Decoded<'m>>,
+        space: Space,
+        reply: Sender<Decoded>,
     },
     Write {
-        content: Arc<Content<'m>>,
-        entries: Vec<Entry<'m>>,
+        content: Arc<Content>,
+        entries: Vec<Entry>,
     },
 }
 
 /// What all threads of an extraction share.
 struct Shared<'a> {
-    root: BorrowedFd<'a>,
-    stop: &'a Stop,
+    site: Site<'a>,
     progress: &'a Progress,
     failure: Mutex<Option<RestoreError>>,
     /// Of the worktree, by the workers that have ended.
@@ -229,25 +143,22 @@ impl Shared<'_> {
     fn fail(&self, error: RestoreError) {
         let mut failure = self.failure.lock().unwrap_or_else(|p| p.into_inner());
         failure.get_or_insert(error);
-        self.stop.set();
+        self.site.stop.set();
     }
 }
 
-/// Downloads over `connections` and unpacks below `root`; files are dated by `dates`. Gives what the
+/// Downloads over `connections` and unpacks at `site`; files are dated by `dates`. Gives what the
 /// archive's `.git` has said, and what is in the worktree.
 pub fn extract(
     download: &Download<'_>,
     first: First<'_>,
     connections: usize,
-    root: BorrowedFd<'_>,
+    site: Site<'_>,
     dates: Dates,
-    stop: &Stop,
     progress: &Progress,
 ) -> Result<Archive, RestoreError> {
-    let memory = Memory::default();
     let shared = Shared {
-        root,
-        stop,
+        site,
         progress,
         failure: Mutex::new(None),
         directories: AtomicU64::new(0),
@@ -265,19 +176,23 @@ pub fn extract(
             scope.spawn(|| download.run_further());
         }
         let line = Line {
-            memory: &memory,
+            budget: Budget::new(CONTENT_BYTES_MAX),
             shared: &shared,
             tasks,
             pending: VecDeque::new(),
-            parser: Parser::default(),
-            writer: Writer::new(root),
+            stream: Stream::default(),
+            gaps: Gaps::default(),
+            parser: Parser::new(site.quota),
+            writer: Writer::new(site),
             dates,
             part: None,
             archive: &mut archive,
+            end: None,
         };
         if let Err(error) = line.run(download) {
             shared.fail(error);
         }
+        download.close();
     });
     match shared
         .failure
@@ -293,30 +208,27 @@ pub fn extract(
 }
 
 /// A worker: decodes and writes until there is no more, or until a step failed.
-fn work(queue: &Receiver<Task<'_>>, shared: &Shared<'_>) {
-    let mut writer = Writer::new(shared.root);
-    let mut decoder = Decoder {
-        context: zstd_safe::DCtx::create(),
-        joined: Vec::new(),
-    };
+fn work(queue: &Receiver<Task>, shared: &Shared<'_>) {
+    let mut writer = Writer::new(shared.site);
+    let mut context = zstd_safe::DCtx::create();
     for task in queue {
-        if shared.stop.is_set() {
+        if shared.site.stop.is_set() {
             continue;
         }
         let start = Instant::now();
         match task {
             Task::Decode {
                 frame,
-                memory,
+                space,
                 reply,
             } => {
                 // The receiver has left only when a step failed.
-                let _ = reply.send(decoder.decode(frame, memory));
+                let _ = reply.send(decode::whole(&mut context, frame, space));
                 shared.progress.decoded(start.elapsed());
             }
             Task::Write { content, entries } => {
                 let count = entries.len();
-                if let Err(error) = write(&mut writer, &content, entries) {
+                if let Err(error) = write(&mut writer, &content, entries, shared.site.stop) {
                     shared.fail(error);
                 }
                 shared.progress.written(count, start.elapsed());
@@ -327,81 +239,11 @@ fn work(queue: &Receiver<Task<'_>>, shared: &Shared<'_>) {
     shared.directories.fetch_add(made, Ordering::Relaxed);
 }
 
-/// A worker's way to decode frames.
-struct Decoder {
-    context: zstd_safe::DCtx<'static>,
-    /// A frame that arrived in several chunks, in one piece.
-    joined: Vec<u8>,
-}
-
-impl Decoder {
-    /// The content of a frame whose room in `memory` has been taken, checked.
-    fn decode<'m>(&mut self, frame: Frame, memory: &'m Memory) -> Decoded<'m> {
-        let mut content = Content {
-            data: Data::Stored(Vec::new()),
-            taken_bytes: frame.content_bytes as u64,
-            memory,
-        };
-        let corrupt = |what: &str| {
-            Err(RestoreError::Corrupt {
-                offset: frame.offset,
-                what: format!("zstd: {what}"),
-            })
-        };
-        let len = match frame.body {
-            Body::Stored {
-                content: slices,
-                checksum,
-            } => {
-                let mut hash = Xxh64::new(0);
-                slices.iter().for_each(|slice| hash.update(slice));
-                // The format keeps the low half (RFC 8878 section 3.1.1).
-                if hash.digest() as u32 != checksum {
-                    return corrupt("the checksum of a frame is wrong");
-                }
-                let len = slices.iter().map(|slice| slice.len()).sum();
-                content.data = Data::Stored(slices);
-                len
-            }
-            Body::Coded(wire) => {
-                let mut bytes = memory.lock().spare.pop().unwrap_or_default();
-                bytes.clear();
-                bytes.reserve(frame.content_bytes);
-                let result = self
-                    .context
-                    .decompress(&mut bytes, join(&mut self.joined, &wire));
-                let len = bytes.len();
-                content.data = Data::Decoded(bytes);
-                if let Err(code) = result {
-                    return corrupt(zstd_safe::get_error_name(code));
-                }
-                len
-            }
-        };
-        match len == frame.content_bytes {
-            true => Ok(content),
-            false => corrupt("a frame is not as long as it says"),
-        }
-    }
-}
-
-/// The bytes of `slices`; put together in `joined` if they are in several.
-fn join<'s>(joined: &'s mut Vec<u8>, slices: &'s [Slice]) -> &'s [u8] {
-    match slices {
-        [one] => one,
-        many => {
-            joined.clear();
-            many.iter()
-                .for_each(|slice| joined.extend_from_slice(slice));
-            joined
-        }
-    }
-}
-
-fn write<'m>(
+fn write(
     writer: &mut Writer<'_>,
-    content: &Arc<Content<'m>>,
-    entries: Vec<Entry<'m>>,
+    content: &Arc<Content>,
+    entries: Vec<Entry>,
+    stop: &Stop,
 ) -> Result<(), RestoreError> {
     for entry in entries {
         match entry {
@@ -415,7 +257,7 @@ fn write<'m>(
                 let data = content.slices(&data).next().unwrap_or_default();
                 writer.file(&path, executable, mtime_s, data)?;
             }
-            Entry::Part { file, offset, data } => file.write(offset, content, data)?,
+            Entry::Part { file, offset, data } => file.write(offset, content, data, stop)?,
             Entry::Symlink { path, target } => writer.symlink(&path, &target)?,
             Entry::Directory { path } => writer.directory(&path)?,
         }
@@ -426,70 +268,167 @@ fn write<'m>(
 /// The thread that keeps the order.
 ///
 /// Invariants: `pending` holds the frames that were cut and not yet parsed, in order, each with
-/// its room in `memory` taken; `part` is the file that the parser is inside of.
-struct Line<'s, 'm> {
-    memory: &'m Memory,
+/// its room in `budget` taken; `part` is the file that the parser is inside of; `end` is where and
+/// when the archive's end was seen.
+struct Line<'s> {
+    budget: Arc<Budget>,
     shared: &'s Shared<'s>,
-    tasks: Sender<Task<'m>>,
-    pending: VecDeque<Receiver<Decoded<'m>>>,
-    parser: Parser,
+    tasks: Sender<Task>,
+    pending: VecDeque<Receiver<Decoded>>,
+    stream: Stream,
+    gaps: Gaps,
+    parser: Parser<'s>,
     writer: Writer<'s>,
     dates: Dates,
-    part: Option<Arc<PartQueue<'m>>>,
+    part: Option<Arc<PartQueue>>,
     archive: &'s mut Archive,
+    end: Option<(u64, Instant)>,
 }
 
 fn stopped() -> RestoreError {
     RestoreError::Server("stopped".into())
 }
 
-impl<'m> Line<'_, 'm> {
+impl Line<'_> {
     fn run(mut self, download: &Download<'_>) -> Result<(), RestoreError> {
         let mut cutter = Cutter::default();
-        while let Some(chunk) = download.next()? {
+        loop {
+            let deadline = self.end.map(|(_, seen)| seen + download.stall());
+            let Some(chunk) = download.next(deadline)? else {
+                break;
+            };
             let chunk = Arc::new(chunk);
             let mut at = 0;
-            while let Some(frame) = cutter.cut(&chunk, &mut at)? {
-                self.submit(frame)?;
+            while let Some(cut) = cutter.cut(&chunk, &mut at)? {
+                self.take(cut)?;
             }
             drop(chunk);
             while self.pending.front().is_some_and(|first| !first.is_empty()) {
                 self.parse_front()?;
             }
+            self.check_end(cutter.position())?;
         }
         self.shared.progress.downloaded();
         cutter.finish()?;
-        while !self.pending.is_empty() {
-            self.parse_front()?;
-        }
+        self.parse_all()?;
         let made = self.writer.directories_made();
         self.shared.directories.fetch_add(made, Ordering::Relaxed);
         self.parser.finish()
+    }
+
+    /// Takes what was cut, in order.
+    fn take(&mut self, cut: Cut) -> Result<(), RestoreError> {
+        match cut {
+            Cut::Whole(frame) => {
+                match frame.content_bytes {
+                    0 => self.gaps.nothing(frame.offset)?,
+                    _ => self.gaps.content(),
+                }
+                self.submit(frame)
+            }
+            Cut::Part(part) => self.stream(part),
+            Cut::Skipped { offset } => self.gaps.nothing(offset),
+        }
+    }
+
+    /// Behind the archive's end little may follow.
+    fn check_end(&mut self, offset: u64) -> Result<(), RestoreError> {
+        if !self.parser.is_ended() {
+            return Ok(());
+        }
+        let (seen, _) = *self.end.get_or_insert_with(|| (offset, Instant::now()));
+        match offset - seen <= BEHIND_END_BYTES_MAX {
+            true => Ok(()),
+            false => Err(RestoreError::Corrupt {
+                offset,
+                what: "it goes on behind its end".into(),
+            }),
+        }
     }
 
     fn submit(&mut self, frame: Frame) -> Result<(), RestoreError> {
         while self.pending.len() >= FRAMES_AHEAD {
             self.parse_front()?;
         }
-        while !self.memory.try_take(frame.content_bytes as u64) {
-            if self.shared.stop.is_set() {
+        let space = loop {
+            if let Some(space) = self.space(&frame) {
+                break space;
+            }
+            if self.shared.site.stop.is_set() {
                 return Err(stopped());
             }
             // What is parsed can be written, and so be given back.
             match self.pending.is_empty() {
                 false => self.parse_front()?,
-                true => self.memory.wait(),
+                true => self.budget.wait(bytes_to_decode(&frame)),
             }
-        }
+        };
         let (reply, decoded) = bounded(1);
         self.pending.push_back(decoded);
-        let memory = self.memory;
         let task = Task::Decode {
             frame,
-            memory,
+            space,
             reply,
         };
         self.tasks.send(task).map_err(|_| stopped())
+    }
+
+    /// Memory to decode a frame with, if there is as much.
+    fn space(&self, frame: &Frame) -> Option<Space> {
+        match &frame.body {
+            Body::Stored { .. } => self.budget.try_room(STORED_ROOM_BYTES).map(Space::Stored),
+            Body::Coded(wire) => {
+                let content = self.budget.try_take(frame.content_bytes)?;
+                let joined = match decode::joined_bytes(wire) {
+                    Some(len) => Some(self.budget.try_take(len)?),
+                    None => None,
+                };
+                Some(Space::Coded(content, joined))
+            }
+        }
+    }
+
+    /// Decodes a part of a frame right here, when all before it is parsed.
+    fn stream(&mut self, part: Part) -> Result<(), RestoreError> {
+        self.parse_all()?;
+        if part.is_first {
+            self.stream.begin();
+        }
+        let mut offset = part.offset;
+        for slice in &part.wire {
+            let mut wire = &slice[..];
+            // Also when all is used: content may wait inside of the decoder.
+            loop {
+                let buffer = self
+                    .budget
+                    .take(STREAM_CONTENT_BYTES, self.shared.site.stop);
+                let mut buffer = buffer.ok_or_else(stopped)?;
+                buffer.bytes.clear();
+                let start = Instant::now();
+                let used = self.stream.decode(wire, offset, &mut buffer.bytes)?;
+                self.shared.progress.decoded(start.elapsed());
+                (wire, offset) = (&wire[used..], offset + used as u64);
+                let is_full = buffer.bytes.len() == buffer.bytes.capacity();
+                if !buffer.bytes.is_empty() {
+                    self.gaps.content();
+                    self.parse(Content::Decoded(buffer))?;
+                }
+                if wire.is_empty() && !is_full {
+                    break;
+                }
+            }
+        }
+        match part.is_last {
+            true if self.stream.finish(offset)? => self.gaps.nothing(offset),
+            _ => Ok(()),
+        }
+    }
+
+    fn parse_all(&mut self) -> Result<(), RestoreError> {
+        while !self.pending.is_empty() {
+            self.parse_front()?;
+        }
+        Ok(())
     }
 
     /// Waits for the first frame to be decoded and has its entries written.
@@ -498,7 +437,12 @@ impl<'m> Line<'_, 'm> {
             return Ok(());
         };
         // No answer: a step failed.
-        let content = Arc::new(first.recv().map_err(|_| stopped())??);
+        let content = first.recv().map_err(|_| stopped())??;
+        self.parse(content)
+    }
+
+    /// Has the entries in what comes next in the archive written.
+    fn parse(&mut self, content: Content) -> Result<(), RestoreError> {
         let mut entries = Vec::new();
         let (writer, part) = (&mut self.writer, &mut self.part);
         let archive = &mut *self.archive;
@@ -517,13 +461,26 @@ impl<'m> Line<'_, 'm> {
         if entries.is_empty() {
             return Ok(());
         }
+        let content = Arc::new(content);
         let task = Task::Write { content, entries };
         self.tasks.send(task).map_err(|_| stopped())
     }
 }
 
+/// How much memory it takes to decode a frame, in whole steps.
+fn bytes_to_decode(frame: &Frame) -> usize {
+    match &frame.body {
+        Body::Stored { .. } => STORED_ROOM_BYTES,
+        Body::Coded(wire) => {
+            let joined = decode::joined_bytes(wire).unwrap_or_default();
+            let step = |bytes: usize| bytes.max(1).next_multiple_of(BUFFER_STEP_BYTES);
+            step(frame.content_bytes) + step(joined)
+        }
+    }
+}
+
 /// Adds an entry, or its data to the last one when it goes on in the same file.
-fn add_entry<'m>(entries: &mut Vec<Entry<'m>>, next: Option<Entry<'m>>) {
+fn add_entry(entries: &mut Vec<Entry>, next: Option<Entry>) {
     match (entries.last_mut(), next) {
         (
             Some(Entry::Part { file, data, .. }),
@@ -540,14 +497,14 @@ fn add_entry<'m>(entries: &mut Vec<Entry<'m>>, next: Option<Entry<'m>>) {
 }
 
 /// What is to be written for an event in the piece of content that begins at `begin`.
-fn entry<'m>(
+fn entry(
     writer: &mut Writer<'_>,
     archive: &mut Archive,
     mtime_s: i64,
-    part: &mut Option<Arc<PartQueue<'m>>>,
+    part: &mut Option<Arc<PartQueue>>,
     event: Event<'_>,
     begin: usize,
-) -> Result<Option<Entry<'m>>, RestoreError> {
+) -> Result<Option<Entry>, RestoreError> {
     let place = |data: Range<usize>| begin + data.start..begin + data.end;
     Ok(match event {
         Event::Whole { meta, data } => Some(Entry::File {

@@ -2,10 +2,12 @@
 //! the caller's buffer. A body that ends early is an error, never an end.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use super::connect::connect;
+use rustix::event::PollFlags;
+
+use super::connect::{connect, resolve, wait_for};
 use super::stop::Stop;
 use super::url::Server;
 use crate::limits::{
@@ -62,6 +64,14 @@ pub struct Conn<'a> {
     closes: bool,
 }
 
+/// Whether a call only took its time: nothing is wrong.
+fn is_pause(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
+
 fn bad(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
@@ -71,14 +81,13 @@ impl<'a> Conn<'a> {
     /// `stall` bounds the time without a byte of a body.
     pub fn open(server: &'a Server, stop: &'a Stop, stall: Duration) -> io::Result<Conn<'a>> {
         let failed = |step, e: io::Error| io::Error::new(e.kind(), format!("{step}: {e}"));
-        let addresses = server.address.to_socket_addrs();
-        let addresses = addresses.map_err(|e| failed("cannot find its address", e))?;
-        let addresses: Vec<SocketAddr> = addresses.collect();
         let limit = Duration::from_millis(CONNECT_TIMEOUT_MS);
+        let addresses = resolve(&server.address, limit, stop);
+        let addresses = addresses.map_err(|e| failed("cannot find its address", e))?;
         let socket = connect(&addresses, limit, stop).map_err(|e| failed("cannot connect", e))?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(Duration::from_millis(INTERRUPT_POLL_MS)))?;
-        socket.set_write_timeout(Some(stall))?;
+        socket.set_write_timeout(Some(Duration::from_millis(INTERRUPT_POLL_MS)))?;
         Ok(Conn {
             socket,
             server,
@@ -117,14 +126,47 @@ impl<'a> Conn<'a> {
             request.push_str(&format!("Content-Length: {}\r\n", body.len()));
         }
         request.push_str("\r\n");
-        self.socket
-            .write_all(&[request.as_bytes(), body].concat())?;
+        self.send(&[request.as_bytes(), body].concat())?;
         self.read_head(limit)
     }
 
+    /// Sends all of `bytes`.
+    fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
+        let mut since = Instant::now();
+        while !bytes.is_empty() {
+            self.go_on(since, self.stall)?;
+            match (&self.socket).write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(sent) => {
+                    bytes = &bytes[sent..];
+                    since = Instant::now();
+                }
+                Err(e) if is_pause(&e) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// An error when the restore is to stop, or nothing has come or gone since `since` for `limit`.
+    fn go_on(&self, since: Instant, limit: Duration) -> io::Result<()> {
+        if self.stop.is_set() {
+            return Err(io::Error::other("the restore ends"));
+        }
+        match since.elapsed() >= limit {
+            true => {
+                let what = format!("no byte came for {} s", limit.as_secs_f32());
+                Err(io::Error::new(io::ErrorKind::TimedOut, what))
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// However its bytes come, the head has `limit` in all.
     fn read_head(&mut self, limit: Duration) -> io::Result<Answer> {
         self.buffer.drain(..self.at);
         self.at = 0;
+        let begun = Instant::now();
         loop {
             if let Some(answer) = self.parse_head()? {
                 return Ok(answer);
@@ -132,7 +174,7 @@ impl<'a> Conn<'a> {
             if self.buffer.len() >= HEAD_BYTES_MAX {
                 return Err(bad("the head of the answer is too long"));
             }
-            self.fill(limit)?;
+            self.fill(begun, limit)?;
         }
     }
 
@@ -176,32 +218,36 @@ impl<'a> Conn<'a> {
     }
 
     /// Receives some bytes behind those in the buffer.
-    fn fill(&mut self, limit: Duration) -> io::Result<()> {
+    fn fill(&mut self, since: Instant, limit: Duration) -> io::Result<()> {
         let mut piece = [0; 4096];
-        let got = self.receive(&mut piece, limit)?;
+        let got = self.receive(&mut piece, since, limit)?;
         self.buffer.extend_from_slice(&piece[..got]);
         Ok(())
     }
 
-    /// Receives at least one byte, or fails: after `limit` without one, at the connection's end,
-    /// or when the restore is to stop.
-    fn receive(&self, into: &mut [u8], limit: Duration) -> io::Result<usize> {
-        let start = Instant::now();
+    /// Receives at least one byte, or fails: without one for `limit` from `since` on, at the
+    /// connection's end, or when the restore is to stop, however fast bytes come.
+    fn receive(&self, into: &mut [u8], since: Instant, limit: Duration) -> io::Result<usize> {
         loop {
+            self.go_on(since, limit)?;
             match (&self.socket).read(into) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(got) => return Ok(got),
-                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock) => {}
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if is_pause(&e) => {}
                 Err(e) => return Err(e),
             }
-            if self.stop.is_set() {
-                return Err(io::Error::other("the restore ends"));
-            }
-            if start.elapsed() >= limit {
-                let what = format!("no byte came for {} s", limit.as_secs_f32());
-                return Err(io::Error::new(io::ErrorKind::TimedOut, what));
-            }
+        }
+    }
+
+    /// Waits until there is more of the body to read, or its end; whether there is before `until`.
+    pub fn has_more(&self, until: Instant) -> io::Result<bool> {
+        let is_here = match self.rest {
+            Rest::Known(left) | Rest::Chunk(left) if left > 0 => self.at < self.buffer.len(),
+            rest => rest == Rest::Done,
+        };
+        match is_here {
+            true => Ok(Instant::now() < until),
+            false => wait_for(&self.socket, PollFlags::IN, until, self.stop),
         }
     }
 
@@ -220,7 +266,7 @@ impl<'a> Conn<'a> {
             let into = &mut into[..want];
             let buffered = &self.buffer[self.at..];
             let got = match buffered.len() {
-                0 => self.receive(into, self.stall)?,
+                0 => self.receive(into, Instant::now(), self.stall)?,
                 have => {
                     let got = have.min(want);
                     into[..got].copy_from_slice(&buffered[..got]);
@@ -243,6 +289,7 @@ impl<'a> Conn<'a> {
         self.buffer.drain(..self.at);
         self.at = 0;
         let skip = if self.rest == Rest::FirstChunk { 0 } else { 2 };
+        let begun = Instant::now();
         loop {
             let have = &self.buffer[..];
             if have.len() > skip {
@@ -263,12 +310,13 @@ impl<'a> Conn<'a> {
                     httparse::Status::Partial => {}
                 }
             }
-            self.fill(self.stall)?;
+            self.fill(begun, self.stall)?;
         }
     }
 
     /// Reads up to the empty line that ends a chunked body.
     fn trailers(&mut self, from: usize) -> io::Result<()> {
+        let begun = Instant::now();
         loop {
             let have = &self.buffer[from..];
             let end = match have.starts_with(b"\r\n") {
@@ -286,7 +334,7 @@ impl<'a> Conn<'a> {
             if have.len() > HEAD_BYTES_MAX {
                 return Err(bad("the trailers are too long"));
             }
-            self.fill(self.stall)?;
+            self.fill(begun, self.stall)?;
         }
     }
 

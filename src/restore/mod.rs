@@ -6,19 +6,23 @@
 //! ```
 //!
 //! Threads and blocking sockets: it is one program for one repository. What comes from the network
-//! is believed only after its checksum was, names only after [`path`] has looked at them, and
-//! [`write`] never follows a link.
+//! is looked at only after its checksum was, where it has one, names are believed only after [`path`]
+//! has looked at them, and [`write`] never follows a link. Memory is had from [`budget`] alone, the
+//! disk from [`quota`], and a server's words reach the terminal escaped ([`crate::io::say`]).
 
+mod budget;
 mod capture;
 mod chunk;
 mod clone;
 mod connect;
 mod dates;
+mod decode;
 mod download;
 mod ensure;
 mod error;
 mod extract;
 mod frames;
+mod gaps;
 mod gitdir;
 mod http;
 mod index;
@@ -27,7 +31,9 @@ mod moment;
 mod origin;
 mod packs;
 mod path;
+mod pax;
 mod progress;
+mod quota;
 mod refs;
 mod run;
 mod settings;
@@ -43,6 +49,17 @@ mod write;
 
 pub use error::RestoreError;
 
+/// The layers between the socket and the files, for the fuzz targets.
+#[doc(hidden)]
+pub mod layers {
+    pub use super::budget::Budget;
+    pub use super::chunk::Chunk;
+    pub use super::decode::{Content, Space, Stream, joined_bytes, whole};
+    pub use super::frames::{Body, Cut, Cutter, Frame, Part};
+    pub use super::quota::Quota;
+    pub use super::tar::{Event, Meta, Parser};
+}
+
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -51,7 +68,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::RestoreArgs;
-use crate::io::say::say;
+use crate::io::heap;
+use crate::io::say::say_line;
 use crate::io::signal::StopSignals;
 use crate::limits::{
     CONNECTIONS_DEFAULT, RESTARTS_MAX, RESTORE_GIT_STALL_DEFAULT_MS, RESTORE_STALL_DEFAULT_MS,
@@ -59,15 +77,19 @@ use crate::limits::{
 use dates::Dates;
 use download::Link;
 use index::Expected;
-use progress::{Progress, Summary};
+use progress::{Failure, Progress, Summary};
+use quota::Quota;
 use staging::Staging;
 use stop::Stop;
 use update::Update;
 use url::Server;
 use wanted::Wanted;
+use write::Site;
 
 /// Restores as asked, and says what happened on standard error; returns the exit code.
 pub fn run(args: &RestoreArgs) -> u8 {
+    heap::give_back_large();
+    write::own_directories();
     let stop = Arc::new(Stop::default());
     let progress = Progress::default();
     let result = watch_signals(&stop).and_then(|()| restore(args, &stop, &progress));
@@ -81,7 +103,7 @@ pub fn run(args: &RestoreArgs) -> u8 {
             Ok(()) => 0,
             Err(e) => {
                 let directory = &summary.directory;
-                say(format_args!(
+                say_line(format_args!(
                     "tarpon: {directory} is complete, but the summary cannot be written: {e}"
                 ));
                 OUTPUT_LOST_CODE
@@ -89,7 +111,11 @@ pub fn run(args: &RestoreArgs) -> u8 {
         },
         Err(error) => {
             let advice = advice(args, &error, &progress);
-            say(format_args!("tarpon: {error}{advice}"));
+            say_line(format_args!("tarpon: {error}{advice}"));
+            if args.json {
+                // What cannot be written is not what went wrong first.
+                let _ = print_json(&failure(args, &error, &progress));
+            }
             error.exit_code()
         }
     }
@@ -132,16 +158,26 @@ fn watch_signals(stop: &Arc<Stop>) -> Result<(), RestoreError> {
     started.map(|_| ()).map_err(failed)
 }
 
+fn print_json(value: &impl serde::Serialize) -> std::io::Result<()> {
+    // Numbers and strings are always JSON.
+    let json = serde_json::to_string(value).unwrap_or_default();
+    let mut out = std::io::stdout();
+    writeln!(out, "{json}")?;
+    out.flush()
+}
+
+/// What `--json` says of a restore that failed.
+fn failure(args: &RestoreArgs, error: &RestoreError, progress: &Progress) -> Failure {
+    let summary = progress.summary(&args.repo_url, &args.dir.to_string_lossy());
+    progress.failure(&error.to_string(), error.exit_code(), summary)
+}
+
 fn report(args: &RestoreArgs, summary: &Summary) -> std::io::Result<()> {
     if args.json {
-        // A summary of numbers and strings is always JSON.
-        let json = serde_json::to_string(summary).unwrap_or_default();
-        let mut out = std::io::stdout();
-        writeln!(out, "{json}")?;
-        return out.flush();
+        return print_json(summary);
     }
     if !args.quiet {
-        say(format_args!(
+        say_line(format_args!(
             "restored {} into {}: {:.1} MiB, {} entries, {:.2} s; its origin is {}",
             summary.repository,
             summary.directory,
@@ -240,13 +276,19 @@ impl Restore<'_> {
         let bundle = bundle.filter(|target| !args.no_bundle && target.starts_with('/'));
         let (download, first) = opened.start()?;
         let root = staging.open_tree()?;
+        let quota = Quota::new(args.size_limit, &staging.tree())?;
+        let site = Site {
+            root: root.as_fd(),
+            umask: write::umask(),
+            quota: &quota,
+            stop: link.stop,
+        };
         let archive = extract::extract(
             &download,
             first,
             link.connections,
-            root.as_fd(),
+            site,
             self.dates,
-            link.stop,
             link.progress,
         )?;
         let restored = gitdir::make(
@@ -264,6 +306,7 @@ impl Restore<'_> {
             wanted: &self.wanted,
             bundle: bundle.as_deref().map(|target| (target, staging.bundle())),
             tree: staging.tree(),
+            quota: &quota,
             kind: restored.kind,
             is_quiet: args.quiet,
         };

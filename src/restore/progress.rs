@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::io::say::line;
+
 /// How often the line on a terminal is drawn.
 const DRAW: Duration = Duration::from_millis(200);
 
@@ -50,6 +52,20 @@ pub struct Summary {
     /// Summed over threads, as is `write_ms`.
     pub decode_ms: f64,
     pub write_ms: f64,
+    pub total_ms: f64,
+}
+
+/// What `--json` prints when nothing was restored: why, and what is known.
+#[derive(Debug, Serialize)]
+pub struct Failure {
+    pub error: String,
+    pub exit_code: u8,
+    pub repository: String,
+    pub directory: String,
+    pub bytes: u64,
+    pub entries: u64,
+    pub resumes: u64,
+    pub first_byte_ms: f64,
     pub total_ms: f64,
 }
 
@@ -140,8 +156,27 @@ impl Progress {
         }
     }
 
+    /// The counters of a restore that failed.
+    pub fn failure(&self, error: &str, exit_code: u8, summary: Summary) -> Failure {
+        Failure {
+            error: line(error),
+            exit_code,
+            repository: summary.repository,
+            directory: summary.directory,
+            bytes: summary.bytes,
+            entries: summary.entries,
+            resumes: summary.resumes,
+            first_byte_ms: summary.first_byte_ms,
+            total_ms: summary.total_ms,
+        }
+    }
+
     fn line(&self) -> String {
         let received = self.received_bytes.load(Relaxed) as f64;
+        if received == 0.0 {
+            let waited_s = self.start.elapsed().as_secs();
+            return format!("waiting for the server's first byte, {waited_s} s");
+        }
         let total = self.total_bytes.load(Relaxed) as f64;
         let rate = received / self.start.elapsed().as_secs_f64().max(0.001);
         let mib = |bytes: f64| bytes / f64::from(1 << 20);
@@ -171,7 +206,7 @@ impl Progress {
         let _turn = self.turn.lock();
         let mut out = std::io::stderr();
         let clear = if out.is_terminal() { CLEAR } else { "" };
-        let _ = writeln!(out, "{clear}tarpon: {text}");
+        let _ = writeln!(out, "{clear}tarpon: {}", line(text));
     }
 
     /// Draws the line on a terminal until the restore ends; nothing anywhere else.
@@ -190,5 +225,23 @@ impl Progress {
             let _ = out.flush();
         }
         let _ = write!(out, "{CLEAR}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_says_that_it_waits_until_something_came() {
+        let progress = Progress::default();
+        assert_eq!(progress.line(), "waiting for the server's first byte, 0 s");
+        // The head of an answer may come long before its first byte.
+        progress.answered();
+        progress.set_total(2 << 20);
+        assert!(progress.line().starts_with("waiting"));
+        progress.received(1 << 20);
+        let line = progress.line();
+        assert!(line.starts_with("1.0 of 2.0 MiB, "), "{line}");
     }
 }

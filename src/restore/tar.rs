@@ -1,5 +1,5 @@
-//! The tar archive as events, whatever pieces it arrives in. GNU format with long names; every
-//! other kind of entry is refused by name.
+//! The tar archive as events, whatever pieces it arrives in: files, links and directories in GNU's
+//! format or POSIX's, with long names and PAX headers. Every other kind of entry is refused by name.
 
 use std::ops::Range;
 
@@ -7,7 +7,12 @@ use tar::{EntryType, Header};
 
 use super::error::RestoreError;
 use super::path::{self, Kind};
-use crate::limits::ENTRY_PATH_BYTES_MAX;
+use super::pax::{self, Pax};
+use super::quota::Quota;
+use crate::limits::{
+    DESCRIBING_HEADERS_MAX, ENTRY_PATH_BYTES_MAX, PAX_BYTES_MAX, RESTORED_ENTRIES_MAX,
+    TAR_RECORD_BYTES,
+};
 
 const BLOCK_BYTES: usize = 512;
 
@@ -55,11 +60,9 @@ enum Phase {
         offset: u64,
         padding: u64,
     },
-    LongName {
-        left: u64,
-        padding: u64,
-    },
-    LongTarget {
+    /// The data of a header that describes the entry behind it.
+    Text {
+        about: About,
         left: u64,
         padding: u64,
     },
@@ -68,32 +71,41 @@ enum Phase {
     },
     /// One block of zeros was seen.
     Ending,
-    Ended,
+    /// The end, and so many zeros behind it.
+    Ended {
+        zeros: u64,
+    },
+}
+
+/// What a header says that only describes the entry behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum About {
+    Name,
+    Target,
+    Pax,
+    /// All entries behind it.
+    GlobalPax,
 }
 
 /// The parser.
 ///
-/// Invariant: `partial` holds less than a block, and only between pieces.
+/// Invariants: `partial` holds less than a block, and only between pieces; `text` is the data so far
+/// while the phase is that, else empty.
 #[derive(Debug)]
-pub struct Parser {
+pub struct Parser<'q> {
     phase: Phase,
     partial: Vec<u8>,
     /// Bytes of the archive before the current piece.
     offset: u64,
+    text: Vec<u8>,
     long_name: Option<Vec<u8>>,
     long_target: Option<Vec<u8>>,
-}
-
-impl Default for Parser {
-    fn default() -> Self {
-        Parser {
-            phase: Phase::Header,
-            partial: Vec::new(),
-            offset: 0,
-            long_name: None,
-            long_target: None,
-        }
-    }
+    pax: Option<Pax>,
+    global: Pax,
+    /// Headers since the last entry that describe the next.
+    describing: usize,
+    entries: u64,
+    quota: &'q Quota,
 }
 
 type Emit<'e> = dyn FnMut(Event<'_>) -> Result<(), RestoreError> + 'e;
@@ -102,7 +114,29 @@ fn padding(size: u64) -> u64 {
     size.wrapping_neg() % BLOCK_BYTES as u64
 }
 
-impl Parser {
+impl<'q> Parser<'q> {
+    /// A parser of an archive whose entries may take `quota`.
+    pub fn new(quota: &'q Quota) -> Parser<'q> {
+        Parser {
+            phase: Phase::Header,
+            partial: Vec::new(),
+            offset: 0,
+            text: Vec::new(),
+            long_name: None,
+            long_target: None,
+            pax: None,
+            global: Pax::default(),
+            describing: 0,
+            entries: 0,
+            quota,
+        }
+    }
+
+    /// Whether the archive's end was seen.
+    pub fn is_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended { .. })
+    }
+
     /// Takes the next piece of the archive.
     pub fn push(&mut self, piece: &[u8], emit: &mut Emit<'_>) -> Result<(), RestoreError> {
         let mut at = 0;
@@ -153,23 +187,23 @@ impl Parser {
                 };
                 Ok(take as usize)
             }
-            Phase::LongName { left, padding } => {
+            Phase::Text {
+                about,
+                left,
+                padding,
+            } => {
                 let take = left.min(have as u64);
-                let name = self.long_name.get_or_insert_default();
-                name.extend_from_slice(&piece[at..at + take as usize]);
+                self.text.extend_from_slice(&piece[at..at + take as usize]);
                 self.phase = match left - take {
-                    0 => Self::after(padding),
-                    left => Phase::LongName { left, padding },
-                };
-                Ok(take as usize)
-            }
-            Phase::LongTarget { left, padding } => {
-                let take = left.min(have as u64);
-                let target = self.long_target.get_or_insert_default();
-                target.extend_from_slice(&piece[at..at + take as usize]);
-                self.phase = match left - take {
-                    0 => Self::after(padding),
-                    left => Phase::LongTarget { left, padding },
+                    0 => {
+                        self.described(about, at)?;
+                        Self::after(padding)
+                    }
+                    left => Phase::Text {
+                        about,
+                        left,
+                        padding,
+                    },
                 };
                 Ok(take as usize)
             }
@@ -178,7 +212,15 @@ impl Parser {
                 self.phase = Self::after(left - take);
                 Ok(take as usize)
             }
-            Phase::Ended => self.corrupt(at, "there is something behind its end"),
+            Phase::Ended { zeros } => {
+                let zeros = zeros + have as u64;
+                let is_zero = piece[at..].iter().all(|b| *b == 0);
+                if !is_zero || zeros > TAR_RECORD_BYTES {
+                    return self.corrupt(at, "there is something behind its end");
+                }
+                self.phase = Phase::Ended { zeros };
+                Ok(have)
+            }
         }
     }
 
@@ -205,9 +247,13 @@ impl Parser {
     ) -> Result<(), RestoreError> {
         if block.iter().all(|b| *b == 0) {
             self.phase = match self.phase {
-                Phase::Ending => Phase::Ended,
+                Phase::Ending => Phase::Ended { zeros: 0 },
                 _ => Phase::Ending,
             };
+            let is_described = self.long_name.is_some() || self.long_target.is_some();
+            if is_described || self.pax.is_some() {
+                return self.corrupt(after, "a header describes an entry that does not come");
+            }
             return Ok(());
         }
         if self.phase == Phase::Ending {
@@ -223,35 +269,76 @@ impl Parser {
         let Ok(size) = header.entry_size() else {
             return self.corrupt(after, "the size of an entry is no number");
         };
-        if header.as_gnu().is_none() || size > i64::MAX as u64 {
-            return self.corrupt(after, "an entry is not in the GNU format");
+        if (header.as_gnu().is_none() && header.as_ustar().is_none()) || size > i64::MAX as u64 {
+            return self.corrupt(after, "an entry is in neither GNU's format nor POSIX's");
         }
         match header.entry_type() {
-            EntryType::GNULongName => {
-                self.expect_long(after, size)?;
-                self.phase = Phase::LongName {
-                    left: size,
-                    padding: padding(size),
-                };
-                Ok(())
-            }
-            EntryType::GNULongLink => {
-                self.expect_long(after, size)?;
-                self.phase = Phase::LongTarget {
-                    left: size,
-                    padding: padding(size),
-                };
-                Ok(())
-            }
+            EntryType::GNULongName => self.describe(About::Name, size, after),
+            EntryType::GNULongLink => self.describe(About::Target, size, after),
+            EntryType::XHeader => self.describe(About::Pax, size, after),
+            EntryType::XGlobalHeader => self.describe(About::GlobalPax, size, after),
             kind => self.entry(header, kind, size, piece.len(), after, emit),
         }
     }
 
-    fn expect_long(&mut self, at: usize, size: u64) -> Result<(), RestoreError> {
-        match size {
-            1..=LONG_NAME_BYTES => Ok(()),
-            _ => self.corrupt(at, "a long name is empty or too long"),
+    /// A header of `size` bytes that describes the entry behind it.
+    fn describe(&mut self, about: About, size: u64, at: usize) -> Result<(), RestoreError> {
+        let (is_known, bytes_max) = match about {
+            About::Name => (self.long_name.is_some(), LONG_NAME_BYTES),
+            About::Target => (self.long_target.is_some(), LONG_NAME_BYTES),
+            About::Pax => (self.pax.is_some(), PAX_BYTES_MAX),
+            About::GlobalPax => (false, PAX_BYTES_MAX),
+        };
+        self.describing += 1;
+        if is_known || self.describing > DESCRIBING_HEADERS_MAX {
+            return self.corrupt(at, "too many headers describe one entry");
         }
+        if size == 0 || size > bytes_max {
+            return self.corrupt(at, "a long name or PAX header is empty or too long");
+        }
+        self.phase = Phase::Text {
+            about,
+            left: size,
+            padding: padding(size),
+        };
+        Ok(())
+    }
+
+    /// The data of such a header is there.
+    fn described(&mut self, about: About, at: usize) -> Result<(), RestoreError> {
+        let text = std::mem::take(&mut self.text);
+        let read = |parser: &Self, text: &[u8]| match pax::read(text) {
+            Ok(pax) => Ok(pax),
+            Err(what) => parser.corrupt(at, what),
+        };
+        match about {
+            About::Name => self.long_name = Some(without_nul(text)),
+            About::Target => self.long_target = Some(without_nul(text)),
+            About::Pax => self.pax = Some(read(self, &text)?),
+            About::GlobalPax => {
+                let newer = read(self, &text)?;
+                self.global.update(newer);
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts an entry, and forgets what described it but for what is returned: name, target, and
+    /// what PAX headers say.
+    fn next_entry(&mut self, header: &Header) -> (Vec<u8>, Vec<u8>, Pax) {
+        let mut pax = self.global.clone();
+        pax.update(self.pax.take().unwrap_or_default());
+        self.describing = 0;
+        self.entries += 1;
+        // An empty value takes back what was said before.
+        let said = |text: &mut Option<Vec<u8>>| text.take().filter(|text| !text.is_empty());
+        let name = self.long_name.take().or(said(&mut pax.path));
+        let target = self.long_target.take().or(said(&mut pax.linkpath));
+        (
+            name.unwrap_or_else(|| own_name(header)),
+            target.unwrap_or_else(|| until_nul(&header.as_old().linkname).to_vec()),
+            pax,
+        )
     }
 
     fn entry(
@@ -263,18 +350,20 @@ impl Parser {
         after: usize,
         emit: &mut Emit<'_>,
     ) -> Result<(), RestoreError> {
-        let name = self.long_name.take().map(without_nul);
-        let name = name.as_deref().unwrap_or(until_nul(&header.as_old().name));
-        let target = self.long_target.take().map(without_nul);
-        let target = target
-            .as_deref()
-            .unwrap_or(until_nul(&header.as_old().linkname));
+        let (name, target, pax) = self.next_entry(header);
+        // `tar -C DIR .` names all as seen from there.
+        let name = name.strip_prefix(b"./").unwrap_or(&name);
+        let size = pax.size.unwrap_or(size);
+        if self.entries > RESTORED_ENTRIES_MAX || size > i64::MAX as u64 {
+            return self.corrupt(after, "an entry is too large, or one too many");
+        }
+        self.quota.take_entry(size)?;
         match kind {
             EntryType::Regular => {
                 let meta = Meta {
                     path: path::check(name, Kind::File)?,
                     executable: header.mode().is_ok_and(|mode| mode & 0o100 != 0),
-                    mtime_s: mtime_s(header),
+                    mtime_s: pax.mtime_s.unwrap_or_else(|| mtime_s(header)),
                 };
                 if size <= (piece_len - after.min(piece_len)) as u64 {
                     let data = after..after + size as usize;
@@ -301,8 +390,11 @@ impl Parser {
                         "its target is empty or has a NUL",
                     ));
                 }
+                let target = &target;
                 emit(Event::Symlink { path, target })
             }
+            // The directory of all.
+            EntryType::Directory if size == 0 && matches!(name, b"" | b"." | b"./") => Ok(()),
             EntryType::Directory if size == 0 => {
                 let path = path::check(name, Kind::Directory)?;
                 emit(Event::Directory { path })
@@ -314,7 +406,7 @@ impl Parser {
     /// The archive ends: its end must have been seen.
     pub fn finish(&self) -> Result<(), RestoreError> {
         match self.phase {
-            Phase::Ended => Ok(()),
+            Phase::Ended { .. } => Ok(()),
             _ => self.corrupt(0, "it ends before its end"),
         }
     }
@@ -325,10 +417,6 @@ fn why_refused(kind: EntryType) -> String {
     let why = match kind {
         EntryType::Link => "it is a hard link",
         EntryType::Char | EntryType::Block | EntryType::Fifo => "it is a device or a pipe",
-        EntryType::XHeader | EntryType::XGlobalHeader => {
-            "it is a PAX header; a tarpon server writes long names in GNU's way, so this archive \
-             is another program's"
-        }
         EntryType::Symlink | EntryType::Directory => "it is no file but has data",
         other => {
             let kind = other.as_byte() as char;
@@ -340,6 +428,16 @@ fn why_refused(kind: EntryType) -> String {
 
 /// Longest data of a long name, its NUL included.
 const LONG_NAME_BYTES: u64 = ENTRY_PATH_BYTES_MAX as u64 + 1;
+
+/// The name in the header itself; POSIX's format may have its beginning in a field of its own.
+fn own_name(header: &Header) -> Vec<u8> {
+    let name = until_nul(&header.as_old().name);
+    let prefix = header.as_ustar().map(|ustar| until_nul(&ustar.prefix));
+    match prefix.filter(|prefix| !prefix.is_empty()) {
+        Some(prefix) => [prefix, b"/", name].concat(),
+        None => name.to_vec(),
+    }
+}
 
 fn until_nul(field: &[u8]) -> &[u8] {
     field.split(|b| *b == 0).next().unwrap_or_default()

@@ -17,6 +17,7 @@ use super::ensure::{self, At};
 use super::error::RestoreError;
 use super::http::Conn;
 use super::moment;
+use super::quota::Quota;
 use super::run;
 use super::stop::Stop;
 use super::wanted::Wanted;
@@ -36,6 +37,8 @@ pub struct Update<'a> {
     pub bundle: Option<(&'a str, PathBuf)>,
     /// The restored snapshot.
     pub tree: PathBuf,
+    /// What may be written.
+    pub quota: &'a Quota,
     pub kind: gix::hash::Kind,
     pub is_quiet: bool,
 }
@@ -94,11 +97,11 @@ impl Update<'_> {
         let fetch = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head"].map(OsStr::new);
         let fetch = [&fetch[..], &[file.as_os_str(), OsStr::new(&refspec)]].concat();
         // Git looks at every object, and for the commits that the bundle builds upon.
-        let taken = download(self.link, target, file)
+        let taken = download(self.link, self.quota, target, file)
             .and_then(|()| run::bundle(self.link.stop, &self.tree, &fetch));
         match taken {
             Ok(_) => Ok(true),
-            Err(e @ RestoreError::Disk { .. }) => Err(e),
+            Err(e) if e.is_disks() => Err(e),
             Err(e) => {
                 if !self.is_quiet {
                     let text = format!("the bundle is of no use ({e}); fetching what is in it");
@@ -300,7 +303,7 @@ fn packed(moment: &MirrorRefs) -> Vec<u8> {
 }
 
 /// Downloads a bundle.
-fn download(link: Link<'_>, target: &str, into: &Path) -> Result<(), RestoreError> {
+fn download(link: Link<'_>, quota: &Quota, target: &str, into: &Path) -> Result<(), RestoreError> {
     let server = |e: io::Error| RestoreError::Server(format!("bundle: {e}"));
     let mut conn = Conn::open(link.server, link.stop, link.stall).map_err(server)?;
     let limit = Duration::from_millis(FIRST_ANSWER_MS);
@@ -315,7 +318,10 @@ fn download(link: Link<'_>, target: &str, into: &Path) -> Result<(), RestoreErro
     loop {
         match conn.read(&mut bytes).map_err(server)? {
             0 => return Ok(()),
-            got => file.write_all(&bytes[..got]).map_err(disk)?,
+            got => {
+                quota.take(got as u64)?;
+                file.write_all(&bytes[..got]).map_err(disk)?;
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{FallocateFlags, Mode, OFlags, Timespec, Timestamps};
@@ -15,7 +16,9 @@ use rustix::io::Errno;
 use super::error::RestoreError;
 use super::packs::Running;
 use super::path::{Place, place};
-use crate::limits::{OPEN_DIRECTORIES_MAX, WRITE_BYTES};
+use super::quota::Quota;
+use super::stop::Stop;
+use crate::limits::{OPEN_DIRECTORIES_MAX, RESERVED_AHEAD_BYTES, WRITE_BYTES};
 
 /// Files from this size on get their space before their data, so that a full disk shows early and
 /// parts may be written in any order.
@@ -69,22 +72,55 @@ fn open_or_make(parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<(Owne
     }
 }
 
+/// The umask that the process began with.
+static UMASK: OnceLock<Mode> = OnceLock::new();
+
+/// From now on what this process and its children make has its owner's bits: directories must be
+/// writable, and be removed when the restore fails. Files of an archive follow the user's umask all
+/// the same. To be called before threads are started.
+pub fn own_directories() {
+    UMASK.get_or_init(|| {
+        let umask = rustix::process::umask(Mode::RWXU);
+        rustix::process::umask(umask - Mode::RWXU);
+        umask
+    });
+}
+
+/// The umask that the process began with.
+pub fn umask() -> Mode {
+    UMASK.get().copied().unwrap_or(Mode::empty())
+}
+
+/// Where entries go, and what bounds them. All threads share it.
+#[derive(Clone, Copy)]
+pub struct Site<'r> {
+    pub root: BorrowedFd<'r>,
+    /// Bits that files do not get.
+    pub umask: Mode,
+    pub quota: &'r Quota,
+    pub stop: &'r Stop,
+}
+
+fn stopped() -> RestoreError {
+    RestoreError::Server("stopped".into())
+}
+
 /// A thread's way to write entries.
 ///
 /// Invariant: `open` are directories that lead to `path`, the last of them the one at `path`
 /// itself: each the open one at the beginning of `path` of the length beside it.
 pub struct Writer<'r> {
-    root: BorrowedFd<'r>,
+    site: Site<'r>,
     path: Vec<u8>,
     open: Vec<(usize, OwnedFd)>,
     made: u64,
 }
 
 impl<'r> Writer<'r> {
-    /// Writes below `root`.
-    pub fn new(root: BorrowedFd<'r>) -> Writer<'r> {
+    /// Writes at `site`.
+    pub fn new(site: Site<'r>) -> Writer<'r> {
         Writer {
-            root,
+            site,
             path: Vec::new(),
             open: Vec::new(),
             made: 0,
@@ -106,9 +142,12 @@ impl<'r> Writer<'r> {
             let kept = self.open.iter().take_while(|(len, _)| leads(len)).count();
             self.open.truncate(kept);
             self.path.clear();
-            if let Err(e) = self.open_below(path) {
+            let made = self.open_below(path);
+            let made = made.map_err(|e| entry_error("make the directory", path, e));
+            let counted = made.and_then(|made| self.count(made));
+            if let Err(e) = counted {
                 self.open.clear();
-                return Err(entry_error("make the directory", path, e));
+                return Err(e);
             }
             self.path.extend_from_slice(path);
         }
@@ -116,24 +155,33 @@ impl<'r> Writer<'r> {
     }
 
     fn current(&self) -> BorrowedFd<'_> {
-        self.open.last().map_or(self.root, |(_, fd)| fd.as_fd())
+        self.open
+            .last()
+            .map_or(self.site.root, |(_, fd)| fd.as_fd())
     }
 
-    /// Opens what `path` has below the directories that are open.
-    fn open_below(&mut self, path: &[u8]) -> rustix::io::Result<()> {
+    /// Counts directories that were made.
+    fn count(&self, made: u64) -> Result<(), RestoreError> {
+        (0..made).try_for_each(|_| self.site.quota.take_entry(0))
+    }
+
+    /// Opens what `path` has below the directories that are open; how many were made for it.
+    fn open_below(&mut self, path: &[u8]) -> rustix::io::Result<u64> {
+        let mut made = 0;
         let mut at = self.open.last().map_or(0, |(len, _)| *len);
         while at < path.len() {
             let begin = at + usize::from(path[at] == b'/');
             let len = path[begin..].iter().position(|b| *b == b'/');
             at = len.map_or(path.len(), |len| begin + len);
             let (directory, is_made) = open_or_make(self.current(), &path[begin..at])?;
+            made += u64::from(is_made);
             self.made += u64::from(is_made && place(&path[..at]) == Place::Worktree);
             if self.open.len() == OPEN_DIRECTORIES_MAX {
                 self.open.pop();
             }
             self.open.push((at, directory));
         }
-        Ok(())
+        Ok(made)
     }
 
     /// Makes a directory.
@@ -151,12 +199,16 @@ impl<'r> Writer<'r> {
 
     /// Makes a file; the same modes as `git` gives.
     fn create(&mut self, path: &[u8], executable: bool) -> Result<File, RestoreError> {
+        if self.site.stop.is_set() {
+            return Err(stopped());
+        }
         let (directory, name) = split(path);
+        let umask = self.site.umask;
         let directory = self.enter(directory)?;
         let flags =
             OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::RDWR | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(if executable { 0o777 } else { 0o666 });
-        let file = rustix::fs::openat(directory, name, flags, mode);
+        let file = rustix::fs::openat(directory, name, flags, mode - umask);
         file.map(File::from)
             .map_err(|e| entry_error("create", path, e))
     }
@@ -170,7 +222,7 @@ impl<'r> Writer<'r> {
         data: &[u8],
     ) -> Result<(), RestoreError> {
         let file = self.create(path, executable)?;
-        write_all_at(&file, 0, data).map_err(|e| entry_error("write", path, e))?;
+        write_all_at(&file, path, 0, data, self.site.stop)?;
         date(&file, path, mtime_s)
     }
 
@@ -182,42 +234,60 @@ impl<'r> Writer<'r> {
         mtime_s: i64,
         size: u64,
     ) -> Result<PartFile, RestoreError> {
-        let file = self.create(path, executable)?;
-        if size >= PREALLOCATE_BYTES {
-            match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size) {
-                // Not every file system can.
-                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-                Err(e) => return Err(entry_error("reserve space for", path, e)),
-            }
-        }
-        Ok(PartFile {
-            file,
+        let file = PartFile {
+            file: self.create(path, executable)?,
             path: path.to_owned(),
             mtime_s,
+            size,
+            reserved: AtomicU64::new(0),
             left: AtomicU64::new(size),
-        })
+        };
+        file.reserve(0)?;
+        Ok(file)
     }
 }
 
-/// A file that is written in parts by several threads.
+/// A file that is written in parts by several threads, one at a time.
 pub struct PartFile {
     file: File,
     path: Vec<u8>,
     mtime_s: i64,
+    size: u64,
+    /// Up to where it has its space.
+    reserved: AtomicU64,
     left: AtomicU64,
 }
 
 impl PartFile {
+    /// Has space reserved for the data up to `end` and some way ahead. How large a file becomes is
+    /// only what the archive says.
+    fn reserve(&self, end: u64) -> Result<(), RestoreError> {
+        let reserved = self.reserved.load(Ordering::Relaxed);
+        let is_enough = end < reserved || reserved == self.size;
+        if self.size < PREALLOCATE_BYTES || (is_enough && reserved > 0) {
+            return Ok(());
+        }
+        let to = self.size.min(end.saturating_add(RESERVED_AHEAD_BYTES));
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), reserved, to - reserved) {
+            // Not every file system can.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            Err(e) => return Err(entry_error("reserve space for", &self.path, e)),
+        }
+        self.reserved.store(to, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Writes one part, all of `slices`; the last one to be written dates the file.
     pub fn write<'d>(
         &self,
         offset: u64,
         slices: impl Iterator<Item = &'d [u8]>,
+        stop: &Stop,
     ) -> Result<(), RestoreError> {
         let mut len = 0;
         for slice in slices {
-            let written = write_all_at(&self.file, offset + len, slice);
-            written.map_err(|e| entry_error("write", &self.path, e))?;
+            self.reserve(offset + len)?;
+            write_all_at(&self.file, &self.path, offset + len, slice, stop)?;
             len += slice.len() as u64;
         }
         match self.left.fetch_sub(len, Ordering::AcqRel) == len {
@@ -243,9 +313,19 @@ impl PartFile {
 /// Writes in pieces for which the kernel takes memory that was in use a moment ago. For one of a
 /// megabyte it takes pages as large, which on a virtual machine may first have to be had back from
 /// the host: the same pack then takes up to twice as long.
-fn write_all_at(file: &File, mut offset: u64, data: &[u8]) -> io::Result<()> {
+fn write_all_at(
+    file: &File,
+    path: &[u8],
+    mut offset: u64,
+    data: &[u8],
+    stop: &Stop,
+) -> Result<(), RestoreError> {
     for piece in data.chunks(WRITE_BYTES) {
-        file.write_all_at(piece, offset)?;
+        if stop.is_set() {
+            return Err(stopped());
+        }
+        let written = file.write_all_at(piece, offset);
+        written.map_err(|e| entry_error("write", path, e))?;
         offset += piece.len() as u64;
     }
     Ok(())
@@ -267,12 +347,76 @@ fn date(file: &File, path: &[u8], mtime_s: i64) -> Result<(), RestoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::DISK_BLOCK_BYTES;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+    fn bounds(limit_bytes: u64) -> (Quota, Stop) {
+        let quota = Quota::new(Some(limit_bytes), Path::new("/")).unwrap();
+        (quota, Stop::default())
+    }
+
+    fn site<'r>(root: &'r File, quota: &'r Quota, stop: &'r Stop) -> Site<'r> {
+        Site {
+            root: root.as_fd(),
+            umask: Mode::from_raw_mode(0o027),
+            quota,
+            stop,
+        }
+    }
+
+    /// A header may claim any size: what is on the disk follows what has come.
+    #[test]
+    fn space_is_reserved_a_little_ahead_of_the_data() {
+        let root = tempfile::tempdir().unwrap();
+        let fd = File::open(root.path()).unwrap();
+        let (quota, stop) = bounds(u64::MAX);
+        let mut writer = Writer::new(site(&fd, &quota, &stop));
+        let size = 1 << 50;
+        let file = writer.begin(b"huge", false, 0, size).unwrap();
+        let reserved = || std::fs::metadata(root.path().join("huge")).unwrap().len();
+        assert_eq!(reserved(), RESERVED_AHEAD_BYTES);
+        file.write(0, [&[1; 4096][..]].into_iter(), &stop).unwrap();
+        assert_eq!(reserved(), RESERVED_AHEAD_BYTES);
+        let next = RESERVED_AHEAD_BYTES;
+        file.write(next, [&[1; 4096][..]].into_iter(), &stop)
+            .unwrap();
+        assert_eq!(reserved(), 2 * RESERVED_AHEAD_BYTES);
+        // Of a file that ends sooner exactly as much as it has.
+        let size = RESERVED_AHEAD_BYTES + 5;
+        let file = writer.begin(b"small", false, 0, size).unwrap();
+        file.write(next, [&[1; 5][..]].into_iter(), &stop).unwrap();
+        assert_eq!(
+            std::fs::metadata(root.path().join("small")).unwrap().len(),
+            size
+        );
+    }
+
+    #[test]
+    fn files_follow_the_umask_and_directories_count() {
+        let root = tempfile::tempdir().unwrap();
+        let fd = File::open(root.path()).unwrap();
+        let (quota, stop) = bounds(3 * DISK_BLOCK_BYTES);
+        let mut writer = Writer::new(site(&fd, &quota, &stop));
+        writer.file(b"a/b/x", true, 0, b"x").unwrap();
+        let mode = std::fs::metadata(root.path().join("a/b/x")).unwrap();
+        assert_eq!(mode.mode() & 0o777, 0o750);
+        let directory = std::fs::metadata(root.path().join("a/b")).unwrap();
+        assert_eq!(directory.permissions().mode() & 0o700, 0o700);
+        // Those that are there cost nothing.
+        writer.file(b"a/c/y", false, 0, b"").unwrap();
+        writer.file(b"a/b/z", false, 0, b"").unwrap();
+        let error = writer.file(b"d/x", false, 0, b"").unwrap_err();
+        assert!(error.to_string().contains("--size-limit"), "{error}");
+        stop.set();
+        writer.file(b"a/b/late", false, 0, b"").unwrap_err();
+    }
 
     #[test]
     fn files_land_where_their_paths_say_whatever_the_order() {
         let root = tempfile::tempdir().unwrap();
         let fd = File::open(root.path()).unwrap();
-        let mut writer = Writer::new(fd.as_fd());
+        let (quota, stop) = bounds(u64::MAX);
+        let mut writer = Writer::new(site(&fd, &quota, &stop));
         let deep = vec!["d"; 3 * OPEN_DIRECTORIES_MAX].join("/");
         let directories = [
             "",
@@ -300,7 +444,8 @@ mod tests {
     fn a_directory_that_cannot_be_made_leaves_the_writer_whole() {
         let root = tempfile::tempdir().unwrap();
         let fd = File::open(root.path()).unwrap();
-        let mut writer = Writer::new(fd.as_fd());
+        let (quota, stop) = bounds(u64::MAX);
+        let mut writer = Writer::new(site(&fd, &quota, &stop));
         writer.file(b"a/b/c/file", false, 0, b"1").unwrap();
         let error = writer.directory(b"a/b/c/file/d").unwrap_err();
         assert!(error.to_string().contains("no directory"), "{error}");

@@ -468,3 +468,60 @@ fn completions_and_manual_come_from_the_command_line() {
         );
     }
 }
+
+/// What a server or a file says is shown, and does nothing to a terminal: no cursor moves, no line
+/// is added, and there is not too much of it. That of `git` and its upstream is no exception.
+#[test]
+fn what_others_say_reaches_the_terminal_as_text() {
+    let lab = new_lab();
+    let target = lab.scratch("none");
+    let evil = format!("\x1b[2Jevil\u{9b}31m\u{202e}\r{}", "\x07x".repeat(100_000));
+    let length = evil.len();
+    let said = evil.clone();
+    let hostile = listen(move |mut socket| {
+        let asked = socket.read(&mut [0; 4096]);
+        let answer = format!("HTTP/1.1 403 No\r\nContent-Length: {length}\r\n\r\n{said}");
+        drop(asked.and_then(|_| socket.write_all(answer.as_bytes())));
+    });
+    let absent = lab.scratch("\x1b[2Jevil\nabsent");
+    let absent = absent.to_string_lossy().into_owned();
+    for (server, repository, more) in [
+        (hostile, "test/app", &[][..]),
+        (hostile, "test/app", &["--json"]),
+        (nobody(), &absent, &["--fallback", "clone"]),
+    ] {
+        let out = restore(server, repository, &target, more);
+        for said in [&out.stderr, &out.stdout] {
+            let said = String::from_utf8_lossy(said).into_owned();
+            let does_nothing = |c: char| !c.is_control() && c != '\u{202e}';
+            let lines = said.lines().collect::<Vec<_>>().concat();
+            assert!(lines.chars().all(does_nothing), "{said:?}");
+            assert!(said.len() < 16 << 10, "{} bytes", said.len());
+        }
+        let errors = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(errors.contains("\\u{1b}[2Jevil"), "{errors}");
+        assert!(errors.lines().count() <= 2, "{errors}");
+        expect_nothing(&target);
+    }
+}
+
+/// Scripts read why, too.
+#[test]
+fn a_failure_is_a_summary_as_well() {
+    let lab = new_lab();
+    let target = lab.scratch("none");
+    for (address, code) in [(nobody(), 3), (serve(b"no archive".to_vec(), |_| None), 5)] {
+        let out = restore(address, "test/app", &target, &["--json"]);
+        let errors = expect(&out, code);
+        let json: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert_eq!(json["exit_code"], code);
+        assert_eq!(json["repository"], "test/app");
+        assert_eq!(json["directory"], target.to_string_lossy().as_ref());
+        assert!(json["total_ms"].as_f64().is_some_and(|ms| ms > 0.0));
+        let error = json["error"].as_str().unwrap_or_default();
+        assert!(
+            !error.is_empty() && errors.contains(error),
+            "{error}: {errors}"
+        );
+    }
+}

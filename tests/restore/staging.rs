@@ -11,6 +11,8 @@ use crate::support::{git, wait};
 use rustix::process::Signal;
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -253,4 +255,74 @@ fn a_mount_point_is_filled_and_a_read_only_one_is_refused() {
         assert!(errors.contains("Read-only"), "{errors}");
     }
     expect_nothing(&lab.scratch("x"));
+}
+
+/// Whatever bits the user takes away from what is made: a restore gives the modes that git gives,
+/// and can always remove what it made.
+#[test]
+fn any_umask_gives_the_modes_of_a_clone_and_leaves_nothing_behind() {
+    let (lab, server, _) = served();
+    let under = |umask: &str, program: &Path| {
+        let script = format!("umask {umask} && exec \"$0\" \"$@\"");
+        let mut command = Command::new("sh");
+        git::isolate(&mut command)
+            .args(["-c", &script])
+            .arg(program);
+        command
+    };
+    let binary = lab.scratch("tarpon");
+    fs::copy(crate::lab::BINARY, &binary).unwrap_or_else(|e| panic!("{e}"));
+    let server = format!("http://{}", server.address());
+    let restores = |umask: &str, target: &Path| {
+        let mut command = under(umask, &binary);
+        command.args(["restore", "test/app"]).arg(target);
+        command.args(["--server", &server]);
+        command
+    };
+    for umask in ["0077", "0002", "0027"] {
+        let (cloned, target) = (lab.scratch(&format!("clone{umask}")), lab.scratch(umask));
+        let mut clone = under(umask, Path::new("git"));
+        clone
+            .args(["clone", "--quiet", &lab.url("app")])
+            .arg(&cloned);
+        expect(&clone.output().unwrap_or_else(|e| panic!("{e}")), 0);
+        expect(
+            &restores(umask, &target)
+                .output()
+                .unwrap_or_else(|e| panic!("{e}")),
+            0,
+        );
+        expect_files(&cloned, &target, umask);
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("the rest is not tested: only root can become another user");
+        return;
+    }
+    const NOBODY: u32 = 65534;
+    let parent = lab.scratch("parent");
+    fs::create_dir(&parent).unwrap_or_else(|e| panic!("{e}"));
+    std::os::unix::fs::chown(&parent, Some(NOBODY), Some(NOBODY)).unwrap_or_else(|e| panic!("{e}"));
+    let open = fs::Permissions::from_mode(0o755);
+    for path in parent.ancestors().take(3).chain([&*binary]) {
+        fs::set_permissions(path, open.clone()).unwrap_or_else(|e| panic!("{e}"));
+    }
+    for umask in ["0777", "0277", "0477", "0177"] {
+        let mut command = restores(umask, &parent.join("app"));
+        command.env("HOME", &parent).current_dir(&parent);
+        let out = command.uid(NOBODY).gid(NOBODY).output();
+        let out = out.unwrap_or_else(|e| panic!("{e}"));
+        let errors = String::from_utf8_lossy(&out.stderr).into_owned();
+        // Its own files, too, may be such that nobody can read them. Git itself cannot go on then.
+        assert!(
+            matches!(out.status.code(), Some(0 | 4)),
+            "{umask}: {errors}"
+        );
+        if out.status.success() {
+            fs::remove_dir_all(parent.join("app")).unwrap_or_else(|e| panic!("{e}"));
+        }
+        let left: Vec<_> = fs::read_dir(&parent)
+            .unwrap_or_else(|e| panic!("{e}"))
+            .collect();
+        assert!(left.is_empty(), "{umask}: {left:?}: {errors}");
+    }
 }
