@@ -563,6 +563,8 @@ pub const SHALLOW_BYTES_MAX: u64 = 64 << 20;
 pub const STASH_LOG_BYTES_MAX: u64 = 1 << 20;
 /// How long the date of an index may be waited for: the second after a file's own.
 pub const INDEX_DATE_WAIT_MAX_MS: u64 = 2 * SECOND_MS;
+/// Most that a `git` of a restore may say, on either output: the paths of a large repository.
+pub const RESTORE_GIT_OUTPUT_BYTES_MAX: u64 = 128 << 20;
 /// How long `git` may take to end its helpers and itself after an interruption.
 pub const GIT_END_MS: u64 = 2 * SECOND_MS;
 /// Largest `.git/config` of an archive.

@@ -3,7 +3,8 @@
 //! ([`settings`]); and it may speak with whom the step is for, nobody else.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{Read, Seek};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -14,7 +15,9 @@ use super::settings::{Settings, Users};
 use super::stop::Stop;
 use crate::gitenv::{self, Configuration};
 use crate::io::child;
-use crate::limits::{GIT_END_MS, INTERRUPT_POLL_MS};
+use crate::limits::{
+    GIT_END_MS, GIT_STDERR_TAIL_BYTES, INTERRUPT_POLL_MS, RESTORE_GIT_OUTPUT_BYTES_MAX,
+};
 
 /// What must not happen in a directory that is still in the making, whatever it holds: hooks,
 /// daemons, work in the background, and other repositories than this one. Version 2 of the
@@ -197,19 +200,26 @@ fn output(stop: &Stop, mut command: Command, step: &str) -> Result<Vec<u8>, Rest
     command
         .stdout(out.try_clone().map_err(io)?)
         .stderr(errors.try_clone().map_err(io)?);
-    let status = finish(command.spawn().map_err(io)?, stop).map_err(io)?;
-    let mut text = Vec::new();
-    let file = if status.success() {
-        &mut out
-    } else {
-        &mut errors
+    let child = command.spawn().map_err(io)?;
+    let Some(status) = finish(child, stop, [&out, &errors]).map_err(io)? else {
+        return Err(failed(
+            "it was ended, as there is no end to what it says".into(),
+        ));
     };
-    file.rewind()
-        .and_then(|()| file.read_to_end(&mut text))
-        .map_err(io)?;
+    let mut text = Vec::new();
     if status.success() {
+        out.rewind()
+            .and_then(|()| out.read_to_end(&mut text))
+            .map_err(io)?;
         return Ok(text);
     }
+    // It may pass on what a server says. The reason is at the end.
+    let len = errors.metadata().map_err(io)?.len();
+    let tail = len.saturating_sub(GIT_STDERR_TAIL_BYTES as u64);
+    errors
+        .seek(SeekFrom::Start(tail))
+        .and_then(|_| errors.read_to_end(&mut text))
+        .map_err(io)?;
     let text = String::from_utf8_lossy(&text);
     Err(match child::not_started(status.code(), &text) {
         Some(why) => io(why),
@@ -217,14 +227,19 @@ fn output(stop: &Stop, mut command: Command, step: &str) -> Result<Vec<u8>, Rest
     })
 }
 
-/// Waits for the end of `git`, and asks for it when the restore is to stop.
-fn finish(mut child: Child, stop: &Stop) -> std::io::Result<ExitStatus> {
+/// Waits for the end of `git`, and asks for it when the restore is to stop; `None` when it was ended
+/// because of what it wrote to `files`.
+fn finish(mut child: Child, stop: &Stop, files: [&File; 2]) -> std::io::Result<Option<ExitStatus>> {
     let mut asked = None;
+    let mut says_too_much = false;
     loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
+        for file in files {
+            says_too_much |= file.metadata()?.len() > RESTORE_GIT_OUTPUT_BYTES_MAX;
         }
-        if stop.is_set() {
+        if let Some(status) = child.try_wait()? {
+            return Ok((!says_too_much).then_some(status));
+        }
+        if stop.is_set() || says_too_much {
             end(&child, *asked.get_or_insert_with(Instant::now));
         }
         std::thread::sleep(Duration::from_millis(INTERRUPT_POLL_MS / 20));
@@ -239,4 +254,40 @@ fn end(child: &Child, asked: Instant) {
     };
     // It may have ended by itself.
     let _ = rustix::process::kill_process_group(rustix::process::Pid::from_child(child), signal);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::CommandExt;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).process_group(0);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// A server has `git` say what it likes.
+    #[test]
+    fn who_says_without_end_is_ended() {
+        let stop = Stop::default();
+        for script in ["yes", "yes >&2"] {
+            let error = output(&stop, shell(script), "fetch").unwrap_err();
+            assert!(error.to_string().contains("no end"), "{error}");
+        }
+        let script = "head -c 1000000 /dev/zero | tr '\\0' x >&2; echo >&2 the reason; exit 1";
+        let error = output(&stop, shell(script), "fetch")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.ends_with("the reason") && error.len() < 10_000,
+            "{}",
+            error.len()
+        );
+        assert_eq!(
+            output(&stop, shell("echo said"), "fetch").unwrap(),
+            b"said\n"
+        );
+    }
 }
