@@ -68,10 +68,10 @@ fn passes(name: &OsStr, configuration: Configuration) -> bool {
     let is = |known: &&str| name == OsStr::new(known);
     let begins = |prefix: &&str| name.as_bytes().starts_with(prefix.as_bytes());
     let users = configuration == Configuration::Users;
-    KEPT.iter().any(|known| is(known))
-        || KEPT_PREFIXES.iter().any(|prefix| begins(prefix))
-        || users && CONFIGURATION.iter().any(|known| is(known))
-        || users && CONFIGURATION_PREFIXES.iter().any(|prefix| begins(prefix))
+    KEPT.iter().any(is)
+        || KEPT_PREFIXES.iter().any(begins)
+        || users && CONFIGURATION.iter().any(is)
+        || users && CONFIGURATION_PREFIXES.iter().any(begins)
 }
 
 #[cfg(test)]

@@ -125,10 +125,8 @@ fn find_ref<'m>(named: &Named, moment: &'m MirrorRefs) -> Result<&'m Ref, String
         .find_map(|name| moment.get(name.as_bytes().as_bstr()));
     let found = found.ok_or_else(|| named.given.clone())?;
     let leads_to = |id: &String| {
-        [Some(found.target), found.peeled]
-            .iter()
-            .flatten()
-            .any(|there| there.to_string() == *id)
+        let id = gix::ObjectId::from_hex(id.as_bytes()).ok();
+        id.is_some() && [Some(found.target), found.peeled].contains(&id)
     };
     match &named.id {
         Some(id) if !leads_to(id) => Err(format!("{} is {}, not {id}", found.name, found.target)),

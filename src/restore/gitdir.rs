@@ -21,7 +21,7 @@ use super::packs;
 use super::refs::Refs;
 use super::stop::Stop;
 use super::tree;
-use super::write::as_path;
+use super::write::{self, as_path};
 
 /// What was restored.
 #[derive(Debug)]
@@ -153,6 +153,8 @@ impl Modes {
             });
         fs::remove_file(&path).map_err(failed)?;
         let made = open(0o777).and_then(executable).map_err(failed)?;
+        // Files of an archive have the user's, this one not all of it.
+        let made = made && !write::umask().contains(rustix::fs::Mode::XUSR);
         Ok(match (can.unwrap_or(false), plain, made) {
             (true, false, true) => Modes::Told,
             (true, _, _) => Modes::Masked,

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! download ─► frames ─► extract: decode ─► tar ─► write     into staging
+//!                                  capture ─► gitdir: packs, refs, tree ─► index
 //!                            update: moment ─► git ─► index ─► staging: the target, at once
 //! ```
 //!
 //! Threads and blocking sockets: it is one program for one repository. What comes from the network
 //! is looked at only after its checksum was, where it has one, names are believed only after [`path`]
 //! has looked at them, and [`write`] never follows a link. Memory is had from [`budget`] alone, the
-//! disk from [`quota`], and a server's words reach the terminal escaped ([`crate::io::say`]).
+//! disk from [`quota`], and a server's words reach the terminal escaped ([`crate::io::say`]). Of an
+//! archive's `.git` only objects are written; the rest is made anew ([`gitdir`]).
 
 mod budget;
 mod capture;

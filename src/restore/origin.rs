@@ -82,7 +82,7 @@ fn is_plain(url: &[u8]) -> bool {
     }
     let (host, path) = match url.split_once_str("://") {
         Some((b"file", path)) => return path.first() == Some(&b'/'),
-        Some((name, rest)) if matches!(name, b"http" | b"https" | b"ssh" | b"git") => {
+        Some((b"http" | b"https" | b"ssh" | b"git", rest)) => {
             rest.split_once_str("/").unwrap_or((rest, b""))
         }
         None if scheme(url) == Some("ssh") => url.split_once_str(":").unwrap_or((b"", b"")),

@@ -132,10 +132,9 @@ impl<'a> Refs<'a> {
                 .binary_search_by(|(n, _)| (***n).cmp(name))
                 .is_ok()
         };
-        if let Some(to) = self.remote_head {
-            if !to.starts_with(REMOTE) || to == REMOTE_HEAD || !has(to) {
-                return Err(refused(REMOTE_HEAD, "it names no branch of the upstream"));
-            }
+        let is_branch = |to: &BStr| to.starts_with(REMOTE) && to != REMOTE_HEAD && has(to);
+        if self.remote_head.is_some_and(|to| !is_branch(to)) {
+            return Err(refused(REMOTE_HEAD, "it names no branch of the upstream"));
         }
         let symbolic = self.remote_head.map(|_| REMOTE_HEAD.as_bstr());
         let taken = |name: &[u8]| has(name) || symbolic.is_some_and(|s| s == name);
@@ -421,6 +420,10 @@ mod tests {
             }
             assert_eq!(written(&[on_main, main, more]), None, "{more:?}");
         }
+    }
+
+    #[test]
+    fn a_head_that_names_no_branch_and_no_commit_is_refused() {
         for head in [
             "",
             "\n",
@@ -435,8 +438,10 @@ mod tests {
         ] {
             assert_eq!(written(&[("HEAD", head)]), None, "{head:?}");
         }
+        let main = ("refs/heads/main", "AA\n");
         assert_eq!(written(&[main]), None);
         // Across loose and packed.
+        let on_main = ("HEAD", "ref: refs/heads/main\n");
         let packed = ("packed-refs", "AA refs/tags/x\n");
         assert_eq!(
             written(&[on_main, main, packed, ("refs/tags/x/y", "AA\n")]),

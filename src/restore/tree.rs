@@ -19,7 +19,7 @@ const HEAD: &[u8] = b".git/HEAD";
 const STAT_BYTES: usize = 40;
 const MODE_AT: usize = 24;
 /// Longest path whose length fits in an entry's flags; longer ones end at their NUL.
-const NAME_LEN_MAX: usize = 0xfff;
+const NAME_LEN_FIELD: usize = 0xfff;
 
 /// What was unpacked into the worktree.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -302,7 +302,7 @@ fn push_entry(out: &mut Vec<u8>, mode: u32, id: ObjectId, path: &[u8]) {
     out.resize(start + STAT_BYTES, 0);
     out[start + MODE_AT..start + MODE_AT + 4].copy_from_slice(&mode.to_be_bytes());
     out.extend_from_slice(id.as_bytes());
-    let flags = path.len().min(NAME_LEN_MAX) as u16;
+    let flags = path.len().min(NAME_LEN_FIELD) as u16;
     out.extend_from_slice(&flags.to_be_bytes());
     out.extend_from_slice(path);
     out.resize(start + (fixed + path.len()) / 8 * 8 + 8, 0);

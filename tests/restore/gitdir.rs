@@ -156,9 +156,9 @@ fn files(directory: &Path) -> Vec<String> {
     found
 }
 
-/// Whether a clone has a file of this name in its `.git`.
+/// Whether a clone has a file of this name in its `.git`, or a restore has noted something there.
 fn is_known(file: &str) -> bool {
-    const FILES: [&str; 8] = [
+    const FILES: [&str; 9] = [
         "HEAD",
         "config",
         "description",
@@ -167,6 +167,7 @@ fn is_known(file: &str) -> bool {
         "packed-refs",
         "refs/heads/main",
         "refs/remotes/origin/HEAD",
+        "tarpon-restored",
     ];
     let is_pack = |name: &str| ["pack", "idx", "rev"].iter().any(|end| name.ends_with(end));
     FILES.contains(&file) || file.strip_prefix("objects/pack/pack-").is_some_and(is_pack)
