@@ -16,6 +16,7 @@
 //!              │               snapshot::gitdir   first frame: leaves at once
 //!              │               serve::builder     place: entry made, packs hard-linked; unlock
 //!              │               snapshot::produce  packs, worktree, index, in this order
+//!              │                  ├─ snapshot::turns: large builds go on in turn
 //!              │                  └─ snapshot::zstd::ring: encoder threads (job, pack, filter, tar)
 //!              │                        │
 //!              │            snapshot::fanout: extents so far, window, readers
@@ -35,7 +36,8 @@
 //! * **Cores**: one monoio runtime for each CPU with its own listener. They never block: sockets
 //!   are non-blocking, files are sent with `sendfile` or `splice` only after `cachestat` says that
 //!   they are in memory; otherwise a prefetch thread reads them first.
-//! * **Encoders**: OS threads of lower priority with zstd, gix and mapped packs.
+//! * **Encoders**: OS threads of lower priority with zstd, gix and mapped packs; a few of them for
+//!   small builds only, which wait for no large one.
 //! * **Builders**: one thread for each running build, which puts results in order, and one that
 //!   checks its packs meanwhile.
 //! * **Background**: one thread on tokio-uring (or tokio): spool writes, `git`, schedule, eviction.

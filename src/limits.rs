@@ -307,11 +307,38 @@ const _: () = assert!(FETCH_JITTER_PERCENT < 100 && FETCHES_OF_HOST_MAX > 0);
 const _: () = assert!(MIRROR_PACK_FACTOR >= 2 && MIRROR_PACKS_MAX >= 2);
 /// Threads that read files ahead of the sockets.
 pub const PREFETCH_THREADS: usize = 4;
-/// How long a build that is not kept waits for the slowest of its clients to take a piece: what it
-/// waits for holds up everybody else.
-pub const LIVE_ONLY_WAIT_MS: u64 = 10_000;
-/// Builds that produce at the same time; further ones have sent their first bytes and wait.
-pub const BUILDS_PRODUCING_MAX: usize = 2;
+/// A build that is not kept goes on at the pace of its slowest client that takes
+/// [`LIVE_ONLY_STEP_BYTES`] in this time.
+pub const LIVE_ONLY_STEP_MS: u64 = 10_000;
+/// See [`LIVE_ONLY_STEP_MS`].
+pub const LIVE_ONLY_STEP_BYTES: u64 = 1 << 20;
+/// Steps that a client can be ahead by: a socket's buffer takes several at once.
+pub const LIVE_ONLY_STEPS_AHEAD_MAX: u64 = 2;
+/// Whoever asks while such a build goes on at less than this gets another one.
+pub const LIVE_ONLY_SLOW_BYTES_S: u64 = 8_000_000;
+/// How long a client's pace is looked at before it counts.
+pub const LIVE_ONLY_LOOK_MS: u64 = 1_000;
+/// How long such a build goes on waiting without clients: some may be about to come.
+pub const LIVE_ONLY_ALONE_MS: u64 = 1_000;
+/// Large builds that produce at the same time, half as many as there are encoders: the least
+/// and the most.
+pub const BUILDS_PRODUCING_MIN: usize = 2;
+/// See [`BUILDS_PRODUCING_MIN`].
+pub const BUILDS_PRODUCING_MAX: usize = 8;
+/// How long such a build produces before another one has its turn, if one waits.
+pub const TURN_MS: u64 = 100;
+/// Large builds that have begun to produce and have not ended. Each may have a window, what waits
+/// to be spooled, and a few results in memory; further ones have sent their first bytes and wait.
+pub const BUILDS_OPEN_MAX: usize = 32;
+/// Small builds at the same time.
+pub const SMALL_BUILDS_MAX: usize = 16;
+/// Bytes of packs and loose objects that a small build has at most.
+pub const SMALL_BUILD_LINKED_BYTES: u64 = 4 << 20;
+/// Steps of the walk of a small build's tree, and jobs of its worktree. One that needs more goes on
+/// as a large one.
+pub const SMALL_BUILD_STEPS: u64 = 8192;
+/// See [`SMALL_BUILD_STEPS`].
+pub const SMALL_BUILD_JOBS: u64 = 8;
 /// How long an entry's files stay open after its last request.
 pub const IDLE_ENTRY_OPEN_MS: u64 = 10_000;
 /// How long a snapshot that a newer one has replaced can still be read by its tag after its last
@@ -438,6 +465,10 @@ pub const PROMPT_NICE: i32 = 10;
 pub const PROMPT_SLICE_NS: u64 = 100_000;
 /// How much nicer than the network cores the encoders are.
 pub const ENCODER_NICE: i32 = 10;
+/// The same of small builds: they are over soon, and large ones are not to hold them up.
+pub const SMALL_BUILD_NICE: i32 = 5;
+/// Threads that encode for small builds only, as a share of the encoders, rounded up.
+pub const SMALL_ENCODERS_PERCENT: usize = 25;
 /// How much nicer than the network cores `git` and its helpers are.
 pub const CHILD_NICE: i32 = 10;
 

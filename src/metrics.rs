@@ -156,7 +156,8 @@ pub const FAMILIES: [Family; 23] = [
         kind: Kind::Counter,
         label: "result",
         values: BuildResult::NAMES,
-        help: "Snapshots built: cached (complete), sent but not cached (live_only), or failed.",
+        help: "Snapshots built: cached (complete), sent but not cached (live_only), given up \
+               because all clients had left an uncached one (abandoned), or failed.",
     },
     Family {
         id: Id::SpooledBytes,
@@ -399,6 +400,8 @@ label! {
     BuildResult {
         /// Published in the cache.
         Complete = "complete",
+        /// Given up, for its clients left or the server stopped.
+        Abandoned = "abandoned",
         /// Clients got an error.
         Failed = "failed",
         /// Clients got it, the cache did not.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tarpon::limits::{FRAME_TAR_BYTES, LEVEL_DEFAULT};
 use tarpon::snapshot::job::EncoderState;
-use tarpon::snapshot::zstd::ring::Ring;
+use tarpon::snapshot::zstd::ring::{Pending, Ring, Size};
 
 /// Frames in one iteration.
 const FRAMES: u64 = 32;
@@ -46,14 +46,15 @@ pub fn bench(criterion: &mut Criterion) {
 /// Encodes all blocks with as many in flight as the producer has.
 fn encode(ring: &Ring<EncoderState>, blocks: &[Arc<Vec<u8>>]) -> Vec<u8> {
     let window = 2 * ring.threads() + 2;
+    let lane = ring.lane(Size::Large);
     let (mut out, mut line) = (Vec::new(), VecDeque::new());
-    let take = |pending: tarpon::snapshot::zstd::ring::Pending<Vec<u8>>, out: &mut Vec<u8>| {
+    let take = |pending: Pending<Vec<u8>>, out: &mut Vec<u8>| {
         let frame = pending.wait();
         out.extend(frame.unwrap_or_else(|e| panic!("an encoder: {e}")));
     };
     for block in blocks {
         let block = block.clone();
-        line.push_back(ring.submit(move |state: &mut EncoderState| {
+        line.push_back(lane.submit(move |state: &mut EncoderState| {
             let mut frame = Vec::new();
             let made = state.push_frame(LEVEL_DEFAULT, &block, &mut frame);
             made.unwrap_or_else(|e| panic!("a frame: {e}"));

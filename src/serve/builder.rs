@@ -14,6 +14,7 @@ use tokio::sync::{RwLockReadGuard, watch};
 
 use super::archive::{Archive, Files, unix_ms};
 use super::background::{Command, SpoolJob};
+use super::end::End;
 use super::registry::{Moves, Permit, Repo, StartError};
 use super::shared::Shared;
 use super::spool::{Spooler, not_kept};
@@ -22,16 +23,17 @@ use crate::cache::files::StoreError;
 use crate::cache::staging::{Linked as LinkKind, Staging, spool_path};
 use crate::extent::Piece;
 use crate::io::{residency, sched};
-use crate::limits::ENCODER_NICE;
-use crate::metrics::{BuildResult, Event, Level};
+use crate::limits::{ENCODER_NICE, SMALL_BUILD_NICE};
+use crate::metrics::Level;
 use crate::mirror::Git;
 use crate::refs::Head;
 use crate::snapshot::iconv::Identity;
 use crate::snapshot::line::{Record, Reuse};
 use crate::snapshot::output::{BuildError, Spool};
 use crate::snapshot::produce::{self, Input, Opened};
+use crate::snapshot::turns::Turn;
 use crate::snapshot::view::{self, PinError, View};
-use crate::snapshot::zstd::ring::panic_text;
+use crate::snapshot::zstd::ring::{Size, panic_text};
 
 /// Version of everything that decides an archive's bytes besides what its id is made from.
 const ARCHIVE_FORMAT: u8 = 4;
@@ -89,11 +91,22 @@ struct Placed<'r> {
 enum Place<'r> {
     /// In an entry, to be published.
     Entry(Staging),
-    /// In the mirror, which stays locked: no entry could be made, so nothing is kept.
+    /// In the mirror, which stays locked until the build waits for its readers: no entry could be
+    /// made, so nothing is kept.
     Mirror {
         why: String,
-        _pinned: RwLockReadGuard<'r, ()>,
+        pinned: RwLockReadGuard<'r, ()>,
     },
+}
+
+impl From<BeginError> for End {
+    fn from(e: BeginError) -> End {
+        match e {
+            BeginError::Build(e) => e.into(),
+            BeginError::Stopping => End::Abandoned(e.to_string()),
+            e => End::Failed(e.to_string()),
+        }
+    }
 }
 
 struct SpoolSender {
@@ -115,55 +128,53 @@ pub fn run(shared: &Arc<Shared>, permit: Permit, git: &Git, stop: watch::Receive
     let begun = catch_unwind(AssertUnwindSafe(|| begin(shared, &repo, git, stop)));
     let begun = match begun {
         Ok(Ok(begun)) => begun,
-        Ok(Err(e)) => return refuse(shared, permit, &e.to_string()),
-        Err(panic) => return refuse(shared, permit, &format!("a panic: {}", panic_text(&*panic))),
+        Ok(Err(e)) => return refuse(shared, permit, e.into()),
+        Err(panic) => return refuse(shared, permit, End::Failed(panicked(&*panic))),
     };
-    if build_for(shared, &permit, begun) {
-        // The next build can begin when nobody holds the permit any more.
-        drop(permit);
-        shared.tell(Command::Published(repo.clone()));
-    }
-}
-
-/// Builds what has begun; whether it was published.
-fn build_for(shared: &Arc<Shared>, permit: &Permit, begun: Begun<'_>) -> bool {
     let (archive, moves) = (begun.archive.clone(), begun.moves);
     let meter = shared.meter();
     meter.up(Level::BuildsRunning);
     shared.add_running(&archive.fanout);
     permit.started(Ok(archive.clone()));
-    let built = catch_unwind(AssertUnwindSafe(|| build(shared, begun)));
+    let mut turn = None;
+    let built = catch_unwind(AssertUnwindSafe(|| build(shared, begun, &mut turn)));
     meter.down(Level::BuildsRunning);
-    let built = built.unwrap_or_else(|panic| Err(format!("a panic: {}", panic_text(&*panic))));
-    match built {
-        Ok(Some(())) => {
-            meter.add(Event::Build(BuildResult::Complete), 1);
-            publish_done(shared, permit.repo(), archive, moves);
-            return true;
-        }
-        Ok(None) => {
-            meter.add(Event::Build(BuildResult::LiveOnly), 1);
-            permit.repo().set_built();
-        }
-        Err(why) => {
-            // Before anybody hears of it and asks again.
-            permit.repo().set_not_built(&why);
-            archive.fanout.fail(&why);
-            meter.add(Event::Build(BuildResult::Failed), 1);
-            tracing::error!(repository = &*permit.repo().name, "build failed: {why}");
-        }
+    let end = match built {
+        Ok(Ok(end)) | Ok(Err(end)) => end,
+        Err(panic) => End::Failed(panicked(&*panic)),
+    };
+    if matches!(end, End::Complete) {
+        publish_done(shared, &repo, archive.clone(), moves);
     }
-    false
+    end.note(shared, &repo, &archive.fanout);
+    // The next build can begin when nobody holds the permit any more.
+    drop(permit);
+    match end {
+        End::Complete => shared.tell(Command::Published(repo.clone())),
+        // The last bytes are nowhere else: they are kept for those who are there, in the build's
+        // place, so that this is as bounded as the builds are.
+        End::LiveOnly => archive.fanout.wait_taken(),
+        End::Abandoned(_) | End::Failed(_) => {}
+    }
 }
 
-fn refuse(shared: &Shared, permit: Permit, why: &str) {
+fn panicked(panic: &(dyn std::any::Any + Send)) -> String {
+    format!("a panic: {}", panic_text(panic))
+}
+
+fn refuse(shared: &Shared, permit: Permit, end: End) {
     let repository = permit.repo().name.clone();
     let repository = &*repository;
+    let (End::Abandoned(why) | End::Failed(why)) = &end else {
+        return;
+    };
     tracing::error!(repository, "build could not begin: {why}");
-    shared.meter().add(Event::Build(BuildResult::Failed), 1);
-    permit.repo().set_not_built(why);
+    end.count(shared, permit.repo());
     permit.refuse(StartError {
-        status: 500,
+        status: match end {
+            End::Failed(_) => 500,
+            _ => 503,
+        },
         message: format!("cannot build a snapshot of {repository}: {why}"),
     });
 }
@@ -262,7 +273,7 @@ fn place<'r>(shared: &Shared, begun: Begun<'r>) -> Result<Placed<'r>, BeginError
             shared.tell(Command::Sweep);
             let place = Place::Mirror {
                 why: e.to_string(),
-                _pinned: begun.pinned,
+                pinned: begun.pinned,
             };
             (mirror, place, files)
         }
@@ -410,8 +421,37 @@ fn reuse(base: &Archive) -> Option<Reuse> {
     Some(Reuse { spool, records })
 }
 
-/// Produces, spools and publishes. `None` if the archive is complete but could not be kept.
-fn build(shared: &Arc<Shared>, mut begun: Begun<'_>) -> Result<Option<()>, String> {
+/// Has the archive's bytes written to its entry, if it has one; otherwise gives what keeps the mirror as
+/// it is.
+fn settle<'r>(
+    shared: &Shared,
+    archive: &Archive,
+    place: Place<'r>,
+    files: Arc<Files>,
+    spooler: Spooler,
+) -> (Option<Staging>, Option<RwLockReadGuard<'r, ()>>) {
+    match place {
+        Place::Entry(staging) => {
+            archive.placed(staging.dir().to_owned(), files.clone());
+            shared.tell(Command::Spool(SpoolJob {
+                files,
+                spooler,
+                repository: archive.repository.clone(),
+            }));
+            (Some(staging), None)
+        }
+        Place::Mirror { why, pinned } => {
+            archive.fanout.spool_failed(&why);
+            drop(spooler);
+            // No directory: the mirror is not to be taken for the archive's own.
+            archive.placed(PathBuf::new(), files);
+            (None, Some(pinned))
+        }
+    }
+}
+
+/// Produces, spools and publishes. Leaves in `held` the turn that the archive's memory counts for.
+fn build(shared: &Arc<Shared>, mut begun: Begun<'_>, held: &mut Option<Turn>) -> Result<End, End> {
     let archive = begun.archive.clone();
     let (sender, pieces) = unbounded_channel();
     let spool = SpoolSender { sender };
@@ -420,61 +460,53 @@ fn build(shared: &Arc<Shared>, mut begun: Begun<'_>) -> Result<Option<()>, Strin
     let first = begun
         .head
         .send_first(&archive.fanout, &spool, level, faults);
-    first.map_err(|e| e.to_string())?;
+    first?;
     let Placed {
         place,
         opened,
         files,
         loose,
-    } = place(shared, begun).map_err(|e| e.to_string())?;
-    match &place {
-        Place::Entry(staging) => {
-            archive.placed(staging.dir().to_owned(), files.clone());
-            shared.tell(Command::Spool(SpoolJob {
-                files,
-                spooler,
-                repository: archive.repository.clone(),
-            }));
-        }
-        Place::Mirror { why, .. } => {
-            archive.fanout.spool_failed(why);
-            drop(spooler);
-            // No directory: the mirror is not to be taken for the archive's own.
-            archive.placed(PathBuf::new(), files);
-        }
-    }
-    let mut turn = None;
-    let wait = || {
+    } = place(shared, begun)?;
+    let (staging, pinned) = settle(shared, &archive, place, files, spooler);
+    let enter = |size| {
         // The first bytes are out; what follows must not delay anybody else's.
-        sched::be_nice(ENCODER_NICE);
-        turn = shared.turns.wait();
+        sched::be_nice(match size {
+            Size::Small => SMALL_BUILD_NICE,
+            Size::Large => ENCODER_NICE,
+        });
+        shared.turns.enter(&archive.repository, size)
     };
-    let records = produce::produce(opened, &archive.fanout, &spool, &shared.ring, wait)
-        .map_err(|e| e.to_string())?;
+    let fanout = &archive.fanout;
+    let let_go = move || drop(pinned);
+    let produced = produce::produce(opened, fanout, &spool, &shared.ring, enter, let_go);
+    let (records, mut turn) = produced?;
     drop(spool);
-    drop(turn);
     archive.fanout.finish();
+    if let Some(turn) = &mut turn {
+        turn.end();
+    }
+    *held = turn;
     if let Err(why) = archive.fanout.wait_spooled() {
         tracing::warn!(
             repository = &*archive.repository,
             "snapshot was sent but not kept: {why}"
         );
-        return Ok(None);
+        return Ok(End::LiveOnly);
     }
-    let Place::Entry(mut staging) = place else {
-        return Ok(None);
+    let Some(mut staging) = staging else {
+        return Ok(End::LiveOnly);
     };
     match publish(&mut staging, &archive, records, &loose) {
         Ok(meta) => match staging.publish(archive.id, &meta) {
             Ok(dir) => {
                 archive.moved_to(dir);
-                return Ok(Some(()));
+                return Ok(End::Complete);
             }
             Err(e) => tracing::error!(repository = &*archive.repository, "cannot publish: {e}"),
         },
         Err(why) => tracing::error!(repository = &*archive.repository, "cannot publish: {why}"),
     }
-    Ok(None)
+    Ok(End::LiveOnly)
 }
 
 /// Prepares the entry for publishing; returns its metadata.

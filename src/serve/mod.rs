@@ -12,6 +12,7 @@ mod builder;
 mod bundle;
 mod bundle_cache;
 mod core;
+mod end;
 mod ensure_refs;
 mod flights;
 mod freshness;

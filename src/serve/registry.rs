@@ -54,7 +54,7 @@ pub struct Repo {
 #[derive(Debug, Default)]
 struct RepoState {
     current: Option<Arc<Archive>>,
-    build: Option<Ticket>,
+    builds: Builds,
     fresh_unix_ms: Option<u64>,
     /// When the last comparison with the upstream that succeeded began.
     compared: Option<Instant>,
@@ -74,6 +74,54 @@ struct RepoState {
     not_cloned: Option<(Instant, StartError)>,
     /// How the builds since the last one that succeeded failed.
     not_built: Option<NotBuilt>,
+}
+
+/// The builds that run.
+#[derive(Debug, Default)]
+enum Builds {
+    #[default]
+    None,
+    /// The one that everybody follows.
+    One(Ticket),
+    /// The first is live-only, and its clients are slow: who asked then got another one, and who asks
+    /// now follows that.
+    Two { slow: Ticket, newer: Ticket },
+}
+
+impl Builds {
+    /// The one that a request can follow; `None` if it may have another one instead.
+    fn to_follow(&self) -> Option<&Ticket> {
+        match self {
+            Builds::None => None,
+            Builds::One(ticket) => (!is_slow(ticket)).then_some(ticket),
+            Builds::Two { newer, .. } => Some(newer),
+        }
+    }
+
+    fn add(&mut self, ticket: Ticket) {
+        *self = match std::mem::take(self) {
+            Builds::None => Builds::One(ticket),
+            Builds::One(slow) | Builds::Two { slow, .. } => Builds::Two {
+                slow,
+                newer: ticket,
+            },
+        };
+    }
+
+    fn remove(&mut self, ticket: &Ticket) {
+        *self = match std::mem::take(self) {
+            Builds::One(one) if one.same_channel(ticket) => Builds::None,
+            Builds::Two { slow, newer } if slow.same_channel(ticket) => Builds::One(newer),
+            Builds::Two { slow, newer } if newer.same_channel(ticket) => Builds::One(slow),
+            others => others,
+        };
+    }
+}
+
+/// Whether a build goes on at the pace of slow clients only.
+fn is_slow(ticket: &Ticket) -> bool {
+    let started = ticket.borrow();
+    matches!(&*started, Some(Ok(archive)) if archive.fanout.is_slow())
 }
 
 /// Builds that failed, one after the other.
@@ -129,7 +177,7 @@ impl MirrorHead {
 pub enum Found {
     /// An archive that is whole.
     Hit(Arc<Archive>),
-    /// A build that others started.
+    /// A build that others started, and that is not held up by slow clients.
     Following(Ticket),
     /// Nothing; whoever holds the permit is to build.
     Vacant(Permit),
@@ -137,8 +185,8 @@ pub enum Found {
     Failing(StartError),
 }
 
-/// The right, and the duty, to build a repository's snapshot: there is one at a time.
-/// Dropping it ends the build for everybody.
+/// The right, and the duty, to build a repository's snapshot: there is one at a time, or two if the
+/// first is not kept and held up by its clients. Dropping it ends the build for everybody.
 #[derive(Debug)]
 pub struct Permit {
     repo: Arc<Repo>,
@@ -170,9 +218,8 @@ impl Permit {
     }
 
     fn end(&self) {
-        let mut state = self.repo.lock();
-        let is_own = |t: &mut Ticket| t.same_channel(&self.sender.subscribe());
-        drop(state.build.take_if(is_own));
+        let own = self.sender.subscribe();
+        self.repo.lock().builds.remove(&own);
     }
 }
 
@@ -204,7 +251,7 @@ impl Repo {
         if let Some(current) = &state.current {
             return Found::Hit(current.clone());
         }
-        if let Some(build) = &state.build {
+        if let Some(build) = state.builds.to_follow() {
             return Found::Following(build.clone());
         }
         if let Some(failed) = &state.not_built
@@ -214,6 +261,13 @@ impl Repo {
             return Found::Failing(self.failing(failed, left));
         }
         Found::Vacant(self.permit(&mut state))
+    }
+
+    /// Whether whoever asks now would follow the build of `ticket`.
+    pub fn follows(&self, ticket: &Ticket) -> bool {
+        let state = self.lock();
+        let build = state.builds.to_follow();
+        state.current.is_none() && build.is_some_and(|build| build.same_channel(ticket))
     }
 
     fn failing(&self, failed: &NotBuilt, left: Duration) -> StartError {
@@ -239,7 +293,8 @@ impl Repo {
             .not_built
             .as_ref()
             .is_some_and(|f| !f.left().is_zero());
-        (is_stale && !is_failing && state.build.is_none()).then(|| self.permit(&mut state))
+        let is_idle = matches!(state.builds, Builds::None);
+        (is_stale && !is_failing && is_idle).then(|| self.permit(&mut state))
     }
 
     /// The mirror's refs have moved, just now or during the build that runs.
@@ -275,7 +330,7 @@ impl Repo {
 
     fn permit(self: &Arc<Self>, state: &mut RepoState) -> Permit {
         let (sender, receiver) = watch::channel(None);
-        state.build = Some(receiver);
+        state.builds.add(receiver);
         Permit {
             repo: self.clone(),
             sender,
@@ -407,7 +462,8 @@ impl Repo {
     /// Whether there is nothing of it but its name.
     fn is_bare(&self) -> bool {
         let state = self.lock();
-        !state.mirrored && state.current.is_none() && state.build.is_none()
+        let is_idle = matches!(state.builds, Builds::None);
+        !state.mirrored && state.current.is_none() && is_idle
     }
 
     /// When the mirror was last like its upstream, as far as is known.
@@ -527,6 +583,7 @@ impl Registry {
 mod tests {
     use super::*;
     use crate::cache::entry::EntryId;
+    use crate::snapshot::fanout::ReaderHandle;
 
     fn repo() -> Arc<Repo> {
         let registry = Registry::new(1);
@@ -647,6 +704,52 @@ mod tests {
         assert!(!failed(3, BUILD_RETRY_MS).left().is_zero());
         assert!(!failed(u32::MAX, BUILD_RETRY_MAX_MS / 2).left().is_zero());
         assert!(failed(u32::MAX, BUILD_RETRY_MAX_MS).left().is_zero());
+    }
+
+    /// A live-only archive whose producer waits for a reader that takes nothing, on a thread of its own
+    /// that ends with the archive.
+    fn held_up() -> (Arc<Archive>, ReaderHandle) {
+        let slow = archive(1);
+        let reader = slow.fanout.join(0).unwrap();
+        slow.fanout.spool_failed("full");
+        let fanout = slow.fanout.clone();
+        std::thread::spawn(move || while fanout.push_piece(Arc::new(vec![0; 1 << 20])).is_ok() {});
+        let began = Instant::now();
+        while !slow.fanout.is_slow() {
+            assert!(began.elapsed() < Duration::from_secs(30), "it is not slow");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        (slow, reader)
+    }
+
+    /// Whoever asks while slow readers hold up a build gets another one; there are two at most.
+    #[test]
+    fn a_build_that_readers_hold_up_is_not_the_only_one() {
+        let repo = repo();
+        let vacant = || match repo.find() {
+            Found::Vacant(permit) => permit,
+            other => panic!("{other:?}"),
+        };
+        let is_followed = |permit: &Permit| match repo.find() {
+            Found::Following(ticket) => ticket.same_channel(&permit.ticket()),
+            other => panic!("{other:?}"),
+        };
+        let (first, (slow, reader)) = (vacant(), held_up());
+        assert!(is_followed(&first), "it has not begun");
+        first.started(Ok(slow.clone()));
+        assert!(!repo.follows(&first.ticket()));
+        let second = vacant();
+        assert!(is_followed(&second));
+        second.started(Ok(slow.clone()));
+        assert!(is_followed(&second), "a third one");
+        assert!(repo.rebuild().is_none());
+        drop(first);
+        let third = vacant();
+        assert!(is_followed(&third));
+        drop((second, third));
+        drop(vacant());
+        slow.fanout.fail("over");
+        drop(reader);
     }
 
     #[test]

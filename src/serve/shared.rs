@@ -1,7 +1,7 @@
 //! What the cores, the builders and the background plane share.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -12,11 +12,12 @@ use super::registry::Registry;
 use crate::cache::store::StateDir;
 use crate::config::Config;
 use crate::faults::Faults;
-use crate::limits::{BUILDS_PRODUCING_MAX, DECODE_BUDGET_BYTES};
+use crate::limits::DECODE_BUDGET_BYTES;
 use crate::metrics::{Gauges, Meter, Metrics};
 use crate::snapshot::budget::Budget;
 use crate::snapshot::fanout::Fanout;
 use crate::snapshot::job::EncoderState;
+use crate::snapshot::turns::Turns;
 use crate::snapshot::verify::Verified;
 use crate::snapshot::zstd::ring::Ring;
 
@@ -41,7 +42,7 @@ pub struct Shared {
     /// Files of packs that were found to be sound.
     pub verified: Verified,
     /// Turns to produce.
-    pub turns: Turns,
+    pub turns: Arc<Turns>,
     /// Open connections of all cores.
     pub admission: Admission,
     /// Faults to inject; none outside tests.
@@ -75,13 +76,13 @@ impl Shared {
             registry: Registry::new(parts.config.cores.get()),
             config: parts.config,
             state: parts.state,
+            turns: Turns::new(parts.ring.threads()),
             ring: parts.ring,
             prefetch: Arc::new(parts.prefetch),
             metrics: parts.metrics,
             background: parts.background,
             budget: Budget::new(DECODE_BUDGET_BYTES),
             verified: Verified::default(),
-            turns: Turns::new(BUILDS_PRODUCING_MAX),
             admission: Admission::new(parts.connections_max),
             faults: parts.faults,
             retired: Mutex::default(),
@@ -203,67 +204,5 @@ impl Admission {
     /// Counts a connection out.
     pub fn leave(&self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A bounded number of turns: builds that produce at the same time.
-#[derive(Debug)]
-pub struct Turns {
-    /// `None` once closed.
-    free: Mutex<Option<usize>>,
-    changed: Condvar,
-}
-
-/// A turn; dropping it gives it back.
-#[derive(Debug)]
-pub struct Turn<'a> {
-    turns: &'a Turns,
-}
-
-impl Turns {
-    fn new(count: usize) -> Turns {
-        Turns {
-            free: Mutex::new(Some(count)),
-            changed: Condvar::new(),
-        }
-    }
-
-    /// Waits for a turn; `None` when the server is shutting down.
-    pub fn wait(&self) -> Option<Turn<'_>> {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            match &mut *free {
-                None => return None,
-                Some(0) => {}
-                Some(count) => {
-                    *count -= 1;
-                    return Some(Turn { turns: self });
-                }
-            }
-            free = self
-                .changed
-                .wait(free)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn close(&self) {
-        *self.free.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.changed.notify_all();
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        let mut free = self
-            .turns
-            .free
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = &mut *free {
-            *count += 1;
-        }
-        drop(free);
-        self.turns.changed.notify_one();
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use super::archive::Archive;
 use super::background::Command;
@@ -16,7 +17,7 @@ use crate::http::precondition::{Conditions, Verdict, evaluate, if_range_matches}
 use crate::http::range::{Requested, Selection, requested};
 use crate::http::response::Head;
 use crate::http::{Method, Version};
-use crate::limits::LOOKS_MAX;
+use crate::limits::{LIVE_ONLY_LOOK_MS, LOOKS_MAX};
 use crate::metrics::Outcome;
 use crate::snapshot::fanout::Status;
 
@@ -97,8 +98,9 @@ impl Core {
                     if let Status::Failed(why) = archive.fanout.status() {
                         failure = Some(why);
                     }
-                    // The next build can only begin when this one has ended.
-                    ended(ticket).await;
+                    // The next build can only begin when this one has ended, or waits for slow
+                    // clients.
+                    over(repo, ticket).await;
                 }
             }
         }
@@ -422,9 +424,15 @@ async fn begun(ticket: &mut Ticket) -> Started {
     }
 }
 
-/// Waits for a build to end.
-async fn ended(ticket: Option<Ticket>) {
-    if let Some(mut ticket) = ticket {
-        while ticket.changed().await.is_ok() {}
+/// Waits until a request would find something else than the build of `ticket`.
+async fn over(repo: &Repo, ticket: Option<Ticket>) {
+    let Some(mut ticket) = ticket else {
+        return;
+    };
+    while repo.follows(&ticket) {
+        let ended = async { while ticket.changed().await.is_ok() {} };
+        let look = Duration::from_millis(LIVE_ONLY_LOOK_MS);
+        // It ended, or it is time to look at its pace again.
+        drop(monoio::time::timeout(look, ended).await);
     }
 }

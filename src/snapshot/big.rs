@@ -15,12 +15,16 @@ use gix::zlib::{Decompress, FlushDecompress, Status};
 
 use super::budget::Grant;
 use super::job::{Batch, JobError, Local, Source};
-use super::line::Line;
-use super::output::BuildError;
+use super::line::{LIVE_ONLY_JOBS, Line};
+use super::output::{BuildError, Output};
 use super::pack::{Decoder, Stream};
 use super::tar::{self, Kind};
 use super::zstd::ring::Pending;
 use crate::limits::FRAME_TAR_BYTES;
+
+/// What can leave between two looks at the readers of an archive that goes no faster than they do: the
+/// chunks that its window lets be at work, and one more.
+const AHEAD_BYTES: u64 = (LIVE_ONLY_JOBS as u64 + 1) * (FRAME_TAR_BYTES as u64 * 17 / 16);
 
 /// Sends the batch's one file; returns its size.
 pub(super) fn stream(
@@ -103,14 +107,21 @@ impl<'l, 'a> Chunks<'l, 'a> {
 
     fn add(&mut self, mut tar: Vec<u8>) -> Result<(), BuildError> {
         let level = self.line.output.level;
-        self.pending.push_back(self.line.ring.submit(move |state| {
+        self.pending.push_back(self.line.lane.submit(move |state| {
             let mut frame = Vec::new();
             state.push_frame(level, &tar, &mut frame)?;
             frame.shrink_to_fit();
             tar.clear();
             Ok(Encoded { frame, spare: tar })
         }));
-        self.drain(self.line.window)
+        self.drain(self.line.window())?;
+        match self.line.is_turn_over() {
+            true => {
+                self.drain(0)?;
+                self.line.pass_turn()
+            }
+            false => Ok(()),
+        }
     }
 
     fn drain(&mut self, keep: usize) -> Result<(), BuildError> {
@@ -194,7 +205,13 @@ struct Decoded {
 
 /// Decodes with as much memory as the object should take, or, if what its delta is made from is
 /// larger, with as much as it takes, alone.
-fn decode(local: &Local, source: &Source, path: &BStr, id: &oid) -> Result<Decoded, JobError> {
+fn decode(
+    output: &mut Output<'_>,
+    local: &Local,
+    source: &Source,
+    path: &BStr,
+    id: &oid,
+) -> Result<Decoded, BuildError> {
     let header = local.repository.find_header(id.to_owned());
     let header = header.map_err(|e| JobError::Object {
         id: id.to_owned(),
@@ -203,7 +220,8 @@ fn decode(local: &Local, source: &Source, path: &BStr, id: &oid) -> Result<Decod
     })?;
     // Two buffers that take turns, and the deltas.
     let limit_bytes = header.size().saturating_mul(3);
-    let mut grant = source.budget.take(limit_bytes);
+    // Who has a grant may wait for a turn: who has a turn must not wait for a grant.
+    let mut grant = output.rest(|| source.budget.take(limit_bytes))?;
     let mut data = Vec::new();
     // The decoder ends with the call: what follows may take all of the grant.
     let pushed = source.packs.push_object(
@@ -229,7 +247,7 @@ fn decode(local: &Local, source: &Source, path: &BStr, id: &oid) -> Result<Decod
         Err(JobError::TooLarge { .. }) => {
             data = Vec::new();
             drop(grant);
-            grant = source.budget.take_all();
+            grant = output.rest(|| source.budget.take_all())?;
             source.open_reader(None)?.read(path, id, &mut data)?;
         }
         read => read?,
@@ -264,17 +282,33 @@ fn stream_decoded(
     id: &oid,
 ) -> Result<u64, BuildError> {
     let source = line.source.clone();
-    let blob = decode(local, &source, path, id)?;
-    let blob = convert(local, path, id, blob)?;
-    let size = blob.data.len() as u64;
-    let mut chunks = Chunks::begin(line, path, executable, size);
-    let mut rest = &blob.data[..];
-    while !rest.is_empty() {
-        let (now, later) = rest.split_at(chunks.room().min(rest.len()));
-        chunks.tar.extend_from_slice(now);
+    let mut again = |output: &mut Output<'_>| {
+        let blob = decode(output, local, &source, path, id)?;
+        Ok::<_, BuildError>(convert(local, path, id, blob)?)
+    };
+    let blob = again(&mut line.output)?;
+    let size = blob.data.len();
+    let mut chunks = Chunks::begin(line, path, executable, size as u64);
+    let (mut blob, mut at) = (Some(blob), 0);
+    while at < size {
+        // Readers may take hours: their build gives its memory back, and decodes once more.
+        if chunks.line.output.fanout.waits_for_readers(AHEAD_BYTES)? {
+            blob = None;
+            chunks.drain(0)?;
+            chunks.line.output.wait_drained()?;
+        }
+        let now = match blob.take() {
+            Some(blob) => blob,
+            None => again(&mut chunks.line.output)?,
+        };
+        let end = size.min(at + chunks.room());
+        let part = now.data.get(at..end);
+        let part = part.ok_or_else(|| object_error(path, id, &"it has another size now"))?;
+        chunks.tar.extend_from_slice(part);
+        (blob, at) = (Some(now), end);
         chunks.pass_on()?;
-        rest = later;
     }
-    chunks.end(size)?;
-    Ok(size)
+    drop(blob);
+    chunks.end(size as u64)?;
+    Ok(size as u64)
 }

@@ -3,8 +3,9 @@
 //! A blob that is a delta cannot be decoded piece by piece: it and what it is made from are in
 //! memory together. That is bounded for the encoders (see
 //! [`DECODE_LIMIT_BYTES`](crate::limits::DECODE_LIMIT_BYTES)); what needs more is decoded with a
-//! grant of this budget. Only builder threads wait for one, each has at most one, and what holds
-//! one waits for encoders and clients but never for another grant: so the wait always ends.
+//! grant of this budget. Only builder threads wait for one, each has at most one and no turn
+//! meanwhile, and what holds one waits for encoders and a turn but never for another grant, nor for
+//! clients: so the wait always ends.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 

@@ -4,17 +4,18 @@
 //! frontier. Bytes that were just made are still in memory (the window) and go from there to
 //! the sockets; older ones are in the spool file. The spool writer paces the producer; a reader
 //! never does, unless the spool has failed: then the archive is *live-only*, its bytes past the
-//! failure exist nowhere but in the window, and the producer waits for the slowest reader, but not
-//! for long: one that takes less than a piece in [`LIVE_ONLY_WAIT_MS`] fails, so that it holds up
-//! neither the others nor other builds.
+//! failure exist nowhere but in the window, and the producer waits for the slowest reader that
+//! keeps a minimal pace ([`Pace`]). One that does not is left behind, so that it holds up neither the
+//! others nor the build. Once all have left, the build is abandoned: that is no failure of it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use super::pace::{Pace, Times};
 use crate::extent::{Layout, Next, Piece, Segment};
-use crate::limits::{LIVE_ONLY_WAIT_MS, SPOOL_LAG_BYTES, WINDOW_BYTES};
+use crate::limits::{SPOOL_LAG_BYTES, WINDOW_BYTES};
 
 /// How the archive ends. A reader is never left to guess.
 #[derive(Debug, Clone)]
@@ -32,21 +33,39 @@ struct Reader {
     waker: Option<Waker>,
     /// Too slow for a live-only archive: it gets no more.
     left_behind: bool,
+    /// Of a live-only archive.
+    pace: Option<Pace>,
+}
+
+/// When the producer waited for the readers of a live-only archive.
+#[derive(Debug, Clone, Copy)]
+enum Waits {
+    Never,
+    Now,
+    Until(Instant),
 }
 
 /// Invariants:
 /// 1. Every spool byte of the layout is below `spooled` (written to the file) or in `window`.
 /// 2. `window` holds consecutive pieces; the last one ends at `layout.spool_bytes()`.
-/// 3. After `spool_error` is set, `spooled` does not grow.
+/// 3. After `spool_error` is set, `spooled` does not grow, and every reader has a pace.
 struct Shared {
     layout: Layout,
     window: VecDeque<(u64, Piece)>,
     window_bytes: u64,
     window_bytes_max: u64,
+    /// Nothing that is in the spool file stays in the window.
+    resting: bool,
     spooled: u64,
     spool_error: Option<Arc<str>>,
     status: Status,
     readers: Vec<Option<Reader>>,
+    waits: Waits,
+    times: Times,
+    /// Since when nobody reads.
+    alone: Option<Instant>,
+    /// Nothing is to wait for its readers any more.
+    stopped: bool,
 }
 
 /// See the module's text.
@@ -54,8 +73,6 @@ pub struct Fanout {
     shared: Mutex<Shared>,
     /// Signalled when the producer may have room again.
     room: Condvar,
-    /// How long the producer of a live-only archive waits for the slowest reader.
-    live_only_wait: Duration,
 }
 
 impl std::fmt::Debug for Fanout {
@@ -68,11 +85,15 @@ impl std::fmt::Debug for Fanout {
     }
 }
 
-/// The producer has to stop: nobody can receive what it makes.
-#[derive(Debug, thiserror::Error)]
-#[error("{why}")]
-pub struct Abandoned {
-    why: Arc<str>,
+/// The producer has to stop.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Abandoned {
+    /// Nobody can receive what it makes.
+    #[error("the spool failed ({spool}) and the last client has left")]
+    ByReaders { spool: Arc<str> },
+    /// The archive has failed for another reason.
+    #[error("{0}")]
+    Stopped(Arc<str>),
 }
 
 impl Default for Fanout {
@@ -106,13 +127,17 @@ impl Fanout {
                 window: VecDeque::new(),
                 window_bytes: 0,
                 window_bytes_max,
+                resting: false,
                 spooled,
                 spool_error: None,
                 status,
                 readers: Vec::new(),
+                waits: Waits::Never,
+                times: Times::default(),
+                alone: None,
+                stopped: false,
             }),
             room: Condvar::new(),
-            live_only_wait: Duration::from_millis(LIVE_ONLY_WAIT_MS),
         }
     }
 
@@ -128,29 +153,7 @@ impl Fanout {
     /// offset in the spool file, where the caller has them written; `None` when the spool has
     /// failed and nothing is to be written any more.
     pub fn push_piece(&self, piece: Piece) -> Result<Option<u64>, Abandoned> {
-        let mut shared = self.lock();
-        let mut since = None;
-        loop {
-            shared.trim();
-            if shared.has_room()? {
-                break;
-            }
-            shared = match shared.spool_error {
-                None => self.wait_for_room(shared, None),
-                Some(_) => {
-                    let began = *since.get_or_insert_with(Instant::now);
-                    let left = self.live_only_wait.saturating_sub(began.elapsed());
-                    if left.is_zero() {
-                        since = None;
-                        shared.leave_slowest_behind();
-                        wake(shared);
-                        shared = self.lock();
-                        continue;
-                    }
-                    self.wait_for_room(shared, Some(left))
-                }
-            };
-        }
+        let mut shared = self.wait_for_room(self.lock(), 1)?;
         let offset = shared.layout.spool_bytes();
         let len = piece.len() as u64;
         shared.layout.push_spool(len);
@@ -161,7 +164,56 @@ impl Fanout {
         Ok(spools.then_some(offset))
     }
 
+    /// Whether the next `bytes` have to wait for a reader.
+    pub fn waits_for_readers(&self, bytes: u64) -> Result<bool, Abandoned> {
+        let mut shared = self.lock();
+        shared.trim();
+        Ok(!shared.has_room(Instant::now(), bytes)? && shared.spool_error.is_some())
+    }
+
+    /// Waits until there is room for a piece.
+    pub fn wait_room(&self) -> Result<(), Abandoned> {
+        self.wait_for_room(self.lock(), 1).map(drop)
+    }
+
+    /// Waits until readers have taken all that is kept for them.
+    pub fn wait_drained(&self) -> Result<(), Abandoned> {
+        let shared = self.lock();
+        let all = shared.window_bytes_max;
+        self.wait_for_room(shared, all).map(drop)
+    }
+
     fn wait_for_room<'s>(
+        &'s self,
+        mut shared: MutexGuard<'s, Shared>,
+        bytes: u64,
+    ) -> Result<MutexGuard<'s, Shared>, Abandoned> {
+        loop {
+            let now = Instant::now();
+            shared.trim();
+            if shared.has_room(now, bytes)? {
+                return Ok(shared);
+            }
+            if shared.spool_error.is_none() {
+                shared = self.wait_change(shared, None);
+                continue;
+            }
+            shared.waits = Waits::Now;
+            match shared.leave_behind(now) {
+                Some(until) => {
+                    let left = until.saturating_duration_since(now);
+                    shared = self.wait_change(shared, Some(left));
+                    shared.waits = Waits::Until(Instant::now());
+                }
+                None => {
+                    wake(shared);
+                    shared = self.lock();
+                }
+            }
+        }
+    }
+
+    fn wait_change<'s>(
         &self,
         shared: MutexGuard<'s, Shared>,
         limit: Option<Duration>,
@@ -176,6 +228,43 @@ impl Fanout {
         .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits until nobody needs the window of a live-only archive that is complete: until then it
+    /// takes memory. Who is too slow is left behind here, too.
+    pub fn wait_taken(&self) {
+        let mut shared = self.lock();
+        while shared.spool_error.is_some() && !shared.stopped {
+            let now = Instant::now();
+            shared.trim();
+            if shared.following().next().is_none() {
+                shared.window.clear();
+                shared.window_bytes = 0;
+                return;
+            }
+            match shared.leave_behind(now) {
+                Some(until) => {
+                    let left = until.saturating_duration_since(now);
+                    shared = self.wait_change(shared, Some(left));
+                }
+                None => {
+                    wake(shared);
+                    shared = self.lock();
+                }
+            }
+        }
+    }
+
+    /// Keeps nothing in memory that is in the spool file, until [`Fanout::resume`].
+    pub fn rest(&self) {
+        let mut shared = self.lock();
+        shared.resting = true;
+        shared.trim();
+    }
+
+    /// The producer goes on.
+    pub fn resume(&self) {
+        self.lock().resting = false;
+    }
+
     /// Appends a run of a linked file, whose pages are in memory and whose frames have these
     /// checksums. It needs no room, but somebody who wants it.
     pub fn push_raw(
@@ -186,7 +275,7 @@ impl Fanout {
         checksums: &[u32],
     ) -> Result<(), Abandoned> {
         let mut shared = self.lock();
-        shared.is_wanted()?;
+        shared.is_wanted(Instant::now())?;
         shared.layout.push_raw(file, offset, len, checksums);
         wake(shared);
         Ok(())
@@ -205,10 +294,37 @@ impl Fanout {
 
     /// The spool file will hold no more: from here on the archive is live-only.
     pub fn spool_failed(&self, why: &str) {
+        let now = Instant::now();
         let mut shared = self.lock();
-        shared.spool_error.get_or_insert_with(|| Arc::from(why));
+        if shared.spool_error.is_none() {
+            shared.spool_error = Some(Arc::from(why));
+            let times = shared.times;
+            for reader in shared.readers.iter_mut().flatten() {
+                reader.pace = Some(Pace::begin(reader.at, now, &times));
+            }
+            shared.note_alone(now);
+        }
         drop(shared);
         self.room.notify_all();
+    }
+
+    /// Whether its bytes are kept nowhere.
+    pub fn is_live_only(&self) -> bool {
+        self.lock().spool_error.is_some()
+    }
+
+    /// Whether its readers hold up the producer of a live-only archive: whoever comes now should not
+    /// have to wait for them.
+    pub fn is_slow(&self) -> bool {
+        let now = Instant::now();
+        let shared = self.lock();
+        let look = shared.times.look;
+        let waits = match shared.waits {
+            Waits::Never => false,
+            Waits::Now => true,
+            Waits::Until(end) => now.saturating_duration_since(end) < look,
+        };
+        waits && shared.is_held_up(now)
     }
 
     /// The archive is whole.
@@ -223,6 +339,7 @@ impl Fanout {
     /// The archive will never be whole. Has no effect on a complete one.
     pub fn fail(&self, why: &str) {
         let mut shared = self.lock();
+        shared.stopped = true;
         if matches!(shared.status, Status::Growing) {
             shared.status = Status::Failed(Arc::from(why));
         }
@@ -293,10 +410,14 @@ impl Fanout {
         if matches!(shared.status, Status::Failed(_)) || !shared.reachable_from(at) {
             return None;
         }
+        let live_only = shared.spool_error.is_some();
+        let times = shared.times;
+        shared.alone = None;
         let reader = Some(Reader {
             at,
             waker: None,
             left_behind: false,
+            pace: live_only.then(|| Pace::begin(at, Instant::now(), &times)),
         });
         let slot = match shared.readers.iter().position(Option::is_none) {
             Some(slot) => {
@@ -353,7 +474,8 @@ impl Shared {
         };
         while let Some((offset, piece)) = self.window.front() {
             let end = offset + piece.len() as u64;
-            let on_disk = end <= self.spooled && self.window_bytes > self.window_bytes_max;
+            let over = live_only || self.resting || self.window_bytes > self.window_bytes_max;
+            let on_disk = end <= self.spooled && over;
             let passed = live_only && end > self.spooled && end <= slowest;
             if !on_disk && !passed {
                 return;
@@ -375,41 +497,85 @@ impl Shared {
         self.readers.iter().flatten().filter(|r| !r.left_behind)
     }
 
-    /// In live-only mode: what the slowest reader has not taken is not kept for it any longer.
-    fn leave_slowest_behind(&mut self) {
-        let slowest = self.following().map(|r| r.at).min();
+    /// In live-only mode: leaves those behind who hold up the producer and were too slow. `None` if there
+    /// were any; otherwise when to look again.
+    fn leave_behind(&mut self, now: Instant) -> Option<Instant> {
+        let slowest = self.slowest_spool_offset();
+        let alone = self.times.alone;
+        let mut until = now + self.times.step;
+        let mut left = false;
+        let layout = &self.layout;
         for reader in self.readers.iter_mut().flatten() {
-            reader.left_behind |= Some(reader.at) == slowest;
+            let Some(pace) = reader.pace.filter(|_| reader.waker.is_none()) else {
+                continue;
+            };
+            if reader.left_behind || layout.spool_offset_at(reader.at) > slowest {
+                continue;
+            }
+            match pace.until() > now {
+                true => until = until.min(pace.until()),
+                false => (reader.left_behind, left) = (true, true),
+            }
+        }
+        self.note_alone(now);
+        if let Some(since) = self.alone {
+            until = until.min(since + alone);
+        }
+        (!left).then_some(until)
+    }
+
+    /// In live-only mode: notes since when nobody reads.
+    fn note_alone(&mut self, now: Instant) {
+        if self.spool_error.is_some() && self.following().next().is_none() {
+            self.alone.get_or_insert(now);
         }
     }
 
-    /// In live-only mode: the spool offset below which every reader has passed.
-    fn slowest_spool_offset(&self) -> u64 {
-        let slowest = self.following().map(|r| r.at).min();
-        slowest.map_or(self.layout.spool_bytes(), |at| {
-            self.layout.spool_offset_at(at)
+    /// In live-only mode: whether one that holds up the producer is slow.
+    fn is_held_up(&self, now: Instant) -> bool {
+        let slowest = self.slowest_spool_offset();
+        self.following().any(|reader| {
+            let holds = self.layout.spool_offset_at(reader.at) <= slowest;
+            let pace = reader.pace.filter(|_| holds && reader.waker.is_none());
+            pace.is_some_and(|pace| pace.is_slow(reader.at, now, &self.times))
         })
     }
 
-    /// Whether anybody can still receive what is made.
-    fn is_wanted(&self) -> Result<(), Abandoned> {
+    /// In live-only mode: the spool offset below which every reader has passed. Without a reader
+    /// nothing has: one may be about to come.
+    fn slowest_spool_offset(&self) -> u64 {
+        let slowest = self.following().map(|r| r.at).min();
+        slowest.map_or(0, |at| self.layout.spool_offset_at(at))
+    }
+
+    /// Whether anybody can still receive what is made. Once nobody can, nobody can join either:
+    /// else a client would get an archive that is given up at the same moment.
+    fn is_wanted(&mut self, now: Instant) -> Result<(), Abandoned> {
         if let Status::Failed(why) = &self.status {
-            return Err(Abandoned { why: why.clone() });
+            return Err(Abandoned::Stopped(why.clone()));
         }
-        match &self.spool_error {
-            Some(spool) if self.following().count() == 0 => Err(Abandoned {
-                why: format!("the spool failed ({spool}) and the last client has left").into(),
-            }),
+        let Some(spool) = self.spool_error.clone() else {
+            return Ok(());
+        };
+        self.note_alone(now);
+        let over = self.times.alone;
+        match self.alone {
+            Some(since) if now.saturating_duration_since(since) >= over => {
+                let abandoned = Abandoned::ByReaders { spool };
+                self.status = Status::Failed(Arc::from(abandoned.to_string()));
+                Err(abandoned)
+            }
             _ => Ok(()),
         }
     }
 
-    fn has_room(&self) -> Result<bool, Abandoned> {
-        self.is_wanted()?;
+    /// Whether there is room for that many bytes, the last of which may belong to a larger piece.
+    fn has_room(&mut self, now: Instant, bytes: u64) -> Result<bool, Abandoned> {
+        self.is_wanted(now)?;
         let unspooled = self.layout.spool_bytes() - self.spooled;
         Ok(match self.spool_error {
             None => unspooled < SPOOL_LAG_BYTES,
-            Some(_) => self.window_bytes < self.window_bytes_max + SPOOL_LAG_BYTES,
+            Some(_) => self.window_bytes + bytes <= self.window_bytes_max,
         })
     }
 
@@ -482,8 +648,16 @@ impl Shared {
 
 /// Calls every waiting reader, after the lock is released.
 fn wake(mut shared: MutexGuard<'_, Shared>) {
+    let now = shared.spool_error.is_some().then(Instant::now);
+    let times = shared.times;
     let waiting = shared.readers.iter_mut().flatten();
-    let wakers: Vec<Waker> = waiting.filter_map(|r| r.waker.take()).collect();
+    let woken = waiting.filter_map(|reader| {
+        let waker = reader.waker.take()?;
+        // What it waited for is no time of its own.
+        reader.pace = now.map(|now| Pace::begin(reader.at, now, &times));
+        Some(waker)
+    });
+    let wakers: Vec<Waker> = woken.collect();
     drop(shared);
     wakers.into_iter().for_each(Waker::wake);
 }
@@ -502,6 +676,7 @@ impl ReaderHandle {
         let mut shared = self.fanout.lock();
         let mut next = shared.next(at, max);
         let live_only = shared.spool_error.is_some();
+        let now = live_only.then(|| (Instant::now(), shared.times));
         if let Some(reader) = &mut shared.readers[self.slot] {
             if reader.left_behind {
                 next = Next::Failed(Arc::from(
@@ -509,6 +684,9 @@ impl ReaderHandle {
                 ));
             }
             reader.at = at;
+            if let (Some(pace), Some((now, times))) = (&mut reader.pace, now) {
+                pace.step(at, now, &times);
+            }
             if matches!(next, Next::Wait) {
                 reader.waker = Some(waker.clone());
             }
@@ -530,6 +708,9 @@ impl Drop for ReaderHandle {
     fn drop(&mut self) {
         let mut shared = self.fanout.lock();
         shared.readers[self.slot] = None;
+        if shared.spool_error.is_some() {
+            shared.note_alone(Instant::now());
+        }
         drop(shared);
         self.fanout.room.notify_all();
     }
@@ -538,6 +719,7 @@ impl Drop for ReaderHandle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::LIVE_ONLY_STEP_BYTES;
 
     fn piece(bytes: u64) -> Piece {
         Arc::new(vec![7; bytes as usize])
@@ -590,17 +772,32 @@ mod tests {
         let fanout = Arc::new(Fanout::new());
         let reader = fanout.join(0).unwrap();
         fanout.spool_failed("full");
-        while fanout.wire_bytes() < WINDOW_BYTES + SPOOL_LAG_BYTES {
-            assert_eq!(fanout.push_piece(piece(1 << 20)).unwrap(), None);
-        }
+        fill(&fanout, 1 << 20);
         (fanout, reader)
+    }
+
+    fn fill(fanout: &Fanout, bytes: u64) {
+        while !fanout.waits_for_readers(1).unwrap() {
+            assert_eq!(fanout.push_piece(piece(bytes)).unwrap(), None);
+        }
+    }
+
+    fn set_times(fanout: &Fanout, step_ms: u64, look_ms: u64, alone_ms: u64) {
+        fanout.lock().times = Times {
+            step: Duration::from_millis(step_ms),
+            look: Duration::from_millis(look_ms),
+            alone: Duration::from_millis(alone_ms),
+        };
     }
 
     /// Runs `push` on a thread that has to wait for room, and `act` meanwhile.
     fn pushing(fanout: &Arc<Fanout>, act: impl FnOnce()) -> Result<Option<u64>, Abandoned> {
         let mut shared = fanout.lock();
         shared.trim();
-        assert!(!shared.has_room().unwrap(), "it has to wait");
+        assert!(
+            !shared.has_room(Instant::now(), 1).unwrap(),
+            "it has to wait"
+        );
         drop(shared);
         std::thread::scope(|scope| {
             let pushed = scope.spawn(|| fanout.push_piece(piece(1)));
@@ -628,13 +825,12 @@ mod tests {
 
     #[test]
     fn without_a_spool_nobody_waits_for_a_reader_that_takes_nothing() {
-        let mut fanout = Fanout::new();
-        fanout.live_only_wait = Duration::from_millis(20);
-        let fanout = Arc::new(fanout);
+        let fanout = Arc::new(Fanout::new());
+        set_times(&fanout, 20, 1000, 20);
         let (slow, fast) = (fanout.join(0).unwrap(), fanout.join(0).unwrap());
         fanout.spool_failed("full");
         // Many more than there is room for.
-        let pieces = (3 * (WINDOW_BYTES + SPOOL_LAG_BYTES)) >> 20;
+        let pieces = (3 * WINDOW_BYTES) >> 20;
         for _ in 0..pieces {
             fanout.push_piece(piece(1 << 20)).unwrap();
             assert!(matches!(next(&fast, fanout.wire_bytes()), Next::Wait));
@@ -645,23 +841,96 @@ mod tests {
             Next::Failed(why) => assert!(why.contains("too slow"), "{why}"),
             other => panic!("{other:?}"),
         }
-        // Alone, it is all that the build is for.
-        drop(fast);
-        assert!(fanout.push_piece(piece(1)).is_err(), "nobody gets it");
+    }
+
+    /// What a reader takes of a linked pack frees nothing of the window, and counts all the same.
+    #[test]
+    fn a_reader_inside_the_packs_keeps_its_pace() {
+        let fanout = Arc::new(Fanout::new());
+        set_times(&fanout, 100, 1, 20);
+        let reader = fanout.join(0).unwrap();
+        fanout.spool_failed("full");
+        let pack_bytes = 100 * LIVE_ONLY_STEP_BYTES;
+        let sums = vec![0; pack_bytes.div_ceil(crate::extent::RAW_FRAME_BYTES) as usize];
+        fanout.push_raw(0, 0, pack_bytes, &sums).unwrap();
+        fill(&fanout, 1 << 20);
+        let began = Instant::now();
+        let pushed = pushing(&fanout, || {
+            let mut at = 0;
+            while at < pack_bytes {
+                let slow = began.elapsed() > Duration::from_millis(400);
+                at += if slow {
+                    pack_bytes
+                } else {
+                    LIVE_ONLY_STEP_BYTES
+                };
+                assert!(!matches!(next(&reader, at), Next::Failed(_)), "at {at}");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            next(&reader, fanout.wire_bytes());
+        });
+        pushed.unwrap();
+        assert!(began.elapsed() > Duration::from_millis(400));
+    }
+
+    /// Whoever asks is to have another build while, and only while, a slow reader holds this one up.
+    #[test]
+    fn a_slow_reader_is_seen() {
+        let (fanout, reader) = live_only();
+        set_times(&fanout, 10_000, 20, 20);
+        assert!(!fanout.is_slow(), "nobody waits for it");
+        let pushed = pushing(&fanout, || {
+            let began = Instant::now();
+            while !fanout.is_slow() {
+                assert!(began.elapsed() < Duration::from_secs(20), "it is not seen");
+            }
+            let end = fanout.wire_bytes();
+            next(&reader, end);
+        });
+        pushed.unwrap();
+        assert!(!fanout.is_slow(), "it waits itself");
     }
 
     #[test]
     fn a_producer_that_waits_goes_on_or_ends_when_readers_leave() {
         let (fanout, slow) = live_only();
+        set_times(&fanout, 10_000, 1000, 50);
         let fast = fanout.join(0).unwrap();
         next(&fast, fanout.wire_bytes());
         pushing(&fanout, || drop(slow)).unwrap();
-        while fanout.wire_bytes() < WINDOW_BYTES + SPOOL_LAG_BYTES {
-            fanout.push_piece(piece(1)).unwrap();
-        }
+        fill(&fanout, 1 << 20);
         drop(fast);
+        // Somebody may be about to come, who finds what was kept.
+        fanout.push_raw(0, 0, 1, &[0]).unwrap();
+        let window_start = fanout.wire_bytes();
+        drop(fanout.join(window_start).unwrap());
         assert!(fanout.push_piece(piece(1)).is_err(), "nobody wants it");
         assert!(fanout.push_raw(0, 0, 1, &[0]).is_err(), "nobody wants it");
+        // At the same moment: nobody gets an archive that was given up.
+        assert!(fanout.join(window_start).is_none());
+        assert!(matches!(fanout.status(), Status::Failed(_)));
+    }
+
+    /// The end of a live-only archive stays for who takes it, and no longer.
+    #[test]
+    fn the_last_bytes_are_kept_for_their_readers() {
+        let (fanout, reader) = live_only();
+        set_times(&fanout, 50, 1000, 20);
+        fanout.finish();
+        std::thread::scope(|scope| {
+            let taken = scope.spawn(|| fanout.wait_taken());
+            for at in 1..=4 {
+                assert!(matches!(next(&reader, at << 20), Next::Memory { .. }));
+                std::thread::sleep(Duration::from_millis(10));
+                assert!(!taken.is_finished());
+            }
+            taken.join().unwrap();
+        });
+        assert!(
+            matches!(next(&reader, 5 << 20), Next::Failed(_)),
+            "too slow"
+        );
+        assert_eq!(fanout.lock().window_bytes, 0);
     }
 
     #[test]

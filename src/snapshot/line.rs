@@ -15,13 +15,22 @@ use super::big;
 use super::index::{Plan, Writer};
 use super::job::{Batch, EncoderState, JobError, Outcome, Source, encode, encode_heavy};
 use super::output::{BuildError, Output};
+use super::produce::{Survey, survey};
 use super::tar::{self, Kind};
+use super::turns::Turn;
+use super::verify::Gate;
 use super::view::Linked;
 use super::walk::Step;
-use super::zstd::ring::{Pending, Ring};
+use super::zstd::ring::{Lane, Pending, Size};
 use crate::extent::{RAW_FRAME_BYTES, low_checksum};
 use crate::io::fs::index_size;
-use crate::limits::{FRAME_TAR_BYTES, RAW_JOB_BYTES, SUM_READ_BYTES};
+use crate::io::sched;
+use crate::limits::{
+    ENCODER_NICE, FRAME_TAR_BYTES, RAW_JOB_BYTES, SMALL_BUILD_JOBS, SUM_READ_BYTES,
+};
+
+/// What the window is for an archive that goes no faster than its readers.
+pub(super) const LIVE_ONLY_JOBS: usize = 2;
 
 /// Frames that a later snapshot can use again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,11 +86,12 @@ enum Place {
 /// what leaves is handed to `output` in the order of the line.
 pub(super) struct Line<'a> {
     pub(super) output: Output<'a>,
-    pub(super) ring: &'a Ring<EncoderState>,
+    pub(super) lane: Lane<'a, EncoderState>,
+    /// Lets the check of the packs go on while the build has a turn.
+    checking: Arc<Gate>,
     pub(super) source: Arc<Source>,
     reuse: Option<Reuse>,
     places: VecDeque<Place>,
-    pub(super) window: usize,
     /// Empty buffers for chunks of big files, at most one more than the window.
     pub(super) spare: Vec<Vec<u8>>,
     pub(super) records: Vec<Record>,
@@ -92,32 +102,80 @@ impl<'a> Line<'a> {
     /// An empty line.
     pub(super) fn new(
         output: Output<'a>,
-        ring: &'a Ring<EncoderState>,
+        lane: Lane<'a, EncoderState>,
+        checking: Arc<Gate>,
         source: Arc<Source>,
         reuse: Option<Reuse>,
     ) -> Line<'a> {
         Line {
             output,
-            ring,
+            lane,
+            checking,
             source,
             reuse,
             places: VecDeque::new(),
-            window: 2 * ring.threads() + 2,
             spare: Vec::new(),
             records: Vec::new(),
             jobs_started: 0,
         }
     }
 
+    /// How many places the encoders look at: all builds that have a turn share the encoders. What
+    /// waits for its readers does not make more than they will take soon.
+    pub(super) fn window(&self) -> usize {
+        if self.output.fanout.is_live_only() {
+            return LIVE_ONLY_JOBS;
+        }
+        let running = self.output.turn.as_ref().map_or(1, Turn::running);
+        2 * self.lane.ring().threads() / running.max(1) + 2
+    }
+
     fn add(&mut self, place: Place) -> Result<(), BuildError> {
         self.places.push_back(place);
         self.start_waiting();
-        self.drain(self.window)
+        self.drain(self.window())?;
+        match self.is_turn_over() {
+            true => {
+                self.drain(0)?;
+                self.pass_turn()
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Whether another build should go on instead.
+    pub(super) fn is_turn_over(&self) -> bool {
+        self.output.turn.as_ref().is_some_and(Turn::is_over)
+    }
+
+    /// Lets another build go on; the caller has nothing in flight.
+    pub(super) fn pass_turn(&mut self) -> Result<(), BuildError> {
+        let Some(turn) = &mut self.output.turn else {
+            return Ok(());
+        };
+        self.checking.close();
+        self.output.fanout.rest();
+        turn.pass()?;
+        self.output.fanout.resume();
+        self.checking.open();
+        Ok(())
+    }
+
+    /// The build is larger than it seemed: others have waited for it long enough.
+    pub(super) fn grow(&mut self) -> Result<(), BuildError> {
+        if self.lane.size() == Size::Small {
+            sched::be_nice(ENCODER_NICE);
+            self.lane.grow();
+            if let Some(turn) = &mut self.output.turn {
+                turn.grow()?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives the encoders the jobs that stand within the window.
     fn start_waiting(&mut self) {
-        for index in 0..self.places.len().min(self.window) {
+        for index in 0..self.places.len().min(self.window()) {
             let Some(Place::Waiting(batch)) = self.places.get_mut(index) else {
                 continue;
             };
@@ -137,7 +195,7 @@ impl<'a> Line<'a> {
         let source = self.source.clone();
         let panics = self.output.faults.encoder_panics_at(self.jobs_started);
         self.jobs_started += 1;
-        let pending = self.ring.submit(move |state| {
+        let pending = self.lane.submit(move |state| {
             assert!(!panics, "fault injected");
             encode(state, &source, &batch)
         });
@@ -150,6 +208,9 @@ impl<'a> Line<'a> {
             let Some(place) = self.places.pop_front() else {
                 break;
             };
+            if self.jobs_started > SMALL_BUILD_JOBS {
+                self.grow()?;
+            }
             self.leave(place)?;
             self.start_waiting();
         }
@@ -254,9 +315,11 @@ impl<'a> Line<'a> {
     /// A batch that takes much memory: only while no other build decodes such a one. What is
     /// being encoded meanwhile waits for nothing, so this ends.
     fn heavy(&mut self, key: [u8; 32], batch: Batch) -> Result<(), BuildError> {
-        let grant = self.source.budget.take_all();
+        self.grow()?;
         let source = self.source.clone();
-        let pending = self.ring.submit(move |state| {
+        // Who has a grant may wait for a turn: who has a turn must not wait for a grant.
+        let grant = self.output.rest(|| source.budget.take_all())?;
+        let pending = self.lane.submit(move |state| {
             let done = encode_heavy(state, &source, &batch);
             drop(grant);
             done
@@ -275,6 +338,7 @@ impl<'a> Line<'a> {
         {
             return Ok(());
         }
+        self.grow()?;
         let spool_offset = self.output.begin_record();
         let mut local = self.source.take_local()?;
         let size = big::stream(self, &mut local, batch)?;
@@ -312,7 +376,7 @@ impl<'a> Line<'a> {
             let opened = opened.clone();
             let range = offset..offset + len;
             let pending = self
-                .ring
+                .lane
                 .submit(move |state| sum(&opened, range, &mut state.read));
             self.add(Place::Raw {
                 file,
@@ -363,6 +427,15 @@ impl<'a> Line<'a> {
             true => Ok(()),
             false => self.add(Place::Tar(out)),
         }
+    }
+
+    /// The first walk, of a build that is larger than it seemed.
+    pub(super) fn survey(&mut self, tree: &ObjectId) -> Result<Survey, BuildError> {
+        self.drain(0)?;
+        self.grow()?;
+        let (source, tree) = (self.source.clone(), *tree);
+        let surveyed = self.lane.submit(move |_| survey(&source, &tree, u64::MAX));
+        surveyed.wait()??.ok_or(BuildError::Again)
     }
 
     /// The second walk: cuts the worktree into jobs.
@@ -447,7 +520,10 @@ impl<'a> Line<'a> {
         *written += out.len() as u64;
         self.output.frames(out)?;
         out.clear();
-        Ok(())
+        match self.is_turn_over() {
+            true => self.pass_turn(),
+            false => Ok(()),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use xxhash_rust::xxh64::Xxh64;
 use super::fanout::{Abandoned, Fanout};
 use super::job::JobError;
 use super::pack;
+use super::turns::{Closed, Turn};
 use super::verify::VerifyError;
 use super::walk::WalkError;
 use super::zstd::frame::{Compressor, FrameError};
@@ -42,6 +43,8 @@ pub enum BuildError {
     Ring(#[from] RingError),
     #[error(transparent)]
     Abandoned(#[from] Abandoned),
+    #[error(transparent)]
+    Closed(#[from] Closed),
     #[error("the index cannot be summed: {0}")]
     Index(String),
     #[error("a job that was given all it asked for asked again; report this")]
@@ -60,6 +63,10 @@ pub trait Spool {
 pub(super) struct Output<'a> {
     pub(super) fanout: &'a Fanout,
     spool: &'a dyn Spool,
+    /// The build's turn; none before its first bytes have left.
+    pub(super) turn: Option<Turn>,
+    /// Lets go of what others may need, before the first wait for a reader.
+    pub(super) let_go: Option<Box<dyn FnOnce() + 'a>>,
     compressor: Compressor,
     /// Of all pieces since [`Output::begin_record`].
     checksum: Xxh64,
@@ -77,6 +84,8 @@ impl<'a> Output<'a> {
         Ok(Output {
             fanout,
             spool,
+            turn: None,
+            let_go: None,
             compressor: Compressor::new().ok_or(JobError::NoMemory)?,
             checksum: Xxh64::new(0),
             level,
@@ -103,10 +112,38 @@ impl<'a> Output<'a> {
         }
         self.checksum.update(&frames);
         let piece: Piece = Arc::new(frames);
+        if self.fanout.waits_for_readers(1)? {
+            self.wait_readers(Fanout::wait_room)?;
+        }
         if let Some(offset) = self.fanout.push_piece(piece.clone())? {
             self.spool.write(offset, piece);
         }
         Ok(())
+    }
+
+    /// Waits until readers have taken all that is kept for them.
+    pub(super) fn wait_drained(&mut self) -> Result<(), BuildError> {
+        self.wait_readers(Fanout::wait_drained)
+    }
+
+    /// Waits for readers, which may take hours: meanwhile the build holds nothing that others need.
+    fn wait_readers(
+        &mut self,
+        wait: impl FnOnce(&Fanout) -> Result<(), Abandoned>,
+    ) -> Result<(), BuildError> {
+        if let Some(let_go) = self.let_go.take() {
+            let_go();
+        }
+        let fanout = self.fanout;
+        Ok(self.rest(|| wait(fanout))??)
+    }
+
+    /// Does what waits for others, without a turn.
+    pub(super) fn rest<T>(&mut self, wait: impl FnOnce() -> T) -> Result<T, Closed> {
+        match &mut self.turn {
+            Some(turn) => turn.rest(wait),
+            None => Ok(wait()),
+        }
     }
 
     /// Compresses `tar` here and now and hands it on.

@@ -21,12 +21,16 @@ use super::line::{Line, Record, Reuse};
 use super::output::{BuildError, Output, Spool};
 use super::pack::Packs;
 use super::tar;
+use super::turns::{Closed, Turn};
 use super::verify::Verified;
 use super::view::View;
 use super::walk::{ATTRIBUTES_FILE, Step, WalkError};
-use super::zstd::ring::Ring;
+use super::zstd::ring::{Ring, Size};
 use crate::faults::Faults;
-use crate::limits::{COMMIT_BYTES_MAX, FRAME_TAR_BYTES, TREE_BYTES_MAX};
+use crate::limits::{
+    COMMIT_BYTES_MAX, ENCODER_NICE, FRAME_TAR_BYTES, SMALL_BUILD_LINKED_BYTES, SMALL_BUILD_NICE,
+    SMALL_BUILD_STEPS, TREE_BYTES_MAX,
+};
 
 /// What a build is made from.
 pub struct Input {
@@ -147,14 +151,20 @@ pub fn open(input: Input, head: Head) -> Result<Opened, BuildError> {
 }
 
 /// Produces the whole archive, but for what has left of its beginning, into `fanout`. Returns the
-/// records of its jobs. The caller ends the fan-out: complete on success, failed on an error.
-pub fn produce(
+/// records of its jobs, and the turn if there is still something to wait for that takes memory. The
+/// caller ends the fan-out: complete on success, failed on an error.
+///
+/// `enter` waits for a turn; it is called once the first bytes are out. `let_go` is called before the
+/// first wait for a reader: from then on the files of the view may go, for those that are needed are
+/// open.
+pub fn produce<'a>(
     opened: Opened,
-    fanout: &Fanout,
-    spool: &dyn Spool,
-    ring: &Ring<EncoderState>,
-    slot: impl FnOnce(),
-) -> Result<Vec<Record>, BuildError> {
+    fanout: &'a Fanout,
+    spool: &'a dyn Spool,
+    ring: &'a Ring<EncoderState>,
+    enter: impl FnOnce(Size) -> Result<Turn, Closed>,
+    let_go: impl FnOnce() + 'a,
+) -> Result<(Vec<Record>, Option<Turn>), BuildError> {
     let Opened {
         input,
         source,
@@ -165,16 +175,24 @@ pub fn produce(
     let mut output = Output::new(fanout, spool, input.level, input.faults.clone())?;
     output.frames(&tar[sent..])?;
     drop(tar);
-    // The first bytes are out; the rest may have to wait for a turn.
-    slot();
     let (view, directory) = (&input.view, &input.directory);
-    let verifying = input.verified.start(directory, &view.packs, view.hash)?;
+    let size = size(view);
+    output.turn = Some(enter(size)?);
+    output.let_go = Some(Box::new(let_go));
+    let (nice, steps_max) = match size {
+        Size::Small => (SMALL_BUILD_NICE, SMALL_BUILD_STEPS),
+        Size::Large => (ENCODER_NICE, u64::MAX),
+    };
+    let verifying = input
+        .verified
+        .start(directory, &view.packs, view.hash, nice)?;
+    let lane = ring.lane(size);
     let source = Arc::new(source);
     let surveyed = tree.map(|tree| {
         let source = source.clone();
-        ring.submit(move |_| survey(&source, &tree))
+        lane.submit(move |_| survey(&source, &tree, steps_max))
     });
-    let mut line = Line::new(output, ring, source, input.reuse);
+    let mut line = Line::new(output, lane, verifying.gate(), source, input.reuse);
     for linked in &input.view.packs {
         line.linked(&input.directory, linked, &input.view.packs)?;
     }
@@ -182,25 +200,51 @@ pub fn produce(
         line.loose(&input.directory, linked)?;
     }
     if let (Some(tree), Some(surveyed)) = (tree, surveyed) {
-        let (plan, attributes) = surveyed.wait()??;
+        let (plan, attributes) = match surveyed.wait()?? {
+            Some(surveyed) => surveyed,
+            None => line.survey(&tree)?,
+        };
         line.source.attributes.get_or_init(|| attributes);
         line.worktree(&tree)?;
         line.index(&tree, plan)?;
     }
     line.drain(0)?;
     // An archive with a damaged pack must not get its end.
+    while !verifying.has_ended() {
+        if line.is_turn_over() {
+            line.pass_turn()?;
+        }
+    }
     verifying.wait()?;
     let mut end = Vec::new();
     tar::push_end(&mut end);
     line.output.frames(&end)?;
-    Ok(line.records)
+    Ok((line.records, line.output.turn))
+}
+
+/// By what is known before anything is read; what turns out to be larger grows.
+fn size(view: &View) -> Size {
+    let linked = view.packs.iter().chain(&view.loose);
+    match linked.map(|l| l.bytes).sum::<u64>() <= SMALL_BUILD_LINKED_BYTES {
+        true => Size::Small,
+        false => Size::Large,
+    }
 }
 
 /// The first walk: the shape of the index, and where the attributes are. Work for an encoder: what
-/// comes first, the packs, does not need it.
-fn survey(source: &Source, tree: &ObjectId) -> Result<(Plan, AttributeFiles), WalkError> {
+/// comes first, the packs, does not need it. `None` if it takes more than `steps_max` steps.
+pub(super) fn survey(
+    source: &Source,
+    tree: &ObjectId,
+    steps_max: u64,
+) -> Result<Option<Survey>, WalkError> {
     let (mut plan, mut attributes) = (Plan::new(tree.kind()), AttributeFiles::default());
-    source.walk(tree, |step| {
+    let mut steps = 0;
+    let walked = source.walk(tree, |step| {
+        steps += 1;
+        if steps > steps_max {
+            return Err(Left::Long);
+        }
         match step {
             Step::Enter { path, id } => plan.enter(path, &id),
             Step::Leave => plan.leave(),
@@ -216,8 +260,28 @@ fn survey(source: &Source, tree: &ObjectId) -> Result<(Plan, AttributeFiles), Wa
                 }
             }
         }
-        Ok::<(), WalkError>(())
-    })?;
+        Ok(())
+    });
+    match walked {
+        Ok(()) => {}
+        Err(Left::Long) => return Ok(None),
+        Err(Left::Walk(e)) => return Err(e),
+    }
     attributes.look_for_encodings(&source.repository.to_thread_local().objects);
-    Ok((plan, attributes))
+    Ok(Some((plan, attributes)))
+}
+
+/// What a build has to know of its tree before it begins with it.
+pub(super) type Survey = (Plan, AttributeFiles);
+
+/// Why a survey has ended before the tree's end.
+enum Left {
+    Long,
+    Walk(WalkError),
+}
+
+impl From<WalkError> for Left {
+    fn from(e: WalkError) -> Left {
+        Left::Walk(e)
+    }
 }

@@ -17,6 +17,7 @@ use super::job::EncoderState;
 use super::line::{Record, Reuse};
 use super::output::Spool;
 use super::produce::{self, Head, Input};
+use super::turns::Turns;
 use super::verify::Verified;
 use super::view::{self, View};
 use super::zstd::ring::Ring;
@@ -218,7 +219,10 @@ fn build_input(input: Input, threads: usize) -> Built {
     let objects = directory.join("objects");
     let head = Head::read(&input.view, "https://example.com/r", &objects).unwrap();
     let opened = produce::open(input, head).unwrap();
-    let records = produce::produce(opened, &fanout, &spool, &ring, || ()).unwrap();
+    let (turns, name) = (Turns::new(threads), Arc::from("host/path"));
+    let enter = |size| turns.enter(&name, size);
+    let produced = produce::produce(opened, &fanout, &spool, &ring, enter, || ());
+    let records = produced.unwrap().0;
     fanout.finish();
     let spool = spool.bytes.into_inner().unwrap();
     Built {

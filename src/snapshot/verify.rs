@@ -13,9 +13,10 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use gix::odb::pack::index;
 use sha1::Sha1;
@@ -25,7 +26,7 @@ use super::map::MappedFile;
 use super::view::Linked;
 use super::zstd::ring::panic_text;
 use crate::io::sched;
-use crate::limits::{ENCODER_NICE, SUM_READ_BYTES, VERIFIED_FILES_MAX, VERIFY_ENTRIES};
+use crate::limits::{SUM_READ_BYTES, TURN_MS, VERIFIED_FILES_MAX, VERIFY_ENTRIES};
 
 /// Before the first entry of a pack: `PACK`, its version, and how many there are.
 const PACK_HEADER_BYTES: u64 = 12;
@@ -87,25 +88,37 @@ impl Verified {
         known.insert(id);
     }
 
-    /// Starts to check `linked`, below `directory`, on a thread of its own.
+    /// Starts to check `linked`, below `directory`, on a thread of its own, which is that `nice`.
     pub fn start(
         &self,
         directory: &Path,
         linked: &[Linked],
         hash: gix::hash::Kind,
+        nice: i32,
     ) -> Result<Verifying, VerifyError> {
-        let (verified, stop) = (self.clone(), Arc::new(AtomicBool::new(false)));
-        let paths = linked.iter().map(|l| directory.join(&l.relative));
-        let paths: Vec<PathBuf> = paths.collect();
-        let theirs = stop.clone();
+        let (verified, gate) = (self.clone(), Arc::new(Gate::default()));
+        // All of them now: in a mirror they may be gone later, when their build waits for readers.
+        let open = |l: &Linked| {
+            let path = directory.join(&l.relative);
+            match File::open(&path) {
+                Ok(file) => Ok((path, file)),
+                Err(source) => Err(VerifyError::Io { path, source }),
+            }
+        };
+        let files = linked.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let theirs = gate.clone();
+        let (sender, ended) = channel::<()>();
         let thread = std::thread::Builder::new().name("verifier".into());
         let thread = thread.spawn(move || {
-            sched::be_nice(ENCODER_NICE);
-            let check = |path| verified.check(path, hash, &theirs);
-            paths.into_iter().try_for_each(check)
+            // Its end is heard of by the loss of this.
+            let _sender = sender;
+            sched::be_nice(nice);
+            let mut files = files.into_iter();
+            files.try_for_each(|(path, file)| verified.check(path, file, hash, &theirs))
         });
         Ok(Verifying {
-            stop,
+            gate,
+            ended,
             thread: Some(thread.map_err(|e| VerifyError::Thread(e.to_string()))?),
         })
     }
@@ -113,12 +126,12 @@ impl Verified {
     fn check(
         &self,
         path: PathBuf,
+        file: File,
         hash: gix::hash::Kind,
-        stop: &AtomicBool,
+        gate: &Gate,
     ) -> Result<(), VerifyError> {
-        let opened = File::open(&path).and_then(|file| Ok((file.metadata()?, file)));
-        let (found, file) = match opened {
-            Ok(opened) => opened,
+        let found = match file.metadata() {
+            Ok(found) => found,
             Err(source) => return Err(VerifyError::Io { path, source }),
         };
         let id = FileId::of(&found);
@@ -127,7 +140,7 @@ impl Verified {
         }
         let trailer = hash.len_in_bytes() as u64;
         let offset = id.bytes.saturating_sub(trailer);
-        let file = Reader::new(file, stop);
+        let file = Reader::new(file, gate);
         let sound = match are_entries_sound(&path, &file, offset, hash, VERIFY_ENTRIES) {
             Ok(None) => match hash {
                 gix::hash::Kind::Sha256 => is_sound::<Sha256>(&file, offset),
@@ -142,7 +155,7 @@ impl Verified {
                 Ok(())
             }
             // Nobody wants to know any more.
-            Ok(false) if stop.load(Ordering::Relaxed) => Ok(()),
+            Ok(false) if gate.is_stopped() => Ok(()),
             Ok(false) => Err(VerifyError::Damaged {
                 name: path.file_name().unwrap_or_default().into(),
             }),
@@ -151,22 +164,71 @@ impl Verified {
     }
 }
 
-/// A file that is read from its beginning to its end, until `stop` turns true.
+/// Whether a check may go on.
+#[derive(Debug, Default)]
+pub struct Gate {
+    way: Mutex<Way>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Way {
+    #[default]
+    Open,
+    /// Its build has no turn.
+    Closed,
+    /// Nobody wants to know any more; for good.
+    Stopped,
+}
+
+impl Gate {
+    /// Lets the check go on.
+    pub fn open(&self) {
+        self.set(Way::Open);
+    }
+
+    /// Has the check rest.
+    pub fn close(&self) {
+        self.set(Way::Closed);
+    }
+
+    fn set(&self, to: Way) {
+        let mut way = self.way.lock().unwrap_or_else(PoisonError::into_inner);
+        if *way != Way::Stopped {
+            *way = to;
+        }
+        drop(way);
+        self.changed.notify_all();
+    }
+
+    /// Waits until the check may go on; whether it is to.
+    fn passes(&self) -> bool {
+        let way = self.way.lock().unwrap_or_else(PoisonError::into_inner);
+        let way = self.changed.wait_while(way, |way| *way == Way::Closed);
+        *way.unwrap_or_else(PoisonError::into_inner) == Way::Open
+    }
+
+    fn is_stopped(&self) -> bool {
+        *self.way.lock().unwrap_or_else(PoisonError::into_inner) == Way::Stopped
+    }
+}
+
+/// A file that is read from its beginning to its end, as `gate` lets it.
 struct Reader<'s> {
     file: File,
-    stop: &'s AtomicBool,
+    gate: &'s Gate,
 }
 
 impl<'s> Reader<'s> {
-    fn new(file: File, stop: &'s AtomicBool) -> Reader<'s> {
-        Reader { file, stop }
+    fn new(file: File, gate: &'s Gate) -> Reader<'s> {
+        Reader { file, gate }
     }
 
     /// Gives the bytes of `range` to `each`, some at a time; whether that was all of them.
     fn read(&self, range: Range<u64>, mut each: impl FnMut(&[u8])) -> io::Result<bool> {
         let mut buffer = vec![0; SUM_READ_BYTES];
         let mut at = range.start;
-        while at < range.end && !self.stop.load(Ordering::Relaxed) {
+        while at < range.end && self.gate.passes() {
             let len = (range.end - at).min(buffer.len() as u64);
             let part = &mut buffer[..len as usize];
             self.file.read_exact_at(part, at)?;
@@ -206,7 +268,11 @@ fn are_entries_sound(
         return Ok(None);
     }
     let index = path.with_extension("idx");
-    let Ok(index) = index::File::from_data(MappedFile::open(&index)?, index, hash) else {
+    let mapped = match MappedFile::open(&index) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        mapped => mapped?,
+    };
+    let Ok(index) = index::File::from_data(mapped, index, hash) else {
         return Ok(None);
     };
     if index.version() != index::Version::V2 {
@@ -279,11 +345,23 @@ fn match_entries(file: &Reader<'_>, entries: &[(u64, u32)], end: u64) -> io::Res
 /// A check that runs. Dropped, it is ended.
 #[derive(Debug)]
 pub struct Verifying {
-    stop: Arc<AtomicBool>,
+    gate: Arc<Gate>,
+    ended: Receiver<()>,
     thread: Option<JoinHandle<Result<(), VerifyError>>>,
 }
 
 impl Verifying {
+    /// What the check passes through all the time.
+    pub fn gate(&self) -> Arc<Gate> {
+        self.gate.clone()
+    }
+
+    /// Waits for its end for the time of a turn; whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        let waited = self.ended.recv_timeout(Duration::from_millis(TURN_MS));
+        waited != Err(RecvTimeoutError::Timeout)
+    }
+
     /// Waits for its end.
     pub fn wait(mut self) -> Result<(), VerifyError> {
         let thread = self.thread.take();
@@ -294,7 +372,7 @@ impl Verifying {
 
 impl Drop for Verifying {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.gate.set(Way::Stopped);
         if let Some(thread) = self.thread.take() {
             // The build has failed for another reason.
             drop(thread.join());
@@ -310,7 +388,7 @@ mod tests {
 
     fn check(verified: &Verified, directory: &Path, linked: &[Linked]) -> Result<(), VerifyError> {
         let kind = gix::hash::Kind::Sha1;
-        verified.start(directory, linked, kind).unwrap().wait()
+        verified.start(directory, linked, kind, 0).unwrap().wait()
     }
 
     #[test]
@@ -369,11 +447,11 @@ mod tests {
         let mut paths = paths.map(|entry| entry.unwrap().path());
         let path = paths.find(|path| path.extension().is_some_and(|e| e == "pack"));
         let path = path.unwrap();
-        let stop = AtomicBool::new(false);
+        let gate = Gate::default();
         let (kind, sound) = (gix::hash::Kind::Sha1, fs::read(&path).unwrap());
         let end = sound.len() as u64 - 20;
         let look = |held| {
-            let file = Reader::new(File::open(&path).unwrap(), &stop);
+            let file = Reader::new(File::open(&path).unwrap(), &gate);
             are_entries_sound(&path, &file, end, kind, held).unwrap()
         };
         for held in [1, 2, 7, 1000] {

@@ -420,7 +420,7 @@ fn no_entry_can_be_made() {
     assert!(server.is_running());
 }
 
-fn may_mount(lab: &Lab) -> bool {
+pub(super) fn may_mount(lab: &Lab) -> bool {
     let mut command = Command::new("unshare");
     command
         .args(["-rm", "mount", "-t", "tmpfs", "tarpon"])

@@ -225,7 +225,7 @@ fn time_limits_hold_under_load() {
 }
 
 /// Ends the load when it is dropped, also by a panic, so that its threads end.
-struct Relax<'a>(&'a AtomicBool);
+pub(super) struct Relax<'a>(pub(super) &'a AtomicBool);
 
 impl Drop for Relax<'_> {
     fn drop(&mut self) {

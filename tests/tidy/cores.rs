@@ -52,7 +52,7 @@ const SEEMING: [Named; 6] = [
 ];
 
 /// Functions that wait, or call such ones, and where they run instead of on a core.
-const WAITING: [Named; 27] = [
+const WAITING: [Named; 30] = [
     ("src/io/residency.rs", "read_in", "for prefetch threads"),
     (
         "src/log.rs",
@@ -102,7 +102,6 @@ const WAITING: [Named; 27] = [
         "Shared::new",
         "the main thread, at the start",
     ),
-    ("src/serve/shared.rs", "Turns::wait", "for builders"),
     (
         "src/server.rs",
         "Background::drop",
@@ -139,17 +138,37 @@ const WAITING: [Named; 27] = [
     ),
     (
         "src/snapshot/fanout.rs",
-        "Fanout::push_piece",
-        "for builders",
-    ),
-    (
-        "src/snapshot/fanout.rs",
         "Fanout::wait_for_room",
         "for builders",
     ),
     (
         "src/snapshot/fanout.rs",
+        "Fanout::push_piece",
+        "for builders",
+    ),
+    (
+        "src/snapshot/fanout.rs",
+        "Fanout::wait_room",
+        "for builders",
+    ),
+    (
+        "src/snapshot/fanout.rs",
+        "Fanout::wait_drained",
+        "for builders",
+    ),
+    (
+        "src/snapshot/fanout.rs",
+        "Fanout::wait_change",
+        "for builders",
+    ),
+    (
+        "src/snapshot/fanout.rs",
         "Fanout::wait_spooled",
+        "for builders",
+    ),
+    (
+        "src/snapshot/fanout.rs",
+        "Fanout::wait_taken",
         "for builders",
     ),
 ];

@@ -180,7 +180,6 @@ fn cores_never_block() {
         "src/http/a.rs:3: S::g: `File::open(`",
         "src/http/a.rs:3: S::g: `.recv()`",
         "src/http/a.rs:4: h: `.wait(d`",
-        "src/http/a.rs:4: h: calls Turns::wait",
         "src/http/a.rs:5: i: calls read",
         "src/http/a.rs:5: i: calls Archive::open_files",
         "src/serve/prefetch.rs:3: k: calls read",

@@ -1,0 +1,64 @@
+//! How builds end, and what follows from it for those who ask next.
+
+use super::registry::Repo;
+use super::shared::Shared;
+use crate::metrics::{BuildResult, Event};
+use crate::snapshot::fanout::Fanout;
+use crate::snapshot::output::BuildError;
+
+/// How a build ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// Its archive is in the cache.
+    Complete,
+    /// All of it was made, and sent to those who were there; it is not kept.
+    LiveOnly,
+    /// It was given up, for nobody wanted it any more. What clients do, and the end of the server,
+    /// is no failure of a build.
+    Abandoned(String),
+    /// The mirror, the disk or the program is at fault: the next build may fail the same way.
+    Failed(String),
+}
+
+impl From<BuildError> for End {
+    fn from(e: BuildError) -> End {
+        match e {
+            BuildError::Abandoned(_) | BuildError::Closed(_) => End::Abandoned(e.to_string()),
+            e => End::Failed(e.to_string()),
+        }
+    }
+}
+
+impl End {
+    /// Notes it where those look who ask next, before they can ask, and tells the readers.
+    pub(super) fn note(&self, shared: &Shared, repo: &Repo, fanout: &Fanout) {
+        let repository = &*repo.name;
+        self.count(shared, repo);
+        match self {
+            End::Complete => {}
+            End::LiveOnly => repo.set_built(),
+            End::Abandoned(why) => {
+                fanout.fail(why);
+                tracing::warn!(repository, "build given up: {why}");
+            }
+            End::Failed(why) => {
+                fanout.fail(why);
+                tracing::error!(repository, "build failed: {why}");
+            }
+        }
+    }
+
+    /// Counts it. Only a failure counts against the repository.
+    pub(super) fn count(&self, shared: &Shared, repo: &Repo) {
+        let result = match self {
+            End::Complete => BuildResult::Complete,
+            End::LiveOnly => BuildResult::LiveOnly,
+            End::Abandoned(_) => BuildResult::Abandoned,
+            End::Failed(why) => {
+                repo.set_not_built(why);
+                BuildResult::Failed
+            }
+        };
+        shared.meter().add(Event::Build(result), 1);
+    }
+}
