@@ -10,11 +10,14 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use monoio::net::TcpStream;
 
+use super::bodies::Bodies;
+use super::idle::Idle;
 use super::pulse::Pulse;
 use super::response::{CHUNK_END, LAST_CHUNK, chunk_head};
 use crate::extent::{Next, RAW_BLOCK_BYTES, Source};
@@ -31,6 +34,9 @@ pub enum SendError {
     /// The client took nothing for the whole stall limit.
     #[error("the client took nothing for {0:?}")]
     Stalled(Duration),
+    /// The client took too little while others waited for its turn.
+    #[error("the client took too little while others waited")]
+    Slow,
     /// The body failed at its source.
     #[error("{0}")]
     Source(String),
@@ -56,11 +62,15 @@ pub struct CoreSockets {
     pipe: Option<RefCell<Pipe>>,
     /// Bytes sent by all since the core last asked the kernel what else happened.
     since_poll_bytes: Cell<u64>,
+    /// Those that wait for their client.
+    pub idle: Rc<Idle>,
+    /// Memory for what clients send.
+    pub bodies: Arc<Bodies>,
 }
 
 impl CoreSockets {
     /// For a core that has a `pulse` if its runtime reports readiness through epoll.
-    pub fn new(pulse: Option<Rc<Pulse>>) -> CoreSockets {
+    pub fn new(pulse: Option<Rc<Pulse>>, idle: Rc<Idle>, bodies: Arc<Bodies>) -> CoreSockets {
         let pipe = Pipe::new();
         if let Err(e) = &pipe {
             tracing::warn!("sending packs in single blocks, which is slower: no large pipe: {e}");
@@ -69,6 +79,8 @@ impl CoreSockets {
             pulse,
             pipe: pipe.ok().map(RefCell::new),
             since_poll_bytes: Cell::new(0),
+            idle,
+            bodies,
         }
     }
 }

@@ -7,6 +7,7 @@ mod support;
 mod bundle;
 mod cachew;
 mod children;
+mod crowds;
 mod drivers;
 mod ensure_refs;
 mod faults;
