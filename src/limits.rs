@@ -229,14 +229,14 @@ pub const LINGER_MS: u64 = 2_000;
 /// What a request counts for in a turn, whatever its response.
 pub const REQUEST_TURN_BYTES: u64 = TURN_BYTES / 64;
 /// Memory for the bodies of all requests together, as they were sent and decoded.
-pub const BODIES_BYTES_MAX: u64 = 32 << 20;
+const BODIES_BYTES_MAX: u64 = 28 << 20;
 /// How much of it may be used once a body of at most so many bytes has its part: size and bound.
 /// Small bodies, as nearly all are, find room whatever large ones do.
 pub const BODY_TIERS: [(u64, u64); 4] = [
     (1 << 10, BODIES_BYTES_MAX),
     (4 << 10, BODIES_BYTES_MAX - (1 << 20)),
-    (64 << 10, BODIES_BYTES_MAX - (4 << 20)),
-    (GIT_REQUEST_BYTES_MAX as u64, BODIES_BYTES_MAX - (8 << 20)),
+    (64 << 10, BODIES_BYTES_MAX - (2 << 20)),
+    (GIT_REQUEST_BYTES_MAX as u64, BODIES_BYTES_MAX - (4 << 20)),
 ];
 /// A body that brings less than this in [`BODY_SLOW_MS`] loses its place while others wait for one.
 pub const BODY_SLOW_BYTES: u64 = 16 << 10;

@@ -20,13 +20,13 @@ use crate::limits::{
 /// The budget. See the module's text.
 #[derive(Debug, Default)]
 pub struct Bodies {
-    state: Mutex<State>,
+    book: Mutex<Book>,
 }
 
 /// Invariants: `used_bytes` is the sum over `places`; `ending_bytes` that over those that have
 /// ended; a place wants something exactly while it is in one of the queues.
 #[derive(Debug, Default)]
-struct State {
+struct Book {
     used_bytes: u64,
     ending_bytes: u64,
     places: HashMap<u64, Place>,
@@ -64,7 +64,7 @@ fn tier(bytes: u64) -> usize {
     fits.unwrap_or(BODY_TIERS.len() - 1)
 }
 
-impl State {
+impl Book {
     fn fits(&self, held: u64, more: u64) -> bool {
         let (_, limit) = BODY_TIERS[tier(held + more)];
         self.used_bytes + more <= limit
@@ -175,7 +175,7 @@ impl Bodies {
 
     /// Bytes of bodies that are held now.
     pub fn used_bytes(&self) -> u64 {
-        self.state().used_bytes
+        self.book().used_bytes
     }
 
     /// A body that a client is about to send.
@@ -190,21 +190,21 @@ impl Bodies {
 
     /// Ends bodies that come too slowly, if others wait.
     pub fn end_slow(&self) {
-        self.state().end_slow(Instant::now());
+        self.book().end_slow(Instant::now());
     }
 
     fn enter(self: &Arc<Self>, life: Life) -> Share {
-        let mut state = self.state();
-        let id = state.next;
-        state.next += 1;
+        let mut book = self.book();
+        let id = book.next;
+        book.next += 1;
         let place = Place {
             bytes: 0,
             wanted_bytes: 0,
             life,
             waker: None,
         };
-        state.places.insert(id, place);
-        drop(state);
+        book.places.insert(id, place);
+        drop(book);
         Share {
             bodies: self.clone(),
             id,
@@ -214,8 +214,8 @@ impl Bodies {
 
     /// Held for a few field accesses, and by whoever looks for slow bodies for the time that takes:
     /// a pass over them.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -367,15 +367,15 @@ impl Share {
     }
 
     fn with<T>(&self, with: impl FnOnce(&mut Place) -> T) -> T {
-        let mut state = self.bodies.state();
-        let place = state.places.get_mut(&self.id);
+        let mut book = self.bodies.book();
+        let place = book.places.get_mut(&self.id);
         with(place.expect("a share's place is there as long as the share"))
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.bodies.state().remove(self.id);
+        self.bodies.book().remove(self.id);
     }
 }
 
@@ -387,11 +387,11 @@ struct Claim<'s> {
 impl Claim<'_> {
     fn poll(&self, bytes: u64, asked: &mut bool, context: &Context<'_>) -> Poll<Result<(), Lost>> {
         let id = self.share.id;
-        let mut state = self.share.bodies.state();
-        let held = state.places.get(&id).map_or(0, |place| place.bytes);
+        let mut book = self.share.bodies.book();
+        let held = book.places.get(&id).map_or(0, |place| place.bytes);
         let queue = tier(held + bytes);
-        let is_room = state.queues[queue].is_empty() && state.fits(held, bytes);
-        let Some(place) = state.places.get_mut(&id) else {
+        let is_room = book.queues[queue].is_empty() && book.fits(held, bytes);
+        let Some(place) = book.places.get_mut(&id) else {
             return Poll::Ready(Err(Lost));
         };
         if place.life == Life::Ended {
@@ -405,30 +405,30 @@ impl Claim<'_> {
             };
         }
         if bytes == 0 || is_room {
-            state.take(id, bytes);
+            book.take(id, bytes);
             return Poll::Ready(Ok(()));
         }
         place.wanted_bytes = bytes;
         place.waker = Some(context.waker().clone());
-        state.queues[queue].push_back(id);
-        state.end_slow(Instant::now());
+        book.queues[queue].push_back(id);
+        book.end_slow(Instant::now());
         Poll::Pending
     }
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        let mut state = self.share.bodies.state();
+        let mut book = self.share.bodies.book();
         let id = self.share.id;
-        let Some(place) = state.places.get_mut(&id) else {
+        let Some(place) = book.places.get_mut(&id) else {
             return;
         };
         let wanted = std::mem::take(&mut place.wanted_bytes);
         if wanted > 0 {
             let size = place.bytes + wanted;
-            state.forget(id, size);
+            book.forget(id, size);
             // Who stood behind it may fit.
-            state.grant();
+            book.grant();
         }
     }
 }
@@ -436,7 +436,6 @@ impl Drop for Claim<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::BODIES_BYTES_MAX;
     use std::pin::pin;
 
     fn now<F: Future>(future: F) -> Option<F::Output> {
@@ -448,9 +447,9 @@ mod tests {
     }
 
     fn later(bodies: &Bodies, ms: u64) {
-        let mut state = bodies.state();
-        state.looked = None;
-        state.end_slow(Instant::now() + Duration::from_millis(ms));
+        let mut book = bodies.book();
+        book.looked = None;
+        book.end_slow(Instant::now() + Duration::from_millis(ms));
     }
 
     fn is_lost(share: &Share) -> bool {
@@ -478,7 +477,6 @@ mod tests {
             drop(shares);
         }
         assert_eq!(bodies.used_bytes(), 0);
-        assert_eq!(BODY_TIERS[0].1, BODIES_BYTES_MAX);
     }
 
     #[test]
@@ -508,7 +506,7 @@ mod tests {
         drop((b, c));
         drop(shares);
         assert_eq!(bodies.used_bytes(), 0);
-        assert!(bodies.state().queues.iter().all(VecDeque::is_empty));
+        assert!(bodies.book().queues.iter().all(VecDeque::is_empty));
     }
 
     #[test]

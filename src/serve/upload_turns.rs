@@ -57,11 +57,11 @@ impl Default for UploadBounds {
 /// See the module's text. For one thread.
 pub(super) struct UploadTurns {
     bounds: UploadBounds,
-    state: RefCell<State>,
+    book: RefCell<Book>,
 }
 
 #[derive(Default)]
-struct State {
+struct Book {
     held: HashMap<u64, Held>,
     queue: VecDeque<Queued>,
     next: u64,
@@ -110,7 +110,7 @@ impl UploadTurns {
     pub(super) fn new(bounds: UploadBounds) -> UploadTurns {
         UploadTurns {
             bounds,
-            state: RefCell::default(),
+            book: RefCell::default(),
         }
     }
 
@@ -131,17 +131,17 @@ impl UploadTurns {
 
     /// Has a turn, or stands in the queue for one.
     fn enter(&self, client: Client) -> UploadTurn<'_> {
-        let mut state = self.state.borrow_mut();
-        let id = state.next;
-        state.next += 1;
+        let mut book = self.book.borrow_mut();
+        let id = book.next;
+        book.next += 1;
         let granted: Rc<Notify> = Rc::default();
-        state.queue.push_back(Queued {
+        book.queue.push_back(Queued {
             id,
             client,
             granted: granted.clone(),
         });
-        self.grant(&mut state);
-        drop(state);
+        self.grant(&mut book);
+        drop(book);
         UploadTurn {
             turns: self,
             id,
@@ -150,37 +150,37 @@ impl UploadTurns {
     }
 
     /// Gives free turns to the first in the queue whose clients have not theirs.
-    fn grant(&self, state: &mut State) {
-        while state.held.len() < self.bounds.all {
-            let may = |queued: &Queued| self.may_have(state, queued.client, None);
-            let Some(at) = state.queue.iter().position(may) else {
+    fn grant(&self, book: &mut Book) {
+        while book.held.len() < self.bounds.all {
+            let may = |queued: &Queued| self.may_have(book, queued.client, None);
+            let Some(at) = book.queue.iter().position(may) else {
                 return;
             };
-            if let Some(queued) = state.queue.remove(at) {
-                state.held.insert(queued.id, Held::new(queued.client));
+            if let Some(queued) = book.queue.remove(at) {
+                book.held.insert(queued.id, Held::new(queued.client));
                 queued.granted.notify_one();
             }
         }
     }
 
     /// Whether a client may have one more turn, once `ended` has none any more.
-    fn may_have(&self, state: &State, client: Client, ended: Option<u64>) -> bool {
+    fn may_have(&self, book: &Book, client: Client, ended: Option<u64>) -> bool {
         let is_its = |(id, held): &(&u64, &Held)| held.client == client && Some(**id) != ended;
-        client.is_none() || state.held.iter().filter(is_its).count() < self.bounds.of_client
+        client.is_none() || book.held.iter().filter(is_its).count() < self.bounds.of_client
     }
 
     /// Ends the slowest turn whose end would help one who waits, unless as many end already.
     fn end_slow(&self, now: Instant) {
-        let mut state = self.state.borrow_mut();
-        let ending = state.held.values().filter(|held| held.is_lost).count();
-        if ending >= state.queue.len() {
+        let mut book = self.book.borrow_mut();
+        let ending = book.held.values().filter(|held| held.is_lost).count();
+        if ending >= book.queue.len() {
             return;
         }
         let helps = |id: u64| {
-            let mut waiting = state.queue.iter();
-            waiting.any(|queued| self.may_have(&state, queued.client, Some(id)))
+            let mut waiting = book.queue.iter();
+            waiting.any(|queued| self.may_have(&book, queued.client, Some(id)))
         };
-        let slow = state.held.iter().filter_map(|(id, held)| {
+        let slow = book.held.iter().filter_map(|(id, held)| {
             let waited = held.waited(now);
             let is_slow = !held.is_lost && waited >= self.bounds.slow && helps(*id);
             is_slow.then_some((waited, *id))
@@ -188,7 +188,7 @@ impl UploadTurns {
         let Some((_, id)) = slow.max() else {
             return;
         };
-        if let Some(held) = state.held.get_mut(&id) {
+        if let Some(held) = book.held.get_mut(&id) {
             held.is_lost = true;
             held.lost.notify_one();
         }
@@ -204,12 +204,12 @@ pub(super) struct UploadTurn<'t> {
 
 impl UploadTurn<'_> {
     fn is_held(&self) -> bool {
-        self.turns.state.borrow().held.contains_key(&self.id)
+        self.turns.book.borrow().held.contains_key(&self.id)
     }
 
     fn with<T>(&self, with: impl FnOnce(&mut Held) -> T) -> Option<T> {
         self.turns
-            .state
+            .book
             .borrow_mut()
             .held
             .get_mut(&self.id)
@@ -250,11 +250,11 @@ impl UploadTurn<'_> {
 
 impl Drop for UploadTurn<'_> {
     fn drop(&mut self) {
-        let mut state = self.turns.state.borrow_mut();
-        if state.held.remove(&self.id).is_none() {
-            state.queue.retain(|queued| queued.id != self.id);
+        let mut book = self.turns.book.borrow_mut();
+        if book.held.remove(&self.id).is_none() {
+            book.queue.retain(|queued| queued.id != self.id);
         }
-        self.turns.grant(&mut state);
+        self.turns.grant(&mut book);
     }
 }
 

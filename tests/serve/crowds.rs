@@ -152,6 +152,8 @@ fn refusals_come_before_bodies() {
 struct Unfinished {
     conns: Vec<TcpStream>,
     left_bytes: Vec<usize>,
+    /// The statuses of those that were answered.
+    answered: Vec<u16>,
 }
 
 impl Unfinished {
@@ -169,6 +171,7 @@ impl Unfinished {
         Unfinished {
             conns: (0..count).map(open).collect(),
             left_bytes: vec![BODY_BYTES - 1; count],
+            answered: Vec::new(),
         }
     }
 
@@ -191,20 +194,29 @@ impl Unfinished {
         any
     }
 
-    /// The status of each that has an answer.
-    fn answers(&mut self) -> Vec<u16> {
+    /// Reads the answers that are there. True if there were any.
+    fn hear(&mut self) -> bool {
         let mut answer = [0; 1024];
         let status = |conn: &mut TcpStream| {
             let count = conn.read(&mut answer).ok()?;
             let text = std::str::from_utf8(&answer[..count]).ok()?;
-            text.split(' ').nth(1)?.parse().ok()
+            text.split(' ').nth(1)?.parse::<u16>().ok()
         };
-        self.conns.iter_mut().filter_map(status).collect()
+        let had = self.answered.len();
+        let answers = self.conns.iter_mut().filter_map(status);
+        self.answered.extend(answers);
+        self.answered.len() > had
     }
 }
 
-/// The slowest of a hundred of some hits on one connection.
+/// The slowest of a hundred of some hits on one connection; the least of three such, as whatever else
+/// runs on the machine only adds to it.
 fn p99(server: &Server, count: usize) -> Duration {
+    let rounds = (0..3).map(|_| p99_once(server, count));
+    rounds.min().unwrap_or_default()
+}
+
+fn p99_once(server: &Server, count: usize) -> Duration {
     let mut conn = Conn::open(server.address());
     let mut took: Vec<Duration> = (0..count)
         .map(|_| {
@@ -234,12 +246,10 @@ fn unfinished_posts(count: usize, strict: bool) {
     git::clone(&from, &lab.scratch("while-sending"));
     let first_fetch = fetched_while_sending.elapsed();
     let started = Instant::now();
-    // Until all have been told off or wait: none can be taken whole.
+    // Until all that do not hold a part were told that there is no room, which takes 5 s.
     let mut quiet = Instant::now();
-    while quiet.elapsed() < Duration::from_millis(500)
-        && started.elapsed() < Duration::from_secs(60)
-    {
-        if posts.send() {
+    while quiet.elapsed() < Duration::from_secs(6) && started.elapsed() < Duration::from_secs(60) {
+        if posts.send() | posts.hear() {
             quiet = Instant::now();
         }
         most = most.max(memory());
@@ -251,7 +261,8 @@ fn unfinished_posts(count: usize, strict: bool) {
     git::clone(&from, &lab.scratch("while-they-wait"));
     let second_fetch = fetch.elapsed();
     most = most.max(memory());
-    let answers = posts.answers();
+    posts.hear();
+    let answers = &posts.answered;
     let grown = most - before;
     println!(
         "{count} posts: {} KiB more; hits' p99 {idle:?} idle, {waiting:?} while they wait; \
@@ -315,11 +326,8 @@ fn slow_bodies_lose_their_place() {
         &flush,
     );
     good.response("POST").expect(200);
-    let answers = wait::until("one is told so", || {
-        let answers = slow.answers();
-        (!answers.is_empty()).then_some(answers)
-    });
-    assert_eq!(answers, [408]);
+    wait::until_true("one is told so", || slow.hear());
+    assert_eq!(slow.answered, [408]);
     assert_eq!(dropped(&server, "slow"), 1);
 }
 
