@@ -16,16 +16,13 @@ use super::body::Decoder;
 use super::head::{Framing, Parse, RequestHead, Scan, parse_from};
 use super::idle::Waiting;
 use super::response::{CONTINUE, Text};
-use super::socket::{CoreSockets, SendError, Sent, Socket};
+use super::socket::{CoreSockets, INPUT_BYTES, SendError, Sent, Socket};
 use super::{Method, Reject};
 use crate::extent::Source;
 use crate::limits::{
     BODY_LOOK_MS, BODY_PAUSE_MAX_MS, BODY_TIME_MAX_MS, BODY_WAIT_MS, HEAD_BYTES_MAX, LINGER_MS,
     REQUEST_TURN_BYTES, UNUSED_BODY_BYTES_MAX,
 };
-
-/// Bytes a connection's buffer starts with; most heads fit.
-const INPUT_BYTES: usize = 4096;
 
 const TOO_MANY: Reject = Reject::closing(503, "too many connections at once; try again later");
 const NO_ROOM: Reject = Reject::closing(
@@ -264,7 +261,7 @@ impl<S: Service> Connection<S> {
             service,
             peer,
             patience,
-            input: Vec::with_capacity(INPUT_BYTES),
+            input: Vec::new(),
             output: Vec::new(),
         })
     }
@@ -399,14 +396,10 @@ impl<S: Service> Connection<S> {
 
     /// Reads into the input buffer. Ends quietly when nothing comes in time or all is over.
     async fn read_more(&mut self, limit: Duration) -> Result<(), End> {
-        let had = self.input.len();
-        self.input.resize(had + INPUT_BYTES, 0);
         let received = match limit.is_zero() {
             true => Err(io::ErrorKind::TimedOut.into()),
-            false => self.socket.receive(&mut self.input[had..], limit).await,
+            false => self.socket.receive(&mut self.input, limit).await,
         };
-        self.input
-            .truncate(had + received.as_ref().copied().unwrap_or(0));
         match received {
             Ok(0) => Err(End::Quiet),
             Ok(_) => Ok(()),

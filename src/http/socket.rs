@@ -25,6 +25,9 @@ use crate::io::net;
 use crate::io::pipe::Pipe;
 use crate::limits::{CHUNK_BYTES_MAX, GATHER_BYTES, POLL_BYTES, ROOM_BYTES_MIN, TURN_BYTES};
 
+/// Bytes that are read at a time.
+pub(super) const INPUT_BYTES: usize = 4096;
+
 /// Why a response could not be sent whole.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
@@ -110,10 +113,10 @@ impl Socket {
         net::borrow(&self.stream)
     }
 
-    /// Reads what is there, waiting up to `limit` for it; 0 at the end of the stream.
-    pub async fn receive(&self, buffer: &mut [u8], limit: Duration) -> io::Result<usize> {
+    /// Appends what is there to `input`, waiting up to `limit` for it; 0 at the end of the stream.
+    pub async fn receive(&self, input: &mut Vec<u8>, limit: Duration) -> io::Result<usize> {
         loop {
-            match net::receive(self.fd(), buffer) {
+            match self.receive_now(input) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 other => return other,
@@ -123,6 +126,14 @@ impl Socket {
                 Ok(ready) => ready?,
             }
         }
+    }
+
+    /// By way of the stack: a connection that waits holds no buffer.
+    fn receive_now(&self, input: &mut Vec<u8>) -> io::Result<usize> {
+        let mut buffer = [0; INPUT_BYTES];
+        let count = net::receive(self.fd(), &mut buffer)?;
+        input.extend_from_slice(&buffer[..count]);
+        Ok(count)
     }
 
     /// Has the connection end in a reset.
@@ -138,11 +149,12 @@ impl Socket {
             return;
         }
         let deadline = Instant::now() + limit;
-        let mut scratch = [0u8; 4096];
+        let mut scratch = Vec::new();
         let mut left = 256;
         while left > 0 {
             let now = Instant::now();
             let wait = deadline.saturating_duration_since(now);
+            scratch.clear();
             match self.receive(&mut scratch, wait).await {
                 Ok(0) | Err(_) => return,
                 Ok(_) => left -= 1,

@@ -297,7 +297,7 @@ fn unfinished_posts_take_a_bounded_part() {
 }
 
 #[test]
-#[ignore = "takes long; how it was measured is in the commit"]
+#[ignore = "takes long; its figures are in the commit"]
 fn two_thousand_unfinished_posts() {
     unfinished_posts(2000, true);
 }
