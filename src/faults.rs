@@ -1,8 +1,9 @@
 //! Faults that tests inject into a running server through the environment variable
 //! `TARPON_FAULT`: a comma-separated list of `build-fail-after-bytes=N` (the first build fails
 //! once its archive has N bytes), `core-panic-at-connection=N` (the core that accepts the server's
-//! Nth connection panics), `encoder-panic-at-job=N` (the first build's Nth job panics) and
-//! `spool-enospc-after-bytes=N` (every spool file is full at N bytes).
+//! Nth connection panics), `encoder-panic-at-job=N` (the first build's Nth job panics),
+//! `spool-enospc-after-bytes=N` (every spool file is full at N bytes) and `upload-slow-ms=N` (a client
+//! of git's endpoint is slow after so long).
 
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -15,8 +16,8 @@ pub const VARIABLE: &str = "TARPON_FAULT";
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{VARIABLE} = {value:?} is not valid because of {fault:?}; allowed: \
-     build-fail-after-bytes=N, core-panic-at-connection=N, encoder-panic-at-job=N and \
-     spool-enospc-after-bytes=N, joined by commas, where N is a whole number"
+     build-fail-after-bytes=N, core-panic-at-connection=N, encoder-panic-at-job=N, \
+     spool-enospc-after-bytes=N and upload-slow-ms=N, joined by commas, where N is a whole number"
 )]
 pub struct FaultError {
     value: String,
@@ -31,6 +32,8 @@ pub struct Faults {
     encoder_panics_at_job: Option<u64>,
     /// Spool files take no more than this.
     pub spool_bytes_max: Option<u64>,
+    /// How long a client of git's endpoint may take too little.
+    pub upload_slow_ms: Option<u64>,
     connections: Arc<AtomicU64>,
     spent: Arc<AtomicBool>,
 }
@@ -52,6 +55,7 @@ impl Faults {
                     "core-panic-at-connection" => faults.core_panics_at_connection = number,
                     "encoder-panic-at-job" => faults.encoder_panics_at_job = number,
                     "spool-enospc-after-bytes" => faults.spool_bytes_max = number,
+                    "upload-slow-ms" => faults.upload_slow_ms = number,
                     _ => return None,
                 }
                 Some(())

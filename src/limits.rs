@@ -228,6 +228,30 @@ pub const READ_AHEAD_BYTES: u64 = 8 << 20;
 pub const LINGER_MS: u64 = 2_000;
 /// What a request counts for in a turn, whatever its response.
 pub const REQUEST_TURN_BYTES: u64 = TURN_BYTES / 64;
+/// Memory for the bodies of all requests together, as they were sent and decoded.
+const BODIES_BYTES_MAX: u64 = 28 << 20;
+/// How much of it may be used once a body of at most so many bytes has its part: size and bound.
+/// Small bodies, as nearly all are, find room whatever large ones do.
+pub const BODY_TIERS: [(u64, u64); 4] = [
+    (1 << 10, BODIES_BYTES_MAX),
+    (4 << 10, BODIES_BYTES_MAX - (1 << 20)),
+    (64 << 10, BODIES_BYTES_MAX - (2 << 20)),
+    (GIT_REQUEST_BYTES_MAX as u64, BODIES_BYTES_MAX - (4 << 20)),
+];
+/// A body that brings less than this in [`BODY_SLOW_MS`] loses its place while others wait for one.
+pub const BODY_SLOW_BYTES: u64 = 16 << 10;
+/// See [`BODY_SLOW_BYTES`].
+pub const BODY_SLOW_MS: u64 = SECOND_MS;
+/// Time between two looks for slow bodies while somebody waits.
+pub const BODY_LOOK_MS: u64 = 100;
+/// How long a body waits for room before its request is answered with 503.
+pub const BODY_WAIT_MS: u64 = 5 * SECOND_MS;
+/// First room for a body that announces more.
+pub const BODY_FIRST_BYTES: u64 = 4 << 10;
+/// How many times its room a body gets with each next piece.
+pub const BODY_GROWTH: u64 = 4;
+/// Largest piece.
+pub const BODY_PIECE_BYTES: u64 = 64 << 10;
 /// How long a client may take to send a request's body without sending a byte.
 pub const BODY_PAUSE_MAX_MS: u64 = 60_000;
 /// How long it may take to send all of it.
@@ -389,9 +413,10 @@ pub const DESCRIPTORS_MIN: u64 = 64;
 /// Share of the other descriptors that connections may take, in percent. The rest is for
 /// entries (one for each of their files, while they are read), mirrors, and the pipes of git.
 pub const CONNECTIONS_DESCRIPTORS_PERCENT: u64 = 50;
-/// Connections over the limit that are told so at the same time, as a share of the limit in
-/// percent; more are closed at once.
-pub const REFUSALS_RUNNING_PERCENT: usize = 10;
+/// Connections over the limit that may be there, as a share of it in percent, until idle ones that
+/// were told to end for them have done so; and as many for which none could be, and that are told
+/// so or ask for the server's health.
+pub const CONNECTIONS_SPARE_PERCENT: usize = 10;
 /// What a client that is told so is asked to wait before it tries again.
 pub const REFUSAL_RETRY_S: u64 = 5;
 /// Connections that wait in a listener's queue.
@@ -413,16 +438,28 @@ pub const FRESHENS_OF_HOST_MAX: usize = 16;
 pub const LOOKUPS_RUNNING_MAX: usize = 16;
 /// `git upload-pack` processes at the same time.
 pub const UPLOAD_PACKS_MAX: usize = 64;
-/// How long a request waits to be one of them.
-pub const UPLOAD_PACK_WAIT_MS: u64 = 60_000;
+/// The same for one client's address: a quarter.
+pub const UPLOAD_PACKS_OF_CLIENT_MAX: usize = UPLOAD_PACKS_MAX / 4;
+/// A client that takes less than this of a response in [`UPLOAD_SLOW_MS`] loses its turn while others
+/// wait for one.
+pub const UPLOAD_SLOW_BYTES: u64 = 1 << 20;
+/// See [`UPLOAD_SLOW_BYTES`]. Only time counts in which something is there for the client to take.
+pub const UPLOAD_SLOW_MS: u64 = MINUTE_MS;
+/// Time between two looks for such clients while somebody waits.
+pub const UPLOAD_LOOK_MS: u64 = SECOND_MS;
+/// How long a request waits to be one of them: longer than it takes to be found too slow.
+pub const UPLOAD_PACK_WAIT_MS: u64 = 75_000;
 /// Time limit of one `git upload-pack`, slow clients included.
 pub const GIT_UPLOAD_LIMIT_MS: u64 = 6 * HOUR_MS;
 /// Most bytes in one piece of a response that git produces.
 pub const STREAM_PIECE_BYTES: usize = 64 * 1024;
 /// Pieces of such a response that wait for the client; then git waits.
 pub const STREAM_PIECES_MAX: usize = 8;
-/// Largest request of git's protocol after its decompression. Over it: 413.
-pub const GIT_REQUEST_BYTES_MAX: usize = 32 << 20;
+/// Largest request of git's protocol after its decompression: the `want` lines of 300,000 refs.
+/// Over it: 413.
+pub const GIT_REQUEST_BYTES_MAX: usize = 16 << 20;
+/// Longest packet line of git's protocol, its length included (gitprotocol-common(5)).
+pub const PKT_LINE_BYTES_MAX: usize = 65_520;
 /// Longest `Git-Protocol` that is passed on; a longer one is ignored.
 pub const GIT_PROTOCOL_BYTES_MAX: usize = 256;
 /// Bundles that are kept.
@@ -448,7 +485,12 @@ const _: () = assert!(
 const _: () =
     assert!(FRESHEN_WAIT_MS < GIT_LIST_LIMIT_MS && MIRROR_FRESH_MS < FETCH_INTERVAL_DEFAULT_MS);
 const _: () = assert!(BODY_BYTES_MAX <= GIT_REQUEST_BYTES_MAX as u64);
+const _: () = assert!(UPLOAD_SLOW_MS + 2 * UPLOAD_LOOK_MS < UPLOAD_PACK_WAIT_MS);
 const _: () = assert!(ENSURE_BODY_BYTES_MAX <= BODY_BYTES_MAX);
+const _: () = assert!(
+    BODY_BYTES_MAX + GIT_REQUEST_BYTES_MAX as u64 <= BODY_TIERS[3].1,
+    "the largest request has room, as it was sent and decoded"
+);
 
 // --- the allocator ---
 

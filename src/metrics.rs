@@ -49,6 +49,8 @@ enum Id {
     ConnectionsRefused,
     ConnectionsOpen,
     ClientsDropped,
+    BodiesRefused,
+    BodyBytes,
     BuildsRunning,
     Builds,
     SpooledBytes,
@@ -66,7 +68,7 @@ enum Id {
 }
 
 /// Every metric, in the order in which it is rendered.
-pub const FAMILIES: [Family; 23] = [
+pub const FAMILIES: [Family; 25] = [
     Family {
         id: Id::Requests,
         name: "tarpon_requests_total",
@@ -122,8 +124,8 @@ pub const FAMILIES: [Family; 23] = [
         kind: Kind::Counter,
         label: "",
         values: &[],
-        help: "Connections that were turned away because there were too many; raise the limit of \
-               open files.",
+        help: "Connections that were turned away because there were too many and none was idle; \
+               raise the limit of open files.",
     },
     Family {
         id: Id::ConnectionsOpen,
@@ -140,7 +142,25 @@ pub const FAMILIES: [Family; 23] = [
         label: "reason",
         values: DropReason::NAMES,
         help: "Connections ended before their response or before a request: no progress (stall), \
-               nothing asked (idle), closed by the client (gone), or server stopping (shutdown).",
+               nothing asked (idle), idle the longest when places were short (crowded), a body sent \
+               or a git fetch taken too slowly while others waited (slow), closed by the client \
+               (gone), or server stopping (shutdown).",
+    },
+    Family {
+        id: Id::BodiesRefused,
+        name: "tarpon_bodies_refused_total",
+        kind: Kind::Counter,
+        label: "",
+        values: &[],
+        help: "Requests answered with 503 because the memory for request bodies was in use.",
+    },
+    Family {
+        id: Id::BodyBytes,
+        name: "tarpon_body_bytes",
+        kind: Kind::Gauge,
+        label: "",
+        values: &[],
+        help: "Bytes of request bodies held now, as sent and decoded.",
     },
     Family {
         id: Id::BuildsRunning,
@@ -388,6 +408,10 @@ label! {
         Stall = "stall",
         /// No request for the idle time.
         Idle = "idle",
+        /// The longest without a request when places were short.
+        Crowded = "crowded",
+        /// A body or the taking of a response was too slow while others waited.
+        Slow = "slow",
         /// The client closed in the middle of a response.
         Gone = "gone",
         /// The grace time after SIGTERM was over.
@@ -472,6 +496,8 @@ pub enum Event {
     ConnectionRefused,
     /// A connection ended before its time.
     ClientDropped(DropReason),
+    /// There was no room for a request's body.
+    BodyRefused,
     /// A build ended.
     Build(BuildResult),
     /// Bytes were written to the cache.
@@ -499,6 +525,7 @@ impl Event {
             Self::Connection => (Id::Connections, 0),
             Self::ConnectionRefused => (Id::ConnectionsRefused, 0),
             Self::ClientDropped(reason) => (Id::ClientsDropped, reason as usize),
+            Self::BodyRefused => (Id::BodiesRefused, 0),
             Self::Build(result) => (Id::Builds, result as usize),
             Self::SpooledBytes => (Id::SpooledBytes, 0),
             Self::SpoolFailure(reason) => (Id::SpoolFailures, reason as usize),
@@ -561,6 +588,8 @@ pub struct Gauges {
     pub cache_limit_bytes: u64,
     /// Published entries.
     pub cache_entries: u64,
+    /// Bytes of request bodies.
+    pub body_bytes: u64,
 }
 
 impl Metrics {

@@ -400,7 +400,9 @@ fn start_cores(
         let core = builder.spawn(move || {
             sched::be_prompt();
             let core = Core::new(shared, index, log, closing.clone());
-            live(&closing, &ready, || run_core(core, listener, uring, &ready))
+            live(&closing, &ready, || {
+                run_core(core, index, listener, uring, &ready)
+            })
         });
         cores.push(core.map_err(start("start a core's thread"))?);
     }
@@ -458,25 +460,32 @@ fn listener(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn run_core(core: Core, listener: TcpListener, uring: bool, ready: &Ready) -> io::Result<()> {
+fn run_core(
+    core: Core,
+    index: usize,
+    listener: TcpListener,
+    uring: bool,
+    ready: &Ready,
+) -> io::Result<()> {
     if uring {
         let mut runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
             .with_entries(CORE_RING_ENTRIES)
             .enable_timer()
             .build()?;
-        runtime.block_on(serve_core(core, listener, false, ready))
+        runtime.block_on(serve_core(core, index, listener, false, ready))
     } else {
         let mut runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
             .with_entries(CORE_RING_ENTRIES)
             .enable_timer()
             .build()?;
-        runtime.block_on(serve_core(core, listener, true, ready))
+        runtime.block_on(serve_core(core, index, listener, true, ready))
     }
 }
 
 /// A core's life: accepts until the server stops, then lets responses finish.
 async fn serve_core(
     core: Core,
+    index: usize,
     listener: TcpListener,
     epoll: bool,
     ready: &Ready,
@@ -490,7 +499,8 @@ async fn serve_core(
         stall: config.stall_timeout,
     };
     let grace = config.shutdown_grace;
-    let sockets = Rc::new(CoreSockets::new(epoll.then(Pulse::start)));
+    let sockets = core.sockets(index, epoll.then(Pulse::start));
+    monoio::spawn(sockets.idle.clone().obey());
     let canceller = Canceller::new();
     let handle = canceller.handle();
     let stopping = core.clone();
@@ -506,13 +516,12 @@ async fn serve_core(
                     let connection =
                         serve_connection(core.clone(), stream, peer, patience, sockets.clone());
                     monoio::spawn(connection);
-                } else if let Some(refusal) = core.refusal() {
+                } else if let Some(place) = core.refusal() {
                     let (core, sockets) = (core.clone(), sockets.clone());
                     monoio::spawn(async move {
-                        let told = conn::turn_away(stream, &*core, sockets);
+                        let told = conn::turn_away(stream, peer, core, sockets, place);
                         let mut told = std::pin::pin!(told);
                         poll_fn(|context| poll_contained(told.as_mut(), peer, context)).await;
-                        drop(refusal);
                     });
                 }
             }

@@ -1,28 +1,38 @@
 //! A connection on a core: reads requests, has them answered, writes the answers in order.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use monoio::net::TcpStream;
+use tokio::sync::oneshot;
 
+use super::bodies::{Body, Lost};
 use super::body::Decoder;
 use super::head::{Framing, Parse, RequestHead, Scan, parse_from};
+use super::idle::Waiting;
 use super::response::{CONTINUE, Text};
-use super::socket::{CoreSockets, SendError, Sent, Socket};
+use super::socket::{CoreSockets, INPUT_BYTES, SendError, Sent, Socket};
 use super::{Method, Reject};
 use crate::extent::Source;
 use crate::limits::{
-    BODY_BYTES_MAX, BODY_PAUSE_MAX_MS, BODY_TIME_MAX_MS, HEAD_BYTES_MAX, LINGER_MS,
-    REQUEST_TURN_BYTES,
+    BODY_LOOK_MS, BODY_PAUSE_MAX_MS, BODY_TIME_MAX_MS, BODY_WAIT_MS, HEAD_BYTES_MAX, LINGER_MS,
+    REQUEST_TURN_BYTES, UNUSED_BODY_BYTES_MAX,
 };
 
-/// Bytes a connection's buffer starts with; most heads fit.
-const INPUT_BYTES: usize = 4096;
-
-const TOO_MANY: Reject = Reject::new(503, "too many connections at once; try again later");
+const TOO_MANY: Reject = Reject::closing(503, "too many connections at once; try again later");
+const NO_ROOM: Reject = Reject::closing(
+    503,
+    "too many requests with bodies at once; try again later",
+);
+const TOO_SLOW: Reject = Reject::closing(
+    408,
+    "the request's body came too slowly while others waited; try again",
+);
 
 /// How long a connection may be left alone.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +53,36 @@ pub enum Payload {
         start: u64,
         end: Option<u64>,
     },
+    /// What is made while it is sent, in chunks, by somebody who waits for the client and may have
+    /// enough of that: when `cut` is ready, or its other end gone with it, the response ends as failed.
+    Made {
+        source: Box<dyn Source>,
+        cut: oneshot::Receiver<()>,
+    },
+}
+
+/// What is to be done with the body of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyUse {
+    /// The answer needs it; at most so many bytes are taken.
+    Keep(u64),
+    /// It means nothing. A small one is read, so that it is not taken for the next request.
+    Discard,
+    /// The request is refused whatever is in it.
+    Refuse,
+}
+
+/// Why a connection or a body was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GivenUp {
+    /// The client was silent for too long.
+    Silent,
+    /// It has waited longest of all when places were short.
+    Crowded,
+    /// The body came too slowly while others waited for room.
+    SlowBody,
+    /// There was no room for the body in time.
+    NoRoom,
 }
 
 /// An answer whose head stands in the connection's output buffer.
@@ -100,26 +140,32 @@ pub trait Service: 'static {
     /// What it keeps of a request until the answer is sent.
     type Note;
 
-    /// Writes the head (and any short content) of the answer to `out`. The body is the
-    /// service's to keep or to drop: it is not held while the answer is sent.
+    /// Writes the head (and any short content) of the answer to `out`. The body is the service's to
+    /// keep or to drop: it is not held while the answer is sent. It is empty unless
+    /// [`body_use`](Service::body_use) has it kept.
     fn answer(
         &self,
         head: &RequestHead<'_>,
-        body: Vec<u8>,
+        peer: SocketAddr,
+        body: Body,
         out: &mut Vec<u8>,
     ) -> impl Future<Output = Answer<Self::Note>>;
 
     /// Writes the refusal of a request that could not be read; the connection closes.
     fn refuse(&self, reject: &Reject, out: &mut Vec<u8>);
 
-    /// The limit of the body that `head` may bring, if it may bring one.
-    fn body_bytes_max(&self, head: &RequestHead<'_>) -> u64;
+    /// What is to be done with the body that `head` may bring. Asked before any of it is taken.
+    fn body_use(&self, head: &RequestHead<'_>) -> BodyUse;
+
+    /// Whether this is asked by who watches over the server, and answered even if there are too many
+    /// connections.
+    fn is_vital(&self, head: &RequestHead<'_>) -> bool;
 
     /// An answer was sent, or failed.
     fn done(&self, note: Self::Note, done: Done, peer: SocketAddr);
 
-    /// A connection was closed because of the client's silence.
-    fn timed_out(&self);
+    /// A request will not be answered, or its connection was closed.
+    fn given_up(&self, why: GivenUp);
 
     /// Ready when connections are to close after the request at hand.
     fn closing(&self) -> impl Future<Output = ()>;
@@ -150,6 +196,7 @@ impl From<io::Error> for End {
 
 struct Connection<S> {
     socket: Socket,
+    core: Rc<CoreSockets>,
     service: Rc<S>,
     peer: SocketAddr,
     patience: Patience,
@@ -158,87 +205,131 @@ struct Connection<S> {
     output: Vec<u8>,
 }
 
-/// Serves a connection until it ends, on the core whose sockets share `sockets`.
+/// Serves a connection until it ends, on the core whose sockets share `core`.
 pub async fn serve<S: Service>(
     stream: TcpStream,
     peer: SocketAddr,
     service: Rc<S>,
     patience: Patience,
-    sockets: Rc<CoreSockets>,
+    core: Rc<CoreSockets>,
 ) {
     // A socket that cannot be prepared is one that the client has closed already.
-    let Ok(socket) = Socket::new(stream, patience.stall, sockets) else {
+    let Ok(mut connection) = Connection::new(stream, peer, service, patience, core) else {
         return;
-    };
-    let mut connection = Connection {
-        socket,
-        service,
-        peer,
-        patience,
-        input: Vec::with_capacity(INPUT_BYTES),
-        output: Vec::new(),
     };
     loop {
         match connection.request().await {
             Ok(true) => {}
-            Ok(false) => {
-                let linger = Duration::from_millis(LINGER_MS);
-                return connection.socket.linger(linger).await;
-            }
+            Ok(false) => return connection.linger().await,
             Err(End::Quiet) => return,
             Err(End::Reject(reject)) => return connection.refuse(&reject).await,
         }
     }
 }
 
-/// Tells a client that there are too many connections, once it has asked for something.
-pub async fn turn_away<S: Service>(stream: TcpStream, service: &S, sockets: Rc<CoreSockets>) {
+/// Tells a client that there are too many connections, once it has asked for something; answers
+/// those that watch over the server. Ends when `place` is wanted for another.
+pub async fn turn_away<S: Service>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    service: Rc<S>,
+    core: Rc<CoreSockets>,
+    place: Waiting,
+) {
     let limit = Duration::from_millis(LINGER_MS);
-    let Ok(socket) = Socket::new(stream, limit, sockets) else {
+    let patience = Patience {
+        idle: limit,
+        stall: limit,
+    };
+    let Ok(mut connection) = Connection::new(stream, peer, service, patience, core) else {
         return;
     };
-    let mut unread = [0u8; INPUT_BYTES];
-    if !matches!(socket.receive(&mut unread, limit).await, Ok(1..)) {
-        return;
-    }
-    let mut output = Vec::new();
-    service.refuse(&TOO_MANY, &mut output);
-    // The connection ends whether the client takes this or not.
-    let _ = socket.send(&output, false).await;
-    socket.linger(limit).await;
+    unless(pin!(connection.turn_away()), pin!(place.closed())).await;
 }
 
 impl<S: Service> Connection<S> {
+    fn new(
+        stream: TcpStream,
+        peer: SocketAddr,
+        service: Rc<S>,
+        patience: Patience,
+        core: Rc<CoreSockets>,
+    ) -> io::Result<Connection<S>> {
+        Ok(Connection {
+            socket: Socket::new(stream, patience.stall, core.clone())?,
+            core,
+            service,
+            peer,
+            patience,
+            input: Vec::new(),
+            output: Vec::new(),
+        })
+    }
+
     /// Reads and answers one request. Whether another may follow.
     async fn request(&mut self) -> Result<bool, End> {
         let mut scan = Scan::default();
-        let mut began = None;
-        while let Parse::Partial = parse_from(&self.input, &mut scan)? {
-            if self.input.len() > HEAD_BYTES_MAX + INPUT_BYTES {
-                return Err(End::Quiet);
-            }
-            if self.input.is_empty() {
-                self.read_first().await?;
-            } else {
-                // The head as a whole has its time, however many bytes it comes in.
-                let began: &Instant = began.get_or_insert_with(Instant::now);
-                let left = self.patience.idle.saturating_sub(began.elapsed());
-                self.read_more(left).await?;
-            }
-        }
+        self.read_head(&mut scan).await?;
         let asked = Instant::now();
-        let input = std::mem::take(&mut self.input);
-        let Parse::Complete { head, head_bytes } = parse_from(&input, &mut scan)? else {
+        let mut input = std::mem::take(&mut self.input);
+        let Parse::Complete {
+            mut head,
+            head_bytes,
+        } = parse_from(&input, &mut scan)?
+        else {
             return Err(End::Quiet);
         };
-        let body = self.read_body(&head, &input[head_bytes..]).await?;
+        self.input.extend_from_slice(&input[head_bytes..]);
+        let body = self.read_body(&mut head).await?;
         self.output.clear();
         let mut output = std::mem::take(&mut self.output);
         let service = self.service.clone();
         // A client that has ended its sending side may still read: only sending to it tells.
-        let mut answer = service.answer(&head, body, &mut output).await;
+        let answer = service.answer(&head, self.peer, body, &mut output).await;
         self.output = output;
+        if self.input.is_empty() {
+            // With its room.
+            input.clear();
+            self.input = input;
+        }
+        self.deliver(answer, asked).await
+    }
+
+    /// Reads until a whole head is in the input buffer, or until one is refused.
+    async fn read_head(&mut self, scan: &mut Scan) -> Result<(), End> {
+        let waiting = self.core.idle.enter();
+        let mut began = None;
+        while let Parse::Partial = parse_from(&self.input, scan)? {
+            if self.input.len() > HEAD_BYTES_MAX + INPUT_BYTES {
+                return Err(End::Quiet);
+            }
+            let read = {
+                let read = pin!(self.read_head_bytes(&mut began));
+                unless(read, pin!(waiting.closed())).await
+            };
+            let Some(read) = read else {
+                self.service.given_up(GivenUp::Crowded);
+                return Err(End::Quiet);
+            };
+            read?;
+        }
+        Ok(())
+    }
+
+    /// Reads more of a head. As a whole it has its time, however many bytes it comes in.
+    async fn read_head_bytes(&mut self, began: &mut Option<Instant>) -> Result<(), End> {
+        if self.input.is_empty() {
+            return self.read_first().await;
+        }
+        let began = began.get_or_insert_with(Instant::now);
+        let left = self.patience.idle.saturating_sub(began.elapsed());
+        self.read_more(left).await
+    }
+
+    /// Sends an answer whose head is in the output buffer. Whether another request may follow.
+    async fn deliver(&mut self, mut answer: Answer<S::Note>, asked: Instant) -> Result<bool, End> {
         answer.keep_alive &= !self.service.is_closing();
+        let service = self.service.clone();
         let mut sending = Sending {
             service: &*service,
             peer: self.peer,
@@ -250,7 +341,7 @@ impl<S: Service> Connection<S> {
         // A failed answer ends without its length or its last chunk, so no client takes it for
         // a whole one; HTTP/1.0 clients, who know no chunks, always get a length.
         let whole = result.is_ok();
-        if matches!(result, Err(SendError::Stalled(_))) {
+        if matches!(result, Err(SendError::Stalled(_) | SendError::Slow)) {
             // Nobody takes what is still in the kernel's buffers.
             self.socket.reset_on_close();
         }
@@ -274,78 +365,171 @@ impl<S: Service> Connection<S> {
                     .send_source(source.as_mut(), *start, *end, sent)
                     .await
             }
+            Payload::Made { source, cut } => {
+                let send = pin!(async {
+                    self.socket.send(&self.output, true).await?;
+                    self.socket
+                        .send_source(source.as_mut(), 0, None, sent)
+                        .await
+                });
+                // Whoever ends in good order drops the other end, and what was made is still sent.
+                let cut = pin!(async {
+                    if cut.await.is_err() {
+                        std::future::pending().await
+                    }
+                });
+                unless(send, cut).await.unwrap_or(Err(SendError::Slow))
+            }
         }
     }
 
     /// Reads the first bytes of a request, for which the client has the idle time; ends quietly
     /// when the server stops meanwhile.
     async fn read_first(&mut self) -> Result<(), End> {
-        let mut buffer = [0u8; INPUT_BYTES];
-        let received = {
-            let receive = std::pin::pin!(self.socket.receive(&mut buffer, self.patience.idle));
-            let closing = std::pin::pin!(self.service.closing());
-            match first(receive, closing).await {
-                First::Left(received) => received,
-                First::Right(()) => return Err(End::Quiet),
-            }
-        };
-        self.take(received, &buffer)
+        let service = self.service.clone();
+        let idle = self.patience.idle;
+        match unless(pin!(self.read_more(idle)), pin!(service.closing())).await {
+            Some(read) => read,
+            None => Err(End::Quiet),
+        }
     }
 
     /// Reads into the input buffer. Ends quietly when nothing comes in time or all is over.
     async fn read_more(&mut self, limit: Duration) -> Result<(), End> {
-        let mut buffer = [0u8; INPUT_BYTES];
         let received = match limit.is_zero() {
             true => Err(io::ErrorKind::TimedOut.into()),
-            false => self.socket.receive(&mut buffer, limit).await,
+            false => self.socket.receive(&mut self.input, limit).await,
         };
-        self.take(received, &buffer)
-    }
-
-    fn take(&mut self, received: io::Result<usize>, buffer: &[u8]) -> Result<(), End> {
         match received {
             Ok(0) => Err(End::Quiet),
-            Ok(count) => {
-                self.input.extend_from_slice(&buffer[..count]);
-                Ok(())
-            }
+            Ok(_) => Ok(()),
             Err(e) => {
                 if e.kind() == io::ErrorKind::TimedOut {
-                    self.service.timed_out();
+                    self.service.given_up(GivenUp::Silent);
                 }
                 Err(End::Quiet)
             }
         }
     }
 
-    /// Reads the body of a request whose first bytes are `rest`; what follows the body goes
-    /// back to the input.
-    async fn read_body(&mut self, head: &RequestHead<'_>, rest: &[u8]) -> Result<Vec<u8>, End> {
-        if head.framing == Framing::None {
-            self.input.extend_from_slice(rest);
-            return Ok(Vec::new());
+    /// Reads the body of a request as far as the service wants it; what follows the body stays in
+    /// the input. A head whose body is not read closes the connection.
+    async fn read_body(&mut self, head: &mut RequestHead<'_>) -> Result<Body, End> {
+        if matches!(head.framing, Framing::None | Framing::Length(0)) {
+            return Ok(Body::default());
         }
-        let max = self.service.body_bytes_max(head).min(BODY_BYTES_MAX);
+        let is_small = matches!(head.framing, Framing::Length(..=UNUSED_BODY_BYTES_MAX));
+        match self.service.body_use(head) {
+            BodyUse::Keep(max) => self.keep_body(head, max).await,
+            BodyUse::Refuse if head.expect_continue || !is_small => {
+                head.keep_alive = false;
+                Ok(Body::default())
+            }
+            BodyUse::Discard | BodyUse::Refuse => {
+                self.discard_body(head).await?;
+                Ok(Body::default())
+            }
+        }
+    }
+
+    async fn keep_body(&mut self, head: &RequestHead<'_>, max: u64) -> Result<Body, End> {
         let mut decoder = Decoder::new(head.framing, max)?;
-        let mut body = Vec::new();
-        let mut progress = decoder.decode(rest, &mut body)?;
-        self.input.extend_from_slice(&rest[progress.consumed..]);
-        if !progress.finished && head.expect_continue {
-            self.socket
-                .send(CONTINUE, false)
-                .await
-                .map_err(|_| End::Quiet)?;
+        let most = match head.framing {
+            Framing::Length(length) => length,
+            _ => max,
+        };
+        let waiting = self.core.idle.enter();
+        let mut body = Body::arriving(&self.core.bodies);
+        let mut left = BodyTime::new(head);
+        loop {
+            let had = body.len_bytes();
+            while !self.input.is_empty() {
+                self.room(&mut body, most, &mut left).await?;
+                let decode = |input: &[u8], out: &mut _| decoder.decode(input, out);
+                let progress = body.append(&self.input, most, decode)?;
+                self.input.drain(..progress.consumed);
+                if progress.finished {
+                    return match body.is_whole() {
+                        Ok(()) => Ok(body),
+                        Err(Lost) => Err(self.give_up(GivenUp::SlowBody, TOO_SLOW)),
+                    };
+                }
+            }
+            if body.arrived(body.len_bytes() - had) {
+                waiting.renew();
+            }
+            let more = {
+                let more = pin!(self.read_body_bytes(&mut left));
+                let (lost, closed) = (pin!(body.lost()), pin!(waiting.closed()));
+                let more = pin!(unless(more, lost));
+                unless(more, closed).await
+            };
+            let more = match more {
+                Some(Some(more)) => more,
+                Some(None) => return Err(self.give_up(GivenUp::SlowBody, TOO_SLOW)),
+                None => return Err(self.give_up(GivenUp::Crowded, TOO_SLOW)),
+            };
+            more?;
         }
-        let began = Instant::now();
-        while !progress.finished {
-            let left = Duration::from_millis(BODY_TIME_MAX_MS).saturating_sub(began.elapsed());
-            let pause = Duration::from_millis(BODY_PAUSE_MAX_MS);
-            self.read_more(left.min(pause)).await?;
-            let input = std::mem::take(&mut self.input);
-            progress = decoder.decode(&input, &mut body)?;
-            self.input.extend_from_slice(&input[progress.consumed..]);
+    }
+
+    /// Waits until there is some room; a body has a time for all its waiting.
+    async fn room(&self, body: &mut Body, most: u64, time: &mut BodyTime) -> Result<(), End> {
+        let mut room = pin!(body.room(most));
+        let look = Duration::from_millis(BODY_LOOK_MS);
+        loop {
+            match monoio::time::timeout(look, room.as_mut()).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(Lost)) => return Err(self.give_up(GivenUp::SlowBody, TOO_SLOW)),
+                Err(_) if time.looks_for_room == 0 => {
+                    return Err(self.give_up(GivenUp::NoRoom, NO_ROOM));
+                }
+                Err(_) => {
+                    time.looks_for_room -= 1;
+                    self.core.bodies.end_slow();
+                }
+            }
         }
-        Ok(body)
+    }
+
+    async fn discard_body(&mut self, head: &RequestHead<'_>) -> Result<(), End> {
+        let mut decoder = Decoder::new(head.framing, UNUSED_BODY_BYTES_MAX)?;
+        let waiting = self.core.idle.enter();
+        let mut left = BodyTime::new(head);
+        let mut content = Vec::new();
+        loop {
+            content.clear();
+            let progress = decoder.decode(&self.input, &mut content)?;
+            self.input.drain(..progress.consumed);
+            if progress.finished {
+                return Ok(());
+            }
+            let read = {
+                let more = pin!(self.read_body_bytes(&mut left));
+                unless(more, pin!(waiting.closed())).await
+            };
+            let Some(read) = read else {
+                return Err(self.give_up(GivenUp::Crowded, TOO_SLOW));
+            };
+            read?;
+        }
+    }
+
+    /// Reads more of a body, in the time that it has left.
+    async fn read_body_bytes(&mut self, time: &mut BodyTime) -> Result<(), End> {
+        if std::mem::take(&mut time.asks_leave) {
+            let sent = self.socket.send(CONTINUE, false).await;
+            sent.map_err(|_| End::Quiet)?;
+        }
+        let all = Duration::from_millis(BODY_TIME_MAX_MS);
+        let pause = Duration::from_millis(BODY_PAUSE_MAX_MS);
+        let left = all.saturating_sub(time.began.elapsed());
+        self.read_more(left.min(pause)).await
+    }
+
+    fn give_up(&self, why: GivenUp, reject: Reject) -> End {
+        self.service.given_up(why);
+        End::Reject(reject)
     }
 
     async fn refuse(&mut self, reject: &Reject) {
@@ -353,7 +537,65 @@ impl<S: Service> Connection<S> {
         self.service.refuse(reject, &mut self.output);
         // The connection ends whether the client takes this or not.
         let _ = self.socket.send(&self.output, false).await;
-        self.socket.linger(Duration::from_millis(LINGER_MS)).await;
+        self.linger().await;
+    }
+
+    /// Waits a little for the client to take the last response, unless the place is needed.
+    async fn linger(&self) {
+        let waiting = self.core.idle.enter();
+        let linger = pin!(self.socket.linger(Duration::from_millis(LINGER_MS)));
+        unless(linger, pin!(waiting.closed())).await;
+    }
+
+    /// Refuses the one request of a connection for which there is no place, unless it is vital.
+    async fn turn_away(&mut self) {
+        let mut scan = Scan::default();
+        let limit = Duration::from_millis(LINGER_MS);
+        let began = Instant::now();
+        while let Ok(Parse::Partial) = parse_from(&self.input, &mut scan) {
+            let left = limit.saturating_sub(began.elapsed());
+            if self.input.len() >= INPUT_BYTES || self.read_more(left).await.is_err() {
+                break;
+            }
+        }
+        if self.input.is_empty() {
+            return;
+        }
+        let input = std::mem::take(&mut self.input);
+        match parse_from(&input, &mut scan) {
+            Ok(Parse::Complete { mut head, .. }) if self.service.is_vital(&head) => {
+                head.keep_alive = false;
+                self.output.clear();
+                let mut output = std::mem::take(&mut self.output);
+                let service = self.service.clone();
+                let body = Body::default();
+                let answer = service.answer(&head, self.peer, body, &mut output).await;
+                self.output = output;
+                if self.deliver(answer, began).await.is_ok() {
+                    self.linger().await;
+                }
+            }
+            _ => self.refuse(&TOO_MANY).await,
+        }
+    }
+}
+
+/// The time that a body has.
+struct BodyTime {
+    began: Instant,
+    /// How often it may still be looked for room for it.
+    looks_for_room: u64,
+    /// The client waits to be told to send it.
+    asks_leave: bool,
+}
+
+impl BodyTime {
+    fn new(head: &RequestHead<'_>) -> BodyTime {
+        BodyTime {
+            began: Instant::now(),
+            looks_for_room: BODY_WAIT_MS / BODY_LOOK_MS,
+            asks_leave: head.expect_continue,
+        }
     }
 }
 
@@ -370,21 +612,17 @@ pub fn write_reject(
     let _ = text.write(out, date);
 }
 
-enum First<A, B> {
-    Left(A),
-    Right(B),
-}
-
-/// Whichever is ready first; the left one if both are.
-async fn first<A, B>(
-    mut left: std::pin::Pin<&mut impl Future<Output = A>>,
-    mut right: std::pin::Pin<&mut impl Future<Output = B>>,
-) -> First<A, B> {
-    std::future::poll_fn(|context| {
-        if let std::task::Poll::Ready(a) = left.as_mut().poll(context) {
-            return std::task::Poll::Ready(First::Left(a));
+/// What `work` comes to, unless `stop` is ready before. Both are pinned by the caller: a future that
+/// is moved into another takes its room twice.
+async fn unless<T>(
+    mut work: Pin<&mut impl Future<Output = T>>,
+    mut stop: Pin<&mut impl Future<Output = ()>>,
+) -> Option<T> {
+    poll_fn(|context| {
+        if let Poll::Ready(done) = work.as_mut().poll(context) {
+            return Poll::Ready(Some(done));
         }
-        right.as_mut().poll(context).map(First::Right)
+        stop.as_mut().poll(context).map(|()| None)
     })
     .await
 }

@@ -5,39 +5,68 @@ use zlib_rs::{Inflate, InflateFlush, Status};
 use super::Reject;
 
 const MALFORMED: Reject = Reject::new(400, "the request body is not gzip, or not all of it");
-const TOO_LARGE: Reject = Reject::new(413, "the request body is too large once decompressed");
 
 /// Window size that zlib takes for a gzip header in front of the largest window.
 const GZIP_WINDOW: u8 = 16 + 15;
+/// Header, trailer and an empty block: the shortest member.
+const MEMBER_BYTES: usize = 10 + 8 + 2;
 /// Bytes that are decompressed in one step.
 const STEP_BYTES: usize = 64 * 1024;
 
-/// The content of a whole gzip member, its checksum verified; at most `max_bytes` are made of it.
-/// Takes CPU time in proportion to the content: not for a core.
-pub fn decode(input: &[u8], max_bytes: usize) -> Result<Vec<u8>, Reject> {
+/// How much a gzip member, in pieces, says that it holds, in its last bytes: to be believed no further
+/// than to make room for it.
+pub fn content_bytes(input: &[Vec<u8>]) -> Result<u64, Reject> {
+    let is_gzip = input.iter().flatten().take(2).eq(&[0x1f, 0x8b]);
+    let is_long = input.iter().map(Vec::len).sum::<usize>() >= MEMBER_BYTES;
+    if !is_gzip || !is_long {
+        return Err(MALFORMED);
+    }
+    let last = input.iter().flatten().rev().take(4);
+    Ok(last.fold(0, |size, byte| size << 8 | u64::from(*byte)))
+}
+
+/// Gives the content of a whole gzip member to `take` in pieces, its checksum verified at the end; no
+/// more than the `bytes` that it says it holds. Takes CPU time in proportion to them: not for a core.
+pub fn decode<E: From<Reject>>(
+    input: &[Vec<u8>],
+    bytes: u64,
+    mut take: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
     let mut inflate = Inflate::new(true, GZIP_WINDOW);
-    let mut out = Vec::new();
     let mut step = vec![0; STEP_BYTES];
-    loop {
-        let (read, made) = (inflate.total_in(), inflate.total_out());
-        let rest = input.get(read as usize..).unwrap_or_default();
-        let status = inflate
-            .decompress(rest, &mut step, InflateFlush::NoFlush)
-            .map_err(|_| MALFORMED)?;
-        let count = (inflate.total_out() - made) as usize;
-        if out.len() + count > max_bytes {
-            return Err(TOO_LARGE);
+    let all_bytes: usize = input.iter().map(Vec::len).sum();
+    for piece in input {
+        let mut rest = &piece[..];
+        loop {
+            let (read, made) = (inflate.total_in(), inflate.total_out());
+            let status = inflate
+                .decompress(rest, &mut step, InflateFlush::NoFlush)
+                .map_err(|_| MALFORMED)?;
+            rest = &rest[(inflate.total_in() - read) as usize..];
+            let count = (inflate.total_out() - made) as usize;
+            if inflate.total_out() > bytes {
+                return Err(MALFORMED.into());
+            }
+            take(&step[..count])?;
+            if status == Status::StreamEnd {
+                // Whatever follows was no part of what the client's checksum covers.
+                let is_all = inflate.total_in() as usize == all_bytes;
+                let is_whole = is_all && inflate.total_out() == bytes;
+                return if is_whole {
+                    Ok(())
+                } else {
+                    Err(MALFORMED.into())
+                };
+            }
+            if count == 0 && inflate.total_in() == read {
+                break;
+            }
         }
-        out.extend_from_slice(step.get(..count).unwrap_or_default());
-        if status == Status::StreamEnd {
-            // Whatever follows was no part of what the client's checksum covers.
-            let whole = inflate.total_in() as usize == input.len();
-            return if whole { Ok(out) } else { Err(MALFORMED) };
-        }
-        if count == 0 && inflate.total_in() == read {
-            return Err(MALFORMED);
+        if !rest.is_empty() {
+            break;
         }
     }
+    Err(MALFORMED.into())
 }
 
 #[cfg(test)]
@@ -64,36 +93,65 @@ mod tests {
         out.stdout
     }
 
+    fn decode(input: &[u8]) -> Result<Vec<u8>, Reject> {
+        let decode_pieces = |pieces: &[Vec<u8>]| {
+            let mut out = Vec::new();
+            let bytes = content_bytes(pieces)?;
+            super::decode::<Reject>(pieces, bytes, |piece| {
+                out.extend_from_slice(piece);
+                Ok(())
+            })?;
+            Ok(out)
+        };
+        let whole = decode_pieces(&[input.to_vec()]);
+        for size in [1, 3, 5000] {
+            let pieces: Vec<Vec<u8>> = input.chunks(size).map(<[u8]>::to_vec).collect();
+            assert_eq!(decode_pieces(&pieces), whole, "in pieces of {size}");
+        }
+        whole
+    }
+
     #[test]
-    fn what_gzip_makes_is_read_back_up_to_the_limit() {
+    fn what_gzip_makes_is_read_back() {
         let wants: Vec<u8> = (0..20_000u32)
             .flat_map(|n| format!("0032want {:040x}\n", n.wrapping_mul(2_654_435_761)).into_bytes())
             .collect();
         for content in [&b""[..], b"0000", &wants] {
             let packed = gzip(content);
-            assert_eq!(decode(&packed, content.len()).as_deref(), Ok(content));
-            if !content.is_empty() {
-                assert_eq!(decode(&packed, content.len() - 1), Err(TOO_LARGE));
-            }
+            assert_eq!(decode(&packed).as_deref(), Ok(content));
         }
-        let bomb = gzip(&vec![0; 8 << 20]);
+    }
+
+    /// One that says that it is smaller than it is ends where it says.
+    #[test]
+    fn a_bomb_that_lies_is_stopped() {
+        let mut bomb = gzip(&vec![0; 8 << 20]);
         assert!(bomb.len() < 20_000);
-        assert_eq!(decode(&bomb, 1 << 20), Err(TOO_LARGE));
+        assert_eq!(content_bytes(&[bomb.clone()]), Ok(8 << 20));
+        let size = bomb.len() - 4;
+        bomb[size..].copy_from_slice(&1_000_000u32.to_le_bytes());
+        let mut made = 0;
+        let ended = super::decode::<Reject>(&[bomb], 1_000_000, |piece| {
+            made += piece.len();
+            Ok(())
+        });
+        assert_eq!(ended, Err(MALFORMED));
+        assert!(made <= 1_000_000);
     }
 
     #[test]
     fn anything_else_is_refused() {
         let packed = gzip(b"0014command=ls-refs\n0000");
         for len in 0..packed.len() {
-            assert_eq!(decode(&packed[..len], 1000), Err(MALFORMED), "{len} bytes");
+            assert_eq!(decode(&packed[..len]), Err(MALFORMED), "{len} bytes");
         }
         let mut more = packed.clone();
         more.push(0);
-        assert_eq!(decode(&more, 1000), Err(MALFORMED));
+        assert_eq!(decode(&more), Err(MALFORMED));
         let mut damaged = packed.clone();
         let checksum = damaged.len() - 6;
         damaged[checksum] ^= 1;
-        assert_eq!(decode(&damaged, 1000), Err(MALFORMED));
-        assert_eq!(decode(b"0014command=ls-refs\n0000", 1000), Err(MALFORMED));
+        assert_eq!(decode(&damaged), Err(MALFORMED));
+        assert_eq!(decode(b"0014command=ls-refs\n0000"), Err(MALFORMED));
     }
 }

@@ -11,10 +11,12 @@
 //! Whatever leaves doubt about where a request ends is refused and closes the connection
 //! ([`Reject::close`]): guessing is how one request is smuggled inside another.
 
+pub mod bodies;
 pub mod body;
 pub mod conn;
 pub mod gzip;
 pub mod head;
+pub mod idle;
 pub mod precondition;
 pub mod pulse;
 pub mod range;

@@ -10,17 +10,23 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use monoio::net::TcpStream;
 
+use super::bodies::Bodies;
+use super::idle::Idle;
 use super::pulse::Pulse;
 use super::response::{CHUNK_END, LAST_CHUNK, chunk_head};
 use crate::extent::{Next, RAW_BLOCK_BYTES, Source};
 use crate::io::net;
 use crate::io::pipe::Pipe;
 use crate::limits::{CHUNK_BYTES_MAX, GATHER_BYTES, POLL_BYTES, ROOM_BYTES_MIN, TURN_BYTES};
+
+/// Bytes that are read at a time.
+pub(super) const INPUT_BYTES: usize = 4096;
 
 /// Why a response could not be sent whole.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +37,9 @@ pub enum SendError {
     /// The client took nothing for the whole stall limit.
     #[error("the client took nothing for {0:?}")]
     Stalled(Duration),
+    /// The client took too little while others waited for its turn.
+    #[error("the client took too little while others waited")]
+    Slow,
     /// The body failed at its source.
     #[error("{0}")]
     Source(String),
@@ -56,11 +65,15 @@ pub struct CoreSockets {
     pipe: Option<RefCell<Pipe>>,
     /// Bytes sent by all since the core last asked the kernel what else happened.
     since_poll_bytes: Cell<u64>,
+    /// Those that wait for their client.
+    pub idle: Rc<Idle>,
+    /// Memory for what clients send.
+    pub bodies: Arc<Bodies>,
 }
 
 impl CoreSockets {
     /// For a core that has a `pulse` if its runtime reports readiness through epoll.
-    pub fn new(pulse: Option<Rc<Pulse>>) -> CoreSockets {
+    pub fn new(pulse: Option<Rc<Pulse>>, idle: Rc<Idle>, bodies: Arc<Bodies>) -> CoreSockets {
         let pipe = Pipe::new();
         if let Err(e) = &pipe {
             tracing::warn!("sending packs in single blocks, which is slower: no large pipe: {e}");
@@ -69,6 +82,8 @@ impl CoreSockets {
             pulse,
             pipe: pipe.ok().map(RefCell::new),
             since_poll_bytes: Cell::new(0),
+            idle,
+            bodies,
         }
     }
 }
@@ -98,10 +113,10 @@ impl Socket {
         net::borrow(&self.stream)
     }
 
-    /// Reads what is there, waiting up to `limit` for it; 0 at the end of the stream.
-    pub async fn receive(&self, buffer: &mut [u8], limit: Duration) -> io::Result<usize> {
+    /// Appends what is there to `input`, waiting up to `limit` for it; 0 at the end of the stream.
+    pub async fn receive(&self, input: &mut Vec<u8>, limit: Duration) -> io::Result<usize> {
         loop {
-            match net::receive(self.fd(), buffer) {
+            match self.receive_now(input) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 other => return other,
@@ -111,6 +126,14 @@ impl Socket {
                 Ok(ready) => ready?,
             }
         }
+    }
+
+    /// By way of the stack: a connection that waits holds no buffer.
+    fn receive_now(&self, input: &mut Vec<u8>) -> io::Result<usize> {
+        let mut buffer = [0; INPUT_BYTES];
+        let count = net::receive(self.fd(), &mut buffer)?;
+        input.extend_from_slice(&buffer[..count]);
+        Ok(count)
     }
 
     /// Has the connection end in a reset.
@@ -126,11 +149,12 @@ impl Socket {
             return;
         }
         let deadline = Instant::now() + limit;
-        let mut scratch = [0u8; 4096];
+        let mut scratch = Vec::new();
         let mut left = 256;
         while left > 0 {
             let now = Instant::now();
             let wait = deadline.saturating_duration_since(now);
+            scratch.clear();
             match self.receive(&mut scratch, wait).await {
                 Ok(0) | Err(_) => return,
                 Ok(_) => left -= 1,

@@ -214,6 +214,7 @@ fn gauges_and_mirrors_are_shown_and_escaped() {
         cache_bytes: u64::MAX,
         cache_limit_bytes: 7,
         cache_entries: 2,
+        body_bytes: 8,
     };
     let mirrors = [("github.com/a/b", 90), ("x/\"q\"\\\n", 0)];
     let samples = scrape_with(&Metrics::new(1), &gauges, &mirrors);

@@ -22,12 +22,14 @@ use super::git_protocol::GitRequest;
 use super::registry::{Permit, Repo, StartError};
 use super::shared::Shared;
 use super::spool::{Spooler, not_kept};
+use super::upload_turns::{UploadBounds, UploadTurns};
 use crate::cache::evict::{self, Bounds, Candidate};
+use crate::faults::Faults;
 use crate::io::disk::DiskFile;
 use crate::limits::{
     BUNDLES_MAKING_MAX, CLONES_OF_HOST_MAX, CLONES_RUNNING_MAX, FRESHENS_OF_HOST_MAX,
     FRESHENS_RUNNING_MAX, IDLE_ENTRY_OPEN_MS, LOOKUPS_RUNNING_MAX, RETIRED_KEPT_MS,
-    SWEEP_INTERVAL_MS, UPLOAD_PACKS_MAX,
+    SWEEP_INTERVAL_MS,
 };
 use crate::metrics::Event;
 use crate::mirror::schedule::{Key, Policy, Schedule};
@@ -99,17 +101,21 @@ pub(super) struct Turns {
     pub(super) freshens: HostTurns,
     pub(super) lookups: Semaphore,
     pub(super) bundles: Semaphore,
-    pub(super) uploads: Semaphore,
+    pub(super) uploads: UploadTurns,
 }
 
-impl Default for Turns {
-    fn default() -> Turns {
+impl Turns {
+    fn new(faults: &Faults) -> Turns {
+        let mut uploads = UploadBounds::default();
+        if let Some(ms) = faults.upload_slow_ms {
+            uploads.slow = Duration::from_millis(ms);
+        }
         Turns {
             clones: HostTurns::new(CLONES_RUNNING_MAX, CLONES_OF_HOST_MAX),
             freshens: HostTurns::new(FRESHENS_RUNNING_MAX, FRESHENS_OF_HOST_MAX),
             lookups: Semaphore::new(LOOKUPS_RUNNING_MAX),
             bundles: Semaphore::new(BUNDLES_MAKING_MAX),
-            uploads: Semaphore::new(UPLOAD_PACKS_MAX),
+            uploads: UploadTurns::new(uploads),
         }
     }
 }
@@ -199,6 +205,7 @@ impl Plane {
             seed: unix_ms(),
             ..Policy::default()
         };
+        let turns = Turns::new(&shared.faults);
         Plane {
             git: Git {
                 limits,
@@ -217,7 +224,7 @@ impl Plane {
             maintaining: Flights::default(),
             bundling: Flights::default(),
             bundles: std::cell::RefCell::default(),
-            turns: Turns::default(),
+            turns,
             sweeping: Semaphore::new(1),
             sweep_waiting: Semaphore::new(1),
         }

@@ -10,16 +10,20 @@ use std::time::Instant;
 use tokio::sync::{oneshot, watch};
 
 use super::background::Command;
+use super::git_protocol;
 use super::registry::{Repo, StartError};
 use super::shared::Shared;
 use super::snapshot::NOTHING_CACHED;
-use crate::http::conn::{Answer, Done, Payload, Service};
-use crate::http::head::RequestHead;
+use crate::http::bodies::Body;
+use crate::http::conn::{Answer, BodyUse, Done, GivenUp, Payload, Service};
+use crate::http::head::{Framing, RequestHead};
+use crate::http::idle::{Idle, Waiting};
+use crate::http::pulse::Pulse;
 use crate::http::response::{Head, Text};
 use crate::http::route::{RepoRef, Route, route};
-use crate::http::socket::SendError;
+use crate::http::socket::{CoreSockets, SendError};
 use crate::http::{Method, Reject};
-use crate::limits::{METRICS_REPOSITORIES_MAX, REFUSALS_RUNNING_PERCENT};
+use crate::limits::{BODY_BYTES_MAX, ENSURE_BODY_BYTES_MAX, METRICS_REPOSITORIES_MAX};
 use crate::log::{RequestLog, RequestRecord};
 use crate::metrics::{DropReason, Event, Level, Meter, Outcome, Timing};
 
@@ -35,6 +39,7 @@ pub struct Note {
 pub(super) struct Asked<'r, 'h> {
     pub(super) head: &'r RequestHead<'h>,
     pub(super) repo: Arc<Repo>,
+    pub(super) peer: SocketAddr,
 }
 
 /// Where the background plane's answer to a core goes.
@@ -50,8 +55,8 @@ pub struct Core {
     cut: watch::Sender<bool>,
     date: RefCell<Date>,
     open: Cell<usize>,
-    /// A clone for each connection that is being turned away.
-    refusals: Rc<()>,
+    /// Connections that are being turned away.
+    refusals: Rc<Idle>,
     no_repository: Arc<str>,
 }
 
@@ -80,7 +85,7 @@ impl Core {
                 text: String::new(),
             }),
             open: Cell::new(0),
-            refusals: Rc::default(),
+            refusals: Idle::unshown(),
             no_repository: Arc::from(""),
         }
     }
@@ -90,6 +95,12 @@ impl Core {
         &self.shared.config
     }
 
+    /// What the sockets of this core, number `index`, share.
+    pub fn sockets(&self, index: usize, pulse: Option<Rc<Pulse>>) -> Rc<CoreSockets> {
+        let idle = Idle::of_core(self.shared.idle.clone(), index);
+        Rc::new(CoreSockets::new(pulse, idle, self.shared.bodies.clone()))
+    }
+
     /// Whether this core is to panic: tests do that.
     pub fn panics(&self) -> bool {
         self.shared.faults.core_panics()
@@ -97,7 +108,12 @@ impl Core {
 
     /// A connection was accepted. Whether it is to be served; if not, there are too many.
     pub fn admit(&self) -> bool {
-        if !self.shared.admission.enter() {
+        // The one that has waited longest makes room, on whichever core it is.
+        if !self
+            .shared
+            .admission
+            .enter(|| self.shared.idle.close_oldest())
+        {
             self.meter.add(Event::ConnectionRefused, 1);
             return false;
         }
@@ -107,11 +123,14 @@ impl Core {
         true
     }
 
-    /// The right to tell a client that it is turned away, to be dropped afterwards; `None` when
-    /// too many are being told already.
-    pub fn refusal(&self) -> Option<Rc<()>> {
-        let max = refusals_max(self.shared.admission.max(), self.shared.config.cores);
-        (Rc::strong_count(&self.refusals) <= max).then(|| self.refusals.clone())
+    /// A place for a client to be told that it is turned away. The one who has it longest makes room;
+    /// `None` when those before have not yet left.
+    pub fn refusal(&self) -> Option<Waiting> {
+        let max = refusals_max(self.shared.admission.spare(), self.shared.config.cores);
+        if self.refusals.len() >= max {
+            self.refusals.close_oldest();
+        }
+        (self.refusals.len() < 2 * max).then(|| self.refusals.enter())
     }
 
     /// A connection that was admitted has ended.
@@ -243,13 +262,18 @@ impl Core {
         }
     }
 
+    /// Whether this repository's host is one of the upstreams.
+    fn is_served(&self, repo: RepoRef<'_>) -> bool {
+        self.known(repo).is_some()
+    }
+
     /// Answers a request for something of a repository.
     async fn of_repository(
         &self,
         head: &RequestHead<'_>,
-        repo: RepoRef<'_>,
-        route: Route<'_>,
-        body: Vec<u8>,
+        peer: SocketAddr,
+        (repo, route): (RepoRef<'_>, Route<'_>),
+        body: Body,
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
         let known = match head.method {
@@ -268,10 +292,10 @@ impl Core {
             // Only snapshots take HEAD.
             return self.refuse_repository(head, repo, 404, NOTHING_CACHED, out);
         };
-        let asked = Asked { head, repo };
+        let asked = Asked { head, repo, peer };
         match route {
             Route::Bundle { base, .. } => self.bundle(&asked, base, out).await,
-            Route::EnsureRefs(_) => self.ensure_refs(&asked, &body, out).await,
+            Route::EnsureRefs(_) => self.ensure_refs(&asked, body, out).await,
             Route::InfoRefs(_) => self.info_refs(&asked, out).await,
             Route::UploadPack(_) => self.upload_pack(&asked, body, out).await,
             _ => self.snapshot(&asked, out).await,
@@ -354,9 +378,8 @@ impl Core {
 }
 
 /// How many clients a core may be telling at a time that it turns them away.
-fn refusals_max(connections_max: usize, cores: NonZeroUsize) -> usize {
-    let share = connections_max.saturating_mul(REFUSALS_RUNNING_PERCENT) / 100;
-    (share / cores).max(1)
+fn refusals_max(all: usize, cores: NonZeroUsize) -> usize {
+    (all / cores).max(1)
 }
 
 fn method_name(method: Method) -> &'static str {
@@ -374,7 +397,8 @@ impl Service for Core {
     async fn answer(
         &self,
         head: &RequestHead<'_>,
-        body: Vec<u8>,
+        peer: SocketAddr,
+        body: Body,
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
         let route = match route(head.method, head.target) {
@@ -386,7 +410,10 @@ impl Service for Core {
             | Route::Bundle { repo, .. }
             | Route::EnsureRefs(repo)
             | Route::InfoRefs(repo)
-            | Route::UploadPack(repo) => self.of_repository(head, repo, route, body, out).await,
+            | Route::UploadPack(repo) => {
+                self.of_repository(head, peer, (repo, route), body, out)
+                    .await
+            }
             Route::Liveness => self.admin(head, 200, "alive", out),
             Route::Readiness if self.is_closing() => self.admin(head, 503, "stopping", out),
             Route::Readiness => self.admin(head, 200, "ready", out),
@@ -402,13 +429,28 @@ impl Service for Core {
         self.meter.add(Event::Response(reject.status), 1);
     }
 
-    fn body_bytes_max(&self, head: &RequestHead<'_>) -> u64 {
+    fn body_use(&self, head: &RequestHead<'_>) -> BodyUse {
         match route(head.method, head.target) {
-            Ok(Route::EnsureRefs(_)) => crate::limits::ENSURE_BODY_BYTES_MAX,
-            Ok(Route::UploadPack(_)) => crate::limits::BODY_BYTES_MAX,
-            // Read and thrown away, so that it is not taken for the next request.
-            _ => crate::limits::UNUSED_BODY_BYTES_MAX,
+            Ok(Route::EnsureRefs(repo)) if self.is_served(repo) => {
+                BodyUse::Keep(ENSURE_BODY_BYTES_MAX)
+            }
+            Ok(Route::UploadPack(repo))
+                if self.is_served(repo) && git_protocol::upload_form(head).is_ok() =>
+            {
+                BodyUse::Keep(BODY_BYTES_MAX)
+            }
+            Err(_) | Ok(Route::EnsureRefs(_) | Route::UploadPack(_)) => BodyUse::Refuse,
+            Ok(_) => BodyUse::Discard,
         }
+    }
+
+    fn is_vital(&self, head: &RequestHead<'_>) -> bool {
+        let route = route(head.method, head.target);
+        let is_vital = matches!(
+            route,
+            Ok(Route::Liveness | Route::Readiness | Route::Metrics)
+        );
+        is_vital && matches!(head.framing, Framing::None | Framing::Length(0))
     }
 
     fn done(&self, note: Note, done: Done, peer: SocketAddr) {
@@ -427,6 +469,7 @@ impl Service for Core {
             Err(SendError::Stalled(_)) => {
                 self.meter.add(Event::ClientDropped(DropReason::Stall), 1);
             }
+            Err(SendError::Slow) => self.meter.add(Event::ClientDropped(DropReason::Slow), 1),
             Err(SendError::Cut) if self.is_closing() => {
                 self.meter
                     .add(Event::ClientDropped(DropReason::Shutdown), 1);
@@ -450,8 +493,14 @@ impl Service for Core {
         self.log.push(record, &self.meter);
     }
 
-    fn timed_out(&self) {
-        self.meter.add(Event::ClientDropped(DropReason::Idle), 1);
+    fn given_up(&self, why: GivenUp) {
+        let event = match why {
+            GivenUp::Silent => Event::ClientDropped(DropReason::Idle),
+            GivenUp::Crowded => Event::ClientDropped(DropReason::Crowded),
+            GivenUp::SlowBody => Event::ClientDropped(DropReason::Slow),
+            GivenUp::NoRoom => Event::BodyRefused,
+        };
+        self.meter.add(event, 1);
     }
 
     async fn closing(&self) {
@@ -471,14 +520,9 @@ mod tests {
 
     #[test]
     fn a_part_of_few_connections_is_told_why_too() {
-        let of = |connections, cores| {
-            let cores = NonZeroUsize::new(cores).unwrap();
-            refusals_max(connections, cores)
-        };
-        assert_eq!(of(80, 1), 8);
-        assert_eq!(of(1990, 2), 99);
+        let of = |all, cores| refusals_max(all, NonZeroUsize::new(cores).unwrap());
+        assert_eq!(of(8, 1), 8);
+        assert_eq!(of(199, 2), 99);
         assert_eq!(of(3, 4), 1, "one can always be told");
-        // Their number is not limited.
-        assert!(of(usize::MAX, 4) > 1_000_000);
     }
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::background::{Command, Plane};
 use super::core::{Asked, Core, Note, Reply};
 use super::registry::{Repo, StartError};
+use crate::http::bodies;
 use crate::http::conn::{Answer, Payload};
 use crate::http::response::Head;
 use crate::limits::{ENSURE_BY_ID_MAX, ENSURE_ITEMS_MAX};
@@ -193,13 +194,15 @@ impl Core {
     pub(super) async fn ensure_refs(
         &self,
         asked: &Asked<'_, '_>,
-        body: &[u8],
+        body: bodies::Body,
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
-        let wanted = match Wanted::parse(body) {
+        let wanted = match Wanted::parse(&body.pieces().concat()) {
             Ok(wanted) => wanted,
             Err(why) => return self.failed(asked, 400, &why, out),
         };
+        // Not held while the upstream is asked.
+        drop(body);
         let repo = asked.repo.clone();
         let ensured = self.ask(|reply| {
             Command::EnsureRefs(EnsureRequest {

@@ -3,8 +3,7 @@
 //! Each request is one `git upload-pack`, whose output goes to the client as git makes it. The
 //! head of the response waits for the first of it, so that a failure before is a status.
 
-use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,11 +12,14 @@ use super::background::{Command, Plane};
 use super::core::{Asked, Core, Note, Reply};
 use super::pipe::{PipeReader, PipeWriter, pipe};
 use super::registry::{Repo, StartError};
+use super::upload_request::UploadRequest;
+use super::upload_turns::UploadTurn;
+use crate::http::Version;
+use crate::http::bodies::Body;
 use crate::http::conn::{Answer, Payload};
 use crate::http::head::RequestHead;
 use crate::http::response::Head;
-use crate::http::{Version, gzip};
-use crate::limits::{GIT_PROTOCOL_BYTES_MAX, GIT_REQUEST_BYTES_MAX, UPLOAD_PACK_WAIT_MS};
+use crate::limits::{GIT_PROTOCOL_BYTES_MAX, UPLOAD_PACK_WAIT_MS};
 use crate::metrics::Outcome;
 use crate::mirror::{MirrorError, Upload};
 
@@ -31,6 +33,7 @@ pub struct GitRequest {
     repo: Arc<Repo>,
     call: Call,
     protocol: Option<String>,
+    client: IpAddr,
     asked: Instant,
     reply: Reply<PipeReader>,
 }
@@ -42,7 +45,7 @@ pub enum Call {
     /// `git-upload-pack` with this request.
     UploadPack {
         /// As it was sent.
-        body: Vec<u8>,
+        body: Body,
         /// Whether it is compressed.
         gzip: bool,
     },
@@ -107,7 +110,38 @@ impl Relay {
             None => self.writer.fail(&error.message).await,
         }
     }
+
+    /// As [`fail`](Relay::fail), but what the client has not yet taken is dropped.
+    fn cut(self, error: StartError) {
+        match self.reply {
+            Some((reply, _)) => drop(reply.send(Err(error))),
+            None => self.writer.cut(),
+        }
+    }
 }
+
+/// Why a turn that was lost ended.
+fn lost_turn() -> StartError {
+    StartError {
+        status: 503,
+        message: "the download was too slow while others waited; try again later".into(),
+    }
+}
+
+/// What git says of a request that it does not understand, in the order in which it reads one. The
+/// mirror has no part in these.
+const NOT_UNDERSTOOD: &[&str] = &[
+    "protocol error",
+    "unknown capability",
+    "invalid command",
+    "no command requested",
+    "unexpected line",
+    "expected flush",
+    "invalid shallow line",
+    "Invalid deepen",
+    "invalid filter-spec",
+    "mismatched object format",
+];
 
 fn is_not_our_ref(bytes: &[u8]) -> bool {
     bytes
@@ -127,80 +161,114 @@ impl Plane {
             repo,
             call,
             protocol,
+            client,
             asked,
             reply,
         } = request;
         let mut relay = Relay::new(reply, before);
-        let protocol = protocol.as_deref();
-        match self
-            .upload_pack(&repo, call, protocol, asked, &mut relay)
-            .await
-        {
+        let input = match self.prepare_upload(&repo, call).await {
+            Ok(input) => input,
+            Err(error) => return relay.fail(error).await,
+        };
+        let wait = Duration::from_millis(UPLOAD_PACK_WAIT_MS);
+        let turn = tokio::time::timeout(wait, self.turns.uploads.acquire(client)).await;
+        let Ok(turn) = turn else {
+            let message = "too many downloads at once; try again later".into();
+            let status = 503;
+            return relay.fail(StartError { status, message }).await;
+        };
+        let mut upload = Running {
+            repo: &repo,
+            protocol: protocol.as_deref(),
+            input,
+            turn: &turn,
+        };
+        let ended = self.upload_pack(&mut upload, asked, &mut relay).await;
+        let is_lost = turn.is_lost();
+        drop(turn);
+        match ended {
             Ok(()) => relay.end().await,
+            Err(_) if is_lost => relay.cut(lost_turn()),
             Err(error) => relay.fail(error).await,
         }
     }
 
-    async fn upload_pack(
+    /// Sees to a mirror and reads the request.
+    async fn prepare_upload(
         self: &Rc<Self>,
         repo: &Arc<Repo>,
         call: Call,
-        protocol: Option<&str>,
-        asked: Instant,
-        relay: &mut Relay,
-    ) -> Result<(), StartError> {
+    ) -> Result<Option<UploadRequest>, StartError> {
+        let input = match call {
+            Call::InfoRefs => None,
+            Call::UploadPack { body, gzip } => {
+                Some(UploadRequest::new(body, gzip, &self.shared.bodies).await?)
+            }
+        };
         self.ensure_mirror(repo).await?;
-        if matches!(call, Call::InfoRefs) {
+        if input.is_none() {
             // What is there is better than nothing; why it is old was logged.
             let _ = self.fresh_lately(repo).await;
         }
-        let wait = Duration::from_millis(UPLOAD_PACK_WAIT_MS);
-        let turn = tokio::time::timeout(wait, self.turns.uploads.acquire()).await;
-        let _turn = turn.map_err(|_| StartError {
-            status: 503,
-            message: "too many downloads at once; try again later".into(),
-        })?;
-        let mut input = match call {
-            Call::InfoRefs => None,
-            Call::UploadPack { body, gzip } => Some(request_file(body, gzip).await?),
-        };
-        let ended = self
-            .run_upload_pack(repo, protocol, &mut input, relay)
-            .await;
+        Ok(input)
+    }
+
+    async fn upload_pack(
+        self: &Rc<Self>,
+        upload: &mut Running<'_>,
+        asked: Instant,
+        relay: &mut Relay,
+    ) -> Result<(), StartError> {
+        let ended = self.run_upload_pack(upload, relay).await;
         if !relay.lacks_object {
             return ended;
         }
         // The commit may be younger than the mirror's refs.
-        let _ = self.fresh_since(repo, asked).await;
+        let _ = self.fresh_since(upload.repo, asked).await;
         relay.may_retry = false;
-        self.run_upload_pack(repo, protocol, &mut input, relay)
-            .await
+        self.run_upload_pack(upload, relay).await
     }
 
     async fn run_upload_pack(
         &self,
-        repo: &Repo,
-        protocol: Option<&str>,
-        input: &mut Option<File>,
+        running: &mut Running<'_>,
         relay: &mut Relay,
     ) -> Result<(), StartError> {
+        let Running {
+            repo,
+            protocol,
+            input,
+            turn,
+        } = running;
         let failed = |e: &dyn std::fmt::Display| StartError {
             status: 500,
             message: format!("{}: {e}", repo.name),
         };
-        let request = input.as_mut().map(|file| {
-            file.seek(SeekFrom::Start(0))?;
-            file.try_clone()
-        });
+        let request = input.as_mut().map(UploadRequest::open);
         let upload = Upload {
             mirror: &repo.mirror,
-            protocol,
+            protocol: *protocol,
             request: request.transpose().map_err(|e| failed(&e))?,
         };
         let watcher = relay.writer.watcher();
-        let sink = async |bytes| relay.push(bytes).await;
-        let ended = self.git.upload_pack(upload, sink, watcher.gone()).await;
+        let sink = async |bytes| pass(relay, input.as_mut(), turn, bytes).await;
+        let over = async {
+            tokio::select! {
+                () = watcher.gone() => {}
+                () = turn.lost() => {}
+            }
+        };
+        let ended = self.git.upload_pack(upload, sink, over).await;
         ended.map_err(|e| {
+            if let MirrorError::Git { stderr, .. } = &e
+                && let Some(said) = not_understood(stderr)
+            {
+                let message = format!("git does not understand the request: {said}");
+                return StartError {
+                    status: 400,
+                    message,
+                };
+            }
             if !matches!(e, MirrorError::Output { .. }) {
                 tracing::warn!(repository = &*repo.name, "{e}");
             }
@@ -209,40 +277,62 @@ impl Plane {
     }
 }
 
-/// The request as a file for git to read.
-async fn request_file(body: Vec<u8>, gzip: bool) -> Result<File, StartError> {
-    let failed = |message: String| StartError {
-        status: 500,
-        message,
-    };
-    let made = tokio::task::spawn_blocking(move || {
-        let request = match gzip {
-            true => gzip::decode(&body, GIT_REQUEST_BYTES_MAX).map_err(|reject| StartError {
-                status: reject.status,
-                message: reject.message.into(),
-            })?,
-            false => body,
-        };
-        let file = crate::mirror::upload::request_file(&request);
-        file.map_err(|e| failed(format!("cannot keep the request: {e}")))
-    });
-    made.await
-        .unwrap_or_else(|panic| Err(failed(format!("cannot read the request: {panic}"))))
+/// A `git upload-pack` and what it needs.
+struct Running<'r> {
+    repo: &'r Arc<Repo>,
+    protocol: Option<&'r str>,
+    input: Option<UploadRequest>,
+    turn: &'r UploadTurn<'r>,
 }
 
-/// How the body of `git-upload-pack` is to be read, or the status and the line that refuse it.
-fn upload_call(head: &RequestHead<'_>, body: Vec<u8>) -> Result<Call, (u16, &'static str)> {
+/// Hands on what git has made.
+async fn pass(
+    relay: &mut Relay,
+    input: Option<&mut UploadRequest>,
+    turn: &UploadTurn<'_>,
+    bytes: Vec<u8>,
+) -> Result<(), String> {
+    let count = bytes.len() as u64;
+    turn.begin_wait();
+    relay.push(bytes).await?;
+    turn.taken(count);
+    // From here on it is not run again.
+    if let Some(input) = input {
+        input.forget_if_read();
+    }
+    Ok(())
+}
+
+/// The line in which git says that it does not understand a request, parts of which it may repeat.
+fn not_understood(stderr: &str) -> Option<&str> {
+    let is_it = |line: &&str| {
+        line.starts_with("fatal: ") && NOT_UNDERSTOOD.iter().any(|text| line.contains(text))
+    };
+    stderr.lines().find(is_it)
+}
+
+/// Whether the body of a `git-upload-pack` is compressed, or the status and the line that refuse the
+/// request whatever its body holds.
+pub(super) fn upload_form(head: &RequestHead<'_>) -> Result<bool, (u16, &'static str)> {
+    if head.version == Version::Http10 {
+        return Err(OLD_VERSION);
+    }
     if head.content_type != Some(b"application/x-git-upload-pack-request") {
         let why = "send Content-Type: application/x-git-upload-pack-request";
         return Err((415, why));
     }
-    let gzip = match head.content_encoding.unwrap_or(b"identity") {
-        b"identity" => false,
-        b"gzip" | b"x-gzip" => true,
-        _ => return Err((415, "unknown Content-Encoding; send gzip or none")),
-    };
-    Ok(Call::UploadPack { body, gzip })
+    match head.content_encoding.unwrap_or(b"identity") {
+        b"identity" => Ok(false),
+        b"gzip" | b"x-gzip" => Ok(true),
+        _ => Err((415, "unknown Content-Encoding; send gzip or none")),
+    }
 }
+
+/// The length of a response is not known before its end, and HTTP/1.0 has no other sign of it.
+const OLD_VERSION: (u16, &str) = (
+    505,
+    "git's protocol needs HTTP/1.1; have the proxy in front speak it",
+);
 
 /// `Git-Protocol`, if it is one that git may see.
 fn protocol(head: &RequestHead<'_>) -> Option<String> {
@@ -263,11 +353,12 @@ impl Core {
     pub(super) async fn upload_pack(
         &self,
         asked: &Asked<'_, '_>,
-        body: Vec<u8>,
+        body: Body,
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
-        match upload_call(asked.head, body) {
-            Ok(call) => {
+        match upload_form(asked.head) {
+            Ok(gzip) => {
+                let call = Call::UploadPack { body, gzip };
                 let kind = "application/x-git-upload-pack-result";
                 self.git(asked, call, kind, out).await
             }
@@ -283,20 +374,20 @@ impl Core {
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
         if asked.head.version == Version::Http10 {
-            // The length is not known before the end, and HTTP/1.0 has no other sign of it.
-            let why = "git's protocol needs HTTP/1.1; have the proxy in front speak it";
-            return self.failed(asked, 505, why, out);
+            let (status, why) = OLD_VERSION;
+            return self.failed(asked, status, why, out);
         }
         let request = |reply| {
             Command::Git(GitRequest {
                 repo: asked.repo.clone(),
                 call,
                 protocol: protocol(asked.head),
+                client: asked.peer.ip(),
                 asked: Instant::now(),
                 reply,
             })
         };
-        let source = match self.ask(request).await {
+        let mut source = match self.ask(request).await {
             Ok(reader) => Box::new(reader),
             Err(StartError { status, message }) => {
                 return self.failed(asked, status, &message, out);
@@ -312,10 +403,9 @@ impl Core {
             let _ = head.finish();
         });
         Answer {
-            payload: Payload::Stream {
+            payload: Payload::Made {
+                cut: source.is_cut(),
                 source,
-                start: 0,
-                end: None,
             },
             keep_alive: asked.head.keep_alive,
             note: self.note_for(asked, Outcome::Git, 200),

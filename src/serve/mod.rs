@@ -25,5 +25,7 @@ mod resident;
 pub mod shared;
 mod snapshot;
 pub mod spool;
+mod upload_request;
+mod upload_turns;
 
 pub use core::Core;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::oneshot;
 
 use crate::extent::{Next, Piece, Source};
 use crate::limits::STREAM_PIECES_MAX;
@@ -24,6 +25,7 @@ enum Message {
 /// The end that fills the pipe. Dropping it without [`PipeWriter::end`] is a failure.
 pub struct PipeWriter {
     messages: Sender<Message>,
+    cut: Option<oneshot::Sender<()>>,
 }
 
 /// The reader is gone: nobody wants the rest.
@@ -51,6 +53,14 @@ impl PipeWriter {
         let _ = self.messages.send(Message::Failed(why.into())).await;
     }
 
+    /// The reader is to end at once, whatever it has not yet taken.
+    pub fn cut(self) {
+        if let Some(cut) = self.cut {
+            // Fails when the reader is gone.
+            let _ = cut.send(());
+        }
+    }
+
     /// Waits until the reader is gone.
     pub async fn gone(&self) {
         self.messages.closed().await;
@@ -60,6 +70,7 @@ impl PipeWriter {
     pub fn watcher(&self) -> PipeWriter {
         PipeWriter {
             messages: self.messages.clone(),
+            cut: None,
         }
     }
 }
@@ -72,18 +83,32 @@ pub struct PipeReader {
     start: u64,
     front: Option<Piece>,
     ended: Option<Result<(), Arc<str>>>,
+    cut: Option<oneshot::Receiver<()>>,
 }
 
 /// A new pipe.
 pub fn pipe() -> (PipeWriter, PipeReader) {
     let (sender, receiver) = channel(STREAM_PIECES_MAX);
+    let (cut, is_cut) = oneshot::channel();
     let reader = PipeReader {
         messages: receiver,
         start: 0,
         front: None,
         ended: None,
+        cut: Some(is_cut),
     };
-    (PipeWriter { messages: sender }, reader)
+    let writer = PipeWriter {
+        messages: sender,
+        cut: Some(cut),
+    };
+    (writer, reader)
+}
+
+impl PipeReader {
+    /// What says that this is to end at once; nothing comes of one that was taken before.
+    pub fn is_cut(&mut self) -> oneshot::Receiver<()> {
+        self.cut.take().unwrap_or_else(|| oneshot::channel().1)
+    }
 }
 
 impl Source for PipeReader {

@@ -12,7 +12,9 @@ use super::registry::Registry;
 use crate::cache::store::StateDir;
 use crate::config::Config;
 use crate::faults::Faults;
-use crate::limits::DECODE_BUDGET_BYTES;
+use crate::http::bodies::Bodies;
+use crate::http::idle::IdleCores;
+use crate::limits::{CONNECTIONS_SPARE_PERCENT, DECODE_BUDGET_BYTES};
 use crate::metrics::{Gauges, Meter, Metrics};
 use crate::snapshot::budget::Budget;
 use crate::snapshot::fanout::Fanout;
@@ -45,6 +47,10 @@ pub struct Shared {
     pub turns: Arc<Turns>,
     /// Open connections of all cores.
     pub admission: Admission,
+    /// Those of them that wait for their client.
+    pub idle: Arc<IdleCores>,
+    /// Memory for request bodies.
+    pub bodies: Arc<Bodies>,
     /// Faults to inject; none outside tests.
     pub faults: Faults,
     /// Archives that a newer one has replaced, until nobody has read them for
@@ -74,6 +80,8 @@ impl Shared {
         let disk_bytes = parts.state.space().map_or(0, |space| space.total_bytes);
         Shared {
             registry: Registry::new(parts.config.cores.get()),
+            idle: IdleCores::new(parts.config.cores.get()),
+            bodies: Bodies::new(),
             config: parts.config,
             state: parts.state,
             turns: Turns::new(parts.ring.threads()),
@@ -168,6 +176,7 @@ impl Shared {
             cache_bytes: self.cache_bytes.load(Ordering::Relaxed),
             cache_limit_bytes: self.config.cache_limit.of(disk_bytes),
             cache_entries: self.cache_entries.load(Ordering::Relaxed),
+            body_bytes: self.bodies.used_bytes(),
         }
     }
 }
@@ -192,9 +201,16 @@ impl Admission {
         self.max
     }
 
-    /// Counts a connection in, unless there are too many.
-    pub fn enter(&self) -> bool {
-        let entered = self.open.fetch_add(1, Ordering::Relaxed) < self.max;
+    /// How many more there may be for a moment, until one that was told to end has done so.
+    pub fn spare(&self) -> usize {
+        (self.max.saturating_mul(CONNECTIONS_SPARE_PERCENT) / 100).max(1)
+    }
+
+    /// Counts a connection in, unless there are too many and no other can be told to end.
+    pub fn enter(&self, end_another: impl FnOnce() -> bool) -> bool {
+        let open = self.open.fetch_add(1, Ordering::Relaxed);
+        let most = self.max.saturating_add(self.spare());
+        let entered = open < self.max || (open < most && end_another());
         if !entered {
             self.leave();
         }

@@ -8,6 +8,7 @@ mod builds;
 mod bundle;
 mod cachew;
 mod children;
+mod crowds;
 mod drivers;
 mod ensure_refs;
 mod faults;

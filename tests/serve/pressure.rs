@@ -5,80 +5,17 @@ use super::support::client::{Conn, get};
 use super::support::lab;
 use super::support::server::Server;
 use super::support::wait;
-use super::{at_once, begin, expect_clone, finish, hit, large_lab, small_lab};
+use super::{at_once, begin, finish, hit, large_lab, small_lab};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-const LIVENESS: &[u8] = b"GET /_liveness HTTP/1.1\r\nHost: t\r\n\r\n";
-
-fn is_alive(conn: &mut Conn) -> bool {
-    let sent = conn.send(LIVENESS);
-    let head = sent.and_then(|()| conn.read_head("GET"));
-    head.is_ok_and(|head| head.status == 200) && conn.copy_body(&mut std::io::sink()).is_ok()
-}
 
 fn dropped(server: &Server, reason: &str) -> u64 {
     let labels = [("reason", reason)];
     server
         .metrics()
         .count("tarpon_clients_dropped_total", &labels)
-}
-
-/// More connections than half of the descriptors: those over it are told so, the ones before
-/// are served, builds have the descriptors they need, and afterwards everybody is served again.
-#[test]
-fn more_connections_than_descriptors() {
-    let lab = small_lab();
-    let mut settings = lab.settings();
-    // With one core 56 of them are the server's own.
-    let launcher = ["sh", "-c", "ulimit -n 216; exec \"$@\"", "sh"];
-    settings.launcher = launcher.map(str::to_owned).to_vec();
-    let mut server = settings.with(&["--cores", "1"]).start();
-    let max = 80;
-    let mut conns: Vec<_> = (0..max).map(|_| Conn::open(server.address())).collect();
-    for conn in &mut conns {
-        assert!(is_alive(conn));
-    }
-    for _ in 0..3 {
-        // So few are told at a time that one is only closed while the server has not yet seen that
-        // the one before has gone.
-        let (mut over, head) = wait::until("one is told why", || {
-            let mut over = Conn::open(server.address());
-            over.send(LIVENESS).ok()?;
-            let head = over.read_head("GET").ok()?;
-            Some((over, head))
-        });
-        assert_eq!(head.status, 503, "{head:?}");
-        assert_eq!(head.get("retry-after"), Some("5"));
-        let mut text = Vec::new();
-        assert!(over.copy_body(&mut text).is_ok());
-        assert!(String::from_utf8_lossy(&text).contains("too many connections"));
-        assert!(over.closes_within(wait::DEADLINE));
-    }
-    // Many more than there are descriptors in all, none of which asks for anything.
-    let crowd: Vec<_> = (0..200).map(|_| Conn::try_open(server.address())).collect();
-    // A clone and a build while the crowd is there.
-    let last = conns.len() - 1;
-    conns[last].request("GET", &lab::target("small"), &[]);
-    let body = conns[last].response("GET").expect(200).body;
-    expect_clone(&lab, "small", &body);
-    assert!(conns.iter_mut().all(is_alive), "one was given up");
-    assert!(server.is_running());
-    drop((crowd, conns));
-    let refused = wait::until("there is room again", || {
-        let mut conn = Conn::open(server.address());
-        conn.request("GET", "/metrics", &[]);
-        let head = conn.read_head("GET").ok().filter(|head| head.status == 200);
-        head?;
-        let mut text = Vec::new();
-        conn.copy_body(&mut text).ok()?;
-        let metrics = super::support::metrics::Metrics::new(String::from_utf8(text).ok()?);
-        Some(metrics.count("tarpon_connections_refused_total", &[]))
-    });
-    assert!(refused >= 3, "{refused} refused");
-    assert!(hit(&server, "small").body == body, "another snapshot");
 }
 
 /// Fewer than it can work with: said at the start, and not by what breaks later.

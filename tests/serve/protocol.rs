@@ -397,6 +397,31 @@ fn a_half_closed_client_is_answered() {
     expect_clone(&lab, "small", &response.body);
 }
 
+/// What RFC 9112 has every server accept: the absolute form, whose host counts, and later minor
+/// versions.
+#[test]
+fn requests_as_a_proxy_sends_them() {
+    let (_lab, server, cached) = published();
+    let target = lab::target("small");
+    let head = |line: &str| format!("{line}\r\nHost: unknown.example\r\n\r\n");
+    let mut conn = Conn::open(server.address());
+    for line in [
+        format!("GET http://{}{target} HTTP/1.1", server.address()),
+        format!("GET HTTPS://cache.example{target} HTTP/1.1"),
+        format!("GET {target} HTTP/1.2"),
+        format!("GET http://cache.example:80{target} HTTP/1.9"),
+    ] {
+        assert!(conn.send(head(&line).as_bytes()).is_ok());
+        let answer = conn.response("GET").expect(200);
+        assert_eq!(answer.head.version, "HTTP/1.1", "{line}");
+        assert!(answer.body == cached.body, "{line}");
+    }
+    assert!(conn.send(head("OPTIONS * HTTP/1.1").as_bytes()).is_ok());
+    conn.response("OPTIONS").expect(501);
+    conn.request("GET", "/_liveness", &[]);
+    conn.response("GET").expect(200);
+}
+
 /// A client that waits for leave to send a body gets it, or its answer at once.
 #[test]
 fn expect_100_continue() {

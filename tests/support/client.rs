@@ -4,7 +4,7 @@
 //! retries. Every socket has a time limit, so that a test never hangs.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// Longest silence of a server that the client accepts.
@@ -114,7 +114,22 @@ impl Conn {
 
     /// Connects.
     pub fn try_open(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, SILENCE)?;
+        Self::on(TcpStream::connect_timeout(&address, SILENCE)?)
+    }
+
+    /// Connects from another address of this machine, such as 127.0.0.2; panics when that fails.
+    pub fn open_from(from: IpAddr, address: SocketAddr) -> Self {
+        let connect = || {
+            let domain = socket2::Domain::for_address(address);
+            let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+            socket.bind(&SocketAddr::new(from, 0).into())?;
+            socket.connect_timeout(&address.into(), SILENCE)?;
+            Self::on(socket.into())
+        };
+        connect().unwrap_or_else(|e| panic!("connect to {address} from {from}: {e}"))
+    }
+
+    fn on(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(SILENCE))?;
         stream.set_write_timeout(Some(SILENCE))?;

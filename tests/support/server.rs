@@ -257,6 +257,20 @@ impl Server {
         kib * 1024
     }
 
+    /// Memory of the files in memory that it and its `git`s have open, in bytes.
+    pub fn memory_file_bytes(&self) -> u64 {
+        let path = PathBuf::from(format!("/proc/{}/fd", self.pid()));
+        let listing = fs::read_dir(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let bytes = listing.flatten().filter_map(|entry| {
+            let link = fs::read_link(entry.path()).ok()?;
+            let is_memory = link.to_string_lossy().starts_with("/memfd:");
+            // Through the link: the file has no name.
+            let file = fs::metadata(entry.path()).ok().filter(|_| is_memory)?;
+            Some(std::os::unix::fs::MetadataExt::blocks(&file) * 512)
+        });
+        bytes.sum()
+    }
+
     /// What every open descriptor points at.
     pub fn descriptors(&self) -> Vec<String> {
         let path = PathBuf::from(format!("/proc/{}/fd", self.pid()));
