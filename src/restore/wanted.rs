@@ -116,7 +116,7 @@ mod tests {
 
     fn wanted(given: &[&str]) -> Result<Wanted, RestoreError> {
         let args = ["tarpon", "restore", "a/b", "c"].iter().chain(given);
-        match parse(args.map(Into::into), |_| None) {
+        match parse(args.map(std::ffi::OsString::from), |_| None) {
             Ok(Command::Restore(args)) => Wanted::parse(&args),
             _ => panic!("{given:?} is not understood"),
         }
