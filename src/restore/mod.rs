@@ -123,6 +123,12 @@ pub fn run(args: &RestoreArgs) -> u8 {
     }
 }
 
+/// The same without signals and words, for the fuzz targets.
+#[doc(hidden)]
+pub fn attempt(args: &RestoreArgs) -> Result<(), RestoreError> {
+    restore(args, &Stop::default(), &Progress::default()).map(|_| ())
+}
+
 /// The exit code when all is there but the summary that was asked for: that of a full disk.
 const OUTPUT_LOST_CODE: u8 = 4;
 
