@@ -394,7 +394,7 @@ fn help_tells_a_newcomer_what_to_do() {
         "<REPO_URL> <DIR>",
         "--server <URL>",
         "TARPON_SERVER",
-        "Example:",
+        "Examples:",
     ] {
         assert!(restore.contains(phrase), "{phrase:?} in:\n{restore}");
     }
