@@ -51,16 +51,8 @@ mod write;
 
 pub use error::RestoreError;
 
-/// The layers between the socket and the files, for the fuzz targets.
 #[doc(hidden)]
-pub mod layers {
-    pub use super::budget::Budget;
-    pub use super::chunk::Chunk;
-    pub use super::decode::{Content, Space, Stream, joined_bytes, whole};
-    pub use super::frames::{Body, Cut, Cutter, Frame, Part};
-    pub use super::quota::Quota;
-    pub use super::tar::{Event, Meta, Parser};
-}
+pub mod layers;
 
 use std::fs::File;
 use std::io::Write;

@@ -156,19 +156,7 @@ impl<'q> Parser<'q> {
     ) -> Result<usize, RestoreError> {
         let have = piece.len() - at;
         match self.phase {
-            Phase::Header | Phase::Ending => {
-                if self.partial.is_empty() && have >= BLOCK_BYTES {
-                    self.block(piece, &piece[at..at + BLOCK_BYTES], at + BLOCK_BYTES, emit)?;
-                    return Ok(BLOCK_BYTES);
-                }
-                let take = (BLOCK_BYTES - self.partial.len()).min(have);
-                self.partial.extend_from_slice(&piece[at..at + take]);
-                if self.partial.len() == BLOCK_BYTES {
-                    let block = std::mem::take(&mut self.partial);
-                    self.block(piece, &block, at + take, emit)?;
-                }
-                Ok(take)
-            }
+            Phase::Header | Phase::Ending => self.header_bytes(piece, at, emit),
             Phase::File {
                 left,
                 offset,
@@ -213,15 +201,42 @@ impl<'q> Parser<'q> {
                 Ok(take as usize)
             }
             Phase::Ended { zeros } => {
-                let zeros = zeros + have as u64;
-                let is_zero = piece[at..].iter().all(|b| *b == 0);
-                if !is_zero || zeros > TAR_RECORD_BYTES {
-                    return self.corrupt(at, "there is something behind its end");
-                }
-                self.phase = Phase::Ended { zeros };
+                self.behind_the_end(zeros, piece, at)?;
                 Ok(have)
             }
         }
+    }
+
+    /// Takes of a header block what there is of it; hands it on when it is whole.
+    fn header_bytes(
+        &mut self,
+        piece: &[u8],
+        at: usize,
+        emit: &mut Emit<'_>,
+    ) -> Result<usize, RestoreError> {
+        let have = piece.len() - at;
+        if self.partial.is_empty() && have >= BLOCK_BYTES {
+            self.block(piece, &piece[at..at + BLOCK_BYTES], at + BLOCK_BYTES, emit)?;
+            return Ok(BLOCK_BYTES);
+        }
+        let take = (BLOCK_BYTES - self.partial.len()).min(have);
+        self.partial.extend_from_slice(&piece[at..at + take]);
+        if self.partial.len() == BLOCK_BYTES {
+            let block = std::mem::take(&mut self.partial);
+            self.block(piece, &block, at + take, emit)?;
+        }
+        Ok(take)
+    }
+
+    /// Takes the rest of a piece behind the end, where `zeros` were before: a record's zeros only.
+    fn behind_the_end(&mut self, zeros: u64, piece: &[u8], at: usize) -> Result<(), RestoreError> {
+        let rest = &piece[at..];
+        let zeros = zeros + rest.len() as u64;
+        if rest.iter().any(|b| *b != 0) || zeros > TAR_RECORD_BYTES {
+            return self.corrupt(at, "there is something behind its end");
+        }
+        self.phase = Phase::Ended { zeros };
+        Ok(())
     }
 
     fn after(padding: u64) -> Phase {
