@@ -9,6 +9,7 @@ mod bundle;
 mod cachew;
 mod children;
 mod crowds;
+mod disks;
 mod drivers;
 mod ensure_refs;
 mod faults;
