@@ -512,7 +512,7 @@ pub const SCRUB_READ_BYTES: usize = 1 << 20;
 /// How often a scrub that waits looks whether it is to stop.
 pub const SCRUB_STOP_SEEN_MS: u64 = 50;
 /// Longest wait before a scrub looks again what there is.
-pub const SCRUB_LOOK_MS: u64 = 60_000;
+pub const SCRUB_LOOK_MS: u64 = 10_000;
 /// Wait after a look that could not be finished, because files could not be read or a mirror not
 /// cloned anew.
 pub const SCRUB_RETRY_MS: u64 = HOUR_MS;

@@ -433,6 +433,11 @@ impl Repo {
         });
     }
 
+    /// Whether the last build failed and nothing has moved since.
+    pub fn is_failing(&self) -> bool {
+        self.lock().not_built.is_some()
+    }
+
     /// A build has succeeded whose archive is not kept; [`Repo::publish`] notes the others.
     pub fn set_built(&self) {
         self.lock().not_built = None;

@@ -4,7 +4,7 @@
 //! When something was looked at last is noted where it is: as the date of an entry's metadata, and
 //! of a file in the mirror. So a restart goes on where the process before it ended. A file in the
 //! state directory is there while a server runs and longer if it does not end as it should; then
-//! everything that was not looked at since is due at once.
+//! everything that was not looked at since is due at once. So is a mirror that a build fails of.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -200,7 +200,8 @@ impl Scrubber {
                 // Clocks are set back: a date to come is as good as none.
                 let age = now.duration_since(stamp).unwrap_or(self.interval);
                 let left = self.interval.saturating_sub(age);
-                if left.is_zero() || (is_pending && stamp < self.started) {
+                let is_suspect = matches!(&item, Item::Mirror(repo) if repo.is_failing());
+                if left.is_zero() || is_suspect || (is_pending && stamp < self.started) {
                     due.push((stamp, item));
                 } else {
                     wait = wait.min(left);
@@ -233,7 +234,9 @@ impl Scrubber {
         };
         meter.add(Event::Scrub(result), 1);
         let is_done = match result {
-            ScrubResult::EntrySound | ScrubResult::MirrorSound => item.note().is_ok(),
+            ScrubResult::EntrySound => item.note().is_ok(),
+            // Whatever its builds fail of, that is not it.
+            ScrubResult::MirrorSound => item.note().is_ok() && !repo.is_failing(),
             // Nobody finds it any more.
             ScrubResult::EntryDamaged => true,
             ScrubResult::MirrorDamaged | ScrubResult::Unreadable => false,

@@ -4,7 +4,7 @@
 use super::support::client::{End, Response};
 use super::support::lab::{self, Lab};
 use super::support::server::Server;
-use super::support::steps::wait_published;
+use super::support::steps::{push_and_fetch, wait_published};
 use super::support::{git, repos, wait};
 use super::{begin, expect_clone, hit, large_lab, small_lab};
 use std::fs::{self, File};
@@ -32,6 +32,16 @@ fn entry(lab: &Lab) -> PathBuf {
     let entries = lab.entries();
     assert_eq!(entries.len(), 1, "{entries:?}");
     lab.state().join("snapshots").join(&entries[0])
+}
+
+/// The mirror's one pack.
+fn pack(lab: &Lab) -> PathBuf {
+    let packs = lab.mirror("small").join("objects/pack");
+    let mut packs = fs::read_dir(packs)
+        .unwrap()
+        .map(|file| file.unwrap().path());
+    let pack = packs.find(|path| path.extension().is_some_and(|e| e == "pack"));
+    pack.unwrap()
 }
 
 fn checks(server: &Server, result: &str) -> u64 {
@@ -75,14 +85,7 @@ fn a_mirror_that_rots_is_cloned_anew() {
     let lab = small_lab();
     let server = lab.settings().with(&SCRUBS).start();
     hit(&server, "small");
-    let packs = lab.mirror("small").join("objects/pack");
-    let packs = fs::read_dir(packs)
-        .unwrap()
-        .map(|file| file.unwrap().path());
-    let pack = packs
-        .into_iter()
-        .find(|path| path.extension().is_some_and(|e| e == "pack"));
-    rot(&pack.unwrap());
+    rot(&pack(&lab));
     server.wait_logged("the mirror was cloned anew");
     for _ in 0..3 {
         let answer: Response = server.get(&lab::target("small"));
@@ -107,6 +110,33 @@ fn a_mirror_that_rots_is_cloned_anew() {
         super::remove(&unpacked);
         is_there
     });
+}
+
+/// The snapshot is sound, and new commits cannot be built: nobody waits a week for that.
+#[test]
+fn a_mirror_that_builds_fail_of_is_cloned_anew() {
+    let lab = small_lab();
+    let server = lab.settings().with(&["--fetch-interval", "720h"]).start();
+    hit(&server, "small");
+    let pack = pack(&lab);
+    // Another file: the snapshot has a link to the one that is there.
+    let copy = pack.with_extension("copy");
+    fs::copy(&pack, &copy).unwrap();
+    rot(&copy);
+    fs::rename(&copy, &pack).unwrap();
+    push_and_fetch(&lab, &server, "small", "later", b"later\n");
+    wait::until_true("the build fails", || server.builds("failed") > 0);
+    server.wait_logged("the mirror was cloned anew");
+    wait::until_true("the new commit is shown", || {
+        let body = hit(&server, "small").body;
+        let unpacked = lab.unpack(&body, "later");
+        let is_there = unpacked.join("later").exists();
+        super::remove(&unpacked);
+        is_there
+    });
+    expect_clone(&lab, "small", &hit(&server, "small").body);
+    assert_eq!(checks(&server, "entry_damaged"), 0);
+    lab.expect_no_orphans();
 }
 
 /// A server that was killed may have lost what it wrote: the next one looks at all of it, and one
