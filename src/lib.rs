@@ -40,6 +40,7 @@
 //!   small builds only, which wait for no large one.
 //! * **Builders**: one thread for each running build, which puts results in order, and one that
 //!   checks its packs meanwhile.
+//! * **Scrub**: one idle thread that reads what lies on the disk and has replaced what has rotted.
 //! * **Background**: one thread on tokio-uring (or tokio): spool writes, `git`, schedule, eviction.
 //!
 //! # Where the code differs from the first plan

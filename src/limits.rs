@@ -499,6 +499,32 @@ pub const MAPPED_FROM_BYTES: i32 = 512 << 10;
 /// Unused memory that the allocator keeps at the end of each of its heaps.
 pub const HEAP_TRIM_BYTES: i32 = 8 << 20;
 
+// --- scrub: whether the disk keeps what was written ---
+
+/// Default time after which an entry or mirror is looked at again: a week.
+pub const SCRUB_INTERVAL_DEFAULT_MS: u64 = 7 * 24 * HOUR_MS;
+/// Longest such time: a year.
+pub const SCRUB_INTERVAL_MAX_MS: u64 = 366 * 24 * HOUR_MS;
+/// Bytes that a scrub reads in a second: 5 TB in a day, a tenth of what a disk gives.
+pub const SCRUB_BYTES_PER_S: u64 = 64 << 20;
+/// Bytes that it reads at a time.
+pub const SCRUB_READ_BYTES: usize = 1 << 20;
+/// How often a scrub that waits looks whether it is to stop.
+pub const SCRUB_STOP_SEEN_MS: u64 = 50;
+/// Longest wait before a scrub looks again what there is.
+pub const SCRUB_LOOK_MS: u64 = 10_000;
+/// Wait after a look that could not be finished, because files could not be read or a mirror not
+/// cloned anew.
+pub const SCRUB_RETRY_MS: u64 = HOUR_MS;
+/// Time between two looks at one entry on a client's word.
+pub const DOUBT_INTERVAL_MS: u64 = HOUR_MS;
+/// How long a client that doubts an archive waits for the look at it.
+pub const DOUBT_WAIT_MS: u64 = 60_000;
+/// How much nicer than the network cores a scrub is: as nice as can be.
+pub const SCRUB_NICE: i32 = 19;
+
+const _: () = assert!(SCRUB_RETRY_MS < SCRUB_INTERVAL_DEFAULT_MS);
+
 // --- scheduling ---
 
 /// How much less nice than the process the threads are that a first byte waits for.

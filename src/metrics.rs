@@ -59,6 +59,8 @@ enum Id {
     Clones,
     Fetches,
     Evictions,
+    Scrubbed,
+    ScrubbedBytes,
     LogRecordsDropped,
     CacheBytes,
     CacheLimitBytes,
@@ -68,7 +70,7 @@ enum Id {
 }
 
 /// Every metric, in the order in which it is rendered.
-pub const FAMILIES: [Family; 25] = [
+pub const FAMILIES: [Family; 27] = [
     Family {
         id: Id::Requests,
         name: "tarpon_requests_total",
@@ -227,6 +229,23 @@ pub const FAMILIES: [Family; 25] = [
         label: "",
         values: &[],
         help: "Snapshots removed to make room.",
+    },
+    Family {
+        id: Id::Scrubbed,
+        name: "tarpon_scrub_checks_total",
+        kind: Kind::Counter,
+        label: "result",
+        values: ScrubResult::NAMES,
+        help: "Snapshots and mirrors read from the disk and checked: sound, damaged (and replaced), \
+               or not readable.",
+    },
+    Family {
+        id: Id::ScrubbedBytes,
+        name: "tarpon_scrub_bytes_total",
+        kind: Kind::Counter,
+        label: "",
+        values: &[],
+        help: "Bytes read from the disk to be checked.",
     },
     Family {
         id: Id::LogRecordsDropped,
@@ -481,6 +500,22 @@ label! {
     }
 }
 
+label! {
+    /// What came of a look at what the disk has.
+    ScrubResult {
+        /// A snapshot is what was published.
+        EntrySound = "entry_sound",
+        /// A snapshot has rotted.
+        EntryDamaged = "entry_damaged",
+        /// A mirror is what git wrote.
+        MirrorSound = "mirror_sound",
+        /// A mirror has rotted.
+        MirrorDamaged = "mirror_damaged",
+        /// Files could not be read.
+        Unreadable = "unreadable",
+    }
+}
+
 /// Something to count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
@@ -512,6 +547,10 @@ pub enum Event {
     Fetch(FetchResult),
     /// A snapshot was removed to make room.
     Eviction,
+    /// A snapshot or mirror was looked at.
+    Scrub(ScrubResult),
+    /// Bytes were read for that.
+    ScrubbedBytes,
     /// A request record was lost.
     LogRecordDropped,
 }
@@ -533,6 +572,8 @@ impl Event {
             Self::Clone(result) => (Id::Clones, result as usize),
             Self::Fetch(result) => (Id::Fetches, result as usize),
             Self::Eviction => (Id::Evictions, 0),
+            Self::Scrub(result) => (Id::Scrubbed, result as usize),
+            Self::ScrubbedBytes => (Id::ScrubbedBytes, 0),
             Self::LogRecordDropped => (Id::LogRecordsDropped, 0),
         };
         BASES[id as usize] + offset

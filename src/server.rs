@@ -1,8 +1,8 @@
 //! The process: starts the planes, binds the listeners, runs the cores, stops in order.
 //!
 //! Threads: one core for each CPU (monoio, own listener), the encoders, prefetch threads, one
-//! for the background plane, one for the request log, a builder for each running build; the
-//! main thread waits for signals.
+//! for the background plane, one for the request log, one for the scrub, a builder for each running
+//! build; the main thread waits for signals.
 
 use std::future::poll_fn;
 use std::io::{self, Write};
@@ -44,6 +44,7 @@ use crate::serve::archive::Archive;
 use crate::serve::background;
 use crate::serve::prefetch::Prefetch;
 use crate::serve::registry::Repo;
+use crate::serve::scrub::Scrub;
 use crate::serve::shared::{Parts, Shared};
 use crate::snapshot::job::EncoderState;
 use crate::snapshot::zstd::ring::{Ring, panic_text};
@@ -101,6 +102,7 @@ pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), 
         background::run(for_plane, commands, stop, uring, ready)
     })?;
     let cores = start_cores(&shared, &log.handle(), &stopped, uring)?;
+    let scrub = Scrub::start(shared).map_err(start("start the scrub"))?;
     let signal = signals.wait().map_err(start("wait for signals"))?;
     signals.unblock();
     tracing::info!("{signal}: letting running responses finish");
@@ -111,6 +113,9 @@ pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), 
         result = result.and(end_of(core).map_err(ServerError::Core));
     }
     result = result.and(plane.end_thread());
+    if result.is_ok() {
+        scrub.end();
+    }
     log.finish();
     result
 }

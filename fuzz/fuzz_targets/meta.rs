@@ -30,7 +30,7 @@ fuzz_target!(|data: &[u8]| {
 /// A file with this payload: magic, version, length, payload, digest of all before it.
 fn sealed(payload: &[u8]) -> Vec<u8> {
     let len = (payload.len() as u64).to_le_bytes();
-    let mut file = [b"tarpon\x1a\n", &3u32.to_le_bytes()[..], &len, payload].concat();
+    let mut file = [b"tarpon\x1a\n", &4u32.to_le_bytes()[..], &len, payload].concat();
     let digest = Sha256::digest(&file);
     file.extend_from_slice(&digest);
     file
@@ -122,6 +122,7 @@ fn written(fields: &Fields) -> Vec<u8> {
     for checksum in layout.checksums() {
         out.extend_from_slice(&checksum.to_le_bytes());
     }
+    number(&mut out, fields.spool_checksum);
     number(&mut out, fields.jobs.len() as u64);
     for job in &fields.jobs {
         out.extend_from_slice(&job.key);
@@ -241,6 +242,7 @@ fn fields(input: &mut Input<'_>) -> Fields {
             layout.push_raw(u32::from(kind % 4 - 1), input.u16().into(), len, &checksums);
         }
     }
+    let spool_checksum = input.u64();
     let jobs = (0..input.u8() % 4).map(|_| JobRecord {
         key: [input.u8(); 32],
         spool_offset: input.u16().into(),
@@ -262,6 +264,7 @@ fn fields(input: &mut Input<'_>) -> Fields {
         created_unix_ms,
         linked,
         layout,
+        spool_checksum,
         jobs,
     }
 }

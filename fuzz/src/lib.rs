@@ -12,6 +12,7 @@ mod input;
 pub mod look;
 #[path = "../../tests/restore_hostile/made.rs"]
 pub mod made;
+pub mod packs;
 #[path = "../../tests/support/rng.rs"]
 mod rng;
 #[path = "../../tests/restore_hostile/verdict.rs"]

@@ -119,6 +119,8 @@ pub struct Fields {
     pub linked: Vec<LinkedFile>,
     /// The archive.
     pub layout: Layout,
+    /// XXH64 of the whole spool file, with seed 0.
+    pub spool_checksum: u64,
     /// The worktree's jobs.
     pub jobs: Vec<JobRecord>,
 }

@@ -36,6 +36,13 @@ pub enum StoreError {
     MetaTooLong { id: EntryId, bytes: usize },
 }
 
+impl StoreError {
+    /// Whether something was to be worked on that is not there.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 fn holder(pid: Option<u32>) -> String {
     match pid {
         Some(pid) => format!("process {pid}"),

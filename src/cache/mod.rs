@@ -10,6 +10,7 @@
 //! Everything here is synchronous and touches the file system: it runs on background threads,
 //! never on a network core.
 
+pub mod check;
 pub mod entry;
 pub mod evict;
 pub mod files;

@@ -7,12 +7,15 @@
 //! snapshots/.building-{n}       an entry that is not published yet
 //! snapshots/.removing-{id}-{n}  an entry on its way out
 //! tmp/                          clones that are not finished
+//! running                       there while a server runs, and after one that was cut off
 //! ```
 //!
 //! Only a rename makes an entry appear or disappear under its id, so whatever moment a process
 //! dies at, what stands under an id is whole, and everything else is deleted at the next start.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -101,7 +104,11 @@ impl Reason {
 impl StateDir {
     /// Opens or makes the state directory at `path`, locks it, and deletes what an earlier
     /// process did not finish. Fails with [`StoreError::Locked`] while another one uses it.
+    ///
+    /// What it makes nobody but its user may enter: it has copies of repositories that need
+    /// credentials. One that is there was perhaps opened on purpose, so it stays as it is.
     pub fn open(path: &Path) -> Result<StateDir, StoreError> {
+        make_private(path)?;
         StateDir::open_on(Os, path)
     }
 
@@ -150,12 +157,6 @@ impl<F: Fs> StateDir<F> {
                 source,
             },
         })?;
-        for name in [MIRRORS_NAME, SNAPSHOTS_NAME, TMP_NAME] {
-            create_dirs(&fs, &root.join(name))?;
-        }
-        // An entry lasts only if the directory it is in does. Not left to whoever made that:
-        // an earlier process may have died before it synced.
-        sync(&fs, &root)?;
         let state = StateDir {
             fs,
             root,
@@ -163,8 +164,19 @@ impl<F: Fs> StateDir<F> {
             serial: AtomicU64::new(0),
             renames: Renames::default(),
         };
+        state.make_directories()?;
         state.delete_unpublished()?;
         Ok(state)
+    }
+
+    /// Makes those directories in it that are missing. An entry lasts only if the directory it is
+    /// in does; that is not left to whoever made it: an earlier process may have died before it
+    /// synced.
+    fn make_directories(&self) -> Result<(), StoreError> {
+        for name in [MIRRORS_NAME, SNAPSHOTS_NAME, TMP_NAME] {
+            create_dirs(&self.fs, &self.root.join(name))?;
+        }
+        sync(&self.fs, &self.root)
     }
 
     fn delete_unpublished(&self) -> Result<(), StoreError> {
@@ -232,8 +244,20 @@ impl<F: Fs> StateDir<F> {
         Ok((found, rejected))
     }
 
-    /// Begins an entry.
+    /// Begins an entry. Where somebody has removed the directory that entries are in, it is made
+    /// again.
     pub fn staging(&self) -> Result<Staging<F>, StoreError> {
+        match self.begin_staging() {
+            Err(gone) if gone.is_not_found() => {
+                tracing::warn!("{gone}; the directories are made anew");
+                self.make_directories()?;
+                self.begin_staging()
+            }
+            begun => begun,
+        }
+    }
+
+    fn begin_staging(&self) -> Result<Staging<F>, StoreError> {
         Staging::begin(
             self.fs.clone(),
             self.snapshots_dir(),
@@ -282,7 +306,18 @@ impl<F: Fs> StateDir<F> {
     /// Size and free bytes of the file system.
     pub fn space(&self) -> Result<Space, StoreError> {
         let dir = self.snapshots_dir();
-        self.fs.space(&dir).at("read the free space of", &dir)
+        match self.fs.space(&dir) {
+            // Somebody has removed it; it will be made again there.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.fs.space(&self.root),
+            found => found,
+        }
+        .at("read the free space of", &dir)
+    }
+
+    /// Whether the entry in `dir` has lost its name: somebody else has removed it.
+    pub fn is_gone(&self, dir: &Path) -> bool {
+        let meta = self.fs.stat(&dir.join(META_NAME));
+        meta.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 
     /// Bytes that would be free if the entry in `dir` went away: its own files, and those
@@ -385,6 +420,33 @@ fn find_mirrors(
         }
     }
     Ok(())
+}
+
+/// Makes the state directory, for this user alone, if it is not there.
+fn make_private(path: &Path) -> Result<(), StoreError> {
+    const OWN: u32 = 0o700;
+    let root = std::path::absolute(path).at("find the state directory", path)?;
+    if let Some(parent) = root.parent() {
+        create_dirs(&Os, parent)?;
+    }
+    match fs::DirBuilder::new().mode(OWN).create(&root) {
+        // Whatever the umask is.
+        Ok(()) => fs::set_permissions(&root, fs::Permissions::from_mode(OWN))
+            .at("set the permissions of", &root),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let found = fs::metadata(&root).at("look at", &root)?;
+            let mode = found.permissions().mode() & 0o777;
+            if mode & !OWN != 0 {
+                tracing::warn!(
+                    "others may look into the state directory {}, which has copies of all \
+                     repositories (mode {mode:o}); if they should not: chmod 700",
+                    root.display()
+                );
+            }
+            Ok(())
+        }
+        Err(error) => Err(error).at("create", &root),
+    }
 }
 
 fn is_repository(dir: &Path) -> bool {

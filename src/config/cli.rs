@@ -175,6 +175,11 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "SIZE", help_heading = "Cache")]
     cache_free_floor: Option<OsString>,
 
+    /// How often to read every snapshot and mirror from the disk and check it, slowly; also done
+    /// after a server that did not end as it should. 0 for never [default: 168h]
+    #[arg(long, value_name = "TIME", help_heading = "Cache")]
+    scrub_interval: Option<OsString>,
+
     /// zstd level, 1 (fast) to 19 (small); higher ones make the first client of a snapshot wait
     /// [default: 1]
     #[arg(long, value_name = "N", help_heading = "Cache")]
@@ -216,6 +221,7 @@ impl ServeArgs {
             clone_timeout,
             cache_limit,
             cache_free_floor,
+            scrub_interval,
             level,
             cores,
             encoders,
@@ -235,6 +241,7 @@ impl ServeArgs {
             ("clone_timeout", one(clone_timeout)),
             ("cache_limit", one(cache_limit)),
             ("cache_free_floor", one(cache_free_floor)),
+            ("scrub_interval", one(scrub_interval)),
             ("level", one(level)),
             ("cores", one(cores)),
             ("encoders", one(encoders)),

@@ -68,6 +68,8 @@ pub struct Config {
     pub cache_limit: Share,
     /// How much of the file system stays free; wins over `cache_limit`.
     pub cache_free_floor: Share,
+    /// Time after which an entry or mirror on the disk is read and checked again; zero for never.
+    pub scrub_interval: Duration,
     /// zstd level, 1 to 19.
     pub level: i32,
     /// Network threads.
@@ -164,6 +166,12 @@ impl Config {
             cache_free_floor: layers
                 .one("cache_free_floor", value::share(0))?
                 .unwrap_or(Share::FLOOR_DEFAULT),
+            scrub_interval: time(
+                "scrub_interval",
+                0,
+                limits::SCRUB_INTERVAL_MAX_MS,
+                limits::SCRUB_INTERVAL_DEFAULT_MS,
+            )?,
             level: layers.one("level", level)?.unwrap_or(limits::LEVEL_DEFAULT),
             cores,
             encoders: layers

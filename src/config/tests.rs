@@ -33,7 +33,7 @@ fn file(text: &str) -> (tempfile::NamedTempFile, String) {
 }
 
 /// For each key a value that is not the default.
-const OTHER: [(&str, &str); 17] = [
+const OTHER: [(&str, &str); 18] = [
     ("listen", "[::1]:9"),
     ("state", "/elsewhere"),
     ("shutdown_grace", "0"),
@@ -47,6 +47,7 @@ const OTHER: [(&str, &str); 17] = [
     ("clone_timeout", "2h"),
     ("cache_limit", "500G"),
     ("cache_free_floor", "2%"),
+    ("scrub_interval", "12h"),
     ("level", "3"),
     ("cores", "1023"),
     ("encoders", "1022"),

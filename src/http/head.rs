@@ -112,6 +112,8 @@ pub struct RequestHead<'a> {
     pub git_protocol: Option<&'a [u8]>,
     /// `Accept`
     pub accept: FieldLines<'a>,
+    /// `Tarpon-Corrupt`: the tag of an archive that the client found damaged
+    pub corrupt: Option<&'a [u8]>,
 }
 
 /// Parses the request head at the start of `buf`. See [`parse_from`].
@@ -226,6 +228,7 @@ struct Fields<'a> {
     content_type: Option<&'a [u8]>,
     git_protocol: Option<&'a [u8]>,
     accept: FieldLines<'a>,
+    corrupt: Option<&'a [u8]>,
 }
 
 impl<'a> Fields<'a> {
@@ -260,6 +263,7 @@ impl<'a> Fields<'a> {
             b"content-type" => once(&mut self.content_type, value, REPEATED),
             b"git-protocol" => once(&mut self.git_protocol, value, REPEATED),
             b"accept" => also(&mut self.accept, value),
+            b"tarpon-corrupt" => once(&mut self.corrupt, value, REPEATED),
             _ => Ok(()),
         }
     }
@@ -297,6 +301,7 @@ impl<'a> Fields<'a> {
             content_type: self.content_type,
             git_protocol: self.git_protocol,
             accept: self.accept,
+            corrupt: self.corrupt,
         })
     }
 

@@ -10,6 +10,7 @@ pub mod say;
 pub mod sched;
 pub mod signal;
 pub mod sim;
+pub mod uncached;
 
 /// Whether this process may use io_uring: makes a small ring and drops it.
 pub fn probe_uring() -> std::io::Result<()> {

@@ -30,6 +30,23 @@ pub fn be_nice(nice: i32) {
     }
 }
 
+/// Has the calling thread get the processor and the disks only when nobody else wants them, for
+/// good (ioprio_set(2); schedulers of disks that know no such class ignore it).
+pub fn be_idle(nice: i32) {
+    const IOPRIO_WHO_PROCESS: libc::c_long = 1;
+    const IOPRIO_CLASS_IDLE: libc::c_long = 3 << 13;
+    be_nice(nice);
+    // SAFETY: integers alone; process 0 is the calling thread. Not fatal: it only costs others.
+    unsafe {
+        libc::syscall(
+            libc::SYS_ioprio_set,
+            IOPRIO_WHO_PROCESS,
+            0,
+            IOPRIO_CLASS_IDLE,
+        )
+    };
+}
+
 /// Gives the calling thread a niceness and a slice; 0 for the kernel's own choice of that.
 fn set(nice: i32, slice_ns: u64) -> std::io::Result<()> {
     // SAFETY: a structure of integers, for which zeros are values.

@@ -122,6 +122,7 @@ fn every_event_has_a_series_of_its_own() {
             "tarpon_fetches_total{result=\"unchanged\"}",
         ),
         (Event::Eviction, "tarpon_evictions_total"),
+        (Event::ScrubbedBytes, "tarpon_scrub_bytes_total"),
         (Event::LogRecordDropped, "tarpon_log_records_dropped_total"),
     ];
     for (count, (event, name)) in (1..).zip(events) {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::budget::{Budget, Buffer};
@@ -32,6 +32,8 @@ pub struct Link<'a> {
     pub stall: Duration,
     /// The same for those of `git`.
     pub git_stall: Duration,
+    /// The tag of an archive that was found corrupt, which the server is told when it is asked again.
+    pub corrupt: &'a OnceLock<String>,
 }
 
 /// A download whose first answer has come.
@@ -80,7 +82,8 @@ pub fn open<'a>(link: Link<'a>, target: &str) -> Result<Opened<'a>, RestoreError
 fn ask_first<'a>(link: Link<'a>, target: &str) -> io::Result<Opened<'a>> {
     let mut conn = Conn::open(link.server, link.stop, link.stall)?;
     let range = format!("bytes=0-{}", SEGMENT_BYTES - 1);
-    let fields = [("Range", range.as_str())];
+    let mut fields = vec![("Range", range.as_str())];
+    fields.extend(link.corrupt.get().map(|tag| ("Tarpon-Corrupt", &**tag)));
     let answer = conn.ask(
         "GET",
         target,
@@ -152,6 +155,12 @@ impl<'a> Opened<'a> {
     /// A header of the first answer.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.answer.get(name)
+    }
+
+    /// The archive's tag, if the server is one that can be told that it is corrupt.
+    pub fn tag_of_tarpon(&self) -> Option<String> {
+        let status = self.answer.get("cache-status")?;
+        self.etag.clone().filter(|_| status.starts_with("tarpon;"))
     }
 
     /// The download, and its first connection.

@@ -58,7 +58,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::config::RestoreArgs;
@@ -192,7 +192,9 @@ fn report(args: &RestoreArgs, summary: &Summary) -> std::io::Result<()> {
 
 fn restore(args: &RestoreArgs, stop: &Stop, progress: &Progress) -> Result<Summary, RestoreError> {
     let server = Server::parse(&args.server)?;
+    let corrupt = OnceLock::new();
     let link = Link {
+        corrupt: &corrupt,
         server: &server,
         stop,
         progress,
@@ -233,12 +235,17 @@ struct Restore<'a> {
 impl Restore<'_> {
     fn run(&self) -> Result<Summary, RestoreError> {
         let (args, link) = (self.args, self.link);
-        let mut restarts = 0;
+        let (mut restarts, mut told) = (0, false);
         let error = loop {
             let staging = Staging::new(&args.dir, args.overwrite)?;
             match self.snapshot(&staging) {
                 Ok(summary) => return Ok(summary),
                 Err(RestoreError::Changed) if restarts < RESTARTS_MAX => restarts += 1,
+                Err(e @ RestoreError::Corrupt { .. }) if !told && link.corrupt.get().is_some() => {
+                    told = true;
+                    let text = format!("{e}; the server is told, and asked for another");
+                    link.progress.say(&text);
+                }
                 Err(error) => break error.of_server(&link.server.authority),
             }
             link.stop.clear();
@@ -274,6 +281,14 @@ impl Restore<'_> {
         let opened = download::open(link, &format!("{base}/snapshot.tar.zst"))?;
         let bundle = opened.header("x-cachew-bundle-url").map(str::to_owned);
         let bundle = bundle.filter(|target| !args.no_bundle && target.starts_with('/'));
+        let tag = opened.tag_of_tarpon();
+        let doubted = |error| {
+            if let (RestoreError::Corrupt { .. }, Some(tag)) = (&error, &tag) {
+                // Only the first: the server is told once.
+                let _ = link.corrupt.set(tag.clone());
+            }
+            error
+        };
         let (download, first) = opened.start()?;
         let root = staging.open_tree()?;
         let quota = Quota::new(args.size_limit, &staging.tree())?;
@@ -290,14 +305,16 @@ impl Restore<'_> {
             site,
             self.dates,
             link.progress,
-        )?;
+        )
+        .map_err(doubted)?;
         let restored = gitdir::make(
             &staging.tree(),
             &args.repo_url,
             &archive,
             self.dates,
             link.stop,
-        )?;
+        )
+        .map_err(doubted)?;
         drop(archive);
         let sha256 = restored.kind == gix::hash::Kind::Sha256;
         let update = Update {

@@ -10,6 +10,7 @@ use std::time::{Instant, SystemTime};
 use super::resident::Resident;
 use crate::cache::entry::{EntryId, LinkedFile, Meta};
 use crate::cache::staging::spool_path;
+use crate::limits::DOUBT_INTERVAL_MS;
 use crate::snapshot::fanout::Fanout;
 
 /// The open files of an archive.
@@ -54,6 +55,8 @@ pub struct Archive {
     linked: Vec<LinkedFile>,
     place: Mutex<Place>,
     last_used_unix_ms: AtomicU64,
+    /// When it was last looked at on a client's word; 0 for never.
+    doubted_unix_ms: AtomicU64,
 }
 
 /// Invariant: before [`Archive::placed`] the directory is empty and there are no files, and no
@@ -86,6 +89,7 @@ impl Archive {
             linked,
             place: Mutex::default(),
             last_used_unix_ms: AtomicU64::new(created_unix_ms),
+            doubted_unix_ms: AtomicU64::new(0),
         }
     }
 
@@ -104,6 +108,7 @@ impl Archive {
             place: Mutex::new(Place { dir, files: None }),
             // The clock may have been set back since.
             last_used_unix_ms: AtomicU64::new(fields.created_unix_ms.min(unix_ms())),
+            doubted_unix_ms: AtomicU64::new(0),
         }
     }
 
@@ -182,6 +187,16 @@ impl Archive {
     /// Notes that a request is answered from it.
     pub fn touch(&self) {
         self.last_used_unix_ms.store(unix_ms(), Ordering::Relaxed);
+    }
+
+    /// Whether it may be looked at on a client's word now; if so, not again for an hour.
+    pub fn may_be_doubted(&self) -> bool {
+        let (now, before) = (unix_ms(), self.doubted_unix_ms.load(Ordering::Relaxed));
+        let may_be = before == 0 || now.saturating_sub(before) >= DOUBT_INTERVAL_MS;
+        if may_be {
+            self.doubted_unix_ms.store(now, Ordering::Relaxed);
+        }
+        may_be
     }
 
     /// When a request was last answered from it, ms since 1970.

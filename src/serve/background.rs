@@ -19,10 +19,12 @@ use super::bundle_cache::{BundleCache, BundleFile, BundleKey};
 use super::ensure_refs::EnsureRequest;
 use super::flights::Flights;
 use super::git_protocol::GitRequest;
+use super::heal::{Damaged, Doubt};
 use super::registry::{Permit, Repo, StartError};
 use super::shared::Shared;
 use super::spool::{Spooler, not_kept};
 use super::upload_turns::{UploadBounds, UploadTurns};
+use crate::cache::entry::EntryId;
 use crate::cache::evict::{self, Bounds, Candidate};
 use crate::faults::Faults;
 use crate::io::disk::DiskFile;
@@ -54,6 +56,10 @@ pub enum Command {
     EnsureRefs(EnsureRequest),
     /// Run `git upload-pack`.
     Git(GitRequest),
+    /// Something on the disk has rotted.
+    Damaged(Damaged),
+    /// A client says that something has.
+    Doubt(Doubt),
 }
 
 /// A build's spool file and what is to be written to it.
@@ -86,6 +92,8 @@ pub(super) struct Plane {
     pub(super) freshening: Flights<Arc<str>, Result<(), StartError>>,
     /// Mirrors whose packs are being joined.
     pub(super) maintaining: Flights<Arc<str>, ()>,
+    /// Looks at archives on a client's word.
+    pub(super) doubting: Flights<EntryId, ()>,
     pub(super) bundling: Flights<BundleKey, Result<Arc<BundleFile>, StartError>>,
     pub(super) bundles: std::cell::RefCell<BundleCache>,
     pub(super) turns: Turns,
@@ -222,6 +230,7 @@ impl Plane {
             setting_up: Flights::default(),
             freshening: Flights::default(),
             maintaining: Flights::default(),
+            doubting: Flights::default(),
             bundling: Flights::default(),
             bundles: std::cell::RefCell::default(),
             turns,
@@ -265,6 +274,12 @@ impl Plane {
                     }
                     Some(Command::Git(request)) => {
                         spawn_local(self.clone().git_protocol(request));
+                    }
+                    Some(Command::Damaged(damaged)) => {
+                        spawn_local(self.clone().heal(damaged));
+                    }
+                    Some(Command::Doubt(doubt)) => {
+                        spawn_local(self.clone().doubt(doubt));
                     }
                 },
                 // Spools and builds must not wait for a sweep.
@@ -339,6 +354,10 @@ fn sweep(shared: &Shared) {
     let mut entries: Vec<(Arc<Repo>, Arc<Archive>, u64)> = Vec::new();
     for repo in shared.registry.all() {
         if let Some(archive) = repo.current() {
+            if shared.state.is_gone(&archive.dir()) {
+                lose(shared, &repo, archive);
+                continue;
+            }
             let bytes = shared.state.entry_bytes(&archive.dir()).unwrap_or(0);
             entries.push((repo, archive, bytes));
         }
@@ -380,6 +399,19 @@ fn sweep(shared: &Shared) {
     shared.set_cache(used - evicted.0, left, space.total_bytes);
 }
 
+/// Somebody has removed the entry from the disk: it is built again when it is asked for.
+fn lose(shared: &Shared, repo: &Repo, archive: Arc<Archive>) {
+    let repository = &*repo.name;
+    if repo.forget(&archive) {
+        tracing::warn!(
+            repository,
+            "somebody has removed the snapshot from the disk"
+        );
+        // Those who read it have it open.
+        shared.retire(archive);
+    }
+}
+
 fn candidates(entries: &[(Arc<Repo>, Arc<Archive>, u64)]) -> Vec<Candidate> {
     let now = unix_ms();
     let candidate = |(_, archive, bytes): &(Arc<Repo>, Arc<Archive>, u64)| Candidate {
@@ -406,8 +438,12 @@ fn remove_retired(shared: &Shared, kept_ms: u64) {
     }
 }
 
-fn remove(shared: &Shared, archive: &Archive) {
-    if let Err(e) = shared.state.remove(&archive.dir()) {
+/// Removes an entry that nobody finds any more.
+pub(super) fn remove(shared: &Shared, archive: &Archive) {
+    let removed = shared.state.remove(&archive.dir());
+    if let Err(e) = removed
+        && !e.is_not_found()
+    {
         tracing::error!(
             repository = &*archive.repository,
             "cannot remove an entry: {e}"

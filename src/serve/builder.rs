@@ -1,5 +1,6 @@
 //! A build, from a permit to a published entry, on a thread of its own.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -11,6 +12,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{RwLockReadGuard, watch};
+use xxhash_rust::xxh64::Xxh64;
 
 use super::archive::{Archive, Files, unix_ms};
 use super::background::{Command, SpoolJob};
@@ -111,10 +113,13 @@ impl From<BeginError> for End {
 
 struct SpoolSender {
     sender: UnboundedSender<(u64, Piece)>,
+    /// Of all pieces so far, which come in order.
+    checksum: RefCell<Xxh64>,
 }
 
 impl Spool for SpoolSender {
     fn write(&self, offset: u64, piece: Piece) {
+        self.checksum.borrow_mut().update(&piece);
         // Fails only when the background plane has ended; it told the fan-out so.
         let _ = self.sender.send((offset, piece));
     }
@@ -454,7 +459,10 @@ fn settle<'r>(
 fn build(shared: &Arc<Shared>, mut begun: Begun<'_>, held: &mut Option<Turn>) -> Result<End, End> {
     let archive = begun.archive.clone();
     let (sender, pieces) = unbounded_channel();
-    let spool = SpoolSender { sender };
+    let spool = SpoolSender {
+        sender,
+        checksum: RefCell::new(Xxh64::new(0)),
+    };
     let spooler = Spooler::new(archive.fanout.clone(), pieces);
     let (level, faults) = (shared.config.level, &shared.faults);
     let first = begun
@@ -480,6 +488,7 @@ fn build(shared: &Arc<Shared>, mut begun: Begun<'_>, held: &mut Option<Turn>) ->
     let let_go = move || drop(pinned);
     let produced = produce::produce(opened, fanout, &spool, &shared.ring, enter, let_go);
     let (records, mut turn) = produced?;
+    let spool_checksum = spool.checksum.borrow().digest();
     drop(spool);
     archive.fanout.finish();
     if let Some(turn) = &mut turn {
@@ -496,7 +505,7 @@ fn build(shared: &Arc<Shared>, mut begun: Begun<'_>, held: &mut Option<Turn>) ->
     let Some(mut staging) = staging else {
         return Ok(End::LiveOnly);
     };
-    match publish(&mut staging, &archive, records, &loose) {
+    match publish(&mut staging, &archive, records, &loose, spool_checksum) {
         Ok(meta) => match staging.publish(archive.id, &meta) {
             Ok(dir) => {
                 archive.moved_to(dir);
@@ -515,6 +524,7 @@ fn publish(
     archive: &Archive,
     records: Vec<Record>,
     loose: &[String],
+    spool_checksum: u64,
 ) -> Result<Vec<u8>, String> {
     for relative in loose {
         staging.unlink(relative).map_err(|e| e.to_string())?;
@@ -535,6 +545,7 @@ fn publish(
         created_unix_ms: archive.created_unix_ms,
         linked: archive.linked().to_vec(),
         layout: archive.fanout.layout(),
+        spool_checksum,
         jobs: jobs.collect(),
     });
     Ok(meta.map_err(|e| e.to_string())?.encode())

@@ -390,6 +390,13 @@ impl Plane {
         }
     }
 
+    /// Notes the HEAD of a mirror that has taken another one's place.
+    pub(super) async fn look_at_head(&self, repo: &Arc<Repo>) {
+        if let Some(head) = self.read_head(repo).await {
+            repo.set_head(head);
+        }
+    }
+
     /// The mirror's HEAD.
     pub(super) async fn head(&self, repo: &Arc<Repo>) -> Result<Arc<MirrorHead>, StartError> {
         if let Some(head) = repo.head() {
@@ -408,7 +415,7 @@ fn lately() -> Instant {
 }
 
 /// What the client hears when there is no mirror and none can be had.
-fn clone_error(repo: &Repo, error: &MirrorError) -> StartError {
+pub(super) fn clone_error(repo: &Repo, error: &MirrorError) -> StartError {
     let status = match error {
         MirrorError::NotFound { .. } | MirrorError::Denied { .. } => 404,
         _ => freshen_error(repo, error).status,

@@ -374,6 +374,15 @@ impl Repo {
         current.is_some()
     }
 
+    /// The same for one that was found damaged. If it was, and nobody builds, the right to build
+    /// another one: as long as it is held nothing is published.
+    pub fn condemn(self: &Arc<Self>, archive: &Arc<Archive>) -> Option<Permit> {
+        let mut state = self.lock();
+        let current = state.current.take_if(|c| Arc::ptr_eq(c, archive));
+        let is_free = current.is_some() && matches!(state.builds, Builds::None);
+        is_free.then(|| self.permit(&mut state))
+    }
+
     /// The mirror was found to be like its upstream, or made so, by a comparison that began at
     /// these two readings of the clock.
     pub fn set_fresh(&self, unix_ms: u64, began: Instant) {
@@ -422,6 +431,11 @@ impl Repo {
             at: Instant::now(),
             why: why.to_owned(),
         });
+    }
+
+    /// Whether the last build failed and nothing has moved since.
+    pub fn is_failing(&self) -> bool {
+        self.lock().not_built.is_some()
     }
 
     /// A build has succeeded whose archive is not kept; [`Repo::publish`] notes the others.

@@ -144,6 +144,14 @@ impl Shared {
         Some(found.clone())
     }
 
+    /// Takes one out of them; whether it was among them.
+    pub fn take_one_retired(&self, archive: &Arc<Archive>) -> bool {
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = retired.len();
+        retired.retain(|one| !Arc::ptr_eq(one, archive));
+        retired.len() < before
+    }
+
     /// Takes out the retired archives that nobody reads or has read for `kept_ms`.
     pub fn take_retired(&self, kept_ms: u64) -> Vec<Arc<Archive>> {
         let now = unix_ms();

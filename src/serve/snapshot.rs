@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use super::archive::Archive;
 use super::background::Command;
 use super::core::{Asked, Core, Note};
+use super::heal::Doubt;
 use super::reader::ArchiveReader;
 use super::registry::{Found, Repo, StartError, Started, Ticket};
 use crate::extent::{Next, Source};
@@ -17,7 +20,7 @@ use crate::http::precondition::{Conditions, Verdict, evaluate, if_range_matches}
 use crate::http::range::{Requested, Selection, requested};
 use crate::http::response::Head;
 use crate::http::{Method, Version};
-use crate::limits::{LIVE_ONLY_LOOK_MS, LOOKS_MAX};
+use crate::limits::{DOUBT_WAIT_MS, LIVE_ONLY_LOOK_MS, LOOKS_MAX};
 use crate::metrics::Outcome;
 use crate::snapshot::fanout::Status;
 
@@ -63,6 +66,7 @@ impl Core {
     /// Answers `GET`: finds an archive, or has one built, and reads it.
     async fn get(&self, asked: &Asked<'_, '_>, out: &mut Vec<u8>) -> Answer<Note> {
         let repo = &asked.repo;
+        self.hear_of_damage(asked).await;
         if let Some(archive) = self.superseded(asked)
             && let Ok(answer) = self.serve(asked, &archive, Outcome::Hit, out).await
         {
@@ -107,6 +111,30 @@ impl Core {
         let why = failure.as_deref().unwrap_or("it went while it was read");
         let message = format!("no snapshot of {}: {why}; try again", repo.name);
         self.failed(asked, 503, &message, out)
+    }
+
+    /// Has the archive looked at that the client found damaged, and waits for that, but not for
+    /// ever.
+    async fn hear_of_damage(&self, asked: &Asked<'_, '_>) {
+        let (Some(tag), repo) = (asked.head.corrupt, &asked.repo) else {
+            return;
+        };
+        let is_it = |archive: &Arc<Archive>| {
+            archive.repository == repo.name && archive.etag.as_bytes() == tag
+        };
+        let current = repo.current().filter(is_it);
+        let Some(archive) = current.or_else(|| self.shared.find_retired(is_it)) else {
+            return;
+        };
+        let (looked, has_looked) = oneshot::channel();
+        let repo = repo.clone();
+        self.shared.tell(Command::Doubt(Doubt {
+            repo,
+            archive,
+            looked,
+        }));
+        let limit = Duration::from_millis(DOUBT_WAIT_MS);
+        drop(monoio::time::timeout(limit, has_looked).await);
     }
 
     /// The archive that the request names by its tag, if a newer one has replaced it lately: a
@@ -375,7 +403,8 @@ fn names(head: &RequestHead<'_>, archive: &Archive) -> bool {
 /// The headers that say what an archive is.
 fn describe<'b>(head: Head<'b>, archive: &Archive, outcome: Outcome) -> Head<'b> {
     let status = match outcome {
-        Outcome::Build => "tarpon; fwd=uri-miss; stored",
+        // Not that it is stored: whether it will be is not known yet.
+        Outcome::Build => "tarpon; fwd=uri-miss",
         Outcome::Follow => "tarpon; fwd=uri-miss; collapsed",
         _ => "tarpon; hit",
     };

@@ -347,6 +347,14 @@ impl Fanout {
         self.room.notify_all();
     }
 
+    /// What is there turned out to be damaged: no more of it is sent, whole as it was thought to be.
+    pub fn condemn(&self, why: &str) {
+        let mut shared = self.lock();
+        shared.status = Status::Failed(Arc::from(why));
+        wake(shared);
+        self.room.notify_all();
+    }
+
     /// Waits until every byte is in the spool file, or the spool has failed.
     pub fn wait_spooled(&self) -> Result<(), Arc<str>> {
         let mut shared = self.lock();

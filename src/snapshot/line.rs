@@ -282,6 +282,15 @@ impl<'a> Line<'a> {
             self.output.piece(frames)?;
             at += len;
         }
+        // They were read twice: a disk can give other bytes the second time.
+        let (_, checksum) = self.output.end_record(record.spool_offset);
+        if checksum != record.checksum {
+            return Err(BuildError::Io {
+                op: "read frames of the previous",
+                path: "spool".into(),
+                source: std::io::Error::other("it gives other bytes each time"),
+            });
+        }
         self.records.push(record);
         Ok(true)
     }

@@ -14,6 +14,7 @@ pub mod output;
 mod pace;
 pub mod pack;
 pub mod produce;
+pub mod scrub;
 pub mod tar;
 pub mod turns;
 pub mod verify;

@@ -11,7 +11,8 @@ use std::collections::HashSet;
 use std::fs::{File, Metadata};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -25,7 +26,8 @@ use sha2::{Digest, Sha256};
 use super::map::MappedFile;
 use super::view::Linked;
 use super::zstd::ring::panic_text;
-use crate::io::sched;
+use crate::io::uncached::{Pace, ReadExactAt, Uncached, forget};
+use crate::io::{residency, sched};
 use crate::limits::{SUM_READ_BYTES, TURN_MS, VERIFIED_FILES_MAX, VERIFY_ENTRIES};
 
 /// Before the first entry of a pack: `PACK`, its version, and how many there are.
@@ -74,6 +76,12 @@ impl FileId {
 }
 
 impl Verified {
+    /// Forgets all: what is built next is read again.
+    pub fn clear(&self) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.clear();
+    }
+
     fn has(&self, id: &FileId) -> bool {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.contains(id)
@@ -138,18 +146,8 @@ impl Verified {
         if self.has(&id) {
             return Ok(());
         }
-        let trailer = hash.len_in_bytes() as u64;
-        let offset = id.bytes.saturating_sub(trailer);
         let file = Reader::new(file, gate);
-        let sound = match are_entries_sound(&path, &file, offset, hash, VERIFY_ENTRIES) {
-            Ok(None) => match hash {
-                gix::hash::Kind::Sha256 => is_sound::<Sha256>(&file, offset),
-                _ => is_sound::<Sha1>(&file, offset),
-            },
-            Ok(Some(sound)) => Ok(sound),
-            Err(e) => Err(e),
-        };
-        match sound {
+        match is_file_sound(&path, &file, id.bytes, hash) {
             Ok(true) => {
                 self.add(id);
                 Ok(())
@@ -161,6 +159,44 @@ impl Verified {
             }),
             Err(source) => Err(VerifyError::Io { path, source }),
         }
+    }
+}
+
+/// Whether the file at `path`, a pack or one of its companions, is as git wrote it: all of it is
+/// read from the disk.
+pub fn is_sound_on_disk(path: &Path, hash: gix::hash::Kind, pace: &Pace) -> io::Result<bool> {
+    let file = Uncached::open(path, pace)?;
+    let bytes = file.metadata()?.len();
+    // The pace says when to stop.
+    let open = Gate::default();
+    let file = Reader::new(file, &open);
+    if path.extension().is_none_or(|extension| extension != "pack") {
+        return is_file_sound(path, &file, bytes, hash);
+    }
+    // The index tells the place of each entry, and is mapped for that.
+    let index = File::open(path.with_extension("idx"))?;
+    let index_bytes = index.metadata()?.len();
+    let was_in_memory = residency::in_memory(index.as_fd(), 0..index_bytes);
+    let sound = is_file_sound(path, &file, bytes, hash);
+    if was_in_memory == Some(false) {
+        forget(&index, 0, index_bytes);
+    }
+    sound
+}
+
+fn is_file_sound(
+    path: &Path,
+    file: &Reader<'_>,
+    bytes: u64,
+    hash: gix::hash::Kind,
+) -> io::Result<bool> {
+    let offset = bytes.saturating_sub(hash.len_in_bytes() as u64);
+    match are_entries_sound(path, file, offset, hash, VERIFY_ENTRIES)? {
+        None => match hash {
+            gix::hash::Kind::Sha256 => is_sound::<Sha256>(file, offset),
+            _ => is_sound::<Sha1>(file, offset),
+        },
+        Some(sound) => Ok(sound),
     }
 }
 
@@ -215,12 +251,13 @@ impl Gate {
 
 /// A file that is read from its beginning to its end, as `gate` lets it.
 struct Reader<'s> {
-    file: File,
+    file: Box<dyn ReadExactAt + 's>,
     gate: &'s Gate,
 }
 
 impl<'s> Reader<'s> {
-    fn new(file: File, gate: &'s Gate) -> Reader<'s> {
+    fn new(file: impl ReadExactAt + 's, gate: &'s Gate) -> Reader<'s> {
+        let file = Box::new(file);
         Reader { file, gate }
     }
 

@@ -100,7 +100,8 @@ pub fn pin(mirror: &Path, link: &mut LinkFn<'_>) -> Result<View, PinError> {
     Ok(view)
 }
 
-fn object_hash(mirror: &Path) -> Result<gix::hash::Kind, PinError> {
+/// The kind of the mirror's object ids, if it is one that can be used.
+pub(super) fn object_hash(mirror: &Path) -> Result<gix::hash::Kind, PinError> {
     let path = mirror.join("config");
     let unusable = |reason: String| PinError::Unusable {
         path: mirror.to_owned(),
@@ -212,7 +213,7 @@ fn link_loose(
 }
 
 /// Names in a directory that are valid UTF-8 (all that git makes are); empty if it is missing.
-fn list(directory: &Path) -> Result<Vec<String>, PinError> {
+pub(super) fn list(directory: &Path) -> Result<Vec<String>, PinError> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -7,6 +7,7 @@ mod support;
 mod archives;
 mod bundle;
 mod children;
+mod corrupt;
 mod dates;
 mod endless;
 mod errors;

@@ -9,6 +9,7 @@ mod bundle;
 mod cachew;
 mod children;
 mod crowds;
+mod disks;
 mod drivers;
 mod ensure_refs;
 mod faults;
@@ -79,10 +80,11 @@ fn finish(conn: &mut Conn, mut body: Vec<u8>) -> Vec<u8> {
 }
 
 /// A server on a mirror of `small` that was put there, after one look at the upstream; the next
-/// one on schedule is far away.
+/// one on schedule is far away. What a test does to the mirror nobody mends.
 fn start_on_mirror(lab: &Lab) -> Server {
     lab.place_mirror("small");
-    let server = lab.settings().with(&["--fetch-interval", "720h"]).start();
+    let far = ["--fetch-interval", "720h", "--scrub-interval", "0"];
+    let server = lab.settings().with(&far).start();
     let absent = r#"{"refs":{"refs/heads/absent":""}}"#;
     ensure(&server, "small", absent);
     assert_eq!(server.fetches(), 1);

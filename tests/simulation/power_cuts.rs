@@ -37,6 +37,7 @@ fn publish(fs: &SimFs, state: &StateDir<SimFs>, version: u64) -> Result<PathBuf,
         created_unix_ms: version,
         linked: Vec::new(),
         layout,
+        spool_checksum: 0,
         jobs: Vec::new(),
     };
     let meta = Meta::new(fields).unwrap().encode();

@@ -873,6 +873,7 @@ impl Build {
             created_unix_ms: self.version,
             linked: linked.collect(),
             layout: self.readable.fanout.layout(),
+            spool_checksum: 0,
             jobs: Vec::new(),
         });
         meta.expect("a sound build").encode()

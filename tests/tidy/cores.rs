@@ -24,7 +24,13 @@ const CORE_PATHS: [&str; 10] = [
 ];
 
 /// Files of which nothing runs on a core.
-const OTHER_FILES: [(&str, &str); 1] = [("src/serve/builder.rs", "a thread for each build")];
+const OTHER_FILES: [(&str, &str); 2] = [
+    ("src/serve/builder.rs", "a thread for each build"),
+    (
+        "src/serve/scrub.rs",
+        "a thread of its own, which the main thread starts and ends",
+    ),
+];
 
 /// File, function, and a reason.
 type Named = (&'static str, &'static str, &'static str);
@@ -57,7 +63,7 @@ const SEEMING: [Named; 7] = [
 ];
 
 /// Functions that wait, or call such ones, and where they run instead of on a core.
-const WAITING: [Named; 30] = [
+const WAITING: [Named; 31] = [
     ("src/io/residency.rs", "read_in", "for prefetch threads"),
     (
         "src/log.rs",
@@ -78,7 +84,7 @@ const WAITING: [Named; 30] = [
     (
         "src/serve/background.rs",
         "remove",
-        "a thread, from `sweep`",
+        "a thread, from `sweep` and `Plane::remove_entry`",
     ),
     (
         "src/serve/background.rs",
@@ -94,6 +100,11 @@ const WAITING: [Named; 30] = [
         "src/serve/background.rs",
         "sweep",
         "a thread, from `Plane::sweep`",
+    ),
+    (
+        "src/serve/heal.rs",
+        "swap",
+        "a thread, from `Plane::clone_beside`",
     ),
     (
         "src/serve/prefetch.rs",

@@ -24,7 +24,7 @@ use crate::limits::META_BYTES_MAX;
 
 const MAGIC: [u8; 8] = *b"tarpon\x1a\n";
 /// The format version that is written, and the only one that is read.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 const DIGEST_BYTES: usize = 32;
 const EXTENT_SPOOL: u8 = 0;
 const EXTENT_RAW_RUN: u8 = 1;
@@ -245,6 +245,7 @@ wire_struct!(@with_offsets Fields {
     created_unix_ms: u64,
     linked: Vec<LinkedFile>,
     layout: Layout,
+    spool_checksum: u64,
     jobs: Vec<JobRecord>,
 });
 wire_struct!(LinkedFile {

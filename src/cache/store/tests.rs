@@ -31,6 +31,7 @@ fn meta(id: EntryId, created_unix_ms: u64) -> Meta {
             bytes: PACKED.len() as u64,
         }],
         layout,
+        spool_checksum: 0,
         jobs: Vec::new(),
     })
     .unwrap()

@@ -32,6 +32,7 @@ fn fields() -> Fields {
             linked("objects/pack/pack-1.pack", RAW_FRAME_BYTES + 6),
         ],
         layout,
+        spool_checksum: 0x0123_4567_89ab_cdef,
         jobs: vec![job(100, 30), job(130, 20)],
     }
 }
@@ -61,15 +62,18 @@ fn the_written_form_does_not_drift() {
     small.repository = "h/p".into();
     let file = Meta::new(small).unwrap().encode();
     let mut expected = Vec::new();
-    expected.extend_from_slice(b"tarpon\x1a\n\x03\0\0\0");
-    expected.extend_from_slice(&139u64.to_le_bytes());
+    expected.extend_from_slice(b"tarpon\x1a\n\x04\0\0\0");
+    expected.extend_from_slice(&147u64.to_le_bytes());
     expected.extend_from_slice("a5".repeat(16).as_bytes());
     expected.extend_from_slice(b"\x03\0\0\0\0\0\0\0h/p");
     expected.extend_from_slice(&[0; 8]);
     expected.extend_from_slice(&[0x5A; 32]);
     expected.extend_from_slice(&1_700_000_000_000u64.to_le_bytes());
-    // No linked files; two lengths, no extents, no checksums; no jobs.
-    expected.extend_from_slice(&[0; 8 + 16 + 8 + 8 + 8]);
+    // No linked files; two lengths, no extents, no checksums.
+    expected.extend_from_slice(&[0; 8 + 16 + 8 + 8]);
+    expected.extend_from_slice(&0x0123_4567_89ab_cdef_u64.to_le_bytes());
+    // No jobs.
+    expected.extend_from_slice(&[0; 8]);
     assert_eq!(file[..file.len() - DIGEST_BYTES], expected);
 }
 
@@ -282,6 +286,7 @@ fn meta() -> impl Strategy<Value = Meta> {
             created_unix_ms,
             linked,
             layout,
+            spool_checksum: created_unix_ms.rotate_left(7),
             jobs,
         };
         Meta::new(fields).expect("the strategy makes valid entries")

@@ -1,0 +1,305 @@
+//! What is done about bytes that have rotted on the disk. A damaged entry is dropped, whoever reads
+//! it gets an error, and another is built. A damaged mirror is cloned anew beside the old one, and
+//! takes its place in one step; until then what is sound in the cache is served, builds fail by the
+//! check of their packs, and git's endpoint by git's own: nothing that is known to be damaged is
+//! sent.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+
+use super::archive::{Archive, unix_ms};
+use super::background::{Plane, remove};
+use super::flights::{Duty, Flights};
+use super::freshness::clone_error;
+use super::registry::{Permit, Repo, StartError};
+use super::shared::Shared;
+use crate::cache::check::{Fault, check_entry, is_rot};
+use crate::io::fs::{Fs, Os, remove_tree};
+use crate::io::uncached::Pace;
+use crate::metrics::{CloneResult, Event, ScrubResult};
+use crate::snapshot::scrub::{MirrorFault, check_mirror};
+
+/// What was found.
+#[derive(Debug)]
+pub enum Damaged {
+    /// A snapshot, which is condemned already.
+    Entry {
+        repo: Arc<Repo>,
+        archive: Arc<Archive>,
+        fault: Fault,
+        permit: Option<Permit>,
+    },
+    /// A mirror.
+    Mirror { repo: Arc<Repo>, fault: MirrorFault },
+}
+
+/// A client says that an archive is damaged.
+#[derive(Debug)]
+pub struct Doubt {
+    pub repo: Arc<Repo>,
+    pub archive: Arc<Archive>,
+    /// Hears when the archive was looked at, or will not be.
+    pub looked: oneshot::Sender<()>,
+}
+
+/// From here on no byte of the archive is sent. The right to build another, if nobody builds.
+pub(super) fn condemn(
+    shared: &Shared,
+    repo: &Arc<Repo>,
+    archive: &Arc<Archive>,
+    fault: &Fault,
+) -> Option<Permit> {
+    let (repository, id) = (&*repo.name, archive.id);
+    tracing::error!(repository, %id, "the snapshot has rotted and is built anew: {fault}");
+    let permit = repo.condemn(archive);
+    shared.take_one_retired(archive);
+    archive
+        .fanout
+        .condemn("the snapshot is damaged on the server's disk; ask again");
+    // A build must not trust what was read before.
+    shared.verified.clear();
+    permit
+}
+
+/// Stops a look when the task that waits for it goes.
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Plane {
+    /// Looks at an archive on a client's word, at most once in a while.
+    pub(super) async fn doubt(self: Rc<Self>, doubt: Doubt) {
+        let Doubt {
+            repo,
+            archive,
+            looked,
+        } = doubt;
+        let (flight, duty) = self.doubting.join(&archive.id);
+        let Some(duty) = duty else {
+            flight.end().await;
+            let _ = looked.send(());
+            return;
+        };
+        if !archive.may_be_doubted() {
+            duty.done(());
+            let _ = looked.send(());
+            return;
+        }
+        let repository = &*repo.name;
+        tracing::warn!(repository, id = %archive.id, "a client says that the snapshot is damaged");
+        let condemned = self.look_at_entry(&repo, &archive).await;
+        // What the client is answered with now is another archive, or this one is sound.
+        duty.done(());
+        let _ = looked.send(());
+        if let Some((permit, fault)) = condemned {
+            self.replace_entry(&repo, &archive, permit, &fault).await;
+        }
+    }
+
+    /// Does something about it.
+    pub(super) async fn heal(self: Rc<Self>, damaged: Damaged) {
+        match damaged {
+            Damaged::Entry {
+                repo,
+                archive,
+                fault,
+                permit,
+            } => {
+                self.replace_entry(&repo, &archive, permit, &fault).await;
+            }
+            Damaged::Mirror { repo, fault } => {
+                let repository = &*repo.name;
+                tracing::error!(repository, "the mirror has rotted: {fault}");
+                // Its snapshot shares its packs.
+                let entry = match repo.current() {
+                    Some(archive) => {
+                        let condemned = self.look_at_entry(&repo, &archive).await;
+                        condemned.map(|(permit, _)| (archive, permit))
+                    }
+                    None => None,
+                };
+                if let Some((archive, _)) = &entry {
+                    self.remove_entry(archive).await;
+                }
+                self.replace_mirror(&repo).await;
+                if let Some((_, Some(permit))) = entry {
+                    self.build(permit).await;
+                }
+            }
+        }
+    }
+
+    /// Reads an entry from the disk at once; if it is damaged, nothing of it is sent any more.
+    async fn look_at_entry(
+        &self,
+        repo: &Arc<Repo>,
+        archive: &Arc<Archive>,
+    ) -> Option<(Option<Permit>, Fault)> {
+        let stop = StopOnDrop(Arc::default());
+        let (dir, id, pace) = (archive.dir(), archive.id, Pace::new(None, stop.0.clone()));
+        let looked = spawn_blocking(move || {
+            let found = check_entry(&dir, id, &pace);
+            (found, pace.take_bytes())
+        });
+        let (found, bytes) = looked.await.ok()?;
+        let meter = self.shared.meter();
+        meter.add(Event::ScrubbedBytes, bytes);
+        let result = match &found {
+            Ok(()) => ScrubResult::EntrySound,
+            Err(Fault::Damaged { .. }) => ScrubResult::EntryDamaged,
+            Err(Fault::Unreadable { .. }) => ScrubResult::Unreadable,
+            Err(Fault::Gone | Fault::Stopped) => return None,
+        };
+        meter.add(Event::Scrub(result), 1);
+        let fault = found.err()?;
+        let is_damaged = result == ScrubResult::EntryDamaged;
+        is_damaged.then(|| (condemn(&self.shared, repo, archive, &fault), fault))
+    }
+
+    async fn remove_entry(&self, archive: &Arc<Archive>) {
+        let (shared, archive) = (self.shared.clone(), archive.clone());
+        let removed = spawn_blocking(move || remove(&shared, &archive));
+        if let Err(panic) = removed.await {
+            tracing::error!("the removal of an entry panicked: {panic}");
+        }
+    }
+
+    async fn replace_entry(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        archive: &Arc<Archive>,
+        permit: Option<Permit>,
+        fault: &Fault,
+    ) {
+        // Whoever builds meanwhile publishes under another id, for it was built on this one.
+        self.remove_entry(archive).await;
+        let is_linked = matches!(fault, Fault::Damaged { is_linked, .. } if *is_linked);
+        if is_linked && self.has_rotted(repo).await {
+            self.replace_mirror(repo).await;
+        }
+        if let Some(permit) = permit {
+            self.clone().build(permit).await;
+        }
+    }
+
+    async fn has_rotted(&self, repo: &Arc<Repo>) -> bool {
+        let stop = StopOnDrop(Arc::default());
+        let (mirror, pace) = (repo.mirror.clone(), Pace::new(None, stop.0.clone()));
+        let looked = spawn_blocking(move || {
+            let found = check_mirror(&mirror, &pace, is_rot);
+            (found, pace.take_bytes())
+        });
+        let Ok((found, bytes)) = looked.await else {
+            return false;
+        };
+        let meter = self.shared.meter();
+        meter.add(Event::ScrubbedBytes, bytes);
+        let result = match found {
+            Ok(()) => ScrubResult::MirrorSound,
+            Err(MirrorFault::Damaged { .. }) => ScrubResult::MirrorDamaged,
+            // It is looked at again when it is due.
+            Err(_) => return false,
+        };
+        meter.add(Event::Scrub(result), 1);
+        result == ScrubResult::MirrorDamaged
+    }
+
+    /// Clones the mirror anew and puts the clone in its place. Nobody compares or packs it meanwhile;
+    /// if the upstream cannot be cloned, all stays as it is.
+    async fn replace_mirror(self: &Rc<Self>, repo: &Arc<Repo>) {
+        let comparing = take_duty(&self.freshening, &repo.name).await;
+        let _maintaining = take_duty(&self.maintaining, &repo.name).await;
+        if let Some(setting_up) = self.setting_up.running(&repo.name) {
+            setting_up.end().await;
+        }
+        let _turn = self.turns.clones.acquire(&repo.name).await;
+        // Files that were sound before are read again.
+        self.shared.verified.clear();
+        let (unix_began_ms, began) = (unix_ms(), Instant::now());
+        match self.clone_beside(repo).await {
+            Ok(()) => {
+                tracing::warn!(repository = &*repo.name, "the mirror was cloned anew");
+                // What failed on the old one can be tried on this.
+                repo.set_built();
+                self.look_at_head(repo).await;
+                repo.set_fresh(unix_began_ms, began);
+                comparing.done(Ok(()));
+                self.rebuild(repo);
+            }
+            Err(why) => {
+                tracing::error!(repository = &*repo.name, "a damaged mirror stays: {why}");
+                comparing.done(Err(why));
+            }
+        }
+    }
+
+    async fn clone_beside(&self, repo: &Arc<Repo>) -> Result<(), StartError> {
+        // Serial numbers: the directory is emptied at each start.
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        let staging = self.shared.state.tmp_dir();
+        let number = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let place = staging.join(format!("renewed-{number}.git"));
+        let cloned = self.git.clone_mirror(&repo.url, &place, &staging).await;
+        let result = match &cloned {
+            Ok(()) => CloneResult::Complete,
+            Err(_) => CloneResult::Failed,
+        };
+        self.shared.meter().add(Event::Clone(result), 1);
+        cloned.map_err(|e| clone_error(repo, &e))?;
+        let swapped = repo.clone();
+        let swapped = spawn_blocking(move || swap(&swapped, &place)).await;
+        let failed = |why: &dyn std::fmt::Display| StartError {
+            status: 500,
+            message: format!("{}: cannot exchange the mirror: {why}", repo.name),
+        };
+        swapped
+            .map_err(|panic| failed(&panic))?
+            .map_err(|e| failed(&e))
+    }
+}
+
+/// Waits until nobody else has the duty.
+async fn take_duty<T: Clone>(flights: &Flights<Arc<str>, T>, name: &Arc<str>) -> Duty<Arc<str>, T> {
+    loop {
+        match flights.join(name) {
+            (_, Some(duty)) => return duty,
+            (flight, None) => drop(flight.end().await),
+        }
+    }
+}
+
+/// Gives the clone the mirror's place, and removes the mirror.
+fn swap(repo: &Repo, place: &Path) -> std::io::Result<()> {
+    let old: PathBuf = {
+        let _packing = repo.packing.blocking_lock();
+        let _pinned = repo.pins.blocking_write();
+        match Os.exchange(place, &repo.mirror) {
+            Ok(()) => place.to_owned(),
+            // Not every file system can.
+            Err(_) => {
+                let old = place.with_extension("old");
+                std::fs::rename(&repo.mirror, &old)?;
+                std::fs::rename(place, &repo.mirror)?;
+                old
+            }
+        }
+    };
+    if let Some(parent) = repo.mirror.parent() {
+        Os.sync(parent)?;
+    }
+    // Entries have links to what they need. What stays goes at the next start.
+    if let Err(e) = remove_tree(&old) {
+        tracing::warn!("cannot remove {}: {e}", old.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,294 @@
+//! The scrub: one idle thread that reads every entry and every mirror from the disk, one after the
+//! other, and has what has rotted replaced (see [`super::heal`]).
+//!
+//! When something was looked at last is noted where it is: as the date of an entry's metadata, and
+//! of a file in the mirror. So a restart goes on where the process before it ended. A file in the
+//! state directory is there while a server runs and longer if it does not end as it should; then
+//! everything that was not looked at since is due at once. So is a mirror that a build fails of.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::archive::Archive;
+use super::background::Command;
+use super::heal::{Damaged, condemn};
+use super::registry::Repo;
+use super::shared::Shared;
+use crate::cache::check::{Fault, check_entry, is_rot};
+use crate::cache::entry::META_NAME;
+use crate::io::sched;
+use crate::io::uncached::Pace;
+use crate::limits::{
+    SCRUB_BYTES_PER_S, SCRUB_LOOK_MS, SCRUB_NICE, SCRUB_RETRY_MS, SCRUB_STOP_SEEN_MS,
+};
+use crate::metrics::{Event, ScrubResult};
+use crate::snapshot::scrub::{MirrorFault, check_mirror};
+
+/// There while a server runs.
+const MARKER_NAME: &str = "running";
+/// Its date is when the mirror that it is in was looked at last.
+const STAMP_NAME: &str = "tarpon-checked";
+
+/// The scrub's thread. Dropped, it ends.
+#[derive(Debug)]
+pub struct Scrub {
+    marker: PathBuf,
+    stop: Arc<AtomicBool>,
+    /// Whether something is left to look at because the process before this ended badly.
+    is_pending: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Scrub {
+    /// Starts the thread, and leaves the mark that is there as long as the server runs.
+    pub fn start(shared: Arc<Shared>) -> io::Result<Scrub> {
+        let marker = shared.state.root().join(MARKER_NAME);
+        let interval = shared.config.scrub_interval;
+        let was_cut_off = marker.exists();
+        // A disk that is full or read-only can be served from.
+        if let Err(e) = leave(&marker) {
+            tracing::warn!("cannot note that a server runs: {e}");
+        }
+        if was_cut_off {
+            tracing::warn!("the last server did not end as it should: all is checked");
+        }
+        let is_pending = Arc::new(AtomicBool::new(was_cut_off && !interval.is_zero()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let scrubber = Scrubber {
+            pace: Pace::new(NonZeroU64::new(SCRUB_BYTES_PER_S), stop.clone()),
+            shared,
+            interval,
+            started: SystemTime::now(),
+            is_pending: is_pending.clone(),
+            not_before: HashMap::new(),
+        };
+        let thread = match interval.is_zero() {
+            true => None,
+            false => {
+                let thread = std::thread::Builder::new().name("scrub".into());
+                Some(thread.spawn(move || scrubber.run())?)
+            }
+        };
+        Ok(Scrub {
+            marker,
+            stop,
+            is_pending,
+            thread,
+        })
+    }
+
+    /// The server ends as it should: what it wrote is on its way to the disk.
+    pub fn end(mut self) {
+        self.join();
+        if !self.is_pending.load(Ordering::Relaxed) {
+            // If it stays, all is checked once more.
+            let _ = fs::remove_file(&self.marker);
+        }
+    }
+
+    fn join(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic was logged when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Scrub {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+/// Leaves the mark, so that it is there after a power cut.
+fn leave(marker: &Path) -> io::Result<()> {
+    File::create(marker)?.sync_all()?;
+    match marker.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Something to look at.
+enum Item {
+    Entry(Arc<Repo>, Arc<Archive>),
+    Mirror(Arc<Repo>),
+}
+
+impl Item {
+    /// The file whose date says when this was looked at last, and one that says when it was made.
+    fn stamps(&self) -> [PathBuf; 2] {
+        match self {
+            Item::Entry(_, archive) => [META_NAME; 2].map(|name| archive.dir().join(name)),
+            Item::Mirror(repo) => [STAMP_NAME, "config"].map(|name| repo.mirror.join(name)),
+        }
+    }
+
+    fn stamp(&self) -> Option<SystemTime> {
+        let dates = self.stamps().map(|path| fs::metadata(path)?.modified());
+        dates.into_iter().find_map(io::Result::ok)
+    }
+
+    /// Notes that it was looked at; that may fail on a disk that is read-only.
+    fn note(&self) -> io::Result<()> {
+        let [path, _] = self.stamps();
+        let mut options = File::options();
+        let is_own = matches!(self, Item::Mirror(_));
+        let file = options
+            .write(true)
+            .create(is_own)
+            .truncate(false)
+            .open(path)?;
+        file.set_modified(SystemTime::now())
+    }
+}
+
+struct Scrubber {
+    shared: Arc<Shared>,
+    interval: Duration,
+    started: SystemTime,
+    is_pending: Arc<AtomicBool>,
+    pace: Pace,
+    /// What could not be looked at, or not be noted: not to be tried again all the time.
+    not_before: HashMap<PathBuf, Instant>,
+}
+
+impl Scrubber {
+    fn run(mut self) {
+        sched::be_idle(SCRUB_NICE);
+        while !self.pace.is_over() {
+            let (due, wait) = self.due();
+            if due.is_empty() {
+                self.is_pending.store(false, Ordering::Relaxed);
+                self.sleep(wait);
+            }
+            for item in due {
+                if self.pace.is_over() {
+                    return;
+                }
+                self.look(&item);
+            }
+        }
+    }
+
+    /// What is due, in the order in which it was looked at last; and when something will be.
+    fn due(&mut self) -> (Vec<Item>, Duration) {
+        let now = SystemTime::now();
+        let mut wait = self.interval.min(Duration::from_millis(SCRUB_LOOK_MS));
+        self.not_before.retain(|_, until| *until > Instant::now());
+        let is_pending = self.is_pending.load(Ordering::Relaxed);
+        let mut due = Vec::new();
+        for repo in self.shared.registry.all() {
+            let entry = repo.current().map(|c| Item::Entry(repo.clone(), c));
+            let mirror = repo.is_mirrored().then(|| Item::Mirror(repo.clone()));
+            for item in entry.into_iter().chain(mirror) {
+                // What is not there is looked for by others.
+                let Some(stamp) = item.stamp() else {
+                    continue;
+                };
+                if self.not_before.contains_key(&item.stamps()[0]) {
+                    continue;
+                }
+                // Clocks are set back: a date to come is as good as none.
+                let age = now.duration_since(stamp).unwrap_or(self.interval);
+                let left = self.interval.saturating_sub(age);
+                let is_suspect = matches!(&item, Item::Mirror(repo) if repo.is_failing());
+                if left.is_zero() || is_suspect || (is_pending && stamp < self.started) {
+                    due.push((stamp, item));
+                } else {
+                    wait = wait.min(left);
+                }
+            }
+        }
+        due.sort_by_key(|(stamp, _)| *stamp);
+        (due.into_iter().map(|(_, item)| item).collect(), wait)
+    }
+
+    fn sleep(&self, wait: Duration) {
+        let until = Instant::now() + wait;
+        while !self.pace.is_over()
+            && let left = until.saturating_duration_since(Instant::now())
+            && !left.is_zero()
+        {
+            std::thread::sleep(left.min(Duration::from_millis(SCRUB_STOP_SEEN_MS)));
+        }
+    }
+
+    fn look(&mut self, item: &Item) {
+        let (repo, result) = match item {
+            Item::Entry(repo, archive) => (repo, self.look_at_entry(repo, archive)),
+            Item::Mirror(repo) => (repo, self.look_at_mirror(repo)),
+        };
+        let meter = self.shared.meter();
+        meter.add(Event::ScrubbedBytes, self.pace.take_bytes());
+        let Some(result) = result else {
+            return;
+        };
+        meter.add(Event::Scrub(result), 1);
+        let is_done = match result {
+            ScrubResult::EntrySound => item.note().is_ok(),
+            // Whatever its builds fail of, that is not it.
+            ScrubResult::MirrorSound => item.note().is_ok() && !repo.is_failing(),
+            // Nobody finds it any more.
+            ScrubResult::EntryDamaged => true,
+            ScrubResult::MirrorDamaged | ScrubResult::Unreadable => false,
+        };
+        if !is_done {
+            let until = Instant::now() + Duration::from_millis(SCRUB_RETRY_MS);
+            let [stamp, _] = item.stamps();
+            self.not_before.insert(stamp, until);
+        }
+        let (repository, result) = (&*repo.name, result.name());
+        tracing::debug!(repository, result, "scrubbed");
+    }
+
+    /// `None` if there is nothing to say of it.
+    fn look_at_entry(&self, repo: &Arc<Repo>, archive: &Arc<Archive>) -> Option<ScrubResult> {
+        let repository = &*repo.name;
+        match check_entry(&archive.dir(), archive.id, &self.pace) {
+            Ok(()) => Some(ScrubResult::EntrySound),
+            Err(Fault::Stopped | Fault::Gone) => None,
+            Err(e @ Fault::Unreadable { .. }) => {
+                tracing::warn!(repository, "cannot check the snapshot: {e}");
+                Some(ScrubResult::Unreadable)
+            }
+            Err(fault @ Fault::Damaged { .. }) => {
+                let permit = condemn(&self.shared, repo, archive, &fault);
+                self.shared.tell(Command::Damaged(Damaged::Entry {
+                    repo: repo.clone(),
+                    archive: archive.clone(),
+                    fault,
+                    permit,
+                }));
+                Some(ScrubResult::EntryDamaged)
+            }
+        }
+    }
+
+    fn look_at_mirror(&self, repo: &Arc<Repo>) -> Option<ScrubResult> {
+        let repository = &*repo.name;
+        match check_mirror(&repo.mirror, &self.pace, is_rot) {
+            Ok(()) => Some(ScrubResult::MirrorSound),
+            Err(MirrorFault::Stopped) => None,
+            Err(e @ (MirrorFault::Unreadable { .. } | MirrorFault::Unusable(_))) => {
+                tracing::warn!(repository, "cannot check the mirror: {e}");
+                Some(ScrubResult::Unreadable)
+            }
+            Err(fault @ MirrorFault::Damaged { .. }) => {
+                self.shared.tell(Command::Damaged(Damaged::Mirror {
+                    repo: repo.clone(),
+                    fault,
+                }));
+                Some(ScrubResult::MirrorDamaged)
+            }
+        }
+    }
+}

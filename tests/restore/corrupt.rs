@@ -1,0 +1,34 @@
+//! A server whose disk has changed bytes of an archive: the client says so, and is given another.
+
+use crate::lab::{clone, expect, new_lab, restore};
+use crate::support::compare;
+use crate::support::steps::hit;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+
+#[test]
+fn an_archive_that_rotted_on_the_server_is_asked_for_again() {
+    let lab = new_lab();
+    let server = lab.start();
+    hit(&server, "app");
+    let expected = clone(&lab, "app", "clone");
+    let entry = lab.state().join("snapshots").join(&lab.entries()[0]);
+    let path = entry.join("spool");
+    let middle = fs::metadata(&path).unwrap().len() / 2;
+    let spool = File::options().read(true).write(true).open(&path).unwrap();
+    let mut byte = [0];
+    spool.read_exact_at(&mut byte, middle).unwrap();
+    spool.write_all_at(&[byte[0] ^ 4], middle).unwrap();
+    let target = lab.scratch("restored");
+    let restored = restore(server.address(), "test/app", &target, &["--json"]);
+    expect(&restored, 0);
+    let findings = compare::differences(&expected, &target, &[".git"]);
+    assert!(findings.is_empty(), "{findings:?}");
+    let labels = [("result", "entry_damaged")];
+    let checks = "tarpon_scrub_checks_total";
+    assert_eq!(server.metrics().count(checks, &labels), 1);
+    // The next one finds nothing to say.
+    let again = lab.scratch("again");
+    expect(&restore(server.address(), "test/app", &again, &[]), 0);
+    assert_eq!(server.metrics().count(checks, &[]), 1);
+}
