@@ -16,8 +16,6 @@ use std::time::{Duration, Instant};
 
 /// The most anonymous memory that a restore may hold.
 const ANON_KIB_MAX: u64 = 300_000;
-/// How much is sent at most before the client must have recognised what it is: far less than what a
-/// client takes in that is only slow to look.
 const MIB: usize = 1 << 20;
 /// A frame without a checksum that needs a window of 8 MiB and does not say how long it is.
 const STREAM_HEAD: [u8; 6] = [0x28, 0xB5, 0x2F, 0xFD, 0, 13 << 3];
