@@ -110,6 +110,8 @@ pub struct RequestHead<'a> {
     pub content_type: Option<&'a [u8]>,
     /// `Git-Protocol`
     pub git_protocol: Option<&'a [u8]>,
+    /// `Tarpon-Via`
+    pub via: FieldLines<'a>,
     /// `Accept`
     pub accept: FieldLines<'a>,
 }
@@ -225,6 +227,7 @@ struct Fields<'a> {
     content_encoding: Option<&'a [u8]>,
     content_type: Option<&'a [u8]>,
     git_protocol: Option<&'a [u8]>,
+    via: FieldLines<'a>,
     accept: FieldLines<'a>,
 }
 
@@ -259,6 +262,7 @@ impl<'a> Fields<'a> {
             b"content-encoding" => once(&mut self.content_encoding, value, REPEATED),
             b"content-type" => once(&mut self.content_type, value, REPEATED),
             b"git-protocol" => once(&mut self.git_protocol, value, REPEATED),
+            b"tarpon-via" => also(&mut self.via, value),
             b"accept" => also(&mut self.accept, value),
             _ => Ok(()),
         }
@@ -296,6 +300,7 @@ impl<'a> Fields<'a> {
             content_encoding: self.content_encoding,
             content_type: self.content_type,
             git_protocol: self.git_protocol,
+            via: self.via,
             accept: self.accept,
         })
     }
