@@ -165,6 +165,14 @@ pub const UPSTREAM_TIME_MAX_MS: u64 = 720 * HOUR_MS;
 pub const CACHE_LIMIT_DEFAULT_PERCENT: u8 = 80;
 /// Default share of the file system that stays free whatever the cache limit says.
 pub const CACHE_FREE_FLOOR_DEFAULT_PERCENT: u8 = 5;
+/// Default of how much of the file system one clone or fetch may take.
+pub const CLONE_SIZE_DEFAULT_PERCENT: u8 = 50;
+/// Default of the most memory of each process of a clone or fetch. What indexes a pack holds 96 MB of
+/// bases of deltas for each of its threads, of which there are 20 at most, and about 100 bytes for
+/// each object.
+pub const GIT_MEMORY_DEFAULT_BYTES: u64 = 4 << 30;
+/// Least memory that may be configured: below it git does not clone the smallest repository.
+pub const GIT_MEMORY_MIN_BYTES: u64 = 128 << 20;
 /// Longest upstream host name with its port. It becomes one directory name under `mirrors/`.
 pub const HOST_MAX_BYTES: usize = 253;
 /// The longest name that Linux file systems take.
@@ -296,6 +304,20 @@ pub const GIT_OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const UPSTREAM_LINE_BYTES_MAX: usize = 16 * 1024;
 /// Most refs followed of one upstream.
 pub const UPSTREAM_REFS_MAX: usize = 4_000_000;
+/// Most bytes of one listing of an upstream's refs, those that are not followed included.
+pub const UPSTREAM_LISTING_BYTES_MAX: u64 = 1 << 30;
+/// Most memory that each process of git takes which lists an upstream's refs.
+pub const LISTING_MEMORY_BYTES: u64 = 512 << 20;
+/// Redirects that are followed from one URL of an upstream.
+pub const REDIRECTS_MAX: usize = 3;
+/// Longest URL that a redirect leads to.
+pub const REDIRECT_BYTES_MAX: usize = 4 * 1024;
+/// How much of git's trace of one request is read to find where it is redirected.
+pub const REDIRECT_TRACE_BYTES_MAX: usize = 256 * 1024;
+/// Servers that one request for an upstream may have come by way of.
+pub const VIA_IDS_MAX: usize = 8;
+/// How often is looked how much a clone or fetch has brought.
+pub const GROWTH_LOOK_MS: u64 = 200;
 /// How often the removal of a directory is tried in which somebody still makes files.
 pub const TREE_REMOVE_ATTEMPTS: u32 = 500;
 /// Between two of these attempts.
@@ -322,6 +344,7 @@ const _: () = assert!(CLONES_OF_HOST_MAX < CLONES_RUNNING_MAX);
 const _: () = assert!(FETCHES_OF_HOST_MAX < FETCHES_MAX);
 const _: () = assert!(FRESHENS_OF_HOST_MAX < FRESHENS_RUNNING_MAX);
 const _: () = assert!(GIT_LIST_LIMIT_MS <= GIT_FETCH_LIMIT_MS);
+const _: () = assert!(LISTING_MEMORY_BYTES != GIT_MEMORY_DEFAULT_BYTES);
 const _: () =
     assert!(GIT_PIPE_GRACE_MS < GIT_LIST_LIMIT_MS && GIT_KILL_GRACE_MS < GIT_LIST_LIMIT_MS);
 const _: () = assert!(
@@ -434,6 +457,8 @@ pub const FRESHEN_WAIT_MS: u64 = 30_000;
 pub const FRESHENS_RUNNING_MAX: usize = 32;
 /// The same of one host.
 pub const FRESHENS_OF_HOST_MAX: usize = 16;
+/// Upstreams that are asked at the same time whether they lead back to a server that waits.
+pub const WAYS_RUNNING_MAX: usize = 16;
 /// Requests that look for refs and objects in mirrors at the same time.
 pub const LOOKUPS_RUNNING_MAX: usize = 16;
 /// `git upload-pack` processes at the same time.

@@ -165,6 +165,16 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "TIME", help_heading = "Upstreams")]
     clone_timeout: Option<OsString>,
 
+    /// Give up a clone or a fetch from an upstream that brings more than this: bytes such as 20G, or
+    /// a share of the file system such as 50% [default: 50%]
+    #[arg(long, value_name = "SIZE", help_heading = "Upstreams")]
+    clone_size_limit: Option<OsString>,
+
+    /// Give up a clone or a fetch of which a process takes more memory than this; those that list
+    /// the refs of an upstream may take 512M [default: 4G]
+    #[arg(long, value_name = "SIZE", help_heading = "Upstreams")]
+    git_memory_limit: Option<OsString>,
+
     /// How much the snapshots may take: bytes such as 500G (K, M, G and T are powers of 1024), or
     /// a share of the file system such as 80% [default: 80%]
     #[arg(long, value_name = "SIZE", help_heading = "Cache")]
@@ -219,6 +229,8 @@ impl ServeArgs {
             follow,
             fetch_interval,
             clone_timeout,
+            clone_size_limit,
+            git_memory_limit,
             cache_limit,
             cache_free_floor,
             scrub_interval,
@@ -239,6 +251,8 @@ impl ServeArgs {
             ("follow", list(follow)),
             ("fetch_interval", one(fetch_interval)),
             ("clone_timeout", one(clone_timeout)),
+            ("clone_size_limit", one(clone_size_limit)),
+            ("git_memory_limit", one(git_memory_limit)),
             ("cache_limit", one(cache_limit)),
             ("cache_free_floor", one(cache_free_floor)),
             ("scrub_interval", one(scrub_interval)),

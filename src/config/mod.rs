@@ -64,6 +64,10 @@ pub struct Config {
     pub fetch_interval: Duration,
     /// Limit for one clone.
     pub clone_timeout: Duration,
+    /// How much one clone or fetch may bring.
+    pub clone_size_limit: Share,
+    /// How much memory each process of a clone or fetch may take.
+    pub git_memory_limit_bytes: u64,
     /// How much the snapshots may take.
     pub cache_limit: Share,
     /// How much of the file system stays free; wins over `cache_limit`.
@@ -160,6 +164,15 @@ impl Config {
             follow: layers.list("follow", value::follow)?.unwrap_or_default(),
             fetch_interval: upstream_time("fetch_interval", limits::FETCH_INTERVAL_DEFAULT_MS)?,
             clone_timeout: upstream_time("clone_timeout", limits::CLONE_TIMEOUT_DEFAULT_MS)?,
+            clone_size_limit: layers
+                .one("clone_size_limit", value::share(1))?
+                .unwrap_or(Share::CLONE_DEFAULT),
+            git_memory_limit_bytes: layers
+                .one(
+                    "git_memory_limit",
+                    value::bytes_from(limits::GIT_MEMORY_MIN_BYTES),
+                )?
+                .unwrap_or(limits::GIT_MEMORY_DEFAULT_BYTES),
             cache_limit: layers
                 .one("cache_limit", value::share(1))?
                 .unwrap_or(Share::LIMIT_DEFAULT),

@@ -33,7 +33,7 @@ fn file(text: &str) -> (tempfile::NamedTempFile, String) {
 }
 
 /// For each key a value that is not the default.
-const OTHER: [(&str, &str); 18] = [
+const OTHER: [(&str, &str); 20] = [
     ("listen", "[::1]:9"),
     ("state", "/elsewhere"),
     ("shutdown_grace", "0"),
@@ -45,6 +45,8 @@ const OTHER: [(&str, &str); 18] = [
     ("follow", "refs/pull/*"),
     ("fetch_interval", "250ms"),
     ("clone_timeout", "2h"),
+    ("clone_size_limit", "20G"),
+    ("git_memory_limit", "2G"),
     ("cache_limit", "500G"),
     ("cache_free_floor", "2%"),
     ("scrub_interval", "12h"),
@@ -70,6 +72,8 @@ fn defaults() {
     assert_eq!(config.stall_timeout, Duration::from_secs(60));
     assert_eq!(config.fetch_interval, Duration::from_secs(900));
     assert_eq!(config.clone_timeout, Duration::from_secs(3600));
+    assert_eq!(config.clone_size_limit, Share::Percent(50));
+    assert_eq!(config.git_memory_limit_bytes, 4 << 30);
     assert_eq!(config.cache_limit, Share::Percent(80));
     assert_eq!(config.level, 1);
     assert_eq!(config.encoders, config.cores);
@@ -223,6 +227,8 @@ fn a_wrong_value_is_named_with_key_origin_and_what_is_allowed() {
         ("follow", "pull/*", "such as refs/pull/*"),
         ("fetch_interval", "1ms", "from 100ms to 720h"),
         ("clone_timeout", "never", "from 100ms to 720h"),
+        ("clone_size_limit", "0%", "1% to 100%"),
+        ("git_memory_limit", "50%", "at least 128M"),
         ("cache_limit", "0", "bytes such as 500G"),
         ("cache_limit", "101%", "1% to 100%"),
         ("cache_free_floor", "lots", "0% to 100%"),

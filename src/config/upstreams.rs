@@ -1,6 +1,6 @@
 //! Which hosts are served and where their repositories come from (DESIGN 6).
 use crate::limits::HOST_MAX_BYTES;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Hosts that are served unless `no_default_upstreams` is set.
 pub const DEFAULT_HOSTS: [&str; 4] = ["github.com", "gitlab.com", "bitbucket.org", "codeberg.org"];
@@ -70,6 +70,15 @@ impl Upstreams {
         let mut url = base.clone();
         path.bytes().for_each(|byte| push_encoded(&mut url, byte));
         Some(url)
+    }
+
+    /// The schemes of all base URLs.
+    pub fn schemes(&self) -> BTreeSet<&str> {
+        let schemes = self
+            .bases
+            .values()
+            .filter_map(|base| base.split_once("://"));
+        schemes.map(|(scheme, _)| scheme).collect()
     }
 
     /// Host and base URL of each upstream, in the order of hosts.
@@ -245,6 +254,19 @@ mod tests {
         );
         assert_eq!(known.iter().count(), DEFAULT_HOSTS.len());
         assert!(!upstreams(&["x"], false).contains("github.com"));
+    }
+
+    #[test]
+    fn the_schemes_are_those_of_the_bases() {
+        let schemes = |texts: &[&str], with_defaults| {
+            let known = upstreams(texts, with_defaults);
+            known.schemes().into_iter().collect::<Vec<_>>().join(":")
+        };
+        assert_eq!(
+            schemes(&["a=file:///x", "b=ssh://h/", "c=file:///y"], false),
+            "file:ssh"
+        );
+        assert_eq!(schemes(&["a=http://x/"], true), "http:https");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Values from text. Each parser fails with what is allowed.
-use crate::limits::{CACHE_FREE_FLOOR_DEFAULT_PERCENT, CACHE_LIMIT_DEFAULT_PERCENT};
+use crate::limits::{
+    CACHE_FREE_FLOOR_DEFAULT_PERCENT, CACHE_LIMIT_DEFAULT_PERCENT, CLONE_SIZE_DEFAULT_PERCENT,
+};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
@@ -42,6 +44,9 @@ impl Share {
     /// The default of `cache_free_floor`. A share and not bytes, so that it neither eats a small
     /// file system nor is nothing on a large one.
     pub const FLOOR_DEFAULT: Self = Self::Percent(CACHE_FREE_FLOOR_DEFAULT_PERCENT);
+
+    /// The default of `clone_size_limit`.
+    pub const CLONE_DEFAULT: Self = Self::Percent(CLONE_SIZE_DEFAULT_PERCENT);
 
     /// The bytes that this is of a file system of `total_bytes`; never more than those.
     pub fn of(self, total_bytes: u64) -> u64 {
@@ -165,6 +170,17 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// So many bytes, at least `min`, with an optional K, M, G or T as for [`share`].
+pub(super) fn bytes_from(min: u64) -> impl Fn(&str) -> Result<u64, String> {
+    move |text| match parse_share(text) {
+        Some(Share::Bytes(bytes)) if bytes >= min => Ok(bytes),
+        _ => Err(format!(
+            "bytes such as 4G (with K, M, G or T as powers of 1024), at least {}M",
+            min >> 20
+        )),
+    }
+}
+
 fn parse_share(text: &str) -> Option<Share> {
     let (number, unit) = split_unit(text)?;
     if unit == "%" {
@@ -280,6 +296,17 @@ mod tests {
         }
         assert_eq!(share(0)("0"), Ok(Share::Bytes(0)));
         assert_eq!(share(0)("0%"), Ok(Share::Percent(0)));
+    }
+
+    #[test]
+    fn bytes_of_memory() {
+        let parse = bytes_from(128 << 20);
+        assert_eq!(parse("4G"), Ok(4 << 30));
+        assert_eq!(parse("128M"), Ok(128 << 20));
+        for wrong in ["127M", "50%", "0", "", "-1", "4g", "99999999T"] {
+            let allowed = parse(wrong).unwrap_err();
+            assert!(allowed.ends_with("at least 128M"), "{wrong:?}: {allowed}");
+        }
     }
 
     #[test]

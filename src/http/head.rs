@@ -110,6 +110,8 @@ pub struct RequestHead<'a> {
     pub content_type: Option<&'a [u8]>,
     /// `Git-Protocol`
     pub git_protocol: Option<&'a [u8]>,
+    /// `Tarpon-Via`
+    pub via: FieldLines<'a>,
     /// `Accept`
     pub accept: FieldLines<'a>,
     /// `Tarpon-Corrupt`: the tag of an archive that the client found damaged
@@ -227,6 +229,7 @@ struct Fields<'a> {
     content_encoding: Option<&'a [u8]>,
     content_type: Option<&'a [u8]>,
     git_protocol: Option<&'a [u8]>,
+    via: FieldLines<'a>,
     accept: FieldLines<'a>,
     corrupt: Option<&'a [u8]>,
 }
@@ -262,6 +265,7 @@ impl<'a> Fields<'a> {
             b"content-encoding" => once(&mut self.content_encoding, value, REPEATED),
             b"content-type" => once(&mut self.content_type, value, REPEATED),
             b"git-protocol" => once(&mut self.git_protocol, value, REPEATED),
+            b"tarpon-via" => also(&mut self.via, value),
             b"accept" => also(&mut self.accept, value),
             b"tarpon-corrupt" => once(&mut self.corrupt, value, REPEATED),
             _ => Ok(()),
@@ -300,6 +304,7 @@ impl<'a> Fields<'a> {
             content_encoding: self.content_encoding,
             content_type: self.content_type,
             git_protocol: self.git_protocol,
+            via: self.via,
             accept: self.accept,
             corrupt: self.corrupt,
         })

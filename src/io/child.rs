@@ -1,8 +1,8 @@
 //! Child processes that do not outlive this one, hear signals, and leave a server the processor.
 //!
 //! What a child needs for that is done by the `tarpon` binary itself, called as a *starter*:
-//! `tarpon start-child PARENT NICE PROGRAM ARGUMENTS...`. It leads the child's process group,
-//! starts the program in it and stays until that ends, then ends the same way. The parent (a server
+//! `tarpon start-child PARENT NICE MEMORY PROGRAM ARGUMENTS...`. It leads the child's process
+//! group, starts the program in it and stays until that ends, then ends the same way. The parent (a server
 //! or a restore) signals the group; SIGTERM is the program's to obey, the starter waits. When the
 //! parent is gone, however it went, the kernel tells the starter, and that kills the group: not only
 //! `git`, but also the helpers that `git clone` has started, which would go on for as long as the
@@ -30,7 +30,7 @@ use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 
 /// The first argument of a starter.
 const STARTER: &str = "start-child";
@@ -38,6 +38,8 @@ const STARTER: &str = "start-child";
 const CANNOT_START: &str = "cannot start";
 /// See [`CANNOT_START`]; the code that a shell uses.
 pub const NOT_STARTED_CODE: u8 = 127;
+/// What a starter is told where its program may take as much memory as there is.
+const UNLIMITED: &str = "unlimited";
 /// This program's own binary, also after it was replaced on disk.
 const SELF: &str = "/proc/self/exe";
 /// What tells a starter that its parent is gone.
@@ -63,12 +65,18 @@ pub fn start_if_asked(mut arguments: impl Iterator<Item = OsString>) -> Option<S
     let nice = arguments
         .next()
         .and_then(|nice| nice.to_str()?.parse().ok());
-    let (Some(parent), Some(nice), Some(program)) = (parent, nice, arguments.next()) else {
+    let memory = arguments.next().and_then(|memory| match memory.to_str()? {
+        UNLIMITED => Some(None),
+        bytes => bytes.parse().ok().map(Some),
+    });
+    let (Some(parent), Some(nice), Some(memory_bytes), Some(program)) =
+        (parent, nice, memory, arguments.next())
+    else {
         return Some("start-child is for tarpon's own use; see tarpon --help".to_owned());
     };
     let mut command = Command::new(&program);
     command.args(arguments);
-    let why = match supervise(parent, nice, command) {
+    let why = match supervise(parent, nice, memory_bytes, command) {
         Ok(status) => end_like(status),
         Err(error) => error,
     };
@@ -89,13 +97,17 @@ pub fn not_started(code: Option<i32>, stderr: &str) -> Option<std::io::Error> {
 /// with no signal blocked (it would inherit this process's mask, and could neither be asked to end
 /// nor tidy up after itself), without a terminal (only the group in its foreground may read that;
 /// another one is stopped for it, and would never end), and with the given niceness; 0 for that of
-/// this process.
-pub fn command(program: &Path, nice: i32) -> Command {
+/// this process. It, and each process that it starts, can take so many bytes of memory, if any
+/// number is given; mapped files do not count.
+pub fn command(program: &Path, nice: i32, memory_bytes: Option<u64>) -> Command {
     let parent = rustix::process::getpid();
     if IS_STARTER.load(Ordering::Relaxed) && Path::new(SELF).exists() {
         let mut command = Command::new(SELF);
         command.arg(STARTER).arg(parent.to_string());
-        command.arg(nice.to_string()).arg(program);
+        command.arg(nice.to_string());
+        let memory = memory_bytes.map(|bytes| bytes.to_string());
+        command.arg(memory.as_deref().unwrap_or(UNLIMITED));
+        command.arg(program);
         command.process_group(0);
         return command;
     }
@@ -108,7 +120,7 @@ pub fn command(program: &Path, nice: i32) -> Command {
         command.pre_exec(move || {
             // Not before exec: by one of them the parent hears why that failed.
             leave_inherited(libc::CLOSE_RANGE_CLOEXEC);
-            prepare(parent, nice, Signal::KILL)
+            prepare(parent, nice, memory_bytes, Signal::KILL)
         });
     }
     command
@@ -124,7 +136,12 @@ fn leave_inherited(flags: libc::c_uint) {
 }
 
 /// Runs a program as a starter does, to its end.
-fn supervise(parent: Pid, nice: i32, mut command: Command) -> io::Result<ExitStatus> {
+fn supervise(
+    parent: Pid,
+    nice: i32,
+    memory_bytes: Option<u64>,
+    mut command: Command,
+) -> io::Result<ExitStatus> {
     // It may have been called by somebody else; their group is not to be killed.
     if rustix::process::getpgrp() != rustix::process::getpid() {
         rustix::process::setpgid(None, None)?;
@@ -134,7 +151,7 @@ fn supervise(parent: Pid, nice: i32, mut command: Command) -> io::Result<ExitSta
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         handle(signal, note_request)?;
     }
-    prepare(parent, nice, PARENT_GONE)?;
+    prepare(parent, nice, memory_bytes, PARENT_GONE)?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
     let mut child = command.spawn()?;
     // The pipes are the program's alone: that it closes one is seen at their other end.
@@ -192,9 +209,12 @@ fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> io::Resul
 
 /// Makes the calling process a child as [`command`] promises, with `gone` to tell it that its
 /// parent is. System calls only.
-fn prepare(parent: Pid, nice: i32, gone: Signal) -> io::Result<()> {
+fn prepare(parent: Pid, nice: i32, memory_bytes: Option<u64>, gone: Signal) -> io::Result<()> {
     unblock_signals()?;
     leave_terminal();
+    if let Some(bytes) = memory_bytes {
+        limit_memory(bytes)?;
+    }
     if nice != 0 {
         super::sched::be_nice(nice);
     }
@@ -204,6 +224,18 @@ fn prepare(parent: Pid, nice: i32, gone: Signal) -> io::Result<()> {
         return Err(io::ErrorKind::Interrupted.into());
     }
     Ok(())
+}
+
+/// Has the calling process, and what it starts, take at most so much memory, or as much as it may
+/// already if that is less.
+fn limit_memory(bytes: u64) -> io::Result<()> {
+    let before = rustix::process::getrlimit(Resource::Data);
+    let at_most = |limit: Option<u64>| Some(limit.map_or(bytes, |limit| limit.min(bytes)));
+    let limit = Rlimit {
+        current: at_most(before.current),
+        maximum: at_most(before.maximum),
+    };
+    Ok(rustix::process::setrlimit(Resource::Data, limit)?)
 }
 
 /// Gives up the calling process's terminal, if it has one. A question that is asked on it then
@@ -240,7 +272,7 @@ mod tests {
     fn child_status() -> (String, String) {
         let child = std::thread::spawn(|| {
             let _blocked = crate::io::signal::StopSignals::block().unwrap();
-            let mut child = command(Path::new("cat"), CHILD_NICE);
+            let mut child = command(Path::new("cat"), CHILD_NICE, None);
             child.args(["/proc/self/status", "/proc/self/stat"]);
             child.output().unwrap().stdout
         });
@@ -265,7 +297,9 @@ mod tests {
             start_if_asked(arguments.into_iter())
         };
         assert!(call(&["tarpon", STARTER]).unwrap().contains("--help"));
-        assert!(call(&["tarpon", STARTER, "x", "0", "git"]).is_some());
-        assert!(call(&["tarpon", STARTER, "1", "x", "git"]).is_some());
+        assert!(call(&["tarpon", STARTER, "x", "0", "unlimited", "git"]).is_some());
+        assert!(call(&["tarpon", STARTER, "1", "x", "unlimited", "git"]).is_some());
+        assert!(call(&["tarpon", STARTER, "1", "0", "x", "git"]).is_some());
+        assert!(call(&["tarpon", STARTER, "1", "0", "unlimited"]).is_some());
     }
 }

@@ -20,6 +20,50 @@ pub enum MirrorError {
         "upstream of {url} is unreachable ({line}): check the network and the base URL, or try later"
     )]
     Unreachable { url: String, line: String },
+    /// Upstream wants git to ask elsewhere, where it may not. The text says where.
+    #[error(
+        "upstream of {url} redirects {line}: name the place that it is at now with --upstream, or ask for the new path"
+    )]
+    Redirected { url: String, line: String },
+    /// Upstream is this server, directly or by way of others.
+    #[error(
+        "upstream of {url} leads back to this server ({line}): look for url.….insteadOf in the configuration of this server's git, and where the servers that are its upstreams have theirs"
+    )]
+    Loop { url: String, line: String },
+    /// git's configuration has it speak a protocol that no configured upstream has.
+    #[error(
+        "git may not speak what its configuration (url.….insteadOf) makes of {url} ({line}): name the place with --upstream HOST=URL, or the protocols that it may speak in GIT_ALLOW_PROTOCOL"
+    )]
+    Protocol { url: String, line: String },
+    /// The files of upstream belong to somebody else, and git refuses to read them.
+    #[error(
+        "upstream repository {url} belongs to another user ({line}): where it is, and as who reads it there, run git config --global --add safe.directory with its path, or '*'"
+    )]
+    Owner { url: String, line: String },
+    /// There was no room on this server's disk.
+    #[error("{op} of {target}: the disk is full ({line}): make room in the state directory")]
+    DiskFull {
+        op: &'static str,
+        target: String,
+        line: String,
+    },
+    /// It brought more than it may; the process group was ended.
+    #[error(
+        "{op} of {target} brings more than {} MiB and was stopped: raise --clone-size-limit if that is right", .limit_bytes >> 20
+    )]
+    TooLarge {
+        op: &'static str,
+        target: String,
+        limit_bytes: u64,
+    },
+    /// It needed more memory than it may take.
+    #[error("{op} of {target} needs more than {} MiB of memory ({line}): {}", .memory_bytes >> 20, more_memory(*.memory_bytes))]
+    Memory {
+        op: &'static str,
+        target: String,
+        memory_bytes: u64,
+        line: String,
+    },
     /// Upstream cannot read all of its own objects.
     #[error("upstream repository {url} seems to be damaged ({line}): run git fsck in it")]
     Damaged { url: String, line: String },
@@ -82,48 +126,116 @@ impl MirrorError {
         matches!(self, Self::Git { stderr, .. } if stderr.contains("Refusing to create empty bundle"))
     }
 
-    /// The error of a git command that spoke to `url` and failed.
-    pub(super) fn from_network(
-        op: &'static str,
-        url: &str,
-        code: Option<i32>,
-        stderr: String,
-    ) -> Self {
-        let url = without_password(url);
-        let Some((class, line)) = classify(&stderr) else {
-            return Self::Git {
-                op,
-                target: url,
-                code,
-                stderr,
-            };
+    /// Whether there is no room on this server's disk.
+    pub fn is_disk_full(&self) -> bool {
+        let is_full = |kind| {
+            matches!(
+                kind,
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            )
         };
+        match self {
+            Self::DiskFull { .. } => true,
+            Self::Io { source, .. } => is_full(source.kind()),
+            _ => false,
+        }
+    }
+
+    /// The error of a git command that spoke to an upstream and failed.
+    pub(super) fn from_network(failed: Failed) -> Self {
+        let Some((class, line)) = classify(&failed.stderr) else {
+            return Self::from_local(failed);
+        };
+        let url = failed.target.clone();
         match class {
             Class::NotFound => Self::NotFound { url, line },
             Class::Denied => Self::Denied { url, line },
             Class::Unreachable => Self::Unreachable { url, line },
+            Class::Redirected => Self::Redirected { url, line },
+            Class::Loop => Self::Loop { url, line },
+            Class::Protocol => Self::Protocol { url, line },
+            Class::Owner => Self::Owner { url, line },
             Class::Damaged => Self::Damaged { url, line },
             Class::Vanished => Self::Vanished { url, line },
+            Class::DiskFull | Class::Memory => Self::from_local(failed),
+        }
+    }
+
+    /// The error of any git command that failed, as far as this machine is the reason.
+    pub(super) fn from_local(failed: Failed) -> Self {
+        let Failed {
+            op,
+            target,
+            code,
+            stderr,
+            memory_bytes,
+        } = failed;
+        match (classify(&stderr), memory_bytes) {
+            (Some((Class::DiskFull, line)), _) => Self::DiskFull { op, target, line },
+            (Some((Class::Memory, line)), Some(memory_bytes)) => Self::Memory {
+                op,
+                target,
+                memory_bytes,
+                line,
+            },
+            _ => Self::Git {
+                op,
+                target,
+                code,
+                stderr,
+            },
         }
     }
 }
 
+/// A git command that failed.
+pub(super) struct Failed {
+    pub op: &'static str,
+    /// The mirror, or the URL without its password.
+    pub target: String,
+    pub code: Option<i32>,
+    pub stderr: String,
+    /// What each of its processes could take.
+    pub memory_bytes: Option<u64>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
+    DiskFull,
+    Memory,
     NotFound,
     Denied,
     Unreachable,
+    Redirected,
+    Loop,
+    Protocol,
+    Owner,
     Damaged,
     Vanished,
 }
 
 /// Messages of git, ssh, curl and the large hosts, in the order in which they are looked
 /// for: an ssh that was refused also ends in "does the repository exist", so what says more
-/// comes first. Compared in lower case, with quoted text (paths, URLs) taken out.
+/// comes first, and what is wrong with this machine before what others make of it. Compared in
+/// lower case, with quoted text (paths, URLs) taken out.
 const MESSAGES: &[(&str, Class)] = &[
+    ("no space left on device", Class::DiskFull),
+    ("disk quota exceeded", Class::DiskFull),
+    ("out of diskspace", Class::DiskFull),
+    ("out of memory", Class::Memory),
+    ("cannot allocate memory", Class::Memory),
+    ("unable to create thread", Class::Memory),
+    ("unable to create async thread", Class::Memory),
     ("not our ref", Class::Vanished),
     ("unadvertised object", Class::Vanished),
-    ("dubious ownership", Class::Denied),
+    ("dubious ownership", Class::Owner),
+    ("returned error: 508", Class::Loop),
+    ("returned error: 301", Class::Redirected),
+    ("returned error: 302", Class::Redirected),
+    ("returned error: 303", Class::Redirected),
+    ("returned error: 307", Class::Redirected),
+    ("returned error: 308", Class::Redirected),
+    ("transport  not allowed", Class::Protocol),
     ("could not read username", Class::Denied),
     ("could not read password", Class::Denied),
     ("unable to get password", Class::Denied),
@@ -172,7 +284,11 @@ fn classify(stderr: &str) -> Option<(Class, String)> {
         .map(|line| without_quoted(line).to_lowercase())
         .collect();
     MESSAGES.iter().find_map(|(message, class)| {
-        let at = plain.iter().position(|line| line.contains(message))?;
+        // What upstream says of itself is not about this machine.
+        let is_own = matches!(class, Class::DiskFull | Class::Memory);
+        let is_remote = |line: &str| line.starts_with("remote:") || line.contains("remote error:");
+        let says = |line: &String| line.contains(message) && !(is_own && is_remote(line));
+        let at = plain.iter().position(says)?;
         let line = stderr.lines().nth(at).unwrap_or_default();
         Some((*class, without_password(line.trim())))
     })
@@ -197,6 +313,13 @@ fn telling_line(stderr: &str) -> String {
         .or_else(|| lines().next_back())
         .unwrap_or("git wrote no message");
     without_password(line)
+}
+
+fn more_memory(memory_bytes: u64) -> &'static str {
+    match memory_bytes {
+        crate::limits::LISTING_MEMORY_BYTES => "it lists more than a server takes",
+        _ => "raise --git-memory-limit if that is right",
+    }
 }
 
 fn exit_text(code: &Option<i32>) -> String {
@@ -249,6 +372,16 @@ mod tests {
             ("remote: fatal: unable to read 286c\nremote: aborting due to possible repository corruption on the remote side.\nfatal: early EOF\nfatal: fetch-pack: invalid index-pack output".into(), Class::Damaged),
             ("fatal: the remote end hung up unexpectedly\nfatal: early EOF".into(), Class::Unreachable),
             ("fatal: remote error: upload-pack: not our ref 01".into(), Class::Vanished),
+            ("fatal: detected dubious ownership in repository at '/srv/x'\nTo add an exception for this directory, call:\n\n\tgit config --global --add safe.directory /srv/x\nfatal: Could not read from remote repository.\n\n".to_owned() + rights, Class::Owner),
+            ("fatal: write error: No space left on device\nfatal: fetch-pack: invalid index-pack output".into(), Class::DiskFull),
+            ("error: copy-fd: write returned: No space left on device\nfatal: cannot copy '/a' to '/b': No space left on device".into(), Class::DiskFull),
+            ("remote: fatal: write error: No space left on device\nfatal: early EOF".into(), Class::Unreachable),
+            ("fatal: Out of memory, realloc failed".into(), Class::Memory),
+            ("remote: fatal: Out of memory, malloc failed (tried to allocate 9 bytes)\nfatal: early EOF".into(), Class::Unreachable),
+            ("fatal: remote error: Out of memory, malloc failed\nfatal: early EOF".into(), Class::Unreachable),
+            ("fatal: unable to access 'http://h/x/': The requested URL returned error: 301".into(), Class::Redirected),
+            ("fatal: unable to access 'http://h/x/': The requested URL returned error: 508".into(), Class::Loop),
+            ("fatal: transport 'ext' not allowed".into(), Class::Protocol),
         ] {
             assert_eq!(class(&stderr), Some(expected), "{stderr}");
         }
@@ -278,12 +411,13 @@ mod tests {
 
     #[test]
     fn display_is_one_line_with_the_message_of_git() {
-        let error = MirrorError::from_network(
-            "git fetch",
-            "https://u:p@h/x",
-            Some(128),
-            "warning: w\nfatal: boom\nhint: h\n".into(),
-        );
+        let error = MirrorError::from_network(Failed {
+            op: "git fetch",
+            target: without_password("https://u:p@h/x"),
+            code: Some(128),
+            stderr: "warning: w\nfatal: boom\nhint: h\n".into(),
+            memory_bytes: None,
+        });
         assert_eq!(
             error.to_string(),
             "git fetch of https://h/x failed (exit code 128): fatal: boom"

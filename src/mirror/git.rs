@@ -1,10 +1,12 @@
-//! Runs git as a subprocess: own process group, bounded output, time limit, clean end.
+//! Runs git as a subprocess: own process group, bounded output, memory, disk and time, clean end.
+use crate::config::Share;
 use crate::gitenv::{self, Configuration};
 use crate::limits;
-use crate::mirror::error::{MirrorError, without_password};
+use crate::mirror::error::{Failed, MirrorError, without_password};
+use crate::mirror::growth::{self, Growth};
 use crate::mirror::removals::Removals;
+use crate::mirror::via::{self, Via};
 use crate::refs::Follow;
-use gix::bstr::ByteSlice;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -23,6 +25,15 @@ pub struct Git {
     pub program: PathBuf,
     /// After which time each kind of command is killed.
     pub limits: TimeLimits,
+    /// The most that a clone or a fetch may bring, of the file system that it is on.
+    pub size_limit: Share,
+    /// The most memory that a process of a clone or a fetch may take.
+    pub memory_bytes: u64,
+    /// The schemes that git may speak, as `GIT_ALLOW_PROTOCOL` has them.
+    pub schemes: String,
+    /// The servers that the requests to upstreams go by way of: this one, and those that the
+    /// request came from that they are for.
+    pub via: Via,
     /// The refs that are followed besides heads and tags.
     pub follow: Follow,
     /// What clones that were given up have left.
@@ -34,6 +45,10 @@ impl Default for Git {
         Self {
             program: "git".into(),
             limits: TimeLimits::default(),
+            size_limit: Share::CLONE_DEFAULT,
+            memory_bytes: limits::GIT_MEMORY_DEFAULT_BYTES,
+            schemes: "https:http:ssh:git:file".into(),
+            via: Via::default(),
             follow: Follow::default(),
             removals: Removals::default(),
         }
@@ -67,6 +82,9 @@ impl Default for TimeLimits {
     }
 }
 
+/// Where git reads which protocols it may speak.
+const ALLOWED: &str = "GIT_ALLOW_PROTOCOL";
+
 /// Settings that hold whatever the operator's own configuration says. Keys that an older
 /// git does not know do no harm.
 const CONFIG_FORCED: &[&str] = &[
@@ -79,9 +97,12 @@ const CONFIG_FORCED: &[&str] = &[
     "fetch.pruneTags=false",
     "fetch.recurseSubmodules=false",
     "fetch.unpackLimit=1",
+    "fetch.uriProtocols=",
     "fetch.writeCommitGraph=false",
     "gc.auto=0",
+    "http.followRedirects=false",
     "http.lowSpeedLimit=1",
+    "init.defaultBranch=master",
     "init.defaultRefFormat=files",
     "maintenance.auto=false",
     "pack.indexVersion=2",
@@ -120,6 +141,10 @@ pub(super) struct Call<'a> {
     /// What it reads; nothing when `None`.
     pub stdin: Option<File>,
     pub limit: Duration,
+    /// The most memory that each of its processes may take.
+    pub memory_bytes: Option<u64>,
+    /// Where it puts what comes from others, and how much that may be.
+    pub growth: Option<Growth>,
 }
 
 impl<'a> Call<'a> {
@@ -129,6 +154,7 @@ impl<'a> Call<'a> {
             op: self.op,
             target: self.target,
             limit: self.limit,
+            memory_bytes: self.memory_bytes,
         }
     }
 }
@@ -139,6 +165,23 @@ pub(super) struct About<'a> {
     op: &'static str,
     target: Target<'a>,
     limit: Duration,
+    memory_bytes: Option<u64>,
+}
+
+impl About<'_> {
+    fn failed(self, code: Option<i32>, stderr: &[u8]) -> MirrorError {
+        let failed = Failed {
+            op: self.op,
+            target: self.target.text(),
+            code,
+            stderr: String::from_utf8_lossy(stderr).into_owned(),
+            memory_bytes: self.memory_bytes,
+        };
+        match self.target {
+            Target::Upstream(_) => MirrorError::from_network(failed),
+            Target::Mirror(_) => MirrorError::from_local(failed),
+        }
+    }
 }
 
 /// Takes stdout as it comes; an error text ends the command.
@@ -159,6 +202,15 @@ impl Git {
             .to_owned())
     }
 
+    /// The same for a request that came by way of other servers.
+    #[must_use]
+    pub fn by_way_of(&self, via: &Via) -> Git {
+        Git {
+            via: via.then(&self.via),
+            ..self.clone()
+        }
+    }
+
     /// A command inside `mirror` that talks to nobody.
     pub(super) fn local<'a, A: AsRef<OsStr>>(
         &self,
@@ -176,6 +228,8 @@ impl Git {
                 .collect(),
             stdin: None,
             limit: self.limits.local,
+            memory_bytes: None,
+            growth: None,
         }
     }
 
@@ -194,55 +248,54 @@ impl Git {
         Ok(out)
     }
 
-    /// Runs a command to its end. When the time limit is over, `sink` refuses or the future
-    /// is dropped, its whole process group is gone.
-    pub(super) async fn run(&self, call: Call<'_>, sink: Sink<'_>) -> Result<(), MirrorError> {
-        let about = call.about();
-        let command = self.command(call);
-        self.run_command(about, command, sink, &mut Vec::new())
-            .await
-    }
-
-    /// The same for a command that is made already; `stderr` gets the end of what it said.
-    async fn run_command(
+    /// A listing of what is at `url`: bounded in memory, for it is read before anything of it can
+    /// be judged. Runs in the repository `git_dir`, or in none.
+    pub(super) fn listing<'a>(
         &self,
-        about: About<'_>,
-        command: Command,
-        sink: Sink<'_>,
-        stderr: &mut Vec<u8>,
-    ) -> Result<(), MirrorError> {
-        let mut group = self.spawn(command)?;
-        let ended = tokio::time::timeout(about.limit, group.finish(sink, stderr)).await;
-        self.conclude(about, group, ended, stderr).await
-    }
-
-    /// Whether what answers at `url` speaks git's own protocol. To git's older way over HTTP any
-    /// answer will do, a proxy's login page or nothing at all, and is an empty repository.
-    pub(super) async fn speaks_git(&self, url: &str) -> Result<bool, MirrorError> {
-        let scheme = url.split(':').next().unwrap_or_default();
-        if !["http", "https"]
-            .iter()
-            .any(|http| scheme.eq_ignore_ascii_case(http))
-        {
-            return Ok(true);
-        }
-        let call = Call {
+        url: &'a str,
+        git_dir: &'a Path,
+        args: impl IntoIterator<Item = &'a str>,
+    ) -> Call<'a> {
+        Call {
             op: "git ls-remote",
             target: Target::Upstream(url),
-            git_dir: None,
-            args: ["ls-remote", "--quiet", "--", url]
-                .map(OsString::from)
-                .into(),
+            git_dir: Some(git_dir),
+            args: args.into_iter().map(OsString::from).collect(),
             stdin: None,
             limit: self.limits.list,
-        };
-        let about = call.about();
+            memory_bytes: Some(limits::LISTING_MEMORY_BYTES),
+            growth: None,
+        }
+    }
+
+    /// Runs a command to its end. When the time limit is over, it brings more than it may, `sink`
+    /// refuses or the future is dropped, its whole process group is gone.
+    pub(super) async fn run(&self, call: Call<'_>, sink: Sink<'_>) -> Result<(), MirrorError> {
+        let mut stderr = Tail::new(limits::GIT_STDERR_TAIL_BYTES);
+        self.run_with(call, &[], sink, &mut stderr).await
+    }
+
+    /// The same with further environment variables; `stderr` gets the end of what it said.
+    pub(super) async fn run_with(
+        &self,
+        mut call: Call<'_>,
+        environment: &[(&str, &str)],
+        sink: Sink<'_>,
+        stderr: &mut Tail,
+    ) -> Result<(), MirrorError> {
+        let (about, growth) = (call.about(), call.growth.take());
         let mut command = self.command(call);
-        command.env("GIT_TRACE_PACKET", "1");
-        let mut stderr = Vec::new();
-        self.run_command(about, command, &mut |_| Ok(()), &mut stderr)
-            .await?;
-        Ok(stderr.contains_str("packet:"))
+        command.envs(environment.iter().copied());
+        let mut group = self.spawn(command)?;
+        let finished = async {
+            tokio::select! {
+                biased;
+                finished = group.finish(sink, stderr) => finished,
+                over = growth::over(growth) => Err(Broken::Outgrown(over)),
+            }
+        };
+        let ended = tokio::time::timeout(about.limit, finished).await;
+        self.conclude(about, group, ended, stderr).await
     }
 
     /// Runs a command whose output somebody takes at their own pace, for as long as its time
@@ -256,7 +309,7 @@ impl Git {
         gone: impl Future<Output = ()>,
     ) -> Result<(), MirrorError> {
         let mut group = self.spawn(command)?;
-        let mut stderr = Vec::new();
+        let mut stderr = Tail::new(limits::GIT_STDERR_TAIL_BYTES);
         let fed = group.feed(sink, gone, &mut stderr);
         let ended = tokio::time::timeout(about.limit, fed).await;
         self.conclude(about, group, ended, &stderr).await
@@ -268,27 +321,30 @@ impl Git {
         about: About<'_>,
         mut group: Group,
         ended: Result<Result<ExitStatus, Broken>, Elapsed>,
-        stderr: &[u8],
+        stderr: &Tail,
     ) -> Result<(), MirrorError> {
-        let About { op, target, limit } = about;
+        let About {
+            op, target, limit, ..
+        } = about;
         match ended {
             Ok(Ok(status)) if status.success() => Ok(()),
             Ok(Ok(status)) => {
-                let stderr = String::from_utf8_lossy(stderr).into_owned();
-                if let Some(source) = crate::io::child::not_started(status.code(), &stderr) {
+                let said = String::from_utf8_lossy(stderr.bytes());
+                if let Some(source) = crate::io::child::not_started(status.code(), &said) {
                     let program = self.program.clone();
                     return Err(MirrorError::Start { program, source });
                 }
-                Err(match target {
-                    Target::Upstream(url) => {
-                        MirrorError::from_network(op, url, status.code(), stderr)
-                    }
-                    Target::Mirror(_) => MirrorError::Git {
+                Err(about.failed(status.code(), stderr.bytes()))
+            }
+            Ok(Err(Broken::Outgrown(growth::Over { limit_bytes, error }))) => {
+                group.terminate().await;
+                Err(match error {
+                    None => MirrorError::TooLarge {
                         op,
                         target: target.text(),
-                        code: status.code(),
-                        stderr,
+                        limit_bytes,
                     },
+                    Some((path, source)) => MirrorError::io("measure", &path, source),
                 })
             }
             Ok(Err(Broken::Sink(what))) => {
@@ -316,7 +372,8 @@ impl Git {
 
     /// The command line and surroundings of a call, in a process group of its own.
     pub(super) fn command(&self, call: Call<'_>) -> Command {
-        let mut command = crate::io::child::command(&self.program, limits::CHILD_NICE);
+        let (nice, memory_bytes) = (limits::CHILD_NICE, call.memory_bytes);
+        let mut command = crate::io::child::command(&self.program, nice, memory_bytes);
         gitenv::restrict(&mut command, Configuration::Users);
         let mut command = Command::from(command);
         command.env("GIT_TERMINAL_PROMPT", "0").env("LC_ALL", "C");
@@ -327,8 +384,17 @@ impl Git {
         if std::env::var_os("SSH_ASKPASS").is_none() {
             command.env("SSH_ASKPASS", "false");
         }
+        // An operator whose `insteadOf` needs more than the upstreams do names it there.
+        let protocols = std::env::var_os(ALLOWED).filter(|protocols| !protocols.is_empty());
+        command.env(
+            ALLOWED,
+            protocols.unwrap_or_else(|| self.schemes.clone().into()),
+        );
         for setting in CONFIG_FORCED {
             command.arg("-c").arg(setting);
+        }
+        if let Target::Upstream(url) = call.target {
+            command.args(self.via_arguments(url));
         }
         let silent_s = self.limits.silent.as_secs();
         command
@@ -344,6 +410,31 @@ impl Git {
         command.stdin(call.stdin.map_or_else(Stdio::null, Stdio::from));
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
+    }
+
+    /// Has git say by way of which servers it asks. Of headers that the configuration has for some
+    /// URLs and for all, git takes those for the URL alone; so this one is there for both.
+    fn via_arguments(&self, url: &str) -> Vec<String> {
+        if self.via.is_empty() {
+            return Vec::new();
+        }
+        // `-c` takes what is before the first `=` for the key.
+        let url = match url.split_once('=') {
+            Some((before, _)) => before
+                .rsplit_once('/')
+                .map_or("", |(directory, _)| directory),
+            None => url,
+        };
+        let keys = ["http.".to_owned(), format!("http.{url}.")];
+        let keys = if url.starts_with("http") {
+            &keys[..]
+        } else {
+            &keys[..1]
+        };
+        let header = format!("{}: {}", via::HEADER, self.via);
+        keys.iter()
+            .flat_map(|key| ["-c".to_owned(), format!("{key}extraHeader={header}")])
+            .collect()
     }
 
     fn spawn(&self, mut command: Command) -> Result<Group, MirrorError> {
@@ -372,8 +463,34 @@ pub(super) fn stdin_file(text: &[u8]) -> std::io::Result<File> {
     Ok(file)
 }
 
+/// The end of what a command said.
+pub(super) struct Tail {
+    bytes: Vec<u8>,
+    max_bytes: usize,
+}
+
+impl Tail {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        Self {
+            bytes: Vec::new(),
+            max_bytes,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        let excess = self.bytes.len().saturating_sub(self.max_bytes);
+        self.bytes.drain(..excess);
+    }
+}
+
 enum Broken {
     Sink(String),
+    Outgrown(growth::Over),
     Wait(std::io::Error),
 }
 
@@ -389,7 +506,7 @@ struct Group {
 
 impl Group {
     /// Reads both pipes and waits for the end.
-    async fn finish(&mut self, sink: Sink<'_>, stderr: &mut Vec<u8>) -> Result<ExitStatus, Broken> {
+    async fn finish(&mut self, sink: Sink<'_>, stderr: &mut Tail) -> Result<ExitStatus, Broken> {
         let out = self.child.stdout.take();
         let err = self.child.stderr.take();
         let pipes = async { tokio::try_join!(drain(out, sink), keep_tail(err, stderr)) };
@@ -419,7 +536,7 @@ impl Group {
         &mut self,
         sink: impl AsyncFnMut(Vec<u8>) -> Result<(), String>,
         gone: impl Future<Output = ()>,
-        stderr: &mut Vec<u8>,
+        stderr: &mut Tail,
     ) -> Result<ExitStatus, Broken> {
         let out = self.child.stdout.take();
         let err = self.child.stderr.take();
@@ -511,11 +628,9 @@ async fn pump(
     }
 }
 
-async fn keep_tail(pipe: Option<impl AsyncRead + Unpin>, tail: &mut Vec<u8>) -> Result<(), String> {
+async fn keep_tail(pipe: Option<impl AsyncRead + Unpin>, tail: &mut Tail) -> Result<(), String> {
     let mut keep = |bytes: &[u8]| {
-        tail.extend_from_slice(bytes);
-        let excess = tail.len().saturating_sub(limits::GIT_STDERR_TAIL_BYTES);
-        tail.drain(..excess);
+        tail.push(bytes);
         Ok(())
     };
     drain(pipe, &mut keep).await

@@ -63,6 +63,35 @@ impl Git {
         Ok(())
     }
 
+    /// The same for what was cloned just now, whatever the URL that it came from in the end.
+    pub(super) async fn set_up_clone(&self, repo: &Path, url: &str) -> Result<(), MirrorError> {
+        let (path, origin) = (repo.to_owned(), url.to_owned());
+        blocking(repo, move || {
+            config::complete(&path, &[("remote.origin.url", &origin)], &origin)
+        })
+        .await?;
+        self.set_up(repo, url).await
+    }
+
+    /// Gives a mirror the object format of its upstream, unless it has objects already.
+    pub(super) async fn set_format(&self, mirror: &Path, format: Kind) -> Result<(), MirrorError> {
+        let path = mirror.to_owned();
+        blocking(mirror, move || {
+            let config = config::read(&path)?;
+            if format_of(&config) == format || has_objects(&path)? {
+                return Ok(());
+            }
+            let name = format.to_string();
+            let wanted = [
+                ("core.repositoryformatversion", "1"),
+                ("extensions.objectformat", &name),
+            ];
+            let origin = config.get("remote.origin.url").map_or("", |url| url);
+            config::complete(&path, &wanted, origin)
+        })
+        .await
+    }
+
     /// Checks that a repository that an operator put there can be served: bare, complete,
     /// in a format that is understood. Does not read its refs, of which there may be many:
     /// whatever it is asked for reads them, and says so if it cannot.
@@ -137,11 +166,7 @@ impl Git {
     ) -> Result<usize, MirrorError> {
         let path = mirror.to_owned();
         let joined = blocking(mirror, move || {
-            let format = config::read(&path)?.remove("extensions.objectformat");
-            let hash = match format.as_deref() {
-                Some("sha256") => Kind::Sha256,
-                _ => Kind::Sha1,
-            };
+            let hash = format_of(&config::read(&path)?);
             let folder = path.join("objects/pack");
             let io = |source| MirrorError::io("read the packs of", &folder, source);
             let packs = choose(packs(&folder, hash).map_err(io)?);
@@ -213,6 +238,22 @@ impl Git {
             .map(|hash| format!("pack-{}", hash.trim()))
             .collect())
     }
+}
+
+fn format_of(config: &Config) -> Kind {
+    match config.get("extensions.objectformat").map(String::as_str) {
+        Some("sha256") => Kind::Sha256,
+        _ => Kind::Sha1,
+    }
+}
+
+/// Whether there are packs or loose objects in a mirror.
+fn has_objects(mirror: &Path) -> Result<bool, MirrorError> {
+    let objects = mirror.join("objects");
+    let failed = |source| MirrorError::io("list", &objects, source);
+    let packs = objects.join("pack");
+    let has_packs = packs.exists() && !entries(&packs).map_err(failed)?.is_empty();
+    Ok(has_packs || !loose_ids(&objects).map_err(failed)?.is_empty())
 }
 
 fn check_config(config: &Config) -> Result<(), String> {

@@ -15,12 +15,16 @@ pub mod bundle;
 mod config;
 pub mod error;
 pub mod git;
+mod growth;
+mod listing;
 pub mod maintain;
 mod packed;
+mod redirect;
 pub mod removals;
 pub mod schedule;
 pub mod upload;
 pub mod upstream;
+pub mod via;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -30,6 +34,7 @@ pub use git::{Git, TimeLimits};
 
 pub use upload::Upload;
 pub use upstream::Freshened;
+pub use via::Via;
 
 use std::path::Path;
 

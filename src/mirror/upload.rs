@@ -70,6 +70,8 @@ impl Git {
             args,
             stdin: upload.request,
             limit: Duration::from_millis(limits::GIT_UPLOAD_LIMIT_MS),
+            memory_bytes: None,
+            growth: None,
         };
         let about = call.about();
         let mut command = self.command(call);

@@ -1,14 +1,14 @@
 //! Clone and fetch. Objects come first and without any lock; the refs follow in one step.
 use crate::io::fs;
-use crate::limits;
 use crate::mirror::error::{MirrorError, without_password};
 use crate::mirror::git::{Call, Git, Target, stdin_file};
+use crate::mirror::listing::{Found, Headless, Listing, Wanted};
 use crate::mirror::packed::{self, CommitError};
 use crate::mirror::removals::Removals;
 use crate::mirror::{blocking, maintain};
-use crate::refs::{self, Follow, Head, MirrorRefs, Ref};
+use crate::refs::{self, Follow, Head, MirrorRefs};
 use gix::ObjectId;
-use gix::bstr::{BString, ByteSlice};
+use gix::bstr::ByteSlice;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
@@ -55,6 +55,8 @@ impl Git {
 
     async fn clone_into(&self, url: &str, repo: &Path, dest: &Path) -> Result<(), MirrorError> {
         let began = SystemTime::now();
+        // Before git may take more time, memory and disk for it.
+        let Found { url: at, .. } = self.list(repo, url, Wanted::Cloned).await?;
         // --no-local: a plain path as URL would share its pack files or borrow its objects.
         let options = [
             "clone",
@@ -65,23 +67,27 @@ impl Git {
             "--",
         ];
         let mut args: Vec<OsString> = options.iter().map(OsString::from).collect();
-        args.extend([url.into(), repo.into()]);
-        let target = Target::Upstream(url);
-        let limit = self.limits.clone;
+        args.extend([at.clone().into(), repo.into()]);
+        let staging = repo.parent().unwrap_or(repo);
         self.output(Call {
             op: "git clone",
-            target,
+            target: Target::Upstream(&at),
             git_dir: None,
             args,
             stdin: None,
-            limit,
+            limit: self.limits.clone,
+            memory_bytes: Some(self.memory_bytes),
+            growth: Some(self.growth(repo.to_owned(), staging)?),
         })
         .await?;
-        self.set_up(repo, url).await?;
+        self.set_up_clone(repo, url).await?;
         let path = repo.to_owned();
         let cloned = blocking(repo, move || Ok(refs::read(&path, &Follow::default())?)).await?;
-        if cloned.refs.is_empty() && cloned.head_id().is_none() {
-            self.check_empty(url).await?;
+        if is_empty(&cloned) {
+            let headless = self.headless(staging, &at, true).await?;
+            check_speaks_git(&at, &headless)?;
+            // git 2.39 takes SHA-1 for everything that is empty.
+            self.set_format(repo, headless.format).await?;
         }
         if self.follow.has_more() {
             self.freshen(repo, url, &RwLock::new(())).await?;
@@ -136,26 +142,42 @@ impl Git {
         lock: &RwLock<()>,
     ) -> Result<Freshened, MirrorError> {
         let began = SystemTime::now();
-        let upstream = self.list(mirror, url).await?;
+        let Found { listing, url: at } = self.list(mirror, url, Wanted::All).await?;
         let (path, follow) = (mirror.to_owned(), self.follow.clone());
         let local = blocking(mirror, move || Ok(refs::read(&path, &follow)?)).await?;
-        let plan = Plan::new(&upstream, &local);
+        let mut format = listing.format();
+        let head = match listing.head() {
+            Some(head) => head,
+            None => {
+                let is_empty = listing.refs.is_empty();
+                let headless = self.headless(mirror, &at, is_empty).await?;
+                if is_empty {
+                    check_speaks_git(&at, &headless)?;
+                    format = Some(headless.format);
+                }
+                headless.head
+            }
+        };
+        if let Some(format) = format.filter(|_| is_empty(&local)) {
+            self.set_format(mirror, format).await?;
+        }
+        let plan = Plan::new(&listing, &local, head);
         if plan.refs_changed == 0 && plan.head.is_none() {
             note_fetch(mirror, began);
             return Ok(Freshened::Unchanged);
         }
-        if upstream.refs.is_empty() {
+        if listing.refs.is_empty() {
             tracing::warn!(
                 url = without_password(url),
                 "upstream has no branches and tags any more"
             );
         }
         if !plan.missing.is_empty() {
-            self.fetch_objects(mirror, url, &plan.missing).await?;
+            self.fetch_objects(mirror, &at, &plan.missing).await?;
         }
         let (path, follow) = (mirror.to_owned(), self.follow.clone());
         let prepared = blocking(mirror, move || {
-            Ok(packed::prepare(&path, &follow, &upstream.refs, plan.head)?)
+            Ok(packed::prepare(&path, &follow, &listing.refs, plan.head)?)
         })
         .await?;
         let exclusive = lock.write().await;
@@ -179,48 +201,6 @@ impl Git {
         })
     }
 
-    /// Asks upstream for HEAD and the followed refs. The protocol has no way to ask for HEAD
-    /// and only some refs through `git ls-remote`, so all are listed and the others dropped
-    /// as they come.
-    async fn list(&self, mirror: &Path, url: &str) -> Result<Listing, MirrorError> {
-        let args = ["ls-remote", "--quiet", "--symref", "--", url];
-        let call = Call {
-            op: "git ls-remote",
-            target: Target::Upstream(url),
-            git_dir: Some(mirror),
-            args: args.map(OsString::from).into(),
-            stdin: None,
-            limit: self.limits.list,
-        };
-        let mut lines = Lines {
-            follow: &self.follow,
-            partial: Vec::new(),
-            listing: Listing::default(),
-        };
-        self.run(call, &mut |bytes| lines.push(bytes)).await?;
-        let output = |what| MirrorError::Output {
-            op: "git ls-remote",
-            target: without_password(url),
-            what,
-        };
-        let listing = lines.finish().map_err(output)?;
-        if listing.head_id.is_none() && listing.refs.is_empty() {
-            self.check_empty(url).await?;
-        }
-        Ok(listing)
-    }
-
-    /// Refuses an upstream without refs that is no git host.
-    async fn check_empty(&self, url: &str) -> Result<(), MirrorError> {
-        match self.speaks_git(url).await? {
-            true => Ok(()),
-            false => Err(MirrorError::Unreachable {
-                url: without_password(url),
-                line: "it answers, but not as a git host does".to_owned(),
-            }),
-        }
-    }
-
     /// Fetches an object that no ref of the upstream may lead to, with all that it needs. No ref
     /// changes.
     ///
@@ -233,7 +213,14 @@ impl Git {
             target: without_password(url),
             what: e.to_string(),
         })?;
-        self.fetch_objects(mirror, url, &BTreeSet::from([id])).await
+        let ids = BTreeSet::from([id]);
+        match self.fetch_objects(mirror, url, &ids).await {
+            Err(MirrorError::Redirected { .. }) => {
+                let Found { url: at, .. } = self.list(mirror, url, Wanted::Cloned).await?;
+                self.fetch_objects(mirror, &at, &ids).await
+            }
+            fetched => fetched,
+        }
     }
 
     /// Fetches objects by id; no ref changes. They come as a pack that nothing refers to yet.
@@ -266,9 +253,27 @@ impl Git {
                 .collect(),
             stdin: Some(stdin),
             limit: self.limits.fetch,
+            memory_bytes: Some(self.memory_bytes),
+            growth: Some(self.growth(mirror.join("objects"), mirror)?),
         };
         self.output(call).await.map(drop)
     }
+}
+
+/// Refuses an upstream without refs that is no git host.
+fn check_speaks_git(url: &str, headless: &Headless) -> Result<(), MirrorError> {
+    match headless.speaks_git {
+        true => Ok(()),
+        false => Err(MirrorError::Unreachable {
+            url: without_password(url),
+            line: "it answers, but not as a git host does".to_owned(),
+        }),
+    }
+}
+
+/// Whether there is nothing that a mirror leads to.
+fn is_empty(refs: &MirrorRefs) -> bool {
+    refs.refs.is_empty() && refs.head_id().is_none()
 }
 
 /// Where git notes what it fetched. tarpon notes nothing in it but when that was, as its date.
@@ -302,94 +307,6 @@ async fn sync_dir(dir: PathBuf) -> Result<(), MirrorError> {
     blocking(&path, sync).await
 }
 
-/// What `git ls-remote --symref` says.
-#[derive(Debug, Default)]
-struct Listing {
-    /// The branch that HEAD names.
-    head_target: Option<BString>,
-    /// What HEAD leads to. `None` when its branch does not exist: then upstream does not
-    /// say which branch that is either.
-    head_id: Option<ObjectId>,
-    /// Sorted by name once [`Lines::finish`] is done.
-    refs: Vec<Ref>,
-}
-
-/// Parses the listing as it comes.
-struct Lines<'a> {
-    follow: &'a Follow,
-    partial: Vec<u8>,
-    listing: Listing,
-}
-
-impl Lines<'_> {
-    fn push(&mut self, bytes: &[u8]) -> Result<(), String> {
-        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            if self.partial.len() + piece.len() > limits::UPSTREAM_LINE_BYTES_MAX {
-                return Err(format!(
-                    "a line is over {} bytes",
-                    limits::UPSTREAM_LINE_BYTES_MAX
-                ));
-            }
-            self.partial.extend_from_slice(piece);
-            if piece.ends_with(b"\n") {
-                let line = std::mem::take(&mut self.partial);
-                self.line(line.trim_end_with(|c| c == '\n'))?;
-                self.partial = line;
-                self.partial.clear();
-            }
-        }
-        Ok(())
-    }
-
-    fn line(&mut self, line: &[u8]) -> Result<(), String> {
-        let wrong = || format!("not understood: {:?}", line.as_bstr());
-        let (value, name) = line.split_once_str("\t").ok_or_else(wrong)?;
-        if let Some(target) = value.strip_prefix(b"ref: ") {
-            if name == b"HEAD" {
-                self.listing.head_target = Some(target.into());
-            }
-            return Ok(());
-        }
-        let id = ObjectId::from_hex(value).map_err(|_| wrong())?;
-        if name == b"HEAD" {
-            self.listing.head_id = Some(id);
-            return Ok(());
-        }
-        let refs = &mut self.listing.refs;
-        if let Some(tag) = name.strip_suffix(b"^{}") {
-            if let Some(last) = refs.last_mut().filter(|last| last.name == tag) {
-                last.peeled = Some(id);
-            }
-        } else if self.follow.matches(name) && refs::is_ref_name(name) {
-            if refs.len() >= limits::UPSTREAM_REFS_MAX {
-                return Err(format!("more than {} refs", limits::UPSTREAM_REFS_MAX));
-            }
-            refs.push(Ref {
-                name: name.into(),
-                target: id,
-                peeled: None,
-            });
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> Result<Listing, String> {
-        if !self.partial.is_empty() {
-            return Err("the last line is cut off".to_owned());
-        }
-        let mut listing = self.listing;
-        listing.refs.sort_by(|a, b| a.name.cmp(&b.name));
-        if let Some(pair) = listing
-            .refs
-            .windows(2)
-            .find(|pair| pair[0].name == pair[1].name)
-        {
-            return Err(format!("{:?} is listed twice", pair[0].name));
-        }
-        Ok(listing)
-    }
-}
-
 /// What has to be done to make the mirror equal to a listing.
 #[derive(Debug)]
 struct Plan {
@@ -402,8 +319,8 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(upstream: &Listing, local: &MirrorRefs) -> Self {
-        let head = wanted_head(upstream, local);
+    /// `head` is that of a clone made now.
+    fn new(upstream: &Listing, local: &MirrorRefs, head: Head) -> Self {
         let mut missing = BTreeSet::new();
         let mut kept = 0;
         for wanted in &upstream.refs {
@@ -425,7 +342,10 @@ impl Plan {
         let deleted = local.refs.len() - kept - updated;
         let head_id = match &head {
             Head::Detached(id) => {
-                missing.insert(*id);
+                // That of a tag comes with it.
+                if !upstream.refs.iter().any(|r| r.peeled == Some(*id)) {
+                    missing.insert(*id);
+                }
                 Some(*id)
             }
             Head::Symbolic(name) => {
@@ -447,19 +367,6 @@ impl Plan {
             head_moved: head != local.head || head_id != local.head_id(),
             head: (head != local.head).then_some(head),
         }
-    }
-}
-
-/// HEAD as a clone made now would have it.
-fn wanted_head(upstream: &Listing, local: &MirrorRefs) -> Head {
-    let followed = |name: &BString| upstream.refs.binary_search_by(|r| r.name.cmp(name)).is_ok();
-    match (&upstream.head_target, upstream.head_id, &local.head) {
-        (Some(name), Some(_), _) if followed(name) => Head::Symbolic(name.clone()),
-        // It names no branch, or one outside of what is followed.
-        (_, Some(id), _) => Head::Detached(id),
-        // Its branch does not exist, and most likely it is the one that it was.
-        (_, None, Head::Symbolic(name)) => Head::Symbolic(name.clone()),
-        (_, None, Head::Detached(_)) => Head::Symbolic("refs/heads/main".into()),
     }
 }
 

@@ -680,8 +680,9 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let bytes: Vec<u8> = (0..700_000_u32).map(|n| (n % 251) as u8).collect();
         let expected = sha1::Sha1::digest(&bytes[..bytes.len() - 20]).to_vec();
-        let parts: Vec<(usize, &[u8])> = bytes.chunks(1000).enumerate().collect();
-        let orders: [fn(&mut Vec<(usize, &[u8])>); 4] = [
+        type Part<'a> = (usize, &'a [u8]);
+        let parts: Vec<Part<'_>> = bytes.chunks(1000).enumerate().collect();
+        let orders: [fn(&mut Vec<Part<'_>>); 4] = [
             |_| (),
             |parts| parts.reverse(),
             |parts| parts.sort_by_key(|(number, _)| (number % 7, *number)),

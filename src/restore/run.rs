@@ -157,7 +157,7 @@ fn run<A: AsRef<OsStr>>(
 /// `git` as every step has it, without the step's arguments.
 fn command(tree: &Path, configuration: Configuration, names_repository: bool) -> Command {
     // Somebody waits for it: no nicer than the restore.
-    let mut command = child::command(Path::new("git"), 0);
+    let mut command = child::command(Path::new("git"), 0, None);
     gitenv::restrict(&mut command, configuration);
     if names_repository {
         let named = |option: &str, path: &Path| {

@@ -31,7 +31,7 @@ use crate::io::disk::DiskFile;
 use crate::limits::{
     BUNDLES_MAKING_MAX, CLONES_OF_HOST_MAX, CLONES_RUNNING_MAX, FRESHENS_OF_HOST_MAX,
     FRESHENS_RUNNING_MAX, IDLE_ENTRY_OPEN_MS, LOOKUPS_RUNNING_MAX, RETIRED_KEPT_MS,
-    SWEEP_INTERVAL_MS,
+    SWEEP_INTERVAL_MS, WAYS_RUNNING_MAX,
 };
 use crate::metrics::Event;
 use crate::mirror::schedule::{Key, Policy, Schedule};
@@ -107,6 +107,8 @@ pub(super) struct Plane {
 pub(super) struct Turns {
     pub(super) clones: HostTurns,
     pub(super) freshens: HostTurns,
+    /// To ask an upstream whether it leads back to a server that waits.
+    pub(super) ways: Semaphore,
     pub(super) lookups: Semaphore,
     pub(super) bundles: Semaphore,
     pub(super) uploads: UploadTurns,
@@ -121,6 +123,7 @@ impl Turns {
         Turns {
             clones: HostTurns::new(CLONES_RUNNING_MAX, CLONES_OF_HOST_MAX),
             freshens: HostTurns::new(FRESHENS_RUNNING_MAX, FRESHENS_OF_HOST_MAX),
+            ways: Semaphore::new(WAYS_RUNNING_MAX),
             lookups: Semaphore::new(LOOKUPS_RUNNING_MAX),
             bundles: Semaphore::new(BUNDLES_MAKING_MAX),
             uploads: UploadTurns::new(uploads),
@@ -217,6 +220,10 @@ impl Plane {
         Plane {
             git: Git {
                 limits,
+                size_limit: config.clone_size_limit,
+                memory_bytes: config.git_memory_limit_bytes,
+                schemes: Vec::from_iter(config.upstreams.schemes()).join(":"),
+                via: shared.via.clone(),
                 follow,
                 ..Git::default()
             },

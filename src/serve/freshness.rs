@@ -17,7 +17,7 @@ use super::flights::{Duty, Flight};
 use super::registry::{MirrorHead, Repo, StartError};
 use crate::limits::{CLONE_FAILURE_KEPT_MS, FRESHEN_WAIT_MS, MIRROR_FRESH_MS, TURN_WAIT_LOGGED_MS};
 use crate::metrics::{CloneResult, Event, FetchResult};
-use crate::mirror::{Freshened, MirrorError, maintain, upstream};
+use crate::mirror::{Freshened, Git, MirrorError, Via, maintain, upstream};
 use crate::refs::{self, MirrorRefs};
 
 type Ended = Result<(), StartError>;
@@ -73,6 +73,15 @@ impl Plane {
         self: &Rc<Self>,
         repo: &Arc<Repo>,
     ) -> Result<bool, StartError> {
+        self.ensure_mirror_for(repo, &Via::default()).await
+    }
+
+    /// The same for a request that came by way of other servers.
+    pub(super) async fn ensure_mirror_for(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        via: &Via,
+    ) -> Result<bool, StartError> {
         let is_there = repo.mirror.is_dir();
         if is_there && repo.is_mirrored() {
             return Ok(false);
@@ -81,11 +90,13 @@ impl Plane {
             return Err(why);
         }
         let (flight, duty) = self.cloning.join(&repo.name);
-        if let Some(duty) = duty {
-            match is_there {
-                true => drop(spawn_local(self.clone().adopt(repo.clone(), duty))),
-                false => drop(spawn_local(self.clone().clone_mirror(repo.clone(), duty))),
+        match duty {
+            Some(duty) if is_there => drop(spawn_local(self.clone().adopt(repo.clone(), duty))),
+            Some(duty) => {
+                let git = self.git.by_way_of(via);
+                spawn_local(self.clone().clone_mirror(repo.clone(), git, duty));
             }
+            None => self.check_way(repo, via).await?,
         }
         let ended = flight.end().await.unwrap_or_else(|| Err(lost()));
         ended.map(|()| !is_there)
@@ -118,7 +129,23 @@ impl Plane {
         }
     }
 
-    async fn clone_mirror(self: Rc<Self>, repo: Arc<Repo>, duty: Duty<Arc<str>, Ended>) {
+    /// Refuses a request that came by way of servers which its own upstream leads back to. What it
+    /// would wait for was begun for somebody else and does not name them: they may all wait for
+    /// each other.
+    async fn check_way(&self, repo: &Repo, via: &Via) -> Ended {
+        if via.is_empty() {
+            return Ok(());
+        }
+        let _turn = self.turns.ways.acquire().await;
+        let tmp = self.shared.state.tmp_dir();
+        match self.git.by_way_of(via).ask(&repo.url, &tmp).await {
+            Err(e @ MirrorError::Loop { .. }) => Err(freshen_error(repo, &e)),
+            // Whatever else there is to say is said by what runs.
+            _ => Ok(()),
+        }
+    }
+
+    async fn clone_mirror(self: Rc<Self>, repo: Arc<Repo>, git: Git, duty: Duty<Arc<str>, Ended>) {
         let turn = self.turns.clones.acquire(&repo.name);
         tokio::pin!(turn);
         let wait = Duration::from_millis(TURN_WAIT_LOGGED_MS);
@@ -135,10 +162,7 @@ impl Plane {
         tracing::info!(repository = &*repo.name, "cloning from {}", repo.url);
         let (unix_began_ms, began) = (unix_ms(), Instant::now());
         let staging = self.shared.state.tmp_dir();
-        let cloned = self
-            .git
-            .clone_mirror(&repo.url, &repo.mirror, &staging)
-            .await;
+        let cloned = git.clone_mirror(&repo.url, &repo.mirror, &staging).await;
         let result = match &cloned {
             Ok(()) => CloneResult::Complete,
             Err(MirrorError::NotFound { .. }) => CloneResult::NotFound,
@@ -211,20 +235,38 @@ impl Plane {
     /// snapshot would stay as it is for ever.
     async fn refresh(self: &Rc<Self>, repo: &Arc<Repo>) -> bool {
         match self.ensure_mirror(repo).await {
-            Ok(cloned) => cloned || matches!(self.freshening(repo).end().await, Some(Ok(()))),
+            Ok(cloned) => cloned || self.compare(repo).await,
             // It was logged.
             Err(_) => false,
         }
     }
 
-    /// The comparison that runs; begins one if none does.
-    fn freshening(self: &Rc<Self>, repo: &Arc<Repo>) -> Flight<Ended> {
+    /// Waits for the comparison that runs, or for one that begins now; whether it succeeds.
+    async fn compare(self: &Rc<Self>, repo: &Arc<Repo>) -> bool {
+        let compared = match self.freshening(repo, &Via::default()).await {
+            Ok(flight) => flight.end().await,
+            Err(_) => None,
+        };
+        matches!(compared, Some(Ok(())))
+    }
+
+    /// The comparison that runs; begins one if none does. Fails when the request must not wait
+    /// for it.
+    async fn freshening(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        via: &Via,
+    ) -> Result<Flight<Ended>, StartError> {
         let (flight, duty) = self.freshening.join(&repo.name);
-        if let Some(duty) = duty {
-            // A task of its own: whoever asked for it may leave.
-            spawn_local(self.clone().freshen(repo.clone(), flight.began, duty));
+        match duty {
+            Some(duty) => {
+                let git = self.git.by_way_of(via);
+                // A task of its own: whoever asked for it may leave.
+                spawn_local(self.clone().freshen(repo.clone(), git, flight.began, duty));
+            }
+            None => self.check_way(repo, via).await?,
         }
-        flight
+        Ok(flight)
     }
 
     /// Joins the comparison that runs, if one does, and waits for its end. Whether one ran.
@@ -237,11 +279,21 @@ impl Plane {
 
     /// Makes sure that the mirror has what its upstream had at `since` or later.
     pub(super) async fn fresh_since(self: &Rc<Self>, repo: &Arc<Repo>, since: Instant) -> Ended {
+        self.fresh_since_for(repo, since, &Via::default()).await
+    }
+
+    /// The same for a request that came by way of other servers.
+    pub(super) async fn fresh_since_for(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        since: Instant,
+        via: &Via,
+    ) -> Ended {
         loop {
             if repo.is_fresh_since(since) {
                 return Ok(());
             }
-            let flight = self.freshening(repo);
+            let flight = self.freshening(repo, via).await?;
             let began = flight.began;
             let ended = flight.end().await.unwrap_or_else(|| Err(lost()));
             if began >= since {
@@ -254,20 +306,27 @@ impl Plane {
     /// [`MIRROR_FRESH_MS`]. An error means that what it has may be old: the upstream cannot be
     /// reached, now or as lately, or does not answer within [`FRESHEN_WAIT_MS`].
     pub(super) async fn fresh_lately(self: &Rc<Self>, repo: &Arc<Repo>) -> Ended {
-        self.fresh_in_time(repo, lately()).await
+        self.fresh_lately_for(repo, &Via::default()).await
+    }
+
+    /// The same for a request that came by way of other servers.
+    pub(super) async fn fresh_lately_for(self: &Rc<Self>, repo: &Arc<Repo>, via: &Via) -> Ended {
+        self.fresh_in_time(repo, lately(), via).await
     }
 
     /// The same by a comparison that begins now or later.
     pub(super) async fn fresh_now(self: &Rc<Self>, repo: &Arc<Repo>) -> Ended {
-        self.fresh_in_time(repo, Instant::now()).await
+        self.fresh_in_time(repo, Instant::now(), &Via::default())
+            .await
     }
 
-    async fn fresh_in_time(self: &Rc<Self>, repo: &Arc<Repo>, since: Instant) -> Ended {
+    async fn fresh_in_time(self: &Rc<Self>, repo: &Arc<Repo>, since: Instant, via: &Via) -> Ended {
         if let Some(why) = repo.failed_since(lately()) {
             return Err(why);
         }
         let limit = Duration::from_millis(FRESHEN_WAIT_MS);
-        let fresh = tokio::time::timeout(limit, self.fresh_since(repo, since)).await;
+        let fresh = self.fresh_since_for(repo, since, via);
+        let fresh = tokio::time::timeout(limit, fresh).await;
         fresh.unwrap_or_else(|_| {
             let seconds = limit.as_secs();
             Err(StartError {
@@ -277,14 +336,20 @@ impl Plane {
         })
     }
 
-    async fn freshen(self: Rc<Self>, repo: Arc<Repo>, began: Instant, duty: Duty<Arc<str>, Ended>) {
+    async fn freshen(
+        self: Rc<Self>,
+        repo: Arc<Repo>,
+        git: Git,
+        began: Instant,
+        duty: Duty<Arc<str>, Ended>,
+    ) {
         let _turn = self.turns.freshens.acquire(&repo.name).await;
         if let Some(setting_up) = self.setting_up.running(&repo.name) {
             // It changes the configuration and packs refs, as the comparison does.
             setting_up.end().await;
         }
         let unix_began_ms = unix_ms();
-        let freshened = self.git.freshen(&repo.mirror, &repo.url, &repo.pins).await;
+        let freshened = git.freshen(&repo.mirror, &repo.url, &repo.pins).await;
         let result = match &freshened {
             Ok(Freshened::Unchanged) => FetchResult::Unchanged,
             Ok(Freshened::Moved { .. }) => FetchResult::Changed,
@@ -407,6 +472,9 @@ impl Plane {
     }
 }
 
+/// The status of a request that leads back to the server that it came from.
+pub(super) const LOOP: u16 = 508;
+
 /// The beginning of what counts as lately.
 fn lately() -> Instant {
     let now = Instant::now();
@@ -429,6 +497,9 @@ pub(super) fn clone_error(repo: &Repo, error: &MirrorError) -> StartError {
 /// What the client hears when there is a mirror, but the upstream cannot be asked for news.
 fn freshen_error(repo: &Repo, error: &MirrorError) -> StartError {
     let status = match error {
+        _ if error.is_disk_full() => 507,
+        MirrorError::TooLarge { .. } => 507,
+        MirrorError::Loop { .. } => LOOP,
         MirrorError::Io { .. } | MirrorError::Start { .. } => 500,
         _ => 502,
     };

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::background::{Command, Plane};
 use super::core::{Asked, Core, Note, Reply};
+use super::freshness::LOOP;
 use super::pipe::{PipeReader, PipeWriter, pipe};
 use super::registry::{Repo, StartError};
 use super::upload_request::UploadRequest;
@@ -21,7 +22,8 @@ use crate::http::head::RequestHead;
 use crate::http::response::Head;
 use crate::limits::{GIT_PROTOCOL_BYTES_MAX, UPLOAD_PACK_WAIT_MS};
 use crate::metrics::Outcome;
-use crate::mirror::{MirrorError, Upload};
+use crate::mirror::via::Refused;
+use crate::mirror::{MirrorError, Upload, Via};
 
 /// What comes before the refs, except in version 2 of the protocol (gitprotocol-http(5)).
 const ADVERTISEMENT: &[u8] = b"001e# service=git-upload-pack\n0000";
@@ -34,6 +36,7 @@ pub struct GitRequest {
     call: Call,
     protocol: Option<String>,
     client: IpAddr,
+    via: Via,
     asked: Instant,
     reply: Reply<PipeReader>,
 }
@@ -162,11 +165,12 @@ impl Plane {
             call,
             protocol,
             client,
+            via,
             asked,
             reply,
         } = request;
         let mut relay = Relay::new(reply, before);
-        let input = match self.prepare_upload(&repo, call).await {
+        let input = match self.prepare_upload(&repo, call, &via).await {
             Ok(input) => input,
             Err(error) => return relay.fail(error).await,
         };
@@ -179,6 +183,7 @@ impl Plane {
         };
         let mut upload = Running {
             repo: &repo,
+            via: &via,
             protocol: protocol.as_deref(),
             input,
             turn: &turn,
@@ -198,6 +203,7 @@ impl Plane {
         self: &Rc<Self>,
         repo: &Arc<Repo>,
         call: Call,
+        via: &Via,
     ) -> Result<Option<UploadRequest>, StartError> {
         let input = match call {
             Call::InfoRefs => None,
@@ -205,10 +211,14 @@ impl Plane {
                 Some(UploadRequest::new(body, gzip, &self.shared.bodies).await?)
             }
         };
-        self.ensure_mirror(repo).await?;
+        self.ensure_mirror_for(repo, via).await?;
         if input.is_none() {
-            // What is there is better than nothing; why it is old was logged.
-            let _ = self.fresh_lately(repo).await;
+            match self.fresh_lately_for(repo, via).await {
+                // The servers that it came by way of would never hear of anything new.
+                Err(e) if e.status == LOOP && !via.is_empty() => return Err(e),
+                // What is there is better than nothing; why it is old was logged.
+                _ => {}
+            }
         }
         Ok(input)
     }
@@ -224,7 +234,7 @@ impl Plane {
             return ended;
         }
         // The commit may be younger than the mirror's refs.
-        let _ = self.fresh_since(upload.repo, asked).await;
+        let _ = self.fresh_since_for(upload.repo, asked, upload.via).await;
         relay.may_retry = false;
         self.run_upload_pack(upload, relay).await
     }
@@ -239,6 +249,7 @@ impl Plane {
             protocol,
             input,
             turn,
+            via: _,
         } = running;
         let failed = |e: &dyn std::fmt::Display| StartError {
             status: 500,
@@ -280,6 +291,7 @@ impl Plane {
 /// A `git upload-pack` and what it needs.
 struct Running<'r> {
     repo: &'r Arc<Repo>,
+    via: &'r Via,
     protocol: Option<&'r str>,
     input: Option<UploadRequest>,
     turn: &'r UploadTurn<'r>,
@@ -366,6 +378,20 @@ impl Core {
         }
     }
 
+    /// By way of which servers the request came, or the status and the line that refuse it.
+    fn via(&self, head: &RequestHead<'_>) -> Result<Via, (u16, &'static str)> {
+        match Via::read(head.via.iter()) {
+            Ok(via) if via.leads_back_to(&self.shared.via) => {
+                let why = "this server is its own upstream; look for url.….insteadOf in the \
+                           configuration of its git";
+                Err((LOOP, why))
+            }
+            Ok(via) => Ok(via),
+            Err(Refused::TooMany) => Err((LOOP, "too many servers are each other's upstreams")),
+            Err(Refused::Malformed) => Err((400, "malformed Tarpon-Via; only servers send it")),
+        }
+    }
+
     async fn git(
         &self,
         asked: &Asked<'_, '_>,
@@ -377,12 +403,17 @@ impl Core {
             let (status, why) = OLD_VERSION;
             return self.failed(asked, status, why, out);
         }
+        let via = match self.via(asked.head) {
+            Ok(via) => via,
+            Err((status, why)) => return self.failed(asked, status, why, out),
+        };
         let request = |reply| {
             Command::Git(GitRequest {
                 repo: asked.repo.clone(),
                 call,
                 protocol: protocol(asked.head),
                 client: asked.peer.ip(),
+                via,
                 asked: Instant::now(),
                 reply,
             })

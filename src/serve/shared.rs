@@ -16,6 +16,7 @@ use crate::http::bodies::Bodies;
 use crate::http::idle::IdleCores;
 use crate::limits::{CONNECTIONS_SPARE_PERCENT, DECODE_BUDGET_BYTES};
 use crate::metrics::{Gauges, Meter, Metrics};
+use crate::mirror::Via;
 use crate::snapshot::budget::Budget;
 use crate::snapshot::fanout::Fanout;
 use crate::snapshot::job::EncoderState;
@@ -51,6 +52,8 @@ pub struct Shared {
     pub idle: Arc<IdleCores>,
     /// Memory for request bodies.
     pub bodies: Arc<Bodies>,
+    /// What other servers know this process by.
+    pub via: Via,
     /// Faults to inject; none outside tests.
     pub faults: Faults,
     /// Archives that a newer one has replaced, until nobody has read them for
@@ -92,6 +95,7 @@ impl Shared {
             budget: Budget::new(DECODE_BUDGET_BYTES),
             verified: Verified::default(),
             admission: Admission::new(parts.connections_max),
+            via: Via::random(),
             faults: parts.faults,
             retired: Mutex::default(),
             running: Mutex::default(),

@@ -296,7 +296,7 @@ mod tests {
                         turn.pass().unwrap();
                     }
                 });
-                wait_waiting(&turns, number + 1);
+                wait_waiting(turns, number + 1);
             }
             assert!(first.is_over());
             for _ in 0..2 {

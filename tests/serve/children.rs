@@ -142,7 +142,13 @@ pub(super) fn settings_with_loose(lab: &Lab, git: &str) -> Settings {
 /// A starter of `program`, after the words of `launcher`, in a group of its own.
 fn starter(launcher: &[&str], program: &[&str]) -> Command {
     let parent = std::process::id().to_string();
-    let own = [env!("CARGO_BIN_EXE_tarpon"), "start-child", &parent, "10"];
+    let own = [
+        env!("CARGO_BIN_EXE_tarpon"),
+        "start-child",
+        &parent,
+        "10",
+        "536870912",
+    ];
     let words = [launcher, &own, program].concat();
     let mut command = Command::new(words[0]);
     command.args(&words[1..]).process_group(0);
@@ -285,16 +291,14 @@ fn a_client_hears_the_end_while_a_clone_hangs() {
             let mut client = client.join().unwrap();
             assert!(client.closes_within(wait::DEADLINE), "no end");
         }
-        let inherited = processes::open_files(&upstream.to_string());
-        let sockets = inherited
-            .iter()
-            .filter(|(_, line)| line.contains("start-child"));
-        for (files, line) in sockets {
-            assert!(
-                files.iter().all(|file| file == "/dev/null"),
-                "{line}: {files:?}"
-            );
-        }
+        // One that starts its program just now has that one's pipes for a moment more.
+        wait::until_true("no starter holds anything", || {
+            let inherited = processes::open_files(&upstream.to_string());
+            let mut starters = inherited
+                .iter()
+                .filter(|(_, line)| line.contains("start-child"));
+            starters.all(|(files, _)| files.iter().all(|file| file == "/dev/null"))
+        });
     });
 }
 
@@ -316,6 +320,22 @@ fn a_program_starts_with_no_signal_blocked_and_nice() {
     let stat = text.lines().last().and_then(|stat| stat.rsplit(')').next());
     let nice = stat.and_then(|fields| fields.split_whitespace().nth(16)?.parse().ok());
     assert!(nice.is_some_and(|nice: i32| nice >= 10), "{text}");
+}
+
+/// What a program may take of memory, its own children may, too; never more.
+#[test]
+fn a_program_and_its_children_have_a_limit_of_memory() {
+    let script = "ulimit -d; sh -c 'ulimit -d'; \
+                  head -c 1G /dev/zero | tail -c 1G | head -c 1 | od -An -tx1";
+    let out = starter(&[], &["sh", "-c", script])
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap_or_else(|e| panic!("{e}"));
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(text.starts_with("524288\n524288\n"), "{text}");
+    assert!(!text.contains("00"), "a gigabyte was held: {text}");
+    let errors = String::from_utf8_lossy(&out.stderr);
+    assert!(errors.contains("memory"), "{errors}");
 }
 
 /// A program that asks on the terminal gets no answer: in a group of its own it would be stopped

@@ -19,6 +19,7 @@ mod mirrors;
 mod pressure;
 mod protocol;
 mod sharing;
+mod upstreams;
 
 use std::path::Path;
 use support::client::{Conn, Head};

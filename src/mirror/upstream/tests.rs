@@ -1,4 +1,5 @@
 use super::*;
+use crate::limits;
 use crate::mirror::testing::{
     Scratch, Server, git, git_with, http_backend, is_over, processes_with, run, until, until_async,
 };
@@ -140,6 +141,45 @@ fn head_that_leads_nowhere() {
     s.upstream(&["update-ref", "-d", "refs/heads/none"]);
     assert_eq!(s.freshen(), moved(true, 1));
     s.assert_equal();
+    // Another one that is not there; then one that can be no branch.
+    for name in ["refs/heads/other", "refs/tags/none"] {
+        s.upstream(&["symbolic-ref", "HEAD", name]);
+        assert_eq!(s.freshen(), moved(true, 0), "{name}");
+        s.assert_equal();
+        assert_eq!(s.freshen(), Freshened::Unchanged, "{name}");
+    }
+    let left = std::fs::read_dir(s.mirror()).unwrap();
+    let left = left.filter(|e| {
+        let name = e.as_ref().unwrap().file_name();
+        name.to_string_lossy().starts_with("tmp_")
+    });
+    assert_eq!(left.count(), 0);
+}
+
+/// HEAD names what is no branch, or a commit that branches have: a clone's then is on the commit,
+/// or on one of them.
+#[test]
+fn head_is_that_of_a_clone() {
+    let s = Scratch::with_commit();
+    s.clone_mirror();
+    s.upstream(&["tag", "light", "main"]);
+    s.upstream(&["tag", "-m", "annotated", "old", "main"]);
+    s.upstream(&["update-ref", "refs/pull/1/head", "main"]);
+    s.commit("main", "two");
+    for name in ["refs/tags/light", "refs/tags/old", "refs/pull/1/head"] {
+        s.upstream(&["symbolic-ref", "HEAD", name]);
+        s.freshen();
+        s.assert_equal();
+        assert_eq!(s.freshen(), Freshened::Unchanged, "{name}");
+    }
+    for branch in ["abc", "master"] {
+        s.upstream(&["update-ref", &format!("refs/heads/{branch}"), "main"]);
+        s.upstream(&["symbolic-ref", "HEAD", "refs/heads/main"]);
+        s.upstream(&["update-ref", "--no-deref", "HEAD", "refs/heads/main"]);
+        s.freshen();
+        s.assert_equal();
+        assert_eq!(s.freshen(), Freshened::Unchanged, "{branch}");
+    }
 }
 
 #[test]
@@ -294,7 +334,7 @@ fn failures_have_names() {
     let error = clone(&format!("http://127.0.0.1:{closed}/x"));
     assert!(matches!(error, MirrorError::Unreachable { .. }), "{error}");
     let error = clone("ext::sh -c true");
-    assert!(matches!(error, MirrorError::Git { .. }), "{error}");
+    assert!(matches!(error, MirrorError::Protocol { .. }), "{error}");
     let mut no_git = s.git.clone();
     no_git.program = s.root().join("no-such-program");
     let error = run(no_git.version()).unwrap_err();
@@ -646,43 +686,4 @@ fn a_commit_over_a_change_of_others_does_nothing() {
         .unwrap();
     prepare().commit().unwrap();
     assert!(!lock.exists());
-}
-
-#[test]
-fn listing_is_parsed_in_any_pieces_and_bounded() {
-    let (a, b) = ("1".repeat(40), "2".repeat(40));
-    let text = format!(
-        "ref: refs/heads/main\tHEAD\n{a}\tHEAD\n{a}\trefs/heads/main\n{b}\trefs/pull/1/head\n{b}\trefs/tags/v\n{a}\trefs/tags/v^{{}}\n{a}\trefs/heads/..bad\n"
-    );
-    let follow = Follow::default();
-    let lines = || Lines {
-        follow: &follow,
-        partial: Vec::new(),
-        listing: Listing::default(),
-    };
-    for cut in 0..text.len() {
-        let mut parsing = lines();
-        parsing.push(&text.as_bytes()[..cut]).unwrap();
-        parsing.push(&text.as_bytes()[cut..]).unwrap();
-        let listing = parsing.finish().unwrap();
-        assert_eq!(listing.head_target.unwrap(), "refs/heads/main");
-        assert_eq!(listing.head_id.unwrap().to_string(), a);
-        let names: Vec<_> = listing.refs.iter().map(|r| r.name.to_string()).collect();
-        assert_eq!(names, ["refs/heads/main", "refs/tags/v"]);
-        assert_eq!(listing.refs[1].peeled.unwrap().to_string(), a);
-    }
-    assert!(lines().push(b"nonsense\n").is_err());
-    assert!(
-        lines()
-            .push(&vec![b'x'; limits::UPSTREAM_LINE_BYTES_MAX + 1])
-            .is_err()
-    );
-    let mut cut_off = lines();
-    cut_off.push(&text.as_bytes()[..text.len() - 1]).unwrap();
-    assert!(cut_off.finish().is_err());
-    let mut twice = lines();
-    twice
-        .push(format!("{a}\trefs/heads/m\n{b}\trefs/heads/m\n").as_bytes())
-        .unwrap();
-    assert!(twice.finish().is_err());
 }
