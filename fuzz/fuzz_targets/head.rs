@@ -116,7 +116,10 @@ fn model_request_line(line: &[u8]) -> Option<(Method, &str, Version)> {
     };
     let version = match version {
         b"HTTP/1.0" => Version::Http10,
-        _ if version.len() == 8 && version.starts_with(b"HTTP/1.") && version[7].is_ascii_digit() => {
+        _ if version.len() == 8
+            && version.starts_with(b"HTTP/1.")
+            && version[7].is_ascii_digit() =>
+        {
             Version::Http11
         }
         _ => return None,
@@ -130,7 +133,9 @@ fn model_target<'a>(method: &[u8], target: &'a str) -> Option<&'a str> {
         return Some(target);
     }
     let lower = target.to_ascii_lowercase();
-    let scheme = ["http://", "https://"].into_iter().find(|s| lower.starts_with(s))?;
+    let scheme = ["http://", "https://"]
+        .into_iter()
+        .find(|s| lower.starts_with(s))?;
     let rest = &target[scheme.len()..];
     let host: &str = rest.split(['/', '?']).next()?;
     if host.is_empty() || !host.bytes().all(is_host_byte) {

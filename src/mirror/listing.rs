@@ -186,8 +186,8 @@ fn announced_format(trace: &[u8]) -> Kind {
 }
 
 /// What `git ls-remote --symref` says.
-#[derive(Debug, Default)]
-pub(super) struct Listing {
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Listing {
     /// The ref that HEAD names.
     pub head_target: Option<BString>,
     /// What HEAD leads to. `None` when that does not exist: then upstream does not say which
@@ -195,7 +195,7 @@ pub(super) struct Listing {
     pub head_id: Option<ObjectId>,
     /// The commit of the tag that `head_id` is.
     pub head_peeled: Option<ObjectId>,
-    /// Sorted by name once [`Lines::finish`] is done.
+    /// Sorted by name, each once.
     pub refs: Vec<Ref>,
 }
 
@@ -229,6 +229,19 @@ impl Listing {
         let branch = master.or_else(|| self.refs.iter().find(same));
         Some(branch.map_or(detached, |branch| Head::Symbolic(branch.name.clone())))
     }
+}
+
+/// What the pieces of such an output say, or what is wrong with it; for the fuzz target.
+#[doc(hidden)]
+pub fn listed<'p>(
+    pieces: impl IntoIterator<Item = &'p [u8]>,
+    follow: &Follow,
+) -> Result<Listing, String> {
+    let mut lines = Lines::new(follow);
+    for piece in pieces {
+        lines.push(piece)?;
+    }
+    lines.finish()
 }
 
 const BRANCHES: &[u8] = b"refs/heads/";

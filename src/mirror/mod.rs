@@ -31,7 +31,8 @@ pub(crate) mod testing;
 
 pub use error::MirrorError;
 pub use git::{Git, TimeLimits};
-
+#[doc(hidden)]
+pub use listing::{Listing, listed};
 pub use upload::Upload;
 pub use upstream::Freshened;
 pub use via::Via;
