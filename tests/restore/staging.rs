@@ -186,14 +186,21 @@ fn expect_refused(target: &Path, out: &Output, named: &str) {
 
 /// Runs a restore into `target` where `mount` is done first, in a mount namespace of its own; what
 /// is at `at` afterwards is on standard output. `None` where that is not possible.
-fn mounted(server: SocketAddr, mount: &str, at: &Path, target: &Path) -> Option<Output> {
+fn mounted(
+    server: SocketAddr,
+    mount: &str,
+    at: &Path,
+    target: &Path,
+    more: &[&str],
+) -> Option<Output> {
     let possible = Command::new("unshare").args(["-m", "true"]).output();
     if !possible.is_ok_and(|out| out.status.success()) {
         eprintln!("skipped: no mount namespace may be made here");
         return None;
     }
     let script = format!("{mount} || exit 99; shift; \"$@\"; code=$?; ls -A \"$at\"; exit $code");
-    let restore = command(server, "test/app", target, &["--quiet"]);
+    let mut restore = command(server, "test/app", target, &["--quiet"]);
+    restore.args(more);
     let mut command = Command::new("unshare");
     git::isolate(&mut command);
     command.args(["-m", "sh", "-c", &script, "sh"]).arg(at);
@@ -214,12 +221,20 @@ fn a_full_disk_leaves_nothing() {
     // Full in the pack, full in the files; into a new directory and into the mount point itself.
     for (size, target) in [("4m", "x"), ("16m", "x"), ("16m", "")] {
         let mount = format!("mount -t tmpfs -o size={size} tmpfs \"$at\"");
-        let Some(out) = mounted(server.address(), &mount, &disk, &disk.join(target)) else {
-            return;
-        };
-        let errors = expect(&out, 4);
-        assert!(errors.contains("No space left"), "{errors}");
-        assert_eq!(listing(&out), "", "{size} {target}");
+        // Of itself it keeps a part of the disk free, and says how to have more of it.
+        let cases: [(&[&str], &str); 2] = [
+            (&["--size-limit", "1T"], "No space left"),
+            (&[], "--size-limit"),
+        ];
+        for (more, why) in cases {
+            let at = disk.join(target);
+            let Some(out) = mounted(server.address(), &mount, &disk, &at, more) else {
+                return;
+            };
+            let errors = expect(&out, 4);
+            assert!(errors.contains(why), "{errors}");
+            assert_eq!(listing(&out), "", "{size} {target} {more:?}");
+        }
     }
 }
 
@@ -233,7 +248,7 @@ fn a_mount_point_is_filled_and_a_read_only_one_is_refused() {
         // The same device as its parent.
         "mount --bind \"$at\" \"$at\"",
     ] {
-        let Some(out) = mounted(server.address(), mount, &disk, &disk) else {
+        let Some(out) = mounted(server.address(), mount, &disk, &disk, &[]) else {
             return;
         };
         expect(&out, 0);
@@ -247,7 +262,7 @@ fn a_mount_point_is_filled_and_a_read_only_one_is_refused() {
     fs::create_dir(&disk).unwrap_or_else(|e| panic!("{e}"));
     let mount = "mount -t tmpfs -o ro tmpfs \"$at\"";
     for target in [disk.join("x"), disk.join("a/b"), disk.clone()] {
-        let Some(out) = mounted(server.address(), mount, &disk, &target) else {
+        let Some(out) = mounted(server.address(), mount, &disk, &target, &[]) else {
             return;
         };
         let errors = expect(&out, 4);
