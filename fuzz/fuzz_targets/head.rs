@@ -226,6 +226,8 @@ fn model_fields<'a>(
         content_type: once("content-type")?,
         git_protocol: once("git-protocol")?,
         accept: list("accept")?,
+        via: list("tarpon-via")?,
+        corrupt: once("tarpon-corrupt")?,
     })
 }
 
