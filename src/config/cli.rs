@@ -85,8 +85,8 @@ Exit codes:
 const RESTORE_AFTER_HELP: &str = "\
 Examples:
   tarpon restore https://github.com/rust-lang/log ./log --server http://cache.example.org:8080
-  tarpon restore github.com/rust-lang/log ./log --overwrite --ref master=SHA --have refs/pull/1/head
-      Checks out the branch master, which must be at SHA, and has the pull request as well.
+  tarpon restore github.com/rust-lang/log ./log --overwrite --ref master=SHA --have refs/tags/0.4.20
+      Checks out the branch master, which must be at SHA, and has the tag as well.
 
 The directory appears whole or not at all; if it fails, what is there stays as it is.
 

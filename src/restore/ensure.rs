@@ -123,7 +123,7 @@ fn find_ref<'m>(named: &Named, moment: &'m MirrorRefs) -> Result<&'m Ref, String
         .names
         .iter()
         .find_map(|name| moment.get(name.as_bytes().as_bstr()));
-    let found = found.ok_or_else(|| named.given.clone())?;
+    let found = found.ok_or_else(|| absent(named))?;
     let leads_to = |id: &String| {
         let id = gix::ObjectId::from_hex(id.as_bytes()).ok();
         id.is_some() && [Some(found.target), found.peeled].contains(&id)
@@ -132,4 +132,20 @@ fn find_ref<'m>(named: &Named, moment: &'m MirrorRefs) -> Result<&'m Ref, String
         Some(id) if !leads_to(id) => Err(format!("{} is {}, not {id}", found.name, found.target)),
         _ => Ok(found),
     }
+}
+
+/// Says that a ref is not there, and why it may be so though the upstream has it.
+fn absent(named: &Named) -> String {
+    let is_followed = |name: &String| {
+        ["refs/heads/", "refs/tags/"]
+            .iter()
+            .any(|kind| name.starts_with(kind))
+    };
+    let hint = match named.names.iter().any(is_followed) {
+        true => "",
+        false => {
+            " (a server has branches, tags and what its --follow names; a commit's id can be asked for anyway)"
+        }
+    };
+    format!("there is no {}{hint}", named.given)
 }

@@ -32,7 +32,7 @@ pub enum RestoreError {
     Entry { entry: String, why: String },
     #[error("git {step}: {detail}")]
     Git { step: String, detail: String },
-    #[error("not on the server or its upstream: {0}")]
+    #[error("not as asked for on the server or its upstream: {0}")]
     Missing(String),
     #[error("interrupted by {0}; nothing was left behind")]
     Interrupted(&'static str),
