@@ -200,9 +200,13 @@ impl<F: Fs> StateDir<F> {
         &self.root
     }
 
-    /// Where clones are made before they are renamed into place; empty after `open`.
+    /// Where clones are made before they are renamed into place; empty after `open`, and made anew
+    /// where somebody has removed it.
     pub fn tmp_dir(&self) -> PathBuf {
-        self.root.join(TMP_NAME)
+        let dir = self.root.join(TMP_NAME);
+        // Whoever makes something in it says why that cannot be.
+        let _ = create_dirs(&self.fs, &dir);
+        dir
     }
 
     fn snapshots_dir(&self) -> PathBuf {

@@ -94,6 +94,9 @@ pub(super) struct Plane {
     pub(super) maintaining: Flights<Arc<str>, ()>,
     /// Looks at archives on a client's word.
     pub(super) doubting: Flights<EntryId, ()>,
+    /// Held by the look at an archive that some client's word has begun: they read as fast as the disk
+    /// does, so one is enough at a time.
+    pub(super) looking: Semaphore,
     pub(super) bundling: Flights<BundleKey, Result<Arc<BundleFile>, StartError>>,
     pub(super) bundles: std::cell::RefCell<BundleCache>,
     pub(super) turns: Turns,
@@ -238,6 +241,7 @@ impl Plane {
             freshening: Flights::default(),
             maintaining: Flights::default(),
             doubting: Flights::default(),
+            looking: Semaphore::new(1),
             bundling: Flights::default(),
             bundles: std::cell::RefCell::default(),
             turns,

@@ -97,7 +97,10 @@ impl Plane {
         }
         let repository = &*repo.name;
         tracing::warn!(repository, id = %archive.id, "a client says that the snapshot is damaged");
+        // The semaphore is never closed, so this only waits.
+        let turn = self.looking.acquire().await;
         let condemned = self.look_at_entry(&repo, &archive).await;
+        drop(turn);
         // What the client is answered with now is another archive, or this one is sound.
         duty.done(());
         let _ = looked.send(());

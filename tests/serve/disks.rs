@@ -233,6 +233,26 @@ fn snapshots_that_are_removed_are_kept_again() {
     lab.expect_no_orphans();
 }
 
+/// `rm -rf STATE/*` under a running server: all is cloned and built again.
+#[test]
+fn a_state_directory_that_is_emptied_is_filled_again() {
+    let lab = small_lab();
+    let server = lab.start();
+    hit(&server, "small");
+    for below in fs::read_dir(lab.state()).unwrap().flatten() {
+        if below.file_type().unwrap().is_dir() {
+            fs::remove_dir_all(below.path()).unwrap();
+        }
+    }
+    wait::until_true("it is cloned and built again", || {
+        let answer = server.get(&lab::target("small"));
+        let status = answer.head.get("cache-status").map(str::to_owned);
+        answer.head.status == 200 && status.is_some_and(|status| status.contains("fwd="))
+    });
+    wait_published(&server, "small");
+    expect_clone(&lab, "small", &hit(&server, "small").body);
+}
+
 /// It holds copies of repositories that need credentials.
 #[test]
 fn the_state_directory_is_its_user_s_alone() {
