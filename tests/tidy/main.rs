@@ -15,7 +15,7 @@
 //! | `no_file_is_dead` | `serve` without its line for `resident` |
 //! | `limits_are_in_one_place` | a bound in `http::range`; one in `limits` that nobody uses |
 //! | `nothing_is_left_over` | a note of something to do |
-//! | `metrics_are_documented` | a metric by another name in the README |
+//! | `metrics_are_documented` | a metric by another name in docs/operating.md |
 //! | `settings_are_documented` | `--cores` without its text |
 //! | `readme_commands_exist` | an option and a script with a slip in their names |
 //! | `variables_are_settings` | a variable that is read but not known |
@@ -263,7 +263,7 @@ fn metrics_are_documented() {
         "const A: F = F {\n name: \"x_total\" };\nconst B: F = F {\n name: \"y_total\" };";
     let bad = tree(&[
         ("src/metrics.rs", metrics),
-        ("README.md", "`x_total` and y_total_ms"),
+        ("docs/operating.md", "`x_total` and y_total_ms"),
     ]);
     let places = ["src/metrics.rs:4: y_total is not"];
     assert_found(&rules::metrics_are_documented(&bad), &places);
@@ -295,4 +295,7 @@ fn readme_commands_exist() {
         &rules::readme_commands_exist(&bad, "--good"),
         &["README.md: --bad is not"],
     );
+    let bad = tree(&[("docs/a.md", "`--bad`, see [b](docs/b.md)")]);
+    let places = ["docs/a.md: --bad is not", "docs/a.md: docs/b.md does not"];
+    assert_found(&rules::readme_commands_exist(&bad, "--good"), &places);
 }

@@ -358,9 +358,9 @@ pub fn nothing_is_left_over(project: &Project) -> Vec<String> {
     found
 }
 
-/// Every metric is described in the README.
+/// Every metric is described in `docs/operating.md`.
 pub fn metrics_are_documented(project: &Project) -> Vec<String> {
-    let readme = project.text("README.md");
+    let described = project.text("docs/operating.md");
     let Some(metrics) = project.source("src/metrics.rs") else {
         return vec!["src/metrics.rs: missing".to_owned()];
     };
@@ -368,55 +368,59 @@ pub fn metrics_are_documented(project: &Project) -> Vec<String> {
     for index in metrics.find(&["name", ":", "*"]) {
         let token = &metrics.tokens[index + 2];
         let name = token.text.trim_matches('"');
-        if token.text.starts_with('"') && !readme.contains(&format!("`{name}`")) {
-            found.push(metrics.report(token.line, &format!("{name} is not in the README")));
+        if token.text.starts_with('"') && !described.contains(&format!("`{name}`")) {
+            let what = format!("{name} is not in docs/operating.md");
+            found.push(metrics.report(token.line, &what));
         }
     }
     found
 }
 
-/// What the README and `perf/README.md` tell to type exists: options of the program in its help,
-/// scripts in the tree.
+/// What the README, `docs/` and `perf/README.md` tell to type or to read exists: options of the
+/// program in its help, scripts and pages in the tree.
 pub fn readme_commands_exist(project: &Project, help: &str) -> Vec<String> {
     let mut found = Vec::new();
-    let readme = project.text("README.md");
-    for line in readme.lines() {
-        // Options of other programs are in the same line as their names.
-        let is_ours = !["curl", "git clone", "cargo bench", "perf/"]
-            .iter()
-            .any(|o| line.contains(o));
-        let words = line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
-        for word in words.filter(|word| {
-            is_ours && word.len() > 3 && word.starts_with("--") && !word.starts_with("---")
-        }) {
-            if word != "--release" && !help.contains(word) {
-                found.push(format!("README.md: {word} is not an option"));
-            }
+    let is_page = |path: &str| path == "README.md" || path.starts_with("docs/");
+    for (path, text) in project.texts.iter().filter(|(path, _)| is_page(path)) {
+        for word in options(text).filter(|word| *word != "--release" && !help.contains(word)) {
+            found.push(format!("{path}: {word} is not an option"));
         }
     }
-    for path in ["README.md", "perf/README.md"] {
-        let words = project
-            .text(path)
-            .split(|c: char| c.is_whitespace() || "`(),;".contains(c));
-        for word in words {
-            let is_script = ["perf/", "fuzz/", ".ci/"]
-                .iter()
-                .any(|start| word.starts_with(start))
-                && word
-                    .bytes()
-                    .all(|byte| byte.is_ascii_lowercase() || b"/._".contains(&byte));
-            let exists = || {
-                project
-                    .texts
-                    .keys()
-                    .chain(project.sources.iter().map(|s| &s.path))
-            };
-            if is_script && !word.ends_with('/') && !exists().any(|file| file.starts_with(word)) {
-                found.push(format!("{path}: {word} does not exist"));
-            }
+    let exists = |word: &str| {
+        let sources = project.sources.iter().map(|source| &source.path);
+        let mut all = project.texts.keys().chain(sources);
+        all.any(|file| file.starts_with(word))
+    };
+    let is_read = |path: &str| is_page(path) || path == "perf/README.md";
+    for (path, text) in project.texts.iter().filter(|(path, _)| is_read(path)) {
+        let words = text.split(|c: char| c.is_whitespace() || "`(),;[]".contains(c));
+        let words = words.map(|word| word.trim_end_matches('.'));
+        for word in words.filter(|word| is_place(word) && !exists(word)) {
+            found.push(format!("{path}: {word} does not exist"));
         }
     }
     found
+}
+
+/// The options of tarpon that a page names. Those of other programs are in the same line as their
+/// names.
+fn options(text: &str) -> impl Iterator<Item = &str> {
+    let others = ["curl", "git clone", "cargo bench", "cargo install", "perf/"];
+    let ours = text
+        .lines()
+        .filter(move |line| !others.iter().any(|other| line.contains(other)));
+    let words =
+        ours.flat_map(|line| line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')));
+    words.filter(|word| word.len() > 3 && word.starts_with("--") && !word.starts_with("---"))
+}
+
+/// Whether a word names a script or a page of the project.
+fn is_place(word: &str) -> bool {
+    let starts = ["perf/", "fuzz/", ".ci/", "docs/"];
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || b"/._".contains(&byte);
+    starts.iter().any(|start| word.starts_with(start))
+        && word.bytes().all(is_plain)
+        && !word.ends_with('/')
 }
 
 /// Every option of the command line, which is every key of the configuration file, is in the help

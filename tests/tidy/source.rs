@@ -58,7 +58,7 @@ impl Project {
     /// Reads the project below `root`.
     pub fn read(root: &Path) -> Project {
         let mut files = Vec::new();
-        for part in ["src", "tests", "benches", "perf", "fuzz", ".ci"] {
+        for part in ["src", "tests", "benches", "docs", "perf", "fuzz", ".ci"] {
             collect(&root.join(part), &mut files);
         }
         files.extend(["README.md", "Cargo.toml"].map(|name| root.join(name)));
