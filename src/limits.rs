@@ -646,8 +646,6 @@ pub const RESERVED_AHEAD_BYTES: u64 = 64 << 20;
 pub const SAID_CHARS_MAX: usize = 2000;
 /// Most bytes that one system call writes to a restored file.
 pub const WRITE_BYTES: usize = 128 << 10;
-/// Longest path or link target in an archive: the kernel's longest path.
-pub const ENTRY_PATH_BYTES_MAX: usize = KERNEL_PATH_BYTES_MAX;
 /// Tries in a row that bring no byte before a download is given up, and the wait before the second
 /// one; doubled with each further one.
 pub const DOWNLOAD_TRIES_MAX: u32 = 6;

@@ -5,7 +5,7 @@ use gix::bstr::ByteSlice;
 use gix::validate::path::component;
 
 use super::error::RestoreError;
-use crate::limits::ENTRY_PATH_BYTES_MAX;
+use crate::limits::PATH_BYTES_MAX;
 
 /// Kinds of entry, as far as names are concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +79,7 @@ pub fn check(path: &[u8], kind: Kind) -> Result<&[u8], RestoreError> {
         Kind::Directory => path.strip_suffix(b"/").unwrap_or(path),
         Kind::File | Kind::Symlink => path,
     };
-    if trimmed.is_empty() || trimmed.len() > ENTRY_PATH_BYTES_MAX {
+    if trimmed.is_empty() || trimmed.len() > PATH_BYTES_MAX {
         return refused("its name is empty or too long");
     }
     if trimmed[0] == b'/' {
@@ -189,7 +189,7 @@ mod tests {
         check(b".git/HEAD/", Kind::Directory).unwrap_err();
         check(b".git", Kind::Symlink).unwrap_err();
         check(b".gitmodules", Kind::Symlink).unwrap_err();
-        check(&vec![b'a'; ENTRY_PATH_BYTES_MAX + 1], Kind::File).unwrap_err();
+        check(&vec![b'a'; PATH_BYTES_MAX + 1], Kind::File).unwrap_err();
     }
 
     #[test]

@@ -1,6 +1,15 @@
 //! PAX headers (POSIX, pax, "pax Extended Header"): records of a key and a value that say about an
 //! entry what its own header has no room for.
 
+use crate::limits::PATH_BYTES_MAX;
+
+/// Longest name or target that a header may give: the kernel's longest path, and what is taken off
+/// it, `./` and the slash of a directory. One header may give it to many entries.
+pub const NAME_BYTES: usize = PATH_BYTES_MAX + 3;
+
+/// Why a longer one is refused.
+pub const TOO_LONG: &str = "a header gives a name that is longer than any path";
+
 /// What is taken of them. All else is passed over, but for what changes the meaning of the data.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Pax {
@@ -17,6 +26,7 @@ pub fn read(mut records: &[u8]) -> Result<Pax, &'static str> {
         let (key, value, rest) = record(records).ok_or("a record of a PAX header is malformed")?;
         records = rest;
         let is_first = match key {
+            b"path" | b"linkpath" if value.len() > NAME_BYTES => return Err(TOO_LONG),
             b"path" => pax.path.replace(value.to_vec()).is_none(),
             b"linkpath" => pax.linkpath.replace(value.to_vec()).is_none(),
             b"size" => {
@@ -111,6 +121,19 @@ mod tests {
         all.update(read(b"13 linkpath=\n9 size=8\n").unwrap());
         assert_eq!((all.size, all.linkpath), (Some(8), Some(Vec::new())));
         assert!(all.path.is_some());
+    }
+
+    #[test]
+    fn a_name_that_no_path_has_is_refused_where_it_is_given() {
+        for key in ["path", "linkpath", "comment"] {
+            let of = |bytes: usize| {
+                let rest = format!(" {key}={}\n", "x".repeat(bytes));
+                format!("{}{rest}", rest.len() + 4)
+            };
+            assert!(read(of(NAME_BYTES).as_bytes()).is_ok(), "{key}");
+            let longer = read(of(NAME_BYTES + 1).as_bytes());
+            assert_eq!(longer.is_ok(), key == "comment", "{key}");
+        }
     }
 
     #[test]

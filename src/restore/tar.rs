@@ -7,11 +7,10 @@ use tar::{EntryType, Header};
 
 use super::error::RestoreError;
 use super::path::{self, Kind};
-use super::pax::{self, Pax};
+use super::pax::{self, NAME_BYTES, Pax};
 use super::quota::Quota;
 use crate::limits::{
-    DESCRIBING_HEADERS_MAX, ENTRY_PATH_BYTES_MAX, PAX_BYTES_MAX, RESTORED_ENTRIES_MAX,
-    TAR_RECORD_BYTES,
+    DESCRIBING_HEADERS_MAX, PATH_BYTES_MAX, PAX_BYTES_MAX, RESTORED_ENTRIES_MAX, TAR_RECORD_BYTES,
 };
 
 const BLOCK_BYTES: usize = 512;
@@ -327,8 +326,8 @@ impl<'q> Parser<'q> {
             Err(what) => parser.corrupt(at, what),
         };
         match about {
-            About::Name => self.long_name = Some(without_nul(text)),
-            About::Target => self.long_target = Some(without_nul(text)),
+            About::Name => self.long_name = Some(self.long(text, at)?),
+            About::Target => self.long_target = Some(self.long(text, at)?),
             About::Pax => self.pax = Some(read(self, &text)?),
             About::GlobalPax => {
                 let newer = read(self, &text)?;
@@ -336,6 +335,17 @@ impl<'q> Parser<'q> {
             }
         }
         Ok(())
+    }
+
+    /// A long name or target. It ends with one NUL; any other is left for the check of the name.
+    fn long(&self, mut name: Vec<u8>, at: usize) -> Result<Vec<u8>, RestoreError> {
+        if name.last() == Some(&0) {
+            name.pop();
+        }
+        match name.len() > NAME_BYTES {
+            true => self.corrupt(at, pax::TOO_LONG),
+            false => Ok(name),
+        }
     }
 
     /// Counts an entry, and forgets what described it but for what is returned: name, target, and
@@ -399,11 +409,10 @@ impl<'q> Parser<'q> {
             }
             EntryType::Symlink if size == 0 => {
                 let path = path::check(name, Kind::Symlink)?;
-                if target.is_empty() || target.contains(&0) {
-                    return Err(RestoreError::entry(
-                        name,
-                        "its target is empty or has a NUL",
-                    ));
+                let is_path = (1..=PATH_BYTES_MAX).contains(&target.len());
+                if !is_path || target.contains(&0) {
+                    let why = "its target is empty, too long, or has a NUL";
+                    return Err(RestoreError::entry(name, why));
                 }
                 let target = &target;
                 emit(Event::Symlink { path, target })
@@ -442,7 +451,7 @@ fn why_refused(kind: EntryType) -> String {
 }
 
 /// Longest data of a long name, its NUL included.
-const LONG_NAME_BYTES: u64 = ENTRY_PATH_BYTES_MAX as u64 + 1;
+const LONG_NAME_BYTES: u64 = NAME_BYTES as u64 + 1;
 
 /// The name in the header itself; POSIX's format may have its beginning in a field of its own.
 fn own_name(header: &Header) -> Vec<u8> {
@@ -456,14 +465,6 @@ fn own_name(header: &Header) -> Vec<u8> {
 
 fn until_nul(field: &[u8]) -> &[u8] {
     field.split(|b| *b == 0).next().unwrap_or_default()
-}
-
-/// A long name ends with one NUL; any other is left for the check of the name.
-fn without_nul(mut name: Vec<u8>) -> Vec<u8> {
-    if name.last() == Some(&0) {
-        name.pop();
-    }
-    name
 }
 
 /// Octal, or two's complement in base 256.

@@ -153,7 +153,7 @@ fn watch(case: &Stream, ground: &Ground) -> Watched {
 }
 
 /// Waits for the end, or brings it about; gives the most that there was at any time.
-fn follow(child: &mut Child, ground: &Ground) -> (Option<i32>, u64, u64) {
+pub fn follow(child: &mut Child, ground: &Ground) -> (Option<i32>, u64, u64) {
     let (start, mut number) = (Instant::now(), 0);
     let (mut memory_bytes, mut disk_bytes) = (0, 0);
     loop {
@@ -382,7 +382,7 @@ fn entries(to: &mut Sink<'_>, mut next: impl FnMut(u64, &mut Vec<u8>)) {
     }
 }
 
-const TARS: [Stream; 13] = [
+const TARS: [Stream; 14] = [
     crowd("entries without end", |to| {
         to.send(&[HEAD, &beginning()].concat());
         entries(to, |number, tar| {
@@ -469,6 +469,18 @@ const TARS: [Stream; 13] = [
     }),
     stream("a long name of 8 EiB", &[5], |to| {
         endless_header(to, EntryType::GNULongName)
+    }),
+    stream("one long target for many links", &[5], |to| {
+        let mut tar = fixture().good.body();
+        let target = pax(&[("linkpath", &"x".repeat(250_000))]);
+        block(&mut tar, b"pax", EntryType::XGlobalHeader, &target, 0o644);
+        for number in 0..6000 {
+            let name = format!("l{number}");
+            block(&mut tar, name.as_bytes(), EntryType::Symlink, b"", 0o777);
+        }
+        to.send(&[HEAD, &frame(&tar)].concat());
+        to.mark();
+        to.repeat(&frame(&[0; 512]));
     }),
     stream("zeros behind the end", &[5], |to| {
         to.send(&[HEAD, &zst(&fixture().good.tar())].concat());
