@@ -99,6 +99,7 @@ Exit codes:
   5    the archive is corrupt or holds what must not be written; the message names it
   6    git failed
   7    a ref or commit that was asked for is nowhere, or the ref is at another commit
+  101  a fault of tarpon's own; nothing was left behind
   130  interrupted by SIGINT, SIGTERM or SIGHUP";
 
 /// The flags of `tarpon serve`, as given. `into_layer` is their only way out.

@@ -126,11 +126,14 @@ fn pause(stop: &Stop, tries: u32) {
 /// What the connections and the reader share.
 ///
 /// Invariants: bytes before `delivered` were handed out, in order; those from there to `claimed`
-/// are in `ready` or being fetched by exactly one connection, into memory of the budget; `claimed` is
-/// never more than the window ahead of `delivered`.
+/// are in `ready` or being fetched by exactly one connection, into memory of the budget, or behind
+/// the archive's end; `claimed` is never more than the window ahead of `delivered`. No byte that
+/// came stands at or behind `total`, which is set once.
 struct State {
     delivered: u64,
     claimed: u64,
+    /// Behind the last byte that came, wherever it stands.
+    received_end: u64,
     ready: BTreeMap<u64, Chunk>,
     total: Option<u64>,
     error: Option<RestoreError>,
@@ -138,6 +141,32 @@ struct State {
     streaming: bool,
     /// Whether nothing more is wanted.
     closed: bool,
+}
+
+impl State {
+    /// The server says how long the archive is: always the same, and no less than what came of it.
+    fn set_total(&mut self, total: u64) -> Result<(), RestoreError> {
+        match *self.total.get_or_insert(total) == total && self.received_end <= total {
+            true => Ok(()),
+            false => Err(RestoreError::Changed),
+        }
+    }
+
+    /// Takes bytes of the archive that came for `start`.
+    fn insert(&mut self, start: u64, chunk: Chunk) -> Result<(), RestoreError> {
+        let end = start.saturating_add(chunk.len() as u64);
+        self.received_end = self.received_end.max(end);
+        if self.total.is_some_and(|total| end > total) {
+            return Err(RestoreError::Changed);
+        }
+        self.ready.insert(start, chunk);
+        Ok(())
+    }
+
+    /// Whether all of the archive is fetched or being fetched.
+    fn is_all_claimed(&self) -> bool {
+        !self.streaming && self.total.is_some_and(|total| self.claimed >= total)
+    }
 }
 
 /// A running download.
@@ -184,6 +213,7 @@ impl<'a> Opened<'a> {
         let state = State {
             delivered: 0,
             claimed: 0,
+            received_end: 0,
             ready: BTreeMap::new(),
             total,
             error: None,
@@ -268,10 +298,31 @@ impl<'a> Download<'a> {
         self.changed.notify_all();
     }
 
-    /// Nothing more is wanted: who receives ends, also where a server goes on.
-    pub fn close(&self) {
-        self.lock().closed = true;
-        self.changed.notify_all();
+    /// Nothing more is wanted as soon as this is dropped: who receives ends, also where a server
+    /// goes on.
+    pub fn closes(&self) -> Closes<'_, 'a> {
+        Closes(self)
+    }
+
+    /// A connection's thread has ended before its time.
+    fn fail_unless_over(&self) {
+        if !self.is_over() {
+            self.fail(RestoreError::Thread("downloads"));
+        }
+    }
+
+    /// What an answer says of the archive's length, if it does, and that is at least `least`; gives
+    /// what is known of it.
+    fn learn(&self, total: Option<u64>, least: u64) -> Result<Option<u64>, SegmentError> {
+        let mut state = self.lock();
+        if let Some(total) = total {
+            state.set_total(total).map_err(SegmentError::Final)?;
+            self.link.progress.set_total(total);
+        }
+        match state.total.is_some_and(|total| total < least) {
+            true => Err(SegmentError::Final(RestoreError::Changed)),
+            false => Ok(state.total),
+        }
     }
 
     fn is_over(&self) -> bool {
@@ -284,6 +335,7 @@ impl<'a> Download<'a> {
 
     /// What the first connection does, until the archive is there.
     pub fn run_first(&self, first: First<'a>) {
+        let _duty = Duty(self);
         let First { mut conn, is_part } = first;
         let result = self.stream(&mut conn);
         let complete = {
@@ -293,7 +345,7 @@ impl<'a> Download<'a> {
                 let end = state.claimed;
                 state.total.get_or_insert(end);
             }
-            state.total == Some(state.claimed)
+            state.is_all_claimed()
         };
         self.changed.notify_all();
         match result {
@@ -313,6 +365,7 @@ impl<'a> Download<'a> {
 
     /// What every further connection does: fetches segments until the archive is there.
     pub fn run_further(&self) {
+        let _duty = Duty(self);
         self.run_segments(None);
     }
 
@@ -350,12 +403,14 @@ impl<'a> Download<'a> {
             let left = state.total.map(|total| total.saturating_sub(at));
             let len = left.map_or(len, |left| len.min(usize::try_from(left).unwrap_or(len)));
             state.claimed += len as u64;
-            if len > 0 {
-                state.ready.insert(at, Chunk::new(buffer, len));
-            }
+            let inserted = match len {
+                0 => Ok(()),
+                len => state.insert(at, Chunk::new(buffer, len)),
+            };
             let is_complete = state.total == Some(state.claimed);
             drop(state);
             self.changed.notify_all();
+            inserted.map_err(io::Error::other)?;
             if is_complete || result? {
                 return Ok(());
             }
@@ -363,11 +418,10 @@ impl<'a> Download<'a> {
     }
 
     /// The next segment that nobody fetches, and memory for it; `None` when there is none left.
-    fn claim(&self) -> Option<(Buffer, u64, u64)> {
+    fn claim(&self) -> Option<(Buffer, Claim<'_, 'a>)> {
         let mut state = self.lock();
         loop {
-            let at_end = state.total.is_some_and(|total| state.claimed >= total);
-            if self.ends(&state) || (at_end && !state.streaming) {
+            if self.ends(&state) || state.is_all_claimed() {
                 return None;
             }
             if state.streaming || state.claimed - state.delivered >= self.window_bytes {
@@ -379,7 +433,13 @@ impl<'a> Download<'a> {
                 let full = start + SEGMENT_BYTES;
                 let end = state.total.map_or(full, |total| full.min(total));
                 state.claimed = end;
-                return Some((buffer, start, end));
+                let download = self;
+                let claim = Claim {
+                    download,
+                    start,
+                    end,
+                };
+                return Some((buffer, claim));
             }
             drop(state);
             self.budget.wait(STREAM_READ_BYTES);
@@ -388,16 +448,15 @@ impl<'a> Download<'a> {
     }
 
     fn run_segments(&self, mut conn: Option<Conn<'a>>) {
-        while let Some((mut buffer, start, end)) = self.claim() {
+        while let Some((mut buffer, claim)) = self.claim() {
             buffer.bytes.resize(STREAM_READ_BYTES, 0);
-            match self.segment(&mut conn, start, end, &mut buffer.bytes) {
-                Ok(0) => {}
-                Ok(len) => {
-                    let chunk = Chunk::new(buffer, len);
-                    self.lock().ready.insert(start, chunk);
-                    self.changed.notify_all();
-                }
-                Err(error) => return self.fail(error),
+            let fetched = self.segment(&mut conn, claim.start, claim.end, &mut buffer.bytes);
+            let kept = match fetched {
+                Ok(len) if len > 0 => claim.keep(Chunk::new(buffer, len)),
+                other => other.map(drop),
+            };
+            if let Err(error) = kept {
+                return self.fail(error);
             }
         }
     }
@@ -455,13 +514,13 @@ impl<'a> Download<'a> {
         let limit = self.link.stall;
         let answer = conn.ask("GET", &self.target, &fields, b"", limit)?;
         let (from, total) = answer.content_range().unwrap_or_default();
-        if let Some(total) = total {
-            self.lock().total = Some(total);
-            self.link.progress.set_total(total);
-        }
         match answer.status {
             206 if from == Some(at) && answer.get("etag") == self.etag.as_deref() => {}
-            416 if total.is_some_and(|total| total <= at) => return Ok(true),
+            // Nothing is there: right behind what came, or anywhere if nothing came.
+            416 if total.is_some_and(|total| total <= at) => {
+                self.learn(total, if *len > 0 { at } else { 0 })?;
+                return Ok(true);
+            }
             200 | 206 => return Err(SegmentError::Final(RestoreError::Changed)),
             status if status >= 500 => {
                 let text = conn.read_text().unwrap_or_default();
@@ -473,8 +532,11 @@ impl<'a> Download<'a> {
                 return Err(SegmentError::Final(refusal(status, &text)));
             }
         }
+        // The first byte that it brings is one of the archive's.
+        let total = self.learn(total, at + 1)?;
         let end = total.map_or(end, |total| end.min(total));
-        let whole = (end - start) as usize;
+        let whole = usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX);
+        let whole = whole.min(into.len());
         while *len < whole {
             let got = conn.read(&mut into[*len..whole])?;
             if got == 0 {
@@ -485,6 +547,57 @@ impl<'a> Download<'a> {
         }
         // Nothing may be left of the answer, or the connection could not be used again.
         Ok(true)
+    }
+}
+
+/// A part of the archive that one connection has promised to fetch.
+struct Claim<'d, 'a> {
+    download: &'d Download<'a>,
+    start: u64,
+    end: u64,
+}
+
+impl Claim<'_, '_> {
+    /// Here it is.
+    fn keep(&self, chunk: Chunk) -> Result<(), RestoreError> {
+        self.download.lock().insert(self.start, chunk)
+    }
+}
+
+/// However it goes: what was promised is there or behind the archive's end, or the download fails.
+impl Drop for Claim<'_, '_> {
+    fn drop(&mut self) {
+        let state = self.download.lock();
+        let came = state.delivered > self.start || state.ready.contains_key(&self.start);
+        let is_behind = state.total.is_some_and(|total| self.start >= total);
+        drop(state);
+        match came || is_behind {
+            true => self.download.changed.notify_all(),
+            false => self.download.fail_unless_over(),
+        }
+    }
+}
+
+/// Held by a connection's thread for as long as it lives. However it ends: somebody else fetches
+/// what is left, or the download fails.
+struct Duty<'d, 'a>(&'d Download<'a>);
+
+impl Drop for Duty<'_, '_> {
+    fn drop(&mut self) {
+        let is_left = !self.0.lock().is_all_claimed();
+        if is_left {
+            self.0.fail_unless_over();
+        }
+    }
+}
+
+/// Held by whoever takes what is downloaded.
+pub struct Closes<'d, 'a>(&'d Download<'a>);
+
+impl Drop for Closes<'_, '_> {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.changed.notify_all();
     }
 }
 
@@ -517,5 +630,128 @@ enum SegmentError {
 impl From<io::Error> for SegmentError {
     fn from(error: io::Error) -> Self {
         Self::Again(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A download of `total` bytes of which nothing came yet.
+    fn attempt(total: Option<u64>, check: impl FnOnce(&Download<'_>)) {
+        let (stop, progress, corrupt) = (Stop::default(), Progress::default(), OnceLock::new());
+        let server = Server::parse("http://127.0.0.1:9").unwrap();
+        let link = Link {
+            server: &server,
+            stop: &stop,
+            progress: &progress,
+            connections: 2,
+            stall: Duration::from_secs(1),
+            git_stall: Duration::from_secs(1),
+            corrupt: &corrupt,
+        };
+        let state = State {
+            delivered: 0,
+            claimed: 0,
+            received_end: 0,
+            ready: BTreeMap::new(),
+            total,
+            error: None,
+            streaming: false,
+            closed: false,
+        };
+        check(&Download {
+            link,
+            target: "/x".into(),
+            etag: None,
+            window_bytes: 4 * SEGMENT_BYTES,
+            budget: Budget::new(RECEIVED_BYTES_MAX),
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
+    }
+
+    fn chunk(download: &Download<'_>, len: usize) -> Chunk {
+        let mut buffer = download.budget.try_take(STREAM_READ_BYTES).unwrap();
+        buffer.bytes.resize(STREAM_READ_BYTES, 0);
+        Chunk::new(buffer, len)
+    }
+
+    /// The error that ends the wait for what comes next.
+    fn error(download: &Download<'_>) -> RestoreError {
+        let limit = Instant::now() + Duration::from_secs(60);
+        let error = download.next(Some(limit)).unwrap_err();
+        assert!(Instant::now() < limit, "{error}");
+        error
+    }
+
+    #[test]
+    fn a_thread_that_ends_before_its_time_leaves_nobody_waiting() {
+        let is_found = |error| assert!(matches!(error, RestoreError::Thread(_)), "{error}");
+        // With something promised, as a panic ends it.
+        attempt(Some(4 * SEGMENT_BYTES), |download| {
+            drop(download.claim().unwrap());
+            is_found(error(download));
+        });
+        // With something left that nobody has promised.
+        attempt(Some(10), |download| {
+            drop(Duty(download));
+            is_found(error(download));
+        });
+        attempt(None, |download| {
+            download.lock().streaming = true;
+            std::thread::scope(|scope| {
+                let ends = scope.spawn(|| {
+                    let _duty = Duty(download);
+                    panic!("while it streams");
+                });
+                ends.join().unwrap_err();
+            });
+            is_found(error(download));
+            // Nor the others.
+            download.fail(RestoreError::Changed);
+            assert!(download.claim().is_none());
+        });
+        // What is there, or behind the end, is no reason.
+        attempt(None, |download| {
+            let (_, claim) = download.claim().unwrap();
+            let (_, behind) = download.claim().unwrap();
+            claim.keep(chunk(download, 10)).unwrap();
+            assert!(download.learn(Some(10), 0).is_ok());
+            drop((claim, behind, Duty(download)));
+            assert_eq!(download.next(None).unwrap().unwrap().len(), 10);
+            assert!(download.next(None).unwrap().is_none());
+        });
+        attempt(Some(10), |download| {
+            drop(download.closes());
+            drop(Duty(download));
+            assert!(download.lock().error.is_none());
+        });
+    }
+
+    #[test]
+    fn an_archive_has_one_length() {
+        let is_refused = |said: Result<Option<u64>, SegmentError>| {
+            let changed = matches!(said, Err(SegmentError::Final(RestoreError::Changed)));
+            assert!(changed);
+        };
+        attempt(None, |download| {
+            assert!(matches!(download.learn(None, 7), Ok(None)));
+            assert!(matches!(download.learn(Some(10), 10), Ok(Some(10))));
+            assert!(matches!(download.learn(None, 10), Ok(Some(10))));
+            for total in [0, 9, 11, u64::MAX] {
+                is_refused(download.learn(Some(total), 0));
+            }
+            is_refused(download.learn(Some(10), 11));
+            is_refused(download.learn(None, 11));
+            let late = download.lock().insert(5, chunk(download, 6));
+            assert!(matches!(late, Err(RestoreError::Changed)));
+        });
+        // Less than what came.
+        attempt(None, |download| {
+            let (_, claim) = download.claim().unwrap();
+            claim.keep(chunk(download, 10)).unwrap();
+            is_refused(download.learn(Some(9), 0));
+        });
     }
 }

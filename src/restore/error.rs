@@ -34,6 +34,9 @@ pub enum RestoreError {
     Git { step: String, detail: String },
     #[error("not as asked for on the server or its upstream: {0}")]
     Missing(String),
+    /// A fault of tarpon's own: whoever waited for that thread must not wait for ever.
+    #[error("a thread that {0} ended before its time: this is a fault of tarpon's")]
+    Thread(&'static str),
     #[error("interrupted by {0}; nothing was left behind")]
     Interrupted(&'static str),
 }
@@ -49,6 +52,7 @@ impl RestoreError {
             Self::Corrupt { .. } | Self::Entry { .. } => 5,
             Self::Git { .. } => 6,
             Self::Missing(_) => 7,
+            Self::Thread(_) => 101,
             Self::Interrupted(_) => 130,
         }
     }
@@ -57,7 +61,7 @@ impl RestoreError {
     pub fn is_servers(&self) -> bool {
         match self {
             Self::NoSnapshot(_) | Self::Server(_) | Self::Changed => true,
-            Self::Corrupt { .. } | Self::Entry { .. } => true,
+            Self::Corrupt { .. } | Self::Entry { .. } | Self::Thread(_) => true,
             Self::Usage(_) | Self::Git { .. } => false,
             Self::Disk { .. } | Self::SizeLimit { .. } => false,
             Self::Missing(_) | Self::Interrupted(_) => false,

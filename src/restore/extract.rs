@@ -147,6 +147,17 @@ impl Shared<'_> {
     }
 }
 
+/// Held by a thread for as long as it lives: one that panics ends the restore, as an error does.
+struct Duty<'s, 'r>(&'s Shared<'r>, &'static str);
+
+impl Drop for Duty<'_, '_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(RestoreError::Thread(self.1));
+        }
+    }
+}
+
 /// Downloads over `connections` and unpacks at `site`; files are dated by `dates`. Gives what the
 /// archive's `.git` has said, and what is in the worktree.
 pub fn extract(
@@ -167,14 +178,21 @@ pub fn extract(
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         let (tasks, queue) = unbounded();
+        let mut running = Vec::new();
         for _ in 0..threads {
             let (queue, shared) = (queue.clone(), &shared);
-            scope.spawn(move || work(&queue, shared));
+            running.push(scope.spawn(move || {
+                let _duty = Duty(shared, "decodes and writes");
+                work(&queue, shared);
+            }));
         }
-        scope.spawn(|| download.run_first(first));
+        // Those that are busy have what they need.
+        drop(queue);
+        running.push(scope.spawn(|| download.run_first(first)));
         for _ in 1..connections {
-            scope.spawn(|| download.run_further());
+            running.push(scope.spawn(|| download.run_further()));
         }
+        let closes = download.closes();
         let line = Line {
             budget: Budget::new(CONTENT_BYTES_MAX),
             shared: &shared,
@@ -192,7 +210,11 @@ pub fn extract(
         if let Err(error) = line.run(download) {
             shared.fail(error);
         }
-        download.close();
+        drop(closes);
+        for thread in running {
+            // One that panicked has said so.
+            let _ = thread.join();
+        }
     });
     match shared
         .failure
@@ -532,4 +554,44 @@ fn entry(
             path: path.to_owned(),
         }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::quota::Quota;
+    use super::*;
+    use std::os::fd::AsFd;
+
+    /// A worker takes content with it that others wait for the room of.
+    #[test]
+    fn a_thread_that_panics_ends_the_restore() {
+        let root = tempfile::tempfile().unwrap();
+        let quota = Quota::new(Some(0), std::path::Path::new("/")).unwrap();
+        let (stop, progress) = (Stop::default(), Progress::default());
+        let site = Site {
+            root: root.as_fd(),
+            umask: rustix::fs::Mode::empty(),
+            quota: &quota,
+            stop: &stop,
+        };
+        let shared = Shared {
+            site,
+            progress: &progress,
+            failure: Mutex::new(None),
+            directories: AtomicU64::new(0),
+        };
+        std::thread::scope(|scope| {
+            drop(Duty(&shared, "ends well"));
+            assert!(!stop.is_set());
+            let ends = scope.spawn(|| {
+                let _duty = Duty(&shared, "panics");
+                panic!("while others wait");
+            });
+            ends.join().unwrap_err();
+        });
+        assert!(stop.is_set());
+        let error = shared.failure.into_inner().unwrap().unwrap();
+        assert!(error.to_string().contains("that panics"), "{error}");
+        assert_eq!(error.exit_code(), 101);
+    }
 }

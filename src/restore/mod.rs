@@ -218,7 +218,10 @@ fn restore(args: &RestoreArgs, stop: &Stop, progress: &Progress) -> Result<Summa
         if !args.quiet && !args.json {
             scope.spawn(|| progress.show());
         }
-        let result = restore.run();
+        // Who panics, in whatever thread, has said so: nothing stays behind, and nobody waits for more.
+        let run = std::panic::AssertUnwindSafe(|| restore.run());
+        let result = std::panic::catch_unwind(run);
+        let result = result.unwrap_or(Err(RestoreError::Thread("restores")));
         progress.finish();
         result
     })

@@ -17,6 +17,7 @@ mod endless;
 mod gitdir;
 mod ground;
 mod keys;
+mod length;
 mod look;
 mod made;
 mod names;
