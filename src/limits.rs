@@ -596,6 +596,15 @@ pub const FRAMES_AHEAD: usize = 6;
 pub const RECEIVED_BYTES_MAX: usize = 64 << 20;
 /// Memory of content that waits to be written, and of frames that are put together to be decoded.
 pub const CONTENT_BYTES_MAX: usize = 48 << 20;
+/// Memory of entries that wait to be written: their names, where links lead, open files.
+pub const ENTRIES_BYTES_MAX: usize = 8 << 20;
+/// The part of it that one worker gets at a time.
+pub const ENTRIES_AT_ONCE_BYTES: usize = 256 << 10;
+/// What an entry takes of it besides its name and target.
+pub const ENTRY_BYTES: usize = 256;
+/// What a file takes of it that is written in parts, so that few enough are open for any limit of
+/// descriptors.
+pub const PART_FILE_BYTES: usize = 32 << 10;
 /// What a frame that is written from where it arrived takes of it: for what is known about it.
 pub const STORED_ROOM_BYTES: usize = 64 << 10;
 /// Buffers are of whole multiples of this, so that they fit again.
@@ -706,9 +715,15 @@ pub const EMPTY_TREES_MAX: u64 = 1024;
 /// without one.
 pub const REVERSE_INDEX_OBJECTS_MAX: u32 = 16 << 20;
 
-// What is received, content, and the window of the stream: within 300 MB with the rest.
+// What is received, content, entries, and the window of the stream: within 300 MB with the rest.
+const _: () = assert!(
+    RECEIVED_BYTES_MAX + CONTENT_BYTES_MAX + ENTRIES_BYTES_MAX + (1 << RESTORE_WINDOW_LOG_MAX)
+        <= 200 << 20
+);
+// One entry is handed on at a time at least, beside the file that the archive is inside of.
+const _: () = assert!(ENTRY_BYTES + 2 * PATH_BYTES_MAX <= ENTRIES_AT_ONCE_BYTES);
 const _: () =
-    assert!(RECEIVED_BYTES_MAX + CONTENT_BYTES_MAX + (1 << RESTORE_WINDOW_LOG_MAX) <= 200 << 20);
+    assert!(ENTRIES_AT_ONCE_BYTES + 2 * (PART_FILE_BYTES + PATH_BYTES_MAX) <= ENTRIES_BYTES_MAX);
 // A frame that is put together fits beside its content.
 const _: () = assert!(
     CONTENT_BYTES_MAX

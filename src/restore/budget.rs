@@ -1,9 +1,10 @@
 //! Memory for the bytes of an archive. None is had without room in a budget, whose size is fixed:
 //! it holds whatever becomes of the restore, and whatever a server sends.
 //!
-//! There are two: what is received, and content. Neither waits for the other in a circle: what is
-//! received is claimed in the archive's order, so the piece that is needed next has its memory; and
-//! a frame gets the room that it is decoded into before a worker gets the frame.
+//! There are three: what is received, content, and entries. None waits for another in a circle: what
+//! is received is claimed in the archive's order, so the piece that is needed next has its memory; a
+//! frame gets the room that it is decoded into before a worker gets the frame; and entries that wait
+//! for room wait only for those before them to be written, for which nothing more is needed.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
@@ -62,6 +63,17 @@ impl Budget {
         is_there.then(|| self.room(bytes))
     }
 
+    /// The same as soon as there is; `None` when the restore is to stop.
+    pub fn take_room(self: &Arc<Self>, bytes: usize, stop: &Stop) -> Option<Room> {
+        while !stop.is_set() {
+            if let Some(room) = self.try_room(bytes) {
+                return Some(room);
+            }
+            self.wait(bytes);
+        }
+        None
+    }
+
     fn room(self: &Arc<Self>, bytes: usize) -> Room {
         let budget = self.clone();
         Room { bytes, budget }
@@ -69,7 +81,7 @@ impl Budget {
 
     /// A buffer with a capacity of `len` at least.
     pub fn try_take(self: &Arc<Self>, len: usize) -> Option<Buffer> {
-        let want = len.max(1).next_multiple_of(BUFFER_STEP_BYTES);
+        let want = steps(len);
         let mut state = self.lock();
         let spare = state.spare.iter().enumerate();
         let fits = spare.filter(|(_, (held, _))| *held >= want);
@@ -92,21 +104,25 @@ impl Budget {
             if let Some(buffer) = self.try_take(len) {
                 return Some(buffer);
             }
-            self.wait(len);
+            self.wait(steps(len));
         }
         None
     }
 
-    /// Waits until something is given back, for a moment at most; not at all where `len` fit.
-    pub fn wait(&self, len: usize) {
+    /// Waits until something is given back, for a moment at most; not at all where `bytes` fit.
+    pub fn wait(&self, bytes: usize) {
         let state = self.lock();
         let spare: usize = state.spare.iter().map(|(held, _)| held).sum();
-        let want = len.max(1).next_multiple_of(BUFFER_STEP_BYTES);
-        if state.held_bytes - spare + want > self.limit_bytes {
+        if state.held_bytes - spare + bytes > self.limit_bytes {
             let limit = Duration::from_millis(INTERRUPT_POLL_MS);
             drop(self.freed.wait_timeout(state, limit));
         }
     }
+}
+
+/// How much a buffer takes that holds `len`.
+fn steps(len: usize) -> usize {
+    len.max(1).next_multiple_of(BUFFER_STEP_BYTES)
 }
 
 /// Room in a budget, given back when it is dropped.
@@ -114,6 +130,16 @@ impl Budget {
 pub struct Room {
     bytes: usize,
     budget: Arc<Budget>,
+}
+
+impl Room {
+    /// Gives back all but `bytes` of it.
+    pub fn shrink(&mut self, bytes: usize) {
+        let kept = bytes.min(self.bytes);
+        let freed = std::mem::replace(&mut self.bytes, kept) - kept;
+        self.budget.lock().held_bytes -= freed;
+        self.budget.freed.notify_all();
+    }
 }
 
 impl Drop for Room {
@@ -135,10 +161,7 @@ impl Buffer {
     pub fn shrink(&mut self, len: usize, more_bytes: usize) {
         self.bytes.truncate(len);
         self.bytes.shrink_to_fit();
-        let kept = (len + more_bytes).min(self.room.bytes);
-        let freed = std::mem::replace(&mut self.room.bytes, kept) - kept;
-        self.room.budget.lock().held_bytes -= freed;
-        self.room.budget.freed.notify_all();
+        self.room.shrink(len + more_bytes);
     }
 }
 

@@ -6,9 +6,8 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
@@ -18,102 +17,17 @@ use super::capture::Archive;
 use super::dates::Dates;
 use super::decode::{self, Content, Space, Stream};
 use super::download::{Download, First};
+use super::entries::{Batch, Batches, PartQueue};
 use super::error::RestoreError;
 use super::frames::{Body, Cut, Cutter, Frame, Part};
 use super::gaps::Gaps;
-use super::packs::{self, Running};
 use super::progress::Progress;
-use super::stop::Stop;
 use super::tar::{Event, Parser};
-use super::write::{PartFile, Site, Writer};
+use super::write::{Site, Writer, stopped};
 use crate::limits::{
-    BEHIND_END_BYTES_MAX, BUFFER_STEP_BYTES, CONTENT_BYTES_MAX, FRAMES_AHEAD, STORED_ROOM_BYTES,
-    STREAM_CONTENT_BYTES,
+    BEHIND_END_BYTES_MAX, BUFFER_STEP_BYTES, CONTENT_BYTES_MAX, ENTRIES_BYTES_MAX, FRAMES_AHEAD,
+    STORED_ROOM_BYTES, STREAM_CONTENT_BYTES,
 };
-
-/// The parts of one file that wait to be written. One worker at a time writes them: two in the same
-/// file would only wait for each other in the kernel (the inode's lock), and burn a core doing so.
-struct PartQueue {
-    file: PartFile,
-    /// Whoever writes adds to it.
-    sum: Option<Arc<Mutex<Running>>>,
-    waiting: Mutex<Waiting>,
-}
-
-/// Invariant: while `is_written`, one worker takes from `parts` until it is empty. It stays set when
-/// a write fails: that ends the whole restore, and what still waits here must not be written by
-/// anyone else.
-#[derive(Default)]
-struct Waiting {
-    is_written: bool,
-    parts: VecDeque<(u64, Arc<Content>, Range<usize>)>,
-}
-
-impl PartQueue {
-    fn new(file: PartFile, sum: Option<Arc<Mutex<Running>>>) -> PartQueue {
-        PartQueue {
-            file,
-            sum,
-            waiting: Mutex::default(),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// Writes `data` of `content` at `offset`, and what comes meanwhile; or leaves it to the
-    /// worker that is at this file.
-    fn write(
-        &self,
-        offset: u64,
-        content: &Arc<Content>,
-        data: Range<usize>,
-        stop: &Stop,
-    ) -> Result<(), RestoreError> {
-        let mut waiting = self.lock();
-        waiting.parts.push_back((offset, content.clone(), data));
-        if std::mem::replace(&mut waiting.is_written, true) {
-            return Ok(());
-        }
-        while let Some((offset, content, data)) = waiting.parts.pop_front() {
-            drop(waiting);
-            self.file.write(offset, content.slices(&data), stop)?;
-            if let Some(sum) = &self.sum {
-                self.file
-                    .sum(&mut packs::lock(sum), offset, content.slices(&data))?;
-            }
-            drop(content);
-            waiting = self.lock();
-        }
-        waiting.is_written = false;
-        Ok(())
-    }
-}
-
-/// One entry to write, its data a range of a content.
-enum Entry {
-    File {
-        path: Vec<u8>,
-        executable: bool,
-        mtime_s: i64,
-        data: Range<usize>,
-    },
-    Part {
-        file: Arc<PartQueue>,
-        offset: u64,
-        data: Range<usize>,
-    },
-    Symlink {
-        path: Vec<u8>,
-        target: Vec<u8>,
-    },
-    Directory {
-        path: Vec<u8>,
-    },
-}
 
 type Decoded = Result<Content, RestoreError>;
 
@@ -123,10 +37,13 @@ enum Task {
         space: Space,
         reply: Sender<Decoded>,
     },
-    Write {
-        content: Arc<Content>,
-        entries: Vec<Entry>,
-    },
+    Write(Batch),
+}
+
+impl From<Batch> for Task {
+    fn from(batch: Batch) -> Task {
+        Task::Write(batch)
+    }
 }
 
 /// What all threads of an extraction share.
@@ -195,6 +112,7 @@ pub fn extract(
         let closes = download.closes();
         let line = Line {
             budget: Budget::new(CONTENT_BYTES_MAX),
+            entries_budget: Budget::new(ENTRIES_BYTES_MAX),
             shared: &shared,
             tasks,
             pending: VecDeque::new(),
@@ -248,9 +166,9 @@ fn work(queue: &Receiver<Task>, shared: &Shared<'_>) {
                 let _ = reply.send(decode::whole(&mut context, frame, space));
                 shared.progress.decoded(start.elapsed());
             }
-            Task::Write { content, entries } => {
-                let count = entries.len();
-                if let Err(error) = write(&mut writer, &content, entries, shared.site.stop) {
+            Task::Write(batch) => {
+                let count = batch.len();
+                if let Err(error) = batch.write(&mut writer, shared.site.stop) {
                     shared.fail(error);
                 }
                 shared.progress.written(count, start.elapsed());
@@ -261,32 +179,6 @@ fn work(queue: &Receiver<Task>, shared: &Shared<'_>) {
     shared.directories.fetch_add(made, Ordering::Relaxed);
 }
 
-fn write(
-    writer: &mut Writer<'_>,
-    content: &Arc<Content>,
-    entries: Vec<Entry>,
-    stop: &Stop,
-) -> Result<(), RestoreError> {
-    for entry in entries {
-        match entry {
-            Entry::File {
-                path,
-                executable,
-                mtime_s,
-                data,
-            } => {
-                // A file that is whole in a frame is so in one piece of it; an empty one in none.
-                let data = content.slices(&data).next().unwrap_or_default();
-                writer.file(&path, executable, mtime_s, data)?;
-            }
-            Entry::Part { file, offset, data } => file.write(offset, content, data, stop)?,
-            Entry::Symlink { path, target } => writer.symlink(&path, &target)?,
-            Entry::Directory { path } => writer.directory(&path)?,
-        }
-    }
-    Ok(())
-}
-
 /// The thread that keeps the order.
 ///
 /// Invariants: `pending` holds the frames that were cut and not yet parsed, in order, each with
@@ -294,6 +186,7 @@ fn write(
 /// when the archive's end was seen.
 struct Line<'s> {
     budget: Arc<Budget>,
+    entries_budget: Arc<Budget>,
     shared: &'s Shared<'s>,
     tasks: Sender<Task>,
     pending: VecDeque<Receiver<Decoded>>,
@@ -305,10 +198,6 @@ struct Line<'s> {
     part: Option<Arc<PartQueue>>,
     archive: &'s mut Archive,
     end: Option<(u64, Instant)>,
-}
-
-fn stopped() -> RestoreError {
-    RestoreError::Server("stopped".into())
 }
 
 impl Line<'_> {
@@ -465,27 +354,25 @@ impl Line<'_> {
 
     /// Has the entries in what comes next in the archive written.
     fn parse(&mut self, content: Content) -> Result<(), RestoreError> {
-        let mut entries = Vec::new();
-        let (writer, part) = (&mut self.writer, &mut self.part);
-        let archive = &mut *self.archive;
-        let mtime_s = self.dates.file_s();
+        let content = Arc::new(content);
+        let mut batches = Batches {
+            budget: &self.entries_budget,
+            tasks: &self.tasks,
+            stop: self.shared.site.stop,
+            writer: &mut self.writer,
+            archive: self.archive,
+            part: &mut self.part,
+            mtime_s: self.dates.file_s(),
+            content: &content,
+            batch: None,
+        };
         let mut begin = 0;
         for piece in content.pieces() {
-            self.parser.push(piece, &mut |event| {
-                if archive.takes(&event, piece)? {
-                    let next = entry(writer, archive, mtime_s, part, event, begin)?;
-                    add_entry(&mut entries, next);
-                }
-                Ok(())
-            })?;
+            let mut take = |event: Event<'_>| batches.take(event, piece, begin);
+            self.parser.push(piece, &mut take)?;
             begin += piece.len();
         }
-        if entries.is_empty() {
-            return Ok(());
-        }
-        let content = Arc::new(content);
-        let task = Task::Write { content, entries };
-        self.tasks.send(task).map_err(|_| stopped())
+        batches.hand_on()
     }
 }
 
@@ -501,64 +388,10 @@ fn bytes_to_decode(frame: &Frame) -> usize {
     }
 }
 
-/// Adds an entry, or its data to the last one when it goes on in the same file.
-fn add_entry(entries: &mut Vec<Entry>, next: Option<Entry>) {
-    match (entries.last_mut(), next) {
-        (
-            Some(Entry::Part { file, data, .. }),
-            Some(Entry::Part {
-                file: same,
-                data: more,
-                ..
-            }),
-        ) if Arc::ptr_eq(file, &same) && data.end == more.start => {
-            data.end = more.end;
-        }
-        (_, next) => entries.extend(next),
-    }
-}
-
-/// What is to be written for an event in the piece of content that begins at `begin`.
-fn entry(
-    writer: &mut Writer<'_>,
-    archive: &mut Archive,
-    mtime_s: i64,
-    part: &mut Option<Arc<PartQueue>>,
-    event: Event<'_>,
-    begin: usize,
-) -> Result<Option<Entry>, RestoreError> {
-    let place = |data: Range<usize>| begin + data.start..begin + data.end;
-    Ok(match event {
-        Event::Whole { meta, data } => Some(Entry::File {
-            path: meta.path.to_owned(),
-            executable: meta.executable,
-            mtime_s,
-            data: place(data),
-        }),
-        Event::Begin { meta, size } => {
-            let begun = writer.begin(meta.path, meta.executable, mtime_s, size)?;
-            let sum = archive.sum(meta.path, size);
-            *part = Some(Arc::new(PartQueue::new(begun, sum)));
-            None
-        }
-        Event::Data { offset, data } => part.clone().map(|file| Entry::Part {
-            file,
-            offset,
-            data: place(data),
-        }),
-        Event::Symlink { path, target } => Some(Entry::Symlink {
-            path: path.to_owned(),
-            target: target.to_owned(),
-        }),
-        Event::Directory { path } => Some(Entry::Directory {
-            path: path.to_owned(),
-        }),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::quota::Quota;
+    use super::super::stop::Stop;
     use super::*;
     use std::os::fd::AsFd;
 

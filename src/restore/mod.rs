@@ -21,6 +21,7 @@ mod dates;
 mod decode;
 mod download;
 mod ensure;
+mod entries;
 mod error;
 mod extract;
 mod frames;

@@ -101,7 +101,8 @@ pub struct Site<'r> {
     pub stop: &'r Stop,
 }
 
-fn stopped() -> RestoreError {
+/// What ends a step when the restore is to stop.
+pub(super) fn stopped() -> RestoreError {
     RestoreError::Server("stopped".into())
 }
 

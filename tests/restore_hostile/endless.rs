@@ -382,7 +382,7 @@ fn entries(to: &mut Sink<'_>, mut next: impl FnMut(u64, &mut Vec<u8>)) {
     }
 }
 
-const TARS: [Stream; 14] = [
+const TARS: [Stream; 15] = [
     crowd("entries without end", |to| {
         to.send(&[HEAD, &beginning()].concat());
         entries(to, |number, tar| {
@@ -481,6 +481,20 @@ const TARS: [Stream; 14] = [
         to.send(&[HEAD, &frame(&tar)].concat());
         to.mark();
         to.repeat(&frame(&[0; 512]));
+    }),
+    // As long as they may be, in one frame: the second link is one too many as soon as it is written.
+    stream("one long name for many links", &[5], |to| {
+        let path = format!("{}/", "n".repeat(254)).repeat(16) + "link";
+        let target = "x".repeat(4000);
+        let names = pax(&[("path", &path), ("linkpath", &target)]);
+        let mut tar = fixture().good.body();
+        block(&mut tar, b"pax", EntryType::XGlobalHeader, &names, 0o644);
+        while tar.len() < (16 << 20) - 512 {
+            block(&mut tar, b"l", EntryType::Symlink, b"", 0o777);
+        }
+        to.send(&[HEAD, &frame(&tar)].concat());
+        to.mark();
+        to.repeat(&frame(&tar));
     }),
     stream("zeros behind the end", &[5], |to| {
         to.send(&[HEAD, &zst(&fixture().good.tar())].concat());

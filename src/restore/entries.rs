@@ -1,0 +1,365 @@
+//! Entries on their way from the parser to the workers that write them. What is known about them,
+//! names and targets above all, has its room in a budget of its own: a small archive may have a long
+//! name for each of many entries.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crossbeam::channel::Sender;
+
+use super::budget::{Budget, Room};
+use super::capture::Archive;
+use super::decode::Content;
+use super::error::RestoreError;
+use super::packs::{self, Running};
+use super::stop::Stop;
+use super::tar::Event;
+use super::write::{PartFile, Writer, stopped};
+use crate::limits::{ENTRIES_AT_ONCE_BYTES, ENTRY_BYTES, PART_FILE_BYTES};
+
+/// The parts of one file that wait to be written. One worker at a time writes them: two in the same
+/// file would only wait for each other in the kernel (the inode's lock), and burn a core doing so.
+pub struct PartQueue {
+    file: PartFile,
+    /// Whoever writes adds to it.
+    sum: Option<Arc<Mutex<Running>>>,
+    waiting: Mutex<Waiting>,
+    /// For its name, and for being open.
+    _room: Room,
+}
+
+/// Invariant: while `is_written`, one worker takes from `parts` until it is empty. It stays set when
+/// a write fails: that ends the whole restore, and what still waits here must not be written by
+/// anyone else.
+#[derive(Default)]
+struct Waiting {
+    is_written: bool,
+    parts: VecDeque<(u64, Arc<Content>, Range<usize>)>,
+}
+
+impl PartQueue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Writes `data` of `content` at `offset`, and what comes meanwhile; or leaves it to the
+    /// worker that is at this file.
+    fn write(
+        &self,
+        offset: u64,
+        content: &Arc<Content>,
+        data: Range<usize>,
+        stop: &Stop,
+    ) -> Result<(), RestoreError> {
+        let mut waiting = self.lock();
+        waiting.parts.push_back((offset, content.clone(), data));
+        if std::mem::replace(&mut waiting.is_written, true) {
+            return Ok(());
+        }
+        while let Some((offset, content, data)) = waiting.parts.pop_front() {
+            drop(waiting);
+            self.file.write(offset, content.slices(&data), stop)?;
+            if let Some(sum) = &self.sum {
+                self.file
+                    .sum(&mut packs::lock(sum), offset, content.slices(&data))?;
+            }
+            drop(content);
+            waiting = self.lock();
+        }
+        waiting.is_written = false;
+        Ok(())
+    }
+}
+
+/// One entry to write, its data a range of a content.
+enum Entry {
+    File {
+        path: Vec<u8>,
+        executable: bool,
+        mtime_s: i64,
+        data: Range<usize>,
+    },
+    Part {
+        file: Arc<PartQueue>,
+        offset: u64,
+        data: Range<usize>,
+    },
+    Symlink {
+        path: Vec<u8>,
+        target: Vec<u8>,
+    },
+    Directory {
+        path: Vec<u8>,
+    },
+}
+
+impl Entry {
+    /// What is known about it.
+    fn held_bytes(&self) -> usize {
+        let names = match self {
+            Self::File { path, .. } | Self::Directory { path } => path.len(),
+            Self::Symlink { path, target } => path.len() + target.len(),
+            Self::Part { .. } => 0,
+        };
+        ENTRY_BYTES + names
+    }
+
+    fn write(
+        self,
+        writer: &mut Writer<'_>,
+        content: &Arc<Content>,
+        stop: &Stop,
+    ) -> Result<(), RestoreError> {
+        match self {
+            Self::File {
+                path,
+                executable,
+                mtime_s,
+                data,
+            } => {
+                // A file that is whole in a frame is so in one piece of it; an empty one in none.
+                let data = content.slices(&data).next().unwrap_or_default();
+                writer.file(&path, executable, mtime_s, data)
+            }
+            Self::Part { file, offset, data } => file.write(offset, content, data, stop),
+            Self::Symlink { path, target } => writer.symlink(&path, &target),
+            Self::Directory { path } => writer.directory(&path),
+        }
+    }
+}
+
+/// Entries in the same content.
+///
+/// Invariant: `held_bytes` is what they hold, and at most what `room` has.
+pub struct Batch {
+    content: Arc<Content>,
+    entries: Vec<Entry>,
+    held_bytes: usize,
+    room: Room,
+}
+
+impl Batch {
+    /// How many entries it has.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Writes them all.
+    pub fn write(self, writer: &mut Writer<'_>, stop: &Stop) -> Result<(), RestoreError> {
+        let mut entries = self.entries.into_iter();
+        entries.try_for_each(|entry| entry.write(writer, &self.content, stop))
+    }
+}
+
+/// What the parser finds in one content, on its way to the workers.
+///
+/// Nobody waits in a circle: what is put together here is handed on before there is a wait for room,
+/// and what was handed on is written without any more of it.
+pub struct Batches<'b, 'r, T> {
+    pub budget: &'b Arc<Budget>,
+    pub tasks: &'b Sender<T>,
+    pub stop: &'b Stop,
+    pub writer: &'b mut Writer<'r>,
+    pub archive: &'b mut Archive,
+    /// The file that the parser is inside of.
+    pub part: &'b mut Option<Arc<PartQueue>>,
+    pub mtime_s: i64,
+    pub content: &'b Arc<Content>,
+    pub batch: Option<Batch>,
+}
+
+impl<T: From<Batch>> Batches<'_, '_, T> {
+    /// Has written what is to be for an event in `piece`, which begins at `begin` of the content.
+    pub fn take(
+        &mut self,
+        event: Event<'_>,
+        piece: &[u8],
+        begin: usize,
+    ) -> Result<(), RestoreError> {
+        if !self.archive.takes(&event, piece)? {
+            return Ok(());
+        }
+        let place = |data: Range<usize>| begin + data.start..begin + data.end;
+        let entry = match event {
+            Event::Whole { meta, data } => Entry::File {
+                path: meta.path.to_owned(),
+                executable: meta.executable,
+                mtime_s: self.mtime_s,
+                data: place(data),
+            },
+            Event::Begin { meta, size } => {
+                let _room = self.room(PART_FILE_BYTES + meta.path.len())?;
+                let begun = self
+                    .writer
+                    .begin(meta.path, meta.executable, self.mtime_s, size);
+                *self.part = Some(Arc::new(PartQueue {
+                    file: begun?,
+                    sum: self.archive.sum(meta.path, size),
+                    waiting: Mutex::default(),
+                    _room,
+                }));
+                return Ok(());
+            }
+            Event::Data { offset, data } => {
+                let Some(file) = self.part.clone() else {
+                    return Ok(());
+                };
+                let data = place(data);
+                Entry::Part { file, offset, data }
+            }
+            Event::Symlink { path, target } => Entry::Symlink {
+                path: path.to_owned(),
+                target: target.to_owned(),
+            },
+            Event::Directory { path } => Entry::Directory {
+                path: path.to_owned(),
+            },
+        };
+        self.add(entry)
+    }
+
+    fn add(&mut self, entry: Entry) -> Result<(), RestoreError> {
+        if let Some(last) = self
+            .batch
+            .as_mut()
+            .and_then(|batch| batch.entries.last_mut())
+            && goes_on(last, &entry)
+        {
+            return Ok(());
+        }
+        let bytes = entry.held_bytes();
+        let is_full = |batch: &Batch| batch.held_bytes + bytes > ENTRIES_AT_ONCE_BYTES;
+        if self.batch.as_ref().is_some_and(is_full) {
+            self.hand_on()?;
+        }
+        let mut batch = match self.batch.take() {
+            Some(batch) => batch,
+            None => Batch {
+                content: self.content.clone(),
+                entries: Vec::new(),
+                held_bytes: 0,
+                room: self.room(ENTRIES_AT_ONCE_BYTES)?,
+            },
+        };
+        batch.held_bytes += bytes;
+        batch.entries.push(entry);
+        self.batch = Some(batch);
+        Ok(())
+    }
+
+    /// Room in the budget, as soon as there is.
+    fn room(&mut self, bytes: usize) -> Result<Room, RestoreError> {
+        if let Some(room) = self.budget.try_room(bytes) {
+            return Ok(room);
+        }
+        self.hand_on()?;
+        let room = self.budget.take_room(bytes, self.stop);
+        room.ok_or_else(stopped)
+    }
+
+    /// Hands on what there is.
+    pub fn hand_on(&mut self) -> Result<(), RestoreError> {
+        let Some(mut batch) = self.batch.take() else {
+            return Ok(());
+        };
+        batch.room.shrink(batch.held_bytes);
+        self.tasks.send(batch.into()).map_err(|_| stopped())
+    }
+}
+
+/// Whether `next` is more data of the file that `last` is a part of; `last` then has it.
+fn goes_on(last: &mut Entry, next: &Entry) -> bool {
+    match (last, next) {
+        (
+            Entry::Part { file, data, .. },
+            Entry::Part {
+                file: same,
+                data: more,
+                ..
+            },
+        ) if Arc::ptr_eq(file, same) && data.end == more.start => {
+            data.end = more.end;
+            true
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::quota::Quota;
+    use super::super::write::Site;
+    use super::*;
+    use crate::limits::PATH_BYTES_MAX;
+    use std::os::fd::AsFd;
+
+    struct Task(Batch);
+
+    impl From<Batch> for Task {
+        fn from(batch: Batch) -> Task {
+            Task(batch)
+        }
+    }
+
+    /// Nobody writes: who puts entries together waits before they are more than their budget.
+    #[test]
+    fn what_waits_to_be_written_has_its_room() {
+        const LIMIT: usize = 3 * ENTRIES_AT_ONCE_BYTES;
+        let root = tempfile::tempdir().unwrap();
+        let root = std::fs::File::open(root.path()).unwrap();
+        let quota = Quota::new(Some(u64::MAX), std::path::Path::new("/")).unwrap();
+        let stop = Stop::default();
+        let site = Site {
+            root: root.as_fd(),
+            umask: rustix::fs::Mode::empty(),
+            quota: &quota,
+            stop: &stop,
+        };
+        let name = vec![b'x'; PATH_BYTES_MAX];
+        let events: [fn(&[u8]) -> Event<'_>; 3] = [
+            |path| Event::Directory { path },
+            |path| Event::Symlink { path, target: path },
+            |_| Event::Directory { path: b"x" },
+        ];
+        for event in events {
+            stop.clear();
+            let (tasks, queue) = crossbeam::channel::unbounded::<Task>();
+            let budget = Budget::new(LIMIT);
+            let buffer = Budget::new(LIMIT).try_take(1).unwrap();
+            let content = Arc::new(Content::Decoded(buffer));
+            let feed = || {
+                let mut batches = Batches {
+                    budget: &budget,
+                    tasks: &tasks,
+                    stop: &stop,
+                    writer: &mut Writer::new(site),
+                    archive: &mut Archive::default(),
+                    part: &mut None,
+                    mtime_s: 0,
+                    content: &content,
+                    batch: None,
+                };
+                (0..1 << 20).find_map(|_| batches.take(event(&name), b"", 0).err())
+            };
+            std::thread::scope(|scope| {
+                let feeds = scope.spawn(feed);
+                // So much has come that one more does not fit.
+                while budget.try_room(ENTRIES_AT_ONCE_BYTES).is_some() {
+                    std::thread::yield_now();
+                }
+                stop.set();
+                feeds.join().unwrap().unwrap();
+            });
+            let waits: Vec<Task> = queue.try_iter().collect();
+            let sum = |each: fn(&Task) -> usize| waits.iter().map(each).sum::<usize>();
+            assert!(sum(|task| task.0.held_bytes) <= LIMIT);
+            let held = sum(|task| task.0.entries.iter().map(Entry::held_bytes).sum());
+            assert_eq!(held, sum(|task| task.0.held_bytes));
+            drop(waits);
+            assert!(budget.try_room(LIMIT).is_some(), "some is not given back");
+        }
+    }
+}
