@@ -696,6 +696,14 @@ pub const STASH_LOG_BYTES_MAX: u64 = 1 << 20;
 pub const INDEX_DATE_WAIT_MAX_MS: u64 = 2 * SECOND_MS;
 /// Most that a `git` of a restore may say, on either output: the paths of a large repository.
 pub const RESTORE_GIT_OUTPUT_BYTES_MAX: u64 = 128 << 20;
+/// Most memory of each process of a `git` of a restore that takes objects, writes files or walks
+/// through history: as much as a server gives its own.
+pub const RESTORE_GIT_MEMORY_BYTES: u64 = GIT_MEMORY_DEFAULT_BYTES;
+/// The same of one that looks at settings, at refs (a million of them) or at a few objects.
+pub const RESTORE_LOOK_MEMORY_BYTES: u64 = 1 << 30;
+/// How long all the `git` of a restore may take that bring objects: a server gives one of them as
+/// long.
+pub const RESTORE_GIT_LIMIT_MS: u64 = GIT_UPLOAD_LIMIT_MS;
 /// How long `git` may take to end its helpers and itself after an interruption.
 pub const GIT_END_MS: u64 = 2 * SECOND_MS;
 /// Largest `.git/config` of an archive.

@@ -2,6 +2,7 @@
 pub mod child;
 pub mod disk;
 pub mod fs;
+pub mod growth;
 pub mod heap;
 pub mod net;
 pub mod pipe;

@@ -1,12 +1,11 @@
 //! What takes the place of a snapshot when there is none: a clone from the upstream, with the real
 //! `git`.
 
-use std::path::Path;
-
+use super::difference;
 use super::download::Link;
 use super::error::RestoreError;
-use super::run;
-use super::update::has_commit;
+use super::run::{self, Room};
+use super::update::{has_commit, object_id};
 use super::wanted::{Checkout, Named, Wanted};
 
 fn line(bytes: Vec<u8>) -> String {
@@ -21,39 +20,69 @@ fn local_name(name: &str) -> String {
     }
 }
 
-/// Clones into the empty directory `tree` and checks out what is wanted.
-pub fn clone(link: Link<'_>, url: &str, wanted: &Wanted, tree: &Path) -> Result<(), RestoreError> {
-    let args = ["clone", "--quiet", "--origin", "origin", "--", url, "."];
-    run::upstream(link, url, tree, &args)?;
-    let clone = Clone { link, url, tree };
+/// Clones into the empty directory of `room` and checks out what is wanted.
+pub fn clone(
+    link: Link<'_>,
+    url: &str,
+    wanted: &Wanted,
+    room: Room<'_>,
+) -> Result<(), RestoreError> {
+    // Its files come when they were looked at.
+    let args = ["clone", "--quiet", "--no-checkout", "--origin", "origin"];
+    let args = [&args[..], &["--", url, "."]].concat();
+    run::upstream(link, url, room, &args)?;
+    let clone = Clone { link, url, room };
     let mut missing = Vec::new();
-    let mut note = |found: Result<String, String>| found.map_err(|why| missing.push(why)).ok();
-    let commits = wanted.all_commits();
-    commits.for_each(|id| drop(note(clone.ensure_commit(id))));
-    let names = wanted.all_refs();
-    let names: Vec<_> = names.map(|named| note(clone.ensure_ref(named))).collect();
+    for id in wanted.all_commits() {
+        note(clone.ensure_commit(id), &mut missing)?;
+    }
+    let mut names = Vec::new();
+    for named in wanted.all_refs() {
+        names.push(note(clone.ensure_ref(named), &mut missing)?);
+    }
     if !missing.is_empty() {
         return Err(RestoreError::Missing(missing.join(", ")));
     }
     match (&wanted.checkout, names.first()) {
         (Checkout::Commit(id), _) => clone.check_out(id),
         (Checkout::Ref(_), Some(Some(name))) => clone.check_out(name),
-        _ => Ok(()),
+        _ => clone.check_out_head(),
+    }
+}
+
+/// Notes what is missing; all else that goes wrong is an error.
+fn note(
+    found: Result<String, RestoreError>,
+    missing: &mut Vec<String>,
+) -> Result<Option<String>, RestoreError> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(RestoreError::Missing(what)) => {
+            missing.push(what);
+            Ok(None)
+        }
+        Err(e) => Err(e),
     }
 }
 
 struct Clone<'a> {
     link: Link<'a>,
     url: &'a str,
-    tree: &'a Path,
+    room: Room<'a>,
 }
 
 impl Clone<'_> {
     fn git(&self, args: &[&str]) -> Result<String, RestoreError> {
-        run::local(self.link.stop, self.tree, args).map(line)
+        run::local(self.link.stop, self.room.tree, args).map(line)
     }
 
-    fn fetch(&self, what: &str) -> Result<(), RestoreError> {
+    /// What a name leads to, if it is there.
+    fn verify(&self, what: &str) -> Result<String, RestoreError> {
+        self.git(&["rev-parse", "--quiet", "--verify", what])
+    }
+
+    /// Fetches what is missing otherwise: `given` is its name in an error.
+    fn fetch(&self, what: &str, given: &str) -> Result<(), RestoreError> {
         let args = [
             "fetch",
             "--quiet",
@@ -62,40 +91,62 @@ impl Clone<'_> {
             "origin",
             what,
         ];
-        run::upstream(self.link, self.url, self.tree, &args).map(|_| ())
+        match run::upstream(self.link, self.url, self.room, &args) {
+            Ok(_) => Ok(()),
+            Err(e) if e.is_disks() => Err(e),
+            Err(e) => Err(RestoreError::Missing(format!("{given} ({e})"))),
+        }
     }
 
-    /// Fetches a commit if it is not there; an error says which is missing.
-    fn ensure_commit(&self, id: &str) -> Result<String, String> {
-        let is_there = || has_commit(self.link.stop, self.tree, id);
+    /// Fetches a commit if it is not there.
+    fn ensure_commit(&self, id: &str) -> Result<String, RestoreError> {
+        let is_there = || has_commit(self.link.stop, self.room.tree, id);
         if !is_there() {
-            self.fetch(id).map_err(|e| format!("{id} ({e})"))?;
+            self.fetch(id, id)?;
         }
         match is_there() {
             true => Ok(id.to_owned()),
-            false => Err(format!("{id} is no commit")),
+            false => Err(RestoreError::Missing(format!("{id} is no commit"))),
         }
     }
 
     /// Finds a ref, fetched if a clone has it not by itself; gives its full name.
-    fn ensure_ref(&self, named: &Named) -> Result<String, String> {
-        let verify = |what: &str| self.git(&["rev-parse", "--quiet", "--verify", what]);
-        let is_there = |name: &&String| verify(&local_name(name)).is_ok();
+    fn ensure_ref(&self, named: &Named) -> Result<String, RestoreError> {
+        let is_there = |name: &&String| self.verify(&local_name(name)).is_ok();
         let name = match named.names.iter().find(is_there) {
             Some(name) => name,
             None => {
                 let name = &named.names[0];
-                self.fetch(&format!("+{name}:{}", local_name(name)))
-                    .map_err(|e| format!("{} ({e})", named.given))?;
+                self.fetch(&format!("+{name}:{}", local_name(name)), &named.given)?;
                 name
             }
         };
         let local = local_name(name);
         let peeled = format!("{local}^{{commit}}");
-        let found = [&local, &peeled].map(|what| verify(what).unwrap_or_default());
+        let found = [&local, &peeled].map(|what| self.verify(what).unwrap_or_default());
         match &named.id {
-            Some(id) if !found.contains(id) => Err(format!("{name} is {}, not {id}", found[0])),
+            Some(id) if !found.contains(id) => {
+                let what = format!("{name} is {}, not {id}", found[0]);
+                Err(RestoreError::Missing(what))
+            }
             _ => Ok(name.clone()),
+        }
+    }
+
+    /// Has git write the files of a commit, of which there are none yet, if there is room for them.
+    fn write(&self, commit: &str, args: &[&str]) -> Result<(), RestoreError> {
+        let Room { tree, quota, .. } = self.room;
+        let commit = self.verify(&format!("{commit}^{{commit}}"))?;
+        let ids = [None, Some(object_id(&commit)?)];
+        difference::between(tree, ids, quota, self.link.stop)?;
+        run::check_out(self.link.stop, self.room, args).map(|_| ())
+    }
+
+    /// Checks out what the clone has made HEAD of, if there is any commit.
+    fn check_out_head(&self) -> Result<(), RestoreError> {
+        match self.verify("HEAD") {
+            Ok(_) => self.write("HEAD", &["read-tree", "--reset", "-u", "HEAD"]),
+            Err(_) => Ok(()),
         }
     }
 
@@ -109,15 +160,12 @@ impl Clone<'_> {
         match branch {
             Some(branch) => {
                 let remote = local_name(what);
-                self.git(&["checkout", "--quiet", "-B", branch, "--track", &remote])?;
+                let args = ["checkout", "--quiet", "-B", branch, "--track", &remote];
+                self.write(&remote, &args)?;
             }
             None => {
-                self.git(&[
-                    "checkout",
-                    "--quiet",
-                    "--detach",
-                    &format!("{what}^{{commit}}"),
-                ])?;
+                let commit = format!("{what}^{{commit}}");
+                self.write(what, &["checkout", "--quiet", "--detach", &commit])?;
             }
         }
         if let Some(made) = made.filter(|made| Some(made.as_str()) != branch) {

@@ -41,7 +41,7 @@ pub fn lost(stop: &Stop, directory: &Path, scratch: &Path) -> Result<Vec<String>
     let has_more = |what: &str| {
         let args = ["rev-list", "--ignore-missing", "--max-count=1", what];
         let args = [&args[..], &["--not", "--glob=refs/known/*"]].concat();
-        match run::local(stop, scratch, &args) {
+        match run::walk(stop, scratch, &args) {
             Ok(listed) => Ok(!listed.trim_ascii().is_empty()),
             Err(e) => Err(format!("its commits cannot be read: {e}")),
         }

@@ -19,6 +19,7 @@ mod clone;
 mod connect;
 mod dates;
 mod decode;
+mod difference;
 mod download;
 mod ensure;
 mod entries;
@@ -74,6 +75,7 @@ use download::Link;
 use index::Expected;
 use progress::{Failure, Progress, Summary};
 use quota::Quota;
+use run::Room;
 use staging::Staging;
 use stop::Stop;
 use update::Update;
@@ -261,12 +263,11 @@ impl Restore<'_> {
             .say(&format!("{error}; cloning {} instead", args.repo_url));
         link.stop.clear();
         let staging = Staging::new(&args.dir, args.overwrite)?;
-        clone::clone(link, &args.repo_url, &self.wanted, &staging.tree())?;
-        let sha256 = run::local(
-            link.stop,
-            &staging.tree(),
-            &["rev-parse", "--show-object-format"],
-        )?;
+        let tree = staging.tree();
+        let quota = Quota::new(args.size_limit, &tree)?;
+        let room = Room::new(&tree, &quota);
+        clone::clone(link, &args.repo_url, &self.wanted, room)?;
+        let sha256 = run::local(link.stop, &tree, &["rev-parse", "--show-object-format"])?;
         let mut summary = self.finish(&staging, sha256.starts_with(b"sha256"), false)?;
         summary.source = "clone";
         summary.origin = origin::shown(args.repo_url.as_bytes());
@@ -295,7 +296,8 @@ impl Restore<'_> {
         };
         let (download, first) = opened.start()?;
         let root = staging.open_tree()?;
-        let quota = Quota::new(args.size_limit, &staging.tree())?;
+        let tree = staging.tree();
+        let quota = Quota::new(args.size_limit, &tree)?;
         let site = Site {
             root: root.as_fd(),
             umask: write::umask(),
@@ -311,14 +313,8 @@ impl Restore<'_> {
             link.progress,
         )
         .map_err(doubted)?;
-        let restored = gitdir::make(
-            &staging.tree(),
-            &args.repo_url,
-            &archive,
-            self.dates,
-            link.stop,
-        )
-        .map_err(doubted)?;
+        let restored = gitdir::make(&tree, &args.repo_url, &archive, self.dates, link.stop)
+            .map_err(doubted)?;
         drop(archive);
         let sha256 = restored.kind == gix::hash::Kind::Sha256;
         let update = Update {
@@ -326,8 +322,7 @@ impl Restore<'_> {
             base: &base,
             wanted: &self.wanted,
             bundle: bundle.as_deref().map(|target| (target, staging.bundle())),
-            tree: staging.tree(),
-            quota: &quota,
+            room: Room::new(&tree, &quota),
             kind: restored.kind,
             is_quiet: args.quiet,
         };

@@ -44,7 +44,17 @@ impl Quota {
         let add = |taken: u64| Some(taken.saturating_add(bytes));
         let before = self.taken_bytes.fetch_update(Relaxed, Relaxed, add);
         let before = before.unwrap_or_else(|taken| taken);
-        match before.saturating_add(bytes) <= self.limit_bytes {
+        self.expect(before.saturating_add(bytes))
+    }
+
+    /// Counts nothing; refused is what [`Self::take`] would refuse.
+    pub fn look(&self, bytes: u64) -> Result<(), RestoreError> {
+        self.expect(self.taken_bytes.load(Relaxed).saturating_add(bytes))
+    }
+
+    /// So many bytes in all, whatever is there already.
+    pub fn expect(&self, all_bytes: u64) -> Result<(), RestoreError> {
+        match all_bytes <= self.limit_bytes {
             true => Ok(()),
             false => Err(RestoreError::SizeLimit {
                 limit_bytes: self.limit_bytes,
@@ -56,9 +66,14 @@ impl Quota {
     /// Counts a file of `bytes`, or a directory or link of none: it takes whole blocks, and one of
     /// the file system's own.
     pub fn take_entry(&self, bytes: u64) -> Result<(), RestoreError> {
-        let whole = bytes.div_ceil(DISK_BLOCK_BYTES).max(1);
-        self.take(whole.saturating_mul(DISK_BLOCK_BYTES))
+        self.take(entry_bytes(bytes))
     }
+}
+
+/// What such an entry takes.
+pub fn entry_bytes(bytes: u64) -> u64 {
+    let whole = bytes.div_ceil(DISK_BLOCK_BYTES).max(1);
+    whole.saturating_mul(DISK_BLOCK_BYTES)
 }
 
 #[cfg(test)]

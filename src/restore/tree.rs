@@ -40,7 +40,7 @@ struct Made {
 }
 
 /// Opens the objects of the repository at `tree`.
-fn objects(tree: &Path, hash: Kind) -> Result<gix::odb::Handle, RestoreError> {
+pub fn objects(tree: &Path, hash: Kind) -> Result<gix::odb::Handle, RestoreError> {
     let options = gix::odb::store::init::Options {
         use_multi_pack_index: false,
         alloc_limit_bytes: Some(RESTORED_TREE_BYTES_MAX),

@@ -12,13 +12,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::difference;
 use super::download::Link;
 use super::ensure::{self, At};
 use super::error::RestoreError;
 use super::http::Conn;
 use super::moment;
 use super::quota::Quota;
-use super::run;
+use super::run::{self, Room};
 use super::stop::Stop;
 use super::wanted::Wanted;
 use crate::limits::{FETCH_IDS_MAX, FIRST_ANSWER_MS, MOMENT_TRIES_MAX, STREAM_READ_BYTES};
@@ -35,10 +36,8 @@ pub struct Update<'a> {
     pub wanted: &'a Wanted,
     /// The bundle that the server has named, and a place for it.
     pub bundle: Option<(&'a str, PathBuf)>,
-    /// The restored snapshot.
-    pub tree: PathBuf,
-    /// What may be written.
-    pub quota: &'a Quota,
+    /// Where the restored snapshot is, and what may be written there.
+    pub room: Room<'a>,
     pub kind: gix::hash::Kind,
     pub is_quiet: bool,
 }
@@ -52,7 +51,7 @@ pub struct Fetched {
 
 impl Update<'_> {
     fn git<A: AsRef<OsStr>>(&self, args: &[A]) -> Result<Vec<u8>, RestoreError> {
-        run::local(self.link.stop, &self.tree, args)
+        run::local(self.link.stop, self.room.tree, args)
     }
 
     /// Brings the objects. If it fails the snapshot is as it was.
@@ -69,6 +68,9 @@ impl Update<'_> {
         let bundle_applied = self.take_bundle(&moment)?;
         let mut tries = 1;
         while let Err(error) = self.fetch_objects(&moment) {
+            if error.is_disks() {
+                return Err(error);
+            }
             // The mirror may have dropped what no ref leads to any more.
             let next = ask()?;
             if next == moment || tries == MOMENT_TRIES_MAX {
@@ -89,7 +91,8 @@ impl Update<'_> {
         let Some((target, file)) = &self.bundle else {
             return Ok(false);
         };
-        let is_there = |id: gix::ObjectId| has_commit(self.link.stop, &self.tree, &id.to_string());
+        let is_there =
+            |id: gix::ObjectId| has_commit(self.link.stop, self.room.tree, &id.to_string());
         if moment.head_id().is_none_or(is_there) {
             return Ok(false);
         }
@@ -97,8 +100,8 @@ impl Update<'_> {
         let fetch = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head"].map(OsStr::new);
         let fetch = [&fetch[..], &[file.as_os_str(), OsStr::new(&refspec)]].concat();
         // Git looks at every object, and for the commits that the bundle builds upon.
-        let taken = download(self.link, self.quota, target, file)
-            .and_then(|()| run::bundle(self.link.stop, &self.tree, &fetch));
+        let taken = download(self.link, self.room.quota, target, file)
+            .and_then(|()| run::bundle(self.link.stop, self.room, &fetch));
         match taken {
             Ok(_) => Ok(true),
             Err(e) if e.is_disks() => Err(e),
@@ -124,14 +127,14 @@ impl Update<'_> {
         let ids = ids.map(|id| id.to_string());
         let mut ids: BTreeSet<String> = ids.filter(|id| !known.contains(id.as_bytes())).collect();
         let commits = self.wanted.all_commits().cloned();
-        ids.extend(commits.filter(|id| !has_commit(self.link.stop, &self.tree, id)));
+        ids.extend(commits.filter(|id| !has_commit(self.link.stop, self.room.tree, id)));
         let ids: Vec<String> = ids.into_iter().collect();
         let url = format!("http://{}{}", self.link.server.authority, self.base);
         for some in ids.chunks(FETCH_IDS_MAX) {
             let options = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head"];
             let args = options.into_iter().chain([url.as_str()]);
             let args: Vec<&str> = args.chain(some.iter().map(String::as_str)).collect();
-            run::server(self.link, &self.tree, &args)?;
+            run::server(self.link, self.room, &args)?;
         }
         Ok(())
     }
@@ -139,7 +142,7 @@ impl Update<'_> {
     /// Leaves no trace of a fetch that failed, but for objects.
     pub fn forget(&self) {
         // As a rule there is none.
-        let _ = fs::remove_dir_all(self.tree.join(".git/refs/tarpon"));
+        let _ = fs::remove_dir_all(self.room.tree.join(".git/refs/tarpon"));
     }
 
     /// Checks out what is wanted and writes the refs.
@@ -153,12 +156,12 @@ impl Update<'_> {
         self.check_out(commit.as_deref())?;
         self.write_config(&fetched.at)?;
         write_refs(
-            &self.tree.join(".git"),
+            &self.room.tree.join(".git"),
             moment,
             &fetched.at,
             commit.as_deref(),
         )
-        .map_err(|e| RestoreError::disk("write", self.tree.join(".git/refs"), e))
+        .map_err(|e| RestoreError::disk("write", self.room.tree.join(".git/refs"), e))
     }
 
     /// The commit that an object leads to.
@@ -175,22 +178,23 @@ impl Update<'_> {
 
     /// Makes the files and the index those of `commit`, or removes them.
     fn check_out(&self, commit: Option<&str>) -> Result<(), RestoreError> {
-        let old = checked_out(&self.tree)?;
+        let old = checked_out(self.room.tree)?;
         if old.as_deref() == commit {
             return Ok(());
         }
+        let Room { tree, quota, .. } = self.room;
+        let ids = [old.as_deref(), commit].map(|id| id.map(object_id).transpose());
+        let [old, new] = ids;
+        let difference = difference::between(tree, [old?, new?], quota, self.link.stop)?;
+        let git = |args: &[&str]| run::check_out(self.link.stop, self.room, args);
         let empty = gix::ObjectId::empty_tree(self.kind).to_string();
-        let (old, new) = (old.as_deref().unwrap_or(&empty), commit.unwrap_or(&empty));
-        let changed = self.git(&["diff-tree", "-r", "-z", "--name-only", old, new])?;
-        let read_tree = ["read-tree", "--reset", "-u", new];
-        self.git(&read_tree)?;
-        let is_attributes =
-            |path: &[u8]| path.rsplit(|b| *b == b'/').next() == Some(b".gitattributes");
-        if changed.split(|b| *b == 0).any(is_attributes) {
+        let read_tree = ["read-tree", "--reset", "-u", commit.unwrap_or(&empty)];
+        git(&read_tree)?;
+        if difference.has_attributes {
             // They also decide about files that are the same in both, which git leaves as they are
             // unless it knows nothing of them.
-            self.git(&["read-tree", "--empty"])?;
-            self.git(&read_tree)?;
+            git(&["read-tree", "--empty"])?;
+            git(&read_tree)?;
         }
         Ok(())
     }
@@ -228,6 +232,15 @@ impl Update<'_> {
 
 fn line(bytes: Vec<u8>) -> String {
     String::from_utf8_lossy(&bytes).trim().to_owned()
+}
+
+/// What git gives as an id.
+pub fn object_id(text: &str) -> Result<gix::ObjectId, RestoreError> {
+    let id = gix::ObjectId::from_hex(text.as_bytes());
+    id.map_err(|e| RestoreError::Git {
+        step: "rev-parse".into(),
+        detail: format!("{text:?} is no id: {e}"),
+    })
 }
 
 /// Whether the repository at `tree` has a commit.

@@ -15,6 +15,7 @@ mod foreign;
 mod fresh;
 mod gitdir;
 mod lab;
+mod limits;
 mod overwrite;
 mod remade;
 mod staging;
