@@ -67,7 +67,7 @@ impl Follow {
 }
 
 /// What HEAD says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Head {
     /// The full name of a branch, which need not exist.
     Symbolic(BString),
@@ -76,7 +76,7 @@ pub enum Head {
 }
 
 /// One ref with what it points to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Ref {
     /// Full name, such as `refs/heads/main`.
     pub name: BString,
@@ -87,7 +87,7 @@ pub struct Ref {
 }
 
 /// The refs of a mirror at one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MirrorRefs {
     pub head: Head,
     /// The followed refs, sorted by name, each name once.

@@ -83,7 +83,8 @@ pub enum At {
     Detached(gix::ObjectId),
 }
 
-/// Finds all that is wanted in `moment`; an error names what is not as it was asked for.
+/// Finds all that is wanted in `moment`; an error names what is not as it was asked for. What only an
+/// object can tell is for [`compare`].
 pub fn find(wanted: &Wanted, moment: &MirrorRefs) -> Result<At, RestoreError> {
     let mut missing = Vec::new();
     let mut look = |named: &Named| match find_ref(named, moment) {
@@ -124,12 +125,11 @@ fn find_ref<'m>(named: &Named, moment: &'m MirrorRefs) -> Result<&'m Ref, String
         .iter()
         .find_map(|name| moment.get(name.as_bytes().as_bstr()));
     let found = found.ok_or_else(|| absent(named))?;
-    let leads_to = |id: &String| {
-        let id = gix::ObjectId::from_hex(id.as_bytes()).ok();
-        id.is_some() && [Some(found.target), found.peeled].contains(&id)
-    };
+    // Branches are of commits; anything else may lead to one.
     match &named.id {
-        Some(id) if !leads_to(id) => Err(format!("{} is {}, not {id}", found.name, found.target)),
+        Some(id) if found.name.starts_with(b"refs/heads/") && !is_id(found.target, id) => {
+            Err(is_not(found, id))
+        }
         _ => Ok(found),
     }
 }
@@ -148,4 +148,30 @@ fn absent(named: &Named) -> String {
         }
     };
     format!("there is no {}{hint}", named.given)
+}
+
+fn is_id(id: gix::ObjectId, hex: &str) -> bool {
+    gix::ObjectId::from_hex(hex.as_bytes()).is_ok_and(|hex| hex == id)
+}
+
+fn is_not(found: &Ref, id: &str) -> String {
+    format!("{} is {}, not {id}", found.name, found.target)
+}
+
+/// Compares the refs that are wanted at a certain id with what their objects say, which are there by
+/// now: `commit_of` gives the commit that one leads to. No server is asked what a tag is.
+pub fn compare(
+    wanted: &Wanted,
+    moment: &MirrorRefs,
+    commit_of: impl Fn(gix::ObjectId) -> Result<String, RestoreError>,
+) -> Result<(), RestoreError> {
+    for named in wanted.all_refs() {
+        let (Some(id), Ok(found)) = (&named.id, find_ref(named, moment)) else {
+            continue;
+        };
+        if !is_id(found.target, id) && commit_of(found.target)? != *id {
+            return Err(RestoreError::Missing(is_not(found, id)));
+        }
+    }
+    Ok(())
 }

@@ -89,13 +89,7 @@ fn request(kind: gix::hash::Kind) -> Vec<u8> {
         gix::hash::Kind::Sha1 => String::new(),
         _ => line(&format!("object-format={kind}")),
     };
-    let arguments = [
-        "peel",
-        "symrefs",
-        "unborn",
-        "ref-prefix HEAD",
-        "ref-prefix refs/",
-    ];
+    let arguments = ["symrefs", "unborn", "ref-prefix HEAD", "ref-prefix refs/"];
     let arguments: String = arguments.iter().map(|a| line(&format!("{a}\n"))).collect();
     let command = line("command=ls-refs\n");
     format!("{command}{format}0001{arguments}0000").into_bytes()
@@ -160,7 +154,8 @@ impl<'a> Listing<'a> {
         }
     }
 
-    /// `ID NAME [symref-target:NAME] [peeled:ID]`; `unborn` in the place of an id that is not there.
+    /// `ID NAME [symref-target:NAME]`; `unborn` in the place of an id that is not there. What a tag
+    /// leads to is for its object to say.
     fn line(&mut self, line: &[u8]) -> Result<(), RestoreError> {
         let bad = || wrong(format!("not understood: {:?}", line.as_bstr()));
         if let Some(why) = line.strip_prefix(b"ERR ") {
@@ -173,14 +168,8 @@ impl<'a> Listing<'a> {
             b"unborn" => None,
             hex => Some(self.id(hex).ok_or_else(bad)?),
         };
-        let (mut target, mut peeled) = (None, None);
-        for word in words {
-            if let Some(name) = word.strip_prefix(b"symref-target:") {
-                target = Some(BString::from(name));
-            } else if let Some(hex) = word.strip_prefix(b"peeled:") {
-                peeled = Some(self.id(hex).ok_or_else(bad)?);
-            }
-        }
+        let target = words.find_map(|word| word.strip_prefix(b"symref-target:"));
+        let target = target.map(BString::from);
         if name == b"HEAD" {
             // What is no branch is checked out as a commit, as a clone does.
             let branch = target
@@ -191,12 +180,17 @@ impl<'a> Listing<'a> {
         if !is_ref_name(name) {
             return Err(bad());
         }
+        if name.starts_with(b"refs/heads/HEAD/") {
+            return Err(wrong(
+                "a branch would be below the HEAD of a clone's remote",
+            ));
+        }
         let is_wanted = self.more.iter().any(|more| more.as_bytes() == name);
         match id {
             Some(target) if is_wanted || self.shown.matches(name) => self.refs.push(Ref {
                 name: name.into(),
                 target,
-                peeled,
+                peeled: None,
             }),
             _ => {}
         }
@@ -219,7 +213,7 @@ impl<'a> Listing<'a> {
         let mut refs = MirrorRefs {
             head: Head::Detached(null),
             refs: self.refs,
-            fully_peeled: true,
+            fully_peeled: false,
         };
         refs.head = match self.head {
             (Some(branch), id) if refs.get(branch.as_bstr()).map(|r| r.target) == id => {
@@ -295,7 +289,8 @@ mod tests {
             names,
             ["refs/heads/main", "refs/pull/1/head", "refs/tags/v1"]
         );
-        assert_eq!(refs.refs[2].peeled.unwrap().to_string(), a);
+        assert_eq!(refs.refs[2].target.to_string(), b);
+        assert_eq!(refs.refs[2].peeled, None);
         let unborn = listing(&["unborn HEAD symref-target:refs/heads/x".into()]).unwrap();
         assert_eq!(unborn.head, Head::Symbolic("refs/heads/x".into()));
         let detached = listing(&[format!("{b} HEAD")]).unwrap();
@@ -309,6 +304,7 @@ mod tests {
             vec![format!("{a} refs/heads/../x")],
             vec![format!("{a} refs/heads/x.lock")],
             vec![format!("{a} config")],
+            vec![format!("{a} refs/heads/HEAD/x")],
             vec![format!("{a} refs/heads/a"), format!("{b} refs/heads/a")],
             vec![
                 format!("{a} refs/heads/a"),

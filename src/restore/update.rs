@@ -4,9 +4,10 @@
 //! HEAD by a bundle that the server has made once for everybody, the rest by their ids. No ref that
 //! moves meanwhile shows. In the end the refs are written anew, so what was deleted is gone, too.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::hash::{Hash, Hasher};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -71,13 +72,16 @@ impl Update<'_> {
             if error.is_disks() {
                 return Err(error);
             }
-            // The mirror may have dropped what no ref leads to any more.
-            let next = ask()?;
-            if next == moment || tries == MOMENT_TRIES_MAX {
+            // The mirror may have dropped what no ref leads to any more. There is room for one list.
+            let before = digest(&moment);
+            drop(moment);
+            moment = ask()?;
+            if digest(&moment) == before || tries == MOMENT_TRIES_MAX {
                 return Err(error);
             }
-            (moment, tries) = (next, tries + 1);
+            tries += 1;
         }
+        ensure::compare(self.wanted, &moment, |id| self.commit_of(id))?;
         Ok(Fetched {
             at: ensure::find(self.wanted, &moment)?,
             moment,
@@ -118,22 +122,30 @@ impl Update<'_> {
     /// Fetches by their ids the objects that `moment` and the wanted commits need.
     fn fetch_objects(&self, moment: &MirrorRefs) -> Result<(), RestoreError> {
         let known = self.git(&["for-each-ref", "--format=%(objectname)"])?;
-        let known: HashSet<&[u8]> = known.split(|b| *b == b'\n').collect();
+        let known = known.split(|b| *b == b'\n');
+        let known: HashSet<_> = known
+            .filter_map(|hex| gix::ObjectId::from_hex(hex).ok())
+            .collect();
         let head = match moment.head {
             Head::Detached(id) => Some(id),
             Head::Symbolic(_) => None,
         };
         let ids = moment.refs.iter().map(|r| r.target).chain(head);
-        let ids = ids.map(|id| id.to_string());
-        let mut ids: BTreeSet<String> = ids.filter(|id| !known.contains(id.as_bytes())).collect();
-        let commits = self.wanted.all_commits().cloned();
-        ids.extend(commits.filter(|id| !has_commit(self.link.stop, self.room.tree, id)));
-        let ids: Vec<String> = ids.into_iter().collect();
+        let mut ids: Vec<_> = ids.filter(|id| !known.contains(id)).collect();
+        drop(known);
+        for id in self.wanted.all_commits() {
+            if !has_commit(self.link.stop, self.room.tree, id) {
+                ids.push(object_id(id)?);
+            }
+        }
+        ids.sort_unstable();
+        ids.dedup();
         let url = format!("http://{}{}", self.link.server.authority, self.base);
         for some in ids.chunks(FETCH_IDS_MAX) {
             let options = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head"];
             let args = options.into_iter().chain([url.as_str()]);
-            let args: Vec<&str> = args.chain(some.iter().map(String::as_str)).collect();
+            let args = args.map(str::to_owned);
+            let args: Vec<String> = args.chain(some.iter().map(ToString::to_string)).collect();
             run::server(self.link, self.room, &args)?;
         }
         Ok(())
@@ -234,6 +246,13 @@ fn line(bytes: Vec<u8>) -> String {
     String::from_utf8_lossy(&bytes).trim().to_owned()
 }
 
+/// What tells two lists of refs apart.
+fn digest(moment: &MirrorRefs) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    moment.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// What git gives as an id.
 pub fn object_id(text: &str) -> Result<gix::ObjectId, RestoreError> {
     let id = gix::ObjectId::from_hex(text.as_bytes());
@@ -291,7 +310,8 @@ fn write_refs(
     }
 }
 
-/// The refs of `moment` under the names that a clone gives them, as git packs refs.
+/// The refs of `moment` under the names that a clone gives them, as git packs refs; what tags lead
+/// to git finds in them.
 fn packed(moment: &MirrorRefs) -> Vec<u8> {
     const REMOTE: &[u8] = b"refs/remotes/origin/";
     let local = |name: &[u8]| match name.strip_prefix(b"refs/heads/") {
@@ -303,14 +323,11 @@ fn packed(moment: &MirrorRefs) -> Vec<u8> {
     let refs = moment.refs.iter();
     let mut refs: Vec<_> = refs.filter_map(|r| Some((local(&r.name)?, r))).collect();
     refs.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let mut out = b"# pack-refs with: peeled fully-peeled sorted \n".to_vec();
+    let mut out = b"# pack-refs with: sorted \n".to_vec();
     for (name, r) in refs {
         out.extend_from_slice(format!("{} ", r.target).as_bytes());
         out.extend_from_slice(&name);
         out.push(b'\n');
-        if let Some(peeled) = r.peeled {
-            out.extend_from_slice(format!("^{peeled}\n").as_bytes());
-        }
     }
     out
 }

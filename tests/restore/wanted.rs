@@ -2,7 +2,7 @@
 //! are read.
 
 use crate::bundle::{large, run, small_lab, start};
-use crate::lab::{expect, nobody, relay, restore};
+use crate::lab::{BINARY, expect, nobody, relay, restore};
 use crate::support::lab::Lab;
 use crate::support::steps::{ensure, hit};
 use crate::support::{git, parity, repos};
@@ -108,4 +108,55 @@ fn refs_that_move_while_they_are_fetched_are_those_of_a_later_moment() {
     assert_eq!(summary["commit"], *kept);
     let expected = clone_of(&lab, "main");
     parity::expect_same_clones(&expected, &restored, "moved");
+}
+
+/// A server's word of what a ref leads to is not taken for it: the objects say that.
+#[test]
+fn a_ref_at_a_certain_commit_is_at_that_commit() {
+    let lab = Lab::new(BINARY);
+    let upstream = lab.upstream("app");
+    repos::init_bare(&upstream, "main", "sha1");
+    let mut import = repos::Importer::start(&upstream, repos::Layout::Packed);
+    import.commit("refs/heads/main", "first");
+    import.file(repos::FILE, b"a.txt", b"text\n");
+    import.finish();
+    let wanted = git::text(&upstream, &["rev-parse", "main"]);
+    let other = repos::add_commit(&upstream, "main", "b.txt", b"other\n");
+    let tagger = ["-c", "user.name=a", "-c", "user.email=a@b"];
+    for (name, commit) in [("good", &wanted), ("v1", &other)] {
+        let tag = ["tag", "-a", "-m", "x", name, commit];
+        git::run(&upstream, &[&tagger[..], &tag].concat());
+    }
+    let [good, bad] = ["good", "v1"].map(|name| git::text(&upstream, &["rev-parse", name]));
+    let server = lab.start();
+    let whole = crate::lab::archive(&lab, &server);
+    let lies = [
+        format!("{other} HEAD symref-target:refs/heads/main"),
+        format!("{other} refs/heads/main peeled:{wanted}"),
+        format!("{good} refs/tags/good peeled:{other}"),
+        format!("{bad} refs/tags/v1 peeled:{wanted}"),
+    ];
+    let hostile = crate::limits::moves_refs(whole, &lies);
+    let target = lab.scratch("pinned");
+    for pinned in ["main", "v1"] {
+        let pinned = format!("{pinned}={wanted}");
+        let errors = expect(
+            &restore(hostile, "test/app", &target, &["--ref", &pinned]),
+            7,
+        );
+        assert!(errors.contains(&format!("not {wanted}")), "{errors}");
+        crate::lab::expect_nothing(&target);
+    }
+    let pinned = format!("good={wanted}");
+    expect(
+        &restore(hostile, "test/app", &target, &["--ref", &pinned]),
+        0,
+    );
+    assert_eq!(git::text(&target, &["rev-parse", "HEAD"]), wanted);
+    assert_eq!(git::text(&target, &["rev-parse", "v1^{}"]), other);
+    let listed = git::text(
+        &target,
+        &["for-each-ref", "--format=%(*objectname)", "refs/tags"],
+    );
+    assert_eq!(listed, format!("{wanted}\n{other}"));
 }
