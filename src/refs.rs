@@ -406,7 +406,30 @@ fn check_name(path: &Path, line: usize, name: &[u8]) -> Result<(), RefsError> {
 
 /// Whether git allows this as the full name of a ref under `refs/`.
 pub(crate) fn is_ref_name(name: &[u8]) -> bool {
-    name.starts_with(b"refs/") && gix::validate::reference::name(name.as_bstr()).is_ok()
+    // Refs are files, at least while git moves them.
+    let fits = name.len() <= limits::PATH_BYTES_MAX
+        && name
+            .split(|b| *b == b'/')
+            .all(|part| part.len() <= limits::NAME_BYTES_MAX);
+    fits && name.starts_with(b"refs/") && gix::validate::reference::name(name.as_bstr()).is_ok()
+}
+
+/// The first of the sorted `names` that is there twice, or that has another one for a directory. It
+/// takes a look at each byte of a name and no more.
+pub(crate) fn in_the_way<'n>(names: impl IntoIterator<Item = &'n [u8]>) -> Option<&'n [u8]> {
+    // Those that the current name begins with, each a prefix of the next.
+    let mut prefixes: Vec<&[u8]> = Vec::new();
+    for name in names {
+        while prefixes.last().is_some_and(|last| !name.starts_with(last)) {
+            prefixes.pop();
+        }
+        let is_above = |prefix: &&[u8]| matches!(name.get(prefix.len()), None | Some(b'/'));
+        if prefixes.iter().any(is_above) {
+            return Some(name);
+        }
+        prefixes.push(name);
+    }
+    None
 }
 
 /// An id that a caller gave, which must be whole; an error says what to write instead.

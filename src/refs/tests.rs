@@ -261,3 +261,34 @@ fn the_digest_is_of_what_a_snapshot_shows() {
         assert_ne!(*other, digest, "number {number}");
     }
 }
+
+#[test]
+fn a_name_that_is_no_path_is_no_ref() {
+    let named = |name: &str| is_ref_name(name.as_bytes());
+    assert!(named(&format!("refs/tags/{}", "n".repeat(255))));
+    assert!(!named(&format!("refs/tags/{}", "n".repeat(256))));
+    assert!(named(&format!("refs/tags/{}a", "a/".repeat(2000))));
+    assert!(!named(&format!("refs/tags/{}a", "a/".repeat(2100))));
+}
+
+#[test]
+fn names_that_are_in_the_way_of_each_other_are_found() {
+    let first = |names: &[&'static str]| {
+        let mut names: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
+        names.sort();
+        in_the_way(names).map(|name| std::str::from_utf8(name).unwrap())
+    };
+    assert_eq!(first(&["a", "a-b", "a.b/c", "ab", "b/a", "b-"]), None);
+    assert_eq!(first(&["a", "b", "b"]), Some("b"));
+    assert_eq!(first(&["a", "a/b"]), Some("a/b"));
+    assert_eq!(first(&["a", "a-b", "a.b", "a/b/c"]), Some("a/b/c"));
+    assert_eq!(
+        first(&["a/b", "a/b.c", "a/b.c.d", "a/b.c/d"]),
+        Some("a/b.c/d")
+    );
+    // Once quadratic in a name: minutes for names such as these.
+    let long: Vec<Vec<u8>> = (0..200u32)
+        .map(|number| [&b"a/".repeat(50_000)[..], &number.to_be_bytes()].concat())
+        .collect();
+    assert_eq!(in_the_way(long.iter().map(Vec::as_slice)), None);
+}

@@ -13,7 +13,7 @@ use super::download::{Link, refusal};
 use super::error::RestoreError;
 use super::http::Conn;
 use crate::limits::{FIRST_ANSWER_MS, MOMENT_BYTES_MAX, MOMENT_TRIES_MAX};
-use crate::refs::{Follow, Head, MirrorRefs, Ref, is_ref_name};
+use crate::refs::{Follow, Head, MirrorRefs, Ref, in_the_way, is_ref_name};
 
 const LENGTH_BYTES: usize = 4;
 
@@ -205,8 +205,9 @@ impl<'a> Listing<'a> {
     /// All of it, sorted. A HEAD that is not of the moment of its branch is the null id.
     fn finish(mut self) -> Result<MirrorRefs, RestoreError> {
         self.refs.sort_by(|a, b| a.name.cmp(&b.name));
-        if let Some(name) = in_the_way(&self.refs) {
-            let what = format!("{name:?} is there twice, or as a directory as well");
+        if let Some(name) = in_the_way(self.refs.iter().map(|r| r.name.as_slice())) {
+            let name = name.as_bstr();
+            let what = format!("{name:?} is there twice, or another ref is its directory");
             return Err(wrong(what));
         }
         let null = ObjectId::null(self.kind);
@@ -225,23 +226,6 @@ impl<'a> Listing<'a> {
         refs.head = refs.clone_head();
         Ok(refs)
     }
-}
-
-/// A name that is there twice, or that is the directory of another one. `refs` are sorted.
-fn in_the_way(refs: &[Ref]) -> Option<&BString> {
-    let twice = refs.windows(2).find(|pair| pair[0].name == pair[1].name);
-    let is_there = |name: &[u8]| {
-        refs.binary_search_by(|r| r.name.as_bytes().cmp(name))
-            .is_ok()
-    };
-    let is_below = |r: &&Ref| {
-        let slashes = r.name.find_iter("/");
-        slashes.into_iter().any(|at| is_there(&r.name[..at]))
-    };
-    twice
-        .map(|pair| &pair[0])
-        .or_else(|| refs.iter().find(is_below))
-        .map(|r| &r.name)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use gix::hash::{Kind, ObjectId};
 
 use super::capture::Captured;
 use super::error::RestoreError;
-use crate::refs::is_ref_name;
+use crate::refs::{in_the_way, is_ref_name};
 
 const REMOTE: &[u8] = b"refs/remotes/origin/";
 const TAGS: &[u8] = b"refs/tags/";
@@ -137,12 +137,14 @@ impl<'a> Refs<'a> {
             return Err(refused(REMOTE_HEAD, "it names no branch of the upstream"));
         }
         let symbolic = self.remote_head.map(|_| REMOTE_HEAD.as_bstr());
-        let taken = |name: &[u8]| has(name) || symbolic.is_some_and(|s| s == name);
-        for name in self.refs.iter().map(|(name, _)| *name).chain(symbolic) {
-            let slashes = name.find_iter("/").map(|at| &name[..at]);
-            if slashes.into_iter().any(|directory| taken(directory)) {
-                return Err(refused(name, "another ref has the name of its directory"));
-            }
+        let names = self.refs.iter().map(|(name, _)| *name).chain(symbolic);
+        let mut names: Vec<&[u8]> = names.map(|name| name.as_bytes()).collect();
+        names.sort_unstable();
+        if let Some(name) = in_the_way(names) {
+            return Err(refused(
+                name.as_bstr(),
+                "another ref has the name of its directory",
+            ));
         }
         Ok(())
     }
