@@ -232,11 +232,19 @@ const _: () = assert!(TURN_BYTES <= POLL_BYTES);
 const _: () = assert!(GATHER_BYTES as u64 / RAW_BLOCK_BYTES * (RAW_BLOCK_BYTES / 4096 + 2) <= 256);
 /// Bytes read ahead of a socket from files that are not in memory.
 pub const READ_AHEAD_BYTES: u64 = 8 << 20;
+/// Time between two looks whether a client that has sent more, or has ended its sending side, is gone.
+pub const PEER_LOOK_MS: u64 = 250;
 /// How long a closing connection waits for a client to take a refusal.
 pub const LINGER_MS: u64 = 2_000;
 /// What a request counts for in a turn, whatever its response.
 pub const REQUEST_TURN_BYTES: u64 = TURN_BYTES / 64;
-/// Memory for the bodies of all requests together, as they were sent and decoded.
+/// What a head may take before it counts as a body does.
+pub const HEAD_FREE_BYTES: usize = 4 << 10;
+/// Most that a head takes before there is a verdict on it, with what may follow it.
+pub const HEAD_ROOM_BYTES_MAX: usize = HEAD_BYTES_MAX + HEAD_FREE_BYTES;
+/// What a connection keeps of each of its two buffers between two requests.
+pub const BUFFER_KEPT_BYTES: usize = 2 << 10;
+/// Memory for the bodies of all requests together, as they were sent and decoded, and for long heads.
 const BODIES_BYTES_MAX: u64 = 28 << 20;
 /// How much of it may be used once a body of at most so many bytes has its part: size and bound.
 /// Small bodies, as nearly all are, find room whatever large ones do.
@@ -436,6 +444,9 @@ pub const DESCRIPTORS_MIN: u64 = 64;
 /// Share of the other descriptors that connections may take, in percent. The rest is for
 /// entries (one for each of their files, while they are read), mirrors, and the pipes of git.
 pub const CONNECTIONS_DESCRIPTORS_PERCENT: u64 = 50;
+/// How often, a millisecond after the other, it is looked whether those that were told to end have
+/// done so, before a connection is refused.
+pub const PLACE_LOOKS: u32 = 50;
 /// Connections over the limit that may be there, as a share of it in percent, until idle ones that
 /// were told to end for them have done so; and as many for which none could be, and that are told
 /// so or ask for the server's health.

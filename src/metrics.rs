@@ -144,7 +144,7 @@ pub const FAMILIES: [Family; 27] = [
         label: "reason",
         values: DropReason::NAMES,
         help: "Connections ended before their response or before a request: no progress (stall), \
-               nothing asked (idle), idle the longest when places were short (crowded), a body sent \
+               nothing asked (idle), waiting the longest when places were short (crowded), a request sent \
                or a git fetch taken too slowly while others waited (slow), closed by the client \
                (gone), or server stopping (shutdown).",
     },
@@ -154,7 +154,7 @@ pub const FAMILIES: [Family; 27] = [
         kind: Kind::Counter,
         label: "",
         values: &[],
-        help: "Requests answered with 503 because the memory for request bodies was in use.",
+        help: "Requests answered with 503 because the memory for request bodies and long heads was in use.",
     },
     Family {
         id: Id::BodyBytes,
@@ -162,7 +162,7 @@ pub const FAMILIES: [Family; 27] = [
         kind: Kind::Gauge,
         label: "",
         values: &[],
-        help: "Bytes of request bodies held now, as sent and decoded.",
+        help: "Bytes of request bodies, as sent and decoded, and of long heads, held now.",
     },
     Family {
         id: Id::BuildsRunning,

@@ -517,7 +517,7 @@ async fn serve_core(
         match listener.cancelable_accept(handle.clone()).await {
             Ok((stream, peer)) => {
                 assert!(!core.panics(), "fault injected");
-                if core.admit() {
+                if core.admit().await {
                     let connection =
                         serve_connection(core.clone(), stream, peer, patience, sockets.clone());
                     monoio::spawn(connection);

@@ -11,27 +11,28 @@ use std::time::{Duration, Instant};
 use monoio::net::TcpStream;
 use tokio::sync::oneshot;
 
-use super::bodies::{Body, Lost};
+use super::bodies::{Body, Lost, Share};
 use super::body::Decoder;
 use super::head::{Framing, Parse, RequestHead, Scan, parse_from};
-use super::idle::Waiting;
+use super::idle::{Rank, Waiting};
 use super::response::{CONTINUE, Text};
 use super::socket::{CoreSockets, INPUT_BYTES, SendError, Sent, Socket};
 use super::{Method, Reject};
 use crate::extent::Source;
 use crate::limits::{
-    BODY_LOOK_MS, BODY_PAUSE_MAX_MS, BODY_TIME_MAX_MS, BODY_WAIT_MS, HEAD_BYTES_MAX, LINGER_MS,
+    BODY_GROWTH, BODY_LOOK_MS, BODY_PAUSE_MAX_MS, BODY_TIME_MAX_MS, BODY_WAIT_MS,
+    BUFFER_KEPT_BYTES, HEAD_FREE_BYTES, HEAD_ROOM_BYTES_MAX, LINGER_MS, MAPPED_FROM_BYTES,
     REQUEST_TURN_BYTES, UNUSED_BODY_BYTES_MAX,
 };
 
 const TOO_MANY: Reject = Reject::closing(503, "too many connections at once; try again later");
 const NO_ROOM: Reject = Reject::closing(
     503,
-    "too many requests with bodies at once; try again later",
+    "too many requests with bodies or long heads at once; try again later",
 );
 const TOO_SLOW: Reject = Reject::closing(
     408,
-    "the request's body came too slowly while others waited; try again",
+    "the request came too slowly while others waited; try again",
 );
 
 /// How long a connection may be left alone.
@@ -79,10 +80,12 @@ pub enum GivenUp {
     Silent,
     /// It has waited longest of all when places were short.
     Crowded,
-    /// The body came too slowly while others waited for room.
+    /// The body, or a long head, came too slowly while others waited for room.
     SlowBody,
-    /// There was no room for the body in time.
+    /// There was no room for the body, or a long head, in time.
     NoRoom,
+    /// It has left before it was answered.
+    Gone,
 }
 
 /// An answer whose head stands in the connection's output buffer.
@@ -180,6 +183,8 @@ enum End {
     Quiet,
     /// The request cannot be read.
     Reject(Reject),
+    /// Another needs the place now: the client is told if it takes that at once.
+    Crowded(Reject),
 }
 
 impl From<Reject> for End {
@@ -223,6 +228,7 @@ pub async fn serve<S: Service>(
             Ok(false) => return connection.linger().await,
             Err(End::Quiet) => return,
             Err(End::Reject(reject)) => return connection.refuse(&reject).await,
+            Err(End::Crowded(reject)) => return connection.make_way(&reject),
         }
     }
 }
@@ -269,13 +275,32 @@ impl<S: Service> Connection<S> {
     /// Reads and answers one request. Whether another may follow.
     async fn request(&mut self) -> Result<bool, End> {
         let mut scan = Scan::default();
-        self.read_head(&mut scan).await?;
+        let room = self.read_head(&mut scan).await?;
         let asked = Instant::now();
-        let mut input = std::mem::take(&mut self.input);
+        let input = std::mem::take(&mut self.input);
+        let answer = {
+            let answer = pin!(self.answer(&input, &mut scan));
+            unless(answer, pin!(room.lost())).await
+        };
+        let Some(answer) = answer else {
+            return Err(self.give_up(GivenUp::NoRoom, NO_ROOM));
+        };
+        let answer = answer?;
+        if self.input.is_empty() {
+            self.input = kept(input);
+        }
+        drop(room);
+        let more = self.deliver(answer, asked).await?;
+        self.output = kept(std::mem::take(&mut self.output));
+        Ok(more)
+    }
+
+    /// Has the request that begins `input` answered; what follows it becomes the input buffer's.
+    async fn answer(&mut self, input: &[u8], scan: &mut Scan) -> Result<Answer<S::Note>, End> {
         let Parse::Complete {
             mut head,
             head_bytes,
-        } = parse_from(&input, &mut scan)?
+        } = parse_from(input, scan)?
         else {
             return Err(End::Quiet);
         };
@@ -284,27 +309,49 @@ impl<S: Service> Connection<S> {
         self.output.clear();
         let mut output = std::mem::take(&mut self.output);
         let service = self.service.clone();
-        // A client that has ended its sending side may still read: only sending to it tells.
-        let answer = service.answer(&head, self.peer, body, &mut output).await;
+        let answer = {
+            let answer = pin!(service.answer(&head, self.peer, body, &mut output));
+            self.while_there(answer).await?
+        };
         self.output = output;
-        if self.input.is_empty() {
-            // With its room.
-            input.clear();
-            self.input = input;
-        }
-        self.deliver(answer, asked).await
+        Ok(answer)
     }
 
-    /// Reads until a whole head is in the input buffer, or until one is refused.
-    async fn read_head(&mut self, scan: &mut Scan) -> Result<(), End> {
-        let waiting = self.core.idle.enter();
+    /// Waits for an answer as long as the client does, and while no other needs the place more.
+    async fn while_there<T>(
+        &self,
+        mut answer: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T, End> {
+        // What is answered at once costs nothing of all this.
+        let at_once = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await;
+        if let Poll::Ready(answer) = at_once {
+            return Ok(answer);
+        }
+        let waiting = self.core.idle.enter(Rank::Answer);
+        let gone = pin!(self.socket.gone(|| waiting.desert()));
+        let answer = pin!(unless(answer, gone));
+        match unless(answer, pin!(waiting.closed())).await {
+            Some(Some(answer)) => Ok(answer),
+            Some(None) => {
+                self.service.given_up(GivenUp::Gone);
+                Err(End::Quiet)
+            }
+            None => Err(self.give_up(GivenUp::Crowded, TOO_MANY)),
+        }
+    }
+
+    /// Reads until a whole head is in the input buffer, or until one is refused. Gives the part of the
+    /// budget that the head has.
+    async fn read_head(&mut self, scan: &mut Scan) -> Result<HeadRoom, End> {
+        let waiting = self.core.idle.enter(Rank::Request);
+        let mut room = HeadRoom::default();
         let mut began = None;
         while let Parse::Partial = parse_from(&self.input, scan)? {
-            if self.input.len() > HEAD_BYTES_MAX + INPUT_BYTES {
+            if self.input.len() >= HEAD_ROOM_BYTES_MAX {
                 return Err(End::Quiet);
             }
             let read = {
-                let read = pin!(self.read_head_bytes(&mut began));
+                let read = pin!(self.read_head_bytes(&mut room, &mut began));
                 unless(read, pin!(waiting.closed())).await
             };
             let Some(read) = read else {
@@ -313,17 +360,67 @@ impl<S: Service> Connection<S> {
             };
             read?;
         }
-        Ok(())
+        Ok(room)
     }
 
     /// Reads more of a head. As a whole it has its time, however many bytes it comes in.
-    async fn read_head_bytes(&mut self, began: &mut Option<Instant>) -> Result<(), End> {
+    async fn read_head_bytes(
+        &mut self,
+        room: &mut HeadRoom,
+        began: &mut Option<Instant>,
+    ) -> Result<(), End> {
         if self.input.is_empty() {
             return self.read_first().await;
         }
         let began = began.get_or_insert_with(Instant::now);
+        self.make_room(room).await?;
+        let had = self.input.len();
         let left = self.patience.idle.saturating_sub(began.elapsed());
-        self.read_more(left).await
+        let read = {
+            let read = pin!(self.read_at_most(room.bytes - had, left));
+            unless(read, pin!(room.lost())).await
+        };
+        let Some(read) = read else {
+            return Err(self.give_up(GivenUp::SlowBody, TOO_SLOW));
+        };
+        read?;
+        if let Some(share) = &mut room.share {
+            share.arrived((self.input.len() - had) as u64);
+        }
+        Ok(())
+    }
+
+    /// Has the input buffer have room for more of a head.
+    async fn make_room(&mut self, room: &mut HeadRoom) -> Result<(), End> {
+        let had = self.input.len();
+        if had < HEAD_FREE_BYTES {
+            // Not twice what there is, as it would become.
+            self.input.reserve_exact(HEAD_FREE_BYTES - had);
+        }
+        while had >= room.bytes {
+            let bodies = &self.core.bodies;
+            let share = room.share.get_or_insert_with(|| bodies.arriving());
+            let growth = room.bytes * (BODY_GROWTH as usize - 1);
+            let more = growth.min(HEAD_ROOM_BYTES_MAX - room.bytes);
+            let mut looks = BODY_WAIT_MS / BODY_LOOK_MS;
+            self.claimed(pin!(share.claim(more as u64)), &mut looks)
+                .await?;
+            room.bytes += more;
+        }
+        if self.input.capacity() < room.bytes {
+            // So large that it is mapped: what is never written to takes no memory, and all of it
+            // goes back to the kernel.
+            let mut mapped = Vec::new();
+            if mapped
+                .try_reserve_exact(MAPPED_FROM_BYTES as usize)
+                .is_err()
+            {
+                return Err(self.give_up(GivenUp::NoRoom, NO_ROOM));
+            }
+            mapped.append(&mut self.input);
+            self.input = mapped;
+        }
+        Ok(())
     }
 
     /// Sends an answer whose head is in the output buffer. Whether another request may follow.
@@ -396,9 +493,14 @@ impl<S: Service> Connection<S> {
 
     /// Reads into the input buffer. Ends quietly when nothing comes in time or all is over.
     async fn read_more(&mut self, limit: Duration) -> Result<(), End> {
+        self.read_at_most(INPUT_BYTES, limit).await
+    }
+
+    /// As [`read_more`](Self::read_more), at most `most` bytes.
+    async fn read_at_most(&mut self, most: usize, limit: Duration) -> Result<(), End> {
         let received = match limit.is_zero() {
             true => Err(io::ErrorKind::TimedOut.into()),
-            false => self.socket.receive(&mut self.input, limit).await,
+            false => self.socket.receive(&mut self.input, most, limit).await,
         };
         match received {
             Ok(0) => Err(End::Quiet),
@@ -438,7 +540,7 @@ impl<S: Service> Connection<S> {
             Framing::Length(length) => length,
             _ => max,
         };
-        let waiting = self.core.idle.enter();
+        let waiting = self.core.idle.enter(Rank::Request);
         let mut body = Body::arriving(&self.core.bodies);
         let mut left = BodyTime::new(head);
         loop {
@@ -475,17 +577,26 @@ impl<S: Service> Connection<S> {
 
     /// Waits until there is some room; a body has a time for all its waiting.
     async fn room(&self, body: &mut Body, most: u64, time: &mut BodyTime) -> Result<(), End> {
-        let mut room = pin!(body.room(most));
+        self.claimed(pin!(body.room(most)), &mut time.looks_for_room)
+            .await
+    }
+
+    /// Waits for room, looking for slow ones so often.
+    async fn claimed(
+        &self,
+        mut room: Pin<&mut impl Future<Output = Result<(), Lost>>>,
+        looks: &mut u64,
+    ) -> Result<(), End> {
         let look = Duration::from_millis(BODY_LOOK_MS);
         loop {
             match monoio::time::timeout(look, room.as_mut()).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(Lost)) => return Err(self.give_up(GivenUp::SlowBody, TOO_SLOW)),
-                Err(_) if time.looks_for_room == 0 => {
+                Err(_) if *looks == 0 => {
                     return Err(self.give_up(GivenUp::NoRoom, NO_ROOM));
                 }
                 Err(_) => {
-                    time.looks_for_room -= 1;
+                    *looks -= 1;
                     self.core.bodies.end_slow();
                 }
             }
@@ -494,7 +605,7 @@ impl<S: Service> Connection<S> {
 
     async fn discard_body(&mut self, head: &RequestHead<'_>) -> Result<(), End> {
         let mut decoder = Decoder::new(head.framing, UNUSED_BODY_BYTES_MAX)?;
-        let waiting = self.core.idle.enter();
+        let waiting = self.core.idle.enter(Rank::Request);
         let mut left = BodyTime::new(head);
         let mut content = Vec::new();
         loop {
@@ -529,10 +640,22 @@ impl<S: Service> Connection<S> {
 
     fn give_up(&self, why: GivenUp, reject: Reject) -> End {
         self.service.given_up(why);
-        End::Reject(reject)
+        match why {
+            GivenUp::Crowded => End::Crowded(reject),
+            _ => End::Reject(reject),
+        }
+    }
+
+    /// Refuses a request without waiting for anything.
+    fn make_way(&mut self, reject: &Reject) {
+        self.output.clear();
+        self.service.refuse(reject, &mut self.output);
+        self.socket.send_last(&self.output);
     }
 
     async fn refuse(&mut self, reject: &Reject) {
+        // Of a head that was refused nothing is kept meanwhile.
+        self.input = Vec::new();
         self.output.clear();
         self.service.refuse(reject, &mut self.output);
         // The connection ends whether the client takes this or not.
@@ -542,7 +665,7 @@ impl<S: Service> Connection<S> {
 
     /// Waits a little for the client to take the last response, unless the place is needed.
     async fn linger(&self) {
-        let waiting = self.core.idle.enter();
+        let waiting = self.core.idle.enter(Rank::Request);
         let linger = pin!(self.socket.linger(Duration::from_millis(LINGER_MS)));
         unless(linger, pin!(waiting.closed())).await;
     }
@@ -578,6 +701,40 @@ impl<S: Service> Connection<S> {
             _ => self.refuse(&TOO_MANY).await,
         }
     }
+}
+
+/// What a head may take: more than a little only as a part of the budget for bodies.
+struct HeadRoom {
+    bytes: usize,
+    share: Option<Share>,
+}
+
+impl Default for HeadRoom {
+    fn default() -> HeadRoom {
+        HeadRoom {
+            bytes: HEAD_FREE_BYTES,
+            share: None,
+        }
+    }
+}
+
+impl HeadRoom {
+    /// Ready when others need the room.
+    async fn lost(&self) {
+        match &self.share {
+            Some(share) => share.lost().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// What a connection keeps of a buffer until its next request: its room, unless that is large.
+fn kept(mut buffer: Vec<u8>) -> Vec<u8> {
+    if buffer.capacity() > BUFFER_KEPT_BYTES {
+        return Vec::new();
+    }
+    buffer.clear();
+    buffer
 }
 
 /// The time that a body has.

@@ -1,9 +1,10 @@
-//! Connections that wait for their client: for a request's head, or for a body that comes slowly.
-//! When places are short the one that has waited longest, on whichever core, is closed first.
+//! Connections that wait: for their client's request, or with it for an answer. When places are short
+//! one of them is closed: of the first [kind](Rank) that there is, the one that has waited longest, on
+//! whichever core.
 //!
 //! Each core has a list of its own in the order of waiting, which costs a request no lock and no
-//! allocation. What other cores see of it is since when its first one waits, and they ask it to
-//! close that: only a connection's own core touches it.
+//! allocation. What other cores see of it is of what kind its first one is and since when it waits, and
+//! they ask it to close that: only a connection's own core touches it.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -17,7 +18,21 @@ use crossbeam::utils::CachePadded;
 use tokio::sync::Notify;
 
 /// What a core shows that has no waiting connection.
-const NONE_US: u64 = u64::MAX;
+const NONE: u64 = u64::MAX;
+
+/// What a connection waits for: those of one kind are closed before any of the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rank {
+    /// For its client, which has asked for nothing, or not for all of it.
+    Request,
+    /// For an answer that its client may not take any more: it has ended its sending side.
+    Deserted,
+    /// For an answer.
+    Answer,
+}
+
+/// How many kinds there are.
+const RANKS: usize = Rank::Answer as usize + 1;
 
 /// What the cores know of each other's waiting connections.
 #[derive(Debug)]
@@ -28,8 +43,8 @@ pub struct IdleCores {
 
 #[derive(Debug)]
 struct Shown {
-    /// Since when the first one waits, counted from the start.
-    oldest_us: AtomicU64,
+    /// The first one's [`Place::order`].
+    first_order: AtomicU64,
     /// How many are to be closed.
     wanted: AtomicUsize,
     asked: Notify,
@@ -40,7 +55,7 @@ impl IdleCores {
     pub fn new(cores: usize) -> Arc<IdleCores> {
         let shown = |_| {
             CachePadded::new(Shown {
-                oldest_us: AtomicU64::new(NONE_US),
+                first_order: AtomicU64::new(NONE),
                 wanted: AtomicUsize::new(0),
                 asked: Notify::new(),
             })
@@ -51,13 +66,13 @@ impl IdleCores {
         })
     }
 
-    /// Has the connection closed that has waited longest. False if none waits.
+    /// Has the connection closed that comes first. False if none waits.
     pub fn close_oldest(&self) -> bool {
-        let since = |core: &&CachePadded<Shown>| core.oldest_us.load(Ordering::Relaxed);
-        let Some(core) = self.cores.iter().min_by_key(since) else {
+        let order = |core: &&CachePadded<Shown>| core.first_order.load(Ordering::Relaxed);
+        let Some(core) = self.cores.iter().min_by_key(order) else {
             return false;
         };
-        if since(&core) == NONE_US {
+        if order(&core) == NONE {
             return false;
         }
         core.wanted.fetch_add(1, Ordering::Relaxed);
@@ -72,46 +87,78 @@ pub struct Idle {
     shown: Option<(Arc<IdleCores>, usize)>,
 }
 
-/// Places in the order of waiting, linked both ways.
+/// Places, those of each rank in the order of waiting, linked both ways.
 #[derive(Default)]
 struct List {
     places: Vec<Place>,
     free: Vec<usize>,
+    queues: [Queue; RANKS],
+}
+
+#[derive(Default)]
+struct Queue {
     first: Option<usize>,
     last: Option<usize>,
 }
 
-#[derive(Default)]
 struct Place {
     before: Option<usize>,
     after: Option<usize>,
+    rank: Rank,
     since_us: u64,
     /// The connection was told to end; it is in the list no more.
     closed: bool,
     waker: Option<Waker>,
 }
 
+impl Place {
+    const NEW: Place = Place {
+        before: None,
+        after: None,
+        rank: Rank::Request,
+        since_us: 0,
+        closed: false,
+        waker: None,
+    };
+
+    /// Of two the one with the lower is closed first.
+    fn order(&self) -> u64 {
+        ((self.rank as u64) << 62) | self.since_us
+    }
+}
+
 impl List {
-    fn push(&mut self, place: usize, since_us: u64) {
-        self.places[place].since_us = since_us;
-        self.places[place].before = self.last;
-        self.places[place].after = None;
-        match self.last {
+    fn first(&self) -> Option<usize> {
+        self.queues.iter().find_map(|queue| queue.first)
+    }
+
+    fn push(&mut self, place: usize, rank: Rank, since_us: u64) {
+        let queue = &mut self.queues[rank as usize];
+        let last = queue.last.replace(place);
+        match last {
             Some(last) => self.places[last].after = Some(place),
-            None => self.first = Some(place),
+            None => queue.first = Some(place),
         }
-        self.last = Some(place);
+        let place = &mut self.places[place];
+        (place.rank, place.since_us) = (rank, since_us);
+        (place.before, place.after) = (last, None);
     }
 
     fn unlink(&mut self, place: usize) {
-        let Place { before, after, .. } = self.places[place];
+        let Place {
+            before,
+            after,
+            rank,
+            ..
+        } = self.places[place];
+        let queue = &mut self.queues[rank as usize];
         match before {
             Some(before) => self.places[before].after = after,
-            None => self.first = after,
+            None => queue.first = after,
         }
         match after {
             Some(after) => self.places[after].before = before,
-            None => self.last = before,
+            None => queue.last = before,
         }
     }
 }
@@ -134,14 +181,14 @@ impl Idle {
     }
 
     /// A connection begins to wait.
-    pub fn enter(self: &Rc<Self>) -> Waiting {
+    pub fn enter(self: &Rc<Self>, rank: Rank) -> Waiting {
         let mut list = self.list.borrow_mut();
         let place = list.free.pop().unwrap_or_else(|| {
-            list.places.push(Place::default());
+            list.places.push(Place::NEW);
             list.places.len() - 1
         });
         list.places[place].closed = false;
-        list.push(place, self.now_us());
+        list.push(place, rank, self.now_us());
         self.show(&list);
         drop(list);
         Waiting {
@@ -161,10 +208,10 @@ impl Idle {
         self.len() == 0
     }
 
-    /// Tells the one that has waited longest to end, if any waits.
+    /// Tells the first one to end, if any waits.
     pub fn close_oldest(&self) {
         let mut list = self.list.borrow_mut();
-        let Some(first) = list.first else {
+        let Some(first) = list.first() else {
             return;
         };
         list.unlink(first);
@@ -199,12 +246,12 @@ impl Idle {
 
     fn show(&self, list: &List) {
         if let Some((cores, core)) = &self.shown {
-            let oldest = list
-                .first
-                .map_or(NONE_US, |first| list.places[first].since_us);
+            let order = list
+                .first()
+                .map_or(NONE, |first| list.places[first].order());
             cores.cores[*core]
-                .oldest_us
-                .store(oldest, Ordering::Relaxed);
+                .first_order
+                .store(order, Ordering::Relaxed);
         }
     }
 }
@@ -218,10 +265,23 @@ pub struct Waiting {
 impl Waiting {
     /// Counts as beginning to wait now.
     pub fn renew(&self) {
+        let rank = self.idle.list.borrow().places[self.place].rank;
+        self.relink(rank);
+    }
+
+    /// Its client has ended its sending side.
+    pub fn desert(&self) {
+        let rank = self.idle.list.borrow().places[self.place].rank;
+        if rank != Rank::Deserted {
+            self.relink(Rank::Deserted);
+        }
+    }
+
+    fn relink(&self, rank: Rank) {
         let mut list = self.idle.list.borrow_mut();
         if !list.places[self.place].closed {
             list.unlink(self.place);
-            list.push(self.place, self.idle.now_us());
+            list.push(self.place, rank, self.idle.now_us());
             self.idle.show(&list);
         }
     }
@@ -269,7 +329,7 @@ mod tests {
     #[test]
     fn the_longest_waiting_is_closed_first() {
         let idle = Idle::unshown();
-        let waiting: Vec<Waiting> = (0..5).map(|_| idle.enter()).collect();
+        let waiting: Vec<Waiting> = (0..5).map(|_| idle.enter(Rank::Request)).collect();
         let closed = |waiting: &[Waiting]| waiting.iter().map(is_closed).collect::<Vec<_>>();
         idle.close_oldest();
         assert_eq!(closed(&waiting), [true, false, false, false, false]);
@@ -286,9 +346,38 @@ mod tests {
         idle.close_oldest();
         drop(waiting);
         assert!(idle.is_empty());
-        let again = idle.enter();
+        let again = idle.enter(Rank::Request);
         assert!(!is_closed(&again), "the place's last one was");
         assert_eq!(idle.list.borrow().places.len(), 5);
+    }
+
+    #[test]
+    fn who_may_have_left_is_closed_before_who_waits_for_an_answer() {
+        let cores = IdleCores::new(2);
+        let idle = [0, 1].map(|core| Idle::of_core(cores.clone(), core));
+        let mut obeying = idle.clone().map(|idle| Box::pin(idle.obey()));
+        let answer = idle[0].enter(Rank::Answer);
+        let deserted = idle[1].enter(Rank::Answer);
+        deserted.desert();
+        let since_us = || idle[1].list.borrow().places[deserted.place].since_us;
+        let since = since_us();
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        deserted.desert();
+        assert_eq!(since_us(), since, "it counts from the first time");
+        let request = idle[0].enter(Rank::Request);
+        for expected in [
+            [true, false, false],
+            [true, true, false],
+            [true, true, true],
+        ] {
+            assert!(cores.close_oldest());
+            for obeying in &mut obeying {
+                let mut context = Context::from_waker(Waker::noop());
+                assert!(obeying.as_mut().poll(&mut context).is_pending());
+            }
+            assert_eq!([&request, &deserted, &answer].map(is_closed), expected);
+        }
+        assert!(!cores.close_oldest());
     }
 
     #[test]
@@ -304,11 +393,11 @@ mod tests {
             }
         };
         let wait = std::time::Duration::from_millis(2);
-        let first = idle[1].enter();
+        let first = idle[1].enter(Rank::Request);
         std::thread::sleep(wait);
-        let second = idle[0].enter();
+        let second = idle[0].enter(Rank::Request);
         std::thread::sleep(wait);
-        let third = idle[1].enter();
+        let third = idle[1].enter(Rank::Request);
         for expected in [
             [true, false, false],
             [true, true, false],

@@ -21,9 +21,11 @@ use super::idle::Idle;
 use super::pulse::Pulse;
 use super::response::{CHUNK_END, LAST_CHUNK, chunk_head};
 use crate::extent::{Next, RAW_BLOCK_BYTES, Source};
-use crate::io::net;
+use crate::io::net::{self, Peer};
 use crate::io::pipe::Pipe;
-use crate::limits::{CHUNK_BYTES_MAX, GATHER_BYTES, POLL_BYTES, ROOM_BYTES_MIN, TURN_BYTES};
+use crate::limits::{
+    CHUNK_BYTES_MAX, GATHER_BYTES, PEER_LOOK_MS, POLL_BYTES, ROOM_BYTES_MIN, TURN_BYTES,
+};
 
 /// Bytes that are read at a time.
 pub(super) const INPUT_BYTES: usize = 4096;
@@ -113,10 +115,16 @@ impl Socket {
         net::borrow(&self.stream)
     }
 
-    /// Appends what is there to `input`, waiting up to `limit` for it; 0 at the end of the stream.
-    pub async fn receive(&self, input: &mut Vec<u8>, limit: Duration) -> io::Result<usize> {
+    /// Appends what is there to `input`, at most `most` bytes and [`INPUT_BYTES`], waiting up to
+    /// `limit` for it; 0 at the end of the stream.
+    pub async fn receive(
+        &self,
+        input: &mut Vec<u8>,
+        most: usize,
+        limit: Duration,
+    ) -> io::Result<usize> {
         loop {
-            match self.receive_now(input) {
+            match self.receive_now(input, most) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 other => return other,
@@ -129,11 +137,27 @@ impl Socket {
     }
 
     /// By way of the stack: a connection that waits holds no buffer.
-    fn receive_now(&self, input: &mut Vec<u8>) -> io::Result<usize> {
+    fn receive_now(&self, input: &mut Vec<u8>, most: usize) -> io::Result<usize> {
         let mut buffer = [0; INPUT_BYTES];
-        let count = net::receive(self.fd(), &mut buffer)?;
+        let count = net::receive(self.fd(), &mut buffer[..most.min(INPUT_BYTES)])?;
         input.extend_from_slice(&buffer[..count]);
         Ok(count)
+    }
+
+    /// Ready when the connection is reset; calls `ended` while its client sends nothing more.
+    pub async fn gone(&self, mut ended: impl FnMut()) {
+        loop {
+            if self.stream.readable(false).await.is_err() {
+                return;
+            }
+            match net::peer(self.fd()) {
+                Peer::Gone => return,
+                Peer::Ended => ended(),
+                Peer::There => {}
+            }
+            // A socket with bytes that are not to be read yet stays readable, and one that has ended.
+            monoio::time::sleep(Duration::from_millis(PEER_LOOK_MS)).await;
+        }
     }
 
     /// Has the connection end in a reset.
@@ -155,7 +179,7 @@ impl Socket {
             let now = Instant::now();
             let wait = deadline.saturating_duration_since(now);
             scratch.clear();
-            match self.receive(&mut scratch, wait).await {
+            match self.receive(&mut scratch, INPUT_BYTES, wait).await {
                 Ok(0) | Err(_) => return,
                 Ok(_) => left -= 1,
             }
@@ -218,6 +242,12 @@ impl Socket {
             false => Poll::Ready(Ok(())),
         })
         .await
+    }
+
+    /// Sends what is taken at once of `bytes`, and nothing behind it.
+    pub fn send_last(&self, bytes: &[u8]) {
+        // The connection ends whether the client takes this or not.
+        let _ = net::send(self.fd(), bytes, false).and_then(|_| net::end_sending(self.fd()));
     }
 
     /// Sends all of `bytes`; `more` says that other bytes follow at once.

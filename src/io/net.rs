@@ -85,6 +85,39 @@ pub fn end_sending(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::net::shutdown(socket, rustix::net::Shutdown::Write)?)
 }
 
+/// What is known of the other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// Nothing else than that it is there.
+    There,
+    /// It will send nothing more than what has come, and may still read.
+    Ended,
+    /// The connection is reset.
+    Gone,
+}
+
+/// Asks the kernel about the other end; what has come and is not yet read does not hide it.
+pub fn peer(socket: BorrowedFd<'_>) -> Peer {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let mut asked = [PollFd::from_borrowed_fd(socket, PollFlags::RDHUP)];
+    // Fails only when it is interrupted or without memory, and is asked again.
+    if poll(&mut asked, Some(&now)).is_err() {
+        return Peer::There;
+    }
+    let said = asked[0].revents();
+    if said.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
+        Peer::Gone
+    } else if said.contains(PollFlags::RDHUP) {
+        Peer::Ended
+    } else {
+        Peer::There
+    }
+}
+
 /// Bytes that were sent but not yet acknowledged by the peer (`SIOCOUTQ`, tcp(7)).
 pub fn unsent_bytes(socket: BorrowedFd<'_>) -> Option<u32> {
     let mut unsent: libc::c_int = 0;
@@ -130,6 +163,21 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
+
+    #[test]
+    fn who_has_left_is_seen_behind_what_it_has_sent() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (theirs, _) = listener.accept().unwrap();
+        assert_eq!(peer(ours.as_fd()), Peer::There);
+        send(theirs.as_fd(), b"unread", false).unwrap();
+        assert_eq!(peer(ours.as_fd()), Peer::There);
+        theirs.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(peer(ours.as_fd()), Peer::Ended);
+        reset_on_close(theirs.as_fd()).unwrap();
+        drop(theirs);
+        assert_eq!(peer(ours.as_fd()), Peer::Gone);
+    }
 
     #[test]
     fn room_shrinks_to_nothing_as_a_socket_fills() {

@@ -5,25 +5,25 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
 use super::background::Command;
 use super::git_protocol;
 use super::registry::{Repo, StartError};
-use super::shared::Shared;
+use super::shared::{Entry, Shared};
 use super::snapshot::NOTHING_CACHED;
 use crate::http::bodies::Body;
 use crate::http::conn::{Answer, BodyUse, Done, GivenUp, Payload, Service};
 use crate::http::head::{Framing, RequestHead};
-use crate::http::idle::{Idle, Waiting};
+use crate::http::idle::{Idle, Rank, Waiting};
 use crate::http::pulse::Pulse;
 use crate::http::response::{Head, Text};
 use crate::http::route::{RepoRef, Route, route};
 use crate::http::socket::{CoreSockets, SendError};
 use crate::http::{Method, Reject};
-use crate::limits::{BODY_BYTES_MAX, ENSURE_BODY_BYTES_MAX, METRICS_REPOSITORIES_MAX};
+use crate::limits::{BODY_BYTES_MAX, ENSURE_BODY_BYTES_MAX, METRICS_REPOSITORIES_MAX, PLACE_LOOKS};
 use crate::log::{RequestLog, RequestRecord};
 use crate::metrics::{DropReason, Event, Level, Meter, Outcome, Timing};
 
@@ -107,13 +107,18 @@ impl Core {
     }
 
     /// A connection was accepted. Whether it is to be served; if not, there are too many.
-    pub fn admit(&self) -> bool {
+    pub async fn admit(&self) -> bool {
+        let admission = &self.shared.admission;
         // The one that has waited longest makes room, on whichever core it is.
-        if !self
-            .shared
-            .admission
-            .enter(|| self.shared.idle.close_oldest())
-        {
+        let mut entry = admission.enter(|| self.shared.idle.close_oldest());
+        let mut looks = PLACE_LOOKS;
+        while entry == Entry::Soon && looks > 0 {
+            // That core has something else to do for a moment. Nobody more is told to end meanwhile.
+            monoio::time::sleep(Duration::from_millis(1)).await;
+            entry = admission.enter(|| true);
+            looks -= 1;
+        }
+        if entry != Entry::Entered {
             self.meter.add(Event::ConnectionRefused, 1);
             return false;
         }
@@ -130,7 +135,7 @@ impl Core {
         if self.refusals.len() >= max {
             self.refusals.close_oldest();
         }
-        (self.refusals.len() < 2 * max).then(|| self.refusals.enter())
+        (self.refusals.len() < 2 * max).then(|| self.refusals.enter(Rank::Request))
     }
 
     /// A connection that was admitted has ended.
@@ -499,6 +504,7 @@ impl Service for Core {
             GivenUp::Crowded => Event::ClientDropped(DropReason::Crowded),
             GivenUp::SlowBody => Event::ClientDropped(DropReason::Slow),
             GivenUp::NoRoom => Event::BodyRefused,
+            GivenUp::Gone => Event::ClientDropped(DropReason::Gone),
         };
         self.meter.add(event, 1);
     }

@@ -99,6 +99,14 @@ impl Relay {
         pushed.map_err(|_| "the client has left".into())
     }
 
+    /// Ready when the client has left before the answer was begun.
+    async fn unheard(&mut self) {
+        match &mut self.reply {
+            Some((reply, _)) => reply.closed().await,
+            None => std::future::pending().await,
+        }
+    }
+
     async fn end(mut self) {
         // A git that says nothing has still answered.
         if self.begin().await.is_ok() {
@@ -170,16 +178,23 @@ impl Plane {
             reply,
         } = request;
         let mut relay = Relay::new(reply, before);
-        let input = match self.prepare_upload(&repo, call, &via).await {
-            Ok(input) => input,
-            Err(error) => return relay.fail(error).await,
-        };
+        if let Err(error) = self.prepare_mirror(&repo, &call, &via).await {
+            return relay.fail(error).await;
+        }
         let wait = Duration::from_millis(UPLOAD_PACK_WAIT_MS);
-        let turn = tokio::time::timeout(wait, self.turns.uploads.acquire(client)).await;
+        let turn = tokio::select! {
+            turn = tokio::time::timeout(wait, self.turns.uploads.acquire(client)) => turn,
+            () = relay.unheard() => return,
+        };
         let Ok(turn) = turn else {
             let message = "too many downloads at once; try again later".into();
             let status = 503;
             return relay.fail(StartError { status, message }).await;
+        };
+        // Not before: what waits for a turn takes no more memory than was sent.
+        let input = match self.read_request(call).await {
+            Ok(input) => input,
+            Err(error) => return relay.fail(error).await,
         };
         let mut upload = Running {
             repo: &repo,
@@ -198,21 +213,24 @@ impl Plane {
         }
     }
 
-    /// Sees to a mirror and reads the request.
-    async fn prepare_upload(
+    async fn read_request(&self, call: Call) -> Result<Option<UploadRequest>, StartError> {
+        match call {
+            Call::InfoRefs => Ok(None),
+            Call::UploadPack { body, gzip } => UploadRequest::new(body, gzip, &self.shared.bodies)
+                .await
+                .map(Some),
+        }
+    }
+
+    /// Sees to a mirror.
+    async fn prepare_mirror(
         self: &Rc<Self>,
         repo: &Arc<Repo>,
-        call: Call,
+        call: &Call,
         via: &Via,
-    ) -> Result<Option<UploadRequest>, StartError> {
-        let input = match call {
-            Call::InfoRefs => None,
-            Call::UploadPack { body, gzip } => {
-                Some(UploadRequest::new(body, gzip, &self.shared.bodies).await?)
-            }
-        };
+    ) -> Result<(), StartError> {
         self.ensure_mirror_for(repo, via).await?;
-        if input.is_none() {
+        if matches!(call, Call::InfoRefs) {
             match self.fresh_lately_for(repo, via).await {
                 // The servers that it came by way of would never hear of anything new.
                 Err(e) if e.status == LOOP && !via.is_empty() => return Err(e),
@@ -220,7 +238,7 @@ impl Plane {
                 _ => {}
             }
         }
-        Ok(input)
+        Ok(())
     }
 
     async fn upload_pack(

@@ -200,6 +200,17 @@ pub struct Admission {
     max: usize,
 }
 
+/// What became of a connection at the door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// It was counted in.
+    Entered,
+    /// Others were told to end; when they have done so there is a place.
+    Soon,
+    /// None of the others can be told to.
+    Full,
+}
+
 impl Admission {
     fn new(max: usize) -> Admission {
         Admission {
@@ -219,14 +230,19 @@ impl Admission {
     }
 
     /// Counts a connection in, unless there are too many and no other can be told to end.
-    pub fn enter(&self, end_another: impl FnOnce() -> bool) -> bool {
+    pub fn enter(&self, end_another: impl FnOnce() -> bool) -> Entry {
         let open = self.open.fetch_add(1, Ordering::Relaxed);
         let most = self.max.saturating_add(self.spare());
-        let entered = open < self.max || (open < most && end_another());
-        if !entered {
+        // Another is told so in any case: those before may not have been as many as there are over.
+        let entry = match open < self.max || end_another() {
+            true if open < most => Entry::Entered,
+            true => Entry::Soon,
+            false => Entry::Full,
+        };
+        if entry != Entry::Entered {
             self.leave();
         }
-        entered
+        entry
     }
 
     /// Counts a connection out.

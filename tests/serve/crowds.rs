@@ -3,8 +3,8 @@
 
 use super::support::client::{Conn, End, get};
 use super::support::lab::{self, Lab};
-use super::support::server::Server;
-use super::support::{git, wait};
+use super::support::server::{Server, Settings};
+use super::support::{git, relay, wait};
 use super::{begin, expect_clone, hit, large_lab, small_lab};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -22,12 +22,16 @@ fn dropped(server: &Server, reason: &str) -> u64 {
 
 /// A server with places for 80 connections.
 fn start_with_80(lab: &Lab, cores: u32) -> Server {
+    settings_with_80(lab, cores).start()
+}
+
+fn settings_with_80(lab: &Lab, cores: u32) -> Settings {
     let mut settings = lab.settings();
     // 48 descriptors are the server's own, and 8 a core's.
     let script = format!("ulimit -n {}; exec \"$@\"", 48 + 8 * cores + 160);
     let launcher = ["sh", "-c", &script, "sh"];
     settings.launcher = launcher.map(str::to_owned).to_vec();
-    settings.with(&["--cores", &cores.to_string()]).start()
+    settings.with(&["--cores", &cores.to_string()])
 }
 
 /// Idle connections, ones with a part of a head, and ones kept alive after an answer make room for
@@ -102,6 +106,132 @@ fn health_is_told_when_all_places_are_in_use() {
         conn.request("HEAD", &lab::target("large"), &[]);
         conn.read_head("HEAD").is_ok_and(|head| head.status == 200)
     });
+}
+
+/// Asks for what an upstream that says nothing never gives.
+fn wait_for_silence(server: &Server, number: usize) -> TcpStream {
+    let mut conn = TcpStream::connect(server.address()).unwrap();
+    let target = format!("/git/hang/x{number}/snapshot.tar.zst");
+    let head = format!("GET {target} HTTP/1.1\r\nHost: t\r\n\r\n");
+    conn.write_all(head.as_bytes()).unwrap();
+    conn
+}
+
+/// Who waits for an answer holds its place only while it is there and nobody else needs it: a client
+/// that resets its connection leaves at once, one that closes it makes room, and then those who wait.
+#[test]
+fn who_has_left_while_it_waited_holds_no_place() {
+    let lab = small_lab();
+    let upstream = relay::listen(|_| relay::be_silent());
+    for cores in [1, 2] {
+        let mut settings = settings_with_80(&lab, cores);
+        settings.upstreams.push(format!("hang=http://{upstream}/"));
+        let server = settings.start();
+        hit(&server, "small");
+        let open = || server.metrics().count("tarpon_connections_open", &[]);
+        let reset: Vec<TcpStream> = (0..40).map(|n| wait_for_silence(&server, n)).collect();
+        wait::until_true("they are there", || open() >= 40);
+        for conn in reset {
+            let conn = socket2::Socket::from(conn);
+            conn.set_linger(Some(Duration::ZERO)).unwrap();
+        }
+        wait::until_true("they have left", || open() <= 2);
+        assert!(dropped(&server, "gone") >= 40);
+        let closed = (0..200).map(|n| drop(wait_for_silence(&server, n)));
+        closed.for_each(drop);
+        server.get(&lab::target("small")).expect(200);
+        let still: Vec<TcpStream> = (0..200).map(|n| wait_for_silence(&server, n)).collect();
+        for _ in 0..10 {
+            server.get(&lab::target("small")).expect(200);
+        }
+        let mut first = String::new();
+        let mut told = still[0].try_clone().unwrap();
+        told.set_read_timeout(Some(wait::DEADLINE)).unwrap();
+        told.read_to_string(&mut first).unwrap();
+        assert!(first.starts_with("HTTP/1.1 503 "), "{first}");
+        assert!(first.contains("\r\nRetry-After: "), "{first}");
+    }
+}
+
+/// A client that has ended its sending side, or has sent the next request already, still gets what it
+/// waits for.
+#[test]
+fn who_sends_no_more_still_gets_its_answer() {
+    for ended in [true, false] {
+        let lab = large_lab();
+        let server = lab.start();
+        let mut conn = Conn::open(server.address());
+        let target = lab::endpoint("large", "info/refs?service=git-upload-pack");
+        conn.request("GET", &target, &[]);
+        conn.request("GET", "/_liveness", &[]);
+        if ended {
+            conn.finish_sending();
+        }
+        conn.response("GET").expect(200);
+        conn.response("GET").expect(200);
+    }
+}
+
+/// Some 63 KB of fields.
+fn long_fields() -> String {
+    let field = |number| format!("X-{number}: {}\r\n", "a".repeat(1000));
+    (0..62).map(field).collect()
+}
+
+/// Heads that are not finished have a part of the memory for bodies, and lose it to who needs it.
+#[test]
+fn unfinished_heads_take_a_bounded_part() {
+    let lab = small_lab();
+    let server = lab.start();
+    hit(&server, "small");
+    let before = server.rss_anon_bytes();
+    let head = format!("GET /_liveness HTTP/1.1\r\nHost: t\r\n{}", long_fields());
+    let open = |_| {
+        let mut conn = TcpStream::connect(server.address()).unwrap();
+        conn.set_nonblocking(true).unwrap();
+        // The kernel takes it all, or what is left of it is not taken.
+        let _ = conn.write(head.as_bytes());
+        conn
+    };
+    let crowd: Vec<TcpStream> = (0..1200).map(open).collect();
+    let used = || server.metrics().sum("tarpon_body_bytes", &[]);
+    wait::until_true("they have all there is", || {
+        used().is_some_and(|bytes| bytes > (20 << 20) as f64)
+    });
+    // One more finds room, as they are slow.
+    let mut good = Conn::open(server.address());
+    good.send(format!("{head}\r\n").as_bytes()).unwrap();
+    good.response("GET").expect(200);
+    let grown = server.rss_anon_bytes().saturating_sub(before);
+    assert!(grown <= 44 << 20, "{} KiB", grown >> 10);
+    wait::until_true("slow ones are told so", || {
+        dropped(&server, "slow") + server.metrics().count("tarpon_bodies_refused_total", &[]) > 0
+    });
+    drop(crowd);
+    wait::until_true("all is given back", || used() == Some(0.0));
+    wait::until_true("it is given back to the kernel", || {
+        server.rss_anon_bytes().saturating_sub(before) <= 20 << 20
+    });
+}
+
+/// What a connection keeps between two requests is little, however long the last one was.
+#[test]
+fn idle_connections_keep_no_long_buffer() {
+    let lab = small_lab();
+    let server = lab.start();
+    let head = format!("GET /metrics HTTP/1.1\r\nHost: t\r\n{}\r\n", long_fields());
+    let ask = || {
+        let mut conn = Conn::open(server.address());
+        conn.send(head.as_bytes()).unwrap();
+        conn.response("GET").expect(200);
+        conn
+    };
+    ask();
+    let before = server.rss_anon_bytes();
+    let crowd: Vec<Conn> = (0..300).map(|_| ask()).collect();
+    let grown = server.rss_anon_bytes().saturating_sub(before);
+    assert!(grown <= 6 << 20, "{} KiB for {}", grown >> 10, crowd.len());
+    assert_eq!(server.metrics().sum("tarpon_body_bytes", &[]), Some(0.0));
 }
 
 /// A request that is refused whatever its body holds is refused before any of that is taken.
@@ -457,4 +587,37 @@ fn slow_downloads_lose_their_turn() {
         cut += usize::from(end == End::Truncated);
     }
     assert_eq!(cut, 1, "all others are taken whole when they are taken");
+}
+
+/// What waits for a turn takes as much memory as was sent, however much it becomes.
+#[test]
+fn compressed_requests_that_wait_for_a_turn_stay_compressed() {
+    let lab = large_lab();
+    let commit = git::text(&lab.upstream("large"), &["rev-parse", "HEAD"]);
+    let server = lab.settings().with(&["--cores", "1"]).start();
+    let target = lab::endpoint("large", "git-upload-pack");
+    server
+        .get(&lab::endpoint("large", "info/refs?service=git-upload-pack"))
+        .expect(200);
+    let mut slow: Vec<Conn> = (0..16).map(|_| slow_clone(&server, 2, &commit)).collect();
+    slow.iter_mut().for_each(expect_answer);
+    let compressed = [15, 8].map(|mib| {
+        let body = compress(&b"0000".repeat(mib << 18));
+        let mut conn = Conn::open_from([127, 0, 0, 2].into(), server.address());
+        conn.post(&target, &[GIT_REQUEST, "Content-Encoding: gzip"], &body);
+        (conn, body.len())
+    });
+    let sent_bytes: usize = compressed.iter().map(|(_, len)| len).sum();
+    wait::until_true("both are there", || {
+        let held = server.metrics().sum("tarpon_body_bytes", &[]);
+        held.is_some_and(|bytes| bytes >= sent_bytes as f64)
+    });
+    let flush = b"0000".repeat(50 << 10);
+    for _ in 0..5 {
+        let mut good = Conn::open_from([127, 0, 0, 3].into(), server.address());
+        good.post(&target, &[GIT_REQUEST], &flush);
+        good.response("POST").expect(200);
+    }
+    let held = server.metrics().sum("tarpon_body_bytes", &[]);
+    assert!(held <= Some((1 << 20) as f64), "{held:?}");
 }
