@@ -240,6 +240,8 @@ pub const LINGER_MS: u64 = 2_000;
 pub const REQUEST_TURN_BYTES: u64 = TURN_BYTES / 64;
 /// What a head may take before it counts as a body does.
 pub const HEAD_FREE_BYTES: usize = 4 << 10;
+/// Most that a head takes before there is a verdict on it, with what may follow it.
+pub const HEAD_ROOM_BYTES_MAX: usize = HEAD_BYTES_MAX + HEAD_FREE_BYTES;
 /// What a connection keeps of each of its two buffers between two requests.
 pub const BUFFER_KEPT_BYTES: usize = 2 << 10;
 /// Memory for the bodies of all requests together, as they were sent and decoded, and for long heads.

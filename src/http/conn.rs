@@ -21,7 +21,7 @@ use super::{Method, Reject};
 use crate::extent::Source;
 use crate::limits::{
     BODY_GROWTH, BODY_LOOK_MS, BODY_PAUSE_MAX_MS, BODY_TIME_MAX_MS, BODY_WAIT_MS,
-    BUFFER_KEPT_BYTES, HEAD_BYTES_MAX, HEAD_FREE_BYTES, LINGER_MS, MAPPED_FROM_BYTES,
+    BUFFER_KEPT_BYTES, HEAD_FREE_BYTES, HEAD_ROOM_BYTES_MAX, LINGER_MS, MAPPED_FROM_BYTES,
     REQUEST_TURN_BYTES, UNUSED_BODY_BYTES_MAX,
 };
 
@@ -34,9 +34,6 @@ const TOO_SLOW: Reject = Reject::closing(
     408,
     "the request came too slowly while others waited; try again",
 );
-
-/// Most that a head takes before there is a verdict on it, with what may follow it.
-const HEAD_ROOM_BYTES_MAX: usize = HEAD_BYTES_MAX + INPUT_BYTES;
 
 /// How long a connection may be left alone.
 #[derive(Debug, Clone, Copy)]
