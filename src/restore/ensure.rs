@@ -118,6 +118,33 @@ pub fn find(wanted: &Wanted, moment: &MirrorRefs) -> Result<At, RestoreError> {
     }
 }
 
+/// Compares the id that each ref was asked for with what the ref is in `moment`, or with the commit
+/// that this leads to: `commit_of` finds that by the objects.
+pub fn check_pins(
+    wanted: &Wanted,
+    moment: &MirrorRefs,
+    mut commit_of: impl FnMut(gix::ObjectId) -> Result<gix::ObjectId, RestoreError>,
+) -> Result<(), RestoreError> {
+    for named in wanted.all_refs() {
+        let found = find_ref(named, moment).map_err(RestoreError::Missing)?;
+        let Some(id) = &named.id else {
+            continue;
+        };
+        let is_pinned =
+            found.target.to_string() == *id || commit_of(found.target)?.to_string() == *id;
+        if !is_pinned {
+            return Err(RestoreError::Missing(is_other(found, id)));
+        }
+    }
+    Ok(())
+}
+
+fn is_other(found: &Ref, id: &str) -> String {
+    format!("{} is {}, not {id}", found.name, found.target)
+}
+
+/// Finds a ref. What it leads to is what the server says: enough to refuse it, and for no more
+/// ([`check_pins`]).
 fn find_ref<'m>(named: &Named, moment: &'m MirrorRefs) -> Result<&'m Ref, String> {
     let found = named
         .names
@@ -129,7 +156,7 @@ fn find_ref<'m>(named: &Named, moment: &'m MirrorRefs) -> Result<&'m Ref, String
         id.is_some() && [Some(found.target), found.peeled].contains(&id)
     };
     match &named.id {
-        Some(id) if !leads_to(id) => Err(format!("{} is {}, not {id}", found.name, found.target)),
+        Some(id) if !leads_to(id) => Err(is_other(found, id)),
         _ => Ok(found),
     }
 }

@@ -17,6 +17,7 @@ use super::ensure::{self, At};
 use super::error::RestoreError;
 use super::http::Conn;
 use super::moment;
+use super::objects::Objects;
 use super::quota::Quota;
 use super::run;
 use super::stop::Stop;
@@ -76,11 +77,24 @@ impl Update<'_> {
             }
             (moment, tries) = (next, tries + 1);
         }
+        self.check_pins(&moment)?;
         Ok(Fetched {
             at: ensure::find(self.wanted, &moment)?,
             moment,
             bundle_applied,
         })
+    }
+
+    /// Compares the ids that refs and commits were asked for with the objects themselves: what a
+    /// server says of them is only believed when it refuses.
+    fn check_pins(&self, moment: &MirrorRefs) -> Result<(), RestoreError> {
+        let objects = Objects::open(&self.tree, self.kind, self.link.stop)?;
+        ensure::check_pins(self.wanted, moment, |id| objects.commit_of(id))?;
+        for id in self.wanted.all_commits() {
+            let id = gix::ObjectId::from_hex(id.as_bytes());
+            objects.commit_of(id.map_err(|e| RestoreError::Usage(e.to_string()))?)?;
+        }
+        Ok(())
     }
 
     /// Takes the objects of the bundle, if there is one; whether it was of use. What it lacks is
@@ -149,8 +163,10 @@ impl Update<'_> {
             At::Branch(name) => moment.get(name.as_slice().into()).map(|r| r.target),
             At::Detached(id) => Some(*id),
         };
-        let commit = id.map(|id| self.commit_of(id)).transpose()?;
-        self.check_out(commit.as_deref())?;
+        let objects = Objects::open(&self.tree, self.kind, self.link.stop)?;
+        let commit = id.map(|id| objects.commit_of(id)).transpose()?;
+        self.check_out(&objects, commit)?;
+        let commit = commit.map(|id| id.to_string());
         self.write_config(&fetched.at)?;
         write_refs(
             &self.tree.join(".git"),
@@ -161,26 +177,26 @@ impl Update<'_> {
         .map_err(|e| RestoreError::disk("write", self.tree.join(".git/refs"), e))
     }
 
-    /// The commit that an object leads to.
-    fn commit_of(&self, id: gix::ObjectId) -> Result<String, RestoreError> {
-        let peeled = self.git(&[
-            "rev-parse",
-            "--quiet",
-            "--verify",
-            &format!("{id}^{{commit}}"),
-        ]);
-        let no_commit = |_| RestoreError::Missing(format!("a commit at {id}"));
-        peeled.map(line).map_err(no_commit)
-    }
-
-    /// Makes the files and the index those of `commit`, or removes them.
-    fn check_out(&self, commit: Option<&str>) -> Result<(), RestoreError> {
+    /// Makes the files and the index those of `commit`, or removes them. Git compares neither trees
+    /// nor the commit with their ids, so that was done before.
+    fn check_out(
+        &self,
+        objects: &Objects<'_>,
+        commit: Option<gix::ObjectId>,
+    ) -> Result<(), RestoreError> {
         let old = checked_out(&self.tree)?;
-        if old.as_deref() == commit {
+        let new = commit.map(|id| id.to_string());
+        if old == new {
             return Ok(());
         }
+        if let Some(commit) = commit {
+            objects.check_trees(commit)?;
+        }
         let empty = gix::ObjectId::empty_tree(self.kind).to_string();
-        let (old, new) = (old.as_deref().unwrap_or(&empty), commit.unwrap_or(&empty));
+        let (old, new) = (
+            old.as_deref().unwrap_or(&empty),
+            new.as_deref().unwrap_or(&empty),
+        );
         let changed = self.git(&["diff-tree", "-r", "-z", "--name-only", old, new])?;
         let read_tree = ["read-tree", "--reset", "-u", new];
         self.git(&read_tree)?;
@@ -224,10 +240,6 @@ impl Update<'_> {
         }
         Ok(())
     }
-}
-
-fn line(bytes: Vec<u8>) -> String {
-    String::from_utf8_lossy(&bytes).trim().to_owned()
 }
 
 /// Whether the repository at `tree` has a commit.
@@ -278,7 +290,8 @@ fn write_refs(
     }
 }
 
-/// The refs of `moment` under the names that a clone gives them, as git packs refs.
+/// The refs of `moment` under the names that a clone gives them, as git packs refs. What tags lead to
+/// is left for git to find out: the server's word for it is worth nothing.
 fn packed(moment: &MirrorRefs) -> Vec<u8> {
     const REMOTE: &[u8] = b"refs/remotes/origin/";
     let local = |name: &[u8]| match name.strip_prefix(b"refs/heads/") {
@@ -290,14 +303,11 @@ fn packed(moment: &MirrorRefs) -> Vec<u8> {
     let refs = moment.refs.iter();
     let mut refs: Vec<_> = refs.filter_map(|r| Some((local(&r.name)?, r))).collect();
     refs.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let mut out = b"# pack-refs with: peeled fully-peeled sorted \n".to_vec();
+    let mut out = b"# pack-refs with: sorted \n".to_vec();
     for (name, r) in refs {
         out.extend_from_slice(format!("{} ", r.target).as_bytes());
         out.extend_from_slice(&name);
         out.push(b'\n');
-        if let Some(peeled) = r.peeled {
-            out.extend_from_slice(format!("^{peeled}\n").as_bytes());
-        }
     }
     out
 }
