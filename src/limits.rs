@@ -719,15 +719,27 @@ pub const RESTORE_GIT_LIMIT_MS: u64 = GIT_UPLOAD_LIMIT_MS;
 pub const GIT_END_MS: u64 = 2 * SECOND_MS;
 /// Largest `.git/config` of an archive.
 pub const RESTORED_CONFIG_BYTES_MAX: usize = 1 << 20;
-/// Largest index of a repository that is overwritten: about four million files.
+/// Most of an index of a repository that is overwritten, and of its paths: about 600,000 files.
+pub const OLD_INDEX_BYTES_MAX: u64 = 64 << 20;
+/// Most of the `packed-refs` of one, and of its loose refs: about 250,000 refs.
+pub const OLD_REFS_BYTES_MAX: u64 = 16 << 20;
+/// Largest index of a repository that takes its place: about four million files.
 pub const TRACKED_INDEX_BYTES_MAX: u64 = 512 << 20;
 /// Bytes of an archive's `.git` that are looked at in memory, names and what each file costs
 /// included: refs above all, about a million of them. Over it the archive is refused.
 pub const CAPTURED_BYTES_MAX: usize = 96 << 20;
 /// What a file costs there besides its name and content.
 pub const CAPTURED_FILE_BYTES: usize = 128;
-/// Largest object that is inflated to find what HEAD's trees hold.
+/// Largest object that is inflated to find what HEAD's trees hold, with all between it and its base,
+/// and most of all those that lead to a place.
 pub const RESTORED_TREE_BYTES_MAX: usize = 64 << 20;
+/// Deltas between a tree and what is whole: git makes 50, and 250 when told to be aggressive.
+pub const DELTA_STEPS_MAX: u64 = 512;
+/// Bytes that are inflated and copied for the trees of a restore, whatever its packs have: two
+/// seconds of it.
+pub const TREE_WORK_BYTES_MIN: u64 = 4 << 30;
+/// The same for each byte of its packs.
+pub const TREE_WORK_PER_PACK_BYTE: u64 = 64;
 /// Trees without a file that HEAD may have: git makes none.
 pub const EMPTY_TREES_MAX: u64 = 1024;
 /// Objects of a pack whose reverse index is checked and kept: four bytes each while it is. Git does

@@ -184,9 +184,18 @@ pub enum RefsError {
 /// A file that cannot be read or is not what git writes, with its path and line. A symbolic
 /// ref under `refs/` that leads nowhere is left out, as git does.
 pub fn read(mirror: &Path, follow: &Follow) -> Result<MirrorRefs, RefsError> {
+    read_within(mirror, follow, limits::PACKED_REFS_BYTES_MAX)
+}
+
+/// The same of a repository whose packed refs, and whose loose ones, have no more than `bytes_max`.
+pub(crate) fn read_within(
+    mirror: &Path,
+    follow: &Follow,
+    bytes_max: u64,
+) -> Result<MirrorRefs, RefsError> {
     let head = read_head(mirror)?;
-    let loose = read_loose(mirror)?;
-    let mut packed = read_packed(mirror)?;
+    let loose = read_loose_within(mirror, bytes_max)?;
+    let mut packed = read_packed_within(mirror, bytes_max)?;
     let tags_unknown = |(name, loose): (&BString, &Loose)| {
         // git lets nothing but commits into refs/heads/.
         matches!(loose, Loose::Direct(_))
@@ -214,6 +223,9 @@ pub fn read(mirror: &Path, follow: &Follow) -> Result<MirrorRefs, RefsError> {
         fully_peeled,
     })
 }
+
+/// About what a loose ref costs besides its name: an id, at least.
+const LOOSE_BYTES: usize = 64;
 
 /// What a loose ref file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -243,7 +255,12 @@ fn read_head(mirror: &Path) -> Result<Head, RefsError> {
 
 /// Reads every loose ref under `refs/`.
 pub(crate) fn read_loose(mirror: &Path) -> Result<BTreeMap<BString, Loose>, RefsError> {
+    read_loose_within(mirror, limits::PACKED_REFS_BYTES_MAX)
+}
+
+fn read_loose_within(mirror: &Path, bytes_max: u64) -> Result<BTreeMap<BString, Loose>, RefsError> {
     let mut found = BTreeMap::new();
+    let mut found_bytes = 0;
     let mut pending = vec![BString::from("refs")];
     while let Some(folder) = pending.pop() {
         let path = mirror.join(folder.to_path_lossy());
@@ -267,6 +284,13 @@ pub(crate) fn read_loose(mirror: &Path) -> Result<BTreeMap<BString, Loose>, Refs
             let mut name = folder.clone();
             name.push(b'/');
             name.extend_from_slice(file_name.as_bytes());
+            found_bytes += (name.len() + LOOSE_BYTES) as u64;
+            if found_bytes > bytes_max {
+                return Err(RefsError::TooLarge {
+                    path: mirror.join("refs"),
+                    limit: bytes_max,
+                });
+            }
             if entry.file_type().map_err(fail)?.is_dir() {
                 pending.push(name);
                 continue;
@@ -331,8 +355,12 @@ fn resolve(name: &BString, loose: &BTreeMap<BString, Loose>, packed: &[Ref]) -> 
 
 /// Reads all of `packed-refs`, followed or not; a missing file is an empty one.
 pub(crate) fn read_packed(mirror: &Path) -> Result<Packed, RefsError> {
+    read_packed_within(mirror, limits::PACKED_REFS_BYTES_MAX)
+}
+
+fn read_packed_within(mirror: &Path, bytes_max: u64) -> Result<Packed, RefsError> {
     let path = mirror.join("packed-refs");
-    match read_file(&path, limits::PACKED_REFS_BYTES_MAX)? {
+    match read_file(&path, bytes_max)? {
         Some(bytes) => parse_packed(&path, &bytes),
         None => Ok(Packed {
             refs: Vec::new(),

@@ -13,8 +13,9 @@ use gix::odb::Header;
 use super::error::RestoreError;
 use super::quota::{Quota, entry_bytes};
 use super::stop::Stop;
-use super::tree;
-use crate::limits::{TREE_DEPTH_MAX, TREE_DIRECTORIES_MAX, TREE_ENTRIES_MAX};
+use crate::limits::{
+    RESTORED_TREE_BYTES_MAX, TREE_DEPTH_MAX, TREE_DIRECTORIES_MAX, TREE_ENTRIES_MAX,
+};
 
 /// What a checkout changes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +39,7 @@ pub fn between(
         return Ok(Difference::default());
     };
     let mut walk = Walk {
-        objects: &tree::objects(tree, kind)?,
+        objects: &objects(tree, kind)?,
         quota,
         stop,
         difference: Difference::default(),
@@ -54,6 +55,18 @@ pub fn between(
     } = walk.difference;
     quota.look(added_bytes.saturating_sub(freed_bytes))?;
     Ok(walk.difference)
+}
+
+/// Opens the objects of the repository at `tree`.
+fn objects(tree: &Path, hash: gix::hash::Kind) -> Result<gix::odb::Handle, RestoreError> {
+    let options = gix::odb::store::init::Options {
+        use_multi_pack_index: false,
+        alloc_limit_bytes: Some(RESTORED_TREE_BYTES_MAX),
+        ..Default::default()
+    };
+    let directory = tree.join(".git/objects");
+    gix::odb::at_opts(&directory, hash, None, options)
+        .map_err(|e| RestoreError::disk("open", &directory, e))
 }
 
 fn refused(why: impl Into<String>) -> RestoreError {

@@ -84,7 +84,7 @@ pub enum At {
 }
 
 /// Finds all that is wanted in `moment`; an error names what is not as it was asked for. What only an
-/// object can tell is for [`compare`].
+/// object can tell is for [`check_pins`].
 pub fn find(wanted: &Wanted, moment: &MirrorRefs) -> Result<At, RestoreError> {
     let mut missing = Vec::new();
     let mut look = |named: &Named| match find_ref(named, moment) {
@@ -119,6 +119,27 @@ pub fn find(wanted: &Wanted, moment: &MirrorRefs) -> Result<At, RestoreError> {
     }
 }
 
+/// Compares the id that each ref was asked for with what the ref is in `moment`, or with the commit
+/// that this leads to: `commit_of` finds that by the objects.
+pub fn check_pins(
+    wanted: &Wanted,
+    moment: &MirrorRefs,
+    mut commit_of: impl FnMut(gix::ObjectId) -> Result<gix::ObjectId, RestoreError>,
+) -> Result<(), RestoreError> {
+    for named in wanted.all_refs() {
+        let found = find_ref(named, moment).map_err(RestoreError::Missing)?;
+        let Some(id) = &named.id else {
+            continue;
+        };
+        if !is_id(found.target, id) && !is_id(commit_of(found.target)?, id) {
+            return Err(RestoreError::Missing(is_not(found, id)));
+        }
+    }
+    Ok(())
+}
+
+/// Finds a ref. What it leads to is what the server says: enough to refuse it, and for no more
+/// ([`check_pins`]).
 fn find_ref<'m>(named: &Named, moment: &'m MirrorRefs) -> Result<&'m Ref, String> {
     let found = named
         .names
@@ -156,22 +177,4 @@ fn is_id(id: gix::ObjectId, hex: &str) -> bool {
 
 fn is_not(found: &Ref, id: &str) -> String {
     format!("{} is {}, not {id}", found.name, found.target)
-}
-
-/// Compares the refs that are wanted at a certain id with what their objects say, which are there by
-/// now: `commit_of` gives the commit that one leads to. No server is asked what a tag is.
-pub fn compare(
-    wanted: &Wanted,
-    moment: &MirrorRefs,
-    commit_of: impl Fn(gix::ObjectId) -> Result<String, RestoreError>,
-) -> Result<(), RestoreError> {
-    for named in wanted.all_refs() {
-        let (Some(id), Ok(found)) = (&named.id, find_ref(named, moment)) else {
-            continue;
-        };
-        if !is_id(found.target, id) && commit_of(found.target)? != *id {
-            return Err(RestoreError::Missing(is_not(found, id)));
-        }
-    }
-    Ok(())
 }

@@ -16,7 +16,8 @@ use gix::bstr::ByteSlice;
 use super::run;
 use super::stop::Stop;
 use crate::limits::{
-    LOCAL_NAMED_MAX, LOCAL_TRIED_MAX, LOOSE_REF_BYTES_MAX, SHALLOW_BYTES_MAX, STASH_LOG_BYTES_MAX,
+    LOCAL_NAMED_MAX, LOCAL_TRIED_MAX, LOOSE_REF_BYTES_MAX, OLD_REFS_BYTES_MAX, SHALLOW_BYTES_MAX,
+    STASH_LOG_BYTES_MAX,
 };
 use crate::refs::{self, Follow, Head, full_id};
 
@@ -77,7 +78,8 @@ impl Refs {
             return Err(cannot(&"they are in a reftable"));
         }
         let follow = Follow::new(["refs/remotes/*", "refs/stas*"]).map_err(|e| cannot(&e))?;
-        let refs = refs::read(git_dir, &follow).map_err(|e| cannot(&e))?;
+        let refs =
+            refs::read_within(git_dir, &follow, OLD_REFS_BYTES_MAX).map_err(|e| cannot(&e))?;
         let mut found = Refs {
             own: BTreeMap::new(),
             known: note(git_dir).into_iter().collect(),
@@ -195,4 +197,29 @@ fn prepare(git_dir: &Path, ours: &Path, kind: gix::hash::Kind, found: &Refs) -> 
         ours.join("packed-refs"),
         format!("# pack-refs with: sorted \n{packed}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of any length takes no space.
+    #[test]
+    fn refs_take_no_more_memory_than_they_may() {
+        let (old, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let git_dir = old.path().join(".git");
+        fs::create_dir_all(git_dir.join("refs/heads")).unwrap();
+        fs::write(git_dir.join("HEAD"), "ref: refs/heads/main\n").unwrap();
+        let look = || lost(&Stop::default(), old.path(), scratch.path());
+        assert_eq!(look().unwrap(), Vec::<String>::new());
+        let packed = git_dir.join("packed-refs");
+        let file = fs::File::create(&packed).unwrap();
+        file.set_len(1000 << 20).unwrap();
+        let why = look().unwrap_err();
+        assert!(why.contains("packed-refs is larger than 16777216"), "{why}");
+        fs::remove_file(&packed).unwrap();
+        symlink("/dev/zero", &packed).unwrap();
+        let why = look().unwrap_err();
+        assert!(why.contains("packed-refs is larger than"), "{why}");
+    }
 }

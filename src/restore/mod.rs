@@ -32,6 +32,7 @@ mod http;
 mod index;
 mod local;
 mod moment;
+mod objects;
 mod origin;
 mod packs;
 mod path;
@@ -68,7 +69,8 @@ use crate::io::heap;
 use crate::io::say::say_line;
 use crate::io::signal::StopSignals;
 use crate::limits::{
-    CONNECTIONS_DEFAULT, RESTARTS_MAX, RESTORE_GIT_STALL_DEFAULT_MS, RESTORE_STALL_DEFAULT_MS,
+    CONNECTIONS_DEFAULT, OLD_INDEX_BYTES_MAX, RESTARTS_MAX, RESTORE_GIT_STALL_DEFAULT_MS,
+    RESTORE_STALL_DEFAULT_MS, TRACKED_INDEX_BYTES_MAX,
 };
 use dates::Dates;
 use download::Link;
@@ -381,9 +383,13 @@ impl Restore<'_> {
             if !args.discard_local {
                 self.check_local(staging)?;
             }
-            let old = tracked::files(staging.target());
+            let tracked = |tree: &Path, bytes_max| {
+                tracked::files(tree, bytes_max).map_err(RestoreError::Usage)
+            };
+            // Somebody's, and this restore's own.
+            let old = tracked(staging.target(), OLD_INDEX_BYTES_MAX)?;
             staging.check(&old)?;
-            stale = staging::stale(old, tracked::files(&tree));
+            stale = staging::stale(old, tracked(&tree, TRACKED_INDEX_BYTES_MAX)?);
         }
         if !staging.merges() && !is_fresh {
             self.refresh(&tree, sha256)?;

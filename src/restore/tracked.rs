@@ -8,50 +8,57 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::limits::TRACKED_INDEX_BYTES_MAX;
-
 const HEADER_BYTES: usize = 12;
 const STAT_BYTES: usize = 40;
 const MODE_AT: usize = 24;
+/// What a path costs besides its bytes.
+const PATH_BYTES: usize = 40;
 /// A flag that says that there are further flags.
 const EXTENDED: u16 = 0x4000;
 
 /// The files that the repository at `directory` tracks; none where there is no index that can be
-/// read.
-pub fn files(directory: &Path) -> Vec<Vec<u8>> {
+/// read. Neither the index nor its paths together may have more than `bytes_max`: one path can stand
+/// for many bytes there. An error says what is too large.
+pub fn files(directory: &Path, bytes_max: u64) -> Result<Vec<Vec<u8>>, String> {
+    let path = directory.join(".git/index");
+    let too_large = || format!("{} has more than {bytes_max} bytes", path.display());
+    let Some(file) = open(&path) else {
+        return Ok(Vec::new());
+    };
+    let mut index = Vec::new();
+    if file.take(bytes_max + 1).read_to_end(&mut index).is_err() {
+        return Ok(Vec::new());
+    }
+    if index.len() as u64 > bytes_max {
+        return Err(too_large());
+    }
     // Its ids are of one of two lengths; read with the other one it makes no sense.
-    let index = read(&directory.join(".git/index")).unwrap_or_default();
-    let found = [20, 32]
-        .iter()
-        .find_map(|id_bytes| parse(&index, *id_bytes));
-    found.unwrap_or_default()
+    for id_bytes in [20, 32] {
+        let mut room = usize::try_from(bytes_max).ok();
+        match (parse(&index, id_bytes, &mut room), room) {
+            (Some(paths), _) => return Ok(paths),
+            (None, None) => return Err(too_large()),
+            (None, Some(_)) => {}
+        }
+    }
+    Ok(Vec::new())
 }
 
-fn read(path: &Path) -> Option<Vec<u8>> {
-    // Neither a link nor something that nobody writes to.
+/// Opens a file; neither a link nor something that nobody writes to.
+fn open(path: &Path) -> Option<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = File::options()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)
-        .ok()?;
-    let found = file.metadata().ok()?;
-    if !found.is_file() || found.len() > TRACKED_INDEX_BYTES_MAX {
-        return None;
-    }
-    let mut bytes = Vec::new();
-    file.take(TRACKED_INDEX_BYTES_MAX)
-        .read_to_end(&mut bytes)
-        .ok()?;
-    Some(bytes)
+    let mut options = File::options();
+    let file = options.read(true).custom_flags(flags).open(path).ok()?;
+    file.metadata().ok()?.is_file().then_some(file)
 }
 
 fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at + N)?.try_into().ok()
 }
 
-/// The paths of an index whose ids have `id_bytes`.
-fn parse(index: &[u8], id_bytes: usize) -> Option<Vec<Vec<u8>>> {
+/// The paths of an index whose ids have `id_bytes`. There is no `room` left after an end for want of
+/// it.
+fn parse(index: &[u8], id_bytes: usize, room: &mut Option<usize>) -> Option<Vec<Vec<u8>>> {
     let entries = index.strip_prefix(b"DIRC")?;
     let version = u32::from_be_bytes(number(entries, 0)?);
     let count = u32::from_be_bytes(number(entries, 4)?);
@@ -87,6 +94,8 @@ fn parse(index: &[u8], id_bytes: usize) -> Option<Vec<Vec<u8>>> {
         match mode & libc::S_IFMT {
             libc::S_IFREG | libc::S_IFLNK | 0o160_000 => {
                 if path != last {
+                    *room = room.and_then(|room| room.checked_sub(path.len() + PATH_BYTES));
+                    (*room)?;
                     paths.push(path.clone());
                 }
             }
@@ -164,15 +173,47 @@ mod tests {
                 let listed = git(path, &["ls-files", "-z"]);
                 let listed = listed.split(|b| *b == 0).filter(|path| !path.is_empty());
                 let listed: Vec<Vec<u8>> = listed.map(<[u8]>::to_vec).collect();
-                assert_eq!(files(path), listed, "{format} {version}");
+                assert_eq!(files(path, 1 << 20).unwrap(), listed, "{format} {version}");
                 assert!(listed.len() >= names.len());
                 let index = path.join(".git/index");
                 let bytes = std::fs::read(&index).unwrap();
                 for len in 0..bytes.len() {
                     std::fs::write(&index, &bytes[..len]).unwrap();
-                    files(path);
+                    files(path, 1 << 20).unwrap();
                 }
             }
         }
+    }
+
+    /// A file of any length takes no space, and a path of any length three bytes more than the last.
+    #[test]
+    fn an_index_takes_no_more_memory_than_it_may() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        git(path, &["init", "-q", "--object-format=sha1"]);
+        let index = path.join(".git/index");
+        let file = File::create(&index).unwrap();
+        file.set_len(1 << 40).unwrap();
+        let error = files(path, 1 << 20).unwrap_err();
+        assert!(error.contains("1048576"), "{error}");
+        let id = "1".repeat(40);
+        let long = "a/".repeat(1000);
+        let lines: String = (0..2000)
+            .map(|n| format!("100644 {id} 0\t{long}{n}\n"))
+            .collect();
+        std::fs::remove_file(&index).unwrap();
+        let list = directory.path().join("list");
+        std::fs::write(&list, lines).unwrap();
+        let mut command = Command::new("git");
+        command.env("GIT_CONFIG_GLOBAL", "/dev/null");
+        let command = command
+            .arg("-C")
+            .arg(path)
+            .stdin(File::open(&list).unwrap());
+        let args = ["-c", "index.version=4", "update-index", "--index-info"];
+        assert!(command.args(args).status().unwrap().success());
+        assert!(std::fs::metadata(&index).unwrap().len() < 1 << 20);
+        files(path, 1 << 20).unwrap_err();
+        assert_eq!(files(path, 8 << 20).unwrap().len(), 2000);
     }
 }

@@ -6,11 +6,12 @@ use std::path::Path;
 
 use gix::bstr::BStr;
 use gix::hash::{Kind, ObjectId};
+use gix::objs::TreeRefIter;
 use gix::objs::tree::EntryKind;
-use gix::objs::{CommitRefIter, Find, TreeRefIter};
 use gix::validate::path::component;
 
 use super::error::RestoreError;
+use super::objects::Objects;
 use super::stop::Stop;
 use crate::limits::{EMPTY_TREES_MAX, PATH_BYTES_MAX, RESTORED_TREE_BYTES_MAX, TREE_DEPTH_MAX};
 
@@ -39,18 +40,6 @@ struct Made {
     directories: u64,
 }
 
-/// Opens the objects of the repository at `tree`.
-pub fn objects(tree: &Path, hash: Kind) -> Result<gix::odb::Handle, RestoreError> {
-    let options = gix::odb::store::init::Options {
-        use_multi_pack_index: false,
-        alloc_limit_bytes: Some(RESTORED_TREE_BYTES_MAX),
-        ..Default::default()
-    };
-    let directory = tree.join(".git/objects");
-    gix::odb::at_opts(&directory, hash, None, options)
-        .map_err(|e| RestoreError::disk("open", &directory, e))
-}
-
 /// Makes the index of `commit`. More files than were `unpacked` are not listed: they are not there.
 pub fn index(
     tree: &Path,
@@ -58,11 +47,8 @@ pub fn index(
     unpacked: Unpacked,
     stop: &Stop,
 ) -> Result<Vec<u8>, RestoreError> {
-    let objects = objects(tree, commit.kind())?;
-    let mut buffer = Vec::new();
-    read(&objects, commit, gix::objs::Kind::Commit, &mut buffer)?;
-    let root = CommitRefIter::from_bytes(&buffer, commit.kind()).tree_id();
-    let root = root.map_err(|e| RestoreError::entry(HEAD, format!("its commit: {e}")))?;
+    let objects = Objects::open(tree, commit.kind(), stop)?;
+    let root = objects.tree_of(commit)?;
     let mut walk = Walk {
         objects: &objects,
         unpacked,
@@ -99,32 +85,6 @@ pub fn index(
     Ok(made.bytes)
 }
 
-/// Reads an object of a kind and compares it with its id.
-fn read(
-    objects: &gix::odb::Handle,
-    id: ObjectId,
-    kind: gix::objs::Kind,
-    buffer: &mut Vec<u8>,
-) -> Result<(), RestoreError> {
-    let refused = |why: String| RestoreError::entry(HEAD, format!("its {kind} {id}: {why}"));
-    if kind == gix::objs::Kind::Tree && id == ObjectId::empty_tree(id.kind()) {
-        buffer.clear();
-        return Ok(());
-    }
-    let found = objects
-        .try_find(&id, buffer)
-        .map_err(|e| refused(e.to_string()))?;
-    let found = found.ok_or_else(|| refused("it is not there".into()))?;
-    if found.kind != kind {
-        return Err(refused(format!("it is a {}", found.kind)));
-    }
-    let real = gix::objs::compute_hash(id.kind(), kind, found.data);
-    match real.map_err(|e| refused(e.to_string()))? == id {
-        true => Ok(()),
-        false => Err(refused("it is another object".into())),
-    }
-}
-
 /// A tree that the walk is inside of.
 struct Level {
     data: Vec<u8>,
@@ -148,7 +108,7 @@ struct Directory {
 /// Invariant: `path` is that of the entry which was met last, `last` that of the last one in the
 /// index.
 struct Walk<'w> {
-    objects: &'w gix::odb::Handle,
+    objects: &'w Objects<'w>,
     unpacked: Unpacked,
     stop: &'w Stop,
     made: Made,
@@ -225,7 +185,11 @@ impl Walk<'_> {
             return Err(self.refused("it is nested too deep"));
         }
         let mut data = self.spare.pop().unwrap_or_default();
-        read(self.objects, id, gix::objs::Kind::Tree, &mut data)?;
+        self.objects.read(id, gix::objs::Kind::Tree, &mut data)?;
+        let open: usize = self.open.iter().map(|level| level.data.len()).sum();
+        if open + data.len() > RESTORED_TREE_BYTES_MAX {
+            return Err(self.refused("the trees that lead to it are too large together"));
+        }
         let name = self.path[name_at..].to_vec();
         if let Some(parent) = self.open.last() {
             self.directories[parent.place].children += 1;

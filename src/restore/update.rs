@@ -19,6 +19,7 @@ use super::ensure::{self, At};
 use super::error::RestoreError;
 use super::http::Conn;
 use super::moment;
+use super::objects::Objects;
 use super::quota::Quota;
 use super::run::{self, Room};
 use super::stop::Stop;
@@ -81,12 +82,24 @@ impl Update<'_> {
             }
             tries += 1;
         }
-        ensure::compare(self.wanted, &moment, |id| self.commit_of(id))?;
+        self.check_pins(&moment)?;
         Ok(Fetched {
             at: ensure::find(self.wanted, &moment)?,
             moment,
             bundle_applied,
         })
+    }
+
+    /// Compares the ids that refs and commits were asked for with the objects themselves: what a
+    /// server says of them is only believed when it refuses.
+    fn check_pins(&self, moment: &MirrorRefs) -> Result<(), RestoreError> {
+        let objects = Objects::open(self.room.tree, self.kind, self.link.stop)?;
+        ensure::check_pins(self.wanted, moment, |id| objects.commit_of(id))?;
+        for id in self.wanted.all_commits() {
+            let id = gix::ObjectId::from_hex(id.as_bytes());
+            objects.commit_of(id.map_err(|e| RestoreError::Usage(e.to_string()))?)?;
+        }
+        Ok(())
     }
 
     /// Takes the objects of the bundle, if there is one; whether it was of use. What it lacks is
@@ -164,8 +177,10 @@ impl Update<'_> {
             At::Branch(name) => moment.get(name.as_slice().into()).map(|r| r.target),
             At::Detached(id) => Some(*id),
         };
-        let commit = id.map(|id| self.commit_of(id)).transpose()?;
-        self.check_out(commit.as_deref())?;
+        let objects = Objects::open(self.room.tree, self.kind, self.link.stop)?;
+        let commit = id.map(|id| objects.commit_of(id)).transpose()?;
+        self.check_out(&objects, commit)?;
+        let commit = commit.map(|id| id.to_string());
         self.write_config(&fetched.at)?;
         write_refs(
             &self.room.tree.join(".git"),
@@ -176,31 +191,27 @@ impl Update<'_> {
         .map_err(|e| RestoreError::disk("write", self.room.tree.join(".git/refs"), e))
     }
 
-    /// The commit that an object leads to.
-    fn commit_of(&self, id: gix::ObjectId) -> Result<String, RestoreError> {
-        let peeled = self.git(&[
-            "rev-parse",
-            "--quiet",
-            "--verify",
-            &format!("{id}^{{commit}}"),
-        ]);
-        let no_commit = |_| RestoreError::Missing(format!("a commit at {id}"));
-        peeled.map(line).map_err(no_commit)
-    }
-
-    /// Makes the files and the index those of `commit`, or removes them.
-    fn check_out(&self, commit: Option<&str>) -> Result<(), RestoreError> {
-        let old = checked_out(self.room.tree)?;
-        if old.as_deref() == commit {
+    /// Makes the files and the index those of `commit`, or removes them. Git compares neither trees
+    /// nor the commit with their ids, so that was done before.
+    fn check_out(
+        &self,
+        objects: &Objects<'_>,
+        commit: Option<gix::ObjectId>,
+    ) -> Result<(), RestoreError> {
+        let Room { tree, quota, .. } = self.room;
+        let old = checked_out(tree)?;
+        let old = old.as_deref().map(object_id).transpose()?;
+        if old == commit {
             return Ok(());
         }
-        let Room { tree, quota, .. } = self.room;
-        let ids = [old.as_deref(), commit].map(|id| id.map(object_id).transpose());
-        let [old, new] = ids;
-        let difference = difference::between(tree, [old?, new?], quota, self.link.stop)?;
+        if let Some(commit) = commit {
+            objects.check_trees(commit)?;
+        }
+        let difference = difference::between(tree, [old, commit], quota, self.link.stop)?;
         let git = |args: &[&str]| run::check_out(self.link.stop, self.room, args);
-        let empty = gix::ObjectId::empty_tree(self.kind).to_string();
-        let read_tree = ["read-tree", "--reset", "-u", commit.unwrap_or(&empty)];
+        let new = commit.unwrap_or(gix::ObjectId::empty_tree(self.kind));
+        let new = new.to_string();
+        let read_tree = ["read-tree", "--reset", "-u", &new];
         git(&read_tree)?;
         if difference.has_attributes {
             // They also decide about files that are the same in both, which git leaves as they are
@@ -240,10 +251,6 @@ impl Update<'_> {
         }
         Ok(())
     }
-}
-
-fn line(bytes: Vec<u8>) -> String {
-    String::from_utf8_lossy(&bytes).trim().to_owned()
 }
 
 /// What tells two lists of refs apart.
@@ -310,8 +317,8 @@ fn write_refs(
     }
 }
 
-/// The refs of `moment` under the names that a clone gives them, as git packs refs; what tags lead
-/// to git finds in them.
+/// The refs of `moment` under the names that a clone gives them, as git packs refs. What tags lead to
+/// is left for git to find out: the server's word for it is worth nothing.
 fn packed(moment: &MirrorRefs) -> Vec<u8> {
     const REMOTE: &[u8] = b"refs/remotes/origin/";
     let local = |name: &[u8]| match name.strip_prefix(b"refs/heads/") {

@@ -2,7 +2,8 @@
 //! are read.
 
 use crate::bundle::{large, run, small_lab, start};
-use crate::lab::{BINARY, expect, nobody, relay, restore};
+use crate::lab::{BINARY, expect, expect_nothing, nobody, relay, restore, serve_before};
+use crate::remade;
 use crate::support::lab::Lab;
 use crate::support::steps::{ensure, hit};
 use crate::support::{git, parity, repos};
@@ -159,4 +160,94 @@ fn a_ref_at_a_certain_commit_is_at_that_commit() {
         &["for-each-ref", "--format=%(*objectname)", "refs/tags"],
     );
     assert_eq!(listed, format!("{wanted}\n{other}"));
+}
+
+/// A server may say of a tag what it likes: whoever names an id gets that or nothing.
+#[test]
+fn a_pinned_tag_is_compared_with_its_object_not_with_the_servers_word() {
+    let lab = small_lab();
+    let server = start(&lab);
+    prepare(&lab, || drop(hit(&server, "small")));
+    let upstream = lab.upstream("small");
+    let (pin, real) = ("main", "v1^{commit}");
+    let (pin, real) = (id(&upstream, pin), id(&upstream, real));
+    let (from, to) = (format!("peeled:{real}"), format!("peeled:{pin}"));
+    let liar = relay(
+        server.address(),
+        |target| target.ends_with("/git-upload-pack"),
+        move |body| {
+            let at = body.windows(from.len()).position(|w| w == from.as_bytes());
+            if let Some(at) = at {
+                body[at..at + to.len()].copy_from_slice(to.as_bytes());
+            }
+        },
+    );
+    let target = lab.scratch("pinned");
+    for option in ["--ref", "--have"] {
+        let wanted = format!("refs/tags/v1={pin}");
+        let more = [option, &wanted, "--no-bundle"];
+        expect(&restore(liar, "test/small", &target, &more), 7);
+        expect_nothing(&target);
+    }
+    // Nor does git learn it.
+    let more = ["--ref", "v1", "--no-bundle"];
+    expect(&restore(liar, "test/small", &target, &more), 0);
+    assert_eq!(id(&target, "HEAD"), real);
+    let tag = git::text(
+        &target,
+        &["for-each-ref", "--format=%(*objectname)", "refs/tags/v1"],
+    );
+    assert_eq!(tag, real);
+}
+
+fn id(repository: &Path, what: &str) -> String {
+    git::text(repository, &["rev-parse", what])
+}
+
+/// An archive may have any object under the name of another one.
+#[test]
+fn a_commit_whose_trees_an_archive_misnames_is_refused() {
+    let lab = small_lab();
+    let server = start(&lab);
+    let archive = hit(&server, "small").body;
+    let mut items = remade::open(&archive);
+    let upstream = lab.upstream("small");
+    let new = repos::add_commit(&upstream, "main", "d/f", b"right");
+    git::run(&upstream, &["branch", "evil", "main"]);
+    let evil = repos::add_commit(&upstream, "evil", "d/f", b"wrong");
+    let loose = lab.scratch("loose");
+    git::run(
+        &lab.scratch(""),
+        &["init", "--quiet", &loose.to_string_lossy()],
+    );
+    // All that the new commit has, but for one tree: that is another one's.
+    let mut add = |what: &str, named: &str| {
+        let (what, named) = (id(&upstream, what), id(&upstream, named));
+        let path = upstream.to_string_lossy();
+        let script = format!(
+            "kind=$(git -C {path} cat-file -t {what}) && git -C {path} cat-file $kind {what} | \
+             git hash-object -t $kind -w --stdin --literally"
+        );
+        let mut command = std::process::Command::new("sh");
+        git::isolate(&mut command);
+        let made = command.args(["-c", &script]).current_dir(&loose).status();
+        assert!(made.unwrap().success(), "{script}");
+        let object = loose.join(".git/objects").join(&what[..2]).join(&what[2..]);
+        let data = std::fs::read(object).unwrap();
+        let path = format!(".git/objects/{}/{}", &named[..2], &named[2..]);
+        remade::put(&mut items, &path, &data);
+    };
+    for what in ["", "^{tree}", ":d/f"] {
+        let what = format!("{new}{what}");
+        add(&what, &what);
+    }
+    add(&format!("{evil}:d/f"), &format!("{evil}:d/f"));
+    add(&format!("{evil}:d"), &format!("{new}:d"));
+    // Nothing is left to be fetched.
+    git::run(&upstream, &["branch", "-D", "evil"]);
+    let between = serve_before(server.address(), remade::pack(&items));
+    let target = lab.scratch("misnamed");
+    let more = ["--commit", &new, "--no-bundle"];
+    expect(&restore(between, "test/small", &target, &more), 5);
+    expect_nothing(&target);
 }
