@@ -65,7 +65,7 @@ fn plain(text: &[u8]) -> Option<Listing> {
                     last.peeled = Some(id);
                 }
             }
-            None if is_followed && gix::validate::reference::name(name.as_bstr()).is_ok() => {
+            None if is_followed && is_ref_name(name) => {
                 listed.refs.push(Ref {
                     name: name.into(),
                     target: id,
@@ -77,6 +77,15 @@ fn plain(text: &[u8]) -> Option<Listing> {
     }
     listed.refs.sort_by(|a, b| a.name.cmp(&b.name));
     Some(listed)
+}
+
+/// By git's rules, and as a file can have it.
+fn is_ref_name(name: &[u8]) -> bool {
+    let fits = name.len() < 4096
+        && name
+            .split(|byte| *byte == b'/')
+            .all(|part| part.len() < 256);
+    fits && gix::validate::reference::name(name.as_bstr()).is_ok()
 }
 
 fn made(input: &mut Input<'_>) -> Listing {
@@ -93,7 +102,7 @@ fn made(input: &mut Input<'_>) -> Listing {
         let above = ["refs/heads/", "refs/tags/"][usize::from(choice % 2)];
         let mut name = BString::from(above);
         name.extend_from_slice(input.text());
-        if gix::validate::reference::name(name.as_bstr()).is_ok() {
+        if is_ref_name(&name) {
             listed.refs.push(Ref {
                 name,
                 target: id(input.u8()),
