@@ -59,7 +59,6 @@ pub fn start_if_asked(mut arguments: impl Iterator<Item = OsString>) -> Option<S
         IS_STARTER.store(true, Ordering::Relaxed);
         return None;
     }
-    leave_inherited(0);
     let parent = arguments.next().and_then(|pid| pid.to_str()?.parse().ok());
     let parent = parent.and_then(Pid::from_raw);
     let nice = arguments
@@ -74,6 +73,8 @@ pub fn start_if_asked(mut arguments: impl Iterator<Item = OsString>) -> Option<S
     else {
         return Some("start-child is for tarpon's own use; see tarpon --help".to_owned());
     };
+    // Before anything is opened or started, and only in a process that is a starter indeed.
+    leave_inherited(0);
     let mut command = Command::new(&program);
     command.args(arguments);
     let why = match supervise(parent, nice, memory_bytes, command) {
