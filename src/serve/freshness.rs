@@ -96,7 +96,7 @@ impl Plane {
                 let git = self.git.by_way_of(via);
                 spawn_local(self.clone().clone_mirror(repo.clone(), git, duty));
             }
-            None => self.check_way(repo, via).await?,
+            None => self.check_way(repo, via, &flight).await?,
         }
         let ended = flight.end().await.unwrap_or_else(|| Err(lost()));
         ended.map(|()| !is_there)
@@ -132,13 +132,26 @@ impl Plane {
     /// Refuses a request that came by way of servers which its own upstream leads back to. What it
     /// would wait for was begun for somebody else and does not name them: they may all wait for
     /// each other.
-    async fn check_way(&self, repo: &Repo, via: &Via) -> Ended {
+    ///
+    /// Anybody can name servers, so the upstream is asked once within [`MIRROR_FRESH_MS`], by one request
+    /// after the other. What has ended meanwhile holds up nobody.
+    async fn check_way(&self, repo: &Repo, via: &Via, waits_for: &Flight<Ended>) -> Ended {
         if via.is_empty() {
             return Ok(());
         }
-        let _turn = self.turns.ways.acquire().await;
-        let tmp = self.shared.state.tmp_dir();
-        match self.git.by_way_of(via).ask(&repo.url, &tmp).await {
+        let asked = async {
+            while let Err(left) = repo.may_ask_way(Duration::from_millis(MIRROR_FRESH_MS)) {
+                tokio::time::sleep(left).await;
+            }
+            let _turn = self.turns.ways.acquire().await;
+            let tmp = self.shared.state.tmp_dir();
+            self.git.by_way_of(via).ask(&repo.url, &tmp).await
+        };
+        let asked = tokio::select! {
+            asked = asked => asked,
+            _ = waits_for.clone().end() => return Ok(()),
+        };
+        match asked {
             Err(e @ MirrorError::Loop { .. }) => Err(freshen_error(repo, &e)),
             // Whatever else there is to say is said by what runs.
             _ => Ok(()),
@@ -264,7 +277,7 @@ impl Plane {
                 // A task of its own: whoever asked for it may leave.
                 spawn_local(self.clone().freshen(repo.clone(), git, flight.began, duty));
             }
-            None => self.check_way(repo, via).await?,
+            None => self.check_way(repo, via, &flight).await?,
         }
         Ok(flight)
     }

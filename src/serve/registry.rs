@@ -74,6 +74,8 @@ struct RepoState {
     not_cloned: Option<(Instant, StartError)>,
     /// How the builds since the last one that succeeded failed.
     not_built: Option<NotBuilt>,
+    /// When the upstream was last asked whether it leads back to a server that waits.
+    way_asked: Option<Instant>,
 }
 
 /// The builds that run.
@@ -407,6 +409,20 @@ impl Repo {
         let state = self.lock();
         let (at, why) = state.failed.as_ref()?;
         (*at >= since).then(|| why.clone())
+    }
+
+    /// Takes the right to ask the upstream whether it leads back to a server that waits: once in so
+    /// long, however many wait. Fails with what is left of that time.
+    pub fn may_ask_way(&self, interval: Duration) -> Result<(), Duration> {
+        let mut state = self.lock();
+        let asked = state.way_asked.map(|at| at.elapsed());
+        match asked.and_then(|ago| interval.checked_sub(ago)) {
+            Some(left) if !left.is_zero() => Err(left),
+            _ => {
+                state.way_asked = Some(Instant::now());
+                Ok(())
+            }
+        }
     }
 
     /// The mirror could not be cloned just now.

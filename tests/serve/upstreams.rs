@@ -1,15 +1,17 @@
 //! Upstreams that are hostile, far too large, other servers, or this one.
 
-use super::support::client::Response;
+use super::support::client::{Conn, Response};
 use super::support::lab::{self, Lab};
 use super::support::relay::{self, Ends};
 use super::support::repos;
 use super::support::server::{Server, Settings};
-use super::support::{client, git, processes};
+use super::support::{client, git, processes, wait};
 use super::{at_once, expect_clone, hit, large_lab, new_lab, small_lab};
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Far less than any time limit of git.
@@ -158,6 +160,41 @@ fn what_says_by_way_of_whom_it_came_is_checked() {
     }
     let many: Vec<String> = (0..9).map(|n| format!("{n:032x}")).collect();
     assert_eq!(ask(&many.join(", ")), 508);
+}
+
+/// Anybody can name servers that there are not: the upstream is not asked for each of them whether it
+/// leads back to one.
+#[test]
+fn whoever_names_servers_has_the_upstream_asked_once() {
+    let lab = new_lab();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = asked.clone();
+    let upstream = relay::listen(move |_| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        relay::be_silent();
+    });
+    let mut settings = lab.settings();
+    settings.upstreams.push(format!("hang=http://{upstream}/"));
+    let server = settings.start();
+    let target = "/git/hang/repo/info/refs?service=git-upload-pack";
+    let ask = |field: &str| {
+        let mut conn = Conn::open(server.address());
+        conn.request("GET", target, &[field]);
+        conn
+    };
+    let first = ask("X: y");
+    let asked = || asked.load(Ordering::Relaxed);
+    wait::until_true("it is cloned", || asked() == 1);
+    let began = Instant::now();
+    let crowd: Vec<Conn> = (1..=40)
+        .map(|number| ask(&format!("Tarpon-Via: {number:032x}")))
+        .collect();
+    wait::until_true("one of them has it asked", || asked() == 2);
+    while began.elapsed() < Duration::from_secs(3) {
+        assert!(asked() <= 2, "{} of {}", asked(), crowd.len());
+        std::thread::sleep(wait::POLL);
+    }
+    drop((first, crowd));
 }
 
 /// A clone that brings more than it may ends, with all of git, when that is seen.
