@@ -2,8 +2,9 @@
 //! `TARPON_FAULT`: a comma-separated list of `build-fail-after-bytes=N` (the first build fails
 //! once its archive has N bytes), `core-panic-at-connection=N` (the core that accepts the server's
 //! Nth connection panics), `encoder-panic-at-job=N` (the first build's Nth job panics),
-//! `spool-enospc-after-bytes=N` (every spool file is full at N bytes) and `upload-slow-ms=N` (a client
-//! of git's endpoint is slow after so long).
+//! `live-only-wait-ms=N` (nobody waits longer for the end of a build that is not kept),
+//! `spool-enospc-after-bytes=N` (every spool file is full at N bytes), `taking-slow-ms=N` (a client
+//! that takes a response is slow after so long) and `upload-slow-ms=N` (the same of git's endpoint).
 
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -17,7 +18,9 @@ pub const VARIABLE: &str = "TARPON_FAULT";
 #[error(
     "{VARIABLE} = {value:?} is not valid because of {fault:?}; allowed: \
      build-fail-after-bytes=N, core-panic-at-connection=N, encoder-panic-at-job=N, \
-     spool-enospc-after-bytes=N and upload-slow-ms=N, joined by commas, where N is a whole number"
+     live-only-wait-ms=N, \
+     spool-enospc-after-bytes=N, taking-slow-ms=N and upload-slow-ms=N, joined by commas, where N \
+     is a whole number"
 )]
 pub struct FaultError {
     value: String,
@@ -30,8 +33,12 @@ pub struct Faults {
     build_fails_at_bytes: Option<u64>,
     core_panics_at_connection: Option<u64>,
     encoder_panics_at_job: Option<u64>,
+    /// How long a request waits for the end of a build that is not kept.
+    pub live_only_wait_ms: Option<u64>,
     /// Spool files take no more than this.
     pub spool_bytes_max: Option<u64>,
+    /// How long a client may take too little of a response when places are short.
+    pub taking_slow_ms: Option<u64>,
     /// How long a client of git's endpoint may take too little.
     pub upload_slow_ms: Option<u64>,
     connections: Arc<AtomicU64>,
@@ -54,7 +61,9 @@ impl Faults {
                     "build-fail-after-bytes" => faults.build_fails_at_bytes = number,
                     "core-panic-at-connection" => faults.core_panics_at_connection = number,
                     "encoder-panic-at-job" => faults.encoder_panics_at_job = number,
+                    "live-only-wait-ms" => faults.live_only_wait_ms = number,
                     "spool-enospc-after-bytes" => faults.spool_bytes_max = number,
+                    "taking-slow-ms" => faults.taking_slow_ms = number,
                     "upload-slow-ms" => faults.upload_slow_ms = number,
                     _ => return None,
                 }

@@ -229,11 +229,17 @@ pub const RESIDENT_TRUST_MS: u64 = 250;
 /// Stretches of an archive of which is remembered that they were in memory.
 pub const RESIDENT_STRETCHES: usize = 1024;
 const _: () = assert!(TURN_BYTES <= POLL_BYTES);
+const _: () = assert!(LIVE_ONLY_STEP_MS < LIVE_ONLY_WAIT_MS);
 const _: () = assert!(GATHER_BYTES as u64 / RAW_BLOCK_BYTES * (RAW_BLOCK_BYTES / 4096 + 2) <= 256);
 /// Bytes read ahead of a socket from files that are not in memory.
 pub const READ_AHEAD_BYTES: u64 = 8 << 20;
 /// Time between two looks whether a client that has sent more, or has ended its sending side, is gone.
 pub const PEER_LOOK_MS: u64 = 250;
+/// A client that takes less than this of a response in [`TAKING_SLOW_MS`] may lose its place to others
+/// when places are short.
+pub const TAKING_SLOW_BYTES: u64 = UPLOAD_SLOW_BYTES;
+/// See [`TAKING_SLOW_BYTES`]. Only time counts in which something is there for the client to take.
+pub const TAKING_SLOW_MS: u64 = UPLOAD_SLOW_MS;
 /// How long a closing connection waits for a client to take a refusal.
 pub const LINGER_MS: u64 = 2_000;
 /// What a request counts for in a turn, whatever its response.
@@ -242,10 +248,14 @@ pub const REQUEST_TURN_BYTES: u64 = TURN_BYTES / 64;
 pub const HEAD_FREE_BYTES: usize = 4 << 10;
 /// Most that a head takes before there is a verdict on it, with what may follow it.
 pub const HEAD_ROOM_BYTES_MAX: usize = HEAD_BYTES_MAX + HEAD_FREE_BYTES;
-/// What a connection keeps of each of its two buffers between two requests.
-pub const BUFFER_KEPT_BYTES: usize = 2 << 10;
+/// What a connection keeps of each of its two buffers between two requests: of a head that is in no
+/// budget, all, so that the next one like it takes no allocation.
+pub const BUFFER_KEPT_BYTES: usize = HEAD_FREE_BYTES;
 /// Memory for the bodies of all requests together, as they were sent and decoded, and for long heads.
 const BODIES_BYTES_MAX: u64 = 28 << 20;
+/// The part of it that one client's address has. One of its requests at a time may have more, if as much
+/// stays free for others as they may have.
+pub const BODIES_OF_CLIENT_BYTES_MAX: u64 = BODIES_BYTES_MAX / 4;
 /// How much of it may be used once a body of at most so many bytes has its part: size and bound.
 /// Small bodies, as nearly all are, find room whatever large ones do.
 pub const BODY_TIERS: [(u64, u64); 4] = [
@@ -373,6 +383,9 @@ pub const LIVE_ONLY_STEPS_AHEAD_MAX: u64 = 2;
 pub const LIVE_ONLY_SLOW_BYTES_S: u64 = 8_000_000;
 /// How long a client's pace is looked at before it counts.
 pub const LIVE_ONLY_LOOK_MS: u64 = 1_000;
+/// How long a request waits for the end of one of two such builds that it cannot follow any more: less
+/// than the minute after which a proxy in front gives up.
+pub const LIVE_ONLY_WAIT_MS: u64 = 45_000;
 /// How long such a build goes on waiting without clients: some may be about to come.
 pub const LIVE_ONLY_ALONE_MS: u64 = 1_000;
 /// Large builds that produce at the same time, half as many as there are encoders: the least
@@ -423,6 +436,9 @@ pub const BUILD_RETRY_MAX_MS: u64 = 30_000;
 pub const TAKEN_WAIT_MS: u64 = 2 * SECOND_MS;
 /// Wait between two tries at them.
 pub const TAKEN_RETRY_MS: u64 = 20;
+/// A signal of the end that comes so soon after the first is the same wish: `timeout` of coreutils sends
+/// one to the process and one to its group.
+pub const SAME_WISH_MS: u64 = SECOND_MS;
 /// How long a core waits for connections that were cut off after the grace time of a stop.
 pub const CUT_OFF_MAX_MS: u64 = 2 * SECOND_MS;
 /// Largest body that is read and thrown away where none is expected.
@@ -526,6 +542,10 @@ const _: () = assert!(ENSURE_BODY_BYTES_MAX <= BODY_BYTES_MAX);
 const _: () = assert!(
     BODY_BYTES_MAX + GIT_REQUEST_BYTES_MAX as u64 <= BODY_TIERS[3].1,
     "the largest request has room, as it was sent and decoded"
+);
+const _: () = assert!(
+    BODY_BYTES_MAX + BODIES_OF_CLIENT_BYTES_MAX <= BODY_TIERS[3].1,
+    "the largest request that is not compressed has room beside another client's"
 );
 
 // --- the allocator ---

@@ -145,7 +145,7 @@ pub const FAMILIES: [Family; 27] = [
         values: DropReason::NAMES,
         help: "Connections ended before their response or before a request: no progress (stall), \
                nothing asked (idle), waiting the longest when places were short (crowded), a request sent \
-               or a git fetch taken too slowly while others waited (slow), closed by the client \
+               or a response taken too slowly while others waited (slow), closed by the client \
                (gone), or server stopping (shutdown).",
     },
     Family {
@@ -417,6 +417,8 @@ label! {
         Refused = "refused",
         /// The server or the upstream failed: 5xx, or a response cut short.
         Error = "error",
+        /// It was not: the client had left.
+        Left = "left",
     }
 }
 

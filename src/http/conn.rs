@@ -1,11 +1,10 @@
 //! A connection on a core: reads requests, has them answered, writes the answers in order.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use monoio::net::TcpStream;
@@ -13,10 +12,12 @@ use tokio::sync::oneshot;
 
 use super::bodies::{Body, Lost, Share};
 use super::body::Decoder;
+use super::client::client_of;
 use super::head::{Framing, Parse, RequestHead, Scan, parse_from};
-use super::idle::{Rank, Waiting};
+use super::idle::{Idle, Rank, Waiting};
 use super::response::{CONTINUE, Text};
 use super::socket::{CoreSockets, INPUT_BYTES, SendError, Sent, Socket};
+use super::unless::{at_once, unless};
 use super::{Method, Reject};
 use crate::extent::Source;
 use crate::limits::{
@@ -170,6 +171,9 @@ pub trait Service: 'static {
     /// A request will not be answered, or its connection was closed.
     fn given_up(&self, why: GivenUp);
 
+    /// The same of one that waited for its answer since it was `asked`.
+    fn unanswered(&self, head: &RequestHead<'_>, peer: SocketAddr, asked: Instant, why: GivenUp);
+
     /// Ready when connections are to close after the request at hand.
     fn closing(&self) -> impl Future<Output = ()>;
 
@@ -219,7 +223,8 @@ pub async fn serve<S: Service>(
     core: Rc<CoreSockets>,
 ) {
     // A socket that cannot be prepared is one that the client has closed already.
-    let Ok(mut connection) = Connection::new(stream, peer, service, patience, core) else {
+    let idle = core.idle.clone();
+    let Ok(mut connection) = Connection::new(stream, peer, service, patience, core, idle) else {
         return;
     };
     loop {
@@ -247,7 +252,8 @@ pub async fn turn_away<S: Service>(
         idle: limit,
         stall: limit,
     };
-    let Ok(mut connection) = Connection::new(stream, peer, service, patience, core) else {
+    let idle = core.turned_away.clone();
+    let Ok(mut connection) = Connection::new(stream, peer, service, patience, core, idle) else {
         return;
     };
     unless(pin!(connection.turn_away()), pin!(place.closed())).await;
@@ -260,9 +266,10 @@ impl<S: Service> Connection<S> {
         service: Rc<S>,
         patience: Patience,
         core: Rc<CoreSockets>,
+        idle: Rc<Idle>,
     ) -> io::Result<Connection<S>> {
         Ok(Connection {
-            socket: Socket::new(stream, patience.stall, core.clone())?,
+            socket: Socket::new(stream, patience.stall, core.clone(), idle)?,
             core,
             service,
             peer,
@@ -279,7 +286,7 @@ impl<S: Service> Connection<S> {
         let asked = Instant::now();
         let input = std::mem::take(&mut self.input);
         let answer = {
-            let answer = pin!(self.answer(&input, &mut scan));
+            let answer = pin!(self.answer(&input, &mut scan, asked));
             unless(answer, pin!(room.lost())).await
         };
         let Some(answer) = answer else {
@@ -296,7 +303,12 @@ impl<S: Service> Connection<S> {
     }
 
     /// Has the request that begins `input` answered; what follows it becomes the input buffer's.
-    async fn answer(&mut self, input: &[u8], scan: &mut Scan) -> Result<Answer<S::Note>, End> {
+    async fn answer(
+        &mut self,
+        input: &[u8],
+        scan: &mut Scan,
+        asked: Instant,
+    ) -> Result<Answer<S::Note>, End> {
         let Parse::Complete {
             mut head,
             head_bytes,
@@ -311,39 +323,41 @@ impl<S: Service> Connection<S> {
         let service = self.service.clone();
         let answer = {
             let answer = pin!(service.answer(&head, self.peer, body, &mut output));
-            self.while_there(answer).await?
+            self.while_there(answer).await
         };
         self.output = output;
-        Ok(answer)
+        answer.map_err(|why| {
+            service.unanswered(&head, self.peer, asked, why);
+            match why {
+                GivenUp::Crowded => End::Crowded(TOO_MANY),
+                _ => End::Quiet,
+            }
+        })
     }
 
     /// Waits for an answer as long as the client does, and while no other needs the place more.
     async fn while_there<T>(
         &self,
         mut answer: Pin<&mut impl Future<Output = T>>,
-    ) -> Result<T, End> {
+    ) -> Result<T, GivenUp> {
         // What is answered at once costs nothing of all this.
-        let at_once = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await;
-        if let Poll::Ready(answer) = at_once {
+        if let Some(answer) = at_once(&mut answer).await {
             return Ok(answer);
         }
-        let waiting = self.core.idle.enter(Rank::Answer);
+        let waiting = self.socket.wait(Rank::Answer);
         let gone = pin!(self.socket.gone(|| waiting.desert()));
         let answer = pin!(unless(answer, gone));
         match unless(answer, pin!(waiting.closed())).await {
             Some(Some(answer)) => Ok(answer),
-            Some(None) => {
-                self.service.given_up(GivenUp::Gone);
-                Err(End::Quiet)
-            }
-            None => Err(self.give_up(GivenUp::Crowded, TOO_MANY)),
+            Some(None) => Err(GivenUp::Gone),
+            None => Err(GivenUp::Crowded),
         }
     }
 
     /// Reads until a whole head is in the input buffer, or until one is refused. Gives the part of the
     /// budget that the head has.
     async fn read_head(&mut self, scan: &mut Scan) -> Result<HeadRoom, End> {
-        let waiting = self.core.idle.enter(Rank::Request);
+        let waiting = self.socket.wait(Rank::Request);
         let mut room = HeadRoom::default();
         let mut began = None;
         while let Parse::Partial = parse_from(&self.input, scan)? {
@@ -399,7 +413,9 @@ impl<S: Service> Connection<S> {
         }
         while had >= room.bytes {
             let bodies = &self.core.bodies;
-            let share = room.share.get_or_insert_with(|| bodies.arriving());
+            let share = room
+                .share
+                .get_or_insert_with(|| bodies.arriving(client_of(self.peer.ip())));
             let growth = room.bytes * (BODY_GROWTH as usize - 1);
             let more = growth.min(HEAD_ROOM_BYTES_MAX - room.bytes);
             let mut looks = BODY_WAIT_MS / BODY_LOOK_MS;
@@ -435,6 +451,7 @@ impl<S: Service> Connection<S> {
             note: Some(answer.note),
         };
         let result = self.send(&mut answer.payload, &mut sending.sent).await;
+        self.socket.rest();
         // A failed answer ends without its length or its last chunk, so no client takes it for
         // a whole one; HTTP/1.0 clients, who know no chunks, always get a length.
         let whole = result.is_ok();
@@ -540,8 +557,8 @@ impl<S: Service> Connection<S> {
             Framing::Length(length) => length,
             _ => max,
         };
-        let waiting = self.core.idle.enter(Rank::Request);
-        let mut body = Body::arriving(&self.core.bodies);
+        let waiting = self.socket.wait(Rank::Request);
+        let mut body = Body::arriving(&self.core.bodies, client_of(self.peer.ip()));
         let mut left = BodyTime::new(head);
         loop {
             let had = body.len_bytes();
@@ -605,7 +622,7 @@ impl<S: Service> Connection<S> {
 
     async fn discard_body(&mut self, head: &RequestHead<'_>) -> Result<(), End> {
         let mut decoder = Decoder::new(head.framing, UNUSED_BODY_BYTES_MAX)?;
-        let waiting = self.core.idle.enter(Rank::Request);
+        let waiting = self.socket.wait(Rank::Request);
         let mut left = BodyTime::new(head);
         let mut content = Vec::new();
         loop {
@@ -630,6 +647,7 @@ impl<S: Service> Connection<S> {
     async fn read_body_bytes(&mut self, time: &mut BodyTime) -> Result<(), End> {
         if std::mem::take(&mut time.asks_leave) {
             let sent = self.socket.send(CONTINUE, false).await;
+            self.socket.rest();
             sent.map_err(|_| End::Quiet)?;
         }
         let all = Duration::from_millis(BODY_TIME_MAX_MS);
@@ -665,7 +683,7 @@ impl<S: Service> Connection<S> {
 
     /// Waits a little for the client to take the last response, unless the place is needed.
     async fn linger(&self) {
-        let waiting = self.core.idle.enter(Rank::Request);
+        let waiting = self.socket.wait(Rank::Request);
         let linger = pin!(self.socket.linger(Duration::from_millis(LINGER_MS)));
         unless(linger, pin!(waiting.closed())).await;
     }
@@ -769,17 +787,15 @@ pub fn write_reject(
     let _ = text.write(out, date);
 }
 
-/// What `work` comes to, unless `stop` is ready before. Both are pinned by the caller: a future that
-/// is moved into another takes its room twice.
-async fn unless<T>(
-    mut work: Pin<&mut impl Future<Output = T>>,
-    mut stop: Pin<&mut impl Future<Output = ()>>,
-) -> Option<T> {
-    poll_fn(|context| {
-        if let Poll::Ready(done) = work.as_mut().poll(context) {
-            return Poll::Ready(Some(done));
-        }
-        stop.as_mut().poll(context).map(|()| None)
-    })
-    .await
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_buffer_of_a_head_without_a_budget_is_kept() {
+        let head = vec![b'x'; HEAD_FREE_BYTES];
+        let kept_head = kept(head.clone());
+        assert!(kept_head.is_empty() && kept_head.capacity() == head.capacity());
+        assert_eq!(kept([head, vec![b'x']].concat()).capacity(), 0);
+    }
 }

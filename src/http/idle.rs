@@ -1,10 +1,10 @@
-//! Connections that wait: for their client's request, or with it for an answer. When places are short
-//! one of them is closed: of the first [kind](Rank) that there is, the one that has waited longest, on
-//! whichever core.
+//! Connections that wait: for their client's request, with it for an answer, or for it to take one. When
+//! places are short one of them is closed: of the first [kind](Rank) that there is, the one that has
+//! waited longest, on whichever core.
 //!
 //! Each core has a list of its own in the order of waiting, which costs a request no lock and no
-//! allocation. What other cores see of it is of what kind its first one is and since when it waits, and
-//! they ask it to close that: only a connection's own core touches it.
+//! allocation. What other cores see of it is since when the first one of each kind waits, and they ask
+//! it to close that: only a connection's own core touches it.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam::utils::CachePadded;
 use tokio::sync::Notify;
@@ -25,59 +25,85 @@ const NONE: u64 = u64::MAX;
 pub enum Rank {
     /// For its client, which has asked for nothing, or not for all of it.
     Request,
-    /// For an answer that its client may not take any more: it has ended its sending side.
+    /// For what is to be sent, which its client may not take any more: it has ended its sending side.
     Deserted,
+    /// For its client to take what stands ready of a response. Whoever [renews](Waiting::renew) that
+    /// often enough is never closed.
+    Taking,
     /// For an answer.
     Answer,
+    /// For more of a response that has begun, of which its client has taken what there is. Never closed.
+    More,
 }
 
 /// How many kinds there are.
-const RANKS: usize = Rank::Answer as usize + 1;
+const RANKS: usize = Rank::More as usize + 1;
+/// Those that are closed, in this order.
+const CLOSED: [Rank; RANKS - 1] = [Rank::Request, Rank::Deserted, Rank::Taking, Rank::Answer];
 
 /// What the cores know of each other's waiting connections.
 #[derive(Debug)]
 pub struct IdleCores {
     began: Instant,
+    /// How long [`Rank::Taking`] may last.
+    slow_us: u64,
     cores: Box<[CachePadded<Shown>]>,
 }
 
 #[derive(Debug)]
 struct Shown {
-    /// The first one's [`Place::order`].
-    first_order: AtomicU64,
+    /// Since when the first one of each kind waits.
+    first_us: [AtomicU64; RANKS],
     /// How many are to be closed.
     wanted: AtomicUsize,
     asked: Notify,
 }
 
 impl IdleCores {
-    /// For so many cores.
-    pub fn new(cores: usize) -> Arc<IdleCores> {
+    /// For so many cores. Whoever does not take enough of its response in the time `slow` may be closed.
+    pub fn new(cores: usize, slow: Duration) -> Arc<IdleCores> {
         let shown = |_| {
             CachePadded::new(Shown {
-                first_order: AtomicU64::new(NONE),
+                first_us: [const { AtomicU64::new(NONE) }; RANKS],
                 wanted: AtomicUsize::new(0),
                 asked: Notify::new(),
             })
         };
         Arc::new(IdleCores {
             began: Instant::now(),
+            slow_us: slow.as_micros() as u64,
             cores: (0..cores).map(shown).collect(),
         })
     }
 
-    /// Has the connection closed that comes first. False if none waits.
+    /// Has the connection closed that comes first. False if there is none to close.
     pub fn close_oldest(&self) -> bool {
-        let order = |core: &&CachePadded<Shown>| core.first_order.load(Ordering::Relaxed);
-        let Some(core) = self.cores.iter().min_by_key(order) else {
-            return false;
-        };
-        if order(&core) == NONE {
-            return false;
+        let now_us = self.now_us();
+        for rank in CLOSED {
+            let since =
+                |core: &&CachePadded<Shown>| core.first_us[rank as usize].load(Ordering::Relaxed);
+            let Some(core) = self.cores.iter().min_by_key(since) else {
+                return false;
+            };
+            if self.may_close(rank, since(&core), now_us) {
+                core.wanted.fetch_add(1, Ordering::Relaxed);
+                core.asked.notify_one();
+                return true;
+            }
         }
-        core.wanted.fetch_add(1, Ordering::Relaxed);
-        core.asked.notify_one();
-        true
+        false
+    }
+
+    fn may_close(&self, rank: Rank, since_us: u64, now_us: u64) -> bool {
+        let enough_us = match rank {
+            Rank::Taking => self.slow_us,
+            _ => 0,
+        };
+        since_us != NONE && now_us.saturating_sub(since_us) >= enough_us
+    }
+
+    fn now_us(&self) -> u64 {
+        self.began.elapsed().as_micros() as u64
     }
 }
 
@@ -120,16 +146,13 @@ impl Place {
         closed: false,
         waker: None,
     };
-
-    /// Of two the one with the lower is closed first.
-    fn order(&self) -> u64 {
-        ((self.rank as u64) << 62) | self.since_us
-    }
 }
 
 impl List {
-    fn first(&self) -> Option<usize> {
-        self.queues.iter().find_map(|queue| queue.first)
+    /// Since when the first one of a kind waits.
+    fn first_us(&self, rank: Rank) -> u64 {
+        let first = self.queues[rank as usize].first;
+        first.map_or(NONE, |first| self.places[first].since_us)
     }
 
     fn push(&mut self, place: usize, rank: Rank, since_us: u64) {
@@ -189,7 +212,7 @@ impl Idle {
         });
         list.places[place].closed = false;
         list.push(place, rank, self.now_us());
-        self.show(&list);
+        self.show(&list, rank);
         drop(list);
         Waiting {
             idle: self.clone(),
@@ -208,17 +231,28 @@ impl Idle {
         self.len() == 0
     }
 
-    /// Tells the first one to end, if any waits.
+    /// Tells the first one to end, if there is one.
     pub fn close_oldest(&self) {
         let mut list = self.list.borrow_mut();
-        let Some(first) = list.first() else {
+        let now_us = self.now_us();
+        let may_close = |rank: &Rank| {
+            let since_us = list.first_us(*rank);
+            match &self.shown {
+                Some((cores, _)) => cores.may_close(*rank, since_us, now_us),
+                None => since_us != NONE,
+            }
+        };
+        let Some(rank) = CLOSED.into_iter().find(may_close) else {
+            return;
+        };
+        let Some(first) = list.queues[rank as usize].first else {
             return;
         };
         list.unlink(first);
         let place = &mut list.places[first];
         place.closed = true;
         let waker = place.waker.take();
-        self.show(&list);
+        self.show(&list, rank);
         drop(list);
         if let Some(waker) = waker {
             waker.wake();
@@ -240,18 +274,13 @@ impl Idle {
     }
 
     fn now_us(&self) -> u64 {
-        let began = self.shown.as_ref().map(|(cores, _)| cores.began);
-        began.map_or(0, |began| began.elapsed().as_micros() as u64)
+        self.shown.as_ref().map_or(0, |(cores, _)| cores.now_us())
     }
 
-    fn show(&self, list: &List) {
+    fn show(&self, list: &List, rank: Rank) {
         if let Some((cores, core)) = &self.shown {
-            let order = list
-                .first()
-                .map_or(NONE, |first| list.places[first].order());
-            cores.cores[*core]
-                .first_order
-                .store(order, Ordering::Relaxed);
+            let first_us = &cores.cores[*core].first_us[rank as usize];
+            first_us.store(list.first_us(rank), Ordering::Relaxed);
         }
     }
 }
@@ -263,27 +292,45 @@ pub struct Waiting {
 }
 
 impl Waiting {
+    /// What it waits for.
+    pub fn rank(&self) -> Rank {
+        self.idle.list.borrow().places[self.place].rank
+    }
+
     /// Counts as beginning to wait now.
     pub fn renew(&self) {
-        let rank = self.idle.list.borrow().places[self.place].rank;
-        self.relink(rank);
+        let mut list = self.idle.list.borrow_mut();
+        let place = &list.places[self.place];
+        if !place.closed {
+            let rank = place.rank;
+            self.relink(&mut list, rank);
+        }
     }
 
     /// Its client has ended its sending side.
     pub fn desert(&self) {
-        let rank = self.idle.list.borrow().places[self.place].rank;
-        if rank != Rank::Deserted {
-            self.relink(Rank::Deserted);
+        let mut list = self.idle.list.borrow_mut();
+        let place = &list.places[self.place];
+        if !place.closed && place.rank != Rank::Deserted {
+            self.relink(&mut list, Rank::Deserted);
         }
     }
 
-    fn relink(&self, rank: Rank) {
-        let mut list = self.idle.list.borrow_mut();
-        if !list.places[self.place].closed {
+    /// Waits for something else from now on, or for what it was told to end for and need not: it stays,
+    /// whatever it was told.
+    pub fn turn_to(&self, rank: Rank) {
+        self.relink(&mut self.idle.list.borrow_mut(), rank);
+    }
+
+    fn relink(&self, list: &mut List, rank: Rank) {
+        let place = &mut list.places[self.place];
+        let before = place.rank;
+        if !std::mem::take(&mut place.closed) {
             list.unlink(self.place);
-            list.push(self.place, rank, self.idle.now_us());
-            self.idle.show(&list);
         }
+        list.push(self.place, rank, self.idle.now_us());
+        self.idle.show(list, before);
+        self.idle.show(list, rank);
     }
 
     /// Ready when the connection is to end.
@@ -308,7 +355,7 @@ impl Drop for Waiting {
         let mut list = self.idle.list.borrow_mut();
         if !list.places[self.place].closed {
             list.unlink(self.place);
-            self.idle.show(&list);
+            self.idle.show(&list, list.places[self.place].rank);
         }
         list.places[self.place].waker = None;
         list.free.push(self.place);
@@ -320,6 +367,8 @@ mod tests {
     use super::*;
     use std::pin::pin;
     use std::task::Context;
+
+    const SLOW: Duration = Duration::from_millis(50);
 
     fn is_closed(waiting: &Waiting) -> bool {
         let mut context = Context::from_waker(Waker::noop());
@@ -353,7 +402,7 @@ mod tests {
 
     #[test]
     fn who_may_have_left_is_closed_before_who_waits_for_an_answer() {
-        let cores = IdleCores::new(2);
+        let cores = IdleCores::new(2, SLOW);
         let idle = [0, 1].map(|core| Idle::of_core(cores.clone(), core));
         let mut obeying = idle.clone().map(|idle| Box::pin(idle.obey()));
         let answer = idle[0].enter(Rank::Answer);
@@ -381,8 +430,46 @@ mod tests {
     }
 
     #[test]
+    fn who_takes_its_response_is_closed_only_when_slow() {
+        let cores = IdleCores::new(2, SLOW);
+        let idle = [0, 1].map(|core| Idle::of_core(cores.clone(), core));
+        let mut obeying = idle.clone().map(|idle| Box::pin(idle.obey()));
+        let mut obey = || {
+            for obeying in &mut obeying {
+                let mut context = Context::from_waker(Waker::noop());
+                assert!(obeying.as_mut().poll(&mut context).is_pending());
+            }
+        };
+        let slow = idle[1].enter(Rank::Taking);
+        let more = idle[0].enter(Rank::More);
+        assert!(!cores.close_oldest(), "it has had no time");
+        std::thread::sleep(SLOW);
+        let fast = idle[1].enter(Rank::Taking);
+        let answer = idle[0].enter(Rank::Answer);
+        assert!(cores.close_oldest());
+        obey();
+        let all = [&slow, &fast, &more, &answer];
+        assert_eq!(all.map(is_closed), [true, false, false, false]);
+        assert!(cores.close_oldest());
+        obey();
+        assert_eq!(all.map(is_closed), [true, false, false, true]);
+        assert!(!cores.close_oldest());
+        // It turned out to have taken enough.
+        slow.turn_to(Rank::Taking);
+        assert!(!is_closed(&slow) && !cores.close_oldest());
+        std::thread::sleep(SLOW);
+        fast.renew();
+        assert!(cores.close_oldest());
+        obey();
+        assert_eq!(all.map(is_closed), [true, false, false, true]);
+        // What it waits for now is not its client's to hasten.
+        slow.turn_to(Rank::More);
+        assert!(!is_closed(&slow) && !cores.close_oldest());
+    }
+
+    #[test]
     fn the_core_of_the_longest_waiting_is_asked() {
-        let cores = IdleCores::new(2);
+        let cores = IdleCores::new(2, SLOW);
         assert!(!cores.close_oldest(), "there is none");
         let idle = [0, 1].map(|core| Idle::of_core(cores.clone(), core));
         let mut obeying = idle.clone().map(|idle| Box::pin(idle.obey()));

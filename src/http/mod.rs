@@ -13,6 +13,7 @@
 
 pub mod bodies;
 pub mod body;
+pub mod client;
 pub mod conn;
 pub mod gzip;
 pub mod head;
@@ -24,6 +25,7 @@ pub mod response;
 pub mod route;
 mod scan;
 pub mod socket;
+mod unless;
 
 use crate::limits::FIELD_LINES_MAX;
 

@@ -8,6 +8,11 @@ use std::num::NonZeroU64;
 use super::{Reject, is_token_byte, is_value_byte};
 use crate::limits::REFUSAL_RETRY_S;
 
+/// When a client may try again that is answered with `status`, as far as the server can tell.
+pub fn retry_after_s(status: u16) -> Option<u64> {
+    (status == 503).then_some(REFUSAL_RETRY_S)
+}
+
 /// The interim response to `Expect: 100-continue`.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -171,7 +176,7 @@ impl<'a> Text<'a> {
             status: reject.status,
             message: reject.message,
             allow: reject.allow,
-            retry_after_s: (reject.status == 503).then_some(REFUSAL_RETRY_S),
+            retry_after_s: retry_after_s(reject.status),
             keep_alive: keep_alive && !reject.close,
             head_only,
         }

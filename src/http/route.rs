@@ -128,6 +128,20 @@ pub enum Route<'a> {
     Metrics,
 }
 
+impl<'a> Route<'a> {
+    /// The repository that is asked about.
+    pub fn repo(&self) -> Option<RepoRef<'a>> {
+        match self {
+            Route::Snapshot(repo)
+            | Route::Bundle { repo, .. }
+            | Route::EnsureRefs(repo)
+            | Route::InfoRefs(repo)
+            | Route::UploadPack(repo) => Some(*repo),
+            Route::Liveness | Route::Readiness | Route::Metrics => None,
+        }
+    }
+}
+
 /// Finds the route of a request. `target` is as in the request line, beginning with `/`. Query
 /// parameters that a route does not know are ignored. No reject closes the connection: the
 /// framing of the request is known and sound by now.

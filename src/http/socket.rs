@@ -3,12 +3,13 @@
 //! All waiting is for readiness, which loses no bytes when it is cut short; the system calls
 //! themselves never block (see [`crate::io::net`]).
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -17,14 +18,16 @@ use std::time::{Duration, Instant};
 use monoio::net::TcpStream;
 
 use super::bodies::Bodies;
-use super::idle::Idle;
+use super::idle::{Idle, Rank, Waiting};
 use super::pulse::Pulse;
 use super::response::{CHUNK_END, LAST_CHUNK, chunk_head};
+use super::unless::{at_once, unless};
 use crate::extent::{Next, RAW_BLOCK_BYTES, Source};
 use crate::io::net::{self, Peer};
 use crate::io::pipe::Pipe;
 use crate::limits::{
-    CHUNK_BYTES_MAX, GATHER_BYTES, PEER_LOOK_MS, POLL_BYTES, ROOM_BYTES_MIN, TURN_BYTES,
+    CHUNK_BYTES_MAX, GATHER_BYTES, PEER_LOOK_MS, POLL_BYTES, ROOM_BYTES_MIN, TAKING_SLOW_BYTES,
+    TURN_BYTES,
 };
 
 /// Bytes that are read at a time.
@@ -39,9 +42,12 @@ pub enum SendError {
     /// The client took nothing for the whole stall limit.
     #[error("the client took nothing for {0:?}")]
     Stalled(Duration),
-    /// The client took too little while others waited for its turn.
+    /// The client took too little while others waited for its turn, or its place.
     #[error("the client took too little while others waited")]
     Slow,
+    /// The client may have left, having ended its sending side, and others waited for its place.
+    #[error("the client sends nothing more, and others waited for its place")]
+    Crowded,
     /// The body failed at its source.
     #[error("{0}")]
     Source(String),
@@ -67,8 +73,10 @@ pub struct CoreSockets {
     pipe: Option<RefCell<Pipe>>,
     /// Bytes sent by all since the core last asked the kernel what else happened.
     since_poll_bytes: Cell<u64>,
-    /// Those that wait for their client.
+    /// Those that wait.
     pub idle: Rc<Idle>,
+    /// Those of them that were not admitted: to close one would make no room.
+    pub turned_away: Rc<Idle>,
     /// Memory for what clients send.
     pub bodies: Arc<Bodies>,
 }
@@ -85,6 +93,7 @@ impl CoreSockets {
             pipe: pipe.ok().map(RefCell::new),
             since_poll_bytes: Cell::new(0),
             idle,
+            turned_away: Idle::unshown(),
             bodies,
         }
     }
@@ -95,20 +104,42 @@ pub struct Socket {
     stream: TcpStream,
     stall: Duration,
     core: Rc<CoreSockets>,
+    /// Among whom it waits.
+    idle: Rc<Idle>,
     sent_in_turn: Cell<u64>,
+    /// Bytes that the kernel has taken.
+    sent_bytes: Cell<u64>,
+    /// Of a response that had to wait, among the others that wait.
+    place: OnceCell<Waiting>,
+    /// What the client had taken when it began to wait in that place.
+    taken_before_bytes: Cell<u64>,
 }
 
 impl Socket {
-    /// Takes over an accepted connection.
-    pub fn new(stream: TcpStream, stall: Duration, core: Rc<CoreSockets>) -> io::Result<Socket> {
+    /// Takes over an accepted connection, which waits among `idle`.
+    pub fn new(
+        stream: TcpStream,
+        stall: Duration,
+        core: Rc<CoreSockets>,
+        idle: Rc<Idle>,
+    ) -> io::Result<Socket> {
         let socket = Socket {
             stream,
             stall,
             core,
+            idle,
             sent_in_turn: Cell::new(0),
+            sent_bytes: Cell::new(0),
+            place: OnceCell::new(),
+            taken_before_bytes: Cell::new(0),
         };
         net::prepare(socket.fd())?;
         Ok(socket)
+    }
+
+    /// Begins to wait.
+    pub fn wait(&self, rank: Rank) -> Waiting {
+        self.idle.enter(rank)
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
@@ -186,14 +217,20 @@ impl Socket {
         }
     }
 
-    /// Waits until the client takes bytes again; fails when it has taken none for the limit.
+    /// Waits until the client takes bytes again; fails when it has taken none for the limit, or too
+    /// little while others need its place.
     async fn writable(&self) -> Result<(), SendError> {
         self.sent_in_turn.set(0);
         let mut unsent = net::unsent_bytes(self.fd());
+        let place = self.taking(unsent);
         loop {
-            match monoio::time::timeout(self.stall, self.stream.writable(false)).await {
-                Ok(ready) => return ready.map_err(SendError::Left),
-                Err(_) => {
+            let ready = pin!(monoio::time::timeout(
+                self.stall,
+                self.stream.writable(false)
+            ));
+            match unless(ready, pin!(place.closed())).await {
+                Some(Ok(ready)) => return ready.map_err(SendError::Left),
+                Some(Err(_)) => {
                     // A slow client may take bytes without making enough room to be called
                     // writable: only one that takes none is stalled.
                     let now = net::unsent_bytes(self.fd());
@@ -202,8 +239,84 @@ impl Socket {
                     }
                     unsent = now;
                 }
+                // It may have taken enough since it was last looked at.
+                None if self.takes_enough(net::unsent_bytes(self.fd())) => {
+                    place.turn_to(Rank::Taking);
+                }
+                None => return Err(SendError::Slow),
             }
         }
+    }
+
+    /// The response's place, as one whose client is to take something. Its time begins anew with every
+    /// [`TAKING_SLOW_BYTES`], and when it had waited for something else.
+    fn taking(&self, unsent: Option<u32>) -> &Waiting {
+        let mut is_new = false;
+        let place = self.place.get_or_init(|| {
+            is_new = true;
+            self.idle.enter(Rank::Taking)
+        });
+        if is_new || place.rank() != Rank::Taking {
+            self.taken_before_bytes.set(self.taken_bytes(unsent));
+            if !is_new {
+                place.turn_to(Rank::Taking);
+            }
+        } else if self.takes_enough(unsent) {
+            // Whatever it was told a moment ago.
+            place.turn_to(Rank::Taking);
+        }
+        place
+    }
+
+    /// Whether the client has taken [`TAKING_SLOW_BYTES`] since its time began; if so, that begins anew.
+    fn takes_enough(&self, unsent: Option<u32>) -> bool {
+        let taken = self.taken_bytes(unsent);
+        let is_enough = taken.saturating_sub(self.taken_before_bytes.get()) >= TAKING_SLOW_BYTES;
+        if is_enough {
+            self.taken_before_bytes.set(taken);
+        }
+        is_enough
+    }
+
+    /// What the client has acknowledged. What the kernel holds for it may be much, and is taken over
+    /// from here in large steps.
+    fn taken_bytes(&self, unsent: Option<u32>) -> u64 {
+        let unsent = u64::from(unsent.unwrap_or(0));
+        self.sent_bytes.get().saturating_sub(unsent)
+    }
+
+    /// The response is over: nothing more is waited for.
+    pub fn rest(&mut self) {
+        self.place.take();
+    }
+
+    /// What of a response comes after a wait for it, unless the client has left, or may have and its
+    /// place is needed.
+    async fn more<T>(&self, mut more: Pin<&mut impl Future<Output = T>>) -> Result<T, SendError> {
+        if let Some(more) = at_once(&mut more).await {
+            return Ok(more);
+        }
+        let place = self.place.get_or_init(|| self.idle.enter(Rank::More));
+        if place.rank() != Rank::More {
+            place.turn_to(Rank::More);
+        }
+        let gone = pin!(async {
+            // Most waits are short, and to watch is not for nothing.
+            monoio::time::sleep(Duration::from_millis(PEER_LOOK_MS)).await;
+            self.gone(|| place.desert()).await;
+        });
+        let more = pin!(unless(more, gone));
+        match unless(more, pin!(place.closed())).await {
+            Some(Some(more)) => Ok(more),
+            Some(None) => Err(SendError::Left(io::ErrorKind::ConnectionReset.into())),
+            None => Err(SendError::Crowded),
+        }
+    }
+
+    /// Counts what the kernel has taken of a response.
+    async fn sent(&self, bytes: u64) -> Result<(), SendError> {
+        self.sent_bytes.set(self.sent_bytes.get() + bytes);
+        self.turn(bytes).await
     }
 
     /// Counts what one task sent without waiting, and lets the core's other tasks go on after
@@ -256,7 +369,7 @@ impl Socket {
             match net::send(self.fd(), bytes, more) {
                 Ok(sent) => {
                     bytes = &bytes[sent..];
-                    self.turn(sent as u64).await?;
+                    self.sent(sent as u64).await?;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -292,13 +405,14 @@ impl Socket {
                     return self.send(LAST_CHUNK, false).await;
                 }
             }
-            let mut next = poll_fn(|cx| source.poll_next(at, promised - at, cx)).await;
+            let next = pin!(poll_fn(|cx| source.poll_next(at, promised - at, cx)));
+            let mut next = self.more(next).await?;
             // Only bytes of files can be missing from memory; others leave at once.
             if let Next::File { .. } = next {
                 if at >= resident {
-                    resident = poll_fn(|cx| source.poll_resident(at, cx))
-                        .await
-                        .map_err(|e| SendError::Source(e.to_string()))?;
+                    let read = pin!(poll_fn(|cx| source.poll_resident(at, cx)));
+                    let read = self.more(read).await?;
+                    resident = read.map_err(|e| SendError::Source(e.to_string()))?;
                 }
                 next.truncate(resident.saturating_sub(at).max(1));
             }
@@ -329,7 +443,8 @@ impl Socket {
     /// Begins a chunk of what is there at `at`, waiting until there is something. Returns its
     /// length: 0 at the end of the source, for which no chunk is begun.
     async fn open_chunk(&self, source: &mut dyn Source, at: u64) -> Result<u64, SendError> {
-        match poll_fn(|cx| source.poll_next(at, 1, cx)).await {
+        let first = pin!(poll_fn(|cx| source.poll_next(at, 1, cx)));
+        match self.more(first).await? {
             Next::End => return Ok(0),
             Next::Failed(why) => return Err(SendError::Source(why.to_string())),
             _ => {}
@@ -432,7 +547,7 @@ impl Socket {
     async fn settle(&self, tried: io::Result<usize>) -> Result<Option<u64>, SendError> {
         match tried {
             Ok(sent) => {
-                self.turn(sent as u64).await?;
+                self.sent(sent as u64).await?;
                 Ok(Some(sent as u64))
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {

@@ -19,7 +19,7 @@ use crate::http::conn::{Answer, BodyUse, Done, GivenUp, Payload, Service};
 use crate::http::head::{Framing, RequestHead};
 use crate::http::idle::{Idle, Rank, Waiting};
 use crate::http::pulse::Pulse;
-use crate::http::response::{Head, Text};
+use crate::http::response::{Head, Text, retry_after_s};
 use crate::http::route::{RepoRef, Route, route};
 use crate::http::socket::{CoreSockets, SendError};
 use crate::http::{Method, Reject};
@@ -186,7 +186,7 @@ impl Core {
             status,
             message,
             allow: None,
-            retry_after_s: None,
+            retry_after_s: retry_after_s(status),
             keep_alive: head.keep_alive,
             head_only: head.method == Method::Head,
         };
@@ -387,6 +387,15 @@ fn refusals_max(all: usize, cores: NonZeroUsize) -> usize {
     (all / cores).max(1)
 }
 
+/// What the log says of a request whose client left before it was answered, as others do.
+const STATUS_LEFT: u16 = 499;
+
+/// `host/path` of the repository that a request is about.
+fn asked_repository(head: &RequestHead<'_>) -> Option<Arc<str>> {
+    let repo = route(head.method, head.target).ok()?.repo()?;
+    Some(Arc::from(format!("{}/{}", repo.host, repo.path)))
+}
+
 fn method_name(method: Method) -> &'static str {
     match method {
         Method::Get => "GET",
@@ -475,6 +484,9 @@ impl Service for Core {
                 self.meter.add(Event::ClientDropped(DropReason::Stall), 1);
             }
             Err(SendError::Slow) => self.meter.add(Event::ClientDropped(DropReason::Slow), 1),
+            Err(SendError::Crowded) => {
+                self.meter.add(Event::ClientDropped(DropReason::Crowded), 1);
+            }
             Err(SendError::Cut) if self.is_closing() => {
                 self.meter
                     .add(Event::ClientDropped(DropReason::Shutdown), 1);
@@ -507,6 +519,31 @@ impl Service for Core {
             GivenUp::Gone => Event::ClientDropped(DropReason::Gone),
         };
         self.meter.add(event, 1);
+    }
+
+    fn unanswered(&self, head: &RequestHead<'_>, peer: SocketAddr, asked: Instant, why: GivenUp) {
+        self.given_up(why);
+        let (outcome, status) = match why {
+            // What is sent to make way is counted there.
+            GivenUp::Crowded => (Outcome::Refused, 503),
+            _ => {
+                self.meter.add(Event::Request(Outcome::Left), 1);
+                (Outcome::Left, STATUS_LEFT)
+            }
+        };
+        let note = self.note(head, outcome, status);
+        let record = RequestRecord {
+            repository: asked_repository(head).unwrap_or(note.repository),
+            method: note.method,
+            outcome,
+            status,
+            bytes: 0,
+            complete: false,
+            ttfb_us: None,
+            total_us: asked.elapsed().as_micros() as u64,
+            peer,
+        };
+        self.log.push(record, &self.meter);
     }
 
     async fn closing(&self) {

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -14,7 +15,7 @@ use crate::config::Config;
 use crate::faults::Faults;
 use crate::http::bodies::Bodies;
 use crate::http::idle::IdleCores;
-use crate::limits::{CONNECTIONS_SPARE_PERCENT, DECODE_BUDGET_BYTES};
+use crate::limits::{CONNECTIONS_SPARE_PERCENT, DECODE_BUDGET_BYTES, TAKING_SLOW_MS};
 use crate::metrics::{Gauges, Meter, Metrics};
 use crate::mirror::Via;
 use crate::snapshot::budget::Budget;
@@ -81,9 +82,11 @@ impl Shared {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Shared {
         let disk_bytes = parts.state.space().map_or(0, |space| space.total_bytes);
+        let slow_ms = parts.faults.taking_slow_ms.unwrap_or(TAKING_SLOW_MS);
+        let slow = Duration::from_millis(slow_ms);
         Shared {
             registry: Registry::new(parts.config.cores.get()),
-            idle: IdleCores::new(parts.config.cores.get()),
+            idle: IdleCores::new(parts.config.cores.get(), slow),
             bodies: Bodies::new(),
             config: parts.config,
             state: parts.state,

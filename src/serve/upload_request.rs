@@ -34,34 +34,34 @@ impl From<Reject> for StartError {
 pub(super) struct UploadRequest {
     file: File,
     bytes: u64,
-    /// `None` once the file is empty.
+    /// `None` for an empty file.
     share: Option<Share>,
 }
 
 impl UploadRequest {
     /// Decodes a body, if it is compressed, and checks that it is made of packet lines.
     pub(super) async fn new(
-        body: Body,
+        mut body: Body,
         gzip: bool,
         bodies: &Arc<Bodies>,
     ) -> Result<UploadRequest, StartError> {
-        let bytes = match gzip {
-            true => gzip::content_bytes(body.pieces())?,
-            false => body.len_bytes(),
+        let (bytes, share) = match gzip {
+            true => {
+                let bytes = gzip::content_bytes(body.pieces())?;
+                if bytes > GIT_REQUEST_BYTES_MAX as u64 {
+                    return Err(TOO_LARGE.into());
+                }
+                let mut share = body.made(bodies);
+                wait_for_room(&mut share, bytes, bodies).await?;
+                (bytes, Some(share))
+            }
+            // What is in the file is dropped here.
+            false => (body.len_bytes(), body.take_share()),
         };
-        if bytes > GIT_REQUEST_BYTES_MAX as u64 {
-            return Err(TOO_LARGE.into());
-        }
-        let mut share = bodies.made();
-        wait_for_room(&mut share, bytes, bodies).await?;
         // Takes time in proportion to the content.
-        let made = tokio::task::spawn_blocking(move || write(&body, gzip, bytes));
+        let made = tokio::task::spawn_blocking(move || write(body, gzip, bytes));
         let file = made.await.unwrap_or_else(|panic| Err(failed(&panic)))?;
-        Ok(UploadRequest {
-            file,
-            bytes,
-            share: Some(share),
-        })
+        Ok(UploadRequest { file, bytes, share })
     }
 
     /// A handle for git to read the request from its beginning.
@@ -102,7 +102,7 @@ async fn wait_for_room(share: &mut Share, bytes: u64, bodies: &Bodies) -> Result
 }
 
 /// For a thread: takes time, and a file in memory may have to be swapped in.
-fn write(body: &Body, gzip: bool, bytes: u64) -> Result<File, StartError> {
+fn write(mut body: Body, gzip: bool, bytes: u64) -> Result<File, StartError> {
     let mut file = crate::mirror::upload::request_file(&[]).map_err(|e| failed(&e))?;
     let mut packets = Packets::default();
     let mut take = |content: &[u8]| {
@@ -111,7 +111,10 @@ fn write(body: &Body, gzip: bool, bytes: u64) -> Result<File, StartError> {
     };
     match gzip {
         true => gzip::decode(body.pieces(), bytes, take)?,
-        false => body.pieces().iter().try_for_each(|piece| take(piece))?,
+        false => {
+            let mut pieces = body.take_pieces().into_iter();
+            pieces.try_for_each(|piece| take(&piece))?;
+        }
     }
     packets.end()?;
     Ok(file)

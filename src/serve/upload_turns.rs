@@ -1,36 +1,20 @@
 //! Turns of git's endpoint: so many `git upload-pack` at a time, of which one client's address has a
 //! quarter at most. A client that takes too little of its response loses its turn while others wait.
 //!
-//! An address is that of the connection, for IPv6 the first 64 bits of it, of which one client has
-//! all. 127.0.0.1 and ::1 may have all turns: who connects from there is a reverse proxy of this
-//! machine, behind which everybody is, or a process that may use the machine as it likes.
+//! What an address is, and which may have all, [`client_of`] says.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use crate::http::client::{Client, client_of};
 use crate::limits::{
     UPLOAD_LOOK_MS, UPLOAD_PACKS_MAX, UPLOAD_PACKS_OF_CLIENT_MAX, UPLOAD_SLOW_BYTES, UPLOAD_SLOW_MS,
 };
-
-/// Whose turns are counted together; `None` for those that are not.
-type Client = Option<IpAddr>;
-
-/// Who counts as the client at an address.
-fn client_of(address: IpAddr) -> Client {
-    match address.to_canonical() {
-        IpAddr::V4(Ipv4Addr::LOCALHOST) | IpAddr::V6(Ipv6Addr::LOCALHOST) => None,
-        IpAddr::V4(address) => Some(address.into()),
-        IpAddr::V6(address) => {
-            let network = address.to_bits() & !u128::from(u64::MAX);
-            Some(Ipv6Addr::from_bits(network).into())
-        }
-    }
-}
 
 /// The bounds.
 #[derive(Debug, Clone, Copy)]
@@ -293,18 +277,6 @@ mod tests {
         assert_eq!(held(&proxy), [true, true, false]);
         drop(first);
         assert_eq!(held(&proxy), [true; 3], "this address may have all");
-    }
-
-    #[test]
-    fn whose_addresses_are_one_client() {
-        let client = |text: &str| client_of(text.parse().unwrap());
-        assert_eq!(client("127.0.0.1"), None);
-        assert_eq!(client("::1"), None);
-        assert_eq!(client("::ffff:127.0.0.1"), None);
-        assert_eq!(client("::ffff:10.0.0.1"), client("10.0.0.1"));
-        assert_ne!(client("10.0.0.2"), client("10.0.0.1"));
-        assert_eq!(client("2001:db8::1"), client("2001:db8::2:3:4:5"));
-        assert_ne!(client("2001:db8:0:1::1"), client("2001:db8::1"));
     }
 
     #[test]

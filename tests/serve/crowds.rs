@@ -3,10 +3,11 @@
 
 use super::support::client::{Conn, End, get};
 use super::support::lab::{self, Lab};
+use super::support::repos::Shape;
 use super::support::server::{Server, Settings};
 use super::support::{git, relay, wait};
 use super::{begin, expect_clone, hit, large_lab, small_lab};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -26,9 +27,14 @@ fn start_with_80(lab: &Lab, cores: u32) -> Server {
 }
 
 fn settings_with_80(lab: &Lab, cores: u32) -> Settings {
+    settings_with(lab, cores, 80)
+}
+
+fn settings_with(lab: &Lab, cores: u32, places: u32) -> Settings {
     let mut settings = lab.settings();
     // 48 descriptors are the server's own, and 8 a core's.
-    let script = format!("ulimit -n {}; exec \"$@\"", 48 + 8 * cores + 160);
+    let descriptors = 48 + 8 * cores + 2 * places;
+    let script = format!("ulimit -n {descriptors}; exec \"$@\"");
     let launcher = ["sh", "-c", &script, "sh"];
     settings.launcher = launcher.map(str::to_owned).to_vec();
     settings.with(&["--cores", &cores.to_string()])
@@ -137,6 +143,11 @@ fn who_has_left_while_it_waited_holds_no_place() {
         }
         wait::until_true("they have left", || open() <= 2);
         assert!(dropped(&server, "gone") >= 40);
+        for number in 0..40 {
+            let line = logged(&server, &format!("hang/x{number}\""));
+            assert!(line.contains(r#""outcome":"left","status":499"#), "{line}");
+            assert!(line.contains(r#""complete":false"#), "{line}");
+        }
         let closed = (0..200).map(|n| drop(wait_for_silence(&server, n)));
         closed.for_each(drop);
         server.get(&lab::target("small")).expect(200);
@@ -150,7 +161,133 @@ fn who_has_left_while_it_waited_holds_no_place() {
         told.read_to_string(&mut first).unwrap();
         assert!(first.starts_with("HTTP/1.1 503 "), "{first}");
         assert!(first.contains("\r\nRetry-After: "), "{first}");
+        server.wait_logged(r#""outcome":"refused","status":503"#);
     }
+}
+
+/// The line of the log about a request for `what`.
+fn logged(server: &Server, what: &str) -> String {
+    wait::until(&format!("a request for {what} is logged"), || {
+        let log = server.log();
+        let mut lines = log.lines();
+        let line = lines.find(|line| line.contains("tarpon::request") && line.contains(what));
+        line.map(str::to_owned)
+    })
+}
+
+/// A socket that can hold very little of what comes.
+fn narrow(server: &Server, target: &str) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(2 << 10).unwrap();
+    socket.connect(&server.address().into()).unwrap();
+    let mut conn = TcpStream::from(socket);
+    let head = format!("GET {target} HTTP/1.1\r\nHost: t\r\n\r\n");
+    conn.write_all(head.as_bytes()).unwrap();
+    conn
+}
+
+/// Who takes too little of its response makes room for others, and only for them: nobody who takes
+/// enough, and nobody as long as there are places.
+#[test]
+fn slow_readers_make_room() {
+    let lab = large_lab();
+    for cores in [1, 2] {
+        let settings = settings_with_80(&lab, cores).with_fault("taking-slow-ms=1500");
+        let server = settings.start();
+        hit(&server, "large");
+        let total = server.get(&lab::target("large")).expect(200).body.len();
+        let (mut steady, _, start) = begin(&server, "large", 1000);
+        let pace = std::thread::spawn(move || {
+            let mut count = start.len();
+            // Some 5 MiB a second, for as long as it takes.
+            while count < total {
+                count += steady.read_some(1 << 20).unwrap().len();
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            count
+        });
+        let target = lab::target("large");
+        let mut slow: Vec<TcpStream> = (0..40).map(|_| narrow(&server, &target)).collect();
+        let mut resets = 0;
+        let mut drip = |slow: &mut [TcpStream]| {
+            for conn in slow {
+                conn.set_read_timeout(Some(wait::POLL)).unwrap();
+                let read = conn.read(&mut [0; 100]);
+                let is_reset = |e: std::io::Error| e.kind() == ErrorKind::ConnectionReset;
+                resets += u64::from(read.is_err_and(is_reset));
+            }
+        };
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_millis(2500) {
+            drip(&mut slow);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert_eq!(dropped(&server, "slow"), 0, "there are places for others");
+        slow.extend((0..38).map(|_| narrow(&server, &target)));
+        wait::until_true("who comes next is served", || {
+            drip(&mut slow);
+            let mut conn = Conn::open(server.address());
+            conn.request("GET", &target, &["Range: bytes=5-15"]);
+            conn.read_head("GET").is_ok_and(|head| head.status == 206)
+        });
+        // More than all places of them, all the time: those who are slow go first.
+        for _ in 0..3 {
+            slow.extend((0..40).map(|_| narrow(&server, &target)));
+            let started = Instant::now();
+            while started.elapsed() < Duration::from_millis(1700) {
+                drip(&mut slow);
+            }
+            server
+                .fetch("GET", &target, &["Range: bytes=5-15"])
+                .expect(206);
+        }
+        drip(&mut slow);
+        let ended = dropped(&server, "slow");
+        assert!(ended >= 40, "{ended} of {}", slow.len());
+        // What they got is no whole response.
+        assert!(resets >= 40, "{resets} of {ended}");
+        assert_eq!(pace.join().unwrap(), total, "it takes enough");
+    }
+}
+
+/// Who has all that there is of a build which goes on at the pace of another one holds its place only
+/// while it is there: one that closes its side makes room, one that resets its connection leaves.
+#[test]
+fn who_has_left_a_build_that_waits_holds_no_place() {
+    let lab = large_lab();
+    lab.generate("small", Shape::ManySmall, 300_000);
+    let settings = settings_with(&lab, 1, 32).with_fault("spool-enospc-after-bytes=1");
+    let server = settings.start();
+    server.get(&lab::target("small")).expect(200);
+    let open = || server.metrics().count("tarpon_connections_open", &[]);
+    let mut all = super::at_once(32, |number| {
+        let (mut conn, _, _) = begin(&server, "large", 1000);
+        if number > 0 {
+            conn.limit_silence(Duration::from_millis(700));
+            let copied = conn.copy_body(&mut std::io::sink());
+            assert!(copied.is_err(), "the build does not wait: {copied:?}");
+        }
+        // The first one takes nothing for as long as it may.
+        conn
+    });
+    let first = all.remove(0);
+    all.iter().for_each(Conn::finish_sending);
+    let asked = Instant::now();
+    wait::until_true("one makes room", || {
+        assert!(asked.elapsed() < Duration::from_secs(4), "they stay");
+        get(server.address(), &lab::target("small")).head.status == 200
+    });
+    assert!(dropped(&server, "crowded") > 0);
+    let limit = Duration::from_secs(4);
+    let before = open();
+    for conn in &all {
+        let socket = socket2::Socket::from(conn.writer().unwrap());
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+    }
+    drop(all);
+    wait::until_within("they have left", limit, || (open() <= 2).then_some(()));
+    drop(first);
+    assert!(before > 20, "{before}");
 }
 
 /// A client that has ended its sending side, or has sent the next request already, still gets what it
@@ -316,7 +453,7 @@ impl Unfinished {
                     *left -= count;
                     any |= count > 0;
                 }
-                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
                 // It was answered and closed.
                 Err(_) => *left = 0,
             }
@@ -620,4 +757,52 @@ fn compressed_requests_that_wait_for_a_turn_stay_compressed() {
     }
     let held = server.metrics().sum("tarpon_body_bytes", &[]);
     assert!(held <= Some((1 << 20) as f64), "{held:?}");
+}
+
+/// What one address sends takes a part of the memory for bodies, however much it sends, and another
+/// one finds room for a large body.
+#[test]
+fn bodies_of_one_address_leave_room_for_others() {
+    let lab = large_lab();
+    let commit = git::text(&lab.upstream("large"), &["rev-parse", "HEAD"]);
+    let server = lab.settings().with(&["--cores", "1"]).start();
+    let target = lab::endpoint("large", "git-upload-pack");
+    server
+        .get(&lab::endpoint("large", "info/refs?service=git-upload-pack"))
+        .expect(200);
+    let mut slow: Vec<Conn> = (0..16).map(|_| slow_clone(&server, 2, &commit)).collect();
+    slow.iter_mut().for_each(expect_answer);
+    // They wait for a turn, as whole bodies do.
+    let large = b"0000".repeat(1 << 20);
+    let crowd = (0..10).map(|_| {
+        let mut conn = Conn::open_from([127, 0, 0, 2].into(), server.address());
+        let length = format!("Content-Length: {}", large.len());
+        conn.request("POST", &target, &[GIT_REQUEST, &length]);
+        let (mut writer, large) = (conn.writer().unwrap(), large.clone());
+        // Not all of it is taken.
+        std::thread::spawn(move || drop(writer.write_all(&large)));
+        conn
+    });
+    let crowd: Vec<Conn> = crowd.collect();
+    let held = || {
+        server
+            .metrics()
+            .sum("tarpon_body_bytes", &[])
+            .unwrap_or(0.0) as u64
+    };
+    wait::until_true("they have what they get", || held() >= 6 << 20);
+    let started = Instant::now();
+    let mut most = 0;
+    while started.elapsed() < Duration::from_secs(1) {
+        most = most.max(held());
+    }
+    // A quarter, and one that is larger than what is left of it.
+    assert!(most <= (7 << 20) + large.len() as u64, "{most}");
+    for size in [200 << 10, 6 << 20, 200 << 10, 6 << 20] {
+        let mut good = Conn::open_from([127, 0, 0, 3].into(), server.address());
+        good.post(&target, &[GIT_REQUEST], &b"0000".repeat(size >> 2));
+        good.response("POST").expect(200);
+    }
+    drop((crowd, slow));
+    wait::until_true("all is given back", || held() == 0);
 }
