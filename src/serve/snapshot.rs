@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -20,7 +20,7 @@ use crate::http::precondition::{Conditions, Verdict, evaluate, if_range_matches}
 use crate::http::range::{Requested, Selection, requested};
 use crate::http::response::Head;
 use crate::http::{Method, Version};
-use crate::limits::{DOUBT_WAIT_MS, LIVE_ONLY_LOOK_MS, LOOKS_MAX};
+use crate::limits::{DOUBT_WAIT_MS, LIVE_ONLY_LOOK_MS, LIVE_ONLY_WAIT_MS, LOOKS_MAX};
 use crate::metrics::Outcome;
 use crate::snapshot::fanout::Status;
 
@@ -73,6 +73,9 @@ impl Core {
             return answer;
         }
         let mut failure = None;
+        let faults = &self.shared.faults;
+        let wait_ms = faults.live_only_wait_ms.unwrap_or(LIVE_ONLY_WAIT_MS);
+        let until = Instant::now() + Duration::from_millis(wait_ms);
         for _ in 0..LOOKS_MAX {
             let (found, outcome, ticket) = self.find(repo).await;
             let archive = match found {
@@ -104,7 +107,14 @@ impl Core {
                     }
                     // The next build can only begin when this one has ended, or waits for slow
                     // clients.
-                    over(repo, ticket).await;
+                    if !over(repo, ticket, until).await {
+                        let message = format!(
+                            "the server's disk takes nothing more, and the builds of {} go on at \
+                             the pace of slow clients; try again later, or clone it from upstream",
+                            repo.name
+                        );
+                        return self.failed(asked, 503, &message, out);
+                    }
                 }
             }
         }
@@ -453,15 +463,21 @@ async fn begun(ticket: &mut Ticket) -> Started {
     }
 }
 
-/// Waits until a request would find something else than the build of `ticket`.
-async fn over(repo: &Repo, ticket: Option<Ticket>) {
+/// Waits until a request would find something else than the build of `ticket`. False if that is not
+/// before `until`.
+async fn over(repo: &Repo, ticket: Option<Ticket>, until: Instant) -> bool {
     let Some(mut ticket) = ticket else {
-        return;
+        return true;
     };
     while repo.follows(&ticket) {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
         let ended = async { while ticket.changed().await.is_ok() {} };
-        let look = Duration::from_millis(LIVE_ONLY_LOOK_MS);
+        let look = Duration::from_millis(LIVE_ONLY_LOOK_MS).min(left);
         // It ended, or it is time to look at its pace again.
         drop(monoio::time::timeout(look, ended).await);
     }
+    true
 }

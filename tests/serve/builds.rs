@@ -195,6 +195,54 @@ fn on_a_full_disk_readers_of_any_pace_get_all() {
     nothing_is_left(&server, &state);
 }
 
+/// On a full disk, while the two builds that there may be go on at the pace of slow clients, who asks is
+/// told so within a time, and is served once one of them has ended.
+#[test]
+fn on_a_full_disk_nobody_waits_without_end() {
+    let lab = new_lab();
+    copies(&lab, "paced", 8, 4);
+    let server = lab
+        .settings()
+        .with_fault("spool-enospc-after-bytes=1,live-only-wait-ms=2000")
+        .start();
+    ensure(&server, "paced", ABSENT);
+    let stays = AtomicBool::new(true);
+    let running = || server.metrics().count("tarpon_builds_running", &[]);
+    std::thread::scope(|scope| {
+        let stay = || {
+            let (mut conn, ..) = begin(&server, "paced", 1000);
+            // A little more than is asked of it.
+            let mut paced = Paced::new(&mut conn, 200_000);
+            while stays.load(Ordering::Relaxed) {
+                assert!(matches!(paced.step(&mut std::io::sink()), Ok(true)));
+            }
+        };
+        let relax = Relax(&stays);
+        let slow = [(); 2].map(|()| {
+            let slow = scope.spawn(stay);
+            // Until the build is at the pace of its reader.
+            std::thread::sleep(Duration::from_secs(4));
+            slow
+        });
+        wait::until_true("both are slow", || running() == 2);
+        for _ in 0..2 {
+            let refused = server.get(&lab::target("paced")).expect(503);
+            assert_eq!(refused.head.get("retry-after"), Some("5"));
+            let told = refused.text();
+            assert!(
+                told.contains("disk") && told.contains("slow clients"),
+                "{told}"
+            );
+        }
+        assert!(slow.iter().all(|slow| !slow.is_finished()));
+        drop(relax);
+    });
+    wait::until_true("both are given up", || running() == 0);
+    let whole = server.get(&lab::target("paced")).expect(200).body;
+    expect_clone(&lab, "paced", &whole);
+    assert_eq!(server.builds("failed"), 0);
+}
+
 /// Each time all clients of a build leave it is given up, which is no failure of it: whoever asks then is
 /// served.
 #[test]
