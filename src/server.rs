@@ -104,7 +104,7 @@ pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), 
     let cores = start_cores(&shared, &log.handle(), &stopped, uring)?;
     let scrub = Scrub::start(shared).map_err(start("start the scrub"))?;
     let signal = signals.wait().map_err(start("wait for signals"))?;
-    signals.unblock();
+    signals.end_at_second();
     tracing::info!("{signal}: letting running responses finish");
     // The cores stop first: responses that run may still need their builds.
     stop.send_replace(true);

@@ -5,8 +5,11 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+
+use crate::limits::SAME_WISH_MS;
 
 /// Whether this process has asked itself to stop.
 static ASKED_TO_STOP: AtomicBool = AtomicBool::new(false);
@@ -22,6 +25,7 @@ pub fn ask_to_stop() {
 
 /// The signals that stop the server, blocked in the calling thread and in every thread it
 /// starts afterwards.
+#[derive(Clone, Copy)]
 pub struct StopSignals {
     set: libc::sigset_t,
 }
@@ -61,9 +65,44 @@ impl StopSignals {
         }
     }
 
-    /// Lets a second SIGTERM or Ctrl-C end the process. Not a second SIGHUP: of a terminal that
-    /// is closed there come two, from the kernel and from the shell.
-    pub fn unblock(&self) {
+    /// Takes those that come within `limit` and does nothing about them.
+    pub fn ignore_for(&self, limit: Duration) {
+        let until = Instant::now() + limit;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let left = libc::timespec {
+                tv_sec: left.as_secs() as libc::time_t,
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            // SAFETY: the pointers are to live values; a null one for what is not wanted is allowed.
+            unsafe {
+                libc::sigtimedwait(&raw const self.set, std::ptr::null_mut(), &raw const left)
+            };
+        }
+    }
+
+    /// Lets a second SIGTERM or Ctrl-C end the process, from [`SAME_WISH_MS`] after the first on.
+    pub fn end_at_second(&self) {
+        let signals = *self;
+        let wait = move || {
+            signals.ignore_for(Duration::from_millis(SAME_WISH_MS));
+            signals.unblock();
+            loop {
+                std::thread::park();
+            }
+        };
+        let thread = std::thread::Builder::new().name("signals".into());
+        if thread.spawn(wait).is_err() {
+            self.unblock();
+        }
+    }
+
+    /// Lets a SIGTERM or Ctrl-C end the process. Not a second SIGHUP: of a terminal that is closed
+    /// there come two, from the kernel and from the shell.
+    fn unblock(&self) {
         let mut set = self.set;
         // SAFETY: the set was initialised by `block`; a null old mask is allowed. Cannot fail
         // with these arguments.

@@ -70,7 +70,7 @@ use crate::io::say::say_line;
 use crate::io::signal::StopSignals;
 use crate::limits::{
     CONNECTIONS_DEFAULT, OLD_INDEX_BYTES_MAX, RESTARTS_MAX, RESTORE_GIT_STALL_DEFAULT_MS,
-    RESTORE_STALL_DEFAULT_MS, TRACKED_INDEX_BYTES_MAX,
+    RESTORE_STALL_DEFAULT_MS, SAME_WISH_MS, TRACKED_INDEX_BYTES_MAX,
 };
 use dates::Dates;
 use download::Link;
@@ -144,7 +144,8 @@ fn advice(args: &RestoreArgs, error: &RestoreError, progress: &Progress) -> &'st
     }
 }
 
-/// Takes SIGINT and SIGTERM from now on: the first ends the restore tidily, the second at once.
+/// Takes SIGINT and SIGTERM from now on: the first ends the restore tidily, the second at once, unless it
+/// is the same wish.
 fn watch_signals(stop: &Arc<Stop>) -> Result<(), RestoreError> {
     let failed = |e: std::io::Error| RestoreError::Usage(format!("signals: {e}"));
     let signals = StopSignals::block().map_err(failed)?;
@@ -155,6 +156,7 @@ fn watch_signals(stop: &Arc<Stop>) -> Result<(), RestoreError> {
                 std::process::exit(130);
             }
             stop.interrupt(signal);
+            signals.ignore_for(Duration::from_millis(SAME_WISH_MS));
         }
     };
     let started = std::thread::Builder::new()

@@ -25,9 +25,7 @@ use crate::cache::check::{Fault, check_entry, is_rot};
 use crate::cache::entry::META_NAME;
 use crate::io::sched;
 use crate::io::uncached::Pace;
-use crate::limits::{
-    SCRUB_BYTES_PER_S, SCRUB_LOOK_MS, SCRUB_NICE, SCRUB_RETRY_MS, SCRUB_STOP_SEEN_MS,
-};
+use crate::limits::{SCRUB_BYTES_PER_S, SCRUB_LOOK_MS, SCRUB_NICE, SCRUB_RETRY_MS};
 use crate::metrics::{Event, ScrubResult};
 use crate::snapshot::scrub::{MirrorFault, check_mirror};
 
@@ -96,6 +94,7 @@ impl Scrub {
     fn join(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
             // A panic was logged when it happened.
             let _ = thread.join();
         }
@@ -151,6 +150,63 @@ impl Item {
     }
 }
 
+/// What was found of all that was due at a time.
+struct Pass {
+    began: Instant,
+    bytes: u64,
+    snapshots: u64,
+    mirrors: u64,
+    /// Damaged, or not readable.
+    bad: u64,
+}
+
+impl Pass {
+    fn new() -> Pass {
+        Pass {
+            began: Instant::now(),
+            bytes: 0,
+            snapshots: 0,
+            mirrors: 0,
+            bad: 0,
+        }
+    }
+
+    fn count(&mut self, result: ScrubResult, bytes: u64) {
+        self.bytes += bytes;
+        match result {
+            ScrubResult::EntrySound => self.snapshots += 1,
+            ScrubResult::MirrorSound => self.mirrors += 1,
+            ScrubResult::EntryDamaged | ScrubResult::MirrorDamaged | ScrubResult::Unreadable => {
+                self.bad += 1;
+            }
+        }
+    }
+
+    /// What was bad was said when it was found.
+    fn say(&self) {
+        let Pass {
+            bytes,
+            snapshots,
+            mirrors,
+            bad,
+            ..
+        } = *self;
+        let took_s = self.began.elapsed().as_secs();
+        match (snapshots + mirrors, bad) {
+            (0, 0) => {}
+            (_, 0) => tracing::info!(snapshots, mirrors, bytes, took_s, "checked: all is sound"),
+            (_, _) => tracing::warn!(
+                snapshots,
+                mirrors,
+                bad,
+                bytes,
+                took_s,
+                "checked: not all is sound"
+            ),
+        }
+    }
+}
+
 struct Scrubber {
     shared: Arc<Shared>,
     interval: Duration,
@@ -170,12 +226,14 @@ impl Scrubber {
                 self.is_pending.store(false, Ordering::Relaxed);
                 self.sleep(wait);
             }
+            let mut pass = Pass::new();
             for item in due {
                 if self.pace.is_over() {
                     return;
                 }
-                self.look(&item);
+                self.look(&item, &mut pass);
             }
+            pass.say();
         }
     }
 
@@ -218,20 +276,23 @@ impl Scrubber {
             && let left = until.saturating_duration_since(Instant::now())
             && !left.is_zero()
         {
-            std::thread::sleep(left.min(Duration::from_millis(SCRUB_STOP_SEEN_MS)));
+            // Who ends it wakes it.
+            std::thread::park_timeout(left);
         }
     }
 
-    fn look(&mut self, item: &Item) {
+    fn look(&mut self, item: &Item, pass: &mut Pass) {
         let (repo, result) = match item {
             Item::Entry(repo, archive) => (repo, self.look_at_entry(repo, archive)),
             Item::Mirror(repo) => (repo, self.look_at_mirror(repo)),
         };
         let meter = self.shared.meter();
-        meter.add(Event::ScrubbedBytes, self.pace.take_bytes());
+        let bytes = self.pace.take_bytes();
+        meter.add(Event::ScrubbedBytes, bytes);
         let Some(result) = result else {
             return;
         };
+        pass.count(result, bytes);
         meter.add(Event::Scrub(result), 1);
         let is_done = match result {
             ScrubResult::EntrySound => item.note().is_ok(),

@@ -154,11 +154,30 @@ fn after_an_unclean_stop_all_is_looked_at() {
     wait::until_true("the mirror is looked at", || {
         checks(&server, "mirror_sound") == 1
     });
+    server.wait_logged("not all is sound");
     wait_published(&server, "small");
     expect_clone(&lab, "small", &hit(&server, "small").body);
     wait::until_true("there is nothing left to look at", || {
         server.metrics().count("tarpon_scrub_checks_total", &[]) >= 2
     });
+    server.wait_logged("checked: ");
+    server.stop();
+    // Nothing has rotted: that is said, with what was read.
+    let mut server = lab.start();
+    hit(&server, "small");
+    server.kill();
+    let server = lab.start();
+    server.wait_logged("all is checked");
+    server.wait_logged("checked: all is sound");
+    let log = server.log();
+    let said = log
+        .lines()
+        .find(|line| line.contains("checked: all is sound"));
+    let said = said.unwrap_or_default();
+    assert!(
+        said.contains(r#""snapshots":1,"mirrors":1,"bytes":"#),
+        "{said}"
+    );
     server.stop();
     let server = lab.start();
     hit(&server, "small");

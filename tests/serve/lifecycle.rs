@@ -54,9 +54,31 @@ fn a_second_hangup_breaks_no_response() {
     let (_stalled, _, _) = begin(&server, "large", 1000);
     server.terminate();
     wait_refused(&server);
+    // Not before: two within a second are one.
+    std::thread::sleep(Duration::from_millis(1200));
     server.terminate();
     let status = server.wait_exit(wait::DEADLINE);
     assert_eq!(status.signal(), Some(Signal::TERM.as_raw()), "{status}");
+}
+
+/// `timeout` of coreutils sends one to its child and one to the child's group.
+#[test]
+fn two_signals_at_a_time_are_one_wish() {
+    let lab = large_lab();
+    for second in [Signal::TERM, Signal::INT] {
+        let mut server = lab.start();
+        let (mut conn, _, start) = begin(&server, "large", 1 << 20);
+        let began = Instant::now();
+        server.terminate();
+        while began.elapsed() < Duration::from_millis(500) {
+            std::thread::sleep(Duration::from_millis(20));
+            server.signal(second);
+        }
+        assert!(server.is_running(), "it ended under its client");
+        finish(&mut conn, start);
+        let status = server.wait_exit(wait::DEADLINE);
+        assert!(status.success(), "{status}");
+    }
 }
 
 /// A client that takes nothing does not keep the server alive past the limit, and sees that
