@@ -24,6 +24,7 @@ pub mod range;
 pub mod response;
 pub mod route;
 mod scan;
+pub mod service;
 pub mod socket;
 mod unless;
 

@@ -1,0 +1,120 @@
+//! What connections ask of whoever answers their requests, and tell it.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::Reject;
+use super::bodies::Body;
+use super::head::RequestHead;
+use super::socket::{SendError, Sent};
+use crate::extent::Source;
+
+/// The content of an answer, after its head.
+pub enum Payload {
+    /// None, or all of it was written behind the head.
+    Written,
+    /// From wire offset `start` to `end`, or in chunks to the source's own end.
+    Stream {
+        source: Box<dyn Source>,
+        start: u64,
+        end: Option<u64>,
+    },
+    /// What is made while it is sent, in chunks, by somebody who waits for the client and may have
+    /// enough of that: when `cut` is ready, or its other end gone with it, the response ends as failed.
+    Made {
+        source: Box<dyn Source>,
+        cut: oneshot::Receiver<()>,
+    },
+}
+
+/// What is to be done with the body of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyUse {
+    /// The answer needs it; at most so many bytes are taken.
+    Keep(u64),
+    /// It means nothing. A small one is read, so that it is not taken for the next request.
+    Discard,
+    /// The request is refused whatever is in it.
+    Refuse,
+}
+
+/// Why a connection or a body was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GivenUp {
+    /// The client was silent for too long.
+    Silent,
+    /// It has waited longest of all when places were short.
+    Crowded,
+    /// The body, or a long head, came too slowly while others waited for room.
+    SlowBody,
+    /// There was no room for the body, or a long head, in time.
+    NoRoom,
+    /// It has left before it was answered.
+    Gone,
+}
+
+/// An answer whose head stands in the connection's output buffer.
+pub struct Answer<N> {
+    /// What follows the head.
+    pub payload: Payload,
+    /// Whether the next request may follow.
+    pub keep_alive: bool,
+    /// What the service wants back when the answer is sent.
+    pub note: N,
+}
+
+/// What became of an answer.
+#[derive(Debug)]
+pub struct Done {
+    /// Content that was sent.
+    pub sent: Sent,
+    /// When the request's head was complete.
+    pub asked: Instant,
+    /// Whether all of it was sent.
+    pub result: Result<(), SendError>,
+}
+
+/// What answers requests. One for each core.
+pub trait Service: 'static {
+    /// What it keeps of a request until the answer is sent.
+    type Note;
+
+    /// Writes the head (and any short content) of the answer to `out`. The body is the service's to
+    /// keep or to drop: it is not held while the answer is sent. It is empty unless
+    /// [`body_use`](Service::body_use) has it kept.
+    fn answer(
+        &self,
+        head: &RequestHead<'_>,
+        peer: SocketAddr,
+        body: Body,
+        out: &mut Vec<u8>,
+    ) -> impl Future<Output = Answer<Self::Note>>;
+
+    /// Writes the refusal of a request that could not be read; the connection closes.
+    fn refuse(&self, reject: &Reject, out: &mut Vec<u8>);
+
+    /// What is to be done with the body that `head` may bring. Asked before any of it is taken.
+    fn body_use(&self, head: &RequestHead<'_>) -> BodyUse;
+
+    /// Whether this is asked by who watches over the server, and answered even if there are too many
+    /// connections.
+    fn is_vital(&self, head: &RequestHead<'_>) -> bool;
+
+    /// An answer was sent, or failed.
+    fn done(&self, note: Self::Note, done: Done, peer: SocketAddr);
+
+    /// A request will not be answered, or its connection was closed.
+    fn given_up(&self, why: GivenUp);
+
+    /// The same of one that waited for its answer since it was `asked`.
+    fn unanswered(&self, head: &RequestHead<'_>, peer: SocketAddr, asked: Instant, why: GivenUp);
+
+    /// Ready when connections are to close after the request at hand.
+    fn closing(&self) -> impl Future<Output = ()>;
+
+    /// Whether [`closing`](Service::closing) is ready.
+    fn is_closing(&self) -> bool;
+}
