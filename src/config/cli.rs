@@ -171,8 +171,8 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "SIZE", help_heading = "Upstreams")]
     clone_size_limit: Option<OsString>,
 
-    /// Give up a clone or a fetch of which a process takes more memory than this; those that list
-    /// the refs of an upstream may take 512M [default: 4G]
+    /// Give up a git of which a process takes more memory than this, such as a clone or a fetch;
+    /// those that list the refs of an upstream may take 512M [default: 4G]
     #[arg(long, value_name = "SIZE", help_heading = "Upstreams")]
     git_memory_limit: Option<OsString>,
 

@@ -38,8 +38,6 @@ const STARTER: &str = "start-child";
 const CANNOT_START: &str = "cannot start";
 /// See [`CANNOT_START`]; the code that a shell uses.
 pub const NOT_STARTED_CODE: u8 = 127;
-/// What a starter is told where its program may take as much memory as there is.
-const UNLIMITED: &str = "unlimited";
 /// This program's own binary, also after it was replaced on disk.
 const SELF: &str = "/proc/self/exe";
 /// What tells a starter that its parent is gone.
@@ -64,10 +62,9 @@ pub fn start_if_asked(mut arguments: impl Iterator<Item = OsString>) -> Option<S
     let nice = arguments
         .next()
         .and_then(|nice| nice.to_str()?.parse().ok());
-    let memory = arguments.next().and_then(|memory| match memory.to_str()? {
-        UNLIMITED => Some(None),
-        bytes => bytes.parse().ok().map(Some),
-    });
+    let memory = arguments
+        .next()
+        .and_then(|bytes| bytes.to_str()?.parse().ok());
     let (Some(parent), Some(nice), Some(memory_bytes), Some(program)) =
         (parent, nice, memory, arguments.next())
     else {
@@ -98,17 +95,15 @@ pub fn not_started(code: Option<i32>, stderr: &str) -> Option<std::io::Error> {
 /// with no signal blocked (it would inherit this process's mask, and could neither be asked to end
 /// nor tidy up after itself), without a terminal (only the group in its foreground may read that;
 /// another one is stopped for it, and would never end), and with the given niceness; 0 for that of
-/// this process. It, and each process that it starts, can take so many bytes of memory, if any
-/// number is given; mapped files do not count.
-pub fn command(program: &Path, nice: i32, memory_bytes: Option<u64>) -> Command {
+/// this process. It, and each process that it starts, can take so many bytes of memory; mapped files do
+/// not count. There is no child without such a limit.
+pub fn command(program: &Path, nice: i32, memory_bytes: u64) -> Command {
     let parent = rustix::process::getpid();
     if IS_STARTER.load(Ordering::Relaxed) && Path::new(SELF).exists() {
         let mut command = Command::new(SELF);
         command.arg(STARTER).arg(parent.to_string());
         command.arg(nice.to_string());
-        let memory = memory_bytes.map(|bytes| bytes.to_string());
-        command.arg(memory.as_deref().unwrap_or(UNLIMITED));
-        command.arg(program);
+        command.arg(memory_bytes.to_string()).arg(program);
         command.process_group(0);
         return command;
     }
@@ -140,7 +135,7 @@ fn leave_inherited(flags: libc::c_uint) {
 fn supervise(
     parent: Pid,
     nice: i32,
-    memory_bytes: Option<u64>,
+    memory_bytes: u64,
     mut command: Command,
 ) -> io::Result<ExitStatus> {
     // It may have been called by somebody else; their group is not to be killed.
@@ -210,12 +205,10 @@ fn handle(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) -> io::Resul
 
 /// Makes the calling process a child as [`command`] promises, with `gone` to tell it that its
 /// parent is. System calls only.
-fn prepare(parent: Pid, nice: i32, memory_bytes: Option<u64>, gone: Signal) -> io::Result<()> {
+fn prepare(parent: Pid, nice: i32, memory_bytes: u64, gone: Signal) -> io::Result<()> {
     unblock_signals()?;
     leave_terminal();
-    if let Some(bytes) = memory_bytes {
-        limit_memory(bytes)?;
-    }
+    limit_memory(memory_bytes)?;
     if nice != 0 {
         super::sched::be_nice(nice);
     }
@@ -273,7 +266,7 @@ mod tests {
     fn child_status() -> (String, String) {
         let child = std::thread::spawn(|| {
             let _blocked = crate::io::signal::StopSignals::block().unwrap();
-            let mut child = command(Path::new("cat"), CHILD_NICE, None);
+            let mut child = command(Path::new("cat"), CHILD_NICE, 1 << 30);
             child.args(["/proc/self/status", "/proc/self/stat"]);
             child.output().unwrap().stdout
         });
@@ -298,9 +291,9 @@ mod tests {
             start_if_asked(arguments.into_iter())
         };
         assert!(call(&["tarpon", STARTER]).unwrap().contains("--help"));
-        assert!(call(&["tarpon", STARTER, "x", "0", "unlimited", "git"]).is_some());
-        assert!(call(&["tarpon", STARTER, "1", "x", "unlimited", "git"]).is_some());
-        assert!(call(&["tarpon", STARTER, "1", "0", "x", "git"]).is_some());
-        assert!(call(&["tarpon", STARTER, "1", "0", "unlimited"]).is_some());
+        assert!(call(&["tarpon", STARTER, "x", "0", "9", "git"]).is_some());
+        assert!(call(&["tarpon", STARTER, "1", "x", "9", "git"]).is_some());
+        assert!(call(&["tarpon", STARTER, "1", "0", "unlimited", "git"]).is_some());
+        assert!(call(&["tarpon", STARTER, "1", "0", "9"]).is_some());
     }
 }

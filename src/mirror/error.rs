@@ -170,9 +170,9 @@ impl MirrorError {
             stderr,
             memory_bytes,
         } = failed;
-        match (classify(&stderr), memory_bytes) {
-            (Some((Class::DiskFull, line)), _) => Self::DiskFull { op, target, line },
-            (Some((Class::Memory, line)), Some(memory_bytes)) => Self::Memory {
+        match classify(&stderr) {
+            Some((Class::DiskFull, line)) => Self::DiskFull { op, target, line },
+            Some((Class::Memory, line)) => Self::Memory {
                 op,
                 target,
                 memory_bytes,
@@ -196,7 +196,7 @@ pub(super) struct Failed {
     pub code: Option<i32>,
     pub stderr: String,
     /// What each of its processes could take.
-    pub memory_bytes: Option<u64>,
+    pub memory_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -416,7 +416,7 @@ mod tests {
             target: without_password("https://u:p@h/x"),
             code: Some(128),
             stderr: "warning: w\nfatal: boom\nhint: h\n".into(),
-            memory_bytes: None,
+            memory_bytes: 1 << 30,
         });
         assert_eq!(
             error.to_string(),

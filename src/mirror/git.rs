@@ -27,7 +27,7 @@ pub struct Git {
     pub limits: TimeLimits,
     /// The most that a clone or a fetch may bring, of the file system that it is on.
     pub size_limit: Share,
-    /// The most memory that a process of a clone or a fetch may take.
+    /// The most memory that a process may take, unless it only lists an upstream's refs.
     pub memory_bytes: u64,
     /// The schemes that git may speak, as `GIT_ALLOW_PROTOCOL` has them.
     pub schemes: String,
@@ -142,7 +142,7 @@ pub(super) struct Call<'a> {
     pub stdin: Option<File>,
     pub limit: Duration,
     /// The most memory that each of its processes may take.
-    pub memory_bytes: Option<u64>,
+    pub memory_bytes: u64,
     /// Where it puts what comes from others, and how much that may be.
     pub growth: Option<Growth>,
 }
@@ -165,7 +165,7 @@ pub(super) struct About<'a> {
     op: &'static str,
     target: Target<'a>,
     limit: Duration,
-    memory_bytes: Option<u64>,
+    memory_bytes: u64,
 }
 
 impl About<'_> {
@@ -228,7 +228,7 @@ impl Git {
                 .collect(),
             stdin: None,
             limit: self.limits.local,
-            memory_bytes: None,
+            memory_bytes: self.memory_bytes,
             growth: None,
         }
     }
@@ -263,7 +263,7 @@ impl Git {
             args: args.into_iter().map(OsString::from).collect(),
             stdin: None,
             limit: self.limits.list,
-            memory_bytes: Some(limits::LISTING_MEMORY_BYTES),
+            memory_bytes: limits::LISTING_MEMORY_BYTES,
             growth: None,
         }
     }

@@ -141,7 +141,7 @@ impl Git {
             args,
             stdin: None,
             limit: self.limits.list,
-            memory_bytes: Some(limits::LISTING_MEMORY_BYTES),
+            memory_bytes: limits::LISTING_MEMORY_BYTES,
             growth: Some(self.growth(repo.clone(), dir)?),
         };
         let mut trace = Tail::new(limits::GIT_STDERR_TAIL_BYTES);

@@ -70,7 +70,7 @@ impl Git {
             args,
             stdin: upload.request,
             limit: Duration::from_millis(limits::GIT_UPLOAD_LIMIT_MS),
-            memory_bytes: Some(self.memory_bytes),
+            memory_bytes: self.memory_bytes,
             growth: None,
         };
         let about = call.about();

@@ -76,7 +76,7 @@ impl Git {
             args,
             stdin: None,
             limit: self.limits.clone,
-            memory_bytes: Some(self.memory_bytes),
+            memory_bytes: self.memory_bytes,
             growth: Some(self.growth(repo.to_owned(), staging)?),
         })
         .await?;
@@ -253,7 +253,7 @@ impl Git {
                 .collect(),
             stdin: Some(stdin),
             limit: self.limits.fetch,
-            memory_bytes: Some(self.memory_bytes),
+            memory_bytes: self.memory_bytes,
             growth: Some(self.growth(mirror.join("objects"), mirror)?),
         };
         self.output(call).await.map(drop)

@@ -247,7 +247,7 @@ fn command(
     names_repository: bool,
 ) -> Command {
     // Somebody waits for it: no nicer than the restore.
-    let mut command = child::command(Path::new("git"), 0, Some(takes.memory_bytes()));
+    let mut command = child::command(Path::new("git"), 0, takes.memory_bytes());
     gitenv::restrict(&mut command, configuration);
     if names_repository {
         let named = |option: &str, path: &Path| {

@@ -245,6 +245,25 @@ fn endless_refs(listener: &std::net::TcpListener) -> u64 {
     sent_bytes
 }
 
+/// Also one that talks to nobody: what it works on came from others.
+#[test]
+fn every_git_has_a_memory_limit() {
+    let mut s = Scratch::with_commit();
+    s.git.memory_bytes = limits::GIT_MEMORY_MIN_BYTES;
+    let up = s.up();
+    let args = ["-c", "alias.limit=!ulimit -d", "limit"];
+    let local = s.git.local("git limit", &up, args);
+    let listing = s.git.listing("file:///nowhere", &up, args);
+    for (call, expected) in [
+        (local, limits::GIT_MEMORY_MIN_BYTES),
+        (listing, limits::LISTING_MEMORY_BYTES),
+    ] {
+        let kib = run(s.git.output(call)).unwrap();
+        let kib: u64 = String::from_utf8(kib).unwrap().trim().parse().unwrap();
+        assert_eq!(kib << 10, expected);
+    }
+}
+
 /// What a clone needs is there with little memory, and with what git may take by default.
 #[test]
 fn a_clone_fits_into_the_least_memory() {
