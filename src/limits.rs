@@ -739,10 +739,27 @@ pub const RESTORE_GIT_LIMIT_MS: u64 = GIT_UPLOAD_LIMIT_MS;
 pub const GIT_END_MS: u64 = 2 * SECOND_MS;
 /// Largest `.git/config` of an archive.
 pub const RESTORED_CONFIG_BYTES_MAX: usize = 1 << 20;
-/// Most of an index of a repository that is overwritten, and of its paths: about 600,000 files.
-pub const OLD_INDEX_BYTES_MAX: u64 = 64 << 20;
-/// Most of the `packed-refs` of one, and of its loose refs: about 250,000 refs.
-pub const OLD_REFS_BYTES_MAX: u64 = 16 << 20;
+/// Largest index of a repository that is overwritten, which is never held: some eight million files.
+pub const OLD_INDEX_BYTES_MAX: u64 = 1 << 30;
+/// Largest `packed-refs` of one, which is never held: some three million refs.
+pub const OLD_PACKED_REFS_BYTES_MAX: u64 = 256 << 20;
+/// Most of its loose refs, which are: about 200,000.
+pub const OLD_LOOSE_REFS_BYTES_MAX: u64 = 16 << 20;
+/// Largest list of what was last fetched into a submodule's repository.
+pub const FETCHED_BYTES_MAX: u64 = 4 << 20;
+/// Repositories of submodules inside of one that is overwritten that are looked at, entries of the
+/// directories that lead to them, and how deep those are.
+pub const SUBMODULES_MAX: usize = 1024;
+/// See [`SUBMODULES_MAX`].
+pub const SUBMODULES_ENTRIES_MAX: usize = 64 * 1024;
+/// See [`SUBMODULES_MAX`].
+pub const SUBMODULES_DEPTH_MAX: usize = 64;
+/// Paths that are looked for in an index at a time, with what each costs besides.
+pub const DOUBTS_BYTES_MAX: usize = 16 << 20;
+/// See [`DOUBTS_BYTES_MAX`].
+pub const DOUBT_BYTES: usize = 64;
+/// What was done to a target that is noted in memory; the rest is in a file.
+pub const MOVES_BYTES: usize = 1 << 20;
 /// Largest index of a repository that takes its place: about four million files.
 pub const TRACKED_INDEX_BYTES_MAX: u64 = 512 << 20;
 /// Bytes of an archive's `.git` that are looked at in memory, names and what each file costs

@@ -7,10 +7,11 @@
 use crate::limits;
 use gix::ObjectId;
 use gix::bstr::{BStr, BString, ByteSlice};
+use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -184,18 +185,9 @@ pub enum RefsError {
 /// A file that cannot be read or is not what git writes, with its path and line. A symbolic
 /// ref under `refs/` that leads nowhere is left out, as git does.
 pub fn read(mirror: &Path, follow: &Follow) -> Result<MirrorRefs, RefsError> {
-    read_within(mirror, follow, limits::PACKED_REFS_BYTES_MAX)
-}
-
-/// The same of a repository whose packed refs, and whose loose ones, have no more than `bytes_max`.
-pub(crate) fn read_within(
-    mirror: &Path,
-    follow: &Follow,
-    bytes_max: u64,
-) -> Result<MirrorRefs, RefsError> {
     let head = read_head(mirror)?;
-    let loose = read_loose_within(mirror, bytes_max)?;
-    let mut packed = read_packed_within(mirror, bytes_max)?;
+    let loose = read_loose(mirror)?;
+    let mut packed = read_packed(mirror)?;
     let tags_unknown = |(name, loose): (&BString, &Loose)| {
         // git lets nothing but commits into refs/heads/.
         matches!(loose, Loose::Direct(_))
@@ -241,7 +233,8 @@ pub(crate) struct Packed {
     pub fully_peeled: bool,
 }
 
-fn read_head(mirror: &Path) -> Result<Head, RefsError> {
+/// Reads HEAD, and nothing that it leads to.
+pub(crate) fn read_head(mirror: &Path) -> Result<Head, RefsError> {
     let path = mirror.join("HEAD");
     let bytes = read_file(&path, limits::LOOSE_REF_BYTES_MAX)?.ok_or_else(|| RefsError::Io {
         path: path.clone(),
@@ -258,7 +251,11 @@ pub(crate) fn read_loose(mirror: &Path) -> Result<BTreeMap<BString, Loose>, Refs
     read_loose_within(mirror, limits::PACKED_REFS_BYTES_MAX)
 }
 
-fn read_loose_within(mirror: &Path, bytes_max: u64) -> Result<BTreeMap<BString, Loose>, RefsError> {
+/// The same where they may have so many bytes together.
+pub(crate) fn read_loose_within(
+    mirror: &Path,
+    bytes_max: u64,
+) -> Result<BTreeMap<BString, Loose>, RefsError> {
     let mut found = BTreeMap::new();
     let mut found_bytes = 0;
     let mut pending = vec![BString::from("refs")];
@@ -355,12 +352,8 @@ fn resolve(name: &BString, loose: &BTreeMap<BString, Loose>, packed: &[Ref]) -> 
 
 /// Reads all of `packed-refs`, followed or not; a missing file is an empty one.
 pub(crate) fn read_packed(mirror: &Path) -> Result<Packed, RefsError> {
-    read_packed_within(mirror, limits::PACKED_REFS_BYTES_MAX)
-}
-
-fn read_packed_within(mirror: &Path, bytes_max: u64) -> Result<Packed, RefsError> {
     let path = mirror.join("packed-refs");
-    match read_file(&path, bytes_max)? {
+    match read_file(&path, limits::PACKED_REFS_BYTES_MAX)? {
         Some(bytes) => parse_packed(&path, &bytes),
         None => Ok(Packed {
             refs: Vec::new(),
@@ -369,43 +362,130 @@ fn read_packed_within(mirror: &Path, bytes_max: u64) -> Result<Packed, RefsError
     }
 }
 
-fn parse_packed(path: &Path, bytes: &[u8]) -> Result<Packed, RefsError> {
-    let malformed = |line, what| RefsError::Malformed {
+/// Hands each ref of `packed-refs` to `each` while the file is read, in its order; that may have
+/// `bytes_max` bytes, none of which stays. It is no link.
+pub(crate) fn each_packed<E: From<RefsError>>(
+    mirror: &Path,
+    bytes_max: u64,
+    mut each: impl FnMut(&[u8], ObjectId) -> Result<(), E>,
+) -> Result<(), E> {
+    let path = mirror.join("packed-refs");
+    let fail = |source| RefsError::Io {
+        path: path.clone(),
+        source,
+    };
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    let mut options = File::options();
+    options.read(true).custom_flags(flags.bits().cast_signed());
+    let file = match options.open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(fail(error).into()),
+    };
+    if file.metadata().map_err(fail)?.len() > bytes_max {
+        let limit = bytes_max;
+        return Err(RefsError::TooLarge { path, limit }.into());
+    }
+    let mut file = BufReader::with_capacity(PACKED_READ_BYTES, file.take(bytes_max));
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        let read = (&mut file)
+            .take(PACKED_LINE_BYTES_MAX)
+            .read_until(b'\n', &mut line);
+        if read.map_err(fail)? == 0 {
+            break;
+        }
+        if line.pop() != Some(b'\n') {
+            let what = "the line is too long, or cut off";
+            return Err(malformed(&path, number, what).into());
+        }
+        if let PackedLine::Ref(id, name) = packed_line(&path, number, &line)? {
+            each(name, id)?;
+        }
+    }
+    Ok(())
+}
+
+const PACKED_READ_BYTES: usize = 64 * 1024;
+/// An id, a name and what is around them.
+const PACKED_LINE_BYTES_MAX: u64 = 128 + limits::PATH_BYTES_MAX as u64;
+
+/// What a line of `packed-refs` says.
+enum PackedLine<'l> {
+    /// Whether it is known of every tag what that leads to.
+    Traits(bool),
+    /// What the tag above leads to.
+    Peeled(ObjectId),
+    Comment,
+    Ref(ObjectId, &'l [u8]),
+}
+
+fn malformed(path: &Path, line: usize, what: &'static str) -> RefsError {
+    RefsError::Malformed {
         path: path.to_owned(),
         line,
         what,
-    };
+    }
+}
+
+fn packed_line<'l>(
+    path: &Path,
+    number: usize,
+    line: &'l [u8],
+) -> Result<PackedLine<'l>, RefsError> {
+    if let Some(traits) = line.strip_prefix(b"# pack-refs with:") {
+        let is_peeled = traits.fields().any(|word| word == b"fully-peeled");
+        return Ok(PackedLine::Traits(is_peeled));
+    }
+    if let Some(hex) = line.strip_prefix(b"^") {
+        let id = ObjectId::from_hex(hex);
+        let id = id.map_err(|_| malformed(path, number, "not an object id after ^"));
+        return id.map(PackedLine::Peeled);
+    }
+    if line.starts_with(b"#") {
+        return Ok(PackedLine::Comment);
+    }
+    let (hex, name) = line
+        .split_once_str(" ")
+        .ok_or_else(|| malformed(path, number, "no space"))?;
+    let target =
+        ObjectId::from_hex(hex).map_err(|_| malformed(path, number, "not an object id"))?;
+    check_name(path, number, name)?;
+    Ok(PackedLine::Ref(target, name))
+}
+
+fn parse_packed(path: &Path, bytes: &[u8]) -> Result<Packed, RefsError> {
+    let malformed = |line, what| malformed(path, line, what);
     let mut packed = Packed::default();
     if !bytes.is_empty() && !bytes.ends_with(b"\n") {
-        return Err(malformed(bytes.lines().count(), "the file is cut off"));
+        return Err(malformed(
+            ByteSlice::lines(bytes).count(),
+            "the file is cut off",
+        ));
     }
     let mut sorted = true;
-    for (at, line) in bytes.lines().enumerate() {
+    for (at, line) in ByteSlice::lines(bytes).enumerate() {
         let number = at + 1;
-        if let Some(traits) = line.strip_prefix(b"# pack-refs with:") {
-            packed.fully_peeled = traits.fields().any(|word| word == b"fully-peeled");
-        } else if let Some(hex) = line.strip_prefix(b"^") {
-            let id = ObjectId::from_hex(hex)
-                .map_err(|_| malformed(number, "not an object id after ^"))?;
-            let tag = packed.refs.last_mut().filter(|tag| tag.peeled.is_none());
-            tag.ok_or_else(|| malformed(number, "a ^ line follows no ref"))?
-                .peeled = Some(id);
-        } else if !line.starts_with(b"#") {
-            let (hex, name) = line
-                .split_once_str(" ")
-                .ok_or_else(|| malformed(number, "no space"))?;
-            let target =
-                ObjectId::from_hex(hex).map_err(|_| malformed(number, "not an object id"))?;
-            check_name(path, number, name)?;
-            sorted &= packed
-                .refs
-                .last()
-                .is_none_or(|last| last.name.as_slice() < name);
-            packed.refs.push(Ref {
-                name: name.into(),
-                target,
-                peeled: None,
-            });
+        match packed_line(path, number, line)? {
+            PackedLine::Traits(fully_peeled) => packed.fully_peeled = fully_peeled,
+            PackedLine::Comment => {}
+            PackedLine::Peeled(id) => {
+                let tag = packed.refs.last_mut().filter(|tag| tag.peeled.is_none());
+                tag.ok_or_else(|| malformed(number, "a ^ line follows no ref"))?
+                    .peeled = Some(id);
+            }
+            PackedLine::Ref(target, name) => {
+                sorted &= packed
+                    .refs
+                    .last()
+                    .is_none_or(|last| last.name.as_slice() < name);
+                packed.refs.push(Ref {
+                    name: name.into(),
+                    target,
+                    peeled: None,
+                });
+            }
         }
     }
     if !sorted {
@@ -503,7 +583,7 @@ fn read_file(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, RefsError> {
         source,
     };
     // What is no file but a pipe is not waited for.
-    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = match File::options().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

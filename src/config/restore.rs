@@ -46,7 +46,7 @@ pub struct RestoreArgs {
     #[arg(long, help_heading = "Freshness")]
     pub no_bundle: bool,
 
-    /// What to do when the server cannot be reached, fails, or has no snapshot or a corrupt one
+    /// What to do when the server could not give what was asked for: exit codes 2, 3, 5, 6 and 101
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Fallback::None)]
     pub fallback: Fallback,
 

@@ -57,13 +57,15 @@ impl RestoreError {
         }
     }
 
-    /// Whether a clone from the upstream may help.
+    /// Whether a clone from the upstream may help: the server could not give what was asked for. It
+    /// is no help where that cannot be had, or cannot be put where it was asked for.
     pub fn is_servers(&self) -> bool {
         match self {
             Self::NoSnapshot(_) | Self::Server(_) | Self::Changed => true,
             Self::Corrupt { .. } | Self::Entry { .. } | Self::Thread(_) => true,
-            Self::Usage(_) | Self::Git { .. } => false,
-            Self::Disk { .. } | Self::SizeLimit { .. } => false,
+            // What comes after an archive is fetched from the server, too.
+            Self::Git { .. } => true,
+            Self::Usage(_) | Self::Disk { .. } | Self::SizeLimit { .. } => false,
             Self::Missing(_) | Self::Interrupted(_) => false,
         }
     }

@@ -1,48 +1,86 @@
-//! The repository that `--overwrite` replaces: what it tracks, and what nobody else has of it.
+//! The repository that `--overwrite` replaces: what nobody else has of it, and of those of its
+//! submodules that go with it.
 //!
 //! It may be anybody's: nothing of its configuration, hooks, attributes or caches is read, and no
 //! `git` is told that it is a repository. Its refs are read as files. Its objects are looked at
 //! through a repository of our own that has nothing but the way to them.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Read};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::Path;
 
 use gix::ObjectId;
-use gix::bstr::ByteSlice;
+use gix::bstr::{BStr, BString, ByteSlice};
 
+use super::nested;
 use super::run;
 use super::stop::Stop;
 use crate::limits::{
-    LOCAL_NAMED_MAX, LOCAL_TRIED_MAX, LOOSE_REF_BYTES_MAX, OLD_REFS_BYTES_MAX, SHALLOW_BYTES_MAX,
-    STASH_LOG_BYTES_MAX,
+    FETCHED_BYTES_MAX, LOCAL_NAMED_MAX, LOCAL_TRIED_MAX, LOOSE_REF_BYTES_MAX,
+    OLD_LOOSE_REFS_BYTES_MAX, OLD_PACKED_REFS_BYTES_MAX, SHALLOW_BYTES_MAX, STASH_LOG_BYTES_MAX,
 };
-use crate::refs::{self, Follow, Head, full_id};
+use crate::refs::{self, Head, Loose, RefsError, full_id};
 
 /// Where a restore notes the commit that it has checked out.
 pub const NOTE: &str = ".git/tarpon-restored";
 
 /// What would be lost with the repository at `directory`: names of branches, worktrees and stashes
 /// with commits that none of its remote-tracking branches and tags, and not the last restore, leads
-/// to. `scratch` is an empty directory. Where that cannot be told, the error is why.
+/// to; the same of the repositories of its submodules, where what was last fetched is somebody
+/// else's, too. `scratch` is a directory of ours. Where that cannot be told, the error is why.
 pub fn lost(stop: &Stop, directory: &Path, scratch: &Path) -> Result<Vec<String>, String> {
     let git_dir = directory.join(".git");
     if fs::symlink_metadata(&git_dir).is_err() {
         return Ok(Vec::new());
     }
-    let found = Refs::read(&git_dir)?;
-    let mut lost = found.stashes.clone();
-    let Some(kind) = found.own.values().next().map(|id| id.kind()) else {
+    let known: Vec<ObjectId> = note(directory).into_iter().collect();
+    let mut lost = lost_of(stop, &git_dir, &known, scratch)?;
+    for submodule in nested::submodules(&git_dir)? {
+        let name = &submodule.name;
+        let known = fetched(&submodule.git_dir);
+        let found = lost_of(stop, &submodule.git_dir, &known, scratch)
+            .map_err(|why| format!("of its submodule {name} {why}"))?;
+        lost.extend(
+            found
+                .iter()
+                .map(|what| format!("{what} of its submodule {name}")),
+        );
+        if lost.len() > LOCAL_TRIED_MAX {
+            break;
+        }
+    }
+    Ok(lost)
+}
+
+/// What would be lost with the one repository at `git_dir`, if somebody else has what `known` leads to.
+fn lost_of(
+    stop: &Stop,
+    git_dir: &Path,
+    known: &[ObjectId],
+    scratch: &Path,
+) -> Result<Vec<String>, String> {
+    let unseen = |e: io::Error| format!("its objects cannot be looked at: {e}");
+    let ours = tempfile::tempdir_in(scratch).map_err(unseen)?;
+    let ours_git = ours.path().join(".git");
+    fs::create_dir(&ours_git).map_err(unseen)?;
+    let packed = File::create_new(ours_git.join("packed-refs")).map_err(unseen)?;
+    let mut tips = Tips::new(packed);
+    tips.read(git_dir, known)
+        .map_err(|e| format!("its refs cannot be read: {e}"))?;
+    let mut lost = match tips.has_stash {
+        true => stashes(git_dir),
+        false => Vec::new(),
+    };
+    let Some((_, first)) = tips.own.first() else {
         return Ok(lost);
     };
-    prepare(&git_dir, &scratch.join(".git"), kind, &found)
-        .map_err(|e| format!("its objects cannot be looked at: {e}"))?;
+    prepare(git_dir, &ours_git, first.kind()).map_err(unseen)?;
     let has_more = |what: &str| {
         let args = ["rev-list", "--ignore-missing", "--max-count=1", what];
         let args = [&args[..], &["--not", "--glob=refs/known/*"]].concat();
-        match run::walk(stop, scratch, &args) {
+        match run::walk(stop, ours.path(), &args) {
             Ok(listed) => Ok(!listed.trim_ascii().is_empty()),
             Err(e) => Err(format!("its commits cannot be read: {e}")),
         }
@@ -51,7 +89,7 @@ pub fn lost(stop: &Stop, directory: &Path, scratch: &Path) -> Result<Vec<String>
         return Ok(lost);
     }
     let before = lost.len();
-    for (name, id) in found.own.iter().take(LOCAL_TRIED_MAX) {
+    for (name, id) in &tips.own {
         if lost.len() - before < LOCAL_NAMED_MAX && has_more(&id.to_string())? {
             lost.push(name.clone());
         }
@@ -62,67 +100,166 @@ pub fn lost(stop: &Stop, directory: &Path, scratch: &Path) -> Result<Vec<String>
     Ok(lost)
 }
 
-/// The refs of an old repository.
-struct Refs {
-    /// HEAD, those of worktrees, and branches by their short names.
-    own: BTreeMap<String, ObjectId>,
-    /// What somebody else has, too.
-    known: Vec<ObjectId>,
-    stashes: Vec<String>,
+/// Why the refs of an old repository cannot be read.
+#[derive(Debug, thiserror::Error)]
+enum TipsError {
+    #[error("{0}")]
+    Refs(#[from] RefsError),
+    #[error("{0}")]
+    Copy(#[from] io::Error),
+    #[error("they are in a reftable")]
+    Reftable,
+    #[error("they are ids of different lengths")]
+    Kinds,
 }
 
-impl Refs {
-    fn read(git_dir: &Path) -> Result<Refs, String> {
-        let cannot = |e: &dyn std::fmt::Display| format!("its refs cannot be read: {e}");
-        if git_dir.join("reftable").exists() {
-            return Err(cannot(&"they are in a reftable"));
+/// What a ref of an old repository is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Own,
+    /// Somebody else has it, too.
+    Known,
+    Stash,
+    Nobodys,
+}
+
+/// The refs of an old repository, of which there may be any number: they go into a `packed-refs` of
+/// ours, `refs/own/` and `refs/known/` with a number each, and only the first few names are kept.
+struct Tips {
+    out: BufWriter<File>,
+    written: u64,
+    kind: Option<gix::hash::Kind>,
+    /// The first of HEAD, those of worktrees, and branches by their short names.
+    own: Vec<(String, ObjectId)>,
+    has_stash: bool,
+}
+
+impl Tips {
+    fn new(out: File) -> Tips {
+        Tips {
+            out: BufWriter::new(out),
+            written: 0,
+            kind: None,
+            own: Vec::new(),
+            has_stash: false,
         }
-        let follow = Follow::new(["refs/remotes/*", "refs/stas*"]).map_err(|e| cannot(&e))?;
-        let refs =
-            refs::read_within(git_dir, &follow, OLD_REFS_BYTES_MAX).map_err(|e| cannot(&e))?;
-        let mut found = Refs {
-            own: BTreeMap::new(),
-            known: note(git_dir).into_iter().collect(),
-            stashes: Vec::new(),
-        };
-        if let Head::Detached(id) = refs.head {
-            found.own.insert("HEAD".into(), id);
+    }
+
+    fn read(&mut self, git_dir: &Path, known: &[ObjectId]) -> Result<(), TipsError> {
+        if fs::symlink_metadata(git_dir.join("reftable")).is_ok() {
+            return Err(TipsError::Reftable);
         }
-        for r in &refs.refs {
-            if let Some(branch) = r.name.strip_prefix(b"refs/heads/") {
-                found
-                    .own
-                    .insert(branch.to_str_lossy().into_owned(), r.target);
-            } else if r.name == "refs/stash" {
-                found.stashes = stashes(git_dir);
-            } else {
-                found.known.push(r.target);
+        let head = refs::read_head(git_dir)?;
+        let loose = refs::read_loose_within(git_dir, OLD_LOOSE_REFS_BYTES_MAX)?;
+        let led_to = led_to(&head, &loose);
+        for id in known {
+            self.write("known", *id)?;
+        }
+        if let Head::Detached(id) = head {
+            self.own("HEAD".into(), id)?;
+        }
+        self.worktrees(git_dir)?;
+        for (name, loose) in &loose {
+            match loose {
+                Loose::Direct(id) => self.take(name, *id, whose(name.as_bstr(), &led_to))?,
+                Loose::Symbolic(_) => {}
             }
         }
-        for entry in fs::read_dir(git_dir.join("worktrees"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        refs::each_packed(git_dir, OLD_PACKED_REFS_BYTES_MAX, |name, id| {
+            match loose.contains_key(name.as_bstr()) {
+                true => Ok(()),
+                false => self.take(name, id, whose(name.as_bstr(), &led_to)),
+            }
+        })?;
+        Ok(self.out.flush()?)
+    }
+
+    /// HEAD of each linked worktree.
+    fn worktrees(&mut self, git_dir: &Path) -> Result<(), TipsError> {
+        let listing = fs::read_dir(git_dir.join("worktrees"));
+        for entry in listing.into_iter().flatten().flatten() {
             let head = read(&entry.path().join("HEAD"), LOOSE_REF_BYTES_MAX);
-            if let Some(id) = head
-                .ok()
-                .and_then(|text| ObjectId::from_hex(text.trim()).ok())
-            {
+            let head = head.ok();
+            if let Some(id) = head.and_then(|text| ObjectId::from_hex(text.trim()).ok()) {
                 let name = entry.file_name().to_string_lossy().into_owned();
-                found.own.insert(format!("HEAD of worktree {name}"), id);
+                self.own(format!("HEAD of worktree {name}"), id)?;
             }
         }
-        Ok(found)
+        Ok(())
+    }
+
+    fn take(&mut self, name: &[u8], id: ObjectId, whose: Whose) -> Result<(), TipsError> {
+        match whose {
+            Whose::Own => {
+                let short = name.strip_prefix(b"refs/heads/").unwrap_or(name);
+                self.own(short.to_str_lossy().into_owned(), id)
+            }
+            Whose::Known => self.write("known", id),
+            Whose::Stash => {
+                self.has_stash = true;
+                Ok(())
+            }
+            Whose::Nobodys => Ok(()),
+        }
+    }
+
+    fn own(&mut self, name: String, id: ObjectId) -> Result<(), TipsError> {
+        self.write("own", id)?;
+        if self.own.len() < LOCAL_TRIED_MAX {
+            self.own.push((name, id));
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, directory: &str, id: ObjectId) -> Result<(), TipsError> {
+        if *self.kind.get_or_insert(id.kind()) != id.kind() {
+            return Err(TipsError::Kinds);
+        }
+        let number = self.written;
+        self.written += 1;
+        Ok(writeln!(self.out, "{id} refs/{directory}/{number:09}")?)
     }
 }
 
-/// The commit that a restore has noted.
-fn note(git_dir: &Path) -> Option<ObjectId> {
-    let path = git_dir.parent()?.join(NOTE);
-    let text = read(&path, LOOSE_REF_BYTES_MAX).ok()?;
+/// The names that HEAD and symbolic refs lead to, wherever those are.
+fn led_to<'r>(head: &'r Head, loose: &'r BTreeMap<BString, Loose>) -> BTreeSet<&'r BStr> {
+    let head = match head {
+        Head::Symbolic(name) => Some(name.as_bstr()),
+        Head::Detached(_) => None,
+    };
+    let symbolic = loose.values().filter_map(|loose| match loose {
+        Loose::Symbolic(to) => Some(to.as_bstr()),
+        Loose::Direct(_) => None,
+    });
+    head.into_iter().chain(symbolic).collect()
+}
+
+fn whose(name: &BStr, led_to: &BTreeSet<&BStr>) -> Whose {
+    if name == "refs/stash" {
+        return Whose::Stash;
+    }
+    let is_known = name.starts_with(b"refs/remotes/") || name.starts_with(b"refs/tags/");
+    match name.starts_with(b"refs/heads/") {
+        true => Whose::Own,
+        false if is_known => Whose::Known,
+        false if led_to.contains(name) => Whose::Own,
+        false => Whose::Nobodys,
+    }
+}
+
+/// The commit that a restore has noted in the repository at `directory`.
+fn note(directory: &Path) -> Option<ObjectId> {
+    let text = read(&directory.join(NOTE), LOOSE_REF_BYTES_MAX).ok()?;
     let id = full_id(text.to_str().ok()?.trim()).ok()?;
     ObjectId::from_hex(id.as_bytes()).ok()
+}
+
+/// What was fetched last into the repository of a submodule: `git submodule update` fetches by its id
+/// what no branch has, and nothing else tells of it.
+fn fetched(git_dir: &Path) -> Vec<ObjectId> {
+    let text = read(&git_dir.join("FETCH_HEAD"), FETCHED_BYTES_MAX).unwrap_or_default();
+    let id = |line: &[u8]| ObjectId::from_hex(line.split(|b| *b == b'\t').next()?).ok();
+    text.lines().filter_map(id).collect()
 }
 
 /// The names of all stashes: the log of their ref has a line for each.
@@ -137,7 +274,7 @@ fn stashes(git_dir: &Path) -> Vec<String> {
 /// The bytes of a file that is no link and no longer than `limit`.
 fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let mut options = fs::File::options();
+    let mut options = File::options();
     options.read(true).custom_flags(flags.bits().cast_signed());
     let file = options.open(path)?;
     let found = file.metadata()?;
@@ -150,8 +287,8 @@ fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 }
 
 /// Makes the repository at `ours` that sees the objects of the one at `git_dir`, and no more of it:
-/// not what that borrows from others, and none of its replacements. Its refs are those of `found`.
-fn prepare(git_dir: &Path, ours: &Path, kind: gix::hash::Kind, found: &Refs) -> io::Result<()> {
+/// not what that borrows from others, and none of its replacements.
+fn prepare(git_dir: &Path, ours: &Path, kind: gix::hash::Kind) -> io::Result<()> {
     let (from, to) = (git_dir.join("objects"), ours.join("objects"));
     fs::create_dir_all(&to)?;
     fs::create_dir_all(ours.join("refs"))?;
@@ -185,18 +322,7 @@ fn prepare(git_dir: &Path, ours: &Path, kind: gix::hash::Kind, found: &Refs) -> 
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(e),
     }
-    let named =
-        |kind: &str, number: usize, id: &ObjectId| format!("{id} refs/{kind}/{number:09}\n");
-    let known = found.known.iter().enumerate();
-    let own = found.own.values().enumerate();
-    let packed: String = known
-        .map(|(number, id)| named("known", number, id))
-        .chain(own.map(|(number, id)| named("own", number, id)))
-        .collect();
-    fs::write(
-        ours.join("packed-refs"),
-        format!("# pack-refs with: sorted \n{packed}"),
-    )
+    Ok(())
 }
 
 #[cfg(test)]
@@ -213,13 +339,20 @@ mod tests {
         let look = || lost(&Stop::default(), old.path(), scratch.path());
         assert_eq!(look().unwrap(), Vec::<String>::new());
         let packed = git_dir.join("packed-refs");
-        let file = fs::File::create(&packed).unwrap();
+        let file = File::create(&packed).unwrap();
         file.set_len(1000 << 20).unwrap();
         let why = look().unwrap_err();
-        assert!(why.contains("packed-refs is larger than 16777216"), "{why}");
-        fs::remove_file(&packed).unwrap();
-        symlink("/dev/zero", &packed).unwrap();
+        let limit = OLD_PACKED_REFS_BYTES_MAX;
+        let expected = format!("packed-refs is larger than {limit}");
+        assert!(why.contains(&expected), "{why}");
+        file.set_len(100 << 20).unwrap();
         let why = look().unwrap_err();
-        assert!(why.contains("packed-refs is larger than"), "{why}");
+        assert!(why.contains("line 1: the line is too long"), "{why}");
+        for other in ["/dev/zero", "/dev/null"] {
+            fs::remove_file(&packed).unwrap();
+            symlink(other, &packed).unwrap();
+            let why = look().unwrap_err();
+            assert!(why.contains("cannot be read"), "{why}");
+        }
     }
 }

@@ -32,6 +32,8 @@ mod http;
 mod index;
 mod local;
 mod moment;
+mod moves;
+mod nested;
 mod objects;
 mod origin;
 mod packs;
@@ -80,6 +82,7 @@ use quota::Quota;
 use run::Room;
 use staging::Staging;
 use stop::Stop;
+use tracked::{Stale, Tracked};
 use update::Update;
 use url::Server;
 use wanted::Wanted;
@@ -245,6 +248,7 @@ struct Restore<'a> {
 impl Restore<'_> {
     fn run(&self) -> Result<Summary, RestoreError> {
         let (args, link) = (self.args, self.link);
+        self.check_target()?;
         let (mut restarts, mut told) = (0, false);
         let error = loop {
             let staging = Staging::new(&args.dir, args.overwrite)?;
@@ -376,22 +380,18 @@ impl Restore<'_> {
             let noted = std::fs::write(&note, format!("{commit}\n"));
             noted.map_err(|e| RestoreError::disk("write", note, e))?;
         }
-        let mut stale = Vec::new();
+        let mut stale = None;
         let _turn = match staging.merges() {
             true => staging.turn(link.stop)?,
             false => None,
         };
         if staging.merges() && args.overwrite {
-            if !args.discard_local {
-                self.check_local(staging)?;
-            }
-            let tracked = |tree: &Path, bytes_max| {
-                tracked::files(tree, bytes_max).map_err(RestoreError::Usage)
-            };
-            // Somebody's, and this restore's own.
-            let old = tracked(staging.target(), OLD_INDEX_BYTES_MAX)?;
+            // Again: much may have been done there meanwhile.
+            let old = self.check_old(staging)?;
             staging.check(&old)?;
-            stale = staging::stale(old, tracked(&tree, TRACKED_INDEX_BYTES_MAX)?);
+            let new = Tracked::open(&tree, TRACKED_INDEX_BYTES_MAX);
+            let new = new.map_err(RestoreError::Usage)?;
+            stale = Some(Stale { old, new });
         }
         if !staging.merges() && !is_fresh {
             self.refresh(&tree, sha256)?;
@@ -400,7 +400,7 @@ impl Restore<'_> {
             return Err(RestoreError::Interrupted(signal));
         }
         // A file that is moved has a new ctime.
-        staging.install(&stale, || self.refresh(staging.target(), sha256))?;
+        staging.install(stale.as_ref(), || self.refresh(staging.target(), sha256))?;
         let directory = args.dir.to_string_lossy();
         let mut summary = link.progress.summary(&args.repo_url, &directory);
         summary.commit = commit;
@@ -410,6 +410,27 @@ impl Restore<'_> {
     fn refresh(&self, at: &Path, sha256: bool) -> Result<(), RestoreError> {
         let root = File::open(at).map_err(|e| RestoreError::disk("open", at, e))?;
         index::refresh(root.as_fd(), sha256, self.dates, Expected::There)
+    }
+
+    /// Refuses before anything is asked for what can be known to be refused in the end.
+    fn check_target(&self) -> Result<(), RestoreError> {
+        let args = self.args;
+        if !args.overwrite {
+            return Ok(());
+        }
+        let staging = Staging::new(&args.dir, true)?;
+        match staging.merges() {
+            true => self.check_old(&staging).map(|_| ()),
+            false => Ok(()),
+        }
+    }
+
+    /// Looks at the repository that is to be replaced; gives what it tracks.
+    fn check_old(&self, staging: &Staging) -> Result<Tracked, RestoreError> {
+        if !self.args.discard_local {
+            self.check_local(staging)?;
+        }
+        Tracked::open(staging.target(), OLD_INDEX_BYTES_MAX).map_err(RestoreError::Usage)
     }
 
     /// Refuses to replace what nobody else has.

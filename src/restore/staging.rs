@@ -4,7 +4,7 @@
 //! A staging directory is locked by its owner for as long as that lives. One that nobody locks was
 //! left by a run that was killed, and goes when the next one comes by.
 
-use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -12,13 +12,15 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{Access, AtFlags, CWD, FlockOperation, OFlags, RenameFlags, StatxAttributes};
+use rustix::fs::{Access, AtFlags, CWD, FlockOperation, OFlags, StatxAttributes};
 use tempfile::TempDir;
 
 use super::error::RestoreError;
+use super::moves::Moves;
 use super::stop::Stop;
+use super::tracked::{Stale, Tracked};
 use super::write::as_path;
-use crate::limits::{INTERRUPT_POLL_MS, STAGING_TRIES_MAX};
+use crate::limits::{DOUBT_BYTES, DOUBTS_BYTES_MAX, INTERRUPT_POLL_MS, STAGING_TRIES_MAX};
 
 /// What the names of staging directories begin with.
 const PREFIX: &str = ".tarpon-restore-";
@@ -39,7 +41,7 @@ pub struct Staging {
     merges: bool,
 }
 
-fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RestoreError {
+pub(super) fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RestoreError {
     let path = path.to_owned();
     move |e| RestoreError::disk(op, path, e)
 }
@@ -160,9 +162,14 @@ impl Staging {
 
     /// Changes nothing; an error if the tree would take the place of something that
     /// is not in `tracked`, the files of the checkout that is there. A file may replace a file.
-    pub fn check(&self, tracked: &[Vec<u8>]) -> Result<(), RestoreError> {
-        let tracked: HashSet<&[u8]> = tracked.iter().map(Vec::as_slice).collect();
-        match conflict(&self.tree(), &self.target, Path::new(""), &tracked) {
+    pub fn check(&self, tracked: &Tracked) -> Result<(), RestoreError> {
+        let mut doubts = Doubts {
+            tracked,
+            paths: Vec::new(),
+            held_bytes: 0,
+        };
+        let found = conflict(&self.tree(), &self.target, Path::new(""), &mut doubts);
+        match found.map(|found| found.or_else(|| doubts.decide())) {
             Ok(None) => Ok(()),
             Ok(Some(path)) => {
                 let path = self.target.join(path);
@@ -178,7 +185,7 @@ impl Staging {
     /// was.
     pub fn install(
         &self,
-        stale: &[Vec<u8>],
+        stale: Option<&Stale>,
         finish: impl FnOnce() -> Result<(), RestoreError>,
     ) -> Result<(), RestoreError> {
         if !self.merges {
@@ -193,7 +200,7 @@ impl Staging {
                 _ => RestoreError::disk("rename to", &self.target, e),
             });
         }
-        let mut moves = Moves::new(self.trash());
+        let mut moves = Moves::new(self.tree(), self.target.clone(), self.trash());
         let installed = self.merge_all(stale, &mut moves).and_then(|()| finish());
         if installed.is_err() {
             moves.undo();
@@ -201,13 +208,34 @@ impl Staging {
         installed
     }
 
-    fn merge_all(&self, stale: &[Vec<u8>], moves: &mut Moves) -> Result<(), RestoreError> {
-        merge(&self.tree(), &self.target, true, moves)?;
-        for path in stale {
-            self.remove_stale(&as_path(path), moves)?;
+    fn merge_all(&self, stale: Option<&Stale>, moves: &mut Moves) -> Result<(), RestoreError> {
+        self.merge(Path::new(""), moves)?;
+        if let Some(stale) = stale {
+            stale.each(|path| self.remove_stale(&as_path(path), moves))?;
         }
         // Last: until here the old repository is whole.
-        moves.place(&self.tree().join(".git"), &self.target.join(".git"))
+        moves.place(Path::new(".git"))
+    }
+
+    /// Moves everything in the tree's directory at `path` into the target's, but `.git`.
+    fn merge(&self, path: &Path, moves: &mut Moves) -> Result<(), RestoreError> {
+        let (from, to) = (self.tree().join(path), self.target.join(path));
+        // Listed first: what is exchanged comes into this directory.
+        let names = fs::read_dir(&from)
+            .and_then(|listing| listing.map(|entry| Ok(entry?.file_name())).collect());
+        let names: Vec<OsString> = names.map_err(failed("read", &from))?;
+        for name in names {
+            let path = path.join(&name);
+            if path == Path::new(".git") {
+                continue;
+            }
+            let is_dir = |path: &Path| fs::symlink_metadata(path).is_ok_and(|m| m.is_dir());
+            match is_dir(&from.join(&name)) && is_dir(&to.join(&name)) {
+                true => self.merge(&path, moves)?,
+                false => moves.place(&path)?,
+            }
+        }
+        Ok(())
     }
 
     /// Removes a file, unless its path leads through something that is no directory or into a
@@ -219,121 +247,21 @@ impl Staging {
                 .skip(1)
                 .filter(|p| !p.as_os_str().is_empty())
         };
-        let is_dir = |p: &Path| fs::symlink_metadata(self.target.join(p)).is_ok_and(|m| m.is_dir());
-        if !path.components().all(plain) || !above().all(is_dir) || is_dir(path) {
+        let look = |p: &Path| fs::symlink_metadata(self.target.join(p));
+        let is_dir = |p: &Path| look(p).is_ok_and(|m| m.is_dir());
+        if !path.components().all(plain) || !above().all(is_dir) {
             return Ok(());
         }
-        let path = self.target.join(path);
-        if fs::symlink_metadata(&path).is_err() {
+        if look(path).map_or(true, |found| found.is_dir()) {
             return Ok(());
         }
-        moves.take_away(&path)?;
+        moves.take_away(path)?;
         for above in above() {
-            if !moves.remove_empty(&self.target.join(above)) {
+            if !moves.remove_empty(above) {
                 break;
             }
         }
         Ok(())
-    }
-}
-
-/// Moves everything in `from` into the directory `to`, but `.git` if it is the top.
-fn merge(from: &Path, to: &Path, top: bool, moves: &mut Moves) -> Result<(), RestoreError> {
-    // Listed first: what is exchanged comes into this directory.
-    let listing = fs::read_dir(from).and_then(Iterator::collect::<io::Result<Vec<_>>>);
-    for entry in listing.map_err(failed("read", from))? {
-        if top && entry.file_name() == ".git" {
-            continue;
-        }
-        let (source, to) = (entry.path(), to.join(entry.file_name()));
-        let is_dir = |path: &Path| fs::symlink_metadata(path).is_ok_and(|m| m.is_dir());
-        match is_dir(&source) && is_dir(&to) {
-            true => merge(&source, &to, false, moves)?,
-            false => moves.place(&source, &to)?,
-        }
-    }
-    Ok(())
-}
-
-/// What was done to a target, so that it can be undone.
-struct Moves {
-    trash: PathBuf,
-    done: Vec<Move>,
-}
-
-enum Move {
-    /// The two changed places.
-    Exchanged(PathBuf, PathBuf),
-    /// The first is where the second was.
-    Moved(PathBuf, PathBuf),
-    /// An empty directory, with its mode.
-    Removed(PathBuf, fs::Permissions),
-}
-
-impl Moves {
-    fn new(trash: PathBuf) -> Moves {
-        Moves {
-            trash,
-            done: Vec::new(),
-        }
-    }
-
-    /// Puts `from` at `to`; what is there comes into the staging directory.
-    fn place(&mut self, from: &Path, to: &Path) -> Result<(), RestoreError> {
-        if fs::symlink_metadata(to).is_ok() {
-            // At no moment without either; not every file system can.
-            let exchanged = rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE);
-            if exchanged.is_ok() {
-                self.done.push(Move::Exchanged(from.into(), to.into()));
-                return Ok(());
-            }
-            self.take_away(to)?;
-        }
-        self.rename(from, to).map_err(failed("rename to", to))
-    }
-
-    fn take_away(&mut self, path: &Path) -> Result<(), RestoreError> {
-        let away = self.trash.join(self.done.len().to_string());
-        self.rename(path, &away).map_err(failed("move away", path))
-    }
-
-    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        fs::rename(from, to)?;
-        self.done.push(Move::Moved(to.into(), from.into()));
-        Ok(())
-    }
-
-    /// Removes a directory if it is empty; whether it was.
-    fn remove_empty(&mut self, path: &Path) -> bool {
-        let Ok(found) = fs::symlink_metadata(path) else {
-            return false;
-        };
-        let removed = fs::remove_dir(path).is_ok();
-        if removed {
-            self.done
-                .push(Move::Removed(path.into(), found.permissions()));
-        }
-        removed
-    }
-
-    /// Undoes all, the last first. What does not go back stays in the staging directory, whose end
-    /// comes; there is nothing better to do with a disk that fails twice.
-    fn undo(self) {
-        for done in self.done.into_iter().rev() {
-            let undone = match &done {
-                Move::Exchanged(from, to) => {
-                    let flags = RenameFlags::EXCHANGE;
-                    rustix::fs::renameat_with(CWD, from, CWD, to, flags).map_err(io::Error::from)
-                }
-                Move::Moved(now, before) => fs::rename(now, before),
-                Move::Removed(path, mode) => {
-                    fs::create_dir(path).and_then(|()| fs::set_permissions(path, mode.clone()))
-                }
-            };
-            if let Err(e) = undone {
-                crate::io::say::say(format_args!("tarpon: cannot undo what was done: {e}"));
-            }
-        }
     }
 }
 
@@ -408,13 +336,41 @@ fn is_staging(path: &Path) -> bool {
     fs::read_dir(path).is_ok_and(|mut listing| listing.all(is_known))
 }
 
-/// The first path below `to`, relative to the target, that putting `from` there would lose though
-/// nobody tracks it.
+/// Files that must be tracked, or they would be lost. Whether they are is found out for many at a
+/// time.
+struct Doubts<'t> {
+    tracked: &'t Tracked,
+    paths: Vec<Vec<u8>>,
+    held_bytes: usize,
+}
+
+impl Doubts<'_> {
+    /// Adds a path; perhaps gives one that is not tracked.
+    fn add(&mut self, path: &Path) -> Option<PathBuf> {
+        let path = path.as_os_str().as_bytes();
+        self.held_bytes += path.len() + DOUBT_BYTES;
+        self.paths.push(path.to_vec());
+        (self.held_bytes > DOUBTS_BYTES_MAX)
+            .then(|| self.decide())
+            .flatten()
+    }
+
+    /// One of those that were added that is not tracked.
+    fn decide(&mut self) -> Option<PathBuf> {
+        self.held_bytes = 0;
+        let mut paths = std::mem::take(&mut self.paths);
+        paths.sort_unstable();
+        self.tracked.first_other(&paths).map(|path| as_path(path))
+    }
+}
+
+/// Looks for what of the directory `to` is in the way of what is in `from`, both at `at`: gives one
+/// that is, or has `doubts` about it.
 fn conflict(
     from: &Path,
     to: &Path,
     at: &Path,
-    tracked: &HashSet<&[u8]>,
+    doubts: &mut Doubts<'_>,
 ) -> io::Result<Option<PathBuf>> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
@@ -429,10 +385,10 @@ fn conflict(
             Err(e) => return Err(e),
         };
         let found = match (entry.file_type()?.is_dir(), there.is_dir()) {
-            (true, true) => conflict(&entry.path(), &to, &at, tracked)?,
-            (false, true) => untracked(&to, &at, tracked)?,
-            (true, false) if !tracked.contains(at.as_os_str().as_bytes()) => Some(at),
-            _ => None,
+            (true, true) => conflict(&entry.path(), &to, &at, doubts)?,
+            (false, true) => all_below(&to, &at, doubts)?,
+            (true, false) => doubts.add(&at),
+            (false, false) => None,
         };
         if found.is_some() {
             return Ok(found);
@@ -441,24 +397,18 @@ fn conflict(
     Ok(None)
 }
 
-/// The first path below the directory `at` that is neither tracked nor a directory.
-fn untracked(directory: &Path, at: &Path, tracked: &HashSet<&[u8]>) -> io::Result<Option<PathBuf>> {
+/// Has `doubts` about everything below the directory `at` that is no directory.
+fn all_below(directory: &Path, at: &Path, doubts: &mut Doubts<'_>) -> io::Result<Option<PathBuf>> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let at = at.join(entry.file_name());
         let found = match entry.file_type()?.is_dir() {
-            true => untracked(&entry.path(), &at, tracked)?,
-            false => (!tracked.contains(at.as_os_str().as_bytes())).then_some(at),
+            true => all_below(&entry.path(), &at, doubts)?,
+            false => doubts.add(&at),
         };
         if found.is_some() {
             return Ok(found);
         }
     }
     Ok(None)
-}
-
-/// The paths of `old` that `new` does not have.
-pub fn stale(old: Vec<Vec<u8>>, new: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
-    let new: HashSet<Vec<u8>> = new.into_iter().collect();
-    old.into_iter().filter(|path| !new.contains(path)).collect()
 }

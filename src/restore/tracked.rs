@@ -1,47 +1,129 @@
 //! Which files a repository tracks, by its index. It is read as data: the repository of a target
 //! that is to be overwritten may be anybody's, and `git` would do what its configuration says.
 //!
+//! An index may be of any size, so it is never held: each question reads it from the beginning to
+//! the end, entry by entry, in the order of its paths.
+//!
 //! Format: git's `Documentation/gitformat-index.txt`, versions 2 to 4.
 
 use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, BufRead, BufReader, Read, Take};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+
+use crate::limits::PATH_BYTES_MAX;
 
 const HEADER_BYTES: usize = 12;
 const STAT_BYTES: usize = 40;
 const MODE_AT: usize = 24;
-/// What a path costs besides its bytes.
-const PATH_BYTES: usize = 40;
+const ID_BYTES_MAX: usize = 32;
+const READ_BYTES: usize = 64 << 10;
 /// A flag that says that there are further flags.
 const EXTENDED: u16 = 0x4000;
 
-/// The files that the repository at `directory` tracks; none where there is no index that can be
-/// read. Neither the index nor its paths together may have more than `bytes_max`: one path can stand
-/// for many bytes there. An error says what is too large.
-pub fn files(directory: &Path, bytes_max: u64) -> Result<Vec<Vec<u8>>, String> {
-    let path = directory.join(".git/index");
-    let too_large = || format!("{} has more than {bytes_max} bytes", path.display());
-    let Some(file) = open(&path) else {
-        return Ok(Vec::new());
-    };
-    let mut index = Vec::new();
-    if file.take(bytes_max + 1).read_to_end(&mut index).is_err() {
-        return Ok(Vec::new());
-    }
-    if index.len() as u64 > bytes_max {
-        return Err(too_large());
-    }
-    // Its ids are of one of two lengths; read with the other one it makes no sense.
-    for id_bytes in [20, 32] {
-        let mut room = usize::try_from(bytes_max).ok();
-        match (parse(&index, id_bytes, &mut room), room) {
-            (Some(paths), _) => return Ok(paths),
-            (None, None) => return Err(too_large()),
-            (None, Some(_)) => {}
+/// The files that a repository tracks; none where there is no index that can be read.
+pub struct Tracked(Option<Index>);
+
+/// An index that was read to its end without a fault.
+struct Index {
+    file: File,
+    bytes: u64,
+    id_bytes: usize,
+}
+
+impl Tracked {
+    /// Opens the index of the repository at `directory`, which may have so many bytes; an error says
+    /// why it cannot be read.
+    pub fn open(directory: &Path, bytes_max: u64) -> Result<Tracked, String> {
+        let path = directory.join(".git/index");
+        let Some(file) = open(&path) else {
+            return Ok(Tracked(None));
+        };
+        let failed = |e: io::Error| format!("{}: {e}", path.display());
+        let bytes = file.metadata().map_err(failed)?.len();
+        if bytes > bytes_max {
+            return Err(format!(
+                "{} has more than {bytes_max} bytes",
+                path.display()
+            ));
         }
+        let mut index = Index {
+            file,
+            bytes,
+            id_bytes: 0,
+        };
+        // Its ids are of one of two lengths; read with the other one it makes no sense.
+        for id_bytes in [20, ID_BYTES_MAX] {
+            index.id_bytes = id_bytes;
+            match index.read_all() {
+                Ok(()) => return Ok(Tracked(Some(index))),
+                Err(e) if is_content(&e) => {}
+                Err(e) => return Err(failed(e)),
+            }
+        }
+        Ok(Tracked(None))
     }
-    Ok(Vec::new())
+
+    /// The first of the sorted `paths` that is not tracked.
+    pub fn first_other<'p>(&self, paths: &'p [Vec<u8>]) -> Option<&'p Vec<u8>> {
+        let mut wanted = paths.iter();
+        let mut next = wanted.next()?;
+        let mut tracked = self.paths();
+        // One that can no longer be read tracks no more.
+        while let Some(path) = tracked.next().ok().flatten() {
+            while path == next {
+                next = wanted.next()?;
+            }
+            if path > &next[..] {
+                break;
+            }
+        }
+        Some(next)
+    }
+
+    fn paths(&self) -> Paths<'_> {
+        let paths = self.0.as_ref().and_then(|index| index.paths().ok());
+        paths.unwrap_or_else(|| Paths {
+            input: None,
+            version: 0,
+            left: 0,
+            id_bytes: 0,
+            path: Vec::new(),
+            name: Vec::new(),
+        })
+    }
+}
+
+/// The files of an old checkout that the new one does not have.
+pub struct Stale {
+    pub old: Tracked,
+    pub new: Tracked,
+}
+
+impl Stale {
+    /// Goes through them in the order of their paths.
+    pub fn each<E>(&self, mut each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let (mut old, mut new) = (self.old.paths(), self.new.paths());
+        let mut kept = Vec::new();
+        let mut has_kept = true;
+        while let Ok(Some(path)) = old.next() {
+            while has_kept && &kept[..] < path {
+                match new.next() {
+                    Ok(Some(next)) => {
+                        kept.clear();
+                        kept.extend_from_slice(next);
+                    }
+                    Ok(None) => has_kept = false,
+                    // What is not known to be stale stays.
+                    Err(_) => return Ok(()),
+                }
+            }
+            if !has_kept || kept != path {
+                each(path)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Opens a file; neither a link nor something that nobody writes to.
@@ -52,82 +134,159 @@ fn open(path: &Path) -> Option<File> {
     file.metadata().ok()?.is_file().then_some(file)
 }
 
-fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..at + N)?.try_into().ok()
+/// Whether what was read is at fault, and not the reading.
+fn is_content(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+    )
 }
 
-/// The paths of an index whose ids have `id_bytes`. There is no `room` left after an end for want of
-/// it.
-fn parse(index: &[u8], id_bytes: usize, room: &mut Option<usize>) -> Option<Vec<Vec<u8>>> {
-    let entries = index.strip_prefix(b"DIRC")?;
-    let version = u32::from_be_bytes(number(entries, 0)?);
-    let count = u32::from_be_bytes(number(entries, 4)?);
-    if !(2..=4).contains(&version) {
-        return None;
+fn wrong() -> io::Error {
+    io::ErrorKind::InvalidData.into()
+}
+
+impl Index {
+    fn read_all(&self) -> io::Result<()> {
+        let mut paths = self.paths()?;
+        while paths.next()?.is_some() {}
+        Ok(())
     }
-    let end = index.len().checked_sub(id_bytes)?;
-    let mut at = HEADER_BYTES;
-    let mut paths: Vec<Vec<u8>> = Vec::new();
-    let mut path: Vec<u8> = Vec::new();
-    for _ in 0..count {
-        let mode = u32::from_be_bytes(number(index, at + MODE_AT)?);
-        let flags = u16::from_be_bytes(number(index, at + STAT_BYTES + id_bytes)?);
-        let more = if flags & EXTENDED != 0 { 2 } else { 0 };
-        let fixed = STAT_BYTES + id_bytes + 2 + more;
-        let mut name = index.get(at + fixed..end)?;
-        let before = name.len();
-        let last = path.clone();
-        match version {
-            4 => path.truncate(path.len().checked_sub(stripped(&mut name)?)?),
-            _ => path.clear(),
-        }
-        let len = name.iter().position(|b| *b == 0)?;
-        path.extend_from_slice(&name[..len]);
-        // An entry may be there in up to three versions while a merge goes on.
-        if path.is_empty() || path < last {
-            return None;
-        }
-        at += match version {
-            4 => fixed + (before - name.len()) + len + 1,
-            _ => (fixed + len) / 8 * 8 + 8,
+
+    /// Its paths, from the first on.
+    fn paths(&self) -> io::Result<Paths<'_>> {
+        let end = self.bytes.checked_sub(self.id_bytes as u64);
+        let from = From {
+            file: &self.file,
+            at: 0,
         };
-        match mode & libc::S_IFMT {
-            libc::S_IFREG | libc::S_IFLNK | 0o160_000 => {
-                if path != last {
-                    *room = room.and_then(|room| room.checked_sub(path.len() + PATH_BYTES));
-                    (*room)?;
-                    paths.push(path.clone());
-                }
-            }
-            // A directory of which nothing is checked out.
-            libc::S_IFDIR => {}
-            _ => return None,
+        let mut input = BufReader::with_capacity(READ_BYTES, from).take(end.ok_or_else(wrong)?);
+        let mut header = [0; HEADER_BYTES];
+        input.read_exact(&mut header)?;
+        let number = |at: usize| {
+            let [a, b, c, d] = [0, 1, 2, 3].map(|n| header[at + n]);
+            u32::from_be_bytes([a, b, c, d])
+        };
+        let version = number(4);
+        if !header.starts_with(b"DIRC") || !(2..=4).contains(&version) {
+            return Err(wrong());
         }
+        Ok(Paths {
+            input: Some(input),
+            version,
+            left: number(8),
+            id_bytes: self.id_bytes,
+            path: Vec::new(),
+            name: Vec::new(),
+        })
     }
-    (at <= end).then_some(paths)
 }
 
-/// How many bytes of the last path are not in this one; takes that from the beginning of `name`.
-/// The encoding is that of distances in packs.
-fn stripped(name: &mut &[u8]) -> Option<usize> {
+/// A file from `at` on, whoever else reads it.
+struct From<'f> {
+    file: &'f File,
+    at: u64,
+}
+
+impl Read for From<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(out, self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+/// The paths of an index, each once, in their order. Memory is taken for the longest of them, which
+/// is no longer than the kernel's.
+struct Paths<'i> {
+    input: Option<Take<BufReader<From<'i>>>>,
+    version: u32,
+    /// Entries that follow.
+    left: u32,
+    id_bytes: usize,
+    path: Vec<u8>,
+    /// What the last entry has said of its path.
+    name: Vec<u8>,
+}
+
+impl Paths<'_> {
+    fn next(&mut self) -> io::Result<Option<&[u8]>> {
+        while self.left > 0 {
+            self.left -= 1;
+            let (mode, is_new) = self.entry()?;
+            match mode & libc::S_IFMT {
+                libc::S_IFREG | libc::S_IFLNK | 0o160_000 if is_new => {
+                    return Ok(Some(&self.path));
+                }
+                libc::S_IFREG | libc::S_IFLNK | 0o160_000 => {}
+                // A directory of which nothing is checked out.
+                libc::S_IFDIR => {}
+                _ => return Err(wrong()),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads an entry, whose path is in `path` then: its mode, and whether the path is another one
+    /// than before. An entry may be there in up to three versions while a merge goes on.
+    fn entry(&mut self) -> io::Result<(u32, bool)> {
+        let input = self.input.as_mut().ok_or_else(wrong)?;
+        let mut fixed = [0; STAT_BYTES + ID_BYTES_MAX + 2];
+        let mut len = STAT_BYTES + self.id_bytes + 2;
+        input.read_exact(&mut fixed[..len])?;
+        let mode = [0, 1, 2, 3].map(|n| fixed[MODE_AT + n]);
+        if u16::from_be_bytes([fixed[len - 2], fixed[len - 1]]) & EXTENDED != 0 {
+            input.read_exact(&mut fixed[..2])?;
+            len += 2;
+        }
+        let kept = match self.version {
+            4 => self.path.len().checked_sub(stripped(input)?),
+            _ => Some(0),
+        };
+        let kept = kept.ok_or_else(wrong)?;
+        self.name.clear();
+        // With the NUL behind it.
+        let name_bytes_max = (PATH_BYTES_MAX + 1 - kept) as u64;
+        input.take(name_bytes_max).read_until(0, &mut self.name)?;
+        if self.name.pop() != Some(0) || kept + self.name.len() == 0 {
+            return Err(wrong());
+        }
+        let order = self.name[..].cmp(&self.path[kept..]);
+        self.path.truncate(kept);
+        self.path.extend_from_slice(&self.name);
+        if self.version != 4 {
+            let used = len + self.name.len();
+            let padding = used / 8 * 8 + 8 - used - 1;
+            input.read_exact(&mut fixed[..padding])?;
+        }
+        match order.is_lt() {
+            true => Err(wrong()),
+            false => Ok((u32::from_be_bytes(mode), order.is_gt())),
+        }
+    }
+}
+
+/// How many bytes of the last path are not in this one. The encoding is that of distances in packs.
+fn stripped(input: &mut impl Read) -> io::Result<usize> {
     let mut value = 0_usize;
     loop {
-        let (byte, rest) = name.split_first()?;
-        *name = rest;
-        value = value
-            .checked_shl(7)?
-            .checked_add(usize::from(byte & 0x7f))?;
-        if byte & 0x80 == 0 {
-            return Some(value);
+        let mut byte = [0];
+        input.read_exact(&mut byte)?;
+        value = value << 7 | usize::from(byte[0] & 0x7f);
+        if byte[0] & 0x80 == 0 {
+            return Ok(value);
         }
-        value = value.checked_add(1).filter(|value| *value < 1 << 32)?;
+        value = match value <= PATH_BYTES_MAX {
+            true => value + 1,
+            false => return Err(wrong()),
+        };
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command;
+    use std::process::{Command, Stdio};
 
     fn git(directory: &Path, args: &[&str]) -> Vec<u8> {
         let mut command = Command::new("git");
@@ -142,6 +301,36 @@ mod tests {
             .unwrap();
         assert!(out.status.success(), "{args:?}: {out:?}");
         out.stdout
+    }
+
+    /// Has the index of the repository at `directory` hold `paths`, none of which is there.
+    fn track<'p>(directory: &Path, version: &str, paths: impl Iterator<Item = &'p str>) {
+        let id = "1".repeat(40);
+        let list: String = paths
+            .map(|path| format!("100644 {id} 0\t{path}\n"))
+            .collect();
+        let file = directory.join("list");
+        std::fs::write(&file, list).unwrap();
+        let setting = format!("index.version={version}");
+        let status = Command::new("git")
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .arg("-C")
+            .arg(directory)
+            .args(["-c", &setting, "update-index", "--index-info"])
+            .stdin(Stdio::from(File::open(&file).unwrap()))
+            .status();
+        assert!(status.unwrap().success());
+        std::fs::remove_file(&file).unwrap();
+    }
+
+    fn files(directory: &Path) -> Vec<Vec<u8>> {
+        let tracked = Tracked::open(directory, 1 << 30).unwrap();
+        let mut paths = tracked.paths();
+        let mut found = Vec::new();
+        while let Some(path) = paths.next().unwrap() {
+            found.push(path.to_vec());
+        }
+        found
     }
 
     #[test]
@@ -173,47 +362,83 @@ mod tests {
                 let listed = git(path, &["ls-files", "-z"]);
                 let listed = listed.split(|b| *b == 0).filter(|path| !path.is_empty());
                 let listed: Vec<Vec<u8>> = listed.map(<[u8]>::to_vec).collect();
-                assert_eq!(files(path, 1 << 20).unwrap(), listed, "{format} {version}");
+                assert_eq!(files(path), listed, "{format} {version}");
                 assert!(listed.len() >= names.len());
                 let index = path.join(".git/index");
                 let bytes = std::fs::read(&index).unwrap();
                 for len in 0..bytes.len() {
                     std::fs::write(&index, &bytes[..len]).unwrap();
-                    files(path, 1 << 20).unwrap();
+                    files(path);
                 }
             }
         }
     }
 
+    #[test]
+    fn what_is_not_tracked_and_what_is_stale_is_found() {
+        let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for (directory, version, paths) in [
+            (&old, "2", ["a", "b/c", "b/d", "e", "x/y"]),
+            (&new, "4", ["a", "b.c", "b/d", "f", "g"]),
+        ] {
+            git(directory.path(), &["init", "-q", "--object-format=sha1"]);
+            track(directory.path(), version, paths.into_iter());
+        }
+        let open = |directory: &tempfile::TempDir| Tracked::open(directory.path(), 1 << 20);
+        let tracked = open(&old).unwrap();
+        let other = |paths: &[&str]| {
+            let paths: Vec<Vec<u8>> = paths.iter().map(|path| path.as_bytes().to_vec()).collect();
+            tracked.first_other(&paths).cloned()
+        };
+        assert_eq!(other(&[]), None);
+        assert_eq!(other(&["a", "b/c", "x/y"]), None);
+        for missing in ["0", "b", "b/cc", "x/z"] {
+            let mut paths = ["a", "b/d", "x/y", missing];
+            paths.sort_unstable();
+            assert_eq!(other(&paths).unwrap(), missing.as_bytes());
+        }
+        let (old, new) = (open(&old).unwrap(), open(&new).unwrap());
+        let stale = Stale { old, new };
+        let mut found = Vec::new();
+        let each = |path: &[u8]| {
+            found.push(String::from_utf8(path.to_vec()).unwrap());
+            Ok::<(), ()>(())
+        };
+        stale.each(each).unwrap();
+        assert_eq!(found, ["b/c", "e", "x/y"]);
+        let none = tempfile::tempdir().unwrap();
+        let none = Tracked::open(none.path(), 1 << 20).unwrap();
+        assert_eq!(none.first_other(&[b"a".to_vec()]).unwrap(), b"a");
+    }
+
     /// A file of any length takes no space, and a path of any length three bytes more than the last.
     #[test]
-    fn an_index_takes_no_more_memory_than_it_may() {
+    fn an_index_that_is_none_has_an_end() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         git(path, &["init", "-q", "--object-format=sha1"]);
         let index = path.join(".git/index");
         let file = File::create(&index).unwrap();
         file.set_len(1 << 40).unwrap();
-        let error = files(path, 1 << 20).unwrap_err();
+        let error = Tracked::open(path, 1 << 20).map(drop).unwrap_err();
         assert!(error.contains("1048576"), "{error}");
-        let id = "1".repeat(40);
-        let long = "a/".repeat(1000);
-        let lines: String = (0..2000)
-            .map(|n| format!("100644 {id} 0\t{long}{n}\n"))
-            .collect();
+        // Its entries would be without end.
+        file.write_all_at(b"DIRC\0\0\0\x02\xff\xff\xff\xff", 0)
+            .unwrap();
+        assert!(Tracked::open(path, 1 << 41).unwrap().0.is_none());
         std::fs::remove_file(&index).unwrap();
-        let list = directory.path().join("list");
-        std::fs::write(&list, lines).unwrap();
-        let mut command = Command::new("git");
-        command.env("GIT_CONFIG_GLOBAL", "/dev/null");
-        let command = command
-            .arg("-C")
-            .arg(path)
-            .stdin(File::open(&list).unwrap());
-        let args = ["-c", "index.version=4", "update-index", "--index-info"];
-        assert!(command.args(args).status().unwrap().success());
+        std::os::unix::fs::symlink("/dev/zero", &index).unwrap();
+        assert!(Tracked::open(path, 1 << 20).unwrap().0.is_none());
+        std::fs::remove_file(&index).unwrap();
+        let long = "a/".repeat(1000);
+        let paths: Vec<String> = (0..2000).map(|n| format!("{long}{n:04}")).collect();
+        track(path, "4", paths.iter().map(String::as_str));
         assert!(std::fs::metadata(&index).unwrap().len() < 1 << 20);
-        files(path, 1 << 20).unwrap_err();
-        assert_eq!(files(path, 8 << 20).unwrap().len(), 2000);
+        assert_eq!(files(path).len(), 2000);
+        // The kernel knows no such path.
+        std::fs::remove_file(&index).unwrap();
+        let long = "a/".repeat(PATH_BYTES_MAX / 2 + 1);
+        track(path, "4", [&*format!("{long}x")].into_iter());
+        assert_eq!(files(path), Vec::<Vec<u8>>::new());
     }
 }

@@ -4,16 +4,18 @@ use crate::lab::{
     Ends, Full, clone, command, direct, expect, expect_files, expect_nothing, interrupt,
     interrupt_process, new_lab, nobody, relay, restore, serve, served, staged,
 };
+use crate::support::lab::Lab;
 use crate::support::relay::{be_silent, listen};
 use crate::support::steps::hit;
 use crate::support::{compare, git, repos, wait};
 use rustix::process::Signal;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 use tarpon::limits::CONNECT_TIMEOUT_MS;
 
@@ -203,6 +205,65 @@ fn the_fallback_clones_what_is_corrupt_on_the_server() {
     expect_files(&clone(&lab, "app", "clone"), &target, "cloned");
     let noted = fs::read_to_string(target.join(".git/tarpon-restored"));
     assert_eq!(noted.unwrap().trim(), tip);
+}
+
+/// Restores `app` by a URL that both the server and a clone know.
+fn by_url(lab: &Lab, server: SocketAddr, target: &Path, more: &[&str]) -> Output {
+    let url = "https://test/app";
+    let mut command = command(server, url, target, more);
+    let key = format!("url.{}.insteadOf", lab.url("app"));
+    let settings = [("COUNT", "1"), ("KEY_0", &key), ("VALUE_0", url)];
+    command.envs(settings.map(|(name, value)| (format!("GIT_CONFIG_{name}"), value)));
+    command.output().unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The archive is whole, but what is newer cannot be fetched from the server.
+#[test]
+fn the_fallback_clones_what_git_cannot_fetch_from_the_server() {
+    let lab = new_lab();
+    let server = lab.start();
+    hit(&server, "app");
+    let new = repos::add_commit(&lab.upstream("app"), "main", "new.txt", b"new");
+    let breaks = relay(
+        server.address(),
+        |target| target.contains("/info/refs"),
+        Vec::clear,
+    );
+    let target = lab.scratch("target");
+    let more = ["--commit", &*new];
+    expect(&by_url(&lab, breaks, &target, &more), 6);
+    expect_nothing(&target);
+    let more = [&more[..], &["--fallback", "clone", "--json"]].concat();
+    let out = by_url(&lab, breaks, &target, &more);
+    let errors = expect(&out, 0);
+    assert!(errors.contains("; cloning "), "{errors}");
+    let summary: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(summary["source"], "clone");
+    assert_eq!(git::text(&target, &["rev-parse", "HEAD"]), new);
+    assert_eq!(git::text(&target, &["status", "--porcelain"]), "");
+}
+
+/// What was asked for cannot be had, or not be put there.
+#[test]
+fn the_fallback_does_not_help_against_what_was_asked_for() {
+    let (lab, server, whole) = served();
+    let run = |server: SocketAddr, name: &str, more: &[&str], code: i32| {
+        let more = [&["--fallback", "clone"], more].concat();
+        let errors = expect(&by_url(&lab, server, &lab.scratch(name), &more), code);
+        assert!(!errors.contains("; cloning "), "{errors}");
+    };
+    let absent = "1".repeat(40);
+    run(server.address(), "absent", &["--commit", &absent], 7);
+    run(server.address(), "ref", &["--ref", "nosuch"], 7);
+    run(
+        serve(whole, |_| None),
+        "small",
+        &["--size-limit", "1000"],
+        4,
+    );
+    fs::create_dir(lab.scratch("full")).unwrap();
+    fs::write(lab.scratch("full/file"), "").unwrap();
+    run(server.address(), "full", &[], 1);
 }
 
 /// What is asked for by name is there after the fallback, too, or nothing is.

@@ -3,6 +3,7 @@
 
 use crate::lab::{expect, new_lab, restore, staged};
 use crate::support::lab::Lab;
+use crate::support::relay::listen;
 use crate::support::server::Server;
 use crate::support::{git, repos};
 use std::collections::BTreeMap;
@@ -10,6 +11,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn overwrite(server: &Server, target: &Path, more: &[&str]) -> Output {
     let more = [&["--overwrite"], more].concat();
@@ -178,6 +181,229 @@ fn what_somebody_else_has_is_replaced_without_a_word() {
     commit(&shallow, "mine.txt");
     let errors = expect(&overwrite(&server, &shallow, &[]), 1);
     assert!(errors.contains("main"), "{errors}");
+}
+
+/// The upstream of a submodule.
+fn new_sub(lab: &Lab) -> PathBuf {
+    let upstream = lab.upstream("sub");
+    repos::init_bare(&upstream, "main", "sha1");
+    let mut import = repos::Importer::start(&upstream, repos::Layout::Packed);
+    import.commit("refs/heads/main", "first");
+    import.file(repos::FILE, b"a", b"a");
+    import.finish();
+    upstream
+}
+
+/// A checkout with the submodule `lib/x`, which has nothing of its own.
+fn with_submodule(lab: &Lab, server: &Server, name: &str) -> PathBuf {
+    let target = restored(lab, server, name);
+    let url = lab.url("sub");
+    let add = ["-c", "protocol.file.allow=always", "submodule", "--quiet"];
+    git::run(&target, &[&add[..], &["add", &url, "lib/x"]].concat());
+    target
+}
+
+/// Where it is: with its repository in that of the checkout.
+fn submodule(target: &Path) -> PathBuf {
+    target.join("lib/x")
+}
+
+#[test]
+fn what_only_a_submodule_has_is_named_and_kept() {
+    let lab = new_lab();
+    let server = lab.start();
+    let upstream = new_sub(&lab);
+    let first = git::text(&upstream, &["rev-parse", "main"]);
+    let hidden = repos::add_commit(&upstream, "main", "b", b"b");
+    git::run(&upstream, &["update-ref", "refs/heads/main", &first]);
+    let allow = ["config", "uploadpack.allowAnySHA1InWant", "true"];
+    git::run(&upstream, &allow);
+
+    let clean = with_submodule(&lab, &server, "clean");
+    assert!(clean.join(".git/modules/lib/x/HEAD").exists());
+    expect(&overwrite(&server, &clean, &[]), 0);
+    // As `git submodule update` has it where no branch leads to what the commit says.
+    let pinned = with_submodule(&lab, &server, "pinned");
+    let fetch = ["-c", "protocol.file.allow=always", "fetch", "--quiet"];
+    git::run(
+        &submodule(&pinned),
+        &[&fetch[..], &["origin", &hidden]].concat(),
+    );
+    git::run(&submodule(&pinned), &["checkout", "--quiet", &hidden]);
+    expect(&overwrite(&server, &pinned, &[]), 0);
+
+    type Prepare = fn(&Path);
+    let kinds: [(&str, Prepare, &str); 6] = [
+        (
+            "branch",
+            |target| drop(commit(&submodule(target), "mine.txt")),
+            "main of its submodule lib/x",
+        ),
+        (
+            "detached",
+            |target| {
+                git::run(&submodule(target), &["checkout", "--quiet", "--detach"]);
+                commit(&submodule(target), "mine.txt");
+            },
+            "HEAD of its submodule lib/x",
+        ),
+        (
+            "stash",
+            |target| {
+                fs::write(submodule(target).join("a"), "mine").unwrap_or_else(|e| panic!("{e}"));
+                git::run(&submodule(target), &["stash", "--quiet"]);
+            },
+            "stash@{0} of its submodule lib/x",
+        ),
+        (
+            "nested",
+            |target| {
+                commit(&submodule(target), "mine.txt");
+                let modules = target.join(".git/modules");
+                fs::rename(modules.join("lib"), target.join("lib/away"))
+                    .and_then(|()| fs::create_dir_all(modules.join("y/modules")))
+                    .and_then(|()| fs::create_dir_all(modules.join("y/objects")))
+                    .and_then(|()| fs::create_dir_all(modules.join("y/refs")))
+                    .and_then(|()| fs::write(modules.join("y/HEAD"), "ref: refs/heads/main\n"))
+                    .and_then(|()| fs::rename(target.join("lib/away"), modules.join("y/modules/z")))
+                    .unwrap_or_else(|e| panic!("{e}"));
+            },
+            "main of its submodule y/z/x",
+        ),
+        (
+            "damaged",
+            |target| drop(fs::write(target.join(".git/modules/lib/x/HEAD"), "what")),
+            "of its submodule lib/x its refs cannot be read",
+        ),
+        (
+            "link",
+            |target| {
+                let modules = target.join(".git/modules");
+                fs::rename(modules.join("lib"), target.join("away"))
+                    .and_then(|()| std::os::unix::fs::symlink("../../away", modules.join("lib")))
+                    .unwrap_or_else(|e| panic!("{e}"));
+            },
+            "it is a link",
+        ),
+    ];
+    for (name, prepare, named) in kinds {
+        let target = with_submodule(&lab, &server, name);
+        prepare(&target);
+        let before = everything(&target);
+        let errors = expect(&overwrite(&server, &target, &[]), 1);
+        assert!(errors.contains(named), "{name}: {errors}");
+        assert!(errors.contains("--discard-local"), "{name}: {errors}");
+        assert_eq!(everything(&target), before, "{name}");
+        expect(&overwrite(&server, &target, &["--discard-local"]), 0);
+        assert!(!target.join(".git/modules").exists(), "{name}");
+    }
+}
+
+/// One that is in the submodule's own directory, as git made them once, is not replaced at all.
+#[test]
+fn a_repository_in_the_directory_of_a_submodule_stays() {
+    let lab = new_lab();
+    let server = lab.start();
+    new_sub(&lab);
+    let target = restored(&lab, &server, "target");
+    // `module` is a submodule of what comes, too; `other` is not.
+    for name in ["module", "other"] {
+        git::clone(&lab.url("sub"), &target.join(name));
+        commit(&target.join(name), "mine.txt");
+        fs::write(target.join(name).join("a"), "mine").unwrap_or_else(|e| panic!("{e}"));
+        git::run(&target.join(name), &["stash", "--quiet"]);
+    }
+    git::run(&target, &["add", "module", "other"]);
+    let look = || ["module", "other"].map(|name| everything(&target.join(name)));
+    let before = look();
+    expect(&overwrite(&server, &target, &[]), 0);
+    assert_eq!(look(), before);
+    expect(&overwrite(&server, &target, &["--discard-local"]), 0);
+    assert_eq!(look(), before);
+}
+
+/// Before the server is asked for anything.
+#[test]
+fn what_can_be_known_is_refused_before_the_download() {
+    let lab = new_lab();
+    let server = lab.start();
+    let target = restored(&lab, &server, "target");
+    commit(&target, "mine.txt");
+    let before = everything(&target);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let silent = listen(move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    let run = |more: &[&str]| restore(silent, "test/app", &target, more);
+    for more in [
+        &["--overwrite"][..],
+        &["--overwrite", "--fallback", "clone"],
+        &["--overwrite", "--ref", "main"],
+    ] {
+        let errors = expect(&run(more), 1);
+        assert!(errors.contains("commits of main"), "{errors}");
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+    assert_eq!(everything(&target), before);
+    expect(&run(&["--overwrite", "--discard-local"]), 3);
+    assert!(asked.load(Ordering::Relaxed) > 0);
+    assert_eq!(everything(&target), before);
+}
+
+/// An index of more than 64 MiB and as many refs as a large repository has.
+#[test]
+fn a_repository_of_any_size_is_overwritten() {
+    const FILES: usize = 700_000;
+    const REFS: usize = 300_000;
+    let lab = new_lab();
+    let server = lab.start();
+    let target = restored(&lab, &server, "target");
+    let id = git::text(&target, &["rev-parse", "HEAD"]);
+    let path = |number: usize| {
+        format!(
+            "directory-{:03}/part-{}/file-{number:07}.rs",
+            number / 1000,
+            number % 2
+        )
+    };
+    let paths = (0..FILES).map(|number| format!("100644 {id} 0\t{}\n", path(number)));
+    let list = paths.collect::<String>();
+    let file = lab.scratch("list");
+    fs::write(&file, list).unwrap_or_else(|e| panic!("{e}"));
+    let mut update = git::command(&target, &["update-index", "--index-info"]);
+    let list = fs::File::open(&file).unwrap_or_else(|e| panic!("{e}"));
+    assert!(
+        update
+            .stdin(list)
+            .status()
+            .is_ok_and(|status| status.success())
+    );
+    let index = target.join(".git/index");
+    assert!(fs::metadata(&index).is_ok_and(|found| found.len() > 64 << 20));
+    let packed = (0..REFS).map(|number| format!("{id} refs/tags/v{number:030}\n"));
+    let packed: String = std::iter::once("# pack-refs with: peeled fully-peeled sorted \n".into())
+        .chain(packed)
+        .collect();
+    assert!(packed.len() > 16 << 20);
+    fs::write(target.join(".git/packed-refs"), packed).unwrap_or_else(|e| panic!("{e}"));
+    let write = |path: &str| {
+        let path = target.join(path);
+        fs::create_dir_all(path.parent().unwrap_or(&target))
+            .and_then(|()| fs::write(path, "x"))
+            .unwrap_or_else(|e| panic!("{e}"));
+    };
+    let stale = [0, FILES / 2, FILES - 1].map(path);
+    stale.iter().for_each(|path| write(path));
+    write("directory-000/mine");
+    expect(&overwrite(&server, &target, &[]), 0);
+    for path in stale {
+        assert!(!target.join(path).exists());
+    }
+    assert!(!target.join("directory-699").exists());
+    let status = git::text(&target, &["status", "--porcelain"]);
+    assert_eq!(status, "?? directory-000/");
+    assert_eq!(git::text(&target, &["tag"]), "");
 }
 
 /// Where it cannot be told what would be lost, nothing is.

@@ -1,0 +1,258 @@
+//! What is done to a target that is overwritten, so that it can be undone.
+//!
+//! A target may have any number of files, each of which moves: what was done is noted in memory a
+//! little, and the rest in a file.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags};
+
+use super::error::RestoreError;
+use super::staging::failed;
+use super::write::as_path;
+use crate::limits::MOVES_BYTES;
+
+/// Moves from a new tree into a target. Paths are relative to both.
+pub struct Moves {
+    tree: PathBuf,
+    target: PathBuf,
+    /// Where what has to go is kept meanwhile, by numbers.
+    trash: PathBuf,
+    taken: u32,
+    log: Log,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Move {
+    /// Tree and target have changed places.
+    Exchanged,
+    /// From the tree to the target.
+    Placed,
+    /// From the target to the trash, under this number.
+    Taken(u32),
+    /// An empty directory of the target, with its mode.
+    Removed(u32),
+}
+
+impl Moves {
+    /// Moves from `tree` to `target`; `directory` is an empty one, for what has to go.
+    pub fn new(tree: PathBuf, target: PathBuf, directory: PathBuf) -> Moves {
+        Moves {
+            tree,
+            target,
+            log: Log::new(directory.clone()),
+            trash: directory,
+            taken: 0,
+        }
+    }
+
+    /// Puts what the tree has at `path` there; what is there comes into the staging directory.
+    pub fn place(&mut self, path: &Path) -> Result<(), RestoreError> {
+        let (from, to) = (self.tree.join(path), self.target.join(path));
+        self.log
+            .make_room()
+            .map_err(failed("note moves in", &self.trash))?;
+        if fs::symlink_metadata(&to).is_ok() {
+            // At no moment without either; not every file system can.
+            let exchanged = rustix::fs::renameat_with(CWD, &from, CWD, &to, RenameFlags::EXCHANGE);
+            if exchanged.is_ok() {
+                self.log.push(Move::Exchanged, path);
+                return Ok(());
+            }
+            self.take_away(path)?;
+        }
+        fs::rename(&from, &to).map_err(failed("rename to", &to))?;
+        self.log.push(Move::Placed, path);
+        Ok(())
+    }
+
+    /// Takes a file away from the target.
+    pub fn take_away(&mut self, path: &Path) -> Result<(), RestoreError> {
+        self.log
+            .make_room()
+            .map_err(failed("note moves in", &self.trash))?;
+        let from = self.target.join(path);
+        let away = self.trash.join(self.taken.to_string());
+        fs::rename(&from, away).map_err(failed("move away", &from))?;
+        self.log.push(Move::Taken(self.taken), path);
+        self.taken += 1;
+        Ok(())
+    }
+
+    /// Removes a directory of the target if it is empty; whether it was.
+    pub fn remove_empty(&mut self, path: &Path) -> bool {
+        let whole = self.target.join(path);
+        let Ok(found) = fs::symlink_metadata(&whole) else {
+            return false;
+        };
+        let removed = self.log.make_room().is_ok() && fs::remove_dir(&whole).is_ok();
+        if removed {
+            self.log
+                .push(Move::Removed(found.permissions().mode()), path);
+        }
+        removed
+    }
+
+    /// Undoes all, the last first. What does not go back stays in the staging directory, whose end
+    /// comes; there is nothing better to do with a disk that fails twice.
+    pub fn undo(mut self) {
+        let say = |e: io::Error| {
+            crate::io::say::say(format_args!("tarpon: cannot undo what was done: {e}"));
+        };
+        let mut log = std::mem::replace(&mut self.log, Log::new(PathBuf::new()));
+        loop {
+            match log.take_last() {
+                Ok(None) => return,
+                Ok(Some(moves)) => {
+                    for (done, path) in moves.into_iter().rev() {
+                        self.undo_one(done, &path).unwrap_or_else(say);
+                    }
+                }
+                Err(e) => return say(e),
+            }
+        }
+    }
+
+    fn undo_one(&self, done: Move, path: &Path) -> io::Result<()> {
+        let (from, to) = (self.tree.join(path), self.target.join(path));
+        match done {
+            Move::Exchanged => {
+                let flags = RenameFlags::EXCHANGE;
+                Ok(rustix::fs::renameat_with(CWD, from, CWD, to, flags)?)
+            }
+            Move::Placed => fs::rename(to, from),
+            Move::Taken(number) => fs::rename(self.trash.join(number.to_string()), to),
+            Move::Removed(mode) => {
+                fs::create_dir(&to)?;
+                fs::set_permissions(&to, fs::Permissions::from_mode(mode))
+            }
+        }
+    }
+}
+
+/// Kind, a number, and the length of the path that follows.
+const RECORD_BYTES: usize = 9;
+
+/// What was done, in its order.
+///
+/// Invariant: `tail` are the last records, whole ones; those before are in `file`, in parts that end
+/// at `ends`.
+struct Log {
+    directory: PathBuf,
+    file: Option<File>,
+    ends: Vec<u64>,
+    tail: Vec<u8>,
+}
+
+impl Log {
+    fn new(directory: PathBuf) -> Log {
+        Log {
+            directory,
+            file: None,
+            ends: Vec::new(),
+            tail: Vec::new(),
+        }
+    }
+
+    /// To be called before something is done that is then noted: that cannot fail any more.
+    fn make_room(&mut self) -> io::Result<()> {
+        if self.tail.len() < MOVES_BYTES {
+            return Ok(());
+        }
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => tempfile::tempfile_in(&self.directory)?,
+        };
+        let file = self.file.insert(file);
+        let at = self.ends.last().copied().unwrap_or_default();
+        file.write_all_at(&self.tail, at)?;
+        self.ends.push(at + self.tail.len() as u64);
+        self.tail.clear();
+        Ok(())
+    }
+
+    fn push(&mut self, done: Move, path: &Path) {
+        let (kind, number) = match done {
+            Move::Exchanged => (0, 0),
+            Move::Placed => (1, 0),
+            Move::Taken(number) => (2, number),
+            Move::Removed(mode) => (3, mode),
+        };
+        let path = path.as_os_str().as_bytes();
+        self.tail.push(kind);
+        self.tail.extend_from_slice(&number.to_le_bytes());
+        self.tail
+            .extend_from_slice(&(path.len() as u32).to_le_bytes());
+        self.tail.extend_from_slice(path);
+    }
+
+    /// Takes the last of what was done, in its order; `None` if that was all.
+    fn take_last(&mut self) -> io::Result<Option<Vec<(Move, PathBuf)>>> {
+        let mut tail = std::mem::take(&mut self.tail);
+        if tail.is_empty() {
+            let (Some(end), Some(file)) = (self.ends.pop(), &self.file) else {
+                return Ok(None);
+            };
+            let begin = self.ends.last().copied().unwrap_or_default();
+            tail.resize((end - begin) as usize, 0);
+            file.read_exact_at(&mut tail, begin)?;
+        }
+        Ok(Some(records(&tail)))
+    }
+}
+
+fn records(mut bytes: &[u8]) -> Vec<(Move, PathBuf)> {
+    let mut found = Vec::new();
+    while let Some((head, rest)) = bytes.split_first_chunk::<RECORD_BYTES>() {
+        let number = u32::from_le_bytes([head[1], head[2], head[3], head[4]]);
+        let len = u32::from_le_bytes([head[5], head[6], head[7], head[8]]) as usize;
+        let done = match head[0] {
+            0 => Move::Exchanged,
+            1 => Move::Placed,
+            2 => Move::Taken(number),
+            _ => Move::Removed(number),
+        };
+        let (path, rest) = rest.split_at(len);
+        found.push((done, as_path(path)));
+        bytes = rest;
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_much_was_done_it_comes_back_the_last_first() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut log = Log::new(directory.path().to_owned());
+        let name = "x".repeat(1000);
+        let done = |number: u32| match number % 4 {
+            0 => Move::Exchanged,
+            1 => Move::Placed,
+            2 => Move::Taken(number),
+            _ => Move::Removed(number),
+        };
+        let count = 3 * MOVES_BYTES as u32 / 1000;
+        for number in 0..count {
+            log.make_room().unwrap();
+            assert!(log.tail.capacity() <= 4 * MOVES_BYTES);
+            log.push(done(number), Path::new(&format!("{name}{number}")));
+        }
+        assert!(log.ends.len() >= 2);
+        let mut next = count;
+        while let Some(moves) = log.take_last().unwrap() {
+            for (move_, path) in moves.into_iter().rev() {
+                next -= 1;
+                assert_eq!(move_, done(next));
+                assert_eq!(path, Path::new(&format!("{name}{next}")));
+            }
+        }
+        assert_eq!(next, 0);
+    }
+}

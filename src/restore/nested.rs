@@ -1,0 +1,169 @@
+//! The repositories of submodules, which are inside of the one that they are submodules of and go
+//! with it: `modules/NAME`, where a name may have slashes, of a repository and of its linked
+//! worktrees, and of such a submodule again.
+//!
+//! A repository that a submodule has in its own directory, as old versions of git made it, is none of
+//! these: it stays where it is, as all that nobody tracks.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::limits::{SUBMODULES_DEPTH_MAX, SUBMODULES_ENTRIES_MAX, SUBMODULES_MAX};
+
+/// A submodule's repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submodule {
+    /// As its directory has it, below that of each submodule that it is one of.
+    pub name: String,
+    pub git_dir: PathBuf,
+}
+
+/// All of them inside of the repository at `git_dir`; an error says why that cannot be told.
+pub fn submodules(git_dir: &Path) -> Result<Vec<Submodule>, String> {
+    let mut walk = Walk {
+        found: Vec::new(),
+        entries: 0,
+    };
+    walk.repository(git_dir, "", 0)?;
+    Ok(walk.found)
+}
+
+struct Walk {
+    found: Vec<Submodule>,
+    entries: usize,
+}
+
+fn cannot(path: &Path, why: impl std::fmt::Display) -> String {
+    format!(
+        "its submodules cannot be looked at: {}: {why}",
+        path.display()
+    )
+}
+
+impl Walk {
+    /// Those of a repository, whose own name is `name`.
+    fn repository(&mut self, git_dir: &Path, name: &str, depth: usize) -> Result<(), String> {
+        self.names(&git_dir.join("modules"), name, depth)?;
+        for worktree in self.list(&git_dir.join("worktrees"))? {
+            self.names(&worktree.join("modules"), name, depth)?;
+        }
+        Ok(())
+    }
+
+    /// Those in a directory whose name, as far as it goes, is `name`.
+    fn names(&mut self, directory: &Path, name: &str, depth: usize) -> Result<(), String> {
+        if depth >= SUBMODULES_DEPTH_MAX {
+            return Err(cannot(directory, "it is nested too deep"));
+        }
+        for path in self.list(directory)? {
+            let last = path.file_name().unwrap_or_default().to_string_lossy();
+            let name = match name {
+                "" => last.into_owned(),
+                above => format!("{above}/{last}"),
+            };
+            let has = |what: &str| fs::symlink_metadata(path.join(what)).is_ok();
+            if !has("HEAD") && !has("objects") {
+                self.names(&path, &name, depth + 1)?;
+                continue;
+            }
+            if self.found.len() >= SUBMODULES_MAX {
+                let why = format!("there are more than {SUBMODULES_MAX}");
+                return Err(cannot(directory, why));
+            }
+            self.found.push(Submodule {
+                name: name.clone(),
+                git_dir: path.clone(),
+            });
+            self.repository(&path, &name, depth + 1)?;
+        }
+        Ok(())
+    }
+
+    /// The directories in one; none where that is not there. A link leads anywhere.
+    fn list(&mut self, directory: &Path) -> Result<Vec<PathBuf>, String> {
+        let failed = |e: io::Error| cannot(directory, e);
+        match fs::symlink_metadata(directory) {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => return Err(cannot(directory, "it is no directory")),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(failed(e)),
+        }
+        let mut below = Vec::new();
+        for entry in fs::read_dir(directory).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            self.entries += 1;
+            if self.entries > SUBMODULES_ENTRIES_MAX {
+                return Err(cannot(directory, "there is no end to them"));
+            }
+            let kind = entry.file_type().map_err(failed)?;
+            if kind.is_symlink() {
+                return Err(cannot(&entry.path(), "it is a link"));
+            }
+            if kind.is_dir() {
+                below.push(entry.path());
+            }
+        }
+        below.sort();
+        Ok(below)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn make(git_dir: &Path, path: &str) {
+        fs::create_dir_all(git_dir.join(path).join("objects")).unwrap();
+    }
+
+    #[test]
+    fn submodules_are_found_wherever_git_puts_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let git_dir = directory.path();
+        assert_eq!(submodules(git_dir).unwrap(), []);
+        for path in [
+            "modules/a",
+            "modules/lib/b",
+            "modules/a/modules/c/d",
+            "worktrees/w/modules/e",
+        ] {
+            make(git_dir, path);
+        }
+        fs::create_dir_all(git_dir.join("modules/empty")).unwrap();
+        fs::write(git_dir.join("modules/file"), "").unwrap();
+        let found = submodules(git_dir).unwrap();
+        let names: Vec<&str> = found.iter().map(|found| &*found.name).collect();
+        assert_eq!(names, ["a", "a/c/d", "lib/b", "e"]);
+        assert_eq!(found[1].git_dir, git_dir.join("modules/a/modules/c/d"));
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_an_error() {
+        type Prepare = fn(&Path);
+        let kinds: [(&str, Prepare); 4] = [
+            ("a link", |git_dir| {
+                fs::create_dir(git_dir.join("modules")).unwrap();
+                std::os::unix::fs::symlink("/", git_dir.join("modules/a")).unwrap();
+            }),
+            ("no directory", |git_dir| {
+                std::os::unix::fs::symlink("/", git_dir.join("modules")).unwrap();
+            }),
+            ("too deep", |git_dir| {
+                let deep = "/a".repeat(SUBMODULES_DEPTH_MAX + 1);
+                make(git_dir, &format!("modules{deep}"));
+            }),
+            ("more than", |git_dir| {
+                for number in 0..=SUBMODULES_MAX {
+                    make(git_dir, &format!("modules/{number}"));
+                }
+            }),
+        ];
+        for (what, prepare) in kinds {
+            let directory = tempfile::tempdir().unwrap();
+            prepare(directory.path());
+            let why = submodules(directory.path()).unwrap_err();
+            assert!(why.contains(what), "{why}");
+        }
+    }
+}
