@@ -18,59 +18,96 @@ use super::tar::Event;
 use super::write::{PartFile, Writer, stopped};
 use crate::limits::{ENTRIES_AT_ONCE_BYTES, ENTRY_BYTES, PART_FILE_BYTES};
 
-/// The parts of one file that wait to be written. One worker at a time writes them: two in the same
-/// file would only wait for each other in the kernel (the inode's lock), and burn a core doing so.
+/// A file that comes in parts, and those of them that wait.
 pub struct PartQueue {
     file: PartFile,
-    /// Whoever writes adds to it.
-    sum: Option<Arc<Mutex<Running>>>,
-    waiting: Mutex<Waiting>,
+    writes: Turns,
+    sum: Option<Sum>,
     /// For its name, and for being open.
     _room: Room,
 }
 
-/// Invariant: while `is_written`, one worker takes from `parts` until it is empty. It stays set when
-/// a write fails: that ends the whole restore, and what still waits here must not be written by
+/// The sum of a pack: made from the same memory as it is written from, by another worker.
+struct Sum {
+    running: Arc<Mutex<Running>>,
+    turns: Turns,
+}
+
+/// Parts of a file that wait for a worker. One at a time takes them: two that write the same file
+/// would only wait for each other in the kernel (the inode's lock), and burn a core doing so.
+#[derive(Default)]
+struct Turns(Mutex<Waiting>);
+
+/// A part: its offset in the file, and where it is.
+type Part = (u64, Arc<Content>, Range<usize>);
+
+/// Invariant: while `is_taken`, one worker takes from `parts` until it is empty. It stays set when
+/// a step fails: that ends the whole restore, and what still waits here must not be taken by
 /// anyone else.
 #[derive(Default)]
 struct Waiting {
-    is_written: bool,
-    parts: VecDeque<(u64, Arc<Content>, Range<usize>)>,
+    is_taken: bool,
+    parts: VecDeque<Part>,
 }
 
-impl PartQueue {
+impl Turns {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting
+        self.0
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Writes `data` of `content` at `offset`, and what comes meanwhile; or leaves it to the
-    /// worker that is at this file.
-    fn write(
+    fn add(&self, part: Part) {
+        self.lock().parts.push_back(part);
+    }
+
+    /// Does `each` for what waits, and for what comes meanwhile; or leaves it to the worker that is
+    /// at it.
+    fn take(
         &self,
-        offset: u64,
-        content: &Arc<Content>,
-        data: Range<usize>,
-        stop: &Stop,
+        mut each: impl FnMut(Part) -> Result<(), RestoreError>,
     ) -> Result<(), RestoreError> {
         let mut waiting = self.lock();
-        waiting.parts.push_back((offset, content.clone(), data));
-        if std::mem::replace(&mut waiting.is_written, true) {
+        if std::mem::replace(&mut waiting.is_taken, true) {
             return Ok(());
         }
-        while let Some((offset, content, data)) = waiting.parts.pop_front() {
+        while let Some(part) = waiting.parts.pop_front() {
             drop(waiting);
-            self.file.write(offset, content.slices(&data), stop)?;
-            if let Some(sum) = &self.sum {
-                self.file
-                    .sum(&mut packs::lock(sum), offset, content.slices(&data))?;
-            }
-            drop(content);
+            each(part)?;
             waiting = self.lock();
         }
-        waiting.is_written = false;
+        waiting.is_taken = false;
         Ok(())
+    }
+}
+
+impl PartQueue {
+    /// Writes a part.
+    fn write(&self, part: Part, stop: &Stop) -> Result<(), RestoreError> {
+        self.writes.add(part);
+        self.writes
+            .take(|(offset, content, data)| self.file.write(offset, content.slices(&data), stop))
+    }
+}
+
+/// A pack of which parts wait to be summed. They do so in their order, which is that in which they
+/// were handed on.
+pub struct Summing(Arc<PartQueue>);
+
+impl Summing {
+    /// Adds them to the sum.
+    pub fn run(self, stop: &Stop) -> Result<(), RestoreError> {
+        let Some(sum) = &self.0.sum else {
+            return Ok(());
+        };
+        sum.turns.take(|(_, content, data)| {
+            if stop.is_set() {
+                return Err(stopped());
+            }
+            let mut running = packs::lock(&sum.running);
+            content.slices(&data).for_each(|slice| running.add(slice));
+            Ok(())
+        })
     }
 }
 
@@ -124,7 +161,7 @@ impl Entry {
                 let data = content.slices(&data).next().unwrap_or_default();
                 writer.file(&path, executable, mtime_s, data)
             }
-            Self::Part { file, offset, data } => file.write(offset, content, data, stop),
+            Self::Part { file, offset, data } => file.write((offset, content.clone(), data), stop),
             Self::Symlink { path, target } => writer.symlink(&path, &target),
             Self::Directory { path } => writer.directory(&path),
         }
@@ -145,6 +182,23 @@ impl Batch {
     /// How many entries it has.
     pub fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Has the parts of packs wait for their sums; gives the packs.
+    fn sums(&self) -> Vec<Summing> {
+        let mut packs: Vec<Summing> = Vec::new();
+        for entry in &self.entries {
+            let Entry::Part { file, offset, data } = entry else {
+                continue;
+            };
+            if let Some(sum) = &file.sum {
+                sum.turns.add((*offset, self.content.clone(), data.clone()));
+                if packs.last().is_none_or(|last| !Arc::ptr_eq(&last.0, file)) {
+                    packs.push(Summing(file.clone()));
+                }
+            }
+        }
+        packs
     }
 
     /// Writes them all.
@@ -171,7 +225,7 @@ pub struct Batches<'b, 'r, T> {
     pub batch: Option<Batch>,
 }
 
-impl<T: From<Batch>> Batches<'_, '_, T> {
+impl<T: From<Batch> + From<Summing>> Batches<'_, '_, T> {
     /// Has written what is to be for an event in `piece`, which begins at `begin` of the content.
     pub fn take(
         &mut self,
@@ -197,8 +251,11 @@ impl<T: From<Batch>> Batches<'_, '_, T> {
                     .begin(meta.path, meta.executable, self.mtime_s, size);
                 *self.part = Some(Arc::new(PartQueue {
                     file: begun?,
-                    sum: self.archive.sum(meta.path, size),
-                    waiting: Mutex::default(),
+                    writes: Turns::default(),
+                    sum: self.archive.sum(meta.path, size).map(|running| Sum {
+                        running,
+                        turns: Turns::default(),
+                    }),
                     _room,
                 }));
                 return Ok(());
@@ -266,7 +323,10 @@ impl<T: From<Batch>> Batches<'_, '_, T> {
             return Ok(());
         };
         batch.room.shrink(batch.held_bytes);
-        self.tasks.send(batch.into()).map_err(|_| stopped())
+        let packs = batch.sums();
+        self.tasks.send(batch.into()).map_err(|_| stopped())?;
+        let mut packs = packs.into_iter();
+        packs.try_for_each(|pack| self.tasks.send(pack.into()).map_err(|_| stopped()))
     }
 }
 
@@ -291,16 +351,26 @@ fn goes_on(last: &mut Entry, next: &Entry) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::quota::Quota;
+    use super::super::tar::Meta;
     use super::super::write::Site;
     use super::*;
     use crate::limits::PATH_BYTES_MAX;
     use std::os::fd::AsFd;
 
-    struct Task(Batch);
+    enum Task {
+        Write(Batch),
+        Sum(Summing),
+    }
 
     impl From<Batch> for Task {
         fn from(batch: Batch) -> Task {
-            Task(batch)
+            Task::Write(batch)
+        }
+    }
+
+    impl From<Summing> for Task {
+        fn from(pack: Summing) -> Task {
+            Task::Sum(pack)
         }
     }
 
@@ -353,13 +423,90 @@ mod tests {
                 stop.set();
                 feeds.join().unwrap().unwrap();
             });
-            let waits: Vec<Task> = queue.try_iter().collect();
-            let sum = |each: fn(&Task) -> usize| waits.iter().map(each).sum::<usize>();
-            assert!(sum(|task| task.0.held_bytes) <= LIMIT);
-            let held = sum(|task| task.0.entries.iter().map(Entry::held_bytes).sum());
-            assert_eq!(held, sum(|task| task.0.held_bytes));
+            let waits = queue.try_iter().filter_map(|task| match task {
+                Task::Write(batch) => Some(batch),
+                Task::Sum(_) => None,
+            });
+            let waits: Vec<Batch> = waits.collect();
+            let sum = |each: fn(&Batch) -> usize| waits.iter().map(each).sum::<usize>();
+            assert!(sum(|batch| batch.held_bytes) <= LIMIT);
+            let held = sum(|batch| batch.entries.iter().map(Entry::held_bytes).sum());
+            assert_eq!(held, sum(|batch| batch.held_bytes));
             drop(waits);
             assert!(budget.try_room(LIMIT).is_some(), "some is not given back");
         }
+    }
+
+    /// Whichever worker has which part, and whoever is slow.
+    #[test]
+    fn a_pack_is_summed_in_the_order_of_the_archive() {
+        const PATH: &[u8] = b".git/objects/pack/pack-1111111111111111111111111111111111111111.pack";
+        let root = tempfile::tempdir().unwrap();
+        let root = std::fs::File::open(root.path()).unwrap();
+        let quota = Quota::new(Some(u64::MAX), std::path::Path::new("/")).unwrap();
+        let stop = Stop::default();
+        let site = Site {
+            root: root.as_fd(),
+            umask: rustix::fs::Mode::empty(),
+            quota: &quota,
+            stop: &stop,
+        };
+        let bytes: Vec<u8> = (0..4_000_000_u32).map(|n| (n % 251) as u8).collect();
+        let mut archive = Archive::default();
+        archive.captured.begin(b".git/config").unwrap();
+        let config = b"[core]\n[remote \"origin\"]\n\turl = https://h/a\n";
+        archive.captured.push(config).unwrap();
+        let (tasks, queue) = crossbeam::channel::unbounded::<Task>();
+        let (budget, memory) = (Budget::new(1 << 30), Budget::new(1 << 30));
+        let mut part = None;
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let queue = queue.clone();
+                let stop = &stop;
+                scope.spawn(move || {
+                    let mut writer = Writer::new(site);
+                    for task in queue {
+                        match task {
+                            Task::Write(batch) => batch.write(&mut writer, stop).unwrap(),
+                            Task::Sum(pack) => pack.run(stop).unwrap(),
+                        }
+                    }
+                });
+            }
+            let mut feed = |piece: &[u8], event: Event<'_>| {
+                let mut buffer = memory.try_take(piece.len()).unwrap();
+                buffer.bytes.clear();
+                buffer.bytes.extend_from_slice(piece);
+                let mut batches = Batches {
+                    budget: &budget,
+                    tasks: &tasks,
+                    stop: &stop,
+                    writer: &mut Writer::new(site),
+                    archive: &mut archive,
+                    part: &mut part,
+                    mtime_s: 0,
+                    content: &Arc::new(Content::Decoded(buffer)),
+                    batch: None,
+                };
+                batches.take(event, piece, 0).unwrap();
+                batches.hand_on().unwrap();
+            };
+            let meta = Meta {
+                path: PATH,
+                executable: false,
+                mtime_s: 0,
+            };
+            let size = bytes.len() as u64;
+            feed(b"", Event::Begin { meta, size });
+            for (number, piece) in bytes.chunks(1000).enumerate() {
+                let offset = number as u64 * 1000;
+                let data = 0..piece.len();
+                feed(piece, Event::Data { offset, data });
+            }
+            drop(tasks);
+        });
+        let sum = packs::lock(&archive.sums[PATH]).finish().unwrap();
+        use sha1::Digest;
+        assert_eq!(sum, sha1::Sha1::digest(&bytes[..bytes.len() - 20]).to_vec());
     }
 }

@@ -17,7 +17,7 @@ use super::capture::Archive;
 use super::dates::Dates;
 use super::decode::{self, Content, Space, Stream};
 use super::download::{Download, First};
-use super::entries::{Batch, Batches, PartQueue};
+use super::entries::{Batch, Batches, PartQueue, Summing};
 use super::error::RestoreError;
 use super::frames::{Body, Cut, Cutter, Frame, Part};
 use super::gaps::Gaps;
@@ -38,6 +38,13 @@ enum Task {
         reply: Sender<Decoded>,
     },
     Write(Batch),
+    Sum(Summing),
+}
+
+impl From<Summing> for Task {
+    fn from(pack: Summing) -> Task {
+        Task::Sum(pack)
+    }
 }
 
 impl From<Batch> for Task {
@@ -172,6 +179,11 @@ fn work(queue: &Receiver<Task>, shared: &Shared<'_>) {
                     shared.fail(error);
                 }
                 shared.progress.written(count, start.elapsed());
+            }
+            Task::Sum(pack) => {
+                if let Err(error) = pack.run(shared.site.stop) {
+                    shared.fail(error);
+                }
             }
         }
     }

@@ -219,7 +219,7 @@ fn pack(
     })
 }
 
-/// The sum of a file that is being written in parts, but for the sum at its end: so a large pack,
+/// The sum of a file, but for the sum at its end, that is made while its bytes pass: so a large pack,
 /// which comes as fast as it can be summed, is not read again.
 #[derive(Debug)]
 pub struct Running {
@@ -228,8 +228,6 @@ pub struct Running {
     /// The bytes before it are summed.
     next: u64,
     end: u64,
-    /// Parts that were written before those that stand before them: where they begin and end.
-    early: BTreeMap<u64, u64>,
 }
 
 impl Running {
@@ -240,43 +238,18 @@ impl Running {
             hash,
             next: 0,
             end: bytes.saturating_sub(hash.len_in_bytes() as u64),
-            early: BTreeMap::new(),
         }
     }
 
-    /// A part of `file` was written: `slices`, from `offset` on.
-    pub fn wrote<'d>(
-        &mut self,
-        file: &File,
-        offset: u64,
-        slices: impl Iterator<Item = &'d [u8]>,
-    ) -> io::Result<()> {
-        if offset != self.next {
-            let bytes: usize = slices.map(<[u8]>::len).sum();
-            self.early.insert(offset, offset + bytes as u64);
-            return Ok(());
-        }
-        slices.for_each(|slice| self.add(slice));
-        let mut buffer = Vec::new();
-        while let Some(end) = self.early.remove(&self.next) {
-            buffer.resize(READ_BYTES, 0);
-            while self.next < end {
-                let take = READ_BYTES.min(usize::try_from(end - self.next).unwrap_or(READ_BYTES));
-                file.read_exact_at(&mut buffer[..take], self.next)?;
-                self.add(&buffer[..take]);
-            }
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, bytes: &[u8]) {
+    /// What follows in the file.
+    pub fn add(&mut self, bytes: &[u8]) {
         let left = usize::try_from(self.end.saturating_sub(self.next)).unwrap_or(usize::MAX);
         self.sum.update(&bytes[..bytes.len().min(left)]);
         self.next += bytes.len() as u64;
     }
 
-    /// The sum, if all is written.
-    fn finish(&self) -> Option<Vec<u8>> {
+    /// The sum, if that was all.
+    pub fn finish(&self) -> Option<Vec<u8>> {
         let is_whole = self.next == self.end + self.hash.len_in_bytes() as u64;
         is_whole.then(|| self.sum.clone().finish())
     }
@@ -674,34 +647,6 @@ impl Read for Reading<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_sum_is_the_same_in_whatever_order_the_parts_are_written() {
-        let file = tempfile::tempfile().unwrap();
-        let bytes: Vec<u8> = (0..700_000_u32).map(|n| (n % 251) as u8).collect();
-        let expected = sha1::Sha1::digest(&bytes[..bytes.len() - 20]).to_vec();
-        type Part<'a> = (usize, &'a [u8]);
-        let parts: Vec<Part<'_>> = bytes.chunks(1000).enumerate().collect();
-        let orders: [fn(&mut Vec<Part<'_>>); 4] = [
-            |_| (),
-            |parts| parts.reverse(),
-            |parts| parts.sort_by_key(|(number, _)| (number % 7, *number)),
-            |parts| parts.rotate_left(300),
-        ];
-        for order in orders {
-            let mut parts = parts.clone();
-            order(&mut parts);
-            let mut running = Running::new(bytes.len() as u64, Kind::Sha1);
-            for (number, part) in parts {
-                assert_eq!(running.finish(), None);
-                let offset = number as u64 * 1000;
-                file.write_all_at(part, offset).unwrap();
-                let halves = [&part[..part.len() / 2], &part[part.len() / 2..]];
-                running.wrote(&file, offset, halves.into_iter()).unwrap();
-            }
-            assert_eq!(running.finish().unwrap(), expected);
-        }
-    }
 
     /// A repository with one pack, made with an index of `version`.
     fn repository(hash: &str, version: &str) -> tempfile::TempDir {

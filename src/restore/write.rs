@@ -14,7 +14,6 @@ use rustix::fs::{FallocateFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::error::RestoreError;
-use super::packs::Running;
 use super::path::{Place, place};
 use super::quota::Quota;
 use super::stop::Stop;
@@ -295,19 +294,6 @@ impl PartFile {
             true => date(&self.file, &self.path, self.mtime_s),
             false => Ok(()),
         }
-    }
-}
-
-impl PartFile {
-    /// Adds a part that was written to the sum of the file.
-    pub fn sum<'d>(
-        &self,
-        sum: &mut Running,
-        offset: u64,
-        slices: impl Iterator<Item = &'d [u8]>,
-    ) -> Result<(), RestoreError> {
-        let summed = sum.wrote(&self.file, offset, slices);
-        summed.map_err(|e| entry_error("read", &self.path, e))
     }
 }
 
