@@ -16,6 +16,8 @@ pub const LOOSE_TAKEN_MAX: usize = 256;
 
 /// Largest `packed-refs` file that is read.
 pub const PACKED_REFS_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// Longest line of one that is read line by line: an id, a name and what is around them.
+pub const PACKED_LINE_BYTES_MAX: u64 = 128 + PATH_BYTES_MAX as u64;
 /// Largest loose ref file that is read.
 pub const LOOSE_REF_BYTES_MAX: u64 = 64 * 1024;
 /// Symbolic refs that are followed one after the other, like git.

@@ -391,7 +391,7 @@ pub(crate) fn each_packed<E: From<RefsError>>(
     for number in 1.. {
         line.clear();
         let read = (&mut file)
-            .take(PACKED_LINE_BYTES_MAX)
+            .take(limits::PACKED_LINE_BYTES_MAX)
             .read_until(b'\n', &mut line);
         if read.map_err(fail)? == 0 {
             break;
@@ -408,8 +408,6 @@ pub(crate) fn each_packed<E: From<RefsError>>(
 }
 
 const PACKED_READ_BYTES: usize = 64 * 1024;
-/// An id, a name and what is around them.
-const PACKED_LINE_BYTES_MAX: u64 = 128 + limits::PATH_BYTES_MAX as u64;
 
 /// What a line of `packed-refs` says.
 enum PackedLine<'l> {

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use super::error::RestoreError;
 use super::origin;
-use super::packs::{Running, Sums};
 use super::path::{Place, place};
+use super::sums::{Running, Sums};
 use super::tar::Event;
 use super::tree::Unpacked;
 use crate::limits::{

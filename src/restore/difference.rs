@@ -224,67 +224,23 @@ impl Walk<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::Repository;
     use super::*;
     use crate::limits::DISK_BLOCK_BYTES;
-    use std::io::Write;
-    use std::process::{Command, Stdio};
 
-    /// A repository whose trees may be anything.
-    struct Repository(tempfile::TempDir);
+    /// A commit of a tree of these entries.
+    fn commit(repository: &Repository, entries: &[(&str, ObjectId)]) -> ObjectId {
+        repository.commit(repository.tree(entries))
+    }
 
-    impl Repository {
-        fn new() -> Repository {
-            let repository = Repository(tempfile::tempdir().unwrap());
-            repository.git(&["init", "-q", "--object-format=sha1"], b"");
-            repository
-        }
-
-        fn git(&self, args: &[&str], input: &[u8]) -> Vec<u8> {
-            let mut command = Command::new("git");
-            command
-                .env("GIT_CONFIG_GLOBAL", "/dev/null")
-                .env("GIT_CONFIG_NOSYSTEM", "1")
-                .arg("-C")
-                .arg(self.0.path())
-                .args(args)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped());
-            let mut child = command.spawn().unwrap();
-            child.stdin.take().unwrap().write_all(input).unwrap();
-            let out = child.wait_with_output().unwrap();
-            assert!(out.status.success(), "{args:?}");
-            out.stdout
-        }
-
-        fn object(&self, kind: &str, data: &[u8]) -> ObjectId {
-            let args = ["hash-object", "-t", kind, "-w", "--literally", "--stdin"];
-            ObjectId::from_hex(self.git(&args, data).trim_ascii()).unwrap()
-        }
-
-        /// A commit of a tree of these entries: mode and name, and an object.
-        fn commit(&self, entries: &[(&str, ObjectId)]) -> ObjectId {
-            let tree = self.tree(entries);
-            let who = "A <a@b> 1 +0000";
-            let text = format!("tree {tree}\nauthor {who}\ncommitter {who}\n\nx\n");
-            self.object("commit", text.as_bytes())
-        }
-
-        fn tree(&self, entries: &[(&str, ObjectId)]) -> ObjectId {
-            let entry =
-                |(what, id): &(&str, ObjectId)| [what.as_bytes(), b"\0", id.as_bytes()].concat();
-            let data: Vec<Vec<u8>> = entries.iter().map(entry).collect();
-            self.object("tree", &data.concat())
-        }
-
-        fn between(
-            &self,
-            old: Option<ObjectId>,
-            new: Option<ObjectId>,
-            limit_bytes: u64,
-        ) -> Result<Difference, RestoreError> {
-            let quota = Quota::new(Some(limit_bytes), self.0.path()).unwrap();
-            between(self.0.path(), [old, new], &quota, &Stop::default())
-        }
+    fn compare(
+        repository: &Repository,
+        old: Option<ObjectId>,
+        new: Option<ObjectId>,
+        limit_bytes: u64,
+    ) -> Result<Difference, RestoreError> {
+        let quota = Quota::new(Some(limit_bytes), repository.path()).unwrap();
+        between(repository.path(), [old, new], &quota, &Stop::default())
     }
 
     #[test]
@@ -295,21 +251,27 @@ mod tests {
         let same = repository.tree(&[("100644 s", large)]);
         let was = repository.tree(&[("100644 .gitattributes", small), ("100644 y", small)]);
         let is = repository.tree(&[("100644 y", small)]);
-        let old = repository.commit(&[
-            ("100644 a", small),
-            ("100644 b", large),
-            ("40000 c", same),
-            ("40000 d", was),
-        ]);
-        let new = repository.commit(&[
-            ("100644 a", large),
-            ("100755 a.x", large),
-            ("40000 b", same),
-            ("40000 c", same),
-            ("40000 d", is),
-        ]);
+        let old = commit(
+            &repository,
+            &[
+                ("100644 a", small),
+                ("100644 b", large),
+                ("40000 c", same),
+                ("40000 d", was),
+            ],
+        );
+        let new = commit(
+            &repository,
+            &[
+                ("100644 a", large),
+                ("100755 a.x", large),
+                ("40000 b", same),
+                ("40000 c", same),
+                ("40000 d", is),
+            ],
+        );
         let block = DISK_BLOCK_BYTES;
-        let found = repository.between(Some(old), Some(new), 4 << 20).unwrap();
+        let found = compare(&repository, Some(old), Some(new), 4 << 20).unwrap();
         // `d` is in both: its own block is as much on either side.
         let expected = Difference {
             added_bytes: (3 << 20) + 2 * block,
@@ -317,16 +279,14 @@ mod tests {
             has_attributes: true,
         };
         assert_eq!(found, expected);
-        assert!(repository.between(Some(old), Some(new), 4 << 20).is_ok());
-        let error = repository
-            .between(Some(old), Some(new), 2 << 20)
-            .unwrap_err();
+        assert!(compare(&repository, Some(old), Some(new), 4 << 20).is_ok());
+        let error = compare(&repository, Some(old), Some(new), 2 << 20).unwrap_err();
         assert_eq!(error.exit_code(), 4);
-        let nothing = repository.between(Some(new), Some(new), 0).unwrap();
+        let nothing = compare(&repository, Some(new), Some(new), 0).unwrap();
         assert_eq!(nothing, Difference::default());
-        let all = repository.between(Some(new), None, 0).unwrap();
+        let all = compare(&repository, Some(new), None, 0).unwrap();
         assert_eq!((all.added_bytes, all.has_attributes), (0, false));
-        assert!(repository.between(None, None, 0).is_ok());
+        assert!(compare(&repository, None, None, 0).is_ok());
     }
 
     /// Thirty trees make a worktree of a billion files, or of a billion empty directories.
@@ -334,15 +294,18 @@ mod tests {
     fn trees_that_hold_each_other_many_times_end_with_the_limit() {
         let repository = Repository::new();
         let blob = repository.object("blob", b"x");
-        let harmless = repository.commit(&[("100644 a", blob)]);
-        for lowest in [repository.tree(&[("100644 x", blob)]), repository.tree(&[])] {
+        let harmless = commit(&repository, &[("100644 a", blob)]);
+        for lowest in [
+            repository.tree(&[("100644 x", blob)]),
+            repository.tree::<&str>(&[]),
+        ] {
             let mut tree = lowest;
             for _ in 0..30 {
                 tree = repository.tree(&[("40000 a", tree), ("40000 b", tree)]);
             }
-            let bomb = repository.commit(&[("40000 a", tree)]);
+            let bomb = commit(&repository, &[("40000 a", tree)]);
             for old in [None, Some(harmless)] {
-                let error = repository.between(old, Some(bomb), 4 << 20).unwrap_err();
+                let error = compare(&repository, old, Some(bomb), 4 << 20).unwrap_err();
                 assert_eq!(error.exit_code(), 4, "{error}");
             }
         }
@@ -354,12 +317,12 @@ mod tests {
         let blob = repository.object("blob", b"x");
         let none = ObjectId::from_hex(&[b'1'; 40]).unwrap();
         for entry in [("100644 a", none), ("40000 a", none), ("40000 a", blob)] {
-            let commit = repository.commit(&[entry]);
-            let error = repository.between(None, Some(commit), 1 << 20).unwrap_err();
+            let commit = commit(&repository, &[entry]);
+            let error = compare(&repository, None, Some(commit), 1 << 20).unwrap_err();
             assert_eq!(error.exit_code(), 6, "{error}");
         }
-        for commit in [none, blob, repository.tree(&[])] {
-            let error = repository.between(None, Some(commit), 1 << 20).unwrap_err();
+        for commit in [none, blob, repository.tree::<&str>(&[])] {
+            let error = compare(&repository, None, Some(commit), 1 << 20).unwrap_err();
             assert_eq!(error.exit_code(), 6, "{error}");
         }
     }

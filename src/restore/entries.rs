@@ -12,8 +12,8 @@ use super::budget::{Budget, Room};
 use super::capture::Archive;
 use super::decode::Content;
 use super::error::RestoreError;
-use super::packs::{self, Running};
 use super::stop::Stop;
+use super::sums::{self, Running};
 use super::tar::Event;
 use super::write::{PartFile, Writer, stopped};
 use crate::limits::{ENTRIES_AT_ONCE_BYTES, ENTRY_BYTES, PART_FILE_BYTES};
@@ -104,7 +104,7 @@ impl Summing {
             if stop.is_set() {
                 return Err(stopped());
             }
-            let mut running = packs::lock(&sum.running);
+            let mut running = sums::lock(&sum.running);
             content.slices(&data).for_each(|slice| running.add(slice));
             Ok(())
         })
@@ -505,7 +505,7 @@ mod tests {
             }
             drop(tasks);
         });
-        let sum = packs::lock(&archive.sums[PATH]).finish().unwrap();
+        let sum = sums::lock(&archive.sums[PATH]).finish().unwrap();
         use sha1::Digest;
         assert_eq!(sum, sha1::Sha1::digest(&bytes[..bytes.len() - 20]).to_vec());
     }

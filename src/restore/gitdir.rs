@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -21,26 +21,29 @@ use super::packs;
 use super::refs::Refs;
 use super::stop::Stop;
 use super::tree;
-use super::write::{self, as_path};
+use super::write::{as_path, umask};
 
-/// What was restored.
+/// What was restored: all that its configuration is made from, but the branch.
 #[derive(Debug)]
 pub struct Restored {
     /// Of its ids.
     pub kind: Kind,
-    /// What the repository says that it is from, to be shown.
-    pub origin: String,
+    /// Where the repository is from.
+    origin: Vec<u8>,
+    modes: Modes,
 }
 
-/// Directories of a repository, besides those of refs that are loose.
-const DIRECTORIES: [&str; 6] = [
-    "info",
-    "objects/info",
-    "objects/pack",
-    "refs/heads",
-    "refs/remotes/origin",
-    "refs/tags",
-];
+impl Restored {
+    /// What the repository says that it is from, to be shown.
+    pub fn origin(&self) -> String {
+        origin::shown(&self.origin)
+    }
+}
+
+/// Directories of a repository, besides those of refs.
+const DIRECTORIES: [&str; 3] = ["info", "objects/info", "objects/pack"];
+/// Those of refs, besides those of refs that are loose.
+const REFS_DIRECTORIES: [&str; 3] = ["refs/heads", "refs/remotes/origin", "refs/tags"];
 const DESCRIPTION: &str =
     "Unnamed repository; edit this file 'description' to name the repository.\n";
 const EXCLUDE: &str = "# Patterns of files that git ignores here, one a line, as in .gitignore.\n";
@@ -63,25 +66,53 @@ pub fn make(
     let sizes: BTreeMap<&[u8], u64> = captured.objects().collect();
     packs::check(tree, &sizes, &archive.sums, said.hash, stop)?;
     let git = tree.join(".git");
-    for directory in DIRECTORIES {
-        let path = git.join(directory);
-        fs::create_dir_all(&path).map_err(|e| RestoreError::disk("create", &path, e))?;
-    }
-    let modes = Modes::find(&git)?;
-    let config = configuration(origin.as_bstr(), refs.branch(), said.hash, modes);
-    put(&git.join("config"), &config)?;
+    make_directories(&git, &DIRECTORIES)?;
+    let restored = Restored {
+        kind: said.hash,
+        origin,
+        modes: Modes::find(&git)?,
+    };
     put(&git.join("description"), DESCRIPTION.as_bytes())?;
     put(&git.join("info/exclude"), EXCLUDE.as_bytes())?;
+    write(&git, &restored, &refs)?;
+    check_out(tree, &refs, archive, dates, restored.modes, stop)?;
+    Ok(restored)
+}
+
+/// Replaces the refs of the restored repository at `tree` by others, and no others stay; its
+/// configuration says so, too.
+pub fn replace_refs(tree: &Path, restored: &Restored, refs: &Refs<'_>) -> Result<(), RestoreError> {
+    let git = tree.join(".git");
+    let directory = git.join("refs");
+    fs::remove_dir_all(&directory).map_err(|e| RestoreError::disk("remove", directory, e))?;
+    for name in ["HEAD", "config", "packed-refs"] {
+        let path = git.join(name);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(RestoreError::disk("remove", path, e));
+            }
+            _ => {}
+        }
+    }
+    write(&git, restored, refs)
+}
+
+/// Writes configuration and refs into a `git` that has none.
+fn write(git: &Path, restored: &Restored, refs: &Refs<'_>) -> Result<(), RestoreError> {
+    make_directories(git, &REFS_DIRECTORIES)?;
+    put(&git.join("config"), &configuration(restored, refs.branch()))?;
     for (name, bytes) in refs.files() {
         put(&git.join(as_path(&name)), &bytes)?;
     }
     let packed = git.join("packed-refs");
     let written = refs.write_packed(|| File::create_new(&packed));
-    written.map_err(|e| RestoreError::disk("write", &packed, e))?;
-    check_out(tree, &refs, archive, dates, modes, stop)?;
-    Ok(Restored {
-        kind: said.hash,
-        origin: origin::shown(&origin),
+    written.map_err(|e| RestoreError::disk("write", &packed, e))
+}
+
+fn make_directories(git: &Path, names: &[&str]) -> Result<(), RestoreError> {
+    names.iter().try_for_each(|name| {
+        let path = git.join(name);
+        fs::create_dir_all(&path).map_err(|e| RestoreError::disk("create", &path, e))
     })
 }
 
@@ -154,7 +185,7 @@ impl Modes {
         fs::remove_file(&path).map_err(failed)?;
         let made = open(0o777).and_then(executable).map_err(failed)?;
         // Files of an archive have the user's, this one not all of it.
-        let made = made && !write::umask().contains(rustix::fs::Mode::XUSR);
+        let made = made && !umask().contains(rustix::fs::Mode::XUSR);
         Ok(match (can.unwrap_or(false), plain, made) {
             (true, false, true) => Modes::Told,
             (true, _, _) => Modes::Masked,
@@ -172,20 +203,20 @@ fn put(path: &Path, bytes: &[u8]) -> Result<(), RestoreError> {
 }
 
 /// What `git clone` writes.
-fn configuration(origin: &BStr, branch: Option<&BStr>, hash: Kind, modes: Modes) -> Vec<u8> {
-    let sha256 = hash == Kind::Sha256;
+fn configuration(restored: &Restored, branch: Option<&BStr>) -> Vec<u8> {
+    let sha256 = restored.kind == Kind::Sha256;
     let mut out = format!(
         "[core]\n\trepositoryformatversion = {}\n\tfilemode = {}\n\tbare = false\n\
          \tlogallrefupdates = true\n",
         u8::from(sha256),
-        modes != Modes::None,
+        restored.modes != Modes::None,
     )
     .into_bytes();
     if sha256 {
         out.extend_from_slice(b"[extensions]\n\tobjectformat = sha256\n");
     }
     out.extend_from_slice(b"[remote \"origin\"]\n\turl = ");
-    out.extend(value(origin));
+    out.extend(value(restored.origin.as_bstr()));
     out.extend_from_slice(b"\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n");
     if let Some(branch) = branch {
         out.extend_from_slice(b"[branch \"");
@@ -235,7 +266,12 @@ mod tests {
             "https://h/\u{e4}\"]",
         ] {
             let bytes = text.as_bytes().as_bstr();
-            let config = configuration(bytes, Some(bytes), Kind::Sha256, Modes::Told);
+            let restored = Restored {
+                kind: Kind::Sha256,
+                origin: text.into(),
+                modes: Modes::Told,
+            };
+            let config = configuration(&restored, Some(bytes));
             fs::write(&path, config).unwrap();
             let list = std::process::Command::new("git")
                 .args(["config", "--list", "-z", "--file"])

@@ -9,6 +9,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
 use super::dates::Dates;
 use super::error::RestoreError;
+use super::sums::Sum;
 use super::write::as_path;
 use crate::io::fs::index_size;
 use crate::limits::OPEN_DIRECTORIES_MAX;
@@ -142,12 +143,9 @@ fn fill(
         Ok::<_, RestoreError>(latest_s)
     })?;
     bytes.truncate(bytes.len() - id_bytes);
-    let mut hasher = gix::hash::hasher(kind);
-    hasher.update(bytes);
-    let sum = hasher
-        .try_finalize()
-        .map_err(|e| corrupt(0, &e.to_string()))?;
-    bytes.extend_from_slice(sum.as_bytes());
+    let mut sum = Sum::new(kind);
+    sum.update(bytes);
+    bytes.extend_from_slice(&sum.finish());
     Ok(latest_s)
 }
 

@@ -25,6 +25,7 @@ mod ensure;
 mod entries;
 mod error;
 mod extract;
+mod formats;
 mod frames;
 mod gaps;
 mod gitdir;
@@ -46,12 +47,16 @@ mod run;
 mod settings;
 mod staging;
 mod stop;
+mod sums;
 mod tar;
+#[cfg(test)]
+mod testing;
 mod tracked;
 mod tree;
 mod update;
 mod url;
 mod wanted;
+mod watch;
 mod write;
 
 pub use error::RestoreError;
@@ -331,13 +336,13 @@ impl Restore<'_> {
             wanted: &self.wanted,
             bundle: bundle.as_deref().map(|target| (target, staging.bundle())),
             room: Room::new(&tree, &quota),
-            kind: restored.kind,
+            restored: &restored,
             is_quiet: args.quiet,
         };
         let updated = self.update(&update)?;
         let mut summary = self.finish(staging, sha256, updated.is_none())?;
         summary.bundle_applied = updated.unwrap_or(false);
-        summary.origin = restored.origin;
+        summary.origin = restored.origin();
         Ok(summary)
     }
 

@@ -212,117 +212,68 @@ fn refused(kind: impl std::fmt::Display, id: ObjectId, why: String) -> RestoreEr
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::Repository;
     use super::*;
-    use std::io::Write;
-    use std::path::PathBuf;
-    use std::process::{Command, Stdio};
 
-    struct Repository(tempfile::TempDir);
-
-    impl Repository {
-        fn new() -> Repository {
-            let repository = Repository(tempfile::tempdir().unwrap());
-            repository.git(&["init", "-q", "--object-format=sha1"], b"");
-            repository
-        }
-
-        fn git(&self, args: &[&str], input: &[u8]) -> String {
-            let mut command = Command::new("git");
-            command
-                .env("GIT_CONFIG_GLOBAL", "/dev/null")
-                .env("GIT_CONFIG_NOSYSTEM", "1");
-            command.arg("-C").arg(self.0.path()).args(args);
-            let mut child = command
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
-            child.stdin.take().unwrap().write_all(input).unwrap();
-            let out = child.wait_with_output().unwrap();
-            assert!(out.status.success(), "{args:?}");
-            String::from_utf8(out.stdout).unwrap().trim().to_owned()
-        }
-
-        /// A tree with the file `name`, and one that has it at `d`.
-        fn trees(&self, name: &str) -> (ObjectId, ObjectId) {
-            let blob = self.git(&["hash-object", "-w", "--stdin"], b"x");
-            let below = format!("100644 blob {blob}\t{name}\n");
-            let below = self.git(&["mktree"], below.as_bytes());
-            let root = format!("040000 tree {below}\td\n");
-            let root = self.git(&["mktree"], root.as_bytes());
-            [below, root].map(id).into()
-        }
-
-        fn commit(&self, tree: ObjectId) -> ObjectId {
-            let text =
-                format!("tree {tree}\nauthor A <a@b> 1 +0000\ncommitter A <a@b> 1 +0000\n\nx\n");
-            let args = ["hash-object", "-t", "commit", "-w", "--stdin"];
-            id(self.git(&args, text.as_bytes()))
-        }
-
-        fn path(&self, id: ObjectId) -> PathBuf {
-            let hex = id.to_string();
-            let objects = self.0.path().join(".git/objects");
-            objects.join(&hex[..2]).join(&hex[2..])
-        }
-    }
-
-    fn id(hex: String) -> ObjectId {
-        ObjectId::from_hex(hex.as_bytes()).unwrap()
+    /// A tree with the file `name`, and one that has it at `d`.
+    fn trees(repository: &Repository, name: &str) -> (ObjectId, ObjectId) {
+        let blob = repository.object("blob", b"x");
+        let below = repository.tree(&[(format!("100644 {name}"), blob)]);
+        (below, repository.tree(&[("40000 d", below)]))
     }
 
     #[test]
     fn every_copy_of_a_tree_is_compared_with_its_id() {
         let repository = Repository::new();
-        let ((below, root), (evil, _)) = (repository.trees("f"), repository.trees("evil"));
+        let ((below, root), (evil, _)) = (trees(&repository, "f"), trees(&repository, "evil"));
         let commit = repository.commit(root);
         let stop = Stop::default();
         let check = || {
-            let objects = Objects::open(repository.0.path(), Kind::Sha1, &stop).unwrap();
+            let objects = Objects::open(repository.path(), Kind::Sha1, &stop).unwrap();
             objects
                 .check_trees(commit)
                 .map_err(|e| assert_eq!(e.exit_code(), 5, "{e}"))
         };
         check().unwrap();
-        let evil = fs::read(repository.path(evil)).unwrap();
+        let evil = fs::read(repository.loose(evil)).unwrap();
         // One is in a pack; git would take that.
         let all = format!("{commit}\n{root}\n{below}\n");
         let args = ["pack-objects", "-q", ".git/objects/pack/pack"];
         repository.git(&args, all.as_bytes());
         check().unwrap();
-        fs::remove_file(repository.path(below)).unwrap();
+        fs::remove_file(repository.loose(below)).unwrap();
         check().unwrap();
-        fs::write(repository.path(below), evil).unwrap();
+        fs::write(repository.loose(below), evil).unwrap();
         check().unwrap_err();
     }
 
     #[test]
     fn a_tag_and_what_it_leads_to_are_compared_with_their_ids() {
         let repository = Repository::new();
-        let (_, root) = repository.trees("f");
-        let (commit, other) = (repository.commit(root), repository.trees("g").1);
+        let (_, root) = trees(&repository, "f");
+        let (commit, other) = (repository.commit(root), trees(&repository, "g").1);
         let other = repository.commit(other);
         let tag = |commit: ObjectId| {
             let text =
                 format!("object {commit}\ntype commit\ntag v\ntagger A <a@b> 1 +0000\n\nx\n");
-            id(repository.git(&["mktag"], text.as_bytes()))
+            repository.object("tag", text.as_bytes())
         };
         let (first, second) = (tag(commit), tag(other));
         let stop = Stop::default();
-        let lead = |id| Objects::open(repository.0.path(), Kind::Sha1, &stop)?.commit_of(id);
+        let lead = |id| Objects::open(repository.path(), Kind::Sha1, &stop)?.commit_of(id);
         assert_eq!(lead(first).unwrap(), commit);
         assert_eq!(lead(commit).unwrap(), commit);
         assert_eq!(lead(root).unwrap_err().exit_code(), 7);
-        fs::rename(repository.path(second), repository.path(first)).unwrap();
+        fs::rename(repository.loose(second), repository.loose(first)).unwrap();
         assert_eq!(lead(first).unwrap_err().exit_code(), 5);
     }
 
     #[test]
     fn the_work_of_a_walk_has_an_end() {
         let repository = Repository::new();
-        let commit = repository.commit(repository.trees("f").1);
+        let commit = repository.commit(trees(&repository, "f").1);
         let stop = Stop::default();
-        let objects = Objects::open(repository.0.path(), Kind::Sha1, &stop).unwrap();
+        let objects = Objects::open(repository.path(), Kind::Sha1, &stop).unwrap();
         objects.work_left.set(10);
         let error = objects.check_trees(commit).unwrap_err();
         assert!(error.to_string().contains("too much work"), "{error}");

@@ -1,444 +1,20 @@
 //! Files of objects, as git's formats have them: what finds objects in a pack leads nowhere but
 //! into that pack. The objects themselves are not looked at here.
-//!
-//! Formats: git's `Documentation/gitformat-pack.txt`. Each file is read once, from the beginning to
-//! the end, and summed meanwhile.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
-use std::os::unix::fs::FileExt;
+use std::io::{BufReader, Read};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
 
 use gix::hash::Kind;
-use sha1::Digest;
 
 use super::error::RestoreError;
+use super::formats::{
+    Fault, Index, Order, PACK_HEADER_BYTES, Pack, READ_BYTES, Reading, ensure, index, pack, table,
+};
 use super::stop::Stop;
+use super::sums::{Sums, lock};
 use crate::limits::REVERSE_INDEX_OBJECTS_MAX;
-
-/// Bytes read at a time: what was written a moment ago is in memory.
-const READ_BYTES: usize = 128 << 10;
-const PACK_HEADER_BYTES: u64 = 12;
-const FANOUT: usize = 256;
-/// Of an `.idx` of version 2, and the bit of an offset that is in the table of long ones.
-const INDEX_MAGIC: [u8; 4] = *b"\xfftOc";
-const LONG: u32 = 1 << 31;
-
-/// What a pack's file says of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Pack {
-    bytes: u64,
-    objects: u32,
-    sum: Vec<u8>,
-}
-
-/// What an `.idx` says of its pack.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Index {
-    objects: u32,
-    offset_min: u64,
-    offset_max: u64,
-    has_long: bool,
-    pack_sum: Vec<u8>,
-}
-
-/// A sum in the making.
-#[derive(Debug, Clone)]
-enum Sum {
-    Sha1(sha1::Sha1),
-    Sha256(sha2::Sha256),
-}
-
-impl Sum {
-    fn new(hash: Kind) -> Sum {
-        match hash {
-            Kind::Sha256 => Sum::Sha256(sha2::Sha256::default()),
-            _ => Sum::Sha1(sha1::Sha1::default()),
-        }
-    }
-
-    fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Sum::Sha1(sum) => sum.update(bytes),
-            Sum::Sha256(sum) => sum.update(bytes),
-        }
-    }
-
-    fn finish(self) -> Vec<u8> {
-        match self {
-            Sum::Sha1(sum) => sum.finalize().to_vec(),
-            Sum::Sha256(sum) => sum.finalize().to_vec(),
-        }
-    }
-}
-
-/// What is wrong with a file, or that it cannot be read.
-#[derive(Debug)]
-enum Fault {
-    Content(&'static str),
-    Read(io::Error),
-}
-
-impl From<io::Error> for Fault {
-    fn from(error: io::Error) -> Fault {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => Fault::Content("it is too short"),
-            _ => Fault::Read(error),
-        }
-    }
-}
-
-fn ensure(is_right: bool, else_what: &'static str) -> Result<(), Fault> {
-    match is_right {
-        true => Ok(()),
-        false => Err(Fault::Content(else_what)),
-    }
-}
-
-/// A file of which all is summed but the sum at its end.
-struct Summed<R> {
-    inner: R,
-    left: u64,
-    sum: Sum,
-    hash: Kind,
-}
-
-impl<R: BufRead> Summed<R> {
-    /// `bytes` is the length of the whole file.
-    fn new(inner: R, bytes: u64, hash: Kind) -> Result<Summed<R>, Fault> {
-        let left = bytes.checked_sub(hash.len_in_bytes() as u64);
-        Ok(Summed {
-            inner,
-            left: left.ok_or(Fault::Content("it is too short"))?,
-            sum: Sum::new(hash),
-            hash,
-        })
-    }
-
-    /// Takes `out.len()` bytes.
-    fn take(&mut self, out: &mut [u8]) -> Result<(), Fault> {
-        let left = self.left.checked_sub(out.len() as u64);
-        self.left = left.ok_or(Fault::Content("it is too short"))?;
-        self.inner.read_exact(out)?;
-        self.sum.update(out);
-        Ok(())
-    }
-
-    fn number(&mut self) -> Result<u32, Fault> {
-        let mut bytes = [0; 4];
-        self.take(&mut bytes)?;
-        Ok(u32::from_be_bytes(bytes))
-    }
-
-    /// Takes `count` pieces of `bytes` each.
-    fn pieces(
-        &mut self,
-        count: u64,
-        bytes: usize,
-        mut each: impl FnMut(&[u8]) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
-        let at_once = (READ_BYTES / bytes) as u64;
-        let mut block = vec![0; bytes * usize::try_from(count.min(at_once)).unwrap_or_default()];
-        let mut left = count;
-        while left > 0 {
-            let pieces = left.min(at_once);
-            block.truncate(bytes * usize::try_from(pieces).unwrap_or_default());
-            self.take(&mut block)?;
-            block.chunks_exact(bytes).try_for_each(&mut each)?;
-            left -= pieces;
-        }
-        Ok(())
-    }
-
-    /// Takes `count` bytes, whatever they are.
-    fn skip(&mut self, mut count: u64) -> Result<(), Fault> {
-        ensure(count <= self.left, "it is too short")?;
-        self.left -= count;
-        while count > 0 {
-            let have = self.inner.fill_buf()?;
-            ensure(!have.is_empty(), "it is too short")?;
-            let take = have.len().min(usize::try_from(count).unwrap_or(usize::MAX));
-            self.sum.update(&have[..take]);
-            self.inner.consume(take);
-            count -= take as u64;
-        }
-        Ok(())
-    }
-
-    /// The sum of another file, which is part of this one.
-    fn other_sum(&mut self) -> Result<Vec<u8>, Fault> {
-        let mut sum = vec![0; self.hash.len_in_bytes()];
-        self.take(&mut sum)?;
-        Ok(sum)
-    }
-
-    /// Compares the sum at the end; gives it.
-    fn finish(mut self) -> Result<Vec<u8>, Fault> {
-        ensure(self.left == 0, "it is too long")?;
-        let mut end = vec![0; self.hash.len_in_bytes()];
-        self.inner.read_exact(&mut end)?;
-        ensure(self.sum.finish() == end, "its checksum is wrong")?;
-        Ok(end)
-    }
-}
-
-/// `known` is the sum of all but its end, if that has been made already; then only the beginning
-/// and the end of the file are read.
-fn pack(
-    file: BufReader<Reading<'_>>,
-    bytes: u64,
-    hash: Kind,
-    known: Option<Vec<u8>>,
-) -> Result<Pack, Fault> {
-    let mut file = Summed::new(file, bytes, hash)?;
-    let mut magic = [0; 4];
-    file.take(&mut magic)?;
-    ensure(&magic == b"PACK", "it is no pack")?;
-    let version = file.number()?;
-    ensure(matches!(version, 2 | 3), "it is a pack of another version")?;
-    let objects = file.number()?;
-    let sum = match known {
-        None => {
-            file.skip(file.left)?;
-            file.finish()?
-        }
-        Some(known) => {
-            let end = bytes - hash.len_in_bytes() as u64;
-            let mut sum = vec![0; hash.len_in_bytes()];
-            file.inner.get_ref().file.read_exact_at(&mut sum, end)?;
-            ensure(sum == known, "its checksum is wrong")?;
-            sum
-        }
-    };
-    Ok(Pack {
-        bytes,
-        objects,
-        sum,
-    })
-}
-
-/// The sum of a file, but for the sum at its end, that is made while its bytes pass: so a large pack,
-/// which comes as fast as it can be summed, is not read again.
-#[derive(Debug)]
-pub struct Running {
-    sum: Sum,
-    hash: Kind,
-    /// The bytes before it are summed.
-    next: u64,
-    end: u64,
-}
-
-impl Running {
-    /// For a file of `bytes` with ids of the kind `hash`.
-    pub fn new(bytes: u64, hash: Kind) -> Running {
-        Running {
-            sum: Sum::new(hash),
-            hash,
-            next: 0,
-            end: bytes.saturating_sub(hash.len_in_bytes() as u64),
-        }
-    }
-
-    /// What follows in the file.
-    pub fn add(&mut self, bytes: &[u8]) {
-        let left = usize::try_from(self.end.saturating_sub(self.next)).unwrap_or(usize::MAX);
-        self.sum.update(&bytes[..bytes.len().min(left)]);
-        self.next += bytes.len() as u64;
-    }
-
-    /// The sum, if that was all.
-    pub fn finish(&self) -> Option<Vec<u8>> {
-        let is_whole = self.next == self.end + self.hash.len_in_bytes() as u64;
-        is_whole.then(|| self.sum.clone().finish())
-    }
-}
-
-/// Sums that were begun, by the paths of their files.
-pub type Sums = BTreeMap<Vec<u8>, Arc<Mutex<Running>>>;
-
-/// Reads an `.idx`; `each` gets the offsets in the order of the ids, with those that are long as 0.
-fn index(
-    file: impl BufRead,
-    bytes: u64,
-    hash: Kind,
-    mut each: impl FnMut(u32),
-) -> Result<Index, Fault> {
-    let mut file = Summed::new(file, bytes, hash)?;
-    let mut first = [0; 4];
-    file.take(&mut first)?;
-    let is_new = first == INDEX_MAGIC;
-    let mut fanout = [0; FANOUT];
-    if is_new {
-        ensure(file.number()? == 2, "it is an index of another version")?;
-        fanout[0] = file.number()?;
-    } else {
-        fanout[0] = u32::from_be_bytes(first);
-    }
-    for entry in &mut fanout[1..] {
-        *entry = file.number()?;
-    }
-    ensure(fanout.is_sorted(), "its fan-out is not sorted")?;
-    let mut found = Index {
-        objects: fanout[FANOUT - 1],
-        offset_min: u64::MAX,
-        ..Index::default()
-    };
-    let id_bytes = hash.len_in_bytes() as u64;
-    let entry_bytes = id_bytes + if is_new { 8 } else { 4 };
-    let rest = file
-        .left
-        .checked_sub(u64::from(found.objects) * entry_bytes + id_bytes);
-    let rest = rest.ok_or(Fault::Content("it is too short"))?;
-    match is_new {
-        true => new_entries(&mut file, &fanout, rest, &mut found, &mut each)?,
-        false => old_entries(&mut file, &fanout, &mut found, &mut each)?,
-    }
-    found.pack_sum = file.other_sum()?;
-    file.finish()?;
-    Ok(found)
-}
-
-/// Sees to it that ids are sorted and where the fan-out says.
-struct Ids<'f> {
-    fanout: &'f [u32; FANOUT],
-    last: [u8; 32],
-    number: u32,
-}
-
-impl Ids<'_> {
-    fn new(fanout: &[u32; FANOUT]) -> Ids<'_> {
-        Ids {
-            fanout,
-            last: [0; 32],
-            number: 0,
-        }
-    }
-
-    fn accept(&mut self, id: &[u8]) -> Result<(), Fault> {
-        let last = &mut self.last[..id.len()];
-        ensure(self.number == 0 || *last < *id, "its ids are not sorted")?;
-        last.copy_from_slice(id);
-        let first = usize::from(id[0]);
-        let begin = if first == 0 {
-            0
-        } else {
-            self.fanout[first - 1]
-        };
-        let is_there = (begin..self.fanout[first]).contains(&self.number);
-        self.number += 1;
-        ensure(is_there, "its fan-out is not that of its ids")
-    }
-}
-
-impl Index {
-    fn offset(&mut self, offset: u64) {
-        self.offset_min = self.offset_min.min(offset);
-        self.offset_max = self.offset_max.max(offset);
-    }
-}
-
-/// The number at the beginning of a piece.
-fn number(piece: &[u8]) -> u32 {
-    u32::from_be_bytes([piece[0], piece[1], piece[2], piece[3]])
-}
-
-fn old_entries<R: BufRead>(
-    file: &mut Summed<R>,
-    fanout: &[u32; FANOUT],
-    found: &mut Index,
-    each: &mut impl FnMut(u32),
-) -> Result<(), Fault> {
-    let mut ids = Ids::new(fanout);
-    let entry_bytes = 4 + file.hash.len_in_bytes();
-    file.pieces(u64::from(found.objects), entry_bytes, |entry| {
-        let offset = number(entry);
-        found.offset(u64::from(offset));
-        each(offset);
-        ids.accept(&entry[4..])
-    })
-}
-
-/// `rest` bytes are those of the long offsets.
-fn new_entries<R: BufRead>(
-    file: &mut Summed<R>,
-    fanout: &[u32; FANOUT],
-    rest: u64,
-    found: &mut Index,
-    each: &mut impl FnMut(u32),
-) -> Result<(), Fault> {
-    let objects = u64::from(found.objects);
-    let mut ids = Ids::new(fanout);
-    let id_bytes = file.hash.len_in_bytes();
-    file.pieces(objects, id_bytes, |id| ids.accept(id))?;
-    // Sums of entries: whoever reads one can tell.
-    file.skip(objects * 4)?;
-    ensure(
-        rest.is_multiple_of(8),
-        "its table of long offsets is cut off",
-    )?;
-    let long = rest / 8;
-    found.has_long = long > 0;
-    file.pieces(objects, 4, |piece| match number(piece) {
-        offset if offset & LONG == 0 => {
-            found.offset(u64::from(offset));
-            each(offset);
-            Ok(())
-        }
-        place => {
-            each(0);
-            ensure(
-                u64::from(place & !LONG) < long,
-                "an offset leads out of its table",
-            )
-        }
-    })?;
-    file.pieces(long, 8, |piece| {
-        found.offset(u64::from(number(piece)) << 32 | u64::from(number(&piece[4..])));
-        Ok(())
-    })
-}
-
-/// Reads a `.rev` or an `.mtimes`: `each` gets its numbers, one for each object.
-fn table(
-    file: impl BufRead,
-    bytes: u64,
-    magic: &[u8; 4],
-    pack: &Pack,
-    hash: Kind,
-    mut each: impl FnMut(u32) -> Result<(), Fault>,
-) -> Result<(), Fault> {
-    let mut file = Summed::new(file, bytes, hash)?;
-    let mut own = [0; 4];
-    file.take(&mut own)?;
-    ensure(own == *magic, "it does not begin as it should")?;
-    ensure(file.number()? == 1, "it is of another version")?;
-    let kind = file.number()?;
-    ensure(
-        kind == if hash == Kind::Sha256 { 2 } else { 1 },
-        "it is for other ids",
-    )?;
-    file.pieces(u64::from(pack.objects), 4, |piece| each(number(piece)))?;
-    ensure(file.other_sum()? == pack.sum, "it is of another pack")?;
-    file.finish().map(|_| ())
-}
-
-/// The order of a pack's objects: each once, and each behind the one before it.
-struct Order<'o> {
-    offsets: &'o [u32],
-    last: Option<u32>,
-}
-
-impl Order<'_> {
-    fn accept(&mut self, place: u32) -> Result<(), Fault> {
-        let offset = self.offsets.get(place as usize).copied();
-        let offset = offset.ok_or(Fault::Content("it has an object that is not there"))?;
-        let follows = self.last.is_none_or(|last| last < offset);
-        self.last = Some(offset);
-        ensure(follows, "its order is not that of its pack")
-    }
-}
 
 /// Checks the files of objects below `tree`, whose ids are of the kind `hash`. `sizes` are those of
 /// all of them, by path. What git can do without and nobody has checked is removed.
@@ -608,11 +184,6 @@ impl Checker<'_> {
     }
 }
 
-/// A sum that nobody else adds to meanwhile.
-pub fn lock(sum: &Mutex<Running>) -> MutexGuard<'_, Running> {
-    sum.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
 /// Whether an index is that of its pack.
 fn fits(pack: &Pack, index: &Index, hash: Kind) -> Result<(), &'static str> {
     let end = pack.bytes - hash.len_in_bytes() as u64;
@@ -626,49 +197,19 @@ fn fits(pack: &Pack, index: &Index, hash: Kind) -> Result<(), &'static str> {
     }
 }
 
-/// A file that is read until the restore is to stop.
-struct Reading<'c> {
-    file: File,
-    at: u64,
-    stop: &'c Stop,
-}
-
-impl Read for Reading<'_> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.stop.is_set() {
-            return Err(io::Error::other("the restore ends"));
-        }
-        let count = self.file.read_at(out, self.at)?;
-        self.at += count as u64;
-        Ok(count)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::sums::Sum;
+    use super::super::testing::Repository;
     use super::*;
 
     /// A repository with one pack, made with an index of `version`.
-    fn repository(hash: &str, version: &str) -> tempfile::TempDir {
-        use std::io::Write;
-        let directory = tempfile::tempdir().unwrap();
+    fn repository(hash: &str, version: &str) -> Repository {
+        let repository = Repository::of(hash);
         let git = |args: &[&str], input: &[u8]| {
-            let mut child = std::process::Command::new("git")
-                .env("GIT_CONFIG_GLOBAL", "/dev/null")
-                .env("GIT_CONFIG_NOSYSTEM", "1")
-                .arg("-C")
-                .arg(directory.path())
-                .args(args)
-                .stdin(std::process::Stdio::piped())
-                .stdout(std::process::Stdio::piped())
-                .spawn()
-                .unwrap();
-            child.stdin.take().unwrap().write_all(input).unwrap();
-            let out = child.wait_with_output().unwrap();
-            assert!(out.status.success(), "{args:?}");
-            String::from_utf8(out.stdout).unwrap().trim().to_owned()
+            let said = String::from_utf8(repository.git(args, input)).unwrap();
+            said.trim().to_owned()
         };
-        git(&["init", "-q", &format!("--object-format={hash}")], b"");
         let ids: Vec<String> = (0..40)
             .map(|number| git(&["hash-object", "-w", "--stdin"], &[number; 900]))
             .collect();
@@ -686,7 +227,7 @@ mod tests {
             git(&["index-pack", &version, &pack], b"");
         }
         git(&["prune-packed", "-q"], b"");
-        directory
+        repository
     }
 
     fn checked(tree: &Path, hash: Kind) -> Result<(), RestoreError> {
@@ -723,8 +264,8 @@ mod tests {
                 } else {
                     Kind::Sha256
                 };
-                let directory = repository(hash, version);
-                let tree = directory.path();
+                let repository = repository(hash, version);
+                let tree = repository.path();
                 checked(tree, kind).unwrap();
                 let other = if hash == "sha1" {
                     Kind::Sha256

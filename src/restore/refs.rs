@@ -1,6 +1,7 @@
-//! The refs of an archive: read from its HEAD, `packed-refs` and loose files, checked, and written
-//! anew as a clone has them.
+//! The refs of a restored repository: read from an archive's HEAD, `packed-refs` and loose files and
+//! checked, or those of a moment of the mirror, and written as a clone has them.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 
@@ -8,8 +9,9 @@ use gix::bstr::{BStr, ByteSlice};
 use gix::hash::{Kind, ObjectId};
 
 use super::capture::Captured;
+use super::ensure::At;
 use super::error::RestoreError;
-use crate::refs::{in_the_way, is_ref_name};
+use crate::refs::{self, MirrorRefs, in_the_way, is_ref_name};
 
 const REMOTE: &[u8] = b"refs/remotes/origin/";
 const TAGS: &[u8] = b"refs/tags/";
@@ -28,7 +30,7 @@ pub enum Head<'a> {
     Detached(ObjectId),
 }
 
-/// The refs of an archive, each of a kind that a clone has.
+/// Refs, each of a kind that a clone has.
 ///
 /// Invariant: `refs` is sorted by name and has no name twice, and no name of all is another's
 /// directory.
@@ -36,9 +38,9 @@ pub enum Head<'a> {
 pub struct Refs<'a> {
     pub head: Head<'a>,
     /// What the upstream's HEAD names, by the name that a clone has for it.
-    remote_head: Option<&'a BStr>,
+    remote_head: Option<Cow<'a, BStr>>,
     /// Branches of the upstream, and tags.
-    refs: Vec<(&'a BStr, ObjectId)>,
+    refs: Vec<(Cow<'a, BStr>, ObjectId)>,
     shallow: Vec<ObjectId>,
 }
 
@@ -97,8 +99,8 @@ impl<'a> Refs<'a> {
                 return Err(refused(&path, "its name is none of a ref"));
             }
             match said(&path, text, hash)? {
-                Said::Id(id) => refs.push((name.as_bstr(), id)),
-                Said::Name(to) if name == REMOTE_HEAD => remote_head = Some(to),
+                Said::Id(id) => refs.push((Cow::Borrowed(name.as_bstr()), id)),
+                Said::Name(to) if name == REMOTE_HEAD => remote_head = Some(Cow::Borrowed(to)),
                 Said::Name(_) => return Err(refused(&path, "it is a symbolic ref")),
             }
         }
@@ -121,6 +123,31 @@ impl<'a> Refs<'a> {
         Ok(read)
     }
 
+    /// Those of a moment of the mirror, under the names that a clone gives them, where `at` is checked
+    /// out, which is `commit`.
+    pub fn of_moment(moment: &'a MirrorRefs, at: &'a At, commit: Option<ObjectId>) -> Refs<'a> {
+        let refs = moment.refs.iter();
+        let refs = refs.filter_map(|r| Some((local_name(r.name.as_bstr())?, r.target)));
+        let mut refs: Vec<_> = refs.collect();
+        refs.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let remote_head = match &moment.head {
+            refs::Head::Symbolic(name) if moment.get(name.as_bstr()).is_some() => {
+                local_name(name.as_bstr())
+            }
+            _ => None,
+        };
+        let head = match at {
+            At::Branch(name) => Head::Branch(name.as_bstr(), commit),
+            At::Detached(id) => Head::Detached(commit.unwrap_or(*id)),
+        };
+        Refs {
+            head,
+            remote_head,
+            refs,
+            shallow: Vec::new(),
+        }
+    }
+
     fn check(&self) -> Result<(), RestoreError> {
         for (name, _) in &self.refs {
             if !name.starts_with(REMOTE) && !name.starts_with(TAGS) {
@@ -129,15 +156,15 @@ impl<'a> Refs<'a> {
         }
         let has = |name: &[u8]| {
             self.refs
-                .binary_search_by(|(n, _)| (***n).cmp(name))
+                .binary_search_by(|(n, _)| n.as_bytes().cmp(name))
                 .is_ok()
         };
         let is_branch = |to: &BStr| to.starts_with(REMOTE) && to != REMOTE_HEAD && has(to);
-        if self.remote_head.is_some_and(|to| !is_branch(to)) {
+        if self.remote_head.as_deref().is_some_and(|to| !is_branch(to)) {
             return Err(refused(REMOTE_HEAD, "it names no branch of the upstream"));
         }
-        let symbolic = self.remote_head.map(|_| REMOTE_HEAD.as_bstr());
-        let names = self.refs.iter().map(|(name, _)| *name).chain(symbolic);
+        let symbolic = self.remote_head.as_ref().map(|_| REMOTE_HEAD.as_bstr());
+        let names = self.refs.iter().map(|(name, _)| &**name).chain(symbolic);
         let mut names: Vec<&[u8]> = names.map(|name| name.as_bytes()).collect();
         names.sort_unstable();
         if let Some(name) = in_the_way(names) {
@@ -180,7 +207,7 @@ impl<'a> Refs<'a> {
         if let Head::Branch(name, Some(id)) = &self.head {
             files.push((name.to_vec(), line(id)));
         }
-        if let Some(to) = self.remote_head {
+        if let Some(to) = &self.remote_head {
             files.push((REMOTE_HEAD.to_vec(), symbolic(to)));
         }
         if !self.shallow.is_empty() {
@@ -210,9 +237,19 @@ impl<'a> Refs<'a> {
     }
 }
 
+/// The name that a clone has for the upstream's ref `name`, if it has it at all.
+fn local_name(name: &BStr) -> Option<Cow<'_, BStr>> {
+    match name.strip_prefix(HEADS) {
+        // The name is that of the upstream's HEAD here.
+        Some(b"HEAD") => None,
+        Some(branch) => Some(Cow::Owned([REMOTE, branch].concat().into())),
+        None => (!name.starts_with(REMOTE)).then_some(Cow::Borrowed(name)),
+    }
+}
+
 /// The refs of a `packed-refs`, in its order.
-fn read_packed(text: &[u8], hash: Kind) -> Result<Vec<(&BStr, ObjectId)>, RestoreError> {
-    let mut refs: Vec<(&BStr, ObjectId)> = Vec::new();
+fn read_packed(text: &[u8], hash: Kind) -> Result<Vec<(Cow<'_, BStr>, ObjectId)>, RestoreError> {
+    let mut refs = Vec::new();
     if !text.is_empty() && !text.ends_with(b"\n") {
         return Err(refused(PACKED, "it is cut off"));
     }
@@ -234,9 +271,9 @@ fn read_packed(text: &[u8], hash: Kind) -> Result<Vec<(&BStr, ObjectId)>, Restor
                 format!("line {} has no name of a ref", number + 1),
             ));
         }
-        refs.push((name.as_bstr(), id(PACKED, hex, hash)?));
+        refs.push((Cow::Borrowed(name.as_bstr()), id(PACKED, hex, hash)?));
     }
-    let mut names: Vec<&BStr> = refs.iter().map(|(name, _)| *name).collect();
+    let mut names: Vec<&BStr> = refs.iter().map(|(name, _)| &**name).collect();
     names.sort_unstable();
     match names.windows(2).find(|pair| pair[0] == pair[1]) {
         Some(pair) => Err(refused(PACKED, format!("{} is there twice", pair[0]))),
@@ -246,20 +283,23 @@ fn read_packed(text: &[u8], hash: Kind) -> Result<Vec<(&BStr, ObjectId)>, Restor
 
 /// Sorts the refs; of a name that is packed and loose, which comes after the first `packed`, the
 /// loose one counts.
-fn one_each(refs: &mut Vec<(&BStr, ObjectId)>, packed: usize) {
-    refs[packed..].sort_by_key(|(name, _)| *name);
-    let loose: Vec<&BStr> = refs[packed..].iter().map(|(name, _)| *name).collect();
+fn one_each(refs: &mut Vec<(Cow<'_, BStr>, ObjectId)>, packed: usize) {
+    refs[packed..].sort_by(|(a, _), (b, _)| a.cmp(b));
+    let loose: Vec<Cow<'_, BStr>> = refs[packed..]
+        .iter()
+        .map(|(name, _)| name.clone())
+        .collect();
     let mut at = 0;
     refs.retain(|(name, _)| {
         at += 1;
         at > packed || loose.binary_search(name).is_err()
     });
-    refs.sort_by_key(|(name, _)| *name);
+    refs.sort_by(|(a, _), (b, _)| a.cmp(b));
 }
 
 /// Takes a ref out.
-fn take(refs: &mut Vec<(&BStr, ObjectId)>, name: &BStr) -> Option<ObjectId> {
-    let at = refs.binary_search_by(|(n, _)| (*n).cmp(name)).ok()?;
+fn take(refs: &mut Vec<(Cow<'_, BStr>, ObjectId)>, name: &BStr) -> Option<ObjectId> {
+    let at = refs.binary_search_by(|(n, _)| (**n).cmp(name)).ok()?;
     Some(refs.remove(at).1)
 }
 

@@ -1,30 +1,20 @@
 //! Runs the real `git`, which sees as little as it can: the repository is named, never searched
 //! for; of the environment and of the user's configuration comes what networks need and no more
 //! ([`settings`]); and it may speak with whom the step is for, nobody else. It takes no more memory,
-//! disk and time than [`Takes`] says.
+//! disk and time than [`Takes`] says ([`super::watch`]).
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
-
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use super::download::Link;
 use super::error::RestoreError;
-use super::quota::Quota;
 use super::settings::{Settings, Users};
 use super::stop::Stop;
+pub use super::watch::Room;
+use super::watch::{Takes, output};
 use crate::gitenv::{self, Configuration};
 use crate::io::child;
-use crate::io::growth::{self, Meter};
-use crate::limits::{
-    GIT_END_MS, GIT_STDERR_TAIL_BYTES, INTERRUPT_POLL_MS, RESTORE_GIT_LIMIT_MS,
-    RESTORE_GIT_MEMORY_BYTES, RESTORE_GIT_OUTPUT_BYTES_MAX, RESTORE_LOOK_MEMORY_BYTES,
-};
 
 /// What must not happen in a directory that is still in the making, whatever it holds: hooks,
 /// daemons, work in the background, and other repositories than this one. Version 2 of the
@@ -67,59 +57,6 @@ enum Peer<'a> {
     File,
     Server(Link<'a>),
     Upstream(Link<'a>),
-}
-
-/// Where a step writes, and how much it may: what comes from a network decides about that.
-#[derive(Clone, Copy)]
-pub struct Room<'a> {
-    /// The repository.
-    pub tree: &'a Path,
-    pub quota: &'a Quota,
-    /// All steps that share it have to end by then.
-    pub until: Instant,
-}
-
-impl<'a> Room<'a> {
-    /// One for all that is still to be fetched and checked out.
-    pub fn new(tree: &'a Path, quota: &'a Quota) -> Room<'a> {
-        let until = Instant::now() + Duration::from_millis(RESTORE_GIT_LIMIT_MS);
-        Room { tree, quota, until }
-    }
-
-    fn git_dir(&self) -> PathBuf {
-        self.tree.join(".git")
-    }
-}
-
-/// What a step takes of the machine.
-#[derive(Clone, Copy)]
-enum Takes<'a> {
-    /// It looks at a few things.
-    Little,
-    /// It walks through history.
-    Memory,
-    /// It writes into the repository.
-    Objects(Room<'a>),
-    /// It writes into the worktree, too.
-    Files(Room<'a>),
-}
-
-impl<'a> Takes<'a> {
-    fn memory_bytes(self) -> u64 {
-        match self {
-            Takes::Little => RESTORE_LOOK_MEMORY_BYTES,
-            Takes::Memory | Takes::Objects(_) | Takes::Files(_) => RESTORE_GIT_MEMORY_BYTES,
-        }
-    }
-
-    /// The room that is written to, and what grows then.
-    fn growth(self) -> Option<(Room<'a>, Meter)> {
-        match self {
-            Takes::Little | Takes::Memory => None,
-            Takes::Objects(room) => Some((room, Meter::new(room.git_dir()))),
-            Takes::Files(room) => Some((room, Meter::new(room.tree.to_owned()))),
-        }
-    }
 }
 
 /// Runs `git` for the repository at `tree`, with nobody's configuration, and gives its standard
@@ -276,307 +213,11 @@ fn command(
     command
 }
 
-/// Runs `command` and gives its standard output; `step` is its name in an error.
-fn output(
-    stop: &Stop,
-    mut command: Command,
-    step: &str,
-    takes: Takes<'_>,
-) -> Result<Vec<u8>, RestoreError> {
-    let failed = |detail: String| RestoreError::Git {
-        step: step.to_owned(),
-        detail,
-    };
-    let io = |e: std::io::Error| failed(e.to_string());
-    let (mut out, mut errors) = (
-        tempfile::tempfile().map_err(io)?,
-        tempfile::tempfile().map_err(io)?,
-    );
-    command
-        .stdout(out.try_clone().map_err(io)?)
-        .stderr(errors.try_clone().map_err(io)?);
-    let mut watch = Watch::new([&out, &errors], takes)?;
-    let child = command.spawn().map_err(io)?;
-    let finished = finish(child, stop, &mut watch).map_err(io)?;
-    if let (Takes::Objects(room) | Takes::Files(room), false) = (
-        takes,
-        matches!(&finished, Finished::Itself(status) if status.success()),
-    ) {
-        remove_half_made(&room.git_dir());
-    }
-    watch.conclude()?;
-    let status = match finished {
-        Finished::Itself(status) => status,
-        Finished::Ended(Over::Quota(error)) => return Err(error),
-        Finished::Ended(Over::Output) => {
-            return Err(failed(
-                "it was ended, as there is no end to what it says".into(),
-            ));
-        }
-        Finished::Ended(Over::Time) => {
-            return Err(failed("it was ended, as it takes too long".into()));
-        }
-    };
-    let mut text = Vec::new();
-    if status.success() {
-        out.rewind()
-            .and_then(|()| out.read_to_end(&mut text))
-            .map_err(io)?;
-        return Ok(text);
-    }
-    // It may pass on what a server says. The reason is at the end.
-    let len = errors.metadata().map_err(io)?.len();
-    let tail = len.saturating_sub(GIT_STDERR_TAIL_BYTES as u64);
-    errors
-        .seek(SeekFrom::Start(tail))
-        .and_then(|_| errors.read_to_end(&mut text))
-        .map_err(io)?;
-    let text = String::from_utf8_lossy(&text);
-    Err(match child::not_started(status.code(), &text) {
-        Some(why) => io(why),
-        None => failed(format!("{status}: {}", text.trim())),
-    })
-}
-
-/// Why a `git` has to end.
-enum Over {
-    /// It says too much.
-    Output,
-    Time,
-    /// It has written too much, or what it writes cannot be measured.
-    Quota(RestoreError),
-}
-
-enum Finished {
-    Itself(ExitStatus),
-    /// It was made to.
-    Ended(Over),
-}
-
-/// Looks at what a `git` does.
-struct Watch<'a> {
-    files: [&'a File; 2],
-    growth: Option<(Room<'a>, Meter)>,
-    until: Instant,
-    /// When the disk is looked at next.
-    next: Instant,
-}
-
-impl<'a> Watch<'a> {
-    /// Before it starts.
-    fn new(files: [&'a File; 2], takes: Takes<'a>) -> Result<Watch<'a>, RestoreError> {
-        let limit = Instant::now() + Duration::from_millis(RESTORE_GIT_LIMIT_MS);
-        let growth = takes.growth();
-        let until = growth.as_ref().map_or(limit, |(room, _)| room.until);
-        let mut watch = Watch {
-            files,
-            growth,
-            until,
-            next: limit,
-        };
-        watch.grown_bytes()?;
-        Ok(watch)
-    }
-
-    /// Looks at the disk; notes when to do so again.
-    fn grown_bytes(&mut self) -> Result<u64, RestoreError> {
-        let Some((_, meter)) = &mut self.growth else {
-            return Ok(0);
-        };
-        let began = Instant::now();
-        let grown = meter.look();
-        self.next = Instant::now() + growth::pause(began.elapsed());
-        grown.map_err(|e| RestoreError::disk("measure", meter.dir(), e))
-    }
-
-    fn is_over(&mut self) -> std::io::Result<Option<Over>> {
-        for file in self.files {
-            if file.metadata()?.len() > RESTORE_GIT_OUTPUT_BYTES_MAX {
-                return Ok(Some(Over::Output));
-            }
-        }
-        let now = Instant::now();
-        if now >= self.until {
-            return Ok(Some(Over::Time));
-        }
-        let Some((Room { quota, .. }, _)) = self.growth else {
-            return Ok(None);
-        };
-        if now < self.next {
-            return Ok(None);
-        }
-        let room = self.grown_bytes().and_then(|grown| quota.look(grown));
-        Ok(room.err().map(Over::Quota))
-    }
-
-    /// Counts what was written.
-    fn conclude(&mut self) -> Result<(), RestoreError> {
-        let grown_bytes = self.grown_bytes()?;
-        match &self.growth {
-            Some((room, _)) => room.quota.take(grown_bytes),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Waits for the end of `git`, and asks for it when the restore is to stop or `watch` says so.
-/// Whoever was asked leaves nobody behind.
-fn finish(mut child: Child, stop: &Stop, watch: &mut Watch<'_>) -> std::io::Result<Finished> {
-    let (mut over, mut asked) = (None, None);
-    loop {
-        let has_ended = has_ended(&child);
-        // In the end, too: what is said at once is over before anybody looks.
-        over = match over {
-            None => watch.is_over()?,
-            over => over,
-        };
-        if has_ended {
-            if asked.is_some() {
-                // Its id is taken for as long as nobody has waited for it.
-                signal(&child, Signal::KILL);
-            }
-            let status = child.wait()?;
-            return Ok(over.map_or(Finished::Itself(status), Finished::Ended));
-        }
-        if stop.is_set() || over.is_some() {
-            let asked: Instant = *asked.get_or_insert_with(Instant::now);
-            // First they may tidy up.
-            let may_tidy = asked.elapsed() < Duration::from_millis(GIT_END_MS);
-            signal(&child, if may_tidy { Signal::TERM } else { Signal::KILL });
-        }
-        std::thread::sleep(Duration::from_millis(INTERRUPT_POLL_MS / 20));
-    }
-}
-
-/// Whether it has, and nobody has waited for it yet.
-fn has_ended(child: &Child) -> bool {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-    let found = rustix::process::waitid(WaitId::Pid(Pid::from_child(child)), options);
-    !matches!(found, Ok(None))
-}
-
-/// Tells `git` and its helpers.
-fn signal(child: &Child, signal: Signal) {
-    // They may have ended by themselves.
-    let _ = rustix::process::kill_process_group(Pid::from_child(child), signal);
-}
-
-/// Removes what a `git` that failed has left of objects that are not whole, and its locks: where it
-/// was killed it could not, and it does not remove packs that are cut off.
-fn remove_half_made(git_dir: &Path) {
-    let entries = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let objects = git_dir.join("objects");
-    let below = entries(&objects).map(|entry| entry.path());
-    let below: Vec<PathBuf> = below.filter(|path| path.is_dir()).collect();
-    let made = [objects].into_iter().chain(below);
-    let made = made.flat_map(|dir| entries(&dir));
-    let made = made.filter(|entry| entry.file_name().as_bytes().starts_with(b"tmp_"));
-    let locks = entries(git_dir).filter(|entry| entry.file_name().as_bytes().ends_with(b".lock"));
-    for entry in made.chain(locks) {
-        // What stays is in nobody's way.
-        let _ = match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            true => std::fs::remove_dir_all(entry.path()),
-            false => std::fs::remove_file(entry.path()),
-        };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::process::CommandExt;
-
-    fn shell(script: &str) -> Command {
-        let mut command = Command::new("sh");
-        command.args(["-c", script]).process_group(0);
-        command.stdin(Stdio::null());
-        command
-    }
-
-    fn limited(tree: &Path, script: &str, limit_bytes: u64) -> Result<Vec<u8>, RestoreError> {
-        let quota = Quota::new(Some(limit_bytes), tree).unwrap();
-        let room = Room::new(tree, &quota);
-        let mut command = shell(script);
-        command.current_dir(tree);
-        output(&Stop::default(), command, "fetch", Takes::Objects(room))
-    }
-
-    /// Who writes without end is ended, with all of its helpers, and nothing half made stays.
-    #[test]
-    fn who_writes_more_than_there_is_room_for_is_ended() {
-        let tree = tempfile::tempdir().unwrap();
-        let git_dir = tree.path().join(".git");
-        let pack = git_dir.join("objects/pack");
-        std::fs::create_dir_all(&pack).unwrap();
-        std::fs::write(pack.join("before.pack"), vec![1; 1 << 20]).unwrap();
-        // The helper does not hear that it is to end, and its leader has gone by then.
-        let script = "
-            (trap '' TERM; while :; do head -c 65536 /dev/zero; sleep 0.001; done \
-                > .git/objects/pack/tmp_pack_x) &
-            echo $! > helper; : > .git/shallow.lock; : > .git/objects/pack/pack-x.keep
-            trap 'exit 0' TERM; while :; do sleep 0.01; done";
-        let error = limited(tree.path(), script, 4 << 20).unwrap_err();
-        assert!(matches!(error, RestoreError::SizeLimit { .. }), "{error}");
-        let helper = std::fs::read_to_string(tree.path().join("helper")).unwrap();
-        let helper = format!("/proc/{}/stat", helper.trim());
-        let lives = || {
-            let stat = std::fs::read_to_string(&helper).unwrap_or_default();
-            stat.rsplit(") ")
-                .next()
-                .is_some_and(|s| !s.is_empty() && !s.starts_with(['Z', 'X']))
-        };
-        let limit = Instant::now() + Duration::from_secs(20);
-        while lives() {
-            assert!(Instant::now() < limit, "the helper lives");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let mut left: Vec<_> = std::fs::read_dir(&pack)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
-        left.sort();
-        assert_eq!(left, ["before.pack", "pack-x.keep"]);
-        assert!(!git_dir.join("shallow.lock").exists());
-    }
-
-    /// However fast it is, and whatever it says about how it went.
-    #[test]
-    fn who_has_written_too_much_has_failed() {
-        let tree = tempfile::tempdir().unwrap();
-        std::fs::create_dir(tree.path().join(".git")).unwrap();
-        for end in ["exit 0", "exit 1"] {
-            let script = format!("head -c 100000 /dev/zero > .git/x; {end}");
-            let error = limited(tree.path(), &script, 50_000).unwrap_err();
-            assert_eq!(error.exit_code(), 4, "{error}");
-            std::fs::remove_file(tree.path().join(".git/x")).unwrap();
-        }
-        assert!(limited(tree.path(), "head -c 9000 /dev/zero > .git/x", 50_000).is_ok());
-    }
-
-    /// What one step has taken the next one has not.
-    #[test]
-    fn room_is_that_of_all_steps_and_ends() {
-        let tree = tempfile::tempdir().unwrap();
-        std::fs::create_dir(tree.path().join(".git")).unwrap();
-        let quota = Quota::new(Some(100_000), tree.path()).unwrap();
-        let room = Room::new(tree.path(), &quota);
-        let step = |number: usize| {
-            let script = format!("head -c 60000 /dev/zero > .git/{number}");
-            let mut command = shell(&script);
-            command.current_dir(tree.path());
-            output(&Stop::default(), command, "fetch", Takes::Files(room))
-        };
-        step(1).unwrap();
-        assert_eq!(step(2).unwrap_err().exit_code(), 4);
-        let quota = Quota::new(None, tree.path()).unwrap();
-        let mut room = Room::new(tree.path(), &quota);
-        room.until = Instant::now() + Duration::from_millis(50);
-        let endless = shell("while :; do sleep 0.01; done");
-        let error = output(&Stop::default(), endless, "fetch", Takes::Objects(room));
-        let error = error.unwrap_err();
-        assert_eq!(error.exit_code(), 6);
-        assert!(error.to_string().contains("too long"), "{error}");
-    }
+    use crate::limits::{RESTORE_GIT_MEMORY_BYTES, RESTORE_LOOK_MEMORY_BYTES};
+    use crate::restore::quota::Quota;
 
     #[test]
     fn every_git_has_a_memory_limit() {
@@ -598,28 +239,5 @@ mod tests {
         ] {
             assert!(limit(said) <= RESTORE_GIT_MEMORY_BYTES);
         }
-    }
-
-    /// A server has `git` say what it likes.
-    #[test]
-    fn who_says_without_end_is_ended() {
-        let stop = Stop::default();
-        for script in ["yes", "yes >&2"] {
-            let error = output(&stop, shell(script), "fetch", Takes::Little).unwrap_err();
-            assert!(error.to_string().contains("no end"), "{error}");
-        }
-        let script = "head -c 1000000 /dev/zero | tr '\\0' x >&2; echo >&2 the reason; exit 1";
-        let error = output(&stop, shell(script), "fetch", Takes::Little)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.ends_with("the reason") && error.len() < 10_000,
-            "{}",
-            error.len()
-        );
-        assert_eq!(
-            output(&stop, shell("echo said"), "fetch", Takes::Little).unwrap(),
-            b"said\n"
-        );
     }
 }

@@ -16,7 +16,7 @@ use crate::limits::PATH_BYTES_MAX;
 const HEADER_BYTES: usize = 12;
 const STAT_BYTES: usize = 40;
 const MODE_AT: usize = 24;
-const ID_BYTES_MAX: usize = 32;
+const SHA256_BYTES: usize = 32;
 const READ_BYTES: usize = 64 << 10;
 /// A flag that says that there are further flags.
 const EXTENDED: u16 = 0x4000;
@@ -53,7 +53,7 @@ impl Tracked {
             id_bytes: 0,
         };
         // Its ids are of one of two lengths; read with the other one it makes no sense.
-        for id_bytes in [20, ID_BYTES_MAX] {
+        for id_bytes in [20, SHA256_BYTES] {
             index.id_bytes = id_bytes;
             match index.read_all() {
                 Ok(()) => return Ok(Tracked(Some(index))),
@@ -231,7 +231,7 @@ impl Paths<'_> {
     /// than before. An entry may be there in up to three versions while a merge goes on.
     fn entry(&mut self) -> io::Result<(u32, bool)> {
         let input = self.input.as_mut().ok_or_else(wrong)?;
-        let mut fixed = [0; STAT_BYTES + ID_BYTES_MAX + 2];
+        let mut fixed = [0; STAT_BYTES + SHA256_BYTES + 2];
         let mut len = STAT_BYTES + self.id_bytes + 2;
         input.read_exact(&mut fixed[..len])?;
         let mode = [0, 1, 2, 3].map(|n| fixed[MODE_AT + n]);
@@ -285,42 +285,18 @@ fn stripped(input: &mut impl Read) -> io::Result<usize> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::Repository;
     use super::*;
-    use std::process::{Command, Stdio};
 
-    fn git(directory: &Path, args: &[&str]) -> Vec<u8> {
-        let mut command = Command::new("git");
-        command
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .env("GIT_CONFIG_NOSYSTEM", "1");
-        let out = command
-            .arg("-C")
-            .arg(directory)
-            .args(args)
-            .output()
-            .unwrap();
-        assert!(out.status.success(), "{args:?}: {out:?}");
-        out.stdout
-    }
-
-    /// Has the index of the repository at `directory` hold `paths`, none of which is there.
-    fn track<'p>(directory: &Path, version: &str, paths: impl Iterator<Item = &'p str>) {
+    /// Has the index hold `paths`, none of which is there.
+    fn track<'p>(repository: &Repository, version: &str, paths: impl Iterator<Item = &'p str>) {
         let id = "1".repeat(40);
         let list: String = paths
             .map(|path| format!("100644 {id} 0\t{path}\n"))
             .collect();
-        let file = directory.join("list");
-        std::fs::write(&file, list).unwrap();
         let setting = format!("index.version={version}");
-        let status = Command::new("git")
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .arg("-C")
-            .arg(directory)
-            .args(["-c", &setting, "update-index", "--index-info"])
-            .stdin(Stdio::from(File::open(&file).unwrap()))
-            .status();
-        assert!(status.unwrap().success());
-        std::fs::remove_file(&file).unwrap();
+        let args = ["-c", &setting, "update-index", "--index-info"];
+        repository.git(&args, list.as_bytes());
     }
 
     fn files(directory: &Path) -> Vec<Vec<u8>> {
@@ -337,10 +313,8 @@ mod tests {
     fn every_index_of_gits_is_read() {
         for format in ["sha1", "sha256"] {
             for version in ["2", "3", "4"] {
-                let directory = tempfile::tempdir().unwrap();
-                let path = directory.path();
-                let format = format!("--object-format={format}");
-                git(path, &["init", "-q", &format]);
+                let repository = Repository::of(format);
+                let path = repository.path();
                 let names = [
                     "a",
                     "a.b",
@@ -353,13 +327,13 @@ mod tests {
                     std::fs::create_dir_all(file.parent().unwrap()).unwrap();
                     std::fs::write(file, name).unwrap();
                 }
-                git(path, &["add", "."]);
+                repository.git(&["add", "."], b"");
                 if version == "3" {
                     std::fs::write(path.join("later"), "").unwrap();
-                    git(path, &["add", "-N", "later"]);
+                    repository.git(&["add", "-N", "later"], b"");
                 }
-                git(path, &["update-index", "--index-version", version]);
-                let listed = git(path, &["ls-files", "-z"]);
+                repository.git(&["update-index", "--index-version", version], b"");
+                let listed = repository.git(&["ls-files", "-z"], b"");
                 let listed = listed.split(|b| *b == 0).filter(|path| !path.is_empty());
                 let listed: Vec<Vec<u8>> = listed.map(<[u8]>::to_vec).collect();
                 assert_eq!(files(path), listed, "{format} {version}");
@@ -376,15 +350,14 @@ mod tests {
 
     #[test]
     fn what_is_not_tracked_and_what_is_stale_is_found() {
-        let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        for (directory, version, paths) in [
+        let (old, new) = (Repository::new(), Repository::new());
+        for (repository, version, paths) in [
             (&old, "2", ["a", "b/c", "b/d", "e", "x/y"]),
             (&new, "4", ["a", "b.c", "b/d", "f", "g"]),
         ] {
-            git(directory.path(), &["init", "-q", "--object-format=sha1"]);
-            track(directory.path(), version, paths.into_iter());
+            track(repository, version, paths.into_iter());
         }
-        let open = |directory: &tempfile::TempDir| Tracked::open(directory.path(), 1 << 20);
+        let open = |repository: &Repository| Tracked::open(repository.path(), 1 << 20);
         let tracked = open(&old).unwrap();
         let other = |paths: &[&str]| {
             let paths: Vec<Vec<u8>> = paths.iter().map(|path| path.as_bytes().to_vec()).collect();
@@ -414,9 +387,8 @@ mod tests {
     /// A file of any length takes no space, and a path of any length three bytes more than the last.
     #[test]
     fn an_index_that_is_none_has_an_end() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path();
-        git(path, &["init", "-q", "--object-format=sha1"]);
+        let repository = Repository::new();
+        let path = repository.path();
         let index = path.join(".git/index");
         let file = File::create(&index).unwrap();
         file.set_len(1 << 40).unwrap();
@@ -432,13 +404,13 @@ mod tests {
         std::fs::remove_file(&index).unwrap();
         let long = "a/".repeat(1000);
         let paths: Vec<String> = (0..2000).map(|n| format!("{long}{n:04}")).collect();
-        track(path, "4", paths.iter().map(String::as_str));
+        track(&repository, "4", paths.iter().map(String::as_str));
         assert!(std::fs::metadata(&index).unwrap().len() < 1 << 20);
         assert_eq!(files(path).len(), 2000);
         // The kernel knows no such path.
         std::fs::remove_file(&index).unwrap();
         let long = "a/".repeat(PATH_BYTES_MAX / 2 + 1);
-        track(path, "4", [&*format!("{long}x")].into_iter());
+        track(&repository, "4", [&*format!("{long}x")].into_iter());
         assert_eq!(files(path), Vec::<Vec<u8>>::new());
     }
 }

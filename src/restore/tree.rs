@@ -288,102 +288,66 @@ fn push_extension(out: &mut Vec<u8>, directories: &[Directory]) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::Repository;
     use super::*;
-    use std::io::Write;
-    use std::process::{Command, Stdio};
 
     const FILE: &str = "100644";
     const TREE: &str = "40000";
 
-    /// A repository whose trees may be anything.
-    struct Repository(tempfile::TempDir);
+    /// A tree of these entries: mode, name, object.
+    fn tree_of(repository: &Repository, entries: &[(&str, &[u8], ObjectId)]) -> ObjectId {
+        let entry = |(mode, name, id): &(&str, &[u8], ObjectId)| {
+            ([mode.as_bytes(), b" ", name].concat(), *id)
+        };
+        let entries: Vec<(Vec<u8>, ObjectId)> = entries.iter().map(entry).collect();
+        repository.tree(&entries)
+    }
 
-    impl Repository {
-        fn new() -> Repository {
-            let directory = tempfile::tempdir().unwrap();
-            let repository = Repository(directory);
-            repository.git(&["init", "-q", "--object-format=sha1"], b"");
-            repository
-        }
+    fn made(
+        repository: &Repository,
+        commit: ObjectId,
+        files: u64,
+        directories: u64,
+    ) -> Option<Vec<u8>> {
+        let unpacked = Unpacked { files, directories };
+        let made = index(repository.path(), commit, unpacked, &Stop::default());
+        made.map_err(|e| assert_eq!(e.exit_code(), 5, "{e}")).ok()
+    }
 
-        fn git(&self, args: &[&str], input: &[u8]) -> Vec<u8> {
-            let mut command = Command::new("git");
-            command
-                .env("GIT_CONFIG_GLOBAL", "/dev/null")
-                .env("GIT_CONFIG_NOSYSTEM", "1")
-                .arg("-C")
-                .arg(self.0.path())
-                .args(args)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped());
-            let mut child = command.spawn().unwrap();
-            child.stdin.take().unwrap().write_all(input).unwrap();
-            let out = child.wait_with_output().unwrap();
-            assert!(out.status.success(), "{args:?}");
-            out.stdout
-        }
-
-        fn object(&self, kind: &str, data: &[u8]) -> ObjectId {
-            let args = ["hash-object", "-t", kind, "-w", "--literally", "--stdin"];
-            ObjectId::from_hex(self.git(&args, data).trim_ascii()).unwrap()
-        }
-
-        fn tree(&self, entries: &[(&str, &[u8], ObjectId)]) -> ObjectId {
-            let mut data = Vec::new();
-            for (mode, name, id) in entries {
-                data.extend_from_slice(format!("{mode} ").as_bytes());
-                data.extend_from_slice(name);
-                data.push(0);
-                data.extend_from_slice(id.as_bytes());
-            }
-            self.object("tree", &data)
-        }
-
-        fn commit(&self, tree: ObjectId) -> ObjectId {
-            let text =
-                format!("tree {tree}\nauthor A <a@b> 1 +0000\ncommitter A <a@b> 1 +0000\n\nx\n");
-            self.object("commit", text.as_bytes())
-        }
-
-        fn index(&self, commit: ObjectId, files: u64, directories: u64) -> Option<Vec<u8>> {
-            let unpacked = Unpacked { files, directories };
-            let made = index(self.0.path(), commit, unpacked, &Stop::default());
-            made.map_err(|e| assert_eq!(e.exit_code(), 5, "{e}")).ok()
-        }
-
-        fn is_refused(&self, entries: &[(&str, &[u8], ObjectId)]) -> bool {
-            let commit = self.commit(self.tree(entries));
-            let trees = entries.iter().filter(|(mode, ..)| *mode == TREE).count();
-            let files = entries.len() - trees;
-            // Each of these trees has one file.
-            self.index(commit, (files + trees) as u64, trees as u64)
-                .is_none()
-        }
+    fn is_refused(repository: &Repository, entries: &[(&str, &[u8], ObjectId)]) -> bool {
+        let commit = repository.commit(tree_of(repository, entries));
+        let trees = entries.iter().filter(|(mode, ..)| *mode == TREE).count();
+        let files = entries.len() - trees;
+        // Each of these trees has one file.
+        made(repository, commit, (files + trees) as u64, trees as u64).is_none()
     }
 
     #[test]
     fn an_index_is_what_git_makes_of_the_same_trees() {
         let repository = Repository::new();
         let blob = repository.object("blob", b"x");
-        let inner = repository.tree(&[(FILE, b"x", blob), ("120000", b"y", blob)]);
-        let root = repository.tree(&[
-            (FILE, b"a", blob),
-            (FILE, b"a.b", blob),
-            (TREE, b"a0", inner),
-            ("100755", b"b", blob),
-            ("160000", b"module", blob),
-        ]);
+        let inner = tree_of(&repository, &[(FILE, b"x", blob), ("120000", b"y", blob)]);
+        let root = tree_of(
+            &repository,
+            &[
+                (FILE, b"a", blob),
+                (FILE, b"a.b", blob),
+                (TREE, b"a0", inner),
+                ("100755", b"b", blob),
+                ("160000", b"module", blob),
+            ],
+        );
         let commit = repository.commit(root);
-        let mut made = repository.index(commit, 5, 2).unwrap();
-        let end = made.len() - 20;
+        let mut bytes = made(&repository, commit, 5, 2).unwrap();
+        let end = bytes.len() - 20;
         let sum = {
             let mut hasher = gix::hash::hasher(Kind::Sha1);
-            hasher.update(&made[..end]);
+            hasher.update(&bytes[..end]);
             hasher.try_finalize().unwrap()
         };
-        made[end..].copy_from_slice(sum.as_bytes());
-        let path = repository.0.path().join(".git/index");
-        std::fs::write(&path, made).unwrap();
+        bytes[end..].copy_from_slice(sum.as_bytes());
+        let path = repository.path().join(".git/index");
+        std::fs::write(&path, bytes).unwrap();
         let listed = repository.git(&["ls-files", "-s"], b"");
         let written = repository.git(&["write-tree"], b"");
         assert_eq!(written.trim_ascii(), root.to_string().as_bytes());
@@ -391,7 +355,7 @@ mod tests {
         assert_eq!(repository.git(&["ls-files", "-s"], b""), listed);
         // As many as were unpacked, and no others.
         for (files, directories) in [(4, 2), (6, 2), (5, 3)] {
-            assert!(repository.index(commit, files, directories).is_none());
+            assert!(made(&repository, commit, files, directories).is_none());
         }
     }
 
@@ -399,8 +363,11 @@ mod tests {
     fn names_that_lead_out_and_trees_that_are_none_are_refused() {
         let repository = Repository::new();
         let blob = repository.object("blob", b"x");
-        let inner = repository.tree(&[(FILE, b"x", blob)]);
-        assert!(!repository.is_refused(&[(FILE, b"a", blob), (TREE, b"b", inner)]));
+        let inner = tree_of(&repository, &[(FILE, b"x", blob)]);
+        assert!(!is_refused(
+            &repository,
+            &[(FILE, b"a", blob), (TREE, b"b", inner)]
+        ));
         for name in [
             &b".git"[..],
             b".GIT",
@@ -412,27 +379,36 @@ mod tests {
             b".g\xe2\x80\x8cit",
         ] {
             assert!(
-                repository.is_refused(&[(FILE, name, blob)]),
+                is_refused(&repository, &[(FILE, name, blob)]),
                 "{}",
                 name.escape_ascii()
             );
             assert!(
-                repository.is_refused(&[(TREE, name, inner)]),
+                is_refused(&repository, &[(TREE, name, inner)]),
                 "{}",
                 name.escape_ascii()
             );
         }
-        assert!(repository.is_refused(&[("120000", b".gitmodules", blob)]));
-        assert!(repository.is_refused(&[(FILE, b"b", blob), (FILE, b"a", blob)]));
-        assert!(repository.is_refused(&[(FILE, b"a", blob), (FILE, b"a", blob)]));
-        assert!(repository.is_refused(&[(TREE, b"a", inner), (TREE, b"a", inner)]));
-        assert!(repository.is_refused(&[(TREE, b"a", blob)]));
+        assert!(is_refused(&repository, &[("120000", b".gitmodules", blob)]));
+        assert!(is_refused(
+            &repository,
+            &[(FILE, b"b", blob), (FILE, b"a", blob)]
+        ));
+        assert!(is_refused(
+            &repository,
+            &[(FILE, b"a", blob), (FILE, b"a", blob)]
+        ));
+        assert!(is_refused(
+            &repository,
+            &[(TREE, b"a", inner), (TREE, b"a", inner)]
+        ));
+        assert!(is_refused(&repository, &[(TREE, b"a", blob)]));
         let tree = repository.object("tree", b"garbage");
-        assert!(repository.index(repository.commit(tree), 0, 0).is_none());
-        assert!(repository.index(blob, 0, 0).is_none());
-        assert!(repository.index(tree, 0, 0).is_none());
+        assert!(made(&repository, repository.commit(tree), 0, 0).is_none());
+        assert!(made(&repository, blob, 0, 0).is_none());
+        assert!(made(&repository, tree, 0, 0).is_none());
         let none = ObjectId::from_hex(&[b'1'; 40]).unwrap();
-        assert!(repository.index(none, 0, 0).is_none());
+        assert!(made(&repository, none, 0, 0).is_none());
     }
 
     /// Twenty trees make a worktree of a million files, or of a million empty directories.
@@ -440,12 +416,15 @@ mod tests {
     fn trees_that_hold_each_other_many_times_end_with_what_was_unpacked() {
         let repository = Repository::new();
         let blob = repository.object("blob", b"x");
-        for lowest in [repository.tree(&[(FILE, b"x", blob)]), repository.tree(&[])] {
+        for lowest in [
+            tree_of(&repository, &[(FILE, b"x", blob)]),
+            tree_of(&repository, &[]),
+        ] {
             let mut tree = lowest;
             for _ in 0..20 {
-                tree = repository.tree(&[(TREE, b"a", tree), (TREE, b"b", tree)]);
+                tree = tree_of(&repository, &[(TREE, b"a", tree), (TREE, b"b", tree)]);
             }
-            assert!(repository.index(repository.commit(tree), 10, 10).is_none());
+            assert!(made(&repository, repository.commit(tree), 10, 10).is_none());
         }
     }
 
@@ -454,20 +433,11 @@ mod tests {
     fn a_tree_under_the_name_of_another_is_refused() {
         let repository = Repository::new();
         let blob = repository.object("blob", b"x");
-        let real = repository.tree(&[(FILE, b"x", blob)]);
-        let other = repository.tree(&[(FILE, b"y", blob)]);
+        let real = tree_of(&repository, &[(FILE, b"x", blob)]);
+        let other = tree_of(&repository, &[(FILE, b"y", blob)]);
         let commit = repository.commit(real);
-        assert!(repository.index(commit, 1, 0).is_some());
-        let path = |id: ObjectId| {
-            let hex = id.to_string();
-            repository
-                .0
-                .path()
-                .join(".git/objects")
-                .join(&hex[..2])
-                .join(&hex[2..])
-        };
-        std::fs::rename(path(other), path(real)).unwrap();
-        assert!(repository.index(commit, 1, 0).is_none());
+        assert!(made(&repository, commit, 1, 0).is_some());
+        std::fs::rename(repository.loose(other), repository.loose(real)).unwrap();
+        assert!(made(&repository, commit, 1, 0).is_none());
     }
 }

@@ -9,7 +9,6 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
 use std::io::{self, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,10 +16,12 @@ use super::difference;
 use super::download::Link;
 use super::ensure::{self, At};
 use super::error::RestoreError;
+use super::gitdir::{self, Restored};
 use super::http::Conn;
 use super::moment;
 use super::objects::Objects;
 use super::quota::Quota;
+use super::refs::Refs;
 use super::run::{self, Room};
 use super::stop::Stop;
 use super::wanted::Wanted;
@@ -40,7 +41,7 @@ pub struct Update<'a> {
     pub bundle: Option<(&'a str, PathBuf)>,
     /// Where the restored snapshot is, and what may be written there.
     pub room: Room<'a>,
-    pub kind: gix::hash::Kind,
+    pub restored: &'a Restored,
     pub is_quiet: bool,
 }
 
@@ -63,7 +64,7 @@ impl Update<'_> {
         }
         let named = self.wanted.all_refs().flat_map(|named| &named.names);
         let named: Vec<&str> = named.map(String::as_str).collect();
-        let ask = || moment::ask(self.link, self.base, self.kind, &named);
+        let ask = || moment::ask(self.link, self.base, self.restored.kind, &named);
         let mut moment = ask()?;
         // What is not there needs no objects.
         ensure::find(self.wanted, &moment)?;
@@ -93,7 +94,7 @@ impl Update<'_> {
     /// Compares the ids that refs and commits were asked for with the objects themselves: what a
     /// server says of them is only believed when it refuses.
     fn check_pins(&self, moment: &MirrorRefs) -> Result<(), RestoreError> {
-        let objects = Objects::open(self.room.tree, self.kind, self.link.stop)?;
+        let objects = Objects::open(self.room.tree, self.restored.kind, self.link.stop)?;
         ensure::check_pins(self.wanted, moment, |id| objects.commit_of(id))?;
         for id in self.wanted.all_commits() {
             let id = gix::ObjectId::from_hex(id.as_bytes());
@@ -177,18 +178,11 @@ impl Update<'_> {
             At::Branch(name) => moment.get(name.as_slice().into()).map(|r| r.target),
             At::Detached(id) => Some(*id),
         };
-        let objects = Objects::open(self.room.tree, self.kind, self.link.stop)?;
+        let objects = Objects::open(self.room.tree, self.restored.kind, self.link.stop)?;
         let commit = id.map(|id| objects.commit_of(id)).transpose()?;
         self.check_out(&objects, commit)?;
-        let commit = commit.map(|id| id.to_string());
-        self.write_config(&fetched.at)?;
-        write_refs(
-            &self.room.tree.join(".git"),
-            moment,
-            &fetched.at,
-            commit.as_deref(),
-        )
-        .map_err(|e| RestoreError::disk("write", self.room.tree.join(".git/refs"), e))
+        let refs = Refs::of_moment(moment, &fetched.at, commit);
+        gitdir::replace_refs(self.room.tree, self.restored, &refs)
     }
 
     /// Makes the files and the index those of `commit`, or removes them. Git compares neither trees
@@ -209,7 +203,7 @@ impl Update<'_> {
         }
         let difference = difference::between(tree, [old, commit], quota, self.link.stop)?;
         let git = |args: &[&str]| run::check_out(self.link.stop, self.room, args);
-        let new = commit.unwrap_or(gix::ObjectId::empty_tree(self.kind));
+        let new = commit.unwrap_or(gix::ObjectId::empty_tree(self.restored.kind));
         let new = new.to_string();
         let read_tree = ["read-tree", "--reset", "-u", &new];
         git(&read_tree)?;
@@ -218,36 +212,6 @@ impl Update<'_> {
             // unless it knows nothing of them.
             git(&["read-tree", "--empty"])?;
             git(&read_tree)?;
-        }
-        Ok(())
-    }
-
-    /// Has the configuration say of the branch what that of a clone does.
-    fn write_config(&self, at: &At) -> Result<(), RestoreError> {
-        let head = self.git(&["symbolic-ref", "--quiet", "HEAD"]).ok();
-        let old = head.as_deref().map(<[u8]>::trim_ascii);
-        let new = match at {
-            At::Branch(name) => Some(name.as_slice()),
-            At::Detached(_) => None,
-        };
-        if old == new {
-            return Ok(());
-        }
-        let short = |name: &[u8]| name.strip_prefix(b"refs/heads/").map(<[u8]>::to_vec);
-        let section = |name: Vec<u8>, key: &[u8]| [b"branch.", &name[..], key].concat();
-        let config = |args: &[&[u8]]| {
-            let args = [b"config", &b"--local"[..]]
-                .into_iter()
-                .chain(args.iter().copied());
-            self.git(&args.map(OsStr::from_bytes).collect::<Vec<_>>())
-        };
-        if let Some(old) = old.and_then(short) {
-            // It may have none.
-            let _ = config(&[b"--remove-section", &section(old, b"")]);
-        }
-        if let (Some(full), Some(name)) = (new, new.and_then(short)) {
-            config(&[&section(name.clone(), b".remote"), b"origin"])?;
-            config(&[&section(name, b".merge"), full])?;
         }
         Ok(())
     }
@@ -280,63 +244,6 @@ pub fn checked_out(tree: &Path) -> Result<Option<String>, RestoreError> {
     let refs = crate::refs::read(&tree.join(".git"), &Follow::default());
     let refs = refs.map_err(|e| RestoreError::entry(b".git", e.to_string()))?;
     Ok(refs.head_id().map(|id| id.to_string()))
-}
-
-/// Writes HEAD and the refs as a clone has them, and no others.
-fn write_refs(
-    git_dir: &Path,
-    moment: &MirrorRefs,
-    at: &At,
-    commit: Option<&str>,
-) -> io::Result<()> {
-    fs::remove_dir_all(git_dir.join("refs"))?;
-    for kind in ["heads", "tags", "remotes/origin"] {
-        fs::create_dir_all(git_dir.join("refs").join(kind))?;
-    }
-    let write = |name: &[u8], text: &[u8]| {
-        let path = git_dir.join(OsStr::from_bytes(name));
-        fs::create_dir_all(path.parent().unwrap_or(git_dir))?;
-        fs::write(path, [text, b"\n"].concat())
-    };
-    write(b"packed-refs", packed(moment).trim_ascii_end())?;
-    if let Head::Symbolic(name) = &moment.head
-        && moment.get(name.as_slice().into()).is_some()
-        && let Some(branch) = name.strip_prefix(b"refs/heads/")
-    {
-        let target = [b"ref: refs/remotes/origin/", branch].concat();
-        write(b"refs/remotes/origin/HEAD", &target)?;
-    }
-    match (at, commit) {
-        (At::Branch(name), commit) => {
-            if let Some(commit) = commit {
-                write(name, commit.as_bytes())?;
-            }
-            write(b"HEAD", &[b"ref: ", &name[..]].concat())
-        }
-        (At::Detached(_), commit) => write(b"HEAD", commit.unwrap_or_default().as_bytes()),
-    }
-}
-
-/// The refs of `moment` under the names that a clone gives them, as git packs refs. What tags lead to
-/// is left for git to find out: the server's word for it is worth nothing.
-fn packed(moment: &MirrorRefs) -> Vec<u8> {
-    const REMOTE: &[u8] = b"refs/remotes/origin/";
-    let local = |name: &[u8]| match name.strip_prefix(b"refs/heads/") {
-        // The name is that of the upstream's HEAD here.
-        Some(b"HEAD") => None,
-        Some(branch) => Some([REMOTE, branch].concat()),
-        None => (!name.starts_with(REMOTE)).then(|| name.to_vec()),
-    };
-    let refs = moment.refs.iter();
-    let mut refs: Vec<_> = refs.filter_map(|r| Some((local(&r.name)?, r))).collect();
-    refs.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let mut out = b"# pack-refs with: sorted \n".to_vec();
-    for (name, r) in refs {
-        out.extend_from_slice(format!("{} ", r.target).as_bytes());
-        out.extend_from_slice(&name);
-        out.push(b'\n');
-    }
-    out
 }
 
 /// Downloads a bundle.

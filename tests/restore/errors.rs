@@ -223,17 +223,19 @@ fn the_fallback_clones_what_git_cannot_fetch_from_the_server() {
     let lab = new_lab();
     let server = lab.start();
     hit(&server, "app");
-    let new = repos::add_commit(&lab.upstream("app"), "main", "new.txt", b"new");
     let breaks = relay(
         server.address(),
         |target| target.contains("/info/refs"),
         Vec::clear,
     );
     let target = lab.scratch("target");
-    let more = ["--commit", &*new];
-    expect(&by_url(&lab, breaks, &target, &more), 6);
+    // A new one for each: the server has the one before by then.
+    let add = |name: &str| repos::add_commit(&lab.upstream("app"), "main", name, b"new");
+    let new = add("first.txt");
+    expect(&by_url(&lab, breaks, &target, &["--commit", &new]), 6);
     expect_nothing(&target);
-    let more = [&more[..], &["--fallback", "clone", "--json"]].concat();
+    let new = add("second.txt");
+    let more = ["--commit", &*new, "--fallback", "clone", "--json"];
     let out = by_url(&lab, breaks, &target, &more);
     let errors = expect(&out, 0);
     assert!(errors.contains("; cloning "), "{errors}");
