@@ -209,7 +209,7 @@ fn submodule(target: &Path) -> PathBuf {
 }
 
 #[test]
-fn what_only_a_submodule_has_is_named_and_kept() {
+fn a_submodule_that_has_nothing_of_its_own_is_replaced_without_a_word() {
     let lab = new_lab();
     let server = lab.start();
     let upstream = new_sub(&lab);
@@ -231,62 +231,71 @@ fn what_only_a_submodule_has_is_named_and_kept() {
     );
     git::run(&submodule(&pinned), &["checkout", "--quiet", &hidden]);
     expect(&overwrite(&server, &pinned, &[]), 0);
+}
 
-    type Prepare = fn(&Path);
-    let kinds: [(&str, Prepare, &str); 6] = [
-        (
-            "branch",
-            |target| drop(commit(&submodule(target), "mine.txt")),
-            "main of its submodule lib/x",
-        ),
-        (
-            "detached",
-            |target| {
-                git::run(&submodule(target), &["checkout", "--quiet", "--detach"]);
-                commit(&submodule(target), "mine.txt");
-            },
-            "HEAD of its submodule lib/x",
-        ),
-        (
-            "stash",
-            |target| {
-                fs::write(submodule(target).join("a"), "mine").unwrap_or_else(|e| panic!("{e}"));
-                git::run(&submodule(target), &["stash", "--quiet"]);
-            },
-            "stash@{0} of its submodule lib/x",
-        ),
-        (
-            "nested",
-            |target| {
-                commit(&submodule(target), "mine.txt");
-                let modules = target.join(".git/modules");
-                fs::rename(modules.join("lib"), target.join("lib/away"))
-                    .and_then(|()| fs::create_dir_all(modules.join("y/modules")))
-                    .and_then(|()| fs::create_dir_all(modules.join("y/objects")))
-                    .and_then(|()| fs::create_dir_all(modules.join("y/refs")))
-                    .and_then(|()| fs::write(modules.join("y/HEAD"), "ref: refs/heads/main\n"))
-                    .and_then(|()| fs::rename(target.join("lib/away"), modules.join("y/modules/z")))
-                    .unwrap_or_else(|e| panic!("{e}"));
-            },
-            "main of its submodule y/z/x",
-        ),
-        (
-            "damaged",
-            |target| drop(fs::write(target.join(".git/modules/lib/x/HEAD"), "what")),
-            "of its submodule lib/x its refs cannot be read",
-        ),
-        (
-            "link",
-            |target| {
-                let modules = target.join(".git/modules");
-                fs::rename(modules.join("lib"), target.join("away"))
-                    .and_then(|()| std::os::unix::fs::symlink("../../away", modules.join("lib")))
-                    .unwrap_or_else(|e| panic!("{e}"));
-            },
-            "it is a link",
-        ),
-    ];
-    for (name, prepare, named) in kinds {
+type Prepare = fn(&Path);
+
+/// What is done to a checkout with a submodule, and what is then said of it.
+const SUBMODULES: [(&str, Prepare, &str); 6] = [
+    (
+        "branch",
+        |target| drop(commit(&submodule(target), "mine.txt")),
+        "main of its submodule lib/x",
+    ),
+    (
+        "detached",
+        |target| {
+            git::run(&submodule(target), &["checkout", "--quiet", "--detach"]);
+            commit(&submodule(target), "mine.txt");
+        },
+        "HEAD of its submodule lib/x",
+    ),
+    (
+        "stash",
+        |target| {
+            fs::write(submodule(target).join("a"), "mine").unwrap_or_else(|e| panic!("{e}"));
+            git::run(&submodule(target), &["stash", "--quiet"]);
+        },
+        "stash@{0} of its submodule lib/x",
+    ),
+    (
+        "nested",
+        |target| {
+            commit(&submodule(target), "mine.txt");
+            let modules = target.join(".git/modules");
+            fs::rename(modules.join("lib"), target.join("lib/away"))
+                .and_then(|()| fs::create_dir_all(modules.join("y/modules")))
+                .and_then(|()| fs::create_dir_all(modules.join("y/objects")))
+                .and_then(|()| fs::create_dir_all(modules.join("y/refs")))
+                .and_then(|()| fs::write(modules.join("y/HEAD"), "ref: refs/heads/main\n"))
+                .and_then(|()| fs::rename(target.join("lib/away"), modules.join("y/modules/z")))
+                .unwrap_or_else(|e| panic!("{e}"));
+        },
+        "main of its submodule y/z/x",
+    ),
+    (
+        "damaged",
+        |target| drop(fs::write(target.join(".git/modules/lib/x/HEAD"), "what")),
+        "of its submodule lib/x its refs cannot be read",
+    ),
+    (
+        "link",
+        |target| {
+            let modules = target.join(".git/modules");
+            fs::rename(modules.join("lib"), target.join("away"))
+                .and_then(|()| std::os::unix::fs::symlink("../../away", modules.join("lib")))
+                .unwrap_or_else(|e| panic!("{e}"));
+        },
+        "it is a link",
+    ),
+];
+
+#[test]
+fn what_only_a_submodule_has_is_named_and_kept() {
+    let lab = new_lab();
+    let server = lab.start();
+    new_sub(&lab);
+    for (name, prepare, named) in SUBMODULES {
         let target = with_submodule(&lab, &server, name);
         prepare(&target);
         let before = everything(&target);
