@@ -774,6 +774,9 @@ pub const CAPTURED_FILE_BYTES: usize = 128;
 pub const RESTORED_TREE_BYTES_MAX: usize = 64 << 20;
 /// Deltas between a tree and what is whole: git makes 50, and 250 when told to be aggressive.
 pub const DELTA_STEPS_MAX: u64 = 512;
+/// Bytes that are inflated, copied or summed for an object between two looks for the end of the
+/// restore.
+pub const WORK_PIECE_BYTES: usize = 1 << 20;
 /// Bytes that are inflated and copied for the trees of a restore, whatever its packs have: two
 /// seconds of it.
 pub const TREE_WORK_BYTES_MIN: u64 = 4 << 30;

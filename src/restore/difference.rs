@@ -7,15 +7,14 @@ use std::path::Path;
 
 use gix::ObjectId;
 use gix::objs::tree::{EntryKind, EntryRef};
-use gix::objs::{CommitRefIter, Find, Kind, TreeRefIter};
-use gix::odb::Header;
+use gix::objs::{Kind, TreeRefIter};
 
 use super::error::RestoreError;
+use super::objects::Objects;
 use super::quota::{Quota, entry_bytes};
 use super::stop::Stop;
-use crate::limits::{
-    RESTORED_TREE_BYTES_MAX, TREE_DEPTH_MAX, TREE_DIRECTORIES_MAX, TREE_ENTRIES_MAX,
-};
+use super::write::stopped;
+use crate::limits::{TREE_DEPTH_MAX, TREE_DIRECTORIES_MAX, TREE_ENTRIES_MAX};
 
 /// What a checkout changes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +38,7 @@ pub fn between(
         return Ok(Difference::default());
     };
     let mut walk = Walk {
-        objects: &objects(tree, kind)?,
+        objects: &Objects::open(tree, kind, stop)?,
         quota,
         stop,
         difference: Difference::default(),
@@ -57,22 +56,18 @@ pub fn between(
     Ok(walk.difference)
 }
 
-/// Opens the objects of the repository at `tree`.
-fn objects(tree: &Path, hash: gix::hash::Kind) -> Result<gix::odb::Handle, RestoreError> {
-    let options = gix::odb::store::init::Options {
-        use_multi_pack_index: false,
-        alloc_limit_bytes: Some(RESTORED_TREE_BYTES_MAX),
-        ..Default::default()
-    };
-    let directory = tree.join(".git/objects");
-    gix::odb::at_opts(&directory, hash, None, options)
-        .map_err(|e| RestoreError::disk("open", &directory, e))
-}
-
 fn refused(why: impl Into<String>) -> RestoreError {
     RestoreError::Git {
         step: "checkout".into(),
         detail: why.into(),
+    }
+}
+
+/// The same of an object, whoever has it.
+fn unread(error: RestoreError) -> RestoreError {
+    match error {
+        RestoreError::Entry { why, .. } => refused(why),
+        error => error,
     }
 }
 
@@ -91,7 +86,7 @@ struct Pair {
 ///
 /// Invariant: what is in `left` was counted, so it cannot have more entries than there is room for.
 struct Walk<'w> {
-    objects: &'w gix::odb::Handle,
+    objects: &'w Objects<'w>,
     quota: &'w Quota,
     stop: &'w Stop,
     difference: Difference,
@@ -106,15 +101,10 @@ impl Walk<'_> {
         let mut trees = [None; 2];
         for (tree, commit) in trees.iter_mut().zip(commits) {
             let Some(commit) = commit else { continue };
-            self.read(commit, Kind::Commit, &mut buffers[0])?;
-            let found = CommitRefIter::from_bytes(&buffers[0], commit.kind()).tree_id();
-            *tree = Some(found.map_err(|e| refused(format!("commit {commit}: {e}")))?);
+            *tree = Some(self.objects.tree_of(commit).map_err(unread)?);
         }
         self.left.push(Pair { trees, depth: 0 });
         while let Some(pair) = self.left.pop() {
-            if self.stop.is_set() {
-                return Err(RestoreError::Server("stopped".into()));
-            }
             if pair.trees[0] != pair.trees[1] {
                 self.compare(&pair, &mut buffers)?;
             }
@@ -122,26 +112,12 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn read(&self, id: ObjectId, kind: Kind, buffer: &mut Vec<u8>) -> Result<(), RestoreError> {
-        buffer.clear();
-        if kind == Kind::Tree && id == ObjectId::empty_tree(id.kind()) {
-            return Ok(());
-        }
-        let found = self.objects.try_find(&id, buffer);
-        let found = found.map_err(|e| refused(format!("{kind} {id}: {e}")))?;
-        match found.map(|found| found.kind) {
-            Some(found) if found == kind => Ok(()),
-            Some(found) => Err(refused(format!("{kind} {id} is a {found}"))),
-            None => Err(refused(format!("{kind} {id} is not there"))),
-        }
-    }
-
     /// Goes through two trees side by side. Where they are not sorted, entries that are the same
     /// count as removed and added again.
     fn compare(&mut self, pair: &Pair, buffers: &mut [Vec<u8>; 2]) -> Result<(), RestoreError> {
         for (buffer, id) in buffers.iter_mut().zip(pair.trees) {
             match id {
-                Some(id) => self.read(id, Kind::Tree, buffer)?,
+                Some(id) => self.objects.read(id, Kind::Tree, buffer).map_err(unread)?,
                 None => buffer.clear(),
             }
         }
@@ -152,6 +128,9 @@ impl Walk<'_> {
             .map(|data| TreeRefIter::from_bytes(data, hash));
         let (mut a, mut b) = (next(&mut old)?, next(&mut new)?);
         loop {
+            if self.stop.is_set() {
+                return Err(stopped());
+            }
             let order = match (&a, &b) {
                 (None, None) => return Ok(()),
                 (Some(_), None) => Ordering::Less,
@@ -186,7 +165,7 @@ impl Walk<'_> {
             .filter_map(|(n, w)| Some((n, w?)))
         {
             bytes[side] = match mode.kind() {
-                EntryKind::Blob | EntryKind::BlobExecutable => entry_bytes(self.size(&id)?),
+                EntryKind::Blob | EntryKind::BlobExecutable => entry_bytes(self.size(id)?),
                 EntryKind::Tree | EntryKind::Link | EntryKind::Commit => entry_bytes(0),
             };
             if mode.is_tree() {
@@ -214,11 +193,9 @@ impl Walk<'_> {
     }
 
     /// The size of a file's object.
-    fn size(&self, id: &ObjectId) -> Result<u64, RestoreError> {
-        let header = self.objects.try_header(id);
-        let header = header.map_err(|e| refused(format!("blob {id}: {e}")))?;
-        let header = header.ok_or_else(|| refused(format!("blob {id} is not there")))?;
-        Ok(header.size())
+    fn size(&self, id: ObjectId) -> Result<u64, RestoreError> {
+        let size = self.objects.size(id).map_err(unread)?;
+        size.ok_or_else(|| refused(format!("blob {id} is not there")))
     }
 }
 

@@ -140,7 +140,8 @@ fn check_out(
     let root = File::open(tree).map_err(|e| RestoreError::disk("open", tree, e))?;
     let executable = modes == Modes::Told;
     let expected = Expected::OfTheirKind { executable };
-    index::refresh(root.as_fd(), commit.kind() == Kind::Sha256, dates, expected)
+    let sha256 = commit.kind() == Kind::Sha256;
+    index::refresh(root.as_fd(), sha256, dates, expected, stop)
 }
 
 /// What a file's mode tells of who may execute it.

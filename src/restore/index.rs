@@ -9,10 +9,11 @@ use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
 use super::dates::Dates;
 use super::error::RestoreError;
+use super::stop::Stop;
 use super::sums::Sum;
-use super::write::as_path;
+use super::write::{as_path, stopped};
 use crate::io::fs::index_size;
-use crate::limits::OPEN_DIRECTORIES_MAX;
+use crate::limits::{OPEN_DIRECTORIES_MAX, WORK_PIECE_BYTES};
 
 const HEADER_BYTES: usize = 12;
 const STAT_BYTES: usize = 40;
@@ -54,6 +55,7 @@ pub fn refresh(
     sha256: bool,
     dates: Dates,
     expected: Expected,
+    stop: &Stop,
 ) -> Result<(), RestoreError> {
     let mut file = match open(root, INDEX) {
         Ok(file) => file,
@@ -67,7 +69,7 @@ pub fn refresh(
         true => gix::hash::Kind::Sha256,
         false => gix::hash::Kind::Sha1,
     };
-    let latest_s = fill(root, &mut bytes, kind, dates, expected)?;
+    let latest_s = fill(root, &mut bytes, kind, dates, expected, stop)?;
     let index = replace(root, INDEX, &bytes)?;
     let dated = dates.date_index(&index, latest_s);
     dated.map_err(|e| RestoreError::disk("date", INDEX, e))
@@ -78,7 +80,7 @@ fn corrupt(offset: usize, what: &str) -> RestoreError {
 }
 
 /// Where each entry begins.
-fn entries(bytes: &[u8], id_bytes: usize) -> Result<Vec<usize>, RestoreError> {
+fn entries(bytes: &[u8], id_bytes: usize, stop: &Stop) -> Result<Vec<usize>, RestoreError> {
     let end = bytes.len().saturating_sub(id_bytes);
     let header = bytes.get(..HEADER_BYTES).unwrap_or_default();
     if !header.starts_with(b"DIRC\0\0\0\x02") {
@@ -89,6 +91,9 @@ fn entries(bytes: &[u8], id_bytes: usize) -> Result<Vec<usize>, RestoreError> {
     let mut starts = Vec::new();
     let mut at = HEADER_BYTES;
     for _ in 0..count {
+        if stop.is_set() {
+            return Err(stopped());
+        }
         let rest = bytes.get(at + fixed..end).unwrap_or_default();
         let len = rest.iter().position(|b| *b == 0);
         let len = len.ok_or_else(|| corrupt(at, "an entry does not end"))?;
@@ -110,9 +115,10 @@ fn fill(
     kind: gix::hash::Kind,
     dates: Dates,
     expected: Expected,
+    stop: &Stop,
 ) -> Result<i64, RestoreError> {
     let id_bytes = kind.len_in_bytes();
-    let starts = entries(bytes, id_bytes)?;
+    let starts = entries(bytes, id_bytes, stop)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let per_thread = (starts.len() - 1).div_ceil(threads).max(1);
     let latest_s = std::thread::scope(|scope| {
@@ -129,6 +135,7 @@ fn fill(
             running.push(scope.spawn(move || {
                 let directory = Directory {
                     root,
+                    stop,
                     open: Vec::new(),
                 };
                 fill_part(directory, dates, expected, part, base, starts, id_bytes)
@@ -144,7 +151,12 @@ fn fill(
     })?;
     bytes.truncate(bytes.len() - id_bytes);
     let mut sum = Sum::new(kind);
-    sum.update(bytes);
+    for piece in bytes.chunks(WORK_PIECE_BYTES) {
+        if stop.is_set() {
+            return Err(stopped());
+        }
+        sum.update(piece);
+    }
     bytes.extend_from_slice(&sum.finish());
     Ok(latest_s)
 }
@@ -161,6 +173,9 @@ fn fill_part(
 ) -> Result<i64, RestoreError> {
     let mut latest_s = 0;
     for window in starts.windows(2) {
+        if directory.stop.is_set() {
+            return Err(stopped());
+        }
         let entry = &mut part[window[0] - base..window[1] - base];
         let mode = u32::from_be_bytes([
             entry[MODE_AT],
@@ -238,6 +253,7 @@ fn is_of_kind(mode: u32, found: u32, executable: bool) -> bool {
 /// Invariant: each of `open` is the directory at the path beside it, which begins the next one's.
 struct Directory<'r> {
     root: BorrowedFd<'r>,
+    stop: &'r Stop,
     open: Vec<(Vec<u8>, std::os::fd::OwnedFd)>,
 }
 

@@ -17,6 +17,7 @@ mod capture;
 mod chunk;
 mod clone;
 mod connect;
+mod content;
 mod dates;
 mod decode;
 mod difference;
@@ -414,7 +415,13 @@ impl Restore<'_> {
 
     fn refresh(&self, at: &Path, sha256: bool) -> Result<(), RestoreError> {
         let root = File::open(at).map_err(|e| RestoreError::disk("open", at, e))?;
-        index::refresh(root.as_fd(), sha256, self.dates, Expected::There)
+        index::refresh(
+            root.as_fd(),
+            sha256,
+            self.dates,
+            Expected::There,
+            self.link.stop,
+        )
     }
 
     /// Refuses before anything is asked for what can be known to be refused in the end.

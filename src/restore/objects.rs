@@ -5,53 +5,34 @@
 //! Git takes an id from whichever file has it, so every copy is compared, whatever file it is in.
 //! Blobs are believed as they are: that a file's content is that of its id is not looked at.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashSet;
-use std::fs;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::{self, BufReader};
+use std::path::{Path, PathBuf};
 
 use gix::hash::{Kind, ObjectId};
 use gix::objs::tree::EntryKind;
-use gix::objs::{CommitRefIter, Data, TagRefIter, TreeRefIter};
-use gix::odb::pack::cache::DecodeEntry;
-use gix::odb::{loose, pack};
-use gix::zlib::Inflate;
+use gix::objs::{CommitRefIter, TagRefIter, TreeRefIter};
+use gix::odb::pack;
 
+use super::content::{Fault, Reader, Work};
 use super::error::RestoreError;
 use super::stop::Stop;
-use crate::limits::{
-    DELTA_STEPS_MAX, RESTORED_TREE_BYTES_MAX, TREE_WORK_BYTES_MIN, TREE_WORK_PER_PACK_BYTE,
-};
+use super::write::stopped;
+use crate::limits::{TREE_DIRECTORIES_MAX, TREE_WORK_BYTES_MIN, TREE_WORK_PER_PACK_BYTE};
 
 const HEAD: &[u8] = b".git/HEAD";
 
 /// The objects of the repository at a path.
 pub struct Objects<'s> {
     packs: Vec<pack::Bundle>,
-    loose: loose::Store,
+    directory: PathBuf,
     hash: Kind,
     stop: &'s Stop,
-    inflate: RefCell<Inflate>,
-    /// Bytes that may yet be inflated and copied: small packs can have much of both.
-    work_left: Cell<u64>,
-}
-
-/// Keeps nothing, but counts the deltas of an object. One with too many gets a base that fits none
-/// of them, so that it is no object.
-#[derive(Default)]
-struct Steps(u64);
-
-impl DecodeEntry for Steps {
-    fn put(&mut self, _: u32, _: u64, _: &[u8], _: gix::objs::Kind, _: usize) {}
-
-    fn get(&mut self, _: u32, _: u64, out: &mut Vec<u8>) -> Option<(gix::objs::Kind, usize)> {
-        self.0 += 1;
-        if self.0 <= DELTA_STEPS_MAX {
-            return None;
-        }
-        out.clear();
-        Some((gix::objs::Kind::Blob, 0))
-    }
+    reader: RefCell<Reader>,
+    /// Small packs can have much of it.
+    work: Work<'s>,
 }
 
 impl<'s> Objects<'s> {
@@ -61,31 +42,29 @@ impl<'s> Objects<'s> {
         let mut packs = Vec::new();
         let mut packed_bytes = 0;
         for entry in fs::read_dir(directory.join("pack")).map_err(failed)? {
+            if stop.is_set() {
+                return Err(stopped());
+            }
             let path = entry.map_err(failed)?.path();
             if path.extension().is_none_or(|ending| ending != "idx") {
                 continue;
             }
             let opened = pack::Bundle::at(&path, hash);
-            let mut bundle = opened.map_err(|e| {
+            let bundle = opened.map_err(|e| {
                 RestoreError::entry(path.as_os_str().as_encoded_bytes(), e.to_string())
             })?;
-            let limit = Some(RESTORED_TREE_BYTES_MAX);
-            bundle.pack = bundle.pack.with_alloc_limit_bytes(limit);
             packed_bytes += bundle.pack.data_len() as u64;
             packs.push(bundle);
         }
-        let options = loose::Options {
-            alloc_limit_bytes: Some(RESTORED_TREE_BYTES_MAX),
-            ..Default::default()
-        };
         let work = packed_bytes.saturating_mul(TREE_WORK_PER_PACK_BYTE);
+        let work = Work::new(work.saturating_add(TREE_WORK_BYTES_MIN), stop);
         Ok(Objects {
             packs,
-            loose: loose::Store::at_opts(directory, hash, options),
+            directory,
             hash,
             stop,
-            inflate: RefCell::default(),
-            work_left: Cell::new(work.saturating_add(TREE_WORK_BYTES_MIN)),
+            reader: RefCell::default(),
+            work,
         })
     }
 
@@ -114,50 +93,62 @@ impl<'s> Objects<'s> {
         buffer: &mut Vec<u8>,
     ) -> Result<Option<gix::objs::Kind>, RestoreError> {
         let mut found = None;
+        let mut reader = self.reader.borrow_mut();
         for bundle in &self.packs {
-            // Its capacity tells of what is between a delta's base and its result.
-            let (mut out, mut steps) = (Vec::new(), Steps::default());
-            let inflate = &mut self.inflate.borrow_mut();
-            let data = bundle.find(&id, &mut out, inflate, &mut steps);
-            let data = data.map_err(|e| refused("object", id, e.to_string()))?;
-            let Some((data, _)) = data else {
-                continue;
-            };
-            found = Some(self.same(id, &data)?);
-            self.work(id, out.capacity() as u64 * (steps.0 + 1))?;
-            buffer.clear();
-            buffer.extend_from_slice(&out);
+            let kind = reader.packed(bundle, &id, buffer, &self.work);
+            if let Some(kind) = kind.map_err(|fault| failed(id, fault))? {
+                found = Some(self.same(id, kind, buffer)?);
+            }
         }
-        let mut out = Vec::new();
-        let data = self.loose.try_find(&id, &mut out);
-        let data = data.map_err(|e| refused("object", id, e.to_string()))?;
-        if let Some(data) = data {
-            found = Some(self.same(id, &data)?);
-            buffer.clear();
-            buffer.extend_from_slice(data.data);
-            self.work(id, buffer.len() as u64)?;
+        if let Some(file) = self.loose(id)? {
+            let kind = reader.loose(file, buffer, &self.work);
+            let kind = kind.map_err(|fault| failed(id, fault))?;
+            found = Some(self.same(id, kind, buffer)?);
         }
         Ok(found)
     }
 
-    /// Compares what was found with its id.
-    fn same(&self, id: ObjectId, data: &Data<'_>) -> Result<gix::objs::Kind, RestoreError> {
-        let real = gix::objs::compute_hash(self.hash, data.kind, data.data);
-        match real.map_err(|e| refused(data.kind, id, e.to_string()))? == id {
-            true => Ok(data.kind),
-            false => Err(refused(data.kind, id, "it is another object".into())),
+    /// The file of a loose object.
+    fn loose(&self, id: ObjectId) -> Result<Option<BufReader<File>>, RestoreError> {
+        if self.stop.is_set() {
+            return Err(stopped());
+        }
+        let hex = id.to_string();
+        let path = self.directory.join(&hex[..2]).join(&hex[2..]);
+        match File::open(&path) {
+            Ok(file) => Ok(Some(BufReader::new(file))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(RestoreError::disk("open", path, e)),
         }
     }
 
-    fn work(&self, id: ObjectId, bytes: u64) -> Result<(), RestoreError> {
-        if self.stop.is_set() {
-            return Err(RestoreError::Server("stopped".into()));
+    /// How long an object is by what its largest copy says; `None` if it is not there.
+    pub fn size(&self, id: ObjectId) -> Result<Option<u64>, RestoreError> {
+        let mut reader = self.reader.borrow_mut();
+        let mut largest = None;
+        for bundle in &self.packs {
+            let size = reader.packed_size(bundle, &id, &self.work);
+            largest = size.map_err(|fault| failed(id, fault))?.max(largest);
         }
-        let left = self.work_left.get().checked_sub(bytes);
-        let left =
-            left.ok_or_else(|| refused("object", id, "its deltas are too much work".into()))?;
-        self.work_left.set(left);
-        Ok(())
+        if let Some(file) = self.loose(id)? {
+            let size = reader.loose_size(file, &self.work);
+            largest = Some(size.map_err(|fault| failed(id, fault))?).max(largest);
+        }
+        Ok(largest)
+    }
+
+    /// Compares what was found with its id.
+    fn same(
+        &self,
+        id: ObjectId,
+        kind: gix::objs::Kind,
+        content: &[u8],
+    ) -> Result<gix::objs::Kind, RestoreError> {
+        let real = self.work.id(self.hash, kind, content);
+        match real.map_err(|fault| failed(id, fault))? == id {
+            true => Ok(kind),
+            false => Err(refused(kind, id, "it is another object".into())),
+        }
     }
 
     /// The commit that an object leads to.
@@ -195,14 +186,29 @@ impl<'s> Objects<'s> {
             let kind = gix::objs::Kind::Tree;
             self.read(id, kind, &mut buffer)?;
             for entry in TreeRefIter::from_bytes(&buffer, self.hash) {
+                if self.stop.is_set() {
+                    return Err(stopped());
+                }
                 let entry = entry.map_err(|e| refused(kind, id, e.to_string()))?;
                 let below = entry.oid.to_owned();
                 if entry.mode.kind() == EntryKind::Tree && met.insert(below) {
                     open.push(below);
                 }
             }
+            if met.len() as u64 > TREE_DIRECTORIES_MAX {
+                return Err(refused(kind, root, "it has too many directories".into()));
+            }
         }
         Ok(())
+    }
+}
+
+/// What is wrong with an object that was to be read.
+fn failed(id: ObjectId, fault: Fault) -> RestoreError {
+    match fault {
+        Fault::Stopped => stopped(),
+        Fault::Content(what) => refused("object", id, what.into()),
+        Fault::Read(e) => RestoreError::disk("read", format!("the object {id}"), e),
     }
 }
 
@@ -273,24 +279,13 @@ mod tests {
         let repository = Repository::new();
         let commit = repository.commit(trees(&repository, "f").1);
         let stop = Stop::default();
-        let objects = Objects::open(repository.path(), Kind::Sha1, &stop).unwrap();
-        objects.work_left.set(10);
+        let mut objects = Objects::open(repository.path(), Kind::Sha1, &stop).unwrap();
+        objects.work = Work::new(10, &stop);
         let error = objects.check_trees(commit).unwrap_err();
         assert!(error.to_string().contains("too much work"), "{error}");
-        objects.work_left.set(TREE_WORK_BYTES_MIN);
+        objects.work = Work::new(TREE_WORK_BYTES_MIN, &stop);
         objects.check_trees(commit).unwrap();
         stop.interrupt("SIGINT");
         objects.check_trees(commit).unwrap_err();
-    }
-
-    /// Each step may copy as much as the largest object has.
-    #[test]
-    fn a_long_chain_of_deltas_is_no_object() {
-        let mut steps = Steps::default();
-        let mut out = vec![1];
-        for _ in 0..DELTA_STEPS_MAX {
-            assert!(steps.get(0, 0, &mut out).is_none());
-        }
-        assert!(steps.get(0, 0, &mut out).is_some() && out.is_empty());
     }
 }

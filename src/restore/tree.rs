@@ -13,7 +13,10 @@ use gix::validate::path::component;
 use super::error::RestoreError;
 use super::objects::Objects;
 use super::stop::Stop;
-use crate::limits::{EMPTY_TREES_MAX, PATH_BYTES_MAX, RESTORED_TREE_BYTES_MAX, TREE_DEPTH_MAX};
+use super::write::stopped;
+use crate::limits::{
+    EMPTY_TREES_MAX, PATH_BYTES_MAX, RESTORED_TREE_BYTES_MAX, TREE_DEPTH_MAX, WORK_PIECE_BYTES,
+};
 
 const HEAD: &[u8] = b".git/HEAD";
 /// Bytes of stat data in an entry; zero until the files have been looked at.
@@ -74,7 +77,7 @@ pub fn index(
         ..
     } = walk;
     made.bytes[8..12].copy_from_slice(&entries.to_be_bytes());
-    push_extension(&mut made.bytes, &directories);
+    push_extension(&mut made.bytes, &directories, stop)?;
     // The sum is put in with the stat data.
     made.bytes
         .resize(made.bytes.len() + commit.kind().len_in_bytes(), 0);
@@ -117,7 +120,7 @@ struct Walk<'w> {
     path: Vec<u8>,
     directories: Vec<Directory>,
     open: Vec<Level>,
-    /// Memory of trees that are done with.
+    /// Memory of moderate trees that are done with.
     spare: Vec<Vec<u8>>,
 }
 
@@ -129,10 +132,15 @@ impl Walk<'_> {
     fn run(&mut self, root: ObjectId) -> Result<(), RestoreError> {
         self.enter(root, 0)?;
         while let Some(mut level) = self.open.pop() {
+            if self.stop.is_set() {
+                return Err(stopped());
+            }
             self.path.truncate(level.path_len);
             let Some((mode, id)) = self.next(&mut level, root.kind())? else {
                 self.leave(level.place);
-                self.spare.push(level.data);
+                if level.data.capacity() <= WORK_PIECE_BYTES {
+                    self.spare.push(level.data);
+                }
                 continue;
             };
             let name_at = level.path_len;
@@ -178,9 +186,6 @@ impl Walk<'_> {
 
     /// A directory begins; `path` is its own, without the slash, and its name the end of it.
     fn enter(&mut self, id: ObjectId, name_at: usize) -> Result<(), RestoreError> {
-        if self.stop.is_set() {
-            return Err(RestoreError::Server("stopped".into()));
-        }
         if self.open.len() >= TREE_DEPTH_MAX {
             return Err(self.refused("it is nested too deep"));
         }
@@ -273,10 +278,17 @@ fn push_entry(out: &mut Vec<u8>, mode: u32, id: ObjectId, path: &[u8]) {
 }
 
 /// Adds the `TREE` extension, which spares the first `git status` a walk.
-fn push_extension(out: &mut Vec<u8>, directories: &[Directory]) {
+fn push_extension(
+    out: &mut Vec<u8>,
+    directories: &[Directory],
+    stop: &Stop,
+) -> Result<(), RestoreError> {
     let start = out.len();
     out.extend_from_slice(b"TREE\0\0\0\0");
     for directory in directories {
+        if stop.is_set() {
+            return Err(stopped());
+        }
         out.extend_from_slice(&directory.name);
         let counts = format!("\0{} {}\n", directory.entries, directory.children);
         out.extend_from_slice(counts.as_bytes());
@@ -284,6 +296,7 @@ fn push_extension(out: &mut Vec<u8>, directories: &[Directory]) {
     }
     let bytes = (out.len() - start - 8) as u32;
     out[start + 4..start + 8].copy_from_slice(&bytes.to_be_bytes());
+    Ok(())
 }
 
 #[cfg(test)]

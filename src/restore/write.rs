@@ -134,6 +134,9 @@ impl<'r> Writer<'r> {
 
     /// The directory at `path`, made if it is not there.
     fn enter(&mut self, path: &[u8]) -> Result<BorrowedFd<'_>, RestoreError> {
+        if self.site.stop.is_set() {
+            return Err(stopped());
+        }
         if self.path != path {
             // Neighbours in an archive have most of their way in common.
             let leads = |len: &usize| {
@@ -199,9 +202,6 @@ impl<'r> Writer<'r> {
 
     /// Makes a file; the same modes as `git` gives.
     fn create(&mut self, path: &[u8], executable: bool) -> Result<File, RestoreError> {
-        if self.site.stop.is_set() {
-            return Err(stopped());
-        }
         let (directory, name) = split(path);
         let umask = self.site.umask;
         let directory = self.enter(directory)?;

@@ -1,0 +1,395 @@
+//! The content of objects, from packs and loose files, inflated and put together piece by piece: a
+//! few bytes of a pack may stand for seconds of work, and between any two pieces that is counted and
+//! the end of the restore looked for.
+//!
+//! Format: git's `Documentation/gitformat-pack.txt`.
+
+use std::cell::Cell;
+use std::io::{self, BufRead};
+
+use gix::hash::{Kind, ObjectId, oid};
+use gix::odb::pack::Bundle;
+use gix::odb::pack::data::Entry;
+use gix::odb::pack::data::entry::Header;
+use zlib_rs::{Inflate, InflateFlush, Status};
+
+use super::stop::Stop;
+use crate::limits::{DELTA_STEPS_MAX, RESTORED_TREE_BYTES_MAX, WORK_PIECE_BYTES};
+
+/// The largest window of zlib.
+const WINDOW_BITS: u8 = 15;
+/// So many bytes of a delta hold both of its sizes.
+const SIZES_BYTES: usize = 20;
+/// So many bytes of a loose object hold its kind and its size.
+const LOOSE_HEAD_BYTES: usize = 32;
+/// What an instruction to copy copies that says nothing of how much.
+const COPY_BYTES: usize = 0x1_0000;
+
+/// Why there is no content.
+#[derive(Debug)]
+pub enum Fault {
+    /// The restore is to stop.
+    Stopped,
+    Content(&'static str),
+    Read(io::Error),
+}
+
+const fn wrong<T>(what: &'static str) -> Result<T, Fault> {
+    Err(Fault::Content(what))
+}
+
+/// Bytes that may yet be inflated, copied and summed.
+#[derive(Debug)]
+pub struct Work<'s> {
+    stop: &'s Stop,
+    left_bytes: Cell<u64>,
+}
+
+impl<'s> Work<'s> {
+    /// So much, and no more.
+    pub fn new(bytes: u64, stop: &'s Stop) -> Work<'s> {
+        Work {
+            stop,
+            left_bytes: Cell::new(bytes),
+        }
+    }
+
+    /// Counts a piece before it is worked at.
+    pub fn take(&self, bytes: usize) -> Result<(), Fault> {
+        if self.stop.is_set() {
+            return Err(Fault::Stopped);
+        }
+        let left = self.left_bytes.get().checked_sub(bytes as u64);
+        self.left_bytes
+            .set(left.ok_or(Fault::Content("its deltas are too much work"))?);
+        Ok(())
+    }
+
+    /// The id of an object.
+    pub fn id(&self, hash: Kind, kind: gix::objs::Kind, content: &[u8]) -> Result<ObjectId, Fault> {
+        let mut hasher = gix::hash::hasher(hash);
+        let head = gix::objs::encode::loose_header(kind, content.len() as u64);
+        hasher.update(&head);
+        for piece in content.chunks(WORK_PIECE_BYTES) {
+            self.take(piece.len())?;
+            hasher.update(piece);
+        }
+        let id = hasher.try_finalize();
+        id.map_err(|_| Fault::Content("its content is made to have the sum of another"))
+    }
+}
+
+/// Inflates what a stream holds.
+struct Inflated<'i, R> {
+    state: &'i mut Inflate,
+    from: R,
+    has_ended: bool,
+    work: &'i Work<'i>,
+}
+
+impl<'i, R: BufRead> Inflated<'i, R> {
+    fn new(state: &'i mut Inflate, from: R, work: &'i Work<'i>) -> Inflated<'i, R> {
+        state.reset(true);
+        Inflated {
+            state,
+            from,
+            has_ended: false,
+            work,
+        }
+    }
+
+    /// Fills `out`, but for what is behind the stream's end; how much that is.
+    fn fill(&mut self, out: &mut [u8]) -> Result<usize, Fault> {
+        let mut done = 0;
+        while done < out.len() && !self.has_ended {
+            let wire = self.from.fill_buf().map_err(Fault::Read)?;
+            let wire = &wire[..wire.len().min(WORK_PIECE_BYTES)];
+            let end = out.len().min(done + WORK_PIECE_BYTES);
+            let before = (self.state.total_in(), self.state.total_out());
+            let status =
+                self.state
+                    .decompress(wire, &mut out[done..end], InflateFlush::NoFlush);
+            let Ok(status) = status else {
+                return wrong("it does not inflate");
+            };
+            let used = (self.state.total_in() - before.0) as usize;
+            let made = (self.state.total_out() - before.1) as usize;
+            self.from.consume(used);
+            done += made;
+            self.has_ended = matches!(status, Status::StreamEnd);
+            if !self.has_ended && used + made == 0 {
+                return wrong("it is cut off");
+            }
+            self.work.take(used + made)?;
+        }
+        Ok(done)
+    }
+
+    /// Adds all that is left to `into`, which has `len` bytes then.
+    fn finish(mut self, len: usize, into: &mut Vec<u8>) -> Result<(), Fault> {
+        while into.len() < len {
+            // Memory follows what comes, not what was said of it.
+            let begin = into.len();
+            into.resize(len.min(begin + WORK_PIECE_BYTES), 0);
+            if self.fill(&mut into[begin..])? < into.len() - begin {
+                return wrong("it is shorter than it says");
+            }
+        }
+        match self.fill(&mut [0])? {
+            0 => Ok(()),
+            _ => wrong("it is longer than it says"),
+        }
+    }
+}
+
+/// Reads the size that a delta begins with.
+fn size(delta: &mut &[u8]) -> Result<usize, Fault> {
+    let mut size = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let Some((byte, rest)) = delta.split_first() else {
+            break;
+        };
+        *delta = rest;
+        size |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return usize::try_from(size).or(wrong("a delta is too large"));
+        }
+    }
+    wrong("a delta has no size")
+}
+
+/// Makes of `base` what `delta`, behind its sizes, does of it: `len` bytes.
+fn apply(
+    base: &[u8],
+    mut delta: &[u8],
+    len: usize,
+    into: &mut Vec<u8>,
+    work: &Work<'_>,
+) -> Result<(), Fault> {
+    into.clear();
+    while let Some((&first, rest)) = delta.split_first() {
+        delta = rest;
+        let piece = match first {
+            0 => return wrong("a delta has an instruction that is none"),
+            count if count & 0x80 == 0 => {
+                let piece = delta.split_at_checked(usize::from(count));
+                let (piece, rest) = piece.ok_or(Fault::Content("a delta is cut off"))?;
+                delta = rest;
+                piece
+            }
+            which => copied(which, base, &mut delta)?,
+        };
+        if into.len() + piece.len() > len {
+            return wrong("a delta makes more than it says");
+        }
+        work.take(piece.len())?;
+        into.extend_from_slice(piece);
+    }
+    match into.len() == len {
+        true => Ok(()),
+        false => wrong("a delta makes less than it says"),
+    }
+}
+
+/// The piece of `base` that an instruction copies; `which` says which bytes of its offset and size
+/// follow.
+fn copied<'b>(which: u8, base: &'b [u8], delta: &mut &[u8]) -> Result<&'b [u8], Fault> {
+    let mut numbers = [0; 7];
+    for (bit, number) in numbers.iter_mut().enumerate() {
+        if which & 1 << bit != 0 {
+            let Some((byte, rest)) = delta.split_first() else {
+                return wrong("a delta is cut off");
+            };
+            *number = usize::from(*byte);
+            *delta = rest;
+        }
+    }
+    let [a, b, c, d, e, f, g] = numbers;
+    let offset = a | b << 8 | c << 16 | d << 24;
+    let size = match e | f << 8 | g << 16 {
+        0 => COPY_BYTES,
+        size => size,
+    };
+    let piece = base.get(offset..offset + size);
+    piece.ok_or(Fault::Content("a delta copies what is not there"))
+}
+
+/// Reads objects, and keeps what memory it takes for a moderate one.
+pub struct Reader {
+    state: Inflate,
+    delta: Vec<u8>,
+    result: Vec<u8>,
+}
+
+impl Default for Reader {
+    fn default() -> Reader {
+        Reader {
+            state: Inflate::new(true, WINDOW_BITS),
+            delta: Vec::new(),
+            result: Vec::new(),
+        }
+    }
+}
+
+impl Reader {
+    /// The kind of the object `id`, whose content is in `into` then; `None` if the pack has it not.
+    pub fn packed(
+        &mut self,
+        bundle: &Bundle,
+        id: &oid,
+        into: &mut Vec<u8>,
+        work: &Work<'_>,
+    ) -> Result<Option<gix::objs::Kind>, Fault> {
+        let Some(mut entry) = find(bundle, id)? else {
+            return Ok(None);
+        };
+        let mut deltas = Vec::new();
+        let kind = loop {
+            let Some(base) = base(bundle, &entry)? else {
+                break entry.header.as_kind();
+            };
+            work.take(0)?;
+            deltas.push(entry);
+            if deltas.len() as u64 > DELTA_STEPS_MAX {
+                return wrong("it has too many deltas");
+            }
+            entry = base;
+        };
+        into.clear();
+        self.whole(bundle, &entry, into, work)?;
+        for entry in deltas.into_iter().rev() {
+            let mut delta = std::mem::take(&mut self.delta);
+            delta.clear();
+            self.whole(bundle, &entry, &mut delta, work)?;
+            let mut rest = &delta[..];
+            let (base_len, len) = (size(&mut rest)?, size(&mut rest)?);
+            if base_len != into.len() {
+                return wrong("a delta is one of another object");
+            }
+            if base_len + delta.len() + len.min(RESTORED_TREE_BYTES_MAX) > RESTORED_TREE_BYTES_MAX {
+                return wrong("it is too large, or what lies between it and its base");
+            }
+            apply(into, rest, len, &mut self.result, work)?;
+            std::mem::swap(into, &mut self.result);
+            self.delta = delta;
+        }
+        give_back(&mut self.delta);
+        give_back(&mut self.result);
+        Ok(kind)
+    }
+
+    /// What one entry of a pack holds.
+    fn whole(
+        &mut self,
+        bundle: &Bundle,
+        entry: &Entry,
+        into: &mut Vec<u8>,
+        work: &Work<'_>,
+    ) -> Result<(), Fault> {
+        let len = usize::try_from(entry.decompressed_size).unwrap_or(usize::MAX);
+        if len > RESTORED_TREE_BYTES_MAX {
+            return wrong("it is too large");
+        }
+        let wire = wire(bundle, entry)?;
+        Inflated::new(&mut self.state, wire, work).finish(len, into)
+    }
+
+    /// How long the object `id` is; `None` if the pack has it not.
+    pub fn packed_size(
+        &mut self,
+        bundle: &Bundle,
+        id: &oid,
+        work: &Work<'_>,
+    ) -> Result<Option<u64>, Fault> {
+        let Some(entry) = find(bundle, id)? else {
+            return Ok(None);
+        };
+        if entry.header.is_base() {
+            return Ok(Some(entry.decompressed_size));
+        }
+        let mut begin = [0; SIZES_BYTES];
+        let wire = wire(bundle, &entry)?;
+        let len = Inflated::new(&mut self.state, wire, work).fill(&mut begin)?;
+        let mut delta = &begin[..len];
+        size(&mut delta)?;
+        Ok(Some(size(&mut delta)? as u64))
+    }
+
+    /// The kind of the loose object that `file` holds, whose content is in `into` then.
+    pub fn loose(
+        &mut self,
+        file: impl BufRead,
+        into: &mut Vec<u8>,
+        work: &Work<'_>,
+    ) -> Result<gix::objs::Kind, Fault> {
+        let mut inflated = Inflated::new(&mut self.state, file, work);
+        let (kind, len) = loose_head(&mut inflated, into)?;
+        match usize::try_from(len) {
+            Ok(len) if len <= RESTORED_TREE_BYTES_MAX && into.len() <= len => {
+                inflated.finish(len, into).map(|()| kind)
+            }
+            _ => wrong("it is too large, or not as long as it says"),
+        }
+    }
+
+    /// How long such an object is.
+    pub fn loose_size(&mut self, file: impl BufRead, work: &Work<'_>) -> Result<u64, Fault> {
+        let mut inflated = Inflated::new(&mut self.state, file, work);
+        loose_head(&mut inflated, &mut Vec::new()).map(|(_, len)| len)
+    }
+}
+
+/// The kind and length of a loose object, of whose content some is in `into` then.
+fn loose_head<R: BufRead>(
+    inflated: &mut Inflated<'_, R>,
+    into: &mut Vec<u8>,
+) -> Result<(gix::objs::Kind, u64), Fault> {
+    let mut head = [0; LOOSE_HEAD_BYTES];
+    let len = inflated.fill(&mut head)?;
+    let decoded = gix::objs::decode::loose_header(&head[..len]);
+    let Ok((kind, size, used)) = decoded else {
+        return wrong("it is no loose object");
+    };
+    into.clear();
+    into.extend_from_slice(&head[used..len]);
+    Ok((kind, size))
+}
+
+/// Keeps no more memory than a piece takes.
+fn give_back(buffer: &mut Vec<u8>) {
+    if buffer.capacity() > WORK_PIECE_BYTES {
+        *buffer = Vec::new();
+    }
+}
+
+/// Where the pack has an object.
+fn find(bundle: &Bundle, id: &oid) -> Result<Option<Entry>, Fault> {
+    let place = bundle.index.lookup(id);
+    let offset = place.map(|place| bundle.index.pack_offset_at_index(place));
+    offset.map(|offset| entry(bundle, offset)).transpose()
+}
+
+fn entry(bundle: &Bundle, offset: u64) -> Result<Entry, Fault> {
+    let entry = bundle.pack.entry(offset);
+    entry.or(wrong("there is no entry of a pack where one should be"))
+}
+
+/// What an entry is a delta on; `None` if it is none.
+fn base(bundle: &Bundle, delta: &Entry) -> Result<Option<Entry>, Fault> {
+    let gone = Fault::Content("the base of a delta is not in its pack");
+    match delta.header {
+        Header::OfsDelta { base_distance } => {
+            let offset = delta.checked_base_pack_offset(base_distance);
+            entry(bundle, offset.ok_or(gone)?).map(Some)
+        }
+        Header::RefDelta { base_id } => find(bundle, &base_id)?.ok_or(gone).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// What there is of the pack from an entry's data on.
+fn wire<'b>(bundle: &'b Bundle, entry: &Entry) -> Result<&'b [u8], Fault> {
+    let range = entry.data_offset..bundle.pack.pack_end() as u64;
+    let wire = bundle.pack.entry_slice(range);
+    wire.ok_or(Fault::Content("an entry is behind the end of its pack"))
+}
