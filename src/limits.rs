@@ -767,6 +767,8 @@ pub const TRACKED_INDEX_BYTES_MAX: u64 = 512 << 20;
 /// Bytes of an archive's `.git` that are looked at in memory, names and what each file costs
 /// included: refs above all, about a million of them. Over it the archive is refused.
 pub const CAPTURED_BYTES_MAX: usize = 96 << 20;
+/// Refs that may come in any order: of more a list is taken only as git makes it, sorted.
+pub const UNSORTED_REFS_MAX: usize = 64 << 10;
 /// What a file costs there besides its name and content.
 pub const CAPTURED_FILE_BYTES: usize = 128;
 /// Largest object that is inflated to find what HEAD's trees hold, with all between it and its base,

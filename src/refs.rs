@@ -520,22 +520,39 @@ pub(crate) fn is_ref_name(name: &[u8]) -> bool {
     fits && name.starts_with(b"refs/") && gix::validate::reference::name(name.as_bstr()).is_ok()
 }
 
-/// The first of the sorted `names` that is there twice, or that has another one for a directory. It
-/// takes a look at each byte of a name and no more.
-pub(crate) fn in_the_way<'n>(names: impl IntoIterator<Item = &'n [u8]>) -> Option<&'n [u8]> {
-    // Those that the current name begins with, each a prefix of the next.
-    let mut prefixes: Vec<&[u8]> = Vec::new();
-    for name in names {
-        while prefixes.last().is_some_and(|last| !name.starts_with(last)) {
-            prefixes.pop();
+/// Looks at names in their order for what is in the way of what: one that is there twice, or that has
+/// another one for a directory. It takes a look at each byte of a name and no more.
+#[derive(Debug, Default)]
+pub(crate) struct Way {
+    last: Vec<u8>,
+    /// How long those are that the last name begins with, itself included, each longer than the one
+    /// before.
+    prefixes: Vec<usize>,
+}
+
+impl Way {
+    /// Takes the next name; not if one before is in its way.
+    pub(crate) fn takes(&mut self, name: &[u8]) -> bool {
+        let pairs = self.last.iter().zip(name);
+        let common = pairs.take_while(|(a, b)| a == b).count();
+        while self.prefixes.last().is_some_and(|last| *last > common) {
+            self.prefixes.pop();
         }
-        let is_above = |prefix: &&[u8]| matches!(name.get(prefix.len()), None | Some(b'/'));
-        if prefixes.iter().any(is_above) {
-            return Some(name);
+        let is_above = |prefix: &usize| matches!(name.get(*prefix), None | Some(b'/'));
+        if self.prefixes.iter().any(is_above) {
+            return false;
         }
-        prefixes.push(name);
+        self.last.truncate(common);
+        self.last.extend_from_slice(&name[common..]);
+        self.prefixes.push(name.len());
+        true
     }
-    None
+}
+
+/// The first of the sorted `names` that another one is in the way of ([`Way`]).
+pub(crate) fn in_the_way<'n>(names: impl IntoIterator<Item = &'n [u8]>) -> Option<&'n [u8]> {
+    let mut way = Way::default();
+    names.into_iter().find(|name| !way.takes(name))
 }
 
 /// An id that a caller gave, which must be whole; an error says what to write instead.

@@ -137,7 +137,11 @@ impl Captured {
         self.held_bytes += bytes;
         match self.held_bytes > CAPTURED_BYTES_MAX {
             true => {
-                let why = format!("refs and the like are more than {CAPTURED_BYTES_MAX} bytes");
+                let mib = CAPTURED_BYTES_MAX >> 20;
+                let why = format!(
+                    "its refs and the like are more than {mib} MiB, about a million refs: more than \
+                     a restore takes; --fallback clone clones such a repository"
+                );
                 Err(RestoreError::entry(path, why))
             }
             false => Ok(()),

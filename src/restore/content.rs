@@ -106,9 +106,9 @@ impl<'i, R: BufRead> Inflated<'i, R> {
             let wire = &wire[..wire.len().min(WORK_PIECE_BYTES)];
             let end = out.len().min(done + WORK_PIECE_BYTES);
             let before = (self.state.total_in(), self.state.total_out());
-            let status =
-                self.state
-                    .decompress(wire, &mut out[done..end], InflateFlush::NoFlush);
+            let status = self
+                .state
+                .decompress(wire, &mut out[done..end], InflateFlush::NoFlush);
             let Ok(status) = status else {
                 return wrong("it does not inflate");
             };

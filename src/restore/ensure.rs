@@ -8,9 +8,10 @@ use gix::bstr::ByteSlice;
 use super::download::{Link, refusal};
 use super::error::RestoreError;
 use super::http::Conn;
+use super::moment::{Found, Moment};
 use super::wanted::{Checkout, Named, Wanted};
 use crate::limits::FIRST_ANSWER_MS;
-use crate::refs::{Head, MirrorRefs, Ref};
+use crate::refs::Head;
 
 /// The server's answer.
 #[derive(serde::Deserialize)]
@@ -85,10 +86,10 @@ pub enum At {
 
 /// Finds all that is wanted in `moment`; an error names what is not as it was asked for. What only an
 /// object can tell is for [`check_pins`].
-pub fn find(wanted: &Wanted, moment: &MirrorRefs) -> Result<At, RestoreError> {
+pub fn find(wanted: &Wanted, moment: &Moment) -> Result<At, RestoreError> {
     let mut missing = Vec::new();
     let mut look = |named: &Named| match find_ref(named, moment) {
-        Ok(found) => Some(found.clone()),
+        Ok(found) => Some(found),
         Err(why) => {
             missing.push(why);
             None
@@ -101,7 +102,9 @@ pub fn find(wanted: &Wanted, moment: &MirrorRefs) -> Result<At, RestoreError> {
     let at = match &wanted.checkout {
         Checkout::Head => head,
         Checkout::Ref(named) => match look(named) {
-            Some(found) if found.name.starts_with(b"refs/heads/") => At::Branch(found.name.into()),
+            Some(found) if found.name.starts_with(b"refs/heads/") => {
+                At::Branch(found.name.to_vec())
+            }
             Some(found) => At::Detached(found.target),
             None => head,
         },
@@ -123,7 +126,7 @@ pub fn find(wanted: &Wanted, moment: &MirrorRefs) -> Result<At, RestoreError> {
 /// that this leads to: `commit_of` finds that by the objects.
 pub fn check_pins(
     wanted: &Wanted,
-    moment: &MirrorRefs,
+    moment: &Moment,
     mut commit_of: impl FnMut(gix::ObjectId) -> Result<gix::ObjectId, RestoreError>,
 ) -> Result<(), RestoreError> {
     for named in wanted.all_refs() {
@@ -132,7 +135,7 @@ pub fn check_pins(
             continue;
         };
         if !is_id(found.target, id) && !is_id(commit_of(found.target)?, id) {
-            return Err(RestoreError::Missing(is_not(found, id)));
+            return Err(RestoreError::Missing(is_not(&found, id)));
         }
     }
     Ok(())
@@ -140,7 +143,7 @@ pub fn check_pins(
 
 /// Finds a ref. What it leads to is what the server says: enough to refuse it, and for no more
 /// ([`check_pins`]).
-fn find_ref<'m>(named: &Named, moment: &'m MirrorRefs) -> Result<&'m Ref, String> {
+fn find_ref<'m>(named: &Named, moment: &'m Moment) -> Result<Found<'m>, String> {
     let found = named
         .names
         .iter()
@@ -149,7 +152,7 @@ fn find_ref<'m>(named: &Named, moment: &'m MirrorRefs) -> Result<&'m Ref, String
     // Branches are of commits; anything else may lead to one.
     match &named.id {
         Some(id) if found.name.starts_with(b"refs/heads/") && !is_id(found.target, id) => {
-            Err(is_not(found, id))
+            Err(is_not(&found, id))
         }
         _ => Ok(found),
     }
@@ -175,6 +178,6 @@ fn is_id(id: gix::ObjectId, hex: &str) -> bool {
     gix::ObjectId::from_hex(hex.as_bytes()).is_ok_and(|hex| hex == id)
 }
 
-fn is_not(found: &Ref, id: &str) -> String {
+fn is_not(found: &Found<'_>, id: &str) -> String {
     format!("{} is {}, not {id}", found.name, found.target)
 }

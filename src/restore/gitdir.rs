@@ -62,7 +62,7 @@ pub fn make(
     let config = config.ok_or_else(|| RestoreError::entry(b".git/config", "it is not there"))?;
     let said = origin::read(config)?;
     let origin = origin::choose(given, &said)?;
-    let refs = Refs::read(captured, said.hash)?;
+    let refs = Refs::read(captured, said.hash, stop)?;
     let sizes: BTreeMap<&[u8], u64> = captured.objects().collect();
     packs::check(tree, &sizes, &archive.sums, said.hash, stop)?;
     let git = tree.join(".git");
@@ -74,14 +74,19 @@ pub fn make(
     };
     put(&git.join("description"), DESCRIPTION.as_bytes())?;
     put(&git.join("info/exclude"), EXCLUDE.as_bytes())?;
-    write(&git, &restored, &refs)?;
+    write(&git, &restored, &refs, stop)?;
     check_out(tree, &refs, archive, dates, restored.modes, stop)?;
     Ok(restored)
 }
 
 /// Replaces the refs of the restored repository at `tree` by others, and no others stay; its
 /// configuration says so, too.
-pub fn replace_refs(tree: &Path, restored: &Restored, refs: &Refs<'_>) -> Result<(), RestoreError> {
+pub fn replace_refs(
+    tree: &Path,
+    restored: &Restored,
+    refs: &Refs<'_>,
+    stop: &Stop,
+) -> Result<(), RestoreError> {
     let git = tree.join(".git");
     let directory = git.join("refs");
     fs::remove_dir_all(&directory).map_err(|e| RestoreError::disk("remove", directory, e))?;
@@ -94,18 +99,23 @@ pub fn replace_refs(tree: &Path, restored: &Restored, refs: &Refs<'_>) -> Result
             _ => {}
         }
     }
-    write(&git, restored, refs)
+    write(&git, restored, refs, stop)
 }
 
 /// Writes configuration and refs into a `git` that has none.
-fn write(git: &Path, restored: &Restored, refs: &Refs<'_>) -> Result<(), RestoreError> {
+fn write(
+    git: &Path,
+    restored: &Restored,
+    refs: &Refs<'_>,
+    stop: &Stop,
+) -> Result<(), RestoreError> {
     make_directories(git, &REFS_DIRECTORIES)?;
     put(&git.join("config"), &configuration(restored, refs.branch()))?;
     for (name, bytes) in refs.files() {
         put(&git.join(as_path(&name)), &bytes)?;
     }
     let packed = git.join("packed-refs");
-    let written = refs.write_packed(|| File::create_new(&packed));
+    let written = refs.write_packed(|| File::create_new(&packed), stop);
     written.map_err(|e| RestoreError::disk("write", &packed, e))
 }
 

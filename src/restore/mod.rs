@@ -327,6 +327,8 @@ impl Restore<'_> {
             link.progress,
         )
         .map_err(doubted)?;
+        // With the memory that it came in.
+        drop(download);
         let restored = gitdir::make(&tree, &args.repo_url, &archive, self.dates, link.stop)
             .map_err(doubted)?;
         drop(archive);

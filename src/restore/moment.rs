@@ -4,21 +4,110 @@
 //! It asks for all refs at once, whatever is needed of them: for several prefixes git reads its
 //! list of refs several times, and they may have moved in between.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use gix::ObjectId;
-use gix::bstr::{BString, ByteSlice};
+use gix::bstr::{BStr, BString, ByteSlice};
 
 use super::download::{Link, refusal};
 use super::error::RestoreError;
 use super::http::Conn;
-use crate::limits::{FIRST_ANSWER_MS, MOMENT_BYTES_MAX, MOMENT_TRIES_MAX};
-use crate::refs::{Follow, Head, MirrorRefs, Ref, in_the_way, is_ref_name};
+use crate::limits::{FIRST_ANSWER_MS, MOMENT_BYTES_MAX, MOMENT_TRIES_MAX, UNSORTED_REFS_MAX};
+use crate::refs::{Follow, Head, in_the_way, is_ref_name};
 
 const LENGTH_BYTES: usize = 4;
 
-fn wrong(what: impl std::fmt::Display) -> RestoreError {
+/// What is wrong with a list.
+pub fn wrong(what: impl std::fmt::Display) -> RestoreError {
     RestoreError::Server(format!("the list of refs: {what}"))
+}
+
+/// The refs of a mirror at one moment. There may be a million of them: the names are kept as they
+/// came, one behind the other.
+///
+/// Invariant: `refs` is sorted by name, each name once.
+#[derive(Debug)]
+pub struct Moment {
+    pub head: Head,
+    names: Vec<u8>,
+    refs: Vec<Place>,
+}
+
+/// A ref of a list.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// Where its name is.
+    begin: u32,
+    len: u16,
+    target: ObjectId,
+}
+
+impl Place {
+    fn name<'n>(&self, names: &'n [u8]) -> &'n BStr {
+        let begin = self.begin as usize;
+        names[begin..begin + usize::from(self.len)].as_bstr()
+    }
+}
+
+/// One ref with what it points to.
+#[derive(Debug, Clone, Copy)]
+pub struct Found<'m> {
+    pub name: &'m BStr,
+    pub target: ObjectId,
+}
+
+impl Moment {
+    /// All of them, in the order of their names.
+    pub fn refs(&self) -> impl ExactSizeIterator<Item = Found<'_>> {
+        let found = |place: &Place| Found {
+            name: place.name(&self.names),
+            target: place.target,
+        };
+        self.refs.iter().map(found)
+    }
+
+    /// The ref of this full name.
+    pub fn get(&self, name: &BStr) -> Option<Found<'_>> {
+        let order = |place: &Place| place.name(&self.names).cmp(name);
+        let place = &self.refs[self.refs.binary_search_by(order).ok()?];
+        Some(Found {
+            name: place.name(&self.names),
+            target: place.target,
+        })
+    }
+
+    /// The commit that HEAD leads to, if there is one.
+    pub fn head_id(&self) -> Option<ObjectId> {
+        match &self.head {
+            Head::Symbolic(name) => Some(self.get(name.as_bstr())?.target),
+            Head::Detached(id) => Some(*id),
+        }
+    }
+
+    /// HEAD as a clone has it: that of a commit is the branch that is at it, if there is one.
+    fn clone_head(&self, id: ObjectId) -> Head {
+        const MASTER: &[u8] = b"refs/heads/master";
+        let is_tip = |found: &Found<'_>| found.target == id;
+        let master = self.get(MASTER.as_bstr()).filter(is_tip);
+        let mut branches = self
+            .refs()
+            .filter(|found| found.name.starts_with(b"refs/heads/"));
+        match master.or_else(|| branches.find(is_tip)) {
+            Some(found) => Head::Symbolic(found.name.into()),
+            None => Head::Detached(id),
+        }
+    }
+
+    /// What tells two of them apart.
+    pub fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.head.hash(&mut hasher);
+        for found in self.refs() {
+            (found.name, found.target).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
 }
 
 /// Heads, tags, and the refs of the full names `more`, as the mirror has them now.
@@ -27,7 +116,7 @@ pub fn ask(
     base: &str,
     kind: gix::hash::Kind,
     more: &[&str],
-) -> Result<MirrorRefs, RestoreError> {
+) -> Result<Moment, RestoreError> {
     for _ in 0..MOMENT_TRIES_MAX {
         let refs = ask_once(link, base, kind, more)?;
         // Git reads HEAD before the rest: they may have moved in between.
@@ -47,7 +136,7 @@ fn ask_once(
     base: &str,
     kind: gix::hash::Kind,
     more: &[&str],
-) -> Result<MirrorRefs, RestoreError> {
+) -> Result<Moment, RestoreError> {
     let lost = |e: std::io::Error| wrong(e);
     let mut conn = Conn::open(link.server, link.stop, link.stall).map_err(lost)?;
     let target = format!("{base}/git-upload-pack");
@@ -72,7 +161,10 @@ fn ask_once(
         if got == 0 || read_bytes > MOMENT_BYTES_MAX {
             let what = match got {
                 0 => "it ends early".to_owned(),
-                _ => format!("it is over {MOMENT_BYTES_MAX} bytes"),
+                _ => format!(
+                    "it is over {} MiB, about a million refs: more than a restore takes",
+                    MOMENT_BYTES_MAX >> 20
+                ),
             };
             return Err(wrong(what));
         }
@@ -140,7 +232,8 @@ struct Listing<'a> {
     shown: Follow,
     /// The branch that HEAD names, and what HEAD leads to.
     head: (Option<BString>, Option<ObjectId>),
-    refs: Vec<Ref>,
+    names: Vec<u8>,
+    refs: Vec<Place>,
 }
 
 impl<'a> Listing<'a> {
@@ -150,6 +243,7 @@ impl<'a> Listing<'a> {
             more,
             shown: Follow::default(),
             head: (None, None),
+            names: Vec::new(),
             refs: Vec::new(),
         }
     }
@@ -187,11 +281,14 @@ impl<'a> Listing<'a> {
         }
         let is_wanted = self.more.iter().any(|more| more.as_bytes() == name);
         match id {
-            Some(target) if is_wanted || self.shown.matches(name) => self.refs.push(Ref {
-                name: name.into(),
-                target,
-                peeled: None,
-            }),
+            Some(target) if is_wanted || self.shown.matches(name) => {
+                let place = (u32::try_from(self.names.len()), u16::try_from(name.len()));
+                let (Ok(begin), Ok(len)) = place else {
+                    return Err(bad());
+                };
+                self.names.extend_from_slice(name);
+                self.refs.push(Place { begin, len, target });
+            }
             _ => {}
         }
         Ok(())
@@ -203,28 +300,30 @@ impl<'a> Listing<'a> {
     }
 
     /// All of it, sorted. A HEAD that is not of the moment of its branch is the null id.
-    fn finish(mut self) -> Result<MirrorRefs, RestoreError> {
-        self.refs.sort_by(|a, b| a.name.cmp(&b.name));
-        if let Some(name) = in_the_way(self.refs.iter().map(|r| r.name.as_slice())) {
+    fn finish(self) -> Result<Moment, RestoreError> {
+        let (names, mut refs) = (self.names, self.refs);
+        if !refs.is_sorted_by_key(|place| place.name(&names)) {
+            // Git sorts them. A million takes a second, during which nothing would be heard.
+            if refs.len() > UNSORTED_REFS_MAX {
+                return Err(wrong("its many refs are not sorted"));
+            }
+            refs.sort_unstable_by(|a, b| a.name(&names).cmp(b.name(&names)));
+        }
+        let head = Head::Detached(ObjectId::null(self.kind));
+        let mut moment = Moment { head, names, refs };
+        if let Some(name) = in_the_way(moment.refs().map(|found| &**found.name)) {
             let name = name.as_bstr();
             let what = format!("{name:?} is there twice, or another ref is its directory");
             return Err(wrong(what));
         }
-        let null = ObjectId::null(self.kind);
-        let mut refs = MirrorRefs {
-            head: Head::Detached(null),
-            refs: self.refs,
-            fully_peeled: false,
-        };
-        refs.head = match self.head {
-            (Some(branch), id) if refs.get(branch.as_bstr()).map(|r| r.target) == id => {
-                Head::Symbolic(branch)
+        match self.head {
+            (Some(branch), id) if moment.get(branch.as_bstr()).map(|r| r.target) == id => {
+                moment.head = Head::Symbolic(branch);
             }
-            (Some(_), _) | (None, None) => refs.head,
-            (None, Some(id)) => Head::Detached(id),
-        };
-        refs.head = refs.clone_head();
-        Ok(refs)
+            (Some(_), _) | (None, None) => {}
+            (None, Some(id)) => moment.head = moment.clone_head(id),
+        }
+        Ok(moment)
     }
 }
 
@@ -238,7 +337,7 @@ mod tests {
         digit.to_string().repeat(40)
     }
 
-    fn listing(text: &[String]) -> Result<MirrorRefs, RestoreError> {
+    fn listing(text: &[String]) -> Result<Moment, RestoreError> {
         let wire: String = text
             .iter()
             .map(|l| format!("{:04x}{l}\n", l.len() + 5))
@@ -268,13 +367,13 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(refs.head, Head::Symbolic("refs/heads/main".into()));
-        let names: Vec<_> = refs.refs.iter().map(|r| r.name.to_string()).collect();
+        let names: Vec<_> = refs.refs().map(|found| found.name.to_string()).collect();
         assert_eq!(
             names,
             ["refs/heads/main", "refs/pull/1/head", "refs/tags/v1"]
         );
-        assert_eq!(refs.refs[2].target.to_string(), b);
-        assert_eq!(refs.refs[2].peeled, None);
+        let tag = refs.get(b"refs/tags/v1".as_bstr()).unwrap();
+        assert_eq!(tag.target.to_string(), b);
         let unborn = listing(&["unborn HEAD symref-target:refs/heads/x".into()]).unwrap();
         assert_eq!(unborn.head, Head::Symbolic("refs/heads/x".into()));
         let detached = listing(&[format!("{b} HEAD")]).unwrap();

@@ -1,5 +1,5 @@
-//! The refs of a restored repository: read from an archive's HEAD, `packed-refs` and loose files and
-//! checked, or those of a moment of the mirror, and written as a clone has them.
+//! The refs of a restored repository: read from an archive's HEAD, `packed-refs` and loose files, or
+//! those of a moment of the mirror; checked, and written as a clone has them.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -11,7 +11,11 @@ use gix::hash::{Kind, ObjectId};
 use super::capture::Captured;
 use super::ensure::At;
 use super::error::RestoreError;
-use crate::refs::{self, MirrorRefs, in_the_way, is_ref_name};
+use super::moment::{self, Found, Moment};
+use super::stop::Stop;
+use super::write::stopped;
+use crate::limits::UNSORTED_REFS_MAX;
+use crate::refs::{self, Way, is_ref_name};
 
 const REMOTE: &[u8] = b"refs/remotes/origin/";
 const TAGS: &[u8] = b"refs/tags/";
@@ -30,18 +34,39 @@ pub enum Head<'a> {
     Detached(ObjectId),
 }
 
-/// Refs, each of a kind that a clone has.
+impl<'a> Head<'a> {
+    fn branch(&self) -> Option<&'a BStr> {
+        match self {
+            Head::Branch(name, _) => Some(name),
+            Head::Detached(_) => None,
+        }
+    }
+}
+
+/// A ref's full name and its id, as they stand in the archive.
+type Named<'a> = (&'a BStr, &'a [u8]);
+
+/// Branches of the upstream, and tags.
+#[derive(Debug)]
+enum List<'a> {
+    /// By the names that they have here, sorted.
+    Read(Vec<Named<'a>>),
+    /// By the upstream's names: each gets the one that it has here when its turn comes.
+    Moment(&'a Moment),
+}
+
+/// Refs as a clone has them, in memory as they came: there may be a million of them.
 ///
-/// Invariant: `refs` is sorted by name and has no name twice, and no name of all is another's
-/// directory.
+/// Invariant: whatever they are from, [`Refs::check`] was content. No name is there twice, and none of
+/// all is another's directory. What stands for an id is one.
 #[derive(Debug)]
 pub struct Refs<'a> {
     pub head: Head<'a>,
     /// What the upstream's HEAD names, by the name that a clone has for it.
     remote_head: Option<Cow<'a, BStr>>,
-    /// Branches of the upstream, and tags.
-    refs: Vec<(Cow<'a, BStr>, ObjectId)>,
-    shallow: Vec<ObjectId>,
+    list: List<'a>,
+    /// Ids, one a line.
+    shallow: &'a [u8],
 }
 
 fn refused(path: &[u8], why: impl Into<String>) -> RestoreError {
@@ -62,7 +87,7 @@ fn id(path: &[u8], hex: &[u8], hash: Kind) -> Result<ObjectId, RestoreError> {
 
 /// What a file with one ref says: an id, or another ref.
 enum Said<'a> {
-    Id(ObjectId),
+    Id(&'a [u8]),
     Name(&'a BStr),
 }
 
@@ -71,109 +96,157 @@ fn said<'a>(path: &[u8], text: &'a [u8], hash: Kind) -> Result<Said<'a>, Restore
     match line.strip_prefix(b"ref: ") {
         Some(name) if is_ref_name(name) => Ok(Said::Name(name.as_bstr())),
         Some(_) => Err(refused(path, "it names no ref")),
-        None => id(path, line, hash).map(Said::Id),
+        None => id(path, line, hash).map(|_| Said::Id(line)),
     }
 }
 
 impl<'a> Refs<'a> {
     /// Reads and checks all of them; ids are of the kind `hash`.
-    pub fn read(captured: &'a Captured, hash: Kind) -> Result<Refs<'a>, RestoreError> {
+    pub fn read(captured: &'a Captured, hash: Kind, stop: &Stop) -> Result<Refs<'a>, RestoreError> {
         let head = captured.file("HEAD");
         let head = said(
             HEAD,
             head.ok_or_else(|| refused(HEAD, "it is not there"))?,
             hash,
         )?;
-        let head_name = match head {
-            Said::Name(name) if name.starts_with(HEADS) => Some(name),
-            Said::Name(_) => return Err(refused(HEAD, "it names no branch")),
-            Said::Id(_) => None,
-        };
+        if matches!(head, Said::Name(name) if !name.starts_with(HEADS)) {
+            return Err(refused(HEAD, "it names no branch"));
+        }
         let packed = captured.file("packed-refs").unwrap_or_default();
-        let mut refs = read_packed(packed, hash)?;
+        let packed = read_packed(packed, hash, stop)?;
         let mut remote_head = None;
-        let packed = refs.len();
+        let mut loose = Vec::new();
         for (name, text) in captured.refs() {
             let path = [b".git/", name].concat();
-            if !is_ref_name(name) {
-                return Err(refused(&path, "its name is none of a ref"));
+            if stop.is_set() {
+                return Err(stopped());
             }
             match said(&path, text, hash)? {
-                Said::Id(id) => refs.push((Cow::Borrowed(name.as_bstr()), id)),
+                Said::Id(id) => loose.push((name.as_bstr(), id)),
                 Said::Name(to) if name == REMOTE_HEAD => remote_head = Some(Cow::Borrowed(to)),
                 Said::Name(_) => return Err(refused(&path, "it is a symbolic ref")),
             }
         }
-        one_each(&mut refs, packed);
+        let mut refs = one_each(packed, loose);
         // An upstream may have a branch of this name; in a clone, too, it is not seen.
         if remote_head.is_some() {
             take(&mut refs, REMOTE_HEAD.as_bstr());
         }
-        let is_born = head_name.and_then(|name| take(&mut refs, name));
-        let read = Refs {
-            head: match head {
-                Said::Name(name) => Head::Branch(name, is_born),
-                Said::Id(id) => Head::Detached(id),
-            },
-            remote_head,
-            refs,
-            shallow: read_shallow(captured.file("shallow").unwrap_or_default(), hash)?,
-        };
-        read.check()?;
-        Ok(read)
-    }
-
-    /// Those of a moment of the mirror, under the names that a clone gives them, where `at` is checked
-    /// out, which is `commit`.
-    pub fn of_moment(moment: &'a MirrorRefs, at: &'a At, commit: Option<ObjectId>) -> Refs<'a> {
-        let refs = moment.refs.iter();
-        let refs = refs.filter_map(|r| Some((local_name(r.name.as_bstr())?, r.target)));
-        let mut refs: Vec<_> = refs.collect();
-        refs.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let remote_head = match &moment.head {
-            refs::Head::Symbolic(name) if moment.get(name.as_bstr()).is_some() => {
-                local_name(name.as_bstr())
+        let head = match head {
+            Said::Name(name) => {
+                let born = take(&mut refs, name).map(|hex| id(HEAD, hex, hash));
+                Head::Branch(name, born.transpose()?)
             }
-            _ => None,
+            Said::Id(hex) => Head::Detached(id(HEAD, hex, hash)?),
         };
-        let head = match at {
-            At::Branch(name) => Head::Branch(name.as_bstr(), commit),
-            At::Detached(id) => Head::Detached(commit.unwrap_or(*id)),
-        };
-        Refs {
-            head,
-            remote_head,
-            refs,
-            shallow: Vec::new(),
-        }
-    }
-
-    fn check(&self) -> Result<(), RestoreError> {
-        for (name, _) in &self.refs {
+        for (name, _) in &refs {
             if !name.starts_with(REMOTE) && !name.starts_with(TAGS) {
                 return Err(refused(name, "a clone has no such ref"));
             }
         }
-        let has = |name: &[u8]| {
-            self.refs
-                .binary_search_by(|(n, _)| n.as_bytes().cmp(name))
-                .is_ok()
+        let read = Refs {
+            head,
+            remote_head,
+            list: List::Read(refs),
+            shallow: captured.file("shallow").unwrap_or_default(),
         };
-        let is_branch = |to: &BStr| to.starts_with(REMOTE) && to != REMOTE_HEAD && has(to);
-        if self.remote_head.as_deref().is_some_and(|to| !is_branch(to)) {
-            return Err(refused(REMOTE_HEAD, "it names no branch of the upstream"));
+        check_shallow(read.shallow, hash, stop)?;
+        read.check(stop, |name, why| refused(name, why))?;
+        Ok(read)
+    }
+
+    /// Those of a moment of the mirror, where `at` is checked out, which is `commit`.
+    pub fn of_moment(
+        moment: &'a Moment,
+        at: &'a At,
+        commit: Option<ObjectId>,
+        stop: &Stop,
+    ) -> Result<Refs<'a>, RestoreError> {
+        let remote_head = match &moment.head {
+            refs::Head::Symbolic(name) => moment.get(name.as_bstr()),
+            refs::Head::Detached(_) => None,
+        };
+        let local = |found: Found<'_>| {
+            let mut name = Vec::new();
+            local_name(found.name, &mut name).then(|| Cow::Owned(name.into()))
+        };
+        let refs = Refs {
+            head: match at {
+                At::Branch(name) => Head::Branch(name.as_bstr(), commit),
+                At::Detached(id) => Head::Detached(commit.unwrap_or(*id)),
+            },
+            remote_head: remote_head.and_then(local),
+            list: List::Moment(moment),
+            shallow: b"",
+        };
+        refs.check(stop, |name, why| moment::wrong(format!("{name}: {why}")))?;
+        Ok(refs)
+    }
+
+    /// Goes through branches and tags in the order of their names, each with its id as text.
+    fn each<E>(&self, mut each: impl FnMut(&BStr, &[u8]) -> Result<(), E>) -> Result<(), E> {
+        let moment = match &self.list {
+            List::Read(refs) => return refs.iter().try_for_each(|(name, hex)| each(name, hex)),
+            List::Moment(moment) => moment,
+        };
+        let mut name = Vec::new();
+        let mut hex = Kind::hex_buf();
+        // Branches come elsewhere under their new names, all others stay where they are.
+        let is_branch = |found: &Found<'_>| found.name.starts_with(HEADS);
+        let others = || moment.refs().filter(|found| !is_branch(found));
+        let before = others().filter(|found| **found.name < *REMOTE);
+        let behind = others().filter(|found| **found.name >= *REMOTE);
+        let branches = moment.refs().filter(is_branch);
+        before.chain(branches).chain(behind).try_for_each(|found| {
+            match local_name(found.name, &mut name) {
+                true => each(name.as_bstr(), found.target.hex_to_buf(&mut hex).as_bytes()),
+                false => Ok(()),
+            }
+        })
+    }
+
+    /// Sees to it that they can be files of a repository beside each other, and that HEAD of the
+    /// upstream names one of them; `refused` says why not.
+    fn check(
+        &self,
+        stop: &Stop,
+        refused: impl Fn(&BStr, &str) -> RestoreError,
+    ) -> Result<(), RestoreError> {
+        let remote_head = self.remote_head.as_deref();
+        let is_branch = |to: &BStr| to.starts_with(REMOTE) && to != REMOTE_HEAD;
+        let mut has_target = false;
+        let mut way = Way::default();
+        let mut look = |name: &BStr| match way.takes(name) {
+            true => Ok(()),
+            false => Err(refused(
+                name,
+                "another ref has this name or that of its directory",
+            )),
+        };
+        // Those that are not in the list, sorted as it is.
+        let symbolic = remote_head.map(|_| REMOTE_HEAD.as_bstr());
+        let mut more = self.head.branch().into_iter().chain(symbolic).peekable();
+        self.each(|name, _| {
+            if stop.is_set() {
+                return Err(stopped());
+            }
+            if !is_ref_name(name) {
+                return Err(refused(name, "that is no name of a ref"));
+            }
+            while let Some(before) = more.next_if(|more| *more < name) {
+                look(before)?;
+            }
+            has_target |= remote_head == Some(name);
+            look(name)
+        })?;
+        more.try_for_each(look)?;
+        match remote_head {
+            Some(to) if !has_target || !is_branch(to) => Err(refused(
+                REMOTE_HEAD.as_bstr(),
+                "it names no branch of the upstream",
+            )),
+            _ => Ok(()),
         }
-        let symbolic = self.remote_head.as_ref().map(|_| REMOTE_HEAD.as_bstr());
-        let names = self.refs.iter().map(|(name, _)| &**name).chain(symbolic);
-        let mut names: Vec<&[u8]> = names.map(|name| name.as_bytes()).collect();
-        names.sort_unstable();
-        if let Some(name) = in_the_way(names) {
-            return Err(refused(
-                name.as_bstr(),
-                "another ref has the name of its directory",
-            ));
-        }
-        Ok(())
     }
 
     /// The commit that is checked out.
@@ -186,17 +259,16 @@ impl<'a> Refs<'a> {
 
     /// The short name of the branch that HEAD names.
     pub fn branch(&self) -> Option<&'a BStr> {
-        match self.head {
-            Head::Branch(name, _) => name.strip_prefix(HEADS).map(ByteSlice::as_bstr),
-            Head::Detached(_) => None,
-        }
+        let name = self.head.branch()?.strip_prefix(HEADS)?;
+        Some(name.as_bstr())
     }
 
-    /// The small files of `.git` that say all this: names below it, and what they hold.
-    pub fn files(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+    /// The files of `.git` that say all this but for the packed refs: names below it, and what they
+    /// hold.
+    pub fn files(&self) -> Vec<(Vec<u8>, Cow<'a, [u8]>)> {
         let mut files = Vec::new();
-        let symbolic = |name: &[u8]| [b"ref: ", name, b"\n"].concat();
-        let line = |id: &ObjectId| format!("{id}\n").into_bytes();
+        let symbolic = |name: &[u8]| Cow::Owned([b"ref: ", name, b"\n"].concat());
+        let line = |id: &ObjectId| Cow::Owned(format!("{id}\n").into_bytes());
         files.push((
             b"HEAD".to_vec(),
             match &self.head {
@@ -211,49 +283,70 @@ impl<'a> Refs<'a> {
             files.push((REMOTE_HEAD.to_vec(), symbolic(to)));
         }
         if !self.shallow.is_empty() {
-            files.push((
-                b"shallow".to_vec(),
-                self.shallow.iter().flat_map(line).collect(),
-            ));
+            files.push((b"shallow".to_vec(), Cow::Borrowed(self.shallow)));
         }
         files
     }
 
     /// Writes `packed-refs`, if one is needed. It does not say what tags lead to, as nobody has
     /// looked at them; git then does when it wants to know.
-    pub fn write_packed(&self, out: impl FnOnce() -> io::Result<File>) -> io::Result<()> {
-        if self.refs.is_empty() {
+    pub fn write_packed(
+        &self,
+        out: impl FnOnce() -> io::Result<File>,
+        stop: &Stop,
+    ) -> io::Result<()> {
+        let is_empty = match &self.list {
+            List::Read(refs) => refs.is_empty(),
+            List::Moment(moment) => moment.refs().len() == 0,
+        };
+        if is_empty {
             return Ok(());
         }
         let mut out = BufWriter::new(out()?);
         out.write_all(b"# pack-refs with: sorted \n")?;
-        for (name, id) in &self.refs {
-            id.write_hex_to(&mut out)?;
-            out.write_all(b" ")?;
-            out.write_all(name)?;
-            out.write_all(b"\n")?;
-        }
+        self.each(|name, hex| {
+            if stop.is_set() {
+                return Err(io::Error::other("the restore ends"));
+            }
+            let parts = [hex, &b" "[..], name, b"\n"];
+            parts.iter().try_for_each(|part| out.write_all(part))
+        })?;
         out.flush()
     }
 }
 
-/// The name that a clone has for the upstream's ref `name`, if it has it at all.
-fn local_name(name: &BStr) -> Option<Cow<'_, BStr>> {
+/// Makes `local` the name that a clone has for the upstream's ref `name`, if it has it at all.
+fn local_name(name: &BStr, local: &mut Vec<u8>) -> bool {
+    local.clear();
     match name.strip_prefix(HEADS) {
         // The name is that of the upstream's HEAD here.
-        Some(b"HEAD") => None,
-        Some(branch) => Some(Cow::Owned([REMOTE, branch].concat().into())),
-        None => (!name.starts_with(REMOTE)).then_some(Cow::Borrowed(name)),
+        Some(b"HEAD") => false,
+        Some(branch) => {
+            local.extend_from_slice(REMOTE);
+            local.extend_from_slice(branch);
+            true
+        }
+        None => {
+            local.extend_from_slice(name);
+            !name.starts_with(REMOTE)
+        }
     }
 }
 
-/// The refs of a `packed-refs`, in its order.
-fn read_packed(text: &[u8], hash: Kind) -> Result<Vec<(Cow<'_, BStr>, ObjectId)>, RestoreError> {
-    let mut refs = Vec::new();
+/// The refs of a `packed-refs`, sorted.
+fn read_packed<'a>(
+    text: &'a [u8],
+    hash: Kind,
+    stop: &Stop,
+) -> Result<Vec<Named<'a>>, RestoreError> {
+    let mut refs: Vec<Named<'_>> = Vec::new();
     if !text.is_empty() && !text.ends_with(b"\n") {
         return Err(refused(PACKED, "it is cut off"));
     }
     for (number, line) in text.lines().enumerate() {
+        if stop.is_set() {
+            return Err(stopped());
+        }
         if number == 0 && line.starts_with(b"# pack-refs with:") {
             continue;
         }
@@ -265,47 +358,57 @@ fn read_packed(text: &[u8], hash: Kind) -> Result<Vec<(Cow<'_, BStr>, ObjectId)>
         let Some((hex, name)) = line.split_once_str(" ") else {
             return Err(refused(PACKED, format!("line {} is no ref", number + 1)));
         };
-        if !is_ref_name(name) {
-            return Err(refused(
-                PACKED,
-                format!("line {} has no name of a ref", number + 1),
-            ));
-        }
-        refs.push((Cow::Borrowed(name.as_bstr()), id(PACKED, hex, hash)?));
+        id(PACKED, hex, hash)?;
+        refs.push((name.as_bstr(), hex));
     }
-    let mut names: Vec<&BStr> = refs.iter().map(|(name, _)| &**name).collect();
-    names.sort_unstable();
-    match names.windows(2).find(|pair| pair[0] == pair[1]) {
-        Some(pair) => Err(refused(PACKED, format!("{} is there twice", pair[0]))),
+    if !refs.is_sorted_by_key(|(name, _)| *name) {
+        // Git sorts them. A million takes a second, during which nothing would be heard.
+        if refs.len() > UNSORTED_REFS_MAX {
+            return Err(refused(PACKED, "its many refs are not sorted"));
+        }
+        refs.sort_unstable_by_key(|(name, _)| *name);
+    }
+    match refs.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        Some(pair) => Err(refused(PACKED, format!("{} is there twice", pair[0].0))),
         None => Ok(refs),
     }
 }
 
-/// Sorts the refs; of a name that is packed and loose, which comes after the first `packed`, the
-/// loose one counts.
-fn one_each(refs: &mut Vec<(Cow<'_, BStr>, ObjectId)>, packed: usize) {
-    refs[packed..].sort_by(|(a, _), (b, _)| a.cmp(b));
-    let loose: Vec<Cow<'_, BStr>> = refs[packed..]
-        .iter()
-        .map(|(name, _)| name.clone())
-        .collect();
+/// All refs, sorted; of a name that is packed and loose the loose one counts. Both are sorted.
+fn one_each<'a>(mut refs: Vec<Named<'a>>, loose: Vec<Named<'a>>) -> Vec<Named<'a>> {
     let mut at = 0;
     refs.retain(|(name, _)| {
-        at += 1;
-        at > packed || loose.binary_search(name).is_err()
+        while loose.get(at).is_some_and(|(loose, _)| loose < name) {
+            at += 1;
+        }
+        loose.get(at).is_none_or(|(loose, _)| loose != name)
     });
-    refs.sort_by(|(a, _), (b, _)| a.cmp(b));
+    refs.extend(loose);
+    // It sees that there are two runs.
+    refs.sort_by_key(|(name, _)| *name);
+    refs
 }
 
 /// Takes a ref out.
-fn take(refs: &mut Vec<(Cow<'_, BStr>, ObjectId)>, name: &BStr) -> Option<ObjectId> {
-    let at = refs.binary_search_by(|(n, _)| (**n).cmp(name)).ok()?;
+fn take<'a>(refs: &mut Vec<Named<'a>>, name: &BStr) -> Option<&'a [u8]> {
+    let at = refs.binary_search_by(|(n, _)| (*n).cmp(name)).ok()?;
     Some(refs.remove(at).1)
 }
 
-fn read_shallow(text: &[u8], hash: Kind) -> Result<Vec<ObjectId>, RestoreError> {
-    let ids = text.lines().map(|line| id(SHALLOW, line, hash));
-    ids.collect()
+/// Sees to it that a list of shallow commits has ids and nothing else.
+fn check_shallow(text: &[u8], hash: Kind, stop: &Stop) -> Result<(), RestoreError> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    let lines = text.strip_suffix(b"\n");
+    let lines = lines.ok_or_else(|| refused(SHALLOW, "it is cut off"))?;
+    for line in lines.split(|b| *b == b'\n') {
+        if stop.is_set() {
+            return Err(stopped());
+        }
+        id(SHALLOW, line, hash)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -327,7 +430,7 @@ mod tests {
 
     fn written(files: &[(&str, &str)]) -> Option<Vec<(String, String)>> {
         let captured = captured(files);
-        let refs = match Refs::read(&captured, Kind::Sha1) {
+        let refs = match Refs::read(&captured, Kind::Sha1, &Stop::default()) {
             Ok(refs) => refs,
             Err(e) => {
                 assert_eq!(e.exit_code(), 5);
@@ -337,14 +440,15 @@ mod tests {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         let mut files = refs.files();
         let packed = tempfile::NamedTempFile::new().unwrap();
-        refs.write_packed(|| packed.reopen()).unwrap();
+        refs.write_packed(|| packed.reopen(), &Stop::default())
+            .unwrap();
         let packed = std::fs::read(packed.path()).unwrap();
-        files.push((b"packed-refs".to_vec(), packed));
+        files.push((b"packed-refs".to_vec(), packed.into()));
         let files = files.into_iter().filter(|(_, data)| !data.is_empty());
         let short = |text: String| text.replace(A, "AA").replace(B, "BB");
         Some(
             files
-                .map(|(path, data)| (text(path), short(text(data))))
+                .map(|(path, data)| (text(path), short(text(data.into_owned()))))
                 .collect(),
         )
     }

@@ -4,11 +4,10 @@
 //! HEAD by a bundle that the server has made once for everybody, the rest by their ids. No ref that
 //! moves meanwhile shows. In the end the refs are written anew, so what was deleted is gone, too.
 
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::hash::{Hash, Hasher};
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,15 +17,16 @@ use super::ensure::{self, At};
 use super::error::RestoreError;
 use super::gitdir::{self, Restored};
 use super::http::Conn;
-use super::moment;
+use super::moment::{self, Moment};
 use super::objects::Objects;
 use super::quota::Quota;
 use super::refs::Refs;
 use super::run::{self, Room};
 use super::stop::Stop;
 use super::wanted::Wanted;
+use super::write::stopped;
 use crate::limits::{FETCH_IDS_MAX, FIRST_ANSWER_MS, MOMENT_TRIES_MAX, STREAM_READ_BYTES};
-use crate::refs::{Follow, Head, MirrorRefs};
+use crate::refs::{Head, is_ref_name};
 
 /// The ref that keeps the objects of a bundle until the new refs are written.
 const BUNDLE_REF: &str = "refs/tarpon/bundle";
@@ -47,7 +47,7 @@ pub struct Update<'a> {
 
 /// A moment whose objects are all there.
 pub struct Fetched {
-    moment: MirrorRefs,
+    moment: Moment,
     at: At,
     pub bundle_applied: bool,
 }
@@ -64,10 +64,14 @@ impl Update<'_> {
         }
         let named = self.wanted.all_refs().flat_map(|named| &named.names);
         let named: Vec<&str> = named.map(String::as_str).collect();
-        let ask = || moment::ask(self.link, self.base, self.restored.kind, &named);
-        let mut moment = ask()?;
-        // What is not there needs no objects.
-        ensure::find(self.wanted, &moment)?;
+        // What is not there, or cannot be here, needs no objects.
+        let ask = || {
+            let moment = moment::ask(self.link, self.base, self.restored.kind, &named)?;
+            let at = ensure::find(self.wanted, &moment)?;
+            Refs::of_moment(&moment, &at, None, self.link.stop)?;
+            Ok((moment, at))
+        };
+        let (mut moment, mut at) = ask()?;
         let bundle_applied = self.take_bundle(&moment)?;
         let mut tries = 1;
         while let Err(error) = self.fetch_objects(&moment) {
@@ -75,25 +79,25 @@ impl Update<'_> {
                 return Err(error);
             }
             // The mirror may have dropped what no ref leads to any more. There is room for one list.
-            let before = digest(&moment);
+            let before = moment.digest();
             drop(moment);
-            moment = ask()?;
-            if digest(&moment) == before || tries == MOMENT_TRIES_MAX {
+            (moment, at) = ask()?;
+            if moment.digest() == before || tries == MOMENT_TRIES_MAX {
                 return Err(error);
             }
             tries += 1;
         }
         self.check_pins(&moment)?;
         Ok(Fetched {
-            at: ensure::find(self.wanted, &moment)?,
             moment,
+            at,
             bundle_applied,
         })
     }
 
     /// Compares the ids that refs and commits were asked for with the objects themselves: what a
     /// server says of them is only believed when it refuses.
-    fn check_pins(&self, moment: &MirrorRefs) -> Result<(), RestoreError> {
+    fn check_pins(&self, moment: &Moment) -> Result<(), RestoreError> {
         let objects = Objects::open(self.room.tree, self.restored.kind, self.link.stop)?;
         ensure::check_pins(self.wanted, moment, |id| objects.commit_of(id))?;
         for id in self.wanted.all_commits() {
@@ -105,7 +109,7 @@ impl Update<'_> {
 
     /// Takes the objects of the bundle, if there is one; whether it was of use. What it lacks is
     /// fetched, so its failures are only said.
-    fn take_bundle(&self, moment: &MirrorRefs) -> Result<bool, RestoreError> {
+    fn take_bundle(&self, moment: &Moment) -> Result<bool, RestoreError> {
         let Some((target, file)) = &self.bundle else {
             return Ok(false);
         };
@@ -134,26 +138,20 @@ impl Update<'_> {
     }
 
     /// Fetches by their ids the objects that `moment` and the wanted commits need.
-    fn fetch_objects(&self, moment: &MirrorRefs) -> Result<(), RestoreError> {
-        let known = self.git(&["for-each-ref", "--format=%(objectname)"])?;
-        let known = known.split(|b| *b == b'\n');
-        let known: HashSet<_> = known
-            .filter_map(|hex| gix::ObjectId::from_hex(hex).ok())
-            .collect();
+    fn fetch_objects(&self, moment: &Moment) -> Result<(), RestoreError> {
         let head = match moment.head {
             Head::Detached(id) => Some(id),
             Head::Symbolic(_) => None,
         };
-        let ids = moment.refs.iter().map(|r| r.target).chain(head);
-        let mut ids: Vec<_> = ids.filter(|id| !known.contains(id)).collect();
-        drop(known);
+        let mut ids: Vec<_> = moment.refs().map(|r| r.target).chain(head).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        self.leave_out_known(&mut ids)?;
         for id in self.wanted.all_commits() {
             if !has_commit(self.link.stop, self.room.tree, id) {
                 ids.push(object_id(id)?);
             }
         }
-        ids.sort_unstable();
-        ids.dedup();
         let url = format!("http://{}{}", self.link.server.authority, self.base);
         for some in ids.chunks(FETCH_IDS_MAX) {
             let options = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head"];
@@ -162,6 +160,37 @@ impl Update<'_> {
             let args: Vec<String> = args.chain(some.iter().map(ToString::to_string)).collect();
             run::server(self.link, self.room, &args)?;
         }
+        Ok(())
+    }
+
+    /// Takes out of the sorted `ids` what the repository's own refs lead to.
+    fn leave_out_known(&self, ids: &mut Vec<gix::ObjectId>) -> Result<(), RestoreError> {
+        let mut is_known = vec![false; ids.len()];
+        let mut note = |hex: &[u8]| {
+            let id = gix::ObjectId::from_hex(hex);
+            if let Ok(at) = id.map_err(|_| 0).and_then(|id| ids.binary_search(&id)) {
+                is_known[at] = true;
+            }
+        };
+        // There may be a million of them: they are looked at one by one.
+        let packed = self.room.tree.join(".git/packed-refs");
+        let lines = match File::open(&packed) {
+            Ok(file) => Some(BufReader::new(file).split(b'\n')),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(RestoreError::disk("open", packed, e)),
+        };
+        for line in lines.into_iter().flatten() {
+            let line = line.map_err(|e| RestoreError::disk("read", &packed, e))?;
+            if self.link.stop.is_set() {
+                return Err(stopped());
+            }
+            note(line.split(|b| *b == b' ').next().unwrap_or_default());
+        }
+        let loose = ["refs/heads", "refs/tarpon"];
+        let loose = [&["for-each-ref", "--format=%(objectname)"][..], &loose].concat();
+        self.git(&loose)?.split(|b| *b == b'\n').for_each(note);
+        let mut known = is_known.into_iter();
+        ids.retain(|_| !known.next().unwrap_or(false));
         Ok(())
     }
 
@@ -181,8 +210,9 @@ impl Update<'_> {
         let objects = Objects::open(self.room.tree, self.restored.kind, self.link.stop)?;
         let commit = id.map(|id| objects.commit_of(id)).transpose()?;
         self.check_out(&objects, commit)?;
-        let refs = Refs::of_moment(moment, &fetched.at, commit);
-        gitdir::replace_refs(self.room.tree, self.restored, &refs)
+        let stop = self.link.stop;
+        let refs = Refs::of_moment(moment, &fetched.at, commit, stop)?;
+        gitdir::replace_refs(self.room.tree, self.restored, &refs, stop)
     }
 
     /// Makes the files and the index those of `commit`, or removes them. Git compares neither trees
@@ -217,13 +247,6 @@ impl Update<'_> {
     }
 }
 
-/// What tells two lists of refs apart.
-fn digest(moment: &MirrorRefs) -> u64 {
-    let mut hasher = std::hash::DefaultHasher::new();
-    moment.hash(&mut hasher);
-    hasher.finish()
-}
-
 /// What git gives as an id.
 pub fn object_id(text: &str) -> Result<gix::ObjectId, RestoreError> {
     let id = gix::ObjectId::from_hex(text.as_bytes());
@@ -241,9 +264,25 @@ pub fn has_commit(stop: &Stop, tree: &Path, id: &str) -> bool {
 
 /// The commit that is checked out in the repository at `tree`.
 pub fn checked_out(tree: &Path) -> Result<Option<String>, RestoreError> {
-    let refs = crate::refs::read(&tree.join(".git"), &Follow::default());
-    let refs = refs.map_err(|e| RestoreError::entry(b".git", e.to_string()))?;
-    Ok(refs.head_id().map(|id| id.to_string()))
+    let git_dir = tree.join(".git");
+    let read = |name: &[u8]| {
+        let path = git_dir.join(OsStr::from_bytes(name));
+        match fs::read(&path) {
+            Ok(text) => Ok(Some(text.trim_ascii_end().to_vec())),
+            // A branch that is not born yet.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(RestoreError::disk("read", path, e)),
+        }
+    };
+    // Both are files of their own: in a restore, and in a clone.
+    let head = read(b"HEAD")?.unwrap_or_default();
+    let id = match head.strip_prefix(b"ref: ") {
+        None => Some(head),
+        Some(name) if is_ref_name(name) => read(name)?,
+        Some(_) => None,
+    };
+    let text = id.map(|id| String::from_utf8_lossy(&id).into_owned());
+    text.map(|text| object_id(&text).map(|_| text)).transpose()
 }
 
 /// Downloads a bundle.
