@@ -688,7 +688,14 @@ pub const RESERVED_AHEAD_BYTES: u64 = 64 << 20;
 pub const SAID_CHARS_MAX: usize = 2000;
 /// Most bytes that one system call writes to a restored file.
 pub const WRITE_BYTES: usize = 128 << 10;
-/// Tries in a row that bring no byte before a download is given up, and the wait before the second
+/// A connection that brings less of a body than this within so many times the time without a byte
+/// after which it is dead, is dead as well: 270 bytes/s unless that time is given. The slowest link
+/// brings more, also when all connections share it. A try that brings less counts as one that
+/// brings nothing.
+pub const PACE_BYTES: usize = 16 << 10;
+/// See [`PACE_BYTES`].
+pub const PACE_STALLS: u32 = 2;
+/// Tries in a row that bring next to nothing before a download is given up, and the wait before the second
 /// one; doubled with each further one.
 pub const DOWNLOAD_TRIES_MAX: u32 = 6;
 /// See [`DOWNLOAD_TRIES_MAX`].

@@ -28,19 +28,25 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
-        Err(error) => ExitCode::from(usage_code(error.report())),
+        Err(error) => misused(&error),
     }
 }
 
-/// The exit code of a wrong command line: of `restore`, 2 says that there is no snapshot.
-fn usage_code(code: u8) -> u8 {
+/// Says what is wrong with the command line, unless it asks for help; gives the exit code for it:
+/// of `restore`, 2 says that there is no snapshot.
+fn misused(error: &config::ConfigError) -> ExitCode {
+    let is_given = |arg: &str| std::env::args_os().skip(1).any(|given| given == arg);
     let is_restore = std::env::args_os()
         .nth(1)
         .is_some_and(|verb| verb == "restore");
-    match code {
+    let code = match error.report() {
         2 if is_restore => 1,
-        code => code,
+        code => return ExitCode::from(code),
+    };
+    if is_given("--json") {
+        tarpon::restore::print_misuse(&error.to_string(), code);
     }
+    ExitCode::from(code)
 }
 
 fn serve(config: Config) -> ExitCode {

@@ -53,7 +53,7 @@ Examples:
       zstd -dc | tar -C log -xf -
   tarpon restore https://github.com/rust-lang/log ./log
 
-Exit codes:
+Exit codes, but for restore, whose own `tarpon restore --help` lists:
   0  done; for serve: stopped by SIGTERM, SIGINT or SIGHUP
   1  failed while running; standard error says why
   2  wrong command line or configuration; nothing was started";

@@ -74,7 +74,8 @@ pub struct RestoreArgs {
     )]
     pub connections: Option<usize>,
 
-    /// Take a connection that brings no byte for so many seconds for dead [default: 30; of git: 90]
+    /// Take a connection that brings no byte for so many seconds, or less than 16 KiB in twice as
+    /// many, for dead [default: 30; of git: 90 without a byte]
     #[arg(
         long = "stall-timeout",
         value_name = "SECONDS",

@@ -42,11 +42,14 @@ pub fn between(
         quota,
         stop,
         difference: Difference::default(),
+        added: 0,
+        freed: 0,
         entries: 0,
         directories: 0,
         left: Vec::new(),
     };
     walk.run([old, new])?;
+    quota.look_entries(walk.added.saturating_sub(walk.freed))?;
     let Difference {
         added_bytes,
         freed_bytes,
@@ -90,6 +93,9 @@ struct Walk<'w> {
     quota: &'w Quota,
     stop: &'w Stop,
     difference: Difference,
+    /// Entries of the new one that are not the same in the old one, and the other way round.
+    added: u64,
+    freed: u64,
     entries: u64,
     directories: u64,
     left: Vec<Pair>,
@@ -178,6 +184,9 @@ impl Walk<'_> {
         // No more can go than was written: over all that may be is over what is left, whatever else
         // goes.
         self.quota.expect(self.difference.added_bytes)?;
+        self.freed += u64::from(both[0].is_some());
+        self.added += u64::from(both[1].is_some());
+        self.quota.expect_entries(self.added)?;
         if trees != [None; 2] {
             self.directories += 1;
             let depth = depth + 1;

@@ -18,7 +18,7 @@ use super::stop::Stop;
 use super::url::Server;
 use crate::limits::{
     CHUNK_WAIT_MS, DOWNLOAD_RETRY_MS, DOWNLOAD_TRIES_MAX, FIRST_ANSWER_MS, INTERRUPT_POLL_MS,
-    RECEIVED_BYTES_MAX, SEGMENT_BYTES, SEGMENTS_AHEAD, STREAM_READ_BYTES,
+    PACE_BYTES, RECEIVED_BYTES_MAX, SEGMENT_BYTES, SEGMENTS_AHEAD, STREAM_READ_BYTES,
 };
 
 /// How to download.
@@ -80,7 +80,9 @@ pub fn open<'a>(link: Link<'a>, target: &str) -> Result<Opened<'a>, RestoreError
 }
 
 fn ask_first<'a>(link: Link<'a>, target: &str) -> io::Result<Opened<'a>> {
-    let mut conn = Conn::open(link.server, link.stop, link.stall)?;
+    let conn = Conn::open(link.server, link.stop, link.stall)?;
+    let mut conn = conn.heed(link.progress.signs());
+    link.progress.asked();
     let range = format!("bytes=0-{}", SEGMENT_BYTES - 1);
     let mut fields = vec![("Range", range.as_str())];
     fields.extend(link.corrupt.get().map(|tag| ("Tarpon-Corrupt", &**tag)));
@@ -461,8 +463,8 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// Fetches bytes `start..end`, less at the archive's end, with as many tries as bring
-    /// something.
+    /// Fetches bytes `start..end`, less at the archive's end, with as many tries as bring more than
+    /// a little.
     fn segment(
         &self,
         conn: &mut Option<Conn<'a>>,
@@ -482,7 +484,8 @@ impl<'a> Download<'a> {
                 Err(SegmentError::Again(why)) => why,
             };
             *conn = None;
-            tries = if len > before { 1 } else { tries + 1 };
+            let is_much = len - before >= PACE_BYTES;
+            tries = if is_much { 1 } else { tries + 1 };
             if tries >= DOWNLOAD_TRIES_MAX || self.is_over() {
                 let what = format!("the download broke at byte {at}, {tries} tries: {failed}");
                 return Err(RestoreError::Server(what));

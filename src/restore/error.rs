@@ -26,6 +26,13 @@ pub enum RestoreError {
     /// What is to be written is more than is allowed.
     #[error("{}", over_limit(*.limit_bytes, *.is_given))]
     SizeLimit { limit_bytes: u64, is_given: bool },
+    /// More files, links and directories are to be made.
+    #[error(
+        "more files and directories are to be made than the {limit} that leave \
+         {RESTORE_FREE_PERCENT} % of the file system's inodes free; with --size-limit inodes are not \
+         looked at"
+    )]
+    EntryLimit { limit: u64 },
     #[error("the archive is corrupt at byte {offset}: {what}")]
     Corrupt { offset: u64, what: String },
     #[error("the archive is refused: entry {entry:?}: {why}")]
@@ -48,7 +55,7 @@ impl RestoreError {
             Self::Usage(_) => 1,
             Self::NoSnapshot(_) => 2,
             Self::Server(_) | Self::Changed => 3,
-            Self::Disk { .. } | Self::SizeLimit { .. } => 4,
+            Self::Disk { .. } | Self::SizeLimit { .. } | Self::EntryLimit { .. } => 4,
             Self::Corrupt { .. } | Self::Entry { .. } => 5,
             Self::Git { .. } => 6,
             Self::Missing(_) => 7,
@@ -65,14 +72,15 @@ impl RestoreError {
             Self::Corrupt { .. } | Self::Entry { .. } | Self::Thread(_) => true,
             // What comes after an archive is fetched from the server, too.
             Self::Git { .. } => true,
-            Self::Usage(_) | Self::Disk { .. } | Self::SizeLimit { .. } => false,
+            Self::Usage(_) | Self::Disk { .. } => false,
+            Self::SizeLimit { .. } | Self::EntryLimit { .. } => false,
             Self::Missing(_) | Self::Interrupted(_) => false,
         }
     }
 
     /// Whether the disk failed, or no more of it may be taken.
     pub fn is_disks(&self) -> bool {
-        matches!(self, Self::Disk { .. } | Self::SizeLimit { .. })
+        self.exit_code() == 4
     }
 
     /// The same failure, which says whose it is if it is a server's.

@@ -244,14 +244,20 @@ impl Line<'_> {
         match cut {
             Cut::Whole(frame) => {
                 match frame.content_bytes {
-                    0 => self.gaps.nothing(frame.offset)?,
+                    0 => self.nothing(frame.offset)?,
                     _ => self.gaps.content(),
                 }
                 self.submit(frame)
             }
             Cut::Part(part) => self.stream(part),
-            Cut::Skipped { offset } => self.gaps.nothing(offset),
+            Cut::Skipped { offset } => self.nothing(offset),
         }
+    }
+
+    /// A frame without content came.
+    fn nothing(&mut self, offset: u64) -> Result<(), RestoreError> {
+        self.shared.progress.lives();
+        self.gaps.nothing(offset)
     }
 
     /// Behind the archive's end little may follow.
@@ -342,7 +348,7 @@ impl Line<'_> {
             }
         }
         match part.is_last {
-            true if self.stream.finish(offset)? => self.gaps.nothing(offset),
+            true if self.stream.finish(offset)? => self.nothing(offset),
             _ => Ok(()),
         }
     }

@@ -3,6 +3,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
@@ -11,7 +12,8 @@ use super::connect::{connect, resolve, wait_for};
 use super::stop::Stop;
 use super::url::Server;
 use crate::limits::{
-    CONNECT_TIMEOUT_MS, HEAD_BYTES_MAX, HEADERS_MAX, INTERRUPT_POLL_MS, SMALL_ANSWER_BYTES_MAX,
+    CONNECT_TIMEOUT_MS, HEAD_BYTES_MAX, HEADERS_MAX, INTERRUPT_POLL_MS, PACE_BYTES, PACE_STALLS,
+    SMALL_ANSWER_BYTES_MAX,
 };
 
 /// The head of an answer.
@@ -50,6 +52,60 @@ enum Rest {
     Done,
 }
 
+/// Whether enough of a body comes: less than a little, again and again, would never end. What it
+/// takes to do something with what came is not counted.
+#[derive(Debug)]
+struct Pace<'a> {
+    limit: Duration,
+    /// Spent on waiting for `bytes`, since there was enough of them.
+    spent: Duration,
+    bytes: usize,
+    /// Since when somebody waits.
+    since: Option<Instant>,
+    /// How often somebody has found a sign of life in what came, however small; and how often when
+    /// it was last looked at.
+    signs: Option<&'a AtomicU64>,
+    seen: u64,
+}
+
+impl<'a> Pace<'a> {
+    fn new(stall: Duration) -> Pace<'a> {
+        Pace {
+            limit: stall.saturating_mul(PACE_STALLS),
+            spent: Duration::ZERO,
+            bytes: 0,
+            since: None,
+            signs: None,
+            seen: 0,
+        }
+    }
+
+    fn begin(&mut self) {
+        self.since = Some(Instant::now());
+    }
+
+    /// The wait is over, and so much came.
+    fn end(&mut self, bytes: usize) {
+        let since = self.since.take();
+        self.spent += since.map_or(Duration::ZERO, |since| since.elapsed());
+        self.bytes += bytes;
+        let signs = self.signs.map_or(0, |signs| signs.load(Relaxed));
+        if self.bytes >= PACE_BYTES || signs != self.seen {
+            (self.spent, self.bytes, self.seen) = (Duration::ZERO, 0, signs);
+        }
+    }
+
+    fn go_on(&self) -> io::Result<()> {
+        let waits = self.since.map(|since| since.elapsed() + self.spent);
+        if waits.is_none_or(|waits| waits < self.limit) {
+            return Ok(());
+        }
+        let (bytes, limit_s) = (self.bytes, self.limit.as_secs_f32());
+        let what = format!("only {bytes} bytes came within {limit_s} s");
+        Err(io::Error::new(io::ErrorKind::TimedOut, what))
+    }
+}
+
 /// A connection.
 ///
 /// Invariant: `buffer[at..]` was received and not yet used; `rest` describes the body behind it.
@@ -58,6 +114,7 @@ pub struct Conn<'a> {
     server: &'a Server,
     stop: &'a Stop,
     stall: Duration,
+    pace: Pace<'a>,
     buffer: Vec<u8>,
     at: usize,
     rest: Rest,
@@ -78,7 +135,7 @@ fn bad(what: &'static str) -> io::Error {
 
 impl<'a> Conn<'a> {
     /// Connects. Errors say which step of it failed, not to whom: that is the caller's.
-    /// `stall` bounds the time without a byte of a body.
+    /// `stall` bounds the time without a byte of a body, and twice as long that with a few.
     pub fn open(server: &'a Server, stop: &'a Stop, stall: Duration) -> io::Result<Conn<'a>> {
         let failed = |step, e: io::Error| io::Error::new(e.kind(), format!("{step}: {e}"));
         let limit = Duration::from_millis(CONNECT_TIMEOUT_MS);
@@ -93,11 +150,18 @@ impl<'a> Conn<'a> {
             server,
             stop,
             stall,
+            pace: Pace::new(stall),
             buffer: Vec::new(),
             at: 0,
             rest: Rest::Done,
             closes: false,
         })
+    }
+
+    /// Whoever looks at what comes counts its signs of life there.
+    pub fn heed(mut self, signs: &'a AtomicU64) -> Conn<'a> {
+        self.pace.signs = Some(signs);
+        self
     }
 
     /// Whether another request can be sent.
@@ -153,6 +217,7 @@ impl<'a> Conn<'a> {
         if self.stop.is_set() {
             return Err(io::Error::other("the restore ends"));
         }
+        self.pace.go_on()?;
         match since.elapsed() >= limit {
             true => {
                 let what = format!("no byte came for {} s", limit.as_secs_f32());
@@ -240,19 +305,31 @@ impl<'a> Conn<'a> {
     }
 
     /// Waits until there is more of the body to read, or its end; whether there is before `until`.
-    pub fn has_more(&self, until: Instant) -> io::Result<bool> {
+    pub fn has_more(&mut self, until: Instant) -> io::Result<bool> {
         let is_here = match self.rest {
             Rest::Known(left) | Rest::Chunk(left) if left > 0 => self.at < self.buffer.len(),
             rest => rest == Rest::Done,
         };
         match is_here {
             true => Ok(Instant::now() < until),
-            false => wait_for(&self.socket, PollFlags::IN, until, self.stop),
+            false => {
+                self.pace.begin();
+                let is_here = wait_for(&self.socket, PollFlags::IN, until, self.stop);
+                self.pace.end(0);
+                is_here
+            }
         }
     }
 
     /// Reads some of the body; 0 at its end.
     pub fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.pace.begin();
+        let got = self.read_some(into);
+        self.pace.end(*got.as_ref().unwrap_or(&0));
+        got
+    }
+
+    fn read_some(&mut self, into: &mut [u8]) -> io::Result<usize> {
         loop {
             let left = match self.rest {
                 Rest::Done => return Ok(0),

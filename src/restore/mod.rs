@@ -188,6 +188,15 @@ fn failure(args: &RestoreArgs, error: &RestoreError, progress: &Progress) -> Fai
     progress.failure(&error.to_string(), error.exit_code(), summary)
 }
 
+/// The same of a command line that nothing can be made of; `why` is clap's.
+pub fn print_misuse(why: &str, exit_code: u8) {
+    let why = why.split("\n\n").next().unwrap_or_default();
+    let why = why.strip_prefix("error: ").unwrap_or(why);
+    let progress = Progress::default();
+    // Whoever cannot be told has the exit code.
+    let _ = print_json(&progress.failure(why, exit_code, progress.summary("", "")));
+}
+
 fn report(args: &RestoreArgs, summary: &Summary) -> std::io::Result<()> {
     if args.json {
         return print_json(summary);
@@ -243,6 +252,14 @@ fn restore(args: &RestoreArgs, stop: &Stop, progress: &Progress) -> Result<Summa
     })
 }
 
+/// Why a repository has no place on a server.
+fn no_name(repo_url: &str) -> String {
+    format!(
+        "{repo_url} does not name a host and a path below it: write a URL of http, https, ssh or git, \
+         or HOST/PATH as the server has it, such as github.com/OWNER/NAME"
+    )
+}
+
 /// One restore.
 struct Restore<'a> {
     args: &'a RestoreArgs,
@@ -254,11 +271,19 @@ struct Restore<'a> {
 impl Restore<'_> {
     fn run(&self) -> Result<Summary, RestoreError> {
         let (args, link) = (self.args, self.link);
+        let base = url::base_target(&args.repo_url);
+        if base.is_none() && !args.fallback_clone() {
+            return Err(RestoreError::Usage(no_name(&args.repo_url)));
+        }
         self.check_target()?;
         let (mut restarts, mut told) = (0, false);
         let error = loop {
             let staging = Staging::new(&args.dir, args.overwrite)?;
-            match self.snapshot(&staging) {
+            let restored = match &base {
+                Some(base) => self.snapshot(&staging, base),
+                None => Err(RestoreError::NoSnapshot(no_name(&args.repo_url))),
+            };
+            match restored {
                 Ok(summary) => return Ok(summary),
                 Err(RestoreError::Changed) if restarts < RESTARTS_MAX => restarts += 1,
                 Err(e @ RestoreError::Corrupt { .. }) if !told && link.corrupt.get().is_some() => {
@@ -275,6 +300,7 @@ impl Restore<'_> {
         }
         link.progress
             .say(&format!("{error}; cloning {} instead", args.repo_url));
+        link.progress.clones();
         link.stop.clear();
         let staging = Staging::new(&args.dir, args.overwrite)?;
         let tree = staging.tree();
@@ -288,15 +314,8 @@ impl Restore<'_> {
         Ok(summary)
     }
 
-    fn snapshot(&self, staging: &Staging) -> Result<Summary, RestoreError> {
+    fn snapshot(&self, staging: &Staging, base: &str) -> Result<Summary, RestoreError> {
         let (args, link) = (self.args, self.link);
-        let base = url::base_target(&args.repo_url).ok_or_else(|| {
-            RestoreError::NoSnapshot(format!(
-                "{} does not name a host and a path below it; a server has HOST/PATH, such as \
-                 github.com/OWNER/NAME",
-                args.repo_url
-            ))
-        })?;
         let opened = download::open(link, &format!("{base}/snapshot.tar.zst"))?;
         let bundle = opened.header("x-cachew-bundle-url").map(str::to_owned);
         let bundle = bundle.filter(|target| !args.no_bundle && target.starts_with('/'));
@@ -335,7 +354,7 @@ impl Restore<'_> {
         let sha256 = restored.kind == gix::hash::Kind::Sha256;
         let update = Update {
             link,
-            base: &base,
+            base,
             wanted: &self.wanted,
             bundle: bundle.as_deref().map(|target| (target, staging.bundle())),
             room: Room::new(&tree, &quota),

@@ -1,8 +1,8 @@
 //! How far a restore is: counters that every thread adds to, a line for people, and a summary.
 
 use std::io::{IsTerminal, Write};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -11,6 +11,12 @@ use crate::io::say::line;
 
 /// How often the line on a terminal is drawn.
 const DRAW: Duration = Duration::from_millis(200);
+
+/// Where there is no terminal: when it is said first that there is a wait, and how often it is said
+/// how far the restore is.
+const SAID_FIRST: Duration = Duration::from_secs(10);
+/// See [`SAID_FIRST`].
+const SAID_AGAIN: Duration = Duration::from_secs(60);
 
 /// Empties the line that a terminal's cursor is on.
 const CLEAR: &str = "\r\x1b[K";
@@ -23,11 +29,17 @@ pub struct Progress {
     received_bytes: AtomicU64,
     entries: AtomicU64,
     resumes: AtomicU64,
+    signs: AtomicU64,
     first_byte_us: AtomicU64,
     downloaded_us: AtomicU64,
     decode_us: AtomicU64,
     write_us: AtomicU64,
-    finished: AtomicBool,
+    /// Whether the server was reached and asked.
+    asked: AtomicBool,
+    /// Whether a clone takes the place of the archive.
+    clones: AtomicBool,
+    finished: Mutex<bool>,
+    ends: Condvar,
     /// Whose turn it is to write to the terminal.
     turn: Mutex<()>,
 }
@@ -77,11 +89,15 @@ impl Default for Progress {
             received_bytes: AtomicU64::new(0),
             entries: AtomicU64::new(0),
             resumes: AtomicU64::new(0),
+            signs: AtomicU64::new(0),
             first_byte_us: AtomicU64::new(0),
             downloaded_us: AtomicU64::new(0),
             decode_us: AtomicU64::new(0),
             write_us: AtomicU64::new(0),
-            finished: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
+            clones: AtomicBool::new(false),
+            finished: Mutex::new(false),
+            ends: Condvar::new(),
             turn: Mutex::new(()),
         }
     }
@@ -92,6 +108,16 @@ fn micros(time: Duration) -> u64 {
 }
 
 impl Progress {
+    /// The server was asked for the archive.
+    pub fn asked(&self) {
+        self.asked.store(true, Relaxed);
+    }
+
+    /// A clone takes the place of the archive.
+    pub fn clones(&self) {
+        self.clones.store(true, Relaxed);
+    }
+
     /// The head of the first answer is there.
     pub fn answered(&self) {
         self.first_byte_us
@@ -116,6 +142,16 @@ impl Progress {
     /// A broken transfer goes on.
     pub fn resumed(&self) {
         self.resumes.fetch_add(1, Relaxed);
+    }
+
+    /// The server has nothing to send yet, but says so.
+    pub fn lives(&self) {
+        self.signs.fetch_add(1, Relaxed);
+    }
+
+    /// How often it has said so.
+    pub fn signs(&self) -> &AtomicU64 {
+        &self.signs
     }
 
     /// All of the archive is there.
@@ -173,8 +209,11 @@ impl Progress {
 
     fn line(&self) -> String {
         let received = self.received_bytes.load(Relaxed) as f64;
+        let waited_s = self.start.elapsed().as_secs();
+        if self.clones.load(Relaxed) {
+            return format!("cloning from the upstream, {waited_s} s");
+        }
         if received == 0.0 {
-            let waited_s = self.start.elapsed().as_secs();
             return format!("waiting for the server's first byte, {waited_s} s");
         }
         let total = self.total_bytes.load(Relaxed) as f64;
@@ -198,7 +237,16 @@ impl Progress {
 
     /// Ends [`show`](Progress::show).
     pub fn finish(&self) {
-        self.finished.store(true, Relaxed);
+        *self.finished.lock().unwrap_or_else(|p| p.into_inner()) = true;
+        self.ends.notify_all();
+    }
+
+    /// Waits for so long; whether the restore ends before.
+    fn finishes(&self, limit: Duration) -> bool {
+        let finished = self.finished.lock().unwrap_or_else(|p| p.into_inner());
+        let waits = |finished: &mut bool| !*finished;
+        let finished = self.ends.wait_timeout_while(finished, limit, waits);
+        *finished.unwrap_or_else(|p| p.into_inner()).0
     }
 
     /// Says something on a line of its own.
@@ -209,22 +257,31 @@ impl Progress {
         let _ = writeln!(out, "{clear}tarpon: {}", line(text));
     }
 
-    /// Draws the line on a terminal until the restore ends; nothing anywhere else.
+    /// Says how far it is until the restore ends: on a terminal in one line, anywhere else now and
+    /// then.
     pub fn show(&self) {
         let mut out = std::io::stderr();
         if !out.is_terminal() {
-            return;
+            return self.show_plainly();
         }
-        while !self.finished.load(Relaxed) {
-            let until = Instant::now() + DRAW;
-            while Instant::now() < until && !self.finished.load(Relaxed) {
-                std::thread::sleep(DRAW / 10);
-            }
+        while !self.finishes(DRAW) {
             let _turn = self.turn.lock();
             let _ = write!(out, "{CLEAR}{}", self.line());
             let _ = out.flush();
         }
         let _ = write!(out, "{CLEAR}");
+    }
+
+    /// A log shows that something is waited for; a server that nobody reaches has an error instead.
+    fn show_plainly(&self) {
+        let mut pause = SAID_FIRST;
+        while !self.finishes(pause) {
+            let waits = self.received_bytes.load(Relaxed) == 0;
+            if pause == SAID_AGAIN || waits && self.asked.load(Relaxed) {
+                self.say(&self.line());
+            }
+            pause = SAID_AGAIN;
+        }
     }
 }
 

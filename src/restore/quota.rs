@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use rustix::fs::StatVfs;
+
 use super::error::RestoreError;
 use crate::limits::{DISK_BLOCK_BYTES, RESTORE_FREE_PERCENT};
 
@@ -13,29 +15,28 @@ pub struct Quota {
     /// Whether the limit was asked for.
     is_given: bool,
     taken_bytes: AtomicU64,
+    /// Files, links and directories; `None` if the file system makes as many as one likes.
+    entries_max: Option<u64>,
+    taken_entries: AtomicU64,
 }
 
 impl Quota {
-    /// `given` bytes, or what leaves a part of the file system at `path` free.
+    /// `given` bytes, or what leaves a part of the file system at `path` free, of its inodes as well.
     pub fn new(given: Option<u64>, path: &Path) -> Result<Quota, RestoreError> {
-        let limit_bytes = match given {
-            Some(limit_bytes) => limit_bytes,
+        let (limit_bytes, entries_max) = match given {
+            Some(limit_bytes) => (limit_bytes, None),
             None => {
                 let stat = rustix::fs::statvfs(path);
                 let stat = stat.map_err(|e| RestoreError::disk("look at", path, e))?;
-                let bytes = |blocks: u64| u128::from(blocks) * u128::from(stat.f_frsize);
-                // As df(1) counts: without what is reserved for root.
-                let reserved = stat.f_bfree.saturating_sub(stat.f_bavail);
-                let size = bytes(stat.f_blocks.saturating_sub(reserved));
-                let kept = size * u128::from(RESTORE_FREE_PERCENT) / 100;
-                let limit = bytes(stat.f_bavail).saturating_sub(kept);
-                u64::try_from(limit).unwrap_or(u64::MAX)
+                (bytes_max(&stat), entries_max(&stat))
             }
         };
         Ok(Quota {
             limit_bytes,
             is_given: given.is_some(),
             taken_bytes: AtomicU64::new(0),
+            entries_max,
+            taken_entries: AtomicU64::new(0),
         })
     }
 
@@ -66,8 +67,45 @@ impl Quota {
     /// Counts a file of `bytes`, or a directory or link of none: it takes whole blocks, and one of
     /// the file system's own.
     pub fn take_entry(&self, bytes: u64) -> Result<(), RestoreError> {
+        let before = self.taken_entries.fetch_add(1, Relaxed);
+        self.expect_entries(before + 1)?;
         self.take(entry_bytes(bytes))
     }
+
+    /// Counts nothing; refused are more entries than may still be made.
+    pub fn look_entries(&self, entries: u64) -> Result<(), RestoreError> {
+        let taken = self.taken_entries.load(Relaxed);
+        self.expect_entries(taken.saturating_add(entries))
+    }
+
+    /// So many entries in all, whatever is there already.
+    pub fn expect_entries(&self, all: u64) -> Result<(), RestoreError> {
+        match self.entries_max {
+            Some(limit) if all > limit => Err(RestoreError::EntryLimit { limit }),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What leaves a part of `available` free that is [`RESTORE_FREE_PERCENT`] of `all`.
+fn but_for_free(available: u128, all: u128) -> u64 {
+    let kept = all * u128::from(RESTORE_FREE_PERCENT) / 100;
+    u64::try_from(available.saturating_sub(kept)).unwrap_or(u64::MAX)
+}
+
+fn bytes_max(stat: &StatVfs) -> u64 {
+    let bytes = |blocks: u64| u128::from(blocks) * u128::from(stat.f_frsize);
+    // As df(1) counts: without what is reserved for root.
+    let reserved = stat.f_bfree.saturating_sub(stat.f_bavail);
+    let all = stat.f_blocks.saturating_sub(reserved);
+    but_for_free(bytes(stat.f_bavail), bytes(all))
+}
+
+/// `None` where inodes are made as they are needed, which is said by none at all.
+fn entries_max(stat: &StatVfs) -> Option<u64> {
+    let reserved = stat.f_ffree.saturating_sub(stat.f_favail);
+    let all = stat.f_files.saturating_sub(reserved);
+    (stat.f_files > 0).then(|| but_for_free(stat.f_favail.into(), all.into()))
 }
 
 /// What such an entry takes.
@@ -98,5 +136,35 @@ mod tests {
         let error = quota.take(u64::MAX).unwrap_err();
         assert!(error.to_string().contains("5 %"), "{error}");
         assert!(error.to_string().contains("--size-limit"), "{error}");
+    }
+
+    /// Numbers of statvfs(3): an ext4 whose inodes are nearly gone, one of which root keeps some, and
+    /// a btrfs, which counts none.
+    #[test]
+    fn inodes_count_as_bytes_do() {
+        let mut stat = rustix::fs::statvfs("/").unwrap();
+        stat.f_frsize = 4096;
+        (stat.f_blocks, stat.f_bfree, stat.f_bavail) = (1_000_000, 500_000, 450_000);
+        (stat.f_files, stat.f_ffree, stat.f_favail) = (65_536, 4_000, 4_000);
+        assert_eq!(bytes_max(&stat), (450_000 - 950_000 / 20) * 4096);
+        assert_eq!(entries_max(&stat), Some(4_000 - 3_276));
+        (stat.f_ffree, stat.f_favail) = (3_000, 3_000);
+        assert_eq!(entries_max(&stat), Some(0));
+        (stat.f_ffree, stat.f_favail) = (40_000, 30_000);
+        assert_eq!(entries_max(&stat), Some(30_000 - 2_776));
+        (stat.f_files, stat.f_ffree, stat.f_favail) = (0, 0, 0);
+        assert_eq!(entries_max(&stat), None);
+        let mut quota = Quota::new(None, Path::new("/")).unwrap();
+        quota.entries_max = Some(2);
+        quota.take_entry(0).unwrap();
+        quota.look_entries(1).unwrap();
+        quota.look_entries(2).unwrap_err();
+        quota.take_entry(0).unwrap();
+        let error = quota.take_entry(0).unwrap_err();
+        assert_eq!(error.exit_code(), 4);
+        assert!(error.to_string().contains("inodes"), "{error}");
+        // Who gives a limit has looked.
+        let given = Quota::new(Some(1 << 40), Path::new("/")).unwrap();
+        given.look_entries(u64::MAX).unwrap();
     }
 }
