@@ -393,3 +393,203 @@ fn wire<'b>(bundle: &'b Bundle, entry: &Entry) -> Result<&'b [u8], Fault> {
     let wire = bundle.pack.entry_slice(range);
     wire.ok_or(Fault::Content("an entry is behind the end of its pack"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::path::{Path, PathBuf};
+    use std::process::{Command, Stdio};
+
+    fn git(directory: &Path, args: &[&str], input: &[u8]) -> Vec<u8> {
+        let mut command = Command::new("git");
+        command
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_CONFIG_NOSYSTEM", "1");
+        let mut child = command
+            .arg("-C")
+            .arg(directory)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        let out = child.wait_with_output().unwrap();
+        assert!(out.status.success(), "{args:?}");
+        out.stdout
+    }
+
+    /// Versions of one text, as blobs: what they are, and their ids.
+    fn versions(directory: &Path) -> Vec<(ObjectId, Vec<u8>)> {
+        git(directory, &["init", "-q", "--object-format=sha1"], b"");
+        let version = |number: usize| {
+            let line = |n: usize| match n % 40 == number % 40 {
+                true => format!("{n} is new in {number}\n"),
+                false => format!("line {n} {}\n", n * n),
+            };
+            let text: String = (0..400 + number).map(line).collect();
+            let id = git(
+                directory,
+                &["hash-object", "-w", "--stdin"],
+                text.as_bytes(),
+            );
+            let id = ObjectId::from_hex(id.trim_ascii()).unwrap();
+            (id, text.into_bytes())
+        };
+        (0..60).map(version).collect()
+    }
+
+    /// Packs them, with what deltas are on by its id or by its place.
+    fn pack(directory: &Path, all: &[(ObjectId, Vec<u8>)], by_place: bool) -> PathBuf {
+        let ids: String = all.iter().map(|(id, _)| format!("{id}\n")).collect();
+        let name = format!(".git/objects/pack/{by_place}");
+        let place = if by_place {
+            "--delta-base-offset"
+        } else {
+            "-q"
+        };
+        let args = [
+            "pack-objects",
+            "-q",
+            "--depth=50",
+            "--window=60",
+            place,
+            &name,
+        ];
+        let sum = git(directory, &args, ids.as_bytes());
+        let sum = String::from_utf8(sum).unwrap();
+        directory.join(format!("{name}-{}.pack", sum.trim()))
+    }
+
+    #[test]
+    fn objects_are_what_git_has_packed_and_its_rubbish_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        let all = versions(directory);
+        let stop = Stop::default();
+        let work = Work::new(u64::MAX, &stop);
+        let mut reader = Reader::default();
+        let mut into = Vec::new();
+        for by_place in [false, true] {
+            let path = pack(directory, &all, by_place);
+            let open = || Bundle::at(&path, Kind::Sha1).unwrap();
+            let bundle = open();
+            let mut deltas = 0;
+            for (id, text) in &all {
+                let kind = reader.packed(&bundle, id, &mut into, &work).unwrap();
+                assert_eq!(kind, Some(gix::objs::Kind::Blob));
+                assert!(into == *text, "{id}");
+                assert_eq!(
+                    work.id(Kind::Sha1, gix::objs::Kind::Blob, &into).unwrap(),
+                    *id
+                );
+                let size = reader.packed_size(&bundle, id, &work).unwrap();
+                assert_eq!(size, Some(text.len() as u64));
+                deltas += usize::from(find(&bundle, id).unwrap().unwrap().header.is_delta());
+            }
+            assert!(deltas > 30, "{deltas}");
+            let none = ObjectId::null(Kind::Sha1);
+            assert!(
+                reader
+                    .packed(&bundle, &none, &mut into, &work)
+                    .unwrap()
+                    .is_none()
+            );
+            drop(bundle);
+            let sound = std::fs::read(&path).unwrap();
+            for at in (12..sound.len() - 20).step_by(sound.len() / 150) {
+                let mut bad = sound.clone();
+                bad[at] ^= 0xff;
+                std::fs::remove_file(&path).unwrap();
+                std::fs::write(&path, bad).unwrap();
+                let bundle = open();
+                let is_other = |(id, text): &(ObjectId, Vec<u8>)| {
+                    let read = reader.packed(&bundle, id, &mut into, &work);
+                    let _ = reader.packed_size(&bundle, id, &work);
+                    !read.is_ok_and(|kind| kind.is_some() && into == *text)
+                };
+                assert!(all.iter().any(is_other), "byte {at} is of no object");
+            }
+        }
+    }
+
+    #[test]
+    fn loose_objects_are_what_git_has_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let all = versions(directory.path());
+        let stop = Stop::default();
+        let work = Work::new(u64::MAX, &stop);
+        let (mut reader, mut into) = (Reader::default(), Vec::new());
+        for (id, text) in &all {
+            let hex = id.to_string();
+            let path = format!(".git/objects/{}/{}", &hex[..2], &hex[2..]);
+            let file = std::fs::read(directory.path().join(path)).unwrap();
+            // However small the pieces are.
+            let slow = || io::BufReader::with_capacity(7, &file[..]);
+            let kind = reader.loose(slow(), &mut into, &work).unwrap();
+            assert_eq!(kind, gix::objs::Kind::Blob);
+            assert!(into == *text, "{id}");
+            assert_eq!(reader.loose_size(slow(), &work).unwrap(), text.len() as u64);
+            for len in 0..file.len() {
+                reader.loose(&file[..len], &mut into, &work).unwrap_err();
+            }
+        }
+    }
+
+    /// An object of a few bytes that is many: its pieces are looked between, and counted.
+    #[test]
+    fn work_ends_in_the_middle_of_an_object() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        git(directory, &["init", "-q", "--object-format=sha1"], b"");
+        let zeros = vec![0; 20 << 20];
+        let id = git(directory, &["hash-object", "-w", "--stdin"], &zeros);
+        let id = ObjectId::from_hex(id.trim_ascii()).unwrap();
+        let path = pack(directory, &[(id, zeros)], true);
+        let bundle = Bundle::at(&path, Kind::Sha1).unwrap();
+        let (mut reader, mut into) = (Reader::default(), Vec::new());
+        let stop = Stop::default();
+        let little = Work::new(5 << 20, &stop);
+        let error = reader.packed(&bundle, &id, &mut into, &little).unwrap_err();
+        assert!(matches!(error, Fault::Content(_)), "{error:?}");
+        assert!(into.len() < 8 << 20, "{}", into.len());
+        stop.set();
+        let work = Work::new(u64::MAX, &stop);
+        let error = reader.packed(&bundle, &id, &mut into, &work).unwrap_err();
+        assert!(matches!(error, Fault::Stopped), "{error:?}");
+        assert!(into.len() < 2 << 20, "{}", into.len());
+        let error = work
+            .id(Kind::Sha1, gix::objs::Kind::Blob, &into)
+            .unwrap_err();
+        assert!(matches!(error, Fault::Stopped), "{error:?}");
+    }
+
+    #[test]
+    fn deltas_lead_nowhere_else() {
+        let stop = Stop::default();
+        let work = Work::new(u64::MAX, &stop);
+        let mut into = Vec::new();
+        let base = b"0123456789";
+        let mut made = |delta: &[u8], len: usize| {
+            apply(base, delta, len, &mut into, &work).ok()?;
+            Some(into.clone())
+        };
+        assert_eq!(made(b"\x91\x02\x03\x02ab", 5).unwrap(), b"234ab");
+        for (delta, len) in [
+            (&b"\x91\x02\x03\x02ab"[..], 4),
+            (b"\x91\x02\x03\x02ab", 6),
+            (b"\x91\x09\x02", 2),
+            (b"\x80", 0x1_0000),
+            (b"\x91\x02", 3),
+            (b"\x02a", 2),
+            (b"\0", 0),
+            (b"\xff\xff\xff\xff\xff\xff\xff\xff", 1),
+        ] {
+            assert_eq!(made(delta, len), None, "{delta:?}");
+        }
+        for bad in [&b"\x80"[..], b"", &[0xff; 30]] {
+            assert!(size(&mut &bad[..]).is_err(), "{bad:?}");
+        }
+    }
+}

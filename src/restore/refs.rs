@@ -594,4 +594,40 @@ mod tests {
             None
         );
     }
+
+    /// Git sorts what it packs: of a few refs any order is taken, and many are not sorted here.
+    #[test]
+    fn many_refs_are_taken_as_git_has_them() {
+        let line = |number: usize| format!("AA refs/tags/{number:06}\n");
+        let text = |numbers: &mut dyn Iterator<Item = usize>| numbers.map(line).collect::<String>();
+        let few = text(&mut (0..10).rev());
+        let many = text(&mut (0..UNSORTED_REFS_MAX + 1));
+        let unsorted = text(&mut (0..UNSORTED_REFS_MAX + 1).rev());
+        let read = |packed: &str, stop: &Stop| {
+            let captured = captured(&[("HEAD", "AA\n"), ("packed-refs", packed)]);
+            let read = Refs::read(&captured, Kind::Sha1, stop);
+            read.map(|refs| {
+                let mut names = Vec::new();
+                let each = refs.each(|name, _| -> io::Result<()> {
+                    names.push(name.to_owned());
+                    Ok(())
+                });
+                each.unwrap();
+                assert!(names.is_sorted());
+                names.len()
+            })
+        };
+        let stop = Stop::default();
+        assert_eq!(read(&few, &stop).unwrap(), 10);
+        assert_eq!(read(&many, &stop).unwrap(), UNSORTED_REFS_MAX + 1);
+        let error = read(&unsorted, &stop).unwrap_err();
+        assert!(error.to_string().contains("not sorted"), "{error}");
+        stop.set();
+        assert!(
+            read(&many, &stop)
+                .unwrap_err()
+                .to_string()
+                .contains("stopped")
+        );
+    }
 }

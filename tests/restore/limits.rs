@@ -181,3 +181,55 @@ fn what_comes_after_an_archive_has_the_limit_too() {
     let more = [&fetched[..], &["--size-limit", "24M"]].concat();
     expect(&restore(server.address(), "test/small", &target, &more), 0);
 }
+
+/// Runs `script` in namespaces of its own, where a file system with `inodes` inodes is at `place`.
+/// `None` where users may not make such.
+fn with_inodes(inodes: u32, place: &Path, script: &str, args: &[&str]) -> Option<Output> {
+    let mount = format!("mount -t tmpfs -o nr_inodes={inodes},size=64m none \"$0\" || exit 99; ");
+    let mut command = std::process::Command::new("unshare");
+    git::isolate(&mut command);
+    command.args(["-rm", "sh", "-c", &(mount + script)]);
+    let out = command.arg(place).args(args).output().ok()?;
+    let is_made = out.status.code() != Some(99) && !out.stderr.starts_with(b"unshare:");
+    is_made.then_some(out)
+}
+
+/// Files that hold nothing take inodes all the same.
+#[test]
+fn a_part_of_the_inodes_stays_free() {
+    let lab = Lab::new(crate::lab::BINARY);
+    let path = lab.upstream("app");
+    repos::init_bare(&path, "main", "sha1");
+    let mut import = Importer::start(&path, Layout::Packed);
+    import.commit("refs/heads/main", "first");
+    for number in 0..300 {
+        import.file(repos::FILE, format!("f{number}").as_bytes(), b"");
+    }
+    import.finish();
+    let server = lab.start();
+    archive(&lab, &server);
+    let place = lab.scratch("place");
+    std::fs::create_dir(&place).unwrap_or_else(|e| panic!("{e}"));
+    let url = format!("http://{}", server.address());
+    let script = "\"$1\" restore test/app \"$0/target\" --server \"$2\" $3; code=$?; \
+                  df --output=iused \"$0\" | tail -1; exit $code";
+    for (inodes, more, code, what) in [
+        (200, "", 4, "inodes"),
+        (200, "--size-limit=32M", 4, "No space left"),
+        (2000, "", 0, ""),
+    ] {
+        let args = [crate::lab::BINARY, &url, more];
+        let Some(out) = with_inodes(inodes, &place, script, &args) else {
+            println!("no user may mount here: not tried");
+            return;
+        };
+        let errors = expect(&out, code);
+        assert!(errors.contains(what), "{errors}");
+        let used = String::from_utf8_lossy(&out.stdout);
+        let used: u32 = used
+            .trim()
+            .parse()
+            .unwrap_or_else(|e| panic!("{used}: {e}"));
+        assert_eq!(used > 300, code == 0, "{used}");
+    }
+}

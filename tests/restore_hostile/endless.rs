@@ -154,6 +154,11 @@ fn watch(case: &Stream, ground: &Ground) -> Watched {
 
 /// Waits for the end, or brings it about; gives the most that there was at any time.
 pub fn follow(child: &mut Child, ground: &Ground) -> (Option<i32>, u64, u64) {
+    follow_for(child, ground, CAP)
+}
+
+/// The same of what may take its time.
+pub fn follow_for(child: &mut Child, ground: &Ground, cap: Duration) -> (Option<i32>, u64, u64) {
     let (start, mut number) = (Instant::now(), 0);
     let (mut memory_bytes, mut disk_bytes) = (0, 0);
     loop {
@@ -167,7 +172,7 @@ pub fn follow(child: &mut Child, ground: &Ground) -> (Option<i32>, u64, u64) {
         }
         number += 1;
         // What has gone wrong need not take the machine with it.
-        if start.elapsed() > CAP || memory_bytes > MEMORY_BYTES {
+        if start.elapsed() > cap || memory_bytes > MEMORY_BYTES {
             drop(child.kill());
             drop(child.wait());
             return (None, memory_bytes, disk_bytes);
@@ -290,11 +295,19 @@ fn header(name: &[u8], size: u64) -> Vec<u8> {
     header.as_bytes().to_vec()
 }
 
-const FRAMES: [Stream; 11] = [
+const FRAMES: [Stream; 12] = [
     stream("garbage", &[5], |to| {
         to.send(HEAD);
         to.mark();
         to.repeat(&Rng::new(1).bytes(64 << 10));
+    }),
+    // It was not asked for, and nothing inflates it.
+    stream("a gzip of zeros", &[5], |to| {
+        let head = String::from_utf8_lossy(HEAD).replace("ETag", "Content-Encoding: gzip\r\nETag");
+        to.send(head.as_bytes());
+        to.mark();
+        to.send(b"\x1f\x8b\x08\0\0\0\0\0\0\x03");
+        to.repeat(&crate::made::deflated(&[0; 1 << 16])[2..]);
     }),
     stream("garbage behind a good beginning", &[5], |to| {
         to.send(&[HEAD, &beginning()].concat());
@@ -382,7 +395,7 @@ fn entries(to: &mut Sink<'_>, mut next: impl FnMut(u64, &mut Vec<u8>)) {
     }
 }
 
-const TARS: [Stream; 15] = [
+const TARS: [Stream; 22] = [
     crowd("entries without end", |to| {
         to.send(&[HEAD, &beginning()].concat());
         entries(to, |number, tar| {
@@ -501,6 +514,40 @@ const TARS: [Stream; 15] = [
         to.mark();
         to.repeat(&frame(&[0; 1 << 20]));
     }),
+    stream("skippable frames behind the end", &[5], |to| {
+        to.send(&[HEAD, &zst(&fixture().good.tar())].concat());
+        to.mark();
+        to.repeat(&skippable(&vec![7; 100_000]));
+    }),
+    stream("empty frames behind the end", &[5], |to| {
+        to.send(&[HEAD, &zst(&fixture().good.tar())].concat());
+        to.mark();
+        to.repeat(&empty());
+    }),
+    stream("a HEAD without end", &[5], |to| {
+        endless_file(to, ".git/HEAD", 1, |_| "ref: refs/heads/main\n".into());
+    }),
+    stream("a config without end", &[5], |to| {
+        endless_file(to, ".git/config", 2, |n| format!("[a \"{n}\"]\n"));
+    }),
+    stream("packed refs without end", &[5], |to| {
+        let line = |n| format!("{n:040x} refs/tags/t{n:09}\n");
+        endless_file(to, ".git/packed-refs", 97, line);
+    }),
+    stream("a list of shallow commits without end", &[5], |to| {
+        endless_file(to, ".git/shallow", 97, |n| format!("{n:040x}\n"));
+    }),
+    stream("refs without end", &[5], |to| {
+        to.send(&[HEAD, &beginning()].concat());
+        let id = fixture().ask(&["rev-parse", "HEAD"]);
+        let mut number = 0;
+        // Each costs 128 bytes besides its name and id.
+        for _ in 0..=(96 << 20) / (2048 * 227) {
+            to.send(&refs_frame(&id, &mut number));
+        }
+        to.mark();
+        while to.send(&refs_frame(&id, &mut number)) {}
+    }),
     limited("bad refs without end", &[4, 5], |to| {
         to.send(&[HEAD, &beginning()].concat());
         let id = fixture().ask(&["rev-parse", "HEAD"]);
@@ -516,6 +563,45 @@ const TARS: [Stream; 15] = [
         });
     }),
 ];
+
+/// A frame of 2,048 loose refs.
+fn refs_frame(id: &str, number: &mut u64) -> Vec<u8> {
+    let mut tar = Vec::new();
+    for _ in 0..2048 {
+        let name = format!(".git/refs/tags/{number:045}");
+        block(
+            &mut tar,
+            name.as_bytes(),
+            EntryType::Regular,
+            id.as_bytes(),
+            0o644,
+        );
+        *number += 1;
+    }
+    frame(&tar)
+}
+
+/// A file of `.git` of a GiB, as it says, which is too much after so many MiB.
+fn endless_file(to: &mut Sink<'_>, name: &str, enough_mib: usize, line: fn(u64) -> String) {
+    let archive = fixture().good.clone().without(name);
+    let first = [archive.body(), header(name.as_bytes(), 1 << 30)].concat();
+    to.send(&[HEAD, &zst(&first)].concat());
+    let (mut number, mut sent) = (0, 0);
+    loop {
+        let mut text = String::new();
+        while text.len() < 1 << 20 {
+            number += 1;
+            text.push_str(&line(number));
+        }
+        sent += 1;
+        if sent > enough_mib {
+            to.mark();
+        }
+        if !to.send(&frame(text.as_bytes())) {
+            return;
+        }
+    }
+}
 
 fn endless_header(to: &mut Sink<'_>, kind: EntryType) {
     let mut header = Header::new_gnu();
@@ -610,11 +696,22 @@ fn endless_heads_end() {
     try_streams(&HEADS);
 }
 
-/// What answers to the second request, after a good archive with a bundle.
-fn second(case: &Stream, more: &[&str]) -> Result<(), String> {
+/// What answers to requests whose target has `place` in it, after a good archive with a bundle. All
+/// others get what leads there: a list of refs with a commit that is not in the archive.
+fn behind(case: &Stream, place: &'static str, more: &[&str]) -> Result<(), String> {
     let ground = Ground::new();
     let send = case.send;
     let body = zst(&fixture().good.tar());
+    let new = "1".repeat(40);
+    let line = |text: String| format!("{:04x}{text}\n", text.len() + 5);
+    let list = [
+        line(format!("{new} HEAD symref-target:refs/heads/main")),
+        line(format!("{new} refs/heads/main")),
+        "0000".to_owned(),
+    ];
+    let list = list.concat();
+    let reached = Arc::new(Mutex::new(false));
+    let reaches = reached.clone();
     let address = listen(move |socket| {
         while let Some(asked) = read_request(socket) {
             let mut sink = Sink {
@@ -623,11 +720,17 @@ fn second(case: &Stream, more: &[&str]) -> Result<(), String> {
                 until: Instant::now() + CAP,
                 seen: Arc::default(),
             };
-            if !asked.contains("/snapshot.tar.zst ") {
+            if asked.contains(place) {
+                *reaches.lock().unwrap_or_else(|p| p.into_inner()) = true;
                 return send(&mut sink);
             }
             let fields = "X-Cachew-Bundle-Url: /git/test/app/snapshot.bundle?base=1\r\n";
-            sink.send(&ok(fields, &body));
+            let answer = match &asked {
+                a if a.contains("/snapshot.tar.zst ") => ok(fields, &body),
+                a if a.contains("/git-upload-pack ") => ok("", list.as_bytes()),
+                _ => b"HTTP/1.1 404 x\r\nContent-Length: 0\r\n\r\n".to_vec(),
+            };
+            sink.send(&answer);
         }
     });
     let mut command = ground.command(&binary());
@@ -639,11 +742,13 @@ fn second(case: &Stream, more: &[&str]) -> Result<(), String> {
         .stderr(Stdio::null());
     let mut child = command.spawn().unwrap_or_else(|e| panic!("{e}"));
     let (code, memory_bytes, disk_bytes) = follow(&mut child, &ground);
+    let is_reached = *reached.lock().unwrap_or_else(|p| p.into_inner());
     let sound = code.is_some_and(|code| case.codes.contains(&code))
+        && is_reached
         && memory_bytes <= MEMORY_BYTES
         && disk_bytes <= case.disk_bytes();
     let seen = format!(
-        "exit {code:?}, {} and {} MiB",
+        "reached: {is_reached}, exit {code:?}, {} and {} MiB",
         memory_bytes >> 20,
         disk_bytes >> 20
     );
@@ -670,8 +775,31 @@ fn endless_answers_behind_the_archive_end() {
         to.send(&[HEAD, b"{\"refs\":{"].concat());
         to.repeat(b"\"refs/heads/x\":\"\",");
     });
-    let results = bundles.iter().map(|case| second(case, &[]));
-    let results = results.chain([second(&refs, &["--no-bundle", "--ref", "side"])]);
+    let lists = [
+        limited("a list of refs without end", &[0], |to| {
+            to.send(HEAD);
+            let mut number = 0_u64;
+            let mut line = || {
+                number += 1;
+                format!("{:04x}{number:040x} refs/tags/t{number:09}\n", 40 + 21 + 5)
+            };
+            while to.send((0..1000).map(|_| line()).collect::<String>().as_bytes()) {}
+        }),
+        limited("a ref's line without end", &[0], |to| {
+            to.send(&[HEAD, b"fff0"].concat());
+            to.repeat(b"1");
+        }),
+    ];
+    let results = bundles
+        .iter()
+        .map(|case| behind(case, "/snapshot.bundle", &[]));
+    let results = results.chain(
+        lists
+            .iter()
+            .map(|case| behind(case, "/git-upload-pack ", &[])),
+    );
+    let ensured = behind(&refs, "/ensure-refs", &["--no-bundle", "--ref", "side"]);
+    let results = results.chain([ensured]);
     let failed: Vec<String> = results.filter_map(Result::err).collect();
     assert!(failed.is_empty(), "\n{}\n", failed.join("\n"));
 }

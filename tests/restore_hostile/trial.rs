@@ -159,21 +159,37 @@ pub fn bite(case: &Case) -> Result<(), String> {
     }
 }
 
-/// Serves one archive to whoever asks, with fields of its own in the head.
-pub fn serve(fields: String, body: Vec<u8>) -> SocketAddr {
-    listen(move |socket| {
+/// Answers every request with what `answer` makes of its first line.
+pub fn answers(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> SocketAddr {
+    listen(move |mut socket| {
         while let Some(asked) = read_request(socket) {
-            let is_archive = asked.starts_with("GET ") && asked.contains("/snapshot.tar.zst ");
-            let answer = match is_archive {
-                true => ok(&fields, &body),
-                false => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec(),
-            };
-            let mut socket = socket;
-            if socket.write_all(&answer).is_err() {
+            if socket.write_all(&answer(&asked)).is_err() {
                 return;
             }
         }
     })
+}
+
+/// Serves one archive to whoever asks, with fields of its own in the head, and nothing else.
+pub fn serve(fields: String, body: Vec<u8>) -> SocketAddr {
+    serve_beside(fields, body, |_| not_found())
+}
+
+/// The same; all else gets what `other` says.
+pub fn serve_beside(
+    fields: String,
+    body: Vec<u8>,
+    other: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static,
+) -> SocketAddr {
+    answers(move |asked| match asked.contains("/snapshot.tar.zst ") {
+        true => ok(&fields, &body),
+        false => other(asked),
+    })
+}
+
+/// What is not there.
+pub fn not_found() -> Vec<u8> {
+    b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec()
 }
 
 /// A whole answer of status 200.
@@ -187,8 +203,17 @@ pub fn ok(fields: &str, body: &[u8]) -> Vec<u8> {
 
 /// The first line of the next request; its body is read, too.
 pub fn read_request(socket: &TcpStream) -> Option<String> {
+    read_head(socket).map(|(first, _)| first)
+}
+
+/// The first byte that the next request asks for.
+pub fn read_range(socket: &TcpStream) -> Option<usize> {
+    read_head(socket).map(|(_, at)| at)
+}
+
+fn read_head(socket: &TcpStream) -> Option<(String, usize)> {
     let mut reader = BufReader::with_capacity(1, socket);
-    let (mut first, mut length) = (String::new(), 0);
+    let (mut first, mut length, mut at) = (String::new(), 0, 0);
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line).ok()? == 0 {
@@ -197,6 +222,9 @@ pub fn read_request(socket: &TcpStream) -> Option<String> {
         let line = line.trim_end();
         if let Some(text) = line.to_ascii_lowercase().strip_prefix("content-length:") {
             length = text.trim().parse().ok()?;
+        }
+        if let Some(range) = line.strip_prefix("Range: bytes=") {
+            at = range.split('-').next()?.parse().ok()?;
         }
         if line.is_empty() {
             break;
@@ -207,5 +235,5 @@ pub fn read_request(socket: &TcpStream) -> Option<String> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    Some(first)
+    Some((first, at))
 }

@@ -5,7 +5,7 @@ use crate::archive::{Archive, zst};
 use crate::ground::{Fixture, Ground, fixture};
 use crate::support::git;
 use crate::support::relay::listen;
-use crate::trial::{check_text, nothing_left, ok, read_request, used};
+use crate::trial::{answers, check_text, nothing_left, ok, read_request, serve_beside, used};
 use std::io::Write;
 use std::net::SocketAddr;
 
@@ -16,23 +16,11 @@ fn server(
     fields: &str,
     other: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static,
 ) -> SocketAddr {
-    let (fields, body) = (fields.to_owned(), zst(&archive.tar()));
-    listen(move |socket| {
-        while let Some(asked) = read_request(socket) {
-            let answer = match asked.contains("/snapshot.tar.zst ") {
-                true => ok(&fields, &body),
-                false => other(&asked),
-            };
-            let mut socket = socket;
-            if socket.write_all(&answer).is_err() {
-                return;
-            }
-        }
-    })
+    serve_beside(fields.to_owned(), zst(&archive.tar()), other)
 }
 
 fn not_found(_: &str) -> Vec<u8> {
-    b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec()
+    crate::trial::not_found()
 }
 
 /// The restore does no harm, and is one or has one of these exit codes.
@@ -116,9 +104,7 @@ fn no_redirect_is_followed() {
     };
     for status in [301, 302, 303, 307, 308] {
         let answer = redirect(status);
-        let first = listen(move |mut socket| {
-            while read_request(socket).is_some() && socket.write_all(answer.as_bytes()).is_ok() {}
-        });
+        let first = answers(move |_| answer.clone().into_bytes());
         expect([attempt("first", first, &[], &[2, 3])].into_iter());
         let answer = redirect(status);
         let fields = "X-Cachew-Bundle-Url: /git/test/app/snapshot.bundle?base=1\r\n";
@@ -380,20 +366,13 @@ fn the_restores_own_git_obeys_no_archive() {
                 format!("{{\"refs\":{{\"refs/heads/side\":\"{id}\"}},\"missing_commits\":[]}}");
             let slot = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
             let archive = slot.clone();
-            let address = listen(move |mut socket| {
-                while let Some(asked) = read_request(socket) {
-                    let answer = match &asked {
-                        a if a.contains("/snapshot.tar.zst ") => {
-                            ok("", &archive.lock().unwrap_or_else(|p| p.into_inner()))
-                        }
-                        a if a.contains("ensure-refs") => ok("", answer.as_bytes()),
-                        a if a.contains("locked") => Vec::new(),
-                        a => not_found(a),
-                    };
-                    if socket.write_all(&answer).is_err() {
-                        return;
-                    }
+            let address = answers(move |asked| match asked {
+                a if a.contains("/snapshot.tar.zst ") => {
+                    ok("", &archive.lock().unwrap_or_else(|p| p.into_inner()))
                 }
+                a if a.contains("ensure-refs") => ok("", answer.as_bytes()),
+                a if a.contains("locked") => Vec::new(),
+                a => not_found(a),
             });
             let text = lines(&ground, address);
             let made = fixture().good.clone().append(".git/config", &text);
