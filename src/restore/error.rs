@@ -1,7 +1,7 @@
 //! Why a restore failed, and the exit code that says so.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::limits::RESTORE_FREE_PERCENT;
 
@@ -107,6 +107,12 @@ impl RestoreError {
         let (path, source) = (path.into(), source.into());
         Self::Disk { op, path, source }
     }
+}
+
+/// Makes an error of the system's one of the disk's.
+pub(super) fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RestoreError {
+    let path = path.to_owned();
+    move |e| RestoreError::disk(op, path, e)
 }
 
 fn over_limit(limit_bytes: u64, is_given: bool) -> String {

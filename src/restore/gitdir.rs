@@ -18,10 +18,11 @@ use super::error::RestoreError;
 use super::index::{self, Expected};
 use super::origin;
 use super::packs;
+use super::path::as_path;
 use super::refs::Refs;
 use super::stop::Stop;
 use super::tree;
-use super::write::{as_path, umask};
+use super::write::umask;
 
 /// What was restored: all that its configuration is made from, but the branch.
 #[derive(Debug)]

@@ -9,9 +9,10 @@ use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
 use super::dates::Dates;
 use super::error::RestoreError;
+use super::path::as_path;
 use super::stop::Stop;
 use super::sums::Sum;
-use super::write::{as_path, stopped};
+use super::write::stopped;
 use crate::io::fs::index_size;
 use crate::limits::{OPEN_DIRECTORIES_MAX, WORK_PIECE_BYTES};
 

@@ -415,8 +415,8 @@ impl Restore<'_> {
         if staging.merges() && args.overwrite {
             // Again: much may have been done there meanwhile.
             let old = self.check_old(staging)?;
-            staging.check(&old)?;
-            let new = Tracked::open(&tree, TRACKED_INDEX_BYTES_MAX);
+            staging.check(&old, link.stop)?;
+            let new = Tracked::open(&tree, TRACKED_INDEX_BYTES_MAX, link.stop);
             let new = new.map_err(RestoreError::Usage)?;
             stale = Some(Stale { old, new });
         }
@@ -427,7 +427,8 @@ impl Restore<'_> {
             return Err(RestoreError::Interrupted(signal));
         }
         // A file that is moved has a new ctime.
-        staging.install(stale.as_ref(), || self.refresh(staging.target(), sha256))?;
+        let refresh = || self.refresh(staging.target(), sha256);
+        staging.install(stale.as_ref(), link.stop, refresh)?;
         let directory = args.dir.to_string_lossy();
         let mut summary = link.progress.summary(&args.repo_url, &directory);
         summary.commit = commit;
@@ -459,11 +460,12 @@ impl Restore<'_> {
     }
 
     /// Looks at the repository that is to be replaced; gives what it tracks.
-    fn check_old(&self, staging: &Staging) -> Result<Tracked, RestoreError> {
+    fn check_old(&self, staging: &Staging) -> Result<Tracked<'_>, RestoreError> {
         if !self.args.discard_local {
             self.check_local(staging)?;
         }
-        Tracked::open(staging.target(), OLD_INDEX_BYTES_MAX).map_err(RestoreError::Usage)
+        let tracked = Tracked::open(staging.target(), OLD_INDEX_BYTES_MAX, self.link.stop);
+        tracked.map_err(RestoreError::Usage)
     }
 
     /// Refuses to replace what nobody else has.

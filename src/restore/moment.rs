@@ -274,11 +274,6 @@ impl<'a> Listing<'a> {
         if !is_ref_name(name) {
             return Err(bad());
         }
-        if name.starts_with(b"refs/heads/HEAD/") {
-            return Err(wrong(
-                "a branch would be below the HEAD of a clone's remote",
-            ));
-        }
         let is_wanted = self.more.iter().any(|more| more.as_bytes() == name);
         match id {
             Some(target) if is_wanted || self.shown.matches(name) => {
@@ -324,6 +319,18 @@ impl<'a> Listing<'a> {
             (None, Some(id)) => moment.head = moment.clone_head(id),
         }
         Ok(moment)
+    }
+}
+
+#[cfg(test)]
+impl Moment {
+    /// That of an answer of these lines, where `more` is asked for.
+    pub fn of_lines(lines: &[String], more: &[&str]) -> Moment {
+        let mut listing = Listing::new(gix::hash::Kind::Sha1, more);
+        for line in lines {
+            listing.line(line.as_bytes()).unwrap();
+        }
+        listing.finish().unwrap()
     }
 }
 
@@ -387,7 +394,6 @@ mod tests {
             vec![format!("{a} refs/heads/../x")],
             vec![format!("{a} refs/heads/x.lock")],
             vec![format!("{a} config")],
-            vec![format!("{a} refs/heads/HEAD/x")],
             vec![format!("{a} refs/heads/a"), format!("{b} refs/heads/a")],
             vec![
                 format!("{a} refs/heads/a"),

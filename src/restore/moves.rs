@@ -11,9 +11,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags};
 
-use super::error::RestoreError;
-use super::staging::failed;
-use super::write::as_path;
+use super::error::{RestoreError, failed};
+use super::path::as_path;
 use crate::limits::MOVES_BYTES;
 
 /// Moves from a new tree into a target. Paths are relative to both.

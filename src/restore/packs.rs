@@ -12,6 +12,7 @@ use super::error::RestoreError;
 use super::formats::{
     Fault, Index, Order, PACK_HEADER_BYTES, Pack, READ_BYTES, Reading, ensure, index, pack, table,
 };
+use super::path::as_path;
 use super::stop::Stop;
 use super::sums::{Sums, lock};
 use crate::limits::REVERSE_INDEX_OBJECTS_MAX;
@@ -87,7 +88,7 @@ struct Checker<'c> {
 impl Checker<'_> {
     fn open(&self, path: &[u8]) -> Result<(BufReader<Reading<'_>>, u64), RestoreError> {
         let bytes = self.sizes.get(path).copied().unwrap_or_default();
-        let whole = self.tree.join(super::write::as_path(path));
+        let whole = self.tree.join(as_path(path));
         let file = File::open(&whole).map_err(|e| RestoreError::disk("open", &whole, e))?;
         let reading = Reading {
             file,
@@ -106,7 +107,7 @@ impl Checker<'_> {
         let (file, bytes) = self.open(path)?;
         check(file, bytes).map_err(|fault| match fault {
             Fault::Content(what) => RestoreError::entry(path, what),
-            Fault::Read(e) => RestoreError::disk("read", super::write::as_path(path), e),
+            Fault::Read(e) => RestoreError::disk("read", as_path(path), e),
         })
     }
 
@@ -146,7 +147,7 @@ impl Checker<'_> {
             return Ok(());
         }
         if !has_order || index.has_long {
-            let whole = self.tree.join(super::write::as_path(&path));
+            let whole = self.tree.join(as_path(&path));
             return std::fs::remove_file(&whole)
                 .map_err(|e| RestoreError::disk("remove", &whole, e));
         }

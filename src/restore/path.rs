@@ -1,6 +1,10 @@
 //! Which names an archive may have. What is checked here is the text; that no symbolic link is
 //! followed is the writer's part.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
 use gix::bstr::ByteSlice;
 use gix::validate::path::component;
 
@@ -67,6 +71,11 @@ fn is_objects(inside: &[u8]) -> bool {
         }
         _ => false,
     }
+}
+
+/// The same path for the system.
+pub fn as_path(path: &[u8]) -> PathBuf {
+    Path::new(OsStr::from_bytes(path)).to_owned()
 }
 
 /// Checks a path from an archive and gives it without its trailing slash.

@@ -437,6 +437,10 @@ mod tests {
                 return None;
             }
         };
+        Some(files_of(&refs))
+    }
+
+    fn files_of(refs: &Refs<'_>) -> Vec<(String, String)> {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         let mut files = refs.files();
         let packed = tempfile::NamedTempFile::new().unwrap();
@@ -446,11 +450,83 @@ mod tests {
         files.push((b"packed-refs".to_vec(), packed.into()));
         let files = files.into_iter().filter(|(_, data)| !data.is_empty());
         let short = |text: String| text.replace(A, "AA").replace(B, "BB");
-        Some(
-            files
-                .map(|(path, data)| (text(path), short(text(data.into_owned()))))
-                .collect(),
-        )
+        files
+            .map(|(path, data)| (text(path), short(text(data.into_owned()))))
+            .collect()
+    }
+
+    /// What is written of the server's answer `lines`, where all of `more` was asked for, too.
+    fn of_lines(lines: &[&str], more: &[&str]) -> Result<Vec<(String, String)>, RestoreError> {
+        let lines = lines.iter();
+        let lines = lines.map(|line| line.replace("AA", A).replace("BB", B));
+        let moment = Moment::of_lines(&lines.collect::<Vec<_>>(), more);
+        let at = match &moment.head {
+            refs::Head::Symbolic(name) => At::Branch(name.to_vec()),
+            refs::Head::Detached(id) => At::Detached(*id),
+        };
+        let refs = Refs::of_moment(&moment, &at, moment.head_id(), &Stop::default());
+        refs.map(|refs| files_of(&refs))
+    }
+
+    #[test]
+    fn a_moments_refs_get_the_names_of_a_clone_when_they_are_written() {
+        let more = [
+            "refs/notes/n",
+            "refs/pull/1/head",
+            "refs/remotes/origin/other",
+        ];
+        let lines = [
+            "AA HEAD symref-target:refs/heads/main",
+            "BB refs/heads/HEAD",
+            "BB refs/heads/a/b",
+            "AA refs/heads/main",
+            "BB refs/notes/n",
+            "AA refs/pull/1/head",
+            "BB refs/remotes/origin/other",
+            "BB refs/tags/v1",
+        ];
+        let expected = [
+            ("HEAD", "ref: refs/heads/main\n"),
+            ("refs/heads/main", "AA\n"),
+            (
+                "refs/remotes/origin/HEAD",
+                "ref: refs/remotes/origin/main\n",
+            ),
+            (
+                "packed-refs",
+                "# pack-refs with: sorted \nBB refs/notes/n\nAA refs/pull/1/head\n\
+                 BB refs/remotes/origin/a/b\nAA refs/remotes/origin/main\nBB refs/tags/v1\n",
+            ),
+        ];
+        let expected = expected.map(|(path, text)| (path.to_owned(), text.to_owned()));
+        assert_eq!(of_lines(&lines, &more).unwrap(), expected);
+        let unborn = of_lines(&["unborn HEAD symref-target:refs/heads/main"], &[]);
+        assert_eq!(unborn.unwrap().len(), 1);
+        // In nobody's way where the upstream's HEAD is no branch.
+        let detached = of_lines(&["AA HEAD", "BB refs/heads/HEAD/x"], &[]).unwrap();
+        assert_eq!(detached[0], ("HEAD".to_owned(), "AA\n".to_owned()));
+        assert!(detached[1].1.ends_with("\nBB refs/remotes/origin/HEAD/x\n"));
+    }
+
+    /// Each is in nobody's way on the server.
+    #[test]
+    fn what_cannot_be_beside_each_other_in_a_clone_is_refused() {
+        let head = "AA HEAD symref-target:refs/heads/main";
+        let main = "AA refs/heads/main";
+        // Of the longest path, before it comes elsewhere.
+        let part = "x".repeat(crate::limits::NAME_BYTES_MAX);
+        let mut long = format!("refs/heads/{}", format!("{part}/").repeat(20));
+        long.truncate(crate::limits::PATH_BYTES_MAX);
+        let long = format!("BB {}", long.trim_end_matches('/'));
+        for (line, more) in [
+            ("BB refs/remotes", "refs/remotes"),
+            ("BB refs/remotes/origin", "refs/remotes/origin"),
+            ("BB refs/heads/HEAD/x", ""),
+            (&long, ""),
+        ] {
+            let error = of_lines(&[head, main, line], &[more]).unwrap_err();
+            assert_eq!(error.exit_code(), 3, "{error}");
+        }
     }
 
     #[test]

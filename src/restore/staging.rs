@@ -15,11 +15,12 @@ use std::time::Duration;
 use rustix::fs::{Access, AtFlags, CWD, FlockOperation, OFlags, StatxAttributes};
 use tempfile::TempDir;
 
-use super::error::RestoreError;
+use super::error::{RestoreError, failed};
 use super::moves::Moves;
+use super::path::as_path;
 use super::stop::Stop;
 use super::tracked::{Stale, Tracked};
-use super::write::as_path;
+use super::write::stopped;
 use crate::limits::{DOUBT_BYTES, DOUBTS_BYTES_MAX, INTERRUPT_POLL_MS, STAGING_TRIES_MAX};
 
 /// What the names of staging directories begin with.
@@ -39,11 +40,6 @@ pub struct Staging {
     target: PathBuf,
     /// The target is there and stays: entries move into it one by one.
     merges: bool,
-}
-
-pub(super) fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RestoreError {
-    let path = path.to_owned();
-    move |e| RestoreError::disk(op, path, e)
 }
 
 /// The same where the target is to be made, with what to do where that is not allowed.
@@ -162,21 +158,25 @@ impl Staging {
 
     /// Changes nothing; an error if the tree would take the place of something that
     /// is not in `tracked`, the files of the checkout that is there. A file may replace a file.
-    pub fn check(&self, tracked: &Tracked) -> Result<(), RestoreError> {
+    pub fn check(&self, tracked: &Tracked<'_>, stop: &Stop) -> Result<(), RestoreError> {
         let mut doubts = Doubts {
             tracked,
+            stop,
             paths: Vec::new(),
             held_bytes: 0,
         };
         let found = conflict(&self.tree(), &self.target, Path::new(""), &mut doubts);
-        match found.map(|found| found.or_else(|| doubts.decide())) {
-            Ok(None) => Ok(()),
-            Ok(Some(path)) => {
+        let found = match found? {
+            None => doubts.decide()?,
+            found => found,
+        };
+        match found {
+            None => Ok(()),
+            Some(path) => {
                 let path = self.target.join(path);
                 let why = "is not tracked and would be lost; move it away first";
                 Err(RestoreError::Usage(format!("{} {why}", path.display())))
             }
-            Err(e) => Err(RestoreError::disk("look at", &self.target, e)),
         }
     }
 
@@ -185,7 +185,8 @@ impl Staging {
     /// was.
     pub fn install(
         &self,
-        stale: Option<&Stale>,
+        stale: Option<&Stale<'_>>,
+        stop: &Stop,
         finish: impl FnOnce() -> Result<(), RestoreError>,
     ) -> Result<(), RestoreError> {
         if !self.merges {
@@ -201,37 +202,52 @@ impl Staging {
             });
         }
         let mut moves = Moves::new(self.tree(), self.target.clone(), self.trash());
-        let installed = self.merge_all(stale, &mut moves).and_then(|()| finish());
+        let merged = self.merge_all(stale, &mut moves, stop);
+        let installed = merged.and_then(|()| finish());
         if installed.is_err() {
             moves.undo();
         }
         installed
     }
 
-    fn merge_all(&self, stale: Option<&Stale>, moves: &mut Moves) -> Result<(), RestoreError> {
-        self.merge(Path::new(""), moves)?;
+    fn merge_all(
+        &self,
+        stale: Option<&Stale<'_>>,
+        moves: &mut Moves,
+        stop: &Stop,
+    ) -> Result<(), RestoreError> {
+        self.merge(Path::new(""), moves, stop)?;
         if let Some(stale) = stale {
-            stale.each(|path| self.remove_stale(&as_path(path), moves))?;
+            stale.each(|path| {
+                go_on(stop)?;
+                self.remove_stale(&as_path(path), moves)
+            })?;
         }
+        // What was stale may have been read to its end, or no further.
+        go_on(stop)?;
         // Last: until here the old repository is whole.
         moves.place(Path::new(".git"))
     }
 
     /// Moves everything in the tree's directory at `path` into the target's, but `.git`.
-    fn merge(&self, path: &Path, moves: &mut Moves) -> Result<(), RestoreError> {
+    fn merge(&self, path: &Path, moves: &mut Moves, stop: &Stop) -> Result<(), RestoreError> {
         let (from, to) = (self.tree().join(path), self.target.join(path));
         // Listed first: what is exchanged comes into this directory.
-        let names = fs::read_dir(&from)
-            .and_then(|listing| listing.map(|entry| Ok(entry?.file_name())).collect());
-        let names: Vec<OsString> = names.map_err(failed("read", &from))?;
+        let listing = fs::read_dir(&from).map_err(failed("read", &from))?;
+        let names = listing.map(|entry| {
+            go_on(stop)?;
+            Ok(entry.map_err(failed("read", &from))?.file_name())
+        });
+        let names: Vec<OsString> = names.collect::<Result<_, RestoreError>>()?;
         for name in names {
+            go_on(stop)?;
             let path = path.join(&name);
             if path == Path::new(".git") {
                 continue;
             }
             let is_dir = |path: &Path| fs::symlink_metadata(path).is_ok_and(|m| m.is_dir());
             match is_dir(&from.join(&name)) && is_dir(&to.join(&name)) {
-                true => self.merge(&path, moves)?,
+                true => self.merge(&path, moves, stop)?,
                 false => moves.place(&path)?,
             }
         }
@@ -339,28 +355,40 @@ fn is_staging(path: &Path) -> bool {
 /// Files that must be tracked, or they would be lost. Whether they are is found out for many at a
 /// time.
 struct Doubts<'t> {
-    tracked: &'t Tracked,
+    tracked: &'t Tracked<'t>,
+    stop: &'t Stop,
     paths: Vec<Vec<u8>>,
     held_bytes: usize,
 }
 
 impl Doubts<'_> {
     /// Adds a path; perhaps gives one that is not tracked.
-    fn add(&mut self, path: &Path) -> Option<PathBuf> {
+    fn add(&mut self, path: &Path) -> Result<Option<PathBuf>, RestoreError> {
         let path = path.as_os_str().as_bytes();
         self.held_bytes += path.len() + DOUBT_BYTES;
         self.paths.push(path.to_vec());
-        (self.held_bytes > DOUBTS_BYTES_MAX)
-            .then(|| self.decide())
-            .flatten()
+        match self.held_bytes > DOUBTS_BYTES_MAX {
+            true => self.decide(),
+            false => Ok(None),
+        }
     }
 
     /// One of those that were added that is not tracked.
-    fn decide(&mut self) -> Option<PathBuf> {
+    fn decide(&mut self) -> Result<Option<PathBuf>, RestoreError> {
         self.held_bytes = 0;
         let mut paths = std::mem::take(&mut self.paths);
         paths.sort_unstable();
-        self.tracked.first_other(&paths).map(|path| as_path(path))
+        let found = self.tracked.first_other(&paths).map(|path| as_path(path));
+        // It may not have been looked for to the end.
+        go_on(self.stop).map(|()| found)
+    }
+}
+
+/// An error when the restore is to stop: a target may have any number of files.
+fn go_on(stop: &Stop) -> Result<(), RestoreError> {
+    match stop.is_set() {
+        true => Err(stopped()),
+        false => Ok(()),
     }
 }
 
@@ -371,9 +399,10 @@ fn conflict(
     to: &Path,
     at: &Path,
     doubts: &mut Doubts<'_>,
-) -> io::Result<Option<PathBuf>> {
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
+) -> Result<Option<PathBuf>, RestoreError> {
+    for entry in fs::read_dir(from).map_err(failed("read", from))? {
+        go_on(doubts.stop)?;
+        let entry = entry.map_err(failed("read", from))?;
         let at = at.join(entry.file_name());
         if at == Path::new(".git") {
             continue;
@@ -382,12 +411,15 @@ fn conflict(
         let there = match fs::symlink_metadata(&to) {
             Ok(there) => there,
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(e),
+            Err(e) => return Err(RestoreError::disk("look at", to, e)),
         };
-        let found = match (entry.file_type()?.is_dir(), there.is_dir()) {
+        let kind = entry
+            .file_type()
+            .map_err(failed("look at", &entry.path()))?;
+        let found = match (kind.is_dir(), there.is_dir()) {
             (true, true) => conflict(&entry.path(), &to, &at, doubts)?,
             (false, true) => all_below(&to, &at, doubts)?,
-            (true, false) => doubts.add(&at),
+            (true, false) => doubts.add(&at)?,
             (false, false) => None,
         };
         if found.is_some() {
@@ -398,17 +430,91 @@ fn conflict(
 }
 
 /// Has `doubts` about everything below the directory `at` that is no directory.
-fn all_below(directory: &Path, at: &Path, doubts: &mut Doubts<'_>) -> io::Result<Option<PathBuf>> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
+fn all_below(
+    directory: &Path,
+    at: &Path,
+    doubts: &mut Doubts<'_>,
+) -> Result<Option<PathBuf>, RestoreError> {
+    for entry in fs::read_dir(directory).map_err(failed("read", directory))? {
+        go_on(doubts.stop)?;
+        let entry = entry.map_err(failed("read", directory))?;
         let at = at.join(entry.file_name());
-        let found = match entry.file_type()?.is_dir() {
+        let kind = entry
+            .file_type()
+            .map_err(failed("look at", &entry.path()))?;
+        let found = match kind.is_dir() {
             true => all_below(&entry.path(), &at, doubts)?,
-            false => doubts.add(&at),
+            false => doubts.add(&at)?,
         };
         if found.is_some() {
             return Ok(found);
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    /// Files of the new tree, in one directory.
+    const FILES: usize = 20_000;
+    /// After it a signal has been heard, and what was done is undone.
+    const HEARD: Duration = Duration::from_millis(100);
+    const ATTEMPTS: usize = 5;
+
+    /// A target that has `d/mine`, and a staging directory with many files for `d`.
+    fn large(parent: &Path) -> Staging {
+        let target = parent.join("target");
+        fs::create_dir_all(target.join("d")).unwrap();
+        fs::write(target.join("d/mine"), b"mine").unwrap();
+        let staging = Staging::new(&target, true).unwrap();
+        fs::create_dir_all(staging.tree().join("d")).unwrap();
+        fs::create_dir_all(staging.tree().join(".git")).unwrap();
+        for number in 0..FILES {
+            File::create(staging.tree().join(format!("d/{number}"))).unwrap();
+        }
+        staging
+    }
+
+    fn count(directory: &Path) -> usize {
+        fs::read_dir(directory).unwrap().count()
+    }
+
+    #[test]
+    fn a_signal_ends_the_look_at_a_target_and_the_moves_into_it() {
+        let parent = tempfile::tempdir().unwrap();
+        let staging = large(parent.path());
+        let stop = Stop::default();
+        let none = Tracked::open(parent.path(), 1, &stop).unwrap();
+        staging.check(&none, &stop).unwrap();
+        let (tree, target) = (staging.tree().join("d"), staging.target().join("d"));
+        let mut heard = Vec::new();
+        for _ in 0..ATTEMPTS {
+            let stop = Stop::default();
+            std::thread::scope(|scope| {
+                let installing = scope.spawn(|| {
+                    let finish = || -> Result<(), RestoreError> { panic!("it was not heard") };
+                    let installed = staging.install(None, &stop, finish);
+                    (installed, Instant::now())
+                });
+                while count(&target) == 1 && !installing.is_finished() {
+                    std::thread::yield_now();
+                }
+                stop.interrupt("SIGINT");
+                let told = Instant::now();
+                let (installed, ended) = installing.join().unwrap();
+                assert!(installed.unwrap_err().to_string().contains("stopped"));
+                heard.push(ended - told);
+            });
+            assert_eq!((count(&target), count(&tree)), (1, FILES));
+            assert!(!staging.target().join(".git").exists());
+        }
+        heard.sort();
+        assert!(heard[ATTEMPTS / 2] <= HEARD, "{heard:?}");
+        stop.interrupt("SIGINT");
+        let error = staging.check(&none, &stop).unwrap_err();
+        assert!(error.to_string().contains("stopped"), "{error}");
+    }
 }

@@ -11,6 +11,7 @@ use std::io::{self, BufRead, BufReader, Read, Take};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use super::stop::Stop;
 use crate::limits::PATH_BYTES_MAX;
 
 const HEADER_BYTES: usize = 12;
@@ -22,19 +23,20 @@ const READ_BYTES: usize = 64 << 10;
 const EXTENDED: u16 = 0x4000;
 
 /// The files that a repository tracks; none where there is no index that can be read.
-pub struct Tracked(Option<Index>);
+pub struct Tracked<'s>(Option<Index<'s>>);
 
 /// An index that was read to its end without a fault.
-struct Index {
+struct Index<'s> {
     file: File,
+    stop: &'s Stop,
     bytes: u64,
     id_bytes: usize,
 }
 
-impl Tracked {
+impl<'s> Tracked<'s> {
     /// Opens the index of the repository at `directory`, which may have so many bytes; an error says
     /// why it cannot be read.
-    pub fn open(directory: &Path, bytes_max: u64) -> Result<Tracked, String> {
+    pub fn open(directory: &Path, bytes_max: u64, stop: &'s Stop) -> Result<Tracked<'s>, String> {
         let path = directory.join(".git/index");
         let Some(file) = open(&path) else {
             return Ok(Tracked(None));
@@ -49,6 +51,7 @@ impl Tracked {
         }
         let mut index = Index {
             file,
+            stop,
             bytes,
             id_bytes: 0,
         };
@@ -95,12 +98,12 @@ impl Tracked {
 }
 
 /// The files of an old checkout that the new one does not have.
-pub struct Stale {
-    pub old: Tracked,
-    pub new: Tracked,
+pub struct Stale<'s> {
+    pub old: Tracked<'s>,
+    pub new: Tracked<'s>,
 }
 
-impl Stale {
+impl Stale<'_> {
     /// Goes through them in the order of their paths.
     pub fn each<E>(&self, mut each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         let (mut old, mut new) = (self.old.paths(), self.new.paths());
@@ -146,7 +149,7 @@ fn wrong() -> io::Error {
     io::ErrorKind::InvalidData.into()
 }
 
-impl Index {
+impl Index<'_> {
     fn read_all(&self) -> io::Result<()> {
         let mut paths = self.paths()?;
         while paths.next()?.is_some() {}
@@ -158,6 +161,7 @@ impl Index {
         let end = self.bytes.checked_sub(self.id_bytes as u64);
         let from = From {
             file: &self.file,
+            stop: self.stop,
             at: 0,
         };
         let mut input = BufReader::with_capacity(READ_BYTES, from).take(end.ok_or_else(wrong)?);
@@ -182,14 +186,18 @@ impl Index {
     }
 }
 
-/// A file from `at` on, whoever else reads it.
+/// A file from `at` on, whoever else reads it; until the restore is to stop.
 struct From<'f> {
     file: &'f File,
+    stop: &'f Stop,
     at: u64,
 }
 
 impl Read for From<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.stop.is_set() {
+            return Err(io::Error::other("the restore ends"));
+        }
         let count = self.file.read_at(out, self.at)?;
         self.at += count as u64;
         Ok(count)
@@ -300,7 +308,8 @@ mod tests {
     }
 
     fn files(directory: &Path) -> Vec<Vec<u8>> {
-        let tracked = Tracked::open(directory, 1 << 30).unwrap();
+        let stop = Stop::default();
+        let tracked = Tracked::open(directory, 1 << 30, &stop).unwrap();
         let mut paths = tracked.paths();
         let mut found = Vec::new();
         while let Some(path) = paths.next().unwrap() {
@@ -357,7 +366,8 @@ mod tests {
         ] {
             track(repository, version, paths.into_iter());
         }
-        let open = |repository: &Repository| Tracked::open(repository.path(), 1 << 20);
+        let stop = Stop::default();
+        let open = |repository: &Repository| Tracked::open(repository.path(), 1 << 20, &stop);
         let tracked = open(&old).unwrap();
         let other = |paths: &[&str]| {
             let paths: Vec<Vec<u8>> = paths.iter().map(|path| path.as_bytes().to_vec()).collect();
@@ -380,7 +390,7 @@ mod tests {
         stale.each(each).unwrap();
         assert_eq!(found, ["b/c", "e", "x/y"]);
         let none = tempfile::tempdir().unwrap();
-        let none = Tracked::open(none.path(), 1 << 20).unwrap();
+        let none = Tracked::open(none.path(), 1 << 20, &stop).unwrap();
         assert_eq!(none.first_other(&[b"a".to_vec()]).unwrap(), b"a");
     }
 
@@ -392,15 +402,17 @@ mod tests {
         let index = path.join(".git/index");
         let file = File::create(&index).unwrap();
         file.set_len(1 << 40).unwrap();
-        let error = Tracked::open(path, 1 << 20).map(drop).unwrap_err();
+        let stop = Stop::default();
+        let open = |bytes_max| Tracked::open(path, bytes_max, &stop);
+        let error = open(1 << 20).map(drop).unwrap_err();
         assert!(error.contains("1048576"), "{error}");
         // Its entries would be without end.
         file.write_all_at(b"DIRC\0\0\0\x02\xff\xff\xff\xff", 0)
             .unwrap();
-        assert!(Tracked::open(path, 1 << 41).unwrap().0.is_none());
+        assert!(open(1 << 41).unwrap().0.is_none());
         std::fs::remove_file(&index).unwrap();
         std::os::unix::fs::symlink("/dev/zero", &index).unwrap();
-        assert!(Tracked::open(path, 1 << 20).unwrap().0.is_none());
+        assert!(open(1 << 20).unwrap().0.is_none());
         std::fs::remove_file(&index).unwrap();
         let long = "a/".repeat(1000);
         let paths: Vec<String> = (0..2000).map(|n| format!("{long}{n:04}")).collect();

@@ -4,9 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,7 +12,7 @@ use rustix::fs::{FallocateFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::error::RestoreError;
-use super::path::{Place, place};
+use super::path::{Place, as_path, place};
 use super::quota::Quota;
 use super::stop::Stop;
 use crate::limits::{OPEN_DIRECTORIES_MAX, RESERVED_AHEAD_BYTES, WRITE_BYTES};
@@ -39,10 +37,6 @@ fn entry_error(op: &'static str, path: &[u8], error: impl Into<io::Error>) -> Re
         _ => return RestoreError::disk(op, as_path(path), error),
     };
     RestoreError::entry(path, why)
-}
-
-pub(super) fn as_path(path: &[u8]) -> PathBuf {
-    Path::new(std::ffi::OsStr::from_bytes(path)).to_owned()
 }
 
 /// Directory and last name of a path.
@@ -335,7 +329,9 @@ fn date(file: &File, path: &[u8], mtime_s: i64) -> Result<(), RestoreError> {
 mod tests {
     use super::*;
     use crate::limits::DISK_BLOCK_BYTES;
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::path::Path;
 
     fn bounds(limit_bytes: u64) -> (Quota, Stop) {
         let quota = Quota::new(Some(limit_bytes), Path::new("/")).unwrap();

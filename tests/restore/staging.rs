@@ -170,6 +170,41 @@ fn overwriting_waits_for_its_turn() {
     assert_eq!(git::text(&target, &["status", "--porcelain"]), "?? mine");
 }
 
+/// When some of its files have moved, and most have not.
+#[test]
+fn a_signal_in_the_middle_of_a_large_overwrite_leaves_all_as_it_was() {
+    let lab = new_lab();
+    for (name, files) in [("before", 1), ("large", 20_000)] {
+        let path = lab.upstream(name);
+        repos::init_bare(&path, "main", "sha1");
+        let mut import = repos::Importer::start(&path, repos::Layout::Packed);
+        import.commit("refs/heads/main", name);
+        for number in 0..files {
+            let content = format!("{name} {number}");
+            import.file(
+                FILE,
+                format!("d/{name}{number}").as_bytes(),
+                content.as_bytes(),
+            );
+        }
+        import.finish();
+    }
+    let server = lab.start();
+    let target = lab.scratch("target");
+    git::clone(&lab.url("before"), &target);
+    let count = || fs::read_dir(target.join("d")).map(Iterator::count).ok();
+    let more = ["--overwrite", "--quiet"];
+    let mut running = Running::start(server.address(), "test/large", &target, &more);
+    wait::until_true("the first file is there", || count() != Some(1));
+    interrupt_process(&mut running.0, Signal::INT);
+    assert_eq!(count(), Some(1));
+    assert_eq!(git::text(&target, &["status", "--porcelain"]), "");
+    assert_eq!(git::text(&target, &["log", "--format=%s"]), "before");
+    assert_eq!(staged(&target), Vec::<PathBuf>::new());
+    expect(&restore(server.address(), "test/large", &target, &more), 0);
+    assert_eq!(count(), Some(20_000));
+}
+
 /// Nothing was changed, and the error names what is in the way.
 fn expect_refused(target: &Path, out: &Output, named: &str) {
     let errors = expect(out, 1);
