@@ -305,6 +305,7 @@ fn new_entries<R: BufRead>(
     )?;
     let long = rest / 8;
     found.has_long = long > 0;
+    let mut asked = 0;
     file.pieces(objects, 4, |piece| match number(piece) {
         offset if offset & LONG == 0 => {
             found.offset(u64::from(offset));
@@ -312,6 +313,7 @@ fn new_entries<R: BufRead>(
             Ok(())
         }
         place => {
+            asked += 1;
             each(0);
             ensure(
                 u64::from(place & !LONG) < long,
@@ -319,6 +321,11 @@ fn new_entries<R: BufRead>(
             )
         }
     })?;
+    // Git takes no other, and so does gix.
+    ensure(
+        asked == long,
+        "its table of long offsets is of other objects",
+    )?;
     file.pieces(long, 8, |piece| {
         found.offset(u64::from(number(piece)) << 32 | u64::from(number(&piece[4..])));
         Ok(())

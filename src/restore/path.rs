@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use gix::bstr::ByteSlice;
-use gix::validate::path::component;
+use gix::validate::path as validate;
 
 use super::error::RestoreError;
 use crate::limits::PATH_BYTES_MAX;
@@ -103,20 +103,34 @@ pub fn check(path: &[u8], kind: Kind) -> Result<&[u8], RestoreError> {
             Err(why) => refused(why),
         };
     }
-    let options = component::Options {
-        protect_windows: false,
-        protect_hfs: true,
-        protect_ntfs: true,
-    };
     let mut parts = trimmed.split(|b| *b == b'/').peekable();
     while let Some(part) = parts.next() {
         let is_link = parts.peek().is_none() && kind == Kind::Symlink;
-        let mode = is_link.then_some(component::Mode::Symlink);
-        if let Err(why) = gix::validate::path::component(part.as_bstr(), mode, options) {
+        if let Err(why) = component(part, is_link) {
             return refused(&why.to_string());
         }
     }
     Ok(trimmed)
+}
+
+/// Checks a name in a directory by git's rules, with those for the file systems of others
+/// (`core.protectHFS`, `core.protectNTFS`). A backslash is a letter here, but what it parts may not
+/// be `.git` where it is none.
+pub fn component(name: &[u8], is_link: bool) -> Result<(), validate::component::Error> {
+    let mode = is_link.then_some(validate::component::Mode::Symlink);
+    let check = |part: &[u8], protect_hfs| {
+        let options = validate::component::Options {
+            protect_windows: false,
+            protect_hfs,
+            protect_ntfs: true,
+        };
+        validate::component(part.as_bstr(), mode, options).map(|_| ())
+    };
+    check(name, true)?;
+    let mut parts = name
+        .split(|b| *b == b'\\')
+        .filter(|part| !matches!(*part, b"" | b"." | b".."));
+    parts.try_for_each(|part| check(part, false))
 }
 
 fn check_git(inside: &[u8], kind: Kind) -> Result<(), &'static str> {
@@ -142,6 +156,7 @@ mod tests {
             &b"a"[..],
             b"a/b",
             b"a\\b",
+            b"..\\.\\",
             b"c:d",
             b"..a/...",
             b"\xff/\n",
@@ -180,6 +195,9 @@ mod tests {
             b".git./x",
             b"git~1/config",
             b".g\xe2\x80\x8cit/config",
+            b"a\\.git",
+            b".git\\config",
+            b"a\\git~1 .:x\\b",
             b".git/../../x",
             b".git/refs/../hooks/x",
             b".git/refs//x",
@@ -198,6 +216,7 @@ mod tests {
         check(b".git/HEAD/", Kind::Directory).unwrap_err();
         check(b".git", Kind::Symlink).unwrap_err();
         check(b".gitmodules", Kind::Symlink).unwrap_err();
+        check(b"a\\.gitmodules", Kind::Symlink).unwrap_err();
         check(&vec![b'a'; PATH_BYTES_MAX + 1], Kind::File).unwrap_err();
     }
 

@@ -77,13 +77,16 @@ impl Users {
         self.settings.iter().filter(wanted).cloned().collect()
     }
 
-    /// `url` as git will use it: the longest `url.BASE.insteadOf` that it begins with is replaced.
+    /// `url` as git will use it: the longest `url.BASE.insteadOf` that it begins with is replaced,
+    /// the first of several.
     fn rewritten(&self, url: &[u8]) -> Vec<u8> {
         let rules = self.settings.iter().filter_map(|s| {
             let base = s.key.strip_prefix(b"url.")?.strip_suffix(b".insteadof")?;
             Some((base, &s.value[..]))
         });
+        // Of equals the last counts for `max_by_key`.
         let longest = rules
+            .rev()
             .filter(|(_, prefix)| url.starts_with(prefix))
             .max_by_key(|(_, prefix)| prefix.len());
         match longest {
@@ -226,6 +229,11 @@ mod tests {
         ]);
         assert_eq!(all.rewritten(b"https://a/b/c"), b"file:///srv/c");
         assert_eq!(all.for_upstream("https://a/c").unwrap().scheme(), "ssh");
+        let two = users(&[
+            ("global", "url.ssh://a/.insteadof\nx:"),
+            ("global", "url.git://a/.insteadof\nx:"),
+        ]);
+        assert_eq!(two.rewritten(b"x:y"), b"ssh://a/y");
     }
 
     #[test]

@@ -8,10 +8,10 @@ use gix::bstr::BStr;
 use gix::hash::{Kind, ObjectId};
 use gix::objs::TreeRefIter;
 use gix::objs::tree::EntryKind;
-use gix::validate::path::component;
 
 use super::error::RestoreError;
 use super::objects::Objects;
+use super::path;
 use super::stop::Stop;
 use super::write::stopped;
 use crate::limits::{
@@ -62,7 +62,6 @@ pub fn index(
             directories: 0,
         },
         entries: 0,
-        last: Vec::new(),
         path: Vec::new(),
         directories: Vec::new(),
         open: Vec::new(),
@@ -108,15 +107,13 @@ struct Directory {
 
 /// A walk in the order of the index, depth first.
 ///
-/// Invariant: `path` is that of the entry which was met last, `last` that of the last one in the
-/// index.
+/// Invariant: `path` is that of the entry which was met last.
 struct Walk<'w> {
     objects: &'w Objects<'w>,
     unpacked: Unpacked,
     stop: &'w Stop,
     made: Made,
     entries: u32,
-    last: Vec<u8>,
     path: Vec<u8>,
     directories: Vec<Directory>,
     open: Vec<Level>,
@@ -169,13 +166,7 @@ impl Walk<'_> {
         let name: &BStr = entry.filename;
         self.path.extend_from_slice(name);
         let (kind, id) = (entry.mode.kind(), entry.oid.to_owned());
-        let options = component::Options {
-            protect_windows: false,
-            protect_hfs: true,
-            protect_ntfs: true,
-        };
-        let mode = (kind == EntryKind::Link).then_some(component::Mode::Symlink);
-        gix::validate::path::component(name, mode, options)
+        path::component(name, kind == EntryKind::Link)
             .map_err(|e| self.refused(format!("in its commit: {e}")))?;
         level.at += entries.offset_to_next_entry(rest);
         match self.path.len() > PATH_BYTES_MAX {
@@ -191,6 +182,10 @@ impl Walk<'_> {
         }
         let mut data = self.spare.pop().unwrap_or_default();
         self.objects.read(id, gix::objs::Kind::Tree, &mut data)?;
+        if !is_in_order(&data, id.kind()) {
+            let why = "in its commit its names are not in git's order, or not unique";
+            return Err(self.refused(why));
+        }
         let open: usize = self.open.iter().map(|level| level.data.len()).sum();
         if open + data.len() > RESTORED_TREE_BYTES_MAX {
             return Err(self.refused("the trees that lead to it are too large together"));
@@ -232,10 +227,6 @@ impl Walk<'_> {
 
     /// A file, link or submodule, at `path`.
     fn entry(&mut self, kind: EntryKind, id: ObjectId) -> Result<(), RestoreError> {
-        if self.entries > 0 && self.last >= self.path {
-            return Err(self.refused("its commit's trees are not sorted"));
-        }
-        self.last.clone_from(&self.path);
         let mode = match kind {
             EntryKind::Blob => 0o100_644_u32,
             EntryKind::BlobExecutable => 0o100_755,
@@ -262,6 +253,36 @@ impl Walk<'_> {
         push_entry(&mut self.made.bytes, mode, id, &self.path);
         Ok(())
     }
+}
+
+/// Whether the names of a tree are in git's order, each once: then the paths of an index are, and
+/// none of its directories is there twice or as a file, too. Git ends on such an index.
+fn is_in_order(tree: &[u8], hash: Kind) -> bool {
+    fn key((name, is_tree): (&[u8], bool)) -> impl Iterator<Item = u8> {
+        name.iter().copied().chain(is_tree.then_some(b'/'))
+    }
+    let mut last = None;
+    // Files that the current name begins with, each the beginning of the next.
+    let mut files: Vec<&[u8]> = Vec::new();
+    // What is no entry is seen when that is its turn.
+    for entry in TreeRefIter::from_bytes(tree, hash).map_while(Result::ok) {
+        let name: &[u8] = entry.filename;
+        let this = (name, entry.mode.kind() == EntryKind::Tree);
+        if last.is_some_and(|last| !key(last).lt(key(this))) {
+            return false;
+        }
+        last = Some(this);
+        while files.last().is_some_and(|file| !name.starts_with(file)) {
+            files.pop();
+        }
+        if files.last() == Some(&name) {
+            return false;
+        }
+        if !this.1 {
+            files.push(name);
+        }
+    }
+    true
 }
 
 /// Adds an entry without stat data: mode, id and path, flags zero but for the path's length.
