@@ -7,12 +7,15 @@ pub mod archive;
 pub mod entries;
 #[path = "../../tests/support/git.rs"]
 pub mod git;
+pub mod gitconfig;
 mod input;
 #[path = "../../tests/restore_hostile/look.rs"]
 pub mod look;
 #[path = "../../tests/restore_hostile/made.rs"]
 pub mod made;
+pub mod names;
 pub mod packs;
+pub mod place;
 #[path = "../../tests/support/rng.rs"]
 mod rng;
 #[path = "../../tests/restore_hostile/verdict.rs"]

@@ -166,7 +166,11 @@ fn delta(input: &mut Input<'_>, base: &[u8]) -> Vec<u8> {
         }
         let offset = usize::from(a) % base.len();
         let len = 1 + usize::from(b) % (base.len() - offset);
-        let (offset, len) = (offset as u32, (len as u32).min(0xffff));
+        // As much as fits, now and then: that is written as nothing.
+        let (offset, len) = match choice & 4 {
+            4 if base.len() >= offset + 0x1_0000 => (offset as u32, 0),
+            _ => (offset as u32, (len as u32).min(0xffff)),
+        };
         let at = instructions.len();
         instructions.push(0x80);
         for (bit, byte) in offset.to_le_bytes().into_iter().enumerate() {
@@ -181,7 +185,7 @@ fn delta(input: &mut Input<'_>, base: &[u8]) -> Vec<u8> {
                 instructions.push(*byte);
             }
         }
-        made += u64::from(len);
+        made += if len == 0 { 0x1_0000 } else { u64::from(len) };
     }
     // Now and then it promises something else.
     let wrong = u64::from(input.u8() % 16 == 1);

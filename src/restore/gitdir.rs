@@ -30,8 +30,8 @@ pub struct Restored {
     /// Of its ids.
     pub kind: Kind,
     /// Where the repository is from.
-    origin: Vec<u8>,
-    modes: Modes,
+    pub origin: Vec<u8>,
+    pub modes: Modes,
 }
 
 impl Restored {
@@ -157,7 +157,7 @@ fn check_out(
 
 /// What a file's mode tells of who may execute it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Modes {
+pub enum Modes {
     /// What was asked for when it was made.
     Told,
     /// The umask has its say in that.
@@ -215,7 +215,7 @@ fn put(path: &Path, bytes: &[u8]) -> Result<(), RestoreError> {
 }
 
 /// What `git clone` writes.
-fn configuration(restored: &Restored, branch: Option<&BStr>) -> Vec<u8> {
+pub fn configuration(restored: &Restored, branch: Option<&BStr>) -> Vec<u8> {
     let sha256 = restored.kind == Kind::Sha256;
     let mut out = format!(
         "[core]\n\trepositoryformatversion = {}\n\tfilemode = {}\n\tbare = false\n\

@@ -2,7 +2,6 @@
 //! those of a moment of the mirror; checked, and written as a clone has them.
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 
 use gix::bstr::{BStr, ByteSlice};
@@ -290,9 +289,9 @@ impl<'a> Refs<'a> {
 
     /// Writes `packed-refs`, if one is needed. It does not say what tags lead to, as nobody has
     /// looked at them; git then does when it wants to know.
-    pub fn write_packed(
+    pub fn write_packed<W: Write>(
         &self,
-        out: impl FnOnce() -> io::Result<File>,
+        out: impl FnOnce() -> io::Result<W>,
         stop: &Stop,
     ) -> io::Result<()> {
         let is_empty = match &self.list {
