@@ -13,7 +13,7 @@ use gix::bstr::{BString, ByteSlice};
 use gix::hash::Kind;
 use libfuzzer_sys::fuzz_target;
 use tarpon::refs::{Follow, Ref, read};
-use tarpon_fuzz::Input;
+use tarpon_fuzz::{Input, names};
 
 /// Where the file is: in memory where there is such a place.
 static PLACE: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -97,7 +97,7 @@ fn refs(input: &mut Input<'_>) -> Vec<Ref> {
         let above = ["refs/heads/", "refs/tags/"][usize::from(choice % 2)];
         let mut name = BString::from(above);
         name.extend_from_slice(&part);
-        if gix::validate::reference::name(name.as_bstr()).is_err() {
+        if !names::is_ref(&name) {
             continue;
         }
         let id = |byte: u8| ObjectId::from_bytes_or_panic(&vec![byte; kind_bytes]);
