@@ -49,7 +49,7 @@ fuzz_target!(|data: &[u8]| {
     let file = PLACE.join(".git/index");
     fs::write(&file, &index).expect("an index is written");
     check_tracked(&index);
-    // Those are made by the client or by git, and lead nowhere else.
+    // Those that are refreshed are made by the client or by git, and lead nowhere else.
     let has = |text: &[u8]| index.windows(text.len()).any(|window| window == text);
     if !has(b"..") && !has(b".git") {
         check_refresh(&index, kind, input.u8());

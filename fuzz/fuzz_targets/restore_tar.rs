@@ -119,7 +119,7 @@ fn push_entry(how: u8, input: &mut Input<'_>, made: &mut Made) {
         header.as_old_mut().size[0] |= 0x80;
     }
     header.set_cksum();
-    if how == 252 {
+    if matches!(how, 240 | 252) {
         fill(&mut header.as_mut_bytes()[148..156], input.text());
     }
     made.bytes.extend_from_slice(header.as_bytes());

@@ -73,6 +73,7 @@ fuzz_target!(|data: &[u8]| {
     let mut walk = Walk {
         trees: &trees,
         listed: Vec::new(),
+        is_sound: true,
         left: STEPS,
     };
     let directory = walk.directory(root, b"");
@@ -81,7 +82,7 @@ fuzz_target!(|data: &[u8]| {
         let _ = index_of(&PLACE, commit, Unpacked::default(), &Stop::default());
         return;
     }
-    let listed = walk.listed;
+    let (listed, is_sound) = (walk.listed, walk.is_sound);
     let files = listed
         .iter()
         .filter(|(_, mode, _)| *mode != 0o160_000)
@@ -97,9 +98,9 @@ fuzz_target!(|data: &[u8]| {
         directories: more[1],
     };
     let made = index_of(&PLACE, commit, unpacked, &Stop::default()).ok();
-    let is_sound = directory.is_some() && more == [0, 0];
-    assert_eq!(made.is_some(), is_sound, "{listed:?}");
-    let (Some(made), Some(directory)) = (made, directory) else {
+    let is_whole = more == [0, 0];
+    assert_eq!(made.is_some(), is_sound && is_whole, "{listed:?}");
+    let Some(made) = made else {
         return;
     };
     fs::write(PLACE.join(".git/index"), &made).expect("an index is written");
@@ -172,44 +173,46 @@ fn is_tree(mode: &[u8]) -> bool {
     mode.ends_with(b"40000")
 }
 
-/// A walk through trees, which lists files, links and submodules.
+/// A walk through trees, which lists files, links and submodules, as they would be unpacked.
 struct Walk<'t> {
     trees: &'t BTreeMap<ObjectId, Vec<Entry>>,
     listed: Vec<Listed>,
+    /// No name is one that git refuses, or there twice, and their order is git's.
+    is_sound: bool,
     left: usize,
 }
 
 impl Walk<'_> {
-    /// A tree and what is below; `None` if that has a name that git refuses, or one twice, or another
-    /// order than git's.
-    fn directory(&mut self, id: ObjectId, path: &[u8]) -> Option<Directory> {
+    /// A tree and what is below; all of it, unless there are no steps left.
+    fn directory(&mut self, id: ObjectId, path: &[u8]) -> Directory {
         let entries = &self.trees[&id];
         let names: BTreeSet<&[u8]> = entries.iter().map(|entry| &entry.name[..]).collect();
-        let is_sorted = entries.is_sorted_by_key(as_sorted) && names.len() == entries.len();
-        is_sorted.then_some(())?;
+        self.is_sound &= entries.is_sorted_by_key(as_sorted) && names.len() == entries.len();
         let before = self.listed.len();
         let mut children = Vec::new();
         for entry in entries {
-            self.left = self.left.checked_sub(1)?;
-            let is_link = entry.mode == b"120000";
-            names::is_component(&entry.name, is_link).then_some(())?;
+            self.left = self.left.saturating_sub(1);
+            if self.left == 0 {
+                break;
+            }
             let separator: &[u8] = if path.is_empty() { b"" } else { b"/" };
             let path = [path, separator, &entry.name].concat();
-            (path.len() < 4096).then_some(())?;
+            let is_link = entry.mode == b"120000";
+            self.is_sound &= names::is_component(&entry.name, is_link) && path.len() < 4096;
             match is_tree(entry.mode) {
-                true => children.push(self.directory(entry.id, &path)?),
+                true => children.push(self.directory(entry.id, &path)),
                 false => self.listed.push((path, mode_of(entry.mode), entry.id)),
             }
         }
         // Git takes them in any order, gix gives them in this one.
         children.sort_by(|a: &Directory, b| a.name.cmp(&b.name));
         let name = path.rsplit(|byte| *byte == b'/').next();
-        Some(Directory {
+        Directory {
             name: name.unwrap_or_default().to_vec(),
             id,
             entries: (self.listed.len() - before) as u32,
             children,
-        })
+        }
     }
 }
 
