@@ -223,6 +223,7 @@ fn check_stat(before: &[u8], after: &[u8], name: &[u8], expected: Expected) {
         assert_eq!(before[..STAT_BYTES], after[..STAT_BYTES]);
         return;
     }
+    let name = name.strip_prefix(b"/").unwrap_or(name);
     let meta = PLACE
         .join(std::ffi::OsStr::from_bytes(name))
         .symlink_metadata();
