@@ -277,14 +277,17 @@ mod tests {
                 let index = file(tree, "idx");
                 let real = std::fs::read(&index).unwrap();
                 let end = real.len() - kind.len_in_bytes();
+                let write = |mut bytes: Vec<u8>| {
+                    let mut sum = Sum::new(kind);
+                    sum.update(&bytes);
+                    bytes.extend(sum.finish());
+                    drop(std::fs::remove_file(&index));
+                    std::fs::write(&index, &bytes).unwrap();
+                };
                 for at in (0..end).step_by(7) {
                     let mut bad = real[..end].to_vec();
                     bad[at] ^= 0x80;
-                    let mut sum = Sum::new(kind);
-                    sum.update(&bad);
-                    bad.extend(sum.finish());
-                    drop(std::fs::remove_file(&index));
-                    std::fs::write(&index, &bad).unwrap();
+                    write(bad);
                     // Whatever else it then says, it leads nowhere else.
                     if checked(tree, kind).is_ok() {
                         let file = gix::odb::pack::index::File::at(&index, kind).unwrap();
@@ -292,6 +295,10 @@ mod tests {
                         assert!(file.iter().all(|entry| entry.pack_offset < pack_bytes));
                     }
                 }
+                // An offset that no object has.
+                let (table, sum) = real[..end].split_at(end - kind.len_in_bytes());
+                write([table, &[0, 0, 0, 0, 0, 0, 0, 12], sum].concat());
+                checked(tree, kind).unwrap_err();
                 std::fs::write(&index, &real[..real.len() / 2]).unwrap();
                 checked(tree, kind).unwrap_err();
             }
