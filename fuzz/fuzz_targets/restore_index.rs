@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 
 use gix::hash::Kind;
 use libfuzzer_sys::fuzz_target;
-use tarpon::restore::layers::{Dates, Expected, refresh, tracked};
+use tarpon::restore::layers::{Dates, Expected, Stale, Tracked, refresh};
 use tarpon_fuzz::{Input, place};
 
 static PLACE: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -33,7 +33,7 @@ const MODES: [u32; 8] = [
 const PATHS: [&[u8]; 8] = [
     b"a", b"b.txt", b"d/a", b"d/e/a", b"link", b"z", b"d", b"d/e",
 ];
-/// Most that an index and its paths may have.
+/// Most that an index may have.
 const BYTES_MAX: u64 = 3000;
 
 fuzz_target!(|data: &[u8]| {
@@ -57,27 +57,51 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn check_tracked(index: &[u8]) {
-    let found = tracked(&PLACE, BYTES_MAX);
+    let Ok(found) = tracked() else {
+        assert!(index.len() as u64 > BYTES_MAX);
+        return;
+    };
+    assert!(index.len() as u64 <= BYTES_MAX);
     // Ids of the first length that makes sense.
     let mut readings = [Kind::Sha1, Kind::Sha256].map(|kind| (kind, Reading::new(index, kind)));
-    let bytes = readings.iter().map(|(_, reading)| reading.bytes).max();
-    let bytes = bytes.unwrap_or_default().max(index.len() as u64);
     let plain = readings.iter_mut().find_map(|(kind, reading)| {
         let paths = reading.paths.take()?;
         Some((*kind, paths, reading.is_unclear))
     });
-    match (plain, found) {
-        (Some((_, _, true)), _) => {}
-        (_, Err(_)) => assert!(bytes > BYTES_MAX, "{bytes} bytes are not much"),
-        (None, Ok(found)) => assert!(found.is_empty(), "{found:?}"),
-        (Some((kind, paths, _)), Ok(found)) => {
-            assert!(bytes <= BYTES_MAX, "it takes {bytes} bytes");
+    match plain {
+        Some((_, _, true)) => {}
+        Some((kind, paths, _)) => {
             assert_eq!(found, paths);
             if let Some(by_gix) = by_gix(kind) {
                 assert_eq!(found, by_gix);
             }
         }
+        None => assert!(found.is_empty(), "{found:?}"),
     }
+}
+
+/// What a checkout without files would have stale, which is all; each is known to be tracked.
+fn tracked() -> Result<Vec<Vec<u8>>, String> {
+    let old = Tracked::open(&PLACE, BYTES_MAX)?;
+    let new = Tracked::open(&PLACE.join("d"), BYTES_MAX)?;
+    let mut paths = Vec::new();
+    let stale = Stale { old, new };
+    let Ok(()) = stale.each(|path| {
+        paths.push(path.to_vec());
+        Ok::<(), std::convert::Infallible>(())
+    });
+    assert!(paths.windows(2).all(|pair| pair[0] < pair[1]));
+    assert_eq!(stale.old.first_other(&paths), None);
+    if let Some(last) = paths.last() {
+        let mut more = paths.clone();
+        more.push([&last[..], b"\x01"].concat());
+        assert_eq!(stale.old.first_other(&more), more.last());
+        more.swap_remove(0);
+        more.sort();
+        let other = more.iter().find(|path| paths.binary_search(path).is_err());
+        assert_eq!(stale.old.first_other(&more), other);
+    }
+    Ok(paths)
 }
 
 /// A plain reading, by gitformat-index(5).
@@ -87,8 +111,6 @@ struct Reading {
     paths: Option<Vec<Vec<u8>>>,
     /// The length of a path is not what its entry says: git takes another end for its own.
     is_unclear: bool,
-    /// What the paths take, as far as they could be read.
-    bytes: u64,
 }
 
 impl Reading {
@@ -123,13 +145,10 @@ impl Reading {
                 // One to eight zeros, so that an entry has a multiple of eight bytes.
                 _ => at + (name_end - at) / 8 * 8 + 8,
             };
-            (!path.is_empty() && path >= last).then_some(())?;
+            (!path.is_empty() && path.len() < 4096 && path >= last).then_some(())?;
             self.is_unclear |= usize::from(flags & 0xfff) != path.len().min(0xfff);
             match (mode & 0o170_000) >> 12 {
-                0o10 | 0o12 | 0o16 if paths.last() != Some(&path) => {
-                    self.bytes += path.len() as u64 + 40;
-                    paths.push(path.clone());
-                }
+                0o10 | 0o12 | 0o16 if path != last => paths.push(path.clone()),
                 0o10 | 0o12 | 0o16 | 0o4 => {}
                 _ => return None,
             }
@@ -163,12 +182,13 @@ fn by_gix(kind: Kind) -> Option<Vec<Vec<u8>>> {
         ..Default::default()
     };
     let index = gix::index::File::at(PLACE.join(".git/index"), kind, true, options).ok()?;
-    let mut paths = Vec::new();
+    let (mut paths, mut last) = (Vec::new(), Vec::new());
     for entry in index.entries() {
         let path = entry.path(&index).to_vec();
-        if entry.mode.bits() >> 12 != 0o4 && paths.last() != Some(&path) {
-            paths.push(path);
+        if entry.mode.bits() >> 12 != 0o4 && path != last {
+            paths.push(path.clone());
         }
+        last = path;
     }
     Some(paths)
 }

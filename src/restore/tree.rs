@@ -437,6 +437,22 @@ mod tests {
             &[(TREE, b"a", inner), (TREE, b"a", inner)]
         ));
         assert!(is_refused(&repository, &[(TREE, b"a", blob)]));
+        // Empty ones are no paths of an index, but directories of its extension.
+        let empty = tree_of(&repository, &[]);
+        let is_taken = |entries: &[(&str, &[u8], ObjectId)]| {
+            let files = entries.iter().filter(|(mode, ..)| *mode == FILE).count();
+            let commit = repository.commit(tree_of(&repository, entries));
+            made(&repository, commit, files as u64, 0).is_some()
+        };
+        assert!(is_taken(&[(TREE, b"a", empty), (TREE, b"b", empty)]));
+        assert!(!is_taken(&[(TREE, b"a", empty), (TREE, b"a", empty)]));
+        assert!(!is_taken(&[(TREE, b"b", empty), (TREE, b"a", empty)]));
+        let of_one_name: [(&str, &[u8], ObjectId); 3] = [
+            (FILE, b"a", blob),
+            (FILE, b"a.b", blob),
+            (TREE, b"a", empty),
+        ];
+        assert!(is_taken(&of_one_name[..2]) && !is_taken(&of_one_name));
         let tree = repository.object("tree", b"garbage");
         assert!(made(&repository, repository.commit(tree), 0, 0).is_none());
         assert!(made(&repository, blob, 0, 0).is_none());
