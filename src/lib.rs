@@ -64,7 +64,7 @@
 //! # Module order
 //!
 //! Imports go downwards only: [`server`], [`serve`], then the siblings [`http`], [`snapshot`],
-//! [`cache`], [`mirror`], [`restore`], which never import each other, then [`config`], [`log`],
+//! [`cache`], [`mirror`], [`restore`], which never import each other, then [`config`], [`log`], [`manifest`],
 //! [`metrics`], [`refs`], [`extent`], [`gitenv`], [`io`], [`faults`], [`limits`].
 //!
 //! # Unsafe code
@@ -85,6 +85,7 @@ pub mod http;
 pub mod io;
 pub mod limits;
 pub mod log;
+pub mod manifest;
 pub mod metrics;
 pub mod mirror;
 pub mod refs;

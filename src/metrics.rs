@@ -1,4 +1,4 @@
-//! Counters of every thread, added up when somebody asks (`/metrics`, DESIGN 6).
+//! Counters of every thread, added up when somebody asks (`/metrics`).
 //!
 //! Each writing thread has a block of atomics of its own, on cache lines of its own, and adds to
 //! it without locks or allocation. [`Metrics::render`] sums the blocks. [`FAMILIES`] is the one

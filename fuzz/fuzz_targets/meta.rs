@@ -10,7 +10,9 @@ use std::collections::HashSet;
 
 use libfuzzer_sys::fuzz_target;
 use sha2::{Digest, Sha256};
-use tarpon::cache::entry::{EntryId, Fields, JobRecord, LinkedFile, Meta};
+use tarpon::manifest::id::EntryId;
+use tarpon::manifest::meta::{Fields, Meta};
+use tarpon::manifest::record::{Linked, Record};
 use tarpon::extent::{Extent, Layout, raw_frames};
 use tarpon_fuzz::Input;
 
@@ -226,7 +228,7 @@ fn fields(input: &mut Input<'_>) -> Fields {
     let created_unix_ms = input.u64();
     let linked = (0..input.u8() % 4).map(|_| {
         let bytes = u64::from(input.u32()) << (input.u8() % 16);
-        LinkedFile {
+        Linked {
             path: text(input),
             bytes,
         }
@@ -243,7 +245,7 @@ fn fields(input: &mut Input<'_>) -> Fields {
         }
     }
     let spool_checksum = input.u64();
-    let jobs = (0..input.u8() % 4).map(|_| JobRecord {
+    let jobs = (0..input.u8() % 4).map(|_| Record {
         key: [input.u8(); 32],
         spool_offset: input.u16().into(),
         spool_bytes: if input.u8() == 255 {

@@ -15,7 +15,7 @@ use libfuzzer_sys::fuzz_target;
 use tarpon::io::uncached::Pace;
 use tarpon::snapshot::pack::{Decoder, Packs};
 use tarpon::snapshot::verify::is_sound_on_disk;
-use tarpon::snapshot::view::Linked;
+use tarpon::manifest::record::Linked;
 use tarpon_fuzz::Input;
 use tarpon_fuzz::packs::{Object, Pack};
 
@@ -70,7 +70,7 @@ fuzz_target!(|data: &[u8]| {
 fn read(object: &Object) -> Option<Vec<u8>> {
     let stem = format!("objects/pack/pack-{}", "1".repeat(40));
     let linked = ["idx", "pack"].map(|extension| Linked {
-        relative: format!("{stem}.{extension}"),
+        path: format!("{stem}.{extension}"),
         bytes: 0,
     });
     let packs = Packs::open(&PLACE, &linked, Kind::Sha1).ok()?;

@@ -5,11 +5,13 @@ use std::path::Path;
 
 use xxhash_rust::xxh64::Xxh64;
 
-use super::entry::{EntryId, LinkedFile, META_NAME, Meta};
 use super::staging::spool_path;
 use crate::extent::{Extent, RAW_FRAME_BYTES, low_checksum};
 use crate::io::uncached::{Pace, ReadExactAt, Uncached};
 use crate::limits::{META_BYTES_MAX, SCRUB_READ_BYTES};
+use crate::manifest::id::EntryId;
+use crate::manifest::meta::{META_NAME, Meta};
+use crate::manifest::record::Linked;
 
 /// What is the matter with an entry.
 #[derive(Debug, thiserror::Error)]
@@ -137,7 +139,7 @@ fn check_linked(
     dir: &Path,
     meta: &Meta,
     number: u32,
-    linked: &LinkedFile,
+    linked: &Linked,
     pace: &Pace,
 ) -> Result<(), Fault> {
     let looked = Looked {

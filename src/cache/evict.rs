@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use super::entry::EntryId;
+use crate::manifest::id::EntryId;
 
 /// What is known of an entry when space is short.
 #[derive(Debug, Clone, PartialEq, Eq)]

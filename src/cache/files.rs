@@ -3,9 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::entry::EntryId;
 use crate::io::fs::{Fs, Kind};
 use crate::limits::META_BYTES_MAX;
+use crate::manifest::id::EntryId;
 
 /// What went wrong in the state directory.
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! The cache of finished snapshots: what an entry is on disk, and which entries stay.
 //!
-//! - [`entry`]: what is known of an entry and must hold of it, its id, and its metadata file as a
-//!   pure codec.
+//! What is known of an entry, and its metadata file, is [`manifest`](crate::manifest)'s.
+//!
 //! - [`staging`]: an entry in the making, until it is published.
 //! - [`store`]: the state directory; finding and removing entries.
 //! - [`files`]: their steps on a file system, and what can go wrong.
@@ -11,7 +11,6 @@
 //! never on a network core.
 
 pub mod check;
-pub mod entry;
 pub mod evict;
 pub mod files;
 pub mod staging;

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::entry::{EntryId, META_NAME, SPOOL_NAME, is_linkable};
 use super::files::{At, StoreError, copy, create_dirs, delete_or_warn, exists, sync};
 use crate::io::fs::{Fs, Os, WriteAt};
 use crate::limits::META_BYTES_MAX;
+use crate::manifest::id::EntryId;
+use crate::manifest::meta::{META_NAME, SPOOL_NAME, is_linkable};
 
 /// Begins the name of an entry that is not published yet.
 pub(super) const BUILDING: &str = ".building-";
@@ -47,7 +48,7 @@ impl Renames {
 
 /// How a linked file came into an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Linked {
+pub enum LinkKind {
     /// By a hard link: no bytes were written.
     Hard,
     /// As a copy, because the file systems do not allow a link. Worth a line in the log.
@@ -105,7 +106,7 @@ impl<F: Fs> Staging<F> {
     /// Puts the file `source` at `relative` into the entry, by a hard link where the file
     /// systems allow that, else as a copy. A symbolic link is followed, so that the entry
     /// holds the file itself.
-    pub fn link(&mut self, source: &Path, relative: &str) -> Result<Linked, StoreError> {
+    pub fn link(&mut self, source: &Path, relative: &str) -> Result<LinkKind, StoreError> {
         if !is_linkable(relative) {
             return Err(StoreError::LinkPath {
                 path: relative.to_owned(),
@@ -116,10 +117,10 @@ impl<F: Fs> Staging<F> {
             create_dirs(&self.fs, parent)?;
         }
         let linked = match self.fs.link(source, &target) {
-            Ok(()) => Linked::Hard,
+            Ok(()) => LinkKind::Hard,
             Err(error) if cannot_link(&error) => {
                 copy(&self.fs, source, &target)?;
-                Linked::Copied
+                LinkKind::Copied
             }
             Err(error) => return Err(error).at("link", source),
         };

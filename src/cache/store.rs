@@ -1,4 +1,4 @@
-//! The state directory: one server's mirrors and entries on disk (design, section 5).
+//! The state directory: one server's mirrors and entries on disk.
 //!
 //! ```text
 //! lock                          held while a server runs; holds its process id
@@ -20,13 +20,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::entry::{EntryId, META_NAME, Meta, MetaError, SPOOL_NAME, is_plain_path};
 use super::files::{
     At, StoreError, create_dirs, delete, delete_or_warn, exists, list, sync, sync_parent,
 };
 use super::staging::{BUILDING, REMOVING, Renames, Staging};
 use crate::io::fs::{Fs, Kind, LockError, Os, Space};
 use crate::limits::{META_BYTES_MAX, MIRROR_DEPTH_MAX};
+use crate::manifest::id::EntryId;
+use crate::manifest::meta::{META_NAME, Meta, MetaError, SPOOL_NAME};
+use crate::manifest::path::is_plain_path;
 
 const LOCK_NAME: &str = "lock";
 const MIRRORS_NAME: &str = "mirrors";

@@ -1,6 +1,6 @@
 //! The command line: what clap parses and what `--help` says. No value is checked or defaulted
 //! here, so that a default can never hide a value from the environment or from the file.
-use super::layers::Layer;
+use super::key::{Key, Layer};
 use super::restore::RestoreArgs;
 use crate::faults;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
@@ -267,15 +267,6 @@ impl ServeArgs {
             .filter_map(|(key, values)| Some((key.into(), values?)))
             .collect()
     }
-}
-
-/// A key that the environment and the file may hold.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Key {
-    /// As in the file: lower case with underscores.
-    pub(super) name: String,
-    /// Whether it holds a list.
-    pub(super) is_list: bool,
 }
 
 /// Every key, read off the flags so that the two cannot differ.

@@ -22,7 +22,7 @@ impl Origin {
     }
 
     pub(super) fn env(key: &str) -> Self {
-        Self::Env(super::layers::env_name(key))
+        Self::Env(super::key::env_name(key))
     }
 }
 

@@ -1,13 +1,8 @@
 //! Flags over environment over file: which of them gives a key its value.
-use super::cli::Key;
 use super::error::{ConfigError, Origin};
-use super::file::hint;
-use std::collections::BTreeMap;
+use super::key::{Key, Layer, env_name, hint};
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
-
-/// What one source gives: key to values, never an empty list of values.
-pub(super) type Layer = BTreeMap<String, Vec<OsString>>;
 
 /// All sources of `serve`'s configuration.
 #[derive(Debug, Default)]
@@ -92,11 +87,6 @@ pub(super) fn unknown_variables<'n>(
         format!("the environment variable {name} is no setting and is ignored; {hint}")
     };
     names.into_iter().filter(is_unknown).map(line).collect()
-}
-
-/// The environment variable of a key.
-pub(super) fn env_name(key: &str) -> String {
-    format!("TARPON_{}", key.to_ascii_uppercase())
 }
 
 /// Items separated by spaces or commas. A value that is not UTF-8 stays whole: its parser refuses

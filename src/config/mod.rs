@@ -1,10 +1,11 @@
-//! Flags, environment and file to one validated [`Config`] (DESIGN 6).
+//! Flags, environment and file to one validated [`Config`].
 //!
 //! Every value is text until all sources are merged; only then is it checked, so that a wrong one
 //! is reported with its key and where it came from, and a default never hides a value.
 mod cli;
 mod error;
 mod file;
+mod key;
 mod layers;
 mod restore;
 mod upstreams;
@@ -46,7 +47,7 @@ pub enum Command {
 pub struct Config {
     /// Where to listen; port 0 lets the kernel choose.
     pub listen: SocketAddr,
-    /// The state directory (DESIGN 5). It may not exist yet.
+    /// The state directory, absolute. It may not exist yet.
     pub state: PathBuf,
     /// How long running responses may go on after SIGTERM; may be zero.
     pub shutdown_grace: Duration,
@@ -116,7 +117,7 @@ impl Config {
         let file_path = args.config.clone().or_else(from_env).map(PathBuf::from);
         let file = match &file_path {
             Some(path) => file::read(path, &keys)?,
-            None => layers::Layer::new(),
+            None => key::Layer::new(),
         };
         let layers = Layers {
             flags: args.into_layer(),

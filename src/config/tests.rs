@@ -94,7 +94,7 @@ fn every_key_works_from_flag_environment_and_file_alike() {
 
     let flags = other_flags();
     let by_flag = load(&flags.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
-    let names: Vec<String> = OTHER.iter().map(|(key, _)| layers::env_name(key)).collect();
+    let names: Vec<String> = OTHER.iter().map(|(key, _)| key::env_name(key)).collect();
     let mut env: Vec<(&str, &str)> = names
         .iter()
         .zip(OTHER)
@@ -239,7 +239,7 @@ fn a_wrong_value_is_named_with_key_origin_and_what_is_allowed() {
     ];
     for (key, value, allowed) in wrong {
         let flag = format!("--{}={value}", key.replace('_', "-"));
-        let variable = layers::env_name(key);
+        let variable = key::env_name(key);
         let (_kept, path) = file(&format!("{key} = {value:?}"));
         let said = [
             (

@@ -1,4 +1,4 @@
-//! Which hosts are served and where their repositories come from (DESIGN 6).
+//! Which hosts are served and where their repositories come from.
 use crate::limits::HOST_MAX_BYTES;
 use std::collections::{BTreeMap, BTreeSet};
 

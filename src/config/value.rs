@@ -5,7 +5,7 @@ use crate::limits::{
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-/// How the cores do their input and output (DESIGN 4).
+/// How the cores do their input and output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum IoDriver {
     /// io_uring where the system allows it, else epoll.

@@ -1,4 +1,4 @@
-//! Bare copies of upstream repositories and their upkeep (DESIGN 3, 4 and 5).
+//! Bare copies of upstream repositories and their upkeep.
 //!
 //! ```text
 //! schedule (pure) ──due──> upstream::freshen ──> git ls-remote, git fetch   no lock held

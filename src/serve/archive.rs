@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use super::resident::Resident;
-use crate::cache::entry::{EntryId, LinkedFile, Meta};
 use crate::cache::staging::spool_path;
 use crate::limits::DOUBT_INTERVAL_MS;
+use crate::manifest::id::EntryId;
+use crate::manifest::meta::Meta;
+use crate::manifest::record::Linked;
 use crate::snapshot::fanout::Fanout;
 
 /// The open files of an archive.
@@ -52,7 +54,7 @@ pub struct Archive {
     pub created_unix_ms: u64,
     /// The bytes.
     pub fanout: Arc<Fanout>,
-    linked: Vec<LinkedFile>,
+    linked: Vec<Linked>,
     place: Mutex<Place>,
     last_used_unix_ms: AtomicU64,
     /// When it was last looked at on a client's word; 0 for never.
@@ -76,7 +78,7 @@ impl Archive {
         commit: Option<String>,
         refs_digest: [u8; 32],
         created_unix_ms: u64,
-        linked: Vec<LinkedFile>,
+        linked: Vec<Linked>,
     ) -> Archive {
         Archive {
             id,
@@ -118,7 +120,7 @@ impl Archive {
     }
 
     /// The linked files.
-    pub fn linked(&self) -> &[LinkedFile] {
+    pub fn linked(&self) -> &[Linked] {
         &self.linked
     }
 

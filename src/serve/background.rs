@@ -24,7 +24,6 @@ use super::registry::{Permit, Repo, StartError};
 use super::shared::Shared;
 use super::spool::{Spooler, not_kept};
 use super::upload_turns::{UploadBounds, UploadTurns};
-use crate::cache::entry::EntryId;
 use crate::cache::evict::{self, Bounds, Candidate};
 use crate::faults::Faults;
 use crate::io::disk::DiskFile;
@@ -33,6 +32,7 @@ use crate::limits::{
     FRESHENS_RUNNING_MAX, IDLE_ENTRY_OPEN_MS, LOOKUPS_RUNNING_MAX, RETIRED_KEPT_MS,
     SWEEP_INTERVAL_MS, WAYS_RUNNING_MAX,
 };
+use crate::manifest::id::EntryId;
 use crate::metrics::Event;
 use crate::mirror::schedule::{Key, Policy, Schedule};
 use crate::mirror::{Git, TimeLimits};

@@ -20,19 +20,21 @@ use super::end::End;
 use super::registry::{Moves, Permit, Repo, StartError};
 use super::shared::Shared;
 use super::spool::{Spooler, not_kept};
-use crate::cache::entry::{EntryId, Fields, JobRecord, LinkedFile, META_NAME, Meta};
 use crate::cache::files::StoreError;
-use crate::cache::staging::{Linked as LinkKind, Staging, spool_path};
+use crate::cache::staging::{LinkKind, Staging, spool_path};
 use crate::extent::Piece;
 use crate::io::{residency, sched};
 use crate::limits::{ENCODER_NICE, SMALL_BUILD_NICE};
+use crate::manifest::id::EntryId;
+use crate::manifest::meta::{Fields, META_NAME, Meta};
+use crate::manifest::record::{Linked, Record};
 use crate::metrics::Level;
 use crate::mirror::Git;
 use crate::refs::Head;
 use crate::snapshot::iconv::Identity;
-use crate::snapshot::line::{Record, Reuse};
 use crate::snapshot::output::{BuildError, Spool};
 use crate::snapshot::produce::{self, Input, Opened};
+use crate::snapshot::reuse::Reuse;
 use crate::snapshot::turns::Turn;
 use crate::snapshot::view::{self, PinError, View};
 use crate::snapshot::zstd::ring::{Size, panic_text};
@@ -206,7 +208,7 @@ fn begin<'r>(
     let reuse = base.as_ref().and_then(|base| reuse(base));
     let base = base.filter(|_| reuse.is_some()).map(|b| b.id);
     let id = archive_id(&view, &sources, &repo.url, shared.config.level, base);
-    let linked = view.packs.iter().map(linked_file).collect();
+    let linked = view.packs.clone();
     let commit = view.commit.map(|c| c.to_string());
     let head = produce::Head::read(&view, &repo.url, &repo.mirror.join("objects"))?;
     let refs_digest = repo.digest(&view.refs);
@@ -230,13 +232,6 @@ fn begin<'r>(
         moves,
         pinned,
     })
-}
-
-fn linked_file(linked: &view::Linked) -> LinkedFile {
-    LinkedFile {
-        path: linked.relative.clone(),
-        bytes: linked.bytes,
-    }
 }
 
 type Pinned<'r> = (RwLockReadGuard<'r, ()>, View, Vec<Source>);
@@ -283,7 +278,7 @@ fn place<'r>(shared: &Shared, begun: Begun<'r>) -> Result<Placed<'r>, BeginError
             (mirror, place, files)
         }
     };
-    let loose = begun.view.loose.iter().map(|l| l.relative.clone());
+    let loose = begun.view.loose.iter().map(|l| l.path.clone());
     let loose = loose.collect();
     let input = Input {
         view: begun.view,
@@ -331,7 +326,7 @@ fn make_entry(shared: &Shared, begun: &Begun<'_>) -> Result<(Staging, Files), Be
 
 /// Opens the packs that `archive` consists of, below `dir`.
 fn open_linked(dir: &Path, archive: &Archive) -> Result<Vec<File>, BeginError> {
-    let open = |file: &LinkedFile| File::open(dir.join(&file.path));
+    let open = |file: &Linked| File::open(dir.join(&file.path));
     let linked = archive.linked().iter().map(open).collect::<io::Result<_>>();
     linked.map_err(|source| BeginError::Io {
         op: "open a linked pack",
@@ -390,7 +385,7 @@ fn archive_id(
         part(r.peeled.as_ref().map_or(&[], |id| id.as_bytes()));
     }
     for file in view.packs.iter().chain(&view.loose) {
-        part(file.relative.as_bytes());
+        part(file.path.as_bytes());
         part(&file.bytes.to_le_bytes());
     }
     // Those of packs, too: one that has rotted and the sound one in its place have the same name,
@@ -411,17 +406,7 @@ fn reuse(base: &Archive) -> Option<Reuse> {
     let meta = fs::read(dir.join(META_NAME)).ok()?;
     let fields = Meta::decode(&meta).ok()?.into_fields();
     let spool = File::open(spool_path(&dir)).ok()?;
-    let records = fields.jobs.into_iter().map(|job| {
-        let record = Record {
-            key: job.key,
-            spool_offset: job.spool_offset,
-            spool_bytes: job.spool_bytes,
-            checksum: job.checksum,
-            mtime_s: job.mtime_s,
-            sizes: job.sizes,
-        };
-        (record.key, record)
-    });
+    let records = fields.jobs.into_iter().map(|record| (record.key, record));
     let records: HashMap<_, _> = records.collect();
     Some(Reuse { spool, records })
 }
@@ -529,14 +514,6 @@ fn publish(
     for relative in loose {
         staging.unlink(relative).map_err(|e| e.to_string())?;
     }
-    let jobs = records.into_iter().map(|record| JobRecord {
-        key: record.key,
-        spool_offset: record.spool_offset,
-        spool_bytes: record.spool_bytes,
-        checksum: record.checksum,
-        mtime_s: record.mtime_s,
-        sizes: record.sizes,
-    });
     let meta = Meta::new(Fields {
         id: archive.id,
         repository: archive.repository.to_string(),
@@ -546,7 +523,7 @@ fn publish(
         linked: archive.linked().to_vec(),
         layout: archive.fanout.layout(),
         spool_checksum,
-        jobs: jobs.collect(),
+        jobs: records,
     });
     Ok(meta.map_err(|e| e.to_string())?.encode())
 }

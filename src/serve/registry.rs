@@ -612,7 +612,7 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::entry::EntryId;
+    use crate::manifest::id::EntryId;
     use crate::snapshot::fanout::ReaderHandle;
 
     fn repo() -> Arc<Repo> {

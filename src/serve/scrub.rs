@@ -22,10 +22,10 @@ use super::heal::{Damaged, condemn};
 use super::registry::Repo;
 use super::shared::Shared;
 use crate::cache::check::{Fault, check_entry, is_rot};
-use crate::cache::entry::META_NAME;
 use crate::io::sched;
 use crate::io::uncached::Pace;
 use crate::limits::{SCRUB_BYTES_PER_S, SCRUB_LOOK_MS, SCRUB_NICE, SCRUB_RETRY_MS};
+use crate::manifest::meta::META_NAME;
 use crate::metrics::{Event, ScrubResult};
 use crate::snapshot::scrub::{MirrorFault, check_mirror};
 

@@ -15,10 +15,10 @@ use gix::zlib::{Decompress, FlushDecompress, Status};
 
 use super::budget::Grant;
 use super::job::{Batch, JobError, Local, Source};
-use super::line::{LIVE_ONLY_JOBS, Line};
 use super::output::{BuildError, Output};
 use super::pack::{Decoder, Stream};
 use super::tar::{self, Kind};
+use super::work::{LIVE_ONLY_JOBS, Work};
 use super::zstd::ring::Pending;
 use crate::limits::FRAME_TAR_BYTES;
 
@@ -28,7 +28,7 @@ const AHEAD_BYTES: u64 = (LIVE_ONLY_JOBS as u64 + 1) * (FRAME_TAR_BYTES as u64 *
 
 /// Sends the batch's one file; returns its size.
 pub(super) fn stream(
-    line: &mut Line<'_>,
+    work: &mut Work<'_>,
     local: &mut Local,
     batch: &Batch,
 ) -> Result<u64, BuildError> {
@@ -39,14 +39,14 @@ pub(super) fn stream(
             return Err(JobError::LinkTarget { path }.into());
         }
         let executable = kind == EntryKind::BlobExecutable;
-        let source = line.source.clone();
+        let source = work.source.clone();
         let whole_in_pack = match local.converts(path)? {
             true => None,
             false => source.packs.find_whole(id),
         };
         size = match whole_in_pack {
-            Some(blob) => stream_inflated(line, path, executable, blob, id)?,
-            None => stream_decoded(line, local, path, executable, id)?,
+            Some(blob) => stream_inflated(work, path, executable, blob, id)?,
+            None => stream_decoded(work, local, path, executable, id)?,
         };
     }
     Ok(size)
@@ -62,8 +62,8 @@ fn object_error(path: &BStr, id: &oid, detail: &dyn std::fmt::Display) -> BuildE
 
 /// Tar bytes on their way through the encoders, in order and bounded. Cuts depend on nothing but
 /// the number of bytes, so a file gives the same frames however it is stored.
-struct Chunks<'l, 'a> {
-    line: &'l mut Line<'a>,
+struct Chunks<'w, 'a> {
+    work: &'w mut Work<'a>,
     tar: Vec<u8>,
     pending: VecDeque<Pending<Result<Encoded, JobError>>>,
 }
@@ -75,15 +75,15 @@ struct Encoded {
     spare: Vec<u8>,
 }
 
-impl<'l, 'a> Chunks<'l, 'a> {
+impl<'w, 'a> Chunks<'w, 'a> {
     /// Begins with the header of a file of `size` bytes.
-    fn begin(line: &'l mut Line<'a>, path: &BStr, executable: bool, size: u64) -> Self {
-        let spare = line.spare.pop();
+    fn begin(work: &'w mut Work<'a>, path: &BStr, executable: bool, size: u64) -> Self {
+        let spare = work.spare.pop();
         let mut tar = spare.unwrap_or_else(|| Vec::with_capacity(FRAME_TAR_BYTES));
         let kind = Kind::File { size, executable };
-        tar::push_header(&mut tar, path, kind, line.source.mtime_s);
+        tar::push_header(&mut tar, path, kind, work.source.mtime_s);
         Chunks {
-            line,
+            work,
             tar,
             pending: VecDeque::new(),
         }
@@ -99,26 +99,26 @@ impl<'l, 'a> Chunks<'l, 'a> {
         if self.tar.len() < FRAME_TAR_BYTES {
             return Ok(());
         }
-        let spare = self.line.spare.pop();
+        let spare = self.work.spare.pop();
         let next = spare.unwrap_or_else(|| Vec::with_capacity(FRAME_TAR_BYTES));
         let tar = std::mem::replace(&mut self.tar, next);
         self.add(tar)
     }
 
     fn add(&mut self, mut tar: Vec<u8>) -> Result<(), BuildError> {
-        let level = self.line.output.level;
-        self.pending.push_back(self.line.lane.submit(move |state| {
+        let level = self.work.output.level;
+        self.pending.push_back(self.work.lane.submit(move |state| {
             let mut frame = Vec::new();
             state.push_frame(level, &tar, &mut frame)?;
             frame.shrink_to_fit();
             tar.clear();
             Ok(Encoded { frame, spare: tar })
         }));
-        self.drain(self.line.window())?;
-        match self.line.is_turn_over() {
+        self.drain(self.work.window())?;
+        match self.work.is_turn_over() {
             true => {
                 self.drain(0)?;
-                self.line.pass_turn()
+                self.work.pass_turn()
             }
             false => Ok(()),
         }
@@ -130,8 +130,8 @@ impl<'l, 'a> Chunks<'l, 'a> {
                 break;
             };
             let Encoded { frame, spare } = pending.wait()??;
-            self.line.spare.push(spare);
-            self.line.output.piece(frame)?;
+            self.work.spare.push(spare);
+            self.work.output.piece(frame)?;
         }
         Ok(())
     }
@@ -148,7 +148,7 @@ impl<'l, 'a> Chunks<'l, 'a> {
 }
 
 fn stream_inflated(
-    line: &mut Line<'_>,
+    work: &mut Work<'_>,
     path: &BStr,
     executable: bool,
     blob: Stream<'_>,
@@ -156,7 +156,7 @@ fn stream_inflated(
 ) -> Result<u64, BuildError> {
     let mut deflated = blob.deflated();
     let mut inflate = Decompress::new();
-    let mut chunks = Chunks::begin(line, path, executable, blob.size);
+    let mut chunks = Chunks::begin(work, path, executable, blob.size);
     let mut left = blob.size;
     let mut ended = false;
     while left > 0 {
@@ -275,31 +275,31 @@ fn convert(
 }
 
 fn stream_decoded(
-    line: &mut Line<'_>,
+    work: &mut Work<'_>,
     local: &mut Local,
     path: &BStr,
     executable: bool,
     id: &oid,
 ) -> Result<u64, BuildError> {
-    let source = line.source.clone();
+    let source = work.source.clone();
     let mut again = |output: &mut Output<'_>| {
         let blob = decode(output, local, &source, path, id)?;
         Ok::<_, BuildError>(convert(local, path, id, blob)?)
     };
-    let blob = again(&mut line.output)?;
+    let blob = again(&mut work.output)?;
     let size = blob.data.len();
-    let mut chunks = Chunks::begin(line, path, executable, size as u64);
+    let mut chunks = Chunks::begin(work, path, executable, size as u64);
     let (mut blob, mut at) = (Some(blob), 0);
     while at < size {
         // Readers may take hours: their build gives its memory back, and decodes once more.
-        if chunks.line.output.fanout.waits_for_readers(AHEAD_BYTES)? {
+        if chunks.work.output.fanout.waits_for_readers(AHEAD_BYTES)? {
             blob = None;
             chunks.drain(0)?;
-            chunks.line.output.wait_drained()?;
+            chunks.work.output.wait_drained()?;
         }
         let now = match blob.take() {
             Some(blob) => blob,
-            None => again(&mut chunks.line.output)?,
+            None => again(&mut chunks.work.output)?,
         };
         let end = size.min(at + chunks.room());
         let part = now.data.get(at..end);

@@ -177,7 +177,7 @@ impl Batch {
     }
 
     /// The key under which its frames can be found again: everything that decides its bytes
-    /// but the date, which its [`Record`](super::line::Record) has. A part of a split batch has the key that a batch of its own would have.
+    /// but the date, which its [`Record`](crate::manifest::record::Record) has. A part of a split batch has the key that a batch of its own would have.
     pub fn key(&self, level: i32) -> [u8; 32] {
         let digest = self.key.clone().chain_update(level.to_le_bytes());
         digest.finalize().into()

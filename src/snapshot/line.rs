@@ -1,7 +1,7 @@
 //! The line: what a build has started and not sent yet, in the order in which it leaves. The
 //! encoders work on the first places at the same time; what leaves is in order.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -13,49 +13,18 @@ use xxhash_rust::xxh64::Xxh64;
 
 use super::big;
 use super::index::{Plan, Writer};
-use super::job::{Batch, EncoderState, JobError, Outcome, Source, encode, encode_heavy};
-use super::output::{BuildError, Output};
-use super::produce::{Survey, survey};
+use super::job::{Batch, JobError, Outcome, encode, encode_heavy};
+use super::output::BuildError;
+use super::reuse::Reuse;
+use super::survey::{Survey, survey};
 use super::tar::{self, Kind};
-use super::turns::Turn;
-use super::verify::Gate;
-use super::view::Linked;
 use super::walk::Step;
-use super::zstd::ring::{Lane, Pending, Size};
+use super::work::Work;
+use super::zstd::ring::Pending;
 use crate::extent::{RAW_FRAME_BYTES, low_checksum};
 use crate::io::fs::index_size;
-use crate::io::sched;
-use crate::limits::{
-    ENCODER_NICE, FRAME_TAR_BYTES, RAW_JOB_BYTES, SMALL_BUILD_JOBS, SUM_READ_BYTES,
-};
-
-/// What the window is for an archive that goes no faster than its readers.
-pub(super) const LIVE_ONLY_JOBS: usize = 2;
-
-/// Frames that a later snapshot can use again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// What the frames were made from.
-    pub key: [u8; 32],
-    /// Where they are in the spool file.
-    pub spool_offset: u64,
-    /// Their length.
-    pub spool_bytes: u64,
-    /// XXH64 of them, with seed 0.
-    pub checksum: u64,
-    /// The date of the files in them.
-    pub mtime_s: i64,
-    /// Size of each entry's file as the index has it.
-    pub sizes: Vec<u32>,
-}
-
-/// Frames of an earlier snapshot of the repository.
-pub struct Reuse {
-    /// Its spool file.
-    pub spool: File,
-    /// Its records by key.
-    pub records: HashMap<[u8; 32], Record>,
-}
+use crate::limits::{FRAME_TAR_BYTES, RAW_JOB_BYTES, SMALL_BUILD_JOBS, SUM_READ_BYTES};
+use crate::manifest::record::{Linked, Record};
 
 /// One place in the line of things that leave in order.
 enum Place {
@@ -85,97 +54,41 @@ enum Place {
 /// Invariants: at most `window` places are looked at by the encoders ahead of the first one;
 /// what leaves is handed to `output` in the order of the line.
 pub(super) struct Line<'a> {
-    pub(super) output: Output<'a>,
-    pub(super) lane: Lane<'a, EncoderState>,
-    /// Lets the check of the packs go on while the build has a turn.
-    checking: Arc<Gate>,
-    pub(super) source: Arc<Source>,
+    pub(super) work: Work<'a>,
     reuse: Option<Reuse>,
     places: VecDeque<Place>,
-    /// Empty buffers for chunks of big files, at most one more than the window.
-    pub(super) spare: Vec<Vec<u8>>,
     pub(super) records: Vec<Record>,
     jobs_started: u64,
 }
 
 impl<'a> Line<'a> {
     /// An empty line.
-    pub(super) fn new(
-        output: Output<'a>,
-        lane: Lane<'a, EncoderState>,
-        checking: Arc<Gate>,
-        source: Arc<Source>,
-        reuse: Option<Reuse>,
-    ) -> Line<'a> {
+    pub(super) fn new(work: Work<'a>, reuse: Option<Reuse>) -> Line<'a> {
         Line {
-            output,
-            lane,
-            checking,
-            source,
+            work,
             reuse,
             places: VecDeque::new(),
-            spare: Vec::new(),
             records: Vec::new(),
             jobs_started: 0,
         }
     }
 
-    /// How many places the encoders look at: all builds that have a turn share the encoders. What
-    /// waits for its readers does not make more than they will take soon.
-    pub(super) fn window(&self) -> usize {
-        if self.output.fanout.is_live_only() {
-            return LIVE_ONLY_JOBS;
-        }
-        let running = self.output.turn.as_ref().map_or(1, Turn::running);
-        2 * self.lane.ring().threads() / running.max(1) + 2
-    }
-
     fn add(&mut self, place: Place) -> Result<(), BuildError> {
         self.places.push_back(place);
         self.start_waiting();
-        self.drain(self.window())?;
-        match self.is_turn_over() {
+        self.drain(self.work.window())?;
+        match self.work.is_turn_over() {
             true => {
                 self.drain(0)?;
-                self.pass_turn()
+                self.work.pass_turn()
             }
             false => Ok(()),
         }
     }
 
-    /// Whether another build should go on instead.
-    pub(super) fn is_turn_over(&self) -> bool {
-        self.output.turn.as_ref().is_some_and(Turn::is_over)
-    }
-
-    /// Lets another build go on; the caller has nothing in flight.
-    pub(super) fn pass_turn(&mut self) -> Result<(), BuildError> {
-        let Some(turn) = &mut self.output.turn else {
-            return Ok(());
-        };
-        self.checking.close();
-        self.output.fanout.rest();
-        turn.pass()?;
-        self.output.fanout.resume();
-        self.checking.open();
-        Ok(())
-    }
-
-    /// The build is larger than it seemed: others have waited for it long enough.
-    pub(super) fn grow(&mut self) -> Result<(), BuildError> {
-        if self.lane.size() == Size::Small {
-            sched::be_nice(ENCODER_NICE);
-            self.lane.grow();
-            if let Some(turn) = &mut self.output.turn {
-                turn.grow()?;
-            }
-        }
-        Ok(())
-    }
-
     /// Gives the encoders the jobs that stand within the window.
     fn start_waiting(&mut self) {
-        for index in 0..self.places.len().min(self.window()) {
+        for index in 0..self.places.len().min(self.work.window()) {
             let Some(Place::Waiting(batch)) = self.places.get_mut(index) else {
                 continue;
             };
@@ -183,7 +96,7 @@ impl<'a> Line<'a> {
                 continue;
             }
             let batch = std::mem::take(batch);
-            let key = batch.key(self.output.level);
+            let key = batch.key(self.work.output.level);
             self.places[index] = match self.known(&key, &batch) {
                 Some(record) => Place::Known { record, batch },
                 None => self.start(key, batch),
@@ -192,10 +105,10 @@ impl<'a> Line<'a> {
     }
 
     fn start(&mut self, key: [u8; 32], batch: Batch) -> Place {
-        let source = self.source.clone();
-        let panics = self.output.faults.encoder_panics_at(self.jobs_started);
+        let source = self.work.source.clone();
+        let panics = self.work.output.faults.encoder_panics_at(self.jobs_started);
         self.jobs_started += 1;
-        let pending = self.lane.submit(move |state| {
+        let pending = self.work.lane.submit(move |state| {
             assert!(!panics, "fault injected");
             encode(state, &source, &batch)
         });
@@ -209,7 +122,7 @@ impl<'a> Line<'a> {
                 break;
             };
             if self.jobs_started > SMALL_BUILD_JOBS {
-                self.grow()?;
+                self.work.grow()?;
             }
             self.leave(place)?;
             self.start_waiting();
@@ -219,7 +132,7 @@ impl<'a> Line<'a> {
 
     fn leave(&mut self, place: Place) -> Result<(), BuildError> {
         match place {
-            Place::Tar(tar) => self.output.frames(&tar),
+            Place::Tar(tar) => self.work.output.frames(&tar),
             Place::Raw {
                 file,
                 offset,
@@ -232,7 +145,7 @@ impl<'a> Line<'a> {
                     path,
                     source,
                 })?;
-                let fanout = self.output.fanout;
+                let fanout = self.work.output.fanout;
                 Ok(fanout.push_raw(file, offset, len, &checksums)?)
             }
             Place::Waiting(batch) => self.big_file(&batch),
@@ -262,13 +175,13 @@ impl<'a> Line<'a> {
             return Ok(false);
         };
         // All of it before the first byte is handed on.
-        if let Err(e) = check_record(&reuse.spool, &record) {
+        if let Err(e) = reuse.check(&record) {
             tracing::warn!("frames of the previous snapshot are not used: {e}");
             self.reuse = None;
             return Ok(false);
         }
         let from = record.spool_offset;
-        record.spool_offset = self.output.begin_record();
+        record.spool_offset = self.work.output.begin_record();
         let mut at = 0;
         while at < record.spool_bytes {
             let len = (record.spool_bytes - at).min(FRAME_TAR_BYTES as u64);
@@ -279,11 +192,11 @@ impl<'a> Line<'a> {
                 path: "spool".into(),
                 source,
             })?;
-            self.output.piece(frames)?;
+            self.work.output.piece(frames)?;
             at += len;
         }
         // They were read twice: a disk can give other bytes the second time.
-        let (_, checksum) = self.output.end_record(record.spool_offset);
+        let (_, checksum) = self.work.output.end_record(record.spool_offset);
         if checksum != record.checksum {
             return Err(BuildError::Io {
                 op: "read frames of the previous",
@@ -302,21 +215,21 @@ impl<'a> Line<'a> {
     }
 
     fn done(&mut self, key: [u8; 32], frames: Vec<u8>, sizes: Vec<u32>) -> Result<(), BuildError> {
-        let spool_offset = self.output.begin_record();
-        self.output.piece(frames)?;
+        let spool_offset = self.work.output.begin_record();
+        self.work.output.piece(frames)?;
         self.end_record(key, spool_offset, sizes);
         Ok(())
     }
 
     /// Keeps the record of frames that were made now, from `spool_offset` on.
     fn end_record(&mut self, key: [u8; 32], spool_offset: u64, sizes: Vec<u32>) {
-        let (spool_bytes, checksum) = self.output.end_record(spool_offset);
+        let (spool_bytes, checksum) = self.work.output.end_record(spool_offset);
         self.records.push(Record {
             key,
             spool_offset,
             spool_bytes,
             checksum,
-            mtime_s: self.source.mtime_s,
+            mtime_s: self.work.source.mtime_s,
             sizes,
         });
     }
@@ -324,11 +237,11 @@ impl<'a> Line<'a> {
     /// A batch that takes much memory: only while no other build decodes such a one. What is
     /// being encoded meanwhile waits for nothing, so this ends.
     fn heavy(&mut self, key: [u8; 32], batch: Batch) -> Result<(), BuildError> {
-        self.grow()?;
-        let source = self.source.clone();
+        self.work.grow()?;
+        let source = self.work.source.clone();
         // Who has a grant may wait for a turn: who has a turn must not wait for a grant.
-        let grant = self.output.rest(|| source.budget.take_all())?;
-        let pending = self.lane.submit(move |state| {
+        let grant = self.work.output.rest(|| source.budget.take_all())?;
+        let pending = self.work.lane.submit(move |state| {
             let done = encode_heavy(state, &source, &batch);
             drop(grant);
             done
@@ -341,17 +254,17 @@ impl<'a> Line<'a> {
 
     /// A file of its own, streamed by this thread.
     fn big_file(&mut self, batch: &Batch) -> Result<(), BuildError> {
-        let key = batch.key(self.output.level);
+        let key = batch.key(self.work.output.level);
         if let Some(record) = self.known(&key, batch)
             && self.take_over(record)?
         {
             return Ok(());
         }
-        self.grow()?;
-        let spool_offset = self.output.begin_record();
-        let mut local = self.source.take_local()?;
-        let size = big::stream(self, &mut local, batch)?;
-        self.source.keep_local(local);
+        self.work.grow()?;
+        let spool_offset = self.work.output.begin_record();
+        let mut local = self.work.source.take_local()?;
+        let size = big::stream(&mut self.work, &mut local, batch)?;
+        self.work.source.keep_local(local);
         self.end_record(key, spool_offset, vec![index_size(size)]);
         Ok(())
     }
@@ -363,20 +276,20 @@ impl<'a> Line<'a> {
         linked: &Linked,
         all: &[Linked],
     ) -> Result<(), BuildError> {
-        let path = directory.join(&linked.relative);
+        let path = directory.join(&linked.path);
         let opened = File::open(&path).map_err(|source| BuildError::Io {
             op: "open",
             path: path.clone(),
             source,
         })?;
         let opened = Arc::new(opened);
-        let name = format!(".git/{}", linked.relative);
+        let name = format!(".git/{}", linked.path);
         let mut header = Vec::new();
         let kind = Kind::File {
             size: linked.bytes,
             executable: false,
         };
-        tar::push_header(&mut header, name.as_bytes(), kind, self.source.mtime_s);
+        tar::push_header(&mut header, name.as_bytes(), kind, self.work.source.mtime_s);
         self.add(Place::Tar(header))?;
         let file = all.iter().position(|l| l == linked).unwrap_or_default() as u32;
         let mut offset = 0;
@@ -385,6 +298,7 @@ impl<'a> Line<'a> {
             let opened = opened.clone();
             let range = offset..offset + len;
             let pending = self
+                .work
                 .lane
                 .submit(move |state| sum(&opened, range, &mut state.read));
             self.add(Place::Raw {
@@ -406,19 +320,19 @@ impl<'a> Line<'a> {
 
     /// A loose object: small as a rule, but it can be a file of any size.
     pub(super) fn loose(&mut self, directory: &Path, linked: &Linked) -> Result<(), BuildError> {
-        let path = directory.join(&linked.relative);
+        let path = directory.join(&linked.path);
         let failed = |op| {
             let path = path.clone();
             move |source| BuildError::Io { op, path, source }
         };
         let file = File::open(&path).map_err(failed("open"))?;
-        let name = format!(".git/{}", linked.relative);
+        let name = format!(".git/{}", linked.path);
         let kind = Kind::File {
             size: linked.bytes,
             executable: false,
         };
         let mut out = Vec::new();
-        tar::push_header(&mut out, name.as_bytes(), kind, self.source.mtime_s);
+        tar::push_header(&mut out, name.as_bytes(), kind, self.work.source.mtime_s);
         let mut at = 0;
         while at < linked.bytes {
             let start = out.len();
@@ -441,15 +355,18 @@ impl<'a> Line<'a> {
     /// The first walk, of a build that is larger than it seemed.
     pub(super) fn survey(&mut self, tree: &ObjectId) -> Result<Survey, BuildError> {
         self.drain(0)?;
-        self.grow()?;
-        let (source, tree) = (self.source.clone(), *tree);
-        let surveyed = self.lane.submit(move |_| survey(&source, &tree, u64::MAX));
+        self.work.grow()?;
+        let (source, tree) = (self.work.source.clone(), *tree);
+        let surveyed = self
+            .work
+            .lane
+            .submit(move |_| survey(&source, &tree, u64::MAX));
         surveyed.wait()??.ok_or(BuildError::Again)
     }
 
     /// The second walk: cuts the worktree into jobs.
     pub(super) fn worktree(&mut self, tree: &ObjectId) -> Result<(), BuildError> {
-        let source = self.source.clone();
+        let source = self.work.source.clone();
         let mut batch = Batch::default();
         // For each directory that is open, what encodes the text of files in it.
         let mut iconv = vec![None];
@@ -497,7 +414,7 @@ impl<'a> Line<'a> {
         tar::push_header(&mut out, b".git/index", kind, mtime_s);
         let header_bytes = out.len() as u64;
         let mut written = 0;
-        let source = self.source.clone();
+        let source = self.work.source.clone();
         source.walk(tree, |step| {
             let Step::Entry(entry) = step else {
                 return Ok(());
@@ -514,7 +431,7 @@ impl<'a> Line<'a> {
             .map_err(|e| BuildError::Index(e.to_string()))?;
         debug_assert_eq!(written + out.len() as u64, header_bytes + bytes);
         tar::pad(&mut out, bytes);
-        self.output.frames(&out)?;
+        self.work.output.frames(&out)?;
         self.records = records;
         Ok(())
     }
@@ -527,33 +444,12 @@ impl<'a> Line<'a> {
     ) -> Result<(), BuildError> {
         writer.take(out);
         *written += out.len() as u64;
-        self.output.frames(out)?;
+        self.work.output.frames(out)?;
         out.clear();
-        match self.is_turn_over() {
-            true => self.pass_turn(),
+        match self.work.is_turn_over() {
+            true => self.work.pass_turn(),
             false => Ok(()),
         }
-    }
-}
-
-/// Reads the frames of a record and compares them with its checksum.
-fn check_record(spool: &File, record: &Record) -> std::io::Result<()> {
-    let mut checksum = Xxh64::new(0);
-    let mut buffer = vec![0; record.spool_bytes.min(FRAME_TAR_BYTES as u64) as usize];
-    let mut at = 0;
-    while at < record.spool_bytes {
-        let len = (record.spool_bytes - at).min(buffer.len() as u64);
-        let part = &mut buffer[..len as usize];
-        spool.read_exact_at(part, record.spool_offset + at)?;
-        checksum.update(part);
-        at += len;
-    }
-    match checksum.digest() == record.checksum {
-        true => Ok(()),
-        false => Err(std::io::Error::other(format!(
-            "{} bytes at {} of its spool file are damaged",
-            record.spool_bytes, record.spool_offset
-        ))),
     }
 }
 

@@ -14,12 +14,15 @@ pub mod output;
 mod pace;
 pub mod pack;
 pub mod produce;
+pub mod reuse;
 pub mod scrub;
+mod survey;
 pub mod tar;
 pub mod turns;
 pub mod verify;
 pub mod view;
 pub mod walk;
+mod work;
 pub mod zstd;
 
 #[cfg(test)]

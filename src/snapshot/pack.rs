@@ -16,8 +16,8 @@ use gix::oid;
 use libdeflater::Decompressor;
 
 use super::map::MappedFile;
-use super::view::Linked;
 use crate::limits::{DECODE_LIMIT_BYTES, DELTA_CHAIN_MAX, DELTA_UNCHECKED_BYTES};
+use crate::manifest::record::Linked;
 
 /// A pack that cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -79,8 +79,8 @@ impl Packs {
         linked: &[Linked],
         hash: gix::hash::Kind,
     ) -> Result<Packs, OpenError> {
-        let indices = linked.iter().filter(|l| l.relative.ends_with(".idx"));
-        let open = |index: &Linked| Pack::open(&directory.join(&index.relative), hash);
+        let indices = linked.iter().filter(|l| l.path.ends_with(".idx"));
+        let open = |index: &Linked| Pack::open(&directory.join(&index.path), hash);
         Ok(Packs {
             packs: indices.map(open).collect::<Result<_, _>>()?,
         })
@@ -511,7 +511,7 @@ mod tests {
         let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let linked: Vec<Linked> = names
             .map(|name| Linked {
-                relative: format!("objects/pack/{name}"),
+                path: format!("objects/pack/{name}"),
                 bytes: 0,
             })
             .collect();

@@ -14,23 +14,24 @@ use gix::odb::Header;
 use super::budget::Budget;
 use super::commit;
 use super::fanout::Fanout;
-use super::filter::AttributeFiles;
-use super::index::Plan;
 use super::job::{EncoderState, REPOSITORY_SETTINGS, Source};
-use super::line::{Line, Record, Reuse};
+use super::line::Line;
 use super::output::{BuildError, Output, Spool};
 use super::pack::Packs;
+use super::reuse::Reuse;
+use super::survey::survey;
 use super::tar;
 use super::turns::{Closed, Turn};
 use super::verify::Verified;
 use super::view::View;
-use super::walk::{ATTRIBUTES_FILE, Step, WalkError};
+use super::work::Work;
 use super::zstd::ring::{Ring, Size};
 use crate::faults::Faults;
 use crate::limits::{
     COMMIT_BYTES_MAX, ENCODER_NICE, FRAME_TAR_BYTES, SMALL_BUILD_LINKED_BYTES, SMALL_BUILD_NICE,
     SMALL_BUILD_STEPS, TREE_BYTES_MAX,
 };
+use crate::manifest::record::Record;
 
 /// What a build is made from.
 pub struct Input {
@@ -192,7 +193,8 @@ pub fn produce<'a>(
         let source = source.clone();
         lane.submit(move |_| survey(&source, &tree, steps_max))
     });
-    let mut line = Line::new(output, lane, verifying.gate(), source, input.reuse);
+    let work = Work::new(output, lane, verifying.gate(), source);
+    let mut line = Line::new(work, input.reuse);
     for linked in &input.view.packs {
         line.linked(&input.directory, linked, &input.view.packs)?;
     }
@@ -204,22 +206,22 @@ pub fn produce<'a>(
             Some(surveyed) => surveyed,
             None => line.survey(&tree)?,
         };
-        line.source.attributes.get_or_init(|| attributes);
+        line.work.source.attributes.get_or_init(|| attributes);
         line.worktree(&tree)?;
         line.index(&tree, plan)?;
     }
     line.drain(0)?;
     // An archive with a damaged pack must not get its end.
     while !verifying.has_ended() {
-        if line.is_turn_over() {
-            line.pass_turn()?;
+        if line.work.is_turn_over() {
+            line.work.pass_turn()?;
         }
     }
     verifying.wait()?;
     let mut end = Vec::new();
     tar::push_end(&mut end);
-    line.output.frames(&end)?;
-    Ok((line.records, line.output.turn))
+    line.work.output.frames(&end)?;
+    Ok((line.records, line.work.output.turn))
 }
 
 /// By what is known before anything is read; what turns out to be larger grows.
@@ -228,60 +230,5 @@ fn size(view: &View) -> Size {
     match linked.map(|l| l.bytes).sum::<u64>() <= SMALL_BUILD_LINKED_BYTES {
         true => Size::Small,
         false => Size::Large,
-    }
-}
-
-/// The first walk: the shape of the index, and where the attributes are. Work for an encoder: what
-/// comes first, the packs, does not need it. `None` if it takes more than `steps_max` steps.
-pub(super) fn survey(
-    source: &Source,
-    tree: &ObjectId,
-    steps_max: u64,
-) -> Result<Option<Survey>, WalkError> {
-    let (mut plan, mut attributes) = (Plan::new(tree.kind()), AttributeFiles::default());
-    let mut steps = 0;
-    let walked = source.walk(tree, |step| {
-        steps += 1;
-        if steps > steps_max {
-            return Err(Left::Long);
-        }
-        match step {
-            Step::Enter { path, id } => plan.enter(path, &id),
-            Step::Leave => plan.leave(),
-            Step::Entry(entry) => {
-                plan.entry(entry.path);
-                let name = entry.path.rsplit(|b| *b == b'/').next();
-                let is_file = matches!(
-                    entry.kind,
-                    gix::objs::tree::EntryKind::Blob | gix::objs::tree::EntryKind::BlobExecutable
-                );
-                if is_file && name == Some(ATTRIBUTES_FILE) {
-                    attributes.push(entry.path, &entry.id);
-                }
-            }
-        }
-        Ok(())
-    });
-    match walked {
-        Ok(()) => {}
-        Err(Left::Long) => return Ok(None),
-        Err(Left::Walk(e)) => return Err(e),
-    }
-    attributes.look_for_encodings(&source.repository.to_thread_local().objects);
-    Ok(Some((plan, attributes)))
-}
-
-/// What a build has to know of its tree before it begins with it.
-pub(super) type Survey = (Plan, AttributeFiles);
-
-/// Why a survey has ended before the tree's end.
-enum Left {
-    Long,
-    Walk(WalkError),
-}
-
-impl From<WalkError> for Left {
-    fn from(e: WalkError) -> Left {
-        Left::Walk(e)
     }
 }

@@ -14,9 +14,9 @@ use gix::bstr::ByteSlice;
 use super::budget::Budget;
 use super::fanout::Fanout;
 use super::job::EncoderState;
-use super::line::{Record, Reuse};
 use super::output::Spool;
 use super::produce::{self, Head, Input};
+use super::reuse::Reuse;
 use super::turns::Turns;
 use super::verify::Verified;
 use super::view::{self, View};
@@ -24,6 +24,7 @@ use super::zstd::ring::Ring;
 use crate::extent::{Next, Piece};
 use crate::faults::Faults;
 use crate::limits::{COMMIT_BYTES_MAX, DECODE_BUDGET_BYTES, DECODE_LIMIT_BYTES};
+use crate::manifest::record::Record;
 
 mod attributes;
 
@@ -209,7 +210,7 @@ fn build_input(input: Input, threads: usize) -> Built {
         .view
         .packs
         .iter()
-        .map(|p| directory.join(&p.relative))
+        .map(|p| directory.join(&p.path))
         .collect();
     let fanout = Arc::new(Fanout::new());
     let spool = Memory {
@@ -520,9 +521,9 @@ fn what_is_packed_meanwhile_is_not_missed() {
     };
     let place = tempfile::tempdir().unwrap();
     for file in view.packs.iter().chain(&view.loose) {
-        let target = place.path().join(&file.relative);
+        let target = place.path().join(&file.path);
         fs::create_dir_all(target.parent().unwrap()).unwrap();
-        if fs::hard_link(mirror.join(&file.relative), &target).is_err() {
+        if fs::hard_link(mirror.join(&file.path), &target).is_err() {
             // The link of what is listed and gone is an error.
             return;
         }
@@ -616,7 +617,7 @@ fn a_pack_that_is_about_to_get_its_name_is_not_looked_at() {
     let mirror = repository.dir.path().join(".git");
     let view = view::pin(&mirror, &mut |_, _| Ok(1)).unwrap();
     assert_eq!(view.packs.len(), names.len(), "{:?}", view.packs);
-    assert!(view.packs.iter().all(|l| !l.relative.contains(".tmp-")));
+    assert!(view.packs.iter().all(|l| !l.path.contains(".tmp-")));
 }
 
 /// Where no entry can be made, the mirror itself is read. What somebody has set up in it must not

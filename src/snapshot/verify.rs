@@ -24,11 +24,11 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use super::map::MappedFile;
-use super::view::Linked;
 use super::zstd::ring::panic_text;
 use crate::io::uncached::{Pace, ReadExactAt, Uncached, forget};
 use crate::io::{residency, sched};
 use crate::limits::{SUM_READ_BYTES, TURN_MS, VERIFIED_FILES_MAX, VERIFY_ENTRIES};
+use crate::manifest::record::Linked;
 
 /// Before the first entry of a pack: `PACK`, its version, and how many there are.
 const PACK_HEADER_BYTES: u64 = 12;
@@ -107,7 +107,7 @@ impl Verified {
         let (verified, gate) = (self.clone(), Arc::new(Gate::default()));
         // All of them now: in a mirror they may be gone later, when their build waits for readers.
         let open = |l: &Linked| {
-            let path = directory.join(&l.relative);
+            let path = directory.join(&l.path);
             match File::open(&path) {
                 Ok(file) => Ok((path, file)),
                 Err(source) => Err(VerifyError::Io { path, source }),
@@ -442,7 +442,7 @@ mod tests {
             let bytes = bytes.unwrap();
             fs::write(directory.path().join(&name), &bytes).unwrap();
             linked.push(Linked {
-                relative: name,
+                path: name,
                 bytes: bytes.len() as u64,
             });
         }
@@ -451,7 +451,7 @@ mod tests {
         check(&verified, directory.path(), &linked).unwrap();
         assert_eq!(verified.known.lock().unwrap().len(), linked.len());
         for file in &linked {
-            let path = directory.path().join(&file.relative);
+            let path = directory.path().join(&file.path);
             let sound = fs::read(&path).unwrap();
             for at in (0..sound.len()).step_by(7).chain([sound.len() - 1]) {
                 let mut damaged = sound.clone();
@@ -461,7 +461,7 @@ mod tests {
                 fs::write(&path, damaged).unwrap();
                 let error = check(&Verified::default(), directory.path(), &linked).unwrap_err();
                 let error = error.to_string();
-                assert!(error.contains(&file.relative), "{error}");
+                assert!(error.contains(&file.path), "{error}");
                 assert!(error.contains("is damaged"), "{error}");
             }
             fs::write(&path, &sound[..sound.len() - 1]).unwrap();

@@ -14,6 +14,7 @@ use gix::ObjectId;
 use gix::bstr::{BString, ByteSlice};
 
 use crate::limits::LOOSE_TAKEN_MAX;
+use crate::manifest::record::Linked;
 use crate::refs::{Follow, Head, MirrorRefs, RefsError};
 
 /// What pinning could not do.
@@ -40,15 +41,6 @@ fn io_error<'a>(op: &'static str, path: &'a Path) -> impl Fn(io::Error) -> PinEr
         path: path.to_owned(),
         source,
     }
-}
-
-/// A file of the mirror that the view keeps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Linked {
-    /// Path below `.git`, such as `objects/pack/pack-….pack`.
-    pub relative: String,
-    /// Its length.
-    pub bytes: u64,
 }
 
 /// Takes note of a file of the mirror, and where it belongs in the entry's directory, or links it
@@ -95,8 +87,8 @@ pub fn pin(mirror: &Path, link: &mut LinkFn<'_>) -> Result<View, PinError> {
     // that was listed, which is an error, or in a pack that is listed after it.
     link_loose(mirror, &objects, &mut view.loose, link)?;
     link_packs(mirror, &objects, &mut view.packs, link)?;
-    view.packs.sort_by(|a, b| a.relative.cmp(&b.relative));
-    view.loose.sort_by(|a, b| a.relative.cmp(&b.relative));
+    view.packs.sort_by(|a, b| a.path.cmp(&b.path));
+    view.loose.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(view)
 }
 
@@ -172,7 +164,10 @@ fn link_packs(
             if names.contains(&name) {
                 let source = directory.join(&name);
                 let bytes = link(&source, &relative).map_err(io_error("link", &source))?;
-                packs.push(Linked { relative, bytes });
+                packs.push(Linked {
+                    path: relative,
+                    bytes,
+                });
             }
         }
     }
@@ -205,7 +200,10 @@ fn link_loose(
             let bytes = link(&source, &relative).map_err(io_error("link", &source))?;
             // A power cut leaves empty files; git looks for their objects elsewhere.
             if bytes > 0 {
-                loose.push(Linked { relative, bytes });
+                loose.push(Linked {
+                    path: relative,
+                    bytes,
+                });
             }
         }
     }

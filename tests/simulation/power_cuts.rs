@@ -3,13 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
-use tarpon::cache::entry::{EntryId, Fields, Meta};
 use tarpon::cache::files::StoreError;
 use tarpon::cache::staging::spool_path;
 use tarpon::cache::store::StateDir;
 use tarpon::extent::Layout;
 use tarpon::io::fs::{Fs, WriteAt};
 use tarpon::io::sim::SimFs;
+use tarpon::manifest::id::EntryId;
+use tarpon::manifest::meta::{Fields, Meta};
 
 /// Outcomes of a power cut that are tried.
 const SEEDS: u64 = 400;

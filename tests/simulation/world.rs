@@ -21,7 +21,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
-use tarpon::cache::entry::{EntryId, Fields, LinkedFile, Meta};
 use tarpon::cache::evict::{self, Bounds, Candidate};
 use tarpon::cache::files::StoreError;
 use tarpon::cache::staging::{Staging, spool_path};
@@ -29,6 +28,9 @@ use tarpon::cache::store::{Reason, Rejected, StateDir};
 use tarpon::extent::{Layout, Next, Piece, Segment};
 use tarpon::io::fs::{Fs, WriteAt};
 use tarpon::io::sim::{OTHER_DEVICE, SimFile, SimFs};
+use tarpon::manifest::id::EntryId;
+use tarpon::manifest::meta::{Fields, Meta};
+use tarpon::manifest::record::Linked;
 use tarpon::serve::spool::Spooler;
 use tarpon::snapshot::fanout::{Fanout, ReaderHandle, Status};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -861,7 +863,7 @@ impl Build {
     }
 
     fn meta(&self) -> Vec<u8> {
-        let linked = self.linked.iter().map(|(path, bytes)| LinkedFile {
+        let linked = self.linked.iter().map(|(path, bytes)| Linked {
             path: path.clone(),
             bytes: bytes.len() as u64,
         });

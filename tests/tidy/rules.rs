@@ -14,7 +14,8 @@ const LAYERS: [&[&str]; 4] = [
     &["serve"],
     &["http", "snapshot", "cache", "mirror", "restore"],
     &[
-        "config", "log", "metrics", "refs", "extent", "gitenv", "io", "faults", "limits",
+        "config", "log", "manifest", "metrics", "refs", "extent", "gitenv", "io", "faults",
+        "limits",
     ],
 ];
 

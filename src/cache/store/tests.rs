@@ -1,7 +1,8 @@
-use super::super::staging::{Linked, spool_path};
+use super::super::staging::{LinkKind, spool_path};
 use super::*;
-use crate::cache::entry::{Fields, LinkedFile};
 use crate::extent::Layout;
+use crate::manifest::meta::Fields;
+use crate::manifest::record::Linked;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::MetadataExt;
@@ -26,7 +27,7 @@ fn meta(id: EntryId, created_unix_ms: u64) -> Meta {
         commit: None,
         refs_digest: [0; 32],
         created_unix_ms,
-        linked: vec![LinkedFile {
+        linked: vec![Linked {
             path: PACK.into(),
             bytes: PACKED.len() as u64,
         }],
@@ -62,7 +63,7 @@ impl Fixture {
     fn staging(&self, state: &StateDir) -> Staging {
         let mut staging = state.staging().unwrap();
         fs::write(spool_path(staging.dir()), SPOOL).unwrap();
-        assert_eq!(staging.link(&self.pack, PACK).unwrap(), Linked::Hard);
+        assert_eq!(staging.link(&self.pack, PACK).unwrap(), LinkKind::Hard);
         staging
     }
 
@@ -476,7 +477,7 @@ fn links_are_to_files_and_stay_inside_the_entry() {
     }
     let symlink = fixture.dir.path().join("symlink");
     std::os::unix::fs::symlink("mirror.pack", &symlink).unwrap();
-    assert_eq!(staging.link(&symlink, "a/b").unwrap(), Linked::Hard);
+    assert_eq!(staging.link(&symlink, "a/b").unwrap(), LinkKind::Hard);
     let linked = fs::symlink_metadata(staging.dir().join("a/b")).unwrap();
     assert_eq!(linked.ino(), fs::metadata(&fixture.pack).unwrap().ino());
     let gone = fixture.dir.path().join("gone");
@@ -503,7 +504,7 @@ fn across_file_systems_a_file_is_copied() {
     fs::write(&pack, PACKED).unwrap();
     let mut staging = state.staging().unwrap();
     fs::write(spool_path(staging.dir()), SPOOL).unwrap();
-    assert_eq!(staging.link(&pack, PACK).unwrap(), Linked::Copied);
+    assert_eq!(staging.link(&pack, PACK).unwrap(), LinkKind::Copied);
     let twice = staging.link(&pack, PACK).unwrap_err();
     assert!(matches!(twice, StoreError::Io { .. }));
     let meta = meta(id(1), 1).encode();

@@ -1,4 +1,4 @@
-//! The metadata file of a cache entry, as a pure codec (design, section 5).
+//! The metadata file of a cache entry, as a pure codec.
 //!
 //! Layout of the file, all numbers little-endian:
 //!
@@ -18,9 +18,11 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{EntryId, Fields, InvalidMeta, JobRecord, LinkedFile, Meta, is_lower_hex};
+use super::{Fields, InvalidMeta, Meta};
 use crate::extent::{Extent, Layout, LayoutError};
 use crate::limits::META_BYTES_MAX;
+use crate::manifest::id::EntryId;
+use crate::manifest::record::{Linked, Record};
 
 const MAGIC: [u8; 8] = *b"tarpon\x1a\n";
 /// The format version that is written, and the only one that is read.
@@ -243,16 +245,16 @@ wire_struct!(@with_offsets Fields {
     commit: Option<String>,
     refs_digest: [u8; 32],
     created_unix_ms: u64,
-    linked: Vec<LinkedFile>,
+    linked: Vec<Linked>,
     layout: Layout,
     spool_checksum: u64,
-    jobs: Vec<JobRecord>,
+    jobs: Vec<Record>,
 });
-wire_struct!(LinkedFile {
+wire_struct!(Linked {
     path: String,
     bytes: u64
 });
-wire_struct!(JobRecord {
+wire_struct!(Record {
     key: [u8; 32],
     spool_offset: u64,
     spool_bytes: u64,
@@ -341,18 +343,15 @@ impl Wire for Option<String> {
 impl Wire for EntryId {
     const BYTES_MIN: usize = 32;
     fn put(&self, out: &mut Vec<u8>) {
-        self.0.put(out);
+        out.extend_from_slice(self.as_str().as_bytes());
     }
     fn take(input: &mut Input<'_>) -> Result<Self, MetaError> {
         let offset = input.at;
         let bytes: [u8; 32] = input.array()?;
-        if !is_lower_hex(&bytes) {
-            return Err(MetaError::Value {
-                offset,
-                expected: "an entry id",
-            });
-        }
-        Ok(EntryId(bytes))
+        EntryId::from_hex(bytes).map_err(|_| MetaError::Value {
+            offset,
+            expected: "an entry id",
+        })
     }
 }
 

@@ -9,11 +9,11 @@ fn fields() -> Fields {
     layout.push_spool(100);
     layout.push_raw(1, 5, RAW_FRAME_BYTES + 1, &[1, 2]);
     layout.push_spool(50);
-    let linked = |path: &str, bytes| LinkedFile {
+    let linked = |path: &str, bytes| Linked {
         path: path.into(),
         bytes,
     };
-    let job = |spool_offset, spool_bytes| JobRecord {
+    let job = |spool_offset, spool_bytes| Record {
         key: [7; 32],
         spool_offset,
         spool_bytes,
@@ -221,7 +221,7 @@ fn lengths_that_do_not_follow_from_the_extents_are_refused() {
     assert_eq!(Meta::decode(&reseal(file)), Err(error));
 }
 
-fn layout_and_files() -> impl Strategy<Value = (Layout, Vec<LinkedFile>)> {
+fn layout_and_files() -> impl Strategy<Value = (Layout, Vec<Linked>)> {
     let step = (any::<bool>(), 0u32..3, 0u64..1 << 40, 1u64..20_000_000);
     prop::collection::vec(step, 0..12).prop_map(|steps| {
         let mut layout = Layout::default();
@@ -235,7 +235,7 @@ fn layout_and_files() -> impl Strategy<Value = (Layout, Vec<LinkedFile>)> {
                 layout.push_spool(len);
             }
         }
-        let files = bytes.iter().enumerate().map(|(i, bytes)| LinkedFile {
+        let files = bytes.iter().enumerate().map(|(i, bytes)| Linked {
             path: format!("objects/pack/pack-{i}.pack"),
             bytes: *bytes,
         });
@@ -243,7 +243,7 @@ fn layout_and_files() -> impl Strategy<Value = (Layout, Vec<LinkedFile>)> {
     })
 }
 
-fn job() -> impl Strategy<Value = (JobRecord, u64, u64)> {
+fn job() -> impl Strategy<Value = (Record, u64, u64)> {
     let sizes = prop::collection::vec(any::<u32>(), 0..5);
     let parts = (
         any::<([u8; 32], u64)>(),
@@ -252,7 +252,7 @@ fn job() -> impl Strategy<Value = (JobRecord, u64, u64)> {
         any::<(u64, u64)>(),
     );
     parts.prop_map(|((key, checksum), mtime_s, sizes, (offset, len))| {
-        let record = JobRecord {
+        let record = Record {
             key,
             spool_offset: 0,
             spool_bytes: 0,
@@ -271,7 +271,7 @@ fn meta() -> impl Strategy<Value = Meta> {
     let jobs = prop::collection::vec(job(), 0..6);
     (head, layout_and_files(), jobs).prop_map(|(head, (layout, linked), jobs)| {
         let spool_bytes = layout.spool_bytes();
-        let place = |(mut job, offset, len): (JobRecord, u64, u64)| {
+        let place = |(mut job, offset, len): (Record, u64, u64)| {
             job.spool_offset = offset % (spool_bytes + 1);
             job.spool_bytes = len % (spool_bytes - job.spool_offset + 1);
             job

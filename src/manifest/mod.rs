@@ -1,0 +1,12 @@
+//! What a snapshot is: its id, the extents it is made of, the files that it is linked from, and
+//! what of it can be used again. Pure: nothing here touches a file.
+//!
+//! - [`id`]: the id of a snapshot, which is its ETag.
+//! - [`record`]: linked files, and the frames of jobs.
+//! - [`meta`]: all that is known of an entry, what must hold of it, and its metadata file as a codec.
+//! - [`path`]: paths that stay below the directory they are joined to.
+
+pub mod id;
+pub mod meta;
+pub mod path;
+pub mod record;

@@ -1,0 +1,84 @@
+//! What a running build works with, whatever it is about to send: where its bytes go, the encoders,
+//! and its turn among other builds.
+
+use std::sync::Arc;
+
+use super::job::{EncoderState, Source};
+use super::output::{BuildError, Output};
+use super::turns::Turn;
+use super::verify::Gate;
+use super::zstd::ring::{Lane, Size};
+use crate::io::sched;
+use crate::limits::ENCODER_NICE;
+
+/// What the window is for an archive that goes no faster than its readers.
+pub(super) const LIVE_ONLY_JOBS: usize = 2;
+
+/// See the module's text.
+pub(super) struct Work<'a> {
+    pub(super) output: Output<'a>,
+    pub(super) lane: Lane<'a, EncoderState>,
+    /// Lets the check of the packs go on while the build has a turn.
+    pub(super) checking: Arc<Gate>,
+    pub(super) source: Arc<Source>,
+    /// Empty buffers for chunks of big files, at most one more than the window.
+    pub(super) spare: Vec<Vec<u8>>,
+}
+
+impl<'a> Work<'a> {
+    /// Nothing is in flight yet.
+    pub(super) fn new(
+        output: Output<'a>,
+        lane: Lane<'a, EncoderState>,
+        checking: Arc<Gate>,
+        source: Arc<Source>,
+    ) -> Work<'a> {
+        Work {
+            output,
+            lane,
+            checking,
+            source,
+            spare: Vec::new(),
+        }
+    }
+
+    /// How many results the encoders work on at once: all builds that have a turn share them. What
+    /// waits for its readers does not make more than they will take soon.
+    pub(super) fn window(&self) -> usize {
+        if self.output.fanout.is_live_only() {
+            return LIVE_ONLY_JOBS;
+        }
+        let running = self.output.turn.as_ref().map_or(1, Turn::running);
+        2 * self.lane.ring().threads() / running.max(1) + 2
+    }
+
+    /// Whether another build should go on instead.
+    pub(super) fn is_turn_over(&self) -> bool {
+        self.output.turn.as_ref().is_some_and(Turn::is_over)
+    }
+
+    /// Lets another build go on; the caller has nothing in flight.
+    pub(super) fn pass_turn(&mut self) -> Result<(), BuildError> {
+        let Some(turn) = &mut self.output.turn else {
+            return Ok(());
+        };
+        self.checking.close();
+        self.output.fanout.rest();
+        turn.pass()?;
+        self.output.fanout.resume();
+        self.checking.open();
+        Ok(())
+    }
+
+    /// The build is larger than it seemed: others have waited for it long enough.
+    pub(super) fn grow(&mut self) -> Result<(), BuildError> {
+        if self.lane.size() == Size::Small {
+            sched::be_nice(ENCODER_NICE);
+            self.lane.grow();
+            if let Some(turn) = &mut self.output.turn {
+                turn.grow()?;
+            }
+        }
+        Ok(())
+    }
+}
