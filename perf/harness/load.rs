@@ -4,12 +4,12 @@
 
 use super::peer::Peer;
 use super::probe::{self, Manners, Transfer};
-use super::record;
 use super::site::{self, Repository, Site, target, wait_published};
 use super::support::rng::Rng;
 use super::support::server::Server;
 use super::svg::{Picture, Series};
 use super::table::columns;
+use super::{folder, record};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -100,11 +100,11 @@ pub fn run(load: &Load, site: &Site, record: Option<(&Path, &str)>) -> Result<()
     let text = report(load, &outcomes);
     print!("{text}");
     if let Some((directory, machine)) = record {
-        record::create_dir(directory);
-        record::write_file(&directory.join("load.txt"), &text);
-        record::write_file(&directory.join("load.csv"), &csv(load, &outcomes));
-        record::write_file(&directory.join("load.svg"), &picture(&outcomes));
-        record::write_file(&directory.join("machine.txt"), machine);
+        folder::create_dir(directory);
+        folder::write_file(&directory.join("load.txt"), &text);
+        folder::write_file(&directory.join("load.csv"), &csv(load, &outcomes));
+        folder::write_file(&directory.join("load.svg"), &picture(&outcomes));
+        folder::write_file(&directory.join("machine.txt"), machine);
     }
     place.end();
     Ok(())

@@ -6,6 +6,7 @@ mod support;
 
 mod busy;
 mod checks;
+mod folder;
 mod gitcgi;
 mod load;
 mod measure;
@@ -164,7 +165,7 @@ impl Common {
 
     fn directory(&self) -> Option<PathBuf> {
         let name = self.record.as_ref()?;
-        Some(record::directory(crate_root(), name))
+        Some(folder::directory(crate_root(), name))
     }
 }
 
@@ -216,7 +217,7 @@ fn run_compare(arguments: &CompareArgs) -> Result<ExitCode, String> {
         record.skip(word.to_owned());
     }
     let version = nginx.as_ref().map(|(_, version)| version.as_str());
-    let machine = record::machine_text(crate_root(), &work, version);
+    let machine = folder::machine_text(crate_root(), &work, version);
     let effort = arguments.effort();
     for repository in &repositories {
         Bench {
@@ -233,7 +234,7 @@ fn run_compare(arguments: &CompareArgs) -> Result<ExitCode, String> {
     let text = table::text(&record, &checks);
     print!("{text}");
     if let Some(directory) = arguments.common.directory() {
-        record.write(&directory, &text, &machine);
+        folder::write(&record, &directory, &text, &machine);
     }
     site.clean();
     let failed = checks
@@ -262,7 +263,7 @@ fn run_load(arguments: &LoadArgs) -> Result<ExitCode, String> {
         seed: arguments.seed,
     };
     let (site, work) = arguments.common.site()?;
-    let machine = record::machine_text(crate_root(), &work, None);
+    let machine = folder::machine_text(crate_root(), &work, None);
     let directory = arguments.common.directory();
     let record = directory.as_deref().map(|path| (path, machine.as_str()));
     load::run(&load, &site, record)?;
