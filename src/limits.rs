@@ -598,11 +598,6 @@ pub const SMALL_ENCODERS_PERCENT: usize = 25;
 /// How much nicer than the network cores `git` and its helpers are.
 pub const CHILD_NICE: i32 = 10;
 
-// --- simulation: only for tests ---
-
-/// Longest time that a write of a spool file takes, in ticks of the simulated clock.
-pub const SIM_DELAY_TICKS_MAX: u64 = 20;
-
 // --- restore: the client ---
 
 /// Bytes of one ranged request of a download: large enough that its round trip is little, small

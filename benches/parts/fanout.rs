@@ -1,6 +1,6 @@
 //! Following a spool that grows: one producer, one writer, many followers.
 
-use super::hash;
+use super::hash::hash;
 use super::support::rng::Rng;
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
 use std::fs::File;

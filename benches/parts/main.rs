@@ -1,6 +1,7 @@
 //! The parts of the server, one by one, in this process.
 
 mod fanout;
+mod hash;
 mod head;
 mod layout;
 mod pin;
@@ -10,11 +11,6 @@ mod support;
 mod tar;
 
 use criterion::{criterion_group, criterion_main};
-
-/// Hash by which results are compared.
-fn hash(bytes: &[u8]) -> u64 {
-    xxhash_rust::xxh64::xxh64(bytes, 0)
-}
 
 criterion_group!(
     benches,

@@ -1,6 +1,6 @@
 //! Encoding of frames on the ring's threads.
 
-use super::hash;
+use super::hash::hash;
 use super::support::rng::Rng;
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
 use std::collections::VecDeque;

@@ -1,6 +1,6 @@
 //! Tar headers, and whole entries of small files.
 
-use super::hash;
+use super::hash::hash;
 use super::support::rng::Rng;
 use criterion::{Criterion, Throughput};
 use std::io::Read;

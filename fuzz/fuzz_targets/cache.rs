@@ -4,6 +4,8 @@
 #![no_main]
 
 // The same world as in `tests/simulation`, which holds the oracle.
+#[path = "../../tests/simulation/sim.rs"]
+mod sim;
 #[path = "../../tests/simulation/world.rs"]
 #[allow(dead_code)]
 mod world;

@@ -1,5 +1,5 @@
 //! The file system as the cache uses it: one small trait, so that the same code runs on the
-//! disk ([`Os`]) and on one that fails on purpose ([`super::sim::SimFs`]).
+//! disk ([`Os`]) and on one that fails on purpose (that of `tests/simulation`).
 
 use std::fmt::Debug;
 use std::fs;

@@ -10,7 +10,6 @@ pub mod residency;
 pub mod say;
 pub mod sched;
 pub mod signal;
-pub mod sim;
 pub mod uncached;
 
 /// Whether this process may use io_uring: makes a small ring and drops it.

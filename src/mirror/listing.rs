@@ -1,7 +1,7 @@
 //! What an upstream has: its refs, HEAD and object format. Every clone and comparison begins with
 //! a listing, which is bounded in bytes, refs, memory and time, and finds the URL that answers.
 use crate::limits;
-use crate::mirror::blocking;
+use crate::mirror::blocking::blocking;
 use crate::mirror::error::{MirrorError, without_password};
 use crate::mirror::git::{Call, Git, Tail, Target};
 use crate::mirror::growth::Growth;

@@ -3,7 +3,7 @@
 //! New packs are written without a lock, because they only add to what is there. The write
 //! lock is held while files are removed that the new pack stands for: some 10 µs each.
 use crate::limits;
-use crate::mirror::blocking;
+use crate::mirror::blocking::blocking;
 use crate::mirror::config::{self, Config};
 use crate::mirror::error::MirrorError;
 use crate::mirror::git::{Git, stdin_file};

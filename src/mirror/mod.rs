@@ -11,6 +11,7 @@
 //! Everything except [`schedule`] is async code of the background plane, one
 //! thread on tokio. Network and repacking never happen under a repository's lock, because
 //! a request pins under the read lock and must not wait for a fetch.
+mod blocking;
 pub mod bundle;
 mod config;
 pub mod error;
@@ -36,22 +37,3 @@ pub use listing::{Listing, listed};
 pub use upload::Upload;
 pub use upstream::Freshened;
 pub use via::Via;
-
-use std::path::Path;
-
-/// Runs file system work that may take long away from the background thread. `path` is what
-/// it works on.
-async fn blocking<T, F>(path: &Path, work: F) -> Result<T, MirrorError>
-where
-    T: Send + 'static,
-    F: FnOnce() -> Result<T, MirrorError> + Send + 'static,
-{
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(panic) => Err(MirrorError::io(
-            "work on",
-            path,
-            std::io::Error::other(panic),
-        )),
-    }
-}

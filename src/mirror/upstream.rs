@@ -1,11 +1,12 @@
 //! Clone and fetch. Objects come first and without any lock; the refs follow in one step.
 use crate::io::fs;
+use crate::mirror::blocking::blocking;
 use crate::mirror::error::{MirrorError, without_password};
 use crate::mirror::git::{Call, Git, Target, stdin_file};
 use crate::mirror::listing::{Found, Headless, Listing, Wanted};
+use crate::mirror::maintain;
 use crate::mirror::packed::{self, CommitError};
 use crate::mirror::removals::Removals;
-use crate::mirror::{blocking, maintain};
 use crate::refs::{self, Follow, Head, MirrorRefs};
 use gix::ObjectId;
 use gix::bstr::ByteSlice;

@@ -36,6 +36,7 @@ mod power_cuts;
 #[path = "../support/rng.rs"]
 #[allow(dead_code)]
 mod rng;
+mod sim;
 mod world;
 
 use std::ops::Range;

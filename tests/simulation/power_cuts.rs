@@ -3,12 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::sim::SimFs;
 use tarpon::cache::files::StoreError;
 use tarpon::cache::staging::spool_path;
 use tarpon::cache::store::StateDir;
 use tarpon::extent::Layout;
 use tarpon::io::fs::{Fs, WriteAt};
-use tarpon::io::sim::SimFs;
 use tarpon::manifest::id::EntryId;
 use tarpon::manifest::meta::{Fields, Meta};
 

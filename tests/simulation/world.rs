@@ -21,13 +21,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
+use crate::sim::{OTHER_DEVICE, SimFile, SimFs};
 use tarpon::cache::evict::{self, Bounds, Candidate};
 use tarpon::cache::files::StoreError;
 use tarpon::cache::staging::{Staging, spool_path};
 use tarpon::cache::store::{Reason, Rejected, StateDir};
 use tarpon::extent::{Layout, Next, Piece, Segment};
 use tarpon::io::fs::{Fs, WriteAt};
-use tarpon::io::sim::{OTHER_DEVICE, SimFile, SimFs};
 use tarpon::manifest::id::EntryId;
 use tarpon::manifest::meta::{Fields, Meta};
 use tarpon::manifest::record::Linked;

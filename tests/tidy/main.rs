@@ -20,6 +20,7 @@
 //! | `readme_commands_exist` | an option and a script with a slip in their names |
 //! | `variables_are_settings` | a variable that is read but not known |
 
+mod circles;
 mod cores;
 mod rules;
 mod source;
@@ -101,6 +102,35 @@ fn imports_go_down() {
         "src/log: imports itself",
     ];
     assert_found(&rules::imports_go_down(&bad), &places);
+}
+
+#[test]
+fn no_circles() {
+    assert_tidy(&circles::no_circles(&project()));
+    let bad = tree(&[
+        ("src/lib.rs", "pub mod a; mod d; mod e;"),
+        (
+            "src/a.rs",
+            "mod b; pub mod c; pub use b::B; fn f() { b::g(); }",
+        ),
+        ("src/a/b.rs", "use super::c::{self, C}; pub struct B;"),
+        ("src/a/c.rs", "use super::B; #[cfg(test)] use crate::d;"),
+        ("src/d.rs", "mod f; use crate::{a::{c::C, B}, e::E};"),
+        (
+            "src/d/f.rs",
+            "fn g() { super::h() } #[cfg(test)] mod tests { use crate::a; }",
+        ),
+        ("src/e.rs", "pub(in crate::d) fn f() {}"),
+        ("perf/main.rs", "mod x; mod y;"),
+        ("perf/x.rs", "fn f() { super::y::g::<u8>() }"),
+        ("perf/y.rs", "use super::x as z;"),
+        ("Cargo.toml", "path = \"perf/main.rs\""),
+    ]);
+    let places = [
+        "perf/x.rs -> perf/y.rs: a circle",
+        "src/a/b.rs -> src/a/c.rs: a circle",
+    ];
+    assert_found(&circles::no_circles(&bad), &places);
 }
 
 #[test]

@@ -261,7 +261,7 @@ fn all_modules(items: &[syn::Item]) -> Vec<syn::ItemMod> {
 }
 
 /// Files that cargo compiles by itself or because a manifest names them.
-fn roots(project: &Project) -> Vec<String> {
+pub fn roots(project: &Project) -> Vec<String> {
     let by_itself = |path: &String| {
         let parts: Vec<&str> = path.split('/').collect();
         matches!(

@@ -39,7 +39,7 @@ pub struct Source {
     pub path: String,
     pub text: String,
     pub syntax: syn::File,
-    /// All tokens outside of `#[cfg(test)]`, none when the whole file is for tests.
+    /// All tokens outside of `#[cfg(test)]`.
     pub tokens: Vec<Token>,
     /// All functions in them.
     pub functions: Vec<Function>,
@@ -88,10 +88,6 @@ impl Project {
         for source in &mut sources {
             let is_outside = !source.path.starts_with("src/");
             source.is_test = is_outside || test_only.contains(&source.path);
-            if source.is_test {
-                source.tokens.clear();
-                source.functions.clear();
-            }
         }
         Project { sources, texts }
     }
@@ -270,7 +266,7 @@ fn normal(path: &str) -> String {
     parts.join("/")
 }
 
-fn is_for_tests(attributes: &[Attribute]) -> bool {
+pub fn is_for_tests(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         let text = attribute
             .meta

@@ -18,10 +18,12 @@ use std::path::{Component, Path};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
-use super::disk::SpoolFile;
-use super::fs::{Fs, Kind, LockError, Space, Stat, WriteAt};
-use crate::extent::Piece;
-use crate::limits::SIM_DELAY_TICKS_MAX;
+use tarpon::extent::Piece;
+use tarpon::io::disk::SpoolFile;
+use tarpon::io::fs::{Fs, Kind, LockError, Space, Stat, WriteAt};
+
+/// Longest time that a write of a spool file takes, in ticks of the simulated clock.
+const SIM_DELAY_TICKS_MAX: u64 = 20;
 
 /// Bytes that a power cut keeps or loses together; small, so that small files have several.
 const BLOCK_BYTES: usize = 16;
