@@ -1,0 +1,217 @@
+//! The network cores: a thread each, which accepts connections and serves them until the server stops.
+
+use std::future::poll_fn;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc as std_mpsc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use monoio::io::Canceller;
+use monoio::net::TcpListener as CoreListener;
+use tokio::sync::watch;
+
+use super::error::{ServerError, start};
+use super::listeners::listen;
+use super::taken::wait_for;
+use super::threads::{Ready, Thread, live};
+use crate::http::conn::{self, Patience};
+use crate::http::pulse::Pulse;
+use crate::http::service::Service;
+use crate::http::socket::CoreSockets;
+use crate::io::sched;
+use crate::limits::{CORE_RING_ENTRIES, CUT_OFF_MAX_MS};
+use crate::log::RequestLog;
+use crate::serve::Core;
+use crate::serve::shared::Shared;
+use crate::snapshot::zstd::ring::panic_text;
+
+/// Binds a listener for each core and starts the cores; says where once all of them accept.
+pub(super) fn start_cores(
+    shared: &Arc<Shared>,
+    log: &RequestLog,
+    closing: &watch::Receiver<bool>,
+    uring: bool,
+) -> Result<Vec<Thread>, ServerError> {
+    let count = shared.config.cores.get();
+    let wanted = shared.config.listen;
+    let is_in_use = |e: &io::Error| e.kind() == io::ErrorKind::AddrInUse;
+    let listening = wait_for(|| listen(wanted, count), is_in_use);
+    let (address, listeners) = listening.map_err(|source| ServerError::Listen {
+        address: wanted,
+        source,
+    })?;
+    let (ready, are_ready) = std_mpsc::sync_channel(0);
+    let mut cores = Vec::with_capacity(count);
+    for (index, listener) in listeners.into_iter().enumerate() {
+        let (shared, log, closing) = (shared.clone(), log.clone(), closing.clone());
+        let ready = ready.clone();
+        let builder = std::thread::Builder::new().name(format!("core-{index}"));
+        let core = builder.spawn(move || {
+            sched::be_prompt();
+            let core = Core::new(shared, index, log, closing.clone());
+            live(&closing, &ready, || {
+                run_core(core, index, listener, uring, &ready)
+            })
+        });
+        cores.push(core.map_err(start("start a core's thread"))?);
+    }
+    drop(ready);
+    for _ in 0..count {
+        match are_ready.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => return Err(ServerError::Core(why)),
+            Err(_) => return Err(ServerError::Core("it ended at once".into())),
+        }
+    }
+    let driver = if uring { "io_uring" } else { "epoll" };
+    let connections_max = shared.admission.max();
+    tracing::info!(%address, cores = count, driver, connections_max, state = %shared.state.root().display(), "ready");
+    // For people and scripts; nobody has to read it.
+    let _ = writeln!(io::stdout(), "listening on http://{address}");
+    Ok(cores)
+}
+
+fn run_core(
+    core: Core,
+    index: usize,
+    listener: TcpListener,
+    uring: bool,
+    ready: &Ready,
+) -> io::Result<()> {
+    if uring {
+        let mut runtime = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
+            .with_entries(CORE_RING_ENTRIES)
+            .enable_timer()
+            .build()?;
+        runtime.block_on(serve_core(core, index, listener, false, ready))
+    } else {
+        let mut runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
+            .with_entries(CORE_RING_ENTRIES)
+            .enable_timer()
+            .build()?;
+        runtime.block_on(serve_core(core, index, listener, true, ready))
+    }
+}
+
+/// A core's life: accepts until the server stops, then lets responses finish.
+async fn serve_core(
+    core: Core,
+    index: usize,
+    listener: TcpListener,
+    epoll: bool,
+    ready: &Ready,
+) -> io::Result<()> {
+    let listener = CoreListener::from_std(listener)?;
+    drop(ready.send(Ok(())));
+    let core = Rc::new(core);
+    let config = core.config();
+    let patience = Patience {
+        idle: config.idle_timeout,
+        stall: config.stall_timeout,
+    };
+    let grace = config.shutdown_grace;
+    let sockets = core.sockets(index, epoll.then(Pulse::start));
+    monoio::spawn(sockets.idle.clone().obey());
+    let canceller = Canceller::new();
+    let handle = canceller.handle();
+    let stopping = core.clone();
+    monoio::spawn(async move {
+        stopping.closing().await;
+        drop(canceller.cancel());
+    });
+    while !core.is_closing() {
+        match listener.cancelable_accept(handle.clone()).await {
+            Ok((stream, peer)) => {
+                assert!(!core.panics(), "fault injected");
+                if core.admit().await {
+                    let connection =
+                        serve_connection(core.clone(), stream, peer, patience, sockets.clone());
+                    monoio::spawn(connection);
+                } else if let Some(place) = core.refusal() {
+                    let (core, sockets) = (core.clone(), sockets.clone());
+                    monoio::spawn(async move {
+                        let told = conn::turn_away(stream, peer, core, sockets, place);
+                        let mut told = std::pin::pin!(told);
+                        poll_fn(|context| poll_contained(told.as_mut(), peer, context)).await;
+                    });
+                }
+            }
+            Err(_) if core.is_closing() => break,
+            Err(e) => pause_accepting(&e).await,
+        }
+    }
+    drop(listener);
+    let deadline = Instant::now() + grace;
+    wait_closed(&core, deadline).await;
+    if core.open() > 0 {
+        core.cut_off();
+        wait_closed(
+            &core,
+            Instant::now() + Duration::from_millis(CUT_OFF_MAX_MS),
+        )
+        .await;
+    }
+    Ok(())
+}
+
+/// Waits until no connection is open, at most until `deadline`.
+async fn wait_closed(core: &Core, deadline: Instant) {
+    while core.open() > 0 && Instant::now() < deadline {
+        monoio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// After a failed accept: the client's own failures do not count; without descriptors or
+/// memory, waits for some to come back.
+async fn pause_accepting(error: &io::Error) {
+    if !matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+    ) {
+        tracing::warn!("cannot accept a connection: {error}");
+        monoio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Polls what serves a connection; a panic in it ends that alone.
+fn poll_contained(
+    task: Pin<&mut impl Future<Output = ()>>,
+    peer: SocketAddr,
+    context: &mut Context<'_>,
+) -> Poll<()> {
+    let polled = catch_unwind(AssertUnwindSafe(|| task.poll(context)));
+    polled.unwrap_or_else(|panic| {
+        let text = panic_text(&*panic);
+        tracing::error!(%peer, "a connection's task panicked: {text}");
+        Poll::Ready(())
+    })
+}
+
+/// Serves a connection until it ends or is cut off; a panic in it ends only this connection.
+async fn serve_connection(
+    core: Rc<Core>,
+    stream: monoio::net::TcpStream,
+    peer: SocketAddr,
+    patience: Patience,
+    sockets: Rc<CoreSockets>,
+) {
+    let connection = conn::serve(stream, peer, core.clone(), patience, sockets);
+    {
+        let mut connection = std::pin::pin!(connection);
+        let mut cut = std::pin::pin!(core.cut());
+        poll_fn(
+            |context| match poll_contained(connection.as_mut(), peer, context) {
+                Poll::Ready(()) => Poll::Ready(()),
+                Poll::Pending => cut.as_mut().poll(context),
+            },
+        )
+        .await;
+        // What was cut off is dropped here, before it counts as closed.
+    }
+    core.closed();
+}

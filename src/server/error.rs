@@ -1,0 +1,47 @@
+//! Why the server could not start, or not stop as it should.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::cache::files::StoreError;
+use crate::log::LogError;
+
+/// Why the server could not start, or not stop as it should.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("{0}; choose a directory that this user can write to with --state")]
+    State(StoreError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("cannot listen on {address}: {source}; choose another address with --listen")]
+    Listen {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error(
+        "this process may open {limit} files and needs {needed}; allow it more, with ulimit -n or LimitNOFILE="
+    )]
+    Descriptors { limit: u64, needed: u64 },
+    #[error("cannot {what}: {source}")]
+    Start {
+        what: &'static str,
+        source: io::Error,
+    },
+    #[error(
+        "--io-driver uring was asked for, but io_uring cannot be used ({0}); use auto or epoll"
+    )]
+    NoUring(io::Error),
+    #[error("a network core could not run: {0}")]
+    Core(String),
+    #[error("the background plane could not run: {0}")]
+    Background(String),
+    #[error("mirror {} cannot be recovered: {source}", .path.display())]
+    Mirror { path: PathBuf, source: io::Error },
+}
+
+pub(super) fn start(what: &'static str) -> impl Fn(io::Error) -> ServerError {
+    move |source| ServerError::Start { what, source }
+}

@@ -1,0 +1,62 @@
+//! The process: starts the planes, binds the listeners, runs the cores, stops in order.
+//!
+//! Threads: one core for each CPU (monoio, own listener), the encoders, prefetch threads, one
+//! for the background plane, one for the request log, one for the scrub, a builder for each running
+//! build; the main thread waits for signals.
+
+mod cores;
+mod descriptors;
+mod error;
+mod listeners;
+mod start;
+mod taken;
+mod threads;
+
+pub use error::ServerError;
+
+use tokio::sync::watch;
+
+use self::cores::start_cores;
+use self::descriptors::{connections_max, raise_descriptor_limit};
+use self::error::start;
+use self::start::{choose_driver, prepare};
+use self::threads::{Background, end_of};
+use crate::config::Config;
+use crate::faults::Faults;
+use crate::io::heap;
+use crate::io::signal::StopSignals;
+use crate::log::RequestLogThread;
+use crate::serve::background;
+use crate::serve::scrub::Scrub;
+
+/// Runs the server until one of `signals`, which every thread of the process blocks; `faults` are
+/// for tests.
+pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), ServerError> {
+    heap::give_back_large();
+    let uring = choose_driver(config.io_driver)?;
+    let connections_max = connections_max(raise_descriptor_limit(), config.cores.get())?;
+    let (shared, commands) = prepare(config, faults, connections_max)?;
+    let log = RequestLogThread::start()?;
+    let (stop, stopped) = watch::channel(false);
+    let for_plane = shared.clone();
+    let mut plane = Background::start_thread(move |stop, ready| {
+        background::run(for_plane, commands, stop, uring, ready)
+    })?;
+    let cores = start_cores(&shared, &log.handle(), &stopped, uring)?;
+    let scrub = Scrub::start(shared).map_err(start("start the scrub"))?;
+    let signal = signals.wait().map_err(start("wait for signals"))?;
+    signals.end_at_second();
+    tracing::info!("{signal}: letting running responses finish");
+    // The cores stop first: responses that run may still need their builds.
+    stop.send_replace(true);
+    let mut result = Ok(());
+    for core in cores {
+        result = result.and(end_of(core).map_err(ServerError::Core));
+    }
+    result = result.and(plane.end_thread());
+    if result.is_ok() {
+        scrub.end();
+    }
+    log.finish();
+    result
+}

@@ -1,0 +1,148 @@
+//! Before the first connection: the driver, the state directory, and what is in it.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::error::{ServerError, start};
+use super::taken::wait_for;
+use crate::cache::files::StoreError;
+use crate::cache::store::StateDir;
+use crate::config::{Config, IoDriver};
+use crate::faults::Faults;
+use crate::metrics::Metrics;
+use crate::mirror::maintain;
+use crate::serve::archive::Archive;
+use crate::serve::background;
+use crate::serve::prefetch::Prefetch;
+use crate::serve::registry::Repo;
+use crate::serve::shared::{Parts, Shared};
+use crate::snapshot::job::EncoderState;
+use crate::snapshot::zstd::ring::Ring;
+
+/// Opens the state directory, finds what is in it and starts the helper threads.
+pub(super) fn prepare(
+    config: Config,
+    faults: Faults,
+    connections_max: usize,
+) -> Result<(Arc<Shared>, mpsc::UnboundedReceiver<background::Command>), ServerError> {
+    let is_locked = |e: &StoreError| matches!(e, StoreError::Locked { .. });
+    let state = wait_for(|| StateDir::open(&config.state), is_locked).map_err(|e| match e {
+        StoreError::Io { ref source, .. } if is_elsewhere_better(source) => ServerError::State(e),
+        e => ServerError::Store(e),
+    })?;
+    let ring = Ring::start(config.encoders.get(), EncoderState::default)
+        .map_err(start("start encoder threads"))?;
+    let prefetch = Prefetch::start().map_err(start("start prefetch threads"))?;
+    let (background, commands) = mpsc::unbounded_channel();
+    // One block for each core, one for everything else.
+    let metrics = Metrics::new(config.cores.get() + 1);
+    let shared = Shared::new(Parts {
+        config,
+        state,
+        ring,
+        prefetch,
+        metrics,
+        background,
+        faults,
+        connections_max,
+    });
+    let found = find_mirrors(&shared)?;
+    find_entries(&shared)?;
+    shared.tell(background::Command::TakeOver(found));
+    Ok((Arc::new(shared), commands))
+}
+
+/// Whether another directory would help against this error: not against a disk that is full.
+fn is_elsewhere_better(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    [
+        NotADirectory,
+        NotFound,
+        PermissionDenied,
+        ReadOnlyFilesystem,
+    ]
+    .contains(&error.kind())
+}
+
+/// Makes the mirrors known. They are not used before they were checked.
+fn find_mirrors(shared: &Shared) -> Result<Vec<Arc<Repo>>, ServerError> {
+    let mut found = Vec::new();
+    for (host, path) in shared.state.mirrors()? {
+        let Some(url) = shared.config.upstreams.url_for(&host, &path) else {
+            tracing::warn!("mirror {host}/{path} belongs to no upstream and is not used");
+            continue;
+        };
+        let mirror = shared.state.mirror_path(&host, &path);
+        if let Err(source) = maintain::recover(&mirror) {
+            return Err(ServerError::Mirror {
+                path: mirror,
+                source,
+            });
+        }
+        let registry = &shared.registry;
+        found.push(registry.get_or_add(&host, &path, || mirror, || url));
+    }
+    Ok(found)
+}
+
+/// The newest entry of each repository is served; older ones go.
+fn find_entries(shared: &Shared) -> Result<(), ServerError> {
+    let (found, rejected) = shared.state.scan()?;
+    for rejected in rejected {
+        tracing::warn!(removed = rejected.removed, "entry not used: {rejected:?}");
+    }
+    for entry in found {
+        let repository = &entry.meta.repository;
+        let known = repository.split_once('/').and_then(|(host, path)| {
+            let url = shared.config.upstreams.url_for(host, path)?;
+            Some((host, path, url))
+        });
+        let Some((host, path, url)) = known else {
+            // Nobody could ask for it, and what is not known is never evicted.
+            tracing::warn!(repository, "entry removed: it belongs to no upstream");
+            if let Err(e) = shared.state.remove(&entry.dir) {
+                tracing::error!(repository, "an entry of no upstream stays: {e}");
+            }
+            continue;
+        };
+        let mirror = || shared.state.mirror_path(host, path);
+        let repo = shared.registry.get_or_add(host, path, mirror, || url);
+        if repo.current().is_some() {
+            // It is not served; the next start tries again.
+            if let Err(e) = shared.state.remove(&entry.dir) {
+                tracing::error!(repository = &*repo.name, "a superseded entry stays: {e}");
+            }
+            continue;
+        }
+        // The first sweep counts again.
+        shared.add_to_cache(shared.state.entry_bytes(&entry.dir).unwrap_or(0));
+        let archive = Arc::new(Archive::found(entry.dir, entry.meta));
+        repo.publish(archive, repo.moves());
+    }
+    Ok(())
+}
+
+/// Whether io_uring is used. Says so once if it was wanted and cannot be had.
+pub(super) fn choose_driver(wanted: IoDriver) -> Result<bool, ServerError> {
+    if wanted == IoDriver::Epoll {
+        return Ok(false);
+    }
+    match crate::io::probe_uring() {
+        Ok(()) => Ok(true),
+        Err(e) if wanted == IoDriver::Uring => Err(ServerError::NoUring(e)),
+        Err(e) => {
+            let cause = match e.raw_os_error() {
+                Some(libc::EPERM) => {
+                    "a container's seccomp profile or kernel.io_uring_disabled forbids it"
+                }
+                Some(libc::ENOSYS) => "the kernel or a seccomp profile does not have it",
+                Some(libc::ENOMEM) => "the limit of locked memory is too low",
+                _ => "the kernel is too old or forbids it",
+            };
+            tracing::warn!("io_uring cannot be used ({e}; likely {cause}): going on with epoll");
+            Ok(false)
+        }
+    }
+}
