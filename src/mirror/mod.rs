@@ -3,7 +3,7 @@
 //! ```text
 //! schedule (pure) ──due──> upstream::freshen ──> git ls-remote, git fetch   no lock held
 //!                                └─> packed ──> new refs                    write lock, ~2 ms
-//!                          maintain ──> git pack-objects                    no lock held
+//!                          repack ──> git pack-objects                      no lock held
 //!                                └─> old files removed                      write lock
 //! builder thread ──read lock──> crate::refs::read
 //! ```
@@ -15,14 +15,17 @@ mod blocking;
 pub mod bundle;
 mod config;
 pub mod error;
+mod files;
 pub mod git;
 mod growth;
 mod listing;
-pub mod maintain;
 mod packed;
+pub mod recover;
 mod redirect;
 pub mod removals;
+mod repack;
 pub mod schedule;
+mod set_up;
 pub mod upload;
 pub mod upstream;
 pub mod via;

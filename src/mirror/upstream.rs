@@ -2,9 +2,9 @@
 use crate::io::fs;
 use crate::mirror::blocking::blocking;
 use crate::mirror::error::{MirrorError, without_password};
+use crate::mirror::files;
 use crate::mirror::git::{Call, Git, Target, stdin_file};
 use crate::mirror::listing::{Found, Headless, Listing, Wanted};
-use crate::mirror::maintain;
 use crate::mirror::packed::{self, CommitError};
 use crate::mirror::removals::Removals;
 use crate::refs::{self, Follow, Head, MirrorRefs};
@@ -102,7 +102,7 @@ impl Git {
             let io = |op, path: &Path, done: io::Result<()>| {
                 done.map_err(|source| MirrorError::io(op, path, source))
             };
-            io("sync", &from, maintain::sync_tree(&from))?;
+            io("sync", &from, files::sync_tree(&from))?;
             io(
                 "create",
                 &parent_made,

@@ -17,7 +17,8 @@ use super::flights::{Duty, Flight};
 use super::registry::{MirrorHead, Repo, StartError};
 use crate::limits::{CLONE_FAILURE_KEPT_MS, FRESHEN_WAIT_MS, MIRROR_FRESH_MS, TURN_WAIT_LOGGED_MS};
 use crate::metrics::{CloneResult, Event, FetchResult};
-use crate::mirror::{Freshened, Git, MirrorError, Via, maintain, upstream};
+use crate::mirror::recover::remove_unfinished;
+use crate::mirror::{Freshened, Git, MirrorError, Via, upstream};
 use crate::refs::{self, MirrorRefs};
 
 type Ended = Result<(), StartError>;
@@ -413,9 +414,7 @@ impl Plane {
         let removed = tokio::task::spawn_blocking(move || {
             // Where a build packs, it goes after the next one that fails, or at the next start.
             let packing = cleaned.packing.try_lock();
-            packing.map_or(Ok(()), |_packing| {
-                maintain::remove_unfinished(&cleaned.mirror)
-            })
+            packing.map_or(Ok(()), |_packing| remove_unfinished(&cleaned.mirror))
         });
         let removed = removed.await;
         duty.done(());

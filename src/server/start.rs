@@ -12,7 +12,7 @@ use crate::cache::store::StateDir;
 use crate::config::{Config, IoDriver};
 use crate::faults::Faults;
 use crate::metrics::Metrics;
-use crate::mirror::maintain;
+use crate::mirror::recover::recover;
 use crate::serve::archive::Archive;
 use crate::serve::background;
 use crate::serve::prefetch::Prefetch;
@@ -75,7 +75,7 @@ fn find_mirrors(shared: &Shared) -> Result<Vec<Arc<Repo>>, ServerError> {
             continue;
         };
         let mirror = shared.state.mirror_path(&host, &path);
-        if let Err(source) = maintain::recover(&mirror) {
+        if let Err(source) = recover(&mirror) {
             return Err(ServerError::Mirror {
                 path: mirror,
                 source,

@@ -13,10 +13,11 @@ use gix::objs::tree::EntryKind;
 use gix::oid;
 use gix::zlib::{Decompress, FlushDecompress, Status};
 
+use super::batch::Batch;
 use super::budget::Grant;
-use super::job::{Batch, JobError, Local, Source};
 use super::output::{BuildError, Output};
 use super::pack::{Decoder, Stream};
+use super::source::{JobError, Local, Source};
 use super::tar::{self, Kind};
 use super::work::{LIVE_ONLY_JOBS, Work};
 use super::zstd::ring::Pending;

@@ -11,11 +11,13 @@ use std::sync::Arc;
 use gix::ObjectId;
 use xxhash_rust::xxh64::Xxh64;
 
+use super::batch::Batch;
 use super::big;
 use super::index::{Plan, Writer};
-use super::job::{Batch, JobError, Outcome, encode, encode_heavy};
+use super::job::{Outcome, encode, encode_heavy};
 use super::output::BuildError;
 use super::reuse::Reuse;
+use super::source::JobError;
 use super::survey::{Survey, survey};
 use super::tar::{self, Kind};
 use super::walk::Step;

@@ -1,4 +1,5 @@
 //! From a mirror to an archive.
+pub mod batch;
 pub mod big;
 pub mod budget;
 pub mod commit;
@@ -16,6 +17,7 @@ pub mod pack;
 pub mod produce;
 pub mod reuse;
 pub mod scrub;
+pub mod source;
 mod survey;
 pub mod tar;
 pub mod turns;

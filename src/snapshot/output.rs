@@ -7,8 +7,8 @@ use gix::ObjectId;
 use xxhash_rust::xxh64::Xxh64;
 
 use super::fanout::{Abandoned, Fanout};
-use super::job::JobError;
 use super::pack;
+use super::source::JobError;
 use super::turns::{Closed, Turn};
 use super::verify::VerifyError;
 use super::walk::WalkError;

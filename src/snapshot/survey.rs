@@ -4,7 +4,7 @@ use gix::ObjectId;
 
 use super::filter::AttributeFiles;
 use super::index::Plan;
-use super::job::Source;
+use super::source::Source;
 use super::walk::{ATTRIBUTES_FILE, Step, WalkError};
 
 /// What a build has to know of its tree before it begins with it.

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
-use super::job::{EncoderState, Source};
+use super::job::EncoderState;
 use super::output::{BuildError, Output};
+use super::source::Source;
 use super::turns::Turn;
 use super::verify::Gate;
 use super::zstd::ring::{Lane, Size};

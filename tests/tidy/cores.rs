@@ -13,8 +13,8 @@ use crate::source::{Function, Project, Source, Token};
 const CORE_PATHS: [&str; 10] = [
     "src/http/",
     "src/serve/",
-    "src/server.rs",
-    "src/extent.rs",
+    "src/server/",
+    "src/extent/",
     "src/io/net.rs",
     "src/io/pipe.rs",
     "src/io/residency.rs",
@@ -59,7 +59,11 @@ const SEEMING: [Named; 7] = [
         "UploadRequest::forget_if_read",
         "the file is in memory",
     ),
-    ("src/server.rs", "run_core", "a core's executor itself"),
+    (
+        "src/server/cores.rs",
+        "run_core",
+        "a core's executor itself",
+    ),
 ];
 
 /// Functions that wait, or call such ones, and where they run instead of on a core.
@@ -119,36 +123,48 @@ const WAITING: [Named; 31] = [
         "the main thread, at the start",
     ),
     (
-        "src/server.rs",
+        "src/server/threads.rs",
         "Background::drop",
         "the main thread, at the end",
     ),
     (
-        "src/server.rs",
+        "src/server/start.rs",
         "find_entries",
         "the main thread, at the start",
     ),
     (
-        "src/server.rs",
+        "src/server/start.rs",
         "find_mirrors",
         "the main thread, at the start",
     ),
-    ("src/server.rs", "prepare", "the main thread, at the start"),
-    ("src/server.rs", "run", "the main thread"),
-    ("src/server.rs", "end_of", "the main thread, at the end"),
-    ("src/server.rs", "wait_for", "the main thread, at the start"),
     (
-        "src/server.rs",
+        "src/server/start.rs",
+        "prepare",
+        "the main thread, at the start",
+    ),
+    ("src/server/mod.rs", "run", "the main thread"),
+    (
+        "src/server/threads.rs",
+        "end_of",
+        "the main thread, at the end",
+    ),
+    (
+        "src/server/taken.rs",
+        "wait_for",
+        "the main thread, at the start",
+    ),
+    (
+        "src/server/threads.rs",
         "Background::start_thread",
         "the main thread, at the start",
     ),
     (
-        "src/server.rs",
+        "src/server/threads.rs",
         "Background::end_thread",
         "the main thread, at the end",
     ),
     (
-        "src/server.rs",
+        "src/server/cores.rs",
         "start_cores",
         "the main thread, at the start",
     ),

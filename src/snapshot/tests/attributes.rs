@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use gix::objs::Kind;
 use gix::objs::tree::EntryKind;
 
+use super::super::batch::Batch;
 use super::super::iconv::Identity;
-use super::super::job::Batch;
 use super::super::walk::{Entry, NO_ATTRIBUTES};
 use super::{Built, Repository, build, decompress, files_of};
 

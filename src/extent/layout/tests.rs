@@ -1,4 +1,5 @@
 use super::*;
+use crate::extent::raw::content_checksum;
 
 fn data(len: usize) -> Vec<u8> {
     let mut state = 0x9E37_79B9_7F4A_7C15u64;

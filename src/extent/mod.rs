@@ -1,0 +1,24 @@
+//! Extents: what an archive consists of, and where each byte of the wire comes from.
+//!
+//! An archive is never one file. It is a list of extents, of two kinds: bytes of the entry's
+//! spool file, and *raw runs*: ranges of an immutable linked file (a pack) that are put on the
+//! wire inside raw (stored) zstd blocks. A raw run is framed while it is sent, so nothing of it
+//! is ever copied into the cache, and every offset on the wire is arithmetic.
+//!
+//! - [`layout`]: the list of extents.
+//! - [`raw`]: how raw runs are framed.
+//! - [`segment`]: where the bytes at an offset of the wire come from.
+//! - [`source`]: what whoever sends an archive reads it from.
+
+pub mod layout;
+pub mod raw;
+pub mod segment;
+pub mod source;
+
+pub use layout::{Extent, Layout, LayoutError};
+pub use raw::{
+    INLINE_BYTES_MAX, Inline, RAW_BLOCK_BYTES, RAW_FRAME_BYTES, content_checksum, low_checksum,
+    raw_frames, raw_wire_bytes,
+};
+pub use segment::Segment;
+pub use source::{Next, Piece, Source};

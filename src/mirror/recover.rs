@@ -1,0 +1,80 @@
+//! Leftovers of processes that were killed, and of fetches that failed.
+
+use super::files::entries;
+use std::fs::DirEntry;
+use std::io::{self};
+use std::path::{Path, PathBuf};
+
+/// Removes what a killed process left in a mirror: lock files, half-written and replaced
+/// packs. Only for the start of the server, before anything works in the mirror. Synchronous.
+///
+/// # Errors
+/// The first thing that could not be removed; the others are gone.
+pub fn recover(mirror: &Path) -> io::Result<()> {
+    let locks = [
+        "config.lock",
+        "HEAD.lock",
+        "packed-refs.lock",
+        "packed-refs.new",
+    ];
+    let mut found: Vec<PathBuf> = locks.iter().map(|name| mirror.join(name)).collect();
+    found.extend(with_prefix(mirror, "tmp_")?);
+    found.extend(with_prefix(&mirror.join("objects/pack"), "tmp_")?);
+    found.extend(with_prefix(&mirror.join("objects/pack"), ".tmp-")?);
+    found.extend(ref_locks(mirror)?);
+    remove_all(&found)
+}
+
+/// Removes what a fetch that failed has left in a mirror: on a disk that is full git leaves the
+/// half of a pack. Only while nothing else works in the mirror. Synchronous.
+///
+/// # Errors
+/// The first thing that could not be removed; the others are gone.
+pub fn remove_unfinished(mirror: &Path) -> io::Result<()> {
+    remove_all(&with_prefix(&mirror.join("objects/pack"), "tmp_")?)
+}
+
+/// Lock files of loose refs. No ref has a name that ends like theirs.
+fn ref_locks(mirror: &Path) -> io::Result<Vec<PathBuf>> {
+    let (mut found, mut pending) = (Vec::new(), vec![mirror.join("refs")]);
+    while let Some(folder) = pending.pop() {
+        let inside = match entries(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            inside => inside?,
+        };
+        for entry in inside {
+            let path = entry.path();
+            if entry.file_type()?.is_dir() {
+                pending.push(path);
+            } else if path.extension().is_some_and(|end| end == "lock") {
+                found.push(path);
+            }
+        }
+    }
+    Ok(found)
+}
+
+pub(super) fn with_prefix(folder: &Path, prefix: &str) -> io::Result<Vec<PathBuf>> {
+    let found = match entries(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        found => found?,
+    };
+    let matches = |entry: &DirEntry| entry.file_name().to_string_lossy().starts_with(prefix);
+    Ok(found
+        .into_iter()
+        .filter(matches)
+        .map(|entry| entry.path())
+        .collect())
+}
+
+fn remove_all(paths: &[PathBuf]) -> io::Result<()> {
+    let remove = |path: &PathBuf| match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(found) if found.is_dir() => crate::io::fs::remove_tree(path),
+        _ => std::fs::remove_file(path),
+    };
+    paths.iter().map(remove).fold(Ok(()), Result::and)
+}
+
+#[cfg(test)]
+mod tests;
