@@ -76,6 +76,8 @@
 
 #![deny(unsafe_code)]
 
+pub mod api;
+pub mod archive;
 pub mod cache;
 pub mod config;
 pub mod extent;
@@ -83,13 +85,14 @@ pub mod faults;
 pub mod gitenv;
 pub mod http;
 pub mod io;
+pub mod jobs;
 pub mod limits;
 pub mod log;
 pub mod manifest;
 pub mod metrics;
 pub mod mirror;
 pub mod refs;
+pub mod repos;
 pub mod restore;
-pub mod serve;
 pub mod server;
 pub mod snapshot;

@@ -9,9 +9,9 @@ use std::sync::{Arc, Barrier, mpsc};
 use std::task::{Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
+use tarpon::archive::fanout::{Fanout, ReaderHandle};
 use tarpon::extent::{Next, Piece};
 use tarpon::limits::WINDOW_BYTES;
-use tarpon::snapshot::fanout::{Fanout, ReaderHandle};
 use xxhash_rust::xxh64::Xxh64;
 
 const PIECE_BYTES: usize = 256 << 10;

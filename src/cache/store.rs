@@ -13,12 +13,11 @@
 //! Only a rename makes an entry appear or disappear under its id, so whatever moment a process
 //! dies at, what stands under an id is whole, and everything else is deleted at the next start.
 
-use std::fs;
-use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::{fs, io};
 
 use super::files::{
     At, StoreError, create_dirs, delete, delete_or_warn, exists, list, sync, sync_parent,

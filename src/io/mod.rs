@@ -1,5 +1,6 @@
 //! The operating system, as the rest of the program sees it.
 pub mod child;
+pub mod clock;
 pub mod disk;
 pub mod fs;
 pub mod growth;

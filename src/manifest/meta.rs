@@ -1,10 +1,6 @@
 //! What is known of a cache entry, and what must hold of it. Its fields come from a build or from
 //! the metadata file ([`codec`]); what is handed on has been checked.
 
-mod codec;
-
-pub use codec::{MetaError, VERSION};
-
 use std::collections::HashSet;
 use std::ops::Deref;
 
@@ -12,6 +8,10 @@ use super::id::{EntryId, is_lower_hex};
 use super::path::is_plain_path;
 use super::record::{Linked, Record};
 use crate::extent::{Extent, Layout};
+
+mod codec;
+
+pub use codec::{MetaError, VERSION};
 
 /// Names in an entry's directory that are not linked files.
 pub const META_NAME: &str = "meta";

@@ -1,4 +1,16 @@
 //! Clone and fetch. Objects come first and without any lock; the refs follow in one step.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use gix::ObjectId;
+use gix::bstr::ByteSlice;
+use tokio::sync::RwLock;
+
 use crate::io::fs;
 use crate::mirror::blocking::blocking;
 use crate::mirror::error::{MirrorError, without_password};
@@ -8,15 +20,6 @@ use crate::mirror::listing::{Found, Headless, Listing, Wanted};
 use crate::mirror::packed::{self, CommitError};
 use crate::mirror::removals::Removals;
 use crate::refs::{self, Follow, Head, MirrorRefs};
-use gix::ObjectId;
-use gix::bstr::ByteSlice;
-use std::collections::BTreeSet;
-use std::ffi::OsString;
-use std::fs::File;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
-use tokio::sync::RwLock;
 
 /// What a look at upstream brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

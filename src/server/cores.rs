@@ -6,8 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::mpsc as std_mpsc;
+use std::sync::{Arc, mpsc as std_mpsc};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -19,20 +18,23 @@ use super::error::{ServerError, start};
 use super::listeners::listen;
 use super::taken::wait_for;
 use super::threads::{Ready, Thread, live};
+use crate::api::Core;
 use crate::http::conn::{self, Patience};
 use crate::http::pulse::Pulse;
 use crate::http::service::Service;
 use crate::http::socket::CoreSockets;
 use crate::io::sched;
+use crate::jobs::plane::Handle;
+use crate::jobs::shared::Shared;
+use crate::jobs::state::Jobs;
 use crate::limits::{CORE_RING_ENTRIES, CUT_OFF_MAX_MS};
 use crate::log::RequestLog;
-use crate::serve::Core;
-use crate::serve::shared::Shared;
 use crate::snapshot::zstd::ring::panic_text;
 
 /// Binds a listener for each core and starts the cores; says where once all of them accept.
 pub(super) fn start_cores(
     shared: &Arc<Shared>,
+    plane: &Handle<Jobs>,
     log: &RequestLog,
     closing: &watch::Receiver<bool>,
     uring: bool,
@@ -48,12 +50,13 @@ pub(super) fn start_cores(
     let (ready, are_ready) = std_mpsc::sync_channel(0);
     let mut cores = Vec::with_capacity(count);
     for (index, listener) in listeners.into_iter().enumerate() {
-        let (shared, log, closing) = (shared.clone(), log.clone(), closing.clone());
+        let (shared, plane) = (shared.clone(), plane.clone());
+        let (log, closing) = (log.clone(), closing.clone());
         let ready = ready.clone();
         let builder = std::thread::Builder::new().name(format!("core-{index}"));
         let core = builder.spawn(move || {
             sched::be_prompt();
-            let core = Core::new(shared, index, log, closing.clone());
+            let core = Core::new(shared, plane, index, log, closing.clone());
             live(&closing, &ready, || {
                 run_core(core, index, listener, uring, &ready)
             })

@@ -4,16 +4,6 @@
 //! for the background plane, one for the request log, one for the scrub, a builder for each running
 //! build; the main thread waits for signals.
 
-mod cores;
-mod descriptors;
-mod error;
-mod listeners;
-mod start;
-mod taken;
-mod threads;
-
-pub use error::ServerError;
-
 use tokio::sync::watch;
 
 use self::cores::start_cores;
@@ -25,9 +15,19 @@ use crate::config::Config;
 use crate::faults::Faults;
 use crate::io::heap;
 use crate::io::signal::StopSignals;
+use crate::jobs::scrub::Scrub;
+use crate::jobs::state;
 use crate::log::RequestLogThread;
-use crate::serve::background;
-use crate::serve::scrub::Scrub;
+
+mod cores;
+mod descriptors;
+mod error;
+mod listeners;
+mod start;
+mod taken;
+mod threads;
+
+pub use error::ServerError;
 
 /// Runs the server until one of `signals`, which every thread of the process blocks; `faults` are
 /// for tests.
@@ -35,15 +35,15 @@ pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), 
     heap::give_back_large();
     let uring = choose_driver(config.io_driver)?;
     let connections_max = connections_max(raise_descriptor_limit(), config.cores.get())?;
-    let (shared, commands) = prepare(config, faults, connections_max)?;
+    let (shared, way, queue) = prepare(config, faults, connections_max)?;
     let log = RequestLogThread::start()?;
     let (stop, stopped) = watch::channel(false);
-    let for_plane = shared.clone();
+    let (for_plane, handle) = (shared.clone(), way.clone());
     let mut plane = Background::start_thread(move |stop, ready| {
-        background::run(for_plane, commands, stop, uring, ready)
+        state::run(for_plane, (handle, queue), stop, uring, ready)
     })?;
-    let cores = start_cores(&shared, &log.handle(), &stopped, uring)?;
-    let scrub = Scrub::start(shared).map_err(start("start the scrub"))?;
+    let cores = start_cores(&shared, &way, &log.handle(), &stopped, uring)?;
+    let scrub = Scrub::start(shared, way).map_err(start("start the scrub"))?;
     let signal = signals.wait().map_err(start("wait for signals"))?;
     signals.end_at_second();
     tracing::info!("{signal}: letting running responses finish");

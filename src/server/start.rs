@@ -3,21 +3,20 @@
 use std::io;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-
 use super::error::{ServerError, start};
 use super::taken::wait_for;
+use crate::archive::place::Archive;
+use crate::archive::prefetch::Prefetch;
 use crate::cache::files::StoreError;
 use crate::cache::store::StateDir;
 use crate::config::{Config, IoDriver};
 use crate::faults::Faults;
+use crate::jobs::plane::{self, Handle, Queue};
+use crate::jobs::shared::{Parts, Shared};
+use crate::jobs::state::Jobs;
 use crate::metrics::Metrics;
 use crate::mirror::recover::recover;
-use crate::serve::archive::Archive;
-use crate::serve::background;
-use crate::serve::prefetch::Prefetch;
-use crate::serve::registry::Repo;
-use crate::serve::shared::{Parts, Shared};
+use crate::repos::registry::Repo;
 use crate::snapshot::job::EncoderState;
 use crate::snapshot::zstd::ring::Ring;
 
@@ -26,7 +25,7 @@ pub(super) fn prepare(
     config: Config,
     faults: Faults,
     connections_max: usize,
-) -> Result<(Arc<Shared>, mpsc::UnboundedReceiver<background::Command>), ServerError> {
+) -> Result<(Arc<Shared>, Handle<Jobs>, Queue<Jobs>), ServerError> {
     let is_locked = |e: &StoreError| matches!(e, StoreError::Locked { .. });
     let state = wait_for(|| StateDir::open(&config.state), is_locked).map_err(|e| match e {
         StoreError::Io { ref source, .. } if is_elsewhere_better(source) => ServerError::State(e),
@@ -35,7 +34,7 @@ pub(super) fn prepare(
     let ring = Ring::start(config.encoders.get(), EncoderState::default)
         .map_err(start("start encoder threads"))?;
     let prefetch = Prefetch::start().map_err(start("start prefetch threads"))?;
-    let (background, commands) = mpsc::unbounded_channel();
+    let (plane, queue) = plane::queue::<Jobs>();
     // One block for each core, one for everything else.
     let metrics = Metrics::new(config.cores.get() + 1);
     let shared = Shared::new(Parts {
@@ -44,14 +43,13 @@ pub(super) fn prepare(
         ring,
         prefetch,
         metrics,
-        background,
         faults,
         connections_max,
     });
     let found = find_mirrors(&shared)?;
     find_entries(&shared)?;
-    shared.tell(background::Command::TakeOver(found));
-    Ok((Arc::new(shared), commands))
+    plane.spawn(|jobs| jobs.take_over_mirrors(found));
+    Ok((Arc::new(shared), plane, queue))
 }
 
 /// Whether another directory would help against this error: not against a disk that is full.

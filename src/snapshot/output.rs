@@ -6,7 +6,6 @@ use std::sync::Arc;
 use gix::ObjectId;
 use xxhash_rust::xxh64::Xxh64;
 
-use super::fanout::{Abandoned, Fanout};
 use super::pack;
 use super::source::JobError;
 use super::turns::{Closed, Turn};
@@ -14,6 +13,7 @@ use super::verify::VerifyError;
 use super::walk::WalkError;
 use super::zstd::frame::{Compressor, FrameError};
 use super::zstd::ring::RingError;
+use crate::archive::fanout::{Abandoned, Fanout};
 use crate::extent::Piece;
 use crate::faults::Faults;
 use crate::limits::FRAME_TAR_BYTES;

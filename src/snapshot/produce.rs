@@ -13,7 +13,6 @@ use gix::odb::Header;
 
 use super::budget::Budget;
 use super::commit;
-use super::fanout::Fanout;
 use super::job::EncoderState;
 use super::line::Line;
 use super::output::{BuildError, Output, Spool};
@@ -27,6 +26,7 @@ use super::verify::Verified;
 use super::view::View;
 use super::work::Work;
 use super::zstd::ring::{Ring, Size};
+use crate::archive::fanout::Fanout;
 use crate::faults::Faults;
 use crate::limits::{
     COMMIT_BYTES_MAX, ENCODER_NICE, FRAME_TAR_BYTES, SMALL_BUILD_LINKED_BYTES, SMALL_BUILD_NICE,

@@ -12,7 +12,6 @@ use std::task::Waker;
 use gix::bstr::ByteSlice;
 
 use super::budget::Budget;
-use super::fanout::Fanout;
 use super::job::EncoderState;
 use super::output::Spool;
 use super::produce::{self, Head, Input};
@@ -21,6 +20,7 @@ use super::turns::Turns;
 use super::verify::Verified;
 use super::view::{self, View};
 use super::zstd::ring::Ring;
+use crate::archive::fanout::Fanout;
 use crate::extent::{Next, Piece};
 use crate::faults::Faults;
 use crate::limits::{COMMIT_BYTES_MAX, DECODE_BUDGET_BYTES, DECODE_LIMIT_BYTES};

@@ -3,7 +3,7 @@
 //! A large build has a turn while it produces, and passes it on after [`TURN_MS`] if another one
 //! waits for it: builds go on side by side, as many at a time as the processors carry, in the order of
 //! asking; where one repository has two builds they share what is its part. What waits holds little: its
-//! results have left, its window is empty (see [`super::fanout`]) and the check of its packs rests. So
+//! results have left, its window is empty (see [`crate::archive::fanout`]) and the check of its packs rests. So
 //! does a build that waits for its readers or for memory ([`Turn::rest`]). A large build holds a *place*
 //! besides, from its first turn to its end, for its index and its packs stay open; at most
 //! [`BUILDS_OPEN_MAX`] have one.

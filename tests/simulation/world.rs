@@ -22,6 +22,8 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use crate::sim::{OTHER_DEVICE, SimFile, SimFs};
+use tarpon::archive::fanout::{Fanout, ReaderHandle, Status};
+use tarpon::archive::spool::Spooler;
 use tarpon::cache::evict::{self, Bounds, Candidate};
 use tarpon::cache::files::StoreError;
 use tarpon::cache::staging::{Staging, spool_path};
@@ -31,8 +33,6 @@ use tarpon::io::fs::{Fs, WriteAt};
 use tarpon::manifest::id::EntryId;
 use tarpon::manifest::meta::{Fields, Meta};
 use tarpon::manifest::record::Linked;
-use tarpon::serve::spool::Spooler;
-use tarpon::snapshot::fanout::{Fanout, ReaderHandle, Status};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 /// Different entries.

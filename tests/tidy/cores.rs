@@ -10,9 +10,12 @@
 use crate::source::{Function, Project, Source, Token};
 
 /// Files and directories of whose code some, at least, runs on cores.
-const CORE_PATHS: [&str; 10] = [
+const CORE_PATHS: [&str; 12] = [
     "src/http/",
-    "src/serve/",
+    "src/api/",
+    "src/archive/",
+    "src/jobs/",
+    "src/repos/",
     "src/server/",
     "src/extent/",
     "src/io/net.rs",
@@ -20,14 +23,13 @@ const CORE_PATHS: [&str; 10] = [
     "src/io/residency.rs",
     "src/log.rs",
     "src/metrics.rs",
-    "src/snapshot/fanout.rs",
 ];
 
 /// Files of which nothing runs on a core.
 const OTHER_FILES: [(&str, &str); 2] = [
-    ("src/serve/builder.rs", "a thread for each build"),
+    ("src/jobs/builder.rs", "a thread for each build"),
     (
-        "src/serve/scrub.rs",
+        "src/jobs/scrub.rs",
         "a thread of its own, which the main thread starts and ends",
     ),
 ];
@@ -49,13 +51,17 @@ const SEEMING: [Named; 7] = [
     ),
     ("src/io/residency.rs", "nowhere", "/dev/null is on no disk"),
     (
-        "src/serve/background.rs",
-        "Plane::work",
+        "src/jobs/plane.rs",
+        "run",
         "a queue of tokio's, awaited by `select!`",
     ),
-    ("src/serve/spool.rs", "write_all_at", "awaited a line later"),
     (
-        "src/serve/upload_request.rs",
+        "src/archive/spool.rs",
+        "write_all_at",
+        "awaited a line later",
+    ),
+    (
+        "src/jobs/upload_request.rs",
         "UploadRequest::forget_if_read",
         "the file is in memory",
     ),
@@ -67,7 +73,14 @@ const SEEMING: [Named; 7] = [
 ];
 
 /// Functions that wait, or call such ones, and where they run instead of on a core.
-const WAITING: [Named; 31] = [
+const WAITING: [Named; 34] = [
+    ("src/jobs/build.rs", "run", "a builder's thread"),
+    ("src/jobs/build.rs", "publish_done", "a builder's thread"),
+    (
+        "src/jobs/state.rs",
+        "Jobs::end",
+        "the background thread, at its end",
+    ),
     ("src/io/residency.rs", "read_in", "for prefetch threads"),
     (
         "src/log.rs",
@@ -81,44 +94,44 @@ const WAITING: [Named; 31] = [
     ),
     ("src/log.rs", "drain", "the log's thread"),
     (
-        "src/serve/archive.rs",
+        "src/archive/place.rs",
         "Archive::open_files",
         "for prefetch threads",
     ),
     (
-        "src/serve/background.rs",
+        "src/jobs/sweep.rs",
         "remove",
         "a thread, from `sweep` and `Plane::remove_entry`",
     ),
     (
-        "src/serve/background.rs",
+        "src/jobs/sweep.rs",
         "remove_retired",
         "a thread, from `sweep`",
     ),
     (
-        "src/serve/background.rs",
+        "src/jobs/state.rs",
         "run",
         "the background thread's executor",
     ),
     (
-        "src/serve/background.rs",
+        "src/jobs/sweep.rs",
         "sweep",
         "a thread, from `Plane::sweep`",
     ),
     (
-        "src/serve/heal.rs",
+        "src/jobs/heal.rs",
         "swap",
         "a thread, from `Plane::clone_beside`",
     ),
     (
-        "src/serve/prefetch.rs",
+        "src/archive/prefetch.rs",
         "Prefetch::drop",
         "the main thread, at the end",
     ),
-    ("src/serve/prefetch.rs", "read", "a prefetch thread"),
-    ("src/serve/prefetch.rs", "run", "a prefetch thread"),
+    ("src/archive/prefetch.rs", "read", "a prefetch thread"),
+    ("src/archive/prefetch.rs", "run", "a prefetch thread"),
     (
-        "src/serve/shared.rs",
+        "src/jobs/shared.rs",
         "Shared::new",
         "the main thread, at the start",
     ),
@@ -169,37 +182,33 @@ const WAITING: [Named; 31] = [
         "the main thread, at the start",
     ),
     (
-        "src/snapshot/fanout.rs",
+        "src/archive/fanout.rs",
         "Fanout::wait_for_room",
         "for builders",
     ),
     (
-        "src/snapshot/fanout.rs",
+        "src/archive/fanout.rs",
         "Fanout::push_piece",
         "for builders",
     ),
+    ("src/archive/fanout.rs", "Fanout::wait_room", "for builders"),
     (
-        "src/snapshot/fanout.rs",
-        "Fanout::wait_room",
-        "for builders",
-    ),
-    (
-        "src/snapshot/fanout.rs",
+        "src/archive/fanout.rs",
         "Fanout::wait_drained",
         "for builders",
     ),
     (
-        "src/snapshot/fanout.rs",
+        "src/archive/fanout.rs",
         "Fanout::wait_change",
         "for builders",
     ),
     (
-        "src/snapshot/fanout.rs",
+        "src/archive/fanout.rs",
         "Fanout::wait_spooled",
         "for builders",
     ),
     (
-        "src/snapshot/fanout.rs",
+        "src/archive/fanout.rs",
         "Fanout::wait_taken",
         "for builders",
     ),

@@ -5,14 +5,14 @@
 //!
 //! | rule | broken |
 //! |---|---|
-//! | `imports_go_down` | `io::pipe` names `serve` |
+//! | `imports_go_down` | `io::pipe` names `api` |
 //! | `unsafe_is_confined_and_explained` | unsafe in `http::range`; `io::net` without a reason |
 //! | `functions_fit_a_screen` | a function of 77 lines |
 //! | `panics_have_reasons` | an `unwrap` in `http::range` |
 //! | `cores_never_block` | `fs::read` in `Archive::touch`, beside functions that may read files |
 //! | | `Core::reader` calls `Archive::open_files` itself, `Core::closed` calls `Turns::wait` |
 //! | | `Shared::gauges` asks the state directory; `Turns::wait` waits no more but is named |
-//! | `no_file_is_dead` | `serve` without its line for `resident` |
+//! | `no_file_is_dead` | `archive` without its line for `resident` |
 //! | `limits_are_in_one_place` | a bound in `http::range`; one in `limits` that nobody uses |
 //! | `nothing_is_left_over` | a note of something to do |
 //! | `metrics_are_documented` | a metric by another name in docs/operating.md |
@@ -82,21 +82,21 @@ fn imports_go_down() {
     let bad = tree(&[
         (
             "src/http/a.rs",
-            "use crate::{io, cache::store};\nfn f() { super::super::serve::g() }",
+            "use crate::{io, cache::store};\nfn f() { super::super::api::g() }",
         ),
-        ("src/io/mod.rs", "use super::serve::x;"),
+        ("src/io/mod.rs", "use super::api::x;"),
         ("src/log.rs", "use crate::config::A;"),
         ("src/config.rs", "fn f() { crate::log::g() }"),
         (
             "src/new.rs",
             "use crate::io::x;\n#[cfg(test)] mod tests { use crate::server; }",
         ),
-        ("src/server.rs", "use crate::serve::x; use crate::limits;"),
+        ("src/server.rs", "use crate::api::x; use crate::limits;"),
     ]);
     let places = [
         "src/http/a.rs:1: http imports cache",
-        "src/http/a.rs:2: http imports serve",
-        "src/io/mod.rs:1: io imports serve",
+        "src/http/a.rs:2: http imports api",
+        "src/io/mod.rs:1: io imports api",
         "src/new.rs:1: no layer for new",
         "src/config: imports itself",
         "src/log: imports itself",
@@ -200,8 +200,8 @@ fn cores_never_block() {
     let bad = tree(&[
         ("src/http/a.rs", text),
         ("src/cache/a.rs", text),
-        ("src/serve/builder.rs", text),
-        ("src/serve/prefetch.rs", prefetch),
+        ("src/jobs/builder.rs", text),
+        ("src/archive/prefetch.rs", prefetch),
     ]);
     let places = [
         "src/http/a.rs:1: `read` imported",
@@ -212,8 +212,8 @@ fn cores_never_block() {
         "src/http/a.rs:4: h: `.wait(d`",
         "src/http/a.rs:5: i: calls read",
         "src/http/a.rs:5: i: calls Archive::open_files",
-        "src/serve/prefetch.rs:3: k: calls read",
-        "src/serve/prefetch.rs: read waits for nothing",
+        "src/archive/prefetch.rs:3: k: calls read",
+        "src/archive/prefetch.rs: read waits for nothing",
     ];
     assert_found(&cores::cores_never_block(&bad), &places);
 }

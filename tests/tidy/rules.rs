@@ -9,13 +9,16 @@ use crate::source::{Project, Source, module_files, modules};
 
 /// Modules from the top down. Those of one layer never import each other, but for the last:
 /// there only circles are forbidden.
-const LAYERS: [&[&str]; 4] = [
+const LAYERS: [&[&str]; 7] = [
     &["server"],
-    &["serve"],
-    &["http", "snapshot", "cache", "mirror", "restore"],
+    &["api"],
+    &["jobs"],
+    &["repos"],
+    &["snapshot", "cache", "mirror", "restore"],
+    &["archive", "http"],
     &[
-        "config", "log", "manifest", "metrics", "refs", "extent", "gitenv", "io", "faults",
-        "limits",
+        "config", "extent", "faults", "gitenv", "io", "limits", "log", "manifest", "metrics",
+        "refs",
     ],
 ];
 

@@ -1,13 +1,15 @@
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::MetadataExt;
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
 use super::super::staging::{LinkKind, spool_path};
 use super::*;
 use crate::extent::Layout;
 use crate::manifest::meta::Fields;
 use crate::manifest::record::Linked;
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::MetadataExt;
-use std::process::{Child, Command, Stdio};
-use tempfile::TempDir;
 
 const PACK: &str = "objects/pack/pack-1.pack";
 const SPOOL: &[u8] = b"spooled bytes";

@@ -1,6 +1,7 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::extent::{RAW_FRAME_BYTES, raw_frames};
-use proptest::prelude::*;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 

@@ -1,10 +1,9 @@
-//! A build, from a permit to a published entry, on a thread of its own.
+//! A build, from the refs of the mirror to an entry that can be published.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -14,37 +13,54 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{RwLockReadGuard, watch};
 use xxhash_rust::xxh64::Xxh64;
 
-use super::archive::{Archive, Files, unix_ms};
-use super::background::{Command, SpoolJob};
 use super::end::End;
-use super::registry::{Moves, Permit, Repo, StartError};
 use super::shared::Shared;
-use super::spool::{Spooler, not_kept};
+use crate::archive::place::{Archive, Files};
+use crate::archive::spool::{Spooler, not_kept};
 use crate::cache::files::StoreError;
 use crate::cache::staging::{LinkKind, Staging, spool_path};
 use crate::extent::Piece;
+use crate::io::clock::unix_ms;
 use crate::io::{residency, sched};
 use crate::limits::{ENCODER_NICE, SMALL_BUILD_NICE};
 use crate::manifest::id::EntryId;
 use crate::manifest::meta::{Fields, META_NAME, Meta};
 use crate::manifest::record::{Linked, Record};
-use crate::metrics::Level;
 use crate::mirror::Git;
 use crate::refs::Head;
+use crate::repos::registry::{Moves, Repo};
 use crate::snapshot::iconv::Identity;
 use crate::snapshot::output::{BuildError, Spool};
 use crate::snapshot::produce::{self, Input, Opened};
 use crate::snapshot::reuse::Reuse;
 use crate::snapshot::turns::Turn;
 use crate::snapshot::view::{self, PinError, View};
-use crate::snapshot::zstd::ring::{Size, panic_text};
+use crate::snapshot::zstd::ring::Size;
 
 /// Version of everything that decides an archive's bytes besides what its id is made from.
 const ARCHIVE_FORMAT: u8 = 4;
 
+/// A build's spool file and what is to be written to it.
+pub struct SpoolJob {
+    /// The entry's files.
+    pub files: Arc<Files>,
+    /// The pieces.
+    pub spooler: Spooler,
+    /// The repository, for the log.
+    pub repository: Arc<str>,
+}
+
+/// Where a build's bytes are kept: the work of others, which it does not wait for.
+pub(super) trait Keep {
+    /// Has the pieces of a build written.
+    fn spool(&self, job: SpoolJob);
+    /// Has the cache looked at: there was no room for an entry.
+    fn make_room(&self);
+}
+
 /// A build that could not begin.
 #[derive(Debug, thiserror::Error)]
-enum BeginError {
+pub(super) enum BeginError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -62,15 +78,15 @@ enum BeginError {
 /// A build that has begun: what its first byte needs, and no write to the file system. A
 /// journal that is busy with other builds' entries makes every such write wait, for tenths of a
 /// second; the entry is made once the first byte has left (see [`place`]).
-struct Begun<'r> {
+pub(super) struct Begun<'r> {
     repo: &'r Repo,
     view: View,
     sources: Vec<Source>,
     head: produce::Head,
-    archive: Arc<Archive>,
+    pub(super) archive: Arc<Archive>,
     reuse: Option<Reuse>,
     /// Of the refs before they were read.
-    moves: Moves,
+    pub(super) moves: Moves,
     /// Keeps the files in the mirror until they are linked.
     pinned: RwLockReadGuard<'r, ()>,
 }
@@ -127,67 +143,8 @@ impl Spool for SpoolSender {
     }
 }
 
-/// Builds the snapshot that `permit` is for. `git` packs loose objects, if there are too many,
-/// unless `stop` turns true.
-pub fn run(shared: &Arc<Shared>, permit: Permit, git: &Git, stop: watch::Receiver<bool>) {
-    sched::be_prompt();
-    let repo = permit.repo().clone();
-    let begun = catch_unwind(AssertUnwindSafe(|| begin(shared, &repo, git, stop)));
-    let begun = match begun {
-        Ok(Ok(begun)) => begun,
-        Ok(Err(e)) => return refuse(shared, permit, e.into()),
-        Err(panic) => return refuse(shared, permit, End::Failed(panicked(&*panic))),
-    };
-    let (archive, moves) = (begun.archive.clone(), begun.moves);
-    let meter = shared.meter();
-    meter.up(Level::BuildsRunning);
-    shared.add_running(&archive.fanout);
-    permit.started(Ok(archive.clone()));
-    let mut turn = None;
-    let built = catch_unwind(AssertUnwindSafe(|| build(shared, begun, &mut turn)));
-    meter.down(Level::BuildsRunning);
-    let end = match built {
-        Ok(Ok(end)) | Ok(Err(end)) => end,
-        Err(panic) => End::Failed(panicked(&*panic)),
-    };
-    if matches!(end, End::Complete) {
-        publish_done(shared, &repo, archive.clone(), moves);
-    }
-    end.note(shared, &repo, &archive.fanout);
-    // The next build can begin when nobody holds the permit any more.
-    drop(permit);
-    match end {
-        End::Complete => shared.tell(Command::Published(repo.clone())),
-        // The last bytes are nowhere else: they are kept for those who are there, in the build's
-        // place, so that this is as bounded as the builds are.
-        End::LiveOnly => archive.fanout.wait_taken(),
-        End::Abandoned(_) | End::Failed(_) => {}
-    }
-}
-
-fn panicked(panic: &(dyn std::any::Any + Send)) -> String {
-    format!("a panic: {}", panic_text(panic))
-}
-
-fn refuse(shared: &Shared, permit: Permit, end: End) {
-    let repository = permit.repo().name.clone();
-    let repository = &*repository;
-    let (End::Abandoned(why) | End::Failed(why)) = &end else {
-        return;
-    };
-    tracing::error!(repository, "build could not begin: {why}");
-    end.count(shared, permit.repo());
-    permit.refuse(StartError {
-        status: match end {
-            End::Failed(_) => 500,
-            _ => 503,
-        },
-        message: format!("cannot build a snapshot of {repository}: {why}"),
-    });
-}
-
 /// Reads all that the first byte needs.
-fn begin<'r>(
+pub(super) fn begin<'r>(
     shared: &Shared,
     repo: &'r Repo,
     git: &Git,
@@ -254,7 +211,11 @@ fn pin(repo: &Repo) -> Result<Pinned<'_>, PinError> {
 
 /// Opens the files of a build: those of a new entry, or the mirror's own where none can be made,
 /// on a disk that is full or read-only.
-fn place<'r>(shared: &Shared, begun: Begun<'r>) -> Result<Placed<'r>, BeginError> {
+fn place<'r>(
+    shared: &Shared,
+    begun: Begun<'r>,
+    keep: &impl Keep,
+) -> Result<Placed<'r>, BeginError> {
     let (directory, place, files) = match make_entry(shared, &begun) {
         Ok((staging, files)) => {
             let directory = staging.dir().to_owned();
@@ -270,7 +231,7 @@ fn place<'r>(shared: &Shared, begun: Begun<'r>) -> Result<Placed<'r>, BeginError
             })?;
             let files = Files::new(nowhere, open_linked(&mirror, &begun.archive)?);
             not_kept(&shared.meter(), &begun.repo.name, &e);
-            shared.tell(Command::Sweep);
+            keep.make_room();
             let place = Place::Mirror {
                 why: e.to_string(),
                 pinned: begun.pinned,
@@ -414,7 +375,7 @@ fn reuse(base: &Archive) -> Option<Reuse> {
 /// Has the archive's bytes written to its entry, if it has one; otherwise gives what keeps the mirror as
 /// it is.
 fn settle<'r>(
-    shared: &Shared,
+    keep: &impl Keep,
     archive: &Archive,
     place: Place<'r>,
     files: Arc<Files>,
@@ -423,11 +384,11 @@ fn settle<'r>(
     match place {
         Place::Entry(staging) => {
             archive.placed(staging.dir().to_owned(), files.clone());
-            shared.tell(Command::Spool(SpoolJob {
+            keep.spool(SpoolJob {
                 files,
                 spooler,
                 repository: archive.repository.clone(),
-            }));
+            });
             (Some(staging), None)
         }
         Place::Mirror { why, pinned } => {
@@ -441,7 +402,12 @@ fn settle<'r>(
 }
 
 /// Produces, spools and publishes. Leaves in `held` the turn that the archive's memory counts for.
-fn build(shared: &Arc<Shared>, mut begun: Begun<'_>, held: &mut Option<Turn>) -> Result<End, End> {
+pub(super) fn build(
+    shared: &Arc<Shared>,
+    mut begun: Begun<'_>,
+    keep: &impl Keep,
+    held: &mut Option<Turn>,
+) -> Result<End, End> {
     let archive = begun.archive.clone();
     let (sender, pieces) = unbounded_channel();
     let spool = SpoolSender {
@@ -459,8 +425,8 @@ fn build(shared: &Arc<Shared>, mut begun: Begun<'_>, held: &mut Option<Turn>) ->
         opened,
         files,
         loose,
-    } = place(shared, begun)?;
-    let (staging, pinned) = settle(shared, &archive, place, files, spooler);
+    } = place(shared, begun, keep)?;
+    let (staging, pinned) = settle(keep, &archive, place, files, spooler);
     let enter = |size| {
         // The first bytes are out; what follows must not delay anybody else's.
         sched::be_nice(match size {
@@ -526,23 +492,4 @@ fn publish(
         jobs: records,
     });
     Ok(meta.map_err(|e| e.to_string())?.encode())
-}
-
-fn publish_done(shared: &Shared, repo: &Repo, archive: Arc<Archive>, moves: Moves) {
-    archive.fanout.release_window();
-    let bytes = shared.state.entry_bytes(&archive.dir()).unwrap_or(0);
-    tracing::info!(
-        repository = &*repo.name,
-        id = archive.id.as_str(),
-        wire_bytes = archive.fanout.wire_bytes(),
-        own_bytes = bytes,
-        "published"
-    );
-    shared.add_to_cache(bytes);
-    let id = archive.id;
-    let old = repo.publish(archive, moves);
-    if let Some(old) = old.filter(|old| old.id != id) {
-        shared.retire(old);
-    }
-    shared.tell(Command::Sweep);
 }

@@ -1,29 +1,25 @@
-//! Git's smart HTTP protocol, read-only, from the mirror: `info/refs` and `git-upload-pack`.
-//!
-//! Each request is one `git upload-pack`, whose output goes to the client as git makes it. The
-//! head of the response waits for the first of it, so that a failure before is a status.
+//! `git upload-pack` in a mirror: its output goes to the client as git makes it. The head of the
+//! response waits for the first of it, so that a failure before is a status.
 
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::background::{Command, Plane};
-use super::core::{Asked, Core, Note, Reply};
-use super::freshness::LOOP;
-use super::pipe::{PipeReader, PipeWriter, pipe};
-use super::registry::{Repo, StartError};
-use super::upload_request::UploadRequest;
-use super::upload_turns::UploadTurn;
-use crate::http::Version;
+use tokio::sync::oneshot;
+
+use super::clone::LOOP;
+use super::state::Jobs;
 use crate::http::bodies::Body;
-use crate::http::head::RequestHead;
-use crate::http::response::Head;
-use crate::http::service::{Answer, Payload};
-use crate::limits::{GIT_PROTOCOL_BYTES_MAX, UPLOAD_PACK_WAIT_MS};
-use crate::metrics::Outcome;
-use crate::mirror::via::Refused;
+use crate::jobs::pipe::{PipeReader, PipeWriter, pipe};
+use crate::jobs::upload_request::UploadRequest;
+use crate::jobs::upload_turns::UploadTurn;
+use crate::limits::UPLOAD_PACK_WAIT_MS;
 use crate::mirror::{MirrorError, Upload, Via};
+use crate::repos::registry::{Repo, StartError};
+
+/// Where the answer goes: from the first byte on, to whoever reads the pipe.
+type Reply<T> = oneshot::Sender<Result<T, StartError>>;
 
 /// What comes before the refs, except in version 2 of the protocol (gitprotocol-http(5)).
 const ADVERTISEMENT: &[u8] = b"001e# service=git-upload-pack\n0000";
@@ -32,13 +28,13 @@ const NOT_OUR_REF: &[u8] = b"ERR upload-pack: not our ref";
 
 /// A core's request.
 pub struct GitRequest {
-    repo: Arc<Repo>,
-    call: Call,
-    protocol: Option<String>,
-    client: IpAddr,
-    via: Via,
-    asked: Instant,
-    reply: Reply<PipeReader>,
+    pub repo: Arc<Repo>,
+    pub call: Call,
+    pub protocol: Option<String>,
+    pub client: IpAddr,
+    pub via: Via,
+    pub asked: Instant,
+    pub reply: Reply<PipeReader>,
 }
 
 /// What the client calls.
@@ -160,9 +156,9 @@ fn is_not_our_ref(bytes: &[u8]) -> bool {
         .is_some_and(|text| text.starts_with(NOT_OUR_REF))
 }
 
-impl Plane {
+impl Jobs {
     /// Answers a core.
-    pub(super) async fn git_protocol(self: Rc<Self>, request: GitRequest) {
+    pub async fn git_protocol(self: Rc<Self>, request: GitRequest) {
         let version_2 = |p: &String| p.split(':').any(|word| word == "version=2");
         let before = match &request.call {
             Call::InfoRefs if !request.protocol.as_ref().is_some_and(version_2) => ADVERTISEMENT,
@@ -339,125 +335,4 @@ fn not_understood(stderr: &str) -> Option<&str> {
         line.starts_with("fatal: ") && NOT_UNDERSTOOD.iter().any(|text| line.contains(text))
     };
     stderr.lines().find(is_it)
-}
-
-/// Whether the body of a `git-upload-pack` is compressed, or the status and the line that refuse the
-/// request whatever its body holds.
-pub(super) fn upload_form(head: &RequestHead<'_>) -> Result<bool, (u16, &'static str)> {
-    if head.version == Version::Http10 {
-        return Err(OLD_VERSION);
-    }
-    if head.content_type != Some(b"application/x-git-upload-pack-request") {
-        let why = "send Content-Type: application/x-git-upload-pack-request";
-        return Err((415, why));
-    }
-    match head.content_encoding.unwrap_or(b"identity") {
-        b"identity" => Ok(false),
-        b"gzip" | b"x-gzip" => Ok(true),
-        _ => Err((415, "unknown Content-Encoding; send gzip or none")),
-    }
-}
-
-/// The length of a response is not known before its end, and HTTP/1.0 has no other sign of it.
-const OLD_VERSION: (u16, &str) = (
-    505,
-    "git's protocol needs HTTP/1.1; have the proxy in front speak it",
-);
-
-/// `Git-Protocol`, if it is one that git may see.
-fn protocol(head: &RequestHead<'_>) -> Option<String> {
-    let value = std::str::from_utf8(head.git_protocol?).ok()?;
-    let is_fit =
-        value.len() <= GIT_PROTOCOL_BYTES_MAX && value.bytes().all(|b| b.is_ascii_graphic());
-    is_fit.then(|| value.to_owned())
-}
-
-impl Core {
-    /// Answers `GET …/info/refs`.
-    pub(super) async fn info_refs(&self, asked: &Asked<'_, '_>, out: &mut Vec<u8>) -> Answer<Note> {
-        let kind = "application/x-git-upload-pack-advertisement";
-        self.git(asked, Call::InfoRefs, kind, out).await
-    }
-
-    /// Answers `POST …/git-upload-pack`.
-    pub(super) async fn upload_pack(
-        &self,
-        asked: &Asked<'_, '_>,
-        body: Body,
-        out: &mut Vec<u8>,
-    ) -> Answer<Note> {
-        match upload_form(asked.head) {
-            Ok(gzip) => {
-                let call = Call::UploadPack { body, gzip };
-                let kind = "application/x-git-upload-pack-result";
-                self.git(asked, call, kind, out).await
-            }
-            Err((status, why)) => self.failed(asked, status, why, out),
-        }
-    }
-
-    /// By way of which servers the request came, or the status and the line that refuse it.
-    fn via(&self, head: &RequestHead<'_>) -> Result<Via, (u16, &'static str)> {
-        match Via::read(head.via.iter()) {
-            Ok(via) if via.leads_back_to(&self.shared.via) => {
-                let why = "this server is its own upstream; look for url.….insteadOf in the \
-                           configuration of its git";
-                Err((LOOP, why))
-            }
-            Ok(via) => Ok(via),
-            Err(Refused::TooMany) => Err((LOOP, "too many servers are each other's upstreams")),
-            Err(Refused::Malformed) => Err((400, "malformed Tarpon-Via; only servers send it")),
-        }
-    }
-
-    async fn git(
-        &self,
-        asked: &Asked<'_, '_>,
-        call: Call,
-        kind: &str,
-        out: &mut Vec<u8>,
-    ) -> Answer<Note> {
-        if asked.head.version == Version::Http10 {
-            let (status, why) = OLD_VERSION;
-            return self.failed(asked, status, why, out);
-        }
-        let via = match self.via(asked.head) {
-            Ok(via) => via,
-            Err((status, why)) => return self.failed(asked, status, why, out),
-        };
-        let request = |reply| {
-            Command::Git(GitRequest {
-                repo: asked.repo.clone(),
-                call,
-                protocol: protocol(asked.head),
-                client: asked.peer.ip(),
-                via,
-                asked: Instant::now(),
-                reply,
-            })
-        };
-        let mut source = match self.ask(request).await {
-            Ok(reader) => Box::new(reader),
-            Err(StartError { status, message }) => {
-                return self.failed(asked, status, &message, out);
-            }
-        };
-        self.with_date(|date| {
-            let head = Head::new(out, 200, date)
-                .chunked()
-                .header("Content-Type", kind)
-                .header("Cache-Control", "no-cache, max-age=0, must-revalidate")
-                .connection(asked.head.keep_alive);
-            // All values are the program's own.
-            let _ = head.finish();
-        });
-        Answer {
-            payload: Payload::Made {
-                cut: source.is_cut(),
-                source,
-            },
-            keep_alive: asked.head.keep_alive,
-            note: self.note_for(asked, Outcome::Git, 200),
-        }
-    }
 }

@@ -7,9 +7,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::archive::Files;
-use super::registry::MirrorHead;
+use crate::archive::place::Files;
 use crate::limits::{BUNDLE_AGE_MAX_MS, BUNDLES_BYTES_MAX, BUNDLES_MAX};
+use crate::repos::registry::MirrorHead;
 
 /// What a bundle is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -4,22 +4,20 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::mpsc::UnboundedSender;
-
-use super::archive::{Archive, unix_ms};
-use super::background::Command;
-use super::prefetch::Prefetch;
-use super::registry::Registry;
+use crate::archive::fanout::Fanout;
+use crate::archive::place::Archive;
+use crate::archive::prefetch::Prefetch;
 use crate::cache::store::StateDir;
 use crate::config::Config;
 use crate::faults::Faults;
 use crate::http::bodies::Bodies;
 use crate::http::idle::IdleCores;
+use crate::io::clock::unix_ms;
 use crate::limits::{CONNECTIONS_SPARE_PERCENT, DECODE_BUDGET_BYTES, TAKING_SLOW_MS};
 use crate::metrics::{Gauges, Meter, Metrics};
 use crate::mirror::Via;
+use crate::repos::registry::Registry;
 use crate::snapshot::budget::Budget;
-use crate::snapshot::fanout::Fanout;
 use crate::snapshot::job::EncoderState;
 use crate::snapshot::turns::Turns;
 use crate::snapshot::verify::Verified;
@@ -39,8 +37,6 @@ pub struct Shared {
     pub prefetch: Arc<Prefetch>,
     /// All counters.
     pub metrics: Arc<Metrics>,
-    /// The way to the background plane.
-    pub background: UnboundedSender<Command>,
     /// Memory for decoding big objects.
     pub budget: Arc<Budget>,
     /// Files of packs that were found to be sound.
@@ -73,7 +69,6 @@ pub struct Parts {
     pub ring: Ring<EncoderState>,
     pub prefetch: Prefetch,
     pub metrics: Arc<Metrics>,
-    pub background: UnboundedSender<Command>,
     pub faults: Faults,
     pub connections_max: usize,
 }
@@ -94,7 +89,6 @@ impl Shared {
             ring: parts.ring,
             prefetch: Arc::new(parts.prefetch),
             metrics: parts.metrics,
-            background: parts.background,
             budget: Budget::new(DECODE_BUDGET_BYTES),
             verified: Verified::default(),
             admission: Admission::new(parts.connections_max),
@@ -111,12 +105,6 @@ impl Shared {
     /// The counters of everything but the cores, which have a block each before it.
     pub fn meter(&self) -> Meter {
         self.metrics.meter(self.config.cores.get())
-    }
-
-    /// Hands a command to the background plane.
-    pub fn tell(&self, command: Command) {
-        // Fails only while the process ends; permits in the command then end their builds.
-        let _ = self.background.send(command);
     }
 
     /// Notes a running build, so that it can be stopped.

@@ -5,10 +5,10 @@ use std::io::{Seek, SeekFrom, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::registry::StartError;
 use crate::http::bodies::{Bodies, Body, Share};
 use crate::http::{Reject, gzip};
 use crate::limits::{BODY_LOOK_MS, BODY_WAIT_MS, GIT_REQUEST_BYTES_MAX, PKT_LINE_BYTES_MAX};
+use crate::repos::registry::StartError;
 
 const NO_PACKETS: Reject = Reject::new(
     400,

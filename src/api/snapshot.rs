@@ -7,12 +7,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::archive::Archive;
-use super::background::Command;
 use super::core::{Asked, Core, Note};
-use super::heal::Doubt;
-use super::reader::ArchiveReader;
-use super::registry::{Found, Repo, StartError, Started, Ticket};
+use crate::archive::fanout::Status;
+use crate::archive::place::Archive;
+use crate::archive::reader::ArchiveReader;
 use crate::extent::{Next, Source};
 use crate::http::head::RequestHead;
 use crate::http::precondition::{Conditions, Verdict, evaluate, if_range_matches};
@@ -20,9 +18,10 @@ use crate::http::range::{Requested, Selection, requested};
 use crate::http::response::Head;
 use crate::http::service::{Answer, Payload};
 use crate::http::{Method, Version};
+use crate::jobs::heal::Doubt;
 use crate::limits::{DOUBT_WAIT_MS, LIVE_ONLY_LOOK_MS, LIVE_ONLY_WAIT_MS, LOOKS_MAX};
 use crate::metrics::Outcome;
-use crate::snapshot::fanout::Status;
+use crate::repos::registry::{Found, Repo, StartError, Started, Ticket};
 
 /// What HEAD says when there is no snapshot.
 pub(super) const NOTHING_CACHED: &str = "nothing is cached; GET it to have it built";
@@ -138,11 +137,12 @@ impl Core {
         };
         let (looked, has_looked) = oneshot::channel();
         let repo = repo.clone();
-        self.shared.tell(Command::Doubt(Doubt {
+        let doubt = Doubt {
             repo,
             archive,
             looked,
-        }));
+        };
+        self.plane.spawn(|jobs| jobs.doubt(doubt));
         let limit = Duration::from_millis(DOUBT_WAIT_MS);
         drop(monoio::time::timeout(limit, has_looked).await);
     }
@@ -170,7 +170,7 @@ impl Core {
             Found::Failing(why) => return (Err(why), Outcome::Build, None),
             Found::Vacant(permit) => {
                 let ticket = permit.ticket();
-                self.shared.tell(Command::Build(permit));
+                self.plane.spawn(|jobs| jobs.build(permit));
                 (ticket, Outcome::Build)
             }
         };

@@ -16,17 +16,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::archive::Archive;
-use super::background::Command;
 use super::heal::{Damaged, condemn};
-use super::registry::Repo;
+use super::plane::Handle;
 use super::shared::Shared;
+use super::state::Jobs;
+use crate::archive::place::Archive;
 use crate::cache::check::{Fault, check_entry, is_rot};
 use crate::io::sched;
 use crate::io::uncached::Pace;
 use crate::limits::{SCRUB_BYTES_PER_S, SCRUB_LOOK_MS, SCRUB_NICE, SCRUB_RETRY_MS};
 use crate::manifest::meta::META_NAME;
 use crate::metrics::{Event, ScrubResult};
+use crate::repos::registry::Repo;
 use crate::snapshot::scrub::{MirrorFault, check_mirror};
 
 /// There while a server runs.
@@ -46,7 +47,7 @@ pub struct Scrub {
 
 impl Scrub {
     /// Starts the thread, and leaves the mark that is there as long as the server runs.
-    pub fn start(shared: Arc<Shared>) -> io::Result<Scrub> {
+    pub fn start(shared: Arc<Shared>, plane: Handle<Jobs>) -> io::Result<Scrub> {
         let marker = shared.state.root().join(MARKER_NAME);
         let interval = shared.config.scrub_interval;
         let was_cut_off = marker.exists();
@@ -62,6 +63,7 @@ impl Scrub {
         let scrubber = Scrubber {
             pace: Pace::new(NonZeroU64::new(SCRUB_BYTES_PER_S), stop.clone()),
             shared,
+            plane,
             interval,
             started: SystemTime::now(),
             is_pending: is_pending.clone(),
@@ -209,6 +211,7 @@ impl Pass {
 
 struct Scrubber {
     shared: Arc<Shared>,
+    plane: Handle<Jobs>,
     interval: Duration,
     started: SystemTime,
     is_pending: Arc<AtomicBool>,
@@ -323,12 +326,13 @@ impl Scrubber {
             }
             Err(fault @ Fault::Damaged { .. }) => {
                 let permit = condemn(&self.shared, repo, archive, &fault);
-                self.shared.tell(Command::Damaged(Damaged::Entry {
+                let damaged = Damaged::Entry {
                     repo: repo.clone(),
                     archive: archive.clone(),
                     fault,
                     permit,
-                }));
+                };
+                self.plane.spawn(|jobs| jobs.heal(damaged));
                 Some(ScrubResult::EntryDamaged)
             }
         }
@@ -344,10 +348,11 @@ impl Scrubber {
                 Some(ScrubResult::Unreadable)
             }
             Err(fault @ MirrorFault::Damaged { .. }) => {
-                self.shared.tell(Command::Damaged(Damaged::Mirror {
+                let damaged = Damaged::Mirror {
                     repo: repo.clone(),
                     fault,
-                }));
+                };
+                self.plane.spawn(|jobs| jobs.heal(damaged));
                 Some(ScrubResult::MirrorDamaged)
             }
         }

@@ -4,16 +4,15 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::resident::Resident;
-use crate::cache::staging::spool_path;
+use crate::archive::fanout::Fanout;
+use crate::io::clock::unix_ms;
 use crate::limits::DOUBT_INTERVAL_MS;
 use crate::manifest::id::EntryId;
-use crate::manifest::meta::Meta;
+use crate::manifest::meta::{Meta, SPOOL_NAME};
 use crate::manifest::record::Linked;
-use crate::snapshot::fanout::Fanout;
 
 /// The open files of an archive.
 #[derive(Debug)]
@@ -48,7 +47,7 @@ pub struct Archive {
     pub repository: Arc<str>,
     /// HEAD's commit as hex; `None` when HEAD points nowhere.
     pub commit: Option<String>,
-    /// Of what it shows besides objects (see [`super::registry::Repo::digest`]).
+    /// Of what it shows besides objects (see [`crate::repos::registry::Repo::digest`]).
     pub refs_digest: [u8; 32],
     /// When the build began, ms since 1970; before it read the mirror's refs.
     pub created_unix_ms: u64,
@@ -145,7 +144,7 @@ impl Archive {
             .iter()
             .map(|file| open(place.dir.join(&file.path)));
         let linked = linked.collect::<io::Result<_>>()?;
-        let files = Arc::new(Files::new(open(spool_path(&place.dir))?, linked));
+        let files = Arc::new(Files::new(open(place.dir.join(SPOOL_NAME))?, linked));
         place.files = Some(files.clone());
         Ok(files)
     }
@@ -205,13 +204,4 @@ impl Archive {
     pub fn last_used_unix_ms(&self) -> u64 {
         self.last_used_unix_ms.load(Ordering::Relaxed)
     }
-}
-
-/// Milliseconds since 1970: the system's time when this was first asked, and from there on a clock
-/// that nobody sets. What is compared with each other must not go back while the server runs.
-pub fn unix_ms() -> u64 {
-    static START: OnceLock<(SystemTime, Instant)> = OnceLock::new();
-    let (start, since) = START.get_or_init(|| (SystemTime::now(), Instant::now()));
-    let unix = (*start + since.elapsed()).duration_since(SystemTime::UNIX_EPOCH);
-    unix.map_or(0, |unix| unix.as_millis() as u64)
 }

@@ -14,7 +14,7 @@ use gix::bstr::BString;
 use sha2::{Digest, Sha256};
 use tokio::sync::{RwLock, watch};
 
-use super::archive::Archive;
+use crate::archive::place::Archive;
 use crate::limits::{BUILD_RETRY_MAX_MS, BUILD_RETRY_MS, REPOSITORIES_BARE_MAX};
 use crate::refs::{Head, MirrorRefs};
 
@@ -612,8 +612,8 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::fanout::ReaderHandle;
     use crate::manifest::id::EntryId;
-    use crate::snapshot::fanout::ReaderHandle;
 
     fn repo() -> Arc<Repo> {
         let registry = Registry::new(1);

@@ -1,5 +1,4 @@
-//! `ensure-refs`: whether the mirror has refs and commits, after a look at the upstream if it
-//! does not.
+//! Whether the mirror has refs and commits, after a look at the upstream if it does not.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -9,23 +8,10 @@ use std::time::Instant;
 use gix::bstr::ByteSlice;
 use serde::{Deserialize, Serialize};
 
-use super::background::{Command, Plane};
-use super::core::{Asked, Core, Note, Reply};
-use super::registry::{Repo, StartError};
-use crate::http::bodies;
-use crate::http::response::Head;
-use crate::http::service::{Answer, Payload};
+use super::state::Jobs;
 use crate::limits::{ENSURE_BY_ID_MAX, ENSURE_ITEMS_MAX};
-use crate::metrics::Outcome;
 use crate::refs::{full_id, is_ref_name};
-
-/// A core's question.
-pub struct EnsureRequest {
-    repo: Arc<Repo>,
-    wanted: Wanted,
-    asked: Instant,
-    reply: Reply<Ensured>,
-}
+use crate::repos::registry::{Repo, StartError};
 
 /// The request's JSON as it is sent. What else is in it is ignored.
 #[derive(Deserialize)]
@@ -41,25 +27,15 @@ struct Body {
 /// Invariants: at least one ref or commit, of each at most [`ENSURE_ITEMS_MAX`]; names are ones
 /// that git allows; ids are whole and in lower case.
 #[derive(Debug, PartialEq, Eq)]
-struct Wanted {
+pub struct Wanted {
     /// The commit that each ref must name; `None` for any.
     refs: BTreeMap<String, Option<String>>,
     commits: Vec<String>,
 }
 
-/// The answer's JSON.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-struct Ensured {
-    /// What the refs that were asked for name now; empty for one that is not there.
-    refs: BTreeMap<String, String>,
-    missing_commits: Vec<String>,
-    /// Whether the upstream was looked at for this request.
-    fetched: bool,
-}
-
 impl Wanted {
     /// Reads a request; an error says what to send instead.
-    fn parse(body: &[u8]) -> Result<Wanted, String> {
+    pub fn parse(body: &[u8]) -> Result<Wanted, String> {
         let body: Body = serde_json::from_slice(body).map_err(|e| {
             let form = r#"{"refs":{"refs/heads/NAME":"HASH"},"commits":["HASH"]}"#;
             format!("the body is not understood ({e}); send {form}")
@@ -96,21 +72,38 @@ impl Wanted {
     }
 }
 
-impl Plane {
-    /// Answers a core.
-    pub(super) async fn ensure_refs(self: Rc<Self>, request: EnsureRequest) {
-        let ensured = self.ensure(&request).await;
-        // Fails when the client has left.
-        let _ = request.reply.send(ensured);
-    }
+/// The answer's JSON.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Ensured {
+    /// What the refs that were asked for name now; empty for one that is not there.
+    refs: BTreeMap<String, String>,
+    missing_commits: Vec<String>,
+    /// Whether the upstream was looked at for this request.
+    fetched: bool,
+}
 
-    async fn ensure(self: &Rc<Self>, request: &EnsureRequest) -> Result<Ensured, StartError> {
-        let EnsureRequest {
-            repo,
-            wanted,
-            asked,
-            ..
-        } = request;
+impl Ensured {
+    fn is_all(&self, wanted: &Wanted) -> bool {
+        let is_there = |(name, id): (&String, &Option<String>)| match self.refs.get(name) {
+            None => false,
+            Some(found) => match id {
+                None => !found.is_empty(),
+                Some(id) => found == id,
+            },
+        };
+        self.missing_commits.is_empty() && wanted.refs.iter().all(is_there)
+    }
+}
+
+impl Jobs {
+    /// What there is of what is wanted, at the upstream as it was at `asked` or later.
+    pub async fn ensure_refs(
+        self: Rc<Self>,
+        repo: Arc<Repo>,
+        wanted: Wanted,
+        asked: Instant,
+    ) -> Result<Ensured, StartError> {
+        let (repo, wanted) = (&repo, &wanted);
         let cloned = self.ensure_mirror(repo).await?;
         let mut found = self.look(repo, wanted).await?;
         let mut fetched = cloned;
@@ -120,7 +113,7 @@ impl Plane {
             found = self.look(repo, wanted).await?;
         }
         if !found.is_all(wanted) {
-            self.fresh_since(repo, *asked).await?;
+            self.fresh_since(repo, asked).await?;
             fetched = true;
             found = self.look(repo, wanted).await?;
         }
@@ -173,66 +166,6 @@ impl Plane {
             missing_commits: missing.map(|(id, _)| id.clone()).collect(),
             fetched: false,
         })
-    }
-}
-
-impl Ensured {
-    fn is_all(&self, wanted: &Wanted) -> bool {
-        let is_there = |(name, id): (&String, &Option<String>)| match self.refs.get(name) {
-            None => false,
-            Some(found) => match id {
-                None => !found.is_empty(),
-                Some(id) => found == id,
-            },
-        };
-        self.missing_commits.is_empty() && wanted.refs.iter().all(is_there)
-    }
-}
-
-impl Core {
-    /// Answers `POST …/ensure-refs`.
-    pub(super) async fn ensure_refs(
-        &self,
-        asked: &Asked<'_, '_>,
-        body: bodies::Body,
-        out: &mut Vec<u8>,
-    ) -> Answer<Note> {
-        let wanted = match Wanted::parse(&body.pieces().concat()) {
-            Ok(wanted) => wanted,
-            Err(why) => return self.failed(asked, 400, &why, out),
-        };
-        // Not held while the upstream is asked.
-        drop(body);
-        let repo = asked.repo.clone();
-        let ensured = self.ask(|reply| {
-            Command::EnsureRefs(EnsureRequest {
-                repo,
-                wanted,
-                asked: Instant::now(),
-                reply,
-            })
-        });
-        let json = match ensured.await {
-            // Strings and a flag always have a form in JSON.
-            Ok(ensured) => serde_json::to_string(&ensured).unwrap_or_default(),
-            Err(StartError { status, message }) => {
-                return self.failed(asked, status, &message, out);
-            }
-        };
-        self.with_date(|date| {
-            let head = Head::new(out, 200, date)
-                .header("Content-Type", "application/json")
-                .content_length(json.len() as u64)
-                .connection(asked.head.keep_alive);
-            // All values are the program's own.
-            let _ = head.finish();
-        });
-        out.extend_from_slice(json.as_bytes());
-        Answer {
-            payload: Payload::Written,
-            keep_alive: asked.head.keep_alive,
-            note: self.note_for(asked, Outcome::EnsureRefs, 200),
-        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! How builds end, and what follows from it for those who ask next.
 
-use super::registry::Repo;
 use super::shared::Shared;
+use crate::archive::fanout::Fanout;
 use crate::metrics::{BuildResult, Event};
-use crate::snapshot::fanout::Fanout;
+use crate::repos::registry::Repo;
 use crate::snapshot::output::BuildError;
 
 /// How a build ended.

@@ -13,16 +13,18 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
-use super::archive::{Archive, unix_ms};
-use super::background::{Plane, remove};
+use super::clone::clone_error;
 use super::flights::{Duty, Flights};
-use super::freshness::clone_error;
-use super::registry::{Permit, Repo, StartError};
 use super::shared::Shared;
+use super::state::Jobs;
+use super::sweep::remove;
+use crate::archive::place::Archive;
 use crate::cache::check::{Fault, check_entry, is_rot};
+use crate::io::clock::unix_ms;
 use crate::io::fs::{Fs, Os, remove_tree};
 use crate::io::uncached::Pace;
 use crate::metrics::{CloneResult, Event, ScrubResult};
+use crate::repos::registry::{Permit, Repo, StartError};
 use crate::snapshot::scrub::{MirrorFault, check_mirror};
 
 /// What was found.
@@ -76,9 +78,9 @@ impl Drop for StopOnDrop {
     }
 }
 
-impl Plane {
+impl Jobs {
     /// Looks at an archive on a client's word, at most once in a while.
-    pub(super) async fn doubt(self: Rc<Self>, doubt: Doubt) {
+    pub async fn doubt(self: Rc<Self>, doubt: Doubt) {
         let Doubt {
             repo,
             archive,

@@ -1,45 +1,23 @@
-//! `snapshot.bundle`: what the mirror's HEAD has and a commit that the client has has not.
-//!
-//! Git's own bundle, with `HEAD` and the branch that it names, made once for everybody who asks
-//! and kept for a while.
+//! Git's own bundle, with `HEAD` and the branch that it names, made once for everybody who asks and
+//! kept for a while.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 use gix::bstr::ByteSlice;
-use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
-use super::background::{Command, Plane};
-use super::bundle_cache::{BundleFile, BundleKey};
-use super::core::{Asked, Core, Note, Reply};
-use super::flights::Duty;
-use super::freshness::lost;
-use super::prefetch::Prefetch;
-use super::registry::{MirrorHead, Repo, StartError};
-use crate::extent::{Next, Source};
-use crate::http::response::Head;
-use crate::http::service::{Answer, Payload};
-use crate::io::residency;
-use crate::limits::READ_AHEAD_BYTES;
-use crate::metrics::{Event, Meter, Outcome, Prefault};
+use super::clone::lost;
+use super::state::Jobs;
+use crate::jobs::bundle_cache::{BundleFile, BundleKey};
+use crate::jobs::flights::Duty;
 use crate::mirror::bundle::Tips;
-
-/// A core's question for a bundle.
-pub struct BundleRequest {
-    repo: Arc<Repo>,
-    /// Lower-case hex.
-    base: String,
-    reply: Reply<Found>,
-}
+use crate::repos::registry::{MirrorHead, Repo, StartError};
 
 /// What there is for a client that has the base.
-enum Found {
+pub enum Found {
     Bundle(Arc<BundleFile>),
     /// HEAD is the base, and the upstream was asked about that.
     UpToDate,
@@ -54,15 +32,9 @@ fn not_available(repo: &Repo, why: &str) -> StartError {
     }
 }
 
-impl Plane {
-    /// Answers a core.
-    pub(super) async fn bundle(self: Rc<Self>, request: BundleRequest) {
-        let found = self.find_bundle(&request.repo, &request.base).await;
-        // Fails when the client has left.
-        let _ = request.reply.send(found);
-    }
-
-    async fn find_bundle(
+impl Jobs {
+    /// What there is for a client that has `base`, as lower-case hex.
+    pub async fn find_bundle(
         self: &Rc<Self>,
         repo: &Arc<Repo>,
         base: &str,
@@ -182,106 +154,5 @@ impl Plane {
         }
         let bundle = BundleFile::new(file).map_err(|e| failed(&e))?;
         Ok(Arc::new(bundle))
-    }
-}
-
-impl Core {
-    /// Answers `GET` of a bundle.
-    pub(super) async fn bundle(
-        &self,
-        asked: &Asked<'_, '_>,
-        base: &str,
-        out: &mut Vec<u8>,
-    ) -> Answer<Note> {
-        let repo = asked.repo.clone();
-        let base = base.to_ascii_lowercase();
-        let request = |reply| Command::Bundle(BundleRequest { repo, base, reply });
-        let (status, payload) = match self.ask(request).await {
-            Err(StartError { status, message }) => {
-                return self.failed(asked, status, &message, out);
-            }
-            Ok(Found::UpToDate) => (204, Payload::Written),
-            Ok(Found::Bundle(bundle)) => {
-                let end = Some(bundle.bytes);
-                let source = Box::new(BundleReader {
-                    bundle,
-                    prefetch: self.shared.prefetch.clone(),
-                    meter: self.meter.clone(),
-                    reading: None,
-                });
-                let start = 0;
-                (200, Payload::Stream { source, start, end })
-            }
-        };
-        self.with_date(|date| {
-            let mut head = Head::new(out, status, date);
-            if let Payload::Stream { end: Some(end), .. } = &payload {
-                head = head
-                    .content_length(*end)
-                    .header("Content-Type", "application/x-git-bundle");
-            }
-            // All values are the program's own.
-            let _ = head.connection(asked.head.keep_alive).finish();
-        });
-        Answer {
-            payload,
-            keep_alive: asked.head.keep_alive,
-            note: self.note_for(asked, Outcome::Bundle, status),
-        }
-    }
-}
-
-/// A bundle as the source of a response: one file, read ahead before it is sent.
-struct BundleReader {
-    bundle: Arc<BundleFile>,
-    prefetch: Arc<Prefetch>,
-    meter: Meter,
-    reading: Option<oneshot::Receiver<io::Result<()>>>,
-}
-
-impl Source for BundleReader {
-    fn poll_next(&mut self, at: u64, max: u64, _: &mut Context<'_>) -> Poll<Next> {
-        let len = self.available(at).min(max);
-        Poll::Ready(match len {
-            0 => Next::End,
-            len => Next::File {
-                file: None,
-                offset: at,
-                len,
-            },
-        })
-    }
-
-    fn poll_resident(&mut self, at: u64, context: &mut Context<'_>) -> Poll<io::Result<u64>> {
-        let until = at.saturating_add(READ_AHEAD_BYTES);
-        let range = at..until.min(self.bundle.bytes);
-        let files = &self.bundle.files;
-        if self.reading.is_none() {
-            if residency::in_memory(files.spool.as_fd(), range.clone()) == Some(true) {
-                self.meter.add(Event::Prefault(Prefault::Resident), 1);
-                return Poll::Ready(Ok(until));
-            }
-            self.reading = Some(self.prefetch.read(files.clone(), vec![(None, range)]));
-        }
-        let Some(reading) = &mut self.reading else {
-            return Poll::Ready(Ok(until));
-        };
-        let read = std::task::ready!(Pin::new(reading).poll(context));
-        self.reading = None;
-        let read = read.unwrap_or_else(|_| Err(io::Error::other("the server is shutting down")));
-        let counted = match &read {
-            Ok(()) => Prefault::Read,
-            Err(_) => Prefault::Failed,
-        };
-        self.meter.add(Event::Prefault(counted), 1);
-        Poll::Ready(read.map(|()| until))
-    }
-
-    fn available(&self, at: u64) -> u64 {
-        self.bundle.bytes.saturating_sub(at)
-    }
-
-    fn file(&self, _: Option<u32>) -> io::Result<BorrowedFd<'_>> {
-        Ok(self.bundle.files.spool.as_fd())
     }
 }

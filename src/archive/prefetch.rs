@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use tokio::sync::oneshot;
 
-use super::archive::{Archive, Files};
+use super::place::{Archive, Files};
 use crate::io::residency;
 use crate::limits::PREFETCH_THREADS;
 

@@ -1,209 +1,26 @@
-//! A network core's service: routes requests, keeps the core's counters and log.
+//! A network core as the service of its connections: routes each request to its endpoint, and counts
+//! and logs what became of it.
 
-use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::sync::{oneshot, watch};
-
-use super::background::Command;
+use super::core::{Asked, Core, Note};
 use super::git_protocol;
-use super::registry::{Repo, StartError};
-use super::shared::{Entry, Shared};
 use super::snapshot::NOTHING_CACHED;
 use crate::http::bodies::Body;
 use crate::http::head::{Framing, RequestHead};
-use crate::http::idle::{Idle, Rank, Waiting};
-use crate::http::pulse::Pulse;
-use crate::http::response::{Head, Text, retry_after_s};
+use crate::http::response::{Head, Text};
 use crate::http::route::{RepoRef, Route, route};
 use crate::http::service::{Answer, BodyUse, Done, GivenUp, Payload, Service};
-use crate::http::socket::{CoreSockets, SendError};
+use crate::http::socket::SendError;
 use crate::http::{Method, Reject};
-use crate::limits::{BODY_BYTES_MAX, ENSURE_BODY_BYTES_MAX, METRICS_REPOSITORIES_MAX, PLACE_LOOKS};
-use crate::log::{RequestLog, RequestRecord};
-use crate::metrics::{DropReason, Event, Level, Meter, Outcome, Timing};
-
-/// What a core remembers of a request until its answer is sent.
-pub struct Note {
-    pub(super) repository: Arc<str>,
-    pub(super) method: &'static str,
-    pub(super) outcome: Outcome,
-    pub(super) status: u16,
-}
-
-/// A request for something of a repository, with what is needed to answer it.
-pub(super) struct Asked<'r, 'h> {
-    pub(super) head: &'r RequestHead<'h>,
-    pub(super) repo: Arc<Repo>,
-    pub(super) peer: SocketAddr,
-}
-
-/// Where the background plane's answer to a core goes.
-pub(super) type Reply<T> = oneshot::Sender<Result<T, StartError>>;
-
-/// One for each core.
-pub struct Core {
-    pub(super) shared: Arc<Shared>,
-    pub(super) meter: Meter,
-    log: RequestLog,
-    closing: watch::Receiver<bool>,
-    /// Turns true when the grace time is over.
-    cut: watch::Sender<bool>,
-    date: RefCell<Date>,
-    open: Cell<usize>,
-    /// Connections that are being turned away.
-    refusals: Rc<Idle>,
-    no_repository: Arc<str>,
-}
-
-/// The current time as an HTTP date, made once a second.
-struct Date {
-    made: Option<Instant>,
-    text: String,
-}
+use crate::limits::{BODY_BYTES_MAX, ENSURE_BODY_BYTES_MAX, METRICS_REPOSITORIES_MAX};
+use crate::log::RequestRecord;
+use crate::metrics::{DropReason, Event, Outcome, Timing};
+use crate::repos::registry::Repo;
 
 impl Core {
-    /// The service of core number `index`. `closing` turns true when the server stops.
-    pub fn new(
-        shared: Arc<Shared>,
-        index: usize,
-        log: RequestLog,
-        closing: watch::Receiver<bool>,
-    ) -> Core {
-        Core {
-            meter: shared.metrics.meter(index),
-            shared,
-            log,
-            closing,
-            cut: watch::Sender::new(false),
-            date: RefCell::new(Date {
-                made: None,
-                text: String::new(),
-            }),
-            open: Cell::new(0),
-            refusals: Idle::unshown(),
-            no_repository: Arc::from(""),
-        }
-    }
-
-    /// The server's configuration.
-    pub fn config(&self) -> &crate::config::Config {
-        &self.shared.config
-    }
-
-    /// What the sockets of this core, number `index`, share.
-    pub fn sockets(&self, index: usize, pulse: Option<Rc<Pulse>>) -> Rc<CoreSockets> {
-        let idle = Idle::of_core(self.shared.idle.clone(), index);
-        Rc::new(CoreSockets::new(pulse, idle, self.shared.bodies.clone()))
-    }
-
-    /// Whether this core is to panic: tests do that.
-    pub fn panics(&self) -> bool {
-        self.shared.faults.core_panics()
-    }
-
-    /// A connection was accepted. Whether it is to be served; if not, there are too many.
-    pub async fn admit(&self) -> bool {
-        let admission = &self.shared.admission;
-        // The one that has waited longest makes room, on whichever core it is.
-        let mut entry = admission.enter(|| self.shared.idle.close_oldest());
-        let mut looks = PLACE_LOOKS;
-        while entry == Entry::Soon && looks > 0 {
-            // That core has something else to do for a moment. Nobody more is told to end meanwhile.
-            monoio::time::sleep(Duration::from_millis(1)).await;
-            entry = admission.enter(|| true);
-            looks -= 1;
-        }
-        if entry != Entry::Entered {
-            self.meter.add(Event::ConnectionRefused, 1);
-            return false;
-        }
-        self.open.set(self.open.get() + 1);
-        self.meter.add(Event::Connection, 1);
-        self.meter.up(Level::ConnectionsOpen);
-        true
-    }
-
-    /// A place for a client to be told that it is turned away. The one who has it longest makes room;
-    /// `None` when those before have not yet left.
-    pub fn refusal(&self) -> Option<Waiting> {
-        let max = refusals_max(self.shared.admission.spare(), self.shared.config.cores);
-        if self.refusals.len() >= max {
-            self.refusals.close_oldest();
-        }
-        (self.refusals.len() < 2 * max).then(|| self.refusals.enter(Rank::Request))
-    }
-
-    /// A connection that was admitted has ended.
-    pub fn closed(&self) {
-        self.shared.admission.leave();
-        self.open.set(self.open.get() - 1);
-        self.meter.down(Level::ConnectionsOpen);
-    }
-
-    /// Open connections.
-    pub fn open(&self) -> usize {
-        self.open.get()
-    }
-
-    /// Ends all connections: the grace time is over.
-    pub fn cut_off(&self) {
-        tracing::warn!(connections = self.open(), "cut off: the grace time is over");
-        self.cut.send_replace(true);
-    }
-
-    /// Ready when connections are to end whatever they do.
-    pub async fn cut(&self) {
-        let mut cut = self.cut.subscribe();
-        // The sender is this core's own.
-        let _ = cut.wait_for(|cut| *cut).await;
-    }
-
-    /// Calls `with` with the date of now.
-    pub(super) fn with_date<T>(&self, with: impl FnOnce(&str) -> T) -> T {
-        let mut date = self.date.borrow_mut();
-        let fresh = date.made.is_some_and(|made| made.elapsed().as_secs() < 1);
-        if !fresh {
-            date.made = Some(Instant::now());
-            date.text = httpdate::fmt_http_date(std::time::SystemTime::now());
-        }
-        with(&date.text)
-    }
-
-    /// An answer of one line.
-    pub(super) fn text(
-        &self,
-        head: &RequestHead<'_>,
-        status: u16,
-        message: &str,
-        out: &mut Vec<u8>,
-    ) -> Payload {
-        let text = Text {
-            status,
-            message,
-            allow: None,
-            retry_after_s: retry_after_s(status),
-            keep_alive: head.keep_alive,
-            head_only: head.method == Method::Head,
-        };
-        // The text is sent as one line whatever is in it.
-        let _ = self.with_date(|date| text.write(out, date));
-        Payload::Written
-    }
-
-    pub(super) fn note(&self, head: &RequestHead<'_>, outcome: Outcome, status: u16) -> Note {
-        Note {
-            repository: self.no_repository.clone(),
-            method: method_name(head.method),
-            outcome,
-            status,
-        }
-    }
-
     /// The repository, if its host is one of the upstreams.
     fn repo(&self, repo: RepoRef<'_>) -> Option<Arc<Repo>> {
         let shared = &self.shared;
@@ -224,47 +41,6 @@ impl Core {
         let known = shared.registry.get(host, repo.path);
         let upstream = || shared.config.upstreams.url_for(host, repo.path);
         (known.is_some() || upstream().is_some()).then_some(known)
-    }
-
-    /// Has the background plane do something, and waits for what it says.
-    pub(super) async fn ask<T>(
-        &self,
-        command: impl FnOnce(Reply<T>) -> Command,
-    ) -> Result<T, StartError> {
-        let (reply, answer) = oneshot::channel();
-        self.shared.tell(command(reply));
-        answer.await.unwrap_or_else(|_| {
-            Err(StartError {
-                status: 503,
-                message: "the server is stopping; try again".into(),
-            })
-        })
-    }
-
-    /// An answer that says why there is nothing.
-    pub(super) fn failed(
-        &self,
-        asked: &Asked<'_, '_>,
-        status: u16,
-        message: &str,
-        out: &mut Vec<u8>,
-    ) -> Answer<Note> {
-        let outcome = match status {
-            500.. => Outcome::Error,
-            _ => Outcome::Refused,
-        };
-        Answer {
-            payload: self.text(asked.head, status, message, out),
-            keep_alive: asked.head.keep_alive,
-            note: self.note_for(asked, outcome, status),
-        }
-    }
-
-    pub(super) fn note_for(&self, asked: &Asked<'_, '_>, outcome: Outcome, status: u16) -> Note {
-        Note {
-            repository: asked.repo.name.clone(),
-            ..self.note(asked.head, outcome, status)
-        }
     }
 
     /// Whether this repository's host is one of the upstreams.
@@ -350,7 +126,7 @@ impl Core {
     }
 
     fn metrics(&self, head: &RequestHead<'_>, out: &mut Vec<u8>) -> Answer<Note> {
-        let now = super::archive::unix_ms();
+        let now = crate::io::clock::unix_ms();
         let repos = self.shared.registry.all();
         let ages = repos.iter().filter_map(|repo| {
             let fresh = repo.fresh_unix_ms()?;
@@ -379,29 +155,6 @@ impl Core {
             keep_alive: head.keep_alive,
             note: self.note(head, Outcome::Admin, 200),
         }
-    }
-}
-
-/// How many clients a core may be telling at a time that it turns them away.
-fn refusals_max(all: usize, cores: NonZeroUsize) -> usize {
-    (all / cores).max(1)
-}
-
-/// What the log says of a request whose client left before it was answered, as others do.
-const STATUS_LEFT: u16 = 499;
-
-/// `host/path` of the repository that a request is about.
-fn asked_repository(head: &RequestHead<'_>) -> Option<Arc<str>> {
-    let repo = route(head.method, head.target).ok()?.repo()?;
-    Some(Arc::from(format!("{}/{}", repo.host, repo.path)))
-}
-
-fn method_name(method: Method) -> &'static str {
-    match method {
-        Method::Get => "GET",
-        Method::Head => "HEAD",
-        Method::Post => "POST",
-        Method::Other => "other",
     }
 }
 
@@ -557,15 +310,11 @@ impl Service for Core {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What the log says of a request whose client left before it was answered, as others do.
+const STATUS_LEFT: u16 = 499;
 
-    #[test]
-    fn a_part_of_few_connections_is_told_why_too() {
-        let of = |all, cores| refusals_max(all, NonZeroUsize::new(cores).unwrap());
-        assert_eq!(of(8, 1), 8);
-        assert_eq!(of(199, 2), 99);
-        assert_eq!(of(3, 4), 1, "one can always be told");
-    }
+/// `host/path` of the repository that a request is about.
+fn asked_repository(head: &RequestHead<'_>) -> Option<Arc<str>> {
+    let repo = route(head.method, head.target).ok()?.repo()?;
+    Some(Arc::from(format!("{}/{}", repo.host, repo.path)))
 }

@@ -9,13 +9,13 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
-use super::archive::{Archive, Files};
+use super::place::{Archive, Files};
 use super::prefetch::{FileRanges, Prefetch};
 use super::resident::stretch;
+use crate::archive::fanout::ReaderHandle;
 use crate::extent::{Next, Source};
 use crate::io::residency;
 use crate::metrics::{Event, Meter, Prefault};
-use crate::snapshot::fanout::ReaderHandle;
 
 /// A reader of one archive.
 pub struct ArchiveReader {

@@ -1,0 +1,288 @@
+//! What a network core answers with: its counters, its log, its clock, and the way to the
+//! background plane.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{oneshot, watch};
+
+use crate::http::Method;
+use crate::http::head::RequestHead;
+use crate::http::idle::{Idle, Rank, Waiting};
+use crate::http::pulse::Pulse;
+use crate::http::response::{Text, retry_after_s};
+use crate::http::service::{Answer, Payload};
+use crate::http::socket::CoreSockets;
+use crate::jobs::plane::Handle;
+use crate::jobs::shared::{Entry, Shared};
+use crate::jobs::state::Jobs;
+use crate::limits::PLACE_LOOKS;
+use crate::log::RequestLog;
+use crate::metrics::{Event, Level, Meter, Outcome};
+use crate::repos::registry::{Repo, StartError};
+
+/// What a core remembers of a request until its answer is sent.
+pub struct Note {
+    pub(super) repository: Arc<str>,
+    pub(super) method: &'static str,
+    pub(super) outcome: Outcome,
+    pub(super) status: u16,
+}
+
+/// A request for something of a repository, with what is needed to answer it.
+pub(super) struct Asked<'r, 'h> {
+    pub(super) head: &'r RequestHead<'h>,
+    pub(super) repo: Arc<Repo>,
+    pub(super) peer: SocketAddr,
+}
+
+/// One for each core.
+pub struct Core {
+    pub(super) shared: Arc<Shared>,
+    pub(super) plane: Handle<Jobs>,
+    pub(super) meter: Meter,
+    pub(super) log: RequestLog,
+    pub(super) closing: watch::Receiver<bool>,
+    /// Turns true when the grace time is over.
+    cut: watch::Sender<bool>,
+    date: RefCell<Date>,
+    open: Cell<usize>,
+    /// Connections that are being turned away.
+    refusals: Rc<Idle>,
+    no_repository: Arc<str>,
+}
+
+/// The current time as an HTTP date, made once a second.
+struct Date {
+    made: Option<Instant>,
+    text: String,
+}
+
+impl Core {
+    /// The service of core number `index`. `closing` turns true when the server stops.
+    pub fn new(
+        shared: Arc<Shared>,
+        plane: Handle<Jobs>,
+        index: usize,
+        log: RequestLog,
+        closing: watch::Receiver<bool>,
+    ) -> Core {
+        Core {
+            meter: shared.metrics.meter(index),
+            shared,
+            plane,
+            log,
+            closing,
+            cut: watch::Sender::new(false),
+            date: RefCell::new(Date {
+                made: None,
+                text: String::new(),
+            }),
+            open: Cell::new(0),
+            refusals: Idle::unshown(),
+            no_repository: Arc::from(""),
+        }
+    }
+
+    /// The server's configuration.
+    pub fn config(&self) -> &crate::config::Config {
+        &self.shared.config
+    }
+
+    /// What the sockets of this core, number `index`, share.
+    pub fn sockets(&self, index: usize, pulse: Option<Rc<Pulse>>) -> Rc<CoreSockets> {
+        let idle = Idle::of_core(self.shared.idle.clone(), index);
+        Rc::new(CoreSockets::new(pulse, idle, self.shared.bodies.clone()))
+    }
+
+    /// Whether this core is to panic: tests do that.
+    pub fn panics(&self) -> bool {
+        self.shared.faults.core_panics()
+    }
+
+    /// A connection was accepted. Whether it is to be served; if not, there are too many.
+    pub async fn admit(&self) -> bool {
+        let admission = &self.shared.admission;
+        // The one that has waited longest makes room, on whichever core it is.
+        let mut entry = admission.enter(|| self.shared.idle.close_oldest());
+        let mut looks = PLACE_LOOKS;
+        while entry == Entry::Soon && looks > 0 {
+            // That core has something else to do for a moment. Nobody more is told to end meanwhile.
+            monoio::time::sleep(Duration::from_millis(1)).await;
+            entry = admission.enter(|| true);
+            looks -= 1;
+        }
+        if entry != Entry::Entered {
+            self.meter.add(Event::ConnectionRefused, 1);
+            return false;
+        }
+        self.open.set(self.open.get() + 1);
+        self.meter.add(Event::Connection, 1);
+        self.meter.up(Level::ConnectionsOpen);
+        true
+    }
+
+    /// A place for a client to be told that it is turned away. The one who has it longest makes room;
+    /// `None` when those before have not yet left.
+    pub fn refusal(&self) -> Option<Waiting> {
+        let max = refusals_max(self.shared.admission.spare(), self.shared.config.cores);
+        if self.refusals.len() >= max {
+            self.refusals.close_oldest();
+        }
+        (self.refusals.len() < 2 * max).then(|| self.refusals.enter(Rank::Request))
+    }
+
+    /// A connection that was admitted has ended.
+    pub fn closed(&self) {
+        self.shared.admission.leave();
+        self.open.set(self.open.get() - 1);
+        self.meter.down(Level::ConnectionsOpen);
+    }
+
+    /// Open connections.
+    pub fn open(&self) -> usize {
+        self.open.get()
+    }
+
+    /// Ends all connections: the grace time is over.
+    pub fn cut_off(&self) {
+        tracing::warn!(connections = self.open(), "cut off: the grace time is over");
+        self.cut.send_replace(true);
+    }
+
+    /// Ready when connections are to end whatever they do.
+    pub async fn cut(&self) {
+        let mut cut = self.cut.subscribe();
+        // The sender is this core's own.
+        let _ = cut.wait_for(|cut| *cut).await;
+    }
+
+    /// Calls `with` with the date of now.
+    pub(super) fn with_date<T>(&self, with: impl FnOnce(&str) -> T) -> T {
+        let mut date = self.date.borrow_mut();
+        let fresh = date.made.is_some_and(|made| made.elapsed().as_secs() < 1);
+        if !fresh {
+            date.made = Some(Instant::now());
+            date.text = httpdate::fmt_http_date(std::time::SystemTime::now());
+        }
+        with(&date.text)
+    }
+
+    /// An answer of one line.
+    pub(super) fn text(
+        &self,
+        head: &RequestHead<'_>,
+        status: u16,
+        message: &str,
+        out: &mut Vec<u8>,
+    ) -> Payload {
+        let text = Text {
+            status,
+            message,
+            allow: None,
+            retry_after_s: retry_after_s(status),
+            keep_alive: head.keep_alive,
+            head_only: head.method == Method::Head,
+        };
+        // The text is sent as one line whatever is in it.
+        let _ = self.with_date(|date| text.write(out, date));
+        Payload::Written
+    }
+
+    pub(super) fn note(&self, head: &RequestHead<'_>, outcome: Outcome, status: u16) -> Note {
+        Note {
+            repository: self.no_repository.clone(),
+            method: method_name(head.method),
+            outcome,
+            status,
+        }
+    }
+
+    /// Has a job done on the background plane, and waits for what comes of it.
+    pub(super) async fn ask<T, F>(
+        &self,
+        job: impl FnOnce(Rc<Jobs>) -> F + Send + 'static,
+    ) -> Result<T, StartError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StartError>> + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        self.plane.spawn(move |jobs| {
+            let done = job(jobs);
+            // Fails when the client has left.
+            async move { drop(reply.send(done.await)) }
+        });
+        self.hear(answer).await
+    }
+
+    /// Waits for what a job answers.
+    pub(super) async fn hear<T>(
+        &self,
+        answer: oneshot::Receiver<Result<T, StartError>>,
+    ) -> Result<T, StartError> {
+        answer.await.unwrap_or_else(|_| {
+            Err(StartError {
+                status: 503,
+                message: "the server is stopping; try again".into(),
+            })
+        })
+    }
+
+    /// An answer that says why there is nothing.
+    pub(super) fn failed(
+        &self,
+        asked: &Asked<'_, '_>,
+        status: u16,
+        message: &str,
+        out: &mut Vec<u8>,
+    ) -> Answer<Note> {
+        let outcome = match status {
+            500.. => Outcome::Error,
+            _ => Outcome::Refused,
+        };
+        Answer {
+            payload: self.text(asked.head, status, message, out),
+            keep_alive: asked.head.keep_alive,
+            note: self.note_for(asked, outcome, status),
+        }
+    }
+
+    pub(super) fn note_for(&self, asked: &Asked<'_, '_>, outcome: Outcome, status: u16) -> Note {
+        Note {
+            repository: asked.repo.name.clone(),
+            ..self.note(asked.head, outcome, status)
+        }
+    }
+}
+
+/// How many clients a core may be telling at a time that it turns them away.
+fn refusals_max(all: usize, cores: NonZeroUsize) -> usize {
+    (all / cores).max(1)
+}
+
+fn method_name(method: Method) -> &'static str {
+    match method {
+        Method::Get => "GET",
+        Method::Head => "HEAD",
+        Method::Post => "POST",
+        Method::Other => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_few_connections_is_told_why_too() {
+        let of = |all, cores| refusals_max(all, NonZeroUsize::new(cores).unwrap());
+        assert_eq!(of(8, 1), 8);
+        assert_eq!(of(199, 2), 99);
+        assert_eq!(of(3, 4), 1, "one can always be told");
+    }
+}

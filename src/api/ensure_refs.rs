@@ -1,0 +1,53 @@
+//! `ensure-refs`: whether the mirror has refs and commits.
+
+use std::time::Instant;
+
+use super::core::{Asked, Core, Note};
+use crate::http::bodies;
+use crate::http::response::Head;
+use crate::http::service::{Answer, Payload};
+use crate::jobs::ensure_refs::Wanted;
+use crate::metrics::Outcome;
+use crate::repos::registry::StartError;
+
+impl Core {
+    /// Answers `POST …/ensure-refs`.
+    pub(super) async fn ensure_refs(
+        &self,
+        asked: &Asked<'_, '_>,
+        body: bodies::Body,
+        out: &mut Vec<u8>,
+    ) -> Answer<Note> {
+        let wanted = match Wanted::parse(&body.pieces().concat()) {
+            Ok(wanted) => wanted,
+            Err(why) => return self.failed(asked, 400, &why, out),
+        };
+        // Not held while the upstream is asked.
+        drop(body);
+        let repo = asked.repo.clone();
+        let asked_at = Instant::now();
+        let ensured =
+            self.ask(move |jobs| async move { jobs.ensure_refs(repo, wanted, asked_at).await });
+        let json = match ensured.await {
+            // Strings and a flag always have a form in JSON.
+            Ok(ensured) => serde_json::to_string(&ensured).unwrap_or_default(),
+            Err(StartError { status, message }) => {
+                return self.failed(asked, status, &message, out);
+            }
+        };
+        self.with_date(|date| {
+            let head = Head::new(out, 200, date)
+                .header("Content-Type", "application/json")
+                .content_length(json.len() as u64)
+                .connection(asked.head.keep_alive);
+            // All values are the program's own.
+            let _ = head.finish();
+        });
+        out.extend_from_slice(json.as_bytes());
+        Answer {
+            payload: Payload::Written,
+            keep_alive: asked.head.keep_alive,
+            note: self.note_for(asked, Outcome::EnsureRefs, 200),
+        }
+    }
+}

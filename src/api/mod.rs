@@ -1,0 +1,10 @@
+//! One file for each endpoint: what is asked, and what is answered.
+
+mod bundle;
+mod core;
+mod ensure_refs;
+mod git_protocol;
+mod service;
+mod snapshot;
+
+pub use core::Core;

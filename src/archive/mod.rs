@@ -1,0 +1,21 @@
+//! An archive that grows or is whole, and whoever reads it.
+//!
+//! A producer appends to the fan-out; a spooler writes what it appends to the entry's spool file; any
+//! number of readers walk the extents from any offset. The first client, one that follows and a hit
+//! run the same code. A reader never sees bytes beyond the frontier, and every archive ends complete or
+//! failed.
+//!
+//! - [`fanout`]: the extents so far, the window, the readers; [`pace`]: who is too slow for an archive
+//!   that is kept nowhere.
+//! - [`place`]: an archive and where its bytes are.
+//! - [`spool`]: writes the pieces of a build to its file.
+//! - [`reader`]: reads for a socket; [`resident`] remembers what is in memory, [`prefetch`] reads in
+//!   what is not.
+
+pub mod fanout;
+mod pace;
+pub mod place;
+pub mod prefetch;
+pub mod reader;
+mod resident;
+pub mod spool;

@@ -1,0 +1,160 @@
+//! The job of a build: sees to a mirror, has a thread build, and does with what it built all that follows.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::builder::{Keep, SpoolJob, begin, build};
+use super::end::End;
+use super::plane::Handle;
+use super::shared::Shared;
+use super::state::Jobs;
+use crate::archive::place::Archive;
+use crate::archive::spool::not_kept;
+use crate::io::disk::DiskFile;
+use crate::io::sched;
+use crate::metrics::{Event, Level};
+use crate::mirror::Git;
+use crate::repos::registry::{Moves, Permit, Repo, StartError};
+use crate::snapshot::zstd::ring::panic_text;
+
+impl Jobs {
+    /// Has a snapshot built, once there is a mirror.
+    pub async fn build(self: Rc<Self>, permit: Permit) {
+        let repo = permit.repo().clone();
+        if let Err(e) = self.ensure_mirror(&repo).await {
+            return permit.refuse(e);
+        }
+        let (shared, plane) = (self.shared.clone(), self.plane.clone());
+        let (git, stop) = (self.git.clone(), self.stop.clone());
+        let thread = std::thread::Builder::new().name("builder".into());
+        let spawned = thread.spawn(move || run(&shared, plane, permit, &git, stop));
+        match spawned {
+            Ok(builder) => {
+                let mut builders = self.builders.borrow_mut();
+                builders.retain(|b| !b.is_finished());
+                builders.push(builder);
+            }
+            // The permit was dropped, which told everybody.
+            Err(e) => tracing::error!("cannot start a builder thread: {e}"),
+        }
+    }
+
+    async fn spool(self: Rc<Self>, job: SpoolJob) {
+        let meter = self.shared.meter();
+        let mut spooler = job.spooler;
+        spooler.full_at(self.shared.faults.spool_bytes_max);
+        // A file that cannot be opened again drops the spooler, which tells its build.
+        let spooled = match job.files.spool.try_clone() {
+            Ok(file) => {
+                let each = |bytes| meter.add(Event::SpooledBytes, bytes);
+                spooler.run(DiskFile::new(file, self.uring), each).await
+            }
+            Err(e) => Err(e),
+        };
+        if let Err(e) = spooled {
+            not_kept(&meter, &job.repository, &e);
+            self.sweep_wanted.notify_one();
+        }
+    }
+}
+
+impl Keep for Handle<Jobs> {
+    fn spool(&self, job: SpoolJob) {
+        self.spawn(|jobs| jobs.spool(job));
+    }
+
+    fn make_room(&self) {
+        self.spawn(|jobs| async move { jobs.sweep_wanted.notify_one() });
+    }
+}
+
+/// Builds the snapshot that `permit` is for. `git` packs loose objects, if there are too many,
+/// unless `stop` turns true.
+fn run(
+    shared: &Arc<Shared>,
+    plane: Handle<Jobs>,
+    permit: Permit,
+    git: &Git,
+    stop: watch::Receiver<bool>,
+) {
+    sched::be_prompt();
+    let repo = permit.repo().clone();
+    let begun = catch_unwind(AssertUnwindSafe(|| begin(shared, &repo, git, stop)));
+    let begun = match begun {
+        Ok(Ok(begun)) => begun,
+        Ok(Err(e)) => return refuse(shared, permit, e.into()),
+        Err(panic) => return refuse(shared, permit, End::Failed(panicked(&*panic))),
+    };
+    let (archive, moves) = (begun.archive.clone(), begun.moves);
+    let meter = shared.meter();
+    meter.up(Level::BuildsRunning);
+    shared.add_running(&archive.fanout);
+    permit.started(Ok(archive.clone()));
+    let mut turn = None;
+    let built = catch_unwind(AssertUnwindSafe(|| build(shared, begun, &plane, &mut turn)));
+    meter.down(Level::BuildsRunning);
+    let end = match built {
+        Ok(Ok(end)) | Ok(Err(end)) => end,
+        Err(panic) => End::Failed(panicked(&*panic)),
+    };
+    if matches!(end, End::Complete) {
+        publish_done(shared, &repo, archive.clone(), moves);
+        plane.make_room();
+    }
+    end.note(shared, &repo, &archive.fanout);
+    // The next build can begin when nobody holds the permit any more.
+    drop(permit);
+    match end {
+        // The mirror may have moved while it was built.
+        End::Complete => {
+            let repo = repo.clone();
+            plane.spawn(move |jobs| async move { jobs.rebuild(&repo) });
+        }
+        // The last bytes are nowhere else: they are kept for those who are there, in the build's
+        // place, so that this is as bounded as the builds are.
+        End::LiveOnly => archive.fanout.wait_taken(),
+        End::Abandoned(_) | End::Failed(_) => {}
+    }
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send)) -> String {
+    format!("a panic: {}", panic_text(panic))
+}
+
+fn refuse(shared: &Shared, permit: Permit, end: End) {
+    let repository = permit.repo().name.clone();
+    let repository = &*repository;
+    let (End::Abandoned(why) | End::Failed(why)) = &end else {
+        return;
+    };
+    tracing::error!(repository, "build could not begin: {why}");
+    end.count(shared, permit.repo());
+    permit.refuse(StartError {
+        status: match end {
+            End::Failed(_) => 500,
+            _ => 503,
+        },
+        message: format!("cannot build a snapshot of {repository}: {why}"),
+    });
+}
+
+fn publish_done(shared: &Shared, repo: &Repo, archive: Arc<Archive>, moves: Moves) {
+    archive.fanout.release_window();
+    let bytes = shared.state.entry_bytes(&archive.dir()).unwrap_or(0);
+    tracing::info!(
+        repository = &*repo.name,
+        id = archive.id.as_str(),
+        wire_bytes = archive.fanout.wire_bytes(),
+        own_bytes = bytes,
+        "published"
+    );
+    shared.add_to_cache(bytes);
+    let id = archive.id;
+    let old = repo.publish(archive, moves);
+    if let Some(old) = old.filter(|old| old.id != id) {
+        shared.retire(old);
+    }
+}

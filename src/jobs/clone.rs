@@ -1,0 +1,238 @@
+//! Mirrors: taken over at the start, cloned when they are first needed.
+//!
+//! Requests share what runs.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::spawn_local;
+
+use super::flights::{Duty, Flight};
+use super::state::Jobs;
+use crate::io::clock::unix_ms;
+use crate::limits::{CLONE_FAILURE_KEPT_MS, MIRROR_FRESH_MS, TURN_WAIT_LOGGED_MS};
+use crate::metrics::{CloneResult, Event};
+use crate::mirror::{Git, MirrorError, Via, upstream};
+use crate::repos::registry::{Repo, StartError};
+
+pub(super) type Ended = Result<(), StartError>;
+
+impl Jobs {
+    /// What is cached is served without git, so this stops nothing; but it is said at once.
+    pub(super) async fn check_git(self: Rc<Self>) {
+        match self.git.version().await {
+            Ok(version) => tracing::debug!("git {version}"),
+            Err(e) => tracing::error!("mirrors can be neither cloned nor fetched: {e}"),
+        }
+    }
+
+    /// Takes over the mirrors found at start, one after the other, while requests are served
+    /// already: one that asks for a mirror whose turn has not come has that one checked at once.
+    ///
+    /// Until then nothing is known of most of them but their names, and such names are forgotten
+    /// when there are many; so whoever found them has held them up to here.
+    pub async fn take_over_mirrors(self: Rc<Self>, found: Vec<Arc<Repo>>) {
+        let all = self.shared.registry.all();
+        drop(found);
+        for repo in all {
+            if !repo.is_mirrored() && repo.mirror.is_dir() {
+                match self.cloning.join(&repo.name) {
+                    (_, Some(duty)) => self.clone().adopt(repo.clone(), duty).await,
+                    (flight, None) => drop(flight.end().await),
+                }
+            }
+            if !repo.is_mirrored() && repo.current().is_some() {
+                // The snapshot must not stay as it is for ever.
+                self.plan(&repo, None);
+            }
+        }
+    }
+
+    fn keep(&self, repo: &Repo, fresh_unix_ms: Option<u64>) {
+        repo.set_mirrored(true);
+        self.plan(repo, fresh_unix_ms);
+    }
+
+    fn plan(&self, repo: &Repo, fresh_unix_ms: Option<u64>) {
+        self.schedule
+            .borrow_mut()
+            .add(repo.name.clone(), fresh_unix_ms, unix_ms());
+        self.wake.notify_one();
+    }
+
+    /// Waits until there is a mirror that is kept like its upstream. Whether there was none and
+    /// the wait was for a clone.
+    pub(super) async fn ensure_mirror(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+    ) -> Result<bool, StartError> {
+        self.ensure_mirror_for(repo, &Via::default()).await
+    }
+
+    /// The same for a request that came by way of other servers.
+    pub(super) async fn ensure_mirror_for(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        via: &Via,
+    ) -> Result<bool, StartError> {
+        let is_there = repo.mirror.is_dir();
+        if is_there && repo.is_mirrored() {
+            return Ok(false);
+        }
+        if !is_there && let Some(why) = repo.not_cloned_lately(CLONE_FAILURE_KEPT_MS) {
+            return Err(why);
+        }
+        let (flight, duty) = self.cloning.join(&repo.name);
+        match duty {
+            Some(duty) if is_there => drop(spawn_local(self.clone().adopt(repo.clone(), duty))),
+            Some(duty) => {
+                let git = self.git.by_way_of(via);
+                spawn_local(self.clone().clone_mirror(repo.clone(), git, duty));
+            }
+            None => self.check_way(repo, via, &flight).await?,
+        }
+        let ended = flight.end().await.unwrap_or_else(|| Err(lost()));
+        ended.map(|()| !is_there)
+    }
+
+    /// Takes over a mirror that was there at the start or that somebody put there later: checks
+    /// it, puts it on the fetch schedule and sets what the server needs. Requests wait for the
+    /// check alone, which takes no git process.
+    async fn adopt(self: Rc<Self>, repo: Arc<Repo>, duty: Duty<Arc<str>, Ended>) {
+        if let Err(e) = self.git.is_usable(&repo.mirror).await {
+            tracing::error!(repository = &*repo.name, "{e}");
+            // Whoever asks for it is told why, until somebody has put it right.
+            repo.set_mirrored(false);
+            return duty.done(Err(StartError {
+                status: 500,
+                message: format!("{}: {e}", repo.name),
+            }));
+        }
+        let (_, setting_up) = self.setting_up.join(&repo.name);
+        self.keep(&repo, upstream::last_fetch_unix_ms(&repo.mirror));
+        duty.done(Ok(()));
+        if let Err(e) = self.git.set_up(&repo.mirror, &repo.url).await {
+            // It can be served as it is; a comparison tries again, and fails if it must.
+            tracing::error!(repository = &*repo.name, "{e}");
+        }
+        drop(setting_up);
+        if let Some(head) = self.read_head(&repo).await {
+            repo.set_first_head(head);
+            self.rebuild(&repo);
+        }
+    }
+
+    /// Refuses a request that came by way of servers which its own upstream leads back to. What it
+    /// would wait for was begun for somebody else and does not name them: they may all wait for
+    /// each other.
+    ///
+    /// Anybody can name servers, so the upstream is asked once within [`MIRROR_FRESH_MS`], by one request
+    /// after the other. What has ended meanwhile holds up nobody.
+    pub(super) async fn check_way(
+        &self,
+        repo: &Repo,
+        via: &Via,
+        waits_for: &Flight<Ended>,
+    ) -> Ended {
+        if via.is_empty() {
+            return Ok(());
+        }
+        let asked = async {
+            while let Err(left) = repo.may_ask_way(Duration::from_millis(MIRROR_FRESH_MS)) {
+                tokio::time::sleep(left).await;
+            }
+            let _turn = self.turns.ways.acquire().await;
+            let tmp = self.shared.state.tmp_dir();
+            self.git.by_way_of(via).ask(&repo.url, &tmp).await
+        };
+        let asked = tokio::select! {
+            asked = asked => asked,
+            _ = waits_for.clone().end() => return Ok(()),
+        };
+        match asked {
+            Err(e @ MirrorError::Loop { .. }) => Err(freshen_error(repo, &e)),
+            // Whatever else there is to say is said by what runs.
+            _ => Ok(()),
+        }
+    }
+
+    async fn clone_mirror(self: Rc<Self>, repo: Arc<Repo>, git: Git, duty: Duty<Arc<str>, Ended>) {
+        let turn = self.turns.clones.acquire(&repo.name);
+        tokio::pin!(turn);
+        let wait = Duration::from_millis(TURN_WAIT_LOGGED_MS);
+        let _turn = match tokio::time::timeout(wait, &mut turn).await {
+            Ok(turn) => turn,
+            Err(_) => {
+                tracing::warn!(
+                    repository = &*repo.name,
+                    "waiting for other first clones to end"
+                );
+                turn.await
+            }
+        };
+        tracing::info!(repository = &*repo.name, "cloning from {}", repo.url);
+        let (unix_began_ms, began) = (unix_ms(), Instant::now());
+        let staging = self.shared.state.tmp_dir();
+        let cloned = git.clone_mirror(&repo.url, &repo.mirror, &staging).await;
+        let result = match &cloned {
+            Ok(()) => CloneResult::Complete,
+            Err(MirrorError::NotFound { .. }) => CloneResult::NotFound,
+            Err(MirrorError::TimedOut { .. }) => CloneResult::TimedOut,
+            Err(_) => CloneResult::Failed,
+        };
+        self.shared.meter().add(Event::Clone(result), 1);
+        if let Err(e) = cloned {
+            tracing::warn!(repository = &*repo.name, "no mirror: {e}");
+            let why = clone_error(&repo, &e);
+            repo.set_not_cloned(why.clone());
+            return duty.done(Err(why));
+        }
+        if let Some(head) = self.read_head(&repo).await {
+            repo.set_head(head);
+            // There may be a snapshot of a mirror that is gone.
+            self.rebuild(&repo);
+        }
+        repo.set_fresh(unix_began_ms, began);
+        self.keep(&repo, Some(unix_ms()));
+        duty.done(Ok(()));
+    }
+}
+
+/// The status of a request that leads back to the server that it came from.
+pub const LOOP: u16 = 508;
+
+/// What the client hears when there is no mirror and none can be had.
+pub(super) fn clone_error(repo: &Repo, error: &MirrorError) -> StartError {
+    let status = match error {
+        MirrorError::NotFound { .. } | MirrorError::Denied { .. } => 404,
+        _ => freshen_error(repo, error).status,
+    };
+    StartError {
+        status,
+        message: format!("{}: {error}", repo.name),
+    }
+}
+
+/// What the client hears when there is a mirror, but the upstream cannot be asked for news.
+pub(super) fn freshen_error(repo: &Repo, error: &MirrorError) -> StartError {
+    let status = match error {
+        _ if error.is_disk_full() => 507,
+        MirrorError::TooLarge { .. } => 507,
+        MirrorError::Loop { .. } => LOOP,
+        MirrorError::Io { .. } | MirrorError::Start { .. } => 500,
+        _ => 502,
+    };
+    StartError {
+        status,
+        message: format!("{}: {error}", repo.name),
+    }
+}
+
+/// The work ended without saying how.
+pub(super) fn lost() -> StartError {
+    StartError {
+        status: 500,
+        message: "the server failed to answer; try again".into(),
+    }
+}

@@ -1,0 +1,55 @@
+//! What a mirror has.
+
+use std::sync::Arc;
+
+use super::state::Jobs;
+use crate::refs::{self, MirrorRefs};
+use crate::repos::registry::{MirrorHead, Repo, StartError};
+
+impl Jobs {
+    /// The refs of the mirror at one moment.
+    pub(super) async fn read_refs(&self, repo: &Arc<Repo>) -> Result<MirrorRefs, StartError> {
+        let (repo, follow) = (repo.clone(), self.git.follow.clone());
+        let name = repo.name.clone();
+        let failed = |e: &dyn std::fmt::Display| StartError {
+            status: 500,
+            message: format!("{name}: {e}"),
+        };
+        let read = tokio::task::spawn_blocking(move || {
+            let _pinned = repo.pins.blocking_read();
+            refs::read(&repo.mirror, &follow)
+        });
+        let read = read.await.map_err(|panic| failed(&panic))?;
+        read.map_err(|e| failed(&e))
+    }
+
+    /// Reads the mirror's HEAD, and notes whether its refs are still those of the snapshot.
+    pub(super) async fn read_head(&self, repo: &Arc<Repo>) -> Option<Arc<MirrorHead>> {
+        match self.read_refs(repo).await {
+            Ok(refs) => {
+                repo.compare_refs(&repo.digest(&refs));
+                Some(Arc::new(MirrorHead::of(&refs)))
+            }
+            Err(e) => {
+                tracing::error!(repository = &*repo.name, "cannot read HEAD: {e}");
+                None
+            }
+        }
+    }
+
+    /// Notes the HEAD of a mirror that has taken another one's place.
+    pub(super) async fn look_at_head(&self, repo: &Arc<Repo>) {
+        if let Some(head) = self.read_head(repo).await {
+            repo.set_head(head);
+        }
+    }
+
+    /// The mirror's HEAD.
+    pub(super) async fn head(&self, repo: &Arc<Repo>) -> Result<Arc<MirrorHead>, StartError> {
+        if let Some(head) = repo.head() {
+            return Ok(head);
+        }
+        let refs = self.read_refs(repo).await?;
+        Ok(Arc::new(MirrorHead::of(&refs)))
+    }
+}

@@ -1,0 +1,140 @@
+//! What the jobs of the background plane share, from the start of the server to its end.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, watch};
+use tokio::task::spawn_local;
+
+use super::bundle_cache::{BundleCache, BundleFile, BundleKey};
+use super::flights::Flights;
+use super::plane::{self, Handle, Queue};
+use super::shared::Shared;
+use super::turns::Turns;
+use crate::io::clock::unix_ms;
+use crate::manifest::id::EntryId;
+use crate::mirror::schedule::{Policy, Schedule};
+use crate::mirror::{Git, TimeLimits};
+use crate::refs::Follow;
+use crate::repos::registry::StartError;
+
+/// What all jobs share. Everything that `git` does runs as tasks of the plane's one thread, which also
+/// is what keeps the processes alive (see [`crate::io::child`]).
+pub struct Jobs {
+    pub(super) shared: Arc<Shared>,
+    /// For the threads that jobs start.
+    pub(super) plane: Handle<Jobs>,
+    pub(super) git: Git,
+    pub(super) uring: bool,
+    pub(super) schedule: std::cell::RefCell<Schedule<Arc<str>>>,
+    pub(super) wake: tokio::sync::Notify,
+    pub(super) builders: std::cell::RefCell<Vec<std::thread::JoinHandle<()>>>,
+    /// Turns true when the plane ends.
+    pub(super) stop: watch::Receiver<bool>,
+    /// First clones, and checks of mirrors that are there; so that each repository is cloned or
+    /// checked by one of those who need it.
+    pub(super) cloning: Flights<Arc<str>, Result<(), StartError>>,
+    /// Mirrors that are being configured after their check.
+    pub(super) setting_up: Flights<Arc<str>, ()>,
+    /// Comparisons with upstreams; `freshen` must not overlap for one mirror.
+    pub(super) freshening: Flights<Arc<str>, Result<(), StartError>>,
+    /// Mirrors whose packs are being joined.
+    pub(super) maintaining: Flights<Arc<str>, ()>,
+    /// Looks at archives on a client's word.
+    pub(super) doubting: Flights<EntryId, ()>,
+    /// Held by the look at an archive that some client's word has begun: they read as fast as the disk
+    /// does, so one is enough at a time.
+    pub(super) looking: Semaphore,
+    pub(super) bundling: Flights<BundleKey, Result<Arc<BundleFile>, StartError>>,
+    pub(super) bundles: std::cell::RefCell<BundleCache>,
+    pub(super) turns: Turns,
+    /// Somebody wants a sweep now.
+    pub(super) sweep_wanted: tokio::sync::Notify,
+    /// Held by the sweep that runs.
+    pub(super) sweeping: Semaphore,
+    /// Held by the next sweep until the one that runs is done.
+    pub(super) sweep_waiting: Semaphore,
+}
+
+/// Runs the background plane on the calling thread until `stop` says so. Calls `ready` once it works.
+pub fn run(
+    shared: Arc<Shared>,
+    (handle, queue): (Handle<Jobs>, Queue<Jobs>),
+    stop: watch::Receiver<bool>,
+    uring: bool,
+    ready: impl FnOnce(),
+) -> std::io::Result<()> {
+    let jobs = Rc::new(Jobs::new(shared, handle, uring, stop.clone()));
+    let begin = jobs.clone();
+    plane::run(queue, jobs.clone(), stop, uring, move || {
+        spawn_local(begin.clone().check_git());
+        spawn_local(begin.clone().keep_fresh());
+        spawn_local(begin.keep_swept());
+        ready();
+    })?;
+    jobs.end();
+    Ok(())
+}
+
+impl Jobs {
+    fn new(
+        shared: Arc<Shared>,
+        plane: Handle<Jobs>,
+        uring: bool,
+        stop: watch::Receiver<bool>,
+    ) -> Jobs {
+        let config = &shared.config;
+        let limits = TimeLimits {
+            clone: config.clone_timeout,
+            ..TimeLimits::default()
+        };
+        let follow = Follow::new(&config.follow).unwrap_or_default();
+        let policy = Policy {
+            interval_ms: config.fetch_interval.as_millis() as u64,
+            seed: unix_ms(),
+            ..Policy::default()
+        };
+        let turns = Turns::new(&shared.faults);
+        Jobs {
+            git: Git {
+                limits,
+                size_limit: config.clone_size_limit,
+                memory_bytes: config.git_memory_limit_bytes,
+                schemes: Vec::from_iter(config.upstreams.schemes()).join(":"),
+                via: shared.via.clone(),
+                follow,
+                ..Git::default()
+            },
+            shared,
+            plane,
+            uring,
+            schedule: std::cell::RefCell::new(Schedule::new(policy)),
+            wake: tokio::sync::Notify::new(),
+            builders: std::cell::RefCell::default(),
+            stop,
+            cloning: Flights::default(),
+            setting_up: Flights::default(),
+            freshening: Flights::default(),
+            maintaining: Flights::default(),
+            doubting: Flights::default(),
+            looking: Semaphore::new(1),
+            bundling: Flights::default(),
+            bundles: std::cell::RefCell::default(),
+            turns,
+            sweep_wanted: tokio::sync::Notify::new(),
+            sweeping: Semaphore::new(1),
+            sweep_waiting: Semaphore::new(1),
+        }
+    }
+
+    /// Waits for what outlives the tasks of the plane.
+    fn end(&self) {
+        self.shared.stop_builds();
+        for builder in self.builders.borrow_mut().drain(..) {
+            // A builder answers for its own panics.
+            let _ = builder.join();
+        }
+        // Clones that ran were given up with the tasks they ran in.
+        self.git.removals.wait();
+    }
+}

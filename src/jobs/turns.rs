@@ -1,0 +1,116 @@
+//! How much of each kind of work runs at a time.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+
+use super::upload_turns::{UploadBounds, UploadTurns};
+use crate::faults::Faults;
+use crate::limits::{
+    BUNDLES_MAKING_MAX, CLONES_OF_HOST_MAX, CLONES_RUNNING_MAX, FRESHENS_OF_HOST_MAX,
+    FRESHENS_RUNNING_MAX, LOOKUPS_RUNNING_MAX, WAYS_RUNNING_MAX,
+};
+use crate::mirror::schedule::Key;
+
+/// How many of each kind may run; none of the semaphores is ever closed.
+pub(super) struct Turns {
+    pub(super) clones: HostTurns,
+    pub(super) freshens: HostTurns,
+    /// To ask an upstream whether it leads back to a server that waits.
+    pub(super) ways: Semaphore,
+    pub(super) lookups: Semaphore,
+    pub(super) bundles: Semaphore,
+    pub(super) uploads: UploadTurns,
+}
+
+impl Turns {
+    pub(super) fn new(faults: &Faults) -> Turns {
+        let mut uploads = UploadBounds::default();
+        if let Some(ms) = faults.upload_slow_ms {
+            uploads.slow = Duration::from_millis(ms);
+        }
+        Turns {
+            clones: HostTurns::new(CLONES_RUNNING_MAX, CLONES_OF_HOST_MAX),
+            freshens: HostTurns::new(FRESHENS_RUNNING_MAX, FRESHENS_OF_HOST_MAX),
+            ways: Semaphore::new(WAYS_RUNNING_MAX),
+            lookups: Semaphore::new(LOOKUPS_RUNNING_MAX),
+            bundles: Semaphore::new(BUNDLES_MAKING_MAX),
+            uploads: UploadTurns::new(uploads),
+        }
+    }
+}
+
+/// Turns of which one host can have a part: one that does not answer must not keep them all.
+pub(super) struct HostTurns {
+    all: Semaphore,
+    /// There are as many hosts as upstreams are configured.
+    hosts: RefCell<HashMap<String, Arc<Semaphore>>>,
+    of_host: usize,
+}
+
+impl HostTurns {
+    fn new(all: usize, of_host: usize) -> HostTurns {
+        HostTurns {
+            all: Semaphore::new(all),
+            hosts: RefCell::default(),
+            of_host,
+        }
+    }
+
+    /// Waits for a turn to work on `repository`, first among those of its host.
+    pub(super) async fn acquire(&self, repository: &Arc<str>) -> HostTurn<'_> {
+        let host = repository.host().to_owned();
+        let turns = || Arc::new(Semaphore::new(self.of_host));
+        let host = self
+            .hosts
+            .borrow_mut()
+            .entry(host)
+            .or_insert_with(turns)
+            .clone();
+        HostTurn {
+            _of_host: host.acquire_owned().await.ok(),
+            _of_all: self.all.acquire().await.ok(),
+        }
+    }
+}
+
+/// A turn among those of a host and among all.
+pub(super) struct HostTurn<'t> {
+    _of_host: Option<OwnedSemaphorePermit>,
+    _of_all: Option<SemaphorePermit<'t>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    /// What is there at once.
+    fn now<F: Future>(future: F) -> Option<F::Output> {
+        let mut context = Context::from_waker(Waker::noop());
+        match pin!(future).poll(&mut context) {
+            std::task::Poll::Ready(output) => Some(output),
+            std::task::Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn a_host_that_does_not_answer_leaves_turns_to_others() {
+        let turns = HostTurns::new(3, 2);
+        let (hung, hung_too) = (Arc::from("hung/a"), Arc::from("hung/b"));
+        let (other, third) = (Arc::from("other/a"), Arc::from("third/a"));
+        let held = [now(turns.acquire(&hung)), now(turns.acquire(&hung_too))];
+        assert!(held.iter().all(Option::is_some));
+        assert!(now(turns.acquire(&hung)).is_none(), "more than its part");
+        let of_other = now(turns.acquire(&other));
+        assert!(of_other.is_some(), "the host that hangs has them all");
+        assert!(now(turns.acquire(&third)).is_none(), "more than there are");
+        drop(held);
+        assert!(now(turns.acquire(&hung)).is_some() && now(turns.acquire(&third)).is_some());
+    }
+}

@@ -1,0 +1,3 @@
+//! Repositories, and what there is of each.
+
+pub mod registry;
