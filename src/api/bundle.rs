@@ -18,7 +18,7 @@ use crate::jobs::bundle::Found;
 use crate::jobs::bundle_cache::BundleFile;
 use crate::limits::READ_AHEAD_BYTES;
 use crate::metrics::{Event, Meter, Outcome, Prefault};
-use crate::repos::registry::StartError;
+use crate::repos::error::StartError;
 
 impl Core {
     /// Answers `GET` of a bundle.

@@ -23,7 +23,8 @@ use crate::jobs::state::Jobs;
 use crate::limits::PLACE_LOOKS;
 use crate::log::RequestLog;
 use crate::metrics::{Event, Level, Meter, Outcome};
-use crate::repos::registry::{Repo, StartError};
+use crate::repos::error::StartError;
+use crate::repos::repo::Repo;
 
 /// What a core remembers of a request until its answer is sent.
 pub struct Note {

@@ -8,7 +8,7 @@ use crate::http::response::Head;
 use crate::http::service::{Answer, Payload};
 use crate::jobs::ensure_refs::Wanted;
 use crate::metrics::Outcome;
-use crate::repos::registry::StartError;
+use crate::repos::error::StartError;
 
 impl Core {
     /// Answers `POST …/ensure-refs`.

@@ -16,7 +16,7 @@ use crate::limits::GIT_PROTOCOL_BYTES_MAX;
 use crate::metrics::Outcome;
 use crate::mirror::Via;
 use crate::mirror::via::Refused;
-use crate::repos::registry::StartError;
+use crate::repos::error::StartError;
 
 /// Whether the body of a `git-upload-pack` is compressed, or the status and the line that refuse the
 /// request whatever its body holds.

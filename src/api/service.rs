@@ -18,7 +18,7 @@ use crate::http::{Method, Reject};
 use crate::limits::{BODY_BYTES_MAX, ENSURE_BODY_BYTES_MAX, METRICS_REPOSITORIES_MAX};
 use crate::log::RequestRecord;
 use crate::metrics::{DropReason, Event, Outcome, Timing};
-use crate::repos::registry::Repo;
+use crate::repos::repo::Repo;
 
 impl Core {
     /// The repository, if its host is one of the upstreams.

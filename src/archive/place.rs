@@ -47,7 +47,7 @@ pub struct Archive {
     pub repository: Arc<str>,
     /// HEAD's commit as hex; `None` when HEAD points nowhere.
     pub commit: Option<String>,
-    /// Of what it shows besides objects (see [`crate::repos::registry::Repo::digest`]).
+    /// Of what it shows besides objects (see [`crate::repos::repo::Repo::digest`]).
     pub refs_digest: [u8; 32],
     /// When the build began, ms since 1970; before it read the mirror's refs.
     pub created_unix_ms: u64,

@@ -17,7 +17,8 @@ use crate::io::disk::DiskFile;
 use crate::io::sched;
 use crate::metrics::{Event, Level};
 use crate::mirror::Git;
-use crate::repos::registry::{Moves, Permit, Repo, StartError};
+use crate::repos::error::StartError;
+use crate::repos::repo::{Moves, Permit, Repo};
 use crate::snapshot::zstd::ring::panic_text;
 
 impl Jobs {

@@ -28,7 +28,7 @@ use crate::manifest::meta::{Fields, META_NAME, Meta};
 use crate::manifest::record::{Linked, Record};
 use crate::mirror::Git;
 use crate::refs::Head;
-use crate::repos::registry::{Moves, Repo};
+use crate::repos::repo::{Moves, Repo};
 use crate::snapshot::iconv::Identity;
 use crate::snapshot::output::{BuildError, Spool};
 use crate::snapshot::produce::{self, Input, Opened};

@@ -14,7 +14,9 @@ use super::state::Jobs;
 use crate::jobs::bundle_cache::{BundleFile, BundleKey};
 use crate::jobs::flights::Duty;
 use crate::mirror::bundle::Tips;
-use crate::repos::registry::{MirrorHead, Repo, StartError};
+use crate::repos::error::StartError;
+use crate::repos::head::MirrorHead;
+use crate::repos::repo::Repo;
 
 /// What there is for a client that has the base.
 pub enum Found {

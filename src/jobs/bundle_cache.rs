@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::archive::place::Files;
 use crate::limits::{BUNDLE_AGE_MAX_MS, BUNDLES_BYTES_MAX, BUNDLES_MAX};
-use crate::repos::registry::MirrorHead;
+use crate::repos::head::MirrorHead;
 
 /// What a bundle is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

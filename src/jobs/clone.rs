@@ -14,7 +14,8 @@ use crate::io::clock::unix_ms;
 use crate::limits::{CLONE_FAILURE_KEPT_MS, MIRROR_FRESH_MS, TURN_WAIT_LOGGED_MS};
 use crate::metrics::{CloneResult, Event};
 use crate::mirror::{Git, MirrorError, Via, upstream};
-use crate::repos::registry::{Repo, StartError};
+use crate::repos::error::StartError;
+use crate::repos::repo::Repo;
 
 pub(super) type Ended = Result<(), StartError>;
 
@@ -50,7 +51,7 @@ impl Jobs {
     }
 
     fn keep(&self, repo: &Repo, fresh_unix_ms: Option<u64>) {
-        repo.set_mirrored(true);
+        repo.set_kept();
         self.plan(repo, fresh_unix_ms);
     }
 
@@ -103,7 +104,7 @@ impl Jobs {
         if let Err(e) = self.git.is_usable(&repo.mirror).await {
             tracing::error!(repository = &*repo.name, "{e}");
             // Whoever asks for it is told why, until somebody has put it right.
-            repo.set_mirrored(false);
+            repo.set_not_kept();
             return duty.done(Err(StartError {
                 status: 500,
                 message: format!("{}: {e}", repo.name),
@@ -188,13 +189,13 @@ impl Jobs {
             repo.set_not_cloned(why.clone());
             return duty.done(Err(why));
         }
+        repo.set_fresh(unix_began_ms, began);
+        self.keep(&repo, Some(unix_ms()));
         if let Some(head) = self.read_head(&repo).await {
             repo.set_head(head);
             // There may be a snapshot of a mirror that is gone.
             self.rebuild(&repo);
         }
-        repo.set_fresh(unix_began_ms, began);
-        self.keep(&repo, Some(unix_ms()));
         duty.done(Ok(()));
     }
 }

@@ -3,7 +3,7 @@
 use super::shared::Shared;
 use crate::archive::fanout::Fanout;
 use crate::metrics::{BuildResult, Event};
-use crate::repos::registry::Repo;
+use crate::repos::repo::Repo;
 use crate::snapshot::output::BuildError;
 
 /// How a build ended.

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::state::Jobs;
 use crate::limits::{ENSURE_BY_ID_MAX, ENSURE_ITEMS_MAX};
 use crate::refs::{full_id, is_ref_name};
-use crate::repos::registry::{Repo, StartError};
+use crate::repos::error::StartError;
+use crate::repos::repo::Repo;
 
 /// The request's JSON as it is sent. What else is in it is ignored.
 #[derive(Deserialize)]

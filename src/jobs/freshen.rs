@@ -19,7 +19,8 @@ use crate::limits::{FRESHEN_WAIT_MS, MIRROR_FRESH_MS};
 use crate::metrics::{Event, FetchResult};
 use crate::mirror::recover::remove_unfinished;
 use crate::mirror::{Freshened, Git, Via};
-use crate::repos::registry::{Repo, StartError};
+use crate::repos::error::StartError;
+use crate::repos::repo::Repo;
 
 impl Jobs {
     /// Starts the comparisons that are due.
@@ -53,7 +54,7 @@ impl Jobs {
             // Somebody took the mirror away, and nobody has asked for a snapshot since.
             gone => {
                 if let Some(repo) = gone {
-                    repo.set_mirrored(false);
+                    repo.set_not_kept();
                 }
                 self.schedule.borrow_mut().remove(&name);
                 false

@@ -24,7 +24,8 @@ use crate::io::clock::unix_ms;
 use crate::io::fs::{Fs, Os, remove_tree};
 use crate::io::uncached::Pace;
 use crate::metrics::{CloneResult, Event, ScrubResult};
-use crate::repos::registry::{Permit, Repo, StartError};
+use crate::repos::error::StartError;
+use crate::repos::repo::{Permit, Repo};
 use crate::snapshot::scrub::{MirrorFault, check_mirror};
 
 /// What was found.

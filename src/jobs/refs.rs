@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::state::Jobs;
 use crate::refs::{self, MirrorRefs};
-use crate::repos::registry::{MirrorHead, Repo, StartError};
+use crate::repos::error::StartError;
+use crate::repos::head::MirrorHead;
+use crate::repos::repo::Repo;
 
 impl Jobs {
     /// The refs of the mirror at one moment.

@@ -27,7 +27,7 @@ use crate::io::uncached::Pace;
 use crate::limits::{SCRUB_BYTES_PER_S, SCRUB_LOOK_MS, SCRUB_NICE, SCRUB_RETRY_MS};
 use crate::manifest::meta::META_NAME;
 use crate::metrics::{Event, ScrubResult};
-use crate::repos::registry::Repo;
+use crate::repos::repo::Repo;
 use crate::snapshot::scrub::{MirrorFault, check_mirror};
 
 /// There while a server runs.

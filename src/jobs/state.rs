@@ -16,7 +16,7 @@ use crate::manifest::id::EntryId;
 use crate::mirror::schedule::{Policy, Schedule};
 use crate::mirror::{Git, TimeLimits};
 use crate::refs::Follow;
-use crate::repos::registry::StartError;
+use crate::repos::error::StartError;
 
 /// What all jobs share. Everything that `git` does runs as tasks of the plane's one thread, which also
 /// is what keeps the processes alive (see [`crate::io::child`]).

@@ -13,7 +13,7 @@ use crate::cache::evict::{self, Bounds, Candidate};
 use crate::io::clock::unix_ms;
 use crate::limits::{IDLE_ENTRY_OPEN_MS, RETIRED_KEPT_MS, SWEEP_INTERVAL_MS};
 use crate::metrics::Event;
-use crate::repos::registry::Repo;
+use crate::repos::repo::Repo;
 
 impl Jobs {
     /// Sweeps from time to time, and when somebody wants it.

@@ -16,7 +16,8 @@ use crate::jobs::upload_request::UploadRequest;
 use crate::jobs::upload_turns::UploadTurn;
 use crate::limits::UPLOAD_PACK_WAIT_MS;
 use crate::mirror::{MirrorError, Upload, Via};
-use crate::repos::registry::{Repo, StartError};
+use crate::repos::error::StartError;
+use crate::repos::repo::Repo;
 
 /// Where the answer goes: from the first byte on, to whoever reads the pipe.
 type Reply<T> = oneshot::Sender<Result<T, StartError>>;

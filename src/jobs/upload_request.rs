@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::http::bodies::{Bodies, Body, Share};
 use crate::http::{Reject, gzip};
 use crate::limits::{BODY_LOOK_MS, BODY_WAIT_MS, GIT_REQUEST_BYTES_MAX, PKT_LINE_BYTES_MAX};
-use crate::repos::registry::StartError;
+use crate::repos::error::StartError;
 
 const NO_PACKETS: Reject = Reject::new(
     400,

@@ -16,7 +16,7 @@ use crate::jobs::shared::{Parts, Shared};
 use crate::jobs::state::Jobs;
 use crate::metrics::Metrics;
 use crate::mirror::recover::recover;
-use crate::repos::registry::Repo;
+use crate::repos::repo::Repo;
 use crate::snapshot::job::EncoderState;
 use crate::snapshot::zstd::ring::Ring;
 

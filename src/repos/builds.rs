@@ -1,0 +1,90 @@
+//! The builds of a repository that run, and those that failed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::archive::place::Archive;
+use crate::limits::{BUILD_RETRY_MAX_MS, BUILD_RETRY_MS};
+
+use super::error::StartError;
+
+/// A build's beginning: the archive that grows, or why there is none.
+pub type Started = Result<Arc<Archive>, StartError>;
+
+/// Hears of a build's beginning.
+pub type Ticket = watch::Receiver<Option<Started>>;
+
+/// The builds that run.
+#[derive(Debug, Default)]
+pub(super) enum Builds {
+    #[default]
+    None,
+    /// The one that everybody follows.
+    One(Ticket),
+    /// The first is live-only, and its clients are slow: who asked then got another one, and who asks
+    /// now follows that.
+    Two { slow: Ticket, newer: Ticket },
+}
+
+impl Builds {
+    pub(super) fn is_none(&self) -> bool {
+        matches!(self, Builds::None)
+    }
+
+    /// The one that a request can follow; `None` if it may have another one instead.
+    pub(super) fn to_follow(&self) -> Option<&Ticket> {
+        match self {
+            Builds::None => None,
+            Builds::One(ticket) => (!is_slow(ticket)).then_some(ticket),
+            Builds::Two { newer, .. } => Some(newer),
+        }
+    }
+
+    pub(super) fn add(&mut self, ticket: Ticket) {
+        *self = match std::mem::take(self) {
+            Builds::None => Builds::One(ticket),
+            Builds::One(slow) | Builds::Two { slow, .. } => Builds::Two {
+                slow,
+                newer: ticket,
+            },
+        };
+    }
+
+    pub(super) fn remove(&mut self, ticket: &Ticket) {
+        *self = match std::mem::take(self) {
+            Builds::One(one) if one.same_channel(ticket) => Builds::None,
+            Builds::Two { slow, newer } if slow.same_channel(ticket) => Builds::One(newer),
+            Builds::Two { slow, newer } if newer.same_channel(ticket) => Builds::One(slow),
+            others => others,
+        };
+    }
+}
+
+/// Whether a build goes on at the pace of slow clients only.
+fn is_slow(ticket: &Ticket) -> bool {
+    let started = ticket.borrow();
+    matches!(&*started, Some(Ok(archive)) if archive.fanout.is_slow())
+}
+
+/// Builds that failed, one after the other.
+#[derive(Debug)]
+pub(super) struct NotBuilt {
+    pub(super) count: u32,
+    /// When the last of them failed, and how.
+    pub(super) at: Instant,
+    pub(super) why: String,
+}
+
+impl NotBuilt {
+    /// How long there is no further build yet: after one failure the next request builds anew.
+    pub(super) fn left(&self) -> Duration {
+        let doubled = match self.count {
+            0 | 1 => 0,
+            more => BUILD_RETRY_MS << (more - 2).min(16),
+        };
+        let all = Duration::from_millis(doubled.min(BUILD_RETRY_MAX_MS));
+        all.saturating_sub(self.at.elapsed())
+    }
+}

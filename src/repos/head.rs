@@ -1,0 +1,28 @@
+//! The HEAD of a mirror.
+
+use gix::bstr::BString;
+
+use crate::refs::{Head, MirrorRefs};
+
+/// What the HEAD of a mirror is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MirrorHead {
+    /// Full name of the branch that it names; `None` if it is detached.
+    pub branch: Option<BString>,
+    /// The commit as lower-case hex; `None` when HEAD points nowhere.
+    pub commit: Option<String>,
+}
+
+impl MirrorHead {
+    /// The HEAD among a mirror's refs.
+    pub fn of(refs: &MirrorRefs) -> MirrorHead {
+        let branch = match &refs.head {
+            Head::Symbolic(name) => Some(name.clone()),
+            Head::Detached(_) => None,
+        };
+        MirrorHead {
+            branch,
+            commit: refs.head_id().map(|id| id.to_string()),
+        }
+    }
+}

@@ -1,0 +1,682 @@
+//! A repository: what can be served of it, what is built, what is known of its mirror and upstream.
+//!
+//! The critical sections are a few field reads and writes, without allocation on a hit; no lock is
+//! held across an await.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use tokio::sync::{RwLock, watch};
+
+use super::builds::{Builds, NotBuilt, Started, Ticket};
+use super::error::StartError;
+use super::head::MirrorHead;
+use crate::archive::place::Archive;
+use crate::refs::MirrorRefs;
+
+/// A repository.
+#[derive(Debug)]
+pub struct Repo {
+    /// `host/path`.
+    pub name: Arc<str>,
+    /// The mirror's directory.
+    pub mirror: PathBuf,
+    /// Where the mirror is cloned from; also the URL of `origin` in its archives.
+    pub url: String,
+    /// Read while pinning, written while refs change or packs go.
+    pub pins: RwLock<()>,
+    /// Held while a build packs loose objects, and while what failed fetches left is removed: that
+    /// looks the same as a pack in the making.
+    pub packing: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+}
+
+/// What there is of a repository. Its three parts change independently of each other: a snapshot is
+/// served whatever becomes of the mirror, and a mirror that is kept says nothing of its upstream.
+#[derive(Debug, Default)]
+struct State {
+    snapshot: Snapshot,
+    builds: Builds,
+    /// How the builds since the last one that succeeded failed.
+    failing: Option<NotBuilt>,
+    mirror: Mirror,
+    upstream: Upstream,
+    /// How often the mirror's refs have moved, as far as was seen.
+    moves: Moves,
+    /// When the upstream was last asked whether it leads back to a server that waits.
+    way_asked: Option<Instant>,
+}
+
+/// What can be served.
+#[derive(Debug, Default)]
+enum Snapshot {
+    #[default]
+    Vacant,
+    Ready {
+        archive: Arc<Archive>,
+        /// The moves when its build looked at the refs.
+        shown: Moves,
+        /// Whether the refs are known to be others than those that it shows, though no move was seen.
+        is_outdated: bool,
+    },
+}
+
+impl Snapshot {
+    fn archive(&self) -> Option<&Arc<Archive>> {
+        match self {
+            Snapshot::Vacant => None,
+            Snapshot::Ready { archive, .. } => Some(archive),
+        }
+    }
+
+    fn is(&self, other: &Arc<Archive>) -> bool {
+        self.archive().is_some_and(|own| Arc::ptr_eq(own, other))
+    }
+}
+
+/// What is known of the mirror.
+#[derive(Debug, Default)]
+enum Mirror {
+    /// Nothing, or that it cannot be used.
+    #[default]
+    Unknown,
+    /// The last clone failed.
+    NotCloned { at: Instant, why: StartError },
+    /// It is kept like its upstream.
+    Kept { head: Option<Arc<MirrorHead>> },
+}
+
+/// A comparison of the mirror with its upstream that succeeded, by two clocks.
+#[derive(Debug, Clone, Copy)]
+struct Compared {
+    unix_ms: u64,
+    began: Instant,
+}
+
+/// What the last comparisons with the upstream have shown.
+#[derive(Debug, Default)]
+enum Upstream {
+    #[default]
+    Unasked,
+    /// The mirror is like it.
+    Same(Compared),
+    /// It could not be asked, after it was the same or at the first attempt.
+    Failed {
+        at: Instant,
+        why: StartError,
+        before: Option<Compared>,
+    },
+}
+
+impl Upstream {
+    /// The last comparison that succeeded.
+    fn last(&self) -> Option<Compared> {
+        match self {
+            Upstream::Unasked => None,
+            Upstream::Same(compared) => Some(*compared),
+            Upstream::Failed { before, .. } => *before,
+        }
+    }
+}
+
+/// How often the refs of a mirror have moved. A count, no time: clocks are set back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moves(u64);
+
+/// What a request finds.
+#[derive(Debug)]
+pub enum Found {
+    /// An archive that is whole.
+    Hit(Arc<Archive>),
+    /// A build that others started, and that is not held up by slow clients.
+    Following(Ticket),
+    /// Nothing; whoever holds the permit is to build.
+    Vacant(Permit),
+    /// Nothing, and builds have failed again and again: this is why.
+    Failing(StartError),
+}
+
+/// The right, and the duty, to build a repository's snapshot: there is one at a time, or two if the
+/// first is not kept and held up by its clients. Dropping it ends the build for everybody.
+#[derive(Debug)]
+pub struct Permit {
+    repo: Arc<Repo>,
+    sender: watch::Sender<Option<Started>>,
+}
+
+impl Permit {
+    /// The repository.
+    pub fn repo(&self) -> &Arc<Repo> {
+        &self.repo
+    }
+
+    /// A ticket for a further listener.
+    pub fn ticket(&self) -> Ticket {
+        self.sender.subscribe()
+    }
+
+    /// Tells everybody what there is to read.
+    pub fn started(&self, started: Started) {
+        self.sender.send_replace(Some(started));
+    }
+}
+
+impl Permit {
+    /// Ends the build before it began. Whoever asks after having heard of it finds no build.
+    pub fn refuse(self, why: StartError) {
+        self.end();
+        self.started(Err(why));
+    }
+
+    fn end(&self) {
+        let own = self.sender.subscribe();
+        self.repo.lock().builds.remove(&own);
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.end();
+        self.sender.send_if_modified(|started| {
+            let unheard = started.is_none();
+            if unheard {
+                *started = Some(Err(StartError {
+                    status: 500,
+                    message: "the build ended before it began; try again".into(),
+                }));
+            }
+            unheard
+        });
+    }
+}
+
+impl Repo {
+    /// One of which nothing is known.
+    pub(super) fn new(name: Arc<str>, mirror: PathBuf, url: String) -> Repo {
+        Repo {
+            name,
+            mirror,
+            url,
+            pins: RwLock::new(()),
+            packing: tokio::sync::Mutex::default(),
+            state: Mutex::default(),
+        }
+    }
+
+    /// The state is changed in single assignments, so a panic cannot leave it half done.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What there is; makes the caller the builder if there is nothing.
+    pub fn find(self: &Arc<Self>) -> Found {
+        let mut state = self.lock();
+        if let Some(current) = state.snapshot.archive() {
+            return Found::Hit(current.clone());
+        }
+        if let Some(build) = state.builds.to_follow() {
+            return Found::Following(build.clone());
+        }
+        if let Some(failed) = &state.failing
+            && let left = failed.left()
+            && !left.is_zero()
+        {
+            return Found::Failing(self.failing(failed, left));
+        }
+        Found::Vacant(self.permit(&mut state))
+    }
+
+    /// Whether whoever asks now would follow the build of `ticket`.
+    pub fn follows(&self, ticket: &Ticket) -> bool {
+        let state = self.lock();
+        let build = state.builds.to_follow();
+        state.snapshot.archive().is_none() && build.is_some_and(|build| build.same_channel(ticket))
+    }
+
+    fn failing(&self, failed: &NotBuilt, left: Duration) -> StartError {
+        let (name, count, why) = (&self.name, failed.count, &failed.why);
+        let left_s = left.as_secs() + 1;
+        StartError {
+            status: 500,
+            message: format!(
+                "cannot build a snapshot of {name}: {why}; {count} tries failed, the next one can \
+                 begin in {left_s} s"
+            ),
+        }
+    }
+
+    /// The right to build a newer snapshot while the current one is served; `None` if the
+    /// current one is as new as the mirror, if there is none, if a build runs already, or if
+    /// builds fail again and again.
+    pub fn rebuild(self: &Arc<Self>) -> Option<Permit> {
+        let mut state = self.lock();
+        let is_stale = match &state.snapshot {
+            Snapshot::Vacant => false,
+            Snapshot::Ready {
+                shown, is_outdated, ..
+            } => *is_outdated || *shown < state.moves,
+        };
+        let is_failing = state.failing.as_ref().is_some_and(|f| !f.left().is_zero());
+        (is_stale && !is_failing && state.builds.is_none()).then(|| self.permit(&mut state))
+    }
+
+    /// The mirror's refs have moved, just now or during the build that runs.
+    pub fn set_moved(&self) {
+        let mut state = self.lock();
+        state.moves.0 += 1;
+        // What is there now may be built.
+        state.failing = None;
+    }
+
+    /// The moves so far. A build asks before it looks at the refs.
+    pub fn moves(&self) -> Moves {
+        self.lock().moves
+    }
+
+    /// A digest of what an archive shows besides objects: the mirror's refs, and where it is from.
+    pub fn digest(&self, refs: &MirrorRefs) -> [u8; 32] {
+        let both = Sha256::new().chain_update(refs.digest());
+        both.chain_update(&self.url).finalize().into()
+    }
+
+    /// The mirror has refs of this digest now. If the current snapshot shows others, they moved:
+    /// perhaps unseen, as when the server ended before the build that should have followed a
+    /// fetch, or when somebody put another mirror there. A build that runs may have begun after
+    /// they moved, and no other must follow it.
+    pub fn compare_refs(&self, digest: &[u8; 32]) {
+        if let Snapshot::Ready {
+            archive,
+            is_outdated,
+            ..
+        } = &mut self.lock().snapshot
+        {
+            *is_outdated |= archive.refs_digest != *digest;
+        }
+    }
+
+    fn permit(self: &Arc<Self>, state: &mut State) -> Permit {
+        let (sender, receiver) = watch::channel(None);
+        state.builds.add(receiver);
+        Permit {
+            repo: self.clone(),
+            sender,
+        }
+    }
+
+    /// The current archive.
+    pub fn current(&self) -> Option<Arc<Archive>> {
+        self.lock().snapshot.archive().cloned()
+    }
+
+    /// Makes `archive` the current one, whose build began after `shown` moves; returns the one
+    /// before.
+    pub fn publish(&self, archive: Arc<Archive>, shown: Moves) -> Option<Arc<Archive>> {
+        let mut state = self.lock();
+        state.failing = None;
+        let ready = Snapshot::Ready {
+            archive,
+            shown,
+            is_outdated: false,
+        };
+        match std::mem::replace(&mut state.snapshot, ready) {
+            Snapshot::Vacant => None,
+            Snapshot::Ready { archive, .. } => Some(archive),
+        }
+    }
+
+    /// Takes the current archive away if it is `archive` and nobody reads it.
+    pub fn take_idle(&self, archive: &Arc<Archive>) -> bool {
+        let mut state = self.lock();
+        let is_taken = state.snapshot.is(archive) && archive.fanout.readers() == 0;
+        if is_taken {
+            state.snapshot = Snapshot::Vacant;
+        }
+        is_taken
+    }
+
+    /// Forgets `archive` if it is the current one, for it turned out not to be readable.
+    /// Whether it was.
+    pub fn forget(&self, archive: &Arc<Archive>) -> bool {
+        let mut state = self.lock();
+        let is_current = state.snapshot.is(archive);
+        if is_current {
+            state.snapshot = Snapshot::Vacant;
+        }
+        is_current
+    }
+
+    /// The same for one that was found damaged. If it was, and nobody builds, the right to build
+    /// another one: as long as it is held nothing is published.
+    pub fn condemn(self: &Arc<Self>, archive: &Arc<Archive>) -> Option<Permit> {
+        let mut state = self.lock();
+        if !state.snapshot.is(archive) {
+            return None;
+        }
+        state.snapshot = Snapshot::Vacant;
+        state.builds.is_none().then(|| self.permit(&mut state))
+    }
+
+    /// The mirror was found to be like its upstream, or made so, by a comparison that began at
+    /// these two readings of the clock.
+    pub fn set_fresh(&self, unix_ms: u64, began: Instant) {
+        self.lock().upstream = Upstream::Same(Compared { unix_ms, began });
+    }
+
+    /// Whether a comparison with the upstream that began at `since` or later has succeeded.
+    pub fn is_fresh_since(&self, since: Instant) -> bool {
+        let last = self.lock().upstream.last();
+        last.is_some_and(|compared| compared.began >= since)
+    }
+
+    /// A comparison with the upstream failed just now.
+    pub fn set_failed(&self, why: StartError) {
+        let mut state = self.lock();
+        state.upstream = Upstream::Failed {
+            at: Instant::now(),
+            why,
+            before: state.upstream.last(),
+        };
+    }
+
+    /// How the last comparison failed, if that was at `since` or later and none succeeded since.
+    pub fn failed_since(&self, since: Instant) -> Option<StartError> {
+        match &self.lock().upstream {
+            Upstream::Failed { at, why, .. } if *at >= since => Some(why.clone()),
+            _ => None,
+        }
+    }
+
+    /// Takes the right to ask the upstream whether it leads back to a server that waits: once in so
+    /// long, however many wait. Fails with what is left of that time.
+    pub fn may_ask_way(&self, interval: Duration) -> Result<(), Duration> {
+        let mut state = self.lock();
+        let asked = state.way_asked.map(|at| at.elapsed());
+        match asked.and_then(|ago| interval.checked_sub(ago)) {
+            Some(left) if !left.is_zero() => Err(left),
+            _ => {
+                state.way_asked = Some(Instant::now());
+                Ok(())
+            }
+        }
+    }
+
+    /// The mirror could not be cloned just now.
+    pub fn set_not_cloned(&self, why: StartError) {
+        let at = Instant::now();
+        self.lock().mirror = Mirror::NotCloned { at, why };
+    }
+
+    /// How the last clone failed, if that was less than `age_ms` ago. Names that are only
+    /// remembered for this are bounded like all bare ones (see
+    /// [`REPOSITORIES_BARE_MAX`](crate::limits::REPOSITORIES_BARE_MAX)).
+    pub fn not_cloned_lately(&self, age_ms: u64) -> Option<StartError> {
+        match &self.lock().mirror {
+            Mirror::NotCloned { at, why } if at.elapsed() < Duration::from_millis(age_ms) => {
+                Some(why.clone())
+            }
+            _ => None,
+        }
+    }
+
+    /// A build has failed just now.
+    pub fn set_not_built(&self, why: &str) {
+        let mut state = self.lock();
+        let before = state.failing.as_ref().map_or(0, |failed| failed.count);
+        state.failing = Some(NotBuilt {
+            count: before.saturating_add(1),
+            at: Instant::now(),
+            why: why.to_owned(),
+        });
+    }
+
+    /// Whether the last build failed and nothing has moved since.
+    pub fn is_failing(&self) -> bool {
+        self.lock().failing.is_some()
+    }
+
+    /// A build has succeeded whose archive is not kept; [`Repo::publish`] notes the others.
+    pub fn set_built(&self) {
+        self.lock().failing = None;
+    }
+
+    /// The mirror's HEAD, once it is known.
+    pub fn head(&self) -> Option<Arc<MirrorHead>> {
+        match &self.lock().mirror {
+            Mirror::Kept { head } => head.clone(),
+            _ => None,
+        }
+    }
+
+    /// Notes the HEAD of a mirror that is kept.
+    pub fn set_head(&self, now: Arc<MirrorHead>) {
+        if let Mirror::Kept { head } = &mut self.lock().mirror {
+            *head = Some(now);
+        }
+    }
+
+    /// The same unless it is known, for it may have moved since it was read.
+    pub fn set_first_head(&self, now: Arc<MirrorHead>) {
+        if let Mirror::Kept { head } = &mut self.lock().mirror {
+            head.get_or_insert(now);
+        }
+    }
+
+    /// There is a mirror that is kept like its upstream: such a repository stays known.
+    pub fn set_kept(&self) {
+        let mut state = self.lock();
+        if !matches!(state.mirror, Mirror::Kept { .. }) {
+            state.mirror = Mirror::Kept { head: None };
+        }
+    }
+
+    /// There is no such mirror any more. Another one, when there is one, may have another HEAD.
+    pub fn set_not_kept(&self) {
+        self.lock().mirror = Mirror::Unknown;
+    }
+
+    /// See [`Repo::set_kept`].
+    pub fn is_mirrored(&self) -> bool {
+        matches!(self.lock().mirror, Mirror::Kept { .. })
+    }
+
+    /// Whether there is nothing of it but its name.
+    pub(super) fn is_bare(&self) -> bool {
+        let state = self.lock();
+        let is_kept = matches!(state.mirror, Mirror::Kept { .. });
+        !is_kept && state.snapshot.archive().is_none() && state.builds.is_none()
+    }
+
+    /// When the mirror was last like its upstream, as far as is known.
+    pub fn fresh_unix_ms(&self) -> Option<u64> {
+        let last = self.lock().upstream.last();
+        last.map(|compared| compared.unix_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::fanout::ReaderHandle;
+    use crate::limits::{BUILD_RETRY_MAX_MS, BUILD_RETRY_MS};
+    use crate::manifest::id::EntryId;
+
+    fn repo() -> Arc<Repo> {
+        let (name, url) = (Arc::from("host/path"), String::new());
+        Arc::new(Repo::new(name, PathBuf::new(), url))
+    }
+
+    fn archive(created_unix_ms: u64) -> Arc<Archive> {
+        let id = EntryId::from_bytes(u128::from(created_unix_ms).to_le_bytes());
+        let name = Arc::from("host/path");
+        Arc::new(Archive::growing(
+            id,
+            name,
+            None,
+            [0; 32],
+            created_unix_ms,
+            Vec::new(),
+        ))
+    }
+
+    #[test]
+    fn what_moves_during_a_build_is_built_after_it() {
+        let repo = repo();
+        repo.set_moved();
+        assert!(repo.rebuild().is_none(), "nobody asked for it");
+        repo.publish(archive(10), repo.moves());
+        assert!(repo.rebuild().is_none(), "built after it moved");
+        repo.set_moved();
+        let permit = repo.rebuild().unwrap();
+        let shown = repo.moves();
+        repo.set_moved();
+        assert!(repo.rebuild().is_none(), "a build runs");
+        // Its date is of no account: the clock was set back.
+        repo.publish(archive(3), shown);
+        drop(permit);
+        drop(repo.rebuild().unwrap());
+        // A build that failed is tried again.
+        assert!(repo.rebuild().is_some());
+    }
+
+    #[test]
+    fn refs_that_moved_unseen_are_built_once() {
+        let repo = repo();
+        repo.compare_refs(&[1; 32]);
+        repo.publish(archive(10), repo.moves());
+        assert!(repo.rebuild().is_none(), "there was nothing to compare");
+        repo.compare_refs(&[0; 32]);
+        assert!(repo.rebuild().is_none(), "they are the same");
+        repo.compare_refs(&[1; 32]);
+        let permit = repo.rebuild().unwrap();
+        // The build has seen these already.
+        repo.compare_refs(&[1; 32]);
+        repo.publish(archive(11), repo.moves());
+        drop(permit);
+        assert!(repo.rebuild().is_none(), "built twice");
+        repo.set_moved();
+        let permit = repo.rebuild().unwrap();
+        repo.publish(archive(12), repo.moves());
+        drop(permit);
+        assert!(repo.rebuild().is_none(), "built twice");
+    }
+
+    /// One failure keeps nobody from trying again; from the second on all hear why, until the
+    /// wait is over, something moved or a build succeeded.
+    #[test]
+    fn builds_that_fail_again_and_again_wait() {
+        let repo = repo();
+        repo.set_not_built("torn");
+        assert!(matches!(repo.find(), Found::Vacant(_)));
+        repo.set_not_built("rotten");
+        let Found::Failing(why) = repo.find() else {
+            panic!("it is tried at once");
+        };
+        assert_eq!(why.status, 500);
+        assert!(why.message.contains("host/path: rotten; 2 tries"), "{why}");
+        repo.set_moved();
+        assert!(matches!(repo.find(), Found::Vacant(_)), "another content");
+        for _ in 0..2 {
+            repo.set_not_built("rotten");
+        }
+        repo.set_built();
+        assert!(matches!(repo.find(), Found::Vacant(_)));
+        let failed = |count, ago_ms| NotBuilt {
+            count,
+            at: Instant::now() - Duration::from_millis(ago_ms),
+            why: String::new(),
+        };
+        assert!(failed(2, BUILD_RETRY_MS).left().is_zero());
+        assert!(!failed(3, BUILD_RETRY_MS).left().is_zero());
+        assert!(!failed(u32::MAX, BUILD_RETRY_MAX_MS / 2).left().is_zero());
+        assert!(failed(u32::MAX, BUILD_RETRY_MAX_MS).left().is_zero());
+    }
+
+    /// A live-only archive whose producer waits for a reader that takes nothing, on a thread of its own
+    /// that ends with the archive.
+    fn held_up() -> (Arc<Archive>, ReaderHandle) {
+        let slow = archive(1);
+        let reader = slow.fanout.join(0).unwrap();
+        slow.fanout.spool_failed("full");
+        let fanout = slow.fanout.clone();
+        std::thread::spawn(move || while fanout.push_piece(Arc::new(vec![0; 1 << 20])).is_ok() {});
+        let began = Instant::now();
+        while !slow.fanout.is_slow() {
+            assert!(began.elapsed() < Duration::from_secs(30), "it is not slow");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        (slow, reader)
+    }
+
+    /// Whoever asks while slow readers hold up a build gets another one; there are two at most.
+    #[test]
+    fn a_build_that_readers_hold_up_is_not_the_only_one() {
+        let repo = repo();
+        let vacant = || match repo.find() {
+            Found::Vacant(permit) => permit,
+            other => panic!("{other:?}"),
+        };
+        let is_followed = |permit: &Permit| match repo.find() {
+            Found::Following(ticket) => ticket.same_channel(&permit.ticket()),
+            other => panic!("{other:?}"),
+        };
+        let (first, (slow, reader)) = (vacant(), held_up());
+        assert!(is_followed(&first), "it has not begun");
+        first.started(Ok(slow.clone()));
+        assert!(!repo.follows(&first.ticket()));
+        let second = vacant();
+        assert!(is_followed(&second));
+        second.started(Ok(slow.clone()));
+        assert!(is_followed(&second), "a third one");
+        assert!(repo.rebuild().is_none());
+        drop(first);
+        let third = vacant();
+        assert!(is_followed(&third));
+        drop((second, third));
+        drop(vacant());
+        slow.fanout.fail("over");
+        drop(reader);
+    }
+
+    #[test]
+    fn a_permit_ends_its_own_build_and_no_other() {
+        let repo = repo();
+        let Found::Vacant(first) = repo.find() else {
+            panic!("something is there");
+        };
+        let Found::Following(ticket) = repo.find() else {
+            panic!("nothing runs");
+        };
+        assert!(matches!(repo.find(), Found::Following(_)));
+        let refused = StartError {
+            status: 404,
+            message: "not there".into(),
+        };
+        first.refuse(refused.clone());
+        assert_eq!(
+            ticket.borrow().as_ref().unwrap().as_ref().unwrap_err(),
+            &refused
+        );
+        let Found::Vacant(dropped) = repo.find() else {
+            panic!("the refused build did not end");
+        };
+        let ticket = dropped.ticket();
+        drop(dropped);
+        let heard = ticket.borrow().clone();
+        assert_eq!(heard.unwrap().unwrap_err().status, 500);
+        let Found::Vacant(second) = repo.find() else {
+            panic!("the build did not end");
+        };
+        let current = archive(1);
+        repo.publish(current.clone(), repo.moves());
+        drop(second);
+        assert!(matches!(repo.find(), Found::Hit(_)));
+        assert!(!repo.forget(&archive(1)), "another one of the same id");
+        let reader = current.fanout.join(0).unwrap();
+        assert!(!repo.take_idle(&current), "it is read");
+        drop(reader);
+        assert!(repo.take_idle(&current));
+        assert!(!repo.forget(&current));
+    }
+}
