@@ -78,7 +78,6 @@
 
 pub mod api;
 pub mod archive;
-pub mod cache;
 pub mod config;
 pub mod extent;
 pub mod faults;
@@ -96,3 +95,4 @@ pub mod repos;
 pub mod restore;
 pub mod server;
 pub mod snapshot;
+pub mod store;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::core::{Asked, Core, Note};
-use crate::archive::fanout::Status;
+use crate::archive::growth::Status;
 use crate::archive::place::Archive;
 use crate::archive::reader::ArchiveReader;
 use crate::extent::{Next, Source};

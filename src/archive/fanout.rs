@@ -8,92 +8,34 @@
 //! keeps a minimal pace ([`Pace`]). One that does not is left behind, so that it holds up neither the
 //! others nor the build. Once all have left, the build is abandoned: that is no failure of it.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::pace::{Pace, Times};
-use crate::extent::{Layout, Next, Piece, Segment};
-use crate::limits::{SPOOL_LAG_BYTES, WINDOW_BYTES};
-
-/// How the archive ends. A reader is never left to guess.
-#[derive(Debug, Clone)]
-pub enum Status {
-    /// More will come.
-    Growing,
-    /// All of it is there.
-    Complete,
-    /// It will never be complete; what was sent must not look whole.
-    Failed(Arc<str>),
-}
-
-struct Reader {
-    at: u64,
-    waker: Option<Waker>,
-    /// Too slow for a live-only archive: it gets no more.
-    left_behind: bool,
-    /// Of a live-only archive.
-    pace: Option<Pace>,
-}
-
-/// When the producer waited for the readers of a live-only archive.
-#[derive(Debug, Clone, Copy)]
-enum Waits {
-    Never,
-    Now,
-    Until(Instant),
-}
-
-/// Invariants:
-/// 1. Every spool byte of the layout is below `spooled` (written to the file) or in `window`.
-/// 2. `window` holds consecutive pieces; the last one ends at `layout.spool_bytes()`.
-/// 3. After `spool_error` is set, `spooled` does not grow, and every reader has a pace.
-struct Shared {
-    layout: Layout,
-    window: VecDeque<(u64, Piece)>,
-    window_bytes: u64,
-    window_bytes_max: u64,
-    /// Nothing that is in the spool file stays in the window.
-    resting: bool,
-    spooled: u64,
-    spool_error: Option<Arc<str>>,
-    status: Status,
-    readers: Vec<Option<Reader>>,
-    waits: Waits,
-    times: Times,
-    /// Since when nobody reads.
-    alone: Option<Instant>,
-    /// Nothing is to wait for its readers any more.
-    stopped: bool,
-}
+use super::growth::{Abandoned, Growth, Reader, Status, Waits};
+use super::pace::Pace;
+use super::whole::Whole;
+use crate::extent::{Layout, Next, Piece};
+use crate::limits::WINDOW_BYTES;
 
 /// See the module's text.
+///
+/// Invariant: once `whole` is set, the archive is complete and all its bytes are in files, and nobody
+/// appends any more; what is left in `growth` are the readers that joined before.
 pub struct Fanout {
-    shared: Mutex<Shared>,
+    whole: OnceLock<Whole>,
+    growth: Mutex<Growth>,
     /// Signalled when the producer may have room again.
     room: Condvar,
 }
 
 impl std::fmt::Debug for Fanout {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let shared = self.lock();
         f.debug_struct("Fanout")
-            .field("wire_bytes", &shared.layout.wire_bytes())
-            .field("status", &shared.status)
+            .field("wire_bytes", &self.wire_bytes())
+            .field("status", &self.status())
             .finish_non_exhaustive()
     }
-}
-
-/// The producer has to stop.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum Abandoned {
-    /// Nobody can receive what it makes.
-    #[error("the spool failed ({spool}) and the last client has left")]
-    ByReaders { spool: Arc<str> },
-    /// The archive has failed for another reason.
-    #[error("{0}")]
-    Stopped(Arc<str>),
 }
 
 impl Default for Fanout {
@@ -111,40 +53,28 @@ impl Fanout {
     /// The same with another size of the window, so that a simulated archive of a few bytes
     /// leaves it.
     pub fn with_window(window_bytes_max: u64) -> Fanout {
-        Fanout::with(Layout::default(), Status::Growing, window_bytes_max)
+        let growth = Growth::new(Layout::default(), Status::Growing, window_bytes_max);
+        Fanout {
+            whole: OnceLock::new(),
+            growth: Mutex::new(growth),
+            room: Condvar::new(),
+        }
     }
 
     /// A complete archive whose spool bytes are all in its spool file.
     pub fn complete(layout: Layout) -> Fanout {
-        Fanout::with(layout, Status::Complete, WINDOW_BYTES)
-    }
-
-    fn with(layout: Layout, status: Status, window_bytes_max: u64) -> Fanout {
-        let spooled = layout.spool_bytes();
+        let growth = Growth::new(Layout::default(), Status::Complete, WINDOW_BYTES);
         Fanout {
-            shared: Mutex::new(Shared {
-                layout,
-                window: VecDeque::new(),
-                window_bytes: 0,
-                window_bytes_max,
-                resting: false,
-                spooled,
-                spool_error: None,
-                status,
-                readers: Vec::new(),
-                waits: Waits::Never,
-                times: Times::default(),
-                alone: None,
-                stopped: false,
-            }),
+            whole: OnceLock::from(Whole::new(layout)),
+            growth: Mutex::new(growth),
             room: Condvar::new(),
         }
     }
 
     /// A panic while the lock is held cannot leave the state half changed (every update is a
     /// few infallible steps), so a poisoned lock is as good as a sound one.
-    fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Growth> {
+        self.growth.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // ---- the producer's side (may block; never called on a network core) ----
@@ -185,9 +115,9 @@ impl Fanout {
 
     fn wait_for_room<'s>(
         &'s self,
-        mut shared: MutexGuard<'s, Shared>,
+        mut shared: MutexGuard<'s, Growth>,
         bytes: u64,
-    ) -> Result<MutexGuard<'s, Shared>, Abandoned> {
+    ) -> Result<MutexGuard<'s, Growth>, Abandoned> {
         loop {
             let now = Instant::now();
             shared.trim();
@@ -215,9 +145,9 @@ impl Fanout {
 
     fn wait_change<'s>(
         &self,
-        shared: MutexGuard<'s, Shared>,
+        shared: MutexGuard<'s, Growth>,
         limit: Option<Duration>,
-    ) -> MutexGuard<'s, Shared> {
+    ) -> MutexGuard<'s, Growth> {
         match limit {
             None => self.room.wait(shared),
             Some(limit) => match self.room.wait_timeout(shared, limit) {
@@ -285,6 +215,10 @@ impl Fanout {
     pub fn spooled(&self, bytes: u64) {
         let mut shared = self.lock();
         if shared.spool_error.is_none() {
+            assert!(
+                bytes <= shared.layout.spool_bytes(),
+                "more was written than there is"
+            );
             shared.spooled = shared.spooled.max(bytes);
             shared.trim();
         }
@@ -349,6 +283,9 @@ impl Fanout {
 
     /// What is there turned out to be damaged: no more of it is sent, whole as it was thought to be.
     pub fn condemn(&self, why: &str) {
+        if let Some(whole) = self.whole.get() {
+            whole.condemn(why);
+        }
         let mut shared = self.lock();
         shared.status = Status::Failed(Arc::from(why));
         wake(shared);
@@ -379,42 +316,86 @@ impl Fanout {
         self.lock().layout.spool_bytes()
     }
 
-    /// Forgets what the spool file holds too; for an archive that is complete and at rest.
+    /// Forgets what the spool file holds too, if the archive is complete and all of it is there: from
+    /// here on it is read without a lock.
     pub fn release_window(&self) {
         let mut shared = self.lock();
-        if shared.spool_error.is_none() && shared.spooled == shared.layout.spool_bytes() {
-            shared.window.clear();
-            shared.window_bytes = 0;
+        let is_kept = shared.spool_error.is_none() && shared.spooled == shared.layout.spool_bytes();
+        if !is_kept {
+            return;
+        }
+        shared.window.clear();
+        shared.window_bytes = 0;
+        if matches!(shared.status, Status::Complete) && self.whole.get().is_none() {
+            shared.spooled = 0;
+            let layout = std::mem::take(&mut shared.layout);
+            self.whole.get_or_init(|| Whole::new(layout));
         }
     }
 
     /// A copy of the layout as it is now.
     pub fn layout(&self) -> Layout {
-        self.lock().layout.clone()
+        let shared = self.lock();
+        match self.whole.get() {
+            Some(whole) => whole.layout().clone(),
+            None => shared.layout.clone(),
+        }
     }
 
     // ---- the readers' side (never blocks for longer than a few list operations) ----
 
     /// Bytes on the wire so far.
     pub fn wire_bytes(&self) -> u64 {
-        self.lock().layout.wire_bytes()
+        self.read(
+            |whole| whole.layout().wire_bytes(),
+            |growth| growth.layout.wire_bytes(),
+        )
     }
 
     /// How the archive stands.
     pub fn status(&self) -> Status {
-        self.lock().status.clone()
+        let whole = |whole: &Whole| match whole.condemned() {
+            Some(why) => Status::Failed(why.clone()),
+            None => Status::Complete,
+        };
+        self.read(whole, |growth| growth.status.clone())
     }
 
     /// Total length, once the archive is complete.
     pub fn total_bytes(&self) -> Option<u64> {
+        let whole = |whole: &Whole| {
+            let is_sound = whole.condemned().is_none();
+            is_sound.then(|| whole.layout().wire_bytes())
+        };
+        self.read(whole, |growth| {
+            let is_complete = matches!(growth.status, Status::Complete);
+            is_complete.then(|| growth.layout.wire_bytes())
+        })
+    }
+
+    /// Looks at what is whole without the lock, and at what grows under it.
+    fn read<T>(&self, whole: impl Fn(&Whole) -> T, growth: impl FnOnce(&Growth) -> T) -> T {
+        if let Some(now) = self.whole.get() {
+            return whole(now);
+        }
         let shared = self.lock();
-        matches!(shared.status, Status::Complete).then(|| shared.layout.wire_bytes())
+        // It may have become whole before the lock was had.
+        match self.whole.get() {
+            Some(now) => whole(now),
+            None => growth(&shared),
+        }
     }
 
     /// Registers a reader at wire offset `at`; `None` if bytes from there on are gone already
     /// (the spool failed and they were sent and dropped) or the archive failed.
     pub fn join(self: &Arc<Self>, at: u64) -> Option<ReaderHandle> {
+        if self.whole.get().is_some() {
+            return self.join_whole();
+        }
         let mut shared = self.lock();
+        if self.whole.get().is_some() {
+            return self.join_whole();
+        }
         if matches!(shared.status, Status::Failed(_)) || !shared.reachable_from(at) {
             return None;
         }
@@ -439,13 +420,22 @@ impl Fanout {
         };
         Some(ReaderHandle {
             fanout: self.clone(),
-            slot,
+            slot: Some(slot),
+        })
+    }
+
+    fn join_whole(self: &Arc<Self>) -> Option<ReaderHandle> {
+        let is_entered = self.whole.get().is_some_and(Whole::enter);
+        is_entered.then(|| ReaderHandle {
+            fanout: self.clone(),
+            slot: None,
         })
     }
 
     /// Number of readers.
     pub fn readers(&self) -> usize {
-        self.lock().readers.iter().flatten().count()
+        let of_whole = self.whole.get().map_or(0, Whole::readers);
+        of_whole + self.lock().readers.iter().flatten().count()
     }
 
     /// The file ranges that the `len` wire bytes from `at` come from, as far as they are known.
@@ -456,7 +446,13 @@ impl Fanout {
         len: u64,
         mut each: impl FnMut(Option<u32>, std::ops::Range<u64>),
     ) {
+        if let Some(whole) = self.whole.get() {
+            return whole.file_ranges(at, len, each);
+        }
         let shared = self.lock();
+        if let Some(whole) = self.whole.get() {
+            return whole.file_ranges(at, len, each);
+        }
         let spool_end = shared.readable();
         let wire = at..at.saturating_add(len);
         shared.layout.file_ranges(wire, |file, range| {
@@ -471,191 +467,8 @@ impl Fanout {
     }
 }
 
-impl Shared {
-    /// Drops pieces from the window that nobody needs there.
-    fn trim(&mut self) {
-        let live_only = self.spool_error.is_some();
-        let slowest = if live_only {
-            self.slowest_spool_offset()
-        } else {
-            0
-        };
-        while let Some((offset, piece)) = self.window.front() {
-            let end = offset + piece.len() as u64;
-            let over = live_only || self.resting || self.window_bytes > self.window_bytes_max;
-            let on_disk = end <= self.spooled && over;
-            let passed = live_only && end > self.spooled && end <= slowest;
-            if !on_disk && !passed {
-                return;
-            }
-            self.window_bytes -= piece.len() as u64;
-            self.window.pop_front();
-        }
-    }
-
-    fn spool_outcome(&self) -> Option<Result<(), Arc<str>>> {
-        match &self.spool_error {
-            Some(why) => Some(Err(why.clone())),
-            None => (self.spooled == self.layout.spool_bytes()).then_some(Ok(())),
-        }
-    }
-
-    /// The readers that still get what is made.
-    fn following(&self) -> impl Iterator<Item = &Reader> {
-        self.readers.iter().flatten().filter(|r| !r.left_behind)
-    }
-
-    /// In live-only mode: leaves those behind who hold up the producer and were too slow. `None` if there
-    /// were any; otherwise when to look again.
-    fn leave_behind(&mut self, now: Instant) -> Option<Instant> {
-        let slowest = self.slowest_spool_offset();
-        let alone = self.times.alone;
-        let mut until = now + self.times.step;
-        let mut left = false;
-        let layout = &self.layout;
-        for reader in self.readers.iter_mut().flatten() {
-            let Some(pace) = reader.pace.filter(|_| reader.waker.is_none()) else {
-                continue;
-            };
-            if reader.left_behind || layout.spool_offset_at(reader.at) > slowest {
-                continue;
-            }
-            match pace.until() > now {
-                true => until = until.min(pace.until()),
-                false => (reader.left_behind, left) = (true, true),
-            }
-        }
-        self.note_alone(now);
-        if let Some(since) = self.alone {
-            until = until.min(since + alone);
-        }
-        (!left).then_some(until)
-    }
-
-    /// In live-only mode: notes since when nobody reads.
-    fn note_alone(&mut self, now: Instant) {
-        if self.spool_error.is_some() && self.following().next().is_none() {
-            self.alone.get_or_insert(now);
-        }
-    }
-
-    /// In live-only mode: whether one that holds up the producer is slow.
-    fn is_held_up(&self, now: Instant) -> bool {
-        let slowest = self.slowest_spool_offset();
-        self.following().any(|reader| {
-            let holds = self.layout.spool_offset_at(reader.at) <= slowest;
-            let pace = reader.pace.filter(|_| holds && reader.waker.is_none());
-            pace.is_some_and(|pace| pace.is_slow(reader.at, now, &self.times))
-        })
-    }
-
-    /// In live-only mode: the spool offset below which every reader has passed. Without a reader
-    /// nothing has: one may be about to come.
-    fn slowest_spool_offset(&self) -> u64 {
-        let slowest = self.following().map(|r| r.at).min();
-        slowest.map_or(0, |at| self.layout.spool_offset_at(at))
-    }
-
-    /// Whether anybody can still receive what is made. Once nobody can, nobody can join either:
-    /// else a client would get an archive that is given up at the same moment.
-    fn is_wanted(&mut self, now: Instant) -> Result<(), Abandoned> {
-        if let Status::Failed(why) = &self.status {
-            return Err(Abandoned::Stopped(why.clone()));
-        }
-        let Some(spool) = self.spool_error.clone() else {
-            return Ok(());
-        };
-        self.note_alone(now);
-        let over = self.times.alone;
-        match self.alone {
-            Some(since) if now.saturating_duration_since(since) >= over => {
-                let abandoned = Abandoned::ByReaders { spool };
-                self.status = Status::Failed(Arc::from(abandoned.to_string()));
-                Err(abandoned)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether there is room for that many bytes, the last of which may belong to a larger piece.
-    fn has_room(&mut self, now: Instant, bytes: u64) -> Result<bool, Abandoned> {
-        self.is_wanted(now)?;
-        let unspooled = self.layout.spool_bytes() - self.spooled;
-        Ok(match self.spool_error {
-            None => unspooled < SPOOL_LAG_BYTES,
-            Some(_) => self.window_bytes + bytes <= self.window_bytes_max,
-        })
-    }
-
-    fn reachable_from(&self, at: u64) -> bool {
-        let needed = self.layout.spool_offset_at(at);
-        let in_window = self
-            .window
-            .front()
-            .is_some_and(|(offset, _)| *offset <= needed);
-        let window_start = self
-            .window
-            .front()
-            .map_or(self.layout.spool_bytes(), |(o, _)| *o);
-        in_window || (needed <= self.spooled && window_start <= self.spooled)
-    }
-
-    fn next(&self, at: u64, max: u64) -> Next {
-        if let Status::Failed(why) = &self.status {
-            return Next::Failed(why.clone());
-        }
-        let Some(mut segment) = self.layout.segment_at(at) else {
-            return match self.status {
-                Status::Complete => Next::End,
-                _ => Next::Wait,
-            };
-        };
-        segment.truncate(max);
-        match segment {
-            Segment::Inline(inline) => Next::Inline(inline),
-            Segment::File { file, offset, len } => Next::File {
-                file: Some(file),
-                offset,
-                len,
-            },
-            Segment::Spool { offset, len } => self.spool_bytes(offset, len),
-        }
-    }
-
-    /// Spool bytes below this come from the file.
-    fn readable(&self) -> u64 {
-        let window_start = self.window.front().map_or(u64::MAX, |(start, _)| *start);
-        self.spooled.min(window_start)
-    }
-
-    /// Up to `len` spool bytes from `offset`: from the window if they are there.
-    fn spool_bytes(&self, offset: u64, len: u64) -> Next {
-        let first = self.window.partition_point(|(start, _)| *start <= offset);
-        if let Some((start, piece)) = first.checked_sub(1).and_then(|i| self.window.get(i)) {
-            let skip = offset - start;
-            if skip < piece.len() as u64 {
-                let end = (skip + len).min(piece.len() as u64);
-                return Next::Memory {
-                    piece: piece.clone(),
-                    start: skip as usize,
-                    end: end as usize,
-                };
-            }
-        }
-        let readable = self.readable();
-        if offset >= readable {
-            return Next::Failed(Arc::from("bytes are gone: the spool failed"));
-        }
-        Next::File {
-            file: None,
-            offset,
-            len: len.min(readable - offset),
-        }
-    }
-}
-
 /// Calls every waiting reader, after the lock is released.
-fn wake(mut shared: MutexGuard<'_, Shared>) {
+fn wake(mut shared: MutexGuard<'_, Growth>) {
     let now = shared.spool_error.is_some().then(Instant::now);
     let times = shared.times;
     let waiting = shared.readers.iter_mut().flatten();
@@ -674,18 +487,26 @@ fn wake(mut shared: MutexGuard<'_, Shared>) {
 #[derive(Debug)]
 pub struct ReaderHandle {
     fanout: Arc<Fanout>,
-    slot: usize,
+    /// Among the readers of an archive that grows; `None` if it was whole already.
+    slot: Option<usize>,
 }
 
 impl ReaderHandle {
     /// What stands at wire offset `at`, at most `max` bytes of it. On [`Next::Wait`], `waker` is
     /// called once something changes.
     pub fn next(&self, at: u64, max: u64, waker: &Waker) -> Next {
+        if let Some(whole) = self.fanout.whole.get() {
+            return whole.next(at, max);
+        }
         let mut shared = self.fanout.lock();
+        if let Some(whole) = self.fanout.whole.get() {
+            return whole.next(at, max);
+        }
+        debug_assert!(at <= shared.layout.wire_bytes(), "beyond the frontier");
         let mut next = shared.next(at, max);
         let live_only = shared.spool_error.is_some();
         let now = live_only.then(|| (Instant::now(), shared.times));
-        if let Some(reader) = &mut shared.readers[self.slot] {
+        if let Some(reader) = self.slot.and_then(|slot| shared.readers[slot].as_mut()) {
             if reader.left_behind {
                 next = Next::Failed(Arc::from(
                     "the client is too slow for an archive that cannot be kept",
@@ -714,8 +535,14 @@ impl ReaderHandle {
 
 impl Drop for ReaderHandle {
     fn drop(&mut self) {
+        let Some(slot) = self.slot else {
+            if let Some(whole) = self.fanout.whole.get() {
+                whole.leave();
+            }
+            return;
+        };
         let mut shared = self.fanout.lock();
-        shared.readers[self.slot] = None;
+        shared.readers[slot] = None;
         if shared.spool_error.is_some() {
             shared.note_alone(Instant::now());
         }

@@ -5,17 +5,20 @@
 //! run the same code. A reader never sees bytes beyond the frontier, and every archive ends complete or
 //! failed.
 //!
-//! - [`fanout`]: the extents so far, the window, the readers; [`pace`]: who is too slow for an archive
-//!   that is kept nowhere.
+//! - [`fanout`]: what everybody reads and the producer appends to. While it grows, [`growth`] has the
+//!   extents so far, the window, the readers, and [`pace`] tells who is too slow for an archive that is
+//!   kept nowhere; [`whole`] is one that is complete, which is read without a lock.
 //! - [`place`]: an archive and where its bytes are.
 //! - [`spool`]: writes the pieces of a build to its file.
 //! - [`reader`]: reads for a socket; [`resident`] remembers what is in memory, [`prefetch`] reads in
 //!   what is not.
 
 pub mod fanout;
+pub mod growth;
 mod pace;
 pub mod place;
 pub mod prefetch;
 pub mod reader;
 mod resident;
 pub mod spool;
+mod whole;

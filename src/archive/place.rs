@@ -4,7 +4,9 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwapOption;
 
 use super::resident::Resident;
 use crate::archive::fanout::Fanout;
@@ -54,7 +56,7 @@ pub struct Archive {
     /// The bytes.
     pub fanout: Arc<Fanout>,
     linked: Vec<Linked>,
-    place: Mutex<Place>,
+    place: Place,
     last_used_unix_ms: AtomicU64,
     /// When it was last looked at on a client's word; 0 for never.
     doubted_unix_ms: AtomicU64,
@@ -63,10 +65,13 @@ pub struct Archive {
 /// Invariant: before [`Archive::placed`] the directory is empty and there are no files, and no
 /// byte of the archive is in a file either: the first ones are in the fan-out's window. It stays
 /// empty for an archive that is not kept and read from the mirror.
+///
+/// The files are found without a lock, for every hit needs them. Who opens or closes them holds that
+/// of the directory.
 #[derive(Debug, Default)]
 struct Place {
-    dir: PathBuf,
-    files: Option<Arc<Files>>,
+    dir: Mutex<PathBuf>,
+    files: ArcSwapOption<Files>,
 }
 
 impl Archive {
@@ -88,7 +93,7 @@ impl Archive {
             created_unix_ms,
             fanout: Arc::new(Fanout::new()),
             linked,
-            place: Mutex::default(),
+            place: Place::default(),
             last_used_unix_ms: AtomicU64::new(created_unix_ms),
             doubted_unix_ms: AtomicU64::new(0),
         }
@@ -106,16 +111,20 @@ impl Archive {
             created_unix_ms: fields.created_unix_ms,
             fanout: Arc::new(Fanout::complete(fields.layout)),
             linked: fields.linked,
-            place: Mutex::new(Place { dir, files: None }),
+            place: Place {
+                dir: Mutex::new(dir),
+                files: ArcSwapOption::empty(),
+            },
             // The clock may have been set back since.
             last_used_unix_ms: AtomicU64::new(fields.created_unix_ms.min(unix_ms())),
             doubted_unix_ms: AtomicU64::new(0),
         }
     }
 
-    /// The lock guards two fields that are always set together.
-    fn place(&self) -> std::sync::MutexGuard<'_, Place> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The directory is replaced in one step.
+    fn lock_dir(&self) -> MutexGuard<'_, PathBuf> {
+        let dir = &self.place.dir;
+        dir.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The linked files.
@@ -125,51 +134,44 @@ impl Archive {
 
     /// The files, if they are open.
     pub fn files(&self) -> Option<Arc<Files>> {
-        self.place().files.clone()
+        self.place.files.load_full()
     }
 
     /// Opens the files if they are not open. May wait for the disk.
     pub fn open_files(&self) -> io::Result<Arc<Files>> {
-        let mut place = self.place();
-        if let Some(files) = &place.files {
-            return Ok(files.clone());
+        let dir = self.lock_dir();
+        if let Some(files) = self.files() {
+            return Ok(files);
         }
         let open = |path: PathBuf| {
             File::open(&path).map_err(|e| {
                 io::Error::new(e.kind(), format!("cannot open {}: {e}", path.display()))
             })
         };
-        let linked = self
-            .linked
-            .iter()
-            .map(|file| open(place.dir.join(&file.path)));
+        let linked = self.linked.iter().map(|file| open(dir.join(&file.path)));
         let linked = linked.collect::<io::Result<_>>()?;
-        let files = Arc::new(Files::new(open(place.dir.join(SPOOL_NAME))?, linked));
-        place.files = Some(files.clone());
+        let files = Arc::new(Files::new(open(dir.join(SPOOL_NAME))?, linked));
+        self.place.files.store(Some(files.clone()));
         Ok(files)
     }
 
     /// The entry is made in `dir`, with these files.
     pub fn placed(&self, dir: PathBuf, files: Arc<Files>) {
-        *self.place() = Place {
-            dir,
-            files: Some(files),
-        };
+        *self.lock_dir() = dir;
+        self.place.files.store(Some(files));
     }
 
-    /// Closes the files unless somebody uses them; whether they were closed.
+    /// Closes the files unless somebody uses them; whether they were closed. Who takes them at this
+    /// moment has them open all the same.
     pub fn close_if_idle(&self) -> bool {
         // A reader that joined before there were files takes them when it needs them.
         if self.fanout.readers() > 0 {
             return false;
         }
-        let mut place = self.place();
-        if place
-            .files
-            .as_ref()
-            .is_some_and(|files| Arc::strong_count(files) == 1)
-        {
-            place.files = None;
+        let _dir = self.lock_dir();
+        let is_idle = |files: &Arc<Files>| Arc::strong_count(files) == 2;
+        if self.files().as_ref().is_some_and(is_idle) {
+            self.place.files.store(None);
             return true;
         }
         false
@@ -177,12 +179,12 @@ impl Archive {
 
     /// Where the entry is.
     pub fn dir(&self) -> PathBuf {
-        self.place().dir.clone()
+        self.lock_dir().clone()
     }
 
     /// The entry was published in `dir`.
     pub fn moved_to(&self, dir: PathBuf) {
-        self.place().dir = dir;
+        *self.lock_dir() = dir;
     }
 
     /// Notes that a request is answered from it.

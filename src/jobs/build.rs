@@ -4,7 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::task::spawn_blocking;
 
 use super::builder::{Keep, SpoolJob, begin, build};
 use super::end::End;
@@ -30,8 +31,9 @@ impl Jobs {
         }
         let (shared, plane) = (self.shared.clone(), self.plane.clone());
         let (git, stop) = (self.git.clone(), self.stop.clone());
+        let (done, built) = oneshot::channel();
         let thread = std::thread::Builder::new().name("builder".into());
-        let spawned = thread.spawn(move || run(&shared, plane, permit, &git, stop));
+        let spawned = thread.spawn(move || run(&shared, &plane, permit, &git, stop, done));
         match spawned {
             Ok(builder) => {
                 let mut builders = self.builders.borrow_mut();
@@ -39,8 +41,54 @@ impl Jobs {
                 builders.push(builder);
             }
             // The permit was dropped, which told everybody.
-            Err(e) => tracing::error!("cannot start a builder thread: {e}"),
+            Err(e) => return tracing::error!("cannot start a builder thread: {e}"),
         }
+        // One that could not begin has told everybody, too.
+        if let Ok(built) = built.await {
+            self.end_build(&repo, built).await;
+        }
+    }
+
+    /// Does with a build what follows from its end.
+    async fn end_build(self: &Rc<Self>, repo: &Arc<Repo>, built: Built) {
+        let Built {
+            permit,
+            archive,
+            moves,
+            end,
+        } = built;
+        end.note(&self.shared, repo, &archive.fanout);
+        if matches!(end, End::Complete) {
+            self.publish(repo, archive, moves).await;
+        }
+        // The next build can begin when nobody holds the permit any more.
+        drop(permit);
+        if matches!(end, End::Complete) {
+            // The mirror may have moved while it was built.
+            self.rebuild(repo);
+        }
+    }
+
+    /// From here on requests are answered from the archive, whose entry is in its place.
+    async fn publish(&self, repo: &Repo, archive: Arc<Archive>, moves: Moves) {
+        archive.fanout.release_window();
+        let (shared, dir) = (self.shared.clone(), archive.dir());
+        let bytes = spawn_blocking(move || shared.state.entry_bytes(&dir));
+        let bytes = bytes.await.ok().and_then(Result::ok).unwrap_or(0);
+        tracing::info!(
+            repository = &*repo.name,
+            id = archive.id.as_str(),
+            wire_bytes = archive.fanout.wire_bytes(),
+            own_bytes = bytes,
+            "published"
+        );
+        self.shared.add_to_cache(bytes);
+        let id = archive.id;
+        let old = repo.publish(archive, moves);
+        if let Some(old) = old.filter(|old| old.id != id) {
+            self.shared.retire(old);
+        }
+        self.sweep_wanted.notify_one();
     }
 
     async fn spool(self: Rc<Self>, job: SpoolJob) {
@@ -72,14 +120,27 @@ impl Keep for Handle<Jobs> {
     }
 }
 
-/// Builds the snapshot that `permit` is for. `git` packs loose objects, if there are too many,
-/// unless `stop` turns true.
+/// What a builder's thread gives back.
+struct Built {
+    permit: Permit,
+    archive: Arc<Archive>,
+    /// Of the refs before they were read.
+    moves: Moves,
+    end: End,
+}
+
+/// Builds the snapshot that `permit` is for, on a thread of its own. `git` packs loose objects, if
+/// there are too many, unless `stop` turns true.
+///
+/// The thread is nice from its first turn on, so it takes no lock that a core takes: what is left to
+/// do is done by who hears of `done`.
 fn run(
     shared: &Arc<Shared>,
-    plane: Handle<Jobs>,
+    plane: &Handle<Jobs>,
     permit: Permit,
     git: &Git,
     stop: watch::Receiver<bool>,
+    done: oneshot::Sender<Built>,
 ) {
     sched::be_prompt();
     let repo = permit.repo().clone();
@@ -95,29 +156,24 @@ fn run(
     shared.add_running(&archive.fanout);
     permit.started(Ok(archive.clone()));
     let mut turn = None;
-    let built = catch_unwind(AssertUnwindSafe(|| build(shared, begun, &plane, &mut turn)));
+    let built = catch_unwind(AssertUnwindSafe(|| build(shared, begun, plane, &mut turn)));
     meter.down(Level::BuildsRunning);
     let end = match built {
         Ok(Ok(end)) | Ok(Err(end)) => end,
         Err(panic) => End::Failed(panicked(&*panic)),
     };
-    if matches!(end, End::Complete) {
-        publish_done(shared, &repo, archive.clone(), moves);
-        plane.make_room();
-    }
-    end.note(shared, &repo, &archive.fanout);
-    // The next build can begin when nobody holds the permit any more.
-    drop(permit);
-    match end {
-        // The mirror may have moved while it was built.
-        End::Complete => {
-            let repo = repo.clone();
-            plane.spawn(move |jobs| async move { jobs.rebuild(&repo) });
-        }
-        // The last bytes are nowhere else: they are kept for those who are there, in the build's
-        // place, so that this is as bounded as the builds are.
-        End::LiveOnly => archive.fanout.wait_taken(),
-        End::Abandoned(_) | End::Failed(_) => {}
+    let last = matches!(end, End::LiveOnly).then(|| archive.fanout.clone());
+    // Fails only while the process ends.
+    let _ = done.send(Built {
+        permit,
+        archive,
+        moves,
+        end,
+    });
+    // The last bytes are nowhere else: they are kept for those who are there, in the build's
+    // place, so that this is as bounded as the builds are.
+    if let Some(fanout) = last {
+        fanout.wait_taken();
     }
 }
 
@@ -140,22 +196,4 @@ fn refuse(shared: &Shared, permit: Permit, end: End) {
         },
         message: format!("cannot build a snapshot of {repository}: {why}"),
     });
-}
-
-fn publish_done(shared: &Shared, repo: &Repo, archive: Arc<Archive>, moves: Moves) {
-    archive.fanout.release_window();
-    let bytes = shared.state.entry_bytes(&archive.dir()).unwrap_or(0);
-    tracing::info!(
-        repository = &*repo.name,
-        id = archive.id.as_str(),
-        wire_bytes = archive.fanout.wire_bytes(),
-        own_bytes = bytes,
-        "published"
-    );
-    shared.add_to_cache(bytes);
-    let id = archive.id;
-    let old = repo.publish(archive, moves);
-    if let Some(old) = old.filter(|old| old.id != id) {
-        shared.retire(old);
-    }
 }

@@ -17,8 +17,6 @@ use super::end::End;
 use super::shared::Shared;
 use crate::archive::place::{Archive, Files};
 use crate::archive::spool::{Spooler, not_kept};
-use crate::cache::files::StoreError;
-use crate::cache::staging::{LinkKind, Staging, spool_path};
 use crate::extent::Piece;
 use crate::io::clock::unix_ms;
 use crate::io::{residency, sched};
@@ -36,6 +34,8 @@ use crate::snapshot::reuse::Reuse;
 use crate::snapshot::turns::Turn;
 use crate::snapshot::view::{self, PinError, View};
 use crate::snapshot::zstd::ring::Size;
+use crate::store::files::StoreError;
+use crate::store::staging::{LinkKind, Staging, spool_path};
 
 /// Version of everything that decides an archive's bytes besides what its id is made from.
 const ARCHIVE_FORMAT: u8 = 4;

@@ -19,7 +19,6 @@ use super::shared::Shared;
 use super::state::Jobs;
 use super::sweep::remove;
 use crate::archive::place::Archive;
-use crate::cache::check::{Fault, check_entry, is_rot};
 use crate::io::clock::unix_ms;
 use crate::io::fs::{Fs, Os, remove_tree};
 use crate::io::uncached::Pace;
@@ -27,16 +26,16 @@ use crate::metrics::{CloneResult, Event, ScrubResult};
 use crate::repos::error::StartError;
 use crate::repos::repo::{Permit, Repo};
 use crate::snapshot::scrub::{MirrorFault, check_mirror};
+use crate::store::check::{Fault, check_entry, is_rot};
 
 /// What was found.
 #[derive(Debug)]
 pub enum Damaged {
-    /// A snapshot, which is condemned already.
+    /// A snapshot.
     Entry {
         repo: Arc<Repo>,
         archive: Arc<Archive>,
         fault: Fault,
-        permit: Option<Permit>,
     },
     /// A mirror.
     Mirror { repo: Arc<Repo>, fault: MirrorFault },
@@ -52,7 +51,7 @@ pub struct Doubt {
 }
 
 /// From here on no byte of the archive is sent. The right to build another, if nobody builds.
-pub(super) fn condemn(
+fn condemn(
     shared: &Shared,
     repo: &Arc<Repo>,
     archive: &Arc<Archive>,
@@ -119,8 +118,8 @@ impl Jobs {
                 repo,
                 archive,
                 fault,
-                permit,
             } => {
+                let permit = condemn(&self.shared, &repo, &archive, &fault);
                 self.replace_entry(&repo, &archive, permit, &fault).await;
             }
             Damaged::Mirror { repo, fault } => {

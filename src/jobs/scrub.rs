@@ -11,17 +11,16 @@ use std::fs::{self, File};
 use std::io;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::heal::{Damaged, condemn};
+use super::heal::Damaged;
 use super::plane::Handle;
 use super::shared::Shared;
 use super::state::Jobs;
 use crate::archive::place::Archive;
-use crate::cache::check::{Fault, check_entry, is_rot};
 use crate::io::sched;
 use crate::io::uncached::Pace;
 use crate::limits::{SCRUB_BYTES_PER_S, SCRUB_LOOK_MS, SCRUB_NICE, SCRUB_RETRY_MS};
@@ -29,6 +28,7 @@ use crate::manifest::meta::META_NAME;
 use crate::metrics::{Event, ScrubResult};
 use crate::repos::repo::Repo;
 use crate::snapshot::scrub::{MirrorFault, check_mirror};
+use crate::store::check::{Fault, check_entry, is_rot};
 
 /// There while a server runs.
 const MARKER_NAME: &str = "running";
@@ -121,7 +121,19 @@ fn leave(marker: &Path) -> io::Result<()> {
 /// Something to look at.
 enum Item {
     Entry(Arc<Repo>, Arc<Archive>),
-    Mirror(Arc<Repo>),
+    /// And whether builds fail of what it holds.
+    Mirror(Arc<Repo>, bool),
+}
+
+/// All that there is to look at.
+fn items(shared: &Shared) -> Vec<Item> {
+    let of = |repo: &Arc<Repo>| {
+        let entry = repo.current().map(|c| Item::Entry(repo.clone(), c));
+        let mirror = || Item::Mirror(repo.clone(), repo.is_failing());
+        [entry, repo.is_mirrored().then(mirror)]
+    };
+    let all = shared.registry.all();
+    all.iter().flat_map(of).flatten().collect()
 }
 
 impl Item {
@@ -129,7 +141,7 @@ impl Item {
     fn stamps(&self) -> [PathBuf; 2] {
         match self {
             Item::Entry(_, archive) => [META_NAME; 2].map(|name| archive.dir().join(name)),
-            Item::Mirror(repo) => [STAMP_NAME, "config"].map(|name| repo.mirror.join(name)),
+            Item::Mirror(repo, _) => [STAMP_NAME, "config"].map(|name| repo.mirror.join(name)),
         }
     }
 
@@ -142,7 +154,7 @@ impl Item {
     fn note(&self) -> io::Result<()> {
         let [path, _] = self.stamps();
         let mut options = File::options();
-        let is_own = matches!(self, Item::Mirror(_));
+        let is_own = matches!(self, Item::Mirror(..));
         let file = options
             .write(true)
             .create(is_own)
@@ -240,6 +252,16 @@ impl Scrubber {
         }
     }
 
+    /// The plane lists them: this thread is idle, and must not hold a lock that a core needs.
+    fn items(&self) -> Vec<Item> {
+        let (sender, list) = mpsc::channel();
+        self.plane.spawn(move |jobs| async move {
+            // Fails only while the process ends.
+            let _ = sender.send(items(&jobs.shared));
+        });
+        list.recv().unwrap_or_default()
+    }
+
     /// What is due, in the order in which it was looked at last; and when something will be.
     fn due(&mut self) -> (Vec<Item>, Duration) {
         let now = SystemTime::now();
@@ -247,26 +269,22 @@ impl Scrubber {
         self.not_before.retain(|_, until| *until > Instant::now());
         let is_pending = self.is_pending.load(Ordering::Relaxed);
         let mut due = Vec::new();
-        for repo in self.shared.registry.all() {
-            let entry = repo.current().map(|c| Item::Entry(repo.clone(), c));
-            let mirror = repo.is_mirrored().then(|| Item::Mirror(repo.clone()));
-            for item in entry.into_iter().chain(mirror) {
-                // What is not there is looked for by others.
-                let Some(stamp) = item.stamp() else {
-                    continue;
-                };
-                if self.not_before.contains_key(&item.stamps()[0]) {
-                    continue;
-                }
-                // Clocks are set back: a date to come is as good as none.
-                let age = now.duration_since(stamp).unwrap_or(self.interval);
-                let left = self.interval.saturating_sub(age);
-                let is_suspect = matches!(&item, Item::Mirror(repo) if repo.is_failing());
-                if left.is_zero() || is_suspect || (is_pending && stamp < self.started) {
-                    due.push((stamp, item));
-                } else {
-                    wait = wait.min(left);
-                }
+        for item in self.items() {
+            let is_suspect = matches!(item, Item::Mirror(_, true));
+            // What is not there is looked for by others.
+            let Some(stamp) = item.stamp() else {
+                continue;
+            };
+            if self.not_before.contains_key(&item.stamps()[0]) {
+                continue;
+            }
+            // Clocks are set back: a date to come is as good as none.
+            let age = now.duration_since(stamp).unwrap_or(self.interval);
+            let left = self.interval.saturating_sub(age);
+            if left.is_zero() || is_suspect || (is_pending && stamp < self.started) {
+                due.push((stamp, item));
+            } else {
+                wait = wait.min(left);
             }
         }
         due.sort_by_key(|(stamp, _)| *stamp);
@@ -287,7 +305,7 @@ impl Scrubber {
     fn look(&mut self, item: &Item, pass: &mut Pass) {
         let (repo, result) = match item {
             Item::Entry(repo, archive) => (repo, self.look_at_entry(repo, archive)),
-            Item::Mirror(repo) => (repo, self.look_at_mirror(repo)),
+            Item::Mirror(repo, _) => (repo, self.look_at_mirror(repo)),
         };
         let meter = self.shared.meter();
         let bytes = self.pace.take_bytes();
@@ -300,7 +318,9 @@ impl Scrubber {
         let is_done = match result {
             ScrubResult::EntrySound => item.note().is_ok(),
             // Whatever its builds fail of, that is not it.
-            ScrubResult::MirrorSound => item.note().is_ok() && !repo.is_failing(),
+            ScrubResult::MirrorSound => {
+                !matches!(item, Item::Mirror(_, true)) && item.note().is_ok()
+            }
             // Nobody finds it any more.
             ScrubResult::EntryDamaged => true,
             ScrubResult::MirrorDamaged | ScrubResult::Unreadable => false,
@@ -325,12 +345,10 @@ impl Scrubber {
                 Some(ScrubResult::Unreadable)
             }
             Err(fault @ Fault::Damaged { .. }) => {
-                let permit = condemn(&self.shared, repo, archive, &fault);
                 let damaged = Damaged::Entry {
                     repo: repo.clone(),
                     archive: archive.clone(),
                     fault,
-                    permit,
                 };
                 self.plane.spawn(|jobs| jobs.heal(damaged));
                 Some(ScrubResult::EntryDamaged)

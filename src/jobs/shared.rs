@@ -7,7 +7,6 @@ use std::time::Duration;
 use crate::archive::fanout::Fanout;
 use crate::archive::place::Archive;
 use crate::archive::prefetch::Prefetch;
-use crate::cache::store::StateDir;
 use crate::config::Config;
 use crate::faults::Faults;
 use crate::http::bodies::Bodies;
@@ -22,6 +21,7 @@ use crate::snapshot::job::EncoderState;
 use crate::snapshot::turns::Turns;
 use crate::snapshot::verify::Verified;
 use crate::snapshot::zstd::ring::Ring;
+use crate::store::dir::StateDir;
 
 /// See the module's text.
 pub struct Shared {

@@ -9,11 +9,11 @@ use tokio::task::spawn_local;
 use super::shared::Shared;
 use super::state::Jobs;
 use crate::archive::place::Archive;
-use crate::cache::evict::{self, Bounds, Candidate};
 use crate::io::clock::unix_ms;
 use crate::limits::{IDLE_ENTRY_OPEN_MS, RETIRED_KEPT_MS, SWEEP_INTERVAL_MS};
 use crate::metrics::Event;
 use crate::repos::repo::Repo;
+use crate::store::evict::{self, Bounds, Candidate};
 
 impl Jobs {
     /// Sweeps from time to time, and when somebody wants it.

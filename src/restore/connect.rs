@@ -174,7 +174,8 @@ mod tests {
             stopped
         });
         assert_eq!(stopped.to_string(), "the restore ends");
-        assert_eq!(answer_of(|| Ok(7), short, &Stop::default()).unwrap(), 7);
+        let long = Duration::from_secs(60);
+        assert_eq!(answer_of(|| Ok(7), long, &Stop::default()).unwrap(), 7);
     }
 
     #[test]

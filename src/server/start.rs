@@ -7,8 +7,6 @@ use super::error::{ServerError, start};
 use super::taken::wait_for;
 use crate::archive::place::Archive;
 use crate::archive::prefetch::Prefetch;
-use crate::cache::files::StoreError;
-use crate::cache::store::StateDir;
 use crate::config::{Config, IoDriver};
 use crate::faults::Faults;
 use crate::jobs::plane::{self, Handle, Queue};
@@ -19,6 +17,8 @@ use crate::mirror::recover::recover;
 use crate::repos::repo::Repo;
 use crate::snapshot::job::EncoderState;
 use crate::snapshot::zstd::ring::Ring;
+use crate::store::dir::StateDir;
+use crate::store::files::StoreError;
 
 /// Opens the state directory, finds what is in it and starts the helper threads.
 pub(super) fn prepare(

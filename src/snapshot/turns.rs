@@ -166,7 +166,15 @@ impl Turn {
 
     fn wait(&mut self) -> Result<(), Closed> {
         let turns = self.turns.clone();
-        let mut state = turns.lock();
+        self.queue(&turns, turns.lock())
+    }
+
+    /// Joins those who wait, and waits until it is held.
+    fn queue<'t>(
+        &mut self,
+        turns: &'t Turns,
+        mut state: MutexGuard<'t, State>,
+    ) -> Result<(), Closed> {
         if state.closed {
             return Err(Closed);
         }
@@ -179,14 +187,14 @@ impl Turn {
             has_place: self.has_place,
             thread: std::thread::current(),
         });
-        self.turns.grant(&mut state);
+        turns.grant(&mut state);
         while !self.is_held(&state) {
             if state.closed {
                 return Err(Closed);
             }
             drop(state);
             std::thread::park();
-            state = self.turns.lock();
+            state = turns.lock();
         }
         self.has_place = self.size == Size::Large;
         self.since = Instant::now();
@@ -220,10 +228,13 @@ impl Turn {
         state.waiting.iter().any(could)
     }
 
-    /// Passes it on, and waits for the next one.
+    /// Passes it on, and waits for the next one, behind those who wait now: it is given back and asked
+    /// for in one step.
     pub fn pass(&mut self) -> Result<(), Closed> {
-        self.leave();
-        self.wait()
+        let turns = self.turns.clone();
+        let mut state = turns.lock();
+        self.give_back(&mut state);
+        self.queue(&turns, state)
     }
 
     /// Does what waits for others without a turn.

@@ -6,7 +6,7 @@
 //! What was broken on purpose, one at a time, and a seed of the default ones that found it; all
 //! 10,000 hold without.
 //!
-//! | broken in `cache::store` | seed |
+//! | broken in `store::dir` | seed |
 //! |---|---|
 //! | `open`: no directory above is synced while there is no lock file | 4 |
 //! | `open`: only the one right above is | 7 |
@@ -28,7 +28,7 @@
 //! | `publish`: the entry's directory is not synced | 0 |
 //! | `publish`: directories in the entry are not synced | 3 |
 //! | `publish`: the swap comes before all these syncs | 0 |
-//! | **in `serve::spool`** | |
+//! | **in `archive::spool`** | |
 //! | bytes count as spooled before they are written | 0 |
 //! | a short write is taken for a whole one | 1 |
 

@@ -4,13 +4,13 @@
 use std::path::{Path, PathBuf};
 
 use crate::sim::SimFs;
-use tarpon::cache::files::StoreError;
-use tarpon::cache::staging::spool_path;
-use tarpon::cache::store::StateDir;
 use tarpon::extent::Layout;
 use tarpon::io::fs::{Fs, WriteAt};
 use tarpon::manifest::id::EntryId;
 use tarpon::manifest::meta::{Fields, Meta};
+use tarpon::store::dir::StateDir;
+use tarpon::store::files::StoreError;
+use tarpon::store::staging::spool_path;
 
 /// Outcomes of a power cut that are tried.
 const SEEDS: u64 = 400;

@@ -21,19 +21,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
-use crate::sim::{OTHER_DEVICE, SimFile, SimFs};
-use tarpon::archive::fanout::{Fanout, ReaderHandle, Status};
+use tarpon::archive::fanout::{Fanout, ReaderHandle};
+use tarpon::archive::growth::Status;
 use tarpon::archive::spool::Spooler;
-use tarpon::cache::evict::{self, Bounds, Candidate};
-use tarpon::cache::files::StoreError;
-use tarpon::cache::staging::{Staging, spool_path};
-use tarpon::cache::store::{Reason, Rejected, StateDir};
 use tarpon::extent::{Layout, Next, Piece, Segment};
 use tarpon::io::fs::{Fs, WriteAt};
 use tarpon::manifest::id::EntryId;
 use tarpon::manifest::meta::{Fields, Meta};
 use tarpon::manifest::record::Linked;
+use tarpon::store::dir::{Reason, Rejected, StateDir};
+use tarpon::store::evict::{self, Bounds, Candidate};
+use tarpon::store::files::StoreError;
+use tarpon::store::staging::{Staging, spool_path};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use crate::sim::{OTHER_DEVICE, SimFile, SimFs};
 
 /// Different entries.
 const IDS: usize = 4;

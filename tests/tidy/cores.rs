@@ -73,9 +73,8 @@ const SEEMING: [Named; 7] = [
 ];
 
 /// Functions that wait, or call such ones, and where they run instead of on a core.
-const WAITING: [Named; 34] = [
+const WAITING: [Named; 33] = [
     ("src/jobs/build.rs", "run", "a builder's thread"),
-    ("src/jobs/build.rs", "publish_done", "a builder's thread"),
     (
         "src/jobs/state.rs",
         "Jobs::end",

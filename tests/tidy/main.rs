@@ -82,7 +82,7 @@ fn imports_go_down() {
     let bad = tree(&[
         (
             "src/http/a.rs",
-            "use crate::{io, cache::store};\nfn f() { super::super::api::g() }",
+            "use crate::{io, store::dir};\nfn f() { super::super::api::g() }",
         ),
         ("src/io/mod.rs", "use super::api::x;"),
         ("src/log.rs", "use crate::config::A;"),
@@ -94,7 +94,7 @@ fn imports_go_down() {
         ("src/server.rs", "use crate::api::x; use crate::limits;"),
     ]);
     let places = [
-        "src/http/a.rs:1: http imports cache",
+        "src/http/a.rs:1: http imports store",
         "src/http/a.rs:2: http imports api",
         "src/io/mod.rs:1: io imports api",
         "src/new.rs:1: no layer for new",
@@ -199,7 +199,7 @@ fn cores_never_block() {
         impl Drop for Prefetch { fn drop(&mut self) { t.join(); } }";
     let bad = tree(&[
         ("src/http/a.rs", text),
-        ("src/cache/a.rs", text),
+        ("src/store/a.rs", text),
         ("src/jobs/builder.rs", text),
         ("src/archive/prefetch.rs", prefetch),
     ]);

@@ -14,7 +14,7 @@ const LAYERS: [&[&str]; 7] = [
     &["api"],
     &["jobs"],
     &["repos"],
-    &["snapshot", "cache", "mirror", "restore"],
+    &["snapshot", "store", "mirror", "restore"],
     &["archive", "http"],
     &[
         "config", "extent", "faults", "gitenv", "io", "limits", "log", "manifest", "metrics",

@@ -156,7 +156,7 @@ fn another_process_holds_the_lock_until_it_is_killed() {
     let fixture = Fixture::new();
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "--nocapture"])
-        .arg("cache::store::tests::child_that_holds_the_lock")
+        .arg("store::dir::tests::child_that_holds_the_lock")
         .env(CHILD_DIR, fixture.root())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

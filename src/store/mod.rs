@@ -1,9 +1,9 @@
-//! The cache of finished snapshots: what an entry is on disk, and which entries stay.
+//! Where finished snapshots are kept: what an entry is on disk, and which entries stay.
 //!
 //! What is known of an entry, and its metadata file, is [`manifest`](crate::manifest)'s.
 //!
 //! - [`staging`]: an entry in the making, until it is published.
-//! - [`store`]: the state directory; finding and removing entries.
+//! - [`dir`]: the state directory; finding and removing entries.
 //! - [`files`]: their steps on a file system, and what can go wrong.
 //! - [`evict`]: which entries leave when there are too many bytes, as a pure function.
 //!
@@ -11,7 +11,7 @@
 //! never on a network core.
 
 pub mod check;
+pub mod dir;
 pub mod evict;
 pub mod files;
 pub mod staging;
-pub mod store;
