@@ -554,6 +554,7 @@ impl Drop for ReaderHandle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::pace::Times;
     use crate::limits::LIVE_ONLY_STEP_BYTES;
 
     fn piece(bytes: u64) -> Piece {
