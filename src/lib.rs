@@ -7,26 +7,26 @@
 //! ```text
 //! request ─ http::conn ─ http::head ─ http::route          a network core (monoio)
 //!              │
-//!           serve::core ─ serve::snapshot ─ serve::registry: Hit │ Following │ Vacant
-//!              │                                                              │
-//!              │            serve::background: clone if there is no mirror ◄──┘
+//!           api::service ─ api::snapshot ─ repos::repo: Hit │ Following │ Vacant
+//!              │                                                          │
+//!              │            jobs::clone: a mirror, if there is none ◄─────┘   background plane
 //!              │                        │
-//!              │            serve::builder: one thread a build
+//!              │            jobs::build, jobs::builder: one thread a build
 //!              │               snapshot::view     pin: refs read, packs listed, under a lock
 //!              │               snapshot::gitdir   first frame: leaves at once
-//!              │               serve::builder     place: entry made, packs hard-linked; unlock
+//!              │               jobs::builder      place: entry made, packs hard-linked; unlock
 //!              │               snapshot::produce  packs, worktree, index, in this order
 //!              │                  ├─ snapshot::turns: large builds go on in turn
 //!              │                  └─ snapshot::zstd::ring: encoder threads (job, pack, filter, tar)
 //!              │                        │
-//!              │            snapshot::fanout: extents so far, window, readers
-//!              │                        ├─► serve::background: spool file ─► cache::store
+//!              │            archive::fanout: extents so far, window, readers
+//!              │                        ├─► archive::spool: spool file ─► jobs::build ─► store
 //!              ▼                        ▼
-//!           http::socket ◄── serve::reader: walks the extents, waits at the frontier
+//!           http::socket ◄── archive::reader: walks the extents, waits at the frontier
 //! ```
 //!
 //! The first client, one that follows and a hit run the same code: [`extent::Source`] over one
-//! [`snapshot::fanout::Fanout`]. An archive is a list of [`extent::Extent`]s, never one file:
+//! [`archive::fanout::Fanout`]. An archive is a list of [`extent::Extent`]s, never one file:
 //! bytes of a spool file, and raw runs of linked packs that are framed while they are sent.
 //!
 //! `tarpon restore` is the client of all this; [`restore`] shows its own way of a byte.
@@ -61,18 +61,38 @@
 //! * The id of an archive is a hash of everything that decides its bytes, so a build that is
 //!   repeated after a crash resumes broken downloads, too.
 //!
-//! # Module order
+//! # Rooms
 //!
-//! Imports go downwards only: [`server`], [`serve`], then the siblings [`http`], [`snapshot`],
-//! [`cache`], [`mirror`], [`restore`], which never import each other, then [`config`], [`log`], [`manifest`],
-//! [`metrics`], [`refs`], [`extent`], [`gitenv`], [`io`], [`faults`], [`limits`].
+//! | room | what is in it |
+//! |---|---|
+//! | [`server`] | the process: listeners, cores, the life of threads, the start |
+//! | [`api`] | one file for each endpoint: what is asked, what is answered |
+//! | [`jobs`] | what runs beside requests, on a plane that knows none of its users |
+//! | [`repos`] | repositories, and what there is of each |
+//! | [`snapshot`] | from a pinned mirror to extents |
+//! | [`store`] | entries on the disk, and which of them stay |
+//! | [`mirror`] | from an upstream to a bare mirror, and its upkeep |
+//! | [`restore`] | the client |
+//! | [`archive`] | an archive that grows or is whole, and who reads it |
+//! | [`http`] | the protocol, pure, and the sockets that speak it |
+//! | [`manifest`] | what a snapshot is, and its codec |
+//! | the rest | [`config`], [`log`], [`metrics`], [`refs`], [`extent`], [`gitenv`], [`io`], [`faults`], [`limits`] |
+//!
+//! Imports go downwards only: [`server`], [`api`], [`jobs`], [`repos`], then the siblings
+//! [`snapshot`], [`store`], [`mirror`] and [`restore`], which never import each other, then [`archive`]
+//! and [`http`], then [`manifest`] and the rest. No two files import each other, by whatever way.
+//! `tests/tidy` sees to both.
+//!
+//! No lock that a nice thread can hold is on the way of a hit: a builder's thread and the scrub have
+//! the plane publish, condemn and list for them.
 //!
 //! # Unsafe code
 //!
-//! Denied, but for seven files that each wrap one thing of the system that has no safe form:
+//! Denied, but for ten files that each wrap one thing of the system that has no safe form:
 //! `io/child.rs` and `io/signal.rs` (signal masks), `io/disk.rs` (buffers of tokio-uring),
-//! `io/net.rs` and `io/residency.rs` (system calls), `snapshot/iconv.rs` (the C library's
-//! interface) and `snapshot/map.rs` (mapped files). `tests/tidy` has the same list.
+//! `io/net.rs`, `io/pipe.rs`, `io/residency.rs` and `io/sched.rs` (system calls), `io/heap.rs` (the
+//! allocator's settings), `snapshot/iconv.rs` (the C library's interface) and `snapshot/map.rs` (mapped
+//! files). `tests/tidy` has the same list.
 
 #![deny(unsafe_code)]
 

@@ -502,7 +502,6 @@ impl ReaderHandle {
         if let Some(whole) = self.fanout.whole.get() {
             return whole.next(at, max);
         }
-        debug_assert!(at <= shared.layout.wire_bytes(), "beyond the frontier");
         let mut next = shared.next(at, max);
         let live_only = shared.spool_error.is_some();
         let now = live_only.then(|| (Instant::now(), shared.times));

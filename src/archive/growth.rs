@@ -243,6 +243,10 @@ impl Growth {
             };
         };
         segment.truncate(max);
+        debug_assert!(
+            at + segment.wire_bytes() <= self.layout.wire_bytes(),
+            "beyond the frontier"
+        );
         match segment {
             Segment::Inline(inline) => Next::Inline(inline),
             Segment::File { file, offset, len } => Next::File {

@@ -6,6 +6,8 @@
 //! | rule | broken |
 //! |---|---|
 //! | `imports_go_down` | `io::pipe` names `api` |
+//! | `no_circles` | `repos::head` names `repos::repo` |
+//! | `comments_cite_what_is_there` | a module's text names a file by its old name |
 //! | `unsafe_is_confined_and_explained` | unsafe in `http::range`; `io::net` without a reason |
 //! | `functions_fit_a_screen` | a function of 77 lines |
 //! | `panics_have_reasons` | an `unwrap` in `http::range` |
@@ -131,6 +133,23 @@ fn no_circles() {
         "src/a/b.rs -> src/a/c.rs: a circle",
     ];
     assert_found(&circles::no_circles(&bad), &places);
+}
+
+#[test]
+fn comments_cite_what_is_there() {
+    assert_tidy(&rules::comments_cite_what_is_there(&project()));
+    let gone = ["// See src/", "gone.rs and tests/", "a."].concat();
+    let there = "/// As src/a.rs, src/a, tests/b and `src/` say, and docs/c.md.\nfn f() {}";
+    let bad = tree(&[
+        ("src/a.rs", there),
+        ("tests/b/main.rs", &gone),
+        ("docs/c.md", ""),
+    ]);
+    let places = [
+        "tests/b/main.rs:1: src/gone.rs",
+        "tests/b/main.rs:1: tests/a",
+    ];
+    assert_found(&rules::comments_cite_what_is_there(&bad), &places);
 }
 
 #[test]

@@ -488,6 +488,49 @@ pub fn variables_are_settings(project: &Project) -> Vec<String> {
     found
 }
 
+/// Where files of the project stand; what is cited below one of these must be there.
+const CITED: [&str; 6] = ["src/", "tests/", "perf/", "docs/", "fuzz/", "benches/"];
+
+/// A comment names no file or directory of the project that is not there.
+pub fn comments_cite_what_is_there(project: &Project) -> Vec<String> {
+    let paths: BTreeSet<&str> = project
+        .sources
+        .iter()
+        .map(|source| &*source.path)
+        .chain(project.texts.keys().map(String::as_str))
+        .collect();
+    let is_there = |cited: &str| {
+        let below = format!("{cited}/");
+        // Not read: what is generated, and the records.
+        let is_left_out = ["perf/record", "fuzz/corpus", "tests/parity/data"]
+            .iter()
+            .any(|part| cited.starts_with(part));
+        is_left_out
+            || paths.iter().any(|path| {
+                *path == cited
+                    || path.starts_with(&below)
+                    || path.strip_suffix(".rs") == Some(cited)
+            })
+    };
+    let mut found = Vec::new();
+    for source in &project.sources {
+        for (index, line) in source.text.lines().enumerate() {
+            let Some(comment) = line.trim_start().strip_prefix("//") else {
+                continue;
+            };
+            let is_end = |c: char| !(c.is_ascii_alphanumeric() || "/._-".contains(c));
+            for word in comment.split(is_end) {
+                let cited = word.trim_end_matches(['.', '/']);
+                let is_cited = CITED.iter().any(|root| cited.starts_with(root));
+                if is_cited && !is_there(cited) {
+                    found.push(source.report(index + 1, &format!("{cited} is not there")));
+                }
+            }
+        }
+    }
+    found
+}
+
 fn source_of(attribute: &syn::Attribute) -> String {
     quote::ToTokens::to_token_stream(&attribute.meta).to_string()
 }
