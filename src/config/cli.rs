@@ -53,10 +53,11 @@ Examples:
       zstd -dc | tar -C log -xf -
   tarpon restore https://github.com/rust-lang/log ./log
 
-Exit codes, but for restore, whose own `tarpon restore --help` lists:
+Exit codes:
   0  done; for serve: stopped by SIGTERM, SIGINT or SIGHUP
   1  failed while running; standard error says why
-  2  wrong command line or configuration; nothing was started";
+  2  wrong command line or configuration; nothing was started
+  Those of restore are others: tarpon restore --help";
 
 const SERVE_AFTER_HELP: &str = "\
 Environment and file:
