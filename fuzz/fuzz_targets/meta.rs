@@ -10,10 +10,10 @@ use std::collections::HashSet;
 
 use libfuzzer_sys::fuzz_target;
 use sha2::{Digest, Sha256};
+use tarpon::extent::{Extent, Layout, raw_frames};
 use tarpon::manifest::id::EntryId;
 use tarpon::manifest::meta::{Fields, Meta};
 use tarpon::manifest::record::{Linked, Record};
-use tarpon::extent::{Extent, Layout, raw_frames};
 use tarpon_fuzz::Input;
 
 const HEAD_BYTES: usize = 8 + 4 + 8;

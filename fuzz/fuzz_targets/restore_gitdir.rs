@@ -14,7 +14,7 @@ use gix::bstr::ByteSlice;
 use gix::hash::Kind;
 use libfuzzer_sys::fuzz_target;
 use tarpon::restore::layers::{
-    self, Captured, Modes, Refs, Restored, check_path, choose, configuration, said,
+    self, Captured, Modes, Refs, Restored, Stop, check_path, choose, configuration, said,
 };
 use tarpon_fuzz::{Input, gitconfig, names};
 
@@ -55,7 +55,7 @@ fuzz_target!(|data: &[u8]| {
         origin.escape_ascii()
     );
     let captured = captured(&files);
-    let refs = Refs::read(&captured, hash).ok();
+    let refs = Refs::read(&captured, hash, &Stop::default()).ok();
     let made = refs.as_ref().map(written);
     assert_eq!(made, plain(&files, hash), "{files:?}");
     let branch = refs.as_ref().and_then(Refs::branch);
@@ -171,10 +171,13 @@ fn is_plain(url: &[u8]) -> bool {
 fn written(refs: &Refs<'_>) -> Files {
     let files = refs.files();
     let count = files.len();
-    let mut files: Files = files.into_iter().collect();
+    let owned = files
+        .into_iter()
+        .map(|(name, text)| (name, text.into_owned()));
+    let mut files: Files = owned.collect();
     assert_eq!(files.len(), count, "one is there twice");
     let mut packed = Vec::new();
-    refs.write_packed(|| Ok(&mut packed))
+    refs.write_packed(|| Ok(&mut packed), &Stop::default())
         .expect("memory takes all");
     if !packed.is_empty() {
         let lines = packed.strip_prefix(b"# pack-refs with: sorted \n");

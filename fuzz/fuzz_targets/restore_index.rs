@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 
 use gix::hash::Kind;
 use libfuzzer_sys::fuzz_target;
-use tarpon::restore::layers::{Dates, Expected, Stale, Tracked, refresh};
+use tarpon::restore::layers::{Dates, Expected, Stale, Stop, Tracked, refresh};
 use tarpon_fuzz::{Input, place};
 
 static PLACE: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -82,8 +82,9 @@ fn check_tracked(index: &[u8]) {
 
 /// What a checkout without files would have stale, which is all; each is known to be tracked.
 fn tracked() -> Result<Vec<Vec<u8>>, String> {
-    let old = Tracked::open(&PLACE, BYTES_MAX)?;
-    let new = Tracked::open(&PLACE.join("d"), BYTES_MAX)?;
+    let stop = Stop::default();
+    let old = Tracked::open(&PLACE, BYTES_MAX, &stop)?;
+    let new = Tracked::open(&PLACE.join("d"), BYTES_MAX, &stop)?;
     let mut paths = Vec::new();
     let stale = Stale { old, new };
     let Ok(()) = stale.each(|path| {
@@ -203,7 +204,13 @@ fn check_refresh(index: &[u8], kind: Kind, choice: u8) {
             executable: which == 1,
         },
     };
-    let refreshed = refresh(root.as_fd(), kind == Kind::Sha256, *DATES, expected);
+    let refreshed = refresh(
+        root.as_fd(),
+        kind == Kind::Sha256,
+        *DATES,
+        expected,
+        &Stop::default(),
+    );
     let file = PLACE.join(".git/index");
     let after = fs::read(&file).expect("it is there");
     assert!(!PLACE.join(".git/index.restore").exists());

@@ -108,7 +108,14 @@ fuzz_target!(|data: &[u8]| {
     if input.u8() % 2 == 0 && unpack(&listed) {
         let root = File::open(&*PLACE).expect("it is there");
         let expected = Expected::OfTheirKind { executable: true };
-        refresh(root.as_fd(), false, Dates::now(), expected).expect("all is there");
+        refresh(
+            root.as_fd(),
+            false,
+            Dates::now(),
+            expected,
+            &Stop::default(),
+        )
+        .expect("all is there");
         check(&listed, &directory);
         check_stat();
     }
