@@ -5,7 +5,7 @@
 //! # Where a byte goes
 //!
 //! ```text
-//! request ─ http::conn ─ http::head ─ http::route          a network core (monoio)
+//! request ─ http::net::conn ─ http::wire::head ─ http::wire::route   a network core (monoio)
 //!              │
 //!           api::service ─ api::snapshot ─ repos::repo: Hit │ Following │ Vacant
 //!              │                                                          │
@@ -22,7 +22,7 @@
 //!              │            archive::fanout: extents so far, window, readers
 //!              │                        ├─► archive::spool: spool file ─► jobs::build ─► store
 //!              ▼                        ▼
-//!           http::socket ◄── archive::reader: walks the extents, waits at the frontier
+//!           http::net::socket ◄── archive::reader: walks the extents, waits at the frontier
 //! ```
 //!
 //! The first client, one that follows and a hit run the same code: [`extent::Source`] over one

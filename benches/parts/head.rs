@@ -2,8 +2,8 @@
 
 use criterion::{Criterion, Throughput};
 use std::hint::black_box;
-use tarpon::http::Method;
-use tarpon::http::head::{Parse, Scan, parse, parse_from};
+use tarpon::http::wire::Method;
+use tarpon::http::wire::head::{Parse, Scan, parse, parse_from};
 use tarpon::limits::{HEAD_BYTES_MAX, HEADERS_MAX};
 
 const TARGET: &str = "/git/github.com/rust-lang/log/snapshot.tar.zst";
@@ -36,7 +36,7 @@ pub fn bench(criterion: &mut Criterion) {
 }
 
 /// Panics unless the whole head was understood.
-fn expect(parsed: Result<Parse<'_>, tarpon::http::Reject>, len: usize) {
+fn expect(parsed: Result<Parse<'_>, tarpon::http::wire::Reject>, len: usize) {
     let Ok(Parse::Complete { head, head_bytes }) = parsed else {
         panic!("{parsed:?}");
     };

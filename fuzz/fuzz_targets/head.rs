@@ -7,10 +7,10 @@
 
 use libfuzzer_sys::fuzz_target;
 use tarpon::extent::content_checksum;
-use tarpon::http::body::Decoder;
-use tarpon::http::head::{Framing, Parse, RequestHead, Scan, parse, parse_from};
-use tarpon::http::route::{RepoRef, Route, route};
-use tarpon::http::{FieldLines, Method, Reject, Version};
+use tarpon::http::wire::body::Decoder;
+use tarpon::http::wire::head::{Framing, Parse, RequestHead, Scan, parse, parse_from};
+use tarpon::http::wire::route::{RepoRef, Route, route};
+use tarpon::http::wire::{FieldLines, Method, Reject, Version};
 use tarpon::limits::{
     HEAD_BYTES_MAX, HEADERS_MAX, METHOD_BYTES_MAX, REPO_PATH_BYTES_MAX, TARGET_BYTES_MAX,
 };

@@ -7,9 +7,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tarpon::http::FieldLines;
-use tarpon::http::precondition::{Conditions, Verdict, evaluate, if_range_matches};
-use tarpon::http::range::{Selection, requested, select};
+use tarpon::http::wire::FieldLines;
+use tarpon::http::wire::precondition::{Conditions, Verdict, evaluate, if_range_matches};
+use tarpon::http::wire::range::{Selection, requested, select};
 
 const ETAG: &str = "\"abc123\"";
 

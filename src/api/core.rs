@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
-use crate::http::Method;
-use crate::http::head::RequestHead;
-use crate::http::idle::{Idle, Rank, Waiting};
-use crate::http::pulse::Pulse;
-use crate::http::response::{Text, retry_after_s};
-use crate::http::service::{Answer, Payload};
-use crate::http::socket::CoreSockets;
+use crate::http::net::idle::{Idle, Rank, Waiting};
+use crate::http::net::pulse::Pulse;
+use crate::http::net::service::{Answer, Payload};
+use crate::http::net::socket::CoreSockets;
+use crate::http::wire::Method;
+use crate::http::wire::head::RequestHead;
+use crate::http::wire::response::{Text, retry_after_s};
 use crate::jobs::plane::Handle;
 use crate::jobs::shared::{Entry, Shared};
 use crate::jobs::state::Jobs;

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use super::core::{Asked, Core, Note};
-use crate::http::bodies;
-use crate::http::response::Head;
-use crate::http::service::{Answer, Payload};
+use crate::http::net::bodies;
+use crate::http::net::service::{Answer, Payload};
+use crate::http::wire::response::Head;
 use crate::jobs::ensure_refs::Wanted;
 use crate::metrics::Outcome;
 use crate::repos::error::StartError;

@@ -5,11 +5,11 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::core::{Asked, Core, Note};
-use crate::http::Version;
-use crate::http::bodies::Body;
-use crate::http::head::RequestHead;
-use crate::http::response::Head;
-use crate::http::service::{Answer, Payload};
+use crate::http::net::bodies::Body;
+use crate::http::net::service::{Answer, Payload};
+use crate::http::wire::Version;
+use crate::http::wire::head::RequestHead;
+use crate::http::wire::response::Head;
 use crate::jobs::clone::LOOP;
 use crate::jobs::upload::{Call, GitRequest};
 use crate::limits::GIT_PROTOCOL_BYTES_MAX;

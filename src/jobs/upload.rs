@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::clone::LOOP;
 use super::state::Jobs;
-use crate::http::bodies::Body;
+use crate::http::net::bodies::Body;
 use crate::jobs::pipe::{PipeReader, PipeWriter, pipe};
 use crate::jobs::upload_request::UploadRequest;
 use crate::jobs::upload_turns::UploadTurn;

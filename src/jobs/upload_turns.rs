@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::http::client::{Client, client_of};
+use crate::http::net::client::{Client, client_of};
 use crate::limits::{
     UPLOAD_LOOK_MS, UPLOAD_PACKS_MAX, UPLOAD_PACKS_OF_CLIENT_MAX, UPLOAD_SLOW_BYTES, UPLOAD_SLOW_MS,
 };

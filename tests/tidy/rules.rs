@@ -289,12 +289,12 @@ pub fn roots(project: &Project) -> Vec<String> {
 /// Bounds of a format or an algorithm, which nobody can change, stand where they are used.
 const BOUNDS_ELSEWHERE: [(&str, &str); 7] = [
     ("src/config/value.rs", "LIMIT_DEFAULT"), // a limit's type around the number
-    ("src/http/head.rs", "NAME_BYTES_MAX"),   // longest of the known header names
+    ("src/http/wire/head.rs", "NAME_BYTES_MAX"), // longest of the known header names
     ("src/extent/raw.rs", "INLINE_BYTES_MAX"), // follows from the zstd format
     ("src/snapshot/index.rs", "NAME_LEN_MAX"), // field of git's index
-    ("src/http/body.rs", "DIGITS_MAX"),       // digits of an u64
-    ("src/http/response.rs", "BYTES_MAX"),    // length of a formatted number
-    ("src/http/scan.rs", "VERSION_BYTES_MAX"), // length of `HTTP/1.1`
+    ("src/http/wire/body.rs", "DIGITS_MAX"),  // digits of an u64
+    ("src/http/wire/response.rs", "BYTES_MAX"), // length of a formatted number
+    ("src/http/wire/scan.rs", "VERSION_BYTES_MAX"), // length of `HTTP/1.1`
 ];
 
 /// Every limit is used, and stands in `limits.rs`.

@@ -5,15 +5,15 @@ use std::pin::{Pin, pin};
 use std::time::{Duration, Instant};
 
 use super::super::bodies::{Body, Lost, Share};
-use super::super::body::Decoder;
 use super::super::client::client_of;
-use super::super::head::{Framing, Parse, RequestHead, Scan, parse_from};
 use super::super::idle::Rank;
-use super::super::response::CONTINUE;
 use super::super::service::{BodyUse, GivenUp, Service};
 use super::super::socket::INPUT_BYTES;
 use super::super::unless::unless;
 use super::{Connection, End, NO_ROOM, TOO_SLOW};
+use crate::http::wire::body::Decoder;
+use crate::http::wire::head::{Framing, Parse, RequestHead, Scan, parse_from};
+use crate::http::wire::response::CONTINUE;
 use crate::limits::{
     BODY_GROWTH, BODY_LOOK_MS, BODY_PAUSE_MAX_MS, BODY_TIME_MAX_MS, BODY_WAIT_MS, HEAD_FREE_BYTES,
     HEAD_ROOM_BYTES_MAX, MAPPED_FROM_BYTES, UNUSED_BODY_BYTES_MAX,

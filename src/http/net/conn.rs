@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use monoio::net::TcpStream;
 
-use super::Reject;
 use super::bodies::Body;
-use super::head::{Parse, Scan, parse_from};
 use super::idle::{Idle, Rank, Waiting};
 use super::service::{Answer, GivenUp, Service};
 use super::socket::{CoreSockets, INPUT_BYTES, Socket};
 use super::unless::{at_once, unless};
+use crate::http::wire::Reject;
+use crate::http::wire::head::{Parse, Scan, parse_from};
 use crate::limits::{BUFFER_KEPT_BYTES, LINGER_MS};
 
 const TOO_MANY: Reject = Reject::closing(503, "too many connections at once; try again later");

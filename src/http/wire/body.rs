@@ -261,7 +261,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::http::hostile::HOSTILE_CHUNKS;
+    use crate::http::wire::hostile::HOSTILE_CHUNKS;
 
     const MAX: u64 = 1000;
 

@@ -141,7 +141,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::http::head::{Parse, Scan, parse_from};
+    use crate::http::wire::head::{Parse, Scan, parse_from};
 
     fn text(value: &str, len: u64) -> Selection {
         select(Some(value.as_bytes()), len)

@@ -381,7 +381,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::http::hostile::HOSTILE;
+    use crate::http::wire::hostile::HOSTILE;
     use crate::limits::{HEAD_BYTES_MAX, METHOD_BYTES_MAX, TARGET_BYTES_MAX};
 
     const FULL: &[u8] = b"POST /git/github.com/a/b/ensure-refs?x=1 HTTP/1.1\r\n\

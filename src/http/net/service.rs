@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::Reject;
 use super::bodies::Body;
-use super::head::RequestHead;
 use super::socket::{SendError, Sent};
 use crate::extent::Source;
+use crate::http::wire::Reject;
+use crate::http::wire::head::RequestHead;
 
 /// The content of an answer, after its head.
 pub enum Payload {

@@ -398,7 +398,7 @@ mod tests {
 
     #[test]
     fn every_status_of_the_corpus_has_a_reason() {
-        for &(name, _, status, _) in crate::http::hostile::HOSTILE {
+        for &(name, _, status, _) in crate::http::wire::hostile::HOSTILE {
             assert_ne!(reason(status), "Unknown", "{name}: {status}");
         }
     }
@@ -428,7 +428,7 @@ mod tests {
         fn our_own_decoder_reads_our_chunks(
             chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..300), 0..5),
         ) {
-            use crate::http::{body::Decoder, head::Framing};
+            use crate::http::wire::{body::Decoder, head::Framing};
             let mut wire = Vec::new();
             for chunk in &chunks {
                 let len = NonZeroU64::new(chunk.len() as u64).unwrap();

@@ -1,0 +1,17 @@
+//! Connections: who has a place, what is read of a client and how long it is waited for, and how
+//! bytes leave. Everything here runs on a network core and never blocks it.
+//!
+//! - [`conn`]: the life of a connection: requests are received, answered by a [`service`], delivered.
+//! - [`socket`]: sends from memory and from files, as fast as the client takes it.
+//! - [`idle`]: who makes room when places are short; [`bodies`]: the memory that request bodies share;
+//!   [`client`]: whom an address stands for.
+//! - [`pulse`]: the clock of a core without io_uring.
+
+pub mod bodies;
+pub mod client;
+pub mod conn;
+pub mod idle;
+pub mod pulse;
+pub mod service;
+pub mod socket;
+mod unless;
