@@ -415,6 +415,8 @@ pub const IDLE_ENTRY_OPEN_MS: u64 = 10_000;
 /// request: between two requests of a download in parts, a retry with its pause included. It
 /// goes at once when the disk is needed.
 pub const RETIRED_KEPT_MS: u64 = 60_000;
+/// Longest time that a snapshot which was replaced is kept for whoever asks for it by its tag.
+pub const RETIRED_MAX_MS: u64 = HOUR_MS;
 /// Time between two looks at the cache's size and at superseded entries.
 pub const SWEEP_INTERVAL_MS: u64 = 5_000;
 /// First clones that run at the same time.
@@ -520,6 +522,8 @@ pub const GIT_PROTOCOL_BYTES_MAX: usize = 256;
 pub const BUNDLES_MAX: usize = 64;
 /// Bytes of bundles that are kept.
 pub const BUNDLES_BYTES_MAX: u64 = 1 << 30;
+/// Bytes of bundles, kept or only being sent, from which on no other is made.
+pub const BUNDLES_MADE_BYTES_MAX: u64 = 4 << 30;
 /// How long a bundle is kept.
 pub const BUNDLE_AGE_MAX_MS: u64 = HOUR_MS;
 /// Bundles that are made at the same time.

@@ -212,11 +212,16 @@ impl Core {
         T: Send + 'static,
         F: Future<Output = Result<T, StartError>> + 'static,
     {
-        let (reply, answer) = oneshot::channel();
+        let (mut reply, answer) = oneshot::channel();
         self.plane.spawn(move |jobs| {
             let done = job(jobs);
-            // Fails when the client has left.
-            async move { drop(reply.send(done.await)) }
+            async move {
+                tokio::select! {
+                    done = done => drop(reply.send(done)),
+                    // The client has left, and this job was for it alone.
+                    () = reply.closed() => {}
+                }
+            }
         });
         self.hear(answer).await
     }

@@ -247,8 +247,8 @@ impl Fanout {
         self.lock().spool_error.is_some()
     }
 
-    /// Whether its readers hold up the producer of a live-only archive: whoever comes now should not
-    /// have to wait for them.
+    /// Whether its readers hold up the producer of a live-only archive, or what is left of it is for
+    /// them alone: whoever comes now should not have to wait for them.
     pub fn is_slow(&self) -> bool {
         let now = Instant::now();
         let shared = self.lock();
@@ -258,7 +258,10 @@ impl Fanout {
             Waits::Now => true,
             Waits::Until(end) => now.saturating_duration_since(end) < look,
         };
-        waits && shared.is_held_up(now)
+        let is_over = matches!(shared.status, Status::Complete)
+            && shared.spool_error.is_some()
+            && !shared.reachable_from(0);
+        is_over || waits && shared.is_held_up(now)
     }
 
     /// The archive is whole.

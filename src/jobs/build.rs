@@ -86,6 +86,8 @@ impl Jobs {
         let id = archive.id;
         let old = repo.publish(archive, moves);
         if let Some(old) = old.filter(|old| old.id != id) {
+            // Hardly anybody comes back for it, and it may hold many files open.
+            old.close_if_idle();
             self.shared.retire(old);
         }
         self.sweep_wanted.notify_one();
@@ -122,7 +124,8 @@ impl Keep for Handle<Jobs> {
 
 /// What a builder's thread gives back.
 struct Built {
-    permit: Permit,
+    /// `None` while the build goes on for its last readers.
+    permit: Option<Permit>,
     archive: Arc<Archive>,
     /// Of the refs before they were read.
     moves: Moves,
@@ -162,7 +165,12 @@ fn run(
         Ok(Ok(end)) | Ok(Err(end)) => end,
         Err(panic) => End::Failed(panicked(&*panic)),
     };
-    let last = matches!(end, End::LiveOnly).then(|| archive.fanout.clone());
+    // The last bytes of what is not kept are nowhere else: they stay for those who are there, in the
+    // build's place and as one of its repository's, so that this is as bounded as the builds are.
+    let (permit, last) = match end {
+        End::LiveOnly => (None, Some((permit, archive.fanout.clone()))),
+        _ => (Some(permit), None),
+    };
     // Fails only while the process ends.
     let _ = done.send(Built {
         permit,
@@ -170,9 +178,7 @@ fn run(
         moves,
         end,
     });
-    // The last bytes are nowhere else: they are kept for those who are there, in the build's
-    // place, so that this is as bounded as the builds are.
-    if let Some(fanout) = last {
+    if let Some((_permit, fanout)) = last {
         fanout.wait_taken();
     }
 }

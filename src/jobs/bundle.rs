@@ -95,6 +95,12 @@ impl Jobs {
         if let Some(kept) = self.bundles.borrow_mut().get(&key, Instant::now()) {
             return Ok(kept);
         }
+        if self.bundling.running(&key).is_none() && !self.bundles.borrow_mut().has_room() {
+            return Err(StartError {
+                status: 503,
+                message: format!("{}: too many bundles are being sent; try again", repo.name),
+            });
+        }
         let (flight, duty) = self.bundling.join(&key);
         if let Some(duty) = duty {
             spawn_local(self.clone().make_bundle(repo.clone(), key, duty));
@@ -108,8 +114,15 @@ impl Jobs {
         key: BundleKey,
         duty: Duty<BundleKey, Made>,
     ) {
-        let _turn = self.turns.bundles.acquire().await;
-        let made = self.write_bundle(&repo, &key).await;
+        let work = async {
+            let _turn = self.turns.bundles.acquire().await;
+            self.write_bundle(&repo, &key).await
+        };
+        let made = tokio::select! {
+            made = work => made,
+            // All who asked for it have left.
+            () = duty.unwanted() => return,
+        };
         if let Ok(bundle) = &made {
             tracing::info!(
                 repository = &*repo.name,

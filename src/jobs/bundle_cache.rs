@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::archive::place::Files;
-use crate::limits::{BUNDLE_AGE_MAX_MS, BUNDLES_BYTES_MAX, BUNDLES_MAX};
+use crate::limits::{BUNDLE_AGE_MAX_MS, BUNDLES_BYTES_MAX, BUNDLES_MADE_BYTES_MAX, BUNDLES_MAX};
 use crate::repos::head::MirrorHead;
 
 /// What a bundle is for.
@@ -48,11 +48,12 @@ struct Kept {
 }
 
 /// Invariant: `bytes` is the sum of what is kept, at most [`BUNDLES_BYTES_MAX`] in at most
-/// [`BUNDLES_MAX`] bundles.
+/// [`BUNDLES_MAX`] bundles; `made` has all that are kept or still being sent.
 #[derive(Debug, Default)]
 pub struct BundleCache {
     kept: HashMap<BundleKey, Kept>,
     bytes: u64,
+    made: Vec<Weak<BundleFile>>,
 }
 
 impl BundleCache {
@@ -63,9 +64,26 @@ impl BundleCache {
         Some(kept.bundle.clone())
     }
 
+    /// Whether another one may be made: those that take room on the disk, the ones that are only being
+    /// sent among them, have less than [`BUNDLES_MADE_BYTES_MAX`]. What nobody reads makes room.
+    pub fn has_room(&mut self) -> bool {
+        if self.made_bytes() < BUNDLES_MADE_BYTES_MAX {
+            return true;
+        }
+        self.retain(|_, kept| Arc::strong_count(&kept.bundle) > 1);
+        self.made_bytes() < BUNDLES_MADE_BYTES_MAX
+    }
+
+    fn made_bytes(&mut self) -> u64 {
+        self.made.retain(|bundle| bundle.strong_count() > 0);
+        let there = self.made.iter().filter_map(Weak::upgrade);
+        there.map(|bundle| bundle.bytes).sum()
+    }
+
     /// Keeps a bundle if it is not too large. Those to other HEADs of its repository go, and as
     /// many others, longest unused first, as make room.
     pub fn insert(&mut self, key: BundleKey, bundle: Arc<BundleFile>, now: Instant) {
+        self.made.push(Arc::downgrade(&bundle));
         self.retain(|other, _| other.repository != key.repository || other.head == key.head);
         self.remove(&key);
         if bundle.bytes > BUNDLES_BYTES_MAX {

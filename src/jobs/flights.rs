@@ -8,7 +8,22 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
-type Running<K, T> = Rc<RefCell<HashMap<K, Flight<T>>>>;
+type Running<K, T> = Rc<RefCell<HashMap<K, Started<T>>>>;
+
+/// Work that runs. It holds no receiver: who does it hears when nobody waits any more.
+struct Started<T> {
+    began: Instant,
+    end: Rc<watch::Sender<Option<T>>>,
+}
+
+impl<T> Started<T> {
+    fn flight(&self) -> Flight<T> {
+        Flight {
+            began: self.began,
+            end: self.end.subscribe(),
+        }
+    }
+}
 
 /// The work that runs, by what it is for.
 pub struct Flights<K: Eq + Hash, T> {
@@ -51,13 +66,18 @@ impl<T: Clone> Flight<T> {
 pub struct Duty<K: Eq + Hash, T> {
     running: Running<K, T>,
     key: K,
-    sender: watch::Sender<Option<T>>,
+    sender: Rc<watch::Sender<Option<T>>>,
 }
 
 impl<K: Eq + Hash, T> Duty<K, T> {
     /// Tells everybody.
     pub fn done(self, result: T) {
         self.sender.send_replace(Some(result));
+    }
+
+    /// Ready when nobody waits for the end any more.
+    pub async fn unwanted(&self) {
+        self.sender.closed().await;
     }
 }
 
@@ -70,7 +90,7 @@ impl<K: Eq + Hash, T> Drop for Duty<K, T> {
 impl<K: Eq + Hash + Clone, T> Flights<K, T> {
     /// What runs for `key`.
     pub fn running(&self, key: &K) -> Option<Flight<T>> {
-        self.running.borrow().get(key).cloned()
+        self.running.borrow().get(key).map(Started::flight)
     }
 
     /// Joins what runs for `key`; if nothing does, the caller has the duty to run it.
@@ -78,13 +98,13 @@ impl<K: Eq + Hash + Clone, T> Flights<K, T> {
         if let Some(flight) = self.running(key) {
             return (flight, None);
         }
-        let (sender, end) = watch::channel(None);
-        let flight = Flight {
+        let sender = Rc::new(watch::Sender::new(None));
+        let started = Started {
             began: Instant::now(),
-            end,
+            end: sender.clone(),
         };
-        let mut running = self.running.borrow_mut();
-        running.insert(key.clone(), flight.clone());
+        let flight = started.flight();
+        self.running.borrow_mut().insert(key.clone(), started);
         let duty = Duty {
             running: self.running.clone(),
             key: key.clone(),
@@ -118,6 +138,24 @@ mod tests {
         );
         assert!(flights.running(&"a").is_none());
         assert!(flights.join(&"a").1.is_some());
+    }
+
+    #[test]
+    fn work_is_unwanted_once_all_have_left() {
+        let flights: Flights<_, u8> = Flights::default();
+        let (first, duty) = flights.join(&"a");
+        let duty = duty.unwrap();
+        let second = flights.running(&"a").unwrap();
+        drop(first);
+        run(async {
+            tokio::select! {
+                biased;
+                () = duty.unwanted() => panic!("one still waits"),
+                () = async {} => {}
+            }
+            drop(second);
+            duty.unwanted().await;
+        });
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::archive::fanout::Fanout;
 use crate::archive::place::Archive;
@@ -12,7 +12,9 @@ use crate::faults::Faults;
 use crate::http::net::bodies::Bodies;
 use crate::http::net::idle::IdleCores;
 use crate::io::clock::unix_ms;
-use crate::limits::{CONNECTIONS_SPARE_PERCENT, DECODE_BUDGET_BYTES, TAKING_SLOW_MS};
+use crate::limits::{
+    CONNECTIONS_SPARE_PERCENT, DECODE_BUDGET_BYTES, RETIRED_MAX_MS, TAKING_SLOW_MS,
+};
 use crate::metrics::{Gauges, Meter, Metrics};
 use crate::mirror::Via;
 use crate::repos::registry::Registry;
@@ -55,7 +57,7 @@ pub struct Shared {
     pub faults: Faults,
     /// Archives that a newer one has replaced, until nobody has read them for
     /// [`RETIRED_KEPT_MS`](crate::limits::RETIRED_KEPT_MS).
-    retired: Mutex<Vec<Arc<Archive>>>,
+    retired: Mutex<Vec<(Instant, Arc<Archive>)>>,
     running: Mutex<Vec<Weak<Fanout>>>,
     cache_bytes: AtomicU64,
     cache_entries: AtomicU64,
@@ -128,13 +130,24 @@ impl Shared {
     /// it for a while.
     pub fn retire(&self, archive: Arc<Archive>) {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        retired.push(archive);
+        retired.push((Instant::now(), archive));
+    }
+
+    /// Closes the files of those that nobody reads: whoever does is to have them opened again.
+    pub fn close_retired(&self) {
+        let retired: Vec<_> = {
+            let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+            retired.iter().map(|(_, archive)| archive.clone()).collect()
+        };
+        for archive in retired {
+            archive.close_if_idle();
+        }
     }
 
     /// An archive that was retired and is still there. It counts as used from here on.
     pub fn find_retired(&self, is_it: impl Fn(&Arc<Archive>) -> bool) -> Option<Arc<Archive>> {
         let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = retired.iter().find(|archive| is_it(archive))?;
+        let (_, found) = retired.iter().find(|(_, archive)| is_it(archive))?;
         found.touch();
         Some(found.clone())
     }
@@ -143,19 +156,23 @@ impl Shared {
     pub fn take_one_retired(&self, archive: &Arc<Archive>) -> bool {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         let before = retired.len();
-        retired.retain(|one| !Arc::ptr_eq(one, archive));
+        retired.retain(|(_, one)| !Arc::ptr_eq(one, archive));
         retired.len() < before
     }
 
-    /// Takes out the retired archives that nobody reads or has read for `kept_ms`.
+    /// Takes out the retired archives that nobody reads or has read for `kept_ms`, or that were replaced
+    /// [`RETIRED_MAX_MS`] ago, however often somebody asks for them.
     pub fn take_retired(&self, kept_ms: u64) -> Vec<Arc<Archive>> {
         let now = unix_ms();
-        let is_over = |archive: &mut Arc<Archive>| {
+        let longest = Duration::from_millis(RETIRED_MAX_MS);
+        let is_over = |(since, archive): &mut (Instant, Arc<Archive>)| {
             let unused_ms = now.saturating_sub(archive.last_used_unix_ms());
-            archive.fanout.readers() == 0 && unused_ms >= kept_ms
+            let is_old = unused_ms >= kept_ms || since.elapsed() >= longest;
+            archive.fanout.readers() == 0 && is_old
         };
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        retired.extract_if(.., is_over).collect()
+        let over = retired.extract_if(.., is_over);
+        over.map(|(_, archive)| archive).collect()
     }
 
     /// Notes an entry that was published, until the next look at the whole cache.

@@ -62,6 +62,7 @@ fn sweep(shared: &Shared) {
         }
     }
     close_idle(&entries);
+    shared.close_retired();
     let used: u64 = entries.iter().map(|(_, _, bytes)| bytes).sum();
     let space = match shared.state.space() {
         Ok(space) => space,
