@@ -72,7 +72,7 @@ pub fn run(
         spawn_local(begin.keep_swept());
         ready();
     })?;
-    jobs.end();
+    jobs.join_all();
     Ok(())
 }
 
@@ -128,7 +128,7 @@ impl Jobs {
     }
 
     /// Waits for what outlives the tasks of the plane.
-    fn end(&self) {
+    fn join_all(&self) {
         self.shared.stop_builds();
         for builder in self.builders.borrow_mut().drain(..) {
             // A builder answers for its own panics.

@@ -77,7 +77,7 @@ const WAITING: [Named; 33] = [
     ("src/jobs/build.rs", "run", "a builder's thread"),
     (
         "src/jobs/state.rs",
-        "Jobs::end",
+        "Jobs::join_all",
         "the background thread, at its end",
     ),
     ("src/io/residency.rs", "read_in", "for prefetch threads"),

@@ -129,7 +129,7 @@ impl Source {
         }
     }
 
-    /// The module below `src/` that the file belongs to: `http` for `src/http/head.rs`.
+    /// The module below `src/` that the file belongs to: `http` for `src/http/wire/head.rs`.
     pub fn module(&self) -> &str {
         let path = self.path.strip_prefix("src/").unwrap_or(&self.path);
         let first = path.split('/').next().unwrap_or_default();
