@@ -1,4 +1,5 @@
 use super::*;
+use crate::limits::METRICS_REPOSITORIES_MAX;
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 use std::time::Duration;

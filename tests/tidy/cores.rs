@@ -10,7 +10,7 @@
 use crate::source::{Function, Project, Source, Token};
 
 /// Files and directories of whose code some, at least, runs on cores.
-const CORE_PATHS: [&str; 12] = [
+const CORE_PATHS: [&str; 13] = [
     "src/http/",
     "src/api/",
     "src/archive/",
@@ -23,6 +23,7 @@ const CORE_PATHS: [&str; 12] = [
     "src/io/residency.rs",
     "src/log.rs",
     "src/metrics.rs",
+    "src/metrics/",
 ];
 
 /// Files of which nothing runs on a core.

@@ -311,10 +311,10 @@ fn metrics_are_documented() {
     let metrics =
         "const A: F = F {\n name: \"x_total\" };\nconst B: F = F {\n name: \"y_total\" };";
     let bad = tree(&[
-        ("src/metrics.rs", metrics),
+        ("src/metrics/family.rs", metrics),
         ("docs/operating.md", "`x_total` and y_total_ms"),
     ]);
-    let places = ["src/metrics.rs:4: y_total is not"];
+    let places = ["src/metrics/family.rs:4: y_total is not"];
     assert_found(&rules::metrics_are_documented(&bad), &places);
 }
 

@@ -1,5 +1,9 @@
 use super::*;
 use crate::mirror::testing::{Scratch, git};
+use crate::refs::list::Head;
+use crate::refs::name::{in_the_way, is_ref_name};
+use crate::refs::packed::parse_packed;
+use gix::ObjectId;
 
 const A: &str = "1111111111111111111111111111111111111111";
 const B: &str = "2222222222222222222222222222222222222222";

@@ -1,0 +1,95 @@
+//! What can be counted, and which atomic of a block counts it.
+
+use super::family::{BASES, Id};
+use super::label::*;
+
+/// Something to count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A request was answered.
+    Request(Outcome),
+    /// A response with this HTTP status was started.
+    Response(u16),
+    /// Bytes were written to a client.
+    SentBytes,
+    /// A connection was accepted.
+    Connection,
+    /// A connection was turned away.
+    ConnectionRefused,
+    /// A connection ended before its time.
+    ClientDropped(DropReason),
+    /// There was no room for a request's body.
+    BodyRefused,
+    /// A build ended.
+    Build(BuildResult),
+    /// Bytes were written to the cache.
+    SpooledBytes,
+    /// A snapshot could not be kept.
+    SpoolFailure(SpoolFailure),
+    /// A window of cached data was prepared.
+    Prefault(Prefault),
+    /// A first clone ended.
+    Clone(CloneResult),
+    /// A fetch ended.
+    Fetch(FetchResult),
+    /// A snapshot was removed to make room.
+    Eviction,
+    /// A snapshot or mirror was looked at.
+    Scrub(ScrubResult),
+    /// Bytes were read for that.
+    ScrubbedBytes,
+    /// A request record was lost.
+    LogRecordDropped,
+}
+
+impl Event {
+    pub(super) fn slot(self) -> usize {
+        let (id, offset) = match self {
+            Self::Request(outcome) => (Id::Requests, outcome as usize),
+            Self::Response(status) => (Id::Responses, usize::from(status / 100).clamp(1, 5) - 1),
+            Self::SentBytes => (Id::SentBytes, 0),
+            Self::Connection => (Id::Connections, 0),
+            Self::ConnectionRefused => (Id::ConnectionsRefused, 0),
+            Self::ClientDropped(reason) => (Id::ClientsDropped, reason as usize),
+            Self::BodyRefused => (Id::BodiesRefused, 0),
+            Self::Build(result) => (Id::Builds, result as usize),
+            Self::SpooledBytes => (Id::SpooledBytes, 0),
+            Self::SpoolFailure(reason) => (Id::SpoolFailures, reason as usize),
+            Self::Prefault(result) => (Id::Prefault, result as usize),
+            Self::Clone(result) => (Id::Clones, result as usize),
+            Self::Fetch(result) => (Id::Fetches, result as usize),
+            Self::Eviction => (Id::Evictions, 0),
+            Self::Scrub(result) => (Id::Scrubbed, result as usize),
+            Self::ScrubbedBytes => (Id::ScrubbedBytes, 0),
+            Self::LogRecordDropped => (Id::LogRecordsDropped, 0),
+        };
+        BASES[id as usize] + offset
+    }
+}
+
+/// Something that is on for a while. The thread that ends it need not be the one that began it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// An open connection.
+    ConnectionsOpen,
+    /// A running build.
+    BuildsRunning,
+}
+
+impl Level {
+    pub(super) fn slot(self) -> usize {
+        match self {
+            Self::ConnectionsOpen => BASES[Id::ConnectionsOpen as usize],
+            Self::BuildsRunning => BASES[Id::BuildsRunning as usize],
+        }
+    }
+}
+
+/// A duration to observe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timing {
+    /// Time to the first byte of a body.
+    Ttfb,
+    /// Time to the last byte.
+    Duration,
+}

@@ -1,0 +1,365 @@
+//! The one table of what exists, and where each family of series has its place.
+
+use super::label::*;
+use crate::limits::METRICS_REPOSITORIES_MAX;
+
+/// What a family of series is in Prometheus' terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only ever grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Observed durations, counted by bucket. Holds the upper bounds in microseconds, ascending.
+    Histogram(&'static [u64]),
+}
+
+/// A metric that operators see: one row of [`FAMILIES`].
+#[derive(Debug, Clone, Copy)]
+pub struct Family {
+    pub(super) id: Id,
+    /// The metric's name.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: Kind,
+    /// The label that tells its series apart; empty when there is one series.
+    pub label: &'static str,
+    /// The values of that label that [`Meter`]s count; empty when there is one series, or when
+    /// the values are known only at scrape time.
+    pub values: &'static [&'static str],
+    /// What it means.
+    pub help: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Id {
+    Requests,
+    Responses,
+    Ttfb,
+    Duration,
+    SentBytes,
+    Connections,
+    ConnectionsRefused,
+    ConnectionsOpen,
+    ClientsDropped,
+    BodiesRefused,
+    BodyBytes,
+    BuildsRunning,
+    Builds,
+    SpooledBytes,
+    SpoolFailures,
+    Prefault,
+    Clones,
+    Fetches,
+    Evictions,
+    Scrubbed,
+    ScrubbedBytes,
+    LogRecordsDropped,
+    CacheBytes,
+    CacheLimitBytes,
+    CacheEntries,
+    MirrorAge,
+    BuildInfo,
+}
+
+/// Every metric, in the order in which it is rendered.
+pub const FAMILIES: [Family; 27] = [
+    Family {
+        id: Id::Requests,
+        name: "tarpon_requests_total",
+        kind: Kind::Counter,
+        label: "outcome",
+        values: Outcome::NAMES,
+        help: "Requests answered, by how: from the cache (hit), from a running build (follow), \
+               by starting one (build), or otherwise.",
+    },
+    Family {
+        id: Id::Responses,
+        name: "tarpon_responses_total",
+        kind: Kind::Counter,
+        label: "status",
+        values: &["1xx", "2xx", "3xx", "4xx", "5xx"],
+        help: "Responses by class of HTTP status.",
+    },
+    Family {
+        id: Id::Ttfb,
+        name: "tarpon_ttfb_seconds",
+        kind: Kind::Histogram(&TTFB_BOUNDS_US),
+        label: "",
+        values: &[],
+        help: "Time from the end of a request's head to the first byte of the response's body.",
+    },
+    Family {
+        id: Id::Duration,
+        name: "tarpon_request_duration_seconds",
+        kind: Kind::Histogram(&DURATION_BOUNDS_US),
+        label: "",
+        values: &[],
+        help: "Time from the end of a request's head to the last byte of its response.",
+    },
+    Family {
+        id: Id::SentBytes,
+        name: "tarpon_sent_bytes_total",
+        kind: Kind::Counter,
+        label: "",
+        values: &[],
+        help: "Bytes written to clients.",
+    },
+    Family {
+        id: Id::Connections,
+        name: "tarpon_connections_total",
+        kind: Kind::Counter,
+        label: "",
+        values: &[],
+        help: "Connections accepted.",
+    },
+    Family {
+        id: Id::ConnectionsRefused,
+        name: "tarpon_connections_refused_total",
+        kind: Kind::Counter,
+        label: "",
+        values: &[],
+        help: "Connections that were turned away because there were too many and none was idle; \
+               raise the limit of open files.",
+    },
+    Family {
+        id: Id::ConnectionsOpen,
+        name: "tarpon_connections_open",
+        kind: Kind::Gauge,
+        label: "",
+        values: &[],
+        help: "Connections open now.",
+    },
+    Family {
+        id: Id::ClientsDropped,
+        name: "tarpon_clients_dropped_total",
+        kind: Kind::Counter,
+        label: "reason",
+        values: DropReason::NAMES,
+        help: "Connections ended before their response or before a request: no progress (stall), \
+               nothing asked (idle), waiting the longest when places were short (crowded), a request sent \
+               or a response taken too slowly while others waited (slow), closed by the client \
+               (gone), or server stopping (shutdown).",
+    },
+    Family {
+        id: Id::BodiesRefused,
+        name: "tarpon_bodies_refused_total",
+        kind: Kind::Counter,
+        label: "",
+        values: &[],
+        help: "Requests answered with 503 because the memory for request bodies and long heads was in use.",
+    },
+    Family {
+        id: Id::BodyBytes,
+        name: "tarpon_body_bytes",
+        kind: Kind::Gauge,
+        label: "",
+        values: &[],
+        help: "Bytes of request bodies, as sent and decoded, and of long heads, held now.",
+    },
+    Family {
+        id: Id::BuildsRunning,
+        name: "tarpon_builds_running",
+        kind: Kind::Gauge,
+        label: "",
+        values: &[],
+        help: "Snapshots being built now.",
+    },
+    Family {
+        id: Id::Builds,
+        name: "tarpon_builds_total",
+        kind: Kind::Counter,
+        label: "result",
+        values: BuildResult::NAMES,
+        help: "Snapshots built: cached (complete), sent but not cached (live_only), given up \
+               because all clients had left an uncached one (abandoned), or failed.",
+    },
+    Family {
+        id: Id::SpooledBytes,
+        name: "tarpon_spooled_bytes_total",
+        kind: Kind::Counter,
+        label: "",
+        values: &[],
+        help: "Bytes of snapshots written to the cache; linked packs are not among them.",
+    },
+    Family {
+        id: Id::SpoolFailures,
+        name: "tarpon_spool_failures_total",
+        kind: Kind::Counter,
+        label: "reason",
+        values: SpoolFailure::NAMES,
+        help: "Snapshots that could not be kept, because the disk was full or failed.",
+    },
+    Family {
+        id: Id::Prefault,
+        name: "tarpon_prefault_total",
+        kind: Kind::Counter,
+        label: "result",
+        values: Prefault::NAMES,
+        help: "Windows of cached data looked at before sending: already in memory (resident), \
+               read from disk (read), or not readable (failed).",
+    },
+    Family {
+        id: Id::Clones,
+        name: "tarpon_clones_total",
+        kind: Kind::Counter,
+        label: "result",
+        values: CloneResult::NAMES,
+        help: "First clones from an upstream.",
+    },
+    Family {
+        id: Id::Fetches,
+        name: "tarpon_fetches_total",
+        kind: Kind::Counter,
+        label: "result",
+        values: FetchResult::NAMES,
+        help: "Fetches from an upstream into a mirror.",
+    },
+    Family {
+        id: Id::Evictions,
+        name: "tarpon_evictions_total",
+        kind: Kind::Counter,
+        label: "",
+        values: &[],
+        help: "Snapshots removed to make room.",
+    },
+    Family {
+        id: Id::Scrubbed,
+        name: "tarpon_scrub_checks_total",
+        kind: Kind::Counter,
+        label: "result",
+        values: ScrubResult::NAMES,
+        help: "Snapshots and mirrors read from the disk and checked: sound, damaged (and replaced), \
+               or not readable.",
+    },
+    Family {
+        id: Id::ScrubbedBytes,
+        name: "tarpon_scrub_bytes_total",
+        kind: Kind::Counter,
+        label: "",
+        values: &[],
+        help: "Bytes read from the disk to be checked.",
+    },
+    Family {
+        id: Id::LogRecordsDropped,
+        name: "tarpon_log_records_dropped_total",
+        kind: Kind::Counter,
+        label: "",
+        values: &[],
+        help: "Requests missing from the log because it could not be written fast enough.",
+    },
+    Family {
+        id: Id::CacheBytes,
+        name: "tarpon_cache_bytes",
+        kind: Kind::Gauge,
+        label: "",
+        values: &[],
+        help: "Bytes that cached snapshots take.",
+    },
+    Family {
+        id: Id::CacheLimitBytes,
+        name: "tarpon_cache_limit_bytes",
+        kind: Kind::Gauge,
+        label: "",
+        values: &[],
+        help: "Bytes that cached snapshots may take.",
+    },
+    Family {
+        id: Id::CacheEntries,
+        name: "tarpon_cache_entries",
+        kind: Kind::Gauge,
+        label: "",
+        values: &[],
+        help: "Snapshots in the cache.",
+    },
+    Family {
+        id: Id::MirrorAge,
+        name: "tarpon_mirror_age_seconds",
+        kind: Kind::Gauge,
+        label: "repository",
+        values: &[],
+        help: "Time since a mirror was last known to equal its upstream; the first 1000 mirrors.",
+    },
+    Family {
+        id: Id::BuildInfo,
+        name: "tarpon_build_info",
+        kind: Kind::Gauge,
+        label: "version",
+        values: &[env!("CARGO_PKG_VERSION")],
+        help: "Always 1; its label is the version that runs.",
+    },
+];
+
+/// 0.5 ms to 60 s.
+pub(super) const TTFB_BOUNDS_US: [u64; 16] = [
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000,
+];
+/// 1 ms to 1 h.
+pub(super) const DURATION_BOUNDS_US: [u64; 16] = [
+    1_000,
+    5_000,
+    10_000,
+    50_000,
+    100_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    30_000_000,
+    60_000_000,
+    120_000_000,
+    300_000_000,
+    900_000_000,
+    3_600_000_000,
+];
+
+/// Atomics per block.
+pub(super) const SLOTS: usize = slot_base(FAMILIES.len());
+
+const _: () = {
+    let mut i = 0;
+    while i < FAMILIES.len() {
+        assert!(
+            FAMILIES[i].id as usize == i,
+            "FAMILIES and Id must have the same order"
+        );
+        i += 1;
+    }
+    assert!(
+        METRICS_REPOSITORIES_MAX == 1000,
+        "the help of tarpon_mirror_age_seconds says 1000"
+    );
+};
+
+/// How many atomics of a block a family takes. A histogram has one per bucket, one for what is
+/// above the last bound, and one for the sum.
+pub(super) const fn slots_of(family: &Family) -> usize {
+    match (family.kind, family.values.len()) {
+        (Kind::Histogram(bounds), _) => bounds.len() + 2,
+        (_, 0) => 1,
+        (_, values) => values,
+    }
+}
+
+/// Where a family's atomics start.
+pub(super) const fn slot_base(family: usize) -> usize {
+    let (mut i, mut base) = (0, 0);
+    while i < family {
+        base += slots_of(&FAMILIES[i]);
+        i += 1;
+    }
+    base
+}
+
+/// `slot_base` of each family, so that counting costs one look-up.
+pub(super) const BASES: [usize; FAMILIES.len()] = {
+    let mut bases = [0; FAMILIES.len()];
+    let mut i = 0;
+    while i < bases.len() {
+        bases[i] = slot_base(i);
+        i += 1;
+    }
+    bases
+};

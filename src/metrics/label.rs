@@ -1,0 +1,148 @@
+//! What tells the series of a family apart.
+
+/// A label: an enum whose variants are the values, with their names in the same order.
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$value_doc])* $value,)+
+        }
+
+        impl $name {
+            /// The label values, in the order of the variants.
+            pub const NAMES: &'static [&'static str] = &[$($text),+];
+
+            /// The label value.
+            pub const fn name(self) -> &'static str {
+                Self::NAMES[self as usize]
+            }
+        }
+    };
+}
+
+label! {
+    /// How a request was answered.
+    Outcome {
+        /// A snapshot from the cache.
+        Hit = "hit",
+        /// A snapshot from a build that was already running.
+        Follow = "follow",
+        /// A snapshot from a build that this request started.
+        Build = "build",
+        /// A condition held: 304 or 412.
+        Precondition = "precondition",
+        /// A `HEAD` of a snapshot.
+        Head = "head",
+        /// A bundle.
+        Bundle = "bundle",
+        /// `ensure-refs`.
+        EnsureRefs = "ensure_refs",
+        /// The git protocol.
+        Git = "git",
+        /// Health or metrics.
+        Admin = "admin",
+        /// The request was wrong: 4xx.
+        Refused = "refused",
+        /// The server or the upstream failed: 5xx, or a response cut short.
+        Error = "error",
+        /// It was not: the client had left.
+        Left = "left",
+    }
+}
+
+label! {
+    /// Why a connection ended before its time.
+    DropReason {
+        /// No byte taken for the stall time.
+        Stall = "stall",
+        /// No request for the idle time.
+        Idle = "idle",
+        /// The longest without a request when places were short.
+        Crowded = "crowded",
+        /// A body or the taking of a response was too slow while others waited.
+        Slow = "slow",
+        /// The client closed in the middle of a response.
+        Gone = "gone",
+        /// The grace time after SIGTERM was over.
+        Shutdown = "shutdown",
+    }
+}
+
+label! {
+    /// How a build ended.
+    BuildResult {
+        /// Published in the cache.
+        Complete = "complete",
+        /// Given up, for its clients left or the server stopped.
+        Abandoned = "abandoned",
+        /// Clients got an error.
+        Failed = "failed",
+        /// Clients got it, the cache did not.
+        LiveOnly = "live_only",
+    }
+}
+
+label! {
+    /// Why a snapshot could not be spooled.
+    SpoolFailure {
+        /// ENOSPC or EDQUOT.
+        DiskFull = "disk_full",
+        /// Any other error.
+        Io = "io",
+    }
+}
+
+label! {
+    /// What came of preparing cached data for sending.
+    Prefault {
+        /// It was in the page cache.
+        Resident = "resident",
+        /// It was read from disk.
+        Read = "read",
+        /// It could not be read.
+        Failed = "failed",
+    }
+}
+
+label! {
+    /// How a first clone ended.
+    CloneResult {
+        /// There is a mirror.
+        Complete = "complete",
+        /// The upstream says that there is no such repository.
+        NotFound = "not_found",
+        /// It took longer than the limit.
+        TimedOut = "timed_out",
+        /// Anything else.
+        Failed = "failed",
+    }
+}
+
+label! {
+    /// How a fetch ended.
+    FetchResult {
+        /// Refs moved.
+        Changed = "changed",
+        /// Nothing new.
+        Unchanged = "unchanged",
+        /// It failed.
+        Failed = "failed",
+    }
+}
+
+label! {
+    /// What came of a look at what the disk has.
+    ScrubResult {
+        /// A snapshot is what was published.
+        EntrySound = "entry_sound",
+        /// A snapshot has rotted.
+        EntryDamaged = "entry_damaged",
+        /// A mirror is what git wrote.
+        MirrorSound = "mirror_sound",
+        /// A mirror has rotted.
+        MirrorDamaged = "mirror_damaged",
+        /// Files could not be read.
+        Unreadable = "unreadable",
+    }
+}

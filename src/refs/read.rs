@@ -1,0 +1,78 @@
+//! All refs of a mirror, at one moment.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use gix::bstr::BString;
+
+use super::error::RefsError;
+use super::list::{Follow, MirrorRefs, Ref, check_one_hash};
+use super::loose::{Loose, read_head, read_loose};
+use super::packed::read_packed;
+use crate::limits;
+
+/// Reads HEAD and the followed refs of the bare repository at `mirror`.
+///
+/// # Errors
+/// A file that cannot be read or is not what git writes, with its path and line. A symbolic
+/// ref under `refs/` that leads nowhere is left out, as git does.
+pub fn read(mirror: &Path, follow: &Follow) -> Result<MirrorRefs, RefsError> {
+    let head = read_head(mirror)?;
+    let loose = read_loose(mirror)?;
+    let mut packed = read_packed(mirror)?;
+    let tags_unknown = |(name, loose): (&BString, &Loose)| {
+        // git lets nothing but commits into refs/heads/.
+        matches!(loose, Loose::Direct(_))
+            && !name.starts_with(b"refs/heads/")
+            && follow.matches(name)
+    };
+    let fully_peeled = packed.fully_peeled && !loose.iter().any(tags_unknown);
+    let resolved: Vec<Ref> = loose
+        .iter()
+        .filter(|(name, _)| follow.matches(name))
+        .filter_map(|(name, _)| resolve(name, &loose, &packed.refs))
+        .collect();
+    packed
+        .refs
+        .retain(|r| follow.matches(&r.name) && !loose.contains_key(&r.name));
+    let mut refs = packed.refs;
+    if !resolved.is_empty() {
+        refs.extend(resolved);
+        refs.sort_by(|a, b| a.name.cmp(&b.name));
+    }
+    check_one_hash(mirror, &head, &refs)?;
+    Ok(MirrorRefs {
+        head,
+        refs,
+        fully_peeled,
+    })
+}
+
+/// Follows a loose ref to an object through at most
+/// [`REF_SYMBOLIC_DEPTH_MAX`](limits::REF_SYMBOLIC_DEPTH_MAX) symbolic ones.
+fn resolve(name: &BString, loose: &BTreeMap<BString, Loose>, packed: &[Ref]) -> Option<Ref> {
+    let mut at = name;
+    for _ in 0..=limits::REF_SYMBOLIC_DEPTH_MAX {
+        match loose.get(at) {
+            Some(Loose::Direct(id)) => {
+                return Some(Ref {
+                    name: name.clone(),
+                    target: *id,
+                    peeled: None,
+                });
+            }
+            Some(Loose::Symbolic(next)) => at = next,
+            None => {
+                let found = packed.binary_search_by(|r| r.name.cmp(at)).ok()?;
+                return Some(Ref {
+                    name: name.clone(),
+                    ..packed.get(found)?.clone()
+                });
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;
