@@ -1,7 +1,7 @@
 //! The files of a mirror, listed and synced.
 
 use std::fs::{DirEntry, File};
-use std::io::{self};
+use std::io;
 use std::path::Path;
 
 /// Syncs every file and directory below and including `root`.

@@ -3,7 +3,8 @@
 use crate::limits;
 use crate::mirror::blocking::blocking;
 use crate::mirror::error::{MirrorError, without_password};
-use crate::mirror::git::{Call, Git, Tail, Target};
+use crate::mirror::git::{Call, Git, Target};
+use crate::mirror::group::Tail;
 use crate::mirror::growth::Growth;
 use crate::mirror::redirect;
 use crate::refs::{self, Follow, Head, Ref};

@@ -17,6 +17,7 @@ mod config;
 pub mod error;
 mod files;
 pub mod git;
+mod group;
 mod growth;
 mod listing;
 mod packed;

@@ -2,7 +2,7 @@
 
 use super::files::entries;
 use std::fs::DirEntry;
-use std::io::{self};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Removes what a killed process left in a mirror: lock files, half-written and replaced

@@ -1,6 +1,6 @@
 //! Why refs cannot be read.
 
-use std::io::{self};
+use std::io;
 use std::path::PathBuf;
 
 use gix::bstr::BString;
