@@ -243,9 +243,12 @@ fn slow_readers_make_room() {
             while started.elapsed() < Duration::from_millis(1700) {
                 drip(&mut slow);
             }
-            server
-                .fetch("GET", &target, &["Range: bytes=5-15"])
-                .expect(206);
+            wait::until_true("who comes next is served", || {
+                drip(&mut slow);
+                let mut conn = Conn::open(server.address());
+                conn.request("GET", &target, &["Range: bytes=5-15"]);
+                conn.read_head("GET").is_ok_and(|head| head.status == 206)
+            });
         }
         drip(&mut slow);
         let ended = dropped(&server, "slow");
