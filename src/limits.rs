@@ -755,6 +755,8 @@ pub const OLD_PACKED_REFS_BYTES_MAX: u64 = 256 << 20;
 pub const OLD_LOOSE_REFS_BYTES_MAX: u64 = 16 << 20;
 /// Largest list of what was last fetched into a submodule's repository.
 pub const FETCHED_BYTES_MAX: u64 = 4 << 20;
+/// Largest `.git` of a submodule, which is a file that says where its repository is.
+pub const GIT_FILE_BYTES_MAX: u64 = 2 * PATH_BYTES_MAX as u64;
 /// Repositories of submodules inside of one that is overwritten that are looked at, entries of the
 /// directories that lead to them, and how deep those are.
 pub const SUBMODULES_MAX: usize = 1024;

@@ -14,6 +14,7 @@
 
 mod budget;
 mod capture;
+mod checkouts;
 mod chunk;
 mod clone;
 mod connect;
@@ -68,7 +69,8 @@ pub mod layers;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -428,11 +430,32 @@ impl Restore<'_> {
         }
         // A file that is moved has a new ctime.
         let refresh = || self.refresh(staging.target(), sha256);
-        staging.install(stale.as_ref(), link.stop, refresh)?;
+        let left = staging.install(stale.as_ref(), link.stop, refresh)?;
+        self.say_left(&left, stale.as_ref());
         let directory = args.dir.to_string_lossy();
         let mut summary = link.progress.summary(&args.repo_url, &directory);
         summary.commit = commit;
         Ok(summary)
+    }
+
+    /// Says where a submodule cannot be had again because of what stays in its directory.
+    fn say_left(&self, left: &[PathBuf], stale: Option<&Stale<'_>>) {
+        let is_tracked = |path: &&PathBuf| {
+            let path = [path.as_os_str().as_bytes().to_vec()];
+            stale.is_some_and(|stale| stale.new.first_other(&path).is_none())
+        };
+        let left: Vec<String> = left
+            .iter()
+            .filter(is_tracked)
+            .map(|path| path.display().to_string())
+            .collect();
+        if !left.is_empty() && !self.args.quiet {
+            self.link.progress.say(&format!(
+                "what is not tracked stays in the directories of submodules: {}; git submodule \
+                 update --init clones only into empty ones",
+                left.join(", ")
+            ));
+        }
     }
 
     fn refresh(&self, at: &Path, sha256: bool) -> Result<(), RestoreError> {

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags};
 
@@ -82,8 +82,34 @@ impl Moves {
         Ok(())
     }
 
+    /// Takes a file away, unless its path leads through something that is no directory or into a
+    /// repository; directories that are empty then go, too.
+    pub fn take_out(&mut self, path: &Path) -> Result<(), RestoreError> {
+        let plain = |c| matches!(c, Component::Normal(name) if name != ".git");
+        let look = |p: &Path| fs::symlink_metadata(self.target.join(p));
+        let is_dir = |p: &Path| look(p).is_ok_and(|m| m.is_dir());
+        if !path.components().all(plain) || !above(path).all(is_dir) {
+            return Ok(());
+        }
+        if look(path).map_or(true, |found| found.is_dir()) {
+            return Ok(());
+        }
+        self.take_away(path)?;
+        self.remove_emptied(path);
+        Ok(())
+    }
+
+    /// Removes the directories around `path` that are empty now.
+    pub fn remove_emptied(&mut self, path: &Path) {
+        for above in above(path) {
+            if !self.remove_empty(above) {
+                break;
+            }
+        }
+    }
+
     /// Removes a directory of the target if it is empty; whether it was.
-    pub fn remove_empty(&mut self, path: &Path) -> bool {
+    fn remove_empty(&mut self, path: &Path) -> bool {
         let whole = self.target.join(path);
         let Ok(found) = fs::symlink_metadata(&whole) else {
             return false;
@@ -131,6 +157,12 @@ impl Moves {
             }
         }
     }
+}
+
+/// The directories that `path` leads through, the last first.
+fn above(path: &Path) -> impl Iterator<Item = &Path> {
+    let above = path.ancestors().skip(1);
+    above.filter(|above| !above.as_os_str().is_empty())
 }
 
 /// Kind, a number, and the length of the path that follows.

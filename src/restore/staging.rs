@@ -9,12 +9,13 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{Access, AtFlags, CWD, FlockOperation, OFlags, StatxAttributes};
 use tempfile::TempDir;
 
+use super::checkouts::Checkouts;
 use super::error::{RestoreError, failed};
 use super::moves::Moves;
 use super::path::as_path;
@@ -182,16 +183,16 @@ impl Staging {
 
     /// Puts the tree into the target's place, then has `finish` do the rest there. `stale` are
     /// files of an earlier checkout that the new one does not have. If it fails the target is as it
-    /// was.
+    /// was. Gives the directories of submodules, relative to the target, in which something stays.
     pub fn install(
         &self,
         stale: Option<&Stale<'_>>,
         stop: &Stop,
         finish: impl FnOnce() -> Result<(), RestoreError>,
-    ) -> Result<(), RestoreError> {
+    ) -> Result<Vec<PathBuf>, RestoreError> {
         if !self.merges {
             // Replaces nothing, or an empty directory; fails if somebody else was faster.
-            return fs::rename(self.tree(), &self.target).map_err(|e| match e.kind() {
+            let renamed = fs::rename(self.tree(), &self.target).map_err(|e| match e.kind() {
                 io::ErrorKind::DirectoryNotEmpty
                 | io::ErrorKind::AlreadyExists
                 | io::ErrorKind::NotADirectory => {
@@ -200,10 +201,11 @@ impl Staging {
                 }
                 _ => RestoreError::disk("rename to", &self.target, e),
             });
+            return renamed.map(|()| Vec::new());
         }
         let mut moves = Moves::new(self.tree(), self.target.clone(), self.trash());
         let merged = self.merge_all(stale, &mut moves, stop);
-        let installed = merged.and_then(|()| finish());
+        let installed = merged.and_then(|left| finish().map(|()| left));
         if installed.is_err() {
             moves.undo();
         }
@@ -215,18 +217,23 @@ impl Staging {
         stale: Option<&Stale<'_>>,
         moves: &mut Moves,
         stop: &Stop,
-    ) -> Result<(), RestoreError> {
+    ) -> Result<Vec<PathBuf>, RestoreError> {
+        let left = match stale {
+            Some(stale) => Checkouts::find(&self.target, stale, stop)?.take_out(moves)?,
+            None => Vec::new(),
+        };
         self.merge(Path::new(""), moves, stop)?;
         if let Some(stale) = stale {
             stale.each(|path| {
                 go_on(stop)?;
-                self.remove_stale(&as_path(path), moves)
+                moves.take_out(&as_path(path))
             })?;
         }
         // What was stale may have been read to its end, or no further.
         go_on(stop)?;
         // Last: until here the old repository is whole.
-        moves.place(Path::new(".git"))
+        moves.place(Path::new(".git"))?;
+        Ok(left)
     }
 
     /// Moves everything in the tree's directory at `path` into the target's, but `.git`.
@@ -249,32 +256,6 @@ impl Staging {
             match is_dir(&from.join(&name)) && is_dir(&to.join(&name)) {
                 true => self.merge(&path, moves, stop)?,
                 false => moves.place(&path)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes a file, unless its path leads through something that is no directory or into a
-    /// repository; directories that are empty then go, too.
-    fn remove_stale(&self, path: &Path, moves: &mut Moves) -> Result<(), RestoreError> {
-        let plain = |c| matches!(c, Component::Normal(name) if name != ".git");
-        let above = || {
-            path.ancestors()
-                .skip(1)
-                .filter(|p| !p.as_os_str().is_empty())
-        };
-        let look = |p: &Path| fs::symlink_metadata(self.target.join(p));
-        let is_dir = |p: &Path| look(p).is_ok_and(|m| m.is_dir());
-        if !path.components().all(plain) || !above().all(is_dir) {
-            return Ok(());
-        }
-        if look(path).map_or(true, |found| found.is_dir()) {
-            return Ok(());
-        }
-        moves.take_away(path)?;
-        for above in above() {
-            if !moves.remove_empty(above) {
-                break;
             }
         }
         Ok(())

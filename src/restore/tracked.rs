@@ -19,6 +19,8 @@ const STAT_BYTES: usize = 40;
 const MODE_AT: usize = 24;
 const SHA256_BYTES: usize = 32;
 const READ_BYTES: usize = 64 << 10;
+/// The kind of an entry that is a submodule.
+const SUBMODULE: u32 = 0o160_000;
 /// A flag that says that there are further flags.
 const EXTENDED: u16 = 0x4000;
 
@@ -34,11 +36,20 @@ struct Index<'s> {
 }
 
 impl<'s> Tracked<'s> {
+    /// Those of no repository.
+    pub fn none() -> Tracked<'s> {
+        Tracked(None)
+    }
+
     /// Opens the index of the repository at `directory`, which may have so many bytes; an error says
     /// why it cannot be read.
     pub fn open(directory: &Path, bytes_max: u64, stop: &'s Stop) -> Result<Tracked<'s>, String> {
-        let path = directory.join(".git/index");
-        let Some(file) = open(&path) else {
+        Tracked::of(&directory.join(".git/index"), bytes_max, stop)
+    }
+
+    /// The same of an index.
+    pub fn of(path: &Path, bytes_max: u64, stop: &'s Stop) -> Result<Tracked<'s>, String> {
+        let Some(file) = open(path) else {
             return Ok(Tracked(None));
         };
         let failed = |e: io::Error| format!("{}: {e}", path.display());
@@ -65,6 +76,32 @@ impl<'s> Tracked<'s> {
             }
         }
         Ok(Tracked(None))
+    }
+
+    /// How large the index is.
+    pub fn bytes(&self) -> u64 {
+        self.0.as_ref().map_or(0, |index| index.bytes)
+    }
+
+    /// Goes through all of its paths in their order. One that can no longer be read has no more.
+    pub fn each<E>(&self, mut each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let mut paths = self.paths();
+        while let Some(path) = paths.next().ok().flatten() {
+            each(path)?;
+        }
+        Ok(())
+    }
+
+    /// The same for those of submodules.
+    pub fn each_submodule<E>(&self, mut each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let mut paths = self.paths();
+        // One that is in the middle of a merge is there more than once, and not always a submodule.
+        while let Some(mode) = paths.any().ok().flatten() {
+            if mode & libc::S_IFMT == SUBMODULE {
+                each(&paths.path)?;
+            }
+        }
+        Ok(())
     }
 
     /// The first of the sorted `paths` that is not tracked.
@@ -218,15 +255,24 @@ struct Paths<'i> {
 }
 
 impl Paths<'_> {
+    /// The mode of the next entry, whose path is in `path` then.
+    fn any(&mut self) -> io::Result<Option<u32>> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        self.left -= 1;
+        self.entry().map(|(mode, _)| Some(mode))
+    }
+
     fn next(&mut self) -> io::Result<Option<&[u8]>> {
         while self.left > 0 {
             self.left -= 1;
             let (mode, is_new) = self.entry()?;
             match mode & libc::S_IFMT {
-                libc::S_IFREG | libc::S_IFLNK | 0o160_000 if is_new => {
+                libc::S_IFREG | libc::S_IFLNK | SUBMODULE if is_new => {
                     return Ok(Some(&self.path));
                 }
-                libc::S_IFREG | libc::S_IFLNK | 0o160_000 => {}
+                libc::S_IFREG | libc::S_IFLNK | SUBMODULE => {}
                 // A directory of which nothing is checked out.
                 libc::S_IFDIR => {}
                 _ => return Err(wrong()),

@@ -20,4 +20,5 @@ mod overwrite;
 mod remade;
 mod staging;
 mod streams;
+mod submodules;
 mod wanted;

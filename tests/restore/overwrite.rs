@@ -35,7 +35,7 @@ fn commit(target: &Path, name: &str) -> String {
 }
 
 /// All that is in `target`: kind, mode, inode, date and content of every path.
-fn everything(target: &Path) -> BTreeMap<PathBuf, String> {
+pub fn everything(target: &Path) -> BTreeMap<PathBuf, String> {
     let mut all = BTreeMap::new();
     let mut pending = vec![target.to_owned()];
     while let Some(path) = pending.pop() {
