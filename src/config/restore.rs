@@ -54,7 +54,8 @@ pub struct RestoreArgs {
     #[arg(long)]
     pub overwrite: bool,
 
-    /// With --overwrite: replace also a repository that has commits or stashes which only it has
+    /// With --overwrite: replace also a repository that has commits or stashes which only it has, or
+    /// linked worktrees
     #[arg(long, requires = "overwrite")]
     pub discard_local: bool,
 

@@ -9,11 +9,10 @@
 //! the old repository is read, as data.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use super::data::read;
 use super::error::RestoreError;
 use super::moves::Moves;
 use super::path::as_path;
@@ -97,7 +96,7 @@ impl<'s> Checkouts<'s> {
         if !self.is_directory(path) {
             return None;
         }
-        let text = read(&self.target.join(path).join(".git"))?;
+        let text = read(&self.target.join(path).join(".git"), GIT_FILE_BYTES_MAX).ok()?;
         let to = text.strip_prefix(LEADS_TO)?;
         let to = as_path(to.trim_ascii_end());
         let to = match to.is_absolute() {
@@ -183,18 +182,4 @@ fn resolved(path: &Path) -> Option<PathBuf> {
         }
     }
     Some(found)
-}
-
-/// A small file that is no link.
-fn read(path: &Path) -> Option<Vec<u8>> {
-    let mut options = File::options();
-    options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    let file = options.read(true).open(path).ok()?;
-    let found = file.metadata().ok()?;
-    if !found.is_file() || found.len() > GIT_FILE_BYTES_MAX {
-        return None;
-    }
-    let mut bytes = Vec::new();
-    file.take(GIT_FILE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
 }

@@ -7,13 +7,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use gix::ObjectId;
 use gix::bstr::{BStr, BString, ByteSlice};
 
+use super::data::read;
 use super::nested;
 use super::run;
 use super::stop::Stop;
@@ -269,21 +270,6 @@ fn stashes(git_dir: &Path) -> Vec<String> {
     (0..count.min(LOCAL_NAMED_MAX))
         .map(|number| format!("stash@{{{number}}}"))
         .collect()
-}
-
-/// The bytes of a file that is no link and no longer than `limit`.
-fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let mut options = File::options();
-    options.read(true).custom_flags(flags.bits().cast_signed());
-    let file = options.open(path)?;
-    let found = file.metadata()?;
-    if !found.is_file() || found.len() > limit {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    let mut bytes = Vec::new();
-    file.take(limit).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// Makes the repository at `ours` that sees the objects of the one at `git_dir`, and no more of it:

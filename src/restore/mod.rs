@@ -19,6 +19,7 @@ mod chunk;
 mod clone;
 mod connect;
 mod content;
+mod data;
 mod dates;
 mod decode;
 mod difference;
@@ -79,8 +80,8 @@ use crate::io::heap;
 use crate::io::say::say_line;
 use crate::io::signal::StopSignals;
 use crate::limits::{
-    CONNECTIONS_DEFAULT, OLD_INDEX_BYTES_MAX, RESTARTS_MAX, RESTORE_GIT_STALL_DEFAULT_MS,
-    RESTORE_STALL_DEFAULT_MS, SAME_WISH_MS, TRACKED_INDEX_BYTES_MAX,
+    CONNECTIONS_DEFAULT, LOCAL_NAMED_MAX, OLD_INDEX_BYTES_MAX, RESTARTS_MAX,
+    RESTORE_GIT_STALL_DEFAULT_MS, RESTORE_STALL_DEFAULT_MS, SAME_WISH_MS, TRACKED_INDEX_BYTES_MAX,
 };
 use dates::Dates;
 use download::Link;
@@ -500,6 +501,15 @@ impl Restore<'_> {
                 staging.target().display()
             ))
         };
+        let linked = nested::worktrees(&staging.target().join(".git")).map_err(&refused)?;
+        if !linked.is_empty() {
+            let linked = linked.iter().take(LOCAL_NAMED_MAX);
+            let linked: Vec<String> = linked.map(|path| path.display().to_string()).collect();
+            let linked = linked.join(", ");
+            return Err(refused(format!(
+                "it is the repository of the linked worktrees {linked}, too"
+            )));
+        }
         match local::lost(self.link.stop, staging.target(), &staging.old()) {
             Ok(lost) if lost.is_empty() => Ok(()),
             Ok(lost) => {

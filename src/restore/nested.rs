@@ -2,6 +2,8 @@
 //! with it: `modules/NAME`, where a name may have slashes, of a repository and of its linked
 //! worktrees, and of such a submodule again.
 //!
+//! And the linked worktrees of all of them, which are elsewhere and lead into them.
+//!
 //! A repository that a submodule has in its own directory, as old versions of git made it, is none of
 //! these: it stays where it is, as all that nobody tracks.
 
@@ -9,7 +11,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::limits::{SUBMODULES_DEPTH_MAX, SUBMODULES_ENTRIES_MAX, SUBMODULES_MAX};
+use super::data::read;
+use super::path::as_path;
+use crate::limits::{
+    GIT_FILE_BYTES_MAX, SUBMODULES_DEPTH_MAX, SUBMODULES_ENTRIES_MAX, SUBMODULES_MAX,
+};
 
 /// A submodule's repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +33,39 @@ pub fn submodules(git_dir: &Path) -> Result<Vec<Submodule>, String> {
     };
     walk.repository(git_dir, "", 0)?;
     Ok(walk.found)
+}
+
+/// Where the linked worktrees of the repository at `git_dir`, and of those inside of it, are; an error
+/// says why that cannot be told. One that is gone and not said to come back is none.
+pub fn worktrees(git_dir: &Path) -> Result<Vec<PathBuf>, String> {
+    let mut walk = Walk {
+        found: Vec::new(),
+        entries: 0,
+    };
+    walk.repository(git_dir, "", 0)?;
+    let inside = std::mem::take(&mut walk.found);
+    let inside = inside.into_iter().map(|submodule| submodule.git_dir);
+    let mut found = Vec::new();
+    for git_dir in [git_dir.to_owned()].into_iter().chain(inside) {
+        for worktree in walk.list(&git_dir.join("worktrees"))? {
+            found.extend(leads_to(&worktree)?);
+        }
+    }
+    Ok(found)
+}
+
+/// The directory that the linked worktree with the data at `worktree` is, if it is one.
+fn leads_to(worktree: &Path) -> Result<Option<PathBuf>, String> {
+    let link = worktree.join("gitdir");
+    let text = match read(&link, GIT_FILE_BYTES_MAX) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(cannot(&link, e)),
+    };
+    let file = worktree.join(as_path(text.trim_ascii_end()));
+    let is_there = |path: &Path| fs::symlink_metadata(path).is_ok();
+    let is_one = is_there(&file) || is_there(&worktree.join("locked"));
+    Ok(file.parent().filter(|_| is_one).map(Path::to_owned))
 }
 
 struct Walk {
@@ -136,6 +175,37 @@ mod tests {
         let names: Vec<&str> = found.iter().map(|found| &*found.name).collect();
         assert_eq!(names, ["a", "a/c/d", "lib/b", "e"]);
         assert_eq!(found[1].git_dir, git_dir.join("modules/a/modules/c/d"));
+    }
+
+    #[test]
+    fn linked_worktrees_are_those_that_are_there_or_may_come_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let git_dir = directory.path().join(".git");
+        make(&git_dir, "modules/a");
+        let link = |at: &str, to: &str| {
+            let at = git_dir.join(at);
+            fs::create_dir_all(&at).unwrap();
+            fs::write(at.join("gitdir"), format!("{to}\n")).unwrap();
+            at
+        };
+        let there = directory.path().join("there");
+        fs::create_dir(&there).unwrap();
+        fs::write(there.join(".git"), "").unwrap();
+        // As an absolute path, and as a relative one.
+        link("worktrees/a", &there.join(".git").to_string_lossy());
+        link("modules/a/worktrees/b", "../../../../../there/.git");
+        link("worktrees/c", "/nowhere/.git");
+        let locked = link("worktrees/d", "/nowhere/too/.git");
+        fs::write(locked.join("locked"), "").unwrap();
+        fs::create_dir(git_dir.join("worktrees/e")).unwrap();
+        let found = worktrees(&git_dir).unwrap();
+        assert_eq!(found[..2], [there.clone(), "/nowhere/too".into()]);
+        assert_eq!(found.len(), 3);
+        assert!(found[2].ends_with("../there"), "{found:?}");
+        let gitdir = locked.join("gitdir");
+        fs::remove_file(&gitdir).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &gitdir).unwrap();
+        worktrees(&git_dir).unwrap_err();
     }
 
     #[test]

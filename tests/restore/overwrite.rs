@@ -183,6 +183,39 @@ fn what_somebody_else_has_is_replaced_without_a_word() {
     assert!(errors.contains("main"), "{errors}");
 }
 
+/// A linked worktree is of no use without the repository.
+#[test]
+fn a_repository_with_linked_worktrees_is_kept() {
+    let lab = new_lab();
+    let server = lab.start();
+    let target = restored(&lab, &server, "target");
+    let [gone, linked] = ["gone", "linked"].map(|name| {
+        let path = lab.scratch(name);
+        let shown = path.to_string_lossy();
+        let add = ["worktree", "add", "--quiet", "--detach"];
+        git::run(&target, &[&add[..], &[&shown]].concat());
+        path
+    });
+    fs::remove_dir_all(&gone).unwrap_or_else(|e| panic!("{e}"));
+    let before = everything(&target);
+    let errors = expect(&overwrite(&server, &target, &[]), 1);
+    assert!(errors.contains(&*linked.to_string_lossy()), "{errors}");
+    assert!(!errors.contains(&*gone.to_string_lossy()), "{errors}");
+    assert!(errors.contains("--discard-local"), "{errors}");
+    assert!(everything(&target) == before);
+    assert_eq!(git::text(&linked, &["status", "--porcelain"]), "");
+    // One that is on a disk that may come back.
+    git::run(&target, &["worktree", "prune"]);
+    let shown = linked.to_string_lossy();
+    git::run(&target, &["worktree", "lock", &shown]);
+    fs::remove_dir_all(&linked).unwrap_or_else(|e| panic!("{e}"));
+    expect(&overwrite(&server, &target, &[]), 1);
+    git::run(&target, &["worktree", "unlock", &shown]);
+    expect(&overwrite(&server, &target, &[]), 0);
+    git::run(&target, &["worktree", "add", "--quiet", "--detach", &shown]);
+    expect(&overwrite(&server, &target, &["--discard-local"]), 0);
+}
+
 /// The upstream of a submodule.
 fn new_sub(lab: &Lab) -> PathBuf {
     let upstream = lab.upstream("sub");
