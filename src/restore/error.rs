@@ -39,6 +39,14 @@ pub enum RestoreError {
     Entry { entry: String, why: String },
     #[error("git {step}: {detail}")]
     Git { step: String, detail: String },
+    /// The server could not, and a clone cannot be tried either.
+    #[error(
+        "{first}; for a clone instead {url:?} would have to be a URL, such as https://HOST/PATH"
+    )]
+    NoUrl {
+        first: Box<RestoreError>,
+        url: String,
+    },
     #[error("not as asked for on the server or its upstream: {0}")]
     Missing(String),
     /// A fault of tarpon's own: whoever waited for that thread must not wait for ever.
@@ -58,6 +66,7 @@ impl RestoreError {
             Self::Disk { .. } | Self::SizeLimit { .. } | Self::EntryLimit { .. } => 4,
             Self::Corrupt { .. } | Self::Entry { .. } => 5,
             Self::Git { .. } => 6,
+            Self::NoUrl { first, .. } => first.exit_code(),
             Self::Missing(_) => 7,
             Self::Thread(_) => 101,
             Self::Interrupted(_) => 130,
@@ -74,7 +83,7 @@ impl RestoreError {
             Self::Git { .. } => true,
             Self::Usage(_) | Self::Disk { .. } => false,
             Self::SizeLimit { .. } | Self::EntryLimit { .. } => false,
-            Self::Missing(_) | Self::Interrupted(_) => false,
+            Self::NoUrl { .. } | Self::Missing(_) | Self::Interrupted(_) => false,
         }
     }
 

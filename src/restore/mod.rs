@@ -143,8 +143,11 @@ const OUTPUT_LOST_CODE: u8 = 4;
 
 /// What may help against an error, behind its text.
 fn advice(args: &RestoreArgs, error: &RestoreError, progress: &Progress) -> &'static str {
+    let is_url = is_url(&args.repo_url);
     match error {
         RestoreError::Server(_) if args.fallback_clone() => "",
+        RestoreError::Server(_) if !is_url && progress.has_answer() => "",
+        RestoreError::Server(_) if !is_url => "; check --server or TARPON_SERVER",
         RestoreError::Server(_) if progress.has_answer() => {
             "; --fallback clone would clone from the upstream instead"
         }
@@ -255,6 +258,11 @@ fn restore(args: &RestoreArgs, stop: &Stop, progress: &Progress) -> Result<Summa
     })
 }
 
+/// Whether a repository's name says how it is reached.
+fn is_url(name: &str) -> bool {
+    origin::names_a_way(name.as_bytes())
+}
+
 /// Why a repository has no place on a server.
 fn no_name(repo_url: &str) -> String {
     format!(
@@ -301,12 +309,30 @@ impl Restore<'_> {
         if !args.fallback_clone() || !error.is_servers() || link.stop.signal().is_some() {
             return Err(error);
         }
-        link.progress
-            .say(&format!("{error}; cloning {} instead", args.repo_url));
-        link.progress.clones();
         link.stop.clear();
+        self.clone(error)
+    }
+
+    /// Clones from the upstream after the `error` of the server's.
+    fn clone(&self, error: RestoreError) -> Result<Summary, RestoreError> {
+        let (args, link) = (self.args, self.link);
+        // Relative to what is no path of the user's.
+        if !is_url(&args.repo_url) && !args.repo_url.starts_with('/') {
+            return Err(match url::base_target(&args.repo_url) {
+                Some(_) => RestoreError::NoUrl {
+                    first: Box::new(error),
+                    url: args.repo_url.clone(),
+                },
+                None => RestoreError::Usage(no_name(&args.repo_url)),
+            });
+        }
         let staging = Staging::new(&args.dir, args.overwrite)?;
         let tree = staging.tree();
+        if !args.quiet {
+            let text = format!("{error}; cloning {} instead", args.repo_url);
+            link.progress.say(&text);
+        }
+        link.progress.clones();
         let quota = Quota::new(args.size_limit, &tree)?;
         let room = Room::new(&tree, &quota);
         clone::clone(link, &args.repo_url, &self.wanted, room)?;

@@ -205,6 +205,8 @@ fn command(
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_CONFIG_NOSYSTEM", "1");
     }
+    // What it says is looked at.
+    command.env("LC_ALL", "C").env_remove("LANGUAGE");
     command
         .env("GIT_TERMINAL_PROMPT", "0")
         .env("GIT_ATTR_NOSYSTEM", "1")

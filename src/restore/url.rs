@@ -69,7 +69,10 @@ pub fn base_target(repo_url: &str) -> Option<String> {
         let ok = |b: u8| b.is_ascii_graphic() && !b"?#%\\".contains(&b);
         !text.is_empty() && text.bytes().all(ok)
     };
-    (plain(host) && plain(path)).then(|| format!("/git/{host}/{path}"))
+    // A server takes no such part, whatever is there.
+    let is_part = |part: &str| !matches!(part, "" | "." | "..");
+    let all_parts = [host].into_iter().chain(path.split('/')).all(is_part);
+    (plain(host) && plain(path) && all_parts).then(|| format!("/git/{host}/{path}"))
 }
 
 #[cfg(test)]
@@ -100,6 +103,10 @@ mod tests {
             "https://x",
             "https://x/a?b",
             "x:a b",
+            "local/../etc",
+            "https://x/a/./b",
+            "x/a//b",
+            "../x/a",
         ] {
             assert_eq!(base_target(url), None, "{url}");
         }

@@ -129,10 +129,41 @@ pub fn output(
         .and_then(|_| errors.read_to_end(&mut text))
         .map_err(io)?;
     let text = String::from_utf8_lossy(&text);
-    Err(match child::not_started(status.code(), &text) {
-        Some(why) => io(why),
-        None => failed(format!("{status}: {}", text.trim())),
+    if let Some(why) = child::not_started(status.code(), &text) {
+        return Err(io(why));
+    }
+    Err(match (full_disk(&text), takes.growth()) {
+        (Some(line), Some((room, _))) => {
+            let why = std::io::Error::new(std::io::ErrorKind::StorageFull, line);
+            RestoreError::disk("write with git to", room.tree, why)
+        }
+        _ => failed(format!("{status}: {}", reasons(&text))),
     })
+}
+
+/// What the system says when there is no room.
+const FULL: [&str; 2] = ["No space left on device", "Disk quota exceeded"];
+
+/// The line of a `git` that had no room on the disk. What comes from a server is about its own.
+fn full_disk(text: &str) -> Option<&str> {
+    let is_own = |line: &&str| !line.starts_with("remote:");
+    let is_full = |line: &&str| FULL.iter().any(|full| line.contains(full));
+    lines(text).filter(is_own).rfind(is_full)
+}
+
+/// What a `git` that failed says but for what is no reason, if there is more.
+fn reasons(text: &str) -> String {
+    let is_reason = |line: &&str| !line.starts_with("warning:") && !line.starts_with("hint:");
+    let found: Vec<&str> = lines(text).filter(is_reason).collect();
+    match found.is_empty() {
+        true => text.trim().to_owned(),
+        false => found.join("\n"),
+    }
+}
+
+fn lines(text: &str) -> impl DoubleEndedIterator<Item = &str> {
+    let lines = text.split(['\n', '\r']).map(str::trim);
+    lines.filter(|line| !line.is_empty())
 }
 
 /// Why a `git` has to end.
@@ -374,6 +405,36 @@ mod tests {
         let error = error.unwrap_err();
         assert_eq!(error.exit_code(), 6);
         assert!(error.to_string().contains("too long"), "{error}");
+    }
+
+    /// That its disk is full may be anywhere in what it says; that a server's is, is not about ours.
+    #[test]
+    fn a_full_disk_is_the_disks_failure() {
+        let tree = tempfile::tempdir().unwrap();
+        std::fs::create_dir(tree.path().join(".git")).unwrap();
+        let says = |text: &str| {
+            let script = format!("printf '{text}' >&2; exit 128");
+            limited(tree.path(), &script, 1 << 20).unwrap_err()
+        };
+        let warning = "warning: templates not found\\nwarning: twice\\n";
+        for text in [
+            "error: file write error: No space left on device\\nfatal: unable to write\\n",
+            "Receiving: 3%%\\rfatal: write error: Disk quota exceeded\\n",
+        ] {
+            let error = says(&format!("{warning}{text}"));
+            assert_eq!(error.exit_code(), 4, "{error}");
+            let said = error.to_string();
+            assert!(said.contains("write error"), "{said}");
+            assert!(!said.contains("warning"), "{said}");
+            assert!(!error.is_servers());
+        }
+        let error = says("remote: No space left on device\\nfatal: early EOF\\n");
+        assert_eq!(error.exit_code(), 6, "{error}");
+        // The reason, and not what was said before it; but something.
+        let error = says(&format!("{warning}fatal: no\\nhint: think\\n"));
+        assert!(error.to_string().ends_with("128: fatal: no"), "{error}");
+        let error = says(warning);
+        assert!(error.to_string().contains("twice"), "{error}");
     }
 
     /// A server has `git` say what it likes.

@@ -99,11 +99,18 @@ fn a_server_that_cannot_be_used_is_named_with_what_helps() {
             only_clone,
         ),
     ] {
-        let mut command = std::process::Command::new(crate::lab::BINARY);
-        command.args(["restore", "test/app"]).arg(&target);
-        command.env("TARPON_SERVER", format!("http://{authority}"));
-        let out = command.output().unwrap_or_else(|e| panic!("{e}"));
-        let errors = expect(&out, 3);
+        let run = |name: &str| {
+            let mut command = std::process::Command::new(crate::lab::BINARY);
+            command.args(["restore", name]).arg(&target);
+            command.env("TARPON_SERVER", format!("http://{authority}"));
+            let out = command.output().unwrap_or_else(|e| panic!("{e}"));
+            expect(&out, 3)
+        };
+        // Without a URL nothing can be cloned.
+        let errors = run("test/app");
+        assert!(!errors.contains("--fallback"), "{errors}");
+        assert_eq!(errors.contains("--server"), helps == check, "{errors}");
+        let errors = run("https://test/app");
         let wanted = format!("tarpon: {authority}: {what}");
         assert!(errors.starts_with(&wanted), "{errors}");
         assert_eq!(errors.matches(&authority).count(), 1, "{errors}");
@@ -179,6 +186,43 @@ fn the_fallback_clones_and_says_so() {
     expect_files(&expected, &target, "cloned");
 }
 
+/// A name that only a server knows is none that git could clone.
+#[test]
+fn the_fallback_needs_a_url() {
+    let lab = new_lab();
+    let server = lab.start();
+    let target = lab.scratch("target");
+    let more = ["--fallback", "clone"];
+    for (address, name, code) in [
+        (nobody(), "test/app", 3),
+        (server.address(), "test/nosuch", 2),
+    ] {
+        let out = restore(address, name, &target, &more);
+        let errors = expect(&out, code);
+        assert!(errors.contains("would have to be a URL"), "{errors}");
+        assert!(!errors.contains("cloning"), "{errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+        expect_nothing(&target);
+    }
+    // What no server and no clone can have is no name at all.
+    for more in [&[][..], &more] {
+        let out = restore(server.address(), "local/../etc", &lab.scratch("none"), more);
+        let errors = expect(&out, 1);
+        assert!(errors.contains("does not name a host"), "{errors}");
+    }
+}
+
+/// Who wants no word unless it fails gets none.
+#[test]
+fn a_quiet_fallback_says_nothing() {
+    let lab = new_lab();
+    let target = lab.scratch("target");
+    let more = ["--fallback", "clone", "--quiet"];
+    let out = restore(nobody(), &lab.url("app"), &target, &more);
+    assert_eq!(expect(&out, 0), "");
+    assert!(out.stdout.is_empty() && target.join("run.sh").exists());
+}
+
 /// A server whose disk rots is no reason to do without.
 #[test]
 fn the_fallback_clones_what_is_corrupt_on_the_server() {
@@ -232,10 +276,13 @@ fn the_fallback_clones_what_git_cannot_fetch_from_the_server() {
     // A new one for each: the server has the one before by then.
     let add = |name: &str| repos::add_commit(&lab.upstream("app"), "main", name, b"new");
     let new = add("first.txt");
-    expect(&by_url(&lab, breaks, &target, &["--commit", &new]), 6);
+    // By a bundle it might come all the same.
+    let more = ["--commit", &*new, "--no-bundle"];
+    expect(&by_url(&lab, breaks, &target, &more), 6);
     expect_nothing(&target);
     let new = add("second.txt");
-    let more = ["--commit", &*new, "--fallback", "clone", "--json"];
+    let more = ["--fallback", "clone", "--json", "--no-bundle"];
+    let more = [&["--commit", &*new], &more[..]].concat();
     let out = by_url(&lab, breaks, &target, &more);
     let errors = expect(&out, 0);
     assert!(errors.contains("; cloning "), "{errors}");

@@ -2,7 +2,7 @@
 //! than `--size-limit` allows, and what is ended leaves nothing.
 
 use crate::bundle::{large, small_lab, start};
-use crate::lab::{archive, expect, expect_nothing, nobody, restore, staged};
+use crate::lab::{archive, expect, expect_nothing, new_lab, nobody, restore, staged};
 use crate::support::lab::Lab;
 use crate::support::relay::listen;
 use crate::support::repos::{self, Importer, Layout};
@@ -232,4 +232,30 @@ fn a_part_of_the_inodes_stays_free() {
             .unwrap_or_else(|e| panic!("{used}: {e}"));
         assert_eq!(used > 300, code == 0, "{used}");
     }
+}
+
+/// A file system of its own, which is full before the clone is whole.
+#[test]
+fn a_disk_that_is_full_for_git_is_the_disks_failure() {
+    let lab = new_lab();
+    let small = lab.scratch("small");
+    std::fs::create_dir(&small).unwrap_or_else(|e| panic!("{e}"));
+    let script = "mount -t tmpfs -o size=4M tmpfs \"$0\" || exit 99; exec \"$@\"";
+    let mut command = std::process::Command::new("unshare");
+    git::isolate(&mut command);
+    command.args(["-m", "sh", "-c", script]).arg(&small);
+    command.args([crate::lab::BINARY, "restore", &lab.url("app")]);
+    command.arg(small.join("target"));
+    command.args(["--server", &format!("http://{}", nobody())]);
+    command.args(["--fallback", "clone", "--size-limit", "1G"]);
+    let out = command.output().unwrap_or_else(|e| panic!("{e}"));
+    let errors = String::from_utf8_lossy(&out.stderr);
+    if !errors.contains("tarpon: ") {
+        println!("not tested: nothing can be mounted here: {errors}");
+        return;
+    }
+    let errors = expect(&out, 4);
+    let said = errors.lines().last().unwrap_or_default();
+    assert!(said.contains("No space left on device"), "{errors}");
+    assert!(!said.contains("warning:"), "{errors}");
 }
