@@ -18,17 +18,23 @@ fn main() -> ExitCode {
         Ok(Command::Serve(config)) => serve(*config),
         Ok(Command::Restore(args)) => ExitCode::from(tarpon::restore::run(&args)),
         Ok(Command::Completions(shell)) => {
-            config::completions(shell, &mut std::io::stdout());
-            ExitCode::SUCCESS
+            printed(config::completions(shell, &mut std::io::stdout()))
         }
-        Ok(Command::Man) => match config::man(&mut std::io::stdout()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                say(format_args!("tarpon: {error}"));
-                ExitCode::FAILURE
-            }
-        },
+        Ok(Command::Man) => printed(config::man(&mut std::io::stdout())),
         Err(error) => misused(&error),
+    }
+}
+
+/// Says why what was asked for cannot be printed.
+fn printed(result: std::io::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(format_args!(
+                "tarpon: cannot write what was asked for: {error}"
+            ));
+            ExitCode::FAILURE
+        }
     }
 }
 

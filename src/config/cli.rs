@@ -3,8 +3,8 @@
 use super::key::{Key, Layer};
 use super::restore::RestoreArgs;
 use crate::faults;
-use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
-use std::ffi::OsString;
+use clap::{Arg, ArgAction, Args, Command, CommandFactory, Parser, Subcommand};
+use std::ffi::{OsStr, OsString};
 
 /// Names `serve`'s configuration file.
 pub(super) const CONFIG_VARIABLE: &str = "TARPON_CONFIG";
@@ -297,9 +297,29 @@ pub(super) fn other_variables() -> Vec<String> {
     read_by_clap.chain(others).map(ToOwned::to_owned).collect()
 }
 
+/// The command line as it is parsed: an empty variable counts as not set.
+pub(super) fn command() -> Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let forget = |arg: Arg| match arg.get_env().is_some_and(is_empty) {
+        true => arg.env(None),
+        false => arg,
+    };
+    Cli::command().mut_subcommand("restore", |restore| restore.mut_args(forget))
+}
+
 /// Writes the completions of `shell` for the whole command line.
-pub fn completions(shell: clap_complete::Shell, out: &mut dyn std::io::Write) {
-    clap_complete::generate(shell, &mut Cli::command(), "tarpon", out);
+///
+/// # Errors
+/// Those of `out`.
+pub fn completions(
+    shell: clap_complete::Shell,
+    out: &mut dyn std::io::Write,
+) -> std::io::Result<()> {
+    // What makes them takes no error for an answer.
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "tarpon", &mut text);
+    out.write_all(&text)?;
+    out.flush()
 }
 
 /// Writes the manual page: the command, then each subcommand.
@@ -320,5 +340,5 @@ pub fn man(out: &mut dyn std::io::Write) -> std::io::Result<()> {
         man.render_options_section(out)?;
         man.render_extra_section(out)?;
     }
-    Ok(())
+    out.flush()
 }

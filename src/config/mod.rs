@@ -18,7 +18,7 @@ pub use upstreams::{Upstream, Upstreams};
 pub use value::{IoDriver, LogFormat, Share};
 
 use crate::limits;
-use clap::Parser;
+use clap::FromArgMatches;
 use cli::{Cli, ServeArgs, Verb};
 use layers::Layers;
 use std::ffi::OsString;
@@ -95,7 +95,10 @@ where
     A: IntoIterator,
     A::Item: Into<OsString> + Clone,
 {
-    let cli = Cli::try_parse_from(args).map_err(|error| ConfigError::Usage(Box::new(error)))?;
+    let usage = |error| ConfigError::Usage(Box::new(error));
+    let mut command = cli::command();
+    let matches = command.try_get_matches_from_mut(args).map_err(usage)?;
+    let cli = Cli::from_arg_matches(&matches).map_err(|e| usage(e.format(&mut command)))?;
     match cli.verb {
         Verb::Serve(args) => Ok(Command::Serve(Box::new(Config::load(*args, &env)?))),
         Verb::Restore(args) => Ok(Command::Restore(args)),

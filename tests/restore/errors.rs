@@ -609,7 +609,36 @@ fn completions_and_manual_come_from_the_command_line() {
             out.status.success() && text.contains("--stall-timeout"),
             "{text}"
         );
+        let full = fs::File::options().write(true).open("/dev/full");
+        let out = std::process::Command::new(crate::lab::BINARY)
+            .args(arguments)
+            .stdout(full.unwrap_or_else(|e| panic!("{e}")))
+            .output();
+        let errors = expect(&out.unwrap_or_else(|e| panic!("{e}")), 1);
+        assert!(errors.starts_with("tarpon: cannot write"), "{errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
     }
+}
+
+/// As the server has it: a unit or a pipeline sets what it has no value for.
+#[test]
+fn an_empty_variable_counts_as_not_set() {
+    let lab = new_lab();
+    let server = lab.start();
+    let target = lab.scratch("target");
+    let empty = ["CONNECTIONS", "RESTORE_STALL_TIMEOUT"].map(|name| format!("TARPON_{name}"));
+    let mut command = command(server.address(), "test/app", &target, &[]);
+    command.envs(empty.iter().map(|name| (name, "")));
+    expect(&command.output().unwrap_or_else(|e| panic!("{e}")), 0);
+    // Of the address that is none the default is another one.
+    let mut command = std::process::Command::new(crate::lab::BINARY);
+    command
+        .args(["restore", "test/nosuch"])
+        .arg(lab.scratch("none"));
+    let out = command.env("TARPON_SERVER", "").output();
+    let errors =
+        String::from_utf8_lossy(&out.unwrap_or_else(|e| panic!("{e}")).stderr).into_owned();
+    assert!(!errors.contains("write it as http"), "{errors}");
 }
 
 /// What a server or a file says is shown, and does nothing to a terminal: no cursor moves, no line
