@@ -409,7 +409,14 @@ pub fn readme_commands_exist(project: &Project, help: &str) -> Vec<String> {
 /// The options of tarpon that a page names. Those of other programs are in the same line as their
 /// names.
 fn options(text: &str) -> impl Iterator<Item = &str> {
-    let others = ["curl", "git clone", "cargo bench", "cargo install", "perf/"];
+    let others = [
+        "curl",
+        "git clone",
+        "git submodule",
+        "cargo bench",
+        "cargo install",
+        "perf/",
+    ];
     let ours = text
         .lines()
         .filter(move |line| !others.iter().any(|other| line.contains(other)));
