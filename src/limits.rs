@@ -747,6 +747,9 @@ pub const RESTORE_GIT_LIMIT_MS: u64 = GIT_UPLOAD_LIMIT_MS;
 pub const GIT_END_MS: u64 = 2 * SECOND_MS;
 /// Largest `.git/config` of an archive.
 pub const RESTORED_CONFIG_BYTES_MAX: usize = 1 << 20;
+/// How long the walks may take through the history of a repository that is overwritten, and of those
+/// of its submodules: a million commits take seconds.
+pub const OLD_WALK_LIMIT_MS: u64 = 10 * MINUTE_MS;
 /// Largest index of a repository that is overwritten, which is never held: some eight million files.
 pub const OLD_INDEX_BYTES_MAX: u64 = 1 << 30;
 /// Largest `packed-refs` of one, which is never held: some three million refs.

@@ -10,6 +10,8 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use gix::ObjectId;
 use gix::bstr::{BStr, BString, ByteSlice};
@@ -20,7 +22,8 @@ use super::run;
 use super::stop::Stop;
 use crate::limits::{
     FETCHED_BYTES_MAX, LOCAL_NAMED_MAX, LOCAL_TRIED_MAX, LOOSE_REF_BYTES_MAX,
-    OLD_LOOSE_REFS_BYTES_MAX, OLD_PACKED_REFS_BYTES_MAX, SHALLOW_BYTES_MAX, STASH_LOG_BYTES_MAX,
+    OLD_LOOSE_REFS_BYTES_MAX, OLD_PACKED_REFS_BYTES_MAX, OLD_WALK_LIMIT_MS, SHALLOW_BYTES_MAX,
+    STASH_LOG_BYTES_MAX,
 };
 use crate::refs::{self, Head, Loose, RefsError, full_id};
 
@@ -37,11 +40,17 @@ pub fn lost(stop: &Stop, directory: &Path, scratch: &Path) -> Result<Vec<String>
         return Ok(Vec::new());
     }
     let known: Vec<ObjectId> = note(directory).into_iter().collect();
-    let mut lost = lost_of(stop, &git_dir, &known, scratch)?;
+    let look = Look {
+        stop,
+        scratch,
+        until: Instant::now() + Duration::from_millis(OLD_WALK_LIMIT_MS),
+    };
+    let mut lost = look.lost_of(&git_dir, &known)?;
     for submodule in nested::submodules(&git_dir)? {
         let name = &submodule.name;
         let known = fetched(&submodule.git_dir);
-        let found = lost_of(stop, &submodule.git_dir, &known, scratch)
+        let found = look
+            .lost_of(&submodule.git_dir, &known)
             .map_err(|why| format!("of its submodule {name} {why}"))?;
         lost.extend(
             found
@@ -55,50 +64,57 @@ pub fn lost(stop: &Stop, directory: &Path, scratch: &Path) -> Result<Vec<String>
     Ok(lost)
 }
 
-/// What would be lost with the one repository at `git_dir`, if somebody else has what `known` leads to.
-fn lost_of(
-    stop: &Stop,
-    git_dir: &Path,
-    known: &[ObjectId],
-    scratch: &Path,
-) -> Result<Vec<String>, String> {
-    let unseen = |e: io::Error| format!("its objects cannot be looked at: {e}");
-    let ours = tempfile::tempdir_in(scratch).map_err(unseen)?;
-    let ours_git = ours.path().join(".git");
-    fs::create_dir(&ours_git).map_err(unseen)?;
-    let packed = File::create_new(ours_git.join("packed-refs")).map_err(unseen)?;
-    let mut tips = Tips::new(packed);
-    tips.read(git_dir, known)
-        .map_err(|e| format!("its refs cannot be read: {e}"))?;
-    let mut lost = match tips.has_stash {
-        true => stashes(git_dir),
-        false => Vec::new(),
-    };
-    let Some((_, first)) = tips.own.first() else {
-        return Ok(lost);
-    };
-    prepare(git_dir, &ours_git, first.kind()).map_err(unseen)?;
-    let has_more = |what: &str| {
-        let args = ["rev-list", "--ignore-missing", "--max-count=1", what];
-        let args = [&args[..], &["--not", "--glob=refs/known/*"]].concat();
-        match run::walk(stop, ours.path(), &args) {
-            Ok(listed) => Ok(!listed.trim_ascii().is_empty()),
-            Err(e) => Err(format!("its commits cannot be read: {e}")),
+/// One look at a repository and those of its submodules.
+struct Look<'a> {
+    stop: &'a Stop,
+    /// A directory of ours.
+    scratch: &'a Path,
+    /// All walks have to end by then.
+    until: Instant,
+}
+
+impl Look<'_> {
+    /// What would be lost with the one repository at `git_dir`, if somebody else has what `known`
+    /// leads to.
+    fn lost_of(&self, git_dir: &Path, known: &[ObjectId]) -> Result<Vec<String>, String> {
+        let unseen = |e: io::Error| format!("its objects cannot be looked at: {e}");
+        let ours = tempfile::tempdir_in(self.scratch).map_err(unseen)?;
+        let ours_git = ours.path().join(".git");
+        fs::create_dir(&ours_git).map_err(unseen)?;
+        let packed = File::create_new(ours_git.join("packed-refs")).map_err(unseen)?;
+        let mut tips = Tips::new(packed);
+        tips.read(git_dir, known)
+            .map_err(|e| format!("its refs cannot be read: {e}"))?;
+        let mut lost = match tips.has_stash {
+            true => stashes(git_dir),
+            false => Vec::new(),
+        };
+        let Some((_, first)) = tips.own.first() else {
+            return Ok(lost);
+        };
+        prepare(git_dir, &ours_git, first.kind()).map_err(unseen)?;
+        let has_more = |what: &str| {
+            let args = ["rev-list", "--ignore-missing", "--max-count=1", what];
+            let args = [&args[..], &["--not", "--glob=refs/known/*"]].concat();
+            match run::walk(self.stop, ours.path(), self.until, Stdio::null(), &args) {
+                Ok(listed) => Ok(!listed.trim_ascii().is_empty()),
+                Err(e) => Err(format!("its commits cannot be read: {e}")),
+            }
+        };
+        if !has_more("--glob=refs/own/*")? {
+            return Ok(lost);
         }
-    };
-    if !has_more("--glob=refs/own/*")? {
-        return Ok(lost);
-    }
-    let before = lost.len();
-    for (name, id) in &tips.own {
-        if lost.len() - before < LOCAL_NAMED_MAX && has_more(&id.to_string())? {
-            lost.push(name.clone());
+        let before = lost.len();
+        for (name, id) in &tips.own {
+            if lost.len() - before < LOCAL_NAMED_MAX && has_more(&id.to_string())? {
+                lost.push(name.clone());
+            }
         }
+        if lost.len() == before {
+            lost.push("one of its many branches".into());
+        }
+        Ok(lost)
     }
-    if lost.len() == before {
-        lost.push("one of its many branches".into());
-    }
-    Ok(lost)
 }
 
 /// Why the refs of an old repository cannot be read.

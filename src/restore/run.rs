@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use super::download::Link;
 use super::error::RestoreError;
@@ -25,6 +26,8 @@ const FORCED: &[&str] = &[
     "core.attributesFile=/dev/null",
     "core.excludesFile=/dev/null",
     "gc.auto=0",
+    // What comes is a pack, however small: all of it can go again.
+    "fetch.unpackLimit=1",
     "maintenance.auto=false",
     "submodule.recurse=false",
     "fetch.recurseSubmodules=false",
@@ -71,14 +74,18 @@ pub fn local<A: AsRef<OsStr>>(
     run(stop, tree, Peer::Nobody, Takes::Little, &settings, args)
 }
 
-/// The same for a step that walks through history.
+/// The same for a step that walks through history, which reads `input` and has to end by `until`.
 pub fn walk<A: AsRef<OsStr>>(
     stop: &Stop,
     tree: &Path,
+    until: Instant,
+    input: Stdio,
     args: &[A],
 ) -> Result<Vec<u8>, RestoreError> {
-    let settings = Settings::default();
-    run(stop, tree, Peer::Nobody, Takes::Memory, &settings, args)
+    let takes = Takes::Walk(until);
+    let mut command = own_command(tree, Peer::Nobody, takes, &Settings::default(), args);
+    command.stdin(input);
+    output(stop, command, &step(args), takes)
 }
 
 /// The same for one that writes files.
@@ -147,9 +154,20 @@ fn run<A: AsRef<OsStr>>(
     settings: &Settings,
     args: &[A],
 ) -> Result<Vec<u8>, RestoreError> {
-    let step = step(args);
+    let command = own_command(tree, peer, takes, settings, args);
+    output(stop, command, &step(args), takes)
+}
+
+/// A step with nobody's configuration but `settings`.
+fn own_command<A: AsRef<OsStr>>(
+    tree: &Path,
+    peer: Peer<'_>,
+    takes: Takes<'_>,
+    settings: &Settings,
+    args: &[A],
+) -> Command {
     // A clone makes the repository that others are told of.
-    let mut command = command(tree, Configuration::Own, takes, step != "clone");
+    let mut command = command(tree, Configuration::Own, takes, step(args) != "clone");
     if let Peer::Server(link) | Peer::Upstream(link) = peer {
         // Less than a byte in a second, on average over so many. Git knows whole seconds. Over ssh
         // that has settings of its own for this.
@@ -173,7 +191,7 @@ fn run<A: AsRef<OsStr>>(
         },
     );
     command.args(args);
-    output(stop, command, &step, takes)
+    command
 }
 
 /// `git` as every step has it, without the step's arguments.
@@ -235,7 +253,7 @@ mod tests {
         };
         assert!(limit(local(&stop, path, &args)) <= RESTORE_LOOK_MEMORY_BYTES);
         for said in [
-            walk(&stop, path, &args),
+            walk(&stop, path, room.until, Stdio::null(), &args),
             bundle(&stop, room, &args),
             check_out(&stop, room, &args),
         ] {

@@ -6,11 +6,13 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
+use super::arrivals::Arrivals;
 use super::difference;
 use super::download::Link;
 use super::ensure::{self, At};
@@ -57,8 +59,15 @@ impl Update<'_> {
         run::local(self.link.stop, self.room.tree, args)
     }
 
-    /// Brings the objects. If it fails the snapshot is as it was.
+    /// Brings the objects, all that is needed of them. If it fails the snapshot is as it was.
     pub fn fetch(&self) -> Result<Fetched, RestoreError> {
+        let arrivals = Arrivals::watch(self.room.tree)?;
+        let fetched = self.fetch_moment()?;
+        arrivals.keep();
+        Ok(fetched)
+    }
+
+    fn fetch_moment(&self) -> Result<Fetched, RestoreError> {
         if !self.wanted.is_empty() {
             ensure::ensure(self.link, self.base, self.wanted)?;
         }
@@ -137,7 +146,8 @@ impl Update<'_> {
         }
     }
 
-    /// Fetches by their ids the objects that `moment` and the wanted commits need.
+    /// Fetches by their ids the objects that `moment` and the wanted commits need, and sees to it that
+    /// they are whole.
     fn fetch_objects(&self, moment: &Moment) -> Result<(), RestoreError> {
         let head = match moment.head {
             Head::Detached(id) => Some(id),
@@ -147,9 +157,12 @@ impl Update<'_> {
         ids.sort_unstable();
         ids.dedup();
         self.leave_out_known(&mut ids)?;
+        let mut there = self.bundled()?;
+        ids.retain(|id| !there.contains(id));
         for id in self.wanted.all_commits() {
-            if !has_commit(self.link.stop, self.room.tree, id) {
-                ids.push(object_id(id)?);
+            match has_commit(self.link.stop, self.room.tree, id) {
+                true => there.push(object_id(id)?),
+                false => ids.push(object_id(id)?),
             }
         }
         let url = format!("http://{}{}", self.link.server.authority, self.base);
@@ -160,10 +173,46 @@ impl Update<'_> {
             let args: Vec<String> = args.chain(some.iter().map(ToString::to_string)).collect();
             run::server(self.link, self.room, &args)?;
         }
-        Ok(())
+        there.extend(ids);
+        self.check_whole(&there)
     }
 
-    /// Takes out of the sorted `ids` what the repository's own refs lead to.
+    /// Sees to it that nothing lacks of what `tips` lead to, up to what the archive's refs do. Git
+    /// does not look at all that it fetches: a server may say that a history begins where it is cut
+    /// off, and git then leaves out the refs that lead there, and is content.
+    fn check_whole(&self, tips: &[gix::ObjectId]) -> Result<(), RestoreError> {
+        if tips.is_empty() {
+            return Ok(());
+        }
+        let listed = || {
+            let mut list = BufWriter::new(tempfile::tempfile()?);
+            tips.iter().try_for_each(|tip| writeln!(list, "{tip}"))?;
+            let mut list = list.into_inner()?;
+            list.rewind()?;
+            Ok(list)
+        };
+        let list = listed().map_err(|e: io::Error| RestoreError::disk("write", "a list", e))?;
+        let args = ["rev-list", "--objects", "--quiet", "--stdin", "--not"];
+        // What came with a bundle has to be whole, too.
+        let args = [&args[..], &["--exclude=refs/tarpon/*", "--all"]].concat();
+        let Room { tree, until, .. } = self.room;
+        match run::walk(self.link.stop, tree, until, Stdio::from(list), &args) {
+            Err(RestoreError::Git { step, detail }) => Err(RestoreError::Git {
+                step,
+                detail: format!("what was fetched is not known to be whole: {detail}"),
+            }),
+            result => result.map(|_| ()),
+        }
+    }
+
+    /// What the bundle leads to, if one was taken.
+    fn bundled(&self) -> Result<Vec<gix::ObjectId>, RestoreError> {
+        let listed = self.git(&["for-each-ref", "--format=%(objectname)", BUNDLE_REF])?;
+        let ids = String::from_utf8_lossy(&listed);
+        ids.split_whitespace().map(object_id).collect()
+    }
+
+    /// Takes out of the sorted `ids` what the archive's refs lead to.
     fn leave_out_known(&self, ids: &mut Vec<gix::ObjectId>) -> Result<(), RestoreError> {
         let mut is_known = vec![false; ids.len()];
         let mut note = |hex: &[u8]| {
@@ -186,8 +235,7 @@ impl Update<'_> {
             }
             note(line.split(|b| *b == b' ').next().unwrap_or_default());
         }
-        let loose = ["refs/heads", "refs/tarpon"];
-        let loose = [&["for-each-ref", "--format=%(objectname)"][..], &loose].concat();
+        let loose = ["for-each-ref", "--format=%(objectname)", "refs/heads"];
         self.git(&loose)?.split(|b| *b == b'\n').for_each(note);
         let mut known = is_known.into_iter();
         ids.retain(|_| !known.next().unwrap_or(false));

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
+use super::arrivals::Arrivals;
 use super::error::RestoreError;
 use super::quota::Quota;
 use super::stop::Stop;
@@ -46,8 +47,8 @@ impl<'a> Room<'a> {
 pub enum Takes<'a> {
     /// It looks at a few things.
     Little,
-    /// It walks through history.
-    Memory,
+    /// It walks through history, and has to end by then.
+    Walk(Instant),
     /// It writes into the repository.
     Objects(Room<'a>),
     /// It writes into the worktree, too.
@@ -59,14 +60,31 @@ impl<'a> Takes<'a> {
     pub fn memory_bytes(self) -> u64 {
         match self {
             Takes::Little => RESTORE_LOOK_MEMORY_BYTES,
-            Takes::Memory | Takes::Objects(_) | Takes::Files(_) => RESTORE_GIT_MEMORY_BYTES,
+            Takes::Walk(_) | Takes::Objects(_) | Takes::Files(_) => RESTORE_GIT_MEMORY_BYTES,
+        }
+    }
+
+    /// The room that is written to.
+    fn room(self) -> Option<Room<'a>> {
+        match self {
+            Takes::Little | Takes::Walk(_) => None,
+            Takes::Objects(room) | Takes::Files(room) => Some(room),
+        }
+    }
+
+    /// When it has to have ended.
+    fn until(self) -> Instant {
+        match self {
+            Takes::Little => Instant::now() + Duration::from_millis(RESTORE_GIT_LIMIT_MS),
+            Takes::Walk(until) => until,
+            Takes::Objects(room) | Takes::Files(room) => room.until,
         }
     }
 
     /// The room that is written to, and what grows then.
     fn growth(self) -> Option<(Room<'a>, Meter)> {
         match self {
-            Takes::Little | Takes::Memory => None,
+            Takes::Little | Takes::Walk(_) => None,
             Takes::Objects(room) => Some((room, Meter::new(room.git_dir()))),
             Takes::Files(room) => Some((room, Meter::new(room.tree.to_owned()))),
         }
@@ -93,15 +111,20 @@ pub fn output(
         .stdout(out.try_clone().map_err(io)?)
         .stderr(errors.try_clone().map_err(io)?);
     let mut watch = Watch::new([&out, &errors], takes)?;
+    let arrivals = takes.room().map(|room| Arrivals::watch(room.tree));
+    let mut arrivals = arrivals.transpose()?;
     let child = command.spawn().map_err(io)?;
     let finished = finish(child, stop, &mut watch).map_err(io)?;
-    if let (Takes::Objects(room) | Takes::Files(room), false) = (
-        takes,
-        matches!(&finished, Finished::Itself(status) if status.success()),
-    ) {
+    let is_good = matches!(&finished, Finished::Itself(status) if status.success());
+    if let (Some(room), false) = (takes.room(), is_good) {
+        // It may have let a pack in and then seen that it is not what was asked for.
+        drop(arrivals.take());
         remove_half_made(&room.git_dir());
     }
     watch.conclude()?;
+    if let Some(arrivals) = arrivals {
+        arrivals.keep();
+    }
     let status = match finished {
         Finished::Itself(status) => status,
         Finished::Ended(Over::Quota(error)) => return Err(error),
@@ -193,14 +216,11 @@ struct Watch<'a> {
 impl<'a> Watch<'a> {
     /// Before it starts.
     fn new(files: [&'a File; 2], takes: Takes<'a>) -> Result<Watch<'a>, RestoreError> {
-        let limit = Instant::now() + Duration::from_millis(RESTORE_GIT_LIMIT_MS);
-        let growth = takes.growth();
-        let until = growth.as_ref().map_or(limit, |(room, _)| room.until);
         let mut watch = Watch {
             files,
-            growth,
-            until,
-            next: limit,
+            growth: takes.growth(),
+            until: takes.until(),
+            next: takes.until(),
         };
         watch.grown_bytes()?;
         Ok(watch)
@@ -364,7 +384,7 @@ mod tests {
             .map(|entry| entry.unwrap().file_name())
             .collect();
         left.sort();
-        assert_eq!(left, ["before.pack", "pack-x.keep"]);
+        assert_eq!(left, ["before.pack"]);
         assert!(!git_dir.join("shallow.lock").exists());
     }
 

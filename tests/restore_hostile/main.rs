@@ -13,6 +13,7 @@ mod support;
 mod archive;
 mod config;
 mod content;
+mod cut;
 mod endless;
 mod gitdir;
 mod ground;

@@ -203,15 +203,20 @@ pub fn ok(fields: &str, body: &[u8]) -> Vec<u8> {
 
 /// The first line of the next request; its body is read, too.
 pub fn read_request(socket: &TcpStream) -> Option<String> {
-    read_head(socket).map(|(first, _)| first)
+    read_whole(socket).map(|(first, _)| first)
 }
 
 /// The first byte that the next request asks for.
 pub fn read_range(socket: &TcpStream) -> Option<usize> {
-    read_head(socket).map(|(_, at)| at)
+    read(socket).map(|(_, at, _)| at)
 }
 
-fn read_head(socket: &TcpStream) -> Option<(String, usize)> {
+/// The first line of the next request, and its body.
+pub fn read_whole(socket: &TcpStream) -> Option<(String, Vec<u8>)> {
+    read(socket).map(|(first, _, body)| (first, body))
+}
+
+fn read(socket: &TcpStream) -> Option<(String, usize, Vec<u8>)> {
     let mut reader = BufReader::with_capacity(1, socket);
     let (mut first, mut length, mut at) = (String::new(), 0, 0);
     loop {
@@ -235,5 +240,5 @@ fn read_head(socket: &TcpStream) -> Option<(String, usize)> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    Some((first, at))
+    Some((first, at, body))
 }
