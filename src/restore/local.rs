@@ -288,6 +288,26 @@ fn stashes(git_dir: &Path) -> Vec<String> {
         .collect()
 }
 
+/// Sees to it that a directory of objects has nothing that whoever opens it waits for.
+fn check_files(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let mut kind = entry.file_type()?;
+        if kind.is_symlink() {
+            kind = match fs::metadata(entry.path()) {
+                Ok(found) => found.file_type(),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(e),
+            };
+        }
+        if !kind.is_file() && !kind.is_dir() {
+            let path = entry.path();
+            return Err(io::Error::other(format!("{path:?} is no file")));
+        }
+    }
+    Ok(())
+}
+
 /// Makes the repository at `ours` that sees the objects of the one at `git_dir`, and no more of it:
 /// not what that borrows from others, and none of its replacements.
 fn prepare(git_dir: &Path, ours: &Path, kind: gix::hash::Kind) -> io::Result<()> {
@@ -309,8 +329,10 @@ fn prepare(git_dir: &Path, ours: &Path, kind: gix::hash::Kind) -> io::Result<()>
         let entry = entry?;
         let name = entry.file_name();
         let is_objects = name == "pack" || name.len() == 2;
-        if is_objects && entry.file_type()?.is_dir() {
-            symlink(fs::canonicalize(entry.path())?, to.join(&name))?;
+        if is_objects && fs::metadata(entry.path())?.is_dir() {
+            let path = fs::canonicalize(entry.path())?;
+            check_files(&path)?;
+            symlink(path, to.join(&name))?;
         }
     }
     match read(&git_dir.join("shallow"), SHALLOW_BYTES_MAX) {

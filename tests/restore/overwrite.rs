@@ -1,11 +1,12 @@
 //! `--overwrite`: what nobody else has of the old repository is not lost, nothing of that is run, and
 //! a restore that fails changes nothing.
 
-use crate::lab::{expect, new_lab, restore, staged};
+use crate::lab::{Running, expect, new_lab, restore, staged};
 use crate::support::lab::Lab;
 use crate::support::relay::listen;
 use crate::support::server::Server;
-use crate::support::{git, repos};
+use crate::support::{git, repos, wait};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -470,6 +471,59 @@ fn an_old_repository_that_cannot_be_read_is_kept() {
         assert_eq!(everything(&target), before, "{name}");
         expect(&overwrite(&server, &target, &["--discard-local"]), 0);
         assert_eq!(git::text(&target, &["status", "--porcelain"]), "");
+    }
+}
+
+/// Whoever opens a pipe waits for somebody who writes into it.
+#[test]
+fn pipes_where_objects_are_hold_nobody_up() {
+    let lab = new_lab();
+    let server = lab.start();
+    let pipe = |path: &Path| {
+        let made = mknodat(CWD, path, FileType::Fifo, Mode::RWXU, 0);
+        made.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    };
+    for name in ["pack", "object", "link"] {
+        let target = restored(&lab, &server, name);
+        let id = commit(&target, "mine.txt");
+        let objects = target.join(".git/objects");
+        let object = objects.join(&id[..2]).join(&id[2..]);
+        let pack = objects
+            .join("pack")
+            .join(format!("pack-{}", "0".repeat(40)));
+        match name {
+            "pack" => {
+                fs::write(pack.with_extension("pack"), "").unwrap_or_else(|e| panic!("{e}"));
+                pipe(&pack.with_extension("idx"));
+            }
+            "object" => {
+                fs::remove_file(&object).unwrap_or_else(|e| panic!("{e}"));
+                pipe(&object);
+            }
+            _ => {
+                fs::remove_file(&object).unwrap_or_else(|e| panic!("{e}"));
+                pipe(&target.join("pipe"));
+                let linked = std::os::unix::fs::symlink(target.join("pipe"), &object);
+                linked.unwrap_or_else(|e| panic!("{e}"));
+            }
+        }
+        let before = everything(&target);
+        let address = server.address();
+        let mut running = Running::start(address, "test/app", &target, &["--overwrite"]);
+        let mut code = None;
+        wait::until_true("the restore ends", || {
+            let ended = running.0.try_wait().unwrap_or_else(|e| panic!("{e}"));
+            code = ended.and_then(|status| status.code());
+            ended.is_some()
+        });
+        // What they were cannot be told.
+        assert_eq!(code, Some(1), "{name}");
+        assert_eq!(everything(&target), before, "{name}");
+        expect(&overwrite(&server, &target, &["--discard-local"]), 0);
+        assert_eq!(
+            fs::read(target.join("run.sh")).ok().as_deref(),
+            Some(&b"#!/bin/sh\n"[..])
+        );
     }
 }
 
