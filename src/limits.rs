@@ -720,6 +720,9 @@ pub const MOMENT_BYTES_MAX: usize = 64 << 20;
 /// Times that a list of refs is asked for whose HEAD is of another moment than its branch, or whose
 /// objects are gone before they are fetched.
 pub const MOMENT_TRIES_MAX: u32 = 4;
+/// Longest header of a bundle, a line of which may be as long: it names the commits that the bundle
+/// builds upon, thousands after large merges, each with its subject.
+pub const BUNDLE_HEADER_BYTES_MAX: u64 = 16 << 20;
 /// Objects that are fetched at a time: their ids are arguments of one command.
 pub const FETCH_IDS_MAX: usize = 1000;
 /// Branches of a repository to be replaced that are looked at one by one, for their names, and how

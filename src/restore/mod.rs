@@ -14,6 +14,7 @@
 
 mod arrivals;
 mod budget;
+mod bundle;
 mod capture;
 mod checkouts;
 mod chunk;

@@ -10,24 +10,22 @@ use std::io::{self, BufRead, BufReader, BufWriter, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
 
 use super::arrivals::Arrivals;
+use super::bundle;
 use super::difference;
 use super::download::Link;
 use super::ensure::{self, At};
 use super::error::RestoreError;
 use super::gitdir::{self, Restored};
-use super::http::Conn;
 use super::moment::{self, Moment};
 use super::objects::Objects;
-use super::quota::Quota;
 use super::refs::Refs;
 use super::run::{self, Room};
 use super::stop::Stop;
 use super::wanted::Wanted;
 use super::write::stopped;
-use crate::limits::{FETCH_IDS_MAX, FIRST_ANSWER_MS, MOMENT_TRIES_MAX, STREAM_READ_BYTES};
+use crate::limits::{FETCH_IDS_MAX, MOMENT_TRIES_MAX};
 use crate::refs::{Head, is_ref_name};
 
 /// The ref that keeps the objects of a bundle until the new refs are written.
@@ -131,7 +129,8 @@ impl Update<'_> {
         let fetch = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head"].map(OsStr::new);
         let fetch = [&fetch[..], &[file.as_os_str(), OsStr::new(&refspec)]].concat();
         // Git looks at every object, and for the commits that the bundle builds upon.
-        let taken = download(self.link, self.room.quota, target, file)
+        let taken = bundle::download(self.link, self.room.quota, target, file)
+            .and_then(|()| bundle::check(file))
             .and_then(|()| run::bundle(self.link.stop, self.room, &fetch));
         match taken {
             Ok(_) => Ok(true),
@@ -331,28 +330,4 @@ pub fn checked_out(tree: &Path) -> Result<Option<String>, RestoreError> {
     };
     let text = id.map(|id| String::from_utf8_lossy(&id).into_owned());
     text.map(|text| object_id(&text).map(|_| text)).transpose()
-}
-
-/// Downloads a bundle.
-fn download(link: Link<'_>, quota: &Quota, target: &str, into: &Path) -> Result<(), RestoreError> {
-    let server = |e: io::Error| RestoreError::Server(format!("bundle: {e}"));
-    let mut conn = Conn::open(link.server, link.stop, link.stall).map_err(server)?;
-    let limit = Duration::from_millis(FIRST_ANSWER_MS);
-    let answer = conn.ask("GET", target, &[], b"", limit).map_err(server)?;
-    if answer.status != 200 {
-        let text = conn.read_text().unwrap_or_default();
-        return Err(RestoreError::Server(format!("{}: {text}", answer.status)));
-    }
-    let disk = |e| RestoreError::disk("write", into, e);
-    let mut file = File::create_new(into).map_err(disk)?;
-    let mut bytes = vec![0; STREAM_READ_BYTES];
-    loop {
-        match conn.read(&mut bytes).map_err(server)? {
-            0 => return Ok(()),
-            got => {
-                quota.take(got as u64)?;
-                file.write_all(&bytes[..got]).map_err(disk)?;
-            }
-        }
-    }
 }

@@ -297,6 +297,61 @@ fn what_lies_in_a_bundle_is_not_whole_for_that() {
     expect_refused(&peer, &sends, "bundle");
 }
 
+/// Git notes for all times that what such a bundle lacks is promised by somebody, and takes its pack
+/// before it sees that HEAD is not whole.
+#[test]
+fn a_bundle_that_leaves_out_objects_is_not_taken() {
+    let peer = Peer::new();
+    let main = peer.commit("main", "new");
+    let whole = peer.pack(&["main"], &[]);
+    let blob = peer.git(&["rev-parse", "main:new"]);
+    let tree = peer.git(&["rev-parse", "main^{tree}"]);
+    for (name, says, pack) in [
+        (
+            "blobs",
+            "@filter=blob:none\n",
+            peer.pack(&["main"], &[&blob]),
+        ),
+        (
+            "trees",
+            "@filter=tree:0\n",
+            peer.pack(&["main"], &[&blob, &tree]),
+        ),
+        ("none", "@filter=blob:none\n", whole.clone()),
+        ("silent", "", peer.pack(&["main"], &[&blob])),
+    ] {
+        let header = format!(
+            "# v3 git bundle\n@object-format=sha1\n{says}-{} x\n{main} HEAD\n\n",
+            peer.old
+        );
+        let mut sends = Sends {
+            bundle: Some([header.as_bytes(), &pack].concat()),
+            refs: peer.list(),
+            pack: whole.clone(),
+            ..Sends::default()
+        };
+        let ground = Ground::new();
+        let out = ground.restore(sends.clone().start(), &[]);
+        let errors = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(0), "{name}: {errors}");
+        assert!(
+            errors.contains("the bundle is of no use"),
+            "{name}: {errors}"
+        );
+        assert_eq!(git::text(&ground.target(), &["rev-parse", "HEAD"]), main);
+        expect_whole(&ground.target(), name);
+        // Those of the archive and of what was fetched, each with its index.
+        let packs = names(&ground.target().join(".git/objects/pack"));
+        let count = packs.iter().filter(|name| name.ends_with(".pack")).count();
+        assert_eq!(count, 2, "{name}: {packs:?}");
+        // Nothing else comes either.
+        sends.pack = Vec::new();
+        let ground = Ground::new();
+        assert_eq!(ground.restore(sends.start(), &[]).status.code(), Some(0));
+        expect_archive_alone(&ground, &peer, name);
+    }
+}
+
 /// One of many: more than are fetched at a time.
 #[test]
 fn one_ref_of_many_whose_history_is_cut_is_seen() {
