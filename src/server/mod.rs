@@ -35,7 +35,7 @@ pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), 
     heap::give_back_large();
     let uring = choose_driver(config.io_driver)?;
     let connections_max = connections_max(raise_descriptor_limit(), config.cores.get())?;
-    let (shared, way, queue) = prepare(config, faults, connections_max)?;
+    let (shared, (way, queue)) = prepare(config, faults, connections_max)?;
     let log = RequestLogThread::start()?;
     let (stop, stopped) = watch::channel(false);
     let (for_plane, handle) = (shared.clone(), way.clone());

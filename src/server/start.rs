@@ -20,12 +20,15 @@ use crate::snapshot::zstd::ring::Ring;
 use crate::store::dir::StateDir;
 use crate::store::files::StoreError;
 
+/// The way to the background plane, and what waits for it.
+pub(super) type Plane = (Handle<Jobs>, Queue<Jobs>);
+
 /// Opens the state directory, finds what is in it and starts the helper threads.
 pub(super) fn prepare(
     config: Config,
     faults: Faults,
     connections_max: usize,
-) -> Result<(Arc<Shared>, Handle<Jobs>, Queue<Jobs>), ServerError> {
+) -> Result<(Arc<Shared>, Plane), ServerError> {
     let is_locked = |e: &StoreError| matches!(e, StoreError::Locked { .. });
     let state = wait_for(|| StateDir::open(&config.state), is_locked).map_err(|e| match e {
         StoreError::Io { ref source, .. } if is_elsewhere_better(source) => ServerError::State(e),
@@ -49,7 +52,7 @@ pub(super) fn prepare(
     let found = find_mirrors(&shared)?;
     find_entries(&shared)?;
     plane.spawn(|jobs| jobs.take_over_mirrors(found));
-    Ok((Arc::new(shared), plane, queue))
+    Ok((Arc::new(shared), (plane, queue)))
 }
 
 /// Whether another directory would help against this error: not against a disk that is full.
