@@ -48,6 +48,7 @@ impl Jobs {
                 self.plan(&repo, None);
             }
         }
+        self.taken_over.send_replace(true);
     }
 
     fn keep(&self, repo: &Repo, fresh_unix_ms: Option<u64>) {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
@@ -36,6 +37,8 @@ pub enum Damaged {
         repo: Arc<Repo>,
         archive: Arc<Archive>,
         fault: Fault,
+        /// Dropped once no byte of it is sent any more.
+        condemned: mpsc::Sender<()>,
     },
     /// A mirror.
     Mirror { repo: Arc<Repo>, fault: MirrorFault },
@@ -118,8 +121,10 @@ impl Jobs {
                 repo,
                 archive,
                 fault,
+                condemned,
             } => {
                 let permit = condemn(&self.shared, &repo, &archive, &fault);
+                drop(condemned);
                 self.replace_entry(&repo, &archive, permit, &fault).await;
             }
             Damaged::Mirror { repo, fault } => {

@@ -256,6 +256,9 @@ impl Scrubber {
     fn items(&self) -> Vec<Item> {
         let (sender, list) = mpsc::channel();
         self.plane.spawn(move |jobs| async move {
+            // Before that nothing is known of most mirrors.
+            let mut taken_over = jobs.taken_over.subscribe();
+            let _ = taken_over.wait_for(|is| *is).await;
             // Fails only while the process ends.
             let _ = sender.send(items(&jobs.shared));
         });
@@ -345,12 +348,16 @@ impl Scrubber {
                 Some(ScrubResult::Unreadable)
             }
             Err(fault @ Fault::Damaged { .. }) => {
+                let (condemned, is_condemned) = mpsc::channel();
                 let damaged = Damaged::Entry {
                     repo: repo.clone(),
                     archive: archive.clone(),
                     fault,
+                    condemned,
                 };
                 self.plane.spawn(|jobs| jobs.heal(damaged));
+                // It counts as found once nobody gets it any more. The answer is that it is dropped.
+                let _ = is_condemned.recv();
                 Some(ScrubResult::EntryDamaged)
             }
         }

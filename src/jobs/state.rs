@@ -31,6 +31,8 @@ pub struct Jobs {
     pub(super) builders: std::cell::RefCell<Vec<std::thread::JoinHandle<()>>>,
     /// Turns true when the plane ends.
     pub(super) stop: watch::Receiver<bool>,
+    /// Turns true when the mirrors that were found at the start are taken over.
+    pub(super) taken_over: watch::Sender<bool>,
     /// First clones, and checks of mirrors that are there; so that each repository is cloned or
     /// checked by one of those who need it.
     pub(super) cloning: Flights<Arc<str>, Result<(), StartError>>,
@@ -112,6 +114,7 @@ impl Jobs {
             wake: tokio::sync::Notify::new(),
             builders: std::cell::RefCell::default(),
             stop,
+            taken_over: watch::Sender::new(false),
             cloning: Flights::default(),
             setting_up: Flights::default(),
             freshening: Flights::default(),
