@@ -259,6 +259,14 @@ fn index(target: &Path) -> Result<(), String> {
         return Err(format!("an entry of the index has the flags {flags}"));
     }
     let bytes = fs::read(target.join(".git/index")).unwrap_or_default();
+    if bytes.is_empty() && ask(&["rev-parse", "--verify", "--quiet", "HEAD"]).is_err() {
+        // A branch that is not there has no files, and needs no index.
+        let files = fs::read_dir(target).map_err(|e| e.to_string())?.count();
+        return match files {
+            1 => Ok(()),
+            _ => Err("there are files without a commit".into()),
+        };
+    }
     let Some(extensions) = extensions(&bytes) else {
         return Err("the index is not of version 2".into());
     };
