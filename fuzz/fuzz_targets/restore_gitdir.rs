@@ -267,12 +267,11 @@ fn plain(files: &Files, kind: Kind) -> Option<Files> {
         made.insert(b"packed-refs".to_vec(), lines);
     }
     let mut shallow = Vec::new();
-    for line in files
-        .get(&b"shallow"[..])
-        .map_or(&b""[..], |text| text)
-        .lines()
-    {
-        shallow.extend_from_slice(format!("{}\n", id(line, kind)?).as_bytes());
+    if let Some(text) = files.get(&b"shallow"[..]).filter(|text| !text.is_empty()) {
+        // Git ends its lines so, and no others.
+        for line in text.strip_suffix(b"\n")?.split(|byte| *byte == b'\n') {
+            shallow.extend_from_slice(format!("{}\n", id(line, kind)?).as_bytes());
+        }
     }
     if !shallow.is_empty() {
         made.insert(b"shallow".to_vec(), shallow);

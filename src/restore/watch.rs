@@ -103,10 +103,8 @@ pub fn output(
         detail,
     };
     let io = |e: std::io::Error| failed(e.to_string());
-    let (mut out, mut errors) = (
-        tempfile::tempfile().map_err(io)?,
-        tempfile::tempfile().map_err(io)?,
-    );
+    let file = || tempfile::tempfile().map_err(io);
+    let (mut out, mut errors) = (file()?, file()?);
     command
         .stdout(out.try_clone().map_err(io)?)
         .stderr(errors.try_clone().map_err(io)?);
