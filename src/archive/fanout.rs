@@ -771,6 +771,17 @@ mod tests {
         assert_eq!(fanout.lock().window_bytes, 0);
     }
 
+    /// Whoever comes when the beginning is gone is to have another build, though the producer is done.
+    #[test]
+    fn what_is_left_for_the_last_readers_is_for_them_alone() {
+        let (fanout, reader) = live_only();
+        fanout.finish();
+        assert!(!fanout.is_slow(), "all of it can be had");
+        assert!(matches!(next(&reader, 1 << 20), Next::Memory { .. }));
+        fanout.lock().trim();
+        assert!(fanout.is_slow() && fanout.join(0).is_none());
+    }
+
     #[test]
     fn a_failure_ends_producer_and_readers() {
         let (fanout, reader) = live_only();

@@ -168,7 +168,10 @@ impl Archive {
         if self.fanout.readers() > 0 {
             return false;
         }
-        let _dir = self.lock_dir();
+        // Whoever has it may be opening the files, and waits for the disk.
+        let Ok(_dir) = self.place.dir.try_lock() else {
+            return false;
+        };
         let is_idle = |files: &Arc<Files>| Arc::strong_count(files) == 2;
         if self.files().as_ref().is_some_and(is_idle) {
             self.place.files.store(None);

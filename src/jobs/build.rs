@@ -178,8 +178,10 @@ fn run(
         moves,
         end,
     });
-    if let Some((_permit, fanout)) = last {
+    if let Some((permit, fanout)) = last {
         fanout.wait_taken();
+        // Giving it up takes the repository's lock.
+        plane.spawn(|_| async move { drop(permit) });
     }
 }
 

@@ -150,6 +150,23 @@ mod tests {
         Arc::new(BundleFile::new(file).unwrap())
     }
 
+    /// Those that are only being sent count, too; what nobody reads makes room.
+    #[test]
+    fn what_is_being_sent_takes_room() {
+        let mut cache = BundleCache::default();
+        let now = Instant::now();
+        cache.insert(key("r", 0, "h"), bundle(BUNDLES_BYTES_MAX), now);
+        let sent = bundle(BUNDLES_MADE_BYTES_MAX - BUNDLES_BYTES_MAX);
+        cache.insert(key("r", 1, "h"), sent.clone(), now);
+        assert_eq!(cache.kept.len(), 1, "too large to be kept");
+        assert!(cache.has_room() && cache.kept.is_empty());
+        let more = bundle(BUNDLES_BYTES_MAX);
+        cache.insert(key("r", 2, "h"), more.clone(), now);
+        assert!(!cache.has_room(), "both are being sent");
+        drop((sent, more));
+        assert!(cache.has_room());
+    }
+
     #[test]
     fn what_is_kept_is_bounded_in_number_and_bytes() {
         let mut cache = BundleCache::default();

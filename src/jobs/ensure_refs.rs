@@ -7,6 +7,8 @@ use std::time::Instant;
 
 use gix::bstr::ByteSlice;
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use tokio::task::spawn_local;
 
 use super::state::Jobs;
 use crate::limits::{ENSURE_BY_ID_MAX, ENSURE_ITEMS_MAX};
@@ -119,7 +121,12 @@ impl Jobs {
             found = self.look(repo, wanted).await?;
         }
         if !found.missing_commits.is_empty() {
-            self.fetch_by_id(repo, &found.missing_commits).await;
+            let (done, ended) = oneshot::channel();
+            let ids = found.missing_commits.iter().take(ENSURE_BY_ID_MAX).cloned();
+            // A task of its own: a git that is cut off leaves half a pack in the mirror.
+            spawn_local(self.clone().fetch_by_id(repo.clone(), ids.collect(), done));
+            // It fails when the task has panicked; then they stay missing.
+            let _ = ended.await;
             found = self.look(repo, wanted).await?;
         }
         found.fetched = fetched;
@@ -127,8 +134,14 @@ impl Jobs {
     }
 
     /// Asks the upstream for commits by their ids: it may have some that no ref leads to, such as
-    /// those of a pull request that was rewritten. What it does not give stays missing.
-    async fn fetch_by_id(&self, repo: &Repo, ids: &[String]) {
+    /// those of a pull request that was rewritten. What it does not give stays missing. Begins with
+    /// none any more once nobody waits for `done`.
+    async fn fetch_by_id(
+        self: Rc<Self>,
+        repo: Arc<Repo>,
+        ids: Vec<String>,
+        done: oneshot::Sender<()>,
+    ) {
         // Nobody joins or tidies up packs meanwhile.
         let _duty = loop {
             match self.maintaining.join(&repo.name) {
@@ -137,11 +150,16 @@ impl Jobs {
             }
         };
         let _turn = self.turns.freshens.acquire(&repo.name).await;
-        for id in ids.iter().take(ENSURE_BY_ID_MAX) {
-            if let Err(e) = self.git.fetch_by_id(&repo.mirror, &repo.url, id).await {
+        for id in ids {
+            if done.is_closed() {
+                return;
+            }
+            if let Err(e) = self.git.fetch_by_id(&repo.mirror, &repo.url, &id).await {
                 tracing::debug!(repository = &*repo.name, id, "not fetched by its id: {e}");
             }
         }
+        // Fails when the client has left meanwhile.
+        let _ = done.send(());
     }
 
     async fn look(&self, repo: &Arc<Repo>, wanted: &Wanted) -> Result<Ensured, StartError> {

@@ -11,3 +11,6 @@ pub mod error;
 pub mod head;
 pub mod registry;
 pub mod repo;
+
+#[cfg(test)]
+mod testing;

@@ -119,22 +119,8 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::place::Archive;
-    use crate::manifest::id::EntryId;
     use crate::repos::repo::Found;
-
-    fn archive(created_unix_ms: u64) -> Arc<Archive> {
-        let id = EntryId::from_bytes(u128::from(created_unix_ms).to_le_bytes());
-        let name = Arc::from("host/path");
-        Arc::new(Archive::growing(
-            id,
-            name,
-            None,
-            [0; 32],
-            created_unix_ms,
-            Vec::new(),
-        ))
-    }
+    use crate::repos::testing::archive;
 
     /// Names that nobody has anything of go, whatever their number; what is in use or has a
     /// mirror, an archive or a build stays, and stays the same.

@@ -500,24 +500,11 @@ mod tests {
     use super::*;
     use crate::archive::fanout::ReaderHandle;
     use crate::limits::{BUILD_RETRY_MAX_MS, BUILD_RETRY_MS};
-    use crate::manifest::id::EntryId;
+    use crate::repos::testing::archive;
 
     fn repo() -> Arc<Repo> {
         let (name, url) = (Arc::from("host/path"), String::new());
         Arc::new(Repo::new(name, PathBuf::new(), url))
-    }
-
-    fn archive(created_unix_ms: u64) -> Arc<Archive> {
-        let id = EntryId::from_bytes(u128::from(created_unix_ms).to_le_bytes());
-        let name = Arc::from("host/path");
-        Arc::new(Archive::growing(
-            id,
-            name,
-            None,
-            [0; 32],
-            created_unix_ms,
-            Vec::new(),
-        ))
     }
 
     #[test]
