@@ -40,7 +40,7 @@ impl Core {
                 let end = Some(bundle.bytes);
                 let source = Box::new(BundleReader {
                     bundle,
-                    prefetch: self.shared.prefetch.clone(),
+                    prefetch: self.prefetch.clone(),
                     meter: self.meter.clone(),
                     reading: None,
                 });

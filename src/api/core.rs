@@ -10,6 +10,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
+use crate::archive::prefetch::Prefetch;
+use crate::config::Config;
+use crate::faults::Faults;
+use crate::http::net::door::{Door, Entry};
 use crate::http::net::idle::{Idle, Rank, Waiting};
 use crate::http::net::pulse::Pulse;
 use crate::http::net::service::{Answer, Payload};
@@ -18,11 +22,12 @@ use crate::http::wire::Method;
 use crate::http::wire::head::RequestHead;
 use crate::http::wire::response::{Text, retry_after_s};
 use crate::jobs::plane::Handle;
-use crate::jobs::shared::{Entry, Shared};
 use crate::jobs::state::Jobs;
 use crate::limits::PLACE_LOOKS;
 use crate::log::RequestLog;
-use crate::metrics::{Event, Level, Meter, Outcome};
+use crate::metrics::{Event, Level, Meter, Metrics, Outcome};
+use crate::mirror::Via;
+use crate::repos::catalog::Catalog;
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
 
@@ -41,13 +46,37 @@ pub(super) struct Asked<'r, 'h> {
     pub(super) peer: SocketAddr,
 }
 
+/// What all cores share.
+#[derive(Clone)]
+pub struct CoreContext {
+    pub config: Arc<Config>,
+    pub catalog: Arc<Catalog>,
+    pub door: Arc<Door>,
+    pub prefetch: Arc<Prefetch>,
+    pub plane: Handle<Jobs>,
+    pub metrics: Arc<Metrics>,
+    pub log: RequestLog,
+    /// Turns true when the server stops.
+    pub closing: watch::Receiver<bool>,
+    /// What other servers know this process by.
+    pub via: Via,
+    /// Faults to inject; none outside tests.
+    pub faults: Faults,
+}
+
 /// One for each core.
 pub struct Core {
-    pub(super) shared: Arc<Shared>,
+    pub(super) config: Arc<Config>,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) door: Arc<Door>,
+    pub(super) prefetch: Arc<Prefetch>,
     pub(super) plane: Handle<Jobs>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) meter: Meter,
     pub(super) log: RequestLog,
     pub(super) closing: watch::Receiver<bool>,
+    pub(super) via: Via,
+    pub(super) faults: Faults,
     /// Turns true when the grace time is over.
     cut: watch::Sender<bool>,
     date: RefCell<Date>,
@@ -64,20 +93,32 @@ struct Date {
 }
 
 impl Core {
-    /// The service of core number `index`. `closing` turns true when the server stops.
-    pub fn new(
-        shared: Arc<Shared>,
-        plane: Handle<Jobs>,
-        index: usize,
-        log: RequestLog,
-        closing: watch::Receiver<bool>,
-    ) -> Core {
-        Core {
-            meter: shared.metrics.meter(index),
-            shared,
+    /// The service of core number `index`.
+    pub fn new(context: CoreContext, index: usize) -> Core {
+        let CoreContext {
+            config,
+            catalog,
+            door,
+            prefetch,
             plane,
+            metrics,
             log,
             closing,
+            via,
+            faults,
+        } = context;
+        Core {
+            config,
+            catalog,
+            door,
+            prefetch,
+            plane,
+            meter: metrics.meter(index),
+            metrics,
+            log,
+            closing,
+            via,
+            faults,
             cut: watch::Sender::new(false),
             date: RefCell::new(Date {
                 made: None,
@@ -90,26 +131,26 @@ impl Core {
     }
 
     /// The server's configuration.
-    pub fn config(&self) -> &crate::config::Config {
-        &self.shared.config
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// What the sockets of this core, number `index`, share.
     pub fn sockets(&self, index: usize, pulse: Option<Rc<Pulse>>) -> Rc<CoreSockets> {
-        let idle = Idle::of_core(self.shared.idle.clone(), index);
-        Rc::new(CoreSockets::new(pulse, idle, self.shared.bodies.clone()))
+        let idle = Idle::of_core(self.door.idle.clone(), index);
+        Rc::new(CoreSockets::new(pulse, idle, self.door.bodies.clone()))
     }
 
     /// Whether this core is to panic: tests do that.
     pub fn panics(&self) -> bool {
-        self.shared.faults.core_panics()
+        self.faults.core_panics()
     }
 
     /// A connection was accepted. Whether it is to be served; if not, there are too many.
     pub async fn admit(&self) -> bool {
-        let admission = &self.shared.admission;
+        let admission = &self.door.admission;
         // The one that has waited longest makes room, on whichever core it is.
-        let mut entry = admission.enter(|| self.shared.idle.close_oldest());
+        let mut entry = admission.enter(|| self.door.idle.close_oldest());
         let mut looks = PLACE_LOOKS;
         while entry == Entry::Soon && looks > 0 {
             // That core has something else to do for a moment. Nobody more is told to end meanwhile.
@@ -130,7 +171,7 @@ impl Core {
     /// A place for a client to be told that it is turned away. The one who has it longest makes room;
     /// `None` when those before have not yet left.
     pub fn refusal(&self) -> Option<Waiting> {
-        let max = refusals_max(self.shared.admission.spare(), self.shared.config.cores);
+        let max = refusals_max(self.door.admission.spare(), self.config.cores);
         if self.refusals.len() >= max {
             self.refusals.close_oldest();
         }
@@ -139,7 +180,7 @@ impl Core {
 
     /// A connection that was admitted has ended.
     pub fn closed(&self) {
-        self.shared.admission.leave();
+        self.door.admission.leave();
         self.open.set(self.open.get() - 1);
         self.meter.down(Level::ConnectionsOpen);
     }

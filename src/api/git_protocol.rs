@@ -76,7 +76,7 @@ impl Core {
     /// By way of which servers the request came, or the status and the line that refuse it.
     fn via(&self, head: &RequestHead<'_>) -> Result<Via, (u16, &'static str)> {
         match Via::read(head.via.iter()) {
-            Ok(via) if via.leads_back_to(&self.shared.via) => {
+            Ok(via) if via.leads_back_to(&self.via) => {
                 let why = "this server is its own upstream; look for url.….insteadOf in the \
                            configuration of its git";
                 Err((LOOP, why))

@@ -17,29 +17,27 @@ use crate::http::wire::route::{RepoRef, Route, route};
 use crate::http::wire::{Method, Reject};
 use crate::limits::{BODY_BYTES_MAX, ENSURE_BODY_BYTES_MAX, METRICS_REPOSITORIES_MAX};
 use crate::log::RequestRecord;
-use crate::metrics::{DropReason, Event, Outcome, Timing};
+use crate::metrics::{DropReason, Event, Gauges, Outcome, Timing};
 use crate::repos::repo::Repo;
 
 impl Core {
     /// The repository, if its host is one of the upstreams.
     fn repo(&self, repo: RepoRef<'_>) -> Option<Arc<Repo>> {
-        let shared = &self.shared;
-        if let Some(known) = shared.registry.get(repo.host, repo.path) {
+        if let Some(known) = self.catalog.registry.get(repo.host, repo.path) {
             return Some(known);
         }
-        let host = shared.config.upstreams.spelled(repo.host)?;
-        let url = shared.config.upstreams.url_for(host, repo.path)?;
-        let mirror = || shared.state.mirror_path(host, repo.path);
-        let registry = &shared.registry;
+        let host = self.config.upstreams.spelled(repo.host)?;
+        let url = self.config.upstreams.url_for(host, repo.path)?;
+        let mirror = || self.catalog.state.mirror_path(host, repo.path);
+        let registry = &self.catalog.registry;
         Some(registry.get_or_add(host, repo.path, mirror, || url))
     }
 
     /// The repository, if its host is one of the upstreams and it was asked for before.
     fn known(&self, repo: RepoRef<'_>) -> Option<Option<Arc<Repo>>> {
-        let shared = &self.shared;
-        let host = shared.config.upstreams.spelled(repo.host)?;
-        let known = shared.registry.get(host, repo.path);
-        let upstream = || shared.config.upstreams.url_for(host, repo.path);
+        let host = self.config.upstreams.spelled(repo.host)?;
+        let known = self.catalog.registry.get(host, repo.path);
+        let upstream = || self.config.upstreams.url_for(host, repo.path);
         (known.is_some() || upstream().is_some()).then_some(known)
     }
 
@@ -125,9 +123,20 @@ impl Core {
         }
     }
 
+    /// The levels that are not counted but looked up; without asking the file system.
+    fn gauges(&self) -> Gauges {
+        let usage = &self.catalog.usage;
+        Gauges {
+            cache_bytes: usage.cache_bytes(),
+            cache_limit_bytes: self.config.cache_limit.of(usage.disk_bytes()),
+            cache_entries: usage.entries(),
+            body_bytes: self.door.bodies.used_bytes(),
+        }
+    }
+
     fn metrics(&self, head: &RequestHead<'_>, out: &mut Vec<u8>) -> Answer<Note> {
         let now = crate::io::clock::unix_ms();
-        let repos = self.shared.registry.all();
+        let repos = self.catalog.registry.all();
         let ages = repos.iter().filter_map(|repo| {
             let fresh = repo.fresh_unix_ms()?;
             let age = std::time::Duration::from_millis(now.saturating_sub(fresh));
@@ -135,9 +144,7 @@ impl Core {
         });
         let mut text = String::new();
         let ages = ages.take(METRICS_REPOSITORIES_MAX);
-        self.shared
-            .metrics
-            .render(&self.shared.gauges(), ages, &mut text);
+        self.metrics.render(&self.gauges(), ages, &mut text);
         self.with_date(|date| {
             let written = Head::new(out, 200, date)
                 .header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")

@@ -74,7 +74,7 @@ impl Core {
             return answer;
         }
         let mut failure = None;
-        let faults = &self.shared.faults;
+        let faults = &self.faults;
         let wait_ms = faults.live_only_wait_ms.unwrap_or(LIVE_ONLY_WAIT_MS);
         let until = Instant::now() + Duration::from_millis(wait_ms);
         for _ in 0..LOOKS_MAX {
@@ -90,7 +90,7 @@ impl Core {
                 Err(Unreadable::Files(e)) if e.kind() == io::ErrorKind::NotFound => {
                     // Evicted between the look and the first read, or deleted by somebody.
                     if repo.forget(&archive) {
-                        self.shared.retire(archive);
+                        self.catalog.retired.add(archive);
                     }
                 }
                 Err(Unreadable::Files(e)) => {
@@ -134,7 +134,7 @@ impl Core {
             archive.repository == repo.name && archive.etag.as_bytes() == tag
         };
         let current = repo.current().filter(is_it);
-        let Some(archive) = current.or_else(|| self.shared.find_retired(is_it)) else {
+        let Some(archive) = current.or_else(|| self.catalog.retired.find(is_it)) else {
             return;
         };
         let (looked, has_looked) = oneshot::channel();
@@ -160,8 +160,9 @@ impl Core {
         if repo.current().as_ref().is_some_and(named) {
             return None;
         }
-        self.shared
-            .find_retired(|archive| archive.repository == repo.name && named(archive))
+        self.catalog
+            .retired
+            .find(|archive| archive.repository == repo.name && named(archive))
     }
 
     /// Finds an archive, or has one built; with the build's ticket if there is a build.
@@ -231,7 +232,7 @@ impl Core {
     async fn reader(&self, archive: &Arc<Archive>) -> Result<ArchiveReader, Unreadable> {
         // Joined first: from here on the entry is not evicted.
         let handle = archive.fanout.join(0).ok_or(Unreadable::Over)?;
-        let prefetch = self.shared.prefetch.clone();
+        let prefetch = self.prefetch.clone();
         let files = match archive.files() {
             Some(files) => Some(files),
             None if archive.fanout.total_bytes().is_none() => None,

@@ -10,8 +10,8 @@ use tokio::task::spawn_blocking;
 use super::builder::{Keep, SpoolJob, begin, build};
 use super::end::End;
 use super::plane::Handle;
-use super::shared::Shared;
 use super::state::Jobs;
+use super::workshop::Workshop;
 use crate::archive::place::Archive;
 use crate::archive::spool::not_kept;
 use crate::io::disk::DiskFile;
@@ -29,11 +29,11 @@ impl Jobs {
         if let Err(e) = self.ensure_mirror(&repo).await {
             return permit.refuse(e);
         }
-        let (shared, plane) = (self.shared.clone(), self.plane.clone());
+        let (shop, plane) = (self.shop.clone(), self.plane.clone());
         let (git, stop) = (self.git.clone(), self.stop.clone());
         let (done, built) = oneshot::channel();
         let thread = std::thread::Builder::new().name("builder".into());
-        let spawned = thread.spawn(move || run(&shared, &plane, permit, &git, stop, done));
+        let spawned = thread.spawn(move || run(&shop, &plane, permit, &git, stop, done));
         match spawned {
             Ok(builder) => {
                 let mut builders = self.builders.borrow_mut();
@@ -57,7 +57,7 @@ impl Jobs {
             moves,
             end,
         } = built;
-        end.note(&self.shared, repo, &archive.fanout);
+        end.note(&self.meter, repo, &archive.fanout);
         if matches!(end, End::Complete) {
             self.publish(repo, archive, moves).await;
         }
@@ -72,8 +72,8 @@ impl Jobs {
     /// From here on requests are answered from the archive, whose entry is in its place.
     async fn publish(&self, repo: &Repo, archive: Arc<Archive>, moves: Moves) {
         archive.fanout.release_window();
-        let (shared, dir) = (self.shared.clone(), archive.dir());
-        let bytes = spawn_blocking(move || shared.state.entry_bytes(&dir));
+        let (catalog, dir) = (self.catalog.clone(), archive.dir());
+        let bytes = spawn_blocking(move || catalog.state.entry_bytes(&dir));
         let bytes = bytes.await.ok().and_then(Result::ok).unwrap_or(0);
         tracing::info!(
             repository = &*repo.name,
@@ -82,21 +82,21 @@ impl Jobs {
             own_bytes = bytes,
             "published"
         );
-        self.shared.add_to_cache(bytes);
+        self.catalog.usage.add_entry(bytes);
         let id = archive.id;
         let old = repo.publish(archive, moves);
         if let Some(old) = old.filter(|old| old.id != id) {
             // Hardly anybody comes back for it, and it may hold many files open.
             old.close_if_idle();
-            self.shared.retire(old);
+            self.catalog.retired.add(old);
         }
         self.sweep_wanted.notify_one();
     }
 
     async fn spool(self: Rc<Self>, job: SpoolJob) {
-        let meter = self.shared.meter();
+        let meter = &self.meter;
         let mut spooler = job.spooler;
-        spooler.full_at(self.shared.faults.spool_bytes_max);
+        spooler.full_at(self.faults.spool_bytes_max);
         // A file that cannot be opened again drops the spooler, which tells its build.
         let spooled = match job.files.spool.try_clone() {
             Ok(file) => {
@@ -106,7 +106,7 @@ impl Jobs {
             Err(e) => Err(e),
         };
         if let Err(e) = spooled {
-            not_kept(&meter, &job.repository, &e);
+            not_kept(meter, &job.repository, &e);
             self.sweep_wanted.notify_one();
         }
     }
@@ -138,7 +138,7 @@ struct Built {
 /// The thread is nice from its first turn on, so it takes no lock that a core takes: what is left to
 /// do is done by who hears of `done`.
 fn run(
-    shared: &Arc<Shared>,
+    shop: &Arc<Workshop>,
     plane: &Handle<Jobs>,
     permit: Permit,
     git: &Git,
@@ -147,19 +147,19 @@ fn run(
 ) {
     sched::be_prompt();
     let repo = permit.repo().clone();
-    let begun = catch_unwind(AssertUnwindSafe(|| begin(shared, &repo, git, stop)));
+    let begun = catch_unwind(AssertUnwindSafe(|| begin(shop, &repo, git, stop)));
     let begun = match begun {
         Ok(Ok(begun)) => begun,
-        Ok(Err(e)) => return refuse(shared, permit, e.into()),
-        Err(panic) => return refuse(shared, permit, End::Failed(panicked(&*panic))),
+        Ok(Err(e)) => return refuse(shop, permit, e.into()),
+        Err(panic) => return refuse(shop, permit, End::Failed(panicked(&*panic))),
     };
     let (archive, moves) = (begun.archive.clone(), begun.moves);
-    let meter = shared.meter();
+    let meter = &shop.meter;
     meter.up(Level::BuildsRunning);
-    shared.add_running(&archive.fanout);
+    shop.add_running(&archive.fanout);
     permit.started(Ok(archive.clone()));
     let mut turn = None;
-    let built = catch_unwind(AssertUnwindSafe(|| build(shared, begun, plane, &mut turn)));
+    let built = catch_unwind(AssertUnwindSafe(|| build(shop, begun, plane, &mut turn)));
     meter.down(Level::BuildsRunning);
     let end = match built {
         Ok(Ok(end)) | Ok(Err(end)) => end,
@@ -189,14 +189,14 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> String {
     format!("a panic: {}", panic_text(panic))
 }
 
-fn refuse(shared: &Shared, permit: Permit, end: End) {
+fn refuse(shop: &Workshop, permit: Permit, end: End) {
     let repository = permit.repo().name.clone();
     let repository = &*repository;
     let (End::Abandoned(why) | End::Failed(why)) = &end else {
         return;
     };
     tracing::error!(repository, "build could not begin: {why}");
-    end.count(shared, permit.repo());
+    end.count(&shop.meter, permit.repo());
     permit.refuse(StartError {
         status: match end {
             End::Failed(_) => 500,

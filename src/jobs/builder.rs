@@ -14,7 +14,7 @@ use tokio::sync::{RwLockReadGuard, watch};
 use xxhash_rust::xxh64::Xxh64;
 
 use super::end::End;
-use super::shared::Shared;
+use super::workshop::Workshop;
 use crate::archive::place::{Archive, Files};
 use crate::archive::spool::{Spooler, not_kept};
 use crate::extent::Piece;
@@ -145,7 +145,7 @@ impl Spool for SpoolSender {
 
 /// Reads all that the first byte needs.
 pub(super) fn begin<'r>(
-    shared: &Shared,
+    shop: &Workshop,
     repo: &'r Repo,
     git: &Git,
     stop: watch::Receiver<bool>,
@@ -164,7 +164,7 @@ pub(super) fn begin<'r>(
     let base = repo.current();
     let reuse = base.as_ref().and_then(|base| reuse(base));
     let base = base.filter(|_| reuse.is_some()).map(|b| b.id);
-    let id = archive_id(&view, &sources, &repo.url, shared.config.level, base);
+    let id = archive_id(&view, &sources, &repo.url, shop.level, base);
     let linked = view.packs.clone();
     let commit = view.commit.map(|c| c.to_string());
     let head = produce::Head::read(&view, &repo.url, &repo.mirror.join("objects"))?;
@@ -212,11 +212,11 @@ fn pin(repo: &Repo) -> Result<Pinned<'_>, PinError> {
 /// Opens the files of a build: those of a new entry, or the mirror's own where none can be made,
 /// on a disk that is full or read-only.
 fn place<'r>(
-    shared: &Shared,
+    shop: &Workshop,
     begun: Begun<'r>,
     keep: &impl Keep,
 ) -> Result<Placed<'r>, BeginError> {
-    let (directory, place, files) = match make_entry(shared, &begun) {
+    let (directory, place, files) = match make_entry(shop, &begun) {
         Ok((staging, files)) => {
             let directory = staging.dir().to_owned();
             // Its links are made: the mirror may change again.
@@ -230,7 +230,7 @@ fn place<'r>(
                 source,
             })?;
             let files = Files::new(nowhere, open_linked(&mirror, &begun.archive)?);
-            not_kept(&shared.meter(), &begun.repo.name, &e);
+            not_kept(&shop.meter, &begun.repo.name, &e);
             keep.make_room();
             let place = Place::Mirror {
                 why: e.to_string(),
@@ -244,11 +244,11 @@ fn place<'r>(
     let input = Input {
         view: begun.view,
         directory,
-        level: shared.config.level,
+        level: shop.level,
         reuse: begun.reuse,
-        faults: shared.faults.clone(),
-        budget: shared.budget.clone(),
-        verified: shared.verified.clone(),
+        faults: shop.faults.clone(),
+        budget: shop.budget.clone(),
+        verified: shop.verified.clone(),
     };
     Ok(Placed {
         place,
@@ -259,8 +259,8 @@ fn place<'r>(
 }
 
 /// Makes the entry: links what was pinned into a new directory and opens it there.
-fn make_entry(shared: &Shared, begun: &Begun<'_>) -> Result<(Staging, Files), BeginError> {
-    let mut staging = shared.state.staging()?;
+fn make_entry(shop: &Workshop, begun: &Begun<'_>) -> Result<(Staging, Files), BeginError> {
+    let mut staging = shop.catalog.state.staging()?;
     let mut copied = 0;
     for source in &begun.sources {
         let linked = staging.link(&source.path, &source.relative)?;
@@ -403,7 +403,7 @@ fn settle<'r>(
 
 /// Produces, spools and publishes. Leaves in `held` the turn that the archive's memory counts for.
 pub(super) fn build(
-    shared: &Arc<Shared>,
+    shop: &Workshop,
     mut begun: Begun<'_>,
     keep: &impl Keep,
     held: &mut Option<Turn>,
@@ -415,7 +415,7 @@ pub(super) fn build(
         checksum: RefCell::new(Xxh64::new(0)),
     };
     let spooler = Spooler::new(archive.fanout.clone(), pieces);
-    let (level, faults) = (shared.config.level, &shared.faults);
+    let (level, faults) = (shop.level, &shop.faults);
     let first = begun
         .head
         .send_first(&archive.fanout, &spool, level, faults);
@@ -425,7 +425,7 @@ pub(super) fn build(
         opened,
         files,
         loose,
-    } = place(shared, begun, keep)?;
+    } = place(shop, begun, keep)?;
     let (staging, pinned) = settle(keep, &archive, place, files, spooler);
     let enter = |size| {
         // The first bytes are out; what follows must not delay anybody else's.
@@ -433,11 +433,11 @@ pub(super) fn build(
             Size::Small => SMALL_BUILD_NICE,
             Size::Large => ENCODER_NICE,
         });
-        shared.turns.enter(&archive.repository, size)
+        shop.turns.enter(&archive.repository, size)
     };
     let fanout = &archive.fanout;
     let let_go = move || drop(pinned);
-    let produced = produce::produce(opened, fanout, &spool, &shared.ring, enter, let_go);
+    let produced = produce::produce(opened, fanout, &spool, &shop.ring, enter, let_go);
     let (records, mut turn) = produced?;
     let spool_checksum = spool.checksum.borrow().digest();
     drop(spool);

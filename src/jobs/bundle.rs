@@ -142,7 +142,7 @@ impl Jobs {
             status: 500,
             message: format!("{}: cannot make a bundle: {e}", repo.name),
         };
-        let dir = self.shared.state.tmp_dir();
+        let dir = self.catalog.state.tmp_dir();
         let file = tokio::task::spawn_blocking(move || {
             let file = tempfile::tempfile_in(dir)?;
             Ok::<_, io::Error>((file.try_clone()?, file))

@@ -34,7 +34,7 @@ impl Jobs {
     /// Until then nothing is known of most of them but their names, and such names are forgotten
     /// when there are many; so whoever found them has held them up to here.
     pub async fn take_over_mirrors(self: Rc<Self>, found: Vec<Arc<Repo>>) {
-        let all = self.shared.registry.all();
+        let all = self.catalog.registry.all();
         drop(found);
         for repo in all {
             if !repo.is_mirrored() && repo.mirror.is_dir() {
@@ -145,7 +145,7 @@ impl Jobs {
                 tokio::time::sleep(left).await;
             }
             let _turn = self.turns.ways.acquire().await;
-            let tmp = self.shared.state.tmp_dir();
+            let tmp = self.catalog.state.tmp_dir();
             self.git.by_way_of(via).ask(&repo.url, &tmp).await
         };
         let asked = tokio::select! {
@@ -175,7 +175,7 @@ impl Jobs {
         };
         tracing::info!(repository = &*repo.name, "cloning from {}", repo.url);
         let (unix_began_ms, began) = (unix_ms(), Instant::now());
-        let staging = self.shared.state.tmp_dir();
+        let staging = self.catalog.state.tmp_dir();
         let cloned = git.clone_mirror(&repo.url, &repo.mirror, &staging).await;
         let result = match &cloned {
             Ok(()) => CloneResult::Complete,
@@ -183,7 +183,7 @@ impl Jobs {
             Err(MirrorError::TimedOut { .. }) => CloneResult::TimedOut,
             Err(_) => CloneResult::Failed,
         };
-        self.shared.meter().add(Event::Clone(result), 1);
+        self.meter.add(Event::Clone(result), 1);
         if let Err(e) = cloned {
             tracing::warn!(repository = &*repo.name, "no mirror: {e}");
             let why = clone_error(&repo, &e);

@@ -1,8 +1,7 @@
 //! How builds end, and what follows from it for those who ask next.
 
-use super::shared::Shared;
 use crate::archive::fanout::Fanout;
-use crate::metrics::{BuildResult, Event};
+use crate::metrics::{BuildResult, Event, Meter};
 use crate::repos::repo::Repo;
 use crate::snapshot::output::BuildError;
 
@@ -31,9 +30,9 @@ impl From<BuildError> for End {
 
 impl End {
     /// Notes it where those look who ask next, before they can ask, and tells the readers.
-    pub(super) fn note(&self, shared: &Shared, repo: &Repo, fanout: &Fanout) {
+    pub(super) fn note(&self, meter: &Meter, repo: &Repo, fanout: &Fanout) {
         let repository = &*repo.name;
-        self.count(shared, repo);
+        self.count(meter, repo);
         match self {
             End::Complete => {}
             End::LiveOnly => repo.set_built(),
@@ -49,7 +48,7 @@ impl End {
     }
 
     /// Counts it. Only a failure counts against the repository.
-    pub(super) fn count(&self, shared: &Shared, repo: &Repo) {
+    pub(super) fn count(&self, meter: &Meter, repo: &Repo) {
         let result = match self {
             End::Complete => BuildResult::Complete,
             End::LiveOnly => BuildResult::LiveOnly,
@@ -59,6 +58,6 @@ impl End {
                 BuildResult::Failed
             }
         };
-        shared.meter().add(Event::Build(result), 1);
+        meter.add(Event::Build(result), 1);
     }
 }

@@ -46,7 +46,7 @@ impl Jobs {
 
     async fn fetch(self: Rc<Self>, name: Arc<str>) {
         let parts = name.split_once('/');
-        let repo = parts.and_then(|(host, path)| self.shared.registry.get(host, path));
+        let repo = parts.and_then(|(host, path)| self.catalog.registry.get(host, path));
         let succeeded = match repo {
             Some(repo) if repo.mirror.is_dir() || repo.current().is_some() => {
                 self.refresh(&repo).await
@@ -190,7 +190,7 @@ impl Jobs {
             Ok(Freshened::Moved { .. }) => FetchResult::Changed,
             Err(_) => FetchResult::Failed,
         };
-        self.shared.meter().add(Event::Fetch(result), 1);
+        self.meter.add(Event::Fetch(result), 1);
         let moved = match freshened {
             Ok(freshened) => freshened != Freshened::Unchanged,
             Err(e) => {

@@ -16,9 +16,9 @@ use tokio::task::spawn_blocking;
 
 use super::clone::clone_error;
 use super::flights::{Duty, Flights};
-use super::shared::Shared;
 use super::state::Jobs;
 use super::sweep::remove;
+use super::workshop::Workshop;
 use crate::archive::place::Archive;
 use crate::io::clock::unix_ms;
 use crate::io::fs::{Fs, Os, remove_tree};
@@ -55,7 +55,7 @@ pub struct Doubt {
 
 /// From here on no byte of the archive is sent. The right to build another, if nobody builds.
 fn condemn(
-    shared: &Shared,
+    shop: &Workshop,
     repo: &Arc<Repo>,
     archive: &Arc<Archive>,
     fault: &Fault,
@@ -63,12 +63,12 @@ fn condemn(
     let (repository, id) = (&*repo.name, archive.id);
     tracing::error!(repository, %id, "the snapshot has rotted and is built anew: {fault}");
     let permit = repo.condemn(archive);
-    shared.take_one_retired(archive);
+    shop.catalog.retired.take(archive);
     archive
         .fanout
         .condemn("the snapshot is damaged on the server's disk; ask again");
     // A build must not trust what was read before.
-    shared.verified.clear();
+    shop.verified.clear();
     permit
 }
 
@@ -123,7 +123,7 @@ impl Jobs {
                 fault,
                 condemned,
             } => {
-                let permit = condemn(&self.shared, &repo, &archive, &fault);
+                let permit = condemn(&self.shop, &repo, &archive, &fault);
                 drop(condemned);
                 self.replace_entry(&repo, &archive, permit, &fault).await;
             }
@@ -162,7 +162,7 @@ impl Jobs {
             (found, pace.take_bytes())
         });
         let (found, bytes) = looked.await.ok()?;
-        let meter = self.shared.meter();
+        let meter = &self.meter;
         meter.add(Event::ScrubbedBytes, bytes);
         let result = match &found {
             Ok(()) => ScrubResult::EntrySound,
@@ -173,12 +173,12 @@ impl Jobs {
         meter.add(Event::Scrub(result), 1);
         let fault = found.err()?;
         let is_damaged = result == ScrubResult::EntryDamaged;
-        is_damaged.then(|| (condemn(&self.shared, repo, archive, &fault), fault))
+        is_damaged.then(|| (condemn(&self.shop, repo, archive, &fault), fault))
     }
 
     async fn remove_entry(&self, archive: &Arc<Archive>) {
-        let (shared, archive) = (self.shared.clone(), archive.clone());
-        let removed = spawn_blocking(move || remove(&shared, &archive));
+        let (catalog, archive) = (self.catalog.clone(), archive.clone());
+        let removed = spawn_blocking(move || remove(&catalog, &archive));
         if let Err(panic) = removed.await {
             tracing::error!("the removal of an entry panicked: {panic}");
         }
@@ -212,7 +212,7 @@ impl Jobs {
         let Ok((found, bytes)) = looked.await else {
             return false;
         };
-        let meter = self.shared.meter();
+        let meter = &self.meter;
         meter.add(Event::ScrubbedBytes, bytes);
         let result = match found {
             Ok(()) => ScrubResult::MirrorSound,
@@ -234,7 +234,7 @@ impl Jobs {
         }
         let _turn = self.turns.clones.acquire(&repo.name).await;
         // Files that were sound before are read again.
-        self.shared.verified.clear();
+        self.shop.verified.clear();
         let (unix_began_ms, began) = (unix_ms(), Instant::now());
         match self.clone_beside(repo).await {
             Ok(()) => {
@@ -256,7 +256,7 @@ impl Jobs {
     async fn clone_beside(&self, repo: &Arc<Repo>) -> Result<(), StartError> {
         // Serial numbers: the directory is emptied at each start.
         static SERIAL: AtomicU64 = AtomicU64::new(0);
-        let staging = self.shared.state.tmp_dir();
+        let staging = self.catalog.state.tmp_dir();
         let number = SERIAL.fetch_add(1, Ordering::Relaxed);
         let place = staging.join(format!("renewed-{number}.git"));
         let cloned = self.git.clone_mirror(&repo.url, &place, &staging).await;
@@ -264,7 +264,7 @@ impl Jobs {
             Ok(()) => CloneResult::Complete,
             Err(_) => CloneResult::Failed,
         };
-        self.shared.meter().add(Event::Clone(result), 1);
+        self.meter.add(Event::Clone(result), 1);
         cloned.map_err(|e| clone_error(repo, &e))?;
         let swapped = repo.clone();
         let swapped = spawn_blocking(move || swap(&swapped, &place)).await;

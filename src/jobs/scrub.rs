@@ -18,14 +18,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::heal::Damaged;
 use super::plane::Handle;
-use super::shared::Shared;
 use super::state::Jobs;
 use crate::archive::place::Archive;
 use crate::io::sched;
 use crate::io::uncached::Pace;
 use crate::limits::{SCRUB_BYTES_PER_S, SCRUB_LOOK_MS, SCRUB_NICE, SCRUB_RETRY_MS};
 use crate::manifest::meta::META_NAME;
-use crate::metrics::{Event, ScrubResult};
+use crate::metrics::{Event, Meter, ScrubResult};
+use crate::repos::registry::Registry;
 use crate::repos::repo::Repo;
 use crate::snapshot::scrub::{MirrorFault, check_mirror};
 use crate::store::check::{Fault, check_entry, is_rot};
@@ -46,10 +46,15 @@ pub struct Scrub {
 }
 
 impl Scrub {
-    /// Starts the thread, and leaves the mark that is there as long as the server runs.
-    pub fn start(shared: Arc<Shared>, plane: Handle<Jobs>) -> io::Result<Scrub> {
-        let marker = shared.state.root().join(MARKER_NAME);
-        let interval = shared.config.scrub_interval;
+    /// Starts the thread, unless `interval` is zero, and leaves the mark in the state directory `root`
+    /// that is there as long as the server runs.
+    pub fn start(
+        root: &Path,
+        interval: Duration,
+        meter: Meter,
+        plane: Handle<Jobs>,
+    ) -> io::Result<Scrub> {
+        let marker = root.join(MARKER_NAME);
         let was_cut_off = marker.exists();
         // A disk that is full or read-only can be served from.
         if let Err(e) = leave(&marker) {
@@ -62,7 +67,7 @@ impl Scrub {
         let stop = Arc::new(AtomicBool::new(false));
         let scrubber = Scrubber {
             pace: Pace::new(NonZeroU64::new(SCRUB_BYTES_PER_S), stop.clone()),
-            shared,
+            meter,
             plane,
             interval,
             started: SystemTime::now(),
@@ -126,13 +131,13 @@ enum Item {
 }
 
 /// All that there is to look at.
-fn items(shared: &Shared) -> Vec<Item> {
+fn items(registry: &Registry) -> Vec<Item> {
     let of = |repo: &Arc<Repo>| {
         let entry = repo.current().map(|c| Item::Entry(repo.clone(), c));
         let mirror = || Item::Mirror(repo.clone(), repo.is_failing());
         [entry, repo.is_mirrored().then(mirror)]
     };
-    let all = shared.registry.all();
+    let all = registry.all();
     all.iter().flat_map(of).flatten().collect()
 }
 
@@ -222,7 +227,7 @@ impl Pass {
 }
 
 struct Scrubber {
-    shared: Arc<Shared>,
+    meter: Meter,
     plane: Handle<Jobs>,
     interval: Duration,
     started: SystemTime,
@@ -260,7 +265,7 @@ impl Scrubber {
             let mut taken_over = jobs.taken_over.subscribe();
             let _ = taken_over.wait_for(|is| *is).await;
             // Fails only while the process ends.
-            let _ = sender.send(items(&jobs.shared));
+            let _ = sender.send(items(&jobs.catalog.registry));
         });
         list.recv().unwrap_or_default()
     }
@@ -310,7 +315,7 @@ impl Scrubber {
             Item::Entry(repo, archive) => (repo, self.look_at_entry(repo, archive)),
             Item::Mirror(repo, _) => (repo, self.look_at_mirror(repo)),
         };
-        let meter = self.shared.meter();
+        let meter = &self.meter;
         let bytes = self.pace.take_bytes();
         meter.add(Event::ScrubbedBytes, bytes);
         let Some(result) = result else {

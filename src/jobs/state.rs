@@ -9,19 +9,30 @@ use tokio::task::spawn_local;
 use super::bundle_cache::{BundleCache, BundleFile, BundleKey};
 use super::flights::Flights;
 use super::plane::{self, Handle, Queue};
-use super::shared::Shared;
 use super::turns::Turns;
+use super::workshop::Workshop;
+use crate::config::Config;
+use crate::faults::Faults;
+use crate::http::net::bodies::Bodies;
 use crate::io::clock::unix_ms;
 use crate::manifest::id::EntryId;
+use crate::metrics::Meter;
 use crate::mirror::schedule::{Policy, Schedule};
-use crate::mirror::{Git, TimeLimits};
+use crate::mirror::{Git, TimeLimits, Via};
 use crate::refs::Follow;
+use crate::repos::catalog::Catalog;
 use crate::repos::error::StartError;
 
 /// What all jobs share. Everything that `git` does runs as tasks of the plane's one thread, which also
 /// is what keeps the processes alive (see [`crate::io::child`]).
 pub struct Jobs {
-    pub(super) shared: Arc<Shared>,
+    pub(super) config: Arc<Config>,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) shop: Arc<Workshop>,
+    /// Memory for request bodies.
+    pub(super) bodies: Arc<Bodies>,
+    pub(super) meter: Meter,
+    pub(super) faults: Faults,
     /// For the threads that jobs start.
     pub(super) plane: Handle<Jobs>,
     pub(super) git: Git,
@@ -58,15 +69,29 @@ pub struct Jobs {
     pub(super) sweep_waiting: Semaphore,
 }
 
+/// What jobs work with.
+pub struct JobsContext {
+    pub config: Arc<Config>,
+    pub catalog: Arc<Catalog>,
+    pub shop: Arc<Workshop>,
+    /// Memory for request bodies.
+    pub bodies: Arc<Bodies>,
+    pub meter: Meter,
+    /// What other servers know this process by.
+    pub via: Via,
+    /// Faults to inject; none outside tests.
+    pub faults: Faults,
+}
+
 /// Runs the background plane on the calling thread until `stop` says so. Calls `ready` once it works.
 pub fn run(
-    shared: Arc<Shared>,
+    context: JobsContext,
     (handle, queue): (Handle<Jobs>, Queue<Jobs>),
     stop: watch::Receiver<bool>,
     uring: bool,
     ready: impl FnOnce(),
 ) -> std::io::Result<()> {
-    let jobs = Rc::new(Jobs::new(shared, handle, uring, stop.clone()));
+    let jobs = Rc::new(Jobs::new(context, handle, uring, stop.clone()));
     let begin = jobs.clone();
     plane::run(queue, jobs.clone(), stop, uring, move || {
         spawn_local(begin.clone().check_git());
@@ -80,12 +105,20 @@ pub fn run(
 
 impl Jobs {
     fn new(
-        shared: Arc<Shared>,
+        context: JobsContext,
         plane: Handle<Jobs>,
         uring: bool,
         stop: watch::Receiver<bool>,
     ) -> Jobs {
-        let config = &shared.config;
+        let JobsContext {
+            config,
+            catalog,
+            shop,
+            bodies,
+            meter,
+            via,
+            faults,
+        } = context;
         let limits = TimeLimits {
             clone: config.clone_timeout,
             ..TimeLimits::default()
@@ -96,18 +129,23 @@ impl Jobs {
             seed: unix_ms(),
             ..Policy::default()
         };
-        let turns = Turns::new(&shared.faults);
+        let turns = Turns::new(&faults);
         Jobs {
             git: Git {
                 limits,
                 size_limit: config.clone_size_limit,
                 memory_bytes: config.git_memory_limit_bytes,
                 schemes: Vec::from_iter(config.upstreams.schemes()).join(":"),
-                via: shared.via.clone(),
+                via,
                 follow,
                 ..Git::default()
             },
-            shared,
+            config,
+            catalog,
+            shop,
+            bodies,
+            meter,
+            faults,
             plane,
             uring,
             schedule: std::cell::RefCell::new(Schedule::new(policy)),
@@ -132,7 +170,7 @@ impl Jobs {
 
     /// Waits for what outlives the tasks of the plane.
     fn join_all(&self) {
-        self.shared.stop_builds();
+        self.shop.stop_builds();
         for builder in self.builders.borrow_mut().drain(..) {
             // A builder answers for its own panics.
             let _ = builder.join();

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use tokio::task::spawn_local;
 
-use super::shared::Shared;
 use super::state::Jobs;
 use crate::archive::place::Archive;
+use crate::config::Config;
 use crate::io::clock::unix_ms;
 use crate::limits::{IDLE_ENTRY_OPEN_MS, RETIRED_KEPT_MS, SWEEP_INTERVAL_MS};
-use crate::metrics::Event;
+use crate::metrics::{Event, Meter};
+use crate::repos::catalog::Catalog;
 use crate::repos::repo::Repo;
 use crate::store::evict::{self, Bounds, Candidate};
 
@@ -39,32 +40,33 @@ impl Jobs {
         let _sweeping = self.sweeping.acquire().await;
         drop(waiting);
         self.bundles.borrow_mut().expire(Instant::now());
-        let shared = self.shared.clone();
+        let (catalog, config) = (self.catalog.clone(), self.config.clone());
+        let meter = self.meter.clone();
         // Walks directories and deletes files: not on this thread.
-        let swept = tokio::task::spawn_blocking(move || sweep(&shared)).await;
+        let swept = tokio::task::spawn_blocking(move || sweep(&catalog, &config, &meter)).await;
         if let Err(panic) = swept {
             tracing::error!("the sweep of the cache panicked: {panic}");
         }
     }
 }
 
-fn sweep(shared: &Shared) {
-    remove_retired(shared, RETIRED_KEPT_MS);
+fn sweep(catalog: &Catalog, config: &Config, meter: &Meter) {
+    remove_retired(catalog, RETIRED_KEPT_MS);
     let mut entries: Vec<(Arc<Repo>, Arc<Archive>, u64)> = Vec::new();
-    for repo in shared.registry.all() {
+    for repo in catalog.registry.all() {
         if let Some(archive) = repo.current() {
-            if shared.state.is_gone(&archive.dir()) {
-                lose(shared, &repo, archive);
+            if catalog.state.is_gone(&archive.dir()) {
+                lose(catalog, &repo, archive);
                 continue;
             }
-            let bytes = shared.state.entry_bytes(&archive.dir()).unwrap_or(0);
+            let bytes = catalog.state.entry_bytes(&archive.dir()).unwrap_or(0);
             entries.push((repo, archive, bytes));
         }
     }
     close_idle(&entries);
-    shared.close_retired();
+    catalog.retired.close_idle();
     let used: u64 = entries.iter().map(|(_, _, bytes)| bytes).sum();
-    let space = match shared.state.space() {
+    let space = match catalog.state.space() {
         Ok(space) => space,
         Err(e) => {
             tracing::error!("cannot read the free space: {e}");
@@ -74,33 +76,33 @@ fn sweep(shared: &Shared) {
     let plan = evict::plan(
         &candidates(&entries),
         Bounds {
-            limit_bytes: shared.config.cache_limit.of(space.total_bytes),
+            limit_bytes: config.cache_limit.of(space.total_bytes),
             free_bytes: space.free_bytes,
-            floor_bytes: shared.config.cache_free_floor.of(space.total_bytes),
+            floor_bytes: config.cache_free_floor.of(space.total_bytes),
         },
     );
     if !plan.victims.is_empty() || !plan.enough {
         // What was replaced is worth less than what is current.
-        remove_retired(shared, 0);
+        remove_retired(catalog, 0);
     }
     let mut evicted = (0, 0);
     for (repo, archive, bytes) in &entries {
         if plan.victims.contains(&archive.id) && repo.take_idle(archive) {
             evicted = (evicted.0 + bytes, evicted.1 + 1);
-            shared.meter().add(Event::Eviction, 1);
+            meter.add(Event::Eviction, 1);
             tracing::info!(repository = &*repo.name, bytes, "evicted");
-            remove(shared, archive);
+            remove(catalog, archive);
         }
     }
     if !plan.enough {
         tracing::warn!("the disk is fuller than allowed and nothing more can be evicted");
     }
     let left = entries.len() as u64 - evicted.1;
-    shared.set_cache(used - evicted.0, left, space.total_bytes);
+    catalog.usage.set(used - evicted.0, left, space.total_bytes);
 }
 
 /// Somebody has removed the entry from the disk: it is built again when it is asked for.
-fn lose(shared: &Shared, repo: &Repo, archive: Arc<Archive>) {
+fn lose(catalog: &Catalog, repo: &Repo, archive: Arc<Archive>) {
     let repository = &*repo.name;
     if repo.forget(&archive) {
         tracing::warn!(
@@ -108,7 +110,7 @@ fn lose(shared: &Shared, repo: &Repo, archive: Arc<Archive>) {
             "somebody has removed the snapshot from the disk"
         );
         // Those who read it have it open.
-        shared.retire(archive);
+        catalog.retired.add(archive);
     }
 }
 
@@ -126,21 +128,21 @@ fn candidates(entries: &[(Arc<Repo>, Arc<Archive>, u64)]) -> Vec<Candidate> {
 }
 
 /// Removes archives that were replaced by newer ones and not read for `kept_ms`.
-fn remove_retired(shared: &Shared, kept_ms: u64) {
-    for archive in shared.take_retired(kept_ms) {
+fn remove_retired(catalog: &Catalog, kept_ms: u64) {
+    for archive in catalog.retired.take_over(kept_ms) {
         let name = archive.repository.split_once('/');
-        let repo = name.and_then(|(host, path)| shared.registry.get(host, path));
+        let repo = name.and_then(|(host, path)| catalog.registry.get(host, path));
         let current = repo.and_then(|repo| repo.current());
         // The same snapshot may have been built anew, in the same place.
         if current.is_none_or(|current| current.id != archive.id) {
-            remove(shared, &archive);
+            remove(catalog, &archive);
         }
     }
 }
 
 /// Removes an entry that nobody finds any more.
-pub(super) fn remove(shared: &Shared, archive: &Archive) {
-    let removed = shared.state.remove(&archive.dir());
+pub(super) fn remove(catalog: &Catalog, archive: &Archive) {
+    let removed = catalog.state.remove(&archive.dir());
     if let Err(e) = removed
         && !e.is_not_found()
     {

@@ -213,9 +213,9 @@ impl Jobs {
     async fn read_request(&self, call: Call) -> Result<Option<UploadRequest>, StartError> {
         match call {
             Call::InfoRefs => Ok(None),
-            Call::UploadPack { body, gzip } => UploadRequest::new(body, gzip, &self.shared.bodies)
-                .await
-                .map(Some),
+            Call::UploadPack { body, gzip } => {
+                UploadRequest::new(body, gzip, &self.bodies).await.map(Some)
+            }
         }
     }
 

@@ -1,16 +1,20 @@
 //! Repositories, and what there is of each.
 //!
+//! - [`catalog`]: all that there is, with the state directory it is in.
 //! - [`registry`]: all of them by name, sharded, one short lock a shard.
 //! - [`repo`]: what can be served of one, what is built, what is known of its mirror and upstream.
+//! - [`retired`]: archives that were replaced.
 //! - [`builds`]: the builds that run, and those that failed.
 //! - [`head`]: the HEAD of a mirror.
 //! - [`error`]: why there is nothing to answer with, as the client hears it.
 
 pub mod builds;
+pub mod catalog;
 pub mod error;
 pub mod head;
 pub mod registry;
 pub mod repo;
+pub mod retired;
 
 #[cfg(test)]
 mod testing;

@@ -6,41 +6,30 @@ use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::{Arc, mpsc as std_mpsc};
+use std::sync::mpsc as std_mpsc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use monoio::io::Canceller;
 use monoio::net::TcpListener as CoreListener;
-use tokio::sync::watch;
 
 use super::error::{ServerError, start};
 use super::listeners::listen;
 use super::taken::wait_for;
 use super::threads::{Ready, Thread, live};
-use crate::api::Core;
+use crate::api::{Core, CoreContext};
 use crate::http::net::conn::{self, Patience};
 use crate::http::net::pulse::Pulse;
 use crate::http::net::service::Service;
 use crate::http::net::socket::CoreSockets;
 use crate::io::sched;
-use crate::jobs::plane::Handle;
-use crate::jobs::shared::Shared;
-use crate::jobs::state::Jobs;
 use crate::limits::{CORE_RING_ENTRIES, CUT_OFF_MAX_MS};
-use crate::log::RequestLog;
 use crate::snapshot::zstd::ring::panic_text;
 
 /// Binds a listener for each core and starts the cores; says where once all of them accept.
-pub(super) fn start_cores(
-    shared: &Arc<Shared>,
-    plane: &Handle<Jobs>,
-    log: &RequestLog,
-    closing: &watch::Receiver<bool>,
-    uring: bool,
-) -> Result<Vec<Thread>, ServerError> {
-    let count = shared.config.cores.get();
-    let wanted = shared.config.listen;
+pub(super) fn start_cores(context: &CoreContext, uring: bool) -> Result<Vec<Thread>, ServerError> {
+    let count = context.config.cores.get();
+    let wanted = context.config.listen;
     let is_in_use = |e: &io::Error| e.kind() == io::ErrorKind::AddrInUse;
     let listening = wait_for(|| listen(wanted, count), is_in_use);
     let (address, listeners) = listening.map_err(|source| ServerError::Listen {
@@ -50,13 +39,12 @@ pub(super) fn start_cores(
     let (ready, are_ready) = std_mpsc::sync_channel(0);
     let mut cores = Vec::with_capacity(count);
     for (index, listener) in listeners.into_iter().enumerate() {
-        let (shared, plane) = (shared.clone(), plane.clone());
-        let (log, closing) = (log.clone(), closing.clone());
+        let (context, closing) = (context.clone(), context.closing.clone());
         let ready = ready.clone();
         let builder = std::thread::Builder::new().name(format!("core-{index}"));
         let core = builder.spawn(move || {
             sched::be_prompt();
-            let core = Core::new(shared, plane, index, log, closing.clone());
+            let core = Core::new(context, index);
             live(&closing, &ready, || {
                 run_core(core, index, listener, uring, &ready)
             })
@@ -72,8 +60,8 @@ pub(super) fn start_cores(
         }
     }
     let driver = if uring { "io_uring" } else { "epoll" };
-    let connections_max = shared.admission.max();
-    tracing::info!(%address, cores = count, driver, connections_max, state = %shared.state.root().display(), "ready");
+    let connections_max = context.door.admission.max();
+    tracing::info!(%address, cores = count, driver, connections_max, state = %context.catalog.state.root().display(), "ready");
     // For people and scripts; nobody has to read it.
     let _ = writeln!(io::stdout(), "listening on http://{address}");
     Ok(cores)

@@ -35,15 +35,22 @@ pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), 
     heap::give_back_large();
     let uring = choose_driver(config.io_driver)?;
     let connections_max = connections_max(raise_descriptor_limit(), config.cores.get())?;
-    let (shared, (way, queue)) = prepare(config, faults, connections_max)?;
+    let prepared = prepare(config, faults, connections_max)?;
     let log = RequestLogThread::start()?;
     let (stop, stopped) = watch::channel(false);
-    let (for_plane, handle) = (shared.clone(), way.clone());
+    let (for_jobs, for_cores) = (
+        prepared.for_jobs(),
+        prepared.for_cores(log.handle(), stopped),
+    );
+    let meter = prepared.meter();
+    let (config, catalog, (way, queue)) = (prepared.config, prepared.catalog, prepared.plane);
+    let handle = way.clone();
     let mut plane = Background::start_thread(move |stop, ready| {
-        state::run(for_plane, (handle, queue), stop, uring, ready)
+        state::run(for_jobs, (handle, queue), stop, uring, ready)
     })?;
-    let cores = start_cores(&shared, &way, &log.handle(), &stopped, uring)?;
-    let scrub = Scrub::start(shared, way).map_err(start("start the scrub"))?;
+    let cores = start_cores(&for_cores, uring)?;
+    let scrub = Scrub::start(catalog.state.root(), config.scrub_interval, meter, way);
+    let scrub = scrub.map_err(start("start the scrub"))?;
     let signal = signals.wait().map_err(start("wait for signals"))?;
     signals.end_at_second();
     tracing::info!("{signal}: letting running responses finish");

@@ -2,18 +2,27 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
 
 use super::error::{ServerError, start};
 use super::taken::wait_for;
+use crate::api::CoreContext;
 use crate::archive::place::Archive;
 use crate::archive::prefetch::Prefetch;
 use crate::config::{Config, IoDriver};
 use crate::faults::Faults;
+use crate::http::net::door::Door;
 use crate::jobs::plane::{self, Handle, Queue};
-use crate::jobs::shared::{Parts, Shared};
-use crate::jobs::state::Jobs;
-use crate::metrics::Metrics;
+use crate::jobs::state::{Jobs, JobsContext};
+use crate::jobs::workshop::Workshop;
+use crate::limits::TAKING_SLOW_MS;
+use crate::log::RequestLog;
+use crate::metrics::{Meter, Metrics};
+use crate::mirror::Via;
 use crate::mirror::recover::recover;
+use crate::repos::catalog::Catalog;
 use crate::repos::repo::Repo;
 use crate::snapshot::job::EncoderState;
 use crate::snapshot::zstd::ring::Ring;
@@ -23,12 +32,61 @@ use crate::store::files::StoreError;
 /// The way to the background plane, and what waits for it.
 pub(super) type Plane = (Handle<Jobs>, Queue<Jobs>);
 
+/// All that stands before the first connection.
+pub(super) struct Prepared {
+    pub(super) config: Arc<Config>,
+    pub(super) catalog: Arc<Catalog>,
+    pub(super) door: Arc<Door>,
+    pub(super) shop: Arc<Workshop>,
+    pub(super) prefetch: Arc<Prefetch>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) via: Via,
+    pub(super) faults: Faults,
+    pub(super) plane: Plane,
+}
+
+impl Prepared {
+    /// The counters of everything but the cores, which have a block each before it.
+    pub(super) fn meter(&self) -> Meter {
+        self.shop.meter.clone()
+    }
+
+    /// What the background plane works with.
+    pub(super) fn for_jobs(&self) -> JobsContext {
+        JobsContext {
+            config: self.config.clone(),
+            catalog: self.catalog.clone(),
+            shop: self.shop.clone(),
+            bodies: self.door.bodies.clone(),
+            meter: self.meter(),
+            via: self.via.clone(),
+            faults: self.faults.clone(),
+        }
+    }
+
+    /// What the cores share. `closing` turns true when the server stops.
+    pub(super) fn for_cores(&self, log: RequestLog, closing: watch::Receiver<bool>) -> CoreContext {
+        CoreContext {
+            config: self.config.clone(),
+            catalog: self.catalog.clone(),
+            door: self.door.clone(),
+            prefetch: self.prefetch.clone(),
+            plane: self.plane.0.clone(),
+            metrics: self.metrics.clone(),
+            log,
+            closing,
+            via: self.via.clone(),
+            faults: self.faults.clone(),
+        }
+    }
+}
+
 /// Opens the state directory, finds what is in it and starts the helper threads.
 pub(super) fn prepare(
     config: Config,
     faults: Faults,
     connections_max: usize,
-) -> Result<(Arc<Shared>, Plane), ServerError> {
+) -> Result<Prepared, ServerError> {
     let is_locked = |e: &StoreError| matches!(e, StoreError::Locked { .. });
     let state = wait_for(|| StateDir::open(&config.state), is_locked).map_err(|e| match e {
         StoreError::Io { ref source, .. } if is_elsewhere_better(source) => ServerError::State(e),
@@ -37,22 +95,29 @@ pub(super) fn prepare(
     let ring = Ring::start(config.encoders.get(), EncoderState::default)
         .map_err(start("start encoder threads"))?;
     let prefetch = Prefetch::start().map_err(start("start prefetch threads"))?;
-    let (plane, queue) = plane::queue::<Jobs>();
+    let cores = config.cores.get();
+    let catalog = Arc::new(Catalog::new(state, cores));
+    let found = find_mirrors(&catalog, &config)?;
+    find_entries(&catalog, &config)?;
+    let plane = plane::queue::<Jobs>();
+    plane.0.spawn(|jobs| jobs.take_over_mirrors(found));
     // One block for each core, one for everything else.
-    let metrics = Metrics::new(config.cores.get() + 1);
-    let shared = Shared::new(Parts {
-        config,
-        state,
-        ring,
-        prefetch,
+    let metrics = Metrics::new(cores + 1);
+    let slow_ms = faults.taking_slow_ms.unwrap_or(TAKING_SLOW_MS);
+    let door = Door::new(connections_max, cores, Duration::from_millis(slow_ms));
+    let (meter, level) = (metrics.meter(cores), config.level);
+    let shop = Workshop::new(catalog.clone(), ring, level, meter, faults.clone());
+    Ok(Prepared {
+        config: Arc::new(config),
+        catalog,
+        door: Arc::new(door),
+        shop: Arc::new(shop),
+        prefetch: Arc::new(prefetch),
         metrics,
+        via: Via::random(),
         faults,
-        connections_max,
-    });
-    let found = find_mirrors(&shared)?;
-    find_entries(&shared)?;
-    plane.spawn(|jobs| jobs.take_over_mirrors(found));
-    Ok((Arc::new(shared), (plane, queue)))
+        plane,
+    })
 }
 
 /// Whether another directory would help against this error: not against a disk that is full.
@@ -68,57 +133,58 @@ fn is_elsewhere_better(error: &io::Error) -> bool {
 }
 
 /// Makes the mirrors known. They are not used before they were checked.
-fn find_mirrors(shared: &Shared) -> Result<Vec<Arc<Repo>>, ServerError> {
+fn find_mirrors(catalog: &Catalog, config: &Config) -> Result<Vec<Arc<Repo>>, ServerError> {
     let mut found = Vec::new();
-    for (host, path) in shared.state.mirrors()? {
-        let Some(url) = shared.config.upstreams.url_for(&host, &path) else {
+    for (host, path) in catalog.state.mirrors()? {
+        let Some(url) = config.upstreams.url_for(&host, &path) else {
             tracing::warn!("mirror {host}/{path} belongs to no upstream and is not used");
             continue;
         };
-        let mirror = shared.state.mirror_path(&host, &path);
+        let mirror = catalog.state.mirror_path(&host, &path);
         if let Err(source) = recover(&mirror) {
             return Err(ServerError::Mirror {
                 path: mirror,
                 source,
             });
         }
-        let registry = &shared.registry;
-        found.push(registry.get_or_add(&host, &path, || mirror, || url));
+        found.push(catalog.registry.get_or_add(&host, &path, || mirror, || url));
     }
     Ok(found)
 }
 
 /// The newest entry of each repository is served; older ones go.
-fn find_entries(shared: &Shared) -> Result<(), ServerError> {
-    let (found, rejected) = shared.state.scan()?;
+fn find_entries(catalog: &Catalog, config: &Config) -> Result<(), ServerError> {
+    let (found, rejected) = catalog.state.scan()?;
     for rejected in rejected {
         tracing::warn!(removed = rejected.removed, "entry not used: {rejected:?}");
     }
     for entry in found {
         let repository = &entry.meta.repository;
         let known = repository.split_once('/').and_then(|(host, path)| {
-            let url = shared.config.upstreams.url_for(host, path)?;
+            let url = config.upstreams.url_for(host, path)?;
             Some((host, path, url))
         });
         let Some((host, path, url)) = known else {
             // Nobody could ask for it, and what is not known is never evicted.
             tracing::warn!(repository, "entry removed: it belongs to no upstream");
-            if let Err(e) = shared.state.remove(&entry.dir) {
+            if let Err(e) = catalog.state.remove(&entry.dir) {
                 tracing::error!(repository, "an entry of no upstream stays: {e}");
             }
             continue;
         };
-        let mirror = || shared.state.mirror_path(host, path);
-        let repo = shared.registry.get_or_add(host, path, mirror, || url);
+        let mirror = || catalog.state.mirror_path(host, path);
+        let repo = catalog.registry.get_or_add(host, path, mirror, || url);
         if repo.current().is_some() {
             // It is not served; the next start tries again.
-            if let Err(e) = shared.state.remove(&entry.dir) {
+            if let Err(e) = catalog.state.remove(&entry.dir) {
                 tracing::error!(repository = &*repo.name, "a superseded entry stays: {e}");
             }
             continue;
         }
         // The first sweep counts again.
-        shared.add_to_cache(shared.state.entry_bytes(&entry.dir).unwrap_or(0));
+        catalog
+            .usage
+            .add_entry(catalog.state.entry_bytes(&entry.dir).unwrap_or(0));
         let archive = Arc::new(Archive::found(entry.dir, entry.meta));
         repo.publish(archive, repo.moves());
     }

@@ -15,3 +15,4 @@ pub mod dir;
 pub mod evict;
 pub mod files;
 pub mod staging;
+pub mod usage;

@@ -131,8 +131,8 @@ const WAITING: [Named; 33] = [
     ("src/archive/prefetch.rs", "read", "a prefetch thread"),
     ("src/archive/prefetch.rs", "run", "a prefetch thread"),
     (
-        "src/jobs/shared.rs",
-        "Shared::new",
+        "src/repos/catalog.rs",
+        "Catalog::new",
         "the main thread, at the start",
     ),
     (

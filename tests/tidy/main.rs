@@ -13,7 +13,7 @@
 //! | `panics_have_reasons` | an `unwrap` in `http::range` |
 //! | `cores_never_block` | `fs::read` in `Archive::touch`, beside functions that may read files |
 //! | | `Core::reader` calls `Archive::open_files` itself, `Core::closed` calls `Turns::wait` |
-//! | | `Shared::gauges` asks the state directory; `Turns::wait` waits no more but is named |
+//! | | `Core::gauges` asks the state directory; `Turns::wait` waits no more but is named |
 //! | `no_file_is_dead` | `archive` without its line for `resident` |
 //! | `limits_are_in_one_place` | a bound in `http::range`; one in `limits` that nobody uses |
 //! | `nothing_is_left_over` | a note of something to do |

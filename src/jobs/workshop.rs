@@ -1,0 +1,75 @@
+//! What builds work with, and which of them run.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::archive::fanout::Fanout;
+use crate::faults::Faults;
+use crate::limits::DECODE_BUDGET_BYTES;
+use crate::metrics::Meter;
+use crate::repos::catalog::Catalog;
+use crate::snapshot::budget::Budget;
+use crate::snapshot::job::EncoderState;
+use crate::snapshot::turns::Turns;
+use crate::snapshot::verify::Verified;
+use crate::snapshot::zstd::ring::Ring;
+
+/// See the module's text. One for the process: its encoders, memory and turns are shared by all builds.
+pub struct Workshop {
+    /// Where entries are made.
+    pub catalog: Arc<Catalog>,
+    /// The encoder threads.
+    pub ring: Ring<EncoderState>,
+    /// zstd's level.
+    pub level: i32,
+    /// Memory for decoding big objects.
+    pub budget: Arc<Budget>,
+    /// Files of packs that were found to be sound.
+    pub verified: Verified,
+    /// Turns to produce.
+    pub turns: Arc<Turns>,
+    /// Counts what builds do.
+    pub meter: Meter,
+    /// Faults to inject; none outside tests.
+    pub faults: Faults,
+    running: Mutex<Vec<Weak<Fanout>>>,
+}
+
+impl Workshop {
+    /// One with these encoder threads, whose builds make entries in `catalog`.
+    pub fn new(
+        catalog: Arc<Catalog>,
+        ring: Ring<EncoderState>,
+        level: i32,
+        meter: Meter,
+        faults: Faults,
+    ) -> Workshop {
+        Workshop {
+            catalog,
+            turns: Turns::new(ring.threads()),
+            ring,
+            level,
+            budget: Budget::new(DECODE_BUDGET_BYTES),
+            verified: Verified::default(),
+            meter,
+            faults,
+            running: Mutex::default(),
+        }
+    }
+
+    /// Notes a running build, so that it can be stopped.
+    pub fn add_running(&self, fanout: &Arc<Fanout>) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|f| f.strong_count() > 0);
+        running.push(Arc::downgrade(fanout));
+    }
+
+    /// Ends all running builds with an error and lets no waiting one begin.
+    pub fn stop_builds(&self) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        for fanout in running.iter().filter_map(Weak::upgrade) {
+            fanout.fail("the server is shutting down");
+        }
+        drop(running);
+        self.turns.close();
+    }
+}
