@@ -108,7 +108,7 @@ impl Core {
                     }
                     // The next build can only begin when this one has ended, or waits for slow
                     // clients.
-                    if !over(repo, ticket, until).await {
+                    if !wait_over(repo, ticket, until).await {
                         let message = format!(
                             "the server's disk takes nothing more, and the builds of {} go on at \
                              the pace of slow clients; try again later, or clone it from upstream",
@@ -177,7 +177,7 @@ impl Core {
                 (ticket, Outcome::Build)
             }
         };
-        (begun(&mut ticket).await, outcome, Some(ticket))
+        (wait_begun(&mut ticket).await, outcome, Some(ticket))
     }
 
     /// Answers from an archive, unless it cannot be read after all.
@@ -277,7 +277,7 @@ impl Core {
                 } if pinned => {
                     reader.wait_for(end_inclusive).await;
                     if fanout.total_bytes().is_none() && fanout.wire_bytes() > end_inclusive {
-                        return still(reader, start).map(|()| Part::Range {
+                        return ensure_readable(reader, start).map(|()| Part::Range {
                             start,
                             end_inclusive,
                             total: None,
@@ -296,14 +296,14 @@ impl Core {
         let total = fanout.total_bytes().ok_or(Unreadable::Over)?;
         Ok(match wanted.resolve(total) {
             Selection::Full => {
-                still(reader, 0)?;
+                ensure_readable(reader, 0)?;
                 Part::Whole { total: Some(total) }
             }
             Selection::Part {
                 start,
                 end_inclusive,
             } => {
-                still(reader, start)?;
+                ensure_readable(reader, start)?;
                 Part::Range {
                     start,
                     end_inclusive,
@@ -447,7 +447,7 @@ fn name_bundle<'b>(head: Head<'b>, repo: &Repo, archive: &Archive) -> Head<'b> {
 
 /// Whether the bytes from `at` on can still be read after a wait further on; without a spool
 /// they may be gone. From here on they stay.
-fn still(reader: &mut ArchiveReader, at: u64) -> Result<(), Unreadable> {
+fn ensure_readable(reader: &mut ArchiveReader, at: u64) -> Result<(), Unreadable> {
     match reader.poll_next(at, 1, &mut Context::from_waker(Waker::noop())) {
         Poll::Ready(Next::Failed(_)) => Err(Unreadable::Lost),
         _ => Ok(()),
@@ -455,7 +455,7 @@ fn still(reader: &mut ArchiveReader, at: u64) -> Result<(), Unreadable> {
 }
 
 /// Waits for a build to begin.
-async fn begun(ticket: &mut Ticket) -> Started {
+async fn wait_begun(ticket: &mut Ticket) -> Started {
     let gone = || StartError {
         status: 503,
         message: "the server is shutting down".into(),
@@ -468,7 +468,7 @@ async fn begun(ticket: &mut Ticket) -> Started {
 
 /// Waits until a request would find something else than the build of `ticket`. False if that is not
 /// before `until`.
-async fn over(repo: &Repo, ticket: Option<Ticket>, until: Instant) -> bool {
+async fn wait_over(repo: &Repo, ticket: Option<Ticket>, until: Instant) -> bool {
     let Some(mut ticket) = ticket else {
         return true;
     };

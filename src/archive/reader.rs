@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::place::{Archive, Files};
 use super::prefetch::{FileRanges, Prefetch};
 use super::resident::stretch;
-use crate::archive::fanout::ReaderHandle;
+use crate::archive::handle::ReaderHandle;
 use crate::extent::{Next, Source};
 use crate::io::residency;
 use crate::metrics::{Event, Meter, Prefault};

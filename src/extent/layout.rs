@@ -156,8 +156,7 @@ impl Layout {
         if let Some(Extent::Spool { len: last, .. }) = self.extents.last_mut() {
             *last += len;
         } else {
-            self.starts.push(self.wire_bytes);
-            self.extents.push(Extent::Spool { offset, len });
+            self.push_extent(self.wire_bytes, Extent::Spool { offset, len });
         }
         self.wire_bytes += len;
     }
@@ -166,7 +165,8 @@ impl Layout {
     /// of its frames. A range that continues the previous one's file after whole frames is
     /// merged with it, so a pack stays one extent.
     pub fn push_raw(&mut self, file: u32, offset: u64, len: u64, checksums: &[u32]) {
-        debug_assert_eq!(checksums.len() as u64, raw_frames(len));
+        // One too few would frame all later bytes with checksums of others.
+        assert_eq!(checksums.len() as u64, raw_frames(len));
         if len == 0 {
             return;
         }
@@ -187,13 +187,20 @@ impl Layout {
             *last_len += len;
             return;
         }
-        self.starts.push(wire);
-        self.extents.push(Extent::RawRun {
+        let run = Extent::RawRun {
             file,
             offset,
             len,
             first_checksum,
-        });
+        };
+        self.push_extent(wire, run);
+    }
+
+    fn push_extent(&mut self, wire: u64, extent: Extent) {
+        // The binary search needs them in order, and none of them empty.
+        debug_assert!(self.starts.last().is_none_or(|last| *last < wire));
+        self.starts.push(wire);
+        self.extents.push(extent);
     }
 
     /// The index of the extent that holds wire offset `at`, by binary search.

@@ -19,7 +19,7 @@ use crate::io::sched;
 use crate::metrics::{Event, Level};
 use crate::mirror::Git;
 use crate::repos::error::StartError;
-use crate::repos::repo::{Moves, Permit, Repo};
+use crate::repos::repo::{Permit, RefsEpoch, Repo};
 use crate::snapshot::zstd::ring::panic_text;
 
 impl Jobs {
@@ -54,12 +54,12 @@ impl Jobs {
         let Built {
             permit,
             archive,
-            moves,
+            epoch,
             end,
         } = built;
         end.note(&self.meter, repo, &archive.fanout);
         if matches!(end, End::Complete) {
-            self.publish(repo, archive, moves).await;
+            self.publish(repo, archive, epoch).await;
         }
         // The next build can begin when nobody holds the permit any more.
         drop(permit);
@@ -70,7 +70,7 @@ impl Jobs {
     }
 
     /// From here on requests are answered from the archive, whose entry is in its place.
-    async fn publish(&self, repo: &Repo, archive: Arc<Archive>, moves: Moves) {
+    async fn publish(&self, repo: &Repo, archive: Arc<Archive>, epoch: RefsEpoch) {
         archive.fanout.release_window();
         let (catalog, dir) = (self.catalog.clone(), archive.dir());
         let bytes = spawn_blocking(move || catalog.state.entry_bytes(&dir));
@@ -84,7 +84,7 @@ impl Jobs {
         );
         self.catalog.usage.add_entry(bytes);
         let id = archive.id;
-        let old = repo.publish(archive, moves);
+        let old = repo.publish(archive, epoch);
         if let Some(old) = old.filter(|old| old.id != id) {
             // Hardly anybody comes back for it, and it may hold many files open.
             old.close_if_idle();
@@ -128,7 +128,7 @@ struct Built {
     permit: Option<Permit>,
     archive: Arc<Archive>,
     /// Of the refs before they were read.
-    moves: Moves,
+    epoch: RefsEpoch,
     end: End,
 }
 
@@ -153,7 +153,7 @@ fn run(
         Ok(Err(e)) => return refuse(shop, permit, e.into()),
         Err(panic) => return refuse(shop, permit, End::Failed(panicked(&*panic))),
     };
-    let (archive, moves) = (begun.archive.clone(), begun.moves);
+    let (archive, epoch) = (begun.archive.clone(), begun.epoch);
     let meter = &shop.meter;
     meter.up(Level::BuildsRunning);
     shop.add_running(&archive.fanout);
@@ -175,7 +175,7 @@ fn run(
     let _ = done.send(Built {
         permit,
         archive,
-        moves,
+        epoch,
         end,
     });
     if let Some((permit, fanout)) = last {

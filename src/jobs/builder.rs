@@ -26,7 +26,7 @@ use crate::manifest::meta::{Fields, META_NAME, Meta};
 use crate::manifest::record::{Linked, Record};
 use crate::mirror::Git;
 use crate::refs::Head;
-use crate::repos::repo::{Moves, Repo};
+use crate::repos::repo::{RefsEpoch, Repo};
 use crate::snapshot::iconv::Identity;
 use crate::snapshot::output::{BuildError, Spool};
 use crate::snapshot::produce::{self, Input, Opened};
@@ -86,7 +86,7 @@ pub(super) struct Begun<'r> {
     pub(super) archive: Arc<Archive>,
     reuse: Option<Reuse>,
     /// Of the refs before they were read.
-    pub(super) moves: Moves,
+    pub(super) epoch: RefsEpoch,
     /// Keeps the files in the mirror until they are linked.
     pinned: RwLockReadGuard<'r, ()>,
 }
@@ -151,7 +151,7 @@ pub(super) fn begin<'r>(
     stop: watch::Receiver<bool>,
 ) -> Result<Begun<'r>, BeginError> {
     // Before the refs are read: what moves later is not in it.
-    let (moves, created_unix_ms) = (repo.moves(), unix_ms());
+    let (epoch, created_unix_ms) = (repo.epoch(), unix_ms());
     let started = Instant::now();
     let (pinned, view, sources) = match pin(repo) {
         Err(PinError::TooManyLoose { .. }) => {
@@ -186,7 +186,7 @@ pub(super) fn begin<'r>(
         head,
         archive: Arc::new(archive),
         reuse,
-        moves,
+        epoch,
         pinned,
     })
 }
@@ -480,6 +480,8 @@ fn publish(
     for relative in loose {
         staging.unlink(relative).map_err(|e| e.to_string())?;
     }
+    // An entry holds what its layout names and nothing else: a file too few would be a download cut off.
+    assert_eq!(staging.links(), archive.linked().len(), "files of an entry");
     let meta = Meta::new(Fields {
         id: archive.id,
         repository: archive.repository.to_string(),

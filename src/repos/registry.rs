@@ -130,7 +130,7 @@ mod tests {
         let add = |path: &str| registry.get_or_add("host", path, PathBuf::new, String::new);
         let (mirrored, current, building) = (add("mirrored"), add("current"), add("building"));
         mirrored.set_kept();
-        current.publish(archive(1), current.moves());
+        current.publish(archive(1), current.epoch());
         let Found::Vacant(permit) = building.find() else {
             panic!("something is there");
         };

@@ -43,8 +43,8 @@ struct State {
     failing: Option<NotBuilt>,
     mirror: Mirror,
     upstream: Upstream,
-    /// How often the mirror's refs have moved, as far as was seen.
-    moves: Moves,
+    /// Of the mirror's refs, as far as was seen.
+    epoch: RefsEpoch,
     /// When the upstream was last asked whether it leads back to a server that waits.
     way_asked: Option<Instant>,
 }
@@ -56,8 +56,8 @@ enum Snapshot {
     Vacant,
     Ready {
         archive: Arc<Archive>,
-        /// The moves when its build looked at the refs.
-        shown: Moves,
+        /// The epoch when its build looked at the refs.
+        shown: RefsEpoch,
         /// Whether the refs are known to be others than those that it shows, though no move was seen.
         is_outdated: bool,
     },
@@ -121,9 +121,9 @@ impl Upstream {
     }
 }
 
-/// How often the refs of a mirror have moved. A count, no time: clocks are set back.
+/// Grows whenever the refs of a mirror move. A count, no time: clocks are set back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moves(u64);
+pub struct RefsEpoch(u64);
 
 /// What a request finds.
 #[derive(Debug)]
@@ -256,7 +256,7 @@ impl Repo {
             Snapshot::Vacant => false,
             Snapshot::Ready {
                 shown, is_outdated, ..
-            } => *is_outdated || *shown < state.moves,
+            } => *is_outdated || *shown < state.epoch,
         };
         let is_failing = state.failing.as_ref().is_some_and(|f| !f.left().is_zero());
         (is_stale && !is_failing && state.builds.is_none()).then(|| self.permit(&mut state))
@@ -265,14 +265,14 @@ impl Repo {
     /// The mirror's refs have moved, just now or during the build that runs.
     pub fn set_moved(&self) {
         let mut state = self.lock();
-        state.moves.0 += 1;
+        state.epoch.0 += 1;
         // What is there now may be built.
         state.failing = None;
     }
 
-    /// The moves so far. A build asks before it looks at the refs.
-    pub fn moves(&self) -> Moves {
-        self.lock().moves
+    /// The epoch of now. A build asks before it looks at the refs.
+    pub fn epoch(&self) -> RefsEpoch {
+        self.lock().epoch
     }
 
     /// A digest of what an archive shows besides objects: the mirror's refs, and where it is from.
@@ -310,9 +310,9 @@ impl Repo {
         self.lock().snapshot.archive().cloned()
     }
 
-    /// Makes `archive` the current one, whose build began after `shown` moves; returns the one
+    /// Makes `archive` the current one, whose build began in epoch `shown`; returns the one
     /// before.
-    pub fn publish(&self, archive: Arc<Archive>, shown: Moves) -> Option<Arc<Archive>> {
+    pub fn publish(&self, archive: Arc<Archive>, shown: RefsEpoch) -> Option<Arc<Archive>> {
         let mut state = self.lock();
         state.failing = None;
         let ready = Snapshot::Ready {
@@ -498,7 +498,7 @@ impl Repo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::fanout::ReaderHandle;
+    use crate::archive::handle::ReaderHandle;
     use crate::limits::{BUILD_RETRY_MAX_MS, BUILD_RETRY_MS};
     use crate::repos::testing::archive;
 
@@ -512,11 +512,11 @@ mod tests {
         let repo = repo();
         repo.set_moved();
         assert!(repo.rebuild().is_none(), "nobody asked for it");
-        repo.publish(archive(10), repo.moves());
+        repo.publish(archive(10), repo.epoch());
         assert!(repo.rebuild().is_none(), "built after it moved");
         repo.set_moved();
         let permit = repo.rebuild().unwrap();
-        let shown = repo.moves();
+        let shown = repo.epoch();
         repo.set_moved();
         assert!(repo.rebuild().is_none(), "a build runs");
         // Its date is of no account: the clock was set back.
@@ -531,7 +531,7 @@ mod tests {
     fn refs_that_moved_unseen_are_built_once() {
         let repo = repo();
         repo.compare_refs(&[1; 32]);
-        repo.publish(archive(10), repo.moves());
+        repo.publish(archive(10), repo.epoch());
         assert!(repo.rebuild().is_none(), "there was nothing to compare");
         repo.compare_refs(&[0; 32]);
         assert!(repo.rebuild().is_none(), "they are the same");
@@ -539,12 +539,12 @@ mod tests {
         let permit = repo.rebuild().unwrap();
         // The build has seen these already.
         repo.compare_refs(&[1; 32]);
-        repo.publish(archive(11), repo.moves());
+        repo.publish(archive(11), repo.epoch());
         drop(permit);
         assert!(repo.rebuild().is_none(), "built twice");
         repo.set_moved();
         let permit = repo.rebuild().unwrap();
-        repo.publish(archive(12), repo.moves());
+        repo.publish(archive(12), repo.epoch());
         drop(permit);
         assert!(repo.rebuild().is_none(), "built twice");
     }
@@ -656,7 +656,7 @@ mod tests {
             panic!("the build did not end");
         };
         let current = archive(1);
-        repo.publish(current.clone(), repo.moves());
+        repo.publish(current.clone(), repo.epoch());
         drop(second);
         assert!(matches!(repo.find(), Found::Hit(_)));
         assert!(!repo.forget(&archive(1)), "another one of the same id");

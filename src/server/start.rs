@@ -186,7 +186,7 @@ fn find_entries(catalog: &Catalog, config: &Config) -> Result<(), ServerError> {
             .usage
             .add_entry(catalog.state.entry_bytes(&entry.dir).unwrap_or(0));
         let archive = Arc::new(Archive::found(entry.dir, entry.meta));
-        repo.publish(archive, repo.moves());
+        repo.publish(archive, repo.epoch());
     }
     Ok(())
 }

@@ -124,8 +124,17 @@ impl<F: Fs> Staging<F> {
             }
             Err(error) => return Err(error).at("link", source),
         };
+        debug_assert!(
+            !self.links.iter().any(|link| link == relative),
+            "linked twice"
+        );
         self.links.push(relative.to_owned());
         Ok(linked)
+    }
+
+    /// How many files are linked.
+    pub fn links(&self) -> usize {
+        self.links.len()
     }
 
     /// Takes a linked file out of the entry again; one that was only needed to build it.

@@ -21,8 +21,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
-use tarpon::archive::fanout::{Fanout, ReaderHandle};
+use tarpon::archive::fanout::Fanout;
 use tarpon::archive::growth::Status;
+use tarpon::archive::handle::ReaderHandle;
 use tarpon::archive::spool::Spooler;
 use tarpon::extent::{Layout, Next, Piece, Segment};
 use tarpon::io::fs::{Fs, WriteAt};
