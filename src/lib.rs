@@ -76,7 +76,7 @@
 //! | [`archive`] | an archive that grows or is whole, and who reads it |
 //! | [`http`] | the protocol, pure, and the sockets that speak it |
 //! | [`manifest`] | what a snapshot is, and its codec |
-//! | the rest | [`config`], [`log`], [`metrics`], [`refs`], [`extent`], [`gitenv`], [`io`], [`faults`], [`limits`] |
+//! | the rest | [`config`], [`telemetry`], [`refs`], [`extent`], [`gitenv`], [`io`], [`faults`], [`limits`] |
 //!
 //! Imports go downwards only: [`server`], [`api`], [`jobs`], [`repos`], then the siblings
 //! [`snapshot`], [`store`], [`mirror`] and [`restore`], which never import each other, then [`archive`]
@@ -106,9 +106,7 @@ pub mod http;
 pub mod io;
 pub mod jobs;
 pub mod limits;
-pub mod log;
 pub mod manifest;
-pub mod metrics;
 pub mod mirror;
 pub mod refs;
 pub mod repos;
@@ -116,3 +114,4 @@ pub mod restore;
 pub mod server;
 pub mod snapshot;
 pub mod store;
+pub mod telemetry;

@@ -198,7 +198,7 @@ const _: () = {
     assert!(CLONE_TIMEOUT_DEFAULT_MS <= UPSTREAM_TIME_MAX_MS);
 };
 
-// ---- metrics and log (src/metrics.rs, src/log.rs) ----
+// ---- metrics and log (src/telemetry/metrics.rs, src/telemetry/log.rs) ----
 
 /// Most repositories that `/metrics` names one by one; further mirrors are left out, so that the
 /// page stays small and a metrics store is not flooded with series.

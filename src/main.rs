@@ -69,7 +69,7 @@ fn serve(config: Config) -> ExitCode {
         Ok(faults) => faults,
         Err(error) => return wrong_setting(&error),
     };
-    let _log = match tarpon::log::init(config.log_format, env) {
+    let _log = match tarpon::telemetry::log::init(config.log_format, env) {
         Ok(log) => log,
         Err(error) => return wrong_setting(&error),
     };

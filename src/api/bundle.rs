@@ -17,8 +17,8 @@ use crate::io::residency;
 use crate::jobs::bundle::Found;
 use crate::jobs::bundle_cache::BundleFile;
 use crate::limits::READ_AHEAD_BYTES;
-use crate::metrics::{Event, Meter, Outcome, Prefault};
 use crate::repos::error::StartError;
+use crate::telemetry::metrics::{Event, Meter, Outcome, Prefault};
 
 impl Core {
     /// Answers `GET` of a bundle.

@@ -24,12 +24,12 @@ use crate::http::wire::response::{Text, retry_after_s};
 use crate::jobs::plane::Handle;
 use crate::jobs::state::Jobs;
 use crate::limits::PLACE_LOOKS;
-use crate::log::RequestLog;
-use crate::metrics::{Event, Level, Meter, Metrics, Outcome};
 use crate::mirror::Via;
 use crate::repos::catalog::Catalog;
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
+use crate::telemetry::log::RequestLog;
+use crate::telemetry::metrics::{Event, Level, Meter, Metrics, Outcome};
 
 /// What a core remembers of a request until its answer is sent.
 pub struct Note {

@@ -7,8 +7,8 @@ use crate::http::net::bodies;
 use crate::http::net::service::{Answer, Payload};
 use crate::http::wire::response::Head;
 use crate::jobs::ensure_refs::Wanted;
-use crate::metrics::Outcome;
 use crate::repos::error::StartError;
+use crate::telemetry::metrics::Outcome;
 
 impl Core {
     /// Answers `POST …/ensure-refs`.

@@ -13,10 +13,10 @@ use crate::http::wire::response::Head;
 use crate::jobs::clone::LOOP;
 use crate::jobs::upload::{Call, GitRequest};
 use crate::limits::GIT_PROTOCOL_BYTES_MAX;
-use crate::metrics::Outcome;
 use crate::mirror::Via;
 use crate::mirror::via::Refused;
 use crate::repos::error::StartError;
+use crate::telemetry::metrics::Outcome;
 
 /// Whether the body of a `git-upload-pack` is compressed, or the status and the line that refuse the
 /// request whatever its body holds.

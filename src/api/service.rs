@@ -16,9 +16,9 @@ use crate::http::wire::response::{Head, Text};
 use crate::http::wire::route::{RepoRef, Route, route};
 use crate::http::wire::{Method, Reject};
 use crate::limits::{BODY_BYTES_MAX, ENSURE_BODY_BYTES_MAX, METRICS_REPOSITORIES_MAX};
-use crate::log::RequestRecord;
-use crate::metrics::{DropReason, Event, Gauges, Outcome, Timing};
 use crate::repos::repo::Repo;
+use crate::telemetry::log::RequestRecord;
+use crate::telemetry::metrics::{DropReason, Event, Gauges, Outcome, Timing};
 
 impl Core {
     /// The repository, if its host is one of the upstreams.

@@ -20,10 +20,10 @@ use crate::http::wire::response::Head;
 use crate::http::wire::{Method, Version};
 use crate::jobs::heal::Doubt;
 use crate::limits::{DOUBT_WAIT_MS, LIVE_ONLY_LOOK_MS, LIVE_ONLY_WAIT_MS, LOOKS_MAX};
-use crate::metrics::Outcome;
 use crate::repos::builds::{Started, Ticket};
 use crate::repos::error::StartError;
 use crate::repos::repo::{Found, Repo};
+use crate::telemetry::metrics::Outcome;
 
 /// What HEAD says when there is no snapshot.
 pub(super) const NOTHING_CACHED: &str = "nothing is cached; GET it to have it built";

@@ -15,7 +15,7 @@ use super::resident::stretch;
 use crate::archive::handle::ReaderHandle;
 use crate::extent::{Next, Source};
 use crate::io::residency;
-use crate::metrics::{Event, Meter, Prefault};
+use crate::telemetry::metrics::{Event, Meter, Prefault};
 
 /// A reader of one archive.
 pub struct ArchiveReader {

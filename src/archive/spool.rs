@@ -10,7 +10,7 @@ use crate::archive::fanout::Fanout;
 use crate::extent::Piece;
 use crate::io::disk::SpoolFile;
 use crate::io::fs::progress;
-use crate::metrics::{Event, Meter, SpoolFailure};
+use crate::telemetry::metrics::{Event, Meter, SpoolFailure};
 
 /// The pieces of one build on their way to its spool file. Whatever way this ends, the fan-out
 /// is told, so that the build does not wait for what will not come.

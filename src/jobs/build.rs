@@ -16,11 +16,11 @@ use crate::archive::place::Archive;
 use crate::archive::spool::not_kept;
 use crate::io::disk::DiskFile;
 use crate::io::sched;
-use crate::metrics::{Event, Level};
 use crate::mirror::Git;
 use crate::repos::error::StartError;
 use crate::repos::repo::{Permit, RefsEpoch, Repo};
 use crate::snapshot::zstd::ring::panic_text;
+use crate::telemetry::metrics::{Event, Level};
 
 impl Jobs {
     /// Has a snapshot built, once there is a mirror.

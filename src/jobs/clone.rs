@@ -12,10 +12,10 @@ use super::flights::{Duty, Flight};
 use super::state::Jobs;
 use crate::io::clock::unix_ms;
 use crate::limits::{CLONE_FAILURE_KEPT_MS, MIRROR_FRESH_MS, TURN_WAIT_LOGGED_MS};
-use crate::metrics::{CloneResult, Event};
 use crate::mirror::{Git, MirrorError, Via, upstream};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
+use crate::telemetry::metrics::{CloneResult, Event};
 
 pub(super) type Ended = Result<(), StartError>;
 

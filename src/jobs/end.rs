@@ -1,9 +1,9 @@
 //! How builds end, and what follows from it for those who ask next.
 
 use crate::archive::fanout::Fanout;
-use crate::metrics::{BuildResult, Event, Meter};
 use crate::repos::repo::Repo;
 use crate::snapshot::output::BuildError;
+use crate::telemetry::metrics::{BuildResult, Event, Meter};
 
 /// How a build ended.
 #[derive(Debug)]

@@ -16,11 +16,11 @@ use super::flights::{Duty, Flight};
 use super::state::Jobs;
 use crate::io::clock::unix_ms;
 use crate::limits::{FRESHEN_WAIT_MS, MIRROR_FRESH_MS};
-use crate::metrics::{Event, FetchResult};
 use crate::mirror::recover::remove_unfinished;
 use crate::mirror::{Freshened, Git, Via};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
+use crate::telemetry::metrics::{Event, FetchResult};
 
 impl Jobs {
     /// Starts the comparisons that are due.

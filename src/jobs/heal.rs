@@ -23,11 +23,11 @@ use crate::archive::place::Archive;
 use crate::io::clock::unix_ms;
 use crate::io::fs::{Fs, Os, remove_tree};
 use crate::io::uncached::Pace;
-use crate::metrics::{CloneResult, Event, ScrubResult};
 use crate::repos::error::StartError;
 use crate::repos::repo::{Permit, Repo};
 use crate::snapshot::scrub::{MirrorFault, check_mirror};
 use crate::store::check::{Fault, check_entry, is_rot};
+use crate::telemetry::metrics::{CloneResult, Event, ScrubResult};
 
 /// What was found.
 #[derive(Debug)]

@@ -24,11 +24,11 @@ use crate::io::sched;
 use crate::io::uncached::Pace;
 use crate::limits::{SCRUB_BYTES_PER_S, SCRUB_LOOK_MS, SCRUB_NICE, SCRUB_RETRY_MS};
 use crate::manifest::meta::META_NAME;
-use crate::metrics::{Event, Meter, ScrubResult};
 use crate::repos::registry::Registry;
 use crate::repos::repo::Repo;
 use crate::snapshot::scrub::{MirrorFault, check_mirror};
 use crate::store::check::{Fault, check_entry, is_rot};
+use crate::telemetry::metrics::{Event, Meter, ScrubResult};
 
 /// There while a server runs.
 const MARKER_NAME: &str = "running";

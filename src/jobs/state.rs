@@ -16,12 +16,12 @@ use crate::faults::Faults;
 use crate::http::net::bodies::Bodies;
 use crate::io::clock::unix_ms;
 use crate::manifest::id::EntryId;
-use crate::metrics::Meter;
 use crate::mirror::schedule::{Policy, Schedule};
 use crate::mirror::{Git, TimeLimits, Via};
 use crate::refs::Follow;
 use crate::repos::catalog::Catalog;
 use crate::repos::error::StartError;
+use crate::telemetry::metrics::Meter;
 
 /// What all jobs share. Everything that `git` does runs as tasks of the plane's one thread, which also
 /// is what keeps the processes alive (see [`crate::io::child`]).

@@ -11,10 +11,10 @@ use crate::archive::place::Archive;
 use crate::config::Config;
 use crate::io::clock::unix_ms;
 use crate::limits::{IDLE_ENTRY_OPEN_MS, RETIRED_KEPT_MS, SWEEP_INTERVAL_MS};
-use crate::metrics::{Event, Meter};
 use crate::repos::catalog::Catalog;
 use crate::repos::repo::Repo;
 use crate::store::evict::{self, Bounds, Candidate};
+use crate::telemetry::metrics::{Event, Meter};
 
 impl Jobs {
     /// Sweeps from time to time, and when somebody wants it.

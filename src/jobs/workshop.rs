@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use crate::archive::fanout::Fanout;
 use crate::faults::Faults;
 use crate::limits::DECODE_BUDGET_BYTES;
-use crate::metrics::Meter;
 use crate::repos::catalog::Catalog;
 use crate::snapshot::budget::Budget;
 use crate::snapshot::job::EncoderState;
 use crate::snapshot::turns::Turns;
 use crate::snapshot::verify::Verified;
 use crate::snapshot::zstd::ring::Ring;
+use crate::telemetry::metrics::Meter;
 
 /// See the module's text. One for the process: its encoders, memory and turns are shared by all builds.
 pub struct Workshop {

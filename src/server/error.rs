@@ -4,8 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::log::LogError;
 use crate::store::files::StoreError;
+use crate::telemetry::log::LogError;
 
 /// Why the server could not start, or not stop as it should.
 #[derive(Debug, thiserror::Error)]

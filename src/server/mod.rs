@@ -17,7 +17,7 @@ use crate::io::heap;
 use crate::io::signal::StopSignals;
 use crate::jobs::scrub::Scrub;
 use crate::jobs::state;
-use crate::log::RequestLogThread;
+use crate::telemetry::log::RequestLogThread;
 
 mod cores;
 mod descriptors;

@@ -18,8 +18,6 @@ use crate::jobs::plane::{self, Handle, Queue};
 use crate::jobs::state::{Jobs, JobsContext};
 use crate::jobs::workshop::Workshop;
 use crate::limits::TAKING_SLOW_MS;
-use crate::log::RequestLog;
-use crate::metrics::{Meter, Metrics};
 use crate::mirror::Via;
 use crate::mirror::recover::recover;
 use crate::repos::catalog::Catalog;
@@ -28,6 +26,8 @@ use crate::snapshot::job::EncoderState;
 use crate::snapshot::zstd::ring::Ring;
 use crate::store::dir::StateDir;
 use crate::store::files::StoreError;
+use crate::telemetry::log::RequestLog;
+use crate::telemetry::metrics::{Meter, Metrics};
 
 /// The way to the background plane, and what waits for it.
 pub(super) type Plane = (Handle<Jobs>, Queue<Jobs>);

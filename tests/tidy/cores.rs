@@ -21,9 +21,9 @@ const CORE_PATHS: [&str; 13] = [
     "src/io/net.rs",
     "src/io/pipe.rs",
     "src/io/residency.rs",
-    "src/log.rs",
-    "src/metrics.rs",
-    "src/metrics/",
+    "src/telemetry/log.rs",
+    "src/telemetry/metrics.rs",
+    "src/telemetry/metrics/",
 ];
 
 /// Files of which nothing runs on a core.
@@ -46,7 +46,7 @@ const SEEMING: [Named; 7] = [
         "the socket never blocks, and residency found the file in memory",
     ),
     (
-        "src/log.rs",
+        "src/telemetry/log.rs",
         "RequestLogThread::finish_within",
         "takes the thread's owner, which only the main thread has",
     ),
@@ -83,16 +83,16 @@ const WAITING: [Named; 33] = [
     ),
     ("src/io/residency.rs", "read_in", "for prefetch threads"),
     (
-        "src/log.rs",
+        "src/telemetry/log.rs",
         "RequestLogThread::drop",
         "the main thread, at the end",
     ),
     (
-        "src/log.rs",
+        "src/telemetry/log.rs",
         "RequestLogThread::end_thread",
         "the main thread, at the end",
     ),
-    ("src/log.rs", "drain", "the log's thread"),
+    ("src/telemetry/log.rs", "drain", "the log's thread"),
     (
         "src/archive/place.rs",
         "Archive::open_files",

@@ -87,8 +87,8 @@ fn imports_go_down() {
             "use crate::{io, store::dir};\nfn f() { super::super::api::g() }",
         ),
         ("src/io/mod.rs", "use super::api::x;"),
-        ("src/log.rs", "use crate::config::A;"),
-        ("src/config.rs", "fn f() { crate::log::g() }"),
+        ("src/telemetry/mod.rs", "use crate::config::A;"),
+        ("src/config.rs", "fn f() { crate::telemetry::g() }"),
         (
             "src/new.rs",
             "use crate::io::x;\n#[cfg(test)] mod tests { use crate::server; }",
@@ -101,7 +101,7 @@ fn imports_go_down() {
         "src/io/mod.rs:1: io imports api",
         "src/new.rs:1: no layer for new",
         "src/config: imports itself",
-        "src/log: imports itself",
+        "src/telemetry: imports itself",
     ];
     assert_found(&rules::imports_go_down(&bad), &places);
 }
@@ -311,10 +311,10 @@ fn metrics_are_documented() {
     let metrics =
         "const A: F = F {\n name: \"x_total\" };\nconst B: F = F {\n name: \"y_total\" };";
     let bad = tree(&[
-        ("src/metrics/family.rs", metrics),
+        ("src/telemetry/metrics/family.rs", metrics),
         ("docs/operating.md", "`x_total` and y_total_ms"),
     ]);
-    let places = ["src/metrics/family.rs:4: y_total is not"];
+    let places = ["src/telemetry/metrics/family.rs:4: y_total is not"];
     assert_found(&rules::metrics_are_documented(&bad), &places);
 }
 

@@ -17,8 +17,15 @@ const LAYERS: [&[&str]; 7] = [
     &["snapshot", "store", "mirror", "restore"],
     &["archive", "http"],
     &[
-        "config", "extent", "faults", "gitenv", "io", "limits", "log", "manifest", "metrics",
+        "config",
+        "extent",
+        "faults",
+        "gitenv",
+        "io",
+        "limits",
+        "manifest",
         "refs",
+        "telemetry",
     ],
 ];
 
@@ -365,8 +372,8 @@ pub fn nothing_is_left_over(project: &Project) -> Vec<String> {
 /// Every metric is described in `docs/operating.md`.
 pub fn metrics_are_documented(project: &Project) -> Vec<String> {
     let described = project.text("docs/operating.md");
-    let Some(metrics) = project.source("src/metrics/family.rs") else {
-        return vec!["src/metrics/family.rs: missing".to_owned()];
+    let Some(metrics) = project.source("src/telemetry/metrics/family.rs") else {
+        return vec!["src/telemetry/metrics/family.rs: missing".to_owned()];
     };
     let mut found = Vec::new();
     for index in metrics.find(&["name", ":", "*"]) {

@@ -11,7 +11,7 @@ pub use lines::WrittenOnDrop;
 
 use crate::config::{LOG_VARIABLE, LogFormat};
 use crate::limits::{LOG_FINISH_MAX_MS, LOG_QUEUE_LINES, LOG_QUEUE_RECORDS};
-use crate::metrics::{Event, Meter, Outcome};
+use crate::telemetry::metrics::{Event, Meter, Outcome};
 use crossbeam::queue::ArrayQueue;
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -324,7 +324,7 @@ fn drain(shared: &Shared) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{Gauges, Metrics};
+    use crate::telemetry::metrics::{Gauges, Metrics};
     use std::io::Write;
     use std::sync::mpsc::Sender;
     use std::sync::{Mutex, MutexGuard};
