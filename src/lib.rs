@@ -75,8 +75,9 @@
 //! | [`restore`] | the client |
 //! | [`archive`] | an archive that grows or is whole, and who reads it |
 //! | [`http`] | the protocol, pure, and the sockets that speak it |
+//! | [`git`] | running git, for the server's mirrors and the client alike |
 //! | [`manifest`] | what a snapshot is, and its codec |
-//! | the rest | [`config`], [`telemetry`], [`refs`], [`extent`], [`gitenv`], [`io`], [`faults`], [`limits`] |
+//! | the rest | [`config`], [`telemetry`], [`refs`], [`extent`], [`io`], [`faults`], [`limits`] |
 //!
 //! Imports go downwards only: [`server`], [`api`], [`jobs`], [`repos`], then the siblings
 //! [`snapshot`], [`store`], [`mirror`] and [`restore`], which never import each other, then [`archive`]
@@ -101,7 +102,7 @@ pub mod archive;
 pub mod config;
 pub mod extent;
 pub mod faults;
-pub mod gitenv;
+pub mod git;
 pub mod http;
 pub mod io;
 pub mod jobs;

@@ -311,7 +311,7 @@ pub const GIT_FETCH_LIMIT_MS: u64 = 60 * 60 * 1000;
 pub const GIT_LIST_LIMIT_MS: u64 = 2 * 60 * 1000;
 /// Default time limit of a git command that talks to nobody (config, pack-objects).
 pub const GIT_LOCAL_LIMIT_MS: u64 = 30 * 60 * 1000;
-/// Between SIGTERM, which lets git remove its lock files, and SIGKILL.
+/// Between SIGTERM, which lets git remove its lock files and end its helpers, and SIGKILL.
 pub const GIT_KILL_GRACE_MS: u64 = 2000;
 /// How long a dropped git command may hold its thread until its killed leader is reaped.
 pub const GIT_REAP_ON_DROP_MS: u64 = 20;
@@ -746,8 +746,6 @@ pub const RESTORE_LOOK_MEMORY_BYTES: u64 = 1 << 30;
 /// How long all the `git` of a restore may take that bring objects: a server gives one of them as
 /// long.
 pub const RESTORE_GIT_LIMIT_MS: u64 = GIT_UPLOAD_LIMIT_MS;
-/// How long `git` may take to end its helpers and itself after an interruption.
-pub const GIT_END_MS: u64 = 2 * SECOND_MS;
 /// Largest `.git/config` of an archive.
 pub const RESTORED_CONFIG_BYTES_MAX: usize = 1 << 20;
 /// How long the walks may take through the history of a repository that is overwritten, and of those

@@ -2,8 +2,9 @@
 //!
 //! Nothing here takes the repository's lock. Objects only ever come; when maintenance joins
 //! packs, git finds an object in the new pack by reading the list of packs again.
+use crate::git::stdin_file;
 use crate::mirror::error::MirrorError;
-use crate::mirror::git::{Git, stdin_file};
+use crate::mirror::git::Git;
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::ffi::OsStringExt;

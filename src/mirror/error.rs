@@ -1,4 +1,5 @@
 //! What can go wrong with a mirror, and how git's messages are read.
+use crate::git::DISK_FULL_MESSAGES;
 use crate::refs::RefsError;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -219,9 +220,6 @@ enum Class {
 /// comes first, and what is wrong with this machine before what others make of it. Compared in
 /// lower case, with quoted text (paths, URLs) taken out.
 const MESSAGES: &[(&str, Class)] = &[
-    ("no space left on device", Class::DiskFull),
-    ("disk quota exceeded", Class::DiskFull),
-    ("out of diskspace", Class::DiskFull),
     ("out of memory", Class::Memory),
     ("cannot allocate memory", Class::Memory),
     ("unable to create thread", Class::Memory),
@@ -283,7 +281,8 @@ fn classify(stderr: &str) -> Option<(Class, String)> {
         .lines()
         .map(|line| without_quoted(line).to_lowercase())
         .collect();
-    MESSAGES.iter().find_map(|(message, class)| {
+    let full = DISK_FULL_MESSAGES.map(|message| (message, Class::DiskFull));
+    full.iter().chain(MESSAGES).find_map(|(message, class)| {
         // What upstream says of itself is not about this machine.
         let is_own = matches!(class, Class::DiskFull | Class::Memory);
         let is_remote = |line: &str| line.starts_with("remote:") || line.contains("remote error:");

@@ -1,22 +1,19 @@
-//! Runs git as a subprocess: own process group, bounded output, memory, disk and time, clean end.
+//! How the server runs git: in come a command for a mirror or an upstream and the operator's limits,
+//! out comes its output or a [`MirrorError`] that names what it spoke to. What must hold: the
+//! output kept, memory, disk and time are bounded.
 use crate::config::Share;
-use crate::gitenv::{self, Configuration};
+use crate::git::{self, Failure, Growth, Repository, Setup, Sink, Surroundings, Tail};
 use crate::limits;
 use crate::mirror::error::{Failed, MirrorError, without_password};
-use crate::mirror::group::{Broken, Group, Sink, Tail};
-use crate::mirror::growth::{self, Growth};
 use crate::mirror::removals::Removals;
 use crate::mirror::via::{self, Via};
 use crate::refs::Follow;
-use rustix::process::Pid;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::Command;
-use tokio::time::error::Elapsed;
 
 /// How git is run. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -82,35 +79,21 @@ impl Default for TimeLimits {
     }
 }
 
-/// Where git reads which protocols it may speak.
-const ALLOWED: &str = "GIT_ALLOW_PROTOCOL";
-
-/// Settings that hold whatever the operator's own configuration says. Keys that an older
-/// git does not know do no harm.
-const CONFIG_FORCED: &[&str] = &[
+/// Settings of mirrors and of what comes from upstreams, besides those that every git has.
+const SETTINGS: &[&str] = &[
     "clone.defaultRemoteName=origin",
     "clone.rejectShallow=true",
-    "core.fsmonitor=false",
-    "core.hooksPath=/dev/null",
     "core.logAllRefUpdates=false",
     "fetch.prune=false",
     "fetch.pruneTags=false",
-    "fetch.recurseSubmodules=false",
-    "fetch.unpackLimit=1",
     "fetch.uriProtocols=",
     "fetch.writeCommitGraph=false",
-    "gc.auto=0",
-    "http.followRedirects=false",
-    "http.lowSpeedLimit=1",
     "init.defaultBranch=master",
     "init.defaultRefFormat=files",
-    "maintenance.auto=false",
     "pack.indexVersion=2",
     "pack.packSizeLimit=0",
     "pack.writeReverseIndex=true",
     "protocol.ext.allow=never",
-    "submodule.recurse=false",
-    "transfer.bundleURI=false",
     "transfer.unpackLimit=1",
 ];
 
@@ -283,16 +266,8 @@ impl Git {
         let (about, growth) = (call.about(), call.growth.take());
         let mut command = self.command(call);
         command.envs(environment.iter().copied());
-        let mut group = self.spawn(command)?;
-        let finished = async {
-            tokio::select! {
-                biased;
-                finished = group.finish(sink, stderr) => finished,
-                over = growth::over(growth) => Err(Broken::Outgrown(over)),
-            }
-        };
-        let ended = tokio::time::timeout(about.limit, finished).await;
-        self.conclude(about, group, ended, stderr).await
+        let ended = git::run(command, about.limit, growth, sink, stderr).await;
+        ended.map_err(|failure| self.error(about, failure))
     }
 
     /// Runs a command whose output somebody takes at their own pace, for as long as its time
@@ -305,108 +280,62 @@ impl Git {
         sink: impl AsyncFnMut(Vec<u8>) -> Result<(), String>,
         gone: impl Future<Output = ()>,
     ) -> Result<(), MirrorError> {
-        let mut group = self.spawn(command)?;
-        let mut stderr = Tail::new(limits::GIT_STDERR_TAIL_BYTES);
-        let fed = group.feed(sink, gone, &mut stderr);
-        let ended = tokio::time::timeout(about.limit, fed).await;
-        self.conclude(about, group, ended, &stderr).await
+        let ended = git::feed(command, about.limit, sink, gone).await;
+        ended.map_err(|failure| self.error(about, failure))
     }
 
-    /// What the end of a command means; ends what is left of it.
-    async fn conclude(
-        &self,
-        about: About<'_>,
-        mut group: Group,
-        ended: Result<Result<ExitStatus, Broken>, Elapsed>,
-        stderr: &Tail,
-    ) -> Result<(), MirrorError> {
-        let About {
-            op, target, limit, ..
-        } = about;
-        match ended {
-            Ok(Ok(status)) if status.success() => Ok(()),
-            Ok(Ok(status)) => {
-                let said = String::from_utf8_lossy(stderr.bytes());
-                if let Some(source) = crate::io::child::not_started(status.code(), &said) {
-                    let program = self.program.clone();
-                    return Err(MirrorError::Start { program, source });
-                }
-                Err(about.failed(status.code(), stderr.bytes()))
-            }
-            Ok(Err(Broken::Outgrown(growth::Over { limit_bytes, error }))) => {
-                group.terminate().await;
-                Err(match error {
-                    None => MirrorError::TooLarge {
-                        op,
-                        target: target.text(),
-                        limit_bytes,
-                    },
-                    Some((path, source)) => MirrorError::io("measure", &path, source),
-                })
-            }
-            Ok(Err(Broken::Sink(what))) => {
-                group.terminate().await;
-                Err(MirrorError::Output {
-                    op,
-                    target: target.text(),
-                    what,
-                })
-            }
-            Ok(Err(Broken::Wait(source))) => {
-                Err(MirrorError::io("wait for", &self.program, source))
-            }
-            Err(_elapsed) => {
-                group.terminate().await;
-                let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-                Err(MirrorError::TimedOut {
-                    op,
-                    target: target.text(),
-                    limit_ms,
-                })
-            }
+    /// What a command's failure means.
+    fn error(&self, about: About<'_>, failure: Failure) -> MirrorError {
+        let (op, target) = (about.op, || about.target.text());
+        match failure {
+            Failure::Start(source) => MirrorError::Start {
+                program: self.program.clone(),
+                source,
+            },
+            Failure::Failed { code, stderr } => about.failed(code, &stderr),
+            Failure::Refused(what) => MirrorError::Output {
+                op,
+                target: target(),
+                what,
+            },
+            Failure::TooLarge { limit_bytes } => MirrorError::TooLarge {
+                op,
+                target: target(),
+                limit_bytes,
+            },
+            Failure::Measure(path, source) => MirrorError::io("measure", &path, source),
+            Failure::Wait(source) => MirrorError::io("wait for", &self.program, source),
+            Failure::TimedOut => MirrorError::TimedOut {
+                op,
+                target: target(),
+                limit_ms: u64::try_from(about.limit.as_millis()).unwrap_or(u64::MAX),
+            },
         }
     }
 
-    /// The command line and surroundings of a call, in a process group of its own.
+    /// The command line and surroundings of a call.
     pub(super) fn command(&self, call: Call<'_>) -> Command {
-        let (nice, memory_bytes) = (limits::CHILD_NICE, call.memory_bytes);
-        let mut command = crate::io::child::command(&self.program, nice, memory_bytes);
-        gitenv::restrict(&mut command, Configuration::Users);
-        let mut command = Command::from(command);
-        command.env("GIT_TERMINAL_PROMPT", "0").env("LC_ALL", "C");
-        command.env_remove("LANGUAGE");
-        // ssh asks on the terminal of the server unless it is given a program to ask;
-        // one that fails makes every question an error at once.
-        command.env("SSH_ASKPASS_REQUIRE", "force");
-        if std::env::var_os("SSH_ASKPASS").is_none() {
-            command.env("SSH_ASKPASS", "false");
-        }
-        // An operator whose `insteadOf` needs more than the upstreams do names it there.
-        let protocols = std::env::var_os(ALLOWED).filter(|protocols| !protocols.is_empty());
-        command.env(
-            ALLOWED,
-            protocols.unwrap_or_else(|| self.schemes.clone().into()),
-        );
-        for setting in CONFIG_FORCED {
-            command.arg("-c").arg(setting);
-        }
+        let setup = Setup {
+            program: &self.program,
+            nice: limits::CHILD_NICE,
+            memory_bytes: call.memory_bytes,
+            repository: call.git_dir.map_or(Repository::None, Repository::Bare),
+            surroundings: Surroundings::Server {
+                protocols: &self.schemes,
+            },
+            settings: SETTINGS,
+        };
+        let mut command = setup.command();
         if let Target::Upstream(url) = call.target {
             command.args(self.via_arguments(url));
         }
-        let silent_s = self.limits.silent.as_secs();
-        command
-            .arg("-c")
-            .arg(format!("http.lowSpeedTime={silent_s}"));
-        if let Some(path) = call.git_dir {
-            // An explicit directory is neither searched for nor checked for its owner.
-            let mut arg = OsString::from("--git-dir=");
-            arg.push(path);
-            command.arg(arg);
+        for setting in git::silence(self.limits.silent) {
+            command.arg("-c").arg(setting);
         }
         command.args(&call.args);
         command.stdin(call.stdin.map_or_else(Stdio::null, Stdio::from));
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
+        command.stdout(Stdio::piped());
+        Command::from(command)
     }
 
     /// Has git say by way of which servers it asks. Of headers that the configuration has for some
@@ -433,29 +362,4 @@ impl Git {
             .flat_map(|key| ["-c".to_owned(), format!("{key}extraHeader={header}")])
             .collect()
     }
-
-    fn spawn(&self, mut command: Command) -> Result<Group, MirrorError> {
-        let start = |source| MirrorError::Start {
-            program: self.program.clone(),
-            source,
-        };
-        let child = command.spawn().map_err(start)?;
-        let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-        let pid = pid.ok_or_else(|| start(std::io::Error::other("it has no process id")))?;
-        Ok(Group {
-            child,
-            pid,
-            reaped: false,
-        })
-    }
-}
-
-/// The text as a file that a command can read as its stdin, without a task that feeds it.
-/// It has no name and goes with its descriptor.
-pub(super) fn stdin_file(text: &[u8]) -> std::io::Result<File> {
-    let fd = rustix::fs::memfd_create("git-stdin", rustix::fs::MemfdFlags::CLOEXEC)?;
-    let mut file = File::from(fd);
-    file.write_all(text)?;
-    file.seek(SeekFrom::Start(0))?;
-    Ok(file)
 }

@@ -1,11 +1,11 @@
 //! What an upstream has: its refs, HEAD and object format. Every clone and comparison begins with
 //! a listing, which is bounded in bytes, refs, memory and time, and finds the URL that answers.
+use crate::git::Growth;
+use crate::git::Tail;
 use crate::limits;
 use crate::mirror::blocking::blocking;
 use crate::mirror::error::{MirrorError, without_password};
 use crate::mirror::git::{Call, Git, Target};
-use crate::mirror::group::Tail;
-use crate::mirror::growth::Growth;
 use crate::mirror::redirect;
 use crate::refs::{self, Follow, Head, Ref};
 use gix::ObjectId;

@@ -17,8 +17,6 @@ mod config;
 pub mod error;
 mod files;
 pub mod git;
-mod group;
-mod growth;
 mod listing;
 mod packed;
 pub mod recover;

@@ -5,11 +5,12 @@
 
 use super::files::{entries, loose_ids};
 use super::set_up::format_of;
+use crate::git::stdin_file;
 use crate::limits;
 use crate::mirror::blocking::blocking;
 use crate::mirror::config::{self};
 use crate::mirror::error::MirrorError;
-use crate::mirror::git::{Git, stdin_file};
+use crate::mirror::git::Git;
 use gix::hash::Kind;
 use std::ffi::OsString;
 use std::fs::{DirEntry, File};

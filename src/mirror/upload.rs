@@ -5,9 +5,10 @@
 //! is fair, everybody behind that fetch. There is no need either: refs move by renames, and packs
 //! go only after all of their objects are in another one, which git finds by reading the list of
 //! packs again; those that it has open stay readable.
+use crate::git::stdin_file;
 use crate::limits;
 use crate::mirror::error::MirrorError;
-use crate::mirror::git::{Call, Git, Target, stdin_file};
+use crate::mirror::git::{Call, Git, Target};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -75,8 +76,6 @@ impl Git {
         };
         let about = call.about();
         let mut command = self.command(call);
-        // The server's own environment is not the client's.
-        command.env_remove("GIT_PROTOCOL");
         if let Some(protocol) = upload.protocol {
             command.env("GIT_PROTOCOL", protocol);
         }

@@ -11,11 +11,12 @@ use gix::ObjectId;
 use gix::bstr::ByteSlice;
 use tokio::sync::RwLock;
 
+use crate::git::stdin_file;
 use crate::io::fs;
 use crate::mirror::blocking::blocking;
 use crate::mirror::error::{MirrorError, without_password};
 use crate::mirror::files;
-use crate::mirror::git::{Call, Git, Target, stdin_file};
+use crate::mirror::git::{Call, Git, Target};
 use crate::mirror::listing::{Found, Headless, Listing, Wanted};
 use crate::mirror::packed::{self, CommitError};
 use crate::mirror::removals::Removals;

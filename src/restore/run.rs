@@ -3,7 +3,7 @@
 //! ([`settings`]); and it may speak with whom the step is for, nobody else. It takes no more memory,
 //! disk and time than [`Takes`] says ([`super::watch`]).
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -14,27 +14,16 @@ use super::settings::{Settings, Users};
 use super::stop::Stop;
 pub use super::watch::Room;
 use super::watch::{Takes, output};
-use crate::gitenv::{self, Configuration};
-use crate::io::child;
+use crate::git::{self, Configuration, Repository, Setup, Surroundings};
 
-/// What must not happen in a directory that is still in the making, whatever it holds: hooks,
-/// daemons, work in the background, and other repositories than this one. Version 2 of the
-/// protocol is the one that gives commits by their names.
-const FORCED: &[&str] = &[
-    "core.hooksPath=/dev/null",
-    "core.fsmonitor=false",
+/// Settings of the client, besides those that every git has: it is told nothing by files of the user
+/// that no setting names, and believes no object. Version 2 of the protocol is the one that gives
+/// commits by their names.
+const SETTINGS: &[&str] = &[
     "core.attributesFile=/dev/null",
     "core.excludesFile=/dev/null",
-    "gc.auto=0",
-    // What comes is a pack, however small: all of it can go again.
-    "fetch.unpackLimit=1",
-    "maintenance.auto=false",
-    "submodule.recurse=false",
-    "fetch.recurseSubmodules=false",
     "fetch.fsckObjects=true",
-    "transfer.bundleURI=false",
     "protocol.version=2",
-    "http.followRedirects=false",
 ];
 
 /// What git finds fault with in commits and tags that old tools have made and that hurt nobody:
@@ -134,7 +123,7 @@ pub fn upstream<A: AsRef<OsStr>>(
 /// What the user and the machine have set. The repository at `tree` says which conditional includes
 /// hold, if it is there; what it sets itself is left out.
 fn users<A: AsRef<OsStr>>(stop: &Stop, tree: &Path, args: &[A]) -> Result<Users, RestoreError> {
-    let mut command = command(tree, Configuration::Users, Takes::Little, true);
+    let mut command = command(tree, Configuration::Users, "", Takes::Little, true);
     command.args(["config", "--list", "-z", "--includes", "--show-scope"]);
     let listed = output(stop, command, &step(args), Takes::Little)?;
     Ok(Users::parse(&listed))
@@ -166,14 +155,18 @@ fn own_command<A: AsRef<OsStr>>(
     settings: &Settings,
     args: &[A],
 ) -> Command {
+    let protocols = match peer {
+        Peer::Nobody => "",
+        Peer::File => "file",
+        Peer::Server(_) | Peer::Upstream(_) => settings.scheme(),
+    };
     // A clone makes the repository that others are told of.
-    let mut command = command(tree, Configuration::Own, takes, step(args) != "clone");
+    let names_repository = step(args) != "clone";
+    let mut command = command(tree, Configuration::Own, protocols, takes, names_repository);
     if let Peer::Server(link) | Peer::Upstream(link) = peer {
-        // Less than a byte in a second, on average over so many. Git knows whole seconds. Over ssh
-        // that has settings of its own for this.
-        let silent_s = link.git_stall.as_secs_f64().ceil() as u64;
-        command.args(["-c", "http.lowSpeedLimit=1", "-c"]);
-        command.arg(format!("http.lowSpeedTime={silent_s}"));
+        for setting in git::silence(link.git_stall) {
+            command.arg("-c").arg(setting);
+        }
     }
     if let Peer::Server(link) = peer {
         // The server is reached directly, as the download has reached it. Upstreams are not.
@@ -181,15 +174,6 @@ fn own_command<A: AsRef<OsStr>>(
         command.args(["-c", &proxy]);
     }
     command.envs(settings.environment());
-    // Whatever the user's own configuration allows.
-    command.env(
-        "GIT_ALLOW_PROTOCOL",
-        match peer {
-            Peer::Nobody => "",
-            Peer::File => "file",
-            Peer::Server(_) | Peer::Upstream(_) => settings.scheme(),
-        },
-    );
     command.args(args);
     command
 }
@@ -198,38 +182,30 @@ fn own_command<A: AsRef<OsStr>>(
 fn command(
     tree: &Path,
     configuration: Configuration,
+    protocols: &str,
     takes: Takes<'_>,
     names_repository: bool,
 ) -> Command {
-    // Somebody waits for it: no nicer than the restore.
-    let mut command = child::command(Path::new("git"), 0, takes.memory_bytes());
-    gitenv::restrict(&mut command, configuration);
-    if names_repository {
-        let named = |option: &str, path: &Path| {
-            let mut arg = OsString::from(option);
-            arg.push(path);
-            arg
-        };
-        command
-            .arg(named("--git-dir=", &tree.join(".git")))
-            .arg(named("--work-tree=", tree));
-    }
-    command.args(FORCED.iter().flat_map(|setting| ["-c", setting]));
+    let setup = Setup {
+        program: Path::new("git"),
+        // Somebody waits for it.
+        nice: 0,
+        memory_bytes: takes.memory_bytes(),
+        repository: match names_repository {
+            true => Repository::Worktree(tree),
+            false => Repository::None,
+        },
+        surroundings: Surroundings::Client {
+            configuration,
+            protocols,
+        },
+        settings: SETTINGS,
+    };
+    let mut command = setup.command();
     for fault in FAULTS_OF_OLD {
         command.arg("-c").arg(format!("fetch.fsck.{fault}=ignore"));
     }
-    if configuration == Configuration::Own {
-        command
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .env("GIT_CONFIG_NOSYSTEM", "1");
-    }
-    // What it says is looked at.
-    command.env("LC_ALL", "C").env_remove("LANGUAGE");
-    command
-        .env("GIT_TERMINAL_PROMPT", "0")
-        .env("GIT_ATTR_NOSYSTEM", "1")
-        .env("GIT_NO_LAZY_FETCH", "1");
-    command.current_dir(tree).stdin(Stdio::null());
+    command.current_dir(tree);
     command
 }
 

@@ -1,23 +1,21 @@
 //! A running `git` of a restore, to its end: what it says, takes and leaves.
 
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
+use std::process::Command;
 use std::time::{Duration, Instant};
-
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
 use super::arrivals::Arrivals;
 use super::error::RestoreError;
 use super::quota::Quota;
 use super::stop::Stop;
+use crate::git::DISK_FULL_MESSAGES;
+use crate::git::watched::{self, Ended, Said};
 use crate::io::child;
 use crate::io::growth::{self, Meter};
 use crate::limits::{
-    GIT_END_MS, GIT_STDERR_TAIL_BYTES, INTERRUPT_POLL_MS, RESTORE_GIT_LIMIT_MS,
-    RESTORE_GIT_MEMORY_BYTES, RESTORE_GIT_OUTPUT_BYTES_MAX, RESTORE_LOOK_MEMORY_BYTES,
+    RESTORE_GIT_LIMIT_MS, RESTORE_GIT_MEMORY_BYTES, RESTORE_GIT_OUTPUT_BYTES_MAX,
+    RESTORE_LOOK_MEMORY_BYTES,
 };
 
 /// Where a step writes, and how much it may: what comes from a network decides about that.
@@ -103,17 +101,13 @@ pub fn output(
         detail,
     };
     let io = |e: std::io::Error| failed(e.to_string());
-    let file = || tempfile::tempfile().map_err(io);
-    let (mut out, mut errors) = (file()?, file()?);
-    command
-        .stdout(out.try_clone().map_err(io)?)
-        .stderr(errors.try_clone().map_err(io)?);
-    let mut watch = Watch::new([&out, &errors], takes)?;
+    let mut said = Said::of(&mut command).map_err(io)?;
+    let mut watch = Watch::new(&said, takes)?;
     let arrivals = takes.room().map(|room| Arrivals::watch(room.tree));
     let mut arrivals = arrivals.transpose()?;
     let child = command.spawn().map_err(io)?;
-    let finished = finish(child, stop, &mut watch).map_err(io)?;
-    let is_good = matches!(&finished, Finished::Itself(status) if status.success());
+    let ended = watched::finish(child, || stop.is_set(), || watch.is_over()).map_err(io)?;
+    let is_good = matches!(&ended, Ended::Itself(status) if status.success());
     if let (Some(room), false) = (takes.room(), is_good) {
         // It may have let a pack in and then seen that it is not what was asked for.
         drop(arrivals.take());
@@ -123,33 +117,22 @@ pub fn output(
     if let Some(arrivals) = arrivals {
         arrivals.keep();
     }
-    let status = match finished {
-        Finished::Itself(status) => status,
-        Finished::Ended(Over::Quota(error)) => return Err(error),
-        Finished::Ended(Over::Output) => {
+    let status = match ended {
+        Ended::Itself(status) => status,
+        Ended::Over(Over::Quota(error)) => return Err(error),
+        Ended::Over(Over::Output) => {
             return Err(failed(
                 "it was ended, as there is no end to what it says".into(),
             ));
         }
-        Finished::Ended(Over::Time) => {
+        Ended::Over(Over::Time) => {
             return Err(failed("it was ended, as it takes too long".into()));
         }
     };
-    let mut text = Vec::new();
     if status.success() {
-        out.rewind()
-            .and_then(|()| out.read_to_end(&mut text))
-            .map_err(io)?;
-        return Ok(text);
+        return said.output().map_err(io);
     }
-    // It may pass on what a server says. The reason is at the end.
-    let len = errors.metadata().map_err(io)?.len();
-    let tail = len.saturating_sub(GIT_STDERR_TAIL_BYTES as u64);
-    errors
-        .seek(SeekFrom::Start(tail))
-        .and_then(|_| errors.read_to_end(&mut text))
-        .map_err(io)?;
-    let text = String::from_utf8_lossy(&text);
+    let text = said.errors().map_err(io)?;
     if let Some(why) = child::not_started(status.code(), &text) {
         return Err(io(why));
     }
@@ -162,13 +145,13 @@ pub fn output(
     })
 }
 
-/// What the system says when there is no room.
-const FULL: [&str; 2] = ["No space left on device", "Disk quota exceeded"];
-
 /// The line of a `git` that had no room on the disk. What comes from a server is about its own.
 fn full_disk(text: &str) -> Option<&str> {
     let is_own = |line: &&str| !line.starts_with("remote:");
-    let is_full = |line: &&str| FULL.iter().any(|full| line.contains(full));
+    let is_full = |line: &&str| {
+        let line = line.to_lowercase();
+        DISK_FULL_MESSAGES.iter().any(|full| line.contains(full))
+    };
     lines(text).filter(is_own).rfind(is_full)
 }
 
@@ -196,15 +179,9 @@ enum Over {
     Quota(RestoreError),
 }
 
-enum Finished {
-    Itself(ExitStatus),
-    /// It was made to.
-    Ended(Over),
-}
-
 /// Looks at what a `git` does.
 struct Watch<'a> {
-    files: [&'a File; 2],
+    said: &'a Said,
     growth: Option<(Room<'a>, Meter)>,
     until: Instant,
     /// When the disk is looked at next.
@@ -213,9 +190,9 @@ struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     /// Before it starts.
-    fn new(files: [&'a File; 2], takes: Takes<'a>) -> Result<Watch<'a>, RestoreError> {
+    fn new(said: &'a Said, takes: Takes<'a>) -> Result<Watch<'a>, RestoreError> {
         let mut watch = Watch {
-            files,
+            said,
             growth: takes.growth(),
             until: takes.until(),
             next: takes.until(),
@@ -236,10 +213,8 @@ impl<'a> Watch<'a> {
     }
 
     fn is_over(&mut self) -> std::io::Result<Option<Over>> {
-        for file in self.files {
-            if file.metadata()?.len() > RESTORE_GIT_OUTPUT_BYTES_MAX {
-                return Ok(Some(Over::Output));
-            }
+        if self.said.len_bytes()? > RESTORE_GIT_OUTPUT_BYTES_MAX {
+            return Ok(Some(Over::Output));
         }
         let now = Instant::now();
         if now >= self.until {
@@ -263,48 +238,6 @@ impl<'a> Watch<'a> {
             None => Ok(()),
         }
     }
-}
-
-/// Waits for the end of `git`, and asks for it when the restore is to stop or `watch` says so.
-/// Whoever was asked leaves nobody behind.
-fn finish(mut child: Child, stop: &Stop, watch: &mut Watch<'_>) -> std::io::Result<Finished> {
-    let (mut over, mut asked) = (None, None);
-    loop {
-        let has_ended = has_ended(&child);
-        // In the end, too: what is said at once is over before anybody looks.
-        over = match over {
-            None => watch.is_over()?,
-            over => over,
-        };
-        if has_ended {
-            if asked.is_some() {
-                // Its id is taken for as long as nobody has waited for it.
-                signal(&child, Signal::KILL);
-            }
-            let status = child.wait()?;
-            return Ok(over.map_or(Finished::Itself(status), Finished::Ended));
-        }
-        if stop.is_set() || over.is_some() {
-            let asked: Instant = *asked.get_or_insert_with(Instant::now);
-            // First they may tidy up.
-            let may_tidy = asked.elapsed() < Duration::from_millis(GIT_END_MS);
-            signal(&child, if may_tidy { Signal::TERM } else { Signal::KILL });
-        }
-        std::thread::sleep(Duration::from_millis(INTERRUPT_POLL_MS / 20));
-    }
-}
-
-/// Whether it has, and nobody has waited for it yet.
-fn has_ended(child: &Child) -> bool {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-    let found = rustix::process::waitid(WaitId::Pid(Pid::from_child(child)), options);
-    !matches!(found, Ok(None))
-}
-
-/// Tells `git` and its helpers.
-fn signal(child: &Child, signal: Signal) {
-    // They may have ended by themselves.
-    let _ = rustix::process::kill_process_group(Pid::from_child(child), signal);
 }
 
 /// Removes what a `git` that failed has left of objects that are not whole, and its locks: where it

@@ -15,12 +15,11 @@ const LAYERS: [&[&str]; 7] = [
     &["jobs"],
     &["repos"],
     &["snapshot", "store", "mirror", "restore"],
-    &["archive", "http"],
+    &["archive", "git", "http"],
     &[
         "config",
         "extent",
         "faults",
-        "gitenv",
         "io",
         "limits",
         "manifest",

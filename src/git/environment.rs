@@ -1,4 +1,4 @@
-//! Which of the environment's variables a `git` that tarpon runs gets to see.
+//! Which of the environment's variables a `git` that tarpon runs gets to see, and which it is given.
 //!
 //! Git has far more than a hundred variables named `GIT_*`, and new ones come with every version.
 //! Many point it at another repository, index or program. So what goes through is named here, for
@@ -44,15 +44,71 @@ const CONFIGURATION_PREFIXES: &[&str] = &["GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_"
 
 /// Whether a command reads the configuration of the user and of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Configuration {
+pub(crate) enum Configuration {
     /// From where the environment says.
     Users,
     /// The caller says which it reads instead.
     Own,
 }
 
+/// What a git finds around it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Surroundings<'a> {
+    /// The server's upkeep of mirrors. The operator's configuration counts, nobody is there to be
+    /// asked, and the protocols are these unless the operator's environment says otherwise: whose
+    /// `insteadOf` needs more than the upstreams do names it there.
+    Server { protocols: &'a str },
+    /// A step of the client. Whoever runs it may be asked by ssh; the protocols are these whatever
+    /// else is allowed. Of attributes only the repository's count, and of objects those that are
+    /// there.
+    Client {
+        configuration: Configuration,
+        protocols: &'a str,
+    },
+}
+
+/// Where git reads which protocols it may speak.
+const ALLOWED: &str = "GIT_ALLOW_PROTOCOL";
+
+impl Surroundings<'_> {
+    /// Gives them to `command`.
+    pub(super) fn give(self, command: &mut Command) {
+        let configuration = match self {
+            Surroundings::Server { .. } => Configuration::Users,
+            Surroundings::Client { configuration, .. } => configuration,
+        };
+        restrict(command, configuration);
+        // What it says is looked at.
+        let common = [("GIT_TERMINAL_PROMPT", "0"), ("LC_ALL", "C")];
+        command.envs(common).env_remove("LANGUAGE");
+        match self {
+            Surroundings::Server { protocols } => {
+                // ssh asks on the terminal of the server unless it is given a program to ask;
+                // one that fails makes every question an error at once.
+                command.env("SSH_ASKPASS_REQUIRE", "force");
+                if std::env::var_os("SSH_ASKPASS").is_none() {
+                    command.env("SSH_ASKPASS", "false");
+                }
+                let operators = std::env::var_os(ALLOWED).filter(|operators| !operators.is_empty());
+                command.env(ALLOWED, operators.unwrap_or_else(|| protocols.into()));
+            }
+            Surroundings::Client { protocols, .. } => {
+                if configuration == Configuration::Own {
+                    command
+                        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+                        .env("GIT_CONFIG_NOSYSTEM", "1");
+                }
+                command
+                    .env(ALLOWED, protocols)
+                    .env("GIT_ATTR_NOSYSTEM", "1")
+                    .env("GIT_NO_LAZY_FETCH", "1");
+            }
+        }
+    }
+}
+
 /// Takes from the environment of `command` each `GIT_*` that is not on the list.
-pub fn restrict(command: &mut Command, configuration: Configuration) {
+fn restrict(command: &mut Command, configuration: Configuration) {
     for (name, _) in std::env::vars_os() {
         if is_gits(&name) && !passes(&name, configuration) {
             command.env_remove(name);

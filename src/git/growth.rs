@@ -6,7 +6,7 @@ use std::time::Instant;
 
 /// A directory that may grow, and by how much.
 #[derive(Clone, Debug)]
-pub(super) struct Growth {
+pub(crate) struct Growth {
     /// It need not be there yet.
     pub dir: PathBuf,
     pub limit_bytes: u64,

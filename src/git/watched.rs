@@ -1,0 +1,94 @@
+//! A git that one thread runs to its end: it writes into files, which are looked at meanwhile.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+
+use super::group::Group;
+use crate::limits::{GIT_KILL_GRACE_MS, GIT_STDERR_TAIL_BYTES, INTERRUPT_POLL_MS};
+
+/// How a git ended.
+pub(crate) enum Ended<O> {
+    Itself(ExitStatus),
+    /// It was made to, for this reason.
+    Over(O),
+}
+
+/// What a git writes, in files without names.
+pub(crate) struct Said {
+    out: File,
+    errors: File,
+}
+
+impl Said {
+    /// Has `command` write into files.
+    pub(crate) fn of(command: &mut Command) -> io::Result<Said> {
+        let (out, errors) = (tempfile::tempfile()?, tempfile::tempfile()?);
+        command.stdout(out.try_clone()?).stderr(errors.try_clone()?);
+        Ok(Said { out, errors })
+    }
+
+    /// The longer one of both.
+    pub(crate) fn len_bytes(&self) -> io::Result<u64> {
+        Ok(self
+            .out
+            .metadata()?
+            .len()
+            .max(self.errors.metadata()?.len()))
+    }
+
+    /// All of its standard output.
+    pub(crate) fn output(&mut self) -> io::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        self.out.rewind()?;
+        self.out.read_to_end(&mut text)?;
+        Ok(text)
+    }
+
+    /// The end of its standard error. It may pass on what a server says; the reason of a failure is
+    /// at the end.
+    pub(crate) fn errors(&mut self) -> io::Result<String> {
+        let mut text = Vec::new();
+        let tail = self.errors.metadata()?.len();
+        let tail = tail.saturating_sub(GIT_STDERR_TAIL_BYTES as u64);
+        self.errors.seek(SeekFrom::Start(tail))?;
+        self.errors.read_to_end(&mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+/// Waits for the end of `child`, a group's leader, and asks for it when `is_to_stop` or `over` says
+/// so. Whoever was asked leaves nobody behind.
+pub(crate) fn finish<O>(
+    mut child: Child,
+    is_to_stop: impl Fn() -> bool,
+    mut over: impl FnMut() -> io::Result<Option<O>>,
+) -> io::Result<Ended<O>> {
+    let group = Group::of(Pid::from_child(&child));
+    let (mut reason, mut asked) = (None, None);
+    loop {
+        let has_ended = group.leader_ended();
+        // In the end, too: what is said at once is over before anybody looks.
+        reason = match reason {
+            None => over()?,
+            reason => reason,
+        };
+        if has_ended {
+            if asked.is_some() {
+                group.signal(Signal::KILL);
+            }
+            let status = child.wait()?;
+            return Ok(reason.map_or(Ended::Itself(status), Ended::Over));
+        }
+        if is_to_stop() || reason.is_some() {
+            let asked: Instant = *asked.get_or_insert_with(Instant::now);
+            // First they may tidy up.
+            let may_tidy = asked.elapsed() < Duration::from_millis(GIT_KILL_GRACE_MS);
+            group.signal(if may_tidy { Signal::TERM } else { Signal::KILL });
+        }
+        std::thread::sleep(Duration::from_millis(INTERRUPT_POLL_MS / 20));
+    }
+}
