@@ -10,6 +10,7 @@
 //! | `comments_cite_what_is_there` | a module's text names a file by its old name |
 //! | `unsafe_is_confined_and_explained` | unsafe in `http::range`; `io::net` without a reason |
 //! | `functions_fit_a_screen` | a function of 77 lines |
+//! | `git_is_run_in_one_place` | `restore::testing` outside of tests |
 //! | `panics_have_reasons` | an `unwrap` in `http::range` |
 //! | `cores_never_block` | `fs::read` in `Archive::touch`, beside functions that may read files |
 //! | | `Core::reader` calls `Archive::open_files` itself, `Core::closed` calls `Turns::wait` |
@@ -191,6 +192,22 @@ fn functions_fit_a_screen() {
 }
 
 #[test]
+fn git_is_run_in_one_place() {
+    assert_tidy(&rules::git_is_run_in_one_place(&project()));
+    let bad = tree(&[
+        ("src/git/command.rs", "fn f() { child::command(a); }"),
+        ("src/a.rs", "fn f() { io::child::command(a); }"),
+        (
+            "src/b.rs",
+            "fn f() { Command::new(\"git\"); }\n#[cfg(test)] mod tests { fn f() { Command::new(\"git\"); } }",
+        ),
+        ("tests/c.rs", "fn f() { Command::new(\"git\"); }"),
+    ]);
+    let places = ["src/a.rs:1: ", "src/b.rs:1: "];
+    assert_found(&rules::git_is_run_in_one_place(&bad), &places);
+}
+
+#[test]
 fn panics_have_reasons() {
     assert_tidy(&rules::panics_have_reasons(&project()));
     let text = "fn f() {\n a.unwrap();\n b.expect(\"b\");\n c.expect(\"c was checked\");\n
@@ -270,7 +287,7 @@ fn limits_are_in_one_place() {
     assert_tidy(&rules::limits_are_in_one_place(&project()));
     let bad = tree(&[
         (
-            "src/limits.rs",
+            "src/limits/a.rs",
             "pub const USED_MAX: u8 = 1;\npub const IDLE_MAX: u8 = 2;",
         ),
         (
@@ -279,7 +296,7 @@ fn limits_are_in_one_place() {
         ),
     ]);
     let places = [
-        "src/limits.rs:2: IDLE_MAX is used nowhere",
+        "src/limits/a.rs:2: IDLE_MAX is used nowhere",
         "src/a.rs:2: OTHER_MAX belongs",
     ];
     assert_found(&rules::limits_are_in_one_place(&bad), &places);

@@ -216,6 +216,21 @@ pub fn functions_fit_a_screen(project: &Project) -> Vec<String> {
     found
 }
 
+/// A child is started by the room that knows what a git may see and take, and nowhere else.
+pub fn git_is_run_in_one_place(project: &Project) -> Vec<String> {
+    let mut found = Vec::new();
+    let program = project.program().filter(|s| s.path.starts_with("src/"));
+    for source in program.filter(|source| source.module() != "git") {
+        let starts = source.find(&["child", "::", "command"]);
+        let named = source.find(&["Command", "::", "new", "(", "\"git\""]);
+        for index in starts.chain(named) {
+            let line = source.tokens[index].line;
+            found.push(source.report(line, "a git that is not run by way of crate::git"));
+        }
+    }
+    found
+}
+
 /// A panic is a decision: `expect` says why it cannot happen, `unwrap` says nothing.
 pub fn panics_have_reasons(project: &Project) -> Vec<String> {
     let mut found = Vec::new();
@@ -303,25 +318,28 @@ const BOUNDS_ELSEWHERE: [(&str, &str); 7] = [
     ("src/http/wire/scan.rs", "VERSION_BYTES_MAX"), // length of `HTTP/1.1`
 ];
 
-/// Every limit is used, and stands in `limits.rs`.
+/// Every limit is used outside of `limits/`, and all stand there.
 pub fn limits_are_in_one_place(project: &Project) -> Vec<String> {
     let mut found = Vec::new();
-    let Some(limits) = project.source("src/limits.rs") else {
-        return vec!["src/limits.rs: missing".to_owned()];
-    };
-    for index in limits.find(&["pub", "const", "*"]) {
-        let name = &limits.tokens[index + 2];
-        let mut others = project
-            .program()
-            .filter(|source| source.path != limits.path);
-        if !others.any(|source| source.tokens.iter().any(|token| token.text == name.text)) {
-            found.push(limits.report(name.line, &format!("{} is used nowhere", name.text)));
+    let (limits, others): (Vec<&Source>, Vec<&Source>) = project
+        .program()
+        .partition(|source| source.module() == "limits");
+    if limits.is_empty() {
+        return vec!["src/limits: missing".to_owned()];
+    }
+    let used: HashSet<&str> = others
+        .iter()
+        .flat_map(|source| source.tokens.iter().map(|token| &*token.text))
+        .collect();
+    for source in limits {
+        for index in source.find(&["pub", "const", "*"]) {
+            let name = &source.tokens[index + 2];
+            if !used.contains(&*name.text) {
+                found.push(source.report(name.line, &format!("{} is used nowhere", name.text)));
+            }
         }
     }
-    for source in project
-        .program()
-        .filter(|source| source.path != limits.path)
-    {
+    for source in others {
         for index in source.find(&["const", "*", ":"]) {
             let name = &source.tokens[index + 1];
             let is_bound = name
@@ -329,8 +347,7 @@ pub fn limits_are_in_one_place(project: &Project) -> Vec<String> {
                 .split('_')
                 .any(|word| matches!(word, "MAX" | "LIMIT" | "TIMEOUT"));
             if is_bound && !BOUNDS_ELSEWHERE.contains(&(&source.path, &name.text)) {
-                found
-                    .push(source.report(name.line, &format!("{} belongs in limits.rs", name.text)));
+                found.push(source.report(name.line, &format!("{} belongs in limits", name.text)));
             }
         }
     }

@@ -1,0 +1,35 @@
+//! An archive that grows or is whole: its window, who reads it at which pace, what is in memory.
+
+/// Spooled bytes of a running build that stay in memory for the clients that follow closely.
+pub const WINDOW_BYTES: u64 = 8 << 20;
+/// Bytes of a running build that wait to be written to its spool file; at the limit the
+/// producer waits for the disk.
+pub const SPOOL_LAG_BYTES: u64 = 8 << 20;
+/// How long bytes that were in memory are taken to be there still, without a look.
+pub const RESIDENT_TRUST_MS: u64 = 250;
+/// Stretches of an archive of which is remembered that they were in memory.
+pub const RESIDENT_STRETCHES: usize = 1024;
+
+const _: () = assert!(LIVE_ONLY_STEP_MS < LIVE_ONLY_WAIT_MS);
+/// Bytes read ahead of a socket from files that are not in memory.
+pub const READ_AHEAD_BYTES: u64 = 8 << 20;
+/// Threads that read files ahead of the sockets.
+pub const PREFETCH_THREADS: usize = 4;
+/// A build that is not kept goes on at the pace of its slowest client that takes
+/// [`LIVE_ONLY_STEP_BYTES`] in this time.
+pub const LIVE_ONLY_STEP_MS: u64 = 10_000;
+/// See [`LIVE_ONLY_STEP_MS`].
+pub const LIVE_ONLY_STEP_BYTES: u64 = 1 << 20;
+/// Steps that a client can be ahead by: a socket's buffer takes several at once.
+pub const LIVE_ONLY_STEPS_AHEAD_MAX: u64 = 2;
+/// Whoever asks while such a build goes on at less than this gets another one.
+pub const LIVE_ONLY_SLOW_BYTES_S: u64 = 8_000_000;
+/// How long a client's pace is looked at before it counts.
+pub const LIVE_ONLY_LOOK_MS: u64 = 1_000;
+/// How long a request waits for the end of one of two such builds that it cannot follow any more: less
+/// than the minute after which a proxy in front gives up.
+pub const LIVE_ONLY_WAIT_MS: u64 = 45_000;
+/// How long such a build goes on waiting without clients: some may be about to come.
+pub const LIVE_ONLY_ALONE_MS: u64 = 1_000;
+/// How long an entry's files stay open after its last request.
+pub const IDLE_ENTRY_OPEN_MS: u64 = 10_000;

@@ -1,0 +1,63 @@
+//! What may be configured: defaults, the least and the most.
+
+use super::units::{HOUR_MS, MINUTE_MS, SECOND_MS};
+
+/// Largest configuration file that is read. A real one is under a page; the bound keeps a path
+/// such as `/dev/zero` from filling memory.
+pub const CONFIG_FILE_MAX_BYTES: u64 = 1 << 20;
+/// Most cores (network threads) that may be asked for: the size of the kernel's default CPU set.
+pub const CORES_MAX: usize = 1024;
+/// Most encoder threads that may be asked for.
+pub const ENCODERS_MAX: usize = 1024;
+/// Default zstd level: higher ones cannot keep up with a client.
+pub const LEVEL_DEFAULT: i32 = 1;
+/// Lowest zstd level that may be configured.
+pub const LEVEL_MIN: i32 = 1;
+/// Highest zstd level that may be configured; the ones above need hundreds of MB per thread.
+pub const LEVEL_MAX: i32 = 19;
+/// Default time between two fetches of a mirror, before jitter: 15 min.
+pub const FETCH_INTERVAL_DEFAULT_MS: u64 = 15 * MINUTE_MS;
+/// Default limit for one clone from an upstream: 1 h.
+pub const CLONE_TIMEOUT_DEFAULT_MS: u64 = HOUR_MS;
+/// Default time that running responses get after SIGTERM: 30 s.
+pub const SHUTDOWN_GRACE_DEFAULT_MS: u64 = 30 * SECOND_MS;
+/// Default time after which a client that takes no byte is dropped: 60 s.
+pub const STALL_TIMEOUT_DEFAULT_MS: u64 = MINUTE_MS;
+/// Default time that a kept-alive connection may wait for its next request: 60 s.
+pub const IDLE_TIMEOUT_DEFAULT_MS: u64 = MINUTE_MS;
+/// Shortest time limit that may be configured; below it, timers would fire on healthy clients.
+pub const TIMEOUT_MIN_MS: u64 = 100;
+/// Longest time limit for a client (stall, idle) and for shutdown: 24 h.
+pub const CLIENT_TIMEOUT_MAX_MS: u64 = 24 * HOUR_MS;
+/// Longest time limit for work on an upstream (clone, fetch interval): 30 days.
+pub const UPSTREAM_TIME_MAX_MS: u64 = 720 * HOUR_MS;
+/// Default share of the file system that the cache may take.
+pub const CACHE_LIMIT_DEFAULT_PERCENT: u8 = 80;
+/// Default share of the file system that stays free whatever the cache limit says.
+pub const CACHE_FREE_FLOOR_DEFAULT_PERCENT: u8 = 5;
+/// Default of how much of the file system one clone or fetch may take.
+pub const CLONE_SIZE_DEFAULT_PERCENT: u8 = 50;
+/// Default of the most memory of each process of a clone or fetch. What indexes a pack holds 96 MB of
+/// bases of deltas for each of its threads, of which there are 20 at most, and about 100 bytes for
+/// each object.
+pub const GIT_MEMORY_DEFAULT_BYTES: u64 = 4 << 30;
+/// Least memory that may be configured: below it git does not clone the smallest repository.
+pub const GIT_MEMORY_MIN_BYTES: u64 = 128 << 20;
+/// Longest upstream host name with its port. It becomes one directory name under `mirrors/`.
+pub const HOST_MAX_BYTES: usize = 253;
+/// The longest name that Linux file systems take.
+const FILE_NAME_MAX_BYTES: usize = 255;
+
+const _: () = {
+    assert!(HOST_MAX_BYTES <= FILE_NAME_MAX_BYTES);
+    assert!(LEVEL_MIN <= LEVEL_DEFAULT && LEVEL_DEFAULT <= LEVEL_MAX);
+    assert!(CACHE_LIMIT_DEFAULT_PERCENT + CACHE_FREE_FLOOR_DEFAULT_PERCENT <= 100);
+    assert!(
+        TIMEOUT_MIN_MS <= STALL_TIMEOUT_DEFAULT_MS && TIMEOUT_MIN_MS <= IDLE_TIMEOUT_DEFAULT_MS
+    );
+    assert!(STALL_TIMEOUT_DEFAULT_MS <= CLIENT_TIMEOUT_MAX_MS);
+    assert!(IDLE_TIMEOUT_DEFAULT_MS <= CLIENT_TIMEOUT_MAX_MS);
+    assert!(SHUTDOWN_GRACE_DEFAULT_MS <= CLIENT_TIMEOUT_MAX_MS);
+    assert!(FETCH_INTERVAL_DEFAULT_MS <= UPSTREAM_TIME_MAX_MS);
+    assert!(CLONE_TIMEOUT_DEFAULT_MS <= UPSTREAM_TIME_MAX_MS);
+};

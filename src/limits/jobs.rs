@@ -1,0 +1,82 @@
+//! What runs beside requests: clones, comparisons, git's protocol, bundles, `ensure-refs`.
+
+use super::units::{HOUR_MS, MINUTE_MS, SECOND_MS};
+
+const _: () = assert!(CLONES_OF_HOST_MAX < CLONES_RUNNING_MAX);
+
+const _: () = assert!(FRESHENS_OF_HOST_MAX < FRESHENS_RUNNING_MAX);
+/// First clones that run at the same time.
+pub const CLONES_RUNNING_MAX: usize = 16;
+/// The same of one host.
+pub const CLONES_OF_HOST_MAX: usize = 8;
+/// How long a first clone waits for its turn before the log says so.
+pub const TURN_WAIT_LOGGED_MS: u64 = 5_000;
+/// How long a failed clone is remembered: requests for the same name are answered alike
+/// meanwhile, without asking the upstream again.
+pub const CLONE_FAILURE_KEPT_MS: u64 = 10_000;
+/// Wait after the second build of a repository that failed in a row; doubled with every further
+/// one. The first is followed by another at once.
+pub const BUILD_RETRY_MS: u64 = 1_000;
+/// Longest wait after builds that failed: whoever has mended a mirror should not wait longer.
+pub const BUILD_RETRY_MAX_MS: u64 = 30_000;
+/// Names of repositories of which nothing else is known, in a shard of the registry, before they
+/// are dropped. About 0.5 KB each.
+pub const REPOSITORIES_BARE_MAX: usize = 256;
+/// A mirror that was compared with its upstream this long ago or less is taken for fresh, and a
+/// comparison that failed as recently is not repeated: bounds how often clients can make the
+/// server ask an upstream. `ensure-refs` asks whenever something is missing, and a bundle that
+/// would hold nothing is refused only after asking, unless asking failed as recently.
+pub const MIRROR_FRESH_MS: u64 = 15_000;
+/// How long a request waits for that comparison before it is answered from what is there.
+pub const FRESHEN_WAIT_MS: u64 = 30_000;
+/// Mirrors that are compared with their upstream at the same time, on schedule or for a request.
+pub const FRESHENS_RUNNING_MAX: usize = 32;
+/// The same of one host.
+pub const FRESHENS_OF_HOST_MAX: usize = 16;
+/// Upstreams that are asked at the same time whether they lead back to a server that waits.
+pub const WAYS_RUNNING_MAX: usize = 16;
+/// Requests that look for refs and objects in mirrors at the same time.
+pub const LOOKUPS_RUNNING_MAX: usize = 16;
+/// `git upload-pack` processes at the same time.
+pub const UPLOAD_PACKS_MAX: usize = 64;
+/// The same for one client's address: a quarter.
+pub const UPLOAD_PACKS_OF_CLIENT_MAX: usize = UPLOAD_PACKS_MAX / 4;
+/// A client that takes less than this of a response in [`UPLOAD_SLOW_MS`] loses its turn while others
+/// wait for one.
+pub const UPLOAD_SLOW_BYTES: u64 = 1 << 20;
+/// See [`UPLOAD_SLOW_BYTES`]. Only time counts in which something is there for the client to take.
+pub const UPLOAD_SLOW_MS: u64 = MINUTE_MS;
+/// Time between two looks for such clients while somebody waits.
+pub const UPLOAD_LOOK_MS: u64 = SECOND_MS;
+/// How long a request waits to be one of them: longer than it takes to be found too slow.
+pub const UPLOAD_PACK_WAIT_MS: u64 = 75_000;
+/// Most bytes in one piece of a response that git produces.
+pub const STREAM_PIECE_BYTES: usize = 64 * 1024;
+/// Pieces of such a response that wait for the client; then git waits.
+pub const STREAM_PIECES_MAX: usize = 8;
+/// Largest request of git's protocol after its decompression: the `want` lines of 300,000 refs.
+/// Over it: 413.
+pub const GIT_REQUEST_BYTES_MAX: usize = 16 << 20;
+/// Longest packet line of git's protocol, its length included (gitprotocol-common(5)).
+pub const PKT_LINE_BYTES_MAX: usize = 65_520;
+/// Longest `Git-Protocol` that is passed on; a longer one is ignored.
+pub const GIT_PROTOCOL_BYTES_MAX: usize = 256;
+/// Bundles that are kept.
+pub const BUNDLES_MAX: usize = 64;
+/// Bytes of bundles that are kept.
+pub const BUNDLES_BYTES_MAX: u64 = 1 << 30;
+/// Bytes of bundles, kept or only being sent, from which on no other is made.
+pub const BUNDLES_MADE_BYTES_MAX: u64 = 4 << 30;
+/// How long a bundle is kept.
+pub const BUNDLE_AGE_MAX_MS: u64 = HOUR_MS;
+/// Bundles that are made at the same time.
+pub const BUNDLES_MAKING_MAX: usize = 2;
+/// Largest body of an `ensure-refs` request: small enough to be parsed on a core. Over it: 413.
+pub const ENSURE_BODY_BYTES_MAX: u64 = 256 * 1024;
+/// Most refs and most commits in one `ensure-refs` request. Over it: 400.
+pub const ENSURE_ITEMS_MAX: usize = 1000;
+/// Most of those commits that an upstream is asked for by their ids, one by one, because no ref of it
+/// leads to them.
+pub const ENSURE_BY_ID_MAX: usize = 8;
+
+const _: () = assert!(UPLOAD_SLOW_MS + 2 * UPLOAD_LOOK_MS < UPLOAD_PACK_WAIT_MS);

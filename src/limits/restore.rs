@@ -1,0 +1,221 @@
+//! The client.
+
+use super::config::GIT_MEMORY_DEFAULT_BYTES;
+use super::git::GIT_UPLOAD_LIMIT_MS;
+use super::jobs::UPLOAD_PACK_WAIT_MS;
+use super::repository::PATH_BYTES_MAX;
+use super::units::{HOUR_MS, MINUTE_MS, SECOND_MS};
+
+/// Bytes of one ranged request of a download: large enough that its round trip is little, small
+/// enough that a few of them in memory are.
+pub const SEGMENT_BYTES: u64 = 1 << 20;
+/// Segments per connection that are asked for before the first of them is needed.
+pub const SEGMENTS_AHEAD: u64 = 2;
+/// Bytes handed on at a time from an archive that still grows.
+pub const STREAM_READ_BYTES: usize = 1 << 20;
+/// Default number of connections, and the most that may be asked for.
+pub const CONNECTIONS_DEFAULT: usize = 4;
+/// See [`CONNECTIONS_DEFAULT`].
+pub const CONNECTIONS_MAX: usize = 16;
+/// Largest frame that is decoded in one piece, and so in parallel with others, before and after
+/// decompression; a server makes frames of 1 and 4 MiB. Larger ones, and those that do not say how
+/// large they are, are decoded as a stream, one after the other.
+pub const RESTORE_FRAME_BYTES_MAX: usize = 16 << 20;
+/// Largest window of a frame (RFC 8878 section 3.1.1.1.2) that is decoded as a stream.
+pub const RESTORE_WINDOW_LOG_MAX: u32 = 23;
+/// Frames that are being decoded or wait for the ones before them.
+pub const FRAMES_AHEAD: usize = 6;
+/// Memory that the archive is received into, until what is in it is decoded or written. Nothing is
+/// received without a part of it.
+pub const RECEIVED_BYTES_MAX: usize = 64 << 20;
+/// Memory of content that waits to be written, and of frames that are put together to be decoded.
+pub const CONTENT_BYTES_MAX: usize = 48 << 20;
+/// Memory of entries that wait to be written: their names, where links lead, open files.
+pub const ENTRIES_BYTES_MAX: usize = 8 << 20;
+/// The part of it that one worker gets at a time.
+pub const ENTRIES_AT_ONCE_BYTES: usize = 256 << 10;
+/// What an entry takes of it besides its name and target.
+pub const ENTRY_BYTES: usize = 256;
+/// What a file takes of it that is written in parts, so that few enough are open for any limit of
+/// descriptors.
+pub const PART_FILE_BYTES: usize = 32 << 10;
+/// What a frame that is written from where it arrived takes of it: for what is known about it.
+pub const STORED_ROOM_BYTES: usize = 64 << 10;
+/// Buffers are of whole multiples of this, so that they fit again.
+pub const BUFFER_STEP_BYTES: usize = 256 << 10;
+/// Memory that a piece of the archive which is handed on before its buffer is full takes besides
+/// its bytes.
+pub const SMALL_CHUNK_BYTES: usize = 512;
+/// How long bytes that came wait for more to fill their buffer, before they are handed on.
+pub const CHUNK_WAIT_MS: u64 = 500;
+/// Pieces that a frame which is decoded in one piece may arrive in.
+pub const FRAME_SLICES_MAX: usize = 16 << 10;
+/// Content that a stream of frames is decoded into at a time.
+pub const STREAM_CONTENT_BYTES: usize = 1 << 20;
+/// Bytes of a frame in a row that may bring no content: those of a block, several times.
+pub const BARREN_BYTES_MAX: usize = 1 << 20;
+/// Largest skippable frame of an archive, with its head.
+pub const SKIPPABLE_BYTES_MAX: u64 = 1 << 20;
+/// Bytes of all of them together.
+pub const SKIPPABLES_BYTES_MAX: u64 = 16 << 20;
+/// Frames without content in a row, within [`EMPTY_FRAMES_MS`], that end the restore: a server shows
+/// that it lives by one every few seconds, for as long as it clones.
+pub const EMPTY_FRAMES_MAX: usize = 1000;
+/// See [`EMPTY_FRAMES_MAX`].
+pub const EMPTY_FRAMES_MS: u64 = 10 * MINUTE_MS;
+/// Bytes that may stand behind the archive's end: frames without content, and those of zeros.
+pub const BEHIND_END_BYTES_MAX: u64 = 1 << 20;
+/// Slices of memory that a stored frame is written from. A frame of more is decoded like any other,
+/// so that small blocks do not take more memory than they hold.
+pub const STORED_SLICES_MAX: usize = 1024;
+/// Directories that a thread keeps open: enough for the way to a file of most repositories, few
+/// enough for any limit of descriptors.
+pub const OPEN_DIRECTORIES_MAX: usize = 16;
+/// Entries of an archive.
+pub const RESTORED_ENTRIES_MAX: u64 = 64 << 20;
+/// Headers in a row that only describe the entry behind them: long names, PAX.
+pub const DESCRIBING_HEADERS_MAX: usize = 8;
+/// Bytes of a PAX header.
+pub const PAX_BYTES_MAX: u64 = 256 << 10;
+/// Zeros behind the end of a tar archive: tar fills its last record.
+pub const TAR_RECORD_BYTES: u64 = 10_240;
+/// Share of the file system that a restore leaves free unless it is told otherwise.
+pub const RESTORE_FREE_PERCENT: u64 = 5;
+/// Space that is reserved for a file ahead of the data that has come for it.
+pub const RESERVED_AHEAD_BYTES: u64 = 64 << 20;
+/// Most bytes that one system call writes to a restored file.
+pub const WRITE_BYTES: usize = 128 << 10;
+/// A connection that brings less of a body than this within so many times the time without a byte
+/// after which it is dead, is dead as well: 270 bytes/s unless that time is given. The slowest link
+/// brings more, also when all connections share it. A try that brings less counts as one that
+/// brings nothing.
+pub const PACE_BYTES: usize = 16 << 10;
+/// See [`PACE_BYTES`].
+pub const PACE_STALLS: u32 = 2;
+/// Tries in a row that bring next to nothing before a download is given up, and the wait before the second
+/// one; doubled with each further one.
+pub const DOWNLOAD_TRIES_MAX: u32 = 6;
+/// See [`DOWNLOAD_TRIES_MAX`].
+pub const DOWNLOAD_RETRY_MS: u64 = 100;
+/// Times that a restore begins anew because the server has another snapshot than before.
+pub const RESTARTS_MAX: u32 = 2;
+/// How long a connection may take to be made, whatever number of addresses the server has.
+pub const CONNECT_TIMEOUT_MS: u64 = 10_000;
+/// How long the first answer may take: a server may have to clone the repository first.
+pub const FIRST_ANSWER_MS: u64 = HOUR_MS;
+/// Default time without a byte after which a connection counts as dead.
+pub const RESTORE_STALL_DEFAULT_MS: u64 = 30 * SECOND_MS;
+/// The same for what `git` fetches: a server may have it wait before it says the first word.
+pub const RESTORE_GIT_STALL_DEFAULT_MS: u64 = UPLOAD_PACK_WAIT_MS + RESTORE_STALL_DEFAULT_MS;
+/// Most bytes of a small answer (an error's text, `ensure-refs`) that are read.
+pub const SMALL_ANSWER_BYTES_MAX: usize = 1 << 20;
+/// Times that a staging directory is made before somebody else's sweep of left-over ones leaves it.
+pub const STAGING_TRIES_MAX: u32 = 16;
+/// Most bytes of the list of all refs that a server sends.
+pub const MOMENT_BYTES_MAX: usize = 64 << 20;
+/// Times that a list of refs is asked for whose HEAD is of another moment than its branch, or whose
+/// objects are gone before they are fetched.
+pub const MOMENT_TRIES_MAX: u32 = 4;
+/// Longest header of a bundle, a line of which may be as long: it names the commits that the bundle
+/// builds upon, thousands after large merges, each with its subject.
+pub const BUNDLE_HEADER_BYTES_MAX: u64 = 16 << 20;
+/// Objects that are fetched at a time: their ids are arguments of one command.
+pub const FETCH_IDS_MAX: usize = 1000;
+/// Branches of a repository to be replaced that are looked at one by one, for their names, and how
+/// many are named.
+pub const LOCAL_TRIED_MAX: usize = 64;
+/// See [`LOCAL_TRIED_MAX`].
+pub const LOCAL_NAMED_MAX: usize = 8;
+/// Largest list of shallow commits of such a repository.
+pub const SHALLOW_BYTES_MAX: u64 = 64 << 20;
+/// Largest log of its stashes that is read to count them.
+pub const STASH_LOG_BYTES_MAX: u64 = 1 << 20;
+/// How long the date of an index may be waited for: the second after a file's own.
+pub const INDEX_DATE_WAIT_MAX_MS: u64 = 2 * SECOND_MS;
+/// Most that a `git` of a restore may say, on either output: the paths of a large repository.
+pub const RESTORE_GIT_OUTPUT_BYTES_MAX: u64 = 128 << 20;
+/// Most memory of each process of a `git` of a restore that takes objects, writes files or walks
+/// through history: as much as a server gives its own.
+pub const RESTORE_GIT_MEMORY_BYTES: u64 = GIT_MEMORY_DEFAULT_BYTES;
+/// The same of one that looks at settings, at refs (a million of them) or at a few objects.
+pub const RESTORE_LOOK_MEMORY_BYTES: u64 = 1 << 30;
+/// How long all the `git` of a restore may take that bring objects: a server gives one of them as
+/// long.
+pub const RESTORE_GIT_LIMIT_MS: u64 = GIT_UPLOAD_LIMIT_MS;
+/// Largest `.git/config` of an archive.
+pub const RESTORED_CONFIG_BYTES_MAX: usize = 1 << 20;
+/// How long the walks may take through the history of a repository that is overwritten, and of those
+/// of its submodules: a million commits take seconds.
+pub const OLD_WALK_LIMIT_MS: u64 = 10 * MINUTE_MS;
+/// Largest index of a repository that is overwritten, which is never held: some eight million files.
+pub const OLD_INDEX_BYTES_MAX: u64 = 1 << 30;
+/// Largest `packed-refs` of one, which is never held: some three million refs.
+pub const OLD_PACKED_REFS_BYTES_MAX: u64 = 256 << 20;
+/// Most of its loose refs, which are: about 200,000.
+pub const OLD_LOOSE_REFS_BYTES_MAX: u64 = 16 << 20;
+/// Largest list of what was last fetched into a submodule's repository.
+pub const FETCHED_BYTES_MAX: u64 = 4 << 20;
+/// Largest `.git` of a submodule, which is a file that says where its repository is.
+pub const GIT_FILE_BYTES_MAX: u64 = 2 * PATH_BYTES_MAX as u64;
+/// Repositories of submodules inside of one that is overwritten that are looked at, entries of the
+/// directories that lead to them, and how deep those are.
+pub const SUBMODULES_MAX: usize = 1024;
+/// See [`SUBMODULES_MAX`].
+pub const SUBMODULES_ENTRIES_MAX: usize = 64 * 1024;
+/// See [`SUBMODULES_MAX`].
+pub const SUBMODULES_DEPTH_MAX: usize = 64;
+/// Paths that are looked for in an index at a time, with what each costs besides.
+pub const DOUBTS_BYTES_MAX: usize = 16 << 20;
+/// See [`DOUBTS_BYTES_MAX`].
+pub const DOUBT_BYTES: usize = 64;
+/// What was done to a target that is noted in memory; the rest is in a file.
+pub const MOVES_BYTES: usize = 1 << 20;
+/// Largest index of a repository that takes its place: about four million files.
+pub const TRACKED_INDEX_BYTES_MAX: u64 = 512 << 20;
+/// Bytes of an archive's `.git` that are looked at in memory, names and what each file costs
+/// included: refs above all, about a million of them. Over it the archive is refused.
+pub const CAPTURED_BYTES_MAX: usize = 96 << 20;
+/// Refs that may come in any order: of more a list is taken only as git makes it, sorted.
+pub const UNSORTED_REFS_MAX: usize = 64 << 10;
+/// What a file costs there besides its name and content.
+pub const CAPTURED_FILE_BYTES: usize = 128;
+/// Largest object that is inflated to find what HEAD's trees hold, with all between it and its base,
+/// and most of all those that lead to a place.
+pub const RESTORED_TREE_BYTES_MAX: usize = 64 << 20;
+/// Deltas between a tree and what is whole: git makes 50, and 250 when told to be aggressive.
+pub const DELTA_STEPS_MAX: u64 = 512;
+/// Bytes that are inflated, copied or summed for an object between two looks for the end of the
+/// restore.
+pub const WORK_PIECE_BYTES: usize = 1 << 20;
+/// Bytes that are inflated and copied for the trees of a restore, whatever its packs have: two
+/// seconds of it.
+pub const TREE_WORK_BYTES_MIN: u64 = 4 << 30;
+/// The same for each byte of its packs.
+pub const TREE_WORK_PER_PACK_BYTE: u64 = 64;
+/// Trees without a file that HEAD may have: git makes none.
+pub const EMPTY_TREES_MAX: u64 = 1024;
+/// Objects of a pack whose reverse index is checked and kept: four bytes each while it is. Git does
+/// without one.
+pub const REVERSE_INDEX_OBJECTS_MAX: u32 = 16 << 20;
+
+// What is received, content, entries, and the window of the stream: within 300 MB with the rest.
+const _: () = assert!(
+    RECEIVED_BYTES_MAX + CONTENT_BYTES_MAX + ENTRIES_BYTES_MAX + (1 << RESTORE_WINDOW_LOG_MAX)
+        <= 200 << 20
+);
+
+// A frame that is put together fits beside its content.
+const _: () = assert!(
+    CONTENT_BYTES_MAX
+        >= 2 * (RESTORE_FRAME_BYTES_MAX + RESTORE_FRAME_BYTES_MAX / 256 + BUFFER_STEP_BYTES)
+);
+
+// One that is not yet whole fits, in however small pieces, beside the buffers of all connections.
+const _: () = assert!(
+    RECEIVED_BYTES_MAX
+        >= RESTORE_FRAME_BYTES_MAX
+            + FRAME_SLICES_MAX * SMALL_CHUNK_BYTES
+            + (CONNECTIONS_MAX + 4) * STREAM_READ_BYTES
+);
+
+const _: () = assert!(SEGMENT_BYTES as usize == STREAM_READ_BYTES);

@@ -1,0 +1,71 @@
+//! From a mirror to an archive: frames, jobs, decoding, checks, builds side by side.
+
+/// Tar bytes after which a compressed frame ends.
+pub const FRAME_TAR_BYTES: usize = 1 << 20;
+/// Entries of the worktree in one job.
+pub const JOB_ENTRIES_MAX: usize = 256;
+/// Bytes of files in one job, unless it is a single file.
+pub const JOB_TAR_BYTES: u64 = 4 << 20;
+/// Files above this size are encoded as a stream instead of being decoded in memory.
+pub const BIG_FILE_BYTES: u64 = 8 << 20;
+/// Bytes that the encoders decode an object with: twice the largest of it and what its delta is
+/// made from, and the deltas.
+pub const DECODE_LIMIT_BYTES: u64 = 32 << 20;
+/// Bytes for decoding what takes more, of all builds together; one that alone needs more than all
+/// is decoded alone.
+pub const DECODE_BUDGET_BYTES: u64 = 96 << 20;
+/// Deltas between an object and what it is made from that are followed without gix; git itself makes
+/// no chain longer than 4,095.
+pub const DELTA_CHAIN_MAX: usize = 4095;
+/// Bytes that a delta may promise before its instructions are added up, so that memory is taken
+/// only for what they make.
+pub const DELTA_UNCHECKED_BYTES: usize = 1 << 20;
+/// Bytes of delta bases that a thread keeps for each build.
+pub const DELTA_CACHE_BYTES: u64 = 16 << 20;
+/// Largest buffer that an encoder keeps for its next job: there is one set for each processor.
+pub const ENCODER_KEPT_BYTES: usize = 4 << 20;
+/// Bytes of a linked file that are read at a time to be summed: a part of a processor's cache.
+pub const SUM_READ_BYTES: usize = 256 << 10;
+/// Entries of a pack whose places are held at a time while it is checked, on average.
+pub const VERIFY_ENTRIES: u64 = 1 << 19;
+/// Files of packs that are remembered to be sound.
+pub const VERIFIED_FILES_MAX: usize = 1 << 18;
+/// Bytes of a linked file that one job brings into memory and sums.
+pub const RAW_JOB_BYTES: u64 = 16 << 20;
+
+const _: () = assert!(
+    JOB_TAR_BYTES < BIG_FILE_BYTES,
+    "a big file never shares a job"
+);
+
+const _: () = assert!(
+    3 * BIG_FILE_BYTES <= DECODE_LIMIT_BYTES && DECODE_LIMIT_BYTES <= DECODE_BUDGET_BYTES,
+    "what is no big file is decoded without a grant, as a rule"
+);
+
+const _: () = assert!(RAW_JOB_BYTES.is_multiple_of(crate::extent::RAW_FRAME_BYTES));
+/// Large builds that produce at the same time, half as many as there are encoders: the least
+/// and the most.
+pub const BUILDS_PRODUCING_MIN: usize = 2;
+/// See [`BUILDS_PRODUCING_MIN`].
+pub const BUILDS_PRODUCING_MAX: usize = 8;
+/// How long such a build produces before another one has its turn, if one waits.
+pub const TURN_MS: u64 = 100;
+/// Large builds that have begun to produce and have not ended. Each may have a window, what waits
+/// to be spooled, and a few results in memory; further ones have sent their first bytes and wait.
+pub const BUILDS_OPEN_MAX: usize = 32;
+/// Small builds at the same time.
+pub const SMALL_BUILDS_MAX: usize = 16;
+/// Bytes of packs and loose objects that a small build has at most.
+pub const SMALL_BUILD_LINKED_BYTES: u64 = 4 << 20;
+/// Steps of the walk of a small build's tree, and jobs of its worktree. One that needs more goes on
+/// as a large one.
+pub const SMALL_BUILD_STEPS: u64 = 8192;
+/// See [`SMALL_BUILD_STEPS`].
+pub const SMALL_BUILD_JOBS: u64 = 8;
+/// How much nicer than the network cores the encoders are.
+pub const ENCODER_NICE: i32 = 10;
+/// The same of small builds: they are over soon, and large ones are not to hold them up.
+pub const SMALL_BUILD_NICE: i32 = 5;
+/// Threads that encode for small builds only, as a share of the encoders, rounded up.
+pub const SMALL_ENCODERS_PERCENT: usize = 25;

@@ -1,0 +1,46 @@
+//! Entries on the disk: their metadata, the sweep, and whether the disk keeps what was written.
+
+use super::units::HOUR_MS;
+
+/// Longest metadata file of an entry, in bytes. It holds 4 bytes per file of the worktree and
+/// per 4 MiB of pack, so this is room for tens of millions of files; anything longer was not
+/// written by us and is not read into memory.
+pub const META_BYTES_MAX: u64 = 256 << 20;
+/// Directories between `mirrors/{host}` and a mirror that are searched at start.
+pub const MIRROR_DEPTH_MAX: usize = 32;
+
+const _: () = assert!(
+    META_BYTES_MAX <= u32::MAX as u64,
+    "fits memory of any machine"
+);
+/// How long a snapshot that a newer one has replaced can still be read by its tag after its last
+/// request: between two requests of a download in parts, a retry with its pause included. It
+/// goes at once when the disk is needed.
+pub const RETIRED_KEPT_MS: u64 = 60_000;
+/// Longest time that a snapshot which was replaced is kept for whoever asks for it by its tag.
+pub const RETIRED_MAX_MS: u64 = HOUR_MS;
+/// Time between two looks at the cache's size and at superseded entries.
+pub const SWEEP_INTERVAL_MS: u64 = 5_000;
+/// Default time after which an entry or mirror is looked at again: a week.
+pub const SCRUB_INTERVAL_DEFAULT_MS: u64 = 7 * 24 * HOUR_MS;
+/// Longest such time: a year.
+pub const SCRUB_INTERVAL_MAX_MS: u64 = 366 * 24 * HOUR_MS;
+/// Bytes that a scrub reads in a second: 5 TB in a day, a tenth of what a disk gives.
+pub const SCRUB_BYTES_PER_S: u64 = 64 << 20;
+/// Bytes that it reads at a time.
+pub const SCRUB_READ_BYTES: usize = 1 << 20;
+/// How often a scrub that waits looks whether it is to stop.
+pub const SCRUB_STOP_SEEN_MS: u64 = 50;
+/// Longest wait before a scrub looks again what there is.
+pub const SCRUB_LOOK_MS: u64 = 10_000;
+/// Wait after a look that could not be finished, because files could not be read or a mirror not
+/// cloned anew.
+pub const SCRUB_RETRY_MS: u64 = HOUR_MS;
+/// Time between two looks at one entry on a client's word.
+pub const DOUBT_INTERVAL_MS: u64 = HOUR_MS;
+/// How long a client that doubts an archive waits for the look at it.
+pub const DOUBT_WAIT_MS: u64 = 60_000;
+/// How much nicer than the network cores a scrub is: as nice as can be.
+pub const SCRUB_NICE: i32 = 19;
+
+const _: () = assert!(SCRUB_RETRY_MS < SCRUB_INTERVAL_DEFAULT_MS);
