@@ -17,7 +17,7 @@
 //!              │               jobs::builder      place: entry made, packs hard-linked; unlock
 //!              │               snapshot::produce  packs, worktree, index, in this order
 //!              │                  ├─ snapshot::turns: large builds go on in turn
-//!              │                  └─ snapshot::zstd::ring: encoder threads (job, pack, filter, tar)
+//!              │                  └─ snapshot::ring: encoder threads (job), tree: decoder, filter, tar
 //!              │                        │
 //!              │            archive::fanout: extents so far, window, readers
 //!              │                        ├─► archive::spool: spool file ─► jobs::build ─► store
@@ -76,6 +76,7 @@
 //! | [`archive`] | an archive that grows or is whole, and who reads it |
 //! | [`http`] | the protocol, pure, and the sockets that speak it |
 //! | [`git`] | running git, for the server's mirrors and the client alike |
+//! | [`tree`] | what server and client both need of trees: walk, cut, decoder, filter, tar, index, frames |
 //! | [`manifest`] | what a snapshot is, and its codec |
 //! | the rest | [`config`], [`telemetry`], [`refs`], [`extent`], [`io`], [`faults`], [`limits`] |
 //!
@@ -92,7 +93,7 @@
 //! Denied, but for ten files that each wrap one thing of the system that has no safe form:
 //! `io/child.rs` and `io/signal.rs` (signal masks), `io/disk.rs` (buffers of tokio-uring),
 //! `io/net.rs`, `io/pipe.rs`, `io/residency.rs` and `io/sched.rs` (system calls), `io/heap.rs` (the
-//! allocator's settings), `snapshot/iconv.rs` (the C library's interface) and `snapshot/map.rs` (mapped
+//! allocator's settings), `tree/iconv.rs` (the C library's interface) and `tree/map.rs` (mapped
 //! files). `tests/tidy` has the same list.
 
 #![deny(unsafe_code)]
@@ -116,3 +117,4 @@ pub mod server;
 pub mod snapshot;
 pub mod store;
 pub mod telemetry;
+pub mod tree;

@@ -25,8 +25,8 @@ use entries::{Entry, What, encode};
 use input::Input;
 use rng::Rng;
 use tarpon::extent::{Layout, Segment, content_checksum};
-use tarpon::snapshot::tar as encoder;
-use tarpon::snapshot::zstd::frame::Compressor;
+use tarpon::tree::frames::Compressor;
+use tarpon::tree::tar as encoder;
 
 /// Archives that are generated.
 const SEEDS: u64 = 48;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tarpon::limits::{FRAME_TAR_BYTES, LEVEL_DEFAULT};
 use tarpon::snapshot::job::EncoderState;
-use tarpon::snapshot::zstd::ring::{Pending, Ring, Size};
+use tarpon::snapshot::ring::{Pending, Ring, Size};
 
 /// Frames in one iteration.
 const FRAMES: u64 = 32;

@@ -4,7 +4,7 @@ use super::hash::hash;
 use super::support::rng::Rng;
 use criterion::{Criterion, Throughput};
 use std::io::Read;
-use tarpon::snapshot::tar::{self, Kind};
+use tarpon::tree::tar::{self, Kind};
 
 const MTIME_S: i64 = 1_700_000_000;
 /// Entries in one iteration.

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
 use tarpon::extent::{Layout, Segment, content_checksum};
-use tarpon::snapshot::zstd::frame::Compressor;
+use tarpon::tree::frames::Compressor;
 use tarpon_fuzz::{Input, Rng};
 
 const BLOCK: usize = 128 << 10;

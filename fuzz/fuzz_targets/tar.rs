@@ -9,7 +9,7 @@
 use std::io::Read;
 
 use libfuzzer_sys::fuzz_target;
-use tarpon::snapshot::tar as encoder;
+use tarpon::tree::tar as encoder;
 use tarpon_fuzz::Input;
 use tarpon_fuzz::entries::{Entry, What, encode, entries};
 

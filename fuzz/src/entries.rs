@@ -1,6 +1,6 @@
 //! Entries of a tar archive, from an input and into an archive.
 
-use tarpon::snapshot::tar::{self as encoder, Kind};
+use tarpon::tree::tar::{self as encoder, Kind};
 
 use crate::input::Input;
 

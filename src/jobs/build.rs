@@ -19,7 +19,7 @@ use crate::io::sched;
 use crate::mirror::Git;
 use crate::repos::error::StartError;
 use crate::repos::repo::{Permit, RefsEpoch, Repo};
-use crate::snapshot::zstd::ring::panic_text;
+use crate::snapshot::ring::panic_text;
 use crate::telemetry::metrics::{Event, Level};
 
 impl Jobs {

@@ -27,15 +27,15 @@ use crate::manifest::record::{Linked, Record};
 use crate::mirror::Git;
 use crate::refs::Head;
 use crate::repos::repo::{RefsEpoch, Repo};
-use crate::snapshot::iconv::Identity;
 use crate::snapshot::output::{BuildError, Spool};
 use crate::snapshot::produce::{self, Input, Opened};
 use crate::snapshot::reuse::Reuse;
+use crate::snapshot::ring::Size;
 use crate::snapshot::turns::Turn;
 use crate::snapshot::view::{self, PinError, View};
-use crate::snapshot::zstd::ring::Size;
 use crate::store::files::StoreError;
 use crate::store::staging::{LinkKind, Staging, spool_path};
+use crate::tree::iconv::Identity;
 
 /// Version of everything that decides an archive's bytes besides what its id is made from.
 const ARCHIVE_FORMAT: u8 = 4;

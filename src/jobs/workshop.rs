@@ -8,9 +8,9 @@ use crate::limits::DECODE_BUDGET_BYTES;
 use crate::repos::catalog::Catalog;
 use crate::snapshot::budget::Budget;
 use crate::snapshot::job::EncoderState;
+use crate::snapshot::ring::Ring;
 use crate::snapshot::turns::Turns;
 use crate::snapshot::verify::Verified;
-use crate::snapshot::zstd::ring::Ring;
 use crate::telemetry::metrics::Meter;
 
 /// See the module's text. One for the process: its encoders, memory and turns are shared by all builds.

@@ -24,7 +24,7 @@ use crate::http::net::service::Service;
 use crate::http::net::socket::CoreSockets;
 use crate::io::sched;
 use crate::limits::{CORE_RING_ENTRIES, CUT_OFF_MAX_MS};
-use crate::snapshot::zstd::ring::panic_text;
+use crate::snapshot::ring::panic_text;
 
 /// Binds a listener for each core and starts the cores; says where once all of them accept.
 pub(super) fn start_cores(context: &CoreContext, uring: bool) -> Result<Vec<Thread>, ServerError> {

@@ -23,7 +23,7 @@ use crate::mirror::recover::recover;
 use crate::repos::catalog::Catalog;
 use crate::repos::repo::Repo;
 use crate::snapshot::job::EncoderState;
-use crate::snapshot::zstd::ring::Ring;
+use crate::snapshot::ring::Ring;
 use crate::store::dir::StateDir;
 use crate::store::files::StoreError;
 use crate::telemetry::log::RequestLog;

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::error::{ServerError, start};
 use crate::io::sched;
 use crate::io::signal::ask_to_stop;
-use crate::snapshot::zstd::ring::panic_text;
+use crate::snapshot::ring::panic_text;
 
 pub(super) type Thread = JoinHandle<Result<(), String>>;
 

@@ -13,15 +13,15 @@ use gix::objs::tree::EntryKind;
 use gix::oid;
 use gix::zlib::{Decompress, FlushDecompress, Status};
 
-use super::batch::Batch;
 use super::budget::Grant;
 use super::output::{BuildError, Output};
-use super::pack::{Decoder, Stream};
+use super::ring::Pending;
 use super::source::{JobError, Local, Source};
-use super::tar::{self, Kind};
 use super::work::{LIVE_ONLY_JOBS, Work};
-use super::zstd::ring::Pending;
 use crate::limits::FRAME_TAR_BYTES;
+use crate::tree::batch::Batch;
+use crate::tree::decoder::{Decoder, Stream};
+use crate::tree::tar::{self, Kind};
 
 /// What can leave between two looks at the readers of an archive that goes no faster than they do: the
 /// chunks that its window lets be at work, and one more.

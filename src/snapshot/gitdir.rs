@@ -3,9 +3,9 @@
 
 use gix::bstr::{BStr, BString, ByteSlice, ByteVec};
 
-use super::tar::{self, Kind};
 use super::view::{View, head_branch};
 use crate::refs::Head;
+use crate::tree::tar::{self, Kind};
 
 /// Entries of the archive before the packs, as tar bytes. `mtime_s` dates them.
 pub fn tar_bytes(view: &View, origin_url: &str, mtime_s: i64) -> Vec<u8> {

@@ -6,13 +6,13 @@ use gix::bstr::BStr;
 use gix::objs::tree::EntryKind;
 use gix::oid;
 
-use super::batch::Batch;
 use super::source::{JobError, Local, Source};
-use super::tar;
-use super::zstd::frame::Compressor;
 use crate::limits::{
     BIG_FILE_BYTES, ENCODER_KEPT_BYTES, FRAME_TAR_BYTES, JOB_TAR_BYTES, PATH_BYTES_MAX,
 };
+use crate::tree::batch::Batch;
+use crate::tree::frames::Compressor;
+use crate::tree::tar;
 
 /// What became of a batch.
 pub enum Outcome {

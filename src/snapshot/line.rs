@@ -11,22 +11,22 @@ use std::sync::Arc;
 use gix::ObjectId;
 use xxhash_rust::xxh64::Xxh64;
 
-use super::batch::Batch;
 use super::big;
-use super::index::{Plan, Writer};
 use super::job::{Outcome, encode, encode_heavy};
 use super::output::BuildError;
 use super::reuse::Reuse;
+use super::ring::Pending;
 use super::source::JobError;
 use super::survey::{Survey, survey};
-use super::tar::{self, Kind};
-use super::walk::Step;
 use super::work::Work;
-use super::zstd::ring::Pending;
 use crate::extent::{RAW_FRAME_BYTES, low_checksum};
 use crate::io::fs::index_size;
 use crate::limits::{FRAME_TAR_BYTES, RAW_JOB_BYTES, SMALL_BUILD_JOBS, SUM_READ_BYTES};
 use crate::manifest::record::{Linked, Record};
+use crate::tree::batch::Batch;
+use crate::tree::index::{Plan, Writer};
+use crate::tree::tar::{self, Kind};
+use crate::tree::walk::Step;
 
 /// One place in the line of things that leave in order.
 enum Place {

@@ -6,18 +6,18 @@ use std::sync::Arc;
 use gix::ObjectId;
 use xxhash_rust::xxh64::Xxh64;
 
-use super::pack;
+use super::ring::RingError;
 use super::source::JobError;
 use super::turns::{Closed, Turn};
 use super::verify::VerifyError;
-use super::walk::WalkError;
-use super::zstd::frame::{Compressor, FrameError};
-use super::zstd::ring::RingError;
 use crate::archive::fanout::Fanout;
 use crate::archive::growth::Abandoned;
 use crate::extent::Piece;
 use crate::faults::Faults;
 use crate::limits::FRAME_TAR_BYTES;
+use crate::tree::decoder::OpenError;
+use crate::tree::frames::{Compressor, FrameError};
+use crate::tree::walk::WalkError;
 
 /// Why a build ended without an archive.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +31,7 @@ pub enum BuildError {
     #[error("HEAD commit {commit} cannot be read: {detail}; run git fsck on the mirror")]
     Commit { commit: ObjectId, detail: String },
     #[error(transparent)]
-    Packs(#[from] pack::OpenError),
+    Packs(#[from] OpenError),
     #[error(transparent)]
     Verify(#[from] VerifyError),
     #[error(transparent)]

@@ -16,16 +16,14 @@ use super::commit;
 use super::job::EncoderState;
 use super::line::Line;
 use super::output::{BuildError, Output, Spool};
-use super::pack::Packs;
 use super::reuse::Reuse;
+use super::ring::{Ring, Size};
 use super::source::{REPOSITORY_SETTINGS, Source};
 use super::survey::survey;
-use super::tar;
 use super::turns::{Closed, Turn};
 use super::verify::Verified;
 use super::view::View;
 use super::work::Work;
-use super::zstd::ring::{Ring, Size};
 use crate::archive::fanout::Fanout;
 use crate::faults::Faults;
 use crate::limits::{
@@ -33,6 +31,8 @@ use crate::limits::{
     SMALL_BUILD_STEPS, TREE_BYTES_MAX,
 };
 use crate::manifest::record::Record;
+use crate::tree::decoder::Packs;
+use crate::tree::tar;
 
 /// What a build is made from.
 pub struct Input {

@@ -7,15 +7,15 @@ use gix::objs::tree::EntryKind;
 use gix::objs::{Find, Kind};
 use gix::{ObjectId, oid};
 
-use super::batch::Batch;
 use super::budget::Budget;
-use super::filter::{AttributeFiles, Filter, FilterError};
-use super::iconv::Identity;
-use super::pack::{Decoder, Packs, Trees};
-use super::tar;
-use super::walk::{Step, WalkError, walk};
-use super::zstd::frame::FrameError;
 use crate::limits::{DECODE_LIMIT_BYTES, DELTA_CACHE_BYTES};
+use crate::tree::batch::Batch;
+use crate::tree::decoder::{Decoder, Packs, Trees};
+use crate::tree::filter::{AttributeFiles, Filter, FilterError};
+use crate::tree::frames::FrameError;
+use crate::tree::iconv::Identity;
+use crate::tree::tar;
+use crate::tree::walk::{Step, WalkError, walk};
 
 /// Settings of the view's repository, which can be the mirror itself: an object is what its id
 /// says, whatever `refs/replace` holds.

@@ -2,10 +2,10 @@
 
 use gix::ObjectId;
 
-use super::filter::AttributeFiles;
-use super::index::Plan;
 use super::source::Source;
-use super::walk::{ATTRIBUTES_FILE, Step, WalkError};
+use crate::tree::filter::AttributeFiles;
+use crate::tree::index::Plan;
+use crate::tree::walk::{ATTRIBUTES_FILE, Step, WalkError};
 
 /// What a build has to know of its tree before it begins with it.
 pub(super) type Survey = (Plan, AttributeFiles);

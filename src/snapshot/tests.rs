@@ -16,10 +16,10 @@ use super::job::EncoderState;
 use super::output::Spool;
 use super::produce::{self, Head, Input};
 use super::reuse::Reuse;
+use super::ring::Ring;
 use super::turns::Turns;
 use super::verify::Verified;
 use super::view::{self, View};
-use super::zstd::ring::Ring;
 use crate::archive::fanout::Fanout;
 use crate::extent::{Next, Piece};
 use crate::faults::Faults;
@@ -29,19 +29,19 @@ use crate::manifest::record::Record;
 mod attributes;
 
 /// A repository with a worktree.
-pub(super) struct Repository {
-    pub(super) dir: tempfile::TempDir,
+pub(crate) struct Repository {
+    pub(crate) dir: tempfile::TempDir,
 }
 
 impl Repository {
-    pub(super) fn new() -> Repository {
+    pub(crate) fn new() -> Repository {
         let dir = tempfile::tempdir().unwrap();
         let repository = Repository { dir };
         repository.git(&["init", "-q", "-b", "main", "."]);
         repository
     }
 
-    pub(super) fn git(&self, args: &[&str]) -> String {
+    pub(crate) fn git(&self, args: &[&str]) -> String {
         let mut command = Command::new("git");
         command
             .current_dir(self.dir.path())
@@ -59,18 +59,18 @@ impl Repository {
         String::from_utf8(out.stdout).unwrap().trim_end().to_owned()
     }
 
-    pub(super) fn write(&self, path: &str, data: impl AsRef<[u8]>) {
+    pub(crate) fn write(&self, path: &str, data: impl AsRef<[u8]>) {
         let path = self.dir.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, data).unwrap();
     }
 
-    pub(super) fn commit(&self) {
+    pub(crate) fn commit(&self) {
         self.git(&["add", "-A", "."]);
         self.git(&["commit", "-q", "--allow-empty", "-m", "c"]);
     }
 
-    pub(super) fn commit_packed(&self) {
+    pub(crate) fn commit_packed(&self) {
         self.commit();
         self.git(&["repack", "-adq"]);
     }

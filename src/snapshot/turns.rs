@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use super::zstd::ring::Size;
+use super::ring::Size;
 use crate::limits::{
     BUILDS_OPEN_MAX, BUILDS_PRODUCING_MAX, BUILDS_PRODUCING_MIN, SMALL_BUILDS_MAX, TURN_MS,
 };

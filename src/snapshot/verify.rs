@@ -23,12 +23,12 @@ use gix::odb::pack::index;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-use super::map::MappedFile;
-use super::zstd::ring::panic_text;
+use super::ring::panic_text;
 use crate::io::uncached::{Pace, ReadExactAt, Uncached, forget};
 use crate::io::{residency, sched};
 use crate::limits::{SUM_READ_BYTES, TURN_MS, VERIFIED_FILES_MAX, VERIFY_ENTRIES};
 use crate::manifest::record::Linked;
+use crate::tree::map::MappedFile;
 
 /// Before the first entry of a pack: `PACK`, its version, and how many there are.
 const PACK_HEADER_BYTES: u64 = 12;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::job::EncoderState;
 use super::output::{BuildError, Output};
+use super::ring::{Lane, Size};
 use super::source::Source;
 use super::turns::Turn;
 use super::verify::Gate;
-use super::zstd::ring::{Lane, Size};
 use crate::io::sched;
 use crate::limits::ENCODER_NICE;
 

@@ -15,7 +15,7 @@ const LAYERS: [&[&str]; 7] = [
     &["jobs"],
     &["repos"],
     &["snapshot", "store", "mirror", "restore"],
-    &["archive", "git", "http"],
+    &["archive", "git", "http", "tree"],
     &[
         "config",
         "extent",
@@ -128,8 +128,8 @@ const UNSAFE_FILES: [&str; 10] = [
     "src/io/residency.rs",
     "src/io/sched.rs",
     "src/io/signal.rs",
-    "src/snapshot/iconv.rs",
-    "src/snapshot/map.rs",
+    "src/tree/iconv.rs",
+    "src/tree/map.rs",
 ];
 
 pub fn unsafe_is_confined_and_explained(project: &Project) -> Vec<String> {
@@ -312,7 +312,7 @@ const BOUNDS_ELSEWHERE: [(&str, &str); 7] = [
     ("src/config/value.rs", "LIMIT_DEFAULT"), // a limit's type around the number
     ("src/http/wire/head.rs", "NAME_BYTES_MAX"), // longest of the known header names
     ("src/extent/raw.rs", "INLINE_BYTES_MAX"), // follows from the zstd format
-    ("src/snapshot/index.rs", "NAME_LEN_MAX"), // field of git's index
+    ("src/tree/index.rs", "NAME_LEN_MAX"),    // field of git's index
     ("src/http/wire/body.rs", "DIGITS_MAX"),  // digits of an u64
     ("src/http/wire/response.rs", "BYTES_MAX"), // length of a formatted number
     ("src/http/wire/scan.rs", "VERSION_BYTES_MAX"), // length of `HTTP/1.1`

@@ -8,10 +8,10 @@ use std::process::{Command, Stdio};
 use gix::objs::Kind;
 use gix::objs::tree::EntryKind;
 
-use super::super::batch::Batch;
-use super::super::iconv::Identity;
-use super::super::walk::{Entry, NO_ATTRIBUTES};
 use super::{Built, Repository, build, decompress, files_of};
+use crate::tree::batch::Batch;
+use crate::tree::iconv::Identity;
+use crate::tree::walk::{Entry, NO_ATTRIBUTES};
 
 /// A file of a made-up tree.
 #[derive(Debug, Clone, PartialEq, Eq)]

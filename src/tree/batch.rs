@@ -19,11 +19,11 @@ const JOB_FORMAT: u8 = 3;
 
 /// One entry of a job.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Item {
-    pub(super) path_end: u32,
-    pub(super) kind: EntryKind,
-    pub(super) id: ObjectId,
-    pub(super) in_force: InForce,
+pub(crate) struct Item {
+    pub(crate) path_end: u32,
+    pub(crate) kind: EntryKind,
+    pub(crate) id: ObjectId,
+    pub(crate) in_force: InForce,
 }
 
 /// What decides, besides its path, which conversions a file goes through.
@@ -40,10 +40,10 @@ pub struct InForce {
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     paths: Vec<u8>,
-    pub(super) items: Vec<Item>,
+    pub(crate) items: Vec<Item>,
     key: Sha256,
     /// Whether the sizes of its files were looked at already, so that it is not split again.
-    pub(super) measured: bool,
+    pub(crate) measured: bool,
     big: bool,
 }
 
@@ -131,7 +131,7 @@ impl Batch {
     }
 
     /// Cuts into batches whose files together stay below the maximum; big files stand alone.
-    pub(super) fn split(&self, sizes: &[u64]) -> Vec<Batch> {
+    pub(crate) fn split(&self, sizes: &[u64]) -> Vec<Batch> {
         let mut out: Vec<Batch> = Vec::new();
         let mut bytes = 0;
         for (((path, kind, id), item), size) in self.entries().zip(&self.items).zip(sizes) {
