@@ -17,8 +17,8 @@ pub mod source;
 
 pub use layout::{Extent, Layout, LayoutError};
 pub use raw::{
-    INLINE_BYTES_MAX, Inline, RAW_BLOCK_BYTES, RAW_FRAME_BYTES, content_checksum, low_checksum,
-    raw_frames, raw_wire_bytes,
+    FRAME_MAGIC, INLINE_BYTES_MAX, Inline, RAW_BLOCK_BYTES, RAW_FRAME_BYTES, content_checksum,
+    low_checksum, raw_frames, raw_wire_bytes,
 };
 pub use segment::Segment;
 pub use source::{Next, Piece, Source};

@@ -16,7 +16,7 @@ pub const INLINE_BYTES_MAX: usize = CHECKSUM_BYTES as usize + FRAME_HEADER_BYTES
 pub(super) const FRAME_HEADER_BYTES: u64 = 9;
 pub(super) const BLOCK_HEADER_BYTES: u64 = 3;
 pub(super) const CHECKSUM_BYTES: u64 = 4;
-pub(super) const MAGIC: u32 = 0xFD2F_B528;
+pub const FRAME_MAGIC: u32 = 0xFD2F_B528;
 /// Frame header descriptor: content size in 4 bytes, single segment, with checksum.
 pub(super) const DESCRIPTOR: u8 = 0b1010_0100;
 
@@ -86,7 +86,7 @@ pub(super) fn frame_head(
     data_bytes: u64,
 ) -> [u8; (FRAME_HEADER_BYTES + BLOCK_HEADER_BYTES) as usize] {
     let mut head = [0; 12];
-    head[..4].copy_from_slice(&MAGIC.to_le_bytes());
+    head[..4].copy_from_slice(&FRAME_MAGIC.to_le_bytes());
     head[4] = DESCRIPTOR;
     head[5..9].copy_from_slice(&(data_bytes as u32).to_le_bytes());
     head[9..].copy_from_slice(&block_header(0, data_bytes));

@@ -10,11 +10,11 @@ use std::os::unix::fs::FileExt;
 use gix::hash::Kind;
 
 use super::stop::Stop;
-use super::sums::Sum;
+use crate::tree::pack::{HEADER_BYTES, Header};
+use crate::tree::sum::Sum;
 
 /// Bytes read at a time: what was written a moment ago is in memory.
 pub const READ_BYTES: usize = 128 << 10;
-pub const PACK_HEADER_BYTES: u64 = 12;
 const FANOUT: usize = 256;
 /// Of an `.idx` of version 2, and the bit of an offset that is in the table of long ones.
 const INDEX_MAGIC: [u8; 4] = *b"\xfftOc";
@@ -157,12 +157,9 @@ pub fn pack(
     known: Option<Vec<u8>>,
 ) -> Result<Pack, Fault> {
     let mut file = Summed::new(file, bytes, hash)?;
-    let mut magic = [0; 4];
-    file.take(&mut magic)?;
-    ensure(&magic == b"PACK", "it is no pack")?;
-    let version = file.number()?;
-    ensure(matches!(version, 2 | 3), "it is a pack of another version")?;
-    let objects = file.number()?;
+    let mut header = [0; HEADER_BYTES];
+    file.take(&mut header)?;
+    let Header { objects, .. } = Header::parse(&header).map_err(Fault::Content)?;
     let sum = match known {
         None => {
             file.skip(file.left)?;

@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use super::chunk::{Chunk, Slice};
 use super::error::RestoreError;
-use crate::extent::RAW_BLOCK_BYTES;
+use crate::extent::{FRAME_MAGIC, RAW_BLOCK_BYTES};
 use crate::limits::{
     FRAME_SLICES_MAX, RESTORE_FRAME_BYTES_MAX, RESTORE_WINDOW_LOG_MAX, SKIPPABLE_BYTES_MAX,
     SKIPPABLES_BYTES_MAX, STORED_SLICES_MAX,
 };
 
-const MAGIC: [u8; 4] = 0xFD2F_B528u32.to_le_bytes();
+const MAGIC: [u8; 4] = FRAME_MAGIC.to_le_bytes();
 /// Of a skippable frame, whose lowest 4 bits are free (section 3.1.2).
 const SKIPPABLE_MAGIC: u32 = 0x184D_2A50;
 const SINGLE_SEGMENT: u8 = 1 << 5;

@@ -11,15 +11,12 @@ use super::dates::Dates;
 use super::error::RestoreError;
 use super::path::as_path;
 use super::stop::Stop;
-use super::sums::Sum;
 use super::write::stopped;
 use crate::io::fs::index_size;
 use crate::limits::{OPEN_DIRECTORIES_MAX, WORK_PIECE_BYTES};
+use crate::tree::index::{HEADER_BYTES, MAGIC, MODE_AT, STAT_BYTES, SUBMODULE, VERSION, padded};
+use crate::tree::sum::Sum;
 
-const HEADER_BYTES: usize = 12;
-const STAT_BYTES: usize = 40;
-const MODE_AT: usize = 24;
-const GITLINK_TYPE: u32 = 0o160_000;
 const INDEX: &str = ".git/index";
 
 fn open(root: BorrowedFd<'_>, path: &str) -> rustix::io::Result<File> {
@@ -84,7 +81,8 @@ fn corrupt(offset: usize, what: &str) -> RestoreError {
 fn entries(bytes: &[u8], id_bytes: usize, stop: &Stop) -> Result<Vec<usize>, RestoreError> {
     let end = bytes.len().saturating_sub(id_bytes);
     let header = bytes.get(..HEADER_BYTES).unwrap_or_default();
-    if !header.starts_with(b"DIRC\0\0\0\x02") {
+    let is_ours = header.starts_with(&MAGIC) && header[4..8] == VERSION.to_be_bytes();
+    if !is_ours {
         return Err(corrupt(0, "it is no index of version 2"));
     }
     let count = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
@@ -99,7 +97,7 @@ fn entries(bytes: &[u8], id_bytes: usize, stop: &Stop) -> Result<Vec<usize>, Res
         let len = rest.iter().position(|b| *b == 0);
         let len = len.ok_or_else(|| corrupt(at, "an entry does not end"))?;
         starts.push(at);
-        at += (fixed + len) / 8 * 8 + 8;
+        at += padded(fixed + len);
     }
     if at > end {
         return Err(corrupt(at, "an entry does not end"));
@@ -184,7 +182,7 @@ fn fill_part(
             entry[MODE_AT + 2],
             entry[MODE_AT + 3],
         ]);
-        if mode == GITLINK_TYPE && expected == Expected::There {
+        if mode == SUBMODULE && expected == Expected::There {
             continue;
         }
         let (stat, rest) = entry.split_at_mut(STAT_BYTES);
@@ -205,7 +203,7 @@ fn fill_part(
                     "in the commit it is something else",
                 ));
             }
-            if mode == GITLINK_TYPE {
+            if mode == SUBMODULE {
                 directory.expect_empty(path)?;
                 continue;
             }
@@ -240,7 +238,7 @@ fn put(stat: &mut [u8], mode: u32, found: &Stat) {
 /// Whether a file of the mode `found` is what an entry of the mode `mode` says.
 fn is_of_kind(mode: u32, found: u32, executable: bool) -> bool {
     let types = match mode {
-        GITLINK_TYPE => libc::S_IFDIR,
+        SUBMODULE => libc::S_IFDIR,
         _ => mode & libc::S_IFMT,
     };
     let is_file = types == libc::S_IFREG;

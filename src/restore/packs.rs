@@ -9,13 +9,12 @@ use std::path::Path;
 use gix::hash::Kind;
 
 use super::error::RestoreError;
-use super::formats::{
-    Fault, Index, Order, PACK_HEADER_BYTES, Pack, READ_BYTES, Reading, ensure, index, pack, table,
-};
+use super::formats::{Fault, Index, Order, Pack, READ_BYTES, Reading, ensure, index, pack, table};
 use super::path::as_path;
 use super::stop::Stop;
 use super::sums::{Sums, lock};
 use crate::limits::REVERSE_INDEX_OBJECTS_MAX;
+use crate::tree::pack::HEADER_BYTES;
 
 /// Checks the files of objects below `tree`, whose ids are of the kind `hash`. `sizes` are those of
 /// all of them, by path. What git can do without and nobody has checked is removed.
@@ -191,7 +190,7 @@ fn fits(pack: &Pack, index: &Index, hash: Kind) -> Result<(), &'static str> {
     if index.objects != pack.objects || index.pack_sum != pack.sum {
         return Err("it is of another pack");
     }
-    let is_inside = index.offset_min >= PACK_HEADER_BYTES && index.offset_max < end;
+    let is_inside = index.offset_min >= HEADER_BYTES as u64 && index.offset_max < end;
     match index.objects == 0 || is_inside {
         true => Ok(()),
         false => Err("an offset leads out of its pack"),
@@ -200,9 +199,9 @@ fn fits(pack: &Pack, index: &Index, hash: Kind) -> Result<(), &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sums::Sum;
     use super::super::testing::Repository;
     use super::*;
+    use crate::tree::sum::Sum;
 
     /// A repository with one pack, made with an index of `version`.
     fn repository(hash: &str, version: &str) -> Repository {

@@ -1,45 +1,11 @@
-//! Sums of files: SHA-1 as the processor has it, which is several times as fast as one that looks for
-//! collisions. It is told by these that a file came as it was sent; objects are compared with their
-//! ids elsewhere.
+//! Sums of files that are made while their bytes pass.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use gix::hash::Kind;
-use sha1::Digest;
 
-/// A sum in the making.
-#[derive(Debug, Clone)]
-pub enum Sum {
-    Sha1(sha1::Sha1),
-    Sha256(sha2::Sha256),
-}
-
-impl Sum {
-    /// Of nothing yet, as ids of the kind `hash` are made.
-    pub fn new(hash: Kind) -> Sum {
-        match hash {
-            Kind::Sha256 => Sum::Sha256(sha2::Sha256::default()),
-            _ => Sum::Sha1(sha1::Sha1::default()),
-        }
-    }
-
-    /// Adds what follows.
-    pub fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Sum::Sha1(sum) => sum.update(bytes),
-            Sum::Sha256(sum) => sum.update(bytes),
-        }
-    }
-
-    /// The sum of all that.
-    pub fn finish(self) -> Vec<u8> {
-        match self {
-            Sum::Sha1(sum) => sum.finalize().to_vec(),
-            Sum::Sha256(sum) => sum.finalize().to_vec(),
-        }
-    }
-}
+use crate::tree::sum::Sum;
 
 /// The sum of a file, but for the sum at its end, that is made while its bytes pass: so a large pack,
 /// which comes as fast as it can be summed, is not read again.

@@ -12,8 +12,7 @@ use super::quota::Quota;
 use crate::limits::{
     DESCRIBING_HEADERS_MAX, PATH_BYTES_MAX, PAX_BYTES_MAX, RESTORED_ENTRIES_MAX, TAR_RECORD_BYTES,
 };
-
-const BLOCK_BYTES: usize = 512;
+use crate::tree::tar::{BLOCK_BYTES, padding};
 
 /// What comes next in the archive. Ranges are of the piece that was pushed; paths are checked.
 #[derive(Debug, PartialEq, Eq)]
@@ -108,10 +107,6 @@ pub struct Parser<'q> {
 }
 
 type Emit<'e> = dyn FnMut(Event<'_>) -> Result<(), RestoreError> + 'e;
-
-fn padding(size: u64) -> u64 {
-    size.wrapping_neg() % BLOCK_BYTES as u64
-}
 
 impl<'q> Parser<'q> {
     /// A parser of an archive whose entries may take `quota`.

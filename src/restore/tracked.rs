@@ -13,14 +13,10 @@ use std::path::Path;
 
 use super::stop::Stop;
 use crate::limits::PATH_BYTES_MAX;
+use crate::tree::index::{HEADER_BYTES, MAGIC, MODE_AT, STAT_BYTES, SUBMODULE, padded};
 
-const HEADER_BYTES: usize = 12;
-const STAT_BYTES: usize = 40;
-const MODE_AT: usize = 24;
 const SHA256_BYTES: usize = 32;
 const READ_BYTES: usize = 64 << 10;
-/// The kind of an entry that is a submodule.
-const SUBMODULE: u32 = 0o160_000;
 /// A flag that says that there are further flags.
 const EXTENDED: u16 = 0x4000;
 
@@ -209,7 +205,7 @@ impl Index<'_> {
             u32::from_be_bytes([a, b, c, d])
         };
         let version = number(4);
-        if !header.starts_with(b"DIRC") || !(2..=4).contains(&version) {
+        if !header.starts_with(&MAGIC) || !(2..=4).contains(&version) {
             return Err(wrong());
         }
         Ok(Paths {
@@ -310,7 +306,7 @@ impl Paths<'_> {
         self.path.extend_from_slice(&self.name);
         if self.version != 4 {
             let used = len + self.name.len();
-            let padding = used / 8 * 8 + 8 - used - 1;
+            let padding = padded(used) - used - 1;
             input.read_exact(&mut fixed[..padding])?;
         }
         match order.is_lt() {

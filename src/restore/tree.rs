@@ -17,13 +17,10 @@ use super::write::stopped;
 use crate::limits::{
     EMPTY_TREES_MAX, PATH_BYTES_MAX, RESTORED_TREE_BYTES_MAX, TREE_DEPTH_MAX, WORK_PIECE_BYTES,
 };
+use crate::tree::index::{Directories, HEADER_BYTES, STAT_FIELDS, mode, push_entry, push_header};
+use crate::tree::order::Order;
 
 const HEAD: &[u8] = b".git/HEAD";
-/// Bytes of stat data in an entry; zero until the files have been looked at.
-const STAT_BYTES: usize = 40;
-const MODE_AT: usize = 24;
-/// Longest path whose length fits in an entry's flags; longer ones end at their NUL.
-const NAME_LEN_FIELD: usize = 0xfff;
 
 /// What was unpacked into the worktree.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -63,11 +60,12 @@ pub fn index(
         },
         entries: 0,
         path: Vec::new(),
-        directories: Vec::new(),
+        directories: Directories::default(),
         open: Vec::new(),
         spare: Vec::new(),
     };
-    walk.made.bytes.extend_from_slice(b"DIRC\0\0\0\x02\0\0\0\0");
+    // The number of entries is put in when it is known.
+    walk.made.bytes.resize(HEADER_BYTES, 0);
     walk.run(root)?;
     let Walk {
         mut made,
@@ -75,8 +73,14 @@ pub fn index(
         directories,
         ..
     } = walk;
-    made.bytes[8..12].copy_from_slice(&entries.to_be_bytes());
-    push_extension(&mut made.bytes, &directories, stop)?;
+    let mut header = Vec::new();
+    push_header(&mut header, entries);
+    made.bytes[..HEADER_BYTES].copy_from_slice(&header);
+    let go_on = || match stop.is_set() {
+        true => Err(stopped()),
+        false => Ok(()),
+    };
+    directories.push_extension(&mut made.bytes, go_on)?;
     // The sum is put in with the stat data.
     made.bytes
         .resize(made.bytes.len() + commit.kind().len_in_bytes(), 0);
@@ -93,16 +97,6 @@ struct Level {
     at: usize,
     /// Where the names of its entries begin in the path.
     path_len: usize,
-    /// Its place among `directories`.
-    place: usize,
-}
-
-/// What the `TREE` extension says of a directory.
-struct Directory {
-    name: Vec<u8>,
-    id: ObjectId,
-    entries: u32,
-    children: u32,
 }
 
 /// A walk in the order of the index, depth first.
@@ -115,7 +109,7 @@ struct Walk<'w> {
     made: Made,
     entries: u32,
     path: Vec<u8>,
-    directories: Vec<Directory>,
+    directories: Directories,
     open: Vec<Level>,
     /// Memory of moderate trees that are done with.
     spare: Vec<Vec<u8>>,
@@ -134,7 +128,7 @@ impl Walk<'_> {
             }
             self.path.truncate(level.path_len);
             let Some((mode, id)) = self.next(&mut level, root.kind())? else {
-                self.leave(level.place);
+                self.leave();
                 if level.data.capacity() <= WORK_PIECE_BYTES {
                     self.spare.push(level.data);
                 }
@@ -190,49 +184,34 @@ impl Walk<'_> {
         if open + data.len() > RESTORED_TREE_BYTES_MAX {
             return Err(self.refused("the trees that lead to it are too large together"));
         }
-        let name = self.path[name_at..].to_vec();
-        if let Some(parent) = self.open.last() {
-            self.directories[parent.place].children += 1;
-            self.path.push(b'/');
-        }
         // A few trees that hold each other many times have no end.
         if !self.open.is_empty()
-            && self.directories.len() as u64 > self.unpacked.directories + EMPTY_TREES_MAX
+            && self.directories.count() as u64 > self.unpacked.directories + EMPTY_TREES_MAX
         {
             return Err(self.refused("its commit has directories that the archive has not"));
         }
-        self.directories.push(Directory {
-            name,
-            id,
-            entries: 0,
-            children: 0,
-        });
+        self.directories.enter(&self.path[name_at..], &id);
+        if !self.open.is_empty() {
+            self.path.push(b'/');
+        }
         self.open.push(Level {
             data,
             at: 0,
             path_len: self.path.len(),
-            place: self.directories.len() - 1,
         });
         Ok(())
     }
 
     /// The directory that began last and has not ended yet ends.
-    fn leave(&mut self, place: usize) {
-        let entries = self.directories[place].entries;
-        if let Some(parent) = self.open.last() {
-            self.directories[parent.place].entries += entries;
+    fn leave(&mut self) {
+        self.directories.leave();
+        if !self.open.is_empty() {
             self.made.directories += 1;
         }
     }
 
     /// A file, link or submodule, at `path`.
     fn entry(&mut self, kind: EntryKind, id: ObjectId) -> Result<(), RestoreError> {
-        let mode = match kind {
-            EntryKind::Blob => 0o100_644_u32,
-            EntryKind::BlobExecutable => 0o100_755,
-            EntryKind::Link => 0o120_000,
-            EntryKind::Commit | EntryKind::Tree => 0o160_000,
-        };
         let is_there = match kind {
             EntryKind::Commit | EntryKind::Tree => {
                 self.made.directories += 1;
@@ -246,11 +225,16 @@ impl Walk<'_> {
         if !is_there {
             return Err(self.refused("it is in the commit, but not in the archive"));
         }
-        if let Some(level) = self.open.last() {
-            self.directories[level.place].entries += 1;
-        }
+        self.directories.entry();
         self.entries += 1;
-        push_entry(&mut self.made.bytes, mode, id, &self.path);
+        // The stat data is put in when the files have been looked at.
+        push_entry(
+            &mut self.made.bytes,
+            [0; STAT_FIELDS],
+            mode(kind),
+            &id,
+            &self.path,
+        );
         Ok(())
     }
 }
@@ -258,66 +242,11 @@ impl Walk<'_> {
 /// Whether the names of a tree are in git's order, each once: then the paths of an index are, and
 /// none of its directories is there twice or as a file, too. Git ends on such an index.
 fn is_in_order(tree: &[u8], hash: Kind) -> bool {
-    fn key((name, is_tree): (&[u8], bool)) -> impl Iterator<Item = u8> {
-        name.iter().copied().chain(is_tree.then_some(b'/'))
-    }
-    let mut last = None;
-    // Files that the current name begins with, each the beginning of the next.
-    let mut files: Vec<&[u8]> = Vec::new();
+    let mut order = Order::default();
     // What is no entry is seen when that is its turn.
-    for entry in TreeRefIter::from_bytes(tree, hash).map_while(Result::ok) {
-        let name: &[u8] = entry.filename;
-        let this = (name, entry.mode.kind() == EntryKind::Tree);
-        if last.is_some_and(|last| !key(last).lt(key(this))) {
-            return false;
-        }
-        last = Some(this);
-        while files.last().is_some_and(|file| !name.starts_with(file)) {
-            files.pop();
-        }
-        if files.last() == Some(&name) {
-            return false;
-        }
-        if !this.1 {
-            files.push(name);
-        }
-    }
-    true
-}
-
-/// Adds an entry without stat data: mode, id and path, flags zero but for the path's length.
-fn push_entry(out: &mut Vec<u8>, mode: u32, id: ObjectId, path: &[u8]) {
-    let start = out.len();
-    let fixed = STAT_BYTES + id.as_bytes().len() + 2;
-    out.resize(start + STAT_BYTES, 0);
-    out[start + MODE_AT..start + MODE_AT + 4].copy_from_slice(&mode.to_be_bytes());
-    out.extend_from_slice(id.as_bytes());
-    let flags = path.len().min(NAME_LEN_FIELD) as u16;
-    out.extend_from_slice(&flags.to_be_bytes());
-    out.extend_from_slice(path);
-    out.resize(start + (fixed + path.len()) / 8 * 8 + 8, 0);
-}
-
-/// Adds the `TREE` extension, which spares the first `git status` a walk.
-fn push_extension(
-    out: &mut Vec<u8>,
-    directories: &[Directory],
-    stop: &Stop,
-) -> Result<(), RestoreError> {
-    let start = out.len();
-    out.extend_from_slice(b"TREE\0\0\0\0");
-    for directory in directories {
-        if stop.is_set() {
-            return Err(stopped());
-        }
-        out.extend_from_slice(&directory.name);
-        let counts = format!("\0{} {}\n", directory.entries, directory.children);
-        out.extend_from_slice(counts.as_bytes());
-        out.extend_from_slice(directory.id.as_bytes());
-    }
-    let bytes = (out.len() - start - 8) as u32;
-    out[start + 4..start + 8].copy_from_slice(&bytes.to_be_bytes());
-    Ok(())
+    TreeRefIter::from_bytes(tree, hash)
+        .map_while(Result::ok)
+        .all(|entry| order.accept(entry.filename, entry.mode.kind() == EntryKind::Tree))
 }
 
 #[cfg(test)]

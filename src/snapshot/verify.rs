@@ -20,8 +20,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gix::odb::pack::index;
-use sha1::Sha1;
-use sha2::{Digest, Sha256};
 
 use super::ring::panic_text;
 use crate::io::uncached::{Pace, ReadExactAt, Uncached, forget};
@@ -29,9 +27,10 @@ use crate::io::{residency, sched};
 use crate::limits::{SUM_READ_BYTES, TURN_MS, VERIFIED_FILES_MAX, VERIFY_ENTRIES};
 use crate::manifest::record::Linked;
 use crate::tree::map::MappedFile;
+use crate::tree::pack::{HEADER_BYTES, Header};
+use crate::tree::sum::Sum;
 
 /// Before the first entry of a pack: `PACK`, its version, and how many there are.
-const PACK_HEADER_BYTES: u64 = 12;
 
 /// A file of a pack that is not as git wrote it.
 #[derive(Debug, thiserror::Error)]
@@ -192,10 +191,7 @@ fn is_file_sound(
 ) -> io::Result<bool> {
     let offset = bytes.saturating_sub(hash.len_in_bytes() as u64);
     match are_entries_sound(path, file, offset, hash, VERIFY_ENTRIES)? {
-        None => match hash {
-            gix::hash::Kind::Sha256 => is_sound::<Sha256>(file, offset),
-            _ => is_sound::<Sha1>(file, offset),
-        },
+        None => is_sound(file, offset, hash),
         Some(sound) => Ok(sound),
     }
 }
@@ -283,11 +279,11 @@ impl<'s> Reader<'s> {
 }
 
 /// Whether the hash at `offset` is that of all before it; false as well when it was stopped.
-fn is_sound<H: Digest>(file: &Reader<'_>, offset: u64) -> io::Result<bool> {
-    let mut hash = H::new();
-    let whole = file.read(0..offset, |part| hash.update(part))?;
-    let own = hash.finalize();
-    Ok(whole && file.bytes_at(offset, own.len())? == *own)
+fn is_sound(file: &Reader<'_>, offset: u64, hash: gix::hash::Kind) -> io::Result<bool> {
+    let mut sum = Sum::new(hash);
+    let whole = file.read(0..offset, |part| sum.update(part))?;
+    let own = sum.finish();
+    Ok(whole && file.bytes_at(offset, own.len())? == own)
 }
 
 /// Whether the pack `file` is sound by its index: its header, its checksum at `end` and the CRC-32
@@ -315,19 +311,24 @@ fn are_entries_sound(
     if index.version() != index::Version::V2 {
         return Ok(None);
     }
-    let header = file.bytes_at(0, PACK_HEADER_BYTES as usize)?;
-    if !header.starts_with(b"PACK\0\0\0\x02") {
+    let mut header = [0; HEADER_BYTES];
+    file.file.read_exact_at(&mut header, 0)?;
+    let Ok(Header {
+        version: 2,
+        objects,
+    }) = Header::parse(&header)
+    else {
         // Perhaps of version 3, which git reads; perhaps damaged: the hash tells.
         return Ok(None);
-    }
-    let is_header = header.ends_with(&index.num_objects().to_be_bytes());
+    };
+    let is_header = objects == index.num_objects();
     let trailer = file.bytes_at(end, hash.len_in_bytes())?;
     if !is_header || trailer != index.pack_checksum().as_bytes() {
         return Ok(Some(false));
     }
     let steps = u64::from(index.num_objects()) / held + 1;
     let step = end / steps + 1;
-    let mut at = PACK_HEADER_BYTES;
+    let mut at = HEADER_BYTES as u64;
     for number in 0..steps {
         let range = step * number..step * (number + 1);
         let mut entries: Vec<(u64, u32)> = index

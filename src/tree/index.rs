@@ -1,17 +1,31 @@
-//! The git index of the archive's worktree, version 2, written as a stream.
+//! The git index of a worktree, version 2: its format, and the server's, written as a stream.
 //!
 //! Format: git's `Documentation/gitformat-index.txt`. Stat data holds what a `tar` extraction
 //! reproduces: mtime in whole seconds and size; the rest is zero, which git ignores with
 //! `core.checkStat=minimal` and `core.trustctime=false`. The `TREE` extension spares the first
 //! `git status` a walk of HEAD's trees.
 
+use std::convert::Infallible;
+
 use gix::bstr::BStr;
 use gix::hash::Kind;
 use gix::objs::tree::EntryKind;
 use gix::{ObjectId, oid};
 
-const HEADER_BYTES: u64 = 12;
-const EXTENSION_HEADER_BYTES: u64 = 8;
+/// What an index begins with; in version 2 and before the number of entries.
+pub const MAGIC: [u8; 4] = *b"DIRC";
+pub const VERSION: u32 = 2;
+/// Magic, version, number of entries.
+pub const HEADER_BYTES: usize = 12;
+/// Fields of stat data that an entry begins with, of four bytes each.
+pub const STAT_FIELDS: usize = 10;
+pub const STAT_BYTES: usize = 4 * STAT_FIELDS;
+/// Which of them is the mode, and where it is in an entry.
+const MODE_FIELD: usize = 6;
+pub const MODE_AT: usize = 4 * MODE_FIELD;
+/// The mode of a submodule.
+pub const SUBMODULE: u32 = 0o160_000;
+const EXTENSION_HEADER_BYTES: usize = 8;
 /// Longest path whose length fits in an entry's flags; longer ones end at their NUL.
 const NAME_LEN_MAX: usize = 0xfff;
 
@@ -21,10 +35,17 @@ pub struct Plan {
     hash: Kind,
     entries: u32,
     entries_bytes: u64,
-    directories: Vec<Directory>,
+    directories: Directories,
+}
+
+/// The directories of a worktree as the `TREE` extension has them, met in the order of the index.
+#[derive(Debug, Default)]
+pub struct Directories {
+    all: Vec<Directory>,
     open: Vec<usize>,
 }
 
+#[derive(Debug)]
 struct Directory {
     name: Vec<u8>,
     id: ObjectId,
@@ -32,26 +53,14 @@ struct Directory {
     children: u32,
 }
 
-impl Plan {
-    /// An empty plan.
-    pub fn new(hash: Kind) -> Plan {
-        Plan {
-            hash,
-            entries: 0,
-            entries_bytes: 0,
-            directories: Vec::new(),
-            open: Vec::new(),
-        }
-    }
-
+impl Directories {
     /// A directory begins.
-    pub fn enter(&mut self, path: &BStr, id: &oid) {
+    pub fn enter(&mut self, name: &[u8], id: &oid) {
         if let Some(parent) = self.open.last() {
-            self.directories[*parent].children += 1;
+            self.all[*parent].children += 1;
         }
-        let name = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
-        self.open.push(self.directories.len());
-        self.directories.push(Directory {
+        self.open.push(self.all.len());
+        self.all.push(Directory {
             name: name.to_vec(),
             id: id.to_owned(),
             entries: 0,
@@ -64,17 +73,70 @@ impl Plan {
         if let Some(done) = self.open.pop()
             && let Some(parent) = self.open.last()
         {
-            self.directories[*parent].entries += self.directories[done].entries;
+            self.all[*parent].entries += self.all[done].entries;
         }
+    }
+
+    /// The innermost directory has an entry.
+    pub fn entry(&mut self) {
+        if let Some(directory) = self.open.last() {
+            self.all[*directory].entries += 1;
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Appends the extension. `go_on` is asked before each directory: there may be millions.
+    pub fn push_extension<E>(
+        &self,
+        out: &mut Vec<u8>,
+        mut go_on: impl FnMut() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let start = out.len();
+        out.extend_from_slice(b"TREE\0\0\0\0");
+        for directory in &self.all {
+            go_on()?;
+            out.extend_from_slice(&directory.name);
+            let counts = format!("\0{} {}\n", directory.entries, directory.children);
+            out.extend_from_slice(counts.as_bytes());
+            out.extend_from_slice(directory.id.as_bytes());
+        }
+        let bytes = (out.len() - start - EXTENSION_HEADER_BYTES) as u32;
+        out[start + 4..start + EXTENSION_HEADER_BYTES].copy_from_slice(&bytes.to_be_bytes());
+        Ok(())
+    }
+}
+
+impl Plan {
+    /// An empty plan.
+    pub fn new(hash: Kind) -> Plan {
+        Plan {
+            hash,
+            entries: 0,
+            entries_bytes: 0,
+            directories: Directories::default(),
+        }
+    }
+
+    /// A directory begins.
+    pub fn enter(&mut self, path: &BStr, id: &oid) {
+        let name = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
+        self.directories.enter(name, id);
+    }
+
+    /// The innermost directory ends.
+    pub fn leave(&mut self) {
+        self.directories.leave();
     }
 
     /// A file, symlink or submodule.
     pub fn entry(&mut self, path: &BStr) {
-        if let Some(directory) = self.open.last() {
-            self.directories[*directory].entries += 1;
-        }
+        self.directories.entry();
         self.entries += 1;
-        self.entries_bytes += entry_bytes(self.hash, path.len()) as u64;
+        self.entries_bytes += entry_bytes(self.hash.len_in_bytes(), path.len()) as u64;
     }
 
     /// Number of entries.
@@ -84,36 +146,65 @@ impl Plan {
 
     /// Length of the whole index in bytes, and the writer that makes it.
     pub fn into_writer(self) -> (u64, Writer) {
-        let tree = self.tree_extension();
-        let total = HEADER_BYTES
+        let mut tree = Vec::new();
+        let go_on = || Ok::<_, Infallible>(());
+        let Ok(()) = self.directories.push_extension(&mut tree, go_on);
+        let total = HEADER_BYTES as u64
             + self.entries_bytes
-            + EXTENSION_HEADER_BYTES
             + tree.len() as u64
             + self.hash.len_in_bytes() as u64;
         let mut out = Vec::new();
-        out.extend_from_slice(b"DIRC");
-        out.extend_from_slice(&2u32.to_be_bytes());
-        out.extend_from_slice(&self.entries.to_be_bytes());
+        push_header(&mut out, self.entries);
         let hasher = gix::hash::hasher(self.hash);
         (total, Writer { out, hasher, tree })
     }
+}
 
-    fn tree_extension(&self) -> Vec<u8> {
-        let mut tree = Vec::new();
-        for directory in &self.directories {
-            tree.extend_from_slice(&directory.name);
-            let counts = format!("\0{} {}\n", directory.entries, directory.children);
-            tree.extend_from_slice(counts.as_bytes());
-            tree.extend_from_slice(directory.id.as_bytes());
-        }
-        tree
+/// Appends what an index begins with.
+pub fn push_header(out: &mut Vec<u8>, entries: u32) {
+    out.extend_from_slice(&MAGIC);
+    out.extend_from_slice(&VERSION.to_be_bytes());
+    out.extend_from_slice(&entries.to_be_bytes());
+}
+
+/// The mode that an index has for an entry of a tree.
+pub fn mode(kind: EntryKind) -> u32 {
+    match kind {
+        EntryKind::Blob => 0o100_644,
+        EntryKind::BlobExecutable => 0o100_755,
+        EntryKind::Link => 0o120_000,
+        EntryKind::Commit | EntryKind::Tree => SUBMODULE,
     }
 }
 
-/// Bytes of one entry: ten 4 byte fields, the id, flags, the path, and 1 to 8 NUL bytes that
-/// pad to a multiple of eight.
-fn entry_bytes(hash: Kind, path_len: usize) -> usize {
-    (40 + hash.len_in_bytes() + 2 + path_len) / 8 * 8 + 8
+/// Appends an entry. Of `stat` all is taken but the mode.
+pub fn push_entry(
+    out: &mut Vec<u8>,
+    mut stat: [u32; STAT_FIELDS],
+    mode: u32,
+    id: &oid,
+    path: &[u8],
+) {
+    let start = out.len();
+    stat[MODE_FIELD] = mode;
+    for value in stat {
+        out.extend_from_slice(&value.to_be_bytes());
+    }
+    out.extend_from_slice(id.as_bytes());
+    let flags = path.len().min(NAME_LEN_MAX) as u16;
+    out.extend_from_slice(&flags.to_be_bytes());
+    out.extend_from_slice(path);
+    out.resize(start + entry_bytes(id.as_bytes().len(), path.len()), 0);
+}
+
+/// Bytes of one entry: stat data, the id, flags, the path, and padding.
+pub fn entry_bytes(id_bytes: usize, path_len: usize) -> usize {
+    padded(STAT_BYTES + id_bytes + 2 + path_len)
+}
+
+/// An entry's length with the 1 to 8 NUL bytes that pad it to a multiple of eight.
+pub fn padded(bytes: usize) -> usize {
+    bytes / 8 * 8 + 8
 }
 
 /// Writes an index: [`entry`](Writer::entry) for every entry in the order of the walk,
@@ -129,29 +220,14 @@ pub struct Writer {
 impl Writer {
     /// An entry of `size` bytes on disk (0 for a submodule) whose file says `mtime_s`.
     pub fn entry(&mut self, path: &BStr, kind: EntryKind, id: &oid, size: u32, mtime_s: i64) {
-        let start = self.out.len();
         // git leaves the stat data of a submodule's entry at zero.
-        let mtime = if kind == EntryKind::Commit {
+        let mtime_s = if kind == EntryKind::Commit {
             0
         } else {
             mtime_s
         };
-        let mode = match kind {
-            EntryKind::Blob => 0o100_644u32,
-            EntryKind::BlobExecutable => 0o100_755,
-            EntryKind::Link => 0o120_000,
-            EntryKind::Commit | EntryKind::Tree => 0o160_000,
-        };
-        let stat = [0, 0, mtime as u32, 0, 0, 0, mode, 0, 0, size];
-        for value in stat {
-            self.out.extend_from_slice(&value.to_be_bytes());
-        }
-        self.out.extend_from_slice(id.as_bytes());
-        let flags = path.len().min(NAME_LEN_MAX) as u16;
-        self.out.extend_from_slice(&flags.to_be_bytes());
-        self.out.extend_from_slice(path);
-        self.out
-            .resize(start + entry_bytes(id.kind(), path.len()), 0);
+        let stat = [0, 0, mtime_s as u32, 0, 0, 0, 0, 0, 0, size];
+        push_entry(&mut self.out, stat, mode(kind), id, path);
     }
 
     /// Bytes written and not yet taken.
@@ -167,9 +243,6 @@ impl Writer {
 
     /// Ends the index with the extension and the checksum; all of it goes to the end of `to`.
     pub fn finish(mut self, to: &mut Vec<u8>) -> Result<(), gix::Error> {
-        self.out.extend_from_slice(b"TREE");
-        let tree_bytes = self.tree.len() as u32;
-        self.out.extend_from_slice(&tree_bytes.to_be_bytes());
         let tree = std::mem::take(&mut self.tree);
         self.out.extend_from_slice(&tree);
         self.take(to);

@@ -8,7 +8,7 @@
 //! refused before anything is made of it.
 //!
 //! What is written here has formats in common with what the client reads from a network; those
-//! stand here once ([`index`], [`tar`], [`order`]). The readers are the client's own: they believe
+//! stand here once ([`index`], [`tar`], [`order`], [`pack`], [`sum`]). The readers are the client's own: they believe
 //! nothing, take pieces of any size, and have the memory that a restore gives them.
 
 pub mod batch;
@@ -18,5 +18,8 @@ pub mod frames;
 pub mod iconv;
 pub mod index;
 pub mod map;
+pub mod order;
+pub mod pack;
+pub mod sum;
 pub mod tar;
 pub mod walk;

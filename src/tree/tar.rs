@@ -61,12 +61,14 @@ pub fn push_header(out: &mut Vec<u8>, path: &[u8], kind: Kind<'_>, mtime_s: i64)
     out.extend_from_slice(header.as_bytes());
 }
 
+/// Bytes that pad `size` data bytes to whole blocks.
+pub fn padding(size: u64) -> u64 {
+    size.wrapping_neg() % BLOCK_BYTES as u64
+}
+
 /// Pads `out` after `size` data bytes to whole blocks.
 pub fn pad(out: &mut Vec<u8>, size: u64) {
-    let rest = (size % BLOCK_BYTES as u64) as usize;
-    if rest > 0 {
-        out.resize(out.len() + BLOCK_BYTES - rest, 0);
-    }
+    out.resize(out.len() + padding(size) as usize, 0);
 }
 
 /// Appends a whole file: header, data, padding.
