@@ -5,7 +5,7 @@
 //!
 //! | rule | broken |
 //! |---|---|
-//! | `imports_go_down` | `io::pipe` names `api` |
+//! | `imports_go_down` | `io::pipe` names `api`; `restore::http` names `http::wire` |
 //! | `no_circles` | `repos::head` names `repos::repo` |
 //! | `comments_cite_what_is_there` | a module's text names a file by its old name |
 //! | `unsafe_is_confined_and_explained` | unsafe in `http::range`; `io::net` without a reason |
@@ -95,12 +95,19 @@ fn imports_go_down() {
             "use crate::io::x;\n#[cfg(test)] mod tests { use crate::server; }",
         ),
         ("src/server.rs", "use crate::api::x; use crate::limits;"),
+        ("src/git/a.rs", "use crate::{manifest, tree};"),
+        ("src/manifest.rs", "use crate::{io, archive};"),
+        ("src/restore/a.rs", "use crate::{git, http::wire, mirror};"),
     ]);
     let places = [
         "src/http/a.rs:1: http imports store",
         "src/http/a.rs:2: http imports api",
         "src/io/mod.rs:1: io imports api",
         "src/new.rs:1: no layer for new",
+        "src/git/a.rs:1: git imports tree",
+        "src/manifest.rs:1: manifest imports archive",
+        "src/restore/a.rs:1: restore imports http",
+        "src/restore/a.rs:1: restore imports mirror",
         "src/config: imports itself",
         "src/telemetry: imports itself",
     ];
