@@ -35,6 +35,8 @@ use crate::telemetry::metrics::{Event, Level, Meter, Metrics, Outcome};
 /// What a core remembers of a request until its answer is sent.
 pub struct Note {
     pub(super) repository: Arc<str>,
+    /// The path of a request that was refused and names no repository.
+    pub(super) path: Option<Box<str>>,
     pub(super) method: &'static str,
     pub(super) outcome: Outcome,
     pub(super) status: u16,
@@ -239,6 +241,7 @@ impl Core {
     pub(super) fn note(&self, head: &RequestHead<'_>, outcome: Outcome, status: u16) -> Note {
         Note {
             repository: self.no_repository.clone(),
+            path: None,
             method: method_name(head.method),
             outcome,
             status,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_blocking;
 
-use super::builder::{Keep, SpoolJob, begin, build};
+use super::builder::{BeginError, Keep, SpoolJob, begin, build};
 use super::end::End;
 use super::plane::Handle;
 use super::state::Jobs;
@@ -32,17 +32,26 @@ impl Jobs {
         let (shop, plane) = (self.shop.clone(), self.plane.clone());
         let (git, stop) = (self.git.clone(), self.stop.clone());
         let (done, built) = oneshot::channel();
+        let (give, given) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name("builder".into());
-        let spawned = thread.spawn(move || run(&shop, &plane, permit, &git, stop, done));
-        match spawned {
-            Ok(builder) => {
-                let mut builders = self.builders.borrow_mut();
-                builders.retain(|b| !b.is_finished());
-                builders.push(builder);
+        let spawned = thread.spawn(move || {
+            if let Ok(permit) = given.recv() {
+                run(&shop, &plane, permit, &git, stop, done);
             }
-            // The permit was dropped, which told everybody.
-            Err(e) => return tracing::error!("cannot start a builder thread: {e}"),
-        }
+        });
+        let builder = match spawned {
+            Ok(builder) => builder,
+            Err(source) => {
+                let op = "start a builder's thread";
+                return refuse(&self.shop, permit, BeginError::Io { op, source }.into());
+            }
+        };
+        let mut builders = self.builders.borrow_mut();
+        builders.retain(|b| !b.is_finished());
+        builders.push(builder);
+        drop(builders);
+        // Only now: a thread that does not start must not take it along. It waits for this.
+        let _ = give.send(permit);
         // One that could not begin has told everybody, too.
         if let Ok(built) = built.await {
             self.end_build(&repo, built).await;

@@ -45,7 +45,9 @@ pub enum VerifyError {
     )]
     Damaged { name: PathBuf },
     #[error("cannot check the packs: {0}")]
-    Thread(String),
+    Thread(#[source] io::Error),
+    #[error("the check of the packs panicked: {0}")]
+    Panicked(String),
 }
 
 /// Files that were found to be sound since the process began, so that they are read for it once.
@@ -127,7 +129,7 @@ impl Verified {
         Ok(Verifying {
             gate,
             ended,
-            thread: Some(thread.map_err(|e| VerifyError::Thread(e.to_string()))?),
+            thread: Some(thread.map_err(VerifyError::Thread)?),
         })
     }
 
@@ -403,7 +405,7 @@ impl Verifying {
     pub fn wait(mut self) -> Result<(), VerifyError> {
         let thread = self.thread.take();
         let checked = thread.map_or(Ok(Ok(())), JoinHandle::join);
-        checked.map_err(|panic| VerifyError::Thread(panic_text(&*panic)))?
+        checked.map_err(|panic| VerifyError::Panicked(panic_text(&*panic)))?
     }
 }
 
