@@ -25,9 +25,9 @@ impl Core {
         // Not held while the upstream is asked.
         drop(body);
         let repo = asked.repo.clone();
-        let asked_at = Instant::now();
-        let ensured =
-            self.ask(move |jobs| async move { jobs.ensure_refs(repo, wanted, asked_at).await });
+        let (asked_at, client) = (Instant::now(), asked.peer.ip());
+        let ensured = self
+            .ask(move |jobs| async move { jobs.ensure_refs(repo, wanted, asked_at, client).await });
         let json = match ensured.await {
             // Strings and a flag always have a form in JSON.
             Ok(ensured) => serde_json::to_string(&ensured).unwrap_or_default(),

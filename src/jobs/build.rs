@@ -1,5 +1,6 @@
 //! The job of a build: sees to a mirror, has a thread build, and does with what it built all that follows.
 
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_blocking;
 
+use super::asker::Asker;
 use super::builder::{BeginError, Keep, SpoolJob, begin, build};
 use super::end::End;
 use super::plane::Handle;
@@ -23,10 +25,11 @@ use crate::snapshot::zstd::ring::panic_text;
 use crate::telemetry::metrics::{Event, Level};
 
 impl Jobs {
-    /// Has a snapshot built, once there is a mirror.
-    pub async fn build(self: Rc<Self>, permit: Permit) {
+    /// Has a snapshot built, once there is a mirror; for the client at an address if that asked.
+    pub async fn build(self: Rc<Self>, permit: Permit, client: Option<IpAddr>) {
         let repo = permit.repo().clone();
-        if let Err(e) = self.ensure_mirror(&repo).await {
+        let asker = client.map(Asker::at).unwrap_or_default();
+        if let Err(e) = self.ensure_mirror(&repo, &asker).await {
             return permit.refuse(e);
         }
         let (shop, plane) = (self.shop.clone(), self.plane.clone());
