@@ -435,7 +435,7 @@ pub(super) fn build(
             Size::Small => SMALL_BUILD_NICE,
             Size::Large => ENCODER_NICE,
         });
-        shop.turns.enter(&archive.repository, size)
+        shop.turns.enter(&archive.repository, size, &archive.fanout)
     };
     let fanout = &archive.fanout;
     let let_go = move || drop(pinned);
