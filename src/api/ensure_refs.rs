@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::core::{Asked, Core, Note};
-use crate::http::net::bodies;
+use crate::http::net::body::Body;
 use crate::http::net::service::{Answer, Payload};
 use crate::http::wire::response::Head;
 use crate::jobs::ensure_refs::Wanted;
@@ -15,7 +15,7 @@ impl Core {
     pub(super) async fn ensure_refs(
         &self,
         asked: &Asked<'_, '_>,
-        body: bodies::Body,
+        body: Body,
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
         let wanted = match Wanted::parse(&body.pieces().concat()) {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::core::{Asked, Core, Note};
 use super::git_protocol;
 use super::snapshot::NOTHING_CACHED;
-use crate::http::net::bodies::Body;
+use crate::http::net::body::Body;
 use crate::http::net::service::{Answer, BodyUse, Done, GivenUp, Payload, Service};
 use crate::http::net::socket::SendError;
 use crate::http::wire::head::{Framing, RequestHead};

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::asker::Asker;
 use super::clone::LOOP;
 use super::state::Jobs;
-use crate::http::net::bodies::Body;
+use crate::http::net::body::Body;
 use crate::http::net::client::client_of;
 use crate::jobs::pipe::{PipeReader, PipeWriter, pipe};
 use crate::jobs::upload_request::UploadRequest;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use monoio::net::TcpStream;
 
-use super::bodies::Body;
+use super::body::Body;
 use super::idle::{Idle, Rank, Waiting};
 use super::service::{Answer, GivenUp, Service};
 use super::socket::{CoreSockets, INPUT_BYTES, Socket};
