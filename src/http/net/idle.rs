@@ -9,38 +9,23 @@
 //! Each core has a list of its own in the order of waiting, which costs a request no allocation. Its lock
 //! is held for a few links, and by another core only to find who is to make room.
 
-use std::collections::HashMap;
+mod clients;
+mod list;
+
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, Waker};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crossbeam::utils::CachePadded;
 
 use super::client::Client;
 use crate::limits::CONNECTIONS_OF_CLIENT_PART;
-
-/// What a connection waits for: those of one kind are closed before any of the next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rank {
-    /// For its client, which has asked for nothing, or not for all of it.
-    Request,
-    /// For what is to be sent, which its client may not take any more: it has ended its sending side.
-    Deserted,
-    /// For its client to take what stands ready of a response. Whoever [renews](Waiting::renew) that
-    /// often enough is closed only if its client has more than its part.
-    Taking,
-    /// For an answer.
-    Answer,
-    /// For more of a response that has begun, of which its client has taken what there is. Closed only if
-    /// its client has more than its part.
-    More,
-}
-
-/// How many kinds there are.
-const RANKS: usize = Rank::More as usize + 1;
+use clients::Clients;
+pub use list::Rank;
+use list::{Ends, List, Place};
 
 /// All waiting connections, by core.
 #[derive(Debug)]
@@ -50,65 +35,6 @@ pub struct IdleCores {
     slow_us: u64,
     clients: Mutex<Clients>,
     cores: Box<[CachePadded<Mutex<List>>]>,
-}
-
-/// How many connections there are of each client that is counted.
-///
-/// Invariant: `over` has those that have more than `part`, of whom there are a few at most.
-#[derive(Debug)]
-struct Clients {
-    part: usize,
-    counts: HashMap<IpAddr, Count>,
-    over: Vec<IpAddr>,
-}
-
-#[derive(Debug, Default)]
-struct Count {
-    open: usize,
-    /// Those of them that have been told to end, for others.
-    ending: usize,
-}
-
-impl Clients {
-    fn left(&self, client: IpAddr) -> usize {
-        let count = self.counts.get(&client);
-        count.map_or(0, |count| count.open.saturating_sub(count.ending))
-    }
-
-    /// Who has most of all that have more than their part.
-    fn largest(&self) -> Option<IpAddr> {
-        let over = self.over.iter().map(|client| (self.left(*client), *client));
-        let over = over.filter(|(left, _)| *left > self.part);
-        over.max().map(|(_, client)| client)
-    }
-
-    fn enter(&mut self, client: IpAddr) {
-        let count = self.counts.entry(client).or_default();
-        count.open += 1;
-        if count.open == self.part.saturating_add(1) {
-            self.over.push(client);
-        }
-    }
-
-    /// One has been told to end, or one that was has ended.
-    fn count_ending(&mut self, client: IpAddr, more: isize) {
-        if let Some(count) = self.counts.get_mut(&client) {
-            count.ending = count.ending.saturating_add_signed(more);
-        }
-    }
-
-    fn leave(&mut self, client: IpAddr) {
-        let Some(count) = self.counts.get_mut(&client) else {
-            return;
-        };
-        count.open -= 1;
-        if count.open == self.part {
-            self.over.retain(|other| *other != client);
-        }
-        if count.open == 0 {
-            self.counts.remove(&client);
-        }
-    }
 }
 
 /// Which of a kind are closed.
@@ -165,11 +91,7 @@ impl IdleCores {
         Arc::new(IdleCores {
             began: Instant::now(),
             slow_us: slow.as_micros() as u64,
-            clients: Mutex::new(Clients {
-                part: (places / CONNECTIONS_OF_CLIENT_PART).max(1),
-                counts: HashMap::new(),
-                over: Vec::new(),
-            }),
+            clients: Mutex::new(Clients::new((places / CONNECTIONS_OF_CLIENT_PART).max(1))),
             cores: (0..cores).map(|_| CachePadded::default()).collect(),
         })
     }
@@ -249,152 +171,6 @@ impl IdleCores {
 /// Every change is completed by the one who begins it.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Places of one core, those of each rank in the order of waiting: of all, and of each client.
-#[derive(Debug, Default)]
-struct List {
-    places: Vec<Place>,
-    free: Vec<usize>,
-    queues: [Queue; RANKS],
-    clients: HashMap<IpAddr, usize>,
-    owners: Vec<Owner>,
-    free_owners: Vec<usize>,
-}
-
-/// A client's connections on this core.
-#[derive(Debug, Default)]
-struct Owner {
-    connections: usize,
-    queues: [Queue; RANKS],
-}
-
-/// Linked both ways.
-#[derive(Debug, Default)]
-struct Queue {
-    first: Option<usize>,
-    last: Option<usize>,
-}
-
-#[derive(Debug, Default)]
-struct Links {
-    before: Option<usize>,
-    after: Option<usize>,
-}
-
-/// Whether a connection was told to end; if so, it is in no queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ends {
-    No,
-    /// Unless it need not after all.
-    Perhaps,
-    /// Whatever it does: this client, whose it is, has more than its part.
-    Surely(IpAddr),
-}
-
-#[derive(Debug)]
-struct Place {
-    owner: Option<usize>,
-    of_all: Links,
-    of_owner: Links,
-    rank: Rank,
-    since_us: u64,
-    ends: Ends,
-    waker: Option<Waker>,
-}
-
-impl Place {
-    const NEW: Place = Place {
-        owner: None,
-        of_all: Links {
-            before: None,
-            after: None,
-        },
-        of_owner: Links {
-            before: None,
-            after: None,
-        },
-        rank: Rank::Request,
-        since_us: 0,
-        ends: Ends::No,
-        waker: None,
-    };
-}
-
-impl Queue {
-    fn push(&mut self, places: &mut [Place], at: usize, links: fn(&mut Place) -> &mut Links) {
-        let last = self.last.replace(at);
-        match last {
-            Some(last) => links(&mut places[last]).after = Some(at),
-            None => self.first = Some(at),
-        }
-        *links(&mut places[at]) = Links {
-            before: last,
-            after: None,
-        };
-    }
-
-    fn remove(&mut self, places: &mut [Place], at: usize, links: fn(&mut Place) -> &mut Links) {
-        let Links { before, after } = std::mem::take(links(&mut places[at]));
-        match before {
-            Some(before) => links(&mut places[before]).after = after,
-            None => self.first = after,
-        }
-        match after {
-            Some(after) => links(&mut places[after]).before = before,
-            None => self.last = before,
-        }
-    }
-}
-
-impl List {
-    fn push(&mut self, at: usize, rank: Rank, since_us: u64) {
-        let place = &mut self.places[at];
-        (place.rank, place.since_us) = (rank, since_us);
-        let owner = place.owner;
-        self.queues[rank as usize].push(&mut self.places, at, |place| &mut place.of_all);
-        if let Some(owner) = owner {
-            let queue = &mut self.owners[owner].queues[rank as usize];
-            queue.push(&mut self.places, at, |place| &mut place.of_owner);
-        }
-    }
-
-    fn unlink(&mut self, at: usize) {
-        let Place { rank, owner, .. } = self.places[at];
-        self.queues[rank as usize].remove(&mut self.places, at, |place| &mut place.of_all);
-        if let Some(owner) = owner {
-            let queue = &mut self.owners[owner].queues[rank as usize];
-            queue.remove(&mut self.places, at, |place| &mut place.of_owner);
-        }
-    }
-
-    /// Tells one that waits to end; gives what wakes it.
-    fn tell(&mut self, at: usize, ends: Ends) -> Option<Waker> {
-        self.unlink(at);
-        let place = &mut self.places[at];
-        place.ends = ends;
-        place.waker.take()
-    }
-
-    fn enter_owner(&mut self, client: IpAddr) -> usize {
-        let (owners, free) = (&mut self.owners, &mut self.free_owners);
-        let owner = *self.clients.entry(client).or_insert_with(|| {
-            free.pop().unwrap_or_else(|| {
-                owners.push(Owner::default());
-                owners.len() - 1
-            })
-        });
-        self.owners[owner].connections += 1;
-        owner
-    }
-
-    fn leave_owner(&mut self, client: IpAddr, owner: usize) {
-        self.owners[owner].connections -= 1;
-        if self.owners[owner].connections == 0 {
-            self.clients.remove(&client);
-            self.free_owners.push(owner);
-        }
-    }
 }
 
 /// The waiting connections of one core, or of one kind on it.
@@ -580,7 +356,7 @@ impl Drop for Waiting {
 mod tests {
     use super::*;
     use std::pin::pin;
-    use std::task::Context;
+    use std::task::{Context, Waker};
 
     const SLOW: Duration = Duration::from_millis(50);
 
