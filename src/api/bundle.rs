@@ -30,7 +30,9 @@ impl Core {
     ) -> Answer<Note> {
         let repo = asked.repo.clone();
         let base = base.to_ascii_lowercase();
-        let found = self.ask(move |jobs| async move { jobs.find_bundle(&repo, &base).await });
+        let client = asked.peer.ip();
+        let found =
+            self.ask(move |jobs| async move { jobs.find_bundle(&repo, &base, client).await });
         let (status, payload) = match found.await {
             Err(StartError { status, message }) => {
                 return self.failed(asked, status, &message, out);

@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 use crate::archive::prefetch::Prefetch;
 use crate::config::Config;
 use crate::faults::Faults;
+use crate::http::net::client::client_of;
 use crate::http::net::door::{Door, Entry};
 use crate::http::net::idle::{Idle, Rank, Waiting};
 use crate::http::net::pulse::Pulse;
@@ -34,6 +35,8 @@ use crate::telemetry::metrics::{Event, Level, Meter, Metrics, Outcome};
 /// What a core remembers of a request until its answer is sent.
 pub struct Note {
     pub(super) repository: Arc<str>,
+    /// The path of a request that was refused and names no repository.
+    pub(super) path: Option<Box<str>>,
     pub(super) method: &'static str,
     pub(super) outcome: Outcome,
     pub(super) status: u16,
@@ -125,7 +128,7 @@ impl Core {
                 text: String::new(),
             }),
             open: Cell::new(0),
-            refusals: Idle::unshown(),
+            refusals: Idle::apart(),
             no_repository: Arc::from(""),
         }
     }
@@ -146,11 +149,11 @@ impl Core {
         self.faults.core_panics()
     }
 
-    /// A connection was accepted. Whether it is to be served; if not, there are too many.
-    pub async fn admit(&self) -> bool {
+    /// A connection was accepted from `peer`. Whether it is to be served; if not, there are too many.
+    pub async fn admit(&self, peer: SocketAddr) -> bool {
         let admission = &self.door.admission;
-        // The one that has waited longest makes room, on whichever core it is.
-        let mut entry = admission.enter(|| self.door.idle.close_oldest());
+        let newcomer = client_of(peer.ip());
+        let mut entry = admission.enter(|| self.door.idle.make_room(newcomer));
         let mut looks = PLACE_LOOKS;
         while entry == Entry::Soon && looks > 0 {
             // That core has something else to do for a moment. Nobody more is told to end meanwhile.
@@ -238,6 +241,7 @@ impl Core {
     pub(super) fn note(&self, head: &RequestHead<'_>, outcome: Outcome, status: u16) -> Note {
         Note {
             repository: self.no_repository.clone(),
+            path: None,
             method: method_name(head.method),
             outcome,
             status,

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::core::{Asked, Core, Note};
-use crate::http::net::bodies;
+use crate::http::net::body::Body;
 use crate::http::net::service::{Answer, Payload};
 use crate::http::wire::response::Head;
 use crate::jobs::ensure_refs::Wanted;
@@ -15,7 +15,7 @@ impl Core {
     pub(super) async fn ensure_refs(
         &self,
         asked: &Asked<'_, '_>,
-        body: bodies::Body,
+        body: Body,
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
         let wanted = match Wanted::parse(&body.pieces().concat()) {
@@ -25,9 +25,9 @@ impl Core {
         // Not held while the upstream is asked.
         drop(body);
         let repo = asked.repo.clone();
-        let asked_at = Instant::now();
-        let ensured =
-            self.ask(move |jobs| async move { jobs.ensure_refs(repo, wanted, asked_at).await });
+        let (asked_at, client) = (Instant::now(), asked.peer.ip());
+        let ensured = self
+            .ask(move |jobs| async move { jobs.ensure_refs(repo, wanted, asked_at, client).await });
         let json = match ensured.await {
             // Strings and a flag always have a form in JSON.
             Ok(ensured) => serde_json::to_string(&ensured).unwrap_or_default(),

@@ -5,7 +5,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::core::{Asked, Core, Note};
-use crate::http::net::bodies::Body;
+use crate::http::net::body::Body;
 use crate::http::net::service::{Answer, Payload};
 use crate::http::wire::Version;
 use crate::http::wire::head::RequestHead;

@@ -8,14 +8,16 @@ use std::time::Instant;
 use super::core::{Asked, Core, Note};
 use super::git_protocol;
 use super::snapshot::NOTHING_CACHED;
-use crate::http::net::bodies::Body;
+use crate::http::net::body::Body;
 use crate::http::net::service::{Answer, BodyUse, Done, GivenUp, Payload, Service};
 use crate::http::net::socket::SendError;
 use crate::http::wire::head::{Framing, RequestHead};
 use crate::http::wire::response::{Head, Text};
 use crate::http::wire::route::{RepoRef, Route, route};
 use crate::http::wire::{Method, Reject};
-use crate::limits::{BODY_BYTES_MAX, ENSURE_BODY_BYTES_MAX, METRICS_REPOSITORIES_MAX};
+use crate::limits::{
+    BODY_BYTES_MAX, ENSURE_BODY_BYTES_MAX, LOGGED_PATH_BYTES_MAX, METRICS_REPOSITORIES_MAX,
+};
 use crate::repos::repo::Repo;
 use crate::telemetry::log::RequestRecord;
 use crate::telemetry::metrics::{DropReason, Event, Gauges, Outcome, Timing};
@@ -102,10 +104,12 @@ impl Core {
     fn reject(&self, head: &RequestHead<'_>, reject: &Reject, out: &mut Vec<u8>) -> Answer<Note> {
         let text = Text::reject(reject, head.keep_alive, head.method == Method::Head);
         let _ = self.with_date(|date| text.write(out, date));
+        let note = self.note(head, Outcome::Refused, reject.status);
+        let path = Some(logged_path(head.target));
         Answer {
             payload: Payload::Written,
             keep_alive: head.keep_alive && !reject.close,
-            note: self.note(head, Outcome::Refused, reject.status),
+            note: Note { path, ..note },
         }
     }
 
@@ -258,6 +262,7 @@ impl Service for Core {
         }
         let record = RequestRecord {
             repository: note.repository,
+            path: note.path,
             method: note.method,
             outcome: note.outcome,
             status: note.status,
@@ -294,6 +299,7 @@ impl Service for Core {
         let note = self.note(head, outcome, status);
         let record = RequestRecord {
             repository: asked_repository(head).unwrap_or(note.repository),
+            path: note.path,
             method: note.method,
             outcome,
             status,
@@ -319,6 +325,16 @@ impl Service for Core {
 
 /// What the log says of a request whose client left before it was answered, as others do.
 const STATUS_LEFT: u16 = 499;
+
+/// What the log shows of a target, which is visible ASCII: its path, or the beginning of it. What is in
+/// its query may be a secret.
+fn logged_path(target: &str) -> Box<str> {
+    let (path, _) = target.split_once('?').unwrap_or((target, ""));
+    match path.get(..LOGGED_PATH_BYTES_MAX) {
+        Some(start) if start.len() < path.len() => format!("{start}…").into(),
+        _ => path.into(),
+    }
+}
 
 /// `host/path` of the repository that a request is about.
 fn asked_repository(head: &RequestHead<'_>) -> Option<Arc<str>> {

@@ -78,7 +78,7 @@ impl Core {
         let wait_ms = faults.live_only_wait_ms.unwrap_or(LIVE_ONLY_WAIT_MS);
         let until = Instant::now() + Duration::from_millis(wait_ms);
         for _ in 0..LOOKS_MAX {
-            let (found, outcome, ticket) = self.find(repo).await;
+            let (found, outcome, ticket) = self.find(asked).await;
             let archive = match found {
                 Ok(archive) => archive,
                 Err(StartError { status, message }) => {
@@ -166,14 +166,23 @@ impl Core {
     }
 
     /// Finds an archive, or has one built; with the build's ticket if there is a build.
-    async fn find(&self, repo: &Arc<Repo>) -> (Started, Outcome, Option<Ticket>) {
+    async fn find(&self, asked: &Asked<'_, '_>) -> (Started, Outcome, Option<Ticket>) {
+        let (repo, client) = (&asked.repo, asked.peer.ip());
         let (mut ticket, outcome) = match repo.find() {
             Found::Hit(archive) => return (Ok(archive), Outcome::Hit, None),
-            Found::Following(ticket) => (ticket, Outcome::Follow),
+            Found::Following(ticket) => {
+                if !repo.is_mirrored() {
+                    let repo = repo.clone();
+                    self.plane
+                        .spawn(move |jobs| jobs.see_to_mirror(repo, client));
+                }
+                (ticket, Outcome::Follow)
+            }
             Found::Failing(why) => return (Err(why), Outcome::Build, None),
             Found::Vacant(permit) => {
                 let ticket = permit.ticket();
-                self.plane.spawn(|jobs| jobs.build(permit));
+                self.plane
+                    .spawn(move |jobs| jobs.build(permit, Some(client)));
                 (ticket, Outcome::Build)
             }
         };

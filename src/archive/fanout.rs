@@ -252,16 +252,35 @@ impl Fanout {
     pub fn is_slow(&self) -> bool {
         let now = Instant::now();
         let shared = self.lock();
-        let look = shared.times.look;
-        let waits = match shared.waits {
-            Waits::Never => false,
-            Waits::Now => true,
-            Waits::Until(end) => now.saturating_duration_since(end) < look,
-        };
         let is_over = matches!(shared.status, Status::Complete)
             && shared.spool_error.is_some()
             && !shared.reachable_from(0);
-        is_over || waits && shared.is_held_up(now)
+        is_over || shared.waits_lately(now) && shared.slow_bytes_s(now).is_some()
+    }
+
+    /// How fast a live-only archive goes on, in bytes a second, if that is the pace of a slow reader.
+    pub fn slow_bytes_s(&self) -> Option<u64> {
+        let now = Instant::now();
+        let shared = self.lock();
+        let is_made = matches!(shared.status, Status::Complete);
+        let waits = shared.spool_error.is_some() && (is_made || shared.waits_lately(now));
+        shared.slow_bytes_s(now).filter(|_| waits)
+    }
+
+    /// Others need what a live-only archive takes: it goes on for nobody, and what is made is kept no
+    /// longer.
+    pub fn give_way(&self, why: &str) {
+        let mut shared = self.lock();
+        if shared.spool_error.is_none() {
+            return;
+        }
+        let readers = shared.readers.iter_mut().flatten();
+        readers.for_each(|reader| reader.left_behind = true);
+        if matches!(shared.status, Status::Growing) {
+            shared.status = Status::Failed(Arc::from(why));
+        }
+        wake(shared);
+        self.room.notify_all();
     }
 
     /// The archive is whole.

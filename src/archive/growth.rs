@@ -171,14 +171,25 @@ impl Growth {
         }
     }
 
-    /// In live-only mode: whether one that holds up the producer is slow.
-    pub(super) fn is_held_up(&self, now: Instant) -> bool {
+    /// In live-only mode: how fast the slowest of those is that hold up the producer, or take what is
+    /// left, if it is slow.
+    pub(super) fn slow_bytes_s(&self, now: Instant) -> Option<u64> {
         let slowest = self.slowest_spool_offset();
-        self.following().any(|reader| {
+        let slow = self.following().filter_map(|reader| {
             let holds = self.layout.spool_offset_at(reader.at) <= slowest;
             let pace = reader.pace.filter(|_| holds && reader.waker.is_none());
-            pace.is_some_and(|pace| pace.is_slow(reader.at, now, &self.times))
-        })
+            pace.and_then(|pace| pace.slow_bytes_s(reader.at, now, &self.times))
+        });
+        slow.min()
+    }
+
+    /// Whether the producer waits for readers, or did just now.
+    pub(super) fn waits_lately(&self, now: Instant) -> bool {
+        match self.waits {
+            Waits::Never => false,
+            Waits::Now => true,
+            Waits::Until(end) => now.saturating_duration_since(end) < self.times.look,
+        }
     }
 
     /// In live-only mode: the spool offset below which every reader has passed. Without a reader

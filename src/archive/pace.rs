@@ -74,8 +74,9 @@ impl Pace {
         (past >= times.look).then(|| taken.saturating_mul(1000) / ms)
     }
 
-    /// Whether others should not have to wait for it.
-    pub(super) fn is_slow(&self, at: u64, now: Instant, times: &Times) -> bool {
-        self.look(at, now, times).unwrap_or(self.bytes_s) < LIVE_ONLY_SLOW_BYTES_S
+    /// How fast it is, if that is so slow that others should not have to wait for it.
+    pub(super) fn slow_bytes_s(&self, at: u64, now: Instant, times: &Times) -> Option<u64> {
+        let bytes_s = self.look(at, now, times).unwrap_or(self.bytes_s);
+        (bytes_s < LIVE_ONLY_SLOW_BYTES_S).then_some(bytes_s)
     }
 }

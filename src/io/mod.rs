@@ -10,6 +10,7 @@ pub mod pipe;
 pub mod residency;
 pub mod say;
 pub mod sched;
+pub mod shortage;
 pub mod signal;
 pub mod uncached;
 

@@ -1,13 +1,16 @@
 //! The job of a build: sees to a mirror, has a thread build, and does with what it built all that follows.
 
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_blocking;
 
-use super::builder::{Keep, SpoolJob, begin, build};
+use super::asker::Asker;
+use super::builder::{BeginError, Keep, SpoolJob, begin, build};
 use super::end::End;
 use super::plane::Handle;
 use super::state::Jobs;
@@ -23,30 +26,44 @@ use crate::snapshot::ring::panic_text;
 use crate::telemetry::metrics::{Event, Level};
 
 impl Jobs {
-    /// Has a snapshot built, once there is a mirror.
-    pub async fn build(self: Rc<Self>, permit: Permit) {
+    /// Has a snapshot built, once there is a mirror; for the client at an address if that asked.
+    pub async fn build(self: Rc<Self>, permit: Permit, client: Option<IpAddr>) {
         let repo = permit.repo().clone();
-        if let Err(e) = self.ensure_mirror(&repo).await {
+        let asker = client.map(Asker::at).unwrap_or_default();
+        if let Err(e) = self.ensure_mirror(&repo, &asker).await {
             return permit.refuse(e);
         }
         let (shop, plane) = (self.shop.clone(), self.plane.clone());
         let (git, stop) = (self.git.clone(), self.stop.clone());
         let (done, built) = oneshot::channel();
+        let (give, given) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name("builder".into());
-        let spawned = thread.spawn(move || run(&shop, &plane, permit, &git, stop, done));
-        match spawned {
-            Ok(builder) => {
-                let mut builders = self.builders.borrow_mut();
-                builders.retain(|b| !b.is_finished());
-                builders.push(builder);
+        let spawned = thread.spawn(move || {
+            if let Ok(permit) = given.recv() {
+                run(&shop, &plane, permit, &git, stop, done);
             }
-            // The permit was dropped, which told everybody.
-            Err(e) => return tracing::error!("cannot start a builder thread: {e}"),
-        }
+        });
+        let builder = match spawned {
+            Ok(builder) => builder,
+            Err(source) => {
+                let op = "start a builder's thread";
+                return refuse(&self.shop, permit, BeginError::Io { op, source }.into());
+            }
+        };
+        self.note_builder(builder);
+        // Only now: a thread that does not start must not take it along. It waits for this.
+        let _ = give.send(permit);
         // One that could not begin has told everybody, too.
         if let Ok(built) = built.await {
             self.end_build(&repo, built).await;
         }
+    }
+
+    /// Its thread is waited for at the end of the server.
+    fn note_builder(&self, builder: JoinHandle<()>) {
+        let mut builders = self.builders.borrow_mut();
+        builders.retain(|b| !b.is_finished());
+        builders.push(builder);
     }
 
     /// Does with a build what follows from its end.

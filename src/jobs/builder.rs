@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::error::Error;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use crate::archive::place::{Archive, Files};
 use crate::archive::spool::{Spooler, not_kept};
 use crate::extent::Piece;
 use crate::io::clock::unix_ms;
+use crate::io::shortage::Detail;
 use crate::io::{residency, sched};
 use crate::limits::{ENCODER_NICE, SMALL_BUILD_NICE};
 use crate::manifest::id::EntryId;
@@ -68,7 +70,7 @@ pub(super) enum BeginError {
     #[error(transparent)]
     Build(#[from] BuildError),
     #[error("cannot pack the mirror's loose objects: {0}")]
-    Pack(String),
+    Pack(#[source] Detail),
     #[error("the server is shutting down")]
     Stopping,
     #[error("cannot {op}: {source}")]
@@ -124,7 +126,7 @@ impl From<BeginError> for End {
         match e {
             BeginError::Build(e) => e.into(),
             BeginError::Stopping => End::Abandoned(e.to_string()),
-            e => End::Failed(e.to_string()),
+            e => End::of_error(&e),
         }
     }
 }
@@ -298,7 +300,7 @@ fn open_linked(dir: &Path, archive: &Archive) -> Result<Vec<File>, BeginError> {
 /// Ends with an error as soon as `stop` is true: git may take minutes, and nobody waits for them.
 fn pack_loose(repo: &Repo, git: &Git, mut stop: watch::Receiver<bool>) -> Result<(), BeginError> {
     let _packing = repo.packing.blocking_lock();
-    let failed = |e: &dyn std::fmt::Display| BeginError::Pack(e.to_string());
+    let failed = |e: &(dyn Error + 'static)| BeginError::Pack(Detail::of(e));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -433,7 +435,7 @@ pub(super) fn build(
             Size::Small => SMALL_BUILD_NICE,
             Size::Large => ENCODER_NICE,
         });
-        shop.turns.enter(&archive.repository, size)
+        shop.turns.enter(&archive.repository, size, &archive.fanout)
     };
     let fanout = &archive.fanout;
     let let_go = move || drop(pinned);

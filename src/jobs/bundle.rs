@@ -2,6 +2,7 @@
 //! kept for a while.
 
 use std::io;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,6 +10,7 @@ use std::time::Instant;
 use gix::bstr::ByteSlice;
 use tokio::task::spawn_local;
 
+use super::asker::Asker;
 use super::clone::lost;
 use super::state::Jobs;
 use crate::jobs::bundle_cache::{BundleFile, BundleKey};
@@ -35,13 +37,15 @@ fn not_available(repo: &Repo, why: &str) -> StartError {
 }
 
 impl Jobs {
-    /// What there is for a client that has `base`, as lower-case hex.
+    /// What there is for the client at `client` that has `base`, as lower-case hex.
     pub async fn find_bundle(
         self: &Rc<Self>,
         repo: &Arc<Repo>,
         base: &str,
+        client: IpAddr,
     ) -> Result<Found, StartError> {
-        self.ensure_mirror(repo).await?;
+        let asker = &Asker::at(client);
+        self.ensure_mirror(repo, asker).await?;
         let head = self.head(repo).await?;
         if head.commit.as_deref() != Some(base) && self.has_commit(repo, base).await? {
             return self.bundle_to(repo, base, head).await.map(Found::Bundle);
@@ -50,8 +54,8 @@ impl Jobs {
         // that begins now. An unknown base must not make the server ask every time: it only sends
         // the client to the upstream itself.
         let fresh = match head.commit.as_deref() == Some(base) {
-            true => self.fresh_now(repo).await,
-            false => self.fresh_lately(repo).await,
+            true => self.fresh_now(repo, asker).await,
+            false => self.fresh_lately(repo, asker).await,
         };
         let head = self.head(repo).await?;
         let known = self.has_commit(repo, base).await?;

@@ -2,17 +2,19 @@
 //!
 //! Requests share what runs.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::spawn_local;
 
+use super::asker::{Asker, ClientPart};
 use super::flights::{Duty, Flight};
 use super::state::Jobs;
 use crate::io::clock::unix_ms;
 use crate::limits::{CLONE_FAILURE_KEPT_MS, MIRROR_FRESH_MS, TURN_WAIT_LOGGED_MS};
-use crate::mirror::{Git, MirrorError, Via, upstream};
+use crate::mirror::{Git, MirrorError, upstream};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
 use crate::telemetry::metrics::{CloneResult, Event};
@@ -68,16 +70,16 @@ impl Jobs {
     pub(super) async fn ensure_mirror(
         self: &Rc<Self>,
         repo: &Arc<Repo>,
+        asker: &Asker,
     ) -> Result<bool, StartError> {
-        self.ensure_mirror_for(repo, &Via::default()).await
-    }
-
-    /// The same for a request that came by way of other servers.
-    pub(super) async fn ensure_mirror_for(
-        self: &Rc<Self>,
-        repo: &Arc<Repo>,
-        via: &Via,
-    ) -> Result<bool, StartError> {
+        let asks = !repo.mirror.is_dir()
+            && repo.not_cloned_lately(CLONE_FAILURE_KEPT_MS).is_none()
+            && self.cloning.running(&repo.name).is_none();
+        // Others may see to it meanwhile.
+        let part = match asks {
+            true => Some(self.turns.clones.of_client(asker.client).await),
+            false => None,
+        };
         let is_there = repo.mirror.is_dir();
         if is_there && repo.is_mirrored() {
             return Ok(false);
@@ -89,13 +91,20 @@ impl Jobs {
         match duty {
             Some(duty) if is_there => drop(spawn_local(self.clone().adopt(repo.clone(), duty))),
             Some(duty) => {
-                let git = self.git.by_way_of(via);
-                spawn_local(self.clone().clone_mirror(repo.clone(), git, duty));
+                let git = self.git.by_way_of(&asker.via);
+                spawn_local(self.clone().clone_mirror(repo.clone(), git, (duty, part)));
             }
-            None => self.check_way(repo, via, &flight).await?,
+            None => self.check_way(repo, asker, &flight).await?,
         }
         let ended = flight.end().await.unwrap_or_else(|| Err(lost()));
         ended.map(|()| !is_there)
+    }
+
+    /// Sees to a mirror for a client that waits for what another one's request has begun: that may have to
+    /// wait until its own client has fewer of them going on.
+    pub async fn see_to_mirror(self: Rc<Self>, repo: Arc<Repo>, client: IpAddr) {
+        // Whoever builds hears why there is none.
+        let _ = self.ensure_mirror(&repo, &Asker::at(client)).await;
     }
 
     /// Takes over a mirror that was there at the start or that somebody put there later: checks
@@ -134,19 +143,20 @@ impl Jobs {
     pub(super) async fn check_way(
         &self,
         repo: &Repo,
-        via: &Via,
+        asker: &Asker,
         waits_for: &Flight<Ended>,
     ) -> Ended {
-        if via.is_empty() {
+        if asker.via.is_empty() {
             return Ok(());
         }
         let asked = async {
             while let Err(left) = repo.may_ask_way(Duration::from_millis(MIRROR_FRESH_MS)) {
                 tokio::time::sleep(left).await;
             }
+            let _part = self.turns.ways_of_client.acquire(asker.client).await;
             let _turn = self.turns.ways.acquire().await;
             let tmp = self.catalog.state.tmp_dir();
-            self.git.by_way_of(via).ask(&repo.url, &tmp).await
+            self.git.by_way_of(&asker.via).ask(&repo.url, &tmp).await
         };
         let asked = tokio::select! {
             asked = asked => asked,
@@ -159,7 +169,12 @@ impl Jobs {
         }
     }
 
-    async fn clone_mirror(self: Rc<Self>, repo: Arc<Repo>, git: Git, duty: Duty<Arc<str>, Ended>) {
+    async fn clone_mirror(
+        self: Rc<Self>,
+        repo: Arc<Repo>,
+        git: Git,
+        (duty, _part): (Duty<Arc<str>, Ended>, Option<ClientPart>),
+    ) {
         let turn = self.turns.clones.acquire(&repo.name);
         tokio::pin!(turn);
         let wait = Duration::from_millis(TURN_WAIT_LOGGED_MS);

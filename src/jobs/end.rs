@@ -1,6 +1,9 @@
 //! How builds end, and what follows from it for those who ask next.
 
+use std::error::Error;
+
 use crate::archive::fanout::Fanout;
+use crate::io::shortage::is_shortage;
 use crate::repos::repo::Repo;
 use crate::snapshot::output::BuildError;
 use crate::telemetry::metrics::{BuildResult, Event, Meter};
@@ -12,8 +15,9 @@ pub(super) enum End {
     Complete,
     /// All of it was made, and sent to those who were there; it is not kept.
     LiveOnly,
-    /// It was given up, for nobody wanted it any more. What clients do, and the end of the server,
-    /// is no failure of a build.
+    /// It was given up, for nobody wanted it any more, or the process had no descriptors, memory or
+    /// threads left for it. What clients do, the end of the server, and what others take of the machine
+    /// are no failure of a build.
     Abandoned(String),
     /// The mirror, the disk or the program is at fault: the next build may fail the same way.
     Failed(String),
@@ -23,12 +27,20 @@ impl From<BuildError> for End {
     fn from(e: BuildError) -> End {
         match e {
             BuildError::Abandoned(_) | BuildError::Closed(_) => End::Abandoned(e.to_string()),
-            e => End::Failed(e.to_string()),
+            e => End::of_error(&e),
         }
     }
 }
 
 impl End {
+    /// How a build ends that meets an error.
+    pub(super) fn of_error(error: &(dyn Error + 'static)) -> End {
+        match is_shortage(error) {
+            true => End::Abandoned(error.to_string()),
+            false => End::Failed(error.to_string()),
+        }
+    }
+
     /// Notes it where those look who ask next, before they can ask, and tells the readers.
     pub(super) fn note(&self, meter: &Meter, repo: &Repo, fanout: &Fanout) {
         let repository = &*repo.name;

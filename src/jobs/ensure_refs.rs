@@ -1,6 +1,7 @@
 //! Whether the mirror has refs and commits, after a look at the upstream if it does not.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
+use super::asker::{Asker, ClientPart};
 use super::state::Jobs;
 use crate::limits::{ENSURE_BY_ID_MAX, ENSURE_ITEMS_MAX};
 use crate::refs::{full_id, is_ref_name};
@@ -99,15 +101,17 @@ impl Ensured {
 }
 
 impl Jobs {
-    /// What there is of what is wanted, at the upstream as it was at `asked` or later.
+    /// What there is of what is wanted by the client at `client`, at the upstream as it was at `asked` or
+    /// later.
     pub async fn ensure_refs(
         self: Rc<Self>,
         repo: Arc<Repo>,
         wanted: Wanted,
         asked: Instant,
+        client: IpAddr,
     ) -> Result<Ensured, StartError> {
-        let (repo, wanted) = (&repo, &wanted);
-        let cloned = self.ensure_mirror(repo).await?;
+        let (repo, wanted, asker) = (&repo, &wanted, Asker::at(client));
+        let cloned = self.ensure_mirror(repo, &asker).await?;
         let mut found = self.look(repo, wanted).await?;
         let mut fetched = cloned;
         // A comparison that runs may have begun too early, but most likely it will do.
@@ -116,15 +120,18 @@ impl Jobs {
             found = self.look(repo, wanted).await?;
         }
         if !found.is_all(wanted) {
-            self.fresh_since(repo, asked).await?;
+            self.fresh_since(repo, asked, &asker).await?;
             fetched = true;
             found = self.look(repo, wanted).await?;
         }
-        if !found.missing_commits.is_empty() {
+        let ids = found.missing_commits.iter().take(ENSURE_BY_ID_MAX);
+        let ids = self.worth_asking(repo, ids.cloned().collect());
+        if !ids.is_empty() {
+            // Before anybody else has to wait for what this waits for.
+            let part = self.turns.freshens.of_client(asker.client).await;
             let (done, ended) = oneshot::channel();
-            let ids = found.missing_commits.iter().take(ENSURE_BY_ID_MAX).cloned();
             // A task of its own: a git that is cut off leaves half a pack in the mirror.
-            spawn_local(self.clone().fetch_by_id(repo.clone(), ids.collect(), done));
+            spawn_local(self.clone().fetch_by_id(repo.clone(), ids, (done, part)));
             // It fails when the task has panicked; then they stay missing.
             let _ = ended.await;
             found = self.look(repo, wanted).await?;
@@ -133,14 +140,21 @@ impl Jobs {
         Ok(found)
     }
 
+    /// Those that the upstream was not asked for in vain just now.
+    fn worth_asking(&self, repo: &Repo, ids: Vec<String>) -> Vec<String> {
+        let (mut absent, now) = (self.absent.borrow_mut(), Instant::now());
+        let ids = ids.into_iter();
+        ids.filter(|id| !absent.has(&repo.name, id, now)).collect()
+    }
+
     /// Asks the upstream for commits by their ids: it may have some that no ref leads to, such as
-    /// those of a pull request that was rewritten. What it does not give stays missing. Begins with
-    /// none any more once nobody waits for `done`.
+    /// those of a pull request that was rewritten. What it does not give stays missing, and is not asked
+    /// for again for a while. Begins with none any more once nobody waits for `done`.
     async fn fetch_by_id(
         self: Rc<Self>,
         repo: Arc<Repo>,
         ids: Vec<String>,
-        done: oneshot::Sender<()>,
+        (done, _part): (oneshot::Sender<()>, ClientPart),
     ) {
         // Nobody joins or tidies up packs meanwhile.
         let _duty = loop {
@@ -150,12 +164,18 @@ impl Jobs {
             }
         };
         let _turn = self.turns.freshens.acquire(&repo.name).await;
-        for id in ids {
+        // Others may have asked for the same meanwhile, and have got it or not.
+        let ids = self.worth_asking(&repo, ids);
+        let kinds = self.git.kinds(&repo.mirror, &ids).await;
+        let kinds = kinds.unwrap_or_else(|_| vec![None; ids.len()]);
+        for (id, _) in ids.iter().zip(kinds).filter(|(_, kind)| kind.is_none()) {
             if done.is_closed() {
                 return;
             }
-            if let Err(e) = self.git.fetch_by_id(&repo.mirror, &repo.url, &id).await {
+            if let Err(e) = self.git.fetch_by_id(&repo.mirror, &repo.url, id).await {
                 tracing::debug!(repository = &*repo.name, id, "not fetched by its id: {e}");
+                let now = Instant::now();
+                self.absent.borrow_mut().note(&repo.name, id, now);
             }
         }
         // Fails when the client has left meanwhile.

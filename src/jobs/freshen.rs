@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 
 use tokio::task::spawn_local;
 
+use super::asker::{Asker, ClientPart};
 use super::clone::{Ended, freshen_error, lost};
 use super::flights::{Duty, Flight};
 use super::state::Jobs;
 use crate::io::clock::unix_ms;
 use crate::limits::{FRESHEN_WAIT_MS, MIRROR_FRESH_MS};
 use crate::mirror::recover::remove_unfinished;
-use crate::mirror::{Freshened, Git, Via};
+use crate::mirror::{Freshened, Git};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
 use crate::telemetry::metrics::{Event, FetchResult};
@@ -69,7 +70,7 @@ impl Jobs {
     /// Makes the mirror like its upstream; whether it is. One that is missing is cloned, for its
     /// snapshot would stay as it is for ever.
     async fn refresh(self: &Rc<Self>, repo: &Arc<Repo>) -> bool {
-        match self.ensure_mirror(repo).await {
+        match self.ensure_mirror(repo, &Asker::default()).await {
             Ok(cloned) => cloned || self.compare(repo).await,
             // It was logged.
             Err(_) => false,
@@ -78,7 +79,7 @@ impl Jobs {
 
     /// Waits for the comparison that runs, or for one that begins now; whether it succeeds.
     async fn compare(self: &Rc<Self>, repo: &Arc<Repo>) -> bool {
-        let compared = match self.freshening(repo, &Via::default()).await {
+        let compared = match self.freshening(repo, &Asker::default()).await {
             Ok(flight) => flight.end().await,
             Err(_) => None,
         };
@@ -90,16 +91,21 @@ impl Jobs {
     async fn freshening(
         self: &Rc<Self>,
         repo: &Arc<Repo>,
-        via: &Via,
+        asker: &Asker,
     ) -> Result<Flight<Ended>, StartError> {
+        let part = match self.freshening.running(&repo.name) {
+            Some(_) => None,
+            None => Some(self.turns.freshens.of_client(asker.client).await),
+        };
         let (flight, duty) = self.freshening.join(&repo.name);
-        match duty {
-            Some(duty) => {
-                let git = self.git.by_way_of(via);
+        match (duty, part) {
+            (Some(duty), part) => {
+                let git = self.git.by_way_of(&asker.via);
+                let began = flight.began;
                 // A task of its own: whoever asked for it may leave.
-                spawn_local(self.clone().freshen(repo.clone(), git, flight.began, duty));
+                spawn_local(self.clone().freshen(repo.clone(), git, began, (duty, part)));
             }
-            None => self.check_way(repo, via, &flight).await?,
+            (None, _) => self.check_way(repo, asker, &flight).await?,
         }
         Ok(flight)
     }
@@ -113,22 +119,17 @@ impl Jobs {
     }
 
     /// Makes sure that the mirror has what its upstream had at `since` or later.
-    pub(super) async fn fresh_since(self: &Rc<Self>, repo: &Arc<Repo>, since: Instant) -> Ended {
-        self.fresh_since_for(repo, since, &Via::default()).await
-    }
-
-    /// The same for a request that came by way of other servers.
-    pub(super) async fn fresh_since_for(
+    pub(super) async fn fresh_since(
         self: &Rc<Self>,
         repo: &Arc<Repo>,
         since: Instant,
-        via: &Via,
+        asker: &Asker,
     ) -> Ended {
         loop {
             if repo.is_fresh_since(since) {
                 return Ok(());
             }
-            let flight = self.freshening(repo, via).await?;
+            let flight = self.freshening(repo, asker).await?;
             let began = flight.began;
             let ended = flight.end().await.unwrap_or_else(|| Err(lost()));
             if began >= since {
@@ -140,27 +141,26 @@ impl Jobs {
     /// Makes sure that the mirror was compared with its upstream lately: within
     /// [`MIRROR_FRESH_MS`]. An error means that what it has may be old: the upstream cannot be
     /// reached, now or as lately, or does not answer within [`FRESHEN_WAIT_MS`].
-    pub(super) async fn fresh_lately(self: &Rc<Self>, repo: &Arc<Repo>) -> Ended {
-        self.fresh_lately_for(repo, &Via::default()).await
-    }
-
-    /// The same for a request that came by way of other servers.
-    pub(super) async fn fresh_lately_for(self: &Rc<Self>, repo: &Arc<Repo>, via: &Via) -> Ended {
-        self.fresh_in_time(repo, lately(), via).await
+    pub(super) async fn fresh_lately(self: &Rc<Self>, repo: &Arc<Repo>, asker: &Asker) -> Ended {
+        self.fresh_in_time(repo, lately(), asker).await
     }
 
     /// The same by a comparison that begins now or later.
-    pub(super) async fn fresh_now(self: &Rc<Self>, repo: &Arc<Repo>) -> Ended {
-        self.fresh_in_time(repo, Instant::now(), &Via::default())
-            .await
+    pub(super) async fn fresh_now(self: &Rc<Self>, repo: &Arc<Repo>, asker: &Asker) -> Ended {
+        self.fresh_in_time(repo, Instant::now(), asker).await
     }
 
-    async fn fresh_in_time(self: &Rc<Self>, repo: &Arc<Repo>, since: Instant, via: &Via) -> Ended {
+    async fn fresh_in_time(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        since: Instant,
+        asker: &Asker,
+    ) -> Ended {
         if let Some(why) = repo.failed_since(lately()) {
             return Err(why);
         }
         let limit = Duration::from_millis(FRESHEN_WAIT_MS);
-        let fresh = self.fresh_since_for(repo, since, via);
+        let fresh = self.fresh_since(repo, since, asker);
         let fresh = tokio::time::timeout(limit, fresh).await;
         fresh.unwrap_or_else(|_| {
             let seconds = limit.as_secs();
@@ -176,7 +176,7 @@ impl Jobs {
         repo: Arc<Repo>,
         git: Git,
         began: Instant,
-        duty: Duty<Arc<str>, Ended>,
+        (duty, _part): (Duty<Arc<str>, Ended>, Option<ClientPart>),
     ) {
         let _turn = self.turns.freshens.acquire(&repo.name).await;
         if let Some(setting_up) = self.setting_up.running(&repo.name) {
@@ -221,7 +221,7 @@ impl Jobs {
     /// Builds the new snapshot of a repository whose old one is in use, while that is served.
     pub(super) fn rebuild(self: &Rc<Self>, repo: &Arc<Repo>) {
         if let Some(permit) = repo.rebuild() {
-            spawn_local(self.clone().build(permit));
+            spawn_local(self.clone().build(permit, None));
         }
     }
 

@@ -143,7 +143,7 @@ impl Jobs {
                 }
                 self.replace_mirror(&repo).await;
                 if let Some((_, Some(permit))) = entry {
-                    self.build(permit).await;
+                    self.build(permit, None).await;
                 }
             }
         }
@@ -198,7 +198,7 @@ impl Jobs {
             self.replace_mirror(repo).await;
         }
         if let Some(permit) = permit {
-            self.clone().build(permit).await;
+            self.clone().build(permit, None).await;
         }
     }
 

@@ -4,6 +4,8 @@
 //! A job is spawned on the [`plane`] by whoever needs it, and knows nothing of them: it answers by what
 //! it returns, or by a channel that it was given.
 
+mod absent;
+mod asker;
 mod build;
 mod builder;
 pub mod bundle;

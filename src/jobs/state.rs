@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_local;
 
+use super::absent::Absent;
 use super::bundle_cache::{BundleCache, BundleFile, BundleKey};
 use super::flights::Flights;
 use super::plane::{self, Handle, Queue};
@@ -58,6 +59,8 @@ pub struct Jobs {
     /// Held by the look at an archive that some client's word has begun: they read as fast as the disk
     /// does, so one is enough at a time.
     pub(super) looking: Semaphore,
+    /// What upstreams were asked for in vain.
+    pub(super) absent: std::cell::RefCell<Absent>,
     pub(super) bundling: Flights<BundleKey, Result<Arc<BundleFile>, StartError>>,
     pub(super) bundles: std::cell::RefCell<BundleCache>,
     pub(super) turns: Turns,
@@ -159,6 +162,7 @@ impl Jobs {
             maintaining: Flights::default(),
             doubting: Flights::default(),
             looking: Semaphore::new(1),
+            absent: std::cell::RefCell::default(),
             bundling: Flights::default(),
             bundles: std::cell::RefCell::default(),
             turns,

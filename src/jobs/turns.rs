@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
+use super::asker::{ClientPart, ClientParts};
 use super::upload_turns::{UploadBounds, UploadTurns};
 use crate::faults::Faults;
+use crate::http::net::client::Client;
 use crate::limits::{
-    BUNDLES_MAKING_MAX, CLONES_OF_HOST_MAX, CLONES_RUNNING_MAX, FRESHENS_OF_HOST_MAX,
-    FRESHENS_RUNNING_MAX, LOOKUPS_RUNNING_MAX, WAYS_RUNNING_MAX,
+    BUNDLES_MAKING_MAX, CLONES_OF_CLIENT_MAX, CLONES_OF_HOST_MAX, CLONES_RUNNING_MAX,
+    FRESHENS_OF_CLIENT_MAX, FRESHENS_OF_HOST_MAX, FRESHENS_RUNNING_MAX, LOOKUPS_RUNNING_MAX,
+    WAYS_OF_CLIENT_MAX, WAYS_RUNNING_MAX,
 };
 use crate::mirror::schedule::Key;
 
@@ -21,6 +24,7 @@ pub(super) struct Turns {
     pub(super) freshens: HostTurns,
     /// To ask an upstream whether it leads back to a server that waits.
     pub(super) ways: Semaphore,
+    pub(super) ways_of_client: ClientParts,
     pub(super) lookups: Semaphore,
     pub(super) bundles: Semaphore,
     pub(super) uploads: UploadTurns,
@@ -33,9 +37,14 @@ impl Turns {
             uploads.slow = Duration::from_millis(ms);
         }
         Turns {
-            clones: HostTurns::new(CLONES_RUNNING_MAX, CLONES_OF_HOST_MAX),
-            freshens: HostTurns::new(FRESHENS_RUNNING_MAX, FRESHENS_OF_HOST_MAX),
+            clones: HostTurns::new(CLONES_RUNNING_MAX, CLONES_OF_HOST_MAX, CLONES_OF_CLIENT_MAX),
+            freshens: HostTurns::new(
+                FRESHENS_RUNNING_MAX,
+                FRESHENS_OF_HOST_MAX,
+                FRESHENS_OF_CLIENT_MAX,
+            ),
             ways: Semaphore::new(WAYS_RUNNING_MAX),
+            ways_of_client: ClientParts::new(WAYS_OF_CLIENT_MAX),
             lookups: Semaphore::new(LOOKUPS_RUNNING_MAX),
             bundles: Semaphore::new(BUNDLES_MAKING_MAX),
             uploads: UploadTurns::new(uploads),
@@ -43,21 +52,29 @@ impl Turns {
     }
 }
 
-/// Turns of which one host can have a part: one that does not answer must not keep them all.
+/// Turns of which one host can have a part: one that does not answer must not keep them all. So can one
+/// client: what it begins waits for its own part before anybody else can wait for it.
 pub(super) struct HostTurns {
     all: Semaphore,
     /// There are as many hosts as upstreams are configured.
     hosts: RefCell<HashMap<String, Arc<Semaphore>>>,
     of_host: usize,
+    clients: ClientParts,
 }
 
 impl HostTurns {
-    fn new(all: usize, of_host: usize) -> HostTurns {
+    fn new(all: usize, of_host: usize, of_client: usize) -> HostTurns {
         HostTurns {
             all: Semaphore::new(all),
             hosts: RefCell::default(),
             of_host,
+            clients: ClientParts::new(of_client),
         }
+    }
+
+    /// Waits until a client may begin something that takes a turn.
+    pub(super) async fn of_client(&self, client: Client) -> ClientPart {
+        self.clients.acquire(client).await
     }
 
     /// Waits for a turn to work on `repository`, first among those of its host.
@@ -101,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_host_that_does_not_answer_leaves_turns_to_others() {
-        let turns = HostTurns::new(3, 2);
+        let turns = HostTurns::new(3, 2, 1);
         let (hung, hung_too) = (Arc::from("hung/a"), Arc::from("hung/b"));
         let (other, third) = (Arc::from("other/a"), Arc::from("third/a"));
         let held = [now(turns.acquire(&hung)), now(turns.acquire(&hung_too))];
@@ -112,5 +129,20 @@ mod tests {
         assert!(now(turns.acquire(&third)).is_none(), "more than there are");
         drop(held);
         assert!(now(turns.acquire(&hung)).is_some() && now(turns.acquire(&third)).is_some());
+    }
+
+    #[test]
+    fn a_client_has_a_part_and_leaves_the_rest_to_others() {
+        let turns = HostTurns::new(8, 8, 2);
+        let of = |last: u8| now(turns.of_client(Some([10, 0, 0, last].into())));
+        let held = [of(1), of(1)];
+        assert!(held.iter().all(Option::is_some));
+        assert!(of(1).is_none() && of(2).is_some());
+        let uncounted = [(); 5].map(|()| now(turns.of_client(None)));
+        assert!(uncounted.iter().all(Option::is_some));
+        drop(held);
+        assert!(of(1).is_some());
+        drop(of(3));
+        assert!(turns.clients.known() <= 1, "who has left is forgotten");
     }
 }

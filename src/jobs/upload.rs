@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::asker::Asker;
 use super::clone::LOOP;
 use super::state::Jobs;
-use crate::http::net::bodies::Body;
+use crate::http::net::body::Body;
+use crate::http::net::client::client_of;
 use crate::jobs::pipe::{PipeReader, PipeWriter, pipe};
 use crate::jobs::upload_request::UploadRequest;
 use crate::jobs::upload_turns::UploadTurn;
@@ -174,8 +176,12 @@ impl Jobs {
             asked,
             reply,
         } = request;
+        let asker = Asker {
+            client: client_of(client),
+            via,
+        };
         let mut relay = Relay::new(reply, before);
-        if let Err(error) = self.prepare_mirror(&repo, &call, &via).await {
+        if let Err(error) = self.prepare_mirror(&repo, &call, &asker).await {
             return relay.fail(error).await;
         }
         let wait = Duration::from_millis(UPLOAD_PACK_WAIT_MS);
@@ -195,7 +201,7 @@ impl Jobs {
         };
         let mut upload = Running {
             repo: &repo,
-            via: &via,
+            asker: &asker,
             protocol: protocol.as_deref(),
             input,
             turn: &turn,
@@ -224,13 +230,13 @@ impl Jobs {
         self: &Rc<Self>,
         repo: &Arc<Repo>,
         call: &Call,
-        via: &Via,
+        asker: &Asker,
     ) -> Result<(), StartError> {
-        self.ensure_mirror_for(repo, via).await?;
+        self.ensure_mirror(repo, asker).await?;
         if matches!(call, Call::InfoRefs) {
-            match self.fresh_lately_for(repo, via).await {
+            match self.fresh_lately(repo, asker).await {
                 // The servers that it came by way of would never hear of anything new.
-                Err(e) if e.status == LOOP && !via.is_empty() => return Err(e),
+                Err(e) if e.status == LOOP && !asker.via.is_empty() => return Err(e),
                 // What is there is better than nothing; why it is old was logged.
                 _ => {}
             }
@@ -249,7 +255,7 @@ impl Jobs {
             return ended;
         }
         // The commit may be younger than the mirror's refs.
-        let _ = self.fresh_since_for(upload.repo, asked, upload.via).await;
+        let _ = self.fresh_since(upload.repo, asked, upload.asker).await;
         relay.may_retry = false;
         self.run_upload_pack(upload, relay).await
     }
@@ -264,7 +270,7 @@ impl Jobs {
             protocol,
             input,
             turn,
-            via: _,
+            asker: _,
         } = running;
         let failed = |e: &dyn std::fmt::Display| StartError {
             status: 500,
@@ -306,7 +312,7 @@ impl Jobs {
 /// A `git upload-pack` and what it needs.
 struct Running<'r> {
     repo: &'r Arc<Repo>,
-    via: &'r Via,
+    asker: &'r Asker,
     protocol: Option<&'r str>,
     input: Option<UploadRequest>,
     turn: &'r UploadTurn<'r>,

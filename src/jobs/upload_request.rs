@@ -5,7 +5,8 @@ use std::io::{Seek, SeekFrom, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::http::net::bodies::{Bodies, Body, Share};
+use crate::http::net::bodies::{Bodies, Share};
+use crate::http::net::body::Body;
 use crate::http::wire::{Reject, gzip};
 use crate::limits::{BODY_LOOK_MS, BODY_WAIT_MS, GIT_REQUEST_BYTES_MAX, PKT_LINE_BYTES_MAX};
 use crate::repos::error::StartError;

@@ -9,6 +9,8 @@ const _: () = assert!(FRESHENS_OF_HOST_MAX < FRESHENS_RUNNING_MAX);
 pub const CLONES_RUNNING_MAX: usize = 16;
 /// The same of one host.
 pub const CLONES_OF_HOST_MAX: usize = 8;
+/// The same for requests of one client's address: a quarter of all.
+pub const CLONES_OF_CLIENT_MAX: usize = CLONES_RUNNING_MAX / 4;
 /// How long a first clone waits for its turn before the log says so.
 pub const TURN_WAIT_LOGGED_MS: u64 = 5_000;
 /// How long a failed clone is remembered: requests for the same name are answered alike
@@ -33,8 +35,12 @@ pub const FRESHEN_WAIT_MS: u64 = 30_000;
 pub const FRESHENS_RUNNING_MAX: usize = 32;
 /// The same of one host.
 pub const FRESHENS_OF_HOST_MAX: usize = 16;
+/// The same for requests of one client's address: a quarter. The schedule counts for none.
+pub const FRESHENS_OF_CLIENT_MAX: usize = FRESHENS_RUNNING_MAX / 4;
 /// Upstreams that are asked at the same time whether they lead back to a server that waits.
 pub const WAYS_RUNNING_MAX: usize = 16;
+/// The same for requests of one client's address.
+pub const WAYS_OF_CLIENT_MAX: usize = WAYS_RUNNING_MAX / 4;
 /// Requests that look for refs and objects in mirrors at the same time.
 pub const LOOKUPS_RUNNING_MAX: usize = 16;
 /// `git upload-pack` processes at the same time.
@@ -78,5 +84,7 @@ pub const ENSURE_ITEMS_MAX: usize = 1000;
 /// Most of those commits that an upstream is asked for by their ids, one by one, because no ref of it
 /// leads to them.
 pub const ENSURE_BY_ID_MAX: usize = 8;
+/// Ids of which is remembered for [`MIRROR_FRESH_MS`] that an upstream did not give them: half a MB.
+pub const ABSENT_IDS_MAX: usize = 2048;
 
 const _: () = assert!(UPLOAD_SLOW_MS + 2 * UPLOAD_LOOK_MS < UPLOAD_PACK_WAIT_MS);

@@ -33,6 +33,9 @@ pub const PLACE_LOOKS: u32 = 50;
 /// were told to end for them have done so; and as many for which none could be, and that are told
 /// so or ask for the server's health.
 pub const CONNECTIONS_SPARE_PERCENT: usize = 10;
+/// What part of the places for connections one client may have when they are short: one in so many. Who
+/// has more then gives way to others, whatever its connections do.
+pub const CONNECTIONS_OF_CLIENT_PART: usize = 4;
 /// What a client that is told so is asked to wait before it tries again.
 pub const REFUSAL_RETRY_S: u64 = 5;
 /// Connections that wait in a listener's queue.

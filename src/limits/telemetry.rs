@@ -7,6 +7,9 @@ use super::units::SECOND_MS;
 pub const METRICS_REPOSITORIES_MAX: usize = 1000;
 /// Request records that may wait for the log thread; more are dropped and counted. About 0.5 MB.
 pub const LOG_QUEUE_RECORDS: usize = 4096;
+/// Most of a path that the log shows of a request which is refused and names no repository. With it the
+/// records that wait take 1 MB more at most.
+pub const LOGGED_PATH_BYTES_MAX: usize = 256;
 /// Lines of the log that may wait for standard error; a thread that has more to do than to wait drops
 /// further ones.
 pub const LOG_QUEUE_LINES: usize = 4096;

@@ -107,7 +107,6 @@ async fn serve_core(
     };
     let grace = config.shutdown_grace;
     let sockets = core.sockets(index, epoll.then(Pulse::start));
-    monoio::spawn(sockets.idle.clone().obey());
     let canceller = Canceller::new();
     let handle = canceller.handle();
     let stopping = core.clone();
@@ -119,7 +118,7 @@ async fn serve_core(
         match listener.cancelable_accept(handle.clone()).await {
             Ok((stream, peer)) => {
                 assert!(!core.panics(), "fault injected");
-                if core.admit().await {
+                if core.admit(peer).await {
                     let connection =
                         serve_connection(core.clone(), stream, peer, patience, sockets.clone());
                     monoio::spawn(connection);

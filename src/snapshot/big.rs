@@ -18,6 +18,7 @@ use super::output::{BuildError, Output};
 use super::ring::Pending;
 use super::source::{JobError, Local, Source};
 use super::work::{LIVE_ONLY_JOBS, Work};
+use crate::io::shortage::Detail;
 use crate::limits::FRAME_TAR_BYTES;
 use crate::tree::batch::Batch;
 use crate::tree::decoder::{Decoder, Stream};
@@ -53,11 +54,11 @@ pub(super) fn stream(
     Ok(size)
 }
 
-fn object_error(path: &BStr, id: &oid, detail: &dyn std::fmt::Display) -> BuildError {
+fn object_error(path: &BStr, id: &oid, detail: Detail) -> BuildError {
     BuildError::Job(JobError::Object {
         id: id.to_owned(),
         path: path.to_owned(),
-        detail: detail.to_string(),
+        detail,
     })
 }
 
@@ -167,19 +168,19 @@ fn stream_inflated(
         let (before_in, before_out) = (inflate.total_in(), inflate.total_out());
         let status = inflate
             .decompress(deflated, &mut chunks.tar[start..], FlushDecompress::None)
-            .map_err(|e| object_error(path, id, &e))?;
+            .map_err(|e| object_error(path, id, Detail::of(&e)))?;
         deflated = &deflated[(inflate.total_in() - before_in) as usize..];
         let made = inflate.total_out() - before_out;
         ended |= matches!(status, Status::StreamEnd);
         if made == 0 && (ended || deflated.is_empty()) {
-            return Err(object_error(path, id, &"its data ends too early"));
+            return Err(object_error(path, id, "its data ends too early".into()));
         }
         chunks.tar.truncate(start + made as usize);
         left -= made;
         chunks.pass_on()?;
     }
     if !ended {
-        check_end(&mut inflate, deflated).map_err(|e| object_error(path, id, &e))?;
+        check_end(&mut inflate, deflated).map_err(|e| object_error(path, id, e.into()))?;
     }
     chunks.end(blob.size)?;
     Ok(blob.size)
@@ -217,7 +218,7 @@ fn decode(
     let header = header.map_err(|e| JobError::Object {
         id: id.to_owned(),
         path: path.to_owned(),
-        detail: e.to_string(),
+        detail: Detail::of(&e),
     })?;
     // Two buffers that take turns, and the deltas.
     let limit_bytes = header.size().saturating_mul(3);
@@ -236,7 +237,7 @@ fn decode(
     let pushed = pushed.map_err(|e| JobError::Object {
         id: id.to_owned(),
         path: path.to_owned(),
-        detail: e.to_string(),
+        detail: Detail::of(&e),
     })?;
     if pushed.is_some() {
         return Ok(Decoded { data, grant });
@@ -304,7 +305,7 @@ fn stream_decoded(
         };
         let end = size.min(at + chunks.room());
         let part = now.data.get(at..end);
-        let part = part.ok_or_else(|| object_error(path, id, &"it has another size now"))?;
+        let part = part.ok_or_else(|| object_error(path, id, "it has another size now".into()))?;
         chunks.tar.extend_from_slice(part);
         (blob, at) = (Some(now), end);
         chunks.pass_on()?;

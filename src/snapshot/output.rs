@@ -14,6 +14,7 @@ use crate::archive::fanout::Fanout;
 use crate::archive::growth::Abandoned;
 use crate::extent::Piece;
 use crate::faults::Faults;
+use crate::io::shortage::Detail;
 use crate::limits::FRAME_TAR_BYTES;
 use crate::tree::decoder::OpenError;
 use crate::tree::frames::{Compressor, FrameError};
@@ -29,7 +30,11 @@ pub enum BuildError {
         source: std::io::Error,
     },
     #[error("HEAD commit {commit} cannot be read: {detail}; run git fsck on the mirror")]
-    Commit { commit: ObjectId, detail: String },
+    Commit {
+        commit: ObjectId,
+        #[source]
+        detail: Detail,
+    },
     #[error(transparent)]
     Packs(#[from] OpenError),
     #[error(transparent)]

@@ -26,6 +26,7 @@ use super::view::View;
 use super::work::Work;
 use crate::archive::fanout::Fanout;
 use crate::faults::Faults;
+use crate::io::shortage::Detail;
 use crate::limits::{
     COMMIT_BYTES_MAX, ENCODER_NICE, FRAME_TAR_BYTES, SMALL_BUILD_LINKED_BYTES, SMALL_BUILD_NICE,
     SMALL_BUILD_STEPS, TREE_BYTES_MAX,
@@ -68,25 +69,24 @@ impl Head {
     pub fn read(view: &View, origin_url: &str, objects: &Path) -> Result<Head, BuildError> {
         let (mut mtime_s, mut tree) = (0, None);
         if let Some(id) = view.commit {
-            let error = |e: &dyn std::fmt::Display| BuildError::Commit {
-                commit: id,
-                detail: e.to_string(),
-            };
+            let error = |detail| BuildError::Commit { commit: id, detail };
             let options = gix::odb::store::init::Options::default();
             let objects = gix::odb::at_opts(objects, view.hash, [], options);
-            let objects = objects.map_err(|e| error(&e))?;
-            let header = objects.try_header(&id).map_err(|e| error(&e))?;
-            let bytes = header.ok_or_else(|| error(&"it is missing"))?.size();
+            let objects = objects.map_err(|e| error(Detail::of(&e)))?;
+            let header = objects.try_header(&id).map_err(|e| error(Detail::of(&e)))?;
+            let bytes = header.ok_or_else(|| error("it is missing".into()))?.size();
             if bytes > COMMIT_BYTES_MAX {
-                return Err(error(&format!(
-                    "it has {bytes} bytes; at most {COMMIT_BYTES_MAX} are read"
-                )));
+                let detail = format!("it has {bytes} bytes; at most {COMMIT_BYTES_MAX} are read");
+                return Err(error(detail.into()));
             }
             let mut buffer = Vec::new();
-            let found = objects.find(&id, &mut buffer).map_err(|e| error(&e))?;
+            let found = objects.find(&id, &mut buffer);
+            let found = found.map_err(|e| error(Detail::of(&e)))?;
             let is_commit = found.kind == gix::objs::Kind::Commit;
             let parsed = is_commit.then(|| commit::parse(found.data, view.hash));
-            let (root, date_s) = parsed.flatten().ok_or_else(|| error(&"it is no commit"))?;
+            let (root, date_s) = parsed
+                .flatten()
+                .ok_or_else(|| error("it is no commit".into()))?;
             // The index has 32 bits for it.
             mtime_s = date_s.clamp(0, i64::from(u32::MAX) - 1);
             tree = Some(root);
@@ -132,7 +132,7 @@ pub fn open(input: Input, head: Head) -> Result<Opened, BuildError> {
     let repository = repository.map_err(|e| BuildError::Io {
         op: "open",
         path: input.directory.clone(),
-        source: std::io::Error::other(e.to_string()),
+        source: std::io::Error::other(Detail::of(&e)),
     })?;
     let view = &input.view;
     let source = Source {

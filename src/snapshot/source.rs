@@ -8,6 +8,7 @@ use gix::objs::{Find, Kind};
 use gix::{ObjectId, oid};
 
 use super::budget::Budget;
+use crate::io::shortage::Detail;
 use crate::limits::{DECODE_LIMIT_BYTES, DELTA_CACHE_BYTES};
 use crate::tree::batch::Batch;
 use crate::tree::decoder::{Decoder, Packs, Trees};
@@ -28,7 +29,8 @@ pub enum JobError {
     Object {
         id: ObjectId,
         path: BString,
-        detail: String,
+        #[source]
+        detail: Detail,
     },
     #[error("object {id} of '{path}' takes too much memory to be decoded")]
     TooLarge { id: ObjectId, path: BString },
@@ -37,9 +39,9 @@ pub enum JobError {
     #[error(transparent)]
     Filter(#[from] FilterError),
     #[error("the pinned repository cannot be opened: {0}")]
-    Open(String),
+    Open(#[source] Detail),
     #[error("attributes cannot be prepared: {0}")]
-    Attributes(std::io::Error),
+    Attributes(#[source] std::io::Error),
     #[error(transparent)]
     Frame(#[from] FrameError),
     #[error("no memory for an encoder")]
@@ -116,7 +118,7 @@ impl Source {
         settings.extend(limit_bytes.map(|limit| format!("gitoxide.objects.allocLimit={limit}")));
         let options = gix::open::Options::isolated().config_overrides(settings);
         gix::ThreadSafeRepository::open_opts(self.repository.git_dir(), options)
-            .map_err(|e| JobError::Open(e.to_string()))
+            .map_err(|e| JobError::Open(Detail::of(&e)))
     }
 
     pub(super) fn bounded(&self) -> Result<gix::Repository, JobError> {
@@ -205,7 +207,7 @@ impl Local {
         let size = pushed.map_err(|e| JobError::Object {
             id: id.to_owned(),
             path: path.to_owned(),
-            detail: e.to_string(),
+            detail: Detail::of(&e),
         })?;
         if let Some(size) = size {
             tar::pad(tar, size);
@@ -215,7 +217,7 @@ impl Local {
 
     /// Reads the blob `id` into `blob`.
     pub fn read(&self, path: &BStr, id: &oid, blob: &mut Vec<u8>) -> Result<(), JobError> {
-        let error = |detail: String| JobError::Object {
+        let error = |detail: Detail| JobError::Object {
             id: id.to_owned(),
             path: path.to_owned(),
             detail,
@@ -226,11 +228,13 @@ impl Local {
                 id: id.to_owned(),
                 path: path.to_owned(),
             },
-            false => error(e.to_string()),
+            false => error(Detail::of(&e)),
         });
         match found? {
             None => Err(error("it is missing".into())),
-            Some(data) if data.kind != Kind::Blob => Err(error(format!("it is a {}", data.kind))),
+            Some(data) if data.kind != Kind::Blob => {
+                Err(error(format!("it is a {}", data.kind).into()))
+            }
             Some(_) => Ok(()),
         }
     }
@@ -269,7 +273,7 @@ impl Local {
             let header = header.map_err(|e| JobError::Object {
                 id: id.to_owned(),
                 path: path.to_owned(),
-                detail: e.to_string(),
+                detail: Detail::of(&e),
             })?;
             Ok(header.size())
         };

@@ -221,7 +221,7 @@ fn build_input(input: Input, threads: usize) -> Built {
     let head = Head::read(&input.view, "https://example.com/r", &objects).unwrap();
     let opened = produce::open(input, head).unwrap();
     let (turns, name) = (Turns::new(threads), Arc::from("host/path"));
-    let enter = |size| turns.enter(&name, size);
+    let enter = |size| turns.enter(&name, size, &fanout);
     let produced = produce::produce(opened, &fanout, &spool, &ring, enter, || ());
     let records = produced.unwrap().0;
     fanout.finish();

@@ -6,7 +6,8 @@
 //! results have left, its window is empty (see [`crate::archive::fanout`]) and the check of its packs rests. So
 //! does a build that waits for its readers or for memory ([`Turn::rest`]). A large build holds a *place*
 //! besides, from its first turn to its end, for its index and its packs stay open; at most
-//! [`BUILDS_OPEN_MAX`] have one.
+//! [`BUILDS_OPEN_MAX`] have one. While somebody waits for a place and there is none, those that are not kept
+//! and go on at the pace of a slow client give way, the slowest first.
 //!
 //! A small build never waits for a large one: there are other turns for it, and it is over before it
 //! would pass one on. One that turns out not to be small becomes a large one ([`Turn::grow`]).
@@ -17,8 +18,10 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use super::ring::Size;
+use crate::archive::fanout::Fanout;
 use crate::limits::{
-    BUILDS_OPEN_MAX, BUILDS_PRODUCING_MAX, BUILDS_PRODUCING_MIN, SMALL_BUILDS_MAX, TURN_MS,
+    BUILDS_OPEN_MAX, BUILDS_PRODUCING_MAX, BUILDS_PRODUCING_MIN, LIVE_ONLY_LOOK_MS,
+    SMALL_BUILDS_MAX, TURN_MS,
 };
 
 /// The server is shutting down: there are no turns any more.
@@ -35,7 +38,7 @@ pub struct Turns {
 }
 
 /// Invariants: `large` and `small` have those who have a turn, at most as many as there are turns;
-/// `placed` counts the builds with a place, whether they have a turn or wait for one. After every change
+/// `placed` has the builds with a place, whether they have a turn or wait for one. After every change
 /// nobody waits who could have a turn.
 #[derive(Debug, Default)]
 struct State {
@@ -43,7 +46,7 @@ struct State {
     next_ticket: u64,
     large: Vec<Holder>,
     small: Vec<Holder>,
-    placed: usize,
+    placed: Vec<Placed>,
     waiting: VecDeque<Waiter>,
 }
 
@@ -54,8 +57,17 @@ struct Holder {
 }
 
 #[derive(Debug)]
+struct Placed {
+    ticket: u64,
+    fanout: Arc<Fanout>,
+    /// It was told to end.
+    gives_way: bool,
+}
+
+#[derive(Debug)]
 struct Waiter {
     holder: Holder,
+    fanout: Arc<Fanout>,
     size: Size,
     has_place: bool,
     thread: Thread,
@@ -67,6 +79,7 @@ pub struct Turn {
     turns: Arc<Turns>,
     ticket: u64,
     repository: Arc<str>,
+    fanout: Arc<Fanout>,
     size: Size,
     has_place: bool,
     since: Instant,
@@ -92,14 +105,20 @@ impl Turns {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a turn.
-    pub fn enter(self: &Arc<Self>, repository: &Arc<str>, size: Size) -> Result<Turn, Closed> {
+    /// Waits for a turn to produce what `fanout` is for.
+    pub fn enter(
+        self: &Arc<Self>,
+        repository: &Arc<str>,
+        size: Size,
+        fanout: &Arc<Fanout>,
+    ) -> Result<Turn, Closed> {
         let mut state = self.lock();
         state.next_ticket += 1;
         let mut turn = Turn {
             turns: self.clone(),
             ticket: state.next_ticket,
             repository: repository.clone(),
+            fanout: fanout.clone(),
             size,
             has_place: false,
             since: Instant::now(),
@@ -127,7 +146,13 @@ impl Turns {
             match waiter.size {
                 Size::Small => state.small.push(waiter.holder),
                 Size::Large => {
-                    state.placed += usize::from(!waiter.has_place);
+                    if !waiter.has_place {
+                        state.placed.push(Placed {
+                            ticket: waiter.holder.ticket,
+                            fanout: waiter.fanout,
+                            gives_way: false,
+                        });
+                    }
                     state.large.push(waiter.holder);
                 }
             }
@@ -139,7 +164,7 @@ impl Turns {
     fn next(&self, state: &State) -> Option<usize> {
         let small_free = state.small.len() < SMALL_BUILDS_MAX;
         let large_free = state.large.len() < self.large_max;
-        let place_free = state.placed < self.places_max;
+        let place_free = state.placed.len() < self.places_max;
         let can = |waiter: &Waiter| match waiter.size {
             Size::Small => small_free,
             Size::Large => large_free && (waiter.has_place || place_free),
@@ -150,6 +175,27 @@ impl Turns {
         };
         let first = state.waiting.iter().position(|w| can(w) && has_none(w));
         first.or_else(|| state.waiting.iter().position(can))
+    }
+
+    /// Tells the slowest build to end that is not kept and has a place, if one more is waited for than
+    /// will be free.
+    fn free_place(&self) {
+        let mut state = self.lock();
+        let wants = |w: &&Waiter| w.size == Size::Large && !w.has_place;
+        let wanted = state.waiting.iter().filter(wants).count();
+        let ending = state.placed.iter().filter(|p| p.gives_way).count();
+        if state.placed.len() < self.places_max || ending >= wanted {
+            return;
+        }
+        let others = state.placed.iter_mut().filter(|p| !p.gives_way);
+        let slow = others.filter_map(|p| Some((p.fanout.slow_bytes_s()?, p)));
+        let Some((_, slowest)) = slow.min_by_key(|(bytes_s, _)| *bytes_s) else {
+            return;
+        };
+        slowest.gives_way = true;
+        let fanout = slowest.fanout.clone();
+        drop(state);
+        fanout.give_way("others waited, and its clients were slow");
     }
 }
 
@@ -183,22 +229,35 @@ impl Turn {
                 ticket: self.ticket,
                 repository: self.repository.clone(),
             },
+            fanout: self.fanout.clone(),
             size: self.size,
             has_place: self.has_place,
             thread: std::thread::current(),
         });
         turns.grant(&mut state);
+        let began = Instant::now();
         while !self.is_held(&state) {
             if state.closed {
                 return Err(Closed);
             }
             drop(state);
-            std::thread::park();
+            match self.size == Size::Large && !self.has_place {
+                true => self.wait_for_place(turns, began),
+                false => std::thread::park(),
+            }
             state = turns.lock();
         }
         self.has_place = self.size == Size::Large;
         self.since = Instant::now();
         Ok(())
+    }
+
+    fn wait_for_place(&self, turns: &Turns, began: Instant) {
+        let look = Duration::from_millis(LIVE_ONLY_LOOK_MS);
+        std::thread::park_timeout(look);
+        if began.elapsed() >= look {
+            turns.free_place();
+        }
     }
 
     fn is_held(&self, state: &State) -> bool {
@@ -223,7 +282,7 @@ impl Turn {
             return false;
         }
         let state = self.turns.lock();
-        let place_free = state.placed < self.turns.places_max;
+        let place_free = state.placed.len() < self.turns.places_max;
         let could = |w: &Waiter| w.size == Size::Large && (w.has_place || place_free);
         state.waiting.iter().any(could)
     }
@@ -262,7 +321,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = self.turns.lock();
         self.give_back(&mut state);
-        state.placed -= usize::from(self.has_place);
+        state.placed.retain(|placed| placed.ticket != self.ticket);
         self.turns.grant(&mut state);
     }
 }
@@ -274,6 +333,10 @@ mod tests {
 
     fn name(name: &str) -> Arc<str> {
         Arc::from(name)
+    }
+
+    fn enter(turns: &Arc<Turns>, repository: &str, size: Size) -> Result<Turn, Closed> {
+        turns.enter(&name(repository), size, &Arc::default())
     }
 
     /// Waits until this number waits for a turn.
@@ -293,7 +356,7 @@ mod tests {
     #[test]
     fn turns_are_passed_on_in_the_order_of_asking() {
         let turns = Turns::with(1, 8);
-        let mut first = turns.enter(&name("a"), Size::Large).unwrap();
+        let mut first = enter(&turns, "a", Size::Large).unwrap();
         make_old(&mut first);
         assert!(!first.is_over(), "nobody waits");
         let (sender, order) = mpsc::channel();
@@ -301,7 +364,7 @@ mod tests {
             for (number, repository) in ["b", "c"].into_iter().enumerate() {
                 let (turns, sender) = (&turns, sender.clone());
                 scope.spawn(move || {
-                    let mut turn = turns.enter(&name(repository), Size::Large).unwrap();
+                    let mut turn = enter(&turns, repository, Size::Large).unwrap();
                     for _ in 0..2 {
                         sender.send(repository).unwrap();
                         turn.pass().unwrap();
@@ -317,14 +380,14 @@ mod tests {
             drop(first);
         });
         assert_eq!(order.try_iter().collect::<String>(), "abcabc");
-        assert_eq!(turns.lock().placed, 0);
+        assert!(turns.lock().placed.is_empty());
     }
 
     #[test]
     fn a_small_build_never_waits_for_large_ones() {
         let turns = Turns::with(2, 2);
-        let mut held = [(); 2].map(|()| turns.enter(&name("a"), Size::Large).unwrap());
-        let mut small = turns.enter(&name("b"), Size::Small).unwrap();
+        let mut held = [(); 2].map(|()| enter(&turns, "a", Size::Large).unwrap());
+        let mut small = enter(&turns, "b", Size::Small).unwrap();
         std::thread::scope(|scope| {
             let grown = scope.spawn(|| small.grow().map(|()| small.size()));
             wait_waiting(&turns, 1);
@@ -342,14 +405,14 @@ mod tests {
     #[test]
     fn the_repository_counts() {
         let turns = Turns::with(1, 8);
-        let first = turns.enter(&name("a"), Size::Large).unwrap();
-        let held = turns.enter(&name("x"), Size::Small).unwrap();
+        let first = enter(&turns, "a", Size::Large).unwrap();
+        let held = enter(&turns, "x", Size::Small).unwrap();
         std::thread::scope(|scope| {
             let (sender, order) = mpsc::channel();
             for (number, repository) in ["x", "y"].into_iter().enumerate() {
                 let (turns, sender) = (&turns, sender.clone());
                 scope.spawn(move || {
-                    let turn = turns.enter(&name(repository), Size::Large).unwrap();
+                    let turn = enter(&turns, repository, Size::Large).unwrap();
                     sender.send(repository).unwrap();
                     drop(turn);
                 });
@@ -364,16 +427,53 @@ mod tests {
     #[test]
     fn what_rests_has_no_turn_and_the_end_wakes_all() {
         let turns = Turns::with(1, 8);
-        let mut turn = turns.enter(&name("a"), Size::Large).unwrap();
-        turn.rest(|| drop(turns.enter(&name("b"), Size::Large).unwrap()))
+        let mut turn = enter(&turns, "a", Size::Large).unwrap();
+        turn.rest(|| drop(enter(&turns, "b", Size::Large).unwrap()))
             .unwrap();
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| turns.enter(&name("c"), Size::Large).map(drop));
+            let waiting = scope.spawn(|| enter(&turns, "c", Size::Large).map(drop));
             wait_waiting(&turns, 1);
             turns.close();
             waiting.join().unwrap().unwrap_err();
         });
         turn.pass().unwrap_err();
-        turns.enter(&name("d"), Size::Small).unwrap_err();
+        enter(&turns, "d", Size::Small).unwrap_err();
+    }
+
+    /// What a full disk does not keep has a place at the pace of its clients only as long as nobody else
+    /// needs it.
+    #[test]
+    fn the_slowest_build_that_is_not_kept_gives_way() {
+        let turns = Turns::with(2, 2);
+        let builds = [(); 2].map(|()| Arc::new(Fanout::new()));
+        let readers = builds.each_ref().map(|fanout| fanout.join(0).unwrap());
+        std::thread::scope(|scope| {
+            let producing = builds.each_ref().map(|fanout| {
+                fanout.spool_failed("full");
+                let mut turn = turns.enter(&name("a"), Size::Large, fanout).unwrap();
+                scope.spawn(move || {
+                    turn.rest(|| {
+                        let push = || fanout.push_piece(vec![0; 1 << 20].into());
+                        std::iter::repeat_with(push).find_map(Result::err)
+                    })
+                })
+            });
+            let third = scope.spawn(|| enter(&turns, "b", Size::Large).map(drop));
+            let (began, mut at) = (Instant::now(), 0);
+            while !third.is_finished() {
+                assert!(began.elapsed() < Duration::from_secs(20), "{turns:?}");
+                // 5 MiB a second; the other takes nothing.
+                std::thread::sleep(Duration::from_millis(200));
+                at += 1 << 20;
+                readers[1].next(at, 1, std::task::Waker::noop());
+            }
+            third.join().unwrap().unwrap();
+            let [slowest, slow] = producing;
+            let why = slowest.join().unwrap().unwrap().unwrap().to_string();
+            assert!(why.contains("others waited"), "{why}");
+            assert!(!slow.is_finished(), "one is enough for one who waits");
+            builds[1].fail("stop");
+        });
+        assert!(turns.lock().placed.is_empty());
     }
 }

@@ -30,8 +30,6 @@ use crate::tree::map::MappedFile;
 use crate::tree::pack::{HEADER_BYTES, Header};
 use crate::tree::sum::Sum;
 
-/// Before the first entry of a pack: `PACK`, its version, and how many there are.
-
 /// A file of a pack that is not as git wrote it.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
@@ -44,7 +42,9 @@ pub enum VerifyError {
     )]
     Damaged { name: PathBuf },
     #[error("cannot check the packs: {0}")]
-    Thread(String),
+    Thread(#[source] io::Error),
+    #[error("the check of the packs panicked: {0}")]
+    Panicked(String),
 }
 
 /// Files that were found to be sound since the process began, so that they are read for it once.
@@ -126,7 +126,7 @@ impl Verified {
         Ok(Verifying {
             gate,
             ended,
-            thread: Some(thread.map_err(|e| VerifyError::Thread(e.to_string()))?),
+            thread: Some(thread.map_err(VerifyError::Thread)?),
         })
     }
 
@@ -404,7 +404,7 @@ impl Verifying {
     pub fn wait(mut self) -> Result<(), VerifyError> {
         let thread = self.thread.take();
         let checked = thread.map_or(Ok(Ok(())), JoinHandle::join);
-        checked.map_err(|panic| VerifyError::Thread(panic_text(&*panic)))?
+        checked.map_err(|panic| VerifyError::Panicked(panic_text(&*panic)))?
     }
 }
 

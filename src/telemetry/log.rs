@@ -143,6 +143,8 @@ where
 pub struct RequestRecord {
     /// `host/path` of the repository; empty when the request named none.
     pub repository: Arc<str>,
+    /// The path of one that was refused and named none, or the beginning of it.
+    pub path: Option<Box<str>>,
     /// The HTTP method.
     pub method: &'static str,
     /// How it was answered.
@@ -168,6 +170,7 @@ impl RequestRecord {
         tracing::info!(
             target: REQUEST_TARGET,
             repository = &*self.repository,
+            path = self.path.as_deref(),
             method = self.method,
             outcome = self.outcome.name(),
             status = self.status,
@@ -360,6 +363,7 @@ mod tests {
     fn record(status: u16) -> RequestRecord {
         RequestRecord {
             repository: "github.com/a/b".into(),
+            path: None,
             method: "GET",
             outcome: Outcome::Hit,
             status,

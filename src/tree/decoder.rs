@@ -16,6 +16,7 @@ use gix::oid;
 use libdeflater::Decompressor;
 
 use super::map::MappedFile;
+use crate::io::shortage::Detail;
 use crate::limits::{DECODE_LIMIT_BYTES, DELTA_CHAIN_MAX, DELTA_UNCHECKED_BYTES};
 use crate::manifest::record::Linked;
 
@@ -24,7 +25,8 @@ use crate::manifest::record::Linked;
 #[error("cannot read {}: {detail}", .path.display())]
 pub struct OpenError {
     path: PathBuf,
-    detail: String,
+    #[source]
+    detail: Detail,
 }
 
 /// A pack entry that is not what its header says.
@@ -285,10 +287,10 @@ fn open_part<P>(
     hash: gix::hash::Kind,
     parse: fn(MappedFile, PathBuf, gix::hash::Kind) -> gix::error::Result<P>,
 ) -> Result<P, OpenError> {
-    let opened = MappedFile::open(&path).map_err(|e| e.to_string());
+    let opened = MappedFile::open(&path).map_err(|e| Detail::of(&e));
     let parsed = opened.and_then(|file| {
         let parsed = parse(file, path.clone(), hash);
-        parsed.map_err(|e| e.to_string())
+        parsed.map_err(|e| Detail::of(&e))
     });
     parsed.map_err(|detail| OpenError { path, detail })
 }

@@ -4,6 +4,7 @@
 //! files in the byte order of their full paths, which is the order of the index.
 
 use super::order::Order;
+use crate::io::shortage::Detail;
 use crate::limits::{
     NAME_BYTES_MAX, PATH_BYTES_MAX, TREE_DEPTH_MAX, TREE_DIRECTORIES_MAX, TREE_ENTRIES_MAX,
 };
@@ -24,7 +25,8 @@ pub enum WalkError {
     Tree {
         id: ObjectId,
         path: BString,
-        detail: String,
+        #[source]
+        detail: Detail,
     },
     #[error(
         "entry '{path}' has a name that git refuses to check out, here or on other systems: {detail}; \
@@ -168,7 +170,7 @@ fn open_level(
     inherited: Chain,
     mut data: Vec<u8>,
 ) -> Result<Level, WalkError> {
-    let error = |detail: String| WalkError::Tree {
+    let error = |detail: Detail| WalkError::Tree {
         id: id.to_owned(),
         path: path.clone(),
         detail,
@@ -178,13 +180,14 @@ fn open_level(
     } else {
         let found = objects
             .try_find(id, &mut data)
-            .map_err(|e| error(e.to_string()))?
+            .map_err(|e| error(Detail::of(&e)))?
             .ok_or_else(|| error("it is missing; run git fsck on the mirror".into()))?;
         if found.kind != gix::objs::Kind::Tree {
-            return Err(error(format!("it is a {}", found.kind)));
+            return Err(error(format!("it is a {}", found.kind).into()));
         }
     }
-    let attributes = attributes_below(&data, hash, path.as_bstr(), inherited).map_err(error)?;
+    let attributes = attributes_below(&data, hash, path.as_bstr(), inherited);
+    let attributes = attributes.map_err(|e| error(e.into()))?;
     Ok(Level {
         data,
         id: id.to_owned(),
@@ -233,7 +236,7 @@ fn next_entry(
             return Err(WalkError::Tree {
                 id: level.id,
                 path: path.clone(),
-                detail: e.to_string(),
+                detail: e.to_string().into(),
             });
         }
     };

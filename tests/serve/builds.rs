@@ -8,7 +8,7 @@ use super::support::lab::{self, Lab};
 use super::support::repos::{self, FILE, Importer, Layout, Shape};
 use super::support::rng::Rng;
 use super::support::server::Server;
-use super::support::steps::ensure;
+use super::support::steps::{ensure, hit, push_and_fetch};
 use super::support::wait;
 use super::{at_once, begin, expect_clone, finish, new_lab};
 use std::path::{Path, PathBuf};
@@ -241,6 +241,83 @@ fn on_a_full_disk_nobody_waits_without_end() {
     let whole = server.get(&lab::target("paced")).expect(200).body;
     expect_clone(&lab, "paced", &whole);
     assert_eq!(server.builds("failed"), 0);
+}
+
+/// What is made and not kept has its build's place until the last reader has taken it or has left, and
+/// gives it back then.
+#[test]
+fn a_build_that_is_not_kept_ends_with_its_last_reader() {
+    let lab = new_lab();
+    // The window holds all of the worktree, and that is more than sockets hold.
+    copies(&lab, "paced", 7, 1);
+    let server = lab
+        .settings()
+        .with_fault("spool-enospc-after-bytes=1,live-only-wait-ms=1500")
+        .start();
+    ensure(&server, "paced", ABSENT);
+    let running = || server.metrics().count("tarpon_builds_running", &[]);
+    let stay = |made| {
+        let mut conn = Conn::open(server.address());
+        let socket = socket2::Socket::from(conn.writer().unwrap());
+        socket.set_recv_buffer_size(256 << 10).unwrap();
+        conn.request("GET", &lab::target("paced"), &[]);
+        assert_eq!(conn.read_head("GET").unwrap().status, 200);
+        // The pack, and a little more: the beginning is gone.
+        let start = conn.read_some(15 << 19).unwrap();
+        wait::until_true("all of it is made", || {
+            running() == 0 && server.builds("live_only") == made
+        });
+        (conn, start)
+    };
+    let first = stay(1);
+    let (mut second, start) = stay(2);
+    server.get(&lab::target("paced")).expect(503);
+    drop(first);
+    let third = server.get(&lab::target("paced")).expect(200).body;
+    assert!(finish(&mut second, start) == third, "bodies differ");
+    expect_clone(&lab, "paced", &third);
+    let others = at_once(2, |_| server.get(&lab::target("paced")).expect(200).body);
+    assert!(others.iter().all(|body| *body == third), "bodies differ");
+    assert_eq!(server.builds("failed"), 0);
+}
+
+/// A snapshot that a newer one has replaced can still be asked for, and holds no files open for that.
+#[test]
+fn what_is_replaced_closes_its_files() {
+    let lab = new_lab();
+    lab.generate("small", Shape::ManySmall, 30_000);
+    let server = lab.settings().with(&["--fetch-interval", "720h"]).start();
+    let etag = |name| hit(&server, name).head.etag().to_owned();
+    let mut current = etag("small");
+    let mut replaced = current.clone();
+    let open = |current: &str| {
+        let id = current.trim_matches('"');
+        let (mut own, mut others) = (0, 0);
+        for path in server.descriptors() {
+            own += usize::from(path.contains(id));
+            others += usize::from(path.contains("/snapshots/") && !path.contains(id));
+        }
+        (own, others)
+    };
+    let before = open(&current);
+    assert!(before.0 > 0 && before.1 == 0, "{:?}", server.descriptors());
+    for number in 0..4 {
+        replaced = current.clone();
+        push_and_fetch(&lab, &server, "small", &format!("{number}.txt"), b"x\n");
+        wait::until_true("the new one is shown", || {
+            current = etag("small");
+            current != replaced
+        });
+        // Long before those are closed that nobody has read for a while.
+        let limit = Duration::from_secs(5);
+        wait::until_within("the old one is closed", limit, || {
+            (open(&current).1 == 0).then_some(())
+        });
+    }
+    let named = format!("If-Match: {replaced}");
+    let old = server.fetch("GET", &lab::target("small"), &[&named]);
+    assert_eq!(old.expect(200).head.etag(), replaced);
+    wait::until_true("it is closed again", || open(&current).1 == 0);
 }
 
 /// Each time all clients of a build leave it is given up, which is no failure of it: whoever asks then is

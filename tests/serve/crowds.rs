@@ -299,6 +299,65 @@ fn who_has_left_a_build_that_waits_holds_no_place() {
     assert!(before > 20, "{before}");
 }
 
+/// A request from the address 127.0.0.`client`.
+fn ask_from(server: &Server, client: u8, target: &str, fields: &[&str]) -> Conn {
+    let mut conn = Conn::open_from([127, 0, 0, client].into(), server.address());
+    conn.request("GET", target, fields);
+    conn
+}
+
+/// One address can have all places while they are free, and makes room for others whatever its
+/// connections do; who waits for an answer is not pushed out by it.
+#[test]
+fn an_address_with_too_many_places_gives_way() {
+    let lab = large_lab();
+    let upstream = relay::listen(|_| relay::be_silent());
+    let target = lab::target("large");
+    for cores in [1, 2] {
+        let mut settings = settings_with_80(&lab, cores);
+        settings.upstreams.push(format!("hang=http://{upstream}/"));
+        let server = settings.start();
+        hit(&server, "large");
+        let mut waiting = ask_from(&server, 3, "/git/hang/x/snapshot.tar.zst", &[]);
+        // Downloads that are not slow yet; nobody need be closed for them.
+        let download = |status| {
+            let mut conn = ask_from(&server, 2, &target, &[]);
+            assert_eq!(conn.read_head("GET").unwrap().status, status);
+            conn
+        };
+        let crowd: Vec<Conn> = (0..79).map(|_| download(200)).collect();
+        // Its own newcomers push nobody out.
+        download(503);
+        let others = (3..23).map(|other| {
+            let mut conn = ask_from(&server, other, &target, &["Range: bytes=5-15"]);
+            let head = conn.read_head("GET");
+            assert_eq!(head.map(|head| head.status).ok(), Some(206), "{other}");
+            conn
+        });
+        let others: Vec<Conn> = others.collect();
+        let crowded = dropped(&server, "crowded");
+        assert!((20..40).contains(&crowded), "{crowded} made room");
+        drop((crowd, others));
+        let open = || server.metrics().count("tarpon_connections_open", &[]);
+        wait::until_true("they have left", || open() < 10);
+        // Those who only wait, again and again: they push out each other.
+        let silence = |n| format!("/git/hang/y{n}/snapshot.tar.zst");
+        let crowd: Vec<Conn> = (0..200)
+            .map(|n| ask_from(&server, 2, &silence(n), &[]))
+            .collect();
+        let mut other = ask_from(&server, 4, &target, &["Range: bytes=5-15"]);
+        assert_eq!(other.read_head("GET").unwrap().status, 206);
+        waiting.limit_silence(Duration::from_millis(300));
+        let told = waiting.read_head("GET").unwrap_err();
+        assert_eq!(
+            told.kind(),
+            ErrorKind::WouldBlock,
+            "it was pushed out: {told}"
+        );
+        drop(crowd);
+    }
+}
+
 /// A client that has ended its sending side, or has sent the next request already, still gets what it
 /// waits for.
 #[test]

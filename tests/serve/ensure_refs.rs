@@ -5,6 +5,7 @@ use super::support::git;
 use super::support::lab::{self, Lab};
 use super::support::repos;
 use super::support::server::Server;
+use super::support::wait;
 use super::{at_once, ensure, small_lab, start_on_mirror};
 use serde_json::json;
 use std::net::TcpListener;
@@ -119,6 +120,37 @@ fn what_nobody_has() {
     let answer = ensure(&server, "small", &question);
     assert_eq!(answer["missing_commits"], json!([]));
     assert_eq!(answer["fetched"], true);
+}
+
+/// An upstream is asked for an id once in a while, however often a client asks for it.
+#[test]
+fn what_the_upstream_lacks_is_remembered_for_a_while() {
+    let lab = small_lab();
+    let server = start_on_mirror(&lab);
+    let upstream = lab.upstream("small");
+    let tree = "refs/heads/main^{tree}";
+    let pull = git::text(&upstream, &["commit-tree", tree, "-m", "a pull request"]);
+    let object = upstream.join("objects").join(&pull[..2]).join(&pull[2..]);
+    let hidden = lab.scratch("hidden-object");
+    std::fs::rename(&object, &hidden).unwrap();
+    let question = json!({"commits": [pull]}).to_string();
+    let missing = || ensure(&server, "small", &question)["missing_commits"].clone();
+    assert_eq!(missing(), json!([pull]));
+    std::fs::rename(&hidden, &object).unwrap();
+    git::run(&upstream, &["update-ref", "refs/pull/1/head", &pull]);
+    let looks = server.fetches();
+    for _ in 0..3 {
+        assert_eq!(missing(), json!([pull]), "it was asked for again");
+    }
+    assert_eq!(server.fetches(), looks + 3, "new refs are looked for");
+    let other = git::text(&upstream, &["commit-tree", tree, "-m", "another"]);
+    git::run(&upstream, &["update-ref", "refs/pull/2/head", &other]);
+    let both = json!({"commits": [pull, other]}).to_string();
+    assert_eq!(
+        ensure(&server, "small", &both)["missing_commits"],
+        json!([pull])
+    );
+    wait::until_true("it is asked for again", || missing() == json!([]));
 }
 
 /// Everybody who asks at once hears of the new commit, and few comparisons serve them all.

@@ -1,11 +1,11 @@
 //! Clients that ask for too much, too slowly or too fast: others do not notice, and nothing in
 //! the server grows with them.
 
-use super::support::client::{Conn, get};
+use super::support::client::{Conn, End, get};
 use super::support::lab;
 use super::support::server::Server;
 use super::support::wait;
-use super::{at_once, begin, finish, hit, large_lab, small_lab};
+use super::{at_once, begin, expect_clone, finish, hit, large_lab, small_lab, start_on_mirror};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,6 +33,58 @@ fn too_few_descriptors() {
         let said = format!("may open {limit} files and needs 120");
         assert!(refused.log.contains(&said), "{}", refused.log);
     }
+}
+
+/// All descriptors of the process are in use, but for a few, by one more from one try to the next: a
+/// build that lacks one is nobody's failure. Who asks is told to come again, and gets it as soon as it
+/// can be had.
+#[test]
+fn a_build_without_descriptors_is_no_failure() {
+    let lab = small_lab();
+    let server = start_on_mirror(&lab);
+    let pid = rustix::process::Pid::from_raw(server.pid().cast_signed());
+    let limit = |files: Option<u64>| {
+        let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+        let limits = rustix::process::Rlimit {
+            current: files.or(most),
+            maximum: most,
+        };
+        rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limits).unwrap();
+    };
+    for free in 2..64 {
+        limit(Some((server.descriptors().len() + free) as u64));
+        let mut conn = Conn::open(server.address());
+        conn.limit_silence(Duration::from_secs(3));
+        conn.request("GET", &lab::target("small"), &[]);
+        // With too few it is not even accepted.
+        let head = conn.read_head("GET").ok();
+        let whole = match head.as_ref().map(|head| head.status) {
+            Some(200) => matches!(conn.copy_body(&mut std::io::sink()), Ok((End::Complete, _))),
+            Some(503) => {
+                assert_eq!(head.unwrap().get("retry-after"), Some("5"));
+                false
+            }
+            None => false,
+            Some(other) => panic!("{other} with {free}: {}", server.log()),
+        };
+        drop(conn);
+        limit(None);
+        // In turn: what one was counted for is over.
+        let idle = || server.metrics().count("tarpon_builds_running", &[]) == 0;
+        wait::until_true("the build ends", idle);
+        if whole {
+            break;
+        }
+    }
+    // After as many failures nobody would have been served.
+    let given_up = server.builds("abandoned");
+    assert!(given_up > 2, "{given_up} builds: {}", server.log());
+    assert_eq!(server.builds("failed"), 0, "{}", server.log());
+    expect_clone(
+        &lab,
+        "small",
+        &server.get(&lab::target("small")).expect(200).body,
+    );
 }
 
 /// Questions about many names of an allowed host, none of which is a repository.

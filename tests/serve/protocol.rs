@@ -504,3 +504,22 @@ fn many_connections() {
     let (mut conn, _, start) = begin(&server, "small", 10);
     assert!(finish(&mut conn, start) == cached.body);
 }
+
+/// Whoever looks for why something is not found sees in the log what was asked for: not the query, where
+/// secrets are, and not without end.
+#[test]
+fn what_is_not_found_is_logged() {
+    let lab = small_lab();
+    let server = lab.start();
+    let long = format!("/git/{}", "a".repeat(5000));
+    for target in ["/nothing/here\"?token=secret", "/git/host/x/y?z", &long] {
+        server.get(target).expect(404);
+    }
+    server.wait_logged(r#""repository":"","path":"/nothing/here\"","method":"GET""#);
+    server.wait_logged(r#""path":"/git/host/x/y","method""#);
+    let cut = format!(r#""path":"/git/{}…""#, "a".repeat(251));
+    server.wait_logged(&cut);
+    server.get("/_liveness").expect(200);
+    server.wait_logged(r#""repository":"","method":"GET","outcome":"admin""#);
+    assert!(!server.log().contains("secret"), "{}", server.log());
+}

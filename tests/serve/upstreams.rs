@@ -7,11 +7,11 @@ use super::support::repos;
 use super::support::server::{Server, Settings};
 use super::support::{client, git, processes, wait};
 use super::{at_once, expect_clone, hit, large_lab, new_lab, small_lab};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Far less than any time limit of git.
@@ -341,4 +341,47 @@ fn a_redirect_to_another_host_is_not_followed() {
     // It is there.
     let body = client::get(to, &lab::target("small")).expect(200).body;
     expect_clone(&lab, "small", &body);
+}
+
+/// What one client's requests make an upstream be asked at a time is bounded: others need not wait for it,
+/// also where they want the same.
+#[test]
+fn an_address_has_a_quarter_of_the_clones() {
+    let lab = small_lab();
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = asked.clone();
+    let upstream = relay::listen(move |mut socket| {
+        let mut head = [0; 1000];
+        let read = socket.read(&mut head).unwrap_or(0);
+        let head = String::from_utf8_lossy(&head[..read]);
+        let path = head.split(' ').nth(1).unwrap_or_default();
+        let name = path.split('/').nth(1).unwrap_or_default();
+        seen.lock().unwrap().push(name.to_owned());
+        relay::be_silent();
+    });
+    let mut settings = lab.settings();
+    settings.upstreams.push(format!("hang=http://{upstream}/"));
+    let server = settings.start();
+    let ask = |client: u8, name: &str| {
+        let mut conn = Conn::open_from([127, 0, 0, client].into(), server.address());
+        conn.request("GET", &format!("/git/hang/{name}/snapshot.tar.zst"), &[]);
+        conn
+    };
+    let names: Vec<String> = (0..12).map(|number| format!("x{number}")).collect();
+    let crowd: Vec<Conn> = names.iter().map(|name| ask(2, name)).collect();
+    wait::until_true("it is asked for", || asked.lock().unwrap().len() >= 4);
+    let count = |name: &str| {
+        let asked = asked.lock().unwrap();
+        asked
+            .iter()
+            .filter(|asked| asked.trim_end_matches(".git") == name)
+            .count()
+    };
+    let other = ask(3, "other");
+    wait::until_true("another is not kept waiting", || count("other") > 0);
+    let same = ask(3, "x11");
+    wait::until_true("nor is it for the same", || count("x11") > 0);
+    let of_crowd = names[..11].iter().filter(|name| count(name) > 0).count();
+    assert_eq!(of_crowd, 4, "{:?}", asked.lock().unwrap());
+    drop((crowd, other, same));
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use monoio::net::TcpStream;
 
-use super::bodies::Body;
+use super::body::Body;
 use super::idle::{Idle, Rank, Waiting};
 use super::service::{Answer, GivenUp, Service};
 use super::socket::{CoreSockets, INPUT_BYTES, Socket};
@@ -83,7 +83,7 @@ pub async fn serve<S: Service>(
 ) {
     // A socket that cannot be prepared is one that the client has closed already.
     let idle = core.idle.clone();
-    let Ok(mut connection) = Connection::new(stream, peer, service, patience, core, idle) else {
+    let Ok(mut connection) = Connection::new(stream, peer, service, patience, core, &idle) else {
         return;
     };
     loop {
@@ -112,7 +112,7 @@ pub async fn turn_away<S: Service>(
         stall: limit,
     };
     let idle = core.turned_away.clone();
-    let Ok(mut connection) = Connection::new(stream, peer, service, patience, core, idle) else {
+    let Ok(mut connection) = Connection::new(stream, peer, service, patience, core, &idle) else {
         return;
     };
     unless(pin!(connection.turn_away()), pin!(place.closed())).await;
@@ -125,10 +125,10 @@ impl<S: Service> Connection<S> {
         service: Rc<S>,
         patience: Patience,
         core: Rc<CoreSockets>,
-        idle: Rc<Idle>,
+        idle: &Rc<Idle>,
     ) -> io::Result<Connection<S>> {
         Ok(Connection {
-            socket: Socket::new(stream, patience.stall, core.clone(), idle)?,
+            socket: Socket::new(stream, peer.ip(), patience.stall, core.clone(), idle)?,
             core,
             service,
             peer,

@@ -26,7 +26,7 @@ impl Door {
     pub fn new(connections_max: usize, cores: usize, slow: Duration) -> Door {
         Door {
             admission: Admission::new(connections_max),
-            idle: IdleCores::new(cores, slow),
+            idle: IdleCores::new(cores, slow, connections_max),
             bodies: Bodies::new(),
         }
     }

@@ -3,11 +3,12 @@
 //!
 //! - [`conn`]: the life of a connection: requests are received, answered by a [`service`], delivered.
 //! - [`socket`]: sends from memory and from files, as fast as the client takes it.
-//! - [`door`]: how many there may be; [`idle`]: who makes room when places are short; [`bodies`]: the memory that request bodies share;
-//!   [`client`]: whom an address stands for.
+//! - [`door`]: how many there may be; [`idle`]: who makes room when places are short; [`bodies`]: the
+//!   memory that request bodies share, and [`body`]: one of them; [`client`]: whom an address stands for.
 //! - [`pulse`]: the clock of a core without io_uring.
 
 pub mod bodies;
+pub mod body;
 pub mod client;
 pub mod conn;
 pub mod door;

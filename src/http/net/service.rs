@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::bodies::Body;
+use super::body::Body;
 use super::socket::{SendError, Sent};
 use crate::extent::Source;
 use crate::http::wire::Reject;

@@ -8,6 +8,7 @@ mod waits;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::io;
+use std::net::IpAddr;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
@@ -20,7 +21,8 @@ use std::time::{Duration, Instant};
 use monoio::net::TcpStream;
 
 use super::bodies::Bodies;
-use super::idle::{Idle, Rank, Waiting};
+use super::client::client_of;
+use super::idle::{Idle, Member, Rank, Waiting};
 use super::pulse::Pulse;
 use crate::extent::{Next, RAW_BLOCK_BYTES, Source};
 use crate::http::wire::response::{CHUNK_END, LAST_CHUNK, chunk_head};
@@ -43,8 +45,9 @@ pub enum SendError {
     /// The client took too little while others waited for its turn, or its place.
     #[error("the client took too little while others waited")]
     Slow,
-    /// The client may have left, having ended its sending side, and others waited for its place.
-    #[error("the client sends nothing more, and others waited for its place")]
+    /// Others waited for its place: it may have left, having ended its sending side, or its address has
+    /// more than its part of the places.
+    #[error("others waited for the client's place")]
     Crowded,
     /// The body failed at its source.
     #[error("{0}")]
@@ -91,7 +94,7 @@ impl CoreSockets {
             pipe: pipe.ok().map(RefCell::new),
             since_poll_bytes: Cell::new(0),
             idle,
-            turned_away: Idle::unshown(),
+            turned_away: Idle::apart(),
             bodies,
         }
     }
@@ -102,8 +105,6 @@ pub struct Socket {
     stream: TcpStream,
     stall: Duration,
     core: Rc<CoreSockets>,
-    /// Among whom it waits.
-    idle: Rc<Idle>,
     sent_in_turn: Cell<u64>,
     /// Bytes that the kernel has taken.
     sent_bytes: Cell<u64>,
@@ -111,25 +112,28 @@ pub struct Socket {
     place: OnceCell<Waiting>,
     /// What the client had taken when it began to wait in that place.
     taken_before_bytes: Cell<u64>,
+    /// Itself, among whom it waits; dropped after that place.
+    member: Member,
 }
 
 impl Socket {
-    /// Takes over an accepted connection, which waits among `idle`.
+    /// Takes over a connection that was accepted from `peer`, which waits among `idle`.
     pub fn new(
         stream: TcpStream,
+        peer: IpAddr,
         stall: Duration,
         core: Rc<CoreSockets>,
-        idle: Rc<Idle>,
+        idle: &Rc<Idle>,
     ) -> io::Result<Socket> {
         let socket = Socket {
             stream,
             stall,
             core,
-            idle,
             sent_in_turn: Cell::new(0),
             sent_bytes: Cell::new(0),
             place: OnceCell::new(),
             taken_before_bytes: Cell::new(0),
+            member: idle.member(client_of(peer)),
         };
         net::prepare(socket.fd())?;
         Ok(socket)
@@ -137,7 +141,7 @@ impl Socket {
 
     /// Begins to wait.
     pub fn enter(&self, rank: Rank) -> Waiting {
-        self.idle.enter(rank)
+        self.member.enter(rank)
     }
 
     fn fd(&self) -> BorrowedFd<'_> {

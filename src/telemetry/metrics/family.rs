@@ -172,7 +172,8 @@ pub const FAMILIES: [Family; 27] = [
         label: "result",
         values: BuildResult::NAMES,
         help: "Snapshots built: cached (complete), sent but not cached (live_only), given up \
-               because all clients had left an uncached one (abandoned), or failed.",
+               because all clients had left an uncached one, or because descriptors, memory or threads \
+               had run out (abandoned), or failed.",
     },
     Family {
         id: Id::SpooledBytes,

@@ -60,8 +60,11 @@ impl<S: Service> Connection<S> {
         // A failed answer ends without its length or its last chunk, so no client takes it for
         // a whole one; HTTP/1.0 clients, who know no chunks, always get a length.
         let whole = result.is_ok();
-        if matches!(result, Err(SendError::Stalled(_) | SendError::Slow)) {
-            // Nobody takes what is still in the kernel's buffers.
+        if matches!(
+            result,
+            Err(SendError::Stalled(_) | SendError::Slow | SendError::Crowded)
+        ) {
+            // Nobody takes what is still in the kernel's buffers, or is to.
             self.socket.reset_on_close();
         }
         sending.end(result);

@@ -4,7 +4,8 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::time::{Duration, Instant};
 
-use super::super::bodies::{Body, Lost, Share};
+use super::super::bodies::{Lost, Share};
+use super::super::body::Body;
 use super::super::client::client_of;
 use super::super::idle::Rank;
 use super::super::service::{BodyUse, GivenUp, Service};

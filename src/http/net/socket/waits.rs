@@ -50,6 +50,7 @@ impl Socket {
                     }
                     unsent = now;
                 }
+                None if place.must_end() => return Err(SendError::Crowded),
                 // It may have taken enough since it was last looked at.
                 None if self.takes_enough(net::unsent_bytes(self.fd())) => {
                     place.turn_to(Rank::Taking);
@@ -65,7 +66,7 @@ impl Socket {
         let mut is_new = false;
         let place = self.place.get_or_init(|| {
             is_new = true;
-            self.idle.enter(Rank::Taking)
+            self.enter(Rank::Taking)
         });
         if is_new || place.rank() != Rank::Taking {
             self.taken_before_bytes.set(self.taken_bytes(unsent));
@@ -110,7 +111,7 @@ impl Socket {
         if let Some(more) = at_once(&mut more).await {
             return Ok(more);
         }
-        let place = self.place.get_or_init(|| self.idle.enter(Rank::More));
+        let place = self.place.get_or_init(|| self.enter(Rank::More));
         if place.rank() != Rank::More {
             place.turn_to(Rank::More);
         }

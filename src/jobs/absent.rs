@@ -1,0 +1,69 @@
+//! Objects that an upstream was asked for lately, and did not give.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::limits::{ABSENT_IDS_MAX, MIRROR_FRESH_MS};
+
+type Key = (Arc<str>, String);
+
+/// See the module's text. They are forgotten after [`MIRROR_FRESH_MS`], or when there are too many.
+#[derive(Debug, Default)]
+pub(super) struct Absent {
+    known: HashSet<Key>,
+    /// In the order of asking.
+    since: VecDeque<(Instant, Key)>,
+}
+
+impl Absent {
+    /// Whether the upstream of `repository` lacked the object lately.
+    pub(super) fn has(&mut self, repository: &Arc<str>, id: &str, now: Instant) -> bool {
+        let kept = Duration::from_millis(MIRROR_FRESH_MS);
+        while let Some((since, _)) = self.since.front()
+            && now.saturating_duration_since(*since) >= kept
+        {
+            self.forget_first();
+        }
+        self.known.contains(&(repository.clone(), id.to_owned()))
+    }
+
+    /// It lacks it now.
+    pub(super) fn note(&mut self, repository: &Arc<str>, id: &str, now: Instant) {
+        let key = (repository.clone(), id.to_owned());
+        if !self.known.insert(key.clone()) {
+            return;
+        }
+        self.since.push_back((now, key));
+        if self.since.len() > ABSENT_IDS_MAX {
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        if let Some((_, key)) = self.since.pop_front() {
+            self.known.remove(&key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_absent_is_remembered_for_a_while() {
+        let (mut absent, now) = (Absent::default(), Instant::now());
+        let (a, b) = (Arc::from("h/a"), Arc::from("h/b"));
+        absent.note(&a, "1", now);
+        let later = now + Duration::from_millis(MIRROR_FRESH_MS - 1);
+        absent.note(&a, "1", later);
+        assert!(absent.has(&a, "1", later) && !absent.has(&b, "1", later));
+        assert!(!absent.has(&a, "1", later + Duration::from_millis(1)));
+        for id in 0..=ABSENT_IDS_MAX {
+            absent.note(&b, &id.to_string(), later);
+        }
+        assert!(!absent.has(&b, "0", later) && absent.has(&b, "1", later));
+        assert_eq!(absent.known.len(), ABSENT_IDS_MAX);
+    }
+}
