@@ -51,8 +51,14 @@ fn a_build_without_descriptors_is_no_failure() {
         };
         rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limits).unwrap();
     };
+    // The fewest of some looks: what it does beside for a moment is not to count.
+    let looks = (0..50).map(|_| {
+        std::thread::sleep(wait::POLL);
+        server.descriptors().len()
+    });
+    let open = looks.min().unwrap_or(0);
     for free in 2..64 {
-        limit(Some((server.descriptors().len() + free) as u64));
+        limit(Some((open + free) as u64));
         let mut conn = Conn::open(server.address());
         conn.limit_silence(Duration::from_secs(3));
         conn.request("GET", &lab::target("small"), &[]);
@@ -78,7 +84,7 @@ fn a_build_without_descriptors_is_no_failure() {
     }
     // After as many failures nobody would have been served.
     let given_up = server.builds("abandoned");
-    assert!(given_up > 2, "{given_up} builds: {}", server.log());
+    assert!(given_up >= 2, "{given_up} builds: {}", server.log());
     assert_eq!(server.builds("failed"), 0, "{}", server.log());
     expect_clone(
         &lab,

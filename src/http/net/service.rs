@@ -46,7 +46,7 @@ pub enum BodyUse {
 pub enum GivenUp {
     /// The client was silent for too long.
     Silent,
-    /// It has waited longest of all when places were short.
+    /// When places were short it had waited longest of all, or its address had too many of them.
     Crowded,
     /// The body, or a long head, came too slowly while others waited for room.
     SlowBody,

@@ -137,7 +137,8 @@ pub const FAMILIES: [Family; 27] = [
         label: "reason",
         values: DropReason::NAMES,
         help: "Connections ended before their response or before a request: no progress (stall), \
-               nothing asked (idle), waiting the longest when places were short (crowded), a request sent \
+               nothing asked (idle), waiting the longest, or from an address with too many, when places \
+               were short (crowded), a request sent \
                or a response taken too slowly while others waited (slow), closed by the client \
                (gone), or server stopping (shutdown).",
     },
