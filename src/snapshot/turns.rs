@@ -364,7 +364,7 @@ mod tests {
             for (number, repository) in ["b", "c"].into_iter().enumerate() {
                 let (turns, sender) = (&turns, sender.clone());
                 scope.spawn(move || {
-                    let mut turn = enter(&turns, repository, Size::Large).unwrap();
+                    let mut turn = enter(turns, repository, Size::Large).unwrap();
                     for _ in 0..2 {
                         sender.send(repository).unwrap();
                         turn.pass().unwrap();
@@ -412,7 +412,7 @@ mod tests {
             for (number, repository) in ["x", "y"].into_iter().enumerate() {
                 let (turns, sender) = (&turns, sender.clone());
                 scope.spawn(move || {
-                    let turn = enter(&turns, repository, Size::Large).unwrap();
+                    let turn = enter(turns, repository, Size::Large).unwrap();
                     sender.send(repository).unwrap();
                     drop(turn);
                 });

@@ -495,7 +495,7 @@ mod tests {
         crowd[1].turn_to(Rank::Taking);
         assert!(is_closed(&crowd[1]) && crowd[1].must_end());
         drop((crowd, members));
-        assert!(cores.clients().counts.get(&client(1).unwrap()).is_none());
+        assert!(!cores.clients().counts.contains_key(&client(1).unwrap()));
         assert!(cores.clients().over.is_empty() && idle[0].list().clients.len() == 1);
     }
 
