@@ -66,24 +66,28 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`server`] | the process: listeners, cores, the life of threads, the start |
-//! | [`api`] | one file for each endpoint: what is asked, what is answered |
-//! | [`jobs`] | what runs beside requests, on a plane that knows none of its users |
-//! | [`repos`] | repositories, and what there is of each |
+//! | `api` | one file for each endpoint: what is asked, what is answered |
+//! | `jobs` | what runs beside requests, on a plane that knows none of its users |
+//! | `repos` | repositories, and what there is of each |
 //! | [`snapshot`] | from a pinned mirror to extents |
 //! | [`store`] | entries on the disk, and which of them stay |
 //! | [`mirror`] | from an upstream to a bare mirror, and its upkeep |
 //! | [`restore`] | the client |
 //! | [`archive`] | an archive that grows or is whole, and who reads it |
 //! | [`http`] | the protocol, pure, and the sockets that speak it |
-//! | [`git`] | running git, for the server's mirrors and the client alike |
+//! | `git` | running git, for the server's mirrors and the client alike |
 //! | [`tree`] | what server and client both need of trees: walk, cut, decoder, filter, tar, index, frames |
 //! | [`manifest`] | what a snapshot is, and its codec |
 //! | the rest | [`config`], [`telemetry`], [`refs`], [`extent`], [`io`], [`faults`], [`limits`] |
 //!
-//! Imports go downwards only: [`server`], [`api`], [`jobs`], [`repos`], then the siblings
-//! [`snapshot`], [`store`], [`mirror`] and [`restore`], which never import each other, then [`archive`]
-//! and [`http`], then [`manifest`] and the rest. No two files import each other, by whatever way.
-//! `tests/tidy` sees to both.
+//! Imports go downwards only: [`server`], `api`, `jobs`, `repos`; then [`snapshot`], [`store`],
+//! [`mirror`] and [`restore`]; then [`archive`], `git`, [`http`] and [`tree`]; then [`manifest`]; then
+//! the rest. Rooms side by side never import each other, but for the rest, which has no circles
+//! only; and of what is below it, the client takes nothing of [`archive`] and [`http`]. No two files
+//! import each other, by whatever way. `tests/tidy` sees to all that.
+//!
+//! What only the crate uses is `pub(crate)`, so that the compiler sees what nobody uses. Rooms and
+//! modules that are `pub` are what the program, tests, benchmarks and fuzz targets name.
 //!
 //! No lock that a nice thread can hold is on the way of a hit: a builder's thread and the scrub have
 //! the plane publish, condemn and list for them.
@@ -97,21 +101,22 @@
 //! files). `tests/tidy` has the same list.
 
 #![deny(unsafe_code)]
+#![cfg_attr(not(test), warn(unreachable_pub))]
 
-pub mod api;
+pub(crate) mod api;
 pub mod archive;
 pub mod config;
 pub mod extent;
 pub mod faults;
-pub mod git;
+pub(crate) mod git;
 pub mod http;
 pub mod io;
-pub mod jobs;
+pub(crate) mod jobs;
 pub mod limits;
 pub mod manifest;
 pub mod mirror;
 pub mod refs;
-pub mod repos;
+pub(crate) mod repos;
 pub mod restore;
 pub mod server;
 pub mod snapshot;

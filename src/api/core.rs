@@ -33,7 +33,7 @@ use crate::telemetry::log::RequestLog;
 use crate::telemetry::metrics::{Event, Level, Meter, Metrics, Outcome};
 
 /// What a core remembers of a request until its answer is sent.
-pub struct Note {
+pub(crate) struct Note {
     pub(super) repository: Arc<str>,
     /// The path of a request that was refused and names no repository.
     pub(super) path: Option<Box<str>>,
@@ -51,7 +51,7 @@ pub(super) struct Asked<'r, 'h> {
 
 /// What all cores share.
 #[derive(Clone)]
-pub struct CoreContext {
+pub(crate) struct CoreContext {
     pub config: Arc<Config>,
     pub catalog: Arc<Catalog>,
     pub door: Arc<Door>,
@@ -68,7 +68,7 @@ pub struct CoreContext {
 }
 
 /// One for each core.
-pub struct Core {
+pub(crate) struct Core {
     pub(super) config: Arc<Config>,
     pub(super) catalog: Arc<Catalog>,
     pub(super) door: Arc<Door>,
@@ -97,7 +97,7 @@ struct Date {
 
 impl Core {
     /// The service of core number `index`.
-    pub fn new(context: CoreContext, index: usize) -> Core {
+    pub(crate) fn new(context: CoreContext, index: usize) -> Core {
         let CoreContext {
             config,
             catalog,
@@ -134,23 +134,23 @@ impl Core {
     }
 
     /// The server's configuration.
-    pub fn config(&self) -> &Config {
+    pub(crate) fn config(&self) -> &Config {
         &self.config
     }
 
     /// What the sockets of this core, number `index`, share.
-    pub fn sockets(&self, index: usize, pulse: Option<Rc<Pulse>>) -> Rc<CoreSockets> {
+    pub(crate) fn sockets(&self, index: usize, pulse: Option<Rc<Pulse>>) -> Rc<CoreSockets> {
         let idle = Idle::of_core(self.door.idle.clone(), index);
         Rc::new(CoreSockets::new(pulse, idle, self.door.bodies.clone()))
     }
 
     /// Whether this core is to panic: tests do that.
-    pub fn panics(&self) -> bool {
+    pub(crate) fn panics(&self) -> bool {
         self.faults.core_panics()
     }
 
     /// A connection was accepted from `peer`. Whether it is to be served; if not, there are too many.
-    pub async fn admit(&self, peer: SocketAddr) -> bool {
+    pub(crate) async fn admit(&self, peer: SocketAddr) -> bool {
         let admission = &self.door.admission;
         let newcomer = client_of(peer.ip());
         let mut entry = admission.enter(|| self.door.idle.make_room(newcomer));
@@ -173,7 +173,7 @@ impl Core {
 
     /// A place for a client to be told that it is turned away. The one who has it longest makes room;
     /// `None` when those before have not yet left.
-    pub fn refusal(&self) -> Option<Waiting> {
+    pub(crate) fn refusal(&self) -> Option<Waiting> {
         let max = refusals_max(self.door.admission.spare(), self.config.cores);
         if self.refusals.len() >= max {
             self.refusals.close_oldest();
@@ -182,25 +182,25 @@ impl Core {
     }
 
     /// A connection that was admitted has ended.
-    pub fn closed(&self) {
+    pub(crate) fn closed(&self) {
         self.door.admission.leave();
         self.open.set(self.open.get() - 1);
         self.meter.down(Level::ConnectionsOpen);
     }
 
     /// Open connections.
-    pub fn open(&self) -> usize {
+    pub(crate) fn open(&self) -> usize {
         self.open.get()
     }
 
     /// Ends all connections: the grace time is over.
-    pub fn cut_off(&self) {
+    pub(crate) fn cut_off(&self) {
         tracing::warn!(connections = self.open(), "cut off: the grace time is over");
         self.cut.send_replace(true);
     }
 
     /// Ready when connections are to end whatever they do.
-    pub async fn cut(&self) {
+    pub(crate) async fn cut(&self) {
         let mut cut = self.cut.subscribe();
         // The sender is this core's own.
         let _ = cut.wait_for(|cut| *cut).await;

@@ -18,7 +18,7 @@ use crate::manifest::record::Linked;
 
 /// The open files of an archive.
 #[derive(Debug)]
-pub struct Files {
+pub(crate) struct Files {
     /// The spool file.
     pub spool: File,
     /// The linked files, in the order the layout numbers them.
@@ -29,7 +29,7 @@ pub struct Files {
 
 impl Files {
     /// Takes over open files.
-    pub fn new(spool: File, linked: Vec<File>) -> Files {
+    pub(crate) fn new(spool: File, linked: Vec<File>) -> Files {
         Files {
             spool,
             linked,
@@ -40,7 +40,7 @@ impl Files {
 
 /// An archive and where its bytes are.
 #[derive(Debug)]
-pub struct Archive {
+pub(crate) struct Archive {
     /// The id, known from the first byte on.
     pub id: EntryId,
     /// The id as a strong ETag, in quotes.
@@ -76,7 +76,7 @@ struct Place {
 
 impl Archive {
     /// An archive that begins to grow, without a place in the cache yet.
-    pub fn growing(
+    pub(crate) fn growing(
         id: EntryId,
         repository: Arc<str>,
         commit: Option<String>,
@@ -100,7 +100,7 @@ impl Archive {
     }
 
     /// A published entry found in `dir`.
-    pub fn found(dir: PathBuf, meta: Meta) -> Archive {
+    pub(crate) fn found(dir: PathBuf, meta: Meta) -> Archive {
         let fields = meta.into_fields();
         Archive {
             id: fields.id,
@@ -128,17 +128,17 @@ impl Archive {
     }
 
     /// The linked files.
-    pub fn linked(&self) -> &[Linked] {
+    pub(crate) fn linked(&self) -> &[Linked] {
         &self.linked
     }
 
     /// The files, if they are open.
-    pub fn files(&self) -> Option<Arc<Files>> {
+    pub(crate) fn files(&self) -> Option<Arc<Files>> {
         self.place.files.load_full()
     }
 
     /// Opens the files if they are not open. May wait for the disk.
-    pub fn open_files(&self) -> io::Result<Arc<Files>> {
+    pub(crate) fn open_files(&self) -> io::Result<Arc<Files>> {
         let dir = self.lock_dir();
         if let Some(files) = self.files() {
             return Ok(files);
@@ -156,14 +156,14 @@ impl Archive {
     }
 
     /// The entry is made in `dir`, with these files.
-    pub fn placed(&self, dir: PathBuf, files: Arc<Files>) {
+    pub(crate) fn placed(&self, dir: PathBuf, files: Arc<Files>) {
         *self.lock_dir() = dir;
         self.place.files.store(Some(files));
     }
 
     /// Closes the files unless somebody uses them; whether they were closed. Who takes them at this
     /// moment has them open all the same.
-    pub fn close_if_idle(&self) -> bool {
+    pub(crate) fn close_if_idle(&self) -> bool {
         // A reader that joined before there were files takes them when it needs them.
         if self.fanout.readers() > 0 {
             return false;
@@ -181,22 +181,22 @@ impl Archive {
     }
 
     /// Where the entry is.
-    pub fn dir(&self) -> PathBuf {
+    pub(crate) fn dir(&self) -> PathBuf {
         self.lock_dir().clone()
     }
 
     /// The entry was published in `dir`.
-    pub fn moved_to(&self, dir: PathBuf) {
+    pub(crate) fn moved_to(&self, dir: PathBuf) {
         *self.lock_dir() = dir;
     }
 
     /// Notes that a request is answered from it.
-    pub fn touch(&self) {
+    pub(crate) fn touch(&self) {
         self.last_used_unix_ms.store(unix_ms(), Ordering::Relaxed);
     }
 
     /// Whether it may be looked at on a client's word now; if so, not again for an hour.
-    pub fn may_be_doubted(&self) -> bool {
+    pub(crate) fn may_be_doubted(&self) -> bool {
         let (now, before) = (unix_ms(), self.doubted_unix_ms.load(Ordering::Relaxed));
         let may_be = before == 0 || now.saturating_sub(before) >= DOUBT_INTERVAL_MS;
         if may_be {
@@ -206,7 +206,7 @@ impl Archive {
     }
 
     /// When a request was last answered from it, ms since 1970.
-    pub fn last_used_unix_ms(&self) -> u64 {
+    pub(crate) fn last_used_unix_ms(&self) -> u64 {
         self.last_used_unix_ms.load(Ordering::Relaxed)
     }
 }

@@ -15,7 +15,7 @@ use crate::io::residency;
 use crate::limits::PREFETCH_THREADS;
 
 /// Ranges of an archive's files: the spool (`None`) or a linked file.
-pub type FileRanges = Vec<(Option<u32>, Range<u64>)>;
+pub(crate) type FileRanges = Vec<(Option<u32>, Range<u64>)>;
 
 enum Request {
     Read {
@@ -31,14 +31,14 @@ enum Request {
 
 /// The threads. Dropping it ends them.
 #[derive(Debug)]
-pub struct Prefetch {
+pub(crate) struct Prefetch {
     queue: Option<Sender<Request>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Prefetch {
     /// Starts the threads.
-    pub fn start() -> io::Result<Prefetch> {
+    pub(crate) fn start() -> io::Result<Prefetch> {
         let (queue, requests) = unbounded();
         let mut threads = Vec::new();
         let nowhere = Arc::new(residency::nowhere()?);
@@ -55,7 +55,11 @@ impl Prefetch {
     }
 
     /// Has the ranges read into the page cache; the receiver hears when they are there.
-    pub fn read(&self, files: Arc<Files>, ranges: FileRanges) -> oneshot::Receiver<io::Result<()>> {
+    pub(crate) fn read(
+        &self,
+        files: Arc<Files>,
+        ranges: FileRanges,
+    ) -> oneshot::Receiver<io::Result<()>> {
         let (done, receiver) = oneshot::channel();
         self.send(Request::Read {
             files,
@@ -66,7 +70,7 @@ impl Prefetch {
     }
 
     /// Has the archive's files opened.
-    pub fn open(&self, archive: Arc<Archive>) -> oneshot::Receiver<io::Result<Arc<Files>>> {
+    pub(crate) fn open(&self, archive: Arc<Archive>) -> oneshot::Receiver<io::Result<Arc<Files>>> {
         let (done, receiver) = oneshot::channel();
         self.send(Request::Open { archive, done });
         receiver

@@ -18,7 +18,7 @@ use crate::io::residency;
 use crate::telemetry::metrics::{Event, Meter, Prefault};
 
 /// A reader of one archive.
-pub struct ArchiveReader {
+pub(crate) struct ArchiveReader {
     handle: ReaderHandle,
     archive: Arc<Archive>,
     /// `None` until they are needed, if the archive had none when the reader joined.
@@ -30,7 +30,7 @@ pub struct ArchiveReader {
 
 impl ArchiveReader {
     /// A reader that has joined the archive's fan-out.
-    pub fn new(
+    pub(crate) fn new(
         handle: ReaderHandle,
         archive: Arc<Archive>,
         files: Option<Arc<Files>>,
@@ -48,7 +48,7 @@ impl ArchiveReader {
     }
 
     /// Waits until the byte at wire offset `at` is there, or the archive has ended.
-    pub async fn wait_for(&mut self, at: u64) {
+    pub(crate) async fn wait_for(&mut self, at: u64) {
         std::future::poll_fn(|context| self.poll_next(at, 1, context).map(drop)).await;
     }
 

@@ -13,7 +13,7 @@ use crate::limits::{READ_AHEAD_BYTES, RESIDENT_STRETCHES, RESIDENT_TRUST_MS};
 /// See the module's text. An archive is looked at in stretches of [`READ_AHEAD_BYTES`] on the
 /// wire; the newest of those that share a slot is remembered.
 #[derive(Debug)]
-pub struct Resident {
+pub(crate) struct Resident {
     began: Instant,
     /// Number of a stretch plus one in the upper half, when it was seen in ms since `began` in
     /// the lower; 0 for none.
@@ -30,14 +30,14 @@ impl Default for Resident {
 }
 
 /// The stretch that wire offset `at` lies in.
-pub fn stretch(at: u64) -> Range<u64> {
+pub(super) fn stretch(at: u64) -> Range<u64> {
     let start = at - at % READ_AHEAD_BYTES;
     start..start.saturating_add(READ_AHEAD_BYTES)
 }
 
 impl Resident {
     /// Whether the stretch around `at` was in memory a moment ago.
-    pub fn was_seen(&self, at: u64) -> bool {
+    pub(crate) fn was_seen(&self, at: u64) -> bool {
         let (slot, stretch) = self.slot(at);
         let seen = slot.load(Ordering::Relaxed);
         let age_ms = self.now_ms().wrapping_sub(seen as u32);
@@ -45,7 +45,7 @@ impl Resident {
     }
 
     /// The stretch around `at` is in memory.
-    pub fn saw(&self, at: u64) {
+    pub(crate) fn saw(&self, at: u64) {
         let (slot, stretch) = self.slot(at);
         let now_ms = u64::from(self.now_ms());
         slot.store(stretch << 32 | now_ms, Ordering::Relaxed);

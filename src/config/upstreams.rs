@@ -3,7 +3,8 @@ use crate::limits::HOST_MAX_BYTES;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Hosts that are served unless `no_default_upstreams` is set.
-pub const DEFAULT_HOSTS: [&str; 4] = ["github.com", "gitlab.com", "bitbucket.org", "codeberg.org"];
+pub(super) const DEFAULT_HOSTS: [&str; 4] =
+    ["github.com", "gitlab.com", "bitbucket.org", "codeberg.org"];
 /// What git may be told to talk. Transports such as `ext::` run commands.
 const SCHEMES: [&str; 5] = ["https", "http", "ssh", "git", "file"];
 

@@ -10,10 +10,10 @@
 //! - [`segment`]: where the bytes at an offset of the wire come from.
 //! - [`source`]: what whoever sends an archive reads it from.
 
-pub mod layout;
-pub mod raw;
-pub mod segment;
-pub mod source;
+pub(crate) mod layout;
+pub(crate) mod raw;
+pub(crate) mod segment;
+pub(crate) mod source;
 
 pub use layout::{Extent, Layout, LayoutError};
 pub use raw::{

@@ -10,25 +10,25 @@ use crate::limits::{DISK_BLOCK_BYTES, GROWTH_LOOK_MS};
 
 /// Looks at a directory again and again. It need not be there yet.
 #[derive(Debug)]
-pub struct Meter {
+pub(crate) struct Meter {
     dir: PathBuf,
     first_bytes: Option<u64>,
 }
 
 impl Meter {
     /// One that has not looked yet.
-    pub fn new(dir: PathBuf) -> Meter {
+    pub(crate) fn new(dir: PathBuf) -> Meter {
         let first_bytes = None;
         Meter { dir, first_bytes }
     }
 
     /// The directory.
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// By how many bytes it has grown since the first look.
-    pub fn look(&mut self) -> io::Result<u64> {
+    pub(crate) fn look(&mut self) -> io::Result<u64> {
         let bytes = disk_bytes(&self.dir)?;
         Ok(bytes.saturating_sub(*self.first_bytes.get_or_insert(bytes)))
     }
@@ -36,7 +36,7 @@ impl Meter {
 
 /// How long to wait after a look that `took` so long: looking takes a small part of the time,
 /// however much there is to look at.
-pub fn pause(took: Duration) -> Duration {
+pub(crate) fn pause(took: Duration) -> Duration {
     Duration::from_millis(GROWTH_LOOK_MS).max(took * 10)
 }
 

@@ -11,7 +11,7 @@ use crate::limits::{HEAP_TRIM_BYTES, MAPPED_FROM_BYTES};
 
 /// Has large memory go back to the kernel when it is dropped. To be called before threads are
 /// started. Other allocators than glibc's are left as they are.
-pub fn give_back_large() {
+pub(crate) fn give_back_large() {
     #[cfg(target_env = "gnu")]
     for (option, bytes) in [
         (libc::M_MMAP_THRESHOLD, MAPPED_FROM_BYTES),

@@ -1,16 +1,16 @@
 //! The operating system, as the rest of the program sees it.
 pub mod child;
-pub mod clock;
+pub(crate) mod clock;
 pub mod disk;
 pub mod fs;
-pub mod growth;
-pub mod heap;
-pub mod net;
-pub mod pipe;
-pub mod residency;
+pub(crate) mod growth;
+pub(crate) mod heap;
+pub(crate) mod net;
+pub(crate) mod pipe;
+pub(crate) mod residency;
 pub mod say;
-pub mod sched;
-pub mod shortage;
+pub(crate) mod sched;
+pub(crate) mod shortage;
 pub mod signal;
 pub mod uncached;
 

@@ -14,13 +14,13 @@ use rustix::net::{RecvFlags, SendFlags};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// A TCP socket, not bound or connected yet, for the kind of address that `address` is.
-pub fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
+pub(crate) fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
     let domain = Domain::for_address(address);
     Socket::new(domain, Type::STREAM, Some(Protocol::TCP))
 }
 
 /// Prepares an accepted socket: closed in children, never blocking, small writes at once.
-pub fn prepare(socket: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn prepare(socket: BorrowedFd<'_>) -> io::Result<()> {
     rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(socket, true)?;
     rustix::net::sockopt::set_tcp_nodelay(socket, true)?;
@@ -28,13 +28,13 @@ pub fn prepare(socket: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// Reads what is there into `buffer`; 0 at the end of the stream.
-pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     let (_, received) = rustix::net::recv(socket, buffer, RecvFlags::DONTWAIT)?;
     Ok(received)
 }
 
 /// Sends from memory; `more` says that other bytes follow at once.
-pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usize> {
+pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usize> {
     let mut flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     if more {
         flags |= SendFlags::MORE;
@@ -44,7 +44,7 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usiz
 
 /// Sends up to `len` bytes of `file` from `offset`. The pages must be in memory already, or the
 /// call waits for the disk.
-pub fn send_file(
+pub(crate) fn send_file(
     socket: BorrowedFd<'_>,
     file: impl AsFd,
     mut offset: u64,
@@ -55,12 +55,12 @@ pub fn send_file(
 }
 
 /// While it lives, the kernel sends full segments only (`TCP_CORK`, tcp(7)).
-pub struct Cork<'s> {
+pub(crate) struct Cork<'s> {
     socket: BorrowedFd<'s>,
 }
 
 /// Has the kernel wait for full segments.
-pub fn cork(socket: BorrowedFd<'_>) -> Cork<'_> {
+pub(crate) fn cork(socket: BorrowedFd<'_>) -> Cork<'_> {
     // Without it everything is sent all the same.
     let _ = rustix::net::sockopt::set_tcp_cork(socket, true);
     Cork { socket }
@@ -75,19 +75,19 @@ impl Drop for Cork<'_> {
 
 /// Has the connection end in a reset, so that no client can take what it got for a whole
 /// response.
-pub fn reset_on_close(socket: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn reset_on_close(socket: BorrowedFd<'_>) -> io::Result<()> {
     let zero = Some(std::time::Duration::ZERO);
     Ok(rustix::net::sockopt::set_socket_linger(socket, zero)?)
 }
 
 /// Ends the sending side of a connection; what the peer sends can still be read.
-pub fn end_sending(socket: BorrowedFd<'_>) -> io::Result<()> {
+pub(crate) fn end_sending(socket: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::net::shutdown(socket, rustix::net::Shutdown::Write)?)
 }
 
 /// What is known of the other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Peer {
+pub(crate) enum Peer {
     /// Nothing else than that it is there.
     There,
     /// It will send nothing more than what has come, and may still read.
@@ -97,7 +97,7 @@ pub enum Peer {
 }
 
 /// Asks the kernel about the other end; what has come and is not yet read does not hide it.
-pub fn peer(socket: BorrowedFd<'_>) -> Peer {
+pub(crate) fn peer(socket: BorrowedFd<'_>) -> Peer {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let now = Timespec {
         tv_sec: 0,
@@ -119,7 +119,7 @@ pub fn peer(socket: BorrowedFd<'_>) -> Peer {
 }
 
 /// Bytes that were sent but not yet acknowledged by the peer (`SIOCOUTQ`, tcp(7)).
-pub fn unsent_bytes(socket: BorrowedFd<'_>) -> Option<u32> {
+pub(crate) fn unsent_bytes(socket: BorrowedFd<'_>) -> Option<u32> {
     let mut unsent: libc::c_int = 0;
     // SAFETY: the descriptor is open for the call, which writes one int to `unsent`.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut unsent) };
@@ -131,7 +131,7 @@ pub fn unsent_bytes(socket: BorrowedFd<'_>) -> Option<u32> {
 /// How many more bytes the kernel queues for the peer, about: what is acknowledged meanwhile makes
 /// more room, and the kernel's own bookkeeping takes some (`SO_MEMINFO`, socket(7)). `None` where
 /// it does not say.
-pub fn room_bytes(socket: BorrowedFd<'_>) -> Option<u64> {
+pub(crate) fn room_bytes(socket: BorrowedFd<'_>) -> Option<u64> {
     // Places in the array, of `linux/sock_diag.h`.
     const SNDBUF: usize = 3;
     const WMEM_QUEUED: usize = 5;
@@ -152,7 +152,7 @@ pub fn room_bytes(socket: BorrowedFd<'_>) -> Option<u64> {
 }
 
 /// The descriptor of a socket that only tells its number.
-pub fn borrow(socket: &impl AsRawFd) -> BorrowedFd<'_> {
+pub(crate) fn borrow(socket: &impl AsRawFd) -> BorrowedFd<'_> {
     // SAFETY: the descriptor belongs to `socket`, which stays borrowed, and so open, as long as
     // what is returned.
     unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) }

@@ -21,7 +21,7 @@ use crate::limits::{GATHER_BYTES, GATHER_PIPE_BYTES};
 /// Invariant: it is empty whenever no [`Gathered`] of it lives, so no byte that was meant for
 /// one client can reach another.
 #[derive(Debug)]
-pub struct Pipe {
+pub(crate) struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
     nowhere: File,
@@ -32,7 +32,7 @@ pub struct Pipe {
 impl Pipe {
     /// A pipe with room for [`GATHER_PIPE_BYTES`]; fails where the system does not allow one of
     /// that size (`/proc/sys/fs/pipe-max-size`, `pipe-user-pages-soft`).
-    pub fn new() -> io::Result<Pipe> {
+    pub(crate) fn new() -> io::Result<Pipe> {
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         rustix::pipe::fcntl_setpipe_size(&write, GATHER_PIPE_BYTES)?;
         let nowhere = super::residency::nowhere()?;
@@ -46,7 +46,7 @@ impl Pipe {
 
     /// Begins to gather. `None` if the pipe could not be emptied after its last use, and no
     /// other one can be had.
-    pub fn gather(&mut self) -> Option<Gathered<'_>> {
+    pub(crate) fn gather(&mut self) -> Option<Gathered<'_>> {
         if !self.sound {
             *self = Pipe::new().ok()?;
         }
@@ -59,31 +59,31 @@ impl Pipe {
 
 /// What was put into a core's pipe and not sent yet; dropping it empties the pipe.
 #[derive(Debug)]
-pub struct Gathered<'p> {
+pub(crate) struct Gathered<'p> {
     pipe: &'p mut Pipe,
     bytes: usize,
 }
 
 impl Gathered<'_> {
     /// Bytes in the pipe.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Whether more should be put in before it is sent.
-    pub fn wants_more(&self) -> bool {
+    pub(crate) fn wants_more(&self) -> bool {
         self.bytes < GATHER_BYTES
     }
 
     /// Puts bytes in; gives how many there was room for.
-    pub fn put(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    pub(crate) fn put(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let put = rustix::io::write(&self.pipe.write, bytes);
         self.count(put)
     }
 
     /// Puts bytes in that live as long as the process, without a copy: the pipe and then the
     /// socket hold references to their page. Gives how many there was room for.
-    pub fn put_static(&mut self, bytes: &'static [u8]) -> io::Result<usize> {
+    pub(crate) fn put_static(&mut self, bytes: &'static [u8]) -> io::Result<usize> {
         let slice = [IoSliceRaw::from_slice(bytes)];
         // SAFETY: what the pages hold must not change until the last reader of the pipe or the
         // socket is done with them: they are never written nor freed.
@@ -94,7 +94,12 @@ impl Gathered<'_> {
 
     /// Puts up to `len` bytes of `file` from `offset` in; gives how many there was room for.
     /// Their pages must be in memory already, or the call waits for the disk.
-    pub fn put_file(&mut self, file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<usize> {
+    pub(crate) fn put_file(
+        &mut self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        len: u64,
+    ) -> io::Result<usize> {
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         let mut offset = offset;
         let write = self.pipe.write.as_fd();
@@ -119,7 +124,7 @@ impl Gathered<'_> {
 
     /// Sends as much of it as the socket takes now; `more` says that other bytes follow.
     /// The rest is dropped: whoever gathers again finds it at its source.
-    pub fn send(mut self, socket: BorrowedFd<'_>, more: bool) -> io::Result<usize> {
+    pub(crate) fn send(mut self, socket: BorrowedFd<'_>, more: bool) -> io::Result<usize> {
         let mut flags = SpliceFlags::NONBLOCK;
         if more {
             flags |= SpliceFlags::MORE;

@@ -31,7 +31,7 @@ const SYS_CACHESTAT: libc::c_long = 451;
 
 /// Whether all pages of a file's range are in the page cache; `None` where the kernel cannot
 /// tell (before Linux 6.5, or forbidden).
-pub fn in_memory(file: BorrowedFd<'_>, range: Range<u64>) -> Option<bool> {
+pub(crate) fn in_memory(file: BorrowedFd<'_>, range: Range<u64>) -> Option<bool> {
     if range.is_empty() {
         return Some(true);
     }
@@ -57,7 +57,7 @@ pub fn in_memory(file: BorrowedFd<'_>, range: Range<u64>) -> Option<bool> {
 }
 
 /// Where [`read_in`] sends what it reads.
-pub fn nowhere() -> io::Result<File> {
+pub(crate) fn nowhere() -> io::Result<File> {
     File::options().write(true).open("/dev/null")
 }
 
@@ -65,7 +65,7 @@ pub fn nowhere() -> io::Result<File> {
 /// byte is copied. The kernel reads ahead as for any reader in sequence and so takes large
 /// folios; `MADV_POPULATE_READ` and `POSIX_FADV_WILLNEED` take single pages, which cost every
 /// later `sendfile` of them a tenth of its time (perf/record/2026-11-24-hits).
-pub fn read_in(file: &File, range: Range<u64>, nowhere: &File) -> io::Result<()> {
+pub(crate) fn read_in(file: &File, range: Range<u64>, nowhere: &File) -> io::Result<()> {
     let mut at = range.start;
     while at < range.end {
         let want = usize::try_from(range.end - at).unwrap_or(usize::MAX);

@@ -14,7 +14,7 @@ use crate::limits::{PROMPT_NICE, PROMPT_SLICE_NS};
 
 /// Has the calling thread run soon whenever it wakes, and before the machine's other work where
 /// that is allowed. What it starts does not inherit this.
-pub fn be_prompt() {
+pub(crate) fn be_prompt() {
     let nice = rustix::process::getpriority_process(None).unwrap_or(0);
     let set = set(nice - PROMPT_NICE, PROMPT_SLICE_NS).or_else(|_| set(nice, PROMPT_SLICE_NS));
     // Not fatal: first bytes come later on a busy machine.
@@ -23,7 +23,7 @@ pub fn be_prompt() {
 
 /// Lowers the calling thread's priority below that of the network cores, for good, with a slice
 /// as the kernel likes it.
-pub fn be_nice(nice: i32) {
+pub(crate) fn be_nice(nice: i32) {
     if set(nice, 0).is_err() {
         // Not fatal: at normal priority it only costs the network cores some time.
         let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), nice);
@@ -32,7 +32,7 @@ pub fn be_nice(nice: i32) {
 
 /// Has the calling thread get the processor and the disks only when nobody else wants them, for
 /// good (ioprio_set(2); schedulers of disks that know no such class ignore it).
-pub fn be_idle(nice: i32) {
+pub(crate) fn be_idle(nice: i32) {
     const IOPRIO_WHO_PROCESS: libc::c_long = 1;
     const IOPRIO_CLASS_IDLE: libc::c_long = 3 << 13;
     be_nice(nice);

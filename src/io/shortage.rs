@@ -9,7 +9,7 @@ use std::io;
 const CODES: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN];
 
 /// Whether an error, or one that it came from, says that there was not enough of something.
-pub fn is_shortage(error: &(dyn Error + 'static)) -> bool {
+pub(crate) fn is_shortage(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         if error.downcast_ref().is_some_and(Detail::is_shortage) {

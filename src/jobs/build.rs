@@ -27,7 +27,7 @@ use crate::telemetry::metrics::{Event, Level};
 
 impl Jobs {
     /// Has a snapshot built, once there is a mirror; for the client at an address if that asked.
-    pub async fn build(self: Rc<Self>, permit: Permit, client: Option<IpAddr>) {
+    pub(crate) async fn build(self: Rc<Self>, permit: Permit, client: Option<IpAddr>) {
         let repo = permit.repo().clone();
         let asker = client.map(Asker::at).unwrap_or_default();
         if let Err(e) = self.ensure_mirror(&repo, &asker).await {

@@ -43,7 +43,7 @@ use crate::tree::iconv::Identity;
 const ARCHIVE_FORMAT: u8 = 4;
 
 /// A build's spool file and what is to be written to it.
-pub struct SpoolJob {
+pub(super) struct SpoolJob {
     /// The entry's files.
     pub files: Arc<Files>,
     /// The pieces.

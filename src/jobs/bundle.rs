@@ -21,7 +21,7 @@ use crate::repos::head::MirrorHead;
 use crate::repos::repo::Repo;
 
 /// What there is for a client that has the base.
-pub enum Found {
+pub(crate) enum Found {
     Bundle(Arc<BundleFile>),
     /// HEAD is the base, and the upstream was asked about that.
     UpToDate,
@@ -38,7 +38,7 @@ fn not_available(repo: &Repo, why: &str) -> StartError {
 
 impl Jobs {
     /// What there is for the client at `client` that has `base`, as lower-case hex.
-    pub async fn find_bundle(
+    pub(crate) async fn find_bundle(
         self: &Rc<Self>,
         repo: &Arc<Repo>,
         base: &str,

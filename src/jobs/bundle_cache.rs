@@ -13,7 +13,7 @@ use crate::repos::head::MirrorHead;
 
 /// What a bundle is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct BundleKey {
+pub(crate) struct BundleKey {
     /// `host/path` of the repository.
     pub repository: Arc<str>,
     /// The commit that it starts from, in lower-case hex.
@@ -24,7 +24,7 @@ pub struct BundleKey {
 
 /// A whole bundle.
 #[derive(Debug)]
-pub struct BundleFile {
+pub(crate) struct BundleFile {
     /// The bundle is the spool of these; there are no others.
     pub files: Arc<Files>,
     /// Its length.
@@ -33,7 +33,7 @@ pub struct BundleFile {
 
 impl BundleFile {
     /// Takes over a file that is written.
-    pub fn new(file: File) -> io::Result<BundleFile> {
+    pub(crate) fn new(file: File) -> io::Result<BundleFile> {
         let bytes = file.metadata()?.len();
         let files = Arc::new(Files::new(file, Vec::new()));
         Ok(BundleFile { files, bytes })
@@ -50,7 +50,7 @@ struct Kept {
 /// Invariant: `bytes` is the sum of what is kept, at most [`BUNDLES_BYTES_MAX`] in at most
 /// [`BUNDLES_MAX`] bundles; `made` has all that are kept or still being sent.
 #[derive(Debug, Default)]
-pub struct BundleCache {
+pub(crate) struct BundleCache {
     kept: HashMap<BundleKey, Kept>,
     bytes: u64,
     made: Vec<Weak<BundleFile>>,
@@ -58,7 +58,7 @@ pub struct BundleCache {
 
 impl BundleCache {
     /// A bundle that is kept.
-    pub fn get(&mut self, key: &BundleKey, now: Instant) -> Option<Arc<BundleFile>> {
+    pub(crate) fn get(&mut self, key: &BundleKey, now: Instant) -> Option<Arc<BundleFile>> {
         let kept = self.kept.get_mut(key)?;
         kept.used = now;
         Some(kept.bundle.clone())
@@ -66,7 +66,7 @@ impl BundleCache {
 
     /// Whether another one may be made: those that take room on the disk, the ones that are only being
     /// sent among them, have less than [`BUNDLES_MADE_BYTES_MAX`]. What nobody reads makes room.
-    pub fn has_room(&mut self) -> bool {
+    pub(crate) fn has_room(&mut self) -> bool {
         if self.made_bytes() < BUNDLES_MADE_BYTES_MAX {
             return true;
         }
@@ -82,7 +82,7 @@ impl BundleCache {
 
     /// Keeps a bundle if it is not too large. Those to other HEADs of its repository go, and as
     /// many others, longest unused first, as make room.
-    pub fn insert(&mut self, key: BundleKey, bundle: Arc<BundleFile>, now: Instant) {
+    pub(crate) fn insert(&mut self, key: BundleKey, bundle: Arc<BundleFile>, now: Instant) {
         self.made.push(Arc::downgrade(&bundle));
         self.retain(|other, _| other.repository != key.repository || other.head == key.head);
         self.remove(&key);
@@ -106,7 +106,7 @@ impl BundleCache {
     }
 
     /// Drops what was made longer ago than [`BUNDLE_AGE_MAX_MS`].
-    pub fn expire(&mut self, now: Instant) {
+    pub(crate) fn expire(&mut self, now: Instant) {
         let age = Duration::from_millis(BUNDLE_AGE_MAX_MS);
         self.retain(|_, kept| now.saturating_duration_since(kept.made) <= age);
     }

@@ -35,7 +35,7 @@ impl Jobs {
     ///
     /// Until then nothing is known of most of them but their names, and such names are forgotten
     /// when there are many; so whoever found them has held them up to here.
-    pub async fn take_over_mirrors(self: Rc<Self>, found: Vec<Arc<Repo>>) {
+    pub(crate) async fn take_over_mirrors(self: Rc<Self>, found: Vec<Arc<Repo>>) {
         let all = self.catalog.registry.all();
         drop(found);
         for repo in all {
@@ -102,7 +102,7 @@ impl Jobs {
 
     /// Sees to a mirror for a client that waits for what another one's request has begun: that may have to
     /// wait until its own client has fewer of them going on.
-    pub async fn see_to_mirror(self: Rc<Self>, repo: Arc<Repo>, client: IpAddr) {
+    pub(crate) async fn see_to_mirror(self: Rc<Self>, repo: Arc<Repo>, client: IpAddr) {
         // Whoever builds hears why there is none.
         let _ = self.ensure_mirror(&repo, &Asker::at(client)).await;
     }
@@ -217,7 +217,7 @@ impl Jobs {
 }
 
 /// The status of a request that leads back to the server that it came from.
-pub const LOOP: u16 = 508;
+pub(crate) const LOOP: u16 = 508;
 
 /// What the client hears when there is no mirror and none can be had.
 pub(super) fn clone_error(repo: &Repo, error: &MirrorError) -> StartError {

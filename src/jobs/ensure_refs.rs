@@ -32,7 +32,7 @@ struct Body {
 /// Invariants: at least one ref or commit, of each at most [`ENSURE_ITEMS_MAX`]; names are ones
 /// that git allows; ids are whole and in lower case.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// The commit that each ref must name; `None` for any.
     refs: BTreeMap<String, Option<String>>,
     commits: Vec<String>,
@@ -40,7 +40,7 @@ pub struct Wanted {
 
 impl Wanted {
     /// Reads a request; an error says what to send instead.
-    pub fn parse(body: &[u8]) -> Result<Wanted, String> {
+    pub(crate) fn parse(body: &[u8]) -> Result<Wanted, String> {
         let body: Body = serde_json::from_slice(body).map_err(|e| {
             let form = r#"{"refs":{"refs/heads/NAME":"HASH"},"commits":["HASH"]}"#;
             format!("the body is not understood ({e}); send {form}")
@@ -79,7 +79,7 @@ impl Wanted {
 
 /// The answer's JSON.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct Ensured {
+pub(crate) struct Ensured {
     /// What the refs that were asked for name now; empty for one that is not there.
     refs: BTreeMap<String, String>,
     missing_commits: Vec<String>,
@@ -103,7 +103,7 @@ impl Ensured {
 impl Jobs {
     /// What there is of what is wanted by the client at `client`, at the upstream as it was at `asked` or
     /// later.
-    pub async fn ensure_refs(
+    pub(crate) async fn ensure_refs(
         self: Rc<Self>,
         repo: Arc<Repo>,
         wanted: Wanted,

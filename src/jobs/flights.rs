@@ -26,7 +26,7 @@ impl<T> Started<T> {
 }
 
 /// The work that runs, by what it is for.
-pub struct Flights<K: Eq + Hash, T> {
+pub(super) struct Flights<K: Eq + Hash, T> {
     running: Running<K, T>,
 }
 
@@ -39,7 +39,7 @@ impl<K: Eq + Hash, T> Default for Flights<K, T> {
 }
 
 /// Work that runs, as somebody who waits for it sees it.
-pub struct Flight<T> {
+pub(super) struct Flight<T> {
     /// When it began.
     pub began: Instant,
     end: watch::Receiver<Option<T>>,
@@ -56,14 +56,14 @@ impl<T> Clone for Flight<T> {
 
 impl<T: Clone> Flight<T> {
     /// Waits for its end; `None` if it ended without a result, by a panic for example.
-    pub async fn end(mut self) -> Option<T> {
+    pub(super) async fn end(mut self) -> Option<T> {
         let ended = self.end.wait_for(Option::is_some).await;
         ended.ok().and_then(|end| end.clone())
     }
 }
 
 /// The duty to do the work. Dropping it ends it for everybody.
-pub struct Duty<K: Eq + Hash, T> {
+pub(super) struct Duty<K: Eq + Hash, T> {
     running: Running<K, T>,
     key: K,
     sender: Rc<watch::Sender<Option<T>>>,
@@ -71,12 +71,12 @@ pub struct Duty<K: Eq + Hash, T> {
 
 impl<K: Eq + Hash, T> Duty<K, T> {
     /// Tells everybody.
-    pub fn done(self, result: T) {
+    pub(super) fn done(self, result: T) {
         self.sender.send_replace(Some(result));
     }
 
     /// Ready when nobody waits for the end any more.
-    pub async fn unwanted(&self) {
+    pub(super) async fn unwanted(&self) {
         self.sender.closed().await;
     }
 }
@@ -89,12 +89,12 @@ impl<K: Eq + Hash, T> Drop for Duty<K, T> {
 
 impl<K: Eq + Hash + Clone, T> Flights<K, T> {
     /// What runs for `key`.
-    pub fn running(&self, key: &K) -> Option<Flight<T>> {
+    pub(super) fn running(&self, key: &K) -> Option<Flight<T>> {
         self.running.borrow().get(key).map(Started::flight)
     }
 
     /// Joins what runs for `key`; if nothing does, the caller has the duty to run it.
-    pub fn join(&self, key: &K) -> (Flight<T>, Option<Duty<K, T>>) {
+    pub(super) fn join(&self, key: &K) -> (Flight<T>, Option<Duty<K, T>>) {
         if let Some(flight) = self.running(key) {
             return (flight, None);
         }

@@ -31,7 +31,7 @@ use crate::telemetry::metrics::{CloneResult, Event, ScrubResult};
 
 /// What was found.
 #[derive(Debug)]
-pub enum Damaged {
+pub(crate) enum Damaged {
     /// A snapshot.
     Entry {
         repo: Arc<Repo>,
@@ -46,7 +46,7 @@ pub enum Damaged {
 
 /// A client says that an archive is damaged.
 #[derive(Debug)]
-pub struct Doubt {
+pub(crate) struct Doubt {
     pub repo: Arc<Repo>,
     pub archive: Arc<Archive>,
     /// Hears when the archive was looked at, or will not be.
@@ -83,7 +83,7 @@ impl Drop for StopOnDrop {
 
 impl Jobs {
     /// Looks at an archive on a client's word, at most once in a while.
-    pub async fn doubt(self: Rc<Self>, doubt: Doubt) {
+    pub(crate) async fn doubt(self: Rc<Self>, doubt: Doubt) {
         let Doubt {
             repo,
             archive,

@@ -23,18 +23,18 @@ enum Message {
 }
 
 /// The end that fills the pipe. Dropping it without [`PipeWriter::end`] is a failure.
-pub struct PipeWriter {
+pub(crate) struct PipeWriter {
     messages: Sender<Message>,
     cut: Option<oneshot::Sender<()>>,
 }
 
 /// The reader is gone: nobody wants the rest.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Gone;
+pub(crate) struct Gone;
 
 impl PipeWriter {
     /// Hands over bytes, once there is room.
-    pub async fn push(&self, bytes: Vec<u8>) -> Result<(), Gone> {
+    pub(crate) async fn push(&self, bytes: Vec<u8>) -> Result<(), Gone> {
         if bytes.is_empty() {
             return Ok(());
         }
@@ -43,18 +43,18 @@ impl PipeWriter {
     }
 
     /// All of it was handed over.
-    pub async fn end(self) {
+    pub(crate) async fn end(self) {
         // Nobody hears it when the reader is gone.
         let _ = self.messages.send(Message::End).await;
     }
 
     /// The rest cannot be had.
-    pub async fn fail(self, why: &str) {
+    pub(crate) async fn fail(self, why: &str) {
         let _ = self.messages.send(Message::Failed(why.into())).await;
     }
 
     /// The reader is to end at once, whatever it has not yet taken.
-    pub fn cut(self) {
+    pub(crate) fn cut(self) {
         if let Some(cut) = self.cut {
             // Fails when the reader is gone.
             let _ = cut.send(());
@@ -62,12 +62,12 @@ impl PipeWriter {
     }
 
     /// Waits until the reader is gone.
-    pub async fn gone(&self) {
+    pub(crate) async fn gone(&self) {
         self.messages.closed().await;
     }
 
     /// Another handle, to wait for [`PipeWriter::gone`] while this one is used.
-    pub fn watcher(&self) -> PipeWriter {
+    pub(crate) fn watcher(&self) -> PipeWriter {
         PipeWriter {
             messages: self.messages.clone(),
             cut: None,
@@ -78,7 +78,7 @@ impl PipeWriter {
 /// The end that a response is sent from. Offsets only ever go forward.
 ///
 /// Invariant: `front` starts at the wire offset `start`; what was before it has been sent.
-pub struct PipeReader {
+pub(crate) struct PipeReader {
     messages: Receiver<Message>,
     start: u64,
     front: Option<Piece>,
@@ -87,7 +87,7 @@ pub struct PipeReader {
 }
 
 /// A new pipe.
-pub fn pipe() -> (PipeWriter, PipeReader) {
+pub(crate) fn pipe() -> (PipeWriter, PipeReader) {
     let (sender, receiver) = channel(STREAM_PIECES_MAX);
     let (cut, is_cut) = oneshot::channel();
     let reader = PipeReader {
@@ -106,7 +106,7 @@ pub fn pipe() -> (PipeWriter, PipeReader) {
 
 impl PipeReader {
     /// What says that this is to end at once; nothing comes of one that was taken before.
-    pub fn is_cut(&mut self) -> oneshot::Receiver<()> {
+    pub(crate) fn is_cut(&mut self) -> oneshot::Receiver<()> {
         self.cut.take().unwrap_or_else(|| oneshot::channel().1)
     }
 }

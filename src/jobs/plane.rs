@@ -13,7 +13,7 @@ type Task = Pin<Box<dyn Future<Output = ()>>>;
 type Job<S> = Box<dyn FnOnce(Rc<S>) -> Task + Send>;
 
 /// The way to a plane whose jobs share an `S`, from any thread.
-pub struct Handle<S> {
+pub(crate) struct Handle<S> {
     jobs: UnboundedSender<Job<S>>,
 }
 
@@ -28,7 +28,7 @@ impl<S> Clone for Handle<S> {
 impl<S: 'static> Handle<S> {
     /// Has a job run. While the process ends it is dropped instead: what it holds must tell whoever
     /// waits for it.
-    pub fn spawn<T: Future<Output = ()> + 'static>(
+    pub(crate) fn spawn<T: Future<Output = ()> + 'static>(
         &self,
         job: impl FnOnce(Rc<S>) -> T + Send + 'static,
     ) {
@@ -37,19 +37,19 @@ impl<S: 'static> Handle<S> {
 }
 
 /// What waits for the plane.
-pub struct Queue<S> {
+pub(crate) struct Queue<S> {
     jobs: UnboundedReceiver<Job<S>>,
 }
 
 /// A plane that is not started yet: jobs for it wait.
-pub fn queue<S>() -> (Handle<S>, Queue<S>) {
+pub(crate) fn queue<S>() -> (Handle<S>, Queue<S>) {
     let (sender, jobs) = unbounded_channel();
     (Handle { jobs: sender }, Queue { jobs })
 }
 
 /// Runs the plane on the calling thread until `stop` turns true; what runs then is given up. Calls
 /// `begin` once it works.
-pub fn run<S: 'static>(
+pub(crate) fn run<S: 'static>(
     queue: Queue<S>,
     state: Rc<S>,
     mut stop: watch::Receiver<bool>,

@@ -37,7 +37,7 @@ const STAMP_NAME: &str = "tarpon-checked";
 
 /// The scrub's thread. Dropped, it ends.
 #[derive(Debug)]
-pub struct Scrub {
+pub(crate) struct Scrub {
     marker: PathBuf,
     stop: Arc<AtomicBool>,
     /// Whether something is left to look at because the process before this ended badly.
@@ -48,7 +48,7 @@ pub struct Scrub {
 impl Scrub {
     /// Starts the thread, unless `interval` is zero, and leaves the mark in the state directory `root`
     /// that is there as long as the server runs.
-    pub fn start(
+    pub(crate) fn start(
         root: &Path,
         interval: Duration,
         meter: Meter,
@@ -90,7 +90,7 @@ impl Scrub {
     }
 
     /// The server ends as it should: what it wrote is on its way to the disk.
-    pub fn end(mut self) {
+    pub(crate) fn end(mut self) {
         self.join();
         if !self.is_pending.load(Ordering::Relaxed) {
             // If it stays, all is checked once more.

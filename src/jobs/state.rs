@@ -26,7 +26,7 @@ use crate::telemetry::metrics::Meter;
 
 /// What all jobs share. Everything that `git` does runs as tasks of the plane's one thread, which also
 /// is what keeps the processes alive (see [`crate::io::child`]).
-pub struct Jobs {
+pub(crate) struct Jobs {
     pub(super) config: Arc<Config>,
     pub(super) catalog: Arc<Catalog>,
     pub(super) shop: Arc<Workshop>,
@@ -73,7 +73,7 @@ pub struct Jobs {
 }
 
 /// What jobs work with.
-pub struct JobsContext {
+pub(crate) struct JobsContext {
     pub config: Arc<Config>,
     pub catalog: Arc<Catalog>,
     pub shop: Arc<Workshop>,
@@ -87,7 +87,7 @@ pub struct JobsContext {
 }
 
 /// Runs the background plane on the calling thread until `stop` says so. Calls `ready` once it works.
-pub fn run(
+pub(crate) fn run(
     context: JobsContext,
     (handle, queue): (Handle<Jobs>, Queue<Jobs>),
     stop: watch::Receiver<bool>,

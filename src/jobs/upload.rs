@@ -30,7 +30,7 @@ const ADVERTISEMENT: &[u8] = b"001e# service=git-upload-pack\n0000";
 const NOT_OUR_REF: &[u8] = b"ERR upload-pack: not our ref";
 
 /// A core's request.
-pub struct GitRequest {
+pub(crate) struct GitRequest {
     pub repo: Arc<Repo>,
     pub call: Call,
     pub protocol: Option<String>,
@@ -41,7 +41,7 @@ pub struct GitRequest {
 }
 
 /// What the client calls.
-pub enum Call {
+pub(crate) enum Call {
     /// `info/refs`.
     InfoRefs,
     /// `git-upload-pack` with this request.
@@ -161,7 +161,7 @@ fn is_not_our_ref(bytes: &[u8]) -> bool {
 
 impl Jobs {
     /// Answers a core.
-    pub async fn git_protocol(self: Rc<Self>, request: GitRequest) {
+    pub(crate) async fn git_protocol(self: Rc<Self>, request: GitRequest) {
         let version_2 = |p: &String| p.split(':').any(|word| word == "version=2");
         let before = match &request.call {
             Call::InfoRefs if !request.protocol.as_ref().is_some_and(version_2) => ADVERTISEMENT,

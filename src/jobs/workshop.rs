@@ -14,7 +14,7 @@ use crate::snapshot::verify::Verified;
 use crate::telemetry::metrics::Meter;
 
 /// See the module's text. One for the process: its encoders, memory and turns are shared by all builds.
-pub struct Workshop {
+pub(crate) struct Workshop {
     /// Where entries are made.
     pub catalog: Arc<Catalog>,
     /// The encoder threads.
@@ -36,7 +36,7 @@ pub struct Workshop {
 
 impl Workshop {
     /// One with these encoder threads, whose builds make entries in `catalog`.
-    pub fn new(
+    pub(crate) fn new(
         catalog: Arc<Catalog>,
         ring: Ring<EncoderState>,
         level: i32,
@@ -57,14 +57,14 @@ impl Workshop {
     }
 
     /// Notes a running build, so that it can be stopped.
-    pub fn add_running(&self, fanout: &Arc<Fanout>) {
+    pub(crate) fn add_running(&self, fanout: &Arc<Fanout>) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.retain(|f| f.strong_count() > 0);
         running.push(Arc::downgrade(fanout));
     }
 
     /// Ends all running builds with an error and lets no waiting one begin.
-    pub fn stop_builds(&self) {
+    pub(crate) fn stop_builds(&self) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         for fanout in running.iter().filter_map(Weak::upgrade) {
             fanout.fail("the server is shutting down");

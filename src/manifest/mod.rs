@@ -8,5 +8,5 @@
 
 pub mod id;
 pub mod meta;
-pub mod path;
+pub(crate) mod path;
 pub mod record;

@@ -12,22 +12,22 @@
 //! thread on tokio. Network and repacking never happen under a repository's lock, because
 //! a request pins under the read lock and must not wait for a fetch.
 mod blocking;
-pub mod bundle;
+pub(crate) mod bundle;
 mod config;
-pub mod error;
+pub(crate) mod error;
 mod files;
-pub mod git;
+pub(crate) mod git;
 mod listing;
 mod packed;
-pub mod recover;
+pub(crate) mod recover;
 mod redirect;
-pub mod removals;
+pub(crate) mod removals;
 mod repack;
-pub mod schedule;
+pub(crate) mod schedule;
 mod set_up;
-pub mod upload;
-pub mod upstream;
-pub mod via;
+pub(crate) mod upload;
+pub(crate) mod upstream;
+pub(crate) mod via;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 ///
 /// # Errors
 /// The first thing that could not be removed; the others are gone.
-pub fn recover(mirror: &Path) -> io::Result<()> {
+pub(crate) fn recover(mirror: &Path) -> io::Result<()> {
     let locks = [
         "config.lock",
         "HEAD.lock",
@@ -30,7 +30,7 @@ pub fn recover(mirror: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// The first thing that could not be removed; the others are gone.
-pub fn remove_unfinished(mirror: &Path) -> io::Result<()> {
+pub(crate) fn remove_unfinished(mirror: &Path) -> io::Result<()> {
     remove_all(&with_prefix(&mirror.join("objects/pack"), "tmp_")?)
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 /// What the schedule goes by.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Policy {
+pub(crate) struct Policy {
     /// Between two successful fetches of one repository.
     pub interval_ms: u64,
     /// After the first failure; doubled with every further one.
@@ -36,7 +36,7 @@ impl Default for Policy {
 }
 
 /// What is fetched, and from where.
-pub trait Key: Clone + Eq + Hash + Ord {
+pub(crate) trait Key: Clone + Eq + Hash + Ord {
     /// The host that it is fetched from.
     fn host(&self) -> &str;
 }
@@ -53,7 +53,7 @@ impl Key for Arc<str> {
 /// Invariant: a plan that is removed while it runs stays until it has ended, so that no
 /// repository is fetched twice at once.
 #[derive(Debug)]
-pub struct Schedule<K> {
+pub(crate) struct Schedule<K> {
     policy: Policy,
     plans: HashMap<K, Plan>,
     /// Counts the due times given, so that each gets its own jitter.
@@ -74,7 +74,7 @@ struct Plan {
 impl<K: Key> Schedule<K> {
     /// An empty schedule.
     #[must_use]
-    pub fn new(policy: Policy) -> Self {
+    pub(crate) fn new(policy: Policy) -> Self {
         Self {
             policy,
             plans: HashMap::new(),
@@ -86,7 +86,7 @@ impl<K: Key> Schedule<K> {
     /// the interval is over. If that is unknown, or in the past, it is due at a random time within
     /// the next interval: many that are added together, at the start for example, are not fetched
     /// together. One that is there already keeps its plan.
-    pub fn add(&mut self, key: K, fresh_ms: Option<u64>, now_ms: u64) {
+    pub(crate) fn add(&mut self, key: K, fresh_ms: Option<u64>, now_ms: u64) {
         if let Some(plan) = self.plans.get_mut(&key) {
             plan.removed = false;
             return;
@@ -114,7 +114,7 @@ impl<K: Key> Schedule<K> {
     }
 
     /// Forgets a repository. A fetch of it that runs still has to be reported.
-    pub fn remove(&mut self, key: &K) {
+    pub(crate) fn remove(&mut self, key: &K) {
         if let Some(plan) = self.plans.get_mut(key).filter(|plan| plan.running) {
             plan.removed = true;
         } else {
@@ -125,7 +125,7 @@ impl<K: Key> Schedule<K> {
     /// The repository to fetch now, counted as running until [`Self::finished`]: of those
     /// that are due the one that was fetched longest ago. `None` when none is due or enough
     /// are running, of all or of its host.
-    pub fn start(&mut self, now_ms: u64) -> Option<K> {
+    pub(crate) fn start(&mut self, now_ms: u64) -> Option<K> {
         let due = self.startable().filter(|(_, plan)| plan.due_ms <= now_ms);
         // The key decides last, so that the order of a hash table never shows.
         let (key, _) = due.min_by_key(|(key, plan)| (plan.fresh_ms, plan.due_ms, *key))?;
@@ -149,7 +149,7 @@ impl<K: Key> Schedule<K> {
     }
 
     /// Reports the end of a fetch that [`Self::start`] gave out.
-    pub fn finished(&mut self, key: &K, succeeded: bool, now_ms: u64) {
+    pub(crate) fn finished(&mut self, key: &K, succeeded: bool, now_ms: u64) {
         let Some(plan) = self.plans.get_mut(key).filter(|plan| plan.running) else {
             return;
         };
@@ -179,7 +179,7 @@ impl<K: Key> Schedule<K> {
     /// When [`Self::start`] should be asked next: the earliest due time. `None` while nothing
     /// can start before a running fetch ends, or there is nothing to do at all.
     #[must_use]
-    pub fn wake_at_ms(&self) -> Option<u64> {
+    pub(crate) fn wake_at_ms(&self) -> Option<u64> {
         self.startable().map(|(_, plan)| plan.due_ms).min()
     }
 

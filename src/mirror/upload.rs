@@ -39,7 +39,7 @@ pub struct Upload<'a> {
 ///
 /// # Errors
 /// The system's, when there is no memory or no descriptor left.
-pub fn request_file(request: &[u8]) -> io::Result<File> {
+pub(crate) fn request_file(request: &[u8]) -> io::Result<File> {
     stdin_file(request)
 }
 

@@ -286,7 +286,7 @@ const FETCH_NOTE: &str = "FETCH_HEAD";
 
 /// When the mirror was last compared with its upstream, by tarpon or by somebody's `git fetch`,
 /// as far as that is known: in milliseconds since 1970.
-pub fn last_fetch_unix_ms(mirror: &Path) -> Option<u64> {
+pub(crate) fn last_fetch_unix_ms(mirror: &Path) -> Option<u64> {
     let noted = std::fs::metadata(mirror.join(FETCH_NOTE)).ok()?.modified();
     let since_1970 = noted.ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
     u64::try_from(since_1970.as_millis()).ok()

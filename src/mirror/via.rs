@@ -7,7 +7,7 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 
 /// The header's name.
-pub const HEADER: &str = "Tarpon-Via";
+pub(crate) const HEADER: &str = "Tarpon-Via";
 /// Hexadecimal digits of an id.
 const ID_DIGITS: usize = 32;
 

@@ -11,10 +11,10 @@ use crate::limits::{BUILD_RETRY_MAX_MS, BUILD_RETRY_MS};
 use super::error::StartError;
 
 /// A build's beginning: the archive that grows, or why there is none.
-pub type Started = Result<Arc<Archive>, StartError>;
+pub(crate) type Started = Result<Arc<Archive>, StartError>;
 
 /// Hears of a build's beginning.
-pub type Ticket = watch::Receiver<Option<Started>>;
+pub(crate) type Ticket = watch::Receiver<Option<Started>>;
 
 /// The builds that run.
 #[derive(Debug, Default)]

@@ -7,7 +7,7 @@ use crate::store::dir::StateDir;
 use crate::store::usage::Usage;
 
 /// See the module's text.
-pub struct Catalog {
+pub(crate) struct Catalog {
     /// All repositories.
     pub registry: Registry,
     /// Archives that a newer one has replaced.
@@ -20,7 +20,7 @@ pub struct Catalog {
 
 impl Catalog {
     /// No repository yet, for so many cores.
-    pub fn new(state: StateDir, cores: usize) -> Catalog {
+    pub(crate) fn new(state: StateDir, cores: usize) -> Catalog {
         let disk_bytes = state.space().map_or(0, |space| space.total_bytes);
         Catalog {
             registry: Registry::new(cores),

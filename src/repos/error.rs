@@ -3,7 +3,7 @@
 /// Why a request for a snapshot could not be answered, as the client hears it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub struct StartError {
+pub(crate) struct StartError {
     /// HTTP status.
     pub status: u16,
     /// One line that says what to do.

@@ -6,7 +6,7 @@ use crate::refs::{Head, MirrorRefs};
 
 /// What the HEAD of a mirror is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct MirrorHead {
+pub(crate) struct MirrorHead {
     /// Full name of the branch that it names; `None` if it is detached.
     pub branch: Option<BString>,
     /// The commit as lower-case hex; `None` when HEAD points nowhere.
@@ -15,7 +15,7 @@ pub struct MirrorHead {
 
 impl MirrorHead {
     /// The HEAD among a mirror's refs.
-    pub fn of(refs: &MirrorRefs) -> MirrorHead {
+    pub(crate) fn of(refs: &MirrorRefs) -> MirrorHead {
         let branch = match &refs.head {
             Head::Symbolic(name) => Some(name.clone()),
             Head::Detached(_) => None,

@@ -8,13 +8,13 @@
 //! - [`head`]: the HEAD of a mirror.
 //! - [`error`]: why there is nothing to answer with, as the client hears it.
 
-pub mod builds;
-pub mod catalog;
-pub mod error;
-pub mod head;
-pub mod registry;
-pub mod repo;
-pub mod retired;
+pub(crate) mod builds;
+pub(crate) mod catalog;
+pub(crate) mod error;
+pub(crate) mod head;
+pub(crate) mod registry;
+pub(crate) mod repo;
+pub(crate) mod retired;
 
 #[cfg(test)]
 mod testing;

@@ -54,14 +54,14 @@ impl Shard {
 
 /// All repositories that were asked for or found.
 #[derive(Debug)]
-pub struct Registry {
+pub(crate) struct Registry {
     shards: Vec<Mutex<Shard>>,
     hasher: RandomState,
 }
 
 impl Registry {
     /// An empty registry with a shard for each core.
-    pub fn new(cores: usize) -> Registry {
+    pub(crate) fn new(cores: usize) -> Registry {
         let shards = (0..cores.max(1)).map(|_| Mutex::default());
         Registry {
             shards: shards.collect(),
@@ -76,12 +76,12 @@ impl Registry {
     }
 
     /// The repository, if it is known.
-    pub fn get(&self, host: &str, path: &str) -> Option<Arc<Repo>> {
+    pub(crate) fn get(&self, host: &str, path: &str) -> Option<Arc<Repo>> {
         self.shard(host, path).get(host, path).cloned()
     }
 
     /// The repository; made known if it is not.
-    pub fn get_or_add(
+    pub(crate) fn get_or_add(
         &self,
         host: &str,
         path: &str,
@@ -102,7 +102,7 @@ impl Registry {
     }
 
     /// All repositories.
-    pub fn all(&self) -> Vec<Arc<Repo>> {
+    pub(crate) fn all(&self) -> Vec<Arc<Repo>> {
         let shard = |shard: &Mutex<Shard>| {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             shard

@@ -18,7 +18,7 @@ use crate::refs::MirrorRefs;
 
 /// A repository.
 #[derive(Debug)]
-pub struct Repo {
+pub(crate) struct Repo {
     /// `host/path`.
     pub name: Arc<str>,
     /// The mirror's directory.
@@ -123,11 +123,11 @@ impl Upstream {
 
 /// Grows whenever the refs of a mirror move. A count, no time: clocks are set back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RefsEpoch(u64);
+pub(crate) struct RefsEpoch(u64);
 
 /// What a request finds.
 #[derive(Debug)]
-pub enum Found {
+pub(crate) enum Found {
     /// An archive that is whole.
     Hit(Arc<Archive>),
     /// A build that others started, and that is not held up by slow clients.
@@ -141,31 +141,31 @@ pub enum Found {
 /// The right, and the duty, to build a repository's snapshot: there is one at a time, or two if the
 /// first is not kept and held up by its clients. Dropping it ends the build for everybody.
 #[derive(Debug)]
-pub struct Permit {
+pub(crate) struct Permit {
     repo: Arc<Repo>,
     sender: watch::Sender<Option<Started>>,
 }
 
 impl Permit {
     /// The repository.
-    pub fn repo(&self) -> &Arc<Repo> {
+    pub(crate) fn repo(&self) -> &Arc<Repo> {
         &self.repo
     }
 
     /// A ticket for a further listener.
-    pub fn ticket(&self) -> Ticket {
+    pub(crate) fn ticket(&self) -> Ticket {
         self.sender.subscribe()
     }
 
     /// Tells everybody what there is to read.
-    pub fn started(&self, started: Started) {
+    pub(crate) fn started(&self, started: Started) {
         self.sender.send_replace(Some(started));
     }
 }
 
 impl Permit {
     /// Ends the build before it began. Whoever asks after having heard of it finds no build.
-    pub fn refuse(self, why: StartError) {
+    pub(crate) fn refuse(self, why: StartError) {
         self.end();
         self.started(Err(why));
     }
@@ -211,7 +211,7 @@ impl Repo {
     }
 
     /// What there is; makes the caller the builder if there is nothing.
-    pub fn find(self: &Arc<Self>) -> Found {
+    pub(crate) fn find(self: &Arc<Self>) -> Found {
         let mut state = self.lock();
         if let Some(current) = state.snapshot.archive() {
             return Found::Hit(current.clone());
@@ -229,7 +229,7 @@ impl Repo {
     }
 
     /// Whether whoever asks now would follow the build of `ticket`.
-    pub fn follows(&self, ticket: &Ticket) -> bool {
+    pub(crate) fn follows(&self, ticket: &Ticket) -> bool {
         let state = self.lock();
         let build = state.builds.to_follow();
         state.snapshot.archive().is_none() && build.is_some_and(|build| build.same_channel(ticket))
@@ -250,7 +250,7 @@ impl Repo {
     /// The right to build a newer snapshot while the current one is served; `None` if the
     /// current one is as new as the mirror, if there is none, if a build runs already, or if
     /// builds fail again and again.
-    pub fn rebuild(self: &Arc<Self>) -> Option<Permit> {
+    pub(crate) fn rebuild(self: &Arc<Self>) -> Option<Permit> {
         let mut state = self.lock();
         let is_stale = match &state.snapshot {
             Snapshot::Vacant => false,
@@ -263,7 +263,7 @@ impl Repo {
     }
 
     /// The mirror's refs have moved, just now or during the build that runs.
-    pub fn set_moved(&self) {
+    pub(crate) fn set_moved(&self) {
         let mut state = self.lock();
         state.epoch.0 += 1;
         // What is there now may be built.
@@ -271,12 +271,12 @@ impl Repo {
     }
 
     /// The epoch of now. A build asks before it looks at the refs.
-    pub fn epoch(&self) -> RefsEpoch {
+    pub(crate) fn epoch(&self) -> RefsEpoch {
         self.lock().epoch
     }
 
     /// A digest of what an archive shows besides objects: the mirror's refs, and where it is from.
-    pub fn digest(&self, refs: &MirrorRefs) -> [u8; 32] {
+    pub(crate) fn digest(&self, refs: &MirrorRefs) -> [u8; 32] {
         let both = Sha256::new().chain_update(refs.digest());
         both.chain_update(&self.url).finalize().into()
     }
@@ -285,7 +285,7 @@ impl Repo {
     /// perhaps unseen, as when the server ended before the build that should have followed a
     /// fetch, or when somebody put another mirror there. A build that runs may have begun after
     /// they moved, and no other must follow it.
-    pub fn compare_refs(&self, digest: &[u8; 32]) {
+    pub(crate) fn compare_refs(&self, digest: &[u8; 32]) {
         if let Snapshot::Ready {
             archive,
             is_outdated,
@@ -306,13 +306,13 @@ impl Repo {
     }
 
     /// The current archive.
-    pub fn current(&self) -> Option<Arc<Archive>> {
+    pub(crate) fn current(&self) -> Option<Arc<Archive>> {
         self.lock().snapshot.archive().cloned()
     }
 
     /// Makes `archive` the current one, whose build began in epoch `shown`; returns the one
     /// before.
-    pub fn publish(&self, archive: Arc<Archive>, shown: RefsEpoch) -> Option<Arc<Archive>> {
+    pub(crate) fn publish(&self, archive: Arc<Archive>, shown: RefsEpoch) -> Option<Arc<Archive>> {
         let mut state = self.lock();
         state.failing = None;
         let ready = Snapshot::Ready {
@@ -327,7 +327,7 @@ impl Repo {
     }
 
     /// Takes the current archive away if it is `archive` and nobody reads it.
-    pub fn take_idle(&self, archive: &Arc<Archive>) -> bool {
+    pub(crate) fn take_idle(&self, archive: &Arc<Archive>) -> bool {
         let mut state = self.lock();
         let is_taken = state.snapshot.is(archive) && archive.fanout.readers() == 0;
         if is_taken {
@@ -338,7 +338,7 @@ impl Repo {
 
     /// Forgets `archive` if it is the current one, for it turned out not to be readable.
     /// Whether it was.
-    pub fn forget(&self, archive: &Arc<Archive>) -> bool {
+    pub(crate) fn forget(&self, archive: &Arc<Archive>) -> bool {
         let mut state = self.lock();
         let is_current = state.snapshot.is(archive);
         if is_current {
@@ -349,7 +349,7 @@ impl Repo {
 
     /// The same for one that was found damaged. If it was, and nobody builds, the right to build
     /// another one: as long as it is held nothing is published.
-    pub fn condemn(self: &Arc<Self>, archive: &Arc<Archive>) -> Option<Permit> {
+    pub(crate) fn condemn(self: &Arc<Self>, archive: &Arc<Archive>) -> Option<Permit> {
         let mut state = self.lock();
         if !state.snapshot.is(archive) {
             return None;
@@ -360,18 +360,18 @@ impl Repo {
 
     /// The mirror was found to be like its upstream, or made so, by a comparison that began at
     /// these two readings of the clock.
-    pub fn set_fresh(&self, unix_ms: u64, began: Instant) {
+    pub(crate) fn set_fresh(&self, unix_ms: u64, began: Instant) {
         self.lock().upstream = Upstream::Same(Compared { unix_ms, began });
     }
 
     /// Whether a comparison with the upstream that began at `since` or later has succeeded.
-    pub fn is_fresh_since(&self, since: Instant) -> bool {
+    pub(crate) fn is_fresh_since(&self, since: Instant) -> bool {
         let last = self.lock().upstream.last();
         last.is_some_and(|compared| compared.began >= since)
     }
 
     /// A comparison with the upstream failed just now.
-    pub fn set_failed(&self, why: StartError) {
+    pub(crate) fn set_failed(&self, why: StartError) {
         let mut state = self.lock();
         state.upstream = Upstream::Failed {
             at: Instant::now(),
@@ -381,7 +381,7 @@ impl Repo {
     }
 
     /// How the last comparison failed, if that was at `since` or later and none succeeded since.
-    pub fn failed_since(&self, since: Instant) -> Option<StartError> {
+    pub(crate) fn failed_since(&self, since: Instant) -> Option<StartError> {
         match &self.lock().upstream {
             Upstream::Failed { at, why, .. } if *at >= since => Some(why.clone()),
             _ => None,
@@ -390,7 +390,7 @@ impl Repo {
 
     /// Takes the right to ask the upstream whether it leads back to a server that waits: once in so
     /// long, however many wait. Fails with what is left of that time.
-    pub fn may_ask_way(&self, interval: Duration) -> Result<(), Duration> {
+    pub(crate) fn may_ask_way(&self, interval: Duration) -> Result<(), Duration> {
         let mut state = self.lock();
         let asked = state.way_asked.map(|at| at.elapsed());
         match asked.and_then(|ago| interval.checked_sub(ago)) {
@@ -403,7 +403,7 @@ impl Repo {
     }
 
     /// The mirror could not be cloned just now.
-    pub fn set_not_cloned(&self, why: StartError) {
+    pub(crate) fn set_not_cloned(&self, why: StartError) {
         let at = Instant::now();
         self.lock().mirror = Mirror::NotCloned { at, why };
     }
@@ -411,7 +411,7 @@ impl Repo {
     /// How the last clone failed, if that was less than `age_ms` ago. Names that are only
     /// remembered for this are bounded like all bare ones (see
     /// [`REPOSITORIES_BARE_MAX`](crate::limits::REPOSITORIES_BARE_MAX)).
-    pub fn not_cloned_lately(&self, age_ms: u64) -> Option<StartError> {
+    pub(crate) fn not_cloned_lately(&self, age_ms: u64) -> Option<StartError> {
         match &self.lock().mirror {
             Mirror::NotCloned { at, why } if at.elapsed() < Duration::from_millis(age_ms) => {
                 Some(why.clone())
@@ -421,7 +421,7 @@ impl Repo {
     }
 
     /// A build has failed just now.
-    pub fn set_not_built(&self, why: &str) {
+    pub(crate) fn set_not_built(&self, why: &str) {
         let mut state = self.lock();
         let before = state.failing.as_ref().map_or(0, |failed| failed.count);
         state.failing = Some(NotBuilt {
@@ -432,17 +432,17 @@ impl Repo {
     }
 
     /// Whether the last build failed and nothing has moved since.
-    pub fn is_failing(&self) -> bool {
+    pub(crate) fn is_failing(&self) -> bool {
         self.lock().failing.is_some()
     }
 
     /// A build has succeeded whose archive is not kept; [`Repo::publish`] notes the others.
-    pub fn set_built(&self) {
+    pub(crate) fn set_built(&self) {
         self.lock().failing = None;
     }
 
     /// The mirror's HEAD, once it is known.
-    pub fn head(&self) -> Option<Arc<MirrorHead>> {
+    pub(crate) fn head(&self) -> Option<Arc<MirrorHead>> {
         match &self.lock().mirror {
             Mirror::Kept { head } => head.clone(),
             _ => None,
@@ -450,21 +450,21 @@ impl Repo {
     }
 
     /// Notes the HEAD of a mirror that is kept.
-    pub fn set_head(&self, now: Arc<MirrorHead>) {
+    pub(crate) fn set_head(&self, now: Arc<MirrorHead>) {
         if let Mirror::Kept { head } = &mut self.lock().mirror {
             *head = Some(now);
         }
     }
 
     /// The same unless it is known, for it may have moved since it was read.
-    pub fn set_first_head(&self, now: Arc<MirrorHead>) {
+    pub(crate) fn set_first_head(&self, now: Arc<MirrorHead>) {
         if let Mirror::Kept { head } = &mut self.lock().mirror {
             head.get_or_insert(now);
         }
     }
 
     /// There is a mirror that is kept like its upstream: such a repository stays known.
-    pub fn set_kept(&self) {
+    pub(crate) fn set_kept(&self) {
         let mut state = self.lock();
         if !matches!(state.mirror, Mirror::Kept { .. }) {
             state.mirror = Mirror::Kept { head: None };
@@ -472,12 +472,12 @@ impl Repo {
     }
 
     /// There is no such mirror any more. Another one, when there is one, may have another HEAD.
-    pub fn set_not_kept(&self) {
+    pub(crate) fn set_not_kept(&self) {
         self.lock().mirror = Mirror::Unknown;
     }
 
     /// See [`Repo::set_kept`].
-    pub fn is_mirrored(&self) -> bool {
+    pub(crate) fn is_mirrored(&self) -> bool {
         matches!(self.lock().mirror, Mirror::Kept { .. })
     }
 
@@ -489,7 +489,7 @@ impl Repo {
     }
 
     /// When the mirror was last like its upstream, as far as is known.
-    pub fn fresh_unix_ms(&self) -> Option<u64> {
+    pub(crate) fn fresh_unix_ms(&self) -> Option<u64> {
         let last = self.lock().upstream.last();
         last.map(|compared| compared.unix_ms)
     }

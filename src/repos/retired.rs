@@ -10,7 +10,7 @@ use crate::limits::RETIRED_MAX_MS;
 
 /// See the module's text. Whoever takes one out removes its entry.
 #[derive(Default)]
-pub struct Retired {
+pub(crate) struct Retired {
     /// With the time when it was replaced.
     archives: Mutex<Vec<(Instant, Arc<Archive>)>>,
 }
@@ -22,13 +22,13 @@ impl Retired {
 
     /// Has an archive removed that is no repository's current one any more, once nobody has read
     /// it for a while.
-    pub fn add(&self, archive: Arc<Archive>) {
+    pub(crate) fn add(&self, archive: Arc<Archive>) {
         let mut archives = self.lock();
         archives.push((Instant::now(), archive));
     }
 
     /// Closes the files of those that nobody reads: whoever does is to have them opened again.
-    pub fn close_idle(&self) {
+    pub(crate) fn close_idle(&self) {
         let archives: Vec<_> = {
             let archives = self.lock();
             archives
@@ -42,7 +42,7 @@ impl Retired {
     }
 
     /// An archive that was retired and is still there. It counts as used from here on.
-    pub fn find(&self, is_it: impl Fn(&Arc<Archive>) -> bool) -> Option<Arc<Archive>> {
+    pub(crate) fn find(&self, is_it: impl Fn(&Arc<Archive>) -> bool) -> Option<Arc<Archive>> {
         let archives = self.lock();
         let (_, found) = archives.iter().find(|(_, archive)| is_it(archive))?;
         found.touch();
@@ -50,7 +50,7 @@ impl Retired {
     }
 
     /// Takes one out of them; whether it was among them.
-    pub fn take(&self, archive: &Arc<Archive>) -> bool {
+    pub(crate) fn take(&self, archive: &Arc<Archive>) -> bool {
         let mut archives = self.lock();
         let before = archives.len();
         archives.retain(|(_, one)| !Arc::ptr_eq(one, archive));
@@ -59,7 +59,7 @@ impl Retired {
 
     /// Takes out the retired archives that nobody reads or has read for `kept_ms`, or that were replaced
     /// [`RETIRED_MAX_MS`] ago, however often somebody asks for them.
-    pub fn take_over(&self, kept_ms: u64) -> Vec<Arc<Archive>> {
+    pub(crate) fn take_over(&self, kept_ms: u64) -> Vec<Arc<Archive>> {
         let now = unix_ms();
         let longest = Duration::from_millis(RETIRED_MAX_MS);
         let is_over = |(since, archive): &mut (Instant, Arc<Archive>)| {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::error::RestoreError;
 
 /// What comes from now on, which goes when this does, unless it is kept.
-pub struct Arrivals {
+pub(super) struct Arrivals {
     directory: PathBuf,
     before: HashSet<OsString>,
     stay: bool,
@@ -18,7 +18,7 @@ pub struct Arrivals {
 
 impl Arrivals {
     /// Those of the repository at `tree`, which need not be there yet.
-    pub fn watch(tree: &Path) -> Result<Arrivals, RestoreError> {
+    pub(super) fn watch(tree: &Path) -> Result<Arrivals, RestoreError> {
         let directory = tree.join(".git/objects/pack");
         let failed = |e| RestoreError::disk("read", &directory, e);
         let before = match fs::read_dir(&directory) {
@@ -37,7 +37,7 @@ impl Arrivals {
     }
 
     /// What has come is whole and stays.
-    pub fn keep(mut self) {
+    pub(super) fn keep(mut self) {
         self.stay = true;
     }
 }

@@ -18,7 +18,7 @@ fn wrong(why: impl std::fmt::Display) -> RestoreError {
 }
 
 /// Downloads a bundle.
-pub fn download(
+pub(super) fn download(
     link: Link<'_>,
     quota: &Quota,
     target: &str,
@@ -47,7 +47,7 @@ pub fn download(
 
 /// Sees to it that the bundle at `path` is to be whole (gitformat-bundle(5)): git takes one that says
 /// that objects are left out for a promise of them, and notes that for all times.
-pub fn check(path: &Path) -> Result<(), RestoreError> {
+pub(super) fn check(path: &Path) -> Result<(), RestoreError> {
     let failed = |e: io::Error| RestoreError::disk("read", path, e);
     let file = File::open(path).map_err(failed)?;
     let mut lines = BufReader::new(file.take(BUNDLE_HEADER_BYTES_MAX));

@@ -16,7 +16,7 @@ use crate::limits::{
 
 /// What is known of an archive besides the files that were written.
 #[derive(Debug, Default)]
-pub struct Archive {
+pub(super) struct Archive {
     pub captured: Captured,
     pub unpacked: Unpacked,
     /// Of packs that come in parts.
@@ -27,7 +27,7 @@ pub struct Archive {
 
 impl Archive {
     /// Takes an event whose data is in `piece`; whether anything of it is to be written.
-    pub fn takes(&mut self, event: &Event<'_>, piece: &[u8]) -> Result<bool, RestoreError> {
+    pub(super) fn takes(&mut self, event: &Event<'_>, piece: &[u8]) -> Result<bool, RestoreError> {
         let place = match event {
             Event::Whole { meta, data } => {
                 let place = self.file(meta.path, data.len() as u64)?;
@@ -60,7 +60,7 @@ impl Archive {
 
     /// The sum that is made of the file at `path` while it is written, which has `size` bytes: of a
     /// pack, once it is known how.
-    pub fn sum(&mut self, path: &[u8], size: u64) -> Option<Arc<Mutex<Running>>> {
+    pub(super) fn sum(&mut self, path: &[u8], size: u64) -> Option<Arc<Mutex<Running>>> {
         if place(path) != Place::Objects || !path.ends_with(b".pack") {
             return None;
         }

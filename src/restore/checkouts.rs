@@ -32,7 +32,7 @@ struct Checkout {
 }
 
 /// Those of a target whose repositories go, each before those inside of it.
-pub struct Checkouts<'s> {
+pub(super) struct Checkouts<'s> {
     target: &'s Path,
     stop: &'s Stop,
     found: Vec<Checkout>,
@@ -43,7 +43,7 @@ pub struct Checkouts<'s> {
 
 impl<'s> Checkouts<'s> {
     /// Looks wherever the old or the new checkout of `target` has a submodule, and in what is found.
-    pub fn find(
+    pub(super) fn find(
         target: &'s Path,
         stale: &Stale<'s>,
         stop: &'s Stop,
@@ -132,7 +132,7 @@ impl<'s> Checkouts<'s> {
 
     /// Takes away what all of them track, and their `.git`. Gives the directories of those of which
     /// something stays: what they do not track.
-    pub fn take_out(mut self, moves: &mut Moves) -> Result<Vec<PathBuf>, RestoreError> {
+    pub(super) fn take_out(mut self, moves: &mut Moves) -> Result<Vec<PathBuf>, RestoreError> {
         self.left_bytes = OLD_INDEX_BYTES_MAX;
         let found = std::mem::take(&mut self.found);
         // Those inside first: then what is around them may be empty.

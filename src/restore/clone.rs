@@ -21,7 +21,7 @@ fn local_name(name: &str) -> String {
 }
 
 /// Clones into the empty directory of `room` and checks out what is wanted.
-pub fn clone(
+pub(super) fn clone(
     link: Link<'_>,
     url: &str,
     wanted: &Wanted,

@@ -13,7 +13,7 @@ use crate::io::net;
 use crate::limits::INTERRUPT_POLL_MS;
 
 /// The addresses of `name`, which is `HOST:PORT`.
-pub fn resolve(name: &str, limit: Duration, stop: &Stop) -> io::Result<Vec<SocketAddr>> {
+pub(super) fn resolve(name: &str, limit: Duration, stop: &Stop) -> io::Result<Vec<SocketAddr>> {
     if let Ok(address) = name.parse() {
         return Ok(vec![address]);
     }
@@ -61,7 +61,11 @@ fn slice_of(deadline: Instant, stop: &Stop) -> io::Result<Duration> {
 
 /// Connects to the first of `addresses` that answers. All of them together get `limit`: each an
 /// equal share of what those before it have left. Gives the error of the last one.
-pub fn connect(addresses: &[SocketAddr], limit: Duration, stop: &Stop) -> io::Result<TcpStream> {
+pub(super) fn connect(
+    addresses: &[SocketAddr],
+    limit: Duration,
+    stop: &Stop,
+) -> io::Result<TcpStream> {
     let deadline = Instant::now() + limit;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
     for (before, address) in addresses.iter().enumerate() {
@@ -98,7 +102,7 @@ fn connect_one(address: SocketAddr, limit: Duration, stop: &Stop) -> io::Result<
 
 /// Waits until `socket` is ready; whether it is before `deadline`. An error when the restore is to
 /// stop.
-pub fn wait_for(
+pub(super) fn wait_for(
     socket: &impl AsFd,
     flags: PollFlags,
     deadline: Instant,

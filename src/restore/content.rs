@@ -27,7 +27,7 @@ const COPY_BYTES: usize = 0x1_0000;
 
 /// Why there is no content.
 #[derive(Debug)]
-pub enum Fault {
+pub(super) enum Fault {
     /// The restore is to stop.
     Stopped,
     Content(&'static str),
@@ -40,14 +40,14 @@ const fn wrong<T>(what: &'static str) -> Result<T, Fault> {
 
 /// Bytes that may yet be inflated, copied and summed.
 #[derive(Debug)]
-pub struct Work<'s> {
+pub(super) struct Work<'s> {
     stop: &'s Stop,
     left_bytes: Cell<u64>,
 }
 
 impl<'s> Work<'s> {
     /// So much, and no more.
-    pub fn new(bytes: u64, stop: &'s Stop) -> Work<'s> {
+    pub(super) fn new(bytes: u64, stop: &'s Stop) -> Work<'s> {
         Work {
             stop,
             left_bytes: Cell::new(bytes),
@@ -55,7 +55,7 @@ impl<'s> Work<'s> {
     }
 
     /// Counts a piece before it is worked at.
-    pub fn take(&self, bytes: usize) -> Result<(), Fault> {
+    pub(super) fn take(&self, bytes: usize) -> Result<(), Fault> {
         if self.stop.is_set() {
             return Err(Fault::Stopped);
         }
@@ -66,7 +66,12 @@ impl<'s> Work<'s> {
     }
 
     /// The id of an object.
-    pub fn id(&self, hash: Kind, kind: gix::objs::Kind, content: &[u8]) -> Result<ObjectId, Fault> {
+    pub(super) fn id(
+        &self,
+        hash: Kind,
+        kind: gix::objs::Kind,
+        content: &[u8],
+    ) -> Result<ObjectId, Fault> {
         let mut hasher = gix::hash::hasher(hash);
         let head = gix::objs::encode::loose_header(kind, content.len() as u64);
         hasher.update(&head);
@@ -215,7 +220,7 @@ fn copied<'b>(which: u8, base: &'b [u8], delta: &mut &[u8]) -> Result<&'b [u8], 
 }
 
 /// Reads objects, and keeps what memory it takes for a moderate one.
-pub struct Reader {
+pub(super) struct Reader {
     state: Inflate,
     delta: Vec<u8>,
     result: Vec<u8>,
@@ -233,7 +238,7 @@ impl Default for Reader {
 
 impl Reader {
     /// The kind of the object `id`, whose content is in `into` then; `None` if the pack has it not.
-    pub fn packed(
+    pub(super) fn packed(
         &mut self,
         bundle: &Bundle,
         id: &oid,
@@ -295,7 +300,7 @@ impl Reader {
     }
 
     /// How long the object `id` is; `None` if the pack has it not.
-    pub fn packed_size(
+    pub(super) fn packed_size(
         &mut self,
         bundle: &Bundle,
         id: &oid,
@@ -316,7 +321,7 @@ impl Reader {
     }
 
     /// The kind of the loose object that `file` holds, whose content is in `into` then.
-    pub fn loose(
+    pub(super) fn loose(
         &mut self,
         file: impl BufRead,
         into: &mut Vec<u8>,
@@ -333,7 +338,7 @@ impl Reader {
     }
 
     /// How long such an object is.
-    pub fn loose_size(&mut self, file: impl BufRead, work: &Work<'_>) -> Result<u64, Fault> {
+    pub(super) fn loose_size(&mut self, file: impl BufRead, work: &Work<'_>) -> Result<u64, Fault> {
         let mut inflated = Inflated::new(&mut self.state, file, work);
         loose_head(&mut inflated, &mut Vec::new()).map(|(_, len)| len)
     }

@@ -18,7 +18,7 @@ use crate::limits::{TREE_DEPTH_MAX, TREE_DIRECTORIES_MAX, TREE_ENTRIES_MAX};
 
 /// What a checkout changes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Difference {
+pub(super) struct Difference {
     pub added_bytes: u64,
     pub freed_bytes: u64,
     /// Whether one of the files is `.gitattributes`.
@@ -28,7 +28,7 @@ pub struct Difference {
 /// Looks at the trees of two commits in the repository at `tree`; without one there are no files.
 /// Refused is what `quota` has no room for. Attributes may make more of a file than it is in its
 /// object: that is seen while git writes.
-pub fn between(
+pub(super) fn between(
     tree: &Path,
     [old, new]: [Option<ObjectId>; 2],
     quota: &Quota,

@@ -23,7 +23,7 @@ use crate::limits::{
 
 /// How to download.
 #[derive(Debug, Clone, Copy)]
-pub struct Link<'a> {
+pub(super) struct Link<'a> {
     pub server: &'a Server,
     pub stop: &'a Stop,
     pub progress: &'a Progress,
@@ -37,7 +37,7 @@ pub struct Link<'a> {
 }
 
 /// A download whose first answer has come.
-pub struct Opened<'a> {
+pub(super) struct Opened<'a> {
     link: Link<'a>,
     target: String,
     conn: Conn<'a>,
@@ -47,7 +47,7 @@ pub struct Opened<'a> {
 
 /// Asks for `target`; tries again while the server cannot be reached or says that it is busy, but
 /// not when it says nothing at all.
-pub fn open<'a>(link: Link<'a>, target: &str) -> Result<Opened<'a>, RestoreError> {
+pub(super) fn open<'a>(link: Link<'a>, target: &str) -> Result<Opened<'a>, RestoreError> {
     let mut tries = 0;
     loop {
         let failed = match ask_first(link, target) {
@@ -108,7 +108,7 @@ fn ask_first<'a>(link: Link<'a>, target: &str) -> io::Result<Opened<'a>> {
 }
 
 /// What a status that is no success means.
-pub fn refusal(status: u16, text: &str) -> RestoreError {
+pub(super) fn refusal(status: u16, text: &str) -> RestoreError {
     let message = format!("{status}: {}", text.lines().next().unwrap_or_default());
     match status {
         400 | 403 | 404 | 410 => RestoreError::NoSnapshot(message),
@@ -172,7 +172,7 @@ impl State {
 }
 
 /// A running download.
-pub struct Download<'a> {
+pub(super) struct Download<'a> {
     link: Link<'a>,
     target: String,
     etag: Option<String>,
@@ -184,18 +184,18 @@ pub struct Download<'a> {
 
 impl<'a> Opened<'a> {
     /// A header of the first answer.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.answer.get(name)
     }
 
     /// The archive's tag, if the server is one that can be told that it is corrupt.
-    pub fn tag_of_tarpon(&self) -> Option<String> {
+    pub(super) fn tag_of_tarpon(&self) -> Option<String> {
         let status = self.answer.get("cache-status")?;
         self.etag.clone().filter(|_| status.starts_with("tarpon;"))
     }
 
     /// The download, and its first connection.
-    pub fn start(self) -> Result<(Download<'a>, First<'a>), RestoreError> {
+    pub(super) fn start(self) -> Result<(Download<'a>, First<'a>), RestoreError> {
         let range = self.answer.content_range();
         let is_part = self.answer.status == 206;
         if is_part && range.and_then(|(start, _)| start) != Some(0) {
@@ -242,7 +242,7 @@ impl<'a> Opened<'a> {
 }
 
 /// The connection that the first answer came on.
-pub struct First<'a> {
+pub(super) struct First<'a> {
     conn: Conn<'a>,
     is_part: bool,
 }
@@ -264,7 +264,7 @@ impl<'a> Download<'a> {
 
     /// The next bytes; `None` when all have been handed out. An error when they do not come until
     /// `deadline`.
-    pub fn next(&self, deadline: Option<Instant>) -> Result<Option<Chunk>, RestoreError> {
+    pub(super) fn next(&self, deadline: Option<Instant>) -> Result<Option<Chunk>, RestoreError> {
         let mut state = self.lock();
         loop {
             if let Some(error) = state.error.take() {
@@ -291,7 +291,7 @@ impl<'a> Download<'a> {
     }
 
     /// How long the answer may take to end behind the archive.
-    pub fn stall(&self) -> Duration {
+    pub(super) fn stall(&self) -> Duration {
         self.link.stall
     }
 
@@ -302,7 +302,7 @@ impl<'a> Download<'a> {
 
     /// Nothing more is wanted as soon as this is dropped: who receives ends, also where a server
     /// goes on.
-    pub fn closes(&self) -> Closes<'_, 'a> {
+    pub(super) fn closes(&self) -> Closes<'_, 'a> {
         Closes(self)
     }
 
@@ -336,7 +336,7 @@ impl<'a> Download<'a> {
     }
 
     /// What the first connection does, until the archive is there.
-    pub fn run_first(&self, first: First<'a>) {
+    pub(super) fn run_first(&self, first: First<'a>) {
         let _duty = Duty(self);
         let First { mut conn, is_part } = first;
         let result = self.stream(&mut conn);
@@ -366,7 +366,7 @@ impl<'a> Download<'a> {
     }
 
     /// What every further connection does: fetches segments until the archive is there.
-    pub fn run_further(&self) {
+    pub(super) fn run_further(&self) {
         let _duty = Duty(self);
         self.run_segments(None);
     }
@@ -595,7 +595,7 @@ impl Drop for Duty<'_, '_> {
 }
 
 /// Held by whoever takes what is downloaded.
-pub struct Closes<'d, 'a>(&'d Download<'a>);
+pub(super) struct Closes<'d, 'a>(&'d Download<'a>);
 
 impl Drop for Closes<'_, '_> {
     fn drop(&mut self) {

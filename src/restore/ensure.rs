@@ -22,7 +22,7 @@ struct Ensured {
 
 /// Has the server make sure of all that is wanted. What its refs are then is for a
 /// [`moment`](super::moment) to say.
-pub fn ensure(link: Link<'_>, base: &str, wanted: &Wanted) -> Result<(), RestoreError> {
+pub(super) fn ensure(link: Link<'_>, base: &str, wanted: &Wanted) -> Result<(), RestoreError> {
     let commits: Vec<&String> = wanted.all_commits().collect();
     let mut asked = ask(link, base, &names(wanted.all_refs(), 0), &commits)?;
     if !asked.missing_commits.is_empty() {
@@ -86,7 +86,7 @@ pub enum At {
 
 /// Finds all that is wanted in `moment`; an error names what is not as it was asked for. What only an
 /// object can tell is for [`check_pins`].
-pub fn find(wanted: &Wanted, moment: &Moment) -> Result<At, RestoreError> {
+pub(super) fn find(wanted: &Wanted, moment: &Moment) -> Result<At, RestoreError> {
     let mut missing = Vec::new();
     let mut look = |named: &Named| match find_ref(named, moment) {
         Ok(found) => Some(found),
@@ -124,7 +124,7 @@ pub fn find(wanted: &Wanted, moment: &Moment) -> Result<At, RestoreError> {
 
 /// Compares the id that each ref was asked for with what the ref is in `moment`, or with the commit
 /// that this leads to: `commit_of` finds that by the objects.
-pub fn check_pins(
+pub(super) fn check_pins(
     wanted: &Wanted,
     moment: &Moment,
     mut commit_of: impl FnMut(gix::ObjectId) -> Result<gix::ObjectId, RestoreError>,

@@ -19,7 +19,7 @@ use super::write::{PartFile, Writer, stopped};
 use crate::limits::{ENTRIES_AT_ONCE_BYTES, ENTRY_BYTES, PART_FILE_BYTES};
 
 /// A file that comes in parts, and those of them that wait.
-pub struct PartQueue {
+pub(super) struct PartQueue {
     file: PartFile,
     writes: Turns,
     sum: Option<Sum>,
@@ -92,11 +92,11 @@ impl PartQueue {
 
 /// A pack of which parts wait to be summed. They do so in their order, which is that in which they
 /// were handed on.
-pub struct Summing(Arc<PartQueue>);
+pub(super) struct Summing(Arc<PartQueue>);
 
 impl Summing {
     /// Adds them to the sum.
-    pub fn run(self, stop: &Stop) -> Result<(), RestoreError> {
+    pub(super) fn run(self, stop: &Stop) -> Result<(), RestoreError> {
         let Some(sum) = &self.0.sum else {
             return Ok(());
         };
@@ -171,7 +171,7 @@ impl Entry {
 /// Entries in the same content.
 ///
 /// Invariant: `held_bytes` is what they hold, and at most what `room` has.
-pub struct Batch {
+pub(super) struct Batch {
     content: Arc<Content>,
     entries: Vec<Entry>,
     held_bytes: usize,
@@ -180,7 +180,7 @@ pub struct Batch {
 
 impl Batch {
     /// How many entries it has.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
@@ -202,7 +202,7 @@ impl Batch {
     }
 
     /// Writes them all.
-    pub fn write(self, writer: &mut Writer<'_>, stop: &Stop) -> Result<(), RestoreError> {
+    pub(super) fn write(self, writer: &mut Writer<'_>, stop: &Stop) -> Result<(), RestoreError> {
         let mut entries = self.entries.into_iter();
         entries.try_for_each(|entry| entry.write(writer, &self.content, stop))
     }
@@ -212,7 +212,7 @@ impl Batch {
 ///
 /// Nobody waits in a circle: what is put together here is handed on before there is a wait for room,
 /// and what was handed on is written without any more of it.
-pub struct Batches<'b, 'r, T> {
+pub(super) struct Batches<'b, 'r, T> {
     pub budget: &'b Arc<Budget>,
     pub tasks: &'b Sender<T>,
     pub stop: &'b Stop,
@@ -227,7 +227,7 @@ pub struct Batches<'b, 'r, T> {
 
 impl<T: From<Batch> + From<Summing>> Batches<'_, '_, T> {
     /// Has written what is to be for an event in `piece`, which begins at `begin` of the content.
-    pub fn take(
+    pub(super) fn take(
         &mut self,
         event: Event<'_>,
         piece: &[u8],
@@ -318,7 +318,7 @@ impl<T: From<Batch> + From<Summing>> Batches<'_, '_, T> {
     }
 
     /// Hands on what there is.
-    pub fn hand_on(&mut self) -> Result<(), RestoreError> {
+    pub(super) fn hand_on(&mut self) -> Result<(), RestoreError> {
         let Some(mut batch) = self.batch.take() else {
             return Ok(());
         };

@@ -84,7 +84,7 @@ impl Drop for Duty<'_, '_> {
 
 /// Downloads over `connections` and unpacks at `site`; files are dated by `dates`. Gives what the
 /// archive's `.git` has said, and what is in the worktree.
-pub fn extract(
+pub(super) fn extract(
     download: &Download<'_>,
     first: First<'_>,
     connections: usize,

@@ -14,7 +14,7 @@ use crate::tree::pack::{HEADER_BYTES, Header};
 use crate::tree::sum::Sum;
 
 /// Bytes read at a time: what was written a moment ago is in memory.
-pub const READ_BYTES: usize = 128 << 10;
+pub(super) const READ_BYTES: usize = 128 << 10;
 const FANOUT: usize = 256;
 /// Of an `.idx` of version 2, and the bit of an offset that is in the table of long ones.
 const INDEX_MAGIC: [u8; 4] = *b"\xfftOc";
@@ -22,7 +22,7 @@ const LONG: u32 = 1 << 31;
 
 /// What a pack's file says of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pack {
+pub(super) struct Pack {
     pub bytes: u64,
     pub objects: u32,
     pub sum: Vec<u8>,
@@ -30,7 +30,7 @@ pub struct Pack {
 
 /// What an `.idx` says of its pack.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Index {
+pub(super) struct Index {
     pub objects: u32,
     pub offset_min: u64,
     pub offset_max: u64,
@@ -40,7 +40,7 @@ pub struct Index {
 
 /// What is wrong with a file, or that it cannot be read.
 #[derive(Debug)]
-pub enum Fault {
+pub(super) enum Fault {
     Content(&'static str),
     Read(io::Error),
 }
@@ -54,7 +54,7 @@ impl From<io::Error> for Fault {
     }
 }
 
-pub fn ensure(is_right: bool, else_what: &'static str) -> Result<(), Fault> {
+pub(super) fn ensure(is_right: bool, else_what: &'static str) -> Result<(), Fault> {
     match is_right {
         true => Ok(()),
         false => Err(Fault::Content(else_what)),
@@ -150,7 +150,7 @@ impl<R: BufRead> Summed<R> {
 
 /// `known` is the sum of all but its end, if that has been made already; then only the beginning
 /// and the end of the file are read.
-pub fn pack(
+pub(super) fn pack(
     file: BufReader<Reading<'_>>,
     bytes: u64,
     hash: Kind,
@@ -181,7 +181,7 @@ pub fn pack(
 }
 
 /// Reads an `.idx`; `each` gets the offsets in the order of the ids, with those that are long as 0.
-pub fn index(
+pub(super) fn index(
     file: impl BufRead,
     bytes: u64,
     hash: Kind,
@@ -330,7 +330,7 @@ fn new_entries<R: BufRead>(
 }
 
 /// Reads a `.rev` or an `.mtimes`: `each` gets its numbers, one for each object.
-pub fn table(
+pub(super) fn table(
     file: impl BufRead,
     bytes: u64,
     magic: &[u8; 4],
@@ -354,14 +354,14 @@ pub fn table(
 }
 
 /// The order of a pack's objects: each once, and each behind the one before it.
-pub struct Order<'o> {
+pub(super) struct Order<'o> {
     pub offsets: &'o [u32],
     pub last: Option<u32>,
 }
 
 impl Order<'_> {
     /// Takes the next object.
-    pub fn accept(&mut self, place: u32) -> Result<(), Fault> {
+    pub(super) fn accept(&mut self, place: u32) -> Result<(), Fault> {
         let offset = self.offsets.get(place as usize).copied();
         let offset = offset.ok_or(Fault::Content("it has an object that is not there"))?;
         let follows = self.last.is_none_or(|last| last < offset);
@@ -371,7 +371,7 @@ impl Order<'_> {
 }
 
 /// A file that is read until the restore is to stop.
-pub struct Reading<'c> {
+pub(super) struct Reading<'c> {
     pub file: File,
     pub at: u64,
     pub stop: &'c Stop,

@@ -9,18 +9,18 @@ use crate::limits::{EMPTY_FRAMES_MAX, EMPTY_FRAMES_MS};
 
 /// When the frames without content came that follow each other, as far as it matters.
 #[derive(Debug, Default)]
-pub struct Gaps {
+pub(super) struct Gaps {
     came: VecDeque<Instant>,
 }
 
 impl Gaps {
     /// A frame brought content.
-    pub fn content(&mut self) {
+    pub(super) fn content(&mut self) {
         self.came.clear();
     }
 
     /// The frame at `offset` brought none.
-    pub fn nothing(&mut self, offset: u64) -> Result<(), RestoreError> {
+    pub(super) fn nothing(&mut self, offset: u64) -> Result<(), RestoreError> {
         self.nothing_at(offset, Instant::now())
     }
 

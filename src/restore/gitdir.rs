@@ -51,7 +51,7 @@ const EXCLUDE: &str = "# Patterns of files that git ignores here, one a line, as
 
 /// Makes the `.git` of the repository at `tree`, into which `archive` was unpacked. It was asked for
 /// as `given`.
-pub fn make(
+pub(super) fn make(
     tree: &Path,
     given: &str,
     archive: &Archive,
@@ -82,7 +82,7 @@ pub fn make(
 
 /// Replaces the refs of the restored repository at `tree` by others, and no others stay; its
 /// configuration says so, too.
-pub fn replace_refs(
+pub(super) fn replace_refs(
     tree: &Path,
     restored: &Restored,
     refs: &Refs<'_>,

@@ -18,20 +18,20 @@ use crate::limits::{
 
 /// The head of an answer.
 #[derive(Debug)]
-pub struct Answer {
+pub(super) struct Answer {
     pub status: u16,
     fields: Vec<(String, String)>,
 }
 
 impl Answer {
     /// A header's value; `name` in lower case.
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
         let found = self.fields.iter().find(|(n, _)| n == name);
         found.map(|(_, value)| value.as_str())
     }
 
     /// First byte and total of `Content-Range`; the total is `None` while it is unknown.
-    pub fn content_range(&self) -> Option<(Option<u64>, Option<u64>)> {
+    pub(super) fn content_range(&self) -> Option<(Option<u64>, Option<u64>)> {
         let value = self.get("content-range")?.strip_prefix("bytes ")?;
         let (range, total) = value.split_once('/')?;
         let start = range
@@ -109,7 +109,7 @@ impl<'a> Pace<'a> {
 /// A connection.
 ///
 /// Invariant: `buffer[at..]` was received and not yet used; `rest` describes the body behind it.
-pub struct Conn<'a> {
+pub(super) struct Conn<'a> {
     socket: TcpStream,
     server: &'a Server,
     stop: &'a Stop,
@@ -136,7 +136,11 @@ fn bad(what: &'static str) -> io::Error {
 impl<'a> Conn<'a> {
     /// Connects. Errors say which step of it failed, not to whom: that is the caller's.
     /// `stall` bounds the time without a byte of a body, and twice as long that with a few.
-    pub fn open(server: &'a Server, stop: &'a Stop, stall: Duration) -> io::Result<Conn<'a>> {
+    pub(super) fn open(
+        server: &'a Server,
+        stop: &'a Stop,
+        stall: Duration,
+    ) -> io::Result<Conn<'a>> {
         let failed = |step, e: io::Error| io::Error::new(e.kind(), format!("{step}: {e}"));
         let limit = Duration::from_millis(CONNECT_TIMEOUT_MS);
         let addresses = resolve(&server.address, limit, stop);
@@ -159,18 +163,18 @@ impl<'a> Conn<'a> {
     }
 
     /// Whoever looks at what comes counts its signs of life there.
-    pub fn heed(mut self, signs: &'a AtomicU64) -> Conn<'a> {
+    pub(super) fn heed(mut self, signs: &'a AtomicU64) -> Conn<'a> {
         self.pace.signs = Some(signs);
         self
     }
 
     /// Whether another request can be sent.
-    pub fn is_reusable(&self) -> bool {
+    pub(super) fn is_reusable(&self) -> bool {
         self.rest == Rest::Done && !self.closes
     }
 
     /// Sends a request and reads the head of its answer, which may take `limit`.
-    pub fn ask(
+    pub(super) fn ask(
         &mut self,
         method: &str,
         target: &str,
@@ -305,7 +309,7 @@ impl<'a> Conn<'a> {
     }
 
     /// Waits until there is more of the body to read, or its end; whether there is before `until`.
-    pub fn has_more(&mut self, until: Instant) -> io::Result<bool> {
+    pub(super) fn has_more(&mut self, until: Instant) -> io::Result<bool> {
         let is_here = match self.rest {
             Rest::Known(left) | Rest::Chunk(left) if left > 0 => self.at < self.buffer.len(),
             rest => rest == Rest::Done,
@@ -322,7 +326,7 @@ impl<'a> Conn<'a> {
     }
 
     /// Reads some of the body; 0 at its end.
-    pub fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+    pub(super) fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.pace.begin();
         let got = self.read_some(into);
         self.pace.end(*got.as_ref().unwrap_or(&0));
@@ -416,7 +420,7 @@ impl<'a> Conn<'a> {
     }
 
     /// The whole of a small body as text, for messages; what does not fit is left.
-    pub fn read_text(&mut self) -> io::Result<String> {
+    pub(super) fn read_text(&mut self) -> io::Result<String> {
         let mut out = Vec::new();
         let mut piece = [0; 4096];
         while out.len() < SMALL_ANSWER_BYTES_MAX {

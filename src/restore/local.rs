@@ -28,13 +28,13 @@ use crate::limits::{
 use crate::refs::{self, Head, Loose, RefsError, full_id};
 
 /// Where a restore notes the commit that it has checked out.
-pub const NOTE: &str = ".git/tarpon-restored";
+pub(super) const NOTE: &str = ".git/tarpon-restored";
 
 /// What would be lost with the repository at `directory`: names of branches, worktrees and stashes
 /// with commits that none of its remote-tracking branches and tags, and not the last restore, leads
 /// to; the same of the repositories of its submodules, where what was last fetched is somebody
 /// else's, too. `scratch` is a directory of ours. Where that cannot be told, the error is why.
-pub fn lost(stop: &Stop, directory: &Path, scratch: &Path) -> Result<Vec<String>, String> {
+pub(super) fn lost(stop: &Stop, directory: &Path, scratch: &Path) -> Result<Vec<String>, String> {
     let git_dir = directory.join(".git");
     if fs::symlink_metadata(&git_dir).is_err() {
         return Ok(Vec::new());

@@ -19,7 +19,7 @@ use crate::refs::{Follow, Head, in_the_way, is_ref_name};
 const LENGTH_BYTES: usize = 4;
 
 /// What is wrong with a list.
-pub fn wrong(what: impl std::fmt::Display) -> RestoreError {
+pub(super) fn wrong(what: impl std::fmt::Display) -> RestoreError {
     RestoreError::Server(format!("the list of refs: {what}"))
 }
 
@@ -111,7 +111,7 @@ impl Moment {
 }
 
 /// Heads, tags, and the refs of the full names `more`, as the mirror has them now.
-pub fn ask(
+pub(super) fn ask(
     link: Link<'_>,
     base: &str,
     kind: gix::hash::Kind,

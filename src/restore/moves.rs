@@ -16,7 +16,7 @@ use super::path::as_path;
 use crate::limits::MOVES_BYTES;
 
 /// Moves from a new tree into a target. Paths are relative to both.
-pub struct Moves {
+pub(super) struct Moves {
     tree: PathBuf,
     target: PathBuf,
     /// Where what has to go is kept meanwhile, by numbers.
@@ -39,7 +39,7 @@ enum Move {
 
 impl Moves {
     /// Moves from `tree` to `target`; `directory` is an empty one, for what has to go.
-    pub fn new(tree: PathBuf, target: PathBuf, directory: PathBuf) -> Moves {
+    pub(super) fn new(tree: PathBuf, target: PathBuf, directory: PathBuf) -> Moves {
         Moves {
             tree,
             target,
@@ -50,7 +50,7 @@ impl Moves {
     }
 
     /// Puts what the tree has at `path` there; what is there comes into the staging directory.
-    pub fn place(&mut self, path: &Path) -> Result<(), RestoreError> {
+    pub(super) fn place(&mut self, path: &Path) -> Result<(), RestoreError> {
         let (from, to) = (self.tree.join(path), self.target.join(path));
         self.log
             .make_room()
@@ -70,7 +70,7 @@ impl Moves {
     }
 
     /// Takes a file away from the target.
-    pub fn take_away(&mut self, path: &Path) -> Result<(), RestoreError> {
+    pub(super) fn take_away(&mut self, path: &Path) -> Result<(), RestoreError> {
         self.log
             .make_room()
             .map_err(failed("note moves in", &self.trash))?;
@@ -84,7 +84,7 @@ impl Moves {
 
     /// Takes a file away, unless its path leads through something that is no directory or into a
     /// repository; directories that are empty then go, too.
-    pub fn take_out(&mut self, path: &Path) -> Result<(), RestoreError> {
+    pub(super) fn take_out(&mut self, path: &Path) -> Result<(), RestoreError> {
         let plain = |c| matches!(c, Component::Normal(name) if name != ".git");
         let look = |p: &Path| fs::symlink_metadata(self.target.join(p));
         let is_dir = |p: &Path| look(p).is_ok_and(|m| m.is_dir());
@@ -100,7 +100,7 @@ impl Moves {
     }
 
     /// Removes the directories around `path` that are empty now.
-    pub fn remove_emptied(&mut self, path: &Path) {
+    pub(super) fn remove_emptied(&mut self, path: &Path) {
         for above in above(path) {
             if !self.remove_empty(above) {
                 break;
@@ -124,7 +124,7 @@ impl Moves {
 
     /// Undoes all, the last first. What does not go back stays in the staging directory, whose end
     /// comes; there is nothing better to do with a disk that fails twice.
-    pub fn undo(mut self) {
+    pub(super) fn undo(mut self) {
         let say = |e: io::Error| {
             crate::io::say::say(format_args!("tarpon: cannot undo what was done: {e}"));
         };

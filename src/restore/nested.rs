@@ -19,14 +19,14 @@ use crate::limits::{
 
 /// A submodule's repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Submodule {
+pub(super) struct Submodule {
     /// As its directory has it, below that of each submodule that it is one of.
     pub name: String,
     pub git_dir: PathBuf,
 }
 
 /// All of them inside of the repository at `git_dir`; an error says why that cannot be told.
-pub fn submodules(git_dir: &Path) -> Result<Vec<Submodule>, String> {
+pub(super) fn submodules(git_dir: &Path) -> Result<Vec<Submodule>, String> {
     let mut walk = Walk {
         found: Vec::new(),
         entries: 0,
@@ -37,7 +37,7 @@ pub fn submodules(git_dir: &Path) -> Result<Vec<Submodule>, String> {
 
 /// Where the linked worktrees of the repository at `git_dir`, and of those inside of it, are; an error
 /// says why that cannot be told. One that is gone and not said to come back is none.
-pub fn worktrees(git_dir: &Path) -> Result<Vec<PathBuf>, String> {
+pub(super) fn worktrees(git_dir: &Path) -> Result<Vec<PathBuf>, String> {
     let mut walk = Walk {
         found: Vec::new(),
         entries: 0,

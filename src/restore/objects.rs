@@ -25,7 +25,7 @@ use crate::limits::{TREE_DIRECTORIES_MAX, TREE_WORK_BYTES_MIN, TREE_WORK_PER_PAC
 const HEAD: &[u8] = b".git/HEAD";
 
 /// The objects of the repository at a path.
-pub struct Objects<'s> {
+pub(super) struct Objects<'s> {
     packs: Vec<pack::Bundle>,
     directory: PathBuf,
     hash: Kind,
@@ -36,7 +36,11 @@ pub struct Objects<'s> {
 }
 
 impl<'s> Objects<'s> {
-    pub fn open(tree: &Path, hash: Kind, stop: &'s Stop) -> Result<Objects<'s>, RestoreError> {
+    pub(super) fn open(
+        tree: &Path,
+        hash: Kind,
+        stop: &'s Stop,
+    ) -> Result<Objects<'s>, RestoreError> {
         let directory = tree.join(".git/objects");
         let failed = |e| RestoreError::disk("open", &directory, e);
         let mut packs = Vec::new();
@@ -69,7 +73,7 @@ impl<'s> Objects<'s> {
     }
 
     /// Reads an object of a kind, and compares every copy of it with its id.
-    pub fn read(
+    pub(super) fn read(
         &self,
         id: ObjectId,
         kind: gix::objs::Kind,
@@ -123,7 +127,7 @@ impl<'s> Objects<'s> {
     }
 
     /// How long an object is by what its largest copy says; `None` if it is not there.
-    pub fn size(&self, id: ObjectId) -> Result<Option<u64>, RestoreError> {
+    pub(super) fn size(&self, id: ObjectId) -> Result<Option<u64>, RestoreError> {
         let mut reader = self.reader.borrow_mut();
         let mut largest = None;
         for bundle in &self.packs {
@@ -152,7 +156,7 @@ impl<'s> Objects<'s> {
     }
 
     /// The commit that an object leads to.
-    pub fn commit_of(&self, id: ObjectId) -> Result<ObjectId, RestoreError> {
+    pub(super) fn commit_of(&self, id: ObjectId) -> Result<ObjectId, RestoreError> {
         let missing = || RestoreError::Missing(format!("a commit at {id}"));
         let mut at = id;
         let mut buffer = Vec::new();
@@ -169,7 +173,7 @@ impl<'s> Objects<'s> {
     }
 
     /// The tree of a commit.
-    pub fn tree_of(&self, commit: ObjectId) -> Result<ObjectId, RestoreError> {
+    pub(super) fn tree_of(&self, commit: ObjectId) -> Result<ObjectId, RestoreError> {
         let mut buffer = Vec::new();
         self.read(commit, gix::objs::Kind::Commit, &mut buffer)?;
         let root = CommitRefIter::from_bytes(&buffer, self.hash).tree_id();
@@ -177,7 +181,7 @@ impl<'s> Objects<'s> {
     }
 
     /// Sees to it that a commit's trees are those that their ids are of.
-    pub fn check_trees(&self, commit: ObjectId) -> Result<(), RestoreError> {
+    pub(super) fn check_trees(&self, commit: ObjectId) -> Result<(), RestoreError> {
         let root = self.tree_of(commit)?;
         let mut met = HashSet::from([root]);
         let mut open = vec![root];

@@ -70,7 +70,7 @@ pub fn choose(given: &str, said: &Said) -> Result<Vec<u8>, RestoreError> {
 }
 
 /// Whether a name has a scheme or scp's form.
-pub fn names_a_way(given: &[u8]) -> bool {
+pub(super) fn names_a_way(given: &[u8]) -> bool {
     given.contains_str("://") || scheme(given) == Some("ssh")
 }
 

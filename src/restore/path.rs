@@ -74,7 +74,7 @@ fn is_objects(inside: &[u8]) -> bool {
 }
 
 /// The same path for the system.
-pub fn as_path(path: &[u8]) -> PathBuf {
+pub(super) fn as_path(path: &[u8]) -> PathBuf {
     Path::new(OsStr::from_bytes(path)).to_owned()
 }
 
@@ -116,7 +116,7 @@ pub fn check(path: &[u8], kind: Kind) -> Result<&[u8], RestoreError> {
 /// Checks a name in a directory by git's rules, with those for the file systems of others
 /// (`core.protectHFS`, `core.protectNTFS`). A backslash is a letter here, but what it parts may not
 /// be `.git` where it is none.
-pub fn component(name: &[u8], is_link: bool) -> Result<(), validate::component::Error> {
+pub(super) fn component(name: &[u8], is_link: bool) -> Result<(), validate::component::Error> {
     let mode = is_link.then_some(validate::component::Mode::Symlink);
     let check = |part: &[u8], protect_hfs| {
         let options = validate::component::Options {

@@ -5,14 +5,14 @@ use crate::limits::PATH_BYTES_MAX;
 
 /// Longest name or target that a header may give: the kernel's longest path, and what is taken off
 /// it, `./` and the slash of a directory. One header may give it to many entries.
-pub const NAME_BYTES: usize = PATH_BYTES_MAX + 3;
+pub(super) const NAME_BYTES: usize = PATH_BYTES_MAX + 3;
 
 /// Why a longer one is refused.
-pub const TOO_LONG: &str = "a header gives a name that is longer than any path";
+pub(super) const TOO_LONG: &str = "a header gives a name that is longer than any path";
 
 /// What is taken of them. All else is passed over, but for what changes the meaning of the data.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Pax {
+pub(super) struct Pax {
     pub path: Option<Vec<u8>>,
     pub linkpath: Option<Vec<u8>>,
     pub size: Option<u64>,
@@ -20,7 +20,7 @@ pub struct Pax {
 }
 
 /// Reads the data of a header; an error says what is wrong with it.
-pub fn read(mut records: &[u8]) -> Result<Pax, &'static str> {
+pub(super) fn read(mut records: &[u8]) -> Result<Pax, &'static str> {
     let mut pax = Pax::default();
     while !records.is_empty() {
         let (key, value, rest) = record(records).ok_or("a record of a PAX header is malformed")?;
@@ -52,7 +52,7 @@ pub fn read(mut records: &[u8]) -> Result<Pax, &'static str> {
 
 impl Pax {
     /// What `newer` says counts more than this.
-    pub fn update(&mut self, newer: Pax) {
+    pub(super) fn update(&mut self, newer: Pax) {
         self.path = newer.path.or(self.path.take());
         self.linkpath = newer.linkpath.or(self.linkpath.take());
         self.size = newer.size.or(self.size);

@@ -23,7 +23,7 @@ const CLEAR: &str = "\r\x1b[K";
 
 /// The counters.
 #[derive(Debug)]
-pub struct Progress {
+pub(super) struct Progress {
     start: Instant,
     total_bytes: AtomicU64,
     received_bytes: AtomicU64,
@@ -46,7 +46,7 @@ pub struct Progress {
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
-pub struct Summary {
+pub(super) struct Summary {
     pub repository: String,
     pub directory: String,
     /// What the repository says that it is from, without a password.
@@ -69,7 +69,7 @@ pub struct Summary {
 
 /// What `--json` prints when nothing was restored: why, and what is known.
 #[derive(Debug, Serialize)]
-pub struct Failure {
+pub(super) struct Failure {
     pub error: String,
     pub exit_code: u8,
     pub repository: String,
@@ -109,70 +109,70 @@ fn micros(time: Duration) -> u64 {
 
 impl Progress {
     /// The server was asked for the archive.
-    pub fn asked(&self) {
+    pub(super) fn asked(&self) {
         self.asked.store(true, Relaxed);
     }
 
     /// A clone takes the place of the archive.
-    pub fn clones(&self) {
+    pub(super) fn clones(&self) {
         self.clones.store(true, Relaxed);
     }
 
     /// The head of the first answer is there.
-    pub fn answered(&self) {
+    pub(super) fn answered(&self) {
         self.first_byte_us
             .store(micros(self.start.elapsed()), Relaxed);
     }
 
     /// Whether any answer came.
-    pub fn has_answer(&self) -> bool {
+    pub(super) fn has_answer(&self) -> bool {
         self.first_byte_us.load(Relaxed) > 0
     }
 
     /// The archive's length is known.
-    pub fn set_total(&self, bytes: u64) {
+    pub(super) fn set_total(&self, bytes: u64) {
         self.total_bytes.store(bytes, Relaxed);
     }
 
     /// Bytes of the archive came.
-    pub fn received(&self, bytes: usize) {
+    pub(super) fn received(&self, bytes: usize) {
         self.received_bytes.fetch_add(bytes as u64, Relaxed);
     }
 
     /// A broken transfer goes on.
-    pub fn resumed(&self) {
+    pub(super) fn resumed(&self) {
         self.resumes.fetch_add(1, Relaxed);
     }
 
     /// The server has nothing to send yet, but says so.
-    pub fn lives(&self) {
+    pub(super) fn lives(&self) {
         self.signs.fetch_add(1, Relaxed);
     }
 
     /// How often it has said so.
-    pub fn signs(&self) -> &AtomicU64 {
+    pub(super) fn signs(&self) -> &AtomicU64 {
         &self.signs
     }
 
     /// All of the archive is there.
-    pub fn downloaded(&self) {
+    pub(super) fn downloaded(&self) {
         self.downloaded_us
             .store(micros(self.start.elapsed()), Relaxed);
     }
 
     /// A worker decoded for so long.
-    pub fn decoded(&self, time: Duration) {
+    pub(super) fn decoded(&self, time: Duration) {
         self.decode_us.fetch_add(micros(time), Relaxed);
     }
 
     /// A worker wrote entries.
-    pub fn written(&self, entries: usize, time: Duration) {
+    pub(super) fn written(&self, entries: usize, time: Duration) {
         self.entries.fetch_add(entries as u64, Relaxed);
         self.write_us.fetch_add(micros(time), Relaxed);
     }
 
     /// The counters as a summary; who, where and what is the caller's.
-    pub fn summary(&self, repository: &str, directory: &str) -> Summary {
+    pub(super) fn summary(&self, repository: &str, directory: &str) -> Summary {
         let ms = |us: &AtomicU64| us.load(Relaxed) as f64 / 1000.0;
         Summary {
             repository: repository.to_owned(),
@@ -193,7 +193,7 @@ impl Progress {
     }
 
     /// The counters of a restore that failed.
-    pub fn failure(&self, error: &str, exit_code: u8, summary: Summary) -> Failure {
+    pub(super) fn failure(&self, error: &str, exit_code: u8, summary: Summary) -> Failure {
         Failure {
             error: line(error),
             exit_code,
@@ -236,7 +236,7 @@ impl Progress {
     }
 
     /// Ends [`show`](Progress::show).
-    pub fn finish(&self) {
+    pub(super) fn finish(&self) {
         *self.finished.lock().unwrap_or_else(|p| p.into_inner()) = true;
         self.ends.notify_all();
     }
@@ -250,7 +250,7 @@ impl Progress {
     }
 
     /// Says something on a line of its own.
-    pub fn say(&self, text: &str) {
+    pub(super) fn say(&self, text: &str) {
         let _turn = self.turn.lock();
         let mut out = std::io::stderr();
         let clear = if out.is_terminal() { CLEAR } else { "" };
@@ -259,7 +259,7 @@ impl Progress {
 
     /// Says how far it is until the restore ends: on a terminal in one line, anywhere else now and
     /// then.
-    pub fn show(&self) {
+    pub(super) fn show(&self) {
         let mut out = std::io::stderr();
         if !out.is_terminal() {
             return self.show_plainly();

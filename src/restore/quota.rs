@@ -109,7 +109,7 @@ fn entries_max(stat: &StatVfs) -> Option<u64> {
 }
 
 /// What such an entry takes.
-pub fn entry_bytes(bytes: u64) -> u64 {
+pub(super) fn entry_bytes(bytes: u64) -> u64 {
     let whole = bytes.div_ceil(DISK_BLOCK_BYTES).max(1);
     whole.saturating_mul(DISK_BLOCK_BYTES)
 }

@@ -12,7 +12,7 @@ use super::download::Link;
 use super::error::RestoreError;
 use super::settings::{Settings, Users};
 use super::stop::Stop;
-pub use super::watch::Room;
+pub(super) use super::watch::Room;
 use super::watch::{Takes, output};
 use crate::git::{self, Configuration, Repository, Setup, Surroundings};
 
@@ -54,7 +54,7 @@ enum Peer<'a> {
 /// Runs `git` for the repository at `tree`, with nobody's configuration, and gives its standard
 /// output. It only looks, talks to nobody, runs no hooks and asks no question. When this process is
 /// killed, so are `git` and its helpers.
-pub fn local<A: AsRef<OsStr>>(
+pub(super) fn local<A: AsRef<OsStr>>(
     stop: &Stop,
     tree: &Path,
     args: &[A],
@@ -64,7 +64,7 @@ pub fn local<A: AsRef<OsStr>>(
 }
 
 /// The same for a step that walks through history, which reads `input` and has to end by `until`.
-pub fn walk<A: AsRef<OsStr>>(
+pub(super) fn walk<A: AsRef<OsStr>>(
     stop: &Stop,
     tree: &Path,
     until: Instant,
@@ -78,7 +78,7 @@ pub fn walk<A: AsRef<OsStr>>(
 }
 
 /// The same for one that writes files.
-pub fn check_out<A: AsRef<OsStr>>(
+pub(super) fn check_out<A: AsRef<OsStr>>(
     stop: &Stop,
     room: Room<'_>,
     args: &[A],
@@ -88,7 +88,7 @@ pub fn check_out<A: AsRef<OsStr>>(
 }
 
 /// The same for one that takes objects from a bundle.
-pub fn bundle<A: AsRef<OsStr>>(
+pub(super) fn bundle<A: AsRef<OsStr>>(
     stop: &Stop,
     room: Room<'_>,
     args: &[A],
@@ -98,7 +98,7 @@ pub fn bundle<A: AsRef<OsStr>>(
 }
 
 /// The same for one that asks the server, which must not be silent for long.
-pub fn server<A: AsRef<OsStr>>(
+pub(super) fn server<A: AsRef<OsStr>>(
     link: Link<'_>,
     room: Room<'_>,
     args: &[A],
@@ -109,7 +109,7 @@ pub fn server<A: AsRef<OsStr>>(
 }
 
 /// The same for one that asks the upstream at `url`, which is what the user has named.
-pub fn upstream<A: AsRef<OsStr>>(
+pub(super) fn upstream<A: AsRef<OsStr>>(
     link: Link<'_>,
     url: &str,
     room: Room<'_>,

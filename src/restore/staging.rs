@@ -34,7 +34,7 @@ const OLD: &str = "old";
 const CONTENTS: [&str; 4] = [TREE, TRASH, BUNDLE, OLD];
 
 /// A restore in the making; removed with everything in it unless it was installed.
-pub struct Staging {
+pub(super) struct Staging {
     directory: TempDir,
     /// The directory, locked: whoever comes by sees that it has an owner.
     _lock: File,
@@ -63,7 +63,7 @@ fn not_made<'a>(
 
 impl Staging {
     /// Makes the directory. A target that is not empty is refused unless `overwrite`.
-    pub fn new(target: &Path, overwrite: bool) -> Result<Staging, RestoreError> {
+    pub(super) fn new(target: &Path, overwrite: bool) -> Result<Staging, RestoreError> {
         let target = std::path::absolute(target).map_err(failed("find", target))?;
         // The directory that a link leads to is filled, as git does; the link stays.
         let leads = fs::symlink_metadata(&target).is_ok_and(|found| found.is_symlink());
@@ -109,17 +109,17 @@ impl Staging {
     }
 
     /// Where the repository is made.
-    pub fn tree(&self) -> PathBuf {
+    pub(super) fn tree(&self) -> PathBuf {
         self.directory.path().join(TREE)
     }
 
     /// A place for a bundle meanwhile.
-    pub fn bundle(&self) -> PathBuf {
+    pub(super) fn bundle(&self) -> PathBuf {
         self.directory.path().join(BUNDLE)
     }
 
     /// An empty directory, to look at the old repository from.
-    pub fn old(&self) -> PathBuf {
+    pub(super) fn old(&self) -> PathBuf {
         self.directory.path().join(OLD)
     }
 
@@ -128,23 +128,23 @@ impl Staging {
     }
 
     /// Whether the files move one by one, which changes their ctime.
-    pub fn merges(&self) -> bool {
+    pub(super) fn merges(&self) -> bool {
         self.merges
     }
 
     /// The target.
-    pub fn target(&self) -> &Path {
+    pub(super) fn target(&self) -> &Path {
         &self.target
     }
 
     /// Opens the tree, to write below it.
-    pub fn open_tree(&self) -> Result<File, RestoreError> {
+    pub(super) fn open_tree(&self) -> Result<File, RestoreError> {
         File::open(self.tree()).map_err(failed("open", &self.tree()))
     }
 
     /// Waits until no other restore puts its files into the target; none does until what this gives
     /// is dropped. `None` where the file system has no locks.
-    pub fn turn(&self, stop: &Stop) -> Result<Option<File>, RestoreError> {
+    pub(super) fn turn(&self, stop: &Stop) -> Result<Option<File>, RestoreError> {
         let target = open_directory(&self.target).map_err(failed("open", &self.target))?;
         loop {
             match rustix::fs::flock(&target, FlockOperation::NonBlockingLockExclusive) {
@@ -159,7 +159,7 @@ impl Staging {
 
     /// Changes nothing; an error if the tree would take the place of something that
     /// is not in `tracked`, the files of the checkout that is there. A file may replace a file.
-    pub fn check(&self, tracked: &Tracked<'_>, stop: &Stop) -> Result<(), RestoreError> {
+    pub(super) fn check(&self, tracked: &Tracked<'_>, stop: &Stop) -> Result<(), RestoreError> {
         let mut doubts = Doubts {
             tracked,
             stop,
@@ -184,7 +184,7 @@ impl Staging {
     /// Puts the tree into the target's place, then has `finish` do the rest there. `stale` are
     /// files of an earlier checkout that the new one does not have. If it fails the target is as it
     /// was. Gives the directories of submodules, relative to the target, in which something stays.
-    pub fn install(
+    pub(super) fn install(
         &self,
         stale: Option<&Stale<'_>>,
         stop: &Stop,

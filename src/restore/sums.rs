@@ -47,6 +47,6 @@ impl Running {
 pub type Sums = BTreeMap<Vec<u8>, Arc<Mutex<Running>>>;
 
 /// A sum that nobody else adds to meanwhile.
-pub fn lock(sum: &Mutex<Running>) -> MutexGuard<'_, Running> {
+pub(super) fn lock(sum: &Mutex<Running>) -> MutexGuard<'_, Running> {
     sum.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -32,7 +32,7 @@ use crate::refs::{Head, is_ref_name};
 const BUNDLE_REF: &str = "refs/tarpon/bundle";
 
 /// What is to be done in which repository.
-pub struct Update<'a> {
+pub(super) struct Update<'a> {
     pub link: Link<'a>,
     /// The repository on the server.
     pub base: &'a str,
@@ -46,7 +46,7 @@ pub struct Update<'a> {
 }
 
 /// A moment whose objects are all there.
-pub struct Fetched {
+pub(super) struct Fetched {
     moment: Moment,
     at: At,
     pub bundle_applied: bool,
@@ -58,7 +58,7 @@ impl Update<'_> {
     }
 
     /// Brings the objects, all that is needed of them. If it fails the snapshot is as it was.
-    pub fn fetch(&self) -> Result<Fetched, RestoreError> {
+    pub(super) fn fetch(&self) -> Result<Fetched, RestoreError> {
         let arrivals = Arrivals::watch(self.room.tree)?;
         let fetched = self.fetch_moment()?;
         arrivals.keep();
@@ -242,13 +242,13 @@ impl Update<'_> {
     }
 
     /// Leaves no trace of a fetch that failed, but for objects.
-    pub fn forget(&self) {
+    pub(super) fn forget(&self) {
         // As a rule there is none.
         let _ = fs::remove_dir_all(self.room.tree.join(".git/refs/tarpon"));
     }
 
     /// Checks out what is wanted and writes the refs.
-    pub fn apply(&self, fetched: &Fetched) -> Result<(), RestoreError> {
+    pub(super) fn apply(&self, fetched: &Fetched) -> Result<(), RestoreError> {
         let moment = &fetched.moment;
         let id = match &fetched.at {
             At::Branch(name) => moment.get(name.as_slice().into()).map(|r| r.target),
@@ -295,7 +295,7 @@ impl Update<'_> {
 }
 
 /// What git gives as an id.
-pub fn object_id(text: &str) -> Result<gix::ObjectId, RestoreError> {
+pub(super) fn object_id(text: &str) -> Result<gix::ObjectId, RestoreError> {
     let id = gix::ObjectId::from_hex(text.as_bytes());
     id.map_err(|e| RestoreError::Git {
         step: "rev-parse".into(),
@@ -304,13 +304,13 @@ pub fn object_id(text: &str) -> Result<gix::ObjectId, RestoreError> {
 }
 
 /// Whether the repository at `tree` has a commit.
-pub fn has_commit(stop: &Stop, tree: &Path, id: &str) -> bool {
+pub(super) fn has_commit(stop: &Stop, tree: &Path, id: &str) -> bool {
     let object = format!("{id}^{{commit}}");
     run::local(stop, tree, &["cat-file", "-e", &object]).is_ok()
 }
 
 /// The commit that is checked out in the repository at `tree`.
-pub fn checked_out(tree: &Path) -> Result<Option<String>, RestoreError> {
+pub(super) fn checked_out(tree: &Path) -> Result<Option<String>, RestoreError> {
     let git_dir = tree.join(".git");
     let read = |name: &[u8]| {
         let path = git_dir.join(OsStr::from_bytes(name));

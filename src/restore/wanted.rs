@@ -6,7 +6,7 @@ use crate::refs::{full_id, is_ref_name};
 
 /// A ref by its name, at one commit if one is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Named {
+pub(super) struct Named {
     /// As it was given.
     pub given: String,
     /// Full names that it may stand for; the first that is there does.
@@ -17,7 +17,7 @@ pub struct Named {
 
 /// What is checked out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Checkout {
+pub(super) enum Checkout {
     /// What HEAD of the repository is.
     #[default]
     Head,
@@ -29,7 +29,7 @@ pub enum Checkout {
 
 /// All that was asked for by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub(super) struct Wanted {
     pub checkout: Checkout,
     pub refs: Vec<Named>,
     pub commits: Vec<String>,
@@ -37,7 +37,7 @@ pub struct Wanted {
 
 impl Wanted {
     /// Reads `--ref NAME[=SHA]`, `--commit SHA` and `--have`.
-    pub fn parse(args: &RestoreArgs) -> Result<Wanted, RestoreError> {
+    pub(super) fn parse(args: &RestoreArgs) -> Result<Wanted, RestoreError> {
         let checkout = match (&args.refs[..], &args.commits[..]) {
             ([], []) => Checkout::Head,
             ([given], []) => Checkout::Ref(Named::parse(given)?),
@@ -62,12 +62,12 @@ impl Wanted {
     }
 
     /// Whether nothing was asked for by name.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         *self == Wanted::default()
     }
 
     /// The refs, that of the checkout among them.
-    pub fn all_refs(&self) -> impl Iterator<Item = &Named> {
+    pub(super) fn all_refs(&self) -> impl Iterator<Item = &Named> {
         let checkout = match &self.checkout {
             Checkout::Ref(named) => Some(named),
             Checkout::Head | Checkout::Commit(_) => None,
@@ -76,7 +76,7 @@ impl Wanted {
     }
 
     /// The commits, that of the checkout among them.
-    pub fn all_commits(&self) -> impl Iterator<Item = &String> {
+    pub(super) fn all_commits(&self) -> impl Iterator<Item = &String> {
         let checkout = match &self.checkout {
             Checkout::Commit(id) => Some(id),
             Checkout::Head | Checkout::Ref(_) => None,

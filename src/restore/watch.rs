@@ -20,7 +20,7 @@ use crate::limits::{
 
 /// Where a step writes, and how much it may: what comes from a network decides about that.
 #[derive(Clone, Copy)]
-pub struct Room<'a> {
+pub(super) struct Room<'a> {
     /// The repository.
     pub tree: &'a Path,
     pub quota: &'a Quota,
@@ -30,7 +30,7 @@ pub struct Room<'a> {
 
 impl<'a> Room<'a> {
     /// One for all that is still to be fetched and checked out.
-    pub fn new(tree: &'a Path, quota: &'a Quota) -> Room<'a> {
+    pub(super) fn new(tree: &'a Path, quota: &'a Quota) -> Room<'a> {
         let until = Instant::now() + Duration::from_millis(RESTORE_GIT_LIMIT_MS);
         Room { tree, quota, until }
     }
@@ -42,7 +42,7 @@ impl<'a> Room<'a> {
 
 /// What a step takes of the machine.
 #[derive(Clone, Copy)]
-pub enum Takes<'a> {
+pub(super) enum Takes<'a> {
     /// It looks at a few things.
     Little,
     /// It walks through history, and has to end by then.
@@ -55,7 +55,7 @@ pub enum Takes<'a> {
 
 impl<'a> Takes<'a> {
     /// Most memory of each of its processes.
-    pub fn memory_bytes(self) -> u64 {
+    pub(super) fn memory_bytes(self) -> u64 {
         match self {
             Takes::Little => RESTORE_LOOK_MEMORY_BYTES,
             Takes::Walk(_) | Takes::Objects(_) | Takes::Files(_) => RESTORE_GIT_MEMORY_BYTES,
@@ -90,7 +90,7 @@ impl<'a> Takes<'a> {
 }
 
 /// Runs `command` and gives its standard output; `step` is its name in an error.
-pub fn output(
+pub(super) fn output(
     stop: &Stop,
     mut command: Command,
     step: &str,

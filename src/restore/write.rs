@@ -71,7 +71,7 @@ static UMASK: OnceLock<Mode> = OnceLock::new();
 /// From now on what this process and its children make has its owner's bits: directories must be
 /// writable, and be removed when the restore fails. Files of an archive follow the user's umask all
 /// the same. To be called before threads are started.
-pub fn own_directories() {
+pub(super) fn own_directories() {
     UMASK.get_or_init(|| {
         let umask = rustix::process::umask(Mode::RWXU);
         rustix::process::umask(umask - Mode::RWXU);
@@ -80,13 +80,13 @@ pub fn own_directories() {
 }
 
 /// The umask that the process began with.
-pub fn umask() -> Mode {
+pub(super) fn umask() -> Mode {
     UMASK.get().copied().unwrap_or(Mode::empty())
 }
 
 /// Where entries go, and what bounds them. All threads share it.
 #[derive(Clone, Copy)]
-pub struct Site<'r> {
+pub(super) struct Site<'r> {
     pub root: BorrowedFd<'r>,
     /// Bits that files do not get.
     pub umask: Mode,
@@ -103,7 +103,7 @@ pub(super) fn stopped() -> RestoreError {
 ///
 /// Invariant: `open` are directories that lead to `path`, the last of them the one at `path`
 /// itself: each the open one at the beginning of `path` of the length beside it.
-pub struct Writer<'r> {
+pub(super) struct Writer<'r> {
     site: Site<'r>,
     path: Vec<u8>,
     open: Vec<(usize, OwnedFd)>,
@@ -112,7 +112,7 @@ pub struct Writer<'r> {
 
 impl<'r> Writer<'r> {
     /// Writes at `site`.
-    pub fn new(site: Site<'r>) -> Writer<'r> {
+    pub(super) fn new(site: Site<'r>) -> Writer<'r> {
         Writer {
             site,
             path: Vec::new(),
@@ -122,7 +122,7 @@ impl<'r> Writer<'r> {
     }
 
     /// How many directories of the worktree it has made.
-    pub fn directories_made(&self) -> u64 {
+    pub(super) fn directories_made(&self) -> u64 {
         self.made
     }
 
@@ -182,12 +182,12 @@ impl<'r> Writer<'r> {
     }
 
     /// Makes a directory.
-    pub fn directory(&mut self, path: &[u8]) -> Result<(), RestoreError> {
+    pub(super) fn directory(&mut self, path: &[u8]) -> Result<(), RestoreError> {
         self.enter(path).map(|_| ())
     }
 
     /// Makes a symbolic link.
-    pub fn symlink(&mut self, path: &[u8], target: &[u8]) -> Result<(), RestoreError> {
+    pub(super) fn symlink(&mut self, path: &[u8], target: &[u8]) -> Result<(), RestoreError> {
         let (directory, name) = split(path);
         let directory = self.enter(directory)?;
         rustix::fs::symlinkat(target, directory, name)
@@ -208,7 +208,7 @@ impl<'r> Writer<'r> {
     }
 
     /// Writes a whole file.
-    pub fn file(
+    pub(super) fn file(
         &mut self,
         path: &[u8],
         executable: bool,
@@ -221,7 +221,7 @@ impl<'r> Writer<'r> {
     }
 
     /// Begins a file that is written in parts.
-    pub fn begin(
+    pub(super) fn begin(
         &mut self,
         path: &[u8],
         executable: bool,
@@ -242,7 +242,7 @@ impl<'r> Writer<'r> {
 }
 
 /// A file that is written in parts by several threads, one at a time.
-pub struct PartFile {
+pub(super) struct PartFile {
     file: File,
     path: Vec<u8>,
     mtime_s: i64,
@@ -272,7 +272,7 @@ impl PartFile {
     }
 
     /// Writes one part, all of `slices`; the last one to be written dates the file.
-    pub fn write<'d>(
+    pub(super) fn write<'d>(
         &self,
         offset: u64,
         slices: impl Iterator<Item = &'d [u8]>,

@@ -7,7 +7,7 @@ use gix::bstr::ByteSlice;
 
 /// Tree, and date in seconds since 1970, 0 where git finds none; `None` if git takes `data` for no
 /// commit.
-pub fn parse(data: &[u8], hash: gix::hash::Kind) -> Option<(ObjectId, i64)> {
+pub(crate) fn parse(data: &[u8], hash: gix::hash::Kind) -> Option<(ObjectId, i64)> {
     let hex_bytes = hash.len_in_hex();
     let named = |line: &[u8], name: &[u8]| {
         let hex = line.strip_prefix(name)?;

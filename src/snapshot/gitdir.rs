@@ -8,7 +8,7 @@ use crate::refs::Head;
 use crate::tree::tar::{self, Kind};
 
 /// Entries of the archive before the packs, as tar bytes. `mtime_s` dates them.
-pub fn tar_bytes(view: &View, origin_url: &str, mtime_s: i64) -> Vec<u8> {
+pub(crate) fn tar_bytes(view: &View, origin_url: &str, mtime_s: i64) -> Vec<u8> {
     let mut out = Vec::new();
     let directories = [
         "info",

@@ -1,18 +1,18 @@
 //! From a mirror to an archive.
-pub mod big;
-pub mod budget;
-pub mod commit;
-pub mod gitdir;
+pub(crate) mod big;
+pub(crate) mod budget;
+pub(crate) mod commit;
+pub(crate) mod gitdir;
 pub mod job;
-pub mod line;
-pub mod output;
+pub(crate) mod line;
+pub(crate) mod output;
 pub mod produce;
-pub mod reuse;
+pub(crate) mod reuse;
 pub mod ring;
-pub mod scrub;
-pub mod source;
+pub(crate) mod scrub;
+pub(crate) mod source;
 mod survey;
-pub mod turns;
+pub(crate) mod turns;
 pub mod verify;
 pub mod view;
 mod work;

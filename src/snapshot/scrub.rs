@@ -17,7 +17,7 @@ use crate::limits::SUM_READ_BYTES;
 
 /// What is the matter with a mirror.
 #[derive(Debug, thiserror::Error)]
-pub enum MirrorFault {
+pub(crate) enum MirrorFault {
     /// It does not hold what git wrote.
     #[error("{} is damaged", .path.display())]
     Damaged { path: PathBuf },
@@ -33,7 +33,7 @@ pub enum MirrorFault {
 
 /// Reads all objects of `mirror` from the disk. `is_rot` tells the errors of a disk that has lost
 /// what was written from those that pass.
-pub fn check_mirror(
+pub(crate) fn check_mirror(
     mirror: &Path,
     pace: &Pace,
     is_rot: fn(&io::Error) -> bool,

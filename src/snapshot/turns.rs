@@ -31,7 +31,7 @@ pub struct Closed;
 
 /// All turns.
 #[derive(Debug)]
-pub struct Turns {
+pub(crate) struct Turns {
     large_max: usize,
     places_max: usize,
     state: Mutex<State>,
@@ -87,7 +87,7 @@ pub struct Turn {
 
 impl Turns {
     /// Turns for a machine that carries this number of encoder threads.
-    pub fn new(encoders: usize) -> Arc<Turns> {
+    pub(crate) fn new(encoders: usize) -> Arc<Turns> {
         let carried = (encoders / 2).clamp(BUILDS_PRODUCING_MIN, BUILDS_PRODUCING_MAX);
         Turns::with(carried, BUILDS_OPEN_MAX)
     }
@@ -106,7 +106,7 @@ impl Turns {
     }
 
     /// Waits for a turn to produce what `fanout` is for.
-    pub fn enter(
+    pub(crate) fn enter(
         self: &Arc<Self>,
         repository: &Arc<str>,
         size: Size,
@@ -129,7 +129,7 @@ impl Turns {
     }
 
     /// Lets nobody have a turn any more, and ends all waiting for one.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
         for waiter in state.waiting.drain(..) {

@@ -15,7 +15,7 @@ use crate::manifest::record::Linked;
 
 /// What is the matter with an entry.
 #[derive(Debug, thiserror::Error)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// It is not what was published: no byte of it may be sent any more.
     #[error("{file} is damaged: {what}")]
     Damaged {
@@ -36,7 +36,7 @@ pub enum Fault {
 }
 
 /// Whether the disk itself cannot give back what was written to it.
-pub fn is_rot(error: &io::Error) -> bool {
+pub(crate) fn is_rot(error: &io::Error) -> bool {
     let code = error.raw_os_error();
     matches!(code, Some(libc::EIO | libc::EBADMSG | libc::EUCLEAN))
         || error.kind() == io::ErrorKind::UnexpectedEof
@@ -44,7 +44,7 @@ pub fn is_rot(error: &io::Error) -> bool {
 
 /// Reads all of the entry `id` in `dir` from the disk, and compares it with its own checksums: its
 /// metadata, its spool file, and each frame of its linked files.
-pub fn check_entry(dir: &Path, id: EntryId, pace: &Pace) -> Result<(), Fault> {
+pub(crate) fn check_entry(dir: &Path, id: EntryId, pace: &Pace) -> Result<(), Fault> {
     let meta = check_meta(dir, id, pace)?;
     check_spool(dir, &meta, pace)?;
     for (number, linked) in meta.linked.iter().enumerate() {

@@ -10,9 +10,9 @@
 //! Everything here is synchronous and touches the file system: it runs on background threads,
 //! never on a network core.
 
-pub mod check;
+pub(crate) mod check;
 pub mod dir;
 pub mod evict;
 pub mod files;
 pub mod staging;
-pub mod usage;
+pub(crate) mod usage;

@@ -8,9 +8,9 @@ mod family;
 mod label;
 mod text;
 
-pub use event::{Event, Level, Timing};
-pub use family::{FAMILIES, Family, Kind};
-pub use label::{
+pub(crate) use event::{Event, Level, Timing};
+pub(crate) use family::{FAMILIES, Family, Kind};
+pub(crate) use label::{
     BuildResult, CloneResult, DropReason, FetchResult, Outcome, Prefault, ScrubResult, SpoolFailure,
 };
 
@@ -29,13 +29,13 @@ type Block = CachePadded<[AtomicU64; SLOTS]>;
 /// may use any block and a gauge may go below zero in one of them; a block for each thread is only
 /// there to keep threads from sharing cache lines.
 #[derive(Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     blocks: Box<[Block]>,
 }
 
 /// What is read off other parts at scrape time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Gauges {
+pub(crate) struct Gauges {
     /// Bytes that published entries take.
     pub cache_bytes: u64,
     /// Bytes that they may take.
@@ -48,7 +48,7 @@ pub struct Gauges {
 
 impl Metrics {
     /// Counters for `writers` threads: cores, encoders and background.
-    pub fn new(writers: usize) -> Arc<Self> {
+    pub(crate) fn new(writers: usize) -> Arc<Self> {
         let block = || CachePadded::new([const { AtomicU64::new(0) }; SLOTS]);
         Arc::new(Self {
             blocks: (0..writers.max(1)).map(|_| block()).collect(),
@@ -57,7 +57,7 @@ impl Metrics {
 
     /// The handle of thread number `writer`. One beyond the number given to [`Metrics::new`]
     /// shares a block, which costs time but loses nothing.
-    pub fn meter(self: &Arc<Self>, writer: usize) -> Meter {
+    pub(crate) fn meter(self: &Arc<Self>, writer: usize) -> Meter {
         Meter {
             metrics: Arc::clone(self),
             block: writer % self.blocks.len(),

@@ -4,4 +4,4 @@
 //! and never waits. Out go lines on standard error and the text of `/metrics`.
 
 pub mod log;
-pub mod metrics;
+pub(crate) mod metrics;

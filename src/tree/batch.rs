@@ -28,7 +28,7 @@ pub(crate) struct Item {
 
 /// What decides, besides its path, which conversions a file goes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InForce {
+pub(crate) struct InForce {
     /// The attribute files.
     pub attributes: Chain,
     /// What text is encoded by, where one of them names an encoding.

@@ -144,7 +144,7 @@ fn push_as_read(stored: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Converts files; one for each thread.
-pub struct Filter {
+pub(crate) struct Filter {
     stack: Stack,
     outcome: Outcome,
     encoders: HashMap<BString, Option<Encoder>>,
@@ -154,7 +154,7 @@ pub struct Filter {
 
 impl Filter {
     /// A filter for a tree with these attribute files.
-    pub fn new(attributes: &AttributeFiles) -> std::io::Result<Filter> {
+    pub(crate) fn new(attributes: &AttributeFiles) -> std::io::Result<Filter> {
         let mut collection = MetadataCollection::default();
         let none: [std::path::PathBuf; 0] = [];
         let mut scratch = Vec::new();
@@ -181,13 +181,17 @@ impl Filter {
     }
 
     /// Whether the file at `path` may need a conversion at all.
-    pub fn converts(&mut self, path: &BStr, objects: &dyn Find) -> Result<bool, FilterError> {
+    pub(crate) fn converts(
+        &mut self,
+        path: &BStr,
+        objects: &dyn Find,
+    ) -> Result<bool, FilterError> {
         Ok(!self.wanted(path, objects)?.nothing())
     }
 
     /// The bytes of the worktree file at `path` for the blob `id` with the content `blob`;
     /// `None` if they are the blob's.
-    pub fn convert(
+    pub(crate) fn convert(
         &mut self,
         path: &BStr,
         id: &oid,

@@ -123,7 +123,7 @@ fn describe(file: &Path, part: &mut impl FnMut(&[u8])) {
 }
 
 /// A conversion from UTF-8 to one other encoding.
-pub struct Encoder {
+pub(crate) struct Encoder {
     descriptor: libc::iconv_t,
     mark: &'static [u8],
 }
@@ -136,7 +136,7 @@ impl Encoder {
     /// An encoder for the name as it stands in a `working-tree-encoding` attribute, or `None` if
     /// the C library does not know it. Names are read as git reads them (`utf8.c`,
     /// `reencode_string_len`): `UTF-16LE-BOM` and `UTF-16BE-BOM` write a byte order mark.
-    pub fn open(name: &[u8]) -> Option<Encoder> {
+    pub(crate) fn open(name: &[u8]) -> Option<Encoder> {
         let upper = name.to_ascii_uppercase();
         let (target, mark): (&[u8], &'static [u8]) = match &upper[..] {
             b"UTF-16LE-BOM" | b"UTF16LE-BOM" => (b"UTF-16LE", b"\xff\xfe"),
@@ -152,7 +152,7 @@ impl Encoder {
     }
 
     /// Converts all of `text`; `None` if any of it has no form in the encoding.
-    pub fn encode(&mut self, text: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn encode(&mut self, text: &[u8]) -> Option<Vec<u8>> {
         let mut out = Vec::with_capacity(text.len() * 2 + 16);
         out.extend_from_slice(self.mark);
         let mut input = text.as_ptr().cast::<libc::c_char>().cast_mut();

@@ -13,25 +13,25 @@ use gix::objs::tree::EntryKind;
 use gix::{ObjectId, oid};
 
 /// What an index begins with; in version 2 and before the number of entries.
-pub const MAGIC: [u8; 4] = *b"DIRC";
-pub const VERSION: u32 = 2;
+pub(crate) const MAGIC: [u8; 4] = *b"DIRC";
+pub(crate) const VERSION: u32 = 2;
 /// Magic, version, number of entries.
-pub const HEADER_BYTES: usize = 12;
+pub(crate) const HEADER_BYTES: usize = 12;
 /// Fields of stat data that an entry begins with, of four bytes each.
-pub const STAT_FIELDS: usize = 10;
-pub const STAT_BYTES: usize = 4 * STAT_FIELDS;
+pub(crate) const STAT_FIELDS: usize = 10;
+pub(crate) const STAT_BYTES: usize = 4 * STAT_FIELDS;
 /// Which of them is the mode, and where it is in an entry.
 const MODE_FIELD: usize = 6;
-pub const MODE_AT: usize = 4 * MODE_FIELD;
+pub(crate) const MODE_AT: usize = 4 * MODE_FIELD;
 /// The mode of a submodule.
-pub const SUBMODULE: u32 = 0o160_000;
+pub(crate) const SUBMODULE: u32 = 0o160_000;
 const EXTENSION_HEADER_BYTES: usize = 8;
 /// Longest path whose length fits in an entry's flags; longer ones end at their NUL.
 const NAME_LEN_MAX: usize = 0xfff;
 
 /// The shape of an index, gathered in one walk before any of it is written: a tar header names
 /// the size of what follows.
-pub struct Plan {
+pub(crate) struct Plan {
     hash: Kind,
     entries: u32,
     entries_bytes: u64,
@@ -40,7 +40,7 @@ pub struct Plan {
 
 /// The directories of a worktree as the `TREE` extension has them, met in the order of the index.
 #[derive(Debug, Default)]
-pub struct Directories {
+pub(crate) struct Directories {
     all: Vec<Directory>,
     open: Vec<usize>,
 }
@@ -55,7 +55,7 @@ struct Directory {
 
 impl Directories {
     /// A directory begins.
-    pub fn enter(&mut self, name: &[u8], id: &oid) {
+    pub(crate) fn enter(&mut self, name: &[u8], id: &oid) {
         if let Some(parent) = self.open.last() {
             self.all[*parent].children += 1;
         }
@@ -69,7 +69,7 @@ impl Directories {
     }
 
     /// The innermost directory ends.
-    pub fn leave(&mut self) {
+    pub(crate) fn leave(&mut self) {
         if let Some(done) = self.open.pop()
             && let Some(parent) = self.open.last()
         {
@@ -78,19 +78,19 @@ impl Directories {
     }
 
     /// The innermost directory has an entry.
-    pub fn entry(&mut self) {
+    pub(crate) fn entry(&mut self) {
         if let Some(directory) = self.open.last() {
             self.all[*directory].entries += 1;
         }
     }
 
     /// How many there are.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.all.len()
     }
 
     /// Appends the extension. `go_on` is asked before each directory: there may be millions.
-    pub fn push_extension<E>(
+    pub(crate) fn push_extension<E>(
         &self,
         out: &mut Vec<u8>,
         mut go_on: impl FnMut() -> Result<(), E>,
@@ -112,7 +112,7 @@ impl Directories {
 
 impl Plan {
     /// An empty plan.
-    pub fn new(hash: Kind) -> Plan {
+    pub(crate) fn new(hash: Kind) -> Plan {
         Plan {
             hash,
             entries: 0,
@@ -122,30 +122,30 @@ impl Plan {
     }
 
     /// A directory begins.
-    pub fn enter(&mut self, path: &BStr, id: &oid) {
+    pub(crate) fn enter(&mut self, path: &BStr, id: &oid) {
         let name = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
         self.directories.enter(name, id);
     }
 
     /// The innermost directory ends.
-    pub fn leave(&mut self) {
+    pub(crate) fn leave(&mut self) {
         self.directories.leave();
     }
 
     /// A file, symlink or submodule.
-    pub fn entry(&mut self, path: &BStr) {
+    pub(crate) fn entry(&mut self, path: &BStr) {
         self.directories.entry();
         self.entries += 1;
         self.entries_bytes += entry_bytes(self.hash.len_in_bytes(), path.len()) as u64;
     }
 
     /// Number of entries.
-    pub fn entries(&self) -> u32 {
+    pub(crate) fn entries(&self) -> u32 {
         self.entries
     }
 
     /// Length of the whole index in bytes, and the writer that makes it.
-    pub fn into_writer(self) -> (u64, Writer) {
+    pub(crate) fn into_writer(self) -> (u64, Writer) {
         let mut tree = Vec::new();
         let go_on = || Ok::<_, Infallible>(());
         let Ok(()) = self.directories.push_extension(&mut tree, go_on);
@@ -161,14 +161,14 @@ impl Plan {
 }
 
 /// Appends what an index begins with.
-pub fn push_header(out: &mut Vec<u8>, entries: u32) {
+pub(crate) fn push_header(out: &mut Vec<u8>, entries: u32) {
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&VERSION.to_be_bytes());
     out.extend_from_slice(&entries.to_be_bytes());
 }
 
 /// The mode that an index has for an entry of a tree.
-pub fn mode(kind: EntryKind) -> u32 {
+pub(crate) fn mode(kind: EntryKind) -> u32 {
     match kind {
         EntryKind::Blob => 0o100_644,
         EntryKind::BlobExecutable => 0o100_755,
@@ -178,7 +178,7 @@ pub fn mode(kind: EntryKind) -> u32 {
 }
 
 /// Appends an entry. Of `stat` all is taken but the mode.
-pub fn push_entry(
+pub(crate) fn push_entry(
     out: &mut Vec<u8>,
     mut stat: [u32; STAT_FIELDS],
     mode: u32,
@@ -198,12 +198,12 @@ pub fn push_entry(
 }
 
 /// Bytes of one entry: stat data, the id, flags, the path, and padding.
-pub fn entry_bytes(id_bytes: usize, path_len: usize) -> usize {
+pub(crate) fn entry_bytes(id_bytes: usize, path_len: usize) -> usize {
     padded(STAT_BYTES + id_bytes + 2 + path_len)
 }
 
 /// An entry's length with the 1 to 8 NUL bytes that pad it to a multiple of eight.
-pub fn padded(bytes: usize) -> usize {
+pub(crate) fn padded(bytes: usize) -> usize {
     bytes / 8 * 8 + 8
 }
 
@@ -211,7 +211,7 @@ pub fn padded(bytes: usize) -> usize {
 /// [`take`](Writer::take) at any time, then [`finish`](Writer::finish).
 ///
 /// Invariant: the entries are those of the [`Plan`] it was made from, in the same order.
-pub struct Writer {
+pub(crate) struct Writer {
     out: Vec<u8>,
     hasher: gix::hash::Hasher,
     tree: Vec<u8>,
@@ -219,7 +219,14 @@ pub struct Writer {
 
 impl Writer {
     /// An entry of `size` bytes on disk (0 for a submodule) whose file says `mtime_s`.
-    pub fn entry(&mut self, path: &BStr, kind: EntryKind, id: &oid, size: u32, mtime_s: i64) {
+    pub(crate) fn entry(
+        &mut self,
+        path: &BStr,
+        kind: EntryKind,
+        id: &oid,
+        size: u32,
+        mtime_s: i64,
+    ) {
         // git leaves the stat data of a submodule's entry at zero.
         let mtime_s = if kind == EntryKind::Commit {
             0
@@ -231,18 +238,18 @@ impl Writer {
     }
 
     /// Bytes written and not yet taken.
-    pub fn pending_bytes(&self) -> usize {
+    pub(crate) fn pending_bytes(&self) -> usize {
         self.out.len()
     }
 
     /// Moves what is written to the end of `to`.
-    pub fn take(&mut self, to: &mut Vec<u8>) {
+    pub(crate) fn take(&mut self, to: &mut Vec<u8>) {
         self.hasher.update(&self.out);
         to.append(&mut self.out);
     }
 
     /// Ends the index with the extension and the checksum; all of it goes to the end of `to`.
-    pub fn finish(mut self, to: &mut Vec<u8>) -> Result<(), gix::Error> {
+    pub(crate) fn finish(mut self, to: &mut Vec<u8>) -> Result<(), gix::Error> {
         let tree = std::mem::take(&mut self.tree);
         self.out.extend_from_slice(&tree);
         self.take(to);

@@ -11,13 +11,13 @@ use memmap2::Mmap;
 
 /// A mapped, immutable file.
 #[derive(Debug)]
-pub struct MappedFile {
+pub(crate) struct MappedFile {
     map: Mmap,
 }
 
 impl MappedFile {
     /// Maps the whole of `path` as long as it is now.
-    pub fn open(path: &Path) -> io::Result<MappedFile> {
+    pub(crate) fn open(path: &Path) -> io::Result<MappedFile> {
         let file = File::open(path)?;
         // SAFETY: what is mapped must not be truncated or changed while it is mapped. Linked packs
         // are immutable: git writes a pack once under its final content's name and only ever

@@ -11,15 +11,15 @@
 //! stand here once ([`index`], [`tar`], [`order`], [`pack`], [`sum`]). The readers are the client's own: they believe
 //! nothing, take pieces of any size, and have the memory that a restore gives them.
 
-pub mod batch;
+pub(crate) mod batch;
 pub mod decoder;
-pub mod filter;
+pub(crate) mod filter;
 pub mod frames;
-pub mod iconv;
-pub mod index;
-pub mod map;
-pub mod order;
-pub mod pack;
-pub mod sum;
+pub(crate) mod iconv;
+pub(crate) mod index;
+pub(crate) mod map;
+pub(crate) mod order;
+pub(crate) mod pack;
+pub(crate) mod sum;
 pub mod tar;
-pub mod walk;
+pub(crate) mod walk;

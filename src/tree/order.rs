@@ -8,7 +8,7 @@ use gix::bstr::{BStr, BString, ByteVec};
 /// which may be a symbolic link to anywhere. The rules are those of `verify_ordered` in git's
 /// `fsck.c`.
 #[derive(Default)]
-pub struct Order {
+pub(crate) struct Order {
     last: Option<(BString, bool)>,
     /// Files that a directory of the same name could still follow: between `foo` and `foo/`
     /// stand names such as `foo.bar`. Each is a prefix of the next.
@@ -17,7 +17,7 @@ pub struct Order {
 
 impl Order {
     /// Takes the next entry; whether it may stand there.
-    pub fn accept(&mut self, name: &BStr, is_tree: bool) -> bool {
+    pub(crate) fn accept(&mut self, name: &BStr, is_tree: bool) -> bool {
         let Some((last, last_is_tree)) = &mut self.last else {
             self.last = Some((name.to_owned(), is_tree));
             return true;

@@ -2,11 +2,11 @@
 //!
 //! Format: git's `Documentation/gitformat-pack.txt`.
 
-pub const HEADER_BYTES: usize = 12;
+pub(crate) const HEADER_BYTES: usize = 12;
 
 /// The head of a pack's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
+pub(crate) struct Header {
     /// 2 or 3, which differ in nothing that matters here; git makes 2.
     pub version: u32,
     pub objects: u32,
@@ -14,7 +14,7 @@ pub struct Header {
 
 impl Header {
     /// Reads it; an error says what is wrong with it.
-    pub fn parse(bytes: &[u8; HEADER_BYTES]) -> Result<Header, &'static str> {
+    pub(crate) fn parse(bytes: &[u8; HEADER_BYTES]) -> Result<Header, &'static str> {
         let number = |at: usize| {
             let [a, b, c, d] = [0, 1, 2, 3].map(|n| bytes[at + n]);
             u32::from_be_bytes([a, b, c, d])

@@ -7,14 +7,14 @@ use sha1::Digest;
 
 /// A sum in the making.
 #[derive(Debug, Clone)]
-pub enum Sum {
+pub(crate) enum Sum {
     Sha1(sha1::Sha1),
     Sha256(sha2::Sha256),
 }
 
 impl Sum {
     /// Of nothing yet, as ids of the kind `hash` are made.
-    pub fn new(hash: Kind) -> Sum {
+    pub(crate) fn new(hash: Kind) -> Sum {
         match hash {
             Kind::Sha256 => Sum::Sha256(sha2::Sha256::default()),
             _ => Sum::Sha1(sha1::Sha1::default()),
@@ -22,7 +22,7 @@ impl Sum {
     }
 
     /// Adds what follows.
-    pub fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         match self {
             Sum::Sha1(sum) => sum.update(bytes),
             Sum::Sha256(sum) => sum.update(bytes),
@@ -30,7 +30,7 @@ impl Sum {
     }
 
     /// The sum of all that.
-    pub fn finish(self) -> Vec<u8> {
+    pub(crate) fn finish(self) -> Vec<u8> {
         match self {
             Sum::Sha1(sum) => sum.finalize().to_vec(),
             Sum::Sha256(sum) => sum.finalize().to_vec(),

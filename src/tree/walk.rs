@@ -16,7 +16,7 @@ use gix::{ObjectId, oid};
 use sha2::{Digest, Sha256};
 
 /// The name of the files that say which conversions apply to the files below them.
-pub const ATTRIBUTES_FILE: &[u8] = b".gitattributes";
+pub(crate) const ATTRIBUTES_FILE: &[u8] = b".gitattributes";
 
 /// What went wrong in a walk.
 #[derive(Debug, thiserror::Error)]
@@ -70,10 +70,10 @@ pub struct Entry<'a> {
 /// Directory and id of every `.gitattributes` from the root down to a directory, as a digest of
 /// full length: the same rule means something else in another directory, so where each file lies
 /// is a part of it. All zeros where there is none.
-pub type Chain = [u8; 32];
+pub(crate) type Chain = [u8; 32];
 
 /// The chain where there are no attribute files.
-pub const NO_ATTRIBUTES: Chain = [0; 32];
+pub(crate) const NO_ATTRIBUTES: Chain = [0; 32];
 
 struct Level {
     data: Vec<u8>,
@@ -108,7 +108,7 @@ impl Met {
 /// Walks `tree`, calling `each` for every step. Memory: one path and its trees.
 ///
 /// The error of `each` ends the walk and is returned as it is.
-pub fn walk<E: From<WalkError>>(
+pub(crate) fn walk<E: From<WalkError>>(
     objects: &dyn Find,
     hash: gix::hash::Kind,
     tree: &oid,

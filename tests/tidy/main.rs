@@ -10,6 +10,7 @@
 //! | `comments_cite_what_is_there` | a module's text names a file by its old name |
 //! | `unsafe_is_confined_and_explained` | unsafe in `http::range`; `io::net` without a reason |
 //! | `functions_fit_a_screen` | a function of 77 lines |
+//! | `files_are_short` | `io::child` with 300 lines more |
 //! | `git_is_run_in_one_place` | `restore::testing` outside of tests |
 //! | `panics_have_reasons` | an `unwrap` in `http::range` |
 //! | `cores_never_block` | `fs::read` in `Archive::touch`, beside functions that may read files |
@@ -196,6 +197,28 @@ fn functions_fit_a_screen() {
         &rules::functions_fit_a_screen(&bad),
         &["tests/a.rs:73: long has 72 lines"],
     );
+}
+
+#[test]
+fn files_are_short() {
+    assert_tidy(&rules::files_are_short(&project()));
+    let lines = |count: usize| "fn f() {}\n".repeat(count);
+    let tests = format!("#[cfg(test)]\nmod tests {{\n{}}}\n", lines(99));
+    let bad = tree(&[
+        ("src/fits.rs", &format!("{}{tests}", lines(500))),
+        ("src/long.rs", &format!("{}{tests}", lines(501))),
+        ("src/fits/tests.rs", &lines(999)),
+        ("src/lib.rs", "mod fits; mod long;"),
+        ("tests/a.rs", &lines(999)),
+    ]);
+    let bad_tests = "#[cfg(test)]\nmod tests;\n";
+    assert_found(
+        &rules::files_are_short(&bad),
+        &["src/fits/tests.rs: 999", "src/long.rs: 501"],
+    );
+    let text = format!("{bad_tests}{}", lines(499));
+    let good = tree(&[("src/fits.rs", &text), ("src/fits/tests.rs", &lines(999))]);
+    assert_tidy(&rules::files_are_short(&good));
 }
 
 #[test]

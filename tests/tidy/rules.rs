@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use syn::spanned::Spanned;
 use syn::visit::Visit;
 
-use crate::source::{Project, Source, module_files, modules};
+use crate::source::{Project, Source, is_for_tests, module_files, modules};
 
 /// Modules from the top down. Those of one layer never import each other, but for the last:
 /// there only circles are forbidden.
@@ -221,6 +221,29 @@ pub fn functions_fit_a_screen(project: &Project) -> Vec<String> {
         };
         functions.visit_file(&source.syntax);
         found.append(&mut functions.found);
+    }
+    found
+}
+
+const FILE_LINES_MAX: usize = 500;
+
+/// A file of the program has one reason to exist; its tests do not count.
+pub fn files_are_short(project: &Project) -> Vec<String> {
+    let mut found = Vec::new();
+    let program = project.program().filter(|s| s.path.starts_with("src/"));
+    for source in program {
+        let tests = source.syntax.items.iter().filter(|item| match item {
+            syn::Item::Mod(item) => is_for_tests(&item.attrs),
+            _ => false,
+        });
+        let in_tests = |item: &syn::Item| {
+            let span = item.span();
+            span.end().line - span.start().line + 1
+        };
+        let lines = source.text.lines().count() - tests.map(in_tests).sum::<usize>();
+        if lines > FILE_LINES_MAX {
+            found.push(format!("{}: {lines} lines", source.path));
+        }
     }
     found
 }

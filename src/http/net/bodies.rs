@@ -24,7 +24,7 @@ use crate::limits::{
 
 /// The budget. See the module's text.
 #[derive(Debug, Default)]
-pub struct Bodies {
+pub(crate) struct Bodies {
     book: Mutex<Book>,
 }
 
@@ -90,7 +90,7 @@ enum Life {
 
 /// The body has lost its place: it came too slowly while others waited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lost;
+pub(crate) struct Lost;
 
 /// Which tier a body of so many bytes is in.
 fn tier(bytes: u64) -> usize {
@@ -279,17 +279,17 @@ impl Book {
 
 impl Bodies {
     /// An empty budget.
-    pub fn new() -> Arc<Bodies> {
+    pub(crate) fn new() -> Arc<Bodies> {
         Arc::default()
     }
 
     /// Bytes of bodies that are held now.
-    pub fn used_bytes(&self) -> u64 {
+    pub(crate) fn used_bytes(&self) -> u64 {
         self.book().used_bytes
     }
 
     /// A body that a client is about to send.
-    pub fn arriving(self: &Arc<Self>, client: Client) -> Share {
+    pub(crate) fn arriving(self: &Arc<Self>, client: Client) -> Share {
         self.enter(client, None, Life::Arriving(Instant::now()))
     }
 
@@ -299,7 +299,7 @@ impl Bodies {
     }
 
     /// Ends bodies that come too slowly, if others wait.
-    pub fn end_slow(&self) {
+    pub(crate) fn end_slow(&self) {
         self.book().end_slow(Instant::now());
     }
 
@@ -333,7 +333,7 @@ impl Bodies {
 
 /// A part of the budget; dropping it gives it back.
 #[derive(Debug)]
-pub struct Share {
+pub(crate) struct Share {
     bodies: Arc<Bodies>,
     id: u64,
     /// Arrived since the clock of slowness began.
@@ -348,14 +348,14 @@ impl Share {
     }
 
     /// Waits for room for so many more bytes. A claim that is dropped is none.
-    pub async fn claim(&mut self, bytes: u64) -> Result<(), Lost> {
+    pub(crate) async fn claim(&mut self, bytes: u64) -> Result<(), Lost> {
         let claim = Claim { share: self };
         let mut asked = false;
         poll_fn(|context| claim.poll(bytes, &mut asked, context)).await
     }
 
     /// Notes what has arrived; true whenever that was a part that no slow body brings in its time.
-    pub fn arrived(&mut self, bytes: u64) -> bool {
+    pub(crate) fn arrived(&mut self, bytes: u64) -> bool {
         self.unmarked_bytes += bytes;
         if self.unmarked_bytes < BODY_SLOW_BYTES {
             return false;
@@ -370,7 +370,7 @@ impl Share {
     }
 
     /// All of the body is there: it cannot be slow any more.
-    pub fn is_whole(&mut self) -> Result<(), Lost> {
+    pub(crate) fn is_whole(&mut self) -> Result<(), Lost> {
         self.with(|place| match place.life {
             Life::Ended => Err(Lost),
             _ => {
@@ -381,7 +381,7 @@ impl Share {
     }
 
     /// Ready when the body has lost its place.
-    pub async fn lost(&self) {
+    pub(crate) async fn lost(&self) {
         poll_fn(|context| {
             self.with(|place| match place.life {
                 Life::Ended => Poll::Ready(()),

@@ -9,7 +9,7 @@ use crate::limits::{BODY_FIRST_BYTES, BODY_GROWTH, BODY_PIECE_BYTES};
 
 /// The body of a request, as it was sent but for its framing.
 #[derive(Debug, Default)]
-pub struct Body {
+pub(crate) struct Body {
     /// None of them ever grows: nothing is copied, and the allocator has few sizes to deal with, so
     /// that what is counted is what is taken.
     pieces: Vec<Vec<u8>>,
@@ -22,7 +22,7 @@ pub struct Body {
 
 impl Body {
     /// One of which nothing has come.
-    pub fn arriving(bodies: &Arc<Bodies>, client: Client) -> Body {
+    pub(crate) fn arriving(bodies: &Arc<Bodies>, client: Client) -> Body {
         Body {
             share: Some(bodies.arriving(client)),
             ..Body::default()
@@ -30,7 +30,7 @@ impl Body {
     }
 
     /// Something that is made of it, of the same client.
-    pub fn made(&self, bodies: &Arc<Bodies>) -> Share {
+    pub(crate) fn made(&self, bodies: &Arc<Bodies>) -> Share {
         match &self.share {
             Some(share) => share.made(),
             None => bodies.whole(),
@@ -38,22 +38,22 @@ impl Body {
     }
 
     /// What has come of it.
-    pub fn pieces(&self) -> &[Vec<u8>] {
+    pub(crate) fn pieces(&self) -> &[Vec<u8>] {
         &self.pieces
     }
 
     /// Takes what has come of it out, to be dropped piece by piece.
-    pub fn take_pieces(&mut self) -> Vec<Vec<u8>> {
+    pub(crate) fn take_pieces(&mut self) -> Vec<Vec<u8>> {
         std::mem::take(&mut self.pieces)
     }
 
     /// Takes its share out, for whatever its pieces become.
-    pub fn take_share(&mut self) -> Option<Share> {
+    pub(crate) fn take_share(&mut self) -> Option<Share> {
         self.share.take()
     }
 
     /// How much has come of it.
-    pub fn len_bytes(&self) -> u64 {
+    pub(crate) fn len_bytes(&self) -> u64 {
         self.len_bytes
     }
 

@@ -3,12 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Whose they are; `None` for those that are not counted.
-pub type Client = Option<IpAddr>;
+pub(crate) type Client = Option<IpAddr>;
 
 /// Who counts as the client at an address: for IPv6 the first 64 bits of it, of which one client has all.
 /// 127.0.0.1 and ::1 may have everything: who connects from there is a reverse proxy of this machine,
 /// behind which everybody is, or a process that may use the machine as it likes.
-pub fn client_of(address: IpAddr) -> Client {
+pub(crate) fn client_of(address: IpAddr) -> Client {
     match address.to_canonical() {
         IpAddr::V4(Ipv4Addr::LOCALHOST) | IpAddr::V6(Ipv6Addr::LOCALHOST) => None,
         IpAddr::V4(address) => Some(address.into()),

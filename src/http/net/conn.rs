@@ -33,7 +33,7 @@ const TOO_SLOW: Reject = Reject::closing(
 
 /// How long a connection may be left alone.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub(crate) struct Patience {
     /// Between two requests, and again from the first byte of a request's head to its end.
     pub idle: Duration,
     /// While the client takes nothing of a response.
@@ -74,7 +74,7 @@ struct Connection<S> {
 }
 
 /// Serves a connection until it ends, on the core whose sockets share `core`.
-pub async fn serve<S: Service>(
+pub(crate) async fn serve<S: Service>(
     stream: TcpStream,
     peer: SocketAddr,
     service: Rc<S>,
@@ -99,7 +99,7 @@ pub async fn serve<S: Service>(
 
 /// Tells a client that there are too many connections, once it has asked for something; answers
 /// those that watch over the server. Ends when `place` is wanted for another.
-pub async fn turn_away<S: Service>(
+pub(crate) async fn turn_away<S: Service>(
     stream: TcpStream,
     peer: SocketAddr,
     service: Rc<S>,

@@ -11,7 +11,7 @@ use crate::limits::CONNECTIONS_SPARE_PERCENT;
 
 /// See the module's text.
 #[derive(Debug)]
-pub struct Door {
+pub(crate) struct Door {
     /// Open connections of all cores.
     pub admission: Admission,
     /// Those of them that wait for their client.
@@ -23,7 +23,7 @@ pub struct Door {
 impl Door {
     /// For so many connections of so many cores. Whoever does not take enough of its response in the
     /// time `slow` may have to make room.
-    pub fn new(connections_max: usize, cores: usize, slow: Duration) -> Door {
+    pub(crate) fn new(connections_max: usize, cores: usize, slow: Duration) -> Door {
         Door {
             admission: Admission::new(connections_max),
             idle: IdleCores::new(cores, slow, connections_max),
@@ -34,14 +34,14 @@ impl Door {
 
 /// A bounded number of connections.
 #[derive(Debug)]
-pub struct Admission {
+pub(crate) struct Admission {
     open: AtomicUsize,
     max: usize,
 }
 
 /// What became of a connection at the door.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Entry {
+pub(crate) enum Entry {
     /// It was counted in.
     Entered,
     /// Others were told to end; when they have done so there is a place.
@@ -59,17 +59,17 @@ impl Admission {
     }
 
     /// The bound.
-    pub fn max(&self) -> usize {
+    pub(crate) fn max(&self) -> usize {
         self.max
     }
 
     /// How many more there may be for a moment, until one that was told to end has done so.
-    pub fn spare(&self) -> usize {
+    pub(crate) fn spare(&self) -> usize {
         (self.max.saturating_mul(CONNECTIONS_SPARE_PERCENT) / 100).max(1)
     }
 
     /// Counts a connection in, unless there are too many and no other can be told to end.
-    pub fn enter(&self, end_another: impl FnOnce() -> bool) -> Entry {
+    pub(crate) fn enter(&self, end_another: impl FnOnce() -> bool) -> Entry {
         let open = self.open.fetch_add(1, Ordering::Relaxed);
         let most = self.max.saturating_add(self.spare());
         // Another is told so in any case: those before may not have been as many as there are over.
@@ -85,7 +85,7 @@ impl Admission {
     }
 
     /// Counts a connection out.
-    pub fn leave(&self) {
+    pub(crate) fn leave(&self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 }

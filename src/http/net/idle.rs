@@ -24,12 +24,12 @@ use crossbeam::utils::CachePadded;
 use super::client::Client;
 use crate::limits::CONNECTIONS_OF_CLIENT_PART;
 use clients::Clients;
-pub use list::Rank;
+pub(crate) use list::Rank;
 use list::{Ends, List, Place};
 
 /// All waiting connections, by core.
 #[derive(Debug)]
-pub struct IdleCores {
+pub(crate) struct IdleCores {
     began: Instant,
     /// How long [`Rank::Taking`] may last.
     slow_us: u64,
@@ -87,7 +87,7 @@ impl Among {
 impl IdleCores {
     /// For so many cores and places. Whoever does not take enough of its response in the time `slow` may
     /// be closed.
-    pub fn new(cores: usize, slow: Duration, places: usize) -> Arc<IdleCores> {
+    pub(crate) fn new(cores: usize, slow: Duration, places: usize) -> Arc<IdleCores> {
         Arc::new(IdleCores {
             began: Instant::now(),
             slow_us: slow.as_micros() as u64,
@@ -97,7 +97,7 @@ impl IdleCores {
     }
 
     /// Has a connection closed that is to make room for one of `newcomer`. False if there is none.
-    pub fn make_room(&self, newcomer: Client) -> bool {
+    pub(crate) fn make_room(&self, newcomer: Client) -> bool {
         let clients = self.clients();
         let is_over = newcomer.filter(|client| clients.left(*client) >= clients.part);
         let largest = clients.largest();
@@ -175,24 +175,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The waiting connections of one core, or of one kind on it.
 #[derive(Debug)]
-pub struct Idle {
+pub(crate) struct Idle {
     cores: Arc<IdleCores>,
     core: usize,
 }
 
 impl Idle {
     /// The waiting connections of core number `core`.
-    pub fn of_core(cores: Arc<IdleCores>, core: usize) -> Rc<Idle> {
+    pub(crate) fn of_core(cores: Arc<IdleCores>, core: usize) -> Rc<Idle> {
         Rc::new(Idle { cores, core })
     }
 
     /// Connections that make room for nobody but each other.
-    pub fn apart() -> Rc<Idle> {
+    pub(crate) fn apart() -> Rc<Idle> {
         Idle::of_core(IdleCores::new(1, Duration::ZERO, usize::MAX), 0)
     }
 
     /// A connection of `client`.
-    pub fn member(self: &Rc<Self>, client: Client) -> Member {
+    pub(crate) fn member(self: &Rc<Self>, client: Client) -> Member {
         if let Some(client) = client {
             self.cores.clients().enter(client);
         }
@@ -202,7 +202,7 @@ impl Idle {
     }
 
     /// A connection that counts for no client begins to wait.
-    pub fn enter(self: &Rc<Self>, rank: Rank) -> Waiting {
+    pub(crate) fn enter(self: &Rc<Self>, rank: Rank) -> Waiting {
         self.enter_for(None, rank)
     }
 
@@ -221,18 +221,13 @@ impl Idle {
     }
 
     /// Connections that wait, or have not yet ended as they were told.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         let list = self.list();
         list.places.len() - list.free.len()
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Tells the first one to end, if there is one, as [`IdleCores::make_room`].
-    pub fn close_oldest(&self) {
+    pub(crate) fn close_oldest(&self) {
         self.cores.make_room(None);
     }
 
@@ -243,7 +238,7 @@ impl Idle {
 
 /// A connection: it may wait again and again.
 #[derive(Debug)]
-pub struct Member {
+pub(crate) struct Member {
     idle: Rc<Idle>,
     /// Whose it is, and where they are in the core's list.
     owner: Option<(IpAddr, usize)>,
@@ -251,7 +246,7 @@ pub struct Member {
 
 impl Member {
     /// It begins to wait.
-    pub fn enter(&self, rank: Rank) -> Waiting {
+    pub(crate) fn enter(&self, rank: Rank) -> Waiting {
         let owner = self.owner.map(|(_, owner)| owner);
         self.idle.enter_for(owner, rank)
     }
@@ -268,24 +263,24 @@ impl Drop for Member {
 
 /// A connection that waits; dropping it ends the waiting. It does not outlive its [`Member`].
 #[derive(Debug)]
-pub struct Waiting {
+pub(crate) struct Waiting {
     idle: Rc<Idle>,
     place: usize,
 }
 
 impl Waiting {
     /// What it waits for.
-    pub fn rank(&self) -> Rank {
+    pub(crate) fn rank(&self) -> Rank {
         self.idle.list().places[self.place].rank
     }
 
     /// Whether it is to end whatever it does.
-    pub fn must_end(&self) -> bool {
+    pub(crate) fn must_end(&self) -> bool {
         matches!(self.idle.list().places[self.place].ends, Ends::Surely(_))
     }
 
     /// Counts as beginning to wait now.
-    pub fn renew(&self) {
+    pub(crate) fn renew(&self) {
         let mut list = self.idle.list();
         let place = &list.places[self.place];
         if place.ends == Ends::No {
@@ -295,7 +290,7 @@ impl Waiting {
     }
 
     /// Its client has ended its sending side.
-    pub fn desert(&self) {
+    pub(crate) fn desert(&self) {
         let mut list = self.idle.list();
         let place = &list.places[self.place];
         if place.ends == Ends::No && place.rank != Rank::Deserted {
@@ -305,7 +300,7 @@ impl Waiting {
 
     /// Waits for something else from now on, or for what it was told to end for and need not: it stays,
     /// unless it must end.
-    pub fn turn_to(&self, rank: Rank) {
+    pub(crate) fn turn_to(&self, rank: Rank) {
         self.relink(&mut self.idle.list(), rank);
     }
 
@@ -320,7 +315,7 @@ impl Waiting {
     }
 
     /// Ready when the connection is to end.
-    pub async fn closed(&self) {
+    pub(crate) async fn closed(&self) {
         poll_fn(|context| {
             let place = &mut self.idle.list().places[self.place];
             if place.ends != Ends::No {
@@ -384,7 +379,7 @@ mod tests {
         waiting[1].renew();
         idle.close_oldest();
         drop(waiting);
-        assert!(idle.is_empty());
+        assert_eq!(idle.len(), 0);
         let again = idle.enter(Rank::Request);
         assert!(!is_closed(&again), "the place's last one was");
         assert_eq!(idle.list().places.len(), 5);

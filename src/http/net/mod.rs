@@ -7,13 +7,13 @@
 //!   memory that request bodies share, and [`body`]: one of them; [`client`]: whom an address stands for.
 //! - [`pulse`]: the clock of a core without io_uring.
 
-pub mod bodies;
-pub mod body;
-pub mod client;
-pub mod conn;
-pub mod door;
-pub mod idle;
-pub mod pulse;
-pub mod service;
-pub mod socket;
+pub(crate) mod bodies;
+pub(crate) mod body;
+pub(crate) mod client;
+pub(crate) mod conn;
+pub(crate) mod door;
+pub(crate) mod idle;
+pub(crate) mod pulse;
+pub(crate) mod service;
+pub(crate) mod socket;
 mod unless;

@@ -14,13 +14,13 @@ use crate::limits::{PULSE_LATE_MS, PULSE_MS};
 
 /// The beating timer of one core.
 #[derive(Debug)]
-pub struct Pulse {
+pub(crate) struct Pulse {
     last: Cell<Instant>,
 }
 
 impl Pulse {
     /// Starts a pulse on the calling core; it beats as long as somebody else has it.
-    pub fn start() -> Rc<Pulse> {
+    pub(crate) fn start() -> Rc<Pulse> {
         let pulse = Rc::new(Pulse {
             last: Cell::new(Instant::now()),
         });
@@ -36,12 +36,12 @@ impl Pulse {
     }
 
     /// Whether the timers have not run for too long.
-    pub fn is_late(&self) -> bool {
+    pub(crate) fn is_late(&self) -> bool {
         self.last.get().elapsed() >= Duration::from_millis(PULSE_LATE_MS)
     }
 
     /// Waits until they have run.
-    pub async fn rest(&self) {
+    pub(crate) async fn rest(&self) {
         monoio::time::sleep(Duration::from_millis(1)).await;
     }
 }

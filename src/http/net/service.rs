@@ -13,7 +13,7 @@ use crate::http::wire::Reject;
 use crate::http::wire::head::RequestHead;
 
 /// The content of an answer, after its head.
-pub enum Payload {
+pub(crate) enum Payload {
     /// None, or all of it was written behind the head.
     Written,
     /// From wire offset `start` to `end`, or in chunks to the source's own end.
@@ -32,7 +32,7 @@ pub enum Payload {
 
 /// What is to be done with the body of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BodyUse {
+pub(crate) enum BodyUse {
     /// The answer needs it; at most so many bytes are taken.
     Keep(u64),
     /// It means nothing. A small one is read, so that it is not taken for the next request.
@@ -43,7 +43,7 @@ pub enum BodyUse {
 
 /// Why a connection or a body was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GivenUp {
+pub(crate) enum GivenUp {
     /// The client was silent for too long.
     Silent,
     /// When places were short it had waited longest of all, or its address had too many of them.
@@ -57,7 +57,7 @@ pub enum GivenUp {
 }
 
 /// An answer whose head stands in the connection's output buffer.
-pub struct Answer<N> {
+pub(crate) struct Answer<N> {
     /// What follows the head.
     pub payload: Payload,
     /// Whether the next request may follow.
@@ -68,7 +68,7 @@ pub struct Answer<N> {
 
 /// What became of an answer.
 #[derive(Debug)]
-pub struct Done {
+pub(crate) struct Done {
     /// Content that was sent.
     pub sent: Sent,
     /// When the request's head was complete.
@@ -78,7 +78,7 @@ pub struct Done {
 }
 
 /// What answers requests. One for each core.
-pub trait Service: 'static {
+pub(crate) trait Service: 'static {
     /// What it keeps of a request until the answer is sent.
     type Note;
 

@@ -35,7 +35,7 @@ pub(super) const INPUT_BYTES: usize = 4096;
 
 /// Why a response could not be sent whole.
 #[derive(Debug, thiserror::Error)]
-pub enum SendError {
+pub(crate) enum SendError {
     /// The client went away.
     #[error("the client has left: {0}")]
     Left(io::Error),
@@ -59,7 +59,7 @@ pub enum SendError {
 
 /// What was sent of a body.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Sent {
+pub(crate) struct Sent {
     /// Bytes of content.
     pub bytes: u64,
     /// When the first of them left.
@@ -67,7 +67,7 @@ pub struct Sent {
 }
 
 /// What all sockets of one core share.
-pub struct CoreSockets {
+pub(crate) struct CoreSockets {
     /// The core's pulse if the runtime reports readiness through epoll.
     pulse: Option<Rc<Pulse>>,
     /// Used only within one call, never across an await; `None` where the system allows none.
@@ -84,7 +84,11 @@ pub struct CoreSockets {
 
 impl CoreSockets {
     /// For a core that has a `pulse` if its runtime reports readiness through epoll.
-    pub fn new(pulse: Option<Rc<Pulse>>, idle: Rc<Idle>, bodies: Arc<Bodies>) -> CoreSockets {
+    pub(crate) fn new(
+        pulse: Option<Rc<Pulse>>,
+        idle: Rc<Idle>,
+        bodies: Arc<Bodies>,
+    ) -> CoreSockets {
         let pipe = Pipe::new();
         if let Err(e) = &pipe {
             tracing::warn!("sending packs in single blocks, which is slower: no large pipe: {e}");
@@ -101,7 +105,7 @@ impl CoreSockets {
 }
 
 /// See the module's text.
-pub struct Socket {
+pub(crate) struct Socket {
     stream: TcpStream,
     stall: Duration,
     core: Rc<CoreSockets>,
@@ -118,7 +122,7 @@ pub struct Socket {
 
 impl Socket {
     /// Takes over a connection that was accepted from `peer`, which waits among `idle`.
-    pub fn new(
+    pub(crate) fn new(
         stream: TcpStream,
         peer: IpAddr,
         stall: Duration,
@@ -140,7 +144,7 @@ impl Socket {
     }
 
     /// Begins to wait.
-    pub fn enter(&self, rank: Rank) -> Waiting {
+    pub(crate) fn enter(&self, rank: Rank) -> Waiting {
         self.member.enter(rank)
     }
 
@@ -150,7 +154,7 @@ impl Socket {
 
     /// Appends what is there to `input`, at most `most` bytes and [`INPUT_BYTES`], waiting up to
     /// `limit` for it; 0 at the end of the stream.
-    pub async fn receive(
+    pub(crate) async fn receive(
         &self,
         input: &mut Vec<u8>,
         most: usize,
@@ -178,14 +182,14 @@ impl Socket {
     }
 
     /// Has the connection end in a reset.
-    pub fn reset_on_close(&self) {
+    pub(crate) fn reset_on_close(&self) {
         // Fails only on a connection that is reset already.
         let _ = net::reset_on_close(self.fd());
     }
 
     /// Ends the sending side and reads what the client still sends, for a short while, so that
     /// a reset for unread data does not overtake the response.
-    pub async fn linger(&self, limit: Duration) {
+    pub(crate) async fn linger(&self, limit: Duration) {
         if net::end_sending(self.fd()).is_err() {
             return;
         }
@@ -248,13 +252,13 @@ impl Socket {
     }
 
     /// Sends what is taken at once of `bytes`, and nothing behind it.
-    pub fn send_last(&self, bytes: &[u8]) {
+    pub(crate) fn send_last(&self, bytes: &[u8]) {
         // The connection ends whether the client takes this or not.
         let _ = net::send(self.fd(), bytes, false).and_then(|_| net::end_sending(self.fd()));
     }
 
     /// Sends all of `bytes`; `more` says that other bytes follow at once.
-    pub async fn send(&self, mut bytes: &[u8], more: bool) -> Result<(), SendError> {
+    pub(crate) async fn send(&self, mut bytes: &[u8], more: bool) -> Result<(), SendError> {
         while !bytes.is_empty() {
             match net::send(self.fd(), bytes, more) {
                 Ok(sent) => {
@@ -271,7 +275,7 @@ impl Socket {
 
     /// Sends the content of `source` from `start` to `end`; to its own end if that is `None`,
     /// in chunked coding. `sent` counts along, also when it fails.
-    pub async fn send_source(
+    pub(crate) async fn send_source(
         &self,
         source: &mut dyn Source,
         start: u64,

@@ -15,7 +15,7 @@ const STEP_BYTES: usize = 64 * 1024;
 
 /// How much a gzip member, in pieces, says that it holds, in its last bytes: to be believed no further
 /// than to make room for it.
-pub fn content_bytes(input: &[Vec<u8>]) -> Result<u64, Reject> {
+pub(crate) fn content_bytes(input: &[Vec<u8>]) -> Result<u64, Reject> {
     let is_gzip = input.iter().flatten().take(2).eq(&[0x1f, 0x8b]);
     let is_long = input.iter().map(Vec::len).sum::<usize>() >= MEMBER_BYTES;
     if !is_gzip || !is_long {
@@ -27,7 +27,7 @@ pub fn content_bytes(input: &[Vec<u8>]) -> Result<u64, Reject> {
 
 /// Gives the content of a whole gzip member to `take` in pieces, its checksum verified at the end; no
 /// more than the `bytes` that it says it holds. Takes CPU time in proportion to them: not for a core.
-pub fn decode<E: From<Reject>>(
+pub(crate) fn decode<E: From<Reject>>(
     input: &[Vec<u8>],
     bytes: u64,
     mut take: impl FnMut(&[u8]) -> Result<(), E>,

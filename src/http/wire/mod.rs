@@ -12,11 +12,11 @@
 //! ([`Reject::close`]): guessing is how one request is smuggled inside another.
 
 pub mod body;
-pub mod gzip;
+pub(crate) mod gzip;
 pub mod head;
 pub mod precondition;
 pub mod range;
-pub mod response;
+pub(crate) mod response;
 pub mod route;
 mod scan;
 

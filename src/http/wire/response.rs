@@ -9,23 +9,23 @@ use super::{Reject, is_token_byte, is_value_byte};
 use crate::limits::REFUSAL_RETRY_S;
 
 /// When a client may try again that is answered with `status`, as far as the server can tell.
-pub fn retry_after_s(status: u16) -> Option<u64> {
+pub(crate) fn retry_after_s(status: u16) -> Option<u64> {
     (status == 503).then_some(REFUSAL_RETRY_S)
 }
 
 /// The interim response to `Expect: 100-continue`.
-pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Behind the content of every chunk.
-pub const CHUNK_END: &[u8] = b"\r\n";
+pub(crate) const CHUNK_END: &[u8] = b"\r\n";
 
 /// Ends a chunked body. Sent only for a body that is complete: a client takes it as proof.
-pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+pub(crate) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// A header that must not be sent; the buffer is as it was before the head was begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the value of the response header {name} holds a control character")]
-pub struct BadHeader {
+pub(crate) struct BadHeader {
     /// The first such header.
     pub name: &'static str,
 }
@@ -35,7 +35,7 @@ pub struct BadHeader {
 /// Invariant: `out[start..]` is a status line and whole header lines without forbidden bytes.
 #[derive(Debug)]
 #[must_use = "a head is complete only after finish()"]
-pub struct Head<'b> {
+pub(crate) struct Head<'b> {
     out: &'b mut Vec<u8>,
     start: usize,
     bad: Option<BadHeader>,
@@ -44,7 +44,7 @@ pub struct Head<'b> {
 impl<'b> Head<'b> {
     /// Begins a head at the end of `out`. `date` is the current time as an HTTP date (RFC 9110
     /// section 5.6.7), made once a second by the caller.
-    pub fn new(out: &'b mut Vec<u8>, status: u16, date: &str) -> Self {
+    pub(crate) fn new(out: &'b mut Vec<u8>, status: u16, date: &str) -> Self {
         let start = out.len();
         out.extend_from_slice(b"HTTP/1.1 ");
         push_decimal(out, u64::from(status));
@@ -60,7 +60,7 @@ impl<'b> Head<'b> {
     }
 
     /// Any header. The value is checked; the name is the program's own.
-    pub fn header(mut self, name: &'static str, value: &str) -> Self {
+    pub(crate) fn header(mut self, name: &'static str, value: &str) -> Self {
         debug_assert!(!name.is_empty() && name.bytes().all(is_token_byte));
         if value.bytes().all(is_value_byte) {
             self.line(name, |out| out.extend_from_slice(value.as_bytes()));
@@ -71,17 +71,22 @@ impl<'b> Head<'b> {
     }
 
     /// `Content-Length`, in bytes. Not together with [`Head::chunked`].
-    pub fn content_length(self, length: u64) -> Self {
+    pub(crate) fn content_length(self, length: u64) -> Self {
         self.number("Content-Length", length)
     }
 
     /// `Transfer-Encoding: chunked`. Only for HTTP/1.1 clients.
-    pub fn chunked(self) -> Self {
+    pub(crate) fn chunked(self) -> Self {
         self.header("Transfer-Encoding", "chunked")
     }
 
     /// `Content-Range` of a 206; `len` is absent while the representation is still growing.
-    pub fn content_range(mut self, start: u64, end_inclusive: u64, len: Option<u64>) -> Self {
+    pub(crate) fn content_range(
+        mut self,
+        start: u64,
+        end_inclusive: u64,
+        len: Option<u64>,
+    ) -> Self {
         self.line("Content-Range", |out| {
             out.extend_from_slice(b"bytes ");
             push_decimal(out, start);
@@ -97,7 +102,7 @@ impl<'b> Head<'b> {
     }
 
     /// `Content-Range` of a 416.
-    pub fn content_range_unsatisfiable(mut self, len: u64) -> Self {
+    pub(crate) fn content_range_unsatisfiable(mut self, len: u64) -> Self {
         self.line("Content-Range", |out| {
             out.extend_from_slice(b"bytes */");
             push_decimal(out, len);
@@ -106,22 +111,22 @@ impl<'b> Head<'b> {
     }
 
     /// `ETag`, with its quotes.
-    pub fn etag(self, etag: &str) -> Self {
+    pub(crate) fn etag(self, etag: &str) -> Self {
         self.header("ETag", etag)
     }
 
     /// `Allow`, as a 405 must have it.
-    pub fn allow(self, methods: &'static str) -> Self {
+    pub(crate) fn allow(self, methods: &'static str) -> Self {
         self.header("Allow", methods)
     }
 
     /// `Retry-After`, in seconds.
-    pub fn retry_after_s(self, seconds: u64) -> Self {
+    pub(crate) fn retry_after_s(self, seconds: u64) -> Self {
         self.number("Retry-After", seconds)
     }
 
     /// `Connection: keep-alive` or `close`. HTTP/1.0 clients need the first to be said.
-    pub fn connection(self, keep_alive: bool) -> Self {
+    pub(crate) fn connection(self, keep_alive: bool) -> Self {
         self.header(
             "Connection",
             if keep_alive { "keep-alive" } else { "close" },
@@ -129,7 +134,7 @@ impl<'b> Head<'b> {
     }
 
     /// Ends the head. When a header was bad, nothing of the head stays in the buffer.
-    pub fn finish(self) -> Result<(), BadHeader> {
+    pub(crate) fn finish(self) -> Result<(), BadHeader> {
         if let Some(bad) = self.bad {
             self.out.truncate(self.start);
             return Err(bad);
@@ -153,7 +158,7 @@ impl<'b> Head<'b> {
 
 /// A whole response of one line of text, as all errors are answered.
 #[derive(Debug, Clone, Copy)]
-pub struct Text<'a> {
+pub(crate) struct Text<'a> {
     /// The status; not 204 or 304, which have no body.
     pub status: u16,
     /// The line, without its end. Control characters in it are sent as spaces.
@@ -171,7 +176,7 @@ pub struct Text<'a> {
 impl<'a> Text<'a> {
     /// The answer to a request that is refused; `keep_alive` is what the connection would do
     /// without the reject.
-    pub fn reject(reject: &Reject, keep_alive: bool, head_only: bool) -> Self {
+    pub(crate) fn reject(reject: &Reject, keep_alive: bool, head_only: bool) -> Self {
         Self {
             status: reject.status,
             message: reject.message,
@@ -183,7 +188,7 @@ impl<'a> Text<'a> {
     }
 
     /// Appends the response to `out`.
-    pub fn write(&self, out: &mut Vec<u8>, date: &str) -> Result<(), BadHeader> {
+    pub(crate) fn write(&self, out: &mut Vec<u8>, date: &str) -> Result<(), BadHeader> {
         let mut head = Head::new(out, self.status, date)
             .header("Content-Type", "text/plain; charset=utf-8")
             .content_length(self.message.len() as u64 + 1)
@@ -206,7 +211,7 @@ impl<'a> Text<'a> {
 
 /// The line before the content of a chunk, held inline.
 #[derive(Debug, Clone, Copy)]
-pub struct ChunkHead {
+pub(crate) struct ChunkHead {
     bytes: [u8; Self::BYTES_MAX],
     start: usize,
 }
@@ -216,14 +221,14 @@ impl ChunkHead {
     const BYTES_MAX: usize = 18;
 
     /// What to send.
-    pub fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         self.bytes.get(self.start..).unwrap_or_default()
     }
 }
 
 /// The line before `len` bytes of content, behind which [`CHUNK_END`] follows. Zero cannot be
 /// asked for because it would end the body; that is [`LAST_CHUNK`]'s alone to say.
-pub fn chunk_head(len: NonZeroU64) -> ChunkHead {
+pub(crate) fn chunk_head(len: NonZeroU64) -> ChunkHead {
     let mut bytes = *b"0000000000000000\r\n";
     let digits = len.get().ilog2() as usize / 4 + 1;
     let start = ChunkHead::BYTES_MAX - 2 - digits;

@@ -20,7 +20,7 @@ enum Message {
 
 /// The end of the queue that lines are put into.
 #[derive(Debug, Clone)]
-pub struct Lines {
+pub(super) struct Lines {
     queue: SyncSender<Message>,
     /// Lines that did not fit.
     dropped: Arc<AtomicU64>,
@@ -40,12 +40,12 @@ thread_local! {
 }
 
 /// From now on the calling thread waits for room instead of dropping its lines.
-pub fn wait_for_room() {
+pub(super) fn wait_for_room() {
     WAITS.set(true);
 }
 
 /// Starts the thread that writes to `out`; `capacity` lines may wait for it.
-pub fn start(
+pub(super) fn start(
     out: impl Write + Send + 'static,
     capacity: usize,
 ) -> io::Result<(Lines, WrittenOnDrop)> {

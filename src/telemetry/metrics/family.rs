@@ -5,7 +5,7 @@ use crate::limits::METRICS_REPOSITORIES_MAX;
 
 /// What a family of series is in Prometheus' terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Only ever grows.
     Counter,
     /// Goes up and down.
@@ -16,7 +16,7 @@ pub enum Kind {
 
 /// A metric that operators see: one row of [`FAMILIES`].
 #[derive(Debug, Clone, Copy)]
-pub struct Family {
+pub(crate) struct Family {
     pub(super) id: Id,
     /// The metric's name.
     pub name: &'static str,
@@ -63,7 +63,7 @@ pub(super) enum Id {
 }
 
 /// Every metric, in the order in which it is rendered.
-pub const FAMILIES: [Family; 27] = [
+pub(crate) const FAMILIES: [Family; 27] = [
     Family {
         id: Id::Requests,
         name: "tarpon_requests_total",

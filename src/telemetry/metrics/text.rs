@@ -8,7 +8,7 @@ impl Metrics {
     /// Appends all metrics in Prometheus' text format 0.0.4. `mirrors` gives each repository's
     /// name and the age of its mirror; only the first [`METRICS_REPOSITORIES_MAX`] are shown.
     /// Blocks: no. Allocates: only in `out`.
-    pub fn render<'a>(
+    pub(crate) fn render<'a>(
         &self,
         gauges: &Gauges,
         mirrors: impl IntoIterator<Item = (&'a str, Duration)>,

@@ -7,7 +7,7 @@ use std::task::Waker;
 
 /// What a connection waits for: those of one kind are closed before any of the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rank {
+pub(crate) enum Rank {
     /// For its client, which has asked for nothing, or not for all of it.
     Request,
     /// For what is to be sent, which its client may not take any more: it has ended its sending side.

@@ -13,7 +13,7 @@ use crate::limits::{PEER_LOOK_MS, TAKING_SLOW_BYTES};
 
 impl Socket {
     /// Ready when the connection is reset; calls `ended` while its client sends nothing more.
-    pub async fn gone(&self, mut ended: impl FnMut()) {
+    pub(crate) async fn gone(&self, mut ended: impl FnMut()) {
         loop {
             if self.stream.readable(false).await.is_err() {
                 return;
@@ -98,7 +98,7 @@ impl Socket {
     }
 
     /// The response is over: nothing more is waited for.
-    pub fn rest(&mut self) {
+    pub(crate) fn rest(&mut self) {
         self.place.take();
     }
 
