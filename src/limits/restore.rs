@@ -175,6 +175,10 @@ pub const TRACKED_INDEX_BYTES_MAX: u64 = 512 << 20;
 /// Bytes of an archive's `.git` that are looked at in memory, names and what each file costs
 /// included: refs above all, about a million of them. Over it the archive is refused.
 pub const CAPTURED_BYTES_MAX: usize = 96 << 20;
+/// Commits and tags of which a restore looks whether what they name is there: so many from HEAD on,
+/// and so many from all refs on: some tenths of a second, beside what has to be done anyway. A whole
+/// history may take ten seconds.
+pub const HISTORY_READ_MAX: usize = 4 << 10;
 /// Refs that may come in any order: of more a list is taken only as git makes it, sorted.
 pub const UNSORTED_REFS_MAX: usize = 64 << 10;
 /// What a file costs there besides its name and content.

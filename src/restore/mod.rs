@@ -34,6 +34,7 @@ mod formats;
 mod frames;
 mod gaps;
 mod gitdir;
+mod history;
 mod http;
 mod index;
 mod local;

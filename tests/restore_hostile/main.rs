@@ -17,6 +17,7 @@ mod cut;
 mod endless;
 mod gitdir;
 mod ground;
+mod history;
 mod keys;
 mod length;
 mod look;
