@@ -417,6 +417,42 @@ fn a_repository_of_any_size_is_overwritten() {
     let mut update = git::command(&target, &["update-index", "--index-info"]);
     let list = fs::File::open(&file).unwrap_or_else(|e| panic!("{e}"));
     assert!(
+/// What is in the way is known before the files of the archive have come.
+#[test]
+fn untracked_files_in_the_way_are_refused_when_the_first_of_them_comes() {
+    let lab = new_lab();
+    let server = lab.start();
+    let whole = crate::lab::archive(&lab, &server);
+    let target = lab.scratch("target");
+    let put = |path: &str| {
+        let path = target.join(path);
+        fs::create_dir_all(path.parent().unwrap_or(&target))
+            .and_then(|()| fs::write(path, "mine"))
+            .unwrap_or_else(|e| panic!("{e}"));
+    };
+    // A file and a link in the place of a directory, and directories in the places of files.
+    for (number, in_the_way) in ["src", "src/d0", "big.bin/below", "run.sh/a/b"]
+        .iter()
+        .enumerate()
+    {
+        drop(fs::remove_dir_all(&target));
+        put(in_the_way);
+        put("other");
+        // The archive has no end; what is behind the files' beginning never comes.
+        let cut = whole.len() - 1;
+        let endless = crate::lab::serve(whole.clone(), move |_| Some(cut));
+        let before = everything(&target);
+        let errors = expect(&restore(endless, "test/app", &target, &["--overwrite"]), 1);
+        let named = target.join(in_the_way).to_string_lossy().into_owned();
+        assert!(errors.contains(&named), "{number}: {errors}");
+        assert!(
+            errors.contains("is not tracked and would be lost"),
+            "{errors}"
+        );
+        assert_eq!(everything(&target), before);
+    }
+}
+
         update
             .stdin(list)
             .status()
