@@ -54,8 +54,8 @@ pub struct RestoreArgs {
     #[arg(long)]
     pub overwrite: bool,
 
-    /// With --overwrite: replace also a repository that has commits or stashes which only it has, or
-    /// linked worktrees
+    /// With --overwrite: replace also a repository that has commits, stashes or added files which only
+    /// it has, or linked worktrees
     #[arg(long, requires = "overwrite")]
     pub discard_local: bool,
 

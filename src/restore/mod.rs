@@ -582,12 +582,19 @@ impl Restore<'_> {
             )));
         }
         match local::lost(self.link.stop, staging.target(), &staging.old()) {
-            Ok(lost) if lost.is_empty() => Ok(()),
             Ok(lost) => {
-                let lost = lost.join(", ");
-                Err(refused(format!(
-                    "nobody else may have the commits of {lost}"
-                )))
+                let commits = ("nobody else may have the commits of", lost.commits);
+                let added = ("nobody else may have what was added of", lost.added);
+                let said = [commits, added]
+                    .into_iter()
+                    .filter(|(_, of)| !of.is_empty());
+                let said: Vec<String> = said
+                    .map(|(what, of)| format!("{what} {}", of.join(", ")))
+                    .collect();
+                match said.is_empty() {
+                    true => Ok(()),
+                    false => Err(refused(said.join("; "))),
+                }
             }
             Err(why) => Err(refused(why)),
         }

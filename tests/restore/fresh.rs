@@ -94,10 +94,8 @@ fn overwrite_replaces_what_is_tracked_and_keeps_the_rest() {
     write("gone", "tracked by the old checkout only");
     git::run(&target, &["add", "gone"]);
     expect(&restore(server.address(), "test/app", &target, &[]), 1);
-    expect(
-        &restore(server.address(), "test/app", &target, &["--overwrite"]),
-        0,
-    );
+    let more = ["--overwrite", "--discard-local"];
+    expect(&restore(server.address(), "test/app", &target, &more), 0);
     assert_eq!(git::text(&target, &["status", "--porcelain"]), "?? mine");
     assert!(!target.join("gone").exists());
     expect_nothing_reread(&target);
@@ -136,6 +134,8 @@ fn newer_refs_and_commits_are_fetched_on_demand() {
         let target = lab.scratch("missing");
         expect(&restore(server.address(), "test/app", &target, &more), code);
         crate::lab::expect_nothing(&target);
+    }
+}
 
 /// Where nothing is checked out, it is said why.
 #[test]
@@ -177,7 +177,5 @@ fn an_empty_worktree_is_said() {
             assert_eq!(summary["note"], note, "{name} {how}");
             assert!(summary["commit"].is_null(), "{summary}");
         }
-    }
-}
     }
 }

@@ -94,7 +94,7 @@ fn what_only_the_old_repository_has_is_named_and_kept() {
     let lab = new_lab();
     let server = lab.start();
     type Prepare = fn(&Path);
-    let kinds: [(&str, Prepare, &[&str]); 5] = [
+    let kinds: [(&str, Prepare, &[&str]); 7] = [
         (
             "ahead",
             |target| drop(commit(target, "mine.txt")),
@@ -116,6 +116,26 @@ fn what_only_the_old_repository_has_is_named_and_kept() {
                 commit(target, "mine.txt");
             },
             &["HEAD"],
+        ),
+        (
+            "added",
+            |target| {
+                fs::write(target.join("src/new.c"), "new").unwrap_or_else(|e| panic!("{e}"));
+                fs::write(target.join("run.sh"), "changed").unwrap_or_else(|e| panic!("{e}"));
+                git::run(target, &["add", "src/new.c", "run.sh"]);
+            },
+            &["added of run.sh, src/new.c"],
+        ),
+        (
+            "added, detached",
+            |target| {
+                git::run(target, &["checkout", "--quiet", "--detach"]);
+                fs::write(target.join("run.sh"), "changed").unwrap_or_else(|e| panic!("{e}"));
+                git::run(target, &["update-index", "--index-version", "4"]);
+                git::run(target, &["add", "run.sh"]);
+                git::run(target, &["pack-refs", "--all"]);
+            },
+            &["added of run.sh"],
         ),
         (
             "stash",
@@ -166,6 +186,9 @@ fn what_somebody_else_has_is_replaced_without_a_word() {
     // As if it had been pushed, and one tagged.
     git::run(&target, &["update-ref", "refs/remotes/fork/topic", "HEAD"]);
     git::run(&target, &["tag", "mine"]);
+    // Nothing that was added: an edit, and what HEAD's commit has.
+    fs::write(target.join("run.sh"), "changed").unwrap_or_else(|e| panic!("{e}"));
+    git::run(&target, &["rm", "--quiet", "--cached", "big.bin"]);
     expect(&overwrite(&server, &target, &[]), 0);
     // A clone that is shallow, as checkouts of build farms are.
     let second = repos::add_commit(&lab.upstream("app"), "main", "second.txt", b"2");
@@ -394,29 +417,6 @@ fn what_can_be_known_is_refused_before_the_download() {
     assert_eq!(everything(&target), before);
 }
 
-/// An index of more than 64 MiB and as many refs as a large repository has.
-#[test]
-fn a_repository_of_any_size_is_overwritten() {
-    const FILES: usize = 700_000;
-    const REFS: usize = 300_000;
-    let lab = new_lab();
-    let server = lab.start();
-    let target = restored(&lab, &server, "target");
-    let id = git::text(&target, &["rev-parse", "HEAD"]);
-    let path = |number: usize| {
-        format!(
-            "directory-{:03}/part-{}/file-{number:07}.rs",
-            number / 1000,
-            number % 2
-        )
-    };
-    let paths = (0..FILES).map(|number| format!("100644 {id} 0\t{}\n", path(number)));
-    let list = paths.collect::<String>();
-    let file = lab.scratch("list");
-    fs::write(&file, list).unwrap_or_else(|e| panic!("{e}"));
-    let mut update = git::command(&target, &["update-index", "--index-info"]);
-    let list = fs::File::open(&file).unwrap_or_else(|e| panic!("{e}"));
-    assert!(
 /// What is in the way is known before the files of the archive have come.
 #[test]
 fn untracked_files_in_the_way_are_refused_when_the_first_of_them_comes() {
@@ -453,6 +453,29 @@ fn untracked_files_in_the_way_are_refused_when_the_first_of_them_comes() {
     }
 }
 
+/// An index of more than 64 MiB and as many refs as a large repository has.
+#[test]
+fn a_repository_of_any_size_is_overwritten() {
+    const FILES: usize = 700_000;
+    const REFS: usize = 300_000;
+    let lab = new_lab();
+    let server = lab.start();
+    let target = restored(&lab, &server, "target");
+    let id = git::text(&target, &["rev-parse", "HEAD"]);
+    let path = |number: usize| {
+        format!(
+            "directory-{:03}/part-{}/file-{number:07}.rs",
+            number / 1000,
+            number % 2
+        )
+    };
+    let paths = (0..FILES).map(|number| format!("100644 {id} 0\t{}\n", path(number)));
+    let list = paths.collect::<String>();
+    let file = lab.scratch("list");
+    fs::write(&file, list).unwrap_or_else(|e| panic!("{e}"));
+    let mut update = git::command(&target, &["update-index", "--index-info"]);
+    let list = fs::File::open(&file).unwrap_or_else(|e| panic!("{e}"));
+    assert!(
         update
             .stdin(list)
             .status()
@@ -475,7 +498,12 @@ fn untracked_files_in_the_way_are_refused_when_the_first_of_them_comes() {
     let stale = [0, FILES / 2, FILES - 1].map(path);
     stale.iter().for_each(|path| write(path));
     write("directory-000/mine");
-    expect(&overwrite(&server, &target, &[]), 0);
+    let errors = expect(&overwrite(&server, &target, &[]), 1);
+    assert!(
+        errors.contains("added of directory-000/part-0/"),
+        "{errors}"
+    );
+    expect(&overwrite(&server, &target, &["--discard-local"]), 0);
     for path in stale {
         assert!(!target.join(path).exists());
     }
