@@ -211,4 +211,21 @@ mod tests {
         let full = room_bytes(socket.as_fd()).unwrap();
         assert!(full < before / 4, "{full} of {before}");
     }
+
+    #[test]
+    fn a_peer_that_is_gone_is_asked_for_and_given_up() {
+        use rustix::net::sockopt;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert!(!sockopt::socket_keepalive(&socket).unwrap());
+        notice_dead_peer(&socket).unwrap();
+        assert!(sockopt::socket_keepalive(&socket).unwrap());
+        let asked = sockopt::tcp_keepcnt(&socket).unwrap();
+        let idle = sockopt::tcp_keepidle(&socket).unwrap();
+        let pause = sockopt::tcp_keepintvl(&socket).unwrap();
+        let limit = Duration::from_millis(PEER_DEAD_MS);
+        assert!(idle + pause * (asked - 1) <= limit, "{idle:?} {pause:?}");
+        let unanswered_ms = sockopt::tcp_user_timeout(&socket).unwrap();
+        assert_eq!(u64::from(unanswered_ms), PEER_DEAD_MS);
+    }
 }

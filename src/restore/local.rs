@@ -146,6 +146,7 @@ impl Look<'_> {
         }
         let index = fs::canonicalize(&index).map_err(|e| unread(&e))?;
         symlink(index, ours.join(".git/index")).map_err(|e| unread(&e))?;
+        link_shared(git_dir, &ours.join(".git")).map_err(|e| unread(&e))?;
         let head = head.to_string();
         let args = [
             "diff-index",
@@ -352,6 +353,18 @@ fn stashes(git_dir: &Path) -> Vec<String> {
     (0..count.min(LOCAL_NAMED_MAX))
         .map(|number| format!("stash@{{{number}}}"))
         .collect()
+}
+
+/// Links what an index may build upon (`core.splitIndex`) into a repository of ours.
+fn link_shared(git_dir: &Path, ours: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(git_dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with("sharedindex.") && entry.file_type()?.is_file() {
+            symlink(fs::canonicalize(entry.path())?, ours.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 /// Sees to it that a directory of objects has nothing that whoever opens it waits for.

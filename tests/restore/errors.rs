@@ -196,10 +196,12 @@ fn the_fallback_clones_and_says_so() {
 #[test]
 fn the_fallback_clones_when_the_server_says_nothing() {
     let lab = new_lab();
+    let server = lab.start();
     let silent = listen(|_| be_silent());
     let target = lab.scratch("target");
     let more = ["--fallback", "clone", "--wait-limit", "1", "--json"];
-    let out = restore(silent, &lab.url("app"), &target, &more);
+    let url = format!("http://{}/git/test/app", server.address());
+    let out = restore(silent, &url, &target, &more);
     let errors = expect(&out, 0);
     assert!(errors.contains("no byte came for 1 s"), "{errors}");
     let summary: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();

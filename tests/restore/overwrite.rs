@@ -189,6 +189,7 @@ fn what_somebody_else_has_is_replaced_without_a_word() {
     // Nothing that was added: an edit, and what HEAD's commit has.
     fs::write(target.join("run.sh"), "changed").unwrap_or_else(|e| panic!("{e}"));
     git::run(&target, &["rm", "--quiet", "--cached", "big.bin"]);
+    git::run(&target, &["update-index", "--split-index"]);
     expect(&overwrite(&server, &target, &[]), 0);
     // A clone that is shallow, as checkouts of build farms are.
     let second = repos::add_commit(&lab.upstream("app"), "main", "second.txt", b"2");

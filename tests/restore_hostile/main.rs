@@ -27,6 +27,7 @@ mod names;
 mod objects;
 mod slow;
 mod stop;
+mod target;
 mod trial;
 mod verdict;
 mod wire;
