@@ -451,10 +451,11 @@ mod tests {
         }
     }
 
+    const PATH: &[u8] = b".git/objects/pack/pack-1111111111111111111111111111111111111111.pack";
+
     /// Whichever worker has which part, and whoever is slow.
     #[test]
     fn a_pack_is_summed_in_the_order_of_the_archive() {
-        const PATH: &[u8] = b".git/objects/pack/pack-1111111111111111111111111111111111111111.pack";
         let root = tempfile::tempdir().unwrap();
         let root = std::fs::File::open(root.path()).unwrap();
         let quota = Quota::new(Some(u64::MAX), std::path::Path::new("/")).unwrap();

@@ -84,20 +84,18 @@ impl Drop for Duty<'_, '_> {
     }
 }
 
-/// Downloads over `connections` and unpacks at `site`; files are dated by `dates`; what is in their
+/// Downloads and unpacks at `site`; files are dated by `dates`; what is in their
 /// `way` ends it. Gives what the archive's `.git` has said, and what is in the worktree.
 pub fn extract(
     download: &Download<'_>,
     first: First<'_>,
-    connections: usize,
     site: Site<'_>,
     dates: Dates,
     way: Option<Watch<'_>>,
-    progress: &Progress,
 ) -> Result<Archive, RestoreError> {
     let shared = Shared {
         site,
-        progress,
+        progress: download.link.progress,
         failure: Mutex::new(None),
         directories: AtomicU64::new(0),
     };
@@ -116,7 +114,7 @@ pub fn extract(
         // Those that are busy have what they need.
         drop(queue);
         running.push(scope.spawn(|| download.run_first(first)));
-        for _ in 1..connections {
+        for _ in 1..download.link.connections {
             running.push(scope.spawn(|| download.run_further()));
         }
         let closes = download.closes();

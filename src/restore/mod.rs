@@ -400,16 +400,8 @@ impl Restore<'_> {
             false => None,
         };
         let watch = |tracked| Watch::new(staging.target(), tracked, link.stop);
-        let archive = extract::extract(
-            &download,
-            first,
-            link.connections,
-            site,
-            self.dates,
-            tracked.as_ref().map(watch),
-            link.progress,
-        )
-        .map_err(doubted)?;
+        let way = tracked.as_ref().map(watch);
+        let archive = extract::extract(&download, first, site, self.dates, way).map_err(doubted)?;
         // With the memory that it came in.
         drop(download);
         let restored = gitdir::make(&tree, &args.repo_url, &archive, self.dates, link.stop)

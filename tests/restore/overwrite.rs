@@ -93,8 +93,7 @@ fn two_pull_requests_in_a_row() {
 fn what_only_the_old_repository_has_is_named_and_kept() {
     let lab = new_lab();
     let server = lab.start();
-    type Prepare = fn(&Path);
-    let kinds: [(&str, Prepare, &[&str]); 7] = [
+    let kinds: [Kind; 5] = [
         (
             "ahead",
             |target| drop(commit(target, "mine.txt")),
@@ -116,26 +115,6 @@ fn what_only_the_old_repository_has_is_named_and_kept() {
                 commit(target, "mine.txt");
             },
             &["HEAD"],
-        ),
-        (
-            "added",
-            |target| {
-                fs::write(target.join("src/new.c"), "new").unwrap_or_else(|e| panic!("{e}"));
-                fs::write(target.join("run.sh"), "changed").unwrap_or_else(|e| panic!("{e}"));
-                git::run(target, &["add", "src/new.c", "run.sh"]);
-            },
-            &["added of run.sh, src/new.c"],
-        ),
-        (
-            "added, detached",
-            |target| {
-                git::run(target, &["checkout", "--quiet", "--detach"]);
-                fs::write(target.join("run.sh"), "changed").unwrap_or_else(|e| panic!("{e}"));
-                git::run(target, &["update-index", "--index-version", "4"]);
-                git::run(target, &["add", "run.sh"]);
-                git::run(target, &["pack-refs", "--all"]);
-            },
-            &["added of run.sh"],
         ),
         (
             "stash",
@@ -160,17 +139,53 @@ fn what_only_the_old_repository_has_is_named_and_kept() {
             &["main"],
         ),
     ];
-    for (name, prepare, named) in kinds {
-        let target = restored(&lab, &server, name);
+    expect_kept(&lab, &server, &kinds);
+}
+
+#[test]
+fn what_was_added_is_named_and_kept() {
+    let lab = new_lab();
+    let server = lab.start();
+    let kinds: [Kind; 2] = [
+        (
+            "added",
+            |target| {
+                fs::write(target.join("src/new.c"), "new").unwrap_or_else(|e| panic!("{e}"));
+                fs::write(target.join("run.sh"), "changed").unwrap_or_else(|e| panic!("{e}"));
+                git::run(target, &["add", "src/new.c", "run.sh"]);
+            },
+            &["added of run.sh, src/new.c"],
+        ),
+        (
+            "added, detached",
+            |target| {
+                git::run(target, &["checkout", "--quiet", "--detach"]);
+                fs::write(target.join("run.sh"), "changed").unwrap_or_else(|e| panic!("{e}"));
+                git::run(target, &["update-index", "--index-version", "4"]);
+                git::run(target, &["add", "run.sh"]);
+                git::run(target, &["pack-refs", "--all"]);
+            },
+            &["added of run.sh"],
+        ),
+    ];
+    expect_kept(&lab, &server, &kinds);
+}
+
+/// A name, what is done to a target, and what an error about it names.
+type Kind<'k> = (&'k str, fn(&Path), &'k [&'k str]);
+
+fn expect_kept(lab: &Lab, server: &Server, kinds: &[Kind<'_>]) {
+    for (name, prepare, named) in kinds.iter().copied() {
+        let target = restored(lab, server, name);
         prepare(&target);
         let before = everything(&target);
-        let errors = expect(&overwrite(&server, &target, &[]), 1);
+        let errors = expect(&overwrite(server, &target, &[]), 1);
         for named in named {
             assert!(errors.contains(named), "{name}: {errors}");
         }
         assert!(errors.contains("--discard-local"), "{name}: {errors}");
         assert_eq!(everything(&target), before, "{name}");
-        expect(&overwrite(&server, &target, &["--discard-local"]), 0);
+        expect(&overwrite(server, &target, &["--discard-local"]), 0);
         let upstream = git::text(&lab.upstream("app"), &["rev-parse", "main"]);
         assert_eq!(git::text(&target, &["rev-parse", "HEAD"]), upstream);
         assert_eq!(git::text(&target, &["stash", "list"]), "");
@@ -258,6 +273,8 @@ fn with_submodule(lab: &Lab, server: &Server, name: &str) -> PathBuf {
     let url = lab.url("sub");
     let add = ["-c", "protocol.file.allow=always", "submodule", "--quiet"];
     git::run(&target, &[&add[..], &["add", &url, "lib/x"]].concat());
+    // An edit of nobody's interest.
+    git::run(&target, &["reset", "--quiet", "--", ".gitmodules"]);
     target
 }
 

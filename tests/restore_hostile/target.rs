@@ -68,83 +68,88 @@ fn fifo(path: &Path) {
     made.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
 }
 
-type Spoil = fn(&Ground);
+/// A name, the exit codes that may come of it, and what is done to a target.
+type Case = (&'static str, &'static [i32], fn(&Ground));
+
+const LEAD_OUT: [Case; 5] = [
+    ("paths that lead out", &[0], |ground| {
+        let victim = ground.text("outside/victim");
+        let paths = [
+            "../../../outside/victim",
+            "../../beside",
+            "../.git/config",
+            ".git",
+            ".git/config",
+            &*victim,
+            "f",
+            "link/victim",
+        ];
+        target(ground, &paths);
+    }),
+    ("a path through a link", &[0], |ground| {
+        target(ground, &["f", "link/victim"])
+    }),
+    ("itself inside of itself", &[0], |ground| {
+        target(ground, &[]);
+        let (git_dir, sub) = (ground.target().join(".git"), ground.target().join("sub"));
+        write(
+            &git_dir.join("modules/sub/index"),
+            index(SUBMODULE, &["sub"]),
+        );
+        write(&sub.join("sub/.git"), "gitdir: ../../.git/modules/sub\n");
+        write(
+            &sub.join("sub/sub/.git"),
+            "gitdir: ../../../.git/modules/sub\n",
+        );
+    }),
+    ("the repository around it", &[0], |ground| {
+        target(ground, &["f"]);
+        write(
+            &ground.target().join("sub/.git"),
+            "gitdir: ../.git/../.git\n",
+        );
+    }),
+    ("one outside", &[0], |ground| {
+        target(ground, &["f"]);
+        repository(&ground.path("outside/tree"), FILE, &["f"]);
+        let outside = ground.text("outside/tree");
+        write(
+            &ground.target().join("sub/.git"),
+            format!("gitdir: {outside}\n"),
+        );
+    }),
+];
+
+const ARE_NO_FILES: [Case; 4] = [
+    ("a pipe for its .git", &[0], |ground| {
+        target(ground, &["f"]);
+        fifo(&ground.target().join("sub/.git"));
+    }),
+    ("a pipe for its index", &[0], |ground| {
+        target(ground, &["f"]);
+        fifo(&ground.target().join(".git/modules/sub/index"));
+    }),
+    ("pipes for all else", &[0, 1], |ground| {
+        target(ground, &["f"]);
+        for name in ["HEAD", "FETCH_HEAD", "packed-refs", "shallow", "config"] {
+            fifo(&ground.target().join(".git/modules/sub").join(name));
+            fifo(&ground.target().join(".git").join(name));
+        }
+    }),
+    ("links for its repository", &[0, 1], |ground| {
+        target(ground, &["f"]);
+        let modules = ground.target().join(".git/modules");
+        fs::remove_dir_all(modules.join("sub"))
+            .and_then(|()| symlink("../../../../outside", modules.join("sub")))
+            .unwrap_or_else(|e| panic!("{e}"));
+    }),
+];
 
 #[test]
 fn a_hostile_submodule_of_the_target_reaches_nothing_else() {
     let body = zst(&fixture().good.tar());
     let server = serve(String::new(), body);
-    let cases: [(&str, &[i32], Spoil); 9] = [
-        ("paths that lead out", &[0], |ground| {
-            let victim = ground.text("outside/victim");
-            let paths = [
-                "../../../outside/victim",
-                "../../beside",
-                "../.git/config",
-                ".git",
-                ".git/config",
-                &*victim,
-                "f",
-                "link/victim",
-            ];
-            target(ground, &paths);
-        }),
-        ("a path through a link", &[0], |ground| {
-            target(ground, &["f", "link/victim"])
-        }),
-        ("itself inside of itself", &[0], |ground| {
-            target(ground, &[]);
-            let (git_dir, sub) = (ground.target().join(".git"), ground.target().join("sub"));
-            write(
-                &git_dir.join("modules/sub/index"),
-                index(SUBMODULE, &["sub"]),
-            );
-            write(&sub.join("sub/.git"), "gitdir: ../../.git/modules/sub\n");
-            write(
-                &sub.join("sub/sub/.git"),
-                "gitdir: ../../../.git/modules/sub\n",
-            );
-        }),
-        ("the repository around it", &[0], |ground| {
-            target(ground, &["f"]);
-            write(
-                &ground.target().join("sub/.git"),
-                "gitdir: ../.git/../.git\n",
-            );
-        }),
-        ("one outside", &[0], |ground| {
-            target(ground, &["f"]);
-            repository(&ground.path("outside/tree"), FILE, &["f"]);
-            let outside = ground.text("outside/tree");
-            write(
-                &ground.target().join("sub/.git"),
-                format!("gitdir: {outside}\n"),
-            );
-        }),
-        ("a pipe for its .git", &[0], |ground| {
-            target(ground, &["f"]);
-            fifo(&ground.target().join("sub/.git"));
-        }),
-        ("a pipe for its index", &[0], |ground| {
-            target(ground, &["f"]);
-            fifo(&ground.target().join(".git/modules/sub/index"));
-        }),
-        ("pipes for all else", &[0, 1], |ground| {
-            target(ground, &["f"]);
-            for name in ["HEAD", "FETCH_HEAD", "packed-refs", "shallow", "config"] {
-                fifo(&ground.target().join(".git/modules/sub").join(name));
-                fifo(&ground.target().join(".git").join(name));
-            }
-        }),
-        ("links for its repository", &[0, 1], |ground| {
-            target(ground, &["f"]);
-            let modules = ground.target().join(".git/modules");
-            fs::remove_dir_all(modules.join("sub"))
-                .and_then(|()| symlink("../../../../outside", modules.join("sub")))
-                .unwrap_or_else(|e| panic!("{e}"));
-        }),
-    ];
-    for (name, codes, spoil) in cases {
+    for (name, codes, spoil) in LEAD_OUT.into_iter().chain(ARE_NO_FILES) {
         let ground = Ground::new();
         spoil(&ground);
         // What the case itself has put outside.
