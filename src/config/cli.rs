@@ -329,16 +329,6 @@ pub fn completions(
 pub fn man(out: &mut dyn std::io::Write) -> std::io::Result<()> {
     let mut command = Cli::command();
     command.build();
-    clap_mangen::Man::new(command.clone()).render(out)?;
-    for sub in command
-        .get_subcommands()
-        .filter(|sub| sub.get_name() != "help")
-    {
-        let man = clap_mangen::Man::new(sub.clone());
-        man.render_name_section(out)?;
-        man.render_synopsis_section(out)?;
-        man.render_options_section(out)?;
-        man.render_extra_section(out)?;
-    }
+    super::manual::write(&command, out)?;
     out.flush()
 }

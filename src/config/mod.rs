@@ -7,6 +7,7 @@ mod error;
 mod file;
 mod key;
 mod layers;
+mod manual;
 mod restore;
 mod upstreams;
 mod value;

@@ -54,8 +54,8 @@ pub struct RestoreArgs {
     #[arg(long)]
     pub overwrite: bool,
 
-    /// With --overwrite: replace also a repository that has commits or stashes which only it has, or
-    /// linked worktrees
+    /// With --overwrite: replace also a repository that has commits, stashes or added files which only
+    /// it has, or linked worktrees
     #[arg(long, requires = "overwrite")]
     pub discard_local: bool,
 
@@ -80,11 +80,23 @@ pub struct RestoreArgs {
     #[arg(
         long = "stall-timeout",
         value_name = "SECONDS",
-        value_parser = stall_timeout_s,
+        value_parser = seconds,
         env = "TARPON_RESTORE_STALL_TIMEOUT",
         hide_env_values = true
     )]
     pub stall_timeout_s: Option<f64>,
+
+    /// Wait no longer than this for a server that sends nothing of what was asked for, also if it says
+    /// that it lives: it may have to clone the repository first [default: 3600; with --fallback clone
+    /// 300 while it has not answered at all]
+    #[arg(
+        long = "wait-limit",
+        value_name = "SECONDS",
+        value_parser = seconds,
+        env = "TARPON_RESTORE_WAIT_LIMIT",
+        hide_env_values = true
+    )]
+    pub wait_limit_s: Option<f64>,
 
     /// Say nothing unless it fails
     #[arg(long, short, help_heading = "Output")]
@@ -111,7 +123,7 @@ impl RestoreArgs {
     }
 }
 
-fn stall_timeout_s(text: &str) -> Result<f64, String> {
+fn seconds(text: &str) -> Result<f64, String> {
     let seconds = text
         .parse::<f64>()
         .ok()

@@ -9,14 +9,30 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags};
 use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::limits::{PEER_ASKED, PEER_DEAD_MS};
 
 /// A TCP socket, not bound or connected yet, for the kind of address that `address` is.
 pub(crate) fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
     let domain = Domain::for_address(address);
     Socket::new(domain, Type::STREAM, Some(Protocol::TCP))
+}
+
+/// Has the kernel end a connection whose peer is gone without a word: it asks an idle one whether it is
+/// still there, and gives up after [`PEER_DEAD_MS`] without an answer.
+pub(crate) fn notice_dead_peer(socket: impl AsFd) -> io::Result<()> {
+    use rustix::net::sockopt;
+    let pause = Duration::from_millis(PEER_DEAD_MS) / PEER_ASKED;
+    sockopt::set_socket_keepalive(&socket, true)?;
+    sockopt::set_tcp_keepidle(&socket, pause)?;
+    sockopt::set_tcp_keepintvl(&socket, pause)?;
+    sockopt::set_tcp_keepcnt(&socket, PEER_ASKED)?;
+    sockopt::set_tcp_user_timeout(&socket, PEER_DEAD_MS as u32)?;
+    Ok(())
 }
 
 /// Prepares an accepted socket: closed in children, never blocking, small writes at once.
@@ -194,5 +210,22 @@ mod tests {
         }
         let full = room_bytes(socket.as_fd()).unwrap();
         assert!(full < before / 4, "{full} of {before}");
+    }
+
+    #[test]
+    fn a_peer_that_is_gone_is_asked_for_and_given_up() {
+        use rustix::net::sockopt;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        assert!(!sockopt::socket_keepalive(&socket).unwrap());
+        notice_dead_peer(&socket).unwrap();
+        assert!(sockopt::socket_keepalive(&socket).unwrap());
+        let asked = sockopt::tcp_keepcnt(&socket).unwrap();
+        let idle = sockopt::tcp_keepidle(&socket).unwrap();
+        let pause = sockopt::tcp_keepintvl(&socket).unwrap();
+        let limit = Duration::from_millis(PEER_DEAD_MS);
+        assert!(idle + pause * (asked - 1) <= limit, "{idle:?} {pause:?}");
+        let unanswered_ms = sockopt::tcp_user_timeout(&socket).unwrap();
+        assert_eq!(u64::from(unanswered_ms), PEER_DEAD_MS);
     }
 }

@@ -1,10 +1,10 @@
 //! The client.
 
-use super::config::GIT_MEMORY_DEFAULT_BYTES;
+use super::config::{CLONE_TIMEOUT_DEFAULT_MS, GIT_MEMORY_DEFAULT_BYTES};
 use super::git::GIT_UPLOAD_LIMIT_MS;
 use super::jobs::UPLOAD_PACK_WAIT_MS;
 use super::repository::PATH_BYTES_MAX;
-use super::units::{HOUR_MS, MINUTE_MS, SECOND_MS};
+use super::units::{MINUTE_MS, SECOND_MS};
 
 /// Bytes of one ranged request of a download: large enough that its round trip is little, small
 /// enough that a few of them in memory are.
@@ -101,8 +101,17 @@ pub const DOWNLOAD_RETRY_MS: u64 = 100;
 pub const RESTARTS_MAX: u32 = 2;
 /// How long a connection may take to be made, whatever number of addresses the server has.
 pub const CONNECT_TIMEOUT_MS: u64 = 10_000;
-/// How long the first answer may take: a server may have to clone the repository first.
-pub const FIRST_ANSWER_MS: u64 = HOUR_MS;
+/// How long a server may bring nothing of an archive unless it is told otherwise: it may have to clone
+/// first, and by default gives that as long.
+pub const WAIT_DEFAULT_MS: u64 = CLONE_TIMEOUT_DEFAULT_MS;
+/// The same of a server that has not even answered, where a clone can take the archive's place: most
+/// repositories are cloned by then, and of one that is not, the next restore has something.
+pub const WAIT_BEFORE_CLONE_MS: u64 = 5 * MINUTE_MS;
+/// How long a peer may not say that it has got what was sent, or that it is still there: its machine
+/// or the way to it is gone.
+pub const PEER_DEAD_MS: u64 = 45 * SECOND_MS;
+/// Times within that it is asked whether it is still there.
+pub const PEER_ASKED: u32 = 3;
 /// Default time without a byte after which a connection counts as dead.
 pub const RESTORE_STALL_DEFAULT_MS: u64 = 30 * SECOND_MS;
 /// The same for what `git` fetches: a server may have it wait before it says the first word.
@@ -175,6 +184,10 @@ pub const TRACKED_INDEX_BYTES_MAX: u64 = 512 << 20;
 /// Bytes of an archive's `.git` that are looked at in memory, names and what each file costs
 /// included: refs above all, about a million of them. Over it the archive is refused.
 pub const CAPTURED_BYTES_MAX: usize = 96 << 20;
+/// Commits and tags of which a restore looks whether what they name is there: so many from HEAD on,
+/// and so many from all refs on: some tenths of a second, beside what has to be done anyway. A whole
+/// history may take ten seconds.
+pub const HISTORY_READ_MAX: usize = 4 << 10;
 /// Refs that may come in any order: of more a list is taken only as git makes it, sorted.
 pub const UNSORTED_REFS_MAX: usize = 64 << 10;
 /// What a file costs there besides its name and content.

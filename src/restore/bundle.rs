@@ -3,15 +3,14 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::time::Duration;
 
 use gix::bstr::ByteSlice;
 
-use super::download::Link;
 use super::error::RestoreError;
 use super::http::Conn;
+use super::link::Link;
 use super::quota::Quota;
-use crate::limits::{BUNDLE_HEADER_BYTES_MAX, FIRST_ANSWER_MS, STREAM_READ_BYTES};
+use crate::limits::{BUNDLE_HEADER_BYTES_MAX, STREAM_READ_BYTES};
 
 fn wrong(why: impl std::fmt::Display) -> RestoreError {
     RestoreError::Server(format!("bundle: {why}"))
@@ -25,7 +24,7 @@ pub(super) fn download(
     into: &Path,
 ) -> Result<(), RestoreError> {
     let mut conn = Conn::open(link.server, link.stop, link.stall).map_err(wrong)?;
-    let limit = Duration::from_millis(FIRST_ANSWER_MS);
+    let limit = link.wait;
     let answer = conn.ask("GET", target, &[], b"", limit).map_err(wrong)?;
     if answer.status != 200 {
         let text = conn.read_text().unwrap_or_default();

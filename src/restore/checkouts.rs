@@ -19,7 +19,9 @@ use super::path::as_path;
 use super::stop::Stop;
 use super::tracked::{Stale, Tracked};
 use super::write::stopped;
-use crate::limits::{GIT_FILE_BYTES_MAX, OLD_INDEX_BYTES_MAX, SUBMODULES_MAX};
+use crate::limits::{
+    GIT_FILE_BYTES_MAX, OLD_INDEX_BYTES_MAX, SUBMODULES_ENTRIES_MAX, SUBMODULES_MAX,
+};
 
 /// What a file says that is the `.git` of a submodule.
 const LEADS_TO: &[u8] = b"gitdir: ";
@@ -37,6 +39,8 @@ pub(super) struct Checkouts<'s> {
     stop: &'s Stop,
     found: Vec<Checkout>,
     paths: BTreeSet<PathBuf>,
+    /// How many entries were looked at that say that they are submodules.
+    looked: usize,
     /// So many bytes may all of their indexes have.
     left_bytes: u64,
 }
@@ -53,6 +57,7 @@ impl<'s> Checkouts<'s> {
             stop,
             found: Vec::new(),
             paths: BTreeSet::new(),
+            looked: 0,
             left_bytes: OLD_INDEX_BYTES_MAX,
         };
         for tracked in [&stale.old, &stale.new] {
@@ -73,6 +78,10 @@ impl<'s> Checkouts<'s> {
             if self.stop.is_set() {
                 return Err(stopped());
             }
+            self.looked += 1;
+            if self.looked > SUBMODULES_ENTRIES_MAX {
+                return Err(self.too_many());
+            }
             let path = above.join(as_path(path));
             let Some(git_dir) = self.leads_to(&path) else {
                 return Ok(());
@@ -81,13 +90,18 @@ impl<'s> Checkouts<'s> {
                 return Ok(());
             }
             if self.found.len() >= SUBMODULES_MAX {
-                let target = self.target.display();
-                let why = format!("{target} has more than {SUBMODULES_MAX} submodules");
-                return Err(RestoreError::Usage(why));
+                return Err(self.too_many());
             }
             self.found.push(Checkout { path, git_dir });
             Ok(())
         })
+    }
+
+    fn too_many(&self) -> RestoreError {
+        let target = self.target.display();
+        RestoreError::Usage(format!(
+            "{target} has more than {SUBMODULES_MAX} submodules"
+        ))
     }
 
     /// Where in the old repository the `.git` of the submodule at `path` leads; `None` unless it is a

@@ -2,8 +2,8 @@
 //! `git`.
 
 use super::difference;
-use super::download::Link;
 use super::error::RestoreError;
+use super::link::Link;
 use super::run::{self, Room};
 use super::update::{has_commit, object_id};
 use super::wanted::{Checkout, Named, Wanted};

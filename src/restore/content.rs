@@ -245,21 +245,11 @@ impl Reader {
         into: &mut Vec<u8>,
         work: &Work<'_>,
     ) -> Result<Option<gix::objs::Kind>, Fault> {
-        let Some(mut entry) = find(bundle, id)? else {
+        let Some(entry) = find(bundle, id)? else {
             return Ok(None);
         };
         let mut deltas = Vec::new();
-        let kind = loop {
-            let Some(base) = base(bundle, &entry)? else {
-                break entry.header.as_kind();
-            };
-            work.take(0)?;
-            deltas.push(entry);
-            if deltas.len() as u64 > DELTA_STEPS_MAX {
-                return wrong("it has too many deltas");
-            }
-            entry = base;
-        };
+        let (entry, kind) = way_down(bundle, entry, work, |delta| deltas.push(delta))?;
         into.clear();
         self.whole(bundle, &entry, into, work)?;
         for entry in deltas.into_iter().rev() {
@@ -297,6 +287,21 @@ impl Reader {
         }
         let wire = wire(bundle, entry)?;
         Inflated::new(&mut self.state, wire, work).finish(len, into)
+    }
+
+    /// The kind of the object `id` by what the pack says, without its content; `None` if the pack has
+    /// it not.
+    pub(super) fn packed_kind(
+        &self,
+        bundle: &Bundle,
+        id: &oid,
+        work: &Work<'_>,
+    ) -> Result<Option<gix::objs::Kind>, Fault> {
+        work.take(SIZES_BYTES)?;
+        let Some(entry) = find(bundle, id)? else {
+            return Ok(None);
+        };
+        way_down(bundle, entry, work, drop).map(|(_, kind)| kind)
     }
 
     /// How long the object `id` is; `None` if the pack has it not.
@@ -337,10 +342,14 @@ impl Reader {
         }
     }
 
-    /// How long such an object is.
-    pub(super) fn loose_size(&mut self, file: impl BufRead, work: &Work<'_>) -> Result<u64, Fault> {
+    /// What such an object says that it is, and how long.
+    pub(super) fn loose_head(
+        &mut self,
+        file: impl BufRead,
+        work: &Work<'_>,
+    ) -> Result<(gix::objs::Kind, u64), Fault> {
         let mut inflated = Inflated::new(&mut self.state, file, work);
-        loose_head(&mut inflated, &mut Vec::new()).map(|(_, len)| len)
+        loose_head(&mut inflated, &mut Vec::new())
     }
 }
 
@@ -390,6 +399,27 @@ fn base(bundle: &Bundle, delta: &Entry) -> Result<Option<Entry>, Fault> {
         Header::RefDelta { base_id } => find(bundle, &base_id)?.ok_or(gone).map(Some),
         _ => Ok(None),
     }
+}
+
+/// The entry that `entry` builds upon, and its kind, which is that of both. `each` gets the deltas
+/// on the way.
+fn way_down(
+    bundle: &Bundle,
+    mut entry: Entry,
+    work: &Work<'_>,
+    mut each: impl FnMut(Entry),
+) -> Result<(Entry, Option<gix::objs::Kind>), Fault> {
+    let mut deltas = 0;
+    while let Some(below) = base(bundle, &entry)? {
+        work.take(SIZES_BYTES)?;
+        each(std::mem::replace(&mut entry, below));
+        deltas += 1;
+        if deltas > DELTA_STEPS_MAX {
+            return wrong("it has too many deltas");
+        }
+    }
+    let kind = entry.header.as_kind();
+    Ok((entry, kind))
 }
 
 /// What there is of the pack from an entry's data on.
@@ -535,7 +565,10 @@ mod tests {
             let kind = reader.loose(slow(), &mut into, &work).unwrap();
             assert_eq!(kind, gix::objs::Kind::Blob);
             assert!(into == *text, "{id}");
-            assert_eq!(reader.loose_size(slow(), &work).unwrap(), text.len() as u64);
+            assert_eq!(
+                reader.loose_head(slow(), &work).unwrap().1,
+                text.len() as u64
+            );
             for len in 0..file.len() {
                 reader.loose(&file[..len], &mut into, &work).unwrap_err();
             }

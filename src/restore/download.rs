@@ -1,4 +1,5 @@
-//! The archive's bytes in order, whatever happens to connections.
+//! The archive's bytes in order, whatever happens to connections: what has come, what is being
+//! fetched and by whom, and what is wanted next. The connections are in [`super::segments`].
 //!
 //! A complete archive comes in segments over several connections, each pinned with `If-Match` so
 //! that bytes of two archives never mix. One that still grows comes as one stream. When a stream
@@ -6,124 +7,16 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::budget::{Budget, Buffer};
 use super::chunk::Chunk;
 use super::error::RestoreError;
-use super::http::{Answer, Conn};
-use super::progress::Progress;
-use super::stop::Stop;
-use super::url::Server;
+use super::link::Link;
 use crate::limits::{
-    CHUNK_WAIT_MS, DOWNLOAD_RETRY_MS, DOWNLOAD_TRIES_MAX, FIRST_ANSWER_MS, INTERRUPT_POLL_MS,
-    PACE_BYTES, RECEIVED_BYTES_MAX, SEGMENT_BYTES, SEGMENTS_AHEAD, STREAM_READ_BYTES,
+    INTERRUPT_POLL_MS, RECEIVED_BYTES_MAX, SEGMENT_BYTES, SEGMENTS_AHEAD, STREAM_READ_BYTES,
 };
-
-/// How to download.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Link<'a> {
-    pub server: &'a Server,
-    pub stop: &'a Stop,
-    pub progress: &'a Progress,
-    pub connections: usize,
-    /// How long a connection may bring nothing.
-    pub stall: Duration,
-    /// The same for those of `git`.
-    pub git_stall: Duration,
-    /// The tag of an archive that was found corrupt, which the server is told when it is asked again.
-    pub corrupt: &'a OnceLock<String>,
-}
-
-/// A download whose first answer has come.
-pub(super) struct Opened<'a> {
-    link: Link<'a>,
-    target: String,
-    conn: Conn<'a>,
-    answer: Answer,
-    etag: Option<String>,
-}
-
-/// Asks for `target`; tries again while the server cannot be reached or says that it is busy, but
-/// not when it says nothing at all.
-pub(super) fn open<'a>(link: Link<'a>, target: &str) -> Result<Opened<'a>, RestoreError> {
-    let mut tries = 0;
-    loop {
-        let failed = match ask_first(link, target) {
-            Ok(opened) => match opened.answer.status {
-                200 | 206 => return Ok(opened),
-                status => {
-                    let mut conn = opened.conn;
-                    let error = refusal(status, &conn.read_text().unwrap_or_default());
-                    if status != 503 {
-                        return Err(error);
-                    }
-                    error
-                }
-            },
-            Err(e) => {
-                let error = RestoreError::Server(format!("{}: {e}", link.server.authority));
-                // All the time that it may take is over: no more for further tries.
-                if e.kind() == io::ErrorKind::TimedOut {
-                    return Err(error);
-                }
-                error
-            }
-        };
-        tries += 1;
-        if tries >= DOWNLOAD_TRIES_MAX / 2 || link.stop.is_set() {
-            return Err(failed);
-        }
-        pause(link.stop, tries);
-    }
-}
-
-fn ask_first<'a>(link: Link<'a>, target: &str) -> io::Result<Opened<'a>> {
-    let conn = Conn::open(link.server, link.stop, link.stall)?;
-    let mut conn = conn.heed(link.progress.signs());
-    link.progress.asked();
-    let range = format!("bytes=0-{}", SEGMENT_BYTES - 1);
-    let mut fields = vec![("Range", range.as_str())];
-    fields.extend(link.corrupt.get().map(|tag| ("Tarpon-Corrupt", &**tag)));
-    let answer = conn.ask(
-        "GET",
-        target,
-        &fields,
-        b"",
-        Duration::from_millis(FIRST_ANSWER_MS),
-    )?;
-    link.progress.answered();
-    let etag = answer
-        .get("etag")
-        .filter(|etag| !etag.starts_with("W/"))
-        .map(str::to_owned);
-    Ok(Opened {
-        link,
-        target: target.to_owned(),
-        conn,
-        answer,
-        etag,
-    })
-}
-
-/// What a status that is no success means.
-pub(super) fn refusal(status: u16, text: &str) -> RestoreError {
-    let message = format!("{status}: {}", text.lines().next().unwrap_or_default());
-    match status {
-        400 | 403 | 404 | 410 => RestoreError::NoSnapshot(message),
-        412 => RestoreError::Changed,
-        _ => RestoreError::Server(format!("the server answers {message}")),
-    }
-}
-
-/// Waits before try number `tries`, longer each time; less when the restore is to stop.
-fn pause(stop: &Stop, tries: u32) {
-    let until = Instant::now() + Duration::from_millis(DOWNLOAD_RETRY_MS << tries.min(6));
-    while Instant::now() < until && !stop.is_set() {
-        std::thread::sleep(Duration::from_millis(INTERRUPT_POLL_MS / 4));
-    }
-}
 
 /// What the connections and the reader share.
 ///
@@ -173,45 +66,25 @@ impl State {
 
 /// A running download.
 pub(super) struct Download<'a> {
-    link: Link<'a>,
-    target: String,
-    etag: Option<String>,
+    pub link: Link<'a>,
+    /// What is asked for.
+    pub target: String,
+    /// Which archive that is; without it what breaks cannot be resumed.
+    pub etag: Option<String>,
     window_bytes: u64,
     budget: Arc<Budget>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-impl<'a> Opened<'a> {
-    /// A header of the first answer.
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
-        self.answer.get(name)
-    }
-
-    /// The archive's tag, if the server is one that can be told that it is corrupt.
-    pub(super) fn tag_of_tarpon(&self) -> Option<String> {
-        let status = self.answer.get("cache-status")?;
-        self.etag.clone().filter(|_| status.starts_with("tarpon;"))
-    }
-
-    /// The download, and its first connection.
-    pub(super) fn start(self) -> Result<(Download<'a>, First<'a>), RestoreError> {
-        let range = self.answer.content_range();
-        let is_part = self.answer.status == 206;
-        if is_part && range.and_then(|(start, _)| start) != Some(0) {
-            let what = "the server answers with another range than was asked for";
-            return Err(RestoreError::Server(what.into()));
-        }
-        let total = match is_part {
-            true => range.and_then(|(_, total)| total),
-            false => self
-                .answer
-                .get("content-length")
-                .and_then(|len| len.parse().ok()),
-        };
-        if let Some(total) = total {
-            self.link.progress.set_total(total);
-        }
+impl<'a> Download<'a> {
+    /// Of an archive of `total` bytes, if that is known. Its first connection streams it.
+    pub(super) fn new(
+        link: Link<'a>,
+        target: String,
+        etag: Option<String>,
+        total: Option<u64>,
+    ) -> Download<'a> {
         let state = State {
             delivered: 0,
             claimed: 0,
@@ -222,32 +95,17 @@ impl<'a> Opened<'a> {
             streaming: true,
             closed: false,
         };
-        let download = Download {
-            link: self.link,
-            target: self.target,
-            etag: self.etag,
-            window_bytes: self.link.connections as u64 * SEGMENTS_AHEAD * SEGMENT_BYTES,
+        Download {
+            link,
+            target,
+            etag,
+            window_bytes: link.connections as u64 * SEGMENTS_AHEAD * SEGMENT_BYTES,
             budget: Budget::new(RECEIVED_BYTES_MAX),
             state: Mutex::new(state),
             changed: Condvar::new(),
-        };
-        Ok((
-            download,
-            First {
-                conn: self.conn,
-                is_part,
-            },
-        ))
+        }
     }
-}
 
-/// The connection that the first answer came on.
-pub(super) struct First<'a> {
-    conn: Conn<'a>,
-    is_part: bool,
-}
-
-impl<'a> Download<'a> {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state
             .lock()
@@ -295,7 +153,8 @@ impl<'a> Download<'a> {
         self.link.stall
     }
 
-    fn fail(&self, error: RestoreError) {
+    /// Ends it with an error.
+    pub(super) fn fail(&self, error: RestoreError) {
         self.lock().error.get_or_insert(error);
         self.changed.notify_all();
     }
@@ -315,19 +174,24 @@ impl<'a> Download<'a> {
 
     /// What an answer says of the archive's length, if it does, and that is at least `least`; gives
     /// what is known of it.
-    fn learn(&self, total: Option<u64>, least: u64) -> Result<Option<u64>, SegmentError> {
+    pub(super) fn learn(
+        &self,
+        total: Option<u64>,
+        least: u64,
+    ) -> Result<Option<u64>, RestoreError> {
         let mut state = self.lock();
         if let Some(total) = total {
-            state.set_total(total).map_err(SegmentError::Final)?;
+            state.set_total(total)?;
             self.link.progress.set_total(total);
         }
         match state.total.is_some_and(|total| total < least) {
-            true => Err(SegmentError::Final(RestoreError::Changed)),
+            true => Err(RestoreError::Changed),
             false => Ok(state.total),
         }
     }
 
-    fn is_over(&self) -> bool {
+    /// Whether nothing more is to be fetched.
+    pub(super) fn is_over(&self) -> bool {
         self.ends(&self.lock())
     }
 
@@ -335,44 +199,41 @@ impl<'a> Download<'a> {
         self.link.stop.is_set() || state.closed || state.error.is_some()
     }
 
-    /// What the first connection does, until the archive is there.
-    pub(super) fn run_first(&self, first: First<'a>) {
-        let _duty = Duty(self);
-        let First { mut conn, is_part } = first;
-        let result = self.stream(&mut conn);
-        let complete = {
-            let mut state = self.lock();
-            state.streaming = false;
-            if result.is_ok() && !is_part {
-                let end = state.claimed;
-                state.total.get_or_insert(end);
-            }
-            state.is_all_claimed()
-        };
-        self.changed.notify_all();
-        match result {
-            _ if complete => {}
-            Err(e) if self.etag.is_none() => {
-                let what = format!("the download broke and cannot be resumed: {e}");
-                self.fail(RestoreError::Server(what));
-            }
-            result => {
-                if result.is_err() {
-                    self.link.progress.resumed();
-                }
-                self.run_segments(result.is_ok().then_some(conn));
-            }
+    /// The stream of the first connection has ended, and with it the archive if it `is_whole`;
+    /// whether all is there or being fetched.
+    pub(super) fn stream_ended(&self, is_whole: bool) -> bool {
+        let mut state = self.lock();
+        state.streaming = false;
+        if is_whole {
+            let end = state.claimed;
+            state.total.get_or_insert(end);
         }
+        let complete = state.is_all_claimed();
+        drop(state);
+        self.changed.notify_all();
+        complete
     }
 
-    /// What every further connection does: fetches segments until the archive is there.
-    pub(super) fn run_further(&self) {
-        let _duty = Duty(self);
-        self.run_segments(None);
+    /// Takes what came next in the stream: `len` bytes of `buffer`; whether that is all.
+    pub(super) fn streamed(&self, buffer: Buffer, len: usize) -> Result<bool, RestoreError> {
+        let mut state = self.lock();
+        let at = state.claimed;
+        // A server may send more than it says.
+        let left = state.total.map(|total| total.saturating_sub(at));
+        let len = left.map_or(len, |left| len.min(usize::try_from(left).unwrap_or(len)));
+        state.claimed += len as u64;
+        let inserted = match len {
+            0 => Ok(()),
+            len => state.insert(at, Chunk::new(buffer, len)),
+        };
+        let is_complete = state.total == Some(state.claimed);
+        drop(state);
+        self.changed.notify_all();
+        inserted.map(|()| is_complete)
     }
 
-    /// Memory for what is claimed next in the stream, which only this connection does.
-    fn room(&self) -> io::Result<Buffer> {
+    /// Memory for what is claimed next in the stream, which only the first connection does.
+    pub(super) fn room(&self) -> io::Result<Buffer> {
         let mut state = self.lock();
         loop {
             if self.ends(&state) {
@@ -391,36 +252,8 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// Takes the body of the first answer as it comes.
-    fn stream(&self, conn: &mut Conn<'a>) -> io::Result<()> {
-        loop {
-            let mut buffer = self.room()?;
-            buffer.bytes.resize(STREAM_READ_BYTES, 0);
-            let mut len = 0;
-            let result = read_piece(conn, &mut buffer.bytes, &mut len);
-            self.link.progress.received(len);
-            let mut state = self.lock();
-            let at = state.claimed;
-            // A server may send more than it says.
-            let left = state.total.map(|total| total.saturating_sub(at));
-            let len = left.map_or(len, |left| len.min(usize::try_from(left).unwrap_or(len)));
-            state.claimed += len as u64;
-            let inserted = match len {
-                0 => Ok(()),
-                len => state.insert(at, Chunk::new(buffer, len)),
-            };
-            let is_complete = state.total == Some(state.claimed);
-            drop(state);
-            self.changed.notify_all();
-            inserted.map_err(io::Error::other)?;
-            if is_complete || result? {
-                return Ok(());
-            }
-        }
-    }
-
     /// The next segment that nobody fetches, and memory for it; `None` when there is none left.
-    fn claim(&self) -> Option<(Buffer, Claim<'_, 'a>)> {
+    pub(super) fn claim(&self) -> Option<(Buffer, Claim<'_, 'a>)> {
         let mut state = self.lock();
         loop {
             if self.ends(&state) || state.is_all_claimed() {
@@ -448,121 +281,18 @@ impl<'a> Download<'a> {
             state = self.lock();
         }
     }
-
-    fn run_segments(&self, mut conn: Option<Conn<'a>>) {
-        while let Some((mut buffer, claim)) = self.claim() {
-            buffer.bytes.resize(STREAM_READ_BYTES, 0);
-            let fetched = self.segment(&mut conn, claim.start, claim.end, &mut buffer.bytes);
-            let kept = match fetched {
-                Ok(len) if len > 0 => claim.keep(Chunk::new(buffer, len)),
-                other => other.map(drop),
-            };
-            if let Err(error) = kept {
-                return self.fail(error);
-            }
-        }
-    }
-
-    /// Fetches bytes `start..end`, less at the archive's end, with as many tries as bring more than
-    /// a little.
-    fn segment(
-        &self,
-        conn: &mut Option<Conn<'a>>,
-        start: u64,
-        end: u64,
-        into: &mut [u8],
-    ) -> Result<usize, RestoreError> {
-        let mut len = 0;
-        let mut tries = 0;
-        loop {
-            let at = start + len as u64;
-            let before = len;
-            let failed = match self.try_segment(conn, at, end, &mut into[..], start, &mut len) {
-                Ok(true) => return Ok(len),
-                Ok(false) => "the answer ended early".to_owned(),
-                Err(SegmentError::Final(error)) => return Err(error),
-                Err(SegmentError::Again(why)) => why,
-            };
-            *conn = None;
-            let is_much = len - before >= PACE_BYTES;
-            tries = if is_much { 1 } else { tries + 1 };
-            if tries >= DOWNLOAD_TRIES_MAX || self.is_over() {
-                let what = format!("the download broke at byte {at}, {tries} tries: {failed}");
-                return Err(RestoreError::Server(what));
-            }
-            self.link.progress.resumed();
-            pause(self.link.stop, tries);
-        }
-    }
-
-    /// One request; whether the segment is whole now.
-    fn try_segment(
-        &self,
-        slot: &mut Option<Conn<'a>>,
-        at: u64,
-        end: u64,
-        into: &mut [u8],
-        start: u64,
-        len: &mut usize,
-    ) -> Result<bool, SegmentError> {
-        let conn = match slot.take().filter(Conn::is_reusable) {
-            Some(conn) => conn,
-            None => Conn::open(self.link.server, self.link.stop, self.link.stall)?,
-        };
-        let conn = slot.insert(conn);
-        let range = format!("bytes={at}-{}", end - 1);
-        let etag = self.etag.as_deref().unwrap_or_default();
-        let fields = [("Range", range.as_str()), ("If-Match", etag)];
-        // The archive is there: nothing has to be made first.
-        let limit = self.link.stall;
-        let answer = conn.ask("GET", &self.target, &fields, b"", limit)?;
-        let (from, total) = answer.content_range().unwrap_or_default();
-        match answer.status {
-            206 if from == Some(at) && answer.get("etag") == self.etag.as_deref() => {}
-            // Nothing is there: right behind what came, or anywhere if nothing came.
-            416 if total.is_some_and(|total| total <= at) => {
-                self.learn(total, if *len > 0 { at } else { 0 })?;
-                return Ok(true);
-            }
-            200 | 206 => return Err(SegmentError::Final(RestoreError::Changed)),
-            status if status >= 500 => {
-                let text = conn.read_text().unwrap_or_default();
-                return Err(SegmentError::Again(format!("{status}: {text}")));
-            }
-            404 => return Err(SegmentError::Final(RestoreError::Changed)),
-            status => {
-                let text = conn.read_text().unwrap_or_default();
-                return Err(SegmentError::Final(refusal(status, &text)));
-            }
-        }
-        // The first byte that it brings is one of the archive's.
-        let total = self.learn(total, at + 1)?;
-        let end = total.map_or(end, |total| end.min(total));
-        let whole = usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX);
-        let whole = whole.min(into.len());
-        while *len < whole {
-            let got = conn.read(&mut into[*len..whole])?;
-            if got == 0 {
-                return Ok(false);
-            }
-            *len += got;
-            self.link.progress.received(got);
-        }
-        // Nothing may be left of the answer, or the connection could not be used again.
-        Ok(true)
-    }
 }
 
 /// A part of the archive that one connection has promised to fetch.
-struct Claim<'d, 'a> {
+pub(super) struct Claim<'d, 'a> {
     download: &'d Download<'a>,
-    start: u64,
-    end: u64,
+    pub start: u64,
+    pub end: u64,
 }
 
 impl Claim<'_, '_> {
     /// Here it is.
-    fn keep(&self, chunk: Chunk) -> Result<(), RestoreError> {
+    pub(super) fn keep(&self, chunk: Chunk) -> Result<(), RestoreError> {
         self.download.lock().insert(self.start, chunk)
     }
 }
@@ -583,7 +313,7 @@ impl Drop for Claim<'_, '_> {
 
 /// Held by a connection's thread for as long as it lives. However it ends: somebody else fetches
 /// what is left, or the download fails.
-struct Duty<'d, 'a>(&'d Download<'a>);
+pub(super) struct Duty<'d, 'a>(pub &'d Download<'a>);
 
 impl Drop for Duty<'_, '_> {
     fn drop(&mut self) {
@@ -604,41 +334,13 @@ impl Drop for Closes<'_, '_> {
     }
 }
 
-/// Reads until `into` is full, or for a moment: what came is not kept waiting for what does not come.
-/// Whether the body is at its end. `len` is how much came, also before an error.
-fn read_piece(conn: &mut Conn<'_>, into: &mut [u8], len: &mut usize) -> io::Result<bool> {
-    let mut until = None;
-    while *len < into.len() {
-        let got = conn.read(&mut into[*len..])?;
-        if got == 0 {
-            return Ok(true);
-        }
-        *len += got;
-        let until =
-            *until.get_or_insert_with(|| Instant::now() + Duration::from_millis(CHUNK_WAIT_MS));
-        if *len < into.len() && !conn.has_more(until)? {
-            break;
-        }
-    }
-    Ok(false)
-}
-
-/// Why a request brought no segment.
-enum SegmentError {
-    /// Worth another try.
-    Again(String),
-    Final(RestoreError),
-}
-
-impl From<io::Error> for SegmentError {
-    fn from(error: io::Error) -> Self {
-        Self::Again(error.to_string())
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::progress::Progress;
+    use super::super::stop::Stop;
+    use super::super::url::Server;
     use super::*;
+    use std::sync::OnceLock;
 
     /// A download of `total` bytes of which nothing came yet.
     fn attempt(total: Option<u64>, check: impl FnOnce(&Download<'_>)) {
@@ -651,27 +353,14 @@ mod tests {
             connections: 2,
             stall: Duration::from_secs(1),
             git_stall: Duration::from_secs(1),
+            wait: Duration::from_secs(1),
+            wait_alive: Duration::from_secs(1),
             corrupt: &corrupt,
         };
-        let state = State {
-            delivered: 0,
-            claimed: 0,
-            received_end: 0,
-            ready: BTreeMap::new(),
-            total,
-            error: None,
-            streaming: false,
-            closed: false,
-        };
-        check(&Download {
-            link,
-            target: "/x".into(),
-            etag: None,
-            window_bytes: 4 * SEGMENT_BYTES,
-            budget: Budget::new(RECEIVED_BYTES_MAX),
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-        });
+        let mut download = Download::new(link, "/x".into(), None, total);
+        download.window_bytes = 4 * SEGMENT_BYTES;
+        download.lock().streaming = false;
+        check(&download);
     }
 
     fn chunk(download: &Download<'_>, len: usize) -> Chunk {
@@ -734,8 +423,8 @@ mod tests {
 
     #[test]
     fn an_archive_has_one_length() {
-        let is_refused = |said: Result<Option<u64>, SegmentError>| {
-            let changed = matches!(said, Err(SegmentError::Final(RestoreError::Changed)));
+        let is_refused = |said: Result<Option<u64>, RestoreError>| {
+            let changed = matches!(said, Err(RestoreError::Changed));
             assert!(changed);
         };
         attempt(None, |download| {

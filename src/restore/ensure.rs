@@ -1,16 +1,14 @@
 //! `ensure-refs`: has the server look at its upstream for what was asked for by name.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use gix::bstr::ByteSlice;
 
-use super::download::{Link, refusal};
 use super::error::RestoreError;
 use super::http::Conn;
+use super::link::{Link, refusal};
 use super::moment::{Found, Moment};
 use super::wanted::{Checkout, Named, Wanted};
-use crate::limits::FIRST_ANSWER_MS;
 use crate::refs::Head;
 
 /// The server's answer.
@@ -62,7 +60,7 @@ fn ask(
     let mut conn = Conn::open(link.server, link.stop, link.stall).map_err(server)?;
     let target = format!("{base}/ensure-refs");
     let fields = [("Content-Type", "application/json")];
-    let limit = Duration::from_millis(FIRST_ANSWER_MS);
+    let limit = link.wait;
     let answer = conn
         .ask("POST", &target, &fields, body.as_bytes(), limit)
         .map_err(server)?;

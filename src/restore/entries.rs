@@ -12,6 +12,7 @@ use super::budget::{Budget, Room};
 use super::capture::Archive;
 use super::decode::Content;
 use super::error::RestoreError;
+use super::in_the_way::Watch;
 use super::stop::Stop;
 use super::sums::{self, Running};
 use super::tar::Event;
@@ -218,6 +219,8 @@ pub(super) struct Batches<'b, 'r, T> {
     pub stop: &'b Stop,
     pub writer: &'b mut Writer<'r>,
     pub archive: &'b mut Archive,
+    /// What sees whether something is in the way.
+    pub way: &'b mut Option<Watch<'r>>,
     /// The file that the parser is inside of.
     pub part: &'b mut Option<Arc<PartQueue>>,
     pub mtime_s: i64,
@@ -235,6 +238,16 @@ impl<T: From<Batch> + From<Summing>> Batches<'_, '_, T> {
     ) -> Result<(), RestoreError> {
         if !self.archive.takes(&event, piece)? {
             return Ok(());
+        }
+        if let Some(way) = self.way {
+            match &event {
+                Event::Whole { meta, .. } | Event::Begin { meta, .. } => {
+                    way.comes(meta.path, false)?;
+                }
+                Event::Symlink { path, .. } => way.comes(path, false)?,
+                Event::Directory { path } => way.comes(path, true)?,
+                Event::Data { .. } => {}
+            }
         }
         let place = |data: Range<usize>| begin + data.start..begin + data.end;
         let entry = match event {
@@ -407,6 +420,7 @@ mod tests {
                     stop: &stop,
                     writer: &mut Writer::new(site),
                     archive: &mut Archive::default(),
+                    way: &mut None,
                     part: &mut None,
                     mtime_s: 0,
                     content: &content,
@@ -437,10 +451,11 @@ mod tests {
         }
     }
 
+    const PATH: &[u8] = b".git/objects/pack/pack-1111111111111111111111111111111111111111.pack";
+
     /// Whichever worker has which part, and whoever is slow.
     #[test]
     fn a_pack_is_summed_in_the_order_of_the_archive() {
-        const PATH: &[u8] = b".git/objects/pack/pack-1111111111111111111111111111111111111111.pack";
         let root = tempfile::tempdir().unwrap();
         let root = std::fs::File::open(root.path()).unwrap();
         let quota = Quota::new(Some(u64::MAX), std::path::Path::new("/")).unwrap();
@@ -483,6 +498,7 @@ mod tests {
                     stop: &stop,
                     writer: &mut Writer::new(site),
                     archive: &mut archive,
+                    way: &mut None,
                     part: &mut part,
                     mtime_s: 0,
                     content: &Arc::new(Content::Decoded(buffer)),

@@ -16,12 +16,14 @@ use super::budget::Budget;
 use super::capture::Archive;
 use super::dates::Dates;
 use super::decode::{self, Content, Space, Stream};
-use super::download::{Download, First};
+use super::download::Download;
 use super::entries::{Batch, Batches, PartQueue, Summing};
 use super::error::RestoreError;
 use super::frames::{Body, Cut, Cutter, Frame, Part};
 use super::gaps::Gaps;
+use super::in_the_way::Watch;
 use super::progress::Progress;
+use super::segments::First;
 use super::tar::{Event, Parser};
 use super::write::{Site, Writer, stopped};
 use crate::limits::{
@@ -82,19 +84,18 @@ impl Drop for Duty<'_, '_> {
     }
 }
 
-/// Downloads over `connections` and unpacks at `site`; files are dated by `dates`. Gives what the
-/// archive's `.git` has said, and what is in the worktree.
+/// Downloads and unpacks at `site`; files are dated by `dates`; what is in their
+/// `way` ends it. Gives what the archive's `.git` has said, and what is in the worktree.
 pub(super) fn extract(
     download: &Download<'_>,
     first: First<'_>,
-    connections: usize,
     site: Site<'_>,
     dates: Dates,
-    progress: &Progress,
+    way: Option<Watch<'_>>,
 ) -> Result<Archive, RestoreError> {
     let shared = Shared {
         site,
-        progress,
+        progress: download.link.progress,
         failure: Mutex::new(None),
         directories: AtomicU64::new(0),
     };
@@ -113,7 +114,7 @@ pub(super) fn extract(
         // Those that are busy have what they need.
         drop(queue);
         running.push(scope.spawn(|| download.run_first(first)));
-        for _ in 1..connections {
+        for _ in 1..download.link.connections {
             running.push(scope.spawn(|| download.run_further()));
         }
         let closes = download.closes();
@@ -124,10 +125,11 @@ pub(super) fn extract(
             tasks,
             pending: VecDeque::new(),
             stream: Stream::default(),
-            gaps: Gaps::default(),
+            gaps: Gaps::new(download.link.wait_alive),
             parser: Parser::new(site.quota),
             writer: Writer::new(site),
             dates,
+            way,
             part: None,
             archive: &mut archive,
             end: None,
@@ -207,6 +209,7 @@ struct Line<'s> {
     parser: Parser<'s>,
     writer: Writer<'s>,
     dates: Dates,
+    way: Option<Watch<'s>>,
     part: Option<Arc<PartQueue>>,
     archive: &'s mut Archive,
     end: Option<(u64, Instant)>,
@@ -245,13 +248,19 @@ impl Line<'_> {
             Cut::Whole(frame) => {
                 match frame.content_bytes {
                     0 => self.nothing(frame.offset)?,
-                    _ => self.gaps.content(),
+                    _ => self.content(),
                 }
                 self.submit(frame)
             }
             Cut::Part(part) => self.stream(part),
             Cut::Skipped { offset } => self.nothing(offset),
         }
+    }
+
+    /// Content came.
+    fn content(&mut self) {
+        self.shared.progress.content();
+        self.gaps.content();
     }
 
     /// A frame without content came.
@@ -339,7 +348,7 @@ impl Line<'_> {
                 (wire, offset) = (&wire[used..], offset + used as u64);
                 let is_full = buffer.bytes.len() == buffer.bytes.capacity();
                 if !buffer.bytes.is_empty() {
-                    self.gaps.content();
+                    self.content();
                     self.parse(Content::Decoded(buffer))?;
                 }
                 if wire.is_empty() && !is_full {
@@ -379,6 +388,7 @@ impl Line<'_> {
             stop: self.shared.site.stop,
             writer: &mut self.writer,
             archive: self.archive,
+            way: &mut self.way,
             part: &mut self.part,
             mtime_s: self.dates.file_s(),
             content: &content,

@@ -15,6 +15,7 @@ use gix::hash::Kind;
 use super::capture::Archive;
 use super::dates::Dates;
 use super::error::RestoreError;
+use super::history;
 use super::index::{self, Expected};
 use super::origin;
 use super::packs;
@@ -76,7 +77,13 @@ pub(super) fn make(
     put(&git.join("description"), DESCRIPTION.as_bytes())?;
     put(&git.join("info/exclude"), EXCLUDE.as_bytes())?;
     write(&git, &restored, &refs, stop)?;
-    check_out(tree, &refs, archive, dates, restored.modes, stop)?;
+    std::thread::scope(|scope| {
+        let history = scope.spawn(|| history::check(tree, &refs, said.hash, stop));
+        let checked_out = check_out(tree, &refs, archive, dates, restored.modes, stop);
+        let history = history.join();
+        let history = history.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        checked_out.and(history)
+    })?;
     Ok(restored)
 }
 

@@ -11,6 +11,7 @@ use rustix::event::PollFlags;
 use super::connect::{connect, resolve, wait_for};
 use super::stop::Stop;
 use super::url::Server;
+use crate::io::net;
 use crate::limits::{
     CONNECT_TIMEOUT_MS, HEAD_BYTES_MAX, HEADERS_MAX, INTERRUPT_POLL_MS, PACE_BYTES, PACE_STALLS,
     SMALL_ANSWER_BYTES_MAX,
@@ -147,6 +148,7 @@ impl<'a> Conn<'a> {
         let addresses = addresses.map_err(|e| failed("cannot find its address", e))?;
         let socket = connect(&addresses, limit, stop).map_err(|e| failed("cannot connect", e))?;
         socket.set_nodelay(true)?;
+        net::notice_dead_peer(&socket)?;
         socket.set_read_timeout(Some(Duration::from_millis(INTERRUPT_POLL_MS)))?;
         socket.set_write_timeout(Some(Duration::from_millis(INTERRUPT_POLL_MS)))?;
         Ok(Conn {

@@ -20,8 +20,9 @@ use super::data::read;
 use super::nested;
 use super::run;
 use super::stop::Stop;
+use super::tracked::Tracked;
 use crate::limits::{
-    FETCHED_BYTES_MAX, LOCAL_NAMED_MAX, LOCAL_TRIED_MAX, LOOSE_REF_BYTES_MAX,
+    FETCHED_BYTES_MAX, LOCAL_NAMED_MAX, LOCAL_TRIED_MAX, LOOSE_REF_BYTES_MAX, OLD_INDEX_BYTES_MAX,
     OLD_LOOSE_REFS_BYTES_MAX, OLD_PACKED_REFS_BYTES_MAX, OLD_WALK_LIMIT_MS, SHALLOW_BYTES_MAX,
     STASH_LOG_BYTES_MAX,
 };
@@ -30,14 +31,32 @@ use crate::refs::{self, Head, Loose, RefsError, full_id};
 /// Where a restore notes the commit that it has checked out.
 pub(super) const NOTE: &str = ".git/tarpon-restored";
 
-/// What would be lost with the repository at `directory`: names of branches, worktrees and stashes
-/// with commits that none of its remote-tracking branches and tags, and not the last restore, leads
-/// to; the same of the repositories of its submodules, where what was last fetched is somebody
-/// else's, too. `scratch` is a directory of ours. Where that cannot be told, the error is why.
-pub(super) fn lost(stop: &Stop, directory: &Path, scratch: &Path) -> Result<Vec<String>, String> {
+/// What nobody else has of a repository, and of those of its submodules: names of some of it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Lost {
+    /// Branches, worktrees and stashes with commits that none of its remote-tracking branches and
+    /// tags, and not the last restore, leads to.
+    pub commits: Vec<String>,
+    /// Files that were added to the index and are not in HEAD's commit.
+    pub added: Vec<String>,
+}
+
+impl Lost {
+    /// Adds what is lost with a submodule of this name.
+    fn add(&mut self, of: &str, lost: Lost) {
+        let named = |what: String| format!("{what} of its submodule {of}");
+        self.commits.extend(lost.commits.into_iter().map(named));
+        self.added.extend(lost.added.into_iter().map(named));
+    }
+}
+
+/// What would be lost with the repository at `directory`; of a submodule what was last fetched is
+/// somebody else's, too. `scratch` is a directory of ours. Where that cannot be told, the error is
+/// why.
+pub(super) fn lost(stop: &Stop, directory: &Path, scratch: &Path) -> Result<Lost, String> {
     let git_dir = directory.join(".git");
     if fs::symlink_metadata(&git_dir).is_err() {
-        return Ok(Vec::new());
+        return Ok(Lost::default());
     }
     let known: Vec<ObjectId> = note(directory).into_iter().collect();
     let look = Look {
@@ -52,12 +71,8 @@ pub(super) fn lost(stop: &Stop, directory: &Path, scratch: &Path) -> Result<Vec<
         let found = look
             .lost_of(&submodule.git_dir, &known)
             .map_err(|why| format!("of its submodule {name} {why}"))?;
-        lost.extend(
-            found
-                .iter()
-                .map(|what| format!("{what} of its submodule {name}")),
-        );
-        if lost.len() > LOCAL_TRIED_MAX {
+        lost.add(name, found);
+        if lost.commits.len().max(lost.added.len()) > LOCAL_TRIED_MAX {
             break;
         }
     }
@@ -76,7 +91,7 @@ struct Look<'a> {
 impl Look<'_> {
     /// What would be lost with the one repository at `git_dir`, if somebody else has what `known`
     /// leads to.
-    fn lost_of(&self, git_dir: &Path, known: &[ObjectId]) -> Result<Vec<String>, String> {
+    fn lost_of(&self, git_dir: &Path, known: &[ObjectId]) -> Result<Lost, String> {
         let unseen = |e: io::Error| format!("its objects cannot be looked at: {e}");
         let ours = tempfile::tempdir_in(self.scratch).map_err(unseen)?;
         let ours_git = ours.path().join(".git");
@@ -85,14 +100,17 @@ impl Look<'_> {
         let mut tips = Tips::new(packed);
         tips.read(git_dir, known)
             .map_err(|e| format!("its refs cannot be read: {e}"))?;
-        let mut lost = match tips.has_stash {
-            true => stashes(git_dir),
-            false => Vec::new(),
-        };
+        let mut lost = Lost::default();
+        if tips.has_stash {
+            lost.commits = stashes(git_dir);
+        }
         let Some((_, first)) = tips.own.first() else {
             return Ok(lost);
         };
         prepare(git_dir, &ours_git, first.kind()).map_err(unseen)?;
+        if let Some(head) = tips.head {
+            lost.added = self.added(git_dir, ours.path(), head)?;
+        }
         let has_more = |what: &str| {
             let args = ["rev-list", "--ignore-missing", "--max-count=1", what];
             let args = [&args[..], &["--not", "--glob=refs/known/*"]].concat();
@@ -104,16 +122,47 @@ impl Look<'_> {
         if !has_more("--glob=refs/own/*")? {
             return Ok(lost);
         }
-        let before = lost.len();
+        let before = lost.commits.len();
         for (name, id) in &tips.own {
-            if lost.len() - before < LOCAL_NAMED_MAX && has_more(&id.to_string())? {
-                lost.push(name.clone());
+            if lost.commits.len() - before < LOCAL_NAMED_MAX && has_more(&id.to_string())? {
+                lost.commits.push(name.clone());
             }
         }
-        if lost.len() == before {
-            lost.push("one of its many branches".into());
+        if lost.commits.len() == before {
+            lost.commits.push("one of its many branches".into());
         }
         Ok(lost)
+    }
+
+    /// Files that the index of the repository at `git_dir` has and the commit `head` has not, or not
+    /// so. `ours` is the repository of ours that has its objects.
+    fn added(&self, git_dir: &Path, ours: &Path, head: ObjectId) -> Result<Vec<String>, String> {
+        let unread = |e: &dyn std::fmt::Display| format!("its index cannot be read: {e}");
+        let index = git_dir.join("index");
+        // One that is none tracks nothing.
+        let tracked = Tracked::of(&index, OLD_INDEX_BYTES_MAX, self.stop)?;
+        if tracked.bytes() == 0 {
+            return Ok(Vec::new());
+        }
+        let index = fs::canonicalize(&index).map_err(|e| unread(&e))?;
+        symlink(index, ours.join(".git/index")).map_err(|e| unread(&e))?;
+        link_shared(git_dir, &ours.join(".git")).map_err(|e| unread(&e))?;
+        let head = head.to_string();
+        let args = [
+            "diff-index",
+            "--cached",
+            "--name-only",
+            "-z",
+            "--no-renames",
+            "--ignore-submodules=all",
+            "--diff-filter=AM",
+            &head,
+        ];
+        let listed = run::walk(self.stop, ours, self.until, Stdio::null(), &args);
+        let listed = listed.map_err(|e| unread(&e))?;
+        let names = listed.split(|b| *b == 0).filter(|name| !name.is_empty());
+        let name = |name: &[u8]| name.to_str_lossy().into_owned();
+        Ok(names.take(LOCAL_NAMED_MAX).map(name).collect())
     }
 }
 
@@ -149,6 +198,8 @@ struct Tips {
     /// The first of HEAD, those of worktrees, and branches by their short names.
     own: Vec<(String, ObjectId)>,
     has_stash: bool,
+    /// The commit that is checked out.
+    head: Option<ObjectId>,
 }
 
 impl Tips {
@@ -159,6 +210,7 @@ impl Tips {
             kind: None,
             own: Vec::new(),
             has_stash: false,
+            head: None,
         }
     }
 
@@ -172,20 +224,35 @@ impl Tips {
         for id in known {
             self.write("known", *id)?;
         }
-        if let Head::Detached(id) = head {
-            self.own("HEAD".into(), id)?;
-        }
+        let branch = match &head {
+            Head::Detached(id) => {
+                self.head = Some(*id);
+                self.own("HEAD".into(), *id)?;
+                None
+            }
+            Head::Symbolic(name) => Some(name),
+        };
         self.worktrees(git_dir)?;
         for (name, loose) in &loose {
             match loose {
-                Loose::Direct(id) => self.take(name, *id, whose(name.as_bstr(), &led_to))?,
+                Loose::Direct(id) => {
+                    if branch == Some(name) {
+                        self.head = Some(*id);
+                    }
+                    self.take(name, *id, whose(name.as_bstr(), &led_to))?;
+                }
                 Loose::Symbolic(_) => {}
             }
         }
         refs::each_packed(git_dir, OLD_PACKED_REFS_BYTES_MAX, |name, id| {
             match loose.contains_key(name.as_bstr()) {
                 true => Ok(()),
-                false => self.take(name, id, whose(name.as_bstr(), &led_to)),
+                false => {
+                    if branch.is_some_and(|branch| branch == name) {
+                        self.head = Some(id);
+                    }
+                    self.take(name, id, whose(name.as_bstr(), &led_to))
+                }
             }
         })?;
         Ok(self.out.flush()?)
@@ -288,6 +355,18 @@ fn stashes(git_dir: &Path) -> Vec<String> {
         .collect()
 }
 
+/// Links what an index may build upon (`core.splitIndex`) into a repository of ours.
+fn link_shared(git_dir: &Path, ours: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(git_dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_string_lossy().starts_with("sharedindex.") && entry.file_type()?.is_file() {
+            symlink(fs::canonicalize(entry.path())?, ours.join(name))?;
+        }
+    }
+    Ok(())
+}
+
 /// Sees to it that a directory of objects has nothing that whoever opens it waits for.
 fn check_files(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
@@ -361,7 +440,7 @@ mod tests {
         fs::create_dir_all(git_dir.join("refs/heads")).unwrap();
         fs::write(git_dir.join("HEAD"), "ref: refs/heads/main\n").unwrap();
         let look = || lost(&Stop::default(), old.path(), scratch.path());
-        assert_eq!(look().unwrap(), Vec::<String>::new());
+        assert_eq!(look().unwrap(), Lost::default());
         let packed = git_dir.join("packed-refs");
         let file = File::create(&packed).unwrap();
         file.set_len(1000 << 20).unwrap();

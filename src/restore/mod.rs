@@ -34,13 +34,17 @@ mod formats;
 mod frames;
 mod gaps;
 mod gitdir;
+mod history;
 mod http;
+mod in_the_way;
 mod index;
+mod link;
 mod local;
 mod moment;
 mod moves;
 mod nested;
 mod objects;
+mod opening;
 mod origin;
 mod packs;
 mod path;
@@ -49,6 +53,7 @@ mod progress;
 mod quota;
 mod refs;
 mod run;
+mod segments;
 mod settings;
 mod staging;
 mod stop;
@@ -84,11 +89,13 @@ use crate::io::signal::StopSignals;
 use crate::limits::{
     CONNECTIONS_DEFAULT, LOCAL_NAMED_MAX, OLD_INDEX_BYTES_MAX, RESTARTS_MAX,
     RESTORE_GIT_STALL_DEFAULT_MS, RESTORE_STALL_DEFAULT_MS, SAME_WISH_MS, TRACKED_INDEX_BYTES_MAX,
+    WAIT_BEFORE_CLONE_MS, WAIT_DEFAULT_MS,
 };
 use dates::Dates;
-use download::Link;
+use in_the_way::Watch;
 use index::Expected;
-use progress::{Failure, Progress, Summary};
+use link::Link;
+use progress::{Failure, Progress, SOURCE_CLONE, Summary, size};
 use quota::Quota;
 use run::Room;
 use staging::Staging;
@@ -210,15 +217,24 @@ fn report(args: &RestoreArgs, summary: &Summary) -> std::io::Result<()> {
         return print_json(summary);
     }
     if !args.quiet {
+        let came = match (summary.bytes, summary.entries) {
+            (Some(bytes), Some(entries)) => format!("{}, {entries} entries, ", size(bytes)),
+            _ => String::new(),
+        };
+        let how = match summary.source {
+            SOURCE_CLONE => "cloned",
+            _ => "restored",
+        };
         say_line(format_args!(
-            "restored {} into {}: {:.1} MiB, {} entries, {:.2} s; its origin is {}",
+            "{how} {} into {}: {came}{:.2} s; its origin is {}",
             summary.repository,
             summary.directory,
-            summary.bytes as f64 / f64::from(1 << 20),
-            summary.entries,
             summary.total_ms / 1000.0,
             summary.origin,
         ));
+        if let Some(note) = &summary.note {
+            say_line(format_args!("tarpon: {}: {note}", summary.directory));
+        }
     }
     Ok(())
 }
@@ -226,6 +242,10 @@ fn report(args: &RestoreArgs, summary: &Summary) -> std::io::Result<()> {
 fn restore(args: &RestoreArgs, stop: &Stop, progress: &Progress) -> Result<Summary, RestoreError> {
     let server = Server::parse(&args.server)?;
     let corrupt = OnceLock::new();
+    let waits = |default_ms| {
+        let default = Duration::from_millis(default_ms);
+        args.wait_limit_s.map_or(default, Duration::from_secs_f64)
+    };
     let link = Link {
         corrupt: &corrupt,
         server: &server,
@@ -240,6 +260,11 @@ fn restore(args: &RestoreArgs, stop: &Stop, progress: &Progress) -> Result<Summa
             Duration::from_millis(RESTORE_GIT_STALL_DEFAULT_MS),
             Duration::from_secs_f64,
         ),
+        wait: waits(match args.fallback_clone() && is_url(&args.repo_url) {
+            true => WAIT_BEFORE_CLONE_MS,
+            false => WAIT_DEFAULT_MS,
+        }),
+        wait_alive: waits(WAIT_DEFAULT_MS),
     };
     let restore = Restore {
         args,
@@ -340,14 +365,16 @@ impl Restore<'_> {
         clone::clone(link, &args.repo_url, &self.wanted, room)?;
         let sha256 = run::local(link.stop, &tree, &["rev-parse", "--show-object-format"])?;
         let mut summary = self.finish(&staging, sha256.starts_with(b"sha256"), false)?;
-        summary.source = "clone";
+        summary.source = SOURCE_CLONE;
+        // Git does not say how much it got.
+        (summary.bytes, summary.entries) = (None, None);
         summary.origin = origin::shown(args.repo_url.as_bytes());
         Ok(summary)
     }
 
     fn snapshot(&self, staging: &Staging, base: &str) -> Result<Summary, RestoreError> {
         let (args, link) = (self.args, self.link);
-        let opened = download::open(link, &format!("{base}/snapshot.tar.zst"))?;
+        let opened = opening::open(link, &format!("{base}/snapshot.tar.zst"))?;
         let bundle = opened.header("x-cachew-bundle-url").map(str::to_owned);
         let bundle = bundle.filter(|target| !args.no_bundle && target.starts_with('/'));
         let tag = opened.tag_of_tarpon();
@@ -368,15 +395,13 @@ impl Restore<'_> {
             quota: &quota,
             stop: link.stop,
         };
-        let archive = extract::extract(
-            &download,
-            first,
-            link.connections,
-            site,
-            self.dates,
-            link.progress,
-        )
-        .map_err(doubted)?;
+        let tracked = match staging.merges() && args.overwrite {
+            true => Some(self.tracked(staging)?),
+            false => None,
+        };
+        let watch = |tracked| Watch::new(staging.target(), tracked, link.stop);
+        let way = tracked.as_ref().map(watch);
+        let archive = extract::extract(&download, first, site, self.dates, way).map_err(doubted)?;
         // With the memory that it came in.
         drop(download);
         let restored = gitdir::make(&tree, &args.repo_url, &archive, self.dates, link.stop)
@@ -433,6 +458,10 @@ impl Restore<'_> {
         let (args, link) = (self.args, self.link);
         let tree = staging.tree();
         let commit = update::checked_out(&tree)?;
+        let note = match commit {
+            None => Some(update::why_empty(self.link.stop, &tree)?),
+            Some(_) => None,
+        };
         if let Some(commit) = &commit {
             let note = tree.join(local::NOTE);
             let noted = std::fs::write(&note, format!("{commit}\n"));
@@ -463,6 +492,7 @@ impl Restore<'_> {
         self.say_left(&left, stale.as_ref());
         let directory = args.dir.to_string_lossy();
         let mut summary = link.progress.summary(&args.repo_url, &directory);
+        summary.note = note;
         summary.commit = commit;
         Ok(summary)
     }
@@ -516,6 +546,11 @@ impl Restore<'_> {
         if !self.args.discard_local {
             self.check_local(staging)?;
         }
+        self.tracked(staging)
+    }
+
+    /// What the repository that is to be replaced tracks.
+    fn tracked(&self, staging: &Staging) -> Result<Tracked<'_>, RestoreError> {
         let tracked = Tracked::open(staging.target(), OLD_INDEX_BYTES_MAX, self.link.stop);
         tracked.map_err(RestoreError::Usage)
     }
@@ -539,12 +574,19 @@ impl Restore<'_> {
             )));
         }
         match local::lost(self.link.stop, staging.target(), &staging.old()) {
-            Ok(lost) if lost.is_empty() => Ok(()),
             Ok(lost) => {
-                let lost = lost.join(", ");
-                Err(refused(format!(
-                    "nobody else may have the commits of {lost}"
-                )))
+                let commits = ("nobody else may have the commits of", lost.commits);
+                let added = ("nobody else may have what was added of", lost.added);
+                let said = [commits, added]
+                    .into_iter()
+                    .filter(|(_, of)| !of.is_empty());
+                let said: Vec<String> = said
+                    .map(|(what, of)| format!("{what} {}", of.join(", ")))
+                    .collect();
+                match said.is_empty() {
+                    true => Ok(()),
+                    false => Err(refused(said.join("; "))),
+                }
             }
             Err(why) => Err(refused(why)),
         }

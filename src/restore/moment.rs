@@ -5,15 +5,14 @@
 //! list of refs several times, and they may have moved in between.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::time::Duration;
 
 use gix::ObjectId;
 use gix::bstr::{BStr, BString, ByteSlice};
 
-use super::download::{Link, refusal};
 use super::error::RestoreError;
 use super::http::Conn;
-use crate::limits::{FIRST_ANSWER_MS, MOMENT_BYTES_MAX, MOMENT_TRIES_MAX, UNSORTED_REFS_MAX};
+use super::link::{Link, refusal};
+use crate::limits::{MOMENT_BYTES_MAX, MOMENT_TRIES_MAX, UNSORTED_REFS_MAX};
 use crate::refs::{Follow, Head, in_the_way, is_ref_name};
 
 const LENGTH_BYTES: usize = 4;
@@ -144,7 +143,7 @@ fn ask_once(
         ("Content-Type", "application/x-git-upload-pack-request"),
         ("Git-Protocol", "version=2"),
     ];
-    let limit = Duration::from_millis(FIRST_ANSWER_MS);
+    let limit = link.wait;
     let answer = conn.ask("POST", &target, &fields, &request(kind), limit);
     let answer = answer.map_err(lost)?;
     if answer.status != 200 {

@@ -126,6 +126,27 @@ impl<'s> Objects<'s> {
         }
     }
 
+    /// The kind of an object by what its first copy says, whose content nobody has looked at; `None`
+    /// if it is not there.
+    pub(super) fn kind(&self, id: ObjectId) -> Result<Option<gix::objs::Kind>, RestoreError> {
+        if id == ObjectId::empty_tree(self.hash) {
+            return Ok(Some(gix::objs::Kind::Tree));
+        }
+        let mut reader = self.reader.borrow_mut();
+        for bundle in &self.packs {
+            let kind = reader.packed_kind(bundle, &id, &self.work);
+            if let Some(kind) = kind.map_err(|fault| failed(id, fault))? {
+                return Ok(Some(kind));
+            }
+        }
+        let Some(file) = self.loose(id)? else {
+            return Ok(None);
+        };
+        let head = reader.loose_head(file, &self.work);
+        head.map(|(kind, _)| Some(kind))
+            .map_err(|fault| failed(id, fault))
+    }
+
     /// How long an object is by what its largest copy says; `None` if it is not there.
     pub(super) fn size(&self, id: ObjectId) -> Result<Option<u64>, RestoreError> {
         let mut reader = self.reader.borrow_mut();
@@ -135,8 +156,9 @@ impl<'s> Objects<'s> {
             largest = size.map_err(|fault| failed(id, fault))?.max(largest);
         }
         if let Some(file) = self.loose(id)? {
-            let size = reader.loose_size(file, &self.work);
-            largest = Some(size.map_err(|fault| failed(id, fault))?).max(largest);
+            let head = reader.loose_head(file, &self.work);
+            let (_, size) = head.map_err(|fault| failed(id, fault))?;
+            largest = Some(size).max(largest);
         }
         Ok(largest)
     }

@@ -14,7 +14,9 @@ const DRAW: Duration = Duration::from_millis(200);
 
 /// Where there is no terminal: when it is said first that there is a wait, and how often it is said
 /// how far the restore is.
-const SAID_FIRST: Duration = Duration::from_secs(10);
+const SAID_FIRST: Duration = Duration::from_secs(5);
+/// The same while nothing comes, after that.
+const SAID_WAITING: Duration = Duration::from_secs(10);
 /// See [`SAID_FIRST`].
 const SAID_AGAIN: Duration = Duration::from_secs(60);
 
@@ -34,14 +36,31 @@ pub(super) struct Progress {
     downloaded_us: AtomicU64,
     decode_us: AtomicU64,
     write_us: AtomicU64,
-    /// Whether the server was reached and asked.
-    asked: AtomicBool,
+    /// How long the server that was reached and asked may take; zero before.
+    limit_s: AtomicU64,
+    /// Whether there is any content of the archive.
+    has_content: AtomicBool,
     /// Whether a clone takes the place of the archive.
     clones: AtomicBool,
     finished: Mutex<bool>,
     ends: Condvar,
     /// Whose turn it is to write to the terminal.
     turn: Mutex<()>,
+}
+
+/// What a restore is made of.
+pub(super) const SOURCE_SNAPSHOT: &str = "snapshot";
+/// The same when the server had none.
+pub(super) const SOURCE_CLONE: &str = "clone";
+
+/// A size for people.
+pub(super) fn size(bytes: u64) -> String {
+    let kib = bytes as f64 / 1024.0;
+    match bytes {
+        0..0x400 => format!("{bytes} bytes"),
+        0x400..0x10_0000 => format!("{kib:.1} KiB"),
+        _ => format!("{:.1} MiB", kib / 1024.0),
+    }
 }
 
 /// What `--json` prints.
@@ -51,13 +70,16 @@ pub(super) struct Summary {
     pub directory: String,
     /// What the repository says that it is from, without a password.
     pub origin: String,
-    /// `snapshot`, or `clone` when the server had none.
+    /// See [`SOURCE_SNAPSHOT`].
     pub source: &'static str,
-    /// The commit of the snapshot, or of what a bundle made of it.
+    /// What is checked out.
     pub commit: Option<String>,
+    /// Why nothing is.
+    pub note: Option<String>,
     pub bundle_applied: bool,
-    pub bytes: u64,
-    pub entries: u64,
+    /// Of the archive, as it came; unknown of a clone, as are the entries.
+    pub bytes: Option<u64>,
+    pub entries: Option<u64>,
     pub resumes: u64,
     pub first_byte_ms: f64,
     pub download_ms: f64,
@@ -94,7 +116,8 @@ impl Default for Progress {
             downloaded_us: AtomicU64::new(0),
             decode_us: AtomicU64::new(0),
             write_us: AtomicU64::new(0),
-            asked: AtomicBool::new(false),
+            limit_s: AtomicU64::new(0),
+            has_content: AtomicBool::new(false),
             clones: AtomicBool::new(false),
             finished: Mutex::new(false),
             ends: Condvar::new(),
@@ -108,9 +131,19 @@ fn micros(time: Duration) -> u64 {
 }
 
 impl Progress {
-    /// The server was asked for the archive.
-    pub(super) fn asked(&self) {
-        self.asked.store(true, Relaxed);
+    /// The server was asked for the archive, and may take so long to answer.
+    pub(super) fn asked(&self, limit: Duration) {
+        self.limit_s.store(limit.as_secs().max(1), Relaxed);
+    }
+
+    /// Something of the archive is there.
+    pub(super) fn content(&self) {
+        self.has_content.store(true, Relaxed);
+    }
+
+    /// Whether nothing of the archive is there, and nothing else in its place.
+    fn waits(&self) -> bool {
+        !self.has_content.load(Relaxed)
     }
 
     /// A clone takes the place of the archive.
@@ -178,11 +211,12 @@ impl Progress {
             repository: repository.to_owned(),
             directory: directory.to_owned(),
             origin: String::new(),
-            source: "snapshot",
+            source: SOURCE_SNAPSHOT,
             commit: None,
+            note: None,
             bundle_applied: false,
-            bytes: self.received_bytes.load(Relaxed),
-            entries: self.entries.load(Relaxed),
+            bytes: Some(self.received_bytes.load(Relaxed)),
+            entries: Some(self.entries.load(Relaxed)),
             resumes: self.resumes.load(Relaxed),
             first_byte_ms: ms(&self.first_byte_us),
             download_ms: ms(&self.downloaded_us),
@@ -199,12 +233,27 @@ impl Progress {
             exit_code,
             repository: summary.repository,
             directory: summary.directory,
-            bytes: summary.bytes,
-            entries: summary.entries,
+            bytes: self.received_bytes.load(Relaxed),
+            entries: self.entries.load(Relaxed),
             resumes: summary.resumes,
             first_byte_ms: summary.first_byte_ms,
             total_ms: summary.total_ms,
         }
+    }
+
+    /// What is waited for while nothing comes.
+    fn wait_line(&self) -> String {
+        let waited_s = self.start.elapsed().as_secs();
+        let limit_s = self.limit_s.load(Relaxed);
+        if limit_s == 0 {
+            return format!("connecting to the server, {waited_s} s");
+        }
+        let what = match (self.has_answer(), self.signs.load(Relaxed)) {
+            (false, _) => "waiting for the server's first byte",
+            (true, 0) => "the server has answered; waiting for the archive's first byte",
+            (true, _) => "the server says that it is at work; waiting for the archive's first byte",
+        };
+        format!("{what}, {waited_s} s of at most {limit_s}")
     }
 
     fn line(&self) -> String {
@@ -213,8 +262,14 @@ impl Progress {
         if self.clones.load(Relaxed) {
             return format!("cloning from the upstream, {waited_s} s");
         }
-        if received == 0.0 {
-            return format!("waiting for the server's first byte, {waited_s} s");
+        if self.waits() {
+            return self.wait_line();
+        }
+        if self.downloaded_us.load(Relaxed) > 0 {
+            let received = size(self.received_bytes.load(Relaxed));
+            return format!(
+                "all of the archive is there, {received}; making it ready, {waited_s} s"
+            );
         }
         let total = self.total_bytes.load(Relaxed) as f64;
         let rate = received / self.start.elapsed().as_secs_f64().max(0.001);
@@ -272,15 +327,18 @@ impl Progress {
         let _ = write!(out, "{CLEAR}");
     }
 
-    /// A log shows that something is waited for; a server that nobody reaches has an error instead.
+    /// A log shows what is waited for; a server that nobody reaches has an error instead.
     fn show_plainly(&self) {
+        let mut said = Instant::now();
         let mut pause = SAID_FIRST;
-        while !self.finishes(pause) {
-            let waits = self.received_bytes.load(Relaxed) == 0;
-            if pause == SAID_AGAIN || waits && self.asked.load(Relaxed) {
+        while !self.finishes(SAID_FIRST) {
+            let waits = self.waits() || self.clones.load(Relaxed);
+            let is_asked = self.limit_s.load(Relaxed) > 0;
+            let due = if waits { pause } else { SAID_AGAIN };
+            if said.elapsed() >= due && (!waits || is_asked || said.elapsed() >= SAID_AGAIN) {
                 self.say(&self.line());
+                (said, pause) = (Instant::now(), SAID_WAITING);
             }
-            pause = SAID_AGAIN;
         }
     }
 }
@@ -292,13 +350,39 @@ mod tests {
     #[test]
     fn the_line_says_that_it_waits_until_something_came() {
         let progress = Progress::default();
-        assert_eq!(progress.line(), "waiting for the server's first byte, 0 s");
+        assert_eq!(progress.line(), "connecting to the server, 0 s");
+        progress.asked(Duration::from_secs(300));
+        let expected = "waiting for the server's first byte, 0 s of at most 300";
+        assert_eq!(progress.line(), expected);
         // The head of an answer may come long before its first byte.
         progress.answered();
         progress.set_total(2 << 20);
-        assert!(progress.line().starts_with("waiting"));
-        progress.received(1 << 20);
+        assert!(
+            progress
+                .line()
+                .starts_with("the server has answered; waiting")
+        );
+        // What says that the server lives is nothing of the archive.
+        progress.received(100);
+        progress.lives();
+        assert!(progress.line().starts_with("the server says"));
+        progress.received((1 << 20) - 100);
+        progress.content();
         let line = progress.line();
         assert!(line.starts_with("1.0 of 2.0 MiB, "), "{line}");
+    }
+
+    #[test]
+    fn sizes_say_what_is_there() {
+        let shown = [0, 1023, 1024, 50 << 10, 1 << 20, 13 << 30].map(size);
+        let expected = [
+            "0 bytes",
+            "1023 bytes",
+            "1.0 KiB",
+            "50.0 KiB",
+            "1.0 MiB",
+            "13312.0 MiB",
+        ];
+        assert_eq!(shown, expected);
     }
 }

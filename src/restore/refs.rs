@@ -183,7 +183,7 @@ impl<'a> Refs<'a> {
     }
 
     /// Goes through branches and tags in the order of their names, each with its id as text.
-    fn each<E>(&self, mut each: impl FnMut(&BStr, &[u8]) -> Result<(), E>) -> Result<(), E> {
+    pub fn each<E>(&self, mut each: impl FnMut(&BStr, &[u8]) -> Result<(), E>) -> Result<(), E> {
         let moment = match &self.list {
             List::Read(refs) => return refs.iter().try_for_each(|(name, hex)| each(name, hex)),
             List::Moment(moment) => moment,
@@ -246,6 +246,11 @@ impl<'a> Refs<'a> {
             )),
             _ => Ok(()),
         }
+    }
+
+    /// The ids, as text, of the commits at which history is said to end.
+    pub fn shallow(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.shallow.lines()
     }
 
     /// The commit that is checked out.

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use super::download::Link;
 use super::error::RestoreError;
+use super::link::Link;
 use super::settings::{Settings, Users};
 use super::stop::Stop;
 pub(super) use super::watch::Room;

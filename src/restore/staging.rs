@@ -17,12 +17,12 @@ use tempfile::TempDir;
 
 use super::checkouts::Checkouts;
 use super::error::{RestoreError, failed};
+use super::in_the_way::{self, go_on};
 use super::moves::Moves;
 use super::path::as_path;
 use super::stop::Stop;
 use super::tracked::{Stale, Tracked};
-use super::write::stopped;
-use crate::limits::{DOUBT_BYTES, DOUBTS_BYTES_MAX, INTERRUPT_POLL_MS, STAGING_TRIES_MAX};
+use crate::limits::{INTERRUPT_POLL_MS, STAGING_TRIES_MAX};
 
 /// What the names of staging directories begin with.
 const PREFIX: &str = ".tarpon-restore-";
@@ -160,24 +160,9 @@ impl Staging {
     /// Changes nothing; an error if the tree would take the place of something that
     /// is not in `tracked`, the files of the checkout that is there. A file may replace a file.
     pub(super) fn check(&self, tracked: &Tracked<'_>, stop: &Stop) -> Result<(), RestoreError> {
-        let mut doubts = Doubts {
-            tracked,
-            stop,
-            paths: Vec::new(),
-            held_bytes: 0,
-        };
-        let found = conflict(&self.tree(), &self.target, Path::new(""), &mut doubts);
-        let found = match found? {
-            None => doubts.decide()?,
-            found => found,
-        };
-        match found {
+        match in_the_way::find(&self.tree(), &self.target, tracked, stop)? {
             None => Ok(()),
-            Some(path) => {
-                let path = self.target.join(path);
-                let why = "is not tracked and would be lost; move it away first";
-                Err(RestoreError::Usage(format!("{} {why}", path.display())))
-            }
+            Some(path) => Err(in_the_way::lost(&self.target, &path)),
         }
     }
 
@@ -331,107 +316,6 @@ fn is_staging(path: &Path) -> bool {
     let known = |name: &std::ffi::OsStr| CONTENTS.iter().any(|known| name == *known);
     let is_known = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|e| known(&e.file_name()));
     fs::read_dir(path).is_ok_and(|mut listing| listing.all(is_known))
-}
-
-/// Files that must be tracked, or they would be lost. Whether they are is found out for many at a
-/// time.
-struct Doubts<'t> {
-    tracked: &'t Tracked<'t>,
-    stop: &'t Stop,
-    paths: Vec<Vec<u8>>,
-    held_bytes: usize,
-}
-
-impl Doubts<'_> {
-    /// Adds a path; perhaps gives one that is not tracked.
-    fn add(&mut self, path: &Path) -> Result<Option<PathBuf>, RestoreError> {
-        let path = path.as_os_str().as_bytes();
-        self.held_bytes += path.len() + DOUBT_BYTES;
-        self.paths.push(path.to_vec());
-        match self.held_bytes > DOUBTS_BYTES_MAX {
-            true => self.decide(),
-            false => Ok(None),
-        }
-    }
-
-    /// One of those that were added that is not tracked.
-    fn decide(&mut self) -> Result<Option<PathBuf>, RestoreError> {
-        self.held_bytes = 0;
-        let mut paths = std::mem::take(&mut self.paths);
-        paths.sort_unstable();
-        let found = self.tracked.first_other(&paths).map(|path| as_path(path));
-        // It may not have been looked for to the end.
-        go_on(self.stop).map(|()| found)
-    }
-}
-
-/// An error when the restore is to stop: a target may have any number of files.
-fn go_on(stop: &Stop) -> Result<(), RestoreError> {
-    match stop.is_set() {
-        true => Err(stopped()),
-        false => Ok(()),
-    }
-}
-
-/// Looks for what of the directory `to` is in the way of what is in `from`, both at `at`: gives one
-/// that is, or has `doubts` about it.
-fn conflict(
-    from: &Path,
-    to: &Path,
-    at: &Path,
-    doubts: &mut Doubts<'_>,
-) -> Result<Option<PathBuf>, RestoreError> {
-    for entry in fs::read_dir(from).map_err(failed("read", from))? {
-        go_on(doubts.stop)?;
-        let entry = entry.map_err(failed("read", from))?;
-        let at = at.join(entry.file_name());
-        if at == Path::new(".git") {
-            continue;
-        }
-        let to = to.join(entry.file_name());
-        let there = match fs::symlink_metadata(&to) {
-            Ok(there) => there,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(RestoreError::disk("look at", to, e)),
-        };
-        let kind = entry
-            .file_type()
-            .map_err(failed("look at", &entry.path()))?;
-        let found = match (kind.is_dir(), there.is_dir()) {
-            (true, true) => conflict(&entry.path(), &to, &at, doubts)?,
-            (false, true) => all_below(&to, &at, doubts)?,
-            (true, false) => doubts.add(&at)?,
-            (false, false) => None,
-        };
-        if found.is_some() {
-            return Ok(found);
-        }
-    }
-    Ok(None)
-}
-
-/// Has `doubts` about everything below the directory `at` that is no directory.
-fn all_below(
-    directory: &Path,
-    at: &Path,
-    doubts: &mut Doubts<'_>,
-) -> Result<Option<PathBuf>, RestoreError> {
-    for entry in fs::read_dir(directory).map_err(failed("read", directory))? {
-        go_on(doubts.stop)?;
-        let entry = entry.map_err(failed("read", directory))?;
-        let at = at.join(entry.file_name());
-        let kind = entry
-            .file_type()
-            .map_err(failed("look at", &entry.path()))?;
-        let found = match kind.is_dir() {
-            true => all_below(&entry.path(), &at, doubts)?,
-            false => doubts.add(&at)?,
-        };
-        if found.is_some() {
-            return Ok(found);
-        }
-    }
-    Ok(None)
 }
 
 #[cfg(test)]

@@ -14,10 +14,10 @@ use std::process::Stdio;
 use super::arrivals::Arrivals;
 use super::bundle;
 use super::difference;
-use super::download::Link;
 use super::ensure::{self, At};
 use super::error::RestoreError;
 use super::gitdir::{self, Restored};
+use super::link::Link;
 use super::moment::{self, Moment};
 use super::objects::Objects;
 use super::refs::Refs;
@@ -307,6 +307,20 @@ pub(super) fn object_id(text: &str) -> Result<gix::ObjectId, RestoreError> {
 pub(super) fn has_commit(stop: &Stop, tree: &Path, id: &str) -> bool {
     let object = format!("{id}^{{commit}}");
     run::local(stop, tree, &["cat-file", "-e", &object]).is_ok()
+}
+
+/// Why nothing is checked out in the repository at `tree`.
+pub(super) fn why_empty(stop: &Stop, tree: &Path) -> Result<String, RestoreError> {
+    let any = run::local(stop, tree, &["for-each-ref", "--count=1"])?;
+    if any.trim_ascii().is_empty() {
+        return Ok("the repository is empty: nothing is checked out".into());
+    }
+    let head = run::local(stop, tree, &["symbolic-ref", "--quiet", "HEAD"])?;
+    let head = String::from_utf8_lossy(&head);
+    let head = head.trim();
+    Ok(format!(
+        "HEAD leads to {head}, which does not exist: nothing is checked out"
+    ))
 }
 
 /// The commit that is checked out in the repository at `tree`.

@@ -183,7 +183,34 @@ fn the_fallback_clones_and_says_so() {
     let errors = expect(&out, 0);
     assert!(errors.contains("; cloning "), "{errors}");
     assert!(!errors.contains("--server"), "{errors}");
+    // Git does not say how much it got.
+    assert!(errors.contains("\ncloned file://"), "{errors}");
+    assert!(
+        !errors.contains("MiB") && !errors.contains("entries"),
+        "{errors}"
+    );
     expect_files(&expected, &target, "cloned");
+}
+
+/// A server that takes the question and says nothing keeps nobody from a clone.
+#[test]
+fn the_fallback_clones_when_the_server_says_nothing() {
+    let lab = new_lab();
+    let server = lab.start();
+    let silent = listen(|_| be_silent());
+    let target = lab.scratch("target");
+    let more = ["--fallback", "clone", "--wait-limit", "1", "--json"];
+    let url = format!("http://{}/git/test/app", server.address());
+    let out = restore(silent, &url, &target, &more);
+    let errors = expect(&out, 0);
+    assert!(errors.contains("no byte came for 1 s"), "{errors}");
+    let summary: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(summary["source"], "clone");
+    assert!(
+        summary["bytes"].is_null() && summary["entries"].is_null(),
+        "{summary}"
+    );
+    assert!(target.join("run.sh").exists());
 }
 
 /// A name that only a server knows is none that git could clone.
@@ -403,8 +430,9 @@ fn a_long_wait_is_said_where_there_is_no_terminal() {
     let mut said = String::new();
     let mut lines = BufReader::new(says.stderr.take().unwrap());
     assert!(lines.read_line(&mut said).is_ok_and(|len| len > 0));
-    let expected = "tarpon: waiting for the server's first byte, 1";
+    let expected = "tarpon: waiting for the server's first byte, ";
     assert!(said.starts_with(expected), "{said}");
+    assert!(said.ends_with(" s of at most 3600\n"), "{said}");
     for child in [&mut says, &mut quiet] {
         interrupt_process(child, Signal::INT);
     }

@@ -94,10 +94,8 @@ fn overwrite_replaces_what_is_tracked_and_keeps_the_rest() {
     write("gone", "tracked by the old checkout only");
     git::run(&target, &["add", "gone"]);
     expect(&restore(server.address(), "test/app", &target, &[]), 1);
-    expect(
-        &restore(server.address(), "test/app", &target, &["--overwrite"]),
-        0,
-    );
+    let more = ["--overwrite", "--discard-local"];
+    expect(&restore(server.address(), "test/app", &target, &more), 0);
     assert_eq!(git::text(&target, &["status", "--porcelain"]), "?? mine");
     assert!(!target.join("gone").exists());
     expect_nothing_reread(&target);
@@ -136,5 +134,48 @@ fn newer_refs_and_commits_are_fetched_on_demand() {
         let target = lab.scratch("missing");
         expect(&restore(server.address(), "test/app", &target, &more), code);
         crate::lab::expect_nothing(&target);
+    }
+}
+
+/// Where nothing is checked out, it is said why.
+#[test]
+fn an_empty_worktree_is_said() {
+    let lab = Lab::new(crate::lab::BINARY);
+    let server = lab.start();
+    repos::init_bare(&lab.upstream("empty"), "main", "sha1");
+    let app = lab.upstream("app");
+    repos::init_bare(&app, "main", "sha1");
+    let mut import = repos::Importer::start(&app, repos::Layout::Packed);
+    import.commit("refs/heads/main", "first");
+    import.file(repos::FILE, b"a.txt", b"a");
+    import.finish();
+    let head = ["symbolic-ref", "HEAD", "refs/heads/nosuch"];
+    git::run(&app, &head);
+    for (name, note) in [
+        ("empty", "the repository is empty: nothing is checked out"),
+        (
+            "app",
+            "HEAD leads to refs/heads/nosuch, which does not exist: nothing is checked out",
+        ),
+    ] {
+        for (how, address, more) in [
+            ("served", server.address(), &[][..]),
+            ("cloned", nobody(), &["--fallback", "clone"]),
+        ] {
+            let run = |more: &[&str]| {
+                let target = lab.scratch(&format!("{name}-{how}{}", more.len()));
+                let url = lab.url(name);
+                let repository = format!("test/{name}");
+                let named = if how == "served" { &repository } else { &url };
+                restore(address, named, &target, more)
+            };
+            let errors = expect(&run(more), 0);
+            assert!(errors.contains(note), "{name} {how}: {errors}");
+            let out = run(&[more, &["--json"]].concat());
+            expect(&out, 0);
+            let summary: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+            assert_eq!(summary["note"], note, "{name} {how}");
+            assert!(summary["commit"].is_null(), "{summary}");
+        }
     }
 }

@@ -598,7 +598,10 @@ fn the_repository_that_is_overwritten_runs_nothing() {
     fs::write(target.join(".git/info/attributes"), b"* filter=x\n").unwrap();
     // What git has run so far was this test's doing.
     drop(fs::remove_file(&attack.canary));
-    expect(&restore(address, "test/app", &target, &["--overwrite"]), 0);
+    let errors = expect(&restore(address, "test/app", &target, &["--overwrite"]), 1);
+    assert!(errors.contains("added of gone"), "{errors}");
+    let more = ["--overwrite", "--discard-local"];
+    expect(&restore(address, "test/app", &target, &more), 0);
     assert!(!attack.canary.exists());
     assert!(!target.join("gone").exists());
     attack.expect_clean(&target, "overwritten");

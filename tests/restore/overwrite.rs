@@ -93,8 +93,7 @@ fn two_pull_requests_in_a_row() {
 fn what_only_the_old_repository_has_is_named_and_kept() {
     let lab = new_lab();
     let server = lab.start();
-    type Prepare = fn(&Path);
-    let kinds: [(&str, Prepare, &[&str]); 5] = [
+    let kinds: [Kind; 5] = [
         (
             "ahead",
             |target| drop(commit(target, "mine.txt")),
@@ -140,17 +139,53 @@ fn what_only_the_old_repository_has_is_named_and_kept() {
             &["main"],
         ),
     ];
-    for (name, prepare, named) in kinds {
-        let target = restored(&lab, &server, name);
+    expect_kept(&lab, &server, &kinds);
+}
+
+#[test]
+fn what_was_added_is_named_and_kept() {
+    let lab = new_lab();
+    let server = lab.start();
+    let kinds: [Kind; 2] = [
+        (
+            "added",
+            |target| {
+                fs::write(target.join("src/new.c"), "new").unwrap_or_else(|e| panic!("{e}"));
+                fs::write(target.join("run.sh"), "changed").unwrap_or_else(|e| panic!("{e}"));
+                git::run(target, &["add", "src/new.c", "run.sh"]);
+            },
+            &["added of run.sh, src/new.c"],
+        ),
+        (
+            "added, detached",
+            |target| {
+                git::run(target, &["checkout", "--quiet", "--detach"]);
+                fs::write(target.join("run.sh"), "changed").unwrap_or_else(|e| panic!("{e}"));
+                git::run(target, &["update-index", "--index-version", "4"]);
+                git::run(target, &["add", "run.sh"]);
+                git::run(target, &["pack-refs", "--all"]);
+            },
+            &["added of run.sh"],
+        ),
+    ];
+    expect_kept(&lab, &server, &kinds);
+}
+
+/// A name, what is done to a target, and what an error about it names.
+type Kind<'k> = (&'k str, fn(&Path), &'k [&'k str]);
+
+fn expect_kept(lab: &Lab, server: &Server, kinds: &[Kind<'_>]) {
+    for (name, prepare, named) in kinds.iter().copied() {
+        let target = restored(lab, server, name);
         prepare(&target);
         let before = everything(&target);
-        let errors = expect(&overwrite(&server, &target, &[]), 1);
+        let errors = expect(&overwrite(server, &target, &[]), 1);
         for named in named {
             assert!(errors.contains(named), "{name}: {errors}");
         }
         assert!(errors.contains("--discard-local"), "{name}: {errors}");
         assert_eq!(everything(&target), before, "{name}");
-        expect(&overwrite(&server, &target, &["--discard-local"]), 0);
+        expect(&overwrite(server, &target, &["--discard-local"]), 0);
         let upstream = git::text(&lab.upstream("app"), &["rev-parse", "main"]);
         assert_eq!(git::text(&target, &["rev-parse", "HEAD"]), upstream);
         assert_eq!(git::text(&target, &["stash", "list"]), "");
@@ -166,6 +201,10 @@ fn what_somebody_else_has_is_replaced_without_a_word() {
     // As if it had been pushed, and one tagged.
     git::run(&target, &["update-ref", "refs/remotes/fork/topic", "HEAD"]);
     git::run(&target, &["tag", "mine"]);
+    // Nothing that was added: an edit, and what HEAD's commit has.
+    fs::write(target.join("run.sh"), "changed").unwrap_or_else(|e| panic!("{e}"));
+    git::run(&target, &["rm", "--quiet", "--cached", "big.bin"]);
+    git::run(&target, &["update-index", "--split-index"]);
     expect(&overwrite(&server, &target, &[]), 0);
     // A clone that is shallow, as checkouts of build farms are.
     let second = repos::add_commit(&lab.upstream("app"), "main", "second.txt", b"2");
@@ -234,6 +273,8 @@ fn with_submodule(lab: &Lab, server: &Server, name: &str) -> PathBuf {
     let url = lab.url("sub");
     let add = ["-c", "protocol.file.allow=always", "submodule", "--quiet"];
     git::run(&target, &[&add[..], &["add", &url, "lib/x"]].concat());
+    // An edit of nobody's interest.
+    git::run(&target, &["reset", "--quiet", "--", ".gitmodules"]);
     target
 }
 
@@ -394,6 +435,42 @@ fn what_can_be_known_is_refused_before_the_download() {
     assert_eq!(everything(&target), before);
 }
 
+/// What is in the way is known before the files of the archive have come.
+#[test]
+fn untracked_files_in_the_way_are_refused_when_the_first_of_them_comes() {
+    let lab = new_lab();
+    let server = lab.start();
+    let whole = crate::lab::archive(&lab, &server);
+    let target = lab.scratch("target");
+    let put = |path: &str| {
+        let path = target.join(path);
+        fs::create_dir_all(path.parent().unwrap_or(&target))
+            .and_then(|()| fs::write(path, "mine"))
+            .unwrap_or_else(|e| panic!("{e}"));
+    };
+    // A file and a link in the place of a directory, and directories in the places of files.
+    for (number, in_the_way) in ["src", "src/d0", "big.bin/below", "run.sh/a/b"]
+        .iter()
+        .enumerate()
+    {
+        drop(fs::remove_dir_all(&target));
+        put(in_the_way);
+        put("other");
+        // The archive has no end; what is behind the files' beginning never comes.
+        let cut = whole.len() - 1;
+        let endless = crate::lab::serve(whole.clone(), move |_| Some(cut));
+        let before = everything(&target);
+        let errors = expect(&restore(endless, "test/app", &target, &["--overwrite"]), 1);
+        let named = target.join(in_the_way).to_string_lossy().into_owned();
+        assert!(errors.contains(&named), "{number}: {errors}");
+        assert!(
+            errors.contains("is not tracked and would be lost"),
+            "{errors}"
+        );
+        assert_eq!(everything(&target), before);
+    }
+}
+
 /// An index of more than 64 MiB and as many refs as a large repository has.
 #[test]
 fn a_repository_of_any_size_is_overwritten() {
@@ -439,7 +516,12 @@ fn a_repository_of_any_size_is_overwritten() {
     let stale = [0, FILES / 2, FILES - 1].map(path);
     stale.iter().for_each(|path| write(path));
     write("directory-000/mine");
-    expect(&overwrite(&server, &target, &[]), 0);
+    let errors = expect(&overwrite(&server, &target, &[]), 1);
+    assert!(
+        errors.contains("added of directory-000/part-0/"),
+        "{errors}"
+    );
+    expect(&overwrite(&server, &target, &["--discard-local"]), 0);
     for path in stale {
         assert!(!target.join(path).exists());
     }

@@ -145,3 +145,38 @@ fn signs_of_life_are_enough() {
     assert_eq!(out.status.code(), Some(0), "{errors}");
     used(fixture(), &ground).unwrap_or_else(|e| panic!("{e}"));
 }
+
+/// But not for ever.
+#[test]
+fn signs_of_life_without_end_are_given_up() {
+    let address = listen(move |mut socket| {
+        if read_request(socket).is_none() {
+            return;
+        }
+        drop(socket.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"));
+        let frame = skippable(b"clones");
+        let chunk = [format!("{:x}\r\n", frame.len()).as_bytes(), &frame, b"\r\n"].concat();
+        let until = Instant::now() + CAP;
+        while Instant::now() < until && socket.write_all(&chunk).is_ok() {
+            std::thread::sleep(PAUSE);
+        }
+    });
+    expect_given_up(
+        address,
+        &["--wait-limit", "2"],
+        3,
+        "--wait-limit allows more",
+    );
+}
+
+/// Nor is one waited for that takes the request and says nothing at all.
+#[test]
+fn a_server_that_says_nothing_is_given_up() {
+    let silent = || {
+        listen(|socket| {
+            drop(read_request(socket));
+            crate::support::relay::be_silent()
+        })
+    };
+    expect_given_up(silent(), &["--wait-limit", "1"], 3, "no byte came for 1 s");
+}

@@ -1,0 +1,47 @@
+//! What every request to the server needs to know, and what its refusals mean.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use super::error::RestoreError;
+use super::progress::Progress;
+use super::stop::Stop;
+use super::url::Server;
+use crate::limits::{DOWNLOAD_RETRY_MS, INTERRUPT_POLL_MS};
+
+/// How to ask the server.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Link<'a> {
+    pub server: &'a Server,
+    pub stop: &'a Stop,
+    pub progress: &'a Progress,
+    pub connections: usize,
+    /// How long a connection may bring nothing.
+    pub stall: Duration,
+    /// How long an answer may take that the server may have to clone for first.
+    pub wait: Duration,
+    /// How long it may say after that answer that it lives, and bring nothing of the archive.
+    pub wait_alive: Duration,
+    /// The same for those of `git`.
+    pub git_stall: Duration,
+    /// The tag of an archive that was found corrupt, which the server is told when it is asked again.
+    pub corrupt: &'a OnceLock<String>,
+}
+
+/// What a status that is no success means.
+pub(super) fn refusal(status: u16, text: &str) -> RestoreError {
+    let message = format!("{status}: {}", text.lines().next().unwrap_or_default());
+    match status {
+        400 | 403 | 404 | 410 => RestoreError::NoSnapshot(message),
+        412 => RestoreError::Changed,
+        _ => RestoreError::Server(format!("the server answers {message}")),
+    }
+}
+
+/// Waits before try number `tries`, longer each time; less when the restore is to stop.
+pub(super) fn pause(stop: &Stop, tries: u32) {
+    let until = Instant::now() + Duration::from_millis(DOWNLOAD_RETRY_MS << tries.min(6));
+    while Instant::now() < until && !stop.is_set() {
+        std::thread::sleep(Duration::from_millis(INTERRUPT_POLL_MS / 4));
+    }
+}

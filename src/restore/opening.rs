@@ -1,0 +1,116 @@
+//! The first answer: whether the server has the archive, and how it is to be fetched.
+
+use std::io;
+
+use super::download::Download;
+use super::error::RestoreError;
+use super::http::{Answer, Conn};
+use super::link::{Link, pause, refusal};
+use super::segments::First;
+use crate::limits::{DOWNLOAD_TRIES_MAX, SEGMENT_BYTES};
+
+/// A download whose first answer has come.
+pub(super) struct Opened<'a> {
+    link: Link<'a>,
+    target: String,
+    conn: Conn<'a>,
+    answer: Answer,
+    etag: Option<String>,
+}
+
+/// Asks for `target`; tries again while the server cannot be reached or says that it is busy, but
+/// not when it says nothing at all.
+pub(super) fn open<'a>(link: Link<'a>, target: &str) -> Result<Opened<'a>, RestoreError> {
+    let mut tries = 0;
+    loop {
+        let failed = match ask_first(link, target) {
+            Ok(opened) => match opened.answer.status {
+                200 | 206 => return Ok(opened),
+                status => {
+                    let mut conn = opened.conn;
+                    let error = refusal(status, &conn.read_text().unwrap_or_default());
+                    if status != 503 {
+                        return Err(error);
+                    }
+                    error
+                }
+            },
+            Err(e) => {
+                let error = RestoreError::Server(format!("{}: {e}", link.server.authority));
+                // All the time that it may take is over: no more for further tries.
+                if e.kind() == io::ErrorKind::TimedOut {
+                    return Err(error);
+                }
+                error
+            }
+        };
+        tries += 1;
+        if tries >= DOWNLOAD_TRIES_MAX / 2 || link.stop.is_set() {
+            return Err(failed);
+        }
+        pause(link.stop, tries);
+    }
+}
+
+fn ask_first<'a>(link: Link<'a>, target: &str) -> io::Result<Opened<'a>> {
+    let conn = Conn::open(link.server, link.stop, link.stall)?;
+    let mut conn = conn.heed(link.progress.signs());
+    link.progress.asked(link.wait);
+    let range = format!("bytes=0-{}", SEGMENT_BYTES - 1);
+    let mut fields = vec![("Range", range.as_str())];
+    fields.extend(link.corrupt.get().map(|tag| ("Tarpon-Corrupt", &**tag)));
+    let answer = conn.ask("GET", target, &fields, b"", link.wait)?;
+    link.progress.answered();
+    let etag = answer
+        .get("etag")
+        .filter(|etag| !etag.starts_with("W/"))
+        .map(str::to_owned);
+    Ok(Opened {
+        link,
+        target: target.to_owned(),
+        conn,
+        answer,
+        etag,
+    })
+}
+
+impl<'a> Opened<'a> {
+    /// A header of the first answer.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.answer.get(name)
+    }
+
+    /// The archive's tag, if the server is one that can be told that it is corrupt.
+    pub(super) fn tag_of_tarpon(&self) -> Option<String> {
+        let status = self.answer.get("cache-status")?;
+        self.etag.clone().filter(|_| status.starts_with("tarpon;"))
+    }
+
+    /// The download, and its first connection.
+    pub(super) fn start(self) -> Result<(Download<'a>, First<'a>), RestoreError> {
+        let range = self.answer.content_range();
+        let is_part = self.answer.status == 206;
+        if is_part && range.and_then(|(start, _)| start) != Some(0) {
+            let what = "the server answers with another range than was asked for";
+            return Err(RestoreError::Server(what.into()));
+        }
+        let total = match is_part {
+            true => range.and_then(|(_, total)| total),
+            false => self
+                .answer
+                .get("content-length")
+                .and_then(|len| len.parse().ok()),
+        };
+        if let Some(total) = total {
+            self.link.progress.set_total(total);
+        }
+        let download = Download::new(self.link, self.target, self.etag, total);
+        Ok((
+            download,
+            First {
+                conn: self.conn,
+                is_part,
+            },
+        ))
+    }
+}
