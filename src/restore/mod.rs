@@ -52,6 +52,7 @@ mod pax;
 mod progress;
 mod quota;
 mod refs;
+mod report;
 mod run;
 mod segments;
 mod settings;
@@ -70,12 +71,12 @@ mod watch;
 mod write;
 
 pub use error::RestoreError;
+pub use report::print_misuse;
 
 #[doc(hidden)]
 pub mod layers;
 
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -84,7 +85,6 @@ use std::time::Duration;
 
 use crate::config::RestoreArgs;
 use crate::io::heap;
-use crate::io::say::say_line;
 use crate::io::signal::StopSignals;
 use crate::limits::{
     CONNECTIONS_DEFAULT, LOCAL_NAMED_MAX, OLD_INDEX_BYTES_MAX, RESTARTS_MAX,
@@ -95,7 +95,8 @@ use dates::Dates;
 use in_the_way::Watch;
 use index::Expected;
 use link::Link;
-use progress::{Failure, Progress, SOURCE_CLONE, Summary, size};
+use origin::is_url;
+use progress::{Progress, SOURCE_CLONE, Summary};
 use quota::Quota;
 use run::Room;
 use staging::Staging;
@@ -118,54 +119,13 @@ pub fn run(args: &RestoreArgs) -> u8 {
         (Err(_), Some(signal)) => Err(RestoreError::Interrupted(signal)),
         (result, _) => result,
     };
-    match result {
-        Ok(summary) => match report(args, &summary) {
-            Ok(()) => 0,
-            Err(e) => {
-                let directory = &summary.directory;
-                say_line(format_args!(
-                    "tarpon: {directory} is complete, but the summary cannot be written: {e}"
-                ));
-                OUTPUT_LOST_CODE
-            }
-        },
-        Err(error) => {
-            let advice = advice(args, &error, &progress);
-            say_line(format_args!("tarpon: {error}{advice}"));
-            if args.json {
-                // What cannot be written is not what went wrong first.
-                let _ = print_json(&failure(args, &error, &progress));
-            }
-            error.exit_code()
-        }
-    }
+    report::conclude(args, result, &progress)
 }
 
 /// The same without signals and words, for the fuzz targets.
 #[doc(hidden)]
 pub fn attempt(args: &RestoreArgs) -> Result<(), RestoreError> {
     restore(args, &Stop::default(), &Progress::default()).map(|_| ())
-}
-
-/// The exit code when all is there but the summary that was asked for: that of a full disk.
-const OUTPUT_LOST_CODE: u8 = 4;
-
-/// What may help against an error, behind its text.
-fn advice(args: &RestoreArgs, error: &RestoreError, progress: &Progress) -> &'static str {
-    let is_url = is_url(&args.repo_url);
-    match error {
-        RestoreError::Server(_) if args.fallback_clone() => "",
-        RestoreError::Server(_) if !is_url && progress.has_answer() => "",
-        RestoreError::Server(_) if !is_url => "; check --server or TARPON_SERVER",
-        RestoreError::Server(_) if progress.has_answer() => {
-            "; --fallback clone would clone from the upstream instead"
-        }
-        // Perhaps it is no tarpon at all.
-        RestoreError::Server(_) => {
-            "; check --server or TARPON_SERVER, or have --fallback clone do without a server"
-        }
-        _ => "",
-    }
 }
 
 /// Takes SIGINT and SIGTERM from now on: the first ends the restore tidily, the second at once, unless it
@@ -187,56 +147,6 @@ fn watch_signals(stop: &Arc<Stop>) -> Result<(), RestoreError> {
         .name("signals".into())
         .spawn(watch);
     started.map(|_| ()).map_err(failed)
-}
-
-fn print_json(value: &impl serde::Serialize) -> std::io::Result<()> {
-    // Numbers and strings are always JSON.
-    let json = serde_json::to_string(value).unwrap_or_default();
-    let mut out = std::io::stdout();
-    writeln!(out, "{json}")?;
-    out.flush()
-}
-
-/// What `--json` says of a restore that failed.
-fn failure(args: &RestoreArgs, error: &RestoreError, progress: &Progress) -> Failure {
-    let summary = progress.summary(&args.repo_url, &args.dir.to_string_lossy());
-    progress.failure(&error.to_string(), error.exit_code(), summary)
-}
-
-/// The same of a command line that nothing can be made of; `why` is clap's.
-pub fn print_misuse(why: &str, exit_code: u8) {
-    let why = why.split("\n\n").next().unwrap_or_default();
-    let why = why.strip_prefix("error: ").unwrap_or(why);
-    let progress = Progress::default();
-    // Whoever cannot be told has the exit code.
-    let _ = print_json(&progress.failure(why, exit_code, progress.summary("", "")));
-}
-
-fn report(args: &RestoreArgs, summary: &Summary) -> std::io::Result<()> {
-    if args.json {
-        return print_json(summary);
-    }
-    if !args.quiet {
-        let came = match (summary.bytes, summary.entries) {
-            (Some(bytes), Some(entries)) => format!("{}, {entries} entries, ", size(bytes)),
-            _ => String::new(),
-        };
-        let how = match summary.source {
-            SOURCE_CLONE => "cloned",
-            _ => "restored",
-        };
-        say_line(format_args!(
-            "{how} {} into {}: {came}{:.2} s; its origin is {}",
-            summary.repository,
-            summary.directory,
-            summary.total_ms / 1000.0,
-            summary.origin,
-        ));
-        if let Some(note) = &summary.note {
-            say_line(format_args!("tarpon: {}: {note}", summary.directory));
-        }
-    }
-    Ok(())
 }
 
 fn restore(args: &RestoreArgs, stop: &Stop, progress: &Progress) -> Result<Summary, RestoreError> {
@@ -283,11 +193,6 @@ fn restore(args: &RestoreArgs, stop: &Stop, progress: &Progress) -> Result<Summa
         progress.finish();
         result
     })
-}
-
-/// Whether a repository's name says how it is reached.
-fn is_url(name: &str) -> bool {
-    origin::names_a_way(name.as_bytes())
 }
 
 /// Why a repository has no place on a server.

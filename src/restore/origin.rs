@@ -114,6 +114,11 @@ pub fn shown(url: &[u8]) -> String {
     }
 }
 
+/// Whether a repository's name says how it is reached.
+pub(crate) fn is_url(name: &str) -> bool {
+    names_a_way(name.as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,109 @@
+//! What a restore says at its end: a line or JSON, advice, and the exit code.
+
+use std::io::Write;
+
+use super::error::RestoreError;
+use super::origin::is_url;
+use super::progress::{Failure, Progress, SOURCE_CLONE, Summary, size};
+use crate::config::RestoreArgs;
+use crate::io::say::say_line;
+
+/// The exit code when all is there but the summary that was asked for: that of a full disk.
+const OUTPUT_LOST_CODE: u8 = 4;
+
+/// What may help against an error, behind its text.
+fn advice(args: &RestoreArgs, error: &RestoreError, progress: &Progress) -> &'static str {
+    let is_url = is_url(&args.repo_url);
+    match error {
+        RestoreError::Server(_) if args.fallback_clone() => "",
+        RestoreError::Server(_) if !is_url && progress.has_answer() => "",
+        RestoreError::Server(_) if !is_url => "; check --server or TARPON_SERVER",
+        RestoreError::Server(_) if progress.has_answer() => {
+            "; --fallback clone would clone from the upstream instead"
+        }
+        // Perhaps it is no tarpon at all.
+        RestoreError::Server(_) => {
+            "; check --server or TARPON_SERVER, or have --fallback clone do without a server"
+        }
+        _ => "",
+    }
+}
+
+/// Says how a restore ended; returns the exit code.
+pub(crate) fn conclude(
+    args: &RestoreArgs,
+    result: Result<Summary, RestoreError>,
+    progress: &Progress,
+) -> u8 {
+    match result {
+        Ok(summary) => match report(args, &summary) {
+            Ok(()) => 0,
+            Err(e) => {
+                let directory = &summary.directory;
+                say_line(format_args!(
+                    "tarpon: {directory} is complete, but the summary cannot be written: {e}"
+                ));
+                OUTPUT_LOST_CODE
+            }
+        },
+        Err(error) => {
+            let advice = advice(args, &error, progress);
+            say_line(format_args!("tarpon: {error}{advice}"));
+            if args.json {
+                // What cannot be written is not what went wrong first.
+                let _ = print_json(&failure(args, &error, progress));
+            }
+            error.exit_code()
+        }
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) -> std::io::Result<()> {
+    // Numbers and strings are always JSON.
+    let json = serde_json::to_string(value).unwrap_or_default();
+    let mut out = std::io::stdout();
+    writeln!(out, "{json}")?;
+    out.flush()
+}
+
+/// What `--json` says of a restore that failed.
+fn failure(args: &RestoreArgs, error: &RestoreError, progress: &Progress) -> Failure {
+    let summary = progress.summary(&args.repo_url, &args.dir.to_string_lossy());
+    progress.failure(&error.to_string(), error.exit_code(), summary)
+}
+
+/// The same of a command line that nothing can be made of; `why` is clap's.
+pub fn print_misuse(why: &str, exit_code: u8) {
+    let why = why.split("\n\n").next().unwrap_or_default();
+    let why = why.strip_prefix("error: ").unwrap_or(why);
+    let progress = Progress::default();
+    // Whoever cannot be told has the exit code.
+    let _ = print_json(&progress.failure(why, exit_code, progress.summary("", "")));
+}
+
+fn report(args: &RestoreArgs, summary: &Summary) -> std::io::Result<()> {
+    if args.json {
+        return print_json(summary);
+    }
+    if !args.quiet {
+        let came = match (summary.bytes, summary.entries) {
+            (Some(bytes), Some(entries)) => format!("{}, {entries} entries, ", size(bytes)),
+            _ => String::new(),
+        };
+        let how = match summary.source {
+            SOURCE_CLONE => "cloned",
+            _ => "restored",
+        };
+        say_line(format_args!(
+            "{how} {} into {}: {came}{:.2} s; its origin is {}",
+            summary.repository,
+            summary.directory,
+            summary.total_ms / 1000.0,
+            summary.origin,
+        ));
+        if let Some(note) = &summary.note {
+            say_line(format_args!("tarpon: {}: {note}", summary.directory));
+        }
+    }
+    Ok(())
+}
