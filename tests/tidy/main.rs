@@ -214,7 +214,7 @@ fn files_are_short() {
     let bad_tests = "#[cfg(test)]\nmod tests;\n";
     assert_found(
         &rules::files_are_short(&bad),
-        &["src/fits/tests.rs: 999", "src/long.rs: 501"],
+        &["src/long.rs: 501", "src/fits/tests.rs: 999"],
     );
     let text = format!("{bad_tests}{}", lines(499));
     let good = tree(&[("src/fits.rs", &text), ("src/fits/tests.rs", &lines(999))]);
