@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
+use crate::archive::open_files::OpenFiles;
 use crate::archive::prefetch::Prefetch;
 use crate::config::Config;
 use crate::faults::Faults;
@@ -56,6 +57,7 @@ pub(crate) struct CoreContext {
     pub catalog: Arc<Catalog>,
     pub door: Arc<Door>,
     pub prefetch: Arc<Prefetch>,
+    pub open_files: Arc<OpenFiles>,
     pub plane: Handle<Jobs>,
     pub metrics: Arc<Metrics>,
     pub log: RequestLog,
@@ -73,6 +75,7 @@ pub(crate) struct Core {
     pub(super) catalog: Arc<Catalog>,
     pub(super) door: Arc<Door>,
     pub(super) prefetch: Arc<Prefetch>,
+    pub(super) open_files: Arc<OpenFiles>,
     pub(super) plane: Handle<Jobs>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) meter: Meter,
@@ -103,6 +106,7 @@ impl Core {
             catalog,
             door,
             prefetch,
+            open_files,
             plane,
             metrics,
             log,
@@ -115,6 +119,7 @@ impl Core {
             catalog,
             door,
             prefetch,
+            open_files,
             plane,
             meter: metrics.meter(index),
             metrics,

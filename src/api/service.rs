@@ -134,6 +134,7 @@ impl Core {
             cache_bytes: usage.cache_bytes(),
             cache_limit_bytes: self.config.cache_limit.of(usage.disk_bytes()),
             cache_entries: usage.entries(),
+            open_files: self.open_files.count() as u64,
             body_bytes: self.door.bodies.used_bytes(),
         }
     }

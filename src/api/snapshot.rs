@@ -1,6 +1,5 @@
 //! `snapshot.tar.zst`: a hit, a build to follow, or a build to start.
 
-use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -9,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::core::{Asked, Core, Note};
 use crate::archive::growth::Status;
+use crate::archive::open_files::OpenError;
 use crate::archive::place::Archive;
 use crate::archive::reader::ArchiveReader;
 use crate::extent::{Next, Source};
@@ -45,7 +45,7 @@ enum Part {
 /// Why an archive that was found cannot be read.
 enum Unreadable {
     /// Its files cannot be opened.
-    Files(io::Error),
+    Files(OpenError),
     /// Its build failed, or its first bytes are gone because the spool failed.
     Over,
     /// Bytes that had to be waited for are gone because the spool failed.
@@ -87,7 +87,7 @@ impl Core {
             };
             match self.serve(asked, &archive, outcome, out).await {
                 Ok(answer) => return answer,
-                Err(Unreadable::Files(e)) if e.kind() == io::ErrorKind::NotFound => {
+                Err(Unreadable::Files(e)) if e.is_not_found() => {
                     // Evicted between the look and the first read, or deleted by somebody.
                     if repo.forget(&archive) {
                         self.catalog.retired.add(archive);
@@ -246,8 +246,9 @@ impl Core {
             Some(files) => Some(files),
             None if archive.fanout.total_bytes().is_none() => None,
             None => {
-                let opened = prefetch.open(archive.clone()).await;
-                let opened = opened.unwrap_or_else(|gone| Err(io::Error::other(gone)));
+                let opened = prefetch.open(archive.clone(), self.open_files.clone());
+                // The threads end with the process.
+                let opened = opened.await.map_err(|_| Unreadable::Over)?;
                 Some(opened.map_err(Unreadable::Files)?)
             }
         };

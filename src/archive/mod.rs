@@ -8,7 +8,7 @@
 //! - [`fanout`]: what everybody reads and the producer appends to. While it grows, [`growth`] has the
 //!   extents so far, the window, the readers, and [`pace`] tells who is too slow for an archive that is
 //!   kept nowhere; [`handle`] is a reader's side of it; [`whole`] is one that is complete, which is read without a lock.
-//! - [`place`]: an archive and where its bytes are.
+//! - [`place`]: an archive and where its bytes are; [`open_files`]: those that are open, each once.
 //! - [`spool`]: writes the pieces of a build to its file.
 //! - [`reader`]: reads for a socket; [`resident`] remembers what is in memory, [`prefetch`] reads in
 //!   what is not.
@@ -16,6 +16,7 @@
 pub mod fanout;
 pub mod growth;
 pub mod handle;
+pub(crate) mod open_files;
 mod pace;
 pub(crate) mod place;
 pub(crate) mod prefetch;

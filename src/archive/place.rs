@@ -1,13 +1,12 @@
 //! One archive of one repository: what a request is answered from, growing or complete.
 
-use std::fs::File;
-use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
 
+use super::open_files::{OpenError, OpenFile, OpenFiles};
 use super::resident::Resident;
 use crate::archive::fanout::Fanout;
 use crate::io::clock::unix_ms;
@@ -20,16 +19,16 @@ use crate::manifest::record::Linked;
 #[derive(Debug)]
 pub(crate) struct Files {
     /// The spool file.
-    pub spool: File,
+    pub spool: Arc<OpenFile>,
     /// The linked files, in the order the layout numbers them.
-    pub linked: Vec<File>,
+    pub linked: Vec<Arc<OpenFile>>,
     /// What of the archive was in memory lately.
     pub resident: Resident,
 }
 
 impl Files {
     /// Takes over open files.
-    pub(crate) fn new(spool: File, linked: Vec<File>) -> Files {
+    pub(crate) fn new(spool: Arc<OpenFile>, linked: Vec<Arc<OpenFile>>) -> Files {
         Files {
             spool,
             linked,
@@ -138,27 +137,27 @@ impl Archive {
     }
 
     /// Opens the files if they are not open. May wait for the disk.
-    pub(crate) fn open_files(&self) -> io::Result<Arc<Files>> {
+    pub(crate) fn open_files(self: &Arc<Self>, open: &OpenFiles) -> Result<Arc<Files>, OpenError> {
         let dir = self.lock_dir();
         if let Some(files) = self.files() {
             return Ok(files);
         }
-        let open = |path: PathBuf| {
-            File::open(&path).map_err(|e| {
-                io::Error::new(e.kind(), format!("cannot open {}: {e}", path.display()))
-            })
-        };
-        let linked = self.linked.iter().map(|file| open(dir.join(&file.path)));
-        let linked = linked.collect::<io::Result<_>>()?;
-        let files = Arc::new(Files::new(open(dir.join(SPOOL_NAME))?, linked));
+        let names = self.linked.iter().map(|file| file.path.as_str());
+        let paths = std::iter::once(SPOOL_NAME).chain(names);
+        let mut opened = open.open(&Vec::from_iter(paths.map(|path| dir.join(path))))?;
+        let spool = opened.remove(0);
+        let files = Arc::new(Files::new(spool, opened));
         self.place.files.store(Some(files.clone()));
+        drop(dir);
+        open.note(self);
         Ok(files)
     }
 
     /// The entry is made in `dir`, with these files.
-    pub(crate) fn placed(&self, dir: PathBuf, files: Arc<Files>) {
+    pub(crate) fn placed(self: &Arc<Self>, dir: PathBuf, files: Arc<Files>, open: &OpenFiles) {
         *self.lock_dir() = dir;
         self.place.files.store(Some(files));
+        open.note(self);
     }
 
     /// Closes the files unless somebody uses them; whether they were closed. Who takes them at this

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use tokio::sync::oneshot;
 
+use super::open_files::{OpenError, OpenFiles};
 use super::place::{Archive, Files};
 use crate::io::residency;
 use crate::limits::PREFETCH_THREADS;
@@ -25,7 +26,8 @@ enum Request {
     },
     Open {
         archive: Arc<Archive>,
-        done: oneshot::Sender<io::Result<Arc<Files>>>,
+        open: Arc<OpenFiles>,
+        done: oneshot::Sender<Result<Arc<Files>, OpenError>>,
     },
 }
 
@@ -70,9 +72,17 @@ impl Prefetch {
     }
 
     /// Has the archive's files opened.
-    pub(crate) fn open(&self, archive: Arc<Archive>) -> oneshot::Receiver<io::Result<Arc<Files>>> {
+    pub(crate) fn open(
+        &self,
+        archive: Arc<Archive>,
+        open: Arc<OpenFiles>,
+    ) -> oneshot::Receiver<Result<Arc<Files>, OpenError>> {
         let (done, receiver) = oneshot::channel();
-        self.send(Request::Open { archive, done });
+        self.send(Request::Open {
+            archive,
+            open,
+            done,
+        });
         receiver
     }
 
@@ -105,8 +115,12 @@ fn run(requests: &Receiver<Request>, nowhere: &File) {
             } => {
                 let _ = done.send(read(&files, &ranges, nowhere));
             }
-            Request::Open { archive, done } => {
-                let _ = done.send(archive.open_files());
+            Request::Open {
+                archive,
+                open,
+                done,
+            } => {
+                let _ = done.send(archive.open_files(&open));
             }
         }
     }
@@ -122,7 +136,7 @@ fn read(files: &Files, ranges: &FileRanges, nowhere: &File) -> io::Result<()> {
                 .get(*index as usize)
                 .ok_or(io::ErrorKind::NotFound)?,
         };
-        residency::read_in(file, range.clone(), nowhere)?;
+        residency::read_in(file.file(), range.clone(), nowhere)?;
     }
     Ok(())
 }

@@ -115,7 +115,7 @@ impl Jobs {
         let mut spooler = job.spooler;
         spooler.full_at(self.faults.spool_bytes_max);
         // A file that cannot be opened again drops the spooler, which tells its build.
-        let spooled = match job.files.spool.try_clone() {
+        let spooled = match job.files.spool.file().try_clone() {
             Ok(file) => {
                 let each = |bytes| meter.add(Event::SpooledBytes, bytes);
                 spooler.run(DiskFile::new(file, self.uring), each).await

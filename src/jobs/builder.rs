@@ -16,6 +16,7 @@ use xxhash_rust::xxh64::Xxh64;
 
 use super::end::End;
 use super::workshop::Workshop;
+use crate::archive::open_files::{OpenError, OpenFile, OpenFiles, Places};
 use crate::archive::place::{Archive, Files};
 use crate::archive::spool::{Spooler, not_kept};
 use crate::extent::Piece;
@@ -71,6 +72,8 @@ pub(super) enum BeginError {
     Build(#[from] BuildError),
     #[error("cannot pack the mirror's loose objects: {0}")]
     Pack(#[source] Detail),
+    #[error(transparent)]
+    Open(#[from] OpenError),
     #[error("the server is shutting down")]
     Stopping,
     #[error("cannot {op}: {source}")]
@@ -91,6 +94,8 @@ pub(super) struct Begun<'r> {
     pub(super) epoch: RefsEpoch,
     /// Keeps the files in the mirror until they are linked.
     pinned: RwLockReadGuard<'r, ()>,
+    /// For all files of the archive: once its first byte has left it must not fail for want of them.
+    places: Places,
 }
 
 /// A file of the mirror that belongs into the entry.
@@ -125,7 +130,10 @@ impl From<BeginError> for End {
     fn from(e: BeginError) -> End {
         match e {
             BeginError::Build(e) => e.into(),
-            BeginError::Stopping => End::Abandoned(e.to_string()),
+            // That is not the repository's fault, and passes.
+            BeginError::Stopping | BeginError::Open(OpenError::Full { .. }) => {
+                End::Abandoned(e.to_string())
+            }
             e => End::of_error(&e),
         }
     }
@@ -171,6 +179,7 @@ pub(super) fn begin<'r>(
     let commit = view.commit.map(|c| c.to_string());
     let head = produce::Head::read(&view, &repo.url, &repo.mirror.join("objects"))?;
     let refs_digest = repo.digest(&view.refs);
+    let places = shop.open_files.reserve(linked.len() + 1)?;
     let archive = Archive::growing(
         id,
         repo.name.clone(),
@@ -190,6 +199,7 @@ pub(super) fn begin<'r>(
         reuse,
         epoch,
         pinned,
+        places,
     })
 }
 
@@ -215,10 +225,10 @@ fn pin(repo: &Repo) -> Result<Pinned<'_>, PinError> {
 /// on a disk that is full or read-only.
 fn place<'r>(
     shop: &Workshop,
-    begun: Begun<'r>,
+    mut begun: Begun<'r>,
     keep: &impl Keep,
 ) -> Result<Placed<'r>, BeginError> {
-    let (directory, place, files) = match make_entry(shop, &begun) {
+    let (directory, place, files) = match make_entry(shop, &mut begun) {
         Ok((staging, files)) => {
             let directory = staging.dir().to_owned();
             // Its links are made: the mirror may change again.
@@ -231,7 +241,8 @@ fn place<'r>(
                 op: "open the null device",
                 source,
             })?;
-            let files = Files::new(nowhere, open_linked(&mirror, &begun.archive)?);
+            let linked = open_linked(&mut begun.places, &mirror, &begun.archive)?;
+            let files = Files::new(OpenFile::uncounted(nowhere), linked);
             not_kept(&shop.meter, &begun.repo.name, &e);
             keep.make_room();
             let place = Place::Mirror {
@@ -261,7 +272,7 @@ fn place<'r>(
 }
 
 /// Makes the entry: links what was pinned into a new directory and opens it there.
-fn make_entry(shop: &Workshop, begun: &Begun<'_>) -> Result<(Staging, Files), BeginError> {
+fn make_entry(shop: &Workshop, begun: &mut Begun<'_>) -> Result<(Staging, Files), BeginError> {
     let mut staging = shop.catalog.state.staging()?;
     let mut copied = 0;
     for source in &begun.sources {
@@ -279,22 +290,25 @@ fn make_entry(shop: &Workshop, begun: &Begun<'_>) -> Result<(Staging, Files), Be
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true);
     let spool = options.open(spool_path(staging.dir()));
-    let spool = spool.map_err(|source| BeginError::Io {
+    let no_spool = |source| BeginError::Io {
         op: "create the spool file",
         source,
-    })?;
-    let files = Files::new(spool, open_linked(staging.dir(), &begun.archive)?);
+    };
+    let spool = spool.map_err(no_spool)?;
+    let linked = open_linked(&mut begun.places, staging.dir(), &begun.archive)?;
+    let spool = begun.places.enter(spool);
+    let files = Files::new(spool.map_err(no_spool)?, linked);
     Ok((staging, files))
 }
 
 /// Opens the packs that `archive` consists of, below `dir`.
-fn open_linked(dir: &Path, archive: &Archive) -> Result<Vec<File>, BeginError> {
-    let open = |file: &Linked| File::open(dir.join(&file.path));
-    let linked = archive.linked().iter().map(open).collect::<io::Result<_>>();
-    linked.map_err(|source| BeginError::Io {
-        op: "open a linked pack",
-        source,
-    })
+fn open_linked(
+    places: &mut Places,
+    dir: &Path,
+    archive: &Archive,
+) -> Result<Vec<Arc<OpenFile>>, OpenError> {
+    let open = |file: &Linked| places.open(&dir.join(&file.path));
+    archive.linked().iter().map(open).collect()
 }
 
 /// Ends with an error as soon as `stop` is true: git may take minutes, and nobody waits for them.
@@ -378,14 +392,15 @@ fn reuse(base: &Archive) -> Option<Reuse> {
 /// it is.
 fn settle<'r>(
     keep: &impl Keep,
-    archive: &Archive,
+    open: &OpenFiles,
+    archive: &Arc<Archive>,
     place: Place<'r>,
     files: Arc<Files>,
     spooler: Spooler,
 ) -> (Option<Staging>, Option<RwLockReadGuard<'r, ()>>) {
     match place {
         Place::Entry(staging) => {
-            archive.placed(staging.dir().to_owned(), files.clone());
+            archive.placed(staging.dir().to_owned(), files.clone(), open);
             keep.spool(SpoolJob {
                 files,
                 spooler,
@@ -397,7 +412,7 @@ fn settle<'r>(
             archive.fanout.spool_failed(&why);
             drop(spooler);
             // No directory: the mirror is not to be taken for the archive's own.
-            archive.placed(PathBuf::new(), files);
+            archive.placed(PathBuf::new(), files, open);
             (None, Some(pinned))
         }
     }
@@ -428,7 +443,7 @@ pub(super) fn build(
         files,
         loose,
     } = place(shop, begun, keep)?;
-    let (staging, pinned) = settle(keep, &archive, place, files, spooler);
+    let (staging, pinned) = settle(keep, &shop.open_files, &archive, place, files, spooler);
     let enter = |size| {
         // The first bytes are out; what follows must not delay anybody else's.
         sched::be_nice(match size {

@@ -7,6 +7,7 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use crate::archive::open_files::OpenFile;
 use crate::archive::place::Files;
 use crate::limits::{BUNDLE_AGE_MAX_MS, BUNDLES_BYTES_MAX, BUNDLES_MADE_BYTES_MAX, BUNDLES_MAX};
 use crate::repos::head::MirrorHead;
@@ -35,7 +36,7 @@ impl BundleFile {
     /// Takes over a file that is written.
     pub(crate) fn new(file: File) -> io::Result<BundleFile> {
         let bytes = file.metadata()?.len();
-        let files = Arc::new(Files::new(file, Vec::new()));
+        let files = Arc::new(Files::new(OpenFile::uncounted(file), Vec::new()));
         Ok(BundleFile { files, bytes })
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::archive::fanout::Fanout;
+use crate::archive::open_files::OpenFiles;
 use crate::faults::Faults;
 use crate::limits::DECODE_BUDGET_BYTES;
 use crate::repos::catalog::Catalog;
@@ -17,6 +18,8 @@ use crate::telemetry::metrics::Meter;
 pub(crate) struct Workshop {
     /// Where entries are made.
     pub catalog: Arc<Catalog>,
+    /// The files of archives that are open.
+    pub open_files: Arc<OpenFiles>,
     /// The encoder threads.
     pub ring: Ring<EncoderState>,
     /// zstd's level.
@@ -38,6 +41,7 @@ impl Workshop {
     /// One with these encoder threads, whose builds make entries in `catalog`.
     pub(crate) fn new(
         catalog: Arc<Catalog>,
+        open_files: Arc<OpenFiles>,
         ring: Ring<EncoderState>,
         level: i32,
         meter: Meter,
@@ -45,6 +49,7 @@ impl Workshop {
     ) -> Workshop {
         Workshop {
             catalog,
+            open_files,
             turns: Turns::new(ring.threads()),
             ring,
             level,

@@ -23,9 +23,14 @@ pub const DESCRIPTORS_OF_CORE: u64 = 8;
 pub const DESCRIPTORS_READY: u64 = 65_536;
 /// Fewest descriptors besides those: for a few connections, and a clone and a build.
 pub const DESCRIPTORS_MIN: u64 = 64;
-/// Share of the other descriptors that connections may take, in percent. The rest is for
-/// entries (one for each of their files, while they are read), mirrors, and the pipes of git.
+/// Share of the other descriptors that connections may take, in percent. What these and
+/// [`OPEN_FILES_DESCRIPTORS_PERCENT`] leave is for mirrors and the pipes of git.
 pub const CONNECTIONS_DESCRIPTORS_PERCENT: u64 = 50;
+/// The same that files of archives may take, each of which is open once.
+pub const OPEN_FILES_DESCRIPTORS_PERCENT: u64 = 35;
+/// Most files of archives that are open, however many descriptors there are: an archive has three for
+/// each pack of its mirror.
+pub const OPEN_FILES_MAX: usize = 32_768;
 /// How often, a millisecond after the other, it is looked whether those that were told to end have
 /// done so, before a connection is refused.
 pub const PLACE_LOOKS: u32 = 50;

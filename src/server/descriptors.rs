@@ -1,11 +1,11 @@
-//! How many files the process may open, and how many connections that carries.
+//! How many files the process may open, and how many connections and files of archives that carries.
 
 use std::io;
 
 use super::error::ServerError;
 use crate::limits::{
     CONNECTIONS_DESCRIPTORS_PERCENT, DESCRIPTORS_MIN, DESCRIPTORS_OF_CORE, DESCRIPTORS_OWN,
-    DESCRIPTORS_READY,
+    DESCRIPTORS_READY, OPEN_FILES_DESCRIPTORS_PERCENT, OPEN_FILES_MAX,
 };
 
 /// Each connection and each open entry needs descriptors: takes as many as are allowed. Gives
@@ -30,19 +30,31 @@ pub(super) fn raise_descriptor_limit() -> Option<u64> {
     limit
 }
 
-/// How many connections are served at a time: accepting must not take the descriptors that are
-/// needed to answer. Fails where there are not enough to work with.
-pub(super) fn connections_max(
-    descriptors: Option<u64>,
-    cores: usize,
-) -> Result<usize, ServerError> {
+/// What the descriptors carry.
+pub(super) struct Carried {
+    /// Connections that are served at a time: accepting must not take the descriptors that are needed
+    /// to answer.
+    pub(super) connections_max: usize,
+    /// Files of archives that are open at a time.
+    pub(super) open_files_max: usize,
+}
+
+/// Divides the descriptors. Fails where there are not enough to work with.
+pub(super) fn carried(descriptors: Option<u64>, cores: usize) -> Result<Carried, ServerError> {
     let Some(limit) = descriptors else {
-        return Ok(usize::MAX);
+        return Ok(Carried {
+            connections_max: usize::MAX,
+            open_files_max: OPEN_FILES_MAX,
+        });
     };
     let own = DESCRIPTORS_OWN + DESCRIPTORS_OF_CORE * cores as u64;
     let needed = own + DESCRIPTORS_MIN;
     if limit < needed {
         return Err(ServerError::Descriptors { limit, needed });
     }
-    Ok(((limit - own).saturating_mul(CONNECTIONS_DESCRIPTORS_PERCENT) / 100) as usize)
+    let part = |percent| ((limit - own).saturating_mul(percent) / 100) as usize;
+    Ok(Carried {
+        connections_max: part(CONNECTIONS_DESCRIPTORS_PERCENT),
+        open_files_max: part(OPEN_FILES_DESCRIPTORS_PERCENT).min(OPEN_FILES_MAX),
+    })
 }

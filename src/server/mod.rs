@@ -7,7 +7,7 @@
 use tokio::sync::watch;
 
 use self::cores::start_cores;
-use self::descriptors::{connections_max, raise_descriptor_limit};
+use self::descriptors::{carried, raise_descriptor_limit};
 use self::error::start;
 use self::start::{choose_driver, prepare};
 use self::threads::{Background, end_of};
@@ -34,8 +34,8 @@ pub use error::ServerError;
 pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), ServerError> {
     heap::give_back_large();
     let uring = choose_driver(config.io_driver)?;
-    let connections_max = connections_max(raise_descriptor_limit(), config.cores.get())?;
-    let prepared = prepare(config, faults, connections_max)?;
+    let carried = carried(raise_descriptor_limit(), config.cores.get())?;
+    let prepared = prepare(config, faults, carried)?;
     let log = RequestLogThread::start()?;
     let (stop, stopped) = watch::channel(false);
     let (for_jobs, for_cores) = (

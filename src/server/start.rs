@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::descriptors::Carried;
 use super::error::{ServerError, start};
 use super::taken::wait_for;
 use crate::api::CoreContext;
+use crate::archive::open_files::OpenFiles;
 use crate::archive::place::Archive;
 use crate::archive::prefetch::Prefetch;
 use crate::config::{Config, IoDriver};
@@ -39,6 +41,7 @@ pub(super) struct Prepared {
     pub(super) door: Arc<Door>,
     pub(super) shop: Arc<Workshop>,
     pub(super) prefetch: Arc<Prefetch>,
+    pub(super) open_files: Arc<OpenFiles>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) via: Via,
     pub(super) faults: Faults,
@@ -71,6 +74,7 @@ impl Prepared {
             catalog: self.catalog.clone(),
             door: self.door.clone(),
             prefetch: self.prefetch.clone(),
+            open_files: self.open_files.clone(),
             plane: self.plane.0.clone(),
             metrics: self.metrics.clone(),
             log,
@@ -85,7 +89,7 @@ impl Prepared {
 pub(super) fn prepare(
     config: Config,
     faults: Faults,
-    connections_max: usize,
+    carried: Carried,
 ) -> Result<Prepared, ServerError> {
     let is_locked = |e: &StoreError| matches!(e, StoreError::Locked { .. });
     let state = wait_for(|| StateDir::open(&config.state), is_locked).map_err(|e| match e {
@@ -104,15 +108,29 @@ pub(super) fn prepare(
     // One block for each core, one for everything else.
     let metrics = Metrics::new(cores + 1);
     let slow_ms = faults.taking_slow_ms.unwrap_or(TAKING_SLOW_MS);
-    let door = Door::new(connections_max, cores, Duration::from_millis(slow_ms));
+    let door = Door::new(
+        carried.connections_max,
+        cores,
+        Duration::from_millis(slow_ms),
+    );
     let (meter, level) = (metrics.meter(cores), config.level);
-    let shop = Workshop::new(catalog.clone(), ring, level, meter, faults.clone());
+    let open_files_max = faults.open_files_max.unwrap_or(carried.open_files_max);
+    let open_files = Arc::new(OpenFiles::new(open_files_max));
+    let shop = Workshop::new(
+        catalog.clone(),
+        open_files.clone(),
+        ring,
+        level,
+        meter,
+        faults.clone(),
+    );
     Ok(Prepared {
         config: Arc::new(config),
         catalog,
         door: Arc::new(door),
         shop: Arc::new(shop),
         prefetch: Arc::new(prefetch),
+        open_files,
         metrics,
         via: Via::random(),
         faults,

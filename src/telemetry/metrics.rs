@@ -42,6 +42,8 @@ pub(crate) struct Gauges {
     pub cache_limit_bytes: u64,
     /// Published entries.
     pub cache_entries: u64,
+    /// Files of archives that are open.
+    pub open_files: u64,
     /// Bytes of request bodies.
     pub body_bytes: u64,
 }

@@ -16,6 +16,7 @@ mod faults;
 mod git_protocol;
 mod lifecycle;
 mod mirrors;
+mod open_files;
 mod pressure;
 mod protocol;
 mod sharing;

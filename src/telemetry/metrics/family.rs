@@ -58,12 +58,13 @@ pub(super) enum Id {
     CacheBytes,
     CacheLimitBytes,
     CacheEntries,
+    OpenFiles,
     MirrorAge,
     BuildInfo,
 }
 
 /// Every metric, in the order in which it is rendered.
-pub(crate) const FAMILIES: [Family; 27] = [
+pub(crate) const FAMILIES: [Family; 28] = [
     Family {
         id: Id::Requests,
         name: "tarpon_requests_total",
@@ -273,6 +274,14 @@ pub(crate) const FAMILIES: [Family; 27] = [
         label: "",
         values: &[],
         help: "Snapshots in the cache.",
+    },
+    Family {
+        id: Id::OpenFiles,
+        name: "tarpon_open_files",
+        kind: Kind::Gauge,
+        label: "",
+        values: &[],
+        help: "Files of snapshots that are open, each once however many share it.",
     },
     Family {
         id: Id::MirrorAge,

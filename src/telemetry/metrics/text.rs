@@ -23,6 +23,7 @@ impl Metrics {
                     push_sample(out, family.name, None, gauges.cache_limit_bytes);
                 }
                 Id::CacheEntries => push_sample(out, family.name, None, gauges.cache_entries),
+                Id::OpenFiles => push_sample(out, family.name, None, gauges.open_files),
                 Id::BodyBytes => push_sample(out, family.name, None, gauges.body_bytes),
                 Id::BuildInfo => {
                     let version = family.values.first().map(|value| (family.label, *value));

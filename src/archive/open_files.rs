@@ -1,0 +1,334 @@
+//! The open files of all archives. A file is open once, however many archives share it by hard links, and
+//! no more are open than the process can spare: when there are too many, the archives that nobody reads
+//! give theirs up, those that were not used for longest first.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use super::place::Archive;
+
+/// A file by its device and inode.
+type Inode = (u64, u64);
+
+/// A file that is open. Dropping the last handle closes it.
+#[derive(Debug)]
+pub(crate) struct OpenFile {
+    file: File,
+    inode: Inode,
+    table: Weak<Table>,
+}
+
+impl OpenFile {
+    /// A file that is counted nowhere, for it is shared with nobody.
+    pub(crate) fn uncounted(file: File) -> Arc<OpenFile> {
+        Arc::new(OpenFile {
+            file,
+            inode: (0, 0),
+            table: Weak::new(),
+        })
+    }
+
+    /// The file.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+impl AsFd for OpenFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        if let Some(table) = self.table.upgrade() {
+            table.forget(self.inode);
+        }
+    }
+}
+
+/// Why a file is not open.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// As many are open as may be, and all of them are in use.
+    #[error("all {max} places for open files of archives are in use; try again")]
+    Full { max: usize },
+    /// The system refuses.
+    #[error("cannot open {path}: {source}")]
+    Io { path: String, source: io::Error },
+}
+
+impl OpenError {
+    fn io(path: &Path, source: io::Error) -> OpenError {
+        OpenError::Io {
+            path: path.display().to_string(),
+            source,
+        }
+    }
+
+    /// Whether the file is not there.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(self, OpenError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// Places for files that are about to be opened. Those that are left are given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Places {
+    table: Arc<Table>,
+    left: usize,
+}
+
+impl Drop for Places {
+    fn drop(&mut self) {
+        self.table.lock().open -= self.left;
+    }
+}
+
+impl Places {
+    /// Opens the file at `path` for reading. May wait for the disk.
+    pub(crate) fn open(&mut self, path: &Path) -> Result<Arc<OpenFile>, OpenError> {
+        let opened = File::open(path).and_then(|file| self.enter(file));
+        opened.map_err(|source| OpenError::io(path, source))
+    }
+
+    /// Takes a file that the caller has opened, such as one that is being written.
+    pub(crate) fn enter(&mut self, file: File) -> io::Result<Arc<OpenFile>> {
+        let found = file.metadata()?;
+        let inode = (found.dev(), found.ino());
+        let mut files = self.table.lock();
+        // Somebody may have opened it since it was looked at.
+        if let Some(open) = files.by_inode.get(&inode).and_then(Weak::upgrade) {
+            return Ok(open);
+        }
+        let open = Arc::new(OpenFile {
+            file,
+            inode,
+            table: Arc::downgrade(&self.table),
+        });
+        files.by_inode.insert(inode, Arc::downgrade(&open));
+        match self.left {
+            // Its build opens its files a second time, where no entry could be made. It has begun: rather
+            // these few too many than an archive without an end.
+            0 => files.open += 1,
+            _ => self.left -= 1,
+        }
+        Ok(open)
+    }
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct OpenFiles {
+    table: Arc<Table>,
+    max: usize,
+    /// Archives whose files were opened, to be asked for them.
+    archives: Mutex<Vec<Weak<Archive>>>,
+}
+
+/// Invariant: `open` counts the files that are open and the places that are reserved, and `by_inode` has
+/// each file that is open.
+#[derive(Debug, Default)]
+struct Table {
+    files: Mutex<Counted>,
+}
+
+#[derive(Debug, Default)]
+struct Counted {
+    by_inode: HashMap<Inode, Weak<OpenFile>>,
+    open: usize,
+}
+
+impl Table {
+    fn shared(&self, inode: Inode) -> Option<Arc<OpenFile>> {
+        self.lock().by_inode.get(&inode)?.upgrade()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counted> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last handle of the file is gone.
+    fn forget(&self, inode: Inode) {
+        let mut files = self.lock();
+        files.open -= 1;
+        // Another may have opened it since.
+        if files
+            .by_inode
+            .get(&inode)
+            .is_some_and(|file| file.strong_count() == 0)
+        {
+            files.by_inode.remove(&inode);
+        }
+    }
+}
+
+impl OpenFiles {
+    /// None yet, and at most `max`.
+    pub(crate) fn new(max: usize) -> OpenFiles {
+        OpenFiles {
+            table: Arc::default(),
+            max,
+            archives: Mutex::default(),
+        }
+    }
+
+    /// How many are open.
+    pub(crate) fn count(&self) -> usize {
+        self.table.lock().open
+    }
+
+    /// The files at `paths`, for reading: all of them or none. May wait for the disk.
+    ///
+    /// # Errors
+    /// [`OpenError::Full`] if there are too many and no archive can give up any.
+    pub(crate) fn open(&self, paths: &[PathBuf]) -> Result<Vec<Arc<OpenFile>>, OpenError> {
+        let mut open = Vec::with_capacity(paths.len());
+        for path in paths {
+            let found = fs::metadata(path).map_err(|source| OpenError::io(path, source))?;
+            open.push(self.table.shared((found.dev(), found.ino())));
+        }
+        let missing = open.iter().filter(|open| open.is_none()).count();
+        let mut places = self.reserve(missing)?;
+        let opened = open.into_iter().zip(paths);
+        opened
+            .map(|(open, path)| open.map_or_else(|| places.open(path), Ok))
+            .collect()
+    }
+
+    /// Places for files that are opened later.
+    ///
+    /// # Errors
+    /// As [`OpenFiles::open`].
+    pub(crate) fn reserve(&self, count: usize) -> Result<Places, OpenError> {
+        for is_last in [false, true] {
+            let mut files = self.table.lock();
+            if files.open + count <= self.max {
+                files.open += count;
+                return Ok(Places {
+                    table: self.table.clone(),
+                    left: count,
+                });
+            }
+            drop(files);
+            if !is_last {
+                self.close_idle(count);
+            }
+        }
+        Err(OpenError::Full { max: self.max })
+    }
+
+    /// Notes an archive that has open files.
+    pub(super) fn note(&self, archive: &Arc<Archive>) {
+        let mut archives = self.lock_archives();
+        archives.retain(|noted| noted.upgrade().is_some_and(|noted| noted.files().is_some()));
+        archives.push(Arc::downgrade(archive));
+    }
+
+    fn lock_archives(&self) -> MutexGuard<'_, Vec<Weak<Archive>>> {
+        self.archives.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has archives that nobody reads close their files until so many places are free, and a quarter of
+    /// all.
+    fn close_idle(&self, count: usize) {
+        let enough = self.max.saturating_sub(count).min(self.max - self.max / 4);
+        let noted = self.lock_archives().clone();
+        let mut archives = Vec::from_iter(noted.iter().filter_map(Weak::upgrade));
+        archives.sort_by_key(|archive| archive.last_used_unix_ms());
+        for archive in archives {
+            if self.count() <= enough {
+                return;
+            }
+            archive.close_if_idle();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::place::Files;
+    use crate::manifest::id::EntryId;
+
+    /// A directory with so many files, named by number.
+    fn files(count: usize) -> (tempfile::TempDir, Vec<PathBuf>) {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = Vec::from_iter((0..count).map(|n| dir.path().join(n.to_string())));
+        for path in &paths {
+            fs::write(path, "x").unwrap();
+        }
+        (dir, paths)
+    }
+
+    fn archive(number: u8) -> Arc<Archive> {
+        let id = EntryId::from_bytes([number; 16]);
+        let name = Arc::from("host/path");
+        let growing = Archive::growing(id, name, None, [0; 32], u64::from(number), Vec::new());
+        Arc::new(growing)
+    }
+
+    #[test]
+    fn a_file_is_open_once_whatever_its_name() {
+        let (dir, mut paths) = files(1);
+        let other = dir.path().join("other");
+        fs::hard_link(&paths[0], &other).unwrap();
+        let open = OpenFiles::new(1);
+        let one = open.open(&paths).unwrap();
+        paths.push(other);
+        let both = open.open(&paths).unwrap();
+        assert!(both.iter().all(|file| Arc::ptr_eq(file, &one[0])));
+        assert_eq!(open.count(), 1);
+        drop((one, both));
+        assert_eq!(open.count(), 0, "nobody has it");
+        fs::remove_file(&paths[1]).unwrap();
+        assert!(open.open(&paths).unwrap_err().is_not_found());
+        assert_eq!(open.count(), 0, "the one that is there is not needed");
+        assert_eq!(open.open(&paths[..1]).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn no_more_are_open_than_there_are_places() {
+        let (_dir, paths) = files(4);
+        let open = OpenFiles::new(3);
+        let held = open.open(&paths[..2]).unwrap();
+        assert!(matches!(open.open(&paths), Err(OpenError::Full { max: 3 })));
+        assert_eq!(open.count(), 2, "all or none");
+        let mut places = open.reserve(1).unwrap();
+        assert!(open.open(&paths[2..3]).is_err(), "its place is reserved");
+        let third = places.open(&paths[2]).unwrap();
+        assert_eq!(open.count(), 3);
+        drop((places, third));
+        assert_eq!(open.count(), 2);
+        drop(held);
+        assert_eq!(open.open(&paths[1..]).unwrap().len(), 3);
+    }
+
+    /// Those that nobody reads, and of them the one that was not used for longest.
+    #[test]
+    fn idle_archives_give_up_their_files() {
+        let (dir, paths) = files(4);
+        let open = OpenFiles::new(4);
+        let archives = Vec::from_iter((0..3).map(archive));
+        for (archive, path) in archives.iter().zip(&paths) {
+            let spool = open.open(std::slice::from_ref(path)).unwrap().remove(0);
+            let files = Arc::new(Files::new(spool, Vec::new()));
+            archive.placed(dir.path().into(), files, &open);
+        }
+        let read = archives[0].fanout.join(0).unwrap();
+        let places = open.reserve(1).unwrap();
+        assert!(archives.iter().all(|archive| archive.files().is_some()));
+        let more = open.reserve(1).unwrap();
+        let left = archives.iter().map(|archive| archive.files().is_some());
+        assert_eq!(Vec::from_iter(left), [true, false, true]);
+        drop((places, more, read));
+        assert_eq!(open.reserve(4).map(|places| places.left).ok(), Some(4));
+        assert_eq!(open.count(), 0);
+    }
+}
