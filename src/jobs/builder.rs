@@ -32,7 +32,7 @@ use crate::refs::Head;
 use crate::repos::repo::{RefsEpoch, Repo};
 use crate::snapshot::output::{BuildError, Spool};
 use crate::snapshot::produce::{self, Input, Opened};
-use crate::snapshot::reuse::Reuse;
+use crate::snapshot::reuse::{Reuse, Sums};
 use crate::snapshot::ring::Size;
 use crate::snapshot::turns::Turn;
 use crate::snapshot::view::{self, PinError, View};
@@ -385,7 +385,12 @@ fn reuse(base: &Archive) -> Option<Reuse> {
     let spool = File::open(spool_path(&dir)).ok()?;
     let records = fields.jobs.into_iter().map(|record| (record.key, record));
     let records: HashMap<_, _> = records.collect();
-    Some(Reuse { spool, records })
+    let sums = Sums::of(&dir, &fields.linked, &fields.layout);
+    Some(Reuse {
+        spool,
+        records,
+        sums,
+    })
 }
 
 /// Has the archive's bytes written to its entry, if it has one; otherwise gives what keeps the mirror as

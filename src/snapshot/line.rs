@@ -40,6 +40,8 @@ enum Place {
         pending: Pending<std::io::Result<Vec<u32>>>,
         path: PathBuf,
     },
+    /// A linked file whose checksums an earlier snapshot has.
+    Summed { file: u32, len: u64, sums: Vec<u32> },
     /// A job not yet given to the encoders.
     Waiting(Batch),
     /// A job at work.
@@ -149,6 +151,10 @@ impl<'a> Line<'a> {
                 })?;
                 let fanout = self.work.output.fanout;
                 Ok(fanout.push_raw(file, offset, len, &checksums)?)
+            }
+            Place::Summed { file, len, sums } => {
+                let fanout = self.work.output.fanout;
+                Ok(fanout.push_raw(file, 0, len, &sums)?)
             }
             Place::Waiting(batch) => self.big_file(&batch),
             Place::Running { key, pending } => match pending.wait()?? {
@@ -294,9 +300,37 @@ impl<'a> Line<'a> {
         tar::push_header(&mut header, name.as_bytes(), kind, self.work.source.mtime_s);
         self.add(Place::Tar(header))?;
         let file = all.iter().position(|l| l == linked).unwrap_or_default() as u32;
+        let len = linked.bytes;
+        match self.known_sums(&opened, len) {
+            Some(sums) => self.add(Place::Summed { file, len, sums })?,
+            None => self.sum(file, len, &opened, &path)?,
+        }
+        let mut padding = Vec::new();
+        tar::pad(&mut padding, linked.bytes);
+        match padding.is_empty() {
+            true => Ok(()),
+            false => self.add(Place::Tar(padding)),
+        }
+    }
+
+    /// The checksums that an earlier snapshot has of the same file.
+    fn known_sums(&self, file: &File, len: u64) -> Option<Vec<u32>> {
+        let found = file.metadata().ok()?;
+        let sums = self.reuse.as_ref()?.sums.find(&found)?;
+        (found.len() == len).then(|| sums.to_vec())
+    }
+
+    /// Has the encoders sum the frames of a linked file.
+    fn sum(
+        &mut self,
+        file: u32,
+        bytes: u64,
+        opened: &Arc<File>,
+        path: &Path,
+    ) -> Result<(), BuildError> {
         let mut offset = 0;
-        while offset < linked.bytes {
-            let len = (linked.bytes - offset).min(RAW_JOB_BYTES);
+        while offset < bytes {
+            let len = (bytes - offset).min(RAW_JOB_BYTES);
             let opened = opened.clone();
             let range = offset..offset + len;
             let pending = self
@@ -308,14 +342,9 @@ impl<'a> Line<'a> {
                 offset,
                 len,
                 pending,
-                path: path.clone(),
+                path: path.to_owned(),
             })?;
             offset += len;
-        }
-        let mut padding = Vec::new();
-        tar::pad(&mut padding, linked.bytes);
-        if !padding.is_empty() {
-            self.add(Place::Tar(padding))?;
         }
         Ok(())
     }

@@ -1,13 +1,16 @@
-//! Frames of an earlier snapshot, for those that come after it.
+//! What a snapshot takes over from an earlier one: frames of its worktree, and the checksums of packs that
+//! are still the same files.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 
 use xxhash_rust::xxh64::Xxh64;
 
+use crate::extent::{Extent, Layout, raw_frames};
 use crate::limits::FRAME_TAR_BYTES;
-use crate::manifest::record::Record;
+use crate::manifest::record::{Linked, Record};
 
 /// Frames of an earlier snapshot of the repository.
 pub struct Reuse {
@@ -15,6 +18,52 @@ pub struct Reuse {
     pub spool: File,
     /// Its records by key.
     pub records: HashMap<[u8; 32], Record>,
+    /// The checksums of its packs.
+    pub sums: Sums,
+}
+
+/// The checksums of the frames of files that an earlier snapshot has linked. They hold for the same file
+/// alone, by its device, inode and length, which its link keeps from being given to another; that it is
+/// sound is checked as for any build (see [`super::verify`]).
+#[derive(Debug, Default)]
+pub struct Sums(HashMap<(u64, u64, u64), Vec<u32>>);
+
+impl Sums {
+    /// Those of an archive of this layout, whose linked files are below `dir`.
+    pub fn of(dir: &Path, linked: &[Linked], layout: &Layout) -> Sums {
+        let mut sums = HashMap::new();
+        for extent in layout.extents() {
+            let Extent::RawRun {
+                file,
+                offset: 0,
+                len,
+                first_checksum,
+            } = *extent
+            else {
+                continue;
+            };
+            let linked = linked.get(file as usize).filter(|l| l.bytes == len);
+            // Without them a build only takes longer.
+            if let Some(linked) = linked
+                && let Ok(found) = std::fs::metadata(dir.join(&linked.path))
+                && found.len() == len
+            {
+                let own = &layout.checksums()[first_checksum as usize..];
+                let own = own[..raw_frames(len) as usize].to_vec();
+                sums.insert(key(&found), own);
+            }
+        }
+        Sums(sums)
+    }
+
+    /// Those of this file, if they are known.
+    pub(super) fn find(&self, file: &Metadata) -> Option<&[u32]> {
+        self.0.get(&key(file)).map(Vec::as_slice)
+    }
+}
+
+fn key(found: &Metadata) -> (u64, u64, u64) {
+    (found.dev(), found.ino(), found.len())
 }
 
 impl Reuse {

@@ -15,13 +15,13 @@ use super::budget::Budget;
 use super::job::EncoderState;
 use super::output::Spool;
 use super::produce::{self, Head, Input};
-use super::reuse::Reuse;
+use super::reuse::{Reuse, Sums};
 use super::ring::Ring;
 use super::turns::Turns;
 use super::verify::Verified;
 use super::view::{self, View};
 use crate::archive::fanout::Fanout;
-use crate::extent::{Next, Piece};
+use crate::extent::{Layout, Next, Piece};
 use crate::faults::Faults;
 use crate::limits::{COMMIT_BYTES_MAX, DECODE_BUDGET_BYTES, DECODE_LIMIT_BYTES};
 use crate::manifest::record::Record;
@@ -96,6 +96,7 @@ struct Built {
     archive: Vec<u8>,
     spool: Vec<u8>,
     records: Vec<Record>,
+    layout: Layout,
 }
 
 impl Built {
@@ -107,6 +108,7 @@ impl Built {
         Reuse {
             spool,
             records: records.collect::<HashMap<_, _>>(),
+            sums: Sums::default(),
         }
     }
 
@@ -230,6 +232,7 @@ fn build_input(input: Input, threads: usize) -> Built {
         archive: read(&fanout, &spool, &linked),
         spool,
         records,
+        layout: fanout.layout(),
     }
 }
 
@@ -315,6 +318,43 @@ fn mixed() -> Repository {
     ]);
     repository.commit_packed();
     repository
+}
+
+/// The checksums of a pack are those that the earlier snapshot has, as long as it is the same file.
+#[test]
+fn a_pack_that_is_still_there_is_not_summed_again() {
+    let repository = Repository::new();
+    repository.write("big", noise(9_000_000, 1));
+    repository.commit_packed();
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let before = input(&repository, first.path().to_owned());
+    let linked = before.view.packs.clone();
+    let scratch = build_input(before, 2);
+    let wrong = scratch.layout.checksums().iter().map(|sum| !sum).collect();
+    let wrong = Layout::from_parts(scratch.layout.extents().to_vec(), wrong).unwrap();
+    let again = |directory: &Path| {
+        let mut input = input(&repository, directory.to_owned());
+        input.reuse = Some(Reuse {
+            sums: Sums::of(first.path(), &linked, &wrong),
+            ..scratch.reuse()
+        });
+        build_input(input, 2).layout
+    };
+    let taken_over = again(second.path());
+    assert!(
+        taken_over.checksums() == wrong.checksums(),
+        "they were made anew"
+    );
+    assert_eq!(taken_over.extents(), scratch.layout.extents());
+    // Files of the same names and lengths in their places.
+    for file in &linked {
+        let path = repository.dir.path().join(".git").join(&file.path);
+        let bytes = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, bytes).unwrap();
+    }
+    let third = tempfile::tempdir().unwrap();
+    assert_eq!(again(third.path()).checksums(), scratch.layout.checksums());
 }
 
 #[test]
