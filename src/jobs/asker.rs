@@ -29,7 +29,7 @@ impl Asker {
     }
 }
 
-/// The part of some turns that each client has. Who has all of it waits, and keeps waiting nobody else:
+/// The part of some permits that each client has. Who has all of it waits, and keeps waiting nobody else:
 /// what it waits for is not begun.
 pub(super) struct ClientParts {
     clients: RefCell<HashMap<IpAddr, Weak<Semaphore>>>,
@@ -38,7 +38,7 @@ pub(super) struct ClientParts {
 
 /// A piece of a client's part, for as long as what it began goes on.
 pub(super) struct ClientPart {
-    _turn: Option<OwnedSemaphorePermit>,
+    _part: Option<OwnedSemaphorePermit>,
 }
 
 impl ClientParts {
@@ -52,10 +52,10 @@ impl ClientParts {
 
     /// Waits until the client has fewer of them. Who counts for none never waits.
     pub(super) async fn acquire(&self, client: Client) -> ClientPart {
-        let turns = client.map(|client| self.of(client));
+        let parts = client.map(|client| self.of(client));
         ClientPart {
-            _turn: match turns {
-                Some(turns) => turns.acquire_owned().await.ok(),
+            _part: match parts {
+                Some(parts) => parts.acquire_owned().await.ok(),
                 None => None,
             },
         }
@@ -69,13 +69,13 @@ impl ClientParts {
 
     fn of(&self, client: IpAddr) -> Arc<Semaphore> {
         let mut clients = self.clients.borrow_mut();
-        if let Some(turns) = clients.get(&client).and_then(Weak::upgrade) {
-            return turns;
+        if let Some(parts) = clients.get(&client).and_then(Weak::upgrade) {
+            return parts;
         }
         // Nobody has or wants any of those.
-        clients.retain(|_, turns| turns.strong_count() > 0);
-        let turns = Arc::new(Semaphore::new(self.of_client));
-        clients.insert(client, Arc::downgrade(&turns));
-        turns
+        clients.retain(|_, parts| parts.strong_count() > 0);
+        let parts = Arc::new(Semaphore::new(self.of_client));
+        clients.insert(client, Arc::downgrade(&parts));
+        parts
     }
 }

@@ -72,7 +72,7 @@ impl Jobs {
     }
 
     async fn has_commit(&self, repo: &Repo, id: &str) -> Result<bool, StartError> {
-        let _turn = self.turns.lookups.acquire().await;
+        let _permit = self.semaphores.lookups.acquire().await;
         let kinds = self.git.kinds(&repo.mirror, &[id.to_owned()]).await;
         let kinds = kinds.map_err(|e| StartError {
             status: 500,
@@ -119,7 +119,7 @@ impl Jobs {
         duty: Duty<BundleKey, Made>,
     ) {
         let work = async {
-            let _turn = self.turns.bundles.acquire().await;
+            let _permit = self.semaphores.bundles.acquire().await;
             self.write_bundle(&repo, &key).await
         };
         let made = tokio::select! {

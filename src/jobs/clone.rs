@@ -77,7 +77,7 @@ impl Jobs {
             && self.cloning.running(&repo.name).is_none();
         // Others may see to it meanwhile.
         let part = match asks {
-            true => Some(self.turns.clones.of_client(asker.client).await),
+            true => Some(self.semaphores.clones.of_client(asker.client).await),
             false => None,
         };
         let is_there = repo.mirror.is_dir();
@@ -153,8 +153,8 @@ impl Jobs {
             while let Err(left) = repo.may_ask_way(Duration::from_millis(MIRROR_FRESH_MS)) {
                 tokio::time::sleep(left).await;
             }
-            let _part = self.turns.ways_of_client.acquire(asker.client).await;
-            let _turn = self.turns.ways.acquire().await;
+            let _part = self.semaphores.ways_of_client.acquire(asker.client).await;
+            let _permit = self.semaphores.ways.acquire().await;
             let tmp = self.catalog.state.tmp_dir();
             self.git.by_way_of(&asker.via).ask(&repo.url, &tmp).await
         };
@@ -175,17 +175,17 @@ impl Jobs {
         git: Git,
         (duty, _part): (Duty<Arc<str>, Ended>, Option<ClientPart>),
     ) {
-        let turn = self.turns.clones.acquire(&repo.name);
-        tokio::pin!(turn);
+        let permit = self.semaphores.clones.acquire(&repo.name);
+        tokio::pin!(permit);
         let wait = Duration::from_millis(TURN_WAIT_LOGGED_MS);
-        let _turn = match tokio::time::timeout(wait, &mut turn).await {
-            Ok(turn) => turn,
+        let _permit = match tokio::time::timeout(wait, &mut permit).await {
+            Ok(permit) => permit,
             Err(_) => {
                 tracing::warn!(
                     repository = &*repo.name,
                     "waiting for other first clones to end"
                 );
-                turn.await
+                permit.await
             }
         };
         tracing::info!(repository = &*repo.name, "cloning from {}", repo.url);

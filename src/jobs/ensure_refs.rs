@@ -128,7 +128,7 @@ impl Jobs {
         let ids = self.worth_asking(repo, ids.cloned().collect());
         if !ids.is_empty() {
             // Before anybody else has to wait for what this waits for.
-            let part = self.turns.freshens.of_client(asker.client).await;
+            let part = self.semaphores.freshens.of_client(asker.client).await;
             let (done, ended) = oneshot::channel();
             // A task of its own: a git that is cut off leaves half a pack in the mirror.
             spawn_local(self.clone().fetch_by_id(repo.clone(), ids, (done, part)));
@@ -163,7 +163,7 @@ impl Jobs {
                 (flight, None) => drop(flight.end().await),
             }
         };
-        let _turn = self.turns.freshens.acquire(&repo.name).await;
+        let _permit = self.semaphores.freshens.acquire(&repo.name).await;
         // Others may have asked for the same meanwhile, and have got it or not.
         let ids = self.worth_asking(&repo, ids);
         let kinds = self.git.kinds(&repo.mirror, &ids).await;
@@ -183,7 +183,7 @@ impl Jobs {
     }
 
     async fn look(&self, repo: &Arc<Repo>, wanted: &Wanted) -> Result<Ensured, StartError> {
-        let _turn = self.turns.lookups.acquire().await;
+        let _permit = self.semaphores.lookups.acquire().await;
         let mut refs = BTreeMap::new();
         if !wanted.refs.is_empty() {
             let there = self.read_refs(repo).await?;

@@ -95,7 +95,7 @@ impl Jobs {
     ) -> Result<Flight<Ended>, StartError> {
         let part = match self.freshening.running(&repo.name) {
             Some(_) => None,
-            None => Some(self.turns.freshens.of_client(asker.client).await),
+            None => Some(self.semaphores.freshens.of_client(asker.client).await),
         };
         let (flight, duty) = self.freshening.join(&repo.name);
         match (duty, part) {
@@ -178,7 +178,7 @@ impl Jobs {
         began: Instant,
         (duty, _part): (Duty<Arc<str>, Ended>, Option<ClientPart>),
     ) {
-        let _turn = self.turns.freshens.acquire(&repo.name).await;
+        let _permit = self.semaphores.freshens.acquire(&repo.name).await;
         if let Some(setting_up) = self.setting_up.running(&repo.name) {
             // It changes the configuration and packs refs, as the comparison does.
             setting_up.end().await;

@@ -232,7 +232,7 @@ impl Jobs {
         if let Some(setting_up) = self.setting_up.running(&repo.name) {
             setting_up.end().await;
         }
-        let _turn = self.turns.clones.acquire(&repo.name).await;
+        let _permit = self.semaphores.clones.acquire(&repo.name).await;
         // Files that were sound before are read again.
         self.shop.verified.clear();
         let (unix_began_ms, began) = (unix_ms(), Instant::now());

@@ -10,7 +10,7 @@ use super::absent::Absent;
 use super::bundle_cache::{BundleCache, BundleFile, BundleKey};
 use super::flights::Flights;
 use super::plane::{self, Handle, Queue};
-use super::turns::Turns;
+use super::semaphores::Semaphores;
 use super::workshop::Workshop;
 use crate::config::Config;
 use crate::faults::Faults;
@@ -63,7 +63,7 @@ pub(crate) struct Jobs {
     pub(super) absent: std::cell::RefCell<Absent>,
     pub(super) bundling: Flights<BundleKey, Result<Arc<BundleFile>, StartError>>,
     pub(super) bundles: std::cell::RefCell<BundleCache>,
-    pub(super) turns: Turns,
+    pub(super) semaphores: Semaphores,
     /// Somebody wants a sweep now.
     pub(super) sweep_wanted: tokio::sync::Notify,
     /// Held by the sweep that runs.
@@ -132,7 +132,7 @@ impl Jobs {
             seed: unix_ms(),
             ..Policy::default()
         };
-        let turns = Turns::new(&faults);
+        let semaphores = Semaphores::new(&faults);
         Jobs {
             git: Git {
                 limits,
@@ -165,7 +165,7 @@ impl Jobs {
             absent: std::cell::RefCell::default(),
             bundling: Flights::default(),
             bundles: std::cell::RefCell::default(),
-            turns,
+            semaphores,
             sweep_wanted: tokio::sync::Notify::new(),
             sweeping: Semaphore::new(1),
             sweep_waiting: Semaphore::new(1),

@@ -186,7 +186,7 @@ impl Jobs {
         }
         let wait = Duration::from_millis(UPLOAD_PACK_WAIT_MS);
         let turn = tokio::select! {
-            turn = tokio::time::timeout(wait, self.turns.uploads.acquire(client)) => turn,
+            turn = tokio::time::timeout(wait, self.semaphores.uploads.acquire(client)) => turn,
             () = relay.unheard() => return,
         };
         let Ok(turn) = turn else {

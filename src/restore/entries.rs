@@ -22,7 +22,7 @@ use crate::limits::{ENTRIES_AT_ONCE_BYTES, ENTRY_BYTES, PART_FILE_BYTES};
 /// A file that comes in parts, and those of them that wait.
 pub(super) struct PartQueue {
     file: PartFile,
-    writes: Turns,
+    writes: OneAtATime,
     sum: Option<Sum>,
     /// For its name, and for being open.
     _room: Room,
@@ -31,13 +31,13 @@ pub(super) struct PartQueue {
 /// The sum of a pack: made from the same memory as it is written from, by another worker.
 struct Sum {
     running: Arc<Mutex<Running>>,
-    turns: Turns,
+    parts: OneAtATime,
 }
 
 /// Parts of a file that wait for a worker. One at a time takes them: two that write the same file
 /// would only wait for each other in the kernel (the inode's lock), and burn a core doing so.
 #[derive(Default)]
-struct Turns(Mutex<Waiting>);
+struct OneAtATime(Mutex<Waiting>);
 
 /// A part: its offset in the file, and where it is.
 type Part = (u64, Arc<Content>, Range<usize>);
@@ -51,7 +51,7 @@ struct Waiting {
     parts: VecDeque<Part>,
 }
 
-impl Turns {
+impl OneAtATime {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.0
             .lock()
@@ -101,7 +101,7 @@ impl Summing {
         let Some(sum) = &self.0.sum else {
             return Ok(());
         };
-        sum.turns.take(|(_, content, data)| {
+        sum.parts.take(|(_, content, data)| {
             if stop.is_set() {
                 return Err(stopped());
             }
@@ -193,7 +193,7 @@ impl Batch {
                 continue;
             };
             if let Some(sum) = &file.sum {
-                sum.turns.add((*offset, self.content.clone(), data.clone()));
+                sum.parts.add((*offset, self.content.clone(), data.clone()));
                 if packs.last().is_none_or(|last| !Arc::ptr_eq(&last.0, file)) {
                     packs.push(Summing(file.clone()));
                 }
@@ -264,10 +264,10 @@ impl<T: From<Batch> + From<Summing>> Batches<'_, '_, T> {
                     .begin(meta.path, meta.executable, self.mtime_s, size);
                 *self.part = Some(Arc::new(PartQueue {
                     file: begun?,
-                    writes: Turns::default(),
+                    writes: OneAtATime::default(),
                     sum: self.archive.sum(meta.path, size).map(|running| Sum {
                         running,
-                        turns: Turns::default(),
+                        parts: OneAtATime::default(),
                     }),
                     _room,
                 }));

@@ -19,9 +19,9 @@ use crate::limits::{
 use crate::mirror::schedule::Key;
 
 /// How many of each kind may run; none of the semaphores is ever closed.
-pub(super) struct Turns {
-    pub(super) clones: HostTurns,
-    pub(super) freshens: HostTurns,
+pub(super) struct Semaphores {
+    pub(super) clones: HostSemaphore,
+    pub(super) freshens: HostSemaphore,
     /// To ask an upstream whether it leads back to a server that waits.
     pub(super) ways: Semaphore,
     pub(super) ways_of_client: ClientParts,
@@ -30,15 +30,19 @@ pub(super) struct Turns {
     pub(super) uploads: UploadTurns,
 }
 
-impl Turns {
-    pub(super) fn new(faults: &Faults) -> Turns {
+impl Semaphores {
+    pub(super) fn new(faults: &Faults) -> Semaphores {
         let mut uploads = UploadBounds::default();
         if let Some(ms) = faults.upload_slow_ms {
             uploads.slow = Duration::from_millis(ms);
         }
-        Turns {
-            clones: HostTurns::new(CLONES_RUNNING_MAX, CLONES_OF_HOST_MAX, CLONES_OF_CLIENT_MAX),
-            freshens: HostTurns::new(
+        Semaphores {
+            clones: HostSemaphore::new(
+                CLONES_RUNNING_MAX,
+                CLONES_OF_HOST_MAX,
+                CLONES_OF_CLIENT_MAX,
+            ),
+            freshens: HostSemaphore::new(
                 FRESHENS_RUNNING_MAX,
                 FRESHENS_OF_HOST_MAX,
                 FRESHENS_OF_CLIENT_MAX,
@@ -52,9 +56,9 @@ impl Turns {
     }
 }
 
-/// Turns of which one host can have a part: one that does not answer must not keep them all. So can one
+/// Semaphores of which one host can have a part: one that does not answer must not keep them all. So can one
 /// client: what it begins waits for its own part before anybody else can wait for it.
-pub(super) struct HostTurns {
+pub(super) struct HostSemaphore {
     all: Semaphore,
     /// There are as many hosts as upstreams are configured.
     hosts: RefCell<HashMap<String, Arc<Semaphore>>>,
@@ -62,9 +66,9 @@ pub(super) struct HostTurns {
     clients: ClientParts,
 }
 
-impl HostTurns {
-    fn new(all: usize, of_host: usize, of_client: usize) -> HostTurns {
-        HostTurns {
+impl HostSemaphore {
+    fn new(all: usize, of_host: usize, of_client: usize) -> HostSemaphore {
+        HostSemaphore {
             all: Semaphore::new(all),
             hosts: RefCell::default(),
             of_host,
@@ -78,7 +82,7 @@ impl HostTurns {
     }
 
     /// Waits for a turn to work on `repository`, first among those of its host.
-    pub(super) async fn acquire(&self, repository: &Arc<str>) -> HostTurn<'_> {
+    pub(super) async fn acquire(&self, repository: &Arc<str>) -> HostPermit<'_> {
         let host = repository.host().to_owned();
         let turns = || Arc::new(Semaphore::new(self.of_host));
         let host = self
@@ -87,15 +91,15 @@ impl HostTurns {
             .entry(host)
             .or_insert_with(turns)
             .clone();
-        HostTurn {
+        HostPermit {
             _of_host: host.acquire_owned().await.ok(),
             _of_all: self.all.acquire().await.ok(),
         }
     }
 }
 
-/// A turn among those of a host and among all.
-pub(super) struct HostTurn<'t> {
+/// A permit of a host's part and of all.
+pub(super) struct HostPermit<'t> {
     _of_host: Option<OwnedSemaphorePermit>,
     _of_all: Option<SemaphorePermit<'t>>,
 }
@@ -118,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_host_that_does_not_answer_leaves_turns_to_others() {
-        let turns = HostTurns::new(3, 2, 1);
+        let turns = HostSemaphore::new(3, 2, 1);
         let (hung, hung_too) = (Arc::from("hung/a"), Arc::from("hung/b"));
         let (other, third) = (Arc::from("other/a"), Arc::from("third/a"));
         let held = [now(turns.acquire(&hung)), now(turns.acquire(&hung_too))];
@@ -133,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_client_has_a_part_and_leaves_the_rest_to_others() {
-        let turns = HostTurns::new(8, 8, 2);
+        let turns = HostSemaphore::new(8, 8, 2);
         let of = |last: u8| now(turns.of_client(Some([10, 0, 0, last].into())));
         let held = [of(1), of(1)];
         assert!(held.iter().all(Option::is_some));
