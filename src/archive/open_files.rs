@@ -1,6 +1,7 @@
 //! The open files of all archives. A file is open once, however many archives share it by hard links, and
 //! no more are open than the process can spare: when there are too many, the archives that nobody reads
-//! give theirs up, those that were not used for longest first.
+//! give theirs up, those that were not used for longest first, and then those whose readers take too little
+//! lose them.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -11,6 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::place::Archive;
+use crate::limits::SLOW_ENDED_MAX;
+
+/// Has a download ended that takes too little; false if there is none.
+pub(crate) type EndSlow = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// A file by its device and inode.
 type Inode = (u64, u64);
@@ -124,10 +129,10 @@ impl Places {
 }
 
 /// See the module's text.
-#[derive(Debug)]
 pub(crate) struct OpenFiles {
     table: Arc<Table>,
     max: usize,
+    end_slow: EndSlow,
     /// Archives whose files were opened, to be asked for them.
     archives: Mutex<Vec<Weak<Archive>>>,
 }
@@ -171,10 +176,11 @@ impl Table {
 
 impl OpenFiles {
     /// None yet, and at most `max`.
-    pub(crate) fn new(max: usize) -> OpenFiles {
+    pub(crate) fn new(max: usize, end_slow: EndSlow) -> OpenFiles {
         OpenFiles {
             table: Arc::default(),
             max,
+            end_slow,
             archives: Mutex::default(),
         }
     }
@@ -221,6 +227,8 @@ impl OpenFiles {
                 self.close_idle(count);
             }
         }
+        // They end as soon as their cores can; whoever comes next finds room.
+        let _ = (0..SLOW_ENDED_MAX).all(|_| (self.end_slow)());
         Err(OpenError::Full { max: self.max })
     }
 
@@ -267,6 +275,10 @@ mod tests {
         (dir, paths)
     }
 
+    fn of(max: usize) -> OpenFiles {
+        OpenFiles::new(max, Box::new(|| false))
+    }
+
     fn archive(number: u8) -> Arc<Archive> {
         let id = EntryId::from_bytes([number; 16]);
         let name = Arc::from("host/path");
@@ -279,7 +291,7 @@ mod tests {
         let (dir, mut paths) = files(1);
         let other = dir.path().join("other");
         fs::hard_link(&paths[0], &other).unwrap();
-        let open = OpenFiles::new(1);
+        let open = of(1);
         let one = open.open(&paths).unwrap();
         paths.push(other);
         let both = open.open(&paths).unwrap();
@@ -296,7 +308,7 @@ mod tests {
     #[test]
     fn no_more_are_open_than_there_are_places() {
         let (_dir, paths) = files(4);
-        let open = OpenFiles::new(3);
+        let open = of(3);
         let held = open.open(&paths[..2]).unwrap();
         assert!(matches!(open.open(&paths), Err(OpenError::Full { max: 3 })));
         assert_eq!(open.count(), 2, "all or none");
@@ -314,7 +326,7 @@ mod tests {
     #[test]
     fn idle_archives_give_up_their_files() {
         let (dir, paths) = files(4);
-        let open = OpenFiles::new(4);
+        let open = of(4);
         let archives = Vec::from_iter((0..3).map(archive));
         for (archive, path) in archives.iter().zip(&paths) {
             let spool = open.open(std::slice::from_ref(path)).unwrap().remove(0);

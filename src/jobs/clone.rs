@@ -121,7 +121,11 @@ impl Jobs {
             }));
         }
         let (_, setting_up) = self.setting_up.join(&repo.name);
-        self.keep(&repo, upstream::last_fetch_unix_ms(&repo.mirror));
+        let fetched = upstream::last_fetch_unix_ms(&repo.mirror);
+        if let Some(unix_ms) = fetched {
+            repo.set_fetched_before(unix_ms);
+        }
+        self.keep(&repo, fetched);
         duty.done(Ok(()));
         if let Err(e) = self.git.set_up(&repo.mirror, &repo.url).await {
             // It can be served as it is; a comparison tries again, and fails if it must.

@@ -33,3 +33,6 @@ pub const LIVE_ONLY_WAIT_MS: u64 = 45_000;
 pub const LIVE_ONLY_ALONE_MS: u64 = 1_000;
 /// How long an entry's files stay open after its last request.
 pub const IDLE_ENTRY_OPEN_MS: u64 = 10_000;
+/// Downloads that take too little and are ended at a time, where more files of archives are wanted than may
+/// be open.
+pub const SLOW_ENDED_MAX: usize = 16;

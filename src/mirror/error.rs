@@ -72,7 +72,7 @@ pub enum MirrorError {
     #[error("upstream {url} changed while it was fetched ({line}): try again")]
     Vanished { url: String, line: String },
     /// The time limit was over; the process group was killed.
-    #[error("{op} of {target} did not end within {} s and was stopped: try later or raise the time limit", .limit_ms.div_ceil(1000))]
+    #[error("{op} of {target} did not end within {} s and was stopped: try later, or raise --clone-timeout", .limit_ms.div_ceil(1000))]
     TimedOut {
         op: &'static str,
         target: String,

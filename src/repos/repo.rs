@@ -43,6 +43,8 @@ struct State {
     failing: Option<NotBuilt>,
     mirror: Mirror,
     upstream: Upstream,
+    /// When the mirror was last fetched by an earlier process, or by somebody else.
+    fetched_before_unix_ms: Option<u64>,
     /// Of the mirror's refs, as far as was seen.
     epoch: RefsEpoch,
     /// When the upstream was last asked whether it leads back to a server that waits.
@@ -490,8 +492,14 @@ impl Repo {
 
     /// When the mirror was last like its upstream, as far as is known.
     pub(crate) fn fresh_unix_ms(&self) -> Option<u64> {
-        let last = self.lock().upstream.last();
-        last.map(|compared| compared.unix_ms)
+        let state = self.lock();
+        let last = state.upstream.last().map(|compared| compared.unix_ms);
+        last.or(state.fetched_before_unix_ms)
+    }
+
+    /// Notes when the mirror that was found was last fetched.
+    pub(crate) fn set_fetched_before(&self, unix_ms: u64) {
+        self.lock().fetched_before_unix_ms = Some(unix_ms);
     }
 }
 

@@ -115,7 +115,9 @@ pub(super) fn prepare(
     );
     let (meter, level) = (metrics.meter(cores), config.level);
     let open_files_max = faults.open_files_max.unwrap_or(carried.open_files_max);
-    let open_files = Arc::new(OpenFiles::new(open_files_max));
+    let idle = door.idle.clone();
+    let open_files = OpenFiles::new(open_files_max, Box::new(move || idle.end_slow()));
+    let open_files = Arc::new(open_files);
     let shop = Workshop::new(
         catalog.clone(),
         open_files.clone(),

@@ -37,8 +37,8 @@ pub enum VerifyError {
     Io { path: PathBuf, source: io::Error },
     /// By its name: the path is that of a link, which is gone when somebody reads this.
     #[error(
-        "{} of the mirror is damaged, it does not match its own checksums; remove the mirror, and \
-         it is cloned anew", .name.display()
+        "{} of the mirror is damaged, it does not match its own checksums; it is \
+         checked and, if it has rotted, cloned anew by itself", .name.display()
     )]
     Damaged { name: PathBuf },
     #[error("cannot check the packs: {0}")]

@@ -11,6 +11,9 @@ use super::support::server::Server;
 use super::support::steps::{ensure, hit, push_and_fetch};
 use super::support::wait;
 use super::{at_once, begin, expect_clone, finish, new_lab};
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::DirEntryExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -291,11 +294,17 @@ fn what_is_replaced_closes_its_files() {
     let mut current = etag("small");
     let mut replaced = current.clone();
     let open = |current: &str| {
-        let id = current.trim_matches('"');
+        let entry = lab
+            .state()
+            .join("snapshots")
+            .join(current.trim_matches('"'));
+        let shared = inodes_below(&entry);
         let (mut own, mut others) = (0, 0);
-        for path in server.descriptors() {
-            own += usize::from(path.contains(id));
-            others += usize::from(path.contains("/snapshots/") && !path.contains(id));
+        // What both share is open once, by whichever name.
+        for (path, inode) in server.descriptors_with_inodes() {
+            let is_own = shared.contains(&inode);
+            own += usize::from(is_own);
+            others += usize::from(path.contains("/snapshots/") && !is_own);
         }
         (own, others)
     };
@@ -318,6 +327,17 @@ fn what_is_replaced_closes_its_files() {
     let old = server.fetch("GET", &lab::target("small"), &[&named]);
     assert_eq!(old.expect(200).head.etag(), replaced);
     wait::until_true("it is closed again", || open(&current).1 == 0);
+}
+
+fn inodes_below(directory: &Path) -> HashSet<u64> {
+    let mut inodes = HashSet::new();
+    for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
+        match entry.file_type().unwrap().is_dir() {
+            true => inodes.extend(inodes_below(&entry.path())),
+            false => drop(inodes.insert(entry.ino())),
+        }
+    }
+    inodes
 }
 
 /// Each time all clients of a build leave it is given up, which is no failure of it: whoever asks then is

@@ -5,9 +5,12 @@ use super::support::client::{Conn, Response};
 use super::support::lab::{self, Lab};
 use super::support::repos;
 use super::support::server::Server;
+use super::support::steps::push_and_fetch;
 use super::support::{git, wait};
 use super::{ensure, expect_clone, hit, new_lab, remove, small_lab};
+use std::fs::File;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 /// The time of the next look at the upstream does not come.
 const NEVER: [&str; 2] = ["--fetch-interval", "720h"];
@@ -63,6 +66,28 @@ fn a_mirror_that_was_replaced_has_its_snapshot() {
     let again = hit(&server, "small");
     assert_eq!(again.head.etag(), new.head.etag());
     assert_eq!(server.builds("complete"), 0);
+}
+
+/// How old a mirror is is known from the start on, before anybody looks at its upstream.
+#[test]
+fn the_age_of_a_mirror_outlives_the_server() {
+    let lab = small_lab();
+    let age = |server: &Server| {
+        let labels = [("repository", "test/small")];
+        server.metrics().sum("tarpon_mirror_age_seconds", &labels)
+    };
+    let server = lab.settings().with(&NEVER).start();
+    push_and_fetch(&lab, &server, "small", "new.txt", b"new");
+    assert!(age(&server).is_some_and(|age_s| age_s < 60.0));
+    server.stop();
+    let note = lab.mirror("small").join("FETCH_HEAD");
+    let note = File::options().append(true).open(note);
+    let before = SystemTime::now() - Duration::from_secs(5000);
+    note.unwrap().set_modified(before).unwrap();
+    let server = lab.settings().with(&NEVER).start();
+    let age_s = wait::until("the mirror is taken over", || age(&server));
+    assert!((5000.0..5600.0).contains(&age_s), "{age_s} s");
+    assert_eq!(server.fetches(), 0);
 }
 
 /// The same where HEAD stayed what it was: a branch and a tag moved, another branch went.

@@ -1,6 +1,7 @@
 //! The files of snapshots: each is open once, however many snapshots share it, and what happens when there
 //! may be no more.
 
+use super::support::client::End;
 use super::support::lab;
 use super::support::repos::Shape;
 use super::support::server::Server;
@@ -8,8 +9,6 @@ use super::support::steps::{hit, push_and_fetch, wait_published};
 use super::support::wait;
 use super::{begin, expect_clone, finish, large_lab, small_lab};
 use std::collections::HashSet;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 
 fn open_files(server: &Server) -> f64 {
     let open = server.metrics().sum("tarpon_open_files", &[]);
@@ -18,20 +17,11 @@ fn open_files(server: &Server) -> f64 {
 
 /// Descriptors of the server that lead into its snapshots, and how many files these are.
 fn in_snapshots(server: &Server) -> (usize, usize) {
-    let mut inodes = HashSet::new();
-    let mut descriptors = 0;
-    for descriptor in fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap() {
-        let path = descriptor.unwrap().path();
-        let is_inside = fs::read_link(&path).is_ok_and(|to| {
-            let to = to.to_string_lossy().into_owned();
-            to.contains("/snapshots/")
-        });
-        if is_inside && let Ok(found) = fs::metadata(&path) {
-            descriptors += 1;
-            inodes.insert(found.ino());
-        }
-    }
-    (descriptors, inodes.len())
+    let open = server.descriptors_with_inodes();
+    let inside = open.iter().filter(|(path, _)| path.contains("/snapshots/"));
+    let inodes = Vec::from_iter(inside.map(|(_, inode)| inode));
+    let files = HashSet::<_>::from_iter(inodes.iter());
+    (inodes.len(), files.len())
 }
 
 /// A snapshot that is read, and the one that replaces it: their packs are open once.
@@ -108,4 +98,32 @@ fn more_snapshots_than_places_are_served_in_turn() {
         }
     }
     assert_eq!(server.builds("complete"), 4);
+}
+
+/// Who takes too little of a download keeps no file open that others need.
+#[test]
+fn slow_downloads_give_up_their_files() {
+    let lab = large_lab();
+    lab.generate("small", Shape::ManySmall, 300_000);
+    let faults = "open-files-max=5,taking-slow-ms=1500";
+    let server = lab.settings().with_fault(faults).start();
+    let small = hit(&server, "small").body;
+    hit(&server, "large");
+    let (mut slow, ..) = begin(&server, "large", 1000);
+    server.get(&lab::target("small")).expect(503);
+    let served = wait::until("the slow one is ended", || {
+        let answer = server.get(&lab::target("small"));
+        (answer.head.status == 200).then_some(answer.body)
+    });
+    assert!(served == small);
+    let mut rest = Vec::new();
+    let end = slow.copy_body(&mut rest);
+    assert!(!matches!(end, Ok((End::Complete, _))), "it looks whole");
+    let ended = [("reason", "slow")];
+    assert_eq!(
+        server
+            .metrics()
+            .count("tarpon_clients_dropped_total", &ended),
+        1
+    );
 }

@@ -283,6 +283,20 @@ impl Server {
         out
     }
 
+    /// The same with the inode of each file, once for each descriptor.
+    pub fn descriptors_with_inodes(&self) -> Vec<(String, u64)> {
+        let path = PathBuf::from(format!("/proc/{}/fd", self.pid()));
+        let listing = fs::read_dir(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let opened = listing.flatten().filter_map(|entry| {
+            let to = fs::read_link(entry.path()).ok()?;
+            // Through the link: the file may have no name any more.
+            let file = fs::metadata(entry.path()).ok()?;
+            let inode = std::os::unix::fs::MetadataExt::ino(&file);
+            Some((to.to_string_lossy().into_owned(), inode))
+        });
+        opened.collect()
+    }
+
     /// CPU time used so far, user and system, in seconds.
     pub fn cpu_s(&self) -> f64 {
         let path = format!("/proc/{}/stat", self.pid());

@@ -55,6 +55,8 @@ const CLOSED_OF_CROWD: [(Rank, Whose); CLOSED + 2] = [
 ];
 /// How many of them are closed of all others.
 const CLOSED: usize = 4;
+/// Where other things than places are short.
+const CLOSED_SLOW: [(Rank, Whose); 1] = [(Rank::Taking, Whose::Slow)];
 
 /// Among whom one is to be closed.
 #[derive(Clone, Copy)]
@@ -65,6 +67,8 @@ enum Among {
     Own(IpAddr),
     /// A client's that has more than its part: those of any kind.
     Crowd(IpAddr),
+    /// Those who take too little of their response.
+    Slow,
 }
 
 impl Among {
@@ -73,12 +77,13 @@ impl Among {
         match self {
             Among::Crowd(_) => &CLOSED_OF_CROWD,
             Among::All | Among::Own(_) => &CLOSED_OF_CROWD[..CLOSED],
+            Among::Slow => &CLOSED_SLOW,
         }
     }
 
     fn client(self) -> Option<IpAddr> {
         match self {
-            Among::All => None,
+            Among::All | Among::Slow => None,
             Among::Own(client) | Among::Crowd(client) => Some(client),
         }
     }
@@ -110,6 +115,11 @@ impl IdleCores {
         }
     }
 
+    /// Has the slowest download closed that takes too little, for what it holds. False if there is none.
+    pub(crate) fn end_slow(&self) -> bool {
+        self.close(Among::Slow)
+    }
+
     fn close(&self, among: Among) -> bool {
         let now_us = self.now_us();
         let firsts = self.cores.iter().filter_map(|core| {
@@ -126,7 +136,7 @@ impl IdleCores {
         };
         let ends = match among {
             Among::Crowd(client) => Ends::Surely(client),
-            Among::All | Among::Own(_) => Ends::Perhaps,
+            Among::All | Among::Own(_) | Among::Slow => Ends::Perhaps,
         };
         let waker = list.tell(first, ends);
         if let Ends::Surely(client) = ends {

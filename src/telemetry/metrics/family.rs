@@ -120,8 +120,7 @@ pub(crate) const FAMILIES: [Family; 28] = [
         kind: Kind::Counter,
         label: "",
         values: &[],
-        help: "Connections that were turned away because there were too many and none was idle; \
-               raise the limit of open files.",
+        help: "Connections answered with 503 because all places were in use.",
     },
     Family {
         id: Id::ConnectionsOpen,
