@@ -1,5 +1,6 @@
 //! `snapshot.tar.zst`: a hit, a build to follow, or a build to start.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -168,13 +169,13 @@ impl Core {
     /// Finds an archive, or has one built; with the build's ticket if there is a build.
     async fn find(&self, asked: &Asked<'_, '_>) -> (Started, Outcome, Option<Ticket>) {
         let (repo, client) = (&asked.repo, asked.peer.ip());
+        // Ends what it stands for when this request does.
+        let mut see_to = None;
         let (mut ticket, outcome) = match repo.find() {
             Found::Hit(archive) => return (Ok(archive), Outcome::Hit, None),
             Found::Following(ticket) => {
                 if !repo.is_mirrored() {
-                    let repo = repo.clone();
-                    self.plane
-                        .spawn(move |jobs| jobs.see_to_mirror(repo, client));
+                    see_to = Some(self.see_to_mirror(repo.clone(), client));
                 }
                 (ticket, Outcome::Follow)
             }
@@ -186,7 +187,21 @@ impl Core {
                 (ticket, Outcome::Build)
             }
         };
-        (wait_begun(&mut ticket).await, outcome, Some(ticket))
+        let started = wait_begun(&mut ticket).await;
+        drop(see_to);
+        (started, outcome, Some(ticket))
+    }
+
+    /// Has a mirror seen to for as long as the client waits, which is until this is dropped.
+    fn see_to_mirror(&self, repo: Arc<Repo>, client: IpAddr) -> oneshot::Sender<()> {
+        let (waits, waits_no_more) = oneshot::channel();
+        self.plane.spawn(move |jobs| async move {
+            tokio::select! {
+                () = jobs.see_to_mirror(repo, client) => {}
+                _ = waits_no_more => {}
+            }
+        });
+        waits
     }
 
     /// Answers from an archive, unless it cannot be read after all.

@@ -181,22 +181,13 @@ impl Jobs {
             via,
         };
         let mut relay = Relay::new(reply, before);
-        if let Err(error) = self.prepare_mirror(&repo, &call, &asker).await {
-            return relay.fail(error).await;
-        }
-        let wait = Duration::from_millis(UPLOAD_PACK_WAIT_MS);
-        let turn = tokio::select! {
-            turn = tokio::time::timeout(wait, self.semaphores.uploads.acquire(client)) => turn,
+        let begun = tokio::select! {
+            begun = self.begin_upload(&repo, call, client, &asker) => begun,
+            // With it goes what it has sent.
             () = relay.unheard() => return,
         };
-        let Ok(turn) = turn else {
-            let message = "too many downloads at once; try again later".into();
-            let status = 503;
-            return relay.fail(StartError { status, message }).await;
-        };
-        // Not before: what waits for a turn takes no more memory than was sent.
-        let input = match self.read_request(call).await {
-            Ok(input) => input,
+        let (turn, input) = match begun {
+            Ok(begun) => begun,
             Err(error) => return relay.fail(error).await,
         };
         let mut upload = Running {
@@ -214,6 +205,25 @@ impl Jobs {
             Err(_) if is_lost => relay.cut(lost_turn()),
             Err(error) => relay.fail(error).await,
         }
+    }
+
+    /// All that comes before git runs: a mirror, a turn, and what git is to read.
+    async fn begin_upload(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        call: Call,
+        client: IpAddr,
+        asker: &Asker,
+    ) -> Result<(UploadTurn<'_>, Option<UploadRequest>), StartError> {
+        self.prepare_mirror(repo, &call, asker).await?;
+        let wait = Duration::from_millis(UPLOAD_PACK_WAIT_MS);
+        let turn = tokio::time::timeout(wait, self.semaphores.uploads.acquire(client));
+        let turn = turn.await.map_err(|_| StartError {
+            status: 503,
+            message: "too many downloads at once; try again later".into(),
+        })?;
+        // Not before: what waits for a turn takes no more memory than was sent.
+        Ok((turn, self.read_request(call).await?))
     }
 
     async fn read_request(&self, call: Call) -> Result<Option<UploadRequest>, StartError> {

@@ -306,6 +306,52 @@ fn ask_from(server: &Server, client: u8, target: &str, fields: &[&str]) -> Conn 
     conn
 }
 
+/// While a first clone hangs, whoever has left holds nothing: no memory for what was to be answered, and
+/// nothing of what was sent.
+#[test]
+fn who_has_left_holds_nothing_while_a_clone_hangs() {
+    let lab = small_lab();
+    let upstream = relay::listen(|_| relay::be_silent());
+    let mut settings = lab.settings();
+    settings.upstreams.push(format!("hang=http://{upstream}/"));
+    let server = settings.start();
+    let leave = |conn: &Conn| {
+        let socket = conn.writer().unwrap();
+        let socket = socket2::SockRef::from(&socket);
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+    };
+    let _first = ask_from(&server, 2, "/git/hang/x/snapshot.tar.zst", &[]);
+    let used = || server.metrics().sum("tarpon_body_bytes", &[]).unwrap();
+    let body = vec![b'0'; 100_000];
+    let posts: Vec<Conn> = (0..8)
+        .map(|_| {
+            let mut conn = Conn::open(server.address());
+            conn.post("/git/hang/x/git-upload-pack", &[GIT_REQUEST], &body);
+            conn
+        })
+        .collect();
+    wait::until_true("they have come", || used() >= 800_000.0);
+    posts.iter().for_each(leave);
+    drop(posts);
+    wait::until_true("what they sent is gone", || used() == 0.0);
+    let targets = ["snapshot.tar.zst", "info/refs?service=git-upload-pack"];
+    let come_and_leave = |count: u32| {
+        for number in 0..count {
+            let target = format!("/git/hang/x/{}", targets[number as usize % 2]);
+            let conn = ask_from(&server, 3 + (number % 200) as u8, &target, &[]);
+            leave(&conn);
+        }
+    };
+    // What the process takes for so many at a time anyway.
+    come_and_leave(500);
+    let before = server.rss_anon_bytes();
+    come_and_leave(4000);
+    let open = || server.metrics().count("tarpon_connections_open", &[]);
+    wait::until_true("they have left", || open() < 10);
+    let more = server.rss_anon_bytes().saturating_sub(before);
+    assert!(more < 4 << 20, "{more} bytes more");
+}
+
 /// One address can have all places while they are free, and makes room for others whatever its
 /// connections do; who waits for an answer is not pushed out by it.
 #[test]
