@@ -4,6 +4,7 @@ mod bundle;
 mod core;
 mod ensure_refs;
 mod git_protocol;
+mod headers;
 mod service;
 mod snapshot;
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::core::{Asked, Core, Note};
+use super::headers::{describe, name_bundle, names};
 use crate::archive::growth::Status;
 use crate::archive::open_files::OpenError;
 use crate::archive::place::Archive;
@@ -423,50 +424,6 @@ impl Core {
             Verdict::NotModified => self.bare(asked, archive, 304, out),
             Verdict::Failed => self.failed(asked, 412, "If-Match names another snapshot", out),
         }
-    }
-}
-
-/// Whether the request's conditions hold for `archive` and one of them is its tag.
-fn names(head: &RequestHead<'_>, archive: &Archive) -> bool {
-    let conditions = Conditions {
-        if_match: head.if_match,
-        ..Conditions::default()
-    };
-    evaluate(&conditions, &archive.etag, true) == Verdict::Proceed
-        && head
-            .if_range
-            .is_none_or(|value| if_range_matches(value, &archive.etag))
-}
-
-/// The headers that say what an archive is.
-fn describe<'b>(head: Head<'b>, archive: &Archive, outcome: Outcome) -> Head<'b> {
-    let status = match outcome {
-        // Not that it is stored: whether it will be is not known yet.
-        Outcome::Build => "tarpon; fwd=uri-miss",
-        Outcome::Follow => "tarpon; fwd=uri-miss; collapsed",
-        _ => "tarpon; hit",
-    };
-    let disposition = "attachment; filename=\"snapshot.tar.zst\"";
-    head.header("Content-Type", "application/zstd")
-        .header("Content-Disposition", disposition)
-        .header("Accept-Ranges", "bytes")
-        .header(
-            "X-Cachew-Snapshot-Commit",
-            archive.commit.as_deref().unwrap_or(""),
-        )
-        .header("Cache-Status", status)
-}
-
-/// Names the bundle that brings the archive up to the mirror's HEAD, if that has moved on.
-fn name_bundle<'b>(head: Head<'b>, repo: &Repo, archive: &Archive) -> Head<'b> {
-    let mirror = repo.head();
-    let ahead = mirror.as_ref().and_then(|mirror| mirror.commit.as_ref());
-    match &archive.commit {
-        Some(base) if ahead.is_some_and(|ahead| ahead != base) => {
-            let url = format!("/git/{}/snapshot.bundle?base={base}", repo.name);
-            head.header("X-Cachew-Bundle-Url", &url)
-        }
-        _ => head,
     }
 }
 

@@ -7,11 +7,9 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use super::place::Archive;
 use crate::limits::SLOW_ENDED_MAX;
 
 /// Has a download ended that takes too little; false if there is none.
@@ -19,6 +17,11 @@ pub(crate) type EndSlow = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// A file by its device and inode.
 type Inode = (u64, u64);
+
+fn inode_of(found: &fs::Metadata) -> Inode {
+    let dev = std::os::unix::fs::MetadataExt::dev(found);
+    (dev, std::os::unix::fs::MetadataExt::ino(found))
+}
 
 /// A file that is open. Dropping the last handle closes it.
 #[derive(Debug)]
@@ -98,7 +101,7 @@ impl Drop for Places {
 
 impl Places {
     /// Opens the file at `path` for reading. May wait for the disk.
-    pub(crate) fn open(&mut self, path: &Path) -> Result<Arc<OpenFile>, OpenError> {
+    pub(crate) fn open_one(&mut self, path: &Path) -> Result<Arc<OpenFile>, OpenError> {
         let opened = File::open(path).and_then(|file| self.enter(file));
         opened.map_err(|source| OpenError::io(path, source))
     }
@@ -106,7 +109,7 @@ impl Places {
     /// Takes a file that the caller has opened, such as one that is being written.
     pub(crate) fn enter(&mut self, file: File) -> io::Result<Arc<OpenFile>> {
         let found = file.metadata()?;
-        let inode = (found.dev(), found.ino());
+        let inode = inode_of(&found);
         let mut files = self.table.lock();
         // Somebody may have opened it since it was looked at.
         if let Some(open) = files.by_inode.get(&inode).and_then(Weak::upgrade) {
@@ -128,13 +131,23 @@ impl Places {
     }
 }
 
+/// Who has files open, and can be asked for them.
+pub(crate) trait Owner: Send + Sync {
+    /// Whether it has any.
+    fn has_open(&self) -> bool;
+    /// When they were last used, ms since 1970.
+    fn last_used_unix_ms(&self) -> u64;
+    /// Closes them unless somebody uses them; whether they were closed.
+    fn close_if_idle(&self) -> bool;
+}
+
 /// See the module's text.
 pub(crate) struct OpenFiles {
     table: Arc<Table>,
     max: usize,
     end_slow: EndSlow,
     /// Archives whose files were opened, to be asked for them.
-    archives: Mutex<Vec<Weak<Archive>>>,
+    owners: Mutex<Vec<Weak<dyn Owner>>>,
 }
 
 /// Invariant: `open` counts the files that are open and the places that are reserved, and `by_inode` has
@@ -181,7 +194,7 @@ impl OpenFiles {
             table: Arc::default(),
             max,
             end_slow,
-            archives: Mutex::default(),
+            owners: Mutex::default(),
         }
     }
 
@@ -194,24 +207,24 @@ impl OpenFiles {
     ///
     /// # Errors
     /// [`OpenError::Full`] if there are too many and no archive can give up any.
-    pub(crate) fn open(&self, paths: &[PathBuf]) -> Result<Vec<Arc<OpenFile>>, OpenError> {
+    pub(crate) fn open_all(&self, paths: &[PathBuf]) -> Result<Vec<Arc<OpenFile>>, OpenError> {
         let mut open = Vec::with_capacity(paths.len());
         for path in paths {
             let found = fs::metadata(path).map_err(|source| OpenError::io(path, source))?;
-            open.push(self.table.shared((found.dev(), found.ino())));
+            open.push(self.table.shared(inode_of(&found)));
         }
         let missing = open.iter().filter(|open| open.is_none()).count();
         let mut places = self.reserve(missing)?;
         let opened = open.into_iter().zip(paths);
         opened
-            .map(|(open, path)| open.map_or_else(|| places.open(path), Ok))
+            .map(|(open, path)| open.map_or_else(|| places.open_one(path), Ok))
             .collect()
     }
 
     /// Places for files that are opened later.
     ///
     /// # Errors
-    /// As [`OpenFiles::open`].
+    /// As [`OpenFiles::open_all`].
     pub(crate) fn reserve(&self, count: usize) -> Result<Places, OpenError> {
         for is_last in [false, true] {
             let mut files = self.table.lock();
@@ -232,29 +245,29 @@ impl OpenFiles {
         Err(OpenError::Full { max: self.max })
     }
 
-    /// Notes an archive that has open files.
-    pub(super) fn note(&self, archive: &Arc<Archive>) {
-        let mut archives = self.lock_archives();
-        archives.retain(|noted| noted.upgrade().is_some_and(|noted| noted.files().is_some()));
-        archives.push(Arc::downgrade(archive));
+    /// Notes who has open files.
+    pub(super) fn note(&self, owner: Weak<dyn Owner>) {
+        let mut owners = self.lock_owners();
+        owners.retain(|noted| noted.upgrade().is_some_and(|noted| noted.has_open()));
+        owners.push(owner);
     }
 
-    fn lock_archives(&self) -> MutexGuard<'_, Vec<Weak<Archive>>> {
-        self.archives.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_owners(&self) -> MutexGuard<'_, Vec<Weak<dyn Owner>>> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has archives that nobody reads close their files until so many places are free, and a quarter of
     /// all.
     fn close_idle(&self, count: usize) {
         let enough = self.max.saturating_sub(count).min(self.max - self.max / 4);
-        let noted = self.lock_archives().clone();
-        let mut archives = Vec::from_iter(noted.iter().filter_map(Weak::upgrade));
-        archives.sort_by_key(|archive| archive.last_used_unix_ms());
-        for archive in archives {
+        let noted = self.lock_owners().clone();
+        let mut owners = Vec::from_iter(noted.iter().filter_map(Weak::upgrade));
+        owners.sort_by_key(|owner| owner.last_used_unix_ms());
+        for owner in owners {
             if self.count() <= enough {
                 return;
             }
-            archive.close_if_idle();
+            owner.close_if_idle();
         }
     }
 }
@@ -262,7 +275,7 @@ impl OpenFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::place::Files;
+    use crate::archive::place::{Archive, Files};
     use crate::manifest::id::EntryId;
 
     /// A directory with so many files, named by number.
@@ -292,34 +305,40 @@ mod tests {
         let other = dir.path().join("other");
         fs::hard_link(&paths[0], &other).unwrap();
         let open = of(1);
-        let one = open.open(&paths).unwrap();
+        let one = open.open_all(&paths).unwrap();
         paths.push(other);
-        let both = open.open(&paths).unwrap();
+        let both = open.open_all(&paths).unwrap();
         assert!(both.iter().all(|file| Arc::ptr_eq(file, &one[0])));
         assert_eq!(open.count(), 1);
         drop((one, both));
         assert_eq!(open.count(), 0, "nobody has it");
         fs::remove_file(&paths[1]).unwrap();
-        assert!(open.open(&paths).unwrap_err().is_not_found());
+        assert!(open.open_all(&paths).unwrap_err().is_not_found());
         assert_eq!(open.count(), 0, "the one that is there is not needed");
-        assert_eq!(open.open(&paths[..1]).unwrap().len(), 1);
+        assert_eq!(open.open_all(&paths[..1]).unwrap().len(), 1);
     }
 
     #[test]
     fn no_more_are_open_than_there_are_places() {
         let (_dir, paths) = files(4);
         let open = of(3);
-        let held = open.open(&paths[..2]).unwrap();
-        assert!(matches!(open.open(&paths), Err(OpenError::Full { max: 3 })));
+        let held = open.open_all(&paths[..2]).unwrap();
+        assert!(matches!(
+            open.open_all(&paths),
+            Err(OpenError::Full { max: 3 })
+        ));
         assert_eq!(open.count(), 2, "all or none");
         let mut places = open.reserve(1).unwrap();
-        assert!(open.open(&paths[2..3]).is_err(), "its place is reserved");
-        let third = places.open(&paths[2]).unwrap();
+        assert!(
+            open.open_all(&paths[2..3]).is_err(),
+            "its place is reserved"
+        );
+        let third = places.open_one(&paths[2]).unwrap();
         assert_eq!(open.count(), 3);
         drop((places, third));
         assert_eq!(open.count(), 2);
         drop(held);
-        assert_eq!(open.open(&paths[1..]).unwrap().len(), 3);
+        assert_eq!(open.open_all(&paths[1..]).unwrap().len(), 3);
     }
 
     /// Those that nobody reads, and of them the one that was not used for longest.
@@ -329,7 +348,7 @@ mod tests {
         let open = of(4);
         let archives = Vec::from_iter((0..3).map(archive));
         for (archive, path) in archives.iter().zip(&paths) {
-            let spool = open.open(std::slice::from_ref(path)).unwrap().remove(0);
+            let spool = open.open_all(std::slice::from_ref(path)).unwrap().remove(0);
             let files = Arc::new(Files::new(spool, Vec::new()));
             archive.placed(dir.path().into(), files, &open);
         }

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arc_swap::ArcSwapOption;
 
-use super::open_files::{OpenError, OpenFile, OpenFiles};
+use super::open_files::{OpenError, OpenFile, OpenFiles, Owner};
 use super::resident::Resident;
 use crate::archive::fanout::Fanout;
 use crate::io::clock::unix_ms;
@@ -144,12 +144,12 @@ impl Archive {
         }
         let names = self.linked.iter().map(|file| file.path.as_str());
         let paths = std::iter::once(SPOOL_NAME).chain(names);
-        let mut opened = open.open(&Vec::from_iter(paths.map(|path| dir.join(path))))?;
+        let mut opened = open.open_all(&Vec::from_iter(paths.map(|path| dir.join(path))))?;
         let spool = opened.remove(0);
         let files = Arc::new(Files::new(spool, opened));
         self.place.files.store(Some(files.clone()));
         drop(dir);
-        open.note(self);
+        open.note(self.as_owner());
         Ok(files)
     }
 
@@ -157,7 +157,12 @@ impl Archive {
     pub(crate) fn placed(self: &Arc<Self>, dir: PathBuf, files: Arc<Files>, open: &OpenFiles) {
         *self.lock_dir() = dir;
         self.place.files.store(Some(files));
-        open.note(self);
+        open.note(self.as_owner());
+    }
+
+    fn as_owner(self: &Arc<Self>) -> Weak<dyn Owner> {
+        let owner: Arc<dyn Owner> = self.clone();
+        Arc::downgrade(&owner)
     }
 
     /// Closes the files unless somebody uses them; whether they were closed. Who takes them at this
@@ -207,5 +212,19 @@ impl Archive {
     /// When a request was last answered from it, ms since 1970.
     pub(crate) fn last_used_unix_ms(&self) -> u64 {
         self.last_used_unix_ms.load(Ordering::Relaxed)
+    }
+}
+
+impl Owner for Archive {
+    fn has_open(&self) -> bool {
+        self.files().is_some()
+    }
+
+    fn last_used_unix_ms(&self) -> u64 {
+        Archive::last_used_unix_ms(self)
+    }
+
+    fn close_if_idle(&self) -> bool {
+        Archive::close_if_idle(self)
     }
 }

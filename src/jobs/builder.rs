@@ -7,13 +7,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{RwLockReadGuard, watch};
 use xxhash_rust::xxh64::Xxh64;
 
+use super::archive_id::archive_id;
 use super::end::End;
 use super::workshop::Workshop;
 use crate::archive::open_files::{OpenError, OpenFile, OpenFiles, Places};
@@ -24,11 +24,9 @@ use crate::io::clock::unix_ms;
 use crate::io::shortage::Detail;
 use crate::io::{residency, sched};
 use crate::limits::{ENCODER_NICE, SMALL_BUILD_NICE};
-use crate::manifest::id::EntryId;
 use crate::manifest::meta::{Fields, META_NAME, Meta};
 use crate::manifest::record::{Linked, Record};
 use crate::mirror::Git;
-use crate::refs::Head;
 use crate::repos::repo::{RefsEpoch, Repo};
 use crate::snapshot::output::{BuildError, Spool};
 use crate::snapshot::produce::{self, Input, Opened};
@@ -38,10 +36,6 @@ use crate::snapshot::turns::Turn;
 use crate::snapshot::view::{self, PinError, View};
 use crate::store::files::StoreError;
 use crate::store::staging::{LinkKind, Staging, spool_path};
-use crate::tree::iconv::Identity;
-
-/// Version of everything that decides an archive's bytes besides what its id is made from.
-const ARCHIVE_FORMAT: u8 = 4;
 
 /// A build's spool file and what is to be written to it.
 pub(super) struct SpoolJob {
@@ -174,7 +168,8 @@ pub(super) fn begin<'r>(
     let base = repo.current();
     let reuse = base.as_ref().and_then(|base| reuse(base));
     let base = base.filter(|_| reuse.is_some()).map(|b| b.id);
-    let id = archive_id(&view, &sources, &repo.url, shop.level, base);
+    let dates = sources.iter().map(|source| source.modified);
+    let id = archive_id(&view, dates, &repo.url, shop.level, base);
     let linked = view.packs.clone();
     let commit = view.commit.map(|c| c.to_string());
     let head = produce::Head::read(&view, &repo.url, &repo.mirror.join("objects"))?;
@@ -307,7 +302,7 @@ fn open_linked(
     dir: &Path,
     archive: &Archive,
 ) -> Result<Vec<Arc<OpenFile>>, OpenError> {
-    let open = |file: &Linked| places.open(&dir.join(&file.path));
+    let open = |file: &Linked| places.open_one(&dir.join(&file.path));
     archive.linked().iter().map(open).collect()
 }
 
@@ -329,52 +324,6 @@ fn pack_loose(repo: &Repo, git: &Git, mut stop: watch::Receiver<bool>) -> Result
     let objects = packed?;
     tracing::info!(repository = &*repo.name, objects, "packed loose objects");
     Ok(())
-}
-
-/// The id of an archive: the same for the same bytes, another for any other.
-fn archive_id(
-    view: &View,
-    sources: &[Source],
-    url: &str,
-    level: i32,
-    base: Option<EntryId>,
-) -> EntryId {
-    let mut hash = Sha256::new();
-    let mut part = |bytes: &[u8]| {
-        hash.update((bytes.len() as u64).to_le_bytes());
-        hash.update(bytes);
-    };
-    part(&[ARCHIVE_FORMAT]);
-    part(&zstd_safe::version_number().to_le_bytes());
-    part(Identity::of_system().as_bytes());
-    part(&level.to_le_bytes());
-    part(url.as_bytes());
-    part(base.as_ref().map_or(&[], |id| id.as_str().as_bytes()));
-    part(view.hash.to_string().as_bytes());
-    match &view.head {
-        Head::Symbolic(name) => part(name),
-        Head::Detached(id) => part(id.as_bytes()),
-    }
-    part(&[u8::from(view.refs.fully_peeled)]);
-    for r in &view.refs.refs {
-        part(&r.name);
-        part(r.target.as_bytes());
-        part(r.peeled.as_ref().map_or(&[], |id| id.as_bytes()));
-    }
-    for file in view.packs.iter().chain(&view.loose) {
-        part(file.path.as_bytes());
-        part(&file.bytes.to_le_bytes());
-    }
-    // Those of packs, too: one that has rotted and the sound one in its place have the same name,
-    // and loose objects, which are named by what is in them, can be compressed in many ways.
-    for source in sources {
-        let since = source.modified.map(|at| at.duration_since(UNIX_EPOCH));
-        let since = since.and_then(Result::ok).unwrap_or_default();
-        part(&since.as_nanos().to_le_bytes());
-    }
-    let mut id = [0; 16];
-    id.copy_from_slice(&hash.finalize()[..16]);
-    EntryId::from_bytes(id)
 }
 
 /// The frames of the entry that is served now. Without them a build only takes longer.

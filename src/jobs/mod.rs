@@ -5,6 +5,7 @@
 //! it returns, or by a channel that it was given.
 
 mod absent;
+mod archive_id;
 mod asker;
 mod build;
 mod builder;

@@ -181,49 +181,89 @@ impl Jobs {
             via,
         };
         let mut relay = Relay::new(reply, before);
-        let begun = tokio::select! {
-            begun = self.begin_upload(&repo, call, client, &asker) => begun,
-            // With it goes what it has sent.
-            () = relay.unheard() => return,
-        };
-        let (turn, input) = match begun {
-            Ok(begun) => begun,
-            Err(error) => return relay.fail(error).await,
-        };
         let mut upload = Running {
             repo: &repo,
             asker: &asker,
             protocol: protocol.as_deref(),
-            input,
-            turn: &turn,
+            client,
+            asked,
+            input: None,
         };
-        let ended = self.upload_pack(&mut upload, asked, &mut relay).await;
-        let is_lost = turn.is_lost();
-        drop(turn);
-        match ended {
-            Ok(()) => relay.end().await,
-            Err(_) if is_lost => relay.cut(lost_turn()),
-            Err(error) => relay.fail(error).await,
+        match self.upload_pack(&mut upload, call, &mut relay).await {
+            Some(Ended::Whole) => relay.end().await,
+            Some(Ended::Lost) => relay.cut(lost_turn()),
+            Some(Ended::Failed(error)) => relay.fail(error).await,
+            None => {}
         }
+    }
+
+    /// How it ended; `None` if the client has left before anything was said: with it goes all that it has
+    /// sent. No turn is held while anything but its own git is waited for.
+    async fn upload_pack(
+        self: &Rc<Self>,
+        upload: &mut Running<'_>,
+        call: Call,
+        relay: &mut Relay,
+    ) -> Option<Ended> {
+        let begun = tokio::select! {
+            begun = self.begin_upload(upload, call) => begun,
+            () = relay.unheard() => return None,
+        };
+        let turn = match begun {
+            Ok(turn) => turn,
+            Err(error) => return Some(Ended::Failed(error)),
+        };
+        let ended = self.run_upload_pack(upload, &turn, relay).await;
+        if !relay.lacks_object {
+            return Some(Ended::of(ended, &turn));
+        }
+        drop(turn);
+        let looked = tokio::select! {
+            looked = self.look_upstream(upload) => looked,
+            () = relay.unheard() => return None,
+        };
+        let turn = match looked {
+            Ok(turn) => turn,
+            Err(error) => return Some(Ended::Failed(error)),
+        };
+        relay.may_retry = false;
+        let ended = self.run_upload_pack(upload, &turn, relay).await;
+        Some(Ended::of(ended, &turn))
     }
 
     /// All that comes before git runs: a mirror, a turn, and what git is to read.
     async fn begin_upload(
         self: &Rc<Self>,
-        repo: &Arc<Repo>,
+        upload: &mut Running<'_>,
         call: Call,
-        client: IpAddr,
-        asker: &Asker,
-    ) -> Result<(UploadTurn<'_>, Option<UploadRequest>), StartError> {
-        self.prepare_mirror(repo, &call, asker).await?;
+    ) -> Result<UploadTurn<'_>, StartError> {
+        self.prepare_mirror(upload.repo, &call, upload.asker)
+            .await?;
+        let turn = self.take_turn(upload.client).await?;
+        // Not before: what waits for a turn takes no more memory than was sent.
+        upload.input = self.read_request(call).await?;
+        Ok(turn)
+    }
+
+    /// What is wanted may be younger than the mirror's refs. Gives a turn to try again.
+    async fn look_upstream(
+        self: &Rc<Self>,
+        upload: &Running<'_>,
+    ) -> Result<UploadTurn<'_>, StartError> {
+        // What is there then is all that there is.
+        let _ = self
+            .fresh_since(upload.repo, upload.asked, upload.asker)
+            .await;
+        self.take_turn(upload.client).await
+    }
+
+    async fn take_turn(&self, client: IpAddr) -> Result<UploadTurn<'_>, StartError> {
         let wait = Duration::from_millis(UPLOAD_PACK_WAIT_MS);
         let turn = tokio::time::timeout(wait, self.semaphores.uploads.acquire(client));
-        let turn = turn.await.map_err(|_| StartError {
+        turn.await.map_err(|_| StartError {
             status: 503,
             message: "too many downloads at once; try again later".into(),
-        })?;
-        // Not before: what waits for a turn takes no more memory than was sent.
-        Ok((turn, self.read_request(call).await?))
+        })
     }
 
     async fn read_request(&self, call: Call) -> Result<Option<UploadRequest>, StartError> {
@@ -254,33 +294,17 @@ impl Jobs {
         Ok(())
     }
 
-    async fn upload_pack(
-        self: &Rc<Self>,
-        upload: &mut Running<'_>,
-        asked: Instant,
-        relay: &mut Relay,
-    ) -> Result<(), StartError> {
-        let ended = self.run_upload_pack(upload, relay).await;
-        if !relay.lacks_object {
-            return ended;
-        }
-        // The commit may be younger than the mirror's refs.
-        let _ = self.fresh_since(upload.repo, asked, upload.asker).await;
-        relay.may_retry = false;
-        self.run_upload_pack(upload, relay).await
-    }
-
     async fn run_upload_pack(
         &self,
         running: &mut Running<'_>,
+        turn: &UploadTurn<'_>,
         relay: &mut Relay,
     ) -> Result<(), StartError> {
         let Running {
             repo,
             protocol,
             input,
-            turn,
-            asker: _,
+            ..
         } = running;
         let failed = |e: &dyn std::fmt::Display| StartError {
             status: 500,
@@ -324,8 +348,28 @@ struct Running<'r> {
     repo: &'r Arc<Repo>,
     asker: &'r Asker,
     protocol: Option<&'r str>,
+    client: IpAddr,
+    asked: Instant,
+    /// What git is to read, once there is a turn.
     input: Option<UploadRequest>,
-    turn: &'r UploadTurn<'r>,
+}
+
+/// How an answer ended.
+enum Ended {
+    Whole,
+    /// It was too slow, and others needed its turn.
+    Lost,
+    Failed(StartError),
+}
+
+impl Ended {
+    fn of(ended: Result<(), StartError>, turn: &UploadTurn<'_>) -> Ended {
+        match ended {
+            Ok(()) => Ended::Whole,
+            Err(_) if turn.is_lost() => Ended::Lost,
+            Err(error) => Ended::Failed(error),
+        }
+    }
 }
 
 /// Hands on what git has made.

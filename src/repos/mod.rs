@@ -4,6 +4,7 @@
 //! - [`registry`]: all of them by name, sharded, one short lock a shard.
 //! - [`repo`]: what can be served of one, what is built, what is known of its mirror and upstream.
 //! - [`retired`]: archives that were replaced.
+//! - [`upstream`]: what the last comparisons have shown.
 //! - [`builds`]: the builds that run, and those that failed.
 //! - [`head`]: the HEAD of a mirror.
 //! - [`error`]: why there is nothing to answer with, as the client hears it.
@@ -15,6 +16,7 @@ pub(crate) mod head;
 pub(crate) mod registry;
 pub(crate) mod repo;
 pub(crate) mod retired;
+mod upstream;
 
 #[cfg(test)]
 mod testing;

@@ -13,6 +13,7 @@ use tokio::sync::{RwLock, watch};
 use super::builds::{Builds, NotBuilt, Started, Ticket};
 use super::error::StartError;
 use super::head::MirrorHead;
+use super::upstream::{Compared, Upstream};
 use crate::archive::place::Archive;
 use crate::refs::MirrorRefs;
 
@@ -88,39 +89,6 @@ enum Mirror {
     NotCloned { at: Instant, why: StartError },
     /// It is kept like its upstream.
     Kept { head: Option<Arc<MirrorHead>> },
-}
-
-/// A comparison of the mirror with its upstream that succeeded, by two clocks.
-#[derive(Debug, Clone, Copy)]
-struct Compared {
-    unix_ms: u64,
-    began: Instant,
-}
-
-/// What the last comparisons with the upstream have shown.
-#[derive(Debug, Default)]
-enum Upstream {
-    #[default]
-    Unasked,
-    /// The mirror is like it.
-    Same(Compared),
-    /// It could not be asked, after it was the same or at the first attempt.
-    Failed {
-        at: Instant,
-        why: StartError,
-        before: Option<Compared>,
-    },
-}
-
-impl Upstream {
-    /// The last comparison that succeeded.
-    fn last(&self) -> Option<Compared> {
-        match self {
-            Upstream::Unasked => None,
-            Upstream::Same(compared) => Some(*compared),
-            Upstream::Failed { before, .. } => *before,
-        }
-    }
 }
 
 /// Grows whenever the refs of a mirror move. A count, no time: clocks are set back.

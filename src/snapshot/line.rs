@@ -3,13 +3,11 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gix::ObjectId;
-use xxhash_rust::xxh64::Xxh64;
 
 use super::big;
 use super::job::{Outcome, encode, encode_heavy};
@@ -17,11 +15,11 @@ use super::output::BuildError;
 use super::reuse::Reuse;
 use super::ring::Pending;
 use super::source::JobError;
+use super::sum::sum_frames;
 use super::survey::{Survey, survey};
 use super::work::Work;
-use crate::extent::{RAW_FRAME_BYTES, low_checksum};
 use crate::io::fs::index_size;
-use crate::limits::{FRAME_TAR_BYTES, RAW_JOB_BYTES, SMALL_BUILD_JOBS, SUM_READ_BYTES};
+use crate::limits::{FRAME_TAR_BYTES, RAW_JOB_BYTES, SMALL_BUILD_JOBS};
 use crate::manifest::record::{Linked, Record};
 use crate::tree::batch::Batch;
 use crate::tree::index::{Plan, Writer};
@@ -336,7 +334,7 @@ impl<'a> Line<'a> {
             let pending = self
                 .work
                 .lane
-                .submit(move |state| sum(&opened, range, &mut state.read));
+                .submit(move |state| sum_frames(&opened, range, &mut state.read));
             self.add(Place::Raw {
                 file,
                 offset,
@@ -482,27 +480,4 @@ impl<'a> Line<'a> {
             false => Ok(()),
         }
     }
-}
-
-/// Brings a range of a linked file into memory and sums its frames, off the network cores. It is
-/// read through `buffer`, which stays in the processor's cache. Mapped, it was brought in page by
-/// page under the lock of the process's address space, and whoever needed that lock to begin another
-/// build waited until an encoder, which is nice, got its next turn: tens of milliseconds.
-fn sum(file: &File, range: Range<u64>, buffer: &mut Vec<u8>) -> std::io::Result<Vec<u32>> {
-    buffer.resize(SUM_READ_BYTES, 0);
-    let mut sums = Vec::new();
-    let mut at = range.start;
-    while at < range.end {
-        let frame_end = range.end.min(at + RAW_FRAME_BYTES);
-        let mut checksum = Xxh64::new(0);
-        while at < frame_end {
-            let len = (frame_end - at).min(buffer.len() as u64);
-            let part = &mut buffer[..len as usize];
-            file.read_exact_at(part, at)?;
-            checksum.update(part);
-            at += len;
-        }
-        sums.push(low_checksum(checksum.digest()));
-    }
-    Ok(sums)
 }

@@ -11,6 +11,7 @@ pub(crate) mod reuse;
 pub mod ring;
 pub(crate) mod scrub;
 pub(crate) mod source;
+mod sum;
 mod survey;
 pub(crate) mod turns;
 pub mod verify;

@@ -3,7 +3,7 @@
 
 use super::support::client::{Conn, End, get};
 use super::support::lab::{self, Lab};
-use super::support::repos::Shape;
+use super::support::repos::{self, Shape};
 use super::support::server::{Server, Settings};
 use super::support::{git, relay, wait};
 use super::{begin, expect_clone, hit, large_lab, small_lab};
@@ -350,6 +350,43 @@ fn who_has_left_holds_nothing_while_a_clone_hangs() {
     wait::until_true("they have left", || open() < 10);
     let more = server.rss_anon_bytes().saturating_sub(before);
     assert!(more < 4 << 20, "{more} bytes more");
+}
+
+/// Who asks for what a mirror lacks, whose upstream does not answer, holds no turn meanwhile.
+#[test]
+fn whoever_waits_for_an_upstream_has_no_turn() {
+    let lab = small_lab();
+    let upstream = relay::listen(|_| relay::be_silent());
+    let mut settings = lab.settings();
+    settings.upstreams.push(format!("hang=http://{upstream}/"));
+    let mirror = settings.state.join("mirrors/hang/x.git");
+    repos::link_mirror(&lab.upstream("small"), &mirror);
+    let server = settings.start();
+    hit(&server, "small");
+    // More than there are turns, from addresses that each may have some.
+    let wanted = (0..80_u8).map(|number| {
+        let id = format!("{number:040x}");
+        let body = format!("0032want {id}\n00000009done\n");
+        let mut conn = Conn::open_from([127, 0, 1, number / 10].into(), server.address());
+        conn.post(
+            "/git/hang/x/git-upload-pack",
+            &[GIT_REQUEST],
+            body.as_bytes(),
+        );
+        conn
+    });
+    let wanted: Vec<Conn> = wanted.collect();
+    wait::until_true("the upstream is asked", || {
+        server.log().contains("hang/x")
+            || server.metrics().count("tarpon_connections_open", &[]) > 80
+    });
+    let from = format!("http://{}/git/test/small", server.address());
+    for number in 0..20 {
+        let began = Instant::now();
+        git::clone(&from, &lab.scratch(&format!("beside{number}")));
+        assert!(began.elapsed() < Duration::from_secs(20), "it had to wait");
+    }
+    drop(wanted);
 }
 
 /// One address can have all places while they are free, and makes room for others whatever its

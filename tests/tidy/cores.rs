@@ -74,7 +74,17 @@ const SEEMING: [Named; 7] = [
 ];
 
 /// Functions that wait, or call such ones, and where they run instead of on a core.
-const WAITING: [Named; 33] = [
+const WAITING: [Named; 35] = [
+    (
+        "src/archive/open_files.rs",
+        "OpenFiles::open_all",
+        "for prefetch threads",
+    ),
+    (
+        "src/archive/open_files.rs",
+        "Places::open_one",
+        "for prefetch threads and builders",
+    ),
     ("src/jobs/build.rs", "run", "a builder's thread"),
     (
         "src/jobs/state.rs",

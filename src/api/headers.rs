@@ -1,0 +1,52 @@
+//! What an answer says of an archive, and which archive a request names.
+
+use crate::archive::place::Archive;
+use crate::http::wire::head::RequestHead;
+use crate::http::wire::precondition::{Conditions, Verdict, evaluate, if_range_matches};
+use crate::http::wire::response::Head;
+use crate::repos::repo::Repo;
+use crate::telemetry::metrics::Outcome;
+
+/// Whether the request's conditions hold for `archive` and one of them is its tag.
+pub(super) fn names(head: &RequestHead<'_>, archive: &Archive) -> bool {
+    let conditions = Conditions {
+        if_match: head.if_match,
+        ..Conditions::default()
+    };
+    evaluate(&conditions, &archive.etag, true) == Verdict::Proceed
+        && head
+            .if_range
+            .is_none_or(|value| if_range_matches(value, &archive.etag))
+}
+
+/// The headers that say what an archive is.
+pub(super) fn describe<'b>(head: Head<'b>, archive: &Archive, outcome: Outcome) -> Head<'b> {
+    let status = match outcome {
+        // Not that it is stored: whether it will be is not known yet.
+        Outcome::Build => "tarpon; fwd=uri-miss",
+        Outcome::Follow => "tarpon; fwd=uri-miss; collapsed",
+        _ => "tarpon; hit",
+    };
+    let disposition = "attachment; filename=\"snapshot.tar.zst\"";
+    head.header("Content-Type", "application/zstd")
+        .header("Content-Disposition", disposition)
+        .header("Accept-Ranges", "bytes")
+        .header(
+            "X-Cachew-Snapshot-Commit",
+            archive.commit.as_deref().unwrap_or(""),
+        )
+        .header("Cache-Status", status)
+}
+
+/// Names the bundle that brings the archive up to the mirror's HEAD, if that has moved on.
+pub(super) fn name_bundle<'b>(head: Head<'b>, repo: &Repo, archive: &Archive) -> Head<'b> {
+    let mirror = repo.head();
+    let ahead = mirror.as_ref().and_then(|mirror| mirror.commit.as_ref());
+    match &archive.commit {
+        Some(base) if ahead.is_some_and(|ahead| ahead != base) => {
+            let url = format!("/git/{}/snapshot.bundle?base={base}", repo.name);
+            head.header("X-Cachew-Bundle-Url", &url)
+        }
+        _ => head,
+    }
+}
