@@ -7,4 +7,4 @@ mod git_protocol;
 mod service;
 mod snapshot;
 
-pub(crate) use core::{Core, CoreContext};
+pub(crate) use core::{Admitted, Core, CoreContext};
