@@ -15,7 +15,7 @@ use crate::archive::prefetch::Prefetch;
 use crate::config::Config;
 use crate::faults::Faults;
 use crate::http::net::client::client_of;
-use crate::http::net::door::{Door, Entry};
+use crate::http::net::door::{Door, Entry, Look};
 use crate::http::net::idle::{Idle, Rank, Waiting};
 use crate::http::net::pulse::Pulse;
 use crate::http::net::service::{Answer, Payload};
@@ -48,6 +48,15 @@ pub(super) struct Asked<'r, 'h> {
     pub(super) head: &'r RequestHead<'h>,
     pub(super) repo: Arc<Repo>,
     pub(super) peer: SocketAddr,
+}
+
+/// What becomes of a connection that was accepted.
+pub(crate) enum Admitted {
+    Now,
+    /// There is a place for it once others have ended.
+    Soon(Look),
+    /// There are too many.
+    Not,
 }
 
 /// What all cores share.
@@ -154,31 +163,43 @@ impl Core {
         self.faults.core_panics()
     }
 
-    /// A connection was accepted from `peer`. Whether it is to be served; if not, there are too many.
-    pub(crate) async fn admit(&self, peer: SocketAddr) -> bool {
-        let admission = &self.door.admission;
+    /// A connection was accepted from `peer`: what becomes of it.
+    pub(crate) fn admit(&self, peer: SocketAddr) -> Admitted {
         let newcomer = client_of(peer.ip());
-        let mut entry = admission.enter(|| self.door.idle.make_room(newcomer));
-        let mut looks = PLACE_LOOKS;
-        while entry == Entry::Soon && looks > 0 {
-            // That core has something else to do for a moment. Nobody more is told to end meanwhile.
+        let look = match self.door.enter(newcomer) {
+            Entry::Entered => {
+                self.entered();
+                return Admitted::Now;
+            }
+            Entry::Soon => self.door.look(newcomer),
+            Entry::Full => None,
+        };
+        look.map_or(Admitted::Not, Admitted::Soon)
+    }
+
+    /// Looks for a place for one that is to have it soon. Whether it is to be served.
+    pub(crate) async fn admit_soon(&self, look: Look) -> bool {
+        for _ in 0..PLACE_LOOKS {
+            // That core has something else to do for a moment.
             monoio::time::sleep(Duration::from_millis(1)).await;
-            entry = admission.enter(|| true);
-            looks -= 1;
+            if look.enter() == Entry::Entered {
+                self.entered();
+                return true;
+            }
         }
-        if entry != Entry::Entered {
-            self.meter.add(Event::ConnectionRefused, 1);
-            return false;
-        }
+        false
+    }
+
+    fn entered(&self) {
         self.open.set(self.open.get() + 1);
         self.meter.add(Event::Connection, 1);
         self.meter.up(Level::ConnectionsOpen);
-        true
     }
 
-    /// A place for a client to be told that it is turned away. The one who has it longest makes room;
-    /// `None` when those before have not yet left.
+    /// A connection is not served. A place for its client to be told so: the one who has it longest makes
+    /// room; `None` when those before have not yet left.
     pub(crate) fn refusal(&self) -> Option<Waiting> {
+        self.meter.add(Event::ConnectionRefused, 1);
         let max = refusals_max(self.door.admission.spare(), self.config.cores);
         if self.refusals.len() >= max {
             self.refusals.close_oldest();

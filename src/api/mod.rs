@@ -8,4 +8,4 @@ mod headers;
 mod service;
 mod snapshot;
 
-pub(crate) use core::{Core, CoreContext};
+pub(crate) use core::{Admitted, Core, CoreContext};

@@ -1,6 +1,5 @@
 //! `snapshot.tar.zst`: a hit, a build to follow, or a build to start.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -169,40 +168,29 @@ impl Core {
 
     /// Finds an archive, or has one built; with the build's ticket if there is a build.
     async fn find(&self, asked: &Asked<'_, '_>) -> (Started, Outcome, Option<Ticket>) {
-        let (repo, client) = (&asked.repo, asked.peer.ip());
-        // Ends what it stands for when this request does.
-        let mut see_to = None;
+        let repo = &asked.repo;
+        if let Some(archive) = repo.current() {
+            return (Ok(archive), Outcome::Hit, None);
+        }
+        let mut part = None;
+        if !repo.is_mirrored() {
+            let (repo, client) = (repo.clone(), asked.peer.ip());
+            part = match self.ask(move |jobs| jobs.clone_part(repo, client)).await {
+                Ok(part) => part,
+                Err(why) => return (Err(why), Outcome::Build, None),
+            };
+        }
         let (mut ticket, outcome) = match repo.find() {
             Found::Hit(archive) => return (Ok(archive), Outcome::Hit, None),
-            Found::Following(ticket) => {
-                if !repo.is_mirrored() {
-                    see_to = Some(self.see_to_mirror(repo.clone(), client));
-                }
-                (ticket, Outcome::Follow)
-            }
+            Found::Following(ticket) => (ticket, Outcome::Follow),
             Found::Failing(why) => return (Err(why), Outcome::Build, None),
             Found::Vacant(permit) => {
                 let ticket = permit.ticket();
-                self.plane
-                    .spawn(move |jobs| jobs.build(permit, Some(client)));
+                self.plane.spawn(move |jobs| jobs.build(permit, part));
                 (ticket, Outcome::Build)
             }
         };
-        let started = wait_begun(&mut ticket).await;
-        drop(see_to);
-        (started, outcome, Some(ticket))
-    }
-
-    /// Has a mirror seen to for as long as the client waits, which is until this is dropped.
-    fn see_to_mirror(&self, repo: Arc<Repo>, client: IpAddr) -> oneshot::Sender<()> {
-        let (waits, waits_no_more) = oneshot::channel();
-        self.plane.spawn(move |jobs| async move {
-            tokio::select! {
-                () = jobs.see_to_mirror(repo, client) => {}
-                _ = waits_no_more => {}
-            }
-        });
-        waits
+        (wait_begun(&mut ticket).await, outcome, Some(ticket))
     }
 
     /// Answers from an archive, unless it cannot be read after all.

@@ -37,7 +37,7 @@ pub(super) struct ClientParts {
 }
 
 /// A piece of a client's part, for as long as what it began goes on.
-pub(super) struct ClientPart {
+pub(crate) struct ClientPart {
     _part: Option<OwnedSemaphorePermit>,
 }
 

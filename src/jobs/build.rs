@@ -1,6 +1,5 @@
 //! The job of a build: sees to a mirror, has a thread build, and does with what it built all that follows.
 
-use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,7 +8,7 @@ use std::thread::JoinHandle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_blocking;
 
-use super::asker::Asker;
+use super::asker::{Asker, ClientPart};
 use super::builder::{BeginError, Keep, SpoolJob, begin, build};
 use super::end::End;
 use super::plane::Handle;
@@ -26,11 +25,11 @@ use crate::snapshot::ring::panic_text;
 use crate::telemetry::metrics::{Event, Level};
 
 impl Jobs {
-    /// Has a snapshot built, once there is a mirror; for the client at an address if that asked.
-    pub(crate) async fn build(self: Rc<Self>, permit: Permit, client: Option<IpAddr>) {
-        let repo = permit.repo().clone();
-        let asker = client.map(Asker::at).unwrap_or_default();
-        if let Err(e) = self.ensure_mirror(&repo, &asker).await {
+    /// Has a snapshot built, once there is a mirror. Everybody who asks waits for it, so it waits for
+    /// nobody's part: whoever has it begun brings the one that a clone may take.
+    pub(crate) async fn build(self: Rc<Self>, permit: Permit, part: Option<ClientPart>) {
+        let (repo, asker) = (permit.repo().clone(), Asker::default());
+        if let Err(e) = self.ensure_mirror_with(part, &repo, &asker).await {
             return permit.refuse(e);
         }
         let (shop, plane) = (self.shop.clone(), self.plane.clone());

@@ -12,6 +12,7 @@ use tokio::task::spawn_local;
 use super::asker::{Asker, ClientPart};
 use super::flights::{Duty, Flight};
 use super::state::Jobs;
+use crate::http::net::client::{Client, client_of};
 use crate::io::clock::unix_ms;
 use crate::limits::{CLONE_FAILURE_KEPT_MS, MIRROR_FRESH_MS, TURN_WAIT_LOGGED_MS};
 use crate::mirror::{Git, MirrorError, upstream};
@@ -20,6 +21,9 @@ use crate::repos::repo::Repo;
 use crate::telemetry::metrics::{CloneResult, Event};
 
 pub(super) type Ended = Result<(), StartError>;
+
+/// What a clone takes of its client's, if it takes any.
+type Part = Result<Option<ClientPart>, StartError>;
 
 impl Jobs {
     /// What is cached is served without git, so this stops nothing; but it is said at once.
@@ -72,14 +76,37 @@ impl Jobs {
         repo: &Arc<Repo>,
         asker: &Asker,
     ) -> Result<bool, StartError> {
-        let asks = !repo.mirror.is_dir()
-            && repo.not_cloned_lately(CLONE_FAILURE_KEPT_MS).is_none()
-            && self.cloning.running(&repo.name).is_none();
-        // Others may see to it meanwhile.
-        let part = match asks {
-            true => Some(self.semaphores.clones.of_client(asker.client).await),
-            false => None,
-        };
+        let part = self.part_to_clone(repo, asker.client).await;
+        self.ensure_mirror_with(part, repo, asker).await
+    }
+
+    /// What a request for a repository without a mirror waits for before it begins anything that others
+    /// would follow: its client's part of the clones, unless a clone is not, or no more, needed of it.
+    pub(crate) async fn clone_part(self: Rc<Self>, repo: Arc<Repo>, client: IpAddr) -> Part {
+        Ok(self.part_to_clone(&repo, client_of(client)).await)
+    }
+
+    async fn part_to_clone(&self, repo: &Repo, client: Client) -> Option<ClientPart> {
+        let asks = !repo.mirror.is_dir() && repo.not_cloned_lately(CLONE_FAILURE_KEPT_MS).is_none();
+        if !asks {
+            return None;
+        }
+        tokio::select! {
+            biased;
+            // Others see to it, now or meanwhile.
+            () = self.cloning.begun(&repo.name) => None,
+            part = self.semaphores.clones.of_client(client) => Some(part),
+        }
+    }
+
+    /// As [`ensure_mirror`](Self::ensure_mirror) with the part of the clones that it may take, so that it
+    /// waits for what all have to wait for, and nothing else.
+    pub(super) async fn ensure_mirror_with(
+        self: &Rc<Self>,
+        part: Option<ClientPart>,
+        repo: &Arc<Repo>,
+        asker: &Asker,
+    ) -> Result<bool, StartError> {
         let is_there = repo.mirror.is_dir();
         if is_there && repo.is_mirrored() {
             return Ok(false);
@@ -98,13 +125,6 @@ impl Jobs {
         }
         let ended = flight.end().await.unwrap_or_else(|| Err(lost()));
         ended.map(|()| !is_there)
-    }
-
-    /// Sees to a mirror for a client that waits for what another one's request has begun: that may have to
-    /// wait until its own client has fewer of them going on.
-    pub(crate) async fn see_to_mirror(self: Rc<Self>, repo: Arc<Repo>, client: IpAddr) {
-        // Whoever builds hears why there is none.
-        let _ = self.ensure_mirror(&repo, &Asker::at(client)).await;
     }
 
     /// Takes over a mirror that was there at the start or that somebody put there later: checks

@@ -6,7 +6,7 @@ use std::hash::Hash;
 use std::rc::Rc;
 use std::time::Instant;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 type Running<K, T> = Rc<RefCell<HashMap<K, Started<T>>>>;
 
@@ -28,12 +28,15 @@ impl<T> Started<T> {
 /// The work that runs, by what it is for.
 pub(super) struct Flights<K: Eq + Hash, T> {
     running: Running<K, T>,
+    /// Something begins to run.
+    begins: Notify,
 }
 
 impl<K: Eq + Hash, T> Default for Flights<K, T> {
     fn default() -> Self {
         Flights {
             running: Rc::default(),
+            begins: Notify::new(),
         }
     }
 }
@@ -93,6 +96,17 @@ impl<K: Eq + Hash + Clone, T> Flights<K, T> {
         self.running.borrow().get(key).map(Started::flight)
     }
 
+    /// Ready once something runs for `key`.
+    pub(super) async fn begun(&self, key: &K) {
+        loop {
+            let next = self.begins.notified();
+            if self.running.borrow().contains_key(key) {
+                return;
+            }
+            next.await;
+        }
+    }
+
     /// Joins what runs for `key`; if nothing does, the caller has the duty to run it.
     pub(super) fn join(&self, key: &K) -> (Flight<T>, Option<Duty<K, T>>) {
         if let Some(flight) = self.running(key) {
@@ -105,6 +119,7 @@ impl<K: Eq + Hash + Clone, T> Flights<K, T> {
         };
         let flight = started.flight();
         self.running.borrow_mut().insert(key.clone(), started);
+        self.begins.notify_waiters();
         let duty = Duty {
             running: self.running.clone(),
             key: key.clone(),
@@ -155,6 +170,21 @@ mod tests {
             }
             drop(second);
             duty.unwanted().await;
+        });
+    }
+
+    #[test]
+    fn who_waits_for_work_to_begin_hears_of_it() {
+        let flights: Flights<_, u8> = Flights::default();
+        run(async {
+            let begin = async {
+                let _other = flights.join(&"b");
+                tokio::task::yield_now().await;
+                flights.join(&"a")
+            };
+            let (duty, ()) = tokio::join!(begin, flights.begun(&"a"));
+            assert!(duty.1.is_some());
+            flights.begun(&"a").await;
         });
     }
 

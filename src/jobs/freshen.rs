@@ -93,9 +93,10 @@ impl Jobs {
         repo: &Arc<Repo>,
         asker: &Asker,
     ) -> Result<Flight<Ended>, StartError> {
-        let part = match self.freshening.running(&repo.name) {
-            Some(_) => None,
-            None => Some(self.semaphores.freshens.of_client(asker.client).await),
+        let part = tokio::select! {
+            biased;
+            () = self.freshening.begun(&repo.name) => None,
+            part = self.semaphores.freshens.of_client(asker.client) => Some(part),
         };
         let (flight, duty) = self.freshening.join(&repo.name);
         match (duty, part) {

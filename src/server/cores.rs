@@ -17,7 +17,7 @@ use super::error::{ServerError, start};
 use super::listeners::listen;
 use super::taken::wait_for;
 use super::threads::{Ready, Thread, live};
-use crate::api::{Core, CoreContext};
+use crate::api::{Admitted, Core, CoreContext};
 use crate::http::net::conn::{self, Patience};
 use crate::http::net::pulse::Pulse;
 use crate::http::net::service::Service;
@@ -118,18 +118,16 @@ async fn serve_core(
         match listener.cancelable_accept(handle.clone()).await {
             Ok((stream, peer)) => {
                 assert!(!core.panics(), "fault injected");
-                if core.admit(peer).await {
-                    let connection =
-                        serve_connection(core.clone(), stream, peer, patience, sockets.clone());
-                    monoio::spawn(connection);
-                } else if let Some(place) = core.refusal() {
-                    let (core, sockets) = (core.clone(), sockets.clone());
-                    monoio::spawn(async move {
-                        let told = conn::turn_away(stream, peer, core, sockets, place);
-                        let mut told = std::pin::pin!(told);
-                        poll_fn(|context| poll_contained(told.as_mut(), peer, context)).await;
-                    });
-                }
+                let newcomer = Newcomer {
+                    core: core.clone(),
+                    stream,
+                    peer,
+                    patience,
+                    sockets: sockets.clone(),
+                };
+                newcomer.receive();
+                // However many come, those who are there have a turn after each, and end if told to.
+                monoio::spawn(std::future::ready(())).await;
             }
             Err(_) if core.is_closing() => break,
             Err(e) => pause_accepting(&e).await,
@@ -168,6 +166,47 @@ async fn pause_accepting(error: &io::Error) {
     }
 }
 
+/// A connection that was accepted.
+struct Newcomer {
+    core: Rc<Core>,
+    stream: monoio::net::TcpStream,
+    peer: SocketAddr,
+    patience: Patience,
+    sockets: Rc<CoreSockets>,
+}
+
+impl Newcomer {
+    /// Has it served or turned away. Nothing is waited for here: all others who come would wait as well.
+    fn receive(self) {
+        match self.core.admit(self.peer) {
+            Admitted::Now => self.serve(),
+            Admitted::Not => self.turn_away(),
+            Admitted::Soon(look) => drop(monoio::spawn(async move {
+                match self.core.admit_soon(look).await {
+                    true => self.serve(),
+                    false => self.turn_away(),
+                }
+            })),
+        }
+    }
+
+    fn serve(self) {
+        monoio::spawn(serve_connection(self));
+    }
+
+    fn turn_away(self) {
+        let Some(place) = self.core.refusal() else {
+            return;
+        };
+        monoio::spawn(async move {
+            let peer = self.peer;
+            let told = conn::turn_away(self.stream, peer, self.core, self.sockets, place);
+            let mut told = std::pin::pin!(told);
+            poll_fn(|context| poll_contained(told.as_mut(), peer, context)).await;
+        });
+    }
+}
+
 /// Polls what serves a connection; a panic in it ends that alone.
 fn poll_contained(
     task: Pin<&mut impl Future<Output = ()>>,
@@ -183,13 +222,14 @@ fn poll_contained(
 }
 
 /// Serves a connection until it ends or is cut off; a panic in it ends only this connection.
-async fn serve_connection(
-    core: Rc<Core>,
-    stream: monoio::net::TcpStream,
-    peer: SocketAddr,
-    patience: Patience,
-    sockets: Rc<CoreSockets>,
-) {
+async fn serve_connection(newcomer: Newcomer) {
+    let Newcomer {
+        core,
+        stream,
+        peer,
+        patience,
+        sockets,
+    } = newcomer;
     let connection = conn::serve(stream, peer, core.clone(), patience, sockets);
     {
         let mut connection = std::pin::pin!(connection);

@@ -877,6 +877,53 @@ fn slow_downloads_lose_their_turn() {
     assert_eq!(cut, 1, "all others are taken whole when they are taken");
 }
 
+/// Those who wait for room for their bodies leave at once when others need their places.
+#[test]
+fn who_waits_for_room_makes_room() {
+    let lab = large_lab();
+    let commit = git::text(&lab.upstream("large"), &["rev-parse", "HEAD"]);
+    let (upload, ensure) = ["git-upload-pack", "ensure-refs"]
+        .map(|name| lab::endpoint("large", name))
+        .into();
+    for cores in [1, 2] {
+        let server = start_with_80(&lab, cores);
+        hit(&server, "large");
+        server
+            .get(&lab::endpoint("large", "info/refs?service=git-upload-pack"))
+            .expect(200);
+        let mut slow: Vec<Conn> = (0..16).map(|_| slow_clone(&server, 2, &commit)).collect();
+        slow.iter_mut().for_each(expect_answer);
+        let from = |client: u8| Conn::open_from([127, 0, 0, client].into(), server.address());
+        // They wait for a turn, with all the memory that their client may have.
+        let large = [(); 2].map(|()| {
+            let mut conn = from(2);
+            conn.post(&upload, &[GIT_REQUEST], &b"0000".repeat(1 << 20));
+            conn
+        });
+        let held = || server.metrics().sum("tarpon_body_bytes", &[]);
+        wait::until_true("they have it", || held() >= Some((8 << 20) as f64));
+        let crowd: Vec<Conn> = (0..70)
+            .map(|_| {
+                let mut conn = from(2);
+                conn.request("POST", &ensure, &["Content-Length: 250000"]);
+                // It may have been told to end already.
+                let _ = conn.send(&[b'{'; 1000]);
+                conn
+            })
+            .collect();
+        let open = || server.metrics().count("tarpon_connections_open", &[]);
+        wait::until_true("all places are taken", || open() >= 80);
+        let others = (0..20).map(|number| {
+            let mut conn = ask_from(&server, 9, &lab::target("large"), &["Range: bytes=5-15"]);
+            let head = conn.read_head("GET");
+            assert_eq!(head.map(|head| head.status).ok(), Some(206), "{number}");
+            conn
+        });
+        let others: Vec<Conn> = others.collect();
+        drop((slow, large, crowd, others));
+    }
+}
+
 /// What waits for a turn takes as much memory as was sent, however much it becomes.
 #[test]
 fn compressed_requests_that_wait_for_a_turn_stay_compressed() {

@@ -385,3 +385,33 @@ fn an_address_has_a_quarter_of_the_clones() {
     assert_eq!(of_crowd, 4, "{:?}", asked.lock().unwrap());
     drop((crowd, other, same));
 }
+
+/// Who waits for its client's part of the clones keeps nobody else waiting for the same repository, and
+/// waits no longer once there is a mirror.
+#[test]
+fn what_an_address_waits_for_others_get_at_once() {
+    let lab = small_lab();
+    let upstream = relay::listen(|_| relay::be_silent());
+    let mut settings = lab.settings().with(&["--cores", "1"]);
+    settings.upstreams.push(format!("hang=http://{upstream}/"));
+    let server = settings.start();
+    let ask = |client: u8, target: &str| {
+        let mut conn = Conn::open_from([127, 0, 0, client].into(), server.address());
+        conn.request("GET", target, &[]);
+        conn
+    };
+    let silent = |number: usize| format!("/git/hang/x{number}/snapshot.tar.zst");
+    let crowd: Vec<Conn> = (0..40).map(|number| ask(2, &silent(number))).collect();
+    let mut first = ask(2, &lab::target("small"));
+    let left = ask(2, &lab::target("small"));
+    // The one core has read all of them before this.
+    ask(2, "/_liveness").response("GET").expect(200);
+    drop(left);
+    for client in [4, 5] {
+        let mut other = ask(client, &lab::target("small"));
+        let body = other.response("GET").expect(200).body;
+        expect_clone(&lab, "small", &body);
+    }
+    first.response("GET").expect(200);
+    drop(crowd);
+}

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::bodies::Bodies;
+use super::client::Client;
 use super::idle::IdleCores;
 use crate::limits::CONNECTIONS_SPARE_PERCENT;
 
@@ -18,6 +19,22 @@ pub(crate) struct Door {
     pub idle: Arc<IdleCores>,
     /// Memory for request bodies.
     pub bodies: Arc<Bodies>,
+    looking: Looking,
+}
+
+/// How many newcomers look for a place.
+#[derive(Debug, Default)]
+struct Looking {
+    all: AtomicUsize,
+    /// Those of clients that had their part already. They look while nobody else does.
+    with_part: AtomicUsize,
+}
+
+impl Looking {
+    /// Whether one looks whose client has less than its part.
+    fn is_urgent(&self) -> bool {
+        self.all.load(Ordering::Relaxed) > self.with_part.load(Ordering::Relaxed)
+    }
 }
 
 impl Door {
@@ -28,6 +45,61 @@ impl Door {
             admission: Admission::new(connections_max),
             idle: IdleCores::new(cores, slow, connections_max),
             bodies: Bodies::new(),
+            looking: Looking::default(),
+        }
+    }
+
+    /// Counts a connection of `newcomer` in, or says whether there is a place for it soon.
+    pub(crate) fn enter(&self, newcomer: Client) -> Entry {
+        if self.looking.is_urgent() && self.idle.has_part(newcomer) {
+            // What becomes free is for those who look.
+            self.idle.make_room(newcomer);
+            return Entry::Full;
+        }
+        self.admission.enter(|| self.idle.make_room(newcomer))
+    }
+
+    /// Has a newcomer look for the place that there is to be soon; `None` if too many do.
+    pub(crate) fn look(self: &Arc<Self>, newcomer: Client) -> Option<Look> {
+        let has_part = self.idle.has_part(newcomer);
+        let max = match has_part {
+            true => self.admission.spare() / 2,
+            false => self.admission.spare(),
+        };
+        if has_part {
+            // Before it is one of all: nobody takes it for an urgent one.
+            self.looking.with_part.fetch_add(1, Ordering::Relaxed);
+        }
+        let others = self.looking.all.fetch_add(1, Ordering::Relaxed);
+        let door = self.clone();
+        let look = Look { door, has_part };
+        (others < max).then_some(look)
+    }
+}
+
+/// A newcomer that looks for a place. There are as many as connections over the limit, at most.
+#[derive(Debug)]
+pub(crate) struct Look {
+    door: Arc<Door>,
+    has_part: bool,
+}
+
+impl Look {
+    /// Counts it in if there is a place by now. Nobody more is told to end for it.
+    pub(crate) fn enter(&self) -> Entry {
+        if self.has_part && self.door.looking.is_urgent() {
+            return Entry::Soon;
+        }
+        self.door.admission.enter(|| true)
+    }
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        let looking = &self.door.looking;
+        looking.all.fetch_sub(1, Ordering::Relaxed);
+        if self.has_part {
+            looking.with_part.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -87,5 +159,59 @@ impl Admission {
     /// Counts a connection out.
     pub(crate) fn leave(&self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::IpAddr;
+
+    fn client(last: u8) -> Client {
+        Some(IpAddr::from([10, 0, 0, last]))
+    }
+
+    /// Of 40 places a client may have ten.
+    #[test]
+    fn who_has_less_than_its_part_gets_the_next_place() {
+        let door = Arc::new(Door::new(40, 1, Duration::from_secs(60)));
+        let idle = super::super::idle::Idle::of_core(door.idle.clone(), 0);
+        let come = |n: u8| {
+            let entry = door.enter(client(n));
+            (
+                entry,
+                (entry == Entry::Entered).then(|| idle.member(client(n))),
+            )
+        };
+        let members: Vec<_> = (0..40).map(|_| come(1)).collect();
+        assert!(members.iter().all(|(entry, _)| *entry == Entry::Entered));
+        // None of them has ended as it was told.
+        let crowd: Vec<_> = members.iter().filter_map(|(_, m)| m.as_ref()).collect();
+        let waiting = crowd
+            .iter()
+            .map(|m| m.enter(super::super::idle::Rank::Request));
+        let _waiting: Vec<_> = waiting.collect();
+        let spare: Vec<_> = (0..4).map(|_| come(1)).collect();
+        assert!(spare.iter().all(|(entry, _)| *entry == Entry::Entered));
+        assert_eq!(come(1).0, Entry::Soon);
+        let own: Vec<Look> = (0..2).filter_map(|_| door.look(client(1))).collect();
+        assert_eq!(own.len(), 2);
+        assert!(door.look(client(1)).is_none(), "they take half at most");
+        assert_eq!(come(2).0, Entry::Soon);
+        let look = door.look(client(2)).unwrap();
+        // One has ended.
+        door.admission.leave();
+        assert_eq!(come(1).0, Entry::Full, "it comes behind those who look");
+        assert!(own.iter().all(|own| own.enter() == Entry::Soon));
+        assert_eq!(look.enter(), Entry::Entered);
+        drop(look);
+        door.admission.leave();
+        assert_eq!(own[0].enter(), Entry::Entered, "nobody else looks");
+        let others = (3..9).filter_map(|n| door.look(client(n)));
+        assert_eq!(others.count(), 6, "each has given up before the next");
+        let others: Vec<Look> = (3..9).filter_map(|n| door.look(client(n))).collect();
+        assert_eq!(others.len(), 2, "there are four in all");
+        drop((own, others));
+        assert!(!door.looking.is_urgent() && door.looking.all.load(Ordering::Relaxed) == 0);
     }
 }

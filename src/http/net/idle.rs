@@ -104,7 +104,7 @@ impl IdleCores {
     /// Has a connection closed that is to make room for one of `newcomer`. False if there is none.
     pub(crate) fn make_room(&self, newcomer: Client) -> bool {
         let clients = self.clients();
-        let is_over = newcomer.filter(|client| clients.left(*client) >= clients.part);
+        let is_over = newcomer.filter(|client| clients.has_part(*client));
         let largest = clients.largest();
         drop(clients);
         match (is_over, largest) {
@@ -118,6 +118,11 @@ impl IdleCores {
     /// Has the slowest download closed that takes too little, for what it holds. False if there is none.
     pub(crate) fn end_slow(&self) -> bool {
         self.close(Among::Slow)
+    }
+
+    /// Whether a client has its part of the places already.
+    pub(super) fn has_part(&self, client: Client) -> bool {
+        client.is_some_and(|client| self.clients().has_part(client))
     }
 
     fn close(&self, among: Among) -> bool {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::super::bodies::{Lost, Share};
 use super::super::body::Body;
 use super::super::client::client_of;
-use super::super::idle::Rank;
+use super::super::idle::{Rank, Waiting};
 use super::super::service::{BodyUse, GivenUp, Service};
 use super::super::socket::INPUT_BYTES;
 use super::super::unless::unless;
@@ -204,13 +204,27 @@ impl<S: Service> Connection<S> {
         }
     }
 
+    /// Whatever it waits for meanwhile, its client's bytes or room for them: it ends when it is told to.
     async fn keep_body(&mut self, head: &RequestHead<'_>, max: u64) -> Result<Body, End> {
+        let waiting = self.socket.enter(Rank::Request);
+        let kept = {
+            let kept = pin!(self.kept_body(head, max, &waiting));
+            unless(kept, pin!(waiting.closed())).await
+        };
+        kept.unwrap_or_else(|| Err(self.give_up(GivenUp::Crowded, TOO_SLOW)))
+    }
+
+    async fn kept_body(
+        &mut self,
+        head: &RequestHead<'_>,
+        max: u64,
+        waiting: &Waiting,
+    ) -> Result<Body, End> {
         let mut decoder = Decoder::new(head.framing, max)?;
         let most = match head.framing {
             Framing::Length(length) => length,
             _ => max,
         };
-        let waiting = self.socket.enter(Rank::Request);
         let mut body = Body::arriving(&self.core.bodies, client_of(self.peer.ip()));
         let mut left = BodyTime::new(head);
         loop {
@@ -232,14 +246,10 @@ impl<S: Service> Connection<S> {
             }
             let more = {
                 let more = pin!(self.read_body_bytes(&mut left));
-                let (lost, closed) = (pin!(body.lost()), pin!(waiting.closed()));
-                let more = pin!(unless(more, lost));
-                unless(more, closed).await
+                unless(more, pin!(body.lost())).await
             };
-            let more = match more {
-                Some(Some(more)) => more,
-                Some(None) => return Err(self.give_up(GivenUp::SlowBody, TOO_SLOW)),
-                None => return Err(self.give_up(GivenUp::Crowded, TOO_SLOW)),
+            let Some(more) = more else {
+                return Err(self.give_up(GivenUp::SlowBody, TOO_SLOW));
             };
             more?;
         }

@@ -36,6 +36,11 @@ impl Clients {
         count.map_or(0, |count| count.open.saturating_sub(count.ending))
     }
 
+    /// Whether a client has as many as it may have when places are short.
+    pub(super) fn has_part(&self, client: IpAddr) -> bool {
+        self.left(client) >= self.part
+    }
+
     /// Who has most of all that have more than their part.
     pub(super) fn largest(&self) -> Option<IpAddr> {
         let over = self.over.iter().map(|client| (self.left(*client), *client));
