@@ -237,6 +237,7 @@ impl Restore<'_> {
                 }
                 Err(error) => break error.of_server(&link.server.authority),
             }
+            link.progress.begins_again();
             link.stop.clear();
         };
         if !args.fallback_clone() || !error.is_servers() || link.stop.signal().is_some() {
