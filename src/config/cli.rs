@@ -124,7 +124,8 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "TIME")]
     shutdown_grace: Option<OsString>,
 
-    /// Drop a client that takes no byte for this long; slow ones are never dropped [default: 60s]
+    /// Drop a client that takes no byte for this long; a slow one is dropped only if others wait for
+    /// its place and it takes less than 1 MiB a minute [default: 60s]
     #[arg(long, value_name = "TIME")]
     stall_timeout: Option<OsString>,
 

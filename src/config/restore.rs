@@ -50,12 +50,13 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Fallback::None)]
     pub fallback: Fallback,
 
-    /// Restore into a directory that is not empty: replaces its files, keeps untracked ones
+    /// Restore into a directory that is not empty: replaces its files and keeps untracked ones; is
+    /// refused if one of these is where a file comes
     #[arg(long)]
     pub overwrite: bool,
 
     /// With --overwrite: replace also a repository that has commits, stashes or added files which only
-    /// it has, or linked worktrees
+    /// it has, or linked worktrees, and untracked files that are in the way
     #[arg(long, requires = "overwrite")]
     pub discard_local: bool,
 

@@ -69,7 +69,25 @@ impl<'s> Checkouts<'s> {
             checkouts.add_all(&checkout.path, &tracked)?;
             next += 1;
         }
+        checkouts.left_bytes = OLD_INDEX_BYTES_MAX;
         Ok(checkouts)
+    }
+
+    /// The repository of the submodule that is checked out at `path`, if there is one, and what it
+    /// tracks. To be asked once of each.
+    pub(super) fn at(
+        &mut self,
+        path: &Path,
+    ) -> Result<Option<(PathBuf, Tracked<'s>)>, RestoreError> {
+        if !self.paths.contains(path) {
+            return Ok(None);
+        }
+        let checkout = self.found.iter().find(|checkout| checkout.path == path);
+        let Some(checkout) = checkout.cloned() else {
+            return Ok(None);
+        };
+        let tracked = self.tracked(&checkout)?;
+        Ok(Some((checkout.git_dir, tracked)))
     }
 
     /// Adds those of the repository that is checked out at `above`.

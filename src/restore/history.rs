@@ -1,17 +1,17 @@
 //! Whether what a repository's refs lead to is there: git takes it for granted that whoever has a
 //! commit has its history, too, and finds out in the user's next `git log` or `git fetch`.
 //!
-//! Every object that a ref names has to be there, and of the kind that it must be. From there on
-//! commits and tags are read, those next to the refs first, up to a limit, and what they name is looked
-//! up. Further down, and of trees and files other than HEAD's, an archive is believed; so it is where
+//! Every object that a ref names has to be there; that of HEAD is a commit, others are of any kind.
+//! From there on commits and tags are read, those next to the refs first, up to a limit, and what they
+//! name is looked up. Of a commit no more is read than git reads to walk: old importers have written
+//! authors that are none. Further down, and of trees and files other than HEAD's, an archive is believed; so it is where
 //! it says that its history ends (`shallow`).
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 
 use gix::hash::{Kind, ObjectId};
-use gix::objs::commit::ref_iter::Token;
-use gix::objs::{CommitRefIter, TagRefIter};
+use gix::objs::TagRefIter;
 
 use super::error::RestoreError;
 use super::objects::Objects;
@@ -31,19 +31,19 @@ pub(super) fn check(
     let mut walk = Walk {
         objects: &objects,
         ends: ends(refs)?,
-        met: HashSet::new(),
+        met: HashMap::new(),
         open: VecDeque::new(),
         stop,
     };
     // That of HEAD first, whatever number of refs there is.
     if let Some(head) = refs.commit() {
-        walk.named(b".git/HEAD", head, true)?;
+        walk.named(b".git/HEAD", head, Some(gix::objs::Kind::Commit))?;
         walk.run(HISTORY_READ_MAX)?;
     }
     refs.each(|name, hex| {
         let id = ObjectId::from_hex(hex);
         let id = id.map_err(|e| RestoreError::entry(name, e.to_string()))?;
-        walk.named(name, id, !name.starts_with(b"refs/tags/"))
+        walk.named(name, id, None)
     })?;
     walk.run(HISTORY_READ_MAX)
 }
@@ -64,40 +64,59 @@ fn ends<'r>(refs: &Refs<'r>) -> Result<Vec<&'r [u8]>, RestoreError> {
 
 /// A walk from what is newest.
 ///
-/// Invariant: what is in `open` is a commit or a tag, is there, and in `met`.
+/// Invariant: what is in `open` is a commit or a tag, is there, and in `met`; what is in `met` was read
+/// or is in `open`.
 struct Walk<'w> {
     objects: &'w Objects<'w>,
     ends: Vec<&'w [u8]>,
-    met: HashSet<ObjectId>,
+    met: HashMap<ObjectId, gix::objs::Kind>,
     open: VecDeque<(ObjectId, gix::objs::Kind)>,
     stop: &'w Stop,
 }
 
 impl Walk<'_> {
-    /// Takes what a ref names: a commit if it `is_branch`, anything if not.
-    fn named(&mut self, name: &[u8], id: ObjectId, is_branch: bool) -> Result<(), RestoreError> {
+    /// Takes what a ref names, which may have to be of a kind.
+    fn named(
+        &mut self,
+        name: &[u8],
+        id: ObjectId,
+        must_be: Option<gix::objs::Kind>,
+    ) -> Result<(), RestoreError> {
         if self.stop.is_set() {
             return Err(stopped());
         }
-        match self.objects.kind(id)? {
-            None => {
-                let why = format!("it names {id}, which is not in the archive");
-                Err(RestoreError::entry(name, why))
+        self.take(id, must_be)?
+            .map_err(|why| RestoreError::entry(name, format!("it names {id}, {why}")))
+    }
+
+    /// Takes an object that something names; or says what is wrong with it.
+    fn take(
+        &mut self,
+        id: ObjectId,
+        must_be: Option<gix::objs::Kind>,
+    ) -> Result<Result<(), String>, RestoreError> {
+        let found = match self.met.get(&id) {
+            Some(kind) => Some(*kind),
+            None => self.objects.kind(id)?,
+        };
+        Ok(match (found, must_be) {
+            (None, _) => Err("which is not in the archive".into()),
+            (Some(kind), Some(must_be)) if kind != must_be => {
+                Err(format!("which is a {kind} and no {must_be}"))
             }
-            Some(kind) if is_branch && kind != gix::objs::Kind::Commit => {
-                let why = format!("it names {id}, which is a {kind} and no commit");
-                Err(RestoreError::entry(name, why))
-            }
-            Some(kind) => {
+            (Some(kind), _) => {
                 self.add(id, kind);
                 Ok(())
             }
-        }
+        })
     }
 
     fn add(&mut self, id: ObjectId, kind: gix::objs::Kind) {
         let leads_on = matches!(kind, gix::objs::Kind::Commit | gix::objs::Kind::Tag);
-        if leads_on && self.open.len() < HISTORY_READ_MAX && self.met.insert(id) {
+        if !leads_on || self.open.len() >= HISTORY_READ_MAX {
+            return;
+        }
+        if self.met.insert(id, kind).is_none() {
             self.open.push_back((id, kind));
         }
     }
@@ -115,7 +134,10 @@ impl Walk<'_> {
                 _ => self.commit(id, &buffer)?,
             }
         }
-        self.open.clear();
+        // Whatever names it later has it read.
+        for (id, _) in self.open.drain(..) {
+            self.met.remove(&id);
+        }
         Ok(())
     }
 
@@ -128,16 +150,13 @@ impl Walk<'_> {
     fn commit(&mut self, id: ObjectId, content: &[u8]) -> Result<(), RestoreError> {
         let hex = id.to_string();
         let is_end = self.ends.binary_search(&hex.as_bytes()).is_ok();
-        for token in CommitRefIter::from_bytes(content, id.kind()) {
-            match token.map_err(|e| wrong("commit", id, e.to_string()))? {
-                Token::Tree { id: tree } => {
-                    self.names("commit", id, tree, Some(gix::objs::Kind::Tree))?;
-                }
-                Token::Parent { id: parent } if !is_end => {
-                    self.names("commit", id, parent, Some(gix::objs::Kind::Commit))?;
-                }
-                Token::Parent { .. } => {}
-                _ => break,
+        let (tree, mut rest) = line(b"tree ", id, content)?
+            .ok_or_else(|| wrong("commit", id, "it has no tree".into()))?;
+        self.names("commit", id, tree, Some(gix::objs::Kind::Tree))?;
+        while let Some((parent, after)) = line(b"parent ", id, rest)? {
+            rest = after;
+            if !is_end {
+                self.names("commit", id, parent, Some(gix::objs::Kind::Commit))?;
             }
         }
         Ok(())
@@ -151,21 +170,29 @@ impl Walk<'_> {
         named: ObjectId,
         must_be: Option<gix::objs::Kind>,
     ) -> Result<(), RestoreError> {
-        if self.met.contains(&named) {
-            return Ok(());
-        }
-        match self.objects.kind(named)? {
-            None => {
-                let why = format!("it names {named}, which is not in the archive");
-                Err(wrong(kind, id, why))
-            }
-            Some(found) if must_be.is_some_and(|must_be| must_be != found) => {
-                Err(wrong(kind, id, format!("{named} is a {found}")))
-            }
-            Some(found) => {
-                self.add(named, found);
-                Ok(())
-            }
+        self.take(named, must_be)?
+            .map_err(|why| wrong(kind, id, format!("it names {named}, {why}")))
+    }
+}
+
+/// The id on the line of a commit that begins with `key`, and what is behind the line; `None` for any
+/// other line.
+fn line<'c>(
+    key: &[u8],
+    commit: ObjectId,
+    content: &'c [u8],
+) -> Result<Option<(ObjectId, &'c [u8])>, RestoreError> {
+    let Some(rest) = content.strip_prefix(key) else {
+        return Ok(None);
+    };
+    let (hex, rest) = rest
+        .split_at_checked(commit.kind().len_in_hex())
+        .unwrap_or_default();
+    match (ObjectId::from_hex(hex), rest.strip_prefix(b"\n")) {
+        (Ok(id), Some(rest)) => Ok(Some((id, rest))),
+        _ => {
+            let why = format!("its line \"{}\" has no id", key.trim_ascii().escape_ascii());
+            Err(wrong("commit", commit, why))
         }
     }
 }
@@ -273,16 +300,75 @@ mod tests {
         // Git's own repository has tags of files, that of Linux one of a tree.
         for id in tags.into_iter().chain([blob, tree, head]) {
             said(&repository, head, &[("refs/tags/v", id)], &[]).unwrap();
-            let branch = said(&repository, head, &[("refs/remotes/origin/b", id)], &[]);
-            assert_eq!(branch.is_ok(), id == head, "{branch:?}");
+            // Git clones such branches.
+            said(&repository, head, &[("refs/remotes/origin/b", id)], &[]).unwrap();
+            let at_head = said(&repository, id, &[], &[]);
+            assert_eq!(at_head.is_ok(), id == head, "{at_head:?}");
         }
         let nested = tag(&repository, tags[0], "tag");
         said(&repository, head, &[("refs/tags/v", nested)], &[]).unwrap();
         std::fs::remove_file(repository.loose(tree)).unwrap();
         said(&repository, head, &[("refs/tags/v", nested)], &[]).unwrap_err();
-        // A parent that is no commit.
-        let odd = commit(&repository, "odd", &[blob]);
-        said(&repository, odd, &[], &[]).unwrap_err();
+        // A parent that is no commit, met before or not.
+        for parent in [blob, tags[1]] {
+            let odd = commit(&repository, "odd", &[parent]);
+            said(&repository, odd, &[], &[]).unwrap_err();
+            let others = [("refs/tags/a", tags[1]), ("refs/tags/b", odd)];
+            said(&repository, head, &others, &[]).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn of_a_commit_no_more_is_read_than_git_reads() {
+        let repository = Repository::new();
+        let tree = repository.tree::<&str>(&[]);
+        let who = "A <a@b> 1 +0000";
+        for author in [
+            "author A U Thor 1112911993 +0000\n",
+            "author A a@b> 1 +0000\n",
+            "author \n",
+            "",
+        ] {
+            let text = format!("tree {tree}\n{author}committer {who}\n\nx\n");
+            let old = repository.object("commit", text.as_bytes());
+            said(&repository, commit(&repository, "new", &[old]), &[], &[]).unwrap();
+        }
+        let bare = repository.object("commit", format!("tree {tree}\n").as_bytes());
+        said(&repository, commit(&repository, "new", &[bare]), &[], &[]).unwrap();
+        for text in [
+            String::new(),
+            format!("tree {tree}"),
+            format!("tree {}\n\n", &tree.to_string()[1..]),
+            format!("author {who}\ntree {tree}\n"),
+            format!("tree {tree}\nparent {}\n\n", "x".repeat(40)),
+        ] {
+            let odd = repository.object("commit", text.as_bytes());
+            let why = said(&repository, commit(&repository, "new", &[odd]), &[], &[]);
+            assert!(why.is_err(), "{text:?}");
+        }
+    }
+
+    /// A branch there is not taken for read because of what HEAD's history has named.
+    #[test]
+    fn what_a_ref_names_is_read_where_the_limit_of_heads_history_is() {
+        let repository = Repository::new();
+        let gone = commit(&repository, "gone", &[]);
+        let old = commit(&repository, "old", &[gone]);
+        std::fs::remove_file(repository.loose(gone)).unwrap();
+        let mut stream = String::new();
+        for number in 0..HISTORY_READ_MAX {
+            let who = format!("committer A <a@b> {number} +0000");
+            stream += &format!("commit refs/heads/new\n{who}\ndata 0\n\n");
+            if number == 0 {
+                stream += &format!("from {old}\n");
+            }
+        }
+        repository.git(&["fast-import", "--quiet"], stream.as_bytes());
+        let new = repository.git(&["rev-parse", "new"], b"");
+        let new = ObjectId::from_hex(new.trim_ascii()).unwrap();
+        said(&repository, new, &[], &[]).unwrap();
+        let why = said(&repository, new, &[("refs/remotes/origin/old", old)], &[]).unwrap_err();
+        assert!(why.contains(&format!("names {gone}")), "{why}");
     }
 
     #[test]

@@ -1,15 +1,18 @@
-//! Files of a target that nobody tracks and that a restore would take away: where it has a directory
-//! and they are files, or the other way round. A file may replace a file.
+//! Files of a target that nobody tracks and that a restore would take away, as it has something in
+//! their places.
 //!
-//! It is looked for while the archive comes, when the first name that has something in its way is
-//! known, and again when all of it is there.
+//! Where one is a file and the other a directory it is looked for while the archive comes, when the
+//! first name that has something in its way is known. All is when the tree is finished: only then is
+//! it known which files it has, as it may be another commit's than the archive's.
 
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::checkouts::Checkouts;
 use super::error::{RestoreError, failed};
+use super::local;
 use super::path::{Place, as_path, place};
 use super::stop::Stop;
 use super::tracked::Tracked;
@@ -19,22 +22,29 @@ use crate::limits::{DOUBT_BYTES, DOUBTS_BYTES_MAX};
 /// Why nothing is restored if the file at `path` of `target` is in the way.
 pub(super) fn lost(target: &Path, path: &Path) -> RestoreError {
     let path = target.join(path);
-    let why = "is not tracked and would be lost; move it away first";
+    let why = "is not tracked and would be lost; move it away first, or have it go with \
+               --discard-local";
     RestoreError::Usage(format!("{} {why}", path.display()))
 }
 
-/// One that is in the way if all of `from` is put to where `to` is, and is not `tracked` there.
+/// One that is in the way if all of `from` is put to where `to` is, and is not `tracked` there; nor by
+/// one of the submodules in `checkouts`, whose files go.
 pub(super) fn find(
     from: &Path,
     to: &Path,
     tracked: &Tracked<'_>,
+    checkouts: &mut Checkouts<'_>,
     stop: &Stop,
 ) -> Result<Option<PathBuf>, RestoreError> {
+    let mut trees = Trees {
+        from,
+        to,
+        checkouts,
+        stop,
+    };
     let mut doubts = Doubts::new(tracked, stop);
-    match conflict(from, to, Path::new(""), &mut doubts)? {
-        None => doubts.decide(),
-        found => Ok(found),
-    }
+    doubts.knows_all = !local::is_split(&to.join(".git"));
+    trees.conflict(Path::new(""), doubts)
 }
 
 /// What looks at each entry that comes.
@@ -139,8 +149,12 @@ fn clash(
 /// Files that must be tracked, or they would be lost. Whether they are is found out for many at a
 /// time.
 struct Doubts<'t> {
+    /// Where the repository is that may track them.
+    base: PathBuf,
     tracked: &'t Tracked<'t>,
     stop: &'t Stop,
+    /// Whether a path that is not `tracked` is tracked nowhere else.
+    knows_all: bool,
     paths: Vec<Vec<u8>>,
     held_bytes: usize,
 }
@@ -148,8 +162,10 @@ struct Doubts<'t> {
 impl<'t> Doubts<'t> {
     fn new(tracked: &'t Tracked<'t>, stop: &'t Stop) -> Doubts<'t> {
         Doubts {
+            base: PathBuf::new(),
             tracked,
             stop,
+            knows_all: false,
             paths: Vec::new(),
             held_bytes: 0,
         }
@@ -157,6 +173,7 @@ impl<'t> Doubts<'t> {
 
     /// Adds a path; perhaps gives one that is not tracked.
     fn add(&mut self, path: &Path) -> Result<Option<PathBuf>, RestoreError> {
+        let path = path.strip_prefix(&self.base).unwrap_or(path);
         let path = path.as_os_str().as_bytes();
         self.held_bytes += path.len() + DOUBT_BYTES;
         self.paths.push(path.to_vec());
@@ -171,7 +188,8 @@ impl<'t> Doubts<'t> {
         self.held_bytes = 0;
         let mut paths = std::mem::take(&mut self.paths);
         paths.sort_unstable();
-        let found = self.tracked.first_other(&paths).map(|path| as_path(path));
+        let found = self.tracked.first_other(&paths);
+        let found = found.map(|path| self.base.join(as_path(path)));
         // It may not have been looked for to the end.
         go_on(self.stop).map(|()| found)
     }
@@ -185,39 +203,76 @@ pub(super) fn go_on(stop: &Stop) -> Result<(), RestoreError> {
     }
 }
 
-/// Looks for what of the directory `to` is in the way of what is in `from`, both at `at`: gives one
-/// that is, or has `doubts` about it.
-fn conflict(
-    from: &Path,
-    to: &Path,
-    at: &Path,
-    doubts: &mut Doubts<'_>,
-) -> Result<Option<PathBuf>, RestoreError> {
-    for entry in fs::read_dir(from).map_err(failed("read", from))? {
-        go_on(doubts.stop)?;
-        let entry = entry.map_err(failed("read", from))?;
-        let at = at.join(entry.file_name());
-        if at == Path::new(".git") {
-            continue;
-        }
-        let to = to.join(entry.file_name());
-        let there = match fs::symlink_metadata(&to) {
-            Ok(there) => there,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(RestoreError::disk("look at", to, e)),
-        };
-        let kind = entry
-            .file_type()
-            .map_err(failed("look at", &entry.path()))?;
-        let found = match (kind.is_dir(), there.is_dir()) {
-            (true, true) => conflict(&entry.path(), &to, &at, doubts)?,
-            (comes, there) => clash(&to, &at, comes, there, doubts)?,
-        };
-        if found.is_some() {
-            return Ok(found);
+/// A tree that comes and the target that it comes to.
+struct Trees<'t, 's> {
+    from: &'t Path,
+    to: &'t Path,
+    checkouts: &'t mut Checkouts<'s>,
+    stop: &'t Stop,
+}
+
+impl Trees<'_, '_> {
+    /// Looks for what is in the way below `at` in a repository that is checked out there.
+    fn conflict(
+        &mut self,
+        at: &Path,
+        mut doubts: Doubts<'_>,
+    ) -> Result<Option<PathBuf>, RestoreError> {
+        match self.below(at, &mut doubts)? {
+            None => doubts.decide(),
+            found => Ok(found),
         }
     }
-    Ok(None)
+
+    /// Gives what is in the way below `at`, or has `doubts` about it.
+    fn below(
+        &mut self,
+        at: &Path,
+        doubts: &mut Doubts<'_>,
+    ) -> Result<Option<PathBuf>, RestoreError> {
+        let from = self.from.join(at);
+        for entry in fs::read_dir(&from).map_err(failed("read", &from))? {
+            go_on(self.stop)?;
+            let entry = entry.map_err(failed("read", &from))?;
+            let at = at.join(entry.file_name());
+            if at == Path::new(".git") {
+                continue;
+            }
+            let to = self.to.join(&at);
+            let there = match fs::symlink_metadata(&to) {
+                Ok(there) => there,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(RestoreError::disk("look at", to, e)),
+            };
+            let kind = entry
+                .file_type()
+                .map_err(failed("look at", &entry.path()))?;
+            let found = match (kind.is_dir(), there.is_dir()) {
+                (true, true) => self.directory(&at, doubts)?,
+                (false, false) if doubts.knows_all => doubts.add(&at)?,
+                (comes, there) => clash(&to, &at, comes, there, doubts)?,
+            };
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The same of a directory that may be a submodule's.
+    fn directory(
+        &mut self,
+        at: &Path,
+        doubts: &mut Doubts<'_>,
+    ) -> Result<Option<PathBuf>, RestoreError> {
+        let Some((git_dir, tracked)) = self.checkouts.at(at)? else {
+            return self.below(at, doubts);
+        };
+        let mut inside = Doubts::new(&tracked, self.stop);
+        inside.base = at.to_owned();
+        inside.knows_all = !local::is_split(&self.to.join(git_dir));
+        self.conflict(at, inside)
+    }
 }
 
 /// Has `doubts` about everything below the directory `at` that is no directory.

@@ -30,7 +30,15 @@ pub(super) struct Link<'a> {
 
 /// What a status that is no success means.
 pub(super) fn refusal(status: u16, text: &str) -> RestoreError {
-    let message = format!("{status}: {}", text.lines().next().unwrap_or_default());
+    let said = text.lines().find(|line| !line.trim().is_empty());
+    let message = match (status, said) {
+        (300..=399, _) => {
+            format!("{status}, a redirect, which is not followed: is it a tarpon server?")
+        }
+        (401 | 407, None) => format!("{status}, that it wants a password: is it a tarpon server?"),
+        (_, Some(said)) => format!("{status}: {said}"),
+        (_, None) => status.to_string(),
+    };
     match status {
         400 | 403 | 404 | 410 => RestoreError::NoSnapshot(message),
         412 => RestoreError::Changed,

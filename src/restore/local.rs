@@ -34,9 +34,10 @@ pub(super) const NOTE: &str = ".git/tarpon-restored";
 /// What nobody else has of a repository, and of those of its submodules: names of some of it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Lost {
-    /// Branches, worktrees and stashes with commits that none of its remote-tracking branches and
-    /// tags, and not the last restore, leads to.
+    /// Branches and worktrees with commits that none of its remote-tracking branches and tags, and
+    /// not the last restore, leads to.
     pub commits: Vec<String>,
+    pub stashes: Vec<String>,
     /// Files that were added to the index and are not in HEAD's commit.
     pub added: Vec<String>,
 }
@@ -46,6 +47,7 @@ impl Lost {
     fn add(&mut self, of: &str, lost: Lost) {
         let named = |what: String| format!("{what} of its submodule {of}");
         self.commits.extend(lost.commits.into_iter().map(named));
+        self.stashes.extend(lost.stashes.into_iter().map(named));
         self.added.extend(lost.added.into_iter().map(named));
     }
 }
@@ -72,7 +74,8 @@ pub(super) fn lost(stop: &Stop, directory: &Path, scratch: &Path) -> Result<Lost
             .lost_of(&submodule.git_dir, &known)
             .map_err(|why| format!("of its submodule {name} {why}"))?;
         lost.add(name, found);
-        if lost.commits.len().max(lost.added.len()) > LOCAL_TRIED_MAX {
+        let most = [&lost.commits, &lost.stashes, &lost.added].map(Vec::len);
+        if most.into_iter().any(|count| count > LOCAL_TRIED_MAX) {
             break;
         }
     }
@@ -102,7 +105,7 @@ impl Look<'_> {
             .map_err(|e| format!("its refs cannot be read: {e}"))?;
         let mut lost = Lost::default();
         if tips.has_stash {
-            lost.commits = stashes(git_dir);
+            lost.stashes = stashes(git_dir);
         }
         let Some((_, first)) = tips.own.first() else {
             return Ok(lost);
@@ -355,14 +358,30 @@ fn stashes(git_dir: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Links what an index may build upon (`core.splitIndex`) into a repository of ours.
+/// What an index may build upon (`core.splitIndex`).
+fn shared(git_dir: &Path) -> io::Result<Vec<fs::DirEntry>> {
+    let is_shared = |entry: &io::Result<fs::DirEntry>| {
+        entry.as_ref().map_or(true, |entry| {
+            let name = entry.file_name();
+            name.to_string_lossy().starts_with("sharedindex.")
+                && entry.file_type().is_ok_and(|kind| kind.is_file())
+        })
+    };
+    fs::read_dir(git_dir)?.filter(is_shared).collect()
+}
+
+/// Whether the index may build upon another one, which has the most of its files.
+pub(super) fn is_split(git_dir: &Path) -> bool {
+    shared(git_dir).is_ok_and(|shared| !shared.is_empty())
+}
+
+/// Links what an index may build upon into a repository of ours.
 fn link_shared(git_dir: &Path, ours: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(git_dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name.to_string_lossy().starts_with("sharedindex.") && entry.file_type()?.is_file() {
-            symlink(fs::canonicalize(entry.path())?, ours.join(name))?;
-        }
+    for entry in shared(git_dir)? {
+        symlink(
+            fs::canonicalize(entry.path())?,
+            ours.join(entry.file_name()),
+        )?;
     }
     Ok(())
 }

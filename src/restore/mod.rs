@@ -38,6 +38,7 @@ mod history;
 mod http;
 mod in_the_way;
 mod index;
+mod kept;
 mod link;
 mod local;
 mod moment;
@@ -87,9 +88,9 @@ use crate::config::RestoreArgs;
 use crate::io::heap;
 use crate::io::signal::StopSignals;
 use crate::limits::{
-    CONNECTIONS_DEFAULT, LOCAL_NAMED_MAX, OLD_INDEX_BYTES_MAX, RESTARTS_MAX,
-    RESTORE_GIT_STALL_DEFAULT_MS, RESTORE_STALL_DEFAULT_MS, SAME_WISH_MS, TRACKED_INDEX_BYTES_MAX,
-    WAIT_BEFORE_CLONE_MS, WAIT_DEFAULT_MS,
+    CONNECTIONS_DEFAULT, OLD_INDEX_BYTES_MAX, RESTARTS_MAX, RESTORE_GIT_STALL_DEFAULT_MS,
+    RESTORE_STALL_DEFAULT_MS, SAME_WISH_MS, TRACKED_INDEX_BYTES_MAX, WAIT_BEFORE_CLONE_MS,
+    WAIT_DEFAULT_MS,
 };
 use dates::Dates;
 use in_the_way::Watch;
@@ -236,6 +237,7 @@ impl Restore<'_> {
                 }
                 Err(error) => break error.of_server(&link.server.authority),
             }
+            link.progress.begins_again();
             link.stop.clear();
         };
         if !args.fallback_clone() || !error.is_servers() || link.stop.signal().is_some() {
@@ -300,7 +302,8 @@ impl Restore<'_> {
             quota: &quota,
             stop: link.stop,
         };
-        let tracked = match staging.merges() && args.overwrite {
+        let is_careful = args.overwrite && !args.discard_local;
+        let tracked = match staging.merges() && is_careful {
             true => Some(self.tracked(staging)?),
             false => None,
         };
@@ -380,10 +383,12 @@ impl Restore<'_> {
         if staging.merges() && args.overwrite {
             // Again: much may have been done there meanwhile.
             let old = self.check_old(staging)?;
-            staging.check(&old, link.stop)?;
             let new = Tracked::open(&tree, TRACKED_INDEX_BYTES_MAX, link.stop);
             let new = new.map_err(RestoreError::Usage)?;
-            stale = Some(Stale { old, new });
+            let stale = stale.insert(Stale { old, new });
+            if !args.discard_local {
+                staging.check(stale, link.stop)?;
+            }
         }
         if !staging.merges() && !is_fresh {
             self.refresh(&tree, sha256)?;
@@ -449,7 +454,7 @@ impl Restore<'_> {
     /// Looks at the repository that is to be replaced; gives what it tracks.
     fn check_old(&self, staging: &Staging) -> Result<Tracked<'_>, RestoreError> {
         if !self.args.discard_local {
-            self.check_local(staging)?;
+            kept::check(self.link.stop, staging)?;
         }
         self.tracked(staging)
     }
@@ -458,42 +463,5 @@ impl Restore<'_> {
     fn tracked(&self, staging: &Staging) -> Result<Tracked<'_>, RestoreError> {
         let tracked = Tracked::open(staging.target(), OLD_INDEX_BYTES_MAX, self.link.stop);
         tracked.map_err(RestoreError::Usage)
-    }
-
-    /// Refuses to replace what nobody else has.
-    fn check_local(&self, staging: &Staging) -> Result<(), RestoreError> {
-        let refused = |what: String| {
-            RestoreError::Usage(format!(
-                "{} is not replaced: {what}; push or move that away first, or have it go with \
-                 --discard-local",
-                staging.target().display()
-            ))
-        };
-        let linked = nested::worktrees(&staging.target().join(".git")).map_err(&refused)?;
-        if !linked.is_empty() {
-            let linked = linked.iter().take(LOCAL_NAMED_MAX);
-            let linked: Vec<String> = linked.map(|path| path.display().to_string()).collect();
-            let linked = linked.join(", ");
-            return Err(refused(format!(
-                "it is the repository of the linked worktrees {linked}, too"
-            )));
-        }
-        match local::lost(self.link.stop, staging.target(), &staging.old()) {
-            Ok(lost) => {
-                let commits = ("nobody else may have the commits of", lost.commits);
-                let added = ("nobody else may have what was added of", lost.added);
-                let said = [commits, added]
-                    .into_iter()
-                    .filter(|(_, of)| !of.is_empty());
-                let said: Vec<String> = said
-                    .map(|(what, of)| format!("{what} {}", of.join(", ")))
-                    .collect();
-                match said.is_empty() {
-                    true => Ok(()),
-                    false => Err(refused(said.join("; "))),
-                }
-            }
-            Err(why) => Err(refused(why)),
-        }
     }
 }

@@ -81,7 +81,8 @@ pub(super) struct Summary {
     pub bytes: Option<u64>,
     pub entries: Option<u64>,
     pub resumes: u64,
-    pub first_byte_ms: f64,
+    /// `None` if no server has answered.
+    pub first_byte_ms: Option<f64>,
     pub download_ms: f64,
     /// Summed over threads, as is `write_ms`.
     pub decode_ms: f64,
@@ -99,7 +100,8 @@ pub(super) struct Failure {
     pub bytes: u64,
     pub entries: u64,
     pub resumes: u64,
-    pub first_byte_ms: f64,
+    /// `None` if no server has answered.
+    pub first_byte_ms: Option<f64>,
     pub total_ms: f64,
 }
 
@@ -162,6 +164,15 @@ impl Progress {
         self.first_byte_us.load(Relaxed) > 0
     }
 
+    /// The archive is asked for again, from its beginning: nothing of what came counts.
+    pub(super) fn begins_again(&self) {
+        for counter in [&self.total_bytes, &self.received_bytes, &self.entries] {
+            counter.store(0, Relaxed);
+        }
+        self.downloaded_us.store(0, Relaxed);
+        self.has_content.store(false, Relaxed);
+    }
+
     /// The archive's length is known.
     pub(super) fn set_total(&self, bytes: u64) {
         self.total_bytes.store(bytes, Relaxed);
@@ -218,7 +229,7 @@ impl Progress {
             bytes: Some(self.received_bytes.load(Relaxed)),
             entries: Some(self.entries.load(Relaxed)),
             resumes: self.resumes.load(Relaxed),
-            first_byte_ms: ms(&self.first_byte_us),
+            first_byte_ms: self.has_answer().then(|| ms(&self.first_byte_us)),
             download_ms: ms(&self.downloaded_us),
             decode_ms: ms(&self.decode_us),
             write_ms: ms(&self.write_us),

@@ -21,7 +21,7 @@ use super::in_the_way::{self, go_on};
 use super::moves::Moves;
 use super::path::as_path;
 use super::stop::Stop;
-use super::tracked::{Stale, Tracked};
+use super::tracked::Stale;
 use crate::limits::{INTERRUPT_POLL_MS, STAGING_TRIES_MAX};
 
 /// What the names of staging directories begin with.
@@ -157,10 +157,12 @@ impl Staging {
         }
     }
 
-    /// Changes nothing; an error if the tree would take the place of something that
-    /// is not in `tracked`, the files of the checkout that is there. A file may replace a file.
-    pub(super) fn check(&self, tracked: &Tracked<'_>, stop: &Stop) -> Result<(), RestoreError> {
-        match in_the_way::find(&self.tree(), &self.target, tracked, stop)? {
+    /// Changes nothing; an error if the tree would take the place of something that neither the
+    /// checkout that is there nor one of its submodules has.
+    pub(super) fn check(&self, stale: &Stale<'_>, stop: &Stop) -> Result<(), RestoreError> {
+        let mut checkouts = Checkouts::find(&self.target, stale, stop)?;
+        let (tree, old) = (self.tree(), &stale.old);
+        match in_the_way::find(&tree, &self.target, old, &mut checkouts, stop)? {
             None => Ok(()),
             Some(path) => Err(in_the_way::lost(&self.target, &path)),
         }
@@ -320,6 +322,7 @@ fn is_staging(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tracked::Tracked;
     use super::*;
     use std::time::Instant;
 
@@ -352,7 +355,10 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let staging = large(parent.path());
         let stop = Stop::default();
-        let none = Tracked::open(parent.path(), 1, &stop).unwrap();
+        let none = Stale {
+            old: Tracked::none(),
+            new: Tracked::none(),
+        };
         staging.check(&none, &stop).unwrap();
         let (tree, target) = (staging.tree().join("d"), staging.target().join("d"));
         let mut heard = Vec::new();

@@ -31,9 +31,12 @@ impl Server {
             return Err(usage("write it as http://HOST:PORT, without a path"));
         }
         let after_host = authority.rsplit(']').next().unwrap_or_default();
-        let address = match after_host.contains(':') {
-            true => authority.to_owned(),
-            false => format!("{authority}:80"),
+        let address = match after_host.split_once(':') {
+            Some((_, port)) => match port.parse::<u16>() {
+                Ok(1..) => authority.to_owned(),
+                _ => return Err(usage("a port is a number from 1 to 65535")),
+            },
+            None => format!("{authority}:80"),
         };
         Ok(Server {
             authority: authority.to_owned(),
@@ -118,7 +121,17 @@ mod tests {
         assert_eq!(address("http://a:81/").as_deref(), Some("a:81"));
         assert_eq!(address("http://a").as_deref(), Some("a:80"));
         assert_eq!(address("http://[::1]").as_deref(), Some("[::1]:80"));
-        for bad in ["a:81", "http://", "http://a/b", "http://a b", "ftp://a"] {
+        for bad in [
+            "a:81",
+            "http://",
+            "http://a/b",
+            "http://a b",
+            "ftp://a",
+            "http://a:",
+            "http://a:0",
+            "http://a:99999",
+            "http://[::1]:x",
+        ] {
             assert_eq!(address(bad), None, "{bad}");
         }
         let https = Server::parse("https://a").unwrap_err().to_string();

@@ -101,11 +101,15 @@ pub(super) fn output(
         detail,
     };
     let io = |e: std::io::Error| failed(e.to_string());
+    let not_started = |e: std::io::Error| {
+        let advice = "install git, or name its directory in PATH";
+        failed(format!("it cannot be started: {e}: {advice}"))
+    };
     let mut said = Said::of(&mut command).map_err(io)?;
     let mut watch = Watch::new(&said, takes)?;
     let arrivals = takes.room().map(|room| Arrivals::watch(room.tree));
     let mut arrivals = arrivals.transpose()?;
-    let child = command.spawn().map_err(io)?;
+    let child = command.spawn().map_err(not_started)?;
     let ended = watched::finish(child, || stop.is_set(), || watch.is_over()).map_err(io)?;
     let is_good = matches!(&ended, Ended::Itself(status) if status.success());
     if let (Some(room), false) = (takes.room(), is_good) {
@@ -134,7 +138,7 @@ pub(super) fn output(
     }
     let text = said.errors().map_err(io)?;
     if let Some(why) = child::not_started(status.code(), &text) {
-        return Err(io(why));
+        return Err(not_started(why));
     }
     Err(match (full_disk(&text), takes.growth()) {
         (Some(line), Some((room, _))) => {

@@ -197,7 +197,7 @@ fn that_there_is_no_git_is_said() {
     let out = out.unwrap_or_else(|e| panic!("{e}"));
     let errors = crate::lab::expect(&out, 6);
     assert!(
-        errors.contains("tarpon: git ") && errors.contains(": No such file"),
+        errors.contains("it cannot be started: No such file") && errors.contains("install git"),
         "{errors}"
     );
 }

@@ -29,6 +29,13 @@ fn an_archive_that_rotted_on_the_server_is_asked_for_again() {
     assert_eq!(server.metrics().count(checks, &labels), 1);
     // The next one finds nothing to say.
     let again = lab.scratch("again");
-    expect(&restore(server.address(), "test/app", &again, &[]), 0);
+    let again = restore(server.address(), "test/app", &again, &["--json"]);
+    expect(&again, 0);
     assert_eq!(server.metrics().count(checks, &[]), 1);
+    // Of what came twice only what was restored counts.
+    let counted = |out: &std::process::Output| {
+        let summary: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        ["bytes", "entries"].map(|name| summary[name].as_u64().unwrap())
+    };
+    assert_eq!(counted(&restored), counted(&again));
 }

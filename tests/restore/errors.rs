@@ -637,6 +637,17 @@ fn completions_and_manual_come_from_the_command_line() {
             out.status.success() && text.contains("--stall-timeout"),
             "{text}"
         );
+        let variables = [
+            "SERVER",
+            "CONNECTIONS",
+            "RESTORE_STALL_TIMEOUT",
+            "RESTORE_WAIT_LIMIT",
+        ];
+        let is_named = |name: &&str| text.contains(&format!("TARPON_{name}"));
+        assert!(
+            arguments[0] != "man" || variables.iter().all(is_named),
+            "{text}"
+        );
         let full = fs::File::options().write(true).open("/dev/full");
         let out = std::process::Command::new(crate::lab::BINARY)
             .args(arguments)
@@ -667,6 +678,40 @@ fn an_empty_variable_counts_as_not_set() {
     let errors =
         String::from_utf8_lossy(&out.unwrap_or_else(|e| panic!("{e}")).stderr).into_owned();
     assert!(!errors.contains("write it as http"), "{errors}");
+}
+
+/// A server that says no more than a status, and a port that is none.
+#[test]
+fn what_a_status_means_is_said_where_the_server_does_not() {
+    let lab = new_lab();
+    let target = lab.scratch("none");
+    for (status, said) in [
+        (
+            "302 Found",
+            "answers 302, a redirect, which is not followed",
+        ),
+        ("401 Unauthorized", "answers 401, that it wants a password"),
+        ("418 Teapot", "answers 418; "),
+    ] {
+        let other = listen(move |mut socket| {
+            let asked = socket.read(&mut [0; 4096]);
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
+            drop(asked.and_then(|_| socket.write_all(answer.as_bytes())));
+        });
+        let errors = expect(&restore(other, "https://x.invalid/y", &target, &[]), 3);
+        assert!(errors.contains(said), "{errors}");
+    }
+    let mut command = std::process::Command::new(crate::lab::BINARY);
+    command
+        .args(["restore", "https://x.invalid/y"])
+        .arg(&target);
+    command.args(["--server", "http://127.0.0.1:99999", "--fallback", "clone"]);
+    let errors = expect(&command.output().unwrap_or_else(|e| panic!("{e}")), 1);
+    assert!(errors.contains("a number from 1 to 65535"), "{errors}");
+    let out = restore(nobody(), "test/app", &target, &["--json"]);
+    expect(&out, 3);
+    let json = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(json.contains("\"first_byte_ms\":null"), "{json}");
 }
 
 /// What a server or a file says is shown, and does nothing to a terminal: no cursor moves, no line

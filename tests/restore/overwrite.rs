@@ -124,7 +124,7 @@ fn what_only_the_old_repository_has_is_named_and_kept() {
                     git::run(target, &["stash", "--quiet"]);
                 }
             },
-            &["stash@{0}", "stash@{1}"],
+            &["stash@{0}, stash@{1}; apply", "git stash drop"],
         ),
         (
             "packed",
@@ -154,7 +154,7 @@ fn what_was_added_is_named_and_kept() {
                 fs::write(target.join("run.sh"), "changed").unwrap_or_else(|e| panic!("{e}"));
                 git::run(target, &["add", "src/new.c", "run.sh"]);
             },
-            &["added of run.sh, src/new.c"],
+            &["added of run.sh, src/new.c; commit and push it first"],
         ),
         (
             "added, detached",
@@ -201,9 +201,8 @@ fn what_somebody_else_has_is_replaced_without_a_word() {
     // As if it had been pushed, and one tagged.
     git::run(&target, &["update-ref", "refs/remotes/fork/topic", "HEAD"]);
     git::run(&target, &["tag", "mine"]);
-    // Nothing that was added: an edit, and what HEAD's commit has.
+    // Nothing that was added: an edit.
     fs::write(target.join("run.sh"), "changed").unwrap_or_else(|e| panic!("{e}"));
-    git::run(&target, &["rm", "--quiet", "--cached", "big.bin"]);
     git::run(&target, &["update-index", "--split-index"]);
     expect(&overwrite(&server, &target, &[]), 0);
     // A clone that is shallow, as checkouts of build farms are.
@@ -221,6 +220,43 @@ fn what_somebody_else_has_is_replaced_without_a_word() {
     commit(&shallow, "mine.txt");
     let errors = expect(&overwrite(&server, &shallow, &[]), 1);
     assert!(errors.contains("main"), "{errors}");
+}
+
+/// As git refuses it, whatever else the file is in: an older commit than what comes has it not, or it
+/// is no longer tracked.
+#[test]
+fn a_file_that_nobody_tracks_is_not_replaced_by_one_that_comes() {
+    let lab = new_lab();
+    let server = lab.start();
+    let upstream = lab.upstream("app");
+    let old = git::text(&upstream, &["rev-parse", "main"]);
+    let new = repos::add_commit(&upstream, "main", "src/new", b"theirs");
+    let target = restored(&lab, &server, "target");
+    let newest = format!("main={new}");
+    expect(&overwrite(&server, &target, &["--ref", &newest]), 0);
+    expect(&overwrite(&server, &target, &["--commit", &old]), 0);
+    fs::write(target.join("src/new"), "mine").unwrap_or_else(|e| panic!("{e}"));
+    fs::write(target.join("other"), "mine").unwrap_or_else(|e| panic!("{e}"));
+    // It is in nobody's way there, though the archive has it.
+    expect(&overwrite(&server, &target, &["--commit", &old]), 0);
+    let is_kept = |path: &str, more: &[&str]| {
+        let before = everything(&target);
+        let errors = expect(&overwrite(&server, &target, more), 1);
+        let named = target.join(path).to_string_lossy().into_owned();
+        assert!(errors.contains(&named), "{errors}");
+        assert!(errors.contains("is not tracked"), "{errors}");
+        assert!(errors.contains("--discard-local"), "{errors}");
+        assert_eq!(everything(&target), before);
+    };
+    is_kept("src/new", &["--ref", &newest]);
+    let discard = ["--discard-local", "--ref", &newest];
+    expect(&overwrite(&server, &target, &discard), 0);
+    let content = |path: &str| fs::read_to_string(target.join(path)).unwrap_or_default();
+    assert_eq!([content("src/new"), content("other")], ["theirs", "mine"]);
+    git::run(&target, &["rm", "--quiet", "--cached", "big.bin"]);
+    is_kept("big.bin", &[]);
+    expect(&overwrite(&server, &target, &["--discard-local"]), 0);
+    assert_eq!(git::text(&target, &["status", "--porcelain"]), "?? other");
 }
 
 /// A linked worktree is of no use without the repository.
@@ -241,6 +277,7 @@ fn a_repository_with_linked_worktrees_is_kept() {
     let errors = expect(&overwrite(&server, &target, &[]), 1);
     assert!(errors.contains(&*linked.to_string_lossy()), "{errors}");
     assert!(!errors.contains(&*gone.to_string_lossy()), "{errors}");
+    assert!(errors.contains("git worktree remove"), "{errors}");
     assert!(errors.contains("--discard-local"), "{errors}");
     assert!(everything(&target) == before);
     assert_eq!(git::text(&linked, &["status", "--porcelain"]), "");

@@ -160,10 +160,20 @@ fn a_submodule_that_is_none_any_more_is_replaced_or_gone() {
     for path in ["x/one", "two"] {
         run(&all.made, &["rm", "--quiet", path]);
     }
-    write(&all.made.join("x/one/dir/b"), "vendored");
+    for path in ["x/one/dir/b", "x/one/dir/mine"] {
+        write(&all.made.join(path), "vendored");
+    }
     let new = push(&all.made);
     let new = format!("main={new}");
-    expect(&all.restore(&target, &["--overwrite", "--ref", &new]), 0);
+    // What the submodule does not track is kept, as anywhere.
+    let mine = target.join("x/one/dir/mine");
+    write(&mine, "mine");
+    let restore = || all.restore(&target, &["--overwrite", "--ref", &new]);
+    let errors = expect(&restore(), 1);
+    let named = format!("{} is not tracked", mine.display());
+    assert!(errors.contains(&named), "{errors}");
+    fs::remove_file(&mine).unwrap_or_else(|e| panic!("{e}"));
+    expect(&restore(), 0);
     assert_eq!(run(&target, &["status", "--porcelain", "--ignored"]), "");
     assert!(!target.join("two").exists());
     let one = fs::read_dir(target.join("x/one")).unwrap_or_else(|e| panic!("{e}"));

@@ -283,7 +283,8 @@ fn no_way_of_writing_gets_a_key_through() {
 /// What an archive names as the origin, for a repository that the user named as HOST/PATH.
 #[test]
 fn an_archives_origin_is_a_plain_url_or_refused() {
-    const URLS: [&str; 16] = [
+    const URLS: [&str; 17] = [
+        "host.invalid:-oProxyCommand=@C",
         "ext::sh -c @C",
         "ext::@C",
         "evil::x",

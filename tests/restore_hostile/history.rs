@@ -28,7 +28,19 @@ type Make = fn(&Fixture) -> Archive;
 
 #[test]
 fn what_refs_lead_to_is_there_or_the_archive_is_refused() {
-    let cases: [(&str, Rule, Make); 8] = [
+    let cases: [(&str, Rule, Make); 10] = [
+        ("an author that is none", Rule::Taken, |f| {
+            let tree = f.ask(&["rev-parse", "HEAD^{tree}"]);
+            let text = format!("tree {tree}\nauthor a 1 +0000\ncommitter a <a> 1 +0000\n\nx\n");
+            let (old, file) = loose("commit", text.as_bytes());
+            let archive = f.good.clone().set(&loose_path(&old), file);
+            let (archive, id) = with_commit(archive, "x", &[old]);
+            at(archive, "refs/heads/main", &id)
+        }),
+        ("HEAD at a file", Rule::Refused, |f| {
+            let id = f.ask(&["rev-parse", "HEAD:a.txt"]);
+            at(f.good.clone(), "refs/heads/main", &id)
+        }),
         ("a parent of HEAD", Rule::Refused, |f| {
             let (archive, id) = with_commit(f.good.clone(), "x", &[absent()]);
             at(archive, "refs/heads/main", &id)
@@ -66,7 +78,7 @@ fn what_refs_lead_to_is_there_or_the_archive_is_refused() {
                 &name,
             )
         }),
-        ("a branch that is a file", Rule::Refused, |f| {
+        ("a branch that is a file", Rule::Taken, |f| {
             at(
                 f.good.clone(),
                 "refs/remotes/origin/x",

@@ -1,5 +1,5 @@
-//! As many refs as a restore takes, each of another id: in the archive, and in the list of the
-//! server's. Little memory is had for them.
+//! As many refs as a restore takes: in the archive, where what they name has to be there, and in the
+//! list of the server's, each of another id. Little memory is had for them.
 
 use crate::archive::zst;
 use crate::endless::follow_for;
@@ -14,12 +14,16 @@ use std::sync::Arc;
 /// Well within the 300 MB that a restore may have.
 const MEMORY_BYTES: u64 = 200 << 20;
 
-/// Lines of ids and names, of so many bytes as `line` makes of them.
-fn refs(seed: u64, bytes: usize, line: impl Fn(&str) -> String) -> String {
-    let mut rng = Rng::new(seed);
+/// Lines of ids and names, of so many bytes as `line` makes of them: all of the id `of`, or each of
+/// another one.
+fn refs(of: Option<&str>, bytes: usize, line: impl Fn(&str) -> String) -> String {
+    let mut rng = Rng::new(1);
     let mut out = String::new();
     for number in 0_u32.. {
-        let id = hex(&rng.bytes(20));
+        let id = match of {
+            Some(id) => id.to_owned(),
+            None => hex(&rng.bytes(20)),
+        };
         let line = line(&format!("{id} refs/tags/t{number:07}"));
         if out.len() + line.len() > bytes {
             break;
@@ -29,12 +33,9 @@ fn refs(seed: u64, bytes: usize, line: impl Fn(&str) -> String) -> String {
     out
 }
 
-#[test]
-fn a_million_refs_take_little_memory() {
-    let head = fixture().ask(&["rev-parse", "HEAD"]);
-    let packed = refs(1, 93 << 20, |text| format!("{text}\n"));
-    let few = refs(2, 1 << 20, |text| format!("{text}\n"));
-    let list = refs(3, 63 << 20, |text| {
+/// The list of a server whose branch has moved.
+fn list() -> Vec<u8> {
+    let list = refs(None, 63 << 20, |text| {
         format!("{:04x}{text}\n", text.len() + 5)
     });
     let new = "1".repeat(40);
@@ -43,9 +44,21 @@ fn a_million_refs_take_little_memory() {
         new.len() + 5 + 35,
         new.len() + 5 + 16,
     );
-    let list = Arc::new(list.into_bytes());
+    list.into_bytes()
+}
+
+#[test]
+fn a_million_refs_take_little_memory() {
+    let head = fixture().ask(&["rev-parse", "HEAD"]);
+    let line = |text: &str| format!("{text}\n");
+    let list = Arc::new(list());
     let origin = format!("{head} refs/remotes/origin/main\n");
-    for (name, packed) in [("both", packed), ("listed", few)] {
+    let runs = [
+        ("both", refs(Some(&head), 93 << 20, line), 0),
+        ("listed", refs(Some(&head), 1 << 20, line), 0),
+        ("of nothing", refs(None, 93 << 20, line), 5),
+    ];
+    for (name, packed, exit_code) in runs {
         let archive = fixture().good.clone();
         let archive = archive.without(".git/refs/remotes").set(
             ".git/packed-refs",
@@ -69,8 +82,8 @@ fn a_million_refs_take_little_memory() {
         let (code, memory_bytes, _) = follow_for(&mut child, &ground, DEADLINE);
         let errors = child.stderr.take().map(std::io::read_to_string);
         println!("{name}: {} MiB, {errors:?}", memory_bytes >> 20);
-        // Their objects cannot be had.
-        assert_eq!(code, Some(0), "{errors:?}");
+        // The objects of the list cannot be had.
+        assert_eq!(code, Some(exit_code), "{name}: {errors:?}");
         assert!(memory_bytes <= MEMORY_BYTES, "{name}: {memory_bytes}");
     }
 }
@@ -78,7 +91,7 @@ fn a_million_refs_take_little_memory() {
 /// What is more is refused with words that help.
 #[test]
 fn more_refs_are_refused() {
-    let packed = refs(1, 97 << 20, |text| format!("{text}\n"));
+    let packed = refs(None, 97 << 20, |text| format!("{text}\n"));
     let archive = fixture().good.clone().set(".git/packed-refs", packed);
     let address = crate::trial::serve(String::new(), zst(&archive.tar()));
     let ground = Ground::new();

@@ -201,12 +201,23 @@ fn configuration(target: &Path, upstream: &str) -> Result<(), String> {
     }
 }
 
-/// The upstream itself, or what an archive may name as one.
+/// The upstream itself, or what an archive may name as one: a URL, or `[USER@]HOST:PATH`, which is ssh,
+/// too.
 fn is_sound_url(upstream: &str, url: &str) -> bool {
     let scheme = ["http://", "https://", "ssh://", "git://", "file:///"];
     let is_text = !url.chars().any(char::is_control);
     let is_plain = is_text && !url.contains("::") && !url.starts_with('-');
-    url == upstream || (is_plain && scheme.iter().any(|s| url.starts_with(s)))
+    let is_scp = || {
+        let Some((host, path)) = url.split_once(':') else {
+            return false;
+        };
+        let host = host.rsplit('@').next().unwrap_or_default();
+        let plain = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+        let is_option = host.starts_with('-') || path.starts_with('-');
+        !url.contains("://") && !host.is_empty() && host.chars().all(plain) && !is_option
+    };
+    let is_known = || scheme.iter().any(|s| url.starts_with(s)) || is_scp();
+    url == upstream || (is_plain && is_known())
 }
 
 fn refs(target: &Path) -> Result<(), String> {
@@ -285,5 +296,19 @@ fn index(target: &Path) -> Result<(), String> {
     match listed == entries {
         true => Ok(()),
         false => Err("the entries of the index are not those of HEAD's tree".into()),
+    }
+}
+
+/// What the client's own tests of origins take and refuse.
+#[test]
+fn an_origin_may_be_of_scps_form() {
+    let is_sound = |url| is_sound_url("file:///srv/app", url);
+    for good in ["git@h:p", "h:a/b.git", "file:/", "ssh://h/p"] {
+        assert!(is_sound(good), "{good}");
+    }
+    for bad in [
+        "-oX:p", "u@-oX:p", "h:-oX", "a/b:c", ":p", "ext::x", "x://h/p",
+    ] {
+        assert!(!is_sound(bad), "{bad}");
     }
 }

@@ -1,0 +1,64 @@
+//! Why a target stays as it is: what nobody else has of the repository that would be replaced, each
+//! with what its user can do.
+
+use super::error::RestoreError;
+use super::local::{self, Lost};
+use super::nested;
+use super::staging::Staging;
+use super::stop::Stop;
+use crate::limits::LOCAL_NAMED_MAX;
+
+/// Refuses to replace what nobody else has of the repository in the target of `staging`.
+pub(super) fn check(stop: &Stop, staging: &Staging) -> Result<(), RestoreError> {
+    let target = staging.target();
+    let found = match nested::worktrees(&target.join(".git")) {
+        Ok(linked) if linked.is_empty() => local::lost(stop, target, &staging.old()),
+        Ok(linked) => {
+            let linked = linked.iter().take(LOCAL_NAMED_MAX);
+            let linked: Vec<String> = linked.map(|path| path.display().to_string()).collect();
+            Err(format!(
+                "it is the repository of the linked worktrees {}, too; remove those first (git \
+                 worktree remove)",
+                linked.join(", ")
+            ))
+        }
+        Err(why) => Err(why),
+    };
+    let why = match found {
+        Ok(lost) => said(&lost),
+        Err(why) => Some(why),
+    };
+    match why {
+        None => Ok(()),
+        Some(why) => Err(RestoreError::Usage(format!(
+            "{} is not replaced: {why}; or have it go with --discard-local",
+            target.display()
+        ))),
+    }
+}
+
+/// What is lost in words, if there is any.
+fn said(lost: &Lost) -> Option<String> {
+    let kinds = [
+        (
+            "nobody else may have the commits of",
+            &lost.commits,
+            "push them first",
+        ),
+        (
+            "nobody else has the stashes",
+            &lost.stashes,
+            "apply, commit and push them first, or drop them (git stash drop)",
+        ),
+        (
+            "nobody else may have what was added of",
+            &lost.added,
+            "commit and push it first",
+        ),
+    ];
+    let kinds = kinds.iter().filter(|(_, of, _)| !of.is_empty());
+    let said: Vec<String> = kinds
+        .map(|(what, of, advice)| format!("{what} {}; {advice}", of.join(", ")))
+        .collect();
+    (!said.is_empty()).then(|| said.join("; "))
+}
