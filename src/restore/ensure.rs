@@ -24,7 +24,10 @@ pub(super) fn ensure(link: Link<'_>, base: &str, wanted: &Wanted) -> Result<(), 
     let commits: Vec<&String> = wanted.all_commits().collect();
     let mut asked = ask(link, base, &names(wanted.all_refs(), 0), &commits)?;
     if !asked.missing_commits.is_empty() {
-        return Err(RestoreError::Missing(asked.missing_commits.join(", ")));
+        let missing = asked.missing_commits.join(", ");
+        return Err(RestoreError::Missing(format!(
+            "there is no commit {missing}"
+        )));
     }
     // Only what is no branch is looked for as a tag: each look for what is not there goes upstream.
     let is_absent = |named: &&Named| {

@@ -25,6 +25,10 @@ fn advice(args: &RestoreArgs, error: &RestoreError, progress: &Progress) -> &'st
         RestoreError::Server(_) => {
             "; check --server or TARPON_SERVER, or have --fallback clone do without a server"
         }
+        // Not even its beginning is that of an archive.
+        RestoreError::Corrupt { offset: ..=4, .. } => {
+            ": is it a tarpon server? check --server or TARPON_SERVER"
+        }
         _ => "",
     }
 }

@@ -89,7 +89,7 @@ impl Named {
     /// Reads `NAME[=SHA]`. A plain name is a branch or, where there is none, a tag.
     fn parse(given: &str) -> Result<Named, RestoreError> {
         let (name, id) = match given.split_once('=') {
-            Some((name, id)) => (name, Some(full_id(id).map_err(RestoreError::Usage)?)),
+            Some((name, id)) => (name, Some(id)),
             None => (given, None),
         };
         let names = match name.starts_with("refs/") {
@@ -98,14 +98,15 @@ impl Named {
                 .map(|kind| format!("refs/{kind}/{name}"))
                 .into(),
         };
-        match names.iter().all(|name| is_ref_name(name.as_bytes())) {
-            true => Ok(Named {
-                given: name.to_owned(),
-                names,
-                id,
-            }),
-            false => Err(RestoreError::Usage(format!("{name:?} is no name of a ref"))),
+        if !names.iter().all(|name| is_ref_name(name.as_bytes())) {
+            return Err(RestoreError::Usage(format!("{name:?} is no name of a ref")));
         }
+        let id = id.map(full_id).transpose().map_err(RestoreError::Usage)?;
+        Ok(Named {
+            given: name.to_owned(),
+            names,
+            id,
+        })
     }
 }
 
@@ -144,5 +145,7 @@ mod tests {
         assert_eq!(found.commits, [id.to_ascii_lowercase()]);
         assert_eq!(found.refs[0].names, ["refs/pull/1/head"]);
         assert!(wanted(&[]).unwrap().is_empty());
+        let error = wanted(&["--ref", "=abc"]).unwrap_err().to_string();
+        assert!(error.contains("\"\" is no name of a ref"), "{error}");
     }
 }

@@ -701,6 +701,13 @@ fn what_a_status_means_is_said_where_the_server_does_not() {
         let errors = expect(&restore(other, "https://x.invalid/y", &target, &[]), 3);
         assert!(errors.contains(said), "{errors}");
     }
+    let page = listen(|mut socket| {
+        let asked = socket.read(&mut [0; 4096]);
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n<html>login<";
+        drop(asked.and_then(|_| socket.write_all(answer)));
+    });
+    let errors = expect(&restore(page, "test/app", &target, &[]), 5);
+    assert!(errors.contains("is it a tarpon server?"), "{errors}");
     let mut command = std::process::Command::new(crate::lab::BINARY);
     command
         .args(["restore", "https://x.invalid/y"])
