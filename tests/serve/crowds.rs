@@ -894,14 +894,15 @@ fn who_waits_for_room_makes_room() {
         let mut slow: Vec<Conn> = (0..16).map(|_| slow_clone(&server, 2, &commit)).collect();
         slow.iter_mut().for_each(expect_answer);
         let from = |client: u8| Conn::open_from([127, 0, 0, client].into(), server.address());
-        // They wait for a turn, with all the memory that their client may have.
-        let large = [(); 2].map(|()| {
+        let held = || server.metrics().sum("tarpon_body_bytes", &[]);
+        // They wait for a turn, with all the memory that their client may have. One of them is over its
+        // part, so they come one after the other.
+        let large = [4 << 20, 8 << 20].map(|all| {
             let mut conn = from(2);
             conn.post(&upload, &[GIT_REQUEST], &b"0000".repeat(1 << 20));
+            wait::until_true("it has come", || held() >= Some(all as f64));
             conn
         });
-        let held = || server.metrics().sum("tarpon_body_bytes", &[]);
-        wait::until_true("they have it", || held() >= Some((8 << 20) as f64));
         let crowd: Vec<Conn> = (0..70)
             .map(|_| {
                 let mut conn = from(2);
