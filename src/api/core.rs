@@ -190,6 +190,16 @@ impl Core {
         false
     }
 
+    /// Waits while many look for a place, who are no others than those that come next. For one that has
+    /// its part nobody waits.
+    pub(crate) async fn pause_accepting(&self) {
+        let mut looks = PLACE_LOOKS;
+        while looks > 0 && self.door.is_busy() {
+            monoio::time::sleep(Duration::from_millis(1)).await;
+            looks -= 1;
+        }
+    }
+
     fn entered(&self) {
         self.open.set(self.open.get() + 1);
         self.meter.add(Event::Connection, 1);

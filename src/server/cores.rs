@@ -128,6 +128,7 @@ async fn serve_core(
                 newcomer.receive();
                 // However many come, those who are there have a turn after each, and end if told to.
                 monoio::spawn(std::future::ready(())).await;
+                core.pause_accepting().await;
             }
             Err(_) if core.is_closing() => break,
             Err(e) => pause_accepting(&e).await,
@@ -176,7 +177,7 @@ struct Newcomer {
 }
 
 impl Newcomer {
-    /// Has it served or turned away. Nothing is waited for here: all others who come would wait as well.
+    /// Has it served or turned away. It is not waited for: all others who come would wait as well.
     fn receive(self) {
         match self.core.admit(self.peer) {
             Admitted::Now => self.serve(),

@@ -25,7 +25,8 @@ pub(crate) struct Door {
 /// How many newcomers look for a place.
 #[derive(Debug, Default)]
 struct Looking {
-    all: AtomicUsize,
+    /// Those of clients that have less than their part.
+    urgent: AtomicUsize,
     /// Those of clients that had their part already. They look while nobody else does.
     with_part: AtomicUsize,
 }
@@ -33,7 +34,14 @@ struct Looking {
 impl Looking {
     /// Whether one looks whose client has less than its part.
     fn is_urgent(&self) -> bool {
-        self.all.load(Ordering::Relaxed) > self.with_part.load(Ordering::Relaxed)
+        self.urgent.load(Ordering::Relaxed) > 0
+    }
+
+    fn of(&self, has_part: bool) -> &AtomicUsize {
+        match has_part {
+            true => &self.with_part,
+            false => &self.urgent,
+        }
     }
 }
 
@@ -63,21 +71,32 @@ impl Door {
     pub(crate) fn look(self: &Arc<Self>, newcomer: Client) -> Option<Look> {
         let has_part = self.idle.has_part(newcomer);
         let max = match has_part {
-            true => self.admission.spare() / 2,
+            true => self.few(),
             false => self.admission.spare(),
         };
-        if has_part {
-            // Before it is one of all: nobody takes it for an urgent one.
-            self.looking.with_part.fetch_add(1, Ordering::Relaxed);
-        }
-        let others = self.looking.all.fetch_add(1, Ordering::Relaxed);
+        let others = self.looking.of(has_part);
+        let others = others.fetch_add(1, Ordering::Relaxed);
         let door = self.clone();
         let look = Look { door, has_part };
         (others < max).then_some(look)
     }
 }
 
-/// A newcomer that looks for a place. There are as many as connections over the limit, at most.
+impl Door {
+    /// Whether so many look that whoever comes next had better wait where it takes nothing, in the kernel's
+    /// queue. None of them has its part, so it would be no other.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.looking.urgent.load(Ordering::Relaxed) >= self.few()
+    }
+
+    /// Half of those that may look.
+    fn few(&self) -> usize {
+        self.admission.spare().div_ceil(2)
+    }
+}
+
+/// A newcomer that looks for a place. Of each kind there are as many as
+/// connections over the limit, at most.
 #[derive(Debug)]
 pub(crate) struct Look {
     door: Arc<Door>,
@@ -96,11 +115,8 @@ impl Look {
 
 impl Drop for Look {
     fn drop(&mut self) {
-        let looking = &self.door.looking;
-        looking.all.fetch_sub(1, Ordering::Relaxed);
-        if self.has_part {
-            looking.with_part.fetch_sub(1, Ordering::Relaxed);
-        }
+        let looking = self.door.looking.of(self.has_part);
+        looking.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -210,8 +226,10 @@ mod tests {
         let others = (3..9).filter_map(|n| door.look(client(n)));
         assert_eq!(others.count(), 6, "each has given up before the next");
         let others: Vec<Look> = (3..9).filter_map(|n| door.look(client(n))).collect();
-        assert_eq!(others.len(), 2, "there are four in all");
-        drop((own, others));
-        assert!(!door.looking.is_urgent() && door.looking.all.load(Ordering::Relaxed) == 0);
+        assert!(others.len() == 4 && door.is_busy(), "{}", others.len());
+        drop(others);
+        assert!(!door.looking.is_urgent() && !door.is_busy());
+        drop(own);
+        assert_eq!(door.looking.with_part.load(Ordering::Relaxed), 0);
     }
 }
