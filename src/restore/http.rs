@@ -130,6 +130,11 @@ fn is_pause(error: &io::Error) -> bool {
     )
 }
 
+/// Whether another answer follows this one. 101 gives the connection another protocol, which nobody asked for.
+fn is_interim(status: u16) -> bool {
+    matches!(status, 100 | 102..=199)
+}
+
 fn bad(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
@@ -233,19 +238,22 @@ impl<'a> Conn<'a> {
         }
     }
 
-    /// However its bytes come, the head has `limit` in all.
+    /// However its bytes come, the head has `limit` in all. Interim answers before it, which a proxy may
+    /// send, count as a part of it (RFC 9110, section 15.2).
     fn read_head(&mut self, limit: Duration) -> io::Result<Answer> {
-        self.buffer.drain(..self.at);
-        self.at = 0;
         let begun = Instant::now();
+        let mut interim_bytes = 0;
         loop {
-            if let Some(answer) = self.parse_head()? {
-                return Ok(answer);
+            self.buffer.drain(..self.at);
+            self.at = 0;
+            match self.parse_head()? {
+                Some(answer) if is_interim(answer.status) => interim_bytes += self.at,
+                Some(answer) => return Ok(answer),
+                None => self.fill(begun, limit)?,
             }
-            if self.buffer.len() >= HEAD_BYTES_MAX {
+            if interim_bytes + self.buffer.len() - self.at >= HEAD_BYTES_MAX {
                 return Err(bad("the head of the answer is too long"));
             }
-            self.fill(begun, limit)?;
         }
     }
 
@@ -272,7 +280,7 @@ impl<'a> Conn<'a> {
             found.is_some_and(|found| found.to_ascii_lowercase().contains(value))
         };
         self.closes = has("connection", "close") || head.version == Some(0);
-        self.rest = if matches!(answer.status, 204 | 304) {
+        self.rest = if matches!(answer.status, 204 | 304) || is_interim(answer.status) {
             Rest::Done
         } else if has("transfer-encoding", "chunked") {
             Rest::FirstChunk

@@ -8,6 +8,7 @@ use crate::support::relay::listen;
 use crate::trial::{answers, check_text, nothing_left, ok, read_request, serve_beside, used};
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// A server that answers with `archive`, whose head has `fields`; to everything else with what
 /// `other` says, which gets the first line of the request.
@@ -167,6 +168,29 @@ fn heads_of_answers_lead_nowhere() {
             }
         });
         attempt(&name, address, &["--stall-timeout", "2"], &[2, 3, 5])
+    }));
+}
+
+/// A proxy may send interim answers before the one that counts; not without end.
+#[test]
+fn interim_answers_are_passed_over() {
+    let body = Arc::new(zst(&fixture().good.tar()));
+    let cases = [(1, 0), (3, 0), (20_000, 3)];
+    expect(cases.iter().map(|(count, code)| {
+        let (body, count) = (body.clone(), *count);
+        let address = listen(move |mut socket| {
+            let interim = "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n".repeat(count);
+            while read_request(socket).is_some() {
+                let sent = socket.write_all(interim.as_bytes());
+                if sent
+                    .and_then(|()| socket.write_all(&ok("", &body)))
+                    .is_err()
+                {
+                    return;
+                }
+            }
+        });
+        attempt(&format!("{count}"), address, &[], &[*code])
     }));
 }
 
