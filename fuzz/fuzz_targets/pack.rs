@@ -14,8 +14,8 @@ use gix::objs::Find;
 use libfuzzer_sys::fuzz_target;
 use tarpon::io::uncached::Pace;
 use tarpon::manifest::record::Linked;
-use tarpon::tree::decoder::{Decoder, Packs};
 use tarpon::snapshot::verify::is_sound_on_disk;
+use tarpon::tree::decoder::{Decoder, Packs};
 use tarpon_fuzz::Input;
 use tarpon_fuzz::packs::{Object, Pack};
 
