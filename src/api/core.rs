@@ -192,7 +192,7 @@ impl Core {
 
     /// Waits while many look for a place, who are no others than those that come next. For one that has
     /// its part nobody waits.
-    pub(crate) async fn pause_accepting(&self) {
+    pub(crate) async fn wait_for_newcomers(&self) {
         let mut looks = PLACE_LOOKS;
         while looks > 0 && self.door.is_busy() {
             monoio::time::sleep(Duration::from_millis(1)).await;

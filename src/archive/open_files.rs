@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::limits::SLOW_ENDED_MAX;
@@ -27,18 +28,14 @@ fn inode_of(found: &fs::Metadata) -> Inode {
 #[derive(Debug)]
 pub(crate) struct OpenFile {
     file: File,
-    inode: Inode,
-    table: Weak<Table>,
+    /// Where it is counted.
+    table: Option<Arc<Table>>,
 }
 
 impl OpenFile {
     /// A file that is counted nowhere, for it is shared with nobody.
     pub(crate) fn uncounted(file: File) -> Arc<OpenFile> {
-        Arc::new(OpenFile {
-            file,
-            inode: (0, 0),
-            table: Weak::new(),
-        })
+        Arc::new(OpenFile { file, table: None })
     }
 
     /// The file.
@@ -54,9 +51,10 @@ impl AsFd for OpenFile {
 }
 
 impl Drop for OpenFile {
+    /// Takes no lock: cores and threads that are nice drop files, too.
     fn drop(&mut self) {
-        if let Some(table) = self.table.upgrade() {
-            table.forget(self.inode);
+        if let Some(table) = &self.table {
+            table.open.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -95,7 +93,7 @@ pub(crate) struct Places {
 
 impl Drop for Places {
     fn drop(&mut self) {
-        self.table.lock().open -= self.left;
+        self.table.open.fetch_sub(self.left, Ordering::Relaxed);
     }
 }
 
@@ -110,23 +108,25 @@ impl Places {
     pub(crate) fn enter(&mut self, file: File) -> io::Result<Arc<OpenFile>> {
         let found = file.metadata()?;
         let inode = inode_of(&found);
-        let mut files = self.table.lock();
+        let mut by_inode = self.table.lock();
         // Somebody may have opened it since it was looked at.
-        if let Some(open) = files.by_inode.get(&inode).and_then(Weak::upgrade) {
+        if let Some(open) = by_inode.get(&inode).and_then(Weak::upgrade) {
             return Ok(open);
         }
-        let open = Arc::new(OpenFile {
-            file,
-            inode,
-            table: Arc::downgrade(&self.table),
-        });
-        files.by_inode.insert(inode, Arc::downgrade(&open));
         match self.left {
             // Its build opens its files a second time, where no entry could be made. It has begun: rather
             // these few too many than an archive without an end.
-            0 => files.open += 1,
+            0 => drop(self.table.open.fetch_add(1, Ordering::Relaxed)),
             _ => self.left -= 1,
         }
+        let open = Arc::new(OpenFile {
+            file,
+            table: Some(self.table.clone()),
+        });
+        if by_inode.len() > 2 * self.table.open.load(Ordering::Relaxed) + CLOSED_KEPT {
+            by_inode.retain(|_, file| file.strong_count() > 0);
+        }
+        by_inode.insert(inode, Arc::downgrade(&open));
         Ok(open)
     }
 }
@@ -150,40 +150,31 @@ pub(crate) struct OpenFiles {
     owners: Mutex<Vec<Weak<dyn Owner>>>,
 }
 
-/// Invariant: `open` counts the files that are open and the places that are reserved, and `by_inode` has
-/// each file that is open.
+/// Invariant: `open` counts the files that are open and the places that are reserved. `by_inode` has each
+/// file that is open, and of others at most as many as of those and a few.
 #[derive(Debug, Default)]
 struct Table {
-    files: Mutex<Counted>,
+    open: AtomicUsize,
+    by_inode: Mutex<HashMap<Inode, Weak<OpenFile>>>,
 }
 
-#[derive(Debug, Default)]
-struct Counted {
-    by_inode: HashMap<Inode, Weak<OpenFile>>,
-    open: usize,
-}
+/// How many closed files the table may have beside as many as are open, before it is looked through.
+const CLOSED_KEPT: usize = 64;
 
 impl Table {
     fn shared(&self, inode: Inode) -> Option<Arc<OpenFile>> {
-        self.lock().by_inode.get(&inode)?.upgrade()
+        self.lock().get(&inode)?.upgrade()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Counted> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<Inode, Weak<OpenFile>>> {
+        self.by_inode.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The last handle of the file is gone.
-    fn forget(&self, inode: Inode) {
-        let mut files = self.lock();
-        files.open -= 1;
-        // Another may have opened it since.
-        if files
-            .by_inode
-            .get(&inode)
-            .is_some_and(|file| file.strong_count() == 0)
-        {
-            files.by_inode.remove(&inode);
-        }
+    /// Takes so many places, if there are at most `max` with them.
+    fn take(&self, count: usize, max: usize) -> bool {
+        let more = |open: usize| open.checked_add(count).filter(|open| *open <= max);
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.open.fetch_update(set, fetch, more).is_ok()
     }
 }
 
@@ -200,7 +191,7 @@ impl OpenFiles {
 
     /// How many are open.
     pub(crate) fn count(&self) -> usize {
-        self.table.lock().open
+        self.table.open.load(Ordering::Relaxed)
     }
 
     /// The files at `paths`, for reading: all of them or none. May wait for the disk.
@@ -227,15 +218,12 @@ impl OpenFiles {
     /// As [`OpenFiles::open_all`].
     pub(crate) fn reserve(&self, count: usize) -> Result<Places, OpenError> {
         for is_last in [false, true] {
-            let mut files = self.table.lock();
-            if files.open + count <= self.max {
-                files.open += count;
+            if self.table.take(count, self.max) {
                 return Ok(Places {
                     table: self.table.clone(),
                     left: count,
                 });
             }
-            drop(files);
             if !is_last {
                 self.close_idle(count);
             }
@@ -248,7 +236,10 @@ impl OpenFiles {
     /// Notes who has open files.
     pub(super) fn note(&self, owner: Weak<dyn Owner>) {
         let mut owners = self.lock_owners();
-        owners.retain(|noted| noted.upgrade().is_some_and(|noted| noted.has_open()));
+        owners.retain(|noted| {
+            let has_open = noted.upgrade().is_some_and(|noted| noted.has_open());
+            has_open && !Weak::ptr_eq(noted, &owner)
+        });
         owners.push(owner);
     }
 
@@ -347,6 +338,7 @@ mod tests {
         let (dir, paths) = files(4);
         let open = of(4);
         let archives = Vec::from_iter((0..3).map(archive));
+        archives.iter().for_each(|archive| archive.fanout.finish());
         for (archive, path) in archives.iter().zip(&paths) {
             let spool = open.open_all(std::slice::from_ref(path)).unwrap().remove(0);
             let files = Arc::new(Files::new(spool, Vec::new()));

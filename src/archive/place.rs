@@ -225,6 +225,7 @@ impl Owner for Archive {
     }
 
     fn close_if_idle(&self) -> bool {
-        Archive::close_if_idle(self)
+        // While it grows, whoever joins next may need what is in no other place.
+        self.fanout.total_bytes().is_some() && Archive::close_if_idle(self)
     }
 }

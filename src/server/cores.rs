@@ -128,7 +128,7 @@ async fn serve_core(
                 newcomer.receive();
                 // However many come, those who are there have a turn after each, and end if told to.
                 monoio::spawn(std::future::ready(())).await;
-                core.pause_accepting().await;
+                core.wait_for_newcomers().await;
             }
             Err(_) if core.is_closing() => break,
             Err(e) => pause_accepting(&e).await,

@@ -3,11 +3,12 @@
 
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use xxhash_rust::xxh64::Xxh64;
 
+use super::verify::FileId;
 use crate::extent::{Extent, Layout, raw_frames};
 use crate::limits::FRAME_TAR_BYTES;
 use crate::manifest::record::{Linked, Record};
@@ -23,10 +24,10 @@ pub struct Reuse {
 }
 
 /// The checksums of the frames of files that an earlier snapshot has linked. They hold for the same file
-/// alone, by its device, inode and length, which its link keeps from being given to another; that it is
+/// alone, by its device, inode, length and date, which its link keeps from being given to another; that it is
 /// sound is checked as for any build (see [`super::verify`]).
 #[derive(Debug, Default)]
-pub struct Sums(HashMap<(u64, u64, u64), Vec<u32>>);
+pub struct Sums(HashMap<FileId, Vec<u32>>);
 
 impl Sums {
     /// Those of an archive of this layout, whose linked files are below `dir`.
@@ -50,7 +51,7 @@ impl Sums {
             {
                 let own = &layout.checksums()[first_checksum as usize..];
                 let own = own[..raw_frames(len) as usize].to_vec();
-                sums.insert(key(&found), own);
+                sums.insert(FileId::of(&found), own);
             }
         }
         Sums(sums)
@@ -58,12 +59,8 @@ impl Sums {
 
     /// Those of this file, if they are known.
     pub(super) fn find(&self, file: &Metadata) -> Option<&[u32]> {
-        self.0.get(&key(file)).map(Vec::as_slice)
+        self.0.get(&FileId::of(file)).map(Vec::as_slice)
     }
-}
-
-fn key(found: &Metadata) -> (u64, u64, u64) {
-    (found.dev(), found.ino(), found.len())
 }
 
 impl Reuse {

@@ -56,7 +56,7 @@ pub struct Verified {
 
 /// A file whatever its name: a pack in a mirror, and its link in an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct FileId {
+pub(super) struct FileId {
     device: u64,
     inode: u64,
     bytes: u64,
@@ -64,7 +64,7 @@ struct FileId {
 }
 
 impl FileId {
-    fn of(found: &Metadata) -> FileId {
+    pub(super) fn of(found: &Metadata) -> FileId {
         FileId {
             device: found.dev(),
             inode: found.ino(),

@@ -80,9 +80,7 @@ impl Door {
         let look = Look { door, has_part };
         (others < max).then_some(look)
     }
-}
 
-impl Door {
     /// Whether so many look that whoever comes next had better wait where it takes nothing, in the kernel's
     /// queue. None of them has its part, so it would be no other.
     pub(crate) fn is_busy(&self) -> bool {
@@ -95,8 +93,8 @@ impl Door {
     }
 }
 
-/// A newcomer that looks for a place. Of each kind there are as many as
-/// connections over the limit, at most.
+/// A newcomer that looks for a place. There are at most as many as there may be connections over the limit
+/// for a moment, and half as many whose clients have their part.
 #[derive(Debug)]
 pub(crate) struct Look {
     door: Arc<Door>,
