@@ -12,10 +12,12 @@
 //!              │            jobs::clone: a mirror, if there is none ◄─────┘   background plane
 //!              │                        │
 //!              │            jobs::build, jobs::builder: one thread a build
+//!              │               snapshot::reuse    what the snapshot before has, looked at once
 //!              │               snapshot::view     pin: refs read, packs listed, under a lock
-//!              │               snapshot::gitdir   first frame: leaves at once
-//!              │               jobs::builder      place: entry made, packs hard-linked; unlock
+//!              │               snapshot::gitdir   first frame: leaves at once; refs in frames of their own
+//!              │               jobs::entry        entry made, packs and frames hard-linked; unlock
 //!              │               snapshot::produce  packs, worktree, index, in this order
+//!              │                  ├─ snapshot::survey: which directories are large, which are known
 //!              │                  ├─ snapshot::turns: large builds go on in turn
 //!              │                  └─ snapshot::ring: encoder threads (job), tree: decoder, filter, tar
 //!              │                        │
@@ -27,7 +29,8 @@
 //!
 //! The first client, one that follows and a hit run the same code: [`extent::Source`] over one
 //! [`archive::fanout::Fanout`]. An archive is a list of [`extent::Extent`]s, never one file:
-//! bytes of a spool file, and raw runs of linked packs that are framed while they are sent.
+//! bytes of a spool file, frames in linked files that earlier entries have written, and raw runs of
+//! linked packs that are framed while they are sent.
 //!
 //! `tarpon restore` is the client of all this; [`restore`] shows its own way of a byte.
 //!
@@ -60,6 +63,28 @@
 //!   archive (`If-Range`, `If-Match`), after the range is there; others get all of it.
 //! * The id of an archive is a hash of everything that decides its bytes, so a build that is
 //!   repeated after a crash resumes broken downloads, too.
+//!
+//! # Parts
+//!
+//! What an archive is made of does not depend on what was there before: a frame
+//! is a pure function of its key, dates are made from contents, packs are brought into one form first. So a
+//! snapshot can be put together from parts of others, byte for byte what a build from nothing makes:
+//!
+//! * A job's key holds all that decides its frames: format, level, library, and path, mode, id and
+//!   conversions of each entry ([`tree`]'s `batch`). Jobs follow directories: none crosses the border of a
+//!   large one, so that an equal subtree gives equal jobs.
+//! * An entry's own bytes lie in a file of frames with a random name for good. Later entries link that file
+//!   by the same path, and their layouts have stretches of it ([`extent`]). The link count is the reference
+//!   count. Names are random so that whoever opens an entry by its id, in whose place the same archive was
+//!   published again in other files, gets an error and never other bytes.
+//! * The [`manifest::outline`] beside the metadata says which jobs and frames of the index belong to which
+//!   large directory. One that is the same (path, tree, attribute files above it) is neither walked nor looked
+//!   at: its run of jobs and its run of the index are taken over.
+//! * The index is cut into frames at the borders of large directories, too; only its head, the lines
+//!   between and the sum at its end are made anew, the sum from the frames' content.
+//! * Where there would be too many files of frames, or more bytes of no use than of use, a build copies what
+//!   is of use of some into its own (`snapshot::reuse`). This is all there is of compaction: in the background it is
+//!   a build of the same snapshot, whose id is the same, so that downloads go on with either.
 //!
 //! # Rooms
 //!

@@ -1,13 +1,15 @@
 //! `kill -9` at fifty moments between a request and its published entry: after each restart
 //! every byte served is right, and the state directory holds nothing that belongs to nobody.
 //!
+//! The same while a snapshot is refreshed and its files of frames are joined.
+//!
 //! The moments come from a seed, printed at the start; `TARPON_TEST_SEED=N` repeats a run.
 
 mod support;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use support::client::{Conn, End};
+use support::client::{Conn, End, Response};
 use support::lab::{self, Lab, copy_tree};
 use support::repos::{self, Shape};
 use support::rng::Rng;
@@ -289,4 +291,253 @@ fn receive(conn: &mut Conn) -> Option<(End, Vec<u8>)> {
         .copy_body(&mut body)
         .unwrap_or_else(|e| panic!("body: {e}"));
     Some((end, body))
+}
+
+const WIDE: &str = "wide";
+const MAIN: &str = "refs/heads/main";
+const REFRESH_ROUNDS: u64 = 30;
+/// Large directories of the repository, and files in each.
+const DIRECTORIES: u64 = 5;
+const FILES: u64 = 70;
+const FILE_BYTES: usize = 6000;
+
+/// A repository with four commits in a row, of which each leaves less of the first one's frames in use:
+/// the third makes files of frames be joined.
+struct Refreshes {
+    lab: Lab,
+    /// Commits and what a clone of each is.
+    commits: Vec<(String, PathBuf)>,
+    /// A state directory with the snapshot of the second.
+    template: PathBuf,
+    /// From the third's push until its files are joined.
+    whole: Duration,
+    /// The part of it in which they are joined.
+    joining: Duration,
+    known: Vec<Vec<u8>>,
+}
+
+/// Killed between the push that makes files of frames be joined and some time after.
+#[test]
+fn kill_while_refreshing() {
+    let seed = seed();
+    println!("seed {seed}; repeat with {SEED_VARIABLE}={seed}");
+    let mut refreshes = Refreshes::new();
+    let mut rng = Rng::new(seed);
+    let mut joined = 0;
+    for round in 0..REFRESH_ROUNDS {
+        let moment = refreshes.choose(&mut rng);
+        let context = format!("seed {seed}, round {round}, {moment:?}");
+        joined += u64::from(refreshes.round(moment, &context));
+    }
+    assert!(joined >= 3, "joining began in {joined} rounds only");
+}
+
+/// When to kill, counted from the request that fetches the push.
+#[derive(Debug, Clone, Copy)]
+enum RefreshMoment {
+    Elapsed(Duration),
+    /// When the log has this.
+    Logged(&'static str),
+    /// So long after joining has begun.
+    Joining(Duration),
+}
+
+impl Refreshes {
+    fn new() -> Self {
+        let lab = Lab::new(env!("CARGO_BIN_EXE_tarpon"));
+        let upstream = lab.upstream(WIDE);
+        repos::init_bare(&upstream, "main", "sha1");
+        let mut commits = Vec::new();
+        for (number, first) in [0, 1, 2, DIRECTORIES].into_iter().enumerate() {
+            let mut import = repos::Importer::start(&upstream, repos::Layout::Packed);
+            match number {
+                0 => import.commit(MAIN, "first"),
+                _ => import.commit_on(MAIN, &format!("{MAIN}^0"), "next"),
+            }
+            import.file(repos::FILE, b"number.txt", number.to_string().as_bytes());
+            for directory in first..DIRECTORIES {
+                let mut rng = Rng::new(number as u64 * 1000 + directory);
+                for file in 0..FILES {
+                    let path = format!("dir{directory}/file{file}.bin");
+                    import.file(repos::FILE, path.as_bytes(), &rng.bytes(FILE_BYTES));
+                }
+            }
+            import.finish();
+            let clone = lab.scratch(&format!("clone{number}"));
+            git::clone(&lab.url(WIDE), &clone);
+            commits.push((git::text(&upstream, &["rev-parse", MAIN]), clone));
+        }
+        let template = lab.scratch("refresh-template");
+        lab::create_dir(&template);
+        let mut refreshes = Refreshes {
+            lab,
+            commits,
+            template,
+            whole: Duration::ZERO,
+            joining: Duration::ZERO,
+            known: Vec::new(),
+        };
+        refreshes.prepare();
+        refreshes
+    }
+
+    fn choose(&self, rng: &mut Rng) -> RefreshMoment {
+        // A little longer than each takes, so that some fall behind it.
+        let within = |rng: &mut Rng, limit: Duration| {
+            Duration::from_micros(rng.below(limit.as_micros() as u64 * 5 / 4))
+        };
+        let steps = ["building", "published", "joining files of frames"];
+        match rng.below(8) {
+            0 => RefreshMoment::Logged(steps[rng.below(3) as usize]),
+            1..4 => RefreshMoment::Elapsed(within(rng, self.whole)),
+            _ => RefreshMoment::Joining(within(rng, self.joining)),
+        }
+    }
+
+    fn prepare(&mut self) {
+        let mut settings = self.lab.settings();
+        settings.state = self.template.clone();
+        self.show(0);
+        let server = settings.start();
+        server.get(&lab::target(WIDE)).expect(200);
+        self.push(&server, 1);
+        self.wait_shown(&server, 1, "template");
+        server.stop();
+        let settings = self.fresh();
+        let server = settings.start();
+        let started = Instant::now();
+        self.push(&server, 2);
+        server.wait_logged("joining files of frames");
+        let joining = Instant::now();
+        let complete = || server.builds("complete");
+        wait::until_true("files of frames are joined", || complete() == 2);
+        (self.whole, self.joining) = (started.elapsed(), joining.elapsed());
+        self.wait_shown(&server, 2, "without a crash");
+        server.stop();
+    }
+
+    /// Has the upstream show one of the commits.
+    fn show(&self, number: usize) {
+        let commit = &self.commits[number].0;
+        git::run(&self.lab.upstream(WIDE), &["update-ref", MAIN, commit]);
+    }
+
+    fn ask(&self, number: usize) -> String {
+        let commit = &self.commits[number].0;
+        format!(r#"{{"refs":{{"{MAIN}":"{commit}"}}}}"#)
+    }
+
+    fn push(&self, server: &Server, number: usize) {
+        self.show(number);
+        let target = lab::endpoint(WIDE, "ensure-refs");
+        server.post_json(&target, &self.ask(number)).expect(200);
+    }
+
+    /// A new state directory, with the snapshot of the second commit.
+    fn fresh(&self) -> Settings {
+        let state = self.lab.scratch("refresh-state");
+        if state.exists() {
+            let removed = std::fs::remove_dir_all(&state);
+            removed.unwrap_or_else(|e| panic!("{}: {e}", state.display()));
+        }
+        copy_tree(&self.template, &state);
+        let mut settings = self.lab.settings();
+        settings.state = state;
+        settings
+    }
+
+    /// Whether joining had begun.
+    fn round(&mut self, moment: RefreshMoment, context: &str) -> bool {
+        let settings = self.fresh();
+        let mut server = settings.start();
+        self.show(2);
+        let mut conn = Conn::open(server.address());
+        conn.post(
+            &lab::endpoint(WIDE, "ensure-refs"),
+            &["Content-Type: application/json"],
+            self.ask(2).as_bytes(),
+        );
+        let sent = Instant::now();
+        match moment {
+            RefreshMoment::Elapsed(after) => {
+                std::thread::sleep(after.saturating_sub(sent.elapsed()));
+            }
+            RefreshMoment::Logged(text) => server.wait_logged(text),
+            RefreshMoment::Joining(after) => {
+                server.wait_logged("joining files of frames");
+                std::thread::sleep(after);
+            }
+        }
+        server.kill();
+        let joining = server.log().contains("joining files of frames");
+        drop(server);
+        let server = settings.start();
+        let first = server.get(&lab::target(WIDE)).expect(200);
+        assert!(
+            first.head.content_length().is_some(),
+            "{context}: the snapshot is lost: {:?}\n{}",
+            first.head,
+            server.log()
+        );
+        if joining {
+            // What is joined has been published before, and is there at any moment.
+            let commit = first.head.get("x-cachew-snapshot-commit");
+            assert_eq!(commit, Some(&*self.commits[2].0), "{context}: it is lost");
+        }
+        self.expect_right(&first, context);
+        // Fetched or not before the crash.
+        self.push(&server, 2);
+        self.wait_shown(&server, 2, context);
+        self.push(&server, 3);
+        self.wait_shown(&server, 3, context);
+        assert_eq!(server.builds("failed"), 0, "{context}: {}", server.log());
+        server.stop();
+        expect_clean(&settings.state, context);
+        self.expect_kept(&settings, context);
+        joining
+    }
+
+    /// The next server finds the last snapshot whole, and nothing else.
+    fn expect_kept(&mut self, settings: &Settings, context: &str) {
+        let server = settings.start();
+        let kept = server.get(&lab::target(WIDE)).expect(200);
+        assert!(
+            kept.head.content_length().is_some(),
+            "{context}: {:?}",
+            kept.head
+        );
+        let commit = kept.head.get("x-cachew-snapshot-commit");
+        assert_eq!(commit, Some(&*self.commits[3].0), "{context}");
+        self.expect_right(&kept, context);
+        let entries = lab::entries(&settings.state);
+        let tag = kept.head.etag().trim_matches('"');
+        assert_eq!(entries, [tag], "{context}");
+        server.stop();
+    }
+
+    /// Waits until the snapshot of this commit is in the cache, and looks at it.
+    fn wait_shown(&mut self, server: &Server, number: usize, context: &str) {
+        let commit = self.commits[number].0.clone();
+        let answer = wait::until("the new snapshot is shown", || {
+            let answer = server.get(&lab::target(WIDE)).expect(200);
+            let is_shown = answer.head.get("x-cachew-snapshot-commit") == Some(&commit);
+            (is_shown && answer.head.content_length().is_some()).then_some(answer)
+        });
+        self.expect_right(&answer, context);
+    }
+
+    /// Compares an answer with a clone of the commit that it names.
+    fn expect_right(&mut self, answer: &Response, context: &str) {
+        if self.known.contains(&answer.body) {
+            return;
+        }
+        let named = answer.head.get("x-cachew-snapshot-commit");
+        let found = self.commits.iter().find(|(id, _)| Some(&**id) == named);
+        let (_, clone) = found.unwrap_or_else(|| panic!("{context}: {:?}", answer.head));
+        let unpacked = self.lab.unpack(&answer.body, "refresh-unpacked");
+        parity::expect_same(clone, &unpacked, context);
+        let removed = std::fs::remove_dir_all(&unpacked);
+        removed.unwrap_or_else(|e| panic!("{}: {e}", unpacked.display()));
+        self.known.push(answer.body.clone());
+    }
 }

@@ -131,6 +131,7 @@ fn segments(extent: &Extent) -> Vec<(u64, Where)> {
             out.push((4, Where::Framing));
             out
         }
+        Extent::Stored { .. } => panic!("a layout with frames of others"),
     }
 }
 

@@ -6,7 +6,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion};
 use std::fs;
 use std::path::{Path, PathBuf};
 use tarpon::snapshot::produce::Head;
-use tarpon::snapshot::view::{self, View};
+use tarpon::snapshot::view::{self, AsItIs, View};
 use tempfile::TempDir;
 
 pub fn bench(criterion: &mut Criterion) {
@@ -53,7 +53,8 @@ fn entry() -> TempDir {
 }
 
 fn pin(mirror: &Path) -> View {
-    let pinned = view::pin(mirror, &mut |source, _| Ok(fs::metadata(source)?.len()));
+    let length = &mut |source: &Path, _: &str| Ok(fs::metadata(source)?.len());
+    let pinned = view::pin(mirror, AsItIs::Yes, length);
     pinned.unwrap_or_else(|e| panic!("pin: {e}"))
 }
 

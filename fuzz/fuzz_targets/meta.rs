@@ -1,4 +1,4 @@
-//! Metadata files of cache entries: any bytes are an entry that holds every invariant and is
+//! Metadata files of cache entries, and their outlines: any bytes are an entry that holds every invariant and is
 //! written again as exactly these bytes, or an error that says where; and every entry comes back.
 //!
 //! An input counts three times: as a file, as a payload that is sealed here with the right length
@@ -13,26 +13,36 @@ use sha2::{Digest, Sha256};
 use tarpon::extent::{Extent, Layout, raw_frames};
 use tarpon::manifest::id::EntryId;
 use tarpon::manifest::meta::{Fields, Meta};
-use tarpon::manifest::record::{Linked, Record};
+use tarpon::manifest::outline::Outline;
+use tarpon::manifest::record::Linked;
 use tarpon_fuzz::Input;
 
+const META: &[u8; 8] = b"tarpon\x1a\n";
+const OUTLINE: &[u8; 8] = b"tarpono\n";
+const VERSION: u32 = 5;
 const HEAD_BYTES: usize = 8 + 4 + 8;
 const DIGEST_BYTES: usize = 32;
 const RAW_FRAME_BYTES: u64 = 4 << 20;
 
 fuzz_target!(|data: &[u8]| {
     check_file(data);
-    check_file(&sealed(data));
+    check_outline(data);
+    check_sealed(data);
     if let Some(payload) = data.get(HEAD_BYTES..data.len().saturating_sub(DIGEST_BYTES)) {
-        check_file(&sealed(payload));
+        check_sealed(payload);
     }
     check_entry(data);
 });
 
+fn check_sealed(payload: &[u8]) {
+    check_file(&sealed(META, payload));
+    check_outline(&sealed(OUTLINE, payload));
+}
+
 /// A file with this payload: magic, version, length, payload, digest of all before it.
-fn sealed(payload: &[u8]) -> Vec<u8> {
+fn sealed(magic: &[u8; 8], payload: &[u8]) -> Vec<u8> {
     let len = (payload.len() as u64).to_le_bytes();
-    let mut file = [b"tarpon\x1a\n", &4u32.to_le_bytes()[..], &len, payload].concat();
+    let mut file = [magic, &VERSION.to_le_bytes()[..], &len, payload].concat();
     let digest = Sha256::digest(&file);
     file.extend_from_slice(&digest);
     file
@@ -45,6 +55,31 @@ fn check_file(file: &[u8]) {
             assert!(meta.encode() == file, "written in another way");
         }
         // An error is one line that says where.
+        Err(error) => {
+            let text = error.to_string();
+            assert!(text.contains("offset ") && !text.contains('\n'), "{text}");
+        }
+    }
+}
+
+fn check_outline(file: &[u8]) {
+    match Outline::decode(file) {
+        Ok(outline) => {
+            assert!(outline.is_sound(), "{outline:?}");
+            assert!(outline.encode() == file, "written in another way");
+            for number in 0..outline.directories.len() {
+                // Nothing leads out of it.
+                let _ = &outline.jobs[outline.jobs_below(number)];
+                let _ = &outline.jobs[outline.own_jobs(number)];
+                let directory = &outline.directories[number];
+                let range = |(from, to): (u32, u32)| from as usize..to as usize;
+                let _ = &outline.entries[range(directory.entries)];
+                let _ = &outline.lines[range(directory.lines)];
+            }
+            for (at, _) in outline.stretches() {
+                let _ = (&outline.parts[at.part as usize], at.offset + at.bytes);
+            }
+        }
         Err(error) => {
             let text = error.to_string();
             assert!(text.contains("offset ") && !text.contains('\n'), "{text}");
@@ -66,7 +101,7 @@ fn check_entry(data: &[u8]) {
                 file[HEAD_BYTES..file.len() - DIGEST_BYTES],
                 written(&fields)
             );
-            assert!(file == sealed(&written(&fields)));
+            assert!(file == sealed(META, &written(&fields)));
             let at = input.u16() as usize % file.len();
             file[at] ^= 1 << (input.u8() % 8);
             assert!(
@@ -88,13 +123,18 @@ fn written(fields: &Fields) -> Vec<u8> {
     let number = |out: &mut Vec<u8>, value: u64| out.extend_from_slice(&value.to_le_bytes());
     text(&mut out, &fields.repository);
     text(&mut out, fields.commit.as_deref().unwrap_or_default());
-    out.extend_from_slice(&fields.refs_digest);
+    out.extend_from_slice(&fields.shown);
     number(&mut out, fields.created_unix_ms);
     number(&mut out, fields.linked.len() as u64);
     for linked in &fields.linked {
         text(&mut out, &linked.path);
         number(&mut out, linked.bytes);
+        out.push(u8::from(linked.whole.is_some()));
+        if let Some(whole) = linked.whole {
+            number(&mut out, whole);
+        }
     }
+    text(&mut out, &fields.spool);
     let layout = &fields.layout;
     number(&mut out, layout.wire_bytes());
     number(&mut out, layout.spool_bytes());
@@ -118,6 +158,12 @@ fn written(fields: &Fields) -> Vec<u8> {
                 number(&mut out, len);
                 out.extend_from_slice(&first_checksum.to_le_bytes());
             }
+            Extent::Stored { file, offset, len } => {
+                out.push(2);
+                out.extend_from_slice(&file.to_le_bytes());
+                number(&mut out, offset);
+                number(&mut out, len);
+            }
         }
     }
     number(&mut out, layout.checksums().len() as u64);
@@ -125,18 +171,6 @@ fn written(fields: &Fields) -> Vec<u8> {
         out.extend_from_slice(&checksum.to_le_bytes());
     }
     number(&mut out, fields.spool_checksum);
-    number(&mut out, fields.jobs.len() as u64);
-    for job in &fields.jobs {
-        out.extend_from_slice(&job.key);
-        number(&mut out, job.spool_offset);
-        number(&mut out, job.spool_bytes);
-        number(&mut out, job.checksum);
-        out.extend_from_slice(&job.mtime_s.to_le_bytes());
-        number(&mut out, job.sizes.len() as u64);
-        job.sizes
-            .iter()
-            .for_each(|size| out.extend_from_slice(&size.to_le_bytes()));
-    }
     out
 }
 
@@ -144,25 +178,20 @@ fn written(fields: &Fields) -> Vec<u8> {
 fn is_sound(fields: &Fields) -> bool {
     let is_hex = |text: &str| text.bytes().all(|byte| b"0123456789abcdef".contains(&byte));
     let commit = fields.commit.as_ref();
-    let paths: HashSet<&String> = fields.linked.iter().map(|linked| &linked.path).collect();
-    let are_paths_plain = fields.linked.iter().all(|linked| {
-        let below =
-            |name: &str| linked.path == name || linked.path.starts_with(&format!("{name}/"));
-        is_plain(&linked.path) && !below("meta") && !below("spool")
+    let paths = fields.linked.iter().map(|linked| &linked.path);
+    let paths: Vec<&String> = paths.chain([&fields.spool]).collect();
+    let are_paths_plain = paths.iter().all(|path| {
+        let below = |name: &str| *path == name || path.starts_with(&format!("{name}/"));
+        is_plain(path) && !below("meta") && !below("outline")
     });
-    let spool_bytes = u128::from(fields.layout.spool_bytes());
-    let are_jobs_inside = fields
-        .jobs
-        .iter()
-        .all(|job| u128::from(job.spool_offset) + u128::from(job.spool_bytes) <= spool_bytes);
+    let different: HashSet<&String> = paths.iter().copied().collect();
     is_hex(fields.id.as_str())
         && fields.id.as_str().len() == 32
         && is_plain(&fields.repository)
         && fields.repository.contains('/')
         && commit.is_none_or(|commit| matches!(commit.len(), 40 | 64) && is_hex(commit))
         && are_paths_plain
-        && paths.len() == fields.linked.len()
-        && are_jobs_inside
+        && different.len() == paths.len()
         && is_layout_sound(fields)
 }
 
@@ -180,6 +209,14 @@ fn is_layout_sound(fields: &Fields) -> bool {
                     return false;
                 }
                 spool += u128::from(len);
+                wire += u128::from(len);
+            }
+            Extent::Stored { file, offset, len } => {
+                let holder = fields.linked.get(file as usize);
+                let end = u128::from(offset) + u128::from(len);
+                if len == 0 || !holder.is_some_and(|linked| end <= u128::from(linked.bytes)) {
+                    return false;
+                }
                 wire += u128::from(len);
             }
             Extent::RawRun {
@@ -224,13 +261,14 @@ fn fields(input: &mut Input<'_>) -> Fields {
         2 => Some("abcdef01".repeat(8)),
         _ => Some(text(input)).filter(|text| !text.is_empty()),
     };
-    let refs_digest = [input.u8(); 32];
+    let shown = [input.u8(); 32];
     let created_unix_ms = input.u64();
     let linked = (0..input.u8() % 4).map(|_| {
         let bytes = u64::from(input.u32()) << (input.u8() % 16);
         Linked {
             path: text(input),
             bytes,
+            whole: (input.u8() % 2 == 0).then(|| input.u64()),
         }
     });
     let linked = linked.collect();
@@ -239,35 +277,25 @@ fn fields(input: &mut Input<'_>) -> Fields {
         let (kind, len) = (input.u8(), u64::from(input.u32()));
         if kind % 4 == 0 {
             layout.push_spool(len);
+        } else if kind % 8 > 4 {
+            layout.push_stored(u32::from(kind % 4 - 1), input.u16().into(), len);
         } else {
             let checksums: Vec<u32> = (0..raw_frames(len)).map(|_| input.u32()).collect();
             layout.push_raw(u32::from(kind % 4 - 1), input.u16().into(), len, &checksums);
         }
     }
     let spool_checksum = input.u64();
-    let jobs = (0..input.u8() % 4).map(|_| Record {
-        key: [input.u8(); 32],
-        spool_offset: input.u16().into(),
-        spool_bytes: if input.u8() == 255 {
-            input.u64()
-        } else {
-            input.u16().into()
-        },
-        checksum: input.u64(),
-        mtime_s: input.u64() as i64,
-        sizes: (0..input.u8() % 8).map(|_| input.u32()).collect(),
-    });
-    let jobs = jobs.collect();
+    let spool = text(input);
     Fields {
         id: EntryId::from_bytes(id),
         repository,
         commit,
-        refs_digest,
+        shown,
         created_unix_ms,
         linked,
+        spool,
         layout,
         spool_checksum,
-        jobs,
     }
 }
 

@@ -72,6 +72,7 @@ fn read(object: &Object) -> Option<Vec<u8>> {
     let linked = ["idx", "pack"].map(|extension| Linked {
         path: format!("{stem}.{extension}"),
         bytes: 0,
+        whole: None,
     });
     let packs = Packs::open(&PLACE, &linked, Kind::Sha1).ok()?;
     let mut out = Vec::new();

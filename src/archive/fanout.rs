@@ -211,6 +211,15 @@ impl Fanout {
         Ok(())
     }
 
+    /// Appends frames that lie in a linked file, as [`Fanout::push_raw`].
+    pub fn push_stored(&self, file: u32, offset: u64, len: u64) -> Result<(), Abandoned> {
+        let mut shared = self.lock();
+        shared.is_wanted(Instant::now())?;
+        shared.layout.push_stored(file, offset, len);
+        wake(shared);
+        Ok(())
+    }
+
     /// The spool file now holds everything below `bytes`.
     pub fn spooled(&self, bytes: u64) {
         let mut shared = self.lock();

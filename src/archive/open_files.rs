@@ -71,7 +71,7 @@ pub(crate) enum OpenError {
 }
 
 impl OpenError {
-    fn io(path: &Path, source: io::Error) -> OpenError {
+    pub(super) fn io(path: &Path, source: io::Error) -> OpenError {
         OpenError::Io {
             path: path.display().to_string(),
             source,
@@ -212,6 +212,20 @@ impl OpenFiles {
             .collect()
     }
 
+    /// Places for files that one can do without: none where nobody can give up any without harm.
+    pub(crate) fn reserve_spare(&self, count: usize) -> Option<Places> {
+        if !self.table.take(count, self.max) {
+            self.close_idle(count);
+            if !self.table.take(count, self.max) {
+                return None;
+            }
+        }
+        Some(Places {
+            table: self.table.clone(),
+            left: count,
+        })
+    }
+
     /// Places for files that are opened later.
     ///
     /// # Errors
@@ -266,7 +280,7 @@ impl OpenFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::place::{Archive, Files};
+    use crate::archive::place::{Archive, Files, Names};
     use crate::manifest::id::EntryId;
 
     /// A directory with so many files, named by number.
@@ -286,7 +300,7 @@ mod tests {
     fn archive(number: u8) -> Arc<Archive> {
         let id = EntryId::from_bytes([number; 16]);
         let name = Arc::from("host/path");
-        let growing = Archive::growing(id, name, None, [0; 32], u64::from(number), Vec::new());
+        let growing = Archive::growing(id, name, None, [0; 32], u64::from(number));
         Arc::new(growing)
     }
 
@@ -342,7 +356,11 @@ mod tests {
         for (archive, path) in archives.iter().zip(&paths) {
             let spool = open.open_all(std::slice::from_ref(path)).unwrap().remove(0);
             let files = Arc::new(Files::new(spool, Vec::new()));
-            archive.placed(dir.path().into(), files, &open);
+            let names = Names {
+                spool: path.file_name().unwrap().to_str().unwrap().into(),
+                linked: Vec::new(),
+            };
+            archive.placed(dir.path().into(), names, files, &open);
         }
         let read = archives[0].fanout.join(0).unwrap();
         let places = open.reserve(1).unwrap();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use arc_swap::ArcSwapOption;
 
@@ -12,7 +12,7 @@ use crate::archive::fanout::Fanout;
 use crate::io::clock::unix_ms;
 use crate::limits::DOUBT_INTERVAL_MS;
 use crate::manifest::id::EntryId;
-use crate::manifest::meta::{Meta, SPOOL_NAME};
+use crate::manifest::meta::Meta;
 use crate::manifest::record::Linked;
 
 /// The open files of an archive.
@@ -48,17 +48,28 @@ pub(crate) struct Archive {
     pub repository: Arc<str>,
     /// HEAD's commit as hex; `None` when HEAD points nowhere.
     pub commit: Option<String>,
-    /// Of what it shows besides objects (see [`crate::repos::repo::Repo::digest`]).
-    pub refs_digest: [u8; 32],
+    /// Of what it shows: whether it is up to date.
+    pub shown: [u8; 32],
     /// When the build began, ms since 1970; before it read the mirror's refs.
     pub created_unix_ms: u64,
     /// The bytes.
     pub fanout: Arc<Fanout>,
-    linked: Vec<Linked>,
+    /// Known once it has a place.
+    names: OnceLock<Names>,
     place: Place,
     last_used_unix_ms: AtomicU64,
     /// When it was last looked at on a client's word; 0 for never.
     doubted_unix_ms: AtomicU64,
+}
+
+/// The names of an archive's files in its directory.
+#[derive(Debug)]
+pub(crate) struct Names {
+    /// Of its own bytes: a name that no other archive's have, so that whoever opens an entry by its id
+    /// gets these bytes or an error, though another one may have taken its place.
+    pub spool: String,
+    /// The linked files, in the order the layout numbers them.
+    pub linked: Vec<Linked>,
 }
 
 /// Invariant: before [`Archive::placed`] the directory is empty and there are no files, and no
@@ -79,19 +90,18 @@ impl Archive {
         id: EntryId,
         repository: Arc<str>,
         commit: Option<String>,
-        refs_digest: [u8; 32],
+        shown: [u8; 32],
         created_unix_ms: u64,
-        linked: Vec<Linked>,
     ) -> Archive {
         Archive {
             id,
             etag: format!("\"{id}\""),
             repository,
             commit,
-            refs_digest,
+            shown,
             created_unix_ms,
             fanout: Arc::new(Fanout::new()),
-            linked,
+            names: OnceLock::new(),
             place: Place::default(),
             last_used_unix_ms: AtomicU64::new(created_unix_ms),
             doubted_unix_ms: AtomicU64::new(0),
@@ -106,10 +116,13 @@ impl Archive {
             etag: format!("\"{}\"", fields.id),
             repository: Arc::from(fields.repository),
             commit: fields.commit,
-            refs_digest: fields.refs_digest,
+            shown: fields.shown,
             created_unix_ms: fields.created_unix_ms,
             fanout: Arc::new(Fanout::complete(fields.layout)),
-            linked: fields.linked,
+            names: OnceLock::from(Names {
+                spool: fields.spool,
+                linked: fields.linked,
+            }),
             place: Place {
                 dir: Mutex::new(dir),
                 files: ArcSwapOption::empty(),
@@ -126,9 +139,9 @@ impl Archive {
         dir.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The linked files.
-    pub(crate) fn linked(&self) -> &[Linked] {
-        &self.linked
+    /// The names of its files; none before it has a place.
+    pub(crate) fn names(&self) -> Option<&Names> {
+        self.names.get()
     }
 
     /// The files, if they are open.
@@ -142,8 +155,12 @@ impl Archive {
         if let Some(files) = self.files() {
             return Ok(files);
         }
-        let names = self.linked.iter().map(|file| file.path.as_str());
-        let paths = std::iter::once(SPOOL_NAME).chain(names);
+        let Some(names) = self.names() else {
+            let nowhere = std::io::Error::from(std::io::ErrorKind::NotFound);
+            return Err(OpenError::io(&dir, nowhere));
+        };
+        let linked = names.linked.iter().map(|file| file.path.as_str());
+        let paths = std::iter::once(names.spool.as_str()).chain(linked);
         let mut opened = open.open_all(&Vec::from_iter(paths.map(|path| dir.join(path))))?;
         let spool = opened.remove(0);
         let files = Arc::new(Files::new(spool, opened));
@@ -153,8 +170,16 @@ impl Archive {
         Ok(files)
     }
 
-    /// The entry is made in `dir`, with these files.
-    pub(crate) fn placed(self: &Arc<Self>, dir: PathBuf, files: Arc<Files>, open: &OpenFiles) {
+    /// The entry is made in `dir`, with these files of these names.
+    pub(crate) fn placed(
+        self: &Arc<Self>,
+        dir: PathBuf,
+        names: Names,
+        files: Arc<Files>,
+        open: &OpenFiles,
+    ) {
+        // Once: a build has one place.
+        let _ = self.names.set(names);
         *self.lock_dir() = dir;
         self.place.files.store(Some(files));
         open.note(self.as_owner());

@@ -18,13 +18,15 @@ pub enum Extent {
         len: u64,
         first_checksum: u32,
     },
+    /// `len` bytes of linked file number `file` from `offset`, frames that are sent as they are.
+    Stored { file: u32, offset: u64, len: u64 },
 }
 
 impl Extent {
     /// Bytes this extent takes on the wire.
     pub fn wire_bytes(&self) -> u64 {
         match *self {
-            Extent::Spool { len, .. } => len,
+            Extent::Spool { len, .. } | Extent::Stored { len, .. } => len,
             Extent::RawRun { len, .. } => raw_wire_bytes(len),
         }
     }
@@ -81,7 +83,9 @@ impl Layout {
             starts.push(wire_bytes);
             let too_long = LayoutError::TooLong { extent: index };
             let (offset, len) = match *extent {
-                Extent::Spool { offset, len } | Extent::RawRun { offset, len, .. } => (offset, len),
+                Extent::Spool { offset, len }
+                | Extent::RawRun { offset, len, .. }
+                | Extent::Stored { offset, len, .. } => (offset, len),
             };
             if len == 0 {
                 return Err(LayoutError::Empty { extent: index });
@@ -108,6 +112,7 @@ impl Layout {
                 }
                 // No overflow: the sum of all lengths is below `wire_bytes`.
                 Extent::RawRun { .. } => frames += raw_frames(len),
+                Extent::Stored { .. } => {}
             }
         }
         let found = checksums.len() as u64;
@@ -196,6 +201,28 @@ impl Layout {
         self.push_extent(wire, run);
     }
 
+    /// Appends frames that lie in a linked file. A stretch that continues the previous one's is merged
+    /// with it.
+    pub fn push_stored(&mut self, file: u32, offset: u64, len: u64) {
+        if len == 0 {
+            return;
+        }
+        let wire = self.wire_bytes;
+        self.wire_bytes += len;
+        if let Some(Extent::Stored {
+            file: last_file,
+            offset: last_offset,
+            len: last_len,
+        }) = self.extents.last_mut()
+            && *last_file == file
+            && *last_offset + *last_len == offset
+        {
+            *last_len += len;
+            return;
+        }
+        self.push_extent(wire, Extent::Stored { file, offset, len });
+    }
+
     fn push_extent(&mut self, wire: u64, extent: Extent) {
         // The binary search needs them in order, and none of them empty.
         debug_assert!(self.starts.last().is_none_or(|last| *last < wire));
@@ -229,6 +256,11 @@ impl Layout {
                 let checksums = &self.checksums[first_checksum as usize..];
                 raw_segment(file, offset, len, checksums, within)
             }
+            Extent::Stored { file, offset, len } => Segment::File {
+                file,
+                offset: offset + within,
+                len: len - within,
+            },
         })
     }
 
@@ -245,7 +277,7 @@ impl Layout {
             .iter()
             .find_map(|extent| match extent {
                 Extent::Spool { offset, .. } => Some(*offset),
-                Extent::RawRun { .. } => None,
+                Extent::RawRun { .. } | Extent::Stored { .. } => None,
             });
         later.unwrap_or(self.spool_bytes)
     }
@@ -264,6 +296,7 @@ impl Layout {
             let to = (wire.end - start).min(extent.wire_bytes());
             match *extent {
                 Extent::Spool { offset, .. } => each(None, offset + from..offset + to),
+                Extent::Stored { file, offset, .. } => each(Some(file), offset + from..offset + to),
                 // Framing makes a data offset smaller than its wire offset by 0.003 %; for
                 // reading ahead the difference does not matter as long as it stays inside.
                 Extent::RawRun {

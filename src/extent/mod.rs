@@ -1,7 +1,8 @@
 //! Extents: what an archive consists of, and where each byte of the wire comes from.
 //!
-//! An archive is never one file. It is a list of extents, of two kinds: bytes of the entry's
-//! spool file, and *raw runs*: ranges of an immutable linked file (a pack) that are put on the
+//! An archive is never one file. It is a list of extents, of three kinds: bytes of the entry's
+//! spool file; *stored frames*, which an earlier entry of the repository has written and whose file this
+//! one links; and *raw runs*: ranges of an immutable linked file (a pack) that are put on the
 //! wire inside raw (stored) zstd blocks. A raw run is framed while it is sent, so nothing of it
 //! is ever copied into the cache, and every offset on the wire is arithmetic.
 //!

@@ -12,7 +12,7 @@ pub enum Segment {
     Inline(Inline),
     /// `len` bytes of the spool file from `offset`.
     Spool { offset: u64, len: u64 },
-    /// `len` bytes of linked file `file` from `offset`, at most one block.
+    /// `len` bytes of linked file `file` from `offset`: at most one block of a raw run, or frames.
     File { file: u32, offset: u64, len: u64 },
 }
 

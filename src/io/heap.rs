@@ -5,6 +5,11 @@
 //! (mallopt(3), "dynamic mmap threshold"), where one that lives long keeps everything below it: a
 //! build of 788,000 files held 205 MB of which 35 were in use.
 
+//!
+//! Each thread is given one of up to eight heaps for each processor, and a build has threads of its own:
+//! what one build needs at most would be kept as often as there are heaps (200 refreshes of Linux: 129 MB
+//! instead of 30). One for each processor is enough for threads not to wait for each other.
+
 #![allow(unsafe_code)] // One function of the C library without a safe wrapper.
 
 use crate::limits::{HEAP_TRIM_BYTES, MAPPED_FROM_BYTES};
@@ -13,11 +18,17 @@ use crate::limits::{HEAP_TRIM_BYTES, MAPPED_FROM_BYTES};
 /// started. Other allocators than glibc's are left as they are.
 pub(crate) fn give_back_large() {
     #[cfg(target_env = "gnu")]
-    for (option, bytes) in [
+    for (option, value) in [
         (libc::M_MMAP_THRESHOLD, MAPPED_FROM_BYTES),
         (libc::M_TRIM_THRESHOLD, HEAP_TRIM_BYTES),
+        (libc::M_ARENA_MAX, heaps()),
     ] {
         // SAFETY: takes two integers; what it refuses it leaves as it was.
-        unsafe { libc::mallopt(option, bytes) };
+        unsafe { libc::mallopt(option, value) };
     }
+}
+
+#[cfg(target_env = "gnu")]
+fn heaps() -> i32 {
+    std::thread::available_parallelism().map_or(1, |processors| processors.get() as i32)
 }

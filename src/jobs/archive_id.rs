@@ -1,59 +1,59 @@
-//! The id of an archive, which is its tag too.
+//! What an archive shows, and its id, which is its tag too. Both are the same for the same snapshot of the
+//! same packs, whoever makes it and whatever was there before.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
 use crate::manifest::id::EntryId;
-use crate::refs::Head;
+use crate::refs::MirrorRefs;
+use crate::snapshot::produce::made_with;
 use crate::snapshot::view::View;
-use crate::tree::iconv::Identity;
 
 /// Version of everything that decides an archive's bytes besides what its id is made from.
-const ARCHIVE_FORMAT: u8 = 4;
+const ARCHIVE_FORMAT: u8 = 5;
 
-/// The id of an archive: the same for the same bytes, another for any other.
-pub(super) fn archive_id(
-    view: &View,
-    dates: impl Iterator<Item = Option<SystemTime>>,
-    url: &str,
-    level: i32,
-    base: Option<EntryId>,
-) -> EntryId {
-    let mut hash = Sha256::new();
-    let mut part = |bytes: &[u8]| {
-        hash.update((bytes.len() as u64).to_le_bytes());
-        hash.update(bytes);
-    };
-    part(&[ARCHIVE_FORMAT]);
-    part(&zstd_safe::version_number().to_le_bytes());
-    part(Identity::of_system().as_bytes());
-    part(&level.to_le_bytes());
-    part(url.as_bytes());
-    part(base.as_ref().map_or(&[], |id| id.as_str().as_bytes()));
-    part(view.hash.to_string().as_bytes());
-    match &view.head {
-        Head::Symbolic(name) => part(name),
-        Head::Detached(id) => part(id.as_bytes()),
+/// A digest of parts, none of which can be taken for another.
+#[derive(Default)]
+struct Parts(Sha256);
+
+impl Parts {
+    fn add(&mut self, part: &[u8]) {
+        self.0.update((part.len() as u64).to_le_bytes());
+        self.0.update(part);
     }
-    part(&[u8::from(view.refs.fully_peeled)]);
-    for r in &view.refs.refs {
-        part(&r.name);
-        part(r.target.as_bytes());
-        part(r.peeled.as_ref().map_or(&[], |id| id.as_bytes()));
-    }
-    for file in view.packs.iter().chain(&view.loose) {
-        part(file.path.as_bytes());
-        part(&file.bytes.to_le_bytes());
-    }
-    // Those of packs, too: one that has rotted and the sound one in its place have the same name,
-    // and loose objects, which are named by what is in them, can be compressed in many ways.
-    for modified in dates {
-        let since = modified.map(|at| at.duration_since(UNIX_EPOCH));
-        let since = since.and_then(Result::ok).unwrap_or_default();
-        part(&since.as_nanos().to_le_bytes());
+}
+
+/// A digest of all that a snapshot of these refs shows, whatever form its objects have: two of the same one
+/// are equally up to date. What tags lead to follows from what they are, and HEAD's tree from its commit.
+pub(super) fn shown(refs: &MirrorRefs, url: &str, level: i32) -> [u8; 32] {
+    let mut parts = Parts::default();
+    parts.add(&[ARCHIVE_FORMAT]);
+    // Format, level, libraries.
+    parts.add(&made_with(level));
+    parts.add(url.as_bytes());
+    parts.add(&refs.digest());
+    parts.0.finalize().into()
+}
+
+/// The id of the archive that shows this: the same for the same bytes, another for any other. The packs
+/// are below `mirror`: what they end with, a hash of all that is in them, stands for their content.
+pub(super) fn archive_id(shown: &[u8; 32], view: &View, mirror: &Path) -> io::Result<EntryId> {
+    let mut parts = Parts::default();
+    parts.add(shown);
+    parts.add(view.hash.to_string().as_bytes());
+    for pack in &view.packs {
+        parts.add(pack.path.as_bytes());
+        parts.add(&pack.bytes.to_le_bytes());
+        let mut trailer = vec![0; view.hash.len_in_bytes()];
+        let at = pack.bytes.saturating_sub(trailer.len() as u64);
+        File::open(mirror.join(&pack.path))?.read_exact_at(&mut trailer, at)?;
+        parts.add(&trailer);
     }
     let mut id = [0; 16];
-    id.copy_from_slice(&hash.finalize()[..16]);
-    EntryId::from_bytes(id)
+    id.copy_from_slice(&parts.0.finalize()[..16]);
+    Ok(EntryId::from_bytes(id))
 }

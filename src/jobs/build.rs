@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use tokio::sync::{oneshot, watch};
-use tokio::task::spawn_blocking;
+use tokio::task::{spawn_blocking, spawn_local};
 
 use super::asker::{Asker, ClientPart};
-use super::builder::{BeginError, Keep, SpoolJob, begin, build};
+use super::builder::{begin, build};
 use super::end::End;
+use super::entry::{Keep, SpoolJob};
+use super::pinned::BeginError;
 use super::plane::Handle;
 use super::state::Jobs;
 use super::workshop::Workshop;
@@ -74,20 +76,38 @@ impl Jobs {
             end,
         } = built;
         end.note(&self.meter, repo, &archive.fanout);
-        if matches!(end, End::Complete) {
-            self.publish(repo, archive, epoch).await;
-        }
+        let End::Complete { is_wasteful } = end else {
+            return drop(permit);
+        };
+        self.publish(repo, archive, epoch).await;
         // The next build can begin when nobody holds the permit any more.
         drop(permit);
-        if matches!(end, End::Complete) {
-            // The mirror may have moved while it was built.
-            self.rebuild(repo);
+        // The mirror may have moved while it was built.
+        self.rebuild(repo);
+        if is_wasteful {
+            self.compact(repo);
+        }
+    }
+
+    /// Has the current snapshot built once more, unless something else is built: it takes all frames over,
+    /// into files that hold little else. Its bytes and its id are the same.
+    fn compact(self: &Rc<Self>, repo: &Arc<Repo>) {
+        if let Some(permit) = repo.build_again() {
+            tracing::info!(repository = &*repo.name, "joining files of frames");
+            spawn_local(self.clone().build(permit, None));
         }
     }
 
     /// From here on requests are answered from the archive, whose entry is in its place.
     async fn publish(&self, repo: &Repo, archive: Arc<Archive>, epoch: RefsEpoch) {
         archive.fanout.release_window();
+        self.catalog.retired.replaced_by(&archive);
+        let old = repo.publish(archive.clone(), epoch);
+        if let Some(old) = old.filter(|old| old.id != archive.id) {
+            // Hardly anybody comes back for it, and it may hold many files open.
+            old.close_if_idle();
+            self.catalog.retired.add(old);
+        }
         let (catalog, dir) = (self.catalog.clone(), archive.dir());
         let bytes = spawn_blocking(move || catalog.state.entry_bytes(&dir));
         let bytes = bytes.await.ok().and_then(Result::ok).unwrap_or(0);
@@ -99,13 +119,6 @@ impl Jobs {
             "published"
         );
         self.catalog.usage.add_entry(bytes);
-        let id = archive.id;
-        let old = repo.publish(archive, epoch);
-        if let Some(old) = old.filter(|old| old.id != id) {
-            // Hardly anybody comes back for it, and it may hold many files open.
-            old.close_if_idle();
-            self.catalog.retired.add(old);
-        }
         self.sweep_wanted.notify_one();
     }
 

@@ -12,7 +12,10 @@ use crate::telemetry::metrics::{BuildResult, Event, Meter};
 #[derive(Debug)]
 pub(super) enum End {
     /// Its archive is in the cache.
-    Complete,
+    Complete {
+        /// Most of what its entry links is of no use: it is to be built once more.
+        is_wasteful: bool,
+    },
     /// All of it was made, and sent to those who were there; it is not kept.
     LiveOnly,
     /// It was given up, for nobody wanted it any more, or the process had no descriptors, memory or
@@ -46,7 +49,7 @@ impl End {
         let repository = &*repo.name;
         self.count(meter, repo);
         match self {
-            End::Complete => {}
+            End::Complete { .. } => {}
             End::LiveOnly => repo.set_built(),
             End::Abandoned(why) => {
                 fanout.fail(why);
@@ -62,7 +65,7 @@ impl End {
     /// Counts it. Only a failure counts against the repository.
     pub(super) fn count(&self, meter: &Meter, repo: &Repo) {
         let result = match self {
-            End::Complete => BuildResult::Complete,
+            End::Complete { .. } => BuildResult::Complete,
             End::LiveOnly => BuildResult::LiveOnly,
             End::Abandoned(_) => BuildResult::Abandoned,
             End::Failed(why) => {

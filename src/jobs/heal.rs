@@ -191,14 +191,29 @@ impl Jobs {
         permit: Option<Permit>,
         fault: &Fault,
     ) {
-        // Whoever builds meanwhile publishes under another id, for it was built on this one.
+        // Whoever builds meanwhile does not keep what it links of this one.
         self.remove_entry(archive).await;
+        self.look_at_newer(repo, archive).await;
         let is_linked = matches!(fault, Fault::Damaged { is_linked, .. } if *is_linked);
         if is_linked && self.has_rotted(repo).await {
             self.replace_mirror(repo).await;
         }
         if let Some(permit) = permit {
             self.clone().build(permit, None).await;
+        }
+    }
+
+    /// The current snapshot, if it is another one than that which has rotted: it can link the same files.
+    async fn look_at_newer(self: &Rc<Self>, repo: &Arc<Repo>, rotten: &Arc<Archive>) {
+        let current = repo.current().filter(|now| !Arc::ptr_eq(now, rotten));
+        let Some(current) = current else {
+            return;
+        };
+        if let Some((permit, _)) = self.look_at_entry(repo, &current).await {
+            self.remove_entry(&current).await;
+            if let Some(permit) = permit {
+                self.clone().build(permit, None).await;
+            }
         }
     }
 

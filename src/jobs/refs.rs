@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::archive_id::shown;
 use super::state::Jobs;
 use crate::refs::{self, MirrorRefs};
 use crate::repos::error::StartError;
@@ -25,11 +26,11 @@ impl Jobs {
         read.map_err(|e| failed(&e))
     }
 
-    /// Reads the mirror's HEAD, and notes whether its refs are still those of the snapshot.
+    /// Reads the mirror's HEAD, and notes whether the snapshot shows what one of now would.
     pub(super) async fn read_head(&self, repo: &Arc<Repo>) -> Option<Arc<MirrorHead>> {
         match self.read_refs(repo).await {
             Ok(refs) => {
-                repo.compare_refs(&repo.digest(&refs));
+                repo.compare_shown(&shown(&refs, &repo.url, self.shop.level));
                 Some(Arc::new(MirrorHead::of(&refs)))
             }
             Err(e) => {

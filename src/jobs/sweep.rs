@@ -142,7 +142,10 @@ fn remove_retired(catalog: &Catalog, kept_ms: u64) {
 
 /// Removes an entry that nobody finds any more.
 pub(super) fn remove(catalog: &Catalog, archive: &Archive) {
-    let removed = catalog.state.remove(&archive.dir());
+    let Some(names) = archive.names() else {
+        return;
+    };
+    let removed = catalog.state.remove(&archive.dir(), &names.spool);
     if let Err(e) = removed
         && !e.is_not_found()
     {

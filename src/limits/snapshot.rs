@@ -2,8 +2,27 @@
 
 /// Tar bytes after which a compressed frame ends.
 pub const FRAME_TAR_BYTES: usize = 1 << 20;
-/// Entries of the worktree in one job.
+/// Entries of the worktree after which a job ends, wherever it is cut.
 pub const JOB_ENTRIES_MAX: usize = 256;
+/// Entries below a directory from which on it is a large one: no job crosses its border, and an equal
+/// one is not walked again. It is the mean number of entries of a job, too.
+pub const LARGE_DIRECTORY_ENTRIES: u64 = 64;
+/// Entries that a job has at least before an id can end it: ids can be chosen.
+pub const JOB_ENTRIES_MIN: usize = 8;
+/// Most large directories, and most bytes of their paths: what is known of each takes some hundred bytes.
+pub const LARGE_DIRECTORIES_MAX: usize = 1 << 18;
+/// See [`LARGE_DIRECTORIES_MAX`].
+pub const LARGE_DIRECTORY_PATHS_BYTES_MAX: usize = 32 << 20;
+/// Bytes of the index that a frame of it has at least before an id can end it.
+pub const CHUNK_BYTES_MIN: usize = 4 << 10;
+/// Mean number of entries in a frame of the index, within one large directory.
+pub const CHUNK_ENTRIES: u64 = 512;
+/// Files of frames that an entry consists of, its own included.
+pub const FRAMES_FILES_MAX: usize = 16;
+/// Bytes of such files that may be of no use, however few are of use.
+pub const DEAD_FRAMES_BYTES: u64 = 256 << 10;
+/// How many of the smallest are joined where there would be more.
+pub const FRAMES_FILES_JOINED: usize = 8;
 /// Bytes of files in one job, unless it is a single file.
 pub const JOB_TAR_BYTES: u64 = 4 << 20;
 /// Files above this size are encoded as a stream instead of being decoded in memory.
@@ -28,8 +47,14 @@ pub const ENCODER_KEPT_BYTES: usize = 4 << 20;
 pub const SUM_READ_BYTES: usize = 256 << 10;
 /// Entries of a pack whose places are held at a time while it is checked, on average.
 pub const VERIFY_ENTRIES: u64 = 1 << 19;
-/// Files of packs that are remembered to be sound.
+/// Times that a mirror is prepared for one build: its loose objects packed, a reverse index made.
+pub const PREPARED_MAX: usize = 8;
+/// Files of packs and of frames that are remembered to be sound.
 pub const VERIFIED_FILES_MAX: usize = 1 << 18;
+/// Size of the one tree that a build keeps from one walk to the next.
+pub const TREE_KEPT_BYTES_MIN: usize = 1 << 20;
+/// See [`TREE_KEPT_BYTES_MIN`].
+pub const TREE_KEPT_BYTES_MAX: usize = 32 << 20;
 /// Bytes of a linked file that one job brings into memory and sums.
 pub const RAW_JOB_BYTES: u64 = 16 << 20;
 

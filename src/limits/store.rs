@@ -2,8 +2,8 @@
 
 use super::units::HOUR_MS;
 
-/// Longest metadata file of an entry, in bytes. It holds 4 bytes per file of the worktree and
-/// per 4 MiB of pack, so this is room for tens of millions of files; anything longer was not
+/// Longest metadata file of an entry, in bytes, and longest outline. An outline holds 4 bytes per file
+/// of the worktree, so this is room for tens of millions of files; anything longer was not
 /// written by us and is not read into memory.
 pub const META_BYTES_MAX: u64 = 256 << 20;
 /// Directories between `mirrors/{host}` and a mirror that are searched at start.

@@ -5,18 +5,19 @@ use std::collections::HashSet;
 use std::ops::Deref;
 
 use super::id::{EntryId, is_lower_hex};
+use super::outline::OUTLINE_NAME;
 use super::path::is_plain_path;
-use super::record::{Linked, Record};
+use super::record::Linked;
 use crate::extent::{Extent, Layout};
 
 mod codec;
 
 pub use codec::{MetaError, VERSION};
 
-/// Names in an entry's directory that are not linked files.
+/// The metadata file in an entry's directory.
 pub const META_NAME: &str = "meta";
-/// The file of the entry's own bytes; see [`META_NAME`].
-pub const SPOOL_NAME: &str = "spool";
+/// The directory of files of frames in an entry's directory.
+pub const FRAMES_NAME: &str = "frames";
 
 /// What is known of an entry; [`Meta`] is the checked form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,18 +28,18 @@ pub struct Fields {
     pub repository: String,
     /// The commit of HEAD as full lower-case hex; `None` when HEAD points nowhere.
     pub commit: Option<String>,
-    /// Digest of the refs and the URL that the archive shows, to tell whether there are others now.
-    pub refs_digest: [u8; 32],
+    /// Digest of what the archive shows, to tell whether it is up to date.
+    pub shown: [u8; 32],
     /// When the build began, in milliseconds since the epoch.
     pub created_unix_ms: u64,
-    /// The linked files; raw runs name them by their place in this list.
+    /// The linked files: packs, then files of frames; extents name them by their place in this list.
     pub linked: Vec<Linked>,
+    /// Where in its directory the entry's own bytes are; later entries link it by the same path.
+    pub spool: String,
     /// The archive.
     pub layout: Layout,
     /// XXH64 of the whole spool file, with seed 0.
     pub spool_checksum: u64,
-    /// The worktree's jobs.
-    pub jobs: Vec<Record>,
 }
 
 /// The metadata of an entry. Its fields can be read, and are changed by making a new one.
@@ -46,9 +47,8 @@ pub struct Fields {
 /// Invariants:
 /// 1. `repository` is a plain path (see [`is_plain_path`]) of at least two parts.
 /// 2. `commit` is 40 or 64 lower-case hex characters.
-/// 3. Paths of `linked` are plain, differ, and do not lie at or below `meta` or `spool`.
-/// 4. Raw runs lie inside linked files that exist.
-/// 5. Jobs lie inside the spool file.
+/// 3. Paths of `linked` and `spool` are plain, differ, and do not lie at or below `meta` or `outline`.
+/// 4. Raw runs and stored frames lie inside linked files that exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meta(Fields);
 
@@ -65,8 +65,6 @@ pub enum InvalidMeta {
     LinkedTwice { file: usize, path: String },
     #[error("extent {extent} reads beyond what linked file {file} holds")]
     RunOutside { extent: usize, file: u32 },
-    #[error("job {job} reads beyond the spool file of {spool_bytes} bytes")]
-    JobOutside { job: usize, spool_bytes: u64 },
 }
 
 impl InvalidMeta {
@@ -77,7 +75,6 @@ impl InvalidMeta {
             InvalidMeta::Commit { .. } => "commit",
             InvalidMeta::LinkedPath { .. } | InvalidMeta::LinkedTwice { .. } => "linked",
             InvalidMeta::RunOutside { .. } => "layout",
-            InvalidMeta::JobOutside { .. } => "jobs",
         }
     }
 }
@@ -128,18 +125,20 @@ impl Fields {
             });
         }
         self.check_linked()?;
-        self.check_runs()?;
-        self.check_jobs()
+        self.check_runs()
     }
 
     fn check_linked(&self) -> Result<(), InvalidMeta> {
         let mut seen = HashSet::new();
-        for (file, linked) in self.linked.iter().enumerate() {
-            let path = linked.path.clone();
-            if !is_linkable(&linked.path) {
+        let paths = self.linked.iter().map(|linked| &linked.path);
+        // The spool file is the one behind them.
+        for (file, path) in paths.chain([&self.spool]).enumerate() {
+            if !is_linkable(path) {
+                let path = path.clone();
                 return Err(InvalidMeta::LinkedPath { file, path });
             }
-            if !seen.insert(&linked.path) {
+            if !seen.insert(path) {
+                let path = path.clone();
                 return Err(InvalidMeta::LinkedTwice { file, path });
             }
         }
@@ -150,7 +149,8 @@ impl Fields {
         for (extent, run) in self.layout.extents().iter().enumerate() {
             if let Extent::RawRun {
                 file, offset, len, ..
-            } = *run
+            }
+            | Extent::Stored { file, offset, len } = *run
             {
                 let holder = self.linked.get(file as usize);
                 if !holder.is_some_and(|linked| lies_within(offset, len, linked.bytes)) {
@@ -159,15 +159,6 @@ impl Fields {
             }
         }
         Ok(())
-    }
-
-    fn check_jobs(&self) -> Result<(), InvalidMeta> {
-        let spool_bytes = self.layout.spool_bytes();
-        let outside = |job: &Record| !lies_within(job.spool_offset, job.spool_bytes, spool_bytes);
-        match self.jobs.iter().position(outside) {
-            Some(job) => Err(InvalidMeta::JobOutside { job, spool_bytes }),
-            None => Ok(()),
-        }
     }
 }
 
@@ -178,5 +169,5 @@ fn lies_within(offset: u64, len: u64, whole: u64) -> bool {
 /// Whether a linked file may have this path in an entry.
 pub fn is_linkable(path: &str) -> bool {
     let first = path.split('/').next();
-    is_plain_path(path) && first != Some(META_NAME) && first != Some(SPOOL_NAME)
+    is_plain_path(path) && first != Some(META_NAME) && first != Some(OUTLINE_NAME)
 }

@@ -2,11 +2,13 @@
 //! what of it can be used again. Pure: nothing here touches a file.
 //!
 //! - [`id`]: the id of a snapshot, which is its ETag.
-//! - [`record`]: linked files, and the frames of jobs.
+//! - [`record`]: linked files, and the frames of jobs and of the index.
+//! - [`outline`]: what the next snapshot can take over of them without looking at its files.
 //! - [`meta`]: all that is known of an entry, what must hold of it, and its metadata file as a codec.
 //! - [`path`]: paths that stay below the directory they are joined to.
 
 pub mod id;
 pub mod meta;
+pub mod outline;
 pub(crate) mod path;
 pub mod record;

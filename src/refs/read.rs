@@ -20,11 +20,17 @@ pub fn read(mirror: &Path, follow: &Follow) -> Result<MirrorRefs, RefsError> {
     let head = read_head(mirror)?;
     let loose = read_loose(mirror)?;
     let mut packed = read_packed(mirror)?;
+    // A symbolic ref that is followed can lead to one that is not.
+    let leads_out = |(name, loose): (&BString, &Loose)| {
+        let is_symbolic = matches!(loose, Loose::Symbolic(_));
+        is_symbolic && !name.starts_with(b"refs/heads/") && follow.matches(name)
+    };
+    let leads_out = loose.iter().any(leads_out);
     let tags_unknown = |(name, loose): (&BString, &Loose)| {
         // git lets nothing but commits into refs/heads/.
         matches!(loose, Loose::Direct(_))
             && !name.starts_with(b"refs/heads/")
-            && follow.matches(name)
+            && (leads_out || follow.matches(name))
     };
     let fully_peeled = packed.fully_peeled && !loose.iter().any(tags_unknown);
     let resolved: Vec<Ref> = loose

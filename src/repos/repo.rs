@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
 use tokio::sync::{RwLock, watch};
 
 use super::builds::{Builds, NotBuilt, Started, Ticket};
@@ -15,7 +14,6 @@ use super::error::StartError;
 use super::head::MirrorHead;
 use super::upstream::{Compared, Upstream};
 use crate::archive::place::Archive;
-use crate::refs::MirrorRefs;
 
 /// A repository.
 #[derive(Debug)]
@@ -232,6 +230,14 @@ impl Repo {
         (is_stale && !is_failing && state.builds.is_none()).then(|| self.permit(&mut state))
     }
 
+    /// The right to build the current snapshot once more, while it is served; `None` if there is none or a
+    /// build runs.
+    pub(crate) fn build_again(self: &Arc<Self>) -> Option<Permit> {
+        let mut state = self.lock();
+        let may_build = state.snapshot.archive().is_some() && state.builds.is_none();
+        may_build.then(|| self.permit(&mut state))
+    }
+
     /// The mirror's refs have moved, just now or during the build that runs.
     pub(crate) fn set_moved(&self) {
         let mut state = self.lock();
@@ -245,24 +251,18 @@ impl Repo {
         self.lock().epoch
     }
 
-    /// A digest of what an archive shows besides objects: the mirror's refs, and where it is from.
-    pub(crate) fn digest(&self, refs: &MirrorRefs) -> [u8; 32] {
-        let both = Sha256::new().chain_update(refs.digest());
-        both.chain_update(&self.url).finalize().into()
-    }
-
-    /// The mirror has refs of this digest now. If the current snapshot shows others, they moved:
+    /// A snapshot of now would show this. If the current one shows something else, refs have moved:
     /// perhaps unseen, as when the server ended before the build that should have followed a
     /// fetch, or when somebody put another mirror there. A build that runs may have begun after
     /// they moved, and no other must follow it.
-    pub(crate) fn compare_refs(&self, digest: &[u8; 32]) {
+    pub(crate) fn compare_shown(&self, shown_now: &[u8; 32]) {
         if let Snapshot::Ready {
             archive,
             is_outdated,
             ..
         } = &mut self.lock().snapshot
         {
-            *is_outdated |= archive.refs_digest != *digest;
+            *is_outdated |= archive.shown != *shown_now;
         }
     }
 
@@ -506,15 +506,15 @@ mod tests {
     #[test]
     fn refs_that_moved_unseen_are_built_once() {
         let repo = repo();
-        repo.compare_refs(&[1; 32]);
+        repo.compare_shown(&[1; 32]);
         repo.publish(archive(10), repo.epoch());
         assert!(repo.rebuild().is_none(), "there was nothing to compare");
-        repo.compare_refs(&[0; 32]);
+        repo.compare_shown(&[0; 32]);
         assert!(repo.rebuild().is_none(), "they are the same");
-        repo.compare_refs(&[1; 32]);
+        repo.compare_shown(&[1; 32]);
         let permit = repo.rebuild().unwrap();
         // The build has seen these already.
-        repo.compare_refs(&[1; 32]);
+        repo.compare_shown(&[1; 32]);
         repo.publish(archive(11), repo.epoch());
         drop(permit);
         assert!(repo.rebuild().is_none(), "built twice");

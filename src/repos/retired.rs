@@ -27,6 +27,13 @@ impl Retired {
         archives.push((Instant::now(), archive));
     }
 
+    /// Forgets the one in whose place this archive's entry is now: nothing is left of its own to be read or
+    /// removed, and who asks for it by its tag is to find what came after it.
+    pub(crate) fn replaced_by(&self, archive: &Archive) {
+        let mut archives = self.lock();
+        archives.retain(|(_, one)| one.id != archive.id);
+    }
+
     /// Closes the files of those that nobody reads: whoever does is to have them opened again.
     pub(crate) fn close_idle(&self) {
         let archives: Vec<_> = {

@@ -175,6 +175,16 @@ fn find_mirrors(catalog: &Catalog, config: &Config) -> Result<Vec<Arc<Repo>>, Se
 /// The newest entry of each repository is served; older ones go.
 fn find_entries(catalog: &Catalog, config: &Config) -> Result<(), ServerError> {
     let (found, rejected) = catalog.state.scan()?;
+    let (old, rejected): (Vec<_>, Vec<_>) = rejected
+        .into_iter()
+        .partition(|rejected| rejected.is_of_other_format());
+    if !old.is_empty() {
+        let entries = old.len();
+        tracing::info!(
+            entries,
+            "snapshots of another format are dropped and will be built anew"
+        );
+    }
     for rejected in rejected {
         tracing::warn!(removed = rejected.removed, "entry not used: {rejected:?}");
     }
@@ -187,7 +197,7 @@ fn find_entries(catalog: &Catalog, config: &Config) -> Result<(), ServerError> {
         let Some((host, path, url)) = known else {
             // Nobody could ask for it, and what is not known is never evicted.
             tracing::warn!(repository, "entry removed: it belongs to no upstream");
-            if let Err(e) = catalog.state.remove(&entry.dir) {
+            if let Err(e) = catalog.state.remove(&entry.dir, &entry.meta.spool) {
                 tracing::error!(repository, "an entry of no upstream stays: {e}");
             }
             continue;
@@ -196,7 +206,7 @@ fn find_entries(catalog: &Catalog, config: &Config) -> Result<(), ServerError> {
         let repo = catalog.registry.get_or_add(host, path, mirror, || url);
         if repo.current().is_some() {
             // It is not served; the next start tries again.
-            if let Err(e) = catalog.state.remove(&entry.dir) {
+            if let Err(e) = catalog.state.remove(&entry.dir, &entry.meta.spool) {
                 tracing::error!(repository = &*repo.name, "a superseded entry stays: {e}");
             }
             continue;

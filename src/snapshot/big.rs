@@ -21,7 +21,9 @@ use super::work::{LIVE_ONLY_JOBS, Work};
 use crate::io::shortage::Detail;
 use crate::limits::FRAME_TAR_BYTES;
 use crate::tree::batch::Batch;
+use crate::tree::dates::worktree_date_s;
 use crate::tree::decoder::{Decoder, Stream};
+use crate::tree::filter::Conversions;
 use crate::tree::tar::{self, Kind};
 
 /// What can leave between two looks at the readers of an archive that goes no faster than they do: the
@@ -33,25 +35,39 @@ pub(super) fn stream(
     work: &mut Work<'_>,
     local: &mut Local,
     batch: &Batch,
+    conversions: &[Conversions],
 ) -> Result<u64, BuildError> {
     let mut size = 0;
-    for (path, kind, id) in batch.entries() {
+    for ((path, kind, id), conversions) in batch.entries().zip(conversions) {
         if kind == EntryKind::Link {
             let path = path.to_owned();
             return Err(JobError::LinkTarget { path }.into());
         }
-        let executable = kind == EntryKind::BlobExecutable;
+        let big = Big {
+            path,
+            executable: kind == EntryKind::BlobExecutable,
+            id,
+            conversions,
+        };
         let source = work.source.clone();
-        let whole_in_pack = match local.converts(path)? {
-            true => None,
-            false => source.packs.find_whole(id),
+        let whole_in_pack = match conversions.is_empty() {
+            true => source.packs.find_whole(id),
+            false => None,
         };
         size = match whole_in_pack {
-            Some(blob) => stream_inflated(work, path, executable, blob, id)?,
-            None => stream_decoded(work, local, path, executable, id)?,
+            Some(blob) => stream_inflated(work, &big, blob)?,
+            None => stream_decoded(work, local, &big)?,
         };
     }
     Ok(size)
+}
+
+/// A big file.
+struct Big<'a> {
+    path: &'a BStr,
+    executable: bool,
+    id: &'a oid,
+    conversions: &'a Conversions,
 }
 
 fn object_error(path: &BStr, id: &oid, detail: Detail) -> BuildError {
@@ -79,11 +95,15 @@ struct Encoded {
 
 impl<'w, 'a> Chunks<'w, 'a> {
     /// Begins with the header of a file of `size` bytes.
-    fn begin(work: &'w mut Work<'a>, path: &BStr, executable: bool, size: u64) -> Self {
+    fn begin(work: &'w mut Work<'a>, big: &Big<'_>, size: u64) -> Self {
         let spare = work.spare.pop();
         let mut tar = spare.unwrap_or_else(|| Vec::with_capacity(FRAME_TAR_BYTES));
-        let kind = Kind::File { size, executable };
-        tar::push_header(&mut tar, path, kind, work.source.mtime_s);
+        let kind = Kind::File {
+            size,
+            executable: big.executable,
+        };
+        let date_s = worktree_date_s(big.id, big.conversions);
+        tar::push_header(&mut tar, big.path, kind, date_s);
         Chunks {
             work,
             tar,
@@ -151,14 +171,13 @@ impl<'w, 'a> Chunks<'w, 'a> {
 
 fn stream_inflated(
     work: &mut Work<'_>,
-    path: &BStr,
-    executable: bool,
+    big: &Big<'_>,
     blob: Stream<'_>,
-    id: &oid,
 ) -> Result<u64, BuildError> {
+    let (path, id) = (big.path, big.id);
     let mut deflated = blob.deflated();
     let mut inflate = Decompress::new();
-    let mut chunks = Chunks::begin(work, path, executable, blob.size);
+    let mut chunks = Chunks::begin(work, big, blob.size);
     let mut left = blob.size;
     let mut ended = false;
     while left > 0 {
@@ -259,13 +278,9 @@ fn decode(
 }
 
 /// What is in the worktree: the blob, or what the attributes make of it.
-fn convert(
-    local: &mut Local,
-    path: &BStr,
-    id: &oid,
-    mut blob: Decoded,
-) -> Result<Decoded, JobError> {
-    if let Some(converted) = local.convert(path, id, &blob.data)? {
+fn convert(local: &mut Local, big: &Big<'_>, mut blob: Decoded) -> Result<Decoded, JobError> {
+    let converted = local.convert(big.conversions, big.path, big.id, &blob.data)?;
+    if let Some(converted) = converted {
         blob.data = converted.to_vec();
         // Its buffers are as large as the file.
         local.spent = true;
@@ -279,18 +294,17 @@ fn convert(
 fn stream_decoded(
     work: &mut Work<'_>,
     local: &mut Local,
-    path: &BStr,
-    executable: bool,
-    id: &oid,
+    big: &Big<'_>,
 ) -> Result<u64, BuildError> {
+    let (path, id) = (big.path, big.id);
     let source = work.source.clone();
     let mut again = |output: &mut Output<'_>| {
         let blob = decode(output, local, &source, path, id)?;
-        Ok::<_, BuildError>(convert(local, path, id, blob)?)
+        Ok::<_, BuildError>(convert(local, big, blob)?)
     };
     let blob = again(&mut work.output)?;
     let size = blob.data.len();
-    let mut chunks = Chunks::begin(work, path, executable, size as u64);
+    let mut chunks = Chunks::begin(work, big, size as u64);
     let (mut blob, mut at) = (Some(blob), 0);
     while at < size {
         // Readers may take hours: their build gives its memory back, and decodes once more.

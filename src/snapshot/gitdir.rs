@@ -1,14 +1,16 @@
-//! The small files of `.git`, as `git clone` leaves them: HEAD, config, refs. They make the
-//! archive's first frame, a few KiB that leave at once.
+//! The small files of `.git`, as `git clone` leaves them: HEAD, config, and those of refs, which have
+//! frames of their own. HEAD and what belongs to it make the archive's first frame, a few KiB that leave
+//! at once.
 
 use gix::bstr::{BStr, BString, ByteSlice, ByteVec};
 
 use super::view::{View, head_branch};
 use crate::refs::Head;
+use crate::tree::dates::GIT_DATE_S;
 use crate::tree::tar::{self, Kind};
 
-/// Entries of the archive before the packs, as tar bytes. `mtime_s` dates them.
-pub(crate) fn tar_bytes(view: &View, origin_url: &str, mtime_s: i64) -> Vec<u8> {
+/// What the archive begins with, as tar bytes: directories, HEAD, the configuration.
+pub(crate) fn head_tar(view: &View, origin_url: &str) -> Vec<u8> {
     let mut out = Vec::new();
     let directories = [
         "info",
@@ -21,15 +23,12 @@ pub(crate) fn tar_bytes(view: &View, origin_url: &str, mtime_s: i64) -> Vec<u8> 
         "refs/remotes/origin",
         "refs/tags",
     ];
-    tar::push_header(&mut out, b".git", Kind::Directory, mtime_s);
+    tar::push_header(&mut out, b".git", Kind::Directory, GIT_DATE_S);
     for directory in directories {
         let path = format!(".git/{directory}");
-        tar::push_header(&mut out, path.as_bytes(), Kind::Directory, mtime_s);
+        tar::push_header(&mut out, path.as_bytes(), Kind::Directory, GIT_DATE_S);
     }
-    let mut file = |name: &[u8], data: &[u8]| {
-        let path = [b".git/", name].concat();
-        tar::push_file(&mut out, &path, data, false, mtime_s);
-    };
+    let mut file = |name: &[u8], data: &[u8]| push_file(&mut out, name, data);
     file(b"HEAD", &head_file(&view.head));
     file(b"config", &config(view, origin_url));
     file(
@@ -40,6 +39,13 @@ pub(crate) fn tar_bytes(view: &View, origin_url: &str, mtime_s: i64) -> Vec<u8> 
         b"info/exclude",
         b"# Patterns of files that git ignores here, one a line, as in .gitignore.\n",
     );
+    out
+}
+
+/// The files of refs, which follow, as tar bytes.
+pub(crate) fn refs_tar(view: &View) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut file = |name: &[u8], data: &[u8]| push_file(&mut out, name, data);
     if let (Head::Symbolic(name), Some(commit)) = (&view.head, view.commit) {
         file(name, format!("{commit}\n").as_bytes());
         if let Some(branch) = head_branch(&view.head) {
@@ -51,6 +57,11 @@ pub(crate) fn tar_bytes(view: &View, origin_url: &str, mtime_s: i64) -> Vec<u8> 
         file(b"packed-refs", &packed_refs(view));
     }
     out
+}
+
+fn push_file(out: &mut Vec<u8>, name: &[u8], data: &[u8]) {
+    let path = [b".git/", name].concat();
+    tar::push_file(out, &path, data, false, GIT_DATE_S);
 }
 
 fn head_file(head: &Head) -> Vec<u8> {
@@ -102,12 +113,9 @@ fn quoted(value: &BStr) -> BString {
 /// The refs of a clone: branches under `refs/remotes/origin/`, tags as they are, in the format
 /// of git's `packed-refs` (`refs/packed-backend.c`), sorted.
 fn packed_refs(view: &View) -> Vec<u8> {
-    let peeled = view.refs.fully_peeled;
-    let mut out: Vec<u8> = if peeled {
-        b"# pack-refs with: peeled fully-peeled sorted \n".to_vec()
-    } else {
-        b"# pack-refs with: sorted \n".to_vec()
-    };
+    // Pinning has seen to that, whatever the mirror's own file has.
+    debug_assert!(view.refs.fully_peeled);
+    let mut out = b"# pack-refs with: peeled fully-peeled sorted \n".to_vec();
     let mut line = |id: &gix::oid, prefix: &[u8], name: &[u8], to: Option<gix::ObjectId>| {
         // Writing to a Vec cannot fail.
         let _ = id.write_hex_to(&mut out);
@@ -115,7 +123,7 @@ fn packed_refs(view: &View) -> Vec<u8> {
         out.extend_from_slice(prefix);
         out.extend_from_slice(name);
         out.push(b'\n');
-        if let Some(to) = to.filter(|_| peeled) {
+        if let Some(to) = to {
             out.push(b'^');
             let _ = to.write_hex_to(&mut out);
             out.push(b'\n');

@@ -10,14 +10,24 @@ use super::source::{JobError, Local, Source};
 use crate::limits::{
     BIG_FILE_BYTES, ENCODER_KEPT_BYTES, FRAME_TAR_BYTES, JOB_TAR_BYTES, PATH_BYTES_MAX,
 };
+use crate::manifest::record::Record;
 use crate::tree::batch::Batch;
+use crate::tree::dates::worktree_date_s;
+use crate::tree::filter::Conversions;
 use crate::tree::frames::Compressor;
 use crate::tree::tar;
 
 /// What became of a batch.
 pub enum Outcome {
-    /// Its frames, and the size of every entry's file as the index records it.
-    Done { frames: Vec<u8>, sizes: Vec<u32> },
+    /// Its frames under their key, and the size of every entry's file as the index records it.
+    Done {
+        key: [u8; 32],
+        frames: Vec<u8>,
+        sizes: Vec<u32>,
+        dates: Vec<u32>,
+    },
+    /// An earlier snapshot has its frames.
+    Known { record: Record, dates: Vec<u32> },
     /// It holds too much for one job.
     Split(Vec<Batch>),
     /// Decoding one of its files takes more memory than an encoder may take by itself.
@@ -68,28 +78,44 @@ impl EncoderState {
     }
 }
 
-/// Encodes a batch, or says how it is to be split.
+/// Looks whether the frames of a batch are known, encodes it, or says how it is to be split.
 pub fn encode(
     state: &mut EncoderState,
     source: &Arc<Source>,
     batch: &Batch,
 ) -> Result<Outcome, JobError> {
     let mut local = source.take_local()?;
+    let outcome = encode_unknown(state, source, &mut local, batch);
+    source.keep_local(local);
+    match outcome {
+        Err(JobError::TooLarge { .. }) => Ok(Outcome::Heavy(batch.clone())),
+        outcome => outcome,
+    }
+}
+
+fn encode_unknown(
+    state: &mut EncoderState,
+    source: &Source,
+    local: &mut Local,
+    batch: &Batch,
+) -> Result<Outcome, JobError> {
+    let conversions = local.conversions(batch)?;
+    let key = batch.key(source.level, &conversions);
+    if let Some(record) = source.reuse.job(&key, batch.items.len()) {
+        return Ok(Outcome::Known {
+            record: record.clone(),
+            dates: dates(batch, &conversions),
+        });
+    }
     if !batch.measured {
         let sizes = local.measure(batch)?;
         let total: u64 = sizes.iter().sum();
         let one_big = sizes.iter().any(|s| *s > BIG_FILE_BYTES);
         if one_big || (total > JOB_TAR_BYTES && sizes.len() > 1) {
-            source.keep_local(local);
             return Ok(Outcome::Split(batch.split(&sizes)));
         }
     }
-    let done = encode_entries(state, source, &mut local, batch);
-    source.keep_local(local);
-    match done {
-        Err(JobError::TooLarge { .. }) => Ok(Outcome::Heavy(batch.clone())),
-        done => done,
-    }
+    encode_entries(state, source, local, batch, &conversions, key)
 }
 
 /// The same for a batch that is heavy, under a grant of memory; it gives the same frames.
@@ -100,7 +126,16 @@ pub fn encode_heavy(
 ) -> Result<Outcome, JobError> {
     let repository = source.open_for_blobs(None)?.to_thread_local();
     let mut local = Local::new(source, repository)?;
-    encode_entries(state, source, &mut local, batch)
+    let conversions = local.conversions(batch)?;
+    let key = batch.key(source.level, &conversions);
+    encode_entries(state, source, &mut local, batch, &conversions, key)
+}
+
+/// The dates of the entries' files, in seconds since 1970.
+pub(super) fn dates(batch: &Batch, conversions: &[Conversions]) -> Vec<u32> {
+    let entries = batch.entries().zip(conversions);
+    let date = |((_, _, id), conversions)| worktree_date_s(id, conversions) as u32;
+    entries.map(date).collect()
 }
 
 fn encode_entries(
@@ -108,14 +143,24 @@ fn encode_entries(
     source: &Source,
     local: &mut Local,
     batch: &Batch,
+    conversions: &[Conversions],
+    key: [u8; 32],
 ) -> Result<Outcome, JobError> {
     let mut frames = Vec::new();
     let mut sizes = Vec::with_capacity(batch.items.len());
+    let dates = dates(batch, conversions);
     let mut tar = std::mem::take(&mut state.tar);
     let mut blob = std::mem::take(&mut state.blob);
     tar.clear();
-    for (path, kind, id) in batch.entries() {
-        let size = push_entry(source, local, &mut blob, &mut tar, path, kind, id)?;
+    for (n, ((path, kind, id), conversions)) in batch.entries().zip(conversions).enumerate() {
+        let entry = Entry {
+            path,
+            kind,
+            id,
+            conversions,
+            date_s: dates[n].into(),
+        };
+        let size = push_entry(local, &mut blob, &mut tar, &entry)?;
         sizes.push(size as u32);
         if tar.len() >= FRAME_TAR_BYTES {
             state.push_frame(source.level, &tar, &mut frames)?;
@@ -127,22 +172,34 @@ fn encode_entries(
     }
     frames.shrink_to_fit();
     state.keep(tar, blob);
-    Ok(Outcome::Done { frames, sizes })
+    Ok(Outcome::Done {
+        key,
+        frames,
+        sizes,
+        dates,
+    })
+}
+
+/// An entry and what is known of it.
+struct Entry<'a> {
+    path: &'a BStr,
+    kind: EntryKind,
+    id: &'a oid,
+    conversions: &'a Conversions,
+    date_s: i64,
 }
 
 /// Appends an entry to `tar`; returns the size of its file.
 fn push_entry(
-    source: &Source,
     local: &mut Local,
     blob: &mut Vec<u8>,
     tar: &mut Vec<u8>,
-    path: &BStr,
-    kind: EntryKind,
-    id: &oid,
+    entry: &Entry<'_>,
 ) -> Result<u64, JobError> {
-    match kind {
+    let (path, id) = (entry.path, entry.id);
+    match entry.kind {
         EntryKind::Commit | EntryKind::Tree => {
-            tar::push_header(tar, path, tar::Kind::Directory, source.mtime_s);
+            tar::push_header(tar, path, tar::Kind::Directory, entry.date_s);
             Ok(0)
         }
         EntryKind::Link => {
@@ -152,24 +209,21 @@ fn push_entry(
                     path: path.to_owned(),
                 });
             }
-            tar::push_header(
-                tar,
-                path,
-                tar::Kind::Symlink { target: blob },
-                source.mtime_s,
-            );
+            let kind = tar::Kind::Symlink { target: blob };
+            tar::push_header(tar, path, kind, entry.date_s);
             Ok(blob.len() as u64)
         }
         EntryKind::Blob | EntryKind::BlobExecutable => {
-            let executable = kind == EntryKind::BlobExecutable;
-            let pushed = local.push_plain(tar, path, executable, id, source.mtime_s)?;
-            if let Some(size) = pushed {
+            let executable = entry.kind == EntryKind::BlobExecutable;
+            if entry.conversions.is_empty()
+                && let Some(size) = local.push_plain(tar, path, executable, id, entry.date_s)?
+            {
                 return Ok(size);
             }
             local.read(path, id, blob)?;
-            let converted = local.convert(path, id, blob)?;
+            let converted = local.convert(entry.conversions, path, id, blob)?;
             let data = converted.unwrap_or(&blob[..]);
-            tar::push_file(tar, path, data, executable, source.mtime_s);
+            tar::push_file(tar, path, data, executable, entry.date_s);
             Ok(data.len() as u64)
         }
     }

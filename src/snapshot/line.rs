@@ -3,28 +3,28 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gix::ObjectId;
 
 use super::big;
-use super::job::{Outcome, encode, encode_heavy};
+use super::job::{Outcome, dates, encode, encode_heavy};
 use super::output::BuildError;
-use super::reuse::Reuse;
 use super::ring::Pending;
 use super::source::JobError;
 use super::sum::sum_frames;
 use super::survey::{Survey, survey};
 use super::work::Work;
 use crate::io::fs::index_size;
-use crate::limits::{FRAME_TAR_BYTES, RAW_JOB_BYTES, SMALL_BUILD_JOBS};
+use crate::limits::{RAW_JOB_BYTES, SMALL_BUILD_JOBS};
+use crate::manifest::outline::Outline;
 use crate::manifest::record::{Linked, Record};
 use crate::tree::batch::Batch;
-use crate::tree::index::{Plan, Writer};
+use crate::tree::dates::GIT_DATE_S;
+use crate::tree::filter::Conversions;
 use crate::tree::tar::{self, Kind};
-use crate::tree::walk::Step;
+use crate::tree::walk::{Go, Start, Step};
 
 /// One place in the line of things that leave in order.
 enum Place {
@@ -40,15 +40,16 @@ enum Place {
     },
     /// A linked file whose checksums an earlier snapshot has.
     Summed { file: u32, len: u64, sums: Vec<u32> },
+    /// The jobs of this large directory begin.
+    Begins(usize),
+    /// All jobs below this large directory, which an earlier snapshot has under the other number.
+    Known { large: usize, before: u32 },
+    /// A job whose frames an earlier snapshot has.
+    Taken { record: Record, dates: Vec<u32> },
     /// A job not yet given to the encoders.
     Waiting(Batch),
     /// A job at work.
-    Running {
-        key: [u8; 32],
-        pending: Pending<Result<Outcome, JobError>>,
-    },
-    /// A job whose frames an earlier snapshot has.
-    Known { record: Record, batch: Batch },
+    Running(Pending<Result<Outcome, JobError>>),
 }
 
 /// The line: what was started and has not left yet, in order.
@@ -57,21 +58,26 @@ enum Place {
 /// what leaves is handed to `output` in the order of the line.
 pub(super) struct Line<'a> {
     pub(super) work: Work<'a>,
-    reuse: Option<Reuse>,
     places: VecDeque<Place>,
-    pub(super) records: Vec<Record>,
+    /// Of what has left.
+    pub(super) outline: Outline,
+    /// The dates of each job's files, unless all of its directory was known.
+    pub(super) dates: Vec<Vec<u32>>,
     jobs_started: u64,
+    /// Jobs that were encoded.
+    pub(super) encoded: u64,
 }
 
 impl<'a> Line<'a> {
     /// An empty line.
-    pub(super) fn new(work: Work<'a>, reuse: Option<Reuse>) -> Line<'a> {
+    pub(super) fn new(work: Work<'a>, outline: Outline) -> Line<'a> {
         Line {
             work,
-            reuse,
             places: VecDeque::new(),
-            records: Vec::new(),
+            outline,
+            dates: Vec::new(),
             jobs_started: 0,
+            encoded: 0,
         }
     }
 
@@ -98,23 +104,36 @@ impl<'a> Line<'a> {
                 continue;
             }
             let batch = std::mem::take(batch);
-            let key = batch.key(self.work.output.level);
-            self.places[index] = match self.known(&key, &batch) {
-                Some(record) => Place::Known { record, batch },
-                None => self.start(key, batch),
+            self.places[index] = match self.known_at_once(&batch) {
+                Some(known) => known,
+                None => self.start(batch),
             };
         }
     }
 
-    fn start(&mut self, key: [u8; 32], batch: Batch) -> Place {
+    /// A job whose frames are known, where nothing can be converted: then to look for them takes less than
+    /// to have an encoder do it.
+    fn known_at_once(&self, batch: &Batch) -> Option<Place> {
+        let source = &self.work.source;
+        let converts = !source.attributes.get()?.is_empty();
+        if converts || source.reuse.is_empty() {
+            return None;
+        }
+        let conversions = vec![Conversions::default(); batch.items.len()];
+        let key = batch.key(source.level, &conversions);
+        let record = source.reuse.job(&key, batch.items.len())?.clone();
+        let dates = dates(batch, &conversions);
+        Some(Place::Taken { record, dates })
+    }
+
+    fn start(&mut self, batch: Batch) -> Place {
         let source = self.work.source.clone();
         let panics = self.work.output.faults.encoder_panics_at(self.jobs_started);
         self.jobs_started += 1;
-        let pending = self.work.lane.submit(move |state| {
+        Place::Running(self.work.lane.submit(move |state| {
             assert!(!panics, "fault injected");
             encode(state, &source, &batch)
-        });
-        Place::Running { key, pending }
+        }))
     }
 
     /// Lets places leave until at most `keep` are left.
@@ -154,95 +173,89 @@ impl<'a> Line<'a> {
                 let fanout = self.work.output.fanout;
                 Ok(fanout.push_raw(file, 0, len, &sums)?)
             }
+            Place::Begins(large) => {
+                let first = self.outline.jobs.len() as u32;
+                self.outline.directories[large].first_job = first;
+                Ok(())
+            }
+            Place::Known { large, before } => self.known(large, before),
+            Place::Taken { record, dates } => self.take_over(record, dates),
             Place::Waiting(batch) => self.big_file(&batch),
-            Place::Running { key, pending } => match pending.wait()?? {
-                Outcome::Done { frames, sizes } => self.done(key, frames, sizes),
+            Place::Running(pending) => match pending.wait()?? {
                 Outcome::Split(batches) => {
                     for batch in batches.into_iter().rev() {
                         self.places.push_front(Place::Waiting(batch));
                     }
                     Ok(())
                 }
-                Outcome::Heavy(batch) => self.heavy(key, batch),
+                Outcome::Heavy(batch) => self.heavy(batch),
+                outcome => self.done(outcome),
             },
-            Place::Known { record, batch } => {
-                if !self.take_over(record)? {
-                    self.places.push_front(Place::Waiting(batch));
-                }
-                Ok(())
+        }
+    }
+
+    /// Takes over all jobs below a directory that is known as a whole.
+    fn known(&mut self, large: usize, before: u32) -> Result<(), BuildError> {
+        let source = self.work.source.clone();
+        let (earlier, before) = (source.reuse.outline(), before as usize);
+        let jobs = earlier.jobs_below(before);
+        let count = earlier.directories[before].count as usize;
+        let moved = self.outline.jobs.len() as u32;
+        for (n, directory) in earlier.directories[before..][..count].iter().enumerate() {
+            let first = directory.first_job - jobs.start as u32 + moved;
+            self.outline.directories[large + n].first_job = first;
+        }
+        for record in &earlier.jobs[jobs] {
+            self.take_over(record.clone(), Vec::new())?;
+            if self.work.is_turn_over() {
+                self.work.pass_turn()?;
             }
         }
-    }
-
-    /// Copies the frames of a job from the earlier snapshot; `false` if they are not what they were,
-    /// and then no others are copied either.
-    fn take_over(&mut self, mut record: Record) -> Result<bool, BuildError> {
-        let Some(reuse) = &self.reuse else {
-            return Ok(false);
-        };
-        // All of it before the first byte is handed on.
-        if let Err(e) = reuse.check(&record) {
-            tracing::warn!("frames of the previous snapshot are not used: {e}");
-            self.reuse = None;
-            return Ok(false);
-        }
-        let from = record.spool_offset;
-        record.spool_offset = self.work.output.begin_record();
-        let mut at = 0;
-        while at < record.spool_bytes {
-            let len = (record.spool_bytes - at).min(FRAME_TAR_BYTES as u64);
-            let mut frames = vec![0; len as usize];
-            let read = reuse.spool.read_exact_at(&mut frames, from + at);
-            read.map_err(|source| BuildError::Io {
-                op: "read frames of the previous",
-                path: "spool".into(),
-                source,
-            })?;
-            self.work.output.piece(frames)?;
-            at += len;
-        }
-        // They were read twice: a disk can give other bytes the second time.
-        let (_, checksum) = self.work.output.end_record(record.spool_offset);
-        if checksum != record.checksum {
-            return Err(BuildError::Io {
-                op: "read frames of the previous",
-                path: "spool".into(),
-                source: std::io::Error::other("it gives other bytes each time"),
-            });
-        }
-        self.records.push(record);
-        Ok(true)
-    }
-
-    /// The job of the earlier snapshot that has the same key, if there is one.
-    fn known(&self, key: &[u8; 32], batch: &Batch) -> Option<Record> {
-        let record = self.reuse.as_ref()?.records.get(key)?;
-        (record.sizes.len() == batch.entries().count()).then(|| record.clone())
-    }
-
-    fn done(&mut self, key: [u8; 32], frames: Vec<u8>, sizes: Vec<u32>) -> Result<(), BuildError> {
-        let spool_offset = self.work.output.begin_record();
-        self.work.output.piece(frames)?;
-        self.end_record(key, spool_offset, sizes);
         Ok(())
     }
 
-    /// Keeps the record of frames that were made now, from `spool_offset` on.
-    fn end_record(&mut self, key: [u8; 32], spool_offset: u64, sizes: Vec<u32>) {
-        let (spool_bytes, checksum) = self.work.output.end_record(spool_offset);
-        self.records.push(Record {
+    /// Takes a job's frames over from an earlier snapshot.
+    fn take_over(&mut self, mut record: Record, dates: Vec<u32>) -> Result<(), BuildError> {
+        record.at = self.work.take_frames(record.at, record.checksum)?;
+        self.outline.jobs.push(record);
+        self.dates.push(dates);
+        Ok(())
+    }
+
+    fn done(&mut self, outcome: Outcome) -> Result<(), BuildError> {
+        match outcome {
+            Outcome::Known { record, dates } => self.take_over(record, dates),
+            Outcome::Done {
+                key,
+                frames,
+                sizes,
+                dates,
+            } => {
+                let begun = self.work.output.begin_record();
+                self.work.output.piece(frames)?;
+                self.end_record(key, begun, sizes, dates);
+                Ok(())
+            }
+            Outcome::Split(_) | Outcome::Heavy(_) => Err(BuildError::Again),
+        }
+    }
+
+    /// Keeps the record of frames that were made now, from `begun` in the spool file on.
+    fn end_record(&mut self, key: [u8; 32], begun: u64, sizes: Vec<u32>, dates: Vec<u32>) {
+        let (at, checksum) = self.work.output.end_record(begun);
+        self.encoded += 1;
+        self.dates.push(dates);
+        self.outline.jobs.push(Record {
             key,
-            spool_offset,
-            spool_bytes,
+            at,
             checksum,
-            mtime_s: self.work.source.mtime_s,
             sizes,
         });
     }
 
     /// A batch that takes much memory: only while no other build decodes such a one. What is
     /// being encoded meanwhile waits for nothing, so this ends.
-    fn heavy(&mut self, key: [u8; 32], batch: Batch) -> Result<(), BuildError> {
+    fn heavy(&mut self, batch: Batch) -> Result<(), BuildError> {
         self.work.grow()?;
         let source = self.work.source.clone();
         // Who has a grant may wait for a turn: who has a turn must not wait for a grant.
@@ -252,26 +265,28 @@ impl<'a> Line<'a> {
             drop(grant);
             done
         });
-        match pending.wait()?? {
-            Outcome::Done { frames, sizes } => self.done(key, frames, sizes),
-            Outcome::Split(_) | Outcome::Heavy(_) => Err(BuildError::Again),
-        }
+        let outcome = pending.wait()??;
+        self.done(outcome)
     }
 
     /// A file of its own, streamed by this thread.
     fn big_file(&mut self, batch: &Batch) -> Result<(), BuildError> {
-        let key = batch.key(self.work.output.level);
-        if let Some(record) = self.known(&key, batch)
-            && self.take_over(record)?
-        {
-            return Ok(());
+        let source = self.work.source.clone();
+        let mut local = source.take_local()?;
+        let conversions = local.conversions(batch)?;
+        let (key, dates) = (
+            batch.key(source.level, &conversions),
+            dates(batch, &conversions),
+        );
+        if let Some(record) = source.reuse.job(&key, batch.items.len()) {
+            source.keep_local(local);
+            return self.take_over(record.clone(), dates);
         }
         self.work.grow()?;
-        let spool_offset = self.work.output.begin_record();
-        let mut local = self.work.source.take_local()?;
-        let size = big::stream(&mut self.work, &mut local, batch)?;
-        self.work.source.keep_local(local);
-        self.end_record(key, spool_offset, vec![index_size(size)]);
+        let begun = self.work.output.begin_record();
+        let size = big::stream(&mut self.work, &mut local, batch, &conversions)?;
+        source.keep_local(local);
+        self.end_record(key, begun, vec![index_size(size)], dates);
         Ok(())
     }
 
@@ -280,7 +295,7 @@ impl<'a> Line<'a> {
         &mut self,
         directory: &Path,
         linked: &Linked,
-        all: &[Linked],
+        file: u32,
     ) -> Result<(), BuildError> {
         let path = directory.join(&linked.path);
         let opened = File::open(&path).map_err(|source| BuildError::Io {
@@ -295,9 +310,8 @@ impl<'a> Line<'a> {
             size: linked.bytes,
             executable: false,
         };
-        tar::push_header(&mut header, name.as_bytes(), kind, self.work.source.mtime_s);
+        tar::push_header(&mut header, name.as_bytes(), kind, GIT_DATE_S);
         self.add(Place::Tar(header))?;
-        let file = all.iter().position(|l| l == linked).unwrap_or_default() as u32;
         let len = linked.bytes;
         match self.known_sums(&opened, len) {
             Some(sums) => self.add(Place::Summed { file, len, sums })?,
@@ -314,7 +328,7 @@ impl<'a> Line<'a> {
     /// The checksums that an earlier snapshot has of the same file.
     fn known_sums(&self, file: &File, len: u64) -> Option<Vec<u32>> {
         let found = file.metadata().ok()?;
-        let sums = self.reuse.as_ref()?.sums.find(&found)?;
+        let sums = self.work.source.reuse.sums.find(&found)?;
         (found.len() == len).then(|| sums.to_vec())
     }
 
@@ -347,40 +361,6 @@ impl<'a> Line<'a> {
         Ok(())
     }
 
-    /// A loose object: small as a rule, but it can be a file of any size.
-    pub(super) fn loose(&mut self, directory: &Path, linked: &Linked) -> Result<(), BuildError> {
-        let path = directory.join(&linked.path);
-        let failed = |op| {
-            let path = path.clone();
-            move |source| BuildError::Io { op, path, source }
-        };
-        let file = File::open(&path).map_err(failed("open"))?;
-        let name = format!(".git/{}", linked.path);
-        let kind = Kind::File {
-            size: linked.bytes,
-            executable: false,
-        };
-        let mut out = Vec::new();
-        tar::push_header(&mut out, name.as_bytes(), kind, self.work.source.mtime_s);
-        let mut at = 0;
-        while at < linked.bytes {
-            let start = out.len();
-            let len = (linked.bytes - at).min((FRAME_TAR_BYTES - start) as u64);
-            out.resize(start + len as usize, 0);
-            file.read_exact_at(&mut out[start..], at)
-                .map_err(failed("read"))?;
-            at += len;
-            if out.len() == FRAME_TAR_BYTES {
-                self.add(Place::Tar(std::mem::take(&mut out)))?;
-            }
-        }
-        tar::pad(&mut out, linked.bytes);
-        match out.is_empty() {
-            true => Ok(()),
-            false => self.add(Place::Tar(out)),
-        }
-    }
-
     /// The first walk, of a build that is larger than it seemed.
     pub(super) fn survey(&mut self, tree: &ObjectId) -> Result<Survey, BuildError> {
         self.drain(0)?;
@@ -393,91 +373,71 @@ impl<'a> Line<'a> {
         surveyed.wait()??.ok_or(BuildError::Again)
     }
 
-    /// The second walk: cuts the worktree into jobs.
-    pub(super) fn worktree(&mut self, tree: &ObjectId) -> Result<(), BuildError> {
-        let source = self.work.source.clone();
-        let mut batch = Batch::default();
-        // For each directory that is open, what encodes the text of files in it.
-        let mut iconv = vec![None];
-        source.walk(tree, |step| {
-            let inherited = iconv.last().copied().flatten();
-            let entry = match step {
-                Step::Enter { path, .. } => {
-                    iconv.push(inherited.or_else(|| source.iconv_in(path)));
-                    return Ok(());
-                }
-                Step::Leave => {
-                    iconv.pop();
-                    return Ok(());
-                }
-                Step::Entry(entry) => entry,
-            };
-            batch.push(&entry, inherited);
-            if batch.ends() {
-                self.add(Place::Waiting(std::mem::take(&mut batch)))?;
+    /// The second walk: cuts the worktree into jobs, directory by directory.
+    pub(super) fn worktree(&mut self, survey: &Survey) -> Result<(), BuildError> {
+        // The next one is the last: those below a directory come before those behind it.
+        let mut pending = vec![0];
+        while let Some(large) = pending.pop() {
+            if let Some(before) = survey.known[large] {
+                self.add(Place::Known { large, before })?;
+                continue;
             }
-            Ok::<(), BuildError>(())
-        })?;
-        if !batch.is_empty() {
-            self.add(Place::Waiting(batch))?;
+            self.add(Place::Begins(large))?;
+            let below = self.cut(survey, large)?;
+            pending.extend(below.into_iter().rev());
         }
         self.drain(0)
     }
 
-    /// The third walk: the index, with the sizes and dates of the jobs.
-    pub(super) fn index(&mut self, tree: &ObjectId, plan: Plan) -> Result<(), BuildError> {
-        let entries = plan.entries() as usize;
-        let (bytes, mut writer) = plan.into_writer();
-        // Later than every entry, or git would take the entries for racily clean.
-        let mtime_s = self.records.iter().map(|r| r.mtime_s).max().unwrap_or(0) + 1;
-        let records = std::mem::take(&mut self.records);
-        let dated = records
-            .iter()
-            .flat_map(|r| r.sizes.iter().map(|size| (*size, r.mtime_s)));
-        let mut dated = dated.take(entries);
-        let mut out = Vec::new();
-        let kind = Kind::File {
-            size: bytes,
-            executable: false,
-        };
-        tar::push_header(&mut out, b".git/index", kind, mtime_s);
-        let header_bytes = out.len() as u64;
-        let mut written = 0;
+    /// Cuts what is in a large directory itself into jobs; gives the large ones in it.
+    fn cut(&mut self, survey: &Survey, large: usize) -> Result<Vec<usize>, BuildError> {
         let source = self.work.source.clone();
-        source.walk(tree, |step| {
-            let Step::Entry(entry) = step else {
-                return Ok(());
+        let directory = &survey.large[large];
+        let start = Start {
+            path: directory.path.as_slice().into(),
+            id: ObjectId::from_bytes_or_panic(&directory.id),
+            inherited: directory.inherited,
+        };
+        let (mut next, mut below) = (large + 1, Vec::new());
+        let end = large + directory.count as usize;
+        let mut batch = Batch::default();
+        // How deep the walk is, the small directory that it is in, and what was met in that.
+        let (mut depth, mut unit, mut entries) = (0, start.id, 0);
+        source.walk(&start, |step| {
+            let whole = match step {
+                Step::Enter { path, id, .. } => {
+                    if depth > 0 && next < end && survey.large[next].path == path {
+                        below.push(next);
+                        next += survey.large[next].count as usize;
+                        return Ok(Go::Past);
+                    }
+                    if depth == 1 {
+                        (unit, entries) = (id, 0);
+                    }
+                    depth += 1;
+                    return Ok(Go::On);
+                }
+                Step::Leave => {
+                    depth -= 1;
+                    (depth == 1 && entries > 0).then_some((unit, entries))
+                }
+                Step::Entry(entry) => {
+                    batch.push(entry.path, entry.kind, entry.id);
+                    entries += 1;
+                    (depth == 1).then_some((entry.id, 1))
+                }
             };
-            let (size, mtime_s) = dated.next().unwrap_or_default();
-            writer.entry(entry.path, entry.kind, &entry.id, size, mtime_s);
-            if writer.pending_bytes() >= FRAME_TAR_BYTES {
-                self.index_part(&mut writer, &mut out, &mut written)?;
+            if let Some((id, entries)) = whole
+                && batch.ends_after(&id, entries)
+            {
+                self.add(Place::Waiting(std::mem::take(&mut batch)))?;
             }
-            Ok::<(), BuildError>(())
+            Ok::<_, BuildError>(Go::On)
         })?;
-        writer
-            .finish(&mut out)
-            .map_err(|e| BuildError::Index(e.to_string()))?;
-        debug_assert_eq!(written + out.len() as u64, header_bytes + bytes);
-        tar::pad(&mut out, bytes);
-        self.work.output.frames(&out)?;
-        self.records = records;
-        Ok(())
-    }
-
-    fn index_part(
-        &mut self,
-        writer: &mut Writer,
-        out: &mut Vec<u8>,
-        written: &mut u64,
-    ) -> Result<(), BuildError> {
-        writer.take(out);
-        *written += out.len() as u64;
-        self.work.output.frames(out)?;
-        out.clear();
-        match self.work.is_turn_over() {
-            true => self.work.pass_turn(),
-            false => Ok(()),
+        debug_assert_eq!(next, end, "all large ones were met");
+        if !batch.is_empty() {
+            self.add(Place::Waiting(batch))?;
         }
+        Ok(below)
     }
 }

@@ -1,11 +1,14 @@
 //! Where a build's finished bytes go, and why there may be no more of them.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use gix::ObjectId;
 use xxhash_rust::xxh64::Xxh64;
 
+use super::reuse::changed;
 use super::ring::RingError;
 use super::source::JobError;
 use super::turns::{Closed, Turn};
@@ -16,6 +19,7 @@ use crate::extent::Piece;
 use crate::faults::Faults;
 use crate::io::shortage::Detail;
 use crate::limits::FRAME_TAR_BYTES;
+use crate::manifest::record::Stretch;
 use crate::tree::decoder::OpenError;
 use crate::tree::frames::{Compressor, FrameError};
 use crate::tree::walk::WalkError;
@@ -51,13 +55,17 @@ pub enum BuildError {
     Abandoned(#[from] Abandoned),
     #[error(transparent)]
     Closed(#[from] Closed),
-    #[error("the index cannot be summed: {0}")]
-    Index(String),
+    /// They were sound when they were looked at: what is known to be sound is to be looked at again.
+    #[error("frames of the previous snapshot cannot be read: {0}")]
+    Frames(#[source] std::io::Error),
     #[error("a job that was given all it asked for asked again; report this")]
     Again,
     #[error("fault injected after {0} bytes")]
     Injected(u64),
 }
+
+/// The number of the entry's own file of frames in its outline.
+const OWN_PART: u32 = 0;
 
 /// Takes the bytes that belong into the spool file.
 pub trait Spool {
@@ -105,10 +113,39 @@ impl<'a> Output<'a> {
         self.fanout.layout_spool_bytes()
     }
 
-    /// What a record says of the frames since [`Output::begin_record`]: their length and checksum.
-    pub(super) fn end_record(&self, spool_offset: u64) -> (u64, u64) {
-        let end = self.fanout.layout_spool_bytes();
-        (end - spool_offset, self.checksum.digest())
+    /// What a record says of the frames since [`Output::begin_record`]: where they are, and their checksum.
+    pub(super) fn end_record(&self, offset: u64) -> (Stretch, u64) {
+        let bytes = self.fanout.layout_spool_bytes() - offset;
+        let at = Stretch {
+            part: OWN_PART,
+            offset,
+            bytes,
+        };
+        (at, self.checksum.digest())
+    }
+
+    /// Copies frames of an earlier snapshot from `file`, and compares them with their checksum.
+    pub(super) fn copy(
+        &mut self,
+        file: &File,
+        from: Stretch,
+        checksum: u64,
+    ) -> Result<Stretch, BuildError> {
+        let begun = self.begin_record();
+        let mut at = 0;
+        while at < from.bytes {
+            let len = (from.bytes - at).min(FRAME_TAR_BYTES as u64);
+            let mut frames = vec![0; len as usize];
+            file.read_exact_at(&mut frames, from.offset + at)
+                .map_err(BuildError::Frames)?;
+            self.piece(frames)?;
+            at += len;
+        }
+        let (copied, found) = self.end_record(begun);
+        match found == checksum {
+            true => Ok(copied),
+            false => Err(BuildError::Frames(changed())),
+        }
     }
 
     /// Hands on frames that are ready.
@@ -154,11 +191,14 @@ impl<'a> Output<'a> {
 
     /// Compresses `tar` here and now and hands it on.
     pub(super) fn frames(&mut self, tar: &[u8]) -> Result<(), BuildError> {
-        for chunk in tar.chunks(FRAME_TAR_BYTES) {
-            let mut frame = Vec::new();
-            self.compressor.push_frame(self.level, chunk, &mut frame)?;
-            self.piece(frame)?;
-        }
-        Ok(())
+        tar.chunks(FRAME_TAR_BYTES)
+            .try_for_each(|chunk| self.frame(chunk))
+    }
+
+    /// The same as one frame.
+    pub(super) fn frame(&mut self, bytes: &[u8]) -> Result<(), BuildError> {
+        let mut frame = Vec::new();
+        self.compressor.push_frame(self.level, bytes, &mut frame)?;
+        self.piece(frame)
     }
 }

@@ -1,8 +1,8 @@
 //! The producer: one thread per running build that puts the archive together in order and
 //! leaves the heavy work to the encoders.
 //!
-//! Order: the small `.git` files (they leave at once), packs as raw runs, loose objects, the
-//! worktree, and `.git/index` last, when all sizes are known.
+//! Order: the small `.git` files (they leave at once), packs as raw runs, the worktree, and
+//! `.git/index` last, when all sizes are known.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -10,16 +10,19 @@ use std::sync::{Arc, Mutex, OnceLock};
 use gix::ObjectId;
 use gix::objs::FindExt;
 use gix::odb::Header;
+use sha2::{Digest, Sha256};
 
 use super::budget::Budget;
 use super::commit;
+use super::index::CHUNK_FORMAT;
 use super::job::EncoderState;
 use super::line::Line;
 use super::output::{BuildError, Output, Spool};
 use super::reuse::Reuse;
 use super::ring::{Ring, Size};
 use super::source::{REPOSITORY_SETTINGS, Source};
-use super::survey::survey;
+use super::survey::{Survey, survey};
+use super::trees::LargestTree;
 use super::turns::{Closed, Turn};
 use super::verify::Verified;
 use super::view::View;
@@ -28,12 +31,19 @@ use crate::archive::fanout::Fanout;
 use crate::faults::Faults;
 use crate::io::shortage::Detail;
 use crate::limits::{
-    COMMIT_BYTES_MAX, ENCODER_NICE, FRAME_TAR_BYTES, SMALL_BUILD_LINKED_BYTES, SMALL_BUILD_NICE,
-    SMALL_BUILD_STEPS, TREE_BYTES_MAX,
+    CHUNK_BYTES_MIN, CHUNK_ENTRIES, COMMIT_BYTES_MAX, ENCODER_NICE, FRAME_TAR_BYTES,
+    JOB_ENTRIES_MAX, JOB_ENTRIES_MIN, LARGE_DIRECTORY_ENTRIES, SMALL_BUILD_LINKED_BYTES,
+    SMALL_BUILD_NICE, SMALL_BUILD_STEPS, TREE_BYTES_MAX,
 };
-use crate::manifest::record::Record;
+use crate::manifest::outline::Outline;
+use crate::tree::batch::describe_format;
+use crate::tree::dates::GIT_DATE_S;
 use crate::tree::decoder::Packs;
+use crate::tree::iconv::Identity;
 use crate::tree::tar;
+
+/// Version of how the worktree and the index are cut into frames.
+const FRAMES_FORMAT: u8 = 4;
 
 /// What a build is made from.
 pub struct Input {
@@ -43,8 +53,10 @@ pub struct Input {
     pub directory: PathBuf,
     /// zstd level.
     pub level: i32,
-    /// An earlier snapshot whose frames may be used.
-    pub reuse: Option<Reuse>,
+    /// What an earlier snapshot has; nothing as a rule.
+    pub reuse: Reuse,
+    /// The files of frames that the entry will have, by their paths: its own, then those that it links.
+    pub parts: Vec<String>,
     /// Faults to inject; none outside tests.
     pub faults: Faults,
     /// Memory for decoding big objects, shared by all builds.
@@ -57,9 +69,9 @@ pub struct Input {
 /// first byte leaves, and the small `.git` files, which leave first.
 pub struct Head {
     tree: Option<ObjectId>,
-    mtime_s: i64,
-    tar: Vec<u8>,
-    /// How many bytes of `tar` have left.
+    /// What leaves first, and what follows it.
+    tars: [Vec<u8>; 2],
+    /// How many bytes of the first have left.
     sent: usize,
 }
 
@@ -67,7 +79,7 @@ impl Head {
     /// Reads the HEAD commit of `view` from the directory `objects`, which holds what the view
     /// saw: the mirror's own while it is locked, or that of its links.
     pub fn read(view: &View, origin_url: &str, objects: &Path) -> Result<Head, BuildError> {
-        let (mut mtime_s, mut tree) = (0, None);
+        let mut tree = None;
         if let Some(id) = view.commit {
             let error = |detail| BuildError::Commit { commit: id, detail };
             let options = gix::odb::store::init::Options::default();
@@ -83,18 +95,16 @@ impl Head {
             let found = objects.find(&id, &mut buffer);
             let found = found.map_err(|e| error(Detail::of(&e)))?;
             let is_commit = found.kind == gix::objs::Kind::Commit;
-            let parsed = is_commit.then(|| commit::parse(found.data, view.hash));
-            let (root, date_s) = parsed
-                .flatten()
-                .ok_or_else(|| error("it is no commit".into()))?;
-            // The index has 32 bits for it.
-            mtime_s = date_s.clamp(0, i64::from(u32::MAX) - 1);
-            tree = Some(root);
+            let root = is_commit.then(|| commit::tree(found.data, view.hash));
+            let root = root.flatten();
+            tree = Some(root.ok_or_else(|| error("it is no commit".into()))?);
         }
         Ok(Head {
             tree,
-            mtime_s,
-            tar: super::gitdir::tar_bytes(view, origin_url, mtime_s),
+            tars: [
+                super::gitdir::head_tar(view, origin_url),
+                super::gitdir::refs_tar(view),
+            ],
             sent: 0,
         })
     }
@@ -109,8 +119,8 @@ impl Head {
         faults: &Faults,
     ) -> Result<(), BuildError> {
         let mut output = Output::new(fanout, spool, level, faults.clone())?;
-        let first = self.tar.len().min(FRAME_TAR_BYTES);
-        output.frames(&self.tar[..first])?;
+        let first = self.tars[0].len().min(FRAME_TAR_BYTES);
+        output.frames(&self.tars[0][..first])?;
         self.sent = first;
         Ok(())
     }
@@ -118,9 +128,23 @@ impl Head {
 
 /// The view, opened.
 pub struct Opened {
-    input: Input,
+    view: View,
+    directory: PathBuf,
+    parts: Vec<String>,
+    faults: Faults,
+    verified: Verified,
     source: Source,
     head: Head,
+}
+
+/// What a build leaves behind.
+pub struct Produced {
+    /// What the next one can use.
+    pub outline: Outline,
+    /// Jobs whose frames were made, not taken over.
+    pub jobs_encoded: u64,
+    /// The turn, if there is still something to wait for that takes memory.
+    pub turn: Option<Turn>,
 }
 
 /// Opens the view's repository, whose beginning was read.
@@ -142,18 +166,42 @@ pub fn open(input: Input, head: Head) -> Result<Opened, BuildError> {
         bounded: Mutex::default(),
         budget: input.budget.clone(),
         attributes: OnceLock::new(),
-        mtime_s: head.mtime_s,
+        largest_tree: LargestTree::default(),
+        reuse: input.reuse.made_with(&made_with(input.level)),
         level: input.level,
     };
     Ok(Opened {
-        input,
+        view: input.view,
+        directory: input.directory,
+        parts: input.parts,
+        faults: input.faults,
+        verified: input.verified,
         source,
         head,
     })
 }
 
-/// Produces the whole archive, but for what has left of its beginning, into `fanout`. Returns the
-/// records of its jobs, and the turn if there is still something to wait for that takes memory. The
+/// A digest of what decides frames besides what they are made of.
+pub(crate) fn made_with(level: i32) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update([FRAMES_FORMAT, CHUNK_FORMAT]);
+    describe_format(level, |part| hash.update(part));
+    // How the worktree and the index are cut, which no key shows.
+    for bound in [
+        LARGE_DIRECTORY_ENTRIES,
+        JOB_ENTRIES_MIN as u64,
+        JOB_ENTRIES_MAX as u64,
+        CHUNK_ENTRIES,
+        CHUNK_BYTES_MIN as u64,
+    ] {
+        hash.update(bound.to_le_bytes());
+    }
+    hash.update(GIT_DATE_S.to_le_bytes());
+    hash.update(Identity::of_system().as_bytes());
+    hash.finalize().into()
+}
+
+/// Produces the whole archive, but for what has left of its beginning, into `fanout`. The
 /// caller ends the fan-out: complete on success, failed on an error.
 ///
 /// `enter` waits for a turn; it is called once the first bytes are out. `let_go` is called before the
@@ -166,50 +214,46 @@ pub fn produce<'a>(
     ring: &'a Ring<EncoderState>,
     enter: impl FnOnce(Size) -> Result<Turn, Closed>,
     let_go: impl FnOnce() + 'a,
-) -> Result<(Vec<Record>, Option<Turn>), BuildError> {
+) -> Result<Produced, BuildError> {
     let Opened {
-        input,
+        view,
+        directory,
+        parts,
+        faults,
+        verified,
         source,
-        head: Head {
-            tree, tar, sent, ..
-        },
+        head: Head { tree, tars, sent },
     } = opened;
-    let mut output = Output::new(fanout, spool, input.level, input.faults.clone())?;
-    output.frames(&tar[sent..])?;
-    drop(tar);
-    let (view, directory) = (&input.view, &input.directory);
-    let size = size(view);
+    let mut output = Output::new(fanout, spool, source.level, faults)?;
+    output.frames(&tars[0][sent..])?;
+    output.frames(&tars[1])?;
+    drop(tars);
+    let size = size(&view);
     output.turn = Some(enter(size)?);
     output.let_go = Some(Box::new(let_go));
     let (nice, steps_max) = match size {
         Size::Small => (SMALL_BUILD_NICE, SMALL_BUILD_STEPS),
         Size::Large => (ENCODER_NICE, u64::MAX),
     };
-    let verifying = input
-        .verified
-        .start(directory, &view.packs, view.hash, nice)?;
+    let verifying = verified.start(&directory, &view.packs, view.hash, nice)?;
     let lane = ring.lane(size);
     let source = Arc::new(source);
     let surveyed = tree.map(|tree| {
         let source = source.clone();
         lane.submit(move |_| survey(&source, &tree, steps_max))
     });
+    let outline = Outline {
+        made_with: made_with(source.level),
+        parts,
+        ..Outline::default()
+    };
     let work = Work::new(output, lane, verifying.gate(), source);
-    let mut line = Line::new(work, input.reuse);
-    for linked in &input.view.packs {
-        line.linked(&input.directory, linked, &input.view.packs)?;
-    }
-    for linked in &input.view.loose {
-        line.loose(&input.directory, linked)?;
+    let mut line = Line::new(work, outline);
+    for (number, linked) in view.packs.iter().enumerate() {
+        line.linked(&directory, linked, number as u32)?;
     }
     if let (Some(tree), Some(surveyed)) = (tree, surveyed) {
-        let (plan, attributes) = match surveyed.wait()?? {
-            Some(surveyed) => surveyed,
-            None => line.survey(&tree)?,
-        };
-        line.work.source.attributes.get_or_init(|| attributes);
-        line.worktree(&tree)?;
-        line.index(&tree, plan)?;
+        checkout(&mut line, &tree, surveyed.wait()??)?;
     }
     line.drain(0)?;
     // An archive with a damaged pack must not get its end.
@@ -222,13 +266,37 @@ pub fn produce<'a>(
     let mut end = Vec::new();
     tar::push_end(&mut end);
     line.work.output.frames(&end)?;
-    Ok((line.records, line.work.output.turn))
+    Ok(Produced {
+        outline: line.outline,
+        jobs_encoded: line.encoded,
+        turn: line.work.output.turn,
+    })
+}
+
+/// The worktree and its index, once its tree was surveyed; `None` if that was more than a small build
+/// does.
+fn checkout(
+    line: &mut Line<'_>,
+    tree: &ObjectId,
+    surveyed: Option<Survey>,
+) -> Result<(), BuildError> {
+    let mut survey = match surveyed {
+        Some(surveyed) => surveyed,
+        None => line.survey(tree)?,
+    };
+    let source = line.work.source.clone();
+    let attributes = std::mem::take(&mut survey.attributes);
+    source.attributes.get_or_init(|| attributes);
+    line.outline.directories.clone_from(&survey.large);
+    line.worktree(&survey)?;
+    line.index(tree, &survey)?;
+    source.largest_tree.forget();
+    Ok(())
 }
 
 /// By what is known before anything is read; what turns out to be larger grows.
 fn size(view: &View) -> Size {
-    let linked = view.packs.iter().chain(&view.loose);
-    match linked.map(|l| l.bytes).sum::<u64>() <= SMALL_BUILD_LINKED_BYTES {
+    match view.packs.iter().map(|l| l.bytes).sum::<u64>() <= SMALL_BUILD_LINKED_BYTES {
         true => Size::Small,
         false => Size::Large,
     }

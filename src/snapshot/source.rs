@@ -8,15 +8,16 @@ use gix::objs::{Find, Kind};
 use gix::{ObjectId, oid};
 
 use super::budget::Budget;
+use super::reuse::Reuse;
+use super::trees::{Kept, LargestTree};
 use crate::io::shortage::Detail;
 use crate::limits::{DECODE_LIMIT_BYTES, DELTA_CACHE_BYTES};
 use crate::tree::batch::Batch;
 use crate::tree::decoder::{Decoder, Packs, Trees};
-use crate::tree::filter::{AttributeFiles, Filter, FilterError};
+use crate::tree::filter::{AttributeFiles, Conversions, Filter, FilterError};
 use crate::tree::frames::FrameError;
-use crate::tree::iconv::Identity;
 use crate::tree::tar;
-use crate::tree::walk::{Step, WalkError, walk};
+use crate::tree::walk::{Go, Start, Step, WalkError, walk};
 
 /// Settings of the view's repository, which can be the mirror itself: an object is what its id
 /// says, whatever `refs/replace` holds.
@@ -64,30 +65,29 @@ pub struct Source {
     /// Handles that no thread uses at the moment. They belong to the build and not to the
     /// threads: they hold its packs mapped, and with that their space on the disk.
     pub idle: Mutex<Vec<Local>>,
-    /// Date of every file, seconds since 1970.
-    pub mtime_s: i64,
+    /// Kept from one walk to the next.
+    pub(super) largest_tree: LargestTree,
+    /// What an earlier snapshot has of the worktree.
+    pub reuse: Reuse,
     /// zstd level.
     pub level: i32,
 }
 
 impl Source {
-    /// Walks `tree` (see [`walk`]).
-    pub fn walk<E: From<WalkError>>(
+    /// Walks what is below `start` (see [`walk`]).
+    pub(super) fn walk<E: From<WalkError>>(
         &self,
-        tree: &oid,
-        each: impl FnMut(Step<'_>) -> Result<(), E>,
+        start: &Start,
+        each: impl FnMut(Step<'_>) -> Result<Go, E>,
     ) -> Result<(), E> {
         let local = self.repository.to_thread_local();
         let hash = local.object_hash();
         let trees = Trees::new(&self.packs, &local.objects, hash);
-        walk(&trees, hash, tree, each)
-    }
-
-    /// What encodes text by the attribute file of this very directory, if that names an encoding.
-    pub fn iconv_in(&self, directory: &BStr) -> Option<&'static Identity> {
-        let attributes = self.attributes.get()?;
-        let names = attributes.name_encoding_in(directory);
-        names.then(Identity::of_system)
+        let kept = Kept {
+            trees: &trees,
+            largest: &self.largest_tree,
+        };
+        walk(&kept, hash, start, each)
     }
 
     /// Handles for the calling thread.
@@ -184,8 +184,8 @@ impl Local {
         }
     }
 
-    /// Appends the file of the blob `id` to `tar` if that can be done without another buffer:
-    /// it is in a pack and goes into the worktree as it is. Returns its size.
+    /// Appends the file of the blob `id`, which goes into the worktree as it is, to `tar` if that can be
+    /// done without another buffer: it is in a pack. Returns its size.
     pub(super) fn push_plain(
         &mut self,
         tar: &mut Vec<u8>,
@@ -194,9 +194,6 @@ impl Local {
         id: &oid,
         mtime_s: i64,
     ) -> Result<Option<u64>, JobError> {
-        if self.converts(path)? {
-            return Ok(None);
-        }
         let begin = |tar: &mut Vec<u8>, size| {
             tar::push_header(tar, path, tar::Kind::File { size, executable }, mtime_s);
         };
@@ -240,24 +237,29 @@ impl Local {
     }
 
     /// The worktree file of a blob; `None` if it is the blob.
-    pub fn convert(
+    pub(super) fn convert(
         &mut self,
+        conversions: &Conversions,
         path: &BStr,
         id: &oid,
         blob: &[u8],
     ) -> Result<Option<&[u8]>, JobError> {
         match &mut self.filter {
             None => Ok(None),
-            Some(filter) => Ok(filter.convert(path, id, blob, &self.repository.objects)?),
+            Some(filter) => Ok(filter.convert(conversions, path, id, blob)?),
         }
     }
 
-    /// Whether the file at `path` may differ from its blob.
-    pub fn converts(&mut self, path: &BStr) -> Result<bool, JobError> {
-        match &mut self.filter {
-            None => Ok(false),
-            Some(filter) => Ok(filter.converts(path, &self.repository.objects)?),
-        }
+    /// What each of the batch's files goes through.
+    pub(super) fn conversions(&mut self, batch: &Batch) -> Result<Vec<Conversions>, JobError> {
+        let objects = &self.repository.objects;
+        let of = |(path, kind, _): (&BStr, EntryKind, &oid)| match &mut self.filter {
+            Some(filter) if matches!(kind, EntryKind::Blob | EntryKind::BlobExecutable) => {
+                Ok(filter.conversions(path, objects)?)
+            }
+            _ => Ok(Conversions::default()),
+        };
+        batch.entries().map(of).collect()
     }
 
     /// Sizes of the batch's blobs; 0 for what is none.

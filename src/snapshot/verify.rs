@@ -15,7 +15,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -51,7 +51,16 @@ pub enum VerifyError {
 /// Cheap to clone; all clones are of the same ones.
 #[derive(Debug, Clone, Default)]
 pub struct Verified {
-    known: Arc<Mutex<HashSet<FileId>>>,
+    known: Arc<Mutex<Known>>,
+}
+
+/// Files of which a half is forgotten when there are too many: that which nobody has asked for lately.
+#[derive(Debug, Default)]
+struct Known {
+    lately: HashSet<FileId>,
+    before: HashSet<FileId>,
+    /// How often all was forgotten.
+    forgotten: u64,
 }
 
 /// A file whatever its name: a pack in a mirror, and its link in an entry.
@@ -74,25 +83,51 @@ impl FileId {
     }
 }
 
+impl Known {
+    fn add(&mut self, id: FileId) {
+        self.lately.insert(id);
+        if self.lately.len() >= VERIFIED_FILES_MAX / 2 {
+            self.before = std::mem::take(&mut self.lately);
+        }
+    }
+}
+
 impl Verified {
     /// Forgets all: what is built next is read again.
     pub fn clear(&self) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.clear();
+        let mut known = self.lock();
+        (known.lately, known.before) = (HashSet::new(), HashSet::new());
+        known.forgotten += 1;
     }
 
-    fn has(&self, id: &FileId) -> bool {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.contains(id)
+    /// How often all was forgotten, for what was sound had rotted. What is linked unread must not be
+    /// published if that has happened since it was looked at.
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.lock().forgotten
     }
 
-    fn add(&self, id: FileId) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= VERIFIED_FILES_MAX {
-            // They are read once more.
-            known.clear();
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a file is sound, for this process has written it.
+    pub(crate) fn note(&self, file: &File) {
+        if let Ok(found) = file.metadata() {
+            self.add(FileId::of(&found));
         }
-        known.insert(id);
+    }
+
+    pub(super) fn has(&self, id: &FileId) -> bool {
+        let mut known = self.lock();
+        let is_older = known.before.contains(id);
+        if is_older {
+            known.add(*id);
+        }
+        is_older || known.lately.contains(id)
+    }
+
+    pub(super) fn add(&self, id: FileId) {
+        self.lock().add(id);
     }
 
     /// Starts to check `linked`, below `directory`, on a thread of its own, which is that `nice`.
@@ -445,12 +480,13 @@ mod tests {
             linked.push(Linked {
                 path: name,
                 bytes: bytes.len() as u64,
+                whole: None,
             });
         }
         assert!(linked.len() >= 2, "{linked:?}");
         let verified = Verified::default();
         check(&verified, directory.path(), &linked).unwrap();
-        assert_eq!(verified.known.lock().unwrap().len(), linked.len());
+        assert_eq!(verified.known.lock().unwrap().lately.len(), linked.len());
         for file in &linked {
             let path = directory.path().join(&file.path);
             let sound = fs::read(&path).unwrap();

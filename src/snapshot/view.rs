@@ -12,8 +12,11 @@ use std::path::{Path, PathBuf};
 
 use gix::ObjectId;
 use gix::bstr::{BString, ByteSlice};
+use gix::objs::FindExt;
+use gix::odb::Header;
 
-use crate::limits::LOOSE_TAKEN_MAX;
+use crate::io::shortage::Detail;
+use crate::limits::{COMMIT_BYTES_MAX, TAG_DEPTH_MAX};
 use crate::manifest::record::Linked;
 use crate::refs::{Follow, Head, MirrorRefs, RefsError};
 
@@ -30,9 +33,18 @@ pub enum PinError {
     Refs(#[from] RefsError),
     #[error("mirror {}: {reason}", .path.display())]
     Unusable { path: PathBuf, reason: String },
-    /// The mirror holds so many loose objects that they have to be packed first.
-    #[error("mirror {} holds more than {LOOSE_TAKEN_MAX} loose objects", .path.display())]
-    TooManyLoose { path: PathBuf },
+    /// They have to be packed first: the same objects can be loose files of many forms.
+    #[error("mirror {} holds loose objects", .path.display())]
+    Loose { path: PathBuf },
+    /// It has to be made first: whether git has written it depends on its version.
+    #[error("{} packs have no reverse index", .packs.len())]
+    NoReverse { packs: Vec<PathBuf> },
+    #[error("tag {name} cannot be read: {detail}; run git fsck on the mirror")]
+    Tag {
+        name: BString,
+        #[source]
+        detail: Detail,
+    },
 }
 
 fn io_error<'a>(op: &'static str, path: &'a Path) -> impl Fn(io::Error) -> PinError + 'a {
@@ -47,6 +59,13 @@ fn io_error<'a>(op: &'static str, path: &'a Path) -> impl Fn(io::Error) -> PinEr
 /// there; returns its length.
 pub type LinkFn<'a> = dyn FnMut(&Path, &str) -> io::Result<u64> + 'a;
 
+/// Whether a mirror is taken as it is, because what should be done to it first cannot be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AsItIs {
+    Yes,
+    No,
+}
+
 /// A pinned view.
 #[derive(Debug, Clone)]
 pub struct View {
@@ -60,40 +79,94 @@ pub struct View {
     pub refs: MirrorRefs,
     /// Packs with their companions, in the order they are archived.
     pub packs: Vec<Linked>,
-    /// Loose objects.
-    pub loose: Vec<Linked>,
 }
 
 /// Looks at `mirror`, a bare repository, and tells `link` of the files that are needed. They have
-/// to stay until they are linked.
-pub fn pin(mirror: &Path, link: &mut LinkFn<'_>) -> Result<View, PinError> {
+/// to stay until they are linked. Nothing that is found depends on how the mirror came to have it.
+///
+/// # Errors
+/// [`PinError::Loose`] and [`PinError::NoReverse`] say what has to be done to the mirror first; the
+/// latter not if it is taken `as_it_is`: then reverse indices that are missing are left out.
+pub fn pin(mirror: &Path, as_it_is: AsItIs, link: &mut LinkFn<'_>) -> Result<View, PinError> {
     let hash = object_hash(mirror)?;
-    let refs = crate::refs::read(mirror, &Follow::default())?;
+    let mut refs = crate::refs::read(mirror, &Follow::default())?;
     let head = refs.clone_head();
     let commit = match &head {
         Head::Detached(id) => Some(*id),
         Head::Symbolic(name) => refs.get(name.as_bstr()).map(|r| r.target),
     };
-    let mut view = View {
+    let objects = mirror.join("objects");
+    // In this order: an object that somebody else packs meanwhile is then missing as the loose file
+    // that was listed, which is an error, or in a pack that is listed after it.
+    if has_loose(&objects)? {
+        return Err(PinError::Loose {
+            path: mirror.to_owned(),
+        });
+    }
+    let mut packs = Vec::new();
+    link_packs(mirror, &objects, as_it_is, &mut packs, link)?;
+    packs.sort_by(|a, b| a.path.cmp(&b.path));
+    peel(&mut refs, &objects, hash)?;
+    Ok(View {
         hash,
         head,
         commit,
         refs,
-        packs: Vec::new(),
-        loose: Vec::new(),
+        packs,
+    })
+}
+
+/// Looks what annotated tags lead to where the mirror's refs do not say so, as for refs that are loose
+/// files.
+fn peel(refs: &mut MirrorRefs, objects: &Path, hash: gix::hash::Kind) -> Result<(), PinError> {
+    if refs.fully_peeled {
+        return Ok(());
+    }
+    let failed = |name: &BString, detail| PinError::Tag {
+        name: name.clone(),
+        detail,
     };
-    let objects = mirror.join("objects");
-    // In this order: an object that somebody else packs meanwhile is then missing as the loose file
-    // that was listed, which is an error, or in a pack that is listed after it.
-    link_loose(mirror, &objects, &mut view.loose, link)?;
-    link_packs(mirror, &objects, &mut view.packs, link)?;
-    view.packs.sort_by(|a, b| a.path.cmp(&b.path));
-    view.loose.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(view)
+    let mut odb = None;
+    let mut buffer = Vec::new();
+    for tag in &mut refs.refs {
+        if tag.peeled.is_some() || !tag.name.starts_with(b"refs/tags/") {
+            continue;
+        }
+        let odb = match &mut odb {
+            Some(odb) => odb,
+            None => {
+                let options = gix::odb::store::init::Options::default();
+                let opened = gix::odb::at_opts(objects, hash, [], options);
+                odb.insert(opened.map_err(|e| failed(&tag.name, Detail::of(&e)))?)
+            }
+        };
+        let mut target = tag.target;
+        for depth in 0.. {
+            if depth > TAG_DEPTH_MAX {
+                return Err(failed(&tag.name, "it leads through too many tags".into()));
+            }
+            let header = odb.try_header(&target);
+            let header = header.map_err(|e| failed(&tag.name, Detail::of(&e)))?;
+            // git takes one that leads nowhere for what it is, too.
+            let Some(header) = header.filter(|header| header.kind() == gix::objs::Kind::Tag) else {
+                break;
+            };
+            if header.size() > COMMIT_BYTES_MAX {
+                return Err(failed(&tag.name, "it is too large".into()));
+            }
+            let found = odb.find_tag_iter(&target, &mut buffer);
+            let found = found.map_err(|e| failed(&tag.name, Detail::of(&e)))?;
+            let next = found.target_id();
+            target = next.map_err(|e| failed(&tag.name, Detail::of(&e)))?;
+            tag.peeled = Some(target);
+        }
+    }
+    refs.fully_peeled = true;
+    Ok(())
 }
 
 /// The kind of the mirror's object ids, if it is one that can be used.
-pub(super) fn object_hash(mirror: &Path) -> Result<gix::hash::Kind, PinError> {
+pub(crate) fn object_hash(mirror: &Path) -> Result<gix::hash::Kind, PinError> {
     let path = mirror.join("config");
     let unusable = |reason: String| PinError::Unusable {
         path: mirror.to_owned(),
@@ -132,11 +205,13 @@ pub(super) fn object_hash(mirror: &Path) -> Result<gix::hash::Kind, PinError> {
 fn link_packs(
     mirror: &Path,
     objects: &Path,
+    as_it_is: AsItIs,
     packs: &mut Vec<Linked>,
     link: &mut LinkFn<'_>,
 ) -> Result<(), PinError> {
     let directory = objects.join("pack");
     let names: BTreeSet<String> = list(&directory)?.into_iter().collect();
+    let mut without = Vec::new();
     for name in &names {
         let Some(stem) = name.strip_suffix(".pack") else {
             continue;
@@ -158,6 +233,10 @@ fn link_packs(
                 reason: format!("its pack {name} is that of a partial clone; clone it whole"),
             });
         }
+        if as_it_is == AsItIs::No && !names.contains(&format!("{stem}.rev")) {
+            without.push(directory.join(name));
+            continue;
+        }
         for extension in ["pack", "idx", "rev", "mtimes"] {
             let name = format!("{stem}.{extension}");
             let relative = format!("objects/pack/{name}");
@@ -167,47 +246,39 @@ fn link_packs(
                 packs.push(Linked {
                     path: relative,
                     bytes,
+                    whole: None,
                 });
             }
         }
     }
-    Ok(())
+    match without.is_empty() {
+        true => Ok(()),
+        false => Err(PinError::NoReverse { packs: without }),
+    }
 }
 
-fn link_loose(
-    mirror: &Path,
-    objects: &Path,
-    loose: &mut Vec<Linked>,
-    link: &mut LinkFn<'_>,
-) -> Result<(), PinError> {
+/// Whether there are loose objects. A power cut leaves empty files; git looks for their objects
+/// elsewhere.
+fn has_loose(objects: &Path) -> Result<bool, PinError> {
     let is_hex = |s: &str| {
         s.bytes()
             .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
     };
     for fan in list(objects)?.iter().filter(|n| n.len() == 2 && is_hex(n)) {
         let directory = objects.join(fan);
-        for name in list(&directory)?
-            .iter()
-            .filter(|n| n.len() >= 38 && is_hex(n))
-        {
-            let relative = format!("objects/{fan}/{name}");
-            if loose.len() >= LOOSE_TAKEN_MAX {
-                return Err(PinError::TooManyLoose {
-                    path: mirror.to_owned(),
-                });
-            }
-            let source = directory.join(name);
-            let bytes = link(&source, &relative).map_err(io_error("link", &source))?;
-            // A power cut leaves empty files; git looks for their objects elsewhere.
-            if bytes > 0 {
-                loose.push(Linked {
-                    path: relative,
-                    bytes,
-                });
+        let names = list(&directory)?;
+        for name in names.iter().filter(|n| n.len() >= 38 && is_hex(n)) {
+            let path = directory.join(name);
+            match fs::metadata(&path) {
+                Ok(found) if found.len() > 0 => return Ok(true),
+                Ok(_) => {}
+                // Packed meanwhile.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(io_error("look at", &path)(e)),
             }
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 /// Names in a directory that are valid UTF-8 (all that git makes are); empty if it is missing.

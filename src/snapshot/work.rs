@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use super::job::EncoderState;
 use super::output::{BuildError, Output};
+use super::reuse::Frames;
 use super::ring::{Lane, Size};
 use super::source::Source;
 use super::turns::Turn;
 use super::verify::Gate;
 use crate::io::sched;
 use crate::limits::ENCODER_NICE;
+use crate::manifest::record::Stretch;
 
 /// What the window is for an archive that goes no faster than its readers.
 pub(super) const LIVE_ONLY_JOBS: usize = 2;
@@ -53,17 +55,35 @@ impl<'a> Work<'a> {
         2 * self.lane.ring().threads() / running.max(1) + 2
     }
 
+    /// Has frames of the earlier snapshot be a part of the archive; gives where they are then.
+    pub(super) fn take_frames(
+        &mut self,
+        at: Stretch,
+        checksum: u64,
+    ) -> Result<Stretch, BuildError> {
+        let source = self.source.clone();
+        match source.reuse.frames(&at) {
+            Some(Frames::Linked { at, file }) => {
+                self.output.fanout.push_stored(file, at.offset, at.bytes)?;
+                Ok(at)
+            }
+            Some(Frames::Copied(file)) => self.output.copy(file, at, checksum),
+            None => Err(BuildError::Again),
+        }
+    }
+
     /// Whether another build should go on instead.
     pub(super) fn is_turn_over(&self) -> bool {
         self.output.turn.as_ref().is_some_and(Turn::is_over)
     }
 
-    /// Lets another build go on; the caller has nothing in flight.
+    /// Lets another build go on; the caller has nothing in flight, or no more than a window of jobs.
     pub(super) fn pass_turn(&mut self) -> Result<(), BuildError> {
         let Some(turn) = &mut self.output.turn else {
             return Ok(());
         };
         self.checking.close();
+        self.source.largest_tree.forget();
         self.output.fanout.rest();
         turn.pass()?;
         self.output.fanout.resume();

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use xxhash_rust::xxh64::Xxh64;
 
-use super::staging::spool_path;
 use crate::extent::{Extent, RAW_FRAME_BYTES, low_checksum};
 use crate::io::uncached::{Pace, ReadExactAt, Uncached};
 use crate::limits::{META_BYTES_MAX, SCRUB_READ_BYTES};
@@ -43,12 +42,21 @@ pub(crate) fn is_rot(error: &io::Error) -> bool {
 }
 
 /// Reads all of the entry `id` in `dir` from the disk, and compares it with its own checksums: its
-/// metadata, its spool file, and each frame of its linked files.
+/// metadata, its spool file, files of frames, and each frame of its packs.
 pub(crate) fn check_entry(dir: &Path, id: EntryId, pace: &Pace) -> Result<(), Fault> {
     let meta = check_meta(dir, id, pace)?;
-    check_spool(dir, &meta, pace)?;
+    check_frames(
+        dir,
+        &meta.spool,
+        meta.spool_bytes(),
+        meta.spool_checksum,
+        pace,
+    )?;
     for (number, linked) in meta.linked.iter().enumerate() {
-        check_linked(dir, &meta, number as u32, linked, pace)?;
+        match linked.whole {
+            Some(whole) => check_frames(dir, &linked.path, linked.bytes, whole, pace)?,
+            None => check_linked(dir, &meta, number as u32, linked, pace)?,
+        }
     }
     Ok(())
 }
@@ -118,18 +126,25 @@ fn check_meta(dir: &Path, id: EntryId, pace: &Pace) -> Result<Meta, Fault> {
     }
 }
 
-fn check_spool(dir: &Path, meta: &Meta, pace: &Pace) -> Result<(), Fault> {
+/// Checks a file of frames: the entry's own, or one that it links.
+fn check_frames(
+    dir: &Path,
+    name: &str,
+    expected_bytes: u64,
+    expected: u64,
+    pace: &Pace,
+) -> Result<(), Fault> {
     let looked = Looked {
-        name: "spool",
+        name,
         is_linked: false,
         pace,
     };
-    let (file, bytes) = looked.open(&spool_path(dir))?;
-    looked.has_length(bytes, meta.spool_bytes())?;
+    let (file, bytes) = looked.open(&dir.join(name))?;
+    looked.has_length(bytes, expected_bytes)?;
     let mut checksum = Xxh64::new(0);
     let read = file.read_parts(0..bytes, SCRUB_READ_BYTES, |part| checksum.update(part));
     read.map_err(|source| looked.failed(source))?;
-    match checksum.digest() == meta.spool_checksum {
+    match checksum.digest() == expected {
         true => Ok(()),
         false => Err(looked.damaged("its checksum is another".into())),
     }
@@ -180,3 +195,6 @@ fn check_linked(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 //! ```text
 //! lock                          held while a server runs; holds its process id
 //! mirrors/{host}/{path}.git     bare mirrors; an operator may put some there
-//! snapshots/{id}/               an entry: `meta`, `spool`, and its linked files
+//! snapshots/{id}/               an entry: `meta`, `outline`, its own `frames/{name}`, linked files
 //! snapshots/.building-{n}       an entry that is not published yet
 //! snapshots/.removing-{id}-{n}  an entry on its way out
 //! tmp/                          clones that are not finished
@@ -26,7 +26,7 @@ use super::staging::{BUILDING, REMOVING, Renames, Staging};
 use crate::io::fs::{Fs, Kind, LockError, Os, Space};
 use crate::limits::{META_BYTES_MAX, MIRROR_DEPTH_MAX};
 use crate::manifest::id::EntryId;
-use crate::manifest::meta::{META_NAME, Meta, MetaError, SPOOL_NAME};
+use crate::manifest::meta::{FRAMES_NAME, META_NAME, Meta, MetaError};
 use crate::manifest::path::is_plain_path;
 
 const LOCK_NAME: &str = "lock";
@@ -93,6 +93,13 @@ pub enum Reason {
     OtherId { id: EntryId },
     #[error(transparent)]
     Unreadable(#[from] StoreError),
+}
+
+impl Rejected {
+    /// Whether another version of tarpon has made it.
+    pub fn is_of_other_format(&self) -> bool {
+        matches!(self.reason, Reason::Meta(MetaError::Version { .. })) && self.removed
+    }
 }
 
 impl Reason {
@@ -232,7 +239,7 @@ impl<F: Fs> StateDir<F> {
             };
             let removed = reason.is_final();
             if removed {
-                self.remove(&dir)?;
+                delete_or_warn(&self.fs, &self.take_away(&dir)?);
             }
             rejected.push(Rejected {
                 path: dir,
@@ -272,10 +279,42 @@ impl<F: Fs> StateDir<F> {
         )
     }
 
-    /// Removes the entry in `dir`, one that [`StateDir::scan`] or [`Staging::publish`] gave.
+    /// Removes the entry in `dir`, one that [`StateDir::scan`] or [`Staging::publish`] gave and whose own
+    /// file is `spool`: not another one that has taken its place, which is the same as if it was gone.
     /// Once this has returned no start will find it again; after an error it is there as before.
     /// Descriptors and mappings of its files stay valid.
-    pub fn remove(&self, dir: &Path) -> Result<(), StoreError> {
+    pub fn remove(&self, dir: &Path, spool: &str) -> Result<(), StoreError> {
+        let alone = self.renames.alone();
+        self.is_entry_of(dir, spool)?;
+        let away = self.take_away(dir)?;
+        // What is left to do takes as long as the entry is large.
+        drop(alone);
+        delete_or_warn(&self.fs, &away);
+        Ok(())
+    }
+
+    /// Fails unless the entry in `dir` is the one whose own file is `spool`. Its metadata say so: that
+    /// the file is there does not, for an entry links those of earlier ones, of its own id too. Where
+    /// there are none that can be used, whatever has the file may go.
+    fn is_entry_of(&self, dir: &Path, spool: &str) -> Result<(), StoreError> {
+        let (meta, path) = (dir.join(META_NAME), dir.join(spool));
+        let found = match self.fs.stat(&meta) {
+            Ok(stat) if stat.kind == Kind::File && stat.bytes <= META_BYTES_MAX => {
+                Meta::decode(&self.fs.read(&meta).at("read", &meta)?).ok()
+            }
+            Ok(_) => None,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error).at("look for", &meta),
+        };
+        match found {
+            Some(meta) if meta.spool == spool => Ok(()),
+            Some(_) => Err(io::Error::from(io::ErrorKind::NotFound)).at("look for", &path),
+            None => self.fs.stat(&path).map(drop).at("look for", &path),
+        }
+    }
+
+    /// Takes an entry's name away, for good; gives the one under which it can be deleted.
+    fn take_away(&self, dir: &Path) -> Result<PathBuf, StoreError> {
         let snapshots = self.snapshots_dir();
         let id = dir.file_name().and_then(|name| name.to_str());
         let id = id.and_then(|name| EntryId::parse(name).ok());
@@ -294,8 +333,7 @@ impl<F: Fs> StateDir<F> {
             self.renames.undone(&self.fs, &snapshots);
             return Err(error);
         }
-        delete_or_warn(&self.fs, &away);
-        Ok(())
+        Ok(away)
     }
 
     /// Where the mirror of `path` at `host` lies, whether it is there or not. Both must be
@@ -325,17 +363,19 @@ impl<F: Fs> StateDir<F> {
         meta.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 
-    /// Bytes that would be free if the entry in `dir` went away: its own files, and those
-    /// linked files that nobody else holds any more because the mirror has repacked.
+    /// Bytes that are in the cache for the entry in `dir`: its own files, files of frames, which it may
+    /// share with entries that it has replaced, and those linked files that nobody else holds any more
+    /// because the mirror has repacked.
     pub fn entry_bytes(&self, dir: &Path) -> Result<u64, StoreError> {
         let mut bytes = 0;
+        let frames = dir.join(FRAMES_NAME);
         let mut pending = vec![dir.to_owned()];
         while let Some(dir) = pending.pop() {
             for (_, path) in list(&self.fs, &dir)? {
                 let stat = self.fs.stat(&path).at("read the length of", &path)?;
                 match stat.kind {
                     Kind::Dir => pending.push(path),
-                    _ if stat.names == 1 => bytes += stat.bytes,
+                    _ if stat.names == 1 || dir == frames => bytes += stat.bytes,
                     _ => {}
                 }
             }
@@ -356,7 +396,7 @@ fn read_entry(fs: &impl Fs, dir: &Path, name: &str) -> Result<Meta, Reason> {
     if meta.id != id {
         return Err(Reason::OtherId { id: meta.id });
     }
-    check_bytes(fs, dir, SPOOL_NAME, meta.spool_bytes())?;
+    check_bytes(fs, dir, &meta.spool, meta.spool_bytes())?;
     for linked in &meta.linked {
         check_bytes(fs, dir, &linked.path, linked.bytes)?;
     }

@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::files::{At, StoreError, copy, create_dirs, delete_or_warn, exists, sync};
 use crate::io::fs::{Fs, Os, WriteAt};
 use crate::limits::META_BYTES_MAX;
 use crate::manifest::id::EntryId;
-use crate::manifest::meta::{META_NAME, SPOOL_NAME, is_linkable};
+use crate::manifest::meta::{META_NAME, is_linkable};
+use crate::manifest::outline::OUTLINE_NAME;
 
 /// Begins the name of an entry that is not published yet.
 pub(super) const BUILDING: &str = ".building-";
@@ -23,9 +24,17 @@ pub(super) const REMOVING: &str = ".removing-";
 #[derive(Debug, Clone, Default)]
 pub(super) struct Renames {
     unsettled: Arc<AtomicBool>,
+    /// Held while an entry gets or loses its name.
+    order: Arc<Mutex<()>>,
 }
 
 impl Renames {
+    /// Keeps others from giving an entry a name, or taking one away, until the guard is dropped: the same
+    /// id can be published again, and what is removed must be the entry that was meant.
+    pub(super) fn alone(&self) -> MutexGuard<'_, ()> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Has what was undone last, before anything is renamed again.
     pub(super) fn settle(&self, fs: &impl Fs, snapshots: &Path) -> Result<(), StoreError> {
         // Taken back first: what is undone meanwhile by others is theirs to settle, or the next's.
@@ -55,11 +64,6 @@ pub enum LinkKind {
     Copied,
 }
 
-/// Where the spool file of the entry in `dir` lies.
-pub fn spool_path(dir: &Path) -> PathBuf {
-    dir.join(SPOOL_NAME)
-}
-
 /// An entry in the making: a directory that is deleted when this is dropped, unless it was
 /// published.
 #[derive(Debug)]
@@ -69,6 +73,8 @@ pub struct Staging<F: Fs = Os> {
     dir: PathBuf,
     snapshots: PathBuf,
     links: Vec<String>,
+    /// Files that are made here.
+    own: Vec<PathBuf>,
     renames: Renames,
     /// Off when `dir` is empty of a name, or may after a power cut be what the entry's id names.
     deleted_on_drop: bool,
@@ -92,15 +98,32 @@ impl<F: Fs> Staging<F> {
             dir,
             snapshots,
             links: Vec::new(),
+            own: Vec::new(),
             renames,
             deleted_on_drop: true,
             _lock: lock,
         })
     }
 
-    /// The directory; the spool file is written in it as [`spool_path`].
+    /// The directory.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Where the caller makes a file of the entry's own, `relative` to it: it has to be there when the
+    /// entry is published, and is synced then.
+    pub fn own(&mut self, relative: &str) -> Result<PathBuf, StoreError> {
+        if !is_linkable(relative) {
+            return Err(StoreError::LinkPath {
+                path: relative.to_owned(),
+            });
+        }
+        let path = self.dir.join(relative);
+        if let Some(parent) = path.parent() {
+            create_dirs(&self.fs, parent)?;
+        }
+        self.own.push(path.clone());
+        Ok(path)
     }
 
     /// Puts the file `source` at `relative` into the entry, by a hard link where the file
@@ -137,11 +160,13 @@ impl<F: Fs> Staging<F> {
         self.links.len()
     }
 
-    /// Takes a linked file out of the entry again; one that was only needed to build it.
-    pub fn unlink(&mut self, relative: &str) -> Result<(), StoreError> {
-        self.links.retain(|link| link != relative);
-        let path = self.dir.join(relative);
-        self.fs.remove_file(&path).at("remove", &path)
+    /// Adds the entry's outline, which is nothing that it cannot be without.
+    pub fn write_outline(&mut self, outline: &[u8]) -> Result<(), StoreError> {
+        let path = self.dir.join(OUTLINE_NAME);
+        let file = self.fs.create_new(&path).at("create", &path)?;
+        file.write_all_at(outline, 0).at("write", &path)?;
+        self.own.push(path);
+        Ok(())
     }
 
     /// Makes the entry appear under its `id`, with `meta` as its metadata: everything is synced
@@ -167,12 +192,15 @@ impl<F: Fs> Staging<F> {
         let away = self
             .snapshots
             .join(format!("{REMOVING}{id}-{}", self.serial));
+        let renames = self.renames.clone();
+        let alone = renames.alone();
         let swap = self.swap(&entry, &away)?;
         if let Err(error) = sync(&self.fs, &self.snapshots) {
             self.deleted_on_drop = self.swap_back(swap, &entry, &away);
             return Err(error);
         }
         self.deleted_on_drop = swap == Swap::Exchange;
+        drop(alone);
         if swap == Swap::Away {
             delete_or_warn(&self.fs, &away);
         }
@@ -221,9 +249,9 @@ impl<F: Fs> Staging<F> {
     /// sync them.
     fn sync_all(&self) -> Result<(), StoreError> {
         sync(&self.fs, &self.dir.join(META_NAME))?;
-        sync(&self.fs, &self.dir.join(SPOOL_NAME))?;
         let mut dirs = BTreeSet::from([self.dir.as_path()]);
-        let files: Vec<PathBuf> = self.links.iter().map(|link| self.dir.join(link)).collect();
+        let links = self.links.iter().map(|link| self.dir.join(link));
+        let files: Vec<PathBuf> = links.chain(self.own.iter().cloned()).collect();
         for file in &files {
             sync(&self.fs, file)?;
             let below = |dir: &&Path| dir.starts_with(&self.dir);

@@ -515,6 +515,7 @@ mod tests {
             .map(|name| Linked {
                 path: format!("objects/pack/{name}"),
                 bytes: 0,
+                whole: None,
             })
             .collect();
         Packs::open(git_dir, &linked, gix::hash::Kind::Sha1).unwrap()

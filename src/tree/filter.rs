@@ -3,7 +3,7 @@
 //! `convert.c`). Never an external filter: the archive is what a clone without configured
 //! drivers gives.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use gix::attrs::StateRef;
 use gix::attrs::search::{MetadataCollection, Outcome};
@@ -16,10 +16,9 @@ use gix::worktree::stack::State;
 use gix::worktree::stack::state::{Attributes, attributes::Source};
 use gix::{ObjectId, oid};
 
-use super::iconv::Encoder;
-use super::walk::ATTRIBUTES_FILE;
+use super::iconv::{Encoder, Identity};
 
-/// The attributes that decide about a conversion; [`Filter::wanted`] reads them in this order.
+/// The attributes that decide about a conversion; [`Filter::conversions`] reads them in this order.
 const ATTRIBUTES: [&str; 5] = ["crlf", "ident", "eol", "text", ENCODING];
 /// The one whose conversion is the C library's.
 const ENCODING: &str = "working-tree-encoding";
@@ -44,18 +43,47 @@ pub enum FilterError {
     Convert { path: BString, detail: String },
 }
 
-/// What a file's attributes ask for.
-#[derive(Debug, PartialEq, Eq)]
-struct Wanted {
+/// What a file goes through on checkout, as its attributes ask for it. The same conversions make the
+/// same file of the same blob.
+///
+/// Invariant: it is empty if the file is the blob.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Conversions {
     ident: bool,
+    /// Only rules that turn line ends into CRLF.
     eol: Option<AttributesDigest>,
     encoding: Option<BString>,
 }
 
-impl Wanted {
-    fn nothing(&self) -> bool {
-        let converts = self.eol.is_some_and(|d| d.to_eol(EOL) == Some(Mode::CrLf));
-        !self.ident && !converts && self.encoding.is_none()
+impl Conversions {
+    /// Whether the file is the blob.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Conversions::default()
+    }
+
+    /// Gives `part` all that decides what they do, in parts that are never taken for each other.
+    pub(crate) fn describe(&self, mut part: impl FnMut(&[u8])) {
+        let eol = match self.eol {
+            None => 0,
+            Some(AttributesDigest::TextCrlf) => 1,
+            Some(AttributesDigest::TextAutoCrlf) => 2,
+            // Those that the invariant leaves out.
+            Some(_) => 3,
+        };
+        part(&[u8::from(self.ident), eol, u8::from(self.encoding.is_some())]);
+        if let Some(name) = &self.encoding {
+            part(name);
+            part(Identity::of_system().as_bytes());
+        }
+    }
+
+    /// What is decided by text that is encoded with this name.
+    #[cfg(test)]
+    pub(crate) fn of_encoding(name: &str) -> Conversions {
+        Conversions {
+            encoding: Some(name.into()),
+            ..Conversions::default()
+        }
     }
 }
 
@@ -63,36 +91,12 @@ impl Wanted {
 #[derive(Debug, Clone, Default)]
 pub struct AttributeFiles {
     files: Vec<(BString, ObjectId)>,
-    /// Directories whose file names an encoding.
-    encoding: HashSet<BString>,
 }
 
 impl AttributeFiles {
     /// Adds a file; calls come in the order of the walk.
     pub fn push(&mut self, path: &BStr, id: &oid) {
         self.files.push((path.to_owned(), id.to_owned()));
-    }
-
-    /// Looks which of the files name an encoding. One that cannot be read counts as if it did:
-    /// what is wrong with it is said when a file needs it.
-    pub fn look_for_encodings(&mut self, objects: &dyn Find) {
-        let mut buffer = Vec::new();
-        for (path, id) in &self.files {
-            let found = objects.try_find(id, &mut buffer);
-            let names_none = found
-                .is_ok_and(|found| found.is_some_and(|data| data.data.find(ENCODING).is_none()));
-            if !names_none {
-                let directory = path.strip_suffix(ATTRIBUTES_FILE).unwrap_or(path);
-                let directory = directory.strip_suffix(b"/").unwrap_or(directory);
-                self.encoding.insert(directory.into());
-            }
-        }
-    }
-
-    /// Whether the attribute file of this very directory names an encoding. That of the root does
-    /// for all: macros are defined there.
-    pub fn name_encoding_in(&self, directory: &BStr) -> bool {
-        self.encoding.contains(directory)
     }
 
     /// Whether no file of the tree can ask for a conversion.
@@ -180,26 +184,16 @@ impl Filter {
         })
     }
 
-    /// Whether the file at `path` may need a conversion at all.
-    pub(crate) fn converts(
-        &mut self,
-        path: &BStr,
-        objects: &dyn Find,
-    ) -> Result<bool, FilterError> {
-        Ok(!self.wanted(path, objects)?.nothing())
-    }
-
     /// The bytes of the worktree file at `path` for the blob `id` with the content `blob`;
     /// `None` if they are the blob's.
     pub(crate) fn convert(
         &mut self,
+        wanted: &Conversions,
         path: &BStr,
         id: &oid,
         blob: &[u8],
-        objects: &dyn Find,
     ) -> Result<Option<&[u8]>, FilterError> {
-        let wanted = self.wanted(path, objects)?;
-        if wanted.nothing() || blob.is_empty() {
+        if wanted.is_empty() || blob.is_empty() {
             return Ok(None);
         }
         let mut changed = wanted.ident && expand_ident(blob, id, &mut self.buffer);
@@ -215,10 +209,10 @@ impl Filter {
                 changed = true;
             }
         }
-        if let Some(name) = wanted.encoding {
+        if let Some(name) = &wanted.encoding {
             let source = if changed { &self.buffer[..] } else { blob };
             let open = |name: &BString| Encoder::open(name);
-            let encoder = self.encoders.entry(name).or_insert_with_key(open);
+            let encoder = self.encoders.entry(name.clone()).or_insert_with_key(open);
             // Like git: what the encoding cannot hold, or an unknown one, is left as it is.
             if let Some(encoded) = encoder.as_mut().and_then(|e| e.encode(source)) {
                 self.buffer = encoded;
@@ -228,8 +222,13 @@ impl Filter {
         Ok(changed.then_some(&self.buffer[..]))
     }
 
-    /// Reads the attributes of `path` (git's `git_path_check_crlf` and `convert_attrs`).
-    fn wanted(&mut self, path: &BStr, objects: &dyn Find) -> Result<Wanted, FilterError> {
+    /// What the file at `path` goes through, by the attributes of its path (git's
+    /// `git_path_check_crlf` and `convert_attrs`).
+    pub(crate) fn conversions(
+        &mut self,
+        path: &BStr,
+        objects: &dyn Find,
+    ) -> Result<Conversions, FilterError> {
         let platform = self.stack.at_entry(path, None, &AttributeBlobs(objects));
         let platform = platform.map_err(|source| FilterError::Attributes {
             path: path.to_owned(),
@@ -254,9 +253,10 @@ impl Filter {
         let utf8 = |name: &&BStr| {
             name.eq_ignore_ascii_case(b"utf-8") || name.eq_ignore_ascii_case(b"utf8")
         };
-        Ok(Wanted {
+        let eol = line_ends(line_end_rule(text).or(line_end_rule(crlf)), eol);
+        Ok(Conversions {
             ident: ident == StateRef::Set,
-            eol: line_ends(line_end_rule(text).or(line_end_rule(crlf)), eol),
+            eol: eol.filter(|digest| digest.to_eol(EOL) == Some(Mode::CrLf)),
             encoding: encoding.filter(|e| !utf8(e)).map(BStr::to_owned),
         })
     }

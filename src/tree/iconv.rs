@@ -17,11 +17,11 @@ use sha2::{Digest, Sha256};
 /// which encoding, and the modules. Configuration counts with its content, programs with size and
 /// date: a package that is updated without a new version number changes these.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Identity([u8; 32]);
+pub(crate) struct Identity([u8; 32]);
 
 impl Identity {
     /// That of this process; looked up once.
-    pub fn of_system() -> &'static Identity {
+    pub(crate) fn of_system() -> &'static Identity {
         static IDENTITY: OnceLock<Identity> = OnceLock::new();
         IDENTITY.get_or_init(|| {
             let library = mapped_library();
@@ -60,14 +60,8 @@ impl Identity {
     }
 
     /// A digest.
-    pub fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
-    }
-
-    /// One that is no system's.
-    #[cfg(test)]
-    pub fn made_up(byte: u8) -> Identity {
-        Identity([byte; 32])
     }
 }
 

@@ -5,10 +5,6 @@
 //! `core.checkStat=minimal` and `core.trustctime=false`. The `TREE` extension spares the first
 //! `git status` a walk of HEAD's trees.
 
-use std::convert::Infallible;
-
-use gix::bstr::BStr;
-use gix::hash::Kind;
 use gix::objs::tree::EntryKind;
 use gix::{ObjectId, oid};
 
@@ -25,18 +21,9 @@ const MODE_FIELD: usize = 6;
 pub(crate) const MODE_AT: usize = 4 * MODE_FIELD;
 /// The mode of a submodule.
 pub(crate) const SUBMODULE: u32 = 0o160_000;
-const EXTENSION_HEADER_BYTES: usize = 8;
+pub(crate) const EXTENSION_HEADER_BYTES: usize = 8;
 /// Longest path whose length fits in an entry's flags; longer ones end at their NUL.
 const NAME_LEN_MAX: usize = 0xfff;
-
-/// The shape of an index, gathered in one walk before any of it is written: a tar header names
-/// the size of what follows.
-pub(crate) struct Plan {
-    hash: Kind,
-    entries: u32,
-    entries_bytes: u64,
-    directories: Directories,
-}
 
 /// The directories of a worktree as the `TREE` extension has them, met in the order of the index.
 #[derive(Debug, Default)]
@@ -84,9 +71,31 @@ impl Directories {
         }
     }
 
+    /// A directory of so many entries is passed over; its lines are known from elsewhere.
+    pub(crate) fn pass(&mut self, entries: u32) {
+        if let Some(parent) = self.open.last() {
+            self.all[*parent].children += 1;
+            self.all[*parent].entries += entries;
+        }
+    }
+
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
         self.all.len()
+    }
+
+    /// How many entries are below directory number `number`, which has ended.
+    pub(crate) fn entries_below(&self, number: usize) -> u32 {
+        self.all[number].entries
+    }
+
+    /// Appends what the extension says of directory number `number`, which has ended.
+    pub(crate) fn push_line(&self, number: usize, out: &mut Vec<u8>) {
+        let directory = &self.all[number];
+        out.extend_from_slice(&directory.name);
+        let counts = format!("\0{} {}\n", directory.entries, directory.children);
+        out.extend_from_slice(counts.as_bytes());
+        out.extend_from_slice(directory.id.as_bytes());
     }
 
     /// Appends the extension. `go_on` is asked before each directory: there may be millions.
@@ -96,68 +105,22 @@ impl Directories {
         mut go_on: impl FnMut() -> Result<(), E>,
     ) -> Result<(), E> {
         let start = out.len();
-        out.extend_from_slice(b"TREE\0\0\0\0");
-        for directory in &self.all {
+        out.extend_from_slice(&extension_header(0));
+        for number in 0..self.count() {
             go_on()?;
-            out.extend_from_slice(&directory.name);
-            let counts = format!("\0{} {}\n", directory.entries, directory.children);
-            out.extend_from_slice(counts.as_bytes());
-            out.extend_from_slice(directory.id.as_bytes());
+            self.push_line(number, out);
         }
         let bytes = (out.len() - start - EXTENSION_HEADER_BYTES) as u32;
-        out[start + 4..start + EXTENSION_HEADER_BYTES].copy_from_slice(&bytes.to_be_bytes());
+        out[start..start + EXTENSION_HEADER_BYTES].copy_from_slice(&extension_header(bytes));
         Ok(())
     }
 }
 
-impl Plan {
-    /// An empty plan.
-    pub(crate) fn new(hash: Kind) -> Plan {
-        Plan {
-            hash,
-            entries: 0,
-            entries_bytes: 0,
-            directories: Directories::default(),
-        }
-    }
-
-    /// A directory begins.
-    pub(crate) fn enter(&mut self, path: &BStr, id: &oid) {
-        let name = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
-        self.directories.enter(name, id);
-    }
-
-    /// The innermost directory ends.
-    pub(crate) fn leave(&mut self) {
-        self.directories.leave();
-    }
-
-    /// A file, symlink or submodule.
-    pub(crate) fn entry(&mut self, path: &BStr) {
-        self.directories.entry();
-        self.entries += 1;
-        self.entries_bytes += entry_bytes(self.hash.len_in_bytes(), path.len()) as u64;
-    }
-
-    /// Number of entries.
-    pub(crate) fn entries(&self) -> u32 {
-        self.entries
-    }
-
-    /// Length of the whole index in bytes, and the writer that makes it.
-    pub(crate) fn into_writer(self) -> (u64, Writer) {
-        let mut tree = Vec::new();
-        let go_on = || Ok::<_, Infallible>(());
-        let Ok(()) = self.directories.push_extension(&mut tree, go_on);
-        let total = HEADER_BYTES as u64
-            + self.entries_bytes
-            + tree.len() as u64
-            + self.hash.len_in_bytes() as u64;
-        let mut out = Vec::new();
-        push_header(&mut out, self.entries);
-        let hasher = gix::hash::hasher(self.hash);
-        (total, Writer { out, hasher, tree })
-    }
+/// What the `TREE` extension begins with, if so many bytes follow.
+pub(crate) fn extension_header(bytes: u32) -> [u8; EXTENSION_HEADER_BYTES] {
+    let mut header = *b"TREE\0\0\0\0";
+    header[4..].copy_from_slice(&bytes.to_be_bytes());
+    header
 }
 
 /// Appends what an index begins with.
@@ -205,55 +168,4 @@ pub(crate) fn entry_bytes(id_bytes: usize, path_len: usize) -> usize {
 /// An entry's length with the 1 to 8 NUL bytes that pad it to a multiple of eight.
 pub(crate) fn padded(bytes: usize) -> usize {
     bytes / 8 * 8 + 8
-}
-
-/// Writes an index: [`entry`](Writer::entry) for every entry in the order of the walk,
-/// [`take`](Writer::take) at any time, then [`finish`](Writer::finish).
-///
-/// Invariant: the entries are those of the [`Plan`] it was made from, in the same order.
-pub(crate) struct Writer {
-    out: Vec<u8>,
-    hasher: gix::hash::Hasher,
-    tree: Vec<u8>,
-}
-
-impl Writer {
-    /// An entry of `size` bytes on disk (0 for a submodule) whose file says `mtime_s`.
-    pub(crate) fn entry(
-        &mut self,
-        path: &BStr,
-        kind: EntryKind,
-        id: &oid,
-        size: u32,
-        mtime_s: i64,
-    ) {
-        // git leaves the stat data of a submodule's entry at zero.
-        let mtime_s = if kind == EntryKind::Commit {
-            0
-        } else {
-            mtime_s
-        };
-        let stat = [0, 0, mtime_s as u32, 0, 0, 0, 0, 0, 0, size];
-        push_entry(&mut self.out, stat, mode(kind), id, path);
-    }
-
-    /// Bytes written and not yet taken.
-    pub(crate) fn pending_bytes(&self) -> usize {
-        self.out.len()
-    }
-
-    /// Moves what is written to the end of `to`.
-    pub(crate) fn take(&mut self, to: &mut Vec<u8>) {
-        self.hasher.update(&self.out);
-        to.append(&mut self.out);
-    }
-
-    /// Ends the index with the extension and the checksum; all of it goes to the end of `to`.
-    pub(crate) fn finish(mut self, to: &mut Vec<u8>) -> Result<(), gix::Error> {
-        let tree = std::mem::take(&mut self.tree);
-        self.out.extend_from_slice(&tree);
-        self.take(to);
-        to.extend_from_slice(self.hasher.try_finalize()?.as_bytes());
-        Ok(())
-    }
 }

@@ -1,10 +1,10 @@
 //! A commit's trees and what a worktree is made of: what server and client both need.
 //!
 //! In come objects: the packs and loose files of a repository, and trees by their ids. Out come the
-//! entries of a worktree in the order of git's index ([`walk`]), cut into jobs ([`batch`]), their
-//! content ([`decoder`]) as a checkout has it ([`filter`]), and the forms that they are sent and kept
-//! in: tar ([`tar`]), frames ([`frames`]), the index ([`index`]). What must hold: the same objects give
-//! the same bytes, wherever they are read, and what is no sound tree, or has a name that is not safe, is
+//! entries of a worktree in the order of git's index ([`walk`]), cut into jobs ([`batch`]), their content
+//! ([`decoder`]) as a checkout has it ([`filter`]), their dates in an archive ([`dates`]), and the forms
+//! that they are sent and kept in: tar ([`tar`]), frames ([`frames`]), the index ([`index`]). What must
+//! hold: the same objects give the same bytes, wherever they are read, and what is no sound tree, or has a name that is not safe, is
 //! refused before anything is made of it.
 //!
 //! What is written here has formats in common with what the client reads from a network; those
@@ -12,6 +12,7 @@
 //! nothing, take pieces of any size, and have the memory that a restore gives them.
 
 pub(crate) mod batch;
+pub(crate) mod dates;
 pub mod decoder;
 pub(crate) mod filter;
 pub mod frames;

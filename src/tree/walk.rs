@@ -1,4 +1,5 @@
-//! A walk over the tree of a commit, in the order of git's index, that holds one path in memory.
+//! A walk over the tree of a commit, in the order of git's index, that holds one path in memory, and
+//! goes past the directories that it is told to.
 //!
 //! Git sorts the entries of a tree as if directories ended in `/`, so a depth-first walk meets
 //! files in the byte order of their full paths, which is the order of the index.
@@ -6,7 +7,8 @@
 use super::order::Order;
 use crate::io::shortage::Detail;
 use crate::limits::{
-    NAME_BYTES_MAX, PATH_BYTES_MAX, TREE_DEPTH_MAX, TREE_DIRECTORIES_MAX, TREE_ENTRIES_MAX,
+    LARGE_DIRECTORIES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX, TREE_DEPTH_MAX, TREE_DIRECTORIES_MAX,
+    TREE_ENTRIES_MAX,
 };
 use gix::bstr::{BStr, BString, ByteSlice, ByteVec};
 use gix::objs::tree::EntryKind;
@@ -41,13 +43,23 @@ pub enum WalkError {
         "HEAD's tree has more than {TREE_DIRECTORIES_MAX} directories or {TREE_ENTRIES_MAX} files"
     )]
     TooMany,
+    #[error(
+        "HEAD's tree has more than {LARGE_DIRECTORIES_MAX} directories with many files in them, or such \
+         with too long paths"
+    )]
+    TooManyLarge,
 }
 
 /// What the walk meets.
 #[derive(Debug)]
-pub enum Step<'a> {
-    /// A directory begins; its entries follow.
-    Enter { path: &'a BStr, id: ObjectId },
+pub(crate) enum Step<'a> {
+    /// A directory begins; its entries follow, if the walk is to go in.
+    Enter {
+        path: &'a BStr,
+        id: ObjectId,
+        /// The attribute files that apply to it as a whole, its own not among them.
+        inherited: Chain,
+    },
     /// A file, symlink or submodule.
     Entry(Entry<'a>),
     /// The directory that began last and has not ended yet ends.
@@ -56,15 +68,44 @@ pub enum Step<'a> {
 
 /// A file, symlink or submodule of the worktree.
 #[derive(Debug, Clone, Copy)]
-pub struct Entry<'a> {
+pub(crate) struct Entry<'a> {
     /// Path from the root of the worktree, `/`-separated.
     pub path: &'a BStr,
     /// What it is; never a tree.
     pub kind: EntryKind,
     /// The blob, or the submodule's commit.
     pub id: ObjectId,
-    /// The attribute files that apply to it.
-    pub attributes_in_force: Chain,
+}
+
+/// Where a walk begins.
+#[derive(Debug, Clone)]
+pub(crate) struct Start {
+    /// Path of the directory; empty for the root.
+    pub path: BString,
+    /// Its tree.
+    pub id: ObjectId,
+    /// As in [`Step::Enter`].
+    pub inherited: Chain,
+}
+
+impl Start {
+    /// At the root of a worktree.
+    pub(crate) fn root(tree: &oid) -> Start {
+        Start {
+            path: BString::default(),
+            id: tree.to_owned(),
+            inherited: NO_ATTRIBUTES,
+        }
+    }
+}
+
+/// Where a walk goes on after a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Go {
+    /// Into the directory that begins; to the next entry otherwise.
+    On,
+    /// Past the directory that begins: no step of what is in it, and not its end either.
+    Past,
 }
 
 /// Directory and id of every `.gitattributes` from the root down to a directory, as a digest of
@@ -105,26 +146,35 @@ impl Met {
     }
 }
 
-/// Walks `tree`, calling `each` for every step. Memory: one path and its trees.
+/// Walks the tree of `start`, calling `each` for every step. Memory: one path and its trees.
 ///
 /// The error of `each` ends the walk and is returned as it is.
 pub(crate) fn walk<E: From<WalkError>>(
     objects: &dyn Find,
     hash: gix::hash::Kind,
-    tree: &oid,
-    mut each: impl FnMut(Step<'_>) -> Result<(), E>,
+    start: &Start,
+    mut each: impl FnMut(Step<'_>) -> Result<Go, E>,
 ) -> Result<(), E> {
-    let mut path = BString::default();
+    let mut path = start.path.clone();
     let mut spare: Vec<Vec<u8>> = Vec::new();
     let mut met = Met::default();
-    let (none, buffer) = (NO_ATTRIBUTES, Vec::new());
-    let mut levels = vec![open_level(objects, hash, tree, &path, none, buffer)?];
-    each(Step::Enter {
+    let went = each(Step::Enter {
         path: path.as_bstr(),
-        id: tree.to_owned(),
+        id: start.id,
+        inherited: start.inherited,
     })?;
+    if went == Go::Past {
+        return Ok(());
+    }
+    let mut above = 0;
+    if !path.is_empty() {
+        above = 1 + path.iter().filter(|b| **b == b'/').count();
+        path.push(b'/');
+    }
+    let first = open_level(objects, hash, &start.id, &path, start.inherited, Vec::new())?;
+    let mut levels = vec![first];
     loop {
-        let depth = levels.len();
+        let depth = above + levels.len();
         let Some(level) = levels.last_mut() else {
             return Ok(());
         };
@@ -138,24 +188,22 @@ pub(crate) fn walk<E: From<WalkError>>(
         };
         met.one(is_tree)?;
         if !is_tree {
-            let attributes_in_force = level.attributes;
             let path = path.as_bstr();
-            each(Step::Entry(Entry {
-                path,
-                kind,
-                id,
-                attributes_in_force,
-            }))?;
+            each(Step::Entry(Entry { path, kind, id }))?;
             continue;
         }
         if depth >= TREE_DEPTH_MAX {
             return Err(WalkError::Depth { path }.into());
         }
         let inherited = level.attributes;
-        each(Step::Enter {
+        let went = each(Step::Enter {
             path: path.as_bstr(),
             id,
+            inherited,
         })?;
+        if went == Go::Past {
+            continue;
+        }
         path.push(b'/');
         let buffer = spare.pop().unwrap_or_default();
         levels.push(open_level(objects, hash, &id, &path, inherited, buffer)?);
@@ -339,9 +387,9 @@ mod tests {
         fn walk(&self, root: u8) -> Result<u64, WalkError> {
             let mut steps = 0;
             let id = ObjectId::from_bytes_or_panic(&[root; 20]);
-            walk(self, gix::hash::Kind::Sha1, &id, |_| {
+            walk(self, gix::hash::Kind::Sha1, &Start::root(&id), |_| {
                 steps += 1;
-                Ok::<(), WalkError>(())
+                Ok::<_, WalkError>(Go::On)
             })?;
             Ok(steps)
         }

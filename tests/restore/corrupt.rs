@@ -12,8 +12,7 @@ fn an_archive_that_rotted_on_the_server_is_asked_for_again() {
     let server = lab.start();
     hit(&server, "app");
     let expected = clone(&lab, "app", "clone");
-    let entry = lab.state().join("snapshots").join(&lab.entries()[0]);
-    let path = entry.join("spool");
+    let path = lab.frames_of(&lab.entries()[0]);
     let middle = fs::metadata(&path).unwrap().len() / 2;
     let spool = File::options().read(true).write(true).open(&path).unwrap();
     let mut byte = [0];

@@ -34,6 +34,13 @@ fn entry(lab: &Lab) -> PathBuf {
     lab.state().join("snapshots").join(&entries[0])
 }
 
+/// What it has of its own.
+fn frames(lab: &Lab) -> PathBuf {
+    let entries = lab.entries();
+    assert_eq!(entries.len(), 1, "{entries:?}");
+    lab.frames_of(&entries[0])
+}
+
 /// The mirror's one pack.
 fn pack(lab: &Lab) -> PathBuf {
     let packs = lab.mirror("small").join("objects/pack");
@@ -64,14 +71,17 @@ fn an_entry_that_rots_is_built_anew() {
     let lab = small_lab();
     let server = lab.settings().with(&SCRUBS).start();
     hit(&server, "small");
-    for (number, file) in ["spool", "meta"].into_iter().enumerate() {
+    for (number, file) in ["frames", "meta"].into_iter().enumerate() {
         wait::until_true("it is looked at", || checks(&server, "entry_sound") > 0);
-        rot(&entry(&lab).join(file));
+        match file {
+            "frames" => rot(&frames(&lab)),
+            file => rot(&entry(&lab).join(file)),
+        }
         wait::until_true(&format!("a rotten {file} is found"), || {
             checks(&server, "entry_damaged") > number as u64
         });
         expect_healed(&lab, &server, "small");
-        server.wait_logged(&format!("{file} is damaged"));
+        server.wait_logged(&format!("built anew: {file}"));
     }
     assert_eq!(checks(&server, "entry_damaged"), 2);
     assert_eq!(checks(&server, "mirror_damaged"), 0);
@@ -148,7 +158,7 @@ fn after_an_unclean_stop_all_is_looked_at() {
     hit(&server, "small");
     assert_eq!(checks(&server, "entry_sound"), 0, "it is not due");
     server.kill();
-    rot(&entry(&lab).join("spool"));
+    rot(&frames(&lab));
     let server = lab.start();
     wait::until_true("the rot is found", || checks(&server, "entry_damaged") == 1);
     wait::until_true("the mirror is looked at", || {
@@ -197,7 +207,7 @@ fn a_client_says_that_an_archive_is_corrupt() {
     let first = hit(&server, "large");
     let etag = first.head.etag().to_owned();
     let (mut slow, _, _) = begin(&server, "large", 1000);
-    rot(&entry(&lab).join("spool"));
+    rot(&frames(&lab));
     let rotten = server.get(&lab::target("large")).expect(200);
     assert!(rotten.body != first.body, "the test changed nothing");
     let says = |etag: &str| {

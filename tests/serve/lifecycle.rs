@@ -8,7 +8,9 @@ use super::support::server::{Server, Settings};
 use super::support::{git, wait};
 use super::{begin, expect_clone, finish, hit, large_lab, new_lab, small_lab, wait_published};
 use rustix::process::Signal;
+use sha2::{Digest, Sha256};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{fs, io};
 
@@ -751,4 +753,55 @@ fn a_wrong_setting_is_named() {
         !lab.state().join("mirrors").exists(),
         "the state directory was touched"
     );
+}
+
+/// What an older program has left cannot be read: it goes, and the log says so once, not once for each.
+#[test]
+fn entries_of_an_older_format_go_with_one_line() {
+    let lab = new_lab();
+    let names = ["one", "two", "three"];
+    for name in names {
+        lab.generate(name, Shape::ManySmall, 100_000);
+    }
+    let server = lab.start();
+    for name in names {
+        server.get(&lab::target(name)).expect(200);
+        wait_published(&server, name);
+    }
+    drop(server);
+    let entries = lab.entries();
+    assert_eq!(entries.len(), names.len());
+    for entry in &entries {
+        make_older(&lab.state().join("snapshots").join(entry).join("meta"));
+    }
+    let server = lab.start();
+    assert_eq!(lab.entries(), [""; 0]);
+    lab.expect_no_orphans();
+    server.wait_logged("of another format");
+    let log = server.log();
+    let told = log
+        .lines()
+        .filter(|line| line.contains("of another format"));
+    let told = Vec::from_iter(told);
+    assert_eq!(told.len(), 1, "{log}");
+    assert!(told[0].contains(r#""entries":3"#), "{}", told[0]);
+    assert!(!log.contains("entry not used"), "{log}");
+    for entry in &entries {
+        assert!(!log.contains(entry.as_str()), "{log}");
+    }
+    server.get(&lab::target(names[0])).expect(200);
+    wait_published(&server, names[0]);
+    assert_eq!(lab.entries().len(), 1);
+}
+
+/// Makes a metadata file one of version 4: whole, as its digest says.
+fn make_older(meta: &Path) {
+    const DIGEST_BYTES: usize = 32;
+    let mut bytes = fs::read(meta).unwrap();
+    bytes.truncate(bytes.len() - DIGEST_BYTES);
+    assert_eq!(bytes[8..12], 5u32.to_le_bytes());
+    bytes[8..12].copy_from_slice(&4u32.to_le_bytes());
+    let digest = Sha256::digest(&bytes);
+    bytes.extend_from_slice(&digest);
+    fs::write(meta, bytes).unwrap();
 }

@@ -19,6 +19,7 @@ mod mirrors;
 mod open_files;
 mod pressure;
 mod protocol;
+mod refresh;
 mod sharing;
 mod upstreams;
 

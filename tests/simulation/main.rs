@@ -4,7 +4,8 @@
 //! - `TARPON_SIM_SEED=S`: only this one, with a line for each thing that happens.
 //!
 //! What was broken on purpose, one at a time, and a seed of the default ones that found it; all
-//! 10,000 hold without.
+//! 10,000 hold without. The seed is of the day when it was tried: a change of what the world chooses
+//! from moves it.
 //!
 //! | broken in `store::dir` | seed |
 //! |---|---|
@@ -15,6 +16,8 @@
 //! | `remove`: no sync after the rename | 1 |
 //! | `remove`: the files are deleted before that sync | 12 |
 //! | `remove`: a failed sync does not undo the rename | 15 |
+//! | `remove`: it is not asked whose the entry is | 1 |
+//! | `remove`: that the own file is there is taken for the answer | 10 |
 //! | `publish`: no sync after the swap | 4 |
 //! | `publish`: the exchanged old entry is deleted before that sync | 7 |
 //! | `publish`: the old entry renamed away is deleted before that sync | 50 |
@@ -23,8 +26,8 @@
 //! | `publish`: the undoing is not synced | 676 |
 //! | `publish`: a failed second rename does not undo the first | 69 |
 //! | `publish`: the metadata is not synced | 0 |
-//! | `publish`: the spool is not synced | 0 |
-//! | `publish`: linked files are not synced | 0 |
+//! | `publish`: the entry's own files are not synced | 0 |
+//! | `publish`: linked files are not synced | 1 |
 //! | `publish`: the entry's directory is not synced | 0 |
 //! | `publish`: directories in the entry are not synced | 3 |
 //! | `publish`: the swap comes before all these syncs | 0 |

@@ -10,7 +10,6 @@ use tarpon::manifest::id::EntryId;
 use tarpon::manifest::meta::{Fields, Meta};
 use tarpon::store::dir::StateDir;
 use tarpon::store::files::StoreError;
-use tarpon::store::staging::spool_path;
 
 /// Outcomes of a power cut that are tried.
 const SEEDS: u64 = 400;
@@ -26,6 +25,11 @@ fn open(fs: &SimFs) -> StateDir<SimFs> {
     StateDir::open_on(fs.clone(), Path::new(ROOT)).unwrap()
 }
 
+/// The file of its own that a version of the entry has.
+fn own(version: u64) -> String {
+    format!("frames/{version}")
+}
+
 /// Publishes the entry as made at `version`, with as many bytes.
 fn publish(fs: &SimFs, state: &StateDir<SimFs>, version: u64) -> Result<PathBuf, StoreError> {
     let mut layout = Layout::default();
@@ -34,17 +38,17 @@ fn publish(fs: &SimFs, state: &StateDir<SimFs>, version: u64) -> Result<PathBuf,
         id: id(),
         repository: "host/repo".into(),
         commit: None,
-        refs_digest: [0; 32],
+        shown: [0; 32],
         created_unix_ms: version,
         linked: Vec::new(),
+        spool: own(version),
         layout,
         spool_checksum: 0,
-        jobs: Vec::new(),
     };
     let meta = Meta::new(fields).unwrap().encode();
     let odds = fs.calm();
-    let staging = state.staging()?;
-    let spool = fs.create_new(&spool_path(staging.dir())).unwrap();
+    let mut staging = state.staging()?;
+    let spool = fs.create_new(&staging.own(&own(version))?).unwrap();
     spool.write_all_at(&vec![7; version as usize], 0).unwrap();
     fs.set_odds(odds);
     staging.publish(id(), &meta)
@@ -185,7 +189,7 @@ fn replacements_that_fail_one_after_the_other_leave_one_name() {
 fn a_removal_that_fails_leaves_the_entry() {
     each_call_on_an_entry(|fs, state, dir, calls| {
         fs.fail_after(calls);
-        let removed = state.remove(&dir);
+        let removed = state.remove(&dir, &own(10));
         fs.calm();
         let version = removed.is_err().then_some(10);
         assert_eq!(found_now(&state), version);

@@ -1,7 +1,7 @@
 //! A cache on a file system that fails, beside a model of what must be in it.
 //!
-//! The world does what the server does: builds that stage an entry, link packs, push pieces,
-//! spool them and publish; streams that read; removal, eviction, restarts. Whatever is chosen,
+//! The world does what the server does: builds that stage an entry, link packs and the frames of
+//! entries that are there, push pieces, spool them and publish; streams that read; removal, eviction, restarts. Whatever is chosen,
 //! and whatever the file system does, these hold:
 //! 1. What is found after a start is a whole entry with exactly the right bytes.
 //! 2. An entry whose publishing succeeded is found after a power cut; one whose removal
@@ -10,6 +10,8 @@
 //! 4. An operation that fails leaves all as before, and the next power cut leaves either that
 //!    or what it wanted.
 //! 5. A stream gives the right bytes, then ends complete or failed.
+//! 6. What is removed or opened for an entry that another one of its id has replaced, is never that
+//!    other one.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +27,7 @@ use tarpon::archive::fanout::Fanout;
 use tarpon::archive::growth::Status;
 use tarpon::archive::handle::ReaderHandle;
 use tarpon::archive::spool::Spooler;
-use tarpon::extent::{Layout, Next, Piece, Segment};
+use tarpon::extent::{Layout, Next, Piece, Segment, content_checksum};
 use tarpon::io::fs::{Fs, WriteAt};
 use tarpon::manifest::id::EntryId;
 use tarpon::manifest::meta::{Fields, Meta};
@@ -33,7 +35,7 @@ use tarpon::manifest::record::Linked;
 use tarpon::store::dir::{Reason, Rejected, StateDir};
 use tarpon::store::evict::{self, Bounds, Candidate};
 use tarpon::store::files::StoreError;
-use tarpon::store::staging::{Staging, spool_path};
+use tarpon::store::staging::{LinkKind, Staging};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::sim::{OTHER_DEVICE, SimFile, SimFs};
@@ -41,6 +43,8 @@ use crate::sim::{OTHER_DEVICE, SimFile, SimFs};
 /// Different entries.
 const IDS: usize = 4;
 const BUILDS_MAX: usize = 3;
+/// Files of frames that an entry takes over; fewer than there are, so that some go.
+const PARTS_MAX: usize = 3;
 const STREAMS_MAX: usize = 6;
 const PIECE_BYTES_MAX: u64 = 200;
 /// So that bytes leave memory while a stream still wants them.
@@ -59,7 +63,16 @@ struct Content {
     number: usize,
     wire: Rc<RefCell<Vec<u8>>>,
     spool: Vec<u8>,
-    linked: Vec<(String, Vec<u8>)>,
+    linked: Vec<Part>,
+}
+
+/// A linked file: where it is in the entry, and what is in it.
+#[derive(Debug, Clone)]
+struct Part {
+    path: String,
+    bytes: Vec<u8>,
+    /// Of frames, not a pack.
+    stored: bool,
 }
 
 /// The open files of an archive, and what its stream must be.
@@ -75,10 +88,8 @@ struct Build {
     number: usize,
     version: u64,
     staging: Staging<SimFs>,
-    /// A file that is only needed while it builds.
-    loose: Option<&'static str>,
     spool: Vec<u8>,
-    linked: Vec<(String, Vec<u8>)>,
+    linked: Vec<Part>,
     unsent: Vec<u32>,
     readable: Readable,
     /// Gone when the last piece was pushed.
@@ -99,6 +110,8 @@ pub struct Counts {
     pub published: u64,
     /// Those of them that took the place of an older version.
     pub replaced: u64,
+    /// Builds that took frames over.
+    pub shared: u64,
     /// By themselves or by eviction.
     pub removed: u64,
     pub starts: u64,
@@ -109,6 +122,7 @@ impl Counts {
     pub fn add(&mut self, other: Counts) {
         self.published += other.published;
         self.replaced += other.replaced;
+        self.shared += other.shared;
         self.removed += other.removed;
         self.starts += other.starts;
         self.cuts += other.cuts;
@@ -155,6 +169,11 @@ pub struct World<'c> {
 
 fn id(number: usize) -> EntryId {
     EntryId::from_bytes([number as u8; 16])
+}
+
+/// The file of its own that a version has.
+fn own(version: u64) -> String {
+    format!("frames/{version}")
 }
 
 fn entry_dir(number: usize) -> PathBuf {
@@ -339,21 +358,25 @@ impl<'c> World<'c> {
                 _ => format!("file-{file}"),
             };
             staging.link(&path, &relative)?;
-            linked.push((relative, bytes));
+            linked.push(Part {
+                path: relative,
+                bytes,
+                stored: false,
+            });
         }
-        let mut loose = None;
-        if let Some((path, _)) = self.pack().filter(|_| files % 2 == 1) {
-            staging.link(&path, "objects/aa/loose")?;
-            loose = Some("objects/aa/loose");
+        if files % 2 == 1 {
+            let taken = self.take_over(number, &mut staging)?;
+            self.counts.shared += u64::from(!taken.is_empty());
+            linked.extend(taken);
         }
         let open = |op, path: PathBuf, file: io::Result<SimFile>| {
             file.map_err(|source| StoreError::Io { op, path, source })
         };
-        let path = spool_path(staging.dir());
+        let path = staging.own(&own(version))?;
         let spool_file = open("create", path.clone(), self.fs.create_new(&path))?;
         let mut files = Vec::new();
-        for (relative, _) in &linked {
-            let path = staging.dir().join(relative);
+        for part in &linked {
+            let path = staging.dir().join(&part.path);
             files.push(open("open", path.clone(), self.fs.open(&path))?);
         }
         let fanout = Arc::new(Fanout::with_window(WINDOW_BYTES));
@@ -363,7 +386,6 @@ impl<'c> World<'c> {
             number,
             version,
             staging,
-            loose,
             spool: Vec::new(),
             unsent: (0..linked.len() as u32).collect(),
             linked,
@@ -377,6 +399,38 @@ impl<'c> World<'c> {
             pieces: Some(sender),
             spooled: false,
         })
+    }
+
+    /// Links files of frames of an entry that is there, half of the times the one that is built again:
+    /// its own, and some of those that it has from others.
+    fn take_over(
+        &mut self,
+        number: usize,
+        staging: &mut Staging<SimFs>,
+    ) -> Result<Vec<Part>, StoreError> {
+        let from = match self.choose(2) {
+            0 => number,
+            _ => self.choose(IDS as u64) as usize,
+        };
+        let Some(version) = self.model.live[from] else {
+            return Ok(Vec::new());
+        };
+        let content = &self.contents[&version];
+        let parts = content.linked.iter().filter(|part| part.stored).cloned();
+        let own = Part {
+            path: own(version),
+            bytes: content.spool.clone(),
+            stored: true,
+        };
+        let mut parts: Vec<Part> = parts.chain([own]).collect();
+        let mut taken = Vec::new();
+        for _ in 0..PARTS_MAX.min(parts.len()) {
+            let part = parts.swap_remove(self.choose(parts.len() as u64) as usize);
+            let linked = staging.link(&entry_dir(from).join(&part.path), &part.path)?;
+            assert_eq!(linked, LinkKind::Hard, "its bytes are written once");
+            taken.push(part);
+        }
+        Ok(taken)
     }
 
     /// A pack of the mirror, an old one or a new one; never synced.
@@ -429,7 +483,7 @@ impl<'c> World<'c> {
             return;
         }
         let pushed = match build.unsent.pop().filter(|_| raw) {
-            Some(file) => build.push_raw(file),
+            Some(file) => build.push_linked(file),
             None => build.push(bytes),
         };
         if !pushed {
@@ -471,15 +525,11 @@ impl<'c> World<'c> {
         }
     }
 
-    fn publish(&mut self, mut build: Build) {
+    fn publish(&mut self, build: Build) {
         let (number, version) = (build.number, build.version);
         let faults = self.fs.faults();
-        let unlinked = match build.loose {
-            Some(loose) => build.staging.unlink(loose),
-            None => Ok(()),
-        };
         let meta = build.meta();
-        let published = unlinked.and_then(|()| build.staging.publish(id(number), &meta));
+        let published = build.staging.publish(id(number), &meta);
         self.note(&|| format!("publish {number} version {version}: {published:?}"));
         let content = Content {
             number,
@@ -510,11 +560,12 @@ impl<'c> World<'c> {
     // ---- removal ----
 
     fn remove(&mut self, number: usize) {
-        if self.model.live[number].is_none() {
+        self.remove_replaced(number);
+        let Some(version) = self.model.live[number] else {
             return;
-        }
+        };
         let faults = self.fs.faults();
-        let removed = self.state().remove(&entry_dir(number));
+        let removed = self.state().remove(&entry_dir(number), &own(version));
         self.note(&|| format!("remove {number}: {removed:?}"));
         match removed {
             Ok(()) => {
@@ -523,6 +574,30 @@ impl<'c> World<'c> {
                 self.model.synced();
             }
             Err(_) => self.failed(number, BTreeSet::from([None]), faults),
+        }
+    }
+
+    /// An entry goes that another one of its id has replaced long ago, or that never came to be.
+    fn remove_replaced(&mut self, number: usize) {
+        let live = self.model.live[number];
+        let of_it = self.contents.iter().filter(|(_, c)| c.number == number);
+        let gone = of_it.map(|(version, _)| *version);
+        let gone: Vec<u64> = gone.filter(|version| Some(*version) != live).collect();
+        if gone.is_empty() || self.fs.is_off() {
+            return;
+        }
+        let version = gone[self.choose(gone.len() as u64) as usize];
+        let removed = self.state().remove(&entry_dir(number), &own(version));
+        assert!(removed.is_err(), "{version} of {number} was there");
+        let Some(found) = self.calmly(|world| world.found()) else {
+            return;
+        };
+        assert_eq!(found[number], live, "removed for version {version}");
+        // Whoever still knows it finds its bytes, which a newer one may have taken over, or nothing.
+        let path = entry_dir(number).join(own(version));
+        if let Ok(bytes) = self.calmly(|world| world.fs.read(&path)) {
+            let expected = &self.contents[&version].spool;
+            assert!(bytes == *expected, "{} is another's", path.display());
         }
     }
 
@@ -626,7 +701,7 @@ impl<'c> World<'c> {
         Some(Readable {
             fanout: Arc::new(Fanout::complete(fields.layout)),
             wire: self.contents[&version].wire.clone(),
-            spool: self.fs.open(&spool_path(&dir)).ok()?,
+            spool: self.fs.open(&dir.join(&fields.spool)).ok()?,
             linked: linked.ok()?,
         })
     }
@@ -800,9 +875,14 @@ impl<'c> World<'c> {
             let version = entry.meta.created_unix_ms;
             let content = &self.contents[&version];
             assert_eq!(entry.dir, entry_dir(content.number));
-            self.check_bytes(&entry.dir, "spool", &content.spool);
-            for (path, bytes) in &content.linked {
-                self.check_bytes(&entry.dir, path, bytes);
+            assert_eq!(entry.meta.spool, own(version));
+            self.check_bytes(&entry.dir, &entry.meta.spool, &content.spool);
+            assert_eq!(
+                entry.meta.linked,
+                content.linked.iter().map(Part::linked).collect::<Vec<_>>()
+            );
+            for part in &content.linked {
+                self.check_bytes(&entry.dir, &part.path, &part.bytes);
             }
             assert_eq!(entry.meta.wire_bytes(), content.wire.borrow().len() as u64);
             found[content.number] = Some(version);
@@ -826,6 +906,16 @@ impl<'c> World<'c> {
     }
 }
 
+impl Part {
+    fn linked(&self) -> Linked {
+        Linked {
+            path: self.path.clone(),
+            bytes: self.bytes.len() as u64,
+            whole: self.stored.then(|| content_checksum(&self.bytes).into()),
+        }
+    }
+}
+
 impl Build {
     /// Whether anybody wants it.
     fn push(&mut self, bytes: Vec<u8>) -> bool {
@@ -842,8 +932,18 @@ impl Build {
         true
     }
 
-    fn push_raw(&mut self, file: u32) -> bool {
-        let bytes = &self.linked[file as usize].1;
+    fn push_linked(&mut self, file: u32) -> bool {
+        let Part { bytes, stored, .. } = &self.linked[file as usize];
+        if *stored {
+            let pushed = self
+                .readable
+                .fanout
+                .push_stored(file, 0, bytes.len() as u64);
+            if pushed.is_ok() {
+                self.readable.wire.borrow_mut().extend(bytes);
+            }
+            return pushed.is_ok();
+        }
         let sums = [bytes.len() as u32];
         let pushed = self
             .readable
@@ -866,20 +966,17 @@ impl Build {
     }
 
     fn meta(&self) -> Vec<u8> {
-        let linked = self.linked.iter().map(|(path, bytes)| Linked {
-            path: path.clone(),
-            bytes: bytes.len() as u64,
-        });
+        let linked = self.linked.iter().map(Part::linked);
         let meta = Meta::new(Fields {
             id: id(self.number),
             repository: "host/repo".into(),
             commit: None,
-            refs_digest: [0; 32],
+            shown: [0; 32],
             created_unix_ms: self.version,
             linked: linked.collect(),
+            spool: own(self.version),
             layout: self.readable.fanout.layout(),
             spool_checksum: 0,
-            jobs: Vec::new(),
         });
         meta.expect("a sound build").encode()
     }

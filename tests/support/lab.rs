@@ -97,6 +97,16 @@ impl Lab {
         git::clone_mirror(&self.url(name), &self.mirror(name));
     }
 
+    /// The one file of frames of an entry.
+    pub fn frames_of(&self, entry: &str) -> PathBuf {
+        let frames = self.state().join("snapshots").join(entry).join("frames");
+        let files = fs::read_dir(&frames).unwrap_or_else(|e| panic!("{}: {e}", frames.display()));
+        let mut files = files.map(|file| file.unwrap_or_else(|e| panic!("frames: {e}")).path());
+        let first = files.next();
+        assert!(files.next().is_none(), "several files of frames");
+        first.unwrap_or_else(|| panic!("no file of frames"))
+    }
+
     /// Names of the published entries.
     pub fn entries(&self) -> Vec<String> {
         entries(&self.state())

@@ -245,8 +245,12 @@ impl Importer {
     }
 
     fn commit_header(&mut self, reference: &str, message: &str) {
-        let time_s = EPOCH_S + 60 * self.commits;
         self.commits += 1;
+        self.commit_at(reference, message, EPOCH_S + 60 * (self.commits - 1));
+    }
+
+    /// Starts a commit like [`Importer::commit`], with a time of its own.
+    pub fn commit_at(&mut self, reference: &str, message: &str, time_s: u64) {
         let who = format!("committer C O Mitter <committer@example.com> {time_s} +0000");
         let length = message.len() + 1;
         self.raw(format!("commit {reference}\n{who}\ndata {length}\n{message}\n\n").as_bytes());
@@ -277,6 +281,11 @@ impl Importer {
         self.raw(format!("M {GITLINK} {commit} ").as_bytes());
         self.raw(&quote(path));
         self.raw(b"\n");
+    }
+
+    /// Gives a file or a directory of the running commit another path.
+    pub fn rename(&mut self, from: &[u8], to: &[u8]) {
+        self.raw(&[b"R ", &*quote(from), b" ", &*quote(to), b"\n"].concat());
     }
 
     /// Removes a path from the running commit.

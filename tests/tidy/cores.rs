@@ -27,8 +27,11 @@ const CORE_PATHS: [&str; 13] = [
 ];
 
 /// Files of which nothing runs on a core.
-const OTHER_FILES: [(&str, &str); 2] = [
+const OTHER_FILES: [(&str, &str); 5] = [
+    ("src/jobs/archive_id.rs", "a thread for each build"),
     ("src/jobs/builder.rs", "a thread for each build"),
+    ("src/jobs/entry.rs", "a thread for each build"),
+    ("src/jobs/pinned.rs", "a thread for each build"),
     (
         "src/jobs/scrub.rs",
         "a thread of its own, which the main thread starts and ends",

@@ -1,5 +1,9 @@
+use proptest::prelude::*;
+
 use super::*;
-use crate::extent::raw::content_checksum;
+use crate::extent::raw::{
+    BLOCK_HEADER_BYTES, CHECKSUM_BYTES, FRAME_HEADER_BYTES, content_checksum,
+};
 
 fn data(len: usize) -> Vec<u8> {
     let mut state = 0x9E37_79B9_7F4A_7C15u64;
@@ -147,6 +151,165 @@ fn parts_of_a_layout_make_the_same_layout() {
     );
 }
 
+/// One extent after another, as the model sees them: where its bytes come from, and how many.
+#[derive(Debug, Clone)]
+enum Step {
+    Spool(u64),
+    Raw(u32, u64, u64),
+    Stored(u32, u64, u64),
+}
+
+/// Of few places, so that some continue each other; some are empty.
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let at = || (0u32..2, 0u64..4, 0u64..4);
+    let step = prop_oneof![
+        (0u64..40).prop_map(Step::Spool),
+        at().prop_map(|(file, at, len)| Step::Raw(file, 10 * at, 10 * len)),
+        at().prop_map(|(file, at, len)| Step::Stored(file, 10 * at, 10 * len)),
+    ];
+    prop::collection::vec(step, 0..20)
+}
+
+/// A byte of the wire by its file and place there: the spool is no file, and framing is nowhere.
+type Byte = Option<(Option<u32>, u64)>;
+
+/// The layout of the steps, and the wire byte by byte.
+fn laid_out(steps: &[Step]) -> (Layout, Vec<Byte>) {
+    let (mut layout, mut wire, mut spooled) = (Layout::default(), Vec::new(), 0);
+    for step in steps {
+        match *step {
+            Step::Spool(len) => {
+                layout.push_spool(len);
+                wire.extend((spooled..spooled + len).map(|at| Some((None, at))));
+                spooled += len;
+            }
+            Step::Stored(file, offset, len) => {
+                layout.push_stored(file, offset, len);
+                wire.extend((offset..offset + len).map(|at| Some((Some(file), at))));
+            }
+            Step::Raw(file, offset, len) => {
+                layout.push_raw(file, offset, len, &vec![7; raw_frames(len) as usize]);
+                if len > 0 {
+                    // One block: what is around it are the head and the checksum.
+                    wire.extend([None; (FRAME_HEADER_BYTES + BLOCK_HEADER_BYTES) as usize]);
+                    wire.extend((offset..offset + len).map(|at| Some((Some(file), at))));
+                    wire.extend([None; CHECKSUM_BYTES as usize]);
+                }
+            }
+        }
+    }
+    (layout, wire)
+}
+
+fn bytes_of(segment: &Segment) -> Vec<Byte> {
+    match segment {
+        Segment::Inline(inline) => vec![None; inline.as_slice().len()],
+        Segment::Spool { offset, len } => {
+            (*offset..offset + len).map(|at| Some((None, at))).collect()
+        }
+        Segment::File { file, offset, len } => {
+            let bytes = *offset..offset + len;
+            bytes.map(|at| Some((Some(*file), at))).collect()
+        }
+    }
+}
+
+proptest! {
+    /// Every offset of the wire, against a model that knows each byte by itself.
+    #[test]
+    fn each_byte_of_the_wire_is_where_it_was_put(steps in steps(), to in any::<prop::sample::Index>()) {
+        let (layout, wire) = laid_out(&steps);
+        prop_assert_eq!(layout.wire_bytes(), wire.len() as u64);
+        let is_spooled = |byte: &&Byte| matches!(byte, Some((None, _)));
+        let spooled = wire.iter().filter(is_spooled).count() as u64;
+        prop_assert_eq!(layout.spool_bytes(), spooled);
+        for at in 0..wire.len() {
+            let segment = layout.segment_at(at as u64).unwrap();
+            let bytes = bytes_of(&segment);
+            prop_assert!(!bytes.is_empty() && bytes.len() as u64 == segment.wire_bytes());
+            prop_assert_eq!(&wire[at..][..bytes.len()], &bytes[..], "at {}", at);
+            let next = wire[at..].iter().find(is_spooled).map_or(spooled, |byte| byte.unwrap().1);
+            prop_assert_eq!(layout.spool_offset_at(at as u64), next, "at {}", at);
+            // What is read ahead covers what is sent.
+            let end = at + 1 + to.index(wire.len() - at);
+            let mut ahead = Vec::new();
+            layout.file_ranges(at as u64..end as u64, |file, range| ahead.push((file, range)));
+            for (file, at) in wire[at..end].iter().flatten() {
+                let covers = ahead.iter().any(|(of, range)| of == file && range.contains(at));
+                prop_assert!(covers, "{:?} of {:?} in {:?}", at, file, ahead);
+            }
+        }
+        prop_assert_eq!(layout.segment_at(wire.len() as u64), None);
+        prop_assert_eq!(layout.spool_offset_at(wire.len() as u64), spooled);
+        let parts = (layout.extents().to_vec(), layout.checksums().to_vec());
+        prop_assert_eq!(Layout::from_parts(parts.0, parts.1), Ok(layout));
+    }
+
+    /// No two neighbours could be one, and none is empty.
+    #[test]
+    fn stretches_that_continue_each_other_are_one(steps in steps()) {
+        let (layout, _) = laid_out(&steps);
+        prop_assert!(layout.extents().iter().all(|extent| extent.wire_bytes() > 0));
+        for pair in layout.extents().windows(2) {
+            let joined = match (pair[0], pair[1]) {
+                (Extent::Spool { .. }, Extent::Spool { .. }) => true,
+                (Extent::Stored { file, offset, len }, Extent::Stored { file: of, offset: at, .. }) => {
+                    file == of && offset + len == at
+                }
+                _ => false,
+            };
+            prop_assert!(!joined, "{:?}", pair);
+        }
+    }
+}
+
+#[test]
+fn stored_frames_are_merged_only_with_what_they_continue() {
+    let stored = |file, offset, len| Extent::Stored { file, offset, len };
+    let mut layout = Layout::default();
+    layout.push_stored(1, 100, 10);
+    layout.push_stored(1, 110, 0);
+    layout.push_stored(1, 110, 5);
+    // A hole, another file, the spool between, a raw run of the same bytes.
+    layout.push_stored(1, 116, 4);
+    layout.push_stored(2, 120, 4);
+    layout.push_spool(3);
+    layout.push_stored(2, 124, 1);
+    layout.push_raw(2, 125, 1, &[9]);
+    layout.push_stored(2, 126, 1);
+    let raw = Extent::RawRun {
+        file: 2,
+        offset: 125,
+        len: 1,
+        first_checksum: 0,
+    };
+    let spool = Extent::Spool { offset: 0, len: 3 };
+    let expected = [
+        stored(1, 100, 15),
+        stored(1, 116, 4),
+        stored(2, 120, 4),
+        spool,
+        stored(2, 124, 1),
+        raw,
+        stored(2, 126, 1),
+    ];
+    assert_eq!(layout.extents(), expected);
+    let mut ahead = Vec::new();
+    layout.file_ranges(14..28, |file, range| ahead.push((file, range)));
+    let expected = [
+        (Some(1), 114..115),
+        (Some(1), 116..120),
+        (Some(2), 120..124),
+        (None, 0..3),
+        (Some(2), 124..125),
+    ];
+    // Ranges end with the wire's.
+    assert_eq!(ahead[..5], expected);
+    assert_eq!(layout.spool_offset_at(0), 0);
+    assert_eq!(layout.spool_offset_at(24), 1);
+    assert_eq!(layout.spool_offset_at(26), 3, "none comes behind");
+}
+
 #[test]
 fn each_broken_invariant_of_the_parts_is_named() {
     let spool = |offset, len| Extent::Spool { offset, len };
@@ -189,4 +352,25 @@ fn each_broken_invariant_of_the_parts_is_named() {
     assert_eq!(error(&full, 0), TooLong { extent: 1 });
     let sum = [spool(0, file_max), raw(0, 1, 0)];
     assert_eq!(error(&sum, 1), TooLong { extent: 1 });
+    let stored = |offset, len| Extent::Stored {
+        file: u32::MAX,
+        offset,
+        len,
+    };
+    assert_eq!(error(&[stored(5, 0)], 0), Empty { extent: 0 });
+    assert_eq!(error(&[stored(u64::MAX, 1)], 0), TooLong { extent: 0 });
+    assert_eq!(error(&[stored(1, u64::MAX)], 0), TooLong { extent: 0 });
+    assert_eq!(error(&[stored(1, file_max)], 0), TooLong { extent: 0 });
+    let sum = [stored(0, file_max), stored(0, 1)];
+    assert_eq!(error(&sum, 0), TooLong { extent: 1 });
+    // Stored frames have no place in the spool, and no checksums.
+    assert_eq!(
+        error(&[stored(0, 5), spool(5, 5)], 0),
+        SpoolGap {
+            extent: 1,
+            found: 5,
+            expected: 0
+        }
+    );
+    assert_eq!(error(&[stored(0, 1)], 1), count(1, 0));
 }

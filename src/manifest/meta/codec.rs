@@ -1,4 +1,4 @@
-//! The metadata file of a cache entry, as a pure codec.
+//! The metadata file of a cache entry, and its outline, as pure codecs.
 //!
 //! Layout of the file, all numbers little-endian:
 //!
@@ -7,7 +7,7 @@
 //! | 8 | magic |
 //! | 4 | format version |
 //! | 8 | length of the payload |
-//! | … | payload: [`Fields`] in the order of its `wire_struct!` line |
+//! | … | payload: [`Fields`], or the outline, in the order of its `wire_struct!` line |
 //! | 32 | SHA-256 of everything before it |
 //!
 //! Magic, version and digest keep their places in every version, so a file of another version
@@ -22,24 +22,25 @@ use super::{Fields, InvalidMeta, Meta};
 use crate::extent::{Extent, Layout, LayoutError};
 use crate::limits::META_BYTES_MAX;
 use crate::manifest::id::EntryId;
-use crate::manifest::record::{Linked, Record};
+use crate::manifest::record::Linked;
 
 const MAGIC: [u8; 8] = *b"tarpon\x1a\n";
 /// The format version that is written, and the only one that is read.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 const DIGEST_BYTES: usize = 32;
 const EXTENT_SPOOL: u8 = 0;
 const EXTENT_RAW_RUN: u8 = 1;
+const EXTENT_STORED: u8 = 2;
 
 const _: () = assert!(META_BYTES_MAX as usize > Header::BYTES_MIN + Fields::BYTES_MIN);
 
-/// Why bytes are not the metadata of an entry. Offsets are in bytes from the file's beginning;
+/// Why bytes are not the metadata or the outline of an entry. Offsets are in bytes from the file's beginning;
 /// for what is wrong with several parts together, the offset of the field that holds them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MetaError {
     #[error("at offset {offset}: the file ends too early, {wanted} more bytes are needed")]
     End { offset: usize, wanted: usize },
-    #[error("at offset 0: not the metadata of an entry")]
+    #[error("at offset 0: not the metadata or the outline of an entry")]
     Magic,
     #[error("the digest at offset {offset} does not match, so the file is damaged")]
     Digest { offset: usize },
@@ -73,32 +74,12 @@ pub enum MetaError {
 impl Meta {
     /// The bytes of the metadata file.
     pub fn encode(&self) -> Vec<u8> {
-        let mut payload = Vec::new();
-        self.0.put(&mut payload);
-        let header = Header {
-            magic: MAGIC,
-            version: VERSION,
-            payload_bytes: payload.len() as u64,
-        };
-        let mut out = Vec::with_capacity(Header::BYTES_MIN + payload.len() + DIGEST_BYTES);
-        header.put(&mut out);
-        out.extend_from_slice(&payload);
-        let digest = Sha256::digest(&out);
-        out.extend_from_slice(&digest);
-        out
+        seal(MAGIC, &self.0)
     }
 
     /// Reads a metadata file. Any bytes give an entry that holds every invariant, or an error.
     pub fn decode(bytes: &[u8]) -> Result<Meta, MetaError> {
-        let mut input = open_sealed(bytes)?;
-        let fields = Fields::take(&mut input)?;
-        let left = input.left();
-        if left > 0 {
-            return Err(MetaError::Trailing {
-                offset: input.at,
-                bytes: left,
-            });
-        }
+        let fields: Fields = unseal(MAGIC, bytes)?;
         if let Err(source) = fields.check() {
             let offset = Header::BYTES_MIN + fields.offset_of(source.field());
             return Err(MetaError::Invalid { offset, source });
@@ -107,8 +88,40 @@ impl Meta {
     }
 }
 
+/// A file of this kind with `payload`.
+fn seal(magic: [u8; 8], payload: &impl Wire) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut header = Header {
+        magic,
+        version: VERSION,
+        payload_bytes: 0,
+    };
+    header.put(&mut out);
+    payload.put(&mut out);
+    header.payload_bytes = (out.len() - Header::BYTES_MIN) as u64;
+    let mut sealed = Vec::new();
+    header.put(&mut sealed);
+    out[..Header::BYTES_MIN].copy_from_slice(&sealed);
+    let digest = Sha256::digest(&out);
+    out.extend_from_slice(&digest);
+    out
+}
+
+/// The payload of a file of this kind, and nothing behind it.
+fn unseal<T: Wire>(magic: [u8; 8], bytes: &[u8]) -> Result<T, MetaError> {
+    let mut input = open_sealed(magic, bytes)?;
+    let payload = T::take(&mut input)?;
+    match input.left() {
+        0 => Ok(payload),
+        bytes => Err(MetaError::Trailing {
+            offset: input.at,
+            bytes,
+        }),
+    }
+}
+
 /// Checks all that stands around the payload, and gives the payload.
-fn open_sealed(bytes: &[u8]) -> Result<Input<'_>, MetaError> {
+fn open_sealed(magic: [u8; 8], bytes: &[u8]) -> Result<Input<'_>, MetaError> {
     let bytes_min = Header::BYTES_MIN + DIGEST_BYTES;
     if bytes.len() < bytes_min {
         return Err(MetaError::End {
@@ -122,7 +135,7 @@ fn open_sealed(bytes: &[u8]) -> Result<Input<'_>, MetaError> {
         at: 0,
     };
     let header = Header::take(&mut input)?;
-    if header.magic != MAGIC {
+    if header.magic != magic {
         return Err(MetaError::Magic);
     }
     if Sha256::digest(sealed).as_slice() != digest {
@@ -243,24 +256,17 @@ wire_struct!(@with_offsets Fields {
     id: EntryId,
     repository: String,
     commit: Option<String>,
-    refs_digest: [u8; 32],
+    shown: [u8; 32],
     created_unix_ms: u64,
     linked: Vec<Linked>,
+    spool: String,
     layout: Layout,
     spool_checksum: u64,
-    jobs: Vec<Record>,
 });
 wire_struct!(Linked {
     path: String,
-    bytes: u64
-});
-wire_struct!(Record {
-    key: [u8; 32],
-    spool_offset: u64,
-    spool_bytes: u64,
-    checksum: u64,
-    mtime_s: i64,
-    sizes: Vec<u32>,
+    bytes: u64,
+    whole: Option<u64>,
 });
 
 macro_rules! wire_integer {
@@ -276,7 +282,7 @@ macro_rules! wire_integer {
         }
     )*};
 }
-wire_integer!(u8, u32, u64, i64);
+wire_integer!(u8, u32, u64);
 
 impl<const N: usize> Wire for [u8; N] {
     const BYTES_MIN: usize = N;
@@ -340,6 +346,28 @@ impl Wire for Option<String> {
     }
 }
 
+/// A byte that is 1 or 0, and the number if it is there.
+impl Wire for Option<u64> {
+    const BYTES_MIN: usize = u8::BYTES_MIN;
+    fn put(&self, out: &mut Vec<u8>) {
+        u8::from(self.is_some()).put(out);
+        if let Some(number) = self {
+            number.put(out);
+        }
+    }
+    fn take(input: &mut Input<'_>) -> Result<Self, MetaError> {
+        let offset = input.at;
+        match u8::take(input)? {
+            0 => Ok(None),
+            1 => Ok(Some(u64::take(input)?)),
+            _ => Err(MetaError::Value {
+                offset,
+                expected: "0 or 1",
+            }),
+        }
+    }
+}
+
 impl Wire for EntryId {
     const BYTES_MIN: usize = 32;
     fn put(&self, out: &mut Vec<u8>) {
@@ -376,6 +404,12 @@ impl Wire for Extent {
                 len.put(out);
                 first_checksum.put(out);
             }
+            Extent::Stored { file, offset, len } => {
+                EXTENT_STORED.put(out);
+                file.put(out);
+                offset.put(out);
+                len.put(out);
+            }
         }
     }
     fn take(input: &mut Input<'_>) -> Result<Self, MetaError> {
@@ -391,6 +425,11 @@ impl Wire for Extent {
                 offset: u64::take(input)?,
                 len: u64::take(input)?,
                 first_checksum: u32::take(input)?,
+            }),
+            EXTENT_STORED => Ok(Extent::Stored {
+                file: u32::take(input)?,
+                offset: u64::take(input)?,
+                len: u64::take(input)?,
             }),
             _ => Err(MetaError::Value {
                 offset,
@@ -426,6 +465,9 @@ impl Wire for Layout {
         Ok(layout)
     }
 }
+
+// Behind the macro that it uses.
+mod outline;
 
 #[cfg(test)]
 mod tests;

@@ -10,8 +10,7 @@ use gix::objs::tree::EntryKind;
 
 use super::{Built, Repository, build, decompress, files_of};
 use crate::tree::batch::Batch;
-use crate::tree::iconv::Identity;
-use crate::tree::walk::{Entry, NO_ATTRIBUTES};
+use crate::tree::filter::Conversions;
 
 /// A file of a made-up tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +79,7 @@ const TEXTS: [&str; 6] = [
 fn ending(text: &str) -> Vec<u8> {
     let ends = |data: &[u8]| {
         let id = gix::objs::compute_hash(gix::hash::Kind::Sha1, Kind::Blob, data).unwrap();
-        id.as_bytes()[19].trailing_zeros() >= 6
+        id.as_bytes()[16..] < [4, 0, 0, 0][..]
     };
     let nonced = (0u32..).map(|nonce| format!("{text}{nonce}\n").into_bytes());
     nonced.into_iter().find(|data| ends(data)).unwrap()
@@ -105,7 +104,7 @@ fn path(directory: &str, name: &str) -> String {
 fn first_tree(numbers: &mut Numbers, ending: &[Vec<u8>]) -> Tree {
     let mut tree = Tree::new();
     for directory in DIRECTORIES {
-        for number in 0..6 {
+        for number in 0..36 {
             let name = format!("f{number}{}", numbers.of(&["", ".txt", ".md", ".bin"]));
             let file = Made {
                 mode: "100644",
@@ -239,13 +238,12 @@ fn whatever_attributes_do_a_refresh_is_a_clone() {
         for (number, commit) in import(&repository, &trees).iter().enumerate() {
             repository.git(&["update-ref", "refs/heads/main", commit]);
             let scratch = build(&repository, 1, None);
-            let refreshed = build(&repository, 1, before.as_ref().map(Built::reuse));
+            let refreshed = build(&repository, 1, before.as_ref());
             let what = format!("seed {seed}, commit {number}: {:?}", trees[number]);
             assert!(worktree(&refreshed) == cloned(&repository), "{what}");
             assert!(refreshed.archive == scratch.archive, "{what}");
             assert!(decompress(&refreshed.archive) == decompress(&scratch.archive));
-            let known = |key| before.iter().flat_map(|b| &b.records).any(|r| r.key == key);
-            taken += refreshed.records.iter().filter(|r| known(r.key)).count();
+            taken += before.as_ref().map_or(0, |b| refreshed.taken_from(b));
             before = Some(refreshed);
         }
     }
@@ -285,42 +283,32 @@ fn a_rule_that_moves_down_matches_other_files() {
     };
     assert_eq!(crlf(&first), 900);
     repository.git(&["update-ref", "refs/heads/main", &commits[1]]);
-    let second = build(&repository, 2, Some(first.reuse()));
+    let second = build(&repository, 2, Some(&first));
     assert_eq!(crlf(&second), 0);
     assert!(worktree(&second) == cloned(&repository));
-}
-
-fn key(kind: EntryKind, attributes: [u8; 32], iconv: Option<&'static Identity>) -> [u8; 32] {
-    let mut batch = Batch::default();
-    let entry = Entry {
-        path: "dir/file".into(),
-        kind,
-        id: gix::ObjectId::from_bytes_or_panic(&[0x40; 20]),
-        attributes_in_force: attributes,
-    };
-    batch.push(&entry, iconv);
-    batch.key(1)
 }
 
 /// Two things that give other bytes never have one key.
 #[test]
 fn all_that_decides_is_in_the_key() {
-    static ONE: std::sync::LazyLock<Identity> = std::sync::LazyLock::new(|| Identity::made_up(1));
-    static TWO: std::sync::LazyLock<Identity> = std::sync::LazyLock::new(|| Identity::made_up(2));
     let kinds = [
         EntryKind::Blob,
         EntryKind::BlobExecutable,
         EntryKind::Link,
         EntryKind::Commit,
     ];
-    // The last byte of a digest counts, too.
-    let mut chain = NO_ATTRIBUTES;
-    chain[31] = 1;
+    let none = Conversions::default();
+    let conversions = ["latin1", "utf-16"].map(Conversions::of_encoding);
     let mut keys = Vec::new();
     for kind in kinds {
-        for attributes in [NO_ATTRIBUTES, chain] {
-            for iconv in [None, Some(&*ONE), Some(&*TWO)] {
-                keys.push(key(kind, attributes, iconv));
+        for conversions in [&none, &conversions[0], &conversions[1]] {
+            for path in ["dir/file", "dir/filf"] {
+                for level in [1, 2] {
+                    let mut batch = Batch::default();
+                    let id = gix::ObjectId::from_bytes_or_panic(&[0x40; 20]);
+                    batch.push(path.into(), kind, id);
+                    keys.push(batch.key(level, std::slice::from_ref(conversions)));
+                }
             }
         }
     }
@@ -343,7 +331,7 @@ fn a_link_that_becomes_a_submodule_is_none_any_more() {
         let entry = format!("{mode},{id},thing");
         repository.git(&["update-index", "--add", "--cacheinfo", &entry]);
         repository.git(&["commit", "-qm", mode]);
-        let built = build(&repository, 1, before.as_ref().map(Built::reuse));
+        let built = build(&repository, 1, before.as_ref());
         assert_eq!(
             files_of(&built).contains_key("thing/"),
             mode == "160000",

@@ -1,12 +1,14 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::super::staging::{LinkKind, spool_path};
+use super::super::staging::LinkKind;
 use super::*;
+use crate::archive::open_files::OpenFiles;
+use crate::archive::place::{Archive, Files};
 use crate::extent::Layout;
 use crate::manifest::meta::Fields;
 use crate::manifest::record::Linked;
@@ -19,6 +21,11 @@ fn id(number: u8) -> EntryId {
     EntryId::from_bytes([number; 16])
 }
 
+/// The file of its own that an entry has, by when its build began.
+fn spool(created_unix_ms: u64) -> String {
+    format!("{FRAMES_NAME}/{created_unix_ms:032x}")
+}
+
 fn meta(id: EntryId, created_unix_ms: u64) -> Meta {
     let mut layout = Layout::default();
     layout.push_spool(SPOOL.len() as u64);
@@ -27,15 +34,16 @@ fn meta(id: EntryId, created_unix_ms: u64) -> Meta {
         id,
         repository: "host/repo".into(),
         commit: None,
-        refs_digest: [0; 32],
+        shown: [0; 32],
         created_unix_ms,
         linked: vec![Linked {
             path: PACK.into(),
             bytes: PACKED.len() as u64,
+            whole: None,
         }],
+        spool: spool(created_unix_ms),
         layout,
         spool_checksum: 0,
-        jobs: Vec::new(),
     })
     .unwrap()
 }
@@ -62,16 +70,16 @@ impl Fixture {
         StateDir::open(&self.root()).unwrap()
     }
 
-    fn staging(&self, state: &StateDir) -> Staging {
+    fn staging(&self, state: &StateDir, created_unix_ms: u64) -> Staging {
         let mut staging = state.staging().unwrap();
-        fs::write(spool_path(staging.dir()), SPOOL).unwrap();
+        fs::write(staging.own(&spool(created_unix_ms)).unwrap(), SPOOL).unwrap();
         assert_eq!(staging.link(&self.pack, PACK).unwrap(), LinkKind::Hard);
         staging
     }
 
     fn publish(&self, state: &StateDir, number: u8, created_unix_ms: u64) -> PathBuf {
         let meta = meta(id(number), created_unix_ms);
-        let staging = self.staging(state);
+        let staging = self.staging(state, created_unix_ms);
         staging.publish(id(number), &meta.encode()).unwrap()
     }
 
@@ -189,7 +197,7 @@ fn what_was_never_published_is_deleted_at_start() {
     fixture.publish(&state, 1, 5);
     let mirror = state.mirror_path("host", "repo");
     fs::create_dir_all(&mirror).unwrap();
-    std::mem::forget(fixture.staging(&state));
+    std::mem::forget(fixture.staging(&state, 6));
     drop(state);
     // The forgotten staging stands for a killed process, but still holds this process's
     // lock: a new lock file stands for its end.
@@ -242,7 +250,7 @@ fn published_entries_are_found_newest_first() {
     let order: Vec<_> = found.iter().map(|f| f.dir.clone()).collect();
     assert_eq!(order, [&dirs[1], &dirs[2], &dirs[0]].map(PathBuf::clone));
     assert_eq!(found[0].meta, meta(id(2), 30));
-    assert_eq!(fs::read(spool_path(&dirs[1])).unwrap(), SPOOL);
+    assert_eq!(fs::read(dirs[1].join(spool(30))).unwrap(), SPOOL);
     let inode = |path: &Path| fs::metadata(path).unwrap().ino();
     assert_eq!(inode(&dirs[1].join(PACK)), inode(&fixture.pack));
 }
@@ -251,16 +259,18 @@ fn published_entries_are_found_newest_first() {
 fn an_abandoned_or_failed_staging_leaves_nothing() {
     let fixture = Fixture::new();
     let state = fixture.open();
-    drop(fixture.staging(&state));
+    drop(fixture.staging(&state, 10));
     assert_eq!(fixture.in_snapshots(), [""; 0]);
 
-    let bare = state.staging().unwrap();
+    let mut bare = state.staging().unwrap();
+    let promised = bare.own(&spool(10)).unwrap();
     let error = bare.publish(id(1), b"meta without a spool").unwrap_err();
-    assert!(matches!(&error, StoreError::Io { path, .. } if path.ends_with("spool")));
+    assert!(matches!(&error, StoreError::Io { path, .. } if *path == promised));
     assert_eq!(fixture.in_snapshots(), [""; 0]);
 
     let long = vec![0; META_BYTES_MAX as usize + 1];
-    let error = fixture.staging(&state).publish(id(1), &long).unwrap_err();
+    let staging = fixture.staging(&state, 10);
+    let error = staging.publish(id(1), &long).unwrap_err();
     assert!(matches!(error, StoreError::MetaTooLong { .. }));
     assert_eq!(fixture.in_snapshots(), [""; 0]);
 }
@@ -269,11 +279,11 @@ fn an_abandoned_or_failed_staging_leaves_nothing() {
 fn two_stagings_of_one_id_do_not_meet_and_the_later_replaces() {
     let fixture = Fixture::new();
     let state = fixture.open();
-    let first = fixture.staging(&state);
-    let second = fixture.staging(&state);
+    let first = fixture.staging(&state, 10);
+    let second = fixture.staging(&state, 20);
     assert_ne!(first.dir(), second.dir());
     let dir = first.publish(id(1), &meta(id(1), 10).encode()).unwrap();
-    let mut open = File::open(spool_path(&dir)).unwrap();
+    let mut open = File::open(dir.join(spool(10))).unwrap();
     assert_eq!(
         second.publish(id(1), &meta(id(1), 20).encode()).unwrap(),
         dir
@@ -291,7 +301,7 @@ fn a_failed_publish_over_an_entry_keeps_it() {
     let fixture = Fixture::new();
     let state = fixture.open();
     let dir = fixture.publish(&state, 1, 10);
-    let mut staging = fixture.staging(&state);
+    let mut staging = fixture.staging(&state, 20);
     // The disk refuses to put the staged directory in the old entry's place.
     fs::remove_dir_all(staging.dir()).unwrap();
     let error = staging.swap_in(id(1)).unwrap_err();
@@ -367,19 +377,24 @@ type Damage = fn(&Path);
 
 #[test]
 fn broken_entries_are_removed_and_named() {
-    let cases: [(&str, Damage); 10] = [
+    let cases: [(&str, Damage); 11] = [
         ("it has no meta", |d| {
             fs::remove_file(d.join("meta")).unwrap()
         }),
-        ("it has no spool", |d| {
-            fs::remove_file(d.join("spool")).unwrap()
+        ("it has no frames/00", |d| {
+            fs::remove_file(d.join(spool(20))).unwrap()
+        }),
+        // What an older entry of that id had.
+        ("it has no frames/00", |d| {
+            fs::rename(d.join(spool(20)), d.join(spool(10))).unwrap()
         }),
         ("it has no objects/pack/pack-1.pack", |d| {
             fs::remove_dir_all(d.join("objects")).unwrap()
         }),
-        ("spool has 2 bytes instead of 13", |d| {
-            fs::write(d.join("spool"), "xx").unwrap()
-        }),
+        (
+            "frames/00000000000000000000000000000014 has 2 bytes instead of 13",
+            |d| fs::write(d.join(spool(20)), "xx").unwrap(),
+        ),
         ("objects/pack/pack-1.pack has 1 bytes instead of 15", |d| {
             // Not written through the link, which would change the mirror's file.
             fs::remove_file(d.join(PACK)).unwrap();
@@ -400,9 +415,9 @@ fn broken_entries_are_removed_and_named() {
         ("meta belongs to entry 0303", |d| {
             fs::write(d.join("meta"), meta(id(3), 1).encode()).unwrap()
         }),
-        ("it has no spool", |d| {
-            fs::rename(d.join("spool"), d.join("kept")).unwrap();
-            std::os::unix::fs::symlink("kept", d.join("spool")).unwrap()
+        ("it has no frames/00", |d| {
+            fs::rename(d.join(spool(20)), d.join("kept")).unwrap();
+            std::os::unix::fs::symlink("../kept", d.join(spool(20))).unwrap()
         }),
     ];
     for (expected, damage) in cases {
@@ -450,20 +465,173 @@ fn only_entries_can_be_removed() {
         &snapshots,
         &snapshots.join(".building-x"),
     ] {
-        let error = state.remove(wrong).unwrap_err();
+        fs::create_dir_all(wrong.join(FRAMES_NAME)).unwrap();
+        fs::write(wrong.join(spool(10)), SPOOL).unwrap();
+        let error = state.remove(wrong, &spool(10)).unwrap_err();
         assert!(matches!(error, StoreError::NotAnEntry { .. }), "{error}");
     }
     assert!(mirror.is_dir() && elsewhere.is_dir() && dir.is_dir());
 
     let mut open = File::open(dir.join(PACK)).unwrap();
-    state.remove(&dir).unwrap();
-    assert_eq!(fixture.in_snapshots(), [""; 0]);
+    state.remove(&dir, &spool(10)).unwrap();
+    assert_eq!(scan(&state).0, []);
+    assert!(!dir.exists());
     let mut bytes = Vec::new();
     open.read_to_end(&mut bytes).unwrap();
     assert_eq!(bytes, PACKED);
-    let again = state.remove(&dir).unwrap_err();
-    assert!(matches!(&again, StoreError::Io { path, source, .. }
-        if *path == dir && source.kind() == io::ErrorKind::NotFound));
+    let again = state.remove(&dir, &spool(10)).unwrap_err();
+    assert!(matches!(&again, StoreError::Io { path, .. } if path.starts_with(&dir)));
+    assert!(again.is_not_found(), "{again}");
+}
+
+#[test]
+fn an_entry_that_took_the_place_of_another_is_not_removed_for_it() {
+    let fixture = Fixture::new();
+    let state = fixture.open();
+    let dir = fixture.publish(&state, 1, 10);
+    assert_eq!(fixture.publish(&state, 1, 20), dir);
+    let error = state.remove(&dir, &spool(10)).unwrap_err();
+    assert!(error.is_not_found(), "{error}");
+    assert_eq!(scan(&state), (vec![id(1)], vec![]));
+    assert_eq!(fixture.in_snapshots(), [id(1).as_str()]);
+    state.remove(&dir, &spool(20)).unwrap();
+    assert_eq!(fixture.in_snapshots(), [""; 0]);
+}
+
+/// The new entry of an id can hold the file that the older one has written, by way of an entry between
+/// both: it is still not the older one.
+#[test]
+fn an_entry_that_holds_the_own_file_of_the_one_before_is_not_taken_for_it() {
+    let fixture = Fixture::new();
+    let state = fixture.open();
+    let dir = fixture.publish(&state, 1, 10);
+    let mut staging = fixture.staging(&state, 20);
+    staging.link(&dir.join(spool(10)), &spool(10)).unwrap();
+    let mut fields = meta(id(1), 20).into_fields();
+    fields.linked.push(Linked {
+        path: spool(10),
+        bytes: SPOOL.len() as u64,
+        whole: Some(1),
+    });
+    let written = Meta::new(fields).unwrap().encode();
+    assert_eq!(staging.publish(id(1), &written).unwrap(), dir);
+    let error = state.remove(&dir, &spool(10)).unwrap_err();
+    assert!(error.is_not_found(), "{error}");
+    assert_eq!(scan(&state), (vec![id(1)], vec![]));
+
+    // Nobody can tell any more whose it is, and it can never be served.
+    let mut damaged = written.clone();
+    damaged[30] ^= 1;
+    fs::write(dir.join(META_NAME), damaged).unwrap();
+    state.remove(&dir, &spool(20)).unwrap();
+    assert_eq!(fixture.in_snapshots(), [""; 0]);
+}
+
+/// An archive is found by the name of its own file: never are the bytes of another one its own, though
+/// that has its id and lies in its directory.
+#[test]
+fn an_archive_that_was_replaced_opens_nothing() {
+    let fixture = Fixture::new();
+    let state = fixture.open();
+    let open = OpenFiles::new(10, Box::new(|| false));
+    let found = || {
+        let (mut found, _) = state.scan().unwrap();
+        let FoundEntry { dir, meta } = found.remove(0);
+        Arc::new(Archive::found(dir, meta))
+    };
+    fixture.publish(&state, 1, 10);
+    let (idle, in_use) = (found(), found());
+    let held = in_use.open_files(&open).unwrap();
+    let dir = fixture.publish(&state, 1, 20);
+    fs::write(dir.join(spool(20)), "other by byte").unwrap();
+
+    let error = idle.open_files(&open).unwrap_err();
+    assert!(error.is_not_found(), "{error}");
+    assert!(idle.files().is_none());
+    let read = |files: &Files| {
+        let mut bytes = [0; SPOOL.len()];
+        files.spool.file().read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    assert_eq!(&read(&held), SPOOL, "who has it open keeps it");
+    let new = found().open_files(&open).unwrap();
+    assert_eq!(&read(&new), b"other by byte");
+    let pack = |files: &Files| files.linked[0].clone();
+    assert!(
+        Arc::ptr_eq(&pack(&held), &pack(&new)),
+        "the pack is the same"
+    );
+
+    state.remove(&dir, &spool(20)).unwrap();
+    assert!(idle.open_files(&open).unwrap_err().is_not_found());
+    drop((held, new, in_use));
+    assert_eq!(open.count(), 0);
+}
+
+/// One thread publishes an id again while another removes the entry that had it: whichever comes first,
+/// the new one stays.
+#[test]
+fn a_removal_beside_a_publication_never_takes_the_new_entry() {
+    const ROUNDS: u64 = 100;
+    let fixture = Fixture::new();
+    let state = fixture.open();
+    let dir = fixture.publish(&state, 1, 0);
+    for old in 0..ROUNDS {
+        let mut staging = fixture.staging(&state, old + 1);
+        let meta = meta(id(1), old + 1).encode();
+        fs::write(staging.dir().join(META_NAME), meta).unwrap();
+        let both = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                both.wait();
+                let removed = state.remove(&dir, &spool(old));
+                assert!(
+                    removed
+                        .as_ref()
+                        .map_or_else(StoreError::is_not_found, |()| true)
+                );
+            });
+            both.wait();
+            // Without the syncs before it, so that both meet.
+            staging.swap_in(id(1)).unwrap();
+        });
+        let (found, _) = state.scan().unwrap();
+        assert_eq!(found.len(), 1, "round {old}");
+        assert_eq!(found[0].meta.created_unix_ms, old + 1);
+    }
+    assert_eq!(fixture.in_snapshots(), [id(1).as_str()]);
+}
+
+/// An entry links the file of frames that an earlier one has written; both lie on the disk once, and
+/// each counts what it holds.
+#[test]
+fn a_file_of_frames_outlives_the_entry_that_wrote_it() {
+    let fixture = Fixture::new();
+    let state = fixture.open();
+    let first = fixture.publish(&state, 1, 10);
+    let mut staging = fixture.staging(&state, 20);
+    let linked = staging.link(&first.join(spool(10)), &spool(10)).unwrap();
+    assert_eq!(linked, LinkKind::Hard);
+    let mut fields = meta(id(2), 20).into_fields();
+    fields.linked.push(Linked {
+        path: spool(10),
+        bytes: SPOOL.len() as u64,
+        whole: Some(1),
+    });
+    fields.layout.push_stored(1, 0, SPOOL.len() as u64);
+    let written = Meta::new(fields).unwrap().encode();
+    let second = staging.publish(id(2), &written).unwrap();
+    let bytes = (2 * SPOOL.len() + written.len()) as u64;
+    assert_eq!(state.entry_bytes(&second).unwrap(), bytes);
+
+    state.remove(&first, &spool(10)).unwrap();
+    assert_eq!(fs::read(second.join(spool(10))).unwrap(), SPOOL);
+    assert_eq!(scan(&state), (vec![id(2)], vec![]));
+    assert_eq!(state.entry_bytes(&second).unwrap(), bytes);
+
+    fs::remove_file(second.join(spool(10))).unwrap();
+    let reason = format!("it has no {}", spool(10));
+    assert_eq!(scan(&state), (vec![], vec![reason]));
 }
 
 #[test]
@@ -472,8 +640,19 @@ fn links_are_to_files_and_stay_inside_the_entry() {
     let state = fixture.open();
     let mut staging = state.staging().unwrap();
     for path in [
-        "", "/x", "../x", "a/../x", "a//b", "meta", "spool", "meta/x", "a\0b",
+        "",
+        "/x",
+        "../x",
+        "a/../x",
+        "a//b",
+        "meta",
+        "outline",
+        "meta/x",
+        "outline/x",
+        "a\0b",
     ] {
+        let own = staging.own(path).unwrap_err();
+        assert!(matches!(own, StoreError::LinkPath { .. }), "{path:?}");
         let error = staging.link(&fixture.pack, path).unwrap_err();
         assert!(matches!(error, StoreError::LinkPath { .. }), "{path:?}");
     }
@@ -505,7 +684,7 @@ fn across_file_systems_a_file_is_copied() {
     let pack = other.path().join("pack");
     fs::write(&pack, PACKED).unwrap();
     let mut staging = state.staging().unwrap();
-    fs::write(spool_path(staging.dir()), SPOOL).unwrap();
+    fs::write(staging.own(&spool(1)).unwrap(), SPOOL).unwrap();
     assert_eq!(staging.link(&pack, PACK).unwrap(), LinkKind::Copied);
     let twice = staging.link(&pack, PACK).unwrap_err();
     assert!(matches!(twice, StoreError::Io { .. }));

@@ -22,6 +22,10 @@ pub enum Event {
     BodyRefused,
     /// A build ended.
     Build(BuildResult),
+    /// The frames of a job were made.
+    JobsEncoded,
+    /// The frames of a job were taken over from an earlier snapshot.
+    JobsReused,
     /// Bytes were written to the cache.
     SpooledBytes,
     /// A snapshot could not be kept.
@@ -53,6 +57,8 @@ impl Event {
             Self::ClientDropped(reason) => (Id::ClientsDropped, reason as usize),
             Self::BodyRefused => (Id::BodiesRefused, 0),
             Self::Build(result) => (Id::Builds, result as usize),
+            Self::JobsEncoded => (Id::JobsEncoded, 0),
+            Self::JobsReused => (Id::JobsReused, 0),
             Self::SpooledBytes => (Id::SpooledBytes, 0),
             Self::SpoolFailure(reason) => (Id::SpoolFailures, reason as usize),
             Self::Prefault(result) => (Id::Prefault, result as usize),

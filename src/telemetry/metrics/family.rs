@@ -46,6 +46,8 @@ pub(super) enum Id {
     BodyBytes,
     BuildsRunning,
     Builds,
+    JobsEncoded,
+    JobsReused,
     SpooledBytes,
     SpoolFailures,
     Prefault,
@@ -64,7 +66,7 @@ pub(super) enum Id {
 }
 
 /// Every metric, in the order in which it is rendered.
-pub(crate) const FAMILIES: [Family; 28] = [
+pub(crate) const FAMILIES: [Family; 30] = [
     Family {
         id: Id::Requests,
         name: "tarpon_requests_total",
@@ -175,6 +177,22 @@ pub(crate) const FAMILIES: [Family; 28] = [
         help: "Snapshots built: cached (complete), sent but not cached (live_only), given up \
                because all clients had left an uncached one, or because descriptors, memory or threads \
                had run out (abandoned), or failed.",
+    },
+    Family {
+        id: Id::JobsEncoded,
+        name: "tarpon_jobs_encoded_total",
+        kind: Kind::Counter,
+        label: "",
+        values: &[],
+        help: "Runs of files whose frames builds have made.",
+    },
+    Family {
+        id: Id::JobsReused,
+        name: "tarpon_jobs_reused_total",
+        kind: Kind::Counter,
+        label: "",
+        values: &[],
+        help: "Runs of files whose frames builds have taken over from an earlier snapshot.",
     },
     Family {
         id: Id::SpooledBytes,

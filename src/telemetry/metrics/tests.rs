@@ -105,6 +105,8 @@ fn every_event_has_a_series_of_its_own() {
             Event::Build(BuildResult::LiveOnly),
             "tarpon_builds_total{result=\"live_only\"}",
         ),
+        (Event::JobsEncoded, "tarpon_jobs_encoded_total"),
+        (Event::JobsReused, "tarpon_jobs_reused_total"),
         (Event::SpooledBytes, "tarpon_spooled_bytes_total"),
         (
             Event::SpoolFailure(SpoolFailure::DiskFull),

@@ -10,31 +10,26 @@ fn fields() -> Fields {
     layout.push_spool(100);
     layout.push_raw(1, 5, RAW_FRAME_BYTES + 1, &[1, 2]);
     layout.push_spool(50);
-    let linked = |path: &str, bytes| Linked {
+    layout.push_stored(2, 3, 40);
+    let linked = |path: &str, bytes, whole| Linked {
         path: path.into(),
         bytes,
-    };
-    let job = |spool_offset, spool_bytes| Record {
-        key: [7; 32],
-        spool_offset,
-        spool_bytes,
-        checksum: u64::MAX,
-        mtime_s: -1,
-        sizes: vec![1, u32::MAX],
+        whole,
     };
     Fields {
         id: EntryId::from_bytes([0xA5; 16]),
         repository: "example.org/group/repo".into(),
         commit: Some(COMMIT.into()),
-        refs_digest: [0x5A; 32],
+        shown: [0x5A; 32],
         created_unix_ms: 1_700_000_000_000,
         linked: vec![
-            linked("objects/pack/pack-1.idx", 9),
-            linked("objects/pack/pack-1.pack", RAW_FRAME_BYTES + 6),
+            linked("objects/pack/pack-1.idx", 9, None),
+            linked("objects/pack/pack-1.pack", RAW_FRAME_BYTES + 6, None),
+            linked("frames/old", 43, Some(u64::MAX)),
         ],
+        spool: "frames/new".into(),
         layout,
         spool_checksum: 0x0123_4567_89ab_cdef,
-        jobs: vec![job(100, 30), job(130, 20)],
     }
 }
 
@@ -58,23 +53,24 @@ fn the_written_form_does_not_drift() {
     let mut small = fields();
     small.linked.clear();
     small.layout = Layout::default();
-    small.jobs.clear();
     small.commit = None;
+    small.spool = "f/n".into();
     small.repository = "h/p".into();
     let file = Meta::new(small).unwrap().encode();
     let mut expected = Vec::new();
-    expected.extend_from_slice(b"tarpon\x1a\n\x04\0\0\0");
-    expected.extend_from_slice(&147u64.to_le_bytes());
+    expected.extend_from_slice(b"tarpon\x1a\n\x05\0\0\0");
+    expected.extend_from_slice(&150u64.to_le_bytes());
     expected.extend_from_slice("a5".repeat(16).as_bytes());
     expected.extend_from_slice(b"\x03\0\0\0\0\0\0\0h/p");
     expected.extend_from_slice(&[0; 8]);
     expected.extend_from_slice(&[0x5A; 32]);
     expected.extend_from_slice(&1_700_000_000_000u64.to_le_bytes());
-    // No linked files; two lengths, no extents, no checksums.
-    expected.extend_from_slice(&[0; 8 + 16 + 8 + 8]);
-    expected.extend_from_slice(&0x0123_4567_89ab_cdef_u64.to_le_bytes());
-    // No jobs.
+    // No linked files.
     expected.extend_from_slice(&[0; 8]);
+    expected.extend_from_slice(b"\x03\0\0\0\0\0\0\0f/n");
+    // Two lengths, no extents, no checksums.
+    expected.extend_from_slice(&[0; 16 + 8 + 8]);
+    expected.extend_from_slice(&0x0123_4567_89ab_cdef_u64.to_le_bytes());
     assert_eq!(file[..file.len() - DIGEST_BYTES], expected);
 }
 
@@ -144,7 +140,7 @@ fn a_stated_payload_length_must_be_right() {
 #[test]
 fn counts_are_bounded_by_the_bytes_that_are_there() {
     let good = Meta::new(fields()).unwrap();
-    for field in ["repository", "commit", "linked", "jobs"] {
+    for field in ["repository", "commit", "linked", "spool"] {
         let mut file = good.encode();
         let offset = Header::BYTES_MIN + good.offset_of(field);
         file[offset..offset + 8].copy_from_slice(&(u64::MAX / 2).to_le_bytes());
@@ -162,7 +158,7 @@ type Change = fn(&mut Fields);
 
 #[test]
 fn each_broken_invariant_is_refused_in_both_directions() {
-    let cases: [(&str, Change); 24] = [
+    let cases: [(&str, Change); 29] = [
         ("repository", |f| f.repository = "host".into()),
         ("repository", |f| f.repository = String::new()),
         ("repository", |f| f.repository = "host/../x".into()),
@@ -178,15 +174,20 @@ fn each_broken_invariant_is_refused_in_both_directions() {
         ("linked", |f| f.linked[0].path = "a\0b".into()),
         ("linked", |f| f.linked[0].path = String::new()),
         ("linked", |f| f.linked[0].path = "meta".into()),
-        ("linked", |f| f.linked[0].path = "spool/x".into()),
+        ("linked", |f| f.linked[0].path = "meta/x".into()),
+        ("linked", |f| f.linked[0].path = "outline".into()),
+        ("linked", |f| f.linked[0].path = "outline/x".into()),
         ("linked", |f| f.linked[0].path = f.linked[1].path.clone()),
+        ("linked", |f| f.spool = "../escape".into()),
+        ("linked", |f| f.spool = String::new()),
+        ("linked", |f| f.spool = "meta".into()),
+        ("linked", |f| f.spool = "outline".into()),
+        ("linked", |f| f.spool = f.linked[2].path.clone()),
         ("layout", |f| f.linked[1].bytes -= 1),
+        ("layout", |f| f.linked[2].bytes -= 1),
         ("layout", |f| f.linked.truncate(1)),
-        ("jobs", |f| f.jobs[1].spool_bytes += 1),
-        ("jobs", |f| f.jobs[1].spool_offset += 1),
-        ("jobs", |f| f.jobs[0].spool_offset = u64::MAX),
-        ("jobs", |f| f.jobs[0].spool_bytes = u64::MAX),
-        ("jobs", |f| f.jobs[0].spool_offset = 151),
+        ("layout", |f| f.linked.truncate(2)),
+        ("layout", |f| f.layout.push_stored(3, 0, 1)),
     ];
     for (number, (field, change)) in cases.into_iter().enumerate() {
         let mut changed = fields();
@@ -214,7 +215,7 @@ fn lengths_that_do_not_follow_from_the_extents_are_refused() {
     let kind = offset + 8 + 8 + 8 + 17;
     let mut file = good.encode();
     assert_eq!(file[kind], EXTENT_RAW_RUN);
-    file[kind] = 2;
+    file[kind] = EXTENT_STORED + 1;
     let error = MetaError::Value {
         offset: kind,
         expected: "a kind of extent",
@@ -222,46 +223,47 @@ fn lengths_that_do_not_follow_from_the_extents_are_refused() {
     assert_eq!(Meta::decode(&reseal(file)), Err(error));
 }
 
-fn layout_and_files() -> impl Strategy<Value = (Layout, Vec<Linked>)> {
-    let step = (any::<bool>(), 0u32..3, 0u64..1 << 40, 1u64..20_000_000);
-    prop::collection::vec(step, 0..12).prop_map(|steps| {
-        let mut layout = Layout::default();
-        let mut bytes = [0u64; 3];
-        for (raw, file, offset, len) in steps {
-            if raw {
-                let checksums: Vec<u32> = (0..raw_frames(len)).map(|i| i as u32).collect();
-                layout.push_raw(file, offset, len, &checksums);
-                bytes[file as usize] = bytes[file as usize].max(offset + len);
-            } else {
-                layout.push_spool(len);
-            }
-        }
-        let files = bytes.iter().enumerate().map(|(i, bytes)| Linked {
-            path: format!("objects/pack/pack-{i}.pack"),
-            bytes: *bytes,
-        });
-        (layout, files.collect())
-    })
+#[test]
+fn whether_a_checksum_is_there_has_one_form() {
+    let good = Meta::new(fields()).unwrap();
+    // The last linked file ends the list: its mark and its checksum.
+    let offset = Header::BYTES_MIN + good.offset_of("spool") - 9;
+    let mut file = good.encode();
+    assert_eq!(file[offset], 1);
+    file[offset] = 2;
+    let error = MetaError::Value {
+        offset,
+        expected: "0 or 1",
+    };
+    assert_eq!(Meta::decode(&reseal(file)), Err(error));
 }
 
-fn job() -> impl Strategy<Value = (Record, u64, u64)> {
-    let sizes = prop::collection::vec(any::<u32>(), 0..5);
-    let parts = (
-        any::<([u8; 32], u64)>(),
-        any::<i64>(),
-        sizes,
-        any::<(u64, u64)>(),
-    );
-    parts.prop_map(|((key, checksum), mtime_s, sizes, (offset, len))| {
-        let record = Record {
-            key,
-            spool_offset: 0,
-            spool_bytes: 0,
-            checksum,
-            mtime_s,
-            sizes,
-        };
-        (record, offset, len)
+fn layout_and_files() -> impl Strategy<Value = (Layout, Vec<Linked>)> {
+    let step = (0..3, 0u32..3, 0u64..1 << 40, 1u64..20_000_000);
+    let steps = prop::collection::vec(step, 0..12);
+    (steps, any::<[Option<u64>; 3]>()).prop_map(|(steps, wholes)| {
+        let mut layout = Layout::default();
+        let mut bytes = [0u64; 3];
+        for (kind, file, offset, len) in steps {
+            match kind {
+                0 => layout.push_spool(len),
+                1 => layout.push_stored(file, offset, len),
+                _ => {
+                    let checksums: Vec<u32> = (0..raw_frames(len)).map(|i| i as u32).collect();
+                    layout.push_raw(file, offset, len, &checksums);
+                }
+            }
+            if kind != 0 {
+                bytes[file as usize] = bytes[file as usize].max(offset + len);
+            }
+        }
+        let files = bytes.into_iter().zip(wholes).enumerate();
+        let files = files.map(|(i, (bytes, whole))| Linked {
+            path: format!("objects/pack/pack-{i}.pack"),
+            bytes,
+            whole,
+        });
+        (layout, files.collect())
     })
 }
 
@@ -269,29 +271,23 @@ fn meta() -> impl Strategy<Value = Meta> {
     let commit = prop::option::of(prop_oneof!["[0-9a-f]{40}", "[0-9a-f]{64}"]);
     let name = "[a-z0-9.-]{0,6}[a-z0-9](/[^/.\\p{Cc}][^/\\p{Cc}]{0,8}){1,3}";
     let head = (any::<([u8; 16], [u8; 32])>(), name, commit, any::<u64>());
-    let jobs = prop::collection::vec(job(), 0..6);
-    (head, layout_and_files(), jobs).prop_map(|(head, (layout, linked), jobs)| {
-        let spool_bytes = layout.spool_bytes();
-        let place = |(mut job, offset, len): (Record, u64, u64)| {
-            job.spool_offset = offset % (spool_bytes + 1);
-            job.spool_bytes = len % (spool_bytes - job.spool_offset + 1);
-            job
-        };
-        let jobs = jobs.into_iter().map(place).collect();
-        let ((id, refs_digest), repository, commit, created_unix_ms) = head;
-        let fields = Fields {
-            id: EntryId::from_bytes(id),
-            repository,
-            commit,
-            refs_digest,
-            created_unix_ms,
-            linked,
-            layout,
-            spool_checksum: created_unix_ms.rotate_left(7),
-            jobs,
-        };
-        Meta::new(fields).expect("the strategy makes valid entries")
-    })
+    (head, layout_and_files(), "frames/[0-9a-f]{1,32}").prop_map(
+        |(head, (layout, linked), spool)| {
+            let ((id, shown), repository, commit, created_unix_ms) = head;
+            let fields = Fields {
+                id: EntryId::from_bytes(id),
+                repository,
+                commit,
+                shown,
+                created_unix_ms,
+                linked,
+                spool,
+                layout,
+                spool_checksum: created_unix_ms.rotate_left(7),
+            };
+            Meta::new(fields).expect("the strategy makes valid entries")
+        },
+    )
 }
 
 /// Any bytes: an error, or an entry that is written as exactly these bytes.

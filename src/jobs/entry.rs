@@ -1,0 +1,280 @@
+//! The files of a build: those of a new entry, which links what the mirror and an earlier entry have, or
+//! the mirror's own where no entry can be made.
+
+use std::fs::OpenOptions;
+use std::hash::{BuildHasher, RandomState};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::RwLockReadGuard;
+
+use super::pinned::{BeginError, Source};
+use super::workshop::Workshop;
+use crate::archive::open_files::{OpenError, OpenFile, Places};
+use crate::archive::place::{Archive, Files, Names};
+use crate::archive::spool::{Spooler, not_kept};
+use crate::io::clock::unix_ms;
+use crate::io::residency;
+use crate::limits::META_BYTES_MAX;
+use crate::manifest::meta::{FRAMES_NAME, Fields, META_NAME, Meta};
+use crate::manifest::outline::Outline;
+use crate::manifest::record::Linked;
+use crate::repos::repo::{RefsEpoch, Repo};
+use crate::snapshot::produce::{self, Input, Opened};
+use crate::snapshot::reuse::Reuse;
+use crate::snapshot::view::{self, View};
+use crate::store::staging::{LinkKind, Staging};
+
+/// A build's spool file and what is to be written to it.
+pub(super) struct SpoolJob {
+    /// The entry's files.
+    pub files: Arc<Files>,
+    /// The pieces.
+    pub spooler: Spooler,
+    /// The repository, for the log.
+    pub repository: Arc<str>,
+}
+
+/// Where a build's bytes are kept: the work of others, which it does not wait for.
+pub(super) trait Keep {
+    /// Has the pieces of a build written.
+    fn spool(&self, job: SpoolJob);
+    /// Has the cache looked at: there was no room for an entry.
+    fn make_room(&self);
+}
+
+/// A build that has begun: what its first byte needs, and no write to the file system. A
+/// journal that is busy with other builds' entries makes every such write wait, for tenths of a
+/// second; the entry is made once the first byte has left (see [`place`]).
+pub(super) struct Begun<'r> {
+    pub repo: &'r Repo,
+    pub view: View,
+    pub sources: Vec<Source>,
+    pub head: produce::Head,
+    pub archive: Arc<Archive>,
+    /// What the snapshot that is served now has.
+    pub reuse: Reuse,
+    /// Of the refs before they were read.
+    pub epoch: RefsEpoch,
+    /// Keeps the files in the mirror until they are linked.
+    pub pinned: RwLockReadGuard<'r, ()>,
+    /// For all files of the archive: once its first byte has left it must not fail for want of them.
+    pub places: Places,
+}
+
+/// A build whose files are open.
+pub(super) struct Placed<'r> {
+    pub place: Place<'r>,
+    pub opened: Opened,
+    pub files: Arc<Files>,
+    pub names: Names,
+    /// `None` if no files of frames are linked.
+    pub linked: Option<LinkedUnread>,
+}
+
+/// What is known of files of frames that an entry links without reading them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LinkedUnread {
+    /// See [`Verified::forgotten`](crate::snapshot::verify::Verified::forgotten).
+    pub forgotten: u64,
+    /// When they were last read from the disk.
+    looked_at: SystemTime,
+}
+
+impl LinkedUnread {
+    fn of(reuse: &Reuse) -> Option<LinkedUnread> {
+        Some(LinkedUnread {
+            forgotten: reuse.forgotten,
+            looked_at: reuse.looked_at?,
+        })
+    }
+
+    /// The entry in `dir` is to be looked at when the one is that it is built on: else no look would ever
+    /// come to what is linked from one entry to the next.
+    pub(super) fn note(&self, dir: &Path) {
+        let meta = OpenOptions::new().write(true).open(dir.join(META_NAME));
+        let noted = meta.and_then(|meta| meta.set_modified(self.looked_at));
+        if let Err(e) = noted {
+            tracing::warn!("cannot date {}: {e}", dir.display());
+        }
+    }
+}
+
+/// Where the files of a build are.
+pub(super) enum Place<'r> {
+    /// In an entry, to be published.
+    Entry(Staging),
+    /// In the mirror, which stays locked until the build waits for its readers: no entry could be
+    /// made, so nothing is kept.
+    Mirror {
+        why: String,
+        pinned: RwLockReadGuard<'r, ()>,
+    },
+}
+
+/// Opens the files of a build: those of a new entry, or the mirror's own where none can be made,
+/// on a disk that is full or read-only.
+pub(super) fn place<'r>(
+    shop: &Workshop,
+    mut begun: Begun<'r>,
+    keep: &impl Keep,
+) -> Result<Placed<'r>, BeginError> {
+    let mut reuse = std::mem::take(&mut begun.reuse);
+    let mut names = Names {
+        spool: frames_name(),
+        linked: begun.view.packs.clone(),
+    };
+    let mut made = make_entry(shop, &mut begun, &names, &reuse);
+    if let Err(e) = &made
+        && e.is_not_found()
+        && !reuse.linked.is_empty()
+    {
+        // What it was to be built on can have been evicted meanwhile.
+        let repository = &*begun.repo.name;
+        tracing::warn!(
+            repository,
+            "built from nothing, an entry could not be linked: {e}"
+        );
+        reuse = Reuse::default();
+        made = make_entry(shop, &mut begun, &names, &reuse);
+    }
+    let (directory, place, files) = match made {
+        Ok((staging, files)) => {
+            let directory = staging.dir().to_owned();
+            // Its links are made: the mirror may change again.
+            drop(begun.pinned);
+            (directory, Place::Entry(staging), files)
+        }
+        Err(e) => {
+            let files = open_mirror(&mut begun, &reuse)?;
+            not_kept(&shop.meter, &begun.repo.name, &e);
+            keep.make_room();
+            let place = Place::Mirror {
+                why: e.to_string(),
+                pinned: begun.pinned,
+            };
+            (begun.repo.mirror.clone(), place, files)
+        }
+    };
+    reuse.follow(names.linked.len());
+    let frames = reuse.linked.iter().map(|frames| frames.file.clone());
+    names.linked.extend(frames);
+    let linked = LinkedUnread::of(&reuse);
+    let frames = reuse.linked.iter().map(|frames| frames.file.path.clone());
+    let parts = std::iter::once(names.spool.clone()).chain(frames).collect();
+    let input = Input {
+        view: begun.view,
+        directory,
+        level: shop.level,
+        reuse,
+        parts,
+        faults: shop.faults.clone(),
+        budget: shop.budget.clone(),
+        verified: shop.verified.clone(),
+    };
+    Ok(Placed {
+        place,
+        opened: produce::open(input, begun.head)?,
+        files: Arc::new(files),
+        names,
+        linked,
+    })
+}
+
+/// Opens the mirror's own files, where no entry can be made.
+fn open_mirror(begun: &mut Begun<'_>, reuse: &Reuse) -> Result<Files, BeginError> {
+    let nowhere = residency::nowhere().map_err(|source| BeginError::Io {
+        op: "open the null device",
+        source,
+    })?;
+    let linked = open_linked(&mut begun.places, &begun.repo.mirror, &begun.view, reuse)?;
+    Ok(Files::new(OpenFile::uncounted(nowhere), linked))
+}
+
+/// A new name for a file of frames, which nothing else has or will have: it is random.
+fn frames_name() -> String {
+    let half = || RandomState::new().hash_one(unix_ms());
+    format!("{FRAMES_NAME}/{:016x}{:016x}", half(), half())
+}
+
+/// Makes the entry: links what was pinned and what is taken over into a new directory and opens it there.
+fn make_entry(
+    shop: &Workshop,
+    begun: &mut Begun<'_>,
+    names: &Names,
+    reuse: &Reuse,
+) -> Result<(Staging, Files), BeginError> {
+    let mut staging = shop.catalog.state.staging()?;
+    let mut copied = 0;
+    let packs = begun.sources.iter().map(|s| (&s.path, &s.relative));
+    let frames = reuse.linked.iter().map(|f| (&f.source, &f.file.path));
+    for (source, relative) in packs.chain(frames) {
+        let linked = staging.link(source, relative)?;
+        copied += usize::from(matches!(linked, LinkKind::Copied));
+    }
+    if copied > 0 {
+        tracing::warn!(
+            repository = &*begun.repo.name,
+            files = copied,
+            "packs were copied, not linked: keep mirrors/ and snapshots/ on one file system"
+        );
+    }
+    view::make_repository(&begun.view, staging.dir())?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true);
+    let spool = options.open(staging.own(&names.spool)?);
+    let no_spool = |source| BeginError::Io {
+        op: "create the spool file",
+        source,
+    };
+    let spool = spool.map_err(no_spool)?;
+    let dir = staging.dir().to_owned();
+    let linked = open_linked(&mut begun.places, &dir, &begun.view, reuse)?;
+    let spool = begun.places.enter(spool);
+    let files = Files::new(spool.map_err(no_spool)?, linked);
+    Ok((staging, files))
+}
+
+/// The files that the archive links: the packs, which are below `dir`, and files of frames.
+fn open_linked(
+    places: &mut Places,
+    dir: &Path,
+    view: &View,
+    reuse: &Reuse,
+) -> Result<Vec<Arc<OpenFile>>, OpenError> {
+    let open = |file: &Linked| places.open_one(&dir.join(&file.path));
+    let mut linked = view.packs.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    linked.extend(reuse.linked.iter().map(|frames| frames.open.clone()));
+    Ok(linked)
+}
+
+/// Prepares the entry for publishing; returns its metadata.
+pub(super) fn prepare(
+    staging: &mut Staging,
+    archive: &Archive,
+    outline: &Outline,
+    spool_checksum: u64,
+) -> Result<Vec<u8>, String> {
+    let names = archive.names().ok_or("it has no place")?;
+    // An entry holds what its layout names and nothing else: a file too few would be a download cut off.
+    assert_eq!(staging.links(), names.linked.len(), "files of an entry");
+    let outline = outline.encode();
+    // The next build would not read it.
+    if outline.len() as u64 <= META_BYTES_MAX {
+        let written = staging.write_outline(&outline);
+        written.map_err(|e| e.to_string())?;
+    }
+    let meta = Meta::new(Fields {
+        id: archive.id,
+        repository: archive.repository.to_string(),
+        commit: archive.commit.clone(),
+        shown: archive.shown,
+        created_unix_ms: archive.created_unix_ms,
+        linked: names.linked.clone(),
+        spool: names.spool.clone(),
+        layout: archive.fanout.layout(),
+        spool_checksum,
+    });
+    Ok(meta.map_err(|e| e.to_string())?.encode())
+}

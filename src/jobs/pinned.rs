@@ -1,0 +1,134 @@
+//! Pinning a mirror for a build: what is in it now, once what has to be done to it first is done.
+
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use tokio::sync::{RwLockReadGuard, watch};
+
+use crate::archive::open_files::OpenError;
+use crate::io::shortage::Detail;
+use crate::limits::PREPARED_MAX;
+use crate::mirror::Git;
+use crate::repos::repo::Repo;
+use crate::snapshot::output::BuildError;
+use crate::snapshot::reverse::make_reverse_index;
+use crate::snapshot::view::{self, AsItIs, PinError, View};
+use crate::store::files::StoreError;
+
+/// A build that could not begin.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BeginError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error("cannot pack the mirror's loose objects: {0}")]
+    Pack(#[source] Detail),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("the server is shutting down")]
+    Stopping,
+    #[error("cannot {op}: {source}")]
+    Io { op: &'static str, source: io::Error },
+}
+
+impl BeginError {
+    /// Whether something is not there any more.
+    pub(super) fn is_not_found(&self) -> bool {
+        match self {
+            BeginError::Store(e) => e.is_not_found(),
+            BeginError::Open(e) => e.is_not_found(),
+            BeginError::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
+}
+
+/// A file of the mirror that belongs into the entry.
+pub(super) struct Source {
+    pub path: PathBuf,
+    /// Where in the entry.
+    pub relative: String,
+}
+
+/// A mirror that stays as it is as long as the guard is there, what it has, and where that is.
+pub(super) type Pinned<'r> = (RwLockReadGuard<'r, ()>, View, Vec<Source>);
+
+/// Pins the mirror, once what has to be done to it first is done.
+pub(super) fn pin_prepared<'r>(
+    repo: &'r Repo,
+    git: &Git,
+    stop: watch::Receiver<bool>,
+) -> Result<Pinned<'r>, BeginError> {
+    let mut as_it_is = AsItIs::No;
+    // More often only if somebody goes on writing to it.
+    for _ in 0..PREPARED_MAX {
+        match pin(repo, as_it_is) {
+            Err(PinError::Loose { .. }) => pack_loose(repo, git, stop.clone())?,
+            Err(PinError::NoReverse { packs }) => {
+                if let Err(e) = make_reverse_indices(repo, &packs) {
+                    let mirror = repo.mirror.display();
+                    tracing::warn!("cannot make reverse indices in {mirror}, it goes without: {e}");
+                    as_it_is = AsItIs::Yes;
+                }
+            }
+            other => return Ok(other?),
+        }
+    }
+    Ok(pin(repo, AsItIs::Yes)?)
+}
+
+/// Makes the reverse indices of packs, as long as these stay and nobody takes a file in the making for one
+/// that was left behind.
+fn make_reverse_indices(repo: &Repo, packs: &[PathBuf]) -> io::Result<()> {
+    let _packing = repo.packing.blocking_lock();
+    let _pinned = repo.pins.blocking_read();
+    let hash = view::object_hash(&repo.mirror).map_err(io::Error::other)?;
+    for pack in packs {
+        match make_reverse_index(pack, hash) {
+            // It was joined with others before.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            made => made?,
+        }
+    }
+    Ok(())
+}
+
+/// Looks at what the mirror has now, under the read lock that keeps it there. Writes nothing.
+fn pin(repo: &Repo, as_it_is: AsItIs) -> Result<Pinned<'_>, PinError> {
+    let pinned = repo.pins.blocking_read();
+    let mut sources = Vec::new();
+    let view = view::pin(&repo.mirror, as_it_is, &mut |source, relative| {
+        let found = fs::metadata(source)?;
+        sources.push(Source {
+            path: source.to_owned(),
+            relative: relative.to_owned(),
+        });
+        Ok(found.len())
+    })?;
+    Ok((pinned, view, sources))
+}
+
+/// Ends with an error as soon as `stop` is true: git may take minutes, and nobody waits for them.
+fn pack_loose(repo: &Repo, git: &Git, mut stop: watch::Receiver<bool>) -> Result<(), BeginError> {
+    let _packing = repo.packing.blocking_lock();
+    let failed = |e: &(dyn Error + 'static)| BeginError::Pack(Detail::of(e));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|e| failed(&e))?;
+    let packed = runtime.block_on(async {
+        tokio::select! {
+            packed = git.pack_loose(&repo.mirror, &repo.pins) => packed.map_err(|e| failed(&e)),
+            // Without a sender the server has stopped, too.
+            _ = stop.wait_for(|stop| *stop) => Err(BeginError::Stopping),
+        }
+    });
+    let objects = packed?;
+    tracing::info!(repository = &*repo.name, objects, "packed loose objects");
+    Ok(())
+}
