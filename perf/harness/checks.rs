@@ -1,6 +1,7 @@
 //! What must be shown: each figure with its bound, and whether it holds.
 
 use super::record::{Contestant, Record, Summary};
+use super::refresh::Case;
 use super::site::Repository;
 
 /// Whether a figure keeps its bound.
@@ -44,6 +45,9 @@ pub struct Check {
 const RSS_ANON_BYTES_MAX: f64 = 200e6;
 /// How many times larger a repository has to be for its memory to be compared.
 const TENFOLD: u64 = 8;
+/// Files of a worktree from which on the shares of a refresh are to be shown: of a small one, ten
+/// files are too large a part.
+const REFRESH_FILES: u64 = 50_000;
 
 /// Every check of every repository, and of pairs of them.
 pub fn all(record: &Record, repositories: &[Repository]) -> Vec<Check> {
@@ -59,6 +63,7 @@ pub fn all(record: &Record, repositories: &[Repository]) -> Vec<Check> {
         judge.hits();
         judge.memory();
         judge.busy();
+        judge.refreshes();
     }
     for small in repositories {
         for large in repositories {
@@ -199,6 +204,36 @@ impl Judge<'_> {
     }
 }
 
+impl Judge<'_> {
+    fn refreshes(&mut self) {
+        let name = &self.repository.name;
+        let mut all = self.record.refreshes.iter();
+        let Some(refreshes) = all.find(|one| one.repository == *name) else {
+            return;
+        };
+        if self.repository.files < REFRESH_FILES {
+            return;
+        }
+        let ten = refreshes.find(Case::Files(10));
+        let percent = |share: Option<f64>| share.map(|share| share * 100.0);
+        let cpu = |case| percent(refreshes.cpu_share(refreshes.find(case)?));
+        let written = ten.and_then(|ten| refreshes.written_share(ten));
+        let at = |percentile| ten.and_then(|ten| ten.published_ms(percentile));
+        let beside = refreshes.find(Case::OtherBranch);
+        let beside = beside.and_then(|one| one.mean(|cost| cost.cpu_s * 1e3));
+        for (what, unit, value, limit) in [
+            ("refresh of 10 files, CPU", " %", cpu(Case::Files(10)), 3.0),
+            ("refresh of 10 files, written", " %", percent(written), 2.0),
+            ("refresh of 10 files, p50", " ms", at(50.0), 150.0),
+            ("refresh of 10 files, p95", " ms", at(95.0), 500.0),
+            ("rename of a directory, CPU", " %", cpu(Case::Rename), 6.0),
+            ("push to another branch, CPU", " ms", beside, 20.0),
+        ] {
+            self.add(what, unit, value, Bound::AtMost(limit));
+        }
+    }
+}
+
 /// Memory on a repository that is about ten times larger than another.
 fn growth(record: &Record, small: &Repository, large: &Repository) -> Option<Check> {
     let size = |name: &str| record.find_fact(name, "archive_bytes");
@@ -231,6 +266,7 @@ fn growth(record: &Record, small: &Repository, large: &Repository) -> Option<Che
 #[cfg(test)]
 mod tests {
     use super::super::record::{Measured, Run};
+    use super::super::refresh::{Cost, Refreshes, Series};
     use super::super::usage::Usage;
     use super::*;
     use std::time::Duration;
@@ -299,6 +335,50 @@ mod tests {
             ("hit throughput / nginx's, 4", Verdict::Unknown),
             ("tarpon hit, crowd of 1", Verdict::Fail),
             ("tarpon busy, miss", Verdict::Unknown),
+        ] {
+            assert_eq!(verdict(&checks, what), expected, "{what}");
+        }
+    }
+
+    /// Of the mean of what was measured, and only where the worktree is large enough.
+    #[test]
+    fn refreshes_of_large_worktrees_have_bounds() {
+        let cost = |cpu_s: f64, written_bytes: u64, ms: u64| Cost {
+            cpu_s,
+            written_bytes,
+            published: Duration::from_millis(ms),
+            ..Cost::default()
+        };
+        let series = |case: Case, costs: Vec<Cost>| Series {
+            name: case.to_string(),
+            costs,
+        };
+        let ten = vec![cost(0.01, 10, 100), cost(0.04, 32, 501)];
+        let mut record = Record::default();
+        record.refreshes.push(Refreshes {
+            repository: "r".to_owned(),
+            first: cost(1.0, 1_000, 1_000),
+            frames_bytes: 1_000,
+            series: vec![
+                series(Case::Files(10), ten),
+                series(Case::OtherBranch, vec![cost(0.021, 0, 1)]),
+            ],
+        });
+        let mut large = repository("r");
+        assert!(
+            all(&record, std::slice::from_ref(&large))
+                .iter()
+                .all(|check| !check.what.contains("refresh"))
+        );
+        large.files = REFRESH_FILES;
+        let checks = all(&record, &[large]);
+        for (what, expected) in [
+            ("refresh of 10 files, CPU", Verdict::Pass),
+            ("refresh of 10 files, written", Verdict::Fail),
+            ("refresh of 10 files, p50", Verdict::Pass),
+            ("refresh of 10 files, p95", Verdict::Fail),
+            ("rename of a directory, CPU", Verdict::Unknown),
+            ("push to another branch, CPU", Verdict::Fail),
         ] {
             assert_eq!(verdict(&checks, what), expected, "{what}");
         }

@@ -7,14 +7,19 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::record::Record;
+use super::refresh::{Cost, Refreshes};
 use super::svg;
 use super::usage::Usage;
 
-/// Writes `raw.csv`, `facts.csv`, `machine.txt`, `table.txt` and `picture.svg`.
+/// Writes `raw.csv`, `facts.csv`, `refresh.csv`, `machine.txt`, `table.txt` and `picture.svg`.
 pub fn write(record: &Record, directory: &Path, table: &str, machine: &str) {
     create_dir(directory);
     write_file(&directory.join("raw.csv"), &raw_csv(record));
     write_file(&directory.join("facts.csv"), &facts_csv(record));
+    write_file(
+        &directory.join("refresh.csv"),
+        &refresh_csv(&record.refreshes),
+    );
     write_file(&directory.join("machine.txt"), machine);
     write_file(&directory.join("table.txt"), table);
     write_file(&directory.join("picture.svg"), &svg::comparison(record));
@@ -59,6 +64,38 @@ fn facts_csv(record: &Record) -> String {
     for fact in &record.facts {
         // Writing to a String cannot fail.
         let _ = writeln!(out, "{},{},{}", fact.repository, fact.what, fact.value);
+    }
+    out
+}
+
+/// Every refresh of every repository.
+pub fn refresh_csv(all: &[Refreshes]) -> String {
+    let mut out = String::from(
+        "repository,frames_bytes,case,round,cpu_s,written_bytes,pack_bytes,published_us,\
+         encoded,reused\n",
+    );
+    for refreshes in all {
+        let mut line = |case: &str, round: usize, cost: &Cost| {
+            // Writing to a String cannot fail.
+            let _ = writeln!(
+                out,
+                "{},{},\"{case}\",{round},{:.2},{},{},{},{},{}",
+                refreshes.repository,
+                refreshes.frames_bytes,
+                cost.cpu_s,
+                cost.written_bytes,
+                cost.pack_bytes,
+                cost.published.as_micros(),
+                cost.encoded,
+                cost.reused,
+            );
+        };
+        line("first build", 0, &refreshes.first);
+        for series in &refreshes.series {
+            for (round, cost) in series.costs.iter().enumerate() {
+                line(&series.name, round, cost);
+            }
+        }
     }
     out
 }

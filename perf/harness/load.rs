@@ -2,13 +2,13 @@
 //! every latency counts from the moment at which the request was due. A server that stalls pays
 //! for everything that should have been asked meanwhile (no coordinated omission).
 
+use super::columns::columns;
 use super::peer::Peer;
 use super::probe::{self, Manners, Transfer};
 use super::site::{self, Repository, Site, target, wait_published};
 use super::support::rng::Rng;
 use super::support::server::Server;
 use super::svg::{Picture, Series};
-use super::table::columns;
 use super::{folder, record};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -6,6 +6,7 @@ mod support;
 
 mod busy;
 mod checks;
+mod columns;
 mod folder;
 mod gitcgi;
 mod load;
@@ -14,8 +15,11 @@ mod nginx;
 mod peer;
 mod pipeline;
 mod probe;
+mod push;
 mod record;
+mod refresh;
 mod site;
+mod soak;
 mod svg;
 mod table;
 mod usage;
@@ -24,6 +28,7 @@ use clap::{Args, Parser, Subcommand};
 use measure::{Bench, Effort};
 use peer::Peer;
 use record::Record;
+use refresh::{Case, Stage};
 use site::Site;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -44,6 +49,10 @@ struct Cli {
 enum Verb {
     /// Open-loop load on one server: arrivals at a given rate, whatever becomes of them
     Load(LoadArgs),
+    /// Pushes to one repository, one after the other: what each costs until its snapshot is served
+    Refresh(RefreshArgs),
+    /// Pushes to several repositories at once, beside clients that download all the time
+    Soak(SoakArgs),
 }
 
 #[derive(Args, Debug)]
@@ -91,6 +100,53 @@ struct CompareArgs {
 }
 
 #[derive(Args, Debug)]
+struct RefreshArgs {
+    /// A URL, a path, or generate:SHAPE:SIZE
+    #[arg(value_name = "REPO")]
+    repository: String,
+    /// Pushes that are measured
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    rounds: u32,
+    /// Files that each changes, scattered over the worktree
+    #[arg(
+        long,
+        value_name = "K",
+        default_value_t = 10,
+        conflicts_with = "branches"
+    )]
+    files: usize,
+    /// Give the repository N branches more, and push one file to each in turn
+    #[arg(long, value_name = "N")]
+    branches: Option<usize>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args, Debug)]
+struct SoakArgs {
+    /// A URL, a path, or generate:SHAPE:SIZE; each repository is a copy of it
+    #[arg(value_name = "REPO", default_value = "generate:many_small:1M")]
+    repository: String,
+    /// Repositories
+    #[arg(long, value_name = "R", default_value_t = 20)]
+    repositories: usize,
+    /// Seconds from one push to the next, of each repository
+    #[arg(long, value_name = "S", default_value_t = 5.0)]
+    every: f64,
+    /// For how long
+    #[arg(long, value_name = "M", default_value_t = 10.0)]
+    minutes: f64,
+    /// Clients, each of which downloads one snapshot after the other
+    #[arg(long, value_name = "C", default_value_t = 50)]
+    clients: usize,
+    /// How fast each of them reads at most: bytes per second
+    #[arg(long, value_name = "BYTES", default_value = "4M")]
+    client_rate: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args, Debug)]
 struct LoadArgs {
     /// Arrivals per second
     #[arg(long, value_name = "R")]
@@ -133,6 +189,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.verb {
         Some(Verb::Load(arguments)) => run_load(&arguments),
+        Some(Verb::Refresh(arguments)) => run_refresh(&arguments),
+        Some(Verb::Soak(arguments)) => run_soak(&arguments),
         None => run_compare(&cli.compare),
     };
     match done {
@@ -179,6 +237,7 @@ impl CompareArgs {
             followers: 8,
             crowd: 64,
             busy: 200,
+            refreshes: 10,
             pzstd_threads: self.pzstd_threads,
         };
         let quick = Effort {
@@ -189,6 +248,7 @@ impl CompareArgs {
             followers: 2,
             crowd: 8,
             busy: 10,
+            refreshes: 1,
             pzstd_threads: self.pzstd_threads,
         };
         let base = if self.quick { quick } else { full };
@@ -243,11 +303,15 @@ fn run_compare(arguments: &CompareArgs) -> Result<ExitCode, String> {
     Ok(ExitCode::from(u8::from(failed && arguments.strict)))
 }
 
-fn run_load(arguments: &LoadArgs) -> Result<ExitCode, String> {
-    let positive = |what: &str, value: f64| match value > 0.0 && value.is_finite() {
+/// The value of an option that must be above 0.
+fn positive(what: &str, value: f64) -> Result<f64, String> {
+    match value > 0.0 && value.is_finite() {
         true => Ok(value),
         false => Err(format!("--{what} is no number above 0")),
-    };
+    }
+}
+
+fn run_load(arguments: &LoadArgs) -> Result<ExitCode, String> {
     let duration = positive("duration", arguments.duration)?.min(86_400.0);
     let load = load::Load {
         rate: positive("rate", arguments.rate)?,
@@ -269,4 +333,54 @@ fn run_load(arguments: &LoadArgs) -> Result<ExitCode, String> {
     load::run(&load, &site, record)?;
     site.clean();
     Ok(ExitCode::SUCCESS)
+}
+
+fn run_refresh(arguments: &RefreshArgs) -> Result<ExitCode, String> {
+    let (site, work) = arguments.common.site()?;
+    let machine = folder::machine_text(crate_root(), &work, None);
+    let repository = site.repository(&arguments.repository)?;
+    let case = match arguments.branches {
+        None => Case::Files(arguments.files),
+        Some(_) => Case::OtherBranch,
+    };
+    let branches = arguments.branches.unwrap_or(1).min(1_000_000);
+    eprintln!("{}: first build", repository.name);
+    let mut stage = Stage::new(&site, &repository, branches, refresh::SETTLE);
+    let (refreshes, text) = stage.row(&repository.name, case, arguments.rounds.max(1));
+    print!("{text}");
+    if let Some(directory) = arguments.common.directory() {
+        folder::create_dir(&directory);
+        let csv = folder::refresh_csv(&[refreshes]);
+        folder::write_file(&directory.join("refresh.csv"), &csv);
+        folder::write_file(&directory.join("table.txt"), &text);
+        folder::write_file(&directory.join("machine.txt"), &machine);
+    }
+    stage.stop(&site);
+    site.clean();
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_soak(arguments: &SoakArgs) -> Result<ExitCode, String> {
+    let minutes = positive("minutes", arguments.minutes)?.min(1_440.0);
+    let every = positive("every", arguments.every)?.min(3_600.0);
+    let soak = soak::Soak {
+        repositories: arguments.repositories.clamp(1, 1_000),
+        every: Duration::from_secs_f64(every),
+        duration: Duration::from_secs_f64(minutes * 60.0),
+        clients: arguments.clients.min(4_096),
+        client_bytes_per_s: site::parse_bytes(&arguments.client_rate)?.max(1),
+    };
+    let (site, work) = arguments.common.site()?;
+    let machine = folder::machine_text(crate_root(), &work, None);
+    let repository = site.repository(&arguments.repository)?;
+    let outcome = soak.run(&site, &repository);
+    let text = outcome.text(&soak);
+    print!("{text}");
+    if let Some(directory) = arguments.common.directory() {
+        folder::create_dir(&directory);
+        folder::write_file(&directory.join("table.txt"), &text);
+        folder::write_file(&directory.join("machine.txt"), &machine);
+    }
+    site.clean();
+    Ok(ExitCode::from(u8::from(!outcome.is_clean())))
 }

@@ -6,6 +6,7 @@ use super::peer::Peer;
 use super::pipeline;
 use super::probe::{self, Manners, Transfer};
 use super::record::{Contestant, Measured, Record, Run};
+use super::refresh::{self, Case, Stage};
 use super::site::{self, Repository, Site, State, target, wait_published};
 use super::support::lab;
 use super::support::server::Server;
@@ -37,6 +38,8 @@ pub struct Effort {
     pub crowd: usize,
     /// Requests to a busy server.
     pub busy: u32,
+    /// Refreshes of each case.
+    pub refreshes: u32,
     /// Threads of pzstd.
     pub pzstd_threads: u32,
 }
@@ -82,7 +85,21 @@ impl Bench<'_> {
         self.crowds(&state);
         state.remove();
         drop(rivals);
+        self.refreshes();
         self.busy();
+    }
+
+    /// What pushes cost, one case after the other on one server.
+    fn refreshes(&mut self) {
+        let mut stage = Stage::new(self.site, self.repository, 1, refresh::SETTLE);
+        let mut series = Vec::new();
+        for case in Case::ALL {
+            self.say(&format!("refresh: {case}"));
+            series.push(stage.series(case, self.effort.refreshes));
+        }
+        let refreshes = stage.refreshes(self.name(), series);
+        self.record.refreshes.push(refreshes);
+        stage.stop(self.site);
     }
 
     fn name(&self) -> &str {

@@ -1,5 +1,6 @@
 //! What was measured, and the figures that are made of it.
 
+use super::refresh::Refreshes;
 use super::usage::Usage;
 use hdrhistogram::Histogram;
 use std::fmt;
@@ -121,6 +122,8 @@ pub struct Record {
     pub runs: Vec<Run>,
     /// In the order of measuring.
     pub facts: Vec<Fact>,
+    /// Of each repository.
+    pub refreshes: Vec<Refreshes>,
     /// What could not be measured and why.
     pub skipped: Vec<String>,
 }

@@ -116,6 +116,22 @@ impl Site {
         })
     }
 
+    /// A copy of a repository under another name, to be pushed to. It goes away with the run.
+    #[allow(dead_code)] // Not every bench pushes.
+    pub fn copy(&self, repository: &Repository, name: &str) -> Repository {
+        let mirror = self.run_path("pushed").join(format!("{name}.git"));
+        remove_tree(&mirror);
+        repos::link_mirror(&repository.mirror, &mirror);
+        // What is pushed to the copy is not to be packed in the middle of a measurement.
+        git::run(&mirror, &["config", "gc.auto", "0"]);
+        Repository {
+            name: name.to_owned(),
+            mirror,
+            public: None,
+            ..repository.clone()
+        }
+    }
+
     fn clone_once(&self, url: &str, name: &str) -> PathBuf {
         let path = self.upstreams().join(format!("{name}.git"));
         if !path.exists() {
@@ -198,6 +214,12 @@ impl State {
         server
     }
 
+    /// Where the entries are.
+    #[allow(dead_code)] // Not every bench looks at them.
+    pub fn snapshots(&self) -> PathBuf {
+        self.settings.state.join("snapshots")
+    }
+
     /// Removes every snapshot; only while no server runs.
     pub fn forget_snapshots(&self) {
         remove_tree(&self.settings.state.join("snapshots"));
@@ -270,6 +292,22 @@ pub fn wait_published(server: &Server, name: &str) {
         let answer = server.fetch("HEAD", &target(name), &[]);
         (answer.head.status == 200).then_some(())
     });
+}
+
+/// The `ETag` of the snapshot that is there; nothing if there is none.
+#[allow(dead_code)] // Not every bench asks for it.
+pub fn etag(server: &Server, name: &str, fields: &[&str]) -> String {
+    let answer = server.fetch("HEAD", &target(name), fields);
+    answer.head.get("etag").unwrap_or_default().to_owned()
+}
+
+/// Has the server see to it that its mirror has a ref where the upstream has it.
+#[allow(dead_code)] // Not every bench pushes.
+pub fn ensure_ref(server: &Server, name: &str, reference: &str, commit: &str) {
+    let json = serde_json::json!({"refs": {reference: commit}}).to_string();
+    let target = format!("/git/{HOST}/{name}/ensure-refs");
+    let answer = server.post_json(&target, &json).expect(200).text();
+    assert!(answer.contains(commit), "{reference}: {answer}");
 }
 
 /// Removes a directory, if it is there.

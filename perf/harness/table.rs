@@ -1,7 +1,9 @@
 //! The table on standard output.
 
 use super::checks::Check;
+use super::columns::columns;
 use super::record::{Contestant, Record, Summary};
+use super::refresh::Refreshes;
 
 const HEADINGS: [&str; 10] = [
     "",
@@ -23,6 +25,11 @@ pub fn text(record: &Record, checks: &[Check]) -> String {
         out.push_str(&facts(record, &repository));
         out.push_str(&columns(&contestants(record, &repository), 1));
         out.push('\n');
+        let of_it = |one: &&Refreshes| one.repository == repository;
+        for refreshes in record.refreshes.iter().filter(of_it) {
+            out.push_str(&refreshes.table());
+            out.push('\n');
+        }
     }
     if !checks.is_empty() {
         out.push_str("What must be shown\n");
@@ -101,27 +108,4 @@ fn row(contestant: &Contestant, summary: &Summary) -> Vec<String> {
         megabytes(summary.written_bytes),
         megabytes(whole.map(|()| summary.bytes)),
     ]
-}
-
-/// Lines with aligned columns: the first `texts` of them to the left, numbers to the right.
-pub fn columns(rows: &[Vec<String>], texts: usize) -> String {
-    let count = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..count).map(width).collect();
-    let mut out = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
-            match column < texts {
-                true => line.push_str(&format!("{cell:<width$}  ")),
-                false => line.push_str(&format!("{cell:>width$}  ")),
-            }
-        }
-        out.push_str(line.trim_end());
-        out.push('\n');
-    }
-    out
 }
