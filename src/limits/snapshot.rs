@@ -81,7 +81,7 @@ pub const TURN_MS: u64 = 100;
 pub const BUILDS_OPEN_MAX: usize = 32;
 /// Small builds at the same time.
 pub const SMALL_BUILDS_MAX: usize = 16;
-/// Bytes of packs and loose objects that a small build has at most.
+/// Bytes of packs that a small build has at most.
 pub const SMALL_BUILD_LINKED_BYTES: u64 = 4 << 20;
 /// Steps of the walk of a small build's tree, and jobs of its worktree. One that needs more goes on
 /// as a large one.

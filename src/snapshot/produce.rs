@@ -224,20 +224,24 @@ pub fn produce<'a>(
         source,
         head: Head { tree, tars, sent },
     } = opened;
+    let source = Arc::new(source);
     let mut output = Output::new(fanout, spool, source.level, faults)?;
     output.frames(&tars[0][sent..])?;
     output.frames(&tars[1])?;
     drop(tars);
     let size = size(&view);
     output.turn = Some(enter(size)?);
-    output.let_go = Some(Box::new(let_go));
+    let kept = source.clone();
+    output.let_go = Some(Box::new(move || {
+        kept.largest_tree.keep_none();
+        let_go();
+    }));
     let (nice, steps_max) = match size {
         Size::Small => (SMALL_BUILD_NICE, SMALL_BUILD_STEPS),
         Size::Large => (ENCODER_NICE, u64::MAX),
     };
     let verifying = verified.start(&directory, &view.packs, view.hash, nice)?;
     let lane = ring.lane(size);
-    let source = Arc::new(source);
     let surveyed = tree.map(|tree| {
         let source = source.clone();
         lane.submit(move |_| survey(&source, &tree, steps_max))

@@ -10,16 +10,33 @@ use crate::limits::{TREE_KEPT_BYTES_MAX, TREE_KEPT_BYTES_MIN};
 
 /// The largest tree that was read, if it is large and not too large. One for each build.
 #[derive(Debug, Default)]
-pub(super) struct LargestTree(Mutex<Option<(ObjectId, Vec<u8>)>>);
+pub(super) struct LargestTree(Mutex<Largest>);
+
+#[derive(Debug, Default)]
+enum Largest {
+    #[default]
+    None,
+    Tree(ObjectId, Vec<u8>),
+    /// None is kept any more.
+    Off,
+}
 
 impl LargestTree {
-    fn lock(&self) -> MutexGuard<'_, Option<(ObjectId, Vec<u8>)>> {
+    fn lock(&self) -> MutexGuard<'_, Largest> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives its memory back.
+    /// Gives its memory back, until another one is read.
     pub(super) fn forget(&self) {
-        *self.lock() = None;
+        let mut largest = self.lock();
+        if !matches!(*largest, Largest::Off) {
+            *largest = Largest::None;
+        }
+    }
+
+    /// The same for good: its build waits for readers, which may take hours.
+    pub(super) fn keep_none(&self) {
+        *self.lock() = Largest::Off;
     }
 }
 
@@ -35,7 +52,7 @@ impl Find for Kept<'_> {
         id: &oid,
         buffer: &'b mut Vec<u8>,
     ) -> gix::error::Result<Option<Data<'b>>> {
-        if let Some((kept, tree)) = &*self.largest.lock()
+        if let Largest::Tree(kept, tree) = &*self.largest.lock()
             && **kept == *id
         {
             buffer.clone_from(tree);
@@ -49,10 +66,14 @@ impl Find for Kept<'_> {
         if let Some(found) = &found {
             let may_be = TREE_KEPT_BYTES_MIN..=TREE_KEPT_BYTES_MAX;
             let mut largest = self.largest.lock();
-            let before = largest.as_ref().map_or(0, |(_, tree)| tree.len());
+            let before = match &*largest {
+                Largest::None => 0,
+                Largest::Tree(_, tree) => tree.len(),
+                Largest::Off => usize::MAX,
+            };
             let is_tree = found.kind == Kind::Tree;
             if is_tree && may_be.contains(&found.data.len()) && found.data.len() > before {
-                *largest = Some((id.to_owned(), found.data.to_vec()));
+                *largest = Largest::Tree(id.to_owned(), found.data.to_vec());
             }
         }
         Ok(found)

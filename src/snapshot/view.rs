@@ -2,8 +2,9 @@
 //! packs that hold their objects. It stays readable whatever happens to the mirror afterwards.
 //!
 //! Pinning takes milliseconds whatever the size: refs are read, packs are listed, and linked while
-//! the mirror's lock keeps them; nothing is copied or decoded. The refs are read *before* the packs are listed, so every object that a
-//! ref leads to is in a pack (or loose file) that is seen, whatever a fetch adds meanwhile.
+//! the mirror's lock keeps them; nothing is copied, and of objects only tags are read that the refs do not
+//! peel. The refs are read *before* the packs are listed, so every object that a ref leads to is in a pack
+//! that is seen, whatever a fetch adds meanwhile.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -96,8 +97,8 @@ pub fn pin(mirror: &Path, as_it_is: AsItIs, link: &mut LinkFn<'_>) -> Result<Vie
         Head::Symbolic(name) => refs.get(name.as_bstr()).map(|r| r.target),
     };
     let objects = mirror.join("objects");
-    // In this order: an object that somebody else packs meanwhile is then missing as the loose file
-    // that was listed, which is an error, or in a pack that is listed after it.
+    // In this order: an object that somebody else packs meanwhile is a loose file that is seen here, or in
+    // a pack that is listed after it.
     if has_loose(&objects)? {
         return Err(PinError::Loose {
             path: mirror.to_owned(),
