@@ -5,6 +5,7 @@ use super::support::{git, lab};
 use criterion::{BatchSize, BenchmarkId, Criterion};
 use std::fs;
 use std::path::{Path, PathBuf};
+use tarpon::refs::Recent;
 use tarpon::snapshot::produce::Head;
 use tarpon::snapshot::view::{self, AsItIs, View};
 use tempfile::TempDir;
@@ -54,7 +55,7 @@ fn entry() -> TempDir {
 
 fn pin(mirror: &Path) -> View {
     let length = &mut |source: &Path, _: &str| Ok(fs::metadata(source)?.len());
-    let pinned = view::pin(mirror, AsItIs::Yes, length);
+    let pinned = view::pin(mirror, &Recent::default(), AsItIs::Yes, length);
     pinned.unwrap_or_else(|e| panic!("pin: {e}"))
 }
 

@@ -67,7 +67,7 @@ pub(super) fn pin_prepared<'r>(
     let mut as_it_is = AsItIs::No;
     // More often only if somebody goes on writing to it.
     for _ in 0..PREPARED_MAX {
-        match pin(repo, as_it_is) {
+        match pin(repo, git, as_it_is) {
             Err(PinError::Loose { .. }) => pack_loose(repo, git, stop.clone())?,
             Err(PinError::NoReverse { packs }) => {
                 if let Err(e) = make_reverse_indices(repo, &packs) {
@@ -79,7 +79,7 @@ pub(super) fn pin_prepared<'r>(
             other => return Ok(other?),
         }
     }
-    Ok(pin(repo, AsItIs::Yes)?)
+    Ok(pin(repo, git, AsItIs::Yes)?)
 }
 
 /// Makes the reverse indices of packs, as long as these stay and nobody takes a file in the making for one
@@ -99,17 +99,22 @@ fn make_reverse_indices(repo: &Repo, packs: &[PathBuf]) -> io::Result<()> {
 }
 
 /// Looks at what the mirror has now, under the read lock that keeps it there. Writes nothing.
-fn pin(repo: &Repo, as_it_is: AsItIs) -> Result<Pinned<'_>, PinError> {
+fn pin<'r>(repo: &'r Repo, git: &Git, as_it_is: AsItIs) -> Result<Pinned<'r>, PinError> {
     let pinned = repo.pins.blocking_read();
     let mut sources = Vec::new();
-    let view = view::pin(&repo.mirror, as_it_is, &mut |source, relative| {
-        let found = fs::metadata(source)?;
-        sources.push(Source {
-            path: source.to_owned(),
-            relative: relative.to_owned(),
-        });
-        Ok(found.len())
-    })?;
+    let view = view::pin(
+        &repo.mirror,
+        &git.refs,
+        as_it_is,
+        &mut |source, relative| {
+            let found = fs::metadata(source)?;
+            sources.push(Source {
+                path: source.to_owned(),
+                relative: relative.to_owned(),
+            });
+            Ok(found.len())
+        },
+    )?;
     Ok((pinned, view, sources))
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::archive_id::shown;
 use super::state::Jobs;
-use crate::refs::{self, MirrorRefs};
+use crate::refs::MirrorRefs;
 use crate::repos::error::StartError;
 use crate::repos::head::MirrorHead;
 use crate::repos::repo::Repo;
@@ -12,7 +12,7 @@ use crate::repos::repo::Repo;
 impl Jobs {
     /// The refs of the mirror at one moment.
     pub(super) async fn read_refs(&self, repo: &Arc<Repo>) -> Result<MirrorRefs, StartError> {
-        let (repo, follow) = (repo.clone(), self.git.follow.clone());
+        let (repo, git) = (repo.clone(), self.git.clone());
         let name = repo.name.clone();
         let failed = |e: &dyn std::fmt::Display| StartError {
             status: 500,
@@ -20,7 +20,7 @@ impl Jobs {
         };
         let read = tokio::task::spawn_blocking(move || {
             let _pinned = repo.pins.blocking_read();
-            refs::read(&repo.mirror, &follow)
+            git.refs.read(&repo.mirror, &git.follow)
         });
         let read = read.await.map_err(|panic| failed(&panic))?;
         read.map_err(|e| failed(&e))

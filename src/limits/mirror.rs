@@ -4,6 +4,8 @@
 pub const UPSTREAM_LINE_BYTES_MAX: usize = 16 * 1024;
 /// Most refs followed of one upstream.
 pub const UPSTREAM_REFS_MAX: usize = 4_000_000;
+/// Memory for refs of mirrors that were read lately: some ten lists of 10,000.
+pub const REFS_KEPT_BYTES_MAX: usize = 16 << 20;
 /// Most bytes of one listing of an upstream's refs, those that are not followed included.
 pub const UPSTREAM_LISTING_BYTES_MAX: u64 = 1 << 30;
 /// Most memory that each process of git takes which lists an upstream's refs.

@@ -7,7 +7,7 @@ use crate::limits;
 use crate::mirror::error::{Failed, MirrorError, without_password};
 use crate::mirror::removals::Removals;
 use crate::mirror::via::{self, Via};
-use crate::refs::Follow;
+use crate::refs::{Follow, Recent};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,8 @@ pub struct Git {
     pub via: Via,
     /// The refs that are followed besides heads and tags.
     pub follow: Follow,
+    /// Refs of mirrors that were read lately.
+    pub refs: Recent,
     /// What clones that were given up have left.
     pub removals: Removals,
 }
@@ -47,6 +49,7 @@ impl Default for Git {
             schemes: "https:http:ssh:git:file".into(),
             via: Via::default(),
             follow: Follow::default(),
+            refs: Recent::default(),
             removals: Removals::default(),
         }
     }

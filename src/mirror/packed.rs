@@ -5,11 +5,10 @@
 //! `a/b` in one transaction. Here the new `packed-refs` is written and synced next to the old
 //! one first; under the lock it is only renamed.
 use crate::limits;
-use crate::refs::{self, Follow, Head, Ref, RefsError};
+use crate::refs::{self, Follow, Head, Ref, RefsError, Stamp};
 use gix::bstr::{BString, ByteSlice};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -19,20 +18,14 @@ pub(super) struct Prepared {
     mirror: PathBuf,
     /// The new `packed-refs`.
     file: tempfile::TempPath,
+    /// What that looks like, and whether it says of every tag what that leads to.
+    pub made: (Stamp, bool),
     /// What the `packed-refs` that was read looked like; it must not have changed since.
     base: Option<Stamp>,
     /// Loose files that would hide a packed ref or that are deleted with it.
     loose: Vec<BString>,
     /// HEAD, when it has to be written.
     head: Option<Head>,
-}
-
-/// What tells one version of a file from another.
-#[derive(Debug, PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    size: u64,
-    modified_ns: (i64, i64),
 }
 
 /// Why [`Prepared::commit`] did nothing.
@@ -60,20 +53,16 @@ pub(super) fn prepare(
         .into_keys()
         .filter(|name| follow.matches(name))
         .collect();
-    let base = stamp(&path).map_err(fail)?;
-    let old = refs::read_packed(mirror)?;
-    let mut all: Vec<&Ref> = old
-        .refs
-        .iter()
-        .filter(|r| !follow.matches(&r.name))
-        .collect();
+    let (old, base) = refs::read_packed_where(mirror, |name| !follow.matches(name))?;
+    let mut all: Vec<&Ref> = old.refs.iter().collect();
     let fully_peeled = old.fully_peeled || all.is_empty();
     all.extend(wanted);
     all.sort_by(|a, b| a.name.cmp(&b.name));
-    let file = write_packed(mirror, &all, fully_peeled).map_err(fail)?;
+    let (file, stamp) = write_packed(mirror, &all, fully_peeled).map_err(fail)?;
     Ok(Prepared {
         mirror: mirror.to_owned(),
         file,
+        made: (stamp, fully_peeled),
         base,
         loose,
         head,
@@ -84,7 +73,7 @@ fn write_packed(
     mirror: &Path,
     refs: &[&Ref],
     fully_peeled: bool,
-) -> io::Result<tempfile::TempPath> {
+) -> io::Result<(tempfile::TempPath, Stamp)> {
     let file = tempfile::Builder::new()
         .prefix("tmp_packed_refs_")
         .tempfile_in(mirror)?;
@@ -108,19 +97,8 @@ fn write_packed(
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     file.as_file().set_permissions(mode)?;
     file.as_file().sync_all()?;
-    Ok(file.into_temp_path())
-}
-
-fn stamp(path: &Path) -> io::Result<Option<Stamp>> {
-    match std::fs::metadata(path) {
-        Ok(m) => Ok(Some(Stamp {
-            inode: m.ino(),
-            size: m.len(),
-            modified_ns: (m.mtime(), m.mtime_nsec()),
-        })),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+    let stamp = Stamp::of(&file.as_file().metadata()?);
+    Ok((file.into_temp_path(), stamp))
 }
 
 impl Prepared {
@@ -130,7 +108,7 @@ impl Prepared {
     pub(super) fn commit(self) -> Result<(), CommitError> {
         let path = self.mirror.join("packed-refs");
         let lock = Lock::take(&path)?;
-        if stamp(&path).map_err(|error| CommitError::Io(path.clone(), error))? != self.base {
+        if Stamp::at(&path).map_err(|error| CommitError::Io(path.clone(), error))? != self.base {
             return Err(CommitError::Changed);
         }
         self.file

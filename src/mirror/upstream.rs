@@ -5,10 +5,10 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use gix::ObjectId;
-use gix::bstr::ByteSlice;
 use tokio::sync::RwLock;
 
 use crate::git::stdin_file;
@@ -20,7 +20,7 @@ use crate::mirror::git::{Call, Git, Target};
 use crate::mirror::listing::{Found, Headless, Listing, Wanted};
 use crate::mirror::packed::{self, CommitError};
 use crate::mirror::removals::Removals;
-use crate::refs::{self, Follow, Head, MirrorRefs};
+use crate::refs::{self, Follow, Head, Listed, MirrorRefs};
 
 /// What a look at upstream brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,8 +148,8 @@ impl Git {
     ) -> Result<Freshened, MirrorError> {
         let began = SystemTime::now();
         let Found { listing, url: at } = self.list(mirror, url, Wanted::All).await?;
-        let (path, follow) = (mirror.to_owned(), self.follow.clone());
-        let local = blocking(mirror, move || Ok(refs::read(&path, &follow)?)).await?;
+        let (path, git) = (mirror.to_owned(), self.clone());
+        let local = blocking(mirror, move || Ok(git.refs.read(&path, &git.follow)?)).await?;
         let mut format = listing.format();
         let head = match listing.head() {
             Some(head) => head,
@@ -181,10 +181,13 @@ impl Git {
             self.fetch_objects(mirror, &at, &plan.missing).await?;
         }
         let (path, follow) = (mirror.to_owned(), self.follow.clone());
+        let refs = Arc::new(listing.refs);
+        let wanted = refs.clone();
         let prepared = blocking(mirror, move || {
-            Ok(packed::prepare(&path, &follow, &listing.refs, plan.head)?)
+            Ok(packed::prepare(&path, &follow, &wanted, plan.head)?)
         })
         .await?;
+        let (stamp, fully_peeled) = prepared.made.clone();
         let exclusive = lock.write().await;
         let committed = prepared.commit();
         drop(exclusive);
@@ -195,6 +198,8 @@ impl Git {
             },
             CommitError::Io(path, source) => MirrorError::io("update", &path, source),
         })?;
+        let listed = Listed { refs, fully_peeled };
+        self.refs.keep(mirror, &self.follow, stamp, &listed);
         // They are in force; at worst a power cut takes them back until the next look.
         if let Err(error) = sync_dir(mirror.to_owned()).await {
             tracing::warn!(%error, "the new refs of a mirror may not be on disk yet");
@@ -327,23 +332,21 @@ impl Plan {
     /// `head` is that of a clone made now.
     fn new(upstream: &Listing, local: &MirrorRefs, head: Head) -> Self {
         let mut missing = BTreeSet::new();
-        let mut kept = 0;
+        let (mut kept, mut updated) = (0, 0);
+        // Both are sorted by name.
+        let mut have = local.refs.iter().peekable();
         for wanted in &upstream.refs {
-            if local
-                .get(wanted.name.as_bstr())
-                .is_some_and(|have| have.target == wanted.target)
-            {
-                kept += 1;
-            } else {
-                missing.insert(wanted.target);
+            while have.next_if(|have| have.name < wanted.name).is_some() {}
+            let same = have.next_if(|have| have.name == wanted.name);
+            match same {
+                Some(have) if have.target == wanted.target => kept += 1,
+                other => {
+                    updated += usize::from(other.is_some());
+                    missing.insert(wanted.target);
+                }
             }
         }
-        let created = upstream
-            .refs
-            .iter()
-            .filter(|r| local.get(r.name.as_bstr()).is_none())
-            .count();
-        let updated = upstream.refs.len() - kept - created;
+        let created = upstream.refs.len() - kept - updated;
         let deleted = local.refs.len() - kept - updated;
         let head_id = match &head {
             Head::Detached(id) => {
@@ -360,8 +363,10 @@ impl Plan {
                     .map(|r| r.target)
             }
         };
-        for have in &local.refs {
-            missing.remove(&have.target);
+        if !missing.is_empty() {
+            for have in local.refs.iter() {
+                missing.remove(&have.target);
+            }
         }
         if let Head::Detached(have) = &local.head {
             missing.remove(have);

@@ -1,6 +1,6 @@
 //! Small files of a mirror, read within bounds.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -9,8 +9,8 @@ use rustix::fs::OFlags;
 
 use super::error::RefsError;
 
-/// The bytes of a file; `None` when there is none.
-pub(super) fn read_file(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, RefsError> {
+/// The bytes of a file, and what is known of it; `None` when there is none.
+pub(super) fn read_file(path: &Path, limit: u64) -> Result<Option<(Vec<u8>, Metadata)>, RefsError> {
     let fail = |source| RefsError::Io {
         path: path.to_owned(),
         source,
@@ -22,8 +22,8 @@ pub(super) fn read_file(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Refs
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(fail(error)),
     };
-    let size = file.metadata().map_err(fail)?.len();
-    let mut bytes = Vec::with_capacity(usize::try_from(size.min(limit)).unwrap_or_default());
+    let found = file.metadata().map_err(fail)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(found.len().min(limit)).unwrap_or_default());
     let read = file.take(limit + 1).read_to_end(&mut bytes).map_err(fail)?;
     if read as u64 > limit {
         return Err(RefsError::TooLarge {
@@ -31,5 +31,5 @@ pub(super) fn read_file(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Refs
             limit,
         });
     }
-    Ok(Some(bytes))
+    Ok(Some((bytes, found)))
 }

@@ -1,6 +1,7 @@
 //! The refs of a mirror, and which of an upstream's belong to it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use gix::ObjectId;
 use gix::bstr::{BStr, BString, ByteSlice};
@@ -84,7 +85,7 @@ pub struct Ref {
 pub struct MirrorRefs {
     pub head: Head,
     /// The followed refs, sorted by name, each name once.
-    pub refs: Vec<Ref>,
+    pub refs: Arc<Vec<Ref>>,
     /// Whether `peeled` is complete: a ref without it does not point to a tag object.
     pub fully_peeled: bool,
 }

@@ -27,10 +27,11 @@ pub(crate) enum Loose {
 /// Reads HEAD, and nothing that it leads to.
 pub(crate) fn read_head(mirror: &Path) -> Result<Head, RefsError> {
     let path = mirror.join("HEAD");
-    let bytes = read_file(&path, limits::LOOSE_REF_BYTES_MAX)?.ok_or_else(|| RefsError::Io {
-        path: path.clone(),
-        source: io::ErrorKind::NotFound.into(),
-    })?;
+    let (bytes, _) =
+        read_file(&path, limits::LOOSE_REF_BYTES_MAX)?.ok_or_else(|| RefsError::Io {
+            path: path.clone(),
+            source: io::ErrorKind::NotFound.into(),
+        })?;
     Ok(match parse_loose(&path, &bytes)? {
         Loose::Direct(id) => Head::Detached(id),
         Loose::Symbolic(name) => Head::Symbolic(name),
@@ -84,7 +85,7 @@ pub(crate) fn read_loose_within(
                 continue;
             }
             check_name(&entry.path(), 1, &name)?;
-            if let Some(bytes) = read_file(&entry.path(), limits::LOOSE_REF_BYTES_MAX)? {
+            if let Some((bytes, _)) = read_file(&entry.path(), limits::LOOSE_REF_BYTES_MAX)? {
                 let loose = parse_loose(&entry.path(), &bytes)?;
                 found.insert(name, loose);
             }

@@ -25,7 +25,24 @@ pub(crate) fn is_ref_name(name: &[u8]) -> bool {
         && name
             .split(|b| *b == b'/')
             .all(|part| part.len() <= limits::NAME_BYTES_MAX);
-    fits && name.starts_with(b"refs/") && gix::validate::reference::name(name.as_bstr()).is_ok()
+    let is_valid = || is_plain(name) || gix::validate::reference::name(name.as_bstr()).is_ok();
+    fits && name.starts_with(b"refs/") && is_valid()
+}
+
+/// Whether a name has nothing but letters, digits, `-`, `_` and single slashes between them, as nearly all
+/// have: then git has nothing against it.
+fn is_plain(name: &[u8]) -> bool {
+    let mut before = b'/';
+    let is_fine = name.iter().all(|byte| {
+        let is_fine = match byte {
+            b'/' => before != b'/',
+            b'-' | b'_' => true,
+            byte => byte.is_ascii_alphanumeric(),
+        };
+        before = *byte;
+        is_fine
+    });
+    is_fine && before != b'/'
 }
 
 /// Looks at names in their order for what is in the way of what: one that is there twice, or that has

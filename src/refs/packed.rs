@@ -13,6 +13,7 @@ use super::error::RefsError;
 use super::file::read_file;
 use super::list::Ref;
 use super::name::check_name;
+use super::recent::Stamp;
 use crate::limits;
 
 /// The contents of `packed-refs`, sorted by name.
@@ -22,15 +23,25 @@ pub(crate) struct Packed {
     pub fully_peeled: bool,
 }
 
-/// Reads all of `packed-refs`, followed or not; a missing file is an empty one.
-pub(crate) fn read_packed(mirror: &Path) -> Result<Packed, RefsError> {
+/// Reads those of `packed-refs` whose names `wanted` likes, and what the file looked like; a missing file
+/// is an empty one. Of lines with other names nothing but the form is looked at.
+pub(crate) fn read_packed_where(
+    mirror: &Path,
+    wanted: impl Fn(&[u8]) -> bool,
+) -> Result<(Packed, Option<Stamp>), RefsError> {
     let path = mirror.join("packed-refs");
     match read_file(&path, limits::PACKED_REFS_BYTES_MAX)? {
-        Some(bytes) => parse_packed(&path, &bytes),
-        None => Ok(Packed {
-            refs: Vec::new(),
-            fully_peeled: true,
-        }),
+        Some((bytes, found)) => {
+            let packed = parse_packed(&path, &bytes, wanted)?;
+            Ok((packed, Some(Stamp::of(&found))))
+        }
+        None => {
+            let packed = Packed {
+                refs: Vec::new(),
+                fully_peeled: true,
+            };
+            Ok((packed, None))
+        }
     }
 }
 
@@ -72,7 +83,7 @@ pub(crate) fn each_packed<E: From<RefsError>>(
             let what = "the line is too long, or cut off";
             return Err(malformed(&path, number, what).into());
         }
-        if let PackedLine::Ref(id, name) = packed_line(&path, number, &line)? {
+        if let PackedLine::Ref(id, name) = packed_line(&path, number, &line, &|_| true)? {
             each(name, id)?;
         }
     }
@@ -88,6 +99,8 @@ enum PackedLine<'l> {
     /// What the tag above leads to.
     Peeled(ObjectId),
     Comment,
+    /// A ref that is not wanted.
+    Other,
     Ref(ObjectId, &'l [u8]),
 }
 
@@ -103,6 +116,7 @@ fn packed_line<'l>(
     path: &Path,
     number: usize,
     line: &'l [u8],
+    wanted: &impl Fn(&[u8]) -> bool,
 ) -> Result<PackedLine<'l>, RefsError> {
     if let Some(traits) = line.strip_prefix(b"# pack-refs with:") {
         let is_peeled = traits.fields().any(|word| word == b"fully-peeled");
@@ -119,13 +133,20 @@ fn packed_line<'l>(
     let (hex, name) = line
         .split_once_str(" ")
         .ok_or_else(|| malformed(path, number, "no space"))?;
+    if !wanted(name) {
+        return Ok(PackedLine::Other);
+    }
     let target =
         ObjectId::from_hex(hex).map_err(|_| malformed(path, number, "not an object id"))?;
     check_name(path, number, name)?;
     Ok(PackedLine::Ref(target, name))
 }
 
-pub(super) fn parse_packed(path: &Path, bytes: &[u8]) -> Result<Packed, RefsError> {
+pub(super) fn parse_packed(
+    path: &Path,
+    bytes: &[u8],
+    wanted: impl Fn(&[u8]) -> bool,
+) -> Result<Packed, RefsError> {
     let malformed = |line, what| malformed(path, line, what);
     let mut packed = Packed::default();
     if !bytes.is_empty() && !bytes.ends_with(b"\n") {
@@ -135,17 +156,22 @@ pub(super) fn parse_packed(path: &Path, bytes: &[u8]) -> Result<Packed, RefsErro
         ));
     }
     let mut sorted = true;
+    // Whether the last ref was one that is not wanted.
+    let mut is_other = false;
     for (at, line) in ByteSlice::lines(bytes).enumerate() {
         let number = at + 1;
-        match packed_line(path, number, line)? {
+        match packed_line(path, number, line, &wanted)? {
             PackedLine::Traits(fully_peeled) => packed.fully_peeled = fully_peeled,
             PackedLine::Comment => {}
+            PackedLine::Other => is_other = true,
+            PackedLine::Peeled(_) if is_other => {}
             PackedLine::Peeled(id) => {
                 let tag = packed.refs.last_mut().filter(|tag| tag.peeled.is_none());
                 tag.ok_or_else(|| malformed(number, "a ^ line follows no ref"))?
                     .peeled = Some(id);
             }
             PackedLine::Ref(target, name) => {
+                is_other = false;
                 sorted &= packed
                     .refs
                     .last()

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use gix::bstr::BString;
 
 use super::error::RefsError;
 use super::list::{Follow, MirrorRefs, Ref, check_one_hash};
 use super::loose::{Loose, read_head, read_loose};
-use super::packed::read_packed;
+use super::packed::read_packed_where;
+use super::recent::{Listed, Recent, Stamp};
 use crate::limits;
 
 /// Reads HEAD and the followed refs of the bare repository at `mirror`.
@@ -17,9 +19,54 @@ use crate::limits;
 /// A file that cannot be read or is not what git writes, with its path and line. A symbolic
 /// ref under `refs/` that leads nowhere is left out, as git does.
 pub fn read(mirror: &Path, follow: &Follow) -> Result<MirrorRefs, RefsError> {
+    read_with(mirror, follow, &Recent::default())
+}
+
+/// The same, where `recent` may have it.
+pub(super) fn read_with(
+    mirror: &Path,
+    follow: &Follow,
+    recent: &Recent,
+) -> Result<MirrorRefs, RefsError> {
     let head = read_head(mirror)?;
     let loose = read_loose(mirror)?;
-    let mut packed = read_packed(mirror)?;
+    let Listed { refs, fully_peeled } = match loose.is_empty() {
+        true => packed(mirror, follow, recent)?,
+        false => merged(mirror, follow, &loose)?,
+    };
+    check_one_hash(mirror, &head, &refs)?;
+    Ok(MirrorRefs {
+        head,
+        refs,
+        fully_peeled,
+    })
+}
+
+/// The followed refs where all are packed.
+fn packed(mirror: &Path, follow: &Follow, recent: &Recent) -> Result<Listed, RefsError> {
+    let path = mirror.join("packed-refs");
+    let seen = Stamp::at(&path).map_err(|source| RefsError::Io { path, source })?;
+    if let Some(listed) = seen.and_then(|stamp| recent.find(mirror, follow, &stamp)) {
+        return Ok(listed);
+    }
+    let (packed, stamp) = read_packed_where(mirror, |name| follow.matches(name))?;
+    let listed = Listed {
+        refs: Arc::new(packed.refs),
+        fully_peeled: packed.fully_peeled,
+    };
+    if let Some(stamp) = stamp {
+        recent.keep(mirror, follow, stamp, &listed);
+    }
+    Ok(listed)
+}
+
+/// The followed refs where some are loose files, which hide those that are packed.
+fn merged(
+    mirror: &Path,
+    follow: &Follow,
+    loose: &BTreeMap<BString, Loose>,
+) -> Result<Listed, RefsError> {
+    let (mut packed, _) = read_packed_where(mirror, |_| true)?;
     // A symbolic ref that is followed can lead to one that is not.
     let leads_out = |(name, loose): (&BString, &Loose)| {
         let is_symbolic = matches!(loose, Loose::Symbolic(_));
@@ -36,7 +83,7 @@ pub fn read(mirror: &Path, follow: &Follow) -> Result<MirrorRefs, RefsError> {
     let resolved: Vec<Ref> = loose
         .iter()
         .filter(|(name, _)| follow.matches(name))
-        .filter_map(|(name, _)| resolve(name, &loose, &packed.refs))
+        .filter_map(|(name, _)| resolve(name, loose, &packed.refs))
         .collect();
     packed
         .refs
@@ -46,10 +93,8 @@ pub fn read(mirror: &Path, follow: &Follow) -> Result<MirrorRefs, RefsError> {
         refs.extend(resolved);
         refs.sort_by(|a, b| a.name.cmp(&b.name));
     }
-    check_one_hash(mirror, &head, &refs)?;
-    Ok(MirrorRefs {
-        head,
-        refs,
+    Ok(Listed {
+        refs: Arc::new(refs),
         fully_peeled,
     })
 }

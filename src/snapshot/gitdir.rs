@@ -129,7 +129,7 @@ fn packed_refs(view: &View) -> Vec<u8> {
             out.push(b'\n');
         }
     };
-    for r in &view.refs.refs {
+    for r in view.refs.refs.iter() {
         if let Some(branch) = r.name.strip_prefix(b"refs/heads/") {
             line(&r.target, b"refs/remotes/origin/", branch, None);
         }

@@ -30,6 +30,7 @@ use crate::manifest::id::EntryId;
 use crate::manifest::meta::{Fields, META_NAME, Meta};
 use crate::manifest::outline::{OUTLINE_NAME, Outline};
 use crate::manifest::record::{Linked, Record};
+use crate::refs::Recent;
 
 mod attributes;
 mod golden;
@@ -180,7 +181,7 @@ fn pin(repository: &Repository, directory: &Path) -> View {
         Ok(fs::metadata(&target)?.len())
     };
     for _ in 0..100 {
-        match view::pin(&mirror, AsItIs::No, &mut link) {
+        match view::pin(&mirror, &Recent::default(), AsItIs::No, &mut link) {
             Err(PinError::Loose { .. }) => drop(repository.git(&["repack", "-dkq"])),
             Err(PinError::NoReverse { packs }) => {
                 let hash = view::object_hash(&mirror).unwrap();
@@ -625,7 +626,7 @@ fn loose_objects_are_to_be_packed_first() {
     repository.write("file", "content");
     repository.commit();
     let mirror = repository.dir.path().join(".git");
-    let pin = || view::pin(&mirror, AsItIs::Yes, &mut |_, _| Ok(1));
+    let pin = || view::pin(&mirror, &Recent::default(), AsItIs::Yes, &mut |_, _| Ok(1));
     assert!(matches!(pin(), Err(PinError::Loose { .. })));
     repository.git(&["repack", "-adq"]);
     pin().unwrap();
@@ -694,7 +695,8 @@ fn a_pack_with_a_name_of_its_own_is_refused() {
         fs::rename(file, renamed).unwrap();
     }
     let mirror = repository.dir.path().join(".git");
-    let refused = view::pin(&mirror, AsItIs::Yes, &mut |_, _| Ok(1)).unwrap_err();
+    let refused =
+        view::pin(&mirror, &Recent::default(), AsItIs::Yes, &mut |_, _| Ok(1)).unwrap_err();
     assert!(refused.to_string().contains("mine.pack"), "{refused}");
 }
 
@@ -708,7 +710,8 @@ fn a_pack_of_a_partial_clone_is_refused() {
     let index = PathBuf::from(pack_index(&repository));
     fs::write(index.with_extension("promisor"), "").unwrap();
     let mirror = repository.dir.path().join(".git");
-    let refused = view::pin(&mirror, AsItIs::Yes, &mut |_, _| Ok(1)).unwrap_err();
+    let refused =
+        view::pin(&mirror, &Recent::default(), AsItIs::Yes, &mut |_, _| Ok(1)).unwrap_err();
     assert!(refused.to_string().contains("partial clone"), "{refused}");
 }
 
@@ -727,7 +730,7 @@ fn a_pack_that_is_about_to_get_its_name_is_not_looked_at() {
         fs::copy(packs.join(name), packs.join(format!(".tmp-7-{name}"))).unwrap();
     }
     let mirror = repository.dir.path().join(".git");
-    let view = view::pin(&mirror, AsItIs::Yes, &mut |_, _| Ok(1)).unwrap();
+    let view = view::pin(&mirror, &Recent::default(), AsItIs::Yes, &mut |_, _| Ok(1)).unwrap();
     assert_eq!(view.packs.len(), names.len(), "{:?}", view.packs);
     assert!(view.packs.iter().all(|l| !l.path.contains(".tmp-")));
 }

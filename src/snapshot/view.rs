@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use gix::ObjectId;
 use gix::bstr::{BString, ByteSlice};
@@ -19,7 +20,7 @@ use gix::odb::Header;
 use crate::io::shortage::Detail;
 use crate::limits::{COMMIT_BYTES_MAX, TAG_DEPTH_MAX};
 use crate::manifest::record::Linked;
-use crate::refs::{Follow, Head, MirrorRefs, RefsError};
+use crate::refs::{Follow, Head, MirrorRefs, Recent, RefsError};
 
 /// What pinning could not do.
 #[derive(Debug, thiserror::Error)]
@@ -83,14 +84,19 @@ pub struct View {
 }
 
 /// Looks at `mirror`, a bare repository, and tells `link` of the files that are needed. They have
-/// to stay until they are linked. Nothing that is found depends on how the mirror came to have it.
+/// to stay until they are linked. `recent` may have its refs. Nothing that is found depends on how the mirror came to have it.
 ///
 /// # Errors
 /// [`PinError::Loose`] and [`PinError::NoReverse`] say what has to be done to the mirror first; the
 /// latter not if it is taken `as_it_is`: then reverse indices that are missing are left out.
-pub fn pin(mirror: &Path, as_it_is: AsItIs, link: &mut LinkFn<'_>) -> Result<View, PinError> {
+pub fn pin(
+    mirror: &Path,
+    recent: &Recent,
+    as_it_is: AsItIs,
+    link: &mut LinkFn<'_>,
+) -> Result<View, PinError> {
     let hash = object_hash(mirror)?;
-    let mut refs = crate::refs::read(mirror, &Follow::default())?;
+    let mut refs = recent.read(mirror, &Follow::default())?;
     let head = refs.clone_head();
     let commit = match &head {
         Head::Detached(id) => Some(*id),
@@ -129,7 +135,7 @@ fn peel(refs: &mut MirrorRefs, objects: &Path, hash: gix::hash::Kind) -> Result<
     };
     let mut odb = None;
     let mut buffer = Vec::new();
-    for tag in &mut refs.refs {
+    for tag in Arc::make_mut(&mut refs.refs) {
         if tag.peeled.is_some() || !tag.name.starts_with(b"refs/tags/") {
             continue;
         }

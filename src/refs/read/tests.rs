@@ -113,7 +113,7 @@ fn heads_of_all_kinds() {
 
 #[test]
 fn malformed_packed_refs_are_named_with_their_line() {
-    let parse = |text: &str| parse_packed(Path::new("packed-refs"), text.as_bytes());
+    let parse = |text: &str| parse_packed(Path::new("packed-refs"), text.as_bytes(), |_| true);
     for (text, line) in [
         (format!("{A} refs/heads/a\n{A}\n"), 2),
         (format!("{A} refs/heads/a\n^xyz\n"), 2),
@@ -168,7 +168,7 @@ fn malformed_packed_refs_are_named_with_their_line() {
 #[test]
 fn unsorted_and_traitless_files_are_read() {
     let text = format!("{A} refs/heads/b\n{B} refs/heads/a\n");
-    let packed = parse_packed(Path::new("packed-refs"), text.as_bytes()).unwrap();
+    let packed = parse_packed(Path::new("packed-refs"), text.as_bytes(), |_| true).unwrap();
     assert!(!packed.fully_peeled);
     assert_eq!(
         packed
@@ -295,4 +295,67 @@ fn names_that_are_in_the_way_of_each_other_are_found() {
         .map(|number| [&b"a/".repeat(50_000)[..], &number.to_be_bytes()].concat())
         .collect();
     assert_eq!(in_the_way(long.iter().map(Vec::as_slice)), None);
+}
+
+/// What was read before is only a shortcut: whoever changes refs, by whatever way, is seen at once.
+#[test]
+fn refs_that_were_read_lately_are_read_again_when_they_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let repo = dir.path().join("repo.git");
+    git(dir.path(), &["init", "-q", "--bare", "repo.git"]);
+    let tree = git(&repo, &["hash-object", "-wt", "tree", "/dev/null"]);
+    let commit = |text: &str| git(&repo, &["commit-tree", "-m", text, tree.trim()]);
+    let (a, b) = (commit("a"), commit("b"));
+    let (recent, follow) = (Recent::default(), Follow::default());
+    let is_as_read = |what: &str| {
+        let read = super::read(&repo, &follow).unwrap();
+        for _ in 0..2 {
+            assert_eq!(recent.read(&repo, &follow).unwrap(), read, "{what}");
+        }
+        read.refs.len()
+    };
+    assert_eq!(is_as_read("none"), 0);
+    for n in 0..20 {
+        let name = format!("refs/heads/b{n}");
+        git(&repo, &["update-ref", &name, a.trim()]);
+        assert_eq!(is_as_read("a loose one"), n + 1);
+        git(&repo, &["pack-refs", "--all"]);
+        is_as_read("packed");
+        git(&repo, &["update-ref", &name, b.trim()]);
+        is_as_read("a loose one that hides a packed one");
+        git(&repo, &["pack-refs", "--all"]);
+        let read = recent.read(&repo, &follow).unwrap();
+        let again = recent.read(&repo, &follow).unwrap();
+        assert!(Arc::ptr_eq(&read.refs, &again.refs), "it is not read again");
+    }
+    git(&repo, &["symbolic-ref", "HEAD", "refs/heads/b3"]);
+    is_as_read("another HEAD");
+    git(&repo, &["update-ref", "-d", "refs/heads/b3"]);
+    assert_eq!(is_as_read("one fewer"), 19);
+}
+
+/// What a ref that is not followed is peeled to is not taken for another's.
+#[test]
+fn lines_of_refs_that_are_not_wanted_are_passed_over() {
+    let text =
+        format!("{A} refs/heads/a\n{A} refs/x/1\n^{B}\n# comment\n^{B}\n{B} refs/tags/t\n^{A}\n");
+    let wanted = |name: &[u8]| !name.starts_with(b"refs/x/");
+    let packed = parse_packed(Path::new("packed-refs"), text.as_bytes(), wanted).unwrap();
+    let peeled: Vec<_> = packed
+        .refs
+        .iter()
+        .map(|r| r.peeled.map(|id| id.to_string()))
+        .collect();
+    assert_eq!(peeled, [None, Some(A.to_owned())]);
+}
+
+#[test]
+fn plain_names_are_names_to_git() {
+    use proptest::prelude::*;
+    let name = proptest::collection::vec(proptest::sample::select(&b"aZ09-_/.@{~"[..]), 0..12);
+    proptest!(|(rest in name)| {
+        let name = [b"refs/".as_slice(), &rest].concat();
+        let by_git = gix::validate::reference::name(name.as_slice().into()).is_ok();
+        prop_assert_eq!(is_ref_name(&name), by_git);
+    });
 }
