@@ -22,12 +22,18 @@ pub fn read(mirror: &Path, follow: &Follow) -> Result<MirrorRefs, RefsError> {
     read_with(mirror, follow, &Recent::default())
 }
 
-/// The same, where `recent` may have it.
-pub(super) fn read_with(
-    mirror: &Path,
-    follow: &Follow,
-    recent: &Recent,
-) -> Result<MirrorRefs, RefsError> {
+impl Recent {
+    /// As [`read`](read()), which looks at the same files, but reads a `packed-refs` again only if it is
+    /// another than the last time.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read(&self, mirror: &Path, follow: &Follow) -> Result<MirrorRefs, RefsError> {
+        read_with(mirror, follow, self)
+    }
+}
+
+fn read_with(mirror: &Path, follow: &Follow, recent: &Recent) -> Result<MirrorRefs, RefsError> {
     let head = read_head(mirror)?;
     let loose = read_loose(mirror)?;
     let Listed { refs, fully_peeled } = match loose.is_empty() {

@@ -8,9 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::error::RefsError;
-use super::list::{Follow, MirrorRefs, Ref};
-use super::read;
+use super::list::{Follow, Ref};
 use crate::limits;
 
 /// What tells one version of a `packed-refs` from another. git replaces the file and never writes into
@@ -68,15 +66,6 @@ pub struct Recent {
 }
 
 impl Recent {
-    /// As [`read`](super::read()), which looks at the same files, but reads a `packed-refs` again only if
-    /// it is another than the last time.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn read(&self, mirror: &Path, follow: &Follow) -> Result<MirrorRefs, RefsError> {
-        read::read_with(mirror, follow, self)
-    }
-
     /// What the `packed-refs` of this stamp lists.
     pub(super) fn find(&self, mirror: &Path, follow: &Follow, stamp: &Stamp) -> Option<Listed> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);

@@ -256,6 +256,10 @@ fn attributes_below(
 ) -> Result<Chain, String> {
     for entry in TreeRefIter::from_bytes(data, hash) {
         let entry = entry.map_err(|e| e.to_string())?;
+        // Behind it in the order of a tree; one in another order is refused when it is walked.
+        if entry.filename > ATTRIBUTES_FILE {
+            break;
+        }
         if entry.filename == ATTRIBUTES_FILE && entry.mode.is_blob() {
             let digest = Sha256::new()
                 .chain_update(inherited)
