@@ -135,13 +135,16 @@ impl Core {
             cache_limit_bytes: self.config.cache_limit.of(usage.disk_bytes()),
             cache_entries: usage.entries(),
             open_files: self.open_files.count() as u64,
+            open_files_limit: self.open_files.max() as u64,
+            connections_limit: self.door.admission.max() as u64,
             body_bytes: self.door.bodies.used_bytes(),
         }
     }
 
     fn metrics(&self, head: &RequestHead<'_>, out: &mut Vec<u8>) -> Answer<Note> {
         let now = crate::io::clock::unix_ms();
-        let repos = self.catalog.registry.all();
+        let mut repos = self.catalog.registry.all();
+        repos.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let ages = repos.iter().filter_map(|repo| {
             let fresh = repo.fresh_unix_ms()?;
             let age = std::time::Duration::from_millis(now.saturating_sub(fresh));

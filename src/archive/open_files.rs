@@ -65,6 +65,12 @@ pub(crate) enum OpenError {
     /// As many are open as may be, and all of them are in use.
     #[error("all {max} places for open files of archives are in use; try again")]
     Full { max: usize },
+    /// It has more files than may be open at all.
+    #[error(
+        "the archive has {needed} files and only {max} may be open for archives: raise the server's limit of \
+         open files (ulimit -n, LimitNOFILE)"
+    )]
+    TooMany { needed: usize, max: usize },
     /// The system refuses.
     #[error("cannot open {path}: {source}")]
     Io { path: String, source: io::Error },
@@ -194,10 +200,16 @@ impl OpenFiles {
         self.table.open.load(Ordering::Relaxed)
     }
 
+    /// How many may be open.
+    pub(crate) fn max(&self) -> usize {
+        self.max
+    }
+
     /// The files at `paths`, for reading: all of them or none. May wait for the disk.
     ///
     /// # Errors
-    /// [`OpenError::Full`] if there are too many and no archive can give up any.
+    /// [`OpenError::Full`] if there are too many and no archive can give up any,
+    /// [`OpenError::TooMany`] if they are more than may be open at all.
     pub(crate) fn open_all(&self, paths: &[PathBuf]) -> Result<Vec<Arc<OpenFile>>, OpenError> {
         let mut open = Vec::with_capacity(paths.len());
         for path in paths {
@@ -231,6 +243,7 @@ impl OpenFiles {
     /// # Errors
     /// As [`OpenFiles::open_all`].
     pub(crate) fn reserve(&self, count: usize) -> Result<Places, OpenError> {
+        self.check(count)?;
         for is_last in [false, true] {
             if self.table.take(count, self.max) {
                 return Ok(Places {
@@ -245,6 +258,14 @@ impl OpenFiles {
         // They end as soon as their cores can; whoever comes next finds room.
         let _ = (0..SLOW_ENDED_MAX).all(|_| (self.end_slow)());
         Err(OpenError::Full { max: self.max })
+    }
+
+    fn check(&self, needed: usize) -> Result<(), OpenError> {
+        let max = self.max;
+        let is_within = needed <= max;
+        is_within
+            .then_some(())
+            .ok_or(OpenError::TooMany { needed, max })
     }
 
     /// Notes who has open files.
@@ -328,9 +349,12 @@ mod tests {
         let (_dir, paths) = files(4);
         let open = of(3);
         let held = open.open_all(&paths[..2]).unwrap();
+        let full = open.open_all(&paths);
+        assert!(matches!(full, Err(OpenError::Full { max: 3 })));
+        let never = open.reserve(4);
         assert!(matches!(
-            open.open_all(&paths),
-            Err(OpenError::Full { max: 3 })
+            never,
+            Err(OpenError::TooMany { needed: 4, max: 3 })
         ));
         assert_eq!(open.count(), 2, "all or none");
         let mut places = open.reserve(1).unwrap();

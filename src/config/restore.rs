@@ -124,10 +124,14 @@ impl RestoreArgs {
     }
 }
 
+/// A number of seconds, or a time as the server's settings have them.
 fn seconds(text: &str) -> Result<f64, String> {
-    let seconds = text
-        .parse::<f64>()
-        .ok()
-        .filter(|s| (0.1..=86_400.0).contains(s));
-    seconds.ok_or_else(|| "write seconds between 0.1 and 86400".into())
+    let with_unit = || super::value::duration(100, 86_400_000)(text);
+    let seconds = match text.parse::<f64>() {
+        Ok(seconds) => Some(seconds).filter(|s| (0.1..=86_400.0).contains(s)),
+        Err(_) => with_unit().ok().map(|time| time.as_secs_f64()),
+    };
+    seconds.ok_or_else(|| {
+        "write seconds between 0.1 and 86400, or a time such as 250ms, 90s or 15m".into()
+    })
 }

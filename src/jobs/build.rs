@@ -114,6 +114,7 @@ impl Jobs {
         tracing::info!(
             repository = &*repo.name,
             id = archive.id.as_str(),
+            commit = archive.commit.as_deref(),
             wire_bytes = archive.fanout.wire_bytes(),
             own_bytes = bytes,
             "published"

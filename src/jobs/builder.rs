@@ -95,7 +95,8 @@ pub(super) fn begin<'r>(
     let name = repo.name.clone();
     let archive = Archive::growing(id, name, commit, shown, created_unix_ms);
     let begun_us = started.elapsed().as_micros() as u64;
-    tracing::info!(repository = &*repo.name, %id, pinned_us, begun_us, "building");
+    let shows = archive.commit.as_deref();
+    tracing::info!(repository = &*repo.name, %id, commit = shows, pinned_us, begun_us, "building");
     Ok(Begun {
         repo,
         view,

@@ -193,7 +193,11 @@ impl Jobs {
         };
         self.meter.add(Event::Fetch(result), 1);
         let moved = match freshened {
-            Ok(freshened) => freshened != Freshened::Unchanged,
+            Ok(Freshened::Unchanged) => false,
+            Ok(Freshened::Moved { refs_changed, .. }) => {
+                tracing::info!(repository = &*repo.name, refs_changed, "fetched");
+                true
+            }
             Err(e) => {
                 tracing::warn!(repository = &*repo.name, "cannot fetch: {e}");
                 let why = freshen_error(&repo, &e);

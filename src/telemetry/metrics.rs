@@ -44,6 +44,10 @@ pub(crate) struct Gauges {
     pub cache_entries: u64,
     /// Files of archives that are open.
     pub open_files: u64,
+    /// How many may be.
+    pub open_files_limit: u64,
+    /// How many connections may be open.
+    pub connections_limit: u64,
     /// Bytes of request bodies.
     pub body_bytes: u64,
 }

@@ -61,12 +61,14 @@ pub(super) enum Id {
     CacheLimitBytes,
     CacheEntries,
     OpenFiles,
+    OpenFilesLimit,
+    ConnectionsLimit,
     MirrorAge,
     BuildInfo,
 }
 
 /// Every metric, in the order in which it is rendered.
-pub(crate) const FAMILIES: [Family; 30] = [
+pub(crate) const FAMILIES: [Family; 32] = [
     Family {
         id: Id::Requests,
         name: "tarpon_requests_total",
@@ -299,6 +301,22 @@ pub(crate) const FAMILIES: [Family; 30] = [
         label: "",
         values: &[],
         help: "Files of snapshots that are open, each once however many share it.",
+    },
+    Family {
+        id: Id::OpenFilesLimit,
+        name: "tarpon_open_files_limit",
+        kind: Kind::Gauge,
+        label: "",
+        values: &[],
+        help: "Files of snapshots that may be open; more are answered with 503.",
+    },
+    Family {
+        id: Id::ConnectionsLimit,
+        name: "tarpon_connections_limit",
+        kind: Kind::Gauge,
+        label: "",
+        values: &[],
+        help: "Connections that may be open; idle ones give way to more.",
     },
     Family {
         id: Id::MirrorAge,

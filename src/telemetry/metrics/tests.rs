@@ -219,6 +219,8 @@ fn gauges_and_mirrors_are_shown_and_escaped() {
         cache_limit_bytes: 7,
         cache_entries: 2,
         open_files: 4,
+        open_files_limit: 5,
+        connections_limit: 6,
         body_bytes: 8,
     };
     let mirrors = [("github.com/a/b", 90), ("x/\"q\"\\\n", 0)];
@@ -227,6 +229,8 @@ fn gauges_and_mirrors_are_shown_and_escaped() {
     assert_eq!(samples["tarpon_cache_limit_bytes"], 7.0);
     assert_eq!(samples["tarpon_cache_entries"], 2.0);
     assert_eq!(samples["tarpon_open_files"], 4.0);
+    assert_eq!(samples["tarpon_open_files_limit"], 5.0);
+    assert_eq!(samples["tarpon_connections_limit"], 6.0);
     let age = "tarpon_mirror_age_seconds{repository=\"github.com/a/b\"}";
     assert_eq!(samples[age], 90.0);
     let odd = "tarpon_mirror_age_seconds{repository=\"x/\\\"q\\\"\\\\\\n\"}";

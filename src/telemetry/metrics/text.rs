@@ -24,6 +24,10 @@ impl Metrics {
                 }
                 Id::CacheEntries => push_sample(out, family.name, None, gauges.cache_entries),
                 Id::OpenFiles => push_sample(out, family.name, None, gauges.open_files),
+                Id::OpenFilesLimit => push_sample(out, family.name, None, gauges.open_files_limit),
+                Id::ConnectionsLimit => {
+                    push_sample(out, family.name, None, gauges.connections_limit);
+                }
                 Id::BodyBytes => push_sample(out, family.name, None, gauges.body_bytes),
                 Id::BuildInfo => {
                     let version = family.values.first().map(|value| (family.label, *value));
