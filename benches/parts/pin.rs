@@ -55,7 +55,13 @@ fn entry() -> TempDir {
 
 fn pin(mirror: &Path) -> View {
     let length = &mut |source: &Path, _: &str| Ok(fs::metadata(source)?.len());
-    let pinned = view::pin(mirror, &Recent::default(), AsItIs::Yes, length);
+    let pinned = view::pin(
+        mirror,
+        &Recent::default(),
+        AsItIs::Yes,
+        &|_, _, _| true,
+        length,
+    );
     pinned.unwrap_or_else(|e| panic!("pin: {e}"))
 }
 

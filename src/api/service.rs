@@ -73,6 +73,7 @@ impl Core {
             // Only snapshots take HEAD.
             return self.refuse_repository(head, repo, 404, NOTHING_CACHED, out);
         };
+        repo.asked.note();
         let asked = Asked { head, repo, peer };
         match route {
             Route::Bundle { base, .. } => self.bundle(&asked, base, out).await,

@@ -193,6 +193,11 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "TIME", help_heading = "Cache")]
     scrub_interval: Option<OsString>,
 
+    /// Repack a mirror, and make what git needs to serve it fast, once nobody has asked for its
+    /// repository for this long, or a day after it became due [default: 10m]
+    #[arg(long, value_name = "TIME", help_heading = "Cache")]
+    maintenance_idle: Option<OsString>,
+
     /// zstd level, 1 (fast) to 19 (small); higher ones make the first client of a snapshot wait
     /// [default: 1]
     #[arg(long, value_name = "N", help_heading = "Cache")]
@@ -231,6 +236,7 @@ impl ServeArgs {
             no_default_upstreams,
             follow,
             fetch_interval,
+            maintenance_idle,
             clone_timeout,
             clone_size_limit,
             git_memory_limit,
@@ -253,6 +259,7 @@ impl ServeArgs {
             ("no_default_upstreams", one(no_default_upstreams)),
             ("follow", list(follow)),
             ("fetch_interval", one(fetch_interval)),
+            ("maintenance_idle", one(maintenance_idle)),
             ("clone_timeout", one(clone_timeout)),
             ("clone_size_limit", one(clone_size_limit)),
             ("git_memory_limit", one(git_memory_limit)),

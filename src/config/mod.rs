@@ -64,6 +64,8 @@ pub struct Config {
     pub follow: Vec<String>,
     /// Time between two fetches of a mirror, before jitter.
     pub fetch_interval: Duration,
+    /// Time without a request for a repository after which its mirror is repacked.
+    pub maintenance_idle: Duration,
     /// Limit for one clone.
     pub clone_timeout: Duration,
     /// How much one clone or fetch may bring.
@@ -150,6 +152,10 @@ impl Config {
                 default_ms,
             )
         };
+        let share = |key, min, default| {
+            let given = layers.one(key, value::share(min))?;
+            Ok::<_, ConfigError>(given.unwrap_or(default))
+        };
         let cores = match layers.one("cores", value::threads(limits::CORES_MAX))? {
             Some(cores) => cores,
             None => usable_processors(),
@@ -168,22 +174,20 @@ impl Config {
             upstreams: upstreams(layers)?,
             follow: layers.list("follow", value::follow)?.unwrap_or_default(),
             fetch_interval: upstream_time("fetch_interval", limits::FETCH_INTERVAL_DEFAULT_MS)?,
+            maintenance_idle: upstream_time(
+                "maintenance_idle",
+                limits::MAINTENANCE_IDLE_DEFAULT_MS,
+            )?,
             clone_timeout: upstream_time("clone_timeout", limits::CLONE_TIMEOUT_DEFAULT_MS)?,
-            clone_size_limit: layers
-                .one("clone_size_limit", value::share(1))?
-                .unwrap_or(Share::CLONE_DEFAULT),
+            clone_size_limit: share("clone_size_limit", 1, Share::CLONE_DEFAULT)?,
             git_memory_limit_bytes: layers
                 .one(
                     "git_memory_limit",
                     value::bytes_from(limits::GIT_MEMORY_MIN_BYTES),
                 )?
                 .unwrap_or(limits::GIT_MEMORY_DEFAULT_BYTES),
-            cache_limit: layers
-                .one("cache_limit", value::share(1))?
-                .unwrap_or(Share::LIMIT_DEFAULT),
-            cache_free_floor: layers
-                .one("cache_free_floor", value::share(0))?
-                .unwrap_or(Share::FLOOR_DEFAULT),
+            cache_limit: share("cache_limit", 1, Share::LIMIT_DEFAULT)?,
+            cache_free_floor: share("cache_free_floor", 0, Share::FLOOR_DEFAULT)?,
             scrub_interval: time(
                 "scrub_interval",
                 0,

@@ -33,7 +33,7 @@ fn file(text: &str) -> (tempfile::NamedTempFile, String) {
 }
 
 /// For each key a value that is not the default.
-const OTHER: [(&str, &str); 20] = [
+const OTHER: [(&str, &str); 21] = [
     ("listen", "[::1]:9"),
     ("state", "/elsewhere"),
     ("shutdown_grace", "0"),
@@ -44,6 +44,7 @@ const OTHER: [(&str, &str); 20] = [
     ("no_default_upstreams", "true"),
     ("follow", "refs/pull/*"),
     ("fetch_interval", "250ms"),
+    ("maintenance_idle", "3s"),
     ("clone_timeout", "2h"),
     ("clone_size_limit", "20G"),
     ("git_memory_limit", "2G"),
@@ -71,6 +72,7 @@ fn defaults() {
     assert_eq!(config.shutdown_grace, Duration::from_secs(30));
     assert_eq!(config.stall_timeout, Duration::from_secs(60));
     assert_eq!(config.fetch_interval, Duration::from_secs(900));
+    assert_eq!(config.maintenance_idle, Duration::from_secs(600));
     assert_eq!(config.clone_timeout, Duration::from_secs(3600));
     assert_eq!(config.clone_size_limit, Share::Percent(50));
     assert_eq!(config.git_memory_limit_bytes, 4 << 30);
@@ -142,6 +144,7 @@ fn flags_win_over_environment_over_file_over_default() {
     assert_eq!(config.level, 4, "flag");
     assert_eq!(config.cores.get(), 3, "environment");
     assert_eq!(config.fetch_interval, Duration::from_secs(120), "file");
+    assert_eq!(config.maintenance_idle, Duration::from_secs(600));
     assert_eq!(config.clone_timeout, Duration::from_secs(3600), "default");
     // Lists are taken whole from the highest source, not joined.
     assert!(!config.upstreams.contains("file.example"));
@@ -215,7 +218,7 @@ fn a_wrong_value_is_named_with_key_origin_and_what_is_allowed() {
         ("state", "~/x", "'~' is not expanded"),
         ("shutdown_grace", "25h", "from 0s to 24h"),
         ("stall_timeout", "0", "from 100ms to 24h"),
-        ("idle_timeout", "1", "250ms, 90s, 15m or 1h"),
+        ("idle_timeout", "1", "250ms, 90s, 15m, 1h or 1d"),
         ("log_format", "yaml", "auto, human or json"),
         (
             "upstream",

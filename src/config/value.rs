@@ -108,7 +108,7 @@ pub(super) fn number(min: i32, max: i32) -> impl Fn(&str) -> Result<i32, String>
     }
 }
 
-/// A duration from `min_ms` to `max_ms`: a whole number and ms, s, m or h. `0` needs no unit.
+/// A duration from `min_ms` to `max_ms`: a whole number and ms, s, m, h or d. `0` needs no unit.
 pub(super) fn duration(min_ms: u64, max_ms: u64) -> impl Fn(&str) -> Result<Duration, String> {
     move |text| {
         duration_ms(text)
@@ -116,7 +116,7 @@ pub(super) fn duration(min_ms: u64, max_ms: u64) -> impl Fn(&str) -> Result<Dura
             .map(Duration::from_millis)
             .ok_or_else(|| {
                 let (min, max) = (show_ms(min_ms), show_ms(max_ms));
-                format!("a time such as 250ms, 90s, 15m or 1h, from {min} to {max}")
+                format!("a time such as 250ms, 90s, 15m, 1h or 1d, from {min} to {max}")
             })
     }
 }
@@ -128,6 +128,7 @@ fn duration_ms(text: &str) -> Option<u64> {
         "s" => 1000,
         "m" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         "" if number == 0 => 1,
         _ => return None,
     };
@@ -250,6 +251,7 @@ mod tests {
         assert_eq!(parse("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(parse("15m"), Ok(Duration::from_secs(900)));
         assert_eq!(parse("1h"), Ok(Duration::from_secs(3600)));
+        assert_eq!(parse("2d"), Ok(Duration::from_secs(172_800)));
         assert_eq!(parse("0"), Ok(Duration::ZERO));
         for wrong in [
             "",
@@ -260,7 +262,7 @@ mod tests {
             "1.5h",
             "1 h",
             "1H",
-            "1d",
+            "1w",
             "99999999999999999h",
         ] {
             assert!(parse(wrong).is_err(), "{wrong:?}");

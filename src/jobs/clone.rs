@@ -59,6 +59,7 @@ impl Jobs {
 
     fn keep(&self, repo: &Repo, fresh_unix_ms: Option<u64>) {
         repo.set_kept();
+        self.note_due(repo);
         self.plan(repo, fresh_unix_ms);
     }
 

@@ -156,9 +156,10 @@ impl Jobs {
         ids: Vec<String>,
         (done, _part): (oneshot::Sender<()>, ClientPart),
     ) {
-        // Nobody joins or tidies up packs meanwhile.
+        // Nobody takes what it brings for something that failed, or replaces the mirror meanwhile. The
+        // mirror's upkeep may go on: it only takes away what it has found before.
         let _duty = loop {
-            match self.maintaining.join(&repo.name) {
+            match self.fetching_ids.join(&repo.name) {
                 (_, Some(duty)) => break duty,
                 (flight, None) => drop(flight.end().await),
             }

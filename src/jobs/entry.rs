@@ -105,7 +105,7 @@ impl LinkedUnread {
 pub(super) enum Place<'r> {
     /// In an entry, to be published.
     Entry(Staging),
-    /// In the mirror, which stays locked until the build waits for its readers: no entry could be
+    /// In the mirror, whose packs stay until the build waits for its readers: no entry could be
     /// made, so nothing is kept.
     Mirror {
         why: String,

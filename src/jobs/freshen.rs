@@ -185,7 +185,7 @@ impl Jobs {
             setting_up.end().await;
         }
         let unix_began_ms = unix_ms();
-        let freshened = git.freshen(&repo.mirror, &repo.url, &repo.pins).await;
+        let freshened = git.freshen(&repo.mirror, &repo.url, &repo.refs).await;
         let result = match &freshened {
             Ok(Freshened::Unchanged) => FetchResult::Unchanged,
             Ok(Freshened::Moved { .. }) => FetchResult::Changed,
@@ -219,7 +219,8 @@ impl Jobs {
         // Also when nothing moved: the last try may have failed.
         self.rebuild(&repo);
         if moved {
-            self.maintain(&repo).await;
+            self.note_due(&repo);
+            spawn_local(self.clone().join_small(repo));
         }
     }
 
@@ -233,7 +234,10 @@ impl Jobs {
     /// Removes what a comparison that failed has left, unless something else writes packs. It
     /// still holds the duty, so that no other begins.
     async fn tidy(&self, repo: &Arc<Repo>) {
-        let (_, Some(duty)) = self.maintaining.join(&repo.name) else {
+        let (_, Some(maintaining)) = self.maintaining.join(&repo.name) else {
+            return;
+        };
+        let (_, Some(fetching_ids)) = self.fetching_ids.join(&repo.name) else {
             return;
         };
         let cleaned = repo.clone();
@@ -243,22 +247,11 @@ impl Jobs {
             packing.map_or(Ok(()), |_packing| remove_unfinished(&cleaned.mirror))
         });
         let removed = removed.await;
-        duty.done(());
+        fetching_ids.done(());
+        maintaining.done(());
         if let Ok(Err(e)) = removed {
             tracing::warn!(repository = &*repo.name, "cannot remove half a pack: {e}");
         }
-    }
-
-    async fn maintain(&self, repo: &Repo) {
-        let (_, Some(duty)) = self.maintaining.join(&repo.name) else {
-            return;
-        };
-        match self.git.consolidate(&repo.mirror, &repo.pins).await {
-            Ok(0) => {}
-            Ok(packs) => tracing::info!(repository = &*repo.name, packs, "consolidated packs"),
-            Err(e) => tracing::warn!(repository = &*repo.name, "cannot consolidate packs: {e}"),
-        }
-        duty.done(());
     }
 }
 

@@ -23,6 +23,7 @@ use crate::archive::place::Archive;
 use crate::io::clock::unix_ms;
 use crate::io::fs::{Fs, Os, remove_tree};
 use crate::io::uncached::Pace;
+use crate::mirror::blocking_exclusive;
 use crate::repos::error::StartError;
 use crate::repos::repo::{Permit, Repo};
 use crate::snapshot::scrub::{MirrorFault, check_mirror};
@@ -244,6 +245,7 @@ impl Jobs {
     async fn replace_mirror(self: &Rc<Self>, repo: &Arc<Repo>) {
         let comparing = take_duty(&self.freshening, &repo.name).await;
         let _maintaining = take_duty(&self.maintaining, &repo.name).await;
+        let _fetching_ids = take_duty(&self.fetching_ids, &repo.name).await;
         if let Some(setting_up) = self.setting_up.running(&repo.name) {
             setting_up.end().await;
         }
@@ -307,7 +309,13 @@ async fn take_duty<T: Clone>(flights: &Flights<Arc<str>, T>, name: &Arc<str>) ->
 fn swap(repo: &Repo, place: &Path) -> std::io::Result<()> {
     let old: PathBuf = {
         let _packing = repo.packing.blocking_lock();
-        let _pinned = repo.pins.blocking_write();
+        let Some(_packs) = blocking_exclusive(&repo.packs) else {
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::ResourceBusy,
+                "it is being read",
+            ));
+        };
+        let _refs = repo.refs.blocking_write();
         match Os.exchange(place, &repo.mirror) {
             Ok(()) => place.to_owned(),
             // Not every file system can.

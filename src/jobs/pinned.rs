@@ -5,12 +5,14 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use gix::ObjectId;
 use tokio::sync::{RwLockReadGuard, watch};
 
 use crate::archive::open_files::OpenError;
 use crate::io::shortage::Detail;
 use crate::limits::PREPARED_MAX;
 use crate::mirror::Git;
+use crate::refs::MirrorRefs;
 use crate::repos::repo::Repo;
 use crate::snapshot::output::BuildError;
 use crate::snapshot::reverse::make_reverse_index;
@@ -55,7 +57,7 @@ pub(super) struct Source {
     pub relative: String,
 }
 
-/// A mirror that stays as it is as long as the guard is there, what it has, and where that is.
+/// A mirror whose packs stay as long as the guard is there, what it has, and where that is.
 pub(super) type Pinned<'r> = (RwLockReadGuard<'r, ()>, View, Vec<Source>);
 
 /// Pins the mirror, once what has to be done to it first is done.
@@ -86,7 +88,7 @@ pub(super) fn pin_prepared<'r>(
 /// that was left behind.
 fn make_reverse_indices(repo: &Repo, packs: &[PathBuf]) -> io::Result<()> {
     let _packing = repo.packing.blocking_lock();
-    let _pinned = repo.pins.blocking_read();
+    let _pinned = repo.packs.blocking_read();
     let hash = view::object_hash(&repo.mirror).map_err(io::Error::other)?;
     for pack in packs {
         match make_reverse_index(pack, hash) {
@@ -98,14 +100,19 @@ fn make_reverse_indices(repo: &Repo, packs: &[PathBuf]) -> io::Result<()> {
     Ok(())
 }
 
-/// Looks at what the mirror has now, under the read lock that keeps it there. Writes nothing.
+/// Looks at what the mirror has now, under the locks that keep it there. Writes nothing.
 fn pin<'r>(repo: &'r Repo, git: &Git, as_it_is: AsItIs) -> Result<Pinned<'r>, PinError> {
-    let pinned = repo.pins.blocking_read();
+    let pinned = repo.packs.blocking_read();
+    let _refs = repo.refs.blocking_read();
+    let aside = repo.aside.get();
+    let needs_none =
+        |refs: &MirrorRefs, loose: &[ObjectId], cruft: &[String]| aside.covers(refs, loose, cruft);
     let mut sources = Vec::new();
     let view = view::pin(
         &repo.mirror,
         &git.refs,
         as_it_is,
+        &needs_none,
         &mut |source, relative| {
             let found = fs::metadata(source)?;
             sources.push(Source {
@@ -126,14 +133,21 @@ fn pack_loose(repo: &Repo, git: &Git, mut stop: watch::Receiver<bool>) -> Result
         .enable_all()
         .build();
     let runtime = runtime.map_err(|e| failed(&e))?;
+    let before = repo.aside.get();
     let packed = runtime.block_on(async {
         tokio::select! {
-            packed = git.pack_loose(&repo.mirror, &repo.pins) => packed.map_err(|e| failed(&e)),
+            packed = git.pack_reachable(&repo.mirror, &before) => packed.map_err(|e| failed(&e)),
             // Without a sender the server has stopped, too.
             _ = stop.wait_for(|stop| *stop) => Err(BeginError::Stopping),
         }
     });
-    let objects = packed?;
-    tracing::info!(repository = &*repo.name, objects, "packed loose objects");
+    let aside = packed?;
+    let unreachable = aside.len();
+    tracing::info!(
+        repository = &*repo.name,
+        unreachable,
+        "packed loose objects"
+    );
+    repo.aside.set(aside);
     Ok(())
 }

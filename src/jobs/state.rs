@@ -11,6 +11,7 @@ use super::bundle_cache::{BundleCache, BundleFile, BundleKey};
 use super::flights::Flights;
 use super::plane::{self, Handle, Queue};
 use super::semaphores::Semaphores;
+use super::upkeep::Upkeep;
 use super::workshop::Workshop;
 use crate::config::Config;
 use crate::faults::Faults;
@@ -52,8 +53,14 @@ pub(crate) struct Jobs {
     pub(super) setting_up: Flights<Arc<str>, ()>,
     /// Comparisons with upstreams; `freshen` must not overlap for one mirror.
     pub(super) freshening: Flights<Arc<str>, Result<(), StartError>>,
-    /// Mirrors whose packs are being joined.
+    /// Mirrors whose packs are being joined, or that have their upkeep.
     pub(super) maintaining: Flights<Arc<str>, ()>,
+    /// Commits that are fetched by their ids.
+    pub(super) fetching_ids: Flights<Arc<str>, ()>,
+    /// What upkeep is due.
+    pub(super) upkeep: std::cell::RefCell<Upkeep<Arc<str>>>,
+    /// Held by the upkeep of a mirror that runs: there is one at a time.
+    pub(super) keeping_up: Semaphore,
     /// Looks at archives on a client's word.
     pub(super) doubting: Flights<EntryId, ()>,
     /// Held by the look at an archive that some client's word has begun: they read as fast as the disk
@@ -99,6 +106,7 @@ pub(crate) fn run(
     plane::run(queue, jobs.clone(), stop, uring, move || {
         spawn_local(begin.clone().check_git());
         spawn_local(begin.clone().keep_fresh());
+        spawn_local(begin.clone().keep_maintained());
         spawn_local(begin.keep_swept());
         ready();
     })?;
@@ -160,6 +168,9 @@ impl Jobs {
             setting_up: Flights::default(),
             freshening: Flights::default(),
             maintaining: Flights::default(),
+            fetching_ids: Flights::default(),
+            upkeep: std::cell::RefCell::default(),
+            keeping_up: Semaphore::new(1),
             doubting: Flights::default(),
             looking: Semaphore::new(1),
             absent: std::cell::RefCell::default(),

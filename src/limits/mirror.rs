@@ -1,5 +1,7 @@
 //! Mirrors: listings of upstreams, upkeep and the schedule of fetches.
 
+use super::units::{HOUR_MS, MINUTE_MS, SECOND_MS};
+
 /// Longest line of `git ls-remote` that is accepted.
 pub const UPSTREAM_LINE_BYTES_MAX: usize = 16 * 1024;
 /// Most refs followed of one upstream.
@@ -24,11 +26,32 @@ pub const TREE_REMOVE_ATTEMPTS: u32 = 500;
 pub const TREE_REMOVE_PAUSE_MS: u64 = 10;
 /// A lock file in a mirror that is older than this was left by a killed process.
 pub const MIRROR_LOCK_STALE_MS: u64 = 10 * 60 * 1000;
-/// A mirror with more packs than this is consolidated.
-pub const MIRROR_PACKS_MAX: usize = 50;
-/// In a consolidated mirror every pack has at least this many times the objects of the next
-/// smaller one.
-pub const MIRROR_PACK_FACTOR: u64 = 2;
+/// Small packs of a mirror, beyond which they are joined right after a fetch.
+pub const MIRROR_SMALL_PACKS_MAX: usize = 12;
+/// A pack that has more of the bytes of a mirror's packs is not small.
+pub const MIRROR_PACK_LARGE_PERCENT: u64 = 10;
+/// Packs of a mirror in all, beyond which the smallest are joined, small or not.
+pub const MIRROR_PACKS_MAX: usize = 16;
+/// After a quiet time each pack of a mirror has at least this many times the bytes of all that are
+/// smaller. What was fetched since the largest was made takes at most a twentieth of it then, so all take
+/// at most 1.05 of what a full repack would leave.
+pub const MIRROR_PACK_FACTOR: u64 = 20;
+/// Memory for the deltas that are tried, and the same for those that are kept, while a mirror is repacked.
+pub const MIRROR_WINDOW_BYTES: u64 = 64 << 20;
+/// Between two attempts to have the lock of a mirror's packs for writing.
+pub const PACKS_LOCK_TRY_MS: u64 = 10;
+/// For how long that is tried.
+pub const PACKS_LOCK_WAIT_MS: u64 = 10_000;
+/// First limit of time for one step of a mirror's upkeep; doubled for the next try when it was not enough.
+pub const MAINTENANCE_LIMIT_MS: u64 = 10 * MINUTE_MS;
+/// Longest such limit.
+pub const MAINTENANCE_LIMIT_MAX_MS: u64 = 24 * HOUR_MS;
+/// The upkeep that a mirror needs does not wait longer than this for a quiet time.
+pub const MAINTENANCE_WAIT_MAX_MS: u64 = 24 * HOUR_MS;
+/// How exactly the last request for a repository is known.
+pub const ASKED_STEP_MS: u64 = 100;
+/// How often, at most, is looked whether some mirror has a quiet time.
+pub const MAINTENANCE_LOOK_MS: u64 = 10 * SECOND_MS;
 /// How far a due time is moved at random, to either side, in percent.
 pub const FETCH_JITTER_PERCENT: u64 = 10;
 /// Wait after the first failed fetch; doubled with every further failure.
@@ -44,4 +67,8 @@ const _: () = assert!(FETCHES_OF_HOST_MAX < FETCHES_MAX);
 
 const _: () = assert!(FETCH_JITTER_PERCENT < 100 && FETCHES_OF_HOST_MAX > 0);
 
-const _: () = assert!(MIRROR_PACK_FACTOR >= 2 && MIRROR_PACKS_MAX >= 2);
+const _: () = assert!(100 + 100 / MIRROR_PACK_FACTOR <= 106);
+
+const _: () = assert!(MIRROR_SMALL_PACKS_MAX < MIRROR_PACKS_MAX);
+
+const _: () = assert!(MAINTENANCE_LIMIT_MS <= MAINTENANCE_LIMIT_MAX_MS);

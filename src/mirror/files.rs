@@ -1,5 +1,6 @@
 //! The files of a mirror, listed and synced.
 
+use gix::ObjectId;
 use std::fs::{DirEntry, File};
 use std::io;
 use std::path::Path;
@@ -24,8 +25,8 @@ pub(super) fn entries(folder: &Path) -> io::Result<Vec<DirEntry>> {
     std::fs::read_dir(folder)?.collect()
 }
 
-/// The ids of all loose objects.
-pub(super) fn loose_ids(objects: &Path) -> io::Result<Vec<String>> {
+/// The ids of all loose objects. A power cut leaves empty files; git looks for their objects elsewhere.
+pub(super) fn loose_ids(objects: &Path) -> io::Result<Vec<ObjectId>> {
     let mut ids = Vec::new();
     for first in 0..=u8::MAX {
         let first = format!("{first:02x}");
@@ -35,8 +36,15 @@ pub(super) fn loose_ids(objects: &Path) -> io::Result<Vec<String>> {
         };
         for entry in found {
             let id = format!("{first}{}", entry.file_name().to_string_lossy());
-            if gix::ObjectId::from_hex(id.as_bytes()).is_ok() {
-                ids.push(id);
+            let Ok(id) = ObjectId::from_hex(id.as_bytes()) else {
+                continue;
+            };
+            match entry.metadata() {
+                Ok(found) if found.len() > 0 => ids.push(id),
+                Ok(_) => {}
+                // Packed meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
             }
         }
     }

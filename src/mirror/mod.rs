@@ -2,23 +2,30 @@
 //!
 //! ```text
 //! schedule (pure) ──due──> upstream::freshen ──> git ls-remote, git fetch   no lock held
-//!                                └─> packed ──> new refs                    write lock, ~2 ms
+//!                                └─> packed ──> new refs            refs' lock written, ~2 ms
 //!                          repack ──> git pack-objects                      no lock held
-//!                                └─> old files removed                      write lock
-//! builder thread ──read lock──> crate::refs::read
+//!                                └─> old packs moved away            packs' lock written, ~1 ms
+//! builder thread ──packs' lock, then refs' lock, read──> crate::refs::read, packs listed
 //! ```
 //!
 //! Everything except [`schedule`] is async code of the background plane, one
-//! thread on tokio. Network and repacking never happen under a repository's lock, because
-//! a request pins under the read lock and must not wait for a fetch.
+//! thread on tokio. Network and repacking never happen under a repository's locks, because
+//! a request pins under the read locks and must not wait for a fetch. There are two: the packs' keeps
+//! packs where they are, for hours where a build can only read them there; the refs' keeps refs as they
+//! are, for milliseconds. Who needs both takes the packs' first. Who writes the packs' never waits in
+//! its queue ([`exclusive`]).
 mod blocking;
 pub(crate) mod bundle;
 mod config;
 pub(crate) mod error;
+mod exclusive;
 mod files;
 pub(crate) mod git;
 mod listing;
+mod loose;
 mod packed;
+mod packs;
+mod quiet;
 pub(crate) mod recover;
 mod redirect;
 pub(crate) mod removals;
@@ -33,9 +40,13 @@ pub(crate) mod via;
 pub(crate) mod testing;
 
 pub use error::MirrorError;
+pub(crate) use exclusive::blocking_exclusive;
 pub use git::{Git, TimeLimits};
 #[doc(hidden)]
 pub use listing::{Listing, listed};
+pub use loose::Aside;
+pub use quiet::Step;
+pub use repack::Joined;
 pub use upload::Upload;
 pub use upstream::Freshened;
 pub use via::Via;

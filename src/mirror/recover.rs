@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 /// The first thing that could not be removed; the others are gone.
 pub(crate) fn recover(mirror: &Path) -> io::Result<()> {
     let locks = [
+        "objects/pack/multi-pack-index.lock",
+        "objects/info/commit-graph.lock",
         "config.lock",
         "HEAD.lock",
         "packed-refs.lock",

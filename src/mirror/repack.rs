@@ -1,112 +1,158 @@
-//! Loose objects into packs, and few packs instead of many.
+//! Few packs instead of many.
 //!
-//! New packs are written without a lock, because they only add to what is there. The write
-//! lock is held while files are removed that the new pack stands for: some 10 µs each.
+//! New packs are written without a lock, because they only add to what is there. The lock of the packs
+//! is held for writing while the old ones are moved away: some 10 µs each. They go only when every one of
+//! their objects was found in the index of a pack that stays.
 
-use super::files::{entries, loose_ids};
+use super::blocking::blocking;
+use super::config;
+use super::error::MirrorError;
+use super::exclusive::exclusive;
+use super::git::{Call, Git};
+use super::packs::{Choose, Pack, PackKind, first_missing, move_packs, packs};
+use super::packs::{out_of_proportion, small_ones};
 use super::set_up::format_of;
 use crate::git::stdin_file;
 use crate::limits;
-use crate::mirror::blocking::blocking;
-use crate::mirror::config::{self};
-use crate::mirror::error::MirrorError;
-use crate::mirror::git::Git;
 use gix::hash::Kind;
-use std::ffi::OsString;
-use std::fs::{DirEntry, File};
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::sync::RwLock;
 
-impl Git {
-    /// Puts all loose objects, reachable or not, into one pack, and returns their number.
-    /// `lock` is held for writing while the loose files are removed: about 5 ms and 10 µs
-    /// for each.
-    ///
-    /// # Errors
-    /// [`MirrorError::Git`] when an object is damaged; then every loose file stays.
-    pub async fn pack_loose(&self, mirror: &Path, lock: &RwLock<()>) -> Result<usize, MirrorError> {
-        let path = mirror.to_owned();
-        let (count, list) = blocking(mirror, move || {
-            let objects = path.join("objects");
-            let ids =
-                loose_ids(&objects).map_err(|source| MirrorError::io("list", &objects, source))?;
-            let list = stdin_file(ids.join("\n").as_bytes());
-            Ok((
-                ids.len(),
-                list.map_err(|source| MirrorError::io("list", &objects, source))?,
-            ))
-        })
-        .await?;
-        if count == 0 {
-            return Ok(0);
-        }
-        self.pack_objects(mirror, list, &["--incremental", "--non-empty"])
-            .await?;
-        let exclusive = lock.write().await;
-        let pruned = self
-            .output(self.local("git prune-packed", mirror, ["prune-packed", "--quiet"]))
-            .await;
-        drop(exclusive);
-        pruned.map(|_| count)
-    }
+/// What came of joining packs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joined {
+    /// There was nothing to join.
+    Nothing,
+    /// So many have become one.
+    Packs(usize),
+    /// Somebody reads them where they are; they stay.
+    Busy,
+}
 
-    /// Does nothing to a mirror with at most
-    /// [`MIRROR_PACKS_MAX`](limits::MIRROR_PACKS_MAX) packs. Otherwise joins small packs so
-    /// that each of the others has at least
-    /// [`MIRROR_PACK_FACTOR`](limits::MIRROR_PACK_FACTOR) times the objects of the next
-    /// smaller one. Returns how many were removed. Every object stays. `lock` is held for
-    /// writing while the old files are moved away: 10 µs for each. Packs with a `.keep` file
-    /// are left alone.
+/// Packs that are to become one.
+struct Plan {
+    hash: Kind,
+    gone: Vec<Pack>,
+    /// What has not to be in the new one.
+    stay: Vec<Pack>,
+}
+
+impl Git {
+    /// Joins small packs, once there are more than
+    /// [`MIRROR_SMALL_PACKS_MAX`](limits::MIRROR_SMALL_PACKS_MAX); those of more than
+    /// [`MIRROR_PACK_LARGE_PERCENT`](limits::MIRROR_PACK_LARGE_PERCENT) of the mirror are left alone.
+    /// Every object stays. `lock` is that of the packs. Those with a `.keep` file or an `.mtimes` file
+    /// are left alone, too.
     ///
     /// # Errors
     /// [`MirrorError::Git`] when git cannot pack; then every pack stays.
-    pub async fn consolidate(
+    pub async fn join_small(
         &self,
         mirror: &Path,
         lock: &RwLock<()>,
-    ) -> Result<usize, MirrorError> {
+    ) -> Result<Joined, MirrorError> {
+        self.join(mirror, lock, small_ones).await
+    }
+
+    /// The same for a quiet time: each pack that is left alone has at least
+    /// [`MIRROR_PACK_FACTOR`](limits::MIRROR_PACK_FACTOR) times the bytes of all that are smaller.
+    ///
+    /// # Errors
+    /// As [`Git::join_small`].
+    pub async fn join_to_geometry(
+        &self,
+        mirror: &Path,
+        lock: &RwLock<()>,
+    ) -> Result<Joined, MirrorError> {
+        self.join(mirror, lock, out_of_proportion).await
+    }
+
+    async fn join(
+        &self,
+        mirror: &Path,
+        lock: &RwLock<()>,
+        choose: Choose,
+    ) -> Result<Joined, MirrorError> {
         let path = mirror.to_owned();
-        let joined = blocking(mirror, move || {
-            let hash = format_of(&config::read(&path)?);
-            let folder = path.join("objects/pack");
-            let io = |source| MirrorError::io("read the packs of", &folder, source);
-            let packs = choose(packs(&folder, hash).map_err(io)?);
-            if packs.is_empty() {
-                return Ok(None);
-            }
-            let list =
-                tempfile::tempfile_in(&path).and_then(|file| list_objects(file, &packs, hash));
-            Ok(Some((list.map_err(io)?, packs)))
-        })
-        .await?;
-        let Some((list, mut old)) = joined else {
-            return Ok(0);
+        let Some(plan) = blocking(mirror, move || Plan::read(&path, choose)).await? else {
+            return Ok(Joined::Nothing);
         };
-        let made = self.pack_objects(mirror, list, &[]).await?;
-        let folder = mirror.join("objects/pack");
-        // Joining duplicates can give exactly one of the packs that were joined.
-        old.retain(|pack| !made.contains(&pack.stem));
-        if made.is_empty()
-            || made
-                .iter()
-                .any(|name| !folder.join(format!("{name}.idx")).is_file())
-        {
-            let what = "no new pack is there".to_owned();
-            return Err(MirrorError::Output {
-                op: "git pack-objects",
-                target: mirror.display().to_string(),
-                what,
-            });
+        if lock.try_write().is_err() {
+            // Whoever reads now may do so for long: not all the work for nothing.
+            return Ok(Joined::Busy);
         }
+        let made = self.pack_again(mirror, &plan).await?;
+        let path = mirror.to_owned();
+        let gone = blocking(mirror, move || plan.replaced_by(&path, &made)).await?;
+        self.remove_packs(mirror, lock, gone).await
+    }
+
+    /// Makes one pack of all that are to be joined, and gives its name; none where others have all
+    /// objects.
+    async fn pack_again(&self, mirror: &Path, plan: &Plan) -> Result<Vec<String>, MirrorError> {
+        let mut list: String = plan.gone.iter().map(|p| p.name() + "\n").collect();
+        list.extend(plan.stay.iter().map(|p| format!("^{}\n", p.name())));
+        let list = stdin_file(list.as_bytes());
+        let list = list.map_err(|source| MirrorError::io("list packs of", mirror, source))?;
+        self.pack_objects(mirror, list, &["--stdin-packs"]).await
+    }
+
+    /// Makes packs of what is listed and returns their names.
+    pub(super) async fn pack_objects(
+        &self,
+        mirror: &Path,
+        list: File,
+        options: &[&str],
+    ) -> Result<Vec<String>, MirrorError> {
+        let mut call = self.upkeep("git pack-objects", mirror, &["pack-objects", "--quiet"]);
+        call.args.extend(
+            ["--non-empty", "--delta-base-offset", "--threads=1"]
+                .iter()
+                .chain(options)
+                .map(Into::into),
+        );
+        call.args.push(mirror.join("objects/pack/pack").into());
+        call.stdin = Some(list);
+        let out = self.output(call).await?;
+        let names = String::from_utf8_lossy(&out);
+        Ok(names
+            .lines()
+            .map(|hash| format!("pack-{}", hash.trim()))
+            .collect())
+    }
+
+    /// A command of a mirror's upkeep: bounded in memory as far as git can be told.
+    pub(super) fn upkeep<'a>(&self, op: &'static str, mirror: &'a Path, args: &[&str]) -> Call<'a> {
+        let settings = [
+            "-c".to_owned(),
+            format!("pack.windowMemory={}", limits::MIRROR_WINDOW_BYTES),
+            "-c".to_owned(),
+            format!("pack.deltaCacheSize={}", limits::MIRROR_WINDOW_BYTES),
+        ];
+        let args = args.iter().map(|arg| (*arg).to_owned());
+        self.local(op, mirror, settings.into_iter().chain(args))
+    }
+
+    /// Moves packs away, whose objects are all in others, and removes them.
+    pub(super) async fn remove_packs(
+        &self,
+        mirror: &Path,
+        lock: &RwLock<()>,
+        gone: Vec<Pack>,
+    ) -> Result<Joined, MirrorError> {
+        let folder = mirror.join("objects/pack");
         let trash = tempfile::Builder::new()
             .prefix("tmp_old_packs_")
             .tempdir_in(mirror);
         let trash =
             trash.map_err(|source| MirrorError::io("make a directory in", mirror, source))?;
-        let exclusive = lock.write().await;
+        let Some(exclusive) = exclusive(lock).await else {
+            return Ok(Joined::Busy);
+        };
         // Not on another thread: if this future were dropped, it would go on without the lock.
-        let moved = move_packs(&folder, &old, trash.path());
+        let moved = move_packs(&folder, &gone, trash.path());
         drop(exclusive);
         moved.map_err(|source| MirrorError::io("remove old packs of", &folder, source))?;
         let path = trash.path().to_owned();
@@ -116,135 +162,57 @@ impl Git {
                 .map_err(|source| MirrorError::io("remove", &path, source))
         };
         blocking(mirror, close).await?;
-        Ok(old.len())
+        Ok(Joined::Packs(gone.len()))
     }
 
-    /// Packs the listed objects and returns the names of the packs made.
-    async fn pack_objects(
-        &self,
-        mirror: &Path,
-        list: File,
-        options: &[&str],
-    ) -> Result<Vec<String>, MirrorError> {
-        let mut call = self.local(
-            "git pack-objects",
-            mirror,
-            ["pack-objects", "--quiet", "--delta-base-offset"],
-        );
-        call.args.extend(options.iter().map(Into::into));
-        call.args.push(mirror.join("objects/pack/pack").into());
-        call.stdin = Some(list);
-        let out = self.output(call).await?;
-        Ok(String::from_utf8_lossy(&out)
-            .lines()
-            .map(|hash| format!("pack-{}", hash.trim()))
-            .collect())
+    /// The same with another limit of time for everything that talks to nobody.
+    #[must_use]
+    pub fn with_time(&self, limit: Duration) -> Git {
+        let mut git = self.clone();
+        git.limits.local = limit;
+        git
     }
 }
 
-/// A pack by the name of its files without the extension.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Pack {
-    stem: String,
-    index: PathBuf,
-    objects: u64,
-}
-
-/// The packs that may be joined with others, by number of objects.
-fn packs(folder: &Path, hash: Kind) -> io::Result<Vec<Pack>> {
-    let mut packs = Vec::new();
-    for entry in entries(folder)? {
-        let index = entry.path();
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(stem) = name
-            .strip_suffix(".idx")
-            .filter(|stem| stem.starts_with("pack-"))
-        else {
-            continue;
-        };
-        // `.mtimes` belongs to a pack of objects that git means to expire.
-        if ["keep", "mtimes"]
-            .iter()
-            .any(|with| index.with_extension(with).exists())
-            || !index.with_extension("pack").is_file()
-        {
-            continue;
+impl Plan {
+    fn read(mirror: &Path, choose: Choose) -> Result<Option<Plan>, MirrorError> {
+        let hash = format_of(&config::read(mirror)?);
+        let folder = mirror.join("objects/pack");
+        let all = packs(&folder)
+            .map_err(|source| MirrorError::io("list the packs of", &folder, source))?;
+        let (plain, others): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|p| p.kind == PackKind::Plain);
+        let gone = choose(plain.clone());
+        if gone.is_empty() {
+            return Ok(None);
         }
-        let objects = open_index(&index, hash)?.num_objects().into();
-        packs.push(Pack {
-            stem: stem.to_owned(),
-            index,
-            objects,
-        });
+        // What is put aside may go any time.
+        let others = others.into_iter().filter(|p| p.kind == PackKind::Kept);
+        let left_alone = plain.into_iter().filter(|p| !gone.contains(p));
+        let stay = left_alone.chain(others).collect();
+        Ok(Some(Plan { hash, gone, stay }))
     }
-    packs.sort_by(|a, b| (a.objects, &a.stem).cmp(&(b.objects, &b.stem)));
-    Ok(packs)
-}
 
-fn open_index(path: &Path, hash: Kind) -> io::Result<gix::odb::pack::index::File> {
-    gix::odb::pack::index::File::at(path, hash).map_err(|error| io::Error::other(error.to_string()))
-}
-
-/// From packs sorted by size: those to join so that the rest forms a geometric progression,
-/// by the rule of `git repack --geometric`. None when there are not too many.
-fn choose(mut packs: Vec<Pack>) -> Vec<Pack> {
-    if packs.len() <= limits::MIRROR_PACKS_MAX {
-        return Vec::new();
-    }
-    let factor = limits::MIRROR_PACK_FACTOR;
-    let breaks = |pair: &[Pack]| pair[1].objects < pair[0].objects.saturating_mul(factor);
-    let Some(last_break) = packs.windows(2).rposition(breaks) else {
-        return Vec::new();
-    };
-    let mut split = last_break + 2;
-    let mut total: u64 = packs.iter().take(split).map(|pack| pack.objects).sum();
-    while let Some(next) = packs
-        .get(split)
-        .filter(|next| next.objects < total.saturating_mul(factor))
-    {
-        total += next.objects;
-        split += 1;
-    }
-    packs.truncate(split);
-    packs
-}
-
-/// Writes the ids of all objects of the packs, in the order in which they lie there, so that
-/// the new pack keeps neighbours together.
-fn list_objects(file: File, packs: &[Pack], hash: Kind) -> io::Result<File> {
-    let mut out = BufWriter::new(file);
-    for pack in packs.iter().rev() {
-        let index = open_index(&pack.index, hash)?;
-        let mut order: Vec<(u64, u32)> = (0..index.num_objects())
-            .map(|at| (index.pack_offset_at_index(at), at))
-            .collect();
-        order.sort_unstable();
-        for (_, at) in order {
-            writeln!(out, "{}", index.oid_at_index(at))?;
+    /// The packs that can go, now that there are those `made`.
+    fn replaced_by(mut self, mirror: &Path, made: &[String]) -> Result<Vec<Pack>, MirrorError> {
+        let folder = mirror.join("objects/pack");
+        let io = |source| MirrorError::io("compare the packs of", &folder, source);
+        // Joining duplicates can give exactly one of the packs that were joined.
+        self.gone.retain(|pack| !made.contains(&pack.stem));
+        let made = made.iter().map(|stem| folder.join(format!("{stem}.idx")));
+        let stay = self.stay.iter().map(|pack| pack.index.clone());
+        let stay: Vec<PathBuf> = made.chain(stay).collect();
+        if let Some(id) = first_missing(&self.gone, &stay, self.hash).map_err(io)? {
+            return Err(MirrorError::Output {
+                op: "git pack-objects",
+                target: mirror.display().to_string(),
+                what: format!("{id} is in no pack that stays"),
+            });
         }
+        // The new names before the old ones go.
+        File::open(&folder).and_then(|d| d.sync_all()).map_err(io)?;
+        Ok(self.gone)
     }
-    let mut file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
-    file.seek(SeekFrom::Start(0))?;
-    Ok(file)
-}
-
-/// Takes packs, their indices first, and the index over all packs, which names them, out of
-/// the repository. Moving is quick; unlinking gigabytes is not.
-fn move_packs(folder: &Path, packs: &[Pack], trash: &Path) -> io::Result<()> {
-    let mut names: Vec<OsString> = entries(folder)?.iter().map(DirEntry::file_name).collect();
-    names.retain(|name| name.to_string_lossy().starts_with("multi-pack-index"));
-    for pack in packs {
-        names.extend(
-            ["idx", "rev", "bitmap", "pack"].map(|end| format!("{}.{end}", pack.stem).into()),
-        );
-    }
-    for name in names {
-        match std::fs::rename(folder.join(&name), trash.join(&name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub(crate) mod builds;
 pub(crate) mod catalog;
 pub(crate) mod error;
 pub(crate) mod head;
+mod marks;
 pub(crate) mod registry;
 pub(crate) mod repo;
 pub(crate) mod retired;

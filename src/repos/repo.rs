@@ -12,6 +12,7 @@ use tokio::sync::{RwLock, watch};
 use super::builds::{Builds, NotBuilt, Started, Ticket};
 use super::error::StartError;
 use super::head::MirrorHead;
+use super::marks::{Asked, KnownAside};
 use super::upstream::{Compared, Upstream};
 use crate::archive::place::Archive;
 
@@ -24,11 +25,19 @@ pub(crate) struct Repo {
     pub mirror: PathBuf,
     /// Where the mirror is cloned from; also the URL of `origin` in its archives.
     pub url: String,
-    /// Read while pinning, written while refs change or packs go.
-    pub pins: RwLock<()>,
+    /// Keeps packs where they are: read while they are listed and linked, and for as long as a build reads
+    /// them in the mirror, at the pace of its clients; written while packs go. Writers do not queue
+    /// ([`crate::mirror`]). Who needs this and `refs` takes this first.
+    pub packs: RwLock<()>,
+    /// Keeps refs as they are: read while they are read, written while they move. Held for milliseconds.
+    pub refs: RwLock<()>,
+    /// What lies outside of the mirror's packs and is known not to be needed.
+    pub aside: KnownAside,
     /// Held while a build packs loose objects, and while what failed fetches left is removed: that
     /// looks the same as a pack in the making.
     pub packing: tokio::sync::Mutex<()>,
+    /// When somebody last asked for something of it.
+    pub asked: Asked,
     state: Mutex<State>,
 }
 
@@ -167,10 +176,18 @@ impl Repo {
             name,
             mirror,
             url,
-            pins: RwLock::new(()),
+            packs: RwLock::new(()),
+            refs: RwLock::new(()),
+            aside: KnownAside::default(),
+            asked: Asked::default(),
             packing: tokio::sync::Mutex::default(),
             state: Mutex::default(),
         }
+    }
+
+    /// Whether a snapshot is built now.
+    pub(crate) fn is_building(&self) -> bool {
+        !self.lock().builds.is_none()
     }
 
     /// The state is changed in single assignments, so a panic cannot leave it half done.
@@ -249,6 +266,13 @@ impl Repo {
     /// The epoch of now. A build asks before it looks at the refs.
     pub(crate) fn epoch(&self) -> RefsEpoch {
         self.lock().epoch
+    }
+
+    /// The packs of the mirror are others than those of the current snapshot, which keeps them on the disk.
+    pub(crate) fn set_outdated(&self) {
+        if let Snapshot::Ready { is_outdated, .. } = &mut self.lock().snapshot {
+            *is_outdated = true;
+        }
     }
 
     /// A snapshot of now would show this. If the current one shows something else, refs have moved:

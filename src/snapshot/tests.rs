@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
+use gix::ObjectId;
 use gix::bstr::ByteSlice;
 
 use super::budget::Budget;
@@ -30,7 +31,7 @@ use crate::manifest::id::EntryId;
 use crate::manifest::meta::{Fields, META_NAME, Meta};
 use crate::manifest::outline::{OUTLINE_NAME, Outline};
 use crate::manifest::record::{Linked, Record};
-use crate::refs::Recent;
+use crate::refs::{MirrorRefs, Recent};
 
 mod attributes;
 mod golden;
@@ -169,6 +170,10 @@ fn decompress(archive: &[u8]) -> Vec<u8> {
     out
 }
 
+fn none_put_aside(_: &MirrorRefs, loose: &[ObjectId], cruft: &[String]) -> bool {
+    loose.is_empty() && cruft.is_empty()
+}
+
 /// Pins what the repository has, packed first if it is not.
 fn pin(repository: &Repository, directory: &Path) -> View {
     let mirror = repository.dir.path().join(".git");
@@ -181,7 +186,13 @@ fn pin(repository: &Repository, directory: &Path) -> View {
         Ok(fs::metadata(&target)?.len())
     };
     for _ in 0..100 {
-        match view::pin(&mirror, &Recent::default(), AsItIs::No, &mut link) {
+        match view::pin(
+            &mirror,
+            &Recent::default(),
+            AsItIs::No,
+            &none_put_aside,
+            &mut link,
+        ) {
             Err(PinError::Loose { .. }) => drop(repository.git(&["repack", "-dkq"])),
             Err(PinError::NoReverse { packs }) => {
                 let hash = view::object_hash(&mirror).unwrap();
@@ -626,7 +637,15 @@ fn loose_objects_are_to_be_packed_first() {
     repository.write("file", "content");
     repository.commit();
     let mirror = repository.dir.path().join(".git");
-    let pin = || view::pin(&mirror, &Recent::default(), AsItIs::Yes, &mut |_, _| Ok(1));
+    let pin = || {
+        view::pin(
+            &mirror,
+            &Recent::default(),
+            AsItIs::Yes,
+            &none_put_aside,
+            &mut |_, _| Ok(1),
+        )
+    };
     assert!(matches!(pin(), Err(PinError::Loose { .. })));
     repository.git(&["repack", "-adq"]);
     pin().unwrap();
@@ -695,8 +714,14 @@ fn a_pack_with_a_name_of_its_own_is_refused() {
         fs::rename(file, renamed).unwrap();
     }
     let mirror = repository.dir.path().join(".git");
-    let refused =
-        view::pin(&mirror, &Recent::default(), AsItIs::Yes, &mut |_, _| Ok(1)).unwrap_err();
+    let refused = view::pin(
+        &mirror,
+        &Recent::default(),
+        AsItIs::Yes,
+        &none_put_aside,
+        &mut |_, _| Ok(1),
+    )
+    .unwrap_err();
     assert!(refused.to_string().contains("mine.pack"), "{refused}");
 }
 
@@ -710,8 +735,14 @@ fn a_pack_of_a_partial_clone_is_refused() {
     let index = PathBuf::from(pack_index(&repository));
     fs::write(index.with_extension("promisor"), "").unwrap();
     let mirror = repository.dir.path().join(".git");
-    let refused =
-        view::pin(&mirror, &Recent::default(), AsItIs::Yes, &mut |_, _| Ok(1)).unwrap_err();
+    let refused = view::pin(
+        &mirror,
+        &Recent::default(),
+        AsItIs::Yes,
+        &none_put_aside,
+        &mut |_, _| Ok(1),
+    )
+    .unwrap_err();
     assert!(refused.to_string().contains("partial clone"), "{refused}");
 }
 
@@ -730,7 +761,14 @@ fn a_pack_that_is_about_to_get_its_name_is_not_looked_at() {
         fs::copy(packs.join(name), packs.join(format!(".tmp-7-{name}"))).unwrap();
     }
     let mirror = repository.dir.path().join(".git");
-    let view = view::pin(&mirror, &Recent::default(), AsItIs::Yes, &mut |_, _| Ok(1)).unwrap();
+    let view = view::pin(
+        &mirror,
+        &Recent::default(),
+        AsItIs::Yes,
+        &none_put_aside,
+        &mut |_, _| Ok(1),
+    )
+    .unwrap();
     assert_eq!(view.packs.len(), names.len(), "{:?}", view.packs);
     assert!(view.packs.iter().all(|l| !l.path.contains(".tmp-")));
 }

@@ -35,8 +35,9 @@ pub enum PinError {
     Refs(#[from] RefsError),
     #[error("mirror {}: {reason}", .path.display())]
     Unusable { path: PathBuf, reason: String },
-    /// They have to be packed first: the same objects can be loose files of many forms.
-    #[error("mirror {} holds loose objects", .path.display())]
+    /// What is needed of them has to be packed first: the same objects can be loose files of many forms, and
+    /// what nobody needs does not belong into an archive.
+    #[error("mirror {} holds loose objects, or cruft packs", .path.display())]
     Loose { path: PathBuf },
     /// It has to be made first: whether git has written it depends on its version.
     #[error("{} packs have no reverse index", .packs.len())]
@@ -60,6 +61,10 @@ fn io_error<'a>(op: &'static str, path: &'a Path) -> impl Fn(io::Error) -> PinEr
 /// Takes note of a file of the mirror, and where it belongs in the entry's directory, or links it
 /// there; returns its length.
 pub type LinkFn<'a> = dyn FnMut(&Path, &str) -> io::Result<u64> + 'a;
+
+/// Whether none of the loose objects and cruft packs (by the names of their `.pack`) that there are beside
+/// its other packs is needed for these refs.
+pub type NeedsNone<'a> = dyn Fn(&MirrorRefs, &[ObjectId], &[String]) -> bool + 'a;
 
 /// Whether a mirror is taken as it is, because what should be done to it first cannot be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +98,7 @@ pub fn pin(
     mirror: &Path,
     recent: &Recent,
     as_it_is: AsItIs,
+    needs_none: &NeedsNone<'_>,
     link: &mut LinkFn<'_>,
 ) -> Result<View, PinError> {
     let hash = object_hash(mirror)?;
@@ -105,13 +111,15 @@ pub fn pin(
     let objects = mirror.join("objects");
     // In this order: an object that somebody else packs meanwhile is a loose file that is seen here, or in
     // a pack that is listed after it.
-    if has_loose(&objects)? {
+    let loose = list_loose(&objects)?;
+    let names: BTreeSet<String> = list(&objects.join("pack"))?.into_iter().collect();
+    if !needs_none(&refs, &loose, &cruft(&names)) {
         return Err(PinError::Loose {
             path: mirror.to_owned(),
         });
     }
     let mut packs = Vec::new();
-    link_packs(mirror, &objects, as_it_is, &mut packs, link)?;
+    link_packs(mirror, &names, as_it_is, &mut packs, link)?;
     packs.sort_by(|a, b| a.path.cmp(&b.path));
     peel(&mut refs, &objects, hash)?;
     Ok(View {
@@ -209,17 +217,23 @@ pub(crate) fn object_hash(mirror: &Path) -> Result<gix::hash::Kind, PinError> {
     }
 }
 
+/// The packs in which somebody's git has put aside what no ref reached.
+fn cruft(names: &BTreeSet<String>) -> Vec<String> {
+    let stems = names.iter().filter_map(|name| name.strip_suffix(".mtimes"));
+    let packs = stems.map(|stem| format!("{stem}.pack"));
+    packs.filter(|pack| names.contains(pack)).collect()
+}
+
 fn link_packs(
     mirror: &Path,
-    objects: &Path,
+    names: &BTreeSet<String>,
     as_it_is: AsItIs,
     packs: &mut Vec<Linked>,
     link: &mut LinkFn<'_>,
 ) -> Result<(), PinError> {
-    let directory = objects.join("pack");
-    let names: BTreeSet<String> = list(&directory)?.into_iter().collect();
+    let directory = mirror.join("objects/pack");
     let mut without = Vec::new();
-    for name in &names {
+    for name in names {
         let Some(stem) = name.strip_suffix(".pack") else {
             continue;
         };
@@ -240,11 +254,14 @@ fn link_packs(
                 reason: format!("its pack {name} is that of a partial clone; clone it whole"),
             });
         }
+        if names.contains(&format!("{stem}.mtimes")) {
+            continue;
+        }
         if as_it_is == AsItIs::No && !names.contains(&format!("{stem}.rev")) {
             without.push(directory.join(name));
             continue;
         }
-        for extension in ["pack", "idx", "rev", "mtimes"] {
+        for extension in ["pack", "idx", "rev"] {
             let name = format!("{stem}.{extension}");
             let relative = format!("objects/pack/{name}");
             if names.contains(&name) {
@@ -264,20 +281,23 @@ fn link_packs(
     }
 }
 
-/// Whether there are loose objects. A power cut leaves empty files; git looks for their objects
-/// elsewhere.
-fn has_loose(objects: &Path) -> Result<bool, PinError> {
+/// All loose objects. A power cut leaves empty files; git looks for their objects elsewhere.
+fn list_loose(objects: &Path) -> Result<Vec<ObjectId>, PinError> {
     let is_hex = |s: &str| {
         s.bytes()
             .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
     };
+    let mut loose = Vec::new();
     for fan in list(objects)?.iter().filter(|n| n.len() == 2 && is_hex(n)) {
         let directory = objects.join(fan);
         let names = list(&directory)?;
-        for name in names.iter().filter(|n| n.len() >= 38 && is_hex(n)) {
+        for name in names.iter() {
+            let Ok(id) = ObjectId::from_hex(format!("{fan}{name}").as_bytes()) else {
+                continue;
+            };
             let path = directory.join(name);
             match fs::metadata(&path) {
-                Ok(found) if found.len() > 0 => return Ok(true),
+                Ok(found) if found.len() > 0 => loose.push(id),
                 Ok(_) => {}
                 // Packed meanwhile.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -285,7 +305,7 @@ fn has_loose(objects: &Path) -> Result<bool, PinError> {
             }
         }
     }
-    Ok(false)
+    Ok(loose)
 }
 
 /// Names in a directory that are valid UTF-8 (all that git makes are); empty if it is missing.

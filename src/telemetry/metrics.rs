@@ -11,7 +11,8 @@ mod text;
 pub(crate) use event::{Event, Level, Timing};
 pub(crate) use family::{FAMILIES, Family, Kind};
 pub(crate) use label::{
-    BuildResult, CloneResult, DropReason, FetchResult, Outcome, Prefault, ScrubResult, SpoolFailure,
+    BuildResult, CloneResult, DropReason, FetchResult, MaintenanceResult, Outcome, Prefault,
+    ScrubResult, SpoolFailure,
 };
 
 use family::*;

@@ -21,6 +21,7 @@ mod pressure;
 mod protocol;
 mod refresh;
 mod sharing;
+mod upkeep;
 mod upstreams;
 
 use std::path::Path;

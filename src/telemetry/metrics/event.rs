@@ -36,6 +36,8 @@ pub enum Event {
     Clone(CloneResult),
     /// A fetch ended.
     Fetch(FetchResult),
+    /// A step of a mirror's upkeep ended.
+    Maintenance(MaintenanceResult),
     /// A snapshot was removed to make room.
     Eviction,
     /// A snapshot or mirror was looked at.
@@ -64,6 +66,7 @@ impl Event {
             Self::Prefault(result) => (Id::Prefault, result as usize),
             Self::Clone(result) => (Id::Clones, result as usize),
             Self::Fetch(result) => (Id::Fetches, result as usize),
+            Self::Maintenance(result) => (Id::Maintenance, result as usize),
             Self::Eviction => (Id::Evictions, 0),
             Self::Scrub(result) => (Id::Scrubbed, result as usize),
             Self::ScrubbedBytes => (Id::ScrubbedBytes, 0),

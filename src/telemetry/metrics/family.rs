@@ -53,6 +53,7 @@ pub(super) enum Id {
     Prefault,
     Clones,
     Fetches,
+    Maintenance,
     Evictions,
     Scrubbed,
     ScrubbedBytes,
@@ -68,7 +69,7 @@ pub(super) enum Id {
 }
 
 /// Every metric, in the order in which it is rendered.
-pub(crate) const FAMILIES: [Family; 32] = [
+pub(crate) const FAMILIES: [Family; 33] = [
     Family {
         id: Id::Requests,
         name: "tarpon_requests_total",
@@ -236,6 +237,15 @@ pub(crate) const FAMILIES: [Family; 32] = [
         label: "result",
         values: FetchResult::NAMES,
         help: "Fetches from an upstream into a mirror.",
+    },
+    Family {
+        id: Id::Maintenance,
+        name: "tarpon_maintenance_total",
+        kind: Kind::Counter,
+        label: "result",
+        values: MaintenanceResult::NAMES,
+        help: "Steps of the upkeep of mirrors that had something to do: packs joined, a bitmap or a \
+               commit-graph made; or cut off, put off because the packs were being read (busy), or failed.",
     },
     Family {
         id: Id::Evictions,

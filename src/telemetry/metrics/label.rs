@@ -132,6 +132,24 @@ label! {
 }
 
 label! {
+    /// What came of a step of a mirror's upkeep that had something to do.
+    MaintenanceResult {
+        /// Packs were joined.
+        Joined = "joined",
+        /// A bitmap was made.
+        Bitmap = "bitmap",
+        /// A commit-graph was made.
+        CommitGraph = "commit_graph",
+        /// It took too long; it is tried again with twice the time.
+        CutOff = "cut_off",
+        /// A build reads the packs where they are; it is tried again.
+        Busy = "busy",
+        /// It failed.
+        Failed = "failed",
+    }
+}
+
+label! {
     /// What came of a look at what the disk has.
     ScrubResult {
         /// A snapshot is what was published.

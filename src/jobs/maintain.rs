@@ -1,0 +1,154 @@
+//! The upkeep of mirrors: small packs are joined right after a fetch, all else waits for a quiet time.
+//!
+//! One mirror at a time; git's memory, threads and time are bounded. No request waits for it: what it makes
+//! is beside what is there, and takes its place within milliseconds.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::state::Jobs;
+use super::upkeep::{Ended, Use};
+use crate::io::clock::unix_ms;
+use crate::limits::{MAINTENANCE_LIMIT_MS, MAINTENANCE_LOOK_MS};
+use crate::mirror::{Git, Joined, MirrorError, Step};
+use crate::repos::repo::Repo;
+use crate::telemetry::metrics::{Event, MaintenanceResult};
+
+/// What came of a step, if it had something to do.
+type Stepped = Result<Option<MaintenanceResult>, MirrorError>;
+
+fn joined(joined: Joined) -> Option<MaintenanceResult> {
+    match joined {
+        Joined::Nothing => None,
+        Joined::Packs(_) => Some(MaintenanceResult::Joined),
+        Joined::Busy => Some(MaintenanceResult::Busy),
+    }
+}
+
+impl Jobs {
+    /// The mirror has something new in it.
+    pub(super) fn note_due(&self, repo: &Repo) {
+        self.upkeep.borrow_mut().add(repo.name.clone(), unix_ms());
+    }
+
+    /// Joins the small packs of a mirror that something was fetched into.
+    pub(super) async fn join_small(self: Rc<Self>, repo: Arc<Repo>) {
+        // The semaphore is never closed, so this only waits.
+        let _turn = self.keeping_up.acquire().await;
+        let (_, Some(duty)) = self.maintaining.join(&repo.name) else {
+            return;
+        };
+        let limit = Duration::from_millis(MAINTENANCE_LIMIT_MS);
+        let git = self.git.with_time(limit);
+        let made = git.join_small(&repo.mirror, &repo.packs).await;
+        self.note(&repo, "small packs joined", made.map(joined));
+        duty.done(());
+    }
+
+    /// Gives mirrors their upkeep at quiet times.
+    pub(super) async fn keep_maintained(self: Rc<Self>) {
+        let idle = self.config.maintenance_idle;
+        let look = Duration::from_millis(MAINTENANCE_LOOK_MS).min(idle / 2);
+        loop {
+            tokio::time::sleep(look).await;
+            let idle_ms = idle.as_millis() as u64;
+            let of = |name: &Arc<str>| self.use_of(name);
+            let next = self.upkeep.borrow().next(unix_ms(), idle_ms, of);
+            if let Some((name, limit_ms)) = next {
+                self.maintain(&name, limit_ms).await;
+            }
+        }
+    }
+
+    fn named(&self, name: &str) -> Option<Arc<Repo>> {
+        let (host, path) = name.split_once('/')?;
+        self.catalog.registry.get(host, path)
+    }
+
+    fn use_of(&self, name: &str) -> Use {
+        match self.named(name) {
+            Some(repo) => Use {
+                asked_ms: repo.asked.unix_ms(),
+                is_building: repo.is_building(),
+            },
+            // It is forgotten when its turn comes.
+            None => Use {
+                asked_ms: 0,
+                is_building: false,
+            },
+        }
+    }
+
+    async fn maintain(&self, name: &Arc<str>, limit_ms: u64) {
+        let _turn = self.keeping_up.acquire().await;
+        self.upkeep.borrow_mut().begin(name);
+        let Some(repo) = self.named(name).filter(|repo| repo.mirror.is_dir()) else {
+            return;
+        };
+        let ended = match self.maintaining.join(name) {
+            (_, Some(duty)) => {
+                let git = self.git.with_time(Duration::from_millis(limit_ms));
+                let ended = self.keep_up(&repo, &git).await;
+                duty.done(());
+                ended
+            }
+            (_, None) => Ended::PutOff,
+        };
+        let mut upkeep = self.upkeep.borrow_mut();
+        upkeep.ended(name.clone(), limit_ms, ended, unix_ms());
+    }
+
+    /// All that a mirror needs, step by step; each is whole by itself.
+    async fn keep_up(&self, repo: &Repo, git: &Git) -> Ended {
+        let made = git.join_to_geometry(&repo.mirror, &repo.packs).await;
+        match self.note(repo, "packs joined", made.map(joined)) {
+            Some(MaintenanceResult::Joined) => repo.set_outdated(),
+            Some(MaintenanceResult::Busy) => return Ended::PutOff,
+            Some(MaintenanceResult::CutOff) => return Ended::CutOff,
+            _ => {}
+        }
+        let step = |result| move |step| (step == Step::Done).then_some(result);
+        let made = git.write_bitmap(&repo.mirror).await;
+        let bitmap = made.map(step(MaintenanceResult::Bitmap));
+        let bitmap = self.note(repo, "bitmap made", bitmap);
+        let made = git.write_commit_graph(&repo.mirror).await;
+        let graph = made.map(step(MaintenanceResult::CommitGraph));
+        let graph = self.note(repo, "commit-graph made", graph);
+        match [bitmap, graph].contains(&Some(MaintenanceResult::CutOff)) {
+            true => Ended::CutOff,
+            false => Ended::Done,
+        }
+    }
+
+    /// Counts and logs what came of a step.
+    fn note(&self, repo: &Repo, what: &str, made: Stepped) -> Option<MaintenanceResult> {
+        let repository = &*repo.name;
+        let result = match made {
+            Ok(result) => result?,
+            Err(e @ MirrorError::TimedOut { .. }) => {
+                tracing::warn!(
+                    repository,
+                    "not {what}, it is tried again with more time: {e}"
+                );
+                MaintenanceResult::CutOff
+            }
+            Err(e) => {
+                tracing::warn!(repository, "not {what}: {e}");
+                MaintenanceResult::Failed
+            }
+        };
+        match result {
+            MaintenanceResult::Busy => {
+                tracing::info!(
+                    repository,
+                    "not {what}: the packs are being read where they are"
+                );
+            }
+            MaintenanceResult::CutOff | MaintenanceResult::Failed => {}
+            _ => tracing::info!(repository, "{what}"),
+        }
+        self.meter.add(Event::Maintenance(result), 1);
+        Some(result)
+    }
+}

@@ -1,0 +1,43 @@
+//! The lock of a mirror's packs, taken for writing without a queue behind it.
+//!
+//! Who reads packs where they are, because nothing can be kept, may do so for hours at the pace of a
+//! client. A writer that waited in the lock's queue would keep everybody who comes after it waiting,
+//! too. So writers only try, now and then, and give up.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::{RwLock, RwLockWriteGuard};
+
+use crate::limits::{PACKS_LOCK_TRY_MS, PACKS_LOCK_WAIT_MS};
+
+fn is_over(began: Instant) -> bool {
+    began.elapsed() >= Duration::from_millis(PACKS_LOCK_WAIT_MS)
+}
+
+fn pause() -> Duration {
+    Duration::from_millis(PACKS_LOCK_TRY_MS)
+}
+
+/// The lock, once nobody has it; `None` if somebody always does.
+pub(super) async fn exclusive(lock: &RwLock<()>) -> Option<RwLockWriteGuard<'_, ()>> {
+    let began = Instant::now();
+    loop {
+        match lock.try_write() {
+            Ok(exclusive) => return Some(exclusive),
+            Err(_) if is_over(began) => return None,
+            Err(_) => tokio::time::sleep(pause()).await,
+        }
+    }
+}
+
+/// The same for a thread that may wait.
+pub(crate) fn blocking_exclusive(lock: &RwLock<()>) -> Option<RwLockWriteGuard<'_, ()>> {
+    let began = Instant::now();
+    loop {
+        match lock.try_write() {
+            Ok(exclusive) => return Some(exclusive),
+            Err(_) if is_over(began) => return None,
+            Err(_) => std::thread::sleep(pause()),
+        }
+    }
+}
