@@ -96,15 +96,22 @@ fn an_empty_mirror_needs_nothing() {
     run(s.git.write_commit_graph(&mirror)).unwrap();
 }
 
-/// A git that is given too little time ends with all that it has begun.
+/// A git that takes too long ends with all that it has begun, its lock included.
 #[test]
 fn what_is_cut_off_leaves_nothing_behind() {
     let s = Scratch::with_commit();
     s.clone_mirror();
     let mirror = s.mirror();
     let before = names(&mirror);
-    let hurried = s.git.with_time(Duration::ZERO);
-    let cut = run(hurried.write_bitmap(&mirror)).unwrap_err();
+    let program = s.root().join("slow-git");
+    let lock = mirror.join(format!("objects/pack/{OVER_SEVERAL}.lock"));
+    let script = format!("#!/bin/sh\n: > '{}'\nexec sleep 60\n", lock.display());
+    std::fs::write(&program, script).unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, executable).unwrap();
+    let mut slow = s.git.with_time(Duration::from_millis(200));
+    slow.program = program;
+    let cut = run(slow.write_bitmap(&mirror)).unwrap_err();
     assert!(matches!(cut, MirrorError::TimedOut { .. }), "{cut}");
     assert_eq!(names(&mirror), before);
     assert_eq!(run(s.git.write_bitmap(&mirror)).unwrap(), Step::Done);
