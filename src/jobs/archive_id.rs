@@ -14,7 +14,7 @@ use crate::snapshot::produce::made_with;
 use crate::snapshot::view::View;
 
 /// Version of everything that decides an archive's bytes besides what its id is made from.
-const ARCHIVE_FORMAT: u8 = 5;
+const ARCHIVE_FORMAT: u8 = 6;
 
 /// A digest of parts, none of which can be taken for another.
 #[derive(Default)]

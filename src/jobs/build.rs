@@ -76,8 +76,14 @@ impl Jobs {
             end,
         } = built;
         end.note(&self.meter, repo, &archive.fanout);
-        let End::Complete { is_wasteful } = end else {
-            return drop(permit);
+        self.built.set(self.built.get().saturating_add(1));
+        let is_wasteful = match end {
+            End::Complete { is_wasteful } => is_wasteful,
+            End::BadBase(_) => {
+                drop(permit);
+                return self.replace_base(repo).await;
+            }
+            _ => return drop(permit),
         };
         self.publish(repo, archive, epoch).await;
         // The next build can begin when nobody holds the permit any more.
@@ -222,15 +228,15 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> String {
 fn refuse(shop: &Workshop, permit: Permit, end: End) {
     let repository = permit.repo().name.clone();
     let repository = &*repository;
-    let (End::Abandoned(why) | End::Failed(why)) = &end else {
+    let (End::Abandoned(why) | End::Failed(why) | End::BadBase(why)) = &end else {
         return;
     };
     tracing::error!(repository, "build could not begin: {why}");
     end.count(&shop.meter, permit.repo());
     permit.refuse(StartError {
         status: match end {
-            End::Failed(_) => 500,
-            _ => 503,
+            End::Abandoned(_) => 503,
+            _ => 500,
         },
         message: format!("cannot build a snapshot of {repository}: {why}"),
     });

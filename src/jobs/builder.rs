@@ -245,7 +245,7 @@ fn publish(
     archive.moved_to(dir);
     if let Some(files) = archive.files() {
         // It was written by this process just now.
-        shop.verified.note(files.spool.file());
+        shop.verified.note(files.spool.file(), spool_checksum);
     }
     let spool_bytes = archive.fanout.layout_spool_bytes();
     let linked = archive.names().map_or(&[][..], |names| &names.linked);

@@ -24,12 +24,15 @@ pub(super) enum End {
     Abandoned(String),
     /// The mirror, the disk or the program is at fault: the next build may fail the same way.
     Failed(String),
+    /// The frames of the snapshot that it was built on are not what they were.
+    BadBase(String),
 }
 
 impl From<BuildError> for End {
     fn from(e: BuildError) -> End {
         match e {
             BuildError::Abandoned(_) | BuildError::Closed(_) => End::Abandoned(e.to_string()),
+            BuildError::Frames(_) => End::BadBase(e.to_string()),
             e => End::of_error(&e),
         }
     }
@@ -55,7 +58,7 @@ impl End {
                 fanout.fail(why);
                 tracing::warn!(repository, "build given up: {why}");
             }
-            End::Failed(why) => {
+            End::Failed(why) | End::BadBase(why) => {
                 fanout.fail(why);
                 tracing::error!(repository, "build failed: {why}");
             }
@@ -68,7 +71,7 @@ impl End {
             End::Complete { .. } => BuildResult::Complete,
             End::LiveOnly => BuildResult::LiveOnly,
             End::Abandoned(_) => BuildResult::Abandoned,
-            End::Failed(why) => {
+            End::Failed(why) | End::BadBase(why) => {
                 repo.set_not_built(why);
                 BuildResult::Failed
             }

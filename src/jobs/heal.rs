@@ -177,6 +177,21 @@ impl Jobs {
         is_damaged.then(|| (condemn(&self.shop, repo, archive, &fault), fault))
     }
 
+    /// Looks at the snapshot that a build could not be built on, and has it built anew.
+    pub(super) async fn replace_base(self: &Rc<Self>, repo: &Arc<Repo>) {
+        let Some(archive) = repo.current() else {
+            return;
+        };
+        match self.look_at_entry(repo, &archive).await {
+            Some((permit, fault)) => {
+                let replaced = self.replace_entry(repo, &archive, permit, &fault);
+                // It builds, and a build may end here again.
+                Box::pin(replaced).await;
+            }
+            None => self.rebuild(repo),
+        }
+    }
+
     async fn remove_entry(&self, archive: &Arc<Archive>) {
         let (catalog, archive) = (self.catalog.clone(), archive.clone());
         let removed = spawn_blocking(move || remove(&catalog, &archive));

@@ -10,7 +10,8 @@ use super::state::Jobs;
 use crate::archive::place::Archive;
 use crate::config::Config;
 use crate::io::clock::unix_ms;
-use crate::limits::{IDLE_ENTRY_OPEN_MS, RETIRED_KEPT_MS, SWEEP_INTERVAL_MS};
+use crate::io::heap;
+use crate::limits::{HEAP_TRIM_BUILDS, IDLE_ENTRY_OPEN_MS, RETIRED_KEPT_MS, SWEEP_INTERVAL_MS};
 use crate::repos::catalog::Catalog;
 use crate::repos::repo::Repo;
 use crate::store::evict::{self, Bounds, Candidate};
@@ -42,8 +43,18 @@ impl Jobs {
         self.bundles.borrow_mut().expire(Instant::now());
         let (catalog, config) = (self.catalog.clone(), self.config.clone());
         let meter = self.meter.clone();
+        let tidies = self.built.get() >= HEAP_TRIM_BUILDS;
+        if tidies {
+            self.built.set(0);
+        }
         // Walks directories and deletes files: not on this thread.
-        let swept = tokio::task::spawn_blocking(move || sweep(&catalog, &config, &meter)).await;
+        let swept = tokio::task::spawn_blocking(move || {
+            sweep(&catalog, &config, &meter);
+            if tidies {
+                heap::give_back_unused();
+            }
+        });
+        let swept = swept.await;
         if let Err(panic) = swept {
             tracing::error!("the sweep of the cache panicked: {panic}");
         }

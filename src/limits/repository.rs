@@ -1,7 +1,7 @@
 //! What is read of a repository: its refs, its trees, and paths in them.
 
 /// Tags of tags that are followed one after the other.
-pub const TAG_DEPTH_MAX: usize = 64;
+pub const TAG_DEPTH_MAX: usize = 4096;
 /// Largest `packed-refs` file that is read.
 pub const PACKED_REFS_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// Longest line of one that is read line by line: an id, a name and what is around them.

@@ -7,6 +7,9 @@ pub const JOB_ENTRIES_MAX: usize = 256;
 /// Entries below a directory from which on it is a large one: no job crosses its border, and an equal
 /// one is not walked again. It is the mean number of entries of a job, too.
 pub const LARGE_DIRECTORY_ENTRIES: u64 = 64;
+/// How deep a large directory can lie. Below, all counts as its own: trees of a few thousand levels would
+/// otherwise have more bytes in the paths of large directories than anything else.
+pub const LARGE_DIRECTORY_DEPTH_MAX: usize = 32;
 /// Entries that a job has at least before an id can end it: ids can be chosen.
 pub const JOB_ENTRIES_MIN: usize = 8;
 /// Most large directories, and most bytes of their paths: what is known of each takes some hundred bytes.

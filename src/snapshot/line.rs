@@ -166,10 +166,12 @@ impl<'a> Line<'a> {
                     path,
                     source,
                 })?;
+                self.work.wait_checked(file, offset + len)?;
                 let fanout = self.work.output.fanout;
                 Ok(fanout.push_raw(file, offset, len, &checksums)?)
             }
             Place::Summed { file, len, sums } => {
+                self.work.wait_checked(file, len)?;
                 let fanout = self.work.output.fanout;
                 Ok(fanout.push_raw(file, 0, len, &sums)?)
             }
@@ -424,6 +426,9 @@ impl<'a> Line<'a> {
                 Step::Entry(entry) => {
                     batch.push(entry.path, entry.kind, entry.id);
                     entries += 1;
+                    if depth > 1 && batch.ends_within(entries) {
+                        self.add(Place::Waiting(std::mem::take(&mut batch)))?;
+                    }
                     (depth == 1).then_some((entry.id, 1))
                 }
             };

@@ -32,8 +32,8 @@ use crate::faults::Faults;
 use crate::io::shortage::Detail;
 use crate::limits::{
     CHUNK_BYTES_MIN, CHUNK_ENTRIES, COMMIT_BYTES_MAX, ENCODER_NICE, FRAME_TAR_BYTES,
-    JOB_ENTRIES_MAX, JOB_ENTRIES_MIN, LARGE_DIRECTORY_ENTRIES, SMALL_BUILD_LINKED_BYTES,
-    SMALL_BUILD_NICE, SMALL_BUILD_STEPS, TREE_BYTES_MAX,
+    JOB_ENTRIES_MAX, JOB_ENTRIES_MIN, LARGE_DIRECTORY_DEPTH_MAX, LARGE_DIRECTORY_ENTRIES,
+    SMALL_BUILD_LINKED_BYTES, SMALL_BUILD_NICE, SMALL_BUILD_STEPS, TREE_BYTES_MAX,
 };
 use crate::manifest::outline::Outline;
 use crate::tree::batch::describe_format;
@@ -189,6 +189,7 @@ pub(crate) fn made_with(level: i32) -> [u8; 32] {
     // How the worktree and the index are cut, which no key shows.
     for bound in [
         LARGE_DIRECTORY_ENTRIES,
+        LARGE_DIRECTORY_DEPTH_MAX as u64,
         JOB_ENTRIES_MIN as u64,
         JOB_ENTRIES_MAX as u64,
         CHUNK_ENTRIES,
@@ -251,7 +252,8 @@ pub fn produce<'a>(
         parts,
         ..Outline::default()
     };
-    let work = Work::new(output, lane, verifying.gate(), source);
+    let checking = (verifying.gate(), verifying.progress());
+    let work = Work::new(output, lane, checking, source);
     let mut line = Line::new(work, outline);
     for (number, linked) in view.packs.iter().enumerate() {
         line.linked(&directory, linked, number as u32)?;
@@ -260,13 +262,7 @@ pub fn produce<'a>(
         checkout(&mut line, &tree, surveyed.wait()??)?;
     }
     line.drain(0)?;
-    // An archive with a damaged pack must not get its end.
-    while !verifying.has_ended() {
-        if line.work.is_turn_over() {
-            line.work.pass_turn()?;
-        }
-    }
-    verifying.wait()?;
+    line.work.wait_all_checked()?;
     let mut end = Vec::new();
     tar::push_end(&mut end);
     line.work.output.frames(&end)?;

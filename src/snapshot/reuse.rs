@@ -147,7 +147,7 @@ fn is_sound(file: &File, expected: &Linked, verified: &Verified, stops: impl Fn(
         if found.len() != expected.bytes {
             return Ok(false);
         }
-        if verified.has(&id) {
+        if verified.has(&id, expected.whole) {
             return Ok(true);
         }
         let mut checksum = Xxh64::new(0);
@@ -165,7 +165,7 @@ fn is_sound(file: &File, expected: &Linked, verified: &Verified, stops: impl Fn(
         }
         let is_sound = Some(checksum.digest()) == expected.whole;
         if is_sound {
-            verified.add(id);
+            verified.add(id, expected.whole);
         }
         Ok(is_sound)
     };

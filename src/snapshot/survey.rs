@@ -7,8 +7,8 @@ use gix::objs::tree::EntryKind;
 
 use super::source::Source;
 use crate::limits::{
-    LARGE_DIRECTORIES_MAX, LARGE_DIRECTORY_ENTRIES, LARGE_DIRECTORY_PATHS_BYTES_MAX,
-    TREE_DIRECTORIES_MAX, TREE_ENTRIES_MAX,
+    LARGE_DIRECTORIES_MAX, LARGE_DIRECTORY_DEPTH_MAX, LARGE_DIRECTORY_ENTRIES,
+    LARGE_DIRECTORY_PATHS_BYTES_MAX, TREE_DIRECTORIES_MAX, TREE_ENTRIES_MAX,
 };
 use crate::manifest::outline::LargeDirectory;
 use crate::tree::filter::AttributeFiles;
@@ -111,8 +111,9 @@ pub(super) fn survey(
                 survey.entry_bytes +=
                     entry_bytes(tree.kind().len_in_bytes(), entry.path.len()) as u64;
                 let name = entry.path.rsplit(|b| *b == b'/').next();
-                let is_file = matches!(entry.kind, EntryKind::Blob | EntryKind::BlobExecutable);
-                if is_file && name == Some(ATTRIBUTES_FILE) {
+                // Of a link, git takes the target for the file's lines.
+                let is_blob = entry.kind != EntryKind::Commit;
+                if is_blob && name == Some(ATTRIBUTES_FILE) {
                     survey.attributes.push(entry.path, &entry.id);
                 }
             }
@@ -173,8 +174,11 @@ impl Survey {
     fn leave(&mut self, done: &Open, is_root: bool) -> bool {
         self.directories.leave();
         let entries = self.directories.entries_below(done.directory);
-        if u64::from(entries) < LARGE_DIRECTORY_ENTRIES && !is_root {
-            // What is below a small one is small.
+        let path = &self.large[done.large].path;
+        let depth = 1 + path.iter().filter(|byte| **byte == b'/').count();
+        let is_small = u64::from(entries) < LARGE_DIRECTORY_ENTRIES;
+        if (is_small || depth > LARGE_DIRECTORY_DEPTH_MAX) && !is_root {
+            // What is below a small one is small, and what is below a deep one is deep.
             debug_assert_eq!(self.large.len(), done.large + 1);
             let small = self.large.pop();
             self.path_bytes -= small.map_or(0, |small| small.path.len());

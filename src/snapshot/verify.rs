@@ -14,14 +14,12 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use gix::odb::pack::index;
 
-use super::ring::panic_text;
 use crate::io::uncached::{Pace, ReadExactAt, Uncached, forget};
 use crate::io::{residency, sched};
 use crate::limits::{SUM_READ_BYTES, TURN_MS, VERIFIED_FILES_MAX, VERIFY_ENTRIES};
@@ -54,11 +52,15 @@ pub struct Verified {
     known: Arc<Mutex<Known>>,
 }
 
+/// A file, and the checksum that was found to be that of its content; of a file of a pack none, whose
+/// content says itself what it is.
+type Sound = (FileId, Option<u64>);
+
 /// Files of which a half is forgotten when there are too many: that which nobody has asked for lately.
 #[derive(Debug, Default)]
 struct Known {
-    lately: HashSet<FileId>,
-    before: HashSet<FileId>,
+    lately: HashSet<Sound>,
+    before: HashSet<Sound>,
     /// How often all was forgotten.
     forgotten: u64,
 }
@@ -84,8 +86,8 @@ impl FileId {
 }
 
 impl Known {
-    fn add(&mut self, id: FileId) {
-        self.lately.insert(id);
+    fn add(&mut self, sound: Sound) {
+        self.lately.insert(sound);
         if self.lately.len() >= VERIFIED_FILES_MAX / 2 {
             self.before = std::mem::take(&mut self.lately);
         }
@@ -110,24 +112,26 @@ impl Verified {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a file is sound, for this process has written it.
-    pub(crate) fn note(&self, file: &File) {
+    /// Notes that a file of frames is sound, for this process has written it, with this checksum.
+    pub(crate) fn note(&self, file: &File, checksum: u64) {
         if let Ok(found) = file.metadata() {
-            self.add(FileId::of(&found));
+            self.add(FileId::of(&found), Some(checksum));
         }
     }
 
-    pub(super) fn has(&self, id: &FileId) -> bool {
+    /// Whether the file was found to have this content: another may stand in its place.
+    pub(super) fn has(&self, id: &FileId, checksum: Option<u64>) -> bool {
+        let sound = (*id, checksum);
         let mut known = self.lock();
-        let is_older = known.before.contains(id);
+        let is_older = known.before.contains(&sound);
         if is_older {
-            known.add(*id);
+            known.add(sound);
         }
-        is_older || known.lately.contains(id)
+        is_older || known.lately.contains(&sound)
     }
 
-    pub(super) fn add(&self, id: FileId) {
-        self.lock().add(id);
+    pub(super) fn add(&self, id: FileId, checksum: Option<u64>) {
+        self.lock().add((id, checksum));
     }
 
     /// Starts to check `linked`, below `directory`, on a thread of its own, which is that `nice`.
@@ -139,6 +143,7 @@ impl Verified {
         nice: i32,
     ) -> Result<Verifying, VerifyError> {
         let (verified, gate) = (self.clone(), Arc::new(Gate::default()));
+        let progress = Arc::new(Progress::default());
         // All of them now: in a mirror they may be gone later, when their build waits for readers.
         let open = |l: &Linked| {
             let path = directory.join(&l.path);
@@ -148,19 +153,23 @@ impl Verified {
             }
         };
         let files = linked.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-        let theirs = gate.clone();
-        let (sender, ended) = channel::<()>();
+        let (theirs, reached) = (gate.clone(), progress.clone());
         let thread = std::thread::Builder::new().name("verifier".into());
         let thread = thread.spawn(move || {
-            // Its end is heard of by the loss of this.
-            let _sender = sender;
             sched::be_nice(nice);
+            // A panic ends it, too.
+            let mut end = EndOnDrop(&reached, None);
             let mut files = files.into_iter();
-            files.try_for_each(|(path, file)| verified.check(path, file, hash, &theirs))
+            let checked = files.try_for_each(|(path, file)| {
+                verified.check(path, file, hash, &theirs, &reached)?;
+                reached.next_file();
+                Ok(())
+            });
+            end.1 = Some(checked);
         });
         Ok(Verifying {
             gate,
-            ended,
+            progress,
             thread: Some(thread.map_err(VerifyError::Thread)?),
         })
     }
@@ -171,19 +180,21 @@ impl Verified {
         file: File,
         hash: gix::hash::Kind,
         gate: &Gate,
+        progress: &Progress,
     ) -> Result<(), VerifyError> {
         let found = match file.metadata() {
             Ok(found) => found,
             Err(source) => return Err(VerifyError::Io { path, source }),
         };
         let id = FileId::of(&found);
-        if self.has(&id) {
+        if self.has(&id, None) {
             return Ok(());
         }
         let file = Reader::new(file, gate);
-        match is_file_sound(&path, &file, id.bytes, hash) {
+        let sound_to = |at| progress.reach(at);
+        match is_file_sound(&path, &file, id.bytes, hash, &sound_to) {
             Ok(true) => {
-                self.add(id);
+                self.add(id, None);
                 Ok(())
             }
             // Nobody wants to know any more.
@@ -205,27 +216,29 @@ pub fn is_sound_on_disk(path: &Path, hash: gix::hash::Kind, pace: &Pace) -> io::
     let open = Gate::default();
     let file = Reader::new(file, &open);
     if path.extension().is_none_or(|extension| extension != "pack") {
-        return is_file_sound(path, &file, bytes, hash);
+        return is_file_sound(path, &file, bytes, hash, &|_| {});
     }
     // The index tells the place of each entry, and is mapped for that.
     let index = File::open(path.with_extension("idx"))?;
     let index_bytes = index.metadata()?.len();
     let was_in_memory = residency::in_memory(index.as_fd(), 0..index_bytes);
-    let sound = is_file_sound(path, &file, bytes, hash);
+    let sound = is_file_sound(path, &file, bytes, hash, &|_| {});
     if was_in_memory == Some(false) {
         forget(&index, 0, index_bytes);
     }
     sound
 }
 
+/// Whether a file is sound; `sound_to` hears, now and then, up to where all that is before it is.
 fn is_file_sound(
     path: &Path,
     file: &Reader<'_>,
     bytes: u64,
     hash: gix::hash::Kind,
+    sound_to: &dyn Fn(u64),
 ) -> io::Result<bool> {
     let offset = bytes.saturating_sub(hash.len_in_bytes() as u64);
-    match are_entries_sound(path, file, offset, hash, VERIFY_ENTRIES)? {
+    match are_entries_sound(path, file, offset, hash, VERIFY_ENTRIES, sound_to)? {
         None => is_sound(file, offset, hash),
         Some(sound) => Ok(sound),
     }
@@ -331,6 +344,7 @@ fn are_entries_sound(
     end: u64,
     hash: gix::hash::Kind,
     held: u64,
+    sound_to: &dyn Fn(u64),
 ) -> io::Result<Option<bool>> {
     if path.extension().is_none_or(|extension| extension != "pack") {
         return Ok(None);
@@ -382,7 +396,7 @@ fn are_entries_sound(
         // The last one ends where that of the next step begins.
         let next = index.iter().map(|entry| entry.pack_offset);
         at = next.filter(|at| *at >= range.end).min().unwrap_or(end);
-        if !match_entries(file, &entries, at)? {
+        if !match_entries(file, &entries, at, sound_to)? {
             return Ok(Some(false));
         }
     }
@@ -390,7 +404,12 @@ fn are_entries_sound(
 }
 
 /// Whether `entries`, by their offsets, have these CRC-32; the last one ends at `end`.
-fn match_entries(file: &Reader<'_>, entries: &[(u64, u32)], end: u64) -> io::Result<bool> {
+fn match_entries(
+    file: &Reader<'_>,
+    entries: &[(u64, u32)],
+    end: u64,
+    sound_to: &dyn Fn(u64),
+) -> io::Result<bool> {
     let Some(&(start, _)) = entries.first() else {
         return Ok(true);
     };
@@ -398,6 +417,8 @@ fn match_entries(file: &Reader<'_>, entries: &[(u64, u32)], end: u64) -> io::Res
     let mut ends = ends.chain(std::iter::once(end)).zip(entries);
     let mut current = ends.next();
     let (mut crc, mut at, mut sound) = (crc32fast::Hasher::new(), start, true);
+    // Where the last entry that was looked at ends.
+    let mut ended = start;
     let whole = file.read(start..end, |mut part| {
         while let Some((entry_end, entry)) = current
             && !part.is_empty()
@@ -408,19 +429,101 @@ fn match_entries(file: &Reader<'_>, entries: &[(u64, u32)], end: u64) -> io::Res
             at += len as u64;
             if at == entry_end {
                 sound &= std::mem::take(&mut crc).finalize() == entry.1;
+                ended = at;
                 current = ends.next();
             }
         }
+        if sound {
+            sound_to(ended);
+        }
     })?;
     Ok(whole && sound && current.is_none())
+}
+
+/// How far a check has come: no byte of a pack leaves before it was looked at, for the archive's tag
+/// promises what the sound pack has.
+#[derive(Debug, Default)]
+pub struct Progress {
+    reached: Mutex<Reached>,
+    changed: Condvar,
+}
+
+/// Invariant: the files before number `file` are sound, and of that one the first `bytes`.
+#[derive(Debug, Default)]
+struct Reached {
+    file: usize,
+    bytes: u64,
+    /// What came of it, once it has ended; `None` where somebody has taken that already, or after a panic.
+    ended: Option<Option<Result<(), VerifyError>>>,
+}
+
+impl Progress {
+    fn lock(&self) -> MutexGuard<'_, Reached> {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reach(&self, bytes: u64) {
+        let mut reached = self.lock();
+        reached.bytes = reached.bytes.max(bytes);
+        drop(reached);
+        self.changed.notify_all();
+    }
+
+    fn next_file(&self) {
+        let mut reached = self.lock();
+        (reached.file, reached.bytes) = (reached.file + 1, 0);
+        drop(reached);
+        self.changed.notify_all();
+    }
+
+    fn end(&self, with: Option<Result<(), VerifyError>>) {
+        self.lock().ended = Some(with);
+        self.changed.notify_all();
+    }
+
+    /// Waits, for the time of a turn, until file number `file` was found to be sound as far as `bytes`;
+    /// whether it was. An error is that of the check.
+    pub fn wait_for(&self, file: usize, bytes: u64) -> Result<bool, VerifyError> {
+        let is_there = |r: &Reached| r.file > file || r.file == file && r.bytes >= bytes;
+        self.wait(is_there)
+    }
+
+    /// The same until the check has ended.
+    pub fn wait_for_end(&self) -> Result<bool, VerifyError> {
+        self.wait(|_| false)
+    }
+
+    fn wait(&self, is_there: impl Fn(&Reached) -> bool) -> Result<bool, VerifyError> {
+        let time = Duration::from_millis(TURN_MS);
+        let still = |r: &mut Reached| r.ended.is_none() && !is_there(r);
+        let waited = self.changed.wait_timeout_while(self.lock(), time, still);
+        let (mut reached, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        match &mut reached.ended {
+            None => Ok(is_there(&reached)),
+            Some(Some(Ok(()))) => Ok(true),
+            Some(ended) => Err(match ended.take() {
+                Some(Err(e)) => e,
+                _ => VerifyError::Panicked("it has ended without a result".into()),
+            }),
+        }
+    }
+}
+
+/// Notes the end of a check however that ends.
+struct EndOnDrop<'p>(&'p Progress, Option<Result<(), VerifyError>>);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.end(self.1.take());
+    }
 }
 
 /// A check that runs. Dropped, it is ended.
 #[derive(Debug)]
 pub struct Verifying {
     gate: Arc<Gate>,
-    ended: Receiver<()>,
-    thread: Option<JoinHandle<Result<(), VerifyError>>>,
+    progress: Arc<Progress>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Verifying {
@@ -429,17 +532,9 @@ impl Verifying {
         self.gate.clone()
     }
 
-    /// Waits for its end for the time of a turn; whether it has ended.
-    pub fn has_ended(&self) -> bool {
-        let waited = self.ended.recv_timeout(Duration::from_millis(TURN_MS));
-        waited != Err(RecvTimeoutError::Timeout)
-    }
-
-    /// Waits for its end.
-    pub fn wait(mut self) -> Result<(), VerifyError> {
-        let thread = self.thread.take();
-        let checked = thread.map_or(Ok(Ok(())), JoinHandle::join);
-        checked.map_err(|panic| VerifyError::Panicked(panic_text(&*panic)))?
+    /// How far it has come.
+    pub fn progress(&self) -> Arc<Progress> {
+        self.progress.clone()
     }
 }
 
@@ -461,7 +556,9 @@ mod tests {
 
     fn check(verified: &Verified, directory: &Path, linked: &[Linked]) -> Result<(), VerifyError> {
         let kind = gix::hash::Kind::Sha1;
-        verified.start(directory, linked, kind, 0).unwrap().wait()
+        let verifying = verified.start(directory, linked, kind, 0).unwrap();
+        while !verifying.progress().wait_for_end()? {}
+        Ok(())
     }
 
     #[test]
@@ -526,7 +623,7 @@ mod tests {
         let end = sound.len() as u64 - 20;
         let look = |held| {
             let file = Reader::new(File::open(&path).unwrap(), &gate);
-            are_entries_sound(&path, &file, end, kind, held).unwrap()
+            are_entries_sound(&path, &file, end, kind, held, &|_| {}).unwrap()
         };
         for held in [1, 2, 7, 1000] {
             assert_eq!(look(held), Some(true), "{held} at a time");

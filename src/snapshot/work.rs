@@ -9,7 +9,7 @@ use super::reuse::Frames;
 use super::ring::{Lane, Size};
 use super::source::Source;
 use super::turns::Turn;
-use super::verify::Gate;
+use super::verify::{Gate, Progress};
 use crate::io::sched;
 use crate::limits::ENCODER_NICE;
 use crate::manifest::record::Stretch;
@@ -23,6 +23,8 @@ pub(super) struct Work<'a> {
     pub(super) lane: Lane<'a, EncoderState>,
     /// Lets the check of the packs go on while the build has a turn.
     pub(super) checking: Arc<Gate>,
+    /// How far that has come.
+    checked: Arc<Progress>,
     pub(super) source: Arc<Source>,
     /// Empty buffers for chunks of big files, at most one more than the window.
     pub(super) spare: Vec<Vec<u8>>,
@@ -33,13 +35,14 @@ impl<'a> Work<'a> {
     pub(super) fn new(
         output: Output<'a>,
         lane: Lane<'a, EncoderState>,
-        checking: Arc<Gate>,
+        (checking, checked): (Arc<Gate>, Arc<Progress>),
         source: Arc<Source>,
     ) -> Work<'a> {
         Work {
             output,
             lane,
             checking,
+            checked,
             source,
             spare: Vec::new(),
         }
@@ -75,6 +78,27 @@ impl<'a> Work<'a> {
     /// Whether another build should go on instead.
     pub(super) fn is_turn_over(&self) -> bool {
         self.output.turn.as_ref().is_some_and(Turn::is_over)
+    }
+
+    /// Waits until so many bytes of a linked file were found to be as git wrote them. What a tag promises
+    /// leaves only then: a download that breaks off is resumed by that tag, from a sound pack.
+    pub(super) fn wait_checked(&mut self, file: u32, bytes: u64) -> Result<(), BuildError> {
+        while !self.checked.wait_for(file as usize, bytes)? {
+            if self.is_turn_over() {
+                self.pass_turn()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until all packs were checked.
+    pub(super) fn wait_all_checked(&mut self) -> Result<(), BuildError> {
+        while !self.checked.wait_for_end()? {
+            if self.is_turn_over() {
+                self.pass_turn()?;
+            }
+        }
+        Ok(())
     }
 
     /// Lets another build go on; the caller has nothing in flight, or no more than a window of jobs.

@@ -61,15 +61,21 @@ impl Batch {
         self.items.push(Item { path_end, kind, id });
     }
 
-    /// Whether the job ends after a unit of so many entries, fewer than a large directory has: with the
-    /// probability that gives jobs as many entries on average, by the unit's id, or because it is full.
+    /// Whether the job ends after a unit of so many entries: with the probability that gives jobs as many
+    /// entries on average as a large directory has at least, by the unit's id, or because it is full.
     pub(crate) fn ends_after(&self, id: &oid, entries: u64) -> bool {
-        debug_assert!(entries < LARGE_DIRECTORY_ENTRIES);
         let bytes = id.as_bytes();
         let draw = bytes.last_chunk().map_or(0, |low| u32::from_be_bytes(*low));
+        let entries = entries.min(LARGE_DIRECTORY_ENTRIES);
         let is_drawn = u64::from(draw) < (entries << 32) / LARGE_DIRECTORY_ENTRIES;
         let count = self.items.len();
         count >= JOB_ENTRIES_MAX || is_drawn && count >= JOB_ENTRIES_MIN
+    }
+
+    /// Whether it ends in the middle of a unit of which it has so many entries: of one that is no large
+    /// directory only because it lies too deep.
+    pub(crate) fn ends_within(&self, entries: u64) -> bool {
+        entries >= LARGE_DIRECTORY_ENTRIES && self.items.len() >= JOB_ENTRIES_MAX
     }
 
     /// Whether there are no entries.

@@ -260,7 +260,7 @@ fn attributes_below(
         if entry.filename > ATTRIBUTES_FILE {
             break;
         }
-        if entry.filename == ATTRIBUTES_FILE && entry.mode.is_blob() {
+        if entry.filename == ATTRIBUTES_FILE && entry.mode.is_blob_or_symlink() {
             let digest = Sha256::new()
                 .chain_update(inherited)
                 .chain_update((path.len() as u64).to_le_bytes())

@@ -121,10 +121,12 @@ pub fn attributes(lab: &Lab) {
         import.file(FILE, path.as_bytes(), lines);
     }
     import.file(EXECUTABLE, b"run.crlf", b"#!/bin/sh\nexit 0\n");
-    // Links are never converted, and an attribute file that is one is not read.
+    // Links are never converted. Of an attribute file that is one, the target's name is what is read.
     import.file(SYMLINK, b"link.crlf", b"target\nline");
     import.file(SYMLINK, b"linked/.gitattributes", b"../attributes-target");
     import.file(FILE, b"attributes-target", b"*.crlf -text\n");
+    import.file(SYMLINK, b"linked/rules/.gitattributes", b"* ident");
+    import.file(FILE, b"linked/rules/file", lines);
     import.file(
         FILE,
         b"sub/.gitattributes",

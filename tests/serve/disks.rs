@@ -122,6 +122,43 @@ fn a_mirror_that_rots_is_cloned_anew() {
     });
 }
 
+/// The tag of an archive is that of the sound packs, which are there again when a mirror was cloned anew: who
+/// goes on with what was cut off must have got nothing else.
+#[test]
+fn nothing_of_a_rotten_pack_is_sent() {
+    let lab = large_lab();
+    let server = lab.settings().with(&["--scrub-interval", "720h"]).start();
+    let sound = hit(&server, "large");
+    server.stop();
+    fs::remove_dir_all(lab.state().join("snapshots")).unwrap();
+    let packs = lab.mirror("large").join("objects/pack");
+    let mut packs = fs::read_dir(packs)
+        .unwrap()
+        .map(|file| file.unwrap().path());
+    rot(&packs
+        .find(|path| path.extension().is_some_and(|e| e == "pack"))
+        .unwrap());
+    let server = lab.settings().with(&["--scrub-interval", "720h"]).start();
+    let cut = server.get(&lab::target("large"));
+    assert_eq!(cut.head.status, 200);
+    assert_ne!(cut.end, End::Complete);
+    assert!(!cut.body.is_empty(), "the first bytes need no pack");
+    assert_eq!(cut.head.etag(), sound.head.etag());
+    let same = cut.body.iter().zip(&sound.body).take_while(|(a, b)| a == b);
+    assert_eq!(same.count(), cut.body.len(), "damaged bytes were sent");
+    server.wait_logged("the mirror was cloned anew");
+    let (range, tag) = (format!("Range: bytes={}-", cut.body.len()), cut.head.etag());
+    let if_range = format!("If-Range: {tag}");
+    let rest = server.fetch("GET", &lab::target("large"), &[&range, &if_range]);
+    let body = match rest.head.status {
+        206 => [cut.body, rest.body].concat(),
+        // Packed anew, in another way.
+        200 => rest.body,
+        status => panic!("{status}"),
+    };
+    expect_clone(&lab, "large", &body);
+}
+
 /// The snapshot is sound, and new commits cannot be built: nobody waits a week for that.
 #[test]
 fn a_mirror_that_builds_fail_of_is_cloned_anew() {

@@ -310,6 +310,27 @@ fn damaged_frames_are_made_anew() {
     expect_clone(&lab, NAME, &fourth.body);
 }
 
+/// A disk that gives other bytes than when they were looked at: the build that meets them ends, and the
+/// snapshot that has them is replaced at once, not with the next fetch.
+#[test]
+fn a_base_that_has_changed_is_replaced_at_once() {
+    let lab = wide_lab(4, 5000);
+    let server = lab.settings().with(&["--scrub-interval", "0"]).start();
+    let first = hit(&server, NAME);
+    let path = lab.frames_of(first.head.etag().trim_matches('"'));
+    let file = File::options().read(true).write(true).open(&path);
+    let file = file.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let modified = file.metadata().unwrap().modified().unwrap();
+    let changed: Vec<u8> = std::fs::read(&path).unwrap().iter().map(|b| !b).collect();
+    file.write_all_at(&changed, 0).unwrap();
+    file.set_modified(modified).unwrap();
+    drop(file);
+    let second = push(&lab, &server, NAME, "dir1/new.txt", b"new");
+    expect_clone(&lab, NAME, &second.body);
+    assert!(server.builds("failed") > 0, "nothing has met them");
+    server.wait_logged("has rotted and is built anew");
+}
+
 /// Pushes that leave little of each file of frames in use: they are joined behind clients' backs.
 #[test]
 fn files_of_frames_are_joined_in_the_background() {
