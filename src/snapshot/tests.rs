@@ -36,6 +36,7 @@ use crate::refs::{MirrorRefs, Recent};
 mod attributes;
 mod golden;
 mod histories;
+mod shapes;
 
 /// A repository with a worktree.
 pub(crate) struct Repository {
