@@ -293,6 +293,89 @@ fn receive(conn: &mut Conn) -> Option<(End, Vec<u8>)> {
     Some((end, body))
 }
 
+const EVICTING_ROUNDS: usize = 25;
+const EVICTING: [&str; 4] = ["e0", "e1", "e2", "e3"];
+/// Of each, as a pack and as frames.
+const EVICTING_BYTES: usize = 300_000;
+/// Two of them fit.
+const EVICTING_LIMIT: &str = "1400K";
+
+/// Killed while snapshots and mirrors leave: what is there afterwards is whole, and what has left has left
+/// nothing behind.
+#[test]
+fn kill_while_evicting() {
+    let seed = seed();
+    println!("seed {seed}; repeat with {SEED_VARIABLE}={seed}");
+    let lab = Lab::new(env!("CARGO_BIN_EXE_tarpon"));
+    let mut known: Vec<Vec<u8>> = Vec::new();
+    for (number, name) in EVICTING.into_iter().enumerate() {
+        repos::init_bare(&lab.upstream(name), "main", "sha1");
+        let mut import = repos::Importer::start(&lab.upstream(name), repos::Layout::Packed);
+        import.commit(MAIN, name);
+        let content = Rng::new(number as u64).bytes(EVICTING_BYTES);
+        import.file(repos::FILE, b"random.bin", &content);
+        import.finish();
+        git::clone(&lab.url(name), &lab.scratch(&format!("clone-{name}")));
+    }
+    let settings = lab.settings().with(&["--cache-limit", EVICTING_LIMIT]);
+    let (mut rng, mut evicted) = (Rng::new(seed), 0);
+    for round in 0..EVICTING_ROUNDS {
+        let context = format!("seed {seed}, round {round}");
+        let mut server = settings.start();
+        expect_clean(&lab.state(), &context);
+        for name in EVICTING {
+            let mirror = lab.mirror(name);
+            if mirror.exists() {
+                git::run(&mirror, &["fsck", "--full", "--strict", "--no-progress"]);
+                assert!(mirror.join("tarpon-upstream").exists(), "{context}: {name}");
+            }
+        }
+        for name in EVICTING {
+            let body = server.get(&lab::target(name)).expect(200).body;
+            if !known.contains(&body) {
+                let unpacked = lab.unpack(&body, "evicting-unpacked");
+                parity::expect_same(&lab.scratch(&format!("clone-{name}")), &unpacked, &context);
+                let removed = std::fs::remove_dir_all(&unpacked);
+                removed.unwrap_or_else(|e| panic!("{}: {e}", unpacked.display()));
+                known.push(body);
+            }
+        }
+        evicted += kill_in_the_middle(&mut server, &mut rng);
+    }
+    assert!(evicted > EVICTING_ROUNDS, "only {evicted} were evicted");
+    let server = settings.start();
+    server.stop();
+    expect_clean(&lab.state(), &format!("seed {seed}, at the end"));
+}
+
+/// Asks for one after the other until so many have left, and kills the server a moment later. How many had
+/// left.
+fn kill_in_the_middle(server: &mut Server, rng: &mut Rng) -> usize {
+    let count = |server: &Server| server.log().matches("\"evicted\"").count();
+    let (wanted, address) = (count(server) + 1 + rng.below(4) as usize, server.address());
+    let pause = Duration::from_micros(rng.below(15_000));
+    let order = rng.below(EVICTING.len() as u64) as usize;
+    let client = std::thread::spawn(move || {
+        for name in EVICTING.into_iter().cycle().skip(order).take(2000) {
+            let Ok(mut conn) = Conn::try_open(address) else {
+                return;
+            };
+            let head = format!("GET {} HTTP/1.1\r\nHost: test\r\n\r\n", lab::target(name));
+            // Cut off when the server is killed.
+            if conn.send(head.as_bytes()).is_ok() {
+                let _ = receive(&mut conn);
+            }
+        }
+    });
+    wait::until_true("some have left", || count(server) >= wanted);
+    std::thread::sleep(pause);
+    server.kill();
+    client
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    count(server)
+}
+
 const WIDE: &str = "wide";
 const MAIN: &str = "refs/heads/main";
 const REFRESH_ROUNDS: u64 = 30;

@@ -18,6 +18,7 @@ mod probe;
 mod push;
 mod record;
 mod refresh;
+mod room;
 mod site;
 mod soak;
 mod svg;
@@ -53,6 +54,8 @@ enum Verb {
     Refresh(RefreshArgs),
     /// Pushes to several repositories at once, beside clients that download all the time
     Soak(SoakArgs),
+    /// More repositories than a small file system holds, under a skewed load
+    Room(RoomArgs),
 }
 
 #[derive(Args, Debug)]
@@ -147,6 +150,36 @@ struct SoakArgs {
 }
 
 #[derive(Args, Debug)]
+struct RoomArgs {
+    /// Size of the file system (tmpfs, mounted where only the server sees it)
+    #[arg(long, value_name = "BYTES", default_value = "400M")]
+    size: String,
+    /// Repositories, all different
+    #[arg(long, value_name = "R", default_value_t = 60)]
+    repositories: u64,
+    /// Bytes of each that do not compress: as its pack, and as frames
+    #[arg(long, value_name = "BYTES", default_value = "20M")]
+    each: String,
+    /// Those of them that are hot
+    #[arg(long, value_name = "H", default_value_t = 4)]
+    hot: u64,
+    /// Share of the requests that want those
+    #[arg(long, value_name = "PERCENT", default_value_t = 90)]
+    hot_percent: u64,
+    /// Clients, each of which downloads one snapshot after the other
+    #[arg(long, value_name = "C", default_value_t = 2)]
+    clients: u64,
+    /// What each waits between two, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 50)]
+    pause_ms: u64,
+    /// For how long
+    #[arg(long, value_name = "M", default_value_t = 10.0)]
+    minutes: f64,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args, Debug)]
 struct LoadArgs {
     /// Arrivals per second
     #[arg(long, value_name = "R")]
@@ -191,6 +224,7 @@ fn main() -> ExitCode {
         Some(Verb::Load(arguments)) => run_load(&arguments),
         Some(Verb::Refresh(arguments)) => run_refresh(&arguments),
         Some(Verb::Soak(arguments)) => run_soak(&arguments),
+        Some(Verb::Room(arguments)) => run_room(&arguments),
         None => run_compare(&cli.compare),
     };
     match done {
@@ -383,4 +417,31 @@ fn run_soak(arguments: &SoakArgs) -> Result<ExitCode, String> {
     }
     site.clean();
     Ok(ExitCode::from(u8::from(!outcome.is_clean())))
+}
+
+fn run_room(arguments: &RoomArgs) -> Result<ExitCode, String> {
+    let minutes = positive("minutes", arguments.minutes)?.min(1_440.0);
+    let repositories = arguments.repositories.clamp(2, 1_000);
+    let room = room::Room {
+        bytes: site::parse_bytes(&arguments.size)?.max(1 << 20),
+        repositories,
+        each_bytes: site::parse_bytes(&arguments.each)?.max(1),
+        hot: arguments.hot.clamp(1, repositories - 1),
+        hot_percent: arguments.hot_percent.min(100),
+        clients: arguments.clients.clamp(1, 64),
+        pause: Duration::from_millis(arguments.pause_ms),
+        duration: Duration::from_secs_f64(minutes * 60.0),
+    };
+    let (site, work) = arguments.common.site()?;
+    let machine = folder::machine_text(crate_root(), &work, None);
+    let outcome = room.run(&site);
+    let text = outcome.text(&room);
+    print!("{text}");
+    if let Some(directory) = arguments.common.directory() {
+        folder::create_dir(&directory);
+        folder::write_file(&directory.join("table.txt"), &text);
+        folder::write_file(&directory.join("machine.txt"), &machine);
+    }
+    site.clean();
+    Ok(ExitCode::from(u8::from(!outcome.is_clean(&room))))
 }

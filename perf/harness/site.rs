@@ -142,22 +142,33 @@ impl Site {
         path
     }
 
+    /// How to start a server on the state directory `state`.
+    pub fn settings(&self, state: PathBuf) -> Settings {
+        let settings = Settings {
+            listen: "127.0.0.1:0".to_owned(),
+            binary: self.tarpon.clone(),
+            state,
+            upstreams: vec![format!("{HOST}=file://{}/", self.upstreams().display())],
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            driver: None,
+            launcher: Vec::new(),
+        };
+        settings.with(&["--no-default-upstreams", "--fetch-interval", "720h"])
+    }
+
+    /// Has the servers' upstream offer the repository at `path` under a name.
+    #[allow(dead_code)] // The benches offer what they have a mirror of.
+    pub fn offer(&self, path: &Path, name: &str) {
+        offer(&self.upstreams().join(format!("{name}.git")), path);
+    }
+
     /// An empty state directory of that name with a mirror of `repository`.
     pub fn state(&self, name: &str, repository: &Repository) -> State {
         let path = self.run_path(name);
         remove_tree(&path);
         let mut state = State {
-            settings: Settings {
-                listen: "127.0.0.1:0".to_owned(),
-                binary: self.tarpon.clone(),
-                state: path,
-                upstreams: vec![format!("{HOST}=file://{}/", self.upstreams().display())],
-                arguments: Vec::new(),
-                environment: Vec::new(),
-                driver: None,
-                launcher: Vec::new(),
-            }
-            .with(&["--no-default-upstreams", "--fetch-interval", "720h"]),
+            settings: self.settings(path),
             upstreams: self.upstreams(),
             mirrors: Vec::new(),
         };
@@ -178,12 +189,7 @@ impl State {
     pub fn add(&mut self, repository: &Repository, name: &str) {
         let upstream = self.upstreams.join(format!("{name}.git"));
         if upstream != repository.mirror {
-            // Left by an earlier state, perhaps for another repository.
-            if upstream.is_symlink() {
-                drop(fs::remove_file(&upstream));
-            }
-            std::os::unix::fs::symlink(&repository.mirror, &upstream)
-                .unwrap_or_else(|e| panic!("{}: {e}", upstream.display()));
+            offer(&upstream, &repository.mirror);
         }
         repos::link_mirror(&repository.mirror, &self.mirror(name));
         self.mirrors.push(name.to_owned());
@@ -247,6 +253,15 @@ impl State {
     pub fn remove(self) {
         remove_tree(&self.settings.state);
     }
+}
+
+fn offer(upstream: &Path, repository: &Path) {
+    // Left by an earlier state, perhaps for another repository.
+    if upstream.is_symlink() {
+        drop(fs::remove_file(upstream));
+    }
+    std::os::unix::fs::symlink(repository, upstream)
+        .unwrap_or_else(|e| panic!("{}: {e}", upstream.display()));
 }
 
 /// The target of a repository's snapshot.

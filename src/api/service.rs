@@ -130,11 +130,14 @@ impl Core {
 
     /// The levels that are not counted but looked up; without asking the file system.
     fn gauges(&self) -> Gauges {
-        let usage = &self.catalog.usage;
+        let (usage, marks) = (&self.catalog.usage, self.catalog.usage.marks());
         Gauges {
-            cache_bytes: usage.cache_bytes(),
-            cache_limit_bytes: self.config.cache_limit.of(usage.disk_bytes()),
-            cache_entries: usage.entries(),
+            cache_bytes: usage.all_bytes(),
+            cache_part_bytes: usage.part_bytes(),
+            cache_limit_bytes: marks.high_bytes,
+            cache_low_bytes: marks.low_bytes,
+            cache_entries: usage.snapshots(),
+            mirrors: usage.mirrors(),
             open_files: self.open_files.count() as u64,
             open_files_limit: self.open_files.max() as u64,
             connections_limit: self.door.admission.max() as u64,

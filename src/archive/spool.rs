@@ -10,6 +10,7 @@ use crate::archive::fanout::Fanout;
 use crate::extent::Piece;
 use crate::io::disk::SpoolFile;
 use crate::io::fs::progress;
+use crate::io::shortage::is_disk_full;
 use crate::telemetry::metrics::{Event, Meter, SpoolFailure};
 
 /// The pieces of one build on their way to its spool file. Whatever way this ends, the fan-out
@@ -20,6 +21,8 @@ pub struct Spooler {
     pieces: UnboundedReceiver<(u64, Piece)>,
     /// Bytes that the file takes; more are refused as if the disk were full.
     bytes_max: u64,
+    /// More than these are not kept.
+    limit_bytes: u64,
     written: bool,
 }
 
@@ -38,6 +41,7 @@ impl Spooler {
             fanout,
             pieces,
             bytes_max: u64::MAX,
+            limit_bytes: u64::MAX,
             written: false,
         }
     }
@@ -47,10 +51,20 @@ impl Spooler {
         self.bytes_max = bytes_max.unwrap_or(u64::MAX);
     }
 
-    /// Writes until the last piece; `each` is told the bytes of every one. After an error the
-    /// archive is live-only.
-    pub async fn run(mut self, file: impl SpoolFile, each: impl FnMut(u64)) -> io::Result<()> {
-        let result = self.write_pieces(file, each).await;
+    /// Ends with an error after that many bytes: nothing larger is kept.
+    pub fn limit(&mut self, bytes: u64) {
+        self.limit_bytes = bytes;
+    }
+
+    /// Writes until the last piece; `each` is told the bytes of every one. When the disk is full it waits
+    /// once for `room` and tries again. After an error the archive is live-only.
+    pub async fn run(
+        mut self,
+        file: impl SpoolFile,
+        each: impl FnMut(u64),
+        room: impl AsyncFnOnce(),
+    ) -> io::Result<()> {
+        let result = self.write_pieces(file, each, room).await;
         if let Err(error) = &result {
             self.fanout.spool_failed(&error.to_string());
         }
@@ -61,32 +75,43 @@ impl Spooler {
         &mut self,
         file: impl SpoolFile,
         mut each: impl FnMut(u64),
+        room: impl AsyncFnOnce(),
     ) -> io::Result<()> {
+        let mut room = Some(room);
         while let Some((offset, piece)) = self.pieces.recv().await {
             let bytes = piece.len() as u64;
             let end = offset + bytes;
-            if end > self.bytes_max {
-                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            if end > self.limit_bytes {
+                return Err(io::ErrorKind::FileTooLarge.into());
             }
-            write_all_at(&file, &piece, offset).await?;
+            let mut written = self.write(&file, &piece, offset).await;
+            if written.as_ref().is_err_and(|e| is_disk_full(e))
+                && let Some(room) = room.take()
+            {
+                room().await;
+                written = self.write(&file, &piece, offset).await;
+            }
+            written?;
             each(bytes);
             self.fanout.spooled(end);
         }
         self.written = true;
         file.close().await
     }
+
+    async fn write(&self, file: &impl SpoolFile, piece: &Piece, offset: u64) -> io::Result<()> {
+        if offset + piece.len() as u64 > self.bytes_max {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        write_all_at(file, piece, offset).await
+    }
 }
 
 /// Counts and logs that a build goes on without the cache because of `error`.
 pub fn not_kept(meter: &Meter, repository: &str, error: &(dyn Error + 'static)) {
-    let mut source = Some(error);
-    let mut full = false;
-    while let Some(error) = source {
-        let code = error.downcast_ref().and_then(io::Error::raw_os_error);
-        full |= matches!(code, Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG));
-        source = error.source();
-    }
-    let reason = match full {
+    let code = |error: &io::Error| error.raw_os_error() == Some(libc::EFBIG);
+    let is_too_long = error.downcast_ref().is_some_and(code);
+    let reason = match is_disk_full(error) || is_too_long {
         true => SpoolFailure::DiskFull,
         false => SpoolFailure::Io,
     };

@@ -178,10 +178,15 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "SIZE", help_heading = "Upstreams")]
     git_memory_limit: Option<OsString>,
 
-    /// How much the snapshots may take: bytes such as 500G (K, M, G and T are powers of 1024), or
-    /// a share of the file system such as 80% [default: 80%]
+    /// How much everything in the state directory may take, mirrors and snapshots: bytes such as 500G
+    /// (K, M, G and T are powers of 1024), or a share of the file system such as 80% [default: 80%]
     #[arg(long, value_name = "SIZE", help_heading = "Cache")]
     cache_limit: Option<OsString>,
+
+    /// What is left when --cache-limit was passed and the least valuable has left; same form. Default:
+    /// nine tenths of --cache-limit
+    #[arg(long, value_name = "SIZE", help_heading = "Cache")]
+    cache_low: Option<OsString>,
 
     /// How much of the file system stays free, whatever --cache-limit says; same form
     /// [default: 5%]
@@ -241,6 +246,7 @@ impl ServeArgs {
             clone_size_limit,
             git_memory_limit,
             cache_limit,
+            cache_low,
             cache_free_floor,
             scrub_interval,
             level,
@@ -264,6 +270,7 @@ impl ServeArgs {
             ("clone_size_limit", one(clone_size_limit)),
             ("git_memory_limit", one(git_memory_limit)),
             ("cache_limit", one(cache_limit)),
+            ("cache_low", one(cache_low)),
             ("cache_free_floor", one(cache_free_floor)),
             ("scrub_interval", one(scrub_interval)),
             ("level", one(level)),

@@ -72,8 +72,10 @@ pub struct Config {
     pub clone_size_limit: Share,
     /// How much memory each process of a clone or fetch may take.
     pub git_memory_limit_bytes: u64,
-    /// How much the snapshots may take.
+    /// How much everything below the state directory may take.
     pub cache_limit: Share,
+    /// How much is left when something had to leave; a part of `cache_limit` when `None`.
+    pub cache_low: Option<Share>,
     /// How much of the file system stays free; wins over `cache_limit`.
     pub cache_free_floor: Share,
     /// Time after which an entry or mirror on the disk is read and checked again; zero for never.
@@ -180,14 +182,10 @@ impl Config {
             )?,
             clone_timeout: upstream_time("clone_timeout", limits::CLONE_TIMEOUT_DEFAULT_MS)?,
             clone_size_limit: share("clone_size_limit", 1, Share::CLONE_DEFAULT)?,
-            git_memory_limit_bytes: layers
-                .one(
-                    "git_memory_limit",
-                    value::bytes_from(limits::GIT_MEMORY_MIN_BYTES),
-                )?
-                .unwrap_or(limits::GIT_MEMORY_DEFAULT_BYTES),
+            git_memory_limit_bytes: git_memory(layers)?,
             cache_limit: share("cache_limit", 1, Share::LIMIT_DEFAULT)?,
             cache_free_floor: share("cache_free_floor", 0, Share::FLOOR_DEFAULT)?,
+            cache_low: cache_low(layers)?,
             scrub_interval: time(
                 "scrub_interval",
                 0,
@@ -204,6 +202,23 @@ impl Config {
                 .unwrap_or_default(),
         })
     }
+}
+
+fn git_memory(layers: &Layers) -> Result<u64, ConfigError> {
+    let from_least = value::bytes_from(limits::GIT_MEMORY_MIN_BYTES);
+    let given = layers.one("git_memory_limit", from_least)?;
+    Ok(given.unwrap_or(limits::GIT_MEMORY_DEFAULT_BYTES))
+}
+
+/// Less than `cache_limit`, as far as that can be said of two values without a file system.
+fn cache_low(layers: &Layers) -> Result<Option<Share>, ConfigError> {
+    let limit = layers.one("cache_limit", value::share(1))?;
+    let limit = limit.unwrap_or(Share::LIMIT_DEFAULT);
+    let share = value::share(1);
+    layers.one("cache_low", |text| match share(text)? {
+        low if low.is_not_below(limit) => Err("less than --cache-limit".into()),
+        low => Ok(low),
+    })
 }
 
 /// Only this machine, until an operator says otherwise.

@@ -33,7 +33,7 @@ fn file(text: &str) -> (tempfile::NamedTempFile, String) {
 }
 
 /// For each key a value that is not the default.
-const OTHER: [(&str, &str); 21] = [
+const OTHER: [(&str, &str); 22] = [
     ("listen", "[::1]:9"),
     ("state", "/elsewhere"),
     ("shutdown_grace", "0"),
@@ -49,6 +49,7 @@ const OTHER: [(&str, &str); 21] = [
     ("clone_size_limit", "20G"),
     ("git_memory_limit", "2G"),
     ("cache_limit", "500G"),
+    ("cache_low", "400G"),
     ("cache_free_floor", "2%"),
     ("scrub_interval", "12h"),
     ("level", "3"),
@@ -77,6 +78,7 @@ fn defaults() {
     assert_eq!(config.clone_size_limit, Share::Percent(50));
     assert_eq!(config.git_memory_limit_bytes, 4 << 30);
     assert_eq!(config.cache_limit, Share::Percent(80));
+    assert_eq!(config.cache_low, None);
     assert_eq!(config.level, 1);
     assert_eq!(config.encoders, config.cores);
     assert_eq!(config.io_driver, IoDriver::Auto);
@@ -234,6 +236,8 @@ fn a_wrong_value_is_named_with_key_origin_and_what_is_allowed() {
         ("git_memory_limit", "50%", "at least 128M"),
         ("cache_limit", "0", "bytes such as 500G"),
         ("cache_limit", "101%", "1% to 100%"),
+        ("cache_low", "80%", "less than --cache-limit"),
+        ("cache_low", "none", "1% to 100%"),
         ("cache_free_floor", "lots", "0% to 100%"),
         ("level", "20", "a whole number from 1 to 19"),
         ("cores", "0", "a whole number from 1 to 1024"),

@@ -48,6 +48,15 @@ impl Share {
     /// The default of `clone_size_limit`.
     pub const CLONE_DEFAULT: Self = Self::Percent(CLONE_SIZE_DEFAULT_PERCENT);
 
+    /// Whether it is not less than another one, whatever the file system's size.
+    pub(super) fn is_not_below(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Bytes(one), Self::Bytes(other)) => one >= other,
+            (Self::Percent(one), Self::Percent(other)) => one >= other,
+            _ => false,
+        }
+    }
+
     /// The bytes that this is of a file system of `total_bytes`; never more than those.
     pub fn of(self, total_bytes: u64) -> u64 {
         match self {

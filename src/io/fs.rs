@@ -107,8 +107,6 @@ pub trait Fs: Clone + Debug + Send + Sync + 'static {
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
     /// Gives the file at `source` the name `target` too; follows a link at `source`.
     fn link(&self, source: &Path, target: &Path) -> io::Result<()>;
-    /// Copies a file to a new one.
-    fn copy(&self, source: &Path, target: &Path) -> io::Result<()>;
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Swaps what two names of one directory name; not every file system can.
     fn exchange(&self, a: &Path, b: &Path) -> io::Result<()>;
@@ -215,12 +213,6 @@ impl Fs for Os {
             target,
             AtFlags::SYMLINK_FOLLOW,
         )?)
-    }
-
-    fn copy(&self, source: &Path, target: &Path) -> io::Result<()> {
-        let mut from = fs::File::open(source)?;
-        let mut to = fs::File::create_new(target)?;
-        io::copy(&mut from, &mut to).map(drop)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -26,6 +26,19 @@ pub(crate) fn is_shortage(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
+/// Whether an error, or one that it came from, says that the disk is full, or has no room for this user.
+pub(crate) fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let code = error.downcast_ref().and_then(io::Error::raw_os_error);
+        if matches!(code, Some(libc::ENOSPC | libc::EDQUOT)) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
 fn has_code(error: &io::Error) -> bool {
     let code = error.raw_os_error();
     code.is_some_and(|code| CODES.contains(&code))
@@ -87,6 +100,16 @@ mod tests {
     struct Ours<E: Error + 'static> {
         name: &'static str,
         source: E,
+    }
+
+    #[test]
+    fn a_full_disk_is_found_wherever_it_is() {
+        let ours = |code| Ours {
+            name: "x",
+            source: io::Error::from_raw_os_error(code),
+        };
+        assert!(is_disk_full(&ours(libc::ENOSPC)) && is_disk_full(&ours(libc::EDQUOT)));
+        assert!(!is_disk_full(&ours(libc::EFBIG)) && !is_disk_full(&ours(libc::EIO)));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The job of a build: sees to a mirror, has a thread build, and does with what it built all that follows.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use tokio::sync::{oneshot, watch};
@@ -11,9 +12,10 @@ use tokio::task::{spawn_blocking, spawn_local};
 use super::asker::{Asker, ClientPart};
 use super::builder::{begin, build};
 use super::end::End;
-use super::entry::{Keep, SpoolJob};
+use super::entry::{Keep, SpoolJob, wait_for_room};
 use super::pinned::BeginError;
 use super::plane::Handle;
+use super::room::Need;
 use super::state::Jobs;
 use super::workshop::Workshop;
 use crate::archive::place::Archive;
@@ -125,7 +127,7 @@ impl Jobs {
             own_bytes = bytes,
             "published"
         );
-        self.catalog.usage.add_entry(bytes);
+        self.catalog.usage.add_snapshot();
         self.sweep_wanted.notify_one();
     }
 
@@ -136,14 +138,23 @@ impl Jobs {
         // A file that cannot be opened again drops the spooler, which tells its build.
         let spooled = match job.files.spool.file().try_clone() {
             Ok(file) => {
-                let each = |bytes| meter.add(Event::SpooledBytes, bytes);
-                spooler.run(DiskFile::new(file, self.uring), each).await
+                let each = |bytes| {
+                    meter.add(Event::SpooledBytes, bytes);
+                    if self.catalog.usage.add(bytes) {
+                        self.sweep_wanted.notify_one();
+                    }
+                };
+                let room = async || self.make_room(&job.repository, Need::Keep).await;
+                let file = DiskFile::new(file, self.uring);
+                spooler.run(file, each, room).await
             }
             Err(e) => Err(e),
         };
-        if let Err(e) = spooled {
-            not_kept(meter, &job.repository, &e);
-            self.sweep_wanted.notify_one();
+        match spooled {
+            Ok(()) => {}
+            // The build says so, with its length.
+            Err(e) if e.kind() == io::ErrorKind::FileTooLarge && e.raw_os_error().is_none() => {}
+            Err(e) => not_kept(meter, &job.repository, &e),
         }
     }
 }
@@ -153,8 +164,15 @@ impl Keep for Handle<Jobs> {
         self.spawn(|jobs| jobs.spool(job));
     }
 
-    fn make_room(&self) {
-        self.spawn(|jobs| async move { jobs.sweep_wanted.notify_one() });
+    fn make_room(&self, repository: &Arc<str>) -> mpsc::Receiver<()> {
+        let (made, is_made) = mpsc::channel();
+        let repository = repository.clone();
+        self.spawn(move |jobs| async move {
+            jobs.make_room(&repository, Need::Keep).await;
+            // Fails when nobody waits any more.
+            let _ = made.send(());
+        });
+        is_made
     }
 }
 
@@ -183,7 +201,12 @@ fn run(
 ) {
     sched::be_prompt();
     let repo = permit.repo().clone();
-    let begun = catch_unwind(AssertUnwindSafe(|| begin(shop, &repo, git, stop)));
+    let begin = || begin(shop, &repo, git, stop.clone());
+    let mut begun = catch_unwind(AssertUnwindSafe(begin));
+    if matches!(&begun, Ok(Err(e)) if e.is_disk_full()) {
+        wait_for_room(plane, &repo.name);
+        begun = catch_unwind(AssertUnwindSafe(begin));
+    }
     let begun = match begun {
         Ok(Ok(begun)) => begun,
         Ok(Err(e)) => return refuse(shop, permit, e.into()),

@@ -1,6 +1,7 @@
 //! A build, from the refs of the mirror to an entry that can be published.
 
 use std::cell::RefCell;
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,7 +12,9 @@ use xxhash_rust::xxh64::Xxh64;
 
 use super::archive_id::{archive_id, shown};
 use super::end::End;
-use super::entry::{Begun, Keep, LinkedUnread, Place, Placed, SpoolJob, place, prepare};
+use super::entry::{
+    Begun, Keep, LinkedUnread, Place, Placed, SpoolJob, place, prepare, wait_for_room,
+};
 use super::pinned::{BeginError, pin_prepared};
 use super::workshop::Workshop;
 use crate::archive::open_files::{OpenError, OpenFiles};
@@ -20,6 +23,7 @@ use crate::archive::spool::Spooler;
 use crate::extent::Piece;
 use crate::io::clock::unix_ms;
 use crate::io::sched;
+use crate::io::shortage::is_disk_full;
 use crate::limits::{ENCODER_NICE, SMALL_BUILD_NICE};
 use crate::manifest::outline::Outline;
 use crate::mirror::Git;
@@ -148,13 +152,14 @@ pub(super) fn build(
     keep: &impl Keep,
     held: &mut Option<Turn>,
 ) -> Result<End, End> {
-    let archive = begun.archive.clone();
+    let (archive, repo) = (begun.archive.clone(), begun.repo);
     let (sender, pieces) = unbounded_channel();
     let spool = SpoolSender {
         sender,
         checksum: RefCell::new(Xxh64::new(0)),
     };
-    let spooler = Spooler::new(archive.fanout.clone(), pieces);
+    let mut spooler = Spooler::new(archive.fanout.clone(), pieces);
+    spooler.limit(shop.catalog.usage.marks().high_bytes);
     let (level, faults) = (shop.level, &shop.faults);
     let first = begun
         .head
@@ -195,14 +200,55 @@ pub(super) fn build(
         turn.end();
     }
     *held = turn;
-    let Some(staging) = staging.filter(|_| is_spooled(&archive)) else {
+    let fits = fits(shop, repo, &archive);
+    let Some(mut staging) = staging.filter(|_| fits && is_spooled(&archive)) else {
         return Ok(End::LiveOnly);
     };
-    let published = publish(shop, staging, &archive, &outline, spool_checksum, linked);
-    Ok(published.unwrap_or_else(|why| {
+    let publish = || {
+        publish(
+            shop,
+            &mut staging,
+            &archive,
+            &outline,
+            spool_checksum,
+            linked,
+        )
+    };
+    Ok(published(keep, &archive, publish))
+}
+
+/// Has the entry appear; once more if there was no room, once some was made.
+fn published(
+    keep: &impl Keep,
+    archive: &Archive,
+    mut publish: impl FnMut() -> Result<End, Box<dyn Error + Send + Sync>>,
+) -> End {
+    let mut published = publish();
+    if published.as_ref().is_err_and(|e| is_disk_full(&**e)) {
+        wait_for_room(keep, &archive.repository);
+        published = publish();
+    }
+    published.unwrap_or_else(|why| {
         tracing::error!(repository = &*archive.repository, "cannot publish: {why}");
         End::LiveOnly
-    }))
+    })
+}
+
+/// Whether a snapshot can be kept at all. What is larger than all that there may be is not, which is said
+/// once; the next build of it begins without an entry.
+fn fits(shop: &Workshop, repo: &Repo, archive: &Archive) -> bool {
+    let (bytes, marks) = (archive.fanout.wire_bytes(), shop.catalog.usage.marks());
+    let fits = bytes <= marks.high_bytes;
+    if !fits && repo.notes.too_large_bytes().is_none() {
+        tracing::warn!(
+            repository = &*repo.name,
+            bytes,
+            limit_bytes = marks.high_bytes,
+            "the snapshot is larger than all that may be kept (--cache-limit): it is served and not kept"
+        );
+    }
+    repo.notes.set_too_large((!fits).then_some(bytes));
+    fits
 }
 
 /// The next build looks again at frames that have changed since they were looked at.
@@ -227,18 +273,17 @@ fn is_spooled(archive: &Archive) -> bool {
 /// Has the entry appear in the cache.
 fn publish(
     shop: &Workshop,
-    mut staging: Staging,
+    staging: &mut Staging,
     archive: &Archive,
     outline: &Outline,
     spool_checksum: u64,
     linked: Option<LinkedUnread>,
-) -> Result<End, String> {
+) -> Result<End, Box<dyn Error + Send + Sync>> {
     if linked.is_some_and(|linked| linked.forgotten != shop.verified.forgotten()) {
         return Err("frames that it links may have rotted meanwhile".into());
     }
-    let meta = prepare(&mut staging, archive, outline, spool_checksum)?;
-    let dir = staging.publish(archive.id, &meta);
-    let dir = dir.map_err(|e| e.to_string())?;
+    let meta = prepare(staging, archive, outline, spool_checksum)?;
+    let dir = staging.publish(archive.id, &meta)?;
     if let Some(linked) = linked {
         linked.note(&dir);
     }

@@ -1,6 +1,8 @@
 //! Git's own bundle, with `HEAD` and the branch that it names, made once for everybody who asks and
 //! kept for a while.
 
+use std::error::Error;
+use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -12,7 +14,9 @@ use tokio::task::spawn_local;
 
 use super::asker::Asker;
 use super::clone::lost;
+use super::room::Need;
 use super::state::Jobs;
+use crate::io::shortage::is_disk_full;
 use crate::jobs::bundle_cache::{BundleFile, BundleKey};
 use crate::jobs::flights::Duty;
 use crate::mirror::bundle::Tips;
@@ -28,6 +32,7 @@ pub(crate) enum Found {
 }
 
 type Made = Result<Arc<BundleFile>, StartError>;
+type AnyError = Box<dyn Error + Send + Sync>;
 
 fn not_available(repo: &Repo, why: &str) -> StartError {
     StartError {
@@ -141,25 +146,19 @@ impl Jobs {
         duty.done(made);
     }
 
-    async fn write_bundle(&self, repo: &Repo, key: &BundleKey) -> Made {
+    async fn write_bundle(self: &Rc<Self>, repo: &Repo, key: &BundleKey) -> Made {
         let failed = |e: &dyn std::fmt::Display| StartError {
             status: 500,
             message: format!("{}: cannot make a bundle: {e}", repo.name),
         };
-        let dir = self.catalog.state.tmp_dir();
-        let file = tokio::task::spawn_blocking(move || {
-            let file = tempfile::tempfile_in(dir)?;
-            Ok::<_, io::Error>((file.try_clone()?, file))
-        });
-        let file = file.await.map_err(|panic| failed(&panic))?;
-        let (into, file) = file.map_err(|e| failed(&e))?;
-        let tips = Tips {
-            branch: key.head.branch.as_ref().map(|name| name.as_bytes()),
-            base: &key.base,
-        };
-        match self.git.bundle(&repo.mirror, tips, into).await {
-            Ok(()) => {}
-            Err(e) if e.is_empty_bundle() => {
+        let mut made = self.try_bundle(repo, key).await;
+        if made.as_ref().is_err_and(|e| is_disk_full(&**e)) {
+            self.make_room(&repo.name, Need::Must).await;
+            made = self.try_bundle(repo, key).await;
+        }
+        let file = match made {
+            Ok(Some(file)) => file,
+            Ok(None) => {
                 return Err(not_available(
                     repo,
                     "HEAD has nothing that the base has not",
@@ -170,8 +169,29 @@ impl Jobs {
                 tracing::error!(repository = &*repo.name, "{}", error.message);
                 return Err(error);
             }
-        }
+        };
         let bundle = BundleFile::new(file).map_err(|e| failed(&e))?;
         Ok(Arc::new(bundle))
+    }
+
+    /// A file with the bundle; `None` where it would hold nothing.
+    async fn try_bundle(&self, repo: &Repo, key: &BundleKey) -> Result<Option<File>, AnyError> {
+        let dir = self.catalog.state.tmp_dir();
+        let file = tokio::task::spawn_blocking(move || {
+            let file = tempfile::tempfile_in(dir)?;
+            Ok::<_, io::Error>((file.try_clone()?, file))
+        });
+        let (into, file) = file.await??;
+        let tips = Tips {
+            branch: key.head.branch.as_ref().map(|name| name.as_bytes()),
+            base: &key.base,
+        };
+        match self.git.bundle(&repo.mirror, tips, into).await {
+            Ok(()) => Ok(Some(file)),
+            Err(e) if e.is_empty_bundle() => Ok(None),
+            // Git's words are no error of the system any more.
+            Err(e) if e.is_disk_full() => Err(io::Error::from_raw_os_error(libc::ENOSPC).into()),
+            Err(e) => Err(e.into()),
+        }
     }
 }

@@ -75,7 +75,8 @@ impl BundleCache {
         self.made_bytes() < BUNDLES_MADE_BYTES_MAX
     }
 
-    fn made_bytes(&mut self) -> u64 {
+    /// Bytes of those that are kept or being sent.
+    pub(crate) fn made_bytes(&mut self) -> u64 {
         self.made.retain(|bundle| bundle.strong_count() > 0);
         let there = self.made.iter().filter_map(Weak::upgrade);
         there.map(|bundle| bundle.bytes).sum()

@@ -7,15 +7,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::spawn_local;
+use tokio::task::{spawn_blocking, spawn_local};
 
 use super::asker::{Asker, ClientPart};
 use super::flights::{Duty, Flight};
+use super::room::Need;
 use super::state::Jobs;
 use crate::http::net::client::{Client, client_of};
 use crate::io::clock::unix_ms;
 use crate::limits::{CLONE_FAILURE_KEPT_MS, MIRROR_FRESH_MS, TURN_WAIT_LOGGED_MS};
-use crate::mirror::{Git, MirrorError, upstream};
+use crate::mirror::{Git, MirrorError, noted, upstream};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
 use crate::telemetry::metrics::{CloneResult, Event};
@@ -57,7 +58,7 @@ impl Jobs {
         self.taken_over.send_replace(true);
     }
 
-    fn keep(&self, repo: &Repo, fresh_unix_ms: Option<u64>) {
+    pub(super) fn keep(&self, repo: &Repo, fresh_unix_ms: Option<u64>) {
         repo.set_kept();
         self.note_due(repo);
         self.plan(repo, fresh_unix_ms);
@@ -88,6 +89,7 @@ impl Jobs {
     }
 
     async fn part_to_clone(&self, repo: &Repo, client: Client) -> Option<ClientPart> {
+        self.left(repo).await;
         let asks = !repo.mirror.is_dir() && repo.not_cloned_lately(CLONE_FAILURE_KEPT_MS).is_none();
         if !asks {
             return None;
@@ -108,6 +110,7 @@ impl Jobs {
         repo: &Arc<Repo>,
         asker: &Asker,
     ) -> Result<bool, StartError> {
+        self.left(repo).await;
         let is_there = repo.mirror.is_dir();
         if is_there && repo.is_mirrored() {
             return Ok(false);
@@ -128,6 +131,13 @@ impl Jobs {
         ended.map(|()| !is_there)
     }
 
+    /// Waits until the mirror has left, if it is about to.
+    async fn left(&self, repo: &Repo) {
+        if let Some(leaving) = self.leaving.running(&repo.name) {
+            leaving.end().await;
+        }
+    }
+
     /// Takes over a mirror that was there at the start or that somebody put there later: checks
     /// it, puts it on the fetch schedule and sets what the server needs. Requests wait for the
     /// check alone, which takes no git process.
@@ -140,6 +150,9 @@ impl Jobs {
                 status: 500,
                 message: format!("{}: {e}", repo.name),
             }));
+        }
+        if is_noted(&repo).await {
+            repo.notes.set_clonable();
         }
         let (_, setting_up) = self.setting_up.join(&repo.name);
         let fetched = upstream::last_fetch_unix_ms(&repo.mirror);
@@ -216,7 +229,13 @@ impl Jobs {
         tracing::info!(repository = &*repo.name, "cloning from {}", repo.url);
         let (unix_began_ms, began) = (unix_ms(), Instant::now());
         let staging = self.catalog.state.tmp_dir();
-        let cloned = git.clone_mirror(&repo.url, &repo.mirror, &staging).await;
+        let mut cloned = git.clone_mirror(&repo.url, &repo.mirror, &staging).await;
+        if let Err(e) = &cloned
+            && self.is_for_room(e).await
+        {
+            self.make_room(&repo.name, Need::Must).await;
+            cloned = git.clone_mirror(&repo.url, &repo.mirror, &staging).await;
+        }
         let result = match &cloned {
             Ok(()) => CloneResult::Complete,
             Err(MirrorError::NotFound { .. }) => CloneResult::NotFound,
@@ -231,7 +250,9 @@ impl Jobs {
             return duty.done(Err(why));
         }
         repo.set_fresh(unix_began_ms, began);
+        repo.notes.set_clonable();
         self.keep(&repo, Some(unix_ms()));
+        self.mirror_changed(&repo);
         if let Some(head) = self.read_head(&repo).await {
             repo.set_head(head);
             // There may be a snapshot of a mirror that is gone.
@@ -239,6 +260,13 @@ impl Jobs {
         }
         duty.done(Ok(()));
     }
+}
+
+/// Whether the mirror has a note that a clone of its upstream works.
+async fn is_noted(repo: &Repo) -> bool {
+    let (mirror, url) = (repo.mirror.clone(), repo.url.clone());
+    let looked = spawn_blocking(move || noted::is_upstream_noted(&mirror, &url));
+    looked.await.unwrap_or(false)
 }
 
 /// The status of a request that leads back to the server that it came from.

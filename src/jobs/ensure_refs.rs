@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 
 use super::asker::{Asker, ClientPart};
+use super::room::Need;
 use super::state::Jobs;
 use crate::limits::{ENSURE_BY_ID_MAX, ENSURE_ITEMS_MAX};
 use crate::refs::{full_id, is_ref_name};
@@ -173,7 +174,14 @@ impl Jobs {
             if done.is_closed() {
                 return;
             }
-            if let Err(e) = self.git.fetch_by_id(&repo.mirror, &repo.url, id).await {
+            let mut fetched = self.git.fetch_by_id(&repo.mirror, &repo.url, id).await;
+            if let Err(e) = &fetched
+                && self.is_for_room(e).await
+            {
+                self.make_room(&repo.name, Need::Must).await;
+                fetched = self.git.fetch_by_id(&repo.mirror, &repo.url, id).await;
+            }
+            if let Err(e) = fetched {
                 tracing::debug!(repository = &*repo.name, id, "not fetched by its id: {e}");
                 let now = Instant::now();
                 self.absent.borrow_mut().note(&repo.name, id, now);

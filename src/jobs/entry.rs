@@ -1,11 +1,13 @@
 //! The files of a build: those of a new entry, which links what the mirror and an earlier entry have, or
 //! the mirror's own where no entry can be made.
 
-use std::fs::OpenOptions;
+use std::error::Error;
+use std::fs::{self, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::RwLockReadGuard;
 
@@ -16,15 +18,17 @@ use crate::archive::place::{Archive, Files, Names};
 use crate::archive::spool::{Spooler, not_kept};
 use crate::io::clock::unix_ms;
 use crate::io::residency;
-use crate::limits::META_BYTES_MAX;
+use crate::limits::{FULL_WAIT_MS, META_BYTES_MAX};
 use crate::manifest::meta::{FRAMES_NAME, Fields, META_NAME, Meta};
 use crate::manifest::outline::Outline;
 use crate::manifest::record::Linked;
+use crate::mirror::own::replace_by_copy;
 use crate::repos::repo::{RefsEpoch, Repo};
 use crate::snapshot::produce::{self, Input, Opened};
 use crate::snapshot::reuse::Reuse;
 use crate::snapshot::view::{self, View};
-use crate::store::staging::{LinkKind, Staging};
+use crate::store::staging::Staging;
+use crate::telemetry::metrics::Event;
 
 /// A build's spool file and what is to be written to it.
 pub(super) struct SpoolJob {
@@ -40,8 +44,8 @@ pub(super) struct SpoolJob {
 pub(super) trait Keep {
     /// Has the pieces of a build written.
     fn spool(&self, job: SpoolJob);
-    /// Has the cache looked at: there was no room for an entry.
-    fn make_room(&self);
+    /// Has room made for a repository, for the disk is full; hears when that was tried.
+    fn make_room(&self, repository: &Arc<str>) -> mpsc::Receiver<()>;
 }
 
 /// A build that has begun: what its first byte needs, and no write to the file system. A
@@ -125,20 +129,7 @@ pub(super) fn place<'r>(
         spool: frames_name(),
         linked: begun.view.packs.clone(),
     };
-    let mut made = make_entry(shop, &mut begun, &names, &reuse);
-    if let Err(e) = &made
-        && e.is_not_found()
-        && !reuse.linked.is_empty()
-    {
-        // What it was to be built on can have been evicted meanwhile.
-        let repository = &*begun.repo.name;
-        tracing::warn!(
-            repository,
-            "built from nothing, an entry could not be linked: {e}"
-        );
-        reuse = Reuse::default();
-        made = make_entry(shop, &mut begun, &names, &reuse);
-    }
+    let made = try_entry(shop, &mut begun, &names, &mut reuse, keep);
     let (directory, place, files) = match made {
         Ok((staging, files)) => {
             let directory = staging.dir().to_owned();
@@ -148,8 +139,7 @@ pub(super) fn place<'r>(
         }
         Err(e) => {
             let files = open_mirror(&mut begun, &reuse)?;
-            not_kept(&shop.meter, &begun.repo.name, &e);
-            keep.make_room();
+            say_not_kept(shop, begun.repo, &e);
             let place = Place::Mirror {
                 why: e.to_string(),
                 pinned: begun.pinned,
@@ -182,6 +172,52 @@ pub(super) fn place<'r>(
     })
 }
 
+/// Makes the entry; again once room was made on a full disk, and from nothing where what it was to be built
+/// on cannot be linked.
+fn try_entry(
+    shop: &Workshop,
+    begun: &mut Begun<'_>,
+    names: &Names,
+    reuse: &mut Reuse,
+    keep: &impl Keep,
+) -> Result<(Staging, Files), BeginError> {
+    let mut made = make_entry(shop, begun, names, reuse);
+    if made.as_ref().is_err_and(BeginError::is_disk_full) {
+        wait_for_room(keep, &begun.repo.name);
+        made = make_entry(shop, begun, names, reuse);
+    }
+    match made {
+        Err(e) if (e.is_not_found() || e.cannot_be_linked()) && !reuse.linked.is_empty() => {
+            // It can have been evicted meanwhile, or have as many names as there can be.
+            let repository = &*begun.repo.name;
+            tracing::warn!(
+                repository,
+                "built from nothing, an entry could not be linked: {e}"
+            );
+            *reuse = Reuse::default();
+            make_entry(shop, begun, names, reuse)
+        }
+        made => made,
+    }
+}
+
+/// Waits until room was made, or not.
+pub(super) fn wait_for_room(keep: &impl Keep, repository: &Arc<str>) {
+    let made = keep.make_room(repository);
+    // The plane ends with the server, and says nothing then.
+    let _ = made.recv_timeout(Duration::from_millis(FULL_WAIT_MS));
+}
+
+/// Says why a snapshot is not kept; what will not change by itself, once.
+fn say_not_kept(shop: &Workshop, repo: &Repo, why: &BeginError) {
+    match why {
+        // It was said when it was found.
+        BeginError::TooLarge { .. } => {}
+        why if why.cannot_be_linked() && repo.notes.say_links() => {}
+        why => not_kept(&shop.meter, &repo.name, why),
+    }
+}
+
 /// Opens the mirror's own files, where no entry can be made.
 fn open_mirror(begun: &mut Begun<'_>, reuse: &Reuse) -> Result<Files, BeginError> {
     let nowhere = residency::nowhere().map_err(|source| BeginError::Io {
@@ -205,20 +241,14 @@ fn make_entry(
     names: &Names,
     reuse: &Reuse,
 ) -> Result<(Staging, Files), BeginError> {
+    let packs_bytes = begun.view.packs.iter().map(|pack| pack.bytes).sum();
+    check_size(shop, begun.repo, packs_bytes)?;
     let mut staging = shop.catalog.state.staging()?;
-    let mut copied = 0;
-    let packs = begun.sources.iter().map(|s| (&s.path, &s.relative));
-    let frames = reuse.linked.iter().map(|f| (&f.source, &f.file.path));
-    for (source, relative) in packs.chain(frames) {
-        let linked = staging.link(source, relative)?;
-        copied += usize::from(matches!(linked, LinkKind::Copied));
+    for source in &begun.sources {
+        link_pack(shop, begun.repo, &mut staging, source)?;
     }
-    if copied > 0 {
-        tracing::warn!(
-            repository = &*begun.repo.name,
-            files = copied,
-            "packs were copied, not linked: keep mirrors/ and snapshots/ on one file system"
-        );
+    for frames in &reuse.linked {
+        staging.link(&frames.source, &frames.file.path)?;
     }
     view::make_repository(&begun.view, staging.dir())?;
     let mut options = OpenOptions::new();
@@ -234,6 +264,57 @@ fn make_entry(
     let spool = begun.places.enter(spool);
     let files = Files::new(spool.map_err(no_spool)?, linked);
     Ok((staging, files))
+}
+
+/// What is larger than all that there may be is not kept, nor is what was when it was built last: everything
+/// else would leave for it in vain.
+fn check_size(shop: &Workshop, repo: &Repo, packs_bytes: u64) -> Result<(), BeginError> {
+    let bytes = repo
+        .notes
+        .too_large_bytes()
+        .unwrap_or_default()
+        .max(packs_bytes);
+    let limit_bytes = shop.catalog.usage.marks().high_bytes;
+    match bytes > limit_bytes {
+        true => Err(BeginError::TooLarge { bytes, limit_bytes }),
+        false => Ok(()),
+    }
+}
+
+/// Links a file of the mirror. One that cannot be linked where it lies is first copied, once, within the
+/// mirror, where that is on the same file system: from then on it can.
+fn link_pack(
+    shop: &Workshop,
+    repo: &Repo,
+    staging: &mut Staging,
+    source: &Source,
+) -> Result<(), BeginError> {
+    let Err(refused) = staging.link(&source.path, &source.relative) else {
+        return Ok(());
+    };
+    let is_near = source.path.parent().is_some_and(|dir| {
+        let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
+        device(dir) == device(staging.dir())
+    });
+    // Files in the making can be removed while nobody holds this.
+    let packing = repo.packing.try_lock();
+    if !refused.cannot_be_linked() || !is_near || packing.is_err() {
+        return Err(refused.into());
+    }
+    if !repo.notes.say_links() {
+        let repository = &*repo.name;
+        tracing::warn!(
+            repository,
+            "a pack cannot be linked and is copied, once, within its mirror: {refused}"
+        );
+    }
+    let copied = replace_by_copy(&source.path);
+    copied.map_err(|source| BeginError::Io {
+        op: "copy a pack that cannot be linked",
+        source,
+    })?;
+    shop.meter.add(Event::PackCopied, 1);
+    Ok(staging.link(&source.path, &source.relative)?)
 }
 
 /// The files that the archive links: the packs, which are below `dir`, and files of frames.
@@ -255,15 +336,14 @@ pub(super) fn prepare(
     archive: &Archive,
     outline: &Outline,
     spool_checksum: u64,
-) -> Result<Vec<u8>, String> {
+) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
     let names = archive.names().ok_or("it has no place")?;
     // An entry holds what its layout names and nothing else: a file too few would be a download cut off.
     assert_eq!(staging.links(), names.linked.len(), "files of an entry");
     let outline = outline.encode();
     // The next build would not read it.
     if outline.len() as u64 <= META_BYTES_MAX {
-        let written = staging.write_outline(&outline);
-        written.map_err(|e| e.to_string())?;
+        staging.write_outline(&outline)?;
     }
     let meta = Meta::new(Fields {
         id: archive.id,
@@ -276,5 +356,5 @@ pub(super) fn prepare(
         layout: archive.fanout.layout(),
         spool_checksum,
     });
-    Ok(meta.map_err(|e| e.to_string())?.encode())
+    Ok(meta?.encode())
 }

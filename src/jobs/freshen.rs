@@ -14,9 +14,11 @@ use tokio::task::spawn_local;
 use super::asker::{Asker, ClientPart};
 use super::clone::{Ended, freshen_error, lost};
 use super::flights::{Duty, Flight};
+use super::room::Need;
 use super::state::Jobs;
 use crate::io::clock::unix_ms;
 use crate::limits::{FRESHEN_WAIT_MS, MIRROR_FRESH_MS};
+use crate::mirror::noted::note_upstream;
 use crate::mirror::recover::remove_unfinished;
 use crate::mirror::{Freshened, Git};
 use crate::repos::error::StartError;
@@ -185,7 +187,15 @@ impl Jobs {
             setting_up.end().await;
         }
         let unix_began_ms = unix_ms();
-        let freshened = git.freshen(&repo.mirror, &repo.url, &repo.refs).await;
+        let mut freshened = git.freshen(&repo.mirror, &repo.url, &repo.refs).await;
+        if let Err(e) = &freshened
+            && self.is_for_room(e).await
+        {
+            // What it has left takes room itself.
+            self.tidy(&repo).await;
+            self.make_room(&repo.name, Need::Must).await;
+            freshened = git.freshen(&repo.mirror, &repo.url, &repo.refs).await;
+        }
         let result = match &freshened {
             Ok(Freshened::Unchanged) => FetchResult::Unchanged,
             Ok(Freshened::Moved { .. }) => FetchResult::Changed,
@@ -209,18 +219,36 @@ impl Jobs {
         if moved {
             // Noted before anybody hears of it.
             repo.set_moved();
+            self.mirror_changed(&repo);
         }
         // Also when nothing moved: somebody may have put another mirror there.
         if let Some(head) = self.read_head(&repo).await {
             repo.set_head(head);
         }
         repo.set_fresh(unix_began_ms, began);
+        self.note_upstream(&repo).await;
         duty.done(Ok(()));
         // Also when nothing moved: the last try may have failed.
         self.rebuild(&repo);
         if moved {
             self.note_due(&repo);
             spawn_local(self.clone().join_small(repo));
+        }
+    }
+
+    /// Notes, once, that the mirror's upstream can be asked for all that it has.
+    async fn note_upstream(&self, repo: &Repo) {
+        if repo.notes.is_clonable() {
+            return;
+        }
+        let (mirror, url) = (repo.mirror.clone(), repo.url.clone());
+        let noted = tokio::task::spawn_blocking(move || note_upstream(&mirror, &url));
+        match noted.await {
+            Ok(Ok(())) => repo.notes.set_clonable(),
+            Ok(Err(e)) => {
+                tracing::warn!(repository = &*repo.name, "cannot note its upstream: {e}");
+            }
+            Err(panic) => tracing::error!("a note of an upstream panicked: {panic}"),
         }
     }
 

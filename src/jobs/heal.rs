@@ -16,6 +16,7 @@ use tokio::task::spawn_blocking;
 
 use super::clone::clone_error;
 use super::flights::{Duty, Flights};
+use super::room::Need;
 use super::state::Jobs;
 use super::sweep::remove;
 use super::workshop::Workshop;
@@ -275,6 +276,8 @@ impl Jobs {
                 repo.set_built();
                 self.look_at_head(repo).await;
                 repo.set_fresh(unix_began_ms, began);
+                repo.notes.set_clonable();
+                self.mirror_changed(repo);
                 comparing.done(Ok(()));
                 self.rebuild(repo);
             }
@@ -285,13 +288,19 @@ impl Jobs {
         }
     }
 
-    async fn clone_beside(&self, repo: &Arc<Repo>) -> Result<(), StartError> {
+    async fn clone_beside(self: &Rc<Self>, repo: &Arc<Repo>) -> Result<(), StartError> {
         // Serial numbers: the directory is emptied at each start.
         static SERIAL: AtomicU64 = AtomicU64::new(0);
         let staging = self.catalog.state.tmp_dir();
         let number = SERIAL.fetch_add(1, Ordering::Relaxed);
         let place = staging.join(format!("renewed-{number}.git"));
-        let cloned = self.git.clone_mirror(&repo.url, &place, &staging).await;
+        let mut cloned = self.git.clone_mirror(&repo.url, &place, &staging).await;
+        if let Err(e) = &cloned
+            && self.is_for_room(e).await
+        {
+            self.make_room(&repo.name, Need::Must).await;
+            cloned = self.git.clone_mirror(&repo.url, &place, &staging).await;
+        }
         let result = match &cloned {
             Ok(()) => CloneResult::Complete,
             Err(_) => CloneResult::Failed,

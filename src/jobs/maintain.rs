@@ -61,7 +61,8 @@ impl Jobs {
         }
     }
 
-    fn named(&self, name: &str) -> Option<Arc<Repo>> {
+    /// A repository that is known.
+    pub(super) fn named(&self, name: &str) -> Option<Arc<Repo>> {
         let (host, path) = name.split_once('/')?;
         self.catalog.registry.get(host, path)
     }
@@ -146,7 +147,10 @@ impl Jobs {
                 );
             }
             MaintenanceResult::CutOff | MaintenanceResult::Failed => {}
-            _ => tracing::info!(repository, "{what}"),
+            _ => {
+                self.mirror_changed(repo);
+                tracing::info!(repository, "{what}");
+            }
         }
         self.meter.add(Event::Maintenance(result), 1);
         Some(result)

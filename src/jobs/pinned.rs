@@ -9,7 +9,7 @@ use gix::ObjectId;
 use tokio::sync::{RwLockReadGuard, watch};
 
 use crate::archive::open_files::OpenError;
-use crate::io::shortage::Detail;
+use crate::io::shortage::{Detail, is_disk_full};
 use crate::limits::PREPARED_MAX;
 use crate::mirror::Git;
 use crate::refs::MirrorRefs;
@@ -28,8 +28,16 @@ pub(super) enum BeginError {
     Pin(#[from] PinError),
     #[error(transparent)]
     Build(#[from] BuildError),
-    #[error("cannot pack the mirror's loose objects: {0}")]
-    Pack(#[source] Detail),
+    #[error("cannot pack the mirror's loose objects: {source}")]
+    Pack {
+        source: Detail,
+        /// Whether the disk was full.
+        is_full: bool,
+    },
+    #[error(
+        "the snapshot has {bytes} bytes, more than all that may be kept ({limit_bytes}, --cache-limit)"
+    )]
+    TooLarge { bytes: u64, limit_bytes: u64 },
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error("the server is shutting down")]
@@ -39,6 +47,19 @@ pub(super) enum BeginError {
 }
 
 impl BeginError {
+    /// Whether there was no room on the disk.
+    pub(super) fn is_disk_full(&self) -> bool {
+        match self {
+            BeginError::Pack { is_full, .. } => *is_full,
+            e => is_disk_full(e),
+        }
+    }
+
+    /// Whether the system does not allow a link to a file.
+    pub(super) fn cannot_be_linked(&self) -> bool {
+        matches!(self, BeginError::Store(e) if e.cannot_be_linked())
+    }
+
     /// Whether something is not there any more.
     pub(super) fn is_not_found(&self) -> bool {
         match self {
@@ -128,15 +149,18 @@ fn pin<'r>(repo: &'r Repo, git: &Git, as_it_is: AsItIs) -> Result<Pinned<'r>, Pi
 /// Ends with an error as soon as `stop` is true: git may take minutes, and nobody waits for them.
 fn pack_loose(repo: &Repo, git: &Git, mut stop: watch::Receiver<bool>) -> Result<(), BeginError> {
     let _packing = repo.packing.blocking_lock();
-    let failed = |e: &(dyn Error + 'static)| BeginError::Pack(Detail::of(e));
+    let failed = |e: &(dyn Error + 'static), is_full| BeginError::Pack {
+        source: Detail::of(e),
+        is_full,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    let runtime = runtime.map_err(|e| failed(&e))?;
+    let runtime = runtime.map_err(|e| failed(&e, false))?;
     let before = repo.aside.get();
     let packed = runtime.block_on(async {
         tokio::select! {
-            packed = git.pack_reachable(&repo.mirror, &before) => packed.map_err(|e| failed(&e)),
+            packed = git.pack_reachable(&repo.mirror, &before) => packed.map_err(|e| failed(&e, e.is_disk_full())),
             // Without a sender the server has stopped, too.
             _ = stop.wait_for(|stop| *stop) => Err(BeginError::Stopping),
         }

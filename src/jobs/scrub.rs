@@ -12,7 +12,7 @@ use std::io;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Weak, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -123,18 +123,20 @@ fn leave(marker: &Path) -> io::Result<()> {
     }
 }
 
-/// Something to look at.
+/// Something to look at. It holds no repository: whose mirror is in nobody's hands may be evicted before
+/// its turn comes.
 enum Item {
-    Entry(Arc<Repo>, Arc<Archive>),
-    /// And whether builds fail of what it holds.
-    Mirror(Arc<Repo>, bool),
+    Entry(Weak<Repo>, Arc<Archive>),
+    /// Where it is, and whether builds fail of what it holds.
+    Mirror(Weak<Repo>, PathBuf, bool),
 }
 
 /// All that there is to look at.
 fn items(registry: &Registry) -> Vec<Item> {
     let of = |repo: &Arc<Repo>| {
-        let entry = repo.current().map(|c| Item::Entry(repo.clone(), c));
-        let mirror = || Item::Mirror(repo.clone(), repo.is_failing());
+        let weak = || Arc::downgrade(repo);
+        let entry = repo.current().map(|c| Item::Entry(weak(), c));
+        let mirror = || Item::Mirror(weak(), repo.mirror.clone(), repo.is_failing());
         [entry, repo.is_mirrored().then(mirror)]
     };
     let all = registry.all();
@@ -146,7 +148,7 @@ impl Item {
     fn stamps(&self) -> [PathBuf; 2] {
         match self {
             Item::Entry(_, archive) => [META_NAME; 2].map(|name| archive.dir().join(name)),
-            Item::Mirror(repo, _) => [STAMP_NAME, "config"].map(|name| repo.mirror.join(name)),
+            Item::Mirror(_, dir, _) => [STAMP_NAME, "config"].map(|name| dir.join(name)),
         }
     }
 
@@ -278,7 +280,7 @@ impl Scrubber {
         let is_pending = self.is_pending.load(Ordering::Relaxed);
         let mut due = Vec::new();
         for item in self.items() {
-            let is_suspect = matches!(item, Item::Mirror(_, true));
+            let is_suspect = matches!(item, Item::Mirror(_, _, true));
             // What is not there is looked for by others.
             let Some(stamp) = item.stamp() else {
                 continue;
@@ -311,9 +313,14 @@ impl Scrubber {
     }
 
     fn look(&mut self, item: &Item, pass: &mut Pass) {
-        let (repo, result) = match item {
-            Item::Entry(repo, archive) => (repo, self.look_at_entry(repo, archive)),
-            Item::Mirror(repo, _) => (repo, self.look_at_mirror(repo)),
+        let (Item::Entry(repo, _) | Item::Mirror(repo, _, _)) = item;
+        // Both have left.
+        let Some(repo) = &repo.upgrade() else {
+            return;
+        };
+        let result = match item {
+            Item::Entry(_, archive) => self.look_at_entry(repo, archive),
+            Item::Mirror(..) => self.look_at_mirror(repo),
         };
         let meter = &self.meter;
         let bytes = self.pace.take_bytes();
@@ -327,7 +334,7 @@ impl Scrubber {
             ScrubResult::EntrySound => item.note().is_ok(),
             // Whatever its builds fail of, that is not it.
             ScrubResult::MirrorSound => {
-                !matches!(item, Item::Mirror(_, true)) && item.note().is_ok()
+                !matches!(item, Item::Mirror(_, _, true)) && item.note().is_ok()
             }
             // Nobody finds it any more.
             ScrubResult::EntryDamaged => true,

@@ -10,6 +10,7 @@ use super::absent::Absent;
 use super::bundle_cache::{BundleCache, BundleFile, BundleKey};
 use super::flights::Flights;
 use super::plane::{self, Handle, Queue};
+use super::room::Room;
 use super::semaphores::Semaphores;
 use super::upkeep::Upkeep;
 use super::workshop::Workshop;
@@ -53,6 +54,10 @@ pub(crate) struct Jobs {
     pub(super) setting_up: Flights<Arc<str>, ()>,
     /// Comparisons with upstreams; `freshen` must not overlap for one mirror.
     pub(super) freshening: Flights<Arc<str>, Result<(), StartError>>,
+    /// Mirrors that are being evicted: what needs one waits, and has it cloned anew.
+    pub(super) leaving: Flights<Arc<str>, ()>,
+    /// Of the sweep, from one to the next.
+    pub(super) room: Room,
     /// Mirrors whose packs are being joined, or that have their upkeep.
     pub(super) maintaining: Flights<Arc<str>, ()>,
     /// Commits that are fetched by their ids.
@@ -169,6 +174,8 @@ impl Jobs {
             cloning: Flights::default(),
             setting_up: Flights::default(),
             freshening: Flights::default(),
+            leaving: Flights::default(),
+            room: Room::default(),
             maintaining: Flights::default(),
             fetching_ids: Flights::default(),
             upkeep: std::cell::RefCell::default(),

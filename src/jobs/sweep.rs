@@ -1,25 +1,73 @@
 //! The sweep: what nobody reads any more is removed, and what is over the limits evicted.
 
+use std::collections::HashSet;
+use std::mem;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::spawn_local;
+use tokio::task::{spawn_blocking, spawn_local};
 
+use super::leaving::{Leaver, Leaving, Listed};
+use super::room::{Need, RoomMade};
 use super::state::Jobs;
 use crate::archive::place::Archive;
 use crate::config::Config;
 use crate::io::clock::unix_ms;
+use crate::io::fs::Space;
 use crate::io::heap;
-use crate::limits::{HEAP_TRIM_BUILDS, IDLE_ENTRY_OPEN_MS, RETIRED_KEPT_MS, SWEEP_INTERVAL_MS};
+use crate::limits::{
+    FULL_FREE_BYTES, FULL_LEAVES_PART, FULL_WAIT_MS, HEAP_TRIM_BUILDS, IDLE_ENTRY_OPEN_MS,
+    LOOK_REST, LOOK_REST_OVER, RETIRED_KEPT_MS, SWEEP_INTERVAL_MS,
+};
+use crate::mirror::MirrorError;
 use crate::repos::catalog::Catalog;
 use crate::repos::repo::Repo;
-use crate::store::evict::{self, Bounds, Candidate};
-use crate::telemetry::metrics::{Event, Meter};
+use crate::store::evict::{self, Bounds, Plan};
+use crate::store::files::StoreError;
+use crate::store::ledger::Ledger;
+use crate::store::usage::Marks;
+use crate::telemetry::metrics::{Event, Evicted, Meter};
+
+/// What a sweep goes by that only the plane knows.
+struct Survey {
+    repos: Vec<Listed>,
+    /// Mirrors in which something has changed.
+    changed: HashSet<PathBuf>,
+    /// Bytes of files without names.
+    nameless_bytes: u64,
+    /// What somebody needs room for, who finds the disk full.
+    need: Option<Need>,
+}
+
+/// What a sweep found.
+struct Swept {
+    plan: Plan,
+    marks: Marks,
+    /// Bytes that stay whatever leaves.
+    fixed_bytes: u64,
+    /// Mirrors that are to go.
+    mirrors: Vec<Arc<Repo>>,
+}
+
+impl Swept {
+    fn nothing(marks: Marks) -> Swept {
+        Swept {
+            plan: Plan::default(),
+            marks,
+            fixed_bytes: 0,
+            mirrors: Vec::new(),
+        }
+    }
+}
 
 impl Jobs {
     /// Sweeps from time to time, and when somebody wants it.
     pub(super) async fn keep_swept(self: Rc<Self>) {
+        // Before that nothing is known of most mirrors.
+        let mut taken_over = self.taken_over.subscribe();
+        let _ = taken_over.wait_for(|is| *is).await;
         let mut due = tokio::time::interval(Duration::from_millis(SWEEP_INTERVAL_MS));
         due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -31,7 +79,12 @@ impl Jobs {
         }
     }
 
-    /// Removes superseded entries that nobody reads, and evicts what is over the limit.
+    /// Something has changed in a mirror.
+    pub(super) fn mirror_changed(&self, repo: &Repo) {
+        self.room.changed.borrow_mut().insert(repo.mirror.clone());
+        self.sweep_wanted.notify_one();
+    }
+
     async fn sweep(self: Rc<Self>) {
         // A sweep that was asked for while one runs still happens, after it; more would be idle.
         let Ok(waiting) = self.sweep_waiting.try_acquire() else {
@@ -40,7 +93,19 @@ impl Jobs {
         // The semaphore is never closed, so this only waits.
         let _sweeping = self.sweeping.acquire().await;
         drop(waiting);
+        self.sweep_once(None).await;
+    }
+
+    /// Removes superseded entries that nobody reads, and evicts what is over the limit, or what makes
+    /// room for somebody who is in `need` of it. Whoever calls it holds the semaphore of sweeps.
+    pub(super) async fn sweep_once(self: &Rc<Self>, need: Option<Need>) {
         self.bundles.borrow_mut().expire(Instant::now());
+        let survey = Survey {
+            repos: self.listed(),
+            changed: mem::take(&mut *self.room.changed.borrow_mut()),
+            nameless_bytes: self.bundles.borrow_mut().made_bytes(),
+            need,
+        };
         let (catalog, config) = (self.catalog.clone(), self.config.clone());
         let meter = self.meter.clone();
         let tidies = self.built.get() >= HEAP_TRIM_BUILDS;
@@ -48,68 +113,285 @@ impl Jobs {
             self.built.set(0);
         }
         // Walks directories and deletes files: not on this thread.
-        let swept = tokio::task::spawn_blocking(move || {
-            sweep(&catalog, &config, &meter);
+        let swept = spawn_blocking(move || {
+            let swept = sweep(&catalog, &config, &meter, survey);
             if tidies {
                 heap::give_back_unused();
             }
+            swept
         });
-        let swept = swept.await;
-        if let Err(panic) = swept {
-            tracing::error!("the sweep of the cache panicked: {panic}");
+        match swept.await {
+            Ok(Ok(swept)) => {
+                self.say(&swept);
+                for repo in swept.mirrors {
+                    self.evict_mirror(repo).await;
+                }
+            }
+            Ok(Err(e)) => tracing::error!("cannot look at the state directory: {e}"),
+            Err(panic) => tracing::error!("the sweep of the cache panicked: {panic}"),
+        }
+    }
+
+    /// Makes room, for what is done for a repository finds the disk full; once for all who come meanwhile,
+    /// and seldom enough that a disk which others fill again does not empty the cache. Its own mirror stays.
+    /// Waits for the end of that, but not for long.
+    pub(super) async fn make_room(self: &Rc<Self>, repository: &str, need: Need) {
+        self.meter.add(Event::DiskFull, 1);
+        // Who holds a repository keeps its mirror.
+        let _kept = self.named(repository);
+        let (flight, duty) = self.room.making.join(&need);
+        if let Some(duty) = duty {
+            let jobs = self.clone();
+            // A task of its own: whoever asked for it may leave.
+            spawn_local(async move {
+                let usage = &jobs.catalog.usage;
+                let is_due = jobs
+                    .room
+                    .made
+                    .get()
+                    .is_none_or(|made| made.is_gone(usage.all_bytes()));
+                let sweeping = jobs.sweeping.acquire().await;
+                let before = usage.all_bytes();
+                jobs.sweep_once(is_due.then_some(need)).await;
+                drop(sweeping);
+                if is_due {
+                    let left = usage.all_bytes();
+                    jobs.room.made.set(Some(RoomMade {
+                        at: Instant::now(),
+                        left_bytes: left,
+                        freed_bytes: before.saturating_sub(left),
+                    }));
+                }
+                duty.done(());
+            });
+        }
+        let limit = Duration::from_millis(FULL_WAIT_MS);
+        let _ = tokio::time::timeout(limit, flight.end()).await;
+    }
+
+    /// Whether something failed for want of room on the disk: git does not always say so.
+    pub(super) async fn is_for_room(&self, error: &MirrorError) -> bool {
+        if error.is_disk_full() {
+            return true;
+        }
+        let catalog = self.catalog.clone();
+        let space = spawn_blocking(move || catalog.state.space()).await;
+        let is_full = |space: Space| space.free_bytes < FULL_FREE_BYTES;
+        matches!(error, MirrorError::Git { .. })
+            && space.is_ok_and(|space| space.is_ok_and(is_full))
+    }
+
+    fn listed(&self) -> Vec<Listed> {
+        let registry = &self.catalog.registry;
+        let listed = registry.all().into_iter().map(|repo| Listed {
+            is_idle: registry.is_alone(&repo) && !self.is_at_work(&repo.name),
+            repo,
+        });
+        listed.collect()
+    }
+
+    /// Whether something goes on with a mirror.
+    fn is_at_work(&self, name: &Arc<str>) -> bool {
+        self.cloning.running(name).is_some()
+            || self.setting_up.running(name).is_some()
+            || self.freshening.running(name).is_some()
+            || self.maintaining.running(name).is_some()
+    }
+
+    /// Says once what cannot be helped, and when it has passed.
+    fn say(&self, swept: &Swept) {
+        let Swept {
+            plan,
+            marks,
+            fixed_bytes,
+            ..
+        } = swept;
+        let mut said = self.room.said.borrow_mut();
+        let is_over = plan.over_bytes > 0 || *fixed_bytes > marks.low_bytes;
+        match (mem::replace(&mut said.is_over, is_over), is_over) {
+            (false, true) => tracing::warn!(
+                over_bytes = plan.over_bytes,
+                fixed_bytes,
+                limit_bytes = marks.high_bytes,
+                "more than --cache-limit is in use and cannot be evicted: what is in use now, mirrors \
+                 that were put there and never compared with an upstream, and what is not tarpon's"
+            ),
+            (true, false) => tracing::info!("no more than --cache-limit is in use again"),
+            _ => {}
+        }
+        let is_below = plan.floor_missed_bytes > 0;
+        match (mem::replace(&mut said.is_below_floor, is_below), is_below) {
+            (false, true) => tracing::warn!(
+                missing_bytes = plan.floor_missed_bytes,
+                floor_bytes = marks.floor_bytes,
+                "less than --cache-free-floor is free, and evicting what nobody wants would not reach \
+                 it: something else fills the disk, and nothing is evicted for that"
+            ),
+            (true, false) => tracing::info!("--cache-free-floor is free again"),
+            _ => {}
+        }
+    }
+
+    /// Removes a mirror that nobody works with, and all that is known of it: whoever asks next has it
+    /// cloned anew.
+    async fn evict_mirror(self: &Rc<Self>, repo: Arc<Repo>) {
+        let registry = &self.catalog.registry;
+        let is_idle = registry.is_alone(&repo) && !self.is_at_work(&repo.name);
+        // From here to the flight nothing is awaited: who comes later waits for its end.
+        if !is_idle || !repo.leave_mirror() {
+            return;
+        }
+        let (_, Some(duty)) = self.leaving.join(&repo.name) else {
+            return;
+        };
+        self.schedule.borrow_mut().remove(&repo.name);
+        let (catalog, mirror) = (self.catalog.clone(), repo.mirror.clone());
+        let moved = spawn_blocking(move || catalog.state.take_mirror_away(&mirror)).await;
+        let away = match moved {
+            Ok(Ok(away)) => away,
+            Ok(Err(e)) => {
+                tracing::error!(repository = &*repo.name, "cannot evict a mirror: {e}");
+                self.keep(&repo, None);
+                return duty.done(());
+            }
+            Err(panic) => return tracing::error!("the eviction of a mirror panicked: {panic}"),
+        };
+        duty.done(());
+        let (name, mirror) = (repo.name.clone(), repo.mirror.clone());
+        registry.forget(repo);
+        let (catalog, meter) = (self.catalog.clone(), self.meter.clone());
+        let deleted = spawn_blocking(move || {
+            drop(away);
+            catalog.state.remove_empty_above(&mirror);
+            let mut ledger = catalog.usage.ledger();
+            let before = ledger.total_bytes();
+            ledger.forget(&mirror);
+            let bytes = before - ledger.total_bytes();
+            catalog.usage.mirror_gone(bytes);
+            note(&meter, Evicted::Mirror, &name, bytes);
+        });
+        if let Err(panic) = deleted.await {
+            tracing::error!("the removal of a mirror panicked: {panic}");
         }
     }
 }
 
-fn sweep(catalog: &Catalog, config: &Config, meter: &Meter) {
+fn note(meter: &Meter, what: Evicted, repository: &str, bytes: u64) {
+    meter.add(Event::Eviction(what), 1);
+    meter.add(Event::EvictedBytes, bytes);
+    tracing::info!(repository, what = what.name(), bytes, "evicted");
+}
+
+fn sweep(
+    catalog: &Catalog,
+    config: &Config,
+    meter: &Meter,
+    survey: Survey,
+) -> Result<Swept, StoreError> {
     remove_retired(catalog, RETIRED_KEPT_MS);
-    let mut entries: Vec<(Arc<Repo>, Arc<Archive>, u64)> = Vec::new();
-    for repo in catalog.registry.all() {
-        if let Some(archive) = repo.current() {
-            if catalog.state.is_gone(&archive.dir()) {
-                lose(catalog, &repo, archive);
-                continue;
-            }
-            let bytes = catalog.state.entry_bytes(&archive.dir()).unwrap_or(0);
-            entries.push((repo, archive, bytes));
+    let space = catalog.state.space()?;
+    let marks = Marks::of(config, space.total_bytes);
+    catalog.usage.set_marks(marks);
+    let mut ledger = catalog.usage.ledger();
+    let root = catalog.state.root();
+    ledger.look(root, &survey.changed, LOOK_REST)?;
+    // Nothing leaves for what is not there any more.
+    if survey.need.is_some() {
+        ledger.look(root, &survey.changed, 0)?;
+    } else if survey.used_bytes(&ledger) > marks.high_bytes {
+        ledger.look(root, &survey.changed, LOOK_REST_OVER)?;
+    }
+    for Listed { repo, .. } in &survey.repos {
+        if let Some(archive) = repo.current()
+            && !ledger.has(&archive.dir())
+            && catalog.state.is_gone(&archive.dir())
+        {
+            lose(catalog, repo, archive);
         }
     }
-    close_idle(&entries);
+    close_idle(&survey.current());
     catalog.retired.close_idle();
-    let used: u64 = entries.iter().map(|(_, _, bytes)| bytes).sum();
-    let space = match catalog.state.space() {
-        Ok(space) => space,
-        Err(e) => {
-            tracing::error!("cannot read the free space: {e}");
-            return;
+    let mut swept = Swept::nothing(marks);
+    if !survey.is_fine(&ledger, marks, space.free_bytes) {
+        let leaving = Leaving::of(catalog, &ledger, &survey.repos);
+        swept.fixed_bytes = leaving.fixed_bytes;
+        let bounds = survey.bounds(&ledger, marks, leaving.fixed_bytes, space.free_bytes);
+        swept.plan = evict::plan(&leaving.holdings, &leaving.shared, bounds);
+        swept.mirrors = evict_all(catalog, meter, &mut ledger, leaving, &swept.plan);
+    }
+    let snapshots = survey.current().len() as u64;
+    let usage = &catalog.usage;
+    usage.note(&ledger, survey.nameless_bytes, snapshots);
+    Ok(swept)
+}
+
+/// Evicts snapshots; gives the mirrors that are to go.
+fn evict_all(
+    catalog: &Catalog,
+    meter: &Meter,
+    ledger: &mut Ledger,
+    mut leaving: Leaving,
+    plan: &Plan,
+) -> Vec<Arc<Repo>> {
+    let mut mirrors = Vec::new();
+    for key in &plan.victims {
+        match leaving.leavers.remove(key) {
+            Some(Leaver::Mirror(repo)) => mirrors.push(repo),
+            Some(Leaver::Snapshot(repo, archive)) if repo.take_idle(&archive) => {
+                evict(catalog, meter, ledger, Evicted::Snapshot, &archive);
+            }
+            Some(Leaver::Superseded(archive)) if catalog.retired.take_idle(&archive) => {
+                evict(catalog, meter, ledger, Evicted::Superseded, &archive);
+            }
+            _ => {}
         }
-    };
-    let plan = evict::plan(
-        &candidates(&entries),
+    }
+    mirrors
+}
+
+impl Survey {
+    fn current(&self) -> Vec<Arc<Archive>> {
+        let current = self.repos.iter().filter_map(|listed| listed.repo.current());
+        current.collect()
+    }
+
+    fn used_bytes(&self, ledger: &Ledger) -> u64 {
+        ledger.total_bytes() + self.nameless_bytes
+    }
+
+    /// Whether there is nothing to do.
+    fn is_fine(&self, ledger: &Ledger, marks: Marks, free_bytes: u64) -> bool {
+        let is_low = self.used_bytes(ledger) <= marks.low_bytes;
+        is_low && free_bytes >= marks.floor_bytes && self.need.is_none()
+    }
+
+    fn bounds(&self, ledger: &Ledger, marks: Marks, fixed_bytes: u64, free_bytes: u64) -> Bounds {
+        let used_bytes = self.used_bytes(ledger);
+        let beside = marks.high_bytes - marks.low_bytes;
         Bounds {
-            limit_bytes: config.cache_limit.of(space.total_bytes),
-            free_bytes: space.free_bytes,
-            floor_bytes: config.cache_free_floor.of(space.total_bytes),
-        },
-    );
-    if !plan.victims.is_empty() || !plan.enough {
-        // What was replaced is worth less than what is current.
-        remove_retired(catalog, 0);
-    }
-    let mut evicted = (0, 0);
-    for (repo, archive, bytes) in &entries {
-        if plan.victims.contains(&archive.id) && repo.take_idle(archive) {
-            evicted = (evicted.0 + bytes, evicted.1 + 1);
-            meter.add(Event::Eviction, 1);
-            tracing::info!(repository = &*repo.name, bytes, "evicted");
-            remove(catalog, archive);
+            // What is being made may turn out not to be kept: the largest is no reason for others to leave.
+            used_bytes: used_bytes.saturating_sub(ledger.largest_passing_bytes()),
+            // Where there is more than may be and none of it can leave, there is still something beside it.
+            high_bytes: marks.high_bytes.max(fixed_bytes + beside),
+            low_bytes: marks.low_bytes.max(fixed_bytes + beside / 2),
+            free_bytes,
+            floor_bytes: marks.floor_bytes,
+            short_bytes: self.need.map_or(0, |_| used_bytes / FULL_LEAVES_PART),
+            spares_mirrors: self.need == Some(Need::Keep),
         }
     }
-    if !plan.enough {
-        tracing::warn!("the disk is fuller than allowed and nothing more can be evicted");
-    }
-    let left = entries.len() as u64 - evicted.1;
-    catalog.usage.set(used - evicted.0, left, space.total_bytes);
+}
+
+fn evict(catalog: &Catalog, meter: &Meter, ledger: &mut Ledger, what: Evicted, archive: &Archive) {
+    let before = ledger.total_bytes();
+    remove(catalog, archive);
+    ledger.forget(&archive.dir());
+    note(
+        meter,
+        what,
+        &archive.repository,
+        before - ledger.total_bytes(),
+    );
 }
 
 /// Somebody has removed the entry from the disk: it is built again when it is asked for.
@@ -123,19 +405,6 @@ fn lose(catalog: &Catalog, repo: &Repo, archive: Arc<Archive>) {
         // Those who read it have it open.
         catalog.retired.add(archive);
     }
-}
-
-fn candidates(entries: &[(Arc<Repo>, Arc<Archive>, u64)]) -> Vec<Candidate> {
-    let now = unix_ms();
-    let candidate = |(_, archive, bytes): &(Arc<Repo>, Arc<Archive>, u64)| Candidate {
-        id: archive.id,
-        bytes: *bytes,
-        last_used_unix_ms: archive.last_used_unix_ms(),
-        age_ms: now.saturating_sub(archive.created_unix_ms),
-        pinned: archive.fanout.readers() > 0,
-        current: true,
-    };
-    entries.iter().map(candidate).collect()
 }
 
 /// Removes archives that were replaced by newer ones and not read for `kept_ms`.
@@ -168,9 +437,9 @@ pub(super) fn remove(catalog: &Catalog, archive: &Archive) {
 }
 
 /// Keeps the number of descriptors bounded: entries that nobody asked for lately are closed.
-fn close_idle(entries: &[(Arc<Repo>, Arc<Archive>, u64)]) {
+fn close_idle(entries: &[Arc<Archive>]) {
     let now = unix_ms();
-    for (_, archive, _) in entries {
+    for archive in entries {
         if now.saturating_sub(archive.last_used_unix_ms()) >= IDLE_ENTRY_OPEN_MS {
             archive.close_if_idle();
         }

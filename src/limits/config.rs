@@ -35,6 +35,8 @@ pub const CLIENT_TIMEOUT_MAX_MS: u64 = 24 * HOUR_MS;
 pub const UPSTREAM_TIME_MAX_MS: u64 = 720 * HOUR_MS;
 /// Default share of the file system that the cache may take.
 pub const CACHE_LIMIT_DEFAULT_PERCENT: u8 = 80;
+/// Default of what is left when the cache's limit was passed, as a part of that limit.
+pub const CACHE_LOW_DEFAULT_PERCENT: u8 = 90;
 /// Default share of the file system that stays free whatever the cache limit says.
 pub const CACHE_FREE_FLOOR_DEFAULT_PERCENT: u8 = 5;
 /// Default of how much of the file system one clone or fetch may take.
@@ -54,6 +56,7 @@ const _: () = {
     assert!(HOST_MAX_BYTES <= FILE_NAME_MAX_BYTES);
     assert!(LEVEL_MIN <= LEVEL_DEFAULT && LEVEL_DEFAULT <= LEVEL_MAX);
     assert!(CACHE_LIMIT_DEFAULT_PERCENT + CACHE_FREE_FLOOR_DEFAULT_PERCENT <= 100);
+    assert!(CACHE_LOW_DEFAULT_PERCENT < 100);
     assert!(
         TIMEOUT_MIN_MS <= STALL_TIMEOUT_DEFAULT_MS && TIMEOUT_MIN_MS <= IDLE_TIMEOUT_DEFAULT_MS
     );

@@ -21,6 +21,29 @@ pub const RETIRED_KEPT_MS: u64 = 60_000;
 pub const RETIRED_MAX_MS: u64 = HOUR_MS;
 /// Time between two looks at the cache's size and at superseded entries.
 pub const SWEEP_INTERVAL_MS: u64 = 5_000;
+/// How long nobody has wanted what leaves for the sake of the free floor: anything else would be back at
+/// once, however often it leaves.
+pub const FLOOR_IDLE_MS: u64 = 60_000;
+/// How many times as long as it takes there is no other look at the whole state directory.
+pub const LOOK_REST: u32 = 50;
+/// The same while there is more than there may be.
+pub const LOOK_REST_OVER: u32 = 4;
+/// Time after which a mirror is looked at whole though nothing seems to have changed in it.
+pub const LOOK_AGAIN_MS: u64 = HOUR_MS;
+/// Files that may have several names of which each is known. What is beyond is counted by its part, and
+/// freed by none: 64 MB of memory.
+pub const SHARED_FILES_MAX: usize = 1 << 20;
+/// With less than this free the disk is full, whatever a git that failed says of its reasons.
+pub const FULL_FREE_BYTES: u64 = 256 << 10;
+/// What of the bytes in use leaves when somebody finds the disk full: one in so many.
+pub const FULL_LEAVES_PART: u64 = 5;
+/// Time between two sweeps for somebody who finds the disk full, unless the server itself has used what the
+/// first has freed: what others fill again at once must not empty the cache.
+pub const FULL_SWEEP_INTERVAL_MS: u64 = 60_000;
+/// How long somebody who finds the disk full waits for such a sweep.
+pub const FULL_WAIT_MS: u64 = 10_000;
+/// What making anything again costs, in bytes, whatever its size.
+pub const MAKING_COST_BYTES: u64 = 1 << 20;
 /// Default time after which an entry or mirror is looked at again: a week.
 pub const SCRUB_INTERVAL_DEFAULT_MS: u64 = 7 * 24 * HOUR_MS;
 /// Longest such time: a year.

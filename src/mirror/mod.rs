@@ -23,6 +23,8 @@ mod files;
 pub(crate) mod git;
 mod listing;
 mod loose;
+pub(crate) mod noted;
+pub(crate) mod own;
 mod packed;
 mod packs;
 mod quiet;

@@ -18,6 +18,7 @@ use crate::mirror::error::{MirrorError, without_password};
 use crate::mirror::files;
 use crate::mirror::git::{Call, Git, Target};
 use crate::mirror::listing::{Found, Headless, Listing, Wanted};
+use crate::mirror::noted::note_upstream;
 use crate::mirror::packed::{self, CommitError};
 use crate::mirror::removals::Removals;
 use crate::refs::{self, Follow, Head, Listed, MirrorRefs};
@@ -101,11 +102,12 @@ impl Git {
             repo.to_owned(),
             dest.parent().unwrap_or(Path::new(".")).to_owned(),
         );
-        let parent_made = parent.clone();
+        let (parent_made, noted) = (parent.clone(), url.to_owned());
         blocking(repo, move || {
             let io = |op, path: &Path, done: io::Result<()>| {
                 done.map_err(|source| MirrorError::io(op, path, source))
             };
+            io("write to", &from, note_upstream(&from, &noted))?;
             io("sync", &from, files::sync_tree(&from))?;
             io(
                 "create",
@@ -116,8 +118,14 @@ impl Git {
         .await?;
         note_fetch(repo, began);
         // Not on another thread: if this future were dropped meanwhile, it would still happen.
-        std::fs::rename(repo, dest)
-            .map_err(|source| MirrorError::io("move the clone to", dest, source))?;
+        let renamed = match std::fs::rename(repo, dest) {
+            // The directory above was empty, and was removed with the mirror that had been in it.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                std::fs::create_dir_all(&parent).and_then(|()| std::fs::rename(repo, dest))
+            }
+            renamed => renamed,
+        };
+        renamed.map_err(|source| MirrorError::io("move the clone to", dest, source))?;
         sync_dir(parent).await
     }
 

@@ -4,7 +4,7 @@
 use super::registry::Registry;
 use super::retired::Retired;
 use crate::store::dir::StateDir;
-use crate::store::usage::Usage;
+use crate::store::usage::{Marks, Usage};
 
 /// See the module's text.
 pub(crate) struct Catalog {
@@ -19,14 +19,13 @@ pub(crate) struct Catalog {
 }
 
 impl Catalog {
-    /// No repository yet, for so many cores.
-    pub(crate) fn new(state: StateDir, cores: usize) -> Catalog {
-        let disk_bytes = state.space().map_or(0, |space| space.total_bytes);
+    /// No repository yet, for so many cores, on a disk that may be so full.
+    pub(crate) fn new(state: StateDir, cores: usize, marks: Marks) -> Catalog {
         Catalog {
             registry: Registry::new(cores),
             retired: Retired::default(),
             state,
-            usage: Usage::new(disk_bytes),
+            usage: Usage::new(marks),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What is noted of a repository without its lock.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::io::clock::unix_ms;
@@ -47,5 +47,43 @@ impl KnownAside {
     pub(crate) fn set(&self, now: Aside) {
         let mut aside = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *aside = Arc::new(now);
+    }
+}
+
+/// What follows from what was seen of it.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    is_clonable: AtomicBool,
+    /// 0 for none.
+    too_large_bytes: AtomicU64,
+    has_said_links: AtomicBool,
+}
+
+impl Notes {
+    /// A clone of its upstream is known to work: the mirror may go to make room.
+    pub(crate) fn set_clonable(&self) {
+        self.is_clonable.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is: an operator may have put the mirror there because nothing else has it.
+    pub(crate) fn is_clonable(&self) -> bool {
+        self.is_clonable.load(Ordering::Relaxed)
+    }
+
+    /// Whether the snapshot, as it was built last, is too large to be kept, and how large.
+    pub(crate) fn set_too_large(&self, bytes: Option<u64>) {
+        let bytes = bytes.unwrap_or_default();
+        self.too_large_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// What was noted of that.
+    pub(crate) fn too_large_bytes(&self) -> Option<u64> {
+        let bytes = self.too_large_bytes.load(Ordering::Relaxed);
+        (bytes > 0).then_some(bytes)
+    }
+
+    /// It is said that packs cannot be linked; whether it was before.
+    pub(crate) fn say_links(&self) -> bool {
+        self.has_said_links.swap(true, Ordering::Relaxed)
     }
 }

@@ -52,6 +52,9 @@ impl Shard {
     }
 }
 
+/// Who holds a repository that nobody uses: the registry, and who asks.
+const HELD_ALONE: usize = 2;
+
 /// All repositories that were asked for or found.
 #[derive(Debug)]
 pub(crate) struct Registry {
@@ -101,6 +104,34 @@ impl Registry {
         repo
     }
 
+    /// Whether nobody but the caller holds this repository. One that is known by now holds it no more;
+    /// whoever comes to hold it later finds it here.
+    pub(crate) fn is_alone(&self, repo: &Arc<Repo>) -> bool {
+        let Some((host, path)) = repo.name.split_once('/') else {
+            return false;
+        };
+        let _shard = self.shard(host, path);
+        Arc::strong_count(repo) <= HELD_ALONE
+    }
+
+    /// Forgets a repository that is nothing but a name and that nobody else holds.
+    pub(crate) fn forget(&self, repo: Arc<Repo>) {
+        let Some((host, path)) = repo.name.split_once('/') else {
+            return;
+        };
+        let mut shard = self.shard(host, path);
+        if Arc::strong_count(&repo) > HELD_ALONE || !repo.is_bare() {
+            return;
+        }
+        if let Some(paths) = shard.hosts.get_mut(host) {
+            let is_last = paths.remove(path).is_some() && paths.is_empty();
+            shard.len -= 1;
+            if is_last {
+                shard.hosts.remove(host);
+            }
+        }
+    }
+
     /// All repositories.
     pub(crate) fn all(&self) -> Vec<Arc<Repo>> {
         let shard = |shard: &Mutex<Shard>| {
@@ -121,6 +152,26 @@ mod tests {
     use super::*;
     use crate::repos::repo::Found;
     use crate::repos::testing::archive;
+
+    /// A mirror goes only when nobody is about to use it.
+    #[test]
+    fn what_somebody_holds_is_not_alone() {
+        let registry = Registry::new(2);
+        let repo = registry.get_or_add("host", "path", PathBuf::new, String::new);
+        assert!(registry.is_alone(&repo));
+        let held = registry.get("host", "path").unwrap();
+        assert!(!registry.is_alone(&repo));
+        registry.forget(held);
+        assert!(
+            registry.get("host", "path").is_some(),
+            "another one holds it"
+        );
+        repo.set_kept();
+        assert!(repo.leave_mirror());
+        registry.forget(repo);
+        assert!(registry.get("host", "path").is_none());
+        assert!(registry.all().is_empty());
+    }
 
     /// Names that nobody has anything of go, whatever their number; what is in use or has a
     /// mirror, an archive or a build stays, and stays the same.

@@ -12,7 +12,9 @@ use tokio::sync::{RwLock, watch};
 use super::builds::{Builds, NotBuilt, Started, Ticket};
 use super::error::StartError;
 use super::head::MirrorHead;
-use super::marks::{Asked, KnownAside};
+use super::marks::{Asked, KnownAside, Notes};
+pub(crate) use super::served::RefsEpoch;
+use super::served::Snapshot;
 use super::upstream::{Compared, Upstream};
 use crate::archive::place::Archive;
 
@@ -33,6 +35,8 @@ pub(crate) struct Repo {
     pub refs: RwLock<()>,
     /// What lies outside of the mirror's packs and is known not to be needed.
     pub aside: KnownAside,
+    /// What else is noted without the lock.
+    pub notes: Notes,
     /// Held while a build packs loose objects, and while what failed fetches left is removed: that
     /// looks the same as a pack in the making.
     pub packing: tokio::sync::Mutex<()>,
@@ -59,33 +63,6 @@ struct State {
     way_asked: Option<Instant>,
 }
 
-/// What can be served.
-#[derive(Debug, Default)]
-enum Snapshot {
-    #[default]
-    Vacant,
-    Ready {
-        archive: Arc<Archive>,
-        /// The epoch when its build looked at the refs.
-        shown: RefsEpoch,
-        /// Whether the refs are known to be others than those that it shows, though no move was seen.
-        is_outdated: bool,
-    },
-}
-
-impl Snapshot {
-    fn archive(&self) -> Option<&Arc<Archive>> {
-        match self {
-            Snapshot::Vacant => None,
-            Snapshot::Ready { archive, .. } => Some(archive),
-        }
-    }
-
-    fn is(&self, other: &Arc<Archive>) -> bool {
-        self.archive().is_some_and(|own| Arc::ptr_eq(own, other))
-    }
-}
-
 /// What is known of the mirror.
 #[derive(Debug, Default)]
 enum Mirror {
@@ -97,10 +74,6 @@ enum Mirror {
     /// It is kept like its upstream.
     Kept { head: Option<Arc<MirrorHead>> },
 }
-
-/// Grows whenever the refs of a mirror move. A count, no time: clocks are set back.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct RefsEpoch(u64);
 
 /// What a request finds.
 #[derive(Debug)]
@@ -180,6 +153,7 @@ impl Repo {
             refs: RwLock::new(()),
             aside: KnownAside::default(),
             asked: Asked::default(),
+            notes: Notes::default(),
             packing: tokio::sync::Mutex::default(),
             state: Mutex::default(),
         }
@@ -258,7 +232,7 @@ impl Repo {
     /// The mirror's refs have moved, just now or during the build that runs.
     pub(crate) fn set_moved(&self) {
         let mut state = self.lock();
-        state.epoch.0 += 1;
+        state.epoch.advance();
         // What is there now may be built.
         state.failing = None;
     }
@@ -468,6 +442,19 @@ impl Repo {
     /// There is no such mirror any more. Another one, when there is one, may have another HEAD.
     pub(crate) fn set_not_kept(&self) {
         self.lock().mirror = Mirror::Unknown;
+    }
+
+    /// Forgets the mirror, which is to go, and all that is known of its upstream, unless there is a
+    /// snapshot or a build. Whether it did.
+    pub(crate) fn leave_mirror(&self) -> bool {
+        let mut state = self.lock();
+        let may_leave = state.snapshot.archive().is_none() && state.builds.is_none();
+        if may_leave {
+            state.mirror = Mirror::Unknown;
+            state.upstream = Upstream::default();
+            state.fetched_before_unix_ms = None;
+        }
+        may_leave
     }
 
     /// See [`Repo::set_kept`].

@@ -48,6 +48,20 @@ impl Retired {
         }
     }
 
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<Arc<Archive>> {
+        let archives = self.lock();
+        archives
+            .iter()
+            .map(|(_, archive)| archive.clone())
+            .collect()
+    }
+
+    /// Takes one out that nobody reads; whether it was among them.
+    pub(crate) fn take_idle(&self, archive: &Arc<Archive>) -> bool {
+        archive.fanout.readers() == 0 && self.take(archive)
+    }
+
     /// An archive that was retired and is still there. It counts as used from here on.
     pub(crate) fn find(&self, is_it: impl Fn(&Arc<Archive>) -> bool) -> Option<Arc<Archive>> {
         let archives = self.lock();

@@ -31,6 +31,11 @@ pub enum ServerError {
         source: io::Error,
     },
     #[error(
+        "--cache-low is {low_bytes} bytes of this file system, not less than --cache-limit, which is \
+         {high_bytes}"
+    )]
+    CacheLow { low_bytes: u64, high_bytes: u64 },
+    #[error(
         "--io-driver uring was asked for, but io_uring cannot be used ({0}); use auto or epoll"
     )]
     NoUring(io::Error),

@@ -28,6 +28,7 @@ use crate::snapshot::job::EncoderState;
 use crate::snapshot::ring::Ring;
 use crate::store::dir::StateDir;
 use crate::store::files::StoreError;
+use crate::store::usage::Marks;
 use crate::telemetry::log::RequestLog;
 use crate::telemetry::metrics::{Meter, Metrics};
 
@@ -100,7 +101,14 @@ pub(super) fn prepare(
         .map_err(start("start encoder threads"))?;
     let prefetch = Prefetch::start().map_err(start("start prefetch threads"))?;
     let cores = config.cores.get();
-    let catalog = Arc::new(Catalog::new(state, cores));
+    let marks = Marks::of(&config, state.space()?.total_bytes);
+    if marks.low_bytes >= marks.high_bytes {
+        return Err(ServerError::CacheLow {
+            low_bytes: marks.low_bytes,
+            high_bytes: marks.high_bytes,
+        });
+    }
+    let catalog = Arc::new(Catalog::new(state, cores, marks));
     let found = find_mirrors(&catalog, &config)?;
     find_entries(&catalog, &config)?;
     let plane = plane::queue::<Jobs>();
@@ -212,9 +220,7 @@ fn find_entries(catalog: &Catalog, config: &Config) -> Result<(), ServerError> {
             continue;
         }
         // The first sweep counts again.
-        catalog
-            .usage
-            .add_entry(catalog.state.entry_bytes(&entry.dir).unwrap_or(0));
+        catalog.usage.add_snapshot();
         let archive = Arc::new(Archive::found(entry.dir, entry.meta));
         repo.publish(archive, repo.epoch());
     }

@@ -24,15 +24,14 @@ use super::files::{
 };
 use super::staging::{BUILDING, REMOVING, Renames, Staging};
 use crate::io::fs::{Fs, Kind, LockError, Os, Space};
-use crate::limits::{META_BYTES_MAX, MIRROR_DEPTH_MAX};
+use crate::limits::META_BYTES_MAX;
 use crate::manifest::id::EntryId;
 use crate::manifest::meta::{FRAMES_NAME, META_NAME, Meta, MetaError};
-use crate::manifest::path::is_plain_path;
 
 const LOCK_NAME: &str = "lock";
-const MIRRORS_NAME: &str = "mirrors";
-const SNAPSHOTS_NAME: &str = "snapshots";
-const TMP_NAME: &str = "tmp";
+pub(super) const MIRRORS_NAME: &str = "mirrors";
+pub(super) const SNAPSHOTS_NAME: &str = "snapshots";
+pub(super) const TMP_NAME: &str = "tmp";
 
 /// A state directory that this process alone uses.
 ///
@@ -118,21 +117,6 @@ impl StateDir {
     pub fn open(path: &Path) -> Result<StateDir, StoreError> {
         make_private(path)?;
         StateDir::open_on(Os, path)
-    }
-
-    /// The mirrors that are there, as ordered pairs of host and path: directories whose name
-    /// ends in `.git` and that hold `HEAD` and `objects`. Not searched are repositories
-    /// themselves, links to directories that are no mirrors, what is deeper than
-    /// [`MIRROR_DEPTH_MAX`], and (with a warning) what this process may not read.
-    pub fn mirrors(&self) -> Result<Vec<(String, String)>, StoreError> {
-        let mut mirrors = Vec::new();
-        for (host, dir) in list(&Os, &self.root.join(MIRRORS_NAME))? {
-            if dir.is_dir() && !is_repository(&dir) {
-                find_mirrors(&host, dir, &mut mirrors)?;
-            }
-        }
-        mirrors.sort();
-        Ok(mirrors)
     }
 }
 
@@ -336,16 +320,6 @@ impl<F: Fs> StateDir<F> {
         Ok(away)
     }
 
-    /// Where the mirror of `path` at `host` lies, whether it is there or not. Both must be
-    /// plain (see [`is_plain_path`]), as the parser of routes makes sure.
-    pub fn mirror_path(&self, host: &str, path: &str) -> PathBuf {
-        debug_assert!(is_plain_path(host) && is_plain_path(path), "{host}/{path}");
-        let mut file = self.root.join(MIRRORS_NAME);
-        file.push(host);
-        file.push(format!("{path}.git"));
-        file
-    }
-
     /// Size and free bytes of the file system.
     pub fn space(&self) -> Result<Space, StoreError> {
         let dir = self.snapshots_dir();
@@ -435,38 +409,6 @@ fn file_bytes(fs: &impl Fs, dir: &Path, relative: &str) -> Result<u64, Reason> {
     }
 }
 
-/// Adds the mirrors below `mirrors/{host}` to `found`.
-fn find_mirrors(
-    host: &str,
-    dir: PathBuf,
-    found: &mut Vec<(String, String)>,
-) -> Result<(), StoreError> {
-    let mut pending = vec![(dir, String::new(), 0)];
-    while let Some((dir, prefix, depth)) = pending.pop() {
-        let children = match list(&Os, &dir) {
-            Err(StoreError::Io { source, .. })
-                if source.kind() == io::ErrorKind::PermissionDenied =>
-            {
-                tracing::warn!(dir = %dir.display(), "not allowed to look for mirrors here");
-                continue;
-            }
-            children => children?,
-        };
-        for (name, path) in children {
-            if is_repository(&path) {
-                if let Some(name) = name.strip_suffix(".git").filter(|name| !name.is_empty()) {
-                    found.push((host.to_owned(), format!("{prefix}{name}")));
-                }
-            } else if depth < MIRROR_DEPTH_MAX
-                && Os.stat(&path).is_ok_and(|stat| stat.kind == Kind::Dir)
-            {
-                pending.push((path, format!("{prefix}{name}/"), depth + 1));
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Makes the state directory, for this user alone, if it is not there.
 fn make_private(path: &Path) -> Result<(), StoreError> {
     const OWN: u32 = 0o700;
@@ -494,9 +436,6 @@ fn make_private(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-fn is_repository(dir: &Path) -> bool {
-    Os.stat(&dir.join("HEAD")).is_ok() && dir.join("objects").is_dir()
-}
-
+mod mirrors;
 #[cfg(test)]
 mod tests;

@@ -1,218 +1,374 @@
-//! Which entries leave the cache: a pure function from sizes, ages and pins to victims.
+//! What leaves the disk: a pure function from sizes, ages and pins to victims.
+//!
+//! Bytes belong to files, and a file goes with the last of its names: a pack is in a mirror and in
+//! snapshots, files of frames are in several snapshots. So what something gives back depends on what
+//! else goes, and is counted as it is chosen.
+//!
+//! What was superseded goes first, longest unused first. All else goes by its value: what it costs to
+//! have it again, for each byte that it gives back and each second that nobody has wanted it. A mirror
+//! goes after its snapshot or with it.
 
 use std::cmp::Reverse;
+use std::collections::HashSet;
 
-use crate::manifest::id::EntryId;
+use crate::limits::FLOOR_IDLE_MS;
 
-/// What is known of an entry when space is short.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
-    /// Which entry.
-    pub id: EntryId,
-    /// Bytes that its removal gives back.
+/// A file that has, or may have, several names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shared {
+    /// What it takes of the disk.
     pub bytes: u64,
-    /// When a request last used it, in milliseconds since the epoch.
-    pub last_used_unix_ms: u64,
-    /// Time since it was created, in milliseconds.
-    pub age_ms: u64,
-    /// Whether somebody reads it now.
-    pub pinned: bool,
-    /// Whether it is the newest entry of its repository.
-    pub current: bool,
+    /// Its names, those that no candidate has among them.
+    pub names: u64,
 }
 
-/// What must hold, and the free space as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Something that leaves as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// What the caller knows it by; decides among equals.
+    pub key: usize,
+    /// Bytes of files that have no other name.
+    pub own_bytes: u64,
+    /// Its names of other files, each by its place in the list of those.
+    pub shared: Vec<usize>,
+    /// What it costs to have it again, in any unit.
+    pub cost: u64,
+    /// Time since somebody wanted it.
+    pub idle_ms: u64,
+    /// Whether somebody uses it now, or it must not go for another reason: it stays.
+    pub pinned: bool,
+}
+
+/// What a repository has on the disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holding {
+    /// Snapshots that newer ones have replaced.
+    pub superseded: Vec<Candidate>,
+    /// The one that is served.
+    pub snapshot: Option<Candidate>,
+    /// The mirror. It does not go before the snapshot.
+    pub mirror: Option<Candidate>,
+}
+
+/// What must hold, and the disk as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Bounds {
-    /// Most bytes that all entries together may own.
-    pub limit_bytes: u64,
+    /// Bytes in use.
+    pub used_bytes: u64,
+    /// Above so many, something leaves.
+    pub high_bytes: u64,
+    /// Until no more than these are in use.
+    pub low_bytes: u64,
     /// Bytes free on the file system now.
     pub free_bytes: u64,
-    /// Fewest bytes that must stay free on the file system.
+    /// Fewest bytes that should stay free on the file system.
     pub floor_bytes: u64,
+    /// Bytes that somebody lacks at this moment, for whom the disk was full.
+    pub short_bytes: u64,
+    /// Whether for these only such mirrors leave as nobody has wanted for [`FLOOR_IDLE_MS`]: what lacks room
+    /// is only to be kept, and can be served without.
+    pub spares_mirrors: bool,
 }
 
 /// The answer of [`plan`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
-    /// Entries to remove, in this order.
-    pub victims: Vec<EntryId>,
-    /// Whether both bounds hold afterwards. When not, everything that helps is a victim.
-    pub enough: bool,
+    /// Keys of what leaves, in this order.
+    pub victims: Vec<usize>,
+    /// Bytes in use above the limit that nothing can be done about.
+    pub over_bytes: u64,
+    /// Free bytes that are lacking and that no eviction would bring: nothing leaves for their sake.
+    pub floor_missed_bytes: u64,
 }
 
-/// Chooses what to remove so that both bounds hold: superseded entries first, then current
-/// ones, each least recently used first (older and then smaller id first among equals). Stops
-/// as soon as both hold; never takes a pinned entry, nor one whose removal gives nothing back.
-/// The order of `candidates` does not matter.
-pub fn plan(candidates: &[Candidate], bounds: Bounds) -> Plan {
-    // u128: the sum of sizes is a sum of foreign numbers and must not wrap.
-    let owned_bytes: u128 = candidates.iter().map(|c| u128::from(c.bytes)).sum();
-    let above_limit = owned_bytes.saturating_sub(bounds.limit_bytes.into());
-    let below_floor = bounds.floor_bytes.saturating_sub(bounds.free_bytes);
-    let wanted_bytes = above_limit.max(below_floor.into());
-
-    let mut order: Vec<&Candidate> = candidates
-        .iter()
-        .filter(|candidate| !candidate.pinned && candidate.bytes > 0)
-        .collect();
-    order.sort_by_key(|c| (c.current, c.last_used_unix_ms, Reverse(c.age_ms), c.id));
-
-    let mut freed_bytes = 0u128;
-    let mut victims = Vec::new();
-    for candidate in order {
-        if freed_bytes >= wanted_bytes {
+/// Chooses what leaves.
+///
+/// Above the limit, or where somebody lacks room, as much leaves as is wanted, or all that can. What is
+/// alone larger than the limit goes first, and is not counted: everything else would leave for it in
+/// vain.
+///
+/// The floor is about a disk that others fill as well. For its sake only that leaves which nobody has
+/// wanted for [`FLOOR_IDLE_MS`]: anything else would be back at once. And nothing leaves where that would
+/// not reach it.
+///
+/// Stops as soon as all holds; never takes what is pinned, nor what gives nothing back. The order of
+/// `holdings` does not matter.
+pub fn plan(holdings: &[Holding], shared: &[Shared], bounds: Bounds) -> Plan {
+    let mut taking = Taking::new(shared, bounds);
+    taking.take_giants(holdings);
+    let goal = match taking.used > bounds.high_bytes.into() {
+        true => bounds.low_bytes.min(bounds.high_bytes),
+        false => bounds.high_bytes,
+    };
+    let steps = taking.steps(holdings);
+    for step in &steps {
+        if taking.used <= goal.into() {
             break;
         }
-        freed_bytes += u128::from(candidate.bytes);
-        victims.push(candidate.id);
+        taking.take(step);
     }
+    taking.reach_short(&steps);
+    taking.reach_floor(&steps);
     Plan {
-        victims,
-        enough: freed_bytes >= wanted_bytes,
+        over_bytes: taking.used.saturating_sub(bounds.high_bytes.into()) as u64,
+        floor_missed_bytes: taking.floor_missed(),
+        victims: taking.victims,
     }
+}
+
+/// What leaves together, in this order.
+struct Step<'a> {
+    all: Vec<&'a Candidate>,
+    /// What has to be gone before.
+    after: Option<usize>,
+    has_mirror: bool,
+}
+
+impl<'a> Step<'a> {
+    fn of(one: &'a Candidate, after: Option<usize>) -> Step<'a> {
+        Step {
+            all: vec![one],
+            after,
+            has_mirror: false,
+        }
+    }
+}
+
+impl<'a> Step<'a> {
+    fn with_mirror(self) -> Step<'a> {
+        Step {
+            has_mirror: true,
+            ..self
+        }
+    }
+
+    /// Whether nobody has wanted any of it for a while.
+    fn is_idle(&self) -> bool {
+        self.all.iter().all(|one| one.idle_ms >= FLOOR_IDLE_MS)
+    }
+}
+
+impl Holding {
+    fn all(&self) -> impl Iterator<Item = &Candidate> {
+        let snapshots = self.superseded.iter().chain(&self.snapshot);
+        snapshots.chain(&self.mirror)
+    }
+}
+
+/// What was chosen so far.
+#[derive(Clone)]
+struct Taking<'s> {
+    shared: &'s [Shared],
+    bounds: Bounds,
+    /// Names that each shared file has left.
+    names: Vec<u64>,
+    victims: Vec<usize>,
+    taken: HashSet<usize>,
+    // u128: sums of foreign numbers must not wrap.
+    /// Bytes in use that count against the limit.
+    used: u128,
+    /// Bytes that are given back.
+    freed: u128,
+}
+
+impl<'s> Taking<'s> {
+    fn new(shared: &'s [Shared], bounds: Bounds) -> Taking<'s> {
+        Taking {
+            shared,
+            bounds,
+            names: shared.iter().map(|file| file.names).collect(),
+            victims: Vec::new(),
+            taken: HashSet::new(),
+            used: bounds.used_bytes.into(),
+            freed: 0,
+        }
+    }
+
+    /// Takes the names of a candidate away; gives the bytes that go with them.
+    fn unname(&mut self, one: &Candidate) -> u128 {
+        let mut bytes = u128::from(one.own_bytes);
+        for file in &one.shared {
+            let is_last = self.names[*file] == 1;
+            self.names[*file] = self.names[*file].saturating_sub(1);
+            bytes += u128::from(self.shared[*file].bytes) * u128::from(is_last);
+        }
+        bytes
+    }
+
+    /// The bytes that would go.
+    fn gain(&mut self, step: &[&Candidate]) -> u128 {
+        let names = |file: &usize| (*file, self.names[*file]);
+        let before: Vec<_> = step
+            .iter()
+            .flat_map(|one| one.shared.iter().map(names))
+            .collect();
+        let bytes = step.iter().map(|one| self.unname(one)).sum();
+        for (file, names) in before {
+            self.names[file] = names;
+        }
+        bytes
+    }
+
+    /// Takes a step that gives something back, unless what goes before it was left.
+    fn take(&mut self, step: &Step<'_>) {
+        let is_due = step.after.is_none_or(|key| self.taken.contains(&key));
+        if !is_due || self.gain(&step.all) == 0 {
+            return;
+        }
+        for one in &step.all {
+            let bytes = self.unname(one);
+            self.taken.insert(one.key);
+            self.victims.push(one.key);
+            self.used = self.used.saturating_sub(bytes);
+            self.freed += bytes;
+        }
+    }
+
+    fn is_giant(&self, one: &Candidate) -> bool {
+        let shared = one.shared.iter().map(|file| self.shared[*file].bytes);
+        let bytes = u128::from(one.own_bytes) + shared.map(u128::from).sum::<u128>();
+        bytes > self.bounds.high_bytes.into()
+    }
+
+    /// What is larger than the limit all by itself goes. Whether it can or not, it does not count.
+    fn take_giants(&mut self, holdings: &[Holding]) {
+        let mut used = self.used;
+        let mut counted = HashSet::new();
+        let giants = holdings.iter().flat_map(Holding::all);
+        for one in giants.filter(|one| self.is_giant(one)) {
+            let new = one.shared.iter().filter(|file| counted.insert(**file));
+            let bytes: u128 = new.map(|file| u128::from(self.shared[*file].bytes)).sum();
+            used = used.saturating_sub(bytes + u128::from(one.own_bytes));
+        }
+        let mut steps: Vec<Step<'_>> = Vec::new();
+        for holding in holdings {
+            let snapshot = holding.snapshot.as_ref().map(|one| one.key);
+            let before = holding.superseded.iter().chain(&holding.snapshot);
+            let before = before.map(|one| (one, None));
+            let mirror = holding.mirror.iter().map(|one| (one, snapshot));
+            let giants = before.chain(mirror);
+            let giants = giants.filter(|(one, _)| !one.pinned && self.is_giant(one));
+            steps.extend(giants.map(|(one, after)| Step::of(one, after)));
+        }
+        steps.sort_by_key(|step| (step.after.is_some(), step.all[0].key));
+        steps.iter().for_each(|step| self.take(step));
+        self.used = used;
+    }
+
+    /// In which order things leave.
+    fn steps<'a>(&self, holdings: &'a [Holding]) -> Vec<Step<'a>> {
+        let is_free = |one: &&Candidate| !one.pinned && !self.taken.contains(&one.key);
+        let superseded = holdings.iter().flat_map(|holding| &holding.superseded);
+        let mut superseded: Vec<&Candidate> = superseded.filter(is_free).collect();
+        superseded.sort_by_key(|one| (Reverse(one.idle_ms), one.key));
+        // What all else gives back is what it does once these are gone.
+        let mut later = self.clone();
+        for one in &superseded {
+            later.unname(one);
+        }
+        let mut valued: Vec<(f64, usize, Step<'a>)> = Vec::new();
+        for holding in holdings {
+            let snapshot = holding.snapshot.as_ref();
+            let snapshot = snapshot.filter(|one| !self.taken.contains(&one.key));
+            let mirror = holding.mirror.as_ref().filter(is_free);
+            match (snapshot, mirror) {
+                (Some(snapshot), _) if snapshot.pinned => {}
+                (Some(snapshot), Some(mirror)) => valued.extend(later.pair(snapshot, mirror)),
+                (Some(one), None) => {
+                    valued.push((later.value(&[one]), one.key, Step::of(one, None)));
+                }
+                (None, Some(one)) => {
+                    let step = Step::of(one, None).with_mirror();
+                    valued.push((later.value(&[one]), one.key, step));
+                }
+                (None, None) => {}
+            }
+        }
+        valued.sort_by(|(a, first, _), (b, second, _)| a.total_cmp(b).then(first.cmp(second)));
+        let superseded = superseded.into_iter().map(|one| Step::of(one, None));
+        let valued = valued.into_iter().map(|(_, _, step)| step);
+        superseded.chain(valued).collect()
+    }
+
+    /// A snapshot, and then its mirror; both at once where that is worth less.
+    fn pair<'a>(
+        &mut self,
+        snapshot: &'a Candidate,
+        mirror: &'a Candidate,
+    ) -> Vec<(f64, usize, Step<'a>)> {
+        let (alone, both) = (self.value(&[snapshot]), self.value(&[snapshot, mirror]));
+        if both < alone || self.gain(&[snapshot]) == 0 {
+            let all = vec![snapshot, mirror];
+            let step = Step {
+                all,
+                after: None,
+                has_mirror: true,
+            };
+            return vec![(both, snapshot.key, step)];
+        }
+        let behind = self.gain(&[snapshot, mirror]) - self.gain(&[snapshot]);
+        let behind = worth(mirror) / behind.max(1) as f64;
+        let step = Step::of(mirror, Some(snapshot.key)).with_mirror();
+        vec![
+            (alone, snapshot.key, Step::of(snapshot, None)),
+            // Never before the other.
+            (behind.max(alone.next_up()), mirror.key, step),
+        ]
+    }
+
+    fn value(&mut self, step: &[&Candidate]) -> f64 {
+        let bytes = self.gain(step).max(1) as f64;
+        step.iter().map(|one| worth(one)).sum::<f64>() / bytes
+    }
+
+    fn floor_missed(&self) -> u64 {
+        let free = u128::from(self.bounds.free_bytes) + self.freed;
+        u128::from(self.bounds.floor_bytes).saturating_sub(free) as u64
+    }
+
+    /// Takes what somebody lacks, as far as there is something to take.
+    fn reach_short(&mut self, steps: &[Step<'_>]) {
+        for step in steps {
+            if self.freed >= self.bounds.short_bytes.into() {
+                break;
+            }
+            if !self.is_new(step) {
+                continue;
+            }
+            let stays = step.has_mirror && self.bounds.spares_mirrors && !step.is_idle();
+            match step.all[..] {
+                [snapshot, _] if stays => self.take(&Step::of(snapshot, None)),
+                _ if stays => {}
+                _ => self.take(step),
+            }
+        }
+    }
+
+    /// Whether none of it was taken.
+    fn is_new(&self, step: &Step<'_>) -> bool {
+        step.all.iter().all(|one| !self.taken.contains(&one.key))
+    }
+
+    fn reach_floor(&mut self, steps: &[Step<'_>]) {
+        let mut tried = self.clone();
+        for step in steps {
+            if tried.floor_missed() == 0 {
+                break;
+            }
+            if step.is_idle() && tried.is_new(step) {
+                tried.take(step);
+            }
+        }
+        if tried.floor_missed() == 0 {
+            *self = tried;
+        }
+    }
+}
+
+/// What a candidate is worth: its cost for each millisecond that nobody has wanted it.
+fn worth(one: &Candidate) -> f64 {
+    one.cost as f64 / one.idle_ms.max(1) as f64
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn id(number: u8) -> EntryId {
-        EntryId::from_bytes([number; 16])
-    }
-
-    fn candidate(number: u8, bytes: u64, last_used_unix_ms: u64) -> Candidate {
-        Candidate {
-            id: id(number),
-            bytes,
-            last_used_unix_ms,
-            age_ms: 0,
-            pinned: false,
-            current: true,
-        }
-    }
-
-    fn limit(limit_bytes: u64) -> Bounds {
-        Bounds {
-            limit_bytes,
-            free_bytes: 0,
-            floor_bytes: 0,
-        }
-    }
-
-    #[test]
-    fn superseded_entries_leave_before_the_least_recently_used() {
-        let mut entries = vec![
-            candidate(1, 10, 500),
-            candidate(2, 10, 100),
-            candidate(3, 10, 900),
-            candidate(4, 10, 50),
-        ];
-        entries[2].current = false;
-        entries[3].pinned = true;
-        let victims = |limit_bytes| plan(&entries, limit(limit_bytes)).victims;
-        assert_eq!(victims(40), []);
-        assert_eq!(victims(39), [id(3)]);
-        assert_eq!(victims(25), [id(3), id(2)]);
-        assert_eq!(victims(10), [id(3), id(2), id(1)]);
-        assert!(plan(&entries, limit(10)).enough);
-        let all = plan(&entries, limit(9));
-        assert_eq!((all.victims.len(), all.enough), (3, false));
-    }
-
-    #[test]
-    fn the_free_space_floor_counts_as_well() {
-        let entries = [candidate(1, 10, 1), candidate(2, 10, 2)];
-        let bounds = |free_bytes| Bounds {
-            limit_bytes: 100,
-            free_bytes,
-            floor_bytes: 30,
-        };
-        assert_eq!(plan(&entries, bounds(30)).victims, []);
-        assert_eq!(plan(&entries, bounds(25)).victims, [id(1)]);
-        assert_eq!(plan(&entries, bounds(15)).victims, [id(1), id(2)]);
-        assert!(plan(&entries, bounds(10)).enough);
-        assert!(!plan(&entries, bounds(9)).enough);
-    }
-
-    #[test]
-    fn among_equals_the_older_leaves_first_and_nothing_wraps() {
-        let mut entries = vec![candidate(1, u64::MAX, 7), candidate(2, u64::MAX, 7)];
-        entries[1].age_ms = 1;
-        let plan = plan(&entries, limit(u64::MAX));
-        assert_eq!((plan.victims, plan.enough), (vec![id(2)], true));
-    }
-
-    fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
-        let bytes = prop_oneof![0u64..4, 0u64..1000, Just(u64::MAX)];
-        let one = (bytes, 0u64..4, 0u64..3, any::<bool>(), any::<bool>());
-        prop::collection::vec(one, 0..20).prop_map(|list| {
-            let numbered = list.into_iter().enumerate();
-            let make = |(i, (bytes, used, age_ms, pinned, current))| Candidate {
-                age_ms,
-                pinned,
-                current,
-                ..candidate(i as u8, bytes, used)
-            };
-            numbered.map(make).collect()
-        })
-    }
-
-    fn bounds() -> impl Strategy<Value = Bounds> {
-        (0u64..6000, 0u64..3000, 0u64..3000).prop_map(|(limit_bytes, free_bytes, floor_bytes)| {
-            Bounds {
-                limit_bytes,
-                free_bytes,
-                floor_bytes,
-            }
-        })
-    }
-
-    /// Whether the bounds hold once `victims` are gone, said differently than in `plan`.
-    fn holds(entries: &[Candidate], bounds: Bounds, victims: &[EntryId]) -> bool {
-        let (gone, stay): (Vec<_>, Vec<_>) = entries.iter().partition(|c| victims.contains(&c.id));
-        let sum = |list: &[&Candidate]| list.iter().map(|c| u128::from(c.bytes)).sum::<u128>();
-        sum(&stay) <= u128::from(bounds.limit_bytes)
-            && u128::from(bounds.free_bytes) + sum(&gone) >= u128::from(bounds.floor_bytes)
-    }
-
-    proptest! {
-        #[test]
-        fn a_plan_is_safe_enough_minimal_and_ordered(
-            entries in candidates(),
-            bounds in bounds(),
-            shuffle in any::<prop::sample::Index>(),
-        ) {
-            let plan = super::plan(&entries, bounds);
-            let of = |id: &EntryId| entries.iter().find(|c| c.id == *id).unwrap();
-            prop_assert!(plan.victims.iter().all(|id| !of(id).pinned && of(id).bytes > 0));
-            let mut unique = plan.victims.clone();
-            unique.sort();
-            unique.dedup();
-            prop_assert_eq!(unique.len(), plan.victims.len());
-
-            prop_assert_eq!(plan.enough, holds(&entries, bounds, &plan.victims));
-            let helpful = entries.iter().filter(|c| !c.pinned && c.bytes > 0).count();
-            prop_assert!(plan.enough || plan.victims.len() == helpful);
-            if let Some((_, fewer)) = plan.victims.split_last() {
-                prop_assert!(!holds(&entries, bounds, fewer), "the last victim is not needed");
-            }
-
-            // Nobody left behind would have had to go before a victim.
-            for (left, victim) in entries.iter().flat_map(|l| plan.victims.iter().map(move |v| (l, v))) {
-                let may_leave = !left.pinned && left.bytes > 0 && !plan.victims.contains(&left.id);
-                let before = (left.current, left.last_used_unix_ms)
-                    < (of(victim).current, of(victim).last_used_unix_ms);
-                prop_assert!(!(may_leave && before));
-            }
-
-            let mut turned = entries.clone();
-            if !turned.is_empty() {
-                turned.rotate_left(shuffle.index(entries.len()));
-                turned.reverse();
-            }
-            prop_assert_eq!(super::plan(&turned, bounds), plan);
-        }
-    }
-}
+mod tests;

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::io::fs::{Fs, Kind};
+use crate::io::fs::{Fs, Kind, Os};
 use crate::limits::META_BYTES_MAX;
 use crate::manifest::id::EntryId;
 
@@ -36,7 +36,23 @@ pub enum StoreError {
     MetaTooLong { id: EntryId, bytes: usize },
 }
 
+/// What cannot be done where a file cannot be linked.
+pub(super) const LINK: &str = "link";
+
 impl StoreError {
+    /// Whether the system does not allow a link to a file: it is on another file system, belongs to somebody
+    /// else (`protected_hardlinks`), or has as many names as there can be.
+    pub fn cannot_be_linked(&self) -> bool {
+        use libc::{EMLINK, ENOSYS, EOPNOTSUPP, EPERM, EXDEV};
+        let StoreError::Io { op, source, .. } = self else {
+            return false;
+        };
+        let code = source.raw_os_error();
+        let is_it =
+            code.is_some_and(|code| [EXDEV, EPERM, EMLINK, EOPNOTSUPP, ENOSYS].contains(&code));
+        *op == LINK && is_it
+    }
+
     /// Whether something was to be worked on that is not there.
     pub fn is_not_found(&self) -> bool {
         matches!(self, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
@@ -116,16 +132,6 @@ pub(super) fn sync_parent(fs: &impl Fs, path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Copies a file to a new one; nothing is left there after an error.
-pub(super) fn copy(fs: &impl Fs, source: &Path, target: &Path) -> Result<(), StoreError> {
-    let copied = fs.copy(source, target).at("copy", source);
-    if copied.is_err() {
-        // Best effort: the directory it is in will be deleted all the same.
-        let _ = fs.remove_file(target);
-    }
-    copied
-}
-
 /// Deletes a file, link or whole directory.
 pub(super) fn delete(fs: &impl Fs, path: &Path) -> Result<(), StoreError> {
     let deleted = match fs.stat(path).at("look at", path)?.kind {
@@ -140,4 +146,9 @@ pub(super) fn delete_or_warn(fs: &impl Fs, path: &Path) {
     if let Err(error) = delete(fs, path) {
         tracing::warn!(%error, "left for the next start to delete");
     }
+}
+
+/// Whether there is a repository in a directory.
+pub(super) fn is_repository(dir: &Path) -> bool {
+    Os.stat(&dir.join("HEAD")).is_ok() && dir.join("objects").is_dir()
 }

@@ -5,7 +5,8 @@
 //! - [`staging`]: an entry in the making, until it is published.
 //! - [`dir`]: the state directory; finding and removing entries.
 //! - [`files`]: their steps on a file system, and what can go wrong.
-//! - [`evict`]: which entries leave when there are too many bytes, as a pure function.
+//! - `ledger`: what takes how much of the disk, each file once.
+//! - [`evict`]: what leaves when there are too many bytes, as a pure function.
 //!
 //! Everything here is synchronous and touches the file system: it runs on background threads,
 //! never on a network core.
@@ -14,5 +15,6 @@ pub(crate) mod check;
 pub mod dir;
 pub mod evict;
 pub mod files;
+pub(crate) mod ledger;
 pub mod staging;
 pub(crate) mod usage;

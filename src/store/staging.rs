@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::files::{At, StoreError, copy, create_dirs, delete_or_warn, exists, sync};
+use super::files::{At, LINK, StoreError, create_dirs, delete_or_warn, exists, sync};
 use crate::io::fs::{Fs, Os, WriteAt};
 use crate::limits::META_BYTES_MAX;
 use crate::manifest::id::EntryId;
@@ -53,15 +53,6 @@ impl Renames {
         self.unsettled.store(true, Ordering::Release);
         self.settle(fs, snapshots).is_ok()
     }
-}
-
-/// How a linked file came into an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LinkKind {
-    /// By a hard link: no bytes were written.
-    Hard,
-    /// As a copy, because the file systems do not allow a link. Worth a line in the log.
-    Copied,
 }
 
 /// An entry in the making: a directory that is deleted when this is dropped, unless it was
@@ -126,10 +117,10 @@ impl<F: Fs> Staging<F> {
         Ok(path)
     }
 
-    /// Puts the file `source` at `relative` into the entry, by a hard link where the file
-    /// systems allow that, else as a copy. A symbolic link is followed, so that the entry
-    /// holds the file itself.
-    pub fn link(&mut self, source: &Path, relative: &str) -> Result<LinkKind, StoreError> {
+    /// Puts the file `source` at `relative` into the entry, by a hard link. A symbolic link is followed, so
+    /// that the entry holds the file itself. Where the system allows no link, that is an error
+    /// ([`StoreError::cannot_be_linked`]): nothing is copied, whatever its length.
+    pub fn link(&mut self, source: &Path, relative: &str) -> Result<(), StoreError> {
         if !is_linkable(relative) {
             return Err(StoreError::LinkPath {
                 path: relative.to_owned(),
@@ -139,20 +130,13 @@ impl<F: Fs> Staging<F> {
         if let Some(parent) = target.parent() {
             create_dirs(&self.fs, parent)?;
         }
-        let linked = match self.fs.link(source, &target) {
-            Ok(()) => LinkKind::Hard,
-            Err(error) if cannot_link(&error) => {
-                copy(&self.fs, source, &target)?;
-                LinkKind::Copied
-            }
-            Err(error) => return Err(error).at("link", source),
-        };
+        self.fs.link(source, &target).at(LINK, source)?;
         debug_assert!(
             !self.links.iter().any(|link| link == relative),
             "linked twice"
         );
         self.links.push(relative.to_owned());
-        Ok(linked)
+        Ok(())
     }
 
     /// How many files are linked.
@@ -160,19 +144,31 @@ impl<F: Fs> Staging<F> {
         self.links.len()
     }
 
-    /// Adds the entry's outline, which is nothing that it cannot be without.
+    /// Adds the entry's outline, which is nothing that it cannot be without. After an error it can be tried
+    /// again.
     pub fn write_outline(&mut self, outline: &[u8]) -> Result<(), StoreError> {
         let path = self.dir.join(OUTLINE_NAME);
-        let file = self.fs.create_new(&path).at("create", &path)?;
-        file.write_all_at(outline, 0).at("write", &path)?;
+        self.write_new(&path, outline)?;
         self.own.push(path);
         Ok(())
     }
 
+    /// Makes a file whole, or leaves nothing there.
+    fn write_new(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        let file = self.fs.create_new(path).at("create", path)?;
+        let written = file.write_all_at(bytes, 0).at("write", path);
+        if written.is_err() {
+            // Best effort: the directory it is in will be deleted all the same.
+            let _ = self.fs.remove_file(path);
+        }
+        written
+    }
+
     /// Makes the entry appear under its `id`, with `meta` as its metadata: everything is synced
     /// first, so that it is whole even after a power cut. An entry of that id that is already
-    /// there is replaced. Gives the entry's directory; after an error all is as before.
-    pub fn publish(mut self, id: EntryId, meta: &[u8]) -> Result<PathBuf, StoreError> {
+    /// there is replaced. Gives the entry's directory; after an error all is as before, and it can be
+    /// tried again.
+    pub fn publish(&mut self, id: EntryId, meta: &[u8]) -> Result<PathBuf, StoreError> {
         if meta.len() as u64 > META_BYTES_MAX {
             return Err(StoreError::MetaTooLong {
                 id,
@@ -180,8 +176,9 @@ impl<F: Fs> Staging<F> {
             });
         }
         let path = self.dir.join(META_NAME);
-        let file = self.fs.create_new(&path).at("create", &path)?;
-        file.write_all_at(meta, 0).at("write", &path)?;
+        if !exists(&self.fs, &path)? {
+            self.write_new(&path, meta)?;
+        }
         self.sync_all()?;
         self.swap_in(id)
     }
@@ -272,13 +269,6 @@ enum Swap {
     Exchange,
     /// The old entry was renamed out of the way first, where names cannot be exchanged.
     Away,
-}
-
-/// Whether a file cannot be linked here, but copied.
-fn cannot_link(error: &io::Error) -> bool {
-    use libc::{EMLINK, ENOSYS, EOPNOTSUPP, EPERM, EXDEV};
-    let code = error.raw_os_error();
-    code.is_some_and(|code| [EXDEV, EPERM, EMLINK, EOPNOTSUPP, ENOSYS].contains(&code))
 }
 
 /// Whether the file system cannot exchange two names.

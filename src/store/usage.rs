@@ -1,50 +1,142 @@
-//! How much of the disk the cache takes, as far as that is known without asking the file system.
+//! How much of the disk the state directory takes, as far as that is known without asking the file system,
+//! and how much it may.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// See the module's text. Exact after [`Usage::set`]; between two of them only what was added counts.
-#[derive(Debug)]
+use super::ledger::{Ledger, Part};
+use crate::config::{Config, Share};
+use crate::limits::CACHE_LOW_DEFAULT_PERCENT;
+
+/// How much there may be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Marks {
+    /// Above so many bytes, something leaves.
+    pub high_bytes: u64,
+    /// Until there are no more than these.
+    pub low_bytes: u64,
+    /// Bytes that stay free on the file system.
+    pub floor_bytes: u64,
+}
+
+impl Marks {
+    /// What is configured, on a file system of this size.
+    pub(crate) fn of(config: &Config, total_bytes: u64) -> Marks {
+        let high_bytes = config.cache_limit.of(total_bytes);
+        let low = Share::Percent(CACHE_LOW_DEFAULT_PERCENT).of(high_bytes);
+        let low = config.cache_low.map_or(low, |low| low.of(total_bytes));
+        Marks {
+            high_bytes,
+            low_bytes: low.min(high_bytes),
+            floor_bytes: config.cache_free_floor.of(total_bytes),
+        }
+    }
+}
+
+/// See the module's text. Exact after [`Usage::note`]; until the next one only what is written counts.
+#[derive(Debug, Default)]
 pub(crate) struct Usage {
-    cache_bytes: AtomicU64,
-    entries: AtomicU64,
-    disk_bytes: AtomicU64,
+    /// What takes how much. Held while the disk is looked at: for threads.
+    ledger: Mutex<Ledger>,
+    all_bytes: AtomicU64,
+    mirror_bytes: AtomicU64,
+    snapshot_bytes: AtomicU64,
+    other_bytes: AtomicU64,
+    snapshots: AtomicU64,
+    mirrors: AtomicU64,
+    high_bytes: AtomicU64,
+    low_bytes: AtomicU64,
+    floor_bytes: AtomicU64,
 }
 
 impl Usage {
-    /// Nothing, on a disk of this size.
-    pub(crate) fn new(disk_bytes: u64) -> Usage {
-        Usage {
-            cache_bytes: AtomicU64::new(0),
-            entries: AtomicU64::new(0),
-            disk_bytes: AtomicU64::new(disk_bytes),
+    /// Nothing yet, where there may be so much.
+    pub(crate) fn new(marks: Marks) -> Usage {
+        let usage = Usage::default();
+        usage.set_marks(marks);
+        usage
+    }
+
+    /// What takes how much.
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file system's size has changed.
+    pub(crate) fn set_marks(&self, marks: Marks) {
+        self.high_bytes.store(marks.high_bytes, Ordering::Relaxed);
+        self.low_bytes.store(marks.low_bytes, Ordering::Relaxed);
+        self.floor_bytes.store(marks.floor_bytes, Ordering::Relaxed);
+    }
+
+    /// How much there may be.
+    pub(crate) fn marks(&self) -> Marks {
+        Marks {
+            high_bytes: self.high_bytes.load(Ordering::Relaxed),
+            low_bytes: self.low_bytes.load(Ordering::Relaxed),
+            floor_bytes: self.floor_bytes.load(Ordering::Relaxed),
         }
     }
 
-    /// Notes an entry that was published, until the next look at the whole cache.
-    pub(crate) fn add_entry(&self, bytes: u64) {
-        self.cache_bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.entries.fetch_add(1, Ordering::Relaxed);
+    /// Notes a snapshot that was published.
+    pub(crate) fn add_snapshot(&self) {
+        self.snapshots.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes the size of the cache and of the disk that it is on.
-    pub(crate) fn set(&self, cache_bytes: u64, entries: u64, disk_bytes: u64) {
-        self.disk_bytes.store(disk_bytes, Ordering::Relaxed);
-        self.cache_bytes.store(cache_bytes, Ordering::Relaxed);
-        self.entries.store(entries, Ordering::Relaxed);
+    /// Notes bytes that were written; whether there are more than there may be from these on.
+    pub(crate) fn add(&self, bytes: u64) -> bool {
+        let before = self.all_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let high = self.high_bytes.load(Ordering::Relaxed);
+        before <= high && before.saturating_add(bytes) > high
     }
 
-    /// Bytes that entries hold of their own.
-    pub(crate) fn cache_bytes(&self) -> u64 {
-        self.cache_bytes.load(Ordering::Relaxed)
+    /// Notes that a mirror is gone, with so many bytes.
+    pub(crate) fn mirror_gone(&self, bytes: u64) {
+        for all in [&self.all_bytes, &self.mirror_bytes] {
+            let less = |now: u64| Some(now.saturating_sub(bytes));
+            // It always has a value.
+            let _ = all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        }
+        let less = |now: u64| Some(now.saturating_sub(1));
+        let _ = self
+            .mirrors
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
-    /// Entries.
-    pub(crate) fn entries(&self) -> u64 {
-        self.entries.load(Ordering::Relaxed)
+    /// Notes what the ledger says, with so many bytes of files without names, and so many snapshots.
+    pub(crate) fn note(&self, ledger: &Ledger, nameless_bytes: u64, snapshots: u64) {
+        let all = ledger.total_bytes() + nameless_bytes;
+        self.all_bytes.store(all, Ordering::Relaxed);
+        for (part, bytes) in ledger.by_part() {
+            let (of_it, more) = match part {
+                Part::Mirror => (&self.mirror_bytes, 0),
+                Part::Snapshot => (&self.snapshot_bytes, 0),
+                Part::Other => (&self.other_bytes, nameless_bytes),
+            };
+            of_it.store(bytes + more, Ordering::Relaxed);
+        }
+        self.mirrors.store(ledger.mirrors(), Ordering::Relaxed);
+        self.snapshots.store(snapshots, Ordering::Relaxed);
     }
 
-    /// The size of the disk.
-    pub(crate) fn disk_bytes(&self) -> u64 {
-        self.disk_bytes.load(Ordering::Relaxed)
+    /// Bytes of all that is below the state directory.
+    pub(crate) fn all_bytes(&self) -> u64 {
+        self.all_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of mirrors, of what snapshots do not share with them, and of all else.
+    pub(crate) fn part_bytes(&self) -> [u64; 3] {
+        let parts = [&self.mirror_bytes, &self.snapshot_bytes, &self.other_bytes];
+        parts.map(|bytes| bytes.load(Ordering::Relaxed))
+    }
+
+    /// Snapshots.
+    pub(crate) fn snapshots(&self) -> u64 {
+        self.snapshots.load(Ordering::Relaxed)
+    }
+
+    /// Mirrors.
+    pub(crate) fn mirrors(&self) -> u64 {
+        self.mirrors.load(Ordering::Relaxed)
     }
 }

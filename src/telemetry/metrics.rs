@@ -11,8 +11,8 @@ mod text;
 pub(crate) use event::{Event, Level, Timing};
 pub(crate) use family::{FAMILIES, Family, Kind};
 pub(crate) use label::{
-    BuildResult, CloneResult, DropReason, FetchResult, MaintenanceResult, Outcome, Prefault,
-    ScrubResult, SpoolFailure,
+    BuildResult, CloneResult, DropReason, Evicted, FetchResult, MaintenanceResult, Outcome,
+    Prefault, ScrubResult, SpoolFailure,
 };
 
 use family::*;
@@ -37,12 +37,18 @@ pub(crate) struct Metrics {
 /// What is read off other parts at scrape time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Gauges {
-    /// Bytes that published entries take.
+    /// Bytes that everything below the state directory takes.
     pub cache_bytes: u64,
-    /// Bytes that they may take.
+    /// The same of mirrors, of what snapshots do not share with them, and of all else.
+    pub cache_part_bytes: [u64; 3],
+    /// Bytes that it may take.
     pub cache_limit_bytes: u64,
+    /// Bytes that are left when something had to leave.
+    pub cache_low_bytes: u64,
     /// Published entries.
     pub cache_entries: u64,
+    /// Mirrors.
+    pub mirrors: u64,
     /// Files of archives that are open.
     pub open_files: u64,
     /// How many may be.

@@ -83,7 +83,7 @@ fn small_builds_do_not_wait_for_large_ones() {
 
 /// A server on a real file system of `mib`, mounted where only it sees it; `None` where a user may not
 /// make a mount namespace. With the path under which others see its state.
-fn on_small_disk(lab: &Lab, mib: u64) -> Option<(Server, PathBuf)> {
+pub(super) fn on_small_disk(lab: &Lab, mib: u64) -> Option<(Server, PathBuf)> {
     if !may_mount(lab) {
         eprintln!("skipped: no mount namespace for this user");
         return None;

@@ -20,6 +20,7 @@ mod open_files;
 mod pressure;
 mod protocol;
 mod refresh;
+mod room;
 mod sharing;
 mod upkeep;
 mod upstreams;

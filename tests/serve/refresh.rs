@@ -238,7 +238,7 @@ fn two_servers_with_one_mirror_agree_byte_for_byte() {
 /// old one alone.
 #[test]
 fn a_snapshot_that_comes_back_is_not_removed_with_the_old_one() {
-    const LIMIT: &str = "16M";
+    const LIMIT: &str = "28M";
     let lab = wide_lab(4, 30_000);
     wide(&lab, "other", 4, 30_000);
     let server = lab.settings().with(&["--cache-limit", LIMIT]).start();

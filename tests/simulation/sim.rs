@@ -550,12 +550,6 @@ impl Fs for SimFs {
         Ok(())
     }
 
-    fn copy(&self, source: &Path, target: &Path) -> io::Result<()> {
-        let bytes = self.read(source)?;
-        self.create_new(target)?.write_all_at(&bytes, 0)
-    }
-
-    /// Only within a directory, and never onto an existing name: nothing here does either.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut disk = lock(&self.disk);
         disk.call()?;

@@ -33,9 +33,9 @@ use tarpon::manifest::id::EntryId;
 use tarpon::manifest::meta::{Fields, Meta};
 use tarpon::manifest::record::Linked;
 use tarpon::store::dir::{Reason, Rejected, StateDir};
-use tarpon::store::evict::{self, Bounds, Candidate};
+use tarpon::store::evict::{self, Bounds, Candidate, Holding};
 use tarpon::store::files::StoreError;
-use tarpon::store::staging::{LinkKind, Staging};
+use tarpon::store::staging::Staging;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::sim::{OTHER_DEVICE, SimFile, SimFs};
@@ -389,7 +389,7 @@ impl<'c> World<'c> {
             spool: Vec::new(),
             unsent: (0..linked.len() as u32).collect(),
             linked,
-            spooling: Box::pin(spooler.run(spool_file.clone(), |_| {})),
+            spooling: Box::pin(spooler.run(spool_file.clone(), |_| {}, async || {})),
             readable: Readable {
                 fanout,
                 wire: Rc::default(),
@@ -426,8 +426,7 @@ impl<'c> World<'c> {
         let mut taken = Vec::new();
         for _ in 0..PARTS_MAX.min(parts.len()) {
             let part = parts.swap_remove(self.choose(parts.len() as u64) as usize);
-            let linked = staging.link(&entry_dir(from).join(&part.path), &part.path)?;
-            assert_eq!(linked, LinkKind::Hard, "its bytes are written once");
+            staging.link(&entry_dir(from).join(&part.path), &part.path)?;
             taken.push(part);
         }
         Ok(taken)
@@ -529,7 +528,10 @@ impl<'c> World<'c> {
         let (number, version) = (build.number, build.version);
         let faults = self.fs.faults();
         let meta = build.meta();
-        let published = build.staging.publish(id(number), &meta);
+        let mut staging = build.staging;
+        let published = staging.publish(id(number), &meta);
+        // With what it has replaced, or has not made.
+        drop(staging);
         self.note(&|| format!("publish {number} version {version}: {published:?}"));
         let content = Content {
             number,
@@ -627,26 +629,31 @@ impl<'c> World<'c> {
             let live = (0..IDS).filter(|number| world.model.live[*number].is_some());
             let candidate = |number| {
                 let bytes = world.state().entry_bytes(&entry_dir(number)).ok()?;
-                Some(Candidate {
-                    id: id(number),
-                    bytes,
-                    last_used_unix_ms: world.model.live[number].unwrap_or(0),
-                    age_ms: 0,
+                let candidate = Candidate {
+                    key: number,
+                    own_bytes: bytes,
+                    shared: Vec::new(),
+                    cost: bytes,
+                    idle_ms: u64::MAX - world.model.live[number].unwrap_or(0),
                     pinned: false,
-                    current: true,
+                };
+                Some(Holding {
+                    snapshot: Some(candidate),
+                    ..Holding::default()
                 })
             };
             live.filter_map(candidate).collect::<Vec<_>>()
         });
+        let snapshots = candidates.iter().filter_map(|one| one.snapshot.as_ref());
         let bounds = Bounds {
-            limit_bytes,
-            free_bytes: u64::MAX,
-            floor_bytes: 0,
+            used_bytes: snapshots.map(|one| one.own_bytes).sum(),
+            high_bytes: limit_bytes,
+            low_bytes: limit_bytes,
+            ..Bounds::default()
         };
-        let plan = evict::plan(&candidates, bounds);
+        let plan = evict::plan(&candidates, &[], bounds);
         for victim in plan.victims {
-            let number = (0..IDS).find(|number| id(*number) == victim);
-            self.remove(number.expect("a candidate"));
+            self.remove(victim);
             if self.fs.is_off() {
                 return;
             }

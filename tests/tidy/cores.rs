@@ -77,7 +77,7 @@ const SEEMING: [Named; 7] = [
 ];
 
 /// Functions that wait, or call such ones, and where they run instead of on a core.
-const WAITING: [Named; 35] = [
+const WAITING: [Named; 36] = [
     (
         "src/archive/open_files.rs",
         "OpenFiles::open_all",
@@ -116,6 +116,8 @@ const WAITING: [Named; 35] = [
         "remove",
         "a thread, from `sweep` and `Plane::remove_entry`",
     ),
+    ("src/jobs/sweep.rs", "evict", "a thread, from `sweep`"),
+    ("src/jobs/sweep.rs", "evict_all", "a thread, from `sweep`"),
     (
         "src/jobs/sweep.rs",
         "remove_retired",
@@ -143,11 +145,6 @@ const WAITING: [Named; 35] = [
     ),
     ("src/archive/prefetch.rs", "read", "a prefetch thread"),
     ("src/archive/prefetch.rs", "run", "a prefetch thread"),
-    (
-        "src/repos/catalog.rs",
-        "Catalog::new",
-        "the main thread, at the start",
-    ),
     (
         "src/server/threads.rs",
         "Background::drop",

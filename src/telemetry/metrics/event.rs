@@ -38,8 +38,14 @@ pub enum Event {
     Fetch(FetchResult),
     /// A step of a mirror's upkeep ended.
     Maintenance(MaintenanceResult),
-    /// A snapshot was removed to make room.
-    Eviction,
+    /// Something was removed to make room.
+    Eviction(Evicted),
+    /// So many bytes were freed by that.
+    EvictedBytes,
+    /// The disk was full, and room was made for another try.
+    DiskFull,
+    /// A pack was copied within its mirror, for it could not be linked.
+    PackCopied,
     /// A snapshot or mirror was looked at.
     Scrub(ScrubResult),
     /// Bytes were read for that.
@@ -67,7 +73,10 @@ impl Event {
             Self::Clone(result) => (Id::Clones, result as usize),
             Self::Fetch(result) => (Id::Fetches, result as usize),
             Self::Maintenance(result) => (Id::Maintenance, result as usize),
-            Self::Eviction => (Id::Evictions, 0),
+            Self::Eviction(what) => (Id::Evictions, what as usize),
+            Self::EvictedBytes => (Id::EvictedBytes, 0),
+            Self::DiskFull => (Id::DiskFull, 0),
+            Self::PackCopied => (Id::PacksCopied, 0),
             Self::Scrub(result) => (Id::Scrubbed, result as usize),
             Self::ScrubbedBytes => (Id::ScrubbedBytes, 0),
             Self::LogRecordDropped => (Id::LogRecordsDropped, 0),

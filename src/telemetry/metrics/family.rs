@@ -55,12 +55,18 @@ pub(super) enum Id {
     Fetches,
     Maintenance,
     Evictions,
+    EvictedBytes,
+    DiskFull,
+    PacksCopied,
     Scrubbed,
     ScrubbedBytes,
     LogRecordsDropped,
     CacheBytes,
+    CachePartBytes,
     CacheLimitBytes,
+    CacheLowBytes,
     CacheEntries,
+    Mirrors,
     OpenFiles,
     OpenFilesLimit,
     ConnectionsLimit,
@@ -69,7 +75,7 @@ pub(super) enum Id {
 }
 
 /// Every metric, in the order in which it is rendered.
-pub(crate) const FAMILIES: [Family; 33] = [
+pub(crate) const FAMILIES: [Family; 39] = [
     Family {
         id: Id::Requests,
         name: "tarpon_requests_total",
@@ -251,9 +257,34 @@ pub(crate) const FAMILIES: [Family; 33] = [
         id: Id::Evictions,
         name: "tarpon_evictions_total",
         kind: Kind::Counter,
+        label: "what",
+        values: Evicted::NAMES,
+        help: "Removed to make room: snapshots that newer ones had replaced (superseded), others \
+               (snapshot), and mirrors.",
+    },
+    Family {
+        id: Id::EvictedBytes,
+        name: "tarpon_evicted_bytes_total",
+        kind: Kind::Counter,
         label: "",
         values: &[],
-        help: "Snapshots removed to make room.",
+        help: "Bytes freed by that.",
+    },
+    Family {
+        id: Id::DiskFull,
+        name: "tarpon_disk_full_total",
+        kind: Kind::Counter,
+        label: "",
+        values: &[],
+        help: "Times that the disk was full, whereupon room was made for another try.",
+    },
+    Family {
+        id: Id::PacksCopied,
+        name: "tarpon_packs_copied_total",
+        kind: Kind::Counter,
+        label: "",
+        values: &[],
+        help: "Files of packs copied within their mirror because they could not be linked.",
     },
     Family {
         id: Id::Scrubbed,
@@ -286,7 +317,16 @@ pub(crate) const FAMILIES: [Family; 33] = [
         kind: Kind::Gauge,
         label: "",
         values: &[],
-        help: "Bytes that cached snapshots take.",
+        help: "Bytes that everything in the state directory takes, each file once.",
+    },
+    Family {
+        id: Id::CachePartBytes,
+        name: "tarpon_cache_part_bytes",
+        kind: Kind::Gauge,
+        label: "part",
+        values: &["mirrors", "snapshots", "other"],
+        help: "The same of mirrors with the packs that snapshots share, of the rest of snapshots, and of \
+               what is being made or removed, with all else (other).",
     },
     Family {
         id: Id::CacheLimitBytes,
@@ -294,7 +334,15 @@ pub(crate) const FAMILIES: [Family; 33] = [
         kind: Kind::Gauge,
         label: "",
         values: &[],
-        help: "Bytes that cached snapshots may take.",
+        help: "Bytes that everything in the state directory may take (--cache-limit).",
+    },
+    Family {
+        id: Id::CacheLowBytes,
+        name: "tarpon_cache_low_bytes",
+        kind: Kind::Gauge,
+        label: "",
+        values: &[],
+        help: "Bytes that are left when the limit was passed and something has left (--cache-low).",
     },
     Family {
         id: Id::CacheEntries,
@@ -303,6 +351,14 @@ pub(crate) const FAMILIES: [Family; 33] = [
         label: "",
         values: &[],
         help: "Snapshots in the cache.",
+    },
+    Family {
+        id: Id::Mirrors,
+        name: "tarpon_mirrors",
+        kind: Kind::Gauge,
+        label: "",
+        values: &[],
+        help: "Mirrors in the state directory.",
     },
     Family {
         id: Id::OpenFiles,

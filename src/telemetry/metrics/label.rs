@@ -150,6 +150,18 @@ label! {
 }
 
 label! {
+    /// What was removed to make room.
+    Evicted {
+        /// A snapshot that a newer one had replaced.
+        Superseded = "superseded",
+        /// A snapshot that was served.
+        Snapshot = "snapshot",
+        /// A mirror.
+        Mirror = "mirror",
+    }
+}
+
+label! {
     /// What came of a look at what the disk has.
     ScrubResult {
         /// A snapshot is what was published.

@@ -124,7 +124,13 @@ fn every_event_has_a_series_of_its_own() {
             Event::Fetch(FetchResult::Unchanged),
             "tarpon_fetches_total{result=\"unchanged\"}",
         ),
-        (Event::Eviction, "tarpon_evictions_total"),
+        (
+            Event::Eviction(Evicted::Mirror),
+            "tarpon_evictions_total{what=\"mirror\"}",
+        ),
+        (Event::EvictedBytes, "tarpon_evicted_bytes_total"),
+        (Event::DiskFull, "tarpon_disk_full_total"),
+        (Event::PackCopied, "tarpon_packs_copied_total"),
         (Event::ScrubbedBytes, "tarpon_scrub_bytes_total"),
         (Event::LogRecordDropped, "tarpon_log_records_dropped_total"),
     ];
@@ -216,7 +222,10 @@ fn buckets_never_fall() {
 fn gauges_and_mirrors_are_shown_and_escaped() {
     let gauges = Gauges {
         cache_bytes: u64::MAX,
+        cache_part_bytes: [1, 2, 3],
         cache_limit_bytes: 7,
+        cache_low_bytes: 6,
+        mirrors: 5,
         cache_entries: 2,
         open_files: 4,
         open_files_limit: 5,
@@ -227,6 +236,10 @@ fn gauges_and_mirrors_are_shown_and_escaped() {
     let samples = scrape_with(&Metrics::new(1), &gauges, &mirrors);
     assert_eq!(samples["tarpon_cache_bytes"], u64::MAX as f64);
     assert_eq!(samples["tarpon_cache_limit_bytes"], 7.0);
+    assert_eq!(samples["tarpon_cache_low_bytes"], 6.0);
+    assert_eq!(samples["tarpon_mirrors"], 5.0);
+    let part = "tarpon_cache_part_bytes{part=\"snapshots\"}";
+    assert_eq!(samples[part], 2.0);
     assert_eq!(samples["tarpon_cache_entries"], 2.0);
     assert_eq!(samples["tarpon_open_files"], 4.0);
     assert_eq!(samples["tarpon_open_files_limit"], 5.0);

@@ -22,6 +22,13 @@ impl Metrics {
                 Id::CacheLimitBytes => {
                     push_sample(out, family.name, None, gauges.cache_limit_bytes);
                 }
+                Id::CachePartBytes => {
+                    for (part, bytes) in family.values.iter().zip(gauges.cache_part_bytes) {
+                        push_sample(out, family.name, Some((family.label, *part)), bytes);
+                    }
+                }
+                Id::CacheLowBytes => push_sample(out, family.name, None, gauges.cache_low_bytes),
+                Id::Mirrors => push_sample(out, family.name, None, gauges.mirrors),
                 Id::CacheEntries => push_sample(out, family.name, None, gauges.cache_entries),
                 Id::OpenFiles => push_sample(out, family.name, None, gauges.open_files),
                 Id::OpenFilesLimit => push_sample(out, family.name, None, gauges.open_files_limit),
