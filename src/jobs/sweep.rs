@@ -318,6 +318,13 @@ fn sweep(
         let bounds = survey.bounds(&ledger, marks, leaving.fixed_bytes, space.free_bytes);
         swept.plan = evict::plan(&leaving.holdings, &leaving.shared, bounds);
         swept.mirrors = evict_all(catalog, meter, &mut ledger, leaving, &swept.plan);
+        // A path may end in `.git` before its end: such a mirror lies inside of another one.
+        let inside = |repo: &Repo, other: &Repo| {
+            other.mirror != repo.mirror && other.mirror.starts_with(&repo.mirror)
+        };
+        let holds_none =
+            |repo: &Arc<Repo>| !survey.repos.iter().any(|other| inside(repo, &other.repo));
+        swept.mirrors.retain(holds_none);
     }
     let snapshots = survey.current().len() as u64;
     let usage = &catalog.usage;
@@ -361,8 +368,8 @@ impl Survey {
 
     /// Whether there is nothing to do.
     fn is_fine(&self, ledger: &Ledger, marks: Marks, free_bytes: u64) -> bool {
-        let is_low = self.used_bytes(ledger) <= marks.low_bytes;
-        is_low && free_bytes >= marks.floor_bytes && self.need.is_none()
+        let is_below = self.used_bytes(ledger) <= marks.high_bytes;
+        is_below && free_bytes >= marks.floor_bytes && self.need.is_none()
     }
 
     fn bounds(&self, ledger: &Ledger, marks: Marks, fixed_bytes: u64, free_bytes: u64) -> Bounds {

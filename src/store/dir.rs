@@ -6,7 +6,7 @@
 //! snapshots/{id}/               an entry: `meta`, `outline`, its own `frames/{name}`, linked files
 //! snapshots/.building-{n}       an entry that is not published yet
 //! snapshots/.removing-{id}-{n}  an entry on its way out
-//! tmp/                          clones that are not finished
+//! tmp/                          clones that are not finished, mirrors on their way out
 //! running                       there while a server runs, and after one that was cut off
 //! ```
 //!

@@ -374,3 +374,20 @@ fn a_mirror_elsewhere_is_served_and_never_copied() {
     assert_eq!(server.metrics().count("tarpon_packs_copied_total", &[]), 0);
     lab.expect_no_orphans();
 }
+
+/// The low mark is below the high one, whatever the forms in which they are given.
+#[test]
+fn a_low_mark_above_the_limit_is_refused() {
+    let lab = new_lab();
+    let settings = lab
+        .settings()
+        .with(&["--cache-limit", "1M", "--cache-low", "50%"]);
+    let refused = settings.try_start().err();
+    let refused = refused.unwrap_or_else(|| panic!("it starts"));
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        refused.log.contains("not less than --cache-limit"),
+        "{}",
+        refused.log
+    );
+}
