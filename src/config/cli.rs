@@ -203,6 +203,11 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "TIME", help_heading = "Cache")]
     maintenance_idle: Option<OsString>,
 
+    /// Keep what no branch or tag leads to any more, such as commits that were forced away, for this
+    /// long; then it is removed from mirrors and snapshots at a quiet time [default: 1d]
+    #[arg(long, value_name = "TIME", help_heading = "Cache")]
+    unreachable_expiry: Option<OsString>,
+
     /// zstd level, 1 (fast) to 19 (small); higher ones make the first client of a snapshot wait
     /// [default: 1]
     #[arg(long, value_name = "N", help_heading = "Cache")]
@@ -242,6 +247,7 @@ impl ServeArgs {
             follow,
             fetch_interval,
             maintenance_idle,
+            unreachable_expiry,
             clone_timeout,
             clone_size_limit,
             git_memory_limit,
@@ -266,6 +272,7 @@ impl ServeArgs {
             ("follow", list(follow)),
             ("fetch_interval", one(fetch_interval)),
             ("maintenance_idle", one(maintenance_idle)),
+            ("unreachable_expiry", one(unreachable_expiry)),
             ("clone_timeout", one(clone_timeout)),
             ("clone_size_limit", one(clone_size_limit)),
             ("git_memory_limit", one(git_memory_limit)),

@@ -66,6 +66,8 @@ pub struct Config {
     pub fetch_interval: Duration,
     /// Time without a request for a repository after which its mirror is repacked.
     pub maintenance_idle: Duration,
+    /// How long what no ref leads to any more is kept.
+    pub unreachable_expiry: Duration,
     /// Limit for one clone.
     pub clone_timeout: Duration,
     /// How much one clone or fetch may bring.
@@ -146,14 +148,9 @@ impl Config {
         };
         let client_time =
             |key, min_ms, default_ms| time(key, min_ms, limits::CLIENT_TIMEOUT_MAX_MS, default_ms);
-        let upstream_time = |key, default_ms| {
-            time(
-                key,
-                limits::TIMEOUT_MIN_MS,
-                limits::UPSTREAM_TIME_MAX_MS,
-                default_ms,
-            )
-        };
+        let min_ms = limits::TIMEOUT_MIN_MS;
+        let max_ms = limits::UPSTREAM_TIME_MAX_MS;
+        let upstream_time = |key, default_ms| time(key, min_ms, max_ms, default_ms);
         let share = |key, min, default| {
             let given = layers.one(key, value::share(min))?;
             Ok::<_, ConfigError>(given.unwrap_or(default))
@@ -163,7 +160,6 @@ impl Config {
             None => usable_processors(),
         };
         let level = value::number(limits::LEVEL_MIN, limits::LEVEL_MAX);
-        let min_ms = limits::TIMEOUT_MIN_MS;
         Ok(Self {
             listen: layers.one("listen", listen)?.unwrap_or(LISTEN_DEFAULT),
             state: state(layers, env)?,
@@ -179,6 +175,10 @@ impl Config {
             maintenance_idle: upstream_time(
                 "maintenance_idle",
                 limits::MAINTENANCE_IDLE_DEFAULT_MS,
+            )?,
+            unreachable_expiry: upstream_time(
+                "unreachable_expiry",
+                limits::UNREACHABLE_EXPIRY_DEFAULT_MS,
             )?,
             clone_timeout: upstream_time("clone_timeout", limits::CLONE_TIMEOUT_DEFAULT_MS)?,
             clone_size_limit: share("clone_size_limit", 1, Share::CLONE_DEFAULT)?,

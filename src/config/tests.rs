@@ -45,6 +45,7 @@ const OTHER: [(&str, &str); 22] = [
     ("follow", "refs/pull/*"),
     ("fetch_interval", "250ms"),
     ("maintenance_idle", "3s"),
+    ("unreachable_expiry", "2d"),
     ("clone_timeout", "2h"),
     ("clone_size_limit", "20G"),
     ("git_memory_limit", "2G"),
@@ -74,6 +75,7 @@ fn defaults() {
     assert_eq!(config.stall_timeout, Duration::from_secs(60));
     assert_eq!(config.fetch_interval, Duration::from_secs(900));
     assert_eq!(config.maintenance_idle, Duration::from_secs(600));
+    assert_eq!(config.unreachable_expiry, Duration::from_secs(86_400));
     assert_eq!(config.clone_timeout, Duration::from_secs(3600));
     assert_eq!(config.clone_size_limit, Share::Percent(50));
     assert_eq!(config.git_memory_limit_bytes, 4 << 30);

@@ -83,6 +83,10 @@ pub(super) fn begin<'r>(
     // A build that failed may have failed for what it was built on.
     let base = repo.current().filter(|_| !repo.is_failing());
     let base = base.and_then(|base| Base::open(&base.dir()));
+    let base = match repo.holds_expired() {
+        true => base.map(Base::without_dead),
+        false => base,
+    };
     // Before the mirror is locked: it may have to be read.
     let reuse = base.and_then(|base| take(shop, base, &stop));
     let (pinned, view, sources) = pin_prepared(repo, git, stop)?;

@@ -166,6 +166,7 @@ impl Jobs {
             }
         };
         let _permit = self.semaphores.freshens.acquire(&repo.name).await;
+        let _arriving = repo.locks.arrivals.read().await;
         // Others may have asked for the same meanwhile, and have got it or not.
         let ids = self.worth_asking(&repo, ids);
         let kinds = self.git.kinds(&repo.mirror, &ids).await;

@@ -297,7 +297,7 @@ fn link_pack(
         device(dir) == device(staging.dir())
     });
     // Files in the making can be removed while nobody holds this.
-    let packing = repo.packing.try_lock();
+    let packing = repo.locks.packing.try_lock();
     if !refused.cannot_be_linked() || !is_near || packing.is_err() {
         return Err(refused.into());
     }

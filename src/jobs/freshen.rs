@@ -187,15 +187,18 @@ impl Jobs {
             setting_up.end().await;
         }
         let unix_began_ms = unix_ms();
-        let mut freshened = git.freshen(&repo.mirror, &repo.url, &repo.refs).await;
+        // Until refs are in force that may lead to what it has taken for there.
+        let arriving = repo.locks.arrivals.read().await;
+        let mut freshened = git.freshen(&repo.mirror, &repo.url, &repo.locks.refs).await;
         if let Err(e) = &freshened
             && self.is_for_room(e).await
         {
             // What it has left takes room itself.
             self.tidy(&repo).await;
             self.make_room(&repo.name, Need::Must).await;
-            freshened = git.freshen(&repo.mirror, &repo.url, &repo.refs).await;
+            freshened = git.freshen(&repo.mirror, &repo.url, &repo.locks.refs).await;
         }
+        drop(arriving);
         let result = match &freshened {
             Ok(Freshened::Unchanged) => FetchResult::Unchanged,
             Ok(Freshened::Moved { .. }) => FetchResult::Changed,
@@ -271,7 +274,7 @@ impl Jobs {
         let cleaned = repo.clone();
         let removed = tokio::task::spawn_blocking(move || {
             // Where a build packs, it goes after the next one that fails, or at the next start.
-            let packing = cleaned.packing.try_lock();
+            let packing = cleaned.locks.packing.try_lock();
             packing.map_or(Ok(()), |_packing| remove_unfinished(&cleaned.mirror))
         });
         let removed = removed.await;

@@ -332,14 +332,15 @@ async fn take_duty<T: Clone>(flights: &Flights<Arc<str>, T>, name: &Arc<str>) ->
 /// Gives the clone the mirror's place, and removes the mirror.
 fn swap(repo: &Repo, place: &Path) -> std::io::Result<()> {
     let old: PathBuf = {
-        let _packing = repo.packing.blocking_lock();
-        let Some(_packs) = blocking_exclusive(&repo.packs) else {
+        let _packing = repo.locks.packing.blocking_lock();
+        // Nothing arrives: nobody compares the mirror or fetches into it.
+        let Some(_packs) = blocking_exclusive(&repo.locks.packs) else {
             return Err(std::io::Error::new(
                 std::io::ErrorKind::ResourceBusy,
                 "it is being read",
             ));
         };
-        let _refs = repo.refs.blocking_write();
+        let _refs = repo.locks.refs.blocking_write();
         match Os.exchange(place, &repo.mirror) {
             Ok(()) => place.to_owned(),
             // Not every file system can.

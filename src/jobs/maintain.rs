@@ -5,13 +5,16 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use tokio::task::spawn_blocking;
 
 use super::state::Jobs;
 use super::upkeep::{Ended, Use};
 use crate::io::clock::unix_ms;
 use crate::limits::{MAINTENANCE_LIMIT_MS, MAINTENANCE_LOOK_MS};
-use crate::mirror::{Git, Joined, MirrorError, Step};
+use crate::manifest::record::Linked;
+use crate::mirror::{Aside, Expired, Git, Joined, Locks, MirrorError, Step, next_expiry_unix_ms};
 use crate::repos::repo::Repo;
 use crate::telemetry::metrics::{Event, MaintenanceResult};
 
@@ -41,7 +44,7 @@ impl Jobs {
         };
         let limit = Duration::from_millis(MAINTENANCE_LIMIT_MS);
         let git = self.git.with_time(limit);
-        let made = git.join_small(&repo.mirror, &repo.packs).await;
+        let made = git.join_small(&repo.mirror, &repo.locks.packs).await;
         self.note(&repo, "small packs joined", made.map(joined));
         duty.done(());
     }
@@ -53,6 +56,7 @@ impl Jobs {
         loop {
             tokio::time::sleep(look).await;
             let idle_ms = idle.as_millis() as u64;
+            self.upkeep.borrow_mut().pass(unix_ms());
             let of = |name: &Arc<str>| self.use_of(name);
             let next = self.upkeep.borrow().next(unix_ms(), idle_ms, of);
             if let Some((name, limit_ms)) = next {
@@ -81,7 +85,7 @@ impl Jobs {
         }
     }
 
-    async fn maintain(&self, name: &Arc<str>, limit_ms: u64) {
+    async fn maintain(self: &Rc<Self>, name: &Arc<str>, limit_ms: u64) {
         let _turn = self.keeping_up.acquire().await;
         self.upkeep.borrow_mut().begin(name);
         let Some(repo) = self.named(name).filter(|repo| repo.mirror.is_dir()) else {
@@ -96,13 +100,23 @@ impl Jobs {
             }
             (_, None) => Ended::PutOff,
         };
+        let (mirror, expiry) = (repo.mirror.clone(), self.config.unreachable_expiry);
+        let next = spawn_blocking(move || next_expiry_unix_ms(&mirror, expiry)).await;
         let mut upkeep = self.upkeep.borrow_mut();
+        if let Ok(Some(at_ms)) = next {
+            upkeep.add_later(name.clone(), at_ms);
+        }
         upkeep.ended(name.clone(), limit_ms, ended, unix_ms());
     }
 
     /// All that a mirror needs, step by step; each is whole by itself.
-    async fn keep_up(&self, repo: &Repo, git: &Git) -> Ended {
-        let made = git.join_to_geometry(&repo.mirror, &repo.packs).await;
+    async fn keep_up(self: &Rc<Self>, repo: &Arc<Repo>, git: &Git) -> Ended {
+        match self.expire(repo, git).await {
+            Some(MaintenanceResult::Busy) => return Ended::PutOff,
+            Some(MaintenanceResult::CutOff) => return Ended::CutOff,
+            _ => {}
+        }
+        let made = git.join_to_geometry(&repo.mirror, &repo.locks.packs).await;
         match self.note(repo, "packs joined", made.map(joined)) {
             Some(MaintenanceResult::Joined) => repo.set_outdated(),
             Some(MaintenanceResult::Busy) => return Ended::PutOff,
@@ -120,6 +134,61 @@ impl Jobs {
             true => Ended::CutOff,
             false => Ended::Done,
         }
+    }
+
+    /// Removes what no ref has led to for long, from the mirror and from what is served.
+    async fn expire(self: &Rc<Self>, repo: &Arc<Repo>, git: &Git) -> Option<MaintenanceResult> {
+        let locks = Locks {
+            arrivals: &repo.locks.arrivals,
+            packs: &repo.locks.packs,
+            refs: &repo.locks.refs,
+        };
+        let (expiry, now) = (self.config.unreachable_expiry, SystemTime::now());
+        let made = git.expire(&repo.mirror, locks, expiry, now).await;
+        let made = made.map(|expired| match expired {
+            Expired::Nothing => None,
+            Expired::Objects(objects) => {
+                tracing::info!(
+                    repository = &*repo.name,
+                    objects,
+                    "removing unreachable objects"
+                );
+                Some(MaintenanceResult::Expired)
+            }
+            Expired::Busy => Some(MaintenanceResult::Busy),
+        });
+        let result = self.note(repo, "unreachable objects removed", made);
+        if result == Some(MaintenanceResult::Expired) {
+            repo.aside.set(Aside::default());
+            repo.set_expired();
+        }
+        if !repo.holds_expired() && self.keeps_old_packs(repo).await {
+            // A server that ended before it could build anew.
+            repo.set_expired();
+        }
+        if repo.holds_expired() {
+            self.rebuild(repo);
+        }
+        result
+    }
+
+    /// Whether the snapshot was made before the expiry began and has packs that the mirror has no more.
+    async fn keeps_old_packs(&self, repo: &Repo) -> bool {
+        let Some(archive) = repo.current() else {
+            return false;
+        };
+        let expiry_ms = self.config.unreachable_expiry.as_millis() as u64;
+        if unix_ms().saturating_sub(archive.created_unix_ms) < expiry_ms {
+            return false;
+        }
+        let mirror = repo.mirror.clone();
+        let looked = spawn_blocking(move || {
+            let names = archive.names().map_or(&[][..], |names| &names.linked);
+            let is_pack = |path: &&Linked| path.path.ends_with(".pack");
+            let mut packs = names.iter().filter(is_pack);
+            packs.any(|pack| !mirror.join(&pack.path).exists())
+        });
+        looked.await.unwrap_or(false)
     }
 
     /// Counts and logs what came of a step.

@@ -108,8 +108,8 @@ pub(super) fn pin_prepared<'r>(
 /// Makes the reverse indices of packs, as long as these stay and nobody takes a file in the making for one
 /// that was left behind.
 fn make_reverse_indices(repo: &Repo, packs: &[PathBuf]) -> io::Result<()> {
-    let _packing = repo.packing.blocking_lock();
-    let _pinned = repo.packs.blocking_read();
+    let _packing = repo.locks.packing.blocking_lock();
+    let _pinned = repo.locks.packs.blocking_read();
     let hash = view::object_hash(&repo.mirror).map_err(io::Error::other)?;
     for pack in packs {
         match make_reverse_index(pack, hash) {
@@ -123,8 +123,8 @@ fn make_reverse_indices(repo: &Repo, packs: &[PathBuf]) -> io::Result<()> {
 
 /// Looks at what the mirror has now, under the locks that keep it there. Writes nothing.
 fn pin<'r>(repo: &'r Repo, git: &Git, as_it_is: AsItIs) -> Result<Pinned<'r>, PinError> {
-    let pinned = repo.packs.blocking_read();
-    let _refs = repo.refs.blocking_read();
+    let pinned = repo.locks.packs.blocking_read();
+    let _refs = repo.locks.refs.blocking_read();
     let aside = repo.aside.get();
     let needs_none =
         |refs: &MirrorRefs, loose: &[ObjectId], cruft: &[String]| aside.covers(refs, loose, cruft);
@@ -148,7 +148,7 @@ fn pin<'r>(repo: &'r Repo, git: &Git, as_it_is: AsItIs) -> Result<Pinned<'r>, Pi
 
 /// Ends with an error as soon as `stop` is true: git may take minutes, and nobody waits for them.
 fn pack_loose(repo: &Repo, git: &Git, mut stop: watch::Receiver<bool>) -> Result<(), BeginError> {
-    let _packing = repo.packing.blocking_lock();
+    let _packing = repo.locks.packing.blocking_lock();
     let failed = |e: &(dyn Error + 'static), is_full| BeginError::Pack {
         source: Detail::of(e),
         is_full,

@@ -19,7 +19,7 @@ impl Jobs {
             message: format!("{name}: {e}"),
         };
         let read = tokio::task::spawn_blocking(move || {
-            let _pinned = repo.refs.blocking_read();
+            let _pinned = repo.locks.refs.blocking_read();
             git.refs.read(&repo.mirror, &git.follow)
         });
         let read = read.await.map_err(|panic| failed(&panic))?;

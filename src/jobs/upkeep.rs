@@ -10,6 +10,8 @@ use crate::limits::{MAINTENANCE_LIMIT_MAX_MS, MAINTENANCE_LIMIT_MS, MAINTENANCE_
 #[derive(Debug)]
 pub(super) struct Upkeep<K> {
     due: HashMap<K, Due>,
+    /// When something will be, without anything changing.
+    later: HashMap<K, u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +44,7 @@ impl<K> Default for Upkeep<K> {
     fn default() -> Self {
         Upkeep {
             due: HashMap::new(),
+            later: HashMap::new(),
         }
     }
 }
@@ -53,6 +56,20 @@ impl<K: Clone + Eq + Hash> Upkeep<K> {
             since_ms: now_ms,
             limit_ms: MAINTENANCE_LIMIT_MS,
         });
+    }
+
+    /// Something will be due in a mirror at `at_ms`, at the earliest.
+    pub(super) fn add_later(&mut self, key: K, at_ms: u64) {
+        self.later.insert(key, at_ms);
+    }
+
+    /// Makes due what was to be by now.
+    pub(super) fn pass(&mut self, now_ms: u64) {
+        let passed = self.later.extract_if(|_, at_ms| *at_ms <= now_ms);
+        let passed = Vec::from_iter(passed);
+        passed
+            .into_iter()
+            .for_each(|(key, at_ms)| self.add(key, at_ms));
     }
 
     /// The mirror that has waited longest of those whose repository was not asked for during `idle_ms`, or
@@ -133,6 +150,20 @@ mod tests {
         upkeep.ended(1, MAINTENANCE_LIMIT_MS, Ended::Done, 200);
         upkeep.begin(&2);
         assert_eq!(upkeep.next(999, 10, |_| asked(0)), None);
+    }
+
+    #[test]
+    fn what_is_due_later_waits_for_its_time_and_a_quiet_one() {
+        let mut upkeep = Upkeep::default();
+        upkeep.add_later(1, 100);
+        upkeep.pass(99);
+        assert_eq!(upkeep.next(99, 0, |_| asked(0)), None);
+        upkeep.pass(100);
+        assert_eq!(upkeep.next(109, 10, |_| asked(100)), None);
+        assert_eq!(upkeep.next(110, 10, |_| asked(100)).unwrap().0, 1);
+        upkeep.begin(&1);
+        upkeep.pass(200);
+        assert_eq!(upkeep.next(300, 10, |_| asked(100)), None);
     }
 
     #[test]

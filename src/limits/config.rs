@@ -19,6 +19,8 @@ pub const LEVEL_MAX: i32 = 19;
 pub const FETCH_INTERVAL_DEFAULT_MS: u64 = 15 * MINUTE_MS;
 /// Default time without a request for a repository after which its mirror is repacked: 10 min.
 pub const MAINTENANCE_IDLE_DEFAULT_MS: u64 = 10 * MINUTE_MS;
+/// Default time for which what no ref leads to any more is kept: 1 day.
+pub const UNREACHABLE_EXPIRY_DEFAULT_MS: u64 = 24 * HOUR_MS;
 /// Default limit for one clone from an upstream: 1 h.
 pub const CLONE_TIMEOUT_DEFAULT_MS: u64 = HOUR_MS;
 /// Default time that running responses get after SIGTERM: 30 s.

@@ -50,6 +50,12 @@ pub const MAINTENANCE_LIMIT_MAX_MS: u64 = 24 * HOUR_MS;
 pub const MAINTENANCE_WAIT_MAX_MS: u64 = 24 * HOUR_MS;
 /// How exactly the last request for a repository is known.
 pub const ASKED_STEP_MS: u64 = 100;
+/// Tips that the journal of a mirror keeps when it is written anew; of more the oldest are given up.
+pub const JOURNAL_TIPS_MAX: usize = 100_000;
+/// Length at which it is written anew. A line has 55 to 79 bytes.
+pub const JOURNAL_BYTES_MAX: u64 = 16 << 20;
+/// How often an expiry looks again because refs have moved meanwhile.
+pub const EXPIRY_LOOKS_MAX: u32 = 5;
 /// How often, at most, is looked whether some mirror has a quiet time.
 pub const MAINTENANCE_LOOK_MS: u64 = 10 * SECOND_MS;
 /// How far a due time is moved at random, to either side, in percent.
@@ -68,6 +74,8 @@ const _: () = assert!(FETCHES_OF_HOST_MAX < FETCHES_MAX);
 const _: () = assert!(FETCH_JITTER_PERCENT < 100 && FETCHES_OF_HOST_MAX > 0);
 
 const _: () = assert!(100 + 100 / MIRROR_PACK_FACTOR <= 106);
+
+const _: () = assert!(JOURNAL_TIPS_MAX as u64 * 100 <= JOURNAL_BYTES_MAX);
 
 const _: () = assert!(MIRROR_SMALL_PACKS_MAX < MIRROR_PACKS_MAX);
 

@@ -30,6 +30,23 @@ pub(super) async fn exclusive(lock: &RwLock<()>) -> Option<RwLockWriteGuard<'_, 
     }
 }
 
+/// Two locks, once nobody has either: while it waits it has none.
+pub(super) async fn exclusive_both<'l>(
+    first: &'l RwLock<()>,
+    second: &'l RwLock<()>,
+) -> Option<(RwLockWriteGuard<'l, ()>, RwLockWriteGuard<'l, ()>)> {
+    let began = Instant::now();
+    loop {
+        if let (Ok(first), Ok(second)) = (first.try_write(), second.try_write()) {
+            return Some((first, second));
+        }
+        if is_over(began) {
+            return None;
+        }
+        tokio::time::sleep(pause()).await;
+    }
+}
+
 /// The same for a thread that may wait.
 pub(crate) fn blocking_exclusive(lock: &RwLock<()>) -> Option<RwLockWriteGuard<'_, ()>> {
     let began = Instant::now();

@@ -50,13 +50,18 @@ impl Aside {
     }
 }
 
+/// What all refs lead to.
+pub(super) fn all_tips(mirror: &Path) -> Result<BTreeSet<ObjectId>, MirrorError> {
+    Ok(tips(&all_refs(mirror)?).collect())
+}
+
 fn tips(refs: &MirrorRefs) -> impl Iterator<Item = ObjectId> {
     let head = refs.head_id();
     refs.refs.iter().map(|r| r.target).chain(head)
 }
 
 /// All refs, whoever has made them.
-pub(super) fn all_refs(mirror: &Path) -> Result<MirrorRefs, MirrorError> {
+fn all_refs(mirror: &Path) -> Result<MirrorRefs, MirrorError> {
     let all = Follow::new(["refs/*"]).unwrap_or_default();
     Ok(refs::read(mirror, &all)?)
 }
@@ -87,7 +92,7 @@ impl Outside {
             .into_iter()
             .partition(|pack| pack.kind == PackKind::Cruft);
         let cruft: BTreeSet<String> = cruft.iter().map(Pack::name).collect();
-        let tips: BTreeSet<ObjectId> = tips(&all_refs(mirror)?).collect();
+        let tips = all_tips(mirror)?;
         // Otherwise something that they reach may have been put aside since.
         let is_known = loose.is_subset(&before.loose) && cruft.is_subset(&before.cruft);
         let closed = match is_known {

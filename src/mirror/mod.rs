@@ -19,8 +19,10 @@ pub(crate) mod bundle;
 mod config;
 pub(crate) mod error;
 mod exclusive;
+mod expire;
 mod files;
 pub(crate) mod git;
+mod journal;
 mod listing;
 mod loose;
 pub(crate) mod noted;
@@ -43,6 +45,8 @@ pub(crate) mod testing;
 
 pub use error::MirrorError;
 pub(crate) use exclusive::blocking_exclusive;
+pub(crate) use expire::next_expiry_unix_ms;
+pub use expire::{Expired, Locks};
 pub use git::{Git, TimeLimits};
 #[doc(hidden)]
 pub use listing::{Listing, listed};

@@ -4,9 +4,10 @@ use super::files::entries;
 use crate::limits;
 use gix::ObjectId;
 use gix::hash::Kind;
-use std::fs::DirEntry;
+use std::fs::{DirEntry, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// A pack by the name of its files without the extension.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub(super) struct Pack {
     /// Its `.idx`.
     pub index: PathBuf,
     pub bytes: u64,
+    /// Since when it, or the oldest of those that were joined to it, is there.
+    pub modified: SystemTime,
     /// What somebody wants of it.
     pub kind: PackKind,
 }
@@ -63,6 +66,7 @@ pub(super) fn packs(folder: &Path) -> io::Result<Vec<Pack>> {
         packs.push(Pack {
             stem: stem.to_owned(),
             bytes: found.len(),
+            modified: found.modified()?,
             index,
             kind,
         });
@@ -142,6 +146,18 @@ pub(super) fn first_missing(
     Ok(None)
 }
 
+/// Makes new packs as old as the oldest that they stand for.
+pub(super) fn set_age(folder: &Path, made: &[String], gone: &[Pack]) -> io::Result<()> {
+    let Some(oldest) = gone.iter().map(|pack| pack.modified).min() else {
+        return Ok(());
+    };
+    for stem in made {
+        let pack = File::open(folder.join(format!("{stem}.pack")))?;
+        pack.set_modified(oldest)?;
+    }
+    Ok(())
+}
+
 /// Takes packs, their indices first, out of the repository. Moving is quick; unlinking gigabytes is not.
 /// The index over several packs and what belongs to it goes if it names one of them: git takes what it
 /// names for there.
@@ -159,7 +175,8 @@ pub(super) fn move_packs(folder: &Path, packs: &[Pack], trash: &Path) -> io::Res
         names.extend(all.filter(|name| name.to_string_lossy().starts_with(OVER_SEVERAL)));
     }
     for pack in packs {
-        let files = ["idx", "rev", "bitmap", "pack"].map(|end| format!("{}.{end}", pack.stem));
+        let files =
+            ["idx", "rev", "bitmap", "mtimes", "pack"].map(|end| format!("{}.{end}", pack.stem));
         names.extend(files.map(Into::into));
     }
     for name in names {
@@ -189,6 +206,7 @@ mod tests {
             stem: format!("pack-{number}"),
             index: PathBuf::new(),
             bytes,
+            modified: SystemTime::UNIX_EPOCH,
             kind: PackKind::Plain,
         }
     }

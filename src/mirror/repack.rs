@@ -10,7 +10,7 @@ use super::error::MirrorError;
 use super::exclusive::exclusive;
 use super::git::{Call, Git};
 use super::packs::{Choose, Pack, PackKind, first_missing, move_packs, packs};
-use super::packs::{out_of_proportion, small_ones};
+use super::packs::{out_of_proportion, set_age, small_ones};
 use super::set_up::format_of;
 use crate::git::stdin_file;
 use crate::limits;
@@ -79,8 +79,8 @@ impl Git {
         let Some(plan) = blocking(mirror, move || Plan::read(&path, choose)).await? else {
             return Ok(Joined::Nothing);
         };
-        if lock.try_write().is_err() {
-            // Whoever reads now may do so for long: not all the work for nothing.
+        if exclusive(lock).await.is_none() {
+            // Whoever reads now does so for long: not all the work for nothing.
             return Ok(Joined::Busy);
         }
         let made = self.pack_again(mirror, &plan).await?;
@@ -197,6 +197,7 @@ impl Plan {
     fn replaced_by(mut self, mirror: &Path, made: &[String]) -> Result<Vec<Pack>, MirrorError> {
         let folder = mirror.join("objects/pack");
         let io = |source| MirrorError::io("compare the packs of", &folder, source);
+        set_age(&folder, made, &self.gone).map_err(io)?;
         // Joining duplicates can give exactly one of the packs that were joined.
         self.gone.retain(|pack| !made.contains(&pack.stem));
         let made = made.iter().map(|stem| folder.join(format!("{stem}.idx")));

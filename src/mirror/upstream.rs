@@ -1,6 +1,6 @@
 //! Clone and fetch. Objects come first and without any lock; the refs follow in one step.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -12,16 +12,18 @@ use gix::ObjectId;
 use tokio::sync::RwLock;
 
 use crate::git::stdin_file;
+use crate::io::clock::unix_ms;
 use crate::io::fs;
 use crate::mirror::blocking::blocking;
 use crate::mirror::error::{MirrorError, without_password};
 use crate::mirror::files;
 use crate::mirror::git::{Call, Git, Target};
+use crate::mirror::journal;
 use crate::mirror::listing::{Found, Headless, Listing, Wanted};
 use crate::mirror::noted::note_upstream;
 use crate::mirror::packed::{self, CommitError};
 use crate::mirror::removals::Removals;
-use crate::refs::{self, Follow, Head, Listed, MirrorRefs};
+use crate::refs::{self, Follow, Head, Listed, MirrorRefs, Ref};
 
 /// What a look at upstream brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,13 +190,34 @@ impl Git {
         if !plan.missing.is_empty() {
             self.fetch_objects(mirror, &at, &plan.missing).await?;
         }
+        let (head_moved, refs_changed) = (plan.head_moved, plan.refs_changed);
+        self.move_refs(mirror, url, lock, (&local, listing.refs, plan.head))
+            .await?;
+        note_fetch(mirror, began);
+        Ok(Freshened::Moved {
+            head_moved,
+            refs_changed,
+        })
+    }
+
+    /// Puts other refs in force, whose objects are there.
+    async fn move_refs(
+        &self,
+        mirror: &Path,
+        url: &str,
+        lock: &RwLock<()>,
+        (local, refs, head): (&MirrorRefs, Vec<Ref>, Option<Head>),
+    ) -> Result<(), MirrorError> {
         let (path, follow) = (mirror.to_owned(), self.follow.clone());
-        let refs = Arc::new(listing.refs);
+        let refs = Arc::new(refs);
         let wanted = refs.clone();
         let prepared = blocking(mirror, move || {
-            Ok(packed::prepare(&path, &follow, &wanted, plan.head)?)
+            Ok(packed::prepare(&path, &follow, &wanted, head)?)
         })
         .await?;
+        let left = left_by(local, &refs);
+        let path = mirror.to_owned();
+        blocking(mirror, move || journal::add(&path, &left, unix_ms())).await?;
         let (stamp, fully_peeled) = prepared.made.clone();
         let exclusive = lock.write().await;
         let committed = prepared.commit();
@@ -212,11 +235,7 @@ impl Git {
         if let Err(error) = sync_dir(mirror.to_owned()).await {
             tracing::warn!(%error, "the new refs of a mirror may not be on disk yet");
         }
-        note_fetch(mirror, began);
-        Ok(Freshened::Moved {
-            head_moved: plan.head_moved,
-            refs_changed: plan.refs_changed,
-        })
+        Ok(())
     }
 
     /// Fetches an object that no ref of the upstream may lead to, with all that it needs. No ref
@@ -232,6 +251,9 @@ impl Git {
             what: e.to_string(),
         })?;
         let ids = BTreeSet::from([id]);
+        // No ref keeps it.
+        let (path, noted) = (mirror.to_owned(), ids.clone());
+        blocking(mirror, move || journal::add(&path, &noted, unix_ms())).await?;
         match self.fetch_objects(mirror, url, &ids).await {
             Err(MirrorError::Redirected { .. }) => {
                 let Found { url: at, .. } = self.list(mirror, url, Wanted::Cloned).await?;
@@ -287,6 +309,13 @@ fn check_speaks_git(url: &str, headless: &Headless) -> Result<(), MirrorError> {
             line: "it answers, but not as a git host does".to_owned(),
         }),
     }
+}
+
+/// What followed refs lead to and those of upstream do not.
+fn left_by(local: &MirrorRefs, upstream: &[Ref]) -> BTreeSet<ObjectId> {
+    let now: HashSet<ObjectId> = upstream.iter().map(|r| r.target).collect();
+    let before = local.refs.iter().map(|r| r.target).chain(local.head_id());
+    before.filter(|tip| !now.contains(tip)).collect()
 }
 
 /// Whether there is nothing that a mirror leads to.

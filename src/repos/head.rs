@@ -1,7 +1,11 @@
 //! The HEAD of a mirror.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use gix::bstr::BString;
 
+use super::error::StartError;
 use crate::refs::{Head, MirrorRefs};
 
 /// What the HEAD of a mirror is.
@@ -25,4 +29,16 @@ impl MirrorHead {
             commit: refs.head_id().map(|id| id.to_string()),
         }
     }
+}
+
+/// What is known of the mirror.
+#[derive(Debug, Default)]
+pub(super) enum Mirror {
+    /// Nothing, or that it cannot be used.
+    #[default]
+    Unknown,
+    /// The last clone failed.
+    NotCloned { at: Instant, why: StartError },
+    /// It is kept like its upstream.
+    Kept { head: Option<Arc<MirrorHead>> },
 }

@@ -14,6 +14,7 @@ pub(crate) mod builds;
 pub(crate) mod catalog;
 pub(crate) mod error;
 pub(crate) mod head;
+mod locks;
 mod marks;
 pub(crate) mod registry;
 pub(crate) mod repo;

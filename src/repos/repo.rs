@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{RwLock, watch};
+use tokio::sync::watch;
 
 use super::builds::{Builds, NotBuilt, Started, Ticket};
 use super::error::StartError;
-use super::head::MirrorHead;
+use super::head::{Mirror, MirrorHead};
+use super::locks::MirrorLocks;
 use super::marks::{Asked, KnownAside, Notes};
 pub(crate) use super::served::RefsEpoch;
 use super::served::Snapshot;
@@ -27,19 +28,11 @@ pub(crate) struct Repo {
     pub mirror: PathBuf,
     /// Where the mirror is cloned from; also the URL of `origin` in its archives.
     pub url: String,
-    /// Keeps packs where they are: read while they are listed and linked, and for as long as a build reads
-    /// them in the mirror, at the pace of its clients; written while packs go. Writers do not queue
-    /// ([`crate::mirror`]). Who needs this and `refs` takes this first.
-    pub packs: RwLock<()>,
-    /// Keeps refs as they are: read while they are read, written while they move. Held for milliseconds.
-    pub refs: RwLock<()>,
+    pub locks: MirrorLocks,
     /// What lies outside of the mirror's packs and is known not to be needed.
     pub aside: KnownAside,
     /// What else is noted without the lock.
     pub notes: Notes,
-    /// Held while a build packs loose objects, and while what failed fetches left is removed: that
-    /// looks the same as a pack in the making.
-    pub packing: tokio::sync::Mutex<()>,
     /// When somebody last asked for something of it.
     pub asked: Asked,
     state: Mutex<State>,
@@ -59,20 +52,10 @@ struct State {
     fetched_before_unix_ms: Option<u64>,
     /// Of the mirror's refs, as far as was seen.
     epoch: RefsEpoch,
+    /// When something of the mirror was last expired: what was built before may have it.
+    expired: RefsEpoch,
     /// When the upstream was last asked whether it leads back to a server that waits.
     way_asked: Option<Instant>,
-}
-
-/// What is known of the mirror.
-#[derive(Debug, Default)]
-enum Mirror {
-    /// Nothing, or that it cannot be used.
-    #[default]
-    Unknown,
-    /// The last clone failed.
-    NotCloned { at: Instant, why: StartError },
-    /// It is kept like its upstream.
-    Kept { head: Option<Arc<MirrorHead>> },
 }
 
 /// What a request finds.
@@ -149,12 +132,10 @@ impl Repo {
             name,
             mirror,
             url,
-            packs: RwLock::new(()),
-            refs: RwLock::new(()),
+            locks: MirrorLocks::default(),
             aside: KnownAside::default(),
             asked: Asked::default(),
             notes: Notes::default(),
-            packing: tokio::sync::Mutex::default(),
             state: Mutex::default(),
         }
     }
@@ -235,6 +216,23 @@ impl Repo {
         state.epoch.advance();
         // What is there now may be built.
         state.failing = None;
+    }
+
+    /// Something that no ref leads to any more is gone from the mirror: what is built from here on has nothing
+    /// of it, also not in what it takes over.
+    pub(crate) fn set_expired(&self) {
+        let mut state = self.lock();
+        state.epoch.advance();
+        state.expired = state.epoch;
+    }
+
+    /// Whether the current snapshot was built before that.
+    pub(crate) fn holds_expired(&self) -> bool {
+        let state = self.lock();
+        match &state.snapshot {
+            Snapshot::Vacant => false,
+            Snapshot::Ready { shown, .. } => *shown < state.expired,
+        }
     }
 
     /// The epoch of now. A build asks before it looks at the refs.

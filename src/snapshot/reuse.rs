@@ -39,6 +39,8 @@ pub(crate) struct Base {
     sums: Sums,
     /// When it was last looked at as a whole.
     looked_at: Option<SystemTime>,
+    /// See [`Base::without_dead`].
+    is_clean: bool,
 }
 
 /// A file of frames of an earlier entry.
@@ -84,12 +86,19 @@ impl Base {
             looked_at: fs::metadata(dir.join(META_NAME))
                 .and_then(|found| found.modified())
                 .ok(),
+            is_clean: false,
         })
     }
 
     /// How many files of frames there are to take over.
     pub(crate) fn parts(&self) -> usize {
         self.parts.len()
+    }
+
+    /// Has the files joined that have anything of no use, so that nothing of it is left.
+    pub(crate) fn without_dead(mut self) -> Base {
+        self.is_clean = true;
+        self
     }
 
     /// Opens the files that are sound, and decides which are joined. `open` opens a file at a path. What
@@ -102,7 +111,11 @@ impl Base {
     ) -> Reuse {
         // Before anything is taken for sound.
         let forgotten = verified.forgotten();
-        let join = to_join(&self.parts);
+        let mut join = to_join(&self.parts);
+        if self.is_clean {
+            let parts = self.parts.iter().zip(&mut join);
+            parts.for_each(|(part, join)| *join |= part.live_bytes < part.file.bytes);
+        }
         let mut linked = Vec::new();
         let mut taken = Vec::new();
         for (part, join) in self.parts.iter().zip(join) {

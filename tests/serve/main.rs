@@ -23,6 +23,7 @@ mod refresh;
 mod room;
 mod sharing;
 mod upkeep;
+mod upkeep_crash;
 mod upstreams;
 
 use std::path::Path;

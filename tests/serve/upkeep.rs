@@ -283,3 +283,81 @@ fn an_operators_git_breaks_no_archive() {
     });
     expect_clone(&lab, "small", &body);
 }
+
+/// Whether some file below a directory has these bytes, packed objects and frames looked into.
+fn is_anywhere(lab: &Lab, secret: &[u8]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut pending = vec![lab.state()];
+    while let Some(directory) = pending.pop() {
+        for entry in std::fs::read_dir(&directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let path = entry.path();
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                pending.push(path);
+            } else if let Ok(bytes) = std::fs::read(&path)
+                && bytes.windows(secret.len()).any(|window| window == secret)
+            {
+                found.push(path.display().to_string());
+            }
+        }
+    }
+    found
+}
+
+/// A secret is pushed to the default branch, served, and forced away: after the expiry it is in no archive, in
+/// no file, and nobody gets it by its id. It does not compress, so that its bytes stand in packs and frames.
+#[test]
+fn a_secret_that_was_forced_away_is_gone() {
+    let lab = small_lab();
+    let upstream = lab.upstream("small");
+    let before = git::text(&upstream, &["rev-parse", "refs/heads/main"]);
+    let idle = ["--maintenance-idle", "1s", "--unreachable-expiry", "4s"];
+    let server = lab.settings().with(&FAR).with(&idle).start();
+    hit(&server, "small");
+    let secret = Rng::new(11).bytes(3000);
+    let id = push_and_fetch(&lab, &server, "small", "secret.bin", &secret);
+    let with = wait::until("it is served", || {
+        let answer = server.get(&lab::target("small")).expect(200);
+        let commit = answer
+            .head
+            .get("x-cachew-snapshot-commit")
+            .map(str::to_owned);
+        (commit.as_deref() == Some(&id)).then_some(answer)
+    });
+    super::wait_published(&server, "small");
+    assert!(
+        with.body
+            .windows(100)
+            .any(|window| *window == secret[1000..1100])
+    );
+    assert!(!is_anywhere(&lab, &secret[1000..1100]).is_empty());
+    git::run(&upstream, &["update-ref", "refs/heads/main", &before]);
+    git::run(&upstream, &["gc", "--quiet", "--prune=now"]);
+    push_and_fetch(&lab, &server, "small", "fixed.txt", b"fixed\n");
+    // What was replaced can be asked for for a minute more.
+    wait::until_within("nothing of it is left", 3 * wait::DEADLINE, || {
+        let found = is_anywhere(&lab, &secret[1000..1100]);
+        std::thread::sleep(Duration::from_millis(200));
+        found.is_empty().then_some(())
+    });
+    assert_eq!(steps(&server, "failed"), 0);
+    let body = hit(&server, "small").body;
+    assert!(
+        !body
+            .windows(100)
+            .any(|window| *window == secret[1000..1100])
+    );
+    expect_clone(&lab, "small", &body);
+    let by_id = lab.scratch("by-id");
+    lab::create_dir(&by_id);
+    git::run(&by_id, &["init", "-q"]);
+    let url = format!("http://{}/git/test/small", server.address());
+    let got = git::output(&by_id, &["fetch", "-q", &url, &id]);
+    assert!(!got.status.success(), "it is given out by its id");
+    let answer = ensure(&server, "small", &format!(r#"{{"commits":["{id}"]}}"#));
+    assert_eq!(answer["missing_commits"][0], *id);
+    git::run(&lab.mirror("small"), &["fsck", "--full", "--strict"]);
+}

@@ -251,7 +251,7 @@ pub(crate) const FAMILIES: [Family; 39] = [
         label: "result",
         values: MaintenanceResult::NAMES,
         help: "Steps of the upkeep of mirrors that had something to do: packs joined, a bitmap or a \
-               commit-graph made; or cut off, put off because the packs were being read (busy), or failed.",
+               commit-graph made, unreachable objects removed (expired); or cut off, put off because the packs were being read (busy), or failed.",
     },
     Family {
         id: Id::Evictions,

@@ -140,6 +140,8 @@ label! {
         Bitmap = "bitmap",
         /// A commit-graph was made.
         CommitGraph = "commit_graph",
+        /// What no ref led to is gone.
+        Expired = "expired",
         /// It took too long; it is tried again with twice the time.
         CutOff = "cut_off",
         /// A build reads the packs where they are; it is tried again.

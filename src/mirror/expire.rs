@@ -1,0 +1,447 @@
+//! What no ref leads to any more is gone after a while: from packs, from what is loose, from what somebody's
+//! git has put aside.
+//!
+//! A pack that holds nothing due keeps its name, which snapshots share. Of one that does, what is reached
+//! is packed anew from a list of ids, beside it; then it goes. Objects of packs that are younger than the
+//! expiry are not due: a pack that was joined of others is as old as the oldest.
+//!
+//! Before anything goes, under the lock of the refs, refs and the journal are looked at once more; what they have
+//! come to need meanwhile is packed first. While a fetch is between its objects and its refs nothing goes: it
+//! may have taken something for there that is due.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use gix::ObjectId;
+use gix::hash::Kind;
+use tempfile::TempDir;
+use tokio::sync::RwLock;
+
+use super::blocking::blocking;
+use super::config;
+use super::error::MirrorError;
+use super::exclusive::exclusive_both;
+use super::files::loose_ids;
+use super::git::Git;
+use super::journal;
+use super::loose::{Aside, all_tips};
+use super::packs::{Pack, PackKind, move_packs, open_index, packs, set_age};
+use super::set_up::format_of;
+use crate::git::stdin_file;
+use crate::limits;
+
+/// The locks of a repository, in the order in which they are taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Locks<'a> {
+    /// Read while a fetch is between its first look at the mirror and its refs.
+    pub arrivals: &'a RwLock<()>,
+    /// See [`crate::mirror`].
+    pub packs: &'a RwLock<()>,
+    /// See [`crate::mirror`].
+    pub refs: &'a RwLock<()>,
+}
+
+/// What came of an expiry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expired {
+    /// There was nothing due.
+    Nothing,
+    /// So many objects are gone.
+    Objects(u64),
+    /// A fetch, or who reads packs where they are, was in the way: everything stays.
+    Busy,
+}
+
+/// What is due.
+struct Due {
+    hash: Kind,
+    /// Packs that hold something due.
+    gone: Vec<Pack>,
+    /// Loose objects.
+    loose: Vec<ObjectId>,
+    /// What of these packs is to stay, in their order, and how much.
+    stays: File,
+    stays_count: u64,
+    count: u64,
+}
+
+impl Git {
+    /// Removes what neither refs reach nor tips that were left less than `expiry` before `now`. What
+    /// refs reach must be in packs that are not cruft.
+    ///
+    /// # Errors
+    /// [`MirrorError::Git`] when an object that is reached is missing; then everything stays.
+    pub async fn expire(
+        &self,
+        mirror: &Path,
+        locks: Locks<'_>,
+        expiry: Duration,
+        now: SystemTime,
+    ) -> Result<Expired, MirrorError> {
+        let since = now.checked_sub(expiry).unwrap_or(SystemTime::UNIX_EPOCH);
+        let path = mirror.to_owned();
+        if !blocking(mirror, move || is_due(&path, since)).await? {
+            return Ok(Expired::Nothing);
+        }
+        // So that nothing that is reached is loose or cruft.
+        self.pack_reachable(mirror, &Aside::default()).await?;
+        let path = mirror.to_owned();
+        let roots = blocking(mirror, move || roots(&path, since)).await?;
+        let reached = self.reached(mirror, &roots).await?;
+        let path = mirror.to_owned();
+        let due = blocking(mirror, move || Due::find(&path, reached, since)).await?;
+        if due.gone.is_empty() && due.loose.is_empty() {
+            journal_forgets(mirror, since).await?;
+            return Ok(Expired::Nothing);
+        }
+        let (count, due) = (due.count, self.pack_what_stays(mirror, due).await?);
+        let Some(trash) = self.remove_due(mirror, locks, (due, roots), since).await? else {
+            return Ok(Expired::Busy);
+        };
+        blocking(mirror, move || {
+            let path = trash.path().to_owned();
+            trash
+                .close()
+                .map_err(|source| MirrorError::io("remove", &path, source))
+        })
+        .await?;
+        journal_forgets(mirror, since).await?;
+        Ok(Expired::Objects(count))
+    }
+
+    /// The ids of all that is reached, one a line.
+    async fn reached(&self, mirror: &Path, roots: &Roots) -> Result<File, MirrorError> {
+        let failed = |source| MirrorError::io("list what is reached in", mirror, source);
+        let mut out = BufWriter::new(tempfile::tempfile_in(mirror).map_err(failed)?);
+        let lines = |tips: &BTreeSet<ObjectId>| tips.iter().map(|t| format!("{t}\n")).collect();
+        let refs: String = lines(&roots.refs);
+        let walk = ["rev-list", "--objects", "--stdin"];
+        let of_refs = [&walk[..], &["--use-bitmap-index"]].concat();
+        let left = format!("{}--not\n{refs}", lines(&roots.left));
+        let of_left = [&walk[..], &["--missing=allow-any"]].concat();
+        for (args, list, is_empty) in [
+            (of_refs, &refs, roots.refs.is_empty()),
+            (of_left, &left, roots.left.is_empty()),
+        ] {
+            if is_empty {
+                continue;
+            }
+            let mut call = self.upkeep("git rev-list", mirror, &args);
+            call.stdin = Some(stdin_file(list.as_bytes()).map_err(failed)?);
+            let mut write = |bytes: &[u8]| out.write_all(bytes).map_err(|e| e.to_string());
+            self.run(call, &mut write).await?;
+        }
+        let mut file = out.into_inner().map_err(|e| failed(e.into_error()))?;
+        file.seek(SeekFrom::Start(0)).map_err(failed)?;
+        Ok(file)
+    }
+
+    /// Packs what stays of the packs that go, and makes sure that all of it is there.
+    async fn pack_what_stays(&self, mirror: &Path, due: Due) -> Result<Due, MirrorError> {
+        if due.stays_count == 0 {
+            return Ok(due);
+        }
+        let failed = |source| MirrorError::io("list what stays of", mirror, source);
+        let list = due.stays.try_clone().map_err(failed)?;
+        let made = self.pack_objects(mirror, list, &[]).await?;
+        let path = mirror.to_owned();
+        blocking(mirror, move || due.replaced_by(&path, &made)).await
+    }
+
+    /// Takes away what is due, once nothing has come to need it meanwhile; gives where it is then. `None` if
+    /// it cannot.
+    async fn remove_due(
+        &self,
+        mirror: &Path,
+        locks: Locks<'_>,
+        (mut due, roots): (Due, Roots),
+        since: SystemTime,
+    ) -> Result<Option<TempDir>, MirrorError> {
+        let mut known: BTreeSet<ObjectId> = roots.refs.union(&roots.left).copied().collect();
+        for _ in 0..limits::EXPIRY_LOOKS_MAX {
+            let new = self.new_roots(mirror, &known, since).await?;
+            if !new.is_empty() {
+                let made = self.pack_what_is_needed(mirror, &due, &known, &new).await?;
+                // It can be exactly one of those that were to go.
+                due.gone.retain(|pack| !made.contains(&pack.stem));
+                known.extend(new);
+            }
+            let locked = exclusive_both(locks.arrivals, locks.packs).await;
+            let Some(_locked) = locked else {
+                return Ok(None);
+            };
+            let _refs = locks.refs.read().await;
+            if !self.new_roots(mirror, &known, since).await?.is_empty() {
+                continue;
+            }
+            // Not on another thread: if this future were dropped, it would go on without the locks.
+            return due.remove(mirror).map(Some);
+        }
+        Ok(None)
+    }
+
+    /// What has become a root that was none.
+    async fn new_roots(
+        &self,
+        mirror: &Path,
+        known: &BTreeSet<ObjectId>,
+        since: SystemTime,
+    ) -> Result<BTreeSet<ObjectId>, MirrorError> {
+        let path = mirror.to_owned();
+        let now = blocking(mirror, move || roots(&path, since)).await?;
+        let all = now.refs.union(&now.left);
+        Ok(all.filter(|tip| !known.contains(*tip)).copied().collect())
+    }
+
+    /// Packs what `new` reaches of the packs that are to go and of what is loose; gives the names of the new
+    /// packs.
+    async fn pack_what_is_needed(
+        &self,
+        mirror: &Path,
+        due: &Due,
+        known: &BTreeSet<ObjectId>,
+        new: &BTreeSet<ObjectId>,
+    ) -> Result<Vec<String>, MirrorError> {
+        let folder = mirror.join("objects/pack");
+        let failed = |source| MirrorError::io("list the packs of", &folder, source);
+        let mut list: String = new.iter().map(|tip| format!("{tip}\n")).collect();
+        list.push_str("--not\n");
+        list.extend(known.iter().map(|tip| format!("{tip}\n")));
+        let list = stdin_file(list.as_bytes()).map_err(failed)?;
+        let gone = |pack: &Pack| due.gone.iter().any(|gone| gone.stem == pack.stem);
+        let stay = packs(&folder).map_err(failed)?.into_iter();
+        let stay = stay.filter(|pack| !gone(pack) && pack.kind != PackKind::Cruft);
+        let stay = stay.map(|pack| format!("--keep-pack={}", pack.name()));
+        let options: Vec<String> = std::iter::once("--revs".to_owned()).chain(stay).collect();
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        self.pack_objects(mirror, list, &options).await
+    }
+}
+
+/// What keeps objects.
+struct Roots {
+    refs: BTreeSet<ObjectId>,
+    /// Left lately.
+    left: BTreeSet<ObjectId>,
+}
+
+fn roots(mirror: &Path, since: SystemTime) -> Result<Roots, MirrorError> {
+    let refs = all_tips(mirror)?;
+    let left = journal::read(mirror)?.unwrap_or_default();
+    let mut left = left.since(unix_ms(since));
+    left.retain(|tip| !refs.contains(tip));
+    if !left.is_empty() {
+        // Somebody may have removed it.
+        let hash = format_of(&config::read(mirror)?);
+        let folder = mirror.join("objects/pack");
+        let io = |source| MirrorError::io("read the packs of", &folder, source);
+        let all = packs(&folder).map_err(io)?;
+        let indices: Result<Vec<_>, _> = all.iter().map(|p| open_index(&p.index, hash)).collect();
+        let indices = indices.map_err(io)?;
+        let loose: HashSet<ObjectId> = loose_ids(&mirror.join("objects"))
+            .map_err(io)?
+            .into_iter()
+            .collect();
+        left.retain(|tip| {
+            loose.contains(tip) || indices.iter().any(|index| index.lookup(tip).is_some())
+        });
+    }
+    Ok(Roots { refs, left })
+}
+
+fn unix_ms(at: SystemTime) -> u64 {
+    let since_1970 = at.duration_since(SystemTime::UNIX_EPOCH);
+    since_1970.map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Forgets tips that were left before.
+async fn journal_forgets(mirror: &Path, since: SystemTime) -> Result<(), MirrorError> {
+    let path = mirror.to_owned();
+    blocking(mirror, move || {
+        journal::forget_before(&path, unix_ms(since))
+    })
+    .await
+}
+
+fn is_older(path: &Path, since: SystemTime) -> bool {
+    let modified = std::fs::metadata(path).and_then(|found| found.modified());
+    modified.is_ok_and(|at| at < since)
+}
+
+fn loose_file(mirror: &Path, id: &ObjectId) -> PathBuf {
+    let hex = id.to_string();
+    let (fan, rest) = hex.split_at(2);
+    mirror.join("objects").join(fan).join(rest)
+}
+
+/// Whether something can be due: a tip was left long ago, something was put aside long ago, or nobody has
+/// looked yet.
+fn is_due(mirror: &Path, since: SystemTime) -> Result<bool, MirrorError> {
+    let all = packs_of(mirror)?;
+    let is_left = match journal::read(mirror)? {
+        None => !all.is_empty(),
+        Some(journal) => journal.oldest().is_some_and(|at| at < unix_ms(since)),
+    };
+    let is_old_cruft = |pack: &Pack| pack.kind == PackKind::Cruft && pack.modified < since;
+    if is_left || all.iter().any(is_old_cruft) {
+        return Ok(true);
+    }
+    let objects = mirror.join("objects");
+    let loose = loose_ids(&objects).map_err(|source| MirrorError::io("list", &objects, source))?;
+    Ok(loose
+        .iter()
+        .any(|id| is_older(&loose_file(mirror, id), since)))
+}
+
+fn packs_of(mirror: &Path) -> Result<Vec<Pack>, MirrorError> {
+    let folder = mirror.join("objects/pack");
+    packs(&folder).map_err(|source| MirrorError::io("list the packs of", &folder, source))
+}
+
+/// A pack that something of may be due, and which of its objects are reached.
+struct Candidate {
+    pack: Pack,
+    index: gix::odb::pack::index::File,
+    reached: Vec<bool>,
+}
+
+impl Due {
+    /// Compares packs and loose objects that are old enough with the list of all that is `reached`.
+    fn find(mirror: &Path, reached: File, since: SystemTime) -> Result<Due, MirrorError> {
+        let hash = format_of(&config::read(mirror)?);
+        let io = |source| MirrorError::io("look for what is due in", mirror, source);
+        let old = packs_of(mirror)?.into_iter();
+        let old = old.filter(|pack| pack.kind != PackKind::Kept && pack.modified < since);
+        let candidate = |pack: Pack| {
+            let index = open_index(&pack.index, hash)?;
+            let reached = vec![false; index.num_objects() as usize];
+            Ok(Candidate {
+                pack,
+                index,
+                reached,
+            })
+        };
+        let mut packs = old
+            .map(candidate)
+            .collect::<std::io::Result<Vec<_>>>()
+            .map_err(io)?;
+        let loose = loose_ids(&mirror.join("objects")).map_err(io)?.into_iter();
+        let loose = loose.filter(|id| is_older(&loose_file(mirror, id), since));
+        let mut loose: HashSet<ObjectId> = loose.collect();
+        for line in BufReader::new(reached).lines() {
+            let line = line.map_err(io)?;
+            // A name can follow.
+            let hex = line.split(' ').next().unwrap_or_default();
+            let id = ObjectId::from_hex(hex.as_bytes());
+            let id = id.map_err(|e| io(std::io::Error::other(format!("{line:?}: {e}"))))?;
+            loose.remove(&id);
+            for candidate in &mut packs {
+                if let Some(at) = candidate.index.lookup(id) {
+                    candidate.reached[at as usize] = true;
+                }
+            }
+        }
+        packs.retain(|candidate| candidate.reached.contains(&false));
+        Due::of(mirror, hash, packs, loose.into_iter().collect()).map_err(io)
+    }
+
+    fn of(
+        mirror: &Path,
+        hash: Kind,
+        packs: Vec<Candidate>,
+        loose: Vec<ObjectId>,
+    ) -> std::io::Result<Due> {
+        let mut out = BufWriter::new(tempfile::tempfile_in(mirror)?);
+        let (mut stays_count, mut count) = (0, loose.len() as u64);
+        for Candidate { index, reached, .. } in &packs {
+            // As they lie there, so that the new pack keeps neighbours together.
+            let stays = (0..index.num_objects()).filter(|at| reached[*at as usize]);
+            let mut order: Vec<_> = stays
+                .map(|at| (index.pack_offset_at_index(at), at))
+                .collect();
+            order.sort_unstable();
+            stays_count += order.len() as u64;
+            count += (reached.len() - order.len()) as u64;
+            for (_, at) in order {
+                writeln!(out, "{}", index.oid_at_index(at))?;
+            }
+        }
+        let mut stays = out
+            .into_inner()
+            .map_err(std::io::IntoInnerError::into_error)?;
+        stays.seek(SeekFrom::Start(0))?;
+        Ok(Due {
+            hash,
+            gone: packs.into_iter().map(|candidate| candidate.pack).collect(),
+            loose,
+            stays,
+            stays_count,
+            count,
+        })
+    }
+
+    /// Makes sure that the packs `made` have all that stays.
+    fn replaced_by(mut self, mirror: &Path, made: &[String]) -> Result<Due, MirrorError> {
+        let folder = mirror.join("objects/pack");
+        let io = |source| MirrorError::io("compare the packs of", &folder, source);
+        let index = |stem: &String| open_index(&folder.join(format!("{stem}.idx")), self.hash);
+        let indices: Result<Vec<_>, _> = made.iter().map(index).collect();
+        let indices = indices.map_err(io)?;
+        self.stays.seek(SeekFrom::Start(0)).map_err(io)?;
+        for line in BufReader::new(&self.stays).lines() {
+            let line = line.map_err(io)?;
+            let id = ObjectId::from_hex(line.as_bytes());
+            let is_there = id.is_ok_and(|id| indices.iter().any(|i| i.lookup(id).is_some()));
+            if !is_there {
+                return Err(MirrorError::Output {
+                    op: "git pack-objects",
+                    target: mirror.display().to_string(),
+                    what: format!("{line} is not in the new pack"),
+                });
+            }
+        }
+        set_age(&folder, made, &self.gone).map_err(io)?;
+        File::open(&folder).and_then(|d| d.sync_all()).map_err(io)?;
+        Ok(self)
+    }
+
+    /// Moves it away; gives where it is.
+    fn remove(&self, mirror: &Path) -> Result<TempDir, MirrorError> {
+        let move_away = || {
+            let trash = tempfile::Builder::new()
+                .prefix("tmp_old_packs_")
+                .tempdir_in(mirror)?;
+            // It would have git believe that commits are there.
+            for graph in ["commit-graph", "commit-graphs"] {
+                let from = mirror.join("objects/info").join(graph);
+                rename_if_there(&from, &trash.path().join(graph))?;
+            }
+            move_packs(&mirror.join("objects/pack"), &self.gone, trash.path())?;
+            for id in &self.loose {
+                let to = trash.path().join(id.to_string());
+                rename_if_there(&loose_file(mirror, id), &to)?;
+            }
+            Ok(trash)
+        };
+        move_away().map_err(|source| MirrorError::io("remove what is due of", mirror, source))
+    }
+}
+
+fn rename_if_there(from: &Path, to: &Path) -> std::io::Result<()> {
+    match std::fs::rename(from, to) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// When the next tip is due that refs have left.
+pub(crate) fn next_expiry_unix_ms(mirror: &Path, expiry: Duration) -> Option<u64> {
+    let oldest = journal::read(mirror).ok().flatten()?.oldest()?;
+    Some(oldest.saturating_add(expiry.as_millis() as u64))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,280 @@
+use super::*;
+use crate::mirror::Freshened;
+use crate::mirror::testing::{Scratch, git, git_with, run};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+#[derive(Default)]
+struct OwnLocks {
+    arrivals: RwLock<()>,
+    packs: RwLock<()>,
+    refs: RwLock<()>,
+}
+
+impl OwnLocks {
+    fn all(&self) -> Locks<'_> {
+        Locks {
+            arrivals: &self.arrivals,
+            packs: &self.packs,
+            refs: &self.refs,
+        }
+    }
+}
+
+fn freshen(s: &Scratch) {
+    let done = run(s.git.freshen(&s.mirror(), &s.url(), &RwLock::new(()))).unwrap();
+    assert_ne!(done, Freshened::Unchanged);
+}
+
+fn expire(s: &Scratch, locks: &OwnLocks) -> Expired {
+    run(s
+        .git
+        .expire(&s.mirror(), locks.all(), DAY, SystemTime::now()))
+    .unwrap()
+}
+
+fn set_older(path: &Path, by: Duration) {
+    let file = File::open(path).unwrap();
+    let modified = file.metadata().unwrap().modified().unwrap();
+    file.set_modified(modified - by).unwrap();
+}
+
+/// All that there is becomes so much older.
+fn age(mirror: &Path, by: Duration) {
+    for pack in packs_of(mirror).unwrap() {
+        set_older(&pack.index.with_extension("pack"), by);
+    }
+    for id in loose_ids(&mirror.join("objects")).unwrap() {
+        set_older(&loose_file(mirror, &id), by);
+    }
+    journal::shift(mirror, by.as_millis() as u64);
+}
+
+fn names(mirror: &Path) -> BTreeSet<String> {
+    packs_of(mirror).unwrap().iter().map(Pack::name).collect()
+}
+
+fn has(mirror: &Path, id: &str) -> bool {
+    let hash = gix::ObjectId::from_hex(id.as_bytes()).unwrap();
+    let packed = packs_of(mirror).unwrap().into_iter().any(|pack| {
+        let index = open_index(&pack.index, Kind::Sha1).unwrap();
+        index.lookup(hash).is_some()
+    });
+    packed || loose_file(mirror, &hash).exists()
+}
+
+fn is_sound(s: &Scratch) {
+    git(&s.mirror(), &["fsck", "--full", "--strict"]);
+    s.assert_equal();
+}
+
+/// An upstream of which `secret` was pushed, fetched and taken back; gives its commit and its file.
+fn with_secret(s: &Scratch) -> (String, String) {
+    s.commit("secret", "a secret");
+    freshen(s);
+    let secret = s.upstream(&["rev-parse", "refs/heads/secret"]);
+    let blob = s.upstream(&["rev-parse", "refs/heads/secret:file"]);
+    s.upstream(&["update-ref", "-d", "refs/heads/secret"]);
+    freshen(s);
+    (secret, blob)
+}
+
+#[test]
+fn what_was_taken_back_is_gone_after_a_day_and_no_other_pack_is_touched() {
+    let s = Scratch::with_commit();
+    s.clone_mirror();
+    let (mirror, locks) = (s.mirror(), OwnLocks::default());
+    s.commit("main", "two");
+    freshen(&s);
+    let others = names(&mirror);
+    let (secret, blob) = with_secret(&s);
+    assert_eq!(expire(&s, &locks), Expired::Nothing);
+    age(&mirror, DAY / 2);
+    assert_eq!(expire(&s, &locks), Expired::Nothing);
+    assert!(has(&mirror, &secret) && has(&mirror, &blob));
+    // What was pushed beside it is not touched either.
+    s.commit("main", "three");
+    freshen(&s);
+    let young: BTreeSet<String> = names(&mirror);
+    age(&mirror, DAY / 2 + HOUR);
+    assert_eq!(expire(&s, &locks), Expired::Objects(3));
+    assert!(!has(&mirror, &secret) && !has(&mirror, &blob));
+    let left = names(&mirror);
+    assert!(left.is_superset(&others), "{left:?}");
+    assert_eq!(young.difference(&left).count(), 1);
+    assert_eq!(expire(&s, &locks), Expired::Nothing);
+    assert_eq!(names(&mirror), left);
+    is_sound(&s);
+}
+
+#[test]
+fn of_a_pack_that_holds_something_due_the_rest_stays() {
+    for format in ["sha1", "sha256"] {
+        let s = Scratch::new(format);
+        s.commit("main", "one");
+        s.commit("secret", "a secret");
+        s.clone_mirror();
+        let (mirror, locks) = (s.mirror(), OwnLocks::default());
+        s.upstream(&["update-ref", "-d", "refs/heads/secret"]);
+        freshen(&s);
+        assert_eq!(expire(&s, &locks), Expired::Nothing);
+        age(&mirror, DAY + HOUR);
+        run(s.git.write_bitmap(&mirror)).unwrap();
+        run(s.git.write_commit_graph(&mirror)).unwrap();
+        assert_eq!(expire(&s, &locks), Expired::Objects(3), "{format}");
+        assert_eq!(names(&mirror).len(), 1);
+        assert!(!mirror.join("objects/info/commit-graph").exists());
+        let all = git(
+            &mirror,
+            &["cat-file", "--batch-all-objects", "--batch-check"],
+        );
+        assert_eq!(all.lines().count(), 3, "{all}");
+        is_sound(&s);
+        // It is as old as what it stands for.
+        assert!(packs_of(&mirror).unwrap()[0].modified < SystemTime::now() - DAY);
+    }
+}
+
+/// Loose or in a pack of git's for such objects, as somebody's `git gc` leaves it.
+#[test]
+fn what_was_put_aside_is_gone_and_what_a_ref_moves_back_to_stays() {
+    let s = Scratch::with_commit();
+    s.clone_mirror();
+    let (mirror, locks) = (s.mirror(), OwnLocks::default());
+    let (secret, blob) = with_secret(&s);
+    let back = s.commit("back", "one that comes back");
+    freshen(&s);
+    s.upstream(&["update-ref", "-d", "refs/heads/back"]);
+    freshen(&s);
+    git(&mirror, &["repack", "-dq", "--cruft"]);
+    let loose = git_with(&mirror, &["hash-object", "-w", "--stdin"], b"loose");
+    age(&mirror, DAY + HOUR);
+    git(&s.up(), &["update-ref", "refs/heads/back", &back]);
+    freshen(&s);
+    assert!(matches!(expire(&s, &locks), Expired::Objects(_)));
+    for id in [&secret, &blob, &loose] {
+        assert!(!has(&mirror, id));
+    }
+    assert!(has(&mirror, &back));
+    let is_cruft = |pack: &Pack| pack.kind == PackKind::Cruft;
+    assert!(!packs_of(&mirror).unwrap().iter().any(is_cruft));
+    is_sound(&s);
+}
+
+/// Everything of an expiry but its end.
+fn begin(s: &Scratch) -> (Due, Roots, SystemTime) {
+    let (mirror, since) = (s.mirror(), SystemTime::now() - DAY);
+    run(async {
+        let roots = roots(&mirror, since).unwrap();
+        let reached = s.git.reached(&mirror, &roots).await.unwrap();
+        let due = Due::find(&mirror, reached, since).unwrap();
+        let due = s.git.pack_what_stays(&mirror, due).await.unwrap();
+        (due, roots, since)
+    })
+}
+
+fn end(s: &Scratch, locks: &OwnLocks, (due, roots, since): (Due, Roots, SystemTime)) -> bool {
+    let mirror = s.mirror();
+    let removed = s.git.remove_due(&mirror, locks.all(), (due, roots), since);
+    run(removed).unwrap().is_some()
+}
+
+#[test]
+fn a_ref_that_moves_back_meanwhile_has_all_that_it_needs() {
+    let s = Scratch::with_commit();
+    s.clone_mirror();
+    let (mirror, locks) = (s.mirror(), OwnLocks::default());
+    let (secret, blob) = with_secret(&s);
+    age(&mirror, DAY + HOUR);
+    let begun = begin(&s);
+    assert_eq!(begun.0.gone.len(), 1);
+    s.upstream(&["update-ref", "refs/heads/again", &secret]);
+    freshen(&s);
+    assert!(end(&s, &locks, begun));
+    assert!(has(&mirror, &secret) && has(&mirror, &blob));
+    is_sound(&s);
+}
+
+#[test]
+fn nothing_goes_while_a_fetch_is_between_its_objects_and_its_refs() {
+    let s = Scratch::with_commit();
+    s.clone_mirror();
+    let (mirror, locks) = (s.mirror(), OwnLocks::default());
+    let (secret, blob) = with_secret(&s);
+    age(&mirror, DAY + HOUR);
+    let begun = begin(&s);
+    let before = names(&mirror);
+    let arriving = locks.arrivals.try_read().unwrap();
+    assert!(!end(&s, &locks, begun));
+    assert_eq!(names(&mirror), before);
+    // It took them for there.
+    s.upstream(&["update-ref", "refs/heads/again", &secret]);
+    freshen(&s);
+    drop(arriving);
+    assert!(matches!(
+        expire(&s, &locks),
+        Expired::Nothing | Expired::Objects(_)
+    ));
+    assert!(has(&mirror, &secret) && has(&mirror, &blob));
+    is_sound(&s);
+}
+
+/// Branches come every hour and go with the next one, squashed into one commit of main; packs are joined
+/// as after each fetch.
+#[test]
+fn a_month_of_squashed_branches_renames_no_pack_that_holds_nothing_due() {
+    let s = Scratch::with_commit();
+    s.clone_mirror();
+    let (mirror, locks) = (s.mirror(), OwnLocks::default());
+    let mut expiries = 0;
+    let mut last = String::new();
+    for hour in 1..=30 * 24 {
+        if hour > 1 {
+            let before = hour - 1;
+            s.commit("main", &format!("squashed {before}"));
+            last = s.upstream(&["rev-parse", &format!("refs/heads/b{before}")]);
+            s.upstream(&["update-ref", "-d", &format!("refs/heads/b{before}")]);
+        }
+        s.commit(&format!("b{hour}"), &format!("branch {hour}"));
+        freshen(&s);
+        run(s.git.join_small(&mirror, &locks.packs)).unwrap();
+        age(&mirror, HOUR);
+        if hour % 24 != 0 {
+            continue;
+        }
+        let before = packs_of(&mirror).unwrap();
+        let (due, ..) = begin_only(&s);
+        let due: BTreeSet<String> = due.gone.iter().map(Pack::name).collect();
+        if let Expired::Objects(_) = expire(&s, &locks) {
+            expiries += 1;
+        }
+        let left = names(&mirror);
+        for pack in &before {
+            assert_eq!(
+                left.contains(&pack.name()),
+                !due.contains(&pack.name()),
+                "hour {hour}"
+            );
+        }
+        assert!(has(&mirror, &last), "hour {hour}: it is not due yet");
+    }
+    assert!(expiries >= 27, "{expiries}");
+    // All branches of the last day, and three objects of each commit of main.
+    let all = git(
+        &mirror,
+        &["cat-file", "--batch-all-objects", "--batch-check"],
+    );
+    let most = 3 * (30 * 24 + 2 * 26 + 13);
+    assert!(all.lines().count() <= most, "{}", all.lines().count());
+    is_sound(&s);
+}
+
+fn begin_only(s: &Scratch) -> (Due, SystemTime) {
+    let (mirror, since) = (s.mirror(), SystemTime::now() - DAY);
+    run(async {
+        let roots = roots(&mirror, since).unwrap();
+        let reached = s.git.reached(&mirror, &roots).await.unwrap();
+        (Due::find(&mirror, reached, since).unwrap(), since)
+    })
+}
