@@ -145,6 +145,10 @@ impl Running {
         stderr: &mut Tail,
     ) -> Result<ExitStatus, Broken> {
         let out = self.child.stdout.take();
+        if let Some(out) = &out {
+            // Fails where a user has too many such pipes; then it only costs more.
+            let _ = rustix::pipe::fcntl_setpipe_size(out, limits::STREAM_PIPE_BYTES);
+        }
         let err = self.child.stderr.take();
         let pipes = async { tokio::try_join!(pump(out, sink), keep_tail(err, stderr)) };
         tokio::select! {
@@ -237,11 +241,19 @@ async fn pump(
     mut sink: impl AsyncFnMut(Vec<u8>) -> Result<(), String>,
 ) -> Result<(), String> {
     let Some(mut pipe) = pipe else { return Ok(()) };
-    let mut buffer = vec![0; limits::STREAM_PIECE_BYTES];
     loop {
-        match pipe.read(&mut buffer).await {
+        let mut piece = Vec::with_capacity(limits::STREAM_PIECE_BYTES);
+        match (&mut pipe)
+            .take(limits::STREAM_PIECE_BYTES as u64)
+            .read_buf(&mut piece)
+            .await
+        {
             Ok(0) => return Ok(()),
-            Ok(count) => sink(buffer[..count].to_vec()).await?,
+            Ok(_) => {
+                // A few bytes must not keep the memory of many while a client takes its time.
+                piece.shrink_to_fit();
+                sink(piece).await?;
+            }
             Err(error) => return Err(format!("cannot read it: {error}")),
         }
     }

@@ -104,7 +104,7 @@ impl Jobs {
         let next = spawn_blocking(move || next_expiry_unix_ms(&mirror, expiry)).await;
         let mut upkeep = self.upkeep.borrow_mut();
         if let Ok(Some(at_ms)) = next {
-            upkeep.add_later(name.clone(), at_ms);
+            upkeep.add_later(name.clone(), at_ms, unix_ms());
         }
         upkeep.ended(name.clone(), limit_ms, ended, unix_ms());
     }

@@ -4,7 +4,9 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-use crate::limits::{MAINTENANCE_LIMIT_MAX_MS, MAINTENANCE_LIMIT_MS, MAINTENANCE_WAIT_MAX_MS};
+use crate::limits::{
+    MAINTENANCE_LIMIT_MAX_MS, MAINTENANCE_LIMIT_MS, MAINTENANCE_RETRY_MS, MAINTENANCE_WAIT_MAX_MS,
+};
 
 /// What is due.
 #[derive(Debug)]
@@ -16,6 +18,7 @@ pub(super) struct Upkeep<K> {
 
 #[derive(Debug, Clone, Copy)]
 struct Due {
+    /// In the future where it was tried in vain.
     since_ms: u64,
     /// For each step of the next try.
     limit_ms: u64,
@@ -58,8 +61,12 @@ impl<K: Clone + Eq + Hash> Upkeep<K> {
         });
     }
 
-    /// Something will be due in a mirror at `at_ms`, at the earliest.
-    pub(super) fn add_later(&mut self, key: K, at_ms: u64) {
+    /// Something will be due in a mirror at `at_ms`. If that is over, it was tried in vain just now.
+    pub(super) fn add_later(&mut self, key: K, at_ms: u64, now_ms: u64) {
+        let at_ms = match at_ms <= now_ms {
+            true => now_ms.saturating_add(MAINTENANCE_RETRY_MS),
+            false => at_ms,
+        };
         self.later.insert(key, at_ms);
     }
 
@@ -83,7 +90,8 @@ impl<K: Clone + Eq + Hash> Upkeep<K> {
         let is_quiet = |key: &K, due: &Due| {
             let of = of(key);
             let is_idle = now_ms.saturating_sub(of.asked_ms) >= idle_ms && !of.is_building;
-            is_idle || now_ms.saturating_sub(due.since_ms) >= MAINTENANCE_WAIT_MAX_MS
+            is_idle && due.since_ms <= now_ms
+                || now_ms.saturating_sub(due.since_ms) >= MAINTENANCE_WAIT_MAX_MS
         };
         let quiet = self.due.iter().filter(|(key, due)| is_quiet(key, due));
         let (key, due) = quiet.min_by_key(|(_, due)| due.since_ms)?;
@@ -102,16 +110,9 @@ impl<K: Clone + Eq + Hash> Upkeep<K> {
             Ended::CutOff => limit_ms.saturating_mul(2).min(MAINTENANCE_LIMIT_MAX_MS),
             Ended::PutOff => limit_ms,
         };
-        let due = self.due.entry(key);
-        let due = due.or_insert(Due {
-            since_ms: now_ms,
-            limit_ms,
-        });
-        // Behind all others that wait.
-        *due = Due {
-            since_ms: now_ms,
-            limit_ms,
-        };
+        // Behind all others, and not again and again while what was in the way stays there.
+        let since_ms = now_ms.saturating_add(MAINTENANCE_RETRY_MS);
+        self.due.insert(key, Due { since_ms, limit_ms });
     }
 }
 
@@ -155,7 +156,7 @@ mod tests {
     #[test]
     fn what_is_due_later_waits_for_its_time_and_a_quiet_one() {
         let mut upkeep = Upkeep::default();
-        upkeep.add_later(1, 100);
+        upkeep.add_later(1, 100, 50);
         upkeep.pass(99);
         assert_eq!(upkeep.next(99, 0, |_| asked(0)), None);
         upkeep.pass(100);
@@ -164,6 +165,12 @@ mod tests {
         upkeep.begin(&1);
         upkeep.pass(200);
         assert_eq!(upkeep.next(300, 10, |_| asked(100)), None);
+        // It is over and was tried in vain.
+        upkeep.add_later(1, 100, 300);
+        upkeep.pass(299 + MAINTENANCE_RETRY_MS);
+        assert!(upkeep.due.is_empty());
+        upkeep.pass(300 + MAINTENANCE_RETRY_MS);
+        assert!(upkeep.due.contains_key(&1));
     }
 
     #[test]
@@ -171,7 +178,8 @@ mod tests {
         let mut upkeep = Upkeep::default();
         upkeep.add(1, 0);
         let mut limits = Vec::new();
-        for now in 0..20 {
+        for round in 0..20 {
+            let now = round * MAINTENANCE_RETRY_MS;
             let (key, limit_ms) = upkeep.next(now, 0, |_| asked(0)).unwrap();
             limits.push(limit_ms);
             upkeep.begin(&key);
@@ -179,9 +187,13 @@ mod tests {
         }
         assert_eq!(limits[..3], [1, 2, 4].map(|n| n * MAINTENANCE_LIMIT_MS));
         assert_eq!(limits[19], MAINTENANCE_LIMIT_MAX_MS);
-        let (_, limit_ms) = upkeep.next(20, 0, |_| asked(0)).unwrap();
+        let now = 20 * MAINTENANCE_RETRY_MS;
+        let (_, limit_ms) = upkeep.next(now, 0, |_| asked(0)).unwrap();
         upkeep.begin(&1);
-        upkeep.ended(1, limit_ms, Ended::PutOff, 20);
-        assert_eq!(upkeep.next(20, 0, |_| asked(0)), Some((1, limit_ms)));
+        upkeep.ended(1, limit_ms, Ended::PutOff, now);
+        let next = |upkeep: &Upkeep<u8>, now| upkeep.next(now, 0, |_| asked(0));
+        assert_eq!(next(&upkeep, now), None, "at once");
+        let now = now + MAINTENANCE_RETRY_MS;
+        assert_eq!(next(&upkeep, now), Some((1, limit_ms)));
     }
 }

@@ -57,9 +57,12 @@ pub const UPLOAD_LOOK_MS: u64 = SECOND_MS;
 /// How long a request waits to be one of them: longer than it takes to be found too slow.
 pub const UPLOAD_PACK_WAIT_MS: u64 = 75_000;
 /// Most bytes in one piece of a response that git produces.
-pub const STREAM_PIECE_BYTES: usize = 64 * 1024;
+pub const STREAM_PIECE_BYTES: usize = 128 * 1024;
 /// Pieces of such a response that wait for the client; then git waits.
-pub const STREAM_PIECES_MAX: usize = 8;
+pub const STREAM_PIECES_MAX: usize = 4;
+/// What the pipe holds through which git gives it: each time that one side waits for the other costs more
+/// than the copying.
+pub const STREAM_PIPE_BYTES: usize = 512 * 1024;
 /// Largest request of git's protocol after its decompression: the `want` lines of 300,000 refs.
 /// Over it: 413.
 pub const GIT_REQUEST_BYTES_MAX: usize = 16 << 20;

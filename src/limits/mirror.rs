@@ -48,6 +48,9 @@ pub const MAINTENANCE_LIMIT_MS: u64 = 10 * MINUTE_MS;
 pub const MAINTENANCE_LIMIT_MAX_MS: u64 = 24 * HOUR_MS;
 /// The upkeep that a mirror needs does not wait longer than this for a quiet time.
 pub const MAINTENANCE_WAIT_MAX_MS: u64 = 24 * HOUR_MS;
+/// Upkeep that was tried in vain, because it was cut off or something was in the way, is not tried again
+/// before.
+pub const MAINTENANCE_RETRY_MS: u64 = MINUTE_MS;
 /// How exactly the last request for a repository is known.
 pub const ASKED_STEP_MS: u64 = 100;
 /// Tips that the journal of a mirror keeps when it is written anew; of more the oldest are given up.

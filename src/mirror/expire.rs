@@ -86,6 +86,10 @@ impl Git {
         if !blocking(mirror, move || is_due(&path, since)).await? {
             return Ok(Expired::Nothing);
         }
+        if exclusive_both(locks.arrivals, locks.packs).await.is_none() {
+            // Not all the work for nothing.
+            return Ok(Expired::Busy);
+        }
         // So that nothing that is reached is loose or cruft.
         self.pack_reachable(mirror, &Aside::default()).await?;
         let path = mirror.to_owned();
@@ -118,7 +122,7 @@ impl Git {
         let mut out = BufWriter::new(tempfile::tempfile_in(mirror).map_err(failed)?);
         let lines = |tips: &BTreeSet<ObjectId>| tips.iter().map(|t| format!("{t}\n")).collect();
         let refs: String = lines(&roots.refs);
-        let walk = ["rev-list", "--objects", "--stdin"];
+        let walk = ["rev-list", "--objects", "--no-object-names", "--stdin"];
         let of_refs = [&walk[..], &["--use-bitmap-index"]].concat();
         let left = format!("{}--not\n{refs}", lines(&roots.left));
         let of_left = [&walk[..], &["--missing=allow-any"]].concat();
@@ -333,9 +337,7 @@ impl Due {
         let mut loose: HashSet<ObjectId> = loose.collect();
         for line in BufReader::new(reached).lines() {
             let line = line.map_err(io)?;
-            // A name can follow.
-            let hex = line.split(' ').next().unwrap_or_default();
-            let id = ObjectId::from_hex(hex.as_bytes());
+            let id = ObjectId::from_hex(line.as_bytes());
             let id = id.map_err(|e| io(std::io::Error::other(format!("{line:?}: {e}"))))?;
             loose.remove(&id);
             for candidate in &mut packs {

@@ -89,6 +89,9 @@ impl Git {
         })
         .await?;
         self.set_up_clone(repo, url).await?;
+        // All that it has is reached: nobody has to look.
+        let path = repo.to_owned();
+        blocking(repo, move || journal::forget_before(&path, 0)).await?;
         let path = repo.to_owned();
         let cloned = blocking(repo, move || Ok(refs::read(&path, &Follow::default())?)).await?;
         if is_empty(&cloned) {
