@@ -7,6 +7,7 @@
 
 pub(crate) mod big;
 pub(crate) mod budget;
+mod checking;
 pub(crate) mod commit;
 pub(crate) mod gitdir;
 mod index;

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use gix::ObjectId;
 use xxhash_rust::xxh64::Xxh64;
 
+use super::checking::VerifyError;
 use super::reuse::changed;
 use super::ring::RingError;
 use super::source::JobError;
 use super::turns::{Closed, Turn};
-use super::verify::VerifyError;
 use crate::archive::fanout::Fanout;
 use crate::archive::growth::Abandoned;
 use crate::extent::Piece;

@@ -14,36 +14,19 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use gix::odb::pack::index;
 
+use super::checking::{EndOnDrop, Gate, Progress, VerifyError, Way};
 use crate::io::uncached::{Pace, ReadExactAt, Uncached, forget};
 use crate::io::{residency, sched};
-use crate::limits::{SUM_READ_BYTES, TURN_MS, VERIFIED_FILES_MAX, VERIFY_ENTRIES};
+use crate::limits::{SUM_READ_BYTES, VERIFIED_FILES_MAX, VERIFY_ENTRIES};
 use crate::manifest::record::Linked;
 use crate::tree::map::MappedFile;
 use crate::tree::pack::{HEADER_BYTES, Header};
 use crate::tree::sum::Sum;
-
-/// A file of a pack that is not as git wrote it.
-#[derive(Debug, thiserror::Error)]
-pub enum VerifyError {
-    #[error("cannot read {}: {source}", .path.display())]
-    Io { path: PathBuf, source: io::Error },
-    /// By its name: the path is that of a link, which is gone when somebody reads this.
-    #[error(
-        "{} of the mirror is damaged, it does not match its own checksums; it is \
-         checked and, if it has rotted, cloned anew by itself", .name.display()
-    )]
-    Damaged { name: PathBuf },
-    #[error("cannot check the packs: {0}")]
-    Thread(#[source] io::Error),
-    #[error("the check of the packs panicked: {0}")]
-    Panicked(String),
-}
 
 /// Files that were found to be sound since the process began, so that they are read for it once.
 /// Cheap to clone; all clones are of the same ones.
@@ -244,55 +227,6 @@ fn is_file_sound(
     }
 }
 
-/// Whether a check may go on.
-#[derive(Debug, Default)]
-pub struct Gate {
-    way: Mutex<Way>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Way {
-    #[default]
-    Open,
-    /// Its build has no turn.
-    Closed,
-    /// Nobody wants to know any more; for good.
-    Stopped,
-}
-
-impl Gate {
-    /// Lets the check go on.
-    pub fn open(&self) {
-        self.set(Way::Open);
-    }
-
-    /// Has the check rest.
-    pub fn close(&self) {
-        self.set(Way::Closed);
-    }
-
-    fn set(&self, to: Way) {
-        let mut way = self.way.lock().unwrap_or_else(PoisonError::into_inner);
-        if *way != Way::Stopped {
-            *way = to;
-        }
-        drop(way);
-        self.changed.notify_all();
-    }
-
-    /// Waits until the check may go on; whether it is to.
-    fn passes(&self) -> bool {
-        let way = self.way.lock().unwrap_or_else(PoisonError::into_inner);
-        let way = self.changed.wait_while(way, |way| *way == Way::Closed);
-        *way.unwrap_or_else(PoisonError::into_inner) == Way::Open
-    }
-
-    fn is_stopped(&self) -> bool {
-        *self.way.lock().unwrap_or_else(PoisonError::into_inner) == Way::Stopped
-    }
-}
-
 /// A file that is read from its beginning to its end, as `gate` lets it.
 struct Reader<'s> {
     file: Box<dyn ReadExactAt + 's>,
@@ -438,84 +372,6 @@ fn match_entries(
         }
     })?;
     Ok(whole && sound && current.is_none())
-}
-
-/// How far a check has come: no byte of a pack leaves before it was looked at, for the archive's tag
-/// promises what the sound pack has.
-#[derive(Debug, Default)]
-pub struct Progress {
-    reached: Mutex<Reached>,
-    changed: Condvar,
-}
-
-/// Invariant: the files before number `file` are sound, and of that one the first `bytes`.
-#[derive(Debug, Default)]
-struct Reached {
-    file: usize,
-    bytes: u64,
-    /// What came of it, once it has ended; `None` where somebody has taken that already, or after a panic.
-    ended: Option<Option<Result<(), VerifyError>>>,
-}
-
-impl Progress {
-    fn lock(&self) -> MutexGuard<'_, Reached> {
-        self.reached.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn reach(&self, bytes: u64) {
-        let mut reached = self.lock();
-        reached.bytes = reached.bytes.max(bytes);
-        drop(reached);
-        self.changed.notify_all();
-    }
-
-    fn next_file(&self) {
-        let mut reached = self.lock();
-        (reached.file, reached.bytes) = (reached.file + 1, 0);
-        drop(reached);
-        self.changed.notify_all();
-    }
-
-    fn end(&self, with: Option<Result<(), VerifyError>>) {
-        self.lock().ended = Some(with);
-        self.changed.notify_all();
-    }
-
-    /// Waits, for the time of a turn, until file number `file` was found to be sound as far as `bytes`;
-    /// whether it was. An error is that of the check.
-    pub fn wait_for(&self, file: usize, bytes: u64) -> Result<bool, VerifyError> {
-        let is_there = |r: &Reached| r.file > file || r.file == file && r.bytes >= bytes;
-        self.wait(is_there)
-    }
-
-    /// The same until the check has ended.
-    pub fn wait_for_end(&self) -> Result<bool, VerifyError> {
-        self.wait(|_| false)
-    }
-
-    fn wait(&self, is_there: impl Fn(&Reached) -> bool) -> Result<bool, VerifyError> {
-        let time = Duration::from_millis(TURN_MS);
-        let still = |r: &mut Reached| r.ended.is_none() && !is_there(r);
-        let waited = self.changed.wait_timeout_while(self.lock(), time, still);
-        let (mut reached, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        match &mut reached.ended {
-            None => Ok(is_there(&reached)),
-            Some(Some(Ok(()))) => Ok(true),
-            Some(ended) => Err(match ended.take() {
-                Some(Err(e)) => e,
-                _ => VerifyError::Panicked("it has ended without a result".into()),
-            }),
-        }
-    }
-}
-
-/// Notes the end of a check however that ends.
-struct EndOnDrop<'p>(&'p Progress, Option<Result<(), VerifyError>>);
-
-impl Drop for EndOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.end(self.1.take());
-    }
 }
 
 /// A check that runs. Dropped, it is ended.

@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
+use super::checking::{Gate, Progress};
 use super::job::EncoderState;
 use super::output::{BuildError, Output};
 use super::reuse::Frames;
 use super::ring::{Lane, Size};
 use super::source::Source;
 use super::turns::Turn;
-use super::verify::{Gate, Progress};
 use crate::io::sched;
 use crate::limits::ENCODER_NICE;
 use crate::manifest::record::Stretch;
