@@ -63,6 +63,11 @@ pub(super) fn add(
     }
 }
 
+/// Makes the journal of a fresh clone: all that it has is reached, so nobody has to look.
+pub(super) fn begin(mirror: &Path) -> Result<(), MirrorError> {
+    forget_before(mirror, 0)
+}
+
 /// Forgets those that are older. From here on there is a journal.
 pub(super) fn forget_before(mirror: &Path, unix_ms: u64) -> Result<(), MirrorError> {
     let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);

@@ -89,9 +89,6 @@ impl Git {
         })
         .await?;
         self.set_up_clone(repo, url).await?;
-        // All that it has is reached: nobody has to look.
-        let path = repo.to_owned();
-        blocking(repo, move || journal::forget_before(&path, 0)).await?;
         let path = repo.to_owned();
         let cloned = blocking(repo, move || Ok(refs::read(&path, &Follow::default())?)).await?;
         if is_empty(&cloned) {
@@ -113,6 +110,7 @@ impl Git {
                 done.map_err(|source| MirrorError::io(op, path, source))
             };
             io("write to", &from, note_upstream(&from, &noted))?;
+            journal::begin(&from)?;
             io("sync", &from, files::sync_tree(&from))?;
             io(
                 "create",
