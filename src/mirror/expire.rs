@@ -120,11 +120,15 @@ impl Git {
     async fn reached(&self, mirror: &Path, roots: &Roots) -> Result<File, MirrorError> {
         let failed = |source| MirrorError::io("list what is reached in", mirror, source);
         let mut out = BufWriter::new(tempfile::tempfile_in(mirror).map_err(failed)?);
-        let lines = |tips: &BTreeSet<ObjectId>| tips.iter().map(|t| format!("{t}\n")).collect();
-        let refs: String = lines(&roots.refs);
+        let lines = |tips: &BTreeSet<ObjectId>| -> String {
+            tips.iter().map(|tip| format!("{tip}\n")).collect()
+        };
+        let refs = lines(&roots.refs);
         let walk = ["rev-list", "--objects", "--no-object-names", "--stdin"];
         let of_refs = [&walk[..], &["--use-bitmap-index"]].concat();
-        let left = format!("{}--not\n{refs}", lines(&roots.left));
+        // git 2.39 takes no `--not` there.
+        let mut left = lines(&roots.left);
+        left.extend(roots.refs.iter().map(|tip| format!("^{tip}\n")));
         let of_left = [&walk[..], &["--missing=allow-any"]].concat();
         for (args, list, is_empty) in [
             (of_refs, &refs, roots.refs.is_empty()),
