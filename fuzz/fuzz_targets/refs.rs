@@ -40,7 +40,9 @@ fuzz_target!(|data: &[u8]| {
 /// The heads and tags in a file, by name.
 fn parse(file: &[u8]) -> Option<Vec<Ref>> {
     fs::write(PLACE.join("packed-refs"), file).expect("a file is written");
-    read(&PLACE, &Follow::default()).ok().map(|read| read.refs.to_vec())
+    read(&PLACE, &Follow::default())
+        .ok()
+        .map(|read| read.refs.to_vec())
 }
 
 /// Any bytes: an error, or what gix reads.

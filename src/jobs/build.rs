@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 use tokio::task::{spawn_blocking, spawn_local};
@@ -22,6 +23,7 @@ use crate::archive::place::Archive;
 use crate::archive::spool::not_kept;
 use crate::io::disk::DiskFile;
 use crate::io::sched;
+use crate::limits::HEAP_TRIM_QUIET_MS;
 use crate::mirror::Git;
 use crate::repos::error::StartError;
 use crate::repos::repo::{Permit, RefsEpoch, Repo};
@@ -78,7 +80,7 @@ impl Jobs {
             end,
         } = built;
         end.note(&self.meter, repo, &archive.fanout);
-        self.built.set(self.built.get().saturating_add(1));
+        self.tidy_heap_later();
         let is_wasteful = match end {
             End::Complete { is_wasteful } => is_wasteful,
             End::BadBase(_) => {
@@ -95,6 +97,19 @@ impl Jobs {
         if is_wasteful {
             self.compact(repo);
         }
+    }
+
+    /// A build has ended: after some of them the heap is tidied up, once nothing is built for a moment.
+    fn tidy_heap_later(&self) {
+        let Some(built) = self.shop.note_built() else {
+            return;
+        };
+        let shop = self.shop.clone();
+        spawn_local(async move {
+            tokio::time::sleep(Duration::from_millis(HEAP_TRIM_QUIET_MS)).await;
+            // It cannot fail but by a panic.
+            let _ = spawn_blocking(move || shop.tidy_heap(built)).await;
+        });
     }
 
     /// Has the current snapshot built once more, unless something else is built: it takes all frames over,

@@ -76,8 +76,6 @@ pub(crate) struct Jobs {
     pub(super) bundling: Flights<BundleKey, Result<Arc<BundleFile>, StartError>>,
     pub(super) bundles: std::cell::RefCell<BundleCache>,
     pub(super) semaphores: Semaphores,
-    /// Builds that have ended since the heap was tidied up.
-    pub(super) built: std::cell::Cell<u32>,
     /// Somebody wants a sweep now.
     pub(super) sweep_wanted: tokio::sync::Notify,
     /// Held by the sweep that runs.
@@ -186,7 +184,6 @@ impl Jobs {
             bundling: Flights::default(),
             bundles: std::cell::RefCell::default(),
             semaphores,
-            built: std::cell::Cell::new(0),
             sweep_wanted: tokio::sync::Notify::new(),
             sweeping: Semaphore::new(1),
             sweep_waiting: Semaphore::new(1),

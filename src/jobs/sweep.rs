@@ -16,10 +16,9 @@ use crate::archive::place::Archive;
 use crate::config::Config;
 use crate::io::clock::unix_ms;
 use crate::io::fs::Space;
-use crate::io::heap;
 use crate::limits::{
-    FULL_FREE_BYTES, FULL_LEAVES_PART, FULL_WAIT_MS, HEAP_TRIM_BUILDS, IDLE_ENTRY_OPEN_MS,
-    LOOK_REST, LOOK_REST_OVER, RETIRED_KEPT_MS, SWEEP_INTERVAL_MS,
+    FULL_FREE_BYTES, FULL_LEAVES_PART, FULL_WAIT_MS, IDLE_ENTRY_OPEN_MS, LOOK_REST, LOOK_REST_OVER,
+    RETIRED_KEPT_MS, SWEEP_INTERVAL_MS,
 };
 use crate::mirror::MirrorError;
 use crate::repos::catalog::Catalog;
@@ -108,18 +107,8 @@ impl Jobs {
         };
         let (catalog, config) = (self.catalog.clone(), self.config.clone());
         let meter = self.meter.clone();
-        let tidies = self.built.get() >= HEAP_TRIM_BUILDS;
-        if tidies {
-            self.built.set(0);
-        }
         // Walks directories and deletes files: not on this thread.
-        let swept = spawn_blocking(move || {
-            let swept = sweep(&catalog, &config, &meter, survey);
-            if tidies {
-                heap::give_back_unused();
-            }
-            swept
-        });
+        let swept = spawn_blocking(move || sweep(&catalog, &config, &meter, survey));
         match swept.await {
             Ok(Ok(swept)) => {
                 self.say(&swept);

@@ -1,11 +1,13 @@
 //! What builds work with, and which of them run.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::archive::fanout::Fanout;
 use crate::archive::open_files::OpenFiles;
 use crate::faults::Faults;
-use crate::limits::DECODE_BUDGET_BYTES;
+use crate::io::heap;
+use crate::limits::{DECODE_BUDGET_BYTES, HEAP_TRIM_BUILDS};
 use crate::repos::catalog::Catalog;
 use crate::snapshot::budget::Budget;
 use crate::snapshot::job::EncoderState;
@@ -35,6 +37,9 @@ pub(crate) struct Workshop {
     /// Faults to inject; none outside tests.
     pub faults: Faults,
     running: Mutex<Vec<Weak<Fanout>>>,
+    /// Builds that have ended, and how many had when the heap was tidied up.
+    built: AtomicU64,
+    tidied: AtomicU64,
 }
 
 impl Workshop {
@@ -58,6 +63,8 @@ impl Workshop {
             meter,
             faults,
             running: Mutex::default(),
+            built: AtomicU64::default(),
+            tidied: AtomicU64::default(),
         }
     }
 
@@ -66,6 +73,21 @@ impl Workshop {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.retain(|f| f.strong_count() > 0);
         running.push(Arc::downgrade(fanout));
+    }
+
+    /// Notes a build that has ended; gives its number if the heap should be tidied up once it is quiet.
+    pub(super) fn note_built(&self) -> Option<u64> {
+        let built = 1 + self.built.fetch_add(1, Ordering::Relaxed);
+        let since = built - self.tidied.load(Ordering::Relaxed);
+        (since >= HEAP_TRIM_BUILDS).then_some(built)
+    }
+
+    /// Gives back what the heap holds and nobody uses, unless a build has ended since this one.
+    pub(super) fn tidy_heap(&self, built: u64) {
+        if self.built.load(Ordering::Relaxed) == built {
+            self.tidied.store(built, Ordering::Relaxed);
+            heap::give_back_unused();
+        }
     }
 
     /// Ends all running builds with an error and lets no waiting one begin.

@@ -17,4 +17,6 @@ pub const DISK_BLOCK_BYTES: u64 = 4096;
 /// Longest line that is said to whoever started the program; the middle of a longer one is left out.
 pub const SAID_CHARS_MAX: usize = 2000;
 /// Builds after which what the heap holds and nobody uses is given back.
-pub const HEAP_TRIM_BUILDS: u32 = 8;
+pub const HEAP_TRIM_BUILDS: u64 = 8;
+/// Once none has ended for so long: whoever wants memory waits meanwhile.
+pub const HEAP_TRIM_QUIET_MS: u64 = 500;
