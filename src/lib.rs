@@ -42,7 +42,7 @@
 //! * **Encoders**: OS threads of lower priority with zstd, gix and mapped packs; a few of them for
 //!   small builds only, which wait for no large one.
 //! * **Builders**: one thread for each running build, which puts results in order, and one that
-//!   checks its packs meanwhile.
+//!   checks its packs ahead of what leaves: a tag promises the sound pack, so no byte of it is sent unseen.
 //! * **Scrub**: one idle thread that reads what lies on the disk and has replaced what has rotted.
 //! * **Background**: one thread on tokio-uring (or tokio): spool writes, `git`, schedule, eviction.
 //!
