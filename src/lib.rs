@@ -57,7 +57,7 @@
 //! * Children are started by way of tarpon's own binary, never by fork(2) ([`io::child`]).
 //! * Repositories are found through locks sharded by name and held for a few field accesses,
 //!   not through messages to a home core: a wake-up of another core costs more.
-//! * `git fetch` never runs under a repository's lock: objects come first, without refs; then refs
+//! * `git fetch` never runs under a lock that a request takes: objects come first, without refs; then refs
 //!   move in one rename under the write lock. So a request never waits for the network of a fetch.
 //! * A range of an archive that still grows is answered with 206 only to a client that names the
 //!   archive (`If-Range`, `If-Match`), after the range is there; others get all of it.
@@ -95,7 +95,7 @@
 //! | `jobs` | what runs beside requests, on a plane that knows none of its users |
 //! | `repos` | repositories, and what there is of each |
 //! | [`snapshot`] | from a pinned mirror to extents |
-//! | [`store`] | entries on the disk, and which of them stay |
+//! | [`store`] | entries on the disk, how much of it is used, and what leaves |
 //! | [`mirror`] | from an upstream to a bare mirror, and its upkeep |
 //! | [`restore`] | the client |
 //! | [`archive`] | an archive that grows or is whole, and who reads it |

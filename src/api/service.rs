@@ -148,7 +148,10 @@ impl Core {
     fn metrics(&self, head: &RequestHead<'_>, out: &mut Vec<u8>) -> Answer<Note> {
         let now = crate::io::clock::unix_ms();
         let mut repos = self.catalog.registry.all();
-        repos.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        // Of more not all are shown, and this is a core.
+        if repos.len() <= METRICS_REPOSITORIES_MAX {
+            repos.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        }
         let ages = repos.iter().filter_map(|repo| {
             let fresh = repo.fresh_unix_ms()?;
             let age = std::time::Duration::from_millis(now.saturating_sub(fresh));

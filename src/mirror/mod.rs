@@ -9,11 +9,12 @@
 //! ```
 //!
 //! Everything except [`schedule`] is async code of the background plane, one
-//! thread on tokio. Network and repacking never happen under a repository's locks, because
-//! a request pins under the read locks and must not wait for a fetch. There are two: the packs' keeps
+//! thread on tokio. Network and repacking never happen under the locks that requests take, because
+//! a request pins under the read locks and must not wait for a fetch. There are two of these: the packs' keeps
 //! packs where they are, for hours where a build can only read them there; the refs' keeps refs as they
 //! are, for milliseconds. Who needs both takes the packs' first. Who writes the packs' never waits in
-//! its queue ([`exclusive`]).
+//! its queue ([`exclusive`]). A third, which no request takes, is read while a fetch is between its objects and
+//! its refs, and keeps [`expire`] from removing anything meanwhile.
 mod blocking;
 pub(crate) mod bundle;
 mod config;
