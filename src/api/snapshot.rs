@@ -78,7 +78,9 @@ impl Core {
         let faults = &self.faults;
         let wait_ms = faults.live_only_wait_ms.unwrap_or(LIVE_ONLY_WAIT_MS);
         let until = Instant::now() + Duration::from_millis(wait_ms);
-        for _ in 0..LOOKS_MAX {
+        let mut looks = 0;
+        while looks < LOOKS_MAX {
+            looks += 1;
             let (found, outcome, ticket) = self.find(asked).await;
             let archive = match found {
                 Ok(archive) => archive,
@@ -104,8 +106,12 @@ impl Core {
                     return self.failed(asked, 503, message, out);
                 }
                 Err(Unreadable::Over) => {
-                    if let Status::Failed(why) = archive.fanout.status() {
-                        failure = Some(why);
+                    match archive.fanout.status() {
+                        Status::Failed(why) => failure = Some(why),
+                        // It came too late for this one, which is no fault of any: the wait is what is
+                        // bounded.
+                        _ if ticket.is_some() => looks -= 1,
+                        _ => {}
                     }
                     // The next build can only begin when this one has ended, or waits for slow
                     // clients.

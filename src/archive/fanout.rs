@@ -97,7 +97,7 @@ impl Fanout {
     /// Whether the next `bytes` have to wait for a reader.
     pub fn waits_for_readers(&self, bytes: u64) -> Result<bool, Abandoned> {
         let mut shared = self.lock();
-        shared.trim();
+        shared.trim(bytes);
         Ok(!shared.has_room(Instant::now(), bytes)? && shared.spool_error.is_some())
     }
 
@@ -120,7 +120,7 @@ impl Fanout {
     ) -> Result<MutexGuard<'s, Growth>, Abandoned> {
         loop {
             let now = Instant::now();
-            shared.trim();
+            shared.trim(bytes);
             if shared.has_room(now, bytes)? {
                 return Ok(shared);
             }
@@ -164,7 +164,8 @@ impl Fanout {
         let mut shared = self.lock();
         while shared.spool_error.is_some() && !shared.stopped {
             let now = Instant::now();
-            shared.trim();
+            let all = shared.window_bytes_max;
+            shared.trim(all);
             if shared.following().next().is_none() {
                 shared.window.clear();
                 shared.window_bytes = 0;
@@ -187,7 +188,7 @@ impl Fanout {
     pub fn rest(&self) {
         let mut shared = self.lock();
         shared.resting = true;
-        shared.trim();
+        shared.trim(0);
     }
 
     /// The producer goes on.
@@ -229,7 +230,7 @@ impl Fanout {
                 "more was written than there is"
             );
             shared.spooled = shared.spooled.max(bytes);
-            shared.trim();
+            shared.trim(0);
         }
         drop(shared);
         self.room.notify_all();
@@ -548,7 +549,7 @@ mod tests {
     /// Runs `push` on a thread that has to wait for room, and `act` meanwhile.
     fn pushing(fanout: &Arc<Fanout>, act: impl FnOnce()) -> Result<Option<u64>, Abandoned> {
         let mut shared = fanout.lock();
-        shared.trim();
+        shared.trim(1);
         assert!(
             !shared.has_room(Instant::now(), 1).unwrap(),
             "it has to wait"
@@ -695,7 +696,7 @@ mod tests {
         fanout.finish();
         assert!(!fanout.is_slow(), "all of it can be had");
         assert!(matches!(next(&reader, 1 << 20), Next::Memory { .. }));
-        fanout.lock().trim();
+        fanout.lock().trim(1);
         assert!(fanout.is_slow() && fanout.join(0).is_none());
     }
 

@@ -103,8 +103,10 @@ impl Growth {
         debug_assert!(self.window_bytes > 0 || self.window.iter().all(|(_, p)| p.is_empty()));
     }
 
-    /// Drops pieces from the window that nobody needs there.
-    pub(super) fn trim(&mut self) {
+    /// Drops pieces from the window that nobody needs there, to make room for that many bytes. Those of a
+    /// live-only archive that every reader has passed stay as long as there is room: whoever comes now
+    /// finds its beginning, though the first reader was fast.
+    pub(super) fn trim(&mut self, room_bytes: u64) {
         self.check();
         let live_only = self.spool_error.is_some();
         let slowest = if live_only {
@@ -116,7 +118,8 @@ impl Growth {
             let end = offset + piece.len() as u64;
             let over = live_only || self.resting || self.window_bytes > self.window_bytes_max;
             let on_disk = end <= self.spooled && over;
-            let passed = live_only && end > self.spooled && end <= slowest;
+            let is_full = self.window_bytes + room_bytes > self.window_bytes_max;
+            let passed = live_only && is_full && end > self.spooled && end <= slowest;
             if !on_disk && !passed {
                 return;
             }
