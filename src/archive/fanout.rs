@@ -90,8 +90,17 @@ impl Fanout {
         shared.window.push_back((offset, piece));
         shared.window_bytes += len;
         let spools = shared.spool_error.is_none();
-        wake(shared);
+        appended(shared, len);
         Ok(spools.then_some(offset))
+    }
+
+    /// Tells those who wait at the frontier what was appended. To be called before the producer waits for
+    /// anything: what is appended meanwhile in small pieces is told together.
+    pub fn tell(&self) {
+        let shared = self.lock();
+        if shared.untold_bytes > 0 {
+            wake(shared);
+        }
     }
 
     /// Whether the next `bytes` have to wait for a reader.
@@ -123,6 +132,11 @@ impl Fanout {
             shared.trim(bytes);
             if shared.has_room(now, bytes)? {
                 return Ok(shared);
+            }
+            if shared.untold_bytes > 0 {
+                wake(shared);
+                shared = self.lock();
+                continue;
             }
             if shared.spool_error.is_none() {
                 shared = self.wait_change(shared, None);
@@ -208,7 +222,7 @@ impl Fanout {
         let mut shared = self.lock();
         shared.is_wanted(Instant::now())?;
         shared.layout.push_raw(file, offset, len, checksums);
-        wake(shared);
+        appended(shared, len);
         Ok(())
     }
 
@@ -217,7 +231,7 @@ impl Fanout {
         let mut shared = self.lock();
         shared.is_wanted(Instant::now())?;
         shared.layout.push_stored(file, offset, len);
-        wake(shared);
+        appended(shared, len);
         Ok(())
     }
 
@@ -248,7 +262,7 @@ impl Fanout {
             }
             shared.note_alone(now);
         }
-        drop(shared);
+        wake(shared);
         self.room.notify_all();
     }
 
@@ -453,8 +467,16 @@ impl Fanout {
     }
 }
 
+/// Calls the waiting readers, if it is time to.
+fn appended(mut shared: MutexGuard<'_, Growth>, bytes: u64) {
+    if shared.is_to_be_told(bytes) {
+        wake(shared);
+    }
+}
+
 /// Calls every waiting reader, after the lock is released.
 fn wake(mut shared: MutexGuard<'_, Growth>) {
+    shared.untold_bytes = 0;
     let now = shared.spool_error.is_some().then(Instant::now);
     let times = shared.times;
     let waiting = shared.readers.iter_mut().flatten();
@@ -475,7 +497,7 @@ mod tests {
     use crate::archive::handle::ReaderHandle;
     use crate::archive::pace::Times;
     use crate::extent::Next;
-    use crate::limits::LIVE_ONLY_STEP_BYTES;
+    use crate::limits::{LIVE_ONLY_STEP_BYTES, SPOOL_LAG_BYTES, TELL_BYTES};
 
     fn piece(bytes: u64) -> Piece {
         Arc::new(vec![7; bytes as usize])
@@ -521,6 +543,77 @@ mod tests {
         fanout.wait_spooled().unwrap();
         fanout.release_window();
         assert_eq!(ranges(&fanout), [(None, 0..3 * step), (Some(3), 5..105)]);
+    }
+
+    #[derive(Default)]
+    struct Calls(std::sync::atomic::AtomicUsize);
+
+    impl std::task::Wake for Calls {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    impl Calls {
+        fn count(&self) -> usize {
+            self.0.load(std::sync::atomic::Ordering::Relaxed)
+        }
+    }
+
+    /// Small pieces are told together, the first ones and those of a live-only archive at once, and nothing
+    /// stays untold when the producer waits, however it waits, or when it ends.
+    #[test]
+    fn who_waits_is_called_when_it_is_worth_it() {
+        let fanout = Arc::new(Fanout::new());
+        let calls = Arc::new(Calls::default());
+        let waker = Waker::from(calls.clone());
+        let reader = fanout.join(0).unwrap();
+        let wait = || {
+            let at = fanout.wire_bytes();
+            assert!(matches!(reader.next(at, 1, &waker), Next::Wait));
+            calls.count()
+        };
+        let push = |bytes| drop(fanout.push_piece(piece(bytes)).unwrap());
+        wait();
+        push(1);
+        assert_eq!(wait(), 1, "the first byte");
+        push(TELL_BYTES);
+        assert_eq!(wait(), 2, "many bytes");
+        push(TELL_BYTES - 1);
+        fanout.push_stored(1, 0, 0).unwrap();
+        assert_eq!(calls.count(), 2, "a few bytes");
+        fanout.push_raw(2, 0, 1, &[0]).unwrap();
+        assert_eq!(calls.count(), 3, "together they are many");
+        wait();
+        push(1);
+        fanout.tell();
+        fanout.tell();
+        assert_eq!(wait(), 4, "the producer waits for something");
+        fanout.spooled(fanout.layout_spool_bytes());
+        push(SPOOL_LAG_BYTES - 1);
+        assert_eq!(wait(), 5);
+        push(1);
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| push(1));
+            let began = Instant::now();
+            while calls.count() == 5 {
+                assert!(
+                    began.elapsed() < Duration::from_secs(20),
+                    "it waits and tells nothing"
+                );
+                std::thread::yield_now();
+            }
+            fanout.spooled(fanout.layout_spool_bytes());
+            waits.join().unwrap();
+        });
+        let before = wait();
+        push(1);
+        fanout.spool_failed("full");
+        assert_eq!(wait(), before + 1, "the spool has failed");
+        push(1);
+        assert_eq!(wait(), before + 2, "it is live-only");
+        fanout.finish();
+        assert_eq!(calls.count(), before + 3, "the end");
     }
 
     /// A full window of an archive whose spool failed at once, and its reader.

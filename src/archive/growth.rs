@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::pace::{Pace, Times};
 use crate::extent::{Layout, Next, Piece, Segment};
-use crate::limits::SPOOL_LAG_BYTES;
+use crate::limits::{SPOOL_LAG_BYTES, TELL_BYTES};
 
 /// How the archive ends. A reader is never left to guess.
 #[derive(Debug, Clone)]
@@ -52,6 +52,8 @@ pub(super) struct Growth {
     pub(super) spooled: u64,
     pub(super) spool_error: Option<Arc<str>>,
     pub(super) status: Status,
+    /// What was appended since those who wait at the frontier were last called.
+    pub(super) untold_bytes: u64,
     pub(super) readers: Vec<Option<Reader>>,
     pub(super) waits: Waits,
     pub(super) times: Times,
@@ -84,6 +86,7 @@ impl Growth {
             resting: false,
             spool_error: None,
             status,
+            untold_bytes: 0,
             readers: Vec::new(),
             waits: Waits::Never,
             times: Times::default(),
@@ -126,6 +129,16 @@ impl Growth {
             self.window_bytes -= piece.len() as u64;
             self.window.pop_front();
         }
+    }
+
+    /// Whether those who wait at the frontier are called now, after so many bytes more were appended: a
+    /// call costs each of them more than a small piece is worth. The first bytes of an archive, and those
+    /// of a live-only one, are told at once; what is left untold is told before the producer waits.
+    pub(super) fn is_to_be_told(&mut self, bytes: u64) -> bool {
+        self.untold_bytes += bytes;
+        self.untold_bytes >= TELL_BYTES
+            || self.layout.wire_bytes() < TELL_BYTES
+            || self.spool_error.is_some()
     }
 
     pub(super) fn spool_outcome(&self) -> Option<Result<(), Arc<str>>> {

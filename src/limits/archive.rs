@@ -5,6 +5,11 @@ pub const WINDOW_BYTES: u64 = 8 << 20;
 /// Bytes of a running build that wait to be written to its spool file; at the limit the
 /// producer waits for the disk.
 pub const SPOOL_LAG_BYTES: u64 = 8 << 20;
+/// Bytes that are appended to an archive before those who wait for them are called, unless its producer
+/// waits for something itself.
+pub const TELL_BYTES: u64 = 256 << 10;
+/// How long a producer waits for an encoder before what it appended is told.
+pub const TELL_AFTER_US: u64 = 1_000;
 /// How long bytes that were in memory are taken to be there still, without a look.
 pub const RESIDENT_TRUST_MS: u64 = 250;
 /// Stretches of an archive of which is remembered that they were in memory.

@@ -151,7 +151,7 @@ impl<'w, 'a> Chunks<'w, 'a> {
             let Some(pending) = self.pending.pop_front() else {
                 break;
             };
-            let Encoded { frame, spare } = pending.wait()??;
+            let Encoded { frame, spare } = self.work.wait(pending)??;
             self.work.spare.push(spare);
             self.work.output.piece(frame)?;
         }

@@ -116,9 +116,17 @@ impl Progress {
     }
 
     /// Waits, for the time of a turn, until file number `file` was found to be sound as far as `bytes`;
-    /// whether it was. An error is that of the check.
-    pub fn wait_for(&self, file: usize, bytes: u64) -> Result<bool, VerifyError> {
+    /// whether it was. An error is that of the check. `meanwhile` is done first if it was not yet.
+    pub fn wait_for(
+        &self,
+        file: usize,
+        bytes: u64,
+        meanwhile: impl FnOnce(),
+    ) -> Result<bool, VerifyError> {
         let is_there = |r: &Reached| r.file > file || r.file == file && r.bytes >= bytes;
+        if !is_there(&self.lock()) {
+            meanwhile();
+        }
         self.wait(is_there)
     }
 

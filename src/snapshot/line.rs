@@ -161,7 +161,7 @@ impl<'a> Line<'a> {
                 pending,
                 path,
             } => {
-                let checksums = pending.wait()?.map_err(|source| BuildError::Io {
+                let checksums = self.work.wait(pending)?.map_err(|source| BuildError::Io {
                     op: "read",
                     path,
                     source,
@@ -183,7 +183,7 @@ impl<'a> Line<'a> {
             Place::Known { large, before } => self.known(large, before),
             Place::Taken { record, dates } => self.take_over(record, dates),
             Place::Waiting(batch) => self.big_file(&batch),
-            Place::Running(pending) => match pending.wait()?? {
+            Place::Running(pending) => match self.work.wait(pending)?? {
                 Outcome::Split(batches) => {
                     for batch in batches.into_iter().rev() {
                         self.places.push_front(Place::Waiting(batch));
@@ -267,13 +267,15 @@ impl<'a> Line<'a> {
             drop(grant);
             done
         });
-        let outcome = pending.wait()??;
+        let outcome = self.work.wait(pending)??;
         self.done(outcome)
     }
 
     /// A file of its own, streamed by this thread.
     fn big_file(&mut self, batch: &Batch) -> Result<(), BuildError> {
         let source = self.work.source.clone();
+        // Who decodes it is this thread.
+        self.work.output.fanout.tell();
         let mut local = source.take_local()?;
         let conversions = local.conversions(batch)?;
         let (key, dates) = (
@@ -372,7 +374,7 @@ impl<'a> Line<'a> {
             .work
             .lane
             .submit(move |_| survey(&source, &tree, u64::MAX));
-        surveyed.wait()??.ok_or(BuildError::Again)
+        self.work.wait(surveyed)??.ok_or(BuildError::Again)
     }
 
     /// The second walk: cuts the worktree into jobs, directory by directory.

@@ -183,6 +183,7 @@ impl<'a> Output<'a> {
 
     /// Does what waits for others, without a turn.
     pub(super) fn rest<T>(&mut self, wait: impl FnOnce() -> T) -> Result<T, Closed> {
+        self.fanout.tell();
         match &mut self.turn {
             Some(turn) => turn.rest(wait),
             None => Ok(wait()),

@@ -231,6 +231,7 @@ pub fn produce<'a>(
     output.frames(&tars[1])?;
     drop(tars);
     let size = size(&view);
+    fanout.tell();
     output.turn = Some(enter(size)?);
     let kept = source.clone();
     output.let_go = Some(Box::new(move || {
@@ -259,7 +260,8 @@ pub fn produce<'a>(
         line.linked(&directory, linked, number as u32)?;
     }
     if let (Some(tree), Some(surveyed)) = (tree, surveyed) {
-        checkout(&mut line, &tree, surveyed.wait()??)?;
+        let surveyed = line.work.wait(surveyed)??;
+        checkout(&mut line, &tree, surveyed)?;
     }
     line.drain(0)?;
     line.work.wait_all_checked()?;

@@ -14,8 +14,9 @@ use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crossbeam::channel::{Receiver, bounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::io::sched;
 use crate::limits::{ENCODER_NICE, SMALL_BUILD_NICE, SMALL_ENCODERS_PERCENT};
@@ -48,9 +49,16 @@ pub struct Pending<T> {
 }
 
 impl<T> Pending<T> {
-    /// Waits for the result.
-    pub fn wait(self) -> Result<T, RingError> {
-        self.receiver.recv().unwrap_or(Err(RingError::Ended))
+    /// Waits for the result. If that takes longer than `soon`, `meanwhile` is done first.
+    pub fn wait(self, soon: Duration, meanwhile: impl FnOnce()) -> Result<T, RingError> {
+        let result = match self.receiver.recv_timeout(soon) {
+            Err(RecvTimeoutError::Timeout) => {
+                meanwhile();
+                self.receiver.recv().ok()
+            }
+            other => other.ok(),
+        };
+        result.unwrap_or(Err(RingError::Ended))
     }
 }
 
@@ -298,6 +306,12 @@ pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 mod tests {
     use super::*;
 
+    impl<T> Pending<T> {
+        fn get(self) -> Result<T, RingError> {
+            self.wait(Duration::ZERO, || {})
+        }
+    }
+
     #[test]
     fn results_come_in_order_and_a_panic_costs_one_result_and_the_state() {
         let ring = Ring::start(2, || 0u32).unwrap();
@@ -312,7 +326,7 @@ mod tests {
             })
             .collect();
         for (i, pending) in pending.into_iter().enumerate() {
-            match pending.wait() {
+            match pending.get() {
                 Ok(value) => assert_eq!(value as usize, i),
                 Err(RingError::Panicked(text)) => {
                     assert_eq!(i, 50);
@@ -322,7 +336,7 @@ mod tests {
             }
         }
         let states: Vec<u32> = (0..200)
-            .map(|_| lane.submit(|s| *s).wait().unwrap())
+            .map(|_| lane.submit(|s| *s).get().unwrap())
             .collect();
         assert!(states.iter().all(|s| *s < 100));
     }
@@ -354,9 +368,9 @@ mod tests {
         };
         let pending = [submit(0, 4), submit(1, 2), submit(2, 1)];
         drop(end);
-        held.wait().unwrap();
+        held.get().unwrap();
         for pending in pending.into_iter().flatten() {
-            pending.wait().unwrap();
+            pending.get().unwrap();
         }
         assert_eq!(*order.lock().unwrap(), [0, 1, 2, 0, 1, 0, 0]);
     }
@@ -371,16 +385,16 @@ mod tests {
         let waiting = large.submit(|_| ());
         let small = ring.lane(Size::Small);
         for _ in 0..10 {
-            small.submit(|_| ()).wait().unwrap();
+            small.submit(|_| ()).get().unwrap();
         }
         // Nor do large ones wait for small ones for ever.
         let [(first, held), others] = held;
         let (end_small, held_small) = hold(&small);
         drop(first);
-        waiting.wait().unwrap();
+        waiting.get().unwrap();
         drop((end_small, others.0));
         for pending in [held, held_small, others.1] {
-            pending.wait().unwrap();
+            pending.get().unwrap();
         }
     }
 }

@@ -2,16 +2,17 @@
 //! and its turn among other builds.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::checking::{Gate, Progress};
 use super::job::EncoderState;
 use super::output::{BuildError, Output};
 use super::reuse::Frames;
-use super::ring::{Lane, Size};
+use super::ring::{Lane, Pending, RingError, Size};
 use super::source::Source;
 use super::turns::Turn;
 use crate::io::sched;
-use crate::limits::ENCODER_NICE;
+use crate::limits::{ENCODER_NICE, TELL_AFTER_US};
 use crate::manifest::record::Stretch;
 
 /// What the window is for an archive that goes no faster than its readers.
@@ -75,6 +76,12 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// Waits for an encoder; its archive's readers are told of what they can have meanwhile.
+    pub(super) fn wait<T>(&self, pending: Pending<T>) -> Result<T, RingError> {
+        let soon = Duration::from_micros(TELL_AFTER_US);
+        pending.wait(soon, || self.output.fanout.tell())
+    }
+
     /// Whether another build should go on instead.
     pub(super) fn is_turn_over(&self) -> bool {
         self.output.turn.as_ref().is_some_and(Turn::is_over)
@@ -83,7 +90,11 @@ impl<'a> Work<'a> {
     /// Waits until so many bytes of a linked file were found to be as git wrote them. What a tag promises
     /// leaves only then: a download that breaks off is resumed by that tag, from a sound pack.
     pub(super) fn wait_checked(&mut self, file: u32, bytes: u64) -> Result<(), BuildError> {
-        while !self.checked.wait_for(file as usize, bytes)? {
+        let fanout = self.output.fanout;
+        while !self
+            .checked
+            .wait_for(file as usize, bytes, || fanout.tell())?
+        {
             if self.is_turn_over() {
                 self.pass_turn()?;
             }
@@ -93,6 +104,7 @@ impl<'a> Work<'a> {
 
     /// Waits until all packs were checked.
     pub(super) fn wait_all_checked(&mut self) -> Result<(), BuildError> {
+        self.output.fanout.tell();
         while !self.checked.wait_for_end()? {
             if self.is_turn_over() {
                 self.pass_turn()?;
@@ -106,6 +118,7 @@ impl<'a> Work<'a> {
         let Some(turn) = &mut self.output.turn else {
             return Ok(());
         };
+        self.output.fanout.tell();
         self.checking.close();
         self.source.largest_tree.forget();
         self.output.fanout.rest();
