@@ -573,7 +573,9 @@ mod tests {
             assert!(matches!(reader.next(at, 1, &waker), Next::Wait));
             calls.count()
         };
-        let push = |bytes| drop(fanout.push_piece(piece(bytes)).unwrap());
+        let push = |bytes| {
+            fanout.push_piece(piece(bytes)).unwrap();
+        };
         wait();
         push(1);
         assert_eq!(wait(), 1, "the first byte");

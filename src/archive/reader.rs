@@ -15,6 +15,7 @@ use super::resident::stretch;
 use crate::archive::handle::ReaderHandle;
 use crate::extent::{Next, Source};
 use crate::io::residency;
+use crate::limits::SPAN_GAP_BYTES;
 use crate::telemetry::metrics::{Event, Meter, Prefault};
 
 /// A reader of one archive.
@@ -59,12 +60,39 @@ impl ArchiveReader {
         fanout.file_ranges(wire.start, wire.end - wire.start, |file, range| {
             ranges.push((file, range))
         });
-        ranges.retain(|(file, range)| match self.file(*file) {
-            Ok(fd) => residency::in_memory(fd, range.clone()) != Some(true),
-            Err(_) => false,
-        });
+        // Each question costs as much as sending a few pages: short ranges are asked about together, and
+        // one by one only where something between them is not there.
+        if ranges.len() > 1 && spans(&ranges).iter().all(|span| self.is_warm(span)) {
+            return FileRanges::new();
+        }
+        ranges.retain(|range| !self.is_warm(range));
         ranges
     }
+
+    /// Whether a range of a file is known to be in memory; of one that cannot be read nothing is to be
+    /// waited for.
+    fn is_warm(&self, (file, range): &(Option<u32>, Range<u64>)) -> bool {
+        match self.file(*file) {
+            Ok(fd) => residency::in_memory(fd, range.clone()) == Some(true),
+            Err(_) => true,
+        }
+    }
+}
+
+/// The same ranges, those of one file joined that stand near each other.
+fn spans(ranges: &FileRanges) -> FileRanges {
+    let mut sorted = ranges.clone();
+    sorted.sort_unstable_by_key(|(file, range)| (*file, range.start));
+    let mut spans = FileRanges::new();
+    for (file, range) in sorted {
+        match spans.last_mut() {
+            Some((last, span)) if *last == file && range.start <= span.end + SPAN_GAP_BYTES => {
+                span.end = span.end.max(range.end);
+            }
+            _ => spans.push((file, range)),
+        }
+    }
+    spans
 }
 
 impl Source for ArchiveReader {
@@ -130,5 +158,29 @@ impl Source for ArchiveReader {
                 Ok(linked.ok_or(io::ErrorKind::NotFound)?.as_fd())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_ranges_of_one_file_are_looked_at_together() {
+        let near = SPAN_GAP_BYTES;
+        let ranges = vec![
+            (Some(1), 50..60),
+            (None, 0..10),
+            (Some(1), 10..20),
+            (Some(1), 60 + near..70 + near),
+            (Some(1), 71 + 2 * near..90 + 2 * near),
+            (None, 5..7),
+        ];
+        let expected = vec![
+            (None, 0..10),
+            (Some(1), 10..70 + near),
+            (Some(1), 71 + 2 * near..90 + 2 * near),
+        ];
+        assert_eq!(spans(&ranges), expected);
     }
 }

@@ -18,6 +18,8 @@ pub const RESIDENT_STRETCHES: usize = 1024;
 const _: () = assert!(LIVE_ONLY_STEP_MS < LIVE_ONLY_WAIT_MS);
 /// Bytes read ahead of a socket from files that are not in memory.
 pub const READ_AHEAD_BYTES: u64 = 8 << 20;
+/// Ranges of a file that are so near to each other are asked about together, with what is between them.
+pub const SPAN_GAP_BYTES: u64 = 256 << 10;
 /// Threads that read files ahead of the sockets.
 pub const PREFETCH_THREADS: usize = 4;
 /// A build that is not kept goes on at the pace of its slowest client that takes
@@ -41,3 +43,11 @@ pub const IDLE_ENTRY_OPEN_MS: u64 = 10_000;
 /// Downloads that take too little and are ended at a time, where more files of archives are wanted than may
 /// be open.
 pub const SLOW_ENDED_MAX: usize = 16;
+/// How long a request waits for its archive's first byte before its response begins with a preamble.
+pub const COLD_WAIT_MS: u64 = 3_000;
+/// Time between two frames of a preamble.
+pub const PREAMBLE_EVERY_MS: u64 = 5_000;
+/// Longest line in a preamble that is read.
+pub const PREAMBLE_LINE_BYTES_MAX: usize = 64 << 10;
+/// Longest message in a preamble, in bytes.
+pub const PREAMBLE_MESSAGE_BYTES_MAX: usize = 4096;

@@ -17,6 +17,8 @@ pub const GATHER_PIPE_BYTES: usize = 1 << 20;
 /// Bytes gathered in a core's pipe before they are sent. A pipe of 1 MiB has 256 places, one for
 /// each page and each run of framing bytes: seven blocks of 32 pages, whose ends may take one more.
 pub const GATHER_BYTES: usize = 7 * RAW_BLOCK_BYTES as usize;
+/// A longer range of a file is not gathered with others: alone it is as cheap a byte.
+pub const GATHERED_RANGE_BYTES_MAX: u64 = GATHER_BYTES as u64 / 2;
 /// What a core puts into its pipe for a socket whatever room that says it has: the kernel takes a
 /// whole buffer of about this size as long as any room is left.
 pub const ROOM_BYTES_MIN: u64 = 64 << 10;

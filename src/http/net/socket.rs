@@ -24,11 +24,13 @@ use super::bodies::Bodies;
 use super::client::client_of;
 use super::idle::{Idle, Member, Rank, Waiting};
 use super::pulse::Pulse;
-use crate::extent::{Next, RAW_BLOCK_BYTES, Source};
+use crate::extent::{Next, Source};
 use crate::http::wire::response::{CHUNK_END, LAST_CHUNK, chunk_head};
 use crate::io::net;
 use crate::io::pipe::Pipe;
-use crate::limits::{CHUNK_BYTES_MAX, GATHER_BYTES, POLL_BYTES, ROOM_BYTES_MIN, TURN_BYTES};
+use crate::limits::{
+    CHUNK_BYTES_MAX, GATHER_BYTES, GATHERED_RANGE_BYTES_MAX, POLL_BYTES, ROOM_BYTES_MIN, TURN_BYTES,
+};
 
 /// Bytes that are read at a time.
 pub(super) const INPUT_BYTES: usize = 4096;
@@ -459,7 +461,7 @@ impl Socket {
 fn is_framed(next: &Next, at: u64, until: u64) -> bool {
     let short = match next {
         Next::Inline(_) => true,
-        Next::File { len, .. } => *len <= RAW_BLOCK_BYTES,
+        Next::File { len, .. } => *len <= GATHERED_RANGE_BYTES_MAX,
         _ => false,
     };
     short && until.saturating_sub(at) >= GATHER_BYTES as u64 / 2
