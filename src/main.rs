@@ -8,6 +8,7 @@ use tarpon::config::{self, Command, Config};
 use tarpon::faults::Faults;
 use tarpon::io::say::say;
 use tarpon::io::signal::StopSignals;
+use tarpon::server::FAILED_CODE;
 
 fn main() -> ExitCode {
     if let Some(why) = tarpon::io::child::start_if_asked(std::env::args_os()) {
@@ -29,27 +30,25 @@ fn main() -> ExitCode {
 fn printed(result: std::io::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads has enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             say(format_args!(
                 "tarpon: cannot write what was asked for: {error}"
             ));
-            ExitCode::FAILURE
+            ExitCode::from(FAILED_CODE)
         }
     }
 }
 
-/// Says what is wrong with the command line, unless it asks for help; gives the exit code for it:
-/// of `restore`, 2 says that there is no snapshot.
+/// Says what is wrong with the command line, unless it asks for help; gives the exit code for it.
 fn misused(error: &config::ConfigError) -> ExitCode {
     let is_given = |arg: &str| std::env::args_os().skip(1).any(|given| given == arg);
     let is_restore = std::env::args_os()
         .nth(1)
         .is_some_and(|verb| verb == "restore");
-    let code = match error.report() {
-        2 if is_restore => 1,
-        code => return ExitCode::from(code),
-    };
-    if is_given("--json") {
+    let code = error.report();
+    if code != 0 && is_restore && is_given("--json") {
         tarpon::restore::print_misuse(&error.to_string(), code);
     }
     ExitCode::from(code)
@@ -61,7 +60,7 @@ fn serve(config: Config) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => {
             say(format_args!("tarpon: cannot block signals: {error}"));
-            return ExitCode::FAILURE;
+            return ExitCode::from(FAILED_CODE);
         }
     };
     let env = |name: &str| std::env::var_os(name);
@@ -83,7 +82,7 @@ fn serve(config: Config) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(format_args!("tarpon: {error}"));
-            ExitCode::FAILURE
+            ExitCode::from(error.exit_code())
         }
     }
 }
@@ -91,5 +90,5 @@ fn serve(config: Config) -> ExitCode {
 /// Says what is wrong with a variable; the exit code is that of any wrong setting.
 fn wrong_setting(error: &dyn std::error::Error) -> ExitCode {
     say(format_args!("tarpon: {error}"));
-    ExitCode::from(2)
+    ExitCode::from(config::MISUSED_CODE)
 }

@@ -55,9 +55,9 @@ Examples:
 
 Exit codes:
   0  done; for serve: stopped by SIGTERM, SIGINT or SIGHUP
-  1  failed while running; standard error says why
-  2  wrong command line or configuration; nothing was started
-  Those of restore are others: tarpon restore --help";
+  1  wrong command line or setting; nothing was started
+  3  could not start or failed while running; standard error says why
+  Those of restore are more: tarpon restore --help";
 
 const SERVE_AFTER_HELP: &str = "\
 Environment and file:
@@ -80,8 +80,9 @@ Examples:
 
 Exit codes:
   0  stopped by SIGTERM, SIGINT or SIGHUP
-  1  failed while running; standard error says why
-  2  wrong command line or configuration; nothing was started";
+  1  wrong command line or setting; nothing was started
+  3  could not start (a port in use, a state directory of another server's) or failed while running;
+     standard error says why";
 
 const RESTORE_AFTER_HELP: &str = "\
 Examples:

@@ -5,6 +5,9 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+/// Exit code of a wrong command line or setting.
+pub const MISUSED_CODE: u8 = 1;
+
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
@@ -125,17 +128,17 @@ impl ConfigError {
     }
 
     /// Writes the error for a person (`--help` and `--version` to standard output, the rest to
-    /// standard error) and gives the process's exit code: 0 for those two, else 2.
+    /// standard error) and gives the process's exit code: 0 for those two, else [`MISUSED_CODE`].
     pub fn report(&self) -> u8 {
         match self {
             Self::Usage(error) => {
                 // A closed terminal is no reason to fail differently.
                 let _ = error.print();
-                if error.use_stderr() { 2 } else { 0 }
+                if error.use_stderr() { MISUSED_CODE } else { 0 }
             }
             other => {
                 crate::io::say::say(format_args!("tarpon: {other}"));
-                2
+                MISUSED_CODE
             }
         }
     }

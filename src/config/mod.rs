@@ -13,7 +13,7 @@ mod upstreams;
 mod value;
 
 pub use cli::{LOG_VARIABLE, completions, man};
-pub use error::{ConfigError, Origin};
+pub use error::{ConfigError, MISUSED_CODE, Origin};
 pub use restore::{Fallback, RestoreArgs};
 pub use upstreams::{Upstream, Upstreams};
 pub use value::{IoDriver, LogFormat, Share};

@@ -383,7 +383,7 @@ fn help_tells_a_newcomer_what_to_do() {
         "Examples:",
         "snapshot.tar.zst",
         "Exit codes:",
-        "2  wrong",
+        "1  wrong",
     ] {
         assert!(top.contains(phrase), "{phrase:?} in:\n{top}");
     }
@@ -437,13 +437,13 @@ fn the_defaults_that_help_names_are_the_defaults() {
 fn usage_errors_and_help_have_their_exit_codes() {
     let code = |args: &[&str]| parse(args, |_| None).unwrap_err().report();
     assert_eq!(code(&["tarpon", "--version"]), 0);
-    assert_eq!(code(&["tarpon", "serve", "--nonsense"]), 2);
+    assert_eq!(code(&["tarpon", "serve", "--nonsense"]), 1);
     assert_eq!(
         code(&["tarpon", "serve", "--level", "1", "--level", "2"]),
-        2
+        1
     );
-    assert_eq!(code(&["tarpon"]), 2);
-    assert_eq!(code(&["tarpon", "serve", "--level", "99"]), 2);
+    assert_eq!(code(&["tarpon"]), 1);
+    assert_eq!(code(&["tarpon", "serve", "--level", "99"]), 1);
 }
 
 #[test]

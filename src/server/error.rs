@@ -4,8 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::config::MISUSED_CODE;
 use crate::store::files::StoreError;
 use crate::telemetry::log::LogError;
+
+/// Exit code of what could not start or has failed.
+pub const FAILED_CODE: u8 = 3;
 
 /// Why the server could not start, or not stop as it should.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +49,16 @@ pub enum ServerError {
     Background(String),
     #[error("mirror {} cannot be recovered: {source}", .path.display())]
     Mirror { path: PathBuf, source: io::Error },
+}
+
+impl ServerError {
+    /// The process's exit code, as `--help` lists them.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::CacheLow { .. } => MISUSED_CODE,
+            _ => FAILED_CODE,
+        }
+    }
 }
 
 pub(super) fn start(what: &'static str) -> impl Fn(io::Error) -> ServerError {

@@ -27,7 +27,7 @@ mod start;
 mod taken;
 mod threads;
 
-pub use error::ServerError;
+pub use error::{FAILED_CODE, ServerError};
 
 /// Runs the server until one of `signals`, which every thread of the process blocks; `faults` are
 /// for tests.

@@ -235,7 +235,7 @@ fn a_core_panics() {
     let whole = conn.copy_body(&mut std::io::sink());
     drop((whole, body, others));
     let status = server.wait_exit(wait::DEADLINE);
-    assert_eq!(status.code(), Some(1), "{}", server.log());
+    assert_eq!(status.code(), Some(3), "{}", server.log());
     let log = server.log();
     assert!(
         log.contains("a network core could not run: fault injected"),

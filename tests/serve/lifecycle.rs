@@ -408,7 +408,7 @@ fn one_server_per_port() {
     settings.listen = server.address().to_string();
     let refused = settings.try_start().err();
     let refused = refused.unwrap_or_else(|| panic!("two servers listen at one port"));
-    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(refused.status.code(), Some(3));
     let said = format!("cannot listen on {}", server.address());
     assert!(refused.log.contains(&said), "{}", refused.log);
     // Once the first has ended, with connections that are not forgotten yet.
@@ -743,7 +743,7 @@ fn a_wrong_setting_is_named() {
         let Err(exited) = settings.try_start() else {
             panic!("it started: {named:?}");
         };
-        assert_eq!(exited.status.code(), Some(2), "{}", exited.log);
+        assert_eq!(exited.status.code(), Some(1), "{}", exited.log);
         assert_eq!(exited.log.lines().count(), 1, "{}", exited.log);
         for name in named {
             assert!(exited.log.contains(name), "{name}: {}", exited.log);

@@ -29,7 +29,7 @@ fn too_few_descriptors() {
         settings.launcher = launcher.map(str::to_owned).to_vec();
         let refused = settings.try_start().err();
         let refused = refused.unwrap_or_else(|| panic!("it starts with {limit}"));
-        assert_eq!(refused.status.code(), Some(1), "{limit}");
+        assert_eq!(refused.status.code(), Some(3), "{limit}");
         let said = format!("may open {limit} files and needs 120");
         assert!(refused.log.contains(&said), "{}", refused.log);
     }
