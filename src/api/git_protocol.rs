@@ -113,8 +113,8 @@ impl Core {
             reply,
         };
         self.plane.spawn(|jobs| jobs.git_protocol(request));
-        let mut source = match self.hear(answer).await {
-            Ok(reader) => Box::new(reader),
+        let made = match self.hear(answer).await {
+            Ok(made) => Box::new(made),
             Err(StartError { status, message }) => {
                 return self.failed(asked, status, &message, out);
             }
@@ -129,10 +129,7 @@ impl Core {
             let _ = head.finish();
         });
         Answer {
-            payload: Payload::Made {
-                cut: source.is_cut(),
-                source,
-            },
+            payload: Payload::Made(made),
             keep_alive: asked.head.keep_alive,
             note: self.note_for(asked, Outcome::Git, 200),
         }

@@ -1,13 +1,14 @@
 //! A git that the background plane awaits: what it writes, and its end, whatever becomes of who
 //! started it.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::error::Elapsed;
 
 use super::group::Group;
@@ -73,19 +74,48 @@ pub(crate) async fn run(
 }
 
 /// Runs a command whose output somebody takes at their own pace, for as long as its time `limit`
-/// allows. When `gone` is ready, nobody is left to take it and the process group is ended;
+/// allows: `take` is given the first of it and the pipe with the rest, and is ready when all is taken; it is
+/// not called for nothing. When `gone` is ready, nobody is left to take it and the process group is ended;
 /// otherwise as [`run`].
 pub(crate) async fn feed(
     command: Command,
     limit: Duration,
-    sink: impl AsyncFnMut(Vec<u8>) -> Result<(), String>,
+    take: impl AsyncFnOnce(Output) -> Result<(), String>,
     gone: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
     let mut running = Running::start(command)?;
     let mut stderr = Tail::new(limits::GIT_STDERR_TAIL_BYTES);
-    let fed = running.feed(sink, gone, &mut stderr);
+    let fed = running.feed(take, gone, &mut stderr);
     let ended = tokio::time::timeout(limit, fed).await;
     running.conclude(ended, &stderr).await
+}
+
+/// What a command writes.
+pub(crate) struct Output {
+    /// The first bytes of it, at least one.
+    pub first: Vec<u8>,
+    /// Where the rest comes from.
+    pub rest: OwnedFd,
+}
+
+impl Output {
+    /// Waits for the first bytes; `None` if there are none.
+    async fn of(mut pipe: ChildStdout) -> std::io::Result<Option<Output>> {
+        // Fails where a user has too many such pipes; then it only costs more.
+        let _ = rustix::pipe::fcntl_setpipe_size(&pipe, limits::STREAM_PIPE_BYTES);
+        let mut first = Vec::with_capacity(limits::STREAM_FIRST_BYTES);
+        (&mut pipe)
+            .take(limits::STREAM_FIRST_BYTES as u64)
+            .read_buf(&mut first)
+            .await?;
+        // A few bytes must not keep the memory of many while a client takes its time.
+        first.shrink_to_fit();
+        if first.is_empty() {
+            return Ok(None);
+        }
+        let rest = pipe.into_owned_fd()?;
+        Ok(Some(Output { first, rest }))
+    }
 }
 
 /// A running git with all its children.
@@ -136,21 +166,25 @@ impl Running {
         status.map_err(Broken::Wait)
     }
 
-    /// As [`Self::finish`], but the output is read to its end however long after git's own
+    /// As [`Self::finish`], but the output is taken to its end however long after git's own
     /// that is: a slow taker must not lose what is still in the pipe.
     async fn feed(
         &mut self,
-        sink: impl AsyncFnMut(Vec<u8>) -> Result<(), String>,
+        take: impl AsyncFnOnce(Output) -> Result<(), String>,
         gone: impl Future<Output = ()>,
         stderr: &mut Tail,
     ) -> Result<ExitStatus, Broken> {
         let out = self.child.stdout.take();
-        if let Some(out) = &out {
-            // Fails where a user has too many such pipes; then it only costs more.
-            let _ = rustix::pipe::fcntl_setpipe_size(out, limits::STREAM_PIPE_BYTES);
-        }
         let err = self.child.stderr.take();
-        let pipes = async { tokio::try_join!(pump(out, sink), keep_tail(err, stderr)) };
+        let hand_over = async {
+            let Some(out) = out else { return Ok(()) };
+            let output = Output::of(out).await;
+            match output.map_err(|error| format!("cannot read it: {error}"))? {
+                Some(output) => take(output).await,
+                None => Ok(()),
+            }
+        };
+        let pipes = async { tokio::try_join!(hand_over, keep_tail(err, stderr)) };
         tokio::select! {
             biased;
             read = pipes => read.map_err(Broken::Sink)?,
@@ -229,31 +263,6 @@ async fn drain(pipe: Option<impl AsyncRead + Unpin>, sink: Sink<'_>) -> Result<(
         match pipe.read(&mut buffer).await {
             Ok(0) => return Ok(()),
             Ok(count) => sink(&buffer[..count])?,
-            Err(error) => return Err(format!("cannot read it: {error}")),
-        }
-    }
-}
-
-/// Hands over what a pipe brings in pieces of at most
-/// [`STREAM_PIECE_BYTES`](limits::STREAM_PIECE_BYTES), one after the other.
-async fn pump(
-    pipe: Option<impl AsyncRead + Unpin>,
-    mut sink: impl AsyncFnMut(Vec<u8>) -> Result<(), String>,
-) -> Result<(), String> {
-    let Some(mut pipe) = pipe else { return Ok(()) };
-    loop {
-        let mut piece = Vec::with_capacity(limits::STREAM_PIECE_BYTES);
-        match (&mut pipe)
-            .take(limits::STREAM_PIECE_BYTES as u64)
-            .read_buf(&mut piece)
-            .await
-        {
-            Ok(0) => return Ok(()),
-            Ok(_) => {
-                // A few bytes must not keep the memory of many while a client takes its time.
-                piece.shrink_to_fit();
-                sink(piece).await?;
-            }
             Err(error) => return Err(format!("cannot read it: {error}")),
         }
     }

@@ -210,7 +210,7 @@ fn prepare(parent: Pid, nice: i32, memory_bytes: u64, gone: Signal) -> io::Resul
     leave_terminal();
     limit_memory(memory_bytes)?;
     if nice != 0 {
-        super::sched::be_nice(nice);
+        super::sched::be_batch(nice);
     }
     rustix::process::set_parent_process_death_signal(Some(gone))?;
     // The parent may have died before the call above.
@@ -262,8 +262,8 @@ mod tests {
     use super::*;
     use crate::limits::CHILD_NICE;
 
-    /// The signal mask and the niceness of a child of a thread that blocks signals.
-    fn child_status() -> (String, String) {
+    /// The signal mask, the niceness and the policy of a child of a thread that blocks signals.
+    fn child_status() -> (String, [String; 2]) {
         let child = std::thread::spawn(|| {
             let _blocked = crate::io::signal::StopSignals::block().unwrap();
             let mut child = command(Path::new("cat"), CHILD_NICE, 1 << 30);
@@ -273,15 +273,18 @@ mod tests {
         let text = String::from_utf8(child.join().unwrap()).unwrap();
         let mask = text.lines().find_map(|line| line.strip_prefix("SigBlk:"));
         let stat = text.lines().last().unwrap();
-        let nice = stat.rsplit(')').next().unwrap().split_whitespace().nth(16);
-        (mask.unwrap().trim().to_owned(), nice.unwrap().to_owned())
+        let stat = stat.rsplit(')').next().unwrap().split_whitespace();
+        let stat: Vec<_> = stat.collect();
+        let scheduled = [16, 38].map(|at| stat[at].to_owned());
+        (mask.unwrap().trim().to_owned(), scheduled)
     }
 
     #[test]
     fn children_of_a_thread_that_blocks_signals_hear_them_and_are_nice() {
-        let (mask, nice) = child_status();
+        let (mask, scheduled) = child_status();
         assert_eq!(mask, "0000000000000000");
-        assert_eq!(nice, CHILD_NICE.to_string());
+        let batch = libc::SCHED_BATCH.to_string();
+        assert_eq!(scheduled, [CHILD_NICE.to_string(), batch]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod fs;
 pub(crate) mod growth;
 pub(crate) mod heap;
 pub(crate) mod net;
+pub(crate) mod outlet;
 pub(crate) mod pipe;
 pub(crate) mod residency;
 pub mod say;

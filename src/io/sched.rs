@@ -16,7 +16,8 @@ use crate::limits::{PROMPT_NICE, PROMPT_SLICE_NS};
 /// that is allowed. What it starts does not inherit this.
 pub(crate) fn be_prompt() {
     let nice = rustix::process::getpriority_process(None).unwrap_or(0);
-    let set = set(nice - PROMPT_NICE, PROMPT_SLICE_NS).or_else(|_| set(nice, PROMPT_SLICE_NS));
+    let set = |nice| set(libc::SCHED_OTHER, nice, PROMPT_SLICE_NS);
+    let set = set(nice - PROMPT_NICE).or_else(|_| set(nice));
     // Not fatal: first bytes come later on a busy machine.
     drop(set);
 }
@@ -24,9 +25,18 @@ pub(crate) fn be_prompt() {
 /// Lowers the calling thread's priority below that of the network cores, for good, with a slice
 /// as the kernel likes it.
 pub(crate) fn be_nice(nice: i32) {
-    if set(nice, 0).is_err() {
+    if set(libc::SCHED_OTHER, nice, 0).is_err() {
         // Not fatal: at normal priority it only costs the network cores some time.
         let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), nice);
+    }
+}
+
+/// The same for a program that computes (`SCHED_BATCH`, sched(7)), and for what it starts: one of them that
+/// wakes does not interrupt another. Of two that are joined by a pipe each then has its turn until the pipe
+/// is full, or empty; by default they take turns at every write.
+pub(crate) fn be_batch(nice: i32) {
+    if set(libc::SCHED_BATCH, nice, 0).is_err() {
+        be_nice(nice);
     }
 }
 
@@ -47,12 +57,12 @@ pub(crate) fn be_idle(nice: i32) {
     };
 }
 
-/// Gives the calling thread a niceness and a slice; 0 for the kernel's own choice of that.
-fn set(nice: i32, slice_ns: u64) -> std::io::Result<()> {
+/// Gives the calling thread a policy, a niceness and a slice; 0 for the kernel's own choice of that.
+fn set(policy: libc::c_int, nice: i32, slice_ns: u64) -> std::io::Result<()> {
     // SAFETY: a structure of integers, for which zeros are values.
     let mut wanted: libc::sched_attr = unsafe { std::mem::zeroed() };
     wanted.size = size_of_val(&wanted) as u32;
-    wanted.sched_policy = libc::SCHED_OTHER as u32;
+    wanted.sched_policy = policy as u32;
     wanted.sched_flags = libc::SCHED_FLAG_RESET_ON_FORK as u64;
     wanted.sched_nice = nice;
     wanted.sched_runtime = slice_ns;

@@ -21,7 +21,6 @@ pub(crate) mod heal;
 mod leaving;
 mod maintain;
 mod pinned;
-pub(crate) mod pipe;
 pub(crate) mod plane;
 mod refs;
 mod room;

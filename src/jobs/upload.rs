@@ -2,6 +2,8 @@
 //! response waits for the first of it, so that a failure before is a status.
 
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,12 +13,13 @@ use tokio::sync::oneshot;
 use super::asker::Asker;
 use super::clone::LOOP;
 use super::state::Jobs;
+use crate::git::Output;
 use crate::http::net::body::Body;
 use crate::http::net::client::client_of;
-use crate::jobs::pipe::{PipeReader, PipeWriter, pipe};
+use crate::http::net::made::{Made, Maker, Taking, made};
 use crate::jobs::upload_request::UploadRequest;
 use crate::jobs::upload_turns::UploadTurn;
-use crate::limits::UPLOAD_PACK_WAIT_MS;
+use crate::limits::{UPLOAD_LOOK_MS, UPLOAD_PACK_WAIT_MS, UPLOAD_SLOW_BYTES};
 use crate::mirror::{MirrorError, Upload, Via};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
@@ -37,7 +40,7 @@ pub(crate) struct GitRequest {
     pub client: IpAddr,
     pub via: Via,
     pub asked: Instant,
-    pub reply: Reply<PipeReader>,
+    pub reply: Reply<Made>,
 }
 
 /// What the client calls.
@@ -54,11 +57,8 @@ pub(crate) enum Call {
 }
 
 /// The way of git's output to the client.
-///
-/// Invariant: `reply` and `reader` are there until the first byte, then both are the core's.
 struct Relay {
-    reply: Option<(Reply<PipeReader>, PipeReader)>,
-    writer: PipeWriter,
+    way: Way,
     before: &'static [u8],
     /// Whether an object that the mirror lacks is worth a look at the upstream.
     may_retry: bool,
@@ -66,66 +66,98 @@ struct Relay {
     lacks_object: bool,
 }
 
+/// Who the answer is for.
+enum Way {
+    /// A core that waits for its beginning.
+    Reply(Reply<Made>),
+    /// A core that sends it.
+    Sent(Maker),
+    /// Nobody: the client has left.
+    None,
+}
+
 impl Relay {
-    fn new(reply: Reply<PipeReader>, before: &'static [u8]) -> Relay {
-        let (writer, reader) = pipe();
+    fn new(reply: Reply<Made>, before: &'static [u8]) -> Relay {
         Relay {
-            reply: Some((reply, reader)),
-            writer,
+            way: Way::Reply(reply),
             before,
             may_retry: true,
             lacks_object: false,
         }
     }
 
-    async fn push(&mut self, bytes: Vec<u8>) -> Result<(), String> {
-        if self.reply.is_some() && self.may_retry && is_not_our_ref(&bytes) {
+    /// Hands over to the core what git writes.
+    fn begin(&mut self, output: Output, taking: Arc<Taking>) -> Result<(), String> {
+        let Output { first, rest } = output;
+        if self.may_retry && is_not_our_ref(&first) {
             self.lacks_object = true;
             return Err("the mirror lacks what is wanted".into());
         }
-        self.begin().await?;
-        let pushed = self.writer.push(bytes).await;
-        pushed.map_err(|_| "the client has left".into())
+        self.answer(&first, Some(rest), taking)
     }
 
-    async fn begin(&mut self) -> Result<(), String> {
-        let Some((reply, reader)) = self.reply.take() else {
-            return Ok(());
+    fn answer(
+        &mut self,
+        first: &[u8],
+        rest: Option<OwnedFd>,
+        taking: Arc<Taking>,
+    ) -> Result<(), String> {
+        let Way::Reply(reply) = std::mem::replace(&mut self.way, Way::None) else {
+            return Err("the client has left".into());
         };
-        let left = |_| "the client has left".to_owned();
-        reply.send(Ok(reader)).map_err(left)?;
-        let pushed = self.writer.push(self.before.to_vec()).await;
-        pushed.map_err(|_| "the client has left".into())
+        let first = [self.before, first].concat();
+        let (maker, made) = made(first, rest, taking);
+        let sent = reply.send(Ok(made));
+        sent.map_err(|_| "the client has left".to_owned())?;
+        self.way = Way::Sent(maker);
+        Ok(())
+    }
+
+    /// Waits until the client has taken all that git writes.
+    async fn taken(&mut self) -> Result<(), String> {
+        match &mut self.way {
+            Way::Sent(maker) => maker
+                .taken()
+                .await
+                .map_err(|_| "the client has left".into()),
+            _ => Ok(()),
+        }
     }
 
     /// Ready when the client has left before the answer was begun.
     async fn unheard(&mut self) {
-        match &mut self.reply {
-            Some((reply, _)) => reply.closed().await,
-            None => std::future::pending().await,
+        match &mut self.way {
+            Way::Reply(reply) => reply.closed().await,
+            _ => std::future::pending().await,
         }
     }
 
-    async fn end(mut self) {
-        // A git that says nothing has still answered.
-        if self.begin().await.is_ok() {
-            self.writer.end().await;
-        }
-    }
-
-    async fn fail(self, error: StartError) {
-        match self.reply {
+    fn end(mut self) {
+        if let Way::Reply(_) = self.way {
+            // A git that says nothing has still answered.
+            let taking = Taking::new(UPLOAD_SLOW_BYTES);
             // Fails when the client has left.
-            Some((reply, _)) => drop(reply.send(Err(error))),
-            None => self.writer.fail(&error.message).await,
+            let _ = self.answer(&[], None, taking);
+        }
+        if let Way::Sent(maker) = self.way {
+            maker.end();
+        }
+    }
+
+    fn fail(self, error: StartError) {
+        match self.way {
+            // Fails when the client has left.
+            Way::Reply(reply) => drop(reply.send(Err(error))),
+            Way::Sent(maker) => maker.fail(&error.message),
+            Way::None => {}
         }
     }
 
     /// As [`fail`](Relay::fail), but what the client has not yet taken is dropped.
     fn cut(self, error: StartError) {
-        match self.reply {
-            Some((reply, _)) => drop(reply.send(Err(error))),
-            None => self.writer.cut(),
+        match self.way {
+            Way::Sent(maker) => maker.cut(),
+            _ => self.fail(error),
         }
     }
 }
@@ -190,9 +222,9 @@ impl Jobs {
             input: None,
         };
         match self.upload_pack(&mut upload, call, &mut relay).await {
-            Some(Ended::Whole) => relay.end().await,
+            Some(Ended::Whole) => relay.end(),
             Some(Ended::Lost) => relay.cut(lost_turn()),
-            Some(Ended::Failed(error)) => relay.fail(error).await,
+            Some(Ended::Failed(error)) => relay.fail(error),
             None => {}
         }
     }
@@ -316,15 +348,8 @@ impl Jobs {
             protocol: *protocol,
             request: request.transpose().map_err(|e| failed(&e))?,
         };
-        let watcher = relay.writer.watcher();
-        let sink = async |bytes| pass(relay, input.as_mut(), turn, bytes).await;
-        let over = async {
-            tokio::select! {
-                () = watcher.gone() => {}
-                () = turn.lost() => {}
-            }
-        };
-        let ended = self.git.upload_pack(upload, sink, over).await;
+        let take = async |output| pass(relay, input.as_mut(), turn, output).await;
+        let ended = self.git.upload_pack(upload, take, turn.lost()).await;
         ended.map_err(|e| {
             if let MirrorError::Git { stderr, .. } = &e
                 && let Some(said) = not_understood(stderr)
@@ -372,22 +397,26 @@ impl Ended {
     }
 }
 
-/// Hands on what git has made.
+/// Hands on what git makes.
 async fn pass(
     relay: &mut Relay,
     input: Option<&mut UploadRequest>,
     turn: &UploadTurn<'_>,
-    bytes: Vec<u8>,
+    output: Output,
 ) -> Result<(), String> {
-    let count = bytes.len() as u64;
-    turn.begin_wait();
-    relay.push(bytes).await?;
-    turn.taken(count);
+    let taking = turn.taking().ok_or("it has no turn")?;
+    relay.begin(output, taking)?;
+    let mut taken = pin!(relay.taken());
     // From here on it is not run again.
     if let Some(input) = input {
-        input.forget_if_read();
+        let look = Duration::from_millis(UPLOAD_LOOK_MS);
+        while !input.forget_if_read() {
+            if let Ok(taken) = tokio::time::timeout(look, taken.as_mut()).await {
+                return taken;
+            }
+        }
     }
-    Ok(())
+    taken.await
 }
 
 /// The line in which git says that it does not understand a request, parts of which it may repeat.

@@ -71,14 +71,16 @@ impl UploadRequest {
         self.file.try_clone()
     }
 
-    /// Gives the memory back if git has read all of it: the place in the file is shared with git.
-    pub(super) fn forget_if_read(&mut self) {
+    /// Gives the memory back if git has read all of it: the place in the file is shared with git. Whether
+    /// it is given back.
+    pub(super) fn forget_if_read(&mut self) -> bool {
         if self.share.is_some()
             && self.file.stream_position().is_ok_and(|at| at >= self.bytes)
             && self.file.set_len(0).is_ok()
         {
             self.share = None;
         }
+        self.share.is_none()
     }
 }
 

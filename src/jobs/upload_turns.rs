@@ -7,11 +7,13 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use crate::http::net::client::{Client, client_of};
+use crate::http::net::made::Taking;
 use crate::limits::{
     UPLOAD_LOOK_MS, UPLOAD_PACKS_MAX, UPLOAD_PACKS_OF_CLIENT_MAX, UPLOAD_SLOW_BYTES, UPLOAD_SLOW_MS,
 };
@@ -53,12 +55,7 @@ struct Book {
 
 struct Held {
     client: Client,
-    /// Taken since the clock began.
-    taken_bytes: u64,
-    /// Time that something has waited to be taken.
-    waited: Duration,
-    /// Since when something waits now.
-    waits_since: Option<Instant>,
+    taking: Arc<Taking>,
     /// It was told to end.
     is_lost: bool,
     lost: Rc<Notify>,
@@ -71,22 +68,13 @@ struct Queued {
 }
 
 impl Held {
-    fn new(client: Client) -> Held {
+    fn new(client: Client, slow_bytes: u64) -> Held {
         Held {
             client,
-            taken_bytes: 0,
-            waited: Duration::ZERO,
-            waits_since: None,
+            taking: Taking::new(slow_bytes),
             is_lost: false,
             lost: Rc::default(),
         }
-    }
-
-    fn waited(&self, now: Instant) -> Duration {
-        let waits = self
-            .waits_since
-            .map(|since| now.saturating_duration_since(since));
-        self.waited + waits.unwrap_or_default()
     }
 }
 
@@ -141,7 +129,8 @@ impl UploadTurns {
                 return;
             };
             if let Some(queued) = book.queue.remove(at) {
-                book.held.insert(queued.id, Held::new(queued.client));
+                let held = Held::new(queued.client, self.bounds.slow_bytes);
+                book.held.insert(queued.id, held);
                 queued.granted.notify_one();
             }
         }
@@ -165,7 +154,7 @@ impl UploadTurns {
             waiting.any(|queued| self.may_have(&book, queued.client, Some(id)))
         };
         let slow = book.held.iter().filter_map(|(id, held)| {
-            let waited = held.waited(now);
+            let waited = held.taking.waited(now);
             let is_slow = !held.is_lost && waited >= self.bounds.slow && helps(*id);
             is_slow.then_some((waited, *id))
         });
@@ -200,22 +189,9 @@ impl UploadTurn<'_> {
             .map(with)
     }
 
-    /// Something is there for the client to take.
-    pub(super) fn begin_wait(&self) {
-        self.with(|held| held.waits_since = Some(Instant::now()));
-    }
-
-    /// The client has taken it.
-    pub(super) fn taken(&self, bytes: u64) {
-        let slow_bytes = self.turns.bounds.slow_bytes;
-        self.with(|held| {
-            held.waited = held.waited(Instant::now());
-            held.waits_since = None;
-            held.taken_bytes += bytes;
-            if held.taken_bytes >= slow_bytes {
-                (held.taken_bytes, held.waited) = (0, Duration::ZERO);
-            }
-        });
+    /// How the client takes what it is for; `None` without a turn.
+    pub(super) fn taking(&self) -> Option<Arc<Taking>> {
+        self.with(|held| held.taking.clone())
     }
 
     /// Whether it was lost.
@@ -283,8 +259,8 @@ mod tests {
     fn the_slowest_turn_is_lost_while_others_wait() {
         let turns = turns(2, 2);
         let (slow, slower) = (turns.enter(client(2)), turns.enter(client(2)));
-        slower.begin_wait();
-        slow.begin_wait();
+        slower.taking().unwrap().begin_wait();
+        slow.taking().unwrap().begin_wait();
         let lost = || [&slow, &slower].map(|turn| turn.is_lost());
         let later = Instant::now() + SLOW + Duration::from_secs(1);
         turns.end_slow(later);
@@ -304,16 +280,17 @@ mod tests {
         let turns = turns(1, 1);
         let turn = turns.enter(client(2));
         let _waiting = turns.enter(client(3));
+        let taking = turn.taking().unwrap();
         let is_lost_after = |wait: Duration| {
             turns.end_slow(Instant::now() + wait);
             turn.is_lost()
         };
         assert!(!is_lost_after(10 * SLOW), "git has given nothing");
-        turn.with(|held| held.waited = SLOW);
-        turn.taken(UPLOAD_SLOW_BYTES);
+        taking.set_waited(SLOW);
+        taking.taken(UPLOAD_SLOW_BYTES);
         assert!(!is_lost_after(10 * SLOW));
-        turn.with(|held| held.waited = SLOW);
-        turn.taken(UPLOAD_SLOW_BYTES - 1);
+        taking.set_waited(SLOW);
+        taking.taken(UPLOAD_SLOW_BYTES - 1);
         assert!(is_lost_after(Duration::ZERO));
     }
 
@@ -321,11 +298,11 @@ mod tests {
     fn a_turn_is_not_lost_for_one_whom_that_does_not_help() {
         let turns = turns(2, 1);
         let (first, second) = (turns.enter(client(2)), turns.enter(client(3)));
-        first.begin_wait();
+        first.taking().unwrap().begin_wait();
         let waiting = turns.enter(client(3));
         turns.end_slow(Instant::now() + 2 * SLOW);
         assert!(!first.is_lost() && !waiting.is_held(), "it has its part");
-        second.begin_wait();
+        second.taking().unwrap().begin_wait();
         turns.end_slow(Instant::now() + 2 * SLOW);
         assert!(!first.is_lost() && second.is_lost());
     }

@@ -56,13 +56,17 @@ pub const UPLOAD_SLOW_MS: u64 = MINUTE_MS;
 pub const UPLOAD_LOOK_MS: u64 = SECOND_MS;
 /// How long a request waits to be one of them: longer than it takes to be found too slow.
 pub const UPLOAD_PACK_WAIT_MS: u64 = 75_000;
-/// Most bytes in one piece of a response that git produces.
-pub const STREAM_PIECE_BYTES: usize = 128 * 1024;
-/// Pieces of such a response that wait for the client; then git waits.
-pub const STREAM_PIECES_MAX: usize = 4;
+/// Most bytes that are looked at before a response that git produces is begun.
+pub const STREAM_FIRST_BYTES: usize = 128 * 1024;
 /// What the pipe holds through which git gives it: each time that one side waits for the other costs more
-/// than the copying.
+/// than the bytes. They are all that waits for the client; then git waits.
 pub const STREAM_PIPE_BYTES: usize = 512 * 1024;
+/// Of a response that has become longer than this, what git writes in a moment is sent together.
+pub const STREAM_GATHER_FROM_BYTES: u64 = 1 << 20;
+/// How long that is ...
+pub const STREAM_GATHER_MS: u64 = 1;
+/// ... unless there is so much.
+pub const STREAM_GATHER_BYTES: u64 = STREAM_PIPE_BYTES as u64 / 2;
 /// Largest request of git's protocol after its decompression: the `want` lines of 300,000 refs.
 /// Over it: 413.
 pub const GIT_REQUEST_BYTES_MAX: usize = 16 << 20;

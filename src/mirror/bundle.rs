@@ -44,6 +44,7 @@ impl Git {
         let about = call.about();
         let mut command = self.command(call);
         command.stdout(into);
+        // Its output is the file.
         let nothing = async |_| Ok(());
         self.feed(about, command, nothing, std::future::pending())
             .await

@@ -280,10 +280,10 @@ impl Git {
         &self,
         about: About<'_>,
         command: Command,
-        sink: impl AsyncFnMut(Vec<u8>) -> Result<(), String>,
+        take: impl AsyncFnOnce(git::Output) -> Result<(), String>,
         gone: impl Future<Output = ()>,
     ) -> Result<(), MirrorError> {
-        let ended = git::feed(command, about.limit, sink, gone).await;
+        let ended = git::feed(command, about.limit, take, gone).await;
         ended.map_err(|failure| self.error(about, failure))
     }
 

@@ -5,7 +5,7 @@
 //! is fair, everybody behind that fetch. There is no need either: refs move by renames, and packs
 //! go only after all of their objects are in another one, which git finds by reading the list of
 //! packs again; those that it has open stay readable.
-use crate::git::stdin_file;
+use crate::git::{Output, stdin_file};
 use crate::limits;
 use crate::mirror::error::MirrorError;
 use crate::mirror::git::{Call, Git, Target};
@@ -44,15 +44,15 @@ pub(crate) fn request_file(request: &[u8]) -> io::Result<File> {
 }
 
 impl Git {
-    /// Runs `git upload-pack` and hands its output to `sink` as it comes; git waits while `sink`
-    /// does. Ends the process group when `sink` refuses or `gone` is ready.
+    /// Runs `git upload-pack` and hands its output to `take`; git waits while nobody reads the pipe. Ends
+    /// the process group when `take` refuses or `gone` is ready.
     ///
     /// # Errors
-    /// [`MirrorError::Git`] when git fails: what `sink` got is then not all.
-    pub async fn upload_pack(
+    /// [`MirrorError::Git`] when git fails: what `take` got is then not all.
+    pub(crate) async fn upload_pack(
         &self,
         upload: Upload<'_>,
-        sink: impl AsyncFnMut(Vec<u8>) -> Result<(), String>,
+        take: impl AsyncFnOnce(Output) -> Result<(), String>,
         gone: impl Future<Output = ()>,
     ) -> Result<(), MirrorError> {
         let mut args: Vec<OsString> = Vec::new();
@@ -79,6 +79,6 @@ impl Git {
         if let Some(protocol) = upload.protocol {
             command.env("GIT_PROTOCOL", protocol);
         }
-        self.feed(about, command, sink, gone).await
+        self.feed(about, command, take, gone).await
     }
 }

@@ -1,10 +1,11 @@
 //! The same service by every way of doing I/O.
 
-use super::support::lab;
 use super::support::server::Settings;
+use super::support::{git, lab};
 use super::{expect_clone, hit, large_lab, small_lab};
+use std::path::Path;
 
-/// A miss, a hit and an aborted download; gives the log.
+/// A miss, a hit, an aborted download and a clone by git; gives the log.
 fn exercise(settings: impl Fn(Settings) -> Settings) -> String {
     let lab = large_lab();
     let server = settings(lab.settings()).start();
@@ -14,6 +15,12 @@ fn exercise(settings: impl Fn(Settings) -> Settings) -> String {
     assert!(hit(&server, "large").body == miss, "the hit differs");
     assert_eq!(server.builds("complete"), 1);
     expect_clone(&lab, "large", &miss);
+    let clone = lab.scratch("clone.git");
+    let url = format!("http://{}/git/test/large", server.address());
+    git::clone_mirror(&url, &clone);
+    git::run(&clone, &["fsck", "--full", "--strict"]);
+    let head = |repo: &Path| git::text(repo, &["rev-parse", "HEAD"]);
+    assert_eq!(head(&clone), head(&lab.upstream("large")));
     let log = server.log();
     server.stop();
     lab.expect_no_orphans();

@@ -1,10 +1,11 @@
 //! Git's own protocol from the mirror, spoken by the real git.
 
+use super::support::client::{Conn, End};
 use super::support::lab::{self, Lab};
 use super::support::repos::{self, FILE, Importer, Layout};
 use super::support::server::Server;
-use super::support::{client, git, parity};
-use super::{ensure, new_lab, push_and_fetch, small_lab, start_on_mirror};
+use super::support::{client, git, parity, processes};
+use super::{ensure, large_lab, new_lab, push_and_fetch, small_lab, start_on_mirror};
 use std::process::Output;
 
 fn url(server: &Server, name: &str) -> String {
@@ -261,4 +262,67 @@ fn requests_that_are_none() {
     let mut conn = client::Conn::open(server.address());
     assert!(conn.send(old.as_bytes()).is_ok());
     conn.response("GET").expect(505);
+}
+
+/// Begins a clone of `large` and takes next to nothing of it; with the ids of the processes that make it.
+fn begin_clone(lab: &Lab, server: &Server) -> (Conn, Vec<i32>) {
+    let info = lab::endpoint("large", "info/refs?service=git-upload-pack");
+    server.get(&info).expect(200);
+    let commit = git::text(&lab.upstream("large"), &["rev-parse", "HEAD"]);
+    let mut conn = Conn::open(server.address());
+    let call = lab::endpoint("large", "git-upload-pack");
+    let kind = "Content-Type: application/x-git-upload-pack-request";
+    let request = format!("0032want {commit}\n00000009done\n");
+    conn.post(&call, &[kind], request.as_bytes());
+    assert_eq!(conn.read_head("POST").unwrap().status, 200);
+    assert_eq!(conn.read_some(1000).unwrap().len(), 1000);
+    let mirror = lab.mirror("large").display().to_string();
+    let making = processes::ids(&["upload-pack", &mirror]);
+    assert!(!making.is_empty(), "git has ended");
+    (conn, making)
+}
+
+/// What git has written before it was killed is no answer.
+#[test]
+fn a_git_that_is_killed_in_the_middle_is_no_whole_answer() {
+    let lab = large_lab();
+    let server = lab.start();
+    let (mut conn, making) = begin_clone(&lab, &server);
+    for id in making {
+        let id = rustix::process::Pid::from_raw(id).unwrap();
+        // A starter ends with what it has started.
+        let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
+    }
+    let (end, _) = conn.copy_body(&mut std::io::sink()).unwrap();
+    assert_eq!(end, End::Truncated);
+    server.wait_logged("git upload-pack");
+}
+
+/// A client that leaves in the middle ends its git; one that takes its time gets all, in memory of the
+/// kernel's alone, and in order.
+#[test]
+fn a_client_that_leaves_ends_git_and_a_slow_one_gets_all() {
+    let lab = large_lab();
+    let server = lab.start();
+    let (conn, _) = begin_clone(&lab, &server);
+    drop(conn);
+    let mirror = lab.mirror("large").display().to_string();
+    let making = || {
+        let ids = processes::ids(&["upload-pack", &mirror]);
+        ids.iter().map(ToString::to_string).collect()
+    };
+    processes::expect_ended("a client has left", making);
+    let before = server.rss_anon_bytes();
+    let mut slow: Vec<Conn> = (0..8).map(|_| begin_clone(&lab, &server).0).collect();
+    let grown = server.rss_anon_bytes().saturating_sub(before);
+    assert!(grown < 4 << 20, "{grown} bytes for 8 clients that wait");
+    let mut bodies = slow.iter_mut().map(|conn| {
+        let mut body = Vec::new();
+        let (end, _) = conn.copy_body(&mut body).unwrap();
+        assert_eq!(end, End::Complete);
+        body
+    });
+    let first = bodies.next().unwrap();
+    assert!(first.ends_with(b"0000") || first.len() > 20 << 20);
+    assert!(bodies.all(|body| body.len().abs_diff(first.len()) < 1 << 20));
 }

@@ -27,6 +27,19 @@ pub fn with(text: &str) -> Vec<String> {
     found
 }
 
+/// The ids of the processes that have all of `words` in their command lines.
+pub fn ids(words: &[&str]) -> Vec<i32> {
+    let listing = fs::read_dir("/proc").unwrap_or_else(|e| panic!("/proc: {e}"));
+    let is_it = |entry: &fs::DirEntry| {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        words.iter().all(|word| line.contains(word))
+    };
+    let found = listing.flatten().filter(is_it);
+    let id = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+    found.filter_map(id).collect()
+}
+
 /// What the processes that have `text` in their command line have open, and their command lines.
 pub fn open_files(text: &str) -> Vec<(Vec<String>, String)> {
     let listing = fs::read_dir("/proc").unwrap_or_else(|e| panic!("/proc: {e}"));

@@ -2,9 +2,10 @@
 //! bytes leave. Everything here runs on a network core and never blocks it.
 //!
 //! - [`conn`]: the life of a connection: requests are received, answered by a [`service`], delivered.
-//! - [`socket`]: sends from memory and from files, as fast as the client takes it.
+//! - [`socket`]: sends from memory, from files and from pipes, as fast as the client takes it.
 //! - [`door`]: how many there may be; [`idle`]: who makes room when places are short; [`bodies`]: the
 //!   memory that request bodies share, and [`body`]: one of them; [`client`]: whom an address stands for.
+//! - [`made`]: the content of an answer that a child makes while it is sent.
 //! - [`pulse`]: the clock of a core without io_uring.
 
 pub(crate) mod bodies;
@@ -13,6 +14,7 @@ pub(crate) mod client;
 pub(crate) mod conn;
 pub(crate) mod door;
 pub(crate) mod idle;
+pub(crate) mod made;
 pub(crate) mod pulse;
 pub(crate) mod service;
 pub(crate) mod socket;

@@ -4,9 +4,8 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use tokio::sync::oneshot;
-
 use super::body::Body;
+use super::made::Made;
 use super::socket::{SendError, Sent};
 use crate::extent::Source;
 use crate::http::wire::Reject;
@@ -23,11 +22,8 @@ pub(crate) enum Payload {
         end: Option<u64>,
     },
     /// What is made while it is sent, in chunks, by somebody who waits for the client and may have
-    /// enough of that: when `cut` is ready, or its other end gone with it, the response ends as failed.
-    Made {
-        source: Box<dyn Source>,
-        cut: oneshot::Receiver<()>,
-    },
+    /// enough of that: then the response ends as failed.
+    Made(Box<Made>),
 }
 
 /// What is to be done with the body of a request.

@@ -3,6 +3,7 @@
 //! All waiting is for readiness, which loses no bytes when it is cut short; the system calls
 //! themselves never block (see [`crate::io::net`]).
 
+mod child;
 mod waits;
 
 use std::cell::{Cell, OnceCell, RefCell};

@@ -87,16 +87,19 @@ impl<S: Service> Connection<S> {
                     .send_source(source.as_mut(), *start, *end, sent)
                     .await
             }
-            Payload::Made { source, cut } => {
+            Payload::Made(made) => {
+                let cut = made.cut.take();
                 let send = pin!(async {
                     self.socket.send(&self.output, true).await?;
-                    self.socket
-                        .send_source(source.as_mut(), 0, None, sent)
-                        .await
+                    self.socket.send_made(made, sent).await
                 });
                 // Whoever ends in good order drops the other end, and what was made is still sent.
                 let cut = pin!(async {
-                    if cut.await.is_err() {
+                    let is_cut = match cut {
+                        Some(cut) => cut.await.is_ok(),
+                        None => false,
+                    };
+                    if !is_cut {
                         std::future::pending().await
                     }
                 });
