@@ -166,7 +166,6 @@ impl Jobs {
             }
         };
         let _permit = self.semaphores.freshens.acquire(&repo.name).await;
-        let _arriving = repo.locks.arrivals.read().await;
         // Others may have asked for the same meanwhile, and have got it or not.
         let ids = self.worth_asking(&repo, ids);
         let kinds = self.git.kinds(&repo.mirror, &ids).await;
@@ -175,6 +174,8 @@ impl Jobs {
             if done.is_closed() {
                 return;
             }
+            self.room_for_pack(&repo).await;
+            let _arriving = repo.locks.arrivals.read().await;
             let mut fetched = self.git.fetch_by_id(&repo.mirror, &repo.url, id).await;
             if let Err(e) = &fetched
                 && self.is_for_room(e).await

@@ -129,6 +129,19 @@ impl<K: Eq + Hash + Clone, T> Flights<K, T> {
     }
 }
 
+/// Waits until nobody else has the duty.
+pub(super) async fn take_duty<K: Clone + Eq + Hash, T: Clone>(
+    flights: &Flights<K, T>,
+    key: &K,
+) -> Duty<K, T> {
+    loop {
+        match flights.join(key) {
+            (_, Some(duty)) => return duty,
+            (flight, None) => drop(flight.end().await),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -181,6 +181,7 @@ impl Jobs {
         began: Instant,
         (duty, _part): (Duty<Arc<str>, Ended>, Option<ClientPart>),
     ) {
+        self.room_for_pack(&repo).await;
         let _permit = self.semaphores.freshens.acquire(&repo.name).await;
         if let Some(setting_up) = self.setting_up.running(&repo.name) {
             // It changes the configuration and packs refs, as the comparison does.

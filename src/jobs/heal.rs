@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
 use super::clone::clone_error;
-use super::flights::{Duty, Flights};
+use super::flights::take_duty;
 use super::room::Need;
 use super::state::Jobs;
 use super::sweep::remove;
@@ -316,16 +316,6 @@ impl Jobs {
         swapped
             .map_err(|panic| failed(&panic))?
             .map_err(|e| failed(&e))
-    }
-}
-
-/// Waits until nobody else has the duty.
-async fn take_duty<T: Clone>(flights: &Flights<Arc<str>, T>, name: &Arc<str>) -> Duty<Arc<str>, T> {
-    loop {
-        match flights.join(name) {
-            (_, Some(duty)) => return duty,
-            (flight, None) => drop(flight.end().await),
-        }
     }
 }
 

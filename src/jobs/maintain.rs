@@ -7,14 +7,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::task::spawn_blocking;
+use tokio::task::{spawn_blocking, spawn_local};
 
+use super::flights::{Duty, take_duty};
 use super::state::Jobs;
 use super::upkeep::{Ended, Use};
 use crate::io::clock::unix_ms;
-use crate::limits::{MAINTENANCE_LIMIT_MS, MAINTENANCE_LOOK_MS};
+use crate::limits::{JOIN_WAIT_MS, MAINTENANCE_LIMIT_MS, MAINTENANCE_LOOK_MS};
 use crate::manifest::record::Linked;
-use crate::mirror::{Aside, Expired, Git, Joined, Locks, MirrorError, Step, next_expiry_unix_ms};
+use crate::mirror::{
+    Aside, Expired, Git, Joined, Locks, MirrorError, Step, exclusive_soon, has_many,
+    next_expiry_unix_ms,
+};
 use crate::repos::repo::Repo;
 use crate::telemetry::metrics::{Event, MaintenanceResult};
 
@@ -35,18 +39,48 @@ impl Jobs {
         self.upkeep.borrow_mut().add(repo.name.clone(), unix_ms());
     }
 
-    /// Joins the small packs of a mirror that something was fetched into.
+    /// Joins the small packs of a mirror that something was fetched into. While others are joined there the
+    /// next fetch sees to it.
     pub(super) async fn join_small(self: Rc<Self>, repo: Arc<Repo>) {
-        // The semaphore is never closed, so this only waits.
-        let _turn = self.keeping_up.acquire().await;
-        let (_, Some(duty)) = self.maintaining.join(&repo.name) else {
-            return;
-        };
+        if let (_, Some(duty)) = self.maintaining.join(&repo.name) {
+            self.join_in_turn(&repo, duty).await;
+        }
+    }
+
+    async fn join_in_turn(&self, repo: &Repo, duty: Duty<Arc<str>, ()>) {
+        // Not behind the upkeep of others, which takes minutes. The semaphore is never closed, so this only
+        // waits.
+        let _turn = self.joining.acquire().await;
         let limit = Duration::from_millis(MAINTENANCE_LIMIT_MS);
         let git = self.git.with_time(limit);
         let made = git.join_small(&repo.mirror, &repo.locks.packs).await;
-        self.note(&repo, "small packs joined", made.map(joined));
+        self.note(repo, "small packs joined", made.map(joined));
         duty.done(());
+    }
+
+    /// Sees to it that there is room for one more pack, before one is fetched: whoever fetches faster than packs
+    /// are joined waits for that, so that however busy the machine is no archive has too many. Who
+    /// reads packs where they are is not waited for.
+    pub(super) async fn room_for_pack(self: &Rc<Self>, repo: &Arc<Repo>) {
+        let mirror = repo.mirror.clone();
+        let has_many = spawn_blocking(move || has_many(&mirror).unwrap_or(false)).await;
+        if !has_many.unwrap_or(false) || exclusive_soon(&repo.locks.packs).await.is_none() {
+            return;
+        }
+        let wait = Duration::from_millis(JOIN_WAIT_MS);
+        // A task of its own: one that is given up goes on.
+        let joined = spawn_local(self.clone().join_after_others(repo.clone()));
+        if tokio::time::timeout(wait, joined).await.is_err() {
+            tracing::warn!(
+                repository = &*repo.name,
+                "there are many packs, and joining them takes long"
+            );
+        }
+    }
+
+    async fn join_after_others(self: Rc<Self>, repo: Arc<Repo>) {
+        let duty = take_duty(&self.maintaining, &repo.name).await;
+        self.join_in_turn(&repo, duty).await;
     }
 
     /// Gives mirrors their upkeep at quiet times.

@@ -66,6 +66,8 @@ pub(crate) struct Jobs {
     pub(super) upkeep: std::cell::RefCell<Upkeep<Arc<str>>>,
     /// Held by the upkeep of a mirror that runs: there is one at a time.
     pub(super) keeping_up: Semaphore,
+    /// The same for what joins small packs after fetches.
+    pub(super) joining: Semaphore,
     /// Looks at archives on a client's word.
     pub(super) doubting: Flights<EntryId, ()>,
     /// Held by the look at an archive that some client's word has begun: they read as fast as the disk
@@ -178,6 +180,7 @@ impl Jobs {
             fetching_ids: Flights::default(),
             upkeep: std::cell::RefCell::default(),
             keeping_up: Semaphore::new(1),
+            joining: Semaphore::new(1),
             doubting: Flights::default(),
             looking: Semaphore::new(1),
             absent: std::cell::RefCell::default(),

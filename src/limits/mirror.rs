@@ -30,8 +30,14 @@ pub const MIRROR_LOCK_STALE_MS: u64 = 10 * 60 * 1000;
 pub const MIRROR_SMALL_PACKS_MAX: usize = 12;
 /// A pack that has more of the bytes of a mirror's packs is not small.
 pub const MIRROR_PACK_LARGE_PERCENT: u64 = 10;
-/// Packs of a mirror in all, beyond which the smallest are joined, small or not.
+/// Most packs of a mirror, and so of an archive.
 pub const MIRROR_PACKS_MAX: usize = 16;
+/// Packs of a mirror in all, beyond which the smallest are joined, small or not: there is room for that of a
+/// fetch, and one more of what somebody has made loose. A fetch waits for that, as nothing else holds up
+/// who fetches faster than packs are joined.
+pub const MIRROR_PACKS_JOINED: usize = MIRROR_PACKS_MAX - 2;
+/// How long it waits at most: then a mirror has more packs for a while.
+pub const JOIN_WAIT_MS: u64 = 30_000;
 /// After a quiet time each pack of a mirror has at least this many times the bytes of all that are
 /// smaller. What was fetched since the largest was made takes at most a twentieth of it then, so all take
 /// at most 1.05 of what a full repack would leave.
@@ -42,6 +48,8 @@ pub const MIRROR_WINDOW_BYTES: u64 = 64 << 20;
 pub const PACKS_LOCK_TRY_MS: u64 = 10;
 /// For how long that is tried.
 pub const PACKS_LOCK_WAIT_MS: u64 = 10_000;
+/// The same by who has another lock meanwhile.
+pub const PACKS_LOCK_SOON_MS: u64 = 200;
 /// First limit of time for one step of a mirror's upkeep; doubled for the next try when it was not enough.
 pub const MAINTENANCE_LIMIT_MS: u64 = 10 * MINUTE_MS;
 /// Longest such limit.
@@ -80,6 +88,6 @@ const _: () = assert!(100 + 100 / MIRROR_PACK_FACTOR <= 106);
 
 const _: () = assert!(JOURNAL_TIPS_MAX as u64 * 100 <= JOURNAL_BYTES_MAX);
 
-const _: () = assert!(MIRROR_SMALL_PACKS_MAX < MIRROR_PACKS_MAX);
+const _: () = assert!(MIRROR_SMALL_PACKS_MAX < MIRROR_PACKS_JOINED);
 
 const _: () = assert!(MAINTENANCE_LIMIT_MS <= MAINTENANCE_LIMIT_MAX_MS);

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{RwLock, RwLockWriteGuard};
 
-use crate::limits::{PACKS_LOCK_TRY_MS, PACKS_LOCK_WAIT_MS};
+use crate::limits::{PACKS_LOCK_SOON_MS, PACKS_LOCK_TRY_MS, PACKS_LOCK_WAIT_MS};
+
+const WAIT: Duration = Duration::from_millis(PACKS_LOCK_WAIT_MS);
 
 fn is_over(began: Instant) -> bool {
-    began.elapsed() >= Duration::from_millis(PACKS_LOCK_WAIT_MS)
+    began.elapsed() >= WAIT
 }
 
 fn pause() -> Duration {
@@ -20,11 +22,20 @@ fn pause() -> Duration {
 
 /// The lock, once nobody has it; `None` if somebody always does.
 pub(super) async fn exclusive(lock: &RwLock<()>) -> Option<RwLockWriteGuard<'_, ()>> {
+    exclusive_within(lock, WAIT).await
+}
+
+/// The same for who has another lock, for which others wait meanwhile.
+pub(crate) async fn exclusive_soon(lock: &RwLock<()>) -> Option<RwLockWriteGuard<'_, ()>> {
+    exclusive_within(lock, Duration::from_millis(PACKS_LOCK_SOON_MS)).await
+}
+
+async fn exclusive_within(lock: &RwLock<()>, wait: Duration) -> Option<RwLockWriteGuard<'_, ()>> {
     let began = Instant::now();
     loop {
         match lock.try_write() {
             Ok(exclusive) => return Some(exclusive),
-            Err(_) if is_over(began) => return None,
+            Err(_) if began.elapsed() >= wait => return None,
             Err(_) => tokio::time::sleep(pause()).await,
         }
     }

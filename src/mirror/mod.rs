@@ -45,13 +45,14 @@ pub(crate) mod via;
 pub(crate) mod testing;
 
 pub use error::MirrorError;
-pub(crate) use exclusive::blocking_exclusive;
+pub(crate) use exclusive::{blocking_exclusive, exclusive_soon};
 pub(crate) use expire::next_expiry_unix_ms;
 pub use expire::{Expired, Locks};
 pub use git::{Git, TimeLimits};
 #[doc(hidden)]
 pub use listing::{Listing, listed};
 pub use loose::Aside;
+pub(crate) use packs::has_many;
 pub use quiet::Step;
 pub use repack::Joined;
 pub use upload::Upload;

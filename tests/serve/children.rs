@@ -128,6 +128,11 @@ pub(super) fn settings_with_loose(lab: &Lab, git: &str) -> Settings {
     }
     import.finish();
     lab::copy_tree(&path, &lab.mirror("loose"));
+    settings_with_git(lab, git)
+}
+
+/// The settings of a server to which the script `git` is `git`.
+pub(super) fn settings_with_git(lab: &Lab, git: &str) -> Settings {
     let bin = lab.scratch("bin");
     lab::create_dir(&bin);
     fs::write(bin.join("git"), git).unwrap();
