@@ -6,7 +6,7 @@
 //! expiry are not due: a pack that was joined of others is as old as the oldest.
 //!
 //! Before anything goes, under the lock of the refs, refs and the journal are looked at once more; what they have
-//! come to need meanwhile is packed first. While a fetch is between its objects and its refs nothing goes: it
+//! come to need meanwhile is packed first. The lock of the packs is taken for the renames only. While a fetch is between its objects and its refs nothing goes: it
 //! may have taken something for there that is due.
 
 use std::collections::{BTreeSet, HashSet};
@@ -23,7 +23,7 @@ use tokio::sync::RwLock;
 use super::blocking::blocking;
 use super::config;
 use super::error::MirrorError;
-use super::exclusive::exclusive_both;
+use super::exclusive::{exclusive, exclusive_both, exclusive_soon};
 use super::files::loose_ids;
 use super::git::Git;
 use super::journal;
@@ -33,7 +33,7 @@ use super::set_up::format_of;
 use crate::git::stdin_file;
 use crate::limits;
 
-/// The locks of a repository, in the order in which they are taken.
+/// The locks of a repository, in the order in which they are waited for.
 #[derive(Clone, Copy, Debug)]
 pub struct Locks<'a> {
     /// Read while a fetch is between its first look at the mirror and its refs.
@@ -177,14 +177,18 @@ impl Git {
                 due.gone.retain(|pack| !made.contains(&pack.stem));
                 known.extend(new);
             }
-            let locked = exclusive_both(locks.arrivals, locks.packs).await;
-            let Some(_locked) = locked else {
+            let Some(_arrivals) = exclusive(locks.arrivals).await else {
                 return Ok(None);
             };
             let _refs = locks.refs.read().await;
+            // From here on no ref moves, and no fetch begins. This takes tens of ms where there are many
+            // refs: without the lock of the packs, for which requests wait.
             if !self.new_roots(mirror, &known, since).await?.is_empty() {
                 continue;
             }
+            let Some(_packs) = exclusive_soon(locks.packs).await else {
+                continue;
+            };
             // Not on another thread: if this future were dropped, it would go on without the locks.
             return due.remove(mirror).map(Some);
         }

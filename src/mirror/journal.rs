@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use gix::ObjectId;
 
@@ -26,8 +26,21 @@ fn path(mirror: &Path) -> PathBuf {
     mirror.join(NAME)
 }
 
-/// Held while the file is written, of whatever mirror: what one adds another must not lose.
-static WRITING: Mutex<()> = Mutex::new(());
+/// Held while a mirror's file is written: what one adds another must not lose.
+type Writing = Mutex<()>;
+
+/// That of one mirror. Another's disk may take its time.
+fn writing(mirror: &Path) -> Arc<Writing> {
+    static ALL: Mutex<BTreeMap<PathBuf, Weak<Writing>>> = Mutex::new(BTreeMap::new());
+    let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    all.retain(|_, writing| writing.strong_count() > 0);
+    let known = all.get(mirror).and_then(Weak::upgrade);
+    known.unwrap_or_else(|| {
+        let writing = Arc::default();
+        all.insert(mirror.to_owned(), Arc::downgrade(&writing));
+        writing
+    })
+}
 
 /// Adds tips. They are on the disk when this returns.
 pub(super) fn add(
@@ -38,7 +51,8 @@ pub(super) fn add(
     if tips.is_empty() {
         return Ok(());
     }
-    let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+    let writing = writing(mirror);
+    let _writing = writing.lock().unwrap_or_else(PoisonError::into_inner);
     let path = path(mirror);
     let lines: String = tips
         .iter()
@@ -70,7 +84,8 @@ pub(super) fn begin(mirror: &Path) -> Result<(), MirrorError> {
 
 /// Forgets those that are older. From here on there is a journal.
 pub(super) fn forget_before(mirror: &Path, unix_ms: u64) -> Result<(), MirrorError> {
-    let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+    let writing = writing(mirror);
+    let _writing = writing.lock().unwrap_or_else(PoisonError::into_inner);
     let before = read(mirror)?;
     let mut after = before.clone().unwrap_or_default();
     after.0.retain(|_, at| *at >= unix_ms);
@@ -177,6 +192,23 @@ mod tests {
         file.write_all(b"30 0404\0\xff\n7").unwrap();
         add(mirror, &BTreeSet::from([id(4)]), 40).unwrap();
         assert_eq!(now().since(0), BTreeSet::from([id(2), id(3), id(4)]));
+    }
+
+    #[test]
+    fn a_slow_disk_is_waited_for_by_its_own_mirror_only() {
+        let (slow, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let held = writing(slow.path());
+        let held = held.lock().unwrap();
+        add(other.path(), &BTreeSet::from([id(1)]), 10).unwrap();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| add(slow.path(), &BTreeSet::from([id(2)]), 10));
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            assert!(!waits.is_finished(), "two write at the same time");
+            drop(held);
+            waits.join().unwrap().unwrap();
+        });
+        let written = read(slow.path()).unwrap().unwrap();
+        assert_eq!(written.since(0), BTreeSet::from([id(2)]));
     }
 
     #[test]

@@ -220,6 +220,41 @@ fn nothing_goes_while_a_fetch_is_between_its_objects_and_its_refs() {
     is_sound(&s);
 }
 
+/// The look back takes its time where there are many refs; builds, which read packs, do not wait for it.
+#[test]
+fn who_reads_packs_does_not_wait_for_the_look_back() {
+    let s = Scratch::with_commit();
+    s.clone_mirror();
+    let (mirror, locks) = (s.mirror(), OwnLocks::default());
+    let (secret, _) = with_secret(&s);
+    let main = s.upstream(&["rev-parse", "refs/heads/main"]);
+    let many = (0..20_000).map(|n| format!("create refs/tags/t{n} {main}\n"));
+    git_with(
+        &mirror,
+        &["update-ref", "--stdin"],
+        many.collect::<String>().as_bytes(),
+    );
+    git(&mirror, &["pack-refs", "--all"]);
+    age(&mirror, DAY + HOUR);
+    let (due, roots, since) = begin(&s);
+    let mut waited = 0;
+    let read = async {
+        loop {
+            waited += u32::from(locks.packs.try_read().is_err());
+            tokio::task::yield_now().await;
+        }
+    };
+    let removed = run(async {
+        tokio::select! {
+            removed = s.git.remove_due(&mirror, locks.all(), (due, roots), since) => removed,
+            () = read => unreachable!(),
+        }
+    });
+    assert!(removed.unwrap().is_some());
+    assert_eq!(waited, 0, "it held the lock of the packs while it looked");
+    assert!(!has(&mirror, &secret));
+}
+
 /// Branches come every hour and go with the next one, squashed into one commit of main; packs are joined
 /// as after each fetch.
 #[test]
