@@ -32,7 +32,7 @@ pub fn bench(criterion: &mut Criterion) {
                 entry,
                 |entry| {
                     let view = pin(&mirror);
-                    let commit = view.commit.map(|commit| commit.to_string());
+                    let commit = view.checkout.commit.map(|commit| commit.to_string());
                     assert_eq!(commit.as_deref(), Some(&head[..]));
                     let head = Head::read(&view, "file:///bench", &mirror.join("objects"));
                     let head = head.unwrap_or_else(|e| panic!("head: {e}"));

@@ -257,7 +257,7 @@ fn check_route(head: &RequestHead<'_>) {
             repo
         }
         Ok(
-            Route::Snapshot(repo)
+            Route::Snapshot { repo, .. }
             | Route::EnsureRefs(repo)
             | Route::InfoRefs(repo)
             | Route::UploadPack(repo),

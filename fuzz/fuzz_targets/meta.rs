@@ -8,6 +8,8 @@
 
 use std::collections::HashSet;
 
+use gix::ObjectId;
+use gix::hash::Kind;
 use libfuzzer_sys::fuzz_target;
 use sha2::{Digest, Sha256};
 use tarpon::extent::{Extent, Layout, raw_frames};
@@ -15,11 +17,12 @@ use tarpon::manifest::id::EntryId;
 use tarpon::manifest::meta::{Fields, Meta};
 use tarpon::manifest::outline::Outline;
 use tarpon::manifest::record::Linked;
+use tarpon::manifest::want::{Revision, Shape, Want};
 use tarpon_fuzz::Input;
 
 const META: &[u8; 8] = b"tarpon\x1a\n";
 const OUTLINE: &[u8; 8] = b"tarpono\n";
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 const HEAD_BYTES: usize = 8 + 4 + 8;
 const DIGEST_BYTES: usize = 32;
 const RAW_FRAME_BYTES: u64 = 4 << 20;
@@ -122,6 +125,19 @@ fn written(fields: &Fields) -> Vec<u8> {
     };
     let number = |out: &mut Vec<u8>, value: u64| out.extend_from_slice(&value.to_le_bytes());
     text(&mut out, &fields.repository);
+    let (kind, name, id) = match fields.want.revision() {
+        Revision::Head => (0, None, None),
+        Revision::Ref(name) => (1, Some(name), None),
+        Revision::Commit(id) => (2, None, Some(id)),
+        Revision::BranchAt(name, id) => (3, Some(name), Some(id)),
+    };
+    // The shape: all of its history.
+    out.extend([kind, 0]);
+    let parts = [name.map(|name| &name[..]), id.map(|id| id.as_bytes())];
+    for bytes in parts.into_iter().flatten() {
+        number(&mut out, bytes.len() as u64);
+        out.extend_from_slice(bytes);
+    }
     text(&mut out, fields.commit.as_deref().unwrap_or_default());
     out.extend_from_slice(&fields.shown);
     number(&mut out, fields.created_unix_ms);
@@ -255,6 +271,7 @@ fn fields(input: &mut Input<'_>) -> Fields {
     let mut id = [0; 16];
     id[..8].copy_from_slice(&input.u64().to_le_bytes());
     let repository = text(input);
+    let want = want(input);
     let commit = match input.u8() % 4 {
         0 => None,
         1 => Some("0123456789".repeat(4)),
@@ -289,6 +306,7 @@ fn fields(input: &mut Input<'_>) -> Fields {
     Fields {
         id: EntryId::from_bytes(id),
         repository,
+        want,
         commit,
         shown,
         created_unix_ms,
@@ -297,6 +315,22 @@ fn fields(input: &mut Input<'_>) -> Fields {
         layout,
         spool_checksum,
     }
+}
+
+/// A want, or that of a plain request where the name is none.
+fn want(input: &mut Input<'_>) -> Want {
+    let name = format!("refs/heads/{}", text(input)).into();
+    let id = match input.u8() % 2 {
+        0 => ObjectId::null(Kind::Sha1),
+        _ => ObjectId::null(Kind::Sha256),
+    };
+    let revision = match input.u8() % 4 {
+        0 => Revision::Head,
+        1 => Revision::Ref(name),
+        2 => Revision::Commit(id),
+        _ => Revision::BranchAt(name, id),
+    };
+    Want::new(revision, Shape::Full).unwrap_or_default()
 }
 
 fn text(input: &mut Input<'_>) -> String {

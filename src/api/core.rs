@@ -26,6 +26,7 @@ use crate::http::wire::response::{Text, retry_after_s};
 use crate::jobs::plane::Handle;
 use crate::jobs::state::Jobs;
 use crate::limits::PLACE_LOOKS;
+use crate::manifest::want::Named;
 use crate::mirror::Via;
 use crate::repos::catalog::Catalog;
 use crate::repos::error::StartError;
@@ -47,6 +48,8 @@ pub(crate) struct Note {
 pub(super) struct Asked<'r, 'h> {
     pub(super) head: &'r RequestHead<'h>,
     pub(super) repo: Arc<Repo>,
+    /// What of a snapshot, if that is asked for.
+    pub(super) named: Named,
     pub(super) peer: SocketAddr,
 }
 

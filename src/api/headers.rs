@@ -4,6 +4,7 @@ use crate::archive::place::Archive;
 use crate::http::wire::head::RequestHead;
 use crate::http::wire::precondition::{Conditions, Verdict, evaluate, if_range_matches};
 use crate::http::wire::response::Head;
+use crate::manifest::want::Want;
 use crate::repos::repo::Repo;
 use crate::telemetry::metrics::Outcome;
 
@@ -31,6 +32,7 @@ pub(super) fn describe<'b>(head: Head<'b>, archive: &Archive, outcome: Outcome) 
     head.header("Content-Type", "application/zstd")
         .header("Content-Disposition", disposition)
         .header("Accept-Ranges", "bytes")
+        .header("Cache-Control", cache_control(&archive.want))
         .header(
             "X-Cachew-Snapshot-Commit",
             archive.commit.as_deref().unwrap_or(""),
@@ -38,8 +40,20 @@ pub(super) fn describe<'b>(head: Head<'b>, archive: &Archive, outcome: Outcome) 
         .header("Cache-Status", status)
 }
 
-/// Names the bundle that brings the archive up to the mirror's HEAD, if that has moved on.
+/// How long others may answer with it: what a ref leads to is to be asked for again, a commit is always the
+/// same.
+fn cache_control(want: &Want) -> &'static str {
+    match want.commit() {
+        None => "no-cache",
+        Some(_) => "max-age=3600",
+    }
+}
+
+/// Names the bundle that brings the archive of a plain request up to the mirror's HEAD, if that has moved on.
 pub(super) fn name_bundle<'b>(head: Head<'b>, repo: &Repo, archive: &Archive) -> Head<'b> {
+    if !archive.want.is_default() {
+        return head;
+    }
     let mirror = repo.head();
     let ahead = mirror.as_ref().and_then(|mirror| mirror.commit.as_ref());
     match &archive.commit {

@@ -57,6 +57,10 @@ impl Core {
         body: Body,
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
+        let named = match route.named() {
+            Ok(named) => named,
+            Err(reject) => return self.refuse_repository(head, repo, 400, reject.message, out),
+        };
         let known = match head.method {
             // Asking what there is must not make anything known.
             Method::Head => self.known(repo),
@@ -74,7 +78,12 @@ impl Core {
             return self.refuse_repository(head, repo, 404, NOTHING_CACHED, out);
         };
         repo.asked.note();
-        let asked = Asked { head, repo, peer };
+        let asked = Asked {
+            head,
+            repo,
+            named,
+            peer,
+        };
         match route {
             Route::Bundle { base, .. } => self.bundle(&asked, base, out).await,
             Route::EnsureRefs(_) => self.ensure_refs(&asked, body, out).await,
@@ -195,7 +204,7 @@ impl Service for Core {
             Err(reject) => return self.reject(head, &reject, out),
         };
         match route {
-            Route::Snapshot(repo)
+            Route::Snapshot { repo, .. }
             | Route::Bundle { repo, .. }
             | Route::EnsureRefs(repo)
             | Route::InfoRefs(repo)

@@ -19,8 +19,10 @@ use crate::http::wire::precondition::{Conditions, Verdict, evaluate, if_range_ma
 use crate::http::wire::range::{Requested, Selection, requested};
 use crate::http::wire::response::Head;
 use crate::http::wire::{Method, Version};
+use crate::jobs::asker::ClientPart;
 use crate::jobs::heal::Doubt;
 use crate::limits::{DOUBT_WAIT_MS, LIVE_ONLY_LOOK_MS, LIVE_ONLY_WAIT_MS, LOOKS_MAX};
+use crate::manifest::want::Want;
 use crate::repos::builds::{Started, Ticket};
 use crate::repos::error::StartError;
 use crate::repos::repo::{Found, Repo};
@@ -43,6 +45,12 @@ enum Part {
     Unsatisfiable { total: u64 },
 }
 
+/// A build that others may follow, too.
+struct Build {
+    want: Arc<Want>,
+    ticket: Ticket,
+}
+
 /// Why an archive that was found cannot be read.
 enum Unreadable {
     /// Its files cannot be opened.
@@ -59,10 +67,24 @@ impl Core {
         if asked.head.method != Method::Head {
             return self.get(asked, out).await;
         }
-        match asked.repo.current() {
+        match self.cached(asked).await {
             Some(archive) => self.head_only(asked, &archive, out),
             None => self.failed(asked, 404, NOTHING_CACHED, out),
         }
+    }
+
+    /// The archive that there is of what is asked for.
+    async fn cached(&self, asked: &Asked<'_, '_>) -> Option<Arc<Archive>> {
+        let repo = &asked.repo;
+        if asked.named.is_default() {
+            return repo.current();
+        }
+        if let Some((_, Found::Hit(archive))) = repo.find_known(&asked.named) {
+            return Some(archive);
+        }
+        let (at, named) = (repo.clone(), asked.named.clone());
+        let want = self.ask(move |jobs| jobs.resolve_here(at, named)).await;
+        repo.archive_of(&*want.ok()?)
     }
 
     /// Answers `GET`: finds an archive, or has one built, and reads it.
@@ -81,8 +103,8 @@ impl Core {
         let mut looks = 0;
         while looks < LOOKS_MAX {
             looks += 1;
-            let (found, outcome, ticket) = self.find(asked).await;
-            let archive = match found {
+            let (started, outcome, build) = self.find(asked).await;
+            let archive = match started {
                 Ok(archive) => archive,
                 Err(StartError { status, message }) => {
                     return self.failed(asked, status, &message, out);
@@ -110,12 +132,12 @@ impl Core {
                         Status::Failed(why) => failure = Some(why),
                         // It came too late for this one, which is no fault of any: the wait is what is
                         // bounded.
-                        _ if ticket.is_some() => looks -= 1,
+                        _ if build.is_some() => looks -= 1,
                         _ => {}
                     }
                     // The next build can only begin when this one has ended, or waits for slow
                     // clients.
-                    if !wait_over(repo, ticket, until).await {
+                    if !wait_over(repo, build, until).await {
                         let message = format!(
                             "the server's disk takes nothing more, and the builds of {} go on at \
                              the pace of slow clients; try again later, or clone it from upstream",
@@ -140,7 +162,7 @@ impl Core {
         let is_it = |archive: &Arc<Archive>| {
             archive.repository == repo.name && archive.etag.as_bytes() == tag
         };
-        let current = repo.current().filter(is_it);
+        let current = repo.archives().into_iter().find(is_it);
         let Some(archive) = current.or_else(|| self.catalog.retired.find(is_it)) else {
             return;
         };
@@ -160,21 +182,30 @@ impl Core {
     /// download in parts goes on with the parts of the archive that it began with.
     fn superseded(&self, asked: &Asked<'_, '_>) -> Option<Arc<Archive>> {
         let repo = &asked.repo;
-        let named = |archive: &Arc<Archive>| names(asked.head, archive);
+        let is_it = |archive: &Arc<Archive>| {
+            asked.named.may_mean(&archive.want) && names(asked.head, archive)
+        };
         if asked.head.if_match.is_absent() && asked.head.if_range.is_none() {
             return None;
         }
-        if repo.current().as_ref().is_some_and(named) {
-            return None;
+        if let Some(current) = repo.archives().into_iter().find(is_it) {
+            // That of a ref can be one that whoever asks anew does not get any more.
+            return (!current.want.is_default()).then_some(current);
         }
         self.catalog
             .retired
-            .find(|archive| archive.repository == repo.name && named(archive))
+            .find(|archive| archive.repository == repo.name && is_it(archive))
     }
 
-    /// Finds an archive, or has one built; with the build's ticket if there is a build.
-    async fn find(&self, asked: &Asked<'_, '_>) -> (Started, Outcome, Option<Ticket>) {
+    /// Finds an archive, or has one built; with the build if there is one.
+    async fn find(&self, asked: &Asked<'_, '_>) -> (Started, Outcome, Option<Build>) {
         let repo = &asked.repo;
+        if !asked.named.is_default() {
+            return match self.find_named(asked).await {
+                Ok((want, found)) => self.begin(want, found, None).await,
+                Err(why) => (Err(why), Outcome::Build, None),
+            };
+        }
         if let Some(archive) = repo.current() {
             return (Ok(archive), Outcome::Hit, None);
         }
@@ -186,17 +217,42 @@ impl Core {
                 Err(why) => return (Err(why), Outcome::Build, None),
             };
         }
-        let (mut ticket, outcome) = match repo.find() {
+        self.begin(Arc::default(), repo.find(), part).await
+    }
+
+    /// Finds what a request names: where it is not known, by a look at the mirror.
+    async fn find_named(&self, asked: &Asked<'_, '_>) -> Result<(Arc<Want>, Found), StartError> {
+        let repo = &asked.repo;
+        if let Some(known) = repo.find_known(&asked.named) {
+            return Ok(known);
+        }
+        let (at, named, client) = (repo.clone(), asked.named.clone(), asked.peer.ip());
+        let want = self
+            .ask(move |jobs| jobs.resolve(at, named, client))
+            .await?;
+        let found = repo.find_want(&want);
+        Ok((want, found))
+    }
+
+    /// Has what was found built, if that is for this request to do, and waits for a build to begin.
+    async fn begin(
+        &self,
+        want: Arc<Want>,
+        found: Found,
+        part: Option<ClientPart>,
+    ) -> (Started, Outcome, Option<Build>) {
+        let (mut ticket, outcome) = match found {
             Found::Hit(archive) => return (Ok(archive), Outcome::Hit, None),
             Found::Following(ticket) => (ticket, Outcome::Follow),
-            Found::Failing(why) => return (Err(why), Outcome::Build, None),
+            Found::Refused(why) => return (Err(why), Outcome::Build, None),
             Found::Vacant(permit) => {
                 let ticket = permit.ticket();
                 self.plane.spawn(move |jobs| jobs.build(permit, part));
                 (ticket, Outcome::Build)
             }
         };
-        (wait_begun(&mut ticket).await, outcome, Some(ticket))
+        let started = wait_begun(&mut ticket).await;
+        (started, outcome, Some(Build { want, ticket }))
     }
 
     /// Answers from an archive, unless it cannot be read after all.
@@ -442,13 +498,13 @@ async fn wait_begun(ticket: &mut Ticket) -> Started {
     }
 }
 
-/// Waits until a request would find something else than the build of `ticket`. False if that is not
+/// Waits until a request would find something else than this build. False if that is not
 /// before `until`.
-async fn wait_over(repo: &Repo, ticket: Option<Ticket>, until: Instant) -> bool {
-    let Some(mut ticket) = ticket else {
+async fn wait_over(repo: &Repo, build: Option<Build>, until: Instant) -> bool {
+    let Some(Build { want, mut ticket }) = build else {
         return true;
     };
-    while repo.follows(&ticket) {
+    while repo.follows(&want, &ticket) {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return false;

@@ -321,7 +321,7 @@ mod tests {
     fn archive(number: u8) -> Arc<Archive> {
         let id = EntryId::from_bytes([number; 16]);
         let name = Arc::from("host/path");
-        let growing = Archive::growing(id, name, None, [0; 32], u64::from(number));
+        let growing = Archive::growing(id, name, Arc::default(), None, [0; 32], u64::from(number));
         Arc::new(growing)
     }
 

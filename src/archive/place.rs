@@ -14,6 +14,7 @@ use crate::limits::DOUBT_INTERVAL_MS;
 use crate::manifest::id::EntryId;
 use crate::manifest::meta::Meta;
 use crate::manifest::record::Linked;
+use crate::manifest::want::Want;
 
 /// The open files of an archive.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub(crate) struct Archive {
     pub etag: String,
     /// `host/path` of the repository.
     pub repository: Arc<str>,
+    /// What of it this is.
+    pub want: Arc<Want>,
     /// HEAD's commit as hex; `None` when HEAD points nowhere.
     pub commit: Option<String>,
     /// Of what it shows: whether it is up to date.
@@ -89,6 +92,7 @@ impl Archive {
     pub(crate) fn growing(
         id: EntryId,
         repository: Arc<str>,
+        want: Arc<Want>,
         commit: Option<String>,
         shown: [u8; 32],
         created_unix_ms: u64,
@@ -97,6 +101,7 @@ impl Archive {
             id,
             etag: format!("\"{id}\""),
             repository,
+            want,
             commit,
             shown,
             created_unix_ms,
@@ -115,6 +120,7 @@ impl Archive {
             id: fields.id,
             etag: format!("\"{}\"", fields.id),
             repository: Arc::from(fields.repository),
+            want: Arc::new(fields.want),
             commit: fields.commit,
             shown: fields.shown,
             created_unix_ms: fields.created_unix_ms,

@@ -6,10 +6,11 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use gix::ObjectId;
 use sha2::{Digest, Sha256};
 
 use crate::manifest::id::EntryId;
-use crate::refs::MirrorRefs;
+use crate::manifest::want::{Revision, Shape, Want};
 use crate::snapshot::produce::made_with;
 use crate::snapshot::view::View;
 
@@ -29,14 +30,38 @@ impl Parts {
 
 /// A digest of all that a snapshot of these refs shows, whatever form its objects have: two of the same one
 /// are equally up to date. What tags lead to follows from what they are, and HEAD's tree from its commit.
-pub(super) fn shown(refs: &MirrorRefs, url: &str, level: i32) -> [u8; 32] {
+/// `target` is the commit of the ref that is wanted, if it is not among those that are shown.
+pub(super) fn shown(
+    want: &Want,
+    refs: &[u8; 32],
+    target: Option<ObjectId>,
+    url: &str,
+    level: i32,
+) -> [u8; 32] {
     let mut parts = Parts::default();
     parts.add(&[ARCHIVE_FORMAT]);
     // Format, level, libraries.
     parts.add(&made_with(level));
     parts.add(url.as_bytes());
-    parts.add(&refs.digest());
+    parts.add(refs);
+    if !want.is_default() {
+        add_want(&mut parts, want);
+        parts.add(target.as_ref().map_or(&[], |id| id.as_bytes()));
+    }
     parts.0.finalize().into()
+}
+
+fn add_want(parts: &mut Parts, want: &Want) {
+    let Shape::Full = want.shape();
+    let (kind, name, id) = match want.revision() {
+        Revision::Head => ("HEAD", None, None),
+        Revision::Ref(name) => ("ref", Some(name), None),
+        Revision::Commit(id) => ("commit", None, Some(id)),
+        Revision::BranchAt(name, id) => ("branch at", Some(name), Some(id)),
+    };
+    parts.add(kind.as_bytes());
+    parts.add(name.map_or(&[], |name| name.as_slice()));
+    parts.add(id.map_or(&[], |id| id.as_bytes()));
 }
 
 /// The id of the archive that shows this: the same for the same bytes, another for any other. The packs

@@ -24,9 +24,11 @@ use crate::archive::spool::not_kept;
 use crate::io::disk::DiskFile;
 use crate::io::sched;
 use crate::limits::HEAP_TRIM_QUIET_MS;
+use crate::manifest::want::Want;
 use crate::mirror::Git;
 use crate::repos::error::StartError;
 use crate::repos::repo::{Permit, RefsEpoch, Repo};
+use crate::snapshot::checkout::NoRef;
 use crate::snapshot::ring::panic_text;
 use crate::telemetry::metrics::{Event, Level};
 
@@ -38,6 +40,11 @@ impl Jobs {
         if let Err(e) = self.ensure_mirror_with(part, &repo, &asker).await {
             return permit.refuse(e);
         }
+        // Each has a thread, and waits for its turn of the encoders.
+        let _place = match permit.want().is_default() {
+            true => None,
+            false => self.semaphores.wants.acquire().await.ok(),
+        };
         let (shop, plane) = (self.shop.clone(), self.plane.clone());
         let (git, stop) = (self.git.clone(), self.stop.clone());
         let (done, built) = oneshot::channel();
@@ -76,26 +83,29 @@ impl Jobs {
         let Built {
             permit,
             archive,
+            base,
             epoch,
             end,
         } = built;
-        end.note(&self.meter, repo, &archive.fanout);
+        end.note(&self.meter, repo, &archive);
         self.tidy_heap_later();
         let is_wasteful = match end {
             End::Complete { is_wasteful } => is_wasteful,
             End::BadBase(_) => {
                 drop(permit);
-                return self.replace_base(repo).await;
+                return self.replace_base(repo, base).await;
             }
             _ => return drop(permit),
         };
+        let want = archive.want.clone();
         self.publish(repo, archive, epoch).await;
         // The next build can begin when nobody holds the permit any more.
         drop(permit);
         // The mirror may have moved while it was built.
         self.rebuild(repo);
-        if is_wasteful {
-            self.compact(repo);
+        // What is for ever the same shares its frames with others for as long as these are there.
+        if is_wasteful && want.follows() {
+            self.compact(repo, &want);
         }
     }
 
@@ -114,8 +124,8 @@ impl Jobs {
 
     /// Has the current snapshot built once more, unless something else is built: it takes all frames over,
     /// into files that hold little else. Its bytes and its id are the same.
-    fn compact(self: &Rc<Self>, repo: &Arc<Repo>) {
-        if let Some(permit) = repo.build_again() {
+    fn compact(self: &Rc<Self>, repo: &Arc<Repo>, want: &Arc<Want>) {
+        if let Some(permit) = repo.build_again(want) {
             tracing::info!(repository = &*repo.name, "joining files of frames");
             spawn_local(self.clone().build(permit, None));
         }
@@ -136,6 +146,7 @@ impl Jobs {
         let bytes = bytes.await.ok().and_then(Result::ok).unwrap_or(0);
         tracing::info!(
             repository = &*repo.name,
+            want = %archive.want,
             id = archive.id.as_str(),
             commit = archive.commit.as_deref(),
             wire_bytes = archive.fanout.wire_bytes(),
@@ -196,6 +207,8 @@ struct Built {
     /// `None` while the build goes on for its last readers.
     permit: Option<Permit>,
     archive: Arc<Archive>,
+    /// What it took over from.
+    base: Option<Arc<Archive>>,
     /// Of the refs before they were read.
     epoch: RefsEpoch,
     end: End,
@@ -215,8 +228,8 @@ fn run(
     done: oneshot::Sender<Built>,
 ) {
     sched::be_prompt();
-    let repo = permit.repo().clone();
-    let begin = || begin(shop, &repo, git, stop.clone());
+    let (repo, want) = (permit.repo().clone(), permit.want().clone());
+    let begin = || begin(shop, &repo, &want, git, stop.clone());
     let mut begun = catch_unwind(AssertUnwindSafe(begin));
     if matches!(&begun, Ok(Err(e)) if e.is_disk_full()) {
         wait_for_room(plane, &repo.name);
@@ -224,10 +237,12 @@ fn run(
     }
     let begun = match begun {
         Ok(Ok(begun)) => begun,
+        Ok(Err(BeginError::NoRef(e))) => return permit.refuse(no_ref(&repo, &e)),
         Ok(Err(e)) => return refuse(shop, permit, e.into()),
         Err(panic) => return refuse(shop, permit, End::Failed(panicked(&*panic))),
     };
     let (archive, epoch) = (begun.archive.clone(), begun.epoch);
+    let base = begun.base.clone();
     let meter = &shop.meter;
     meter.up(Level::BuildsRunning);
     shop.add_running(&archive.fanout);
@@ -249,6 +264,7 @@ fn run(
     let _ = done.send(Built {
         permit,
         archive,
+        base,
         epoch,
         end,
     });
@@ -263,6 +279,14 @@ fn panicked(panic: &(dyn std::any::Any + Send)) -> String {
     format!("a panic: {}", panic_text(panic))
 }
 
+/// What is wanted has gone since somebody has looked for it.
+fn no_ref(repo: &Repo, gone: &NoRef) -> StartError {
+    StartError {
+        status: 404,
+        message: format!("{}: {gone}", repo.name),
+    }
+}
+
 fn refuse(shop: &Workshop, permit: Permit, end: End) {
     let repository = permit.repo().name.clone();
     let repository = &*repository;
@@ -270,7 +294,7 @@ fn refuse(shop: &Workshop, permit: Permit, end: End) {
         return;
     };
     tracing::error!(repository, "build could not begin: {why}");
-    end.count(&shop.meter, permit.repo());
+    end.count(&shop.meter, permit.repo(), permit.want());
     permit.refuse(StartError {
         status: match end {
             End::Abandoned(_) => 503,

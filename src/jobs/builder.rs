@@ -15,7 +15,7 @@ use super::end::End;
 use super::entry::{
     Begun, Keep, LinkedUnread, Place, Placed, SpoolJob, place, prepare, wait_for_room,
 };
-use super::pinned::{BeginError, pin_prepared};
+use super::pinned::{BeginError, Pinned, pin_prepared};
 use super::workshop::Workshop;
 use crate::archive::open_files::{OpenError, OpenFiles};
 use crate::archive::place::{Archive, Files, Names};
@@ -26,6 +26,7 @@ use crate::io::sched;
 use crate::io::shortage::is_disk_full;
 use crate::limits::{ENCODER_NICE, SMALL_BUILD_NICE};
 use crate::manifest::outline::Outline;
+use crate::manifest::want::Want;
 use crate::mirror::Git;
 use crate::repos::repo::Repo;
 use crate::snapshot::output::{BuildError, Spool};
@@ -74,6 +75,7 @@ fn take(shop: &Workshop, base: Base, stop: &watch::Receiver<bool>) -> Option<Reu
 pub(super) fn begin<'r>(
     shop: &Workshop,
     repo: &'r Repo,
+    want: &Arc<Want>,
     git: &Git,
     stop: watch::Receiver<bool>,
 ) -> Result<Begun<'r>, BeginError> {
@@ -81,30 +83,50 @@ pub(super) fn begin<'r>(
     let (epoch, created_unix_ms) = (repo.epoch(), unix_ms());
     let started = Instant::now();
     // A build that failed may have failed for what it was built on.
-    let base = repo.current().filter(|_| !repo.is_failing());
-    let base = base.and_then(|base| Base::open(&base.dir()));
-    let base = match repo.holds_expired() {
-        true => base.map(Base::without_dead),
-        false => base,
+    let commit = want.commit().map(|id| id.to_string());
+    let base = match repo.is_failing_at(want) {
+        true => None,
+        false => repo.base_of(want, commit.as_deref()),
     };
     // Before the mirror is locked: it may have to be read.
-    let reuse = base.and_then(|base| take(shop, base, &stop));
-    let (pinned, view, sources) = pin_prepared(repo, git, stop)?;
+    let reuse = base.as_ref().and_then(|(archive, is_expired)| {
+        let base = Base::open(&archive.dir())?;
+        let base = match is_expired {
+            true => base.without_dead(),
+            false => base,
+        };
+        take(shop, base, &stop)
+    });
+    let Pinned {
+        guard: pinned,
+        view,
+        target,
+        sources,
+    } = pin_prepared(repo, want, git, stop)?;
     let pinned_us = started.elapsed().as_micros() as u64;
-    let shown = shown(&view.refs, &repo.url, shop.level);
+    let digest = view.refs.digest();
+    let shown = shown(want, &digest, target, &repo.url, shop.level);
     let id = archive_id(&shown, &view, &repo.mirror);
     let id = id.map_err(|source| BeginError::Io {
         op: "read what the mirror's packs end with",
         source,
     })?;
-    let commit = view.commit.map(|c| c.to_string());
+    let commit = view.checkout.commit.map(|c| c.to_string());
     let head = produce::Head::read(&view, &repo.url, &repo.mirror.join("objects"))?;
     let places = shop.open_files.reserve(view.packs.len() + 1)?;
-    let name = repo.name.clone();
-    let archive = Archive::growing(id, name, commit, shown, created_unix_ms);
+    let (name, wanted) = (repo.name.clone(), want.clone());
+    let archive = Archive::growing(id, name, wanted, commit, shown, created_unix_ms);
     let begun_us = started.elapsed().as_micros() as u64;
     let shows = archive.commit.as_deref();
-    tracing::info!(repository = &*repo.name, %id, commit = shows, pinned_us, begun_us, "building");
+    tracing::info!(
+        repository = &*repo.name,
+        %want,
+        %id,
+        commit = shows,
+        pinned_us,
+        begun_us,
+        "building"
+    );
     Ok(Begun {
         repo,
         view,
@@ -112,6 +134,7 @@ pub(super) fn begin<'r>(
         head,
         archive: Arc::new(archive),
         reuse: reuse.unwrap_or_default(),
+        base: base.map(|(archive, _)| archive),
         epoch,
         pinned,
         places,
@@ -251,7 +274,9 @@ fn fits(shop: &Workshop, repo: &Repo, archive: &Archive) -> bool {
             "the snapshot is larger than all that may be kept (--cache-limit): it is served and not kept"
         );
     }
-    repo.notes.set_too_large((!fits).then_some(bytes));
+    if archive.want.is_default() {
+        repo.notes.set_too_large((!fits).then_some(bytes));
+    }
     fits
 }
 

@@ -1,9 +1,11 @@
 //! How builds end, and what follows from it for those who ask next.
 
 use std::error::Error;
+use std::sync::Arc;
 
-use crate::archive::fanout::Fanout;
+use crate::archive::place::Archive;
 use crate::io::shortage::is_shortage;
+use crate::manifest::want::Want;
 use crate::repos::repo::Repo;
 use crate::snapshot::output::BuildError;
 use crate::telemetry::metrics::{BuildResult, Event, Meter};
@@ -48,12 +50,12 @@ impl End {
     }
 
     /// Notes it where those look who ask next, before they can ask, and tells the readers.
-    pub(super) fn note(&self, meter: &Meter, repo: &Repo, fanout: &Fanout) {
-        let repository = &*repo.name;
-        self.count(meter, repo);
+    pub(super) fn note(&self, meter: &Meter, repo: &Repo, archive: &Archive) {
+        let (repository, fanout) = (&*repo.name, &archive.fanout);
+        self.count(meter, repo, &archive.want);
         match self {
             End::Complete { .. } => {}
-            End::LiveOnly => repo.set_built(),
+            End::LiveOnly => repo.set_built(&archive.want),
             End::Abandoned(why) => {
                 fanout.fail(why);
                 tracing::warn!(repository, "build given up: {why}");
@@ -66,13 +68,13 @@ impl End {
     }
 
     /// Counts it. Only a failure counts against the repository.
-    pub(super) fn count(&self, meter: &Meter, repo: &Repo) {
+    pub(super) fn count(&self, meter: &Meter, repo: &Repo, want: &Arc<Want>) {
         let result = match self {
             End::Complete { .. } => BuildResult::Complete,
             End::LiveOnly => BuildResult::LiveOnly,
             End::Abandoned(_) => BuildResult::Abandoned,
             End::Failed(why) | End::BadBase(why) => {
-                repo.set_not_built(why);
+                repo.set_not_built(want, why);
                 BuildResult::Failed
             }
         };

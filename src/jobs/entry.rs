@@ -22,6 +22,7 @@ use crate::limits::{FULL_WAIT_MS, META_BYTES_MAX};
 use crate::manifest::meta::{FRAMES_NAME, Fields, META_NAME, Meta};
 use crate::manifest::outline::Outline;
 use crate::manifest::record::Linked;
+use crate::manifest::want::Want;
 use crate::mirror::own::replace_by_copy;
 use crate::repos::repo::{RefsEpoch, Repo};
 use crate::snapshot::produce::{self, Input, Opened};
@@ -57,8 +58,9 @@ pub(super) struct Begun<'r> {
     pub sources: Vec<Source>,
     pub head: produce::Head,
     pub archive: Arc<Archive>,
-    /// What the snapshot that is served now has.
+    /// What an earlier snapshot has, and which it is.
     pub reuse: Reuse,
+    pub base: Option<Arc<Archive>>,
     /// Of the refs before they were read.
     pub epoch: RefsEpoch,
     /// Keeps the files in the mirror until they are linked.
@@ -242,7 +244,7 @@ fn make_entry(
     reuse: &Reuse,
 ) -> Result<(Staging, Files), BeginError> {
     let packs_bytes = begun.view.packs.iter().map(|pack| pack.bytes).sum();
-    check_size(shop, begun.repo, packs_bytes)?;
+    check_size(shop, begun, packs_bytes)?;
     let mut staging = shop.catalog.state.staging()?;
     for source in &begun.sources {
         link_pack(shop, begun.repo, &mut staging, source)?;
@@ -268,12 +270,10 @@ fn make_entry(
 
 /// What is larger than all that there may be is not kept, nor is what was when it was built last: everything
 /// else would leave for it in vain.
-fn check_size(shop: &Workshop, repo: &Repo, packs_bytes: u64) -> Result<(), BeginError> {
-    let bytes = repo
-        .notes
-        .too_large_bytes()
-        .unwrap_or_default()
-        .max(packs_bytes);
+fn check_size(shop: &Workshop, begun: &Begun<'_>, packs_bytes: u64) -> Result<(), BeginError> {
+    let before = begun.repo.notes.too_large_bytes();
+    let before = before.filter(|_| begun.archive.want.is_default());
+    let bytes = before.unwrap_or_default().max(packs_bytes);
     let limit_bytes = shop.catalog.usage.marks().high_bytes;
     match bytes > limit_bytes {
         true => Err(BeginError::TooLarge { bytes, limit_bytes }),
@@ -348,6 +348,7 @@ pub(super) fn prepare(
     let meta = Meta::new(Fields {
         id: archive.id,
         repository: archive.repository.to_string(),
+        want: Want::clone(&archive.want),
         commit: archive.commit.clone(),
         shown: archive.shown,
         created_unix_ms: archive.created_unix_ms,

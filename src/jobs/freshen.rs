@@ -261,6 +261,9 @@ impl Jobs {
         if let Some(permit) = repo.rebuild() {
             spawn_local(self.clone().build(permit, None));
         }
+        for permit in repo.rebuild_others() {
+            spawn_local(self.clone().build(permit, None));
+        }
     }
 
     /// Removes what a comparison that failed has left, unless something else writes packs. It

@@ -132,20 +132,17 @@ impl Jobs {
             Damaged::Mirror { repo, fault } => {
                 let repository = &*repo.name;
                 tracing::error!(repository, "the mirror has rotted: {fault}");
-                // Its snapshot shares its packs.
-                let entry = match repo.current() {
-                    Some(archive) => {
-                        let condemned = self.look_at_entry(&repo, &archive).await;
-                        condemned.map(|(permit, _)| (archive, permit))
+                // Its snapshots share its packs.
+                let mut permits = Vec::new();
+                for archive in repo.archives() {
+                    if let Some((permit, _)) = self.look_at_entry(&repo, &archive).await {
+                        self.remove_entry(&archive).await;
+                        permits.extend(permit);
                     }
-                    None => None,
-                };
-                if let Some((archive, _)) = &entry {
-                    self.remove_entry(archive).await;
                 }
                 self.replace_mirror(&repo).await;
-                if let Some((_, Some(permit))) = entry {
-                    self.build(permit, None).await;
+                for permit in permits {
+                    self.clone().build(permit, None).await;
                 }
             }
         }
@@ -179,8 +176,12 @@ impl Jobs {
     }
 
     /// Looks at the snapshot that a build could not be built on, and has it built anew.
-    pub(super) async fn replace_base(self: &Rc<Self>, repo: &Arc<Repo>) {
-        let Some(archive) = repo.current() else {
+    pub(super) async fn replace_base(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        base: Option<Arc<Archive>>,
+    ) {
+        let Some(archive) = base else {
             return;
         };
         match self.look_at_entry(repo, &archive).await {
@@ -210,7 +211,7 @@ impl Jobs {
     ) {
         // Whoever builds meanwhile does not keep what it links of this one.
         self.remove_entry(archive).await;
-        self.look_at_newer(repo, archive).await;
+        self.look_at_others(repo, archive).await;
         let is_linked = matches!(fault, Fault::Damaged { is_linked, .. } if *is_linked);
         if is_linked && self.has_rotted(repo).await {
             self.replace_mirror(repo).await;
@@ -220,16 +221,17 @@ impl Jobs {
         }
     }
 
-    /// The current snapshot, if it is another one than that which has rotted: it can link the same files.
-    async fn look_at_newer(self: &Rc<Self>, repo: &Arc<Repo>, rotten: &Arc<Archive>) {
-        let current = repo.current().filter(|now| !Arc::ptr_eq(now, rotten));
-        let Some(current) = current else {
-            return;
-        };
-        if let Some((permit, _)) = self.look_at_entry(repo, &current).await {
-            self.remove_entry(&current).await;
-            if let Some(permit) = permit {
-                self.clone().build(permit, None).await;
+    /// The snapshots that are others than the one which has rotted: they can link the same files.
+    async fn look_at_others(self: &Rc<Self>, repo: &Arc<Repo>, rotten: &Arc<Archive>) {
+        for other in repo.archives() {
+            if Arc::ptr_eq(&other, rotten) {
+                continue;
+            }
+            if let Some((permit, _)) = self.look_at_entry(repo, &other).await {
+                self.remove_entry(&other).await;
+                if let Some(permit) = permit {
+                    self.clone().build(permit, None).await;
+                }
             }
         }
     }
@@ -273,7 +275,7 @@ impl Jobs {
             Ok(()) => {
                 tracing::warn!(repository = &*repo.name, "the mirror was cloned anew");
                 // What failed on the old one can be tried on this.
-                repo.set_built();
+                repo.set_mended();
                 self.look_at_head(repo).await;
                 repo.set_fresh(unix_began_ms, began);
                 repo.notes.set_clonable();

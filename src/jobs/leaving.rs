@@ -88,6 +88,12 @@ impl Listing<'_> {
             .as_ref()
             .map_or(0, |archive| archive.last_used_unix_ms());
         let used = used.max(repo.asked.unix_ms());
+        let mut others = repo.archives();
+        others.retain(|archive| !archive.want.is_default());
+        let others = others
+            .into_iter()
+            .filter_map(|archive| self.other(repo, archive));
+        let others = others.collect();
         let snapshot = current.and_then(|archive| {
             let pinned = archive.fanout.readers() > 0 || repo.is_building();
             let (dir, cost) = (archive.dir(), snapshot_cost(&archive));
@@ -111,9 +117,19 @@ impl Listing<'_> {
         });
         Holding {
             superseded: self.superseded(replaced),
+            others,
             snapshot,
             mirror,
         }
+    }
+
+    /// Something else than what a plain request is answered from.
+    fn other(&mut self, repo: &Arc<Repo>, archive: Arc<Archive>) -> Option<Candidate> {
+        let pinned = archive.fanout.readers() > 0 || repo.is_building_for(&archive.want);
+        let (dir, cost) = (archive.dir(), snapshot_cost(&archive));
+        let used = archive.last_used_unix_ms();
+        let leaver = Leaver::Snapshot(repo.clone(), archive);
+        self.candidate(dir, leaver, pinned, cost, used)
     }
 
     fn superseded(&mut self, replaced: Vec<Arc<Archive>>) -> Vec<Candidate> {

@@ -12,6 +12,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 use super::flights::{Duty, take_duty};
 use super::state::Jobs;
 use super::upkeep::{Ended, Use};
+use crate::archive::place::Archive;
 use crate::io::clock::unix_ms;
 use crate::limits::{JOIN_WAIT_MS, MAINTENANCE_LIMIT_MS, MAINTENANCE_LOOK_MS};
 use crate::manifest::record::Linked;
@@ -152,7 +153,7 @@ impl Jobs {
         }
         let made = git.join_to_geometry(&repo.mirror, &repo.locks.packs).await;
         match self.note(repo, "packs joined", made.map(joined)) {
-            Some(MaintenanceResult::Joined) => repo.set_outdated(),
+            Some(MaintenanceResult::Joined) => self.retire(repo.set_outdated()),
             Some(MaintenanceResult::Busy) => return Ended::PutOff,
             Some(MaintenanceResult::CutOff) => return Ended::CutOff,
             _ => {}
@@ -194,11 +195,11 @@ impl Jobs {
         let result = self.note(repo, "unreachable objects removed", made);
         if result == Some(MaintenanceResult::Expired) {
             repo.aside.set(Aside::default());
-            repo.set_expired();
+            self.retire(repo.set_expired());
         }
         if !repo.holds_expired() && self.keeps_old_packs(repo).await {
             // A server that ended before it could build anew.
-            repo.set_expired();
+            self.retire(repo.set_expired());
         }
         if repo.holds_expired() {
             self.rebuild(repo);
@@ -206,20 +207,30 @@ impl Jobs {
         result
     }
 
-    /// Whether the snapshot was made before the expiry began and has packs that the mirror has no more.
-    async fn keeps_old_packs(&self, repo: &Repo) -> bool {
-        let Some(archive) = repo.current() else {
-            return false;
-        };
-        let expiry_ms = self.config.unreachable_expiry.as_millis() as u64;
-        if unix_ms().saturating_sub(archive.created_unix_ms) < expiry_ms {
-            return false;
+    /// What is not served any more, and who has begun with it may go on with.
+    fn retire(&self, archives: Vec<Arc<Archive>>) {
+        for archive in archives {
+            archive.close_if_idle();
+            self.catalog.retired.add(archive);
         }
+    }
+
+    /// Whether a snapshot was made before the expiry began and has packs that the mirror has no more.
+    async fn keeps_old_packs(&self, repo: &Repo) -> bool {
+        let expiry_ms = self.config.unreachable_expiry.as_millis() as u64;
+        let is_old =
+            |archive: &Arc<Archive>| unix_ms().saturating_sub(archive.created_unix_ms) >= expiry_ms;
+        let mut old = repo.archives();
+        old.retain(is_old);
         let mirror = repo.mirror.clone();
         let looked = spawn_blocking(move || {
-            let names = archive.names().map_or(&[][..], |names| &names.linked);
-            let is_pack = |path: &&Linked| path.path.ends_with(".pack");
-            let mut packs = names.iter().filter(is_pack);
+            let names = |archive: &Arc<Archive>| {
+                archive
+                    .names()
+                    .map_or(Vec::new(), |names| names.linked.clone())
+            };
+            let is_pack = |path: &Linked| path.path.ends_with(".pack");
+            let mut packs = old.iter().flat_map(names).filter(is_pack);
             packs.any(|pack| !mirror.join(&pack.path).exists())
         });
         looked.await.unwrap_or(false)

@@ -6,7 +6,7 @@
 
 mod absent;
 mod archive_id;
-mod asker;
+pub(crate) mod asker;
 mod build;
 mod builder;
 pub(crate) mod bundle;
@@ -23,6 +23,7 @@ mod maintain;
 mod pinned;
 pub(crate) mod plane;
 mod refs;
+mod resolve;
 mod room;
 pub(crate) mod scrub;
 mod semaphores;

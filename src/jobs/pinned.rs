@@ -11,9 +11,12 @@ use tokio::sync::{RwLockReadGuard, watch};
 use crate::archive::open_files::OpenError;
 use crate::io::shortage::{Detail, is_disk_full};
 use crate::limits::PREPARED_MAX;
+use crate::manifest::want::Want;
 use crate::mirror::Git;
 use crate::refs::MirrorRefs;
 use crate::repos::repo::Repo;
+use crate::snapshot::checkout::{Checkout, NoRef};
+use crate::snapshot::lookup::{Leads, LookupError, Objects};
 use crate::snapshot::output::BuildError;
 use crate::snapshot::reverse::make_reverse_index;
 use crate::snapshot::view::{self, AsItIs, PinError, View};
@@ -26,6 +29,10 @@ pub(super) enum BeginError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Pin(#[from] PinError),
+    #[error(transparent)]
+    NoRef(#[from] NoRef),
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
     #[error(transparent)]
     Build(#[from] BuildError),
     #[error("cannot pack the mirror's loose objects: {source}")]
@@ -79,30 +86,37 @@ pub(super) struct Source {
 }
 
 /// A mirror whose packs stay as long as the guard is there, what it has, and where that is.
-pub(super) type Pinned<'r> = (RwLockReadGuard<'r, ()>, View, Vec<Source>);
+pub(super) struct Pinned<'r> {
+    pub guard: RwLockReadGuard<'r, ()>,
+    pub view: View,
+    /// What the ref that is followed names.
+    pub target: Option<ObjectId>,
+    pub sources: Vec<Source>,
+}
 
 /// Pins the mirror, once what has to be done to it first is done.
 pub(super) fn pin_prepared<'r>(
     repo: &'r Repo,
+    want: &Want,
     git: &Git,
     stop: watch::Receiver<bool>,
 ) -> Result<Pinned<'r>, BeginError> {
     let mut as_it_is = AsItIs::No;
     // More often only if somebody goes on writing to it.
     for _ in 0..PREPARED_MAX {
-        match pin(repo, git, as_it_is) {
-            Err(PinError::Loose { .. }) => pack_loose(repo, git, stop.clone())?,
-            Err(PinError::NoReverse { packs }) => {
+        match pin(repo, want, git, as_it_is) {
+            Err(BeginError::Pin(PinError::Loose { .. })) => pack_loose(repo, git, stop.clone())?,
+            Err(BeginError::Pin(PinError::NoReverse { packs })) => {
                 if let Err(e) = make_reverse_indices(repo, &packs) {
                     let mirror = repo.mirror.display();
                     tracing::warn!("cannot make reverse indices in {mirror}, it goes without: {e}");
                     as_it_is = AsItIs::Yes;
                 }
             }
-            other => return Ok(other?),
+            other => return other,
         }
     }
-    Ok(pin(repo, git, AsItIs::Yes)?)
+    pin(repo, want, git, AsItIs::Yes)
 }
 
 /// Makes the reverse indices of packs, as long as these stay and nobody takes a file in the making for one
@@ -122,14 +136,19 @@ fn make_reverse_indices(repo: &Repo, packs: &[PathBuf]) -> io::Result<()> {
 }
 
 /// Looks at what the mirror has now, under the locks that keep it there. Writes nothing.
-fn pin<'r>(repo: &'r Repo, git: &Git, as_it_is: AsItIs) -> Result<Pinned<'r>, PinError> {
-    let pinned = repo.locks.packs.blocking_read();
+fn pin<'r>(
+    repo: &'r Repo,
+    want: &Want,
+    git: &Git,
+    as_it_is: AsItIs,
+) -> Result<Pinned<'r>, BeginError> {
+    let guard = repo.locks.packs.blocking_read();
     let _refs = repo.locks.refs.blocking_read();
     let aside = repo.aside.get();
     let needs_none =
         |refs: &MirrorRefs, loose: &[ObjectId], cruft: &[String]| aside.covers(refs, loose, cruft);
     let mut sources = Vec::new();
-    let view = view::pin(
+    let mut view = view::pin(
         &repo.mirror,
         &git.refs,
         as_it_is,
@@ -143,7 +162,41 @@ fn pin<'r>(repo: &'r Repo, git: &Git, as_it_is: AsItIs) -> Result<Pinned<'r>, Pi
             Ok(found.len())
         },
     )?;
-    Ok((pinned, view, sources))
+    let followed = follow(repo, want, git, &view)?;
+    let (target, commit) = followed.unzip();
+    view.checkout = Checkout::of(want, &view.refs, commit)?;
+    Ok(Pinned {
+        guard,
+        view,
+        target,
+        sources,
+    })
+}
+
+/// What the ref that is followed names, and the commit that this leads to.
+fn follow(
+    repo: &Repo,
+    want: &Want,
+    git: &Git,
+    view: &View,
+) -> Result<Option<(ObjectId, ObjectId)>, BeginError> {
+    let Some(name) = want.followed() else {
+        return Ok(None);
+    };
+    // Those that a snapshot shows.
+    if let Some(found) = view.refs.get(name) {
+        return Ok(Some((found.target, found.peeled.unwrap_or(found.target))));
+    }
+    let others = git.refs.read(&repo.mirror, &git.follow);
+    let others = others.map_err(PinError::from)?;
+    let Some(target) = others.get(name).map(|found| found.target) else {
+        return Ok(None);
+    };
+    let objects = Objects::open(&repo.mirror, view.hash)?;
+    Ok(match objects.lead(target)? {
+        Leads::Commit(commit) => Some((target, commit)),
+        Leads::Other(_) | Leads::Nowhere => None,
+    })
 }
 
 /// Ends with an error as soon as `stop` is true: git may take minutes, and nobody waits for them.

@@ -30,12 +30,34 @@ impl Jobs {
     pub(super) async fn read_head(&self, repo: &Arc<Repo>) -> Option<Arc<MirrorHead>> {
         match self.read_refs(repo).await {
             Ok(refs) => {
-                repo.compare_shown(&shown(&refs, &repo.url, self.shop.level));
+                self.compare_shown(repo, &refs);
                 Some(Arc::new(MirrorHead::of(&refs)))
             }
             Err(e) => {
                 tracing::error!(repository = &*repo.name, "cannot read HEAD: {e}");
                 None
+            }
+        }
+    }
+
+    /// Notes which snapshots show what one of now would. Those of refs that are no more are not served any
+    /// longer.
+    fn compare_shown(&self, repo: &Repo, refs: &MirrorRefs) {
+        let digest = refs.digest();
+        for want in repo.wants() {
+            let target = want.followed().map(|name| refs.get(name));
+            let target = target.map(|found| found.map(|found| found.target));
+            let now = match target {
+                Some(None) => None,
+                target => {
+                    let target = target.flatten();
+                    Some(shown(&want, &digest, target, &repo.url, self.shop.level))
+                }
+            };
+            if want.follows()
+                && let Some(gone) = repo.compare_shown(&want, now.as_ref())
+            {
+                self.catalog.retired.add(gone);
             }
         }
     }

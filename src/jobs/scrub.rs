@@ -135,12 +135,14 @@ enum Item {
 fn items(registry: &Registry) -> Vec<Item> {
     let of = |repo: &Arc<Repo>| {
         let weak = || Arc::downgrade(repo);
-        let entry = repo.current().map(|c| Item::Entry(weak(), c));
+        let archives = repo.archives().into_iter();
+        let entries = archives.map(|archive| Item::Entry(weak(), archive));
         let mirror = || Item::Mirror(weak(), repo.mirror.clone(), repo.is_failing());
-        [entry, repo.is_mirrored().then(mirror)]
+        let mirror = repo.is_mirrored().then(mirror);
+        entries.chain(mirror).collect::<Vec<_>>()
     };
     let all = registry.all();
-    all.iter().flat_map(of).flatten().collect()
+    all.iter().flat_map(of).collect()
 }
 
 impl Item {

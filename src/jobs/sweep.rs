@@ -23,9 +23,9 @@ use crate::limits::{
 use crate::mirror::MirrorError;
 use crate::repos::catalog::Catalog;
 use crate::repos::repo::Repo;
-use crate::store::evict::{self, Bounds, Plan};
+use crate::store::evict::{self, Bounds, OthersMax, Plan};
 use crate::store::files::StoreError;
-use crate::store::ledger::Ledger;
+use crate::store::ledger::{Ledger, Part};
 use crate::store::usage::Marks;
 use crate::telemetry::metrics::{Event, Evicted, Meter};
 
@@ -291,11 +291,10 @@ fn sweep(
         ledger.look(root, &survey.changed, LOOK_REST_OVER)?;
     }
     for Listed { repo, .. } in &survey.repos {
-        if let Some(archive) = repo.current()
-            && !ledger.has(&archive.dir())
-            && catalog.state.is_gone(&archive.dir())
-        {
-            lose(catalog, repo, archive);
+        for archive in repo.archives() {
+            if !ledger.has(&archive.dir()) && catalog.state.is_gone(&archive.dir()) {
+                lose(catalog, repo, archive);
+            }
         }
     }
     close_idle(&survey.current());
@@ -347,8 +346,21 @@ fn evict_all(
 
 impl Survey {
     fn current(&self) -> Vec<Arc<Archive>> {
-        let current = self.repos.iter().filter_map(|listed| listed.repo.current());
-        current.collect()
+        let current = self.repos.iter().map(|listed| listed.repo.archives());
+        current.flatten().collect()
+    }
+
+    /// Whether there may be more refs and commits than there can be.
+    fn has_many_others(&self, ledger: &Ledger, marks: Marks) -> bool {
+        let counts = self.repos.iter().map(|listed| listed.repo.others());
+        let (all, most) = counts.fold((0, 0), |(all, most), one| (all + one, one.max(most)));
+        let max = OthersMax::of(marks.high_bytes);
+        let is_large = || {
+            let parts = ledger.by_part();
+            let snapshots = parts.iter().find(|(part, _)| *part == Part::Snapshot);
+            snapshots.is_some_and(|(_, bytes)| *bytes > max.of_one_bytes)
+        };
+        all > max.of_all || most > max.of_one || (most > 0 && is_large())
     }
 
     fn used_bytes(&self, ledger: &Ledger) -> u64 {
@@ -358,7 +370,8 @@ impl Survey {
     /// Whether there is nothing to do.
     fn is_fine(&self, ledger: &Ledger, marks: Marks, free_bytes: u64) -> bool {
         let is_below = self.used_bytes(ledger) <= marks.high_bytes;
-        is_below && free_bytes >= marks.floor_bytes && self.need.is_none()
+        let has_room = free_bytes >= marks.floor_bytes && self.need.is_none();
+        is_below && has_room && !self.has_many_others(ledger, marks)
     }
 
     fn bounds(&self, ledger: &Ledger, marks: Marks, fixed_bytes: u64, free_bytes: u64) -> Bounds {
@@ -374,6 +387,7 @@ impl Survey {
             floor_bytes: marks.floor_bytes,
             short_bytes: self.need.map_or(0, |_| used_bytes / FULL_LEAVES_PART),
             spares_mirrors: self.need == Some(Need::Keep),
+            others: OthersMax::of(marks.high_bytes),
         }
     }
 }
@@ -408,7 +422,7 @@ fn remove_retired(catalog: &Catalog, kept_ms: u64) {
     for archive in catalog.retired.take_over(kept_ms) {
         let name = archive.repository.split_once('/');
         let repo = name.and_then(|(host, path)| catalog.registry.get(host, path));
-        let current = repo.and_then(|repo| repo.current());
+        let current = repo.and_then(|repo| repo.archive_of(&archive.want));
         // The same snapshot may have been built anew, in the same place.
         if current.is_none_or(|current| current.id != archive.id) {
             remove(catalog, &archive);

@@ -21,6 +21,16 @@ pub const CLONE_FAILURE_KEPT_MS: u64 = 10_000;
 pub const BUILD_RETRY_MS: u64 = 1_000;
 /// Longest wait after builds that failed: whoever has mended a mirror should not wait longer.
 pub const BUILD_RETRY_MAX_MS: u64 = 30_000;
+/// Refs and commits of a repository that are being built at the same time, each by a thread that waits for
+/// its turn of the encoders. Over it: 503.
+pub const WANTS_BUILDING_MAX: usize = 64;
+/// The same of all repositories: others wait.
+pub const WANTS_BUILDING_IN_ALL_MAX: usize = 128;
+/// A ref that somebody has asked for within this time is built anew as soon as it moves; others when they are
+/// asked for.
+pub const WANT_IN_USE_MS: u64 = 5 * MINUTE_MS;
+/// Short names of a repository's refs of which is remembered what they lead to: 100 KB.
+pub const WANT_NAMES_MAX: usize = 1024;
 /// Names of repositories of which nothing else is known, in a shard of the registry, before they
 /// are dropped. About 0.5 KB each.
 pub const REPOSITORIES_BARE_MAX: usize = 256;

@@ -42,6 +42,12 @@ pub const FULL_LEAVES_PART: u64 = 5;
 pub const FULL_SWEEP_INTERVAL_MS: u64 = 60_000;
 /// How long somebody who finds the disk full waits for such a sweep.
 pub const FULL_WAIT_MS: u64 = 10_000;
+/// Snapshots of refs and commits that are kept, of one repository: what a farm asks for within minutes.
+pub const WANTS_OF_REPOSITORY_MAX: usize = 64;
+/// They alone, of one repository, take at most one part in so many of what may be kept.
+pub const WANTS_OF_REPOSITORY_PART: u64 = 4;
+/// The same of all repositories: each has a directory, and 2 KB of memory.
+pub const WANTS_MAX: usize = 2048;
 /// What making anything again costs, in bytes, whatever its size.
 pub const MAKING_COST_BYTES: u64 = 1 << 20;
 /// Default time after which an entry or mirror is looked at again: a week.

@@ -8,6 +8,7 @@ use super::id::{EntryId, is_lower_hex};
 use super::outline::OUTLINE_NAME;
 use super::path::is_plain_path;
 use super::record::Linked;
+use super::want::Want;
 use crate::extent::{Extent, Layout};
 
 mod codec;
@@ -26,6 +27,8 @@ pub struct Fields {
     pub id: EntryId,
     /// `host/path` of the repository.
     pub repository: String,
+    /// What of it somebody wanted.
+    pub want: Want,
     /// The commit of HEAD as full lower-case hex; `None` when HEAD points nowhere.
     pub commit: Option<String>,
     /// Digest of what the archive shows, to tell whether it is up to date.

@@ -5,6 +5,7 @@
 //! - [`record`]: linked files, and the frames of jobs and of the index.
 //! - [`outline`]: what the next snapshot can take over of them without looking at its files.
 //! - [`meta`]: all that is known of an entry, what must hold of it, and its metadata file as a codec.
+//! - [`want`]: what somebody wants of a repository: a revision in a shape.
 //! - [`path`]: paths that stay below the directory they are joined to.
 
 pub mod id;
@@ -12,3 +13,4 @@ pub mod meta;
 pub mod outline;
 pub(crate) mod path;
 pub mod record;
+pub mod want;

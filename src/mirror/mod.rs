@@ -17,6 +17,7 @@
 //! its refs, and keeps [`expire`] from removing anything meanwhile.
 mod blocking;
 pub(crate) mod bundle;
+mod closure;
 mod config;
 pub(crate) mod error;
 mod exclusive;
@@ -44,6 +45,7 @@ pub(crate) mod via;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use closure::Closure;
 pub use error::MirrorError;
 pub(crate) use exclusive::{blocking_exclusive, exclusive_soon};
 pub(crate) use expire::next_expiry_unix_ms;

@@ -3,6 +3,7 @@
 //! - [`catalog`]: all that there is, with the state directory it is in.
 //! - [`registry`]: all of them by name, sharded, one short lock a shard.
 //! - [`repo`]: what can be served of one, what is built, what is known of its mirror and upstream.
+//! - [`wants`]: what there is for each want.
 //! - [`served`]: what can be served, and of which refs.
 //! - [`retired`]: archives that were replaced.
 //! - [`upstream`]: what the last comparisons have shown.
@@ -21,6 +22,7 @@ pub(crate) mod repo;
 pub(crate) mod retired;
 mod served;
 mod upstream;
+mod wants;
 
 #[cfg(test)]
 mod testing;

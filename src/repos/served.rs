@@ -15,6 +15,8 @@ pub(super) enum Snapshot {
         shown: RefsEpoch,
         /// Whether the refs are known to be others than those that it shows, though no move was seen.
         is_outdated: bool,
+        /// Whether who asks now is to have a newer one, which is being built.
+        is_left: bool,
     },
 }
 
@@ -22,6 +24,55 @@ impl Snapshot {
     /// The archive, if there is one.
     pub(super) fn archive(&self) -> Option<&Arc<Archive>> {
         match self {
+            Snapshot::Vacant => None,
+            Snapshot::Ready { archive, .. } => Some(archive),
+        }
+    }
+
+    /// What whoever asks now is answered from.
+    pub(super) fn hit(&self) -> Option<&Arc<Archive>> {
+        match self {
+            Snapshot::Ready {
+                archive,
+                is_left: false,
+                ..
+            } => Some(archive),
+            _ => None,
+        }
+    }
+
+    /// Whether it shows what was before this epoch, or is known to show something else than there is.
+    pub(super) fn is_stale(&self, epoch: RefsEpoch) -> bool {
+        match self {
+            Snapshot::Vacant => false,
+            Snapshot::Ready {
+                shown, is_outdated, ..
+            } => *is_outdated || *shown < epoch,
+        }
+    }
+
+    /// Whether it was built before this epoch.
+    pub(super) fn is_before(&self, epoch: RefsEpoch) -> bool {
+        matches!(self, Snapshot::Ready { shown, .. } if *shown < epoch)
+    }
+
+    /// It is not as there is.
+    pub(super) fn set_outdated(&mut self) {
+        if let Snapshot::Ready { is_outdated, .. } = self {
+            *is_outdated = true;
+        }
+    }
+
+    /// Who asks from now on has to have another one built; whether there was one.
+    pub(super) fn leave(&mut self) {
+        if let Snapshot::Ready { is_left, .. } = self {
+            *is_left = true;
+        }
+    }
+
+    /// Takes the archive away.
+    pub(super) fn take(&mut self) -> Option<Arc<Archive>> {
+        match std::mem::take(self) {
             Snapshot::Vacant => None,
             Snapshot::Ready { archive, .. } => Some(archive),
         }

@@ -9,5 +9,12 @@ use crate::manifest::id::EntryId;
 pub(super) fn archive(created_unix_ms: u64) -> Arc<Archive> {
     let id = EntryId::from_bytes(u128::from(created_unix_ms).to_le_bytes());
     let name = Arc::from("host/path");
-    Arc::new(Archive::growing(id, name, None, [0; 32], created_unix_ms))
+    Arc::new(Archive::growing(
+        id,
+        name,
+        Arc::default(),
+        None,
+        [0; 32],
+        created_unix_ms,
+    ))
 }

@@ -212,7 +212,7 @@ fn find_entries(catalog: &Catalog, config: &Config) -> Result<(), ServerError> {
         };
         let mirror = || catalog.state.mirror_path(host, path);
         let repo = catalog.registry.get_or_add(host, path, mirror, || url);
-        if repo.current().is_some() {
+        if repo.archive_of(&entry.meta.want).is_some() {
             // It is not served; the next start tries again.
             if let Err(e) = catalog.state.remove(&entry.dir, &entry.meta.spool) {
                 tracing::error!(repository = &*repo.name, "a superseded entry stays: {e}");

@@ -4,7 +4,7 @@
 
 use gix::bstr::{BStr, BString, ByteSlice, ByteVec};
 
-use super::view::{View, head_branch};
+use super::view::View;
 use crate::refs::Head;
 use crate::tree::dates::GIT_DATE_S;
 use crate::tree::tar::{self, Kind};
@@ -29,7 +29,7 @@ pub(crate) fn head_tar(view: &View, origin_url: &str) -> Vec<u8> {
         tar::push_header(&mut out, path.as_bytes(), Kind::Directory, GIT_DATE_S);
     }
     let mut file = |name: &[u8], data: &[u8]| push_file(&mut out, name, data);
-    file(b"HEAD", &head_file(&view.head));
+    file(b"HEAD", &head_file(&view.checkout.head));
     file(b"config", &config(view, origin_url));
     file(
         b"description",
@@ -46,12 +46,12 @@ pub(crate) fn head_tar(view: &View, origin_url: &str) -> Vec<u8> {
 pub(crate) fn refs_tar(view: &View) -> Vec<u8> {
     let mut out = Vec::new();
     let mut file = |name: &[u8], data: &[u8]| push_file(&mut out, name, data);
-    if let (Head::Symbolic(name), Some(commit)) = (&view.head, view.commit) {
+    for (name, commit) in &view.checkout.branches {
         file(name, format!("{commit}\n").as_bytes());
-        if let Some(branch) = head_branch(&view.head) {
-            let target = [b"ref: refs/remotes/origin/", branch.as_slice(), b"\n"].concat();
-            file(b"refs/remotes/origin/HEAD", &target);
-        }
+    }
+    if let Some(branch) = &view.checkout.origin_head {
+        let target = [b"ref: refs/remotes/origin/", branch.as_slice(), b"\n"].concat();
+        file(b"refs/remotes/origin/HEAD", &target);
     }
     if !view.refs.refs.is_empty() {
         file(b"packed-refs", &packed_refs(view));
@@ -86,7 +86,7 @@ fn config(view: &View, origin_url: &str) -> BString {
     out.push_str("[remote \"origin\"]\n\turl = ");
     out.push_str(quoted(origin_url.as_bytes().as_bstr()));
     out.push_str("\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n");
-    if let Some(branch) = head_branch(&view.head) {
+    if let Some(branch) = &view.checkout.tracking {
         out.push_str("[branch ");
         out.push_str(quoted(branch.as_bstr()));
         out.push_str("]\n\tremote = origin\n\tmerge = ");

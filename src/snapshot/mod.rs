@@ -1,6 +1,6 @@
 //! From a mirror to an archive, which is put together from what an earlier one has and what is new.
 //!
-//! In come a pinned mirror ([`view`]) and an earlier entry ([`reuse`]). [`produce`] has the tree surveyed
+//! In come a pinned mirror ([`view`]) with what is to be checked out ([`checkout`]) and an earlier entry ([`reuse`]). [`produce`] has the tree surveyed
 //! ([`survey`]), the worktree cut into jobs and its frames made or taken over ([`line`], [`job`]), and the
 //! index written ([`index`]). Out come extents in a fan-out, and an outline for the next one. What must hold: the
 //! same mirror gives the same bytes, whatever is taken over.
@@ -8,11 +8,13 @@
 pub(crate) mod big;
 pub(crate) mod budget;
 mod checking;
+pub mod checkout;
 pub(crate) mod commit;
 pub(crate) mod gitdir;
 mod index;
 pub mod job;
 pub(crate) mod line;
+pub(crate) mod lookup;
 pub(crate) mod output;
 pub mod produce;
 pub(crate) mod reuse;

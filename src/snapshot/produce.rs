@@ -80,7 +80,7 @@ impl Head {
     /// saw: the mirror's own while it is locked, or that of its links.
     pub fn read(view: &View, origin_url: &str, objects: &Path) -> Result<Head, BuildError> {
         let mut tree = None;
-        if let Some(id) = view.commit {
+        if let Some(id) = view.checkout.commit {
             let error = |detail| BuildError::Commit { commit: id, detail };
             let options = gix::odb::store::init::Options::default();
             let objects = gix::odb::at_opts(objects, view.hash, [], options);

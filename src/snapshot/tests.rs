@@ -31,6 +31,7 @@ use crate::manifest::id::EntryId;
 use crate::manifest::meta::{Fields, META_NAME, Meta};
 use crate::manifest::outline::{OUTLINE_NAME, Outline};
 use crate::manifest::record::{Linked, Record};
+use crate::manifest::want::Want;
 use crate::refs::{MirrorRefs, Recent};
 
 mod attributes;
@@ -300,6 +301,7 @@ fn produce_on(
     let fields = Fields {
         id: EntryId::from_bytes([0; 16]),
         repository: "host/path".into(),
+        want: Want::default(),
         commit: None,
         shown: [0; 32],
         created_unix_ms: 0,

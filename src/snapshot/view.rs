@@ -17,10 +17,11 @@ use gix::bstr::{BString, ByteSlice};
 use gix::objs::FindExt;
 use gix::odb::Header;
 
+use super::checkout::Checkout;
 use crate::io::shortage::Detail;
 use crate::limits::{COMMIT_BYTES_MAX, TAG_DEPTH_MAX};
 use crate::manifest::record::Linked;
-use crate::refs::{Follow, Head, MirrorRefs, Recent, RefsError};
+use crate::refs::{Follow, MirrorRefs, Recent, RefsError};
 
 /// What pinning could not do.
 #[derive(Debug, thiserror::Error)]
@@ -78,10 +79,8 @@ pub enum AsItIs {
 pub struct View {
     /// Kind of the repository's object ids.
     pub hash: gix::hash::Kind,
-    /// HEAD as a clone sees it: a detached HEAD that is a branch's tip is that branch.
-    pub head: Head,
-    /// What HEAD leads to, if anything.
-    pub commit: Option<ObjectId>,
+    /// What is checked out: what a plain clone gives, unless it was made something else.
+    pub checkout: Checkout,
     /// Heads and tags.
     pub refs: MirrorRefs,
     /// Packs with their companions, in the order they are archived.
@@ -103,11 +102,6 @@ pub fn pin(
 ) -> Result<View, PinError> {
     let hash = object_hash(mirror)?;
     let mut refs = recent.read(mirror, &Follow::default())?;
-    let head = refs.clone_head();
-    let commit = match &head {
-        Head::Detached(id) => Some(*id),
-        Head::Symbolic(name) => refs.get(name.as_bstr()).map(|r| r.target),
-    };
     let objects = mirror.join("objects");
     // In this order: an object that somebody else packs meanwhile is a loose file that is seen here, or in
     // a pack that is listed after it.
@@ -124,8 +118,7 @@ pub fn pin(
     peel(&mut refs, &objects, hash)?;
     Ok(View {
         hash,
-        head,
-        commit,
+        checkout: Checkout::of_clone(&refs),
         refs,
         packs,
     })
@@ -345,12 +338,4 @@ pub fn make_repository(view: &View, directory: &Path) -> Result<(), PinError> {
             _ => "[core]\n\trepositoryformatversion = 0\n\tbare = true\n",
         },
     )
-}
-
-/// The short name of the branch that HEAD names.
-pub fn head_branch(head: &Head) -> Option<BString> {
-    match head {
-        Head::Symbolic(name) => name.strip_prefix(b"refs/heads/").map(BString::from),
-        Head::Detached(_) => None,
-    }
 }

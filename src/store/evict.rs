@@ -5,13 +5,14 @@
 //! else goes, and is counted as it is chosen.
 //!
 //! What was superseded goes first, longest unused first. All else goes by its value: what it costs to
-//! have it again, for each byte that it gives back and each second that nobody has wanted it. A mirror
-//! goes after its snapshot or with it.
+//! have it again, for each byte that it gives back and each second that nobody has wanted it. Of a
+//! repository, the snapshot of a plain request goes after those of refs and commits or with the last of
+//! them, and the mirror after that or with it.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
 
-use crate::limits::FLOOR_IDLE_MS;
+use crate::limits::{FLOOR_IDLE_MS, WANTS_MAX, WANTS_OF_REPOSITORY_MAX, WANTS_OF_REPOSITORY_PART};
 
 /// A file that has, or may have, several names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,9 +45,11 @@ pub struct Candidate {
 pub struct Holding {
     /// Snapshots that newer ones have replaced.
     pub superseded: Vec<Candidate>,
-    /// The one that is served.
+    /// Those of refs and commits.
+    pub others: Vec<Candidate>,
+    /// The one that a plain request is answered from. It does not go before the others.
     pub snapshot: Option<Candidate>,
-    /// The mirror. It does not go before the snapshot.
+    /// The mirror. It does not go before the snapshots.
     pub mirror: Option<Candidate>,
 }
 
@@ -68,6 +71,41 @@ pub struct Bounds {
     /// Whether for these only such mirrors leave as nobody has wanted for [`FLOOR_IDLE_MS`]: what lacks room
     /// is only to be kept, and can be served without.
     pub spares_mirrors: bool,
+    /// How many snapshots of refs and commits there may be.
+    pub others: OthersMax,
+}
+
+/// How many snapshots there may be besides those of plain requests, by default any number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OthersMax {
+    /// Of one repository.
+    pub of_one: usize,
+    /// Bytes that they alone have, of one repository.
+    pub of_one_bytes: u64,
+    /// Of all repositories.
+    pub of_all: usize,
+}
+
+impl Default for OthersMax {
+    fn default() -> Self {
+        OthersMax {
+            of_one: usize::MAX,
+            of_one_bytes: u64::MAX,
+            of_all: usize::MAX,
+        }
+    }
+}
+
+impl OthersMax {
+    /// Where there may be so many bytes in all.
+    #[must_use]
+    pub fn of(high_bytes: u64) -> OthersMax {
+        OthersMax {
+            of_one: WANTS_OF_REPOSITORY_MAX,
+            of_one_bytes: high_bytes / WANTS_OF_REPOSITORY_PART,
+            of_all: WANTS_MAX,
+        }
+    }
 }
 
 /// The answer of [`plan`].
@@ -96,6 +134,7 @@ pub struct Plan {
 pub fn plan(holdings: &[Holding], shared: &[Shared], bounds: Bounds) -> Plan {
     let mut taking = Taking::new(shared, bounds);
     taking.take_giants(holdings);
+    taking.take_many(holdings);
     let goal = match taking.used > bounds.high_bytes.into() {
         true => bounds.low_bytes.min(bounds.high_bytes),
         false => bounds.high_bytes,
@@ -120,17 +159,25 @@ pub fn plan(holdings: &[Holding], shared: &[Shared], bounds: Bounds) -> Plan {
 struct Step<'a> {
     all: Vec<&'a Candidate>,
     /// What has to be gone before.
-    after: Option<usize>,
+    after: Vec<usize>,
     has_mirror: bool,
 }
 
 impl<'a> Step<'a> {
-    fn of(one: &'a Candidate, after: Option<usize>) -> Step<'a> {
+    fn of(one: &'a Candidate) -> Step<'a> {
+        Step::of_all(vec![one])
+    }
+
+    fn of_all(all: Vec<&'a Candidate>) -> Step<'a> {
         Step {
-            all: vec![one],
-            after,
+            all,
+            after: Vec::new(),
             has_mirror: false,
         }
+    }
+
+    fn after(self, after: Vec<usize>) -> Step<'a> {
+        Step { after, ..self }
     }
 }
 
@@ -150,8 +197,15 @@ impl<'a> Step<'a> {
 
 impl Holding {
     fn all(&self) -> impl Iterator<Item = &Candidate> {
-        let snapshots = self.superseded.iter().chain(&self.snapshot);
-        snapshots.chain(&self.mirror)
+        self.superseded
+            .iter()
+            .chain(self.served())
+            .chain(&self.mirror)
+    }
+
+    /// What is served, in the order in which it leaves.
+    fn served(&self) -> impl Iterator<Item = &Candidate> {
+        self.others.iter().chain(&self.snapshot)
     }
 }
 
@@ -209,19 +263,57 @@ impl<'s> Taking<'s> {
         bytes
     }
 
-    /// Takes a step that gives something back, unless what goes before it was left.
+    /// Takes what is left of a step, if that gives something back, unless what goes before it was left.
     fn take(&mut self, step: &Step<'_>) {
-        let is_due = step.after.is_none_or(|key| self.taken.contains(&key));
-        if !is_due || self.gain(&step.all) == 0 {
+        let is_due = step.after.iter().all(|key| self.taken.contains(key));
+        let left = self.left(&step.all);
+        if !is_due || self.gain(&left) == 0 {
             return;
         }
-        for one in &step.all {
+        for one in left {
             let bytes = self.unname(one);
             self.taken.insert(one.key);
             self.victims.push(one.key);
             self.used = self.used.saturating_sub(bytes);
             self.freed += bytes;
         }
+    }
+
+    /// Those that were not taken.
+    fn left<'a>(&self, all: &[&'a Candidate]) -> Vec<&'a Candidate> {
+        let all = all.iter().copied();
+        all.filter(|one| !self.taken.contains(&one.key)).collect()
+    }
+
+    /// Takes the least valuable of the snapshots of refs and commits of which there are too many.
+    fn take_many(&mut self, holdings: &[Holding]) {
+        let max = self.bounds.others;
+        let mut of_all = Vec::new();
+        for holding in holdings {
+            let others = self.left(&Vec::from_iter(&holding.others));
+            let (mut count, mut bytes) = (others.len(), self.gain(&others));
+            for one in self.by_value(&others) {
+                if count <= max.of_one && bytes <= max.of_one_bytes.into() {
+                    break;
+                }
+                self.take(&Step::of(one));
+                count -= 1;
+                bytes = self.gain(&self.left(&others));
+            }
+            of_all.extend(self.left(&others));
+        }
+        let too_many = of_all.len().saturating_sub(max.of_all);
+        for one in self.by_value(&of_all).into_iter().take(too_many) {
+            self.take(&Step::of(one));
+        }
+    }
+
+    /// Those that can go, the least valuable first.
+    fn by_value<'a>(&mut self, all: &[&'a Candidate]) -> Vec<&'a Candidate> {
+        let free = all.iter().filter(|one| !one.pinned);
+        let mut valued: Vec<_> = free.map(|one| (self.value(&[one]), *one)).collect();
+        valued.sort_by(|(a, first), (b, second)| a.total_cmp(b).then(first.key.cmp(&second.key)));
+        valued.into_iter().map(|(_, one)| one).collect()
     }
 
     fn is_giant(&self, one: &Candidate) -> bool {
@@ -242,15 +334,18 @@ impl<'s> Taking<'s> {
         }
         let mut steps: Vec<Step<'_>> = Vec::new();
         for holding in holdings {
-            let snapshot = holding.snapshot.as_ref().map(|one| one.key);
-            let before = holding.superseded.iter().chain(&holding.snapshot);
-            let before = before.map(|one| (one, None));
-            let mirror = holding.mirror.iter().map(|one| (one, snapshot));
-            let giants = before.chain(mirror);
+            let keys = |all: Vec<&Candidate>| all.iter().map(|one| one.key).collect();
+            let first = holding.superseded.iter().chain(&holding.others);
+            let first = first.map(|one| (one, Vec::new()));
+            let snapshot = holding.snapshot.iter();
+            let snapshot = snapshot.map(|one| (one, keys(holding.others.iter().collect())));
+            let mirror = holding.mirror.iter();
+            let mirror = mirror.map(|one| (one, keys(holding.served().collect())));
+            let giants = first.chain(snapshot).chain(mirror);
             let giants = giants.filter(|(one, _)| !one.pinned && self.is_giant(one));
-            steps.extend(giants.map(|(one, after)| Step::of(one, after)));
+            steps.extend(giants.map(|(one, after)| Step::of(one).after(after)));
         }
-        steps.sort_by_key(|step| (step.after.is_some(), step.all[0].key));
+        steps.sort_by_key(|step| (step.after.len(), step.all[0].key));
         steps.iter().for_each(|step| self.take(step));
         self.used = used;
     }
@@ -268,49 +363,51 @@ impl<'s> Taking<'s> {
         }
         let mut valued: Vec<(f64, usize, Step<'a>)> = Vec::new();
         for holding in holdings {
-            let snapshot = holding.snapshot.as_ref();
-            let snapshot = snapshot.filter(|one| !self.taken.contains(&one.key));
-            let mirror = holding.mirror.as_ref().filter(is_free);
-            match (snapshot, mirror) {
-                (Some(snapshot), _) if snapshot.pinned => {}
-                (Some(snapshot), Some(mirror)) => valued.extend(later.pair(snapshot, mirror)),
-                (Some(one), None) => {
-                    valued.push((later.value(&[one]), one.key, Step::of(one, None)));
+            let others = self.left(&Vec::from_iter(&holding.others));
+            for one in others.into_iter().filter(is_free) {
+                valued.push((later.value(&[one]), one.key, Step::of(one)));
+            }
+            let served = self.left(&Vec::from_iter(holding.served()));
+            if served.iter().any(|one| one.pinned) {
+                continue;
+            }
+            let mirror = holding.mirror.as_ref().filter(|one| is_free(&one));
+            match (served.last(), mirror) {
+                (Some(_), Some(mirror)) => valued.extend(later.pair(served, mirror)),
+                (Some(last), None) if holding.snapshot.is_some() => {
+                    valued.push((later.value(&served), last.key, Step::of_all(served)));
                 }
                 (None, Some(one)) => {
-                    let step = Step::of(one, None).with_mirror();
+                    let step = Step::of(one).with_mirror();
                     valued.push((later.value(&[one]), one.key, step));
                 }
-                (None, None) => {}
+                (_, None) => {}
             }
         }
         valued.sort_by(|(a, first, _), (b, second, _)| a.total_cmp(b).then(first.cmp(second)));
-        let superseded = superseded.into_iter().map(|one| Step::of(one, None));
+        let superseded = superseded.into_iter().map(Step::of);
         let valued = valued.into_iter().map(|(_, _, step)| step);
         superseded.chain(valued).collect()
     }
 
-    /// A snapshot, and then its mirror; both at once where that is worth less.
+    /// All snapshots that are served, and then their mirror; both at once where that is worth less.
     fn pair<'a>(
         &mut self,
-        snapshot: &'a Candidate,
+        served: Vec<&'a Candidate>,
         mirror: &'a Candidate,
     ) -> Vec<(f64, usize, Step<'a>)> {
-        let (alone, both) = (self.value(&[snapshot]), self.value(&[snapshot, mirror]));
-        if both < alone || self.gain(&[snapshot]) == 0 {
-            let all = vec![snapshot, mirror];
-            let step = Step {
-                all,
-                after: None,
-                has_mirror: true,
-            };
-            return vec![(both, snapshot.key, step)];
+        let mut all = served.clone();
+        all.push(mirror);
+        let (alone, both) = (self.value(&served), self.value(&all));
+        let (first, keys) = (all[0].key, served.iter().map(|one| one.key).collect());
+        if both < alone || self.gain(&served) == 0 {
+            return vec![(both, first, Step::of_all(all).with_mirror())];
         }
-        let behind = self.gain(&[snapshot, mirror]) - self.gain(&[snapshot]);
+        let behind = self.gain(&all) - self.gain(&served);
         let behind = worth(mirror) / behind.max(1) as f64;
-        let step = Step::of(mirror, Some(snapshot.key)).with_mirror();
+        let step = Step::of(mirror).after(keys).with_mirror();
         vec![
-            (alone, snapshot.key, Step::of(snapshot, None)),
+            (alone, first, Step::of_all(served)),
             // Never before the other.
             (behind.max(alone.next_up()), mirror.key, step),
         ]
@@ -336,17 +433,17 @@ impl<'s> Taking<'s> {
                 continue;
             }
             let stays = step.has_mirror && self.bounds.spares_mirrors && !step.is_idle();
-            match step.all[..] {
-                [snapshot, _] if stays => self.take(&Step::of(snapshot, None)),
-                _ if stays => {}
+            match step.all.split_last() {
+                // The mirror is the last.
+                Some((_, served)) if stays => self.take(&Step::of_all(served.to_vec())),
                 _ => self.take(step),
             }
         }
     }
 
-    /// Whether none of it was taken.
+    /// Whether something of it was not taken.
     fn is_new(&self, step: &Step<'_>) -> bool {
-        step.all.iter().all(|one| !self.taken.contains(&one.key))
+        step.all.iter().any(|one| !self.taken.contains(&one.key))
     }
 
     fn reach_floor(&mut self, steps: &[Step<'_>]) {

@@ -5,6 +5,7 @@
 mod support;
 
 mod cases;
+mod wants;
 
 use std::fs;
 use support::client::{Conn, Head};

@@ -8,6 +8,7 @@ use tarpon::extent::Layout;
 use tarpon::io::fs::{Fs, WriteAt};
 use tarpon::manifest::id::EntryId;
 use tarpon::manifest::meta::{Fields, Meta};
+use tarpon::manifest::want::Want;
 use tarpon::store::dir::StateDir;
 use tarpon::store::files::StoreError;
 
@@ -37,6 +38,7 @@ fn publish(fs: &SimFs, state: &StateDir<SimFs>, version: u64) -> Result<PathBuf,
     let fields = Fields {
         id: id(),
         repository: "host/repo".into(),
+        want: Want::default(),
         commit: None,
         shown: [0; 32],
         created_unix_ms: version,

@@ -32,6 +32,7 @@ use tarpon::io::fs::{Fs, WriteAt};
 use tarpon::manifest::id::EntryId;
 use tarpon::manifest::meta::{Fields, Meta};
 use tarpon::manifest::record::Linked;
+use tarpon::manifest::want::Want;
 use tarpon::store::dir::{Reason, Rejected, StateDir};
 use tarpon::store::evict::{self, Bounds, Candidate, Holding};
 use tarpon::store::files::StoreError;
@@ -977,6 +978,7 @@ impl Build {
         let meta = Meta::new(Fields {
             id: id(self.number),
             repository: "host/repo".into(),
+            want: Want::default(),
             commit: None,
             shown: [0; 32],
             created_unix_ms: self.version,

@@ -15,6 +15,7 @@ pub mod body;
 pub(crate) mod gzip;
 pub mod head;
 pub mod precondition;
+mod query;
 pub mod range;
 pub(crate) mod response;
 pub mod route;
@@ -141,7 +142,7 @@ mod tests {
         let Parse::Complete { head, .. } = parse(bytes)? else {
             panic!("the head is not complete");
         };
-        route::route(head.method, head.target).map(|_| ())
+        route::route(head.method, head.target)?.named().map(|_| ())
     }
 
     #[test]

@@ -3,8 +3,12 @@
 //! The mirror of a repository lives at `mirrors/{host}/{path}.git`. So the rules for names are
 //! those of directories that must never leave their place, collide or nest; see [`RepoRef`].
 
+use super::query::snapshot_query;
 use super::{Method, Reject};
 use crate::limits::{HOST_BYTES_MAX, PATH_PART_BYTES_MAX, REPO_PATH_BYTES_MAX};
+use crate::manifest::want::Named;
+
+const SNAPSHOT: &str = "/snapshot.tar.zst";
 
 const GET: &str = "GET";
 const GET_HEAD: &str = "GET, HEAD";
@@ -17,7 +21,7 @@ const NOT_FOUND: Reject = Reject::new(
 );
 const ENCODED: Reject = Reject::new(
     400,
-    "percent-encoding is not supported; write the URL in plain characters",
+    "percent-encoding is read in a snapshot's query only; write the rest plainly",
 );
 const BAD_TARGET: Reject = Reject::new(
     400,
@@ -106,7 +110,12 @@ impl<'a> RepoRef<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route<'a> {
     /// `GET`, `HEAD /git/{host}/{path}/snapshot.tar.zst`
-    Snapshot(RepoRef<'a>),
+    Snapshot {
+        /// The repository.
+        repo: RepoRef<'a>,
+        /// What of it, see [`Route::named`].
+        query: &'a str,
+    },
     /// `GET /git/{host}/{path}/snapshot.bundle?base=HEX`
     Bundle {
         /// The repository.
@@ -132,7 +141,7 @@ impl<'a> Route<'a> {
     /// The repository that is asked about.
     pub fn repo(&self) -> Option<RepoRef<'a>> {
         match self {
-            Route::Snapshot(repo)
+            Route::Snapshot { repo, .. }
             | Route::Bundle { repo, .. }
             | Route::EnsureRefs(repo)
             | Route::InfoRefs(repo)
@@ -140,17 +149,25 @@ impl<'a> Route<'a> {
             Route::Liveness | Route::Readiness | Route::Metrics => None,
         }
     }
+
+    /// What a snapshot is asked for of; of anything else nothing in particular.
+    pub fn named(&self) -> Result<Named, Reject> {
+        match self {
+            Route::Snapshot { query, .. } => snapshot_query(query),
+            _ => Ok(Named::default()),
+        }
+    }
 }
 
-/// Finds the route of a request. `target` is as in the request line, beginning with `/`. Query
-/// parameters that a route does not know are ignored. No reject closes the connection: the
-/// framing of the request is known and sound by now.
+/// Finds the route of a request. `target` is as in the request line, beginning with `/`. A
+/// snapshot's query is read by [`Route::named`]; keys that another route does not know are
+/// ignored. No reject closes the connection: the framing of the request is known and sound by now.
 pub fn route(method: Method, target: &str) -> Result<Route<'_>, Reject> {
     if method == Method::Other {
         return Err(METHOD);
     }
-    check_target(target)?;
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    check_target(path, query)?;
     if path.split('/').any(|part| part == "." || part == "..") {
         return Err(DOTS);
     }
@@ -167,10 +184,10 @@ pub fn route(method: Method, target: &str) -> Result<Route<'_>, Reject> {
 /// Routes `{host}/{path}/{endpoint}`. The endpoint is the end of the path, so a repository may
 /// itself be called `info` or `ensure-refs`.
 fn git_route<'a>(method: Method, rest: &'a str, query: &'a str) -> Result<Route<'a>, Reject> {
-    if let Some(repo) = rest.strip_suffix("/snapshot.tar.zst") {
+    if let Some(repo) = rest.strip_suffix(SNAPSHOT) {
         let repo = parse_repo(repo)?;
         allow(method, GET_HEAD)?;
-        Ok(Route::Snapshot(repo))
+        Ok(Route::Snapshot { repo, query })
     } else if let Some(repo) = rest.strip_suffix("/snapshot.bundle") {
         let repo = parse_repo(repo)?;
         allow(method, GET)?;
@@ -215,11 +232,14 @@ fn allow(method: Method, allowed: &'static str) -> Result<(), Reject> {
     })
 }
 
-/// What no target may hold, wherever it leads. No name that is served needs an escape, and a
-/// path that means two things to two readers is how `..` gets past a check.
-fn check_target(target: &str) -> Result<(), Reject> {
-    for byte in target.bytes() {
+/// What no target may hold, wherever it leads. No repository that is served needs an escape, and a
+/// path that means two things to two readers is how `..` gets past a check. Refs do need them.
+fn check_target(path: &str, query: &str) -> Result<(), Reject> {
+    let has_names = path.ends_with(SNAPSHOT);
+    let rest = query.bytes().map(|byte| (byte, has_names));
+    for (byte, may_escape) in path.bytes().map(|byte| (byte, false)).chain(rest) {
         match byte {
+            b'%' if may_escape => {}
             b'%' => return Err(ENCODED),
             b'\\' | b'#' => return Err(BAD_TARGET),
             _ if !byte.is_ascii_graphic() => return Err(BAD_TARGET),
@@ -329,6 +349,35 @@ mod tests {
         RepoRef::new(host, path).unwrap()
     }
 
+    fn snapshot<'a>(repo: RepoRef<'a>, query: &'a str) -> Route<'a> {
+        Route::Snapshot { repo, query }
+    }
+
+    #[test]
+    fn escapes_are_for_the_names_of_refs() {
+        for target in [
+            "/git/h/a%62/snapshot.tar.zst?ref=a",
+            "/git/h/a/snapshot%2Etar.zst?ref=a",
+            "/git/h/a/snapshot.bundle?base=%61",
+            "/git/h/a/info/refs?service=git%2Dupload-pack",
+            "/metrics?a=%61",
+            "/%3Fsnapshot.tar.zst?ref=%61",
+        ] {
+            let rejected = route(Method::Get, target);
+            assert!(rejected.is_err(), "{target}");
+        }
+        let target = "/git/h/a/snapshot.tar.zst?ref=%61%ff";
+        let found = route(Method::Get, target).unwrap();
+        let asked = found.named().unwrap();
+        assert_eq!(asked.name(), Some(b"a\xff".as_slice().into()));
+        for query in ["x", "ref=%0a", "commit=abc", "ref=a&ref=b", "ref=%4"] {
+            let target = format!("/git/h/a/snapshot.tar.zst?{query}");
+            let reject = route(Method::Get, &target).unwrap().named().unwrap_err();
+            assert!(reject.status == 400 && !reject.close, "{query}");
+        }
+        assert_eq!(Route::Metrics.named(), Ok(Named::default()));
+    }
+
     #[test]
     fn all_routes() {
         let r = repo("github.com", "a/b");
@@ -340,12 +389,12 @@ mod tests {
             (
                 Method::Get,
                 "/git/github.com/a/b/snapshot.tar.zst",
-                Route::Snapshot(r),
+                snapshot(r, ""),
             ),
             (
                 Method::Head,
-                "/git/github.com/a/b.git/snapshot.tar.zst?x",
-                Route::Snapshot(r),
+                "/git/github.com/a/b.git/snapshot.tar.zst?ref=%C3%BC",
+                snapshot(r, "ref=%C3%BC"),
             ),
             (
                 Method::Get,
@@ -424,12 +473,12 @@ mod tests {
             let target = format!("/git/{host}/{path}/snapshot.tar.zst");
             assert_eq!(
                 route(Method::Get, &target),
-                Ok(Route::Snapshot(repo(host, path)))
+                Ok(snapshot(repo(host, path), ""))
             );
             let target = format!("/git/{host}/{path}.git/snapshot.tar.zst");
             assert_eq!(
                 route(Method::Get, &target),
-                Ok(Route::Snapshot(repo(host, path)))
+                Ok(snapshot(repo(host, path), ""))
             );
         }
     }
@@ -513,7 +562,7 @@ mod tests {
 
         #[test]
         fn no_target_panics_or_escapes(target in "/(git/)?[ -~]{0,40}(/snapshot\\.tar\\.zst)?") {
-            if let Ok(Route::Snapshot(repo)) = route(Method::Get, &target) {
+            if let Ok(Route::Snapshot { repo, .. }) = route(Method::Get, &target) {
                 prop_assert!(mirror(repo).components().all(|p| matches!(p, Component::Normal(_))));
                 prop_assert_eq!(RepoRef::new(repo.host, repo.path), Ok(repo));
             }

@@ -23,10 +23,11 @@ use crate::extent::{Extent, Layout, LayoutError};
 use crate::limits::META_BYTES_MAX;
 use crate::manifest::id::EntryId;
 use crate::manifest::record::Linked;
+use crate::manifest::want::Want;
 
 const MAGIC: [u8; 8] = *b"tarpon\x1a\n";
 /// The format version that is written, and the only one that is read.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 const DIGEST_BYTES: usize = 32;
 const EXTENT_SPOOL: u8 = 0;
 const EXTENT_RAW_RUN: u8 = 1;
@@ -255,6 +256,7 @@ wire_struct!(@with_offsets Header { magic: [u8; 8], version: u32, payload_bytes:
 wire_struct!(@with_offsets Fields {
     id: EntryId,
     repository: String,
+    want: Want,
     commit: Option<String>,
     shown: [u8; 32],
     created_unix_ms: u64,
@@ -466,8 +468,9 @@ impl Wire for Layout {
     }
 }
 
-// Behind the macro that it uses.
+// Behind the macro that they use.
 mod outline;
+mod want;
 
 #[cfg(test)]
 mod tests;

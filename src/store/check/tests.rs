@@ -8,6 +8,7 @@ use super::*;
 use crate::extent::{Layout, content_checksum};
 use crate::manifest::meta::Fields;
 use crate::manifest::record::Linked;
+use crate::manifest::want::Want;
 
 const PACK: &str = "objects/pack/pack-1.pack";
 const OLD: &str = "frames/old";
@@ -46,6 +47,7 @@ impl Entry {
         let meta = Meta::new(Fields {
             id: id(),
             repository: "host/repo".into(),
+            want: Want::default(),
             commit: None,
             shown: [0; 32],
             created_unix_ms: 1,

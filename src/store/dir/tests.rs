@@ -12,6 +12,7 @@ use crate::extent::Layout;
 use crate::limits::MIRROR_DEPTH_MAX;
 use crate::manifest::meta::Fields;
 use crate::manifest::record::Linked;
+use crate::manifest::want::Want;
 
 const PACK: &str = "objects/pack/pack-1.pack";
 const SPOOL: &[u8] = b"spooled bytes";
@@ -33,6 +34,7 @@ fn meta(id: EntryId, created_unix_ms: u64) -> Meta {
     Meta::new(Fields {
         id,
         repository: "host/repo".into(),
+        want: Want::default(),
         commit: None,
         shown: [0; 32],
         created_unix_ms,

@@ -64,6 +64,7 @@ fn a_file_goes_with_the_last_of_its_names() {
         superseded: vec![linked(1, 9)],
         snapshot: Some(linked(2, 9)),
         mirror: Some(linked(3, 9)),
+        ..Holding::default()
     }];
     let pack = |names| [Shared { bytes: 100, names }];
     let victims = |names, low| {
@@ -162,6 +163,41 @@ fn who_lacks_room_gets_some() {
     assert_eq!(victims(12, false), [2, 12, 1, 11]);
 }
 
+/// Of refs and commits there are never more than there may be: the least valuable leave, those in use stay,
+/// and with them what a plain request is answered from.
+#[test]
+fn snapshots_of_refs_and_commits_are_bounded() {
+    let others = |keys: std::ops::Range<usize>| keys.map(|key| candidate(key, 10, key as u64));
+    let mut all = [Holding {
+        others: others(1..9).collect(),
+        snapshot: Some(candidate(100, 10, 500)),
+        ..Holding::default()
+    }];
+    let bounds = |of_one, of_one_bytes, of_all| Bounds {
+        others: OthersMax {
+            of_one,
+            of_one_bytes,
+            of_all,
+        },
+        ..limit(90, 90, 100)
+    };
+    let victims = |all: &[Holding], bounds| plan(all, &[], bounds).victims;
+    assert!(victims(&all, bounds(8, 80, 8)).is_empty());
+    assert_eq!(victims(&all, bounds(6, 80, 8)), [8, 7]);
+    assert_eq!(victims(&all, bounds(8, 59, 8)), [8, 7, 6]);
+    assert_eq!(victims(&all, bounds(8, 80, 5)), [8, 7, 6]);
+    all[0].others[7].pinned = true;
+    assert_eq!(victims(&all, bounds(6, 80, 8)), [7, 6]);
+    // The default one is the least valuable of all, and the last.
+    let full = limit(90, 5, 80);
+    assert_eq!(victims(&all, full), [7, 6, 5, 4, 3, 2, 1]);
+    all[0].others[7].pinned = false;
+    let all_of_it = victims(&all, full);
+    assert_eq!((all_of_it.len(), all_of_it.last()), (9, Some(&100)));
+    let few = victims(&all, limit(90, 75, 80));
+    assert_eq!(few, [8, 7], "it is not alone");
+}
+
 fn one() -> impl Strategy<Value = Candidate> {
     let bytes = prop_oneof![0u64..4, 0u64..1000, Just(u64::MAX)];
     let shared = prop::collection::vec(0usize..6, 0..4);
@@ -179,18 +215,23 @@ fn one() -> impl Strategy<Value = Candidate> {
 
 fn holdings() -> impl Strategy<Value = Vec<Holding>> {
     let superseded = prop::collection::vec(one(), 0..3);
-    let holding = (superseded, prop::option::of(one()), prop::option::of(one()));
+    let others = prop::collection::vec(one(), 0..3);
+    let served = (others, prop::option::of(one()));
+    let holding = (superseded, served, prop::option::of(one()));
     prop::collection::vec(holding, 0..6).prop_map(|list| {
         let mut next = 0..;
         let mut number = |one: Candidate| Candidate {
             key: next.next().unwrap(),
             ..one
         };
-        let make = |(superseded, snapshot, mirror): (Vec<_>, Option<_>, Option<_>)| Holding {
-            superseded: superseded.into_iter().map(&mut number).collect(),
-            snapshot: snapshot.map(&mut number),
-            mirror: mirror.map(&mut number),
-        };
+        type Served = (Vec<Candidate>, Option<Candidate>);
+        let make =
+            |(superseded, (others, snapshot), mirror): (Vec<_>, Served, Option<_>)| Holding {
+                superseded: superseded.into_iter().map(&mut number).collect(),
+                others: others.into_iter().map(&mut number).collect(),
+                snapshot: snapshot.map(&mut number),
+                mirror: mirror.map(&mut number),
+            };
         list.into_iter().map(make).collect()
     })
 }
@@ -206,6 +247,7 @@ fn bounds() -> impl Strategy<Value = Bounds> {
             floor_bytes,
             short_bytes: 0,
             spares_mirrors: false,
+            others: OthersMax::default(),
         },
     )
 }
@@ -245,11 +287,20 @@ proptest! {
         prop_assert!(victims.iter().all(|key| !of(key).pinned));
         prop_assert_eq!(victims.iter().collect::<HashSet<_>>().len(), victims.len());
 
-        // A mirror goes after its snapshot.
+        // A snapshot goes after those of refs and commits, and a mirror after its snapshots.
         for holding in &holdings {
-            let at = |one: &Option<Candidate>| one.as_ref().map(|one| victims.iter().position(|key| *key == one.key));
-            if let (Some(snapshot), Some(Some(mirror))) = (at(&holding.snapshot), at(&holding.mirror)) {
-                prop_assert!(snapshot.is_some_and(|snapshot| snapshot < mirror));
+            let at = |one: &Candidate| victims.iter().position(|key| *key == one.key);
+            let last = |all: &mut dyn Iterator<Item = &Candidate>| {
+                // `None` stays, which is later than any.
+                all.map(|one| at(one).unwrap_or(usize::MAX)).max()
+            };
+            let others = last(&mut holding.others.iter());
+            let served = last(&mut holding.served());
+            if let Some(snapshot) = holding.snapshot.as_ref().and_then(at) {
+                prop_assert!(others.is_none_or(|others| others < snapshot));
+            }
+            if let Some(mirror) = holding.mirror.as_ref().and_then(at) {
+                prop_assert!(served.is_none_or(|served| served < mirror));
             }
         }
 
@@ -271,8 +322,9 @@ proptest! {
                 let left = u128::from(bounds.used_bytes).saturating_sub(given);
                 let above = u128::from(bounds.used_bytes) > high && left > bounds.low_bytes.into();
                 let below = u128::from(bounds.free_bytes) + given < bounds.floor_bytes.into();
-                let in_pair = holdings.iter().any(|h| h.mirror.as_ref().is_some_and(|m| m.key == *last));
-                prop_assert!(above || below || in_pair, "the last victim is not needed");
+                let is_last = |one: &Option<Candidate>| one.as_ref().is_some_and(|one| one.key == *last);
+                let in_group = holdings.iter().any(|h| is_last(&h.mirror) || (is_last(&h.snapshot) && !h.others.is_empty()));
+                prop_assert!(above || below || in_group, "the last victim is not needed");
             }
             // What is not above the limit leaves only for the floor, and only if that is reached.
             if u128::from(bounds.used_bytes) <= high && !victims.is_empty() {

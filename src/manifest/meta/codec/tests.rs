@@ -2,8 +2,14 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::extent::{RAW_FRAME_BYTES, raw_frames};
+use crate::manifest::want::{Revision, Shape};
+use gix::ObjectId;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+fn id(hex: &str) -> ObjectId {
+    ObjectId::from_hex(hex.as_bytes()).unwrap()
+}
 
 fn fields() -> Fields {
     let mut layout = Layout::default();
@@ -19,6 +25,11 @@ fn fields() -> Fields {
     Fields {
         id: EntryId::from_bytes([0xA5; 16]),
         repository: "example.org/group/repo".into(),
+        want: Want::new(
+            Revision::BranchAt("refs/heads/a".into(), id(COMMIT)),
+            Shape::Full,
+        )
+        .unwrap(),
         commit: Some(COMMIT.into()),
         shown: [0x5A; 32],
         created_unix_ms: 1_700_000_000_000,
@@ -56,12 +67,15 @@ fn the_written_form_does_not_drift() {
     small.commit = None;
     small.spool = "f/n".into();
     small.repository = "h/p".into();
+    small.want = Want::default();
     let file = Meta::new(small).unwrap().encode();
     let mut expected = Vec::new();
-    expected.extend_from_slice(b"tarpon\x1a\n\x05\0\0\0");
-    expected.extend_from_slice(&150u64.to_le_bytes());
+    expected.extend_from_slice(b"tarpon\x1a\n\x06\0\0\0");
+    expected.extend_from_slice(&152u64.to_le_bytes());
     expected.extend_from_slice("a5".repeat(16).as_bytes());
     expected.extend_from_slice(b"\x03\0\0\0\0\0\0\0h/p");
+    // HEAD, with all of its history.
+    expected.extend_from_slice(&[0, 0]);
     expected.extend_from_slice(&[0; 8]);
     expected.extend_from_slice(&[0x5A; 32]);
     expected.extend_from_slice(&1_700_000_000_000u64.to_le_bytes());
@@ -267,16 +281,31 @@ fn layout_and_files() -> impl Strategy<Value = (Layout, Vec<Linked>)> {
     })
 }
 
+fn want() -> impl Strategy<Value = Want> {
+    let hex = prop_oneof!["[0-9a-f]{40}", "[0-9a-f]{64}"];
+    (0..4u8, "[a-z]{1,3}(/[a-z]{1,9})?", hex).prop_map(|(kind, name, hex)| {
+        let revision = match kind {
+            0 => Revision::Head,
+            1 => Revision::Ref(format!("refs/{name}").into()),
+            2 => Revision::Commit(id(&hex)),
+            _ => Revision::BranchAt(format!("refs/heads/{name}").into(), id(&hex)),
+        };
+        Want::new(revision, Shape::Full).expect("a sound name")
+    })
+}
+
 fn meta() -> impl Strategy<Value = Meta> {
     let commit = prop::option::of(prop_oneof!["[0-9a-f]{40}", "[0-9a-f]{64}"]);
     let name = "[a-z0-9.-]{0,6}[a-z0-9](/[^/.\\p{Cc}][^/\\p{Cc}]{0,8}){1,3}";
-    let head = (any::<([u8; 16], [u8; 32])>(), name, commit, any::<u64>());
+    let names = (name, want());
+    let head = (any::<([u8; 16], [u8; 32])>(), names, commit, any::<u64>());
     (head, layout_and_files(), "frames/[0-9a-f]{1,32}").prop_map(
         |(head, (layout, linked), spool)| {
-            let ((id, shown), repository, commit, created_unix_ms) = head;
+            let ((id, shown), (repository, want), commit, created_unix_ms) = head;
             let fields = Fields {
                 id: EntryId::from_bytes(id),
                 repository,
+                want,
                 commit,
                 shown,
                 created_unix_ms,
