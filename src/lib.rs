@@ -10,10 +10,12 @@
 //!           api::service ─ api::snapshot ─ repos::repo: Hit │ Following │ Vacant
 //!              │                                                          │
 //!              │            jobs::clone: a mirror, if there is none ◄─────┘   background plane
+//!              │            jobs::resolve: what a ref or commit leads to
 //!              │                        │
 //!              │            jobs::build, jobs::builder: one thread a build
 //!              │               snapshot::reuse    what the snapshot before has, looked at once
 //!              │               snapshot::view     pin: refs read, packs listed, under a lock
+//!              │               snapshot::checkout which HEAD and branches git would leave
 //!              │               snapshot::gitdir   first frame: leaves at once; refs in frames of their own
 //!              │               jobs::entry        entry made, packs and frames hard-linked; unlock
 //!              │               snapshot::produce  packs, worktree, index, in this order
@@ -63,6 +65,23 @@
 //!   archive (`If-Range`, `If-Match`), after the range is there; others get all of it.
 //! * The id of an archive is a hash of everything that decides its bytes, so a build that is
 //!   repeated after a crash resumes broken downloads, too.
+//!
+//! # Wants
+//!
+//! A request names a [`manifest::want`]: HEAD, a ref, a commit, or a branch at a commit. Each want of a
+//! repository has a state of its own (`repos`' `wants`), a single flight, an entry and an `ETag`; all share the
+//! mirror's packs and each other's frames.
+//!
+//! * What a short name leads to is looked up on the background plane and remembered until refs move: a hit on a
+//!   core reads no file. A want has the full name, so that it means the same whatever refs come later.
+//! * A build takes over from its own archive, or from one of the same commit, or from that of a plain request,
+//!   whichever there is: a commit near HEAD costs what differs.
+//! * What follows a ref is built anew when something moves: at once if somebody has asked for it within
+//!   minutes, else when somebody asks; until then it is not served. What names a commit is never stale. It
+//!   leaves when something expires, for it may be of that, and is looked for again when it is asked for.
+//! * Refs lead to all that is below them; of what they have left something may be gone. So a commit that no
+//!   few steps lead to from a tip is looked for by git, and is there if all of it is (`mirror`'s `closure`).
+//! * A plain request has no part in all this: what it takes is that it looks at a field.
 //!
 //! # Parts
 //!

@@ -146,6 +146,7 @@ impl Core {
             cache_limit_bytes: marks.high_bytes,
             cache_low_bytes: marks.low_bytes,
             cache_entries: usage.snapshots(),
+            cache_wants: usage.wants(),
             mirrors: usage.mirrors(),
             open_files: self.open_files.count() as u64,
             open_files_limit: self.open_files.max() as u64,

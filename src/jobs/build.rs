@@ -136,6 +136,7 @@ impl Jobs {
         archive.fanout.release_window();
         self.catalog.retired.replaced_by(&archive);
         let old = repo.publish(archive.clone(), epoch);
+        self.retire(repo.take_expired());
         if let Some(old) = old.filter(|old| old.id != archive.id) {
             // Hardly anybody comes back for it, and it may hold many files open.
             old.close_if_idle();
@@ -153,7 +154,7 @@ impl Jobs {
             own_bytes = bytes,
             "published"
         );
-        self.catalog.usage.add_snapshot();
+        self.catalog.usage.add_snapshot(&archive.want);
         self.sweep_wanted.notify_one();
     }
 

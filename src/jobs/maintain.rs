@@ -208,7 +208,7 @@ impl Jobs {
     }
 
     /// What is not served any more, and who has begun with it may go on with.
-    fn retire(&self, archives: Vec<Arc<Archive>>) {
+    pub(super) fn retire(&self, archives: Vec<Arc<Archive>>) {
         for archive in archives {
             archive.close_if_idle();
             self.catalog.retired.add(archive);

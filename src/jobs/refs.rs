@@ -44,6 +44,7 @@ impl Jobs {
     /// longer.
     fn compare_shown(&self, repo: &Repo, refs: &MirrorRefs) {
         let digest = refs.digest();
+        repo.note_refs(digest);
         for want in repo.wants() {
             let target = want.followed().map(|name| refs.get(name));
             let target = target.map(|found| found.map(|found| found.target));

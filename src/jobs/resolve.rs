@@ -43,6 +43,12 @@ impl Jobs {
         if let Some(want) = self.look_for(&repo, &named).await? {
             return Ok(want);
         }
+        // A comparison that runs may have begun too early, but most likely it will do.
+        if self.join_freshening(&repo).await
+            && let Some(want) = self.look_for(&repo, &named).await?
+        {
+            return Ok(want);
+        }
         let key = key(&named);
         let is_known = |jobs: &Jobs| {
             let mut absent = jobs.absent.borrow_mut();

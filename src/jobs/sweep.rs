@@ -314,9 +314,14 @@ fn sweep(
             |repo: &Arc<Repo>| !survey.repos.iter().any(|other| inside(repo, &other.repo));
         swept.mirrors.retain(holds_none);
     }
-    let snapshots = survey.current().len() as u64;
+    let snapshots = survey.current();
+    let wants = snapshots
+        .iter()
+        .filter(|one| !one.want.is_default())
+        .count();
+    let counts = (snapshots.len() as u64, wants as u64);
     let usage = &catalog.usage;
-    usage.note(&ledger, survey.nameless_bytes, snapshots);
+    usage.note(&ledger, survey.nameless_bytes, counts);
     Ok(swept)
 }
 

@@ -78,6 +78,11 @@ pub(super) struct NotBuilt {
 }
 
 impl NotBuilt {
+    /// Whether it is long ago.
+    pub(super) fn is_over(&self) -> bool {
+        self.at.elapsed() >= Duration::from_millis(2 * BUILD_RETRY_MAX_MS)
+    }
+
     /// How long there is no further build yet: after one failure the next request builds anew.
     pub(super) fn left(&self) -> Duration {
         let doubled = match self.count {

@@ -223,7 +223,14 @@ impl Repo {
         }
         let failed = served.failing.as_ref()?;
         let left = failed.left();
-        (!left.is_zero()).then(|| Found::Refused(self.failing(failed, left)))
+        if left.is_zero() {
+            return None;
+        }
+        Some(match served.snapshot.archive() {
+            // What is older is better than nothing.
+            Some(old) => Found::Hit(old.clone()),
+            None => Found::Refused(self.failing(failed, left)),
+        })
     }
 
     /// Whether whoever asks now for the same would follow the build of `ticket`.
@@ -318,6 +325,13 @@ impl Repo {
         let mut state = self.lock();
         state.epoch.advance();
         state.expired = state.epoch;
+        drop(state);
+        self.take_expired()
+    }
+
+    /// The same of what was being built meanwhile.
+    pub(crate) fn take_expired(&self) -> Vec<Arc<Archive>> {
+        let mut state = self.lock();
         let expired = state.expired;
         let is_before = |_: &Want, served: &Served| served.snapshot.is_before(expired);
         state.wants.take_others(is_before)
@@ -362,7 +376,7 @@ impl Repo {
         shown_now: Option<&[u8; 32]>,
     ) -> Option<Arc<Archive>> {
         let mut state = self.lock();
-        let gone = state.wants.change(want, |served| {
+        state.wants.change(want, |served| {
             let shown = served.snapshot.archive().map(|archive| archive.shown);
             match shown_now {
                 None => served.snapshot.take(),
@@ -373,9 +387,12 @@ impl Repo {
                     None
                 }
             }
-        });
-        state.wants.forget_names();
-        gone
+        })
+    }
+
+    /// Notes of which refs that is.
+    pub(crate) fn note_refs(&self, refs: [u8; 32]) {
+        self.lock().wants.note_refs(refs);
     }
 
     fn permit(self: &Arc<Self>, state: &mut State, want: &Arc<Want>) -> Permit {
@@ -499,12 +516,13 @@ impl Repo {
     /// another one: as long as it is held nothing is published.
     pub(crate) fn condemn(self: &Arc<Self>, archive: &Arc<Archive>) -> Option<Permit> {
         let mut state = self.lock();
-        let served = state.wants.entry(&archive.want);
+        let served = state.wants.get(&archive.want)?;
         if !served.snapshot.is(archive) {
             return None;
         }
-        served.snapshot = Snapshot::Vacant;
         let is_idle = served.builds.is_none();
+        let condemn = |served: &mut Served| served.snapshot = Snapshot::Vacant;
+        state.wants.change(&archive.want, condemn);
         is_idle.then(|| self.permit(&mut state, &archive.want))
     }
 
@@ -687,7 +705,8 @@ mod tests {
     use super::*;
     use crate::archive::handle::ReaderHandle;
     use crate::limits::{BUILD_RETRY_MAX_MS, BUILD_RETRY_MS};
-    use crate::repos::testing::archive;
+    use crate::manifest::want::{Revision, Shape};
+    use crate::repos::testing::{archive, archive_of};
 
     fn repo() -> Arc<Repo> {
         let (name, url) = (Arc::from("host/path"), String::new());
@@ -811,6 +830,144 @@ mod tests {
         drop(vacant());
         slow.fanout.fail("over");
         drop(reader);
+    }
+
+    fn side() -> (Named, Arc<Want>) {
+        let named = Named::new(Some("side".into()), None).unwrap();
+        let full = "refs/heads/side".into();
+        let want = named.want(Some(full), Shape::Full).unwrap();
+        (named, Arc::new(want))
+    }
+
+    fn at(digit: char) -> (Named, Arc<Want>) {
+        let id = gix::ObjectId::from_hex(digit.to_string().repeat(40).as_bytes()).unwrap();
+        let named = Named::new(None, Some(id)).unwrap();
+        let want = named.want(None, Shape::Full).unwrap();
+        (named, Arc::new(want))
+    }
+
+    /// What a ref leads to is built anew when it is asked for after it moved, once for all, and the old one
+    /// stays for those who have begun with it.
+    #[test]
+    fn a_ref_that_moved_is_built_when_it_is_asked_for() {
+        let repo = repo();
+        let (named, want) = side();
+        assert!(repo.find_known(&named).is_none(), "nobody has looked");
+        repo.note_name(&named, "refs/heads/side".into(), repo.epoch());
+        assert!(repo.find_known(&named).is_none(), "there is nothing");
+        let Found::Vacant(first) = repo.find_want(&want) else {
+            panic!("it is there");
+        };
+        assert!(matches!(repo.find(), Found::Vacant(_)), "it is another one");
+        let old = archive_of(&want, 1);
+        repo.publish(old.clone(), repo.epoch());
+        drop(first);
+        let is_hit = |archive: &Arc<Archive>| match repo.find_known(&named) {
+            Some((_, Found::Hit(found))) => Arc::ptr_eq(&found, archive),
+            _ => false,
+        };
+        assert!(is_hit(&old));
+        repo.set_moved();
+        repo.note_name(&named, "refs/heads/side".into(), repo.epoch());
+        assert!(repo.find_known(&named).is_none(), "it is old");
+        assert!(repo.rebuild_others().is_empty(), "nobody has asked lately");
+        let shown = repo.epoch();
+        let Found::Vacant(permit) = repo.find_want(&want) else {
+            panic!("the old one is served");
+        };
+        let Some((_, Found::Following(ticket))) = repo.find_known(&named) else {
+            panic!("nobody follows");
+        };
+        assert!(repo.follows(&want, &ticket));
+        assert!(repo.archives().iter().any(|one| Arc::ptr_eq(one, &old)));
+        drop(permit);
+        assert!(repo.find_known(&named).is_none(), "the build failed");
+        let new = archive_of(&want, 2);
+        assert!(repo.publish(new.clone(), shown).is_some());
+        assert!(is_hit(&new));
+        new.touch();
+        repo.set_moved();
+        assert_eq!(repo.rebuild_others().len(), 1, "it is in use");
+        // The branch is gone.
+        let gone = repo.compare_shown(&want, None).unwrap();
+        assert!(Arc::ptr_eq(&gone, &new) && repo.archives().is_empty());
+    }
+
+    #[test]
+    fn a_commit_is_never_stale_until_something_expires() {
+        let repo = repo();
+        let (named, want) = at('a');
+        let archive = archive_of(&want, 1);
+        repo.publish(archive.clone(), repo.epoch());
+        repo.set_moved();
+        assert!(repo.rebuild_others().is_empty());
+        assert!(matches!(repo.find_known(&named), Some((_, Found::Hit(_)))));
+        let (_, newer) = at('b');
+        let expired = repo.set_expired();
+        assert!(expired.len() == 1 && Arc::ptr_eq(&expired[0], &archive));
+        assert!(repo.find_known(&named).is_none());
+        // What was being built meanwhile goes, too.
+        let before = RefsEpoch::default();
+        repo.publish(archive_of(&newer, 2), before);
+        assert_eq!(repo.take_expired().len(), 1);
+        assert!(repo.archives().is_empty() && repo.leave_mirror());
+    }
+
+    #[test]
+    fn builds_of_refs_and_commits_are_bounded_and_fail_by_themselves() {
+        let repo = repo();
+        let (named, want) = at('a');
+        for count in 1..=2 {
+            let Found::Vacant(permit) = repo.find_want(&want) else {
+                panic!("{count}");
+            };
+            repo.set_not_built(&want, "rotten");
+            drop(permit);
+        }
+        assert!(matches!(
+            repo.find_known(&named),
+            Some((_, Found::Refused(_)))
+        ));
+        assert!(repo.is_failing() && !repo.is_failing_at(&Want::default()));
+        let id = |n: usize| gix::ObjectId::from_hex(format!("{n:040x}").as_bytes()).unwrap();
+        let want = |n| Arc::new(Want::new(Revision::Commit(id(n)), Shape::Full).unwrap());
+        let permits: Vec<Permit> = (0..WANTS_BUILDING_MAX)
+            .map(|n| match repo.find_want(&want(n)) {
+                Found::Vacant(permit) => permit,
+                other => panic!("{n}: {other:?}"),
+            })
+            .collect();
+        let Found::Refused(why) = repo.find_want(&want(1000)) else {
+            panic!("there is no bound");
+        };
+        assert_eq!(why.status, 503);
+        assert!(matches!(repo.find_want(&want(0)), Found::Following(_)));
+        assert!(
+            matches!(repo.find(), Found::Vacant(_)),
+            "it has its own place"
+        );
+        drop(permits);
+        assert!(matches!(repo.find_want(&want(1000)), Found::Vacant(_)));
+    }
+
+    /// A build begins with what is most alike.
+    #[test]
+    fn the_base_is_the_own_one_or_the_nearest() {
+        let repo = repo();
+        let base = |want: &Want| {
+            repo.base_of(want, None)
+                .map(|(archive, _)| archive.want.clone())
+        };
+        let ((_, a), (_, b), (_, side)) = (at('a'), at('b'), side());
+        assert_eq!(base(&a), None);
+        repo.publish(archive_of(&a, 1), repo.epoch());
+        repo.publish(archive_of(&b, 2), repo.epoch());
+        assert_eq!(base(&side), Some(b.clone()), "the last one");
+        repo.publish(archive(0), repo.epoch());
+        assert_eq!(base(&side), Some(Arc::default()));
+        assert_eq!(base(&a), Some(a.clone()));
+        repo.set_moved();
+        assert!(!repo.base_of(&a, None).unwrap().1);
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl Snapshot {
         }
     }
 
-    /// Who asks from now on has to have another one built; whether there was one.
+    /// Who asks from now on is to have another one.
     pub(super) fn leave(&mut self) {
         if let Snapshot::Ready { is_left, .. } = self {
             *is_left = true;

@@ -10,7 +10,7 @@ use super::builds::{Builds, NotBuilt};
 use super::served::Snapshot;
 use crate::archive::place::Archive;
 use crate::io::clock::unix_ms;
-use crate::limits::{WANT_IN_USE_MS, WANT_NAMES_MAX};
+use crate::limits::{WANT_IN_USE_MS, WANT_NAMES_MAX, WANTS_KNOWN_MAX};
 use crate::manifest::want::{Named, Shape, Want};
 
 /// What there is for one want.
@@ -30,7 +30,13 @@ impl Served {
 
     /// Whether there is nothing to remember.
     fn is_bare(&self) -> bool {
-        self.snapshot.archive().is_none() && self.builds.is_none() && !self.is_failing()
+        let has_failed = self.failing.as_ref().is_some_and(|f| !f.is_over());
+        self.snapshot.archive().is_none() && self.builds.is_none() && !has_failed
+    }
+
+    /// Whether there is nothing but that builds have failed.
+    fn only_failed(&self) -> bool {
+        self.snapshot.archive().is_none() && self.builds.is_none()
     }
 
     /// Whether somebody has wanted it lately.
@@ -52,6 +58,8 @@ pub(super) struct Wants {
     others: HashMap<Arc<Want>, Served>,
     /// What short names led to when they were asked for since the refs last moved.
     names: HashMap<BString, BString>,
+    /// Of the refs as they were seen last.
+    refs: [u8; 32],
 }
 
 impl Wants {
@@ -103,9 +111,12 @@ impl Wants {
         self.others.iter()
     }
 
-    /// How many others are being built. What only failed and may be tried again is forgotten.
+    /// How many others are being built. Of failures, only so many are remembered, and not for long.
     pub(super) fn building(&mut self) -> usize {
         self.others.retain(|_, served| !served.is_bare());
+        if self.others.len() >= WANTS_KNOWN_MAX {
+            self.others.retain(|_, served| !served.only_failed());
+        }
         let building = self.others.values().filter(|one| !one.builds.is_none());
         building.count()
     }
@@ -136,6 +147,14 @@ impl Wants {
     /// The refs are others: names may lead elsewhere.
     pub(super) fn forget_names(&mut self) {
         self.names.clear();
+    }
+
+    /// The same if they are.
+    pub(super) fn note_refs(&mut self, refs: [u8; 32]) {
+        if self.refs != refs {
+            self.refs = refs;
+            self.names.clear();
+        }
     }
 
     /// Takes out the archives of others that are chosen.

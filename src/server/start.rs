@@ -220,7 +220,7 @@ fn find_entries(catalog: &Catalog, config: &Config) -> Result<(), ServerError> {
             continue;
         }
         // The first sweep counts again.
-        catalog.usage.add_snapshot();
+        catalog.usage.add_snapshot(&entry.meta.want);
         let archive = Arc::new(Archive::found(entry.dir, entry.meta));
         repo.publish(archive, repo.epoch());
     }

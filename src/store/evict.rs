@@ -371,7 +371,7 @@ impl<'s> Taking<'s> {
             if served.iter().any(|one| one.pinned) {
                 continue;
             }
-            let mirror = holding.mirror.as_ref().filter(|one| is_free(&one));
+            let mirror = holding.mirror.as_ref().filter(|one| is_free(one));
             match (served.last(), mirror) {
                 (Some(_), Some(mirror)) => valued.extend(later.pair(served, mirror)),
                 (Some(last), None) if holding.snapshot.is_some() => {

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::ledger::{Ledger, Part};
 use crate::config::{Config, Share};
 use crate::limits::CACHE_LOW_DEFAULT_PERCENT;
+use crate::manifest::want::Want;
 
 /// How much there may be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -43,6 +44,7 @@ pub(crate) struct Usage {
     snapshot_bytes: AtomicU64,
     other_bytes: AtomicU64,
     snapshots: AtomicU64,
+    wants: AtomicU64,
     mirrors: AtomicU64,
     high_bytes: AtomicU64,
     low_bytes: AtomicU64,
@@ -79,8 +81,11 @@ impl Usage {
     }
 
     /// Notes a snapshot that was published.
-    pub(crate) fn add_snapshot(&self) {
+    pub(crate) fn add_snapshot(&self, want: &Want) {
         self.snapshots.fetch_add(1, Ordering::Relaxed);
+        if !want.is_default() {
+            self.wants.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Notes bytes that were written; whether there are more than there may be from these on.
@@ -103,8 +108,14 @@ impl Usage {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
-    /// Notes what the ledger says, with so many bytes of files without names, and so many snapshots.
-    pub(crate) fn note(&self, ledger: &Ledger, nameless_bytes: u64, snapshots: u64) {
+    /// Notes what the ledger says, with so many bytes of files without names, and so many snapshots, how many
+    /// of them of refs and commits.
+    pub(crate) fn note(
+        &self,
+        ledger: &Ledger,
+        nameless_bytes: u64,
+        (snapshots, wants): (u64, u64),
+    ) {
         let all = ledger.total_bytes() + nameless_bytes;
         self.all_bytes.store(all, Ordering::Relaxed);
         for (part, bytes) in ledger.by_part() {
@@ -117,6 +128,7 @@ impl Usage {
         }
         self.mirrors.store(ledger.mirrors(), Ordering::Relaxed);
         self.snapshots.store(snapshots, Ordering::Relaxed);
+        self.wants.store(wants, Ordering::Relaxed);
     }
 
     /// Bytes of all that is below the state directory.
@@ -133,6 +145,11 @@ impl Usage {
     /// Snapshots.
     pub(crate) fn snapshots(&self) -> u64 {
         self.snapshots.load(Ordering::Relaxed)
+    }
+
+    /// Those of refs and commits.
+    pub(crate) fn wants(&self) -> u64 {
+        self.wants.load(Ordering::Relaxed)
     }
 
     /// Mirrors.

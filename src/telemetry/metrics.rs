@@ -47,6 +47,8 @@ pub(crate) struct Gauges {
     pub cache_low_bytes: u64,
     /// Published entries.
     pub cache_entries: u64,
+    /// Those of refs and commits.
+    pub cache_wants: u64,
     /// Mirrors.
     pub mirrors: u64,
     /// Files of archives that are open.

@@ -25,6 +25,7 @@ mod sharing;
 mod upkeep;
 mod upkeep_crash;
 mod upstreams;
+mod wants;
 
 use std::path::Path;
 use support::client::{Conn, Head};

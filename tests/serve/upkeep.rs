@@ -359,6 +359,11 @@ fn a_secret_that_was_forced_away_is_gone() {
         (commit.as_deref() == Some(&id)).then_some(answer)
     });
     super::wait_published(&server, "small");
+    let by_id = format!("{}?commit={id}", lab::target("small"));
+    server.get(&by_id).expect(200);
+    server
+        .get(&format!("{}?ref=main", lab::target("small")))
+        .expect(200);
     assert!(
         with.body
             .windows(100)
@@ -368,6 +373,7 @@ fn a_secret_that_was_forced_away_is_gone() {
     git::run(&upstream, &["update-ref", "refs/heads/main", &before]);
     git::run(&upstream, &["gc", "--quiet", "--prune=now"]);
     push_and_fetch(&lab, &server, "small", "fixed.txt", b"fixed\n");
+    server.get(&by_id).expect(200);
     // What was replaced can be asked for for a minute more.
     wait::until_within("nothing of it is left", 3 * wait::DEADLINE, || {
         let found = is_anywhere(&lab, &secret[1000..1100]);
@@ -375,6 +381,7 @@ fn a_secret_that_was_forced_away_is_gone() {
         found.is_empty().then_some(())
     });
     assert_eq!(steps(&server, "failed"), 0);
+    server.get(&by_id).expect(404);
     let body = hit(&server, "small").body;
     assert!(
         !body

@@ -66,6 +66,7 @@ pub(super) enum Id {
     CacheLimitBytes,
     CacheLowBytes,
     CacheEntries,
+    CacheWants,
     Mirrors,
     OpenFiles,
     OpenFilesLimit,
@@ -75,7 +76,7 @@ pub(super) enum Id {
 }
 
 /// Every metric, in the order in which it is rendered.
-pub(crate) const FAMILIES: [Family; 39] = [
+pub(crate) const FAMILIES: [Family; 40] = [
     Family {
         id: Id::Requests,
         name: "tarpon_requests_total",
@@ -351,6 +352,14 @@ pub(crate) const FAMILIES: [Family; 39] = [
         label: "",
         values: &[],
         help: "Snapshots in the cache.",
+    },
+    Family {
+        id: Id::CacheWants,
+        name: "tarpon_cache_wants",
+        kind: Kind::Gauge,
+        label: "",
+        values: &[],
+        help: "Those of them that are of a ref or commit (?ref=, ?commit=).",
     },
     Family {
         id: Id::Mirrors,

@@ -227,6 +227,7 @@ fn gauges_and_mirrors_are_shown_and_escaped() {
         cache_low_bytes: 6,
         mirrors: 5,
         cache_entries: 2,
+        cache_wants: 1,
         open_files: 4,
         open_files_limit: 5,
         connections_limit: 6,
@@ -241,6 +242,7 @@ fn gauges_and_mirrors_are_shown_and_escaped() {
     let part = "tarpon_cache_part_bytes{part=\"snapshots\"}";
     assert_eq!(samples[part], 2.0);
     assert_eq!(samples["tarpon_cache_entries"], 2.0);
+    assert_eq!(samples["tarpon_cache_wants"], 1.0);
     assert_eq!(samples["tarpon_open_files"], 4.0);
     assert_eq!(samples["tarpon_open_files_limit"], 5.0);
     assert_eq!(samples["tarpon_connections_limit"], 6.0);

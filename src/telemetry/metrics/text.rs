@@ -30,6 +30,7 @@ impl Metrics {
                 Id::CacheLowBytes => push_sample(out, family.name, None, gauges.cache_low_bytes),
                 Id::Mirrors => push_sample(out, family.name, None, gauges.mirrors),
                 Id::CacheEntries => push_sample(out, family.name, None, gauges.cache_entries),
+                Id::CacheWants => push_sample(out, family.name, None, gauges.cache_wants),
                 Id::OpenFiles => push_sample(out, family.name, None, gauges.open_files),
                 Id::OpenFilesLimit => push_sample(out, family.name, None, gauges.open_files_limit),
                 Id::ConnectionsLimit => {

@@ -13,7 +13,7 @@ const BRANCH_AT: u8 = 3;
 const FULL: u8 = 0;
 
 impl Wire for Want {
-    const BYTES_MIN: usize = 2 * u8::BYTES_MIN;
+    const BYTES_MIN: usize = u8::BYTES_MIN + u8::BYTES_MIN;
     fn put(&self, out: &mut Vec<u8>) {
         let Shape::Full = self.shape();
         match self.revision() {
