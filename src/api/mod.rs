@@ -5,7 +5,9 @@ mod core;
 mod ensure_refs;
 mod git_protocol;
 mod headers;
+mod preamble;
 mod service;
 mod snapshot;
+mod sought;
 
 pub(crate) use core::{Admitted, Core, CoreContext};

@@ -2,6 +2,7 @@
 //! and logs what became of it.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -50,7 +51,7 @@ impl Core {
 
     /// Answers a request for something of a repository.
     async fn of_repository(
-        &self,
+        self: &Rc<Self>,
         head: &RequestHead<'_>,
         peer: SocketAddr,
         (repo, route): (RepoRef<'_>, Route<'_>),
@@ -194,7 +195,7 @@ impl Service for Core {
     type Note = Note;
 
     async fn answer(
-        &self,
+        self: &Rc<Self>,
         head: &RequestHead<'_>,
         peer: SocketAddr,
         body: Body,

@@ -1,5 +1,8 @@
 //! `snapshot.tar.zst`: a hit, a build to follow, or a build to start.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -8,8 +11,9 @@ use tokio::sync::oneshot;
 
 use super::core::{Asked, Core, Note};
 use super::headers::{describe, name_bundle, names};
+use super::preamble::{Awaited, Preamble};
+use super::sought::{First, Sought, Unreadable, progress};
 use crate::archive::growth::Status;
-use crate::archive::open_files::OpenError;
 use crate::archive::place::Archive;
 use crate::archive::reader::ArchiveReader;
 use crate::extent::{Next, Source};
@@ -19,13 +23,10 @@ use crate::http::wire::precondition::{Conditions, Verdict, evaluate, if_range_ma
 use crate::http::wire::range::{Requested, Selection, requested};
 use crate::http::wire::response::Head;
 use crate::http::wire::{Method, Version};
-use crate::jobs::asker::ClientPart;
 use crate::jobs::heal::Doubt;
-use crate::limits::{DOUBT_WAIT_MS, LIVE_ONLY_LOOK_MS, LIVE_ONLY_WAIT_MS, LOOKS_MAX};
-use crate::manifest::want::Want;
-use crate::repos::builds::{Started, Ticket};
+use crate::limits::{COLD_WAIT_MS, DOUBT_WAIT_MS, LOOKS_MAX};
 use crate::repos::error::StartError;
-use crate::repos::repo::{Found, Repo};
+use crate::repos::repo::Found;
 use crate::telemetry::metrics::Outcome;
 
 /// What HEAD says when there is no snapshot.
@@ -45,25 +46,13 @@ enum Part {
     Unsatisfiable { total: u64 },
 }
 
-/// A build that others may follow, too.
-struct Build {
-    want: Arc<Want>,
-    ticket: Ticket,
-}
-
-/// Why an archive that was found cannot be read.
-enum Unreadable {
-    /// Its files cannot be opened.
-    Files(OpenError),
-    /// Its build failed, or its first bytes are gone because the spool failed.
-    Over,
-    /// Bytes that had to be waited for are gone because the spool failed.
-    Lost,
-}
-
 impl Core {
     /// Answers `GET` and `HEAD` of a snapshot.
-    pub(super) async fn snapshot(&self, asked: &Asked<'_, '_>, out: &mut Vec<u8>) -> Answer<Note> {
+    pub(super) async fn snapshot(
+        self: &Rc<Self>,
+        asked: &Asked<'_, '_>,
+        out: &mut Vec<u8>,
+    ) -> Answer<Note> {
         if asked.head.method != Method::Head {
             return self.get(asked, out).await;
         }
@@ -88,69 +77,152 @@ impl Core {
     }
 
     /// Answers `GET`: finds an archive, or has one built, and reads it.
-    async fn get(&self, asked: &Asked<'_, '_>, out: &mut Vec<u8>) -> Answer<Note> {
-        let repo = &asked.repo;
+    async fn get(self: &Rc<Self>, asked: &Asked<'_, '_>, out: &mut Vec<u8>) -> Answer<Note> {
         self.hear_of_damage(asked).await;
         if let Some(archive) = self.superseded(asked)
-            && let Ok(answer) = self.serve(asked, &archive, Outcome::Hit, out).await
+            && let Ok(reader) = self.reader(&archive).await
+            && let Ok(answer) = self.serve(asked, First::hit(archive, reader), out).await
         {
             return answer;
         }
-        let mut failure = None;
-        let faults = &self.faults;
-        let wait_ms = faults.live_only_wait_ms.unwrap_or(LIVE_ONLY_WAIT_MS);
-        let until = Instant::now() + Duration::from_millis(wait_ms);
-        let mut looks = 0;
-        while looks < LOOKS_MAX {
-            looks += 1;
-            let (started, outcome, build) = self.find(asked).await;
-            let archive = match started {
-                Ok(archive) => archive,
-                Err(StartError { status, message }) => {
-                    return self.failed(asked, status, &message, out);
-                }
+        for _ in 0..LOOKS_MAX {
+            let first = match self.first_in_time(asked, out).await {
+                Ok(first) => first,
+                Err(answer) => return answer,
             };
-            match self.serve(asked, &archive, outcome, out).await {
+            match self.serve(asked, first, out).await {
                 Ok(answer) => return answer,
-                Err(Unreadable::Files(e)) if e.is_not_found() => {
-                    // Evicted between the look and the first read, or deleted by somebody.
-                    if repo.forget(&archive) {
-                        self.catalog.retired.add(archive);
-                    }
-                }
-                Err(Unreadable::Files(e)) => {
-                    let message = format!("the snapshot cannot be opened: {e}; try again");
-                    return self.failed(asked, 503, &message, out);
-                }
                 Err(Unreadable::Lost) => {
                     let message = "the snapshot cannot be kept on the server's disk and is only \
                                    sent while it is made; ask with HTTP/1.1 and without a range";
                     return self.failed(asked, 503, message, out);
                 }
-                Err(Unreadable::Over) => {
-                    match archive.fanout.status() {
-                        Status::Failed(why) => failure = Some(why),
-                        // It came too late for this one, which is no fault of any: the wait is what is
-                        // bounded.
-                        _ if build.is_some() => looks -= 1,
-                        _ => {}
-                    }
-                    // The next build can only begin when this one has ended, or waits for slow
-                    // clients.
-                    if !wait_over(repo, build, until).await {
-                        let message = format!(
-                            "the server's disk takes nothing more, and the builds of {} go on at \
-                             the pace of slow clients; try again later, or clone it from upstream",
-                            repo.name
-                        );
-                        return self.failed(asked, 503, &message, out);
-                    }
-                }
+                // It went while more of it was waited for: the next look says why.
+                Err(Unreadable::Over | Unreadable::Files(_)) => {}
             }
         }
-        let why = failure.as_deref().unwrap_or("it went while it was read");
-        let message = format!("no snapshot of {}: {why}; try again", repo.name);
+        let message = format!(
+            "no snapshot of {}: it went while it was read; try again",
+            asked.repo.name
+        );
         self.failed(asked, 503, &message, out)
+    }
+
+    /// An archive whose first byte is there. Who would have to wait for that longer than a proxy likes is
+    /// answered before it, or asked to come again.
+    async fn first_in_time(
+        self: &Rc<Self>,
+        asked: &Asked<'_, '_>,
+        out: &mut Vec<u8>,
+    ) -> Result<First, Answer<Note>> {
+        let began = Instant::now();
+        if let Some(archive) = self.ready(asked) {
+            if let Some(answer) = self.decided(asked, &archive, out) {
+                return Err(answer);
+            }
+            if let Ok(reader) = self.reader(&archive).await {
+                return Ok(First::hit(archive, reader));
+            }
+        }
+        let sought = Sought::of(asked);
+        let mut first = Box::pin(self.clone().first(sought));
+        let wait = Duration::from_millis(COLD_WAIT_MS);
+        match monoio::time::timeout(wait, &mut first).await {
+            Ok(Ok(first)) => match self.decided(asked, &first.archive, out) {
+                Some(answer) => Err(answer),
+                None => Ok(first),
+            },
+            Ok(Err(StartError { status, message })) => {
+                Err(self.failed(asked, status, &message, out))
+            }
+            Err(_) if may_begin_early(asked.head) => Err(self.early(asked, (began, first), out)),
+            Err(_) => {
+                let message = format!(
+                    "the snapshot of {} is being made; come again, or ask for all of it with HTTP/1.1 \
+                     and without conditions, and see how far it is",
+                    asked.repo.name
+                );
+                Err(self.failed(asked, 503, &message, out))
+            }
+        }
+    }
+
+    /// An answer that begins before its archive does.
+    fn early(
+        &self,
+        asked: &Asked<'_, '_>,
+        (began, first): (
+            Instant,
+            Pin<Box<dyn Future<Output = Result<First, StartError>>>>,
+        ),
+        out: &mut Vec<u8>,
+    ) -> Answer<Note> {
+        let repo = asked.repo.clone();
+        repo.notes.set_early();
+        let progress = move || progress(&repo);
+        let awaited = async move {
+            let First {
+                archive, reader, ..
+            } = first.await?;
+            Ok(Awaited {
+                etag: archive.etag.to_string(),
+                commit: archive.commit.as_deref().map(str::to_owned),
+                source: Box::new(reader),
+            })
+        };
+        self.with_date(|date| {
+            let head = Head::new(out, 200, date)
+                .header("Content-Type", "application/zstd")
+                .header("Cache-Control", "no-store, no-transform")
+                .header("X-Accel-Buffering", "no")
+                .header("Cache-Status", "tarpon; fwd=uri-miss")
+                .chunked()
+                .connection(asked.head.keep_alive);
+            // All values are the program's own.
+            let _ = head.finish();
+        });
+        Answer {
+            payload: Payload::Stream {
+                source: Box::new(Preamble::new(began, progress, awaited)),
+                start: 0,
+                end: None,
+            },
+            keep_alive: asked.head.keep_alive,
+            note: self.note_for(asked, Outcome::Build, 200),
+        }
+    }
+
+    /// The archive that there is, whole, without asking anybody.
+    fn ready(&self, asked: &Asked<'_, '_>) -> Option<Arc<Archive>> {
+        let repo = &asked.repo;
+        if asked.named.is_default() {
+            return repo.current();
+        }
+        match repo.find_known(&asked.named)? {
+            (_, Found::Hit(archive)) => Some(archive),
+            _ => None,
+        }
+    }
+
+    /// The answer, if the request's conditions already decide it.
+    fn decided(
+        &self,
+        asked: &Asked<'_, '_>,
+        archive: &Archive,
+        out: &mut Vec<u8>,
+    ) -> Option<Answer<Note>> {
+        let conditions = Conditions {
+            if_match: asked.head.if_match,
+            if_none_match: asked.head.if_none_match,
+        };
+        match evaluate(&conditions, &archive.etag, true) {
+            Verdict::Proceed => None,
+            Verdict::NotModified => Some(self.bare(asked, archive, 304, out)),
+            Verdict::Failed => {
+                let message = "the snapshot is another one than If-Match names";
+                Some(self.failed(asked, 412, message, out))
+            }
+        }
     }
 
     /// Has the archive looked at that the client found damaged, and waits for that, but not for
@@ -197,87 +269,20 @@ impl Core {
             .find(|archive| archive.repository == repo.name && is_it(archive))
     }
 
-    /// Finds an archive, or has one built; with the build if there is one.
-    async fn find(&self, asked: &Asked<'_, '_>) -> (Started, Outcome, Option<Build>) {
-        let repo = &asked.repo;
-        if !asked.named.is_default() {
-            return match self.find_named(asked).await {
-                Ok((want, found)) => self.begin(want, found, None).await,
-                Err(why) => (Err(why), Outcome::Build, None),
-            };
-        }
-        if let Some(archive) = repo.current() {
-            return (Ok(archive), Outcome::Hit, None);
-        }
-        let mut part = None;
-        if !repo.is_mirrored() {
-            let (repo, client) = (repo.clone(), asked.peer.ip());
-            part = match self.ask(move |jobs| jobs.clone_part(repo, client)).await {
-                Ok(part) => part,
-                Err(why) => return (Err(why), Outcome::Build, None),
-            };
-        }
-        self.begin(Arc::default(), repo.find(), part).await
-    }
-
-    /// Finds what a request names: where it is not known, by a look at the mirror.
-    async fn find_named(&self, asked: &Asked<'_, '_>) -> Result<(Arc<Want>, Found), StartError> {
-        let repo = &asked.repo;
-        if let Some(known) = repo.find_known(&asked.named) {
-            return Ok(known);
-        }
-        let (at, named, client) = (repo.clone(), asked.named.clone(), asked.peer.ip());
-        let want = self
-            .ask(move |jobs| jobs.resolve(at, named, client))
-            .await?;
-        let found = repo.find_want(&want);
-        Ok((want, found))
-    }
-
-    /// Has what was found built, if that is for this request to do, and waits for a build to begin.
-    async fn begin(
-        &self,
-        want: Arc<Want>,
-        found: Found,
-        part: Option<ClientPart>,
-    ) -> (Started, Outcome, Option<Build>) {
-        let (mut ticket, outcome) = match found {
-            Found::Hit(archive) => return (Ok(archive), Outcome::Hit, None),
-            Found::Following(ticket) => (ticket, Outcome::Follow),
-            Found::Refused(why) => return (Err(why), Outcome::Build, None),
-            Found::Vacant(permit) => {
-                let ticket = permit.ticket();
-                self.plane.spawn(move |jobs| jobs.build(permit, part));
-                (ticket, Outcome::Build)
-            }
-        };
-        let started = wait_begun(&mut ticket).await;
-        (started, outcome, Some(Build { want, ticket }))
-    }
-
     /// Answers from an archive, unless it cannot be read after all.
     async fn serve(
         &self,
         asked: &Asked<'_, '_>,
-        archive: &Arc<Archive>,
-        outcome: Outcome,
+        first: First,
         out: &mut Vec<u8>,
     ) -> Result<Answer<Note>, Unreadable> {
+        let First {
+            archive,
+            outcome,
+            mut reader,
+        } = first;
         archive.touch();
-        let conditions = Conditions {
-            if_match: asked.head.if_match,
-            if_none_match: asked.head.if_none_match,
-        };
-        match evaluate(&conditions, &archive.etag, true) {
-            Verdict::Proceed => {}
-            Verdict::NotModified => return Ok(self.bare(asked, archive, 304, out)),
-            Verdict::Failed => {
-                let message = "the snapshot is another one than If-Match names";
-                return Ok(self.failed(asked, 412, message, out));
-            }
-        }
-        let mut reader = self.reader(archive).await?;
-        let part = self.part(asked.head, archive, &mut reader).await?;
+        let part = self.part(asked, &archive, &mut reader).await?;
         let (start, end, status) = match &part {
             Part::Whole { total } => (0, *total, 200),
             Part::Range {
@@ -287,7 +292,7 @@ impl Core {
             } => (*start, Some(end_inclusive + 1), 206),
             Part::Unsatisfiable { .. } => (0, Some(0), 416),
         };
-        self.write_head(asked, archive, outcome, &part, out);
+        self.write_head(asked, &archive, outcome, &part, out);
         let payload = match part {
             Part::Unsatisfiable { .. } => Payload::Written,
             Part::Whole { .. } | Part::Range { .. } => Payload::Stream {
@@ -303,46 +308,29 @@ impl Core {
         })
     }
 
-    /// Joins the archive's readers, with its files open if it has a place already.
-    async fn reader(&self, archive: &Arc<Archive>) -> Result<ArchiveReader, Unreadable> {
-        // Joined first: from here on the entry is not evicted.
-        let handle = archive.fanout.join(0).ok_or(Unreadable::Over)?;
-        let prefetch = self.prefetch.clone();
-        let files = match archive.files() {
-            Some(files) => Some(files),
-            None if archive.fanout.total_bytes().is_none() => None,
-            None => {
-                let opened = prefetch.open(archive.clone(), self.open_files.clone());
-                // The threads end with the process.
-                let opened = opened.await.map_err(|_| Unreadable::Over)?;
-                Some(opened.map_err(Unreadable::Files)?)
-            }
-        };
-        let (archive, meter) = (archive.clone(), self.meter.clone());
-        Ok(ArchiveReader::new(handle, archive, files, prefetch, meter))
-    }
-
     /// What of the archive to send. For a part of one that still grows, waits until the part
     /// is there; for a client that knows no chunks, until all of it is.
     async fn part(
         &self,
-        head: &RequestHead<'_>,
+        asked: &Asked<'_, '_>,
         archive: &Archive,
         reader: &mut ArchiveReader,
     ) -> Result<Part, Unreadable> {
-        let fanout = &archive.fanout;
-        if fanout.total_bytes().is_none() {
-            // A build that fails before its first byte is an error with a status.
-            reader.wait_for(0).await;
-        }
+        let (head, fanout) = (asked.head, &archive.fanout);
         let pinned = match head.if_range {
             Some(value) => if_range_matches(value, &archive.etag),
             None => !head.if_match.is_absent(),
         };
         let ranges = head.if_range.is_none() || pinned;
-        let wanted = match ranges {
-            true => requested(head.range),
-            false => Requested::Full,
+        let wanted = match requested(head.range) {
+            // Whoever had a preamble may take its bytes for the archive's, and ask for what follows them.
+            Requested::Bounded { start, .. } | Requested::From { start }
+                if start > 0 && !pinned && asked.repo.notes.was_early() =>
+            {
+                Requested::Full
+            }
+            wanted if ranges => wanted,
+            _ => Requested::Full,
         };
         if fanout.total_bytes().is_none() {
             match wanted {
@@ -486,33 +474,17 @@ fn ensure_readable(reader: &mut ArchiveReader, at: u64) -> Result<(), Unreadable
     }
 }
 
-/// Waits for a build to begin.
-async fn wait_begun(ticket: &mut Ticket) -> Started {
-    let gone = || StartError {
-        status: 503,
-        message: "the server is shutting down".into(),
+/// Whether the answer to a request may begin before its archive does: whoever asks in parts, with
+/// conditions, or knows no chunks cannot be told from where to go on.
+fn may_begin_early(head: &RequestHead<'_>) -> bool {
+    let from_start = match requested(head.range) {
+        Requested::Full => true,
+        Requested::Bounded { start, .. } | Requested::From { start } => start == 0,
+        Requested::Suffix { .. } => false,
     };
-    match ticket.wait_for(Option::is_some).await {
-        Ok(started) => started.clone().unwrap_or_else(|| Err(gone())),
-        Err(_) => Err(gone()),
-    }
-}
-
-/// Waits until a request would find something else than this build. False if that is not
-/// before `until`.
-async fn wait_over(repo: &Repo, build: Option<Build>, until: Instant) -> bool {
-    let Some(Build { want, mut ticket }) = build else {
-        return true;
-    };
-    while repo.follows(&want, &ticket) {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return false;
-        }
-        let ended = async { while ticket.changed().await.is_ok() {} };
-        let look = Duration::from_millis(LIVE_ONLY_LOOK_MS).min(left);
-        // It ended, or it is time to look at its pace again.
-        drop(monoio::time::timeout(look, ended).await);
-    }
-    true
+    head.version != Version::Http10
+        && from_start
+        && head.if_range.is_none()
+        && head.if_match.is_absent()
+        && head.if_none_match.is_absent()
 }

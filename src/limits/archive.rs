@@ -1,5 +1,7 @@
 //! An archive that grows or is whole: its window, who reads it at which pace, what is in memory.
 
+use super::units::HOUR_MS;
+
 /// Spooled bytes of a running build that stay in memory for the clients that follow closely.
 pub const WINDOW_BYTES: u64 = 8 << 20;
 /// Bytes of a running build that wait to be written to its spool file; at the limit the
@@ -47,6 +49,8 @@ pub const SLOW_ENDED_MAX: usize = 16;
 pub const COLD_WAIT_MS: u64 = 3_000;
 /// Time between two frames of a preamble.
 pub const PREAMBLE_EVERY_MS: u64 = 5_000;
+/// How long after a preamble a range from within an archive is answered whole, unless it names the archive.
+pub const EARLY_KEPT_MS: u64 = HOUR_MS;
 /// Longest line in a preamble that is read.
 pub const PREAMBLE_LINE_BYTES_MAX: usize = 64 << 10;
 /// Longest message in a preamble, in bytes.

@@ -6,11 +6,13 @@
 //! - [`outline`]: what the next snapshot can take over of them without looking at its files.
 //! - [`meta`]: all that is known of an entry, what must hold of it, and its metadata file as a codec.
 //! - [`want`]: what somebody wants of a repository: a revision in a shape.
+//! - [`preamble`]: what stands before an archive that has to be waited for.
 //! - [`path`]: paths that stay below the directory they are joined to.
 
 pub mod id;
 pub mod meta;
 pub mod outline;
 pub(crate) mod path;
+pub(crate) mod preamble;
 pub mod record;
 pub mod want;

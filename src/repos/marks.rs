@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::io::clock::unix_ms;
-use crate::limits::ASKED_STEP_MS;
+use crate::limits::{ASKED_STEP_MS, EARLY_KEPT_MS};
 use crate::mirror::Aside;
 
 /// When somebody last asked for something of it, to [`ASKED_STEP_MS`]; when it became known, if nobody has.
@@ -57,6 +57,8 @@ pub(crate) struct Notes {
     /// 0 for none.
     too_large_bytes: AtomicU64,
     has_said_links: AtomicBool,
+    /// When an answer last began before its archive; 0 for never.
+    early_unix_ms: AtomicU64,
 }
 
 impl Notes {
@@ -85,5 +87,16 @@ impl Notes {
     /// It is said that packs cannot be linked; whether it was before.
     pub(crate) fn say_links(&self) -> bool {
         self.has_said_links.swap(true, Ordering::Relaxed)
+    }
+
+    /// An answer begins before its archive: its bytes are not at the offsets of the archive's.
+    pub(crate) fn set_early(&self) {
+        self.early_unix_ms.store(unix_ms(), Ordering::Relaxed);
+    }
+
+    /// Whether one did within [`EARLY_KEPT_MS`].
+    pub(crate) fn was_early(&self) -> bool {
+        let at = self.early_unix_ms.load(Ordering::Relaxed);
+        at > 0 && unix_ms().saturating_sub(at) < EARLY_KEPT_MS
     }
 }

@@ -335,6 +335,18 @@ impl<'a> Conn<'a> {
         }
     }
 
+    /// Gives back what was just read of the body: it is read again.
+    pub(super) fn unread(&mut self, bytes: &[u8]) {
+        self.buffer.splice(self.at..self.at, bytes.iter().copied());
+        let more = bytes.len() as u64;
+        self.rest = match self.rest {
+            Rest::Known(left) => Rest::Known(left + more),
+            Rest::Chunk(left) => Rest::Chunk(left + more),
+            Rest::Done if more > 0 => Rest::Known(more),
+            rest => rest,
+        };
+    }
+
     /// Reads some of the body; 0 at its end.
     pub(super) fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.pace.begin();

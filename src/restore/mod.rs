@@ -50,6 +50,7 @@ mod origin;
 mod packs;
 mod path;
 mod pax;
+mod preamble;
 mod progress;
 mod quota;
 mod refs;

@@ -6,6 +6,7 @@ use super::download::Download;
 use super::error::RestoreError;
 use super::http::{Answer, Conn};
 use super::link::{Link, pause, refusal};
+use super::preamble;
 use super::segments::First;
 use crate::limits::{DOWNLOAD_TRIES_MAX, SEGMENT_BYTES};
 
@@ -35,7 +36,8 @@ pub(super) fn open<'a>(link: Link<'a>, target: &str) -> Result<Opened<'a>, Resto
                     error
                 }
             },
-            Err(e) => {
+            Err(Failed::Told(error)) => return Err(error),
+            Err(Failed::Io(e)) => {
                 let error = RestoreError::Server(format!("{}: {e}", link.server.authority));
                 // All the time that it may take is over: no more for further tries.
                 if e.kind() == io::ErrorKind::TimedOut {
@@ -52,7 +54,27 @@ pub(super) fn open<'a>(link: Link<'a>, target: &str) -> Result<Opened<'a>, Resto
     }
 }
 
-fn ask_first<'a>(link: Link<'a>, target: &str) -> io::Result<Opened<'a>> {
+/// Why there is no first answer.
+enum Failed {
+    /// The connection.
+    Io(io::Error),
+    /// The server has said so, or what it says is no archive.
+    Told(RestoreError),
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Failed {
+        Failed::Io(error)
+    }
+}
+
+impl From<RestoreError> for Failed {
+    fn from(error: RestoreError) -> Failed {
+        Failed::Told(error)
+    }
+}
+
+fn ask_first<'a>(link: Link<'a>, target: &str) -> Result<Opened<'a>, Failed> {
     let conn = Conn::open(link.server, link.stop, link.stall)?;
     let mut conn = conn.heed(link.progress.signs());
     link.progress.asked(link.wait);
@@ -61,10 +83,13 @@ fn ask_first<'a>(link: Link<'a>, target: &str) -> io::Result<Opened<'a>> {
     fields.extend(link.corrupt.get().map(|tag| ("Tarpon-Corrupt", &**tag)));
     let answer = conn.ask("GET", target, &fields, b"", link.wait)?;
     link.progress.answered();
-    let etag = answer
+    let mut etag = answer
         .get("etag")
         .filter(|etag| !etag.starts_with("W/"))
         .map(str::to_owned);
+    if answer.status == 200 && etag.is_none() {
+        etag = preamble::read(&mut conn, link)?.etag;
+    }
     Ok(Opened {
         link,
         target: target.to_owned(),

@@ -44,6 +44,8 @@ pub(super) struct Progress {
     clones: AtomicBool,
     finished: Mutex<bool>,
     ends: Condvar,
+    /// What the server says that it waits for.
+    waits_for: Mutex<String>,
     /// Whose turn it is to write to the terminal.
     turn: Mutex<()>,
 }
@@ -123,6 +125,7 @@ impl Default for Progress {
             clones: AtomicBool::new(false),
             finished: Mutex::new(false),
             ends: Condvar::new(),
+            waits_for: Mutex::default(),
             turn: Mutex::new(()),
         }
     }
@@ -191,6 +194,15 @@ impl Progress {
     /// The server has nothing to send yet, but says so.
     pub(super) fn lives(&self) {
         self.signs.fetch_add(1, Relaxed);
+    }
+
+    /// It says what it waits for, and how much of that has come.
+    pub(super) fn waits_for(&self, what: &str, received_bytes: u64) {
+        let mut said = self.waits_for.lock().unwrap_or_else(|p| p.into_inner());
+        *said = match received_bytes {
+            0 => line(what),
+            bytes => format!("{}, {}", line(what), size(bytes)),
+        };
     }
 
     /// How often it has said so.
@@ -264,7 +276,11 @@ impl Progress {
             (true, 0) => "the server has answered; waiting for the archive's first byte",
             (true, _) => "the server says that it is at work; waiting for the archive's first byte",
         };
-        format!("{what}, {waited_s} s of at most {limit_s}")
+        let said = self.waits_for.lock().unwrap_or_else(|p| p.into_inner());
+        match said.is_empty() {
+            true => format!("{what}, {waited_s} s of at most {limit_s}"),
+            false => format!("the server waits for {said}, {waited_s} s of at most {limit_s}"),
+        }
     }
 
     fn line(&self) -> String {

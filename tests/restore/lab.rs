@@ -279,6 +279,11 @@ pub fn relay(
     listen(move |socket| drop(relay_one(socket, server, &chosen, &change)))
 }
 
+/// Passes one request of `client` on to `server`.
+pub fn forward(client: &TcpStream, server: SocketAddr) {
+    drop(relay_one(client, server, &|_| false, &|_| {}));
+}
+
 fn relay_one(
     client: &TcpStream,
     server: SocketAddr,

@@ -17,6 +17,7 @@ mod gitdir;
 mod lab;
 mod limits;
 mod overwrite;
+mod preambles;
 mod remade;
 mod staging;
 mod streams;

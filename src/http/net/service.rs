@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Instant;
 
 use super::body::Body;
@@ -82,7 +83,7 @@ pub(crate) trait Service: 'static {
     /// keep or to drop: it is not held while the answer is sent. It is empty unless
     /// [`body_use`](Service::body_use) has it kept.
     fn answer(
-        &self,
+        self: &Rc<Self>,
         head: &RequestHead<'_>,
         peer: SocketAddr,
         body: Body,

@@ -1,0 +1,89 @@
+//! What an answer says before its archive where the server has to wait for that itself: how far it is,
+//! then which archive follows, or why none does. See [`crate::manifest::preamble`].
+
+use std::io;
+
+use super::error::RestoreError;
+use super::gaps::Gaps;
+use super::http::Conn;
+use super::link::{Link, refusal};
+use crate::limits::PREAMBLE_LINE_BYTES_MAX;
+use crate::manifest::preamble::{EMPTY_FRAME, Line};
+
+/// Which archive follows, as the last frame of a preamble tells it.
+#[derive(Debug, Default)]
+pub(super) struct Ready {
+    pub etag: Option<String>,
+}
+
+/// Of a skippable frame, whose lowest 4 bits are free (RFC 8878, section 3.1.2).
+const SKIPPABLE_MAGIC: u32 = 0x184d_2a50;
+
+const HEADER_BYTES: usize = 8;
+
+/// Reads the preamble of an answer, if it begins with one: what `conn` gives next is byte 0 of the archive.
+pub(super) fn read(conn: &mut Conn<'_>, link: Link<'_>) -> Result<Ready, RestoreError> {
+    let failed = |e: io::Error| RestoreError::Server(e.to_string());
+    let mut first = [0; EMPTY_FRAME.len()];
+    let len = read_full(conn, &mut first).map_err(failed)?;
+    if first != EMPTY_FRAME {
+        conn.unread(&first[..len]);
+        return Ok(Ready::default());
+    }
+    let mut gaps = Gaps::new(link.wait_alive);
+    let mut at = len as u64;
+    loop {
+        let mut header = [0; HEADER_BYTES];
+        let len = read_full(conn, &mut header).map_err(failed)?;
+        let [a, b, c, d, e, f, g, h] = header;
+        if len < HEADER_BYTES || u32::from_le_bytes([a, b, c, d]) & !0xf != SKIPPABLE_MAGIC {
+            // An archive of somebody else's: it has no tag, and its first frame is empty.
+            conn.unread(&header[..len]);
+            return Ok(Ready::default());
+        }
+        gaps.nothing(at)?;
+        let content_bytes = u32::from_le_bytes([e, f, g, h]) as usize;
+        if content_bytes > PREAMBLE_LINE_BYTES_MAX {
+            return Err(RestoreError::Corrupt {
+                offset: at,
+                what: "a skippable frame before the archive is too large".into(),
+            });
+        }
+        let mut content = vec![0; content_bytes];
+        let len = read_full(conn, &mut content).map_err(failed)?;
+        at += (HEADER_BYTES + len) as u64;
+        link.progress.lives();
+        match Line::read(&content[..len]) {
+            Some(Line::Waiting {
+                what,
+                received_bytes,
+                ..
+            }) => link.progress.waits_for(&what, received_bytes),
+            Some(Line::Ready { etag, .. }) => {
+                // It goes into requests.
+                let etag = Some(etag).filter(|etag| is_strong_tag(etag));
+                return Ok(Ready { etag });
+            }
+            Some(Line::Failed { status, message }) => return Err(refusal(status, &message)),
+            None => {}
+        }
+    }
+}
+
+/// Reads until `into` is full or the body ends.
+fn read_full(conn: &mut Conn<'_>, into: &mut [u8]) -> io::Result<usize> {
+    let mut len = 0;
+    while len < into.len() {
+        match conn.read(&mut into[len..])? {
+            0 => break,
+            got => len += got,
+        }
+    }
+    Ok(len)
+}
+
+/// RFC 9110, section 8.8.3.
+fn is_strong_tag(tag: &str) -> bool {
+    let inner = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
+    inner.is_some_and(|inner| inner.bytes().all(|b| b.is_ascii_graphic() && b != b'"'))
+}
