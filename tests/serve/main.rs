@@ -17,6 +17,7 @@ mod git_protocol;
 mod lifecycle;
 mod mirrors;
 mod open_files;
+mod preambles;
 mod pressure;
 mod protocol;
 mod refresh;
