@@ -78,8 +78,14 @@ impl Surroundings<'_> {
             Surroundings::Client { configuration, .. } => configuration,
         };
         restrict(command, configuration);
-        // What it says is looked at.
-        let common = [("GIT_TERMINAL_PROMPT", "0"), ("LC_ALL", "C")];
+        // What it says is looked at; and what leads where is what the objects say: a ref below
+        // `refs/replace/` or a file of grafts would hide parents, and with them what must stay.
+        let common = [
+            ("GIT_TERMINAL_PROMPT", "0"),
+            ("LC_ALL", "C"),
+            ("GIT_NO_REPLACE_OBJECTS", "1"),
+            ("GIT_GRAFT_FILE", "/dev/null"),
+        ];
         command.envs(common).env_remove("LANGUAGE");
         match self {
             Surroundings::Server { protocols } => {

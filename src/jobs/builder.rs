@@ -93,7 +93,7 @@ pub(super) fn begin<'r>(
         let base = Base::open(&archive.dir())?;
         let base = match is_expired {
             true => base.without_dead(),
-            false => base,
+            false => base.without_dead_before(shop.dead_before()),
         };
         take(shop, base, &stop)
     });

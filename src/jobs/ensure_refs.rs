@@ -183,6 +183,8 @@ impl Jobs {
                 self.make_room(&repo.name, Need::Must).await;
                 fetched = self.git.fetch_by_id(&repo.mirror, &repo.url, id).await;
             }
+            // It is in the journal, and nothing else may ever happen here.
+            self.note_due(&repo);
             if let Err(e) = fetched {
                 tracing::debug!(repository = &*repo.name, id, "not fetched by its id: {e}");
                 let now = Instant::now();

@@ -21,6 +21,7 @@ use crate::mirror::{
     next_expiry_unix_ms,
 };
 use crate::repos::repo::Repo;
+use crate::snapshot::reuse::Base;
 use crate::telemetry::metrics::{Event, MaintenanceResult};
 
 /// What came of a step, if it had something to do.
@@ -32,6 +33,11 @@ fn joined(joined: Joined) -> Option<MaintenanceResult> {
         Joined::Packs(_) => Some(MaintenanceResult::Joined),
         Joined::Busy => Some(MaintenanceResult::Busy),
     }
+}
+
+/// The time by the clock that dates what is noted: it does not go back.
+fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(unix_ms())
 }
 
 impl Jobs {
@@ -122,7 +128,8 @@ impl Jobs {
 
     async fn maintain(self: &Rc<Self>, name: &Arc<str>, limit_ms: u64) {
         let _turn = self.keeping_up.acquire().await;
-        self.upkeep.borrow_mut().begin(name);
+        let began = self.upkeep.borrow_mut().begin(name);
+        let since_ms = began.unwrap_or_else(unix_ms);
         let Some(repo) = self.named(name).filter(|repo| repo.mirror.is_dir()) else {
             return;
         };
@@ -136,12 +143,12 @@ impl Jobs {
             (_, None) => Ended::PutOff,
         };
         let (mirror, expiry) = (repo.mirror.clone(), self.config.unreachable_expiry);
-        let next = spawn_blocking(move || next_expiry_unix_ms(&mirror, expiry)).await;
+        let next = spawn_blocking(move || next_expiry_unix_ms(&mirror, expiry, now())).await;
         let mut upkeep = self.upkeep.borrow_mut();
         if let Ok(Some(at_ms)) = next {
             upkeep.add_later(name.clone(), at_ms, unix_ms());
         }
-        upkeep.ended(name.clone(), limit_ms, ended, unix_ms());
+        upkeep.ended(name.clone(), (limit_ms, since_ms), ended, unix_ms());
     }
 
     /// All that a mirror needs, step by step; each is whole by itself.
@@ -178,8 +185,8 @@ impl Jobs {
             packs: &repo.locks.packs,
             refs: &repo.locks.refs,
         };
-        let (expiry, now) = (self.config.unreachable_expiry, SystemTime::now());
-        let made = git.expire(&repo.mirror, locks, expiry, now).await;
+        let expiry = self.config.unreachable_expiry;
+        let made = git.expire(&repo.mirror, locks, expiry, now()).await;
         let made = made.map(|expired| match expired {
             Expired::Nothing => None,
             Expired::Objects(objects) => {
@@ -197,7 +204,7 @@ impl Jobs {
             repo.aside.set(Aside::default());
             self.retire(repo.set_expired());
         }
-        if !repo.holds_expired() && self.keeps_old_packs(repo).await {
+        if !repo.holds_expired() && self.keeps_old(repo).await {
             // A server that ended before it could build anew.
             self.retire(repo.set_expired());
         }
@@ -215,15 +222,23 @@ impl Jobs {
         }
     }
 
-    /// Whether a snapshot was made before the expiry began and has packs that the mirror has no more.
-    async fn keeps_old_packs(&self, repo: &Repo) -> bool {
+    /// Whether a snapshot was made before the expiry began and has packs that the mirror has no more, or has
+    /// frames of no use in files that are as old.
+    async fn keeps_old(&self, repo: &Repo) -> bool {
         let expiry_ms = self.config.unreachable_expiry.as_millis() as u64;
         let is_old =
             |archive: &Arc<Archive>| unix_ms().saturating_sub(archive.created_unix_ms) >= expiry_ms;
-        let mut old = repo.archives();
+        let (all, before) = (repo.archives(), self.shop.dead_before());
+        let mut old = all.clone();
         old.retain(is_old);
         let mirror = repo.mirror.clone();
         let looked = spawn_blocking(move || {
+            let has_dead = |archive: &Arc<Archive>| {
+                Base::open(&archive.dir()).is_some_and(|base| base.has_dead_before(before))
+            };
+            if all.iter().any(has_dead) {
+                return true;
+            }
             let names = |archive: &Arc<Archive>| {
                 archive
                     .names()

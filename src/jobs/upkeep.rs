@@ -18,8 +18,9 @@ pub(super) struct Upkeep<K> {
 
 #[derive(Debug, Clone, Copy)]
 struct Due {
-    /// In the future where it was tried in vain.
     since_ms: u64,
+    /// In the future where it was tried in vain.
+    not_before_ms: u64,
     /// For each step of the next try.
     limit_ms: u64,
 }
@@ -57,6 +58,7 @@ impl<K: Clone + Eq + Hash> Upkeep<K> {
     pub(super) fn add(&mut self, key: K, now_ms: u64) {
         self.due.entry(key).or_insert(Due {
             since_ms: now_ms,
+            not_before_ms: now_ms,
             limit_ms: MAINTENANCE_LIMIT_MS,
         });
     }
@@ -90,29 +92,42 @@ impl<K: Clone + Eq + Hash> Upkeep<K> {
         let is_quiet = |key: &K, due: &Due| {
             let of = of(key);
             let is_idle = now_ms.saturating_sub(of.asked_ms) >= idle_ms && !of.is_building;
-            is_idle && due.since_ms <= now_ms
-                || now_ms.saturating_sub(due.since_ms) >= MAINTENANCE_WAIT_MAX_MS
+            let is_late = now_ms.saturating_sub(due.since_ms) >= MAINTENANCE_WAIT_MAX_MS;
+            (is_idle || is_late) && due.not_before_ms <= now_ms
         };
         let quiet = self.due.iter().filter(|(key, due)| is_quiet(key, due));
-        let (key, due) = quiet.min_by_key(|(_, due)| due.since_ms)?;
+        let (key, due) = quiet.min_by_key(|(_, due)| (due.not_before_ms, due.since_ms))?;
         Some((key.clone(), due.limit_ms))
     }
 
-    /// It begins: what changes from here on is due anew.
-    pub(super) fn begin(&mut self, key: &K) {
-        self.due.remove(key);
+    /// It begins: what changes from here on is due anew. Gives since when it was due.
+    pub(super) fn begin(&mut self, key: &K) -> Option<u64> {
+        self.due.remove(key).map(|due| due.since_ms)
     }
 
-    /// It has ended, with such a limit.
-    pub(super) fn ended(&mut self, key: K, limit_ms: u64, ended: Ended, now_ms: u64) {
+    /// It has ended, with such a limit; it was due since then.
+    pub(super) fn ended(
+        &mut self,
+        key: K,
+        (limit_ms, since_ms): (u64, u64),
+        ended: Ended,
+        now_ms: u64,
+    ) {
         let limit_ms = match ended {
             Ended::Done => return,
             Ended::CutOff => limit_ms.saturating_mul(2).min(MAINTENANCE_LIMIT_MAX_MS),
             Ended::PutOff => limit_ms,
         };
         // Behind all others, and not again and again while what was in the way stays there.
-        let since_ms = now_ms.saturating_add(MAINTENANCE_RETRY_MS);
-        self.due.insert(key, Due { since_ms, limit_ms });
+        let not_before_ms = now_ms.saturating_add(MAINTENANCE_RETRY_MS);
+        self.due.insert(
+            key,
+            Due {
+                since_ms,
+                not_before_ms,
+                limit_ms,
+            },
+        );
     }
 }
 
@@ -148,7 +163,7 @@ mod tests {
         assert_eq!(upkeep.next(100 + day, 10, |_| asked(100 + day)), first);
         upkeep.begin(&1);
         assert_eq!(upkeep.next(110, 10, |_| asked(100)).unwrap().0, 2);
-        upkeep.ended(1, MAINTENANCE_LIMIT_MS, Ended::Done, 200);
+        upkeep.ended(1, (MAINTENANCE_LIMIT_MS, 0), Ended::Done, 200);
         upkeep.begin(&2);
         assert_eq!(upkeep.next(999, 10, |_| asked(0)), None);
     }
@@ -183,17 +198,39 @@ mod tests {
             let (key, limit_ms) = upkeep.next(now, 0, |_| asked(0)).unwrap();
             limits.push(limit_ms);
             upkeep.begin(&key);
-            upkeep.ended(key, limit_ms, Ended::CutOff, now);
+            upkeep.ended(key, (limit_ms, 0), Ended::CutOff, now);
         }
         assert_eq!(limits[..3], [1, 2, 4].map(|n| n * MAINTENANCE_LIMIT_MS));
         assert_eq!(limits[19], MAINTENANCE_LIMIT_MAX_MS);
         let now = 20 * MAINTENANCE_RETRY_MS;
         let (_, limit_ms) = upkeep.next(now, 0, |_| asked(0)).unwrap();
         upkeep.begin(&1);
-        upkeep.ended(1, limit_ms, Ended::PutOff, now);
+        upkeep.ended(1, (limit_ms, 0), Ended::PutOff, now);
         let next = |upkeep: &Upkeep<u8>, now| upkeep.next(now, 0, |_| asked(0));
         assert_eq!(next(&upkeep, now), None, "at once");
         let now = now + MAINTENANCE_RETRY_MS;
         assert_eq!(next(&upkeep, now), Some((1, limit_ms)));
+    }
+
+    /// A day is a day, however often it was tried in vain.
+    #[test]
+    fn what_was_put_off_is_due_since_it_was() {
+        let mut upkeep = Upkeep::default();
+        upkeep.add(1, 100);
+        let late = 100 + MAINTENANCE_WAIT_MAX_MS;
+        let busy = |now_ms| {
+            move |_: &u8| Use {
+                asked_ms: now_ms,
+                is_building: true,
+            }
+        };
+        for round in 0..3 {
+            let now = late + round * MAINTENANCE_RETRY_MS;
+            let (key, limit_ms) = upkeep.next(now, 10, busy(now)).unwrap();
+            let since_ms = upkeep.begin(&key).unwrap();
+            assert_eq!(since_ms, 100);
+            upkeep.ended(key, (limit_ms, since_ms), Ended::PutOff, now);
+            assert_eq!(upkeep.next(now, 10, busy(now)), None, "at once");
+        }
     }
 }

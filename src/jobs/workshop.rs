@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
 
 use crate::archive::fanout::Fanout;
 use crate::archive::open_files::OpenFiles;
@@ -36,6 +37,8 @@ pub(crate) struct Workshop {
     pub meter: Meter,
     /// Faults to inject; none outside tests.
     pub faults: Faults,
+    /// How long frames that are of no use may stay in files that new entries link.
+    dead_frames_kept: Duration,
     running: Mutex<Vec<Weak<Fanout>>>,
     /// Builds that have ended, and how many had when the heap was tidied up.
     built: AtomicU64,
@@ -49,8 +52,8 @@ impl Workshop {
         open_files: Arc<OpenFiles>,
         ring: Ring<EncoderState>,
         level: i32,
-        meter: Meter,
-        faults: Faults,
+        (meter, faults): (Meter, Faults),
+        dead_frames_kept: Duration,
     ) -> Workshop {
         Workshop {
             catalog,
@@ -62,10 +65,17 @@ impl Workshop {
             verified: Verified::default(),
             meter,
             faults,
+            dead_frames_kept,
             running: Mutex::default(),
             built: AtomicU64::default(),
             tidied: AtomicU64::default(),
         }
+    }
+
+    /// What was written before this may have no frames of no use in it.
+    pub(super) fn dead_before(&self) -> SystemTime {
+        let before = SystemTime::now().checked_sub(self.dead_frames_kept);
+        before.unwrap_or(SystemTime::UNIX_EPOCH)
     }
 
     /// Notes a running build, so that it can be stopped.

@@ -91,3 +91,5 @@ const _: () = assert!(JOURNAL_TIPS_MAX as u64 * 100 <= JOURNAL_BYTES_MAX);
 const _: () = assert!(MIRROR_SMALL_PACKS_MAX < MIRROR_PACKS_JOINED);
 
 const _: () = assert!(MAINTENANCE_LIMIT_MS <= MAINTENANCE_LIMIT_MAX_MS);
+/// What of a `.keep` file is read.
+pub const KEEP_BYTES_MAX: u64 = 4096;

@@ -27,6 +27,7 @@ use super::exclusive::{exclusive, exclusive_both, exclusive_soon};
 use super::files::loose_ids;
 use super::git::Git;
 use super::journal;
+use super::looked;
 use super::loose::{Aside, all_tips};
 use super::packs::{Pack, PackKind, move_packs, open_index, packs, set_age};
 use super::set_up::format_of;
@@ -83,7 +84,7 @@ impl Git {
     ) -> Result<Expired, MirrorError> {
         let since = now.checked_sub(expiry).unwrap_or(SystemTime::UNIX_EPOCH);
         let path = mirror.to_owned();
-        if !blocking(mirror, move || is_due(&path, since)).await? {
+        if !blocking(mirror, move || is_due(&path, (since, now, expiry))).await? {
             return Ok(Expired::Nothing);
         }
         if exclusive_both(locks.arrivals, locks.packs).await.is_none() {
@@ -98,7 +99,7 @@ impl Git {
         let path = mirror.to_owned();
         let due = blocking(mirror, move || Due::find(&path, reached, since)).await?;
         if due.gone.is_empty() && due.loose.is_empty() {
-            journal_forgets(mirror, since).await?;
+            note_look(mirror, (since, now)).await?;
             return Ok(Expired::Nothing);
         }
         let (count, due) = (due.count, self.pack_what_stays(mirror, due).await?);
@@ -112,7 +113,7 @@ impl Git {
                 .map_err(|source| MirrorError::io("remove", &path, source))
         })
         .await?;
-        journal_forgets(mirror, since).await?;
+        note_look(mirror, (since, now)).await?;
         Ok(Expired::Objects(count))
     }
 
@@ -269,11 +270,16 @@ fn unix_ms(at: SystemTime) -> u64 {
     since_1970.map_or(0, |since| since.as_millis() as u64)
 }
 
-/// Forgets tips that were left before.
-async fn journal_forgets(mirror: &Path, since: SystemTime) -> Result<(), MirrorError> {
+/// All of it was looked through: tips that were left before are forgotten, for what they reached is gone,
+/// reached, or young, and then it is looked at again.
+async fn note_look(
+    mirror: &Path,
+    (since, now): (SystemTime, SystemTime),
+) -> Result<(), MirrorError> {
     let path = mirror.to_owned();
     blocking(mirror, move || {
-        journal::forget_before(&path, unix_ms(since))
+        journal::forget_before(&path, unix_ms(since), unix_ms(now))?;
+        looked::note(&path).map_err(|source| MirrorError::io("note a look at", &path, source))
     })
     .await
 }
@@ -289,16 +295,18 @@ fn loose_file(mirror: &Path, id: &ObjectId) -> PathBuf {
     mirror.join("objects").join(fan).join(rest)
 }
 
-/// Whether something can be due: a tip was left long ago, something was put aside long ago, or nobody has
-/// looked yet.
-fn is_due(mirror: &Path, since: SystemTime) -> Result<bool, MirrorError> {
+/// Whether something can be due: a tip was left long ago, something was put aside long ago, or it is time to
+/// look.
+fn is_due(
+    mirror: &Path,
+    (since, now, expiry): (SystemTime, SystemTime, Duration),
+) -> Result<bool, MirrorError> {
     let all = packs_of(mirror)?;
-    let is_left = match journal::read(mirror)? {
-        None => !all.is_empty(),
-        Some(journal) => journal.oldest().is_some_and(|at| at < unix_ms(since)),
-    };
+    let oldest = journal::read(mirror)?.and_then(|journal| journal.oldest());
+    let is_left = oldest.is_some_and(|at| at < unix_ms(since));
     let is_old_cruft = |pack: &Pack| pack.kind == PackKind::Cruft && pack.modified < since;
-    if is_left || all.iter().any(is_old_cruft) {
+    let is_time = looked::next(mirror, &all, expiry, now).is_some_and(|at| at <= now);
+    if is_left || is_time || all.iter().any(is_old_cruft) {
         return Ok(true);
     }
     let objects = mirror.join("objects");
@@ -326,7 +334,7 @@ impl Due {
         let hash = format_of(&config::read(mirror)?);
         let io = |source| MirrorError::io("look for what is due in", mirror, source);
         let old = packs_of(mirror)?.into_iter();
-        let old = old.filter(|pack| pack.kind != PackKind::Kept && pack.modified < since);
+        let old = old.filter(|pack| pack.modified < since);
         let candidate = |pack: Pack| {
             let index = open_index(&pack.index, hash)?;
             let reached = vec![false; index.num_objects() as usize];
@@ -355,6 +363,11 @@ impl Due {
             }
         }
         packs.retain(|candidate| candidate.reached.contains(&false));
+        let (kept, packs) = packs
+            .into_iter()
+            .partition::<Vec<_>, _>(|candidate| candidate.pack.kind == PackKind::Kept);
+        kept.iter()
+            .for_each(|candidate| say_kept(mirror, candidate));
         Due::of(mirror, hash, packs, loose.into_iter().collect()).map_err(io)
     }
 
@@ -447,10 +460,26 @@ fn rename_if_there(from: &Path, to: &Path) -> std::io::Result<()> {
     }
 }
 
-/// When the next tip is due that refs have left.
-pub(crate) fn next_expiry_unix_ms(mirror: &Path, expiry: Duration) -> Option<u64> {
-    let oldest = journal::read(mirror).ok().flatten()?.oldest()?;
-    Some(oldest.saturating_add(expiry.as_millis() as u64))
+/// Nobody else can know why it is kept.
+fn say_kept(mirror: &Path, Candidate { pack, reached, .. }: &Candidate) {
+    let objects = reached.iter().filter(|reached| !**reached).count();
+    tracing::warn!(
+        objects,
+        "{} of {} holds objects that no ref has led to for long, and stays for it has a .keep file; remove \
+         that, and they go",
+        pack.name(),
+        mirror.display()
+    );
+}
+
+/// When the next tip is due that refs have left, or it is time to look.
+pub(crate) fn next_expiry_unix_ms(mirror: &Path, expiry: Duration, now: SystemTime) -> Option<u64> {
+    let oldest = journal::read(mirror).ok().flatten();
+    let oldest = oldest.and_then(|journal| journal.oldest());
+    let left = oldest.map(|at| at.saturating_add(expiry.as_millis() as u64));
+    let packs = packs_of(mirror).unwrap_or_default();
+    let look = looked::next(mirror, &packs, expiry, now).map(unix_ms);
+    left.into_iter().chain(look).min()
 }
 
 #[cfg(test)]

@@ -79,16 +79,25 @@ pub(super) fn add(
 
 /// Makes the journal of a fresh clone: all that it has is reached, so nobody has to look.
 pub(super) fn begin(mirror: &Path) -> Result<(), MirrorError> {
-    forget_before(mirror, 0)
+    forget_before(mirror, 0, u64::MAX)
 }
 
-/// Forgets those that are older. From here on there is a journal.
-pub(super) fn forget_before(mirror: &Path, unix_ms: u64) -> Result<(), MirrorError> {
+/// Forgets those that are older; those that lie ahead of `now_unix_ms`, from a clock that was wrong, are of
+/// now. From here on there is a journal.
+pub(super) fn forget_before(
+    mirror: &Path,
+    unix_ms: u64,
+    now_unix_ms: u64,
+) -> Result<(), MirrorError> {
     let writing = writing(mirror);
     let _writing = writing.lock().unwrap_or_else(PoisonError::into_inner);
     let before = read(mirror)?;
     let mut after = before.clone().unwrap_or_default();
     after.0.retain(|_, at| *at >= unix_ms);
+    after
+        .0
+        .values_mut()
+        .for_each(|at| *at = (*at).min(now_unix_ms));
     match before.as_ref() == Some(&after) {
         true => Ok(()),
         false => after.write(mirror),
@@ -164,6 +173,15 @@ pub(super) fn shift(mirror: &Path, by_ms: u64) {
     }
 }
 
+/// The same the other way.
+#[cfg(test)]
+pub(super) fn shift_ahead(mirror: &Path, by_ms: u64) {
+    if let Some(mut journal) = read(mirror).unwrap() {
+        journal.0.values_mut().for_each(|at| *at += by_ms);
+        journal.write(mirror).unwrap();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,7 +202,7 @@ mod tests {
         let now = || read(mirror).unwrap().unwrap();
         assert_eq!(now().since(11), BTreeSet::from([id(2), id(3)]));
         assert_eq!(now().oldest(), Some(10));
-        forget_before(mirror, 11).unwrap();
+        forget_before(mirror, 11, u64::MAX).unwrap();
         assert_eq!(now().since(0), BTreeSet::from([id(2), id(3)]));
         assert_eq!(now().oldest(), Some(20));
         // What a power cut leaves.

@@ -26,6 +26,7 @@ mod files;
 pub(crate) mod git;
 mod journal;
 mod listing;
+mod looked;
 mod loose;
 pub(crate) mod noted;
 pub(crate) mod own;

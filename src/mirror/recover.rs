@@ -5,6 +5,8 @@ use std::fs::DirEntry;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::limits::KEEP_BYTES_MAX;
+
 /// Removes what a killed process left in a mirror: lock files, half-written and replaced
 /// packs. Only for the start of the server, before anything works in the mirror. Synchronous.
 ///
@@ -24,7 +26,36 @@ pub(crate) fn recover(mirror: &Path) -> io::Result<()> {
     found.extend(with_prefix(&mirror.join("objects/pack"), "tmp_")?);
     found.extend(with_prefix(&mirror.join("objects/pack"), ".tmp-")?);
     found.extend(ref_locks(mirror)?);
+    found.extend(left_keeps(mirror)?);
     remove_all(&found)
+}
+
+/// Files by which a fetch keeps its pack until the refs are there, and that it did not come to remove: the
+/// pack would never be joined, and what is in it never expire. Those that people make say something else.
+fn left_keeps(mirror: &Path) -> io::Result<Vec<PathBuf>> {
+    let keeps = with_prefix(&mirror.join("objects/pack"), "pack-")?.into_iter();
+    let keeps = keeps.filter(|path| path.extension().is_some_and(|end| end == "keep"));
+    Ok(keeps.filter(|path| is_left(path)).collect())
+}
+
+/// Whether a `.keep` is git's own, as index-pack writes it (`fetch-pack PID on HOST`), and that process is
+/// no more. One of another machine is, too: nobody there works in this mirror.
+fn is_left(keep: &Path) -> bool {
+    let mut text = Vec::new();
+    let read = std::fs::File::open(keep).and_then(|file| {
+        io::Read::read_to_end(&mut io::Read::take(file, KEEP_BYTES_MAX), &mut text)
+    });
+    let text = String::from_utf8_lossy(&text);
+    let mut words = text.split_ascii_whitespace();
+    let by = words.next();
+    let pid = words.next().and_then(|pid| pid.parse::<u32>().ok());
+    let is_gits = matches!(by, Some("fetch-pack" | "receive-pack")) && words.next() == Some("on");
+    read.is_ok() && is_gits && pid.is_some_and(|pid| !is_git(pid))
+}
+
+/// Whether the process runs and is a git.
+fn is_git(pid: u32) -> bool {
+    std::fs::read(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with(b"git"))
 }
 
 /// Removes what a fetch that failed has left in a mirror: on a disk that is full git leaves the
@@ -33,7 +64,9 @@ pub(crate) fn recover(mirror: &Path) -> io::Result<()> {
 /// # Errors
 /// The first thing that could not be removed; the others are gone.
 pub(crate) fn remove_unfinished(mirror: &Path) -> io::Result<()> {
-    remove_all(&with_prefix(&mirror.join("objects/pack"), "tmp_")?)
+    let mut found = with_prefix(&mirror.join("objects/pack"), "tmp_")?;
+    found.extend(left_keeps(mirror)?);
+    remove_all(&found)
 }
 
 /// Lock files of loose refs. No ref has a name that ends like theirs.

@@ -131,8 +131,8 @@ pub(super) fn prepare(
         open_files.clone(),
         ring,
         level,
-        meter,
-        faults.clone(),
+        (meter, faults.clone()),
+        config.unreachable_expiry,
     );
     Ok(Prepared {
         config: Arc::new(config),

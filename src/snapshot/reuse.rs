@@ -39,8 +39,15 @@ pub(crate) struct Base {
     sums: Sums,
     /// When it was last looked at as a whole.
     looked_at: Option<SystemTime>,
-    /// See [`Base::without_dead`].
-    is_clean: bool,
+    clean: Clean,
+}
+
+/// Which files are joined because something in them is of no use.
+#[derive(Clone, Copy)]
+enum Clean {
+    None,
+    Before(SystemTime),
+    All,
 }
 
 /// A file of frames of an earlier entry.
@@ -48,6 +55,15 @@ struct BasePart {
     file: Linked,
     /// Bytes of it that the entry's archive has, of those that can be taken over.
     live_bytes: u64,
+    /// When it was written.
+    made_at: Option<SystemTime>,
+}
+
+impl BasePart {
+    /// Whether something in it has been of no use since before then, or can have been.
+    fn has_dead_before(&self, then: SystemTime) -> bool {
+        self.live_bytes < self.file.bytes && self.made_at.is_none_or(|at| at < then)
+    }
 }
 
 impl Base {
@@ -64,9 +80,11 @@ impl Base {
             let files = std::iter::once(&spool).chain(&meta.linked);
             let file = files.into_iter().find(|file| file.path == *path);
             let file = file.filter(|file| file.whole.is_some())?.clone();
+            let found = fs::metadata(dir.join(path));
             Some(BasePart {
                 file,
                 live_bytes: 0,
+                made_at: found.and_then(|found| found.modified()).ok(),
             })
         };
         let mut parts = outline.parts.iter().map(part).collect::<Option<Vec<_>>>()?;
@@ -86,7 +104,7 @@ impl Base {
             looked_at: fs::metadata(dir.join(META_NAME))
                 .and_then(|found| found.modified())
                 .ok(),
-            is_clean: false,
+            clean: Clean::None,
         })
     }
 
@@ -97,8 +115,20 @@ impl Base {
 
     /// Has the files joined that have anything of no use, so that nothing of it is left.
     pub(crate) fn without_dead(mut self) -> Base {
-        self.is_clean = true;
+        self.clean = Clean::All;
         self
+    }
+
+    /// The same of those that were written before then: what is of no use goes after a while, whatever has
+    /// become of the mirror that it came from and of who was to see to it.
+    pub(crate) fn without_dead_before(mut self, then: SystemTime) -> Base {
+        self.clean = Clean::Before(then);
+        self
+    }
+
+    /// Whether there are any.
+    pub(crate) fn has_dead_before(&self, then: SystemTime) -> bool {
+        self.parts.iter().any(|part| part.has_dead_before(then))
     }
 
     /// Opens the files that are sound, and decides which are joined. `open` opens a file at a path. What
@@ -112,9 +142,12 @@ impl Base {
         // Before anything is taken for sound.
         let forgotten = verified.forgotten();
         let mut join = to_join(&self.parts);
-        if self.is_clean {
-            let parts = self.parts.iter().zip(&mut join);
-            parts.for_each(|(part, join)| *join |= part.live_bytes < part.file.bytes);
+        for (part, join) in self.parts.iter().zip(&mut join) {
+            *join |= match self.clean {
+                Clean::None => false,
+                Clean::Before(then) => part.has_dead_before(then),
+                Clean::All => part.live_bytes < part.file.bytes,
+            };
         }
         let mut linked = Vec::new();
         let mut taken = Vec::new();

@@ -49,6 +49,10 @@ fn age(mirror: &Path, by: Duration) {
         set_older(&loose_file(mirror, &id), by);
     }
     journal::shift(mirror, by.as_millis() as u64);
+    let looked = mirror.join("tarpon-looked");
+    if looked.exists() {
+        set_older(&looked, by);
+    }
 }
 
 fn names(mirror: &Path) -> BTreeSet<String> {
@@ -312,4 +316,103 @@ fn begin_only(s: &Scratch) -> (Due, SystemTime) {
         let reached = s.git.reached(&mirror, &roots).await.unwrap();
         (Due::find(&mirror, reached, since).unwrap(), since)
     })
+}
+
+/// A pack of a commit that no ref was ever at and that nobody has noted: of a fetch that was killed, or of an
+/// operator's; the commit.
+fn unnoted(s: &Scratch) -> String {
+    s.commit("secret", "a secret");
+    let secret = s.upstream(&["rev-parse", "refs/heads/secret"]);
+    let (mirror, url) = (s.mirror(), s.url());
+    let fetch = ["-c", "fetch.unpackLimit=1", "fetch", "--no-tags"];
+    let of = ["--no-write-fetch-head", &url, "refs/heads/secret"];
+    git(&mirror, &[&fetch[..], &of].concat());
+    s.upstream(&["update-ref", "-d", "refs/heads/secret"]);
+    assert!(has(&mirror, &secret));
+    secret
+}
+
+/// Everything is looked through once a day, whoever brought it.
+#[test]
+fn what_nobody_has_noted_goes_too() {
+    let s = Scratch::with_commit();
+    s.clone_mirror();
+    let (mirror, locks) = (s.mirror(), OwnLocks::default());
+    for round in 0..2 {
+        let secret = unnoted(&s);
+        assert_eq!(expire(&s, &locks), Expired::Nothing);
+        // It was young when it was looked at.
+        age(&mirror, DAY + HOUR);
+        assert_eq!(expire(&s, &locks), Expired::Objects(3), "{round}");
+        assert!(!has(&mirror, &secret));
+    }
+    let now = SystemTime::now();
+    let next = next_expiry_unix_ms(&mirror, DAY, now);
+    assert!(next.is_some_and(|at| at > unix_ms(now)), "{next:?}");
+    is_sound(&s);
+}
+
+/// What has a `.keep` stays, is spoken of, and goes once that has gone.
+#[test]
+fn what_is_kept_is_not_forgotten() {
+    let s = Scratch::with_commit();
+    s.clone_mirror();
+    let (mirror, locks) = (s.mirror(), OwnLocks::default());
+    let before = names(&mirror);
+    let secret = unnoted(&s);
+    let new = names(&mirror).difference(&before).next().unwrap().clone();
+    let keep = mirror
+        .join("objects/pack")
+        .join(new.replace(".pack", ".keep"));
+    std::fs::write(&keep, "mine").unwrap();
+    for _ in 0..2 {
+        age(&mirror, DAY + HOUR);
+        assert_eq!(expire(&s, &locks), Expired::Nothing);
+        assert!(has(&mirror, &secret));
+    }
+    std::fs::remove_file(&keep).unwrap();
+    age(&mirror, DAY + HOUR);
+    assert_eq!(expire(&s, &locks), Expired::Objects(3));
+    is_sound(&s);
+}
+
+/// A ref below `refs/replace/` hides parents from whoever believes it.
+#[test]
+fn what_replaced_objects_hide_stays() {
+    let s = Scratch::with_commit();
+    s.commit("main", "two");
+    s.commit("main", "three");
+    s.clone_mirror();
+    let (mirror, locks) = (s.mirror(), OwnLocks::default());
+    git(&mirror, &["replace", "--graft", "refs/heads/main"]);
+    git(&mirror, &["repack", "-ad"]);
+    let secret = unnoted(&s);
+    age(&mirror, DAY + HOUR);
+    assert_eq!(expire(&s, &locks), Expired::Objects(3));
+    assert!(!has(&mirror, &secret));
+    let count = [
+        "--no-replace-objects",
+        "rev-list",
+        "--count",
+        "refs/heads/main",
+    ];
+    assert_eq!(git(&mirror, &count), "3");
+    git(&mirror, &["--no-replace-objects", "fsck", "--full"]);
+}
+
+/// A clock that was ahead when something was noted keeps it no longer than from now on.
+#[test]
+fn dates_of_a_wrong_clock_are_of_now() {
+    let s = Scratch::with_commit();
+    s.clone_mirror();
+    let (mirror, locks) = (s.mirror(), OwnLocks::default());
+    let (secret, _) = with_secret(&s);
+    // As if it had been noted a year ahead.
+    age(&mirror, DAY + HOUR);
+    journal::shift_ahead(&mirror, 365 * DAY.as_millis() as u64);
+    assert_eq!(expire(&s, &locks), Expired::Nothing);
+    assert!(has(&mirror, &secret));
+    age(&mirror, DAY + HOUR);
+    assert_eq!(expire(&s, &locks), Expired::Objects(3));
+    is_sound(&s);
 }

@@ -20,7 +20,30 @@ fn leftovers_of_a_killed_process_are_removed() {
         std::fs::write(s.mirror().join(name), "").unwrap();
     }
     std::fs::create_dir(s.mirror().join("tmp_old_packs_x")).unwrap();
+    // As index-pack writes them for a fetch that is no more, for one that runs, and as people do.
+    let mut gone = std::process::Command::new("true").spawn().unwrap();
+    gone.wait().unwrap();
+    let mut runs = std::process::Command::new("git")
+        .args(["hash-object", "--stdin"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let keep = |name: &str| s.mirror().join(format!("objects/pack/pack-{name}.keep"));
+    let fetch = |pid: u32| format!("fetch-pack {pid} on host\n");
+    std::fs::write(keep("gone"), fetch(gone.id())).unwrap();
+    std::fs::write(keep("runs"), fetch(runs.id())).unwrap();
+    std::fs::write(keep("people"), "do not touch\n").unwrap();
+    std::fs::write(keep("empty"), "").unwrap();
     recover(&s.mirror()).unwrap();
+    assert!(!keep("gone").exists());
+    assert!(
+        ["runs", "people", "empty"]
+            .iter()
+            .all(|name| keep(name).exists())
+    );
+    drop(runs.stdin.take());
+    runs.wait().unwrap();
     assert!(!left.iter().any(|name| s.mirror().join(name).exists()));
     assert!(!s.mirror().join("tmp_old_packs_x").exists());
     s.assert_staging_empty();
