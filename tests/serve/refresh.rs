@@ -611,3 +611,36 @@ fn packs_without_reverse_index() {
     server.stop();
     through_refreshes(&lab, "odd");
 }
+
+/// What is of no use goes after the expiry with the next build, though nobody has noted anything: the
+/// mirror and its journal are gone.
+#[test]
+fn frames_of_no_use_go_after_the_expiry() {
+    const BYTES: usize = 300;
+    const EXPIRY: std::time::Duration = std::time::Duration::from_secs(4);
+    let lab = wide_lab(6, BYTES);
+    let secret = Rng::new(77).bytes(20_000);
+    repos::add_commit(&lab.upstream(NAME), "main", "dir1/secret.bin", &secret);
+    let settings = lab.settings().with(&["--unreachable-expiry", "4s"]);
+    let mut server = settings.start();
+    let state = lab.state();
+    let holds = |answer: &Response| {
+        let listing = fs::read_dir(entry_of(&state, answer).join("frames")).unwrap();
+        let mut files = listing.map(|file| fs::read(file.unwrap().path()).unwrap());
+        files.any(|frames| frames.windows(64).any(|part| part == &secret[5000..5064]))
+    };
+    assert!(holds(&hit(&server, NAME)));
+    let began = std::time::Instant::now();
+    let second = push(&lab, &server, NAME, "dir1/secret.bin", b"gone");
+    if began.elapsed() < EXPIRY {
+        assert!(holds(&second), "the old file is linked");
+    }
+    server.kill();
+    fs::remove_dir_all(lab.mirror(NAME)).unwrap();
+    let server = settings.start();
+    wait::until_true("the expiry is over", || began.elapsed() > EXPIRY);
+    let third = push(&lab, &server, NAME, "dir2/file", b"new");
+    assert!(!holds(&third));
+    let whole = third.body;
+    expect_clone(&lab, NAME, &whole);
+}
