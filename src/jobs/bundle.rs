@@ -104,7 +104,12 @@ impl Jobs {
         if let Some(kept) = self.bundles.borrow_mut().get(&key, Instant::now()) {
             return Ok(kept);
         }
-        if self.bundling.running(&key).is_none() && !self.bundles.borrow_mut().has_room() {
+        // Nothing is known of the disk before the first sweep.
+        let disk_bytes = Some(self.catalog.usage.marks().high_bytes).filter(|bytes| *bytes > 0);
+        let disk_bytes = disk_bytes.unwrap_or(u64::MAX);
+        let has_room =
+            self.bundling.running(&key).is_some() || self.bundles.borrow_mut().has_room(disk_bytes);
+        if !has_room {
             return Err(StartError {
                 status: 503,
                 message: format!("{}: too many bundles are being sent; try again", repo.name),

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use crate::archive::open_files::OpenFile;
 use crate::archive::place::Files;
-use crate::limits::{BUNDLE_AGE_MAX_MS, BUNDLES_BYTES_MAX, BUNDLES_MADE_BYTES_MAX, BUNDLES_MAX};
+use crate::limits::{
+    BUNDLE_AGE_MAX_MS, BUNDLES_BYTES_MAX, BUNDLES_MADE_BYTES_MAX, BUNDLES_MAX, BUNDLES_PART,
+};
 use crate::repos::head::MirrorHead;
 
 /// What a bundle is for.
@@ -66,13 +68,20 @@ impl BundleCache {
     }
 
     /// Whether another one may be made: those that take room on the disk, the ones that are only being
-    /// sent among them, have less than [`BUNDLES_MADE_BYTES_MAX`]. What nobody reads makes room.
-    pub(crate) fn has_room(&mut self) -> bool {
-        if self.made_bytes() < BUNDLES_MADE_BYTES_MAX {
+    /// sent among them, have less than [`BUNDLES_MADE_BYTES_MAX`], and than their part of the
+    /// `disk_bytes` that all may have. What nobody reads makes room.
+    pub(crate) fn has_room(&mut self, disk_bytes: u64) -> bool {
+        let max = BUNDLES_MADE_BYTES_MAX.min(disk_bytes / BUNDLES_PART);
+        if self.made_bytes() < max {
             return true;
         }
+        self.drop_unread();
+        self.made_bytes() < max
+    }
+
+    /// Drops those that nobody reads: to make one anew takes seconds, all else takes longer.
+    pub(crate) fn drop_unread(&mut self) {
         self.retain(|_, kept| Arc::strong_count(&kept.bundle) > 1);
-        self.made_bytes() < BUNDLES_MADE_BYTES_MAX
     }
 
     /// Bytes of those that are kept or being sent.
@@ -161,12 +170,18 @@ mod tests {
         let sent = bundle(BUNDLES_MADE_BYTES_MAX - BUNDLES_BYTES_MAX);
         cache.insert(key("r", 1, "h"), sent.clone(), now);
         assert_eq!(cache.kept.len(), 1, "too large to be kept");
-        assert!(cache.has_room() && cache.kept.is_empty());
+        let has_room = |cache: &mut BundleCache| cache.has_room(u64::MAX);
+        assert!(has_room(&mut cache) && cache.kept.is_empty());
         let more = bundle(BUNDLES_BYTES_MAX);
         cache.insert(key("r", 2, "h"), more.clone(), now);
-        assert!(!cache.has_room(), "both are being sent");
+        assert!(!has_room(&mut cache), "both are being sent");
         drop((sent, more));
-        assert!(cache.has_room());
+        assert!(has_room(&mut cache));
+        let small = bundle(1000);
+        cache.insert(key("r", 3, "h"), small.clone(), now);
+        assert!(!cache.has_room(1000 * BUNDLES_PART), "that is their part");
+        drop(small);
+        assert!(cache.has_room(1000 * BUNDLES_PART) && cache.kept.is_empty());
     }
 
     #[test]

@@ -99,6 +99,11 @@ impl Jobs {
     /// room for somebody who is in `need` of it. Whoever calls it holds the semaphore of sweeps.
     pub(super) async fn sweep_once(self: &Rc<Self>, need: Option<Need>) {
         self.bundles.borrow_mut().expire(Instant::now());
+        let usage = &self.catalog.usage;
+        if need.is_some() || usage.all_bytes() > usage.marks().high_bytes {
+            // Before anything leaves for them that takes longer to be made anew.
+            self.bundles.borrow_mut().drop_unread();
+        }
         let survey = Survey {
             repos: self.listed(),
             changed: mem::take(&mut *self.room.changed.borrow_mut()),

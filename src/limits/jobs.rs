@@ -93,6 +93,8 @@ pub const BUNDLES_MAX: usize = 64;
 pub const BUNDLES_BYTES_MAX: u64 = 1 << 30;
 /// Bytes of bundles, kept or only being sent, from which on no other is made.
 pub const BUNDLES_MADE_BYTES_MAX: u64 = 4 << 30;
+/// The part of `--cache-limit` that they may have in all, as one in so many.
+pub const BUNDLES_PART: u64 = 8;
 /// How long a bundle is kept.
 pub const BUNDLE_AGE_MAX_MS: u64 = HOUR_MS;
 /// Bundles that are made at the same time.
