@@ -298,7 +298,8 @@ fn link_pack(
     });
     // Files in the making can be removed while nobody holds this.
     let packing = repo.locks.packing.try_lock();
-    if !refused.cannot_be_linked() || !is_near || packing.is_err() {
+    let is_vain = !is_near || repo.notes.copies_in_vain();
+    if !refused.cannot_be_linked() || is_vain || packing.is_err() {
         return Err(refused.into());
     }
     if !repo.notes.say_links() {
@@ -309,10 +310,14 @@ fn link_pack(
         );
     }
     let copied = replace_by_copy(&source.path);
-    copied.map_err(|source| BeginError::Io {
+    let copied = copied.map_err(|source| BeginError::Io {
         op: "copy a pack that cannot be linked",
         source,
-    })?;
+    });
+    if copied.as_ref().is_err_and(|e| !e.is_disk_full()) {
+        repo.notes.set_copies_in_vain();
+    }
+    copied?;
     shop.meter.add(Event::PackCopied, 1);
     Ok(staging.link(&source.path, &source.relative)?)
 }

@@ -11,12 +11,26 @@ use std::path::Path;
 pub(crate) fn replace_by_copy(path: &Path) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let copy = path.with_file_name(format!("tmp_own_{name}"));
-    let copied = copy_to(path, &copy).and_then(|()| fs::rename(&copy, path));
+    // Not gigabytes for nothing.
+    let copied = may_be_replaced(path)
+        .and_then(|()| copy_to(path, &copy))
+        .and_then(|()| fs::rename(&copy, path));
     if copied.is_err() {
         // Best effort: the next start removes it.
         let _ = fs::remove_file(&copy);
     }
     copied
+}
+
+/// Fails if the file can be removed by nobody (`chattr +i`, `+a`).
+fn may_be_replaced(path: &Path) -> io::Result<()> {
+    use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+    let found = statx(CWD, path, AtFlags::empty(), StatxFlags::empty())?;
+    let fixed = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
+    match found.stx_attributes.intersects(fixed) {
+        true => Err(io::Error::from_raw_os_error(libc::EPERM)),
+        false => Ok(()),
+    }
 }
 
 fn copy_to(path: &Path, copy: &Path) -> io::Result<()> {

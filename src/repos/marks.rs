@@ -59,6 +59,7 @@ pub(crate) struct Notes {
     has_said_links: AtomicBool,
     /// When an answer last began before its archive; 0 for never.
     early_unix_ms: AtomicU64,
+    copies_in_vain: AtomicBool,
 }
 
 impl Notes {
@@ -98,5 +99,15 @@ impl Notes {
     pub(crate) fn was_early(&self) -> bool {
         let at = self.early_unix_ms.load(Ordering::Relaxed);
         at > 0 && unix_ms().saturating_sub(at) < EARLY_KEPT_MS
+    }
+
+    /// A pack was copied, and the copy could not take its place: none is copied again.
+    pub(crate) fn set_copies_in_vain(&self) {
+        self.copies_in_vain.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one was.
+    pub(crate) fn copies_in_vain(&self) -> bool {
+        self.copies_in_vain.load(Ordering::Relaxed)
     }
 }

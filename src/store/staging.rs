@@ -148,6 +148,10 @@ impl<F: Fs> Staging<F> {
     /// again.
     pub fn write_outline(&mut self, outline: &[u8]) -> Result<(), StoreError> {
         let path = self.dir.join(OUTLINE_NAME);
+        if self.own.contains(&path) {
+            // Publishing is tried again.
+            return Ok(());
+        }
         self.write_new(&path, outline)?;
         self.own.push(path);
         Ok(())

@@ -84,11 +84,16 @@ fn small_builds_do_not_wait_for_large_ones() {
 /// A server on a real file system of `mib`, mounted where only it sees it; `None` where a user may not
 /// make a mount namespace. With the path under which others see its state.
 pub(super) fn on_small_disk(lab: &Lab, mib: u64) -> Option<(Server, PathBuf)> {
+    on_tmpfs(lab, &format!("size={mib}m"))
+}
+
+/// The same with other limits (tmpfs(5)).
+pub(super) fn on_tmpfs(lab: &Lab, limits: &str) -> Option<(Server, PathBuf)> {
     if !may_mount(lab) {
         eprintln!("skipped: no mount namespace for this user");
         return None;
     }
-    let script = format!("mount -t tmpfs -o size={mib}m tarpon \"$0\" && exec \"$@\"");
+    let script = format!("mount -t tmpfs -o {limits} tarpon \"$0\" && exec \"$@\"");
     let mut settings = lab
         .settings()
         .with(&["--cache-free-floor", "1M", "--cache-limit", "1G"]);

@@ -8,8 +8,9 @@ use super::support::server::Server;
 use super::support::{git, wait};
 use super::{begin, expect_clone, finish, hit, new_lab};
 use std::collections::HashSet;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -305,6 +306,169 @@ fn a_full_disk_makes_room() {
     wait::until_true("nothing is left over", || lab::orphans(&seen).is_empty());
 }
 
+/// What somebody else has put on the server's disk.
+struct Filler(PathBuf);
+
+impl Filler {
+    /// Leaves so many bytes.
+    fn bytes(seen: &Path, left: u64) -> Filler {
+        let filler = Filler(seen.join("filler"));
+        std::fs::create_dir(&filler.0).unwrap();
+        let found = rustix::fs::statvfs(seen).unwrap();
+        let bytes = (found.f_bavail * found.f_frsize).saturating_sub(left);
+        std::fs::write(filler.0.join("bytes"), vec![1; bytes as usize]).unwrap();
+        filler
+    }
+
+    /// Leaves room for so many names.
+    fn names(seen: &Path, left: u64) -> Filler {
+        let filler = Filler(seen.join("filler"));
+        std::fs::create_dir(&filler.0).unwrap();
+        let found = rustix::fs::statvfs(seen).unwrap();
+        for number in 0..found.f_ffree.saturating_sub(left) {
+            std::fs::write(filler.0.join(number.to_string()), "").unwrap();
+        }
+        filler
+    }
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+fn full_disks(server: &Server) -> u64 {
+    server.metrics().count("tarpon_disk_full_total", &[])
+}
+
+fn wait_until_idle(server: &Server) {
+    wait::until_true("nothing is built", || {
+        server.metrics().count("tarpon_builds_running", &[]) == 0
+    });
+}
+
+/// A fetch, a bundle, and the packing of what somebody's git has made loose find the disk full: room is made,
+/// and they are done.
+#[test]
+fn whatever_finds_the_disk_full_is_tried_again() {
+    let lab = new_lab();
+    let names = ["a", "b", "c"];
+    for name in names {
+        repository(&lab, name, 3 * MIB);
+    }
+    let Some((server, seen)) = super::builds::on_small_disk(&lab, 32) else {
+        return;
+    };
+    let fill = |names: &[&str]| {
+        for name in names {
+            hit(&server, name);
+        }
+        wait_until_idle(&server);
+        Filler::bytes(&seen, MIB + MIB / 2)
+    };
+    let mut rng = Rng::new(4);
+    let before = git::text(&lab.upstream("a"), &["rev-parse", "HEAD"]);
+    let filler = fill(&names);
+    super::push_and_fetch(&lab, &server, "a", "new.bin", &rng.bytes(3 * MIB as usize));
+    let by_fetch = full_disks(&server);
+    assert!(by_fetch > 0, "there was room for a fetch");
+    let failed = server
+        .metrics()
+        .count("tarpon_fetches_total", &[("result", "failed")]);
+    assert_eq!(failed, 0, "{}", server.log());
+    wait_until_idle(&server);
+    drop(filler);
+    let filler = fill(&names);
+    let target = lab::endpoint("a", &format!("snapshot.bundle?base={before}"));
+    let bundle = server.get(&target).expect(200).body;
+    assert!(bundle.len() as u64 > 3 * MIB);
+    let by_bundle = full_disks(&server);
+    assert!(by_bundle > by_fetch, "there was room for a bundle");
+    wait_until_idle(&server);
+    drop(filler);
+    for number in 0..300 {
+        let path = format!("loose/{number}.bin");
+        let content = rng.bytes(10 << 10);
+        repos::add_commit(&lab.upstream("a"), "main", &path, &content);
+    }
+    // An operator's, who sees what the server sees.
+    let target = server.pid().to_string();
+    let fetched = Command::new("nsenter")
+        .args(["--preserve-credentials", "-U", "-m", "-t", &target])
+        .args([
+            "git",
+            "-c",
+            "fetch.unpackLimit=100000",
+            "-c",
+            "safe.directory=*",
+            "-C",
+        ])
+        .arg(lab.mirror("a"))
+        .args(["fetch", "-q", &lab.url("a"), "+refs/heads/*:refs/heads/*"])
+        .output()
+        .unwrap();
+    assert!(fetched.status.success(), "{fetched:?}");
+    let filler = fill(&names[1..]);
+    let answer = server.get(&lab::target("a")).expect(200);
+    expect_clone(&lab, "a", &answer.body);
+    server.wait_logged("packed loose objects");
+    assert!(full_disks(&server) > by_bundle, "there was room to pack");
+    wait_until_idle(&server);
+    drop(filler);
+    expect_clone(&lab, "a", &hit(&server, "a").body);
+    assert_eq!(server.builds("failed"), 0, "{}", server.log());
+}
+
+/// Whatever file cannot be made for want of room, from the first of a fetch to the last of an entry, its
+/// outline and its metadata: room is made, and it is tried again.
+#[test]
+fn a_disk_that_is_full_at_any_file_of_a_refresh_makes_room() {
+    let lab = new_lab();
+    let Some((server, seen)) = super::builds::on_tmpfs(&lab, "size=64m,nr_inodes=8000") else {
+        return;
+    };
+    let others = ["x", "y", "z"];
+    for name in others {
+        repository(&lab, name, MIB);
+    }
+    let (mut full, mut left) = (0, 0);
+    // Until there is room for all of it.
+    loop {
+        let name = format!("a{left}");
+        repository(&lab, &name, 20 * KIB);
+        hit(&server, &name);
+        // What was freed the last time is used again.
+        for other in others {
+            hit(&server, other);
+        }
+        wait_until_idle(&server);
+        let filler = Filler::names(&seen, left);
+        let id = super::push_and_fetch(&lab, &server, &name, "new", b"new\n");
+        // It may have left itself to make room: then it is built now.
+        server.get(&lab::target(&name)).expect(200);
+        wait::until_true(&format!("it is kept with {left} files left"), || {
+            let answer = server.fetch("HEAD", &lab::target(&name), &[]);
+            answer.head.get("x-cachew-snapshot-commit") == Some(&id)
+        });
+        expect_clone(&lab, &name, &hit(&server, &name).body);
+        drop(filler);
+        let now = full_disks(&server);
+        if now == full {
+            break;
+        }
+        (full, left) = (now, left + 1);
+        assert!(left < 100, "there is never enough room");
+    }
+    assert!(left > 10, "only {left} files were tried");
+    let metrics = server.metrics();
+    let failed = metrics.count("tarpon_fetches_total", &[("result", "failed")]);
+    assert_eq!(failed, 0, "{}", server.log());
+    let lost = server.builds("live_only") + server.builds("failed");
+    assert_eq!(lost, 0, "{}", server.log());
+    wait::until_true("nothing is left over", || lab::orphans(&seen).is_empty());
+}
+
 /// A file of a pack that cannot be linked where it lies is copied once, within its mirror.
 #[test]
 fn a_pack_that_cannot_be_linked_is_copied_once() {
@@ -320,15 +484,7 @@ fn a_pack_that_cannot_be_linked_is_copied_once() {
         eprintln!("skipped: /dev/shm is the file system of the state directory");
         return;
     }
-    let packs = lab.mirror("own").join("objects/pack");
-    let pack = std::fs::read_dir(&packs)
-        .unwrap()
-        .flatten()
-        .map(|entry| entry.path());
-    let pack = pack
-        .into_iter()
-        .find(|path| path.extension().is_some_and(|end| end == "pack"));
-    let pack = pack.unwrap();
+    let pack = pack_of(&lab.mirror("own"));
     let moved = elsewhere.path().join("pack");
     std::fs::copy(&pack, &moved).unwrap();
     std::fs::remove_file(&pack).unwrap();
@@ -343,6 +499,184 @@ fn a_pack_that_cannot_be_linked_is_copied_once() {
     assert_eq!(server.log().matches("cannot be linked").count(), 1);
     assert_eq!(metrics.count("tarpon_spool_failures_total", &[]), 0);
     git::run(&lab.mirror("own"), &["fsck", "--full", "--strict"]);
+}
+
+/// The one pack of a mirror.
+fn pack_of(mirror: &Path) -> PathBuf {
+    let files = std::fs::read_dir(mirror.join("objects/pack")).unwrap();
+    let mut files = files.map(|entry| entry.unwrap().path());
+    let pack = files.find(|path| path.extension().is_some_and(|end| end == "pack"));
+    pack.unwrap()
+}
+
+/// A file that cannot be changed until this is dropped.
+struct Immutable(PathBuf);
+
+impl Immutable {
+    /// `None` where the file system or this user cannot.
+    fn new(path: &Path) -> Option<Immutable> {
+        let done = Command::new("chattr").arg("+i").arg(path).output();
+        let done = done.is_ok_and(|done| done.status.success());
+        done.then(|| Immutable(path.to_owned()))
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        let _ = Command::new("chattr").arg("-i").arg(&self.0).status();
+    }
+}
+
+/// A pack that can neither be linked nor replaced is served where it lies, and copied not even once.
+#[test]
+fn a_pack_that_nobody_may_change_is_served_and_never_copied() {
+    let lab = new_lab();
+    repository(&lab, "fixed", MIB);
+    lab.place_mirror("fixed");
+    let pack = pack_of(&lab.mirror("fixed"));
+    let Some(fixed) = Immutable::new(&pack) else {
+        eprintln!("skipped: no chattr +i here");
+        return;
+    };
+    let server = lab.start();
+    for number in 1..=3 {
+        let answer = server.get(&lab::target("fixed")).expect(200);
+        expect_clone(&lab, "fixed", &answer.body);
+        wait::until_true("it has ended", || server.builds("live_only") == number);
+    }
+    let said = server.log().matches("going on without the cache").count();
+    assert_eq!(said, 1, "{}", server.log());
+    let metrics = server.metrics();
+    assert_eq!(metrics.count("tarpon_packs_copied_total", &[]), 0);
+    drop(fixed);
+    let folder = std::fs::read_dir(pack.parent().unwrap()).unwrap();
+    let mut names = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(names.all(|name| !name.starts_with("tmp_")));
+    // Once it may be, it is kept.
+    expect_clone(&lab, "fixed", &hit(&server, "fixed").body);
+}
+
+/// The packs of a mirror belong to somebody else, and the server's user may not link them
+/// (`protected_hardlinks`): one that is copied, once and not silently, is its own.
+#[test]
+fn a_pack_of_somebody_else_is_copied_once() {
+    let protected = std::fs::read_to_string("/proc/sys/fs/protected_hardlinks");
+    if protected.is_ok_and(|value| value.trim() != "1") || !rustix::process::getuid().is_root() {
+        eprintln!("skipped: links to files of others are allowed, or there is no other user");
+        return;
+    }
+    const NOBODY: u32 = 65_534;
+    let lab = new_lab();
+    repository(&lab, "other", MIB);
+    lab.place_mirror("other");
+    let pack = pack_of(&lab.mirror("other"));
+    let root = lab.state().parent().unwrap().to_owned();
+    let mode = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(&root, mode).unwrap();
+    let mut settings = lab.settings();
+    let binary = lab.scratch("tarpon");
+    std::fs::copy(&settings.binary, &binary).unwrap();
+    settings.binary = binary;
+    let to_nobody = Command::new("chown")
+        .args(["-R", &format!("{NOBODY}:{NOBODY}")])
+        .arg(lab.state())
+        .status();
+    assert!(to_nobody.unwrap().success());
+    std::os::unix::fs::chown(&pack, Some(0), Some(0)).unwrap();
+    let launcher = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+    ];
+    settings.launcher = launcher.map(str::to_owned).to_vec();
+    let server = settings.start();
+    for _ in 0..2 {
+        expect_clone(&lab, "other", &hit(&server, "other").body);
+    }
+    let metrics = server.metrics();
+    assert_eq!(metrics.count("tarpon_packs_copied_total", &[]), 1);
+    assert_eq!(std::fs::metadata(&pack).unwrap().uid(), NOBODY);
+    assert_eq!(server.log().matches("cannot be linked").count(), 1);
+    assert_eq!(server.builds("live_only"), 0, "{}", server.log());
+}
+
+/// A file system of its own kind for the state directory; `None` where this user cannot make one.
+fn on_ext4(lab: &Lab) -> Option<(Server, PathBuf)> {
+    let image = lab.scratch("image");
+    std::fs::File::create(&image)
+        .unwrap()
+        .set_len(64 * MIB)
+        .unwrap();
+    let made = Command::new("mkfs.ext4").arg("-q").arg(&image).output();
+    let mount = format!(
+        "mount -o loop {} \"$0\" && rmdir \"$0/lost+found\"",
+        image.display()
+    );
+    let state = lab.state().display().to_string();
+    let tried = Command::new("unshare")
+        .args(["-m", "sh", "-c", &mount, &state])
+        .output();
+    let done = |tried: std::io::Result<Output>| tried.is_ok_and(|tried| tried.status.success());
+    if !done(made) || !done(tried) {
+        eprintln!("skipped: this user cannot mount an ext4");
+        return None;
+    }
+    let script = format!("mount -o loop {} \"$0\" && exec \"$@\"", image.display());
+    let mut settings = lab.settings();
+    let launcher = ["unshare", "-m", "sh", "-c", &script, &state];
+    settings.launcher = launcher.map(str::to_owned).to_vec();
+    let server = settings.start();
+    let seen = PathBuf::from(format!("/proc/{}/root{state}", server.pid()));
+    Some((server, seen))
+}
+
+/// Gives a file as many names as there can be.
+fn fill_links(path: &Path, names: &Path) {
+    std::fs::create_dir(names).unwrap();
+    for number in 0..100_000 {
+        match std::fs::hard_link(path, names.join(number.to_string())) {
+            Ok(()) => {}
+            Err(e) => return assert_eq!(e.raw_os_error(), Some(libc::EMLINK), "{e}"),
+        }
+    }
+    panic!("a file can have any number of names here");
+}
+
+/// A file has as many names as there can be: a pack gets a copy, once, and what an earlier entry has is
+/// built anew.
+#[test]
+fn a_file_with_all_the_names_it_can_have_is_no_end() {
+    let lab = new_lab();
+    repository(&lab, "linked", MIB);
+    let Some((server, seen)) = on_ext4(&lab) else {
+        return;
+    };
+    expect_clone(&lab, "linked", &hit(&server, "linked").body);
+    let mirror = seen.join("mirrors/test/linked.git");
+    let names = seen.join("tmp");
+    fill_links(&pack_of(&mirror), &names.join("names-of-a-pack"));
+    super::push_and_fetch(&lab, &server, "linked", "later", b"later\n");
+    wait::until_true("it is built with a copy", || server.builds("complete") == 2);
+    let copied = || server.metrics().count("tarpon_packs_copied_total", &[]);
+    assert_eq!(copied(), 1);
+    assert_eq!(server.log().matches("cannot be linked").count(), 1);
+    let entries = lab::entries(&seen);
+    let newest = entries.iter().map(|name| seen.join("snapshots").join(name));
+    let newest = newest.max_by_key(|dir| dir.metadata().unwrap().modified().unwrap());
+    let frames = std::fs::read_dir(newest.unwrap().join("frames")).unwrap();
+    for (number, file) in frames.enumerate() {
+        let path = file.unwrap().path();
+        fill_links(&path, &names.join(format!("names-of-frames-{number}")));
+    }
+    super::push_and_fetch(&lab, &server, "linked", "last", b"last\n");
+    wait::until_true("it is built from nothing", || {
+        server.builds("complete") == 3
+    });
+    server.wait_logged("built from nothing, an entry could not be linked");
+    expect_clone(&lab, "linked", &hit(&server, "linked").body);
+    assert_eq!(copied(), 1, "{}", server.log());
+    assert_eq!(server.builds("live_only"), 0);
 }
 
 /// A whole mirror on another file system: no copy would help. It is served, and that is said once.
