@@ -53,6 +53,8 @@
 //! * Sockets are written with `sendfile` and `send` after readiness, on io_uring and epoll alike,
 //!   not with `writev` from mappings: no copy, no page fault on a core, nothing to cancel. The
 //!   short ranges of a raw run are gathered in the core's pipe ([`io::pipe`]).
+//! * What `git upload-pack` writes leaves its pipe on the core that answers, by `splice`; the plane looks at the
+//!   first bytes of it only (`http::net::made`).
 //! * Packs are mapped only where objects are read; what sums and checks them reads them through a
 //!   small buffer: a thread that is nice must not hold the lock of the address space for long.
 //! * Whether bytes are in memory is remembered for a moment, for all readers of an archive.
