@@ -52,16 +52,17 @@ impl Bridge {
         }
     }
 
-    /// Clones the repository `name` over HTTP into `directory`, which is removed afterwards:
-    /// time and bytes of the clone, cost of the server's side.
-    pub fn clone_once(&self, name: &str, directory: &Path) -> (Measured, Usage) {
+    /// Clones the repository `name` over HTTP, with these options, into `directory`, which is removed
+    /// afterwards: time and bytes of the clone, cost of the server's side.
+    pub fn clone_once(&self, name: &str, options: &[&str], directory: &Path) -> (Measured, Usage) {
         *lock(&self.served) = Served::default();
         let parent = directory.parent().unwrap_or(Path::new("/"));
         let url = format!("http://{}/{name}.git", self.address);
         let post = format!("http.postBuffer={BODY_BYTES_MAX}");
         let into = directory.to_string_lossy();
         let started = Instant::now();
-        git::run(parent, &["-c", &post, "clone", "--quiet", &url, &into]);
+        let clone = ["-c", &post, "clone", "--quiet", &url, &into];
+        git::run(parent, &[&clone, options].concat());
         let total = started.elapsed();
         remove_tree(directory);
         let served = *lock(&self.served);

@@ -6,6 +6,7 @@ mod support;
 
 mod busy;
 mod checks;
+mod clones;
 mod columns;
 mod folder;
 mod gitcgi;
@@ -56,6 +57,8 @@ enum Verb {
     Soak(SoakArgs),
     /// More repositories than a small file system holds, under a skewed load
     Room(RoomArgs),
+    /// `git clone --bare` through the server beside `git http-backend`, of the same repacked mirror
+    Clone(CloneArgs),
 }
 
 #[derive(Args, Debug)]
@@ -180,6 +183,18 @@ struct RoomArgs {
 }
 
 #[derive(Args, Debug)]
+struct CloneArgs {
+    /// A URL, a path, or generate:SHAPE:SIZE
+    #[arg(value_name = "REPO")]
+    repository: String,
+    /// Clones from each
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    rounds: u32,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args, Debug)]
 struct LoadArgs {
     /// Arrivals per second
     #[arg(long, value_name = "R")]
@@ -225,6 +240,7 @@ fn main() -> ExitCode {
         Some(Verb::Refresh(arguments)) => run_refresh(&arguments),
         Some(Verb::Soak(arguments)) => run_soak(&arguments),
         Some(Verb::Room(arguments)) => run_room(&arguments),
+        Some(Verb::Clone(arguments)) => run_clone(&arguments),
         None => run_compare(&cli.compare),
     };
     match done {
@@ -444,4 +460,20 @@ fn run_room(arguments: &RoomArgs) -> Result<ExitCode, String> {
     }
     site.clean();
     Ok(ExitCode::from(u8::from(!outcome.is_clean(&room))))
+}
+
+fn run_clone(arguments: &CloneArgs) -> Result<ExitCode, String> {
+    let (site, work) = arguments.common.site()?;
+    let machine = folder::machine_text(crate_root(), &work, None);
+    let repository = site.repository(&arguments.repository)?;
+    let outcome = clones::run(&site, &repository, arguments.rounds.max(1));
+    let text = outcome.text();
+    print!("{text}");
+    if let Some(directory) = arguments.common.directory() {
+        folder::create_dir(&directory);
+        folder::write_file(&directory.join("table.txt"), &text);
+        folder::write_file(&directory.join("machine.txt"), &machine);
+    }
+    site.clean();
+    Ok(ExitCode::from(u8::from(!outcome.is_within())))
 }

@@ -169,7 +169,7 @@ impl Bench<'_> {
 
     fn git_http(&mut self, round: u32, rivals: &Rivals) {
         let clone = self.site.run_path("clone");
-        let (measured, usage) = rivals.bridge.clone_once(self.name(), &clone);
+        let (measured, usage) = rivals.bridge.clone_once(self.name(), &[], &clone);
         self.push_one(Contestant::GitHttp, round, measured, Some(usage));
     }
 

@@ -203,6 +203,13 @@ impl State {
         self
     }
 
+    /// Has its servers started with more flags.
+    #[allow(dead_code)] // Not every bench needs some.
+    pub fn with(mut self, arguments: &[&str]) -> State {
+        self.settings = self.settings.with(arguments);
+        self
+    }
+
     /// Where the mirror of that name is.
     pub fn mirror(&self, name: &str) -> PathBuf {
         let mirrors = self.settings.state.join("mirrors").join(HOST);
