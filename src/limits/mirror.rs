@@ -48,7 +48,7 @@ pub const MIRROR_WINDOW_BYTES: u64 = 64 << 20;
 pub const PACKS_LOCK_TRY_MS: u64 = 10;
 /// For how long that is tried.
 pub const PACKS_LOCK_WAIT_MS: u64 = 10_000;
-/// The same by who has another lock meanwhile.
+/// The same where somebody waits for that.
 pub const PACKS_LOCK_SOON_MS: u64 = 200;
 /// First limit of time for one step of a mirror's upkeep; doubled for the next try when it was not enough.
 pub const MAINTENANCE_LIMIT_MS: u64 = 10 * MINUTE_MS;

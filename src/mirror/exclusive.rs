@@ -25,7 +25,7 @@ pub(super) async fn exclusive(lock: &RwLock<()>) -> Option<RwLockWriteGuard<'_, 
     exclusive_within(lock, WAIT).await
 }
 
-/// The same for who has another lock, for which others wait meanwhile.
+/// The same for whom somebody waits: who reads for long is not waited for.
 pub(crate) async fn exclusive_soon(lock: &RwLock<()>) -> Option<RwLockWriteGuard<'_, ()>> {
     exclusive_within(lock, Duration::from_millis(PACKS_LOCK_SOON_MS)).await
 }

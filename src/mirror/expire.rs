@@ -5,8 +5,9 @@
 //! is packed anew from a list of ids, beside it; then it goes. Objects of packs that are younger than the
 //! expiry are not due: a pack that was joined of others is as old as the oldest.
 //!
-//! Before anything goes, under the lock of the refs, refs and the journal are looked at once more; what they have
-//! come to need meanwhile is packed first. The lock of the packs is taken for the renames only. While a fetch is between its objects and its refs nothing goes: it
+//! Before anything goes refs and the journal are looked at once more; what they have come to need meanwhile is
+//! packed first. Where there are many refs that takes tens of ms, and so no lock: under the locks is only seen
+//! that none of their files has changed since. While a fetch is between its objects and its refs nothing goes: it
 //! may have taken something for there that is due.
 
 use std::collections::{BTreeSet, HashSet};
@@ -23,8 +24,8 @@ use tokio::sync::RwLock;
 use super::blocking::blocking;
 use super::config;
 use super::error::MirrorError;
-use super::exclusive::{exclusive, exclusive_both, exclusive_soon};
-use super::files::loose_ids;
+use super::exclusive::exclusive_both;
+use super::files::{Stamp, loose_ids};
 use super::git::Git;
 use super::journal;
 use super::looked;
@@ -34,7 +35,7 @@ use super::set_up::format_of;
 use crate::git::stdin_file;
 use crate::limits;
 
-/// The locks of a repository, in the order in which they are waited for.
+/// The locks of a repository, in the order in which they are taken.
 #[derive(Clone, Copy, Debug)]
 pub struct Locks<'a> {
     /// Read while a fetch is between its first look at the mirror and its refs.
@@ -171,6 +172,8 @@ impl Git {
     ) -> Result<Option<TempDir>, MirrorError> {
         let mut known: BTreeSet<ObjectId> = roots.refs.union(&roots.left).copied().collect();
         for _ in 0..limits::EXPIRY_LOOKS_MAX {
+            let path = mirror.to_owned();
+            let before = blocking(mirror, move || stamp(&path)).await?;
             let new = self.new_roots(mirror, &known, since).await?;
             if !new.is_empty() {
                 let made = self.pack_what_is_needed(mirror, &due, &known, &new).await?;
@@ -178,20 +181,15 @@ impl Git {
                 due.gone.retain(|pack| !made.contains(&pack.stem));
                 known.extend(new);
             }
-            let Some(_arrivals) = exclusive(locks.arrivals).await else {
+            let Some(_locked) = exclusive_both(locks.arrivals, locks.packs).await else {
                 return Ok(None);
             };
             let _refs = locks.refs.read().await;
-            // From here on no ref moves, and no fetch begins. This takes tens of ms where there are many
-            // refs: without the lock of the packs, for which requests wait.
-            if !self.new_roots(mirror, &known, since).await?.is_empty() {
-                continue;
-            }
-            let Some(_packs) = exclusive_soon(locks.packs).await else {
-                continue;
-            };
+            // Requests wait for these locks: that nothing has moved since is seen without reading it again.
             // Not on another thread: if this future were dropped, it would go on without the locks.
-            return due.remove(mirror).map(Some);
+            if stamp(mirror)? == before {
+                return due.remove(mirror).map(Some);
+            }
         }
         Ok(None)
     }
@@ -268,6 +266,13 @@ fn roots(mirror: &Path, since: SystemTime) -> Result<Roots, MirrorError> {
 fn unix_ms(at: SystemTime) -> u64 {
     let since_1970 = at.duration_since(SystemTime::UNIX_EPOCH);
     since_1970.map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Of all that [`roots`] are made of.
+fn stamp(mirror: &Path) -> Result<Stamp, MirrorError> {
+    let files = ["HEAD", "packed-refs", "refs", journal::NAME];
+    let stamp = Stamp::of(files.map(|name| mirror.join(name)));
+    stamp.map_err(|source| MirrorError::io("look at the refs of", mirror, source))
 }
 
 /// All of it was looked through: tips that were left before are forgotten, for what they reached is gone,

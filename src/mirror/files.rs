@@ -3,7 +3,8 @@
 use gix::ObjectId;
 use std::fs::{DirEntry, File};
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 /// Syncs every file and directory below and including `root`.
 pub(super) fn sync_tree(root: &Path) -> io::Result<()> {
@@ -23,6 +24,32 @@ pub(super) fn sync_tree(root: &Path) -> io::Result<()> {
 
 pub(super) fn entries(folder: &Path) -> io::Result<Vec<DirEntry>> {
     std::fs::read_dir(folder)?.collect()
+}
+
+/// Tells whether files were replaced, made or removed, or have grown: the inode, date and length of each.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Stamp(Vec<(PathBuf, u64, [i64; 2], u64)>);
+
+impl Stamp {
+    /// Of the files at these paths and below them, as far as they are there.
+    pub(super) fn of(paths: impl IntoIterator<Item = PathBuf>) -> io::Result<Stamp> {
+        let mut pending = Vec::from_iter(paths);
+        let mut stamp = Vec::new();
+        while let Some(path) = pending.pop() {
+            let found = match std::fs::symlink_metadata(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                found => found?,
+            };
+            if found.is_dir() {
+                pending.extend(entries(&path)?.iter().map(DirEntry::path));
+            }
+            let date = [found.mtime(), found.mtime_nsec()];
+            stamp.push((path, found.ino(), date, found.len()));
+        }
+        // The order of a directory says nothing.
+        stamp.sort_unstable();
+        Ok(Stamp(stamp))
+    }
 }
 
 /// The ids of all loose objects. A power cut leaves empty files; git looks for their objects elsewhere.

@@ -16,7 +16,7 @@ use super::error::MirrorError;
 use crate::limits::{JOURNAL_BYTES_MAX, JOURNAL_TIPS_MAX};
 
 /// The file's name.
-const NAME: &str = "tarpon-journal";
+pub(super) const NAME: &str = "tarpon-journal";
 
 /// What refs have left, and when last, in milliseconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

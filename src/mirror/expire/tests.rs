@@ -200,6 +200,33 @@ fn a_ref_that_moves_back_meanwhile_has_all_that_it_needs() {
     is_sound(&s);
 }
 
+/// Between the look back and the moment at which nobody reads packs where they are.
+#[test]
+fn a_ref_that_moves_back_after_the_look_has_all_that_it_needs() {
+    let s = Scratch::with_commit();
+    s.clone_mirror();
+    let (mirror, locks) = (s.mirror(), OwnLocks::default());
+    let (secret, blob) = with_secret(&s);
+    age(&mirror, DAY + HOUR);
+    let (due, roots, since) = begin(&s);
+    s.upstream(&["update-ref", "refs/heads/again", &secret]);
+    run(async {
+        let reading = locks.packs.try_read().unwrap();
+        let moves = async {
+            // It has looked by then, or will have to look at what there is.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let (url, lock) = (s.url(), RwLock::new(()));
+            s.git.freshen(&mirror, &url, &lock).await.unwrap();
+            drop(reading);
+        };
+        let removes = s.git.remove_due(&mirror, locks.all(), (due, roots), since);
+        let (removed, ()) = tokio::join!(removes, moves);
+        removed.unwrap();
+    });
+    assert!(has(&mirror, &secret) && has(&mirror, &blob));
+    is_sound(&s);
+}
+
 #[test]
 fn nothing_goes_while_a_fetch_is_between_its_objects_and_its_refs() {
     let s = Scratch::with_commit();
@@ -224,9 +251,10 @@ fn nothing_goes_while_a_fetch_is_between_its_objects_and_its_refs() {
     is_sound(&s);
 }
 
-/// The look back takes its time where there are many refs; builds, which read packs, do not wait for it.
+/// The look back takes its time where there are many refs; neither builds, which read packs, nor fetches wait
+/// for it.
 #[test]
-fn who_reads_packs_does_not_wait_for_the_look_back() {
+fn nobody_waits_for_the_look_back() {
     let s = Scratch::with_commit();
     s.clone_mirror();
     let (mirror, locks) = (s.mirror(), OwnLocks::default());
@@ -244,7 +272,9 @@ fn who_reads_packs_does_not_wait_for_the_look_back() {
     let mut waited = 0;
     let read = async {
         loop {
-            waited += u32::from(locks.packs.try_read().is_err());
+            for lock in [&locks.packs, &locks.arrivals] {
+                waited += u32::from(lock.try_read().is_err());
+            }
             tokio::task::yield_now().await;
         }
     };
@@ -255,7 +285,7 @@ fn who_reads_packs_does_not_wait_for_the_look_back() {
         }
     });
     assert!(removed.unwrap().is_some());
-    assert_eq!(waited, 0, "it held the lock of the packs while it looked");
+    assert_eq!(waited, 0, "it held a lock while it looked");
     assert!(!has(&mirror, &secret));
 }
 
