@@ -116,16 +116,9 @@ fn check_entry(data: &[u8]) {
     }
 }
 
-/// The payload, put together from the description of the format.
-fn written(fields: &Fields) -> Vec<u8> {
-    let mut out = fields.id.as_str().as_bytes().to_vec();
-    let text = |out: &mut Vec<u8>, text: &str| {
-        out.extend_from_slice(&(text.len() as u64).to_le_bytes());
-        out.extend_from_slice(text.as_bytes());
-    };
-    let number = |out: &mut Vec<u8>, value: u64| out.extend_from_slice(&value.to_le_bytes());
-    text(&mut out, &fields.repository);
-    let (kind, name, id) = match fields.want.revision() {
+/// Kind, shape, name and id of a want.
+fn write_want(out: &mut Vec<u8>, want: &Want) {
+    let (kind, name, id) = match want.revision() {
         Revision::Head => (0, None, None),
         Revision::Ref(name) => (1, Some(name), None),
         Revision::Commit(id) => (2, None, Some(id)),
@@ -135,9 +128,21 @@ fn written(fields: &Fields) -> Vec<u8> {
     out.extend([kind, 0]);
     let parts = [name.map(|name| &name[..]), id.map(|id| id.as_bytes())];
     for bytes in parts.into_iter().flatten() {
-        number(&mut out, bytes.len() as u64);
+        out.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
         out.extend_from_slice(bytes);
     }
+}
+
+/// The payload, put together from the description of the format.
+fn written(fields: &Fields) -> Vec<u8> {
+    let mut out = fields.id.as_str().as_bytes().to_vec();
+    let text = |out: &mut Vec<u8>, text: &str| {
+        out.extend_from_slice(&(text.len() as u64).to_le_bytes());
+        out.extend_from_slice(text.as_bytes());
+    };
+    let number = |out: &mut Vec<u8>, value: u64| out.extend_from_slice(&value.to_le_bytes());
+    text(&mut out, &fields.repository);
+    write_want(&mut out, &fields.want);
     text(&mut out, fields.commit.as_deref().unwrap_or_default());
     out.extend_from_slice(&fields.shown);
     number(&mut out, fields.created_unix_ms);

@@ -19,6 +19,7 @@ mod flights;
 mod freshen;
 pub(crate) mod heal;
 mod leaving;
+mod look;
 mod maintain;
 mod pinned;
 pub(crate) mod plane;

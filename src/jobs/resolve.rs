@@ -5,29 +5,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use gix::ObjectId;
-use gix::bstr::{BStr, BString, ByteSlice};
 use tokio::task::spawn_blocking;
 
 use super::asker::Asker;
+use super::look::{Looked, failed, look};
 use super::state::Jobs;
-use crate::manifest::want::{Named, Shape, Want};
-use crate::mirror::{Closure, Git};
-use crate::refs::{Head, MirrorRefs};
+use crate::manifest::want::{Named, Want};
+use crate::mirror::Closure;
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
-use crate::snapshot::checkout::Checkout;
-use crate::snapshot::lookup::{Leads, Objects};
-use crate::snapshot::view::object_hash;
-
-/// What a look has found.
-enum Looked {
-    Found(Want),
-    /// The commit is there, and whether all of it is takes a longer look.
-    Unsure(Want, ObjectId),
-    /// It is not there, as far as is known.
-    Absent,
-}
 
 impl Jobs {
     /// What is wanted, which is there; the mirror is cloned if there is none, and compared with its upstream
@@ -101,13 +87,6 @@ impl Jobs {
     }
 }
 
-fn failed(repo: &Repo, why: &dyn std::fmt::Display) -> StartError {
-    StartError {
-        status: 500,
-        message: format!("{}: {why}", repo.name),
-    }
-}
-
 /// What an upstream that lacks it is remembered by.
 fn key(named: &Named) -> String {
     match (named.commit(), named.name()) {
@@ -131,96 +110,5 @@ fn absent(repo: &Repo, named: &Named) -> StartError {
     StartError {
         status: 404,
         message,
-    }
-}
-
-/// Looks for it in the mirror. Reads refs and a few objects.
-fn look(repo: &Repo, git: &Git, named: &Named) -> Result<Looked, StartError> {
-    let epoch = repo.epoch();
-    let refs = {
-        let _refs = repo.locks.refs.blocking_read();
-        git.refs.read(&repo.mirror, &git.follow)
-    };
-    let refs = refs.map_err(|e| failed(repo, &e))?;
-    let full = named.name_among(&refs);
-    if let Some(full) = &full {
-        repo.note_name(named, full.clone(), epoch);
-    }
-    let hash = object_hash(&repo.mirror).map_err(|e| failed(repo, &e))?;
-    let from = match (named.commit(), &full) {
-        (Some(id), _) if id.kind() != hash => return Ok(Looked::Absent),
-        (Some(id), _) => id,
-        (None, Some(full)) => match refs.get(full.as_bstr()) {
-            Some(found) => found.target,
-            None => return Ok(Looked::Absent),
-        },
-        (None, None) => return Ok(Looked::Absent),
-    };
-    let objects = Objects::open(&repo.mirror, hash).map_err(|e| failed(repo, &e))?;
-    let commit = match objects.lead(from).map_err(|e| failed(repo, &e))? {
-        Leads::Commit(commit) => commit,
-        Leads::Nowhere => return Ok(Looked::Absent),
-        Leads::Other(kind) => return Err(no_commit(repo, from, kind)),
-    };
-    if named.commit().is_none() {
-        let want = named.want(full, Shape::Full);
-        return Ok(want.map_or(Looked::Absent, Looked::Found));
-    }
-    let at = tips(&refs, full.as_ref());
-    let Some(want) = named
-        .at(commit)
-        .and_then(|named| named.want(full, Shape::Full))
-    else {
-        return Ok(Looked::Absent);
-    };
-    fits_beside(repo, &want, &refs)?;
-    let is_tip = refs.refs.iter().any(|one| one.target == commit);
-    Ok(match is_tip || objects.is_near(commit, &at) {
-        true => Looked::Found(want),
-        false => Looked::Unsure(want, commit),
-    })
-}
-
-/// Where to look for a commit first.
-fn tips(refs: &MirrorRefs, named: Option<&BString>) -> Vec<ObjectId> {
-    let named = named.and_then(|name| refs.get(name.as_bstr()));
-    let named = named.map(|found| found.peeled.unwrap_or(found.target));
-    named.into_iter().chain(refs.head_id()).collect()
-}
-
-/// A branch that is made must not be in the way of the one that a clone makes.
-fn fits_beside(repo: &Repo, want: &Want, refs: &MirrorRefs) -> Result<(), StartError> {
-    // It fails for a ref alone.
-    let Ok(checkout) = Checkout::of(want, refs, None) else {
-        return Ok(());
-    };
-    let is_below = |one: &BStr, other: &BStr| {
-        let rest = one.strip_prefix(other.as_bytes());
-        rest.is_some_and(|rest| rest.first() == Some(&b'/'))
-    };
-    let Head::Symbolic(name) = &checkout.head else {
-        return Ok(());
-    };
-    let mut others = checkout.branches.iter().map(|(other, _)| other.as_bstr());
-    let name = name.as_bstr();
-    match others.find(|other| is_below(name, other) || is_below(other, name)) {
-        None => Ok(()),
-        Some(other) => Err(StartError {
-            status: 400,
-            message: format!(
-                "{}: {name} cannot be made beside {other}, which a clone makes; name the commit alone",
-                repo.name
-            ),
-        }),
-    }
-}
-
-fn no_commit(repo: &Repo, id: ObjectId, kind: gix::objs::Kind) -> StartError {
-    StartError {
-        status: 400,
-        message: format!(
-            "{}: {id} leads to a {kind}, and what is checked out is a commit",
-            repo.name
-        ),
     }
 }

@@ -119,6 +119,12 @@ pub struct Named {
     commit: Option<ObjectId>,
 }
 
+/// The id that these digits are; `None` if they are none, or not all of one.
+#[must_use]
+pub(crate) fn full_id(hex: &[u8]) -> Option<ObjectId> {
+    matches!(hex.len(), 40 | 64).then(|| ObjectId::from_hex(hex).ok())?
+}
+
 impl Named {
     /// Checks the name; `None` if git does not allow it.
     #[must_use]

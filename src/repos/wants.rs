@@ -34,7 +34,7 @@ impl Served {
         self.snapshot.archive().is_none() && self.builds.is_none() && !has_failed
     }
 
-    /// Whether there is nothing but that builds have failed.
+    /// Whether there is nothing but, perhaps, that builds have failed.
     fn only_failed(&self) -> bool {
         self.snapshot.archive().is_none() && self.builds.is_none()
     }
@@ -94,6 +94,11 @@ impl Wants {
             self.others.remove(want);
         }
         changed
+    }
+
+    /// Whether nothing is served or built.
+    pub(super) fn are_idle(&self) -> bool {
+        self.all().all(Served::only_failed)
     }
 
     /// All, the default one first.

@@ -143,28 +143,28 @@ fn all_wants(source: &Source) {
     let server = source.start();
     // Another one's snapshot is what most of them are built on.
     wait_for_hit(&source.lab, &server, "up");
-    let detach = |id: &str| {
-        vec![
-            "checkout".into(),
-            "-q".into(),
-            "--detach".into(),
-            id.to_owned(),
-        ]
-    };
-    let branches = [
+    refs(source, &server);
+    commits(source, &server);
+    branches_at_commits(source, &server);
+    server.stop();
+    source.lab.expect_no_orphans();
+}
+
+fn refs(source: &Source, server: &Server) {
+    let names = [
         ("main", "main"),
         ("fix/%237%26x", "fix/#7&x"),
         ("%C3%BC", "ü"),
         ("a+b", "a+b"),
         ("same", "same"),
+        ("refs/heads/same", "same"),
         ("light", "light"),
         ("noted", "noted"),
         ("twice", "twice"),
     ];
-    for (query, name) in branches {
-        source.expect(&server, &format!("ref={query}"), &["--branch", name], &[]);
+    for (query, name) in names {
+        source.expect(server, &format!("ref={query}"), &["--branch", name], &[]);
     }
-    source.expect(&server, "ref=refs/heads/same", &["--branch", "same"], &[]);
     // By the short name git itself takes the branch.
     source.git(&["update-ref", "refs/tags/alone", "refs/tags/same"]);
     source.push();
@@ -177,53 +177,37 @@ fn all_wants(source: &Source) {
     lab::download(server.address(), &wanted("ref=refs/tags/same"), &file);
     expect_same(&alone, &file, &source.lab.scratch("unpacked"), "same tag");
     remove(&alone);
-
     let fetch: &[&str] = &["fetch", "-q", "origin", "refs/pull/7/head"];
     let at_fetched: &[&str] = &["checkout", "-q", "--detach", "FETCH_HEAD"];
-    source.expect(&server, "ref=refs/pull/7/head", &[], &[fetch, at_fetched]);
+    source.expect(server, "ref=refs/pull/7/head", &[], &[fetch, at_fetched]);
+}
 
-    for what in ["main", "main~1", "main~2", "fix/#7&x"] {
-        let id = source.id(what);
-        let detach = detach(&id);
-        let detach: Vec<&str> = detach.iter().map(String::as_str).collect();
-        source.expect(&server, &format!("commit={id}"), &[], &[&detach]);
-    }
+fn commits(source: &Source, server: &Server) {
     // A tag's own id is that of its commit.
-    let commit = source.id("twice^{commit}");
-    let tagged = detach(&commit);
-    let tagged: Vec<&str> = tagged.iter().map(String::as_str).collect();
-    source.expect(
-        &server,
-        &format!("commit={}", source.id("twice")),
-        &[],
-        &[&tagged],
-    );
+    for what in ["main", "main~1", "main~2", "fix/#7&x", "twice"] {
+        let (id, commit) = (source.id(what), source.id(&format!("{what}^{{commit}}")));
+        let detached: &[&str] = &["checkout", "-q", "--detach", &commit];
+        source.expect(server, &format!("commit={id}"), &[], &[detached]);
+    }
+}
 
+fn branches_at_commits(source: &Source, server: &Server) {
     let old = source.id("main~1");
-    for (query, name) in [
+    let names = [
         ("main", "main"),
         ("fix/%237%26x", "fix/#7&x"),
         ("new", "new"),
-    ] {
+    ];
+    for (query, name) in names {
         let query = format!("ref={query}&commit={old}");
-        source.expect(
-            &server,
-            &query,
-            &[],
-            &[&["checkout", "-q", "-B", name, &old]],
-        );
+        let made: &[&str] = &["checkout", "-q", "-B", name, &old];
+        source.expect(server, &query, &[], &[made]);
     }
     let detached: &[&str] = &["checkout", "-q", "--detach", &old];
     for name in ["noted", "refs/pull/7/head"] {
-        source.expect(
-            &server,
-            &format!("ref={name}&commit={old}"),
-            &[],
-            &[detached],
-        );
+        let query = format!("ref={name}&commit={old}");
+        source.expect(server, &query, &[], &[detached]);
     }
-    server.stop();
-    source.lab.expect_no_orphans();
 }
 
 #[test]

@@ -79,7 +79,6 @@ fn each_want_is_built_once_for_all() {
 fn what_is_answered() {
     let lab = small_lab();
     let ids = commits(&lab, 2);
-    let up = lab.upstream(NAME);
     let id = &ids[0];
     let server = lab.settings().with(&FAR).start();
     let by_id = format!("commit={id}");
@@ -114,6 +113,18 @@ fn what_is_answered() {
     let upper = server.get(&target(&by_id.to_uppercase().replace("COMMIT", "commit")));
     assert_eq!(commit_of(&upper), Some(&**id));
 
+    server.stop();
+}
+
+/// What cannot be answered is said, and the upstream is asked once for what is not there.
+#[test]
+fn what_is_refused() {
+    let lab = small_lab();
+    let up = lab.upstream(NAME);
+    let id = commits(&lab, 1).remove(0);
+    let server = lab.settings().with(&FAR).start();
+    hit(&server, NAME);
+    let by_id = format!("commit={id}");
     let tree = git::text(&up, &["rev-parse", "main^{tree}"]);
     let blob = git::text(&up, &["rev-parse", "main:added0.txt"]);
     let fetches = server.fetches();
@@ -325,12 +336,13 @@ fn wants_are_bounded_in_number() {
     let last = ids.last().unwrap();
     server.get(&target(&format!("commit={last}"))).expect(200);
     assert_eq!(server.builds("complete"), builds, "they have left");
-    let metrics = server.metrics();
     wait::until_true("they are counted", || {
         let wants = server.metrics().count("tarpon_cache_wants", &[]);
         (1..=WANTS_OF_REPOSITORY_MAX as u64).contains(&wants)
     });
-    let evicted = metrics.count("tarpon_evictions_total", &[("what", "snapshot")]);
+    let evicted = server
+        .metrics()
+        .count("tarpon_evictions_total", &[("what", "snapshot")]);
     assert!(evicted >= 6, "{evicted}");
     server.stop();
     lab.expect_no_orphans();

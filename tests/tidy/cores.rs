@@ -27,10 +27,11 @@ const CORE_PATHS: [&str; 13] = [
 ];
 
 /// Files of which nothing runs on a core.
-const OTHER_FILES: [(&str, &str); 5] = [
+const OTHER_FILES: [(&str, &str); 6] = [
     ("src/jobs/archive_id.rs", "a thread for each build"),
     ("src/jobs/builder.rs", "a thread for each build"),
     ("src/jobs/entry.rs", "a thread for each build"),
+    ("src/jobs/look.rs", "a thread, from `Jobs::look_for`"),
     ("src/jobs/pinned.rs", "a thread for each build"),
     (
         "src/jobs/scrub.rs",

@@ -468,6 +468,7 @@ fn options(text: &str) -> impl Iterator<Item = &str> {
         "curl",
         "git clone",
         "git submodule",
+        "git checkout",
         "cargo bench",
         "cargo install",
         "perf/",

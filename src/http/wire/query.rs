@@ -3,11 +3,10 @@
 //! A value is percent-decoded once; `+` is a `+`. The path of a URL takes no escapes
 //! ([`super::route`]).
 
-use gix::ObjectId;
 use gix::bstr::BString;
 
 use super::Reject;
-use crate::manifest::want::Named;
+use crate::manifest::want::{Named, full_id};
 
 const KEYS: Reject = Reject::new(
     400,
@@ -34,7 +33,10 @@ pub(super) fn snapshot_query(query: &str) -> Result<Named, Reject> {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let is_first = match key {
             "ref" => name.replace(decoded(value)?).is_none(),
-            "commit" => commit.replace(id(&decoded(value)?)?).is_none(),
+            "commit" => {
+                let id = full_id(&decoded(value)?).ok_or(COMMIT)?;
+                commit.replace(id).is_none()
+            }
             _ => return Err(KEYS),
         };
         if !is_first {
@@ -59,13 +61,6 @@ fn decoded(value: &str) -> Result<BString, Reject> {
         });
     }
     Ok(out)
-}
-
-fn id(hex: &[u8]) -> Result<ObjectId, Reject> {
-    match hex.len() {
-        40 | 64 => ObjectId::from_hex(hex).map_err(|_| COMMIT),
-        _ => Err(COMMIT),
-    }
 }
 
 #[cfg(test)]
@@ -96,8 +91,9 @@ mod tests {
             assert_eq!(snapshot_query(query), Ok(Named::default()), "{query}");
         }
         let both = snapshot_query(&format!("commit={ID}&ref=a")).unwrap();
-        let id = ObjectId::from_hex(ID.as_bytes()).unwrap();
-        assert_eq!((both.name(), both.commit()), (Some("a".into()), Some(id)));
+        let id = full_id(ID.as_bytes());
+        assert!(id.is_some());
+        assert_eq!((both.name(), both.commit()), (Some("a".into()), id));
         let long = format!("commit={}", "ab".repeat(32));
         assert!(snapshot_query(&long).unwrap().commit().is_some());
     }

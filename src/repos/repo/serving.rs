@@ -1,0 +1,497 @@
+//! What can be served of a repository and what is built, for each want: what a request finds, who has the right
+//! to build, and what is published, replaced and given up.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gix::bstr::BString;
+use tokio::sync::watch;
+
+use super::{RefsEpoch, Repo, State};
+use crate::archive::place::Archive;
+use crate::limits::WANTS_BUILDING_MAX;
+use crate::manifest::want::{Named, Want};
+use crate::repos::builds::{NotBuilt, Started, Ticket};
+use crate::repos::error::StartError;
+use crate::repos::served::Snapshot;
+use crate::repos::wants::Served;
+
+/// What a request finds.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// An archive that is whole.
+    Hit(Arc<Archive>),
+    /// A build that others started, and that is not held up by slow clients.
+    Following(Ticket),
+    /// Nothing; whoever holds the permit is to build.
+    Vacant(Permit),
+    /// Nothing, and none is built now: this is why. Builds have failed again and again, or too many run.
+    Refused(StartError),
+}
+
+/// The right, and the duty, to build the snapshot of a want: there is one at a time, or two if the
+/// first is not kept and held up by its clients. Dropping it ends the build for everybody.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    repo: Arc<Repo>,
+    want: Arc<Want>,
+    sender: watch::Sender<Option<Started>>,
+}
+
+impl Permit {
+    /// The repository.
+    pub(crate) fn repo(&self) -> &Arc<Repo> {
+        &self.repo
+    }
+
+    /// What is to be built.
+    pub(crate) fn want(&self) -> &Arc<Want> {
+        &self.want
+    }
+
+    /// A ticket for a further listener.
+    pub(crate) fn ticket(&self) -> Ticket {
+        self.sender.subscribe()
+    }
+
+    /// Tells everybody what there is to read.
+    pub(crate) fn started(&self, started: Started) {
+        self.sender.send_replace(Some(started));
+    }
+}
+
+impl Permit {
+    /// Ends the build before it began. Whoever asks after having heard of it finds no build.
+    pub(crate) fn refuse(self, why: StartError) {
+        self.end();
+        self.started(Err(why));
+    }
+
+    fn end(&self) {
+        let own = self.sender.subscribe();
+        let mut state = self.repo.lock();
+        state
+            .wants
+            .change(&self.want, |served| served.builds.remove(&own));
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.end();
+        self.sender.send_if_modified(|started| {
+            let unheard = started.is_none();
+            if unheard {
+                *started = Some(Err(StartError {
+                    status: 500,
+                    message: "the build ended before it began; try again".into(),
+                }));
+            }
+            unheard
+        });
+    }
+}
+
+/// Whether what is wanted shows something else by now, and nothing is built for it.
+fn is_due(want: &Want, served: &Served, epoch: RefsEpoch) -> bool {
+    let is_stale = want.follows() && served.snapshot.is_stale(epoch);
+    is_stale && served.builds.is_none() && !served.is_failing()
+}
+
+impl Repo {
+    /// Whether a snapshot is built now.
+    pub(crate) fn is_building(&self) -> bool {
+        self.lock().wants.all().any(|one| !one.builds.is_none())
+    }
+
+    /// What there is for a plain request; makes the caller the builder if there is nothing.
+    pub(crate) fn find(self: &Arc<Self>) -> Found {
+        let mut state = self.lock();
+        if let Some(found) = self.found(&state.wants.default) {
+            return found;
+        }
+        Found::Vacant(self.permit(&mut state, &Arc::default()))
+    }
+
+    /// The same for any want, which there is in the mirror. An archive of a ref that is older than the mirror
+    /// is still there for those who have begun with it, and its successor is built.
+    pub(crate) fn find_want(self: &Arc<Self>, want: &Arc<Want>) -> Found {
+        if want.is_default() {
+            return self.find();
+        }
+        let mut state = self.lock();
+        let epoch = state.epoch;
+        if let Some(served) = state.wants.get(want) {
+            let is_due = is_due(want, served, epoch);
+            if let Some(found) = self.found(served).filter(|_| !is_due) {
+                return found;
+            }
+        }
+        if state.wants.building() >= WANTS_BUILDING_MAX {
+            return Found::Refused(self.too_many());
+        }
+        state.wants.change(want, |served| served.snapshot.leave());
+        Found::Vacant(self.permit(&mut state, want))
+    }
+
+    /// What there is for a request that names something, as far as that is known without a look at the mirror.
+    pub(crate) fn find_known(&self, named: &Named) -> Option<(Arc<Want>, Found)> {
+        let state = self.lock();
+        let want = state.wants.meant(named)?;
+        let served = state.wants.get(&want)?;
+        let is_due = is_due(&want, served, state.epoch);
+        let found = self.found(served).filter(|_| !is_due)?;
+        Some((Arc::new(want), found))
+    }
+
+    fn found(&self, served: &Served) -> Option<Found> {
+        if let Some(current) = served.snapshot.hit() {
+            return Some(Found::Hit(current.clone()));
+        }
+        if let Some(build) = served.builds.to_follow() {
+            return Some(Found::Following(build.clone()));
+        }
+        let failed = served.failing.as_ref()?;
+        let left = failed.left();
+        if left.is_zero() {
+            return None;
+        }
+        Some(match served.snapshot.archive() {
+            // What is older is better than nothing.
+            Some(old) => Found::Hit(old.clone()),
+            None => Found::Refused(self.failing(failed, left)),
+        })
+    }
+
+    /// Whether whoever asks now for the same would follow the build of `ticket`.
+    pub(crate) fn follows(&self, want: &Want, ticket: &Ticket) -> bool {
+        let state = self.lock();
+        let Some(served) = state.wants.get(want) else {
+            return false;
+        };
+        let build = served.builds.to_follow();
+        served.snapshot.hit().is_none() && build.is_some_and(|build| build.same_channel(ticket))
+    }
+
+    /// What a short name led to, among the refs of this epoch.
+    pub(crate) fn note_name(&self, named: &Named, full: BString, epoch: RefsEpoch) {
+        let mut state = self.lock();
+        if state.epoch == epoch {
+            state.wants.note_name(named, full);
+        }
+    }
+
+    fn failing(&self, failed: &NotBuilt, left: Duration) -> StartError {
+        let (name, count, why) = (&self.name, failed.count, &failed.why);
+        let left_s = left.as_secs() + 1;
+        StartError {
+            status: 500,
+            message: format!(
+                "cannot build a snapshot of {name}: {why}; {count} tries failed, the next one can \
+                 begin in {left_s} s"
+            ),
+        }
+    }
+
+    fn too_many(&self) -> StartError {
+        StartError {
+            status: 503,
+            message: format!(
+                "{WANTS_BUILDING_MAX} refs and commits of {} are being built; try again",
+                self.name
+            ),
+        }
+    }
+
+    /// The right to build a newer snapshot while the current one is served; `None` if the
+    /// current one is as new as the mirror, if there is none, if a build runs already, or if
+    /// builds fail again and again.
+    pub(crate) fn rebuild(self: &Arc<Self>) -> Option<Permit> {
+        let mut state = self.lock();
+        let served = &state.wants.default;
+        let is_due = served.snapshot.is_stale(state.epoch) && served.builds.is_none();
+        (is_due && !served.is_failing()).then(|| self.permit(&mut state, &Arc::default()))
+    }
+
+    /// The same for the refs that somebody has asked for lately. What nobody has is built when it is.
+    pub(crate) fn rebuild_others(self: &Arc<Self>) -> Vec<Permit> {
+        let mut state = self.lock();
+        let room = WANTS_BUILDING_MAX.saturating_sub(state.wants.building());
+        let epoch = state.epoch;
+        let others = state.wants.others();
+        let due = others.filter(|(want, served)| is_due(want, served, epoch));
+        let due = due.filter(|(_, served)| served.is_in_use());
+        let due: Vec<_> = due.map(|(want, _)| want.clone()).take(room).collect();
+        due.iter()
+            .map(|want| self.permit(&mut state, want))
+            .collect()
+    }
+
+    /// The right to build the current snapshot once more, while it is served; `None` if there is none or a
+    /// build runs.
+    pub(crate) fn build_again(self: &Arc<Self>, want: &Arc<Want>) -> Option<Permit> {
+        let mut state = self.lock();
+        let served = state.wants.get(want)?;
+        let may_build = served.snapshot.archive().is_some() && served.builds.is_none();
+        may_build.then(|| self.permit(&mut state, want))
+    }
+
+    /// The mirror's refs have moved, just now or during the build that runs.
+    pub(crate) fn set_moved(&self) {
+        let mut state = self.lock();
+        state.epoch.advance();
+        // What is there now may be built.
+        state
+            .wants
+            .all_mut()
+            .for_each(|served| served.failing = None);
+        state.wants.forget_names();
+    }
+
+    /// Something that no ref leads to any more is gone from the mirror: what is built from here on has nothing
+    /// of it, also not in what it takes over. Gives what is to be replaced when it is asked for again: what is
+    /// not the default one may be of what is gone.
+    pub(crate) fn set_expired(&self) -> Vec<Arc<Archive>> {
+        let mut state = self.lock();
+        state.epoch.advance();
+        state.expired = state.epoch;
+        drop(state);
+        self.take_expired()
+    }
+
+    /// The same of what was being built meanwhile.
+    pub(crate) fn take_expired(&self) -> Vec<Arc<Archive>> {
+        let mut state = self.lock();
+        let expired = state.expired;
+        let is_before = |_: &Want, served: &Served| served.snapshot.is_before(expired);
+        state.wants.take_others(is_before)
+    }
+
+    /// Whether the current snapshot was built before that.
+    pub(crate) fn holds_expired(&self) -> bool {
+        let state = self.lock();
+        state.wants.default.snapshot.is_before(state.expired)
+    }
+
+    /// The epoch of now. A build asks before it looks at the refs.
+    pub(crate) fn epoch(&self) -> RefsEpoch {
+        self.lock().epoch
+    }
+
+    /// The packs of the mirror are others than those of the current snapshots, which keep them on the disk.
+    /// Gives those that nobody has wanted lately.
+    pub(crate) fn set_outdated(&self) -> Vec<Arc<Archive>> {
+        let mut state = self.lock();
+        let all = state.wants.all_mut();
+        all.for_each(|served| served.snapshot.set_outdated());
+        state.wants.take_others(|_, served| !served.is_in_use())
+    }
+
+    /// All that is served.
+    pub(crate) fn wants(&self) -> Vec<Arc<Want>> {
+        let archives = self.archives();
+        archives
+            .iter()
+            .map(|archive| archive.want.clone())
+            .collect()
+    }
+
+    /// A snapshot of now would show this. If the current one shows something else, refs have moved:
+    /// perhaps unseen, as when the server ended before the build that should have followed a
+    /// fetch, or when somebody put another mirror there. A build that runs may have begun after
+    /// they moved, and no other must follow it. Gives the archive of a ref that is no more.
+    pub(crate) fn compare_shown(
+        &self,
+        want: &Want,
+        shown_now: Option<&[u8; 32]>,
+    ) -> Option<Arc<Archive>> {
+        let mut state = self.lock();
+        state.wants.change(want, |served| {
+            let shown = served.snapshot.archive().map(|archive| archive.shown);
+            match shown_now {
+                None => served.snapshot.take(),
+                Some(now) => {
+                    if shown.is_some_and(|shown| shown != *now) {
+                        served.snapshot.set_outdated();
+                    }
+                    None
+                }
+            }
+        })
+    }
+
+    /// Notes of which refs that is.
+    pub(crate) fn note_refs(&self, refs: [u8; 32]) {
+        self.lock().wants.note_refs(refs);
+    }
+
+    fn permit(self: &Arc<Self>, state: &mut State, want: &Arc<Want>) -> Permit {
+        let (sender, receiver) = watch::channel(None);
+        state.wants.entry(want).builds.add(receiver);
+        Permit {
+            repo: self.clone(),
+            want: want.clone(),
+            sender,
+        }
+    }
+
+    /// The archive that a plain request is answered from.
+    pub(crate) fn current(&self) -> Option<Arc<Archive>> {
+        self.lock().wants.default.snapshot.archive().cloned()
+    }
+
+    /// The archive of a want.
+    pub(crate) fn archive_of(&self, want: &Want) -> Option<Arc<Archive>> {
+        let state = self.lock();
+        state.wants.get(want)?.snapshot.archive().cloned()
+    }
+
+    /// How many archives there are besides that of a plain request.
+    pub(crate) fn others(&self) -> usize {
+        let state = self.lock();
+        let others = state.wants.others();
+        others
+            .filter(|(_, one)| one.snapshot.archive().is_some())
+            .count()
+    }
+
+    /// Whether something is built for a want.
+    pub(crate) fn is_building_for(&self, want: &Want) -> bool {
+        let state = self.lock();
+        let served = state.wants.get(want);
+        served.is_some_and(|served| !served.builds.is_none())
+    }
+
+    /// All archives, that of a plain request first.
+    pub(crate) fn archives(&self) -> Vec<Arc<Archive>> {
+        let state = self.lock();
+        let all = state.wants.all();
+        all.filter_map(|served| served.snapshot.archive().cloned())
+            .collect()
+    }
+
+    /// The archive that a build of `want` best takes over from, and whether it may have something of what was
+    /// expired: its own, one of the same commit, the default one, or the last that was made.
+    pub(crate) fn base_of(
+        &self,
+        want: &Want,
+        commit: Option<&str>,
+    ) -> Option<(Arc<Archive>, bool)> {
+        let state = self.lock();
+        let rank = |archive: &Archive| {
+            let is_same = commit.is_some() && archive.commit.as_deref() == commit;
+            let is_default = archive.want.is_default();
+            (
+                *archive.want == *want,
+                is_same,
+                is_default,
+                archive.created_unix_ms,
+            )
+        };
+        let all = state.wants.all().filter_map(|served| {
+            let archive = served.snapshot.archive()?;
+            Some((
+                rank(archive),
+                archive,
+                served.snapshot.is_before(state.expired),
+            ))
+        });
+        let best = all.max_by_key(|(rank, ..)| *rank);
+        best.map(|(_, archive, is_expired)| (archive.clone(), is_expired))
+    }
+
+    /// Makes `archive` the current one of its want, whose build began in epoch `shown`; returns the one
+    /// before.
+    pub(crate) fn publish(&self, archive: Arc<Archive>, shown: RefsEpoch) -> Option<Arc<Archive>> {
+        let mut state = self.lock();
+        let served = state.wants.entry(&archive.want.clone());
+        served.failing = None;
+        let before = served.snapshot.take();
+        served.snapshot = Snapshot::Ready {
+            archive,
+            shown,
+            is_outdated: false,
+            is_left: false,
+        };
+        before
+    }
+
+    /// Takes the archive away if it is the current one of its want and nobody reads it.
+    pub(crate) fn take_idle(&self, archive: &Arc<Archive>) -> bool {
+        let mut state = self.lock();
+        state.wants.change(&archive.want, |served| {
+            // Whoever joins it takes it from here under the same lock.
+            let is_idle = served.snapshot.is(archive) && archive.fanout.readers() == 0;
+            if is_idle {
+                served.snapshot = Snapshot::Vacant;
+            }
+            is_idle
+        })
+    }
+
+    /// Forgets `archive` if it is a current one, for it turned out not to be readable.
+    /// Whether it was.
+    pub(crate) fn forget(&self, archive: &Arc<Archive>) -> bool {
+        let mut state = self.lock();
+        state.wants.change(&archive.want, |served| {
+            let is_current = served.snapshot.is(archive);
+            if is_current {
+                served.snapshot = Snapshot::Vacant;
+            }
+            is_current
+        })
+    }
+
+    /// The same for one that was found damaged. If it was, and nobody builds, the right to build
+    /// another one: as long as it is held nothing is published.
+    pub(crate) fn condemn(self: &Arc<Self>, archive: &Arc<Archive>) -> Option<Permit> {
+        let mut state = self.lock();
+        let served = state.wants.get(&archive.want)?;
+        if !served.snapshot.is(archive) {
+            return None;
+        }
+        let is_idle = served.builds.is_none();
+        let condemn = |served: &mut Served| served.snapshot = Snapshot::Vacant;
+        state.wants.change(&archive.want, condemn);
+        is_idle.then(|| self.permit(&mut state, &archive.want))
+    }
+
+    /// A build has failed just now.
+    pub(crate) fn set_not_built(&self, want: &Arc<Want>, why: &str) {
+        let mut state = self.lock();
+        let served = state.wants.entry(want);
+        let before = served.failing.as_ref().map_or(0, |failed| failed.count);
+        served.failing = Some(NotBuilt {
+            count: before.saturating_add(1),
+            at: Instant::now(),
+            why: why.to_owned(),
+        });
+    }
+
+    /// Whether the last build of something failed and nothing has moved since.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.lock().wants.all().any(|one| one.failing.is_some())
+    }
+
+    /// The same of one want.
+    pub(crate) fn is_failing_at(&self, want: &Want) -> bool {
+        let state = self.lock();
+        let served = state.wants.get(want);
+        served.is_some_and(|served| served.failing.is_some())
+    }
+
+    /// What failed can be tried again.
+    pub(crate) fn set_mended(&self) {
+        let mut state = self.lock();
+        state
+            .wants
+            .all_mut()
+            .for_each(|served| served.failing = None);
+    }
+
+    /// A build has succeeded whose archive is not kept; [`Repo::publish`] notes the others.
+    pub(crate) fn set_built(&self, want: &Want) {
+        let mut state = self.lock();
+        state.wants.change(want, |served| served.failing = None);
+    }
+}
