@@ -85,6 +85,15 @@
 //!   few steps lead to from a tip is looked for by git, and is there if all of it is (`mirror`'s `closure`).
 //! * A plain request has no part in all this: what it takes is that it looks at a field.
 //!
+//! # Freshness
+//!
+//! A mirror is as fresh as the moment at which the last comparison with its upstream that succeeded *began*
+//! ([`mirror`], `jobs::freshen`); an archive is as fresh as the refs that it was made of, for which the last such
+//! moment is remembered. Nothing else is asked about freshness: `Age` is the time since an archive's moment,
+//! `Cache-Control: max-age` a bound for it, git's `info/refs` waits for a moment behind its own, and whoever
+//! finds the last one too long ago has `jobs::timers` bring another. One comparison of a mirror runs at a time;
+//! who comes before it begins shares it. Timers, plain requests and webhooks never make anybody wait.
+//!
 //! # Parts
 //!
 //! What an archive is made of does not depend on what was there before: a frame

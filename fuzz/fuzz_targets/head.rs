@@ -226,6 +226,8 @@ fn model_fields<'a>(
         content_type: once("content-type")?,
         git_protocol: once("git-protocol")?,
         accept: list("accept")?,
+        cache_control: list("cache-control")?,
+        hook: head.hook,
         via: list("tarpon-via")?,
         corrupt: once("tarpon-corrupt")?,
     })

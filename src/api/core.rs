@@ -8,11 +8,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
 
 use crate::archive::open_files::OpenFiles;
 use crate::archive::prefetch::Prefetch;
-use crate::config::Config;
+use crate::config::{Config, Secrets};
 use crate::faults::Faults;
 use crate::http::net::client::client_of;
 use crate::http::net::door::{Door, Entry, Look};
@@ -77,6 +78,8 @@ pub(crate) struct CoreContext {
     pub closing: watch::Receiver<bool>,
     /// What other servers know this process by.
     pub via: Via,
+    /// Of webhooks.
+    pub secrets: Arc<ArcSwap<Secrets>>,
     /// Faults to inject; none outside tests.
     pub faults: Faults,
 }
@@ -94,6 +97,7 @@ pub(crate) struct Core {
     pub(super) log: RequestLog,
     pub(super) closing: watch::Receiver<bool>,
     pub(super) via: Via,
+    pub(super) secrets: Arc<ArcSwap<Secrets>>,
     pub(super) faults: Faults,
     /// Turns true when the grace time is over.
     cut: watch::Sender<bool>,
@@ -124,6 +128,7 @@ impl Core {
             log,
             closing,
             via,
+            secrets,
             faults,
         } = context;
         Core {
@@ -138,6 +143,7 @@ impl Core {
             log,
             closing,
             via,
+            secrets,
             faults,
             cut: watch::Sender::new(false),
             date: RefCell::new(Date {

@@ -1,5 +1,7 @@
 //! What an answer says of an archive, and which archive a request names.
 
+use std::sync::Arc;
+
 use crate::archive::place::Archive;
 use crate::http::wire::head::RequestHead;
 use crate::http::wire::precondition::{Conditions, Verdict, evaluate, if_range_matches};
@@ -21,12 +23,20 @@ pub(super) fn names(head: &RequestHead<'_>, archive: &Archive) -> bool {
 }
 
 /// The headers that say what an archive is.
-pub(super) fn describe<'b>(head: Head<'b>, archive: &Archive, outcome: Outcome) -> Head<'b> {
+pub(super) fn describe<'b>(
+    head: Head<'b>,
+    (repo, archive): (&Repo, &Arc<Archive>),
+    outcome: Outcome,
+) -> Head<'b> {
     let status = match outcome {
         // Not that it is stored: whether it will be is not known yet.
         Outcome::Build => "tarpon; fwd=uri-miss",
         Outcome::Follow => "tarpon; fwd=uri-miss; collapsed",
         _ => "tarpon; hit",
+    };
+    let head = match age_s(repo, archive) {
+        Some(seconds) => head.age_s(seconds),
+        None => head,
     };
     let disposition = "attachment; filename=\"snapshot.tar.zst\"";
     head.header("Content-Type", "application/zstd")
@@ -63,4 +73,11 @@ pub(super) fn name_bundle<'b>(head: Head<'b>, repo: &Repo, archive: &Archive) ->
         }
         _ => head,
     }
+}
+
+/// How long ago the upstream had what `archive` has, in seconds, as far as is known.
+fn age_s(repo: &Repo, archive: &Arc<Archive>) -> Option<u64> {
+    // A commit does not age.
+    let moment = repo.moment_of(archive).filter(|_| archive.want.follows())?;
+    Some(moment.began.elapsed().as_secs())
 }

@@ -3,11 +3,14 @@
 mod bundle;
 mod core;
 mod ensure_refs;
+mod freshness;
 mod git_protocol;
 mod headers;
 mod preamble;
 mod service;
 mod snapshot;
 mod sought;
+mod status;
+mod webhook;
 
 pub(crate) use core::{Admitted, Core, CoreContext};

@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::core::{Asked, Core, Note};
 use super::git_protocol;
 use super::snapshot::NOTHING_CACHED;
-use crate::http::net::body::Body;
+use crate::http::net::body::{Body, BodyReader};
 use crate::http::net::service::{Answer, BodyUse, Done, GivenUp, Payload, Service};
 use crate::http::net::socket::SendError;
 use crate::http::wire::head::{Framing, RequestHead};
@@ -18,6 +18,7 @@ use crate::http::wire::route::{RepoRef, Route, route};
 use crate::http::wire::{Method, Reject};
 use crate::limits::{
     BODY_BYTES_MAX, ENSURE_BODY_BYTES_MAX, LOGGED_PATH_BYTES_MAX, METRICS_REPOSITORIES_MAX,
+    WEBHOOK_BODY_BYTES_MAX,
 };
 use crate::repos::repo::Repo;
 use crate::telemetry::log::RequestRecord;
@@ -65,6 +66,7 @@ impl Core {
         let known = match head.method {
             // Asking what there is must not make anything known.
             Method::Head => self.known(repo),
+            _ if matches!(route, Route::Status(_)) => self.known(repo),
             _ => self.repo(repo).map(Some),
         };
         let Some(known) = known else {
@@ -75,16 +77,22 @@ impl Core {
             return self.refuse_repository(head, repo, 403, &message, out);
         };
         let Some(repo) = known else {
-            // Only snapshots take HEAD.
+            // Only snapshots and the status take HEAD.
             return self.refuse_repository(head, repo, 404, NOTHING_CACHED, out);
         };
-        repo.asked.note();
         let asked = Asked {
             head,
             repo,
             named,
             peer,
         };
+        if let Route::Status(_) = route {
+            return self.status(&asked, out);
+        }
+        if asked.repo.asked.note() {
+            let repo = asked.repo.clone();
+            self.plane.spawn(|jobs| jobs.look_often(repo));
+        }
         match route {
             Route::Bundle { base, .. } => self.bundle(&asked, base, out).await,
             Route::EnsureRefs(_) => self.ensure_refs(&asked, body, out).await,
@@ -210,10 +218,12 @@ impl Service for Core {
             | Route::Bundle { repo, .. }
             | Route::EnsureRefs(repo)
             | Route::InfoRefs(repo)
-            | Route::UploadPack(repo) => {
+            | Route::UploadPack(repo)
+            | Route::Status(repo) => {
                 self.of_repository(head, peer, (repo, route), body, out)
                     .await
             }
+            Route::Webhook(repo) => self.webhook(head, repo, body, out),
             Route::Liveness => self.admin(head, 200, "alive", out),
             Route::Readiness if self.is_closing() => self.admin(head, 503, "stopping", out),
             Route::Readiness => self.admin(head, 200, "ready", out),
@@ -239,9 +249,22 @@ impl Service for Core {
             {
                 BodyUse::Keep(BODY_BYTES_MAX)
             }
-            Err(_) | Ok(Route::EnsureRefs(_) | Route::UploadPack(_)) => BodyUse::Refuse,
+            Ok(Route::Webhook(repo)) if self.may_be_proven(head, repo) => {
+                BodyUse::Read(WEBHOOK_BODY_BYTES_MAX)
+            }
+            Err(_) | Ok(Route::EnsureRefs(_) | Route::UploadPack(_) | Route::Webhook(_)) => {
+                BodyUse::Refuse
+            }
             Ok(_) => BodyUse::Discard,
         }
+    }
+
+    fn body_reader(&self, head: &RequestHead<'_>) -> Box<dyn BodyReader> {
+        let repo = match route(head.method, head.target) {
+            Ok(Route::Webhook(repo)) => repo,
+            _ => None,
+        };
+        Box::new(self.hearing(head, repo))
     }
 
     fn is_vital(&self, head: &RequestHead<'_>) -> bool {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::core::{Asked, Core, Note};
+use super::freshness::{Taken, ready};
 use super::headers::{describe, name_bundle, names};
 use super::preamble::{Awaited, Preamble};
 use super::sought::{First, Sought, Unreadable, progress};
@@ -68,7 +69,7 @@ impl Core {
         if asked.named.is_default() {
             return repo.current();
         }
-        if let Some((_, Found::Hit(archive))) = repo.find_known(&asked.named) {
+        if let Some((_, Found::Hit(archive))) = repo.find_known(&asked.named, None) {
             return Some(archive);
         }
         let (at, named) = (repo.clone(), asked.named.clone());
@@ -78,6 +79,7 @@ impl Core {
 
     /// Answers `GET`: finds an archive, or has one built, and reads it.
     async fn get(self: &Rc<Self>, asked: &Asked<'_, '_>, out: &mut Vec<u8>) -> Answer<Note> {
+        self.look_at_upstream(&asked.repo);
         self.hear_of_damage(asked).await;
         if let Some(archive) = self.superseded(asked)
             && let Ok(reader) = self.reader(&archive).await
@@ -85,8 +87,9 @@ impl Core {
         {
             return answer;
         }
+        let taken = Taken::by(asked);
         for _ in 0..LOOKS_MAX {
-            let first = match self.first_in_time(asked, out).await {
+            let first = match self.first_in_time(asked, taken, out).await {
                 Ok(first) => first,
                 Err(answer) => return answer,
             };
@@ -113,10 +116,11 @@ impl Core {
     async fn first_in_time(
         self: &Rc<Self>,
         asked: &Asked<'_, '_>,
+        taken: Taken,
         out: &mut Vec<u8>,
     ) -> Result<First, Answer<Note>> {
         let began = Instant::now();
-        if let Some(archive) = self.ready(asked) {
+        if let Some(archive) = ready(asked, taken) {
             if let Some(answer) = self.decided(asked, &archive, out) {
                 return Err(answer);
             }
@@ -124,7 +128,7 @@ impl Core {
                 return Ok(First::hit(archive, reader));
             }
         }
-        let sought = Sought::of(asked);
+        let sought = Sought::of(asked, taken);
         let mut first = Box::pin(self.clone().first(sought));
         let wait = Duration::from_millis(COLD_WAIT_MS);
         match monoio::time::timeout(wait, &mut first).await {
@@ -192,23 +196,11 @@ impl Core {
         }
     }
 
-    /// The archive that there is, whole, without asking anybody.
-    fn ready(&self, asked: &Asked<'_, '_>) -> Option<Arc<Archive>> {
-        let repo = &asked.repo;
-        if asked.named.is_default() {
-            return repo.current();
-        }
-        match repo.find_known(&asked.named)? {
-            (_, Found::Hit(archive)) => Some(archive),
-            _ => None,
-        }
-    }
-
     /// The answer, if the request's conditions already decide it.
     fn decided(
         &self,
         asked: &Asked<'_, '_>,
-        archive: &Archive,
+        archive: &Arc<Archive>,
         out: &mut Vec<u8>,
     ) -> Option<Answer<Note>> {
         let conditions = Conditions {
@@ -382,7 +374,7 @@ impl Core {
     fn write_head(
         &self,
         asked: &Asked<'_, '_>,
-        archive: &Archive,
+        archive: &Arc<Archive>,
         outcome: Outcome,
         part: &Part,
         out: &mut Vec<u8>,
@@ -411,7 +403,8 @@ impl Core {
             if !matches!(part, Part::Unsatisfiable { .. }) {
                 head = name_bundle(head, &asked.repo, archive);
             }
-            let head = describe(head, archive, outcome).connection(asked.head.keep_alive);
+            let head =
+                describe(head, (&asked.repo, archive), outcome).connection(asked.head.keep_alive);
             // All values are the program's own or were checked when they were read.
             let _ = head.finish();
         });
@@ -421,7 +414,7 @@ impl Core {
     fn bare(
         &self,
         asked: &Asked<'_, '_>,
-        archive: &Archive,
+        archive: &Arc<Archive>,
         status: u16,
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
@@ -433,7 +426,8 @@ impl Core {
             if status == 200 {
                 head = name_bundle(head, &asked.repo, archive);
             }
-            let head = describe(head, archive, Outcome::Hit).connection(asked.head.keep_alive);
+            let head = describe(head, (&asked.repo, archive), Outcome::Hit)
+                .connection(asked.head.keep_alive);
             let _ = head.finish();
         });
         let outcome = match status {
@@ -450,7 +444,7 @@ impl Core {
     fn head_only(
         &self,
         asked: &Asked<'_, '_>,
-        archive: &Archive,
+        archive: &Arc<Archive>,
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
         let conditions = Conditions {

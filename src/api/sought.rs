@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::core::{Asked, Core};
+use super::freshness::{Taken, wait_a_while};
 use super::preamble::Progress;
 use crate::archive::growth::Status;
 use crate::archive::open_files::OpenError;
@@ -24,14 +25,16 @@ use crate::telemetry::metrics::Outcome;
 pub(super) struct Sought {
     repo: Arc<Repo>,
     named: Named,
+    taken: Taken,
     client: IpAddr,
 }
 
 impl Sought {
-    pub(super) fn of(asked: &Asked<'_, '_>) -> Sought {
+    pub(super) fn of(asked: &Asked<'_, '_>, taken: Taken) -> Sought {
         Sought {
             repo: asked.repo.clone(),
             named: asked.named.clone(),
+            taken,
             client: asked.peer.ip(),
         }
     }
@@ -93,14 +96,23 @@ impl Core {
                 message,
             })
         };
+        let mut taken = self
+            .fresh_enough((repo, &sought.named), sought.taken, sought.client)
+            .await?;
         let mut failure = None;
         let wait_ms = self.faults.live_only_wait_ms.unwrap_or(LIVE_ONLY_WAIT_MS);
         let until = Instant::now() + Duration::from_millis(wait_ms);
         let mut looks = 0;
         while looks < LOOKS_MAX {
             looks += 1;
-            let (started, outcome, build) = self.find(&sought).await;
-            let archive = started?;
+            let (started, outcome, build) = self.find(&sought, taken.since()).await;
+            let archive = match started {
+                Ok(archive) => archive,
+                Err(why) => {
+                    taken = taken.stale(repo, &sought.named).ok_or(why)?;
+                    continue;
+                }
+            };
             match self.reader(&archive).await {
                 Ok(mut reader) => {
                     // A build that fails before its first byte is an error with a status.
@@ -132,7 +144,7 @@ impl Core {
                 _ => {}
             }
             // The next build can only begin when this one has ended, or waits for slow clients.
-            if !wait_over(repo, build, until).await {
+            if !wait_over(repo, (build, taken), until).await {
                 return refused(format!(
                     "the server's disk takes nothing more, and the builds of {} go on at the pace of \
                      slow clients; try again later, or clone it from upstream",
@@ -144,40 +156,57 @@ impl Core {
         refused(format!("no snapshot of {}: {why}; try again", repo.name))
     }
 
-    /// Finds an archive, or has one built; with the build if there is one.
-    async fn find(&self, sought: &Sought) -> (Started, Outcome, Option<Build>) {
-        let repo = &sought.repo;
-        if !sought.named.is_default() {
-            return match self.find_named(sought).await {
-                Ok((want, found)) => self.begin(want, found, None).await,
-                Err(why) => (Err(why), Outcome::Build, None),
-            };
-        }
-        if let Some(archive) = repo.current() {
+    /// Finds an archive of what the upstream had at `since` or later, or has one built; with the build if there
+    /// is one.
+    async fn find(
+        &self,
+        sought: &Sought,
+        since: Option<Instant>,
+    ) -> (Started, Outcome, Option<Build>) {
+        let (repo, is_default) = (&sought.repo, sought.named.is_default());
+        if is_default
+            && since.is_none()
+            && let Some(archive) = repo.current()
+        {
             return (Ok(archive), Outcome::Hit, None);
         }
         let mut part = None;
-        if !repo.is_mirrored() {
+        if is_default && !repo.is_mirrored() {
             let (repo, client) = (repo.clone(), sought.client);
             part = match self.ask(move |jobs| jobs.clone_part(repo, client)).await {
                 Ok(part) => part,
                 Err(why) => return (Err(why), Outcome::Build, None),
             };
         }
-        self.begin(Arc::default(), repo.find(), part).await
+        loop {
+            let found = match is_default {
+                true => Ok((Arc::default(), repo.find(since))),
+                false => self.find_named(sought, since).await,
+            };
+            match found {
+                // It ends, or clients hold it up and another one may begin.
+                Ok((_, Found::Older(ticket))) => wait_a_while(ticket).await,
+                Ok((want, found)) => return self.begin(want, found, part).await,
+                Err(why) => return (Err(why), Outcome::Build, None),
+            }
+        }
     }
 
     /// Finds what a request names: where it is not known, by a look at the mirror.
-    async fn find_named(&self, sought: &Sought) -> Result<(Arc<Want>, Found), StartError> {
+    async fn find_named(
+        &self,
+        sought: &Sought,
+        since: Option<Instant>,
+    ) -> Result<(Arc<Want>, Found), StartError> {
         let repo = &sought.repo;
-        if let Some(known) = repo.find_known(&sought.named) {
+        if let Some(known) = repo.find_known(&sought.named, since) {
             return Ok(known);
         }
         let (at, named, client) = (repo.clone(), sought.named.clone(), sought.client);
         let want = self
             .ask(move |jobs| jobs.resolve(at, named, client))
             .await?;
-        let found = repo.find_want(&want);
+        let found = repo.find_want(&want, since);
         Ok((want, found))
     }
 
@@ -190,7 +219,7 @@ impl Core {
     ) -> (Started, Outcome, Option<Build>) {
         let (mut ticket, outcome) = match found {
             Found::Hit(archive) => return (Ok(archive), Outcome::Hit, None),
-            Found::Following(ticket) => (ticket, Outcome::Follow),
+            Found::Following(ticket) | Found::Older(ticket) => (ticket, Outcome::Follow),
             Found::Refused(why) => return (Err(why), Outcome::Build, None),
             Found::Vacant(permit) => {
                 let ticket = permit.ticket();
@@ -236,11 +265,11 @@ async fn wait_begun(ticket: &mut Ticket) -> Started {
 
 /// Waits until a request would find something else than this build. False if that is not
 /// before `until`.
-async fn wait_over(repo: &Repo, build: Option<Build>, until: Instant) -> bool {
+async fn wait_over(repo: &Repo, (build, taken): (Option<Build>, Taken), until: Instant) -> bool {
     let Some(Build { want, mut ticket }) = build else {
         return true;
     };
-    while repo.follows(&want, &ticket) {
+    while repo.follows(&want, &ticket, taken.since()) {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return false;

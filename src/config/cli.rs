@@ -161,9 +161,26 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "REFS", help_heading = "Upstreams")]
     follow: Vec<OsString>,
 
-    /// How often to fetch each mirror from its upstream [default: 15m]
+    /// Look at the upstream, in the background, when somebody asks for a repository and the last look
+    /// began longer ago; also how often one that is in use and moves is looked at without being asked
+    /// for [default: 10s]
+    #[arg(long, value_name = "TIME", help_heading = "Upstreams")]
+    ref_check_interval: Option<OsString>,
+
+    /// How often to look at the upstream of a repository that nobody has asked for within 5 minutes
+    /// [default: 15m]
     #[arg(long, value_name = "TIME", help_heading = "Upstreams")]
     fetch_interval: Option<OsString>,
+
+    /// Begin at most so many looks a second at repositories of one host that no request waits for
+    /// [default: 10]
+    #[arg(long, value_name = "N", help_heading = "Upstreams")]
+    upstream_rate: Option<OsString>,
+
+    /// File with the secrets of webhooks, each line a host of --upstream and a secret; read anew when it
+    /// changes. Without it no webhook is accepted
+    #[arg(long, value_name = "FILE", help_heading = "Upstreams")]
+    webhook_secrets: Option<OsString>,
 
     /// Give up a clone from an upstream after this long [default: 1h]
     #[arg(long, value_name = "TIME", help_heading = "Upstreams")]
@@ -246,7 +263,10 @@ impl ServeArgs {
             upstream,
             no_default_upstreams,
             follow,
+            ref_check_interval,
             fetch_interval,
+            upstream_rate,
+            webhook_secrets,
             maintenance_idle,
             unreachable_expiry,
             clone_timeout,
@@ -271,7 +291,10 @@ impl ServeArgs {
             ("upstream", list(upstream)),
             ("no_default_upstreams", one(no_default_upstreams)),
             ("follow", list(follow)),
+            ("ref_check_interval", one(ref_check_interval)),
             ("fetch_interval", one(fetch_interval)),
+            ("upstream_rate", one(upstream_rate)),
+            ("webhook_secrets", one(webhook_secrets)),
             ("maintenance_idle", one(maintenance_idle)),
             ("unreachable_expiry", one(unreachable_expiry)),
             ("clone_timeout", one(clone_timeout)),

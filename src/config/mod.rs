@@ -9,12 +9,14 @@ mod key;
 mod layers;
 mod manual;
 mod restore;
+mod secrets;
 mod upstreams;
 mod value;
 
 pub use cli::{LOG_VARIABLE, completions, man};
 pub use error::{ConfigError, MISUSED_CODE, Origin};
 pub use restore::{Fallback, RestoreArgs};
+pub use secrets::{Secret, Secrets};
 pub use upstreams::{Upstream, Upstreams};
 pub use value::{IoDriver, LogFormat, Share};
 
@@ -62,8 +64,14 @@ pub struct Config {
     pub upstreams: Upstreams,
     /// Refs, or patterns with one `*`, that mirrors follow besides heads and tags.
     pub follow: Vec<String>,
-    /// Time between two fetches of a mirror, before jitter.
+    /// Time since the last comparison with its upstream after which a request has a mirror compared.
+    pub ref_check_interval: Duration,
+    /// Time between two comparisons of a mirror that nobody uses, before jitter.
     pub fetch_interval: Duration,
+    /// How many comparisons a second begin by themselves with one host.
+    pub upstream_rate: u64,
+    /// The file with the secrets of webhooks.
+    pub webhook_secrets: Option<PathBuf>,
     /// Time without a request for a repository after which its mirror is repacked.
     pub maintenance_idle: Duration,
     /// How long what no ref leads to any more is kept.
@@ -171,7 +179,13 @@ impl Config {
                 .unwrap_or_default(),
             upstreams: upstreams(layers)?,
             follow: layers.list("follow", value::follow)?.unwrap_or_default(),
+            ref_check_interval: upstream_time(
+                "ref_check_interval",
+                limits::REF_CHECK_INTERVAL_DEFAULT_MS,
+            )?,
             fetch_interval: upstream_time("fetch_interval", limits::FETCH_INTERVAL_DEFAULT_MS)?,
+            upstream_rate: upstream_rate(layers)?,
+            webhook_secrets: layers.one("webhook_secrets", webhook_secrets)?,
             maintenance_idle: upstream_time(
                 "maintenance_idle",
                 limits::MAINTENANCE_IDLE_DEFAULT_MS,
@@ -201,6 +215,20 @@ impl Config {
                 .one("io_driver", value::io_driver)?
                 .unwrap_or_default(),
         })
+    }
+}
+
+fn upstream_rate(layers: &Layers) -> Result<u64, ConfigError> {
+    let rate = layers.one("upstream_rate", value::number(1, limits::UPSTREAM_RATE_MAX))?;
+    Ok(rate.map_or(limits::UPSTREAM_RATE_DEFAULT, |rate| {
+        u64::from(rate.unsigned_abs())
+    }))
+}
+
+fn webhook_secrets(text: &str) -> Result<PathBuf, String> {
+    match text.is_empty() || text.starts_with('~') || text.contains('\0') {
+        true => Err("a file; '~' is not expanded here".into()),
+        false => Ok(text.into()),
     }
 }
 

@@ -33,7 +33,7 @@ fn file(text: &str) -> (tempfile::NamedTempFile, String) {
 }
 
 /// For each key a value that is not the default.
-const OTHER: [(&str, &str); 23] = [
+const OTHER: [(&str, &str); 26] = [
     ("listen", "[::1]:9"),
     ("state", "/elsewhere"),
     ("shutdown_grace", "0"),
@@ -43,7 +43,10 @@ const OTHER: [(&str, &str); 23] = [
     ("upstream", "git.example.org"),
     ("no_default_upstreams", "true"),
     ("follow", "refs/pull/*"),
+    ("ref_check_interval", "20s"),
     ("fetch_interval", "250ms"),
+    ("upstream_rate", "3"),
+    ("webhook_secrets", "/secrets"),
     ("maintenance_idle", "3s"),
     ("unreachable_expiry", "2d"),
     ("clone_timeout", "2h"),
@@ -73,7 +76,9 @@ fn defaults() {
     assert_eq!(config.state, Path::new("/users/nobody/.cache/tarpon"));
     assert_eq!(config.shutdown_grace, Duration::from_secs(30));
     assert_eq!(config.stall_timeout, Duration::from_secs(60));
+    assert_eq!(config.ref_check_interval, Duration::from_secs(10));
     assert_eq!(config.fetch_interval, Duration::from_secs(900));
+    assert_eq!((config.upstream_rate, config.webhook_secrets), (10, None));
     assert_eq!(config.maintenance_idle, Duration::from_secs(600));
     assert_eq!(config.unreachable_expiry, Duration::from_secs(86_400));
     assert_eq!(config.clone_timeout, Duration::from_secs(3600));

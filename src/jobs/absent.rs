@@ -4,11 +4,11 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::limits::{ABSENT_IDS_MAX, MIRROR_FRESH_MS};
+use crate::limits::{ABSENT_IDS_MAX, UPSTREAM_ANSWER_KEPT_MS};
 
 type Key = (Arc<str>, String);
 
-/// See the module's text. They are forgotten after [`MIRROR_FRESH_MS`], or when there are too many.
+/// See the module's text. They are forgotten after [`UPSTREAM_ANSWER_KEPT_MS`], or when there are too many.
 #[derive(Debug, Default)]
 pub(super) struct Absent {
     known: HashSet<Key>,
@@ -19,7 +19,7 @@ pub(super) struct Absent {
 impl Absent {
     /// Whether the upstream of `repository` lacked the object lately.
     pub(super) fn has(&mut self, repository: &Arc<str>, id: &str, now: Instant) -> bool {
-        let kept = Duration::from_millis(MIRROR_FRESH_MS);
+        let kept = Duration::from_millis(UPSTREAM_ANSWER_KEPT_MS);
         while let Some((since, _)) = self.since.front()
             && now.saturating_duration_since(*since) >= kept
         {
@@ -56,7 +56,7 @@ mod tests {
         let (mut absent, now) = (Absent::default(), Instant::now());
         let (a, b) = (Arc::from("h/a"), Arc::from("h/b"));
         absent.note(&a, "1", now);
-        let later = now + Duration::from_millis(MIRROR_FRESH_MS - 1);
+        let later = now + Duration::from_millis(UPSTREAM_ANSWER_KEPT_MS - 1);
         absent.note(&a, "1", later);
         assert!(absent.has(&a, "1", later) && !absent.has(&b, "1", later));
         assert!(!absent.has(&a, "1", later + Duration::from_millis(1)));

@@ -9,10 +9,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::http::net::client::{Client, client_of};
 use crate::mirror::Via;
+use crate::telemetry::metrics::Cause;
 
-/// Who it is. By default nobody: the schedule, and what the server does by itself.
+/// Who it is. By default no client: what the server does by itself, for whoever waits.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Asker {
+    /// Why.
+    pub(super) cause: Cause,
     /// Whose requests count together.
     pub(super) client: Client,
     /// The servers that the request came by way of.
@@ -24,7 +27,15 @@ impl Asker {
     pub(super) fn at(address: IpAddr) -> Asker {
         Asker {
             client: client_of(address),
-            via: Via::default(),
+            ..Asker::default()
+        }
+    }
+
+    /// Nobody, for a reason.
+    pub(super) fn of(cause: Cause) -> Asker {
+        Asker {
+            cause,
+            ..Asker::default()
         }
     }
 }

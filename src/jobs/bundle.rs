@@ -7,7 +7,7 @@ use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gix::bstr::ByteSlice;
 use tokio::task::spawn_local;
@@ -19,6 +19,7 @@ use super::state::Jobs;
 use crate::io::shortage::is_disk_full;
 use crate::jobs::bundle_cache::{BundleFile, BundleKey};
 use crate::jobs::flights::Duty;
+use crate::limits::{FRESHEN_WAIT_MS, UPSTREAM_ANSWER_KEPT_MS};
 use crate::mirror::bundle::Tips;
 use crate::repos::error::StartError;
 use crate::repos::head::MirrorHead;
@@ -58,10 +59,14 @@ impl Jobs {
         // A client that hears "nothing new" looks no further, so that needs a look at the upstream
         // that begins now. An unknown base must not make the server ask every time: it only sends
         // the client to the upstream itself.
-        let fresh = match head.commit.as_deref() == Some(base) {
-            true => self.fresh_now(repo, asker).await,
-            false => self.fresh_lately(repo, asker).await,
+        let now = Instant::now();
+        let believed = Duration::from_millis(UPSTREAM_ANSWER_KEPT_MS);
+        let since = match head.commit.as_deref() == Some(base) {
+            true => now,
+            false => now.checked_sub(believed).unwrap_or(now),
         };
+        let limit = Duration::from_millis(FRESHEN_WAIT_MS);
+        let fresh = self.fresh_in_time(repo, since, asker, limit).await;
         let head = self.head(repo).await?;
         let known = self.has_commit(repo, base).await?;
         let up_to_date = head.commit.as_deref() == Some(base);

@@ -15,7 +15,8 @@ use super::room::Need;
 use super::state::Jobs;
 use crate::http::net::client::{Client, client_of};
 use crate::io::clock::unix_ms;
-use crate::limits::{CLONE_FAILURE_KEPT_MS, MIRROR_FRESH_MS, TURN_WAIT_LOGGED_MS};
+use crate::limits::{CLONE_FAILURE_KEPT_MS, TURN_WAIT_LOGGED_MS, UPSTREAM_ANSWER_KEPT_MS};
+use crate::mirror::schedule::Shown;
 use crate::mirror::{Git, MirrorError, noted, upstream};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
@@ -65,9 +66,12 @@ impl Jobs {
     }
 
     fn plan(&self, repo: &Repo, fresh_unix_ms: Option<u64>) {
-        self.schedule
-            .borrow_mut()
-            .add(repo.name.clone(), fresh_unix_ms, unix_ms());
+        let mut schedule = self.schedule.borrow_mut();
+        schedule.add(repo.name.clone(), fresh_unix_ms, unix_ms());
+        drop(schedule);
+        if repo.asked.is_in_use() {
+            self.hasten_in_use(repo);
+        }
         self.wake.notify_one();
     }
 
@@ -176,7 +180,7 @@ impl Jobs {
     /// would wait for was begun for somebody else and does not name them: they may all wait for
     /// each other.
     ///
-    /// Anybody can name servers, so the upstream is asked once within [`MIRROR_FRESH_MS`], by one request
+    /// Anybody can name servers, so the upstream is asked once within [`UPSTREAM_ANSWER_KEPT_MS`], by one request
     /// after the other. What has ended meanwhile holds up nobody.
     pub(super) async fn check_way(
         &self,
@@ -188,7 +192,7 @@ impl Jobs {
             return Ok(());
         }
         let asked = async {
-            while let Err(left) = repo.may_ask_way(Duration::from_millis(MIRROR_FRESH_MS)) {
+            while let Err(left) = repo.may_ask_way(Duration::from_millis(UPSTREAM_ANSWER_KEPT_MS)) {
                 tokio::time::sleep(left).await;
             }
             let _part = self.semaphores.ways_of_client.acquire(asker.client).await;
@@ -247,17 +251,21 @@ impl Jobs {
             tracing::warn!(repository = &*repo.name, "no mirror: {e}");
             let why = clone_error(&repo, &e);
             repo.set_not_cloned(why.clone());
-            return duty.done(Err(why));
+            self.note_compared(&repo, Shown::Failed);
+            duty.done(Err(why));
+            return self.heed(&repo, &e).await;
         }
-        repo.set_fresh(unix_began_ms, began);
         repo.notes.set_clonable();
         self.keep(&repo, Some(unix_ms()));
+        self.note_compared(&repo, Shown::Moved);
         self.mirror_changed(&repo);
         if let Some(head) = self.read_head(&repo).await {
             repo.set_head(head);
-            // There may be a snapshot of a mirror that is gone.
-            self.rebuild(&repo);
         }
+        // Not before: there may be a snapshot of a mirror that is gone.
+        repo.looked.note(unix_began_ms);
+        repo.set_fresh(unix_began_ms, began);
+        self.rebuild(&repo);
         duty.done(Ok(()));
     }
 }

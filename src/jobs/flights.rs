@@ -1,6 +1,6 @@
 //! Work of the background plane that runs once for everybody who needs it at the time.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::rc::Rc;
@@ -12,14 +12,14 @@ type Running<K, T> = Rc<RefCell<HashMap<K, Started<T>>>>;
 
 /// Work that runs. It holds no receiver: who does it hears when nobody waits any more.
 struct Started<T> {
-    began: Instant,
+    began: Rc<Cell<Option<Instant>>>,
     end: Rc<watch::Sender<Option<T>>>,
 }
 
 impl<T> Started<T> {
     fn flight(&self) -> Flight<T> {
         Flight {
-            began: self.began,
+            began: self.began.clone(),
             end: self.end.subscribe(),
         }
     }
@@ -43,17 +43,24 @@ impl<K: Eq + Hash, T> Default for Flights<K, T> {
 
 /// Work that runs, as somebody who waits for it sees it.
 pub(super) struct Flight<T> {
-    /// When it began.
-    pub began: Instant,
+    began: Rc<Cell<Option<Instant>>>,
     end: watch::Receiver<Option<T>>,
 }
 
 impl<T> Clone for Flight<T> {
     fn clone(&self) -> Self {
         Flight {
-            began: self.began,
+            began: self.began.clone(),
             end: self.end.clone(),
         }
+    }
+}
+
+impl<T> Flight<T> {
+    /// When what it does began in earnest, for whoever must not have anything older; `None` while it waits
+    /// for its turn, and all who join meanwhile come before that.
+    pub(super) fn began(&self) -> Option<Instant> {
+        self.began.get()
     }
 }
 
@@ -69,10 +76,18 @@ impl<T: Clone> Flight<T> {
 pub(super) struct Duty<K: Eq + Hash, T> {
     running: Running<K, T>,
     key: K,
+    began: Rc<Cell<Option<Instant>>>,
     sender: Rc<watch::Sender<Option<T>>>,
 }
 
 impl<K: Eq + Hash, T> Duty<K, T> {
+    /// It begins in earnest: whoever joins from here on comes later than this.
+    pub(super) fn begin(&self) -> Instant {
+        let now = Instant::now();
+        self.began.set(Some(now));
+        now
+    }
+
     /// Tells everybody.
     pub(super) fn done(self, result: T) {
         self.sender.send_replace(Some(result));
@@ -113,8 +128,9 @@ impl<K: Eq + Hash + Clone, T> Flights<K, T> {
             return (flight, None);
         }
         let sender = Rc::new(watch::Sender::new(None));
+        let began = Rc::default();
         let started = Started {
-            began: Instant::now(),
+            began: Rc::clone(&began),
             end: sender.clone(),
         };
         let flight = started.flight();
@@ -123,6 +139,7 @@ impl<K: Eq + Hash + Clone, T> Flights<K, T> {
         let duty = Duty {
             running: self.running.clone(),
             key: key.clone(),
+            began,
             sender,
         };
         (flight, Some(duty))
@@ -158,8 +175,11 @@ mod tests {
         let (second, none) = flights.join(&"a");
         assert!(none.is_none());
         assert!(flights.join(&"b").1.is_some(), "another key is other work");
-        assert_eq!(first.began, second.began);
-        duty.unwrap().done(7);
+        let duty = duty.unwrap();
+        assert_eq!((first.began(), second.began()), (None, None), "it waits");
+        let began = duty.begin();
+        assert_eq!((first.began(), second.began()), (Some(began), Some(began)));
+        duty.done(7);
         assert_eq!(
             run(async { (first.end().await, second.end().await) }),
             (Some(7), Some(7))

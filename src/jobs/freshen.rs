@@ -1,9 +1,11 @@
-//! Mirrors are compared with their upstreams: on schedule, and when a request needs to know what is
+//! Mirrors are compared with their upstreams: by timer, and when a request needs to know what is
 //! new.
 //!
-//! Requests share what runs. Who needs to know what the upstream had *at a time or later* is
-//! content with any comparison that began then; one that began before does not count, because it
-//! may have looked just before the push that the request is about.
+//! There is one measure of how fresh a mirror is: the moment at which the last comparison that succeeded
+//! *began*, that is, when its git was started. Who needs what the upstream had at a time or later is content
+//! with any comparison that began then; one that began before does not count, because it may have looked just
+//! before the push that the request is about. So requests share what has not begun yet, and what runs only if
+//! it began late enough for them.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,80 +19,19 @@ use super::flights::{Duty, Flight};
 use super::room::Need;
 use super::state::Jobs;
 use crate::io::clock::unix_ms;
-use crate::limits::{FRESHEN_WAIT_MS, MIRROR_FRESH_MS};
+use crate::limits::{FRESHEN_WAIT_MS, UPSTREAM_ANSWER_KEPT_MS};
 use crate::mirror::noted::note_upstream;
 use crate::mirror::recover::remove_unfinished;
-use crate::mirror::{Freshened, Git};
+use crate::mirror::schedule::Shown;
+use crate::mirror::{Freshened, Git, MirrorError};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
 use crate::telemetry::metrics::{Event, FetchResult};
 
 impl Jobs {
-    /// Starts the comparisons that are due.
-    pub(super) async fn keep_fresh(self: Rc<Self>) {
-        loop {
-            let due = self.schedule.borrow_mut().start(unix_ms());
-            if let Some(name) = due {
-                spawn_local(self.clone().fetch(name));
-                continue;
-            }
-            let wake_at_ms = self.schedule.borrow().wake_at_ms();
-            let Some(wake_at_ms) = wake_at_ms else {
-                self.wake.notified().await;
-                continue;
-            };
-            let wait = Duration::from_millis(wake_at_ms.saturating_sub(unix_ms()).max(1));
-            tokio::select! {
-                () = self.wake.notified() => {}
-                () = tokio::time::sleep(wait) => {}
-            }
-        }
-    }
-
-    async fn fetch(self: Rc<Self>, name: Arc<str>) {
-        let parts = name.split_once('/');
-        let repo = parts.and_then(|(host, path)| self.catalog.registry.get(host, path));
-        let succeeded = match repo {
-            Some(repo) if repo.mirror.is_dir() || repo.current().is_some() => {
-                self.refresh(&repo).await
-            }
-            // Somebody took the mirror away, and nobody has asked for a snapshot since.
-            gone => {
-                if let Some(repo) = gone {
-                    repo.set_not_kept();
-                }
-                self.schedule.borrow_mut().remove(&name);
-                false
-            }
-        };
-        self.schedule
-            .borrow_mut()
-            .finished(&name, succeeded, unix_ms());
-        self.wake.notify_one();
-    }
-
-    /// Makes the mirror like its upstream; whether it is. One that is missing is cloned, for its
-    /// snapshot would stay as it is for ever.
-    async fn refresh(self: &Rc<Self>, repo: &Arc<Repo>) -> bool {
-        match self.ensure_mirror(repo, &Asker::default()).await {
-            Ok(cloned) => cloned || self.compare(repo).await,
-            // It was logged.
-            Err(_) => false,
-        }
-    }
-
-    /// Waits for the comparison that runs, or for one that begins now; whether it succeeds.
-    async fn compare(self: &Rc<Self>, repo: &Arc<Repo>) -> bool {
-        let compared = match self.freshening(repo, &Asker::default()).await {
-            Ok(flight) => flight.end().await,
-            Err(_) => None,
-        };
-        matches!(compared, Some(Ok(())))
-    }
-
     /// The comparison that runs; begins one if none does. Fails when the request must not wait
     /// for it.
-    async fn freshening(
+    pub(super) async fn freshening(
         self: &Rc<Self>,
         repo: &Arc<Repo>,
         asker: &Asker,
@@ -101,14 +42,14 @@ impl Jobs {
             part = self.semaphores.freshens.of_client(asker.client) => Some(part),
         };
         let (flight, duty) = self.freshening.join(&repo.name);
-        match (duty, part) {
-            (Some(duty), part) => {
-                let git = self.git.by_way_of(&asker.via);
-                let began = flight.began;
-                // A task of its own: whoever asked for it may leave.
-                spawn_local(self.clone().freshen(repo.clone(), git, began, (duty, part)));
-            }
-            (None, _) => self.check_way(repo, asker, &flight).await?,
+        match duty {
+            // A task of its own: whoever asked for it may leave.
+            Some(duty) => drop(spawn_local(self.clone().freshen(
+                repo.clone(),
+                asker.clone(),
+                (duty, part),
+            ))),
+            None => self.check_way(repo, asker, &flight).await?,
         }
         Ok(flight)
     }
@@ -128,41 +69,42 @@ impl Jobs {
         since: Instant,
         asker: &Asker,
     ) -> Ended {
-        loop {
-            if repo.is_fresh_since(since) {
-                return Ok(());
-            }
+        while !repo.is_fresh_since(since) {
             let flight = self.freshening(repo, asker).await?;
-            let began = flight.began;
-            let ended = flight.end().await.unwrap_or_else(|| Err(lost()));
-            if began >= since {
-                return ended;
+            let ended = flight.clone().end().await.unwrap_or_else(|| Err(lost()));
+            match (flight.began(), ended) {
+                (Some(began), ended) if began >= since => return ended,
+                // It did not come to begin.
+                (None, Err(why)) => return Err(why),
+                _ => {}
             }
         }
+        Ok(())
     }
 
-    /// Makes sure that the mirror was compared with its upstream lately: within
-    /// [`MIRROR_FRESH_MS`]. An error means that what it has may be old: the upstream cannot be
-    /// reached, now or as lately, or does not answer within [`FRESHEN_WAIT_MS`].
-    pub(super) async fn fresh_lately(self: &Rc<Self>, repo: &Arc<Repo>, asker: &Asker) -> Ended {
-        self.fresh_in_time(repo, lately(), asker).await
-    }
-
-    /// The same by a comparison that begins now or later.
+    /// The same by a comparison that begins now or later, within [`FRESHEN_WAIT_MS`].
     pub(super) async fn fresh_now(self: &Rc<Self>, repo: &Arc<Repo>, asker: &Asker) -> Ended {
-        self.fresh_in_time(repo, Instant::now(), asker).await
+        let limit = Duration::from_millis(FRESHEN_WAIT_MS);
+        self.fresh_in_time(repo, Instant::now(), asker, limit).await
     }
 
-    async fn fresh_in_time(
+    /// The same within `limit`, and not at all if the upstream could not be asked just now. An error means
+    /// that what the mirror has may be older.
+    pub(super) async fn fresh_in_time(
         self: &Rc<Self>,
         repo: &Arc<Repo>,
         since: Instant,
         asker: &Asker,
+        limit: Duration,
     ) -> Ended {
-        if let Some(why) = repo.failed_since(lately()) {
+        if repo.is_fresh_since(since) {
+            return Ok(());
+        }
+        if let Some((why, ago)) = repo.failure()
+            && ago < Duration::from_millis(UPSTREAM_ANSWER_KEPT_MS)
+        {
             return Err(why);
         }
-        let limit = Duration::from_millis(FRESHEN_WAIT_MS);
         let fresh = self.fresh_since(repo, since, asker);
         let fresh = tokio::time::timeout(limit, fresh).await;
         fresh.unwrap_or_else(|_| {
@@ -177,36 +119,24 @@ impl Jobs {
     async fn freshen(
         self: Rc<Self>,
         repo: Arc<Repo>,
-        git: Git,
-        began: Instant,
+        asker: Asker,
         (duty, _part): (Duty<Arc<str>, Ended>, Option<ClientPart>),
     ) {
         self.room_for_pack(&repo).await;
+        let git = self.git.by_way_of(&asker.via);
         let _permit = self.semaphores.freshens.acquire(&repo.name).await;
         if let Some(setting_up) = self.setting_up.running(&repo.name) {
             // It changes the configuration and packs refs, as the comparison does.
             setting_up.end().await;
         }
-        let unix_began_ms = unix_ms();
-        // Until refs are in force that may lead to what it has taken for there.
-        let arriving = repo.locks.arrivals.read().await;
-        let mut freshened = git.freshen(&repo.mirror, &repo.url, &repo.locks.refs).await;
-        if let Err(e) = &freshened
-            && self.is_for_room(e).await
-        {
-            // What it has left takes room itself.
-            self.tidy(&repo).await;
-            self.make_room(&repo.name, Need::Must).await;
-            freshened = git.freshen(&repo.mirror, &repo.url, &repo.locks.refs).await;
-        }
-        drop(arriving);
-        let result = match &freshened {
+        let ((unix_began_ms, began), compared) = self.compare(&repo, &git, &asker, &duty).await;
+        let result = match &compared {
             Ok(Freshened::Unchanged) => FetchResult::Unchanged,
             Ok(Freshened::Moved { .. }) => FetchResult::Changed,
             Err(_) => FetchResult::Failed,
         };
         self.meter.add(Event::Fetch(result), 1);
-        let moved = match freshened {
+        let moved = match compared {
             Ok(Freshened::Unchanged) => false,
             Ok(Freshened::Moved { refs_changed, .. }) => {
                 tracing::info!(repository = &*repo.name, refs_changed, "fetched");
@@ -216,8 +146,10 @@ impl Jobs {
                 tracing::warn!(repository = &*repo.name, "cannot fetch: {e}");
                 let why = freshen_error(&repo, &e);
                 repo.set_failed(why.clone());
+                self.note_compared(&repo, Shown::Failed);
                 self.tidy(&repo).await;
-                return duty.done(Err(why));
+                duty.done(Err(why));
+                return self.heed(&repo, &e).await;
             }
         };
         if moved {
@@ -231,6 +163,8 @@ impl Jobs {
         }
         repo.set_fresh(unix_began_ms, began);
         self.note_upstream(&repo).await;
+        let shown = if moved { Shown::Moved } else { Shown::Same };
+        self.note_compared(&repo, shown);
         duty.done(Ok(()));
         // Also when nothing moved: the last try may have failed.
         self.rebuild(&repo);
@@ -238,6 +172,32 @@ impl Jobs {
             self.note_due(&repo);
             spawn_local(self.clone().join_small(repo));
         }
+    }
+
+    /// Has git compare, and fetch what is new; when that began, by two clocks, and what came of it.
+    async fn compare(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        git: &Git,
+        asker: &Asker,
+        duty: &Duty<Arc<str>, Ended>,
+    ) -> ((u64, Instant), Result<Freshened, MirrorError>) {
+        // Until refs are in force that may lead to what it has taken for there.
+        let _arriving = repo.locks.arrivals.read().await;
+        self.meter.add(Event::Comparison(asker.cause), 1);
+        let unix_began_ms = unix_ms();
+        repo.looked.note(unix_began_ms);
+        let began = duty.begin();
+        let mut compared = git.freshen(&repo.mirror, &repo.url, &repo.locks.refs).await;
+        if let Err(e) = &compared
+            && self.is_for_room(e).await
+        {
+            // What it has left takes room itself.
+            self.tidy(repo).await;
+            self.make_room(&repo.name, Need::Must).await;
+            compared = git.freshen(&repo.mirror, &repo.url, &repo.locks.refs).await;
+        }
+        ((unix_began_ms, began), compared)
     }
 
     /// Notes, once, that the mirror's upstream can be asked for all that it has.
@@ -288,11 +248,4 @@ impl Jobs {
             tracing::warn!(repository = &*repo.name, "cannot remove half a pack: {e}");
         }
     }
-}
-
-/// The beginning of what counts as lately.
-fn lately() -> Instant {
-    let now = Instant::now();
-    let since = now.checked_sub(Duration::from_millis(MIRROR_FRESH_MS));
-    since.unwrap_or(now)
 }

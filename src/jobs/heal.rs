@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::time::Instant;
 
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
@@ -270,7 +269,7 @@ impl Jobs {
         let _permit = self.semaphores.clones.acquire(&repo.name).await;
         // Files that were sound before are read again.
         self.shop.verified.clear();
-        let (unix_began_ms, began) = (unix_ms(), Instant::now());
+        let (unix_began_ms, began) = (unix_ms(), comparing.begin());
         match self.clone_beside(repo).await {
             Ok(()) => {
                 tracing::warn!(repository = &*repo.name, "the mirror was cloned anew");

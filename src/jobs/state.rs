@@ -1,20 +1,23 @@
 //! What the jobs of the background plane share, from the start of the server to its end.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_local;
 
 use super::absent::Absent;
 use super::bundle_cache::{BundleCache, BundleFile, BundleKey};
 use super::flights::Flights;
+use super::news::News;
 use super::plane::{self, Handle, Queue};
 use super::room::Room;
 use super::semaphores::Semaphores;
 use super::upkeep::Upkeep;
 use super::workshop::Workshop;
-use crate::config::Config;
+use crate::config::{Config, Secrets};
 use crate::faults::Faults;
 use crate::http::net::bodies::Bodies;
 use crate::io::clock::unix_ms;
@@ -35,6 +38,8 @@ pub(crate) struct Jobs {
     /// Memory for request bodies.
     pub(super) bodies: Arc<Bodies>,
     pub(super) meter: Meter,
+    /// Of webhooks, as the file has them.
+    pub(super) secrets: Arc<ArcSwap<Secrets>>,
     pub(super) faults: Faults,
     /// For the threads that jobs start.
     pub(super) plane: Handle<Jobs>,
@@ -54,6 +59,8 @@ pub(crate) struct Jobs {
     pub(super) setting_up: Flights<Arc<str>, ()>,
     /// Comparisons with upstreams; `freshen` must not overlap for one mirror.
     pub(super) freshening: Flights<Arc<str>, Result<(), StartError>>,
+    /// Repositories whose upstreams are about to be looked at because of webhooks, and what these said.
+    pub(super) hooked: std::cell::RefCell<HashMap<Arc<str>, News>>,
     /// Mirrors that are being evicted: what needs one waits, and has it cloned anew.
     pub(super) leaving: Flights<Arc<str>, ()>,
     /// Of the sweep, from one to the next.
@@ -96,6 +103,8 @@ pub(crate) struct JobsContext {
     pub meter: Meter,
     /// What other servers know this process by.
     pub via: Via,
+    /// Of webhooks.
+    pub secrets: Arc<ArcSwap<Secrets>>,
     /// Faults to inject; none outside tests.
     pub faults: Faults,
 }
@@ -114,6 +123,7 @@ pub(crate) fn run(
         spawn_local(begin.clone().check_git());
         spawn_local(begin.clone().keep_fresh());
         spawn_local(begin.clone().keep_maintained());
+        spawn_local(begin.clone().keep_secrets());
         spawn_local(begin.keep_swept());
         ready();
     })?;
@@ -135,34 +145,25 @@ impl Jobs {
             bodies,
             meter,
             via,
+            secrets,
             faults,
         } = context;
-        let limits = TimeLimits {
-            clone: config.clone_timeout,
-            ..TimeLimits::default()
-        };
-        let follow = Follow::new(&config.follow).unwrap_or_default();
         let policy = Policy {
             interval_ms: config.fetch_interval.as_millis() as u64,
+            in_use_ms: config.ref_check_interval.as_millis() as u64,
+            host_rate: config.upstream_rate,
             seed: unix_ms(),
             ..Policy::default()
         };
         let semaphores = Semaphores::new(&faults);
         Jobs {
-            git: Git {
-                limits,
-                size_limit: config.clone_size_limit,
-                memory_bytes: config.git_memory_limit_bytes,
-                schemes: Vec::from_iter(config.upstreams.schemes()).join(":"),
-                via,
-                follow,
-                ..Git::default()
-            },
+            git: git_of(&config, via),
             config,
             catalog,
             shop,
             bodies,
             meter,
+            secrets,
             faults,
             plane,
             uring,
@@ -174,6 +175,7 @@ impl Jobs {
             cloning: Flights::default(),
             setting_up: Flights::default(),
             freshening: Flights::default(),
+            hooked: std::cell::RefCell::default(),
             leaving: Flights::default(),
             room: Room::default(),
             maintaining: Flights::default(),
@@ -202,5 +204,22 @@ impl Jobs {
         }
         // Clones that ran were given up with the tasks they ran in.
         self.git.removals.wait();
+    }
+}
+
+/// How git is run.
+fn git_of(config: &Config, via: Via) -> Git {
+    let limits = TimeLimits {
+        clone: config.clone_timeout,
+        ..TimeLimits::default()
+    };
+    Git {
+        limits,
+        size_limit: config.clone_size_limit,
+        memory_bytes: config.git_memory_limit_bytes,
+        schemes: Vec::from_iter(config.upstreams.schemes()).join(":"),
+        via,
+        follow: Follow::new(&config.follow).unwrap_or_default(),
+        ..Git::default()
     }
 }

@@ -19,10 +19,11 @@ use crate::http::net::client::client_of;
 use crate::http::net::made::{Made, Maker, Taking, made};
 use crate::jobs::upload_request::UploadRequest;
 use crate::jobs::upload_turns::UploadTurn;
-use crate::limits::{UPLOAD_LOOK_MS, UPLOAD_PACK_WAIT_MS, UPLOAD_SLOW_BYTES};
+use crate::limits::{INFO_REFS_WAIT_MS, UPLOAD_LOOK_MS, UPLOAD_PACK_WAIT_MS, UPLOAD_SLOW_BYTES};
 use crate::mirror::{MirrorError, Upload, Via};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
+use crate::telemetry::metrics::Cause;
 
 /// Where the answer goes: from the first byte on, to whoever reads the pipe.
 type Reply<T> = oneshot::Sender<Result<T, StartError>>;
@@ -209,6 +210,7 @@ impl Jobs {
             reply,
         } = request;
         let asker = Asker {
+            cause: Cause::Asked,
             client: client_of(client),
             via,
         };
@@ -269,8 +271,8 @@ impl Jobs {
         upload: &mut Running<'_>,
         call: Call,
     ) -> Result<UploadTurn<'_>, StartError> {
-        self.prepare_mirror(upload.repo, &call, upload.asker)
-            .await?;
+        let asker = (upload.asker, upload.asked);
+        self.prepare_mirror(upload.repo, &call, asker).await?;
         let turn = self.take_turn(upload.client).await?;
         // Not before: what waits for a turn takes no more memory than was sent.
         upload.input = self.read_request(call).await?;
@@ -312,11 +314,12 @@ impl Jobs {
         self: &Rc<Self>,
         repo: &Arc<Repo>,
         call: &Call,
-        asker: &Asker,
+        (asker, asked): (&Asker, Instant),
     ) -> Result<(), StartError> {
         self.ensure_mirror(repo, asker).await?;
         if matches!(call, Call::InfoRefs) {
-            match self.fresh_lately(repo, asker).await {
+            let limit = Duration::from_millis(INFO_REFS_WAIT_MS);
+            match self.fresh_in_time(repo, asked, asker, limit).await {
                 // The servers that it came by way of would never hear of anything new.
                 Err(e) if e.status == LOOP && !asker.via.is_empty() => return Err(e),
                 // What is there is better than nothing; why it is old was logged.

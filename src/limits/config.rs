@@ -5,6 +5,10 @@ use super::units::{HOUR_MS, MINUTE_MS, SECOND_MS};
 /// Largest configuration file that is read. A real one is under a page; the bound keeps a path
 /// such as `/dev/zero` from filling memory.
 pub const CONFIG_FILE_MAX_BYTES: u64 = 1 << 20;
+/// Most secrets of webhooks: each costs a hash of a webhook's body that names no repository.
+pub const SECRETS_MAX: usize = 64;
+/// Longest of them.
+pub const SECRET_BYTES_MAX: usize = 1024;
 /// Most cores (network threads) that may be asked for: the size of the kernel's default CPU set.
 pub const CORES_MAX: usize = 1024;
 /// Most encoder threads that may be asked for.
@@ -15,7 +19,13 @@ pub const LEVEL_DEFAULT: i32 = 1;
 pub const LEVEL_MIN: i32 = 1;
 /// Highest zstd level that may be configured; the ones above need hundreds of MB per thread.
 pub const LEVEL_MAX: i32 = 19;
-/// Default time between two fetches of a mirror, before jitter: 15 min.
+/// Default time after which a request has a mirror compared with its upstream: 10 s.
+pub const REF_CHECK_INTERVAL_DEFAULT_MS: u64 = 10 * SECOND_MS;
+/// Default of how many comparisons a second begin by themselves with one host.
+pub const UPSTREAM_RATE_DEFAULT: u64 = 10;
+/// Most such comparisons that may be configured.
+pub const UPSTREAM_RATE_MAX: i32 = 1000;
+/// Default time between two comparisons of a mirror that nobody uses, before jitter: 15 min.
 pub const FETCH_INTERVAL_DEFAULT_MS: u64 = 15 * MINUTE_MS;
 /// Default time without a request for a repository after which its mirror is repacked: 10 min.
 pub const MAINTENANCE_IDLE_DEFAULT_MS: u64 = 10 * MINUTE_MS;
@@ -66,5 +76,7 @@ const _: () = {
     assert!(IDLE_TIMEOUT_DEFAULT_MS <= CLIENT_TIMEOUT_MAX_MS);
     assert!(SHUTDOWN_GRACE_DEFAULT_MS <= CLIENT_TIMEOUT_MAX_MS);
     assert!(FETCH_INTERVAL_DEFAULT_MS <= UPSTREAM_TIME_MAX_MS);
+    assert!(REF_CHECK_INTERVAL_DEFAULT_MS <= FETCH_INTERVAL_DEFAULT_MS);
+    assert!(UPSTREAM_RATE_DEFAULT <= UPSTREAM_RATE_MAX as u64);
     assert!(CLONE_TIMEOUT_DEFAULT_MS <= UPSTREAM_TIME_MAX_MS);
 };

@@ -24,6 +24,14 @@ pub const REPO_PATH_BYTES_MAX: usize = 1024;
 /// Largest request body that is taken, decoded from its chunks. Over it: 413. A fetch of 100,000
 /// refs sends 5 MB of `want` lines.
 pub const BODY_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Largest body of a webhook, of which nothing is kept. Over it: 413. The hosts' own limit.
+pub const WEBHOOK_BODY_BYTES_MAX: u64 = 25 << 20;
+/// Containers that may be open in its JSON.
+pub const PAYLOAD_DEPTH_MAX: u32 = 64;
+/// Longest key of a form that can be one that counts.
+pub const PAYLOAD_KEY_BYTES_MAX: usize = 16;
+/// Longest key or value of its JSON that can be one that counts: the name of a ref or repository.
+pub const PAYLOAD_VALUE_BYTES_MAX: usize = 1024;
 /// Most bytes of chunk extensions in one body, all chunks together. They are read and dropped.
 pub const CHUNK_EXTENSION_BYTES_MAX: u32 = 4 * 1024;
 /// Most bytes of trailers behind one body. They are read and dropped. Over it: 431.

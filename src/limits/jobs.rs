@@ -37,13 +37,24 @@ pub const WANT_NAMES_MAX: usize = 1024;
 /// Names of repositories of which nothing else is known, in a shard of the registry, before they
 /// are dropped. About 0.5 KB each.
 pub const REPOSITORIES_BARE_MAX: usize = 256;
-/// A mirror that was compared with its upstream this long ago or less is taken for fresh, and a
-/// comparison that failed as recently is not repeated: bounds how often clients can make the
-/// server ask an upstream. `ensure-refs` asks whenever something is missing, and a bundle that
-/// would hold nothing is refused only after asking, unless asking failed as recently.
-pub const MIRROR_FRESH_MS: u64 = 15_000;
-/// How long a request waits for that comparison before it is answered from what is there.
+/// How long an upstream's answer is believed by those who ask for what is not known: that it has not got
+/// it, or that it cannot be asked. Bounds how often clients can make the server ask in vain.
+pub const UPSTREAM_ANSWER_KEPT_MS: u64 = 10_000;
+/// How long a request waits for a comparison before it is told that there is none, or is answered from
+/// what is there.
 pub const FRESHEN_WAIT_MS: u64 = 30_000;
+/// The same of git's own `info/refs`, which is answered in any case.
+pub const INFO_REFS_WAIT_MS: u64 = 2_000;
+/// Moments at which a mirror was like its upstream that are remembered, each of other refs.
+pub const MOMENTS_MAX: usize = 8;
+/// Between two comparisons of a repository that webhooks cause.
+pub const HOOK_INTERVAL_MS: u64 = SECOND_MS;
+/// A webhook has what somebody asked for within this time built before it is asked for again.
+pub const PREBUILD_ASKED_MS: u64 = 24 * HOUR_MS;
+/// How often is looked whether the file of the secrets of webhooks has changed.
+pub const SECRETS_LOOK_MS: u64 = SECOND_MS;
+/// A repository that somebody asked for this long ago or less is in use.
+pub const IN_USE_MS: u64 = 5 * MINUTE_MS;
 /// Mirrors that are compared with their upstream at the same time, on schedule or for a request.
 pub const FRESHENS_RUNNING_MAX: usize = 32;
 /// The same of one host.
@@ -106,7 +117,7 @@ pub const ENSURE_ITEMS_MAX: usize = 1000;
 /// Most of those commits that an upstream is asked for by their ids, one by one, because no ref of it
 /// leads to them.
 pub const ENSURE_BY_ID_MAX: usize = 8;
-/// Ids of which is remembered for [`MIRROR_FRESH_MS`] that an upstream did not give them: half a MB.
+/// Ids of which is remembered for [`UPSTREAM_ANSWER_KEPT_MS`] that an upstream did not give them: half a MB.
 pub const ABSENT_IDS_MAX: usize = 2048;
 
 const _: () = assert!(UPLOAD_SLOW_MS + 2 * UPLOAD_LOOK_MS < UPLOAD_PACK_WAIT_MS);

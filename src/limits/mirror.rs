@@ -8,6 +8,8 @@ pub const UPSTREAM_LINE_BYTES_MAX: usize = 16 * 1024;
 pub const UPSTREAM_REFS_MAX: usize = 4_000_000;
 /// Memory for refs of mirrors that were read lately: some ten lists of 10,000.
 pub const REFS_KEPT_BYTES_MAX: usize = 16 << 20;
+/// Most bytes of the names by which refs of an upstream are asked for; they fit into a pipe.
+pub const LS_REFS_BYTES_MAX: usize = 32 * 1024;
 /// Most bytes of one listing of an upstream's refs, those that are not followed included.
 pub const UPSTREAM_LISTING_BYTES_MAX: u64 = 1 << 30;
 /// Most memory that each process of git takes which lists an upstream's refs.
@@ -69,6 +71,16 @@ pub const JOURNAL_BYTES_MAX: u64 = 16 << 20;
 pub const EXPIRY_LOOKS_MAX: u32 = 5;
 /// How often, at most, is looked whether some mirror has a quiet time.
 pub const MAINTENANCE_LOOK_MS: u64 = 10 * SECOND_MS;
+/// Longest time between two comparisons by timer of a repository that is in use.
+pub const IN_USE_INTERVAL_MAX_MS: u64 = MINUTE_MS;
+/// The same where webhooks say what moves.
+pub const HOOKED_INTERVAL_MAX_MS: u64 = 5 * MINUTE_MS;
+/// For how long after a webhook others are expected.
+pub const HOOKED_KEPT_MS: u64 = 24 * HOUR_MS;
+/// For how long a host's timers stand still that has refused with 429 and not said for how long.
+pub const PAUSE_DEFAULT_MS: u64 = MINUTE_MS;
+/// The longest that they stand still, whatever a host says.
+pub const PAUSE_MAX_MS: u64 = HOUR_MS;
 /// How far a due time is moved at random, to either side, in percent.
 pub const FETCH_JITTER_PERCENT: u64 = 10;
 /// Wait after the first failed fetch; doubled with every further failure.

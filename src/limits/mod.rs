@@ -45,8 +45,7 @@ const _: () = assert!(
     FRESHENS_RUNNING_MAX > FETCHES_MAX && FRESHENS_OF_HOST_MAX > FETCHES_OF_HOST_MAX,
     "the schedule leaves room for requests"
 );
-const _: () =
-    assert!(FRESHEN_WAIT_MS < GIT_LIST_LIMIT_MS && MIRROR_FRESH_MS < FETCH_INTERVAL_DEFAULT_MS);
+const _: () = assert!(INFO_REFS_WAIT_MS < FRESHEN_WAIT_MS && FRESHEN_WAIT_MS < GIT_LIST_LIMIT_MS);
 const _: () = assert!(BODY_BYTES_MAX <= GIT_REQUEST_BYTES_MAX as u64);
 const _: () = assert!(ENSURE_BODY_BYTES_MAX <= BODY_BYTES_MAX);
 const _: () = assert!(

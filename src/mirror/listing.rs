@@ -23,8 +23,8 @@ pub(super) struct Found {
 /// Which refs are listed.
 #[derive(Clone, Copy)]
 pub(super) enum Wanted {
-    /// HEAD and all others. The protocol has no way to ask for HEAD and only some refs through
-    /// `git ls-remote`, so all are listed and those not followed are dropped as they come.
+    /// HEAD and all that is followed. Where upstream cannot be asked for these alone, all are listed and
+    /// the others are dropped as they come.
     All,
     /// What a clone brings: branches and tags.
     Cloned,
@@ -82,6 +82,11 @@ impl Git {
         url: &str,
         wanted: Wanted,
     ) -> Result<Listing, MirrorError> {
+        if matches!(wanted, Wanted::All)
+            && let Some(listing) = self.list_followed(git_dir, url).await?
+        {
+            return Ok(listing);
+        }
         let options: &[&str] = match wanted {
             Wanted::All => &["--symref"],
             Wanted::Cloned => &["--heads", "--tags"],
@@ -250,7 +255,7 @@ const BRANCHES: &[u8] = b"refs/heads/";
 const MASTER: &[u8] = b"refs/heads/master";
 
 /// Parses the listing as it comes.
-struct Lines<'a> {
+pub(super) struct Lines<'a> {
     follow: &'a Follow,
     partial: Vec<u8>,
     listed_bytes: u64,
@@ -258,7 +263,7 @@ struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    fn new(follow: &'a Follow) -> Self {
+    pub(super) fn new(follow: &'a Follow) -> Self {
         Self {
             follow,
             partial: Vec::new(),
@@ -303,33 +308,50 @@ impl<'a> Lines<'a> {
             return Ok(());
         }
         let id = ObjectId::from_hex(value).map_err(|_| wrong())?;
-        if name == b"HEAD" {
-            self.listing.head_id = Some(id);
-            return Ok(());
-        }
         if name == b"HEAD^{}" {
             self.listing.head_peeled = Some(id);
             return Ok(());
         }
-        let refs = &mut self.listing.refs;
-        if let Some(tag) = name.strip_suffix(b"^{}") {
-            if let Some(last) = refs.last_mut().filter(|last| last.name == tag) {
-                last.peeled = Some(id);
+        let Some(tag) = name.strip_suffix(b"^{}") else {
+            return self.found(name, id, None, None);
+        };
+        if let Some(last) = self.listing.refs.last_mut().filter(|last| last.name == tag) {
+            last.peeled = Some(id);
+        }
+        Ok(())
+    }
+
+    /// Takes a ref; which ref it names, and what a tag leads to, are not known of each.
+    pub(super) fn found(
+        &mut self,
+        name: &[u8],
+        id: ObjectId,
+        target: Option<&[u8]>,
+        peeled: Option<ObjectId>,
+    ) -> Result<(), String> {
+        if name == b"HEAD" {
+            self.listing.head_id = Some(id);
+            self.listing.head_peeled = peeled;
+            if let Some(target) = target {
+                self.listing.head_target = Some(target.into());
             }
-        } else if self.follow.matches(name) && refs::is_ref_name(name) {
+            return Ok(());
+        }
+        let refs = &mut self.listing.refs;
+        if self.follow.matches(name) && refs::is_ref_name(name) {
             if refs.len() >= limits::UPSTREAM_REFS_MAX {
                 return Err(format!("more than {} refs", limits::UPSTREAM_REFS_MAX));
             }
             refs.push(Ref {
                 name: name.into(),
                 target: id,
-                peeled: None,
+                peeled,
             });
         }
         Ok(())
     }
 
-    fn finish(self) -> Result<Listing, String> {
+    pub(super) fn finish(self) -> Result<Listing, String> {
         if !self.partial.is_empty() {
             return Err("the last line is cut off".to_owned());
         }

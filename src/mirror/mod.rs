@@ -1,7 +1,7 @@
 //! Bare copies of upstream repositories and their upkeep.
 //!
 //! ```text
-//! schedule (pure) ──due──> upstream::freshen ──> git ls-remote, git fetch   no lock held
+//! schedule (pure) ──due──> upstream::freshen ──> ls_refs, git fetch         no lock held
 //!                                └─> packed ──> new refs            refs' lock written, ~2 ms
 //!                          repack ──> git pack-objects                      no lock held
 //!                                └─> old packs moved away            packs' lock written, ~1 ms
@@ -28,10 +28,12 @@ mod journal;
 mod listing;
 mod looked;
 mod loose;
+mod ls_refs;
 pub(crate) mod noted;
 pub(crate) mod own;
 mod packed;
 mod packs;
+mod pause;
 mod quiet;
 pub(crate) mod recover;
 mod redirect;

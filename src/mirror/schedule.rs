@@ -1,23 +1,36 @@
-//! When which repository is fetched. Pure: the caller brings the time, in milliseconds of
-//! any monotonic clock, and reports what came of each fetch.
-use crate::limits;
-use std::collections::HashMap;
+//! When which repository is compared with its upstream without anybody waiting for it. Pure: the caller
+//! brings the time, in milliseconds of any monotonic clock, and reports every comparison, whoever had it begun.
+//!
+//! One that is in use is compared often, and less often the longer nothing moves; all others at the
+//! operator's interval. Each host has a rate of its own, and stands still when it has asked for that.
+
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
 use std::sync::Arc;
+
+use crate::limits;
 
 /// What the schedule goes by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Policy {
-    /// Between two successful fetches of one repository.
+    /// Between two comparisons of a repository that nobody uses.
     pub interval_ms: u64,
+    /// The same of one that is in use and moves; doubled each time that nothing has moved.
+    pub in_use_ms: u64,
+    /// The longest that it is doubled to.
+    pub in_use_max_ms: u64,
+    /// The same where webhooks say what moves.
+    pub hooked_max_ms: u64,
     /// After the first failure; doubled with every further one.
     pub retry_ms: u64,
     /// The longest wait after failures.
     pub retry_max_ms: u64,
-    /// How many fetches may run at once.
+    /// How many comparisons may run at once.
     pub running_max: usize,
     /// The same of one host: one that does not answer must leave turns to the others.
     pub host_running_max: usize,
+    /// How many begin within a second, of one host.
+    pub host_rate: u64,
     /// Decides the jitter; the same seed and calls give the same times.
     pub seed: u64,
 }
@@ -26,18 +39,22 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             interval_ms: limits::FETCH_INTERVAL_DEFAULT_MS,
+            in_use_ms: limits::REF_CHECK_INTERVAL_DEFAULT_MS,
+            in_use_max_ms: limits::IN_USE_INTERVAL_MAX_MS,
+            hooked_max_ms: limits::HOOKED_INTERVAL_MAX_MS,
             retry_ms: limits::FETCH_RETRY_MS,
             retry_max_ms: limits::FETCH_RETRY_MAX_MS,
             running_max: limits::FETCHES_MAX,
             host_running_max: limits::FETCHES_OF_HOST_MAX,
+            host_rate: limits::UPSTREAM_RATE_DEFAULT,
             seed: 0,
         }
     }
 }
 
-/// What is fetched, and from where.
+/// What is compared, and with whom.
 pub(crate) trait Key: Clone + Eq + Hash + Ord {
-    /// The host that it is fetched from.
+    /// The host that it comes from.
     fn host(&self) -> &str;
 }
 
@@ -48,14 +65,25 @@ impl Key for Arc<str> {
     }
 }
 
+/// What a comparison has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shown {
+    Same,
+    Moved,
+    Failed,
+}
+
 /// The due times of all repositories.
 ///
-/// Invariant: a plan that is removed while it runs stays until it has ended, so that no
-/// repository is fetched twice at once.
+/// Invariants: a plan that does not run is in its host's queue, once, at its due time, and one that runs is
+/// not; a plan that is removed while it runs stays until it has ended, so that none is started twice at once.
 #[derive(Debug)]
-pub(crate) struct Schedule<K> {
+pub(crate) struct Schedule<K: Key> {
     policy: Policy,
     plans: HashMap<K, Plan>,
+    /// There are as many as upstreams are configured.
+    hosts: HashMap<String, Host<K>>,
+    running: usize,
     /// Counts the due times given, so that each gets its own jitter.
     draws: u64,
 }
@@ -63,12 +91,45 @@ pub(crate) struct Schedule<K> {
 #[derive(Debug)]
 struct Plan {
     due_ms: u64,
-    /// The last success; `None` sorts as the most stale.
-    fresh_ms: Option<u64>,
     /// In a row.
     failures: u32,
+    /// The wait while it is in use, before jitter; 0 when it was not.
+    in_use_ms: u64,
+    /// When the last webhook came for it.
+    hooked_ms: Option<u64>,
     running: bool,
+    /// It was compared since it was started.
+    reported: bool,
     removed: bool,
+}
+
+#[derive(Debug)]
+struct Host<K> {
+    due: BTreeSet<(u64, K)>,
+    running: usize,
+    /// Its rate allows none before.
+    next_ms: u64,
+    /// It has asked not to be asked before.
+    paused_until_ms: u64,
+}
+
+impl<K> Default for Host<K> {
+    fn default() -> Self {
+        Host {
+            due: BTreeSet::new(),
+            running: 0,
+            next_ms: 0,
+            paused_until_ms: 0,
+        }
+    }
+}
+
+impl<K: Key> Host<K> {
+    /// When its first could start, which may be in the past.
+    fn ready_ms(&self) -> Option<u64> {
+        let (due_ms, _) = self.due.first()?;
+        Some((*due_ms).max(self.next_ms).max(self.paused_until_ms))
+    }
 }
 
 impl<K: Key> Schedule<K> {
@@ -78,13 +139,15 @@ impl<K: Key> Schedule<K> {
         Self {
             policy,
             plans: HashMap::new(),
+            hosts: HashMap::new(),
+            running: 0,
             draws: 0,
         }
     }
 
-    /// Adds a repository that was last fetched at `fresh_ms`, as far as is known. It is due when
+    /// Adds a repository that was last compared at `fresh_ms`, as far as is known. It is due when
     /// the interval is over. If that is unknown, or in the past, it is due at a random time within
-    /// the next interval: many that are added together, at the start for example, are not fetched
+    /// the next interval: many that are added together, at the start for example, are not compared
     /// together. One that is there already keeps its plan.
     pub(crate) fn add(&mut self, key: K, fresh_ms: Option<u64>, now_ms: u64) {
         if let Some(plan) = self.plans.get_mut(&key) {
@@ -101,96 +164,165 @@ impl<K: Key> Schedule<K> {
                 let wait_ms = self.random(&key) % interval_ms.max(1);
                 now_ms.saturating_add(wait_ms)
             });
-        self.plans.insert(
-            key,
-            Plan {
-                due_ms,
-                fresh_ms,
-                failures: 0,
-                running: false,
-                removed: false,
-            },
-        );
+        self.host(&key).due.insert((due_ms, key.clone()));
+        let plan = Plan {
+            due_ms,
+            failures: 0,
+            in_use_ms: 0,
+            hooked_ms: None,
+            running: false,
+            reported: false,
+            removed: false,
+        };
+        self.plans.insert(key, plan);
     }
 
-    /// Forgets a repository. A fetch of it that runs still has to be reported.
+    /// Forgets a repository. A comparison of it that runs still has to end.
     pub(crate) fn remove(&mut self, key: &K) {
-        if let Some(plan) = self.plans.get_mut(key).filter(|plan| plan.running) {
-            plan.removed = true;
-        } else {
-            self.plans.remove(key);
+        match self.plans.get_mut(key) {
+            Some(plan) if plan.running => plan.removed = true,
+            Some(plan) => {
+                let due_ms = plan.due_ms;
+                self.host(key).due.remove(&(due_ms, key.clone()));
+                self.plans.remove(key);
+            }
+            None => {}
         }
     }
 
-    /// The repository to fetch now, counted as running until [`Self::finished`]: of those
-    /// that are due the one that was fetched longest ago. `None` when none is due or enough
-    /// are running, of all or of its host.
+    /// The repository to compare now, counted as running until [`Self::ended`]: of those that are
+    /// due and may start the one that has been due for the longest time. `None` when there is none,
+    /// or enough are running, of all or of its host.
     pub(crate) fn start(&mut self, now_ms: u64) -> Option<K> {
-        let due = self.startable().filter(|(_, plan)| plan.due_ms <= now_ms);
+        let gap_ms = 1000_u64.div_ceil(self.policy.host_rate.max(1));
+        let ready = self.startable();
+        let ready = ready.filter(|host| host.ready_ms().is_some_and(|at| at <= now_ms));
         // The key decides last, so that the order of a hash table never shows.
-        let (key, _) = due.min_by_key(|(key, plan)| (plan.fresh_ms, plan.due_ms, *key))?;
-        let key = key.clone();
-        self.plans.get_mut(&key)?.running = true;
+        let (_, key) = ready.filter_map(|host| host.due.first()).min()?.clone();
+        let host = self.host(&key);
+        host.due.pop_first();
+        host.running += 1;
+        host.next_ms = now_ms.saturating_add(gap_ms);
+        self.running += 1;
+        let plan = self.plans.get_mut(&key)?;
+        (plan.running, plan.reported) = (true, false);
         Some(key)
     }
 
-    /// What could start if it were due.
-    fn startable(&self) -> impl Iterator<Item = (&K, &Plan)> {
-        let mut of_hosts: HashMap<&str, usize> = HashMap::new();
-        for (key, _) in self.plans.iter().filter(|(_, plan)| plan.running) {
-            *of_hosts.entry(key.host()).or_default() += 1;
-        }
-        let is_full = of_hosts.values().sum::<usize>() >= self.policy.running_max;
-        let host_max = self.policy.host_running_max;
-        self.plans.iter().filter(move |(key, plan)| {
-            let of_host = of_hosts.get(key.host()).copied().unwrap_or(0);
-            !is_full && !plan.running && of_host < host_max
-        })
+    /// Hosts of which one more could run.
+    fn startable(&self) -> impl Iterator<Item = &Host<K>> {
+        let is_full = self.running >= self.policy.running_max;
+        let max = self.policy.host_running_max;
+        let hosts = self.hosts.values();
+        hosts.filter(move |host| !is_full && host.running < max)
     }
 
-    /// Reports the end of a fetch that [`Self::start`] gave out.
-    pub(crate) fn finished(&mut self, key: &K, succeeded: bool, now_ms: u64) {
+    /// The end of what [`Self::start`] gave out. What has come of it was told to [`Self::compared`]; if not,
+    /// it has failed.
+    pub(crate) fn ended(&mut self, key: &K, now_ms: u64) {
+        if self.plans.get(key).is_some_and(|plan| !plan.reported) {
+            self.compared(key, Shown::Failed, false, now_ms);
+        }
         let Some(plan) = self.plans.get_mut(key).filter(|plan| plan.running) else {
             return;
         };
         plan.running = false;
-        if plan.removed {
+        let (due_ms, is_removed) = (plan.due_ms, plan.removed);
+        self.running -= 1;
+        let host = self.host(key);
+        host.running -= 1;
+        if is_removed {
             self.plans.remove(key);
-            return;
-        }
-        plan.failures = if succeeded {
-            0
         } else {
-            plan.failures.saturating_add(1)
-        };
-        if succeeded {
-            plan.fresh_ms = Some(now_ms);
+            host.due.insert((due_ms, key.clone()));
         }
+    }
+
+    /// A comparison has ended, whoever had it begun: the next one is due so much later.
+    pub(crate) fn compared(&mut self, key: &K, shown: Shown, in_use: bool, now_ms: u64) {
+        let policy = &self.policy;
+        let Some(plan) = self.plans.get_mut(key) else {
+            return;
+        };
+        plan.reported = true;
+        plan.failures = match shown {
+            Shown::Failed => plan.failures.saturating_add(1),
+            _ => 0,
+        };
+        let hooked = plan.hooked_ms;
+        let is_hooked = hooked.is_some_and(|at| now_ms.saturating_sub(at) < limits::HOOKED_KEPT_MS);
+        let max_ms = match is_hooked {
+            true => policy.hooked_max_ms,
+            false => policy.in_use_max_ms,
+        };
+        let before_ms = plan.in_use_ms;
+        plan.in_use_ms = match shown {
+            _ if !in_use => 0,
+            Shown::Same if before_ms > 0 => (2 * before_ms).min(max_ms).max(policy.in_use_ms),
+            _ => policy.in_use_ms,
+        };
         let wait_ms = match plan.failures {
-            0 => self.policy.interval_ms,
-            failures => self.backoff_ms(failures),
+            0 if in_use => plan.in_use_ms.min(policy.interval_ms),
+            0 => policy.interval_ms,
+            failures => backoff_ms(policy, failures),
         };
         let due_ms = now_ms.saturating_add(self.jittered(key, wait_ms));
-        if let Some(plan) = self.plans.get_mut(key) {
-            plan.due_ms = due_ms;
+        self.set_due(key, due_ms);
+    }
+
+    /// Somebody asked: it is due at `at_ms` if that is earlier than otherwise.
+    pub(crate) fn hasten(&mut self, key: &K, at_ms: u64) {
+        if self.plans.get(key).is_some_and(|plan| plan.due_ms > at_ms) {
+            self.set_due(key, at_ms);
         }
     }
 
-    /// When [`Self::start`] should be asked next: the earliest due time. `None` while nothing
-    /// can start before a running fetch ends, or there is nothing to do at all.
-    #[must_use]
-    pub(crate) fn wake_at_ms(&self) -> Option<u64> {
-        self.startable().map(|(_, plan)| plan.due_ms).min()
+    /// A webhook came for it.
+    pub(crate) fn hooked(&mut self, key: &K, now_ms: u64) {
+        if let Some(plan) = self.plans.get_mut(key) {
+            plan.hooked_ms = Some(now_ms);
+        }
     }
 
-    fn backoff_ms(&self, failures: u32) -> u64 {
-        let doubled = 1_u64
-            .checked_shl(failures.saturating_sub(1))
-            .unwrap_or(u64::MAX);
-        self.policy
-            .retry_ms
-            .saturating_mul(doubled)
-            .min(self.policy.retry_max_ms)
+    /// Starts nothing of this host before.
+    pub(crate) fn pause(&mut self, host: &str, until_ms: u64) {
+        let host = self.hosts.entry(host.to_owned()).or_default();
+        host.paused_until_ms = host.paused_until_ms.max(until_ms);
+    }
+
+    /// Whether this host has asked not to be asked.
+    pub(crate) fn is_paused(&self, host: &str, now_ms: u64) -> bool {
+        let host = self.hosts.get(host);
+        host.is_some_and(|host| host.paused_until_ms > now_ms)
+    }
+
+    /// When [`Self::start`] should be asked next. `None` while nothing can start before something that
+    /// runs has ended, or there is nothing to do at all.
+    #[must_use]
+    pub(crate) fn wake_at_ms(&self) -> Option<u64> {
+        self.startable().filter_map(Host::ready_ms).min()
+    }
+
+    /// When it is due, if it is planned.
+    #[cfg(test)]
+    fn due_ms(&self, key: &K) -> Option<u64> {
+        self.plans.get(key).map(|plan| plan.due_ms)
+    }
+
+    fn set_due(&mut self, key: &K, due_ms: u64) {
+        let Some(plan) = self.plans.get_mut(key) else {
+            return;
+        };
+        let before_ms = std::mem::replace(&mut plan.due_ms, due_ms);
+        if !plan.running {
+            let due = &mut self.host(key).due;
+            due.remove(&(before_ms, key.clone()));
+            due.insert((due_ms, key.clone()));
+        }
+    }
+
+    fn host(&mut self, key: &K) -> &mut Host<K> {
+        self.hosts.entry(key.host().to_owned()).or_default()
     }
 
     /// The time moved by at most [`FETCH_JITTER_PERCENT`](limits::FETCH_JITTER_PERCENT) to
@@ -209,193 +341,13 @@ impl<K: Key> Schedule<K> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    impl Key for &'static str {
-        fn host(&self) -> &str {
-            self.split('/').next().unwrap_or_default()
-        }
-    }
-
-    impl Key for u64 {
-        fn host(&self) -> &str {
-            ""
-        }
-    }
-
-    fn schedule(running_max: usize) -> Schedule<&'static str> {
-        let policy = Policy {
-            interval_ms: 1000,
-            retry_ms: 100,
-            retry_max_ms: 1500,
-            running_max,
-            host_running_max: 2,
-            seed: 7,
-        };
-        Schedule::new(policy)
-    }
-
-    #[test]
-    fn what_is_new_is_due_within_the_interval_and_then_after_it() {
-        let mut s = schedule(4);
-        assert_eq!((s.start(0), s.wake_at_ms()), (None, None));
-        s.add("a", None, 50);
-        let due_ms = s.wake_at_ms().unwrap();
-        assert!((50..1050).contains(&due_ms), "{due_ms}");
-        assert_eq!(s.start(1050), Some("a"));
-        assert_eq!(
-            (s.start(1050), s.wake_at_ms()),
-            (None, None),
-            "it is running"
-        );
-        s.finished(&"a", true, 1060);
-        let due_ms = s.wake_at_ms().unwrap();
-        assert!((1960..=2160).contains(&due_ms), "{due_ms}");
-        assert_eq!(s.start(due_ms - 1), None);
-        assert_eq!(s.start(due_ms), Some("a"));
-    }
-
-    /// Many mirrors of unknown or of too great an age are spread over the interval.
-    #[test]
-    fn what_is_added_together_is_not_due_together() {
-        let mut s: Schedule<u64> = Schedule::new(Policy {
-            interval_ms: 1000,
-            seed: 7,
-            ..Policy::default()
-        });
-        let now_ms = 100_000;
-        for key in 0..2000 {
-            s.add(key, (key % 2 == 0).then_some(5), now_ms);
-        }
-        let due: Vec<u64> = s.plans.values().map(|plan| plan.due_ms).collect();
-        assert!(due.iter().all(|at| (now_ms..now_ms + 1000).contains(at)));
-        for tenth in 0..10 {
-            let from = now_ms + 100 * tenth;
-            let count = due.iter().filter(|at| (from..from + 100).contains(at));
-            let count = count.count();
-            assert!((120..280).contains(&count), "{count} from {from} on");
-        }
-    }
-
-    /// A known age keeps its due time; one in the future counts as now.
-    #[test]
-    fn a_known_age_is_kept() {
-        let mut s = schedule(4);
-        s.add("a", Some(9_500), 10_000);
-        let due_ms = s.wake_at_ms().unwrap();
-        assert!((10_400..=10_600).contains(&due_ms), "{due_ms}");
-        let mut s = schedule(4);
-        s.add("a", Some(u64::MAX), 10_000);
-        let due_ms = s.wake_at_ms().unwrap();
-        assert!((10_900..=11_100).contains(&due_ms), "{due_ms}");
-    }
-
-    #[test]
-    fn jitter_stays_within_ten_percent_and_spreads() {
-        let mut s = schedule(1);
-        let waits: Vec<u64> = (0..1000).map(|_| s.jittered(&"a", 1000)).collect();
-        assert!(waits.iter().all(|w| (900..=1100).contains(w)));
-        let distinct: std::collections::HashSet<_> = waits.iter().collect();
-        assert!(distinct.len() > 150, "{}", distinct.len());
-        let mean = waits.iter().sum::<u64>() / 1000;
-        assert!((990..=1010).contains(&mean), "{mean}");
-        let mut again = schedule(1);
-        assert!(
-            waits.iter().all(|w| again.jittered(&"a", 1000) == *w),
-            "the seed decides"
-        );
-        assert_eq!(s.jittered(&"a", 0), 0);
-        s.jittered(&"a", u64::MAX);
-    }
-
-    #[test]
-    fn failures_double_the_wait_up_to_the_cap_and_success_resets_it() {
-        let mut s = schedule(1);
-        s.add("a", None, 0);
-        let mut now_ms = 1000;
-        for base in [100, 200, 400, 800, 1500, 1500] {
-            assert_eq!(s.start(now_ms), Some("a"));
-            s.finished(&"a", false, now_ms);
-            let wait = s.wake_at_ms().unwrap() - now_ms;
-            assert!(
-                (base * 9 / 10..=base * 11 / 10).contains(&wait),
-                "{base}: {wait}"
-            );
-            now_ms += wait;
-        }
-        assert_eq!(s.start(now_ms), Some("a"));
-        s.finished(&"a", true, now_ms);
-        assert!(s.wake_at_ms().unwrap() >= now_ms + 900);
-        assert_eq!(s.start(now_ms + 2000), Some("a"));
-        s.finished(&"a", false, now_ms + 2000);
-        assert!(s.wake_at_ms().unwrap() <= now_ms + 2110);
-        assert_eq!(s.backoff_ms(u32::MAX), 1500);
-    }
-
-    #[test]
-    fn at_most_so_many_run_and_the_most_stale_goes_first() {
-        let mut s = schedule(2);
-        s.add("young", Some(300), 300);
-        s.add("old", Some(100), 300);
-        s.add("never", None, 300);
-        s.add("not due", Some(9000), 9000);
-        assert_eq!((s.start(5000), s.start(5000)), (Some("never"), Some("old")));
-        assert_eq!(
-            (s.start(5000), s.wake_at_ms()),
-            (None, None),
-            "two are running"
-        );
-        s.finished(&"old", true, 5000);
-        assert_eq!((s.start(5000), s.start(5000)), (Some("young"), None));
-    }
-
-    #[test]
-    fn a_host_that_does_not_answer_leaves_turns_to_others() {
-        let mut s = schedule(4);
-        for (fresh_ms, key) in (1..).zip(["hung/a", "hung/b", "hung/c", "other/a"]) {
-            s.add(key, Some(fresh_ms), 4);
-        }
-        s.add("other/b", Some(8000), 8000);
-        assert_eq!(
-            (s.start(5000), s.start(5000)),
-            (Some("hung/a"), Some("hung/b"))
-        );
-        assert_eq!((s.start(5000), s.start(5000)), (Some("other/a"), None));
-        let due_ms = s.wake_at_ms().unwrap();
-        assert!(
-            due_ms > 8000,
-            "what cannot start is not waited for: {due_ms}"
-        );
-        s.finished(&"hung/b", false, 9000);
-        assert_eq!(s.start(8000), Some("hung/c"));
-    }
-
-    #[test]
-    fn removed_while_running_frees_its_place() {
-        let mut s = schedule(1);
-        s.add("a", None, 0);
-        s.add("b", Some(0), 0);
-        assert_eq!(s.start(5000), Some("a"));
-        s.remove(&"a");
-        assert_eq!(s.start(5000), None);
-        s.finished(&"a", true, 5000);
-        assert_eq!(s.start(5000), Some("b"));
-        s.remove(&"b");
-        s.add("b", None, 5000);
-        assert_eq!(s.start(9000), None, "never twice at once");
-        s.remove(&"b");
-        s.finished(&"b", false, 5000);
-        assert_eq!((s.start(9000), s.wake_at_ms()), (None, None));
-    }
-
-    #[test]
-    fn adding_twice_keeps_the_plan() {
-        let mut s = schedule(1);
-        s.add("a", Some(1000), 1000);
-        s.add("a", None, 1000);
-        assert_eq!(s.start(1500), None);
-        assert!(s.wake_at_ms() > Some(1500));
-    }
+fn backoff_ms(policy: &Policy, failures: u32) -> u64 {
+    let doubled = 1_u64
+        .checked_shl(failures.saturating_sub(1))
+        .unwrap_or(u64::MAX);
+    let wait_ms = policy.retry_ms.saturating_mul(doubled);
+    wait_ms.min(policy.retry_max_ms)
 }
+
+#[cfg(test)]
+mod tests;

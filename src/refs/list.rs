@@ -54,6 +54,13 @@ impl Follow {
             })
     }
 
+    /// HEAD, and what the names of all followed refs begin with.
+    pub(crate) fn prefixes(&self) -> Vec<BString> {
+        let own = ["HEAD", "refs/heads/", "refs/tags/"].map(BString::from);
+        let more = self.patterns.iter().map(|(before, _)| before.clone());
+        own.into_iter().chain(more).collect()
+    }
+
     /// Whether anything besides heads and tags is followed.
     pub(crate) fn has_more(&self) -> bool {
         !self.patterns.is_empty()

@@ -2,33 +2,80 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::io::clock::unix_ms;
-use crate::limits::{ASKED_STEP_MS, EARLY_KEPT_MS};
+use crate::limits::{ASKED_STEP_MS, EARLY_KEPT_MS, IN_USE_MS};
 use crate::mirror::Aside;
 
 /// When somebody last asked for something of it, to [`ASKED_STEP_MS`]; when it became known, if nobody has.
 #[derive(Debug)]
-pub(crate) struct Asked(AtomicU64);
+pub(crate) struct Asked {
+    unix_ms: AtomicU64,
+    by_somebody: AtomicBool,
+}
 
 impl Default for Asked {
     fn default() -> Self {
-        Asked(AtomicU64::new(unix_ms()))
+        Asked {
+            unix_ms: AtomicU64::new(unix_ms()),
+            by_somebody: AtomicBool::new(false),
+        }
     }
 }
 
 impl Asked {
-    /// Somebody asks. On a core: the line of memory is only written when there is news.
-    pub(crate) fn note(&self) {
+    /// Somebody asks; whether it was not in use before. On a core: the line of memory is only written when
+    /// there is news.
+    pub(crate) fn note(&self) -> bool {
         let now = unix_ms();
-        if now.saturating_sub(self.unix_ms()) >= ASKED_STEP_MS {
-            self.0.store(now, Ordering::Relaxed);
+        let was_idle = !self.within(IN_USE_MS);
+        if was_idle || now.saturating_sub(self.unix_ms()) >= ASKED_STEP_MS {
+            self.unix_ms.store(now, Ordering::Relaxed);
+            self.by_somebody.store(true, Ordering::Relaxed);
         }
+        was_idle
     }
 
     /// The time.
     pub(crate) fn unix_ms(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.unix_ms.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody has asked within so long.
+    pub(crate) fn within(&self, ms: u64) -> bool {
+        let is_asked = self.by_somebody.load(Ordering::Relaxed);
+        is_asked && unix_ms().saturating_sub(self.unix_ms()) < ms
+    }
+
+    /// Whether somebody has asked lately.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.within(IN_USE_MS)
+    }
+}
+
+/// When its upstream was last looked at, or a look was asked for; 0 for never.
+#[derive(Debug, Default)]
+pub(crate) struct Looked(AtomicU64);
+
+impl Looked {
+    /// It is looked at, at this time.
+    pub(crate) fn note(&self, unix_ms: u64) {
+        self.0.fetch_max(unix_ms, Ordering::Relaxed);
+    }
+
+    /// How long ago that was.
+    pub(crate) fn ago(&self) -> Duration {
+        let last = self.0.load(Ordering::Relaxed);
+        Duration::from_millis(unix_ms().saturating_sub(last))
+    }
+
+    /// Whether the last look is longer ago than this. If so the caller is the one who asks for the next.
+    pub(crate) fn take_due(&self, interval: Duration) -> bool {
+        let (now, last) = (unix_ms(), self.0.load(Ordering::Relaxed));
+        let is_due = u128::from(now.saturating_sub(last)) >= interval.as_millis();
+        let (order, at) = (Ordering::Relaxed, &self.0);
+        is_due && at.compare_exchange(last, now, order, order).is_ok()
     }
 }
 

@@ -182,7 +182,7 @@ mod tests {
         let (mirrored, current, building) = (add("mirrored"), add("current"), add("building"));
         mirrored.set_kept();
         current.publish(archive(1), current.epoch());
-        let Found::Vacant(permit) = building.find() else {
+        let Found::Vacant(permit) = building.find(None) else {
             panic!("something is there");
         };
         let held = add("held");

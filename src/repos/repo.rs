@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 use super::error::StartError;
 use super::head::{Mirror, MirrorHead};
 use super::locks::MirrorLocks;
-use super::marks::{Asked, KnownAside, Notes};
+use super::marks::{Asked, KnownAside, Looked, Notes};
 pub(crate) use super::served::RefsEpoch;
-use super::upstream::{Compared, Upstream};
+pub(crate) use super::upstream::{Compared, StateName};
+use super::upstream::{Moments, Upstream};
 use super::wants::Wants;
 
 mod serving;
+mod upstream;
 
 pub(crate) use serving::{Found, Permit};
 
@@ -35,6 +37,8 @@ pub(crate) struct Repo {
     pub notes: Notes,
     /// When somebody last asked for something of it.
     pub asked: Asked,
+    /// When its upstream was last looked at.
+    pub looked: Looked,
     state: Mutex<State>,
 }
 
@@ -45,6 +49,7 @@ struct State {
     wants: Wants,
     mirror: Mirror,
     upstream: Upstream,
+    moments: Moments,
     /// When the mirror was last fetched by an earlier process, or by somebody else.
     fetched_before_unix_ms: Option<u64>,
     /// Of the mirror's refs, as far as was seen.
@@ -65,6 +70,7 @@ impl Repo {
             locks: MirrorLocks::default(),
             aside: KnownAside::default(),
             asked: Asked::default(),
+            looked: Looked::default(),
             notes: Notes::default(),
             state: Mutex::default(),
         }
@@ -73,50 +79,6 @@ impl Repo {
     /// The state is changed in single assignments, so a panic cannot leave it half done.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The mirror was found to be like its upstream, or made so, by a comparison that began at
-    /// these two readings of the clock.
-    pub(crate) fn set_fresh(&self, unix_ms: u64, began: Instant) {
-        self.lock().upstream = Upstream::Same(Compared { unix_ms, began });
-    }
-
-    /// Whether a comparison with the upstream that began at `since` or later has succeeded.
-    pub(crate) fn is_fresh_since(&self, since: Instant) -> bool {
-        let last = self.lock().upstream.last();
-        last.is_some_and(|compared| compared.began >= since)
-    }
-
-    /// A comparison with the upstream failed just now.
-    pub(crate) fn set_failed(&self, why: StartError) {
-        let mut state = self.lock();
-        state.upstream = Upstream::Failed {
-            at: Instant::now(),
-            why,
-            before: state.upstream.last(),
-        };
-    }
-
-    /// How the last comparison failed, if that was at `since` or later and none succeeded since.
-    pub(crate) fn failed_since(&self, since: Instant) -> Option<StartError> {
-        match &self.lock().upstream {
-            Upstream::Failed { at, why, .. } if *at >= since => Some(why.clone()),
-            _ => None,
-        }
-    }
-
-    /// Takes the right to ask the upstream whether it leads back to a server that waits: once in so
-    /// long, however many wait. Fails with what is left of that time.
-    pub(crate) fn may_ask_way(&self, interval: Duration) -> Result<(), Duration> {
-        let mut state = self.lock();
-        let asked = state.way_asked.map(|at| at.elapsed());
-        match asked.and_then(|ago| interval.checked_sub(ago)) {
-            Some(left) if !left.is_zero() => Err(left),
-            _ => {
-                state.way_asked = Some(Instant::now());
-                Ok(())
-            }
-        }
     }
 
     /// The mirror could not be cloned just now.
@@ -180,6 +142,7 @@ impl Repo {
         if may_leave {
             state.mirror = Mirror::Unknown;
             state.upstream = Upstream::default();
+            state.moments = Moments::default();
             state.fetched_before_unix_ms = None;
         }
         may_leave
@@ -195,18 +158,6 @@ impl Repo {
         let state = self.lock();
         let is_kept = matches!(state.mirror, Mirror::Kept { .. });
         !is_kept && state.wants.are_idle()
-    }
-
-    /// When the mirror was last like its upstream, as far as is known.
-    pub(crate) fn fresh_unix_ms(&self) -> Option<u64> {
-        let state = self.lock();
-        let last = state.upstream.last().map(|compared| compared.unix_ms);
-        last.or(state.fetched_before_unix_ms)
-    }
-
-    /// Notes when the mirror that was found was last fetched.
-    pub(crate) fn set_fetched_before(&self, unix_ms: u64) {
-        self.lock().fetched_before_unix_ms = Some(unix_ms);
     }
 }
 

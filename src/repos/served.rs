@@ -51,6 +51,18 @@ impl Snapshot {
         }
     }
 
+    /// The epoch of the refs that it shows, unless these are known to be others.
+    pub(super) fn known_epoch(&self) -> Option<RefsEpoch> {
+        match self {
+            Snapshot::Ready {
+                shown,
+                is_outdated: false,
+                ..
+            } => Some(*shown),
+            _ => None,
+        }
+    }
+
     /// Whether it was built before this epoch.
     pub(super) fn is_before(&self, epoch: RefsEpoch) -> bool {
         matches!(self, Snapshot::Ready { shown, .. } if *shown < epoch)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use gix::bstr::{BString, ByteSlice};
 
 use super::builds::{Builds, NotBuilt};
-use super::served::Snapshot;
+use super::served::{RefsEpoch, Snapshot};
 use crate::archive::place::Archive;
 use crate::io::clock::unix_ms;
 use crate::limits::{WANT_IN_USE_MS, WANT_NAMES_MAX, WANTS_KNOWN_MAX};
@@ -18,6 +18,8 @@ use crate::manifest::want::{Named, Shape, Want};
 pub(super) struct Served {
     pub(super) snapshot: Snapshot,
     pub(super) builds: Builds,
+    /// The epoch when the last build was begun: it shows these refs or younger ones.
+    pub(super) building: RefsEpoch,
     /// How the builds since the last one that succeeded failed.
     pub(super) failing: Option<NotBuilt>,
 }

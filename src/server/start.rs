@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::descriptors::Carried;
@@ -13,7 +14,7 @@ use crate::api::CoreContext;
 use crate::archive::open_files::OpenFiles;
 use crate::archive::place::Archive;
 use crate::archive::prefetch::Prefetch;
-use crate::config::{Config, IoDriver};
+use crate::config::{Config, IoDriver, Secrets};
 use crate::faults::Faults;
 use crate::http::net::door::Door;
 use crate::jobs::plane::{self, Handle, Queue};
@@ -45,6 +46,8 @@ pub(super) struct Prepared {
     pub(super) open_files: Arc<OpenFiles>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) via: Via,
+    /// Of webhooks.
+    pub(super) secrets: Arc<ArcSwap<Secrets>>,
     pub(super) faults: Faults,
     pub(super) plane: Plane,
 }
@@ -64,6 +67,7 @@ impl Prepared {
             bodies: self.door.bodies.clone(),
             meter: self.meter(),
             via: self.via.clone(),
+            secrets: self.secrets.clone(),
             faults: self.faults.clone(),
         }
     }
@@ -81,6 +85,7 @@ impl Prepared {
             log,
             closing,
             via: self.via.clone(),
+            secrets: self.secrets.clone(),
             faults: self.faults.clone(),
         }
     }
@@ -134,6 +139,7 @@ pub(super) fn prepare(
         (meter, faults.clone()),
         config.unreachable_expiry,
     );
+    let secrets = read_secrets(&config)?;
     Ok(Prepared {
         config: Arc::new(config),
         catalog,
@@ -143,8 +149,19 @@ pub(super) fn prepare(
         open_files,
         metrics,
         via: Via::random(),
+        secrets: Arc::new(ArcSwap::from_pointee(secrets)),
         faults,
         plane,
+    })
+}
+
+fn read_secrets(config: &Config) -> Result<Secrets, ServerError> {
+    let Some(path) = &config.webhook_secrets else {
+        return Ok(Secrets::default());
+    };
+    Secrets::read(path, &config.upstreams).map_err(|source| ServerError::Secrets {
+        path: path.clone(),
+        source,
     })
 }
 

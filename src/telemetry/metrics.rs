@@ -3,6 +3,7 @@
 //! Each writing thread has a block of atomics of its own, on cache lines of its own, and adds to
 //! it without locks or allocation. [`Metrics::render`] sums the blocks. [`FAMILIES`] is the one
 //! table of what exists.
+mod bounds;
 mod event;
 mod family;
 mod label;
@@ -11,10 +12,11 @@ mod text;
 pub(crate) use event::{Event, Level, Timing};
 pub(crate) use family::{FAMILIES, Family, Kind};
 pub(crate) use label::{
-    BuildResult, CloneResult, DropReason, Evicted, FetchResult, MaintenanceResult, Outcome,
-    Prefault, ScrubResult, SpoolFailure,
+    BuildResult, Cause, CloneResult, DropReason, Evicted, FetchResult, MaintenanceResult, Outcome,
+    Prefault, ScrubResult, SpoolFailure, WebhookResult,
 };
 
+use bounds::{DURATION_BOUNDS_US, TTFB_BOUNDS_US};
 use family::*;
 
 use crossbeam::utils::CachePadded;

@@ -13,6 +13,7 @@ mod disks;
 mod drivers;
 mod ensure_refs;
 mod faults;
+mod freshness;
 mod git_protocol;
 mod lifecycle;
 mod mirrors;
@@ -27,6 +28,7 @@ mod upkeep;
 mod upkeep_crash;
 mod upstreams;
 mod wants;
+mod webhooks;
 
 use std::path::Path;
 use support::client::{Conn, Head};

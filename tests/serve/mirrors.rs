@@ -128,18 +128,11 @@ fn a_mirror_that_comes_later_has_its_snapshot() {
     let rename = |from: &Path, to: &Path| {
         std::fs::rename(from, to).unwrap_or_else(|e| panic!("rename: {e}"));
     };
-    let server = loop {
-        let server = lab.settings().with(&["--fetch-interval", "8s"]).start();
-        let still = hit(&server, "small");
-        assert_eq!(still.head.etag(), old.head.etag());
-        rename(&beside, &lab.mirror("small"));
-        if clones(&server) == 0 {
-            break server;
-        }
-        // It has looked already, at a time that it chooses, and waits a minute after a failure.
-        rename(&lab.mirror("small"), &beside);
-        server.stop();
-    };
+    let looks = ["--ref-check-interval", "1s", "--fetch-interval", "720h"];
+    let server = lab.settings().with(&looks).start();
+    let still = hit(&server, "small");
+    assert_eq!(still.head.etag(), old.head.etag());
+    rename(&beside, &lab.mirror("small"));
     let new = expect_new(&server, &old, &commit);
     let unpacked = lab.unpack(&new.body, "unpacked");
     super::parity::expect_same(&clone, &unpacked, "from the mirror alone");

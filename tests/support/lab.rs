@@ -95,6 +95,9 @@ impl Lab {
     /// Puts a mirror into the state directory before a server looks, as an operator may.
     pub fn place_mirror(&self, name: &str) {
         git::clone_mirror(&self.url(name), &self.mirror(name));
+        // The note of a fetch of just now, as `git fetch` leaves it.
+        let note = self.mirror(name).join("FETCH_HEAD");
+        File::create(&note).unwrap_or_else(|e| panic!("{}: {e}", note.display()));
     }
 
     /// The one file of frames of an entry.

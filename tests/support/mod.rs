@@ -25,4 +25,5 @@ pub mod restore;
 pub mod rng;
 pub mod server;
 pub mod steps;
+pub mod upstream;
 pub mod wait;

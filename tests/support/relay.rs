@@ -25,7 +25,7 @@ pub fn listen(serve: impl Fn(&TcpStream) + Send + Sync + 'static) -> SocketAddr 
 
 /// Says nothing any more, for as long as the tests run: a time that is over while the machine stood
 /// still would be an answer.
-pub fn be_silent() {
+pub fn be_silent() -> ! {
     loop {
         std::thread::park();
     }

@@ -1,14 +1,21 @@
 //! The body of a request while it comes, and when it is there: in pieces, each with room in the
 //! [budget](super::bodies).
 
+use std::any::Any;
 use std::sync::Arc;
 
 use super::bodies::{Bodies, Lost, Share};
 use super::client::Client;
 use crate::limits::{BODY_FIRST_BYTES, BODY_GROWTH, BODY_PIECE_BYTES};
 
+/// Takes a body as it comes, and keeps of it what it needs: little, whatever comes.
+pub(crate) trait BodyReader: Any + Send {
+    /// Takes the next bytes.
+    fn take(&mut self, bytes: &[u8]);
+}
+
 /// The body of a request, as it was sent but for its framing.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Body {
     /// None of them ever grows: nothing is copied, and the allocator has few sizes to deal with, so
     /// that what is counted is what is taken.
@@ -18,6 +25,7 @@ pub(crate) struct Body {
     room_bytes: u64,
     /// `None` for a request without a body.
     share: Option<Share>,
+    reader: Option<Box<dyn BodyReader>>,
 }
 
 impl Body {
@@ -27,6 +35,20 @@ impl Body {
             share: Some(bodies.arriving(client)),
             ..Body::default()
         }
+    }
+
+    /// One that was read and not kept.
+    pub(super) fn read(reader: Box<dyn BodyReader>) -> Body {
+        Body {
+            reader: Some(reader),
+            ..Body::default()
+        }
+    }
+
+    /// What has read it, if it was read by such a one.
+    pub(crate) fn into_reader<R: BodyReader>(self) -> Option<Box<R>> {
+        let reader: Box<dyn Any> = self.reader?;
+        reader.downcast().ok()
     }
 
     /// Something that is made of it, of the same client.

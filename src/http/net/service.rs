@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::body::Body;
+use super::body::{Body, BodyReader};
 use super::made::Made;
 use super::socket::{SendError, Sent};
 use crate::extent::Source;
@@ -32,6 +32,8 @@ pub(crate) enum Payload {
 pub(crate) enum BodyUse {
     /// The answer needs it; at most so many bytes are taken.
     Keep(u64),
+    /// The answer needs what the [reader](Service::body_reader) makes of it; at most so many bytes are taken.
+    Read(u64),
     /// It means nothing. A small one is read, so that it is not taken for the next request.
     Discard,
     /// The request is refused whatever is in it.
@@ -95,6 +97,9 @@ pub(crate) trait Service: 'static {
 
     /// What is to be done with the body that `head` may bring. Asked before any of it is taken.
     fn body_use(&self, head: &RequestHead<'_>) -> BodyUse;
+
+    /// What reads the body of a request that is to be [read](BodyUse::Read).
+    fn body_reader(&self, head: &RequestHead<'_>) -> Box<dyn BodyReader>;
 
     /// Whether this is asked by who watches over the server, and answered even if there are too many
     /// connections.

@@ -114,8 +114,26 @@ pub struct RequestHead<'a> {
     pub via: FieldLines<'a>,
     /// `Accept`
     pub accept: FieldLines<'a>,
+    /// `Cache-Control`
+    pub cache_control: FieldLines<'a>,
+    /// What only webhooks have.
+    pub hook: HookFields<'a>,
     /// `Tarpon-Corrupt`: the tag of an archive that the client found damaged
     pub corrupt: Option<&'a [u8]>,
+}
+
+/// The headers of webhooks. Hosts send some of them under several names; the first counts, as all must be
+/// true.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HookFields<'a> {
+    /// `X-Hub-Signature-256`: of GitHub and those that do as it does
+    pub hub_signature: Option<&'a [u8]>,
+    /// `X-Gitea-Signature`, `X-Forgejo-Signature`
+    pub gitea_signature: Option<&'a [u8]>,
+    /// `X-Gitlab-Token`
+    pub gitlab_token: Option<&'a [u8]>,
+    /// `X-GitHub-Event`, `X-Gitea-Event`, `X-Forgejo-Event`, `X-Gitlab-Event`
+    pub event: Option<&'a [u8]>,
 }
 
 /// Parses the request head at the start of `buf`. See [`parse_from`].
@@ -231,12 +249,30 @@ struct Fields<'a> {
     git_protocol: Option<&'a [u8]>,
     via: FieldLines<'a>,
     accept: FieldLines<'a>,
+    cache_control: FieldLines<'a>,
+    hook: HookFields<'a>,
     corrupt: Option<&'a [u8]>,
+}
+
+impl<'a> HookFields<'a> {
+    /// Takes a header by its name in lower case, if it is one of these.
+    fn take(&mut self, name: &[u8], value: &'a [u8]) {
+        let slot = match name {
+            b"x-hub-signature-256" => &mut self.hub_signature,
+            b"x-gitea-signature" | b"x-forgejo-signature" => &mut self.gitea_signature,
+            b"x-gitlab-token" => &mut self.gitlab_token,
+            b"x-github-event" | b"x-gitea-event" | b"x-forgejo-event" | b"x-gitlab-event" => {
+                &mut self.event
+            }
+            _ => return,
+        };
+        slot.get_or_insert(value);
+    }
 }
 
 impl<'a> Fields<'a> {
     fn take(&mut self, name: &str, value: &'a [u8]) -> Result<(), Reject> {
-        const NAME_BYTES_MAX: usize = "transfer-encoding".len();
+        const NAME_BYTES_MAX: usize = "x-hub-signature-256".len();
         let mut lower = [0; NAME_BYTES_MAX];
         let Some(lower) = lower.get_mut(..name.len()) else {
             return Ok(()); // longer than any name known here
@@ -267,8 +303,12 @@ impl<'a> Fields<'a> {
             b"git-protocol" => once(&mut self.git_protocol, value, REPEATED),
             b"tarpon-via" => also(&mut self.via, value),
             b"accept" => also(&mut self.accept, value),
+            b"cache-control" => also(&mut self.cache_control, value),
             b"tarpon-corrupt" => once(&mut self.corrupt, value, REPEATED),
-            _ => Ok(()),
+            other => {
+                self.hook.take(other, value);
+                Ok(())
+            }
         }
     }
 
@@ -306,6 +346,8 @@ impl<'a> Fields<'a> {
             git_protocol: self.git_protocol,
             via: self.via,
             accept: self.accept,
+            cache_control: self.cache_control,
+            hook: self.hook,
             corrupt: self.corrupt,
         })
     }

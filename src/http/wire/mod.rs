@@ -12,8 +12,10 @@
 //! ([`Reject::close`]): guessing is how one request is smuggled inside another.
 
 pub mod body;
+pub(crate) mod cache_control;
 pub(crate) mod gzip;
 pub mod head;
+pub(crate) mod payload;
 pub mod precondition;
 mod query;
 pub mod range;

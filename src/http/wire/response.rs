@@ -120,6 +120,11 @@ impl<'b> Head<'b> {
         self.header("Allow", methods)
     }
 
+    /// `Age`, in seconds.
+    pub(crate) fn age_s(self, seconds: u64) -> Self {
+        self.number("Age", seconds)
+    }
+
     /// `Retry-After`, in seconds.
     pub(crate) fn retry_after_s(self, seconds: u64) -> Self {
         self.number("Retry-After", seconds)
@@ -253,10 +258,12 @@ fn push_decimal(out: &mut Vec<u8>, value: u64) {
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        202 => "Accepted",
         204 => "No Content",
         206 => "Partial Content",
         304 => "Not Modified",
         400 => "Bad Request",
+        401 => "Unauthorized",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",

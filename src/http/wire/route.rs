@@ -129,6 +129,10 @@ pub enum Route<'a> {
     InfoRefs(RepoRef<'a>),
     /// `POST /git/{host}/{path}/git-upload-pack`
     UploadPack(RepoRef<'a>),
+    /// `GET`, `HEAD /git/{host}/{path}/status`
+    Status(RepoRef<'a>),
+    /// `POST /git/{host}/{path}/webhook`, `POST /webhook` where the body names the repository
+    Webhook(Option<RepoRef<'a>>),
     /// `GET`, `HEAD /_liveness`
     Liveness,
     /// `GET`, `HEAD /_readiness`
@@ -145,7 +149,9 @@ impl<'a> Route<'a> {
             | Route::Bundle { repo, .. }
             | Route::EnsureRefs(repo)
             | Route::InfoRefs(repo)
-            | Route::UploadPack(repo) => Some(*repo),
+            | Route::UploadPack(repo)
+            | Route::Status(repo) => Some(*repo),
+            Route::Webhook(repo) => *repo,
             Route::Liveness | Route::Readiness | Route::Metrics => None,
         }
     }
@@ -170,6 +176,10 @@ pub fn route(method: Method, target: &str) -> Result<Route<'_>, Reject> {
     check_target(path, query)?;
     if path.split('/').any(|part| part == "." || part == "..") {
         return Err(DOTS);
+    }
+    if path == "/webhook" {
+        allow(method, POST)?;
+        return Ok(Route::Webhook(None));
     }
     let plain = match path {
         "/_liveness" => Route::Liveness,
@@ -208,6 +218,14 @@ fn git_route<'a>(method: Method, rest: &'a str, query: &'a str) -> Result<Route<
         let repo = parse_repo(repo)?;
         allow(method, POST)?;
         Ok(Route::UploadPack(repo))
+    } else if let Some(repo) = rest.strip_suffix("/status") {
+        let repo = parse_repo(repo)?;
+        allow(method, GET_HEAD)?;
+        Ok(Route::Status(repo))
+    } else if let Some(repo) = rest.strip_suffix("/webhook") {
+        let repo = parse_repo(repo)?;
+        allow(method, POST)?;
+        Ok(Route::Webhook(Some(repo)))
     } else if rest.ends_with("/git-receive-pack") {
         Err(READ_ONLY)
     } else {
@@ -427,6 +445,13 @@ mod tests {
                 "/git/github.com/a/b/git-upload-pack",
                 Route::UploadPack(r),
             ),
+            (Method::Get, "/git/github.com/a/b/status", Route::Status(r)),
+            (
+                Method::Post,
+                "/git/github.com/a/b.git/webhook",
+                Route::Webhook(Some(r)),
+            ),
+            (Method::Post, "/webhook", Route::Webhook(None)),
             (Method::Get, "/_liveness", Route::Liveness),
             (Method::Head, "/_readiness", Route::Readiness),
             (Method::Get, "/metrics?x=1", Route::Metrics),
@@ -445,6 +470,9 @@ mod tests {
             (Method::Head, "/git/h/a/info/refs", "GET"),
             (Method::Get, "/git/h/a/git-upload-pack", "POST"),
             (Method::Post, "/metrics", "GET, HEAD"),
+            (Method::Get, "/webhook", "POST"),
+            (Method::Get, "/git/h/a/webhook", "POST"),
+            (Method::Post, "/git/h/a/status", "GET, HEAD"),
         ];
         for (method, target, allowed) in rows {
             let reject = route(method, target).unwrap_err();

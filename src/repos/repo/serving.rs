@@ -16,6 +16,26 @@ use crate::repos::error::StartError;
 use crate::repos::served::Snapshot;
 use crate::repos::wants::Served;
 
+/// Whether the upstream had what is made of the refs of this epoch, or something younger, at `since` or later.
+/// What names a commit is the same at any time.
+fn is_young(state: &State, want: &Want, epoch: RefsEpoch, since: Option<Instant>) -> bool {
+    let Some(since) = since.filter(|_| want.follows()) else {
+        return true;
+    };
+    let moment = state.moments.of(epoch);
+    moment.is_some_and(|moment| moment.began >= since)
+}
+
+/// What whoever asks now is answered from, if it is as young.
+fn hit<'s>(state: &'s State, want: &Want, since: Option<Instant>) -> Option<&'s Arc<Archive>> {
+    let snapshot = &state.wants.get(want)?.snapshot;
+    let archive = snapshot.hit()?;
+    let shown = snapshot.known_epoch();
+    let is_young = |epoch| is_young(state, want, epoch, since);
+    let takes_any = since.is_none() || !want.follows();
+    (takes_any || shown.is_some_and(is_young)).then_some(archive)
+}
+
 /// What a request finds.
 #[derive(Debug)]
 pub(crate) enum Found {
@@ -23,6 +43,8 @@ pub(crate) enum Found {
     Hit(Arc<Archive>),
     /// A build that others started, and that is not held up by slow clients.
     Following(Ticket),
+    /// The same, but what it builds may be older than what is wanted.
+    Older(Ticket),
     /// Nothing; whoever holds the permit is to build.
     Vacant(Permit),
     /// Nothing, and none is built now: this is why. Builds have failed again and again, or too many run.
@@ -104,26 +126,29 @@ impl Repo {
         self.lock().wants.all().any(|one| !one.builds.is_none())
     }
 
-    /// What there is for a plain request; makes the caller the builder if there is nothing.
-    pub(crate) fn find(self: &Arc<Self>) -> Found {
+    /// What there is for a plain request; makes the caller the builder if there is nothing. Who must not have
+    /// anything that the upstream had only before `since` says so once a comparison that began at that time or
+    /// later has succeeded (see [`is_fresh_since`](Self::is_fresh_since)).
+    pub(crate) fn find(self: &Arc<Self>, since: Option<Instant>) -> Found {
         let mut state = self.lock();
-        if let Some(found) = self.found(&state.wants.default) {
+        let want = Arc::default();
+        if let Some(found) = self.found(&state, &want, since) {
             return found;
         }
-        Found::Vacant(self.permit(&mut state, &Arc::default()))
+        Found::Vacant(self.permit(&mut state, &want))
     }
 
     /// The same for any want, which there is in the mirror. An archive of a ref that is older than the mirror
     /// is still there for those who have begun with it, and its successor is built.
-    pub(crate) fn find_want(self: &Arc<Self>, want: &Arc<Want>) -> Found {
+    pub(crate) fn find_want(self: &Arc<Self>, want: &Arc<Want>, since: Option<Instant>) -> Found {
         if want.is_default() {
-            return self.find();
+            return self.find(since);
         }
         let mut state = self.lock();
         let epoch = state.epoch;
         if let Some(served) = state.wants.get(want) {
             let is_due = is_due(want, served, epoch);
-            if let Some(found) = self.found(served).filter(|_| !is_due) {
+            if let Some(found) = self.found(&state, want, since).filter(|_| !is_due) {
                 return found;
             }
         }
@@ -135,21 +160,28 @@ impl Repo {
     }
 
     /// What there is for a request that names something, as far as that is known without a look at the mirror.
-    pub(crate) fn find_known(&self, named: &Named) -> Option<(Arc<Want>, Found)> {
+    pub(crate) fn find_known(
+        &self,
+        named: &Named,
+        since: Option<Instant>,
+    ) -> Option<(Arc<Want>, Found)> {
         let state = self.lock();
         let want = state.wants.meant(named)?;
-        let served = state.wants.get(&want)?;
-        let is_due = is_due(&want, served, state.epoch);
-        let found = self.found(served).filter(|_| !is_due)?;
+        let is_due = is_due(&want, state.wants.get(&want)?, state.epoch);
+        let found = self.found(&state, &want, since).filter(|_| !is_due)?;
         Some((Arc::new(want), found))
     }
 
-    fn found(&self, served: &Served) -> Option<Found> {
-        if let Some(current) = served.snapshot.hit() {
+    fn found(&self, state: &State, want: &Want, since: Option<Instant>) -> Option<Found> {
+        let served = state.wants.get(want)?;
+        if let Some(current) = hit(state, want, since) {
             return Some(Found::Hit(current.clone()));
         }
         if let Some(build) = served.builds.to_follow() {
-            return Some(Found::Following(build.clone()));
+            return Some(match is_young(state, want, served.building, since) {
+                true => Found::Following(build.clone()),
+                false => Found::Older(build.clone()),
+            });
         }
         let failed = served.failing.as_ref()?;
         let left = failed.left();
@@ -158,19 +190,22 @@ impl Repo {
         }
         Some(match served.snapshot.archive() {
             // What is older is better than nothing.
-            Some(old) => Found::Hit(old.clone()),
-            None => Found::Refused(self.failing(failed, left)),
+            Some(old) if since.is_none() => Found::Hit(old.clone()),
+            _ => Found::Refused(self.failing(failed, left)),
         })
     }
 
-    /// Whether whoever asks now for the same would follow the build of `ticket`.
-    pub(crate) fn follows(&self, want: &Want, ticket: &Ticket) -> bool {
+    /// Whether whoever asks now for the same, as young, would follow the build of `ticket`.
+    pub(crate) fn follows(&self, want: &Want, ticket: &Ticket, since: Option<Instant>) -> bool {
         let state = self.lock();
         let Some(served) = state.wants.get(want) else {
             return false;
         };
-        let build = served.builds.to_follow();
-        served.snapshot.hit().is_none() && build.is_some_and(|build| build.same_channel(ticket))
+        let (build, is_hit) = (
+            served.builds.to_follow(),
+            hit(&state, want, since).is_some(),
+        );
+        !is_hit && build.is_some_and(|build| build.same_channel(ticket))
     }
 
     /// What a short name led to, among the refs of this epoch.
@@ -327,7 +362,10 @@ impl Repo {
 
     fn permit(self: &Arc<Self>, state: &mut State, want: &Arc<Want>) -> Permit {
         let (sender, receiver) = watch::channel(None);
-        state.wants.entry(want).builds.add(receiver);
+        let epoch = state.epoch;
+        let served = state.wants.entry(want);
+        served.builds.add(receiver);
+        served.building = epoch;
         Permit {
             repo: self.clone(),
             want: want.clone(),

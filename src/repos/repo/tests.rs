@@ -55,26 +55,62 @@ fn refs_that_moved_unseen_are_built_once() {
     assert!(repo.rebuild().is_none(), "built twice");
 }
 
+/// An archive is as old as the refs that it was made of.
+#[test]
+fn who_wants_what_is_young_gets_nothing_that_is_old() {
+    let (repo, now) = (repo(), Instant::now());
+    let at = |s| now + Duration::from_secs(s);
+    let since = |s| repo.find(Some(at(s)));
+    repo.set_fresh(1, at(1));
+    let old = archive(1);
+    repo.publish(old.clone(), repo.epoch());
+    assert!(matches!(since(1), Found::Hit(_)));
+    repo.set_fresh(2, at(2));
+    assert!(matches!(since(2), Found::Hit(_)), "the same refs");
+    repo.set_moved();
+    let rebuilding = repo.rebuild().unwrap();
+    repo.set_moved();
+    repo.set_fresh(3, at(3));
+    assert!(matches!(repo.find(None), Found::Hit(_)));
+    assert!(matches!(since(2), Found::Hit(_)));
+    assert!(matches!(since(3), Found::Older(_)), "it began before");
+    assert_eq!(repo.moment_of(&old).unwrap().began, at(2));
+    drop(rebuilding);
+    let Found::Vacant(permit) = since(3) else {
+        panic!("what is old is taken for new");
+    };
+    assert!(matches!(since(3), Found::Following(_)));
+    repo.publish(archive(2), repo.epoch());
+    drop(permit);
+    assert!(matches!(since(3), Found::Hit(_)));
+    // Refs that moved unseen are of no known age.
+    repo.compare_shown(&Want::default(), Some(&[7; 32]));
+    assert!(matches!(since(3), Found::Vacant(_)));
+}
+
 /// One failure keeps nobody from trying again; from the second on all hear why, until the
 /// wait is over, something moved or a build succeeded.
 #[test]
 fn builds_that_fail_again_and_again_wait() {
     let repo = repo();
     repo.set_not_built(&Arc::default(), "torn");
-    assert!(matches!(repo.find(), Found::Vacant(_)));
+    assert!(matches!(repo.find(None), Found::Vacant(_)));
     repo.set_not_built(&Arc::default(), "rotten");
-    let Found::Refused(why) = repo.find() else {
+    let Found::Refused(why) = repo.find(None) else {
         panic!("it is tried at once");
     };
     assert_eq!(why.status, 500);
     assert!(why.message.contains("host/path: rotten; 2 tries"), "{why}");
     repo.set_moved();
-    assert!(matches!(repo.find(), Found::Vacant(_)), "another content");
+    assert!(
+        matches!(repo.find(None), Found::Vacant(_)),
+        "another content"
+    );
     for _ in 0..2 {
         repo.set_not_built(&Arc::default(), "rotten");
     }
     repo.set_built(&Want::default());
-    assert!(matches!(repo.find(), Found::Vacant(_)));
+    assert!(matches!(repo.find(None), Found::Vacant(_)));
     let failed = |count, ago_ms| NotBuilt {
         count,
         at: Instant::now() - Duration::from_millis(ago_ms),
@@ -106,18 +142,18 @@ fn held_up() -> (Arc<Archive>, ReaderHandle) {
 #[test]
 fn a_build_that_readers_hold_up_is_not_the_only_one() {
     let repo = repo();
-    let vacant = || match repo.find() {
+    let vacant = || match repo.find(None) {
         Found::Vacant(permit) => permit,
         other => panic!("{other:?}"),
     };
-    let is_followed = |permit: &Permit| match repo.find() {
+    let is_followed = |permit: &Permit| match repo.find(None) {
         Found::Following(ticket) => ticket.same_channel(&permit.ticket()),
         other => panic!("{other:?}"),
     };
     let (first, (slow, reader)) = (vacant(), held_up());
     assert!(is_followed(&first), "it has not begun");
     first.started(Ok(slow.clone()));
-    assert!(!repo.follows(&Want::default(), &first.ticket()));
+    assert!(!repo.follows(&Want::default(), &first.ticket(), None));
     let second = vacant();
     assert!(is_followed(&second));
     second.started(Ok(slow.clone()));
@@ -152,36 +188,39 @@ fn at(digit: char) -> (Named, Arc<Want>) {
 fn a_ref_that_moved_is_built_when_it_is_asked_for() {
     let repo = repo();
     let (named, want) = side();
-    assert!(repo.find_known(&named).is_none(), "nobody has looked");
+    assert!(repo.find_known(&named, None).is_none(), "nobody has looked");
     repo.note_name(&named, "refs/heads/side".into(), repo.epoch());
-    assert!(repo.find_known(&named).is_none(), "there is nothing");
-    let Found::Vacant(first) = repo.find_want(&want) else {
+    assert!(repo.find_known(&named, None).is_none(), "there is nothing");
+    let Found::Vacant(first) = repo.find_want(&want, None) else {
         panic!("it is there");
     };
-    assert!(matches!(repo.find(), Found::Vacant(_)), "it is another one");
+    assert!(
+        matches!(repo.find(None), Found::Vacant(_)),
+        "it is another one"
+    );
     let old = archive_of(&want, 1);
     repo.publish(old.clone(), repo.epoch());
     drop(first);
-    let is_hit = |archive: &Arc<Archive>| match repo.find_known(&named) {
+    let is_hit = |archive: &Arc<Archive>| match repo.find_known(&named, None) {
         Some((_, Found::Hit(found))) => Arc::ptr_eq(&found, archive),
         _ => false,
     };
     assert!(is_hit(&old));
     repo.set_moved();
     repo.note_name(&named, "refs/heads/side".into(), repo.epoch());
-    assert!(repo.find_known(&named).is_none(), "it is old");
+    assert!(repo.find_known(&named, None).is_none(), "it is old");
     assert!(repo.rebuild_others().is_empty(), "nobody has asked lately");
     let shown = repo.epoch();
-    let Found::Vacant(permit) = repo.find_want(&want) else {
+    let Found::Vacant(permit) = repo.find_want(&want, None) else {
         panic!("the old one is served");
     };
-    let Some((_, Found::Following(ticket))) = repo.find_known(&named) else {
+    let Some((_, Found::Following(ticket))) = repo.find_known(&named, None) else {
         panic!("nobody follows");
     };
-    assert!(repo.follows(&want, &ticket));
+    assert!(repo.follows(&want, &ticket, None));
     assert!(repo.archives().iter().any(|one| Arc::ptr_eq(one, &old)));
     drop(permit);
-    assert!(repo.find_known(&named).is_none(), "the build failed");
+    assert!(repo.find_known(&named, None).is_none(), "the build failed");
     let new = archive_of(&want, 2);
     assert!(repo.publish(new.clone(), shown).is_some());
     assert!(is_hit(&new));
@@ -201,11 +240,14 @@ fn a_commit_is_never_stale_until_something_expires() {
     repo.publish(archive.clone(), repo.epoch());
     repo.set_moved();
     assert!(repo.rebuild_others().is_empty());
-    assert!(matches!(repo.find_known(&named), Some((_, Found::Hit(_)))));
+    assert!(matches!(
+        repo.find_known(&named, None),
+        Some((_, Found::Hit(_)))
+    ));
     let (_, newer) = at('b');
     let expired = repo.set_expired();
     assert!(expired.len() == 1 && Arc::ptr_eq(&expired[0], &archive));
-    assert!(repo.find_known(&named).is_none());
+    assert!(repo.find_known(&named, None).is_none());
     // What was being built meanwhile goes, too.
     let before = RefsEpoch::default();
     repo.publish(archive_of(&newer, 2), before);
@@ -218,36 +260,42 @@ fn builds_of_refs_and_commits_are_bounded_and_fail_by_themselves() {
     let repo = repo();
     let (named, want) = at('a');
     for count in 1..=2 {
-        let Found::Vacant(permit) = repo.find_want(&want) else {
+        let Found::Vacant(permit) = repo.find_want(&want, None) else {
             panic!("{count}");
         };
         repo.set_not_built(&want, "rotten");
         drop(permit);
     }
     assert!(matches!(
-        repo.find_known(&named),
+        repo.find_known(&named, None),
         Some((_, Found::Refused(_)))
     ));
     assert!(repo.is_failing() && !repo.is_failing_at(&Want::default()));
     let id = |n: usize| gix::ObjectId::from_hex(format!("{n:040x}").as_bytes()).unwrap();
     let want = |n| Arc::new(Want::new(Revision::Commit(id(n)), Shape::Full).unwrap());
     let permits: Vec<Permit> = (0..WANTS_BUILDING_MAX)
-        .map(|n| match repo.find_want(&want(n)) {
+        .map(|n| match repo.find_want(&want(n), None) {
             Found::Vacant(permit) => permit,
             other => panic!("{n}: {other:?}"),
         })
         .collect();
-    let Found::Refused(why) = repo.find_want(&want(1000)) else {
+    let Found::Refused(why) = repo.find_want(&want(1000), None) else {
         panic!("there is no bound");
     };
     assert_eq!(why.status, 503);
-    assert!(matches!(repo.find_want(&want(0)), Found::Following(_)));
+    assert!(matches!(
+        repo.find_want(&want(0), None),
+        Found::Following(_)
+    ));
     assert!(
-        matches!(repo.find(), Found::Vacant(_)),
+        matches!(repo.find(None), Found::Vacant(_)),
         "it has its own place"
     );
     drop(permits);
-    assert!(matches!(repo.find_want(&want(1000)), Found::Vacant(_)));
+    assert!(matches!(
+        repo.find_want(&want(1000), None),
+        Found::Vacant(_)
+    ));
 }
 
 /// A build begins with what is most alike.
@@ -273,13 +321,13 @@ fn the_base_is_the_own_one_or_the_nearest() {
 #[test]
 fn a_permit_ends_its_own_build_and_no_other() {
     let repo = repo();
-    let Found::Vacant(first) = repo.find() else {
+    let Found::Vacant(first) = repo.find(None) else {
         panic!("something is there");
     };
-    let Found::Following(ticket) = repo.find() else {
+    let Found::Following(ticket) = repo.find(None) else {
         panic!("nothing runs");
     };
-    assert!(matches!(repo.find(), Found::Following(_)));
+    assert!(matches!(repo.find(None), Found::Following(_)));
     let refused = StartError {
         status: 404,
         message: "not there".into(),
@@ -289,20 +337,20 @@ fn a_permit_ends_its_own_build_and_no_other() {
         ticket.borrow().as_ref().unwrap().as_ref().unwrap_err(),
         &refused
     );
-    let Found::Vacant(dropped) = repo.find() else {
+    let Found::Vacant(dropped) = repo.find(None) else {
         panic!("the refused build did not end");
     };
     let ticket = dropped.ticket();
     drop(dropped);
     let heard = ticket.borrow().clone();
     assert_eq!(heard.unwrap().unwrap_err().status, 500);
-    let Found::Vacant(second) = repo.find() else {
+    let Found::Vacant(second) = repo.find(None) else {
         panic!("the build did not end");
     };
     let current = archive(1);
     repo.publish(current.clone(), repo.epoch());
     drop(second);
-    assert!(matches!(repo.find(), Found::Hit(_)));
+    assert!(matches!(repo.find(None), Found::Hit(_)));
     assert!(!repo.forget(&archive(1)), "another one of the same id");
     let reader = current.fanout.join(0).unwrap();
     assert!(!repo.take_idle(&current), "it is read");

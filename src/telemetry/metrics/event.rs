@@ -34,8 +34,14 @@ pub enum Event {
     Prefault(Prefault),
     /// A first clone ended.
     Clone(CloneResult),
+    /// A mirror begins to be compared with its upstream.
+    Comparison(Cause),
     /// A fetch ended.
     Fetch(FetchResult),
+    /// A host has asked for fewer requests.
+    UpstreamPause,
+    /// A webhook was answered.
+    Webhook(WebhookResult),
     /// A step of a mirror's upkeep ended.
     Maintenance(MaintenanceResult),
     /// Something was removed to make room.
@@ -71,6 +77,9 @@ impl Event {
             Self::SpoolFailure(reason) => (Id::SpoolFailures, reason as usize),
             Self::Prefault(result) => (Id::Prefault, result as usize),
             Self::Clone(result) => (Id::Clones, result as usize),
+            Self::Comparison(cause) => (Id::Comparisons, cause as usize),
+            Self::UpstreamPause => (Id::UpstreamPauses, 0),
+            Self::Webhook(result) => (Id::Webhooks, result as usize),
             Self::Fetch(result) => (Id::Fetches, result as usize),
             Self::Maintenance(result) => (Id::Maintenance, result as usize),
             Self::Eviction(what) => (Id::Evictions, what as usize),

@@ -1,5 +1,6 @@
 //! The one table of what exists, and where each family of series has its place.
 
+use super::bounds::{DURATION_BOUNDS_US, TTFB_BOUNDS_US};
 use super::label::*;
 use crate::limits::METRICS_REPOSITORIES_MAX;
 
@@ -52,7 +53,10 @@ pub(super) enum Id {
     SpoolFailures,
     Prefault,
     Clones,
+    Comparisons,
     Fetches,
+    UpstreamPauses,
+    Webhooks,
     Maintenance,
     Evictions,
     EvictedBytes,
@@ -76,7 +80,7 @@ pub(super) enum Id {
 }
 
 /// Every metric, in the order in which it is rendered.
-pub(crate) const FAMILIES: [Family; 40] = [
+pub(crate) const FAMILIES: [Family; 43] = [
     Family {
         id: Id::Requests,
         name: "tarpon_requests_total",
@@ -238,12 +242,36 @@ pub(crate) const FAMILIES: [Family; 40] = [
         help: "First clones from an upstream.",
     },
     Family {
+        id: Id::Comparisons,
+        name: "tarpon_comparisons_total",
+        kind: Kind::Counter,
+        label: "cause",
+        values: Cause::NAMES,
+        help: "Comparisons of a mirror with its upstream that began, by why.",
+    },
+    Family {
         id: Id::Fetches,
         name: "tarpon_fetches_total",
         kind: Kind::Counter,
         label: "result",
         values: FetchResult::NAMES,
         help: "Fetches from an upstream into a mirror.",
+    },
+    Family {
+        id: Id::UpstreamPauses,
+        name: "tarpon_upstream_pauses_total",
+        kind: Kind::Counter,
+        label: "",
+        values: &[],
+        help: "Times that a host asked for fewer requests, and comparisons by timer stopped for it.",
+    },
+    Family {
+        id: Id::Webhooks,
+        name: "tarpon_webhooks_total",
+        kind: Kind::Counter,
+        label: "result",
+        values: WebhookResult::NAMES,
+        help: "Webhooks, by what became of them.",
     },
     Family {
         id: Id::Maintenance,
@@ -409,31 +437,6 @@ pub(crate) const FAMILIES: [Family; 40] = [
         values: &[env!("CARGO_PKG_VERSION")],
         help: "Always 1; its label is the version that runs.",
     },
-];
-
-/// 0.5 ms to 60 s.
-pub(super) const TTFB_BOUNDS_US: [u64; 16] = [
-    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
-    2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000,
-];
-/// 1 ms to 1 h.
-pub(super) const DURATION_BOUNDS_US: [u64; 16] = [
-    1_000,
-    5_000,
-    10_000,
-    50_000,
-    100_000,
-    500_000,
-    1_000_000,
-    2_500_000,
-    5_000_000,
-    10_000_000,
-    30_000_000,
-    60_000_000,
-    120_000_000,
-    300_000_000,
-    900_000_000,
-    3_600_000_000,
 ];
 
 /// Atomics per block.

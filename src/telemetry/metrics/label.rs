@@ -2,11 +2,11 @@
 
 /// A label: an enum whose variants are the values, with their names in the same order.
 macro_rules! label {
-    ($(#[$doc:meta])* $name:ident { $($(#[$value_doc:meta])* $value:ident = $text:literal,)+ }) => {
+    ($(#[$doc:meta])* $name:ident { $($(#[$value_meta:meta])* $value:ident = $text:literal,)+ }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum $name {
-            $($(#[$value_doc])* $value,)+
+            $($(#[$value_meta])* $value,)+
         }
 
         impl $name {
@@ -40,7 +40,9 @@ label! {
         EnsureRefs = "ensure_refs",
         /// The git protocol.
         Git = "git",
-        /// Health or metrics.
+        /// A webhook.
+        Webhook = "webhook",
+        /// Health, status or metrics.
         Admin = "admin",
         /// The request was wrong: 4xx.
         Refused = "refused",
@@ -116,6 +118,32 @@ label! {
         TimedOut = "timed_out",
         /// Anything else.
         Failed = "failed",
+    }
+}
+
+label! {
+    /// Why a mirror is compared with its upstream.
+    #[derive(Default)]
+    Cause {
+        /// A request waits for it.
+        #[default]
+        Asked = "asked",
+        /// A webhook says that something has moved.
+        Webhook = "webhook",
+        /// It was time.
+        Timer = "timer",
+    }
+}
+
+label! {
+    /// What became of a webhook.
+    WebhookResult {
+        /// Its repository is looked at.
+        Accepted = "accepted",
+        /// It is about nothing that is served, or says nothing.
+        Ignored = "ignored",
+        /// Its signature is not one of the secrets'.
+        Refused = "refused",
     }
 }
 

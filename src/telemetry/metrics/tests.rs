@@ -134,12 +134,28 @@ fn every_event_has_a_series_of_its_own() {
         (Event::ScrubbedBytes, "tarpon_scrub_bytes_total"),
         (Event::LogRecordDropped, "tarpon_log_records_dropped_total"),
     ];
+    each_counts_alone(&metrics, &events);
+}
+
+#[test]
+fn events_of_upstreams_have_series_of_their_own() {
+    let hooks = r#"tarpon_webhooks_total{result="refused"}"#;
+    let comparisons = r#"tarpon_comparisons_total{cause="webhook"}"#;
+    let events = [
+        (Event::Comparison(Cause::Webhook), comparisons),
+        (Event::UpstreamPause, "tarpon_upstream_pauses_total"),
+        (Event::Webhook(WebhookResult::Refused), hooks),
+    ];
+    each_counts_alone(&Metrics::new(2), &events);
+}
+
+fn each_counts_alone(metrics: &Arc<Metrics>, events: &[(Event, &str)]) {
     for (count, (event, name)) in (1..).zip(events) {
-        let before = scrape(&metrics);
-        metrics.meter(1).add(event, count);
+        let before = scrape(metrics);
+        metrics.meter(1).add(*event, count);
         let mut expected = before;
-        *expected.get_mut(name).unwrap() += count as f64;
-        assert_eq!(scrape(&metrics), expected, "{event:?}");
+        *expected.get_mut(*name).unwrap() += count as f64;
+        assert_eq!(scrape(metrics), expected, "{event:?}");
     }
 }
 

@@ -193,12 +193,19 @@ impl<S: Service> Connection<S> {
         let is_small = matches!(head.framing, Framing::Length(..=UNUSED_BODY_BYTES_MAX));
         match self.service.body_use(head) {
             BodyUse::Keep(max) => self.keep_body(head, max).await,
+            BodyUse::Read(max) => {
+                let mut reader = self.service.body_reader(head);
+                self.read_through(head, max, |bytes| reader.take(bytes))
+                    .await?;
+                Ok(Body::read(reader))
+            }
             BodyUse::Refuse if head.expect_continue || !is_small => {
                 head.keep_alive = false;
                 Ok(Body::default())
             }
             BodyUse::Discard | BodyUse::Refuse => {
-                self.discard_body(head).await?;
+                self.read_through(head, UNUSED_BODY_BYTES_MAX, |_| {})
+                    .await?;
                 Ok(Body::default())
             }
         }
@@ -283,8 +290,14 @@ impl<S: Service> Connection<S> {
         }
     }
 
-    async fn discard_body(&mut self, head: &RequestHead<'_>) -> Result<(), End> {
-        let mut decoder = Decoder::new(head.framing, UNUSED_BODY_BYTES_MAX)?;
+    /// Reads a body of which nothing is kept, and has `take` see what comes.
+    async fn read_through(
+        &mut self,
+        head: &RequestHead<'_>,
+        max: u64,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<(), End> {
+        let mut decoder = Decoder::new(head.framing, max)?;
         let waiting = self.socket.enter(Rank::Request);
         let mut left = BodyTime::new(head);
         let mut content = Vec::new();
@@ -292,6 +305,7 @@ impl<S: Service> Connection<S> {
             content.clear();
             let progress = decoder.decode(&self.input, &mut content)?;
             self.input.drain(..progress.consumed);
+            take(&content);
             if progress.finished {
                 return Ok(());
             }

@@ -1,0 +1,111 @@
+//! `status`: what there is of a repository, for people and their scripts.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::core::{Asked, Core, Note};
+use crate::archive::place::Archive;
+use crate::http::net::service::{Answer, Payload};
+use crate::http::wire::Method;
+use crate::http::wire::response::Head;
+use crate::repos::repo::{Repo, StateName};
+use crate::telemetry::metrics::Outcome;
+
+/// The answer's JSON.
+#[derive(Serialize)]
+struct Status<'r> {
+    repository: &'r str,
+    state: StateName,
+    head: Option<HeadStatus>,
+    comparison: Comparison,
+    snapshots: Vec<SnapshotStatus<'r>>,
+}
+
+/// Of the mirror, as far as it was read.
+#[derive(Serialize)]
+struct HeadStatus {
+    branch: Option<String>,
+    commit: Option<String>,
+}
+
+/// With the upstream.
+#[derive(Serialize)]
+struct Comparison {
+    /// How long ago the last one that succeeded began.
+    age_s: Option<u64>,
+    /// Why the last one failed, and how long ago, if none has succeeded since.
+    error: Option<String>,
+    error_age_s: Option<u64>,
+}
+
+/// One that is served, or is about to be.
+#[derive(Serialize)]
+struct SnapshotStatus<'r> {
+    /// What it is of: HEAD, a ref, a commit, a branch at a commit.
+    want: String,
+    id: &'r str,
+    commit: Option<&'r str>,
+    /// How long ago the upstream had this.
+    age_s: Option<u64>,
+    size_bytes: Option<u64>,
+    /// Files that it is made of: packs, files of frames.
+    parts: Option<usize>,
+}
+
+impl Core {
+    /// Answers `GET …/status`.
+    pub(super) fn status(&self, asked: &Asked<'_, '_>, out: &mut Vec<u8>) -> Answer<Note> {
+        let archives = asked.repo.archives();
+        let status = status_of(&asked.repo, &archives);
+        // Strings and numbers always have a form in JSON.
+        let mut json = serde_json::to_string_pretty(&status).unwrap_or_default();
+        json.push('\n');
+        self.with_date(|date| {
+            let head = Head::new(out, 200, date)
+                .header("Content-Type", "application/json")
+                .header("Cache-Control", "no-store")
+                .content_length(json.len() as u64)
+                .connection(asked.head.keep_alive);
+            // All values are the program's own.
+            let _ = head.finish();
+        });
+        if asked.head.method != Method::Head {
+            out.extend_from_slice(json.as_bytes());
+        }
+        Answer {
+            payload: Payload::Written,
+            keep_alive: asked.head.keep_alive,
+            note: self.note_for(asked, Outcome::Admin, 200),
+        }
+    }
+}
+
+fn status_of<'r>(repo: &'r Repo, archives: &'r [Arc<Archive>]) -> Status<'r> {
+    let head = repo.head().map(|head| HeadStatus {
+        branch: head.branch.as_ref().map(ToString::to_string),
+        commit: head.commit.clone(),
+    });
+    let since = |began: Instant| began.elapsed().as_secs();
+    let failure = repo.failure();
+    let snapshot = |archive: &'r Arc<Archive>| SnapshotStatus {
+        want: archive.want.to_string(),
+        id: archive.id.as_str(),
+        commit: archive.commit.as_deref(),
+        age_s: repo.moment_of(archive).map(|moment| since(moment.began)),
+        size_bytes: archive.fanout.total_bytes(),
+        parts: archive.names().map(|names| 1 + names.linked.len()),
+    };
+    Status {
+        repository: &repo.name,
+        state: repo.state(),
+        head,
+        comparison: Comparison {
+            age_s: repo.compared().map(|compared| since(compared.began)),
+            error: failure.as_ref().map(|(why, _)| why.message.clone()),
+            error_age_s: failure.as_ref().map(|(_, ago)| ago.as_secs()),
+        },
+        snapshots: archives.iter().map(snapshot).collect(),
+    }
+}

@@ -1,0 +1,254 @@
+//! Webhooks: a host says that something has moved. What it says is believed once its signature is that of a
+//! secret of the host, which is computed as the body comes; nothing of the body is kept.
+
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+
+use super::core::{Core, Note};
+use crate::http::net::body::{Body, BodyReader};
+use crate::http::net::service::{Answer, Payload};
+use crate::http::wire::head::RequestHead;
+use crate::http::wire::payload::{self, Said};
+use crate::http::wire::response::Head;
+use crate::http::wire::route::RepoRef;
+use crate::jobs::news::{Heard, News};
+use crate::telemetry::metrics::{Event, Outcome, WebhookResult};
+
+const REFUSED: &str =
+    "no valid signature: send one of a secret that --webhook-secrets has for this host";
+
+/// Bytes of a signature.
+type Signature = [u8; 32];
+
+/// A webhook as it comes.
+pub(super) struct Hearing {
+    /// Whose token stands in the head: these are proven already.
+    proven: Vec<String>,
+    /// What each secret would make of the body, with the host that it speaks for.
+    signed: Vec<(String, Hmac<Sha256>)>,
+    signatures: Vec<Signature>,
+    payload: payload::Payload,
+}
+
+impl BodyReader for Hearing {
+    fn take(&mut self, bytes: &[u8]) {
+        for (_, mac) in &mut self.signed {
+            mac.update(bytes);
+        }
+        self.payload.take(bytes);
+    }
+}
+
+impl Hearing {
+    /// Whether anything that the body holds could prove it.
+    fn is_hopeful(&self) -> bool {
+        !self.proven.is_empty() || !self.signed.is_empty()
+    }
+
+    /// The hosts that it is proven to come from, and what it says.
+    fn end(self) -> (Vec<String>, Said) {
+        let mut hosts = self.proven;
+        for (host, mac) in self.signed {
+            let made = mac.finalize().into_bytes();
+            let is_one = |signature: &Signature| bool::from(made.as_slice().ct_eq(signature));
+            // All of them are looked at, so that the time says nothing.
+            if self.signatures.iter().filter(|one| is_one(one)).count() > 0 {
+                hosts.push(host);
+            }
+        }
+        hosts.sort_unstable();
+        hosts.dedup();
+        (hosts, self.payload.end())
+    }
+}
+
+impl Core {
+    /// Begins to hear a webhook about a repository, or about one that its body names.
+    pub(super) fn hearing(&self, head: &RequestHead<'_>, repo: Option<RepoRef<'_>>) -> Hearing {
+        let secrets = self.secrets.load();
+        let host = repo.map(|repo| self.config.upstreams.spelled(repo.host));
+        let of_host = match host {
+            Some(None) => None,
+            Some(host @ Some(_)) => Some(secrets.of(host)),
+            None => Some(secrets.of(None)),
+        };
+        let hub = head
+            .hook
+            .hub_signature
+            .and_then(|value| value.strip_prefix(b"sha256="));
+        let given = [hub, head.hook.gitea_signature];
+        let signatures: Vec<Signature> = given.into_iter().flatten().filter_map(from_hex).collect();
+        let (mut proven, mut signed) = (Vec::new(), Vec::new());
+        for (host, secret) in of_host.into_iter().flatten() {
+            let token = head.hook.gitlab_token;
+            if token.is_some_and(|token| bool::from(token.ct_eq(secret.bytes()))) {
+                proven.push(host.to_owned());
+            }
+            // A key of any length will do.
+            if !signatures.is_empty()
+                && let Ok(mac) = Hmac::<Sha256>::new_from_slice(secret.bytes())
+            {
+                signed.push((host.to_owned(), mac));
+            }
+        }
+        let is_form = head.content_type.is_some_and(|kind| {
+            kind.to_ascii_lowercase()
+                .starts_with(b"application/x-www-form-urlencoded")
+        });
+        Hearing {
+            proven,
+            signed,
+            signatures,
+            payload: payload::Payload::new(is_form),
+        }
+    }
+
+    /// Whether it is worth reading the body of a webhook.
+    pub(super) fn may_be_proven(&self, head: &RequestHead<'_>, repo: Option<RepoRef<'_>>) -> bool {
+        self.hearing(head, repo).is_hopeful()
+    }
+
+    /// Answers `POST …/webhook` and `POST /webhook`, before anything is done.
+    pub(super) fn webhook(
+        &self,
+        head: &RequestHead<'_>,
+        repo: Option<RepoRef<'_>>,
+        body: Body,
+        out: &mut Vec<u8>,
+    ) -> Answer<Note> {
+        let hearing = body.into_reader::<Hearing>();
+        let hearing = hearing.map_or_else(|| self.hearing(head, repo), |hearing| *hearing);
+        let (hosts, said) = hearing.end();
+        if hosts.is_empty() {
+            self.meter.add(Event::Webhook(WebhookResult::Refused), 1);
+            return Answer {
+                payload: self.text(head, 401, REFUSED, out),
+                keep_alive: head.keep_alive,
+                note: self.note(head, Outcome::Refused, 401),
+            };
+        }
+        let path = match repo {
+            Some(repo) => Some(repo.path.to_owned()),
+            None => said.repository.clone(),
+        };
+        let news = news(head.hook.event, &said);
+        let (Some(path), Some(news)) = (path, news) else {
+            self.meter.add(Event::Webhook(WebhookResult::Ignored), 1);
+            return self.no_content(head, out);
+        };
+        self.meter.add(Event::Webhook(WebhookResult::Accepted), 1);
+        let heard = Heard { hosts, path, news };
+        self.plane.spawn(|jobs| jobs.hear(heard));
+        Answer {
+            payload: self.text(head, 202, "accepted", out),
+            keep_alive: head.keep_alive,
+            note: self.note(head, Outcome::Webhook, 202),
+        }
+    }
+
+    fn no_content(&self, head: &RequestHead<'_>, out: &mut Vec<u8>) -> Answer<Note> {
+        self.with_date(|date| {
+            // All values are the program's own.
+            let _ = Head::new(out, 204, date)
+                .connection(head.keep_alive)
+                .finish();
+        });
+        Answer {
+            payload: Payload::Written,
+            keep_alive: head.keep_alive,
+            note: self.note(head, Outcome::Webhook, 204),
+        }
+    }
+}
+
+/// What follows from an event; `None` for nothing. Whoever names none has something of his own to say.
+fn news(event: Option<&[u8]>, said: &Said) -> Option<News> {
+    let pushed = match said.is_plain_push() {
+        true => News::Pushed,
+        false => News::Moved,
+    };
+    let Some(event) = event else {
+        return Some(pushed);
+    };
+    match (&*event.to_ascii_lowercase(), said.event.as_deref()) {
+        (b"push" | b"push hook" | b"tag push hook", _) => Some(pushed),
+        (b"create" | b"delete" | b"repository", _) => Some(News::Moved),
+        (b"system hook", Some("push" | "tag_push")) => Some(pushed),
+        (b"system hook", Some("repository_update" | "project_rename" | "project_transfer")) => {
+            Some(News::Moved)
+        }
+        _ => None,
+    }
+}
+
+/// A signature in hex.
+fn from_hex(text: &[u8]) -> Option<Signature> {
+    let digit = |byte: &u8| char::from(*byte).to_digit(16);
+    let mut signature = Signature::default();
+    if text.len() != 2 * signature.len() {
+        return None;
+    }
+    for (byte, pair) in signature.iter_mut().zip(text.chunks_exact(2)) {
+        *byte = match pair {
+            [high, low] => (16 * digit(high)? + digit(low)?) as u8,
+            _ => return None,
+        };
+    }
+    Some(signature)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_from_an_event() {
+        let push = Said {
+            ref_name: Some("refs/heads/a".into()),
+            after: Some("1".into()),
+            ..Said::default()
+        };
+        let forced = Said {
+            is_forced: true,
+            ..push.clone()
+        };
+        let system = |event: &str| Said {
+            event: Some(event.into()),
+            ..push.clone()
+        };
+        let of = |event: &str, said: &Said| news(Some(event.as_bytes()), said);
+        for event in ["push", "Push Hook", "Tag Push Hook"] {
+            assert_eq!(of(event, &push), Some(News::Pushed), "{event}");
+            assert_eq!(of(event, &forced), Some(News::Moved), "{event}");
+        }
+        for event in ["create", "delete", "repository"] {
+            assert_eq!(of(event, &push), Some(News::Moved), "{event}");
+        }
+        assert_eq!(of("System Hook", &system("push")), Some(News::Pushed));
+        assert_eq!(
+            of("System Hook", &system("project_rename")),
+            Some(News::Moved)
+        );
+        assert_eq!(of("System Hook", &system("user_create")), None);
+        for event in ["ping", "issues", "", "Merge Request Hook"] {
+            assert_eq!(of(event, &push), None, "{event}");
+        }
+        assert_eq!(news(None, &push), Some(News::Pushed));
+    }
+
+    #[test]
+    fn signatures_are_hex() {
+        let text = "0aF9".repeat(16);
+        let signature = from_hex(text.as_bytes()).unwrap();
+        assert_eq!(signature[..2], [0x0a, 0xf9]);
+        for wrong in [
+            "",
+            &text[1..],
+            &format!("{}x", &text[1..]),
+            &format!("{}+1", &text[2..]),
+        ] {
+            assert_eq!(from_hex(wrong.as_bytes()), None, "{wrong}");
+        }
+    }
+}

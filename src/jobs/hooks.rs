@@ -1,0 +1,78 @@
+//! What follows from webhooks.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::spawn_local;
+
+use super::asker::Asker;
+use super::news::{Heard, News};
+use super::state::Jobs;
+use crate::io::clock::unix_ms;
+use crate::limits::{HOOK_INTERVAL_MS, PREBUILD_ASKED_MS};
+use crate::repos::repo::{Found, Repo};
+use crate::telemetry::metrics::Cause;
+
+impl Jobs {
+    /// Does what follows from a webhook. Of a repository that has no mirror nothing follows.
+    pub(crate) async fn hear(self: Rc<Self>, heard: Heard) {
+        for host in &heard.hosts {
+            for repo in self.known(host, &heard.path) {
+                if repo.is_mirrored() || repo.current().is_some() {
+                    self.hook(repo, heard.news);
+                }
+            }
+        }
+    }
+
+    /// The repositories of this name, in any case.
+    fn known(&self, host: &str, path: &str) -> Vec<Arc<Repo>> {
+        let path = path.strip_suffix(".git").unwrap_or(path);
+        let is_it = |repo: &Arc<Repo>| {
+            let own = repo.name.split_once('/');
+            own.is_some_and(|(own_host, own)| own_host == host && own.eq_ignore_ascii_case(path))
+        };
+        let all = self.catalog.registry.all();
+        all.into_iter().filter(is_it).collect()
+    }
+
+    fn hook(self: &Rc<Self>, repo: Arc<Repo>, news: News) {
+        self.schedule.borrow_mut().hooked(&repo.name, unix_ms());
+        let mut hooked = self.hooked.borrow_mut();
+        if let Some(waiting) = hooked.get_mut(&repo.name) {
+            // What begins then comes later than this.
+            *waiting = news.max(*waiting);
+            return;
+        }
+        hooked.insert(repo.name.clone(), news);
+        drop(hooked);
+        spawn_local(self.clone().freshen_hooked(repo));
+    }
+
+    /// Has the upstream looked at, but not more than once in so long, and makes what is asked for next.
+    async fn freshen_hooked(self: Rc<Self>, repo: Arc<Repo>) {
+        let interval = Duration::from_millis(HOOK_INTERVAL_MS);
+        let left = interval.saturating_sub(repo.looked.ago());
+        tokio::time::sleep(left).await;
+        let news = self.hooked.borrow_mut().remove(&repo.name);
+        let asker = Asker::of(Cause::Webhook);
+        // Why it fails was logged; the timer tries again.
+        let fresh = self.fresh_since(&repo, Instant::now(), &asker).await;
+        if fresh.is_ok() && news == Some(News::Pushed) {
+            self.prebuild(&repo);
+        }
+    }
+
+    /// Builds the snapshot of the default branch, if somebody asked for it lately: the one of an older commit
+    /// was replaced already. (Those of other branches are for this place.)
+    fn prebuild(self: &Rc<Self>, repo: &Arc<Repo>) {
+        if repo.is_mirrored()
+            && repo.current().is_none()
+            && repo.asked.within(PREBUILD_ASKED_MS)
+            && let Found::Vacant(permit) = repo.find(None)
+        {
+            spawn_local(self.clone().build(permit, None));
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! Webhooks of the large hosts, with real signatures.
+
+use super::support::client::{self, Response};
+use super::support::lab::{self, Lab};
+use super::support::server::{Server, Settings};
+use super::support::{git, repos, wait};
+use super::{hit, small_lab};
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const SECRET: &str = "it is a secret";
+
+/// Settings of a server that does nothing by itself and believes [`SECRET`] of host `test`.
+fn settings(lab: &Lab) -> Settings {
+    let file = lab.scratch("secrets");
+    write(&file, &format!("# ours\ntest other\ntest {SECRET}\n"));
+    let file = file.to_string_lossy();
+    let arguments = ["--fetch-interval", "720h", "--webhook-secrets", &file];
+    lab.settings().with(&arguments)
+}
+
+fn write(path: &std::path::Path, text: &str) {
+    std::fs::write(path, text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+}
+
+/// The signature of a body, as `openssl` makes it.
+fn signature(secret: &str, body: &[u8]) -> String {
+    let mut openssl = Command::new("openssl")
+        .args(["dgst", "-sha256", "-hmac", secret, "-r"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|e| panic!("openssl does not start: {e}"));
+    if let Some(mut stdin) = openssl.stdin.take() {
+        stdin
+            .write_all(body)
+            .unwrap_or_else(|e| panic!("openssl: {e}"));
+    }
+    let out = openssl
+        .wait_with_output()
+        .unwrap_or_else(|e| panic!("openssl: {e}"));
+    String::from_utf8_lossy(&out.stdout)[..64].to_owned()
+}
+
+fn push(lab: &Lab, name: &str) -> String {
+    repos::add_commit(&lab.upstream("small"), "main", name, name.as_bytes())
+}
+
+/// A push as GitHub and Gitea tell it.
+fn payload(commit: &str) -> String {
+    format!(
+        r#"{{"ref":"refs/heads/main","before":"1","after":"{commit}","commits":[{{"id":"x"}}],
+            "repository":{{"id":1,"full_name":"Small"}},"deleted":false,"forced":false}}"#
+    )
+}
+
+fn post(server: &Server, target: &str, fields: &[&str], body: &[u8]) -> Response {
+    client::post(server.address(), target, fields, body)
+}
+
+/// The same with a signature as GitHub's.
+fn post_signed(server: &Server, target: &str, fields: &[&str], body: &[u8]) -> Response {
+    let signed = format!("X-Hub-Signature-256: sha256={}", signature(SECRET, body));
+    let fields = [fields, &[&*signed]].concat();
+    post(server, target, &fields, body)
+}
+
+/// Panics unless a plain request hits `commit`, soon.
+fn expect_hit(server: &Server, commit: &str) {
+    wait::until_true("the new commit is served from the cache", || {
+        let answer = server.get(&lab::target("small")).expect(200);
+        let outcome = answer.head.get("cache-status") == Some("tarpon; hit");
+        outcome && answer.head.get("x-cachew-snapshot-commit") == Some(commit)
+    });
+}
+
+fn count(server: &Server, result: &str) -> u64 {
+    let labels = [("result", result)];
+    server.metrics().count("tarpon_webhooks_total", &labels)
+}
+
+#[test]
+fn each_hosts_webhook_brings_what_was_pushed() {
+    let lab = small_lab();
+    let server = settings(&lab).start();
+    hit(&server, "small");
+    let own = lab::endpoint("small", "webhook");
+    let json = "Content-Type: application/json";
+    // GitHub, for one repository and for all.
+    for target in [&*own, "/webhook"] {
+        let body = payload(&push(&lab, &target[1..].replace('/', "-")));
+        let began = Instant::now();
+        post_signed(
+            &server,
+            target,
+            &[json, "X-GitHub-Event: push"],
+            body.as_bytes(),
+        )
+        .expect(202);
+        let commit = git::text(&lab.upstream("small"), &["rev-parse", "main"]);
+        expect_hit(&server, &commit);
+        assert!(began.elapsed() < Duration::from_secs(20));
+    }
+    // As a form.
+    let commit = push(&lab, "form");
+    let encoded: String = payload(&commit)
+        .bytes()
+        .map(|byte| format!("%{byte:02X}"))
+        .collect();
+    let form = "Content-Type: application/x-www-form-urlencoded";
+    let body = format!("payload={encoded}");
+    post_signed(
+        &server,
+        "/webhook",
+        &[form, "X-GitHub-Event: push"],
+        body.as_bytes(),
+    )
+    .expect(202);
+    expect_hit(&server, &commit);
+    // GitLab: the secret itself.
+    let commit = push(&lab, "gitlab");
+    let body = format!(
+        r#"{{"object_kind":"push","ref":"refs/heads/main","after":"{commit}",
+            "project":{{"path_with_namespace":"small"}}}}"#
+    );
+    let token = format!("X-Gitlab-Token: {SECRET}");
+    let fields = [json, "X-Gitlab-Event: Push Hook", &token];
+    post(&server, "/webhook", &fields, body.as_bytes()).expect(202);
+    expect_hit(&server, &commit);
+    // Gitea and Forgejo.
+    for (kind, name) in [("Gitea", "gitea"), ("Forgejo", "forgejo")] {
+        let commit = push(&lab, name);
+        let body = payload(&commit);
+        let signed = format!(
+            "X-{kind}-Signature: {}",
+            signature("other", body.as_bytes())
+        );
+        let event = format!("X-{kind}-Event: push");
+        post(&server, &own, &[json, &event, &signed], body.as_bytes()).expect(202);
+        expect_hit(&server, &commit);
+    }
+    assert_eq!(
+        (count(&server, "accepted"), count(&server, "refused")),
+        (6, 0)
+    );
+}
+
+#[test]
+fn what_is_not_signed_is_refused() {
+    let lab = small_lab();
+    let server = settings(&lab).start();
+    hit(&server, "small");
+    let body = payload(&push(&lab, "new"));
+    let (body, own) = (body.as_bytes(), lab::endpoint("small", "webhook"));
+    let good = signature(SECRET, body);
+    let wrong = [
+        String::new(),
+        "X-Hub-Signature-256: sha256=".to_owned(),
+        format!("X-Hub-Signature-256: {good}"),
+        format!("X-Hub-Signature-256: sha256={}", signature("guess", body)),
+        format!("X-Hub-Signature-256: sha256={}", &good[..62]),
+        format!("X-Hub-Signature: sha1={}", &good[..40]),
+        "X-Gitlab-Token: guess".to_owned(),
+        "X-Gitlab-Token:".to_owned(),
+        format!("X-Gitea-Signature: {}", signature(SECRET, b"another body")),
+    ];
+    for field in wrong {
+        let event = ["X-GitHub-Event: push", &field];
+        let fields = if field.is_empty() {
+            &event[..1]
+        } else {
+            &event[..]
+        };
+        for target in [&*own, "/webhook"] {
+            post(&server, target, fields, body).expect(401);
+        }
+    }
+    // The secret of one host says nothing of another.
+    let elsewhere = "/git/github.com/small/webhook";
+    post_signed(&server, elsewhere, &["X-GitHub-Event: push"], body).expect(401);
+    assert_eq!(server.fetches(), 0);
+    assert_eq!(count(&server, "accepted"), 0);
+}
+
+#[test]
+fn what_says_nothing_new_does_nothing() {
+    let lab = small_lab();
+    let server = settings(&lab).start();
+    hit(&server, "small");
+    let body = payload("1");
+    for event in ["ping", "issues", "star"] {
+        let event = format!("X-GitHub-Event: {event}");
+        let answer = post_signed(&server, "/webhook", &[&event], body.as_bytes()).expect(204);
+        assert!(answer.body.is_empty());
+    }
+    // A repository that nobody has asked for is not cloned.
+    lab::copy_tree(&lab.upstream("small"), &lab.upstream("other"));
+    let other = body.replace("Small", "other");
+    for target in ["/webhook", "/git/test/other/webhook"] {
+        let event = ["X-GitHub-Event: push"];
+        post_signed(&server, target, &event, other.as_bytes()).expect(202);
+    }
+    assert_eq!((count(&server, "ignored"), server.fetches()), (3, 0));
+    assert!(!lab.mirror("other").exists());
+}
+
+/// A host that repeats itself, or tells of each of many pushes, costs one comparison a second.
+#[test]
+fn repeated_ones_cost_one_comparison_a_second() {
+    let lab = small_lab();
+    let server = settings(&lab).start();
+    hit(&server, "small");
+    let commit = push(&lab, "new");
+    let body = payload(&commit);
+    let began = Instant::now();
+    for _ in 0..50 {
+        let event = ["X-GitHub-Event: push"];
+        post_signed(&server, "/webhook", &event, body.as_bytes()).expect(202);
+    }
+    let most = 2 + began.elapsed().as_secs();
+    expect_hit(&server, &commit);
+    let looks = server
+        .metrics()
+        .count("tarpon_comparisons_total", &[("cause", "webhook")]);
+    assert!((1..=most).contains(&looks), "{looks} of {most}");
+    assert_eq!(server.builds("complete"), 2);
+}
+
+#[test]
+fn a_large_one_is_read_and_a_larger_one_refused() {
+    let lab = small_lab();
+    let server = settings(&lab).start();
+    hit(&server, "small");
+    let before = server.rss_anon_bytes();
+    let commit = push(&lab, "new");
+    let padded = |bytes: usize| {
+        let start = r#"{"commits":[""#.to_owned() + &"x".repeat(bytes) + r#""],"#;
+        start + &payload(&commit)[1..]
+    };
+    let event = ["X-GitHub-Event: push"];
+    post_signed(&server, "/webhook", &event, padded(20_000_000).as_bytes()).expect(202);
+    expect_hit(&server, &commit);
+    let grown = server.rss_anon_bytes().saturating_sub(before);
+    assert!(grown < 16 << 20, "{grown} bytes were kept");
+    let large = padded(27_000_000);
+    let signed = format!(
+        "X-Hub-Signature-256: sha256={}",
+        signature(SECRET, large.as_bytes())
+    );
+    let mut conn = client::Conn::open(server.address());
+    let length = format!("Content-Length: {}", large.len());
+    conn.request(
+        "POST",
+        "/webhook",
+        &[&length, &signed, "X-GitHub-Event: push"],
+    );
+    let head = conn.read_head("POST").unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(head.status, 413);
+}
+
+/// Another secret takes effect while the server runs; a file that is wrong changes nothing.
+#[test]
+fn secrets_are_read_anew() {
+    let lab = small_lab();
+    let server = settings(&lab).start();
+    hit(&server, "small");
+    let file = lab.scratch("secrets");
+    let (body, event) = (payload("1"), ["X-GitHub-Event: ping"]);
+    let is_believed = || {
+        let answer = post_signed(&server, "/webhook", &event, body.as_bytes());
+        answer.head.status == 204
+    };
+    assert!(is_believed());
+    write(&file, "test\n");
+    server.wait_logged("line 1: write HOST SECRET");
+    assert!(is_believed());
+    write(&file, "test another\n");
+    wait::until_true("it is not believed any more", || !is_believed());
+    write(&file, &format!("test another\ntest {SECRET}\n"));
+    wait::until_true("it is believed again", is_believed);
+    assert!(!server.log().contains(SECRET));
+    server.stop();
+    // At the start it is an error.
+    write(&file, "nobody.example x\n");
+    let Err(ended) = settings_with(&lab, &file).try_start() else {
+        panic!("it has started");
+    };
+    assert!(ended.log.contains("is no upstream"), "{}", ended.log);
+}
+
+fn settings_with(lab: &Lab, file: &std::path::Path) -> Settings {
+    let file = file.to_string_lossy();
+    lab.settings().with(&["--webhook-secrets", &file])
+}
+
+/// What there is of a repository, to be looked at.
+#[test]
+fn the_status_says_what_there_is() {
+    let lab = small_lab();
+    let server = settings(&lab).start();
+    let target = lab::endpoint("small", "status");
+    let status = || -> serde_json::Value {
+        let answer = server.get(&target).expect(200);
+        assert_eq!(answer.head.get("content-type"), Some("application/json"));
+        serde_json::from_slice(&answer.body).unwrap_or_else(|e| panic!("{}: {e}", answer.text()))
+    };
+    server.get(&target).expect(404);
+    assert!(!lab.mirror("small").exists(), "a look makes nothing");
+    let answer = hit(&server, "small");
+    let found = status();
+    let commit = git::text(&lab.upstream("small"), &["rev-parse", "HEAD"]);
+    assert_eq!(found["repository"], "test/small");
+    assert_eq!(found["state"], "ready");
+    assert_eq!(found["head"]["branch"], "refs/heads/main");
+    assert_eq!(found["head"]["commit"], *commit);
+    let snapshot = &found["snapshots"][0];
+    assert_eq!(snapshot["commit"], *commit);
+    assert_eq!(snapshot["size_bytes"], answer.body.len());
+    assert_eq!(snapshot["id"], answer.head.etag().trim_matches('"'));
+    assert!(
+        snapshot["parts"].as_u64() >= Some(2) && snapshot["age_s"].is_u64(),
+        "{found}"
+    );
+    assert!(found["comparison"]["error"].is_null() && found["comparison"]["age_s"].is_u64());
+    lab.hide("small");
+    let fresh = ["Cache-Control: max-age=0"];
+    server
+        .fetch("GET", &lab::target("small"), &fresh)
+        .expect(504);
+    let found = status();
+    let error = found["comparison"]["error"].as_str().unwrap_or_default();
+    assert!(error.contains("no repository"), "{found}");
+    assert!(found["comparison"]["error_age_s"].is_u64() && found["snapshots"][0]["id"].is_string());
+}

@@ -1,0 +1,234 @@
+//! git's own server for HTTP (`git http-backend`) as an upstream, which can fail in the ways that
+//! upstreams do.
+
+use super::{git, relay};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How it answers.
+#[derive(Debug, Clone)]
+pub enum Answers {
+    /// As it should.
+    Well,
+    /// With this status line's end and further fields, each with its line end.
+    Status(&'static str, &'static str),
+    /// With a page that is nothing of git's.
+    Garbage,
+    /// Never.
+    Never,
+    /// After this time.
+    Slowly(Duration),
+    /// With what another directory has: a replica that is late.
+    From(PathBuf),
+}
+
+/// A request that came.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub at: Instant,
+    pub method: String,
+    pub target: String,
+}
+
+struct Shared {
+    root: PathBuf,
+    answers: Mutex<Answers>,
+    asked: Mutex<Vec<Asked>>,
+}
+
+/// The server. It answers as long as the test runs.
+pub struct Upstream {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+impl Upstream {
+    /// Serves the repositories below `root`.
+    pub fn new(root: PathBuf) -> Upstream {
+        let shared = Arc::new(Shared {
+            root,
+            answers: Mutex::new(Answers::Well),
+            asked: Mutex::default(),
+        });
+        let serving = shared.clone();
+        let address = relay::listen(move |socket| drop(serve(socket, &serving)));
+        Upstream { address, shared }
+    }
+
+    /// A value for `--upstream`.
+    pub fn named(&self, host: &str) -> String {
+        format!("{host}=http://{}/", self.address)
+    }
+
+    /// Has it answer so from now on.
+    pub fn answer(&self, answers: Answers) {
+        *self
+            .shared
+            .answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = answers;
+    }
+
+    /// The requests so far.
+    pub fn asked(&self) -> Vec<Asked> {
+        let asked = self.shared.asked.lock();
+        asked.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How often it was asked what it has: each clone, comparison and fetch begins so.
+    pub fn looks(&self) -> usize {
+        let asked = self.asked();
+        let is_look = |asked: &&Asked| asked.target.contains("/info/refs");
+        asked.iter().filter(is_look).count()
+    }
+}
+
+struct Request {
+    method: String,
+    target: String,
+    fields: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Request {
+    fn field(&self, name: &str) -> &str {
+        let found = self.fields.iter().find(|(known, _)| known == name);
+        found.map_or("", |(_, value)| value)
+    }
+}
+
+fn serve(socket: &TcpStream, shared: &Shared) -> std::io::Result<()> {
+    let mut reader = BufReader::new(socket);
+    while let Some(request) = read_request(&mut reader)? {
+        let asked = Asked {
+            at: Instant::now(),
+            method: request.method.clone(),
+            target: request.target.clone(),
+        };
+        let lock = shared.asked.lock();
+        lock.unwrap_or_else(PoisonError::into_inner).push(asked);
+        let answers = shared.answers.lock();
+        let answers = answers.unwrap_or_else(PoisonError::into_inner).clone();
+        let answer = match answers {
+            Answers::Well => backend(&shared.root, &request)?,
+            Answers::From(root) => backend(&root, &request)?,
+            Answers::Slowly(time) => {
+                std::thread::sleep(time);
+                backend(&shared.root, &request)?
+            }
+            Answers::Status(status, fields) => plain(status, fields, b""),
+            Answers::Garbage => plain(
+                "200 OK",
+                "Content-Type: text/html\r\n",
+                b"<html>Log in</html>",
+            ),
+            Answers::Never => relay::be_silent(),
+        };
+        let mut to = socket;
+        to.write_all(&answer)?;
+    }
+    Ok(())
+}
+
+fn plain(status: &str, fields: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {length}\r\n\r\n");
+    [head.as_bytes(), body].concat()
+}
+
+fn read_request(reader: &mut BufReader<&TcpStream>) -> std::io::Result<Option<Request>> {
+    let mut line = String::new();
+    if reader.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    let mut words = line.split(' ').map(ToOwned::to_owned);
+    let (method, target) = (
+        words.next().unwrap_or_default(),
+        words.next().unwrap_or_default(),
+    );
+    let mut fields = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let Some((name, value)) = line.trim().split_once(':') else {
+            break;
+        };
+        fields.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+    }
+    let mut request = Request {
+        method,
+        target,
+        fields,
+        body: Vec::new(),
+    };
+    if request.field("transfer-encoding") == "chunked" {
+        request.body = read_chunks(reader)?;
+    } else {
+        request.body = vec![0; request.field("content-length").parse().unwrap_or(0)];
+        reader.read_exact(&mut request.body)?;
+    }
+    Ok(Some(request))
+}
+
+fn read_chunks(reader: &mut BufReader<&TcpStream>) -> std::io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let length = usize::from_str_radix(line.trim(), 16).unwrap_or(0);
+        let mut chunk = vec![0; length + 2];
+        reader.read_exact(&mut chunk)?;
+        if length == 0 {
+            return Ok(body);
+        }
+        body.extend_from_slice(&chunk[..length]);
+    }
+}
+
+fn backend(root: &Path, request: &Request) -> std::io::Result<Vec<u8>> {
+    let (path, query) = request
+        .target
+        .split_once('?')
+        .unwrap_or((&request.target, ""));
+    let mut command = git::command(root, &["-c", "safe.directory=*", "http-backend"]);
+    command
+        .env("GIT_HTTP_EXPORT_ALL", "1")
+        .env("GIT_PROJECT_ROOT", root)
+        .env("PATH_INFO", path)
+        .env("QUERY_STRING", query)
+        .env("REQUEST_METHOD", &request.method)
+        .env("REMOTE_ADDR", "127.0.0.1")
+        .env("CONTENT_TYPE", request.field("content-type"))
+        .env("CONTENT_LENGTH", request.body.len().to_string())
+        .env("HTTP_CONTENT_ENCODING", request.field("content-encoding"))
+        .env("GIT_PROTOCOL", request.field("git-protocol"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut child = command.spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // It may have read enough.
+        drop(stdin.write_all(&request.body));
+    }
+    let out = child.wait_with_output()?.stdout;
+    let end = out
+        .windows(4)
+        .position(|four| four == b"\r\n\r\n")
+        .unwrap_or(0);
+    let (head, body) = (
+        String::from_utf8_lossy(&out[..end]),
+        &out[(end + 4).min(out.len())..],
+    );
+    let (mut status, mut fields) = ("200 OK", String::new());
+    for line in head.lines() {
+        match line.strip_prefix("Status: ") {
+            Some(given) => status = given,
+            None => fields.push_str(&format!("{line}\r\n")),
+        }
+    }
+    Ok(plain(status, &fields, body))
+}
