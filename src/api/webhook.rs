@@ -12,7 +12,7 @@ use crate::http::wire::head::RequestHead;
 use crate::http::wire::payload::{self, Said};
 use crate::http::wire::response::Head;
 use crate::http::wire::route::RepoRef;
-use crate::jobs::news::{Heard, News};
+use crate::jobs::news::Heard;
 use crate::telemetry::metrics::{Event, Outcome, WebhookResult};
 
 const REFUSED: &str =
@@ -132,13 +132,18 @@ impl Core {
             Some(repo) => Some(repo.path.to_owned()),
             None => said.repository.clone(),
         };
-        let news = news(head.hook.event, &said);
-        let (Some(path), Some(news)) = (path, news) else {
+        let event = event(head.hook.event, &said);
+        let (Some(path), Some(event)) = (path, event) else {
             self.meter.add(Event::Webhook(WebhookResult::Ignored), 1);
             return self.no_content(head, out);
         };
         self.meter.add(Event::Webhook(WebhookResult::Accepted), 1);
-        let heard = Heard { hosts, path, news };
+        let pushed = said.ref_name.filter(|_| event == Happened::Pushed);
+        let heard = Heard {
+            hosts,
+            path,
+            pushed,
+        };
         self.plane.spawn(|jobs| jobs.hear(heard));
         Answer {
             payload: self.text(head, 202, "accepted", out),
@@ -162,21 +167,30 @@ impl Core {
     }
 }
 
-/// What follows from an event; `None` for nothing. Whoever names none has something of his own to say.
-fn news(event: Option<&[u8]>, said: &Said) -> Option<News> {
+/// What an event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Happened {
+    /// Something is other than before.
+    Moved,
+    /// Commits were added to a branch.
+    Pushed,
+}
+
+/// What an event is about; `None` for nothing that counts. Whoever names none has something of his own to say.
+fn event(event: Option<&[u8]>, said: &Said) -> Option<Happened> {
     let pushed = match said.is_plain_push() {
-        true => News::Pushed,
-        false => News::Moved,
+        true => Happened::Pushed,
+        false => Happened::Moved,
     };
     let Some(event) = event else {
         return Some(pushed);
     };
     match (&*event.to_ascii_lowercase(), said.event.as_deref()) {
         (b"push" | b"push hook" | b"tag push hook", _) => Some(pushed),
-        (b"create" | b"delete" | b"repository", _) => Some(News::Moved),
+        (b"create" | b"delete" | b"repository", _) => Some(Happened::Moved),
         (b"system hook", Some("push" | "tag_push")) => Some(pushed),
         (b"system hook", Some("repository_update" | "project_rename" | "project_transfer")) => {
-            Some(News::Moved)
+            Some(Happened::Moved)
         }
         _ => None,
     }
@@ -217,24 +231,24 @@ mod tests {
             event: Some(event.into()),
             ..push.clone()
         };
-        let of = |event: &str, said: &Said| news(Some(event.as_bytes()), said);
+        let of = |event: &str, said: &Said| super::event(Some(event.as_bytes()), said);
         for event in ["push", "Push Hook", "Tag Push Hook"] {
-            assert_eq!(of(event, &push), Some(News::Pushed), "{event}");
-            assert_eq!(of(event, &forced), Some(News::Moved), "{event}");
+            assert_eq!(of(event, &push), Some(Happened::Pushed), "{event}");
+            assert_eq!(of(event, &forced), Some(Happened::Moved), "{event}");
         }
         for event in ["create", "delete", "repository"] {
-            assert_eq!(of(event, &push), Some(News::Moved), "{event}");
+            assert_eq!(of(event, &push), Some(Happened::Moved), "{event}");
         }
-        assert_eq!(of("System Hook", &system("push")), Some(News::Pushed));
+        assert_eq!(of("System Hook", &system("push")), Some(Happened::Pushed));
         assert_eq!(
             of("System Hook", &system("project_rename")),
-            Some(News::Moved)
+            Some(Happened::Moved)
         );
         assert_eq!(of("System Hook", &system("user_create")), None);
         for event in ["ping", "issues", "", "Merge Request Hook"] {
             assert_eq!(of(event, &push), None, "{event}");
         }
-        assert_eq!(news(None, &push), Some(News::Pushed));
+        assert_eq!(event(None, &push), Some(Happened::Pushed));
     }
 
     #[test]

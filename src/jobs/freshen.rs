@@ -221,7 +221,7 @@ impl Jobs {
         if let Some(permit) = repo.rebuild() {
             spawn_local(self.clone().build(permit, None));
         }
-        for permit in repo.rebuild_others() {
+        for permit in repo.rebuild_others(&[]) {
             spawn_local(self.clone().build(permit, None));
         }
     }

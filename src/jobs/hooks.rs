@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use tokio::task::spawn_local;
 
 use super::asker::Asker;
-use super::news::{Heard, News};
+use super::news::Heard;
 use super::state::Jobs;
 use crate::io::clock::unix_ms;
-use crate::limits::{HOOK_INTERVAL_MS, PREBUILD_ASKED_MS};
+use crate::limits::{HOOK_BRANCHES_MAX, HOOK_INTERVAL_MS, PREBUILD_ASKED_MS};
 use crate::repos::repo::{Found, Repo};
 use crate::telemetry::metrics::Cause;
 
@@ -20,7 +20,7 @@ impl Jobs {
         for host in &heard.hosts {
             for repo in self.known(host, &heard.path) {
                 if repo.is_mirrored() || repo.current().is_some() {
-                    self.hook(repo, heard.news);
+                    self.hook(repo, heard.pushed.clone());
                 }
             }
         }
@@ -37,17 +37,19 @@ impl Jobs {
         all.into_iter().filter(is_it).collect()
     }
 
-    fn hook(self: &Rc<Self>, repo: Arc<Repo>, news: News) {
+    fn hook(self: &Rc<Self>, repo: Arc<Repo>, pushed: Option<String>) {
         self.schedule.borrow_mut().hooked(&repo.name, unix_ms());
         let mut hooked = self.hooked.borrow_mut();
-        if let Some(waiting) = hooked.get_mut(&repo.name) {
-            // What begins then comes later than this.
-            *waiting = news.max(*waiting);
-            return;
+        // What begins then comes later than all who find it waiting.
+        let is_first = !hooked.contains_key(&repo.name);
+        let waiting = hooked.entry(repo.name.clone()).or_default();
+        if waiting.len() < HOOK_BRANCHES_MAX {
+            waiting.extend(pushed.filter(|name| !waiting.contains(name)));
         }
-        hooked.insert(repo.name.clone(), news);
         drop(hooked);
-        spawn_local(self.clone().freshen_hooked(repo));
+        if is_first {
+            spawn_local(self.clone().freshen_hooked(repo));
+        }
     }
 
     /// Has the upstream looked at, but not more than once in so long, and makes what is asked for next.
@@ -55,18 +57,22 @@ impl Jobs {
         let interval = Duration::from_millis(HOOK_INTERVAL_MS);
         let left = interval.saturating_sub(repo.looked.ago());
         tokio::time::sleep(left).await;
-        let news = self.hooked.borrow_mut().remove(&repo.name);
+        let pushed = self.hooked.borrow_mut().remove(&repo.name);
+        let pushed = pushed.unwrap_or_default();
         let asker = Asker::of(Cause::Webhook);
         // Why it fails was logged; the timer tries again.
         let fresh = self.fresh_since(&repo, Instant::now(), &asker).await;
-        if fresh.is_ok() && news == Some(News::Pushed) {
-            self.prebuild(&repo);
+        if fresh.is_ok() && !pushed.is_empty() {
+            self.prebuild(&repo, &pushed);
         }
     }
 
-    /// Builds the snapshot of the default branch, if somebody asked for it lately: the one of an older commit
-    /// was replaced already. (Those of other branches are for this place.)
-    fn prebuild(self: &Rc<Self>, repo: &Arc<Repo>) {
+    /// Builds the snapshots of the branches that were pushed, and that of the default branch also if it has left,
+    /// where somebody asked for them lately. Those that are in use were replaced already.
+    fn prebuild(self: &Rc<Self>, repo: &Arc<Repo>, pushed: &[String]) {
+        for permit in repo.rebuild_others(pushed) {
+            spawn_local(self.clone().build(permit, None));
+        }
         if repo.is_mirrored()
             && repo.current().is_none()
             && repo.asked.within(PREBUILD_ASKED_MS)

@@ -11,7 +11,6 @@ use tokio::task::spawn_local;
 use super::absent::Absent;
 use super::bundle_cache::{BundleCache, BundleFile, BundleKey};
 use super::flights::Flights;
-use super::news::News;
 use super::plane::{self, Handle, Queue};
 use super::room::Room;
 use super::semaphores::Semaphores;
@@ -59,8 +58,9 @@ pub(crate) struct Jobs {
     pub(super) setting_up: Flights<Arc<str>, ()>,
     /// Comparisons with upstreams; `freshen` must not overlap for one mirror.
     pub(super) freshening: Flights<Arc<str>, Result<(), StartError>>,
-    /// Repositories whose upstreams are about to be looked at because of webhooks, and what these said.
-    pub(super) hooked: std::cell::RefCell<HashMap<Arc<str>, News>>,
+    /// Repositories whose upstreams are about to be looked at because of webhooks, and the branches that these say were
+    /// pushed.
+    pub(super) hooked: std::cell::RefCell<HashMap<Arc<str>, Vec<String>>>,
     /// Mirrors that are being evicted: what needs one waits, and has it cloned anew.
     pub(super) leaving: Flights<Arc<str>, ()>,
     /// Of the sweep, from one to the next.

@@ -49,6 +49,8 @@ pub const INFO_REFS_WAIT_MS: u64 = 2_000;
 pub const MOMENTS_MAX: usize = 8;
 /// Between two comparisons of a repository that webhooks cause.
 pub const HOOK_INTERVAL_MS: u64 = SECOND_MS;
+/// Branches that were pushed and are remembered until that comparison.
+pub const HOOK_BRANCHES_MAX: usize = 64;
 /// A webhook has what somebody asked for within this time built before it is asked for again.
 pub const PREBUILD_ASKED_MS: u64 = 24 * HOUR_MS;
 /// How often is looked whether the file of the secrets of webhooks has changed.

@@ -43,9 +43,13 @@ impl Served {
 
     /// Whether somebody has wanted it lately.
     pub(super) fn is_in_use(&self) -> bool {
-        let used = |archive: &Arc<Archive>| {
-            unix_ms().saturating_sub(archive.last_used_unix_ms()) < WANT_IN_USE_MS
-        };
+        self.is_used_within(WANT_IN_USE_MS)
+    }
+
+    /// Whether somebody has wanted it within so long.
+    pub(super) fn is_used_within(&self, ms: u64) -> bool {
+        let used =
+            |archive: &Arc<Archive>| unix_ms().saturating_sub(archive.last_used_unix_ms()) < ms;
         self.snapshot.archive().is_some_and(used)
     }
 }

@@ -5,8 +5,8 @@ use super::support::lab::{self, Lab};
 use super::support::server::{Server, Settings};
 use super::support::{git, repos, wait};
 use super::{hit, small_lab};
-use std::io::Write;
-use std::process::{Command, Stdio};
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
 use std::time::{Duration, Instant};
 
 const SECRET: &str = "it is a secret";
@@ -24,23 +24,21 @@ fn write(path: &std::path::Path, text: &str) {
     std::fs::write(path, text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
 }
 
-/// The signature of a body, as `openssl` makes it.
+/// The signature of a body.
 fn signature(secret: &str, body: &[u8]) -> String {
-    let mut openssl = Command::new("openssl")
-        .args(["dgst", "-sha256", "-hmac", secret, "-r"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|e| panic!("openssl does not start: {e}"));
-    if let Some(mut stdin) = openssl.stdin.take() {
-        stdin
-            .write_all(body)
-            .unwrap_or_else(|e| panic!("openssl: {e}"));
-    }
-    let out = openssl
-        .wait_with_output()
-        .unwrap_or_else(|e| panic!("openssl: {e}"));
-    String::from_utf8_lossy(&out.stdout)[..64].to_owned()
+    let mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes());
+    let mut mac = mac.unwrap_or_else(|e| panic!("{e}"));
+    mac.update(body);
+    let made = mac.finalize().into_bytes();
+    made.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The example that GitHub gives.
+#[test]
+fn signatures_are_those_of_the_hosts() {
+    let made = signature("It's a Secret to Everybody", b"Hello, World!");
+    let given = "757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
+    assert_eq!(made, given);
 }
 
 fn push(lab: &Lab, name: &str) -> String {
@@ -332,4 +330,39 @@ fn the_status_says_what_there_is() {
     let error = found["comparison"]["error"].as_str().unwrap_or_default();
     assert!(error.contains("no repository"), "{found}");
     assert!(found["comparison"]["error_age_s"].is_u64() && found["snapshots"][0]["id"].is_string());
+}
+
+/// A branch that somebody asked for within a day is built as soon as it is pushed.
+#[test]
+fn the_branch_that_was_pushed_is_there() {
+    let lab = small_lab();
+    git::run(&lab.upstream("small"), &["branch", "side", "main"]);
+    let server = settings(&lab).start();
+    hit(&server, "small");
+    let target = lab::target("small") + "?ref=side";
+    server.get(&target).expect(200);
+    let commit = repos::add_commit(&lab.upstream("small"), "side", "side", b"side");
+    let body = payload(&commit).replace("refs/heads/main", "refs/heads/side");
+    post_signed(
+        &server,
+        "/webhook",
+        &["X-GitHub-Event: push"],
+        body.as_bytes(),
+    )
+    .expect(202);
+    wait::until_true("it is built", || {
+        let head = server.fetch("HEAD", &target, &[]).head;
+        head.get("x-cachew-snapshot-commit") == Some(&*commit)
+    });
+    let fresh = server.fetch("GET", &target, &["Cache-Control: max-age=0"]);
+    assert_eq!(
+        fresh.expect(200).head.get("x-cachew-snapshot-commit"),
+        Some(&*commit)
+    );
+    let newer = repos::add_commit(&lab.upstream("small"), "side", "newer", b"newer");
+    let fresh = server.fetch("GET", &target, &["Cache-Control: max-age=0"]);
+    assert_eq!(
+        fresh.expect(200).head.get("x-cachew-snapshot-commit"),
+        Some(&*newer)
+    );
 }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::{RefsEpoch, Repo, State};
 use crate::archive::place::Archive;
-use crate::limits::WANTS_BUILDING_MAX;
+use crate::limits::{PREBUILD_ASKED_MS, WANTS_BUILDING_MAX};
 use crate::manifest::want::{Named, Want};
 use crate::repos::builds::{NotBuilt, Started, Ticket};
 use crate::repos::error::StartError;
@@ -248,14 +248,22 @@ impl Repo {
         (is_due && !served.is_failing()).then(|| self.permit(&mut state, &Arc::default()))
     }
 
-    /// The same for the refs that somebody has asked for lately. What nobody has is built when it is.
-    pub(crate) fn rebuild_others(self: &Arc<Self>) -> Vec<Permit> {
+    /// The same for the refs that somebody has asked for lately; for those of `pushed` a day is lately. What
+    /// nobody has is built when it is.
+    pub(crate) fn rebuild_others(self: &Arc<Self>, pushed: &[String]) -> Vec<Permit> {
+        let is_pushed = |want: &Want| {
+            let name = want.followed();
+            name.is_some_and(|name| pushed.iter().any(|pushed| pushed.as_bytes() == &**name))
+        };
         let mut state = self.lock();
         let room = WANTS_BUILDING_MAX.saturating_sub(state.wants.building());
         let epoch = state.epoch;
         let others = state.wants.others();
         let due = others.filter(|(want, served)| is_due(want, served, epoch));
-        let due = due.filter(|(_, served)| served.is_in_use());
+        let due = due.filter(|(want, served)| {
+            let is_pushed = is_pushed(want) && served.is_used_within(PREBUILD_ASKED_MS);
+            is_pushed || served.is_in_use()
+        });
         let due: Vec<_> = due.map(|(want, _)| want.clone()).take(room).collect();
         due.iter()
             .map(|want| self.permit(&mut state, want))

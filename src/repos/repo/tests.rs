@@ -209,7 +209,10 @@ fn a_ref_that_moved_is_built_when_it_is_asked_for() {
     repo.set_moved();
     repo.note_name(&named, "refs/heads/side".into(), repo.epoch());
     assert!(repo.find_known(&named, None).is_none(), "it is old");
-    assert!(repo.rebuild_others().is_empty(), "nobody has asked lately");
+    assert!(
+        repo.rebuild_others(&[]).is_empty(),
+        "nobody has asked lately"
+    );
     let shown = repo.epoch();
     let Found::Vacant(permit) = repo.find_want(&want, None) else {
         panic!("the old one is served");
@@ -226,7 +229,7 @@ fn a_ref_that_moved_is_built_when_it_is_asked_for() {
     assert!(is_hit(&new));
     new.touch();
     repo.set_moved();
-    assert_eq!(repo.rebuild_others().len(), 1, "it is in use");
+    assert_eq!(repo.rebuild_others(&[]).len(), 1, "it is in use");
     // The branch is gone.
     let gone = repo.compare_shown(&want, None).unwrap();
     assert!(Arc::ptr_eq(&gone, &new) && repo.archives().is_empty());
@@ -239,7 +242,7 @@ fn a_commit_is_never_stale_until_something_expires() {
     let archive = archive_of(&want, 1);
     repo.publish(archive.clone(), repo.epoch());
     repo.set_moved();
-    assert!(repo.rebuild_others().is_empty());
+    assert!(repo.rebuild_others(&[]).is_empty());
     assert!(matches!(
         repo.find_known(&named, None),
         Some((_, Found::Hit(_)))
