@@ -49,7 +49,7 @@ fn encode(ring: &Ring<EncoderState>, blocks: &[Arc<Vec<u8>>]) -> Vec<u8> {
     let lane = ring.lane(Size::Large);
     let (mut out, mut line) = (Vec::new(), VecDeque::new());
     let take = |pending: Pending<Vec<u8>>, out: &mut Vec<u8>| {
-        let frame = pending.wait();
+        let frame = pending.wait(std::time::Duration::ZERO, || {});
         out.extend(frame.unwrap_or_else(|e| panic!("an encoder: {e}")));
     };
     for block in blocks {

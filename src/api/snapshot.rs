@@ -33,6 +33,9 @@ use crate::telemetry::metrics::Outcome;
 /// What HEAD says when there is no snapshot.
 pub(super) const NOTHING_CACHED: &str = "nothing is cached; GET it to have it built";
 
+/// An archive whose first byte is waited for.
+type FirstWait = Pin<Box<dyn Future<Output = Result<First, StartError>>>>;
+
 /// A part of an archive to send, or all of it.
 enum Part {
     /// All; the length may not be known yet.
@@ -155,10 +158,7 @@ impl Core {
     fn early(
         &self,
         asked: &Asked<'_, '_>,
-        (began, first): (
-            Instant,
-            Pin<Box<dyn Future<Output = Result<First, StartError>>>>,
-        ),
+        (began, first): (Instant, FirstWait),
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
         let repo = asked.repo.clone();

@@ -58,7 +58,10 @@ impl Line {
     fn bounded(&self) -> Line {
         let mut line = self.clone();
         if let Line::Failed { message, .. } = &mut line {
-            let end = message.floor_char_boundary(PREAMBLE_MESSAGE_BYTES_MAX);
+            let mut end = message.len().min(PREAMBLE_MESSAGE_BYTES_MAX);
+            while !message.is_char_boundary(end) {
+                end -= 1;
+            }
             message.truncate(end);
         }
         line

@@ -16,10 +16,12 @@ pub(crate) use super::upstream::{Compared, StateName};
 use super::upstream::{Moments, Upstream};
 use super::wants::Wants;
 
+mod permit;
 mod serving;
 mod upstream;
 
-pub(crate) use serving::{Found, Permit};
+pub(crate) use permit::Permit;
+pub(crate) use serving::Found;
 
 /// A repository.
 #[derive(Debug)]

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use gix::bstr::BString;
 use tokio::sync::watch;
 
+use super::permit::Permit;
 use super::{RefsEpoch, Repo, State};
 use crate::archive::place::Archive;
 use crate::limits::{PREBUILD_ASKED_MS, WANTS_BUILDING_MAX};
 use crate::manifest::want::{Named, Want};
-use crate::repos::builds::{NotBuilt, Started, Ticket};
+use crate::repos::builds::{NotBuilt, Ticket};
 use crate::repos::error::StartError;
 use crate::repos::served::Snapshot;
 use crate::repos::wants::Served;
@@ -49,69 +50,6 @@ pub(crate) enum Found {
     Vacant(Permit),
     /// Nothing, and none is built now: this is why. Builds have failed again and again, or too many run.
     Refused(StartError),
-}
-
-/// The right, and the duty, to build the snapshot of a want: there is one at a time, or two if the
-/// first is not kept and held up by its clients. Dropping it ends the build for everybody.
-#[derive(Debug)]
-pub(crate) struct Permit {
-    repo: Arc<Repo>,
-    want: Arc<Want>,
-    sender: watch::Sender<Option<Started>>,
-}
-
-impl Permit {
-    /// The repository.
-    pub(crate) fn repo(&self) -> &Arc<Repo> {
-        &self.repo
-    }
-
-    /// What is to be built.
-    pub(crate) fn want(&self) -> &Arc<Want> {
-        &self.want
-    }
-
-    /// A ticket for a further listener.
-    pub(crate) fn ticket(&self) -> Ticket {
-        self.sender.subscribe()
-    }
-
-    /// Tells everybody what there is to read.
-    pub(crate) fn started(&self, started: Started) {
-        self.sender.send_replace(Some(started));
-    }
-}
-
-impl Permit {
-    /// Ends the build before it began. Whoever asks after having heard of it finds no build.
-    pub(crate) fn refuse(self, why: StartError) {
-        self.end();
-        self.started(Err(why));
-    }
-
-    fn end(&self) {
-        let own = self.sender.subscribe();
-        let mut state = self.repo.lock();
-        state
-            .wants
-            .change(&self.want, |served| served.builds.remove(&own));
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.end();
-        self.sender.send_if_modified(|started| {
-            let unheard = started.is_none();
-            if unheard {
-                *started = Some(Err(StartError {
-                    status: 500,
-                    message: "the build ended before it began; try again".into(),
-                }));
-            }
-            unheard
-        });
-    }
 }
 
 /// Whether what is wanted shows something else by now, and nothing is built for it.
