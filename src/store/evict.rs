@@ -289,6 +289,8 @@ impl<'s> Taking<'s> {
     fn take_many(&mut self, holdings: &[Holding]) {
         let max = self.bounds.others;
         let mut of_all = Vec::new();
+        let mut holdings = Vec::from_iter(holdings);
+        holdings.sort_by_key(|holding| holding.others.iter().map(|one| one.key).min());
         for holding in holdings {
             let others = self.left(&Vec::from_iter(&holding.others));
             let (mut count, mut bytes) = (others.len(), self.gain(&others));
