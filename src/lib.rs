@@ -76,8 +76,8 @@
 //!
 //! * What a short name leads to is looked up on the background plane and remembered until refs move: a hit on a
 //!   core reads no file. A want has the full name, so that it means the same whatever refs come later.
-//! * A build takes over from its own archive, or from one of the same commit, or from that of a plain request,
-//!   whichever there is: a commit near HEAD costs what differs.
+//! * A build takes over from its own archive, else from that of the nearest commit, as far as a few steps in the
+//!   history tell (`snapshot`'s `lookup`), else from that of a plain request: a commit near HEAD costs what differs.
 //! * What follows a ref is built anew when something moves: at once if somebody has asked for it within
 //!   minutes, else when somebody asks; until then it is not served. What names a commit is never stale. It
 //!   leaves when something expires, for it may be of that, and is looked for again when it is asked for.

@@ -76,8 +76,8 @@ impl Core {
             return Some(archive);
         }
         let (at, named) = (repo.clone(), asked.named.clone());
-        let want = self.ask(move |jobs| jobs.resolve_here(at, named)).await;
-        repo.archive_of(&*want.ok()?)
+        let wanted = self.ask(move |jobs| jobs.resolve_here(at, named)).await;
+        repo.archive_of(&wanted.ok()?.want)
     }
 
     /// Answers `GET`: finds an archive, or has one built, and reads it.

@@ -14,6 +14,7 @@ use crate::archive::open_files::OpenError;
 use crate::archive::place::Archive;
 use crate::archive::reader::ArchiveReader;
 use crate::jobs::asker::ClientPart;
+use crate::jobs::look::Wanted;
 use crate::limits::{LIVE_ONLY_LOOK_MS, LIVE_ONLY_WAIT_MS, LOOKS_MAX};
 use crate::manifest::want::{Named, Want};
 use crate::repos::builds::{Started, Ticket};
@@ -203,10 +204,12 @@ impl Core {
             return Ok(known);
         }
         let (at, named, client) = (repo.clone(), sought.named.clone(), sought.client);
-        let want = self
-            .ask(move |jobs| jobs.resolve(at, named, client))
-            .await?;
-        let found = repo.find_want(&want, since);
+        let wanted = self.ask(move |jobs| jobs.resolve(at, named, client));
+        let Wanted { want, near } = wanted.await?;
+        let found = match repo.find_want(&want, since) {
+            Found::Vacant(permit) => Found::Vacant(permit.near(near)),
+            found => found,
+        };
         Ok((want, found))
     }
 

@@ -230,7 +230,8 @@ fn run(
 ) {
     sched::be_prompt();
     let (repo, want) = (permit.repo().clone(), permit.want().clone());
-    let begin = || begin(shop, &repo, &want, git, stop.clone());
+    let near = permit.nearest();
+    let begin = || begin(shop, &repo, (&want, near), git, stop.clone());
     let mut begun = catch_unwind(AssertUnwindSafe(begin));
     if matches!(&begun, Ok(Err(e)) if e.is_disk_full()) {
         wait_for_room(plane, &repo.name);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use gix::ObjectId;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{RwLockReadGuard, watch};
 use xxhash_rust::xxh64::Xxh64;
@@ -75,7 +76,7 @@ fn take(shop: &Workshop, base: Base, stop: &watch::Receiver<bool>) -> Option<Reu
 pub(super) fn begin<'r>(
     shop: &Workshop,
     repo: &'r Repo,
-    want: &Arc<Want>,
+    (want, near): (&Arc<Want>, Option<ObjectId>),
     git: &Git,
     stop: watch::Receiver<bool>,
 ) -> Result<Begun<'r>, BeginError> {
@@ -83,10 +84,9 @@ pub(super) fn begin<'r>(
     let (epoch, created_unix_ms) = (repo.epoch(), unix_ms());
     let started = Instant::now();
     // A build that failed may have failed for what it was built on.
-    let commit = want.commit().map(|id| id.to_string());
     let base = match repo.is_failing_at(want) {
         true => None,
-        false => repo.base_of(want, commit.as_deref()),
+        false => repo.base_of(want, near.or(want.commit())),
     };
     // Before the mirror is locked: it may have to be read.
     let reuse = base.as_ref().and_then(|(archive, is_expired)| {

@@ -1,5 +1,7 @@
 //! A look into a mirror for what a request names. It reads refs and a few objects: on a thread of its own.
 
+use std::sync::Arc;
+
 use gix::ObjectId;
 use gix::bstr::{BStr, BString, ByteSlice};
 
@@ -12,11 +14,18 @@ use crate::snapshot::checkout::Checkout;
 use crate::snapshot::lookup::{Leads, Objects};
 use crate::snapshot::view::object_hash;
 
+/// What is wanted, and how it is best built.
+pub(crate) struct Wanted {
+    pub want: Arc<Want>,
+    /// The commit of the snapshot to build it on, if one is near.
+    pub near: Option<ObjectId>,
+}
+
 /// What a look has found.
 pub(super) enum Looked {
-    Found(Want),
+    Found(Wanted),
     /// The commit is there, and whether all of it is takes a longer look.
-    Unsure(Want, ObjectId),
+    Unsure(Wanted, ObjectId),
     /// It is not there, as far as is known.
     Absent,
 }
@@ -30,9 +39,7 @@ pub(super) fn look(repo: &Repo, git: &Git, named: &Named) -> Result<Looked, Star
     };
     let refs = refs.map_err(|e| failed(repo, &e))?;
     let full = named.name_among(&refs);
-    if let Some(full) = &full {
-        repo.note_name(named, full.clone(), epoch);
-    }
+    repo.note_name(named, full.clone(), epoch);
     let hash = object_hash(&repo.mirror).map_err(|e| failed(repo, &e))?;
     let from = match (named.commit(), &full) {
         (Some(id), _) if id.kind() != hash => return Ok(Looked::Absent),
@@ -49,11 +56,22 @@ pub(super) fn look(repo: &Repo, git: &Git, named: &Named) -> Result<Looked, Star
         Leads::Nowhere => return Ok(Looked::Absent),
         Leads::Other(kind) => return Err(no_commit(repo, from, kind)),
     };
+    let known = repo.archives().into_iter().filter_map(|archive| {
+        let commit = archive.commit.as_ref()?;
+        ObjectId::from_hex(commit.as_bytes()).ok()
+    });
+    let known = known.collect();
+    let wanted = |want, near| Wanted {
+        want: Arc::new(want),
+        near,
+    };
     if named.commit().is_none() {
+        // What a ref leads to is there.
+        let near = objects.around(commit, &[], &known).nearest;
         let want = named.want(full, Shape::Full);
-        return Ok(want.map_or(Looked::Absent, Looked::Found));
+        return Ok(want.map_or(Looked::Absent, |want| Looked::Found(wanted(want, near))));
     }
-    let at = tips(&refs, full.as_ref());
+    let around = objects.around(commit, &tips(&refs, full.as_ref()), &known);
     let Some(want) = named
         .at(commit)
         .and_then(|named| named.want(full, Shape::Full))
@@ -62,9 +80,10 @@ pub(super) fn look(repo: &Repo, git: &Git, named: &Named) -> Result<Looked, Star
     };
     fits_beside(repo, &want, &refs)?;
     let is_tip = refs.refs.iter().any(|one| one.target == commit);
-    Ok(match is_tip || objects.is_near(commit, &at) {
-        true => Looked::Found(want),
-        false => Looked::Unsure(want, commit),
+    let wanted = wanted(want, around.nearest);
+    Ok(match is_tip || around.is_reached {
+        true => Looked::Found(wanted),
+        false => Looked::Unsure(wanted, commit),
     })
 }
 

@@ -20,7 +20,7 @@ mod freshen;
 pub(crate) mod heal;
 mod hooks;
 mod leaving;
-mod look;
+pub(crate) mod look;
 mod maintain;
 pub(crate) mod news;
 mod pinned;

@@ -8,9 +8,9 @@ use std::time::Instant;
 use tokio::task::spawn_blocking;
 
 use super::asker::Asker;
-use super::look::{Looked, failed, look};
+use super::look::{Looked, Wanted, failed, look};
 use super::state::Jobs;
-use crate::manifest::want::{Named, Want};
+use crate::manifest::want::Named;
 use crate::mirror::Closure;
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
@@ -23,7 +23,7 @@ impl Jobs {
         repo: Arc<Repo>,
         named: Named,
         client: IpAddr,
-    ) -> Result<Arc<Want>, StartError> {
+    ) -> Result<Wanted, StartError> {
         let (asker, asked) = (Asker::at(client), Instant::now());
         self.ensure_mirror(&repo, &asker).await?;
         if let Some(want) = self.look_for(&repo, &named).await? {
@@ -56,7 +56,7 @@ impl Jobs {
         self: Rc<Self>,
         repo: Arc<Repo>,
         named: Named,
-    ) -> Result<Arc<Want>, StartError> {
+    ) -> Result<Wanted, StartError> {
         let found = match repo.is_mirrored() {
             true => self.look_for(&repo, &named).await?,
             false => None,
@@ -68,18 +68,18 @@ impl Jobs {
         &self,
         repo: &Arc<Repo>,
         named: &Named,
-    ) -> Result<Option<Arc<Want>>, StartError> {
+    ) -> Result<Option<Wanted>, StartError> {
         let _permit = self.semaphores.lookups.acquire().await;
-        let (at, git, wanted) = (repo.clone(), self.git.clone(), named.clone());
-        let looked = spawn_blocking(move || look(&at, &git, &wanted));
+        let (at, git, named) = (repo.clone(), self.git.clone(), named.clone());
+        let looked = spawn_blocking(move || look(&at, &git, &named));
         let looked = looked.await.map_err(|panic| failed(repo, &panic))??;
         match looked {
-            Looked::Found(want) => Ok(Some(Arc::new(want))),
+            Looked::Found(wanted) => Ok(Some(wanted)),
             Looked::Absent => Ok(None),
-            Looked::Unsure(want, commit) => {
+            Looked::Unsure(wanted, commit) => {
                 let closure = self.git.closure(&repo.mirror, commit).await;
                 match closure.map_err(|e| failed(repo, &e))? {
-                    Closure::Reached | Closure::Left => Ok(Some(Arc::new(want))),
+                    Closure::Reached | Closure::Left => Ok(Some(wanted)),
                     Closure::Broken => Ok(None),
                 }
             }

@@ -27,6 +27,9 @@ pub enum Revision {
     BranchAt(BString, ObjectId),
 }
 
+/// The id of a commit.
+pub type CommitId = ObjectId;
+
 /// How much of its history.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Shape {

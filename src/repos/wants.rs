@@ -63,7 +63,7 @@ pub(super) struct Wants {
     pub(super) default: Served,
     others: HashMap<Arc<Want>, Served>,
     /// What short names led to when they were asked for since the refs last moved.
-    names: HashMap<BString, BString>,
+    names: HashMap<BString, Option<BString>>,
     /// Of the refs as they were seen last.
     refs: [u8; 32],
 }
@@ -136,14 +136,14 @@ impl Wants {
     pub(super) fn meant(&self, named: &Named) -> Option<Want> {
         let short = named.name().filter(|_| named.full_name().is_none());
         let full = match short {
-            Some(short) => Some(self.names.get::<[u8]>(short)?.clone()),
+            Some(short) => self.names.get::<[u8]>(short)?.clone(),
             None => named.full_name().map(BString::from),
         };
         named.want(full, Shape::Full)
     }
 
     /// Notes what a short name leads to until the refs move.
-    pub(super) fn note_name(&mut self, named: &Named, full: BString) {
+    pub(super) fn note_name(&mut self, named: &Named, full: Option<BString>) {
         if named.full_name().is_some() {
             return;
         }

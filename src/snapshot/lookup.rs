@@ -10,7 +10,9 @@ use gix::objs::{FindExt, Kind};
 use gix::odb::Header as _;
 
 use crate::io::shortage::Detail;
-use crate::limits::{CLOCK_SKEW_S, COMMIT_BYTES_MAX, NEAR_COMMITS_MAX, TAG_DEPTH_MAX};
+use crate::limits::{
+    CLOCK_SKEW_S, COMMIT_BYTES_MAX, NEAR_COMMITS_MAX, NEAR_KNOWN_COMMITS_MAX, TAG_DEPTH_MAX,
+};
 
 /// An object cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +31,15 @@ pub(crate) enum Leads {
     Other(Kind),
     /// It is not there.
     Nowhere,
+}
+
+/// What is around a commit, as far as a few steps tell.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Around {
+    /// Whether it was found from the tips; `false` says nothing.
+    pub is_reached: bool,
+    /// The nearest of those that were asked about.
+    pub nearest: Option<ObjectId>,
 }
 
 /// The objects of a mirror.
@@ -79,30 +90,68 @@ impl Objects {
         Ok(header.map(|header| (header.kind(), header.size())))
     }
 
-    /// Whether one of these leads to a commit that is there, as far as a few steps tell: `false` says
-    /// nothing.
-    pub(crate) fn is_near(&self, commit: ObjectId, tips: &[ObjectId]) -> bool {
-        let Some(oldest) = self.commit(commit) else {
-            return false;
+    /// Looks around a commit that is there, for a few steps: whether one of `tips` leads to it, and which of
+    /// `known` is the nearest to it, among those that lead to it and those that it leads to.
+    pub(crate) fn around(
+        &self,
+        commit: ObjectId,
+        tips: &[ObjectId],
+        known: &HashSet<ObjectId>,
+    ) -> Around {
+        let mut around = Around::default();
+        let Some(own) = self.commit(commit) else {
+            return around;
         };
-        let oldest_s = oldest.date_s.saturating_sub(CLOCK_SKEW_S);
+        let oldest_s = own.date_s.saturating_sub(CLOCK_SKEW_S);
+        // How many steps there are to it from the last that is known.
+        let mut steps = usize::MAX;
+        self.walk(tips, NEAR_COMMITS_MAX, oldest_s, |id| {
+            steps = steps.saturating_add(1);
+            if known.contains(&id) {
+                (around.nearest, steps) = (Some(id), 0);
+            }
+            around.is_reached = id == commit;
+            around.is_reached
+        });
+        if !around.is_reached {
+            (around.nearest, steps) = (None, usize::MAX);
+        }
+        self.walk(&[commit], steps.min(NEAR_KNOWN_COMMITS_MAX), 0, |id| {
+            let is_known = known.contains(&id);
+            if is_known {
+                around.nearest = Some(id);
+            }
+            is_known
+        });
+        around
+    }
+
+    /// Hands commits to `each`, the youngest first, and no more after it says so.
+    fn walk(
+        &self,
+        from: &[ObjectId],
+        commits_max: usize,
+        oldest_s: u64,
+        mut each: impl FnMut(ObjectId) -> bool,
+    ) {
         let mut seen = HashSet::new();
         let mut next = BinaryHeap::new();
-        let mut found = Vec::from(tips);
-        for _ in 0..NEAR_COMMITS_MAX {
+        let mut found = Vec::from(from);
+        for _ in 0..commits_max {
             for id in found.drain(..).filter(|id| seen.insert(*id)) {
-                if id == commit {
-                    return true;
-                }
                 let read = self.commit(id);
-                next.extend(read.map(|read| (read.date_s, read.parents)));
+                next.extend(read.map(|read| (read.date_s, id, read.parents)));
             }
             match next.pop() {
-                Some((date_s, parents)) if date_s >= oldest_s => found = parents,
-                _ => return false,
+                Some((date_s, id, parents)) if date_s >= oldest_s => {
+                    if each(id) {
+                        return;
+                    }
+                    found = parents;
+                }
+                _ => return,
             }
         }
-        false
     }
 
     fn commit(&self, id: ObjectId) -> Option<Dated> {
@@ -187,18 +236,45 @@ mod tests {
     #[test]
     fn what_is_near_is_found_and_what_is_not_reached_never() {
         let repository = Repository::new();
-        for n in 0..5 {
+        for n in 0..6 {
             repository.write("a", format!("{n}"));
             repository.commit();
         }
         let objects = objects(&repository);
         let at = |name: &str| id(&repository, name);
-        for name in ["HEAD", "HEAD~1", "HEAD~4"] {
-            assert!(objects.is_near(at(name), &[at("HEAD")]), "{name}");
+        let around = |commit: &str, tips: &[&str], known: &[&str]| {
+            let tips: Vec<ObjectId> = tips.iter().map(|tip| at(tip)).collect();
+            let known = known.iter().map(|one| at(one)).collect();
+            objects.around(at(commit), &tips, &known)
+        };
+        for name in ["HEAD", "HEAD~1", "HEAD~5"] {
+            assert!(around(name, &["HEAD"], &[]).is_reached, "{name}");
         }
-        assert!(!objects.is_near(at("HEAD"), &[at("HEAD~1")]));
-        assert!(!objects.is_near(at("HEAD"), &[]));
-        assert!(!objects.is_near(at("HEAD^{tree}"), &[at("HEAD")]));
+        for (commit, tips) in [
+            ("HEAD", &["HEAD~1"][..]),
+            ("HEAD", &[]),
+            ("HEAD^{tree}", &["HEAD"]),
+        ] {
+            assert!(!around(commit, tips, &[]).is_reached, "{commit}");
+        }
+        let rows: [(&str, &[&str], Option<&str>); 6] = [
+            ("HEAD~3", &[], None),
+            ("HEAD~3", &["HEAD"], Some("HEAD")),
+            ("HEAD~3", &["HEAD", "HEAD~2"], Some("HEAD~2")),
+            ("HEAD~3", &["HEAD", "HEAD~4"], Some("HEAD~4")),
+            ("HEAD~3", &["HEAD~1", "HEAD~3"], Some("HEAD~3")),
+            ("HEAD~5", &["HEAD"], Some("HEAD")),
+        ];
+        for (commit, known, nearest) in rows {
+            let found = around(commit, &["HEAD"], known).nearest;
+            assert_eq!(found, nearest.map(at), "{commit} among {known:?}");
+        }
+        // What no tip leads to is still beside what it leads to.
+        let found = around("HEAD", &["HEAD~1"], &["HEAD~2"]);
+        assert_eq!(
+            (found.is_reached, found.nearest),
+            (false, Some(at("HEAD~2")))
+        );
     }
 
     #[test]

@@ -418,6 +418,8 @@ fn a_ref_that_is_asked_for_is_as_the_mirror_has_it() {
         let answer = server.get(&target("ref=side")).expect(200);
         commit_of(&answer) == Some(&side)
     });
+    let encoded = || server.metrics().count("tarpon_jobs_encoded_total", &[]);
+    let before = encoded();
     let other = push_and_fetch(&lab, &server, NAME, "other.txt", b"other");
     let unpacked = wait::until("it shows the other branch, too", || {
         let body = server.get(&target("ref=side")).expect(200).body;
@@ -430,5 +432,6 @@ fn a_ref_that_is_asked_for_is_as_the_mirror_has_it() {
         None
     });
     assert_eq!(git::text(&unpacked, &["rev-parse", "HEAD"]), side);
+    assert_eq!(encoded(), before, "what is the same is encoded again");
     server.stop();
 }

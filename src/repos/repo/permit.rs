@@ -1,11 +1,11 @@
-//! Who builds, and who hears of it.
+//! The right to build, and what those hear who wait for what comes of it.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use super::Repo;
-use crate::manifest::want::Want;
+use crate::manifest::want::{CommitId, Want};
 use crate::repos::builds::{Started, Ticket};
 use crate::repos::error::StartError;
 
@@ -13,15 +13,41 @@ use crate::repos::error::StartError;
 /// first is not kept and held up by its clients. Dropping it ends the build for everybody.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    pub(super) repo: Arc<Repo>,
-    pub(super) want: Arc<Want>,
-    pub(super) sender: watch::Sender<Option<Started>>,
+    repo: Arc<Repo>,
+    want: Arc<Want>,
+    /// The commit of the archive that it is best built on, if that is known.
+    near: Option<CommitId>,
+    sender: watch::Sender<Option<Started>>,
 }
 
 impl Permit {
+    /// A new one, and a ticket for the first listener.
+    pub(super) fn new(repo: Arc<Repo>, want: Arc<Want>) -> (Permit, Ticket) {
+        let (sender, ticket) = watch::channel(None);
+        let permit = Permit {
+            repo,
+            want,
+            near: None,
+            sender,
+        };
+        (permit, ticket)
+    }
+
     /// The repository.
     pub(crate) fn repo(&self) -> &Arc<Repo> {
         &self.repo
+    }
+
+    /// Names the commit of an archive that it is best built on.
+    pub(crate) fn near(self, near: Option<CommitId>) -> Permit {
+        let mut permit = self;
+        permit.near = near;
+        permit
+    }
+
+    /// That commit.
+    pub(crate) fn nearest(&self) -> Option<CommitId> {
+        self.near
     }
 
     /// What is to be built.

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gix::bstr::BString;
-use tokio::sync::watch;
 
 use super::permit::Permit;
 use super::{RefsEpoch, Repo, State};
 use crate::archive::place::Archive;
 use crate::limits::{PREBUILD_ASKED_MS, WANTS_BUILDING_MAX};
-use crate::manifest::want::{Named, Want};
+use crate::manifest::want::{CommitId, Named, Want};
 use crate::repos::builds::{NotBuilt, Ticket};
 use crate::repos::error::StartError;
 use crate::repos::served::Snapshot;
@@ -147,7 +146,7 @@ impl Repo {
     }
 
     /// What a short name led to, among the refs of this epoch.
-    pub(crate) fn note_name(&self, named: &Named, full: BString, epoch: RefsEpoch) {
+    pub(crate) fn note_name(&self, named: &Named, full: Option<BString>, epoch: RefsEpoch) {
         let mut state = self.lock();
         if state.epoch == epoch {
             state.wants.note_name(named, full);
@@ -307,16 +306,12 @@ impl Repo {
     }
 
     fn permit(self: &Arc<Self>, state: &mut State, want: &Arc<Want>) -> Permit {
-        let (sender, receiver) = watch::channel(None);
+        let (permit, ticket) = Permit::new(self.clone(), want.clone());
         let epoch = state.epoch;
         let served = state.wants.entry(want);
-        served.builds.add(receiver);
+        served.builds.add(ticket);
         served.building = epoch;
-        Permit {
-            repo: self.clone(),
-            want: want.clone(),
-            sender,
-        }
+        permit
     }
 
     /// The archive that a plain request is answered from.
@@ -355,30 +350,24 @@ impl Repo {
     }
 
     /// The archive that a build of `want` best takes over from, and whether it may have something of what was
-    /// expired: its own, one of the same commit, the default one, or the last that was made.
+    /// expired: its own, one of the commit that is near, the default one, or the last that was made.
     pub(crate) fn base_of(
         &self,
         want: &Want,
-        commit: Option<&str>,
+        near: Option<CommitId>,
     ) -> Option<(Arc<Archive>, bool)> {
+        let near = near.map(|id| id.to_string());
         let state = self.lock();
         let rank = |archive: &Archive| {
-            let is_same = commit.is_some() && archive.commit.as_deref() == commit;
+            let is_near = near.is_some() && archive.commit == near;
             let is_default = archive.want.is_default();
-            (
-                *archive.want == *want,
-                is_same,
-                is_default,
-                archive.created_unix_ms,
-            )
+            let made = archive.created_unix_ms;
+            (*archive.want == *want, is_near, is_default, made)
         };
         let all = state.wants.all().filter_map(|served| {
             let archive = served.snapshot.archive()?;
-            Some((
-                rank(archive),
-                archive,
-                served.snapshot.is_before(state.expired),
-            ))
+            let is_before = served.snapshot.is_before(state.expired);
+            Some((rank(archive), archive, is_before))
         });
         let best = all.max_by_key(|(rank, ..)| *rank);
         best.map(|(_, archive, is_expired)| (archive.clone(), is_expired))

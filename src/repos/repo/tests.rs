@@ -189,7 +189,7 @@ fn a_ref_that_moved_is_built_when_it_is_asked_for() {
     let repo = repo();
     let (named, want) = side();
     assert!(repo.find_known(&named, None).is_none(), "nobody has looked");
-    repo.note_name(&named, "refs/heads/side".into(), repo.epoch());
+    repo.note_name(&named, Some("refs/heads/side".into()), repo.epoch());
     assert!(repo.find_known(&named, None).is_none(), "there is nothing");
     let Found::Vacant(first) = repo.find_want(&want, None) else {
         panic!("it is there");
@@ -207,7 +207,7 @@ fn a_ref_that_moved_is_built_when_it_is_asked_for() {
     };
     assert!(is_hit(&old));
     repo.set_moved();
-    repo.note_name(&named, "refs/heads/side".into(), repo.epoch());
+    repo.note_name(&named, Some("refs/heads/side".into()), repo.epoch());
     assert!(repo.find_known(&named, None).is_none(), "it is old");
     assert!(
         repo.rebuild_others(&[]).is_empty(),
@@ -317,6 +317,8 @@ fn the_base_is_the_own_one_or_the_nearest() {
     repo.publish(archive(0), repo.epoch());
     assert_eq!(base(&side), Some(Arc::default()));
     assert_eq!(base(&a), Some(a.clone()));
+    let near = repo.base_of(&side, gix::ObjectId::from_hex(&[b'c'; 40]).ok());
+    assert!(near.unwrap().0.want.is_default(), "none is of that commit");
     repo.set_moved();
     assert!(!repo.base_of(&a, None).unwrap().1);
 }
