@@ -101,7 +101,7 @@ fn many_who_ask_share_what_begins_after_them() {
     let server = settings.start();
     hit(&server, "small");
     let looks = upstream.looks();
-    upstream.answer(Answers::Slowly(Duration::from_millis(1500)));
+    upstream.answer(Answers::Slowly(Duration::from_millis(300)));
     let answers = at_once(20, |number| {
         if number == 0 {
             return get(&server, &[FRESH]);
@@ -113,7 +113,8 @@ fn many_who_ask_share_what_begins_after_them() {
             String::new()
         };
         let answer = get(&server, &[FRESH]).expect(200);
-        assert!(new.is_empty() || commit(&answer) == new);
+        // Who has waited for long has an answer that began before it was known of what.
+        assert!(new.is_empty() || answer.head.get("etag").is_none() || commit(&answer) == new);
         answer
     });
     assert!(answers.iter().all(|answer| answer.head.status == 200));
@@ -206,11 +207,17 @@ fn an_upstream_that_fails_leaves_what_is_there() {
 fn an_upstream_that_is_silent_is_waited_for_so_long() {
     let (_lab, upstream, settings) = http_lab();
     let server = settings.start();
-    hit(&server, "small");
+    let old = hit(&server, "small");
     upstream.answer(Answers::Never);
     let began = Instant::now();
+    // It begins before it is known what there is, and ends with the old one.
     let answer = get(&server, &["Cache-Control: max-age=0, stale-if-error"]).expect(200);
-    assert!(age_s(&answer) >= 20 && began.elapsed() < Duration::from_secs(50));
+    assert!(answer.head.is_chunked() && answer.body.ends_with(&old.body));
+    assert!(
+        began.elapsed() < Duration::from_secs(50),
+        "{:?}",
+        began.elapsed()
+    );
     let info = lab::endpoint("small", "info/refs?service=git-upload-pack");
     let began = Instant::now();
     server.get(&info).expect(200);
