@@ -141,7 +141,10 @@ fn an_evicted_mirror_is_forgotten_and_cloned_anew() {
         });
         let ages = server.get("/metrics").text();
         assert!(!ages.contains("test/group/a"), "{ages}");
-        assert!(evicted(&server, "mirror") >= round * 2 - 1);
+        // It is counted once its files are removed.
+        wait::until_true("the mirrors are counted", || {
+            evicted(&server, "mirror") >= round * 2 - 1
+        });
         let again = hit(&server, "group/a").body;
         assert_eq!(again.len(), first.len());
         expect_clone(&lab, "group/a", &again);
