@@ -119,7 +119,7 @@ fn copies(lab: &Lab, name: &str, mib: u64, paths: u64) {
     import.finish();
 }
 
-/// Reads a snapshot, which must be whole, at most that fast.
+/// Reads a snapshot, which must be whole, at most that fast. Who had to wait for it was told so before it.
 fn read_at(server: &Server, name: &str, bytes_per_s: u64) -> Vec<u8> {
     let mut conn = Conn::open(server.address());
     conn.request("GET", &lab::target(name), &[]);
@@ -131,7 +131,7 @@ fn read_at(server: &Server, name: &str, bytes_per_s: u64) -> Vec<u8> {
     loop {
         match paced.step(&mut body) {
             Ok(true) => {}
-            Ok(false) => return body,
+            Ok(false) => return super::preambles::behind(body),
             Err(e) => panic!("{name} at {bytes_per_s} B/s: {e} after {}", body.len()),
         }
     }

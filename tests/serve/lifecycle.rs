@@ -794,13 +794,13 @@ fn entries_of_an_older_format_go_with_one_line() {
     assert_eq!(lab.entries().len(), 1);
 }
 
-/// Makes a metadata file one of version 4: whole, as its digest says.
+/// Makes a metadata file one of the version before: whole, as its digest says.
 fn make_older(meta: &Path) {
     const DIGEST_BYTES: usize = 32;
     let mut bytes = fs::read(meta).unwrap();
     bytes.truncate(bytes.len() - DIGEST_BYTES);
-    assert_eq!(bytes[8..12], 5u32.to_le_bytes());
-    bytes[8..12].copy_from_slice(&4u32.to_le_bytes());
+    let version = u32::from_le_bytes(bytes[8..12].try_into().unwrap());
+    bytes[8..12].copy_from_slice(&(version - 1).to_le_bytes());
     let digest = Sha256::digest(&bytes);
     bytes.extend_from_slice(&digest);
     fs::write(meta, bytes).unwrap();

@@ -92,6 +92,14 @@ impl Early {
     }
 }
 
+/// What stands behind a preamble, if there is one.
+pub(super) fn behind(body: Vec<u8>) -> Vec<u8> {
+    match body.starts_with(&EMPTY_FRAME) {
+        true => body[lines(&body).1..].to_vec(),
+        false => body,
+    }
+}
+
 /// The lines of a preamble, and where what follows them begins.
 fn lines(body: &[u8]) -> (Vec<serde_json::Value>, usize) {
     let mut lines = Vec::new();
