@@ -7,7 +7,8 @@
 //! ```text
 //! request ─ http::net::conn ─ http::wire::head ─ http::wire::route   a network core (monoio)
 //!              │
-//!           api::service ─ api::snapshot ─ repos::repo: Hit │ Following │ Vacant
+//!           api::service ─ api::snapshot ─ api::sought ─ repos::repo: Hit │ Following │ Vacant
+//!              │           └ api::preamble: what is said while the first byte is waited for
 //!              │                                                          │
 //!              │            jobs::clone: a mirror, if there is none ◄─────┘   background plane
 //!              │            jobs::resolve: what a ref or commit leads to
