@@ -186,19 +186,18 @@ impl Config {
             fetch_interval: upstream_time("fetch_interval", limits::FETCH_INTERVAL_DEFAULT_MS)?,
             upstream_rate: upstream_rate(layers)?,
             webhook_secrets: layers.one("webhook_secrets", webhook_secrets)?,
-            maintenance_idle: upstream_time(
+            maintenance_idle: time(
                 "maintenance_idle",
+                min_ms,
+                limits::UPKEEP_TIME_MAX_MS,
                 limits::MAINTENANCE_IDLE_DEFAULT_MS,
             )?,
-            unreachable_expiry: upstream_time(
-                "unreachable_expiry",
-                limits::UNREACHABLE_EXPIRY_DEFAULT_MS,
-            )?,
+            unreachable_expiry: unreachable_expiry(layers)?,
             clone_timeout: upstream_time("clone_timeout", limits::CLONE_TIMEOUT_DEFAULT_MS)?,
             clone_size_limit: share("clone_size_limit", 1, Share::CLONE_DEFAULT)?,
             git_memory_limit_bytes: git_memory(layers)?,
-            cache_limit: share("cache_limit", 1, Share::LIMIT_DEFAULT)?,
-            cache_free_floor: share("cache_free_floor", 0, Share::FLOOR_DEFAULT)?,
+            cache_limit: cache_limit(layers)?,
+            cache_free_floor: cache_free_floor(layers)?,
             cache_low: cache_low(layers)?,
             scrub_interval: time(
                 "scrub_interval",
@@ -232,16 +231,31 @@ fn webhook_secrets(text: &str) -> Result<PathBuf, String> {
     }
 }
 
+fn unreachable_expiry(layers: &Layers) -> Result<Duration, ConfigError> {
+    let time = value::duration_or_never(limits::TIMEOUT_MIN_MS, limits::UPKEEP_TIME_MAX_MS);
+    let given = layers.one("unreachable_expiry", time)?;
+    Ok(given.unwrap_or(Duration::from_millis(limits::UNREACHABLE_EXPIRY_DEFAULT_MS)))
+}
+
 fn git_memory(layers: &Layers) -> Result<u64, ConfigError> {
     let from_least = value::bytes_from(limits::GIT_MEMORY_MIN_BYTES);
     let given = layers.one("git_memory_limit", from_least)?;
     Ok(given.unwrap_or(limits::GIT_MEMORY_DEFAULT_BYTES))
 }
 
+fn cache_limit(layers: &Layers) -> Result<Share, ConfigError> {
+    let given = layers.one("cache_limit", value::cache_share)?;
+    Ok(given.unwrap_or(Share::LIMIT_DEFAULT))
+}
+
+fn cache_free_floor(layers: &Layers) -> Result<Share, ConfigError> {
+    let given = layers.one("cache_free_floor", value::free_share)?;
+    Ok(given.unwrap_or(Share::FLOOR_DEFAULT))
+}
+
 /// Less than `cache_limit`, as far as that can be said of two values without a file system.
 fn cache_low(layers: &Layers) -> Result<Option<Share>, ConfigError> {
-    let limit = layers.one("cache_limit", value::share(1))?;
-    let limit = limit.unwrap_or(Share::LIMIT_DEFAULT);
+    let limit = cache_limit(layers)?;
     let share = value::share(1);
     layers.one("cache_low", |text| match share(text)? {
         low if low.is_not_below(limit) => Err("less than --cache-limit".into()),

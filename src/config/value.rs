@@ -1,6 +1,7 @@
 //! Values from text. Each parser fails with what is allowed.
 use crate::limits::{
-    CACHE_FREE_FLOOR_DEFAULT_PERCENT, CACHE_LIMIT_DEFAULT_PERCENT, CLONE_SIZE_DEFAULT_PERCENT,
+    CACHE_FREE_FLOOR_DEFAULT_PERCENT, CACHE_LIMIT_DEFAULT_PERCENT, CACHE_LIMIT_MIN_BYTES,
+    CLONE_SIZE_DEFAULT_PERCENT, NEVER_MS,
 };
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -144,6 +145,17 @@ fn duration_ms(text: &str) -> Option<u64> {
     number.checked_mul(unit_ms)
 }
 
+/// The same, or `never`, which is longer than anything lasts.
+pub(super) fn duration_or_never(
+    min_ms: u64,
+    max_ms: u64,
+) -> impl Fn(&str) -> Result<Duration, String> {
+    move |text| match text {
+        "never" => Ok(Duration::from_millis(NEVER_MS)),
+        text => duration(min_ms, max_ms)(text).map_err(|allowed| format!("{allowed}, or never")),
+    }
+}
+
 /// The shortest way to write so many milliseconds that [`duration`] reads.
 fn show_ms(ms: u64) -> String {
     match ms {
@@ -163,14 +175,32 @@ pub(super) fn share(min: u8) -> impl Fn(&str) -> Result<Share, String> {
             Share::Bytes(bytes) => *bytes >= u64::from(min),
             Share::Percent(percent) => *percent >= min,
         });
-        share.ok_or_else(|| {
-            format!(
-                "bytes such as 500G (with K, M, G or T as powers of 1024), or {min}% to 100% of \
-                 the file system"
-            )
-        })
+        share.ok_or_else(|| format!("{SHARES}, or {min}% to 100% of the file system"))
     }
 }
+
+/// [`share`] of what a cache may take: less than that is a unit that was forgotten.
+pub(super) fn cache_share(text: &str) -> Result<Share, String> {
+    match share(1)(text)? {
+        Share::Bytes(bytes) if bytes < CACHE_LIMIT_MIN_BYTES => Err(format!(
+            "{}M or more: {text} are bytes, write 500G for 500 GiB",
+            CACHE_LIMIT_MIN_BYTES >> 20
+        )),
+        share => Ok(share),
+    }
+}
+
+/// [`share`] of what is to stay free: not all, or nothing could be kept.
+pub(super) fn free_share(text: &str) -> Result<Share, String> {
+    let allowed = || format!("{SHARES}, or 0% to 99% of the file system");
+    match parse_share(text) {
+        Some(Share::Percent(100)) | None => Err(allowed()),
+        Some(share) => Ok(share),
+    }
+}
+
+const SHARES: &str = "bytes such as 500G (a whole number, alone or with K, M, G or T, which are powers of 1024, as are \
+     KiB, MiB, GiB and TiB)";
 
 /// Bytes, with units as [`share`] has them.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
@@ -307,6 +337,36 @@ mod tests {
         }
         assert_eq!(share(0)("0"), Ok(Share::Bytes(0)));
         assert_eq!(share(0)("0%"), Ok(Share::Percent(0)));
+    }
+
+    #[test]
+    fn shares_that_are_slips_are_refused() {
+        let said = cache_share("500").unwrap_err();
+        assert!(said.contains("500 are bytes, write 500G"), "{said}");
+        assert_eq!(cache_share("1M"), Ok(Share::Bytes(1 << 20)));
+        assert_eq!(cache_share("1%"), Ok(Share::Percent(1)));
+        for slip in ["1.5G", "10GB"] {
+            let said = cache_share(slip).unwrap_err();
+            assert!(
+                said.contains("a whole number") && said.contains("GiB"),
+                "{said}"
+            );
+        }
+        assert!(free_share("100%").unwrap_err().contains("0% to 99%"));
+        assert_eq!(free_share("99%"), Ok(Share::Percent(99)));
+        assert_eq!(free_share("0"), Ok(Share::Bytes(0)));
+    }
+
+    #[test]
+    fn never_is_a_time() {
+        let parse = duration_or_never(100, 1000);
+        assert_eq!(parse("never"), Ok(Duration::from_millis(NEVER_MS)));
+        assert_eq!(parse("1s"), Ok(Duration::from_secs(1)));
+        assert!(
+            parse("2s")
+                .unwrap_err()
+                .ends_with("from 100ms to 1s, or never")
+        );
     }
 
     #[test]

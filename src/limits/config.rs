@@ -45,6 +45,12 @@ pub const TIMEOUT_MIN_MS: u64 = 100;
 pub const CLIENT_TIMEOUT_MAX_MS: u64 = 24 * HOUR_MS;
 /// Longest time limit for work on an upstream (clone, fetch interval): 30 days.
 pub const UPSTREAM_TIME_MAX_MS: u64 = 720 * HOUR_MS;
+/// Longest time of upkeep that may be configured: ten years.
+pub const UPKEEP_TIME_MAX_MS: u64 = 10 * 366 * 24 * HOUR_MS;
+/// What `never` is: a thousand years, which added to any date is a date.
+pub const NEVER_MS: u64 = 1000 * 366 * 24 * HOUR_MS;
+/// Least cache that may be configured: whoever says less has forgotten a unit.
+pub const CACHE_LIMIT_MIN_BYTES: u64 = 1 << 20;
 /// Default share of the file system that the cache may take.
 pub const CACHE_LIMIT_DEFAULT_PERCENT: u8 = 80;
 /// Default of what is left when the cache's limit was passed, as a part of that limit.
