@@ -422,6 +422,9 @@ fn make_private(path: &Path) -> Result<(), StoreError> {
             .at("set the permissions of", &root),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let found = fs::metadata(&root).at("look at", &root)?;
+            if !found.is_dir() {
+                return Err(io::Error::from(io::ErrorKind::NotADirectory)).at("use", &root);
+            }
             let mode = found.permissions().mode() & 0o777;
             if mode & !OWN != 0 {
                 tracing::warn!(

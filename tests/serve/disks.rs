@@ -340,3 +340,22 @@ fn the_state_directory_is_its_user_s_alone() {
     server.wait_logged("others may look into the state directory");
     assert_eq!(mode(&settings.state), 0o750, "it was changed");
 }
+
+/// A file is no directory, whoever may look into it.
+#[test]
+fn a_state_directory_that_is_a_file_is_refused_as_such() {
+    let lab = small_lab();
+    let mut settings = lab.settings();
+    settings.state = lab.scratch("file");
+    fs::create_dir_all(settings.state.parent().unwrap()).unwrap();
+    fs::write(&settings.state, "no directory").unwrap();
+    fs::set_permissions(&settings.state, fs::Permissions::from_mode(0o644)).unwrap();
+    let refused = settings.try_start().err();
+    let refused = refused.unwrap_or_else(|| panic!("it starts"));
+    assert!(refused.log.contains("ot a directory"), "{}", refused.log);
+    assert!(
+        !refused.log.contains("others may look into"),
+        "{}",
+        refused.log
+    );
+}
