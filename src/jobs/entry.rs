@@ -18,6 +18,7 @@ use crate::archive::place::{Archive, Files, Names};
 use crate::archive::spool::{Spooler, not_kept};
 use crate::io::clock::unix_ms;
 use crate::io::residency;
+use crate::io::shortage::is_disk_full;
 use crate::limits::{FULL_WAIT_MS, META_BYTES_MAX};
 use crate::manifest::meta::{FRAMES_NAME, Fields, META_NAME, Meta};
 use crate::manifest::outline::Outline;
@@ -215,9 +216,15 @@ fn say_not_kept(shop: &Workshop, repo: &Repo, why: &BeginError) {
     match why {
         // It was said when it was found.
         BeginError::TooLarge { .. } => {}
-        why if why.cannot_be_linked() && repo.notes.say_links() => {}
+        why if is_for_links(why) && repo.notes.say_links() => {}
         why => not_kept(&shop.meter, &repo.name, why),
     }
+}
+
+/// Whether a snapshot is not kept because packs can neither be linked nor, where that would help, be copied.
+fn is_for_links(why: &BeginError) -> bool {
+    why.cannot_be_linked()
+        || matches!(why, BeginError::Copy { source, .. } if !is_disk_full(source))
 }
 
 /// Opens the mirror's own files, where no entry can be made.
@@ -302,22 +309,22 @@ fn link_pack(
     if !refused.cannot_be_linked() || is_vain || packing.is_err() {
         return Err(refused.into());
     }
-    if !repo.notes.say_links() {
-        let repository = &*repo.name;
-        tracing::warn!(
-            repository,
-            "a pack cannot be linked and is copied, once, within its mirror: {refused}"
-        );
-    }
     let copied = replace_by_copy(&source.path);
-    let copied = copied.map_err(|source| BeginError::Io {
-        op: "copy a pack that cannot be linked",
-        source,
+    let copied = copied.map_err(|failed| BeginError::Copy {
+        path: source.path.clone(),
+        source: failed,
     });
     if copied.as_ref().is_err_and(|e| !e.is_disk_full()) {
         repo.notes.set_copies_in_vain();
     }
     copied?;
+    if !repo.notes.say_links() {
+        let repository = &*repo.name;
+        tracing::warn!(
+            repository,
+            "a pack cannot be linked and was copied, once, within its mirror: {refused}"
+        );
+    }
     shop.meter.add(Event::PackCopied, 1);
     Ok(staging.link(&source.path, &source.relative)?)
 }

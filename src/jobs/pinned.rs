@@ -51,6 +51,11 @@ pub(super) enum BeginError {
     Stopping,
     #[error("cannot {op}: {source}")]
     Io { op: &'static str, source: io::Error },
+    #[error(
+        "{} cannot be linked, nor copied within its mirror: {source}; give the mirror to the server's user (chown -R)",
+        .path.display()
+    )]
+    Copy { path: PathBuf, source: io::Error },
 }
 
 impl BeginError {

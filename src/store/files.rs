@@ -10,7 +10,7 @@ use crate::manifest::id::EntryId;
 /// What went wrong in the state directory.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("cannot {op} {}: {source}", path.display())]
+    #[error("cannot {op} {}: {source}{}", path.display(), remedy(source))]
     Io {
         op: &'static str,
         path: PathBuf,
@@ -56,6 +56,14 @@ impl StoreError {
     /// Whether something was to be worked on that is not there.
     pub fn is_not_found(&self) -> bool {
         matches!(self, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// What to do about it, if that follows from the error alone.
+fn remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::CrossesDevices => "; put mirrors/ and snapshots/ on one file system",
+        _ => "",
     }
 }
 
