@@ -270,9 +270,15 @@ impl Core {
         message: &str,
         out: &mut Vec<u8>,
     ) -> Payload {
+        // Where the server keeps things is no client's business.
+        let root = &self.config.state;
+        let state = root.to_string_lossy();
+        let hidden = message
+            .contains(&*state)
+            .then(|| message.replace(&*state, "STATE"));
         let text = Text {
             status,
-            message,
+            message: hidden.as_deref().unwrap_or(message),
             allow: None,
             retry_after_s: retry_after_s(status),
             keep_alive: head.keep_alive,

@@ -1,4 +1,5 @@
 //! What can go wrong with a mirror, and how git's messages are read.
+use crate::config::Share;
 use crate::git::DISK_FULL_MESSAGES;
 use crate::refs::RefsError;
 use std::io;
@@ -42,7 +43,9 @@ pub enum MirrorError {
     )]
     Owner { url: String, line: String },
     /// There was no room on this server's disk.
-    #[error("{op} of {target}: the disk is full ({line}): make room in the state directory")]
+    #[error(
+        "{op} of {target}: the disk is full ({line}): make room on the file system of the state directory"
+    )]
     DiskFull {
         op: &'static str,
         target: String,
@@ -50,12 +53,14 @@ pub enum MirrorError {
     },
     /// It brought more than it may; the process group was ended.
     #[error(
-        "{op} of {target} brings more than {} MiB and was stopped: raise --clone-size-limit if that is right", .limit_bytes >> 20
+        "{op} of {target} brings more than {} MiB{} and was stopped: raise --clone-size-limit if that is right", .limit_bytes >> 20, part(*.limit)
     )]
     TooLarge {
         op: &'static str,
         target: String,
         limit_bytes: u64,
+        /// As it is configured.
+        limit: Share,
     },
     /// It needed more memory than it may take.
     #[error("{op} of {target} needs more than {} MiB of memory ({line}): {}", .memory_bytes >> 20, more_memory(*.memory_bytes))]
@@ -102,7 +107,7 @@ pub enum MirrorError {
     #[error("mirror {} cannot be used: {reason}", .path.display())]
     Unusable { path: PathBuf, reason: String },
     /// The operating system refused a file operation.
-    #[error("cannot {op} {}: {source}", .path.display())]
+    #[error("cannot {op} {}: {source}{}", .path.display(), remedy(.source))]
     Io {
         op: &'static str,
         path: PathBuf,
@@ -139,6 +144,21 @@ impl MirrorError {
             Self::DiskFull { .. } => true,
             Self::Io { source, .. } => is_full(source.kind()),
             _ => false,
+        }
+    }
+
+    /// The same error where the disk is full: a git that did not say why it failed has met that. It does not
+    /// always name the reason.
+    pub(super) fn on_full_disk(self) -> Self {
+        match self {
+            Self::Git {
+                op, target, stderr, ..
+            } => Self::DiskFull {
+                op,
+                target,
+                line: telling_line(&stderr),
+            },
+            other => other,
         }
     }
 
@@ -314,6 +334,28 @@ fn telling_line(stderr: &str) -> String {
     without_password(line)
 }
 
+/// Where a limit comes from that is a share of the disk.
+fn part(limit: Share) -> String {
+    match limit {
+        Share::Percent(percent) => format!(" ({percent}% of the file system)"),
+        Share::Bytes(_) => String::new(),
+    }
+}
+
+/// What to do about an error of the file system, if that follows from it alone.
+fn remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ": make room on the file system of the state directory"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => ": the state directory is read-only, remount it",
+        io::ErrorKind::PermissionDenied => {
+            ": give the state directory to the server's user (chown -R)"
+        }
+        _ => "",
+    }
+}
+
 fn more_memory(memory_bytes: u64) -> &'static str {
     match memory_bytes {
         crate::limits::LISTING_MEMORY_BYTES => "it lists more than a server takes",
@@ -421,5 +463,53 @@ mod tests {
             error.to_string(),
             "git fetch of https://h/x failed (exit code 128): fatal: boom"
         );
+    }
+
+    #[test]
+    fn what_the_file_system_refuses_has_a_remedy() {
+        let text = |code| {
+            let source = io::Error::from_raw_os_error(code);
+            MirrorError::io("create", Path::new("/x"), source).to_string()
+        };
+        assert!(text(libc::EROFS).ends_with(": the state directory is read-only, remount it"));
+        assert!(text(libc::ENOSPC).contains("make room on the file system"));
+        assert!(text(libc::EACCES).contains("chown -R"));
+        assert!(text(libc::EIO).ends_with("(os error 5)"));
+    }
+
+    #[test]
+    fn a_limit_says_of_what_it_is_a_part() {
+        let too_large = |limit| {
+            let error = MirrorError::TooLarge {
+                op: "git clone",
+                target: "u".into(),
+                limit_bytes: 100 << 20,
+                limit,
+            };
+            error.to_string()
+        };
+        let text = too_large(Share::Percent(50));
+        assert!(
+            text.contains("more than 100 MiB (50% of the file system) and"),
+            "{text}"
+        );
+        assert!(too_large(Share::Bytes(1)).contains("more than 100 MiB and"));
+    }
+
+    #[test]
+    fn a_git_that_does_not_say_why_has_met_the_full_disk() {
+        let failed = |stderr: &str| {
+            let error = MirrorError::from_network(Failed {
+                op: "git clone",
+                target: "u".into(),
+                code: Some(128),
+                stderr: stderr.into(),
+                memory_bytes: 1 << 30,
+            });
+            error.on_full_disk()
+        };
+        let full = failed("error: x\nfatal: unable to update HEAD\n");
+        assert!(full.is_disk_full() && full.to_string().contains("unable to update HEAD"));
+        assert!(!failed("fatal: repository 'x' not found").is_disk_full());
     }
 }

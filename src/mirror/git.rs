@@ -3,6 +3,7 @@
 //! output kept, memory, disk and time are bounded.
 use crate::config::Share;
 use crate::git::{self, Failure, Growth, Repository, Setup, Sink, Surroundings, Tail};
+use crate::io::fs::{Fs, Os};
 use crate::limits;
 use crate::mirror::error::{Failed, MirrorError, without_password};
 use crate::mirror::removals::Removals;
@@ -170,6 +171,12 @@ impl About<'_> {
     }
 }
 
+/// Whether the file system that `place` is on, or would be, takes nothing more.
+fn is_full(place: &Path) -> bool {
+    let space = place.ancestors().find_map(|path| Os.space(path).ok());
+    space.is_some_and(|space| space.free_bytes < limits::FULL_FREE_BYTES)
+}
+
 impl Git {
     /// Checks that git can be started and returns what it says of its version.
     ///
@@ -267,10 +274,18 @@ impl Git {
         stderr: &mut Tail,
     ) -> Result<(), MirrorError> {
         let (about, growth) = (call.about(), call.growth.take());
+        let made = growth.as_ref().map(|growth| growth.dir.as_path());
+        let place = call.git_dir.or(made).map(Path::to_owned);
         let mut command = self.command(call);
         command.envs(environment.iter().copied());
         let ended = git::run(command, about.limit, growth, sink, stderr).await;
-        ended.map_err(|failure| self.error(about, failure))
+        ended.map_err(|failure| {
+            let error = self.error(about, failure);
+            match place.is_some_and(|place| is_full(&place)) {
+                true => error.on_full_disk(),
+                false => error,
+            }
+        })
     }
 
     /// Runs a command whose output somebody takes at their own pace, for as long as its time
@@ -305,6 +320,7 @@ impl Git {
                 op,
                 target: target(),
                 limit_bytes,
+                limit: self.size_limit,
             },
             Failure::Measure(path, source) => MirrorError::io("measure", &path, source),
             Failure::Wait(source) => MirrorError::io("wait for", &self.program, source),
