@@ -249,12 +249,24 @@ impl Jobs {
         self.meter.add(Event::Clone(result), 1);
         if let Err(e) = cloned {
             tracing::warn!(repository = &*repo.name, "no mirror: {e}");
-            let why = clone_error(&repo, &e);
+            let mut why = clone_error(&repo, &e);
+            if e.is_disk_full()
+                && let Some(fill) = self.fill().await
+            {
+                why.message = format!("{} ({fill})", why.message);
+            }
             repo.set_not_cloned(why.clone());
             self.note_compared(&repo, Shown::Failed);
             duty.done(Err(why));
             return self.heed(&repo, &e).await;
         }
+        tracing::info!(
+            repository = &*repo.name,
+            bytes = packs_bytes(&repo).await,
+            ms = began.elapsed().as_millis() as u64,
+            "cloned"
+        );
+        self.say_back(&repo.name);
         repo.notes.set_clonable();
         self.keep(&repo, Some(unix_ms()));
         self.note_compared(&repo, Shown::Moved);
@@ -268,6 +280,17 @@ impl Jobs {
         self.rebuild(&repo);
         duty.done(Ok(()));
     }
+}
+
+/// Bytes of the mirror's packs, for the log.
+async fn packs_bytes(repo: &Repo) -> u64 {
+    let packs = repo.mirror.join("objects/pack");
+    let sum = spawn_blocking(move || {
+        let files = std::fs::read_dir(packs).into_iter().flatten().flatten();
+        let bytes = files.filter_map(|file| Some(file.metadata().ok()?.len()));
+        bytes.sum()
+    });
+    sum.await.unwrap_or_default()
 }
 
 /// Whether the mirror has a note that a clone of its upstream works.

@@ -32,7 +32,10 @@ pub(super) struct Leaving {
     pub(super) holdings: Vec<Holding>,
     pub(super) leavers: HashMap<usize, Leaver>,
     pub(super) shared: Vec<evict::Shared>,
+    /// Bytes of what stays, whoever goes.
     pub(super) fixed_bytes: u64,
+    /// Each of that with its bytes, the largest first.
+    pub(super) fixed: Vec<(PathBuf, u64)>,
 }
 
 impl Leaving {
@@ -64,8 +67,10 @@ impl Leaving {
             });
         }
         let paths = listing.paths.iter().map(PathBuf::as_path).collect();
+        let (fixed_bytes, fixed) = ledger.fixed(&paths);
         Leaving {
-            fixed_bytes: ledger.fixed_bytes(&paths),
+            fixed_bytes,
+            fixed,
             holdings,
             shared: listing.places.shared().to_vec(),
             leavers: listing.leavers,

@@ -28,6 +28,7 @@ pub(crate) mod plane;
 mod refs;
 mod resolve;
 mod room;
+mod said;
 pub(crate) mod scrub;
 mod secrets;
 mod semaphores;

@@ -52,7 +52,7 @@ pub(super) enum BeginError {
     #[error("cannot {op}: {source}")]
     Io { op: &'static str, source: io::Error },
     #[error(
-        "{} cannot be linked, nor copied within its mirror: {source}; give the mirror to the server's user (chown -R)",
+        "{} cannot be linked, nor copied within its mirror: {source}; give the mirror to the server's user (chown -R), or let its packs be changed (chattr -i)",
         .path.display()
     )]
     Copy { path: PathBuf, source: io::Error },

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::task::{spawn_blocking, spawn_local};
 
 use super::leaving::{Leaver, Leaving, Listed};
-use super::room::{Need, RoomMade};
+use super::room::{Fill, Need, RoomMade};
+use super::said::{Found, Gone};
 use super::state::Jobs;
 use crate::archive::place::Archive;
 use crate::config::Config;
@@ -23,7 +24,7 @@ use crate::limits::{
 use crate::mirror::MirrorError;
 use crate::repos::catalog::Catalog;
 use crate::repos::repo::Repo;
-use crate::store::evict::{self, Bounds, OthersMax, Plan};
+use crate::store::evict::{self, Bounds, OthersMax, Plan, Why};
 use crate::store::files::StoreError;
 use crate::store::ledger::{Ledger, Part};
 use crate::store::usage::Marks;
@@ -42,23 +43,10 @@ struct Survey {
 
 /// What a sweep found.
 struct Swept {
-    plan: Plan,
+    found: Found,
     marks: Marks,
-    /// Bytes that stay whatever leaves.
-    fixed_bytes: u64,
-    /// Mirrors that are to go.
-    mirrors: Vec<Arc<Repo>>,
-}
-
-impl Swept {
-    fn nothing(marks: Marks) -> Swept {
-        Swept {
-            plan: Plan::default(),
-            marks,
-            fixed_bytes: 0,
-            mirrors: Vec::new(),
-        }
-    }
+    /// Mirrors that are to go, and why.
+    mirrors: Vec<(Arc<Repo>, Why)>,
 }
 
 impl Jobs {
@@ -116,9 +104,9 @@ impl Jobs {
         let swept = spawn_blocking(move || sweep(&catalog, &config, &meter, survey));
         match swept.await {
             Ok(Ok(swept)) => {
-                self.say(&swept);
-                for repo in swept.mirrors {
-                    self.evict_mirror(repo).await;
+                self.say(&swept.found, swept.marks);
+                for (repo, why) in swept.mirrors {
+                    self.evict_mirror(repo, why, swept.marks).await;
                 }
             }
             Ok(Err(e)) => tracing::error!("cannot look at the state directory: {e}"),
@@ -133,17 +121,15 @@ impl Jobs {
         self.meter.add(Event::DiskFull, 1);
         // Who holds a repository keeps its mirror.
         let _kept = self.named(repository);
+        let is_due = self.may_make_room();
+        self.say_full(repository, is_due, self.fill().await);
         let (flight, duty) = self.room.making.join(&need);
         if let Some(duty) = duty {
             let jobs = self.clone();
             // A task of its own: whoever asked for it may leave.
             spawn_local(async move {
                 let usage = &jobs.catalog.usage;
-                let is_due = jobs
-                    .room
-                    .made
-                    .get()
-                    .is_none_or(|made| made.is_gone(usage.all_bytes()));
+                let is_due = jobs.may_make_room();
                 let sweeping = jobs.sweeping.acquire().await;
                 let before = usage.all_bytes();
                 jobs.sweep_once(is_due.then_some(need)).await;
@@ -161,6 +147,25 @@ impl Jobs {
         }
         let limit = Duration::from_millis(FULL_WAIT_MS);
         let _ = tokio::time::timeout(limit, flight.end()).await;
+    }
+
+    /// Whether room may be made for somebody: it was long ago that it was, or the server has used it up.
+    fn may_make_room(&self) -> bool {
+        let used_bytes = self.catalog.usage.all_bytes();
+        let made = self.room.made.get();
+        made.is_none_or(|made| made.is_gone(used_bytes))
+    }
+
+    /// How full the disk is, as far as the system says.
+    pub(super) async fn fill(&self) -> Option<Fill> {
+        let catalog = self.catalog.clone();
+        let space = spawn_blocking(move || catalog.state.space()).await;
+        let usage = &self.catalog.usage;
+        Some(Fill {
+            free_bytes: space.ok()?.ok()?.free_bytes,
+            in_use_bytes: usage.all_bytes(),
+            limit_bytes: usage.marks().high_bytes,
+        })
     }
 
     /// Whether something failed for want of room on the disk: git does not always say so.
@@ -192,43 +197,9 @@ impl Jobs {
             || self.maintaining.running(name).is_some()
     }
 
-    /// Says once what cannot be helped, and when it has passed.
-    fn say(&self, swept: &Swept) {
-        let Swept {
-            plan,
-            marks,
-            fixed_bytes,
-            ..
-        } = swept;
-        let mut said = self.room.said.borrow_mut();
-        let is_over = plan.over_bytes > 0 || *fixed_bytes > marks.low_bytes;
-        match (mem::replace(&mut said.is_over, is_over), is_over) {
-            (false, true) => tracing::warn!(
-                over_bytes = plan.over_bytes,
-                fixed_bytes,
-                limit_bytes = marks.high_bytes,
-                "more than --cache-limit is in use and cannot be evicted: what is in use now, mirrors \
-                 that were put there and never compared with an upstream, and what is not tarpon's"
-            ),
-            (true, false) => tracing::info!("no more than --cache-limit is in use again"),
-            _ => {}
-        }
-        let is_below = plan.floor_missed_bytes > 0;
-        match (mem::replace(&mut said.is_below_floor, is_below), is_below) {
-            (false, true) => tracing::warn!(
-                missing_bytes = plan.floor_missed_bytes,
-                floor_bytes = marks.floor_bytes,
-                "less than --cache-free-floor is free, and evicting what nobody wants would not reach \
-                 it: something else fills the disk, and nothing is evicted for that"
-            ),
-            (true, false) => tracing::info!("--cache-free-floor is free again"),
-            _ => {}
-        }
-    }
-
     /// Removes a mirror that nobody works with, and all that is known of it: whoever asks next has it
     /// cloned anew.
-    async fn evict_mirror(self: &Rc<Self>, repo: Arc<Repo>) {
+    async fn evict_mirror(self: &Rc<Self>, repo: Arc<Repo>, why: Why, marks: Marks) {
         let registry = &self.catalog.registry;
         let is_idle = registry.is_alone(&repo) && !self.is_at_work(&repo.name);
         // From here to the flight nothing is awaited: who comes later waits for its end.
@@ -252,6 +223,10 @@ impl Jobs {
         };
         duty.done(());
         let (name, mirror) = (repo.name.clone(), repo.mirror.clone());
+        self.room
+            .left
+            .borrow_mut()
+            .note(name.clone(), Instant::now());
         registry.forget(repo);
         let (catalog, meter) = (self.catalog.clone(), self.meter.clone());
         let deleted = spawn_blocking(move || {
@@ -260,20 +235,23 @@ impl Jobs {
             let mut ledger = catalog.usage.ledger();
             let before = ledger.total_bytes();
             ledger.forget(&mirror);
-            let bytes = before - ledger.total_bytes();
+            let in_use_bytes = ledger.total_bytes();
+            let bytes = before - in_use_bytes;
             catalog.usage.mirror_gone(bytes);
-            note(&meter, Evicted::Mirror, &name, bytes);
+            let gone = Gone {
+                what: Evicted::Mirror,
+                why,
+                repository: &name,
+                bytes,
+                in_use_bytes,
+                marks,
+            };
+            gone.note(&meter);
         });
         if let Err(panic) = deleted.await {
             tracing::error!("the removal of a mirror panicked: {panic}");
         }
     }
-}
-
-fn note(meter: &Meter, what: Evicted, repository: &str, bytes: u64) {
-    meter.add(Event::Eviction(what), 1);
-    meter.add(Event::EvictedBytes, bytes);
-    tracing::info!(repository, what = what.name(), bytes, "evicted");
 }
 
 fn sweep(
@@ -304,19 +282,24 @@ fn sweep(
     }
     close_idle(&survey.current());
     catalog.retired.close_idle();
-    let mut swept = Swept::nothing(marks);
+    let mut swept = Swept {
+        found: Found::default(),
+        marks,
+        mirrors: Vec::new(),
+    };
     if !survey.is_fine(&ledger, marks, space.free_bytes) {
         let leaving = Leaving::of(catalog, &ledger, &survey.repos);
-        swept.fixed_bytes = leaving.fixed_bytes;
         let bounds = survey.bounds(&ledger, marks, leaving.fixed_bytes, space.free_bytes);
-        swept.plan = evict::plan(&leaving.holdings, &leaving.shared, bounds);
-        swept.mirrors = evict_all(catalog, meter, &mut ledger, leaving, &swept.plan);
+        let plan = evict::plan(&leaving.holdings, &leaving.shared, bounds);
+        swept.found = Found::of(&plan, &leaving, &survey.repos, root);
+        swept.mirrors = evict_all(catalog, meter, &mut ledger, leaving, &plan);
         // A path may end in `.git` before its end: such a mirror lies inside of another one.
         let inside = |repo: &Repo, other: &Repo| {
             other.mirror != repo.mirror && other.mirror.starts_with(&repo.mirror)
         };
-        let holds_none =
-            |repo: &Arc<Repo>| !survey.repos.iter().any(|other| inside(repo, &other.repo));
+        let holds_none = |(repo, _): &(Arc<Repo>, Why)| {
+            !survey.repos.iter().any(|other| inside(repo, &other.repo))
+        };
         swept.mirrors.retain(holds_none);
     }
     let snapshots = survey.current();
@@ -337,19 +320,34 @@ fn evict_all(
     ledger: &mut Ledger,
     mut leaving: Leaving,
     plan: &Plan,
-) -> Vec<Arc<Repo>> {
+) -> Vec<(Arc<Repo>, Why)> {
     let mut mirrors = Vec::new();
-    for key in &plan.victims {
-        match leaving.leavers.remove(key) {
-            Some(Leaver::Mirror(repo)) => mirrors.push(repo),
+    for (key, why) in plan.victims.iter().zip(&plan.reasons) {
+        let (what, archive) = match leaving.leavers.remove(key) {
+            Some(Leaver::Mirror(repo)) => {
+                mirrors.push((repo, *why));
+                continue;
+            }
             Some(Leaver::Snapshot(repo, archive)) if repo.take_idle(&archive) => {
-                evict(catalog, meter, ledger, Evicted::Snapshot, &archive);
+                (Evicted::Snapshot, archive)
             }
             Some(Leaver::Superseded(archive)) if catalog.retired.take_idle(&archive) => {
-                evict(catalog, meter, ledger, Evicted::Superseded, &archive);
+                (Evicted::Superseded, archive)
             }
-            _ => {}
-        }
+            _ => continue,
+        };
+        let before = ledger.total_bytes();
+        remove(catalog, &archive);
+        ledger.forget(&archive.dir());
+        let gone = Gone {
+            what,
+            why: *why,
+            repository: &archive.repository,
+            bytes: before - ledger.total_bytes(),
+            in_use_bytes: ledger.total_bytes(),
+            marks: catalog.usage.marks(),
+        };
+        gone.note(meter);
     }
     mirrors
 }
@@ -400,18 +398,6 @@ impl Survey {
             others: OthersMax::of(marks.high_bytes),
         }
     }
-}
-
-fn evict(catalog: &Catalog, meter: &Meter, ledger: &mut Ledger, what: Evicted, archive: &Archive) {
-    let before = ledger.total_bytes();
-    remove(catalog, archive);
-    ledger.forget(&archive.dir());
-    note(
-        meter,
-        what,
-        &archive.repository,
-        before - ledger.total_bytes(),
-    );
 }
 
 /// Somebody has removed the entry from the disk: it is built again when it is asked for.

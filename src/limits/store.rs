@@ -42,6 +42,14 @@ pub const FULL_LEAVES_PART: u64 = 5;
 pub const FULL_SWEEP_INTERVAL_MS: u64 = 60_000;
 /// How long somebody who finds the disk full waits for such a sweep.
 pub const FULL_WAIT_MS: u64 = 10_000;
+/// How long something that the log has said of the disk must have passed before it says that, and says it anew.
+pub const NOTICE_CALM_MS: u64 = 60_000;
+/// A mirror that is cloned again so soon after it has left has left for want of room for what is wanted.
+pub const LEFT_NOTED_MS: u64 = 10 * 60_000;
+/// So many that have left are remembered.
+pub const LEFT_NOTED_MAX: usize = 1024;
+/// So many of those that stay whatever leaves are named.
+pub const STAYS_NAMED_MAX: usize = 3;
 /// Snapshots of refs and commits that are kept, of one repository: what a farm asks for within minutes.
 pub const WANTS_OF_REPOSITORY_MAX: usize = 64;
 /// They alone, of one repository, take at most one part in so many of what may be kept.

@@ -9,6 +9,10 @@
 //! repository, the snapshot of a plain request goes after those of refs and commits or with the last of
 //! them, and the mirror after that or with it.
 
+mod why;
+
+pub use why::Why;
+
 use std::cmp::Reverse;
 use std::collections::HashSet;
 
@@ -113,6 +117,8 @@ impl OthersMax {
 pub struct Plan {
     /// Keys of what leaves, in this order.
     pub victims: Vec<usize>,
+    /// Why, of each of these.
+    pub reasons: Vec<Why>,
     /// Bytes in use above the limit that nothing can be done about.
     pub over_bytes: u64,
     /// Free bytes that are lacking and that no eviction would bring: nothing leaves for their sake.
@@ -140,6 +146,7 @@ pub fn plan(holdings: &[Holding], shared: &[Shared], bounds: Bounds) -> Plan {
         false => bounds.high_bytes,
     };
     let steps = taking.steps(holdings);
+    taking.why = Why::Limit;
     for step in &steps {
         if taking.used <= goal.into() {
             break;
@@ -152,6 +159,7 @@ pub fn plan(holdings: &[Holding], shared: &[Shared], bounds: Bounds) -> Plan {
         over_bytes: taking.used.saturating_sub(bounds.high_bytes.into()) as u64,
         floor_missed_bytes: taking.floor_missed(),
         victims: taking.victims,
+        reasons: taking.reasons,
     }
 }
 
@@ -196,7 +204,8 @@ impl<'a> Step<'a> {
 }
 
 impl Holding {
-    fn all(&self) -> impl Iterator<Item = &Candidate> {
+    /// All of it.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Candidate> {
         self.superseded
             .iter()
             .chain(self.served())
@@ -217,6 +226,9 @@ struct Taking<'s> {
     /// Names that each shared file has left.
     names: Vec<u64>,
     victims: Vec<usize>,
+    reasons: Vec<Why>,
+    /// Why something is taken now.
+    why: Why,
     taken: HashSet<usize>,
     // u128: sums of foreign numbers must not wrap.
     /// Bytes in use that count against the limit.
@@ -232,6 +244,8 @@ impl<'s> Taking<'s> {
             bounds,
             names: shared.iter().map(|file| file.names).collect(),
             victims: Vec::new(),
+            reasons: Vec::new(),
+            why: Why::Limit,
             taken: HashSet::new(),
             used: bounds.used_bytes.into(),
             freed: 0,
@@ -274,6 +288,7 @@ impl<'s> Taking<'s> {
             let bytes = self.unname(one);
             self.taken.insert(one.key);
             self.victims.push(one.key);
+            self.reasons.push(self.why);
             self.used = self.used.saturating_sub(bytes);
             self.freed += bytes;
         }
@@ -287,6 +302,7 @@ impl<'s> Taking<'s> {
 
     /// Takes the least valuable of the snapshots of refs and commits of which there are too many.
     fn take_many(&mut self, holdings: &[Holding]) {
+        self.why = Why::Count;
         let max = self.bounds.others;
         let mut of_all = Vec::new();
         let mut holdings = Vec::from_iter(holdings);
@@ -427,6 +443,7 @@ impl<'s> Taking<'s> {
 
     /// Takes what somebody lacks, as far as there is something to take.
     fn reach_short(&mut self, steps: &[Step<'_>]) {
+        self.why = Why::Full;
         for step in steps {
             if self.freed >= self.bounds.short_bytes.into() {
                 break;
@@ -450,6 +467,7 @@ impl<'s> Taking<'s> {
 
     fn reach_floor(&mut self, steps: &[Step<'_>]) {
         let mut tried = self.clone();
+        tried.why = Why::Floor;
         for step in steps {
             if tried.floor_missed() == 0 {
                 break;

@@ -6,6 +6,7 @@
 //! a full look, which compares dates and walks through what has others; how often that is done is bounded by
 //! what it takes ([`LOOK_REST`](crate::limits::LOOK_REST)).
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirEntry, Metadata};
 use std::io;
@@ -275,13 +276,19 @@ impl Ledger {
         passing.map(bytes).max().unwrap_or_default()
     }
 
-    /// Bytes of all that stays, whoever goes: what is in none of `leaving`, and not being made.
-    pub(crate) fn fixed_bytes(&self, leaving: &HashSet<&Path>) -> u64 {
+    /// Bytes of all that stays, whoever goes: what is in none of `leaving`, and not being made. With them each
+    /// of that, what it shares with others included, the largest first.
+    pub(crate) fn fixed(&self, leaving: &HashSet<&Path>) -> (u64, Vec<(PathBuf, u64)>) {
         let stays = |(path, unit): &(&PathBuf, &Unit)| {
             !unit.is_passing && !leaving.contains(path.as_path())
         };
         let fixed = self.units.iter().filter(stays).map(|(path, _)| path);
-        self.bytes_of(fixed, &mut HashSet::new())
+        let fixed = Vec::from_iter(fixed);
+        let bytes = self.bytes_of(fixed.iter().copied(), &mut HashSet::new());
+        let alone = |path: &PathBuf| self.bytes_of([path], &mut HashSet::new());
+        let mut all = Vec::from_iter(fixed.into_iter().map(|path| (path.clone(), alone(path))));
+        all.sort_by_key(|(_, bytes)| Reverse(*bytes));
+        (bytes, all)
     }
 }
 

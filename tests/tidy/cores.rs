@@ -78,7 +78,7 @@ const SEEMING: [Named; 7] = [
 ];
 
 /// Functions that wait, or call such ones, and where they run instead of on a core.
-const WAITING: [Named; 36] = [
+const WAITING: [Named; 35] = [
     (
         "src/archive/open_files.rs",
         "OpenFiles::open_all",
@@ -117,7 +117,6 @@ const WAITING: [Named; 36] = [
         "remove",
         "a thread, from `sweep` and `Plane::remove_entry`",
     ),
-    ("src/jobs/sweep.rs", "evict", "a thread, from `sweep`"),
     ("src/jobs/sweep.rs", "evict_all", "a thread, from `sweep`"),
     (
         "src/jobs/sweep.rs",

@@ -127,6 +127,7 @@ fn a_floor_that_cannot_be_reached_evicts_nothing() {
         let plan = plan(&all, &[], bounds(free_bytes));
         (plan.victims, plan.floor_missed_bytes)
     };
+    assert_eq!(plan(&all, &[], bounds(10)).reasons, [Why::Floor; 2]);
     assert_eq!(with(30), (vec![], 0));
     assert_eq!(with(29), (vec![1], 0));
     assert_eq!(with(10), (vec![1, 2], 0));
@@ -145,7 +146,8 @@ fn who_lacks_room_gets_some() {
         short_bytes: 5,
         ..limit(20, 90, 100)
     };
-    assert_eq!(plan(&all, &[], bounds).victims, [1]);
+    let made = plan(&all, &[], bounds);
+    assert_eq!((made.victims, made.reasons), (vec![1], vec![Why::Full]));
     // What is only to be kept does not take a mirror that somebody has wanted lately.
     let mut all = [snapshot(1, 3, 9), snapshot(2, 3, 70)];
     for (holding, idle_s) in all.iter_mut().zip([9, 70]) {
@@ -184,6 +186,13 @@ fn snapshots_of_refs_and_commits_are_bounded() {
     let victims = |all: &[Holding], bounds| plan(all, &[], bounds).victims;
     assert!(victims(&all, bounds(8, 80, 8)).is_empty());
     assert_eq!(victims(&all, bounds(6, 80, 8)), [8, 7]);
+    let many_and_much = Bounds {
+        used_bytes: 115,
+        low_bytes: 85,
+        ..bounds(7, 80, 8)
+    };
+    let reasons = plan(&all, &[], many_and_much).reasons;
+    assert_eq!(reasons, [Why::Count, Why::Limit, Why::Limit]);
     assert_eq!(victims(&all, bounds(8, 59, 8)), [8, 7, 6]);
     assert_eq!(victims(&all, bounds(8, 80, 5)), [8, 7, 6]);
     all[0].others[7].pinned = true;
