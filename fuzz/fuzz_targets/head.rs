@@ -8,7 +8,7 @@
 use libfuzzer_sys::fuzz_target;
 use tarpon::extent::content_checksum;
 use tarpon::http::wire::body::Decoder;
-use tarpon::http::wire::head::{Framing, Parse, RequestHead, Scan, parse, parse_from};
+use tarpon::http::wire::head::{Framing, HookFields, Parse, RequestHead, Scan, parse, parse_from};
 use tarpon::http::wire::route::{RepoRef, Route, route};
 use tarpon::http::wire::{FieldLines, Method, Reject, Version};
 use tarpon::limits::{
@@ -190,6 +190,10 @@ fn model_fields<'a>(
             .all(|line| lines.push(line))
             .then_some(lines)
     };
+    let first = |names: &[&str]| -> Option<&'a [u8]> {
+        let is_one = |header: &&Header<'a>| names.iter().any(|n| n.as_bytes() == header.0);
+        headers.iter().find(is_one).map(|header| header.1)
+    };
     let is_1_1 = version == Version::Http11;
     let host = once("host")?;
     if headers.len() > HEADERS_MAX
@@ -227,7 +231,17 @@ fn model_fields<'a>(
         git_protocol: once("git-protocol")?,
         accept: list("accept")?,
         cache_control: list("cache-control")?,
-        hook: head.hook,
+        hook: HookFields {
+            hub_signature: first(&["x-hub-signature-256"]),
+            gitea_signature: first(&["x-gitea-signature", "x-forgejo-signature"]),
+            gitlab_token: first(&["x-gitlab-token"]),
+            event: first(&[
+                "x-github-event",
+                "x-gitea-event",
+                "x-forgejo-event",
+                "x-gitlab-event",
+            ]),
+        },
         via: list("tarpon-via")?,
         corrupt: once("tarpon-corrupt")?,
     })
@@ -252,7 +266,7 @@ fn model_framing(is_1_1: bool, coding: Option<&[u8]>, length: Option<&[u8]>) -> 
 fn check_route(head: &RequestHead<'_>) {
     let repo = match route(head.method, head.target) {
         Err(reject) => return assert!(!reject.close && reject.status >= 400),
-        Ok(Route::Liveness | Route::Readiness | Route::Metrics) => return,
+        Ok(Route::Liveness | Route::Readiness | Route::Metrics | Route::Webhook(None)) => return,
         Ok(Route::Bundle { repo, base }) => {
             assert!(matches!(base.len(), 40 | 64));
             assert!(base.bytes().all(|byte| byte.is_ascii_hexdigit()));
@@ -262,6 +276,8 @@ fn check_route(head: &RequestHead<'_>) {
             Route::Snapshot { repo, .. }
             | Route::EnsureRefs(repo)
             | Route::InfoRefs(repo)
+            | Route::Status(repo)
+            | Route::Webhook(Some(repo))
             | Route::UploadPack(repo),
         ) => repo,
     };
