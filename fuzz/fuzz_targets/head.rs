@@ -190,10 +190,6 @@ fn model_fields<'a>(
             .all(|line| lines.push(line))
             .then_some(lines)
     };
-    let first = |names: &[&str]| -> Option<&'a [u8]> {
-        let is_one = |header: &&Header<'a>| names.iter().any(|n| n.as_bytes() == header.0);
-        headers.iter().find(is_one).map(|header| header.1)
-    };
     let is_1_1 = version == Version::Http11;
     let host = once("host")?;
     if headers.len() > HEADERS_MAX
@@ -231,20 +227,26 @@ fn model_fields<'a>(
         git_protocol: once("git-protocol")?,
         accept: list("accept")?,
         cache_control: list("cache-control")?,
-        hook: HookFields {
-            hub_signature: first(&["x-hub-signature-256"]),
-            gitea_signature: first(&["x-gitea-signature", "x-forgejo-signature"]),
-            gitlab_token: first(&["x-gitlab-token"]),
-            event: first(&[
-                "x-github-event",
-                "x-gitea-event",
-                "x-forgejo-event",
-                "x-gitlab-event",
-            ]),
-        },
+        hook: model_hook(headers),
         via: list("tarpon-via")?,
         corrupt: once("tarpon-corrupt")?,
     })
+}
+
+/// Of several names the first header that has one of them counts.
+fn model_hook<'a>(headers: &[Header<'a>]) -> HookFields<'a> {
+    let first = |names: &[&str]| -> Option<&'a [u8]> {
+        let is_one = |header: &&Header<'a>| names.iter().any(|n| n.as_bytes() == header.0);
+        headers.iter().find(is_one).map(|header| header.1)
+    };
+    let hosts =
+        ["x-github", "x-gitea", "x-forgejo", "x-gitlab"].map(|host| format!("{host}-event"));
+    HookFields {
+        hub_signature: first(&["x-hub-signature-256"]),
+        gitea_signature: first(&["x-gitea-signature", "x-forgejo-signature"]),
+        gitlab_token: first(&["x-gitlab-token"]),
+        event: first(&hosts.each_ref().map(String::as_str)),
+    }
 }
 
 fn model_framing(is_1_1: bool, coding: Option<&[u8]>, length: Option<&[u8]>) -> Option<Framing> {
