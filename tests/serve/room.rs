@@ -470,6 +470,9 @@ fn whatever_finds_the_disk_full_is_tried_again() {
             "-c",
             "fetch.unpackLimit=100000",
             "-c",
+            // Which counted more before git 2.43.
+            "transfer.unpackLimit=100000",
+            "-c",
             "safe.directory=*",
             "-C",
         ])
