@@ -417,6 +417,29 @@ fn wait_until_idle(server: &Server) {
     });
 }
 
+/// Fetches into a mirror as an operator does, who sees what the server sees: what comes stays loose.
+fn fetch_loose(lab: &Lab, server: &Server, name: &str) {
+    let target = server.pid().to_string();
+    let fetched = Command::new("nsenter")
+        .args(["--preserve-credentials", "-U", "-m", "-t", &target])
+        .args([
+            "git",
+            "-c",
+            "fetch.unpackLimit=100000",
+            "-c",
+            // Which counted more before git 2.43.
+            "transfer.unpackLimit=100000",
+            "-c",
+            "safe.directory=*",
+            "-C",
+        ])
+        .arg(lab.mirror(name))
+        .args(["fetch", "-q", &lab.url(name), "+refs/heads/*:refs/heads/*"])
+        .output()
+        .unwrap();
+    assert!(fetched.status.success(), "{fetched:?}");
+}
+
 /// A fetch, a bundle, and the packing of what somebody's git has made loose find the disk full: room is made,
 /// and they are done.
 #[test]
@@ -461,26 +484,7 @@ fn whatever_finds_the_disk_full_is_tried_again() {
         let content = rng.bytes(10 << 10);
         repos::add_commit(&lab.upstream("a"), "main", &path, &content);
     }
-    // An operator's, who sees what the server sees.
-    let target = server.pid().to_string();
-    let fetched = Command::new("nsenter")
-        .args(["--preserve-credentials", "-U", "-m", "-t", &target])
-        .args([
-            "git",
-            "-c",
-            "fetch.unpackLimit=100000",
-            "-c",
-            // Which counted more before git 2.43.
-            "transfer.unpackLimit=100000",
-            "-c",
-            "safe.directory=*",
-            "-C",
-        ])
-        .arg(lab.mirror("a"))
-        .args(["fetch", "-q", &lab.url("a"), "+refs/heads/*:refs/heads/*"])
-        .output()
-        .unwrap();
-    assert!(fetched.status.success(), "{fetched:?}");
+    fetch_loose(&lab, &server, "a");
     let filler = fill(&names[1..]);
     let answer = server.get(&lab::target("a")).expect(200);
     expect_clone(&lab, "a", &answer.body);
