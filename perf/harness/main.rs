@@ -425,14 +425,19 @@ fn run_soak(arguments: &SoakArgs) -> Result<ExitCode, String> {
     let repository = site.repository(&arguments.repository)?;
     let outcome = soak.run(&site, &repository);
     let text = outcome.text(&soak);
-    print!("{text}");
-    if let Some(directory) = arguments.common.directory() {
-        folder::create_dir(&directory);
-        folder::write_file(&directory.join("table.txt"), &text);
-        folder::write_file(&directory.join("machine.txt"), &machine);
-    }
+    show(&arguments.common, &text, &machine);
     site.clean();
     Ok(ExitCode::from(u8::from(!outcome.is_clean())))
+}
+
+/// Prints a table, and keeps it where that is wanted.
+fn show(common: &Common, text: &str, machine: &str) {
+    print!("{text}");
+    if let Some(directory) = common.directory() {
+        folder::create_dir(&directory);
+        folder::write_file(&directory.join("table.txt"), text);
+        folder::write_file(&directory.join("machine.txt"), machine);
+    }
 }
 
 fn run_room(arguments: &RoomArgs) -> Result<ExitCode, String> {
@@ -452,12 +457,7 @@ fn run_room(arguments: &RoomArgs) -> Result<ExitCode, String> {
     let machine = folder::machine_text(crate_root(), &work, None);
     let outcome = room.run(&site);
     let text = outcome.text(&room);
-    print!("{text}");
-    if let Some(directory) = arguments.common.directory() {
-        folder::create_dir(&directory);
-        folder::write_file(&directory.join("table.txt"), &text);
-        folder::write_file(&directory.join("machine.txt"), &machine);
-    }
+    show(&arguments.common, &text, &machine);
     site.clean();
     Ok(ExitCode::from(u8::from(!outcome.is_clean(&room))))
 }
@@ -468,12 +468,7 @@ fn run_clone(arguments: &CloneArgs) -> Result<ExitCode, String> {
     let repository = site.repository(&arguments.repository)?;
     let outcome = clones::run(&site, &repository, arguments.rounds.max(1));
     let text = outcome.text();
-    print!("{text}");
-    if let Some(directory) = arguments.common.directory() {
-        folder::create_dir(&directory);
-        folder::write_file(&directory.join("table.txt"), &text);
-        folder::write_file(&directory.join("machine.txt"), &machine);
-    }
+    show(&arguments.common, &text, &machine);
     site.clean();
     Ok(ExitCode::from(u8::from(!outcome.is_within())))
 }

@@ -1,6 +1,7 @@
 //! What a network core answers with: its counters, its log, its clock, and the way to the
 //! background plane.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -270,15 +271,10 @@ impl Core {
         message: &str,
         out: &mut Vec<u8>,
     ) -> Payload {
-        // Where the server keeps things is no client's business.
-        let root = &self.config.state;
-        let state = root.to_string_lossy();
-        let hidden = message
-            .contains(&*state)
-            .then(|| message.replace(&*state, "STATE"));
+        let message = self.without_paths(message);
         let text = Text {
             status,
-            message: hidden.as_deref().unwrap_or(message),
+            message: &message,
             allow: None,
             retry_after_s: retry_after_s(status),
             keep_alive: head.keep_alive,
@@ -287,6 +283,16 @@ impl Core {
         // The text is sent as one line whatever is in it.
         let _ = self.with_date(|date| text.write(out, date));
         Payload::Written
+    }
+
+    /// What a client is told of what went wrong: where the server keeps things is no client's business.
+    pub(super) fn without_paths<'m>(&self, message: &'m str) -> Cow<'m, str> {
+        let root = &self.config.state;
+        let state = root.to_string_lossy();
+        match message.contains(&*state) {
+            true => message.replace(&*state, "STATE").into(),
+            false => message.into(),
+        }
     }
 
     pub(super) fn note(&self, head: &RequestHead<'_>, outcome: Outcome, status: u16) -> Note {

@@ -8,9 +8,7 @@ use super::core::{Asked, Core};
 use super::headers::names;
 use crate::archive::place::Archive;
 use crate::http::wire::cache_control::CacheControl;
-use crate::limits::LIVE_ONLY_LOOK_MS;
 use crate::manifest::want::Named;
-use crate::repos::builds::Ticket;
 use crate::repos::error::StartError;
 use crate::repos::repo::{Found, Repo};
 
@@ -128,11 +126,4 @@ impl Core {
             }),
         }
     }
-}
-
-/// Waits until a build has ended, or it is time to look at it again.
-pub(super) async fn wait_a_while(mut ticket: Ticket) {
-    let ended = async { while ticket.changed().await.is_ok() {} };
-    let look = Duration::from_millis(LIVE_ONLY_LOOK_MS);
-    drop(monoio::time::timeout(look, ended).await);
 }

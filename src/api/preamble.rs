@@ -1,6 +1,6 @@
 //! A response that begins before its archive does: a preamble, and the archive behind it.
 //!
-//! The preamble is this client's alone: it is neither spooled nor counted, and byte 0 of the archive stands
+//! The preamble is this client's alone: it is neither spooled nor cached, and byte 0 of the archive stands
 //! behind its last frame, wherever that is on this connection.
 
 use std::future::Future;

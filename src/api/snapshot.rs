@@ -156,7 +156,7 @@ impl Core {
 
     /// An answer that begins before its archive does.
     fn early(
-        &self,
+        self: &Rc<Self>,
         asked: &Asked<'_, '_>,
         (began, first): (Instant, FirstWait),
         out: &mut Vec<u8>,
@@ -164,10 +164,14 @@ impl Core {
         let repo = asked.repo.clone();
         repo.notes.set_early();
         let progress = move || progress(&repo);
+        let core = self.clone();
         let awaited = async move {
             let First {
                 archive, reader, ..
-            } = first.await?;
+            } = first.await.map_err(|why| StartError {
+                message: core.without_paths(&why.message).into_owned(),
+                ..why
+            })?;
             Ok(Awaited {
                 etag: archive.etag.to_string(),
                 commit: archive.commit.as_deref().map(str::to_owned),

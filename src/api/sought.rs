@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::core::{Asked, Core};
-use super::freshness::{Taken, wait_a_while};
+use super::freshness::Taken;
 use super::preamble::Progress;
 use crate::archive::growth::Status;
 use crate::archive::open_files::OpenError;
@@ -21,6 +21,9 @@ use crate::repos::builds::{Started, Ticket};
 use crate::repos::error::StartError;
 use crate::repos::repo::{Found, Repo};
 use crate::telemetry::metrics::Outcome;
+
+/// Time between two looks at a build that a request waits for.
+const LOOK: Duration = Duration::from_millis(LIVE_ONLY_LOOK_MS);
 
 /// What a request seeks.
 pub(super) struct Sought {
@@ -186,7 +189,7 @@ impl Core {
             };
             match found {
                 // It ends, or clients hold it up and another one may begin.
-                Ok((_, Found::Older(ticket))) => wait_a_while(ticket).await,
+                Ok((_, Found::Older(mut ticket))) => wait_a_while(&mut ticket, LOOK).await,
                 Ok((want, found)) => return self.begin(want, found, part).await,
                 Err(why) => return (Err(why), Outcome::Build, None),
             }
@@ -277,10 +280,13 @@ async fn wait_over(repo: &Repo, (build, taken): (Option<Build>, Taken), until: I
         if left.is_zero() {
             return false;
         }
-        let ended = async { while ticket.changed().await.is_ok() {} };
-        let look = Duration::from_millis(LIVE_ONLY_LOOK_MS).min(left);
-        // It ended, or it is time to look at its pace again.
-        drop(monoio::time::timeout(look, ended).await);
+        wait_a_while(&mut ticket, LOOK.min(left)).await;
     }
     true
+}
+
+/// Waits until a build has ended, or it is time to look at its pace again.
+async fn wait_a_while(ticket: &mut Ticket, look: Duration) {
+    let ended = async { while ticket.changed().await.is_ok() {} };
+    drop(monoio::time::timeout(look, ended).await);
 }

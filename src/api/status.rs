@@ -58,7 +58,9 @@ impl Core {
     /// Answers `GET …/status`.
     pub(super) fn status(&self, asked: &Asked<'_, '_>, out: &mut Vec<u8>) -> Answer<Note> {
         let archives = asked.repo.archives();
-        let status = status_of(&asked.repo, &archives);
+        let mut status = status_of(&asked.repo, &archives);
+        let error = status.comparison.error.take();
+        status.comparison.error = error.map(|why| self.without_paths(&why).into_owned());
         // Strings and numbers always have a form in JSON.
         let mut json = serde_json::to_string_pretty(&status).unwrap_or_default();
         json.push('\n');

@@ -14,8 +14,8 @@ use crate::limits::PREAMBLE_MESSAGE_BYTES_MAX;
 /// bytes.
 pub(crate) const EMPTY_FRAME: [u8; 9] = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0, 1, 0, 0];
 
-/// The magic number of the skippable frames that are written. Any of the 16 is read.
-const SKIPPABLE_MAGIC: u32 = 0x184d_2a50;
+/// The magic number of the skippable frames that are written; the lowest 4 bits of others are free.
+pub(crate) const SKIPPABLE_MAGIC: u32 = 0x184d_2a50;
 
 /// One line of a preamble.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,10 +14,9 @@ use crate::limits::{
     FRAME_SLICES_MAX, RESTORE_FRAME_BYTES_MAX, RESTORE_WINDOW_LOG_MAX, SKIPPABLE_BYTES_MAX,
     SKIPPABLES_BYTES_MAX, STORED_SLICES_MAX,
 };
+use crate::manifest::preamble::SKIPPABLE_MAGIC;
 
 const MAGIC: [u8; 4] = FRAME_MAGIC.to_le_bytes();
-/// Of a skippable frame, whose lowest 4 bits are free (section 3.1.2).
-const SKIPPABLE_MAGIC: u32 = 0x184D_2A50;
 const SINGLE_SEGMENT: u8 = 1 << 5;
 const HAS_CHECKSUM: u8 = 1 << 2;
 /// Bits that no frame of an archive has: dictionary id, reserved, unused.

@@ -1,6 +1,7 @@
 //! `tarpon restore`: from a server to a ready working copy.
 //!
 //! ```text
+//! preamble: what the server waits for, if it does
 //! download ─► frames ─► extract: decode ─► tar ─► write     into staging
 //!                                  capture ─► gitdir: packs, refs, tree ─► index
 //!                            update: moment ─► git ─► index ─► staging: the target, at once

@@ -8,16 +8,13 @@ use super::gaps::Gaps;
 use super::http::Conn;
 use super::link::{Link, refusal};
 use crate::limits::PREAMBLE_LINE_BYTES_MAX;
-use crate::manifest::preamble::{EMPTY_FRAME, Line};
+use crate::manifest::preamble::{EMPTY_FRAME, Line, SKIPPABLE_MAGIC};
 
 /// Which archive follows, as the last frame of a preamble tells it.
 #[derive(Debug, Default)]
 pub(super) struct Ready {
     pub etag: Option<String>,
 }
-
-/// Of a skippable frame, whose lowest 4 bits are free (RFC 8878, section 3.1.2).
-const SKIPPABLE_MAGIC: u32 = 0x184d_2a50;
 
 const HEADER_BYTES: usize = 8;
 
