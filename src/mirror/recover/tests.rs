@@ -1,5 +1,28 @@
 use super::*;
 use crate::mirror::testing::Scratch;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+
+/// A git that runs until its input ends.
+struct RunningGit(Child);
+
+impl RunningGit {
+    /// It has answered when this returns: a child whose `execve` is under way has its parent's name yet.
+    fn start(mirror: &Path) -> Self {
+        let mut child = Command::new("git")
+            .args(["cat-file", "--batch-check"])
+            .current_dir(mirror)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.as_ref().unwrap().write_all(b"HEAD\n").unwrap();
+        let mut answer = String::new();
+        let mut out = BufReader::new(child.stdout.as_mut().unwrap());
+        assert!(out.read_line(&mut answer).unwrap() > 0);
+        Self(child)
+    }
+}
 
 #[test]
 fn leftovers_of_a_killed_process_are_removed() {
@@ -21,17 +44,12 @@ fn leftovers_of_a_killed_process_are_removed() {
     }
     std::fs::create_dir(s.mirror().join("tmp_old_packs_x")).unwrap();
     // As index-pack writes them for a fetch that is no more, for one that runs, and as people do.
-    let mut runs = std::process::Command::new("git")
-        .args(["hash-object", "--stdin"])
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut runs = RunningGit::start(&s.mirror());
     let keep = |name: &str| s.mirror().join(format!("objects/pack/pack-{name}.keep"));
     let fetch = |pid: u32| format!("fetch-pack {pid} on host\n");
     // No process has it: another git may have taken that of one that has ended.
     std::fs::write(keep("gone"), fetch(u32::MAX)).unwrap();
-    std::fs::write(keep("runs"), fetch(runs.id())).unwrap();
+    std::fs::write(keep("runs"), fetch(runs.0.id())).unwrap();
     std::fs::write(keep("people"), "do not touch\n").unwrap();
     std::fs::write(keep("empty"), "").unwrap();
     recover(&s.mirror()).unwrap();
@@ -41,8 +59,8 @@ fn leftovers_of_a_killed_process_are_removed() {
             .iter()
             .all(|name| keep(name).exists())
     );
-    drop(runs.stdin.take());
-    runs.wait().unwrap();
+    drop(runs.0.stdin.take());
+    runs.0.wait().unwrap();
     assert!(!left.iter().any(|name| s.mirror().join(name).exists()));
     assert!(!s.mirror().join("tmp_old_packs_x").exists());
     s.assert_staging_empty();
