@@ -3,7 +3,8 @@
 //! once its archive has N bytes), `core-panic-at-connection=N` (the core that accepts the server's
 //! Nth connection panics), `encoder-panic-at-job=N` (the first build's Nth job panics),
 //! `live-only-wait-ms=N` (nobody waits longer for the end of a build that is not kept),
-//! `open-files-max=N` (no more files of archives are open),
+//! `open-files-max=N` (no more files of archives are open), `order-quiet-ms=N` (scattered frames are put in
+//! order once a snapshot is as old), `scattered-at=N` (which more than N stretches are),
 //! `spool-enospc-after-bytes=N` (every spool file is full at N bytes), `taking-slow-ms=N` (a client
 //! that takes a response is slow after so long) and `upload-slow-ms=N` (the same of git's endpoint).
 
@@ -19,7 +20,7 @@ pub const VARIABLE: &str = "TARPON_FAULT";
 #[error(
     "{VARIABLE} = {value:?} is not valid because of {fault:?}; allowed: \
      build-fail-after-bytes=N, core-panic-at-connection=N, encoder-panic-at-job=N, \
-     live-only-wait-ms=N, open-files-max=N, \
+     live-only-wait-ms=N, open-files-max=N, order-quiet-ms=N, scattered-at=N, \
      spool-enospc-after-bytes=N, taking-slow-ms=N and upload-slow-ms=N, joined by commas, where N \
      is a whole number"
 )]
@@ -38,6 +39,10 @@ pub struct Faults {
     pub live_only_wait_ms: Option<u64>,
     /// No more files of archives than this are open.
     pub open_files_max: Option<usize>,
+    /// A snapshot that was current for so long has its frames put in order.
+    pub order_quiet_ms: Option<u64>,
+    /// Frames in more stretches than these are scattered.
+    pub stretches_max: Option<usize>,
     /// Spool files take no more than this.
     pub spool_bytes_max: Option<u64>,
     /// How long a client may take too little of a response when places are short.
@@ -67,6 +72,10 @@ impl Faults {
                     "live-only-wait-ms" => faults.live_only_wait_ms = number,
                     "open-files-max" => {
                         faults.open_files_max = number.and_then(|n| usize::try_from(n).ok());
+                    }
+                    "order-quiet-ms" => faults.order_quiet_ms = number,
+                    "scattered-at" => {
+                        faults.stretches_max = number.and_then(|n| usize::try_from(n).ok());
                     }
                     "spool-enospc-after-bytes" => faults.spool_bytes_max = number,
                     "taking-slow-ms" => faults.taking_slow_ms = number,

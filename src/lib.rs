@@ -115,7 +115,9 @@
 //!   between and the sum at its end are made anew, the sum from the frames' content.
 //! * Where there would be too many files of frames, or more bytes of no use than of use, a build copies what
 //!   is of use of some into its own (`snapshot::reuse`). This is all there is of compaction: in the background it is
-//!   a build of the same snapshot, whose id is the same, so that downloads go on with either.
+//!   a build of the same snapshot, whose id is the same, so that downloads go on with either: at once where much
+//!   is of no use, and of all frames, in the archive's order, once one that lies in many stretches is not replaced
+//!   for a minute.
 //!
 //! # Rooms
 //!

@@ -3,7 +3,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Weak, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -23,12 +23,13 @@ use crate::archive::place::Archive;
 use crate::archive::spool::not_kept;
 use crate::io::disk::DiskFile;
 use crate::io::sched;
-use crate::limits::HEAP_TRIM_QUIET_MS;
+use crate::limits::{HEAP_TRIM_QUIET_MS, ORDER_QUIET_MS};
 use crate::manifest::want::Want;
 use crate::mirror::Git;
 use crate::repos::error::StartError;
 use crate::repos::repo::{Permit, RefsEpoch, Repo};
 use crate::snapshot::checkout::NoRef;
+use crate::snapshot::reuse::Lie;
 use crate::snapshot::ring::panic_text;
 use crate::telemetry::metrics::{Event, Level};
 
@@ -89,8 +90,8 @@ impl Jobs {
         } = built;
         end.note(&self.meter, repo, &archive);
         self.tidy_heap_later();
-        let is_wasteful = match end {
-            End::Complete { is_wasteful } => is_wasteful,
+        let lie = match end {
+            End::Complete { lie } => lie,
             End::BadBase(_) => {
                 drop(permit);
                 return self.replace_base(repo, base).await;
@@ -98,15 +99,41 @@ impl Jobs {
             _ => return drop(permit),
         };
         let want = archive.want.clone();
+        let published = Arc::downgrade(&archive);
         self.publish(repo, archive, epoch).await;
         // The next build can begin when nobody holds the permit any more.
         drop(permit);
         // The mirror may have moved while it was built.
         self.rebuild(repo);
         // What is for ever the same shares its frames with others for as long as these are there.
-        if is_wasteful && want.follows() {
-            self.compact(repo, &want);
+        match lie {
+            Lie::Wasteful if want.follows() => self.compact(repo, &want),
+            Lie::Scattered if want.follows() => self.put_in_order_later(&repo.name, published),
+            _ => {}
         }
+    }
+
+    /// Has the frames of a snapshot written anew in the order of its archive, if it is still current once it was
+    /// that for a while, and no other has to leave for it: where pushes follow each other that would be vain.
+    fn put_in_order_later(self: &Rc<Self>, name: &Arc<str>, published: Weak<Archive>) {
+        let (jobs, name) = (self.clone(), name.clone());
+        let quiet_ms = jobs.faults.order_quiet_ms.unwrap_or(ORDER_QUIET_MS);
+        // Nothing of the repository is held meanwhile: it may leave.
+        spawn_local(async move {
+            tokio::time::sleep(Duration::from_millis(quiet_ms)).await;
+            let (Some(repo), Some(archive)) = (jobs.named(&name), published.upgrade()) else {
+                return;
+            };
+            let current = repo.archive_of(&archive.want);
+            let is_current = current.is_some_and(|current| Arc::ptr_eq(&current, &archive));
+            if !is_current || !jobs.has_spare(archive.fanout.wire_bytes()).await {
+                return;
+            }
+            if let Some(permit) = repo.build_again(&archive.want) {
+                tracing::info!(repository = &*repo.name, "putting frames in order");
+                jobs.build(permit.in_order(), None).await;
+            }
+        });
     }
 
     /// A build has ended: after some of them the heap is tidied up, once nothing is built for a moment.
@@ -230,8 +257,8 @@ fn run(
 ) {
     sched::be_prompt();
     let (repo, want) = (permit.repo().clone(), permit.want().clone());
-    let near = permit.nearest();
-    let begin = || begin(shop, &repo, (&want, near), git, stop.clone());
+    let on = permit.built_on();
+    let begin = || begin(shop, &repo, (&want, on), git, stop.clone());
     let mut begun = catch_unwind(AssertUnwindSafe(begin));
     if matches!(&begun, Ok(Err(e)) if e.is_disk_full()) {
         wait_for_room(plane, &repo.name);

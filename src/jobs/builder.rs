@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use gix::ObjectId;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{RwLockReadGuard, watch};
 use xxhash_rust::xxh64::Xxh64;
@@ -25,14 +24,14 @@ use crate::extent::Piece;
 use crate::io::clock::unix_ms;
 use crate::io::sched;
 use crate::io::shortage::is_disk_full;
-use crate::limits::{ENCODER_NICE, SMALL_BUILD_NICE};
+use crate::limits::{ENCODER_NICE, SCATTERED_STRETCHES, SMALL_BUILD_NICE};
 use crate::manifest::outline::Outline;
 use crate::manifest::want::Want;
 use crate::mirror::Git;
-use crate::repos::repo::Repo;
+use crate::repos::repo::{BuiltOn, Repo};
 use crate::snapshot::output::{BuildError, Spool};
 use crate::snapshot::produce::{self, Produced};
-use crate::snapshot::reuse::{Base, Reuse, is_to_be_compacted};
+use crate::snapshot::reuse::{Base, Lie, Reuse};
 use crate::snapshot::ring::Size;
 use crate::snapshot::turns::Turn;
 use crate::store::staging::Staging;
@@ -76,7 +75,7 @@ fn take(shop: &Workshop, base: Base, stop: &watch::Receiver<bool>) -> Option<Reu
 pub(super) fn begin<'r>(
     shop: &Workshop,
     repo: &'r Repo,
-    (want, near): (&Arc<Want>, Option<ObjectId>),
+    (want, on): (&Arc<Want>, BuiltOn),
     git: &Git,
     stop: watch::Receiver<bool>,
 ) -> Result<Begun<'r>, BeginError> {
@@ -86,12 +85,13 @@ pub(super) fn begin<'r>(
     // A build that failed may have failed for what it was built on.
     let base = match repo.is_failing_at(want) {
         true => None,
-        false => repo.base_of(want, near.or(want.commit())),
+        false => repo.base_of(want, on.near().or(want.commit())),
     };
     // Before the mirror is locked: it may have to be read.
     let reuse = base.as_ref().and_then(|(archive, is_expired)| {
         let base = Base::open(&archive.dir())?;
         let base = match is_expired {
+            _ if on == BuiltOn::InOrder => base.in_order(),
             true => base.without_dead(),
             false => base.without_dead_before(shop.dead_before()),
         };
@@ -323,7 +323,9 @@ fn publish(
     }
     let spool_bytes = archive.fanout.layout_spool_bytes();
     let linked = archive.names().map_or(&[][..], |names| &names.linked);
+    let stretches = archive.fanout.layout().extents().len();
+    let stretches_max = shop.faults.stretches_max.unwrap_or(SCATTERED_STRETCHES);
     Ok(End::Complete {
-        is_wasteful: is_to_be_compacted(outline, spool_bytes, linked),
+        lie: Lie::of(outline, spool_bytes, linked, (stretches, stretches_max)),
     })
 }

@@ -8,6 +8,7 @@ use crate::io::shortage::is_shortage;
 use crate::manifest::want::Want;
 use crate::repos::repo::Repo;
 use crate::snapshot::output::BuildError;
+use crate::snapshot::reuse::Lie;
 use crate::telemetry::metrics::{BuildResult, Event, Meter};
 
 /// How a build ended.
@@ -15,8 +16,8 @@ use crate::telemetry::metrics::{BuildResult, Event, Meter};
 pub(super) enum End {
     /// Its archive is in the cache.
     Complete {
-        /// Most of what its entry links is of no use: it is to be built once more.
-        is_wasteful: bool,
+        /// In what way in its entry's files.
+        lie: Lie,
     },
     /// All of it was made, and sent to those who were there; it is not kept.
     LiveOnly,

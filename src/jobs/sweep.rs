@@ -168,6 +168,16 @@ impl Jobs {
         })
     }
 
+    /// Whether so many bytes more make nothing leave.
+    pub(super) async fn has_spare(&self, bytes: u64) -> bool {
+        let marks = self.catalog.usage.marks();
+        let fill = self.fill().await;
+        fill.is_some_and(|fill| {
+            fill.in_use_bytes.saturating_add(bytes) <= marks.low_bytes
+                && fill.free_bytes >= marks.floor_bytes.saturating_add(bytes)
+        })
+    }
+
     /// Whether something failed for want of room on the disk: git does not always say so.
     pub(super) async fn is_for_room(&self, error: &MirrorError) -> bool {
         if error.is_disk_full() {

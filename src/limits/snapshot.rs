@@ -1,5 +1,7 @@
 //! From a mirror to an archive: frames, jobs, decoding, checks, builds side by side.
 
+use super::units::MINUTE_MS;
+
 /// Tar bytes after which a compressed frame ends.
 pub const FRAME_TAR_BYTES: usize = 1 << 20;
 /// Entries of the worktree after which a job ends, wherever it is cut.
@@ -24,6 +26,11 @@ pub const CHUNK_ENTRIES: u64 = 512;
 pub const FRAMES_FILES_MAX: usize = 16;
 /// Bytes of such files that may be of no use, however few are of use.
 pub const DEAD_FRAMES_BYTES: u64 = 256 << 10;
+/// More stretches of files than these make an archive dear to send: each costs about 2 us of a core, so these a
+/// millisecond.
+pub const SCATTERED_STRETCHES: usize = 512;
+/// A snapshot that was current for so long, and that many stretches are in, has its frames put in order.
+pub const ORDER_QUIET_MS: u64 = MINUTE_MS;
 /// How many of the smallest are joined where there would be more.
 pub const FRAMES_FILES_JOINED: usize = 8;
 /// Bytes of files in one job, unless it is a single file.

@@ -20,7 +20,7 @@ mod permit;
 mod serving;
 mod upstream;
 
-pub(crate) use permit::Permit;
+pub(crate) use permit::{BuiltOn, Permit};
 pub(crate) use serving::Found;
 
 /// A repository.

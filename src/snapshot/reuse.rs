@@ -42,12 +42,16 @@ pub(crate) struct Base {
     clean: Clean,
 }
 
-/// Which files are joined because something in them is of no use.
+/// Which files are joined besides those that have to be, for there would be too many.
 #[derive(Clone, Copy)]
 enum Clean {
     None,
+    /// Those that have something of no use and were written before then.
     Before(SystemTime),
-    All,
+    /// Those that have anything of no use.
+    Dead,
+    /// All, so that what one archive has lies in its order.
+    Order,
 }
 
 /// A file of frames of an earlier entry.
@@ -115,7 +119,13 @@ impl Base {
 
     /// Has the files joined that have anything of no use, so that nothing of it is left.
     pub(crate) fn without_dead(mut self) -> Base {
-        self.clean = Clean::All;
+        self.clean = Clean::Dead;
+        self
+    }
+
+    /// Has all files joined: the frames lie in the order of the archive then, in one file.
+    pub(crate) fn in_order(mut self) -> Base {
+        self.clean = Clean::Order;
         self
     }
 
@@ -146,7 +156,8 @@ impl Base {
             *join |= match self.clean {
                 Clean::None => false,
                 Clean::Before(then) => part.has_dead_before(then),
-                Clean::All => part.live_bytes < part.file.bytes,
+                Clean::Dead => part.live_bytes < part.file.bytes,
+                Clean::Order => true,
             };
         }
         let mut linked = Vec::new();
@@ -269,9 +280,38 @@ fn is_wasteful(files: impl Iterator<Item = (u64, u64)>) -> bool {
     all.saturating_sub(live) > live.max(DEAD_FRAMES_BYTES)
 }
 
-/// Whether of the files of frames that an entry links more is of no use than is of use: then it is to be
-/// built once more, which joins them. Of its own, `spool_bytes`, all is of use.
-pub(crate) fn is_to_be_compacted(outline: &Outline, spool_bytes: u64, linked: &[Linked]) -> bool {
+/// How the frames of a new entry lie in its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lie {
+    /// Well enough.
+    Fine,
+    /// In so many stretches that each download costs more for it.
+    Scattered,
+    /// More bytes of the files are of no use than are of use.
+    Wasteful,
+}
+
+impl Lie {
+    /// Of an entry, of whose own file, of `spool_bytes`, all is of use; more stretches than `stretches_max`
+    /// are too many. What is not fine is built once more, which joins files: at once, or once nothing moves
+    /// for a while.
+    pub(crate) fn of(
+        outline: &Outline,
+        spool_bytes: u64,
+        linked: &[Linked],
+        (stretches, stretches_max): (usize, usize),
+    ) -> Lie {
+        if is_to_be_compacted(outline, spool_bytes, linked) {
+            return Lie::Wasteful;
+        }
+        match stretches > stretches_max {
+            true => Lie::Scattered,
+            false => Lie::Fine,
+        }
+    }
+}
+
+fn is_to_be_compacted(outline: &Outline, spool_bytes: u64, linked: &[Linked]) -> bool {
     let mut live = vec![0; outline.parts.len()];
     for (at, _) in outline.stretches() {
         live[at.part as usize] += at.bytes;

@@ -386,6 +386,35 @@ fn files_of_frames_are_joined_in_the_background() {
     lab.expect_no_orphans();
 }
 
+/// After pushes here and there the frames lie in many stretches of several files. Once none comes for a while they
+/// are written anew in order, behind clients' backs: same tag, same bytes, one file.
+#[test]
+fn scattered_frames_are_put_in_order_once_it_is_quiet() {
+    let lab = wide_lab(3, 4_000);
+    let fault = "scattered-at=4,order-quiet-ms=500";
+    let server = lab.settings().with_fault(fault).start();
+    hit(&server, NAME);
+    let pushed = (0..3).map(|n| push(&lab, &server, NAME, &format!("dir{n}/file7.bin"), b"new"));
+    let last = pushed.last().unwrap();
+    let entry = entry_of(&lab.state(), &last);
+    let (mut slow, head, start) = begin(&server, NAME, 1000);
+    assert_eq!(head.etag(), last.head.etag());
+    server.wait_logged("putting frames in order");
+    wait::until_true("they lie in one file", || frames(&entry).len() == 1);
+    let ordered = hit(&server, NAME);
+    assert_eq!(ordered.head.etag(), last.head.etag());
+    assert!(ordered.body == last.body, "that has changed bytes");
+    assert!(
+        finish(&mut slow, start) == last.body,
+        "of who was there before"
+    );
+    expect_clone(&lab, NAME, &ordered.body);
+    let next = push(&lab, &server, NAME, "dir1/file9.bin", b"new");
+    expect_clone(&lab, NAME, &next.body);
+    server.stop();
+    lab.expect_no_orphans();
+}
+
 /// However often a snapshot was replaced, no more files are open than at first.
 #[test]
 fn many_pushes_leave_no_file_open() {

@@ -9,14 +9,34 @@ use crate::manifest::want::{CommitId, Want};
 use crate::repos::builds::{Started, Ticket};
 use crate::repos::error::StartError;
 
+/// What a build takes over from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BuiltOn {
+    /// What is best as far as is known without a look at the history.
+    Best,
+    /// The archive of this commit.
+    Near(CommitId),
+    /// Its own archive, all of whose frames are written anew.
+    InOrder,
+}
+
+impl BuiltOn {
+    /// The commit that is near.
+    pub(crate) fn near(self) -> Option<CommitId> {
+        match self {
+            BuiltOn::Near(id) => Some(id),
+            BuiltOn::Best | BuiltOn::InOrder => None,
+        }
+    }
+}
+
 /// The right, and the duty, to build the snapshot of a want: there is one at a time, or two if the
 /// first is not kept and held up by its clients. Dropping it ends the build for everybody.
 #[derive(Debug)]
 pub(crate) struct Permit {
     repo: Arc<Repo>,
     want: Arc<Want>,
-    /// The commit of the archive that it is best built on, if that is known.
-    near: Option<CommitId>,
+    on: BuiltOn,
     sender: watch::Sender<Option<Started>>,
 }
 
@@ -27,7 +47,7 @@ impl Permit {
         let permit = Permit {
             repo,
             want,
-            near: None,
+            on: BuiltOn::Best,
             sender,
         };
         (permit, ticket)
@@ -41,13 +61,20 @@ impl Permit {
     /// Names the commit of an archive that it is best built on.
     pub(crate) fn near(self, near: Option<CommitId>) -> Permit {
         let mut permit = self;
-        permit.near = near;
+        permit.on = near.map_or(BuiltOn::Best, BuiltOn::Near);
         permit
     }
 
-    /// That commit.
-    pub(crate) fn nearest(&self) -> Option<CommitId> {
-        self.near
+    /// Has its own archive built once more, its frames in order.
+    pub(crate) fn in_order(self) -> Permit {
+        let mut permit = self;
+        permit.on = BuiltOn::InOrder;
+        permit
+    }
+
+    /// What it is built on.
+    pub(crate) fn built_on(&self) -> BuiltOn {
+        self.on
     }
 
     /// What is to be built.
