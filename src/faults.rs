@@ -1,6 +1,7 @@
 //! Faults that tests inject into a running server through the environment variable
 //! `TARPON_FAULT`: a comma-separated list of `build-fail-after-bytes=N` (the first build fails
-//! once its archive has N bytes), `core-panic-at-connection=N` (the core that accepts the server's
+//! once its archive has N bytes), `cold-wait-ms=N` (an answer begins before its archive after so long),
+//! `core-panic-at-connection=N` (the core that accepts the server's
 //! Nth connection panics), `encoder-panic-at-job=N` (the first build's Nth job panics),
 //! `live-only-wait-ms=N` (nobody waits longer for the end of a build that is not kept),
 //! `open-files-max=N` (no more files of archives are open), `order-quiet-ms=N` (scattered frames are put in
@@ -19,7 +20,7 @@ pub const VARIABLE: &str = "TARPON_FAULT";
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{VARIABLE} = {value:?} is not valid because of {fault:?}; allowed: \
-     build-fail-after-bytes=N, core-panic-at-connection=N, encoder-panic-at-job=N, \
+     build-fail-after-bytes=N, cold-wait-ms=N, core-panic-at-connection=N, encoder-panic-at-job=N, \
      live-only-wait-ms=N, open-files-max=N, order-quiet-ms=N, scattered-at=N, \
      spool-enospc-after-bytes=N, taking-slow-ms=N and upload-slow-ms=N, joined by commas, where N \
      is a whole number"
@@ -35,6 +36,8 @@ pub struct Faults {
     build_fails_at_bytes: Option<u64>,
     core_panics_at_connection: Option<u64>,
     encoder_panics_at_job: Option<u64>,
+    /// How long an archive's first byte is waited for before an answer begins without it.
+    pub cold_wait_ms: Option<u64>,
     /// How long a request waits for the end of a build that is not kept.
     pub live_only_wait_ms: Option<u64>,
     /// No more files of archives than this are open.
@@ -67,6 +70,7 @@ impl Faults {
                 let number = Some(number.parse().ok()?);
                 match name {
                     "build-fail-after-bytes" => faults.build_fails_at_bytes = number,
+                    "cold-wait-ms" => faults.cold_wait_ms = number,
                     "core-panic-at-connection" => faults.core_panics_at_connection = number,
                     "encoder-panic-at-job" => faults.encoder_panics_at_job = number,
                     "live-only-wait-ms" => faults.live_only_wait_ms = number,

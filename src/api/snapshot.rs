@@ -133,7 +133,8 @@ impl Core {
         }
         let sought = Sought::of(asked, taken);
         let mut first = Box::pin(self.clone().first(sought));
-        let wait = Duration::from_millis(COLD_WAIT_MS);
+        let wait_ms = self.faults.cold_wait_ms.unwrap_or(COLD_WAIT_MS);
+        let wait = Duration::from_millis(wait_ms);
         match monoio::time::timeout(wait, &mut first).await {
             Ok(Ok(first)) => match self.decided(asked, &first.archive, out) {
                 Some(answer) => Err(answer),

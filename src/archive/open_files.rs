@@ -255,9 +255,15 @@ impl OpenFiles {
                 self.close_idle(count);
             }
         }
-        // They end as soon as their cores can; whoever comes next finds room.
-        let _ = (0..SLOW_ENDED_MAX).all(|_| (self.end_slow)());
+        self.end_slow();
         Err(OpenError::Full { max: self.max })
+    }
+
+    /// Has some downloads ended that take too little for what they hold. They end as soon as their cores can:
+    /// whoever comes next finds room. Whether there were any.
+    pub(crate) fn end_slow(&self) -> bool {
+        let ended = (0..SLOW_ENDED_MAX).take_while(|_| (self.end_slow)());
+        ended.count() > 0
     }
 
     fn check(&self, needed: usize) -> Result<(), OpenError> {

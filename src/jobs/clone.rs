@@ -15,7 +15,9 @@ use super::room::Need;
 use super::state::Jobs;
 use crate::http::net::client::{Client, client_of};
 use crate::io::clock::unix_ms;
-use crate::limits::{CLONE_FAILURE_KEPT_MS, TURN_WAIT_LOGGED_MS, UPSTREAM_ANSWER_KEPT_MS};
+use crate::limits::{
+    CLONE_FAILURE_KEPT_MS, CLONE_TOO_LARGE_KEPT_MS, TURN_WAIT_LOGGED_MS, UPSTREAM_ANSWER_KEPT_MS,
+};
 use crate::mirror::schedule::Shown;
 use crate::mirror::{Git, MirrorError, noted, upstream};
 use crate::repos::error::StartError;
@@ -94,7 +96,7 @@ impl Jobs {
 
     async fn part_to_clone(&self, repo: &Repo, client: Client) -> Option<ClientPart> {
         self.left(repo).await;
-        let asks = !repo.mirror.is_dir() && repo.not_cloned_lately(CLONE_FAILURE_KEPT_MS).is_none();
+        let asks = !repo.mirror.is_dir() && repo.not_cloned_lately().is_none();
         if !asks {
             return None;
         }
@@ -119,7 +121,7 @@ impl Jobs {
         if is_there && repo.is_mirrored() {
             return Ok(false);
         }
-        if !is_there && let Some(why) = repo.not_cloned_lately(CLONE_FAILURE_KEPT_MS) {
+        if !is_there && let Some(why) = repo.not_cloned_lately() {
             return Err(why);
         }
         let (flight, duty) = self.cloning.join(&repo.name);
@@ -230,6 +232,9 @@ impl Jobs {
                 permit.await
             }
         };
+        if self.is_stuck().await {
+            return duty.done(Err(stuck(&repo)));
+        }
         tracing::info!(repository = &*repo.name, "cloning from {}", repo.url);
         let (unix_began_ms, began) = (unix_ms(), Instant::now());
         let staging = self.catalog.state.tmp_dir();
@@ -255,7 +260,7 @@ impl Jobs {
             {
                 why.message = format!("{} ({fill})", why.message);
             }
-            repo.set_not_cloned(why.clone());
+            repo.set_not_cloned(why.clone(), kept_for(&e));
             self.note_compared(&repo, Shown::Failed);
             duty.done(Err(why));
             return self.heed(&repo, &e).await;
@@ -280,6 +285,15 @@ impl Jobs {
         self.rebuild(&repo);
         duty.done(Ok(()));
     }
+}
+
+/// How long a clone that failed like this is not tried again.
+fn kept_for(error: &MirrorError) -> Duration {
+    Duration::from_millis(match error {
+        // Half of it was on the disk, for which something else had to leave.
+        MirrorError::TooLarge { .. } => CLONE_TOO_LARGE_KEPT_MS,
+        _ => CLONE_FAILURE_KEPT_MS,
+    })
 }
 
 /// Bytes of the mirror's packs, for the log.
@@ -327,6 +341,17 @@ pub(super) fn freshen_error(repo: &Repo, error: &MirrorError) -> StartError {
     StartError {
         status,
         message: format!("{}: {error}", repo.name),
+    }
+}
+
+/// There is no room for a mirror, and will be.
+fn stuck(repo: &Repo) -> StartError {
+    StartError {
+        status: 507,
+        message: format!(
+            "{}: not cloned, for more than --cache-limit is in use by those who download; try again later",
+            repo.name
+        ),
     }
 }
 

@@ -252,6 +252,10 @@ fn make_entry(
 ) -> Result<(Staging, Files), BeginError> {
     let packs_bytes = begun.view.packs.iter().map(|pack| pack.bytes).sum();
     check_size(shop, begun, packs_bytes)?;
+    // What follows an earlier one adds little, and lets that one go.
+    if shop.catalog.usage.is_stuck() && reuse.linked.is_empty() {
+        return Err(BeginError::Stuck);
+    }
     let mut staging = shop.catalog.state.staging()?;
     for source in &begun.sources {
         link_pack(shop, begun.repo, &mut staging, source)?;

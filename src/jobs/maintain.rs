@@ -1,6 +1,6 @@
 //! The upkeep of mirrors: small packs are joined right after a fetch, all else waits for a quiet time.
 //!
-//! One mirror at a time; git's memory, threads and time are bounded. No request waits for it: what it makes
+//! One mirror at a time, and one more where something was cut off before; git's memory, threads and time are bounded. No request waits for it: what it makes
 //! is beside what is there, and takes its place within milliseconds.
 
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 
 use super::flights::{Duty, take_duty};
 use super::state::Jobs;
-use super::upkeep::{Ended, Use};
+use super::upkeep::{Ended, Try, Use};
 use crate::archive::place::Archive;
 use crate::io::clock::unix_ms;
 use crate::limits::{JOIN_WAIT_MS, MAINTENANCE_LIMIT_MS, MAINTENANCE_LOOK_MS};
@@ -99,9 +99,10 @@ impl Jobs {
             let idle_ms = idle.as_millis() as u64;
             self.upkeep.borrow_mut().pass(unix_ms());
             let of = |name: &Arc<str>| self.use_of(name);
-            let next = self.upkeep.borrow().next(unix_ms(), idle_ms, of);
-            if let Some((name, limit_ms)) = next {
-                self.maintain(&name, limit_ms).await;
+            let mut upkeep = self.upkeep.borrow_mut();
+            let next = std::iter::from_fn(|| upkeep.begin(unix_ms(), idle_ms, of));
+            for (name, this) in Vec::from_iter(next) {
+                spawn_local(self.clone().maintain(name, this));
             }
         }
     }
@@ -116,7 +117,7 @@ impl Jobs {
         match self.named(name) {
             Some(repo) => Use {
                 asked_ms: repo.asked.unix_ms(),
-                is_building: repo.is_building(),
+                is_building: repo.is_building_to_keep(),
             },
             // It is forgotten when its turn comes.
             None => Use {
@@ -126,16 +127,19 @@ impl Jobs {
         }
     }
 
-    async fn maintain(self: &Rc<Self>, name: &Arc<str>, limit_ms: u64) {
-        let _turn = self.keeping_up.acquire().await;
-        let began = self.upkeep.borrow_mut().begin(name);
-        let since_ms = began.unwrap_or_else(unix_ms);
+    async fn maintain(self: Rc<Self>, name: Arc<str>, this: Try) {
+        let ended = self.try_upkeep(&name, this).await;
+        let mut upkeep = self.upkeep.borrow_mut();
+        upkeep.ended(name, this, ended, unix_ms());
+    }
+
+    async fn try_upkeep(self: &Rc<Self>, name: &Arc<str>, this: Try) -> Ended {
         let Some(repo) = self.named(name).filter(|repo| repo.mirror.is_dir()) else {
-            return;
+            return Ended::Done;
         };
         let ended = match self.maintaining.join(name) {
             (_, Some(duty)) => {
-                let git = self.git.with_time(Duration::from_millis(limit_ms));
+                let git = self.git.with_time(Duration::from_millis(this.limit_ms));
                 let ended = self.keep_up(&repo, &git).await;
                 duty.done(());
                 ended
@@ -144,11 +148,11 @@ impl Jobs {
         };
         let (mirror, expiry) = (repo.mirror.clone(), self.config.unreachable_expiry);
         let next = spawn_blocking(move || next_expiry_unix_ms(&mirror, expiry, now())).await;
-        let mut upkeep = self.upkeep.borrow_mut();
         if let Ok(Some(at_ms)) = next {
+            let mut upkeep = self.upkeep.borrow_mut();
             upkeep.add_later(name.clone(), at_ms, unix_ms());
         }
-        upkeep.ended(name.clone(), (limit_ms, since_ms), ended, unix_ms());
+        ended
     }
 
     /// All that a mirror needs, step by step; each is whole by itself.

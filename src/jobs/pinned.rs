@@ -45,6 +45,10 @@ pub(super) enum BeginError {
         "the snapshot has {bytes} bytes, more than all that may be kept ({limit_bytes}, --cache-limit)"
     )]
     TooLarge { bytes: u64, limit_bytes: u64 },
+    #[error(
+        "more than --cache-limit is in use, by those who download; what is new is kept again once they are done"
+    )]
+    Stuck,
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error("the server is shutting down")]

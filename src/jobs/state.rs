@@ -71,9 +71,7 @@ pub(crate) struct Jobs {
     pub(super) fetching_ids: Flights<Arc<str>, ()>,
     /// What upkeep is due.
     pub(super) upkeep: std::cell::RefCell<Upkeep<Arc<str>>>,
-    /// Held by the upkeep of a mirror that runs: there is one at a time.
-    pub(super) keeping_up: Semaphore,
-    /// The same for what joins small packs after fetches.
+    /// Held by what joins small packs after fetches: there is one at a time.
     pub(super) joining: Semaphore,
     /// Looks at archives on a client's word.
     pub(super) doubting: Flights<EntryId, ()>,
@@ -181,7 +179,6 @@ impl Jobs {
             maintaining: Flights::default(),
             fetching_ids: Flights::default(),
             upkeep: std::cell::RefCell::default(),
-            keeping_up: Semaphore::new(1),
             joining: Semaphore::new(1),
             doubting: Flights::default(),
             looking: Semaphore::new(1),

@@ -19,7 +19,7 @@ use crate::io::clock::unix_ms;
 use crate::io::fs::Space;
 use crate::limits::{
     FULL_FREE_BYTES, FULL_LEAVES_PART, FULL_WAIT_MS, IDLE_ENTRY_OPEN_MS, LOOK_REST, LOOK_REST_OVER,
-    RETIRED_KEPT_MS, SWEEP_INTERVAL_MS,
+    RETIRED_KEPT_MS, STUCK_LOOK_MS, STUCK_WAIT_MS, SWEEP_INTERVAL_MS,
 };
 use crate::mirror::MirrorError;
 use crate::repos::catalog::Catalog;
@@ -105,6 +105,9 @@ impl Jobs {
         match swept.await {
             Ok(Ok(swept)) => {
                 self.say(&swept.found, swept.marks);
+                if swept.found.over_bytes > 0 {
+                    self.shop.open_files.end_slow();
+                }
                 for (repo, why) in swept.mirrors {
                     self.evict_mirror(repo, why, swept.marks).await;
                 }
@@ -112,6 +115,24 @@ impl Jobs {
             Ok(Err(e)) => tracing::error!("cannot look at the state directory: {e}"),
             Err(panic) => tracing::error!("the sweep of the cache panicked: {panic}"),
         }
+    }
+
+    /// Whether more than there may be is in use and stays so for a while, though whoever holds it for too long
+    /// is ended.
+    pub(super) async fn is_stuck(self: &Rc<Self>) -> bool {
+        let began = Instant::now();
+        while self.catalog.usage.is_stuck() {
+            if began.elapsed() >= Duration::from_millis(STUCK_WAIT_MS) {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(STUCK_LOOK_MS)).await;
+            // The semaphore is never closed, so this only waits.
+            let _sweeping = self.sweeping.acquire().await;
+            if self.catalog.usage.is_stuck() {
+                self.sweep_once(None).await;
+            }
+        }
+        false
     }
 
     /// Makes room, for what is done for a repository finds the disk full; once for all who come meanwhile,
@@ -297,11 +318,13 @@ fn sweep(
         marks,
         mirrors: Vec::new(),
     };
+    catalog.usage.set_stuck(0);
     if !survey.is_fine(&ledger, marks, space.free_bytes) {
         let leaving = Leaving::of(catalog, &ledger, &survey.repos);
         let bounds = survey.bounds(&ledger, marks, leaving.fixed_bytes, space.free_bytes);
         let plan = evict::plan(&leaving.holdings, &leaving.shared, bounds);
         swept.found = Found::of(&plan, &leaving, &survey.repos, root);
+        catalog.usage.set_stuck(plan.over_bytes);
         swept.mirrors = evict_all(catalog, meter, &mut ledger, leaving, &plan);
         // A path may end in `.git` before its end: such a mirror lies inside of another one.
         let inside = |repo: &Repo, other: &Repo| {

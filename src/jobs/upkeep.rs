@@ -8,12 +8,15 @@ use crate::limits::{
     MAINTENANCE_LIMIT_MAX_MS, MAINTENANCE_LIMIT_MS, MAINTENANCE_RETRY_MS, MAINTENANCE_WAIT_MAX_MS,
 };
 
-/// What is due.
+/// What is due, and what runs: one of those that were not cut off before and one of those that were, so that
+/// what takes for ever in one mirror keeps no other waiting.
 #[derive(Debug)]
 pub(super) struct Upkeep<K> {
     due: HashMap<K, Due>,
     /// When something will be, without anything changing.
     later: HashMap<K, u64>,
+    runs_first: bool,
+    runs_again: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +26,20 @@ struct Due {
     not_before_ms: u64,
     /// For each step of the next try.
     limit_ms: u64,
+}
+
+/// A try that has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Try {
+    /// Since when it was due.
+    since_ms: u64,
+    /// For each of its steps.
+    pub limit_ms: u64,
+}
+
+/// Whether something with such a limit was cut off before.
+fn is_again(limit_ms: u64) -> bool {
+    limit_ms > MAINTENANCE_LIMIT_MS
 }
 
 /// How upkeep ended.
@@ -49,6 +66,8 @@ impl<K> Default for Upkeep<K> {
         Upkeep {
             due: HashMap::new(),
             later: HashMap::new(),
+            runs_first: false,
+            runs_again: false,
         }
     }
 }
@@ -81,38 +100,46 @@ impl<K: Clone + Eq + Hash> Upkeep<K> {
             .for_each(|(key, at_ms)| self.add(key, at_ms));
     }
 
-    /// The mirror that has waited longest of those whose repository was not asked for during `idle_ms`, or
-    /// that have waited too long, and the limit of time for each step.
-    pub(super) fn next(
-        &self,
+    /// Begins with the mirror that has waited longest of those whose repository was not asked for during
+    /// `idle_ms`, or that have waited too long. What changes in it from here on is due anew. Its end is to be
+    /// [told](Self::ended).
+    pub(super) fn begin(
+        &mut self,
         now_ms: u64,
         idle_ms: u64,
         of: impl Fn(&K) -> Use,
-    ) -> Option<(K, u64)> {
+    ) -> Option<(K, Try)> {
         let is_quiet = |key: &K, due: &Due| {
             let of = of(key);
             let is_idle = now_ms.saturating_sub(of.asked_ms) >= idle_ms && !of.is_building;
             let is_late = now_ms.saturating_sub(due.since_ms) >= MAINTENANCE_WAIT_MAX_MS;
-            (is_idle || is_late) && due.not_before_ms <= now_ms
+            let runs = match is_again(due.limit_ms) {
+                false => self.runs_first,
+                true => self.runs_again,
+            };
+            (is_idle || is_late) && due.not_before_ms <= now_ms && !runs
         };
         let quiet = self.due.iter().filter(|(key, due)| is_quiet(key, due));
-        let (key, due) = quiet.min_by_key(|(_, due)| (due.not_before_ms, due.since_ms))?;
-        Some((key.clone(), due.limit_ms))
+        let (key, _) = quiet.min_by_key(|(_, due)| (due.not_before_ms, due.since_ms))?;
+        let key = key.clone();
+        let Due {
+            since_ms, limit_ms, ..
+        } = self.due.remove(&key)?;
+        *self.runs(limit_ms) = true;
+        Some((key, Try { since_ms, limit_ms }))
     }
 
-    /// It begins: what changes from here on is due anew. Gives since when it was due.
-    pub(super) fn begin(&mut self, key: &K) -> Option<u64> {
-        self.due.remove(key).map(|due| due.since_ms)
+    fn runs(&mut self, limit_ms: u64) -> &mut bool {
+        match is_again(limit_ms) {
+            false => &mut self.runs_first,
+            true => &mut self.runs_again,
+        }
     }
 
-    /// It has ended, with such a limit; it was due since then.
-    pub(super) fn ended(
-        &mut self,
-        key: K,
-        (limit_ms, since_ms): (u64, u64),
-        ended: Ended,
-        now_ms: u64,
-    ) {
+    /// A try has ended.
+    pub(super) fn ended(&mut self, key: K, this: Try, ended: Ended, now_ms: u64) {
+        let Try { since_ms, limit_ms } = this;
+        assert!(std::mem::take(self.runs(limit_ms)), "a try that ends runs");
         let limit_ms = match ended {
             Ended::Done => return,
             Ended::CutOff => limit_ms.saturating_mul(2).min(MAINTENANCE_LIMIT_MAX_MS),
@@ -142,30 +169,65 @@ mod tests {
         }
     }
 
+    /// The mirror whose turn it is, which is put back as if it had not been.
+    fn next(upkeep: &mut Upkeep<u8>, now_ms: u64, of: impl Fn(&u8) -> Use) -> Option<u8> {
+        let due = upkeep.due.clone();
+        let (key, this) = upkeep.begin(now_ms, 10, of)?;
+        upkeep.ended(key, this, Ended::Done, now_ms);
+        upkeep.due = due;
+        Some(key)
+    }
+
+    fn run(upkeep: &mut Upkeep<u8>, now_ms: u64, ended: Ended) -> (u8, u64) {
+        let (key, this) = upkeep.begin(now_ms, 0, |_| asked(0)).unwrap();
+        upkeep.ended(key, this, ended, now_ms);
+        (key, this.limit_ms)
+    }
+
     #[test]
     fn a_mirror_has_its_turn_when_nobody_asks_for_it_or_after_a_day() {
         let mut upkeep = Upkeep::default();
-        assert_eq!(upkeep.next(0, 10, |_: &u8| asked(0)), None);
+        assert_eq!(next(&mut upkeep, 0, |_| asked(0)), None);
         upkeep.add(1, 100);
         upkeep.add(1, 105);
         upkeep.add(2, 101);
-        assert_eq!(upkeep.next(109, 10, |_| asked(100)), None);
-        let first = Some((1, MAINTENANCE_LIMIT_MS));
-        assert_eq!(upkeep.next(110, 10, |_| asked(100)), first);
+        assert_eq!(next(&mut upkeep, 109, |_| asked(100)), None);
+        assert_eq!(next(&mut upkeep, 110, |_| asked(100)), Some(1));
         let building = |key: &u8| Use {
             asked_ms: 100,
             is_building: *key == 1,
         };
-        assert_eq!(upkeep.next(110, 10, building).unwrap().0, 2);
+        assert_eq!(next(&mut upkeep, 110, building), Some(2));
         // Somebody asks for it all the time.
         let day = MAINTENANCE_WAIT_MAX_MS;
-        assert_eq!(upkeep.next(99 + day, 10, |_| asked(99 + day)), None);
-        assert_eq!(upkeep.next(100 + day, 10, |_| asked(100 + day)), first);
-        upkeep.begin(&1);
-        assert_eq!(upkeep.next(110, 10, |_| asked(100)).unwrap().0, 2);
-        upkeep.ended(1, (MAINTENANCE_LIMIT_MS, 0), Ended::Done, 200);
-        upkeep.begin(&2);
-        assert_eq!(upkeep.next(999, 10, |_| asked(0)), None);
+        assert_eq!(next(&mut upkeep, 99 + day, |_| asked(99 + day)), None);
+        assert_eq!(next(&mut upkeep, 100 + day, |_| asked(100 + day)), Some(1));
+        assert_eq!(run(&mut upkeep, 200, Ended::Done).0, 1);
+        assert_eq!(next(&mut upkeep, 110, |_| asked(100)), Some(2));
+        run(&mut upkeep, 200, Ended::Done);
+        assert_eq!(next(&mut upkeep, 999, |_| asked(0)), None);
+    }
+
+    /// One that is cut off again and again, whose tries take longer and longer, has a place of its own.
+    #[test]
+    fn what_takes_for_ever_keeps_no_other_waiting() {
+        let mut upkeep = Upkeep::default();
+        upkeep.add(1, 0);
+        upkeep.add(2, 1);
+        upkeep.add(3, 2);
+        let begin = |upkeep: &mut Upkeep<u8>, now| upkeep.begin(now, 0, |_| asked(0));
+        let (first, try_1) = begin(&mut upkeep, 10).unwrap();
+        assert_eq!(first, 1);
+        assert_eq!(begin(&mut upkeep, 10), None, "one at a time");
+        upkeep.ended(1, try_1, Ended::CutOff, 10);
+        let (second, try_2) = begin(&mut upkeep, 10).unwrap();
+        assert_eq!(second, 2);
+        let later = 10 + MAINTENANCE_RETRY_MS;
+        let (again, longer) = begin(&mut upkeep, later).unwrap();
+        assert_eq!((again, longer.limit_ms), (1, 2 * MAINTENANCE_LIMIT_MS));
+        upkeep.ended(2, try_2, Ended::Done, later);
+        assert_eq!(begin(&mut upkeep, later).unwrap().0, 3);
+        assert_eq!(begin(&mut upkeep, later), None);
     }
 
     #[test]
@@ -173,13 +235,13 @@ mod tests {
         let mut upkeep = Upkeep::default();
         upkeep.add_later(1, 100, 50);
         upkeep.pass(99);
-        assert_eq!(upkeep.next(99, 0, |_| asked(0)), None);
+        assert_eq!(next(&mut upkeep, 99, |_| asked(0)), None);
         upkeep.pass(100);
-        assert_eq!(upkeep.next(109, 10, |_| asked(100)), None);
-        assert_eq!(upkeep.next(110, 10, |_| asked(100)).unwrap().0, 1);
-        upkeep.begin(&1);
+        assert_eq!(next(&mut upkeep, 109, |_| asked(100)), None);
+        assert_eq!(next(&mut upkeep, 110, |_| asked(100)), Some(1));
+        run(&mut upkeep, 110, Ended::Done);
         upkeep.pass(200);
-        assert_eq!(upkeep.next(300, 10, |_| asked(100)), None);
+        assert_eq!(next(&mut upkeep, 300, |_| asked(100)), None);
         // It is over and was tried in vain.
         upkeep.add_later(1, 100, 300);
         upkeep.pass(299 + MAINTENANCE_RETRY_MS);
@@ -192,24 +254,15 @@ mod tests {
     fn what_is_cut_off_is_tried_again_with_twice_the_time() {
         let mut upkeep = Upkeep::default();
         upkeep.add(1, 0);
-        let mut limits = Vec::new();
-        for round in 0..20 {
-            let now = round * MAINTENANCE_RETRY_MS;
-            let (key, limit_ms) = upkeep.next(now, 0, |_| asked(0)).unwrap();
-            limits.push(limit_ms);
-            upkeep.begin(&key);
-            upkeep.ended(key, (limit_ms, 0), Ended::CutOff, now);
-        }
+        let cut_off = |round| run(&mut upkeep, round * MAINTENANCE_RETRY_MS, Ended::CutOff).1;
+        let limits = Vec::from_iter((0..20).map(cut_off));
         assert_eq!(limits[..3], [1, 2, 4].map(|n| n * MAINTENANCE_LIMIT_MS));
         assert_eq!(limits[19], MAINTENANCE_LIMIT_MAX_MS);
         let now = 20 * MAINTENANCE_RETRY_MS;
-        let (_, limit_ms) = upkeep.next(now, 0, |_| asked(0)).unwrap();
-        upkeep.begin(&1);
-        upkeep.ended(1, (limit_ms, 0), Ended::PutOff, now);
-        let next = |upkeep: &Upkeep<u8>, now| upkeep.next(now, 0, |_| asked(0));
-        assert_eq!(next(&upkeep, now), None, "at once");
+        let (_, limit_ms) = run(&mut upkeep, now, Ended::PutOff);
+        assert_eq!(next(&mut upkeep, now, |_| asked(0)), None, "at once");
         let now = now + MAINTENANCE_RETRY_MS;
-        assert_eq!(next(&upkeep, now), Some((1, limit_ms)));
+        assert_eq!(run(&mut upkeep, now, Ended::Done), (1, limit_ms));
     }
 
     /// A day is a day, however often it was tried in vain.
@@ -226,11 +279,10 @@ mod tests {
         };
         for round in 0..3 {
             let now = late + round * MAINTENANCE_RETRY_MS;
-            let (key, limit_ms) = upkeep.next(now, 10, busy(now)).unwrap();
-            let since_ms = upkeep.begin(&key).unwrap();
-            assert_eq!(since_ms, 100);
-            upkeep.ended(key, (limit_ms, since_ms), Ended::PutOff, now);
-            assert_eq!(upkeep.next(now, 10, busy(now)), None, "at once");
+            let (key, this) = upkeep.begin(now, 10, busy(now)).unwrap();
+            assert_eq!(this.since_ms, 100);
+            upkeep.ended(key, this, Ended::PutOff, now);
+            assert_eq!(upkeep.begin(now, 10, busy(now)), None, "at once");
         }
     }
 }

@@ -16,6 +16,9 @@ pub const TURN_WAIT_LOGGED_MS: u64 = 5_000;
 /// How long a failed clone is remembered: requests for the same name are answered alike
 /// meanwhile, without asking the upstream again.
 pub const CLONE_FAILURE_KEPT_MS: u64 = 10_000;
+/// The same where the repository turned out to be larger than a mirror may be: trying it again costs room on the
+/// disk, for which others leave.
+pub const CLONE_TOO_LARGE_KEPT_MS: u64 = HOUR_MS;
 /// Wait after the second build of a repository that failed in a row; doubled with every further
 /// one. The first is followed by another at once.
 pub const BUILD_RETRY_MS: u64 = 1_000;

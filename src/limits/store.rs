@@ -56,6 +56,10 @@ pub const WANTS_OF_REPOSITORY_MAX: usize = 64;
 pub const WANTS_OF_REPOSITORY_PART: u64 = 4;
 /// The same of all repositories: each has a directory, and 2 KB of memory.
 pub const WANTS_MAX: usize = 2048;
+/// How long a clone waits for what is over the limit to be given up by those who use it.
+pub const STUCK_WAIT_MS: u64 = 2_000;
+/// How often that is looked at.
+pub const STUCK_LOOK_MS: u64 = 200;
 /// What making anything again costs, in bytes, whatever its size.
 pub const MAKING_COST_BYTES: u64 = 1 << 20;
 /// Default time after which an entry or mirror is looked at again: a week.

@@ -42,6 +42,29 @@ impl Builds {
         }
     }
 
+    /// Whether one will be kept, as far as is known.
+    pub(super) fn is_any_kept(&self) -> bool {
+        let all = match self {
+            Builds::None => return false,
+            Builds::One(_) => 1,
+            Builds::Two { .. } => 2,
+        };
+        let started = self.started();
+        let live = started.iter().filter(|one| one.fanout.is_live_only());
+        live.count() < all
+    }
+
+    /// Those that have begun.
+    pub(super) fn started(&self) -> Vec<Arc<Archive>> {
+        let tickets = match self {
+            Builds::None => Vec::new(),
+            Builds::One(one) => vec![one],
+            Builds::Two { slow, newer } => vec![slow, newer],
+        };
+        let started = |ticket: &Ticket| ticket.borrow().as_ref()?.as_ref().ok().cloned();
+        tickets.into_iter().filter_map(started).collect()
+    }
+
     pub(super) fn add(&mut self, ticket: Ticket) {
         *self = match std::mem::take(self) {
             Builds::None => Builds::One(ticket),

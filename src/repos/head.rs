@@ -38,7 +38,7 @@ pub(super) enum Mirror {
     #[default]
     Unknown,
     /// The last clone failed.
-    NotCloned { at: Instant, why: StartError },
+    NotCloned { until: Instant, why: StartError },
     /// It is kept like its upstream.
     Kept { head: Option<Arc<MirrorHead>> },
 }

@@ -83,20 +83,18 @@ impl Repo {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The mirror could not be cloned just now.
-    pub(crate) fn set_not_cloned(&self, why: StartError) {
-        let at = Instant::now();
-        self.lock().mirror = Mirror::NotCloned { at, why };
+    /// The mirror could not be cloned just now, which is not tried again for a while.
+    pub(crate) fn set_not_cloned(&self, why: StartError, kept: Duration) {
+        let until = Instant::now() + kept;
+        self.lock().mirror = Mirror::NotCloned { until, why };
     }
 
-    /// How the last clone failed, if that was less than `age_ms` ago. Names that are only
+    /// How the last clone failed, if that was not long ago. Names that are only
     /// remembered for this are bounded like all bare ones (see
     /// [`REPOSITORIES_BARE_MAX`](crate::limits::REPOSITORIES_BARE_MAX)).
-    pub(crate) fn not_cloned_lately(&self, age_ms: u64) -> Option<StartError> {
+    pub(crate) fn not_cloned_lately(&self) -> Option<StartError> {
         match &self.lock().mirror {
-            Mirror::NotCloned { at, why } if at.elapsed() < Duration::from_millis(age_ms) => {
-                Some(why.clone())
-            }
+            Mirror::NotCloned { until, why } if Instant::now() < *until => Some(why.clone()),
             _ => None,
         }
     }

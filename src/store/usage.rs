@@ -49,6 +49,8 @@ pub(crate) struct Usage {
     high_bytes: AtomicU64,
     low_bytes: AtomicU64,
     floor_bytes: AtomicU64,
+    /// Bytes above the limit of which none could leave when somebody looked last.
+    stuck_bytes: AtomicU64,
 }
 
 impl Usage {
@@ -129,6 +131,17 @@ impl Usage {
         self.mirrors.store(ledger.mirrors(), Ordering::Relaxed);
         self.snapshots.store(snapshots, Ordering::Relaxed);
         self.wants.store(wants, Ordering::Relaxed);
+    }
+
+    /// Notes how many bytes above the limit cannot leave, because they are in use.
+    pub(crate) fn set_stuck(&self, bytes: u64) {
+        self.stuck_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether there is more than there may be, and it does not leave: nothing new is kept meanwhile, else what
+    /// is in use could be any multiple of the limit.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stuck_bytes.load(Ordering::Relaxed) > 0
     }
 
     /// Bytes of all that is below the state directory.

@@ -25,6 +25,9 @@ struct Cold {
     fails: Arc<AtomicBool>,
 }
 
+/// As without any faults.
+const AS_USUAL: &str = "cold-wait-ms=3000";
+
 fn cold() -> Cold {
     let above = small_lab();
     let upstream = above.start();
@@ -44,7 +47,7 @@ fn cold() -> Cold {
     let lab = new_lab();
     let mut settings = lab.settings();
     settings.upstreams = vec![format!("test=http://{relay}/git/test/")];
-    let server = settings.start();
+    let server = settings.with_fault(AS_USUAL).start();
     Cold {
         lab,
         _upstream: (above, upstream),

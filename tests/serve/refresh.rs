@@ -394,9 +394,10 @@ fn scattered_frames_are_put_in_order_once_it_is_quiet() {
     let fault = "scattered-at=4,order-quiet-ms=500";
     let server = lab.settings().with_fault(fault).start();
     hit(&server, NAME);
-    let pushed = (0..3).map(|n| push(&lab, &server, NAME, &format!("dir{n}/file7.bin"), b"new"));
-    let last = pushed.last().unwrap();
-    let entry = entry_of(&lab.state(), &last);
+    let path = |n| format!("dir{n}/file7.bin");
+    let pushed = (0..3).map(|n| push(&lab, &server, NAME, &path(n), b"new"));
+    let last = &Vec::from_iter(pushed)[2];
+    let entry = entry_of(&lab.state(), last);
     let (mut slow, head, start) = begin(&server, NAME, 1000);
     assert_eq!(head.etag(), last.head.etag());
     server.wait_logged("putting frames in order");

@@ -1,6 +1,7 @@
 //! The bound of everything below the state directory: mirrors, snapshots and what is being made.
 
-use super::support::client::Response;
+use super::pressure::Relax;
+use super::support::client::{Conn, Response};
 use super::support::lab::{self, Lab};
 use super::support::repos::{self, FILE, Importer, Layout};
 use super::support::rng::Rng;
@@ -267,6 +268,51 @@ fn what_is_read_stays() {
     assert!(lab.mirror("read").exists());
     assert!(is_hit(&server.get(&lab::target("read")).expect(200)));
     assert!(finish(&mut reader, start) == whole);
+}
+
+/// Clients that take nothing keep what they were promised, but not for ever, and nothing new is kept for as long as
+/// what they hold is too much: the bound holds whatever they ask for. Once they are ended all is as before.
+#[test]
+fn slow_readers_hold_no_more_than_there_may_be() {
+    const EACH: u64 = 6 * MIB;
+    const LIMIT: u64 = 48 * MIB;
+    let lab = new_lab();
+    let names = Vec::from_iter((0..12).map(|number| format!("r{number}")));
+    names.iter().for_each(|name| repository(&lab, name, EACH));
+    let limit = LIMIT.to_string();
+    let settings = lab.settings().with(&["--cache-limit", &limit]);
+    let server = settings.with_fault("taking-slow-ms=3000").start();
+    let (busy, most) = (AtomicBool::new(true), AtomicU64::new(0));
+    let refused = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while busy.load(Ordering::Relaxed) {
+                most.fetch_max(kept_bytes(&lab.state()), Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let _stops = Relax(&busy);
+        let (mut held, mut refused) = (Vec::new(), 0);
+        for name in &names {
+            let mut conn = Conn::open(server.address());
+            conn.request("GET", &lab::target(name), &[]);
+            match conn.read_head("GET").unwrap().status {
+                200 => held.push(conn),
+                507 => refused += 1,
+                status => panic!("{name}: {status}"),
+            }
+        }
+        wait::until_within("new ones are kept again", 2 * wait::DEADLINE, || {
+            let answer = server.get(&lab::target("r11"));
+            (answer.head.status == 200 && is_hit(&answer)).then_some(())
+        });
+        refused
+    });
+    let most = most.into_inner();
+    println!("at most {most} bytes, {refused} refused");
+    // A mirror and a snapshot that were in the making when nothing was stuck yet.
+    assert!(most <= LIMIT + 4 * EACH, "{most} bytes were kept");
+    expect_clone(&lab, "r11", &hit(&server, "r11").body);
+    assert_eq!(server.builds("failed"), 0);
 }
 
 /// A snapshot that is larger than all that may be kept is served and not kept, and nothing else leaves for

@@ -8,6 +8,7 @@ use super::support::rng::Rng;
 use super::support::server::Server;
 use super::support::{git, wait};
 use super::{begin, ensure, expect_clone, finish, hit, new_lab, push_and_fetch, small_lab};
+use gix::bstr::ByteSlice;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -329,7 +330,7 @@ fn is_anywhere(lab: &Lab, secret: &[u8]) -> Vec<String> {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 pending.push(path);
             } else if let Ok(bytes) = std::fs::read(&path)
-                && bytes.windows(secret.len()).any(|window| window == secret)
+                && bytes.contains_str(secret)
             {
                 found.push(path.display().to_string());
             }
@@ -398,4 +399,36 @@ fn a_secret_that_was_forced_away_is_gone() {
     let answer = ensure(&server, "small", &format!(r#"{{"commits":["{id}"]}}"#));
     assert_eq!(answer["missing_commits"][0], *id);
     git::run(&lab.mirror("small"), &["fsck", "--full", "--strict"]);
+}
+
+/// Who is sent what is kept nowhere and takes it slowly does not put off that a secret goes.
+#[test]
+fn a_slow_reader_does_not_put_off_an_expiry() {
+    let lab = new_lab();
+    let upstream = lab.upstream("slow");
+    repos::init_bare(&upstream, "main", "sha1");
+    let mut import = Importer::start(&upstream, Layout::Packed);
+    import.commit("refs/heads/main", "large");
+    import.file(FILE, b"large.bin", &Rng::new(5).bytes(24 << 20));
+    import.finish();
+    let before = git::text(&upstream, &["rev-parse", "refs/heads/main"]);
+    let idle = ["--maintenance-idle", "1s", "--unreachable-expiry", "4s"];
+    let settings = lab.settings().with(&FAR).with(&idle);
+    let fault = "spool-enospc-after-bytes=1,live-only-wait-ms=2000";
+    let server = settings.with_fault(fault).start();
+    let secret = Rng::new(11).bytes(3000);
+    ensure(&server, "slow", r#"{"refs":{"refs/heads/absent":""}}"#);
+    push_and_fetch(&lab, &server, "slow", "secret.bin", &secret);
+    git::run(&upstream, &["update-ref", "refs/heads/main", &before]);
+    git::run(&upstream, &["gc", "--quiet", "--prune=now"]);
+    push_and_fetch(&lab, &server, "slow", "fixed.txt", b"fixed\n");
+    let ((mut slow, ..), mut read_bytes) = (begin(&server, "slow", 1000), 0);
+    wait::until_within("nothing of it is left", 3 * wait::DEADLINE, || {
+        read_bytes += slow.read_some(200_000).expect("what is sent").len();
+        let found = is_anywhere(&lab, &secret[1000..1100]);
+        std::thread::sleep(Duration::from_millis(100));
+        found.is_empty().then_some(())
+    });
+    assert!(read_bytes < 40 << 20, "it was waited for: {read_bytes}");
+    git::run(&lab.mirror("slow"), &["fsck", "--full", "--strict"]);
 }

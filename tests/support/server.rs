@@ -37,7 +37,7 @@ pub struct Settings {
     pub upstreams: Vec<String>,
     /// Further flags of `serve`.
     pub arguments: Vec<String>,
-    /// Environment variables, `TARPON_FAULT` for one.
+    /// Environment variables.
     pub environment: Vec<(String, String)>,
     /// `--io-driver` or `seccomp`; what [`DRIVER_VARIABLE`] says when `None`.
     pub driver: Option<String>,
@@ -53,11 +53,24 @@ impl Settings {
         self
     }
 
-    /// Has the server inject faults (`TARPON_FAULT`).
+    /// Has the server inject these faults, too (`TARPON_FAULT`).
     pub fn with_fault(mut self, fault: &str) -> Self {
         self.environment
             .push(("TARPON_FAULT".to_owned(), fault.to_owned()));
         self
+    }
+
+    /// All faults in one.
+    fn faults(&self) -> String {
+        let variables = self.environment.iter();
+        let faults = variables.filter(|(name, _)| name == "TARPON_FAULT");
+        let mut faults = Vec::from_iter(faults.map(|(_, fault)| fault.as_str()));
+        let wait = "cold-wait-ms=";
+        if !faults.iter().any(|fault| fault.contains(wait)) {
+            // How fast this machine is must not decide in what way a test is answered.
+            faults.push("cold-wait-ms=600000");
+        }
+        faults.join(",")
     }
 
     /// Chooses the I/O driver, whatever the run says.
@@ -108,6 +121,7 @@ impl Settings {
         }
         git::isolate(&mut command);
         command.envs(self.environment.iter().map(|(k, v)| (k, v)));
+        command.env("TARPON_FAULT", self.faults());
         command
     }
 

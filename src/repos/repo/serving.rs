@@ -63,6 +63,11 @@ impl Repo {
         self.lock().wants.all().any(|one| !one.builds.is_none())
     }
 
+    /// The same, but for what goes straight to clients, at their pace, and is kept nowhere.
+    pub(crate) fn is_building_to_keep(&self) -> bool {
+        self.lock().wants.all().any(|one| one.builds.is_any_kept())
+    }
+
     /// What there is for a plain request; makes the caller the builder if there is nothing. Who must not have
     /// anything that the upstream had only before `since` says so once a comparison that began at that time or
     /// later has succeeded (see [`is_fresh_since`](Self::is_fresh_since)).
