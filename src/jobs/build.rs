@@ -29,7 +29,7 @@ use crate::mirror::Git;
 use crate::repos::error::StartError;
 use crate::repos::repo::{Permit, RefsEpoch, Repo};
 use crate::snapshot::checkout::NoRef;
-use crate::snapshot::reuse::Lie;
+use crate::snapshot::lie::Lie;
 use crate::snapshot::ring::panic_text;
 use crate::telemetry::metrics::{Event, Level};
 

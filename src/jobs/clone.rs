@@ -253,17 +253,7 @@ impl Jobs {
         };
         self.meter.add(Event::Clone(result), 1);
         if let Err(e) = cloned {
-            tracing::warn!(repository = &*repo.name, "no mirror: {e}");
-            let mut why = clone_error(&repo, &e);
-            if e.is_disk_full()
-                && let Some(fill) = self.fill().await
-            {
-                why.message = format!("{} ({fill})", why.message);
-            }
-            repo.set_not_cloned(why.clone(), kept_for(&e));
-            self.note_compared(&repo, Shown::Failed);
-            duty.done(Err(why));
-            return self.heed(&repo, &e).await;
+            return self.not_cloned(&repo, &e, duty).await;
         }
         tracing::info!(
             repository = &*repo.name,
@@ -284,6 +274,21 @@ impl Jobs {
         repo.set_fresh(unix_began_ms, began);
         self.rebuild(&repo);
         duty.done(Ok(()));
+    }
+
+    /// Says and remembers why there is no mirror.
+    async fn not_cloned(&self, repo: &Arc<Repo>, error: &MirrorError, duty: Duty<Arc<str>, Ended>) {
+        tracing::warn!(repository = &*repo.name, "no mirror: {error}");
+        let mut why = clone_error(repo, error);
+        if error.is_disk_full()
+            && let Some(fill) = self.fill().await
+        {
+            why.message = format!("{} ({fill})", why.message);
+        }
+        repo.set_not_cloned(why.clone(), kept_for(error));
+        self.note_compared(repo, Shown::Failed);
+        duty.done(Err(why));
+        self.heed(repo, error).await;
     }
 }
 

@@ -7,8 +7,8 @@ use crate::archive::place::Archive;
 use crate::io::shortage::is_shortage;
 use crate::manifest::want::Want;
 use crate::repos::repo::Repo;
+use crate::snapshot::lie::Lie;
 use crate::snapshot::output::BuildError;
-use crate::snapshot::reuse::Lie;
 use crate::telemetry::metrics::{BuildResult, Event, Meter};
 
 /// How a build ended.

@@ -13,6 +13,7 @@ pub(crate) mod commit;
 pub(crate) mod gitdir;
 mod index;
 pub mod job;
+pub(crate) mod lie;
 pub(crate) mod line;
 pub(crate) mod lookup;
 pub(crate) mod output;

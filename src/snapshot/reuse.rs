@@ -19,12 +19,11 @@ use gix::ObjectId;
 use gix::bstr::BStr;
 use xxhash_rust::xxh64::{Xxh64, xxh64};
 
+use super::lie::is_wasteful;
 use super::verify::{FileId, Verified};
 use crate::archive::open_files::OpenFile;
 use crate::extent::{Extent, Layout, raw_frames};
-use crate::limits::{
-    DEAD_FRAMES_BYTES, FRAMES_FILES_JOINED, FRAMES_FILES_MAX, META_BYTES_MAX, SUM_READ_BYTES,
-};
+use crate::limits::{FRAMES_FILES_JOINED, FRAMES_FILES_MAX, META_BYTES_MAX, SUM_READ_BYTES};
 use crate::manifest::meta::{META_NAME, Meta};
 use crate::manifest::outline::{OUTLINE_NAME, Outline};
 use crate::manifest::record::{Chunk, Linked, Record, Stretch};
@@ -272,53 +271,6 @@ fn to_join(parts: &[BasePart]) -> Vec<bool> {
 fn needs_joining(parts: &[BasePart]) -> bool {
     let linked = parts.iter().filter(|part| part.live_bytes > 0);
     is_wasteful(linked.map(|part| (part.file.bytes, part.live_bytes)))
-}
-
-fn is_wasteful(files: impl Iterator<Item = (u64, u64)>) -> bool {
-    let sum = |(all, live): (u64, u64), (bytes, live_bytes)| (all + bytes, live + live_bytes);
-    let (all, live) = files.fold((0, 0), sum);
-    all.saturating_sub(live) > live.max(DEAD_FRAMES_BYTES)
-}
-
-/// How the frames of a new entry lie in its files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lie {
-    /// Well enough.
-    Fine,
-    /// In so many stretches that each download costs more for it.
-    Scattered,
-    /// More bytes of the files are of no use than are of use.
-    Wasteful,
-}
-
-impl Lie {
-    /// Of an entry, of whose own file, of `spool_bytes`, all is of use; more stretches than `stretches_max`
-    /// are too many. What is not fine is built once more, which joins files: at once, or once nothing moves
-    /// for a while.
-    pub(crate) fn of(
-        outline: &Outline,
-        spool_bytes: u64,
-        linked: &[Linked],
-        (stretches, stretches_max): (usize, usize),
-    ) -> Lie {
-        if is_to_be_compacted(outline, spool_bytes, linked) {
-            return Lie::Wasteful;
-        }
-        match stretches > stretches_max {
-            true => Lie::Scattered,
-            false => Lie::Fine,
-        }
-    }
-}
-
-fn is_to_be_compacted(outline: &Outline, spool_bytes: u64, linked: &[Linked]) -> bool {
-    let mut live = vec![0; outline.parts.len()];
-    for (at, _) in outline.stretches() {
-        live[at.part as usize] += at.bytes;
-    }
-    let frames = linked.iter().filter(|file| file.whole.is_some());
-    let files = frames.map(|file| file.bytes).zip(live.into_iter().skip(1));
-    is_wasteful(files.chain([(spool_bytes, spool_bytes)]))
 }
 
 /// What a disk has done that gives other bytes than before.
