@@ -87,20 +87,20 @@ Exit codes:
 const RESTORE_AFTER_HELP: &str = "\
 Examples:
   tarpon restore https://github.com/rust-lang/log ./log --server http://cache.example.org:8080
-  tarpon restore github.com/rust-lang/log ./log --overwrite --ref master=SHA --have refs/tags/0.4.20
-      Checks out the branch master, which must be at SHA, and has the tag as well.
+  tarpon restore github.com/rust-lang/log ./log --overwrite --ref master --commit SHA --depth 1
+      Checks out SHA as the branch master, wherever that is by now, without its history.
 
 The directory appears whole or not at all; if it fails, what is there stays as it is.
 
 Exit codes:
   0    restored
   1    wrong command line, or a directory that is not empty or has what must not be lost
-  2    the server has no snapshot
+  2    the server has no such repository, or does not give it
   3    the server cannot be reached, fails, or breaks off again and again
   4    the disk: full, not writable, failing; or more is to be written than --size-limit allows
   5    the archive is corrupt or holds what must not be written; the message names it
   6    git failed
-  7    a ref or commit that was asked for is nowhere, or the ref is at another commit
+  7    a ref or commit that was asked for is nowhere, or a ref of --have is at another commit
   101  a fault of tarpon's own; nothing was left behind
   130  interrupted by SIGINT, SIGTERM or SIGHUP";
 
@@ -362,10 +362,7 @@ pub fn completions(
     shell: clap_complete::Shell,
     out: &mut dyn std::io::Write,
 ) -> std::io::Result<()> {
-    // What makes them takes no error for an answer.
-    let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "tarpon", &mut text);
-    out.write_all(&text)?;
+    out.write_all(super::completions::of(shell, Cli::command()).as_bytes())?;
     out.flush()
 }
 

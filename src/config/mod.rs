@@ -3,6 +3,7 @@
 //! Every value is text until all sources are merged; only then is it checked, so that a wrong one
 //! is reported with its key and where it came from, and a default never hides a value.
 mod cli;
+mod completions;
 mod error;
 mod file;
 mod key;

@@ -28,11 +28,12 @@ pub struct RestoreArgs {
     )]
     pub server: String,
 
-    /// Check out this branch, or this tag (detached), at this commit if one is named, or fail
+    /// Check out this branch, or this tag or other ref (detached), or fail; with a commit that one, as
+    /// this branch, whatever the branch is upstream by now
     #[arg(long = "ref", value_name = "NAME[=SHA]", help_heading = "Freshness")]
     pub refs: Vec<String>,
 
-    /// Check out this commit (detached), or fail
+    /// Check out this commit, detached or as the branch of --ref, or fail
     #[arg(long = "commit", value_name = "SHA", help_heading = "Freshness")]
     pub commits: Vec<String>,
 
@@ -40,6 +41,20 @@ pub struct RestoreArgs {
     /// repeated
     #[arg(long, value_name = "REF[=SHA]|SHA", help_heading = "Freshness")]
     pub have: Vec<String>,
+
+    /// Take no history but the one commit, as git clone --depth 1 does; no other depth can be had
+    #[arg(
+        long,
+        value_name = "1",
+        value_parser = one,
+        conflicts_with = "have",
+        help_heading = "Freshness"
+    )]
+    pub depth: Option<u8>,
+
+    /// Take nothing that is older than this request: waits until the server has looked at its upstream
+    #[arg(long, help_heading = "Freshness")]
+    pub fresh: bool,
 
     /// Take the snapshot as it is, even if the server has newer commits, unless --ref, --commit or
     /// --have need them
@@ -121,6 +136,14 @@ impl RestoreArgs {
     /// Whether a clone is to take the place of a snapshot.
     pub fn fallback_clone(&self) -> bool {
         self.fallback == Fallback::Clone
+    }
+}
+
+/// The one depth that there is.
+fn one(text: &str) -> Result<u8, String> {
+    match text {
+        "1" => Ok(1),
+        _ => Err("only 1 can be had, or all of the history".into()),
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 use super::asker::Asker;
 use super::look::{Looked, Wanted, failed, look};
 use super::state::Jobs;
-use crate::manifest::want::Named;
+use crate::manifest::want::{NO_SUCH_NAME, Named};
 use crate::mirror::Closure;
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
@@ -99,11 +99,11 @@ fn absent(repo: &Repo, named: &Named) -> StartError {
     let name = &repo.name;
     let message = match (named.commit(), named.name()) {
         (Some(id), _) => format!(
-            "commit {id} is not in the mirror of {name}: no branch or tag of its upstream led to it lately; \
+            "{NO_SUCH_NAME}commit {id} is not in the mirror of {name}: no branch or tag of its upstream led to it lately; \
              push it to one"
         ),
         (None, asked) => format!(
-            "{name} has no branch or tag {}, nor is that a ref which is followed (--follow)",
+            "{NO_SUCH_NAME}{name} has no branch or tag {}, nor is that a ref which is followed (--follow)",
             asked.unwrap_or_default()
         ),
     };

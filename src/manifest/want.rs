@@ -12,6 +12,10 @@ use crate::refs::{MirrorRefs, is_ref_name};
 const HEADS: &[u8] = b"refs/heads/";
 const TAGS: &[u8] = b"refs/tags/";
 
+/// How the answer begins that a repository has no such ref or commit: 404 alone can also mean that there is
+/// no such repository, and then a client may look for that elsewhere.
+pub const NO_SUCH_NAME: &str = "no such ref or commit: ";
+
 /// Which state of a repository.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub enum Revision {

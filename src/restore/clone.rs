@@ -20,6 +20,14 @@ fn local_name(name: &str) -> String {
     }
 }
 
+/// What has git take no more of the history than that.
+fn depth(is_shallow: bool) -> &'static [&'static str] {
+    match is_shallow {
+        true => &["--depth", "1"],
+        false => &[],
+    }
+}
+
 /// Clones into the empty directory of `room` and checks out what is wanted.
 pub(super) fn clone(
     link: Link<'_>,
@@ -29,9 +37,16 @@ pub(super) fn clone(
 ) -> Result<(), RestoreError> {
     // Its files come when they were looked at.
     let args = ["clone", "--quiet", "--no-checkout", "--origin", "origin"];
-    let args = [&args[..], &["--", url, "."]].concat();
+    let depth = depth(wanted.is_shallow);
+    let args = [&args[..], depth, &["--", url, "."]].concat();
     run::upstream(link, url, room, &args)?;
-    let clone = Clone { link, url, room };
+    let is_shallow = wanted.is_shallow;
+    let clone = Clone {
+        link,
+        url,
+        room,
+        is_shallow,
+    };
     let mut missing = Vec::new();
     for id in wanted.all_commits() {
         note(clone.ensure_commit(id), &mut missing)?;
@@ -45,6 +60,7 @@ pub(super) fn clone(
     }
     match (&wanted.checkout, names.first()) {
         (Checkout::Commit(id), _) => clone.check_out(id),
+        (Checkout::At(named, id), _) => clone.check_out_at(named, id),
         (Checkout::Ref(_), Some(Some(name))) => clone.check_out(name),
         _ => clone.check_out_head(),
     }
@@ -69,6 +85,7 @@ struct Clone<'a> {
     link: Link<'a>,
     url: &'a str,
     room: Room<'a>,
+    is_shallow: bool,
 }
 
 impl Clone<'_> {
@@ -83,14 +100,8 @@ impl Clone<'_> {
 
     /// Fetches what is missing otherwise: `given` is its name in an error.
     fn fetch(&self, what: &str, given: &str) -> Result<(), RestoreError> {
-        let args = [
-            "fetch",
-            "--quiet",
-            "--no-tags",
-            "--no-write-fetch-head",
-            "origin",
-            what,
-        ];
+        let args = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head"];
+        let args = [&args[..], depth(self.is_shallow), &["origin", what]].concat();
         match run::upstream(self.link, self.url, self.room, &args) {
             Ok(_) => Ok(()),
             Err(e) if e.is_disks() => Err(e),
@@ -115,11 +126,7 @@ impl Clone<'_> {
         let is_there = |name: &&String| self.verify(&local_name(name)).is_ok();
         let name = match named.names.iter().find(is_there) {
             Some(name) => name,
-            None => {
-                let name = &named.names[0];
-                self.fetch(&format!("+{name}:{}", local_name(name)), &named.given)?;
-                name
-            }
+            None => self.fetch_ref(named)?,
         };
         let local = local_name(name);
         let peeled = format!("{local}^{{commit}}");
@@ -130,6 +137,19 @@ impl Clone<'_> {
                 Err(RestoreError::Missing(what))
             }
             _ => Ok(name.clone()),
+        }
+    }
+
+    /// Fetches a ref that a clone has not by itself: one with no history has no branch but its own.
+    fn fetch_ref<'n>(&self, named: &'n Named) -> Result<&'n String, RestoreError> {
+        let (first, others) = (&named.names[0], &named.names[1..]);
+        let fetch =
+            |name: &String| self.fetch(&format!("+{name}:{}", local_name(name)), &named.given);
+        match (fetch(first), others.first()) {
+            (Err(RestoreError::Missing(_)), Some(other)) if self.is_shallow => {
+                fetch(other).map(|()| other)
+            }
+            (fetched, _) => fetched.map(|()| first),
         }
     }
 
@@ -150,24 +170,49 @@ impl Clone<'_> {
         }
     }
 
-    /// Checks out a branch by its name and anything else detached, and removes the branch that the
-    /// clone has made.
+    /// Checks out a branch by its name and anything else detached.
     fn check_out(&self, what: &str) -> Result<(), RestoreError> {
-        let made = self
-            .git(&["symbolic-ref", "--quiet", "--short", "HEAD"])
-            .ok();
-        let branch = what.strip_prefix("refs/heads/");
-        match branch {
+        match what.strip_prefix("refs/heads/") {
             Some(branch) => {
                 let remote = local_name(what);
                 let args = ["checkout", "--quiet", "-B", branch, "--track", &remote];
-                self.write(&remote, &args)?;
+                self.instead(Some(branch), &remote, &args)
             }
             None => {
                 let commit = format!("{what}^{{commit}}");
-                self.write(what, &["checkout", "--quiet", "--detach", &commit])?;
+                self.instead(None, what, &["checkout", "--quiet", "--detach", &commit])
             }
         }
+    }
+
+    /// Checks out a commit as the branch of that name, or detached if that is another ref's.
+    fn check_out_at(&self, named: &Named, id: &str) -> Result<(), RestoreError> {
+        let is_there = |name: &&String| self.verify(&local_name(name)).is_ok();
+        let there = named.names.iter().find(is_there);
+        let name = there.unwrap_or(&named.names[0]);
+        let Some(branch) = name.strip_prefix("refs/heads/") else {
+            return self.check_out(id);
+        };
+        let commit = format!("{id}^{{commit}}");
+        let args = ["checkout", "--quiet", "-B", branch, &commit];
+        self.instead(Some(branch), id, &args)?;
+        let remote = [("remote", "origin"), ("merge", name)];
+        remote.iter().try_for_each(|(key, value)| {
+            let key = format!("branch.{branch}.{key}");
+            self.git(&["config", &key, value]).map(|_| ())
+        })
+    }
+
+    /// Checks out something else than the branch that the clone has made, and removes that.
+    fn instead(
+        &self,
+        branch: Option<&str>,
+        commit: &str,
+        args: &[&str],
+    ) -> Result<(), RestoreError> {
+        let head = ["symbolic-ref", "--quiet", "--short", "HEAD"];
+        let made = self.git(&head).ok();
+        self.write(commit, args)?;
         if let Some(made) = made.filter(|made| Some(made.as_str()) != branch) {
             // There is none in an empty repository.
             let _ = self.git(&["branch", "--quiet", "-D", "--", &made]);

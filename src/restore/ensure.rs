@@ -81,6 +81,8 @@ fn ask(
 pub enum At {
     /// The full name of a branch, which need not be there.
     Branch(Vec<u8>),
+    /// The full name of a branch, and what leads to the commit that it is to be at here.
+    BranchAt(Vec<u8>, gix::ObjectId),
     /// Anything that leads to a commit.
     Detached(gix::ObjectId),
 }
@@ -109,10 +111,12 @@ pub(super) fn find(wanted: &Wanted, moment: &Moment) -> Result<At, RestoreError>
             Some(found) => At::Detached(found.target),
             None => head,
         },
-        Checkout::Commit(id) => match gix::ObjectId::from_hex(id.as_bytes()) {
-            Ok(id) => At::Detached(id),
-            Err(e) => return Err(RestoreError::Usage(e.to_string())),
-        },
+        Checkout::Commit(id) => At::Detached(id_of(id)?),
+        Checkout::At(named, id) => {
+            let is_there = |name: &&String| moment.get(name.as_bytes().as_bstr()).is_some();
+            let name = named.names.iter().find(is_there);
+            named.at(name.unwrap_or(&named.names[0]), id_of(id)?)
+        }
     };
     for named in &wanted.refs {
         look(named);
@@ -173,6 +177,21 @@ fn absent(named: &Named) -> String {
         }
     };
     format!("there is no {}{hint}", named.given)
+}
+
+fn id_of(hex: &str) -> Result<gix::ObjectId, RestoreError> {
+    let id = gix::ObjectId::from_hex(hex.as_bytes());
+    id.map_err(|e| RestoreError::Usage(e.to_string()))
+}
+
+impl Named {
+    /// What is checked out where it is asked for at `id`, and stands for `name`.
+    pub(super) fn at(&self, name: &str, id: gix::ObjectId) -> At {
+        match name.starts_with("refs/heads/") {
+            true => At::BranchAt(name.into(), id),
+            false => At::Detached(id),
+        }
+    }
 }
 
 fn is_id(id: gix::ObjectId, hex: &str) -> bool {

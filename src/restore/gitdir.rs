@@ -14,15 +14,18 @@ use gix::hash::Kind;
 
 use super::capture::Archive;
 use super::dates::Dates;
+use super::ensure::At;
 use super::error::RestoreError;
 use super::history;
 use super::index::{self, Expected};
+use super::objects::Objects;
 use super::origin;
 use super::packs;
 use super::path::as_path;
 use super::refs::Refs;
 use super::stop::Stop;
 use super::tree;
+use super::wanted::Checkout;
 use super::write::umask;
 
 /// What was restored: all that its configuration is made from, but the branch.
@@ -50,15 +53,45 @@ const DESCRIPTION: &str =
     "Unnamed repository; edit this file 'description' to name the repository.\n";
 const EXCLUDE: &str = "# Patterns of files that git ignores here, one a line, as in .gitignore.\n";
 
+/// What became of an archive.
+pub(super) struct Made {
+    pub restored: Restored,
+    /// Whether it was of what was asked for.
+    pub is_wanted: bool,
+    /// What it has checked out, if that is a commit which was named.
+    pub kept: Option<At>,
+    /// Whether it has not all of the history.
+    pub is_shallow: bool,
+}
+
+impl Made {
+    /// What somebody has to hear of it who has asked for one commit alone, or for all. What is not of what was
+    /// asked for, as the archive of a server which knows nothing of that, is what the rest is fetched on top of.
+    pub(super) fn news(&self, is_shallow: bool) -> Result<Option<&'static str>, RestoreError> {
+        match (self.is_wanted, is_shallow, self.is_shallow) {
+            (false, _, true) => Err(RestoreError::NoSnapshot(
+                "its archive is of another commit than was asked for, without a history".into(),
+            )),
+            (false, _, false) => Ok(Some(
+                "the server's archive is not of what was asked for; that is fetched on top of it",
+            )),
+            (true, true, false) => Ok(Some(
+                "the server knows nothing of --depth: all of the history is there",
+            )),
+            (true, _, _) => Ok(None),
+        }
+    }
+}
+
 /// Makes the `.git` of the repository at `tree`, into which `archive` was unpacked. It was asked for
-/// as `given`.
+/// as `given`, and is to be of `checkout`.
 pub(super) fn make(
     tree: &Path,
-    given: &str,
+    (given, checkout): (&str, &Checkout),
     archive: &Archive,
     dates: Dates,
     stop: &Stop,
-) -> Result<Restored, RestoreError> {
+) -> Result<Made, RestoreError> {
     let captured = &archive.captured;
     let config = captured.file("config");
     let config = config.ok_or_else(|| RestoreError::entry(b".git/config", "it is not there"))?;
@@ -84,7 +117,18 @@ pub(super) fn make(
         let history = history.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         checked_out.and(history)
     })?;
-    Ok(restored)
+    let commit_of = |id| {
+        let objects = Objects::open(tree, said.hash, stop);
+        objects.and_then(|objects| objects.commit_of(id)).ok()
+    };
+    let is_wanted = refs.are_of(checkout, commit_of);
+    let is_named = matches!(checkout, Checkout::Commit(_) | Checkout::At(..));
+    Ok(Made {
+        is_wanted,
+        kept: refs.at().filter(|_| is_wanted && is_named),
+        is_shallow: refs.is_shallow(),
+        restored,
+    })
 }
 
 /// Replaces the refs of the restored repository at `tree` by others, and no others stay; its

@@ -8,6 +8,7 @@ use super::progress::Progress;
 use super::stop::Stop;
 use super::url::Server;
 use crate::limits::{DOWNLOAD_RETRY_MS, INTERRUPT_POLL_MS};
+use crate::manifest::want::NO_SUCH_NAME;
 
 /// How to ask the server.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +41,10 @@ pub(super) fn refusal(status: u16, text: &str) -> RestoreError {
         (_, None) => status.to_string(),
     };
     match status {
+        404 if text.starts_with(NO_SUCH_NAME) => {
+            let what = text.strip_prefix(NO_SUCH_NAME).unwrap_or(text);
+            RestoreError::Missing(what.trim().to_owned())
+        }
         400 | 403 | 404 | 410 => RestoreError::NoSnapshot(message),
         412 => RestoreError::Changed,
         _ => RestoreError::Server(format!("the server answers {message}")),

@@ -95,9 +95,11 @@ use crate::limits::{
     WAIT_DEFAULT_MS,
 };
 use dates::Dates;
+use gitdir::Made;
 use in_the_way::Watch;
 use index::Expected;
 use link::Link;
+use opening::Asked;
 use origin::is_url;
 use progress::{Progress, SOURCE_CLONE, Summary};
 use quota::Quota;
@@ -283,7 +285,12 @@ impl Restore<'_> {
 
     fn snapshot(&self, staging: &Staging, base: &str) -> Result<Summary, RestoreError> {
         let (args, link) = (self.args, self.link);
-        let opened = opening::open(link, &format!("{base}/snapshot.tar.zst"))?;
+        let asked = Asked {
+            target: format!("{base}/snapshot.tar.zst"),
+            query: self.wanted.query(),
+            is_fresh: args.fresh,
+        };
+        let opened = opening::open(link, &asked)?;
         let bundle = opened.header("x-cachew-bundle-url").map(str::to_owned);
         let bundle = bundle.filter(|target| !args.no_bundle && target.starts_with('/'));
         let tag = opened.tag_of_tarpon();
@@ -314,20 +321,30 @@ impl Restore<'_> {
         let archive = extract::extract(&download, first, site, self.dates, way).map_err(doubted)?;
         // With the memory that it came in.
         drop(download);
-        let restored = gitdir::make(&tree, &args.repo_url, &archive, self.dates, link.stop)
-            .map_err(doubted)?;
+        let asked = (&*args.repo_url, &self.wanted.checkout);
+        let made = gitdir::make(&tree, asked, &archive, self.dates, link.stop).map_err(doubted)?;
         drop(archive);
+        let Made { restored, .. } = &made;
         let sha256 = restored.kind == gix::hash::Kind::Sha256;
+        if let Some(news) = made.news(self.wanted.is_shallow)?.filter(|_| !args.quiet) {
+            link.progress.say(news);
+        }
+        let wanted = match &made.kept {
+            None => self.wanted.clone(),
+            Some(_) => self.wanted.without_checkout(),
+        };
+        let bundle = bundle.filter(|_| made.kept.is_none() && !made.is_shallow);
         let update = Update {
             link,
             base,
-            wanted: &self.wanted,
+            wanted: &wanted,
+            kept: made.kept.clone(),
             bundle: bundle.as_deref().map(|target| (target, staging.bundle())),
             room: Room::new(&tree, &quota),
-            restored: &restored,
+            restored,
             is_quiet: args.quiet,
         };
-        let updated = self.update(&update)?;
+        let updated = self.update(&update, &made)?;
         let mut summary = self.finish(staging, sha256, updated.is_none())?;
         summary.bundle_applied = updated.unwrap_or(false);
         summary.origin = restored.origin();
@@ -336,8 +353,8 @@ impl Restore<'_> {
 
     /// Brings the snapshot to what is wanted, and to what the server says is newer if that can be
     /// had. Whether a bundle was of use; `None` when the snapshot stays as it is.
-    fn update(&self, update: &Update<'_>) -> Result<Option<bool>, RestoreError> {
-        if self.wanted.is_empty() && update.bundle.is_none() {
+    fn update(&self, update: &Update<'_>, made: &Made) -> Result<Option<bool>, RestoreError> {
+        if made.is_wanted && self.wanted.has_no_more() && update.bundle.is_none() {
             return Ok(None);
         }
         match update.fetch() {

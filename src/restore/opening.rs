@@ -19,14 +19,29 @@ pub(super) struct Opened<'a> {
     etag: Option<String>,
 }
 
-/// Asks for `target`; tries again while the server cannot be reached or says that it is busy, but
+/// What is asked for.
+pub(super) struct Asked {
+    pub target: String,
+    /// See [`Wanted::query`](super::wanted::Wanted::query).
+    pub query: String,
+    /// Whether it must be no older than the request.
+    pub is_fresh: bool,
+}
+
+/// Asks for it; tries again while the server cannot be reached or says that it is busy, but
 /// not when it says nothing at all.
-pub(super) fn open<'a>(link: Link<'a>, target: &str) -> Result<Opened<'a>, RestoreError> {
+pub(super) fn open<'a>(link: Link<'a>, asked: &Asked) -> Result<Opened<'a>, RestoreError> {
+    let mut target = format!("{}{}", asked.target, asked.query);
     let mut tries = 0;
     loop {
-        let failed = match ask_first(link, target) {
+        let failed = match ask_first(link, &target, asked.is_fresh) {
             Ok(opened) => match opened.answer.status {
                 200 | 206 => return Ok(opened),
+                // An old server takes no escapes, and knows nothing of names.
+                400 if target.contains('%') => {
+                    target.clone_from(&asked.target);
+                    continue;
+                }
                 status => {
                     let mut conn = opened.conn;
                     let error = refusal(status, &conn.read_text().unwrap_or_default());
@@ -74,12 +89,13 @@ impl From<RestoreError> for Failed {
     }
 }
 
-fn ask_first<'a>(link: Link<'a>, target: &str) -> Result<Opened<'a>, Failed> {
+fn ask_first<'a>(link: Link<'a>, target: &str, is_fresh: bool) -> Result<Opened<'a>, Failed> {
     let conn = Conn::open(link.server, link.stop, link.stall)?;
     let mut conn = conn.heed(link.progress.signs());
     link.progress.asked(link.wait);
     let range = format!("bytes=0-{}", SEGMENT_BYTES - 1);
     let mut fields = vec![("Range", range.as_str())];
+    fields.extend(is_fresh.then_some(("Cache-Control", "max-age=0")));
     fields.extend(link.corrupt.get().map(|tag| ("Tarpon-Corrupt", &**tag)));
     let answer = conn.ask("GET", target, &fields, b"", link.wait)?;
     link.progress.answered();

@@ -20,6 +20,31 @@ const SAID_WAITING: Duration = Duration::from_secs(10);
 /// See [`SAID_FIRST`].
 const SAID_AGAIN: Duration = Duration::from_secs(60);
 
+/// The part of a line that a terminal of so many columns shows in one: what it ends with is left out piece
+/// by piece, and letters only if its first piece is too long. The last column stays free, or some wrap.
+fn fitted(line: &str, columns: usize) -> &str {
+    let mut width = 0;
+    let is_too_far = |&(_, c): &(usize, char)| {
+        // Most others take two.
+        width += if c.is_ascii() { 1 } else { 2 };
+        width >= columns
+    };
+    let Some((end, _)) = line.char_indices().find(is_too_far) else {
+        return line;
+    };
+    let pieces = line.match_indices([',', ';']).map(|(at, _)| at);
+    &line[..pieces.take_while(|at| *at <= end).last().unwrap_or(end)]
+}
+
+/// How many columns the terminal behind standard error has; where it does not say, as many as it likes.
+fn columns() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stderr());
+    match size.map(|size| usize::from(size.ws_col)) {
+        Ok(0) | Err(_) => usize::MAX,
+        Ok(columns) => columns,
+    }
+}
+
 /// Empties the line that a terminal's cursor is on.
 const CLEAR: &str = "\r\x1b[K";
 
@@ -61,7 +86,8 @@ pub(super) fn size(bytes: u64) -> String {
     match bytes {
         0..0x400 => format!("{bytes} bytes"),
         0x400..0x10_0000 => format!("{kib:.1} KiB"),
-        _ => format!("{:.1} MiB", kib / 1024.0),
+        0x10_0000..0x4000_0000 => format!("{:.1} MiB", kib / 1024.0),
+        _ => format!("{:.1} GiB", kib / 1024.0 / 1024.0),
     }
 }
 
@@ -348,7 +374,8 @@ impl Progress {
         }
         while !self.finishes(DRAW) {
             let _turn = self.turn.lock();
-            let _ = write!(out, "{CLEAR}{}", self.line());
+            let line = self.line();
+            let _ = write!(out, "{CLEAR}{}", fitted(&line, columns()));
             let _ = out.flush();
         }
         let _ = write!(out, "{CLEAR}");
@@ -400,6 +427,26 @@ mod tests {
     }
 
     #[test]
+    fn a_line_fits_into_a_narrow_terminal() {
+        let line = "12.3 of 45.6 MiB, 10.0 MiB/s, 1234 files, 3 s left";
+        for (columns, shown) in [
+            (80, line),
+            (51, line),
+            (50, "12.3 of 45.6 MiB, 10.0 MiB/s, 1234 files"),
+            (30, "12.3 of 45.6 MiB, 10.0 MiB/s"),
+            (29, "12.3 of 45.6 MiB, 10.0 MiB/s"),
+            (28, "12.3 of 45.6 MiB"),
+            (10, "12.3 of 4"),
+            (1, ""),
+            (0, ""),
+            (usize::MAX, line),
+        ] {
+            assert_eq!(fitted(line, columns), shown, "{columns}");
+        }
+        assert_eq!(fitted("試試試, 1 s", 6), "試試");
+    }
+
+    #[test]
     fn sizes_say_what_is_there() {
         let shown = [0, 1023, 1024, 50 << 10, 1 << 20, 13 << 30].map(size);
         let expected = [
@@ -408,7 +455,7 @@ mod tests {
             "1.0 KiB",
             "50.0 KiB",
             "1.0 MiB",
-            "13312.0 MiB",
+            "13.0 GiB",
         ];
         assert_eq!(shown, expected);
     }

@@ -12,6 +12,7 @@ use super::ensure::At;
 use super::error::RestoreError;
 use super::moment::{self, Found, Moment};
 use super::stop::Stop;
+use super::wanted::{Checkout, Named};
 use super::write::stopped;
 use crate::limits::UNSORTED_REFS_MAX;
 use crate::refs::{self, Way, is_ref_name};
@@ -43,13 +44,13 @@ impl<'a> Head<'a> {
 }
 
 /// A ref's full name and its id, as they stand in the archive.
-type Named<'a> = (&'a BStr, &'a [u8]);
+type Line<'a> = (&'a BStr, &'a [u8]);
 
 /// Branches of the upstream, and tags.
 #[derive(Debug)]
 enum List<'a> {
     /// By the names that they have here, sorted.
-    Read(Vec<Named<'a>>),
+    Read(Vec<Line<'a>>),
     /// By the upstream's names: each gets the one that it has here when its turn comes.
     Moment(&'a Moment),
 }
@@ -64,6 +65,9 @@ pub struct Refs<'a> {
     /// What the upstream's HEAD names, by the name that a clone has for it.
     remote_head: Option<Cow<'a, BStr>>,
     list: List<'a>,
+    /// Whether there was the branch that a clone makes, besides what was checked out afterwards. It is
+    /// left out: what was asked for is what is there.
+    has_clones_branch: bool,
     /// Ids, one a line.
     shallow: &'a [u8],
 }
@@ -138,6 +142,10 @@ impl<'a> Refs<'a> {
             }
             Said::Id(hex) => Head::Detached(id(HEAD, hex, hash)?),
         };
+        let clones_branch = remote_head.as_deref().and_then(|to| {
+            let branch = to.strip_prefix(REMOTE)?;
+            take(&mut refs, [HEADS, branch].concat().as_bstr())
+        });
         for (name, _) in &refs {
             if !name.starts_with(REMOTE) && !name.starts_with(TAGS) {
                 return Err(refused(name, "a clone has no such ref"));
@@ -147,6 +155,7 @@ impl<'a> Refs<'a> {
             head,
             remote_head,
             list: List::Read(refs),
+            has_clones_branch: clones_branch.is_some(),
             shallow: captured.file("shallow").unwrap_or_default(),
         };
         check_shallow(read.shallow, hash, stop)?;
@@ -171,11 +180,12 @@ impl<'a> Refs<'a> {
         };
         let refs = Refs {
             head: match at {
-                At::Branch(name) => Head::Branch(name.as_bstr(), commit),
+                At::Branch(name) | At::BranchAt(name, _) => Head::Branch(name.as_bstr(), commit),
                 At::Detached(id) => Head::Detached(commit.unwrap_or(*id)),
             },
             remote_head: remote_head.and_then(local),
             list: List::Moment(moment),
+            has_clones_branch: false,
             shallow: b"",
         };
         refs.check(stop, |name, why| moment::wrong(format!("{name}: {why}")))?;
@@ -248,6 +258,68 @@ impl<'a> Refs<'a> {
         }
     }
 
+    /// What the archive's ref of this full name is at.
+    fn get(&self, name: &[u8]) -> Option<ObjectId> {
+        let List::Read(refs) = &self.list else {
+            return None;
+        };
+        let at = refs.binary_search_by(|(n, _)| (*n).cmp(name.as_bstr()));
+        ObjectId::from_hex(refs[at.ok()?].1).ok()
+    }
+
+    /// Whether these, of an archive, are of what was asked for. A server that knows nothing of that gives
+    /// what it gives to everybody. `commit_of` finds what an object leads to.
+    pub(super) fn are_of(
+        &self,
+        checkout: &Checkout,
+        commit_of: impl Fn(ObjectId) -> Option<ObjectId>,
+    ) -> bool {
+        let Some(commit) = self.commit() else {
+            return *checkout == Checkout::Head;
+        };
+        let is_at = |hex: &str| {
+            let id = ObjectId::from_hex(hex.as_bytes());
+            id.is_ok_and(|id| id == commit || commit_of(id) == Some(commit))
+        };
+        match checkout {
+            Checkout::Head => true,
+            Checkout::Commit(id) => self.head.branch().is_none() && is_at(id),
+            Checkout::At(named, id) => self.is_on(named, true, |_| true) && is_at(id),
+            Checkout::Ref(named) => {
+                let is_tip = |id| id == commit || commit_of(id) == Some(commit);
+                self.is_on(named, false, is_tip)
+            }
+        }
+    }
+
+    /// Whether HEAD is what a ref is checked out as, at a commit that was named or at the ref's own.
+    fn is_on(&self, named: &Named, is_at_commit: bool, is_tip: impl Fn(ObjectId) -> bool) -> bool {
+        if let Some(branch) = self.head.branch() {
+            return named.names.iter().any(|name| name.as_bytes() == &**branch);
+        }
+        // What is no branch is detached.
+        let names = || named.names.iter().map(String::as_bytes);
+        let mut branches = names().filter_map(|name| name.strip_prefix(HEADS));
+        if branches.any(|branch| self.get(&[REMOTE, branch].concat()).is_some()) {
+            return false;
+        }
+        let Some(other) = names().find(|name| !name.starts_with(HEADS)) else {
+            return false;
+        };
+        match self.get(other) {
+            Some(id) if !is_at_commit => is_tip(id),
+            Some(_) => true,
+            None if named.names.len() > 1 => false,
+            // No clone shows it. What everybody gets has no branch beside a HEAD that is detached.
+            None => is_at_commit || self.has_clones_branch || self.is_shallow(),
+        }
+    }
+
+    /// Whether history ends somewhere.
+    pub fn is_shallow(&self) -> bool {
+        !self.shallow.is_empty()
+    }
+
     /// The ids, as text, of the commits at which history is said to end.
     pub fn shallow(&self) -> impl Iterator<Item = &'a [u8]> {
         self.shallow.lines()
@@ -259,6 +331,14 @@ impl<'a> Refs<'a> {
             Head::Branch(_, commit) => commit,
             Head::Detached(commit) => Some(commit),
         }
+    }
+
+    /// What is checked out, if anything is.
+    pub fn at(&self) -> Option<At> {
+        Some(match self.head {
+            Head::Branch(name, commit) => At::BranchAt(name.to_vec(), commit?),
+            Head::Detached(commit) => At::Detached(commit),
+        })
     }
 
     /// The short name of the branch that HEAD names.
@@ -338,12 +418,8 @@ fn local_name(name: &BStr, local: &mut Vec<u8>) -> bool {
 }
 
 /// The refs of a `packed-refs`, sorted.
-fn read_packed<'a>(
-    text: &'a [u8],
-    hash: Kind,
-    stop: &Stop,
-) -> Result<Vec<Named<'a>>, RestoreError> {
-    let mut refs: Vec<Named<'_>> = Vec::new();
+fn read_packed<'a>(text: &'a [u8], hash: Kind, stop: &Stop) -> Result<Vec<Line<'a>>, RestoreError> {
+    let mut refs: Vec<Line<'_>> = Vec::new();
     if !text.is_empty() && !text.ends_with(b"\n") {
         return Err(refused(PACKED, "it is cut off"));
     }
@@ -379,7 +455,7 @@ fn read_packed<'a>(
 }
 
 /// All refs, sorted; of a name that is packed and loose the loose one counts. Both are sorted.
-fn one_each<'a>(mut refs: Vec<Named<'a>>, loose: Vec<Named<'a>>) -> Vec<Named<'a>> {
+fn one_each<'a>(mut refs: Vec<Line<'a>>, loose: Vec<Line<'a>>) -> Vec<Line<'a>> {
     let mut at = 0;
     refs.retain(|(name, _)| {
         while loose.get(at).is_some_and(|(loose, _)| loose < name) {
@@ -394,7 +470,7 @@ fn one_each<'a>(mut refs: Vec<Named<'a>>, loose: Vec<Named<'a>>) -> Vec<Named<'a
 }
 
 /// Takes a ref out.
-fn take<'a>(refs: &mut Vec<Named<'a>>, name: &BStr) -> Option<&'a [u8]> {
+fn take<'a>(refs: &mut Vec<Line<'a>>, name: &BStr) -> Option<&'a [u8]> {
     let at = refs.binary_search_by(|(n, _)| (*n).cmp(name)).ok()?;
     Some(refs.remove(at).1)
 }

@@ -37,6 +37,8 @@ pub(super) struct Update<'a> {
     /// The repository on the server.
     pub base: &'a str,
     pub wanted: &'a Wanted,
+    /// What is checked out already and stays so, whatever its ref is by now.
+    pub kept: Option<At>,
     /// The bundle that the server has named, and a place for it.
     pub bundle: Option<(&'a str, PathBuf)>,
     /// Where the restored snapshot is, and what may be written there.
@@ -74,7 +76,8 @@ impl Update<'_> {
         // What is not there, or cannot be here, needs no objects.
         let ask = || {
             let moment = moment::ask(self.link, self.base, self.restored.kind, &named)?;
-            let at = ensure::find(self.wanted, &moment)?;
+            let found = ensure::find(self.wanted, &moment)?;
+            let at = self.kept.clone().unwrap_or(found);
             Refs::of_moment(&moment, &at, None, self.link.stop)?;
             Ok((moment, at))
         };
@@ -252,7 +255,7 @@ impl Update<'_> {
         let moment = &fetched.moment;
         let id = match &fetched.at {
             At::Branch(name) => moment.get(name.as_slice().into()).map(|r| r.target),
-            At::Detached(id) => Some(*id),
+            At::BranchAt(_, id) | At::Detached(id) => Some(*id),
         };
         let objects = Objects::open(self.room.tree, self.restored.kind, self.link.stop)?;
         let commit = id.map(|id| objects.commit_of(id)).transpose()?;

@@ -25,6 +25,9 @@ pub(super) enum Checkout {
     Ref(Named),
     /// A commit, detached.
     Commit(String),
+    /// The second, a commit, as the branch that the first names, whatever that is elsewhere; detached where
+    /// the name is a tag's or no branch's.
+    At(Named, String),
 }
 
 /// All that was asked for by name.
@@ -33,23 +36,16 @@ pub(super) struct Wanted {
     pub checkout: Checkout,
     pub refs: Vec<Named>,
     pub commits: Vec<String>,
+    /// Whether one commit is all that is wanted of the history.
+    pub is_shallow: bool,
 }
 
 impl Wanted {
-    /// Reads `--ref NAME[=SHA]`, `--commit SHA` and `--have`.
+    /// Reads `--ref NAME[=SHA]`, `--commit SHA`, `--have` and `--depth`.
     pub(super) fn parse(args: &RestoreArgs) -> Result<Wanted, RestoreError> {
-        let checkout = match (&args.refs[..], &args.commits[..]) {
-            ([], []) => Checkout::Head,
-            ([given], []) => Checkout::Ref(Named::parse(given)?),
-            ([], [id]) => Checkout::Commit(full_id(id).map_err(RestoreError::Usage)?),
-            _ => {
-                let what = "only one --ref or --commit can be checked out; name what must be there \
-                            as well with --have";
-                return Err(RestoreError::Usage(what.into()));
-            }
-        };
         let mut wanted = Wanted {
-            checkout,
+            checkout: Checkout::parse(&args.refs, &args.commits)?,
+            is_shallow: args.depth.is_some(),
             ..Wanted::default()
         };
         for given in &args.have {
@@ -63,14 +59,47 @@ impl Wanted {
 
     /// Whether nothing was asked for by name.
     pub(super) fn is_empty(&self) -> bool {
-        *self == Wanted::default()
+        self.checkout == Checkout::Head && self.has_no_more()
+    }
+
+    /// Whether nothing is wanted but what is checked out.
+    pub(super) fn has_no_more(&self) -> bool {
+        self.refs.is_empty() && self.commits.is_empty()
+    }
+
+    /// What must be there besides what is checked out.
+    pub(super) fn without_checkout(&self) -> Wanted {
+        Wanted {
+            checkout: Checkout::Head,
+            ..self.clone()
+        }
+    }
+
+    /// What asks a server for all of it but for what must be there as well; empty for a plain request.
+    pub(super) fn query(&self) -> String {
+        let (name, id) = match &self.checkout {
+            Checkout::Head => (None, None),
+            Checkout::Ref(named) => (Some(&named.given), None),
+            Checkout::Commit(id) => (None, Some(id)),
+            Checkout::At(named, id) => (Some(&named.given), Some(id)),
+        };
+        let pairs = [
+            name.map(|name| format!("ref={}", encoded(name))),
+            id.map(|id| format!("commit={id}")),
+            self.is_shallow.then(|| "depth=1".to_owned()),
+        ];
+        let pairs: Vec<String> = pairs.into_iter().flatten().collect();
+        match pairs.is_empty() {
+            true => String::new(),
+            false => format!("?{}", pairs.join("&")),
+        }
     }
 
     /// The refs, that of the checkout among them.
     pub(super) fn all_refs(&self) -> impl Iterator<Item = &Named> {
         let checkout = match &self.checkout {
             Checkout::Ref(named) => Some(named),
-            Checkout::Head | Checkout::Commit(_) => None,
+            Checkout::Head | Checkout::Commit(_) | Checkout::At(..) => None,
         };
         checkout.into_iter().chain(&self.refs)
     }
@@ -78,11 +107,59 @@ impl Wanted {
     /// The commits, that of the checkout among them.
     pub(super) fn all_commits(&self) -> impl Iterator<Item = &String> {
         let checkout = match &self.checkout {
-            Checkout::Commit(id) => Some(id),
+            Checkout::Commit(id) | Checkout::At(_, id) => Some(id),
             Checkout::Head | Checkout::Ref(_) => None,
         };
         checkout.into_iter().chain(&self.commits)
     }
+}
+
+impl Checkout {
+    /// Reads what `--ref` and `--commit` give.
+    fn parse(refs: &[String], commits: &[String]) -> Result<Checkout, RestoreError> {
+        let id = |given: &String| full_id(given).map_err(RestoreError::Usage);
+        match (refs, commits) {
+            ([], []) => Ok(Checkout::Head),
+            ([], [commit]) => Ok(Checkout::Commit(id(commit)?)),
+            ([given], []) => {
+                let mut named = Named::parse(given)?;
+                Ok(match named.id.take() {
+                    Some(id) => Checkout::At(named, id),
+                    None => Checkout::Ref(named),
+                })
+            }
+            ([given], [commit]) => {
+                let mut named = Named::parse(given)?;
+                let commit = id(commit)?;
+                match named.id.take().filter(|id| *id != commit) {
+                    None => Ok(Checkout::At(named, commit)),
+                    Some(id) => Err(RestoreError::Usage(format!(
+                        "--ref names the commit {id}, --commit another one"
+                    ))),
+                }
+            }
+            _ => Err(RestoreError::Usage(
+                "only one --ref and one --commit can be checked out; name what must be there as well \
+                 with --have"
+                    .into(),
+            )),
+        }
+    }
+}
+
+/// Percent-encoded: the server decodes it once, and what is between here and there takes none of it for
+/// something else.
+fn encoded(name: &str) -> String {
+    let mut out = String::new();
+    for byte in name.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                out.push(char::from(byte));
+            }
+            byte => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
 }
 
 impl Named {
@@ -128,7 +205,6 @@ mod tests {
         let id = "Ab".repeat(20);
         for more in [
             ["--ref", "a", "--ref", "b"],
-            ["--ref", "a", "--commit", &id],
             ["--commit", &id, "--commit", &id],
         ] {
             let error = wanted(&more).unwrap_err();
@@ -137,15 +213,46 @@ mod tests {
         }
         let main = format!("main={id}");
         let found = wanted(&["--ref", &main, "--have", &id, "--have", "refs/pull/1/head"]).unwrap();
-        let Checkout::Ref(branch) = &found.checkout else {
+        let Checkout::At(branch, at) = &found.checkout else {
             panic!("{found:?}");
         };
         assert_eq!(branch.names, ["refs/heads/main", "refs/tags/main"]);
-        assert_eq!(branch.id.as_deref(), Some(&*id.to_ascii_lowercase()));
+        assert_eq!((at, &branch.id), (&id.to_ascii_lowercase(), &None));
         assert_eq!(found.commits, [id.to_ascii_lowercase()]);
         assert_eq!(found.refs[0].names, ["refs/pull/1/head"]);
         assert!(wanted(&[]).unwrap().is_empty());
         let error = wanted(&["--ref", "=abc"]).unwrap_err().to_string();
         assert!(error.contains("\"\" is no name of a ref"), "{error}");
+        let both = wanted(&["--ref", "main", "--commit", &id]).unwrap();
+        assert_eq!(both.checkout, found.checkout);
+        assert_eq!(
+            wanted(&["--ref", &main, "--commit", &id]).unwrap().checkout,
+            both.checkout
+        );
+        let other = "1".repeat(40);
+        let error = wanted(&["--ref", &main, "--commit", &other]).unwrap_err();
+        assert_eq!(error.exit_code(), 1);
+    }
+
+    /// What the server reads of it is what was given.
+    #[test]
+    fn what_is_wanted_is_one_query() {
+        let id = "ab".repeat(20);
+        let at = |name: &str| format!("{name}={id}");
+        let rows = [
+            (&[][..], String::new()),
+            (&["--depth", "1"], "?depth=1".into()),
+            (&["--commit", &id], format!("?commit={id}")),
+            (&["--ref", "a/b"], "?ref=a/b".into()),
+            (
+                &["--ref", &at("fix/#7&x%+ü")],
+                format!("?ref=fix/%237%26x%25%2B%C3%BC&commit={id}"),
+            ),
+            (&["--ref", "v1", "--depth", "1"], "?ref=v1&depth=1".into()),
+            (&["--have", &id], String::new()),
+        ];
+        for (given, query) in rows {
+            assert_eq!(wanted(given).unwrap().query(), query, "{given:?}");
+        }
     }
 }

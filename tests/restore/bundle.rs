@@ -298,7 +298,7 @@ fn the_refs_are_those_of_one_moment() {
         "small",
         &format!(r#"{{"refs":{{"refs/heads/main":"{new}"}}}}"#),
     );
-    for (name, more) in [("head", &[][..]), ("main", &["--ref", "main"])] {
+    for (name, more) in [("head", &[][..]), ("main", &["--have", "main"])] {
         let (restored, summary, errors) = run(&lab, server.address(), name, more);
         assert_eq!(summary["bundle_applied"], true, "{errors}");
         assert_eq!(summary["commit"], *new);
@@ -369,7 +369,7 @@ fn a_damaged_bundle_is_done_without() {
         assert!(!restored.join("large.bin").exists());
         assert!(!restored.join(".git/refs/tarpon").exists());
         let target = lab.scratch("wanted");
-        let out = restore(address, "test/small", &target, &["--ref", "main"]);
+        let out = restore(address, "test/small", &target, &["--have", "main"]);
         assert_ne!(out.status.code(), Some(0), "{name}");
         expect_nothing(&target);
     }
@@ -416,14 +416,16 @@ fn refs_and_commits_are_those_of_the_upstream_or_nothing_is_restored() {
     // One that only `git fetch UPSTREAM ID` gets.
     let hidden = ["commit-tree", "side^{tree}", "-p", "side", "-m", "hidden"];
     let hidden = git::text(&upstream, &hidden);
-    let by_id = ["--commit", &*hidden];
-    let (restored, summary, _) = run(&lab, server.address(), "hidden", &by_id);
-    assert_eq!(summary["commit"], *hidden);
-    assert_eq!(git::text(&restored, &["rev-parse", "HEAD"]), hidden);
+    let by_id = ["--have", &*hidden];
+    let (restored, _, _) = run(&lab, server.address(), "hidden", &by_id);
+    git::run(&restored, &["cat-file", "-e", &hidden]);
 
     let (stale, absent) = (format!("side={side}"), "1".repeat(40));
+    let at_stale = ["--ref", &*stale];
+    let (restored, summary, _) = run(&lab, server.address(), "at", &at_stale);
+    assert_eq!(summary["commit"], *side);
+    assert_eq!(git::text(&restored, &["rev-parse", "side"]), side);
     for (more, code) in [
-        (["--ref", &*stale], 7),
         (["--have", &*stale], 7),
         (["--have", "nosuch"], 7),
         (["--have", &absent], 7),

@@ -49,7 +49,7 @@ fn no_git_outlives_a_killed_restore() {
     // The snapshot lacks it, so that there is something to fetch.
     hit(&server, "app");
     let new = repos::add_commit(&lab.upstream("app"), "main", "new.txt", b"new");
-    let more = ["--commit", &*new];
+    let more = ["--have", &*new];
     let restore = Running::start(silent, "test/app", &lab.scratch("fetch"), &more);
     kill_while(restore, &directory, &["fetch", "remote-http"], || true);
 }

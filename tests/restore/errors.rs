@@ -304,12 +304,12 @@ fn the_fallback_clones_what_git_cannot_fetch_from_the_server() {
     let add = |name: &str| repos::add_commit(&lab.upstream("app"), "main", name, b"new");
     let new = add("first.txt");
     // By a bundle it might come all the same.
-    let more = ["--commit", &*new, "--no-bundle"];
+    let more = ["--have", &*new, "--no-bundle"];
     expect(&by_url(&lab, breaks, &target, &more), 6);
     expect_nothing(&target);
     let new = add("second.txt");
     let more = ["--fallback", "clone", "--json", "--no-bundle"];
-    let more = [&["--commit", &*new], &more[..]].concat();
+    let more = [&["--have", &*new], &more[..]].concat();
     let out = by_url(&lab, breaks, &target, &more);
     let errors = expect(&out, 0);
     assert!(errors.contains("; cloning "), "{errors}");
@@ -386,9 +386,13 @@ fn the_fallback_has_the_refs_and_commits_that_were_asked_for() {
     assert_eq!(git::text(&target, &["rev-parse", "HEAD"]), hidden);
     assert!(target.join("x").exists());
     assert_eq!(git::text(&target, &["status", "--porcelain"]), "");
-    let (wrong, absent) = (format!("side={hidden}"), "1".repeat(40));
+    let at = format!("side={hidden}");
+    let (_, target) = run("at", &["--ref", &at], 0);
+    assert_eq!(git::text(&target, &["rev-parse", "side"]), hidden);
+    assert_eq!(git::text(&target, &["rev-parse", "@{upstream}"]), tip);
+    let absent = "1".repeat(40);
     for more in [
-        ["--ref", &*wrong],
+        ["--have", &*at],
         ["--ref", "nosuch"],
         ["--commit", &*absent],
     ] {
@@ -523,7 +527,7 @@ fn git_does_not_wait_for_the_silent() {
     hit(&server, "app");
     let new = repos::add_commit(&lab.upstream("app"), "main", "new.txt", b"new");
     for (step, server, repository, more) in [
-        ("fetch", silent, "test/app", ["--commit", &*new]),
+        ("fetch", silent, "test/app", ["--have", &*new]),
         ("clone", nobody(), &*url, ["--fallback", "clone"]),
     ] {
         let target = lab.scratch("silent");

@@ -234,7 +234,7 @@ fn a_configuration_leads_no_step_of_the_restore_anywhere() {
     let body = remade::pack(&items);
     let relay = crate::lab::relay(
         server,
-        |target| target.ends_with("snapshot.tar.zst"),
+        |target| target.contains("snapshot.tar.zst"),
         move |answer| answer.clone_from(&body),
     );
     let target = attack.lab.scratch("fetched");
@@ -631,7 +631,7 @@ fn the_environment_and_the_users_settings_lead_nowhere_else() {
     .unwrap();
     fs::write(&included, "[http]\n\textraHeader = X-Test: 1\n").unwrap();
     let target = attack.lab.scratch("second");
-    let more = ["--commit", &newer, "--no-bundle"];
+    let more = ["--have", &newer, "--no-bundle"];
     let mut command = command(address, "test/app", &target, &more);
     command.env("GIT_CONFIG_GLOBAL", &users);
     for name in [

@@ -165,7 +165,7 @@ fn what_comes_after_an_archive_has_the_limit_too() {
     let server = start(&lab);
     hit(&server, "small");
     let new = push_and_fetch(&lab, &server, "small", "large.bin", &large());
-    let fetched = ["--no-bundle", "--commit", &new];
+    let fetched = ["--no-bundle", "--have", &new];
     for (name, limit, more) in [
         ("fetched", "6M", &fetched[..]),
         ("bundled", "14M", &[]),

@@ -23,3 +23,4 @@ mod staging;
 mod streams;
 mod submodules;
 mod wanted;
+mod wants;

@@ -103,7 +103,7 @@ fn refs_that_move_while_they_are_fetched_are_those_of_a_later_moment() {
         },
         |_| {},
     );
-    let (restored, summary, _) = run(&lab, between, "moved", &["--ref", "main", "--no-bundle"]);
+    let (restored, summary, _) = run(&lab, between, "moved", &["--have", "main", "--no-bundle"]);
     let kept = git::text(&upstream, &["rev-parse", "main"]);
     assert_ne!(kept, lost);
     assert_eq!(summary["commit"], *kept);
@@ -142,17 +142,21 @@ fn a_ref_at_a_certain_commit_is_at_that_commit() {
     for pinned in ["main", "v1"] {
         let pinned = format!("{pinned}={wanted}");
         let errors = expect(
-            &restore(hostile, "test/app", &target, &["--ref", &pinned]),
+            &restore(hostile, "test/app", &target, &["--have", &pinned]),
             7,
         );
         assert!(errors.contains(&format!("not {wanted}")), "{errors}");
         crate::lab::expect_nothing(&target);
     }
+    // What is checked out is the commit, whatever is said of the ref.
+    let pinned = format!("main={wanted}");
+    let at_main = lab.scratch("at-main");
+    let more = ["--ref", &pinned];
+    expect(&restore(hostile, "test/app", &at_main, &more), 0);
+    assert_eq!(git::text(&at_main, &["rev-parse", "main"]), wanted);
     let pinned = format!("good={wanted}");
-    expect(
-        &restore(hostile, "test/app", &target, &["--ref", &pinned]),
-        0,
-    );
+    let more = ["--ref", &pinned, "--have", &pinned];
+    expect(&restore(hostile, "test/app", &target, &more), 0);
     assert_eq!(git::text(&target, &["rev-parse", "HEAD"]), wanted);
     assert_eq!(git::text(&target, &["rev-parse", "v1^{}"]), other);
     let listed = git::text(
@@ -183,12 +187,14 @@ fn a_pinned_tag_is_compared_with_its_object_not_with_the_servers_word() {
         },
     );
     let target = lab.scratch("pinned");
-    for option in ["--ref", "--have"] {
-        let wanted = format!("refs/tags/v1={pin}");
-        let more = [option, &wanted, "--no-bundle"];
-        expect(&restore(liar, "test/small", &target, &more), 7);
-        expect_nothing(&target);
-    }
+    let wanted = format!("refs/tags/v1={pin}");
+    let more = ["--have", &wanted, "--no-bundle"];
+    expect(&restore(liar, "test/small", &target, &more), 7);
+    expect_nothing(&target);
+    let named = lab.scratch("named");
+    let more = ["--ref", &wanted, "--no-bundle"];
+    expect(&restore(liar, "test/small", &named, &more), 0);
+    assert_eq!(id(&named, "HEAD"), pin);
     // Nor does git learn it.
     let more = ["--ref", "v1", "--no-bundle"];
     expect(&restore(liar, "test/small", &target, &more), 0);

@@ -89,7 +89,7 @@ impl Sends {
         let of = |what: &str| format!("Content-Type: application/x-git-upload-pack-{what}\r\n");
         let lists = body.windows(15).any(|part| part == b"command=ls-refs");
         match () {
-            () if first.contains("/snapshot.tar.zst ") => {
+            () if first.contains("/snapshot.tar.zst") => {
                 let archive = zst(&fixture().good.tar());
                 ok("X-Cachew-Bundle-Url: /bundle\r\n", &archive)
             }

@@ -726,7 +726,7 @@ fn behind(case: &Stream, place: &'static str, more: &[&str]) -> Result<(), Strin
             }
             let fields = "X-Cachew-Bundle-Url: /git/test/app/snapshot.bundle?base=1\r\n";
             let answer = match &asked {
-                a if a.contains("/snapshot.tar.zst ") => ok(fields, &body),
+                a if a.contains("/snapshot.tar.zst") => ok(fields, &body),
                 a if a.contains("/git-upload-pack ") => ok("", list.as_bytes()),
                 _ => b"HTTP/1.1 404 x\r\nContent-Length: 0\r\n\r\n".to_vec(),
             };

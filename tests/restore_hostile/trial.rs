@@ -181,7 +181,7 @@ pub fn serve_beside(
     body: Vec<u8>,
     other: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static,
 ) -> SocketAddr {
-    answers(move |asked| match asked.contains("/snapshot.tar.zst ") {
+    answers(move |asked| match asked.contains("/snapshot.tar.zst") {
         true => ok(&fields, &body),
         false => other(asked),
     })

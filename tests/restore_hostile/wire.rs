@@ -391,7 +391,7 @@ fn the_restores_own_git_obeys_no_archive() {
             let slot = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
             let archive = slot.clone();
             let address = answers(move |asked| match asked {
-                a if a.contains("/snapshot.tar.zst ") => {
+                a if a.contains("/snapshot.tar.zst") => {
                     ok("", &archive.lock().unwrap_or_else(|p| p.into_inner()))
                 }
                 a if a.contains("ensure-refs") => ok("", answer.as_bytes()),
