@@ -108,7 +108,8 @@ impl Jobs {
         // What is for ever the same shares its frames with others for as long as these are there.
         match lie {
             Lie::Wasteful if want.follows() => self.compact(repo, &want),
-            Lie::Scattered if want.follows() => self.put_in_order_later(&repo.name, published),
+            // Others share their frames with this one.
+            Lie::Scattered if want.is_default() => self.put_in_order_later(&repo.name, published),
             _ => {}
         }
     }
