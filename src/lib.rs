@@ -67,7 +67,7 @@
 //! * A range of an archive that still grows is answered with 206 only to a client that names the
 //!   archive (`If-Range`, `If-Match`), after the range is there; others get all of it.
 //! * The id of an archive is a hash of everything that decides its bytes, so a build that is
-//!   repeated after a crash resumes broken downloads, too.
+//!   repeated after a crash resumes broken downloads, too (but for one with a pack of an annex).
 //!
 //! # Wants
 //!
@@ -84,6 +84,14 @@
 //!   leaves when something expires, for it may be of that, and is looked for again when it is asked for.
 //! * Refs lead to all that is below them; of what they have left something may be gone. So a commit that no
 //!   few steps lead to from a tip is looked for by git, and is there if all of it is (`mirror`'s `closure`).
+//! * What no followed ref leads to (a commit of a fork, a pull request's merge) is fetched by its id, or by the ref
+//!   that was named, into the mirror's annex ([`mirror`]'s `annex`), a repository that borrows the mirror's
+//!   objects. A build of it is made of the mirror's packs and one more, which has exactly what they lack (`jobs`'
+//!   `pinned`): nobody else's archive grows. Each tip of an annex has the moment at which the upstream last gave it;
+//!   a core that finds it too long ago serves nothing of it, and the upstream is asked again (`jobs`' `seek`). What
+//!   it refuses goes with its snapshots. What git packs for such a build can be another pack the next time:
+//!   so its id is, and a download that a crash has broken begins anew.
+//! * A ref that is not followed leads to a commit when it is asked for; what is built is the snapshot of that commit.
 //! * A plain request has no part in all this: what it takes is that it looks at a field.
 //!
 //! # Freshness

@@ -259,7 +259,8 @@ impl Core {
         }
         if let Some(current) = repo.archives().into_iter().find(is_it) {
             // That of a ref can be one that whoever asks anew does not get any more.
-            return (!current.want.is_default()).then_some(current);
+            let is_served = !current.want.is_default() && repo.may_serve(&current.want);
+            return is_served.then_some(current);
         }
         self.catalog
             .retired
@@ -408,8 +409,8 @@ impl Core {
             if !matches!(part, Part::Unsatisfiable { .. }) {
                 head = name_bundle(head, &asked.repo, archive);
             }
-            let head =
-                describe(head, (&asked.repo, archive), outcome).connection(asked.head.keep_alive);
+            let head = describe(head, (&asked.repo, &asked.named, archive), outcome)
+                .connection(asked.head.keep_alive);
             // All values are the program's own or were checked when they were read.
             let _ = head.finish();
         });
@@ -431,7 +432,7 @@ impl Core {
             if status == 200 {
                 head = name_bundle(head, &asked.repo, archive);
             }
-            let head = describe(head, (&asked.repo, archive), Outcome::Hit)
+            let head = describe(head, (&asked.repo, &asked.named, archive), Outcome::Hit)
                 .connection(asked.head.keep_alive);
             let _ = head.finish();
         });

@@ -207,7 +207,7 @@ impl Core {
             return Ok(known);
         }
         let (at, named, client) = (repo.clone(), sought.named.clone(), sought.client);
-        let wanted = self.ask(move |jobs| jobs.resolve(at, named, client));
+        let wanted = self.ask(move |jobs| jobs.resolve(at, named, since, client));
         let Wanted { want, near } = wanted.await?;
         let found = match repo.find_want(&want, since) {
             Found::Vacant(permit) => Found::Vacant(permit.near(near)),

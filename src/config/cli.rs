@@ -222,7 +222,8 @@ pub(super) struct ServeArgs {
     maintenance_idle: Option<OsString>,
 
     /// Keep what no branch or tag leads to any more, such as commits that were forced away, for this
-    /// long, or never remove it; then it is removed from mirrors and snapshots at a quiet time
+    /// long, or never remove it; then it is removed from mirrors and snapshots at a quiet time. What was
+    /// fetched by its id is asked for again after it
     /// [default: 1d]
     #[arg(long, value_name = "TIME", help_heading = "Cache")]
     unreachable_expiry: Option<OsString>,

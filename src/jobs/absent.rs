@@ -40,6 +40,12 @@ impl Absent {
         }
     }
 
+    /// Its upstream may have others now.
+    pub(super) fn forget(&mut self, repository: &Arc<str>) {
+        self.known.retain(|(of, _)| of != repository);
+        self.since.retain(|(_, (of, _))| of != repository);
+    }
+
     fn forget_first(&mut self) {
         if let Some((_, key)) = self.since.pop_front() {
             self.known.remove(&key);
@@ -65,5 +71,9 @@ mod tests {
         }
         assert!(!absent.has(&b, "0", later) && absent.has(&b, "1", later));
         assert_eq!(absent.known.len(), ABSENT_IDS_MAX);
+        absent.note(&a, "1", later);
+        absent.forget(&b);
+        assert!(absent.has(&a, "1", later) && !absent.has(&b, "2", later));
+        assert_eq!((absent.known.len(), absent.since.len()), (1, 1));
     }
 }

@@ -160,11 +160,17 @@ impl Jobs {
     }
 
     /// From here on requests are answered from the archive, whose entry is in its place.
-    async fn publish(&self, repo: &Repo, archive: Arc<Archive>, epoch: RefsEpoch) {
+    async fn publish(&self, repo: &Arc<Repo>, archive: Arc<Archive>, epoch: RefsEpoch) {
         archive.fanout.release_window();
         self.catalog.retired.replaced_by(&archive);
         let old = repo.publish(archive.clone(), epoch);
         self.retire(repo.take_expired());
+        if let Some(commit) = archive.want.commit()
+            && repo.annex.is_gone(&commit)
+        {
+            // Its upstream was asked meanwhile.
+            self.leave(repo, &[commit].into()).await;
+        }
         if let Some(old) = old.filter(|old| old.id != archive.id) {
             // Hardly anybody comes back for it, and it may hold many files open.
             old.close_if_idle();
@@ -268,7 +274,15 @@ fn run(
     let begun = match begun {
         Ok(Ok(begun)) => begun,
         Ok(Err(BeginError::NoRef(e))) => return permit.refuse(no_ref(&repo, &e)),
-        Ok(Err(e)) => return refuse(shop, permit, e.into()),
+        Ok(Err(e)) => {
+            if let BeginError::Annex {
+                is_broken: true, ..
+            } = e
+            {
+                give_up_annexed(plane, &repo, &want);
+            }
+            return refuse(shop, permit, e.into());
+        }
         Err(panic) => return refuse(shop, permit, End::Failed(panicked(&*panic))),
     };
     let (archive, epoch) = (begun.archive.clone(), begun.epoch);
@@ -302,6 +316,14 @@ fn run(
         fanout.wait_taken();
         // Giving it up takes the repository's lock.
         plane.spawn(|_| async move { drop(permit) });
+    }
+}
+
+/// Something of it is missing: whoever asks again has its upstream asked.
+fn give_up_annexed(plane: &Handle<Jobs>, repo: &Arc<Repo>, want: &Want) {
+    if let Some(commit) = want.commit() {
+        let repo = repo.clone();
+        plane.spawn(move |jobs| async move { jobs.forget_annexed(&repo, &[commit]).await });
     }
 }
 

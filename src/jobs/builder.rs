@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
-use tokio::sync::{RwLockReadGuard, watch};
+use tokio::sync::watch;
 use xxhash_rust::xxh64::Xxh64;
 
 use super::archive_id::{archive_id, shown};
@@ -15,7 +15,7 @@ use super::end::End;
 use super::entry::{
     Begun, Keep, LinkedUnread, Place, Placed, SpoolJob, place, prepare, wait_for_room,
 };
-use super::pinned::{BeginError, Pinned, pin_prepared};
+use super::pinned::{BeginError, Held, Pinned, pin_prepared};
 use super::workshop::Workshop;
 use crate::archive::open_files::{OpenError, OpenFiles};
 use crate::archive::place::{Archive, Files, Names};
@@ -99,7 +99,7 @@ pub(super) fn begin<'r>(
         take(shop, base, &stop)
     });
     let Pinned {
-        guard: pinned,
+        held: pinned,
         view,
         target,
         sources,
@@ -107,13 +107,13 @@ pub(super) fn begin<'r>(
     let pinned_us = started.elapsed().as_micros() as u64;
     let digest = view.refs.digest();
     let shown = shown(want, &digest, target, &repo.url, shop.level);
-    let id = archive_id(&shown, &view, &repo.mirror);
+    let id = archive_id(&shown, &view, pinned.home.path());
     let id = id.map_err(|source| BeginError::Io {
         op: "read what the mirror's packs end with",
         source,
     })?;
     let commit = view.checkout.commit.map(|c| c.to_string());
-    let head = produce::Head::read(&view, &repo.url, &repo.mirror.join("objects"))?;
+    let head = produce::Head::read(&view, &repo.url, &pinned.home.path().join("objects"))?;
     let places = shop.open_files.reserve(view.packs.len() + 1)?;
     let (name, wanted) = (repo.name.clone(), want.clone());
     let archive = Archive::growing(id, name, wanted, commit, shown, created_unix_ms);
@@ -152,7 +152,7 @@ fn settle<'r>(
     files: Arc<Files>,
     names: Names,
     spooler: Spooler,
-) -> (Option<Staging>, Option<RwLockReadGuard<'r, ()>>) {
+) -> (Option<Staging>, Option<Held<'r>>) {
     match place {
         Place::Entry(staging) => {
             archive.placed(staging.dir().to_owned(), names, files.clone(), open);

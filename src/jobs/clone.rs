@@ -165,6 +165,7 @@ impl Jobs {
         if let Some(unix_ms) = fetched {
             repo.set_fetched_before(unix_ms);
         }
+        self.take_over_annex(&repo).await;
         self.keep(&repo, fetched);
         duty.done(Ok(()));
         if let Err(e) = self.git.set_up(&repo.mirror, &repo.url).await {
@@ -184,11 +185,11 @@ impl Jobs {
     ///
     /// Anybody can name servers, so the upstream is asked once within [`UPSTREAM_ANSWER_KEPT_MS`], by one request
     /// after the other. What has ended meanwhile holds up nobody.
-    pub(super) async fn check_way(
+    pub(super) async fn check_way<T: Clone>(
         &self,
         repo: &Repo,
         asker: &Asker,
-        waits_for: &Flight<Ended>,
+        waits_for: &Flight<T>,
     ) -> Ended {
         if asker.via.is_empty() {
             return Ok(());
@@ -263,6 +264,7 @@ impl Jobs {
         );
         self.say_back(&repo.name);
         repo.notes.set_clonable();
+        self.take_over_annex(&repo).await;
         self.keep(&repo, Some(unix_ms()));
         self.note_compared(&repo, Shown::Moved);
         self.mirror_changed(&repo);

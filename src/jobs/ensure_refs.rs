@@ -6,13 +6,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use gix::ObjectId;
 use gix::bstr::ByteSlice;
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
-use tokio::task::spawn_local;
 
-use super::asker::{Asker, ClientPart};
-use super::room::Need;
+use super::asker::Asker;
 use super::state::Jobs;
 use crate::limits::{ENSURE_BY_ID_MAX, ENSURE_ITEMS_MAX};
 use crate::refs::{full_id, is_ref_name};
@@ -126,73 +124,15 @@ impl Jobs {
             found = self.look(repo, wanted).await?;
         }
         let ids = found.missing_commits.iter().take(ENSURE_BY_ID_MAX);
-        let ids = self.worth_asking(repo, ids.cloned().collect());
+        let ids = ids.filter_map(|id| ObjectId::from_hex(id.as_bytes()).ok());
+        let ids: Vec<ObjectId> = ids.collect();
         if !ids.is_empty() {
-            // Before anybody else has to wait for what this waits for.
-            let part = self.semaphores.freshens.of_client(asker.client).await;
-            let (done, ended) = oneshot::channel();
-            // A task of its own: a git that is cut off leaves half a pack in the mirror.
-            spawn_local(self.clone().fetch_by_id(repo.clone(), ids, (done, part)));
-            // It fails when the task has panicked; then they stay missing.
-            let _ = ended.await;
+            // What the upstream does not give stays missing.
+            self.seek_all(repo, &ids, &asker).await;
             found = self.look(repo, wanted).await?;
         }
         found.fetched = fetched;
         Ok(found)
-    }
-
-    /// Those that the upstream was not asked for in vain just now.
-    fn worth_asking(&self, repo: &Repo, ids: Vec<String>) -> Vec<String> {
-        let (mut absent, now) = (self.absent.borrow_mut(), Instant::now());
-        let ids = ids.into_iter();
-        ids.filter(|id| !absent.has(&repo.name, id, now)).collect()
-    }
-
-    /// Asks the upstream for commits by their ids: it may have some that no ref leads to, such as
-    /// those of a pull request that was rewritten. What it does not give stays missing, and is not asked
-    /// for again for a while. Begins with none any more once nobody waits for `done`.
-    async fn fetch_by_id(
-        self: Rc<Self>,
-        repo: Arc<Repo>,
-        ids: Vec<String>,
-        (done, _part): (oneshot::Sender<()>, ClientPart),
-    ) {
-        // Nobody takes what it brings for something that failed, or replaces the mirror meanwhile. The
-        // mirror's upkeep may go on: it only takes away what it has found before.
-        let _duty = loop {
-            match self.fetching_ids.join(&repo.name) {
-                (_, Some(duty)) => break duty,
-                (flight, None) => drop(flight.end().await),
-            }
-        };
-        let _permit = self.semaphores.freshens.acquire(&repo.name).await;
-        // Others may have asked for the same meanwhile, and have got it or not.
-        let ids = self.worth_asking(&repo, ids);
-        let kinds = self.git.kinds(&repo.mirror, &ids).await;
-        let kinds = kinds.unwrap_or_else(|_| vec![None; ids.len()]);
-        for (id, _) in ids.iter().zip(kinds).filter(|(_, kind)| kind.is_none()) {
-            if done.is_closed() {
-                return;
-            }
-            self.room_for_pack(&repo).await;
-            let _arriving = repo.locks.arrivals.read().await;
-            let mut fetched = self.git.fetch_by_id(&repo.mirror, &repo.url, id).await;
-            if let Err(e) = &fetched
-                && self.is_for_room(e).await
-            {
-                self.make_room(&repo.name, Need::Must).await;
-                fetched = self.git.fetch_by_id(&repo.mirror, &repo.url, id).await;
-            }
-            // It is in the journal, and nothing else may ever happen here.
-            self.note_due(&repo);
-            if let Err(e) = fetched {
-                tracing::debug!(repository = &*repo.name, id, "not fetched by its id: {e}");
-                let now = Instant::now();
-                self.absent.borrow_mut().note(&repo.name, id, now);
-            }
-        }
-        // Fails when the client has left meanwhile.
-        let _ = done.send(());
     }
 
     async fn look(&self, repo: &Arc<Repo>, wanted: &Wanted) -> Result<Ensured, StartError> {
@@ -212,13 +152,18 @@ impl Jobs {
             message: format!("{}: {e}", repo.name),
         })?;
         let missing = wanted.commits.iter().zip(kinds);
-        let missing = missing.filter(|(_, kind)| kind.is_none());
+        let missing = missing.filter(|(id, kind)| kind.is_none() && !is_annexed(repo, id));
         Ok(Ensured {
             refs,
             missing_commits: missing.map(|(id, _)| id.clone()).collect(),
             fetched: false,
         })
     }
+}
+
+/// Whether the annex has it, and it may be given out.
+fn is_annexed(repo: &Repo, id: &str) -> bool {
+    ObjectId::from_hex(id.as_bytes()).is_ok_and(|id| repo.annex.is_fresh(&id))
 }
 
 #[cfg(test)]

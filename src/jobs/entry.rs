@@ -9,9 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::RwLockReadGuard;
-
-use super::pinned::{BeginError, Source};
+use super::pinned::{BeginError, Held, Source};
 use super::workshop::Workshop;
 use crate::archive::open_files::{OpenError, OpenFile, Places};
 use crate::archive::place::{Archive, Files, Names};
@@ -64,8 +62,8 @@ pub(super) struct Begun<'r> {
     pub base: Option<Arc<Archive>>,
     /// Of the refs before they were read.
     pub epoch: RefsEpoch,
-    /// Keeps the files in the mirror until they are linked.
-    pub pinned: RwLockReadGuard<'r, ()>,
+    /// Keeps the files where they are until they are linked.
+    pub pinned: Held<'r>,
     /// For all files of the archive: once its first byte has left it must not fail for want of them.
     pub places: Places,
 }
@@ -114,10 +112,7 @@ pub(super) enum Place<'r> {
     Entry(Staging),
     /// In the mirror, whose packs stay until the build waits for its readers: no entry could be
     /// made, so nothing is kept.
-    Mirror {
-        why: String,
-        pinned: RwLockReadGuard<'r, ()>,
-    },
+    Mirror { why: String, pinned: Held<'r> },
 }
 
 /// Opens the files of a build: those of a new entry, or the mirror's own where none can be made,
@@ -143,11 +138,12 @@ pub(super) fn place<'r>(
         Err(e) => {
             let files = open_mirror(&mut begun, &reuse)?;
             say_not_kept(shop, begun.repo, &e);
+            let directory = begun.pinned.home.path().to_owned();
             let place = Place::Mirror {
                 why: e.to_string(),
                 pinned: begun.pinned,
             };
-            (begun.repo.mirror.clone(), place, files)
+            (directory, place, files)
         }
     };
     reuse.follow(names.linked.len());
@@ -233,7 +229,8 @@ fn open_mirror(begun: &mut Begun<'_>, reuse: &Reuse) -> Result<Files, BeginError
         op: "open the null device",
         source,
     })?;
-    let linked = open_linked(&mut begun.places, &begun.repo.mirror, &begun.view, reuse)?;
+    let home = begun.pinned.home.path();
+    let linked = open_linked(&mut begun.places, home, &begun.view, reuse)?;
     Ok(Files::new(OpenFile::uncounted(nowhere), linked))
 }
 

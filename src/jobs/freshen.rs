@@ -155,6 +155,7 @@ impl Jobs {
         if moved {
             // Noted before anybody hears of it.
             repo.set_moved();
+            self.absent.borrow_mut().forget(&repo.name);
             self.mirror_changed(&repo);
         }
         // Also when nothing moved: somebody may have put another mirror there.
@@ -232,9 +233,6 @@ impl Jobs {
         let (_, Some(maintaining)) = self.maintaining.join(&repo.name) else {
             return;
         };
-        let (_, Some(fetching_ids)) = self.fetching_ids.join(&repo.name) else {
-            return;
-        };
         let cleaned = repo.clone();
         let removed = tokio::task::spawn_blocking(move || {
             // Where a build packs, it goes after the next one that fails, or at the next start.
@@ -242,7 +240,6 @@ impl Jobs {
             packing.map_or(Ok(()), |_packing| remove_unfinished(&cleaned.mirror))
         });
         let removed = removed.await;
-        fetching_ids.done(());
         maintaining.done(());
         if let Ok(Err(e)) = removed {
             tracing::warn!(repository = &*repo.name, "cannot remove half a pack: {e}");

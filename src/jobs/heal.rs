@@ -262,7 +262,7 @@ impl Jobs {
     async fn replace_mirror(self: &Rc<Self>, repo: &Arc<Repo>) {
         let comparing = take_duty(&self.freshening, &repo.name).await;
         let _maintaining = take_duty(&self.maintaining, &repo.name).await;
-        let _fetching_ids = take_duty(&self.fetching_ids, &repo.name).await;
+        let _keeping_annex = take_duty(&self.keeping_annex, &repo.name).await;
         if let Some(setting_up) = self.setting_up.running(&repo.name) {
             setting_up.end().await;
         }
@@ -275,6 +275,8 @@ impl Jobs {
                 tracing::warn!(repository = &*repo.name, "the mirror was cloned anew");
                 // What failed on the old one can be tried on this.
                 repo.set_mended();
+                // It has left with the old one.
+                self.take_over_annex(repo).await;
                 self.look_at_head(repo).await;
                 repo.set_fresh(unix_began_ms, began);
                 repo.notes.set_clonable();
@@ -320,16 +322,20 @@ impl Jobs {
     }
 }
 
+fn busy() -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::ResourceBusy, "it is being read")
+}
+
 /// Gives the clone the mirror's place, and removes the mirror.
 fn swap(repo: &Repo, place: &Path) -> std::io::Result<()> {
     let old: PathBuf = {
         let _packing = repo.locks.packing.blocking_lock();
-        // Nothing arrives: nobody compares the mirror or fetches into it.
+        // Nobody compares the mirror, but its annex may be fetched into.
+        let Some(_arrivals) = blocking_exclusive(&repo.locks.arrivals) else {
+            return Err(busy());
+        };
         let Some(_packs) = blocking_exclusive(&repo.locks.packs) else {
-            return Err(std::io::Error::new(
-                std::io::ErrorKind::ResourceBusy,
-                "it is being read",
-            ));
+            return Err(busy());
         };
         let _refs = repo.locks.refs.blocking_write();
         match Os.exchange(place, &repo.mirror) {

@@ -39,6 +39,7 @@ impl Jobs {
 
     fn hook(self: &Rc<Self>, repo: Arc<Repo>, pushed: Option<String>) {
         self.schedule.borrow_mut().hooked(&repo.name, unix_ms());
+        self.absent.borrow_mut().forget(&repo.name);
         let mut hooked = self.hooked.borrow_mut();
         // What begins then comes later than all who find it waiting.
         let is_first = !hooked.contains_key(&repo.name);

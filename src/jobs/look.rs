@@ -1,12 +1,13 @@
 //! A look into a mirror for what a request names. It reads refs and a few objects: on a thread of its own.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use gix::ObjectId;
 use gix::bstr::{BStr, BString, ByteSlice};
 
 use crate::manifest::want::{Named, Shape, Want};
-use crate::mirror::Git;
+use crate::mirror::{Git, annex};
 use crate::refs::{Head, MirrorRefs};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
@@ -56,11 +57,7 @@ pub(super) fn look(repo: &Repo, git: &Git, named: &Named) -> Result<Looked, Star
         Leads::Nowhere => return Ok(Looked::Absent),
         Leads::Other(kind) => return Err(no_commit(repo, from, kind)),
     };
-    let known = repo.archives().into_iter().filter_map(|archive| {
-        let commit = archive.commit.as_ref()?;
-        ObjectId::from_hex(commit.as_bytes()).ok()
-    });
-    let known = known.collect();
+    let known = known(repo);
     let wanted = |want, near| Wanted {
         want: Arc::new(want),
         near,
@@ -85,6 +82,51 @@ pub(super) fn look(repo: &Repo, git: &Git, named: &Named) -> Result<Looked, Star
         true => Looked::Found(wanted),
         false => Looked::Unsure(wanted, commit),
     })
+}
+
+/// The commits of snapshots that there are.
+fn known(repo: &Repo) -> HashSet<ObjectId> {
+    let known = repo.archives().into_iter().filter_map(|archive| {
+        let commit = archive.commit.as_ref()?;
+        ObjectId::from_hex(commit.as_bytes()).ok()
+    });
+    known.collect()
+}
+
+/// Looks for a commit in the mirror's annex, for as long as what is there may be served.
+pub(super) fn look_annexed(
+    repo: &Repo,
+    git: &Git,
+    named: &Named,
+) -> Result<Option<Wanted>, StartError> {
+    let Some(id) = named.commit().filter(|id| repo.annex.is_fresh(id)) else {
+        return Ok(None);
+    };
+    let refs = {
+        let _refs = repo.locks.refs.blocking_read();
+        git.refs.read(&repo.mirror, &git.follow)
+    };
+    let refs = refs.map_err(|e| failed(repo, &e))?;
+    let objects = Objects::open(&annex(&repo.mirror), id.kind()).map_err(|e| failed(repo, &e))?;
+    let commit = match objects.lead(id).map_err(|e| failed(repo, &e))? {
+        Leads::Commit(commit) => commit,
+        Leads::Nowhere => return Ok(None),
+        Leads::Other(kind) => return Err(no_commit(repo, id, kind)),
+    };
+    for used in [id, commit] {
+        repo.annex.note_used(&used);
+    }
+    let full = named.name_among(&refs);
+    let Some(want) = named
+        .at(commit)
+        .and_then(|named| named.want(full, Shape::Full))
+    else {
+        return Ok(None);
+    };
+    fits_beside(repo, &want, &refs)?;
+    let near = objects.around(commit, &[], &known(repo)).nearest;
+    let want = Arc::new(want);
+    Ok(Some(Wanted { want, near }))
 }
 
 /// Where to look for a commit first.

@@ -148,7 +148,8 @@ impl Jobs {
         };
         let (mirror, expiry) = (repo.mirror.clone(), self.config.unreachable_expiry);
         let next = spawn_blocking(move || next_expiry_unix_ms(&mirror, expiry, now())).await;
-        if let Ok(Some(at_ms)) = next {
+        let next = next.unwrap_or_default().into_iter();
+        if let Some(at_ms) = next.chain(self.annex_due_unix_ms(&repo)).min() {
             let mut upkeep = self.upkeep.borrow_mut();
             upkeep.add_later(name.clone(), at_ms, unix_ms());
         }
@@ -157,6 +158,7 @@ impl Jobs {
 
     /// All that a mirror needs, step by step; each is whole by itself.
     async fn keep_up(self: &Rc<Self>, repo: &Arc<Repo>, git: &Git) -> Ended {
+        self.keep_annex(repo).await;
         match self.expire(repo, git).await {
             Some(MaintenanceResult::Busy) => return Ended::PutOff,
             Some(MaintenanceResult::CutOff) => return Ended::CutOff,
@@ -190,7 +192,16 @@ impl Jobs {
             refs: &repo.locks.refs,
         };
         let expiry = self.config.unreachable_expiry;
+        // Its packs do not go meanwhile.
+        let _keeping_annex = take_duty(&self.keeping_annex, &repo.name).await;
         let made = git.expire(&repo.mirror, locks, expiry, now()).await;
+        if let Ok(Expired::AnnexBroken) = &made {
+            tracing::error!(
+                repository = &*repo.name,
+                "its annex lacks something, and is given up"
+            );
+            self.give_up_annex(repo).await;
+        }
         let made = made.map(|expired| match expired {
             Expired::Nothing => None,
             Expired::Objects(objects) => {
@@ -201,7 +212,7 @@ impl Jobs {
                 );
                 Some(MaintenanceResult::Expired)
             }
-            Expired::Busy => Some(MaintenanceResult::Busy),
+            Expired::Busy | Expired::AnnexBroken => Some(MaintenanceResult::Busy),
         });
         let result = self.note(repo, "unreachable objects removed", made);
         if result == Some(MaintenanceResult::Expired) {
@@ -234,7 +245,12 @@ impl Jobs {
             |archive: &Arc<Archive>| unix_ms().saturating_sub(archive.created_unix_ms) >= expiry_ms;
         let (all, before) = (repo.archives(), self.shop.dead_before());
         let mut old = all.clone();
-        old.retain(is_old);
+        // What the annex has is as old as its upstream says.
+        let is_annexed = |archive: &Arc<Archive>| {
+            let commit = archive.want.commit();
+            commit.is_some_and(|commit| repo.annex.is_kept(&commit))
+        };
+        old.retain(|archive| is_old(archive) && !is_annexed(archive));
         let mirror = repo.mirror.clone();
         let looked = spawn_blocking(move || {
             let has_dead = |archive: &Arc<Archive>| {

@@ -5,6 +5,7 @@
 //! it returns, or by a channel that it was given.
 
 mod absent;
+mod annex;
 mod archive_id;
 pub(crate) mod asker;
 mod build;
@@ -31,10 +32,12 @@ mod room;
 mod said;
 pub(crate) mod scrub;
 mod secrets;
+mod seek;
 mod semaphores;
 pub(crate) mod state;
 mod sweep;
 mod timers;
+mod unknown;
 mod upkeep;
 pub(crate) mod upload;
 mod upload_request;

@@ -1,18 +1,20 @@
 //! Pinning a mirror for a build: what is in it now, once what has to be done to it first is done.
 
-use std::error::Error;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 
 use gix::ObjectId;
+use tempfile::TempDir;
 use tokio::sync::{RwLockReadGuard, watch};
 
 use crate::archive::open_files::OpenError;
 use crate::io::shortage::{Detail, is_disk_full};
 use crate::limits::PREPARED_MAX;
+use crate::manifest::record::Linked;
 use crate::manifest::want::Want;
-use crate::mirror::Git;
+use crate::mirror::{Git, MirrorError};
 use crate::refs::MirrorRefs;
 use crate::repos::repo::Repo;
 use crate::snapshot::checkout::{Checkout, NoRef};
@@ -41,6 +43,14 @@ pub(super) enum BeginError {
         /// Whether the disk was full.
         is_full: bool,
     },
+    #[error("cannot pack what the mirror's annex has: {source}")]
+    Annex {
+        source: Detail,
+        /// Whether the disk was full.
+        is_full: bool,
+        /// Whether the annex lacks something.
+        is_broken: bool,
+    },
     #[error(
         "the snapshot has {bytes} bytes, more than all that may be kept ({limit_bytes}, --cache-limit)"
     )]
@@ -66,7 +76,7 @@ impl BeginError {
     /// Whether there was no room on the disk.
     pub(super) fn is_disk_full(&self) -> bool {
         match self {
-            BeginError::Pack { is_full, .. } => *is_full,
+            BeginError::Pack { is_full, .. } | BeginError::Annex { is_full, .. } => *is_full,
             e => is_disk_full(e),
         }
     }
@@ -94,17 +104,102 @@ pub(super) struct Source {
     pub relative: String,
 }
 
-/// A mirror whose packs stay as long as the guard is there, what it has, and where that is.
+/// Where what was pinned can be read in one place.
+pub(super) enum Home {
+    Mirror(PathBuf),
+    /// A repository with links to the mirror's packs and one of what these lack; it goes with this.
+    View(TempDir),
+}
+
+impl Home {
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Home::Mirror(path) => path,
+            Home::View(dir) => dir.path(),
+        }
+    }
+}
+
+/// What keeps the files of a build where they are, and where that is.
+pub(super) struct Held<'r> {
+    pub _guard: RwLockReadGuard<'r, ()>,
+    pub home: Home,
+}
+
+/// A mirror whose packs stay where they are, what it has, and where that is.
 pub(super) struct Pinned<'r> {
-    pub guard: RwLockReadGuard<'r, ()>,
+    pub held: Held<'r>,
     pub view: View,
     /// What the ref that is followed names.
     pub target: Option<ObjectId>,
     pub sources: Vec<Source>,
 }
 
-/// Pins the mirror, once what has to be done to it first is done.
+/// Pins the mirror, once what has to be done to it first is done, and beside it what only its annex has.
 pub(super) fn pin_prepared<'r>(
+    repo: &'r Repo,
+    want: &Want,
+    git: &Git,
+    stop: watch::Receiver<bool>,
+) -> Result<Pinned<'r>, BeginError> {
+    let annexed = want.commit().filter(|commit| repo.annex.is_kept(commit));
+    let Some(commit) = annexed else {
+        return pin_mirror(repo, want, git, stop);
+    };
+    // Nothing leaves either from here until all is pinned.
+    let _arriving = repo.locks.arrivals.blocking_read();
+    let made = run_git(stop.clone(), git.pack_for(&repo.mirror, commit))?;
+    let made = made.map_err(|e| BeginError::Annex {
+        source: Detail::of(&e),
+        is_full: e.is_disk_full(),
+        is_broken: matches!(e, MirrorError::Git { .. }),
+    })?;
+    let mut pinned = pin_mirror(repo, want, git, stop)?;
+    let failed = |source| BeginError::Io {
+        op: "put the packs of mirror and annex together",
+        source,
+    };
+    put_together(&made, &mut pinned).map_err(failed)?;
+    view::make_repository(&pinned.view, made.path())?;
+    pinned.held.home = Home::View(made);
+    Ok(pinned)
+}
+
+/// Links the mirror's packs into a directory with the one that they lack, which is the archive's, too.
+fn put_together(made: &TempDir, pinned: &mut Pinned<'_>) -> io::Result<()> {
+    let own = made.path().join("objects/pack");
+    let found: Vec<PathBuf> = fs::read_dir(&own)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<io::Result<_>>()?;
+    for source in &pinned.sources {
+        symlink(
+            std::path::absolute(&source.path)?,
+            made.path().join(&source.relative),
+        )?;
+    }
+    for path in found {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let relative = format!("objects/pack/{name}");
+        // The mirror can have the same by now.
+        if pinned
+            .sources
+            .iter()
+            .all(|source| source.relative != relative)
+        {
+            let linked = Linked {
+                path: relative.clone(),
+                bytes: fs::metadata(&path)?.len(),
+                whole: None,
+            };
+            pinned.view.packs.push(linked);
+            pinned.sources.push(Source { path, relative });
+        }
+    }
+    pinned.view.packs.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(())
+}
+
+fn pin_mirror<'r>(
     repo: &'r Repo,
     want: &Want,
     git: &Git,
@@ -175,7 +270,10 @@ fn pin<'r>(
     let (target, commit) = followed.unzip();
     view.checkout = Checkout::of(want, &view.refs, commit)?;
     Ok(Pinned {
-        guard,
+        held: Held {
+            _guard: guard,
+            home: Home::Mirror(repo.mirror.clone()),
+        },
         view,
         target,
         sources,
@@ -208,26 +306,36 @@ fn follow(
     })
 }
 
-/// Ends with an error as soon as `stop` is true: git may take minutes, and nobody waits for them.
-fn pack_loose(repo: &Repo, git: &Git, mut stop: watch::Receiver<bool>) -> Result<(), BeginError> {
-    let _packing = repo.locks.packing.blocking_lock();
-    let failed = |e: &(dyn Error + 'static), is_full| BeginError::Pack {
-        source: Detail::of(e),
-        is_full,
-    };
+/// Has git do something. Ends with an error as soon as `stop` is true: git may take minutes, and nobody waits for
+/// them.
+fn run_git<T>(
+    mut stop: watch::Receiver<bool>,
+    work: impl Future<Output = T>,
+) -> Result<T, BeginError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    let runtime = runtime.map_err(|e| failed(&e, false))?;
-    let before = repo.aside.get();
-    let packed = runtime.block_on(async {
+    let runtime = runtime.map_err(|source| BeginError::Io {
+        op: "start git",
+        source,
+    })?;
+    runtime.block_on(async {
         tokio::select! {
-            packed = git.pack_reachable(&repo.mirror, &before) => packed.map_err(|e| failed(&e, e.is_disk_full())),
+            done = work => Ok(done),
             // Without a sender the server has stopped, too.
             _ = stop.wait_for(|stop| *stop) => Err(BeginError::Stopping),
         }
-    });
-    let aside = packed?;
+    })
+}
+
+fn pack_loose(repo: &Repo, git: &Git, stop: watch::Receiver<bool>) -> Result<(), BeginError> {
+    let _packing = repo.locks.packing.blocking_lock();
+    let before = repo.aside.get();
+    let packed = run_git(stop, git.pack_reachable(&repo.mirror, &before))?;
+    let aside = packed.map_err(|e| BeginError::Pack {
+        source: Detail::of(&e),
+        is_full: e.is_disk_full(),
+    })?;
     let unreachable = aside.len();
     tracing::info!(
         repository = &*repo.name,

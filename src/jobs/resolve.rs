@@ -1,27 +1,32 @@
-//! What a request names, in the mirror: the ref and the commit that it leads to now.
+//! What a request names, in the mirror or its annex: the ref and the commit that it leads to now.
 
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use gix::ObjectId;
+use gix::bstr::{BStr, ByteSlice};
 use tokio::task::spawn_blocking;
 
 use super::asker::Asker;
-use super::look::{Looked, Wanted, failed, look};
+use super::look::{Looked, Wanted, failed, look, look_annexed};
 use super::state::Jobs;
+use super::unknown::Sought;
 use crate::manifest::want::{NO_SUCH_NAME, Named};
-use crate::mirror::Closure;
+use crate::mirror::{Apart, Closure};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
 
 impl Jobs {
-    /// What is wanted, which is there; the mirror is cloned if there is none, and compared with its upstream
-    /// once if it has it not.
+    /// What is wanted, which is there; the mirror is cloned if there is none. Where it is not there the mirror is
+    /// compared with its upstream once, and what no followed ref may lead to is asked for. What a ref that
+    /// is not followed leads to is as the upstream had it at `since`, or a moment ago.
     pub(crate) async fn resolve(
         self: Rc<Self>,
         repo: Arc<Repo>,
         named: Named,
+        since: Option<Instant>,
         client: IpAddr,
     ) -> Result<Wanted, StartError> {
         let (asker, asked) = (Asker::at(client), Instant::now());
@@ -29,26 +34,137 @@ impl Jobs {
         if let Some(want) = self.look_for(&repo, &named).await? {
             return Ok(want);
         }
+        match (named.commit(), named.full_name()) {
+            (Some(id), _) => {
+                self.resolve_unknown(&repo, &named, id, (&asker, asked))
+                    .await
+            }
+            (None, Some(name)) if !self.git.follow.matches(name) => {
+                let id = self.lead(&repo, name, since, &asker).await?;
+                let id = id.ok_or_else(|| absent(&repo, &named))?;
+                let commit = Named::new(None, Some(id));
+                let commit = commit.ok_or_else(|| absent(&repo, &named))?;
+                let found = self.look_for(&repo, &commit).await?;
+                found.ok_or_else(|| absent(&repo, &named))
+            }
+            _ => self.resolve_new(&repo, &named, (&asker, asked)).await,
+        }
+    }
+
+    /// A branch or tag that the mirror has not.
+    async fn resolve_new(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        named: &Named,
+        (asker, asked): (&Asker, Instant),
+    ) -> Result<Wanted, StartError> {
         // A comparison that runs may have begun too early, but most likely it will do.
-        if self.join_freshening(&repo).await
-            && let Some(want) = self.look_for(&repo, &named).await?
+        if self.join_freshening(repo).await
+            && let Some(want) = self.look_for(repo, named).await?
         {
             return Ok(want);
         }
-        let key = key(&named);
-        let is_known = |jobs: &Jobs| {
-            let mut absent = jobs.absent.borrow_mut();
-            absent.has(&repo.name, &key, Instant::now())
-        };
-        if !is_known(&self) && !repo.is_fresh_since(asked) {
-            self.fresh_now(&repo, &asker).await?;
-            if let Some(want) = self.look_for(&repo, &named).await? {
+        let key = format!("ref {}", named.name().unwrap_or_default());
+        if !self.is_absent(repo, &key) && !repo.is_fresh_since(asked) {
+            self.fresh_now(repo, asker).await?;
+            if let Some(want) = self.look_for(repo, named).await? {
                 return Ok(want);
             }
             let mut absent = self.absent.borrow_mut();
             absent.note(&repo.name, &key, Instant::now());
         }
-        Err(absent(&repo, &named))
+        Err(absent(repo, named))
+    }
+
+    /// An object that is not there. The upstream is asked for it, and for its refs, at the same time: what
+    /// a ref leads to is the mirror's, and then nothing else is waited for.
+    async fn resolve_unknown(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        named: &Named,
+        id: ObjectId,
+        (asker, asked): (&Asker, Instant),
+    ) -> Result<Wanted, StartError> {
+        let or_by = named
+            .full_name()
+            .filter(|name| !self.git.follow.matches(name));
+        let sought = Sought {
+            wanted: Apart::Id(id),
+            or_by: or_by.map(Into::into),
+        };
+        if self.is_absent(repo, &sought.key()) {
+            return Err(absent(repo, named));
+        }
+        let compare = async {
+            // One that runs may have begun too early, but most likely it will do.
+            if self.join_freshening(repo).await
+                && let Some(want) = self.look_for(repo, named).await?
+            {
+                return Ok(Some(want));
+            }
+            if !repo.is_fresh_since(asked) {
+                self.fresh_now(repo, asker).await?;
+            }
+            self.look_for(repo, named).await
+        };
+        let seek = self.seek(repo, sought, asker);
+        tokio::pin!(compare, seek);
+        let (compared, given) = tokio::select! {
+            compared = &mut compare => (compared, None),
+            given = &mut seek => (compare.await, Some(given)),
+        };
+        if let Ok(Some(want)) = compared {
+            return Ok(want);
+        }
+        let given = match given {
+            Some(given) => given,
+            None => seek.await,
+        };
+        // It may have come by either way, whatever became of the other.
+        if let Some(want) = self.look_for(repo, named).await? {
+            return Ok(want);
+        }
+        compared?;
+        if given?.is_some() && repo.annex.is_fresh(&id) {
+            // Somebody has removed it.
+            self.forget_annexed(repo, &[id]).await;
+        }
+        Err(absent(repo, named))
+    }
+
+    /// What a ref that is not followed leads to.
+    async fn lead(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        name: &BStr,
+        since: Option<Instant>,
+        asker: &Asker,
+    ) -> Result<Option<ObjectId>, StartError> {
+        let lately = Instant::now().checked_sub(self.config.ref_check_interval);
+        if let Some(id) = repo.annex.ref_since(name, since.or(lately))
+            && self.is_there(repo, id).await?
+        {
+            return Ok(Some(id));
+        }
+        let sought = Sought {
+            wanted: Apart::Ref(name.into()),
+            or_by: None,
+        };
+        match self.seek(repo, sought, asker).await {
+            // What was there a while ago is better than nothing, for who takes it.
+            Err(why) => match repo.annex.ref_since(name, None).filter(|_| since.is_none()) {
+                Some(id) => Ok(Some(id)),
+                None => Err(why),
+            },
+            given => given,
+        }
+    }
+
+    async fn is_there(&self, repo: &Arc<Repo>, id: ObjectId) -> Result<bool, StartError> {
+        match Named::new(None, Some(id)) {
+            Some(commit) => Ok(self.look_for(repo, &commit).await?.is_some()),
+            None => Ok(false),
+        }
     }
 
     /// The same in the mirror as it is; nothing where there is none.
@@ -70,28 +186,22 @@ impl Jobs {
         named: &Named,
     ) -> Result<Option<Wanted>, StartError> {
         let _permit = self.semaphores.lookups.acquire().await;
-        let (at, git, named) = (repo.clone(), self.git.clone(), named.clone());
-        let looked = spawn_blocking(move || look(&at, &git, &named));
+        let (at, git, asked) = (repo.clone(), self.git.clone(), named.clone());
+        let looked = spawn_blocking(move || look(&at, &git, &asked));
         let looked = looked.await.map_err(|panic| failed(repo, &panic))??;
-        match looked {
-            Looked::Found(wanted) => Ok(Some(wanted)),
-            Looked::Absent => Ok(None),
-            Looked::Unsure(wanted, commit) => {
-                let closure = self.git.closure(&repo.mirror, commit).await;
-                match closure.map_err(|e| failed(repo, &e))? {
-                    Closure::Reached | Closure::Left => Ok(Some(wanted)),
-                    Closure::Broken => Ok(None),
-                }
+        if let Looked::Found(wanted) = looked {
+            return Ok(Some(wanted));
+        }
+        if let Looked::Unsure(wanted, commit) = looked {
+            let closure = self.git.closure(&repo.mirror, commit).await;
+            match closure.map_err(|e| failed(repo, &e))? {
+                Closure::Reached | Closure::Left => return Ok(Some(wanted)),
+                Closure::Broken => {}
             }
         }
-    }
-}
-
-/// What an upstream that lacks it is remembered by.
-fn key(named: &Named) -> String {
-    match (named.commit(), named.name()) {
-        (Some(id), _) => id.to_string(),
-        (None, name) => format!("ref {}", name.unwrap_or_default()),
+        let (at, git, asked) = (repo.clone(), self.git.clone(), named.clone());
+        let looked = spawn_blocking(move || look_annexed(&at, &git, &asked));
+        looked.await.map_err(|panic| failed(repo, &panic))?
     }
 }
 
@@ -99,12 +209,15 @@ fn absent(repo: &Repo, named: &Named) -> StartError {
     let name = &repo.name;
     let message = match (named.commit(), named.name()) {
         (Some(id), _) => format!(
-            "{NO_SUCH_NAME}commit {id} is not in the mirror of {name}: no branch or tag of its upstream led to it lately; \
-             push it to one"
+            "{NO_SUCH_NAME}commit {id} is not in the mirror of {name}, and its upstream does not give it out by its id; push it \
+             to a branch, or name the ref that leads to it, too (ref=refs/…)"
         ),
+        (None, Some(asked)) if asked.starts_with(b"refs/") => {
+            format!("{NO_SUCH_NAME}the upstream of {name} has no ref {asked}")
+        }
         (None, asked) => format!(
-            "{NO_SUCH_NAME}{name} has no branch or tag {}, nor is that a ref which is followed (--follow)",
-            asked.unwrap_or_default()
+            "{NO_SUCH_NAME}{name} has no branch or tag {}; write the full name of another ref (refs/…)",
+            asked.unwrap_or_default().as_bstr()
         ),
     };
     StartError {

@@ -1,6 +1,6 @@
 //! What the jobs of the background plane share, from the start of the server to its end.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use super::flights::Flights;
 use super::plane::{self, Handle, Queue};
 use super::room::Room;
 use super::semaphores::Semaphores;
+use super::unknown::{Given, Places, Sought};
 use super::upkeep::Upkeep;
 use super::workshop::Workshop;
 use crate::config::{Config, Secrets};
@@ -67,8 +68,12 @@ pub(crate) struct Jobs {
     pub(super) room: Room,
     /// Mirrors whose packs are being joined, or that have their upkeep.
     pub(super) maintaining: Flights<Arc<str>, ()>,
-    /// Commits that are fetched by their ids.
-    pub(super) fetching_ids: Flights<Arc<str>, ()>,
+    /// What no followed ref leads to, and is asked for at an upstream.
+    pub(super) seeking: Flights<(Arc<str>, Sought), Given>,
+    pub(super) unknown: std::cell::RefCell<Places>,
+    pub(super) keeping_annex: Flights<Arc<str>, ()>,
+    /// Repositories whose annex may have something that no tip leads to.
+    pub(super) untidy: std::cell::RefCell<HashSet<Arc<str>>>,
     /// What upkeep is due.
     pub(super) upkeep: std::cell::RefCell<Upkeep<Arc<str>>>,
     /// Held by what joins small packs after fetches: there is one at a time.
@@ -177,7 +182,10 @@ impl Jobs {
             leaving: Flights::default(),
             room: Room::default(),
             maintaining: Flights::default(),
-            fetching_ids: Flights::default(),
+            seeking: Flights::default(),
+            unknown: std::cell::RefCell::default(),
+            keeping_annex: Flights::default(),
+            untidy: std::cell::RefCell::default(),
             upkeep: std::cell::RefCell::default(),
             joining: Semaphore::new(1),
             doubting: Flights::default(),

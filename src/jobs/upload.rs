@@ -1,13 +1,16 @@
 //! `git upload-pack` in a mirror: its output goes to the client as git makes it. The head of the
 //! response waits for the first of it, so that a failure before is a status.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gix::ObjectId;
 use tokio::sync::oneshot;
 
 use super::asker::Asker;
@@ -19,8 +22,11 @@ use crate::http::net::client::client_of;
 use crate::http::net::made::{Made, Maker, Taking, made};
 use crate::jobs::upload_request::UploadRequest;
 use crate::jobs::upload_turns::UploadTurn;
-use crate::limits::{INFO_REFS_WAIT_MS, UPLOAD_LOOK_MS, UPLOAD_PACK_WAIT_MS, UPLOAD_SLOW_BYTES};
-use crate::mirror::{MirrorError, Upload, Via};
+use crate::limits::{
+    ENSURE_BY_ID_MAX, ENSURE_ITEMS_MAX, INFO_REFS_WAIT_MS, UPLOAD_LOOK_MS, UPLOAD_PACK_WAIT_MS,
+    UPLOAD_SLOW_BYTES,
+};
+use crate::mirror::{MirrorError, Upload, Via, annex};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
 use crate::telemetry::metrics::Cause;
@@ -217,6 +223,7 @@ impl Jobs {
         let mut relay = Relay::new(reply, before);
         let mut upload = Running {
             repo: &repo,
+            repository: repo.mirror.clone(),
             asker: &asker,
             protocol: protocol.as_deref(),
             client,
@@ -279,16 +286,60 @@ impl Jobs {
         Ok(turn)
     }
 
-    /// What is wanted may be younger than the mirror's refs. Gives a turn to try again.
+    /// What is wanted may be younger than the mirror's refs, or something that no followed ref leads to. Gives a
+    /// turn to try again.
     async fn look_upstream(
         self: &Rc<Self>,
-        upload: &Running<'_>,
+        upload: &mut Running<'_>,
     ) -> Result<UploadTurn<'_>, StartError> {
+        let (repo, asker, asked) = (upload.repo, upload.asker, upload.asked);
+        let missing = self.missing(upload).await;
+        if self.is_annexed(repo, &missing).await {
+            upload.repository = annex(&repo.mirror);
+            return self.take_turn(upload.client).await;
+        }
         // What is there then is all that there is.
-        let _ = self
-            .fresh_since(upload.repo, upload.asked, upload.asker)
-            .await;
+        tokio::join!(
+            async { drop(self.fresh_since(repo, asked, asker).await) },
+            async { drop(self.seek_all(repo, &missing, asker).await) },
+        );
+        // The annex gives out all that is in it: not where something is wanted of it that may not be.
+        let missing = self.missing(upload).await;
+        if !missing.is_empty() && missing.iter().all(|id| repo.annex.is_fresh(id)) {
+            upload.repository = annex(&repo.mirror);
+        }
         self.take_turn(upload.client).await
+    }
+
+    /// Whether the annex has all of these, and nothing that may not be given out.
+    async fn is_annexed(&self, repo: &Repo, ids: &[ObjectId]) -> bool {
+        if ids.is_empty() || !repo.annex.is_all_fresh() || repo.annex.tips().kept().next().is_none()
+        {
+            return false;
+        }
+        let names: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        let kinds = self.git.kinds(&annex(&repo.mirror), &names).await;
+        kinds.is_ok_and(|kinds| kinds.iter().all(Option::is_some))
+    }
+
+    /// Of the objects that are wanted by their ids those that the mirror lacks, unless these are too many.
+    async fn missing(&self, upload: &Running<'_>) -> Vec<ObjectId> {
+        let Some(input) = &upload.input else {
+            return Vec::new();
+        };
+        let wants = input.wants(ENSURE_ITEMS_MAX + 1).unwrap_or_default();
+        if wants.len() > ENSURE_ITEMS_MAX {
+            return Vec::new();
+        }
+        let names: Vec<String> = wants.iter().map(ToString::to_string).collect();
+        let kinds = self.git.kinds(&upload.repo.mirror, &names).await;
+        let there = wants.into_iter().zip(kinds.unwrap_or_default());
+        let missing = there.filter(|(_, kind)| kind.is_none()).map(|(id, _)| id);
+        let missing = Vec::from_iter(missing.collect::<BTreeSet<_>>());
+        match missing.len() <= ENSURE_BY_ID_MAX {
+            true => missing,
+            false => Vec::new(),
+        }
     }
 
     async fn take_turn(&self, client: IpAddr) -> Result<UploadTurn<'_>, StartError> {
@@ -337,6 +388,7 @@ impl Jobs {
     ) -> Result<(), StartError> {
         let Running {
             repo,
+            repository,
             protocol,
             input,
             ..
@@ -347,7 +399,7 @@ impl Jobs {
         };
         let request = input.as_mut().map(UploadRequest::open);
         let upload = Upload {
-            mirror: &repo.mirror,
+            mirror: repository,
             protocol: *protocol,
             request: request.transpose().map_err(|e| failed(&e))?,
         };
@@ -374,6 +426,8 @@ impl Jobs {
 /// A `git upload-pack` and what it needs.
 struct Running<'r> {
     repo: &'r Arc<Repo>,
+    /// What it is served from: the mirror, or its annex.
+    repository: PathBuf,
     asker: &'r Asker,
     protocol: Option<&'r str>,
     client: IpAddr,

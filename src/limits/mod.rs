@@ -2,6 +2,7 @@
 //! are related to each other at compile time, within a file there, across files here. Units end the
 //! names. A bound that an operator may change is only a default here.
 
+mod annex;
 mod archive;
 mod config;
 mod git;
@@ -18,6 +19,7 @@ mod store;
 mod telemetry;
 mod units;
 
+pub use annex::*;
 pub use archive::*;
 pub use config::*;
 pub use git::*;

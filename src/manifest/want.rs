@@ -175,6 +175,12 @@ impl Named {
         self.name().filter(|name| name.starts_with(b"refs/"))
     }
 
+    /// Whether it is a full name of neither a branch nor a tag.
+    fn is_unusual(&self) -> bool {
+        let full = self.full_name();
+        full.is_some_and(|name| !name.starts_with(HEADS) && !name.starts_with(TAGS))
+    }
+
     /// The full name among these refs: a branch, else a tag; `None` if there is none.
     #[must_use]
     pub fn name_among(&self, refs: &MirrorRefs) -> Option<BString> {
@@ -224,6 +230,8 @@ impl Named {
         match &want.revision {
             Revision::Head => self.is_default(),
             Revision::Ref(full) => self.commit.is_none() && is_name(full),
+            // A ref that is not followed leads to what was there when it was asked for.
+            Revision::Commit(_) if self.commit.is_none() => self.is_unusual(),
             Revision::Commit(id) => self.commit == Some(*id),
             Revision::BranchAt(full, id) => self.commit == Some(*id) && is_name(full),
         }
@@ -308,6 +316,9 @@ mod tests {
             assert!(!want.follows() && !want.is_default());
         }
         assert!(!Named::default().may_mean(&Want::new(branch, Shape::Full).unwrap()));
+        let commit = Want::new(Revision::Commit(id(b'2')), Shape::Full).unwrap();
+        assert!(asked("refs/pull/7/merge").may_mean(&commit));
+        assert!(!asked("refs/heads/new").may_mean(&commit) && !asked("v2").may_mean(&commit));
         assert!(Named::default().may_mean(&Want::default()));
     }
 

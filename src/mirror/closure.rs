@@ -47,10 +47,33 @@ impl Git {
             false => Closure::Left,
         })
     }
+
+    /// Whether one commit leads to another, in any repository.
+    ///
+    /// # Errors
+    /// It cannot be read, or that takes too long.
+    pub(crate) async fn leads_to(
+        &self,
+        repository: &Path,
+        tip: ObjectId,
+        id: ObjectId,
+    ) -> Result<bool, MirrorError> {
+        let [tip, id] = [tip, id].map(|id| id.to_string());
+        let args = ["rev-list", "--objects", "--count", &id, "--not", &tip];
+        match self
+            .output(self.local("git rev-list", repository, args))
+            .await
+        {
+            Ok(out) => Ok(out.trim_ascii() == b"0"),
+            // It is not there.
+            Err(MirrorError::Git { code: Some(_), .. }) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
 }
 
 /// Whether there are loose objects or cruft packs, which are no part of a snapshot.
-fn has_aside(mirror: &Path) -> Result<bool, MirrorError> {
+pub(super) fn has_aside(mirror: &Path) -> Result<bool, MirrorError> {
     let objects = mirror.join("objects");
     let failed = |source| MirrorError::io("list", &objects, source);
     let has_cruft = packs(&objects.join("pack"))

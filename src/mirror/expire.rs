@@ -7,7 +7,8 @@
 //!
 //! Before anything goes refs and the journal are looked at once more; what they have come to need meanwhile is
 //! packed first. Where there are many refs that takes tens of ms, and so no lock: under the locks is only seen
-//! that none of their files has changed since. While a fetch is between its objects and its refs nothing goes: it
+//! that none of their files has changed since. So it is with the annex: what its tips
+//! need of what is due is packed into it first. While a fetch is between its objects and its refs nothing goes: it
 //! may have taken something for there that is due.
 
 use std::collections::{BTreeSet, HashSet};
@@ -21,6 +22,7 @@ use gix::hash::Kind;
 use tempfile::TempDir;
 use tokio::sync::RwLock;
 
+use super::annex_tips;
 use super::blocking::blocking;
 use super::config;
 use super::error::MirrorError;
@@ -55,6 +57,8 @@ pub enum Expired {
     Objects(u64),
     /// A fetch, or who reads packs where they are, was in the way: everything stays.
     Busy,
+    /// The annex lacks something that its tips need, and cannot be given what is to go: everything stays.
+    AnnexBroken,
 }
 
 /// What is due.
@@ -104,6 +108,10 @@ impl Git {
             return Ok(Expired::Nothing);
         }
         let (count, due) = (due.count, self.pack_what_stays(mirror, due).await?);
+        match self.secure_annex(mirror).await {
+            Err(MirrorError::Git { .. }) => return Ok(Expired::AnnexBroken),
+            secured => secured?,
+        }
         let Some(trash) = self.remove_due(mirror, locks, (due, roots), since).await? else {
             return Ok(Expired::Busy);
         };
@@ -174,6 +182,8 @@ impl Git {
         for _ in 0..limits::EXPIRY_LOOKS_MAX {
             let path = mirror.to_owned();
             let before = blocking(mirror, move || stamp(&path)).await?;
+            // What has come to the annex meanwhile may need what is to go.
+            self.secure_annex(mirror).await?;
             let new = self.new_roots(mirror, &known, since).await?;
             if !new.is_empty() {
                 let made = self.pack_what_is_needed(mirror, &due, &known, &new).await?;
@@ -268,10 +278,11 @@ fn unix_ms(at: SystemTime) -> u64 {
     since_1970.map_or(0, |since| since.as_millis() as u64)
 }
 
-/// Of all that [`roots`] are made of.
+/// Of all that [`roots`] are made of, and of the tips of the annex.
 fn stamp(mirror: &Path) -> Result<Stamp, MirrorError> {
     let files = ["HEAD", "packed-refs", "refs", journal::NAME];
-    let stamp = Stamp::of(files.map(|name| mirror.join(name)));
+    let files = files.map(|name| mirror.join(name));
+    let stamp = Stamp::of(files.into_iter().chain([annex_tips::path(mirror)]));
     stamp.map_err(|source| MirrorError::io("look at the refs of", mirror, source))
 }
 

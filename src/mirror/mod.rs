@@ -13,8 +13,12 @@
 //! a request pins under the read locks and must not wait for a fetch. There are two of these: the packs' keeps
 //! packs where they are, for hours where a build can only read them there; the refs' keeps refs as they
 //! are, for milliseconds. Who needs both takes the packs' first. Who writes the packs' never waits in
-//! its queue ([`exclusive`]). A third, which no request takes, is read while a fetch is between its objects and
-//! its refs, and keeps [`expire`] from removing anything meanwhile.
+//! its queue ([`exclusive`]). A third is read while a fetch is between its objects and
+//! its refs, and while the [`annex`] is fetched into or read; it keeps [`expire`] from removing anything meanwhile.
+mod annex;
+mod annex_fetch;
+mod annex_packs;
+mod annex_tips;
 mod blocking;
 pub(crate) mod bundle;
 mod closure;
@@ -48,6 +52,10 @@ pub(crate) mod via;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub(crate) use annex::annex;
+pub(crate) use annex_fetch::{Apart, Brought};
+pub(crate) use annex_packs::{Tidied, count as annex_packs};
+pub(crate) use annex_tips::{KeptTip, Tip, Tips};
 pub use closure::Closure;
 pub use error::MirrorError;
 pub(crate) use exclusive::{blocking_exclusive, exclusive_soon};

@@ -1,5 +1,6 @@
 //! Leftovers of processes that were killed, and of fetches that failed.
 
+use super::annex::{TMP, annex};
 use super::files::entries;
 use std::fs::DirEntry;
 use std::io;
@@ -27,7 +28,19 @@ pub(crate) fn recover(mirror: &Path) -> io::Result<()> {
     found.extend(with_prefix(&mirror.join("objects/pack"), ".tmp-")?);
     found.extend(ref_locks(mirror)?);
     found.extend(left_keeps(mirror)?);
+    let annex = annex(mirror);
+    found.extend(with_prefix(&annex, TMP)?);
+    found.extend(with_prefix(&annex.join("objects/pack"), "tmp_")?);
+    found.extend(with_prefix(&annex.join("objects/pack"), ".tmp-")?);
+    found.extend(without_index(&annex.join("objects/pack"))?);
     remove_all(&found)
+}
+
+/// Files of packs whose index was not moved there any more: git does not see them.
+fn without_index(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = with_prefix(folder, "pack-")?;
+    files.retain(|path| !path.with_extension("idx").exists());
+    Ok(files)
 }
 
 /// Files by which a fetch keeps its pack until the refs are there, and that it did not come to remove: the

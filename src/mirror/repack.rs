@@ -106,6 +106,17 @@ impl Git {
         list: File,
         options: &[&str],
     ) -> Result<Vec<String>, MirrorError> {
+        self.pack_objects_into(mirror, mirror, list, options).await
+    }
+
+    /// The same into another repository.
+    pub(super) async fn pack_objects_into(
+        &self,
+        mirror: &Path,
+        into: &Path,
+        list: File,
+        options: &[&str],
+    ) -> Result<Vec<String>, MirrorError> {
         let mut call = self.upkeep("git pack-objects", mirror, &["pack-objects", "--quiet"]);
         call.args.extend(
             ["--non-empty", "--delta-base-offset", "--threads=1"]
@@ -113,7 +124,7 @@ impl Git {
                 .chain(options)
                 .map(Into::into),
         );
-        call.args.push(mirror.join("objects/pack/pack").into());
+        call.args.push(into.join("objects/pack/pack").into());
         call.stdin = Some(list);
         let out = self.output(call).await?;
         let names = String::from_utf8_lossy(&out);

@@ -239,31 +239,6 @@ impl Git {
         Ok(())
     }
 
-    /// Fetches an object that no ref of the upstream may lead to, with all that it needs. No ref
-    /// changes.
-    ///
-    /// # Errors
-    /// Every [`MirrorError`]; [`MirrorError::Vanished`] where the upstream has it not, or gives out
-    /// only what its refs name.
-    pub async fn fetch_by_id(&self, mirror: &Path, url: &str, id: &str) -> Result<(), MirrorError> {
-        let id = ObjectId::from_hex(id.as_bytes()).map_err(|e| MirrorError::Output {
-            op: "git fetch",
-            target: without_password(url),
-            what: e.to_string(),
-        })?;
-        let ids = BTreeSet::from([id]);
-        // No ref keeps it.
-        let (path, noted) = (mirror.to_owned(), ids.clone());
-        blocking(mirror, move || journal::add(&path, &noted, unix_ms())).await?;
-        match self.fetch_objects(mirror, url, &ids).await {
-            Err(MirrorError::Redirected { .. }) => {
-                let Found { url: at, .. } = self.list(mirror, url, Wanted::Cloned).await?;
-                self.fetch_objects(mirror, &at, &ids).await
-            }
-            fetched => fetched,
-        }
-    }
-
     /// Fetches objects by id; no ref changes. They come as a pack that nothing refers to yet.
     async fn fetch_objects(
         &self,

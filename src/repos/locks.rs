@@ -9,7 +9,8 @@ pub(crate) struct MirrorLocks {
     /// looks the same as a pack in the making.
     pub packing: Mutex<()>,
     /// Read while a fetch is between its first look at the mirror and its refs: it may take objects for there
-    /// that no ref leads to. Written while such go.
+    /// that no ref leads to. Read while something comes into the annex, or a build takes what is there. Written while
+    /// such go.
     pub arrivals: RwLock<()>,
     /// Keeps packs where they are: read while they are listed and linked, and for as long as a build reads
     /// them in the mirror, at the pace of its clients; written while packs go. Writers do not queue

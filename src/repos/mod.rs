@@ -11,6 +11,7 @@
 //! - [`head`]: the HEAD of a mirror.
 //! - [`error`]: why there is nothing to answer with, as the client hears it.
 
+mod annexed;
 pub(crate) mod builds;
 pub(crate) mod catalog;
 pub(crate) mod error;

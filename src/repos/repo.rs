@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::annexed::Annexed;
 use super::error::StartError;
 use super::head::{Mirror, MirrorHead};
 use super::locks::MirrorLocks;
@@ -35,6 +36,8 @@ pub(crate) struct Repo {
     pub locks: MirrorLocks,
     /// What lies outside of the mirror's packs and is known not to be needed.
     pub aside: KnownAside,
+    /// What the mirror's annex has.
+    pub annex: Annexed,
     /// What else is noted without the lock.
     pub notes: Notes,
     /// When somebody last asked for something of it.
@@ -71,6 +74,7 @@ impl Repo {
             url,
             locks: MirrorLocks::default(),
             aside: KnownAside::default(),
+            annex: Annexed::default(),
             asked: Asked::default(),
             looked: Looked::default(),
             notes: Notes::default(),

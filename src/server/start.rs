@@ -21,8 +21,8 @@ use crate::jobs::plane::{self, Handle, Queue};
 use crate::jobs::state::{Jobs, JobsContext};
 use crate::jobs::workshop::Workshop;
 use crate::limits::TAKING_SLOW_MS;
-use crate::mirror::Via;
 use crate::mirror::recover::recover;
+use crate::mirror::{Tips, Via};
 use crate::repos::catalog::Catalog;
 use crate::repos::repo::Repo;
 use crate::snapshot::job::EncoderState;
@@ -192,7 +192,16 @@ fn find_mirrors(catalog: &Catalog, config: &Config) -> Result<Vec<Arc<Repo>>, Se
                 source,
             });
         }
-        found.push(catalog.registry.get_or_add(&host, &path, || mirror, || url));
+        let annex = Tips::read(&mirror).map_err(|source| ServerError::Mirror {
+            path: mirror.clone(),
+            source,
+        })?;
+        let repo = catalog.registry.get_or_add(&host, &path, || mirror, || url);
+        // Before anything of it is served.
+        let believed_ms = config.unreachable_expiry.as_millis();
+        repo.annex
+            .load(annex, u64::try_from(believed_ms).unwrap_or(u64::MAX));
+        found.push(repo);
     }
     Ok(found)
 }

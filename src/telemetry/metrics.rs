@@ -12,8 +12,8 @@ mod text;
 pub(crate) use event::{Event, Level, Timing};
 pub(crate) use family::{FAMILIES, Family, Kind};
 pub(crate) use label::{
-    BuildResult, Cause, CloneResult, DropReason, Evicted, FetchResult, MaintenanceResult, Outcome,
-    Prefault, ScrubResult, SpoolFailure, WebhookResult,
+    AnnexResult, BuildResult, Cause, CloneResult, DropReason, Evicted, FetchResult,
+    MaintenanceResult, Outcome, Prefault, ScrubResult, SpoolFailure, WebhookResult,
 };
 
 use bounds::{DURATION_BOUNDS_US, TTFB_BOUNDS_US};

@@ -9,14 +9,14 @@ use super::support::{git, parity, wait};
 use super::{new_lab, wait_for_hit};
 
 /// A working copy whose branches and tags are pushed to an upstream.
-struct Source {
-    lab: Lab,
-    work: PathBuf,
+pub struct Source {
+    pub lab: Lab,
+    pub work: PathBuf,
 }
 
 impl Source {
     /// Commits `one` to `three` on `main`, `side` on a branch of that name, tags of all kinds.
-    fn new(format: &str) -> Source {
+    pub fn new(format: &str) -> Source {
         let lab = new_lab();
         let work = lab.scratch("work");
         fs::create_dir_all(&work).unwrap();
@@ -51,11 +51,11 @@ impl Source {
         source
     }
 
-    fn git(&self, args: &[&str]) {
+    pub fn git(&self, args: &[&str]) {
         git::run(&self.work, args);
     }
 
-    fn commit(&self, name: &str) {
+    pub fn commit(&self, name: &str) {
         let file = self.work.join(format!("dir/{name}"));
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(&file, format!("{name}\n").repeat(100)).unwrap();
@@ -64,12 +64,12 @@ impl Source {
         self.git(&["commit", "-q", "-m", name]);
     }
 
-    fn push(&self) {
+    pub fn push(&self) {
         let url = self.lab.url("up");
         self.git(&["push", "-q", "--force", "--mirror", &url]);
     }
 
-    fn id(&self, what: &str) -> String {
+    pub fn id(&self, what: &str) -> String {
         git::text(&self.work, &["rev-parse", what])
     }
 
@@ -79,7 +79,7 @@ impl Source {
     }
 
     /// A clone in which these commands have run.
-    fn cloned(&self, name: &str, options: &[&str], then: &[&[&str]]) -> PathBuf {
+    pub fn cloned(&self, name: &str, options: &[&str], then: &[&[&str]]) -> PathBuf {
         let into = self.lab.scratch(name);
         let (url, target) = (self.lab.url("up"), into.to_string_lossy().into_owned());
         let mut args = vec!["clone", "-q"];
@@ -93,7 +93,7 @@ impl Source {
     }
 
     /// Whether what the server gives for `query`, as a miss and as a hit, is that.
-    fn expect(&self, server: &Server, query: &str, options: &[&str], then: &[&[&str]]) {
+    pub fn expect(&self, server: &Server, query: &str, options: &[&str], then: &[&[&str]]) {
         let expected = self.cloned("expected", options, then);
         let name = format!("up?{query}");
         let target = wanted(query);
@@ -116,7 +116,7 @@ impl Source {
     }
 }
 
-fn wanted(query: &str) -> String {
+pub fn wanted(query: &str) -> String {
     format!("{}?{query}", lab::target("up"))
 }
 
@@ -128,13 +128,13 @@ fn hit(server: &Server, target: &str, file: &Path) -> PathBuf {
     })
 }
 
-fn expect_same(expected: &Path, archive: &Path, into: &Path, name: &str) {
+pub fn expect_same(expected: &Path, archive: &Path, into: &Path, name: &str) {
     lab::unpack_file(archive, into);
     parity::expect_same(expected, into, name);
     remove(into);
 }
 
-fn remove(dir: &Path) {
+pub fn remove(dir: &Path) {
     fs::remove_dir_all(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
 }
 
@@ -301,7 +301,7 @@ fn wants_follow_their_refs() {
 }
 
 /// Has the mirror compared with its upstream.
-fn compare(server: &Server) {
+pub fn compare(server: &Server) {
     let body = r#"{"refs":{"refs/heads/no-such-branch":""}}"#;
     server
         .post_json(&lab::endpoint("up", "ensure-refs"), body)

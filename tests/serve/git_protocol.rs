@@ -98,6 +98,31 @@ fn ls_remote_shows_what_the_mirror_has() {
     }
 }
 
+/// Refs that are followed are shown, too, and no others.
+#[test]
+fn ls_remote_shows_what_is_followed() {
+    let lab = small_lab();
+    let upstream = lab.upstream("small");
+    for name in ["refs/pull/7/head", "refs/pull/8/head", "refs/other/one"] {
+        git::run(&upstream, &["update-ref", name, "refs/heads/main"]);
+    }
+    let follow = ["--follow", "refs/pull/*"];
+    let server = lab.settings().with(&follow).start();
+    for version in ["0", "2"] {
+        let setting = format!("protocol.version={version}");
+        let args = ["-c", &setting, "ls-remote", &url(&server, "small")];
+        let listed = git::text(&lab.scratch(""), &args);
+        let names: Vec<&str> = listed.split_whitespace().skip(1).step_by(2).collect();
+        let expected = [
+            "HEAD",
+            "refs/heads/main",
+            "refs/pull/7/head",
+            "refs/pull/8/head",
+        ];
+        assert_eq!(names, expected, "version {version}");
+    }
+}
+
 /// A shallow clone has one commit, is deepened, and a partial one gets what it lacks later.
 #[test]
 fn shallow_and_partial_clones() {

@@ -317,7 +317,7 @@ fn an_operators_git_breaks_no_archive() {
 }
 
 /// Whether some file below a directory has these bytes, packed objects and frames looked into.
-fn is_anywhere(lab: &Lab, secret: &[u8]) -> Vec<String> {
+pub fn is_anywhere(lab: &Lab, secret: &[u8]) -> Vec<String> {
     let mut found = Vec::new();
     let mut pending = vec![lab.state()];
     while let Some(directory) = pending.pop() {

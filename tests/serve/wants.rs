@@ -142,7 +142,7 @@ fn what_is_refused() {
             "beside refs/heads/main",
         ),
         ("ref=nothing".into(), 404, "no branch or tag nothing"),
-        ("ref=refs/pull/7/head".into(), 404, "--follow"),
+        ("ref=refs/pull/7/head".into(), 404, "has no ref"),
         (format!("commit={absent}"), 404, "not in the mirror"),
         (
             format!("commit={}", "2".repeat(64)),
@@ -155,10 +155,10 @@ fn what_is_refused() {
         assert_eq!(answer.head.status, *status, "{query}: {}", answer.text());
         assert!(answer.text().contains(text), "{query}: {}", answer.text());
     }
-    // The upstream was asked once for each that is not there, and is not asked again at once.
-    assert_eq!(server.fetches(), fetches + 4);
+    // The mirror was compared once for each branch, tag or commit that is not there, and is not at once again.
+    assert_eq!(server.fetches(), fetches + 3);
     server.get(&target(&format!("commit={absent}"))).expect(404);
-    assert_eq!(server.fetches(), fetches + 4);
+    assert_eq!(server.fetches(), fetches + 3);
     server.stop();
 }
 

@@ -24,6 +24,8 @@ pub enum Answers {
     Slowly(Duration),
     /// With what another directory has: a replica that is late.
     From(PathBuf),
+    /// By git's older protocol only, in which what no ref names is not given out by its id.
+    OldProtocol,
 }
 
 /// A request that came.
@@ -116,6 +118,11 @@ fn serve(socket: &TcpStream, shared: &Shared) -> std::io::Result<()> {
         let answer = match answers {
             Answers::Well => backend(&shared.root, &request)?,
             Answers::From(root) => backend(&root, &request)?,
+            Answers::OldProtocol => {
+                let mut request = request;
+                request.fields.retain(|(name, _)| name != "git-protocol");
+                backend(&shared.root, &request)?
+            }
             Answers::Slowly(time) => {
                 std::thread::sleep(time);
                 backend(&shared.root, &request)?

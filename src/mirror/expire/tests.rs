@@ -446,3 +446,83 @@ fn dates_of_a_wrong_clock_are_of_now() {
     assert_eq!(expire(&s, &locks), Expired::Objects(3));
     is_sound(&s);
 }
+
+/// A commit on top of `borrowed`, which the mirror has; only the annex has what is its own. Gives the ids of both.
+fn with_annexed(s: &Scratch) -> (String, String) {
+    let borrowed = s.commit("base", "borrowed");
+    freshen(s);
+    s.upstream(&["update-ref", "refs/heads/fork", &borrowed]);
+    let id = s.commit("fork", "of a pull request");
+    s.upstream(&["update-ref", "refs/pull/1/head", &id]);
+    s.upstream(&["update-ref", "-d", "refs/heads/fork"]);
+    let parse = |hex: &str| ObjectId::from_hex(hex.as_bytes()).unwrap();
+    let wanted = crate::mirror::Apart::Id(parse(&id));
+    let haves = vec![parse(&borrowed)];
+    let brought = run(s.git.fetch_apart((&s.mirror(), &s.url()), &wanted, haves)).unwrap();
+    brought.keep(&s.mirror()).unwrap();
+    note_tip(s, parse(&id));
+    (borrowed, id)
+}
+
+fn note_tip(s: &Scratch, id: ObjectId) {
+    let tip = crate::mirror::Tip::Kept(crate::mirror::KeptTip {
+        given_unix_ms: 1,
+        used_unix_ms: 1,
+        bytes: 1,
+    });
+    let tips = annex_tips::Tips([(id, tip)].into());
+    tips.write(&s.mirror()).unwrap();
+}
+
+#[test]
+fn what_an_annex_has_borrowed_is_packed_into_it_first() {
+    let s = Scratch::with_commit();
+    s.clone_mirror();
+    let (borrowed, id) = with_annexed(&s);
+    let annex = crate::mirror::annex(&s.mirror());
+    let own = |id: &str| {
+        let hash = ObjectId::from_hex(id.as_bytes()).unwrap();
+        let packs = packs(&annex.join("objects/pack")).unwrap();
+        let has = |pack: &Pack| {
+            open_index(&pack.index, Kind::Sha1)
+                .unwrap()
+                .lookup(hash)
+                .is_some()
+        };
+        packs.iter().any(has)
+    };
+    assert!(own(&id) && !own(&borrowed) && !has(&s.mirror(), &id));
+    s.upstream(&["update-ref", "-d", "refs/heads/base"]);
+    freshen(&s);
+    age(&s.mirror(), 2 * DAY);
+    let locks = OwnLocks::default();
+    assert!(matches!(expire(&s, &locks), Expired::Objects(_)));
+    assert!(!has(&s.mirror(), &borrowed) && own(&borrowed));
+    git(&annex, &["rev-list", "--objects", &id]);
+    is_sound(&s);
+    // All that its tips reach becomes one pack, and what they do not goes.
+    let tidy = || run(s.git.tidy_annex(&s.mirror(), &locks.arrivals)).unwrap();
+    assert_eq!(tidy(), crate::mirror::Tidied::Done);
+    assert_eq!(packs(&annex.join("objects/pack")).unwrap().len(), 1);
+    assert!(own(&id) && own(&borrowed));
+    let held = locks.arrivals.blocking_read();
+    std::fs::write(annex.join("tips"), "").unwrap();
+    assert_eq!(tidy(), crate::mirror::Tidied::Busy);
+    assert!(own(&id));
+    drop(held);
+    assert_eq!(tidy(), crate::mirror::Tidied::Done);
+    assert_eq!(packs(&annex.join("objects/pack")).unwrap(), []);
+}
+
+#[test]
+fn nothing_goes_where_an_annex_lacks_something() {
+    let s = Scratch::with_commit();
+    s.clone_mirror();
+    let (borrowed, _) = with_annexed(&s);
+    note_tip(&s, ObjectId::from_hex(&[b'1'; 40]).unwrap());
+    s.upstream(&["update-ref", "-d", "refs/heads/base"]);
+    freshen(&s);
+    age(&s.mirror(), 2 * DAY);
+    assert_eq!(expire(&s, &OwnLocks::default()), Expired::AnnexBroken);
+    assert!(has(&s.mirror(), &borrowed));
+}

@@ -1,5 +1,6 @@
 use super::*;
 use crate::config::Share;
+use crate::mirror::Apart;
 use crate::mirror::testing::{
     Request, Scratch, Server, git, http_backend, is_over, processes_with, run, until,
 };
@@ -82,8 +83,10 @@ fn a_redirect_to_the_same_host_is_followed() {
     let origin = git(&s.mirror(), &["config", "remote.origin.url"]);
     assert_eq!(origin, url, "it is the URL that is configured");
     let new = s.commit("main", "two");
-    run(s.git.fetch_by_id(&s.mirror(), &url, &new)).unwrap();
-    git(&s.mirror(), &["cat-file", "-e", &new]);
+    let wanted = Apart::Id(ObjectId::from_hex(new.as_bytes()).unwrap());
+    let brought = run(s.git.fetch_apart((&s.mirror(), &url), &wanted, Vec::new())).unwrap();
+    git(brought.path(), &["cat-file", "-e", &new]);
+    drop(brought);
     run(s.git.freshen(&s.mirror(), &url, &RwLock::new(()))).unwrap();
     s.assert_equal();
 }

@@ -38,6 +38,8 @@ pub enum Event {
     Comparison(Cause),
     /// A fetch ended.
     Fetch(FetchResult),
+    /// An upstream was asked for something that no followed ref leads to.
+    Annex(AnnexResult),
     /// A host has asked for fewer requests.
     UpstreamPause,
     /// A webhook was answered.
@@ -81,6 +83,7 @@ impl Event {
             Self::UpstreamPause => (Id::UpstreamPauses, 0),
             Self::Webhook(result) => (Id::Webhooks, result as usize),
             Self::Fetch(result) => (Id::Fetches, result as usize),
+            Self::Annex(result) => (Id::AnnexFetches, result as usize),
             Self::Maintenance(result) => (Id::Maintenance, result as usize),
             Self::Eviction(what) => (Id::Evictions, what as usize),
             Self::EvictedBytes => (Id::EvictedBytes, 0),

@@ -55,6 +55,7 @@ pub(super) enum Id {
     Clones,
     Comparisons,
     Fetches,
+    AnnexFetches,
     UpstreamPauses,
     Webhooks,
     Maintenance,
@@ -80,7 +81,7 @@ pub(super) enum Id {
 }
 
 /// Every metric, in the order in which it is rendered.
-pub(crate) const FAMILIES: [Family; 43] = [
+pub(crate) const FAMILIES: [Family; 44] = [
     Family {
         id: Id::Requests,
         name: "tarpon_requests_total",
@@ -256,6 +257,14 @@ pub(crate) const FAMILIES: [Family; 43] = [
         label: "result",
         values: FetchResult::NAMES,
         help: "Fetches from an upstream into a mirror.",
+    },
+    Family {
+        id: Id::AnnexFetches,
+        name: "tarpon_annex_fetches_total",
+        kind: Kind::Counter,
+        label: "result",
+        values: AnnexResult::NAMES,
+        help: "Times that an upstream was asked for what no followed ref leads to, by its id or by a ref.",
     },
     Family {
         id: Id::UpstreamPauses,

@@ -160,6 +160,18 @@ label! {
 }
 
 label! {
+    /// What came of asking an upstream for something that no followed ref leads to.
+    AnnexResult {
+        /// It is there.
+        Given = "given",
+        /// The upstream has it not, or does not give it out.
+        Refused = "refused",
+        /// It could not be asked.
+        Failed = "failed",
+    }
+}
+
+label! {
     /// What came of a step of a mirror's upkeep that had something to do.
     MaintenanceResult {
         /// Packs were joined.

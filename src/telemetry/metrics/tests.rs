@@ -125,6 +125,10 @@ fn every_event_has_a_series_of_its_own() {
             "tarpon_fetches_total{result=\"unchanged\"}",
         ),
         (
+            Event::Annex(AnnexResult::Refused),
+            "tarpon_annex_fetches_total{result=\"refused\"}",
+        ),
+        (
             Event::Eviction(Evicted::Mirror),
             "tarpon_evictions_total{what=\"mirror\"}",
         ),

@@ -1,0 +1,184 @@
+//! What the annex of a mirror has, as far as it can be served: each of its tips for so long as its upstream is
+//! believed. Cores look here before they serve a commit.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use gix::ObjectId;
+use gix::bstr::{BStr, BString};
+
+use crate::io::clock::unix_ms;
+use crate::limits::UNFOLLOWED_REFS_MAX;
+use crate::mirror::{Tip, Tips};
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(crate) struct Annexed {
+    state: Mutex<State>,
+    /// Held while the tips are changed and written: the disk has what is here, or is about to.
+    pub(crate) writing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    tips: Tips,
+    /// For how long an upstream is believed.
+    expiry_ms: u64,
+    /// What refs that are not followed led to, and when the upstream was asked.
+    refs: HashMap<BString, (ObjectId, Instant)>,
+}
+
+impl State {
+    fn is_believed(&self, tip: &Tip) -> bool {
+        match tip {
+            Tip::Kept(kept) => kept.given_unix_ms.saturating_add(self.expiry_ms) > unix_ms(),
+            Tip::Gone => false,
+        }
+    }
+}
+
+impl Annexed {
+    /// The state is changed in single assignments, so a panic cannot leave it half done.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is on the disk; an upstream is believed for so long.
+    pub(crate) fn load(&self, tips: Tips, expiry_ms: u64) {
+        let mut state = self.lock();
+        *state = State {
+            tips,
+            expiry_ms,
+            refs: HashMap::new(),
+        };
+    }
+
+    /// All tips.
+    pub(crate) fn tips(&self) -> Tips {
+        self.lock().tips.clone()
+    }
+
+    /// Puts others in their place. Whoever does writes them, too, and holds `writing`.
+    pub(crate) fn set_tips(&self, tips: Tips) {
+        self.lock().tips = tips;
+    }
+
+    /// Whether it is a tip that can be served.
+    pub(crate) fn is_fresh(&self, id: &ObjectId) -> bool {
+        let state = self.lock();
+        state
+            .tips
+            .0
+            .get(id)
+            .is_some_and(|tip| state.is_believed(tip))
+    }
+
+    /// Whether all that is in the annex can be served.
+    pub(crate) fn is_all_fresh(&self) -> bool {
+        let state = self.lock();
+        state.tips.0.values().all(|tip| state.is_believed(tip))
+    }
+
+    /// Whether it is a tip, however old.
+    pub(crate) fn is_kept(&self, id: &ObjectId) -> bool {
+        matches!(self.lock().tips.0.get(id), Some(Tip::Kept(_)))
+    }
+
+    /// Whether it is one that goes.
+    pub(crate) fn is_gone(&self, id: &ObjectId) -> bool {
+        matches!(self.lock().tips.0.get(id), Some(Tip::Gone))
+    }
+
+    /// Whether a snapshot of this commit may be served: it is no tip, or one that can.
+    pub(crate) fn may_serve(&self, id: &ObjectId) -> bool {
+        let state = self.lock();
+        state
+            .tips
+            .0
+            .get(id)
+            .is_none_or(|tip| state.is_believed(tip))
+    }
+
+    /// Somebody wants it.
+    pub(crate) fn note_used(&self, id: &ObjectId) {
+        self.note_used_at(id, unix_ms());
+    }
+
+    /// Somebody wanted it then.
+    pub(crate) fn note_used_at(&self, id: &ObjectId, at_unix_ms: u64) {
+        if let Some(Tip::Kept(kept)) = self.lock().tips.0.get_mut(id) {
+            kept.used_unix_ms = kept.used_unix_ms.max(at_unix_ms);
+        }
+    }
+
+    /// What a ref that is not followed led to when the upstream was asked at `since` or later.
+    pub(crate) fn ref_since(&self, name: &BStr, since: Option<Instant>) -> Option<ObjectId> {
+        let state = self.lock();
+        let (id, asked) = state.refs.get::<BStr>(name)?;
+        (since.is_none_or(|since| *asked >= since)).then_some(*id)
+    }
+
+    /// It leads to this, or to nothing, as the upstream says that was asked then.
+    pub(crate) fn note_ref(&self, name: &BStr, id: Option<ObjectId>, asked: Instant) {
+        let mut state = self.lock();
+        let Some(id) = id else {
+            state.refs.remove::<BStr>(name);
+            return;
+        };
+        if state.refs.len() >= UNFOLLOWED_REFS_MAX {
+            state.refs.clear();
+        }
+        state.refs.insert(name.into(), (id, asked));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mirror::KeptTip;
+
+    #[test]
+    fn an_upstream_is_believed_for_a_while() {
+        let annexed = Annexed::default();
+        let id = |byte| ObjectId::from_bytes_or_panic(&[byte; 20]);
+        let kept = |ago_ms| {
+            Tip::Kept(KeptTip {
+                given_unix_ms: unix_ms() - ago_ms,
+                used_unix_ms: 0,
+                bytes: 0,
+            })
+        };
+        let tips = [(id(1), kept(0)), (id(2), kept(60_000)), (id(3), Tip::Gone)];
+        annexed.load(Tips(tips.into()), 60_000);
+        let told = |byte| {
+            let id = id(byte);
+            let (is_fresh, is_kept) = (annexed.is_fresh(&id), annexed.is_kept(&id));
+            (is_fresh, is_kept, annexed.may_serve(&id))
+        };
+        assert_eq!(told(1), (true, true, true));
+        assert!(!annexed.is_all_fresh() && Annexed::default().is_all_fresh());
+        assert_eq!(told(2), (false, true, false));
+        assert_eq!(told(3), (false, false, false));
+        assert_eq!(told(4), (false, false, true), "it is the mirror's");
+        // However often it is used.
+        annexed.note_used(&id(2));
+        assert_eq!(told(2), (false, true, false));
+    }
+
+    #[test]
+    fn a_ref_leads_to_what_it_led_to_a_moment_ago() {
+        let (annexed, now) = (Annexed::default(), Instant::now());
+        let (name, id) = (
+            BStr::new("refs/pull/7/merge"),
+            ObjectId::null(gix::hash::Kind::Sha1),
+        );
+        assert_eq!(annexed.ref_since(name, None), None);
+        annexed.note_ref(name, Some(id), now);
+        assert_eq!(annexed.ref_since(name, Some(now)), Some(id));
+        let later = now + std::time::Duration::from_millis(1);
+        assert_eq!(annexed.ref_since(name, Some(later)), None);
+        annexed.note_ref(name, None, later);
+        assert_eq!(annexed.ref_since(name, None), None);
+    }
+}
