@@ -4,6 +4,7 @@
 //! `core-panic-at-connection=N` (the core that accepts the server's
 //! Nth connection panics), `encoder-panic-at-job=N` (the first build's Nth job panics),
 //! `live-only-wait-ms=N` (nobody waits longer for the end of a build that is not kept),
+//! `mirror-wait-ms=N` (whoever waits for a mirror and cannot be told so is to come again after so long),
 //! `open-files-max=N` (no more files of archives are open), `order-quiet-ms=N` (scattered frames are put in
 //! order once a snapshot is as old), `scattered-at=N` (which more than N stretches are),
 //! `spool-enospc-after-bytes=N` (every spool file is full at N bytes), `taking-slow-ms=N` (a client
@@ -21,7 +22,7 @@ pub const VARIABLE: &str = "TARPON_FAULT";
 #[error(
     "{VARIABLE} = {value:?} is not valid because of {fault:?}; allowed: \
      build-fail-after-bytes=N, cold-wait-ms=N, core-panic-at-connection=N, encoder-panic-at-job=N, \
-     live-only-wait-ms=N, open-files-max=N, order-quiet-ms=N, scattered-at=N, \
+     live-only-wait-ms=N, mirror-wait-ms=N, open-files-max=N, order-quiet-ms=N, scattered-at=N, \
      spool-enospc-after-bytes=N, taking-slow-ms=N and upload-slow-ms=N, joined by commas, where N \
      is a whole number"
 )]
@@ -40,6 +41,8 @@ pub struct Faults {
     pub cold_wait_ms: Option<u64>,
     /// How long a request waits for the end of a build that is not kept.
     pub live_only_wait_ms: Option<u64>,
+    /// How long a bundle, or git, waits for a mirror.
+    pub mirror_wait_ms: Option<u64>,
     /// No more files of archives than this are open.
     pub open_files_max: Option<usize>,
     /// A snapshot that was current for so long has its frames put in order.
@@ -74,6 +77,7 @@ impl Faults {
                     "core-panic-at-connection" => faults.core_panics_at_connection = number,
                     "encoder-panic-at-job" => faults.encoder_panics_at_job = number,
                     "live-only-wait-ms" => faults.live_only_wait_ms = number,
+                    "mirror-wait-ms" => faults.mirror_wait_ms = number,
                     "open-files-max" => {
                         faults.open_files_max = number.and_then(|n| usize::try_from(n).ok());
                     }

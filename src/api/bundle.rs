@@ -31,9 +31,13 @@ impl Core {
         let repo = asked.repo.clone();
         let base = base.to_ascii_lowercase();
         let client = asked.peer.ip();
+        repo.want_clone();
         let found =
             self.ask(move |jobs| async move { jobs.find_bundle(&repo, &base, client).await });
-        let (status, payload) = match found.await {
+        let Ok(found) = monoio::time::timeout(self.mirror_wait(), found).await else {
+            return self.come_again(asked, out);
+        };
+        let (status, payload) = match found {
             Err(StartError { status, message }) => {
                 return self.failed(asked, status, &message, out);
             }

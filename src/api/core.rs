@@ -27,7 +27,7 @@ use crate::http::wire::head::RequestHead;
 use crate::http::wire::response::{Text, retry_after_s};
 use crate::jobs::plane::Handle;
 use crate::jobs::state::Jobs;
-use crate::limits::PLACE_LOOKS;
+use crate::limits::{MIRROR_WAIT_MS, PLACE_LOOKS};
 use crate::manifest::want::Named;
 use crate::mirror::Via;
 use crate::repos::catalog::Catalog;
@@ -326,6 +326,20 @@ impl Core {
             }
         });
         self.hear(answer).await
+    }
+
+    /// How long who cannot be told on the way waits for a mirror.
+    pub(super) fn mirror_wait(&self) -> Duration {
+        Duration::from_millis(self.faults.mirror_wait_ms.unwrap_or(MIRROR_WAIT_MS))
+    }
+
+    /// The answer to who has waited for so long.
+    pub(super) fn come_again(&self, asked: &Asked<'_, '_>, out: &mut Vec<u8>) -> Answer<Note> {
+        let message = format!(
+            "{} is not there yet, and is worked on; try again later",
+            asked.repo.name
+        );
+        self.failed(asked, 503, &message, out)
     }
 
     /// Waits for what a job answers.

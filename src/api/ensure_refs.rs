@@ -1,19 +1,28 @@
 //! `ensure-refs`: whether the mirror has refs and commits.
 
+use std::rc::Rc;
 use std::time::Instant;
 
 use super::core::{Asked, Core, Note};
+use super::line_ends::{LineEnds, Wait, every};
 use crate::http::net::body::Body;
 use crate::http::net::service::{Answer, Payload};
+use crate::http::wire::Version;
 use crate::http::wire::response::Head;
 use crate::jobs::ensure_refs::Wanted;
 use crate::repos::error::StartError;
 use crate::telemetry::metrics::Outcome;
 
+/// The answer, in one piece or behind what tells that it is worked on.
+enum Told {
+    Whole(String),
+    Later(LineEnds),
+}
+
 impl Core {
     /// Answers `POST …/ensure-refs`.
     pub(super) async fn ensure_refs(
-        &self,
+        self: &Rc<Self>,
         asked: &Asked<'_, '_>,
         body: Body,
         out: &mut Vec<u8>,
@@ -24,30 +33,62 @@ impl Core {
         };
         // Not held while the upstream is asked.
         drop(body);
-        let repo = asked.repo.clone();
-        let (asked_at, client) = (Instant::now(), asked.peer.ip());
-        let ensured = self
-            .ask(move |jobs| async move { jobs.ensure_refs(repo, wanted, asked_at, client).await });
-        let json = match ensured.await {
-            // Strings and a flag always have a form in JSON.
-            Ok(ensured) => serde_json::to_string(&ensured).unwrap_or_default(),
-            Err(StartError { status, message }) => {
+        let mut ensured = self.clone().ensured(asked, wanted);
+        let in_time = match asked.head.version {
+            Version::Http10 => Ok(ensured.as_mut().await),
+            Version::Http11 => monoio::time::timeout(every(), ensured.as_mut()).await,
+        };
+        let told = match in_time {
+            Ok(Ok(json)) => Told::Whole(json),
+            Ok(Err(StartError { status, message })) => {
                 return self.failed(asked, status, &message, out);
             }
+            Err(_) => Told::Later(LineEnds::new(ensured)),
         };
         self.with_date(|date| {
-            let head = Head::new(out, 200, date)
-                .header("Content-Type", "application/json")
-                .content_length(json.len() as u64)
-                .connection(asked.head.keep_alive);
+            let head = Head::new(out, 200, date).header("Content-Type", "application/json");
+            let head = match &told {
+                Told::Whole(json) => head.content_length(json.len() as u64),
+                Told::Later(_) => head.header("X-Accel-Buffering", "no").chunked(),
+            };
             // All values are the program's own.
-            let _ = head.finish();
+            let _ = head.connection(asked.head.keep_alive).finish();
         });
-        out.extend_from_slice(json.as_bytes());
+        let payload = match told {
+            Told::Whole(json) => {
+                out.extend_from_slice(json.as_bytes());
+                Payload::Written
+            }
+            Told::Later(source) => Payload::Stream {
+                source: Box::new(source),
+                start: 0,
+                end: None,
+            },
+        };
         Answer {
-            payload: Payload::Written,
+            payload,
             keep_alive: asked.head.keep_alive,
             note: self.note_for(asked, Outcome::EnsureRefs, 200),
         }
+    }
+
+    /// Asks for it; what there is, as JSON. A first clone that this begins goes on whoever leaves.
+    fn ensured(self: Rc<Self>, asked: &Asked<'_, '_>, wanted: Wanted) -> Wait {
+        let repo = asked.repo.clone();
+        let (asked_at, client) = (Instant::now(), asked.peer.ip());
+        repo.want_clone();
+        Box::pin(async move {
+            let ensured = self.ask(move |jobs| async move {
+                jobs.ensure_refs(repo, wanted, asked_at, client).await
+            });
+            match ensured.await {
+                // Strings and a flag always have a form in JSON.
+                Ok(ensured) => Ok(serde_json::to_string(&ensured).unwrap_or_default()),
+                Err(why) => Err(StartError {
+                    message: self.without_paths(&why.message).into_owned(),
+                    ..why
+                }),
+            }
+        })
     }
 }

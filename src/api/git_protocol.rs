@@ -1,5 +1,6 @@
 //! Git's smart HTTP protocol, read-only, from the mirror: `info/refs` and `git-upload-pack`.
 
+use std::pin::pin;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
@@ -87,6 +88,23 @@ impl Core {
         }
     }
 
+    /// Waits for an answer, but not for long while there is no mirror that could give one.
+    async fn hear_of_mirror<T>(
+        &self,
+        asked: &Asked<'_, '_>,
+        answer: oneshot::Receiver<Result<T, StartError>>,
+    ) -> Option<Result<T, StartError>> {
+        let mut heard = pin!(self.hear(answer));
+        if !asked.repo.is_mirrored() {
+            match monoio::time::timeout(self.mirror_wait(), heard.as_mut()).await {
+                Ok(heard) => return Some(heard),
+                Err(_) if !asked.repo.is_mirrored() => return None,
+                Err(_) => {}
+            }
+        }
+        Some(heard.await)
+    }
+
     async fn git(
         &self,
         asked: &Asked<'_, '_>,
@@ -112,8 +130,12 @@ impl Core {
             asked: Instant::now(),
             reply,
         };
+        asked.repo.want_clone();
         self.plane.spawn(|jobs| jobs.git_protocol(request));
-        let made = match self.hear(answer).await {
+        let Some(made) = self.hear_of_mirror(asked, answer).await else {
+            return self.come_again(asked, out);
+        };
+        let made = match made {
             Ok(made) => Box::new(made),
             Err(StartError { status, message }) => {
                 return self.failed(asked, status, &message, out);

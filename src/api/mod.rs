@@ -6,6 +6,7 @@ mod ensure_refs;
 mod freshness;
 mod git_protocol;
 mod headers;
+mod line_ends;
 mod preamble;
 mod service;
 mod snapshot;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::extent::{Next, Piece, Source};
 use crate::limits::PREAMBLE_EVERY_MS;
-use crate::manifest::preamble::{EMPTY_FRAME, Line};
+use crate::manifest::preamble::{EMPTY_FRAME, Line, Waits};
 use crate::repos::error::StartError;
 
 /// An archive that was waited for.
@@ -35,7 +35,7 @@ enum State {
 
 /// What is waited for and how far it has come, as it is now.
 pub(super) struct Progress {
-    pub what: &'static str,
+    pub what: Waits,
     pub received_bytes: u64,
 }
 
@@ -79,7 +79,7 @@ impl<P: Fn() -> Progress> Preamble<P> {
             received_bytes,
         } = (self.progress)();
         Line::Waiting {
-            what: what.into(),
+            what: what.words().into(),
             waited_s: self.began.elapsed().as_secs(),
             received_bytes,
         }

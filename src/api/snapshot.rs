@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::core::{Asked, Core, Note};
 use super::freshness::{Taken, ready};
 use super::headers::{describe, name_bundle, names};
-use super::preamble::{Awaited, Preamble};
+use super::preamble::{Awaited, Preamble, Progress};
 use super::sought::{First, Sought, Unreadable, progress};
 use crate::archive::growth::Status;
 use crate::archive::place::Archive;
@@ -132,6 +132,7 @@ impl Core {
             }
         }
         let sought = Sought::of(asked, taken);
+        let is_found = sought.is_found.clone();
         let mut first = Box::pin(self.clone().first(sought));
         let wait_ms = self.faults.cold_wait_ms.unwrap_or(COLD_WAIT_MS);
         let wait = Duration::from_millis(wait_ms);
@@ -143,8 +144,13 @@ impl Core {
             Ok(Err(StartError { status, message })) => {
                 Err(self.failed(asked, status, &message, out))
             }
-            Err(_) if may_begin_early(asked.head) => Err(self.early(asked, (began, first), out)),
+            Err(_) if may_begin_early(asked.head) => {
+                let repo = asked.repo.clone();
+                let progress = move || progress(&repo, is_found.get());
+                Err(self.early(asked, (began, first), progress, out))
+            }
             Err(_) => {
+                asked.repo.notes.want_clone_soon();
                 let message = format!(
                     "the snapshot of {} is being made; come again, or ask for all of it with HTTP/1.1 \
                      and without conditions, and see how far it is",
@@ -160,11 +166,10 @@ impl Core {
         self: &Rc<Self>,
         asked: &Asked<'_, '_>,
         (began, first): (Instant, FirstWait),
+        progress: impl Fn() -> Progress + 'static,
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
-        let repo = asked.repo.clone();
-        repo.notes.set_early();
-        let progress = move || progress(&repo);
+        asked.repo.notes.set_early();
         let core = self.clone();
         let awaited = async move {
             let First {

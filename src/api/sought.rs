@@ -1,6 +1,7 @@
 //! An archive on the way to its first byte: found, followed, or built, and read as soon as there is any of
 //! it. What a request waits for belongs to it alone and ends with it; builds and clones are others' too.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::archive::reader::ArchiveReader;
 use crate::jobs::asker::ClientPart;
 use crate::jobs::look::Wanted;
 use crate::limits::{LIVE_ONLY_LOOK_MS, LIVE_ONLY_WAIT_MS, LOOKS_MAX};
+use crate::manifest::preamble::Waits;
 use crate::manifest::want::{Named, Want};
 use crate::repos::builds::{Started, Ticket};
 use crate::repos::error::StartError;
@@ -31,6 +33,8 @@ pub(super) struct Sought {
     named: Named,
     taken: Taken,
     client: IpAddr,
+    /// Whether it is known which archive it is, and that one is waited for.
+    pub is_found: Rc<Cell<bool>>,
 }
 
 impl Sought {
@@ -40,6 +44,7 @@ impl Sought {
             named: asked.named.clone(),
             taken,
             client: asked.peer.ip(),
+            is_found: Rc::default(),
         }
     }
 }
@@ -78,15 +83,24 @@ pub(super) enum Unreadable {
     Lost,
 }
 
-/// What is waited for before an archive's first byte.
-pub(super) fn progress(repo: &Repo) -> Progress {
-    let what = match repo.is_mirrored() {
-        true => "its turn to be built",
-        false => "the first clone of the repository",
+/// What is waited for before an archive's first byte, and what has come of it; `is_found` says whether it is
+/// known which archive that is.
+pub(super) fn progress(repo: &Repo, is_found: bool) -> Progress {
+    let arrived = repo.arrived.bytes();
+    let what = match (repo.is_mirrored(), is_found, arrived) {
+        (false, _, None) => Waits::CloneTurn,
+        (false, _, Some(_)) => Waits::Clone,
+        (true, true, _) => Waits::Turn,
+        (true, false, None) => Waits::Comparison,
+        (true, false, Some(_)) => Waits::Fetch,
+    };
+    let received_bytes = match what {
+        Waits::Clone | Waits::Fetch => arrived.unwrap_or(0),
+        _ => 0,
     };
     Progress {
         what,
-        received_bytes: 0,
+        received_bytes,
     }
 }
 
@@ -109,6 +123,7 @@ impl Core {
         let mut looks = 0;
         while looks < LOOKS_MAX {
             looks += 1;
+            sought.is_found.set(false);
             let (started, outcome, build) = self.find(&sought, taken.since()).await;
             let archive = match started {
                 Ok(archive) => archive,
@@ -190,7 +205,10 @@ impl Core {
             match found {
                 // It ends, or clients hold it up and another one may begin.
                 Ok((_, Found::Older(mut ticket))) => wait_a_while(&mut ticket, LOOK).await,
-                Ok((want, found)) => return self.begin(want, found, part).await,
+                Ok((want, found)) => {
+                    sought.is_found.set(true);
+                    return self.begin(want, found, part).await;
+                }
                 Err(why) => return (Err(why), Outcome::Build, None),
             }
         }

@@ -21,6 +21,6 @@ pub(crate) mod watched;
 
 pub(crate) use command::{Repository, Setup, silence, stdin_file};
 pub(crate) use environment::{Configuration, Surroundings};
-pub(crate) use growth::Growth;
+pub(crate) use growth::{Arrived, Growth};
 pub(crate) use running::{Failure, Output, Sink, feed, run};
 pub(crate) use said::{DISK_FULL_MESSAGES, Tail};

@@ -23,7 +23,7 @@ use crate::archive::place::Archive;
 use crate::archive::spool::not_kept;
 use crate::io::disk::DiskFile;
 use crate::io::sched;
-use crate::limits::{HEAP_TRIM_QUIET_MS, ORDER_QUIET_MS};
+use crate::limits::{HEAP_TRIM_QUIET_MS, ORDER_QUIET_MS, WANTED_LOOK_MS};
 use crate::manifest::want::Want;
 use crate::mirror::Git;
 use crate::repos::error::StartError;
@@ -38,7 +38,12 @@ impl Jobs {
     /// nobody's part: whoever has it begun brings the one that a clone may take.
     pub(crate) async fn build(self: Rc<Self>, permit: Permit, part: Option<ClientPart>) {
         let (repo, asker) = (permit.repo().clone(), Asker::default());
-        if let Err(e) = self.ensure_mirror_with(part, &repo, &asker).await {
+        let mirrored = tokio::select! {
+            biased;
+            mirrored = self.ensure_mirror_with(part, &repo, &asker) => mirrored,
+            () = unwanted(&permit) => return,
+        };
+        if let Err(e) = mirrored {
             return permit.refuse(e);
         }
         // Each has a thread, and waits for its turn of the encoders.
@@ -234,6 +239,16 @@ impl Keep for Handle<Jobs> {
             let _ = made.send(());
         });
         is_made
+    }
+}
+
+/// Ready once a build that waits for a mirror is wanted by nobody, and has ended for that.
+async fn unwanted(permit: &Permit) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(WANTED_LOOK_MS)).await;
+        if permit.end_unless_wanted() {
+            return;
+        }
     }
 }
 

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use tokio::task::{spawn_blocking, spawn_local};
 
 use super::asker::{Asker, ClientPart};
-use super::flights::{Duty, Flight};
+use super::flights::{Duty, Flight, Waiting};
 use super::room::Need;
 use super::state::Jobs;
 use crate::http::net::client::{Client, client_of};
 use crate::io::clock::unix_ms;
 use crate::limits::{
     CLONE_FAILURE_KEPT_MS, CLONE_TOO_LARGE_KEPT_MS, TURN_WAIT_LOGGED_MS, UPSTREAM_ANSWER_KEPT_MS,
+    WANTED_LOOK_MS,
 };
 use crate::mirror::schedule::Shown;
 use crate::mirror::{Git, MirrorError, noted, upstream};
@@ -128,8 +129,10 @@ impl Jobs {
         match duty {
             Some(duty) if is_there => drop(spawn_local(self.clone().adopt(repo.clone(), duty))),
             Some(duty) => {
-                let git = self.git.by_way_of(&asker.via);
-                spawn_local(self.clone().clone_mirror(repo.clone(), git, (duty, part)));
+                let git = self.git.by_way_of(&asker.via).telling(&repo.arrived);
+                let unwanted = unwanted(repo.clone(), duty.waiting());
+                let cloning = self.clone().clone_mirror(repo.clone(), git, (duty, part));
+                spawn_local(while_wanted(repo.clone(), cloning, unwanted));
             }
             None => self.check_way(repo, asker, &flight).await?,
         }
@@ -237,6 +240,7 @@ impl Jobs {
             return duty.done(Err(stuck(&repo)));
         }
         tracing::info!(repository = &*repo.name, "cloning from {}", repo.url);
+        repo.arrived.note(0);
         let (unix_began_ms, began) = (unix_ms(), Instant::now());
         let staging = self.catalog.state.tmp_dir();
         let mut cloned = git.clone_mirror(&repo.url, &repo.mirror, &staging).await;
@@ -301,6 +305,37 @@ fn kept_for(error: &MirrorError) -> Duration {
         MirrorError::TooLarge { .. } => CLONE_TOO_LARGE_KEPT_MS,
         _ => CLONE_FAILURE_KEPT_MS,
     })
+}
+
+/// Clones, and gives that up when all who waited for it have left: what it had takes no place any more.
+async fn while_wanted(
+    repo: Arc<Repo>,
+    cloning: impl Future<Output = ()>,
+    unwanted: impl Future<Output = ()>,
+) {
+    tokio::select! {
+        biased;
+        () = cloning => {}
+        () = unwanted => {
+            tracing::info!(
+                repository = &*repo.name,
+                "the clone is given up: all who waited for it have left"
+            );
+        }
+    }
+    repo.arrived.end();
+    repo.notes.set_clone_over();
+}
+
+/// Ready when nobody waits for a clone, nobody else wants it, and it is not as good as done.
+async fn unwanted(repo: Arc<Repo>, waiting: Waiting<Ended>) {
+    loop {
+        waiting.are_gone().await;
+        if !repo.notes.is_clone_wanted() && !repo.mirror.is_dir() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(WANTED_LOOK_MS)).await;
+    }
 }
 
 /// Bytes of the mirror's packs, for the log.

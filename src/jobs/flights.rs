@@ -97,6 +97,24 @@ impl<K: Eq + Hash, T> Duty<K, T> {
     pub(super) async fn unwanted(&self) {
         self.sender.closed().await;
     }
+
+    /// What others can see of who waits for the end. That is not told while this is kept.
+    pub(super) fn waiting(&self) -> Waiting<T> {
+        Waiting(self.sender.clone())
+    }
+}
+
+/// Those who wait for the end of some work.
+pub(super) struct Waiting<T>(Rc<watch::Sender<Option<T>>>);
+
+impl<T> Waiting<T> {
+    /// Ready while there are none, unless they have heard of the end.
+    pub(super) async fn are_gone(&self) {
+        self.0.closed().await;
+        if self.0.borrow().is_some() {
+            std::future::pending().await
+        }
+    }
 }
 
 impl<K: Eq + Hash, T> Drop for Duty<K, T> {

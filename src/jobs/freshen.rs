@@ -123,7 +123,7 @@ impl Jobs {
         (duty, _part): (Duty<Arc<str>, Ended>, Option<ClientPart>),
     ) {
         self.room_for_pack(&repo).await;
-        let git = self.git.by_way_of(&asker.via);
+        let git = self.git.by_way_of(&asker.via).telling(&repo.arrived);
         let _permit = self.semaphores.freshens.acquire(&repo.name).await;
         if let Some(setting_up) = self.setting_up.running(&repo.name) {
             // It changes the configuration and packs refs, as the comparison does.
@@ -198,6 +198,7 @@ impl Jobs {
             self.make_room(&repo.name, Need::Must).await;
             compared = git.freshen(&repo.mirror, &repo.url, &repo.locks.refs).await;
         }
+        repo.arrived.end();
         ((unix_began_ms, began), compared)
     }
 

@@ -13,6 +13,13 @@ pub const CLONES_OF_HOST_MAX: usize = 8;
 pub const CLONES_OF_CLIENT_MAX: usize = CLONES_RUNNING_MAX / 4;
 /// How long a first clone waits for its turn before the log says so.
 pub const TURN_WAIT_LOGGED_MS: u64 = 5_000;
+/// How long a bundle is waited for, and git's endpoint for a mirror that is not there, before the answer is 503. What
+/// was begun goes on.
+pub const MIRROR_WAIT_MS: u64 = MINUTE_MS;
+/// How long a first clone goes on for somebody who was told to come again.
+pub const COME_AGAIN_MS: u64 = 5 * MINUTE_MS;
+/// Time between two looks whether somebody waits for a first clone, or for what is built behind it.
+pub const WANTED_LOOK_MS: u64 = SECOND_MS;
 /// How long a failed clone is remembered: requests for the same name are answered alike
 /// meanwhile, without asking the upstream again.
 pub const CLONE_FAILURE_KEPT_MS: u64 = 10_000;

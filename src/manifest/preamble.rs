@@ -17,6 +17,58 @@ pub(crate) const EMPTY_FRAME: [u8; 9] = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0, 1, 0, 
 /// The magic number of the skippable frames that are written; the lowest 4 bits of others are free.
 pub(crate) const SKIPPABLE_MAGIC: u32 = 0x184d_2a50;
 
+/// What an archive can have to wait for. A preamble names it in words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waits {
+    /// For other clones to end.
+    CloneTurn,
+    Clone,
+    /// For what the upstream says that it has, for one who must not get anything older or names what is not
+    /// there.
+    Comparison,
+    /// For what the upstream has and the mirror has not.
+    Fetch,
+    /// For other builds, or for clients that take theirs slowly.
+    Turn,
+}
+
+impl Waits {
+    const ALL: [Waits; 5] = [
+        Waits::CloneTurn,
+        Waits::Clone,
+        Waits::Comparison,
+        Waits::Fetch,
+        Waits::Turn,
+    ];
+
+    /// In words, behind "waits for".
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Waits::CloneTurn => "its turn to be cloned",
+            Waits::Clone => "the first clone of the repository",
+            Waits::Comparison => "a look at its upstream",
+            Waits::Fetch => "a fetch from its upstream",
+            Waits::Turn => "its turn to be built",
+        }
+    }
+
+    /// In as few as a narrow terminal has room for.
+    pub(crate) fn in_short(self) -> &'static str {
+        match self {
+            Waits::CloneTurn => "waiting to be cloned",
+            Waits::Clone => "cloning",
+            Waits::Comparison => "asking its upstream",
+            Waits::Fetch => "fetching",
+            Waits::Turn => "waiting to be built",
+        }
+    }
+
+    /// What is meant by some words.
+    pub(crate) fn of(words: &str) -> Option<Waits> {
+        Waits::ALL.into_iter().find(|one| one.words() == words)
+    }
+}
+
 /// One line of a preamble.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
@@ -71,6 +123,14 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_wait_has_words_of_its_own() {
+        for waits in Waits::ALL {
+            assert_eq!(Waits::of(waits.words()), Some(waits));
+        }
+        assert_eq!(Waits::of("the weather"), None);
+    }
 
     #[test]
     fn decoders_pass_over_it_and_find_what_follows() {

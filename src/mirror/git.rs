@@ -2,7 +2,7 @@
 //! out comes its output or a [`MirrorError`] that names what it spoke to. What must hold: the
 //! output kept, memory, disk and time are bounded.
 use crate::config::Share;
-use crate::git::{self, Failure, Growth, Repository, Setup, Sink, Surroundings, Tail};
+use crate::git::{self, Arrived, Failure, Growth, Repository, Setup, Sink, Surroundings, Tail};
 use crate::io::fs::{Fs, Os};
 use crate::limits;
 use crate::mirror::error::{Failed, MirrorError, without_password};
@@ -13,6 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::process::Command;
 
@@ -38,6 +39,8 @@ pub struct Git {
     pub refs: Recent,
     /// What clones that were given up have left.
     pub removals: Removals,
+    /// Who is told how much of a clone or a fetch has come.
+    pub arrived: Arc<Arrived>,
 }
 
 impl Default for Git {
@@ -52,6 +55,7 @@ impl Default for Git {
             follow: Follow::default(),
             refs: Recent::default(),
             removals: Removals::default(),
+            arrived: Arc::default(),
         }
     }
 }
@@ -197,6 +201,15 @@ impl Git {
     pub fn by_way_of(&self, via: &Via) -> Git {
         Git {
             via: via.then(&self.via),
+            ..self.clone()
+        }
+    }
+
+    /// The same, which tells somebody how much of a clone or a fetch has come.
+    #[must_use]
+    pub(crate) fn telling(&self, arrived: &Arc<Arrived>) -> Git {
+        Git {
+            arrived: arrived.clone(),
             ..self.clone()
         }
     }

@@ -178,7 +178,11 @@ impl Git {
             .map_err(|source| MirrorError::io("read the size of", on, source.into()))?;
         let total_bytes = found.f_blocks.saturating_mul(found.f_frsize);
         let limit_bytes = self.size_limit.of(total_bytes);
-        Ok(Growth { dir, limit_bytes })
+        Ok(Growth {
+            dir,
+            limit_bytes,
+            arrived: self.arrived.clone(),
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::io::clock::unix_ms;
-use crate::limits::{ASKED_STEP_MS, EARLY_KEPT_MS, IN_USE_MS};
+use crate::limits::{ASKED_STEP_MS, COME_AGAIN_MS, EARLY_KEPT_MS, IN_USE_MS};
 use crate::mirror::Aside;
 
 /// When somebody last asked for something of it, to [`ASKED_STEP_MS`]; when it became known, if nobody has.
@@ -107,6 +107,8 @@ pub(crate) struct Notes {
     /// When an answer last began before its archive; 0 for never.
     early_unix_ms: AtomicU64,
     copies_in_vain: AtomicBool,
+    /// Until when a first clone goes on though nobody waits for it; 0 for never.
+    clone_wanted_until_unix_ms: AtomicU64,
 }
 
 impl Notes {
@@ -146,6 +148,27 @@ impl Notes {
     pub(crate) fn was_early(&self) -> bool {
         let at = self.early_unix_ms.load(Ordering::Relaxed);
         at > 0 && unix_ms().saturating_sub(at) < EARLY_KEPT_MS
+    }
+
+    /// A first clone is wanted until then by somebody who does not wait for it.
+    pub(crate) fn want_clone(&self, until_unix_ms: u64) {
+        let wanted = &self.clone_wanted_until_unix_ms;
+        wanted.fetch_max(until_unix_ms, Ordering::Relaxed);
+    }
+
+    /// The same by somebody who was told to come again.
+    pub(crate) fn want_clone_soon(&self) {
+        self.want_clone(unix_ms() + COME_AGAIN_MS);
+    }
+
+    /// Whether one is.
+    pub(crate) fn is_clone_wanted(&self) -> bool {
+        self.clone_wanted_until_unix_ms.load(Ordering::Relaxed) > unix_ms()
+    }
+
+    /// The clone has ended.
+    pub(crate) fn set_clone_over(&self) {
+        self.clone_wanted_until_unix_ms.store(0, Ordering::Relaxed);
     }
 
     /// A pack was copied, and the copy could not take its place: none is copied again.

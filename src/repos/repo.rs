@@ -16,6 +16,7 @@ pub(crate) use super::served::RefsEpoch;
 pub(crate) use super::upstream::{Compared, StateName};
 use super::upstream::{Moments, Upstream};
 use super::wants::Wants;
+use crate::git::Arrived;
 
 mod permit;
 mod serving;
@@ -40,6 +41,8 @@ pub(crate) struct Repo {
     pub annex: Annexed,
     /// What else is noted without the lock.
     pub notes: Notes,
+    /// What comes of it at the time.
+    pub arrived: Arc<Arrived>,
     /// When somebody last asked for something of it.
     pub asked: Asked,
     /// When its upstream was last looked at.
@@ -75,6 +78,7 @@ impl Repo {
             locks: MirrorLocks::default(),
             aside: KnownAside::default(),
             annex: Annexed::default(),
+            arrived: Arc::default(),
             asked: Asked::default(),
             looked: Looked::default(),
             notes: Notes::default(),
@@ -91,6 +95,14 @@ impl Repo {
     pub(crate) fn set_not_cloned(&self, why: StartError, kept: Duration) {
         let until = Instant::now() + kept;
         self.lock().mirror = Mirror::NotCloned { until, why };
+    }
+
+    /// Somebody wants a mirror, whether he waits for it or not: a clone that runs, or the next one, goes on
+    /// whoever leaves.
+    pub(crate) fn want_clone(&self) {
+        if !self.is_mirrored() {
+            self.notes.want_clone(u64::MAX);
+        }
     }
 
     /// How the last clone failed, if that was not long ago. Names that are only

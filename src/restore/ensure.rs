@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use gix::bstr::ByteSlice;
 
 use super::error::RestoreError;
+use super::gaps::Gaps;
 use super::http::Conn;
 use super::link::{Link, refusal};
 use super::moment::{Found, Moment};
 use super::wanted::{Checkout, Named, Wanted};
+use crate::limits::SMALL_ANSWER_BYTES_MAX;
 use crate::refs::Head;
 
 /// The server's answer.
@@ -60,20 +62,59 @@ fn ask(
 ) -> Result<Ensured, RestoreError> {
     let server = |e: std::io::Error| RestoreError::Server(format!("ensure-refs: {e}"));
     let body = serde_json::json!({ "refs": refs, "commits": commits }).to_string();
-    let mut conn = Conn::open(link.server, link.stop, link.stall).map_err(server)?;
+    let conn = Conn::open(link.server, link.stop, link.stall).map_err(server)?;
+    let mut conn = conn.heed(link.progress.signs());
     let target = format!("{base}/ensure-refs");
     let fields = [("Content-Type", "application/json")];
     let limit = link.wait;
     let answer = conn
         .ask("POST", &target, &fields, body.as_bytes(), limit)
         .map_err(server)?;
-    let text = conn.read_text().map_err(server)?;
+    let (text, ended) = read(&mut conn, link)?;
+    if let Err(e) = ended {
+        return Err(told(&text).unwrap_or_else(|| server(e)));
+    }
     match answer.status {
         200 => serde_json::from_str(&text)
             .map_err(|e| RestoreError::Server(format!("ensure-refs: {e}: {text}"))),
         400 => Err(RestoreError::Usage(text)),
         status => Err(refusal(status, &text)),
     }
+}
+
+/// Reads an answer to its end, or as far as it comes. Line ends before it are signs of life.
+fn read(
+    conn: &mut Conn<'_>,
+    link: Link<'_>,
+) -> Result<(String, std::io::Result<()>), RestoreError> {
+    let mut gaps = Gaps::new(link.wait_alive);
+    let mut text = Vec::new();
+    let mut piece = [0; 4096];
+    let mut read_bytes = 0;
+    let ended = loop {
+        let got = match conn.read(&mut piece) {
+            Ok(0) => break Ok(()),
+            Ok(got) => got,
+            Err(e) => break Err(e),
+        };
+        read_bytes += got as u64;
+        text.extend_from_slice(&piece[..got]);
+        if text.trim_ascii().is_empty() {
+            text.clear();
+            gaps.nothing(read_bytes)?;
+            link.progress.lives();
+        }
+        if text.len() >= SMALL_ANSWER_BYTES_MAX {
+            break Ok(());
+        }
+    };
+    Ok((String::from_utf8_lossy(&text).trim().to_owned(), ended))
+}
+
+/// Why an answer that had begun broke off, where the server says so.
+fn told(text: &str) -> Option<RestoreError> {
+    let (status, message) = text.split_once(": ")?;
+    Some(refusal(status.parse().ok()?, message))
 }
 
 /// What `wanted` has checked out, by the refs of one moment.

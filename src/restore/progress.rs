@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::io::say::line;
+use crate::manifest::preamble::Waits;
 
 /// How often the line on a terminal is drawn.
 const DRAW: Duration = Duration::from_millis(200);
@@ -70,9 +71,31 @@ pub(super) struct Progress {
     finished: Mutex<bool>,
     ends: Condvar,
     /// What the server says that it waits for.
-    waits_for: Mutex<String>,
+    waits_for: Mutex<Option<Waited>>,
     /// Whose turn it is to write to the terminal.
     turn: Mutex<()>,
+}
+
+/// What the server waits for, as it says, and how much of it has come.
+#[derive(Debug)]
+struct Waited {
+    words: String,
+    received_bytes: u64,
+}
+
+impl Waited {
+    /// In a few words, if that is asked for and they are known.
+    fn text(&self, in_short: bool) -> String {
+        let known = Waits::of(&self.words).filter(|_| in_short);
+        let what = match known {
+            Some(waits) => waits.in_short().to_owned(),
+            None => format!("the server waits for {}", line(&self.words)),
+        };
+        match self.received_bytes {
+            0 => what,
+            bytes => format!("{what}: {} so far", size(bytes)),
+        }
+    }
 }
 
 /// What a restore is made of.
@@ -225,10 +248,10 @@ impl Progress {
     /// It says what it waits for, and how much of that has come.
     pub(super) fn waits_for(&self, what: &str, received_bytes: u64) {
         let mut said = self.waits_for.lock().unwrap_or_else(|p| p.into_inner());
-        *said = match received_bytes {
-            0 => line(what),
-            bytes => format!("{}, {}", line(what), size(bytes)),
-        };
+        *said = Some(Waited {
+            words: what.to_owned(),
+            received_bytes,
+        });
     }
 
     /// How often it has said so.
@@ -291,7 +314,7 @@ impl Progress {
     }
 
     /// What is waited for while nothing comes.
-    fn wait_line(&self) -> String {
+    fn wait_line(&self, in_short: bool) -> String {
         let waited_s = self.start.elapsed().as_secs();
         let limit_s = self.limit_s.load(Relaxed);
         if limit_s == 0 {
@@ -303,20 +326,24 @@ impl Progress {
             (true, _) => "the server says that it is at work; waiting for the archive's first byte",
         };
         let said = self.waits_for.lock().unwrap_or_else(|p| p.into_inner());
-        match said.is_empty() {
-            true => format!("{what}, {waited_s} s of at most {limit_s}"),
-            false => format!("the server waits for {said}, {waited_s} s of at most {limit_s}"),
+        let what = said
+            .as_ref()
+            .map_or(what.into(), |said| said.text(in_short));
+        match in_short {
+            true => format!("{what}, {waited_s} s, at most {limit_s}"),
+            false => format!("{what}, {waited_s} s of at most {limit_s}"),
         }
     }
 
-    fn line(&self) -> String {
+    /// How far it is, in a line; in a short one if it is to be so.
+    fn line(&self, in_short: bool) -> String {
         let received = self.received_bytes.load(Relaxed) as f64;
         let waited_s = self.start.elapsed().as_secs();
         if self.clones.load(Relaxed) {
             return format!("cloning from the upstream, {waited_s} s");
         }
         if self.waits() {
-            return self.wait_line();
+            return self.wait_line(in_short);
         }
         if self.downloaded_us.load(Relaxed) > 0 {
             let received = size(self.received_bytes.load(Relaxed));
@@ -374,8 +401,12 @@ impl Progress {
         }
         while !self.finishes(DRAW) {
             let _turn = self.turn.lock();
-            let line = self.line();
-            let _ = write!(out, "{CLEAR}{}", fitted(&line, columns()));
+            let columns = columns();
+            let mut line = self.line(false);
+            if fitted(&line, columns).len() < line.len() {
+                line = self.line(true);
+            }
+            let _ = write!(out, "{CLEAR}{}", fitted(&line, columns));
             let _ = out.flush();
         }
         let _ = write!(out, "{CLEAR}");
@@ -390,7 +421,7 @@ impl Progress {
             let is_asked = self.limit_s.load(Relaxed) > 0;
             let due = if waits { pause } else { SAID_AGAIN };
             if said.elapsed() >= due && (!waits || is_asked || said.elapsed() >= SAID_AGAIN) {
-                self.say(&self.line());
+                self.say(&self.line(false));
                 (said, pause) = (Instant::now(), SAID_WAITING);
             }
         }
@@ -404,25 +435,25 @@ mod tests {
     #[test]
     fn the_line_says_that_it_waits_until_something_came() {
         let progress = Progress::default();
-        assert_eq!(progress.line(), "connecting to the server, 0 s");
+        assert_eq!(progress.line(false), "connecting to the server, 0 s");
         progress.asked(Duration::from_secs(300));
         let expected = "waiting for the server's first byte, 0 s of at most 300";
-        assert_eq!(progress.line(), expected);
+        assert_eq!(progress.line(false), expected);
         // The head of an answer may come long before its first byte.
         progress.answered();
         progress.set_total(2 << 20);
         assert!(
             progress
-                .line()
+                .line(false)
                 .starts_with("the server has answered; waiting")
         );
         // What says that the server lives is nothing of the archive.
         progress.received(100);
         progress.lives();
-        assert!(progress.line().starts_with("the server says"));
+        assert!(progress.line(false).starts_with("the server says"));
         progress.received((1 << 20) - 100);
         progress.content();
-        let line = progress.line();
+        let line = progress.line(false);
         assert!(line.starts_with("1.0 of 2.0 MiB, "), "{line}");
     }
 
@@ -444,6 +475,29 @@ mod tests {
             assert_eq!(fitted(line, columns), shown, "{columns}");
         }
         assert_eq!(fitted("試試試, 1 s", 6), "試試");
+    }
+
+    #[test]
+    fn what_the_server_waits_for_is_shown_as_far_as_there_is_room() {
+        let progress = Progress::default();
+        progress.asked(Duration::from_secs(300));
+        progress.answered();
+        progress.waits_for(Waits::Clone.words(), 1_288_490_189);
+        let long = "the server waits for the first clone of the repository: 1.2 GiB so far, 0 s of at most 300";
+        assert_eq!(progress.line(false), long);
+        assert_eq!(
+            fitted(&progress.line(true), 30),
+            "cloning: 1.2 GiB so far, 0 s"
+        );
+        progress.waits_for(Waits::Turn.words(), 0);
+        assert_eq!(fitted(&progress.line(true), 30), "waiting to be built, 0 s");
+        // What a server says that is not known yet.
+        progress.waits_for("the weather\u{1b}[2J", 0);
+        let line = progress.line(true);
+        assert!(
+            line.starts_with("the server waits for the weather\\u{1b}[2J, "),
+            "{line}"
+        );
     }
 
     #[test]

@@ -128,3 +128,50 @@ fn what_only_looks_like_one_is_an_archive() {
         expect_files(&expected, &into, name);
     }
 }
+
+/// A server that answers a question for refs in such a way, and all else as `server` does.
+fn ensuring(server: SocketAddr, pieces: &'static [&'static str], is_whole: bool) -> SocketAddr {
+    listen(move |socket| {
+        let mut first = [0; 256];
+        let len = socket.peek(&mut first).unwrap_or(0);
+        if !String::from_utf8_lossy(&first[..len]).contains("/ensure-refs") {
+            return forward(socket, server);
+        }
+        let body = pieces.concat();
+        answer(socket, body.as_bytes(), 1, is_whole);
+    })
+}
+
+/// `ensure-refs` sends line ends while it waits: neither they nor what comes instead of an answer is one.
+#[test]
+fn line_ends_before_an_answer_are_signs_of_life() {
+    let (lab, server, _) = served();
+    let json = r#"{"refs":{"refs/heads/main":"1"},"missing_commits":[],"fetched":false}"#;
+    let json: &'static str = Box::leak(json.to_owned().into_boxed_str());
+    let good: &'static [&'static str] = Box::leak(Box::new(["\n", "\n", json]));
+    let more = ["--have", "main", "--no-bundle"];
+    let address = ensuring(server.address(), good, true);
+    let target = lab.scratch("good");
+    expect(&restore(address, "test/app", &target, &more), 0);
+    for (name, pieces, code, says) in [
+        (
+            "told",
+            &["\n", "502: the upstream is gone\n"][..],
+            3,
+            "502: the upstream is gone",
+        ),
+        (
+            "absent",
+            &["\n", "404: no such repository\n"],
+            2,
+            "no such repository",
+        ),
+        ("silent", &["\n"], 3, "ensure-refs: "),
+    ] {
+        let address = ensuring(server.address(), pieces, false);
+        let target = lab.scratch(name);
+        let errors = expect(&restore(address, "test/app", &target, &more), code);
+        assert!(errors.contains(says), "{name}: {errors}");
+        expect_nothing(&target);
+    }
+}

@@ -9,6 +9,7 @@ mod builds;
 mod bundle;
 mod cachew;
 mod children;
+mod cold_waits;
 mod crowds;
 mod disks;
 mod drivers;

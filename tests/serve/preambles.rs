@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::client::{Conn, End, Head, fetch};
@@ -16,60 +16,74 @@ use crate::{hit, new_lab, small_lab};
 const EMPTY_FRAME: [u8; 9] = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0, 1, 0, 0];
 
 /// A server whose upstream is another one, with `small`, that says nothing before it is let.
-struct Cold {
-    lab: Lab,
-    _upstream: (Lab, Server),
-    server: Server,
-    url: String,
-    gate: Arc<AtomicBool>,
-    fails: Arc<AtomicBool>,
+pub(super) struct Cold {
+    pub lab: Lab,
+    pub upstream: (Lab, Server),
+    pub server: Server,
+    pub url: String,
+    pub gate: Arc<AtomicBool>,
+    pub fails: Arc<AtomicBool>,
+    /// After how many bytes an answer of the upstream's stalls, if that is not 0.
+    pub part: Arc<AtomicU64>,
 }
 
 /// As without any faults.
 const AS_USUAL: &str = "cold-wait-ms=3000";
 
 fn cold() -> Cold {
-    let above = small_lab();
+    cold_with(small_lab(), "")
+}
+
+/// The same above a repository `small` of another lab, with a fault if one is named.
+pub(super) fn cold_with(above: Lab, fault: &str) -> Cold {
     let upstream = above.start();
     let (gate, fails) = (
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicBool::new(false)),
     );
+    let part = Arc::new(AtomicU64::new(0));
     let (opens, breaks, address) = (gate.clone(), fails.clone(), upstream.address());
+    let stalls_at = part.clone();
     let relay = switch(move |_| {
         wait::until_true("the upstream may answer", || opens.load(Ordering::Relaxed));
+        let part = stalls_at.load(Ordering::Relaxed);
         let ends = match breaks.load(Ordering::Relaxed) {
             true => Ends::Cut(0),
+            false if part > 0 => Ends::Stall(part),
             false => Ends::Whole,
         };
         (address, ends)
     });
     let lab = new_lab();
     let mut settings = lab.settings();
+    if !fault.is_empty() {
+        settings = settings.with_fault(fault);
+    }
     settings.upstreams = vec![format!("test=http://{relay}/git/test/")];
     let server = settings.with_fault(AS_USUAL).start();
     Cold {
         lab,
-        _upstream: (above, upstream),
+        upstream: (above, upstream),
         server,
         url: format!("http://{relay}/git/test/small"),
         gate,
         fails,
+        part,
     }
 }
 
 /// An answer that has begun.
-struct Early {
+pub(super) struct Early {
     conn: Conn,
     head: Head,
-    body: Vec<u8>,
+    pub body: Vec<u8>,
     /// When what came, in bytes of the body, since the request.
     came: Vec<(Duration, usize)>,
     asked: Instant,
 }
 
 impl Early {
-    fn ask(address: SocketAddr, fields: &[&str]) -> Early {
+    pub fn ask(address: SocketAddr, fields: &[&str]) -> Early {
         let asked = Instant::now();
         let mut conn = Conn::open(address);
         conn.request("GET", &lab::target("small"), fields);
@@ -84,7 +98,7 @@ impl Early {
     }
 
     /// Reads until so many frames of a preamble came.
-    fn read_lines(&mut self, count: usize) {
+    pub fn read_lines(&mut self, count: usize) {
         let mut piece = [0; 4096];
         while lines(&self.body).0.len() < count {
             let got = self.conn.read_body(&mut piece).unwrap();
@@ -92,6 +106,20 @@ impl Early {
             self.body.extend_from_slice(&piece[..got]);
             self.came.push((self.asked.elapsed(), self.body.len()));
         }
+    }
+}
+
+impl Early {
+    /// The last line that came.
+    pub fn last_line(&self) -> serde_json::Value {
+        lines(&self.body).0.pop().unwrap()
+    }
+
+    /// Reads all that still comes, and gives what stands behind the preamble.
+    pub fn finish(mut self) -> Vec<u8> {
+        let (end, _) = self.conn.copy_body(&mut self.body).unwrap();
+        assert_eq!(end, End::Complete);
+        behind(self.body)
     }
 }
 

@@ -100,6 +100,21 @@ impl Permit {
         self.started(Err(why));
     }
 
+    /// Ends the build before it began, unless somebody waits for it or will come again.
+    pub(crate) fn end_unless_wanted(&self) -> bool {
+        let own = self.sender.subscribe();
+        let mut state = self.repo.lock();
+        // Under the lock nobody joins. The repository has one to hand out.
+        let others = self.sender.receiver_count() > 2;
+        if others || self.repo.notes.is_clone_wanted() {
+            return false;
+        }
+        state
+            .wants
+            .change(&self.want, |served| served.builds.remove(&own));
+        true
+    }
+
     fn end(&self) {
         let own = self.sender.subscribe();
         let mut state = self.repo.lock();

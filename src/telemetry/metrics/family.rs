@@ -240,7 +240,7 @@ pub(crate) const FAMILIES: [Family; 44] = [
         kind: Kind::Counter,
         label: "result",
         values: CloneResult::NAMES,
-        help: "First clones from an upstream.",
+        help: "First clones from an upstream that ended by themselves.",
     },
     Family {
         id: Id::Comparisons,
