@@ -70,8 +70,7 @@ impl Jobs {
             if let Some(want) = self.look_for(repo, named).await? {
                 return Ok(want);
             }
-            let mut absent = self.absent.borrow_mut();
-            absent.note(&repo.name, &key, Instant::now());
+            self.note_absent(repo, &key);
         }
         Err(absent(repo, named))
     }

@@ -15,11 +15,10 @@ use tokio::task::{spawn_blocking, spawn_local};
 
 use super::asker::{Asker, ClientPart};
 use super::clone::{freshen_error, lost};
-use super::flights::Duty;
 use super::look::failed;
 use super::room::Need;
 use super::state::Jobs;
-use super::unknown::{Given, Sought};
+use super::unknown::{Given, SeekDuty, Sought};
 use crate::io::clock::unix_ms;
 use crate::limits::{HAVES_MAX, UNKNOWN_AGAIN_MS};
 use crate::mirror::{Apart, Brought, Git, KeptTip, MirrorError, Tip};
@@ -70,11 +69,17 @@ impl Jobs {
         absent.has(&repo.name, key, Instant::now())
     }
 
+    /// It does now.
+    pub(super) fn note_absent(&self, repo: &Repo, key: &str) {
+        let mut absent = self.absent.borrow_mut();
+        absent.note(&repo.name, key, Instant::now());
+    }
+
     async fn seek_alone(
         self: Rc<Self>,
         repo: Arc<Repo>,
         (sought, asker): (Sought, Asker),
-        (duty, _part): (Duty<(Arc<str>, Sought), Given>, Option<ClientPart>),
+        (duty, _part): (SeekDuty, Option<ClientPart>),
     ) {
         let places = self.unknown.borrow_mut().of(&repo.name);
         // It is never closed, so this only waits.
@@ -89,9 +94,7 @@ impl Jobs {
             1,
         );
         if let Ok(None) = &given {
-            let mut absent = self.absent.borrow_mut();
-            absent.note(&repo.name, &sought.key(), Instant::now());
-            drop(absent);
+            self.note_absent(&repo, &sought.key());
             if let Apart::Id(id) = sought.wanted {
                 self.forget_annexed(&repo, &[id]).await;
             }

@@ -7,6 +7,7 @@ use gix::ObjectId;
 use gix::bstr::BString;
 use tokio::sync::Semaphore;
 
+use super::flights::Duty;
 use crate::limits::UNKNOWN_ASKED_MAX;
 use crate::mirror::Apart;
 use crate::repos::error::StartError;
@@ -40,6 +41,9 @@ impl Sought {
 
 /// The id of what is in the annex now, or reached by the mirror's refs; `None` where the upstream has it not.
 pub(super) type Given = Result<Option<ObjectId>, StartError>;
+
+/// The duty to ask for something.
+pub(super) type SeekDuty = Duty<(Arc<str>, Sought), Given>;
 
 /// How much is sought at a time, of each repository.
 #[derive(Debug, Default)]
