@@ -5,7 +5,6 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use gix::ObjectId;
 use tokio::task::{spawn_blocking, spawn_local};
 
 use super::look::failed;
@@ -13,6 +12,7 @@ use super::state::Jobs;
 use super::sweep::remove;
 use crate::io::clock::unix_ms;
 use crate::limits::{ANNEX_PACKS_MAX, ANNEX_PART, ANNEX_UNUSED_MS};
+use crate::manifest::want::AnyId;
 use crate::mirror::{MirrorError, Tidied, Tip, Tips, annex_packs};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
@@ -74,7 +74,7 @@ impl Jobs {
     }
 
     /// These are served no more, and go.
-    pub(super) async fn forget_annexed(self: &Rc<Self>, repo: &Arc<Repo>, ids: &[ObjectId]) {
+    pub(super) async fn forget_annexed(self: &Rc<Self>, repo: &Arc<Repo>, ids: &[AnyId]) {
         let go = |tips: &mut Tips| {
             let tips = tips.0.iter_mut().filter(|(id, _)| ids.contains(id));
             tips.for_each(|(_, tip)| *tip = Tip::Gone);
@@ -100,7 +100,7 @@ impl Jobs {
     }
 
     /// Snapshots of these commits are served no more, and go as soon as nobody reads them.
-    pub(super) async fn leave(&self, repo: &Arc<Repo>, commits: &HashSet<ObjectId>) {
+    pub(super) async fn leave(&self, repo: &Arc<Repo>, commits: &HashSet<AnyId>) {
         if commits.is_empty() {
             return;
         }
@@ -128,7 +128,7 @@ impl Jobs {
         };
         self.thin_out(repo).await;
         let is_untidy = self.untidy.borrow_mut().remove(&repo.name);
-        let gone = |tips: &Tips| -> Vec<ObjectId> {
+        let gone = |tips: &Tips| -> Vec<AnyId> {
             let gone = tips.0.iter().filter(|(_, tip)| **tip == Tip::Gone);
             gone.map(|(id, _)| *id).collect()
         };
@@ -173,8 +173,8 @@ impl Jobs {
     }
 
     /// Those that the mirror's refs lead to.
-    async fn reached(&self, repo: &Repo, tips: &Tips) -> HashSet<ObjectId> {
-        let ids: Vec<ObjectId> = tips.kept().map(|(id, _)| id).collect();
+    async fn reached(&self, repo: &Repo, tips: &Tips) -> HashSet<AnyId> {
+        let ids: Vec<AnyId> = tips.kept().map(|(id, _)| id).collect();
         if ids.is_empty() {
             return HashSet::new();
         }
@@ -190,7 +190,7 @@ impl Jobs {
         reached
     }
 
-    async fn tidy_annex(self: &Rc<Self>, repo: &Arc<Repo>, gone: Vec<ObjectId>) {
+    async fn tidy_annex(self: &Rc<Self>, repo: &Arc<Repo>, gone: Vec<AnyId>) {
         let tidied = self
             .git
             .tidy_annex(&repo.mirror, &repo.locks.arrivals)
@@ -222,7 +222,7 @@ impl Jobs {
 
     /// Nothing of it can be served: whoever asks has the upstream asked again.
     pub(super) async fn give_up_annex(self: &Rc<Self>, repo: &Arc<Repo>) {
-        let all: Vec<ObjectId> = repo.annex.tips().kept().map(|(id, _)| id).collect();
+        let all: Vec<AnyId> = repo.annex.tips().kept().map(|(id, _)| id).collect();
         self.forget_annexed(repo, &all).await;
         self.untidy.borrow_mut().insert(repo.name.clone());
         self.note_due(repo);
@@ -237,7 +237,7 @@ impl Jobs {
 }
 
 /// The commits that are neither in the mirror nor in its annex.
-fn lost(mirror: &Path, mut commits: HashSet<ObjectId>, tips: &Tips) -> HashSet<ObjectId> {
+fn lost(mirror: &Path, mut commits: HashSet<AnyId>, tips: &Tips) -> HashSet<AnyId> {
     commits.retain(|id| !matches!(tips.0.get(id), Some(Tip::Kept(_))));
     if commits.is_empty() {
         return commits;
@@ -247,7 +247,7 @@ fn lost(mirror: &Path, mut commits: HashSet<ObjectId>, tips: &Tips) -> HashSet<O
         // Who asks for it is told why.
         return HashSet::new();
     };
-    let is_there = |id: &ObjectId| matches!(objects.lead(*id), Ok(Leads::Commit(_)) | Err(_));
+    let is_there = |id: &AnyId| matches!(objects.lead(*id), Ok(Leads::Commit(_)) | Err(_));
     commits.retain(|id| matches!(tips.0.get(id), Some(Tip::Gone)) || !is_there(id));
     commits
 }

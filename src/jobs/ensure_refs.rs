@@ -6,13 +6,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use gix::ObjectId;
 use gix::bstr::ByteSlice;
 use serde::{Deserialize, Serialize};
 
 use super::asker::Asker;
 use super::state::Jobs;
 use crate::limits::{ENSURE_BY_ID_MAX, ENSURE_ITEMS_MAX};
+use crate::manifest::want::AnyId;
 use crate::refs::{full_id, is_ref_name};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
@@ -124,8 +124,8 @@ impl Jobs {
             found = self.look(repo, wanted).await?;
         }
         let ids = found.missing_commits.iter().take(ENSURE_BY_ID_MAX);
-        let ids = ids.filter_map(|id| ObjectId::from_hex(id.as_bytes()).ok());
-        let ids: Vec<ObjectId> = ids.collect();
+        let ids = ids.filter_map(|id| AnyId::from_hex(id.as_bytes()).ok());
+        let ids: Vec<AnyId> = ids.collect();
         if !ids.is_empty() {
             // What the upstream does not give stays missing.
             self.seek_all(repo, &ids, &asker).await;
@@ -163,7 +163,7 @@ impl Jobs {
 
 /// Whether the annex has it, and it may be given out.
 fn is_annexed(repo: &Repo, id: &str) -> bool {
-    ObjectId::from_hex(id.as_bytes()).is_ok_and(|id| repo.annex.is_fresh(&id))
+    AnyId::from_hex(id.as_bytes()).is_ok_and(|id| repo.annex.is_fresh(&id))
 }
 
 #[cfg(test)]

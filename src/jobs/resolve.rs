@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use gix::ObjectId;
 use gix::bstr::{BStr, ByteSlice};
 use tokio::task::spawn_blocking;
 
@@ -13,7 +12,7 @@ use super::asker::Asker;
 use super::look::{Looked, Wanted, failed, look, look_annexed};
 use super::state::Jobs;
 use super::unknown::Sought;
-use crate::manifest::want::{NO_SUCH_NAME, Named};
+use crate::manifest::want::{AnyId, NO_SUCH_NAME, Named};
 use crate::mirror::{Apart, Closure};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
@@ -81,7 +80,7 @@ impl Jobs {
         self: &Rc<Self>,
         repo: &Arc<Repo>,
         named: &Named,
-        id: ObjectId,
+        id: AnyId,
         (asker, asked): (&Asker, Instant),
     ) -> Result<Wanted, StartError> {
         let or_by = named
@@ -138,7 +137,7 @@ impl Jobs {
         name: &BStr,
         since: Option<Instant>,
         asker: &Asker,
-    ) -> Result<Option<ObjectId>, StartError> {
+    ) -> Result<Option<AnyId>, StartError> {
         let lately = Instant::now().checked_sub(self.config.ref_check_interval);
         if let Some(id) = repo.annex.ref_since(name, since.or(lately))
             && self.is_there(repo, id).await?
@@ -159,7 +158,7 @@ impl Jobs {
         }
     }
 
-    async fn is_there(&self, repo: &Arc<Repo>, id: ObjectId) -> Result<bool, StartError> {
+    async fn is_there(&self, repo: &Arc<Repo>, id: AnyId) -> Result<bool, StartError> {
         match Named::new(None, Some(id)) {
             Some(commit) => Ok(self.look_for(repo, &commit).await?.is_some()),
             None => Ok(false),

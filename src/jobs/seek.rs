@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gix::ObjectId;
 use gix::bstr::ByteSlice;
 use tokio::task::{spawn_blocking, spawn_local};
 
@@ -21,6 +20,7 @@ use super::state::Jobs;
 use super::unknown::{Given, SeekDuty, Sought};
 use crate::io::clock::unix_ms;
 use crate::limits::{HAVES_MAX, UNKNOWN_AGAIN_MS};
+use crate::manifest::want::AnyId;
 use crate::mirror::{Apart, Brought, Git, KeptTip, MirrorError, Tip};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
@@ -107,10 +107,10 @@ impl Jobs {
     pub(super) async fn seek_all(
         self: &Rc<Self>,
         repo: &Arc<Repo>,
-        ids: &[ObjectId],
+        ids: &[AnyId],
         asker: &Asker,
     ) -> Vec<Given> {
-        let begin = |id: &ObjectId| {
+        let begin = |id: &AnyId| {
             let (jobs, repo, asker, id) = (self.clone(), repo.clone(), asker.clone(), *id);
             spawn_local(async move { jobs.seek(&repo, Sought::id(id), &asker).await })
         };
@@ -173,7 +173,7 @@ impl Jobs {
         repo: &Arc<Repo>,
         git: &Git,
         sought: &Sought,
-    ) -> Result<Option<(Brought, ObjectId)>, StartError> {
+    ) -> Result<Option<(Brought, AnyId)>, StartError> {
         let (Apart::Id(id), Some(name)) = (&sought.wanted, &sought.or_by) else {
             return Ok(None);
         };
@@ -208,7 +208,7 @@ impl Jobs {
     }
 
     /// What an upstream is offered: where the default branch is, what somebody has asked for, other branches.
-    async fn haves(&self, repo: &Arc<Repo>) -> Vec<ObjectId> {
+    async fn haves(&self, repo: &Arc<Repo>) -> Vec<AnyId> {
         // Without any all is fetched.
         let Ok(refs) = self.read_refs(repo).await else {
             return Vec::new();
@@ -238,7 +238,7 @@ impl Jobs {
     async fn take_in(
         self: &Rc<Self>,
         repo: &Arc<Repo>,
-        (brought, id): (Brought, ObjectId),
+        (brought, id): (Brought, AnyId),
         given_unix_ms: u64,
     ) -> Result<(), StartError> {
         let wrong = |e: &dyn std::fmt::Display| failed(repo, e);
@@ -285,14 +285,14 @@ fn is_absent(e: &MirrorError) -> bool {
 }
 
 /// Whether a repository can have an object of this kind of id.
-async fn may_have(repo: &Arc<Repo>, id: ObjectId) -> bool {
+async fn may_have(repo: &Arc<Repo>, id: AnyId) -> bool {
     let mirror = repo.mirror.clone();
     let hash = spawn_blocking(move || object_hash(&mirror)).await;
     matches!(hash, Ok(Ok(hash)) if hash == id.kind())
 }
 
 /// The commit that a tag leads to.
-fn commit_of(repository: &Path, id: ObjectId) -> Option<ObjectId> {
+fn commit_of(repository: &Path, id: AnyId) -> Option<AnyId> {
     let objects = Objects::open(repository, id.kind()).ok()?;
     match objects.lead(id).ok()? {
         Leads::Commit(commit) if commit != id => Some(commit),

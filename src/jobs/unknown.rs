@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use gix::ObjectId;
 use gix::bstr::BString;
 use tokio::sync::Semaphore;
 
 use super::flights::Duty;
 use crate::limits::UNKNOWN_ASKED_MAX;
+use crate::manifest::want::AnyId;
 use crate::mirror::Apart;
 use crate::repos::error::StartError;
 
@@ -22,7 +22,7 @@ pub(super) struct Sought {
 
 impl Sought {
     /// An object, by nothing but its id.
-    pub(super) fn id(id: ObjectId) -> Sought {
+    pub(super) fn id(id: AnyId) -> Sought {
         Sought {
             wanted: Apart::Id(id),
             or_by: None,
@@ -40,7 +40,7 @@ impl Sought {
 }
 
 /// The id of what is in the annex now, or reached by the mirror's refs; `None` where the upstream has it not.
-pub(super) type Given = Result<Option<ObjectId>, StartError>;
+pub(super) type Given = Result<Option<AnyId>, StartError>;
 
 /// The duty to ask for something.
 pub(super) type SeekDuty = Duty<(Arc<str>, Sought), Given>;

@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gix::ObjectId;
 use tokio::sync::oneshot;
 
 use super::asker::Asker;
@@ -26,6 +25,7 @@ use crate::limits::{
     ENSURE_BY_ID_MAX, ENSURE_ITEMS_MAX, INFO_REFS_WAIT_MS, UPLOAD_LOOK_MS, UPLOAD_PACK_WAIT_MS,
     UPLOAD_SLOW_BYTES,
 };
+use crate::manifest::want::AnyId;
 use crate::mirror::{MirrorError, Upload, Via, annex};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
@@ -312,7 +312,7 @@ impl Jobs {
     }
 
     /// Whether the annex has all of these, and nothing that may not be given out.
-    async fn is_annexed(&self, repo: &Repo, ids: &[ObjectId]) -> bool {
+    async fn is_annexed(&self, repo: &Repo, ids: &[AnyId]) -> bool {
         if ids.is_empty() || !repo.annex.is_all_fresh() || repo.annex.tips().kept().next().is_none()
         {
             return false;
@@ -323,7 +323,7 @@ impl Jobs {
     }
 
     /// Of the objects that are wanted by their ids those that the mirror lacks, unless these are too many.
-    async fn missing(&self, upload: &Running<'_>) -> Vec<ObjectId> {
+    async fn missing(&self, upload: &Running<'_>) -> Vec<AnyId> {
         let Some(input) = &upload.input else {
             return Vec::new();
         };

@@ -2,20 +2,15 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
-
-use gix::ObjectId;
 
 use crate::http::net::bodies::{Bodies, Share};
 use crate::http::net::body::Body;
 use crate::http::wire::{Reject, gzip};
 use crate::limits::{BODY_LOOK_MS, BODY_WAIT_MS, GIT_REQUEST_BYTES_MAX, PKT_LINE_BYTES_MAX};
+use crate::manifest::want::AnyId;
 use crate::repos::error::StartError;
-
-/// What of a line is read to see what it asks for: its length, a word, the longest id, and what ends it.
-const WANT_BYTES_MAX: usize = 4 + 5 + 64 + 1;
 
 const NO_PACKETS: Reject = Reject::new(
     400,
@@ -77,25 +72,9 @@ impl UploadRequest {
         self.file.try_clone()
     }
 
-    /// The objects that it asks for by their ids, at most so many. Reading takes time.
-    pub(super) fn wants(&self, max: usize) -> std::io::Result<Vec<ObjectId>> {
-        let (mut at, mut wants) = (0, Vec::new());
-        let mut line = [0; WANT_BYTES_MAX];
-        while wants.len() < max {
-            let read = self.file.read_at(&mut line, at)?;
-            let digits = line.first_chunk::<4>().filter(|_| read >= 4);
-            let Some(length) = digits.and_then(|digits| line_bytes(*digits)) else {
-                break;
-            };
-            let content = line.get(4..read.min(4 + length)).unwrap_or_default();
-            let words = content.strip_prefix(b"want ").unwrap_or_default();
-            let hex = words.split(u8::is_ascii_whitespace).next();
-            // Version 0 has capabilities behind it.
-            let hex = hex.map(|hex| hex.split(|byte| *byte == 0).next().unwrap_or_default());
-            wants.extend(hex.and_then(|hex| ObjectId::from_hex(hex).ok()));
-            at += 4 + length as u64;
-        }
-        Ok(wants)
+    /// The objects that it asks for by their ids, at most so many.
+    pub(super) fn wants(&self, max: usize) -> std::io::Result<Vec<AnyId>> {
+        crate::mirror::upload::wants(&self.file, max)
     }
 
     /// Gives the memory back if git has read all of it: the place in the file is shared with git. Whether
@@ -209,34 +188,6 @@ mod tests {
         let mut packets = Packets::default();
         let mut pieces = content.chunks(step);
         pieces.all(|piece| packets.take(piece).is_ok()) && packets.end().is_ok()
-    }
-
-    #[test]
-    fn what_is_asked_for_by_id_is_read() {
-        let (one, two) = ("1".repeat(40), "2".repeat(64));
-        let lines = [
-            "0014command=ls-refs\n".to_owned(),
-            "0001".to_owned(),
-            format!("0032want {one}\n"),
-            format!("004awant {one} side-band-64k ofs-delta\n"),
-            format!("0049want {two}"),
-            "0032want ".to_owned() + &"x".repeat(40) + "\n",
-            format!("0032have {one}\n"),
-            "0009done\n".to_owned(),
-        ];
-        let mut request = UploadRequest {
-            file: crate::mirror::upload::request_file(lines.concat().as_bytes()).unwrap(),
-            bytes: 0,
-            share: None,
-        };
-        let wants = |max| {
-            let wants = request.wants(max).unwrap();
-            wants.iter().map(ToString::to_string).collect::<Vec<_>>()
-        };
-        assert_eq!(wants(9), [&*one, &*one, &*two]);
-        assert_eq!(wants(2), [&*one, &*one]);
-        request.file = crate::mirror::upload::request_file(b"").unwrap();
-        assert!(request.wants(9).unwrap().is_empty());
     }
 
     #[test]

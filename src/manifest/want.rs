@@ -33,6 +33,8 @@ pub enum Revision {
 
 /// The id of a commit.
 pub type CommitId = ObjectId;
+/// The id of any object.
+pub type AnyId = ObjectId;
 
 /// How much of its history.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]

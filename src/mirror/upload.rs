@@ -9,9 +9,11 @@ use crate::git::{Output, stdin_file};
 use crate::limits;
 use crate::mirror::error::MirrorError;
 use crate::mirror::git::{Call, Git, Target};
+use gix::ObjectId;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -41,6 +43,33 @@ pub struct Upload<'a> {
 /// The system's, when there is no memory or no descriptor left.
 pub(crate) fn request_file(request: &[u8]) -> io::Result<File> {
     stdin_file(request)
+}
+
+/// The objects that a request of whole packet lines asks for by their ids, at most so many.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn wants(request: &File, max: usize) -> io::Result<Vec<ObjectId>> {
+    let (mut at, mut wants) = (0, Vec::new());
+    let mut line = [0; limits::WANT_LINE_BYTES_READ];
+    while wants.len() < max {
+        let read = request.read_at(&mut line, at)?;
+        let digits = line[..read]
+            .get(..4)
+            .and_then(|digits| str::from_utf8(digits).ok());
+        let Some(length) = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()) else {
+            break;
+        };
+        let content = line[..read.min(length as usize)]
+            .get(4..)
+            .unwrap_or_default();
+        let words = content.strip_prefix(b"want ").unwrap_or_default();
+        let hex = words.split(|byte| !byte.is_ascii_hexdigit()).next();
+        wants.extend(hex.and_then(|hex| ObjectId::from_hex(hex).ok()));
+        // What ends a part has no more than its digits.
+        at += length.max(4);
+    }
+    Ok(wants)
 }
 
 impl Git {
@@ -80,5 +109,36 @@ impl Git {
             command.env("GIT_PROTOCOL", protocol);
         }
         self.feed(about, command, take, gone).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_by_id_is_read() {
+        let (one, two) = ("1".repeat(40), "2".repeat(64));
+        let lines = [
+            "0014command=ls-refs\n".to_owned(),
+            "0001".to_owned(),
+            format!("0032want {one}\n"),
+            format!("004awant {one} side-band-64k ofs-delta\n"),
+            format!("0049want {two}"),
+            "0032want ".to_owned() + &"x".repeat(40) + "\n",
+            format!("0032have {one}\n"),
+            "0009done\n".to_owned(),
+        ];
+        let request = request_file(lines.concat().as_bytes()).unwrap();
+        let wants = |max| {
+            let wants = wants(&request, max).unwrap();
+            wants.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(wants(9), [&*one, &*one, &*two]);
+        assert_eq!(wants(2), [&*one, &*one]);
+        for cut in ["", "00", "zzzz", "0032want 11"] {
+            let request = request_file(cut.as_bytes()).unwrap();
+            assert!(super::wants(&request, 9).unwrap().is_empty(), "{cut}");
+        }
     }
 }

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use gix::ObjectId;
 use gix::bstr::{BStr, BString};
 
 use crate::io::clock::unix_ms;
 use crate::limits::UNFOLLOWED_REFS_MAX;
+use crate::manifest::want::AnyId;
 use crate::mirror::{Tip, Tips};
 
 /// See the module's text.
@@ -26,7 +26,7 @@ struct State {
     /// For how long an upstream is believed.
     expiry_ms: u64,
     /// What refs that are not followed led to, and when the upstream was asked.
-    refs: HashMap<BString, (ObjectId, Instant)>,
+    refs: HashMap<BString, (AnyId, Instant)>,
 }
 
 impl State {
@@ -46,8 +46,8 @@ impl Annexed {
 
     /// What is on the disk; an upstream is believed for so long.
     pub(crate) fn load(&self, tips: Tips, expiry_ms: u64) {
-        let mut state = self.lock();
-        *state = State {
+        let mut now = self.lock();
+        *now = State {
             tips,
             expiry_ms,
             refs: HashMap::new(),
@@ -65,71 +65,63 @@ impl Annexed {
     }
 
     /// Whether it is a tip that can be served.
-    pub(crate) fn is_fresh(&self, id: &ObjectId) -> bool {
-        let state = self.lock();
-        state
-            .tips
-            .0
-            .get(id)
-            .is_some_and(|tip| state.is_believed(tip))
+    pub(crate) fn is_fresh(&self, id: &AnyId) -> bool {
+        let now = self.lock();
+        now.tips.0.get(id).is_some_and(|tip| now.is_believed(tip))
     }
 
     /// Whether all that is in the annex can be served.
     pub(crate) fn is_all_fresh(&self) -> bool {
-        let state = self.lock();
-        state.tips.0.values().all(|tip| state.is_believed(tip))
+        let now = self.lock();
+        now.tips.0.values().all(|tip| now.is_believed(tip))
     }
 
     /// Whether it is a tip, however old.
-    pub(crate) fn is_kept(&self, id: &ObjectId) -> bool {
+    pub(crate) fn is_kept(&self, id: &AnyId) -> bool {
         matches!(self.lock().tips.0.get(id), Some(Tip::Kept(_)))
     }
 
     /// Whether it is one that goes.
-    pub(crate) fn is_gone(&self, id: &ObjectId) -> bool {
+    pub(crate) fn is_gone(&self, id: &AnyId) -> bool {
         matches!(self.lock().tips.0.get(id), Some(Tip::Gone))
     }
 
     /// Whether a snapshot of this commit may be served: it is no tip, or one that can.
-    pub(crate) fn may_serve(&self, id: &ObjectId) -> bool {
-        let state = self.lock();
-        state
-            .tips
-            .0
-            .get(id)
-            .is_none_or(|tip| state.is_believed(tip))
+    pub(crate) fn may_serve(&self, id: &AnyId) -> bool {
+        let now = self.lock();
+        now.tips.0.get(id).is_none_or(|tip| now.is_believed(tip))
     }
 
     /// Somebody wants it.
-    pub(crate) fn note_used(&self, id: &ObjectId) {
+    pub(crate) fn note_used(&self, id: &AnyId) {
         self.note_used_at(id, unix_ms());
     }
 
     /// Somebody wanted it then.
-    pub(crate) fn note_used_at(&self, id: &ObjectId, at_unix_ms: u64) {
+    pub(crate) fn note_used_at(&self, id: &AnyId, at_unix_ms: u64) {
         if let Some(Tip::Kept(kept)) = self.lock().tips.0.get_mut(id) {
             kept.used_unix_ms = kept.used_unix_ms.max(at_unix_ms);
         }
     }
 
     /// What a ref that is not followed led to when the upstream was asked at `since` or later.
-    pub(crate) fn ref_since(&self, name: &BStr, since: Option<Instant>) -> Option<ObjectId> {
-        let state = self.lock();
-        let (id, asked) = state.refs.get::<BStr>(name)?;
+    pub(crate) fn ref_since(&self, name: &BStr, since: Option<Instant>) -> Option<AnyId> {
+        let now = self.lock();
+        let (id, asked) = now.refs.get::<BStr>(name)?;
         (since.is_none_or(|since| *asked >= since)).then_some(*id)
     }
 
     /// It leads to this, or to nothing, as the upstream says that was asked then.
-    pub(crate) fn note_ref(&self, name: &BStr, id: Option<ObjectId>, asked: Instant) {
-        let mut state = self.lock();
+    pub(crate) fn note_ref(&self, name: &BStr, id: Option<AnyId>, asked: Instant) {
+        let mut now = self.lock();
         let Some(id) = id else {
-            state.refs.remove::<BStr>(name);
+            now.refs.remove::<BStr>(name);
             return;
         };
-        if state.refs.len() >= UNFOLLOWED_REFS_MAX {
-            state.refs.clear();
+        if now.refs.len() >= UNFOLLOWED_REFS_MAX {
+            now.refs.clear();
         }
-        state.refs.insert(name.into(), (id, asked));
+        now.refs.insert(name.into(), (id, asked));
     }
 }
 
@@ -141,7 +133,7 @@ mod tests {
     #[test]
     fn an_upstream_is_believed_for_a_while() {
         let annexed = Annexed::default();
-        let id = |byte| ObjectId::from_bytes_or_panic(&[byte; 20]);
+        let id = |byte| AnyId::from_bytes_or_panic(&[byte; 20]);
         let kept = |ago_ms| {
             Tip::Kept(KeptTip {
                 given_unix_ms: unix_ms() - ago_ms,
@@ -171,7 +163,7 @@ mod tests {
         let (annexed, now) = (Annexed::default(), Instant::now());
         let (name, id) = (
             BStr::new("refs/pull/7/merge"),
-            ObjectId::null(gix::hash::Kind::Sha1),
+            AnyId::null(gix::hash::Kind::Sha1),
         );
         assert_eq!(annexed.ref_since(name, None), None);
         annexed.note_ref(name, Some(id), now);
