@@ -18,7 +18,6 @@ use crate::http::wire::route::{RepoRef, Route, route};
 use crate::http::wire::{Method, Reject};
 use crate::limits::{
     BODY_BYTES_MAX, ENSURE_BODY_BYTES_MAX, LOGGED_PATH_BYTES_MAX, METRICS_REPOSITORIES_MAX,
-    WEBHOOK_BODY_BYTES_MAX,
 };
 use crate::repos::repo::Repo;
 use crate::telemetry::log::RequestRecord;
@@ -249,12 +248,11 @@ impl Service for Core {
             {
                 BodyUse::Keep(BODY_BYTES_MAX)
             }
-            Ok(Route::Webhook(repo)) if self.may_be_proven(head, repo) => {
-                BodyUse::Read(WEBHOOK_BODY_BYTES_MAX)
-            }
-            Err(_) | Ok(Route::EnsureRefs(_) | Route::UploadPack(_) | Route::Webhook(_)) => {
-                BodyUse::Refuse
-            }
+            Ok(Route::Webhook(repo)) => match self.webhook_bytes(head, repo) {
+                Some(most) => BodyUse::Read(most),
+                None => BodyUse::Refuse,
+            },
+            Err(_) | Ok(Route::EnsureRefs(_) | Route::UploadPack(_)) => BodyUse::Refuse,
             Ok(_) => BodyUse::Discard,
         }
     }

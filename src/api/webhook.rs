@@ -6,6 +6,7 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 use super::core::{Core, Note};
+use crate::config::{Secret, Secrets};
 use crate::http::net::body::{Body, BodyReader};
 use crate::http::net::service::{Answer, Payload};
 use crate::http::wire::head::RequestHead;
@@ -13,6 +14,7 @@ use crate::http::wire::payload::{self, Said};
 use crate::http::wire::response::Head;
 use crate::http::wire::route::RepoRef;
 use crate::jobs::news::Heard;
+use crate::limits::{HASHED_BYTE_WORK, WEBHOOK_BODY_BYTES_MAX, WEBHOOK_HASHED_BYTES_MAX};
 use crate::telemetry::metrics::{Event, Outcome, WebhookResult};
 
 const REFUSED: &str =
@@ -32,20 +34,17 @@ pub(super) struct Hearing {
 }
 
 impl BodyReader for Hearing {
-    fn take(&mut self, bytes: &[u8]) {
+    fn take(&mut self, bytes: &[u8]) -> u64 {
         for (_, mac) in &mut self.signed {
             mac.update(bytes);
         }
         self.payload.take(bytes);
+        let hashes = 1 + self.signed.len() as u64;
+        bytes.len() as u64 * hashes * HASHED_BYTE_WORK
     }
 }
 
 impl Hearing {
-    /// Whether anything that the body holds could prove it.
-    fn is_hopeful(&self) -> bool {
-        !self.proven.is_empty() || !self.signed.is_empty()
-    }
-
     /// The hosts that it is proven to come from, and what it says.
     fn end(self) -> (Vec<String>, Said) {
         let mut hosts = self.proven;
@@ -67,22 +66,10 @@ impl Core {
     /// Begins to hear a webhook about a repository, or about one that its body names.
     pub(super) fn hearing(&self, head: &RequestHead<'_>, repo: Option<RepoRef<'_>>) -> Hearing {
         let secrets = self.secrets.load();
-        let host = repo.map(|repo| self.config.upstreams.spelled(repo.host));
-        let of_host = match host {
-            Some(None) => None,
-            Some(host @ Some(_)) => Some(secrets.of(host)),
-            None => Some(secrets.of(None)),
-        };
-        let hub = head
-            .hook
-            .hub_signature
-            .and_then(|value| value.strip_prefix(b"sha256="));
-        let given = [hub, head.hook.gitea_signature];
-        let signatures: Vec<Signature> = given.into_iter().flatten().filter_map(from_hex).collect();
+        let signatures: Vec<Signature> = signatures(head).collect();
         let (mut proven, mut signed) = (Vec::new(), Vec::new());
-        for (host, secret) in of_host.into_iter().flatten() {
-            let token = head.hook.gitlab_token;
-            if token.is_some_and(|token| bool::from(token.ct_eq(secret.bytes()))) {
+        for (host, secret) in self.candidates(&secrets, repo) {
+            if is_token(head, secret) {
                 proven.push(host.to_owned());
             }
             // A key of any length will do.
@@ -104,9 +91,32 @@ impl Core {
         }
     }
 
-    /// Whether it is worth reading the body of a webhook.
-    pub(super) fn may_be_proven(&self, head: &RequestHead<'_>, repo: Option<RepoRef<'_>>) -> bool {
-        self.hearing(head, repo).is_hopeful()
+    /// The secrets that can prove a webhook, each with the host that it speaks for.
+    fn candidates<'s>(
+        &'s self,
+        secrets: &'s Secrets,
+        repo: Option<RepoRef<'_>>,
+    ) -> impl Iterator<Item = (&'s str, &'s Secret)> {
+        let host = repo.map(|repo| self.config.upstreams.spelled(repo.host));
+        let is_known = host != Some(None);
+        secrets.of(host.flatten()).filter(move |_| is_known)
+    }
+
+    /// How much of a body is worth reading because it could prove a webhook; `None` for nothing.
+    pub(super) fn webhook_bytes(
+        &self,
+        head: &RequestHead<'_>,
+        repo: Option<RepoRef<'_>>,
+    ) -> Option<u64> {
+        let secrets = self.secrets.load();
+        let candidates = || self.candidates(&secrets, repo);
+        let hashes = match signatures(head).next() {
+            Some(_) => candidates().count() as u64,
+            None => 0,
+        };
+        let is_hopeful = hashes > 0 || candidates().any(|(_, secret)| is_token(head, secret));
+        let most = WEBHOOK_HASHED_BYTES_MAX / hashes.max(1);
+        is_hopeful.then_some(most.min(WEBHOOK_BODY_BYTES_MAX))
     }
 
     /// Answers `POST …/webhook` and `POST /webhook`, before anything is done.
@@ -196,6 +206,20 @@ fn event(event: Option<&[u8]>, said: &Said) -> Option<Happened> {
     }
 }
 
+/// The signatures of a head.
+fn signatures(head: &RequestHead<'_>) -> impl Iterator<Item = Signature> {
+    let hub = head.hook.hub_signature;
+    let hub = hub.and_then(|value| value.strip_prefix(b"sha256="));
+    let given = [hub, head.hook.gitea_signature];
+    given.into_iter().flatten().filter_map(from_hex)
+}
+
+/// Whether a head has a secret as its token.
+fn is_token(head: &RequestHead<'_>, secret: &Secret) -> bool {
+    let token = head.hook.gitlab_token;
+    token.is_some_and(|token| bool::from(token.ct_eq(secret.bytes())))
+}
+
 /// A signature in hex.
 fn from_hex(text: &[u8]) -> Option<Signature> {
     let digit = |byte: &u8| char::from(*byte).to_digit(16);
@@ -249,6 +273,19 @@ mod tests {
             assert_eq!(of(event, &push), None, "{event}");
         }
         assert_eq!(event(None, &push), Some(Happened::Pushed));
+    }
+
+    #[test]
+    fn a_body_counts_for_each_time_that_it_is_hashed() {
+        let mac = Hmac::<Sha256>::new_from_slice(b"secret").unwrap();
+        let hearing = |secrets: usize| Hearing {
+            proven: Vec::new(),
+            signed: vec![("host".into(), mac.clone()); secrets],
+            signatures: Vec::new(),
+            payload: payload::Payload::new(false),
+        };
+        let work = |secrets: usize| hearing(secrets).take(&[b'x'; 1000]);
+        assert_eq!((work(0), work(1), work(63)), (4000, 8000, 256_000));
     }
 
     #[test]

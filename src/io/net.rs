@@ -25,13 +25,20 @@ pub(crate) fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
 /// Has the kernel end a connection whose peer is gone without a word: it asks an idle one whether it is
 /// still there, and gives up after [`PEER_DEAD_MS`] without an answer.
 pub(crate) fn notice_dead_peer(socket: impl AsFd) -> io::Result<()> {
+    ask_idle_peer(&socket)?;
+    rustix::net::sockopt::set_tcp_user_timeout(&socket, PEER_DEAD_MS as u32)?;
+    Ok(())
+}
+
+/// The same where a peer may take nothing of what is sent for longer, as long as it is there. What a listener
+/// accepts does as the listener does.
+pub(crate) fn ask_idle_peer(socket: impl AsFd) -> io::Result<()> {
     use rustix::net::sockopt;
     let pause = Duration::from_millis(PEER_DEAD_MS) / PEER_ASKED;
     sockopt::set_socket_keepalive(&socket, true)?;
     sockopt::set_tcp_keepidle(&socket, pause)?;
     sockopt::set_tcp_keepintvl(&socket, pause)?;
     sockopt::set_tcp_keepcnt(&socket, PEER_ASKED)?;
-    sockopt::set_tcp_user_timeout(&socket, PEER_DEAD_MS as u32)?;
     Ok(())
 }
 

@@ -26,6 +26,11 @@ pub const REPO_PATH_BYTES_MAX: usize = 1024;
 pub const BODY_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Largest body of a webhook, of which nothing is kept. Over it: 413. The hosts' own limit.
 pub const WEBHOOK_BODY_BYTES_MAX: u64 = 25 << 20;
+/// Most bytes that are hashed to find out whose webhook it is, the same bytes once for each secret that it may be
+/// signed with: where there are more than 5, a body can only be smaller. 0.1 s of a core that has instructions for it.
+pub const WEBHOOK_HASHED_BYTES_MAX: u64 = 128 << 20;
+/// What a byte that is hashed counts for in a turn, against one that is sent.
+pub const HASHED_BYTE_WORK: u64 = 4;
 /// Containers that may be open in its JSON.
 pub const PAYLOAD_DEPTH_MAX: u32 = 64;
 /// Longest key of a form that can be one that counts.

@@ -123,7 +123,7 @@ pub enum At {
     /// The full name of a branch, which need not be there.
     Branch(Vec<u8>),
     /// The full name of a branch, and what leads to the commit that it is to be at here.
-    BranchAt(Vec<u8>, gix::ObjectId),
+    Reset(Vec<u8>, gix::ObjectId),
     /// Anything that leads to a commit.
     Detached(gix::ObjectId),
 }
@@ -229,7 +229,7 @@ impl Named {
     /// What is checked out where it is asked for at `id`, and stands for `name`.
     pub(super) fn at(&self, name: &str, id: gix::ObjectId) -> At {
         match name.starts_with("refs/heads/") {
-            true => At::BranchAt(name.into(), id),
+            true => At::Reset(name.into(), id),
             false => At::Detached(id),
         }
     }

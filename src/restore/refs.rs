@@ -180,7 +180,7 @@ impl<'a> Refs<'a> {
         };
         let refs = Refs {
             head: match at {
-                At::Branch(name) | At::BranchAt(name, _) => Head::Branch(name.as_bstr(), commit),
+                At::Branch(name) | At::Reset(name, _) => Head::Branch(name.as_bstr(), commit),
                 At::Detached(id) => Head::Detached(commit.unwrap_or(*id)),
             },
             remote_head: remote_head.and_then(local),
@@ -336,7 +336,7 @@ impl<'a> Refs<'a> {
     /// What is checked out, if anything is.
     pub fn at(&self) -> Option<At> {
         Some(match self.head {
-            Head::Branch(name, commit) => At::BranchAt(name.to_vec(), commit?),
+            Head::Branch(name, commit) => At::Reset(name.to_vec(), commit?),
             Head::Detached(commit) => At::Detached(commit),
         })
     }

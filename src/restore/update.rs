@@ -255,7 +255,7 @@ impl Update<'_> {
         let moment = &fetched.moment;
         let id = match &fetched.at {
             At::Branch(name) => moment.get(name.as_slice().into()).map(|r| r.target),
-            At::BranchAt(_, id) | At::Detached(id) => Some(*id),
+            At::Reset(_, id) | At::Detached(id) => Some(*id),
         };
         let objects = Objects::open(self.room.tree, self.restored.kind, self.link.stop)?;
         let commit = id.map(|id| objects.commit_of(id)).transpose()?;

@@ -43,6 +43,8 @@ fn listener(address: SocketAddr, shared: bool) -> io::Result<Socket> {
         // of a hit. If the system refuses, everything works all the same.
         let _ = rustix::net::sockopt::set_tcp_congestion(&socket, UNPACED);
     }
+    // A client that waits may be gone without a word. What is accepted inherits this.
+    net::ask_idle_peer(&socket)?;
     socket.listen(LISTEN_BACKLOG)?;
     // The epoll driver needs it; a poll on the ring does not mind.
     socket.set_nonblocking(true)?;
@@ -52,6 +54,20 @@ fn listener(address: SocketAddr, shared: bool) -> io::Result<Socket> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clients_that_are_gone_without_a_word_are_asked_for() {
+        use rustix::net::sockopt;
+        let (address, listeners) = listen("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        listeners[0].set_nonblocking(false).unwrap();
+        let (accepted, _) = listeners[0].accept().unwrap();
+        assert!(sockopt::socket_keepalive(&accepted).unwrap());
+        let idle = sockopt::tcp_keepidle(&accepted).unwrap();
+        assert!(idle.as_millis() as u64 <= crate::limits::PEER_DEAD_MS);
+        // One that is there may take its time.
+        assert_eq!(sockopt::tcp_user_timeout(&accepted).unwrap(), 0);
+    }
 
     #[test]
     fn nothing_is_paced_on_the_machine_itself() {

@@ -257,6 +257,32 @@ fn a_large_one_is_read_and_a_larger_one_refused() {
     assert_eq!(head.status, 413);
 }
 
+/// Nobody makes a core work for long who proves nothing: the more secrets a body is to be compared with, the less
+/// of it is read.
+#[test]
+fn the_more_secrets_there_are_the_smaller_is_what_is_compared_with_them() {
+    let lab = small_lab();
+    let mut settings = settings(&lab);
+    settings.upstreams.push("other=file:///nowhere/".into());
+    let others: String = (0..60).map(|n| format!("other secret-{n}\n")).collect();
+    let file = lab.scratch("secrets");
+    write(&file, &format!("{others}test {SECRET}\n"));
+    let server = settings.start();
+    hit(&server, "small");
+    let body = payload("1").replacen('{', &format!("{{\"x\":\"{}\",", "x".repeat(3 << 20)), 1);
+    let event = ["X-GitHub-Event: push"];
+    let own = lab::endpoint("small", "webhook");
+    post_signed(&server, &own, &event, body.as_bytes()).expect(202);
+    post_signed(&server, "/webhook", &event, payload("1").as_bytes()).expect(202);
+    // Refused by its length, before any of it comes.
+    let signed = signature(SECRET, body.as_bytes());
+    let signed = format!("X-Hub-Signature-256: sha256={signed}");
+    let length = format!("Content-Length: {}", body.len());
+    let mut conn = client::Conn::open(server.address());
+    conn.request("POST", "/webhook", &[&length, &signed, event[0]]);
+    assert_eq!(conn.read_head("POST").unwrap().status, 413);
+}
+
 /// Another secret takes effect while the server runs; a file that is wrong changes nothing.
 #[test]
 fn secrets_are_read_anew() {

@@ -10,8 +10,9 @@ use crate::limits::{BODY_FIRST_BYTES, BODY_GROWTH, BODY_PIECE_BYTES};
 
 /// Takes a body as it comes, and keeps of it what it needs: little, whatever comes.
 pub(crate) trait BodyReader: Any + Send {
-    /// Takes the next bytes.
-    fn take(&mut self, bytes: &[u8]);
+    /// Takes the next bytes; how many bytes that was work for, as a [turn](super::socket) of a core counts those
+    /// that are sent.
+    fn take(&mut self, bytes: &[u8]) -> u64;
 }
 
 /// The body of a request, as it was sent but for its framing.

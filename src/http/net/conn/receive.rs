@@ -204,7 +204,7 @@ impl<S: Service> Connection<S> {
                 Ok(Body::default())
             }
             BodyUse::Discard | BodyUse::Refuse => {
-                self.read_through(head, UNUSED_BODY_BYTES_MAX, |_| {})
+                self.read_through(head, UNUSED_BODY_BYTES_MAX, |bytes| bytes.len() as u64)
                     .await?;
                 Ok(Body::default())
             }
@@ -290,12 +290,13 @@ impl<S: Service> Connection<S> {
         }
     }
 
-    /// Reads a body of which nothing is kept, and has `take` see what comes.
+    /// Reads a body of which nothing is kept, and has `take` see what comes and say what work that was: others
+    /// are looked at in between, however fast it comes.
     async fn read_through(
         &mut self,
         head: &RequestHead<'_>,
         max: u64,
-        mut take: impl FnMut(&[u8]),
+        mut take: impl FnMut(&[u8]) -> u64,
     ) -> Result<(), End> {
         let mut decoder = Decoder::new(head.framing, max)?;
         let waiting = self.socket.enter(Rank::Request);
@@ -305,10 +306,12 @@ impl<S: Service> Connection<S> {
             content.clear();
             let progress = decoder.decode(&self.input, &mut content)?;
             self.input.drain(..progress.consumed);
-            take(&content);
+            let work_bytes = take(&content);
             if progress.finished {
                 return Ok(());
             }
+            self.socket.turn(work_bytes).await.map_err(|_| End::Quiet)?;
+            self.socket.rest();
             let read = {
                 let more = pin!(self.read_body_bytes(&mut left));
                 unless(more, pin!(waiting.closed())).await
