@@ -63,6 +63,7 @@ fuzz_target!(|data: &[u8]| {
     let restored = Restored {
         kind: hash,
         origin,
+        fetches: Some(b"+refs/heads/*:refs/remotes/origin/*".to_vec()),
         modes,
     };
     let config = configuration(&restored, branch);

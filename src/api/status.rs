@@ -97,7 +97,7 @@ fn status_of<'r>(repo: &'r Repo, archives: &'r [Arc<Archive>]) -> Status<'r> {
         commit: archive.commit.as_deref(),
         age_s: repo.moment_of(archive).map(|moment| since(moment.began)),
         size_bytes: archive.fanout.total_bytes(),
-        parts: archive.names().map(|names| 1 + names.linked.len()),
+        parts: archive.names().map(|names| 1 + names.files().count()),
     };
     Status {
         repository: &repo.name,

@@ -306,6 +306,8 @@ impl OpenFiles {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+
     use super::*;
     use crate::archive::place::{Archive, Files, Names};
     use crate::manifest::id::EntryId;
@@ -389,6 +391,7 @@ mod tests {
             let names = Names {
                 spool: path.file_name().unwrap().to_str().unwrap().into(),
                 linked: Vec::new(),
+                made: OnceLock::new(),
             };
             archive.placed(dir.path().into(), names, files, &open);
         }

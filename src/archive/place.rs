@@ -22,7 +22,9 @@ pub(crate) struct Files {
     /// The spool file.
     pub spool: Arc<OpenFile>,
     /// The linked files, in the order the layout numbers them.
-    pub linked: Vec<Arc<OpenFile>>,
+    linked: Vec<Arc<OpenFile>>,
+    /// Those behind them, which are made while the archive grows.
+    made: OnceLock<Vec<Arc<OpenFile>>>,
     /// What of the archive was in memory lately.
     pub resident: Resident,
 }
@@ -33,8 +35,24 @@ impl Files {
         Files {
             spool,
             linked,
+            made: OnceLock::new(),
             resident: Resident::default(),
         }
+    }
+
+    /// The linked file of this number in the layout.
+    pub(crate) fn linked(&self, number: u32) -> Option<&Arc<OpenFile>> {
+        let number = number as usize;
+        self.linked.get(number).or_else(|| {
+            let made = self.made.get()?;
+            made.get(number - self.linked.len())
+        })
+    }
+
+    /// Files that were made meanwhile: their numbers follow those of the others. Once.
+    pub(crate) fn add_made(&self, made: Vec<Arc<OpenFile>>) {
+        let is_first = self.made.set(made).is_ok();
+        debug_assert!(is_first, "files were made twice");
     }
 }
 
@@ -73,6 +91,17 @@ pub(crate) struct Names {
     pub spool: String,
     /// The linked files, in the order the layout numbers them.
     pub linked: Vec<Linked>,
+    /// Those behind them, which are made while the archive grows; there before it has ended.
+    pub made: OnceLock<Vec<Linked>>,
+}
+
+impl Names {
+    /// All but the spool file, in the order the layout numbers them.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Linked> {
+        self.linked
+            .iter()
+            .chain(self.made.get().into_iter().flatten())
+    }
 }
 
 /// Invariant: before [`Archive::placed`] the directory is empty and there are no files, and no
@@ -128,6 +157,7 @@ impl Archive {
             names: OnceLock::from(Names {
                 spool: fields.spool,
                 linked: fields.linked,
+                made: OnceLock::new(),
             }),
             place: Place {
                 dir: Mutex::new(dir),
@@ -165,7 +195,7 @@ impl Archive {
             let nowhere = std::io::Error::from(std::io::ErrorKind::NotFound);
             return Err(OpenError::io(&dir, nowhere));
         };
-        let linked = names.linked.iter().map(|file| file.path.as_str());
+        let linked = names.files().map(|file| file.path.as_str());
         let paths = std::iter::once(names.spool.as_str()).chain(linked);
         let mut opened = open.open_all(&Vec::from_iter(paths.map(|path| dir.join(path))))?;
         let spool = opened.remove(0);

@@ -131,10 +131,7 @@ fn read(files: &Files, ranges: &FileRanges, nowhere: &File) -> io::Result<()> {
     for (file, range) in ranges {
         let file = match file {
             None => &files.spool,
-            Some(index) => files
-                .linked
-                .get(*index as usize)
-                .ok_or(io::ErrorKind::NotFound)?,
+            Some(index) => files.linked(*index).ok_or(io::ErrorKind::NotFound)?,
         };
         residency::read_in(file.file(), range.clone(), nowhere)?;
     }

@@ -154,7 +154,7 @@ impl Source for ArchiveReader {
         match file {
             None => Ok(files.spool.as_fd()),
             Some(index) => {
-                let linked = files.linked.get(index as usize);
+                let linked = files.linked(index);
                 Ok(linked.ok_or(io::ErrorKind::NotFound)?.as_fd())
             }
         }

@@ -7,10 +7,13 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use gix::ObjectId;
+use gix::bstr::ByteSlice;
 use sha2::{Digest, Sha256};
 
 use crate::manifest::id::EntryId;
 use crate::manifest::want::{Revision, Shape, Want};
+use crate::refs::{Head, MirrorRefs};
+use crate::snapshot::checkout::{Checkout, Shows};
 use crate::snapshot::produce::made_with;
 use crate::snapshot::view::View;
 
@@ -33,7 +36,7 @@ impl Parts {
 /// `target` is the commit of the ref that is wanted, if it is not among those that are shown.
 pub(super) fn shown(
     want: &Want,
-    refs: &[u8; 32],
+    (refs, digest): (&MirrorRefs, &[u8; 32]),
     target: Option<ObjectId>,
     url: &str,
     level: i32,
@@ -43,7 +46,10 @@ pub(super) fn shown(
     // Format, level, libraries.
     parts.add(&made_with(level));
     parts.add(url.as_bytes());
-    parts.add(refs);
+    match want.shape() {
+        Shape::Full => parts.add(digest),
+        Shape::Tip => add_tip(&mut parts, want, refs, target),
+    }
     if !want.is_default() {
         add_want(&mut parts, want);
         parts.add(target.as_ref().map_or(&[], |id| id.as_bytes()));
@@ -52,7 +58,6 @@ pub(super) fn shown(
 }
 
 fn add_want(parts: &mut Parts, want: &Want) {
-    let Shape::Full = want.shape();
     let (kind, name, id) = match want.revision() {
         Revision::Head => ("HEAD", None, None),
         Revision::Ref(name) => ("ref", Some(name), None),
@@ -64,11 +69,59 @@ fn add_want(parts: &mut Parts, want: &Want) {
     parts.add(id.map_or(&[], |id| id.as_bytes()));
 }
 
+/// Of other refs one commit shows nothing, but for the tags of what it has, of which those that lead to others
+/// than itself hardly ever move.
+fn add_tip(parts: &mut Parts, want: &Want, refs: &MirrorRefs, target: Option<ObjectId>) {
+    let name = want.followed();
+    let peeled = name.and_then(|name| refs.get(name)?.peeled);
+    // There is none where the ref is gone.
+    let Ok(checkout) = Checkout::of(want, refs, peeled.or(target)) else {
+        return;
+    };
+    parts.add(b"depth 1");
+    match &checkout.head {
+        Head::Symbolic(name) => parts.add(name),
+        Head::Detached(id) => parts.add(id.as_bytes()),
+    }
+    let (commit, branch) = (checkout.commit, &checkout.origin_head);
+    parts.add(commit.as_ref().map_or(&[], |id| id.as_bytes()));
+    parts.add(branch.as_ref().map_or(&[], |name| name.as_slice()));
+    if let Shows::Tip { tags: true, .. } = checkout.shows {
+        let all = refs.refs.iter();
+        let tags = all.filter(|one| one.name.starts_with_str("refs/tags/"));
+        for tag in tags.filter(|tag| Some(tag.peeled.unwrap_or(tag.target)) == commit) {
+            parts.add(&tag.name);
+            parts.add(tag.target.as_bytes());
+        }
+    }
+}
+
+/// What tells apart builds whose packs git makes, which are others each time, for its threads have their turns
+/// as they come. A count would be the same on two servers.
+pub(super) fn salt() -> io::Result<[u8; 16]> {
+    let mut salt = [0; 16];
+    let mut at = 0;
+    while at < salt.len() {
+        let flags = rustix::rand::GetRandomFlags::empty();
+        at += rustix::rand::getrandom(&mut salt[at..], flags)?;
+    }
+    Ok(salt)
+}
+
 /// The id of the archive that shows this: the same for the same bytes, another for any other. The packs
-/// are below `mirror`: what they end with, a hash of all that is in them, stands for their content.
-pub(super) fn archive_id(shown: &[u8; 32], view: &View, mirror: &Path) -> io::Result<EntryId> {
+/// are below `mirror`: what they end with, a hash of all that is in them, stands for their content. An archive
+/// whose own pack is made of them has `salt`.
+pub(super) fn archive_id(
+    shown: &[u8; 32],
+    view: &View,
+    mirror: &Path,
+    salt: Option<[u8; 16]>,
+) -> io::Result<EntryId> {
     let mut parts = Parts::default();
     parts.add(shown);
+    if let Some(salt) = salt {
+        parts.add(&salt);
+    }
     parts.add(view.hash.to_string().as_bytes());
     for pack in &view.packs {
         parts.add(pack.path.as_bytes());

@@ -18,13 +18,14 @@ use super::pinned::BeginError;
 use super::plane::Handle;
 use super::room::Need;
 use super::state::Jobs;
+use super::tip::TipJob;
 use super::workshop::Workshop;
 use crate::archive::place::Archive;
 use crate::archive::spool::not_kept;
 use crate::io::disk::DiskFile;
 use crate::io::sched;
 use crate::limits::{HEAP_TRIM_QUIET_MS, ORDER_QUIET_MS, WANTED_LOOK_MS};
-use crate::manifest::want::Want;
+use crate::manifest::want::{Shape, Want};
 use crate::mirror::Git;
 use crate::repos::error::StartError;
 use crate::repos::repo::{Permit, RefsEpoch, Repo};
@@ -110,9 +111,11 @@ impl Jobs {
         drop(permit);
         // The mirror may have moved while it was built.
         self.rebuild(repo);
-        // What is for ever the same shares its frames with others for as long as these are there.
+        // What is for ever the same shares its frames with others for as long as these are there; what has a
+        // pack of its own would have another one.
+        let is_built_again = want.follows() && want.shape() == Shape::Full;
         match lie {
-            Lie::Wasteful if want.follows() => self.compact(repo, &want),
+            Lie::Wasteful if is_built_again => self.compact(repo, &want),
             // Others share their frames with this one.
             Lie::Scattered if want.is_default() => self.put_in_order_later(&repo.name, published),
             _ => {}
@@ -226,6 +229,10 @@ impl Jobs {
 }
 
 impl Keep for Handle<Jobs> {
+    fn pack_tip(&self, job: TipJob) {
+        self.spawn(|jobs| jobs.pack_tip(job));
+    }
+
     fn spool(&self, job: SpoolJob) {
         self.spawn(|jobs| jobs.spool(job));
     }
@@ -288,6 +295,7 @@ fn run(
     }
     let begun = match begun {
         Ok(Ok(begun)) => begun,
+        Ok(Err(BeginError::Current(archive))) => return permit.started(Ok(archive)),
         Ok(Err(BeginError::NoRef(e))) => return permit.refuse(no_ref(&repo, &e)),
         Ok(Err(e)) => {
             if let BeginError::Annex {

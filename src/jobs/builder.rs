@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use xxhash_rust::xxh64::Xxh64;
 
-use super::archive_id::{archive_id, shown};
+use super::archive_id::{archive_id, salt, shown};
 use super::end::End;
 use super::entry::{
     Begun, Keep, LinkedUnread, Place, Placed, SpoolJob, place, prepare, wait_for_room,
@@ -26,12 +26,12 @@ use crate::io::sched;
 use crate::io::shortage::is_disk_full;
 use crate::limits::{ENCODER_NICE, SCATTERED_STRETCHES, SMALL_BUILD_NICE};
 use crate::manifest::outline::Outline;
-use crate::manifest::want::Want;
+use crate::manifest::want::{Shape, Want};
 use crate::mirror::Git;
 use crate::repos::repo::{BuiltOn, Repo};
 use crate::snapshot::lie::Lie;
 use crate::snapshot::output::{BuildError, Spool};
-use crate::snapshot::produce::{self, Produced};
+use crate::snapshot::produce::{self, History, Produced};
 use crate::snapshot::reuse::{Base, Reuse};
 use crate::snapshot::ring::Size;
 use crate::snapshot::turns::Turn;
@@ -106,8 +106,22 @@ pub(super) fn begin<'r>(
     } = pin_prepared(repo, want, git, stop)?;
     let pinned_us = started.elapsed().as_micros() as u64;
     let digest = view.refs.digest();
-    let shown = shown(want, &digest, target, &repo.url, shop.level);
-    let id = archive_id(&shown, &view, pinned.home.path());
+    let refs = (&view.refs, &digest);
+    let shown = shown(want, refs, target, &repo.url, shop.level);
+    let salt = match want.shape() {
+        Shape::Full => None,
+        Shape::Tip => {
+            if let Some(archive) = repo.renew(want, &shown, epoch) {
+                return Err(BeginError::Current(archive));
+            }
+            let drawn = salt();
+            Some(drawn.map_err(|source| BeginError::Io {
+                op: "draw a random number",
+                source,
+            })?)
+        }
+    };
+    let id = archive_id(&shown, &view, pinned.home.path(), salt);
     let id = id.map_err(|source| BeginError::Io {
         op: "read what the mirror's packs end with",
         source,
@@ -199,9 +213,17 @@ pub(super) fn build(
         files,
         names,
         linked,
+        own,
     } = place(shop, begun, keep)?;
     let open_files = &shop.open_files;
     let (staging, pinned) = settle(keep, open_files, &archive, place, files, names, spooler);
+    let history = match own {
+        None => History::Views,
+        Some(own) => {
+            let packing = own.begin(&archive, keep);
+            History::Made(Box::new(move || packing.wait()))
+        }
+    };
     let enter = |size| {
         // The first bytes are out; what follows must not delay anybody else's.
         sched::be_nice(match size {
@@ -212,7 +234,7 @@ pub(super) fn build(
     };
     let fanout = &archive.fanout;
     let let_go = move || drop(pinned);
-    let produced = produce::produce(opened, fanout, &spool, &shop.ring, enter, let_go);
+    let produced = produce::produce(opened, fanout, &spool, &shop.ring, history, enter, let_go);
     let Produced {
         outline,
         jobs_encoded,

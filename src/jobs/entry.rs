@@ -5,11 +5,14 @@ use std::error::Error;
 use std::fs::{self, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, SystemTime};
 
+use gix::ObjectId;
+
 use super::pinned::{BeginError, Held, Source};
+use super::tip::{Packing, TipJob};
 use super::workshop::Workshop;
 use crate::archive::open_files::{OpenError, OpenFile, Places};
 use crate::archive::place::{Archive, Files, Names};
@@ -24,6 +27,7 @@ use crate::manifest::record::Linked;
 use crate::manifest::want::Want;
 use crate::mirror::own::replace_by_copy;
 use crate::repos::repo::{RefsEpoch, Repo};
+use crate::snapshot::checkout::Shows;
 use crate::snapshot::produce::{self, Input, Opened};
 use crate::snapshot::reuse::Reuse;
 use crate::snapshot::view::{self, View};
@@ -42,6 +46,8 @@ pub(super) struct SpoolJob {
 
 /// Where a build's bytes are kept: the work of others, which it does not wait for.
 pub(super) trait Keep {
+    /// Has a pack made.
+    fn pack_tip(&self, job: TipJob);
     /// Has the pieces of a build written.
     fn spool(&self, job: SpoolJob);
     /// Has room made for a repository, for the disk is full; hears when that was tried.
@@ -76,6 +82,31 @@ pub(super) struct Placed<'r> {
     pub names: Names,
     /// `None` if no files of frames are linked.
     pub linked: Option<LinkedUnread>,
+    /// The pack that is to be made, if it has one of its own.
+    pub own: Option<OwnPack>,
+}
+
+/// A pack that is to be made for an entry, of those that it borrows.
+pub(super) struct OwnPack {
+    entry: PathBuf,
+    borrowed: PathBuf,
+    hash: gix::hash::Kind,
+    packs: Vec<Linked>,
+    places: Places,
+    tip: Option<ObjectId>,
+}
+
+impl OwnPack {
+    /// Has it made, for an archive that has a place.
+    pub(super) fn begin(self, archive: &Arc<Archive>, keep: &impl Keep) -> Packing {
+        let dirs = (self.entry, self.borrowed);
+        let packs = (self.hash, self.packs);
+        let (packing, job) = Packing::begin(archive, dirs, packs, self.places, self.tip);
+        if let Some(job) = job {
+            keep.pack_tip(job);
+        }
+        packing
+    }
 }
 
 /// What is known of files of frames that an entry links without reading them.
@@ -125,12 +156,17 @@ pub(super) fn place<'r>(
     let mut reuse = std::mem::take(&mut begun.reuse);
     let mut names = Names {
         spool: frames_name(),
-        linked: begun.view.packs.clone(),
+        linked: Vec::new(),
+        made: OnceLock::new(),
     };
     let made = try_entry(shop, &mut begun, &names, &mut reuse, keep);
+    let has_own = has_own_pack(&begun.view);
     let (directory, place, files) = match made {
         Ok((staging, files)) => {
-            let directory = staging.dir().to_owned();
+            let directory = match has_own {
+                true => staging.borrowed(),
+                false => staging.dir().to_owned(),
+            };
             // Its links are made: the mirror may change again.
             drop(begun.pinned);
             (directory, Place::Entry(staging), files)
@@ -144,6 +180,20 @@ pub(super) fn place<'r>(
                 pinned: begun.pinned,
             };
             (directory, place, files)
+        }
+    };
+    let own = match &place {
+        Place::Entry(staging) if has_own => Some(OwnPack {
+            entry: staging.dir().to_owned(),
+            borrowed: staging.borrowed(),
+            hash: begun.view.hash,
+            packs: begun.view.packs.clone(),
+            places: begun.places,
+            tip: begun.view.checkout.tip(),
+        }),
+        _ => {
+            names.linked.clone_from(&begun.view.packs);
+            None
         }
     };
     reuse.follow(names.linked.len());
@@ -168,7 +218,13 @@ pub(super) fn place<'r>(
         files: Arc::new(files),
         names,
         linked,
+        own,
     })
+}
+
+/// Whether a snapshot has a pack that is made for it, instead of the mirror's.
+fn has_own_pack(view: &View) -> bool {
+    view.checkout.shows != Shows::All
 }
 
 /// Makes the entry; again once room was made on a full disk, and from nothing where what it was to be built
@@ -229,8 +285,8 @@ fn open_mirror(begun: &mut Begun<'_>, reuse: &Reuse) -> Result<Files, BeginError
         op: "open the null device",
         source,
     })?;
-    let home = begun.pinned.home.path();
-    let linked = open_linked(&mut begun.places, home, &begun.view, reuse)?;
+    let (home, packs) = (begun.pinned.home.path(), &begun.view.packs);
+    let linked = open_linked(&mut begun.places, home, packs, reuse)?;
     Ok(Files::new(OpenFile::uncounted(nowhere), linked))
 }
 
@@ -247,7 +303,9 @@ fn make_entry(
     names: &Names,
     reuse: &Reuse,
 ) -> Result<(Staging, Files), BeginError> {
-    let packs_bytes = begun.view.packs.iter().map(|pack| pack.bytes).sum();
+    let has_own = has_own_pack(&begun.view);
+    let kept = begun.view.packs.iter().filter(|_| !has_own);
+    let packs_bytes = kept.map(|pack| pack.bytes).sum();
     check_size(shop, begun, packs_bytes)?;
     // What follows an earlier one adds little, and lets that one go.
     if shop.catalog.usage.is_stuck() && reuse.linked.is_empty() {
@@ -255,12 +313,15 @@ fn make_entry(
     }
     let mut staging = shop.catalog.state.staging()?;
     for source in &begun.sources {
-        link_pack(shop, begun.repo, &mut staging, source)?;
+        link_pack(shop, begun.repo, &mut staging, (source, has_own))?;
     }
     for frames in &reuse.linked {
         staging.link(&frames.source, &frames.file.path)?;
     }
-    view::make_repository(&begun.view, staging.dir())?;
+    match has_own {
+        true => view::make_tagged_repository(&begun.view, &staging.borrowed())?,
+        false => view::make_repository(&begun.view, staging.dir())?,
+    }
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true);
     let spool = options.open(staging.own(&names.spool)?);
@@ -270,7 +331,11 @@ fn make_entry(
     };
     let spool = spool.map_err(no_spool)?;
     let dir = staging.dir().to_owned();
-    let linked = open_linked(&mut begun.places, &dir, &begun.view, reuse)?;
+    let packs = match has_own {
+        true => &[][..],
+        false => &begun.view.packs,
+    };
+    let linked = open_linked(&mut begun.places, &dir, packs, reuse)?;
     let spool = begun.places.enter(spool);
     let files = Files::new(spool.map_err(no_spool)?, linked);
     Ok((staging, files))
@@ -289,15 +354,19 @@ fn check_size(shop: &Workshop, begun: &Begun<'_>, packs_bytes: u64) -> Result<()
     }
 }
 
-/// Links a file of the mirror. One that cannot be linked where it lies is first copied, once, within the
+/// Links a file of the mirror, or borrows it. One that cannot be linked where it lies is first copied, once, within the
 /// mirror, where that is on the same file system: from then on it can.
 fn link_pack(
     shop: &Workshop,
     repo: &Repo,
     staging: &mut Staging,
-    source: &Source,
+    (source, is_borrowed): (&Source, bool),
 ) -> Result<(), BeginError> {
-    let Err(refused) = staging.link(&source.path, &source.relative) else {
+    let link = |staging: &mut Staging| match is_borrowed {
+        true => staging.borrow(&source.path, &source.relative),
+        false => staging.link(&source.path, &source.relative),
+    };
+    let Err(refused) = link(staging) else {
         return Ok(());
     };
     let is_near = source.path.parent().is_some_and(|dir| {
@@ -327,18 +396,18 @@ fn link_pack(
         );
     }
     shop.meter.add(Event::PackCopied, 1);
-    Ok(staging.link(&source.path, &source.relative)?)
+    Ok(link(staging)?)
 }
 
 /// The files that the archive links: the packs, which are below `dir`, and files of frames.
 fn open_linked(
     places: &mut Places,
     dir: &Path,
-    view: &View,
+    packs: &[Linked],
     reuse: &Reuse,
 ) -> Result<Vec<Arc<OpenFile>>, OpenError> {
     let open = |file: &Linked| places.open_one(&dir.join(&file.path));
-    let mut linked = view.packs.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let mut linked = packs.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     linked.extend(reuse.linked.iter().map(|frames| frames.open.clone()));
     Ok(linked)
 }
@@ -353,6 +422,9 @@ pub(super) fn prepare(
     let names = archive.names().ok_or("it has no place")?;
     // An entry holds what its layout names and nothing else: a file too few would be a download cut off.
     assert_eq!(staging.links(), names.linked.len(), "files of an entry");
+    for made in names.made.get().into_iter().flatten() {
+        staging.add_own(&made.path);
+    }
     let outline = outline.encode();
     // The next build would not read it.
     if outline.len() as u64 <= META_BYTES_MAX {
@@ -365,7 +437,7 @@ pub(super) fn prepare(
         commit: archive.commit.clone(),
         shown: archive.shown,
         created_unix_ms: archive.created_unix_ms,
-        linked: names.linked.clone(),
+        linked: names.files().cloned().collect(),
         spool: names.spool.clone(),
         layout: archive.fanout.layout(),
         spool_checksum,

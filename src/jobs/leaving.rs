@@ -5,9 +5,10 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::archive::place::Archive;
+use crate::archive::place::{Archive, Names};
 use crate::io::clock::unix_ms;
 use crate::limits::MAKING_COST_BYTES;
+use crate::manifest::want::Shape;
 use crate::repos::catalog::Catalog;
 use crate::repos::repo::Repo;
 use crate::store::evict::{self, Candidate, Holding};
@@ -171,8 +172,10 @@ impl Listing<'_> {
 
 /// What it costs to build a snapshot from nothing: what is in no pack is encoded.
 fn snapshot_cost(archive: &Archive) -> u64 {
-    let linked = archive.names().map_or(&[][..], |names| &names.linked);
-    let packs = linked.iter().filter(|file| file.whole.is_none());
+    let linked = archive.names().into_iter().flat_map(Names::files);
+    // One of its own is made, too.
+    let is_full = archive.want.shape() == Shape::Full;
+    let packs = linked.filter(|file| is_full && file.whole.is_none());
     let packs_bytes: u64 = packs.map(|file| file.bytes).sum();
     MAKING_COST_BYTES + archive.fanout.wire_bytes().saturating_sub(packs_bytes)
 }

@@ -39,6 +39,14 @@ pub(super) fn look(repo: &Repo, git: &Git, named: &Named) -> Result<Looked, Star
         git.refs.read(&repo.mirror, &git.follow)
     };
     let refs = refs.map_err(|e| failed(repo, &e))?;
+    if named.is_head() {
+        let near = refs.head_id();
+        let want = named.want(None);
+        return Ok(want.map_or(Looked::Absent, |want| {
+            let want = Arc::new(want);
+            Looked::Found(Wanted { want, near })
+        }));
+    }
     let full = named.name_among(&refs);
     repo.note_name(named, full.clone(), epoch);
     let hash = object_hash(&repo.mirror).map_err(|e| failed(repo, &e))?;
@@ -65,14 +73,11 @@ pub(super) fn look(repo: &Repo, git: &Git, named: &Named) -> Result<Looked, Star
     if named.commit().is_none() {
         // What a ref leads to is there.
         let near = objects.around(commit, &[], &known).nearest;
-        let want = named.want(full, Shape::Full);
+        let want = named.want(full);
         return Ok(want.map_or(Looked::Absent, |want| Looked::Found(wanted(want, near))));
     }
     let around = objects.around(commit, &tips(&refs, full.as_ref()), &known);
-    let Some(want) = named
-        .at(commit)
-        .and_then(|named| named.want(full, Shape::Full))
-    else {
+    let Some(want) = named.at(commit).and_then(|named| named.want(full)) else {
         return Ok(Looked::Absent);
     };
     fits_beside(repo, &want, &refs)?;
@@ -119,7 +124,7 @@ pub(super) fn look_annexed(
     let full = named.name_among(&refs);
     let Some(want) = named
         .at(commit)
-        .and_then(|named| named.want(full, Shape::Full))
+        .and_then(|named| named.want(full))
     else {
         return Ok(None);
     };
@@ -138,6 +143,10 @@ fn tips(refs: &MirrorRefs, named: Option<&BString>) -> Vec<ObjectId> {
 
 /// A branch that is made must not be in the way of the one that a clone makes.
 fn fits_beside(repo: &Repo, want: &Want, refs: &MirrorRefs) -> Result<(), StartError> {
+    if want.shape() == Shape::Tip {
+        // It makes no other.
+        return Ok(());
+    }
     // It fails for a ref alone.
     let Ok(checkout) = Checkout::of(want, refs, None) else {
         return Ok(());

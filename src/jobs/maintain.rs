@@ -16,6 +16,7 @@ use crate::archive::place::Archive;
 use crate::io::clock::unix_ms;
 use crate::limits::{JOIN_WAIT_MS, MAINTENANCE_LIMIT_MS, MAINTENANCE_LOOK_MS};
 use crate::manifest::record::Linked;
+use crate::manifest::want::Shape;
 use crate::mirror::{
     Aside, Expired, Git, Joined, Locks, MirrorError, Step, exclusive_soon, has_many,
     next_expiry_unix_ms,
@@ -245,12 +246,13 @@ impl Jobs {
             |archive: &Arc<Archive>| unix_ms().saturating_sub(archive.created_unix_ms) >= expiry_ms;
         let (all, before) = (repo.archives(), self.shop.dead_before());
         let mut old = all.clone();
-        // What the annex has is as old as its upstream says.
-        let is_annexed = |archive: &Arc<Archive>| {
+        // What the annex has is as old as its upstream says; what has a pack of its own has none of the mirror's.
+        let is_apart = |archive: &Arc<Archive>| {
             let commit = archive.want.commit();
-            commit.is_some_and(|commit| repo.annex.is_kept(&commit))
+            let is_annexed = commit.is_some_and(|commit| repo.annex.is_kept(&commit));
+            is_annexed || archive.want.shape() == Shape::Tip
         };
-        old.retain(|archive| is_old(archive) && !is_annexed(archive));
+        old.retain(|archive| is_old(archive) && !is_apart(archive));
         let mirror = repo.mirror.clone();
         let looked = spawn_blocking(move || {
             let has_dead = |archive: &Arc<Archive>| {

@@ -37,6 +37,7 @@ mod semaphores;
 pub(crate) mod state;
 mod sweep;
 mod timers;
+mod tip;
 mod unknown;
 mod upkeep;
 pub(crate) mod upload;

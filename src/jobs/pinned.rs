@@ -4,12 +4,14 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use gix::ObjectId;
 use tempfile::TempDir;
 use tokio::sync::{RwLockReadGuard, watch};
 
 use crate::archive::open_files::OpenError;
+use crate::archive::place::Archive;
 use crate::io::shortage::{Detail, is_disk_full};
 use crate::limits::PREPARED_MAX;
 use crate::manifest::record::Linked;
@@ -63,6 +65,9 @@ pub(super) enum BeginError {
     Open(#[from] OpenError),
     #[error("the server is shutting down")]
     Stopping,
+    /// What there is shows the same.
+    #[error("it is there already")]
+    Current(Arc<Archive>),
     #[error("cannot {op}: {source}")]
     Io { op: &'static str, source: io::Error },
     #[error(

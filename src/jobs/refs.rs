@@ -7,7 +7,7 @@ use super::state::Jobs;
 use crate::refs::MirrorRefs;
 use crate::repos::error::StartError;
 use crate::repos::head::MirrorHead;
-use crate::repos::repo::Repo;
+use crate::repos::repo::{RefsEpoch, Repo};
 
 impl Jobs {
     /// The refs of the mirror at one moment.
@@ -28,9 +28,10 @@ impl Jobs {
 
     /// Reads the mirror's HEAD, and notes whether the snapshot shows what one of now would.
     pub(super) async fn read_head(&self, repo: &Arc<Repo>) -> Option<Arc<MirrorHead>> {
+        let epoch = repo.epoch();
         match self.read_refs(repo).await {
             Ok(refs) => {
-                self.compare_shown(repo, &refs);
+                self.compare_shown(repo, &refs, epoch);
                 Some(Arc::new(MirrorHead::of(&refs)))
             }
             Err(e) => {
@@ -42,8 +43,8 @@ impl Jobs {
 
     /// Notes which snapshots show what one of now would. Those of refs that are no more are not served any
     /// longer.
-    fn compare_shown(&self, repo: &Repo, refs: &MirrorRefs) {
-        let digest = refs.digest();
+    fn compare_shown(&self, repo: &Repo, refs: &MirrorRefs, epoch: RefsEpoch) {
+        let (digest, level) = (refs.digest(), self.shop.level);
         repo.note_refs(digest);
         for want in repo.wants() {
             let target = want.followed().map(|name| refs.get(name));
@@ -52,11 +53,11 @@ impl Jobs {
                 Some(None) => None,
                 target => {
                     let target = target.flatten();
-                    Some(shown(&want, &digest, target, &repo.url, self.shop.level))
+                    Some(shown(&want, (refs, &digest), target, &repo.url, level))
                 }
             };
             if want.follows()
-                && let Some(gone) = repo.compare_shown(&want, now.as_ref())
+                && let Some(gone) = repo.compare_shown(&want, now.as_ref(), epoch)
             {
                 self.catalog.retired.add(gone);
             }

@@ -43,6 +43,7 @@ impl Jobs {
                 let id = id.ok_or_else(|| absent(&repo, &named))?;
                 let commit = Named::new(None, Some(id));
                 let commit = commit.ok_or_else(|| absent(&repo, &named))?;
+                let commit = commit.shaped(named.shape());
                 let found = self.look_for(&repo, &commit).await?;
                 found.ok_or_else(|| absent(&repo, &named))
             }

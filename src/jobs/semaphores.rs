@@ -14,7 +14,7 @@ use crate::http::net::client::Client;
 use crate::limits::{
     BUNDLES_MAKING_MAX, CLONES_OF_CLIENT_MAX, CLONES_OF_HOST_MAX, CLONES_RUNNING_MAX,
     FRESHENS_OF_CLIENT_MAX, FRESHENS_OF_HOST_MAX, FRESHENS_RUNNING_MAX, LOOKUPS_RUNNING_MAX,
-    WANTS_BUILDING_IN_ALL_MAX, WAYS_OF_CLIENT_MAX, WAYS_RUNNING_MAX,
+    TIPS_PACKING_MAX, WANTS_BUILDING_IN_ALL_MAX, WAYS_OF_CLIENT_MAX, WAYS_RUNNING_MAX,
 };
 use crate::mirror::schedule::Key;
 
@@ -28,6 +28,8 @@ pub(super) struct Semaphores {
     pub(super) lookups: Semaphore,
     /// Builds of anything but what a plain request wants.
     pub(super) wants: Semaphore,
+    /// Packs of single commits.
+    pub(super) tips: Semaphore,
     pub(super) bundles: Semaphore,
     pub(super) uploads: UploadTurns,
 }
@@ -53,6 +55,7 @@ impl Semaphores {
             ways_of_client: ClientParts::new(WAYS_OF_CLIENT_MAX),
             lookups: Semaphore::new(LOOKUPS_RUNNING_MAX),
             wants: Semaphore::new(WANTS_BUILDING_IN_ALL_MAX),
+            tips: Semaphore::new(TIPS_PACKING_MAX),
             bundles: Semaphore::new(BUNDLES_MAKING_MAX),
             uploads: UploadTurns::new(uploads),
         }

@@ -36,6 +36,8 @@ pub const BUILD_RETRY_MAX_MS: u64 = 30_000;
 pub const WANTS_BUILDING_MAX: usize = 64;
 /// The same of all repositories: others wait.
 pub const WANTS_BUILDING_IN_ALL_MAX: usize = 128;
+/// Processes of git that pack one commit for a build, each on one core for about a second per 10 MB.
+pub const TIPS_PACKING_MAX: usize = 4;
 /// A ref that somebody has asked for within this time is built anew as soon as it moves; others when they are
 /// asked for.
 pub const WANT_IN_USE_MS: u64 = 5 * MINUTE_MS;

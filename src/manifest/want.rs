@@ -42,6 +42,8 @@ pub enum Shape {
     /// All of it.
     #[default]
     Full,
+    /// None: the commit alone, as `--depth 1` has it.
+    Tip,
 }
 
 /// See the module's text. [`Want::default`] is that of a plain request.
@@ -115,6 +117,10 @@ impl std::fmt::Display for Want {
             Revision::Ref(name) => write!(f, "{name}"),
             Revision::Commit(id) => write!(f, "{id}"),
             Revision::BranchAt(name, id) => write!(f, "{name} at {id}"),
+        }?;
+        match self.shape {
+            Shape::Full => Ok(()),
+            Shape::Tip => f.write_str(", depth 1"),
         }
     }
 }
@@ -126,6 +132,7 @@ impl std::fmt::Display for Want {
 pub struct Named {
     name: Option<BString>,
     commit: Option<ObjectId>,
+    shape: Shape,
 }
 
 /// The id that these digits are; `None` if they are none, or not all of one.
@@ -144,13 +151,35 @@ impl Named {
             // The longer one.
             Some(name) => is_ref_name(&[HEADS, name.as_slice()].concat()),
         };
-        is_sound.then_some(Named { name, commit })
+        is_sound.then_some(Named {
+            name,
+            commit,
+            shape: Shape::Full,
+        })
     }
 
-    /// Whether it names nothing.
+    /// The same in this shape.
+    #[must_use]
+    pub fn shaped(self, shape: Shape) -> Named {
+        Named { shape, ..self }
+    }
+
+    /// Whether it is a plain request.
     #[must_use]
     pub fn is_default(&self) -> bool {
+        self.is_head() && self.shape == Shape::Full
+    }
+
+    /// Whether it names no revision.
+    #[must_use]
+    pub fn is_head(&self) -> bool {
         self.name.is_none() && self.commit.is_none()
+    }
+
+    /// How much of the history.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        self.shape
     }
 
     /// The branch, tag or ref.
@@ -168,7 +197,7 @@ impl Named {
     /// The same with the commit that a tag leads to.
     #[must_use]
     pub fn at(&self, commit: ObjectId) -> Option<Named> {
-        Named::new(self.name.clone(), Some(commit))
+        Some(Named::new(self.name.clone(), Some(commit))?.shaped(self.shape))
     }
 
     /// The full name, if it does not depend on what there is.
@@ -200,7 +229,7 @@ impl Named {
     /// What is wanted where the name is short for `full`. A branch that is no more, or not known
     /// yet, can still be made at a commit; what is no branch leaves HEAD detached there.
     #[must_use]
-    pub fn want(&self, full: Option<BString>, shape: Shape) -> Option<Want> {
+    pub fn want(&self, full: Option<BString>) -> Option<Want> {
         let revision = match (self.commit, &self.name) {
             (None, None) => Revision::Head,
             (None, Some(_)) => Revision::Ref(full?),
@@ -214,7 +243,7 @@ impl Named {
                 }
             }
         };
-        Want::new(revision, shape)
+        Want::new(revision, self.shape)
     }
 
     /// Whether it can have led to this one, whatever refs there were.
@@ -229,8 +258,11 @@ impl Named {
             };
             self.name().is_some_and(ends)
         };
+        if self.shape != want.shape {
+            return false;
+        }
         match &want.revision {
-            Revision::Head => self.is_default(),
+            Revision::Head => self.is_head(),
             Revision::Ref(full) => self.commit.is_none() && is_name(full),
             // A ref that is not followed leads to what was there when it was asked for.
             Revision::Commit(_) if self.commit.is_none() => self.is_unusual(),
@@ -293,8 +325,11 @@ mod tests {
             let found = asked(name).name_among(&refs);
             assert_eq!(found, full.map(BString::from), "{name}");
             if let Some(found) = found {
-                let want = asked(name).want(Some(found), Shape::Full).unwrap();
+                let want = asked(name).want(Some(found.clone())).unwrap();
                 assert!(asked(name).may_mean(&want));
+                let shallow = asked(name).shaped(Shape::Tip);
+                assert!(!shallow.may_mean(&want));
+                assert!(shallow.may_mean(&shallow.want(Some(found)).unwrap()));
             }
         }
     }
@@ -312,7 +347,7 @@ mod tests {
         ];
         for (name, full, revision) in rows {
             let asked = at(name);
-            let want = asked.want(full.map(BString::from), Shape::Full).unwrap();
+            let want = asked.want(full.map(BString::from)).unwrap();
             assert_eq!(want.revision(), revision, "{name}");
             assert!(asked.may_mean(&want), "{name}");
             assert!(!want.follows() && !want.is_default());

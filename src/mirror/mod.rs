@@ -45,6 +45,7 @@ pub(crate) mod removals;
 mod repack;
 pub(crate) mod schedule;
 mod set_up;
+mod tip;
 pub(crate) mod upload;
 pub(crate) mod upstream;
 pub(crate) mod via;

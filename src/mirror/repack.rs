@@ -106,7 +106,8 @@ impl Git {
         list: File,
         options: &[&str],
     ) -> Result<Vec<String>, MirrorError> {
-        self.pack_objects_into(mirror, mirror, list, options).await
+        let made = mirror.join("objects/pack/pack");
+        self.pack_objects_to(mirror, &made, list, options).await
     }
 
     /// The same into another repository.
@@ -117,6 +118,18 @@ impl Git {
         list: File,
         options: &[&str],
     ) -> Result<Vec<String>, MirrorError> {
+        let made = into.join("objects/pack/pack");
+        self.pack_objects_to(mirror, &made, list, options).await
+    }
+
+    /// The same with what the paths of what is made begin with.
+    pub(super) async fn pack_objects_to(
+        &self,
+        mirror: &Path,
+        made: &Path,
+        list: File,
+        options: &[&str],
+    ) -> Result<Vec<String>, MirrorError> {
         let mut call = self.upkeep("git pack-objects", mirror, &["pack-objects", "--quiet"]);
         call.args.extend(
             ["--non-empty", "--delta-base-offset", "--threads=1"]
@@ -124,7 +137,7 @@ impl Git {
                 .chain(options)
                 .map(Into::into),
         );
-        call.args.push(into.join("objects/pack/pack").into());
+        call.args.push(made.into());
         call.stdin = Some(list);
         let out = self.output(call).await?;
         let names = String::from_utf8_lossy(&out);

@@ -68,6 +68,29 @@ impl Snapshot {
         matches!(self, Snapshot::Ready { shown, .. } if *shown < epoch)
     }
 
+    /// The archive, if it shows this, which is what there is in this epoch, and was not built before `expired`:
+    /// from here on it is as new as that.
+    pub(super) fn renew(
+        &mut self,
+        now: &[u8; 32],
+        epoch: RefsEpoch,
+        expired: RefsEpoch,
+    ) -> Option<Arc<Archive>> {
+        match self {
+            Snapshot::Ready {
+                archive,
+                shown,
+                is_outdated,
+                is_left,
+            } if archive.shown == *now && *shown >= expired => {
+                *shown = epoch.max(*shown);
+                (*is_outdated, *is_left) = (false, false);
+                Some(archive.clone())
+            }
+            _ => None,
+        }
+    }
+
     /// It is not as there is.
     pub(super) fn set_outdated(&mut self) {
         if let Snapshot::Ready { is_outdated, .. } = self {

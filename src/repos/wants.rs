@@ -117,6 +117,16 @@ impl Wants {
         std::iter::once(&mut self.default).chain(self.others.values_mut())
     }
 
+    /// Those that have the mirror's packs have not those of now.
+    pub(super) fn set_packs_outdated(&mut self) {
+        self.default.snapshot.set_outdated();
+        for (want, served) in &mut self.others {
+            if want.shape() == Shape::Full {
+                served.snapshot.set_outdated();
+            }
+        }
+    }
+
     /// Others than the default one.
     pub(super) fn others(&self) -> impl Iterator<Item = (&Arc<Want>, &Served)> {
         self.others.iter()
@@ -139,7 +149,7 @@ impl Wants {
             Some(short) => self.names.get::<[u8]>(short)?.clone(),
             None => named.full_name().map(BString::from),
         };
-        named.want(full, Shape::Full)
+        named.want(full)
     }
 
     /// Notes what a short name leads to until the refs move.

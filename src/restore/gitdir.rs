@@ -35,6 +35,8 @@ pub struct Restored {
     pub kind: Kind,
     /// Where the repository is from.
     pub origin: Vec<u8>,
+    /// What `git fetch` brings, as a refspec.
+    pub fetches: Option<Vec<u8>>,
     pub modes: Modes,
 }
 
@@ -105,6 +107,7 @@ pub(super) fn make(
     let restored = Restored {
         kind: said.hash,
         origin,
+        fetches: origin::fetches(&said, refs.shallow().next().is_some()),
         modes: Modes::find(&git)?,
     };
     put(&git.join("description"), DESCRIPTION.as_bytes())?;
@@ -280,7 +283,12 @@ pub fn configuration(restored: &Restored, branch: Option<&BStr>) -> Vec<u8> {
     }
     out.extend_from_slice(b"[remote \"origin\"]\n\turl = ");
     out.extend(value(restored.origin.as_bstr()));
-    out.extend_from_slice(b"\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n");
+    out.push(b'\n');
+    if let Some(fetches) = &restored.fetches {
+        out.extend_from_slice(b"\tfetch = ");
+        out.extend(value(fetches.as_bstr()));
+        out.push(b'\n');
+    }
     if let Some(branch) = branch {
         out.extend_from_slice(b"[branch \"");
         out.extend(escaped(branch));
@@ -332,6 +340,7 @@ mod tests {
             let restored = Restored {
                 kind: Kind::Sha256,
                 origin: text.into(),
+                fetches: Some(origin::FETCHES_ALL.into()),
                 modes: Modes::Told,
             };
             let config = configuration(&restored, Some(bytes));

@@ -1,10 +1,11 @@
-//! Where a restored repository says that it is from, and of which kind its ids are: all that is
-//! taken from an archive's configuration.
+//! Where a restored repository says that it is from, what it fetches from there, and of which kind its ids are:
+//! all that is taken from an archive's configuration.
 
 use gix::bstr::ByteSlice;
 
 use super::error::RestoreError;
 use super::settings::scheme;
+use crate::refs::is_ref_name;
 
 const CONFIG: &[u8] = b".git/config";
 
@@ -14,6 +15,36 @@ pub struct Said {
     pub hash: gix::hash::Kind,
     /// Not yet checked.
     origin: Option<Vec<u8>>,
+    /// The same.
+    fetches: Vec<Vec<u8>>,
+}
+
+/// What `git fetch` brings in a clone of all branches.
+pub(super) const FETCHES_ALL: &[u8] = b"+refs/heads/*:refs/remotes/origin/*";
+
+/// What `git fetch` brings, as a refspec: what the archive says if that is one branch or tag, under the name that
+/// a clone of it alone has for it; else all branches. Nothing besides HEAD, if the archive says so and its history
+/// has an end: git clones a detached HEAD so.
+pub(super) fn fetches(said: &Said, is_shallow: bool) -> Option<Vec<u8>> {
+    match &said.fetches[..] {
+        [] if is_shallow => None,
+        [one] if is_one_ref(one) => Some(one.clone()),
+        _ => Some(FETCHES_ALL.into()),
+    }
+}
+
+fn is_one_ref(refspec: &[u8]) -> bool {
+    let sides = refspec.strip_prefix(b"+").unwrap_or_default();
+    let Some((theirs, ours)) = sides.split_once_str(":") else {
+        return false;
+    };
+    let branch = |name: &[u8], prefix: &[u8]| name.strip_prefix(prefix).map(<[u8]>::to_vec);
+    let is_same = match theirs.starts_with(b"refs/tags/") {
+        true => theirs == ours,
+        false => branch(theirs, b"refs/heads/")
+            .is_some_and(|short| branch(ours, b"refs/remotes/origin/") == Some(short)),
+    };
+    is_same && is_ref_name(theirs)
 }
 
 /// Reads an archive's configuration. A repository that needs an extension of git's other than the
@@ -40,9 +71,11 @@ pub fn read(text: &[u8]) -> Result<Said, RestoreError> {
         }
     }
     let origins = config.strings("remote.origin.url").unwrap_or_default();
+    let fetches = config.strings("remote.origin.fetch").unwrap_or_default();
     match &origins[..] {
         [] | [_] => Ok(Said {
             hash,
+            fetches: Vec::from_iter(fetches.iter().map(|fetch| fetch.to_vec())),
             origin: origins.first().map(|url| url.to_vec()),
         }),
         _ => Err(refused("its origin has several addresses".into())),
@@ -128,6 +161,43 @@ mod tests {
     }
 
     #[test]
+    fn one_branch_or_tag_is_fetched_under_the_name_that_a_clone_has_for_it() {
+        let of = |lines: &[&str], is_shallow| {
+            let lines = lines.iter().map(|line| format!("\tfetch = {line}\n"));
+            let text = format!("[remote \"origin\"]\n{}", String::from_iter(lines));
+            let refspec = fetches(&said(&text).unwrap(), is_shallow)?;
+            Some(String::from_utf8(refspec).unwrap())
+        };
+        let all = String::from_utf8(FETCHES_ALL.to_vec()).unwrap();
+        let (branch, tag) = (
+            "+refs/heads/a/b:refs/remotes/origin/a/b",
+            "+refs/tags/v1:refs/tags/v1",
+        );
+        for is_shallow in [true, false] {
+            for one in [branch, tag, &all] {
+                assert_eq!(of(&[one], is_shallow).as_deref(), Some(one));
+            }
+            for other in [
+                "refs/heads/a:refs/remotes/origin/a",
+                "+refs/heads/a:refs/remotes/origin/b",
+                "+refs/heads/a:refs/heads/a",
+                "+refs/heads/*:refs/heads/*",
+                "+refs/tags/v1:refs/tags/v2",
+                "+refs/tags/*:refs/tags/*",
+                "+refs/heads/a..b:refs/remotes/origin/a..b",
+                "+refs/heads/:refs/remotes/origin/",
+                "+HEAD:HEAD",
+                "",
+            ] {
+                assert_eq!(of(&[other], is_shallow), Some(all.clone()), "{other}");
+            }
+            assert_eq!(of(&[branch, tag], is_shallow), Some(all.clone()));
+        }
+        assert_eq!(of(&[], true), None);
+        assert_eq!(of(&[], false), Some(all));
+    }
+
+    #[test]
     fn only_origin_and_kind_of_ids_are_taken() {
         let text = "[core]\n\trepositoryformatversion = 1\n\tcheckStat = minimal\n\
             [extensions]\n\tobjectFormat = sha256\n[remote \"origin\"]\n\
@@ -160,7 +230,15 @@ mod tests {
         let choose = |url: &[u8]| {
             let origin = Some(url.to_vec());
             let hash = gix::hash::Kind::Sha1;
-            choose("host/path", &Said { hash, origin }).is_ok()
+            choose(
+                "host/path",
+                &Said {
+                    hash,
+                    origin,
+                    fetches: Vec::new(),
+                },
+            )
+            .is_ok()
         };
         for good in [
             &b"https://example.org/a b/\xc3\xa4.git"[..],

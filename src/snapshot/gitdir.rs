@@ -4,12 +4,16 @@
 
 use gix::bstr::{BStr, BString, ByteSlice, ByteVec};
 
+use super::checkout::Shows;
 use super::view::View;
-use crate::refs::Head;
+use crate::refs::{Head, Ref};
 use crate::tree::dates::GIT_DATE_S;
 use crate::tree::tar::{self, Kind};
 
-/// What the archive begins with, as tar bytes: directories, HEAD, the configuration.
+const REMOTE: &[u8] = b"refs/remotes/origin/";
+
+/// What the archive begins with, as tar bytes: directories, HEAD, the configuration, and where the history
+/// ends, if that is one commit: git says so of one without parents, too.
 pub(crate) fn head_tar(view: &View, origin_url: &str) -> Vec<u8> {
     let mut out = Vec::new();
     let directories = [
@@ -31,6 +35,9 @@ pub(crate) fn head_tar(view: &View, origin_url: &str) -> Vec<u8> {
     let mut file = |name: &[u8], data: &[u8]| push_file(&mut out, name, data);
     file(b"HEAD", &head_file(&view.checkout.head));
     file(b"config", &config(view, origin_url));
+    if let Some(tip) = view.checkout.tip() {
+        file(b"shallow", format!("{tip}\n").as_bytes());
+    }
     file(
         b"description",
         b"Unnamed repository; edit this file 'description' to name the repository.\n",
@@ -53,10 +60,53 @@ pub(crate) fn refs_tar(view: &View) -> Vec<u8> {
         let target = [b"ref: refs/remotes/origin/", branch.as_slice(), b"\n"].concat();
         file(b"refs/remotes/origin/HEAD", &target);
     }
-    if !view.refs.refs.is_empty() {
-        file(b"packed-refs", &packed_refs(view));
+    match &view.checkout.shows {
+        Shows::All if view.refs.refs.is_empty() => {}
+        Shows::All => file(b"packed-refs", &packed_refs(view)),
+        Shows::Tip { branch, .. } => {
+            for (short, commit) in branch.iter().zip(view.checkout.commit) {
+                let name = [REMOTE, short].concat();
+                file(&name, format!("{commit}\n").as_bytes());
+            }
+        }
     }
     out
+}
+
+/// The tags of a history that is one commit, as tar bytes: those of objects that are there, as far as tags
+/// are shown at all.
+pub(crate) fn tags_tar(view: &View, is_there: impl Fn(&Ref) -> bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    if let Shows::Tip { tags: true, .. } = view.checkout.shows {
+        let mut packed = packed_head();
+        let none_bytes = packed.len();
+        for tag in tags(view).filter(|tag| is_there(tag)) {
+            push_packed(&mut packed, &tag.target, (b"", &tag.name), tag.peeled);
+        }
+        if packed.len() > none_bytes {
+            push_file(&mut out, b"packed-refs", &packed);
+        }
+    }
+    out
+}
+
+/// The annotated tags, as far as tags are shown, in the format of `packed-refs`: whoever packs a commit takes
+/// along those of what it packs.
+pub(crate) fn annotated_tags(view: &View) -> Vec<u8> {
+    let mut packed = packed_head();
+    let shows = matches!(view.checkout.shows, Shows::Tip { tags: true, .. });
+    for tag in tags(view)
+        .filter(|_| shows)
+        .filter(|tag| tag.peeled.is_some())
+    {
+        push_packed(&mut packed, &tag.target, (b"", &tag.name), tag.peeled);
+    }
+    packed
+}
+
+fn tags(view: &View) -> impl Iterator<Item = &Ref> {
+    let all = view.refs.refs.iter();
+    all.filter(|one| one.name.starts_with(b"refs/tags/"))
 }
 
 fn push_file(out: &mut Vec<u8>, name: &[u8], data: &[u8]) {
@@ -85,7 +135,12 @@ fn config(view: &View, origin_url: &str) -> BString {
     }
     out.push_str("[remote \"origin\"]\n\turl = ");
     out.push_str(quoted(origin_url.as_bytes().as_bstr()));
-    out.push_str("\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n");
+    out.push_str("\n");
+    if let Some(fetches) = &view.checkout.fetches {
+        out.push_str("\tfetch = ");
+        out.push_str(value(fetches.as_bstr()));
+        out.push_str("\n");
+    }
     if let Some(branch) = &view.checkout.tracking {
         out.push_str("[branch ");
         out.push_str(quoted(branch.as_bstr()));
@@ -95,6 +150,14 @@ fn config(view: &View, origin_url: &str) -> BString {
         out.push_str("\n");
     }
     out
+}
+
+/// A value, in quotes where it could be taken for something else without.
+fn value(value: &BStr) -> BString {
+    match value.find_byteset(b"#;\"\\") {
+        Some(_) => quoted(value),
+        None => value.into(),
+    }
 }
 
 /// A value or subsection in double quotes (git-config, "Syntax").
@@ -115,32 +178,37 @@ fn quoted(value: &BStr) -> BString {
 fn packed_refs(view: &View) -> Vec<u8> {
     // Pinning has seen to that, whatever the mirror's own file has.
     debug_assert!(view.refs.fully_peeled);
-    let mut out = b"# pack-refs with: peeled fully-peeled sorted \n".to_vec();
-    let mut line = |id: &gix::oid, prefix: &[u8], name: &[u8], to: Option<gix::ObjectId>| {
-        // Writing to a Vec cannot fail.
-        let _ = id.write_hex_to(&mut out);
-        out.push(b' ');
-        out.extend_from_slice(prefix);
-        out.extend_from_slice(name);
-        out.push(b'\n');
-        if let Some(to) = to {
-            out.push(b'^');
-            let _ = to.write_hex_to(&mut out);
-            out.push(b'\n');
-        }
-    };
+    let mut out = packed_head();
     for r in view.refs.refs.iter() {
         if let Some(branch) = r.name.strip_prefix(b"refs/heads/") {
-            line(&r.target, b"refs/remotes/origin/", branch, None);
+            push_packed(&mut out, &r.target, (REMOTE, branch), None);
         }
     }
-    for r in view
-        .refs
-        .refs
-        .iter()
-        .filter(|r| r.name.starts_with(b"refs/tags/"))
-    {
-        line(&r.target, b"", &r.name, r.peeled);
+    for r in tags(view) {
+        push_packed(&mut out, &r.target, (b"", &r.name), r.peeled);
     }
     out
+}
+
+fn packed_head() -> Vec<u8> {
+    b"# pack-refs with: peeled fully-peeled sorted \n".to_vec()
+}
+
+fn push_packed(
+    out: &mut Vec<u8>,
+    id: &gix::oid,
+    (prefix, name): (&[u8], &[u8]),
+    to: Option<gix::ObjectId>,
+) {
+    // Writing to a Vec cannot fail.
+    let _ = id.write_hex_to(&mut *out);
+    out.push(b' ');
+    out.extend_from_slice(prefix);
+    out.extend_from_slice(name);
+    out.push(b'\n');
+    if let Some(to) = to {
+        out.push(b'^');
+        let _ = to.write_hex_to(&mut *out);
+        out.push(b'\n');
+    }
 }

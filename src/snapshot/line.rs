@@ -32,14 +32,18 @@ enum Place {
     Tar(Vec<u8>),
     /// A range of a linked file whose checksums are being made.
     Raw {
-        file: u32,
+        file: Numbered,
         offset: u64,
         len: u64,
         pending: Pending<std::io::Result<Vec<u32>>>,
         path: PathBuf,
     },
     /// A linked file whose checksums an earlier snapshot has.
-    Summed { file: u32, len: u64, sums: Vec<u32> },
+    Summed {
+        file: Numbered,
+        len: u64,
+        sums: Vec<u32>,
+    },
     /// The jobs of this large directory begin.
     Begins(usize),
     /// All jobs below this large directory, which an earlier snapshot has under the other number.
@@ -50,6 +54,13 @@ enum Place {
     Waiting(Batch),
     /// A job at work.
     Running(Pending<Result<Outcome, JobError>>),
+}
+
+/// The numbers of a linked file: in the archive's layout, and among those that are checked.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Numbered {
+    pub file: u32,
+    pub checked: u32,
 }
 
 /// The line: what was started and has not left yet, in order.
@@ -166,14 +177,14 @@ impl<'a> Line<'a> {
                     path,
                     source,
                 })?;
-                self.work.wait_checked(file, offset + len)?;
+                self.work.wait_checked(file.checked, offset + len)?;
                 let fanout = self.work.output.fanout;
-                Ok(fanout.push_raw(file, offset, len, &checksums)?)
+                Ok(fanout.push_raw(file.file, offset, len, &checksums)?)
             }
             Place::Summed { file, len, sums } => {
-                self.work.wait_checked(file, len)?;
+                self.work.wait_checked(file.checked, len)?;
                 let fanout = self.work.output.fanout;
-                Ok(fanout.push_raw(file, 0, len, &sums)?)
+                Ok(fanout.push_raw(file.file, 0, len, &sums)?)
             }
             Place::Begins(large) => {
                 let first = self.outline.jobs.len() as u32;
@@ -299,7 +310,7 @@ impl<'a> Line<'a> {
         &mut self,
         directory: &Path,
         linked: &Linked,
-        file: u32,
+        file: Numbered,
     ) -> Result<(), BuildError> {
         let path = directory.join(&linked.path);
         let opened = File::open(&path).map_err(|source| BuildError::Io {
@@ -339,7 +350,7 @@ impl<'a> Line<'a> {
     /// Has the encoders sum the frames of a linked file.
     fn sum(
         &mut self,
-        file: u32,
+        file: Numbered,
         bytes: u64,
         opened: &Arc<File>,
         path: &Path,

@@ -55,6 +55,8 @@ pub enum BuildError {
     Abandoned(#[from] Abandoned),
     #[error(transparent)]
     Closed(#[from] Closed),
+    #[error("a pack of its own cannot be made: {0}")]
+    Pack(#[source] Detail),
     /// They were sound when they were looked at: what is known to be sound is to be looked at again.
     #[error("frames of the previous snapshot cannot be read: {0}")]
     Frames(#[source] std::io::Error),

@@ -2,7 +2,8 @@
 //! leaves the heavy work to the encoders.
 //!
 //! Order: the small `.git` files (they leave at once), packs as raw runs, the worktree, and
-//! `.git/index` last, when all sizes are known.
+//! `.git/index` last, when all sizes are known. A pack that is made for the snapshot comes behind these, and
+//! behind it the tags of what it has.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -10,13 +11,15 @@ use std::sync::{Arc, Mutex, OnceLock};
 use gix::ObjectId;
 use gix::objs::FindExt;
 use gix::odb::Header;
+use gix::odb::pack::index;
 use sha2::{Digest, Sha256};
 
 use super::budget::Budget;
 use super::commit;
+use super::gitdir;
 use super::index::CHUNK_FORMAT;
 use super::job::EncoderState;
-use super::line::Line;
+use super::line::{Line, Numbered};
 use super::output::{BuildError, Output, Spool};
 use super::reuse::Reuse;
 use super::ring::{Ring, Size};
@@ -36,10 +39,13 @@ use crate::limits::{
     SMALL_BUILD_LINKED_BYTES, SMALL_BUILD_NICE, SMALL_BUILD_STEPS, TREE_BYTES_MAX,
 };
 use crate::manifest::outline::Outline;
+use crate::manifest::record::Linked;
+use crate::refs::Ref;
 use crate::tree::batch::describe_format;
 use crate::tree::dates::GIT_DATE_S;
 use crate::tree::decoder::Packs;
 use crate::tree::iconv::Identity;
+use crate::tree::map::MappedFile;
 use crate::tree::tar;
 
 /// Version of how the worktree and the index are cut into frames.
@@ -63,6 +69,26 @@ pub struct Input {
     pub budget: Arc<Budget>,
     /// What need not be checked again.
     pub verified: Verified,
+}
+
+/// Where an archive has its history from.
+pub enum History<'a> {
+    /// The view's, which are the first files that it links.
+    Views,
+    /// What is made of them meanwhile; the function waits for it.
+    Made(Box<dyn FnOnce() -> Result<MadePacks, BuildError> + 'a>),
+}
+
+/// Packs that an archive has instead of the view's.
+pub struct MadePacks {
+    /// Where they are.
+    pub directory: PathBuf,
+    /// With their companions, in the order they are archived.
+    pub files: Vec<Linked>,
+    /// The number of the first one in the archive's layout.
+    pub first_number: u32,
+    /// Whether they have what the archive shows, and nothing else.
+    pub is_exact: bool,
 }
 
 /// The beginning of the archive, which needs nothing of the entry: what is known before the
@@ -101,10 +127,7 @@ impl Head {
         }
         Ok(Head {
             tree,
-            tars: [
-                super::gitdir::head_tar(view, origin_url),
-                super::gitdir::refs_tar(view),
-            ],
+            tars: [gitdir::head_tar(view, origin_url), gitdir::refs_tar(view)],
             sent: 0,
         })
     }
@@ -213,6 +236,7 @@ pub fn produce<'a>(
     fanout: &'a Fanout,
     spool: &'a dyn Spool,
     ring: &'a Ring<EncoderState>,
+    history: History<'a>,
     enter: impl FnOnce(Size) -> Result<Turn, Closed>,
     let_go: impl FnOnce() + 'a,
 ) -> Result<Produced, BuildError> {
@@ -256,8 +280,8 @@ pub fn produce<'a>(
     let checking = (verifying.gate(), verifying.progress());
     let work = Work::new(output, lane, checking, source);
     let mut line = Line::new(work, outline);
-    for (number, linked) in view.packs.iter().enumerate() {
-        line.linked(&directory, linked, number as u32)?;
+    if matches!(history, History::Views) {
+        linked(&mut line, &directory, &view.packs, 0)?;
     }
     if let (Some(tree), Some(surveyed)) = (tree, surveyed) {
         let surveyed = line.work.wait(surveyed)??;
@@ -265,7 +289,19 @@ pub fn produce<'a>(
     }
     line.drain(0)?;
     line.work.wait_all_checked()?;
-    let mut end = Vec::new();
+    let mut end = match history {
+        History::Views => tags_at_tip(&view),
+        History::Made(wait) => {
+            let made = line.work.output.rest(wait)??;
+            let verifying = verified.start(&made.directory, &made.files, view.hash, nice)?;
+            line.work.check((verifying.gate(), verifying.progress()));
+            let (directory, first) = (&made.directory, made.first_number);
+            linked(&mut line, directory, &made.files, first)?;
+            line.drain(0)?;
+            line.work.wait_all_checked()?;
+            tags_of(&view, &made)?
+        }
+    };
     tar::push_end(&mut end);
     line.work.output.frames(&end)?;
     Ok(Produced {
@@ -273,6 +309,55 @@ pub fn produce<'a>(
         jobs_encoded: line.encoded,
         turn: line.work.output.turn,
     })
+}
+
+/// Packs and their companions, whose numbers in the layout begin with `first`.
+fn linked(
+    line: &mut Line<'_>,
+    directory: &Path,
+    files: &[Linked],
+    first: u32,
+) -> Result<(), BuildError> {
+    for (checked, linked) in (0..).zip(files) {
+        let file = first + checked;
+        line.linked(directory, linked, Numbered { file, checked })?;
+    }
+    Ok(())
+}
+
+/// The tags of the one commit that is all of the history; nothing where there is more of it.
+fn tags_at_tip(view: &View) -> Vec<u8> {
+    let tip = view.checkout.tip();
+    let is_there = |tag: &Ref| Some(tag.peeled.unwrap_or(tag.target)) == tip;
+    gitdir::tags_tar(view, is_there)
+}
+
+/// The tags of what the packs have.
+fn tags_of(view: &View, made: &MadePacks) -> Result<Vec<u8>, BuildError> {
+    if !made.is_exact {
+        return Ok(tags_at_tip(view));
+    }
+    let is_index = |file: &&Linked| file.path.ends_with(".idx");
+    let paths = made
+        .files
+        .iter()
+        .filter(is_index)
+        .map(|file| made.directory.join(&file.path));
+    let open = |path: PathBuf| {
+        let mapped = MappedFile::open(&path);
+        let index = mapped.and_then(|mapped| {
+            let index = index::File::from_data(mapped, path.clone(), view.hash);
+            index.map_err(|e| std::io::Error::other(Detail::of(&e)))
+        });
+        index.map_err(|source| BuildError::Io {
+            op: "read",
+            path,
+            source,
+        })
+    };
+    let indices = paths.map(open).collect::<Result<Vec<_>, _>>()?;
+    let has = |id: &gix::oid| indices.iter().any(|index| index.lookup(id).is_some());
+    Ok(gitdir::tags_tar(view, |tag| has(&tag.target)))
 }
 
 /// The worktree and its index, once its tree was surveyed; `None` if that was more than a small build

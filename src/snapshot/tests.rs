@@ -15,7 +15,7 @@ use gix::bstr::ByteSlice;
 use super::budget::Budget;
 use super::job::EncoderState;
 use super::output::{BuildError, Spool};
-use super::produce::{self, Head, Input};
+use super::produce::{self, Head, History, Input};
 use super::reuse::{Base, Reuse};
 use super::reverse::make_reverse_index;
 use super::ring::Ring;
@@ -286,7 +286,7 @@ fn produce_on(
     let opened = produce::open(input, head).unwrap();
     let (turns, name) = (Turns::new(threads), Arc::from("host/path"));
     let enter = |size| turns.enter(&name, size, &fanout);
-    let produced = produce::produce(opened, &fanout, &spool, &ring, enter, || ())?;
+    let produced = produce::produce(opened, &fanout, &spool, &ring, History::Views, enter, || ())?;
     fanout.finish();
     let spool = spool.bytes.into_inner().unwrap();
     fs::write(dir.path().join(&spool_name), &spool).unwrap();

@@ -102,6 +102,11 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
+    /// From here on other packs are checked.
+    pub(super) fn check(&mut self, (checking, checked): (Arc<Gate>, Arc<Progress>)) {
+        (self.checking, self.checked) = (checking, checked);
+    }
+
     /// Waits until all packs were checked.
     pub(super) fn wait_all_checked(&mut self) -> Result<(), BuildError> {
         self.output.fanout.tell();

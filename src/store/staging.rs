@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::files::{At, LINK, StoreError, create_dirs, delete_or_warn, exists, sync};
+use super::files::{At, LINK, StoreError, create_dirs, delete, delete_or_warn, exists, sync};
 use crate::io::fs::{Fs, Os, WriteAt};
 use crate::limits::META_BYTES_MAX;
 use crate::manifest::id::EntryId;
@@ -17,6 +17,9 @@ use crate::manifest::outline::OUTLINE_NAME;
 pub(super) const BUILDING: &str = ".building-";
 /// Begins the name of an entry on its way out.
 pub(super) const REMOVING: &str = ".removing-";
+
+/// Where in an entry in the making stands what it only borrows.
+const BORROWED: &str = "borrowed";
 
 /// Whether a rename in `snapshots/` was undone and that may not be on disk yet. Of renames that
 /// were not synced a power cut may keep any: after two pairs of away and back, the entry could be
@@ -139,9 +142,40 @@ impl<F: Fs> Staging<F> {
         Ok(())
     }
 
+    /// Has the file `source` at `relative` below [`Staging::borrowed`], by a hard link that is gone when the
+    /// entry is published.
+    pub fn borrow(&mut self, source: &Path, relative: &str) -> Result<(), StoreError> {
+        let target = self.borrowed().join(relative);
+        if let Some(parent) = target.parent() {
+            create_dirs(&self.fs, parent)?;
+        }
+        self.fs.link(source, &target).at(LINK, source)
+    }
+
+    /// The directory of what the entry borrows while it is made.
+    pub fn borrowed(&self) -> PathBuf {
+        self.dir.join(BORROWED)
+    }
+
+    /// Takes note of a file of the entry's own that others have made in its directory.
+    pub fn add_own(&mut self, relative: &str) {
+        let path = self.dir.join(relative);
+        if !self.own.contains(&path) {
+            self.own.push(path);
+        }
+    }
+
     /// How many files are linked.
     pub fn links(&self) -> usize {
         self.links.len()
+    }
+
+    fn give_back(&self) -> Result<(), StoreError> {
+        let borrowed = self.borrowed();
+        match exists(&self.fs, &borrowed)? {
+            true => delete(&self.fs, &borrowed),
+            false => Ok(()),
+        }
     }
 
     /// Adds the entry's outline, which is nothing that it cannot be without. After an error it can be tried
@@ -179,6 +213,7 @@ impl<F: Fs> Staging<F> {
                 bytes: meta.len(),
             });
         }
+        self.give_back()?;
         let path = self.dir.join(META_NAME);
         if !exists(&self.fs, &path)? {
             self.write_new(&path, meta)?;

@@ -6,6 +6,7 @@ mod support;
 
 mod annex;
 mod cases;
+mod tips;
 mod wants;
 
 use std::fs;

@@ -73,7 +73,7 @@ impl Source {
         git::text(&self.work, &["rev-parse", what])
     }
 
-    fn start(&self) -> Server {
+    pub fn start(&self) -> Server {
         let settings = self.lab.settings();
         settings.with(&["--follow", "refs/pull/*/head"]).start()
     }
@@ -95,24 +95,29 @@ impl Source {
     /// Whether what the server gives for `query`, as a miss and as a hit, is that.
     pub fn expect(&self, server: &Server, query: &str, options: &[&str], then: &[&[&str]]) {
         let expected = self.cloned("expected", options, then);
+        self.expect_as(server, query, &expected);
+        remove(&expected);
+    }
+
+    /// Whether it is as what stands at `expected`.
+    pub fn expect_as(&self, server: &Server, query: &str, expected: &Path) {
         let name = format!("up?{query}");
         let target = wanted(query);
         let miss = self.lab.scratch("miss.tar.zst");
         let head = lab::download(server.address(), &target, &miss);
-        let commit = git::text(&expected, &["rev-parse", "HEAD"]);
+        let commit = git::text(expected, &["rev-parse", "HEAD"]);
         assert_eq!(
             head.get("x-cachew-snapshot-commit"),
             Some(&*commit),
             "{name}"
         );
         assert_eq!(head.get("x-cachew-bundle-url"), None, "{name}");
-        expect_same(&expected, &miss, &self.lab.scratch("unpacked"), &name);
+        expect_same(expected, &miss, &self.lab.scratch("unpacked"), &name);
         let hit = hit(server, &target, &self.lab.scratch("hit.tar.zst"));
         assert!(
             fs::read(&miss).unwrap() == fs::read(&hit).unwrap(),
             "{name}"
         );
-        remove(&expected);
     }
 }
 

@@ -22,5 +22,6 @@ mod remade;
 mod staging;
 mod streams;
 mod submodules;
+mod tips;
 mod wanted;
 mod wants;

@@ -1,4 +1,4 @@
-//! What the query of a snapshot's URL names: a branch, tag or ref, and a commit.
+//! What the query of a snapshot's URL names: a branch, tag or ref, a commit, and how much of its history.
 //!
 //! A value is percent-decoded once; `+` is a `+`. The path of a URL takes no escapes
 //! ([`super::route`]).
@@ -6,11 +6,11 @@
 use gix::bstr::BString;
 
 use super::Reject;
-use crate::manifest::want::{Named, full_id};
+use crate::manifest::want::{Named, Shape, full_id};
 
 const KEYS: Reject = Reject::new(
     400,
-    "unknown key in the query; a snapshot takes ref=NAME and commit=FULL-ID",
+    "unknown key in the query; a snapshot takes ref=NAME, commit=FULL-ID and depth=1",
 );
 const TWICE: Reject = Reject::new(400, "a key of the query is there twice; name it once");
 const ESCAPE: Reject = Reject::new(
@@ -25,10 +25,14 @@ const COMMIT: Reject = Reject::new(
     400,
     "commit= takes all 40 or 64 hex digits of a commit's id",
 );
+const DEPTH: Reject = Reject::new(
+    400,
+    "depth= takes 1; without it the snapshot has all of the history",
+);
 
 /// Reads a query. Without one nothing is allocated.
 pub(super) fn snapshot_query(query: &str) -> Result<Named, Reject> {
-    let (mut name, mut commit) = (None, None);
+    let (mut name, mut commit, mut shape) = (None, None, None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let is_first = match key {
@@ -37,13 +41,16 @@ pub(super) fn snapshot_query(query: &str) -> Result<Named, Reject> {
                 let id = full_id(&decoded(value)?).ok_or(COMMIT)?;
                 commit.replace(id).is_none()
             }
+            "depth" if decoded(value)? == "1" => shape.replace(Shape::Tip).is_none(),
+            "depth" => return Err(DEPTH),
             _ => return Err(KEYS),
         };
         if !is_first {
             return Err(TWICE);
         }
     }
-    Named::new(name, commit).ok_or(NAME)
+    let named = Named::new(name, commit).ok_or(NAME)?;
+    Ok(named.shaped(shape.unwrap_or_default()))
 }
 
 /// A target is bounded, and so is what its query gives.
@@ -87,6 +94,10 @@ mod tests {
             let asked = Named::new(Some(name.into()), None);
             assert_eq!(snapshot_query(query), Ok(asked.unwrap()), "{query}");
         }
+        let tip = |named: Named| named.shaped(Shape::Tip);
+        assert_eq!(snapshot_query("depth=1"), Ok(tip(Named::default())));
+        let both = tip(Named::new(Some("a".into()), None).unwrap());
+        assert_eq!(snapshot_query("depth=1&ref=a"), Ok(both));
         for query in ["", "&", "&&"] {
             assert_eq!(snapshot_query(query), Ok(Named::default()), "{query}");
         }
@@ -122,6 +133,14 @@ mod tests {
             (&format!("commit={ID}0"), COMMIT),
             ("commit=", COMMIT),
             ("commit=HEAD", COMMIT),
+            ("depth", DEPTH),
+            ("depth=", DEPTH),
+            ("depth=0", DEPTH),
+            ("depth=2", DEPTH),
+            ("depth=01", DEPTH),
+            ("depth=1x", DEPTH),
+            ("Depth=1", KEYS),
+            ("depth=1&depth=1", TWICE),
             (&format!("commit=+{}", &ID[1..]), COMMIT),
         ];
         for (query, reject) in rows {

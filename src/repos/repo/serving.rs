@@ -11,7 +11,7 @@ use super::permit::Permit;
 use super::{RefsEpoch, Repo, State};
 use crate::archive::place::Archive;
 use crate::limits::{PREBUILD_ASKED_MS, WANTS_BUILDING_MAX};
-use crate::manifest::want::{CommitId, Named, Want};
+use crate::manifest::want::{CommitId, Named, Shape, Want};
 use crate::repos::builds::{NotBuilt, Ticket};
 use crate::repos::error::StartError;
 use crate::repos::served::Snapshot;
@@ -286,9 +286,11 @@ impl Repo {
     /// Gives those that nobody has wanted lately.
     pub(crate) fn set_outdated(&self) -> Vec<Arc<Archive>> {
         let mut state = self.lock();
-        let all = state.wants.all_mut();
-        all.for_each(|served| served.snapshot.set_outdated());
-        state.wants.take_others(|_, served| !served.is_in_use())
+        state.wants.set_packs_outdated();
+        let has_packs = |want: &Want| want.shape() == Shape::Full;
+        state
+            .wants
+            .take_others(|want, served| has_packs(want) && !served.is_in_use())
     }
 
     /// All that is served.
@@ -308,9 +310,16 @@ impl Repo {
         &self,
         want: &Want,
         shown_now: Option<&[u8; 32]>,
+        epoch: RefsEpoch,
     ) -> Option<Arc<Archive>> {
         let mut state = self.lock();
+        let expired = state.expired;
         state.wants.change(want, |served| {
+            if let Some(now) = shown_now.filter(|_| want.shape() == Shape::Tip)
+                && served.snapshot.renew(now, epoch, expired).is_some()
+            {
+                return None;
+            }
             let shown = served.snapshot.archive().map(|archive| archive.shown);
             match shown_now {
                 None => served.snapshot.take(),
@@ -322,6 +331,20 @@ impl Repo {
                 }
             }
         })
+    }
+
+    /// The archive of a want, if it shows this, which is what there was in this epoch: then it is as new, and
+    /// nothing has to be built.
+    pub(crate) fn renew(
+        &self,
+        want: &Want,
+        shown_now: &[u8; 32],
+        epoch: RefsEpoch,
+    ) -> Option<Arc<Archive>> {
+        let mut state = self.lock();
+        let expired = state.expired;
+        let renew = |served: &mut Served| served.snapshot.renew(shown_now, epoch, expired);
+        state.wants.change(want, renew)
     }
 
     /// Notes of which refs that is.

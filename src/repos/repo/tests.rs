@@ -36,15 +36,15 @@ fn what_moves_during_a_build_is_built_after_it() {
 #[test]
 fn refs_that_moved_unseen_are_built_once() {
     let repo = repo();
-    repo.compare_shown(&Want::default(), Some(&[1; 32]));
+    repo.compare_shown(&Want::default(), Some(&[1; 32]), repo.epoch());
     repo.publish(archive(10), repo.epoch());
     assert!(repo.rebuild().is_none(), "there was nothing to compare");
-    repo.compare_shown(&Want::default(), Some(&[0; 32]));
+    repo.compare_shown(&Want::default(), Some(&[0; 32]), repo.epoch());
     assert!(repo.rebuild().is_none(), "they are the same");
-    repo.compare_shown(&Want::default(), Some(&[1; 32]));
+    repo.compare_shown(&Want::default(), Some(&[1; 32]), repo.epoch());
     let permit = repo.rebuild().unwrap();
     // The build has seen these already.
-    repo.compare_shown(&Want::default(), Some(&[1; 32]));
+    repo.compare_shown(&Want::default(), Some(&[1; 32]), repo.epoch());
     repo.publish(archive(11), repo.epoch());
     drop(permit);
     assert!(repo.rebuild().is_none(), "built twice");
@@ -84,7 +84,7 @@ fn who_wants_what_is_young_gets_nothing_that_is_old() {
     drop(permit);
     assert!(matches!(since(3), Found::Hit(_)));
     // Refs that moved unseen are of no known age.
-    repo.compare_shown(&Want::default(), Some(&[7; 32]));
+    repo.compare_shown(&Want::default(), Some(&[7; 32]), repo.epoch());
     assert!(matches!(since(3), Found::Vacant(_)));
 }
 
@@ -171,14 +171,14 @@ fn a_build_that_readers_hold_up_is_not_the_only_one() {
 fn side() -> (Named, Arc<Want>) {
     let named = Named::new(Some("side".into()), None).unwrap();
     let full = "refs/heads/side".into();
-    let want = named.want(Some(full), Shape::Full).unwrap();
+    let want = named.want(Some(full)).unwrap();
     (named, Arc::new(want))
 }
 
 fn at(digit: char) -> (Named, Arc<Want>) {
     let id = gix::ObjectId::from_hex(digit.to_string().repeat(40).as_bytes()).unwrap();
     let named = Named::new(None, Some(id)).unwrap();
-    let want = named.want(None, Shape::Full).unwrap();
+    let want = named.want(None).unwrap();
     (named, Arc::new(want))
 }
 
@@ -231,7 +231,7 @@ fn a_ref_that_moved_is_built_when_it_is_asked_for() {
     repo.set_moved();
     assert_eq!(repo.rebuild_others(&[]).len(), 1, "it is in use");
     // The branch is gone.
-    let gone = repo.compare_shown(&want, None).unwrap();
+    let gone = repo.compare_shown(&want, None, repo.epoch()).unwrap();
     assert!(Arc::ptr_eq(&gone, &new) && repo.archives().is_empty());
 }
 

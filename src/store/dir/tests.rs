@@ -562,7 +562,7 @@ fn an_archive_that_was_replaced_opens_nothing() {
     assert_eq!(&read(&held), SPOOL, "who has it open keeps it");
     let new = found().open_files(&open).unwrap();
     assert_eq!(&read(&new), b"other by byte");
-    let pack = |files: &Files| files.linked[0].clone();
+    let pack = |files: &Files| files.linked(0).unwrap().clone();
     assert!(
         Arc::ptr_eq(&pack(&held), &pack(&new)),
         "the pack is the same"

@@ -11,23 +11,27 @@ const REF: u8 = 1;
 const COMMIT: u8 = 2;
 const BRANCH_AT: u8 = 3;
 const FULL: u8 = 0;
+const TIP: u8 = 1;
 
 impl Wire for Want {
     const BYTES_MIN: usize = u8::BYTES_MIN + u8::BYTES_MIN;
     fn put(&self, out: &mut Vec<u8>) {
-        let Shape::Full = self.shape();
+        let shape = match self.shape() {
+            Shape::Full => FULL,
+            Shape::Tip => TIP,
+        };
         match self.revision() {
-            Revision::Head => out.extend([HEAD, FULL]),
+            Revision::Head => out.extend([HEAD, shape]),
             Revision::Ref(name) => {
-                out.extend([REF, FULL]);
+                out.extend([REF, shape]);
                 name.put(out);
             }
             Revision::Commit(id) => {
-                out.extend([COMMIT, FULL]);
+                out.extend([COMMIT, shape]);
                 id.put(out);
             }
             Revision::BranchAt(name, id) => {
-                out.extend([BRANCH_AT, FULL]);
+                out.extend([BRANCH_AT, shape]);
                 name.put(out);
                 id.put(out);
             }
@@ -37,9 +41,11 @@ impl Wire for Want {
         let offset = input.at;
         let no = |expected| MetaError::Value { offset, expected };
         let (kind, shape) = (u8::take(input)?, u8::take(input)?);
-        if shape != FULL {
-            return Err(no("a shape"));
-        }
+        let shape = match shape {
+            FULL => Shape::Full,
+            TIP => Shape::Tip,
+            _ => return Err(no("a shape")),
+        };
         // Fields are read in the order they stand here.
         let revision = match kind {
             HEAD => Revision::Head,
@@ -48,7 +54,7 @@ impl Wire for Want {
             BRANCH_AT => Revision::BranchAt(BString::take(input)?, ObjectId::take(input)?),
             _ => return Err(no("a kind of want")),
         };
-        Want::new(revision, Shape::Full).ok_or_else(|| no("the full name of a ref"))
+        Want::new(revision, shape).ok_or_else(|| no("the full name of a ref"))
     }
 }
 

@@ -1,0 +1,290 @@
+//! Snapshots of one commit without its history: what their entries hold, when they are built anew, and what is
+//! sent where the disk takes nothing.
+
+use super::faults::may_mount;
+use super::support::client::{Conn, Response};
+use super::support::lab::{self, Lab};
+use super::support::repos::{self, FILE, Importer, Layout};
+use super::support::rng::Rng;
+use super::support::server::Server;
+use super::support::{compare, git, wait};
+use super::{at_once, ensure, finish, hit, new_lab, push_and_fetch, remove, small_lab};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// Nothing but what is asked for.
+const FAR: [&str; 4] = ["--fetch-interval", "720h", "--scrub-interval", "0"];
+const NAME: &str = "small";
+
+fn target(query: &str) -> String {
+    format!("{}?{query}", lab::target(NAME))
+}
+
+fn kept(server: &Server, query: &str) -> Response {
+    server.get(&target(query)).expect(200);
+    wait::until("it is published", || {
+        let answer = server.get(&target(query)).expect(200);
+        answer.head.content_length().map(|_| answer)
+    })
+}
+
+/// Panics unless it unpacks to what git clones without history.
+fn expect_shallow(lab: &Lab, name: &str, snapshot: &[u8]) {
+    let clone = lab.scratch("expected-clone");
+    let unpacked = lab.unpack(snapshot, "unpacked");
+    let (url, path) = (lab.url(name), clone.to_string_lossy().into_owned());
+    git::run(
+        &lab.scratch(""),
+        &["clone", "-q", "--depth", "1", &url, &path],
+    );
+    let differences = compare::differences(&clone, &unpacked, &[".git"]);
+    assert!(differences.is_empty(), "{differences:?}");
+    for question in [
+        &["for-each-ref"][..],
+        &["rev-parse", "HEAD", "--is-shallow-repository"],
+        &["rev-list", "--objects", "HEAD"],
+        &["status", "--porcelain"],
+    ] {
+        let answers = [&clone, &unpacked].map(|dir| git::text(dir, question));
+        assert_eq!(answers[0], answers[1], "{question:?}");
+    }
+    git::run(&unpacked, &["fsck", "--full", "--strict", "--no-dangling"]);
+    remove(&clone);
+    remove(&unpacked);
+}
+
+fn add(lab: &Lab, branch: &str, name: &str) -> String {
+    repos::add_commit(&lab.upstream(NAME), branch, name, name.as_bytes())
+}
+
+/// All files below a directory that are packs or belong to them.
+fn packs(dir: &Path) -> Vec<String> {
+    let files = fs::read_dir(dir.join("objects/pack")).unwrap();
+    let mut names =
+        Vec::from_iter(files.map(|file| file.unwrap().file_name().into_string().unwrap()));
+    names.sort();
+    names
+}
+
+/// What an archive has, in its order.
+fn listing(archive: &Path) -> Vec<String> {
+    let script = "set -o pipefail; zstd -dc \"$0\" | tar -t";
+    let mut command = Command::new("bash");
+    let listed = command.args(["-c", script]).arg(archive).output().unwrap();
+    assert!(listed.status.success(), "{listed:?}");
+    let text = String::from_utf8(listed.stdout).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// The entry has the worktree's frames and the one pack, and no other file of the mirror; it is served as it is
+/// by the next server, too.
+#[test]
+fn a_tip_has_a_pack_of_its_own() {
+    let lab = small_lab();
+    for number in 0..3 {
+        add(&lab, "main", &format!("{number}.txt"));
+    }
+    let server = lab.settings().with(&FAR).start();
+    let answer = kept(&server, "depth=1");
+    let tag = answer.head.etag().to_owned();
+    expect_shallow(&lab, NAME, &answer.body);
+    let entries = lab.entries();
+    assert_eq!(entries.len(), 1);
+    let entry = lab.state().join("snapshots").join(&entries[0]);
+    let own = packs(&entry);
+    assert_eq!(own.len(), 3, "{own:?}");
+    assert!(
+        packs(&lab.mirror(NAME))
+            .iter()
+            .all(|name| !own.contains(name))
+    );
+    let names = fs::read_dir(&entry).unwrap();
+    let mut names = Vec::from_iter(names.map(|name| name.unwrap().file_name()));
+    names.sort();
+    assert_eq!(names, ["frames", "meta", "objects", "outline"]);
+    // Git's own small files first, then what is checked out, then the pack.
+    let file = lab.scratch("listed.tar.zst");
+    fs::write(&file, &answer.body).unwrap();
+    let order = listing(&file);
+    let at = |what: &dyn Fn(&str) -> bool| {
+        let found = order.iter().position(|name| what(name));
+        found.unwrap_or_else(|| panic!("{order:?}"))
+    };
+    let worktree = at(&|name| !name.starts_with(".git"));
+    assert!(at(&|name| name == ".git/shallow") < worktree);
+    assert!(at(&|name| name == ".git/refs/heads/main") < worktree);
+    assert!(worktree < at(&|name| name.ends_with(".pack")));
+    // A full one is built on it, and it on a full one.
+    let encoded = || server.metrics().count("tarpon_jobs_encoded_total", &[]);
+    let before = encoded();
+    hit(&server, NAME);
+    kept(&server, "ref=main&depth=1");
+    assert_eq!(encoded(), before, "what is the same is encoded again");
+    server.stop();
+    let server = lab.settings().with(&FAR).start();
+    let again = server.get(&target("depth=1")).expect(200);
+    assert_eq!(again.head.etag(), tag);
+    assert!(again.body == answer.body);
+    let part = server.fetch(
+        "GET",
+        &target("depth=1"),
+        &[&format!("If-Range: {tag}"), "Range: bytes=100-"],
+    );
+    assert_eq!(part.head.status, 206);
+    assert!(part.body == answer.body[100..]);
+    let same = server.fetch(
+        "GET",
+        &target("depth=1"),
+        &[&format!("If-None-Match: {tag}")],
+    );
+    assert_eq!(same.head.status, 304);
+    let head = server.fetch("HEAD", &target("depth=1"), &[]).expect(200);
+    assert_eq!(head.head.content_length(), Some(answer.body.len() as u64));
+    server.get(&target("depth=2")).expect(400);
+    server.stop();
+    lab.expect_no_orphans();
+}
+
+/// It depends on its own ref and on the tags that it shows, and on nothing else.
+#[test]
+fn a_tip_is_built_anew_when_it_shows_something_else() {
+    let lab = small_lab();
+    let up = lab.upstream(NAME);
+    add(&lab, "main", "one.txt");
+    git::run(&up, &["branch", "side"]);
+    let server = lab.settings().with(&FAR).start();
+    let first = kept(&server, "ref=side&depth=1");
+    wait::until_true("it is counted", || server.builds("complete") == 1);
+    push_and_fetch(&lab, &server, NAME, "main.txt", b"main");
+    git::run(&up, &["tag", "elsewhere", "main"]);
+    ensure(&server, NAME, r#"{"refs":{"refs/tags/elsewhere":""}}"#);
+    let same = server.get(&target("ref=side&depth=1")).expect(200);
+    assert_eq!(same.head.etag(), first.head.etag(), "another ref moved");
+    assert_eq!(server.builds("complete"), 1);
+    git::run(&up, &["tag", "-a", "-m", "x", "here", "side"]);
+    ensure(&server, NAME, r#"{"refs":{"refs/tags/here":""}}"#);
+    let shown = |tag: &str| {
+        let body = server.get(&target("ref=side&depth=1")).expect(200).body;
+        let unpacked = lab.unpack(&body, "shown");
+        let tags = git::text(&unpacked, &["tag"]);
+        remove(&unpacked);
+        tags == tag
+    };
+    wait::until_true("the tag is shown", || shown("here"));
+    let new = add(&lab, "side", "side.txt");
+    ensure(
+        &server,
+        NAME,
+        &format!(r#"{{"refs":{{"refs/heads/side":"{new}"}}}}"#),
+    );
+    wait::until_true("the commit is shown", || {
+        let answer = server.get(&target("ref=side&depth=1")).expect(200);
+        answer.head.get("x-cachew-snapshot-commit") == Some(&*new)
+    });
+    server.stop();
+    lab.expect_no_orphans();
+}
+
+/// Git packs the same objects in another way each time: no part of one build is sent for one of another.
+#[test]
+fn a_tip_that_is_built_again_has_another_tag() {
+    let lab = small_lab();
+    add(&lab, "main", "one.txt");
+    let server = lab.settings().with(&FAR).start();
+    let first = kept(&server, "depth=1");
+    let plain = hit(&server, NAME);
+    server.stop();
+    lab.forget_snapshots();
+    let server = lab.settings().with(&FAR).start();
+    let again = kept(&server, "depth=1");
+    assert_ne!(again.head.etag(), first.head.etag());
+    assert_eq!(hit(&server, NAME).head.etag(), plain.head.etag());
+    let tag = format!("If-Range: {}", first.head.etag());
+    let whole = server.fetch("GET", &target("depth=1"), &[&tag, "Range: bytes=100-"]);
+    assert_eq!(whole.head.status, 200);
+    assert!(whole.body == again.body);
+    server.stop();
+}
+
+/// All who ask meanwhile share one build.
+#[test]
+fn a_tip_is_built_once_for_all() {
+    let lab = small_lab();
+    add(&lab, "main", "one.txt");
+    let server = lab.settings().with(&FAR).start();
+    let bodies = at_once(20, |_| server.get(&target("depth=1")).expect(200).body);
+    assert!(bodies.iter().all(|body| *body == bodies[0]));
+    wait::until_true("it is kept", || server.builds("complete") == 1);
+    expect_shallow(&lab, NAME, &bodies[0]);
+    server.stop();
+    lab.expect_no_orphans();
+}
+
+#[test]
+fn tips_are_served_live_only() {
+    let lab = small_lab();
+    add(&lab, "main", "one.txt");
+    let fault = "spool-enospc-after-bytes=1";
+    let server = lab.settings().with(&FAR).with_fault(fault).start();
+    ensure(&server, NAME, r#"{"refs":{"refs/heads/absent":""}}"#);
+    let bodies = at_once(3, |_| {
+        let mut conn = Conn::open(server.address());
+        conn.request("GET", &target("depth=1"), &[]);
+        let head = conn.read_head("GET").unwrap();
+        assert_eq!(head.status, 200, "{head:?}");
+        finish(&mut conn, Vec::new())
+    });
+    expect_shallow(&lab, NAME, &bodies[0]);
+    assert!(lab.entries().is_empty());
+    server.stop();
+    lab.expect_no_orphans();
+}
+
+/// Where no entry can be made there is no place for a pack either: the mirror's are sent.
+#[test]
+fn tips_are_served_where_no_entry_can_be_made() {
+    let lab = small_lab();
+    add(&lab, "main", "one.txt");
+    let server = lab.settings().with(&FAR).start();
+    let snapshots = lab.state().join("snapshots");
+    fs::rename(&snapshots, lab.scratch("away")).unwrap();
+    fs::write(&snapshots, "").unwrap();
+    let body = server.get(&target("depth=1")).expect(200).body;
+    expect_shallow(&lab, NAME, &body);
+    wait::until_true("the build is counted", || server.builds("live_only") == 1);
+    assert_eq!(server.builds("failed"), 0);
+    server.stop();
+}
+
+/// The disk has room for the mirror, and not for a pack beside it.
+#[test]
+fn tips_are_served_from_a_full_disk() {
+    let lab = new_lab();
+    if !may_mount(&lab) {
+        eprintln!("skipped: no mount namespace for this user");
+        return;
+    }
+    let path = lab.upstream("large");
+    repos::init_bare(&path, "main", "sha1");
+    let mut import = Importer::start(&path, Layout::Packed);
+    for number in 0..2 {
+        import.commit("refs/heads/main", "large");
+        let name = format!("{number}.bin");
+        import.file(FILE, name.as_bytes(), &Rng::new(number).bytes(6 << 20));
+    }
+    import.finish();
+    let script = "mount -t tmpfs -o size=20m tarpon \"$0\" && exec \"$@\"";
+    let mut settings = lab
+        .settings()
+        .with(&["--cache-free-floor", "1M", "--cache-limit", "1G"]);
+    let state = settings.state.to_string_lossy().into_owned();
+    let launcher = ["unshare", "-rm", "sh", "-c", script, &state];
+    settings.launcher = launcher.map(str::to_owned).to_vec();
+    let server = settings.start();
+    let at = format!("{}?depth=1", lab::target("large"));
+    let body = server.get(&at).expect(200).body;
+    expect_shallow(&lab, "large", &body);
+    wait::until_true("the build is counted", || server.builds("live_only") == 1);
+    assert_eq!(server.builds("failed"), 0);
+}
