@@ -1,6 +1,7 @@
 //! Faults that tests inject into a running server through the environment variable
 //! `TARPON_FAULT`: a comma-separated list of `build-fail-after-bytes=N` (the first build fails
-//! once its archive has N bytes), `cold-wait-ms=N` (an answer begins before its archive after so long),
+//! once its archive has N bytes), `cold-retry-ms=N` (a clone that failed behind a single commit is tried again
+//! after so long), `cold-wait-ms=N` (an answer begins before its archive after so long),
 //! `core-panic-at-connection=N` (the core that accepts the server's
 //! Nth connection panics), `encoder-panic-at-job=N` (the first build's Nth job panics),
 //! `live-only-wait-ms=N` (nobody waits longer for the end of a build that is not kept),
@@ -21,8 +22,9 @@ pub const VARIABLE: &str = "TARPON_FAULT";
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{VARIABLE} = {value:?} is not valid because of {fault:?}; allowed: \
-     build-fail-after-bytes=N, cold-wait-ms=N, core-panic-at-connection=N, encoder-panic-at-job=N, \
-     live-only-wait-ms=N, mirror-wait-ms=N, open-files-max=N, order-quiet-ms=N, scattered-at=N, \
+     build-fail-after-bytes=N, cold-retry-ms=N, cold-wait-ms=N, core-panic-at-connection=N, \
+     encoder-panic-at-job=N, live-only-wait-ms=N, mirror-wait-ms=N, open-files-max=N, \
+     order-quiet-ms=N, scattered-at=N, \
      spool-enospc-after-bytes=N, taking-slow-ms=N and upload-slow-ms=N, joined by commas, where N \
      is a whole number"
 )]
@@ -37,6 +39,8 @@ pub struct Faults {
     build_fails_at_bytes: Option<u64>,
     core_panics_at_connection: Option<u64>,
     encoder_panics_at_job: Option<u64>,
+    /// How long it takes until a clone that failed behind a single commit is tried again.
+    pub cold_retry_ms: Option<u64>,
     /// How long an archive's first byte is waited for before an answer begins without it.
     pub cold_wait_ms: Option<u64>,
     /// How long a request waits for the end of a build that is not kept.
@@ -73,6 +77,7 @@ impl Faults {
                 let number = Some(number.parse().ok()?);
                 match name {
                     "build-fail-after-bytes" => faults.build_fails_at_bytes = number,
+                    "cold-retry-ms" => faults.cold_retry_ms = number,
                     "cold-wait-ms" => faults.cold_wait_ms = number,
                     "core-panic-at-connection" => faults.core_panics_at_connection = number,
                     "encoder-panic-at-job" => faults.encoder_panics_at_job = number,

@@ -67,7 +67,9 @@
 //! * A range of an archive that still grows is answered with 206 only to a client that names the
 //!   archive (`If-Range`, `If-Match`), after the range is there; others get all of it.
 //! * The id of an archive is a hash of everything that decides its bytes, so a build that is
-//!   repeated after a crash resumes broken downloads, too (but for one with a pack of an annex).
+//!   repeated after a crash resumes broken downloads, too. Git makes another pack each time, for a single commit or
+//!   of what an annex has: the id of such an archive is another then, and a range of the one before is answered
+//!   with all of it.
 //!
 //! # Wants
 //!
@@ -92,6 +94,10 @@
 //!   it refuses goes with its snapshots. What git packs for such a build can be another pack the next time:
 //!   so its id is, and a download that a crash has broken begins anew.
 //! * A ref that is not followed leads to a commit when it is asked for; what is built is the snapshot of that commit.
+//! * A want without history has a pack that git makes of the mirror's beside the build (`jobs::tip`), behind the
+//!   worktree, whose frames it shares with all others. Where nothing can be kept the mirror's own packs are sent.
+//! * Of a repository without a mirror the one commit is fetched into a repository of its own (`jobs::cold`), from
+//!   which nothing else is served; the clone follows.
 //! * A plain request has no part in all this: what it takes is that it looks at a field.
 //!
 //! # Freshness

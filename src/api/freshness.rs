@@ -8,7 +8,7 @@ use super::core::{Asked, Core};
 use super::headers::names;
 use crate::archive::place::Archive;
 use crate::http::wire::cache_control::CacheControl;
-use crate::manifest::want::Named;
+use crate::manifest::want::{Named, Shape};
 use crate::repos::error::StartError;
 use crate::repos::repo::{Found, Repo};
 
@@ -99,7 +99,7 @@ impl Core {
     pub(super) fn look_at_upstream(&self, repo: &Arc<Repo>) {
         let is_due = repo.looked.take_due(self.config.ref_check_interval);
         // Of what nothing is there the upstream is asked anyway.
-        if is_due && (repo.is_mirrored() || repo.current().is_some()) {
+        if is_due && (repo.is_mirrored() || repo.has_snapshot()) {
             let repo = repo.clone();
             self.plane.spawn(|jobs| jobs.look_soon(repo));
         }
@@ -115,6 +115,10 @@ impl Core {
         let Some(since) = taken.since().filter(|since| !repo.is_fresh_since(*since)) else {
             return Ok(taken);
         };
+        if named.shape() == Shape::Tip && !repo.is_mirrored() {
+            // Whoever finds nothing young enough asks the upstream.
+            return Ok(taken);
+        }
         let wanted = repo.clone();
         let fresh = self.ask(move |jobs| jobs.fresh_for(wanted, since, client));
         match fresh.await {

@@ -12,6 +12,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 
 use super::asker::{Asker, ClientPart};
 use super::builder::{begin, build};
+use super::cold::ColdSource;
 use super::end::End;
 use super::entry::{Keep, SpoolJob, wait_for_room};
 use super::pinned::BeginError;
@@ -39,10 +40,13 @@ impl Jobs {
     /// nobody's part: whoever has it begun brings the one that a clone may take.
     pub(crate) async fn build(self: Rc<Self>, permit: Permit, part: Option<ClientPart>) {
         let (repo, asker) = (permit.repo().clone(), Asker::default());
+        let cold = self.cold_source(&repo, permit.want()).await;
+        let is_cold = cold.is_some();
         let mirrored = tokio::select! {
             biased;
-            mirrored = self.ensure_mirror_with(part, &repo, &asker) => mirrored,
-            () = unwanted(&permit) => return,
+            mirrored = self.ensure_mirror_with(part, &repo, &asker), if !is_cold => mirrored,
+            () = unwanted(&permit), if !is_cold => return,
+            else => Ok(false),
         };
         if let Err(e) = mirrored {
             return permit.refuse(e);
@@ -59,7 +63,7 @@ impl Jobs {
         let thread = std::thread::Builder::new().name("builder".into());
         let spawned = thread.spawn(move || {
             if let Ok(permit) = given.recv() {
-                run(&shop, &plane, permit, &git, stop, done);
+                run(&shop, &plane, permit, (&git, cold), stop, done);
             }
         });
         let builder = match spawned {
@@ -75,6 +79,9 @@ impl Jobs {
         // One that could not begin has told everybody, too.
         if let Ok(built) = built.await {
             self.end_build(&repo, built).await;
+        }
+        if is_cold {
+            self.clone_behind(&repo);
         }
     }
 
@@ -280,14 +287,14 @@ fn run(
     shop: &Arc<Workshop>,
     plane: &Handle<Jobs>,
     permit: Permit,
-    git: &Git,
+    (git, cold): (&Git, Option<ColdSource>),
     stop: watch::Receiver<bool>,
     done: oneshot::Sender<Built>,
 ) {
     sched::be_prompt();
     let (repo, want) = (permit.repo().clone(), permit.want().clone());
     let on = permit.built_on();
-    let begin = || begin(shop, &repo, (&want, on), git, stop.clone());
+    let begin = || begin(shop, &repo, (&want, on), (git, cold.as_ref()), stop.clone());
     let mut begun = catch_unwind(AssertUnwindSafe(begin));
     if matches!(&begun, Ok(Err(e)) if e.is_disk_full()) {
         wait_for_room(plane, &repo.name);

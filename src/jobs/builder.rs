@@ -11,11 +11,12 @@ use tokio::sync::watch;
 use xxhash_rust::xxh64::Xxh64;
 
 use super::archive_id::{archive_id, salt, shown};
+use super::cold::ColdSource;
 use super::end::End;
 use super::entry::{
     Begun, Keep, LinkedUnread, Place, Placed, SpoolJob, place, prepare, wait_for_room,
 };
-use super::pinned::{BeginError, Held, Pinned, pin_prepared};
+use super::pinned::{BeginError, Held, Pinned, pin_cold, pin_prepared};
 use super::workshop::Workshop;
 use crate::archive::open_files::{OpenError, OpenFiles};
 use crate::archive::place::{Archive, Files, Names};
@@ -77,7 +78,7 @@ pub(super) fn begin<'r>(
     shop: &Workshop,
     repo: &'r Repo,
     (want, on): (&Arc<Want>, BuiltOn),
-    git: &Git,
+    (git, cold): (&Git, Option<&ColdSource>),
     stop: watch::Receiver<bool>,
 ) -> Result<Begun<'r>, BeginError> {
     // Before the refs are read: what moves later is not in it.
@@ -103,7 +104,10 @@ pub(super) fn begin<'r>(
         view,
         target,
         sources,
-    } = pin_prepared(repo, want, git, stop)?;
+    } = match cold {
+        None => pin_prepared(repo, want, git, stop)?,
+        Some(cold) => pin_cold(repo, want, cold)?,
+    };
     let pinned_us = started.elapsed().as_micros() as u64;
     let digest = view.refs.digest();
     let refs = (&view.refs, &digest);

@@ -54,7 +54,7 @@ impl Jobs {
                     (flight, None) => drop(flight.end().await),
                 }
             }
-            if !repo.is_mirrored() && repo.current().is_some() {
+            if !repo.is_mirrored() && repo.has_snapshot() {
                 // The snapshot must not stay as it is for ever.
                 self.plan(&repo, None);
             }
@@ -141,7 +141,7 @@ impl Jobs {
     }
 
     /// Waits until the mirror has left, if it is about to.
-    async fn left(&self, repo: &Repo) {
+    pub(super) async fn left(&self, repo: &Repo) {
         if let Some(leaving) = self.leaving.running(&repo.name) {
             leaving.end().await;
         }
@@ -267,6 +267,7 @@ impl Jobs {
             "cloned"
         );
         self.say_back(&repo.name);
+        self.forget_cold(&repo);
         repo.notes.set_clonable();
         self.take_over_annex(&repo).await;
         self.keep(&repo, Some(unix_ms()));

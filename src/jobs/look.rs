@@ -122,10 +122,7 @@ pub(super) fn look_annexed(
         repo.annex.note_used(&used);
     }
     let full = named.name_among(&refs);
-    let Some(want) = named
-        .at(commit)
-        .and_then(|named| named.want(full))
-    else {
+    let Some(want) = named.at(commit).and_then(|named| named.want(full)) else {
         return Ok(None);
     };
     fits_beside(repo, &want, &refs)?;
@@ -172,7 +169,7 @@ fn fits_beside(repo: &Repo, want: &Want, refs: &MirrorRefs) -> Result<(), StartE
     }
 }
 
-fn no_commit(repo: &Repo, id: ObjectId, kind: gix::objs::Kind) -> StartError {
+pub(super) fn no_commit(repo: &Repo, id: ObjectId, kind: gix::objs::Kind) -> StartError {
     StartError {
         status: 400,
         message: format!(

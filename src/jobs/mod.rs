@@ -13,6 +13,7 @@ mod builder;
 pub(crate) mod bundle;
 pub(crate) mod bundle_cache;
 pub(crate) mod clone;
+mod cold;
 mod end;
 pub(crate) mod ensure_refs;
 mod entry;

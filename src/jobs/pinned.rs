@@ -10,6 +10,7 @@ use gix::ObjectId;
 use tempfile::TempDir;
 use tokio::sync::{RwLockReadGuard, watch};
 
+use super::cold::ColdSource;
 use crate::archive::open_files::OpenError;
 use crate::archive::place::Archive;
 use crate::io::shortage::{Detail, is_disk_full};
@@ -140,6 +141,47 @@ pub(super) struct Pinned<'r> {
     pub sources: Vec<Source>,
 }
 
+/// Pins what was fetched of a repository without a mirror.
+pub(super) fn pin_cold<'r>(
+    repo: &'r Repo,
+    want: &Want,
+    cold: &ColdSource,
+) -> Result<Pinned<'r>, BeginError> {
+    let guard = repo.locks.packs.blocking_read();
+    let mut sources = Vec::new();
+    let packs = view::packs_of(cold.path(), &mut |source, relative| {
+        add(&mut sources, source, relative)
+    })?;
+    let found = want.followed().and_then(|name| cold.seen.refs.get(name));
+    let commit = found.map(|found| found.peeled.unwrap_or(found.target));
+    let view = View {
+        hash: cold.seen.hash,
+        checkout: Checkout::of(want, &cold.seen.refs, commit)?,
+        refs: cold.seen.refs.clone(),
+        packs,
+    };
+    let held = Held {
+        _guard: guard,
+        home: Home::Mirror(cold.path().to_owned()),
+    };
+    Ok(Pinned {
+        held,
+        target: found.map(|found| found.target),
+        view,
+        sources,
+    })
+}
+
+/// Notes a file that belongs into the entry; gives its length.
+fn add(sources: &mut Vec<Source>, source: &Path, relative: &str) -> io::Result<u64> {
+    let found = fs::metadata(source)?;
+    sources.push(Source {
+        path: source.to_owned(),
+        relative: relative.to_owned(),
+    });
+    Ok(found.len())
+}
+
 /// Pins the mirror, once what has to be done to it first is done, and beside it what only its annex has.
 pub(super) fn pin_prepared<'r>(
     repo: &'r Repo,
@@ -262,14 +304,7 @@ fn pin<'r>(
         &git.refs,
         as_it_is,
         &needs_none,
-        &mut |source, relative| {
-            let found = fs::metadata(source)?;
-            sources.push(Source {
-                path: source.to_owned(),
-                relative: relative.to_owned(),
-            });
-            Ok(found.len())
-        },
+        &mut |source, relative| add(&mut sources, source, relative),
     )?;
     let followed = follow(repo, want, git, &view)?;
     let (target, commit) = followed.unzip();

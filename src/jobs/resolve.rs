@@ -12,7 +12,7 @@ use super::asker::Asker;
 use super::look::{Looked, Wanted, failed, look, look_annexed};
 use super::state::Jobs;
 use super::unknown::Sought;
-use crate::manifest::want::{AnyId, NO_SUCH_NAME, Named};
+use crate::manifest::want::{AnyId, NO_SUCH_NAME, Named, Shape};
 use crate::mirror::{Apart, Closure};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
@@ -29,6 +29,11 @@ impl Jobs {
         client: IpAddr,
     ) -> Result<Wanted, StartError> {
         let (asker, asked) = (Asker::at(client), Instant::now());
+        if named.shape() == Shape::Tip
+            && let Some(want) = self.cold_tip(&repo, &named, (&asker, since)).await?
+        {
+            return Ok(want);
+        }
         self.ensure_mirror(&repo, &asker).await?;
         if let Some(want) = self.look_for(&repo, &named).await? {
             return Ok(want);
@@ -204,7 +209,7 @@ impl Jobs {
     }
 }
 
-fn absent(repo: &Repo, named: &Named) -> StartError {
+pub(super) fn absent(repo: &Repo, named: &Named) -> StartError {
     let name = &repo.name;
     let message = match (named.commit(), named.name()) {
         (Some(id), _) => format!(

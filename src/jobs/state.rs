@@ -10,6 +10,7 @@ use tokio::task::spawn_local;
 
 use super::absent::Absent;
 use super::bundle_cache::{BundleCache, BundleFile, BundleKey};
+use super::cold::Cold;
 use super::flights::Flights;
 use super::plane::{self, Handle, Queue};
 use super::room::Room;
@@ -78,6 +79,8 @@ pub(crate) struct Jobs {
     pub(super) upkeep: std::cell::RefCell<Upkeep<Arc<str>>>,
     /// Held by what joins small packs after fetches: there is one at a time.
     pub(super) joining: Semaphore,
+    /// Repositories without a mirror of which single commits are there.
+    pub(super) cold: std::cell::RefCell<HashMap<Arc<str>, Rc<Cold>>>,
     /// Looks at archives on a client's word.
     pub(super) doubting: Flights<EntryId, ()>,
     /// Held by the look at an archive that some client's word has begun: they read as fast as the disk
@@ -188,6 +191,7 @@ impl Jobs {
             untidy: std::cell::RefCell::default(),
             upkeep: std::cell::RefCell::default(),
             joining: Semaphore::new(1),
+            cold: std::cell::RefCell::default(),
             doubting: Flights::default(),
             looking: Semaphore::new(1),
             absent: std::cell::RefCell::default(),

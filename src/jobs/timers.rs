@@ -42,6 +42,9 @@ impl Jobs {
     /// Somebody asks for a repository whose upstream was not looked at lately, and does not wait for that.
     pub(crate) async fn look_soon(self: Rc<Self>, repo: Arc<Repo>) {
         self.hasten(&repo, unix_ms());
+        if !repo.is_mirrored() {
+            self.keep_cold_fresh(&repo).await;
+        }
     }
 
     /// A repository that nobody used is in use from now on.
@@ -75,7 +78,7 @@ impl Jobs {
         let parts = name.split_once('/');
         let repo = parts.and_then(|(host, path)| self.catalog.registry.get(host, path));
         match repo {
-            Some(repo) if repo.mirror.is_dir() || repo.current().is_some() => {
+            Some(repo) if repo.mirror.is_dir() || repo.has_snapshot() => {
                 self.refresh(&repo).await;
             }
             // Somebody took the mirror away, and nobody has asked for a snapshot since.

@@ -38,6 +38,16 @@ pub const WANTS_BUILDING_MAX: usize = 64;
 pub const WANTS_BUILDING_IN_ALL_MAX: usize = 128;
 /// Processes of git that pack one commit for a build, each on one core for about a second per 10 MB.
 pub const TIPS_PACKING_MAX: usize = 4;
+/// A repository whose commit was fetched before it was cloned is cloned after this time at the latest, whatever
+/// has become of the build.
+pub const COLD_CLONE_WAIT_MS: u64 = MINUTE_MS;
+/// A repository whose commit was served before it was cloned, and whose clone has failed, is cloned again after
+/// this time; doubled with every further failure.
+pub const COLD_RETRY_MS: u64 = MINUTE_MS;
+/// Longest time between two of these.
+pub const COLD_RETRY_MAX_MS: u64 = 24 * HOUR_MS;
+/// A repository that nobody has asked for within this time is not cloned again by itself.
+pub const COLD_UNUSED_MS: u64 = 24 * HOUR_MS;
 /// A ref that somebody has asked for within this time is built anew as soon as it moves; others when they are
 /// asked for.
 pub const WANT_IN_USE_MS: u64 = 5 * MINUTE_MS;

@@ -69,6 +69,7 @@ pub use loose::Aside;
 pub(crate) use packs::has_many;
 pub use quiet::Step;
 pub use repack::Joined;
+pub use tip::{Seen, TipOf};
 pub use upload::Upload;
 pub use upstream::Freshened;
 pub use via::Via;

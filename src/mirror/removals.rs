@@ -13,7 +13,7 @@ pub struct Removals {
 
 impl Removals {
     /// Has `path` removed with all that is in it.
-    pub(super) fn start(&self, path: PathBuf) {
+    pub(crate) fn start(&self, path: PathBuf) {
         let removing = std::thread::Builder::new().name("staging-remove".to_owned());
         let removing = removing.spawn(move || {
             if let Err(error) = fs::remove_tree(&path) {

@@ -125,6 +125,17 @@ pub fn pin(
     })
 }
 
+/// The packs of a repository, each of which is handed to `link`; nothing is looked at besides them.
+pub fn packs_of(repository: &Path, link: &mut LinkFn<'_>) -> Result<Vec<Linked>, PinError> {
+    let names: BTreeSet<String> = list(&repository.join("objects/pack"))?
+        .into_iter()
+        .collect();
+    let mut packs = Vec::new();
+    link_packs(repository, &names, AsItIs::Yes, &mut packs, link)?;
+    packs.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(packs)
+}
+
 /// Looks what annotated tags lead to where the mirror's refs do not say so, as for refs that are loose
 /// files.
 fn peel(refs: &mut MirrorRefs, objects: &Path, hash: gix::hash::Kind) -> Result<(), PinError> {

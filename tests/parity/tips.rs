@@ -244,3 +244,72 @@ fn a_tip_grows_its_history() {
         }
     }
 }
+
+/// Where the repository is not mirrored yet: each as the first that is asked for.
+#[test]
+fn tips_before_the_clone() {
+    for format in ["sha1", "sha256"] {
+        let source = Source::new(format);
+        source.git(&[
+            "tag",
+            "-a",
+            "-m",
+            "x",
+            "noted-blob",
+            &source.id("main:last"),
+        ]);
+        source.push();
+        let (old, tag) = (source.id("main~1"), source.id("twice"));
+        // The tag is no part of what is named by its id.
+        let tagged = source.id("twice^{commit}");
+        let at_fetched = ["checkout", "-q", "--detach", "FETCH_HEAD"];
+        let made = ["checkout", "-q", "-B", "new", "FETCH_HEAD"];
+        type Make<'s> = Box<dyn Fn() -> PathBuf + 's>;
+        let rows: Vec<(String, Make<'_>)> = vec![
+            ("depth=1".to_owned(), Box::new(|| cloned(&source, &[]))),
+            (
+                "ref=fix/%237%26x&depth=1".into(),
+                Box::new(|| cloned(&source, &["--branch", "fix/#7&x"])),
+            ),
+            (
+                "ref=same&depth=1".into(),
+                Box::new(|| cloned(&source, &["--branch", "same"])),
+            ),
+            (
+                "ref=twice&depth=1".into(),
+                Box::new(|| cloned(&source, &["--branch", "twice"])),
+            ),
+            (
+                "ref=light&depth=1".into(),
+                Box::new(|| cloned(&source, &["--branch", "light"])),
+            ),
+            (
+                "ref=refs/pull/7/head&depth=1".into(),
+                Box::new(|| fetched(&source, "refs/pull/7/head", &at_fetched)),
+            ),
+            (
+                format!("commit={old}&depth=1"),
+                Box::new(|| fetched(&source, &old, &at_fetched)),
+            ),
+            (
+                format!("commit={tag}&depth=1"),
+                Box::new(|| fetched(&source, &tagged, &at_fetched)),
+            ),
+            (
+                format!("ref=new&commit={old}&depth=1"),
+                Box::new(|| fetched(&source, &old, &made)),
+            ),
+        ];
+        for (query, expected) in rows {
+            let expected = expected();
+            let server = source.start();
+            expect(&source, &server, &query, &expected);
+            server.stop();
+            if source.lab.mirror("up").exists() {
+                remove(&source.lab.mirror("up"));
+            }
+            source.lab.forget_snapshots();
+            remove(&expected);
+        }
+    }
+}

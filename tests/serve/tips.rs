@@ -7,11 +7,13 @@ use super::support::lab::{self, Lab};
 use super::support::repos::{self, FILE, Importer, Layout};
 use super::support::rng::Rng;
 use super::support::server::Server;
+use super::support::upstream::{Answers, Upstream};
 use super::support::{compare, git, wait};
 use super::{at_once, ensure, finish, hit, new_lab, push_and_fetch, remove, small_lab};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 /// Nothing but what is asked for.
 const FAR: [&str; 4] = ["--fetch-interval", "720h", "--scrub-interval", "0"];
@@ -287,4 +289,132 @@ fn tips_are_served_from_a_full_disk() {
     expect_shallow(&lab, "large", &body);
     wait::until_true("the build is counted", || server.builds("live_only") == 1);
     assert_eq!(server.builds("failed"), 0);
+}
+
+/// A server whose upstream answers over HTTP, as it is told.
+fn start_cold(lab: &Lab, answers: Answers) -> (Upstream, Server) {
+    let upstream = Upstream::new(lab.upstreams());
+    upstream.answer(answers);
+    let often = ["--ref-check-interval", "1s"];
+    let mut settings = lab.settings().with(&often).with_fault("cold-retry-ms=100");
+    settings.upstreams = vec![upstream.named("test")];
+    (upstream, settings.start())
+}
+
+/// Panics unless it unpacks to the whole of the upstream, which it names by another URL.
+fn expect_full(lab: &Lab, snapshot: &[u8]) {
+    let unpacked = lab.unpack(snapshot, "full");
+    let all = ["rev-list", "--objects", "main"];
+    let upstream = lab.upstream(NAME);
+    assert_eq!(git::text(&unpacked, &all), git::text(&upstream, &all));
+    assert_eq!(git::text(&unpacked, &["status", "--porcelain"]), "");
+    remove(&unpacked);
+}
+
+/// What is left of repositories that have single commits.
+fn cold_left(lab: &Lab) -> Vec<String> {
+    let names = fs::read_dir(lab.state().join("tmp")).unwrap();
+    let mut names = names.map(|name| name.unwrap().file_name().into_string().unwrap());
+    names
+        .by_ref()
+        .filter(|name| name.starts_with("tips-"))
+        .collect()
+}
+
+/// The commit does not wait for its history, and who wants that gets it, too.
+#[test]
+fn a_tip_comes_before_the_clone() {
+    let lab = small_lab();
+    for name in ["one.txt", "two.txt"] {
+        add(&lab, "main", name);
+    }
+    git::run(&lab.upstream(NAME), &["tag", "-a", "-m", "x", "v1", "main"]);
+    let held = Duration::from_secs(4);
+    let (upstream, server) = start_cold(&lab, Answers::SlowClones(held));
+    std::thread::scope(|scope| {
+        let full = scope.spawn(|| server.get(&lab::target(NAME)).expect(200).body);
+        let tips = at_once(10, |_| server.get(&target("depth=1")).expect(200));
+        assert!(!lab.mirror(NAME).exists(), "it waited for the clone");
+        for tip in &tips {
+            assert!(tip.body == tips[0].body);
+            assert_eq!(tip.head.etag(), tips[0].head.etag());
+        }
+        expect_shallow(&lab, NAME, &tips[0].body);
+        let by_tag = server.get(&target("depth=1&ref=v1")).expect(200);
+        let id = git::text(&lab.upstream(NAME), &["rev-parse", "main~1"]);
+        let by_id = server
+            .get(&target(&format!("depth=1&commit={id}")))
+            .expect(200);
+        assert_eq!(by_id.head.get("x-cachew-snapshot-commit"), Some(&*id));
+        assert_ne!(by_tag.head.etag(), tips[0].head.etag());
+        server.get(&target("depth=1&ref=absent")).expect(404);
+        assert!(!lab.mirror(NAME).exists(), "it waited for the clone");
+        let body = super::preambles::behind(full.join().unwrap());
+        expect_full(&lab, &body);
+        // It is as the mirror has it, and the other repository is gone.
+        let again = server.get(&target("depth=1")).expect(200);
+        assert_eq!(again.head.etag(), tips[0].head.etag());
+        assert!(again.body == tips[0].body);
+    });
+    wait::until_true("what was fetched for it is gone", || {
+        cold_left(&lab).is_empty()
+    });
+    let shallow = upstream.shallow_fetches();
+    assert!(shallow <= 3, "{shallow} for three wants");
+    server.stop();
+    lab.expect_no_orphans();
+}
+
+/// Without anybody else who asks the clone runs behind it, is tried again when it fails, and meanwhile the commit
+/// is that of now. Nothing else is served from it.
+#[test]
+fn a_tip_without_a_clone_is_kept_fresh() {
+    let lab = small_lab();
+    add(&lab, "main", "one.txt");
+    let (upstream, server) = start_cold(&lab, Answers::NoClones);
+    let first = server.get(&target("depth=1")).expect(200);
+    let failed = [("result", "failed")];
+    let failures = || server.metrics().count("tarpon_clones_total", &failed);
+    wait::until_true("the clone is tried again", || failures() >= 1);
+    assert!(server.get(&lab::target(NAME)).head.status >= 500);
+    let refs = server.get(&lab::endpoint(NAME, "info/refs?service=git-upload-pack"));
+    assert!(refs.head.status >= 500, "{:?}", refs.head);
+    let new = add(&lab, "main", "two.txt");
+    let body = wait::until("it is that of now", || {
+        let answer = server.get(&target("depth=1")).expect(200);
+        let commit = answer
+            .head
+            .get("x-cachew-snapshot-commit")
+            .map(str::to_owned);
+        (commit.as_deref() == Some(&*new)).then_some(answer.body)
+    });
+    expect_shallow(&lab, NAME, &body);
+    assert_ne!(first.body, body);
+    assert!(!lab.mirror(NAME).exists());
+    upstream.answer(Answers::Well);
+    wait::until_true("it is cloned", || lab.mirror(NAME).exists());
+    wait::until_true("what was fetched for it is gone", || {
+        cold_left(&lab).is_empty()
+    });
+    expect_full(&lab, &hit(&server, NAME).body);
+    server.stop();
+    lab.expect_no_orphans();
+}
+
+/// A server that is started again knows what it had, and clones then.
+#[test]
+fn a_tip_without_a_clone_outlives_the_server() {
+    let lab = small_lab();
+    add(&lab, "main", "one.txt");
+    let (_upstream, server) = start_cold(&lab, Answers::NoClones);
+    let first = kept(&server, "depth=1");
+    server.stop();
+    assert!(!lab.mirror(NAME).exists());
+    let (_upstream, server) = start_cold(&lab, Answers::Well);
+    assert!(cold_left(&lab).is_empty());
+    let again = server.get(&target("depth=1")).expect(200);
+    assert_eq!(again.head.etag(), first.head.etag());
+    wait::until_true("it is cloned", || lab.mirror(NAME).exists());
+    server.stop();
+    lab.expect_no_orphans();
 }

@@ -22,6 +22,10 @@ pub enum Answers {
     Never,
     /// After this time.
     Slowly(Duration),
+    /// As it should, but whole histories after this time.
+    SlowClones(Duration),
+    /// As it should, but no whole histories.
+    NoClones,
     /// With what another directory has: a replica that is late.
     From(PathBuf),
     /// By git's older protocol only, in which what no ref names is not given out by its id.
@@ -34,6 +38,8 @@ pub struct Asked {
     pub at: Instant,
     pub method: String,
     pub target: String,
+    /// For objects, without what is before them.
+    pub is_shallow: bool,
 }
 
 struct Shared {
@@ -81,6 +87,11 @@ impl Upstream {
         asked.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How often it was asked for objects without what is before them.
+    pub fn shallow_fetches(&self) -> usize {
+        self.asked().iter().filter(|asked| asked.is_shallow).count()
+    }
+
     /// How often it was asked what it has: each clone, comparison and fetch begins so.
     pub fn looks(&self) -> usize {
         let asked = self.asked();
@@ -101,6 +112,15 @@ impl Request {
         let found = self.fields.iter().find(|(known, _)| known == name);
         found.map_or("", |(_, value)| value)
     }
+
+    /// Whether it is for objects, and for all that is before them.
+    fn wants_history(&self) -> bool {
+        self.has(b"command=fetch") && !self.has(b"deepen ")
+    }
+
+    fn has(&self, what: &[u8]) -> bool {
+        self.body.windows(what.len()).any(|part| part == what)
+    }
 }
 
 fn serve(socket: &TcpStream, shared: &Shared) -> std::io::Result<()> {
@@ -110,6 +130,7 @@ fn serve(socket: &TcpStream, shared: &Shared) -> std::io::Result<()> {
             at: Instant::now(),
             method: request.method.clone(),
             target: request.target.clone(),
+            is_shallow: request.has(b"command=fetch") && request.has(b"deepen "),
         };
         let lock = shared.asked.lock();
         lock.unwrap_or_else(PoisonError::into_inner).push(asked);
@@ -127,6 +148,14 @@ fn serve(socket: &TcpStream, shared: &Shared) -> std::io::Result<()> {
                 std::thread::sleep(time);
                 backend(&shared.root, &request)?
             }
+            Answers::SlowClones(time) => {
+                if request.wants_history() {
+                    std::thread::sleep(time);
+                }
+                backend(&shared.root, &request)?
+            }
+            Answers::NoClones if request.wants_history() => plain("500 No", "", b""),
+            Answers::NoClones => backend(&shared.root, &request)?,
             Answers::Status(status, fields) => plain(status, fields, b""),
             Answers::Garbage => plain(
                 "200 OK",

@@ -372,6 +372,13 @@ impl Repo {
         state.wants.get(want)?.snapshot.archive().cloned()
     }
 
+    /// Whether there is an archive of anything.
+    pub(crate) fn has_snapshot(&self) -> bool {
+        let state = self.lock();
+        let mut all = state.wants.all();
+        all.any(|one| one.snapshot.archive().is_some())
+    }
+
     /// How many archives there are besides that of a plain request.
     pub(crate) fn others(&self) -> usize {
         let state = self.lock();

@@ -30,6 +30,14 @@ impl Repo {
         state.moments.note(epoch, compared);
     }
 
+    /// What was fetched of a repository that has no mirror was the upstream's, as seen by a look that began at
+    /// these two readings of the clock.
+    pub(crate) fn set_seen(&self, unix_ms: u64, began: Instant) {
+        let mut state = self.lock();
+        let epoch = state.epoch;
+        state.moments.note(epoch, Compared { unix_ms, began });
+    }
+
     /// The last comparison with the upstream that succeeded, of this process.
     pub(crate) fn compared(&self) -> Option<Compared> {
         self.lock().upstream.last()

@@ -1,0 +1,423 @@
+//! Snapshots of one commit of a repository that is not mirrored yet: the commit is fetched without its history
+//! into a small repository of its own, which serves nothing else. The clone runs behind it.
+//!
+//! It lies in `tmp/`, so that it counts for what is kept and goes at the next start. Nothing of it is needed
+//! twice: a build borrows its packs by links, and what is served has one of its own.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gix::ObjectId;
+use gix::bstr::{BString, ByteSlice};
+use tokio::sync::Mutex;
+use tokio::task::{spawn_blocking, spawn_local};
+
+use super::asker::Asker;
+use super::clone::{LOOP, clone_error};
+use super::look::{Wanted, failed, no_commit};
+use super::resolve::absent;
+use super::room::Need;
+use super::state::Jobs;
+use crate::io::clock::unix_ms;
+use crate::limits::{COLD_CLONE_WAIT_MS, COLD_RETRY_MAX_MS, COLD_RETRY_MS, COLD_UNUSED_MS};
+use crate::manifest::want::{Named, Revision, Shape, Want};
+use crate::mirror::removals::Removals;
+use crate::mirror::{Git, MirrorError, Seen, TipOf};
+use crate::refs::Head;
+use crate::repos::error::StartError;
+use crate::repos::repo::Repo;
+use crate::snapshot::lookup::{Leads, Objects};
+use crate::telemetry::metrics::{Event, FetchResult};
+
+/// The directory of such a repository; gone with the last who uses it.
+#[derive(Debug)]
+struct ColdDir {
+    path: PathBuf,
+    removals: Removals,
+}
+
+impl Drop for ColdDir {
+    fn drop(&mut self) {
+        self.removals.start(std::mem::take(&mut self.path));
+    }
+}
+
+/// What a build takes its commit from.
+#[derive(Debug, Clone)]
+pub(super) struct ColdSource {
+    dir: Arc<ColdDir>,
+    /// The upstream, before it was fetched.
+    pub seen: Seen,
+}
+
+impl ColdSource {
+    /// The repository.
+    pub(super) fn path(&self) -> &Path {
+        &self.dir.path
+    }
+
+    /// What the upstream's HEAD leads to.
+    fn head(&self) -> Option<(TipOf, ObjectId)> {
+        match self.seen.refs.clone_head() {
+            Head::Symbolic(name) => self.at(&name),
+            Head::Detached(id) => Some((TipOf::Head, id)),
+        }
+    }
+
+    /// What the ref of this full name leads to.
+    fn at(&self, name: &BString) -> Option<(TipOf, ObjectId)> {
+        let found = self.seen.refs.get(name.as_bstr())?;
+        Some((TipOf::Ref(name.clone()), found.target))
+    }
+}
+
+/// A repository that is not mirrored yet, of which single commits are there.
+pub(super) struct Cold {
+    /// Held by whoever asks its upstream: shallow fetches change the same list of where history ends.
+    fetching: Mutex<()>,
+    source: RefCell<Option<ColdSource>>,
+    looked: Cell<Option<Instant>>,
+    /// What was fetched since the upstream's refs are these.
+    fetched: RefCell<HashSet<(TipOf, ObjectId)>>,
+    /// Whether the clone behind it runs or is to be tried again.
+    has_clone: Cell<bool>,
+}
+
+impl Cold {
+    fn new() -> Rc<Cold> {
+        Rc::new(Cold {
+            fetching: Mutex::new(()),
+            source: RefCell::default(),
+            looked: Cell::default(),
+            fetched: RefCell::default(),
+            has_clone: Cell::default(),
+        })
+    }
+}
+
+impl Jobs {
+    /// What is wanted of a repository without a mirror, once its commit is there; nothing where it takes the
+    /// whole clone to tell.
+    pub(super) async fn cold_tip(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        named: &Named,
+        (asker, since): (&Asker, Option<Instant>),
+    ) -> Result<Option<Wanted>, StartError> {
+        self.left(repo).await;
+        if repo.mirror.is_dir() {
+            return Ok(None);
+        }
+        if let Some(why) = repo.not_cloned_lately()
+            && matches!(why.status, 404 | LOOP)
+        {
+            return Err(why);
+        }
+        let _part = self.semaphores.freshens.of_client(asker.client).await;
+        let cold = self.cold_of(repo);
+        let _alone = cold.fetching.lock().await;
+        if repo.mirror.is_dir() {
+            return Ok(None);
+        }
+        let git = self.git.by_way_of(&asker.via);
+        let found = self.fetch_cold(repo, named, &cold, (&git, since)).await;
+        let result = match &found {
+            Ok(_) => FetchResult::Changed,
+            Err(_) => FetchResult::Failed,
+        };
+        self.meter.add(Event::Fetch(result), 1);
+        match found {
+            Ok(Ok(Some(wanted))) => {
+                self.clone_behind_later(repo);
+                Ok(Some(wanted))
+            }
+            Ok(other) => {
+                self.forget_unused(repo, &cold);
+                other
+            }
+            Err(e) => {
+                self.forget_unused(repo, &cold);
+                match e {
+                    MirrorError::NotFound { .. }
+                    | MirrorError::Denied { .. }
+                    | MirrorError::Loop { .. } => Err(clone_error(repo, &e)),
+                    e => {
+                        let repository = &*repo.name;
+                        tracing::warn!(repository, "no commit of it before the clone: {e}");
+                        Ok(None)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks at the upstream's refs and fetches what is wanted, unless that was done since it is wanted.
+    async fn fetch_cold(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        named: &Named,
+        cold: &Cold,
+        (git, since): (&Git, Option<Instant>),
+    ) -> Result<Result<Option<Wanted>, StartError>, MirrorError> {
+        let _permit = self.semaphores.freshens.acquire(&repo.name).await;
+        let is_young = |looked: Instant| match since {
+            Some(since) => looked >= since,
+            None => looked.elapsed() < self.config.ref_check_interval,
+        };
+        if !cold.looked.get().is_some_and(is_young) {
+            self.look_at_cold_refs(repo, cold, git).await?;
+        }
+        let Some(source) = cold.source.borrow().clone() else {
+            return Ok(Ok(None));
+        };
+        let full = named.name_among(&source.seen.refs);
+        repo.note_name(named, full.clone(), repo.epoch());
+        let (what, id) = match tip_of(named, full.as_ref(), &source) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(Ok(None)),
+            Err(NotThere) => return Ok(Err(absent(repo, named))),
+        };
+        self.fetch_once(repo, cold, &source, git, (what, id))
+            .await?;
+        let wanted = wanted(repo, named, full, (source, id)).await;
+        if let Ok(Some(found)) = &wanted
+            && let Some(commit) = found.want.commit()
+        {
+            // By a tag's own id.
+            let mut fetched = cold.fetched.borrow_mut();
+            fetched.insert((TipOf::Commit(commit), commit));
+        }
+        Ok(wanted)
+    }
+
+    /// Fetches a commit unless it is there; the caller holds the right to.
+    async fn fetch_once(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        cold: &Cold,
+        source: &ColdSource,
+        git: &Git,
+        (what, id): (TipOf, ObjectId),
+    ) -> Result<(), MirrorError> {
+        if cold.fetched.borrow().contains(&(what.clone(), id)) {
+            return Ok(());
+        }
+        let (path, url) = (source.path(), &source.seen.url);
+        let mut fetched = git.fetch_tip(path, url, &what).await;
+        if let Err(e) = &fetched
+            && self.is_for_room(e).await
+        {
+            self.make_room(&repo.name, Need::Must).await;
+            fetched = git.fetch_tip(path, url, &what).await;
+        }
+        fetched?;
+        cold.fetched.borrow_mut().insert((what, id));
+        Ok(())
+    }
+
+    /// Reads the upstream's refs; if they are others than before, what is served may be older.
+    async fn look_at_cold_refs(
+        &self,
+        repo: &Repo,
+        cold: &Cold,
+        git: &Git,
+    ) -> Result<(), MirrorError> {
+        let (unix_began_ms, began) = (unix_ms(), Instant::now());
+        repo.looked.note(unix_began_ms);
+        let tmp = self.catalog.state.tmp_dir();
+        let Some(seen) = git.look_at_refs(&tmp, &repo.url).await? else {
+            return Ok(());
+        };
+        let before = cold.source.borrow().clone();
+        let has_moved = before
+            .as_ref()
+            .is_none_or(|before| before.seen.refs != seen.refs);
+        if has_moved {
+            cold.fetched.borrow_mut().clear();
+            repo.set_moved();
+        }
+        let dir = match before {
+            Some(before) if before.seen.hash == seen.hash => before.dir,
+            _ => Arc::new(ColdDir {
+                path: git.make_tips(&tmp, seen.hash).await?,
+                removals: self.git.removals.clone(),
+            }),
+        };
+        *cold.source.borrow_mut() = Some(ColdSource { dir, seen });
+        cold.looked.set(Some(began));
+        repo.set_seen(unix_began_ms, began);
+        Ok(())
+    }
+
+    /// What there is of a repository without a mirror, for a build of this want: its commit is there. Nothing where
+    /// it is to be built from the mirror.
+    pub(super) async fn cold_source(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        want: &Want,
+    ) -> Option<ColdSource> {
+        if want.shape() != Shape::Tip || repo.mirror.is_dir() {
+            return None;
+        }
+        let known = self.cold.borrow().get(&repo.name).cloned();
+        let cold = known?;
+        let _alone = cold.fetching.lock().await;
+        let source = cold.source.borrow().clone()?;
+        let tip = match want.revision() {
+            Revision::Head => source.head(),
+            Revision::Ref(name) => source.at(name),
+            Revision::Commit(id) | Revision::BranchAt(_, id) => Some((TipOf::Commit(*id), *id)),
+        };
+        let fetched = self.fetch_once(repo, &cold, &source, &self.git, tip?).await;
+        if let Err(e) = &fetched {
+            let repository = &*repo.name;
+            tracing::warn!(repository, "no commit of it before the clone: {e}");
+        }
+        fetched.ok().map(|()| source)
+    }
+
+    /// Looks whether single commits that are served are still what the upstream has.
+    pub(super) async fn keep_cold_fresh(self: &Rc<Self>, repo: &Arc<Repo>) {
+        let known = self.cold.borrow().get(&repo.name).cloned();
+        let Some(cold) = known else {
+            return;
+        };
+        // Whoever fetches looks, too.
+        let Ok(_alone) = cold.fetching.try_lock() else {
+            return;
+        };
+        let _permit = self.semaphores.freshens.acquire(&repo.name).await;
+        if let Err(e) = self.look_at_cold_refs(repo, &cold, &self.git).await {
+            tracing::warn!(repository = &*repo.name, "cannot look at its refs: {e}");
+        }
+    }
+
+    fn cold_of(&self, repo: &Repo) -> Rc<Cold> {
+        let mut all = self.cold.borrow_mut();
+        all.entry(repo.name.clone())
+            .or_insert_with(Cold::new)
+            .clone()
+    }
+
+    /// Nothing came of it, nor of anything before.
+    fn forget_unused(&self, repo: &Repo, cold: &Cold) {
+        if !cold.has_clone.get() && cold.fetched.borrow().is_empty() {
+            self.forget_cold(repo);
+        }
+    }
+
+    /// For the sake of the disk: what is wanted again is fetched again.
+    pub(super) fn forget_idle_cold(&self) {
+        let mut all = self.cold.borrow_mut();
+        for cold in all.values() {
+            if let Ok(_alone) = cold.fetching.try_lock() {
+                cold.source.take();
+                cold.looked.take();
+                cold.fetched.borrow_mut().clear();
+            }
+        }
+        all.retain(|_, cold| cold.has_clone.get() || cold.source.borrow().is_some());
+    }
+
+    /// There is a mirror, or nobody wants one.
+    pub(super) fn forget_cold(&self, repo: &Repo) {
+        self.cold.borrow_mut().remove(&repo.name);
+    }
+
+    /// Sees to it that the clone follows, also where whoever wanted the commit has left before it was built.
+    fn clone_behind_later(self: &Rc<Self>, repo: &Arc<Repo>) {
+        let (jobs, repo) = (self.clone(), repo.clone());
+        spawn_local(async move {
+            tokio::time::sleep(Duration::from_millis(COLD_CLONE_WAIT_MS)).await;
+            jobs.clone_behind(&repo);
+        });
+    }
+
+    /// Clones the repository whose commit was wanted; tries again, later and later, for as long as somebody
+    /// asks for it.
+    pub(super) fn clone_behind(self: &Rc<Self>, repo: &Arc<Repo>) {
+        let known = self.cold.borrow().get(&repo.name).cloned();
+        if let Some(cold) = known
+            && !cold.has_clone.replace(true)
+        {
+            let (jobs, repo) = (self.clone(), repo.clone());
+            spawn_local(async move {
+                jobs.clone_until_there(&repo).await;
+                jobs.forget_cold(&repo);
+            });
+        }
+    }
+
+    async fn clone_until_there(self: &Rc<Self>, repo: &Arc<Repo>) {
+        let mut wait_ms = self.faults.cold_retry_ms.unwrap_or(COLD_RETRY_MS);
+        while let Err(why) = self.ensure_mirror(repo, &Asker::default()).await {
+            let message = &why.message;
+            tracing::warn!(
+                repository = &*repo.name,
+                wait_ms,
+                "cloned again later: {message}"
+            );
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+            let unused_ms = unix_ms().saturating_sub(repo.asked.unix_ms());
+            if unused_ms >= COLD_UNUSED_MS {
+                return;
+            }
+            wait_ms = (wait_ms * 2).min(COLD_RETRY_MAX_MS);
+        }
+    }
+}
+
+/// The upstream has no branch or tag of this name.
+struct NotThere;
+
+/// What is to be fetched, and what it leads to; nothing if that is not known before.
+fn tip_of(
+    named: &Named,
+    full: Option<&BString>,
+    source: &ColdSource,
+) -> Result<Option<(TipOf, ObjectId)>, NotThere> {
+    if let Some(id) = named.commit() {
+        let is_known = id.kind() == source.seen.hash;
+        return Ok(is_known.then_some((TipOf::Commit(id), id)));
+    }
+    if named.is_head() {
+        return Ok(source.head());
+    }
+    match full {
+        Some(full) => Ok(source.at(full)),
+        // It may be one that is not followed.
+        None if named.full_name().is_some() => Ok(None),
+        None => Err(NotThere),
+    }
+}
+
+/// What is wanted, whose commit was fetched.
+async fn wanted(
+    repo: &Arc<Repo>,
+    named: &Named,
+    full: Option<BString>,
+    (source, id): (ColdSource, ObjectId),
+) -> Result<Option<Wanted>, StartError> {
+    let led = spawn_blocking(move || {
+        let objects = Objects::open(source.path(), source.seen.hash)?;
+        objects.lead(id)
+    });
+    let led = led.await.map_err(|panic| failed(repo, &panic))?;
+    let commit = match led.map_err(|e| failed(repo, &e))? {
+        Leads::Commit(commit) => commit,
+        Leads::Nowhere => return Ok(None),
+        Leads::Other(kind) => return Err(no_commit(repo, id, kind)),
+    };
+    let want = match named.commit() {
+        Some(_) => named.at(commit).and_then(|named| named.want(full)),
+        None => named.want(full),
+    };
+    Ok(want.map(|want| Wanted {
+        want: Arc::new(want),
+        near: Some(commit),
+    }))
+}
