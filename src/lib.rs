@@ -150,7 +150,7 @@
 //! | `git` | running git, for the server's mirrors and the client alike |
 //! | [`tree`] | what server and client both need of trees: walk, cut, decoder, filter, tar, index, frames |
 //! | [`manifest`] | what a snapshot is, and its codec |
-//! | the rest | [`config`], [`telemetry`], [`refs`], [`extent`], [`io`], [`faults`], [`limits`] |
+//! | the rest | `classes`, [`config`], [`telemetry`], [`refs`], [`extent`], [`io`], [`faults`], [`limits`] |
 //!
 //! Imports go downwards only: [`server`], `api`, `jobs`, `repos`; then [`snapshot`], [`store`],
 //! [`mirror`] and [`restore`]; then [`archive`], `git`, [`http`] and [`tree`]; then [`manifest`]; then
@@ -177,6 +177,7 @@
 
 pub(crate) mod api;
 pub mod archive;
+pub(crate) mod classes;
 pub mod config;
 pub mod extent;
 pub mod faults;

@@ -1,6 +1,5 @@
 //! How old an answer may be, and how old it is.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +7,7 @@ use super::core::{Asked, Core};
 use super::headers::names;
 use crate::archive::place::Archive;
 use crate::http::wire::cache_control::CacheControl;
+use crate::jobs::asker::Asker;
 use crate::manifest::want::{Named, Shape};
 use crate::repos::error::StartError;
 use crate::repos::repo::{Found, Repo};
@@ -110,7 +110,7 @@ impl Core {
         &self,
         (repo, named): (&Arc<Repo>, &Named),
         taken: Taken,
-        client: IpAddr,
+        asker: &Asker,
     ) -> Result<Taken, StartError> {
         let Some(since) = taken.since().filter(|since| !repo.is_fresh_since(*since)) else {
             return Ok(taken);
@@ -119,8 +119,8 @@ impl Core {
             // Whoever finds nothing young enough asks the upstream.
             return Ok(taken);
         }
-        let wanted = repo.clone();
-        let fresh = self.ask(move |jobs| jobs.fresh_for(wanted, since, client));
+        let (wanted, asker) = (repo.clone(), asker.clone());
+        let fresh = self.ask(move |jobs| jobs.fresh_for(wanted, since, asker));
         match fresh.await {
             Ok(()) => Ok(taken),
             Err(why) => taken.stale(repo, named).ok_or(match repo.is_mirrored() {

@@ -2,7 +2,6 @@
 //! it. What a request waits for belongs to it alone and ends with it; builds and clones are others' too.
 
 use std::cell::Cell;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +13,7 @@ use crate::archive::growth::Status;
 use crate::archive::open_files::OpenError;
 use crate::archive::place::Archive;
 use crate::archive::reader::ArchiveReader;
-use crate::jobs::asker::ClientPart;
+use crate::jobs::asker::{Asker, ClientPart};
 use crate::jobs::look::Wanted;
 use crate::limits::{LIVE_ONLY_LOOK_MS, LIVE_ONLY_WAIT_MS, LOOKS_MAX};
 use crate::manifest::preamble::Waits;
@@ -32,7 +31,7 @@ pub(super) struct Sought {
     repo: Arc<Repo>,
     named: Named,
     taken: Taken,
-    client: IpAddr,
+    asker: Asker,
     /// Whether it is known which archive it is, and that one is waited for.
     pub is_found: Rc<Cell<bool>>,
 }
@@ -43,7 +42,7 @@ impl Sought {
             repo: asked.repo.clone(),
             named: asked.named.clone(),
             taken,
-            client: asked.peer.ip(),
+            asker: Asker::at(asked.peer.ip()),
             is_found: Rc::default(),
         }
     }
@@ -115,7 +114,7 @@ impl Core {
             })
         };
         let mut taken = self
-            .fresh_enough((repo, &sought.named), sought.taken, sought.client)
+            .fresh_enough((repo, &sought.named), sought.taken, &sought.asker)
             .await?;
         let mut failure = None;
         let wait_ms = self.faults.live_only_wait_ms.unwrap_or(LIVE_ONLY_WAIT_MS);
@@ -191,8 +190,8 @@ impl Core {
         }
         let mut part = None;
         if is_default && !repo.is_mirrored() {
-            let (repo, client) = (repo.clone(), sought.client);
-            part = match self.ask(move |jobs| jobs.clone_part(repo, client)).await {
+            let (repo, asker) = (repo.clone(), sought.asker.clone());
+            part = match self.ask(move |jobs| jobs.clone_part(repo, asker)).await {
                 Ok(part) => part,
                 Err(why) => return (Err(why), Outcome::Build, None),
             };
@@ -207,7 +206,7 @@ impl Core {
                 Ok((_, Found::Older(mut ticket))) => wait_a_while(&mut ticket, LOOK).await,
                 Ok((want, found)) => {
                     sought.is_found.set(true);
-                    return self.begin(want, found, part).await;
+                    return self.begin(want, found, (&sought.asker, part)).await;
                 }
                 Err(why) => return (Err(why), Outcome::Build, None),
             }
@@ -224,8 +223,9 @@ impl Core {
         if let Some(known) = repo.find_known(&sought.named, since) {
             return Ok(known);
         }
-        let (at, named, client) = (repo.clone(), sought.named.clone(), sought.client);
-        let wanted = self.ask(move |jobs| jobs.resolve(at, named, since, client));
+        let (at, named) = (repo.clone(), sought.named.clone());
+        let asker = sought.asker.clone();
+        let wanted = self.ask(move |jobs| jobs.resolve(at, named, since, asker));
         let Wanted { want, near } = wanted.await?;
         let found = match repo.find_want(&want, since) {
             Found::Vacant(permit) => Found::Vacant(permit.near(near)),
@@ -239,15 +239,20 @@ impl Core {
         &self,
         want: Arc<Want>,
         found: Found,
-        part: Option<ClientPart>,
+        (asker, part): (&Asker, Option<ClientPart>),
     ) -> (Started, Outcome, Option<Build>) {
         let (mut ticket, outcome) = match found {
             Found::Hit(archive) => return (Ok(archive), Outcome::Hit, None),
-            Found::Following(ticket) | Found::Older(ticket) => (ticket, Outcome::Follow),
+            Found::Following(ticket) | Found::Older(ticket) => {
+                ticket.raise();
+                (ticket, Outcome::Follow)
+            }
             Found::Refused(why) => return (Err(why), Outcome::Build, None),
             Found::Vacant(permit) => {
                 let ticket = permit.ticket();
-                self.plane.spawn(move |jobs| jobs.build(permit, part));
+                let asker = asker.clone();
+                self.plane
+                    .spawn(move |jobs| jobs.build(permit, asker, part));
                 (ticket, Outcome::Build)
             }
         };
@@ -281,7 +286,7 @@ async fn wait_begun(ticket: &mut Ticket) -> Started {
         status: 503,
         message: "the server is shutting down".into(),
     };
-    match ticket.wait_for(Option::is_some).await {
+    match ticket.started.wait_for(Option::is_some).await {
         Ok(started) => started.clone().unwrap_or_else(|| Err(gone())),
         Err(_) => Err(gone()),
     }
@@ -305,6 +310,6 @@ async fn wait_over(repo: &Repo, (build, taken): (Option<Build>, Taken), until: I
 
 /// Waits until a build has ended, or it is time to look at its pace again.
 async fn wait_a_while(ticket: &mut Ticket, look: Duration) {
-    let ended = async { while ticket.changed().await.is_ok() {} };
+    let ended = async { while ticket.started.changed().await.is_ok() {} };
     drop(monoio::time::timeout(look, ended).await);
 }

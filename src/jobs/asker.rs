@@ -4,38 +4,58 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::classes::Arrival;
 use crate::http::net::client::{Client, client_of};
+use crate::limits::COLD_WAIT_MS;
 use crate::mirror::Via;
 use crate::telemetry::metrics::Cause;
 
-/// Who it is. By default no client: what the server does by itself, for whoever waits.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Asker {
+/// Who it is. No client is what the server does by itself, for whoever waits.
+#[derive(Debug, Clone)]
+pub(crate) struct Asker {
     /// Why.
     pub(super) cause: Cause,
     /// Whose requests count together.
     pub(super) client: Client,
     /// The servers that the request came by way of.
     pub(super) via: Via,
+    /// Since when.
+    pub(super) since: Instant,
 }
 
 impl Asker {
-    /// The client at an address.
-    pub(super) fn at(address: IpAddr) -> Asker {
+    /// The client at an address, who asks now.
+    pub(crate) fn at(address: IpAddr) -> Asker {
         Asker {
             client: client_of(address),
-            ..Asker::default()
+            ..Asker::of(Cause::Asked)
         }
     }
 
     /// Nobody, for a reason.
-    pub(super) fn of(cause: Cause) -> Asker {
+    pub(crate) fn of(cause: Cause) -> Asker {
         Asker {
             cause,
-            ..Asker::default()
+            client: None,
+            via: Via::default(),
+            since: Instant::now(),
+        }
+    }
+
+    /// The same, who has asked then.
+    pub(crate) fn since(self, since: Instant) -> Asker {
+        Asker { since, ..self }
+    }
+
+    /// Whether what it has begun can be refused: once an answer may have begun, it is promised.
+    pub(super) fn arrival(&self) -> Arrival {
+        match self.since.elapsed() < Duration::from_millis(COLD_WAIT_MS) {
+            true => Arrival::New,
+            false => Arrival::Promised,
         }
     }
 }
@@ -88,5 +108,44 @@ impl ClientParts {
         let parts = Arc::new(Semaphore::new(self.of_client));
         clients.insert(client, Arc::downgrade(&parts));
         parts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    /// What is there at once.
+    fn now<F: Future>(future: F) -> Option<F::Output> {
+        let mut context = Context::from_waker(Waker::noop());
+        match pin!(future).poll(&mut context) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn a_client_has_a_part_and_leaves_the_rest_to_others() {
+        let parts = ClientParts::new(2);
+        let of = |last: u8| now(parts.acquire(Some([10, 0, 0, last].into())));
+        let held = [of(1), of(1)];
+        assert!(held.iter().all(Option::is_some));
+        assert!(of(1).is_none() && of(2).is_some());
+        let uncounted = [(); 5].map(|()| now(parts.acquire(None)));
+        assert!(uncounted.iter().all(Option::is_some));
+        drop(held);
+        assert!(of(1).is_some());
+        drop(of(3));
+        assert!(parts.known() <= 1, "who has left is forgotten");
+    }
+
+    #[test]
+    fn who_may_have_an_answer_is_not_refused() {
+        let asker = Asker::of(Cause::Asked);
+        assert_eq!(asker.arrival(), Arrival::New);
+        let before = Instant::now() - Duration::from_millis(COLD_WAIT_MS);
+        assert_eq!(asker.since(before).arrival(), Arrival::Promised);
     }
 }

@@ -18,11 +18,13 @@ use super::entry::{Keep, SpoolJob, wait_for_room};
 use super::pinned::BeginError;
 use super::plane::Handle;
 use super::room::Need;
+use super::semaphores::refused;
 use super::state::Jobs;
 use super::tip::TipJob;
 use super::workshop::Workshop;
 use crate::archive::place::Archive;
 use crate::archive::spool::not_kept;
+use crate::classes::{Arrival, Seat};
 use crate::io::disk::DiskFile;
 use crate::io::sched;
 use crate::limits::{HEAP_TRIM_QUIET_MS, ORDER_QUIET_MS, WANTED_LOOK_MS};
@@ -32,14 +34,21 @@ use crate::repos::error::StartError;
 use crate::repos::repo::{Permit, RefsEpoch, Repo};
 use crate::snapshot::checkout::NoRef;
 use crate::snapshot::lie::Lie;
+use crate::snapshot::produce;
 use crate::snapshot::ring::panic_text;
-use crate::telemetry::metrics::{Event, Level};
+use crate::telemetry::metrics::{Cause, Event, Level};
 
 impl Jobs {
     /// Has a snapshot built, once there is a mirror. Everybody who asks waits for it, so it waits for
     /// nobody's part: whoever has it begun brings the one that a clone may take.
-    pub(crate) async fn build(self: Rc<Self>, permit: Permit, part: Option<ClientPart>) {
-        let (repo, asker) = (permit.repo().clone(), Asker::default());
+    pub(crate) async fn build(
+        self: Rc<Self>,
+        permit: Permit,
+        asker: Asker,
+        part: Option<ClientPart>,
+    ) {
+        let repo = permit.repo().clone();
+        permit.urgency().raise(asker.cause);
         let cold = self.cold_source(&repo, permit.want()).await;
         let is_cold = cold.is_some();
         let mirrored = tokio::select! {
@@ -51,19 +60,16 @@ impl Jobs {
         if let Err(e) = mirrored {
             return permit.refuse(e);
         }
-        // Each has a thread, and waits for its turn of the encoders.
-        let _place = match permit.want().is_default() {
-            true => None,
-            false => self.semaphores.wants.acquire().await.ok(),
-        };
         let (shop, plane) = (self.shop.clone(), self.plane.clone());
         let (git, stop) = (self.git.clone(), self.stop.clone());
         let (done, built) = oneshot::channel();
         let (give, given) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name("builder".into());
         let spawned = thread.spawn(move || {
-            if let Ok(permit) = given.recv() {
-                run(&shop, &plane, permit, (&git, cold), stop, done);
+            if let Ok(permit) = given.recv()
+                && let Some((permit, seat)) = placed(&shop, permit, asker.arrival())
+            {
+                run(&shop, &plane, (permit, seat), (&git, cold), stop, done);
             }
         });
         let builder = match spawned {
@@ -117,7 +123,7 @@ impl Jobs {
         // The next build can begin when nobody holds the permit any more.
         drop(permit);
         // The mirror may have moved while it was built.
-        self.rebuild(repo);
+        self.rebuild(repo, Cause::Timer);
         // What is for ever the same shares its frames with others for as long as these are there; what has a
         // pack of its own would have another one.
         let is_built_again = want.follows() && want.shape() == Shape::Full;
@@ -147,7 +153,8 @@ impl Jobs {
             }
             if let Some(permit) = repo.build_again(&archive.want) {
                 tracing::info!(repository = &*repo.name, "putting frames in order");
-                jobs.build(permit.in_order(), None).await;
+                let asker = Asker::of(Cause::Timer);
+                jobs.build(permit.in_order(), asker, None).await;
             }
         });
     }
@@ -170,7 +177,7 @@ impl Jobs {
     fn compact(self: &Rc<Self>, repo: &Arc<Repo>, want: &Arc<Want>) {
         if let Some(permit) = repo.build_again(want) {
             tracing::info!(repository = &*repo.name, "joining files of frames");
-            spawn_local(self.clone().build(permit, None));
+            self.build_for(permit, Cause::Timer);
         }
     }
 
@@ -278,7 +285,31 @@ struct Built {
     end: End,
 }
 
-/// Builds the snapshot that `permit` is for, on a thread of its own. `git` packs loose objects, if
+/// Waits for a place for it, without anything of it: what it is made of is looked at afterwards. `None` if it ends here.
+fn placed(shop: &Workshop, permit: Permit, arrival: Arrival) -> Option<(Permit, Seat)> {
+    let repo = permit.repo();
+    let size = produce::size_of(&repo.mirror);
+    let seat = shop
+        .turns
+        .enter(&repo.name, size, permit.urgency(), arrival);
+    let mut seat = match seat {
+        Ok(seat) => seat,
+        Err(why) => {
+            let why = refused(repo, &why);
+            permit.refuse(why);
+            return None;
+        }
+    };
+    match shop.turns.wait_placed(&mut seat) {
+        Ok(()) => Some((permit, seat)),
+        Err(_) => {
+            refuse(shop, permit, BeginError::Stopping.into());
+            None
+        }
+    }
+}
+
+/// Builds the snapshot that `permit` is for, which has a place, on a thread of its own. `git` packs loose objects, if
 /// there are too many, unless `stop` turns true.
 ///
 /// The thread is nice from its first turn on, so it takes no lock that a core takes: what is left to
@@ -286,7 +317,7 @@ struct Built {
 fn run(
     shop: &Arc<Workshop>,
     plane: &Handle<Jobs>,
-    permit: Permit,
+    (permit, seat): (Permit, Seat),
     (git, cold): (&Git, Option<ColdSource>),
     stop: watch::Receiver<bool>,
     done: oneshot::Sender<Built>,
@@ -321,8 +352,12 @@ fn run(
     meter.up(Level::BuildsRunning);
     shop.add_running(&archive.fanout);
     permit.started(Ok(archive.clone()));
-    let mut turn = None;
-    let built = catch_unwind(AssertUnwindSafe(|| build(shop, begun, plane, &mut turn)));
+    let size = produce::size(&begun.view);
+    let turn = shop.turns.begin(seat, &repo.name, size, &archive.fanout);
+    let mut held = None;
+    let built = catch_unwind(AssertUnwindSafe(|| {
+        build(shop, begun, plane, (turn, &mut held))
+    }));
     meter.down(Level::BuildsRunning);
     let end = match built {
         Ok(Ok(end)) | Ok(Err(end)) => end,

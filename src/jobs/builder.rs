@@ -191,12 +191,12 @@ fn settle<'r>(
     }
 }
 
-/// Produces, spools and publishes. Leaves in `held` the turn that the archive's memory counts for.
+/// Produces in its turn, spools and publishes. Leaves in `held` the turn that the archive's memory counts for.
 pub(super) fn build(
     shop: &Workshop,
     mut begun: Begun<'_>,
     keep: &impl Keep,
-    held: &mut Option<Turn>,
+    (mut turn, held): (Turn, &mut Option<Turn>),
 ) -> Result<End, End> {
     let (archive, repo) = (begun.archive.clone(), begun.repo);
     let (sender, pieces) = unbounded_channel();
@@ -228,17 +228,17 @@ pub(super) fn build(
             History::Made(Box::new(move || packing.wait()))
         }
     };
-    let enter = |size| {
+    let take = move || {
         // The first bytes are out; what follows must not delay anybody else's.
-        sched::be_nice(match size {
+        sched::be_nice(match turn.size() {
             Size::Small => SMALL_BUILD_NICE,
             Size::Large => ENCODER_NICE,
         });
-        shop.turns.enter(&archive.repository, size, &archive.fanout)
+        turn.take().map(|()| turn)
     };
     let fanout = &archive.fanout;
     let let_go = move || drop(pinned);
-    let produced = produce::produce(opened, fanout, &spool, &shop.ring, history, enter, let_go);
+    let produced = produce::produce(opened, fanout, &spool, &shop.ring, history, take, let_go);
     let Produced {
         outline,
         jobs_encoded,

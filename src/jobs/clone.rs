@@ -2,7 +2,6 @@
 //!
 //! Requests share what runs.
 
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,18 +11,20 @@ use tokio::task::{spawn_blocking, spawn_local};
 use super::asker::{Asker, ClientPart};
 use super::flights::{Duty, Flight, Waiting};
 use super::room::Need;
+use super::semaphores::refused;
 use super::state::Jobs;
-use crate::http::net::client::{Client, client_of};
+use crate::classes::Seat;
+use crate::http::net::client::Client;
 use crate::io::clock::unix_ms;
 use crate::limits::{
     CLONE_FAILURE_KEPT_MS, CLONE_TOO_LARGE_KEPT_MS, TURN_WAIT_LOGGED_MS, UPSTREAM_ANSWER_KEPT_MS,
     WANTED_LOOK_MS,
 };
-use crate::mirror::schedule::Shown;
+use crate::mirror::schedule::{Key, Shown};
 use crate::mirror::{Git, MirrorError, noted, upstream};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
-use crate::telemetry::metrics::{CloneResult, Event};
+use crate::telemetry::metrics::{Cause, CloneResult, Event};
 
 pub(super) type Ended = Result<(), StartError>;
 
@@ -91,8 +92,8 @@ impl Jobs {
 
     /// What a request for a repository without a mirror waits for before it begins anything that others
     /// would follow: its client's part of the clones, unless a clone is not, or no more, needed of it.
-    pub(crate) async fn clone_part(self: Rc<Self>, repo: Arc<Repo>, client: IpAddr) -> Part {
-        Ok(self.part_to_clone(&repo, client_of(client)).await)
+    pub(crate) async fn clone_part(self: Rc<Self>, repo: Arc<Repo>, asker: Asker) -> Part {
+        Ok(self.part_to_clone(&repo, asker.client).await)
     }
 
     async fn part_to_clone(&self, repo: &Repo, client: Client) -> Option<ClientPart> {
@@ -105,7 +106,7 @@ impl Jobs {
             biased;
             // Others see to it, now or meanwhile.
             () = self.cloning.begun(&repo.name) => None,
-            part = self.semaphores.clones.of_client(client) => Some(part),
+            part = self.semaphores.clones_of_client.acquire(client) => Some(part),
         }
     }
 
@@ -126,12 +127,17 @@ impl Jobs {
             return Err(why);
         }
         let (flight, duty) = self.cloning.join(&repo.name);
+        flight.raise(asker.cause);
         match duty {
             Some(duty) if is_there => drop(spawn_local(self.clone().adopt(repo.clone(), duty))),
             Some(duty) => {
+                let (host, clones) = (repo.name.host(), &self.semaphores.clones);
+                let seat = clones.enter(host, duty.urgency(), asker.arrival());
+                let seat = seat.map_err(|why| refused(repo, &why))?;
                 let git = self.git.by_way_of(&asker.via).telling(&repo.arrived);
                 let unwanted = unwanted(repo.clone(), duty.waiting());
-                let cloning = self.clone().clone_mirror(repo.clone(), git, (duty, part));
+                let work = (duty, seat, part);
+                let cloning = self.clone().clone_mirror(repo.clone(), git, work);
                 spawn_local(while_wanted(repo.clone(), cloning, unwanted));
             }
             None => self.check_way(repo, asker, &flight).await?,
@@ -178,7 +184,7 @@ impl Jobs {
         drop(setting_up);
         if let Some(head) = self.read_head(&repo).await {
             repo.set_first_head(head);
-            self.rebuild(&repo);
+            self.rebuild(&repo, Cause::Timer);
         }
     }
 
@@ -221,21 +227,17 @@ impl Jobs {
         self: Rc<Self>,
         repo: Arc<Repo>,
         git: Git,
-        (duty, _part): (Duty<Arc<str>, Ended>, Option<ClientPart>),
+        (duty, mut seat, _part): (Duty<Arc<str>, Ended>, Seat, Option<ClientPart>),
     ) {
-        let permit = self.semaphores.clones.acquire(&repo.name);
-        tokio::pin!(permit);
         let wait = Duration::from_millis(TURN_WAIT_LOGGED_MS);
-        let _permit = match tokio::time::timeout(wait, &mut permit).await {
-            Ok(permit) => permit,
-            Err(_) => {
-                tracing::warn!(
-                    repository = &*repo.name,
-                    "waiting for other first clones to end"
-                );
-                permit.await
-            }
-        };
+        if tokio::time::timeout(wait, seat.placed()).await.is_err() {
+            tracing::warn!(
+                repository = &*repo.name,
+                "waiting for other first clones to end"
+            );
+            // The class is not closed while this runs.
+            let _ = seat.placed().await;
+        }
         if self.is_stuck().await {
             return duty.done(Err(stuck(&repo)));
         }
@@ -250,6 +252,7 @@ impl Jobs {
             self.make_room(&repo.name, Need::Must).await;
             cloned = git.clone_mirror(&repo.url, &repo.mirror, &staging).await;
         }
+        self.semaphores.note_try(&repo, &cloned);
         let result = match &cloned {
             Ok(()) => CloneResult::Complete,
             Err(MirrorError::NotFound { .. }) => CloneResult::NotFound,
@@ -279,7 +282,7 @@ impl Jobs {
         // Not before: there may be a snapshot of a mirror that is gone.
         repo.looked.note(unix_began_ms);
         repo.set_fresh(unix_began_ms, began);
-        self.rebuild(&repo);
+        self.rebuild(&repo, duty.urgency().cause());
         duty.done(Ok(()));
     }
 

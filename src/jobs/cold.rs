@@ -21,6 +21,7 @@ use super::clone::{LOOP, clone_error};
 use super::look::{Wanted, failed, no_commit};
 use super::resolve::absent;
 use super::room::Need;
+use super::semaphores::Semaphores;
 use super::state::Jobs;
 use crate::io::clock::unix_ms;
 use crate::limits::{COLD_CLONE_WAIT_MS, COLD_RETRY_MAX_MS, COLD_RETRY_MS, COLD_UNUSED_MS};
@@ -31,7 +32,7 @@ use crate::refs::Head;
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
 use crate::snapshot::lookup::{Leads, Objects};
-use crate::telemetry::metrics::{Event, FetchResult};
+use crate::telemetry::metrics::{Cause, Event, FetchResult};
 
 /// The directory of such a repository; gone with the last who uses it.
 #[derive(Debug)]
@@ -117,14 +118,17 @@ impl Jobs {
         {
             return Err(why);
         }
-        let _part = self.semaphores.freshens.of_client(asker.client).await;
+        let client = asker.client;
+        let _part = self.semaphores.fetches_of_client.acquire(client).await;
         let cold = self.cold_of(repo);
         let _alone = cold.fetching.lock().await;
         if repo.mirror.is_dir() {
             return Ok(None);
         }
         let git = self.git.by_way_of(&asker.via);
+        let _seat = Semaphores::place(&self.semaphores.fetches, repo, asker).await?;
         let found = self.fetch_cold(repo, named, &cold, (&git, since)).await;
+        self.semaphores.note_try(repo, &found);
         let result = match &found {
             Ok(_) => FetchResult::Changed,
             Err(_) => FetchResult::Failed,
@@ -163,7 +167,6 @@ impl Jobs {
         cold: &Cold,
         (git, since): (&Git, Option<Instant>),
     ) -> Result<Result<Option<Wanted>, StartError>, MirrorError> {
-        let _permit = self.semaphores.freshens.acquire(&repo.name).await;
         let is_young = |looked: Instant| match since {
             Some(since) => looked >= since,
             None => looked.elapsed() < self.config.ref_check_interval,
@@ -290,8 +293,13 @@ impl Jobs {
         let Ok(_alone) = cold.fetching.try_lock() else {
             return;
         };
-        let _permit = self.semaphores.freshens.acquire(&repo.name).await;
-        if let Err(e) = self.look_at_cold_refs(repo, &cold, &self.git).await {
+        let comparisons = &self.semaphores.comparisons;
+        let Ok(_seat) = Semaphores::place(comparisons, repo, &Asker::of(Cause::Timer)).await else {
+            return;
+        };
+        let looked = self.look_at_cold_refs(repo, &cold, &self.git).await;
+        self.semaphores.note_try(repo, &looked);
+        if let Err(e) = looked {
             tracing::warn!(repository = &*repo.name, "cannot look at its refs: {e}");
         }
     }
@@ -354,7 +362,7 @@ impl Jobs {
 
     async fn clone_until_there(self: &Rc<Self>, repo: &Arc<Repo>) {
         let mut wait_ms = self.faults.cold_retry_ms.unwrap_or(COLD_RETRY_MS);
-        while let Err(why) = self.ensure_mirror(repo, &Asker::default()).await {
+        while let Err(why) = self.ensure_mirror(repo, &Asker::of(Cause::Timer)).await {
             let message = &why.message;
             tracing::warn!(
                 repository = &*repo.name,

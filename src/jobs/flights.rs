@@ -8,10 +8,14 @@ use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 
+use crate::classes::Urgency;
+use crate::telemetry::metrics::Cause;
+
 type Running<K, T> = Rc<RefCell<HashMap<K, Started<T>>>>;
 
 /// Work that runs. It holds no receiver: who does it hears when nobody waits any more.
 struct Started<T> {
+    urgency: Urgency,
     began: Rc<Cell<Option<Instant>>>,
     end: Rc<watch::Sender<Option<T>>>,
 }
@@ -19,6 +23,7 @@ struct Started<T> {
 impl<T> Started<T> {
     fn flight(&self) -> Flight<T> {
         Flight {
+            urgency: self.urgency.clone(),
             began: self.began.clone(),
             end: self.end.subscribe(),
         }
@@ -43,6 +48,7 @@ impl<K: Eq + Hash, T> Default for Flights<K, T> {
 
 /// Work that runs, as somebody who waits for it sees it.
 pub(super) struct Flight<T> {
+    urgency: Urgency,
     began: Rc<Cell<Option<Instant>>>,
     end: watch::Receiver<Option<T>>,
 }
@@ -50,6 +56,7 @@ pub(super) struct Flight<T> {
 impl<T> Clone for Flight<T> {
     fn clone(&self) -> Self {
         Flight {
+            urgency: self.urgency.clone(),
             began: self.began.clone(),
             end: self.end.clone(),
         }
@@ -57,6 +64,11 @@ impl<T> Clone for Flight<T> {
 }
 
 impl<T> Flight<T> {
+    /// Somebody waits for it for this reason: while it waits itself, it moves up.
+    pub(super) fn raise(&self, cause: Cause) {
+        self.urgency.raise(cause);
+    }
+
     /// When what it does began in earnest, for whoever must not have anything older; `None` while it waits
     /// for its turn, and all who join meanwhile come before that.
     pub(super) fn began(&self) -> Option<Instant> {
@@ -76,11 +88,17 @@ impl<T: Clone> Flight<T> {
 pub(super) struct Duty<K: Eq + Hash, T> {
     running: Running<K, T>,
     key: K,
+    urgency: Urgency,
     began: Rc<Cell<Option<Instant>>>,
     sender: Rc<watch::Sender<Option<T>>>,
 }
 
 impl<K: Eq + Hash, T> Duty<K, T> {
+    /// How soon all who wait for it want it.
+    pub(super) fn urgency(&self) -> &Urgency {
+        &self.urgency
+    }
+
     /// It begins in earnest: whoever joins from here on comes later than this.
     pub(super) fn begin(&self) -> Instant {
         let now = Instant::now();
@@ -146,8 +164,9 @@ impl<K: Eq + Hash + Clone, T> Flights<K, T> {
             return (flight, None);
         }
         let sender = Rc::new(watch::Sender::new(None));
-        let began = Rc::default();
+        let (began, urgency) = (Rc::default(), Urgency::default());
         let started = Started {
+            urgency: urgency.clone(),
             began: Rc::clone(&began),
             end: sender.clone(),
         };
@@ -157,6 +176,7 @@ impl<K: Eq + Hash + Clone, T> Flights<K, T> {
         let duty = Duty {
             running: self.running.clone(),
             key: key.clone(),
+            urgency,
             began,
             sender,
         };

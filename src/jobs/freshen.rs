@@ -6,7 +6,11 @@
 //! with any comparison that began then; one that began before does not count, because it may have looked just
 //! before the push that the request is about. So requests share what has not begun yet, and what runs only if
 //! it began late enough for them.
+//!
+//! A comparison that finds something to fetch gives its place back for one among the fetches: those that look
+//! are not to wait for those that bring.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,16 +21,18 @@ use super::asker::{Asker, ClientPart};
 use super::clone::{Ended, freshen_error, lost};
 use super::flights::{Duty, Flight};
 use super::room::Need;
+use super::semaphores::refused;
 use super::state::Jobs;
+use crate::classes::{Arrival, Seat};
 use crate::io::clock::unix_ms;
 use crate::limits::{FRESHEN_WAIT_MS, UPSTREAM_ANSWER_KEPT_MS};
 use crate::mirror::noted::note_upstream;
 use crate::mirror::recover::remove_unfinished;
-use crate::mirror::schedule::Shown;
+use crate::mirror::schedule::{Key, Shown};
 use crate::mirror::{Freshened, Git, MirrorError};
 use crate::repos::error::StartError;
-use crate::repos::repo::Repo;
-use crate::telemetry::metrics::{Event, FetchResult};
+use crate::repos::repo::{Permit, Repo};
+use crate::telemetry::metrics::{Cause, Event, FetchResult};
 
 impl Jobs {
     /// The comparison that runs; begins one if none does. Fails when the request must not wait
@@ -39,16 +45,20 @@ impl Jobs {
         let part = tokio::select! {
             biased;
             () = self.freshening.begun(&repo.name) => None,
-            part = self.semaphores.freshens.of_client(asker.client) => Some(part),
+            part = self.semaphores.comparisons_of_client.acquire(asker.client) => Some(part),
         };
         let (flight, duty) = self.freshening.join(&repo.name);
+        flight.raise(asker.cause);
         match duty {
-            // A task of its own: whoever asked for it may leave.
-            Some(duty) => drop(spawn_local(self.clone().freshen(
-                repo.clone(),
-                asker.clone(),
-                (duty, part),
-            ))),
+            Some(duty) => {
+                let (host, comparisons) = (repo.name.host(), &self.semaphores.comparisons);
+                let seat = comparisons.enter(host, duty.urgency(), asker.arrival());
+                let seat = seat.map_err(|why| refused(repo, &why))?;
+                let git = self.git.by_way_of(&asker.via).telling(&repo.arrived);
+                // A task of its own: whoever asked for it may leave.
+                let freshen = self.clone().freshen(repo.clone(), git, (duty, seat, part));
+                spawn_local(freshen);
+            }
             None => self.check_way(repo, asker, &flight).await?,
         }
         Ok(flight)
@@ -57,7 +67,10 @@ impl Jobs {
     /// Joins the comparison that runs, if one does, and waits for its end. Whether one ran.
     pub(super) async fn join_freshening(&self, repo: &Repo) -> bool {
         match self.freshening.running(&repo.name) {
-            Some(flight) => flight.end().await.is_some(),
+            Some(flight) => {
+                flight.raise(Cause::Asked);
+                flight.end().await.is_some()
+            }
             None => false,
         }
     }
@@ -119,17 +132,18 @@ impl Jobs {
     async fn freshen(
         self: Rc<Self>,
         repo: Arc<Repo>,
-        asker: Asker,
-        (duty, _part): (Duty<Arc<str>, Ended>, Option<ClientPart>),
+        git: Git,
+        (duty, mut seat, _part): (Duty<Arc<str>, Ended>, Seat, Option<ClientPart>),
     ) {
         self.room_for_pack(&repo).await;
-        let git = self.git.by_way_of(&asker.via).telling(&repo.arrived);
-        let _permit = self.semaphores.freshens.acquire(&repo.name).await;
+        // The class is not closed while this runs.
+        let _ = seat.placed().await;
         if let Some(setting_up) = self.setting_up.running(&repo.name) {
             // It changes the configuration and packs refs, as the comparison does.
             setting_up.end().await;
         }
-        let ((unix_began_ms, began), compared) = self.compare(&repo, &git, &asker, &duty).await;
+        let ((unix_began_ms, began), compared) = self.compare(&repo, &git, &duty, seat).await;
+        self.semaphores.note_try(&repo, &compared);
         let result = match &compared {
             Ok(Freshened::Unchanged) => FetchResult::Unchanged,
             Ok(Freshened::Moved { .. }) => FetchResult::Changed,
@@ -166,9 +180,10 @@ impl Jobs {
         self.note_upstream(&repo).await;
         let shown = if moved { Shown::Moved } else { Shown::Same };
         self.note_compared(&repo, shown);
+        let cause = duty.urgency().cause();
         duty.done(Ok(()));
         // Also when nothing moved: the last try may have failed.
-        self.rebuild(&repo);
+        self.rebuild(&repo, cause);
         if moved {
             self.note_due(&repo);
             spawn_local(self.clone().join_small(repo));
@@ -180,23 +195,38 @@ impl Jobs {
         self: &Rc<Self>,
         repo: &Arc<Repo>,
         git: &Git,
-        asker: &Asker,
         duty: &Duty<Arc<str>, Ended>,
+        seat: Seat,
     ) -> ((u64, Instant), Result<Freshened, MirrorError>) {
         // Until refs are in force that may lead to what it has taken for there.
         let _arriving = repo.locks.arrivals.read().await;
-        self.meter.add(Event::Comparison(asker.cause), 1);
+        let cause = duty.urgency().cause();
+        self.meter.add(Event::Comparison(cause), 1);
         let unix_began_ms = unix_ms();
         repo.looked.note(unix_began_ms);
         let began = duty.begin();
-        let mut compared = git.freshen(&repo.mirror, &repo.url, &repo.locks.refs).await;
+        let seat = Cell::new(Some(seat));
+        let turn = async || {
+            drop(seat.take());
+            let (host, fetches) = (repo.name.host(), &self.semaphores.fetches);
+            // It has begun, and is not refused.
+            if let Ok(mut fetching) = fetches.enter(host, duty.urgency(), Arrival::Promised) {
+                let _ = fetching.placed().await;
+                seat.set(Some(fetching));
+            }
+        };
+        let freshen = async || {
+            let (mirror, url, refs) = (&repo.mirror, &repo.url, &repo.locks.refs);
+            git.freshen_in_turn(mirror, url, refs, turn).await
+        };
+        let mut compared = freshen().await;
         if let Err(e) = &compared
             && self.is_for_room(e).await
         {
             // What it has left takes room itself.
             self.tidy(repo).await;
             self.make_room(&repo.name, Need::Must).await;
-            compared = git.freshen(&repo.mirror, &repo.url, &repo.locks.refs).await;
+            compared = freshen().await;
         }
         repo.arrived.end();
         ((unix_began_ms, began), compared)
@@ -219,13 +249,16 @@ impl Jobs {
     }
 
     /// Builds the new snapshot of a repository whose old one is in use, while that is served.
-    pub(super) fn rebuild(self: &Rc<Self>, repo: &Arc<Repo>) {
-        if let Some(permit) = repo.rebuild() {
-            spawn_local(self.clone().build(permit, None));
+    pub(super) fn rebuild(self: &Rc<Self>, repo: &Arc<Repo>, cause: Cause) {
+        let permits = repo.rebuild().into_iter();
+        for permit in permits.chain(repo.rebuild_others(&[])) {
+            self.build_for(permit, cause);
         }
-        for permit in repo.rebuild_others(&[]) {
-            spawn_local(self.clone().build(permit, None));
-        }
+    }
+
+    /// Has a build run that nobody waits for yet.
+    pub(super) fn build_for(self: &Rc<Self>, permit: Permit, cause: Cause) {
+        spawn_local(self.clone().build(permit, Asker::of(cause), None));
     }
 
     /// Removes what a comparison that failed has left, unless something else writes packs. It

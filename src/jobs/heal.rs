@@ -13,6 +13,7 @@ use std::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
+use super::asker::Asker;
 use super::clone::clone_error;
 use super::flights::take_duty;
 use super::room::Need;
@@ -20,15 +21,17 @@ use super::state::Jobs;
 use super::sweep::remove;
 use super::workshop::Workshop;
 use crate::archive::place::Archive;
+use crate::classes::Arrival;
 use crate::io::clock::unix_ms;
 use crate::io::fs::{Fs, Os, remove_tree};
 use crate::io::uncached::Pace;
 use crate::mirror::blocking_exclusive;
+use crate::mirror::schedule::Key;
 use crate::repos::error::StartError;
 use crate::repos::repo::{Permit, Repo};
 use crate::snapshot::scrub::{MirrorFault, check_mirror};
 use crate::store::check::{Fault, check_entry, is_rot};
-use crate::telemetry::metrics::{CloneResult, Event, ScrubResult};
+use crate::telemetry::metrics::{Cause, CloneResult, Event, ScrubResult};
 
 /// What was found.
 #[derive(Debug)]
@@ -141,7 +144,9 @@ impl Jobs {
                 }
                 self.replace_mirror(&repo).await;
                 for permit in permits {
-                    self.clone().build(permit, None).await;
+                    self.clone()
+                        .build(permit, Asker::of(Cause::Timer), None)
+                        .await;
                 }
             }
         }
@@ -189,7 +194,7 @@ impl Jobs {
                 // It builds, and a build may end here again.
                 Box::pin(replaced).await;
             }
-            None => self.rebuild(repo),
+            None => self.rebuild(repo, Cause::Timer),
         }
     }
 
@@ -216,7 +221,9 @@ impl Jobs {
             self.replace_mirror(repo).await;
         }
         if let Some(permit) = permit {
-            self.clone().build(permit, None).await;
+            self.clone()
+                .build(permit, Asker::of(Cause::Timer), None)
+                .await;
         }
     }
 
@@ -229,7 +236,9 @@ impl Jobs {
             if let Some((permit, _)) = self.look_at_entry(repo, &other).await {
                 self.remove_entry(&other).await;
                 if let Some(permit) = permit {
-                    self.clone().build(permit, None).await;
+                    self.clone()
+                        .build(permit, Asker::of(Cause::Timer), None)
+                        .await;
                 }
             }
         }
@@ -266,7 +275,12 @@ impl Jobs {
         if let Some(setting_up) = self.setting_up.running(&repo.name) {
             setting_up.end().await;
         }
-        let _permit = self.semaphores.clones.acquire(&repo.name).await;
+        let (host, clones) = (repo.name.host(), &self.semaphores.clones);
+        let mut seat = clones.enter(host, comparing.urgency(), Arrival::Promised);
+        if let Ok(seat) = &mut seat {
+            // The class is not closed while this runs.
+            let _ = seat.placed().await;
+        }
         // Files that were sound before are read again.
         self.shop.verified.clear();
         let (unix_began_ms, began) = (unix_ms(), comparing.begin());
@@ -282,7 +296,7 @@ impl Jobs {
                 repo.notes.set_clonable();
                 self.mirror_changed(repo);
                 comparing.done(Ok(()));
-                self.rebuild(repo);
+                self.rebuild(repo, Cause::Timer);
             }
             Err(why) => {
                 tracing::error!(repository = &*repo.name, "a damaged mirror stays: {why}");

@@ -72,14 +72,14 @@ impl Jobs {
     /// where somebody asked for them lately. Those that are in use were replaced already.
     fn prebuild(self: &Rc<Self>, repo: &Arc<Repo>, pushed: &[String]) {
         for permit in repo.rebuild_others(pushed) {
-            spawn_local(self.clone().build(permit, None));
+            self.build_for(permit, Cause::Webhook);
         }
         if repo.is_mirrored()
             && repo.current().is_none()
             && repo.asked.within(PREBUILD_ASKED_MS)
             && let Found::Vacant(permit) = repo.find(None)
         {
-            spawn_local(self.clone().build(permit, None));
+            self.build_for(permit, Cause::Webhook);
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::mirror::{
 };
 use crate::repos::repo::Repo;
 use crate::snapshot::reuse::Base;
-use crate::telemetry::metrics::{Event, MaintenanceResult};
+use crate::telemetry::metrics::{Cause, Event, MaintenanceResult};
 
 /// What came of a step, if it had something to do.
 type Stepped = Result<Option<MaintenanceResult>, MirrorError>;
@@ -225,7 +225,7 @@ impl Jobs {
             self.retire(repo.set_expired());
         }
         if repo.holds_expired() {
-            self.rebuild(repo);
+            self.rebuild(repo, Cause::Timer);
         }
         result
     }

@@ -1,6 +1,5 @@
 //! What a request names, in the mirror or its annex: the ref and the commit that it leads to now.
 
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,9 +25,9 @@ impl Jobs {
         repo: Arc<Repo>,
         named: Named,
         since: Option<Instant>,
-        client: IpAddr,
+        asker: Asker,
     ) -> Result<Wanted, StartError> {
-        let (asker, asked) = (Asker::at(client), Instant::now());
+        let asked = Instant::now();
         if named.shape() == Shape::Tip
             && let Some(want) = self.cold_tip(&repo, &named, (&asker, since)).await?
         {

@@ -16,6 +16,7 @@ use super::asker::{Asker, ClientPart};
 use super::clone::{freshen_error, lost};
 use super::look::failed;
 use super::room::Need;
+use super::semaphores::Semaphores;
 use super::state::Jobs;
 use super::unknown::{Given, SeekDuty, Sought};
 use crate::io::clock::unix_ms;
@@ -49,7 +50,7 @@ impl Jobs {
         let part = tokio::select! {
             biased;
             () = self.seeking.begun(&key) => None,
-            part = self.semaphores.freshens.of_client(asker.client) => Some(part),
+            part = self.semaphores.fetches_of_client.acquire(asker.client) => Some(part),
         };
         let (flight, duty) = self.seeking.join(&key);
         match duty {
@@ -138,11 +139,12 @@ impl Jobs {
     /// Asks once.
     async fn ask_for(self: &Rc<Self>, repo: &Arc<Repo>, sought: &Sought, asker: &Asker) -> Given {
         let git = self.git.by_way_of(&asker.via);
-        let _permit = self.semaphores.freshens.acquire(&repo.name).await;
+        let _seat = Semaphores::place(&self.semaphores.fetches, repo, asker).await?;
         // Until it is a tip: what it has taken for there must not go.
         let _arriving = repo.locks.arrivals.read().await;
         let (unix_began_ms, began) = (unix_ms(), Instant::now());
         let fetched = self.fetch_apart(repo, &git, &sought.wanted).await;
+        self.semaphores.note_try(repo, &fetched);
         if let Apart::Ref(name) = &sought.wanted
             && !matches!(&fetched, Err(e) if !is_absent(e))
         {

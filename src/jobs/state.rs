@@ -161,7 +161,7 @@ impl Jobs {
             seed: unix_ms(),
             ..Policy::default()
         };
-        let semaphores = Semaphores::new(&faults);
+        let semaphores = Semaphores::new(&faults, &meter);
         Jobs {
             git: git_of(&config, via),
             config,

@@ -1,6 +1,5 @@
 //! Comparisons that nobody waits for: by timer, and when a request or a webhook says that it is time.
 
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,14 +56,14 @@ impl Jobs {
         self.hasten(repo, unix_ms().saturating_add(interval_ms));
     }
 
-    /// Waits until the mirror has what the upstream had at `since` or later, for the client at `client`.
+    /// Waits until the mirror has what the upstream had at `since` or later, for `asker`.
     pub(crate) async fn fresh_for(
         self: Rc<Self>,
         repo: Arc<Repo>,
         since: Instant,
-        client: IpAddr,
+        asker: Asker,
     ) -> Result<(), StartError> {
-        let (asker, limit) = (Asker::at(client), Duration::from_millis(FRESHEN_WAIT_MS));
+        let limit = Duration::from_millis(FRESHEN_WAIT_MS);
         self.ensure_mirror(&repo, &asker).await?;
         self.fresh_in_time(&repo, since, &asker, limit).await
     }

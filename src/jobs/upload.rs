@@ -17,7 +17,6 @@ use super::clone::LOOP;
 use super::state::Jobs;
 use crate::git::Output;
 use crate::http::net::body::Body;
-use crate::http::net::client::client_of;
 use crate::http::net::made::{Made, Maker, Taking, made};
 use crate::jobs::upload_request::UploadRequest;
 use crate::jobs::upload_turns::UploadTurn;
@@ -29,7 +28,6 @@ use crate::manifest::want::AnyId;
 use crate::mirror::{MirrorError, Upload, Via, annex};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
-use crate::telemetry::metrics::Cause;
 
 /// Where the answer goes: from the first byte on, to whoever reads the pipe.
 type Reply<T> = oneshot::Sender<Result<T, StartError>>;
@@ -216,9 +214,8 @@ impl Jobs {
             reply,
         } = request;
         let asker = Asker {
-            cause: Cause::Asked,
-            client: client_of(client),
             via,
+            ..Asker::at(client).since(asked)
         };
         let mut relay = Relay::new(reply, before);
         let mut upload = Running {

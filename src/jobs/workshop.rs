@@ -58,7 +58,7 @@ impl Workshop {
         Workshop {
             catalog,
             open_files,
-            turns: Turns::new(ring.threads()),
+            turns: Turns::new(ring.threads(), &meter),
             ring,
             level,
             budget: Budget::new(DECODE_BUDGET_BYTES),

@@ -2,15 +2,6 @@
 
 use super::units::{HOUR_MS, MINUTE_MS, SECOND_MS};
 
-const _: () = assert!(CLONES_OF_HOST_MAX < CLONES_RUNNING_MAX);
-
-const _: () = assert!(FRESHENS_OF_HOST_MAX < FRESHENS_RUNNING_MAX);
-/// First clones that run at the same time.
-pub const CLONES_RUNNING_MAX: usize = 16;
-/// The same of one host.
-pub const CLONES_OF_HOST_MAX: usize = 8;
-/// The same for requests of one client's address: a quarter of all.
-pub const CLONES_OF_CLIENT_MAX: usize = CLONES_RUNNING_MAX / 4;
 /// How long a first clone waits for its turn before the log says so.
 pub const TURN_WAIT_LOGGED_MS: u64 = 5_000;
 /// How long a bundle is waited for, and git's endpoint for a mirror that is not there, before the answer is 503. What
@@ -34,8 +25,6 @@ pub const BUILD_RETRY_MAX_MS: u64 = 30_000;
 /// Refs and commits of a repository that are being built at the same time, each by a thread that waits for
 /// its turn of the encoders. Over it: 503.
 pub const WANTS_BUILDING_MAX: usize = 64;
-/// The same of all repositories: others wait.
-pub const WANTS_BUILDING_IN_ALL_MAX: usize = 128;
 /// Processes of git that pack one commit for a build, each on one core for about a second per 10 MB.
 pub const TIPS_PACKING_MAX: usize = 4;
 /// A repository whose commit was fetched before it was cloned is cloned after this time at the latest, whatever
@@ -79,12 +68,6 @@ pub const PREBUILD_ASKED_MS: u64 = 24 * HOUR_MS;
 pub const SECRETS_LOOK_MS: u64 = SECOND_MS;
 /// A repository that somebody asked for this long ago or less is in use.
 pub const IN_USE_MS: u64 = 5 * MINUTE_MS;
-/// Mirrors that are compared with their upstream at the same time, on schedule or for a request.
-pub const FRESHENS_RUNNING_MAX: usize = 32;
-/// The same of one host.
-pub const FRESHENS_OF_HOST_MAX: usize = 16;
-/// The same for requests of one client's address: a quarter. The schedule counts for none.
-pub const FRESHENS_OF_CLIENT_MAX: usize = FRESHENS_RUNNING_MAX / 4;
 /// Upstreams that are asked at the same time whether they lead back to a server that waits.
 pub const WAYS_RUNNING_MAX: usize = 16;
 /// The same for requests of one client's address.

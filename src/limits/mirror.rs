@@ -89,12 +89,8 @@ pub const FETCH_RETRY_MS: u64 = 60 * 1000;
 pub const FETCH_RETRY_MAX_MS: u64 = 4 * 60 * 60 * 1000;
 /// Mirrors that are compared with their upstream on schedule at the same time.
 pub const FETCHES_MAX: usize = 8;
-/// The same of one host.
-pub const FETCHES_OF_HOST_MAX: usize = 4;
 
-const _: () = assert!(FETCHES_OF_HOST_MAX < FETCHES_MAX);
-
-const _: () = assert!(FETCH_JITTER_PERCENT < 100 && FETCHES_OF_HOST_MAX > 0);
+const _: () = assert!(FETCH_JITTER_PERCENT < 100 && FETCHES_MAX > 0);
 
 const _: () = assert!(100 + 100 / MIRROR_PACK_FACTOR <= 106);
 

@@ -4,6 +4,7 @@
 
 mod annex;
 mod archive;
+mod classes;
 mod config;
 mod git;
 mod http;
@@ -21,6 +22,7 @@ mod units;
 
 pub use annex::*;
 pub use archive::*;
+pub use classes::*;
 pub use config::*;
 pub use git::*;
 pub use http::*;
@@ -44,7 +46,7 @@ const _: () = assert!(
     FETCH_RETRY_MS <= FETCH_INTERVAL_DEFAULT_MS && FETCH_INTERVAL_DEFAULT_MS <= FETCH_RETRY_MAX_MS
 );
 const _: () = assert!(
-    FRESHENS_RUNNING_MAX > FETCHES_MAX && FRESHENS_OF_HOST_MAX > FETCHES_OF_HOST_MAX,
+    COMPARISONS_RUNNING_MAX / 2 > FETCHES_MAX,
     "the schedule leaves room for requests"
 );
 const _: () = assert!(INFO_REFS_WAIT_MS < FRESHEN_WAIT_MS && FRESHEN_WAIT_MS < GIT_LIST_LIMIT_MS);

@@ -86,11 +86,6 @@ pub const BUILDS_PRODUCING_MIN: usize = 2;
 pub const BUILDS_PRODUCING_MAX: usize = 8;
 /// How long such a build produces before another one has its turn, if one waits.
 pub const TURN_MS: u64 = 100;
-/// Large builds that have begun to produce and have not ended. Each may have a window, what waits
-/// to be spooled, and a few results in memory; further ones have sent their first bytes and wait.
-pub const BUILDS_OPEN_MAX: usize = 32;
-/// Small builds at the same time.
-pub const SMALL_BUILDS_MAX: usize = 16;
 /// Bytes of packs that a small build has at most.
 pub const SMALL_BUILD_LINKED_BYTES: u64 = 4 << 20;
 /// Steps of the walk of a small build's tree, and jobs of its worktree. One that needs more goes on

@@ -127,6 +127,18 @@ impl MirrorError {
         }
     }
 
+    /// Whether upstream did not answer in time, or sent nothing for too long.
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::TimedOut { .. } => true,
+            Self::Unreachable { line, .. } => {
+                let line = line.to_ascii_lowercase();
+                line.contains("timed out") || line.contains("operation too slow")
+            }
+            _ => false,
+        }
+    }
+
     /// Whether a bundle was refused because it would hold nothing.
     pub fn is_empty_bundle(&self) -> bool {
         matches!(self, Self::Git { stderr, .. } if stderr.contains("Refusing to create empty bundle"))

@@ -25,10 +25,9 @@ pub(crate) struct Policy {
     pub retry_ms: u64,
     /// The longest wait after failures.
     pub retry_max_ms: u64,
-    /// How many comparisons may run at once.
+    /// How many comparisons may run at once. A host has one more only while that leaves more of them than it has: those that
+    /// do not answer must leave some to others.
     pub running_max: usize,
-    /// The same of one host: one that does not answer must leave turns to the others.
-    pub host_running_max: usize,
     /// How many begin within a second, of one host.
     pub host_rate: u64,
     /// Decides the jitter; the same seed and calls give the same times.
@@ -45,7 +44,6 @@ impl Default for Policy {
             retry_ms: limits::FETCH_RETRY_MS,
             retry_max_ms: limits::FETCH_RETRY_MAX_MS,
             running_max: limits::FETCHES_MAX,
-            host_running_max: limits::FETCHES_OF_HOST_MAX,
             host_rate: limits::UPSTREAM_RATE_DEFAULT,
             seed: 0,
         }
@@ -211,10 +209,9 @@ impl<K: Key> Schedule<K> {
 
     /// Hosts of which one more could run.
     fn startable(&self) -> impl Iterator<Item = &Host<K>> {
-        let is_full = self.running >= self.policy.running_max;
-        let max = self.policy.host_running_max;
+        let free = self.policy.running_max.saturating_sub(self.running);
         let hosts = self.hosts.values();
-        hosts.filter(move |host| !is_full && host.running < max)
+        hosts.filter(move |host| host.running < free)
     }
 
     /// The end of what [`Self::start`] gave out. What has come of it was told to [`Self::compared`]; if not,

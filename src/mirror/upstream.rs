@@ -145,8 +145,22 @@ impl Git {
         url: &str,
         lock: &RwLock<()>,
     ) -> Result<Freshened, MirrorError> {
-        match self.freshen_once(mirror, url, lock).await {
-            Err(MirrorError::Vanished { .. }) => self.freshen_once(mirror, url, lock).await,
+        self.freshen_in_turn(mirror, url, lock, async || ()).await
+    }
+
+    /// The same; `turn` is waited for before anything is fetched.
+    ///
+    /// # Errors
+    /// Those of [`freshen`](Self::freshen).
+    pub(crate) async fn freshen_in_turn(
+        &self,
+        mirror: &Path,
+        url: &str,
+        lock: &RwLock<()>,
+        turn: impl AsyncFn(),
+    ) -> Result<Freshened, MirrorError> {
+        match self.freshen_once(mirror, url, lock, &turn).await {
+            Err(MirrorError::Vanished { .. }) => self.freshen_once(mirror, url, lock, &turn).await,
             done => done,
         }
     }
@@ -156,6 +170,7 @@ impl Git {
         mirror: &Path,
         url: &str,
         lock: &RwLock<()>,
+        turn: &impl AsyncFn(),
     ) -> Result<Freshened, MirrorError> {
         let began = SystemTime::now();
         let Found { listing, url: at } = self.list(mirror, url, Wanted::All).await?;
@@ -189,6 +204,7 @@ impl Git {
             );
         }
         if !plan.missing.is_empty() {
+            turn().await;
             self.fetch_objects(mirror, &at, &plan.missing).await?;
         }
         let (head_moved, refs_changed) = (plan.head_moved, plan.refs_changed);

@@ -6,15 +6,41 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::archive::place::Archive;
+use crate::classes::Urgency;
 use crate::limits::{BUILD_RETRY_MAX_MS, BUILD_RETRY_MS};
 
 use super::error::StartError;
+use crate::telemetry::metrics::Cause;
 
 /// A build's beginning: the archive that grows, or why there is none.
 pub(crate) type Started = Result<Arc<Archive>, StartError>;
 
 /// Hears of a build's beginning.
-pub(crate) type Ticket = watch::Receiver<Option<Started>>;
+#[derive(Debug, Clone)]
+pub(crate) struct Ticket {
+    pub(crate) started: watch::Receiver<Option<Started>>,
+    urgency: Urgency,
+}
+
+impl Ticket {
+    /// Of the build whose beginning is told there.
+    pub(super) fn new(sender: &watch::Sender<Option<Started>>, urgency: &Urgency) -> Ticket {
+        Ticket {
+            started: sender.subscribe(),
+            urgency: urgency.clone(),
+        }
+    }
+
+    /// A request waits for it: while it waits for its turn itself, it moves up.
+    pub(crate) fn raise(&self) {
+        self.urgency.raise(Cause::Asked);
+    }
+
+    /// Whether it is of the same build.
+    pub(crate) fn same_build(&self, other: &Ticket) -> bool {
+        self.started.same_channel(&other.started)
+    }
+}
 
 /// The builds that run.
 #[derive(Debug, Default)]
@@ -61,7 +87,7 @@ impl Builds {
             Builds::One(one) => vec![one],
             Builds::Two { slow, newer } => vec![slow, newer],
         };
-        let started = |ticket: &Ticket| ticket.borrow().as_ref()?.as_ref().ok().cloned();
+        let started = |ticket: &Ticket| ticket.started.borrow().as_ref()?.as_ref().ok().cloned();
         tickets.into_iter().filter_map(started).collect()
     }
 
@@ -77,9 +103,9 @@ impl Builds {
 
     pub(super) fn remove(&mut self, ticket: &Ticket) {
         *self = match std::mem::take(self) {
-            Builds::One(one) if one.same_channel(ticket) => Builds::None,
-            Builds::Two { slow, newer } if slow.same_channel(ticket) => Builds::One(newer),
-            Builds::Two { slow, newer } if newer.same_channel(ticket) => Builds::One(slow),
+            Builds::One(one) if one.same_build(ticket) => Builds::None,
+            Builds::Two { slow, newer } if slow.same_build(ticket) => Builds::One(newer),
+            Builds::Two { slow, newer } if newer.same_build(ticket) => Builds::One(slow),
             others => others,
         };
     }
@@ -87,7 +113,7 @@ impl Builds {
 
 /// Whether a build goes on at the pace of slow clients only.
 fn is_slow(ticket: &Ticket) -> bool {
-    let started = ticket.borrow();
+    let started = ticket.started.borrow();
     matches!(&*started, Some(Ok(archive)) if archive.fanout.is_slow())
 }
 

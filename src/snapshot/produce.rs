@@ -228,7 +228,7 @@ pub(crate) fn made_with(level: i32) -> [u8; 32] {
 /// Produces the whole archive, but for what has left of its beginning, into `fanout`. The
 /// caller ends the fan-out: complete on success, failed on an error.
 ///
-/// `enter` waits for a turn; it is called once the first bytes are out. `let_go` is called before the
+/// `take` waits for its turn; it is called once the first bytes are out. `let_go` is called before the
 /// first wait for a reader: from then on the files of the view may go, for those that are needed are
 /// open.
 pub fn produce<'a>(
@@ -237,7 +237,7 @@ pub fn produce<'a>(
     spool: &'a dyn Spool,
     ring: &'a Ring<EncoderState>,
     history: History<'a>,
-    enter: impl FnOnce(Size) -> Result<Turn, Closed>,
+    take: impl FnOnce() -> Result<Turn, Closed>,
     let_go: impl FnOnce() + 'a,
 ) -> Result<Produced, BuildError> {
     let Opened {
@@ -254,9 +254,10 @@ pub fn produce<'a>(
     output.frames(&tars[0][sent..])?;
     output.frames(&tars[1])?;
     drop(tars);
-    let size = size(&view);
     fanout.tell();
-    output.turn = Some(enter(size)?);
+    let turn = take()?;
+    let size = turn.size();
+    output.turn = Some(turn);
     let kept = source.clone();
     output.let_go = Some(Box::new(move || {
         kept.largest_tree.keep_none();
@@ -382,8 +383,30 @@ fn checkout(
 }
 
 /// By what is known before anything is read; what turns out to be larger grows.
-fn size(view: &View) -> Size {
-    match view.packs.iter().map(|l| l.bytes).sum::<u64>() <= SMALL_BUILD_LINKED_BYTES {
+pub(crate) fn size(view: &View) -> Size {
+    of_bytes(view.packs.iter().map(|linked| linked.bytes).sum())
+}
+
+/// The same of a mirror that is not pinned, so that it can still change.
+pub(crate) fn size_of(mirror: &Path) -> Size {
+    let files = std::fs::read_dir(mirror.join("objects/pack"));
+    let bytes = files.into_iter().flatten().flatten().filter_map(|file| {
+        let name = file.file_name();
+        let is_linked = LINKED_ENDS
+            .iter()
+            .any(|end| name.as_encoded_bytes().ends_with(end));
+        is_linked
+            .then(|| file.metadata().ok().map(|file| file.len()))
+            .flatten()
+    });
+    of_bytes(bytes.sum())
+}
+
+/// What the names of a pack's files end with that an archive has.
+const LINKED_ENDS: [&[u8]; 3] = [b".pack", b".idx", b".rev"];
+
+fn of_bytes(bytes: u64) -> Size {
+    match bytes <= SMALL_BUILD_LINKED_BYTES {
         true => Size::Small,
         false => Size::Large,
     }

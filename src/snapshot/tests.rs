@@ -18,12 +18,13 @@ use super::output::{BuildError, Spool};
 use super::produce::{self, Head, History, Input};
 use super::reuse::{Base, Reuse};
 use super::reverse::make_reverse_index;
-use super::ring::Ring;
-use super::turns::Turns;
+use super::ring::{Ring, Size};
+use super::turns::{Turn, Turns};
 use super::verify::Verified;
 use super::view::{self, AsItIs, PinError, View};
 use crate::archive::fanout::Fanout;
 use crate::archive::open_files::OpenFile;
+use crate::classes::{Arrival, Urgency};
 use crate::extent::{Layout, Next, Piece};
 use crate::faults::Faults;
 use crate::limits::{COMMIT_BYTES_MAX, DECODE_BUDGET_BYTES, DECODE_LIMIT_BYTES};
@@ -33,6 +34,7 @@ use crate::manifest::outline::{OUTLINE_NAME, Outline};
 use crate::manifest::record::{Linked, Record};
 use crate::manifest::want::Want;
 use crate::refs::{MirrorRefs, Recent};
+use crate::telemetry::metrics::Metrics;
 
 mod attributes;
 mod golden;
@@ -282,11 +284,12 @@ fn produce_on(
         bytes: Mutex::default(),
     };
     let objects = input.directory.join("objects");
+    let size = produce::size(&input.view);
     let head = Head::read(&input.view, "https://example.com/r", &objects).unwrap();
     let opened = produce::open(input, head).unwrap();
-    let (turns, name) = (Turns::new(threads), Arc::from("host/path"));
-    let enter = |size| turns.enter(&name, size, &fanout);
-    let produced = produce::produce(opened, &fanout, &spool, &ring, History::Views, enter, || ())?;
+    let mut turn = turn_for(size, threads, &fanout);
+    let take = move || turn.take().map(|()| turn);
+    let produced = produce::produce(opened, &fanout, &spool, &ring, History::Views, take, || ())?;
     fanout.finish();
     let spool = spool.bytes.into_inner().unwrap();
     fs::write(dir.path().join(&spool_name), &spool).unwrap();
@@ -315,6 +318,14 @@ fn produce_on(
     write(OUTLINE_NAME, built.outline.encode());
     assert!(Outline::decode(&built.outline.encode()).unwrap() == built.outline);
     Ok(built)
+}
+
+/// A turn that it need not wait for.
+fn turn_for(size: Size, threads: usize, fanout: &Arc<Fanout>) -> Turn {
+    let turns = Turns::new(threads, &Metrics::new(1).meter(0));
+    let name = Arc::from("host/path");
+    let seat = turns.enter(&name, size, &Urgency::default(), Arrival::New);
+    turns.begin(seat.unwrap(), &name, size, fanout)
 }
 
 /// Reads the archive as a client does.

@@ -1,16 +1,16 @@
 //! Turns: which builds produce at the moment.
 //!
-//! A large build has a turn while it produces, and passes it on after [`TURN_MS`] if another one
-//! waits for it: builds go on side by side, as many at a time as the processors carry, in the order of
-//! asking; where one repository has two builds they share what is its part. What waits holds little: its
-//! results have left, its window is empty (see [`crate::archive::fanout`]) and the check of its packs rests. So
-//! does a build that waits for its readers or for memory ([`Turn::rest`]). A large build holds a *place*
-//! besides, from its first turn to its end, for its index and its packs stay open; at most
-//! [`BUILDS_OPEN_MAX`] have one. While somebody waits for a place and there is none, those that are not kept
-//! and go on at the pace of a slow client give way, the slowest first.
+//! A build has a *place* before its first byte leaves, and until its end ([`crate::classes`]). Those with a place
+//! for large builds take turns: one has a turn while it produces, and passes it on after [`TURN_MS`] if
+//! another one waits for it. So builds go on side by side, as many at a time as the processors carry, in the order
+//! of asking; where one repository has two builds they share what is its part. There are so few places that
+//! nothing which has begun is silent for long. What waits holds little: its results have left, its window
+//! is empty (see [`crate::archive::fanout`]) and the check of its packs rests. So does a build that waits for its
+//! readers or for memory ([`Turn::rest`]); it has the next turn before anything that has no place. While somebody
+//! waits for a place, builds that are not kept and go on at the pace of a slow client give way, the slowest first.
 //!
-//! A small build never waits for a large one: there are other turns for it, and it is over before it
-//! would pass one on. One that turns out not to be small becomes a large one ([`Turn::grow`]).
+//! A small build never waits for a large one: there are other places for it, and it is over before it
+//! would pass a turn on. One that turns out not to be small becomes a large one ([`Turn::grow`]).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,35 +19,47 @@ use std::time::{Duration, Instant};
 
 use super::ring::Size;
 use crate::archive::fanout::Fanout;
+pub(crate) use crate::classes::Closed;
+use crate::classes::{Arrival, Class, Refused, Seat, Urgency};
 use crate::limits::{
-    BUILDS_OPEN_MAX, BUILDS_PRODUCING_MAX, BUILDS_PRODUCING_MIN, LIVE_ONLY_LOOK_MS,
-    SMALL_BUILDS_MAX, TURN_MS,
+    BUILD_SILENT_MAX_MS, BUILDS_OPEN_MAX, BUILDS_PER_TURN, BUILDS_PRODUCING_MAX,
+    BUILDS_PRODUCING_MIN, LIVE_ONLY_LOOK_MS, SMALL_BUILDS_MAX, TURN_MS,
 };
+use crate::telemetry::metrics::{Meter, WorkClass};
 
-/// The server is shutting down: there are no turns any more.
-#[derive(Debug, thiserror::Error)]
-#[error("the server is shutting down")]
-pub struct Closed;
+// A turn can last longer than it should, and what has turned out not to be small has some, too.
+const _: () = assert!(
+    2 * BUILDS_PER_TURN as u64 * TURN_MS <= BUILD_SILENT_MAX_MS,
+    "who has a place has a turn in time"
+);
 
-/// All turns.
+/// All turns, and the places for them.
 #[derive(Debug)]
 pub(crate) struct Turns {
     large_max: usize,
-    places_max: usize,
+    /// Places of small builds, and of large ones.
+    small: Arc<Class>,
+    large: Arc<Class>,
     state: Mutex<State>,
 }
 
-/// Invariants: `large` and `small` have those who have a turn, at most as many as there are turns;
-/// `placed` has the builds with a place, whether they have a turn or wait for one. After every change
-/// nobody waits who could have a turn.
+/// Invariants: `large` has those who have a turn, at most as many as there are turns; `open` has the large builds
+/// that have a place, whether they have a turn or not. After every change nobody waits who could have a turn.
 #[derive(Debug, Default)]
 struct State {
     closed: bool,
     next_ticket: u64,
+    open: Vec<Open>,
     large: Vec<Holder>,
-    small: Vec<Holder>,
-    placed: Vec<Placed>,
     waiting: VecDeque<Waiter>,
+}
+
+#[derive(Debug)]
+struct Open {
+    ticket: u64,
+    fanout: Arc<Fanout>,
+    /// It was told to end.
+    gives_way: bool,
 }
 
 #[derive(Debug)]
@@ -57,23 +69,12 @@ struct Holder {
 }
 
 #[derive(Debug)]
-struct Placed {
-    ticket: u64,
-    fanout: Arc<Fanout>,
-    /// It was told to end.
-    gives_way: bool,
-}
-
-#[derive(Debug)]
 struct Waiter {
     holder: Holder,
-    fanout: Arc<Fanout>,
-    size: Size,
-    has_place: bool,
     thread: Thread,
 }
 
-/// A build's turn, or its wish for one. Dropping it gives back what it holds.
+/// A build's turn, or its wish for one, and its place. Dropping it gives back what it holds.
 #[derive(Debug)]
 pub struct Turn {
     turns: Arc<Turns>,
@@ -81,21 +82,23 @@ pub struct Turn {
     repository: Arc<str>,
     fanout: Arc<Fanout>,
     size: Size,
-    has_place: bool,
     since: Instant,
+    seat: Seat,
 }
 
 impl Turns {
     /// Turns for a machine that carries this number of encoder threads.
-    pub(crate) fn new(encoders: usize) -> Arc<Turns> {
+    pub(crate) fn new(encoders: usize, meter: &Meter) -> Arc<Turns> {
         let carried = (encoders / 2).clamp(BUILDS_PRODUCING_MIN, BUILDS_PRODUCING_MAX);
-        Turns::with(carried, BUILDS_OPEN_MAX)
+        let places = (BUILDS_PER_TURN * carried).min(BUILDS_OPEN_MAX);
+        Turns::with(carried, places, meter)
     }
 
-    fn with(large_max: usize, places_max: usize) -> Arc<Turns> {
+    fn with(large_max: usize, places: usize, meter: &Meter) -> Arc<Turns> {
         Arc::new(Turns {
             large_max,
-            places_max,
+            small: Class::new(WorkClass::Build, SMALL_BUILDS_MAX, meter),
+            large: Class::new(WorkClass::Build, places, meter),
             state: Mutex::default(),
         })
     }
@@ -105,31 +108,65 @@ impl Turns {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a turn to produce what `fanout` is for.
+    /// Has a place for a build of this size, or stands in the queue for one.
     pub(crate) fn enter(
+        &self,
+        repository: &str,
+        size: Size,
+        urgency: &Urgency,
+        arrival: Arrival,
+    ) -> Result<Seat, Refused> {
+        let class = match size {
+            Size::Small => &self.small,
+            Size::Large => &self.large,
+        };
+        class.enter(repository, urgency, arrival)
+    }
+
+    /// Waits until it is a place.
+    pub(crate) fn wait_placed(&self, seat: &mut Seat) -> Result<(), Closed> {
+        let look = Duration::from_millis(LIVE_ONLY_LOOK_MS);
+        let began = Instant::now();
+        seat.wait_placed(look, || {
+            if began.elapsed() >= look {
+                self.free_place();
+            }
+        })
+    }
+
+    /// A build that has a place begins, and has no turn yet.
+    pub(crate) fn begin(
         self: &Arc<Self>,
+        seat: Seat,
         repository: &Arc<str>,
         size: Size,
         fanout: &Arc<Fanout>,
-    ) -> Result<Turn, Closed> {
+    ) -> Turn {
         let mut state = self.lock();
         state.next_ticket += 1;
+        let ticket = state.next_ticket;
         let mut turn = Turn {
             turns: self.clone(),
-            ticket: state.next_ticket,
+            ticket,
             repository: repository.clone(),
             fanout: fanout.clone(),
             size,
-            has_place: false,
             since: Instant::now(),
+            seat,
         };
-        drop(state);
-        turn.wait()?;
-        Ok(turn)
+        if size == Size::Large {
+            turn.open(&mut state);
+            drop(state);
+            // It has grown since it was looked at.
+            turn.seat.move_to(&self.large);
+        }
+        turn
     }
 
     /// Lets nobody have a turn any more, and ends all waiting for one.
     pub(crate) fn close(&self) {
+        self.small.close();
+        self.large.close();
         let mut state = self.lock();
         state.closed = true;
         for waiter in state.waiting.drain(..) {
@@ -139,55 +176,36 @@ impl Turns {
 
     /// Gives the turns that are free to those who wait.
     fn grant(&self, state: &mut State) {
-        while let Some(index) = self.next(state) {
-            let Some(waiter) = state.waiting.remove(index) else {
+        while state.large.len() < self.large_max {
+            let next = self.next(state);
+            let Some(waiter) = next.and_then(|index| state.waiting.remove(index)) else {
                 return;
             };
-            match waiter.size {
-                Size::Small => state.small.push(waiter.holder),
-                Size::Large => {
-                    if !waiter.has_place {
-                        state.placed.push(Placed {
-                            ticket: waiter.holder.ticket,
-                            fanout: waiter.fanout,
-                            gives_way: false,
-                        });
-                    }
-                    state.large.push(waiter.holder);
-                }
-            }
+            state.large.push(waiter.holder);
             waiter.thread.unpark();
         }
     }
 
     /// Who is next: the first whose repository has no turn, or the first of all.
     fn next(&self, state: &State) -> Option<usize> {
-        let small_free = state.small.len() < SMALL_BUILDS_MAX;
-        let large_free = state.large.len() < self.large_max;
-        let place_free = state.placed.len() < self.places_max;
-        let can = |waiter: &Waiter| match waiter.size {
-            Size::Small => small_free,
-            Size::Large => large_free && (waiter.has_place || place_free),
-        };
         let has_none = |waiter: &Waiter| {
-            let mut holders = state.large.iter().chain(&state.small);
+            let mut holders = state.large.iter();
             holders.all(|holder| holder.repository != waiter.holder.repository)
         };
-        let first = state.waiting.iter().position(|w| can(w) && has_none(w));
-        first.or_else(|| state.waiting.iter().position(can))
+        let first = state.waiting.iter().position(has_none);
+        first.or_else(|| (!state.waiting.is_empty()).then_some(0))
     }
 
     /// Tells the slowest build to end that is not kept and has a place, if one more is waited for than
     /// will be free.
     fn free_place(&self) {
+        let wanted = self.large.waiting();
         let mut state = self.lock();
-        let wants = |w: &&Waiter| w.size == Size::Large && !w.has_place;
-        let wanted = state.waiting.iter().filter(wants).count();
-        let ending = state.placed.iter().filter(|p| p.gives_way).count();
-        if state.placed.len() < self.places_max || ending >= wanted {
+        let ending = state.open.iter().filter(|p| p.gives_way).count();
+        if ending >= wanted {
             return;
         }
-        let others = state.placed.iter_mut().filter(|p| !p.gives_way);
+        let others = state.open.iter_mut().filter(|p| !p.gives_way);
         let slow = others.filter_map(|p| Some((p.fanout.slow_bytes_s()?, p)));
         let Some((_, slowest)) = slow.min_by_key(|(bytes_s, _)| *bytes_s) else {
             return;
@@ -210,12 +228,21 @@ impl Turn {
         self.turns.lock().large.len()
     }
 
-    fn wait(&mut self) -> Result<(), Closed> {
+    fn open(&self, state: &mut State) {
+        state.open.push(Open {
+            ticket: self.ticket,
+            fanout: self.fanout.clone(),
+            gives_way: false,
+        });
+    }
+
+    /// Waits for a turn.
+    pub fn take(&mut self) -> Result<(), Closed> {
         let turns = self.turns.clone();
         self.queue(&turns, turns.lock())
     }
 
-    /// Joins those who wait, and waits until it is held.
+    /// Joins those who wait, and waits until it is held. A small build needs none but its place.
     fn queue<'t>(
         &mut self,
         turns: &'t Turns,
@@ -224,50 +251,36 @@ impl Turn {
         if state.closed {
             return Err(Closed);
         }
+        if self.size == Size::Small {
+            return Ok(());
+        }
         state.waiting.push_back(Waiter {
             holder: Holder {
                 ticket: self.ticket,
                 repository: self.repository.clone(),
             },
-            fanout: self.fanout.clone(),
-            size: self.size,
-            has_place: self.has_place,
             thread: std::thread::current(),
         });
         turns.grant(&mut state);
-        let began = Instant::now();
         while !self.is_held(&state) {
             if state.closed {
                 return Err(Closed);
             }
             drop(state);
-            match self.size == Size::Large && !self.has_place {
-                true => self.wait_for_place(turns, began),
-                false => std::thread::park(),
-            }
+            std::thread::park();
             state = turns.lock();
         }
-        self.has_place = self.size == Size::Large;
         self.since = Instant::now();
         Ok(())
     }
 
-    fn wait_for_place(&self, turns: &Turns, began: Instant) {
-        let look = Duration::from_millis(LIVE_ONLY_LOOK_MS);
-        std::thread::park_timeout(look);
-        if began.elapsed() >= look {
-            turns.free_place();
-        }
-    }
-
     fn is_held(&self, state: &State) -> bool {
-        let mut holders = state.large.iter().chain(&state.small);
+        let mut holders = state.large.iter();
         holders.any(|holder| holder.ticket == self.ticket)
     }
 
     fn give_back(&self, state: &mut State) {
         state.large.retain(|holder| holder.ticket != self.ticket);
-        state.small.retain(|holder| holder.ticket != self.ticket);
     }
 
     fn leave(&self) {
@@ -281,10 +294,7 @@ impl Turn {
         if self.size == Size::Small || self.since.elapsed() < Duration::from_millis(TURN_MS) {
             return false;
         }
-        let state = self.turns.lock();
-        let place_free = state.placed.len() < self.turns.places_max;
-        let could = |w: &Waiter| w.size == Size::Large && (w.has_place || place_free);
-        state.waiting.iter().any(could)
+        !self.turns.lock().waiting.is_empty()
     }
 
     /// Passes it on, and waits for the next one, behind those who wait now: it is given back and asked
@@ -300,20 +310,21 @@ impl Turn {
     pub fn rest<T>(&mut self, wait: impl FnOnce() -> T) -> Result<T, Closed> {
         self.leave();
         let waited = wait();
-        self.wait()?;
+        self.take()?;
         Ok(waited)
     }
 
-    /// There is nothing left to produce: only the place, if it has one, is held until it is dropped.
+    /// There is nothing left to produce: only the place is held until it is dropped.
     pub fn end(&mut self) {
         self.leave();
     }
 
-    /// From here on it is that of a large build, which waits for one of those.
+    /// From here on it is that of a large build, which has a place at once: its first bytes have left.
     pub fn grow(&mut self) -> Result<(), Closed> {
-        self.leave();
         self.size = Size::Large;
-        self.wait()
+        self.seat.move_to(&self.turns.large);
+        self.open(&mut self.turns.lock());
+        self.take()
     }
 }
 
@@ -321,7 +332,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let mut state = self.turns.lock();
         self.give_back(&mut state);
-        state.placed.retain(|placed| placed.ticket != self.ticket);
+        state.open.retain(|open| open.ticket != self.ticket);
         self.turns.grant(&mut state);
     }
 }
@@ -329,14 +340,28 @@ impl Drop for Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::metrics::Metrics;
     use std::sync::mpsc;
 
     fn name(name: &str) -> Arc<str> {
         Arc::from(name)
     }
 
+    fn with(large_max: usize, places: usize) -> Arc<Turns> {
+        Turns::with(large_max, places, &Metrics::new(1).meter(0))
+    }
+
+    fn placed(turns: &Arc<Turns>, repository: &str, size: Size) -> Result<Seat, Closed> {
+        let entered = turns.enter(repository, size, &Urgency::default(), Arrival::New);
+        let mut seat = entered.unwrap();
+        turns.wait_placed(&mut seat).map(|()| seat)
+    }
+
     fn enter(turns: &Arc<Turns>, repository: &str, size: Size) -> Result<Turn, Closed> {
-        turns.enter(&name(repository), size, &Arc::default())
+        let seat = placed(turns, repository, size)?;
+        let mut turn = turns.begin(seat, &name(repository), size, &Arc::default());
+        turn.take()?;
+        Ok(turn)
     }
 
     /// Waits until this number waits for a turn.
@@ -355,7 +380,7 @@ mod tests {
 
     #[test]
     fn turns_are_passed_on_in_the_order_of_asking() {
-        let turns = Turns::with(1, 8);
+        let turns = with(1, 8);
         let mut first = enter(&turns, "a", Size::Large).unwrap();
         make_old(&mut first);
         assert!(!first.is_over(), "nobody waits");
@@ -380,33 +405,52 @@ mod tests {
             drop(first);
         });
         assert_eq!(order.try_iter().collect::<String>(), "abcabc");
-        assert!(turns.lock().placed.is_empty());
+        assert!(turns.lock().open.is_empty());
     }
 
     #[test]
     fn a_small_build_never_waits_for_large_ones() {
-        let turns = Turns::with(2, 2);
-        let mut held = [(); 2].map(|()| enter(&turns, "a", Size::Large).unwrap());
+        let turns = with(2, 2);
+        let mut held = ["a", "c"].map(|name| enter(&turns, name, Size::Large).unwrap());
         let mut small = enter(&turns, "b", Size::Small).unwrap();
         std::thread::scope(|scope| {
             let grown = scope.spawn(|| small.grow().map(|()| small.size()));
             wait_waiting(&turns, 1);
             make_old(&mut held[0]);
-            // There is no place for it before one of the others has ended.
-            assert!(!held[0].is_over());
-            held[0].pass().unwrap();
-            assert!(!grown.is_finished());
-            drop(held);
+            // It has begun: no other has to end before it has a place.
+            assert!(held[0].is_over());
+            held[0].leave();
             assert_eq!(grown.join().unwrap().unwrap(), Size::Large);
         });
+    }
+
+    /// Nothing leaves of what has no place, and what rested comes before that.
+    #[test]
+    fn what_has_a_place_comes_before_newcomers() {
+        let turns = with(1, 2);
+        let mut first = enter(&turns, "a", Size::Large).unwrap();
+        let second = enter_resting(&turns, "b");
+        let newcomer = turns.enter("c", Size::Large, &Urgency::default(), Arrival::New);
+        let newcomer = newcomer.unwrap();
+        assert!(!newcomer.is_placed());
+        first.rest(|| ()).unwrap();
+        assert!(!newcomer.is_placed(), "both have begun");
+        drop(second);
+        assert!(newcomer.is_placed());
+    }
+
+    /// A build with a place and no turn.
+    fn enter_resting(turns: &Arc<Turns>, repository: &str) -> Turn {
+        let seat = placed(turns, repository, Size::Large).unwrap();
+        turns.begin(seat, &name(repository), Size::Large, &Arc::default())
     }
 
     /// Two builds of one repository have the part of one.
     #[test]
     fn the_repository_counts() {
-        let turns = Turns::with(1, 8);
+        let turns = with(2, 8);
         let first = enter(&turns, "a", Size::Large).unwrap();
-        let held = enter(&turns, "x", Size::Small).unwrap();
+        let held = enter(&turns, "x", Size::Large).unwrap();
         std::thread::scope(|scope| {
             let (sender, order) = mpsc::channel();
             for (number, repository) in ["x", "y"].into_iter().enumerate() {
@@ -426,7 +470,7 @@ mod tests {
 
     #[test]
     fn what_rests_has_no_turn_and_the_end_wakes_all() {
-        let turns = Turns::with(1, 8);
+        let turns = with(1, 8);
         let mut turn = enter(&turns, "a", Size::Large).unwrap();
         turn.rest(|| drop(enter(&turns, "b", Size::Large).unwrap()))
             .unwrap();
@@ -444,13 +488,17 @@ mod tests {
     /// needs it.
     #[test]
     fn the_slowest_build_that_is_not_kept_gives_way() {
-        let turns = Turns::with(2, 2);
+        let turns = with(2, 2);
         let builds = [(); 2].map(|()| Arc::new(Fanout::new()));
         let readers = builds.each_ref().map(|fanout| fanout.join(0).unwrap());
         std::thread::scope(|scope| {
+            let mut repositories = ["a", "c"].iter();
             let producing = builds.each_ref().map(|fanout| {
                 fanout.spool_failed("full");
-                let mut turn = turns.enter(&name("a"), Size::Large, fanout).unwrap();
+                let repository = repositories.next().unwrap();
+                let seat = placed(&turns, repository, Size::Large).unwrap();
+                let mut turn = turns.begin(seat, &name(repository), Size::Large, fanout);
+                turn.take().unwrap();
                 scope.spawn(move || {
                     turn.rest(|| {
                         let push = || fanout.push_piece(vec![0; 1 << 20].into());
@@ -474,6 +522,6 @@ mod tests {
             assert!(!slow.is_finished(), "one is enough for one who waits");
             builds[1].fail("stop");
         });
-        assert!(turns.lock().placed.is_empty());
+        assert!(turns.lock().open.is_empty());
     }
 }

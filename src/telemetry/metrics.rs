@@ -7,17 +7,19 @@ mod bounds;
 mod event;
 mod family;
 mod label;
+mod slots;
 mod text;
 
 pub(crate) use event::{Event, Level, Timing};
 pub(crate) use family::{FAMILIES, Family, Kind};
 pub(crate) use label::{
     AnnexResult, BuildResult, Cause, CloneResult, DropReason, Evicted, FetchResult,
-    MaintenanceResult, Outcome, Prefault, ScrubResult, SpoolFailure, WebhookResult,
+    MaintenanceResult, Outcome, Prefault, ScrubResult, SpoolFailure, WebhookResult, WorkClass,
 };
 
 use bounds::{DURATION_BOUNDS_US, TTFB_BOUNDS_US};
 use family::*;
+use slots::{BASES, SLOTS};
 
 use crossbeam::utils::CachePadded;
 use std::sync::Arc;

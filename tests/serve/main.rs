@@ -26,6 +26,7 @@ mod protocol;
 mod refresh;
 mod room;
 mod sharing;
+mod storms;
 mod tips;
 mod upkeep;
 mod upkeep_crash;

@@ -20,6 +20,8 @@ pub enum Answers {
     Garbage,
     /// Never.
     Never,
+    /// What it has, and never an object of it.
+    NoObjects,
     /// After this time.
     Slowly(Duration),
     /// As it should, but whole histories after this time.
@@ -113,9 +115,14 @@ impl Request {
         found.map_or("", |(_, value)| value)
     }
 
-    /// Whether it is for objects, and for all that is before them.
+    /// Whether it is for objects.
+    fn fetches(&self) -> bool {
+        self.has(b"command=fetch")
+    }
+
+    /// The same, and for all that is before them.
     fn wants_history(&self) -> bool {
-        self.has(b"command=fetch") && !self.has(b"deepen ")
+        self.fetches() && !self.has(b"deepen ")
     }
 
     fn has(&self, what: &[u8]) -> bool {
@@ -162,7 +169,8 @@ fn serve(socket: &TcpStream, shared: &Shared) -> std::io::Result<()> {
                 "Content-Type: text/html\r\n",
                 b"<html>Log in</html>",
             ),
-            Answers::Never => relay::be_silent(),
+            Answers::NoObjects if !request.fetches() => backend(&shared.root, &request)?,
+            Answers::Never | Answers::NoObjects => relay::be_silent(),
         };
         let mut to = socket;
         to.write_all(&answer)?;

@@ -18,6 +18,7 @@ const LAYERS: [&[&str]; 8] = [
     &["archive", "git", "http", "tree"],
     &["manifest"],
     &[
+        "classes",
         "config",
         "extent",
         "faults",

@@ -21,7 +21,6 @@ fn policy(running_max: usize) -> Policy {
         retry_ms: 100,
         retry_max_ms: 1500,
         running_max,
-        host_running_max: 2,
         host_rate: 1000,
         seed: 7,
     }
@@ -171,8 +170,6 @@ fn who_asks_makes_it_due() {
 fn a_host_has_its_rate() {
     let mut s: Schedule<u64> = Schedule::new(Policy {
         host_rate: 10,
-        running_max: 1000,
-        host_running_max: 1000,
         ..policy(1000)
     });
     for key in 0..1000 {
@@ -230,11 +227,7 @@ fn a_host_that_does_not_answer_leaves_turns_to_others() {
         (Some("hung/a"), Some("hung/b"))
     );
     assert_eq!((s.start(5002), s.start(5003)), (Some("other/a"), None));
-    let due_ms = s.wake_at_ms().unwrap();
-    assert!(
-        due_ms > 8000,
-        "what cannot start is not waited for: {due_ms}"
-    );
+    assert_eq!(s.wake_at_ms(), None, "what cannot start is not waited for");
     end(&mut s, "hung/b", Shown::Failed, 9000);
     assert_eq!(s.start(8000), Some("hung/c"));
 }

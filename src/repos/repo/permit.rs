@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::Repo;
+use crate::classes::Urgency;
 use crate::manifest::want::{CommitId, Want};
 use crate::repos::builds::{Started, Ticket};
 use crate::repos::error::StartError;
@@ -37,17 +38,20 @@ pub(crate) struct Permit {
     repo: Arc<Repo>,
     want: Arc<Want>,
     on: BuiltOn,
+    urgency: Urgency,
     sender: watch::Sender<Option<Started>>,
 }
 
 impl Permit {
     /// A new one, and a ticket for the first listener.
     pub(super) fn new(repo: Arc<Repo>, want: Arc<Want>) -> (Permit, Ticket) {
-        let (sender, ticket) = watch::channel(None);
+        let (sender, urgency) = (watch::Sender::new(None), Urgency::default());
+        let ticket = Ticket::new(&sender, &urgency);
         let permit = Permit {
             repo,
             want,
             on: BuiltOn::Best,
+            urgency,
             sender,
         };
         (permit, ticket)
@@ -84,7 +88,12 @@ impl Permit {
 
     /// A ticket for a further listener.
     pub(crate) fn ticket(&self) -> Ticket {
-        self.sender.subscribe()
+        Ticket::new(&self.sender, &self.urgency)
+    }
+
+    /// How soon all who wait for it want it.
+    pub(crate) fn urgency(&self) -> &Urgency {
+        &self.urgency
     }
 
     /// Tells everybody what there is to read.
@@ -102,7 +111,7 @@ impl Permit {
 
     /// Ends the build before it began, unless somebody waits for it or will come again.
     pub(crate) fn end_unless_wanted(&self) -> bool {
-        let own = self.sender.subscribe();
+        let own = self.ticket();
         let mut state = self.repo.lock();
         // Under the lock nobody joins. The repository has one to hand out.
         let others = self.sender.receiver_count() > 2;
@@ -116,7 +125,7 @@ impl Permit {
     }
 
     fn end(&self) {
-        let own = self.sender.subscribe();
+        let own = self.ticket();
         let mut state = self.repo.lock();
         state
             .wants

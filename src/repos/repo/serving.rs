@@ -158,7 +158,7 @@ impl Repo {
             served.builds.to_follow(),
             hit(&state, want, since).is_some(),
         );
-        !is_hit && build.is_some_and(|build| build.same_channel(ticket))
+        !is_hit && build.is_some_and(|build| build.same_build(ticket))
     }
 
     /// What a short name led to, among the refs of this epoch.

@@ -147,7 +147,7 @@ fn a_build_that_readers_hold_up_is_not_the_only_one() {
         other => panic!("{other:?}"),
     };
     let is_followed = |permit: &Permit| match repo.find(None) {
-        Found::Following(ticket) => ticket.same_channel(&permit.ticket()),
+        Found::Following(ticket) => ticket.same_build(&permit.ticket()),
         other => panic!("{other:?}"),
     };
     let (first, (slow, reader)) = (vacant(), held_up());
@@ -339,7 +339,13 @@ fn a_permit_ends_its_own_build_and_no_other() {
     };
     first.refuse(refused.clone());
     assert_eq!(
-        ticket.borrow().as_ref().unwrap().as_ref().unwrap_err(),
+        ticket
+            .started
+            .borrow()
+            .as_ref()
+            .unwrap()
+            .as_ref()
+            .unwrap_err(),
         &refused
     );
     let Found::Vacant(dropped) = repo.find(None) else {
@@ -347,7 +353,7 @@ fn a_permit_ends_its_own_build_and_no_other() {
     };
     let ticket = dropped.ticket();
     drop(dropped);
-    let heard = ticket.borrow().clone();
+    let heard = ticket.started.borrow().clone();
     assert_eq!(heard.unwrap().unwrap_err().status, 500);
     let Found::Vacant(second) = repo.find(None) else {
         panic!("the build did not end");

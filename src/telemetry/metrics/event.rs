@@ -1,7 +1,8 @@
 //! What can be counted, and which atomic of a block counts it.
 
-use super::family::{BASES, Id};
+use super::family::Id;
 use super::label::*;
+use super::slots::BASES;
 
 /// Something to count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub enum Event {
     Annex(AnnexResult),
     /// A host has asked for fewer requests.
     UpstreamPause,
+    /// There was no place for work, nor one in the queue.
+    WorkRefused(WorkClass),
     /// A webhook was answered.
     Webhook(WebhookResult),
     /// A step of a mirror's upkeep ended.
@@ -81,6 +84,7 @@ impl Event {
             Self::Clone(result) => (Id::Clones, result as usize),
             Self::Comparison(cause) => (Id::Comparisons, cause as usize),
             Self::UpstreamPause => (Id::UpstreamPauses, 0),
+            Self::WorkRefused(class) => (Id::WorkRefused, class as usize),
             Self::Webhook(result) => (Id::Webhooks, result as usize),
             Self::Fetch(result) => (Id::Fetches, result as usize),
             Self::Annex(result) => (Id::AnnexFetches, result as usize),
@@ -104,6 +108,10 @@ pub enum Level {
     ConnectionsOpen,
     /// A running build.
     BuildsRunning,
+    /// Work that has a place.
+    WorkRunning(WorkClass),
+    /// Work that waits for one.
+    WorkWaiting(WorkClass),
 }
 
 impl Level {
@@ -111,6 +119,8 @@ impl Level {
         match self {
             Self::ConnectionsOpen => BASES[Id::ConnectionsOpen as usize],
             Self::BuildsRunning => BASES[Id::BuildsRunning as usize],
+            Self::WorkRunning(class) => BASES[Id::WorkRunning as usize] + class as usize,
+            Self::WorkWaiting(class) => BASES[Id::WorkWaiting as usize] + class as usize,
         }
     }
 }

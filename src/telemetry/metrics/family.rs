@@ -57,6 +57,9 @@ pub(super) enum Id {
     Fetches,
     AnnexFetches,
     UpstreamPauses,
+    WorkRunning,
+    WorkWaiting,
+    WorkRefused,
     Webhooks,
     Maintenance,
     Evictions,
@@ -81,7 +84,7 @@ pub(super) enum Id {
 }
 
 /// Every metric, in the order in which it is rendered.
-pub(crate) const FAMILIES: [Family; 44] = [
+pub(crate) const FAMILIES: [Family; 47] = [
     Family {
         id: Id::Requests,
         name: "tarpon_requests_total",
@@ -275,6 +278,30 @@ pub(crate) const FAMILIES: [Family; 44] = [
         help: "Times that a host asked for fewer requests, and comparisons by timer stopped for it.",
     },
     Family {
+        id: Id::WorkRunning,
+        name: "tarpon_work_running",
+        kind: Kind::Gauge,
+        label: "class",
+        values: WorkClass::NAMES,
+        help: "Comparisons, fetches, first clones and builds that have a place.",
+    },
+    Family {
+        id: Id::WorkWaiting,
+        name: "tarpon_work_waiting",
+        kind: Kind::Gauge,
+        label: "class",
+        values: WorkClass::NAMES,
+        help: "The same that wait for one.",
+    },
+    Family {
+        id: Id::WorkRefused,
+        name: "tarpon_work_refused_total",
+        kind: Kind::Counter,
+        label: "class",
+        values: WorkClass::NAMES,
+        help: "The same that were not begun because too many waited, or the first had waited for a minute.",
+    },
+    Family {
         id: Id::Webhooks,
         name: "tarpon_webhooks_total",
         kind: Kind::Counter,
@@ -448,9 +475,6 @@ pub(crate) const FAMILIES: [Family; 44] = [
     },
 ];
 
-/// Atomics per block.
-pub(super) const SLOTS: usize = slot_base(FAMILIES.len());
-
 const _: () = {
     let mut i = 0;
     while i < FAMILIES.len() {
@@ -464,35 +488,4 @@ const _: () = {
         METRICS_REPOSITORIES_MAX == 1000,
         "the help of tarpon_mirror_age_seconds says 1000"
     );
-};
-
-/// How many atomics of a block a family takes. A histogram has one per bucket, one for what is
-/// above the last bound, and one for the sum.
-pub(super) const fn slots_of(family: &Family) -> usize {
-    match (family.kind, family.values.len()) {
-        (Kind::Histogram(bounds), _) => bounds.len() + 2,
-        (_, 0) => 1,
-        (_, values) => values,
-    }
-}
-
-/// Where a family's atomics start.
-pub(super) const fn slot_base(family: usize) -> usize {
-    let (mut i, mut base) = (0, 0);
-    while i < family {
-        base += slots_of(&FAMILIES[i]);
-        i += 1;
-    }
-    base
-}
-
-/// `slot_base` of each family, so that counting costs one look-up.
-pub(super) const BASES: [usize; FAMILIES.len()] = {
-    let mut bases = [0; FAMILIES.len()];
-    let mut i = 0;
-    while i < bases.len() {
-        bases[i] = slot_base(i);
-        i += 1;
-    }
-    bases
 };

@@ -122,8 +122,23 @@ label! {
 }
 
 label! {
-    /// Why a mirror is compared with its upstream.
-    #[derive(Default)]
+    /// What work is, of which so much runs at a time.
+    WorkClass {
+        /// A comparison of a mirror with its upstream.
+        Comparison = "comparison",
+        /// A fetch into a mirror.
+        Fetch = "fetch",
+        /// A first clone.
+        Clone = "clone",
+        /// A build.
+        Build = "build",
+    }
+}
+
+label! {
+    /// Why a mirror is compared with its upstream, and whatever follows from that; what is asked for comes
+    /// first.
+    #[derive(Default, PartialOrd, Ord)]
     Cause {
         /// A request waits for it.
         #[default]

@@ -1,0 +1,396 @@
+//! Classes of work: how much of each runs at a time, and who is next.
+//!
+//! Work enters its class, stands in its queue, and has a place once there is one: what is asked for first, then
+//! what a webhook wants, then what a timer does; within that in the order of entering. Who joins work that waits
+//! does not enter: it moves up ([`Urgency`]). Places belong to no thread and no runtime.
+//!
+//! What holds places together (a host, a repository) gets one more only while that leaves more free than
+//! it has: alone it has a half, with another one these have a half and a quarter, and so on, so that others find one. A
+//! host whose last tries timed out ([`Tries`]) has one.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::limits::{QUEUE_MAX, QUEUE_WAIT_MAX_MS, TIMEOUTS_MAX};
+use crate::telemetry::metrics::{Cause, Event, Level, Meter, WorkClass};
+
+/// How soon work is to have a place, as all see it who wait for it: it only ever moves up.
+#[derive(Debug, Clone)]
+pub(crate) struct Urgency(Arc<AtomicU8>);
+
+impl Default for Urgency {
+    /// The least.
+    fn default() -> Self {
+        Urgency(Arc::new(AtomicU8::new(Cause::Timer as u8)))
+    }
+}
+
+impl Urgency {
+    /// That of work which nobody can join.
+    pub(crate) fn of(cause: Cause) -> Urgency {
+        Urgency(Arc::new(AtomicU8::new(cause as u8)))
+    }
+
+    /// Somebody waits for it for this reason.
+    pub(crate) fn raise(&self, cause: Cause) {
+        self.0.fetch_min(cause as u8, Ordering::Relaxed);
+    }
+
+    /// The most urgent reason.
+    pub(crate) fn cause(&self) -> Cause {
+        let all = [Cause::Asked, Cause::Webhook, Cause::Timer];
+        let now = self.0.load(Ordering::Relaxed);
+        let found = all.into_iter().find(|cause| *cause as u8 == now);
+        found.unwrap_or(Cause::Timer)
+    }
+}
+
+/// Who enters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// Nobody has waited for it: it can be refused.
+    New,
+    /// Somebody was told that it comes.
+    Promised,
+}
+
+/// Too much waits, or for too long.
+#[derive(Debug, thiserror::Error)]
+#[error("too many {} are waiting for their turn; try again", .0.name())]
+pub(crate) struct Refused(WorkClass);
+
+/// The server is shutting down: there are no places any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the server is shutting down")]
+pub struct Closed;
+
+/// How the last tries of hosts ended, in all classes.
+#[derive(Debug, Default)]
+pub(crate) struct Tries(Mutex<HashMap<String, u32>>);
+
+impl Tries {
+    /// One has ended.
+    pub(crate) fn note(&self, host: &str, is_timeout: bool) {
+        let mut timeouts = self.lock();
+        match is_timeout {
+            true => *timeouts.entry(host.to_owned()).or_default() += 1,
+            false => drop(timeouts.remove(host)),
+        }
+    }
+
+    fn is_hanging(&self, host: &str) -> bool {
+        self.lock().get(host).is_some_and(|n| *n >= TIMEOUTS_MAX)
+    }
+
+    /// Every change is one step.
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Class {
+    name: WorkClass,
+    places: usize,
+    tries: Arc<Tries>,
+    meter: Meter,
+    book: Mutex<Book>,
+}
+
+/// Invariant: after every change nobody waits who could have a place.
+#[derive(Debug, Default)]
+struct Book {
+    closed: bool,
+    next: u64,
+    /// In the order of entering.
+    work: Vec<Work>,
+}
+
+#[derive(Debug)]
+struct Work {
+    id: u64,
+    /// What it shares its part of the places with.
+    sharer: Arc<str>,
+    urgency: Urgency,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting {
+        since: Instant,
+        placed: oneshot::Sender<()>,
+    },
+    Running,
+}
+
+impl Book {
+    fn running(&self) -> impl Iterator<Item = &Work> {
+        self.work
+            .iter()
+            .filter(|w| matches!(w.state, State::Running))
+    }
+
+    /// How many places each sharer has.
+    fn shares(&self) -> HashMap<&str, usize> {
+        let mut shares = HashMap::new();
+        for work in self.running() {
+            *shares.entry(&*work.sharer).or_default() += 1;
+        }
+        shares
+    }
+
+    fn waiting(&self) -> impl Iterator<Item = (&Work, Instant)> {
+        self.work.iter().filter_map(|work| match work.state {
+            State::Waiting { since, .. } => Some((work, since)),
+            State::Running => None,
+        })
+    }
+}
+
+impl Class {
+    /// With so many places, for work whose sharers are hosts.
+    pub(crate) fn of_hosts(
+        name: WorkClass,
+        places: usize,
+        tries: &Arc<Tries>,
+        meter: &Meter,
+    ) -> Arc<Class> {
+        Arc::new(Class {
+            name,
+            places,
+            tries: tries.clone(),
+            meter: meter.clone(),
+            book: Mutex::default(),
+        })
+    }
+
+    /// The same where they are anything else.
+    pub(crate) fn new(name: WorkClass, places: usize, meter: &Meter) -> Arc<Class> {
+        Class::of_hosts(name, places, &Arc::default(), meter)
+    }
+
+    /// Every change is completed by the one who begins it, without anything that can panic.
+    fn lock(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stands in the queue, or has a place at once.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        sharer: &str,
+        urgency: &Urgency,
+        arrival: Arrival,
+    ) -> Result<Seat, Refused> {
+        let mut book = self.lock();
+        if arrival == Arrival::New && self.is_full(&book, sharer, urgency.cause()) {
+            self.meter.add(Event::WorkRefused(self.name), 1);
+            return Err(Refused(self.name));
+        }
+        let (sender, placed) = oneshot::channel();
+        let waiting = State::Waiting {
+            since: Instant::now(),
+            placed: sender,
+        };
+        let mut id = u64::MAX;
+        // Afterwards it hears that nobody places it.
+        if !book.closed {
+            self.meter.up(Level::WorkWaiting(self.name));
+            id = self.add(&mut book, sharer, urgency, waiting);
+            self.grant(&mut book);
+        }
+        drop(book);
+        Ok(Seat {
+            class: self.clone(),
+            id,
+            placed,
+        })
+    }
+
+    fn add(&self, book: &mut Book, sharer: &str, urgency: &Urgency, state: State) -> u64 {
+        let id = book.next;
+        book.next += 1;
+        book.work.push(Work {
+            id,
+            sharer: sharer.into(),
+            urgency: urgency.clone(),
+            state,
+        });
+        id
+    }
+
+    /// Whether one that enters would stand behind too many, or behind one that has waited for too long. Those
+    /// behind it, and those that wait for their own sharer, hold it up no longer than they do now.
+    fn is_full(&self, book: &Book, sharer: &str, cause: Cause) -> bool {
+        let (free, shares) = (self.free(book), book.shares());
+        let may = |other: &str, free| {
+            let has = shares.get(other).copied().unwrap_or_default();
+            self.may_have(other, has, free)
+        };
+        if may(sharer, free) {
+            return false;
+        }
+        let is_before = |(work, _): &(&Work, Instant)| {
+            let is_in_the_way = *work.sharer == *sharer || may(&work.sharer, free.max(1));
+            work.urgency.cause() <= cause && is_in_the_way
+        };
+        let longest = Duration::from_millis(QUEUE_WAIT_MAX_MS);
+        let is_late = |(_, since): (&Work, Instant)| since.elapsed() >= longest;
+        let before = || book.waiting().filter(is_before);
+        before().count() >= QUEUE_MAX || before().any(is_late)
+    }
+
+    fn free(&self, book: &Book) -> usize {
+        self.places.saturating_sub(book.running().count())
+    }
+
+    /// Whether a sharer may have one more beside those that it has, while so many are free.
+    fn may_have(&self, sharer: &str, has: usize, free: usize) -> bool {
+        match self.tries.is_hanging(sharer) {
+            true => has == 0 && free > 0,
+            false => has < free,
+        }
+    }
+
+    /// Gives free places to those who are next.
+    fn grant(&self, book: &mut Book) {
+        while let Some(index) = self.next(book) {
+            let work = &mut book.work[index];
+            if let State::Waiting { placed, .. } =
+                std::mem::replace(&mut work.state, State::Running)
+            {
+                self.meter.down(Level::WorkWaiting(self.name));
+                self.meter.up(Level::WorkRunning(self.name));
+                // It fails where nobody waits any more, who then gives it back.
+                let _ = placed.send(());
+            }
+        }
+    }
+
+    fn next(&self, book: &Book) -> Option<usize> {
+        let free = self.free(book);
+        if free == 0 || book.closed {
+            return None;
+        }
+        let shares = book.shares();
+        let may = |work: &Work| {
+            let has = shares.get(&*work.sharer).copied().unwrap_or_default();
+            matches!(work.state, State::Waiting { .. }) && self.may_have(&work.sharer, has, free)
+        };
+        let all = book.work.iter().enumerate();
+        let next = all
+            .filter(|(_, work)| may(work))
+            .min_by_key(|(index, work)| (work.urgency.cause(), *index));
+        next.map(|(index, _)| index)
+    }
+
+    /// How much waits.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().waiting().count()
+    }
+
+    /// Lets nobody have a place any more, and ends all waiting for one.
+    pub(crate) fn close(&self) {
+        let mut book = self.lock();
+        book.closed = true;
+        let is_waiting = |work: &mut Work| matches!(work.state, State::Waiting { .. });
+        let ended = book.work.extract_if(.., is_waiting).count();
+        drop(book);
+        (0..ended).for_each(|_| self.meter.down(Level::WorkWaiting(self.name)));
+    }
+
+    fn leave(&self, id: u64) {
+        let mut book = self.lock();
+        let at = book.work.iter().position(|work| work.id == id);
+        if let Some(at) = at {
+            self.meter.down(match book.work.remove(at).state {
+                State::Waiting { .. } => Level::WorkWaiting(self.name),
+                State::Running => Level::WorkRunning(self.name),
+            });
+        }
+        self.grant(&mut book);
+    }
+}
+
+/// A place, or one in the queue for it. Dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    class: Arc<Class>,
+    id: u64,
+    placed: oneshot::Receiver<()>,
+}
+
+impl Seat {
+    /// Whether it is a place.
+    pub(crate) fn is_placed(&self) -> bool {
+        let book = self.class.lock();
+        let mut running = book.running();
+        running.any(|work| work.id == self.id)
+    }
+
+    /// Waits until it is one.
+    pub(crate) async fn placed(&mut self) -> Result<(), Closed> {
+        match self.is_placed() {
+            true => Ok(()),
+            false => Pin::new(&mut self.placed).await.map_err(|_| Closed),
+        }
+    }
+
+    /// The same on a thread of its own, which looks after something every now and then meanwhile.
+    pub(crate) fn wait_placed(&mut self, every: Duration, look: impl Fn()) -> Result<(), Closed> {
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let mut context = Context::from_waker(&waker);
+        while !self.is_placed() {
+            match Pin::new(&mut self.placed).poll(&mut context) {
+                Poll::Ready(placed) => return placed.map_err(|_| Closed),
+                Poll::Pending => std::thread::park_timeout(every),
+            }
+            look();
+        }
+        Ok(())
+    }
+
+    /// Gives it back for one in another class, which has it at once: what has begun must not wait for others
+    /// to end.
+    pub(crate) fn move_to(&mut self, class: &Arc<Class>) {
+        if Arc::ptr_eq(&self.class, class) {
+            return;
+        }
+        let before = self.class.lock();
+        let own = before.work.iter().find(|work| work.id == self.id);
+        let Some((sharer, urgency)) = own.map(|w| (w.sharer.clone(), w.urgency.clone())) else {
+            return;
+        };
+        drop(before);
+        let id = class.add(&mut class.lock(), &sharer, &urgency, State::Running);
+        class.meter.up(Level::WorkRunning(class.name));
+        let before = std::mem::replace(&mut self.class, class.clone());
+        before.leave(std::mem::replace(&mut self.id, id));
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.class.leave(self.id);
+    }
+}
+
+/// Wakes a thread that waits.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+#[cfg(test)]
+mod tests;
