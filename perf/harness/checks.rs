@@ -63,6 +63,7 @@ pub fn all(record: &Record, repositories: &[Repository]) -> Vec<Check> {
         judge.hits();
         judge.memory();
         judge.busy();
+        judge.wants();
         judge.refreshes();
     }
     for small in repositories {
@@ -205,6 +206,57 @@ impl Judge<'_> {
 }
 
 impl Judge<'_> {
+    fn wants(&mut self) {
+        let commit = self.summary(Contestant::Commit);
+        let depth_1 = self.summary(Contestant::Depth1);
+        let at = |of: &Option<Summary>, percentile| of.as_ref()?.first_ms(percentile);
+        let last = |of: &Option<Summary>| of.as_ref().map(Summary::total_ms);
+        let share = |of: &Option<Summary>, whole: Contestant| {
+            let whole = self.summary(whole)?.total_ms();
+            Some(last(of)? / whole)
+        };
+        let cold = self.summary(Contestant::ColdDepth1);
+        let of_build =
+            share(&commit, Contestant::Miss).filter(|_| self.repository.files >= REFRESH_FILES);
+        let shallow = share(&depth_1, Contestant::GitShallow);
+        let cold = share(&cold, Contestant::GitShallow);
+        for (what, unit, value, limit) in [
+            (
+                "exact commit, first byte p50",
+                " ms",
+                at(&commit, 50.0),
+                5.0,
+            ),
+            (
+                "exact commit, first byte p99",
+                " ms",
+                at(&commit, 99.0),
+                25.0,
+            ),
+            (
+                "exact commit's last byte / a first build's",
+                "",
+                of_build,
+                0.10,
+            ),
+            ("depth 1, first byte p50", " ms", at(&depth_1, 50.0), 5.0),
+            (
+                "depth 1's last byte / git clone --depth 1's",
+                "",
+                shallow,
+                0.35,
+            ),
+            (
+                "cold depth 1's last byte / git clone --depth 1's",
+                "",
+                cold,
+                1.15,
+            ),
+        ] {
+            self.add(what, unit, value, Bound::AtMost(limit));
+        }
+    }
+
     fn refreshes(&mut self) {
         let name = &self.repository.name;
         let mut all = self.record.refreshes.iter();

@@ -52,12 +52,17 @@ impl Bridge {
         }
     }
 
+    /// Where it serves them.
+    pub fn url(&self) -> String {
+        format!("http://{}/", self.address)
+    }
+
     /// Clones the repository `name` over HTTP, with these options, into `directory`, which is removed
     /// afterwards: time and bytes of the clone, cost of the server's side.
     pub fn clone_once(&self, name: &str, options: &[&str], directory: &Path) -> (Measured, Usage) {
         *lock(&self.served) = Served::default();
         let parent = directory.parent().unwrap_or(Path::new("/"));
-        let url = format!("http://{}/{name}.git", self.address);
+        let url = format!("{}{name}.git", self.url());
         let post = format!("http.postBuffer={BODY_BYTES_MAX}");
         let into = directory.to_string_lossy();
         let started = Instant::now();

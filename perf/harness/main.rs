@@ -25,6 +25,7 @@ mod soak;
 mod svg;
 mod table;
 mod usage;
+mod wants;
 
 use clap::{Args, Parser, Subcommand};
 use measure::{Bench, Effort};
@@ -287,6 +288,7 @@ impl CompareArgs {
             followers: 8,
             crowd: 64,
             busy: 200,
+            wants: 40,
             refreshes: 10,
             pzstd_threads: self.pzstd_threads,
         };
@@ -298,6 +300,7 @@ impl CompareArgs {
             followers: 2,
             crowd: 8,
             busy: 10,
+            wants: 4,
             refreshes: 1,
             pzstd_threads: self.pzstd_threads,
         };

@@ -38,6 +38,8 @@ pub struct Effort {
     pub crowd: usize,
     /// Requests to a busy server.
     pub busy: u32,
+    /// Exact commits.
+    pub wants: u32,
     /// Refreshes of each case.
     pub refreshes: u32,
     /// Threads of pzstd.
@@ -83,6 +85,7 @@ impl Bench<'_> {
         }
         self.first_bytes(&state, &rivals);
         self.crowds(&state);
+        self.wants(&state, &rivals.bridge);
         state.remove();
         drop(rivals);
         self.refreshes();
@@ -328,7 +331,8 @@ impl Bench<'_> {
         assert_eq!(Some(transfer.bytes), expected, "{:?}", transfer.head);
     }
 
-    fn push_one(&mut self, who: Contestant, round: u32, one: Measured, usage: Option<Usage>) {
+    /// Keeps a run of one client.
+    pub fn push_one(&mut self, who: Contestant, round: u32, one: Measured, usage: Option<Usage>) {
         self.record.runs.push(Run {
             repository: self.name().to_owned(),
             contestant: who,

@@ -38,6 +38,16 @@ pub enum Contestant {
     NginxSeveral,
     /// nginx, to the first byte.
     NginxFirst,
+    /// A commit that the mirror has and of which nothing is cached.
+    Commit,
+    /// `git clone --depth 1` over HTTP from `git http-backend`.
+    GitShallow,
+    /// The worktree without its history, from a mirror.
+    Depth1,
+    /// A server that has no mirror.
+    Cold,
+    /// The same without history.
+    ColdDepth1,
     /// First byte of another repository's miss on a busy server.
     BusyMiss,
     /// First byte of another repository's hit on a busy server.
@@ -62,6 +72,11 @@ impl fmt::Display for Contestant {
             Contestant::Nginx => "nginx",
             Contestant::NginxSeveral => "nginx, several",
             Contestant::NginxFirst => "nginx, first byte",
+            Contestant::Commit => "tarpon exact commit",
+            Contestant::GitShallow => "git clone --depth 1",
+            Contestant::Depth1 => "tarpon depth 1",
+            Contestant::Cold => "tarpon cold",
+            Contestant::ColdDepth1 => "tarpon cold, depth 1",
             Contestant::BusyMiss => "tarpon busy, miss",
             Contestant::BusyHit => "tarpon busy, hit",
             Contestant::Peer(name) => name,

@@ -165,15 +165,27 @@ impl Site {
 
     /// An empty state directory of that name with a mirror of `repository`.
     pub fn state(&self, name: &str, repository: &Repository) -> State {
+        let mut state = self.empty(name);
+        state.add(repository, &repository.name);
+        state
+    }
+
+    /// The same without a mirror, whose upstream is at a URL.
+    #[allow(dead_code)] // The benches have a mirror of everything.
+    pub fn state_without(&self, name: &str, upstream: &str) -> State {
+        let mut state = self.empty(name);
+        state.settings.upstreams = vec![format!("{HOST}={upstream}")];
+        state
+    }
+
+    fn empty(&self, name: &str) -> State {
         let path = self.run_path(name);
         remove_tree(&path);
-        let mut state = State {
+        State {
             settings: self.settings(path),
             upstreams: self.upstreams(),
             mirrors: Vec::new(),
-        };
-        state.add(repository, &repository.name);
-        state
+        }
     }
 }
 
