@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
 
 use crate::archive::open_files::OpenFiles;
+use crate::archive::place::Archive;
 use crate::archive::prefetch::Prefetch;
 use crate::config::{Config, Secrets};
 use crate::faults::Faults;
@@ -33,12 +34,14 @@ use crate::mirror::Via;
 use crate::repos::catalog::Catalog;
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
-use crate::telemetry::log::RequestLog;
+use crate::telemetry::log::{RequestLog, Wanted};
 use crate::telemetry::metrics::{Event, Level, Meter, Metrics, Outcome};
 
 /// What a core remembers of a request until its answer is sent.
 pub(crate) struct Note {
     pub(super) repository: Arc<str>,
+    /// What of it, if that is no plain snapshot.
+    pub(super) want: Option<Wanted>,
     /// The path of a request that was refused and names no repository.
     pub(super) path: Option<Box<str>>,
     pub(super) method: &'static str,
@@ -298,6 +301,7 @@ impl Core {
     pub(super) fn note(&self, head: &RequestHead<'_>, outcome: Outcome, status: u16) -> Note {
         Note {
             repository: self.no_repository.clone(),
+            want: None,
             path: None,
             method: method_name(head.method),
             outcome,
@@ -375,8 +379,25 @@ impl Core {
     }
 
     pub(super) fn note_for(&self, asked: &Asked<'_, '_>, outcome: Outcome, status: u16) -> Note {
+        let named = &asked.named;
         Note {
             repository: asked.repo.name.clone(),
+            want: (!named.is_default()).then(|| Wanted(Arc::new(named.clone()))),
+            ..self.note(asked.head, outcome, status)
+        }
+    }
+
+    /// The same where there is an archive, which knows what it is of.
+    pub(super) fn note_of(
+        &self,
+        (asked, archive): (&Asked<'_, '_>, &Archive),
+        outcome: Outcome,
+        status: u16,
+    ) -> Note {
+        let want = &archive.want;
+        Note {
+            repository: asked.repo.name.clone(),
+            want: (!want.is_default()).then(|| Wanted(want.clone())),
             ..self.note(asked.head, outcome, status)
         }
     }

@@ -305,6 +305,7 @@ impl Service for Core {
         }
         let record = RequestRecord {
             repository: note.repository,
+            want: note.want,
             path: note.path,
             method: note.method,
             outcome: note.outcome,
@@ -342,6 +343,7 @@ impl Service for Core {
         let note = self.note(head, outcome, status);
         let record = RequestRecord {
             repository: asked_repository(head).unwrap_or(note.repository),
+            want: None,
             path: note.path,
             method: note.method,
             outcome,

@@ -80,9 +80,20 @@ impl Core {
         repo.archive_of(&wanted.ok()?.want)
     }
 
-    /// Answers `GET`: finds an archive, or has one built, and reads it.
+    /// Answers `GET`. The upstream is looked at afterwards: what starts a process must not be in the way of what
+    /// this request waits for.
     async fn get(self: &Rc<Self>, asked: &Asked<'_, '_>, out: &mut Vec<u8>) -> Answer<Note> {
+        let answer = self.get_archive(asked, out).await;
         self.look_at_upstream(&asked.repo);
+        answer
+    }
+
+    /// Finds an archive, or has one built, and reads it.
+    async fn get_archive(
+        self: &Rc<Self>,
+        asked: &Asked<'_, '_>,
+        out: &mut Vec<u8>,
+    ) -> Answer<Note> {
         self.hear_of_damage(asked).await;
         if let Some(archive) = self.superseded(asked)
             && let Ok(reader) = self.reader(&archive).await
@@ -307,7 +318,7 @@ impl Core {
         Ok(Answer {
             payload,
             keep_alive: asked.head.keep_alive,
-            note: self.note_for(asked, outcome, status),
+            note: self.note_of((asked, &archive), outcome, status),
         })
     }
 

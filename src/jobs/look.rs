@@ -6,6 +6,7 @@ use std::sync::Arc;
 use gix::ObjectId;
 use gix::bstr::{BStr, BString, ByteSlice};
 
+use crate::limits::NEAR_TIPS_MAX;
 use crate::manifest::want::{Named, Shape, Want};
 use crate::mirror::{Git, annex};
 use crate::refs::{Head, MirrorRefs};
@@ -82,8 +83,11 @@ pub(super) fn look(repo: &Repo, git: &Git, named: &Named) -> Result<Looked, Star
     };
     fits_beside(repo, &want, &refs)?;
     let is_tip = refs.refs.iter().any(|one| one.target == commit);
+    let is_reached = is_tip
+        || around.is_reached
+        || refs.refs.len() <= NEAR_TIPS_MAX && objects.reaches(&all_tips(&refs), commit);
     let wanted = wanted(want, around.nearest);
-    Ok(match is_tip || around.is_reached {
+    Ok(match is_reached {
         true => Looked::Found(wanted),
         false => Looked::Unsure(wanted, commit),
     })
@@ -136,6 +140,12 @@ fn tips(refs: &MirrorRefs, named: Option<&BString>) -> Vec<ObjectId> {
     let named = named.and_then(|name| refs.get(name.as_bstr()));
     let named = named.map(|found| found.peeled.unwrap_or(found.target));
     named.into_iter().chain(refs.head_id()).collect()
+}
+
+/// Where to look then: what was pushed to any branch, below its tip.
+fn all_tips(refs: &MirrorRefs) -> Vec<ObjectId> {
+    let tips = refs.refs.iter();
+    tips.map(|one| one.peeled.unwrap_or(one.target)).collect()
 }
 
 /// A branch that is made must not be in the way of the one that a clone makes.

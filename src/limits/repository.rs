@@ -27,6 +27,8 @@ pub const COMMIT_BYTES_MAX: u64 = 64 << 20;
 pub const TREE_BYTES_MAX: u64 = 256 << 20;
 /// Commits that are looked at to find that a ref leads to one: what is further away takes a longer look.
 pub const NEAR_COMMITS_MAX: usize = 256;
+/// Refs from all of which that is tried: of more, reading where they lead takes as long as git does.
+pub const NEAR_TIPS_MAX: usize = 512;
 /// Commits that are looked at below one to find a snapshot that it can be built on.
 pub const NEAR_KNOWN_COMMITS_MAX: usize = 64;
 /// How much older than its parents a commit can claim to be, and still be found so.

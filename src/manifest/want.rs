@@ -135,6 +135,17 @@ pub struct Named {
     shape: Shape,
 }
 
+impl std::fmt::Display for Named {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.name, &self.commit) {
+            (None, None) => f.write_str("HEAD"),
+            (Some(name), None) => write!(f, "{name}"),
+            (None, Some(id)) => write!(f, "{id}"),
+            (Some(name), Some(id)) => write!(f, "{name} at {id}"),
+        }
+    }
+}
+
 /// The id that these digits are; `None` if they are none, or not all of one.
 #[must_use]
 pub(crate) fn full_id(hex: &[u8]) -> Option<ObjectId> {

@@ -126,6 +126,19 @@ impl Objects {
         around
     }
 
+    /// Whether one of `tips` leads to a commit in a few steps; `false` says nothing.
+    pub(crate) fn reaches(&self, tips: &[ObjectId], commit: ObjectId) -> bool {
+        let Some(own) = self.commit(commit) else {
+            return false;
+        };
+        let (oldest_s, mut is_reached) = (own.date_s.saturating_sub(CLOCK_SKEW_S), false);
+        self.walk(tips, NEAR_COMMITS_MAX, oldest_s, |id| {
+            is_reached = id == commit;
+            is_reached
+        });
+        is_reached
+    }
+
     /// Hands commits to `each`, the youngest first, and no more after it says so.
     fn walk(
         &self,
@@ -269,6 +282,12 @@ mod tests {
             let found = around(commit, &["HEAD"], known).nearest;
             assert_eq!(found, nearest.map(at), "{commit} among {known:?}");
         }
+        let reaches = |commit: &str, tips: &[&str]| {
+            let tips: Vec<ObjectId> = tips.iter().map(|tip| at(tip)).collect();
+            objects.reaches(&tips, at(commit))
+        };
+        assert!(reaches("HEAD~3", &["HEAD~5", "HEAD~2"]));
+        assert!(!reaches("HEAD~1", &["HEAD~5", "HEAD~2"]) && !reaches("HEAD", &[]));
         // What no tip leads to is still beside what it leads to.
         let found = around("HEAD", &["HEAD~1"], &["HEAD~2"]);
         assert_eq!(

@@ -15,6 +15,7 @@ use crate::telemetry::metrics::{Event, Meter, Outcome};
 use crossbeam::queue::ArrayQueue;
 use std::convert::Infallible;
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -138,11 +139,23 @@ where
     }
 }
 
+/// What a snapshot is of, as whoever knows that shows it.
+#[derive(Clone)]
+pub struct Wanted(pub Arc<dyn fmt::Display + Send + Sync>);
+
+impl fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
 /// One answered request, as the log shows it.
 #[derive(Debug, Clone)]
 pub struct RequestRecord {
     /// `host/path` of the repository; empty when the request named none.
     pub repository: Arc<str>,
+    /// The ref or commit of a snapshot that was asked for by one.
+    pub want: Option<Wanted>,
     /// The path of one that was refused and named none, or the beginning of it.
     pub path: Option<Box<str>>,
     /// The HTTP method.
@@ -170,6 +183,7 @@ impl RequestRecord {
         tracing::info!(
             target: REQUEST_TARGET,
             repository = &*self.repository,
+            want = self.want.as_ref().map(|want| tracing::field::display(&want.0)),
             path = self.path.as_deref(),
             method = self.method,
             outcome = self.outcome.name(),
@@ -363,6 +377,7 @@ mod tests {
     fn record(status: u16) -> RequestRecord {
         RequestRecord {
             repository: "github.com/a/b".into(),
+            want: None,
             path: None,
             method: "GET",
             outcome: Outcome::Hit,
@@ -413,6 +428,7 @@ mod tests {
             thread.handle().push(record(200), &metrics.meter(0));
             let without_body = RequestRecord {
                 ttfb_us: None,
+                want: Some(Wanted(Arc::new("refs/heads/a"))),
                 ..record(304)
             };
             thread.handle().push(without_body, &metrics.meter(0));
@@ -431,6 +447,7 @@ mod tests {
         assert!(time.as_str().unwrap().ends_with('Z'), "{time}");
         assert_eq!(first, expected);
         assert!(lines[1].get("ttfb_ms").is_none(), "{:?}", lines[1]);
+        assert_eq!(lines[1]["want"], "refs/heads/a");
     }
 
     #[test]

@@ -382,7 +382,9 @@ fn an_address_has_a_quarter_of_the_clones() {
     let waits = names.iter().find(|name| count(name) == 0).unwrap();
     let same = ask(3, waits);
     wait::until_true("nor is it for the same", || count(waits) > 0);
-    let of_crowd = names.iter().filter(|name| *name != waits && count(name) > 0);
+    let of_crowd = names
+        .iter()
+        .filter(|name| *name != waits && count(name) > 0);
     assert_eq!(of_crowd.count(), 4, "{:?}", asked.lock().unwrap());
     drop((crowd, other, same));
 }
