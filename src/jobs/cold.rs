@@ -5,7 +5,7 @@
 //! twice: a build borrows its packs by links, and what is served has one of its own.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,7 +24,9 @@ use super::room::Need;
 use super::semaphores::Semaphores;
 use super::state::Jobs;
 use crate::io::clock::unix_ms;
-use crate::limits::{COLD_CLONE_WAIT_MS, COLD_RETRY_MAX_MS, COLD_RETRY_MS, COLD_UNUSED_MS};
+use crate::limits::{
+    COLD_CLONE_WAIT_MS, COLD_REFS_MAX, COLD_RETRY_MAX_MS, COLD_RETRY_MS, COLD_UNUSED_MS,
+};
 use crate::manifest::want::{Named, Revision, Shape, Want};
 use crate::mirror::removals::Removals;
 use crate::mirror::{Git, MirrorError, Seen, TipOf};
@@ -84,6 +86,8 @@ pub(super) struct Cold {
     looked: Cell<Option<Instant>>,
     /// What was fetched since the upstream's refs are these.
     fetched: RefCell<HashSet<(TipOf, ObjectId)>>,
+    /// What refs that are not followed led to, when they were fetched.
+    others: RefCell<HashMap<BString, (Instant, ObjectId)>>,
     /// Whether the clone behind it runs or is to be tried again.
     has_clone: Cell<bool>,
 }
@@ -95,6 +99,7 @@ impl Cold {
             source: RefCell::default(),
             looked: Cell::default(),
             fetched: RefCell::default(),
+            others: RefCell::default(),
             has_clone: Cell::default(),
         })
     }
@@ -181,7 +186,18 @@ impl Jobs {
         repo.note_name(named, full.clone(), repo.epoch());
         let (what, id) = match tip_of(named, full.as_ref(), &source) {
             Ok(Some(found)) => found,
-            Ok(None) => return Ok(Ok(None)),
+            Ok(None) => {
+                let other = named.full_name().filter(|_| named.commit().is_none());
+                let Some(name) = other else {
+                    return Ok(Ok(None));
+                };
+                let id = lead(cold, &source, git, (name.into(), &is_young)).await?;
+                let at = Named::new(None, Some(id));
+                let Some(at) = at.map(|at| at.shaped(named.shape())) else {
+                    return Ok(Ok(None));
+                };
+                return Ok(wanted(repo, &at, None, (source, id)).await);
+            }
             Err(NotThere) => return Ok(Err(absent(repo, named))),
         };
         self.fetch_once(repo, cold, &source, git, (what, id))
@@ -401,6 +417,30 @@ fn tip_of(
         None if named.full_name().is_some() => Ok(None),
         None => Err(NotThere),
     }
+}
+
+/// Fetches what a ref leads to that is not followed, unless that was done lately.
+async fn lead(
+    cold: &Cold,
+    source: &ColdSource,
+    git: &Git,
+    (name, is_young): (BString, &dyn Fn(Instant) -> bool),
+) -> Result<ObjectId, MirrorError> {
+    let known = cold.others.borrow().get(&name).copied();
+    if let Some((_, id)) = known.filter(|(fetched, _)| is_young(*fetched)) {
+        return Ok(id);
+    }
+    let (began, what) = (Instant::now(), TipOf::Ref(name.clone()));
+    git.fetch_tip(source.path(), &source.seen.url, &what)
+        .await?;
+    let id = git.last_tip(source.path()).await?;
+    let mut others = cold.others.borrow_mut();
+    if others.len() >= COLD_REFS_MAX {
+        others.clear();
+    }
+    others.insert(name, (began, id));
+    cold.fetched.borrow_mut().insert((TipOf::Commit(id), id));
+    Ok(id)
 }
 
 /// What is wanted, whose commit was fetched.

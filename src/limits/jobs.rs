@@ -27,6 +27,8 @@ pub const BUILD_RETRY_MAX_MS: u64 = 30_000;
 pub const WANTS_BUILDING_MAX: usize = 64;
 /// Processes of git that pack one commit for a build, each on one core for about a second per 10 MB.
 pub const TIPS_PACKING_MAX: usize = 4;
+/// Refs that are not followed of a repository without a mirror of which is remembered what they lead to.
+pub const COLD_REFS_MAX: usize = 256;
 /// A repository whose commit was fetched before it was cloned is cloned after this time at the latest, whatever
 /// has become of the build.
 pub const COLD_CLONE_WAIT_MS: u64 = MINUTE_MS;

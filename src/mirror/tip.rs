@@ -107,6 +107,23 @@ impl Git {
         Ok(dir.keep())
     }
 
+    /// What the last ref that was fetched led to.
+    ///
+    /// # Errors
+    /// [`MirrorError::Output`] when none was.
+    pub(crate) async fn last_tip(&self, tips: &Path) -> Result<ObjectId, MirrorError> {
+        let path = tips.join("refs/tips/last");
+        let text = blocking(tips, move || {
+            std::fs::read(&path).map_err(|source| MirrorError::io("read", &path, source))
+        });
+        let text = text.await?;
+        ObjectId::from_hex(text.trim_ascii()).map_err(|e| MirrorError::Output {
+            op: "git fetch",
+            target: tips.display().to_string(),
+            what: e.to_string(),
+        })
+    }
+
     /// Fetches a commit from `url` without what was before it. Tags of what it has come along if a ref leads to
     /// it, as in a clone. Calls for one repository must not overlap.
     ///

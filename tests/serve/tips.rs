@@ -329,6 +329,9 @@ fn a_tip_comes_before_the_clone() {
         add(&lab, "main", name);
     }
     git::run(&lab.upstream(NAME), &["tag", "-a", "-m", "x", "v1", "main"]);
+    // One that is not followed.
+    let pull = ["update-ref", "refs/pull/7/head", "main~1"];
+    git::run(&lab.upstream(NAME), &pull);
     let held = Duration::from_secs(4);
     let (upstream, server) = start_cold(&lab, Answers::SlowClones(held));
     std::thread::scope(|scope| {
@@ -347,6 +350,8 @@ fn a_tip_comes_before_the_clone() {
             .expect(200);
         assert_eq!(by_id.head.get("x-cachew-snapshot-commit"), Some(&*id));
         assert_ne!(by_tag.head.etag(), tips[0].head.etag());
+        let by_ref = server.get(&target("depth=1&ref=refs/pull/7/head"));
+        assert_eq!(by_ref.expect(200).head.etag(), by_id.head.etag());
         server.get(&target("depth=1&ref=absent")).expect(404);
         assert!(!lab.mirror(NAME).exists(), "it waited for the clone");
         let body = super::preambles::behind(full.join().unwrap());
@@ -360,7 +365,7 @@ fn a_tip_comes_before_the_clone() {
         cold_left(&lab).is_empty()
     });
     let shallow = upstream.shallow_fetches();
-    assert!(shallow <= 3, "{shallow} for three wants");
+    assert!(shallow <= 4, "{shallow} for four names");
     server.stop();
     lab.expect_no_orphans();
 }
@@ -380,6 +385,11 @@ fn a_tip_without_a_clone_is_kept_fresh() {
     let refs = server.get(&lab::endpoint(NAME, "info/refs?service=git-upload-pack"));
     assert!(refs.head.status >= 500, "{:?}", refs.head);
     let new = add(&lab, "main", "two.txt");
+    let now = server.fetch("GET", &target("depth=1"), &["Cache-Control: max-age=0"]);
+    let commit = now.expect(200);
+    let commit = commit.head.get("x-cachew-snapshot-commit");
+    assert_eq!(commit, Some(&*new), "it is older than the request");
+    let new = add(&lab, "main", "three.txt");
     let body = wait::until("it is that of now", || {
         let answer = server.get(&target("depth=1")).expect(200);
         let commit = answer

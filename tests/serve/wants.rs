@@ -134,7 +134,11 @@ fn what_is_refused() {
         (format!("commit={tree}"), 400, "leads to a tree"),
         (format!("commit={blob}"), 400, "leads to a blob"),
         (format!("{by_id}&{by_id}"), 400, "twice"),
-        ("branch=main".into(), 400, "ref=NAME and commit=FULL-ID"),
+        (
+            "branch=main".into(),
+            400,
+            "ref=NAME, commit=FULL-ID and depth=1",
+        ),
         ("ref=a..b".into(), 400, "no name that git allows"),
         (
             format!("ref=main/below&{by_id}"),
