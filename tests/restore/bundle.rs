@@ -417,14 +417,29 @@ fn refs_and_commits_are_those_of_the_upstream_or_nothing_is_restored() {
     let hidden = ["commit-tree", "side^{tree}", "-p", "side", "-m", "hidden"];
     let hidden = git::text(&upstream, &hidden);
     let by_id = ["--have", &*hidden];
-    let (restored, _, _) = run(&lab, server.address(), "hidden", &by_id);
+    let (restored, _, _) = run(&lab, server.address(), "had", &by_id);
     git::run(&restored, &["cat-file", "-e", &hidden]);
+    let by_id = ["--commit", &*hidden];
+    let (restored, summary, _) = run(&lab, server.address(), "hidden", &by_id);
+    assert_eq!(summary["commit"], *hidden);
+    assert_eq!(git::text(&restored, &["rev-parse", "HEAD"]), hidden);
 
-    let (stale, absent) = (format!("side={side}"), "1".repeat(40));
+    let stale = format!("side={side}");
     let at_stale = ["--ref", &*stale];
     let (restored, summary, _) = run(&lab, server.address(), "at", &at_stale);
     assert_eq!(summary["commit"], *side);
     assert_eq!(git::text(&restored, &["rev-parse", "side"]), side);
+}
+
+#[test]
+fn what_is_not_as_asked_for_restores_nothing() {
+    let lab = small_lab();
+    let server = start(&lab);
+    let upstream = lab.upstream("small");
+    git::run(&upstream, &["branch", "side", "main"]);
+    let side = repos::add_commit(&upstream, "side", "side.txt", b"side\n");
+    repos::add_commit(&upstream, "side", "more.txt", b"more\n");
+    let (stale, absent) = (format!("side={side}"), "1".repeat(40));
     for (more, code) in [
         (["--have", &*stale], 7),
         (["--have", "nosuch"], 7),

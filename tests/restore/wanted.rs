@@ -98,6 +98,8 @@ fn refs_that_move_while_they_are_fetched_are_those_of_a_later_moment() {
                     &["fetch", "--quiet", "--prune", "origin", "+refs/*:refs/*"],
                 );
                 git::repack_and_prune(&mirror);
+                // Else it is asked for by its id.
+                git::repack_and_prune(upstream);
             }
             false
         },

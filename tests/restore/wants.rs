@@ -83,6 +83,8 @@ fn prepare(lab: &Lab) -> String {
     repos::add_commit(&upstream, "fix/#7&x+ü", "topic.txt", b"topic");
     git::run(&upstream, &["tag", "-a", "-m", "one", "v1", "fix/#7&x+ü"]);
     let inner = git::text(&upstream, &["rev-parse", "main"]);
+    let pull = ["update-ref", "refs/pull/7/head", "fix/#7&x+ü"];
+    git::run(&upstream, &pull);
     repos::add_commit(&upstream, "main", "later.txt", b"later");
     inner
 }
@@ -125,6 +127,12 @@ fn what_is_named_is_one_request() {
             "?ref=refs/heads/main",
             "refs/heads/main",
             &main,
+        ),
+        (
+            &["--ref", "refs/pull/7/head"],
+            "?ref=refs/pull/7/head",
+            "",
+            &topic,
         ),
         (&["--commit", &inner], &by_id, "", &inner),
         (&["--ref", &at_old], &old, "refs/heads/main", &inner),
