@@ -83,9 +83,18 @@ impl Jobs {
         (duty, _part): (SeekDuty, Option<ClientPart>),
     ) {
         let places = self.unknown.borrow_mut().of(&repo.name);
-        // It is never closed, so this only waits.
-        let _place = places.acquire().await;
-        let given = self.ask_twice(&repo, &sought, &asker).await;
+        let (_place, is_there) = match places.try_acquire() {
+            Ok(place) => (Ok(place), None),
+            // It is never closed, so this only waits. Meanwhile a comparison may have brought it.
+            Err(_) => (
+                places.acquire().await,
+                self.reached_by(&repo, &sought).await,
+            ),
+        };
+        let given = match is_there {
+            Some(id) => Ok(Some(id)),
+            None => self.ask_twice(&repo, &sought, &asker).await,
+        };
         self.meter.add(
             Event::Annex(match &given {
                 Ok(Some(_)) => AnnexResult::Given,
@@ -102,6 +111,15 @@ impl Jobs {
         }
         duty.done(given);
         self.keep_annex_soon(&repo);
+    }
+
+    /// The object, if the mirror's refs lead to it by now.
+    async fn reached_by(&self, repo: &Repo, sought: &Sought) -> Option<AnyId> {
+        let Apart::Id(id) = sought.wanted else {
+            return None;
+        };
+        let is_reached = self.git.is_reached(&repo.mirror, id).await;
+        is_reached.unwrap_or(false).then_some(id)
     }
 
     /// Several at once, each for itself.
@@ -247,8 +265,7 @@ impl Jobs {
         let dir = brought.path().to_owned();
         let commit = spawn_blocking(move || commit_of(&dir, id)).await;
         let commit = commit.map_err(|panic| wrong(&panic))?;
-        let is_reached = self.git.is_reached(&repo.mirror, id).await;
-        if is_reached.unwrap_or(false) {
+        if self.reached_by(repo, &Sought::id(id)).await.is_some() {
             return Ok(());
         }
         let mirror = repo.mirror.clone();

@@ -18,6 +18,7 @@ use super::upstream::{Moments, Upstream};
 use super::wants::Wants;
 use crate::git::Arrived;
 
+mod annex;
 mod permit;
 mod serving;
 mod upstream;

@@ -3,6 +3,7 @@
 use super::support::lab;
 use super::support::server::Server;
 use super::support::{git, wait};
+use super::tips;
 use super::wait_for_hit;
 use super::wants::{Source, compare, expect_same, remove, wanted};
 use std::path::Path;
@@ -61,6 +62,7 @@ fn all(format: &str) {
     let packs = mirror_packs(&source);
     by_ref(&source, &server, &first);
     by_id(&source, &server, &fork);
+    alone(&source, &server, &fork);
     // Nobody else's archive has grown.
     assert_eq!(mirror_packs(&source), packs, "it is in the mirror");
     let again = wait_for_hit(&source.lab, &server, "up");
@@ -107,6 +109,19 @@ fn by_id(source: &Source, server: &Server, fork: &str) {
     source.expect(server, &format!("commit={below}"), &[], &[fetch, at_below]);
     let tag = source.id("of-fork");
     source.expect(server, &format!("commit={tag}"), &[], &[fetch, at]);
+}
+
+/// The same without their history.
+fn alone(source: &Source, server: &Server, fork: &str) {
+    let at_fetched = ["checkout", "-q", "--detach", "FETCH_HEAD"];
+    for (what, query) in [
+        ("refs/pull/8/merge", "ref=refs/pull/8/merge".to_owned()),
+        (fork, format!("commit={fork}")),
+    ] {
+        let expected = tips::fetched(source, what, &at_fetched);
+        tips::expect(source, server, &format!("depth=1&{query}"), &expected);
+        remove(&expected);
+    }
 }
 
 fn mirror_packs(source: &Source) -> Vec<String> {

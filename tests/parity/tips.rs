@@ -9,7 +9,7 @@ use super::wait_for_hit;
 use super::wants::{Source, remove};
 
 /// What git makes of `fetch --depth 1` of something in a repository that was made for that.
-fn fetched(source: &Source, what: &str, then: &[&str]) -> PathBuf {
+pub fn fetched(source: &Source, what: &str, then: &[&str]) -> PathBuf {
     let into = source.lab.scratch("expected");
     fs::create_dir_all(&into).unwrap();
     let format = git::text(&source.work, &["rev-parse", "--show-object-format"]);
@@ -27,7 +27,7 @@ fn cloned(source: &Source, options: &[&str]) -> PathBuf {
 }
 
 /// Whether the server gives that, down to where its history ends.
-fn expect(source: &Source, server: &Server, query: &str, expected: &Path) {
+pub fn expect(source: &Source, server: &Server, query: &str, expected: &Path) {
     source.expect_as(server, query, expected);
     let file = source.lab.scratch("shallow.tar.zst");
     let target = format!("{}?{query}", lab::target("up"));

@@ -433,3 +433,22 @@ fn killed_at_any_moment() {
     server.stop();
     lab.expect_no_orphans();
 }
+
+/// What it takes of the disk counts, with its mirror.
+#[test]
+fn its_bytes_are_the_mirrors() {
+    const BYTES: usize = 3 << 20;
+    let lab = small_lab();
+    let id = pull(&lab, 7, &Rng::new(14).bytes(BYTES));
+    let server = lab.settings().with(&FAR).start();
+    hit(&server, NAME);
+    let bytes = || {
+        let part = [("part", "mirrors")];
+        server.metrics().count("tarpon_cache_part_bytes", &part)
+    };
+    wait::until_true("the mirror counts", || bytes() > 0);
+    let before = bytes();
+    kept(&server, &id);
+    wait::until_true("the annex counts", || bytes() >= before + BYTES as u64);
+    server.stop();
+}

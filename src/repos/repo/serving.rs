@@ -1,7 +1,6 @@
 //! What can be served of a repository and what is built, for each want: what a request finds, who has the right
 //! to build, and what is published, replaced and given up.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -116,13 +115,6 @@ impl Repo {
         let is_due = is_due(&want, state.wants.get(&want)?, state.epoch);
         let found = self.found(&state, &want, since).filter(|_| !is_due)?;
         Some((Arc::new(want), found))
-    }
-
-    /// Whether it is served as long as there is a snapshot of it. What the annex has is not once its upstream has
-    /// to be asked again.
-    pub(crate) fn may_serve(&self, want: &Want) -> bool {
-        want.commit()
-            .is_none_or(|commit| self.annex.may_serve(&commit))
     }
 
     fn found(&self, state: &State, want: &Want, since: Option<Instant>) -> Option<Found> {
@@ -267,14 +259,6 @@ impl Repo {
     pub(crate) fn holds_expired(&self) -> bool {
         let state = self.lock();
         state.wants.default.snapshot.is_before(state.expired)
-    }
-
-    /// Takes out the snapshots of these commits.
-    pub(crate) fn take_commits(&self, commits: &HashSet<CommitId>) -> Vec<Arc<Archive>> {
-        let mut state = self.lock();
-        let is_one =
-            |want: &Want, _: &Served| want.commit().is_some_and(|id| commits.contains(&id));
-        state.wants.take_others(is_one)
     }
 
     /// The epoch of now. A build asks before it looks at the refs.
