@@ -156,8 +156,8 @@ impl Core {
                 Err(self.failed(asked, status, &message, out))
             }
             Err(_) if may_begin_early(asked.head) => {
-                let repo = asked.repo.clone();
-                let progress = move || progress(&repo, is_found.get());
+                let (repo, shape) = (asked.repo.clone(), asked.named.shape());
+                let progress = move || progress(&repo, shape, is_found.get());
                 Err(self.early(asked, (began, first), progress, out))
             }
             Err(_) => {

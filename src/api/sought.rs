@@ -17,7 +17,7 @@ use crate::jobs::asker::{Asker, ClientPart};
 use crate::jobs::look::Wanted;
 use crate::limits::{LIVE_ONLY_LOOK_MS, LIVE_ONLY_WAIT_MS, LOOKS_MAX};
 use crate::manifest::preamble::Waits;
-use crate::manifest::want::{Named, Want};
+use crate::manifest::want::{Named, Shape, Want};
 use crate::repos::builds::{Started, Ticket};
 use crate::repos::error::StartError;
 use crate::repos::repo::{Found, Repo};
@@ -84,11 +84,13 @@ pub(super) enum Unreadable {
 
 /// What is waited for before an archive's first byte, and what has come of it; `is_found` says whether it is
 /// known which archive that is.
-pub(super) fn progress(repo: &Repo, is_found: bool) -> Progress {
+pub(super) fn progress(repo: &Repo, shape: Shape, is_found: bool) -> Progress {
     let arrived = repo.arrived.bytes();
     let what = match (repo.is_mirrored(), is_found, arrived) {
-        (false, _, None) => Waits::CloneTurn,
         (false, _, Some(_)) => Waits::Clone,
+        (false, true, None) if shape == Shape::Tip => Waits::Turn,
+        (false, false, None) if shape == Shape::Tip => Waits::Tip,
+        (false, _, None) => Waits::CloneTurn,
         (true, true, _) => Waits::Turn,
         (true, false, None) => Waits::Comparison,
         (true, false, Some(_)) => Waits::Fetch,

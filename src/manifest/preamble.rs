@@ -23,6 +23,8 @@ pub(crate) enum Waits {
     /// For other clones to end.
     CloneTurn,
     Clone,
+    /// For one commit without its history, before a clone.
+    Tip,
     /// For what the upstream says that it has, for one who must not get anything older or names what is not
     /// there.
     Comparison,
@@ -33,9 +35,10 @@ pub(crate) enum Waits {
 }
 
 impl Waits {
-    const ALL: [Waits; 5] = [
+    const ALL: [Waits; 6] = [
         Waits::CloneTurn,
         Waits::Clone,
+        Waits::Tip,
         Waits::Comparison,
         Waits::Fetch,
         Waits::Turn,
@@ -46,6 +49,7 @@ impl Waits {
         match self {
             Waits::CloneTurn => "its turn to be cloned",
             Waits::Clone => "the first clone of the repository",
+            Waits::Tip => "a fetch of that commit alone",
             Waits::Comparison => "a look at its upstream",
             Waits::Fetch => "a fetch from its upstream",
             Waits::Turn => "its turn to be built",
@@ -57,6 +61,7 @@ impl Waits {
         match self {
             Waits::CloneTurn => "waiting to be cloned",
             Waits::Clone => "cloning",
+            Waits::Tip => "fetching one commit",
             Waits::Comparison => "asking its upstream",
             Waits::Fetch => "fetching",
             Waits::Turn => "waiting to be built",

@@ -316,3 +316,59 @@ fn one_commit_is_asked_for_without_its_history() {
         assert_eq!(git::text(&target, &["status", "--porcelain"]), "");
     }
 }
+
+/// Without its history it is what git clones, wherever it is from.
+#[test]
+fn one_commit_is_restored_as_git_clones_it() {
+    let lab = small_lab();
+    let server = lab.start();
+    let inner = prepare(&lab);
+    let (address, heads) = noting(server.address(), str::to_owned);
+    let url = lab.url("small");
+    let rows = [
+        ("default", &[][..], "", &[][..]),
+        (
+            "branch",
+            &["--ref", "fix/#7&x+ü"],
+            "ref=fix/%237%26x%2B%C3%BC&",
+            &["--branch", "fix/#7&x+ü"],
+        ),
+        ("tag", &["--ref", "v1"], "ref=v1&", &["--branch", "v1"]),
+    ];
+    // Before there is a mirror, and from it.
+    for stage in ["cold", "warm"] {
+        for (name, more, query, branch) in &rows {
+            let clone = lab.scratch(&format!("{name}-{stage}-clone"));
+            let into = clone.to_string_lossy();
+            let args = [
+                &["clone", "--quiet", "--depth", "1"],
+                *branch,
+                &[&*url, &*into],
+            ]
+            .concat();
+            git::run(&lab.scratch(""), &args);
+            let more = [&["--depth", "1"], *more].concat();
+            let (restored, _, errors) = run(&lab, address, &format!("{name}-{stage}"), &more);
+            assert!(!errors.contains("--depth"), "{name}: {errors}");
+            parity::expect_same_clones(&clone, &restored, name);
+            let shallow = |at: &Path| std::fs::read(at.join(".git/shallow")).ok();
+            assert_eq!(shallow(&restored), shallow(&clone), "{name}");
+            let target = format!("/git/test/small/snapshot.tar.zst?{query}depth=1");
+            let asked = heads.take();
+            assert!(targets(&asked).iter().all(|t| *t == target), "{asked:?}");
+        }
+        hit(&server, "small");
+    }
+    let more = ["--depth", "1", "--commit", &*inner];
+    let (restored, summary, _) = run(&lab, address, "commit", &more);
+    assert_eq!(summary["commit"], *inner);
+    assert_eq!(
+        git::text(&restored, &["rev-list", "--count", "--all", "HEAD"]),
+        "1"
+    );
+    git::run(&restored, &["fetch", "--quiet", "--unshallow"]);
+    git::run(&restored, &["fsck", "--strict"]);
+    let more = ["--depth", "1", "--ref", "nosuch"];
+    let target = lab.scratch("nosuch");
+    expect(&restore(address, "test/small", &target, &more), 7);
+}
