@@ -12,7 +12,6 @@ use tokio::task::{spawn_blocking, spawn_local};
 
 use super::asker::{Asker, ClientPart};
 use super::builder::{begin, build};
-use super::cold::ColdSource;
 use super::end::End;
 use super::entry::{Keep, SpoolJob, wait_for_room};
 use super::pinned::BeginError;
@@ -21,6 +20,7 @@ use super::room::Need;
 use super::semaphores::refused;
 use super::state::Jobs;
 use super::tip::TipJob;
+use super::tips::ColdSource;
 use super::workshop::Workshop;
 use crate::archive::place::Archive;
 use crate::archive::spool::not_kept;

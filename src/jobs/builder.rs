@@ -6,17 +6,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use gix::ObjectId;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use xxhash_rust::xxh64::Xxh64;
 
 use super::archive_id::{archive_id, salt, shown};
-use super::cold::ColdSource;
 use super::end::End;
 use super::entry::{
     Begun, Keep, LinkedUnread, Place, Placed, SpoolJob, place, prepare, wait_for_room,
 };
+use super::packing::history;
 use super::pinned::{BeginError, Held, Pinned, pin_cold, pin_prepared};
+use super::tips::ColdSource;
 use super::workshop::Workshop;
 use crate::archive::open_files::{OpenError, OpenFiles};
 use crate::archive::place::{Archive, Files, Names};
@@ -26,16 +28,18 @@ use crate::io::clock::unix_ms;
 use crate::io::sched;
 use crate::io::shortage::is_disk_full;
 use crate::limits::{ENCODER_NICE, SCATTERED_STRETCHES, SMALL_BUILD_NICE};
+use crate::manifest::id::EntryId;
 use crate::manifest::outline::Outline;
 use crate::manifest::want::{Shape, Want};
 use crate::mirror::Git;
-use crate::repos::repo::{BuiltOn, Repo};
+use crate::repos::repo::{BuiltOn, RefsEpoch, Repo};
 use crate::snapshot::lie::Lie;
 use crate::snapshot::output::{BuildError, Spool};
-use crate::snapshot::produce::{self, History, Produced};
+use crate::snapshot::produce::{self, Produced};
 use crate::snapshot::reuse::{Base, Reuse};
 use crate::snapshot::ring::Size;
 use crate::snapshot::turns::Turn;
+use crate::snapshot::view::View;
 use crate::store::staging::Staging;
 use crate::telemetry::metrics::Event;
 
@@ -73,17 +77,13 @@ fn take(shop: &Workshop, base: Base, stop: &watch::Receiver<bool>) -> Option<Reu
     Some(base.take(&shop.verified, || *stop.borrow(), open))
 }
 
-/// Reads all that the first byte needs.
-pub(super) fn begin<'r>(
+/// What a build takes over, and from which archive.
+fn taken_over(
     shop: &Workshop,
-    repo: &'r Repo,
+    repo: &Repo,
     (want, on): (&Arc<Want>, BuiltOn),
-    (git, cold): (&Git, Option<&ColdSource>),
-    stop: watch::Receiver<bool>,
-) -> Result<Begun<'r>, BeginError> {
-    // Before the refs are read: what moves later is not in it.
-    let (epoch, created_unix_ms) = (repo.epoch(), unix_ms());
-    let started = Instant::now();
+    stop: &watch::Receiver<bool>,
+) -> (Option<Arc<Archive>>, Reuse) {
     // A build that failed may have failed for what it was built on.
     let base = match repo.is_failing_at(want) {
         true => None,
@@ -97,18 +97,20 @@ pub(super) fn begin<'r>(
             true => base.without_dead(),
             false => base.without_dead_before(shop.dead_before()),
         };
-        take(shop, base, &stop)
+        take(shop, base, stop)
     });
-    let Pinned {
-        held: pinned,
-        view,
-        target,
-        sources,
-    } = match cold {
-        None => pin_prepared(repo, want, git, stop)?,
-        Some(cold) => pin_cold(repo, want, cold)?,
-    };
-    let pinned_us = started.elapsed().as_micros() as u64;
+    let base = base.map(|(archive, _)| archive);
+    (base, reuse.unwrap_or_default())
+}
+
+/// What the archive shows, and its id. Ends the build of one commit where what there is shows the same.
+fn identify(
+    shop: &Workshop,
+    repo: &Repo,
+    (want, target, epoch): (&Arc<Want>, Option<ObjectId>, RefsEpoch),
+    view: &View,
+    home: &Path,
+) -> Result<([u8; 32], EntryId), BeginError> {
     let digest = view.refs.digest();
     let refs = (&view.refs, &digest);
     let shown = shown(want, refs, target, &repo.url, shop.level);
@@ -125,11 +127,37 @@ pub(super) fn begin<'r>(
             })?)
         }
     };
-    let id = archive_id(&shown, &view, pinned.home.path(), salt);
+    let id = archive_id(&shown, view, home, salt);
     let id = id.map_err(|source| BeginError::Io {
         op: "read what the mirror's packs end with",
         source,
     })?;
+    Ok((shown, id))
+}
+
+/// Reads all that the first byte needs.
+pub(super) fn begin<'r>(
+    shop: &Workshop,
+    repo: &'r Repo,
+    (want, on): (&Arc<Want>, BuiltOn),
+    (git, cold): (&Git, Option<&ColdSource>),
+    stop: watch::Receiver<bool>,
+) -> Result<Begun<'r>, BeginError> {
+    // Before the refs are read: what moves later is not in it.
+    let (epoch, created_unix_ms) = (repo.epoch(), unix_ms());
+    let started = Instant::now();
+    let (base, reuse) = taken_over(shop, repo, (want, on), &stop);
+    let Pinned {
+        held: pinned,
+        view,
+        target,
+        sources,
+    } = match cold {
+        None => pin_prepared(repo, want, git, stop)?,
+        Some(cold) => pin_cold(repo, want, cold)?,
+    };
+    let pinned_us = started.elapsed().as_micros() as u64;
+    let (shown, id) = identify(shop, repo, (want, target, epoch), &view, pinned.home.path())?;
     let commit = view.checkout.commit.map(|c| c.to_string());
     let head = produce::Head::read(&view, &repo.url, &pinned.home.path().join("objects"))?;
     let places = shop.open_files.reserve(view.packs.len() + 1)?;
@@ -152,8 +180,8 @@ pub(super) fn begin<'r>(
         sources,
         head,
         archive: Arc::new(archive),
-        reuse: reuse.unwrap_or_default(),
-        base: base.map(|(archive, _)| archive),
+        reuse,
+        base,
         epoch,
         pinned,
         places,
@@ -221,13 +249,7 @@ pub(super) fn build(
     } = place(shop, begun, keep)?;
     let open_files = &shop.open_files;
     let (staging, pinned) = settle(keep, open_files, &archive, place, files, names, spooler);
-    let history = match own {
-        None => History::Views,
-        Some(own) => {
-            let packing = own.begin(&archive, keep);
-            History::Made(Box::new(move || packing.wait()))
-        }
-    };
+    let history = history(&archive, own, |job| keep.pack_tip(job));
     let take = move || {
         // The first bytes are out; what follows must not delay anybody else's.
         sched::be_nice(match turn.size() {
@@ -244,9 +266,7 @@ pub(super) fn build(
         jobs_encoded,
         mut turn,
     } = produced.inspect_err(|e| look_again(shop, e))?;
-    let jobs_reused = outline.jobs.len() as u64 - jobs_encoded;
-    shop.meter.add(Event::JobsEncoded, jobs_encoded);
-    shop.meter.add(Event::JobsReused, jobs_reused);
+    count_jobs(shop, &outline, jobs_encoded);
     let spool_checksum = spool.checksum.borrow().digest();
     drop(spool);
     archive.fanout.finish();
@@ -269,6 +289,12 @@ pub(super) fn build(
         )
     };
     Ok(published(keep, &archive, publish))
+}
+
+fn count_jobs(shop: &Workshop, outline: &Outline, encoded: u64) {
+    let reused = outline.jobs.len() as u64 - encoded;
+    shop.meter.add(Event::JobsEncoded, encoded);
+    shop.meter.add(Event::JobsReused, reused);
 }
 
 /// Has the entry appear; once more if there was no room, once some was made.

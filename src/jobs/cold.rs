@@ -4,16 +4,11 @@
 //! It lies in `tmp/`, so that it counts for what is kept and goes at the next start. Nothing of it is needed
 //! twice: a build borrows its packs by links, and what is served has one of its own.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gix::ObjectId;
-use gix::bstr::{BString, ByteSlice};
-use tokio::sync::Mutex;
+use gix::bstr::BString;
 use tokio::task::{spawn_blocking, spawn_local};
 
 use super::asker::Asker;
@@ -23,87 +18,17 @@ use super::resolve::absent;
 use super::room::Need;
 use super::semaphores::Semaphores;
 use super::state::Jobs;
+use super::tips::{Cold, ColdDir, ColdSource};
 use crate::io::clock::unix_ms;
 use crate::limits::{
     COLD_CLONE_WAIT_MS, COLD_REFS_MAX, COLD_RETRY_MAX_MS, COLD_RETRY_MS, COLD_UNUSED_MS,
 };
-use crate::manifest::want::{Named, Revision, Shape, Want};
-use crate::mirror::removals::Removals;
-use crate::mirror::{Git, MirrorError, Seen, TipOf};
-use crate::refs::Head;
+use crate::manifest::want::{CommitId, Named, Revision, Shape, Want};
+use crate::mirror::{Git, MirrorError, TipOf};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
 use crate::snapshot::lookup::{Leads, Objects};
 use crate::telemetry::metrics::{Cause, Event, FetchResult};
-
-/// The directory of such a repository; gone with the last who uses it.
-#[derive(Debug)]
-struct ColdDir {
-    path: PathBuf,
-    removals: Removals,
-}
-
-impl Drop for ColdDir {
-    fn drop(&mut self) {
-        self.removals.start(std::mem::take(&mut self.path));
-    }
-}
-
-/// What a build takes its commit from.
-#[derive(Debug, Clone)]
-pub(super) struct ColdSource {
-    dir: Arc<ColdDir>,
-    /// The upstream, before it was fetched.
-    pub seen: Seen,
-}
-
-impl ColdSource {
-    /// The repository.
-    pub(super) fn path(&self) -> &Path {
-        &self.dir.path
-    }
-
-    /// What the upstream's HEAD leads to.
-    fn head(&self) -> Option<(TipOf, ObjectId)> {
-        match self.seen.refs.clone_head() {
-            Head::Symbolic(name) => self.at(&name),
-            Head::Detached(id) => Some((TipOf::Head, id)),
-        }
-    }
-
-    /// What the ref of this full name leads to.
-    fn at(&self, name: &BString) -> Option<(TipOf, ObjectId)> {
-        let found = self.seen.refs.get(name.as_bstr())?;
-        Some((TipOf::Ref(name.clone()), found.target))
-    }
-}
-
-/// A repository that is not mirrored yet, of which single commits are there.
-pub(super) struct Cold {
-    /// Held by whoever asks its upstream: shallow fetches change the same list of where history ends.
-    fetching: Mutex<()>,
-    source: RefCell<Option<ColdSource>>,
-    looked: Cell<Option<Instant>>,
-    /// What was fetched since the upstream's refs are these.
-    fetched: RefCell<HashSet<(TipOf, ObjectId)>>,
-    /// What refs that are not followed led to, when they were fetched.
-    others: RefCell<HashMap<BString, (Instant, ObjectId)>>,
-    /// Whether the clone behind it runs or is to be tried again.
-    has_clone: Cell<bool>,
-}
-
-impl Cold {
-    fn new() -> Rc<Cold> {
-        Rc::new(Cold {
-            fetching: Mutex::new(()),
-            source: RefCell::default(),
-            looked: Cell::default(),
-            fetched: RefCell::default(),
-            others: RefCell::default(),
-            has_clone: Cell::default(),
-        })
-    }
-}
 
 impl Jobs {
     /// What is wanted of a repository without a mirror, once its commit is there; nothing where it takes the
@@ -220,7 +145,7 @@ impl Jobs {
         cold: &Cold,
         source: &ColdSource,
         git: &Git,
-        (what, id): (TipOf, ObjectId),
+        (what, id): (TipOf, CommitId),
     ) -> Result<(), MirrorError> {
         if cold.fetched.borrow().contains(&(what.clone(), id)) {
             return Ok(());
@@ -403,7 +328,7 @@ fn tip_of(
     named: &Named,
     full: Option<&BString>,
     source: &ColdSource,
-) -> Result<Option<(TipOf, ObjectId)>, NotThere> {
+) -> Result<Option<(TipOf, CommitId)>, NotThere> {
     if let Some(id) = named.commit() {
         let is_known = id.kind() == source.seen.hash;
         return Ok(is_known.then_some((TipOf::Commit(id), id)));
@@ -425,7 +350,7 @@ async fn lead(
     source: &ColdSource,
     git: &Git,
     (name, is_young): (BString, &dyn Fn(Instant) -> bool),
-) -> Result<ObjectId, MirrorError> {
+) -> Result<CommitId, MirrorError> {
     let known = cold.others.borrow().get(&name).copied();
     if let Some((_, id)) = known.filter(|(fetched, _)| is_young(*fetched)) {
         return Ok(id);
@@ -448,7 +373,7 @@ async fn wanted(
     repo: &Arc<Repo>,
     named: &Named,
     full: Option<BString>,
-    (source, id): (ColdSource, ObjectId),
+    (source, id): (ColdSource, CommitId),
 ) -> Result<Option<Wanted>, StartError> {
     let led = spawn_blocking(move || {
         let objects = Objects::open(source.path(), source.seen.hash)?;

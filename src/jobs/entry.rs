@@ -9,10 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, SystemTime};
 
-use gix::ObjectId;
-
+use super::packing::OwnPack;
 use super::pinned::{BeginError, Held, Source};
-use super::tip::{Packing, TipJob};
+use super::tip::TipJob;
 use super::workshop::Workshop;
 use crate::archive::open_files::{OpenError, OpenFile, Places};
 use crate::archive::place::{Archive, Files, Names};
@@ -28,6 +27,7 @@ use crate::manifest::want::Want;
 use crate::mirror::own::replace_by_copy;
 use crate::repos::repo::{RefsEpoch, Repo};
 use crate::snapshot::checkout::Shows;
+use crate::snapshot::gitdir;
 use crate::snapshot::produce::{self, Input, Opened};
 use crate::snapshot::reuse::Reuse;
 use crate::snapshot::view::{self, View};
@@ -86,29 +86,6 @@ pub(super) struct Placed<'r> {
     pub own: Option<OwnPack>,
 }
 
-/// A pack that is to be made for an entry, of those that it borrows.
-pub(super) struct OwnPack {
-    entry: PathBuf,
-    borrowed: PathBuf,
-    hash: gix::hash::Kind,
-    packs: Vec<Linked>,
-    places: Places,
-    tip: Option<ObjectId>,
-}
-
-impl OwnPack {
-    /// Has it made, for an archive that has a place.
-    pub(super) fn begin(self, archive: &Arc<Archive>, keep: &impl Keep) -> Packing {
-        let dirs = (self.entry, self.borrowed);
-        let packs = (self.hash, self.packs);
-        let (packing, job) = Packing::begin(archive, dirs, packs, self.places, self.tip);
-        if let Some(job) = job {
-            keep.pack_tip(job);
-        }
-        packing
-    }
-}
-
 /// What is known of files of frames that an entry links without reading them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LinkedUnread {
@@ -163,10 +140,7 @@ pub(super) fn place<'r>(
     let has_own = has_own_pack(&begun.view);
     let (directory, place, files) = match made {
         Ok((staging, files)) => {
-            let directory = match has_own {
-                true => staging.borrowed(),
-                false => staging.dir().to_owned(),
-            };
+            let directory = home(&staging, &begun.view);
             // Its links are made: the mirror may change again.
             drop(begun.pinned);
             (directory, Place::Entry(staging), files)
@@ -182,20 +156,10 @@ pub(super) fn place<'r>(
             (directory, place, files)
         }
     };
-    let own = match &place {
-        Place::Entry(staging) if has_own => Some(OwnPack {
-            entry: staging.dir().to_owned(),
-            borrowed: staging.borrowed(),
-            hash: begun.view.hash,
-            packs: begun.view.packs.clone(),
-            places: begun.places,
-            tip: begun.view.checkout.tip(),
-        }),
-        _ => {
-            names.linked.clone_from(&begun.view.packs);
-            None
-        }
-    };
+    let own = own_pack(&place, &begun.view, begun.places).filter(|_| has_own);
+    if own.is_none() {
+        names.linked.clone_from(&begun.view.packs);
+    }
     reuse.follow(names.linked.len());
     let frames = reuse.linked.iter().map(|frames| frames.file.clone());
     names.linked.extend(frames);
@@ -219,6 +183,29 @@ pub(super) fn place<'r>(
         names,
         linked,
         own,
+    })
+}
+
+/// Where an entry in the making has the files of the view.
+fn home(staging: &Staging, view: &View) -> PathBuf {
+    match has_own_pack(view) {
+        true => staging.borrowed(),
+        false => staging.dir().to_owned(),
+    }
+}
+
+/// The pack that an entry has of its own.
+fn own_pack(place: &Place<'_>, view: &View, places: Places) -> Option<OwnPack> {
+    let Place::Entry(staging) = place else {
+        return None;
+    };
+    Some(OwnPack {
+        entry: staging.dir().to_owned(),
+        borrowed: staging.borrowed(),
+        hash: view.hash,
+        packs: view.packs.clone(),
+        places,
+        tip: view.checkout.tip(),
     })
 }
 
@@ -319,7 +306,7 @@ fn make_entry(
         staging.link(&frames.source, &frames.file.path)?;
     }
     match has_own {
-        true => view::make_tagged_repository(&begun.view, &staging.borrowed())?,
+        true => gitdir::make_tagged_repository(&begun.view, &staging.borrowed())?,
         false => view::make_repository(&begun.view, staging.dir())?,
     }
     let mut options = OpenOptions::new();

@@ -10,7 +10,7 @@ use gix::ObjectId;
 use tempfile::TempDir;
 use tokio::sync::{RwLockReadGuard, watch};
 
-use super::cold::ColdSource;
+use super::tips::ColdSource;
 use crate::archive::open_files::OpenError;
 use crate::archive::place::Archive;
 use crate::io::shortage::{Detail, is_disk_full};

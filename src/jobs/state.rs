@@ -10,11 +10,11 @@ use tokio::task::spawn_local;
 
 use super::absent::Absent;
 use super::bundle_cache::{BundleCache, BundleFile, BundleKey};
-use super::cold::Cold;
 use super::flights::Flights;
 use super::plane::{self, Handle, Queue};
 use super::room::Room;
 use super::semaphores::Semaphores;
+use super::tips::Cold;
 use super::unknown::{Given, Places, Sought};
 use super::upkeep::Upkeep;
 use super::workshop::Workshop;

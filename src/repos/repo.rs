@@ -21,6 +21,7 @@ use crate::git::Arrived;
 mod annex;
 mod permit;
 mod serving;
+mod showing;
 mod upstream;
 
 pub(crate) use permit::{BuiltOn, Permit};

@@ -5,7 +5,7 @@
 use gix::bstr::{BStr, BString, ByteSlice, ByteVec};
 
 use super::checkout::Shows;
-use super::view::View;
+use super::view::{self, PinError, View};
 use crate::refs::{Head, Ref};
 use crate::tree::dates::GIT_DATE_S;
 use crate::tree::tar::{self, Kind};
@@ -92,7 +92,7 @@ pub(crate) fn tags_tar(view: &View, is_there: impl Fn(&Ref) -> bool) -> Vec<u8> 
 
 /// The annotated tags, as far as tags are shown, in the format of `packed-refs`: whoever packs a commit takes
 /// along those of what it packs.
-pub(crate) fn annotated_tags(view: &View) -> Vec<u8> {
+fn annotated_tags(view: &View) -> Vec<u8> {
     let mut packed = packed_head();
     let shows = matches!(view.checkout.shows, Shows::Tip { tags: true, .. });
     for tag in tags(view)
@@ -102,6 +102,17 @@ pub(crate) fn annotated_tags(view: &View) -> Vec<u8> {
         push_packed(&mut packed, &tag.target, (b"", &tag.name), tag.peeled);
     }
     packed
+}
+
+/// Makes `directory`, which holds the view's links, a repository of its own with annotated tags, for whoever is to
+/// take along those of what it takes.
+pub(crate) fn make_tagged_repository(
+    pinned: &View,
+    directory: &std::path::Path,
+) -> Result<(), PinError> {
+    view::make_repository(pinned, directory)?;
+    let path = directory.join("packed-refs");
+    std::fs::write(&path, annotated_tags(pinned)).map_err(view::io_error("write", &path))
 }
 
 fn tags(view: &View) -> impl Iterator<Item = &Ref> {

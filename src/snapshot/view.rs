@@ -18,7 +18,6 @@ use gix::objs::FindExt;
 use gix::odb::Header;
 
 use super::checkout::Checkout;
-use super::gitdir;
 use crate::io::shortage::Detail;
 use crate::limits::{COMMIT_BYTES_MAX, TAG_DEPTH_MAX};
 use crate::manifest::record::Linked;
@@ -52,7 +51,10 @@ pub enum PinError {
     },
 }
 
-fn io_error<'a>(op: &'static str, path: &'a Path) -> impl Fn(io::Error) -> PinError + 'a {
+pub(super) fn io_error<'a>(
+    op: &'static str,
+    path: &'a Path,
+) -> impl Fn(io::Error) -> PinError + 'a {
     move |source| PinError::Io {
         op,
         path: path.to_owned(),
@@ -326,13 +328,6 @@ pub(super) fn list(directory: &Path) -> Result<Vec<String>, PinError> {
         names.extend(entry.file_name().into_string().ok());
     }
     Ok(names)
-}
-
-/// The same with annotated tags, for whoever is to take along those of what it takes.
-pub fn make_tagged_repository(view: &View, directory: &Path) -> Result<(), PinError> {
-    make_repository(view, directory)?;
-    let path = directory.join("packed-refs");
-    fs::write(&path, gitdir::annotated_tags(view)).map_err(io_error("write", &path))
 }
 
 /// Makes `directory`, which holds the view's links, a bare repository of its own, so that the

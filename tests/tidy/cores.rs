@@ -27,7 +27,7 @@ const CORE_PATHS: [&str; 13] = [
 ];
 
 /// Files of which nothing runs on a core.
-const OTHER_FILES: [(&str, &str); 6] = [
+const OTHER_FILES: [(&str, &str); 7] = [
     ("src/jobs/archive_id.rs", "a thread for each build"),
     ("src/jobs/builder.rs", "a thread for each build"),
     ("src/jobs/entry.rs", "a thread for each build"),
@@ -37,6 +37,7 @@ const OTHER_FILES: [(&str, &str); 6] = [
         "src/jobs/scrub.rs",
         "a thread of its own, which the main thread starts and ends",
     ),
+    ("src/jobs/packing.rs", "a thread for each build"),
 ];
 
 /// File, function, and a reason.
