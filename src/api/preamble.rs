@@ -12,9 +12,27 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use crate::extent::{Next, Piece, Source};
+use crate::http::wire::Version;
+use crate::http::wire::head::RequestHead;
+use crate::http::wire::range::{Requested, requested};
 use crate::limits::PREAMBLE_EVERY_MS;
 use crate::manifest::preamble::{EMPTY_FRAME, Line, Waits};
 use crate::repos::error::StartError;
+
+/// Whether the answer to a request may begin before its archive does: whoever asks in parts, with
+/// conditions, or knows no chunks cannot be told from where to go on.
+pub(super) fn may_begin_early(head: &RequestHead<'_>) -> bool {
+    let from_start = match requested(head.range) {
+        Requested::Full => true,
+        Requested::Bounded { start, .. } | Requested::From { start } => start == 0,
+        Requested::Suffix { .. } => false,
+    };
+    head.version != Version::Http10
+        && from_start
+        && head.if_range.is_none()
+        && head.if_match.is_absent()
+        && head.if_none_match.is_absent()
+}
 
 /// An archive that was waited for.
 pub(super) struct Awaited {

@@ -12,14 +12,13 @@ use tokio::sync::oneshot;
 use super::core::{Asked, Core, Note};
 use super::freshness::{Taken, ready};
 use super::headers::{describe, name_bundle, names};
-use super::preamble::{Awaited, Preamble, Progress};
+use super::preamble::{Awaited, Preamble, Progress, may_begin_early};
 use super::sought::{First, Sought, Unreadable, progress};
 use crate::archive::growth::Status;
 use crate::archive::place::Archive;
 use crate::archive::reader::ArchiveReader;
 use crate::extent::{Next, Source};
 use crate::http::net::service::{Answer, Payload};
-use crate::http::wire::head::RequestHead;
 use crate::http::wire::precondition::{Conditions, Verdict, evaluate, if_range_matches};
 use crate::http::wire::range::{Requested, Selection, requested};
 use crate::http::wire::response::Head;
@@ -488,19 +487,4 @@ fn ensure_readable(reader: &mut ArchiveReader, at: u64) -> Result<(), Unreadable
         Poll::Ready(Next::Failed(_)) => Err(Unreadable::Lost),
         _ => Ok(()),
     }
-}
-
-/// Whether the answer to a request may begin before its archive does: whoever asks in parts, with
-/// conditions, or knows no chunks cannot be told from where to go on.
-fn may_begin_early(head: &RequestHead<'_>) -> bool {
-    let from_start = match requested(head.range) {
-        Requested::Full => true,
-        Requested::Bounded { start, .. } | Requested::From { start } => start == 0,
-        Requested::Suffix { .. } => false,
-    };
-    head.version != Version::Http10
-        && from_start
-        && head.if_range.is_none()
-        && head.if_match.is_absent()
-        && head.if_none_match.is_absent()
 }

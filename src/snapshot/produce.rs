@@ -290,19 +290,7 @@ pub fn produce<'a>(
     }
     line.drain(0)?;
     line.work.wait_all_checked()?;
-    let mut end = match history {
-        History::Views => tags_at_tip(&view),
-        History::Made(wait) => {
-            let made = line.work.output.rest(wait)??;
-            let verifying = verified.start(&made.directory, &made.files, view.hash, nice)?;
-            line.work.check((verifying.gate(), verifying.progress()));
-            let (directory, first) = (&made.directory, made.first_number);
-            linked(&mut line, directory, &made.files, first)?;
-            line.drain(0)?;
-            line.work.wait_all_checked()?;
-            tags_of(&view, &made)?
-        }
-    };
+    let mut end = end_of(&mut line, history, &view, (&verified, nice))?;
     tar::push_end(&mut end);
     line.work.output.frames(&end)?;
     Ok(Produced {
@@ -310,6 +298,27 @@ pub fn produce<'a>(
         jobs_encoded: line.encoded,
         turn: line.work.output.turn,
     })
+}
+
+/// What comes behind the worktree, tar's end aside: the pack that was made meanwhile, and the tags of the one
+/// commit.
+fn end_of(
+    line: &mut Line<'_>,
+    history: History<'_>,
+    view: &View,
+    (verified, nice): (&Verified, i32),
+) -> Result<Vec<u8>, BuildError> {
+    let wait = match history {
+        History::Views => return Ok(tags_at_tip(view)),
+        History::Made(wait) => wait,
+    };
+    let made = line.work.output.rest(wait)??;
+    let verifying = verified.start(&made.directory, &made.files, view.hash, nice)?;
+    line.work.check((verifying.gate(), verifying.progress()));
+    linked(line, &made.directory, &made.files, made.first_number)?;
+    line.drain(0)?;
+    line.work.wait_all_checked()?;
+    tags_of(view, &made)
 }
 
 /// Packs and their companions, whose numbers in the layout begin with `first`.
