@@ -452,3 +452,21 @@ fn its_bytes_are_the_mirrors() {
     wait::until_true("the annex counts", || bytes() >= before + BYTES as u64);
     server.stop();
 }
+
+/// It is on a branch by now, and the annex has not dropped it yet.
+#[test]
+fn what_is_merged_meanwhile_is_built() {
+    let lab = small_lab();
+    let id = pull(&lab, 7, b"of a pull request\n");
+    let server = lab.settings().with(&FAR).start();
+    let answer = ensure(&server, NAME, &format!(r#"{{"commits":["{id}"]}}"#));
+    assert_eq!(answer["missing_commits"], serde_json::json!([]));
+    git::run(&lab.upstream(NAME), &["update-ref", "refs/heads/main", &id]);
+    ensure(&server, NAME, r#"{"refs":{"refs/heads/absent":""}}"#);
+    let tips = std::fs::read_to_string(annex(&lab).join("tips")).unwrap();
+    assert!(tips.contains(&id));
+    let unpacked = lab.unpack(&by_id(&server, &id).expect(200).body, "unpacked");
+    assert_eq!(git::text(&unpacked, &["rev-parse", "HEAD"]), id);
+    git::run(&unpacked, &["fsck", "--full", "--strict", "--no-dangling"]);
+    server.stop();
+}
