@@ -206,7 +206,7 @@ fn an_upstream_that_fails_leaves_what_is_there() {
 #[test]
 fn an_upstream_that_is_silent_is_waited_for_so_long() {
     let (_lab, upstream, settings) = http_lab();
-    let server = settings.start();
+    let server = settings.with_fault("cold-wait-ms=3000").start();
     let old = hit(&server, "small");
     upstream.answer(Answers::Never);
     let began = Instant::now();
