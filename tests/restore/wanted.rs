@@ -6,7 +6,7 @@ use crate::lab::{BINARY, expect, expect_nothing, nobody, relay, restore, serve_b
 use crate::remade;
 use crate::support::lab::Lab;
 use crate::support::steps::{ensure, hit};
-use crate::support::{git, parity, repos};
+use crate::support::{git, parity, repos, wait};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -93,10 +93,11 @@ fn refs_that_move_while_they_are_fetched_are_those_of_a_later_moment() {
                 git::run(upstream, &["update-ref", "refs/heads/main", &old_main]);
                 repos::add_commit(upstream, "main", "kept.txt", b"kept");
                 git::run(upstream, &["branch", "late", "main"]);
-                git::run(
-                    &mirror,
-                    &["fetch", "--quiet", "--prune", "origin", "+refs/*:refs/*"],
-                );
+                let fetch = ["fetch", "--quiet", "--prune", "origin", "+refs/*:refs/*"];
+                // The server may be about to do the same.
+                wait::until_true("the mirror has moved", || {
+                    git::output(&mirror, &fetch).status.success()
+                });
                 git::repack_and_prune(&mirror);
                 // Else it is asked for by its id.
                 git::repack_and_prune(upstream);
