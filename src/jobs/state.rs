@@ -211,6 +211,8 @@ impl Jobs {
             // A builder answers for its own panics.
             let _ = builder.join();
         }
+        // What builds took a commit from is of no use any more.
+        self.cold.borrow_mut().clear();
         // Clones that ran were given up with the tasks they ran in.
         self.git.removals.wait();
     }

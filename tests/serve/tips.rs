@@ -96,6 +96,7 @@ fn a_tip_has_a_pack_of_its_own() {
     let entry = lab.state().join("snapshots").join(&entries[0]);
     let own = packs(&entry);
     assert_eq!(own.len(), 3, "{own:?}");
+    wait::until_true("the clone follows", || lab.mirror(NAME).is_dir());
     assert!(
         packs(&lab.mirror(NAME))
             .iter()
@@ -219,6 +220,8 @@ fn a_tip_is_built_once_for_all() {
     assert!(bodies.iter().all(|body| *body == bodies[0]));
     wait::until_true("it is kept", || server.builds("complete") == 1);
     expect_shallow(&lab, NAME, &bodies[0]);
+    // What the one commit was fetched into goes once the clone is there.
+    lab.expect_no_orphans();
     server.stop();
     lab.expect_no_orphans();
 }
