@@ -245,6 +245,10 @@ fn plain(files: &Files, kind: Kind) -> Option<Files> {
         }
     };
     made.insert(b"HEAD".to_vec(), head);
+    // The branch that a clone makes is left out where something else was checked out afterwards.
+    if let Some(branch) = remote_head.and_then(|to| to.strip_prefix(b"refs/remotes/origin/")) {
+        refs.remove(&[b"refs/heads/", branch].concat());
+    }
     let mut lines = Vec::new();
     for (name, id) in &refs {
         let of_clone: [&[u8]; 2] = [b"refs/remotes/origin/", b"refs/tags/"];
