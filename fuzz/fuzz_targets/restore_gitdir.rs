@@ -271,17 +271,21 @@ fn plain(files: &Files, kind: Kind) -> Option<Files> {
     if !lines.is_empty() {
         made.insert(b"packed-refs".to_vec(), lines);
     }
-    let mut shallow = Vec::new();
-    if let Some(text) = files.get(&b"shallow"[..]).filter(|text| !text.is_empty()) {
-        // Git ends its lines so, and no others.
-        for line in text.strip_suffix(b"\n")?.split(|byte| *byte == b'\n') {
-            shallow.extend_from_slice(format!("{}\n", id(line, kind)?).as_bytes());
-        }
-    }
-    if !shallow.is_empty() {
-        made.insert(b"shallow".to_vec(), shallow);
+    let shallow = files.get(&b"shallow"[..]).filter(|text| !text.is_empty());
+    if let Some(text) = shallow {
+        made.insert(b"shallow".to_vec(), ids(text, kind)?);
     }
     Some(made)
+}
+
+/// Ids, one a line.
+fn ids(text: &[u8], kind: Kind) -> Option<Vec<u8>> {
+    let mut read = Vec::new();
+    // Git ends its lines so, and no others.
+    for line in text.strip_suffix(b"\n")?.split(|byte| *byte == b'\n') {
+        read.extend_from_slice(format!("{}\n", id(line, kind)?).as_bytes());
+    }
+    Some(read)
 }
 
 fn packed(text: &[u8], kind: Kind) -> Option<BTreeMap<Vec<u8>, ObjectId>> {
