@@ -132,8 +132,7 @@ impl Jobs {
             && let Some(commit) = found.want.commit()
         {
             // By a tag's own id.
-            let mut fetched = cold.fetched.borrow_mut();
-            fetched.insert((TipOf::Commit(commit), commit));
+            cold.note_fetched(TipOf::Commit(commit), commit);
         }
         Ok(wanted)
     }
@@ -159,7 +158,7 @@ impl Jobs {
             fetched = git.fetch_tip(path, url, &what).await;
         }
         fetched?;
-        cold.fetched.borrow_mut().insert((what, id));
+        cold.note_fetched(what, id);
         Ok(())
     }
 
@@ -279,6 +278,10 @@ impl Jobs {
 
     /// Sees to it that the clone follows, also where whoever wanted the commit has left before it was built.
     fn clone_behind_later(self: &Rc<Self>, repo: &Arc<Repo>) {
+        // One task, however many ask.
+        if self.cold_of(repo).is_planned.replace(true) {
+            return;
+        }
         let (jobs, repo) = (self.clone(), repo.clone());
         spawn_local(async move {
             tokio::time::sleep(Duration::from_millis(COLD_CLONE_WAIT_MS)).await;
@@ -364,7 +367,7 @@ async fn lead(
         others.clear();
     }
     others.insert(name, (began, id));
-    cold.fetched.borrow_mut().insert((TipOf::Commit(id), id));
+    cold.note_fetched(TipOf::Commit(id), id);
     Ok(id)
 }
 

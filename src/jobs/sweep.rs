@@ -319,13 +319,11 @@ fn sweep(
         marks,
         mirrors: Vec::new(),
     };
-    catalog.usage.set_stuck(0);
     if !survey.is_fine(&ledger, marks, space.free_bytes) {
         let leaving = Leaving::of(catalog, &ledger, &survey.repos);
         let bounds = survey.bounds(&ledger, marks, leaving.fixed_bytes, space.free_bytes);
         let plan = evict::plan(&leaving.holdings, &leaving.shared, bounds);
         swept.found = Found::of(&plan, &leaving, &survey.repos, root);
-        catalog.usage.set_stuck(plan.over_bytes);
         swept.mirrors = evict_all(catalog, meter, &mut ledger, leaving, &plan);
         // A path may end in `.git` before its end: such a mirror lies inside of another one.
         let inside = |repo: &Repo, other: &Repo| {
@@ -343,6 +341,7 @@ fn sweep(
         .count();
     let counts = (snapshots.len() as u64, wants as u64);
     let usage = &catalog.usage;
+    usage.set_stuck(swept.found.over_bytes);
     usage.note(&ledger, survey.nameless_bytes, counts);
     Ok(swept)
 }

@@ -10,6 +10,7 @@ use std::time::Instant;
 use gix::bstr::{BString, ByteSlice};
 use tokio::sync::Mutex;
 
+use crate::limits::COLD_REFS_MAX;
 use crate::manifest::want::CommitId;
 use crate::mirror::removals::Removals;
 use crate::mirror::{Seen, TipOf};
@@ -67,6 +68,8 @@ pub(super) struct Cold {
     pub fetched: RefCell<HashSet<(TipOf, CommitId)>>,
     /// What refs that are not followed led to, when they were fetched.
     pub others: RefCell<HashMap<BString, (Instant, CommitId)>>,
+    /// Whether the clone behind it will begin in a while at the latest.
+    pub is_planned: Cell<bool>,
     /// Whether the clone behind it runs or is to be tried again.
     pub has_clone: Cell<bool>,
 }
@@ -79,7 +82,18 @@ impl Cold {
             looked: Cell::default(),
             fetched: RefCell::default(),
             others: RefCell::default(),
+            is_planned: Cell::default(),
             has_clone: Cell::default(),
         })
+    }
+
+    /// Notes that a commit is there. Where there are very many, all are forgotten: what is wanted again is
+    /// fetched again.
+    pub(super) fn note_fetched(&self, what: TipOf, id: CommitId) {
+        let mut fetched = self.fetched.borrow_mut();
+        if fetched.len() >= COLD_REFS_MAX {
+            fetched.clear();
+        }
+        fetched.insert((what, id));
     }
 }
