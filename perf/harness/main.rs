@@ -99,6 +99,9 @@ struct CompareArgs {
     /// Clients of the runs that show memory [default: 64]
     #[arg(long, value_name = "N")]
     crowd: Option<usize>,
+    /// Only what is asked for by name: exact commits, depth 1, cold ones
+    #[arg(long)]
+    wants: bool,
     /// Threads of pzstd
     #[arg(long, value_name = "N", default_value_t = 4)]
     pzstd_threads: u32,
@@ -333,15 +336,18 @@ fn run_compare(arguments: &CompareArgs) -> Result<ExitCode, String> {
     let machine = folder::machine_text(crate_root(), &work, version);
     let effort = arguments.effort();
     for repository in &repositories {
-        Bench {
+        let mut bench = Bench {
             site: &site,
             repository,
             effort: &effort,
             peers: &peers,
             nginx: nginx.as_ref().map(|(binary, _)| *binary),
             record: &mut record,
+        };
+        match arguments.wants {
+            true => bench.run_wants(),
+            false => bench.run(),
         }
-        .run();
     }
     let checks = checks::all(&record, &repositories);
     let text = table::text(&record, &checks);

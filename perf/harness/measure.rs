@@ -92,6 +92,14 @@ impl Bench<'_> {
         self.busy();
     }
 
+    /// Measures only what is asked for by name.
+    pub fn run_wants(&mut self) {
+        let state = self.site.state("state", self.repository);
+        let bridge = Bridge::start(&self.site.run_path("state/mirrors/bench"));
+        self.wants(&state, &bridge);
+        state.remove();
+    }
+
     /// What pushes cost, one case after the other on one server.
     fn refreshes(&mut self) {
         let mut stage = Stage::new(self.site, self.repository, 1, refresh::SETTLE);

@@ -10,6 +10,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 
 use super::asker::{Asker, ClientPart};
 use super::flights::{Duty, Flight, Waiting};
+use super::pinned::make_missing_reverse_indices;
 use super::room::Need;
 use super::semaphores::refused;
 use super::state::Jobs;
@@ -180,6 +181,11 @@ impl Jobs {
         if let Err(e) = self.git.set_up(&repo.mirror, &repo.url).await {
             // It can be served as it is; a comparison tries again, and fails if it must.
             tracing::error!(repository = &*repo.name, "{e}");
+        }
+        let packs_of = repo.clone();
+        let made = spawn_blocking(move || make_missing_reverse_indices(&packs_of)).await;
+        if let Ok(Err(e)) = made {
+            tracing::debug!(repository = &*repo.name, "no reverse indices yet: {e}");
         }
         drop(setting_up);
         if let Some(head) = self.read_head(&repo).await {

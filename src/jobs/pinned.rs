@@ -274,6 +274,24 @@ fn pin_mirror<'r>(
     pin(repo, want, git, AsItIs::Yes)
 }
 
+/// Makes the reverse indices that a mirror's packs lack, ahead of the first build, which would wait for the disk
+/// before its first byte. What fails here is said by the build that meets it.
+pub(super) fn make_missing_reverse_indices(repo: &Repo) -> io::Result<()> {
+    let mut packs = Vec::new();
+    for file in fs::read_dir(repo.mirror.join("objects/pack"))? {
+        let path = file?.path();
+        let is_pack = path.extension().is_some_and(|end| end == "pack");
+        let is_lacking = |end| !path.with_extension(end).exists();
+        if is_pack && !is_lacking("idx") && is_lacking("rev") && is_lacking("mtimes") {
+            packs.push(path);
+        }
+    }
+    match packs.is_empty() {
+        true => Ok(()),
+        false => make_reverse_indices(repo, &packs),
+    }
+}
+
 /// Makes the reverse indices of packs, as long as these stay and nobody takes a file in the making for one
 /// that was left behind.
 fn make_reverse_indices(repo: &Repo, packs: &[PathBuf]) -> io::Result<()> {
