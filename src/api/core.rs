@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,7 +20,7 @@ use crate::http::net::client::client_of;
 use crate::http::net::door::{Door, Entry, Look};
 use crate::http::net::idle::{Idle, Rank, Waiting};
 use crate::http::net::pulse::Pulse;
-use crate::http::net::service::{Answer, Payload};
+use crate::http::net::service::{Answer, Payload, Peer};
 use crate::http::net::socket::CoreSockets;
 use crate::http::wire::Method;
 use crate::http::wire::head::RequestHead;
@@ -55,7 +54,7 @@ pub(super) struct Asked<'r, 'h> {
     pub(super) repo: Arc<Repo>,
     /// What of a snapshot, if that is asked for.
     pub(super) named: Named,
-    pub(super) peer: SocketAddr,
+    pub(super) peer: &'r Peer,
 }
 
 /// What becomes of a connection that was accepted.
@@ -177,7 +176,7 @@ impl Core {
     }
 
     /// A connection was accepted from `peer`: what becomes of it.
-    pub(crate) fn admit(&self, peer: SocketAddr) -> Admitted {
+    pub(crate) fn admit(&self, peer: &Peer) -> Admitted {
         let newcomer = client_of(peer.ip());
         let look = match self.door.enter(newcomer) {
             Entry::Entered => {

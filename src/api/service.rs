@@ -1,7 +1,6 @@
 //! A network core as the service of its connections: routes each request to its endpoint, and counts
 //! and logs what became of it.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +9,7 @@ use super::core::{Asked, Core, Note};
 use super::git_protocol;
 use super::snapshot::NOTHING_CACHED;
 use crate::http::net::body::{Body, BodyReader};
-use crate::http::net::service::{Answer, BodyUse, Done, GivenUp, Payload, Service};
+use crate::http::net::service::{Answer, BodyUse, Done, GivenUp, Payload, Peer, Service};
 use crate::http::net::socket::SendError;
 use crate::http::wire::head::{Framing, RequestHead};
 use crate::http::wire::response::{Head, Text};
@@ -53,7 +52,7 @@ impl Core {
     async fn of_repository(
         self: &Rc<Self>,
         head: &RequestHead<'_>,
-        peer: SocketAddr,
+        peer: &Peer,
         (repo, route): (RepoRef<'_>, Route<'_>),
         body: Body,
         out: &mut Vec<u8>,
@@ -204,7 +203,7 @@ impl Service for Core {
     async fn answer(
         self: &Rc<Self>,
         head: &RequestHead<'_>,
-        peer: SocketAddr,
+        peer: &Peer,
         body: Body,
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
@@ -274,7 +273,7 @@ impl Service for Core {
         is_vital && matches!(head.framing, Framing::None | Framing::Length(0))
     }
 
-    fn done(&self, note: Note, done: Done, peer: SocketAddr) {
+    fn done(&self, note: Note, done: Done, peer: &Peer) {
         let since_asked = |at: Instant| at.duration_since(done.asked).as_micros() as u64;
         let ttfb_us = done.sent.first.map(since_asked);
         let total_us = since_asked(Instant::now());
@@ -314,7 +313,7 @@ impl Service for Core {
             complete: done.result.is_ok(),
             ttfb_us,
             total_us,
-            peer,
+            peer: peer.address,
         };
         self.log.push(record, &self.meter);
     }
@@ -330,7 +329,7 @@ impl Service for Core {
         self.meter.add(event, 1);
     }
 
-    fn unanswered(&self, head: &RequestHead<'_>, peer: SocketAddr, asked: Instant, why: GivenUp) {
+    fn unanswered(&self, head: &RequestHead<'_>, peer: &Peer, asked: Instant, why: GivenUp) {
         self.given_up(why);
         let (outcome, status) = match why {
             // What is sent to make way is counted there.
@@ -352,7 +351,7 @@ impl Service for Core {
             complete: false,
             ttfb_us: None,
             total_us: asked.elapsed().as_micros() as u64,
-            peer,
+            peer: peer.address,
         };
         self.log.push(record, &self.meter);
     }

@@ -1,4 +1,5 @@
 //! The operating system, as the rest of the program sees it.
+pub mod address;
 pub mod child;
 pub(crate) mod clock;
 pub mod disk;

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -20,8 +20,9 @@ use super::threads::{Ready, Thread, live};
 use crate::api::{Admitted, Core, CoreContext};
 use crate::http::net::conn::{self, Patience};
 use crate::http::net::pulse::Pulse;
-use crate::http::net::service::Service;
+use crate::http::net::service::{Entrance, Identity, Peer, Service};
 use crate::http::net::socket::CoreSockets;
+use crate::io::address::Address;
 use crate::io::sched;
 use crate::limits::{CORE_RING_ENTRIES, CUT_OFF_MAX_MS};
 use crate::snapshot::ring::panic_text;
@@ -121,7 +122,11 @@ async fn serve_core(
                 let newcomer = Newcomer {
                     core: core.clone(),
                     stream,
-                    peer,
+                    peer: Peer {
+                        address: Address::Tcp(peer),
+                        entrance: Entrance::Public,
+                        identity: Identity::None,
+                    },
                     patience,
                     sockets: sockets.clone(),
                 };
@@ -171,7 +176,7 @@ async fn pause_accepting(error: &io::Error) {
 struct Newcomer {
     core: Rc<Core>,
     stream: monoio::net::TcpStream,
-    peer: SocketAddr,
+    peer: Peer,
     patience: Patience,
     sockets: Rc<CoreSockets>,
 }
@@ -179,7 +184,7 @@ struct Newcomer {
 impl Newcomer {
     /// Has it served or turned away. It is not waited for: all others who come would wait as well.
     fn receive(self) {
-        match self.core.admit(self.peer) {
+        match self.core.admit(&self.peer) {
             Admitted::Now => self.serve(),
             Admitted::Not => self.turn_away(),
             Admitted::Soon(look) => drop(monoio::spawn(async move {
@@ -200,10 +205,10 @@ impl Newcomer {
             return;
         };
         monoio::spawn(async move {
-            let peer = self.peer;
-            let told = conn::turn_away(self.stream, peer, self.core, self.sockets, place);
+            let from = self.peer.address;
+            let told = conn::turn_away(self.stream, self.peer, self.core, self.sockets, place);
             let mut told = std::pin::pin!(told);
-            poll_fn(|context| poll_contained(told.as_mut(), peer, context)).await;
+            poll_fn(|context| poll_contained(told.as_mut(), from, context)).await;
         });
     }
 }
@@ -211,7 +216,7 @@ impl Newcomer {
 /// Polls what serves a connection; a panic in it ends that alone.
 fn poll_contained(
     task: Pin<&mut impl Future<Output = ()>>,
-    peer: SocketAddr,
+    peer: Address,
     context: &mut Context<'_>,
 ) -> Poll<()> {
     let polled = catch_unwind(AssertUnwindSafe(|| task.poll(context)));
@@ -231,12 +236,13 @@ async fn serve_connection(newcomer: Newcomer) {
         patience,
         sockets,
     } = newcomer;
+    let from = peer.address;
     let connection = conn::serve(stream, peer, core.clone(), patience, sockets);
     {
         let mut connection = std::pin::pin!(connection);
         let mut cut = std::pin::pin!(core.cut());
         poll_fn(
-            |context| match poll_contained(connection.as_mut(), peer, context) {
+            |context| match poll_contained(connection.as_mut(), from, context) {
                 Poll::Ready(()) => Poll::Ready(()),
                 Poll::Pending => cut.as_mut().poll(context),
             },

@@ -10,6 +10,7 @@ mod lines;
 pub use lines::WrittenOnDrop;
 
 use crate::config::{LOG_VARIABLE, LogFormat};
+use crate::io::address::Address;
 use crate::limits::{LOG_FINISH_MAX_MS, LOG_QUEUE_LINES, LOG_QUEUE_RECORDS};
 use crate::telemetry::metrics::{Event, Meter, Outcome};
 use crossbeam::queue::ArrayQueue;
@@ -17,7 +18,6 @@ use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, IsTerminal};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -174,7 +174,7 @@ pub struct RequestRecord {
     /// From the end of the request's head to the end of the response, in microseconds.
     pub total_us: u64,
     /// Who asked.
-    pub peer: SocketAddr,
+    pub peer: Address,
 }
 
 impl RequestRecord {
@@ -386,7 +386,7 @@ mod tests {
             complete: true,
             ttfb_us: Some(1500),
             total_us: 2_000_000,
-            peer: "[::1]:9".parse().unwrap(),
+            peer: Address::Tcp("[::1]:9".parse().unwrap()),
         }
     }
 

@@ -5,7 +5,6 @@ mod receive;
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -14,7 +13,7 @@ use monoio::net::TcpStream;
 
 use super::body::Body;
 use super::idle::{Idle, Rank, Waiting};
-use super::service::{Answer, GivenUp, Service};
+use super::service::{Answer, GivenUp, Peer, Service};
 use super::socket::{CoreSockets, INPUT_BYTES, Socket};
 use super::unless::{at_once, unless};
 use crate::http::wire::Reject;
@@ -66,7 +65,7 @@ struct Connection<S> {
     socket: Socket,
     core: Rc<CoreSockets>,
     service: Rc<S>,
-    peer: SocketAddr,
+    peer: Peer,
     patience: Patience,
     /// What was read and not yet used.
     input: Vec<u8>,
@@ -76,7 +75,7 @@ struct Connection<S> {
 /// Serves a connection until it ends, on the core whose sockets share `core`.
 pub(crate) async fn serve<S: Service>(
     stream: TcpStream,
-    peer: SocketAddr,
+    peer: Peer,
     service: Rc<S>,
     patience: Patience,
     core: Rc<CoreSockets>,
@@ -101,7 +100,7 @@ pub(crate) async fn serve<S: Service>(
 /// those that watch over the server. Ends when `place` is wanted for another.
 pub(crate) async fn turn_away<S: Service>(
     stream: TcpStream,
-    peer: SocketAddr,
+    peer: Peer,
     service: Rc<S>,
     core: Rc<CoreSockets>,
     place: Waiting,
@@ -121,7 +120,7 @@ pub(crate) async fn turn_away<S: Service>(
 impl<S: Service> Connection<S> {
     fn new(
         stream: TcpStream,
-        peer: SocketAddr,
+        peer: Peer,
         service: Rc<S>,
         patience: Patience,
         core: Rc<CoreSockets>,
@@ -181,12 +180,12 @@ impl<S: Service> Connection<S> {
         let mut output = std::mem::take(&mut self.output);
         let service = self.service.clone();
         let answer = {
-            let answer = pin!(service.answer(&head, self.peer, body, &mut output));
+            let answer = pin!(service.answer(&head, &self.peer, body, &mut output));
             self.while_there(answer).await
         };
         self.output = output;
         answer.map_err(|why| {
-            service.unanswered(&head, self.peer, asked, why);
+            service.unanswered(&head, &self.peer, asked, why);
             match why {
                 GivenUp::Crowded => End::Crowded(TOO_MANY),
                 _ => End::Quiet,
@@ -267,7 +266,7 @@ impl<S: Service> Connection<S> {
                 let mut output = std::mem::take(&mut self.output);
                 let service = self.service.clone();
                 let body = Body::default();
-                let answer = service.answer(&head, self.peer, body, &mut output).await;
+                let answer = service.answer(&head, &self.peer, body, &mut output).await;
                 self.output = output;
                 if self.deliver(answer, began).await.is_ok() {
                     self.linger().await;

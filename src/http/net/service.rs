@@ -1,8 +1,9 @@
 //! What connections ask of whoever answers their requests, and tell it.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::body::{Body, BodyReader};
@@ -11,6 +12,45 @@ use super::socket::{SendError, Sent};
 use crate::extent::Source;
 use crate::http::wire::Reject;
 use crate::http::wire::head::RequestHead;
+use crate::io::address::Address;
+
+/// Who makes a request, as far as its connection tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Peer {
+    /// Where it comes from.
+    pub address: Address,
+    /// By which kind of listener.
+    pub entrance: Entrance,
+    /// Who that is shown to be.
+    pub identity: Identity,
+}
+
+impl Peer {
+    /// The address that counts.
+    pub(crate) fn ip(&self) -> IpAddr {
+        self.address.ip()
+    }
+}
+
+/// A kind of listener. Of all of them only [`Admin`](Entrance::Admin) gives a right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entrance {
+    /// An address and a port.
+    Public,
+    /// A unix socket of `--listen`.
+    Unix,
+    /// The unix socket of `--admin-listen`, which only the server's own user can open.
+    Admin,
+}
+
+/// Who a connection has shown its client to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Identity {
+    /// Nobody.
+    None,
+    /// The holder of a client certificate, by the name in it that is allowed.
+    Certificate(Arc<str>),
+}
 
 /// The content of an answer, after its head.
 pub(crate) enum Payload {
@@ -87,7 +127,7 @@ pub(crate) trait Service: 'static {
     fn answer(
         self: &Rc<Self>,
         head: &RequestHead<'_>,
-        peer: SocketAddr,
+        peer: &Peer,
         body: Body,
         out: &mut Vec<u8>,
     ) -> impl Future<Output = Answer<Self::Note>>;
@@ -106,13 +146,13 @@ pub(crate) trait Service: 'static {
     fn is_vital(&self, head: &RequestHead<'_>) -> bool;
 
     /// An answer was sent, or failed.
-    fn done(&self, note: Self::Note, done: Done, peer: SocketAddr);
+    fn done(&self, note: Self::Note, done: Done, peer: &Peer);
 
     /// A request will not be answered, or its connection was closed.
     fn given_up(&self, why: GivenUp);
 
     /// The same of one that waited for its answer since it was `asked`.
-    fn unanswered(&self, head: &RequestHead<'_>, peer: SocketAddr, asked: Instant, why: GivenUp);
+    fn unanswered(&self, head: &RequestHead<'_>, peer: &Peer, asked: Instant, why: GivenUp);
 
     /// Ready when connections are to close after the request at hand.
     fn closing(&self) -> impl Future<Output = ()>;

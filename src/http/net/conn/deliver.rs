@@ -1,10 +1,9 @@
 //! Sends answers, and tells the service what became of them.
 
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Instant;
 
-use super::super::service::{Answer, Done, Payload, Service};
+use super::super::service::{Answer, Done, Payload, Peer, Service};
 use super::super::socket::{SendError, Sent};
 use super::super::unless::unless;
 use super::{Connection, End};
@@ -13,7 +12,7 @@ use crate::limits::REQUEST_TURN_BYTES;
 /// An answer on its way. However its task ends, the service hears of it, once.
 struct Sending<'s, S: Service> {
     service: &'s S,
-    peer: SocketAddr,
+    peer: Peer,
     asked: Instant,
     sent: Sent,
     /// Taken when the service was told.
@@ -28,7 +27,7 @@ impl<S: Service> Sending<'_, S> {
                 asked: self.asked,
                 result,
             };
-            self.service.done(note, done, self.peer);
+            self.service.done(note, done, &self.peer);
         }
     }
 }
@@ -50,7 +49,7 @@ impl<S: Service> Connection<S> {
         let service = self.service.clone();
         let mut sending = Sending {
             service: &*service,
-            peer: self.peer,
+            peer: self.peer.clone(),
             asked,
             sent: Sent::default(),
             note: Some(answer.note),
