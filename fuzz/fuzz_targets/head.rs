@@ -227,6 +227,7 @@ fn model_fields<'a>(
         git_protocol: once("git-protocol")?,
         accept: list("accept")?,
         cache_control: list("cache-control")?,
+        forwarded_for: list("x-forwarded-for")?,
         hook: model_hook(headers),
         via: list("tarpon-via")?,
         corrupt: once("tarpon-corrupt")?,

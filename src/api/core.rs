@@ -16,7 +16,7 @@ use crate::archive::place::Archive;
 use crate::archive::prefetch::Prefetch;
 use crate::config::{Config, Secrets};
 use crate::faults::Faults;
-use crate::http::net::client::client_of;
+use crate::http::net::client::client_at;
 use crate::http::net::door::{Door, Entry, Look};
 use crate::http::net::idle::{Idle, Rank, Waiting};
 use crate::http::net::pulse::Pulse;
@@ -167,7 +167,11 @@ impl Core {
     /// What the sockets of this core, number `index`, share.
     pub(crate) fn sockets(&self, index: usize, pulse: Option<Rc<Pulse>>) -> Rc<CoreSockets> {
         let idle = Idle::of_core(self.door.idle.clone(), index);
-        Rc::new(CoreSockets::new(pulse, idle, self.door.bodies.clone()))
+        let (bodies, proxies) = (
+            self.door.bodies.clone(),
+            self.config.listeners.trust_proxy.clone(),
+        );
+        Rc::new(CoreSockets::new(pulse, idle, bodies, proxies))
     }
 
     /// Whether this core is to panic: tests do that.
@@ -177,7 +181,7 @@ impl Core {
 
     /// A connection was accepted from `peer`: what becomes of it.
     pub(crate) fn admit(&self, peer: &Peer) -> Admitted {
-        let newcomer = client_of(peer.ip());
+        let newcomer = client_at(peer.address, &self.config.listeners.trust_proxy);
         let look = match self.door.enter(newcomer) {
             Entry::Entered => {
                 self.entered();

@@ -325,6 +325,7 @@ impl Service for Core {
             GivenUp::SlowBody => Event::ClientDropped(DropReason::Slow),
             GivenUp::NoRoom => Event::BodyRefused,
             GivenUp::Gone => Event::ClientDropped(DropReason::Gone),
+            GivenUp::Handshake => Event::ClientDropped(DropReason::Handshake),
         };
         self.meter.add(event, 1);
     }

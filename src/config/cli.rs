@@ -1,6 +1,7 @@
 //! The command line: what clap parses and what `--help` says. No value is checked or defaulted
 //! here, so that a default can never hide a value from the environment or from the file.
 use super::key::{Key, Layer};
+use super::listen_args::ListenArgs;
 use super::restore::RestoreArgs;
 use crate::faults;
 use clap::{Arg, ArgAction, Args, Command, CommandFactory, Parser, Subcommand};
@@ -64,7 +65,7 @@ Environment and file:
   Every flag is also an environment variable and a key of the configuration file:
   --fetch-interval 5m is TARPON_FETCH_INTERVAL=5m and fetch_interval = \"5m\".
   A flag wins over the environment, the environment over the file, the file over the default.
-  A list (--upstream, --follow) is taken whole from the first of them that has it; in an
+  A list (--listen, --upstream, --follow) is taken whole from the first of them that has it; in an
   environment variable its items are separated by spaces or commas, in the file it is an array.
   An empty variable counts as not set. TARPON_LOG (or RUST_LOG) filters the log: info, debug,
   tarpon=debug.
@@ -112,9 +113,8 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<OsString>,
 
-    /// Address to listen on; use 0.0.0.0:8080 to serve other machines [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    listen: Option<OsString>,
+    #[command(flatten)]
+    listening: ListenArgs,
 
     /// Directory for mirrors and snapshots, one server each. Default: $STATE_DIRECTORY as systemd
     /// sets it, else $XDG_CACHE_HOME/tarpon, else ~/.cache/tarpon
@@ -256,7 +256,7 @@ impl ServeArgs {
         // Taken apart by name, so that a new flag that is forgotten here does not compile.
         let Self {
             config: _,
-            listen,
+            listening,
             state,
             shutdown_grace,
             stall_timeout,
@@ -284,7 +284,6 @@ impl ServeArgs {
             io_driver,
         } = self;
         let given = [
-            ("listen", one(listen)),
             ("state", one(state)),
             ("shutdown_grace", one(shutdown_grace)),
             ("stall_timeout", one(stall_timeout)),
@@ -313,6 +312,7 @@ impl ServeArgs {
         ];
         given
             .into_iter()
+            .chain(listening.given())
             .filter_map(|(key, values)| Some((key.into(), values?)))
             .collect()
     }

@@ -8,7 +8,11 @@ mod error;
 mod file;
 mod key;
 mod layers;
+mod listen;
+mod listen_args;
 mod manual;
+mod pattern;
+mod proxies;
 mod restore;
 mod secrets;
 mod upstreams;
@@ -16,6 +20,9 @@ mod value;
 
 pub use cli::{LOG_VARIABLE, completions, man};
 pub use error::{ConfigError, MISUSED_CODE, Origin};
+pub use listen::{At, ClientFiles, Listen, Listeners, Pair, TlsFiles};
+pub use pattern::Pattern;
+pub use proxies::Proxies;
 pub use restore::{Fallback, RestoreArgs};
 pub use secrets::{Secret, Secrets};
 pub use upstreams::{Upstream, Upstreams};
@@ -26,7 +33,6 @@ use clap::FromArgMatches;
 use cli::{Cli, ServeArgs, Verb};
 use layers::Layers;
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -49,8 +55,8 @@ pub enum Command {
 /// Invariant: every value is within the bounds of [`limits`], and `state` is absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Where to listen; port 0 lets the kernel choose.
-    pub listen: SocketAddr,
+    /// Where to listen.
+    pub listeners: Listeners,
     /// The state directory, absolute. It may not exist yet.
     pub state: PathBuf,
     /// How long running responses may go on after SIGTERM; may be zero.
@@ -170,7 +176,7 @@ impl Config {
         };
         let level = value::number(limits::LEVEL_MIN, limits::LEVEL_MAX);
         Ok(Self {
-            listen: layers.one("listen", listen)?.unwrap_or(LISTEN_DEFAULT),
+            listeners: Listeners::of(layers)?,
             state: state(layers, env)?,
             shutdown_grace: client_time("shutdown_grace", 0, limits::SHUTDOWN_GRACE_DEFAULT_MS)?,
             stall_timeout: client_time("stall_timeout", min_ms, limits::STALL_TIMEOUT_DEFAULT_MS)?,
@@ -186,7 +192,7 @@ impl Config {
             )?,
             fetch_interval: upstream_time("fetch_interval", limits::FETCH_INTERVAL_DEFAULT_MS)?,
             upstream_rate: upstream_rate(layers)?,
-            webhook_secrets: layers.one("webhook_secrets", webhook_secrets)?,
+            webhook_secrets: layers.one("webhook_secrets", value::file)?,
             maintenance_idle: time(
                 "maintenance_idle",
                 min_ms,
@@ -225,13 +231,6 @@ fn upstream_rate(layers: &Layers) -> Result<u64, ConfigError> {
     }))
 }
 
-fn webhook_secrets(text: &str) -> Result<PathBuf, String> {
-    match text.is_empty() || text.starts_with('~') || text.contains('\0') {
-        true => Err("a file; '~' is not expanded here".into()),
-        false => Ok(text.into()),
-    }
-}
-
 fn unreachable_expiry(layers: &Layers) -> Result<Duration, ConfigError> {
     let time = value::duration_or_never(limits::TIMEOUT_MIN_MS, limits::UPKEEP_TIME_MAX_MS);
     let given = layers.one("unreachable_expiry", time)?;
@@ -262,14 +261,6 @@ fn cache_low(layers: &Layers) -> Result<Option<Share>, ConfigError> {
         low if low.is_not_below(limit) => Err("less than --cache-limit".into()),
         low => Ok(low),
     })
-}
-
-/// Only this machine, until an operator says otherwise.
-const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
-
-fn listen(text: &str) -> Result<SocketAddr, String> {
-    let allowed = "an IP address and a port, such as 127.0.0.1:8080, 0.0.0.0:8080 (all interfaces) or [::1]:8080";
-    text.parse().map_err(|_| allowed.into())
 }
 
 /// The processors in this process's affinity mask, fewer if a cgroup quota allows less; 1 when the

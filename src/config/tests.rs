@@ -33,8 +33,15 @@ fn file(text: &str) -> (tempfile::NamedTempFile, String) {
 }
 
 /// For each key a value that is not the default.
-const OTHER: [(&str, &str); 26] = [
+const OTHER: [(&str, &str); 33] = [
     ("listen", "[::1]:9"),
+    ("admin_listen", "unix:/run/tarpon/admin"),
+    ("trust_proxy", "10.0.0.0/8"),
+    ("tls_cert", "/cert"),
+    ("tls_key", "/key"),
+    ("tls_client_ca", "/ca"),
+    ("tls_client_crl", "/crl"),
+    ("tls_client_san", "*.ci.example.org"),
     ("state", "/elsewhere"),
     ("shutdown_grace", "0"),
     ("stall_timeout", "7s"),
@@ -72,7 +79,10 @@ fn other_flags() -> Vec<String> {
 #[test]
 fn defaults() {
     let config = load(&[]).unwrap();
-    assert_eq!(config.listen, "127.0.0.1:8080".parse().unwrap());
+    assert_eq!(listens(&config), ["127.0.0.1:8080"]);
+    let Listeners { tls, admin, .. } = &config.listeners;
+    assert_eq!((tls, admin), (&None, &None));
+    assert_eq!(config.listeners.trust_proxy, Proxies::default());
     assert_eq!(config.state, Path::new("/users/nobody/.cache/tarpon"));
     assert_eq!(config.shutdown_grace, Duration::from_secs(30));
     assert_eq!(config.stall_timeout, Duration::from_secs(60));
@@ -123,13 +133,19 @@ fn every_key_works_from_flag_environment_and_file_alike() {
 
 #[test]
 fn every_key_changes_the_configuration() {
-    let with_upstream = |key: &str| match key {
+    let pair = ["--tls-cert=/before", "--tls-key=/before"];
+    let clients = ["--tls-client-ca=/before", "--tls-client-san=before"];
+    let among_others = |key: &str| match key {
         "no_default_upstreams" => vec!["--upstream=github.com"],
+        "tls_cert" | "tls_key" => pair.to_vec(),
+        _ if key.starts_with("tls_client") => [pair, clients].concat(),
         _ => vec![],
     };
     for ((key, _), flag) in OTHER.iter().zip(other_flags()) {
-        let mut args = with_upstream(key);
+        let mut args = among_others(key);
         let before = load(&args).unwrap();
+        let (name, _) = flag.split_once('=').unwrap();
+        args.retain(|given| !given.starts_with(&format!("{name}=")));
         args.push(&flag);
         assert_ne!(load(&args).unwrap(), before, "{flag}");
     }
@@ -167,6 +183,94 @@ fn flags_win_over_environment_over_file_over_default() {
     let config = load_in(&["--config", &second], &env).unwrap();
     assert_eq!(config.idle_timeout, Duration::from_secs(5));
     assert_eq!(config.fetch_interval, Duration::from_secs(900));
+}
+
+fn listens(config: &Config) -> Vec<String> {
+    let shown = |listen: &Listen| match listen.tls {
+        true => format!("tls:{}", listen.at),
+        false => listen.at.to_string(),
+    };
+    config.listeners.listen.iter().map(shown).collect()
+}
+
+#[test]
+fn listeners_are_plain_tls_and_socket_files() {
+    let pair = ["--tls-cert=/c", "--tls-key=/k"];
+    let given = |args: &[&str]| listens(&load(args).unwrap());
+    let three = [
+        "--listen=127.0.0.1:1",
+        "--listen=unix:/run/t",
+        "--listen=[::1]:2",
+    ];
+    assert_eq!(given(&three), ["127.0.0.1:1", "unix:/run/t", "[::1]:2"]);
+    // With a pair and none that is said to be TLS all are that can be.
+    let all = given(&[&three[..], &pair].concat());
+    assert_eq!(all, ["tls:127.0.0.1:1", "unix:/run/t", "tls:[::1]:2"]);
+    assert_eq!(given(&pair), ["tls:127.0.0.1:8080"]);
+    let one = given(
+        &[
+            &pair[..],
+            &["--listen=127.0.0.1:1", "--listen=tls:127.0.0.1:2"],
+        ]
+        .concat(),
+    );
+    assert_eq!(one, ["127.0.0.1:1", "tls:127.0.0.1:2"]);
+    let env = [HOME, ("TARPON_LISTEN", "127.0.0.1:1, unix:/run/t")];
+    let config = load_in(&[], &env).unwrap();
+    assert_eq!(listens(&config), ["127.0.0.1:1", "unix:/run/t"]);
+}
+
+#[test]
+fn what_tls_needs_is_there_or_nothing_starts() {
+    let pair = ["--tls-cert=/c", "--tls-key=/k"];
+    let ca = ["--tls-client-ca=/a"];
+    for (args, said) in [
+        (
+            vec!["--listen=tls:127.0.0.1:1"],
+            "only with --tls-cert and --tls-key",
+        ),
+        (vec!["--tls-cert=/c"], "one file for each --tls-key"),
+        (vec!["--tls-key=/k"], "one file for each --tls-cert"),
+        (
+            [&pair[..], &["--tls-cert=/d"]].concat(),
+            "one file for each --tls-key",
+        ),
+        (
+            [&pair[..], &["--listen=unix:/run/t"]].concat(),
+            "only with a listener on an address",
+        ),
+        (ca.to_vec(), "--tls-client-san"),
+        (
+            [&pair[..], &ca].concat(),
+            "only with at least one --tls-client-san",
+        ),
+        (
+            [&ca[..], &["--tls-client-san=a"]].concat(),
+            "only with --tls-cert and --tls-key",
+        ),
+        (
+            [&pair[..], &["--tls-client-crl=/l"]].concat(),
+            "only with --tls-client-ca",
+        ),
+        (
+            [&pair[..], &["--tls-client-san=a"]].concat(),
+            "only with --tls-client-ca",
+        ),
+        (
+            [&pair[..], &ca, &["--tls-client-san=*"]].concat(),
+            "a name of client certificates",
+        ),
+        (vec!["--listen=tls:unix:/run/t"], "an IP address and a port"),
+        (vec!["--listen=unix:run/t"], "an absolute path"),
+        (
+            vec!["--admin-listen=127.0.0.1:1"],
+            "unix: and an absolute path",
+        ),
+        (vec!["--trust-proxy=10.0.0.1/8"], "a network such as"),
+    ] {
+        let message = message(&args, &[]);
+        assert!(message.contains(said), "{args:?}: {message}");
+    }
 }
 
 #[test]
@@ -327,7 +431,7 @@ fn the_file_is_checked() {
         "{text}"
     );
     let (text, _) = said("xyzzy = 1");
-    assert!(text.contains("known keys: listen, state,"), "{text}");
+    assert!(text.contains("known keys: listen, admin_listen,"), "{text}");
     let (text, _) = said("config = \"x\"");
     assert!(text.contains("unknown key \"config\""), "{text}");
     let (text, _) = said("level = [1]");

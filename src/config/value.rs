@@ -4,6 +4,7 @@ use crate::limits::{
     CLONE_SIZE_DEFAULT_PERCENT, NEVER_MS,
 };
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How the cores do their input and output.
@@ -28,6 +29,14 @@ pub enum LogFormat {
     Human,
     /// One JSON object per line.
     Json,
+}
+
+/// The name of a file.
+pub(super) fn file(text: &str) -> Result<PathBuf, String> {
+    match text.is_empty() || text.starts_with('~') || text.contains('\0') {
+        true => Err("a file; '~' is not expanded here".into()),
+        false => Ok(text.into()),
+    }
 }
 
 /// An amount of a file system.

@@ -4,6 +4,7 @@ pub mod child;
 pub(crate) mod clock;
 pub mod disk;
 pub mod fs;
+pub(crate) mod gather;
 pub(crate) mod growth;
 pub(crate) mod heap;
 pub(crate) mod net;

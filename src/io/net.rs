@@ -4,14 +4,15 @@
 //! `sendfile` moves pages from the page cache to the socket without a copy through user space;
 //! measured against `writev` from a mapping it needs about half the CPU time a byte.
 
-#![allow(unsafe_code)] // Two calls without a safe wrapper; each states its contract.
+#![allow(unsafe_code)] // Calls without a safe wrapper; each states its contract.
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::net::{RecvFlags, SendFlags};
+use monoio::net::{TcpStream, UnixStream};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::limits::{PEER_ASKED, PEER_DEAD_MS};
@@ -46,8 +47,19 @@ pub(crate) fn ask_idle_peer(socket: impl AsFd) -> io::Result<()> {
 pub(crate) fn prepare(socket: BorrowedFd<'_>) -> io::Result<()> {
     rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::CLOEXEC)?;
     rustix::io::ioctl_fionbio(socket, true)?;
-    rustix::net::sockopt::set_tcp_nodelay(socket, true)?;
-    Ok(())
+    match rustix::net::sockopt::set_tcp_nodelay(socket, true) {
+        // One of a socket file sends everything at once.
+        Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        set => Ok(set?),
+    }
+}
+
+/// A connection of a socket file as one of the other kind: only what every descriptor of a stream has is used
+/// of either.
+pub(crate) fn as_tcp(stream: UnixStream) -> io::Result<TcpStream> {
+    // SAFETY: the descriptor was the stream's own, which has given it away.
+    let descriptor = unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) };
+    TcpStream::from_std(descriptor.into())
 }
 
 /// Reads what is there into `buffer`; 0 at the end of the stream.
@@ -63,6 +75,13 @@ pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Resu
         flags |= SendFlags::MORE;
     }
     Ok(rustix::net::send(socket, bytes, flags)?)
+}
+
+/// Sends from several pieces of memory at once.
+pub(crate) fn send_all(socket: BorrowedFd<'_>, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let mut nothing = SendAncillaryBuffer::default();
+    Ok(rustix::net::sendmsg(socket, parts, &mut nothing, flags)?)
 }
 
 /// Sends up to `len` bytes of `file` from `offset`. The pages must be in memory already, or the
@@ -183,7 +202,8 @@ pub(crate) fn borrow(socket: &impl AsRawFd) -> BorrowedFd<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::net::TcpListener;
+    use std::net::TcpStream;
 
     use super::*;
 

@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::pipe::{IoSliceRaw, PipeFlags, SpliceFlags};
 
+use super::gather::Gather;
 use crate::limits::{GATHER_BYTES, GATHER_PIPE_BYTES};
 
 /// The pipe of one core.
@@ -64,26 +65,22 @@ pub(crate) struct Gathered<'p> {
     bytes: usize,
 }
 
-impl Gathered<'_> {
-    /// Bytes in the pipe.
-    pub(crate) fn bytes(&self) -> usize {
+impl Gather for Gathered<'_> {
+    fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether more should be put in before it is sent.
-    pub(crate) fn wants_more(&self) -> bool {
+    fn wants_more(&self) -> bool {
         self.bytes < GATHER_BYTES
     }
 
-    /// Puts bytes in; gives how many there was room for.
-    pub(crate) fn put(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let put = rustix::io::write(&self.pipe.write, bytes);
         self.count(put)
     }
 
-    /// Puts bytes in that live as long as the process, without a copy: the pipe and then the
-    /// socket hold references to their page. Gives how many there was room for.
-    pub(crate) fn put_static(&mut self, bytes: &'static [u8]) -> io::Result<usize> {
+    /// Without a copy: the pipe and then the socket hold references to their page.
+    fn put_static(&mut self, bytes: &'static [u8]) -> io::Result<usize> {
         let slice = [IoSliceRaw::from_slice(bytes)];
         // SAFETY: what the pages hold must not change until the last reader of the pipe or the
         // socket is done with them: they are never written nor freed.
@@ -92,14 +89,7 @@ impl Gathered<'_> {
         self.count(put)
     }
 
-    /// Puts up to `len` bytes of `file` from `offset` in; gives how many there was room for.
-    /// Their pages must be in memory already, or the call waits for the disk.
-    pub(crate) fn put_file(
-        &mut self,
-        file: BorrowedFd<'_>,
-        offset: u64,
-        len: u64,
-    ) -> io::Result<usize> {
+    fn put_file(&mut self, file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<usize> {
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         let mut offset = offset;
         let write = self.pipe.write.as_fd();
@@ -110,7 +100,9 @@ impl Gathered<'_> {
             put => self.count(put),
         }
     }
+}
 
+impl Gathered<'_> {
     fn count(&mut self, put: rustix::io::Result<usize>) -> io::Result<usize> {
         match put {
             Ok(put) => {

@@ -5,6 +5,10 @@ use super::units::{HOUR_MS, MINUTE_MS, SECOND_MS};
 /// Largest configuration file that is read. A real one is under a page; the bound keeps a path
 /// such as `/dev/zero` from filling memory.
 pub const CONFIG_FILE_MAX_BYTES: u64 = 1 << 20;
+/// Most listeners.
+pub const LISTENERS_MAX: usize = 16;
+/// Longest path of a socket file (unix(7)).
+pub const SOCKET_PATH_MAX_BYTES: usize = 107;
 /// Most secrets of webhooks: each costs a hash of a webhook's body that names no repository.
 pub const SECRETS_MAX: usize = 64;
 /// Longest of them.

@@ -18,6 +18,7 @@ mod server;
 mod snapshot;
 mod store;
 mod telemetry;
+mod tls;
 mod units;
 
 pub use annex::*;
@@ -36,6 +37,7 @@ pub use server::*;
 pub use snapshot::*;
 pub use store::*;
 pub use telemetry::*;
+pub use tls::*;
 
 use repository::KERNEL_PATH_BYTES_MAX;
 

@@ -17,8 +17,8 @@ pub const CORE_RING_ENTRIES: u32 = 1024;
 /// Descriptors that the server itself holds: its log, state directory, background plane and helper
 /// threads.
 pub const DESCRIPTORS_OWN: u64 = 48;
-/// The same for each core: listener, ring, pipes.
-pub const DESCRIPTORS_OF_CORE: u64 = 8;
+/// The same for each core, besides its listeners: ring, pipes.
+pub const DESCRIPTORS_OF_CORE: u64 = 7;
 /// Descriptors that the kernel's table has room for from the start; eight bytes each.
 pub const DESCRIPTORS_READY: u64 = 65_536;
 /// Fewest descriptors besides those: for a few connections, and a clone and a build.

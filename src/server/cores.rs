@@ -2,44 +2,44 @@
 
 use std::future::poll_fn;
 use std::io::{self, Write};
-use std::net::TcpListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use monoio::io::Canceller;
-use monoio::net::TcpListener as CoreListener;
+use monoio::io::{CancelHandle, Canceller};
+use monoio::net::{TcpListener, TcpStream, UnixListener};
 
 use super::error::{ServerError, start};
-use super::listeners::listen;
-use super::taken::wait_for;
+use super::listeners::{Listener, ListenerSocket, listen_all};
+use super::socket_files::SocketFile;
 use super::threads::{Ready, Thread, live};
 use crate::api::{Admitted, Core, CoreContext};
 use crate::http::net::conn::{self, Patience};
 use crate::http::net::pulse::Pulse;
 use crate::http::net::service::{Entrance, Identity, Peer, Service};
 use crate::http::net::socket::CoreSockets;
+use crate::http::net::tls::keys::Keys;
 use crate::io::address::Address;
-use crate::io::sched;
+use crate::io::{net, sched};
 use crate::limits::{CORE_RING_ENTRIES, CUT_OFF_MAX_MS};
 use crate::snapshot::ring::panic_text;
 
-/// Binds a listener for each core and starts the cores; says where once all of them accept.
-pub(super) fn start_cores(context: &CoreContext, uring: bool) -> Result<Vec<Thread>, ServerError> {
+/// Binds listeners for each core and starts the cores; says where once all of them accept. With them it gives
+/// what is to go when they have ended.
+pub(super) fn start_cores(
+    context: &CoreContext,
+    keys: Option<&Arc<Keys>>,
+    uring: bool,
+) -> Result<(Vec<Thread>, Vec<SocketFile>), ServerError> {
     let count = context.config.cores.get();
-    let wanted = context.config.listen;
-    let is_in_use = |e: &io::Error| e.kind() == io::ErrorKind::AddrInUse;
-    let listening = wait_for(|| listen(wanted, count), is_in_use);
-    let (address, listeners) = listening.map_err(|source| ServerError::Listen {
-        address: wanted,
-        source,
-    })?;
+    let listening = listen_all(&context.config, keys, count)?;
     let (ready, are_ready) = std_mpsc::sync_channel(0);
     let mut cores = Vec::with_capacity(count);
-    for (index, listener) in listeners.into_iter().enumerate() {
+    for (index, listeners) in listening.of_cores.into_iter().enumerate() {
         let (context, closing) = (context.clone(), context.closing.clone());
         let ready = ready.clone();
         let builder = std::thread::Builder::new().name(format!("core-{index}"));
@@ -47,7 +47,7 @@ pub(super) fn start_cores(context: &CoreContext, uring: bool) -> Result<Vec<Thre
             sched::be_prompt();
             let core = Core::new(context, index);
             live(&closing, &ready, || {
-                run_core(core, index, listener, uring, &ready)
+                run_core(core, index, listeners, uring, &ready)
             })
         });
         cores.push(core.map_err(start("start a core's thread"))?);
@@ -62,16 +62,19 @@ pub(super) fn start_cores(context: &CoreContext, uring: bool) -> Result<Vec<Thre
     }
     let driver = if uring { "io_uring" } else { "epoll" };
     let connections_max = context.door.admission.max();
-    tracing::info!(%address, cores = count, driver, connections_max, state = %context.catalog.state.root().display(), "ready");
-    // For people and scripts; nobody has to read it.
-    let _ = writeln!(io::stdout(), "listening on http://{address}");
-    Ok(cores)
+    let told = &listening.told;
+    tracing::info!(address = told.join(" "), cores = count, driver, connections_max, state = %context.catalog.state.root().display(), "ready");
+    for told in told {
+        // For people and scripts; nobody has to read it.
+        let _ = writeln!(io::stdout(), "listening on {told}");
+    }
+    Ok((cores, listening.files))
 }
 
 fn run_core(
     core: Core,
     index: usize,
-    listener: TcpListener,
+    listeners: Vec<Listener>,
     uring: bool,
     ready: &Ready,
 ) -> io::Result<()> {
@@ -80,13 +83,13 @@ fn run_core(
             .with_entries(CORE_RING_ENTRIES)
             .enable_timer()
             .build()?;
-        runtime.block_on(serve_core(core, index, listener, false, ready))
+        runtime.block_on(serve_core(core, index, listeners, false, ready))
     } else {
         let mut runtime = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
             .with_entries(CORE_RING_ENTRIES)
             .enable_timer()
             .build()?;
-        runtime.block_on(serve_core(core, index, listener, true, ready))
+        runtime.block_on(serve_core(core, index, listeners, true, ready))
     }
 }
 
@@ -94,11 +97,12 @@ fn run_core(
 async fn serve_core(
     core: Core,
     index: usize,
-    listener: TcpListener,
+    listeners: Vec<Listener>,
     epoll: bool,
     ready: &Ready,
 ) -> io::Result<()> {
-    let listener = CoreListener::from_std(listener)?;
+    let doors = listeners.into_iter().map(Door::new);
+    let doors = doors.collect::<io::Result<Vec<Door>>>()?;
     drop(ready.send(Ok(())));
     let core = Rc::new(core);
     let config = core.config();
@@ -115,18 +119,91 @@ async fn serve_core(
         stopping.closing().await;
         drop(canceller.cancel());
     });
+    let accepting = doors.into_iter().map(|door| {
+        let newcomers = (core.clone(), sockets.clone());
+        Box::pin(accept(door, newcomers, patience, handle.clone()))
+    });
+    // In this task, so that a panic ends the core.
+    all_ended(accepting.collect()).await;
+    let deadline = Instant::now() + grace;
+    wait_closed(&core, deadline).await;
+    if core.open() > 0 {
+        core.cut_off();
+        wait_closed(
+            &core,
+            Instant::now() + Duration::from_millis(CUT_OFF_MAX_MS),
+        )
+        .await;
+    }
+    Ok(())
+}
+
+/// A listener as the core's runtime has it.
+struct Door {
+    listener: Accepting,
+    entrance: Entrance,
+    keys: Option<Arc<Keys>>,
+}
+
+enum Accepting {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Door {
+    fn new(listener: Listener) -> io::Result<Door> {
+        let Listener {
+            socket,
+            entrance,
+            keys,
+        } = listener;
+        let listener = match socket {
+            ListenerSocket::Tcp(socket) => Accepting::Tcp(TcpListener::from_std(socket)?),
+            ListenerSocket::Unix(socket) => Accepting::Unix(UnixListener::from_std(socket)?),
+        };
+        Ok(Door {
+            listener,
+            entrance,
+            keys,
+        })
+    }
+
+    async fn accept(&self, cancelled: CancelHandle) -> io::Result<(TcpStream, Peer)> {
+        let (stream, address) = match &self.listener {
+            Accepting::Tcp(listener) => {
+                let (stream, address) = listener.cancelable_accept(cancelled).await?;
+                (stream, Address::Tcp(address))
+            }
+            Accepting::Unix(listener) => {
+                let (stream, _) = listener.cancelable_accept(cancelled).await?;
+                (net::as_tcp(stream)?, Address::Unix)
+            }
+        };
+        let peer = Peer {
+            address,
+            entrance: self.entrance,
+            identity: Identity::None,
+        };
+        Ok((stream, peer))
+    }
+}
+
+/// Accepts at one door until the server stops.
+async fn accept(
+    door: Door,
+    (core, sockets): (Rc<Core>, Rc<CoreSockets>),
+    patience: Patience,
+    cancelled: CancelHandle,
+) {
     while !core.is_closing() {
-        match listener.cancelable_accept(handle.clone()).await {
+        match door.accept(cancelled.clone()).await {
             Ok((stream, peer)) => {
                 assert!(!core.panics(), "fault injected");
                 let newcomer = Newcomer {
                     core: core.clone(),
                     stream,
-                    peer: Peer {
-                        address: Address::Tcp(peer),
-                        entrance: Entrance::Public,
-                        identity: Identity::None,
-                    },
+                    peer,
+                    keys: door.keys.clone(),
                     patience,
                     sockets: sockets.clone(),
                 };
@@ -139,18 +216,18 @@ async fn serve_core(
             Err(e) => pause_accepting(&e).await,
         }
     }
-    drop(listener);
-    let deadline = Instant::now() + grace;
-    wait_closed(&core, deadline).await;
-    if core.open() > 0 {
-        core.cut_off();
-        wait_closed(
-            &core,
-            Instant::now() + Duration::from_millis(CUT_OFF_MAX_MS),
-        )
-        .await;
-    }
-    Ok(())
+}
+
+/// Waits until all have ended.
+async fn all_ended(mut running: Vec<Pin<Box<impl Future<Output = ()>>>>) {
+    poll_fn(|context| {
+        running.retain_mut(|one| one.as_mut().poll(context).is_pending());
+        match running.is_empty() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
 }
 
 /// Waits until no connection is open, at most until `deadline`.
@@ -175,8 +252,9 @@ async fn pause_accepting(error: &io::Error) {
 /// A connection that was accepted.
 struct Newcomer {
     core: Rc<Core>,
-    stream: monoio::net::TcpStream,
+    stream: TcpStream,
     peer: Peer,
+    keys: Option<Arc<Keys>>,
     patience: Patience,
     sockets: Rc<CoreSockets>,
 }
@@ -206,7 +284,13 @@ impl Newcomer {
         };
         monoio::spawn(async move {
             let from = self.peer.address;
-            let told = conn::turn_away(self.stream, self.peer, self.core, self.sockets, place);
+            let told = conn::turn_away(
+                self.stream,
+                (self.peer, self.keys),
+                self.core,
+                self.sockets,
+                place,
+            );
             let mut told = std::pin::pin!(told);
             poll_fn(|context| poll_contained(told.as_mut(), from, context)).await;
         });
@@ -233,11 +317,12 @@ async fn serve_connection(newcomer: Newcomer) {
         core,
         stream,
         peer,
+        keys,
         patience,
         sockets,
     } = newcomer;
     let from = peer.address;
-    let connection = conn::serve(stream, peer, core.clone(), patience, sockets);
+    let connection = conn::serve(stream, (peer, keys), core.clone(), patience, sockets);
     {
         let mut connection = std::pin::pin!(connection);
         let mut cut = std::pin::pin!(core.cut());

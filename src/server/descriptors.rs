@@ -3,6 +3,7 @@
 use std::io;
 
 use super::error::ServerError;
+use crate::config::Config;
 use crate::limits::{
     CONNECTIONS_DESCRIPTORS_PERCENT, DESCRIPTORS_MIN, DESCRIPTORS_OF_CORE, DESCRIPTORS_OWN,
     DESCRIPTORS_READY, OPEN_FILES_DESCRIPTORS_PERCENT, OPEN_FILES_MAX,
@@ -40,14 +41,16 @@ pub(super) struct Carried {
 }
 
 /// Divides the descriptors. Fails where there are not enough to work with.
-pub(super) fn carried(descriptors: Option<u64>, cores: usize) -> Result<Carried, ServerError> {
+pub(super) fn carried(descriptors: Option<u64>, config: &Config) -> Result<Carried, ServerError> {
     let Some(limit) = descriptors else {
         return Ok(Carried {
             connections_max: usize::MAX,
             open_files_max: OPEN_FILES_MAX,
         });
     };
-    let own = DESCRIPTORS_OWN + DESCRIPTORS_OF_CORE * cores as u64;
+    let listeners = config.listeners.listen.len() + usize::from(config.listeners.admin.is_some());
+    let of_core = DESCRIPTORS_OF_CORE + listeners as u64;
+    let own = DESCRIPTORS_OWN + of_core * config.cores.get() as u64;
     let needed = own + DESCRIPTORS_MIN;
     if limit < needed {
         return Err(ServerError::Descriptors { limit, needed });

@@ -1,10 +1,10 @@
 //! Why the server could not start, or not stop as it should.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use crate::config::MISUSED_CODE;
+use crate::config::{At, MISUSED_CODE};
+use crate::http::net::tls::files::TlsError;
 use crate::store::files::StoreError;
 use crate::telemetry::log::LogError;
 
@@ -20,11 +20,14 @@ pub enum ServerError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Log(#[from] LogError),
-    #[error("cannot listen on {address}: {source}; choose another address with --listen")]
+    #[error("cannot listen on {at}: {source}; choose another place with {flag}")]
     Listen {
-        address: SocketAddr,
+        at: At,
+        flag: &'static str,
         source: io::Error,
     },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error(
         "this process may open {limit} files and needs {needed}; allow it more, with ulimit -n or LimitNOFILE="
     )]

@@ -1,12 +1,129 @@
-//! A listening socket for each core, on one address.
+//! The listening sockets of each core: one for each address, and a share in that of each socket file.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use socket2::Socket;
 
+use super::error::ServerError;
+use super::socket_files::{FOR_ALL, FOR_OWNER, SocketFile, listen_at};
+use super::taken::wait_for;
+use crate::config::{At, Config};
+use crate::http::net::service::Entrance;
+use crate::http::net::tls::keys::Keys;
 use crate::io::net;
 use crate::limits::LISTEN_BACKLOG;
+
+/// A listener of one core.
+pub(super) struct Listener {
+    pub(super) socket: ListenerSocket,
+    pub(super) entrance: Entrance,
+    /// What it speaks TLS with, if it does.
+    pub(super) keys: Option<Arc<Keys>>,
+}
+
+/// See [`Listener`].
+pub(super) enum ListenerSocket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// All listeners.
+pub(super) struct Listening {
+    /// Of each core.
+    pub(super) of_cores: Vec<Vec<Listener>>,
+    /// Where, as people and scripts are told.
+    pub(super) told: Vec<String>,
+    /// To be dropped when nobody listens any more.
+    pub(super) files: Vec<SocketFile>,
+}
+
+/// Listens wherever it is configured, for so many cores.
+pub(super) fn listen_all(
+    config: &Config,
+    keys: Option<&Arc<Keys>>,
+    cores: usize,
+) -> Result<Listening, ServerError> {
+    let mut listening = Listening {
+        of_cores: (0..cores).map(|_| Vec::new()).collect(),
+        told: Vec::new(),
+        files: Vec::new(),
+    };
+    for listen in &config.listeners.listen {
+        let keys = keys.filter(|_| listen.tls).cloned();
+        listening.bind_at(&listen.at, Entrance::Unix, keys)?;
+    }
+    if let Some(path) = &config.listeners.admin {
+        listening.bind_at(&At::Unix(path.clone()), Entrance::Admin, None)?;
+    }
+    Ok(listening)
+}
+
+impl Listening {
+    /// Listens at one place; a socket file is an `entrance` of that kind.
+    fn bind_at(
+        &mut self,
+        at: &At,
+        entrance: Entrance,
+        keys: Option<Arc<Keys>>,
+    ) -> Result<(), ServerError> {
+        let failed = |source| ServerError::Listen {
+            at: at.clone(),
+            flag: match entrance {
+                Entrance::Admin => "--admin-listen",
+                _ => "--listen",
+            },
+            source,
+        };
+        let is_in_use = |e: &io::Error| e.kind() == io::ErrorKind::AddrInUse;
+        match at {
+            At::Tcp(wanted) => {
+                let count = self.of_cores.len();
+                let (address, sockets) =
+                    wait_for(|| listen(*wanted, count), is_in_use).map_err(failed)?;
+                let scheme = if keys.is_some() { "https" } else { "http" };
+                self.told.push(format!("{scheme}://{address}"));
+                for (core, socket) in self.of_cores.iter_mut().zip(sockets) {
+                    core.push(Listener {
+                        socket: ListenerSocket::Tcp(socket),
+                        entrance: Entrance::Public,
+                        keys: keys.clone(),
+                    });
+                }
+            }
+            At::Unix(path) => self.bind_file(path, entrance, is_in_use).map_err(failed)?,
+        }
+        Ok(())
+    }
+
+    fn bind_file(
+        &mut self,
+        path: &PathBuf,
+        entrance: Entrance,
+        is_in_use: impl Fn(&io::Error) -> bool,
+    ) -> io::Result<()> {
+        let mode = match entrance {
+            Entrance::Admin => FOR_OWNER,
+            _ => FOR_ALL,
+        };
+        let (listener, file) = wait_for(|| listen_at(path, mode), is_in_use)?;
+        self.files.push(file);
+        if entrance != Entrance::Admin {
+            self.told.push(format!("unix:{}", path.display()));
+        }
+        for core in &mut self.of_cores {
+            core.push(Listener {
+                socket: ListenerSocket::Unix(listener.try_clone()?),
+                entrance,
+                keys: None,
+            });
+        }
+        Ok(())
+    }
+}
 
 /// A congestion control that every Linux has and that every user may choose (tcp(7)).
 const UNPACED: &str = "reno";
@@ -17,10 +134,7 @@ const UNPACED: &str = "reno";
 /// Sockets of one user may share a port if all of them say so, those of two servers as well. So the
 /// first one says so only once it listens: another server's first, which does not share, cannot be
 /// bound from then on, and if it was bound before, it cannot listen.
-pub(super) fn listen(
-    address: SocketAddr,
-    count: usize,
-) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
+fn listen(address: SocketAddr, count: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
     let first = listener(address, false)?;
     first.set_reuse_port(true)?;
     let first = TcpListener::from(first);

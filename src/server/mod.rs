@@ -4,6 +4,8 @@
 //! for the background plane, one for the request log, one for the scrub, a builder for each running
 //! build; the main thread waits for signals.
 
+use std::sync::Arc;
+
 use tokio::sync::watch;
 
 use self::cores::start_cores;
@@ -13,6 +15,7 @@ use self::start::{choose_driver, prepare};
 use self::threads::{Background, end_of};
 use crate::config::Config;
 use crate::faults::Faults;
+use crate::http::net::tls::keys::Keys;
 use crate::io::heap;
 use crate::io::signal::StopSignals;
 use crate::jobs::scrub::Scrub;
@@ -23,6 +26,7 @@ mod cores;
 mod descriptors;
 mod error;
 mod listeners;
+mod socket_files;
 mod start;
 mod taken;
 mod threads;
@@ -34,7 +38,14 @@ pub use error::{FAILED_CODE, ServerError};
 pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), ServerError> {
     heap::give_back_large();
     let uring = choose_driver(config.io_driver)?;
-    let carried = carried(raise_descriptor_limit(), config.cores.get())?;
+    let carried = carried(raise_descriptor_limit(), &config)?;
+    let keys = config
+        .listeners
+        .tls
+        .clone()
+        .map(Keys::from_files)
+        .transpose()?;
+    let keys = keys.map(Arc::new);
     let prepared = prepare(config, faults, carried)?;
     let log = RequestLogThread::start()?;
     let (stop, stopped) = watch::channel(false);
@@ -48,7 +59,7 @@ pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), 
     let mut plane = Background::start_thread(move |stop, ready| {
         state::run(for_jobs, (handle, queue), stop, uring, ready)
     })?;
-    let cores = start_cores(&for_cores, uring)?;
+    let (cores, socket_files) = start_cores(&for_cores, keys.as_ref(), uring)?;
     let scrub = Scrub::start(catalog.state.root(), config.scrub_interval, meter, way);
     let scrub = scrub.map_err(start("start the scrub"))?;
     let signal = signals.wait().map_err(start("wait for signals"))?;
@@ -60,6 +71,7 @@ pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), 
     for core in cores {
         result = result.and(end_of(core).map_err(ServerError::Core));
     }
+    drop(socket_files);
     result = result.and(plane.end_thread());
     if result.is_ok() {
         scrub.end();

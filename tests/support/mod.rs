@@ -12,6 +12,7 @@
 #![allow(dead_code)] // Every crate that includes this uses another part of it.
 
 pub mod bench;
+pub mod certificates;
 pub mod client;
 pub mod compare;
 pub mod git;

@@ -9,8 +9,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tempfile::NamedTempFile;
 
@@ -22,7 +22,7 @@ pub const DRIVER_VARIABLE: &str = "TARPON_TEST_IO_DRIVER";
 pub const BINARY_VARIABLE: &str = "TARPON_TEST_BINARY";
 
 const START_LIMIT: Duration = Duration::from_secs(30);
-const READY_PREFIX: &str = "listening on http://";
+const READY_PREFIX: &str = "listening on ";
 
 /// How to start a server. Public fields: a test changes what it is about.
 #[derive(Debug, Clone)]
@@ -146,14 +146,17 @@ impl Settings {
             .spawn()
             .unwrap_or_else(|e| panic!("{command:?}: {e}"));
         let (sender, receiver) = mpsc::channel();
+        let told = Told::default();
         if let Some(stdout) = child.stdout.take() {
-            std::thread::spawn(move || read_address(stdout, &sender));
+            let told = told.clone();
+            std::thread::spawn(move || read_addresses(stdout, &told, &sender));
         }
         let received = receiver.recv_timeout(START_LIMIT);
         let address = SocketAddr::from(([0, 0, 0, 0], 0));
         let mut server = Server {
             child,
             address,
+            told,
             log,
             ended: None,
         };
@@ -182,17 +185,23 @@ pub struct Exited {
     pub log: String,
 }
 
-/// Sends the address of the one line that a server prints, then drains its stdout for ever, so
+/// Where a server says that it listens, in order.
+type Told = Arc<Mutex<Vec<String>>>;
+
+/// Notes all places that a server prints and sends the first address, then drains its stdout for ever, so
 /// that it never blocks on it.
-fn read_address(stdout: impl Read, sender: &mpsc::Sender<SocketAddr>) {
+fn read_addresses(stdout: impl Read, told: &Told, sender: &mpsc::Sender<SocketAddr>) {
     let mut reader = BufReader::new(stdout);
     let mut line = String::new();
     while reader.read_line(&mut line).is_ok_and(|count| count > 0) {
-        if let Some(address) = line.trim().strip_prefix(READY_PREFIX) {
-            let address = address.trim_end_matches('/');
-            let parsed = address.parse().unwrap_or_else(|e| panic!("{address}: {e}"));
-            if sender.send(parsed).is_err() {
-                return;
+        if let Some(place) = line.trim().strip_prefix(READY_PREFIX) {
+            let mut told = told.lock().unwrap_or_else(|e| panic!("{e}"));
+            told.push(place.to_owned());
+            drop(told);
+            if let Some((_, address)) = place.split_once("://") {
+                let parsed = address.parse().unwrap_or_else(|e| panic!("{address}: {e}"));
+                // Only the first is waited for.
+                drop(sender.send(parsed));
             }
         }
         line.clear();
@@ -203,6 +212,7 @@ fn read_address(stdout: impl Read, sender: &mpsc::Sender<SocketAddr>) {
 pub struct Server {
     child: Child,
     address: SocketAddr,
+    told: Told,
     log: NamedTempFile,
     ended: Option<ExitStatus>,
 }
@@ -211,6 +221,14 @@ impl Server {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// All places where it listens, once it has said so many.
+    pub fn places(&self, count: usize) -> Vec<String> {
+        wait::until("it has said where it listens", || {
+            let told = self.told.lock().unwrap_or_else(|e| panic!("{e}"));
+            (told.len() >= count).then(|| told.clone())
+        })
     }
 
     /// Process id.

@@ -79,7 +79,7 @@ const SEEMING: [Named; 7] = [
 ];
 
 /// Functions that wait, or call such ones, and where they run instead of on a core.
-const WAITING: [Named; 35] = [
+const WAITING: [Named; 48] = [
     (
         "src/archive/open_files.rs",
         "OpenFiles::open_all",
@@ -222,6 +222,71 @@ const WAITING: [Named; 35] = [
         "src/archive/fanout.rs",
         "Fanout::wait_taken",
         "for builders",
+    ),
+    (
+        "src/http/net/tls/files.rs",
+        "read",
+        "the main thread, at the start and at a reload",
+    ),
+    (
+        "src/http/net/tls/files.rs",
+        "all",
+        "the main thread, at the start and at a reload",
+    ),
+    (
+        "src/http/net/tls/files.rs",
+        "certificates",
+        "the main thread, at the start and at a reload",
+    ),
+    (
+        "src/http/net/tls/files.rs",
+        "revocations",
+        "the main thread, at the start and at a reload",
+    ),
+    (
+        "src/http/net/tls/files.rs",
+        "key",
+        "the main thread, at the start and at a reload",
+    ),
+    (
+        "src/http/net/tls/clients.rs",
+        "Clients::from_files",
+        "the main thread, at the start and at a reload",
+    ),
+    (
+        "src/http/net/tls/keys.rs",
+        "Keys::from_files",
+        "the main thread, at the start and at a reload",
+    ),
+    (
+        "src/http/net/tls/keys.rs",
+        "Keys::anew_from_files",
+        "the main thread, at the start and at a reload",
+    ),
+    (
+        "src/http/net/tls/keys.rs",
+        "read_terms",
+        "the main thread, at the start and at a reload",
+    ),
+    (
+        "src/http/net/tls/keys.rs",
+        "Shown::from_files",
+        "the main thread, at the start and at a reload",
+    ),
+    (
+        "src/server/socket_files.rs",
+        "listen_at",
+        "the main thread, at the start",
+    ),
+    (
+        "src/server/socket_files.rs",
+        "is_left_over",
+        "the main thread, at the start",
+    ),
+    (
+        "src/server/socket_files.rs",
+        "SocketFile::drop",
+        "the main thread, at the end",
     ),
 ];
 

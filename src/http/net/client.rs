@@ -2,6 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::config::Proxies;
+use crate::io::address::Address;
+
 /// Whose they are; `None` for those that are not counted.
 pub(crate) type Client = Option<IpAddr>;
 
@@ -16,6 +19,15 @@ pub(crate) fn client_of(address: IpAddr) -> Client {
             let network = address.to_bits() & !u128::from(u64::MAX);
             Some(Ipv6Addr::from_bits(network).into())
         }
+    }
+}
+
+/// Who counts as the client of a connection from there: nobody where it is a proxy's that is believed, behind
+/// which everybody is.
+pub(crate) fn client_at(address: Address, proxies: &Proxies) -> Client {
+    match proxies.trusts(address) {
+        true => None,
+        false => client_of(address.ip()),
     }
 }
 

@@ -1,24 +1,30 @@
 //! A connection on a core: reads requests, has them answered, writes the answers in order.
 
 mod deliver;
+mod greet;
 mod receive;
 
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use monoio::net::TcpStream;
 
 use super::body::Body;
+use super::client::{Client, client_at, client_of};
 use super::idle::{Idle, Rank, Waiting};
 use super::service::{Answer, GivenUp, Peer, Service};
 use super::socket::{CoreSockets, INPUT_BYTES, Socket};
+use super::tls::keys::Keys;
 use super::unless::{at_once, unless};
 use crate::http::wire::Reject;
-use crate::http::wire::head::{Parse, Scan, parse_from};
-use crate::limits::{BUFFER_KEPT_BYTES, LINGER_MS};
+use crate::http::wire::forwarded;
+use crate::http::wire::head::{Parse, RequestHead, Scan, parse_from};
+use crate::io::address::Address;
+use crate::limits::{BUFFER_KEPT_BYTES, HANDSHAKE_MAX_MS, LINGER_MS};
 
 const TOO_MANY: Reject = Reject::closing(503, "too many connections at once; try again later");
 const NO_ROOM: Reject = Reject::closing(
@@ -65,17 +71,20 @@ struct Connection<S> {
     socket: Socket,
     core: Rc<CoreSockets>,
     service: Rc<S>,
+    /// Who makes the request at hand.
     peer: Peer,
+    /// Where the connection comes from.
+    from: Address,
     patience: Patience,
     /// What was read and not yet used.
     input: Vec<u8>,
     output: Vec<u8>,
 }
 
-/// Serves a connection until it ends, on the core whose sockets share `core`.
+/// Serves a connection until it ends, on the core whose sockets share `core`; by TLS if there are `keys` for it.
 pub(crate) async fn serve<S: Service>(
     stream: TcpStream,
-    peer: Peer,
+    (peer, keys): (Peer, Option<Arc<Keys>>),
     service: Rc<S>,
     patience: Patience,
     core: Rc<CoreSockets>,
@@ -85,11 +94,17 @@ pub(crate) async fn serve<S: Service>(
     let Ok(mut connection) = Connection::new(stream, peer, service, patience, core, &idle) else {
         return;
     };
+    if let Some(keys) = keys {
+        let limit = Duration::from_millis(HANDSHAKE_MAX_MS).min(patience.idle);
+        if connection.shake_hands(keys, limit).await.is_err() {
+            return;
+        }
+    }
     loop {
         match connection.request().await {
             Ok(true) => {}
             Ok(false) => return connection.linger().await,
-            Err(End::Quiet) => return,
+            Err(End::Quiet) => return connection.socket.end(),
             Err(End::Reject(reject)) => return connection.refuse(&reject).await,
             Err(End::Crowded(reject)) => return connection.make_way(&reject),
         }
@@ -100,7 +115,7 @@ pub(crate) async fn serve<S: Service>(
 /// those that watch over the server. Ends when `place` is wanted for another.
 pub(crate) async fn turn_away<S: Service>(
     stream: TcpStream,
-    peer: Peer,
+    (peer, keys): (Peer, Option<Arc<Keys>>),
     service: Rc<S>,
     core: Rc<CoreSockets>,
     place: Waiting,
@@ -114,7 +129,7 @@ pub(crate) async fn turn_away<S: Service>(
     let Ok(mut connection) = Connection::new(stream, peer, service, patience, core, &idle) else {
         return;
     };
-    unless(pin!(connection.turn_away()), pin!(place.closed())).await;
+    unless(pin!(connection.turn_away(keys)), pin!(place.closed())).await;
 }
 
 impl<S: Service> Connection<S> {
@@ -127,9 +142,13 @@ impl<S: Service> Connection<S> {
         idle: &Rc<Idle>,
     ) -> io::Result<Connection<S>> {
         Ok(Connection {
-            socket: Socket::new(stream, peer.ip(), patience.stall, core.clone(), idle)?,
+            socket: {
+                let client = client_at(peer.address, &core.proxies);
+                Socket::new(stream, client, patience.stall, core.clone(), idle)?
+            },
             core,
             service,
+            from: peer.address,
             peer,
             patience,
             input: Vec::new(),
@@ -140,6 +159,7 @@ impl<S: Service> Connection<S> {
     /// Reads and answers one request. Whether another may follow.
     async fn request(&mut self) -> Result<bool, End> {
         let mut scan = Scan::default();
+        self.peer.address = self.from;
         let room = self.read_head(&mut scan).await?;
         let asked = Instant::now();
         let input = std::mem::take(&mut self.input);
@@ -175,6 +195,7 @@ impl<S: Service> Connection<S> {
             return Err(End::Quiet);
         };
         self.input.extend_from_slice(&input[head_bytes..]);
+        self.asked_by(&head)?;
         let body = self.read_body(&mut head).await?;
         self.output.clear();
         let mut output = std::mem::take(&mut self.output);
@@ -191,6 +212,27 @@ impl<S: Service> Connection<S> {
                 _ => End::Quiet,
             }
         })
+    }
+
+    /// Finds out who makes a request.
+    fn asked_by(&mut self, head: &RequestHead<'_>) -> Result<(), End> {
+        let proxies = &self.core.proxies;
+        if proxies.trusts(self.from) {
+            let asker = forwarded::asker(&head.forwarded_for, |address| proxies.has(address));
+            self.peer.address = asker.map_or(self.from, Address::Forwarded);
+        }
+        if let Some(identity) = self.socket.identity_anew()? {
+            self.peer.identity = identity;
+        }
+        Ok(())
+    }
+
+    /// As whose what the request at hand takes counts.
+    fn client(&self) -> Client {
+        match self.peer.address {
+            Address::Forwarded(address) => client_of(address),
+            own => client_at(own, &self.core.proxies),
+        }
     }
 
     /// Waits for an answer as long as the client does, and while no other needs the place more.
@@ -245,9 +287,14 @@ impl<S: Service> Connection<S> {
     }
 
     /// Refuses the one request of a connection for which there is no place, unless it is vital.
-    async fn turn_away(&mut self) {
+    async fn turn_away(&mut self, keys: Option<Arc<Keys>>) {
         let mut scan = Scan::default();
         let limit = Duration::from_millis(LINGER_MS);
+        if let Some(keys) = keys
+            && self.shake_hands(keys, limit).await.is_err()
+        {
+            return;
+        }
         let began = Instant::now();
         while let Ok(Parse::Partial) = parse_from(&self.input, &mut scan) {
             let left = limit.saturating_sub(began.elapsed());
@@ -262,6 +309,9 @@ impl<S: Service> Connection<S> {
         match parse_from(&input, &mut scan) {
             Ok(Parse::Complete { mut head, .. }) if self.service.is_vital(&head) => {
                 head.keep_alive = false;
+                if self.asked_by(&head).is_err() {
+                    return;
+                }
                 self.output.clear();
                 let mut output = std::mem::take(&mut self.output);
                 let service = self.service.clone();

@@ -6,6 +6,8 @@
 //! - [`door`]: how many there may be; [`idle`]: who makes room when places are short; [`bodies`]: the
 //!   memory that request bodies share, and [`body`]: one of them; [`client`]: whom an address stands for.
 //! - [`made`]: the content of an answer that a child makes while it is sent.
+//! - [`tls`]: what is between a socket and what is sent and received where that is sealed.
+//! - [`peer`]: who is at the other end.
 //! - [`pulse`]: the clock of a core without io_uring.
 
 pub(crate) mod bodies;
@@ -15,7 +17,9 @@ pub(crate) mod conn;
 pub(crate) mod door;
 pub(crate) mod idle;
 pub(crate) mod made;
+pub(crate) mod peer;
 pub(crate) mod pulse;
 pub(crate) mod service;
 pub(crate) mod socket;
+pub(crate) mod tls;
 mod unless;

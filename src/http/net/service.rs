@@ -1,56 +1,16 @@
 //! What connections ask of whoever answers their requests, and tell it.
 
 use std::future::Future;
-use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::body::{Body, BodyReader};
 use super::made::Made;
+pub(crate) use super::peer::{Entrance, Identity, Peer};
 use super::socket::{SendError, Sent};
 use crate::extent::Source;
 use crate::http::wire::Reject;
 use crate::http::wire::head::RequestHead;
-use crate::io::address::Address;
-
-/// Who makes a request, as far as its connection tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Peer {
-    /// Where it comes from.
-    pub address: Address,
-    /// By which kind of listener.
-    pub entrance: Entrance,
-    /// Who that is shown to be.
-    pub identity: Identity,
-}
-
-impl Peer {
-    /// The address that counts.
-    pub(crate) fn ip(&self) -> IpAddr {
-        self.address.ip()
-    }
-}
-
-/// A kind of listener. Of all of them only [`Admin`](Entrance::Admin) gives a right.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Entrance {
-    /// An address and a port.
-    Public,
-    /// A unix socket of `--listen`.
-    Unix,
-    /// The unix socket of `--admin-listen`, which only the server's own user can open.
-    Admin,
-}
-
-/// Who a connection has shown its client to be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Identity {
-    /// Nobody.
-    None,
-    /// The holder of a client certificate, by the name in it that is allowed.
-    Certificate(Arc<str>),
-}
 
 /// The content of an answer, after its head.
 pub(crate) enum Payload {
@@ -91,6 +51,8 @@ pub(crate) enum GivenUp {
     SlowBody,
     /// There was no room for the body, or a long head, in time.
     NoRoom,
+    /// The handshake of TLS has failed.
+    Handshake,
     /// It has left before it was answered.
     Gone,
 }

@@ -4,34 +4,38 @@
 //! themselves never block (see [`crate::io::net`]).
 
 mod child;
+mod sealed;
 mod waits;
+mod wire;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::net::IpAddr;
 use std::num::NonZeroU64;
-use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use monoio::net::TcpStream;
 
 use super::bodies::Bodies;
-use super::client::client_of;
+use super::client::Client;
 use super::idle::{Idle, Member, Rank, Waiting};
 use super::pulse::Pulse;
+use super::tls::Opened;
+use crate::config::Proxies;
 use crate::extent::{Next, Source};
 use crate::http::wire::response::{CHUNK_END, LAST_CHUNK, chunk_head};
+use crate::io::gather::Buffer;
 use crate::io::net;
 use crate::io::pipe::Pipe;
 use crate::limits::{
-    CHUNK_BYTES_MAX, GATHER_BYTES, GATHERED_RANGE_BYTES_MAX, POLL_BYTES, ROOM_BYTES_MIN, TURN_BYTES,
+    BYTES_IN_NS, CHUNK_BYTES_MAX, GATHER_BYTES, GATHERED_RANGE_BYTES_MAX, POLL_BYTES, TURN_BYTES,
 };
+use wire::Wire;
 
 /// Bytes that are read at a time.
 pub(super) const INPUT_BYTES: usize = 4096;
@@ -75,6 +79,8 @@ pub(crate) struct CoreSockets {
     pulse: Option<Rc<Pulse>>,
     /// Used only within one call, never across an await; `None` where the system allows none.
     pipe: Option<RefCell<Pipe>>,
+    /// Where what is sealed is gathered; used as the pipe is.
+    buffer: RefCell<Buffer>,
     /// Bytes sent by all since the core last asked the kernel what else happened.
     since_poll_bytes: Cell<u64>,
     /// Those that wait.
@@ -83,6 +89,8 @@ pub(crate) struct CoreSockets {
     pub turned_away: Rc<Idle>,
     /// Memory for what clients send.
     pub bodies: Arc<Bodies>,
+    /// Those that are believed when they say who asks.
+    pub proxies: Proxies,
 }
 
 impl CoreSockets {
@@ -91,6 +99,7 @@ impl CoreSockets {
         pulse: Option<Rc<Pulse>>,
         idle: Rc<Idle>,
         bodies: Arc<Bodies>,
+        proxies: Proxies,
     ) -> CoreSockets {
         let pipe = Pipe::new();
         if let Err(e) = &pipe {
@@ -99,10 +108,12 @@ impl CoreSockets {
         CoreSockets {
             pulse,
             pipe: pipe.ok().map(RefCell::new),
+            buffer: RefCell::default(),
             since_poll_bytes: Cell::new(0),
             idle,
             turned_away: Idle::apart(),
             bodies,
+            proxies,
         }
     }
 }
@@ -113,6 +124,9 @@ pub(crate) struct Socket {
     stall: Duration,
     core: Rc<CoreSockets>,
     sent_in_turn: Cell<u64>,
+    /// Time that attempts have taken which are not counted in a turn yet.
+    spent: Cell<Duration>,
+    wire: Wire,
     /// Bytes that the kernel has taken.
     sent_bytes: Cell<u64>,
     /// Of a response that had to wait, among the others that wait.
@@ -124,10 +138,10 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// Takes over a connection that was accepted from `peer`, which waits among `idle`.
+    /// Takes over a connection of `client` that was accepted, and waits among `idle`.
     pub(crate) fn new(
         stream: TcpStream,
-        peer: IpAddr,
+        client: Client,
         stall: Duration,
         core: Rc<CoreSockets>,
         idle: &Rc<Idle>,
@@ -137,10 +151,12 @@ impl Socket {
             stall,
             core,
             sent_in_turn: Cell::new(0),
+            spent: Cell::default(),
+            wire: Wire::Plain,
             sent_bytes: Cell::new(0),
             place: OnceCell::new(),
             taken_before_bytes: Cell::new(0),
-            member: idle.member(client_of(peer)),
+            member: idle.member(client),
         };
         net::prepare(socket.fd())?;
         Ok(socket)
@@ -163,13 +179,21 @@ impl Socket {
         most: usize,
         limit: Duration,
     ) -> io::Result<usize> {
+        let mut deadline = None;
         loop {
-            match self.receive_now(input, most) {
+            match self.timed(|| self.receive_now(input, most)) {
+                Ok(Opened::Content(count)) => return Ok(count),
+                // However many such there are, others have their turn, and the time ends.
+                Ok(Opened::Nothing) => self.breathe().await,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                other => return other,
+                Err(e) => return Err(e),
             }
-            match monoio::time::timeout(limit, self.stream.readable(false)).await {
+            let now = Instant::now();
+            let left = deadline
+                .get_or_insert(now + limit)
+                .saturating_duration_since(now);
+            match monoio::time::timeout(left, self.stream.readable(false)).await {
                 Err(_) => return Err(io::ErrorKind::TimedOut.into()),
                 Ok(ready) => ready?,
             }
@@ -177,11 +201,10 @@ impl Socket {
     }
 
     /// By way of the stack: a connection that waits holds no buffer.
-    fn receive_now(&self, input: &mut Vec<u8>, most: usize) -> io::Result<usize> {
+    fn receive_now(&self, input: &mut Vec<u8>, most: usize) -> io::Result<Opened> {
         let mut buffer = [0; INPUT_BYTES];
-        let count = net::receive(self.fd(), &mut buffer[..most.min(INPUT_BYTES)])?;
-        input.extend_from_slice(&buffer[..count]);
-        Ok(count)
+        let buffer = &mut buffer[..most.min(INPUT_BYTES)];
+        self.wire.receive(self.fd(), buffer, input)
     }
 
     /// Has the connection end in a reset.
@@ -193,6 +216,7 @@ impl Socket {
     /// Ends the sending side and reads what the client still sends, for a short while, so that
     /// a reset for unread data does not overtake the response.
     pub(crate) async fn linger(&self, limit: Duration) {
+        self.wire.end(self.fd());
         if net::end_sending(self.fd()).is_err() {
             return;
         }
@@ -217,9 +241,11 @@ impl Socket {
     }
 
     /// Counts what one task sent without waiting, and lets the core's other tasks go on after
-    /// a fair share.
+    /// a fair share: of bytes, or of the time that attempts to send have taken.
     pub(super) async fn turn(&self, bytes: u64) -> Result<(), SendError> {
-        let sent = self.sent_in_turn.get() + bytes;
+        let spent_ns = self.spent.take().as_nanos() as u64;
+        let work = bytes.max(spent_ns.saturating_mul(BYTES_IN_NS));
+        let sent = self.sent_in_turn.get() + work;
         self.sent_in_turn.set(sent);
         if sent < TURN_BYTES {
             return Ok(());
@@ -241,29 +267,53 @@ impl Socket {
             }
             _ => {}
         }
-        // Only to the end of the core's list of tasks. The epoll driver would say "ready" from
-        // memory anyway; it polls between two rounds of tasks.
-        let mut first = true;
-        poll_fn(|context| match std::mem::take(&mut first) {
-            true => {
-                context.waker().wake_by_ref();
-                Poll::Pending
-            }
-            false => Poll::Ready(Ok(())),
-        })
-        .await
+        give_way().await;
+        Ok(())
+    }
+
+    /// Lets the core's other tasks go on, and its timers, before something else is waited for.
+    pub(super) async fn breathe(&self) {
+        self.spent.take();
+        match &self.core.pulse {
+            Some(pulse) if pulse.is_late() => pulse.rest().await,
+            _ => give_way().await,
+        }
     }
 
     /// Sends what is taken at once of `bytes`, and nothing behind it.
     pub(crate) fn send_last(&self, bytes: &[u8]) {
         // The connection ends whether the client takes this or not.
-        let _ = net::send(self.fd(), bytes, false).and_then(|_| net::end_sending(self.fd()));
+        let sent = self.wire.send(self.fd(), bytes, false);
+        self.wire.end(self.fd());
+        let _ = sent.and_then(|_| net::end_sending(self.fd()));
+    }
+
+    /// Tells the client that nothing more follows, unless a response has failed.
+    pub(crate) fn end(&self) {
+        self.wire.end(self.fd());
+    }
+
+    /// A response has failed.
+    pub(crate) fn break_off(&self) {
+        self.wire.break_off();
+    }
+
+    /// Sends what is still here of what was sent: to be called before anything else is waited for.
+    pub(crate) async fn flush(&self) -> Result<(), SendError> {
+        loop {
+            match self.timed(|| self.wire.flush(self.fd())) {
+                Ok(()) => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(SendError::Left(e)),
+            }
+        }
     }
 
     /// Sends all of `bytes`; `more` says that other bytes follow at once.
     pub(crate) async fn send(&self, mut bytes: &[u8], more: bool) -> Result<(), SendError> {
         while !bytes.is_empty() {
-            match net::send(self.fd(), bytes, more) {
+            match self.timed(|| self.wire.send(self.fd(), bytes, more)) {
                 Ok(sent) => {
                     bytes = &bytes[sent..];
                     self.sent(sent as u64).await?;
@@ -273,7 +323,10 @@ impl Socket {
                 Err(e) => return Err(SendError::Left(e)),
             }
         }
-        Ok(())
+        match more {
+            true => Ok(()),
+            false => self.flush().await,
+        }
     }
 
     /// Sends the content of `source` from `start` to `end`; to its own end if that is `None`,
@@ -315,7 +368,7 @@ impl Socket {
             }
             let until = promised.min(resident);
             let gathered = match is_framed(&next, at, until) {
-                true => self.gather(source, at..until, end)?,
+                true => self.timed(|| self.gather(source, at..until, end))?,
                 false => None,
             };
             let count = match gathered {
@@ -369,7 +422,7 @@ impl Socket {
                 Ok(Some(inline.as_slice().len() as u64))
             }
             Next::Memory { piece, start, end } => {
-                let tried = net::send(self.fd(), &piece[start..end], false);
+                let tried = self.timed(|| self.wire.send(self.fd(), &piece[start..end], false));
                 drop(piece);
                 self.settle(tried).await
             }
@@ -377,10 +430,11 @@ impl Socket {
                 let file = source
                     .file(file)
                     .map_err(|e| SendError::Source(e.to_string()))?;
-                match self
-                    .settle(net::send_file(self.fd(), file, offset, len))
-                    .await?
-                {
+                let (core, fd) = (&self.core, self.fd());
+                let range = (offset, len);
+                let tried = self.timed(|| self.wire.send_file(&core.buffer, fd, file, range));
+                let tried = tried.map_err(|e| SendError::Source(e.to_string()))?;
+                match self.settle(tried).await? {
                     Some(0) => Err(SendError::Source("a file is too short".into())),
                     other => Ok(other),
                 }
@@ -388,56 +442,6 @@ impl Socket {
             Next::Failed(why) => Err(SendError::Source(why.to_string())),
             Next::End | Next::Wait => Err(SendError::Source("the archive ends too early".into())),
         }
-    }
-
-    /// Sends what stands in `wire`, or the first part of it, through the core's pipe; gives what
-    /// the socket said, or `None` without a pipe. An error of the source is the outer one.
-    fn gather(
-        &self,
-        source: &mut dyn Source,
-        wire: Range<u64>,
-        end: Option<u64>,
-    ) -> Result<Option<io::Result<usize>>, SendError> {
-        let failed = |e: io::Error| SendError::Source(e.to_string());
-        let mut pipe = self.core.pipe.as_ref().map(RefCell::borrow_mut);
-        let Some(mut gathered) = pipe.as_mut().and_then(|pipe| pipe.gather()) else {
-            return Ok(None);
-        };
-        // What the socket does not take would have been put into the pipe for nothing.
-        let room = net::room_bytes(self.fd()).unwrap_or(u64::MAX);
-        if room == 0 {
-            return Ok(Some(Err(io::ErrorKind::WouldBlock.into())));
-        }
-        let until = wire
-            .end
-            .min(wire.start.saturating_add(room.max(ROOM_BYTES_MIN)));
-        // Everything in `wire` is there already, so nobody has to be woken.
-        let mut context = Context::from_waker(Waker::noop());
-        loop {
-            let at = wire.start + gathered.bytes() as u64;
-            if at >= until || !gathered.wants_more() {
-                break;
-            }
-            let Poll::Ready(next) = source.poll_next(at, until - at, &mut context) else {
-                break;
-            };
-            let put = match &next {
-                Next::Inline(inline) => match inline.as_static() {
-                    Some(bytes) => gathered.put_static(bytes),
-                    None => gathered.put(inline.as_slice()),
-                },
-                Next::File { file, offset, len } => {
-                    let file = source.file(*file).map_err(failed)?;
-                    gathered.put_file(file, *offset, *len)
-                }
-                _ => break,
-            };
-            if (put.map_err(failed)? as u64) < next.wire_bytes() {
-                break;
-            }
-        }
-        let last = end == Some(wire.start + gathered.bytes() as u64);
-        Ok(Some(gathered.send(self.fd(), !last)))
     }
 
     /// What follows from one attempt to send: waits for room if there was none.
@@ -455,6 +459,20 @@ impl Socket {
             Err(e) => Err(SendError::Left(e)),
         }
     }
+}
+
+/// Only to the end of the core's list of tasks. The epoll driver would say "ready" from memory anyway; it polls
+/// between two rounds of tasks.
+async fn give_way() {
+    let mut first = true;
+    poll_fn(|context| match std::mem::take(&mut first) {
+        true => {
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+        false => Poll::Ready(()),
+    })
+    .await;
 }
 
 /// Whether `next` begins a run of framing bytes and short ranges of files, long enough to be

@@ -114,6 +114,8 @@ pub struct RequestHead<'a> {
     pub via: FieldLines<'a>,
     /// `Accept`
     pub accept: FieldLines<'a>,
+    /// `X-Forwarded-For`
+    pub forwarded_for: FieldLines<'a>,
     /// `Cache-Control`
     pub cache_control: FieldLines<'a>,
     /// What only webhooks have.
@@ -250,6 +252,7 @@ struct Fields<'a> {
     via: FieldLines<'a>,
     accept: FieldLines<'a>,
     cache_control: FieldLines<'a>,
+    forwarded_for: FieldLines<'a>,
     hook: HookFields<'a>,
     corrupt: Option<&'a [u8]>,
 }
@@ -304,6 +307,7 @@ impl<'a> Fields<'a> {
             b"tarpon-via" => also(&mut self.via, value),
             b"accept" => also(&mut self.accept, value),
             b"cache-control" => also(&mut self.cache_control, value),
+            b"x-forwarded-for" => also(&mut self.forwarded_for, value),
             b"tarpon-corrupt" => once(&mut self.corrupt, value, REPEATED),
             other => {
                 self.hook.take(other, value);
@@ -347,6 +351,7 @@ impl<'a> Fields<'a> {
             via: self.via,
             accept: self.accept,
             cache_control: self.cache_control,
+            forwarded_for: self.forwarded_for,
             hook: self.hook,
             corrupt: self.corrupt,
         })

@@ -13,6 +13,7 @@
 
 pub mod body;
 pub(crate) mod cache_control;
+pub mod forwarded;
 pub(crate) mod gzip;
 pub mod head;
 pub(crate) mod payload;
@@ -111,7 +112,7 @@ impl<'a> FieldLines<'a> {
     }
 
     /// The lines in order, without the white space around them.
-    pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + '_ {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &'a [u8]> + '_ {
         self.lines.iter().take(self.len).copied()
     }
 }

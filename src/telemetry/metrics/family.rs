@@ -160,7 +160,8 @@ pub(crate) const FAMILIES: [Family; 47] = [
                nothing asked (idle), waiting the longest, or from an address with too many, when places \
                were short (crowded), a request sent \
                or a response taken too slowly while others waited (slow), closed by the client \
-               (gone), or server stopping (shutdown).",
+               (gone), server stopping (shutdown), or no TLS that is understood or \
+               believed (handshake).",
     },
     Family {
         id: Id::BodiesRefused,

@@ -68,6 +68,8 @@ label! {
         Gone = "gone",
         /// The grace time after SIGTERM was over.
         Shutdown = "shutdown",
+        /// It did not speak TLS as it should, or its certificate was refused.
+        Handshake = "handshake",
     }
 }
 

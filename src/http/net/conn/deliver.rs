@@ -54,11 +54,17 @@ impl<S: Service> Connection<S> {
             sent: Sent::default(),
             note: Some(answer.note),
         };
-        let result = self.send(&mut answer.payload, &mut sending.sent).await;
+        let mut result = self.send(&mut answer.payload, &mut sending.sent).await;
+        if result.is_ok() {
+            result = self.socket.flush().await;
+        }
         self.socket.rest();
         // A failed answer ends without its length or its last chunk, so no client takes it for
         // a whole one; HTTP/1.0 clients, who know no chunks, always get a length.
         let whole = result.is_ok();
+        if !whole {
+            self.socket.break_off();
+        }
         if matches!(
             result,
             Err(SendError::Stalled(_) | SendError::Slow | SendError::Crowded)

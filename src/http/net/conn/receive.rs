@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use super::super::bodies::{Lost, Share};
 use super::super::body::Body;
-use super::super::client::client_of;
 use super::super::idle::{Rank, Waiting};
 use super::super::service::{BodyUse, GivenUp, Service};
 use super::super::socket::INPUT_BYTES;
@@ -123,10 +122,8 @@ impl<S: Service> Connection<S> {
             self.input.reserve_exact(HEAD_FREE_BYTES - had);
         }
         while had >= room.bytes {
-            let bodies = &self.core.bodies;
-            let share = room
-                .share
-                .get_or_insert_with(|| bodies.arriving(client_of(self.peer.ip())));
+            let (bodies, client) = (&self.core.bodies, self.client());
+            let share = room.share.get_or_insert_with(|| bodies.arriving(client));
             let growth = room.bytes * (BODY_GROWTH as usize - 1);
             let more = growth.min(HEAD_ROOM_BYTES_MAX - room.bytes);
             let mut looks = BODY_WAIT_MS / BODY_LOOK_MS;
@@ -232,7 +229,7 @@ impl<S: Service> Connection<S> {
             Framing::Length(length) => length,
             _ => max,
         };
-        let mut body = Body::arriving(&self.core.bodies, client_of(self.peer.ip()));
+        let mut body = Body::arriving(&self.core.bodies, self.client());
         let mut left = BodyTime::new(head);
         loop {
             let had = body.len_bytes();
@@ -269,7 +266,7 @@ impl<S: Service> Connection<S> {
     }
 
     /// Waits for room, looking for slow ones so often.
-    async fn claimed(
+    pub(super) async fn claimed(
         &self,
         mut room: Pin<&mut impl Future<Output = Result<(), Lost>>>,
         looks: &mut u64,

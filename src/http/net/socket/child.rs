@@ -7,7 +7,6 @@ use std::time::Instant;
 use super::super::made::{Made, Outlet, Taking};
 use super::{SendError, Sent, Socket};
 use crate::http::wire::response::{CHUNK_END, LAST_CHUNK, chunk_head};
-use crate::io::outlet;
 
 fn failed(error: std::io::Error) -> SendError {
     SendError::Source(format!("cannot read what git writes: {error}"))
@@ -64,7 +63,8 @@ impl Socket {
             self.send(chunk_head(len).as_bytes(), true).await?;
             let mut left = there;
             while left > 0 {
-                let tried = outlet::send(outlet.fd(), self.fd(), left, true);
+                let (core, pipe) = (&self.core, outlet.fd());
+                let tried = self.timed(|| self.wire.send_pipe(&core.buffer, self.fd(), pipe, left));
                 match self.settle(tried).await? {
                     Some(0) => return Err(SendError::Source("a pipe is too short".into())),
                     Some(count) => {

@@ -111,6 +111,7 @@ impl Socket {
         if let Some(more) = at_once(&mut more).await {
             return Ok(more);
         }
+        self.flush().await?;
         let place = self.place.get_or_init(|| self.enter(Rank::More));
         if place.rank() != Rank::More {
             place.turn_to(Rank::More);

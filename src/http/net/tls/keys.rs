@@ -1,0 +1,188 @@
+//! What listeners show of themselves and ask of clients. All of it is replaced at once when the files are read
+//! anew; connections that are there go on as they are.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self, Ticketer};
+use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{Error, InconsistentKeys};
+use webpki::EndEntityCert;
+
+use super::clients::Clients;
+use super::files::{self, TlsError};
+use crate::config::{Pair, TlsFiles};
+
+/// What all TLS listeners of all cores share.
+pub(crate) struct Keys {
+    from: TlsFiles,
+    provider: Arc<CryptoProvider>,
+    /// What clients come back with. The same for as long as the process lives, so that they can.
+    tickets: Arc<dyn ProducesTickets>,
+    now: ArcSwap<Terms>,
+}
+
+/// By what a connection begins.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    pub(super) server: Arc<ServerConfig>,
+    /// `None` if clients are not asked for certificates.
+    pub(super) clients: Option<Arc<Clients>>,
+    /// Others have another.
+    pub(super) number: u64,
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keys")
+            .field("from", &self.from)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Keys {
+    /// Reads the files. To be called where it may wait for the disk.
+    pub(crate) fn from_files(from: TlsFiles) -> Result<Keys, TlsError> {
+        let set_up = |e: Error| TlsError::SetUp(e.to_string());
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let tickets = Ticketer::new().map_err(set_up)?;
+        let terms = read_terms(&from, &provider, &tickets, 0)?;
+        let now = ArcSwap::from_pointee(terms);
+        Ok(Keys {
+            from,
+            provider,
+            tickets,
+            now,
+        })
+    }
+
+    /// Reads the files anew; nothing changes. To be called where it may wait for the disk.
+    #[cfg_attr(not(test), expect(dead_code, reason = "SIGHUP reads nothing anew yet"))]
+    pub(crate) fn anew_from_files(&self) -> Result<Terms, TlsError> {
+        let number = self.now.load().number + 1;
+        read_terms(&self.from, &self.provider, &self.tickets, number)
+    }
+
+    /// Has connections begin by these terms from now on, and looks at the client certificates of the others once
+    /// more. One thread does so at a time.
+    #[cfg_attr(not(test), expect(dead_code, reason = "SIGHUP reads nothing anew yet"))]
+    pub(crate) fn take(&self, terms: Terms) {
+        self.now.store(Arc::new(terms));
+    }
+
+    /// Those of now.
+    pub(super) fn terms(&self) -> Guard<Arc<Terms>> {
+        self.now.load()
+    }
+}
+
+fn read_terms(
+    from: &TlsFiles,
+    provider: &Arc<CryptoProvider>,
+    tickets: &Arc<dyn ProducesTickets>,
+    number: u64,
+) -> Result<Terms, TlsError> {
+    let set_up = |e: Error| TlsError::SetUp(e.to_string());
+    let pairs = from
+        .pairs
+        .iter()
+        .map(|pair| Shown::from_files(pair, provider));
+    let pairs = Pairs(pairs.collect::<Result<_, _>>()?);
+    let clients = from
+        .clients
+        .as_ref()
+        .map(|from| Clients::from_files(from, provider))
+        .transpose()?;
+    let clients = clients.map(Arc::new);
+    let server = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(set_up)?;
+    let server = match clients.clone() {
+        Some(clients) => server.with_client_cert_verifier(clients),
+        None => server.with_no_client_auth(),
+    };
+    let mut server = server.with_cert_resolver(Arc::new(pairs));
+    server.alpn_protocols = vec![b"http/1.1".to_vec()];
+    server.session_storage = Arc::new(NoServerSessionStorage {});
+    if clients.is_none() {
+        // Who comes back with a ticket shows no certificate: it would be believed for as long as that is good.
+        server.ticketer = tickets.clone();
+    } else {
+        server.send_tls13_tickets = 0;
+    }
+    Ok(Terms {
+        server: Arc::new(server),
+        clients,
+        number,
+    })
+}
+
+/// A certificate and its key, with the names that it is for.
+#[derive(Debug)]
+struct Shown {
+    key: Arc<CertifiedKey>,
+    names: Vec<String>,
+}
+
+impl Shown {
+    fn from_files(pair: &Pair, provider: &CryptoProvider) -> Result<Shown, TlsError> {
+        let unusable = |path: &std::path::Path, why: String| TlsError::Unusable {
+            path: path.to_owned(),
+            why,
+        };
+        let chain = files::certificates(&pair.cert)?;
+        let names = {
+            let own = EndEntityCert::try_from(&chain[0]);
+            let own = own.map_err(|e| unusable(&pair.cert, e.to_string()))?;
+            own.valid_dns_names().map(str::to_ascii_lowercase).collect()
+        };
+        let key = files::key(&pair.key)?;
+        let key = provider.key_provider.load_private_key(key);
+        let key = CertifiedKey::new(chain, key.map_err(|e| unusable(&pair.key, e.to_string()))?);
+        match key.keys_match() {
+            Ok(()) => Ok(Shown {
+                key: Arc::new(key),
+                names,
+            }),
+            Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => Err(TlsError::NoPair {
+                cert: pair.cert.clone(),
+                key: pair.key.clone(),
+            }),
+            Err(e) => Err(unusable(&pair.cert, e.to_string())),
+        }
+    }
+
+    /// Whether it is for a name in lower case: its own, or one label more than what follows a `*.`.
+    fn is_for(&self, name: &str) -> bool {
+        let parent = name.split_once('.').map(|(_, parent)| parent);
+        self.names.iter().any(|own| match own.strip_prefix("*.") {
+            Some(own) => parent == Some(own),
+            None => own == name,
+        })
+    }
+}
+
+/// Which pair a client is shown.
+#[derive(Debug)]
+struct Pairs(Vec<Shown>);
+
+impl ResolvesServerCert for Pairs {
+    /// The first that is for the name and that the client can check, else the first that it can check.
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let name = hello.server_name().map(str::to_ascii_lowercase);
+        let checked = |shown: &&Shown| {
+            let scheme = shown.key.key.choose_scheme(hello.signature_schemes());
+            scheme.is_some()
+        };
+        let named = self
+            .0
+            .iter()
+            .filter(|shown| name.as_deref().is_some_and(|name| shown.is_for(name)));
+        let chosen = named.chain(&self.0).find(checked);
+        chosen.map(|shown| shown.key.clone())
+    }
+}

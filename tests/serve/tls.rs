@@ -1,0 +1,405 @@
+//! TLS, with clients that people use: git, curl, and rustls where it is to be looked at closely.
+
+use super::support::certificates::{Authority, Issued};
+use super::support::client::Conn;
+use super::support::lab::{self, Lab};
+use super::support::repos;
+use super::support::server::{Server, Settings};
+use super::support::{git, parity, wait};
+use super::{hit, large_lab, small_lab};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+/// A lab, and what it shows of itself.
+struct Shown {
+    lab: Lab,
+    authority: Authority,
+}
+
+impl Shown {
+    fn new(lab: Lab) -> Shown {
+        let authority = Authority::new(&lab.scratch(""), "ca");
+        Shown { lab, authority }
+    }
+
+    fn settings(&self) -> Settings {
+        let pair = self
+            .authority
+            .issue("server", &["localhost", "127.0.0.1"], 1);
+        let mut settings = self.lab.settings();
+        settings.arguments.extend(pair.flags());
+        settings
+    }
+
+    /// With a plain listener, too, which is the first: tests look at metrics there.
+    fn both(&self, arguments: &[&str]) -> (Server, SocketAddr) {
+        let settings = self.settings().with(&["--listen", "tls:127.0.0.1:0"]);
+        let server = settings.with(arguments).start();
+        let places = server.places(2);
+        let address = places[1].strip_prefix("https://").expect("TLS").parse();
+        (server, address.unwrap_or_else(|e| panic!("{e}")))
+    }
+
+    fn config(&self) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        let root = CertificateDer::from_pem_file(&self.authority.file).unwrap();
+        roots.add(root).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider);
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Arc::new(config)
+    }
+
+    fn curl(&self, address: SocketAddr, arguments: &[&str], target: &str) -> Output {
+        let url = format!("https://localhost:{}{target}", address.port());
+        let mut curl = Command::new("curl");
+        curl.args([
+            "--silent",
+            "--show-error",
+            "--max-time",
+            "60",
+            "--noproxy",
+            "*",
+            "--cacert",
+        ]);
+        curl.arg(&self.authority.file).args(arguments).arg(url);
+        curl.output().unwrap_or_else(|e| panic!("curl: {e}"))
+    }
+}
+
+fn connect(address: SocketAddr, config: &Arc<ClientConfig>) -> Stream {
+    let name = ServerName::try_from("localhost").unwrap();
+    let client = ClientConnection::new(config.clone(), name).unwrap();
+    let socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(wait::DEADLINE)).unwrap();
+    StreamOwned::new(client, socket)
+}
+
+fn ask(stream: &mut Stream, target: &str, field: &str) {
+    let head = format!("GET {target} HTTP/1.1\r\nHost: t\r\n{field}\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+}
+
+/// The bytes of an answer's body of known length.
+fn answer(stream: &mut Stream) -> Vec<u8> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap().to_lowercase();
+    assert!(head.starts_with("http/1.1 20"), "{head}");
+    let (_, length) = head
+        .split_once("content-length: ")
+        .unwrap_or_else(|| panic!("{head}"));
+    let length = length.split("\r\n").next().unwrap().parse().unwrap();
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).unwrap();
+    body
+}
+
+#[test]
+fn git_clones_and_fetches_over_tls() {
+    let shown = Shown::new(small_lab());
+    let lab = &shown.lab;
+    let server = shown.settings().start();
+    let url = format!(
+        "https://localhost:{}/git/test/small",
+        server.address().port()
+    );
+    let git = |args: &[&str]| {
+        let mut command = git::command(&lab.scratch(""), args);
+        let ended = command
+            .env("GIT_SSL_CAINFO", &shown.authority.file)
+            .output();
+        let ended = ended.unwrap_or_else(|e| panic!("git: {e}"));
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success(), "git {args:?}: {said}");
+    };
+    git(&["clone", "--quiet", &url, "clone"]);
+    let (clone, expected) = (lab.scratch("clone"), lab.scratch("expected"));
+    git::run(&clone, &["remote", "set-url", "origin", &lab.url("small")]);
+    git::clone(&lab.url("small"), &expected);
+    parity::expect_same_clones(&expected, &clone, "small");
+    git::run(&clone, &["remote", "set-url", "origin", &url]);
+    let pushed = repos::add_commit(&lab.upstream("small"), "main", "new", b"content");
+    let came = || {
+        git(&["-C", "clone", "fetch", "--quiet"]);
+        git::text(&clone, &["rev-parse", "origin/main"]).trim() == pushed
+    };
+    wait::until_true("what was pushed is fetched", came);
+    let unbelieved = git::output(&lab.scratch(""), &["ls-remote", &url]);
+    assert!(!unbelieved.status.success());
+}
+
+/// The first client, whose archive grows while it is sent, one that gets it from the disk, parts of it, and all in
+/// one connection.
+#[test]
+fn an_archive_is_the_same_over_tls() {
+    for driver in ["uring", "epoll"] {
+        let shown = Shown::new(large_lab());
+        let (server, address) = shown.both(&["--io-driver", driver]);
+        let target = lab::target("large");
+        let first = shown.curl(address, &[], &target);
+        assert!(
+            first.status.success(),
+            "{}",
+            String::from_utf8_lossy(&first.stderr)
+        );
+        let expected = hit(&server, "large").body;
+        assert!(first.stdout == expected, "while it grows");
+        let mut stream = connect(address, &shown.config());
+        for _ in 0..2 {
+            ask(&mut stream, &target, "");
+            assert!(answer(&mut stream) == expected);
+            assert_eq!(stream.conn.alpn_protocol(), Some(&b"http/1.1"[..]));
+            for range in [5..6, 100_000..400_001, 1 << 20..(1 << 20) + 70_000] {
+                let field = format!("Range: bytes={}-{}\r\n", range.start, range.end - 1);
+                ask(&mut stream, &target, &field);
+                assert!(answer(&mut stream) == expected[range]);
+            }
+        }
+        // Many at once, of whom some are slow: what waits for each is its own.
+        let got = super::at_once(8, |number| {
+            let mut stream = connect(address, &shown.config());
+            ask(&mut stream, &target, "");
+            std::thread::sleep(Duration::from_millis(50 * number as u64));
+            answer(&mut stream)
+        });
+        assert!(got.iter().all(|body| *body == expected));
+        server.stop();
+    }
+}
+
+#[test]
+fn only_its_end_says_that_a_stream_is_whole() {
+    let shown = Shown::new(large_lab());
+    let (server, address) = shown.both(&["--shutdown-grace", "0"]);
+    hit(&server, "large");
+    let config = shown.config();
+    let mut whole = connect(address, &config);
+    ask(&mut whole, "/_liveness", "Connection: close\r\n");
+    answer(&mut whole);
+    assert_eq!(whole.read(&mut [0; 10]).unwrap(), 0, "close_notify");
+    let mut idle = connect(address, &config);
+    ask(&mut idle, "/_liveness", "");
+    answer(&mut idle);
+    let mut cut = connect(address, &config);
+    ask(&mut cut, &lab::target("large"), "");
+    cut.read_exact(&mut [0; 1000]).unwrap();
+    server.stop();
+    assert_eq!(idle.read(&mut [0; 10]).unwrap(), 0, "close_notify");
+    let end = cut.read_to_end(&mut Vec::new()).unwrap_err();
+    let cuts = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset];
+    assert!(cuts.contains(&end.kind()), "{end}");
+}
+
+#[test]
+fn who_comes_back_shakes_hands_shortly_on_any_core() {
+    let shown = Shown::new(small_lab());
+    let (_server, address) = shown.both(&["--cores", "2"]);
+    let config = shown.config();
+    for number in 0..12 {
+        let mut stream = connect(address, &config);
+        ask(&mut stream, "/_liveness", "");
+        answer(&mut stream);
+        let expected = match number {
+            0 => HandshakeKind::Full,
+            _ => HandshakeKind::Resumed,
+        };
+        assert_eq!(stream.conn.handshake_kind(), Some(expected), "{number}");
+    }
+}
+
+#[test]
+fn curl_shows_a_certificate_or_none_but_no_wrong_one() {
+    let shown = Shown::new(small_lab());
+    let authority = &shown.authority;
+    let other = Authority::new(&shown.lab.scratch(""), "other");
+    let good = authority.issue("good", &["runner-1.ci.example"], 2);
+    let revoked = authority.issue("revoked", &["runner-2.ci.example"], 3);
+    let unnamed = authority.issue("unnamed", &["runner.example"], 4);
+    let foreign = other.issue("foreign", &["runner-1.ci.example"], 5);
+    let list = authority.revoke("list", &[&revoked]).display().to_string();
+    let ca = authority.file.display().to_string();
+    let flags = ["--tls-client-ca", &ca, "--tls-client-crl", &list];
+    let (server, address) =
+        shown.both(&[&flags[..], &["--tls-client-san", "*.ci.example"]].concat());
+    let curl = |own: Option<&Issued>| {
+        let mut arguments = vec!["--fail".to_owned()];
+        if let Some(own) = own {
+            let [cert, key] = [&own.cert, &own.key].map(|path| path.display().to_string());
+            arguments.extend(["--cert".to_owned(), cert, "--key".to_owned(), key]);
+        }
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        shown
+            .curl(address, &arguments, "/_liveness")
+            .status
+            .success()
+    };
+    assert!(curl(None) && curl(Some(&good)));
+    for wrong in [&revoked, &unnamed, &foreign] {
+        assert!(!curl(Some(wrong)), "{wrong:?}");
+    }
+    let labels = [("reason", "handshake")];
+    let dropped = || {
+        server
+            .metrics()
+            .count("tarpon_clients_dropped_total", &labels)
+    };
+    assert_eq!(
+        wait::until("all are counted", || Some(dropped()).filter(|n| *n >= 3)),
+        3
+    );
+    // With client certificates nobody comes back without showing it.
+    let config = shown.config();
+    for _ in 0..3 {
+        let mut stream = connect(address, &config);
+        ask(&mut stream, "/_liveness", "");
+        answer(&mut stream);
+        assert_eq!(stream.conn.handshake_kind(), Some(HandshakeKind::Full));
+    }
+}
+
+/// A hello of a client that knows no later version than 1.`minor - 1`.
+fn hello(minor: u8) -> Vec<u8> {
+    let groups = [0, 10, 0, 4, 0, 2, 0, 0x17];
+    let signatures = [0, 13, 0, 4, 0, 2, 4, 3];
+    let extended_secret = [0, 0x17, 0, 0];
+    let extensions = [&groups[..], &signatures, &extended_secret].concat();
+    let body = [
+        &[3, minor][..],
+        &[7; 32],
+        &[0],
+        &[0, 4, 0xc0, 0x2b, 0xc0, 0x09],
+        &[1, 0, 0, extensions.len() as u8],
+        &extensions,
+    ]
+    .concat();
+    let len = body.len() as u8;
+    [&[22, 3, 1, 0, len + 4, 1, 0, 0, len][..], &body].concat()
+}
+
+#[test]
+fn tls_1_1_is_refused_by_an_alert() {
+    let shown = Shown::new(small_lab());
+    let server = shown.settings().start();
+    let told = |minor| {
+        let mut socket = TcpStream::connect(server.address()).unwrap();
+        socket.set_read_timeout(Some(wait::DEADLINE)).unwrap();
+        socket.write_all(&hello(minor)).unwrap();
+        let mut said = [0; 7];
+        socket.read_exact(&mut said).unwrap();
+        said
+    };
+    // An alert, which is fatal: protocol_version.
+    assert_eq!(told(2), [21, 3, 3, 0, 2, 2, 70]);
+    assert_eq!(told(3)[0], 22, "the handshake goes on");
+}
+
+/// Half-open handshakes make room, have a time, and are nobody's trouble meanwhile.
+#[test]
+fn half_open_handshakes_hold_no_place_from_a_good_client() {
+    let shown = Shown::new(small_lab());
+    let mut settings = shown
+        .settings()
+        .with(&["--listen", "tls:127.0.0.1:0", "--cores", "1"]);
+    // With room for 80 connections.
+    let script = format!("ulimit -n {}; exec \"$@\"", 48 + 9 + 2 * 80);
+    settings.launcher = ["sh", "-c", &script, "sh"].map(str::to_owned).to_vec();
+    let server = settings.with(&["--idle-timeout", "5s"]).start();
+    let address = server.places(2)[1]
+        .strip_prefix("https://")
+        .unwrap()
+        .parse()
+        .unwrap();
+    let config = shown.config();
+    let hello = {
+        let mut hello = Vec::new();
+        let mut half = connect(address, &config);
+        half.conn.write_tls(&mut hello).unwrap();
+        hello
+    };
+    let mut crowd: Vec<Conn> = (0..200)
+        .map(|number| {
+            let mut conn = Conn::open(address);
+            // Nothing, a part of a hello, a hello and nothing more.
+            let sent = [0, hello.len() / 2, hello.len()][number % 3];
+            // It may have had to make room already.
+            let _ = conn.send(&hello[..sent]);
+            conn
+        })
+        .collect();
+    for number in 0..20 {
+        let began = Instant::now();
+        let mut stream = connect(address, &config);
+        ask(&mut stream, "/_liveness", "");
+        answer(&mut stream);
+        assert!(began.elapsed() < Duration::from_secs(2), "{number}");
+    }
+    let reason = |reason| {
+        let metrics = server.metrics();
+        metrics.count("tarpon_clients_dropped_total", &[("reason", reason)])
+    };
+    assert!(reason("crowded") >= 100);
+    let refused = server
+        .metrics()
+        .count("tarpon_connections_refused_total", &[]);
+    assert_eq!(refused, 0);
+    for conn in &mut crowd {
+        assert!(conn.closes_within(Duration::from_secs(10)));
+    }
+    assert!(reason("idle") > 0);
+}
+
+/// What idle connections that speak TLS take.
+#[test]
+fn idle_connections_are_small() {
+    let shown = Shown::new(small_lab());
+    let (server, address) = shown.both(&["--cores", "1"]);
+    hit(&server, "small");
+    let config = shown.config();
+    let target = lab::target("small");
+    let open = || {
+        let mut stream = connect(address, &config);
+        ask(&mut stream, &target, "");
+        answer(&mut stream);
+        stream
+    };
+    let warm: Vec<Stream> = (0..20).map(|_| open()).collect();
+    let before = server.rss_anon_bytes();
+    let idle: Vec<Stream> = (0..200).map(|_| open()).collect();
+    let each = server.rss_anon_bytes().saturating_sub(before) / idle.len() as u64;
+    assert!(each <= 64 << 10, "{each} bytes for each");
+    drop(warm);
+}
+
+#[test]
+fn what_tls_needs_is_looked_at_before_anything_starts() {
+    let shown = Shown::new(small_lab());
+    let [one, two] = ["one", "two"].map(|name| shown.authority.issue(name, &["localhost"], 1));
+    let mut settings = shown.lab.settings();
+    let [cert, _] = one.flags();
+    let [_, key] = two.flags();
+    settings.arguments.extend([cert, key]);
+    let refused = settings.try_start().err().expect("it has no pair");
+    assert_eq!(refused.status.code(), Some(3));
+    assert!(
+        refused
+            .log
+            .contains("two.key is not the key of the certificate in"),
+        "{}",
+        refused.log
+    );
+}
