@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::room::Need;
 use super::state::Jobs;
+use crate::limits::TIP_PACKS_MAX;
 use crate::manifest::want::CommitId;
 use crate::mirror::MirrorError;
 
@@ -39,14 +40,15 @@ impl Jobs {
             mut made,
         } = job;
         let into = entry.join(PACKS);
+        let packs_max = self.config.encoders.get().min(TIP_PACKS_MAX);
         let make = async {
             // The semaphore is never closed, so this only waits.
             let _turn = self.semaphores.tips.acquire().await;
-            let packed = self.git.pack_tip(&from, &into, tip).await;
+            let packed = self.git.pack_tip(&from, &into, tip, packs_max).await;
             match packed {
                 Err(e) if e.is_disk_full() => {
                     self.make_room(&repository, Need::Keep).await;
-                    self.git.pack_tip(&from, &into, tip).await
+                    self.git.pack_tip(&from, &into, tip, packs_max).await
                 }
                 packed => packed,
             }

@@ -25,8 +25,14 @@ pub const BUILD_RETRY_MAX_MS: u64 = 30_000;
 /// Refs and commits of a repository that are being built at the same time, each by a thread that waits for
 /// its turn of the encoders. Over it: 503.
 pub const WANTS_BUILDING_MAX: usize = 64;
-/// Processes of git that pack one commit for a build, each on one core for about a second per 10 MB.
+/// Commits that are packed for a build at the same time: about a second of one core for each 15 MB.
 pub const TIPS_PACKING_MAX: usize = 4;
+
+/// Packs that are made of one commit at the same time, at most; each is a git's.
+pub const TIP_PACKS_MAX: usize = 4;
+
+/// Objects beside each other that go into the same of these packs: a commit with fewer has one.
+pub const TIP_RUN_OBJECTS: usize = 512;
 /// Refs that are not followed of a repository without a mirror of which is remembered what they lead to.
 pub const COLD_REFS_MAX: usize = 256;
 /// A repository whose commit was fetched before it was cloned is cloned after this time at the latest, whatever

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use socket2::Socket;
@@ -101,7 +101,7 @@ impl Listening {
 
     fn bind_file(
         &mut self,
-        path: &PathBuf,
+        path: &Path,
         entrance: Entrance,
         is_in_use: impl Fn(&io::Error) -> bool,
     ) -> io::Result<()> {

@@ -64,7 +64,7 @@ impl Authority {
         let others: Vec<String> = others.iter().map(|name| (*name).to_owned()).collect();
         let mut params = must(CertificateParams::new(others));
         for uri in uris {
-            let uri = uri.try_into().map_err(rcgen::Error::from);
+            let uri = uri.try_into();
             params.subject_alt_names.push(SanType::URI(must(uri)));
         }
         params.serial_number = Some(SerialNumber::from_slice(&[serial]));

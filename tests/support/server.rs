@@ -201,7 +201,7 @@ fn read_addresses(stdout: impl Read, told: &Told, sender: &mpsc::Sender<SocketAd
             if let Some((_, address)) = place.split_once("://") {
                 let parsed = address.parse().unwrap_or_else(|e| panic!("{address}: {e}"));
                 // Only the first is waited for.
-                drop(sender.send(parsed));
+                let _ = sender.send(parsed);
             }
         }
         line.clear();
