@@ -110,6 +110,14 @@
 //! finds the last one too long ago has `jobs::timers` bring another. One comparison of a mirror runs at a time;
 //! who comes before it begins shares it. Timers, plain requests and webhooks never make anybody wait.
 //!
+//! # Who may
+//!
+//! Every route is a row of [`http::wire::table`], which says what it reads, who may have it and who may keep it on
+//! the way; there is no other way to one. `api::gate` is asked by that row before anything is looked up or begun, so
+//! that no refusal can depend on what there is, and once more when the answer stands. Every head is begun with
+//! what caches may do with it ([`http::wire`]'s `caching`), and none of an error may be kept. What lies in files of
+//! secrets is in force as a whole, or stays as it was (`server::reload`).
+//!
 //! # Parts
 //!
 //! What an archive is made of does not depend on what was there before: a frame
@@ -151,7 +159,7 @@
 //! | `git` | running git, for the server's mirrors and the client alike |
 //! | [`tree`] | what server and client both need of trees: walk, cut, decoder, filter, tar, index, frames |
 //! | [`manifest`] | what a snapshot is, and its codec |
-//! | the rest | `classes`, [`config`], [`telemetry`], [`refs`], [`extent`], [`io`], [`faults`], [`limits`] |
+//! | the rest | [`access`], `classes`, [`config`], [`telemetry`], [`refs`], [`extent`], [`io`], [`faults`], [`limits`] |
 //!
 //! Imports go downwards only: [`server`], `api`, `jobs`, `repos`; then [`snapshot`], [`store`],
 //! [`mirror`] and [`restore`]; then [`archive`], `git`, [`http`] and [`tree`]; then [`manifest`]; then
@@ -176,6 +184,7 @@
 #![deny(unsafe_code)]
 #![cfg_attr(not(test), warn(unreachable_pub))]
 
+pub mod access;
 pub(crate) mod api;
 pub mod archive;
 pub(crate) mod classes;

@@ -2,8 +2,10 @@
 
 #![deny(unsafe_code)]
 
+use std::io::Write;
 use std::process::ExitCode;
 
+use tarpon::access::tokens;
 use tarpon::config::{self, Command, Config};
 use tarpon::faults::Faults;
 use tarpon::io::say::say;
@@ -18,12 +20,25 @@ fn main() -> ExitCode {
     match config::parse(std::env::args_os(), |name| std::env::var_os(name)) {
         Ok(Command::Serve(config)) => serve(*config),
         Ok(Command::Restore(args)) => ExitCode::from(tarpon::restore::run(&args)),
+        Ok(Command::NewToken(new)) => new_token(&new),
         Ok(Command::Completions(shell)) => {
             printed(config::completions(shell, &mut std::io::stdout()))
         }
         Ok(Command::Man) => printed(config::man(&mut std::io::stdout())),
         Err(error) => misused(&error),
     }
+}
+
+/// Prints a token and the line for the server's file.
+fn new_token(new: &config::NewToken) -> ExitCode {
+    let print = || {
+        let made = tokens::make(new)?;
+        let mut out = std::io::stdout();
+        out.write_all(made.token.as_bytes())?;
+        writeln!(out, "\n{}", made.line)?;
+        out.flush()
+    };
+    printed(print())
 }
 
 /// Says why what was asked for cannot be printed.

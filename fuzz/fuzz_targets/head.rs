@@ -8,7 +8,7 @@
 use libfuzzer_sys::fuzz_target;
 use tarpon::extent::content_checksum;
 use tarpon::http::wire::body::Decoder;
-use tarpon::http::wire::head::{Framing, HookFields, Parse, RequestHead, Scan, parse, parse_from};
+use tarpon::http::wire::head::{Framing, HookFields, Parse, RequestHead, Scan, parse, parse_from, Unshown};
 use tarpon::http::wire::route::{RepoRef, Route, route};
 use tarpon::http::wire::{FieldLines, Method, Reject, Version};
 use tarpon::limits::{
@@ -230,6 +230,8 @@ fn model_fields<'a>(
         forwarded_for: list("x-forwarded-for")?,
         hook: model_hook(headers),
         via: list("tarpon-via")?,
+        authorization: once("authorization")?.map(Unshown),
+        tarpon_authorization: once("tarpon-authorization")?.map(Unshown),
         corrupt: once("tarpon-corrupt")?,
     })
 }

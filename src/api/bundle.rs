@@ -55,7 +55,7 @@ impl Core {
             }
         };
         self.with_date(|date| {
-            let mut head = Head::new(out, status, date);
+            let mut head = Head::new(out, status, date, asked.caching());
             if let Payload::Stream { end: Some(end), .. } = &payload {
                 head = head
                     .content_length(*end)

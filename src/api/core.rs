@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
 
+use super::pass::Pass;
+use crate::access::tokens::Tokens;
 use crate::archive::open_files::OpenFiles;
 use crate::archive::place::Archive;
 use crate::archive::prefetch::Prefetch;
@@ -23,8 +25,10 @@ use crate::http::net::pulse::Pulse;
 use crate::http::net::service::{Answer, Payload, Peer};
 use crate::http::net::socket::CoreSockets;
 use crate::http::wire::Method;
+use crate::http::wire::caching::{Caching, Reach};
 use crate::http::wire::head::RequestHead;
 use crate::http::wire::response::{Text, retry_after_s};
+use crate::http::wire::table::Row;
 use crate::jobs::plane::Handle;
 use crate::jobs::state::Jobs;
 use crate::limits::{MIRROR_WAIT_MS, PLACE_LOOKS};
@@ -51,10 +55,26 @@ pub(crate) struct Note {
 /// A request for something of a repository, with what is needed to answer it.
 pub(super) struct Asked<'r, 'h> {
     pub(super) head: &'r RequestHead<'h>,
+    /// The route.
+    pub(super) row: &'static Row,
+    /// By what it was let in.
+    pub(super) pass: Pass,
+    /// Whether others get other answers.
+    pub(super) reach: Reach,
     pub(super) repo: Arc<Repo>,
     /// What of a snapshot, if that is asked for.
     pub(super) named: Named,
     pub(super) peer: &'r Peer,
+}
+
+impl Asked<'_, '_> {
+    /// What caches on the way may do with what is answered.
+    pub(super) fn caching(&self) -> Caching {
+        Caching {
+            lifetime: self.row.kept.lifetime(&self.named),
+            reach: self.reach,
+        }
+    }
 }
 
 /// What becomes of a connection that was accepted.
@@ -83,6 +103,8 @@ pub(crate) struct CoreContext {
     pub via: Via,
     /// Of webhooks.
     pub secrets: Arc<ArcSwap<Secrets>>,
+    /// Of clients.
+    pub tokens: Arc<ArcSwap<Tokens>>,
     /// Faults to inject; none outside tests.
     pub faults: Faults,
 }
@@ -101,6 +123,7 @@ pub(crate) struct Core {
     pub(super) closing: watch::Receiver<bool>,
     pub(super) via: Via,
     pub(super) secrets: Arc<ArcSwap<Secrets>>,
+    pub(super) tokens: Arc<ArcSwap<Tokens>>,
     pub(super) faults: Faults,
     /// Turns true when the grace time is over.
     cut: watch::Sender<bool>,
@@ -132,6 +155,7 @@ impl Core {
             closing,
             via,
             secrets,
+            tokens,
             faults,
         } = context;
         Core {
@@ -147,6 +171,7 @@ impl Core {
             closing,
             via,
             secrets,
+            tokens,
             faults,
             cut: watch::Sender::new(false),
             date: RefCell::new(Date {
@@ -283,6 +308,7 @@ impl Core {
             message: &message,
             allow: None,
             retry_after_s: retry_after_s(status),
+            reach: self.reach(head.target),
             keep_alive: head.keep_alive,
             head_only: head.method == Method::Head,
         };

@@ -46,7 +46,8 @@ impl Core {
             Err(_) => Told::Later(LineEnds::new(ensured)),
         };
         self.with_date(|date| {
-            let head = Head::new(out, 200, date).header("Content-Type", "application/json");
+            let head = Head::new(out, 200, date, asked.caching())
+                .header("Content-Type", "application/json");
             let head = match &told {
                 Told::Whole(json) => head.content_length(json.len() as u64),
                 Told::Later(_) => head.header("X-Accel-Buffering", "no").chunked(),
@@ -76,14 +77,17 @@ impl Core {
     fn ensured(self: Rc<Self>, asked: &Asked<'_, '_>, wanted: Wanted) -> Wait {
         let repo = asked.repo.clone();
         let (asked_at, client) = (Instant::now(), asked.peer.ip());
+        let pass = asked.pass;
         repo.want_clone();
         Box::pin(async move {
             let ensured = self.ask(move |jobs| async move {
                 jobs.ensure_refs(repo, wanted, asked_at, client).await
             });
             match ensured.await {
-                // Strings and a flag always have a form in JSON.
-                Ok(ensured) => Ok(serde_json::to_string(&ensured).unwrap_or_default()),
+                // This may be long after the answer has begun. Strings and a flag always have a form in JSON.
+                Ok(ensured) => self
+                    .still_let_in(pass)
+                    .map(|()| serde_json::to_string(&ensured).unwrap_or_default()),
                 Err(why) => Err(StartError {
                     message: self.without_paths(&why.message).into_owned(),
                     ..why

@@ -142,10 +142,9 @@ impl Core {
             }
         };
         self.with_date(|date| {
-            let head = Head::new(out, 200, date)
+            let head = Head::new(out, 200, date, asked.caching())
                 .chunked()
                 .header("Content-Type", kind)
-                .header("Cache-Control", "no-cache, max-age=0, must-revalidate")
                 .connection(asked.head.keep_alive);
             // All values are the program's own.
             let _ = head.finish();

@@ -6,7 +6,6 @@ use crate::archive::place::Archive;
 use crate::http::wire::head::RequestHead;
 use crate::http::wire::precondition::{Conditions, Verdict, evaluate, if_range_matches};
 use crate::http::wire::response::Head;
-use crate::manifest::want::Named;
 use crate::repos::repo::Repo;
 use crate::telemetry::metrics::Outcome;
 
@@ -25,7 +24,7 @@ pub(super) fn names(head: &RequestHead<'_>, archive: &Archive) -> bool {
 /// The headers that say what an archive is.
 pub(super) fn describe<'b>(
     head: Head<'b>,
-    (repo, named, archive): (&Repo, &Named, &Arc<Archive>),
+    (repo, archive): (&Repo, &Arc<Archive>),
     outcome: Outcome,
 ) -> Head<'b> {
     let status = match outcome {
@@ -42,21 +41,11 @@ pub(super) fn describe<'b>(
     head.header("Content-Type", "application/zstd")
         .header("Content-Disposition", disposition)
         .header("Accept-Ranges", "bytes")
-        .header("Cache-Control", cache_control(named))
         .header(
             "X-Cachew-Snapshot-Commit",
             archive.commit.as_deref().unwrap_or(""),
         )
         .header("Cache-Status", status)
-}
-
-/// How long others may answer with it: what a ref leads to is to be asked for again, a commit is always the
-/// same.
-fn cache_control(named: &Named) -> &'static str {
-    match named.commit() {
-        None => "no-cache",
-        Some(_) => "max-age=3600",
-    }
 }
 
 /// Names the bundle that brings the archive of a plain request up to the mirror's HEAD, if that has moved on.

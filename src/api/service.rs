@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::core::{Asked, Core, Note};
+use super::gate::Refused;
 use super::git_protocol;
+use super::pass::Pass;
 use super::snapshot::NOTHING_CACHED;
 use crate::http::net::body::{Body, BodyReader};
 use crate::http::net::service::{Answer, BodyUse, Done, GivenUp, Payload, Peer, Service};
 use crate::http::net::socket::SendError;
+use crate::http::wire::caching::{Caching, Reach};
 use crate::http::wire::head::{Framing, RequestHead};
 use crate::http::wire::response::{Head, Text};
 use crate::http::wire::route::{RepoRef, Route, route};
@@ -53,7 +56,7 @@ impl Core {
         self: &Rc<Self>,
         head: &RequestHead<'_>,
         peer: &Peer,
-        (repo, route): (RepoRef<'_>, Route<'_>),
+        (repo, route, pass): (RepoRef<'_>, Route<'_>, Pass),
         body: Body,
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
@@ -80,6 +83,9 @@ impl Core {
         };
         let asked = Asked {
             head,
+            row: route.endpoint().row(),
+            pass,
+            reach: self.reach(head.target),
             repo,
             named,
             peer,
@@ -101,7 +107,7 @@ impl Core {
     }
 
     /// An answer of one line about a repository that nothing is known of; the log names it.
-    fn refuse_repository(
+    pub(super) fn refuse_repository(
         &self,
         head: &RequestHead<'_>,
         repo: RepoRef<'_>,
@@ -119,7 +125,10 @@ impl Core {
     }
 
     fn reject(&self, head: &RequestHead<'_>, reject: &Reject, out: &mut Vec<u8>) -> Answer<Note> {
-        let text = Text::reject(reject, head.keep_alive, head.method == Method::Head);
+        let text = Text {
+            reach: self.reach(head.target),
+            ..Text::reject(reject, head.keep_alive, head.method == Method::Head)
+        };
         let _ = self.with_date(|date| text.write(out, date));
         let note = self.note(head, Outcome::Refused, reject.status);
         let path = Some(logged_path(head.target));
@@ -162,9 +171,13 @@ impl Core {
         }
     }
 
-    fn metrics(&self, head: &RequestHead<'_>, out: &mut Vec<u8>) -> Answer<Note> {
+    /// With names of repositories for who may see them.
+    fn metrics(&self, head: &RequestHead<'_>, pass: Pass, out: &mut Vec<u8>) -> Answer<Note> {
         let now = crate::io::clock::unix_ms();
-        let mut repos = self.catalog.registry.all();
+        let mut repos = match pass {
+            Pass::Open => Vec::new(),
+            Pass::Connection | Pass::Token(..) => self.catalog.registry.all(),
+        };
         // Of more not all are shown, and this is a core.
         if repos.len() <= METRICS_REPOSITORIES_MAX {
             repos.sort_unstable_by(|a, b| a.name.cmp(&b.name));
@@ -178,7 +191,11 @@ impl Core {
         let ages = ages.take(METRICS_REPOSITORIES_MAX);
         self.metrics.render(&self.gauges(), ages, &mut text);
         self.with_date(|date| {
-            let written = Head::new(out, 200, date)
+            let caching = Caching {
+                reach: Reach::Asker,
+                ..Caching::NEVER
+            };
+            let written = Head::new(out, 200, date, caching)
                 .header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
                 .content_length(text.len() as u64)
                 .connection(head.keep_alive)
@@ -211,22 +228,33 @@ impl Service for Core {
             Ok(route) => route,
             Err(reject) => return self.reject(head, &reject, out),
         };
-        match route {
+        let pass = match self.gate(&route, peer, head) {
+            Ok(pass) => pass,
+            Err(refused) => return self.not_let_in((head, &route), refused, out),
+        };
+        let written = out.len();
+        let answer = match route {
             Route::Snapshot { repo, .. }
             | Route::Bundle { repo, .. }
             | Route::EnsureRefs(repo)
             | Route::InfoRefs(repo)
             | Route::UploadPack(repo)
             | Route::Status(repo) => {
-                self.of_repository(head, peer, (repo, route), body, out)
+                self.of_repository(head, peer, (repo, route, pass), body, out)
                     .await
             }
             Route::Webhook(repo) => self.webhook(head, repo, body, out),
             Route::Liveness => self.admin(head, 200, "alive", out),
             Route::Readiness if self.is_closing() => self.admin(head, 503, "stopping", out),
             Route::Readiness => self.admin(head, 200, "ready", out),
-            Route::Metrics => self.metrics(head, out),
+            Route::Metrics => self.metrics(head, pass, out),
+        };
+        if self.still(pass) {
+            return answer;
         }
+        // No byte of it has left.
+        out.truncate(written);
+        self.not_let_in((head, &route), Refused::Named, out)
     }
 
     fn refuse(&self, reject: &Reject, out: &mut Vec<u8>) {
@@ -237,8 +265,14 @@ impl Service for Core {
         self.meter.add(Event::Response(reject.status), 1);
     }
 
-    fn body_use(&self, head: &RequestHead<'_>) -> BodyUse {
-        match route(head.method, head.target) {
+    fn body_use(&self, head: &RequestHead<'_>, peer: &Peer) -> BodyUse {
+        let route = route(head.method, head.target);
+        if let Ok(route) = &route
+            && self.gate(route, peer, head).is_err()
+        {
+            return BodyUse::Refuse;
+        }
+        match route {
             Ok(Route::EnsureRefs(repo)) if self.is_served(repo) => {
                 BodyUse::Keep(ENSURE_BODY_BYTES_MAX)
             }

@@ -19,6 +19,7 @@ use crate::archive::place::Archive;
 use crate::archive::reader::ArchiveReader;
 use crate::extent::{Next, Source};
 use crate::http::net::service::{Answer, Payload};
+use crate::http::wire::caching::{Caching, Lifetime};
 use crate::http::wire::precondition::{Conditions, Verdict, evaluate, if_range_matches};
 use crate::http::wire::range::{Requested, Selection, requested};
 use crate::http::wire::response::Head;
@@ -180,7 +181,7 @@ impl Core {
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
         asked.repo.notes.set_early();
-        let core = self.clone();
+        let (core, pass) = (self.clone(), asked.pass);
         let awaited = async move {
             let First {
                 archive, reader, ..
@@ -188,6 +189,8 @@ impl Core {
                 message: core.without_paths(&why.message).into_owned(),
                 ..why
             })?;
+            // The preamble has nothing of it in it, and ends here if the right to it has.
+            core.still_let_in(pass)?;
             Ok(Awaited {
                 etag: archive.etag.to_string(),
                 commit: archive.commit.as_deref().map(str::to_owned),
@@ -195,9 +198,12 @@ impl Core {
             })
         };
         self.with_date(|date| {
-            let head = Head::new(out, 200, date)
+            let caching = Caching {
+                lifetime: Lifetime::Live,
+                ..asked.caching()
+            };
+            let head = Head::new(out, 200, date, caching)
                 .header("Content-Type", "application/zstd")
-                .header("Cache-Control", "no-store, no-transform")
                 .header("X-Accel-Buffering", "no")
                 .header("Cache-Status", "tarpon; fwd=uri-miss")
                 .chunked()
@@ -406,7 +412,7 @@ impl Core {
                 Part::Range { .. } => 206,
                 Part::Unsatisfiable { .. } => 416,
             };
-            let mut head = Head::new(out, status, date).etag(&archive.etag);
+            let mut head = Head::new(out, status, date, asked.caching()).etag(&archive.etag);
             head = match part {
                 Part::Whole { total: None } => head.chunked(),
                 Part::Whole { total: Some(total) } => head.content_length(*total),
@@ -424,8 +430,8 @@ impl Core {
             if !matches!(part, Part::Unsatisfiable { .. }) {
                 head = name_bundle(head, &asked.repo, archive);
             }
-            let head = describe(head, (&asked.repo, &asked.named, archive), outcome)
-                .connection(asked.head.keep_alive);
+            let head =
+                describe(head, (&asked.repo, archive), outcome).connection(asked.head.keep_alive);
             // All values are the program's own or were checked when they were read.
             let _ = head.finish();
         });
@@ -440,14 +446,14 @@ impl Core {
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
         self.with_date(|date| {
-            let mut head = Head::new(out, status, date).etag(&archive.etag);
+            let mut head = Head::new(out, status, date, asked.caching()).etag(&archive.etag);
             if let (200, Some(total)) = (status, archive.fanout.total_bytes()) {
                 head = head.content_length(total);
             }
             if status == 200 {
                 head = name_bundle(head, &asked.repo, archive);
             }
-            let head = describe(head, (&asked.repo, &asked.named, archive), Outcome::Hit)
+            let head = describe(head, (&asked.repo, archive), Outcome::Hit)
                 .connection(asked.head.keep_alive);
             let _ = head.finish();
         });

@@ -65,9 +65,8 @@ impl Core {
         let mut json = serde_json::to_string_pretty(&status).unwrap_or_default();
         json.push('\n');
         self.with_date(|date| {
-            let head = Head::new(out, 200, date)
+            let head = Head::new(out, 200, date, asked.caching())
                 .header("Content-Type", "application/json")
-                .header("Cache-Control", "no-store")
                 .content_length(json.len() as u64)
                 .connection(asked.head.keep_alive);
             // All values are the program's own.

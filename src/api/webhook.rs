@@ -9,6 +9,7 @@ use super::core::{Core, Note};
 use crate::config::{Secret, Secrets};
 use crate::http::net::body::{Body, BodyReader};
 use crate::http::net::service::{Answer, Payload};
+use crate::http::wire::caching::Caching;
 use crate::http::wire::head::RequestHead;
 use crate::http::wire::payload::{self, Said};
 use crate::http::wire::response::Head;
@@ -165,7 +166,7 @@ impl Core {
     fn no_content(&self, head: &RequestHead<'_>, out: &mut Vec<u8>) -> Answer<Note> {
         self.with_date(|date| {
             // All values are the program's own.
-            let _ = Head::new(out, 204, date)
+            let _ = Head::new(out, 204, date, Caching::NEVER)
                 .connection(head.keep_alive)
                 .finish();
         });

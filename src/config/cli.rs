@@ -3,6 +3,7 @@
 use super::key::{Key, Layer};
 use super::listen_args::ListenArgs;
 use super::restore::RestoreArgs;
+use super::token::TokenVerb;
 use crate::faults;
 use clap::{Arg, ArgAction, Args, Command, CommandFactory, Parser, Subcommand};
 use std::ffi::{OsStr, OsString};
@@ -38,6 +39,12 @@ pub(super) enum Verb {
     /// Fetch a repository from a server and unpack it
     #[command(after_help = RESTORE_AFTER_HELP)]
     Restore(Box<RestoreArgs>),
+    /// Make tokens for those who may use the server
+    #[command(after_help = TOKEN_AFTER_HELP, subcommand_required = true)]
+    Token {
+        #[command(subcommand)]
+        verb: TokenVerb,
+    },
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -55,17 +62,31 @@ Examples:
   tarpon restore https://github.com/rust-lang/log ./log
 
 Exit codes:
-  0  done; for serve: stopped by SIGTERM, SIGINT or SIGHUP
+  0  done; for serve: stopped by SIGTERM or SIGINT, or SIGHUP of its terminal
   1  wrong command line or setting; nothing was started
   3  could not start or failed while running; standard error says why
   Those of restore are more: tarpon restore --help";
+
+const TOKEN_AFTER_HELP: &str = "\
+Examples:
+  tarpon token new build-farm
+      Prints the token, tarpon_ and 64 digits, which nobody can print again, and a line with its hash. Append the line
+      to the file of --tokens and send the server SIGHUP.
+  git config --global credential.https://SERVER.useHttpPath true
+  git config --global credential.https://SERVER.helper store
+      With that git asks once for a user, which is any, and a password, which is the token.
+
+Exit codes:
+  0  printed
+  1  wrong command line
+  3  the system gives no random bytes, or what was printed cannot be written";
 
 const SERVE_AFTER_HELP: &str = "\
 Environment and file:
   Every flag is also an environment variable and a key of the configuration file:
   --fetch-interval 5m is TARPON_FETCH_INTERVAL=5m and fetch_interval = \"5m\".
   A flag wins over the environment, the environment over the file, the file over the default.
-  A list (--listen, --upstream, --follow) is taken whole from the first of them that has it; in an
+  A list (--listen, --upstream, --follow, --access) is taken whole from the first of them that has it; in an
   environment variable its items are separated by spaces or commas, in the file it is an array.
   An empty variable counts as not set. TARPON_LOG (or RUST_LOG) filters the log: info, debug,
   tarpon=debug.
@@ -79,8 +100,12 @@ Examples:
   tarpon serve --no-default-upstreams --upstream local=file:///srv/git/
       Serves /srv/git/team/app.git as /git/local/team/app/snapshot.tar.zst, and nothing else.
 
+Signals:
+  SIGHUP has a server without a controlling terminal read its files of secrets anew: tokens, webhook
+  secrets. All of them or, if one is wrong, none; the log says which. All else needs a restart.
+
 Exit codes:
-  0  stopped by SIGTERM, SIGINT or SIGHUP
+  0  stopped by SIGTERM or SIGINT, or SIGHUP of its terminal
   1  wrong command line or setting; nothing was started
   3  could not start (a port in use, a state directory of another server's) or failed while running;
      standard error says why";
@@ -182,6 +207,16 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "FILE", help_heading = "Upstreams")]
     webhook_secrets: Option<OsString>,
 
+    /// Who may read the repositories of a host; may be repeated. open: whoever reaches the server; token:
+    /// who has a token of --tokens. Without any all are open; with one, each host that is served must
+    /// have its own
+    #[arg(long, value_name = "HOST=open|token", help_heading = "Access")]
+    access: Vec<OsString>,
+
+    /// File with the tokens that are known, each line as tarpon token new prints it; read anew at SIGHUP
+    #[arg(long, value_name = "FILE", help_heading = "Access")]
+    tokens: Option<OsString>,
+
     /// Give up a clone from an upstream after this long [default: 1h]
     #[arg(long, value_name = "TIME", help_heading = "Upstreams")]
     clone_timeout: Option<OsString>,
@@ -269,6 +304,8 @@ impl ServeArgs {
             fetch_interval,
             upstream_rate,
             webhook_secrets,
+            access,
+            tokens,
             maintenance_idle,
             unreachable_expiry,
             clone_timeout,
@@ -296,6 +333,8 @@ impl ServeArgs {
             ("fetch_interval", one(fetch_interval)),
             ("upstream_rate", one(upstream_rate)),
             ("webhook_secrets", one(webhook_secrets)),
+            ("access", list(access)),
+            ("tokens", one(tokens)),
             ("maintenance_idle", one(maintenance_idle)),
             ("unreachable_expiry", one(unreachable_expiry)),
             ("clone_timeout", one(clone_timeout)),

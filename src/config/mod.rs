@@ -2,6 +2,7 @@
 //!
 //! Every value is text until all sources are merged; only then is it checked, so that a wrong one
 //! is reported with its key and where it came from, and a default never hides a value.
+mod access;
 mod cli;
 mod completions;
 mod error;
@@ -15,9 +16,11 @@ mod pattern;
 mod proxies;
 mod restore;
 mod secrets;
+mod token;
 mod upstreams;
 mod value;
 
+pub use access::{Access, Rule};
 pub use cli::{LOG_VARIABLE, completions, man};
 pub use error::{ConfigError, MISUSED_CODE, Origin};
 pub use listen::{At, ClientFiles, Listen, Listeners, Pair, TlsFiles};
@@ -25,6 +28,7 @@ pub use pattern::Pattern;
 pub use proxies::Proxies;
 pub use restore::{Fallback, RestoreArgs};
 pub use secrets::{Secret, Secrets};
+pub use token::{NewToken, Role, check_token_name};
 pub use upstreams::{Upstream, Upstreams};
 pub use value::{IoDriver, LogFormat, Share};
 
@@ -32,7 +36,7 @@ use crate::limits;
 use clap::FromArgMatches;
 use cli::{Cli, ServeArgs, Verb};
 use layers::Layers;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -44,6 +48,8 @@ pub enum Command {
     Serve(Box<Config>),
     /// `tarpon restore`.
     Restore(Box<RestoreArgs>),
+    /// `tarpon token new`.
+    NewToken(NewToken),
     /// `tarpon completions`.
     Completions(clap_complete::Shell),
     /// `tarpon man`.
@@ -55,6 +61,8 @@ pub enum Command {
 /// Invariant: every value is within the bounds of [`limits`], and `state` is absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
+    /// The configuration file, and what it said.
+    pub(crate) file: Option<File>,
     /// Where to listen.
     pub listeners: Listeners,
     /// The state directory, absolute. It may not exist yet.
@@ -79,6 +87,10 @@ pub struct Config {
     pub upstream_rate: u64,
     /// The file with the secrets of webhooks.
     pub webhook_secrets: Option<PathBuf>,
+    /// Who may read the repositories of each host.
+    pub access: Access,
+    /// The file with the tokens that are known.
+    pub tokens: Option<PathBuf>,
     /// Time without a request for a repository after which its mirror is repacked.
     pub maintenance_idle: Duration,
     /// How long what no ref leads to any more is kept.
@@ -124,6 +136,7 @@ where
     match cli.verb {
         Verb::Serve(args) => Ok(Command::Serve(Box::new(Config::load(*args, &env)?))),
         Verb::Restore(args) => Ok(Command::Restore(args)),
+        Verb::Token { verb } => Ok(Command::NewToken(verb.into_new())),
         Verb::Completions { shell } => Ok(Command::Completions(shell)),
         Verb::Man => Ok(Command::Man),
     }
@@ -135,6 +148,32 @@ pub fn unknown_variables<'n>(names: impl IntoIterator<Item = &'n str>) -> Vec<St
     layers::unknown_variables(names, &cli::keys(), &cli::other_variables())
 }
 
+/// A configuration file, as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct File {
+    path: PathBuf,
+    said: key::Layer,
+}
+
+/// The keys of the configuration file that say something else by now.
+///
+/// # Errors
+/// It cannot be read any more, or is wrong.
+pub(crate) fn changed(config: &Config) -> Result<Vec<String>, ConfigError> {
+    let Some(File { path, said }) = &config.file else {
+        return Ok(Vec::new());
+    };
+    let now = file::read(path, &cli::keys())?;
+    let keys = said.keys().chain(now.keys());
+    let mut changed: Vec<String> = keys
+        .filter(|key| said.get(*key) != now.get(*key))
+        .cloned()
+        .collect();
+    changed.sort_unstable();
+    changed.dedup();
+    Ok(changed)
+}
+
 impl Config {
     fn load(args: ServeArgs, env: &dyn Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
         let keys = cli::keys();
@@ -144,13 +183,20 @@ impl Config {
             Some(path) => file::read(path, &keys)?,
             None => key::Layer::new(),
         };
+        let said = file_path.clone().map(|path| File {
+            path,
+            said: file.clone(),
+        });
         let layers = Layers {
             flags: args.into_layer(),
             env: layers::env_layer(&keys, env),
             file,
             file_path: file_path.unwrap_or_default(),
         };
-        Self::from_layers(&layers, env)
+        Ok(Self {
+            file: said,
+            ..Self::from_layers(&layers, env)?
+        })
     }
 
     fn from_layers(
@@ -174,8 +220,10 @@ impl Config {
             Some(cores) => cores,
             None => usable_processors(),
         };
+        let upstreams = upstreams(layers)?;
         let level = value::number(limits::LEVEL_MIN, limits::LEVEL_MAX);
         Ok(Self {
+            file: None,
             listeners: Listeners::of(layers)?,
             state: state(layers, env)?,
             shutdown_grace: client_time("shutdown_grace", 0, limits::SHUTDOWN_GRACE_DEFAULT_MS)?,
@@ -184,7 +232,8 @@ impl Config {
             log_format: layers
                 .one("log_format", value::log_format)?
                 .unwrap_or_default(),
-            upstreams: upstreams(layers)?,
+            access: access(layers, &upstreams)?,
+            upstreams,
             follow: layers.list("follow", value::follow)?.unwrap_or_default(),
             ref_check_interval: upstream_time(
                 "ref_check_interval",
@@ -193,12 +242,8 @@ impl Config {
             fetch_interval: upstream_time("fetch_interval", limits::FETCH_INTERVAL_DEFAULT_MS)?,
             upstream_rate: upstream_rate(layers)?,
             webhook_secrets: layers.one("webhook_secrets", value::file)?,
-            maintenance_idle: time(
-                "maintenance_idle",
-                min_ms,
-                limits::UPKEEP_TIME_MAX_MS,
-                limits::MAINTENANCE_IDLE_DEFAULT_MS,
-            )?,
+            tokens: layers.one("tokens", value::file)?,
+            maintenance_idle: maintenance_idle(layers)?,
             unreachable_expiry: unreachable_expiry(layers)?,
             clone_timeout: upstream_time("clone_timeout", limits::CLONE_TIMEOUT_DEFAULT_MS)?,
             clone_size_limit: share("clone_size_limit", 1, Share::CLONE_DEFAULT)?,
@@ -229,6 +274,24 @@ fn upstream_rate(layers: &Layers) -> Result<u64, ConfigError> {
     Ok(rate.map_or(limits::UPSTREAM_RATE_DEFAULT, |rate| {
         u64::from(rate.unsigned_abs())
     }))
+}
+
+fn access(layers: &Layers, upstreams: &Upstreams) -> Result<Access, ConfigError> {
+    let given = layers.list("access", access::given)?.unwrap_or_default();
+    // The server has no credentials of its own in its configuration; what git's helpers have is git's.
+    Access::new(given, upstreams, &[]).map_err(|allowed| {
+        let (values, origin) = match layers.find("access") {
+            Some((values, origin)) => (values.join(OsStr::new(",")), origin),
+            None => (OsString::new(), Origin::flag("access")),
+        };
+        ConfigError::value("access", &values, origin, allowed)
+    })
+}
+
+fn maintenance_idle(layers: &Layers) -> Result<Duration, ConfigError> {
+    let time = value::duration(limits::TIMEOUT_MIN_MS, limits::UPKEEP_TIME_MAX_MS);
+    let given = layers.one("maintenance_idle", time)?;
+    Ok(given.unwrap_or(Duration::from_millis(limits::MAINTENANCE_IDLE_DEFAULT_MS)))
 }
 
 fn unreachable_expiry(layers: &Layers) -> Result<Duration, ConfigError> {

@@ -1,4 +1,7 @@
 //! SIGTERM, SIGINT and SIGHUP, taken by one thread instead of interrupting any.
+//!
+//! SIGHUP means two things: that the terminal is gone from which the process was started, and, for one that has
+//! none, that its files are to be read anew.
 
 #![allow(unsafe_code)] // Signal masks have no safe wrapper; each use states its contract.
 
@@ -23,11 +26,24 @@ pub fn ask_to_stop() {
     }
 }
 
+const HANGUP: &str = "SIGHUP";
+
+/// What a signal says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// To stop; the signal's name.
+    Stop(&'static str),
+    /// To read files anew.
+    Reload,
+}
+
 /// The signals that stop the server, blocked in the calling thread and in every thread it
 /// starts afterwards.
 #[derive(Clone, Copy)]
 pub struct StopSignals {
     set: libc::sigset_t,
+    /// Whether SIGHUP would be heard of a terminal that is gone.
+    has_terminal: bool,
 }
 
 impl StopSignals {
@@ -41,13 +57,15 @@ impl StopSignals {
             libc::sigemptyset(set.as_mut_ptr());
             libc::sigaddset(set.as_mut_ptr(), libc::SIGTERM);
             libc::sigaddset(set.as_mut_ptr(), libc::SIGINT);
-            // The terminal is gone; under nohup(1) it is ignored, and stays so.
             libc::sigaddset(set.as_mut_ptr(), libc::SIGHUP);
             let result = libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
             (set.assume_init(), result)
         };
         match result {
-            0 => Ok(StopSignals { set }),
+            0 => Ok(StopSignals {
+                set,
+                has_terminal: has_terminal(),
+            }),
             error => Err(io::Error::from_raw_os_error(error)),
         }
     }
@@ -59,10 +77,18 @@ impl StopSignals {
         let result = unsafe { libc::sigwait(&raw const self.set, &raw mut signal) };
         match (result, signal) {
             (0, libc::SIGINT) => Ok("SIGINT"),
-            (0, libc::SIGHUP) => Ok("SIGHUP"),
+            (0, libc::SIGHUP) => Ok(HANGUP),
             (0, _) => Ok("SIGTERM"),
             (error, _) => Err(io::Error::from_raw_os_error(error)),
         }
+    }
+
+    /// Waits for one of them; what it says to a server.
+    pub fn hear(&self) -> io::Result<Heard> {
+        Ok(match self.wait()? {
+            HANGUP if !self.has_terminal => Heard::Reload,
+            signal => Heard::Stop(signal),
+        })
     }
 
     /// Takes those that come within `limit` and does nothing about them.
@@ -111,4 +137,18 @@ impl StopSignals {
             libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut());
         }
     }
+}
+
+/// Whether this process ends with a terminal: it has a controlling one, and was not started by nohup(1), which
+/// has SIGHUP ignored.
+fn has_terminal() -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: a null new action only reads the old one, which is written to a live value when the
+    // call succeeds.
+    let is_ignored = unsafe {
+        libc::sigaction(libc::SIGHUP, std::ptr::null(), action.as_mut_ptr()) == 0
+            && action.assume_init().sa_sigaction == libc::SIG_IGN
+    };
+    // Opened by a process without a controlling terminal it is an error.
+    !is_ignored && std::fs::File::open("/dev/tty").is_ok()
 }

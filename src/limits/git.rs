@@ -1,6 +1,6 @@
 //! A running git: its time, what is kept of what it says, and how it is ended.
 
-use super::units::HOUR_MS;
+use super::units::{HOUR_MS, SECOND_MS};
 
 /// How much of the end of a git subprocess's stderr is kept for the error message.
 pub const GIT_STDERR_TAIL_BYTES: usize = 8 * 1024;
@@ -30,3 +30,7 @@ pub const UPSTREAM_SILENT_MS: u64 = 300_000;
 pub const GIT_UPLOAD_LIMIT_MS: u64 = 6 * HOUR_MS;
 /// How often whoever waits looks whether the restore is to stop.
 pub const INTERRUPT_POLL_MS: u64 = 50;
+/// How long git may take to say which credential helpers are configured.
+pub const HELPERS_LIMIT_MS: u64 = 2 * SECOND_MS;
+/// How much it may say.
+pub const HELPERS_BYTES_MAX: u64 = 1 << 20;

@@ -2,6 +2,7 @@
 //! are related to each other at compile time, within a file there, across files here. Units end the
 //! names. A bound that an operator may change is only a default here.
 
+mod access;
 mod annex;
 mod archive;
 mod classes;
@@ -21,6 +22,7 @@ mod telemetry;
 mod tls;
 mod units;
 
+pub use access::*;
 pub use annex::*;
 pub use archive::*;
 pub use classes::*;
@@ -53,6 +55,8 @@ const _: () = assert!(
 );
 const _: () = assert!(INFO_REFS_WAIT_MS < FRESHEN_WAIT_MS && FRESHEN_WAIT_MS < GIT_LIST_LIMIT_MS);
 const _: () = assert!(BODY_BYTES_MAX <= GIT_REQUEST_BYTES_MAX as u64);
+// A credential leaves room for the rest of a head.
+const _: () = assert!(CREDENTIAL_BYTES_MAX <= HEAD_BYTES_MAX / 2);
 const _: () = assert!(ENSURE_BODY_BYTES_MAX <= BODY_BYTES_MAX);
 const _: () = assert!(
     BODY_BYTES_MAX + GIT_REQUEST_BYTES_MAX as u64 <= BODY_TIERS[3].1,

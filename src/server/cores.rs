@@ -18,6 +18,8 @@ use super::listeners::{Listener, ListenerSocket, listen_all};
 use super::socket_files::SocketFile;
 use super::threads::{Ready, Thread, live};
 use crate::api::{Admitted, Core, CoreContext};
+use crate::config::{At, Listen};
+use crate::git::credential_helpers;
 use crate::http::net::conn::{self, Patience};
 use crate::http::net::pulse::Pulse;
 use crate::http::net::service::{Entrance, Identity, Peer, Service};
@@ -61,14 +63,29 @@ pub(super) fn start_cores(
         }
     }
     let driver = if uring { "io_uring" } else { "epoll" };
+    say_ready(context, driver, &listening.told);
+    Ok((cores, listening.files))
+}
+
+/// Says where the server listens, and who may read.
+fn say_ready(context: &CoreContext, driver: &str, told: &[String]) {
+    let (config, cores) = (&context.config, context.config.cores);
     let connections_max = context.door.admission.max();
-    let told = &listening.told;
-    tracing::info!(address = told.join(" "), cores = count, driver, connections_max, state = %context.catalog.state.root().display(), "ready");
+    let credential_helpers = credential_helpers().unwrap_or_else(|e| {
+        tracing::warn!("cannot ask git for its credential helpers: {e}");
+        Vec::new()
+    });
+    let credential_helpers = credential_helpers.join(", ");
+    tracing::info!(address = told.join(" "), cores, driver, connections_max, credential_helpers, state = %context.catalog.state.root().display(), "ready");
+    let is_beyond = |listen: &Listen| matches!(listen.at, At::Tcp(at) if !at.ip().is_loopback());
+    if config.listeners.listen.iter().any(is_beyond) {
+        let who = config.access.words(&config.upstreams);
+        tracing::info!("other machines reach this server: {who}");
+    }
     for told in told {
         // For people and scripts; nobody has to read it.
         let _ = writeln!(io::stdout(), "listening on {told}");
     }
-    Ok((cores, listening.files))
 }
 
 fn run_core(

@@ -50,8 +50,12 @@ pub enum ServerError {
     Core(String),
     #[error("the background plane could not run: {0}")]
     Background(String),
-    #[error("the secrets of --webhook-secrets {} cannot be read: {source}", .path.display())]
-    Secrets { path: PathBuf, source: io::Error },
+    #[error("the file {} of {setting} cannot be read: {source}", .path.display())]
+    Secrets {
+        setting: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
     #[error("mirror {} cannot be recovered: {source}", .path.display())]
     Mirror { path: PathBuf, source: io::Error },
 }

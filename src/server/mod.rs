@@ -4,8 +4,6 @@
 //! for the background plane, one for the request log, one for the scrub, a builder for each running
 //! build; the main thread waits for signals.
 
-use std::sync::Arc;
-
 use tokio::sync::watch;
 
 use self::cores::start_cores;
@@ -15,9 +13,8 @@ use self::start::{choose_driver, prepare};
 use self::threads::{Background, end_of};
 use crate::config::Config;
 use crate::faults::Faults;
-use crate::http::net::tls::keys::Keys;
 use crate::io::heap;
-use crate::io::signal::StopSignals;
+use crate::io::signal::{Heard, StopSignals};
 use crate::jobs::scrub::Scrub;
 use crate::jobs::state;
 use crate::telemetry::log::RequestLogThread;
@@ -26,6 +23,7 @@ mod cores;
 mod descriptors;
 mod error;
 mod listeners;
+mod reload;
 mod socket_files;
 mod start;
 mod taken;
@@ -39,13 +37,6 @@ pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), 
     heap::give_back_large();
     let uring = choose_driver(config.io_driver)?;
     let carried = carried(raise_descriptor_limit(), &config)?;
-    let keys = config
-        .listeners
-        .tls
-        .clone()
-        .map(Keys::from_files)
-        .transpose()?;
-    let keys = keys.map(Arc::new);
     let prepared = prepare(config, faults, carried)?;
     let log = RequestLogThread::start()?;
     let (stop, stopped) = watch::channel(false);
@@ -55,14 +46,25 @@ pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), 
     );
     let meter = prepared.meter();
     let (config, catalog, (way, queue)) = (prepared.config, prepared.catalog, prepared.plane);
+    let in_force = prepared.in_force;
     let handle = way.clone();
     let mut plane = Background::start_thread(move |stop, ready| {
         state::run(for_jobs, (handle, queue), stop, uring, ready)
     })?;
-    let (cores, socket_files) = start_cores(&for_cores, keys.as_ref(), uring)?;
-    let scrub = Scrub::start(catalog.state.root(), config.scrub_interval, meter, way);
+    let (cores, socket_files) = start_cores(&for_cores, in_force.keys.as_ref(), uring)?;
+    let scrub = Scrub::start(
+        catalog.state.root(),
+        config.scrub_interval,
+        meter.clone(),
+        way,
+    );
     let scrub = scrub.map_err(start("start the scrub"))?;
-    let signal = signals.wait().map_err(start("wait for signals"))?;
+    let signal = loop {
+        match signals.hear().map_err(start("wait for signals"))? {
+            Heard::Reload => in_force.reload(&config, &meter),
+            Heard::Stop(signal) => break signal,
+        }
+    };
     signals.end_at_second();
     tracing::info!("{signal}: letting running responses finish");
     // The cores stop first: responses that run may still need their builds.

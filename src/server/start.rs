@@ -4,17 +4,17 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::descriptors::Carried;
 use super::error::{ServerError, start};
+use super::reload::InForce;
 use super::taken::wait_for;
 use crate::api::CoreContext;
 use crate::archive::open_files::OpenFiles;
 use crate::archive::place::Archive;
 use crate::archive::prefetch::Prefetch;
-use crate::config::{Config, IoDriver, Secrets};
+use crate::config::{Config, IoDriver};
 use crate::faults::Faults;
 use crate::http::net::door::Door;
 use crate::jobs::plane::{self, Handle, Queue};
@@ -46,8 +46,8 @@ pub(super) struct Prepared {
     pub(super) open_files: Arc<OpenFiles>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) via: Via,
-    /// Of webhooks.
-    pub(super) secrets: Arc<ArcSwap<Secrets>>,
+    /// What SIGHUP reads anew.
+    pub(super) in_force: InForce,
     pub(super) faults: Faults,
     pub(super) plane: Plane,
 }
@@ -67,7 +67,7 @@ impl Prepared {
             bodies: self.door.bodies.clone(),
             meter: self.meter(),
             via: self.via.clone(),
-            secrets: self.secrets.clone(),
+            secrets: self.in_force.secrets.clone(),
             faults: self.faults.clone(),
         }
     }
@@ -85,7 +85,8 @@ impl Prepared {
             log,
             closing,
             via: self.via.clone(),
-            secrets: self.secrets.clone(),
+            secrets: self.in_force.secrets.clone(),
+            tokens: self.in_force.tokens.clone(),
             faults: self.faults.clone(),
         }
     }
@@ -139,7 +140,7 @@ pub(super) fn prepare(
         (meter, faults.clone()),
         config.unreachable_expiry,
     );
-    let secrets = read_secrets(&config)?;
+    let in_force = InForce::read(&config)?;
     Ok(Prepared {
         config: Arc::new(config),
         catalog,
@@ -149,19 +150,9 @@ pub(super) fn prepare(
         open_files,
         metrics,
         via: Via::random(),
-        secrets: Arc::new(ArcSwap::from_pointee(secrets)),
+        in_force,
         faults,
         plane,
-    })
-}
-
-fn read_secrets(config: &Config) -> Result<Secrets, ServerError> {
-    let Some(path) = &config.webhook_secrets else {
-        return Ok(Secrets::default());
-    };
-    Secrets::read(path, &config.upstreams).map_err(|source| ServerError::Secrets {
-        path: path.clone(),
-        source,
     })
 }
 

@@ -3,9 +3,11 @@
 use super::children::settings_with_loose;
 use super::support::client::{Conn, Response};
 use super::support::lab::{self, Lab};
+use super::support::metrics::Metrics;
 use super::support::repos;
 use super::support::server::Server;
 use super::support::steps::push_and_fetch;
+use super::support::tokens::{self, Token};
 use super::support::{git, wait};
 use super::{ensure, expect_clone, hit, new_lab, remove, small_lab};
 use std::fs::File;
@@ -72,11 +74,19 @@ fn a_mirror_that_was_replaced_has_its_snapshot() {
 #[test]
 fn the_age_of_a_mirror_outlives_the_server() {
     let lab = small_lab();
+    let token = Token::new(env!("CARGO_BIN_EXE_tarpon"), "scraper", &["--metrics"]);
+    let file = lab.scratch("tokens");
+    tokens::write(&file, &[&token]);
+    let file = file.to_string_lossy();
+    let settings = lab.settings().with(&NEVER).with(&["--tokens", &file]);
     let age = |server: &Server| {
         let labels = [("repository", "test/small")];
-        server.metrics().sum("tarpon_mirror_age_seconds", &labels)
+        let scraped = server
+            .fetch("GET", "/metrics", &[&token.bearer()])
+            .expect(200);
+        Metrics::new(scraped.text()).sum("tarpon_mirror_age_seconds", &labels)
     };
-    let server = lab.settings().with(&NEVER).start();
+    let server = settings.start();
     push_and_fetch(&lab, &server, "small", "new.txt", b"new");
     assert!(age(&server).is_some_and(|age_s| age_s < 60.0));
     server.stop();
@@ -84,7 +94,7 @@ fn the_age_of_a_mirror_outlives_the_server() {
     let note = File::options().append(true).open(note);
     let before = SystemTime::now() - Duration::from_secs(5000);
     note.unwrap().set_modified(before).unwrap();
-    let server = lab.settings().with(&NEVER).start();
+    let server = settings.start();
     let age_s = wait::until("the mirror is taken over", || age(&server));
     assert!((5000.0..5600.0).contains(&age_s), "{age_s} s");
     assert_eq!(server.fetches(), 0);

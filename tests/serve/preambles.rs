@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::support::client::{Conn, End, Head, fetch};
 use crate::support::lab::{self, Lab};
 use crate::support::relay::{Ends, switch};
-use crate::support::server::Server;
+use crate::support::server::{Server, Settings};
 use crate::support::{git, parity, restore, wait};
 use crate::{hit, new_lab, small_lab};
 
@@ -36,6 +36,17 @@ fn cold() -> Cold {
 
 /// The same above a repository `small` of another lab, with a fault if one is named.
 pub(super) fn cold_with(above: Lab, fault: &str) -> Cold {
+    let with_fault = |settings: Settings| match fault {
+        "" => settings,
+        fault => settings.with_fault(fault),
+    };
+    cold_of((above, new_lab()), |settings| {
+        with_fault(settings).with_fault(AS_USUAL)
+    })
+}
+
+/// The same in a lab of its own, with what `change` makes of the settings.
+pub(super) fn cold_of((above, lab): (Lab, Lab), change: impl FnOnce(Settings) -> Settings) -> Cold {
     let upstream = above.start();
     let (gate, fails) = (
         Arc::new(AtomicBool::new(false)),
@@ -54,13 +65,9 @@ pub(super) fn cold_with(above: Lab, fault: &str) -> Cold {
         };
         (address, ends)
     });
-    let lab = new_lab();
     let mut settings = lab.settings();
-    if !fault.is_empty() {
-        settings = settings.with_fault(fault);
-    }
     settings.upstreams = vec![format!("test=http://{relay}/git/test/")];
-    let server = settings.with_fault(AS_USUAL).start();
+    let server = change(settings).start();
     Cold {
         lab,
         upstream: (above, upstream),
@@ -113,6 +120,19 @@ impl Early {
     /// The last line that came.
     pub fn last_line(&self) -> serde_json::Value {
         lines(&self.body).0.pop().unwrap()
+    }
+
+    /// The head of the answer.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Reads all that still comes, which ends before its time, and gives the last line: nothing stands behind it.
+    pub fn broken(mut self) -> (End, serde_json::Value) {
+        let (end, _) = self.conn.copy_body(&mut self.body).unwrap();
+        let (mut said, at) = lines(&self.body);
+        assert_eq!(at, self.body.len(), "something stands behind the preamble");
+        (end, said.pop().unwrap())
     }
 
     /// Reads all that still comes, and gives what stands behind the preamble.

@@ -26,5 +26,6 @@ pub mod restore;
 pub mod rng;
 pub mod server;
 pub mod steps;
+pub mod tokens;
 pub mod upstream;
 pub mod wait;

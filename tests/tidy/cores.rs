@@ -79,7 +79,17 @@ const SEEMING: [Named; 7] = [
 ];
 
 /// Functions that wait, or call such ones, and where they run instead of on a core.
-const WAITING: [Named; 48] = [
+const WAITING: [Named; 50] = [
+    (
+        "src/server/reload.rs",
+        "InForce::anew",
+        "the main thread, at a reload",
+    ),
+    (
+        "src/server/reload.rs",
+        "InForce::reload",
+        "the main thread, between signals",
+    ),
     (
         "src/archive/open_files.rs",
         "OpenFiles::open_all",

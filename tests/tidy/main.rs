@@ -51,6 +51,7 @@ fn help() -> String {
         &["--help"][..],
         &["serve", "--help"],
         &["restore", "--help"],
+        &["token", "new", "--help"],
     ];
     commands.map(of).concat()
 }

@@ -18,6 +18,7 @@ const LAYERS: [&[&str]; 8] = [
     &["archive", "git", "http", "tree"],
     &["manifest"],
     &[
+        "access",
         "classes",
         "config",
         "extent",
@@ -468,6 +469,7 @@ fn options(text: &str) -> impl Iterator<Item = &str> {
     let others = [
         "curl",
         "git clone",
+        "git config",
         "git submodule",
         "git checkout",
         "cargo bench",

@@ -98,7 +98,7 @@ pub(crate) trait Service: 'static {
     fn refuse(&self, reject: &Reject, out: &mut Vec<u8>);
 
     /// What is to be done with the body that `head` may bring. Asked before any of it is taken.
-    fn body_use(&self, head: &RequestHead<'_>) -> BodyUse;
+    fn body_use(&self, head: &RequestHead<'_>, peer: &Peer) -> BodyUse;
 
     /// What reads the body of a request that is to be [read](BodyUse::Read).
     fn body_reader(&self, head: &RequestHead<'_>) -> Box<dyn BodyReader>;

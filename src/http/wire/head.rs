@@ -5,6 +5,8 @@
 //! httparse for the headers. Where the RFC lets a recipient repair a message, it is refused instead:
 //! a repair that a proxy in front of us makes otherwise is a request smuggled.
 
+use std::fmt;
+
 pub use super::scan::Scan;
 use super::{FieldLines, Method, Reject, Version};
 use crate::limits::HEADERS_MAX;
@@ -120,8 +122,22 @@ pub struct RequestHead<'a> {
     pub cache_control: FieldLines<'a>,
     /// What only webhooks have.
     pub hook: HookFields<'a>,
+    /// `Authorization`
+    pub authorization: Option<Unshown<'a>>,
+    /// `Tarpon-Authorization`: what is meant for this server where the other is an upstream's
+    pub tarpon_authorization: Option<Unshown<'a>>,
     /// `Tarpon-Corrupt`: the tag of an archive that the client found damaged
     pub corrupt: Option<&'a [u8]>,
+}
+
+/// A value that is a secret, or has one in it: what prints a head does not print it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Unshown<'a>(pub &'a [u8]);
+
+impl fmt::Debug for Unshown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("unshown")
+    }
 }
 
 /// The headers of webhooks. Hosts send some of them under several names; the first counts, as all must be
@@ -254,6 +270,8 @@ struct Fields<'a> {
     cache_control: FieldLines<'a>,
     forwarded_for: FieldLines<'a>,
     hook: HookFields<'a>,
+    authorization: Option<&'a [u8]>,
+    tarpon_authorization: Option<&'a [u8]>,
     corrupt: Option<&'a [u8]>,
 }
 
@@ -275,7 +293,7 @@ impl<'a> HookFields<'a> {
 
 impl<'a> Fields<'a> {
     fn take(&mut self, name: &str, value: &'a [u8]) -> Result<(), Reject> {
-        const NAME_BYTES_MAX: usize = "x-hub-signature-256".len();
+        const NAME_BYTES_MAX: usize = "tarpon-authorization".len();
         let mut lower = [0; NAME_BYTES_MAX];
         let Some(lower) = lower.get_mut(..name.len()) else {
             return Ok(()); // longer than any name known here
@@ -308,6 +326,8 @@ impl<'a> Fields<'a> {
             b"accept" => also(&mut self.accept, value),
             b"cache-control" => also(&mut self.cache_control, value),
             b"x-forwarded-for" => also(&mut self.forwarded_for, value),
+            b"authorization" => once(&mut self.authorization, value, REPEATED),
+            b"tarpon-authorization" => once(&mut self.tarpon_authorization, value, REPEATED),
             b"tarpon-corrupt" => once(&mut self.corrupt, value, REPEATED),
             other => {
                 self.hook.take(other, value);
@@ -353,6 +373,8 @@ impl<'a> Fields<'a> {
             cache_control: self.cache_control,
             forwarded_for: self.forwarded_for,
             hook: self.hook,
+            authorization: self.authorization.map(Unshown),
+            tarpon_authorization: self.tarpon_authorization.map(Unshown),
             corrupt: self.corrupt,
         })
     }
@@ -456,6 +478,21 @@ mod tests {
         match parse(bytes) {
             Ok(Parse::Complete { head, .. }) => head,
             other => panic!("{other:?} for {}", bytes.escape_ascii()),
+        }
+    }
+
+    #[test]
+    fn credentials_are_read_once_and_not_printed() {
+        let of = |lines: &str| format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        let both = of("authorization: Basic aHVzaA==\r\nTarpon-Authorization: Bearer hush\r\n");
+        let read = head(both.as_bytes());
+        assert_eq!(read.authorization, Some(Unshown(b"Basic aHVzaA==")));
+        assert_eq!(read.tarpon_authorization, Some(Unshown(b"Bearer hush")));
+        let shown = format!("{read:?}");
+        assert!(!shown.contains("hush") && !shown.contains("aHVz") && !shown.contains("104"));
+        for name in ["Authorization", "Tarpon-Authorization"] {
+            let twice = of(&format!("{name}: Bearer a\r\n{name}: Bearer b\r\n"));
+            assert_eq!(status(twice.as_bytes()), 400, "{name}");
         }
     }
 

@@ -2,7 +2,7 @@
 //! buffers. What a request means is decided here; when bytes are read and sent is not.
 //!
 //! ```text
-//! bytes -> head::parse_from -> RequestHead -> route::route -> Route
+//! bytes -> head::parse_from -> RequestHead -> route::route -> Route of the table
 //!                                  |-> body::Decoder (request body, bounded)
 //!                                  |-> precondition::evaluate, range::requested
 //! answer -> response::Head, response::chunk_head -> the caller's Vec<u8>
@@ -13,6 +13,7 @@
 
 pub mod body;
 pub(crate) mod cache_control;
+pub(crate) mod caching;
 pub mod forwarded;
 pub(crate) mod gzip;
 pub mod head;
@@ -20,9 +21,11 @@ pub(crate) mod payload;
 pub mod precondition;
 mod query;
 pub mod range;
+mod repo_ref;
 pub(crate) mod response;
 pub mod route;
 mod scan;
+pub mod table;
 
 use crate::limits::FIELD_LINES_MAX;
 

@@ -5,6 +5,7 @@
 
 use std::num::NonZeroU64;
 
+use super::caching::{Caching, Reach, VARY};
 use super::{Reject, is_token_byte, is_value_byte};
 use crate::limits::REFUSAL_RETRY_S;
 
@@ -43,20 +44,27 @@ pub(crate) struct Head<'b> {
 
 impl<'b> Head<'b> {
     /// Begins a head at the end of `out`. `date` is the current time as an HTTP date (RFC 9110
-    /// section 5.6.7), made once a second by the caller.
-    pub(crate) fn new(out: &'b mut Vec<u8>, status: u16, date: &str) -> Self {
+    /// section 5.6.7), made once a second by the caller; `caching` is what caches on the way may do with a
+    /// success.
+    pub(crate) fn new(out: &'b mut Vec<u8>, status: u16, date: &str, caching: Caching) -> Self {
         let start = out.len();
         out.extend_from_slice(b"HTTP/1.1 ");
         push_decimal(out, u64::from(status));
         out.push(b' ');
         out.extend_from_slice(reason(status).as_bytes());
         out.extend_from_slice(b"\r\n");
-        Self {
+        let head = Self {
             out,
             start,
             bad: None,
+        };
+        let head = head
+            .header("Date", date)
+            .header("Cache-Control", caching.of_status(status).value());
+        match caching.reach {
+            Reach::Everybody => head,
+            Reach::Asker => head.header("Vary", VARY),
         }
-        .header("Date", date)
     }
 
     /// Any header. The value is checked; the name is the program's own.
@@ -172,6 +180,8 @@ pub(crate) struct Text<'a> {
     pub allow: Option<&'static str>,
     /// `Retry-After` in seconds, for 503.
     pub retry_after_s: Option<u64>,
+    /// What it is about: whether answers differ by who asks.
+    pub reach: Reach,
     /// Whether the connection stays open afterwards.
     pub keep_alive: bool,
     /// The request was HEAD: the same head, but no body.
@@ -187,6 +197,7 @@ impl<'a> Text<'a> {
             message: reject.message,
             allow: reject.allow,
             retry_after_s: retry_after_s(reject.status),
+            reach: Reach::Everybody,
             keep_alive: keep_alive && !reject.close,
             head_only,
         }
@@ -194,10 +205,21 @@ impl<'a> Text<'a> {
 
     /// Appends the response to `out`.
     pub(crate) fn write(&self, out: &mut Vec<u8>, date: &str) -> Result<(), BadHeader> {
-        let mut head = Head::new(out, self.status, date)
+        let caching = Caching {
+            reach: self.reach,
+            ..Caching::NEVER
+        };
+        let mut head = Head::new(out, self.status, date, caching)
             .header("Content-Type", "text/plain; charset=utf-8")
             .content_length(self.message.len() as u64 + 1)
             .connection(self.keep_alive);
+        if self.status == 401 {
+            // git sends the password that its helper has for the server to whoever asks like this.
+            head = head.header(
+                "WWW-Authenticate",
+                "Basic realm=\"tarpon\", charset=\"UTF-8\"",
+            );
+        }
         if let Some(methods) = self.allow {
             head = head.allow(methods);
         }
@@ -292,13 +314,45 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::http::wire::caching::Lifetime;
 
     const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const PLAIN: Caching = Caching {
+        lifetime: Lifetime::Asked,
+        reach: Reach::Everybody,
+    };
+
+    /// Whatever is written, a refusal is not kept, and what differs by who asks says so.
+    #[test]
+    fn every_head_says_who_may_keep_it() {
+        use crate::http::wire::caching::{Lifetime::*, Reach::*};
+        let all = [Never, Live, Asked, Hour];
+        for (lifetime, reach) in all.into_iter().flat_map(|l| [(l, Everybody), (l, Asker)]) {
+            for status in [200, 204, 206, 304, 400, 401, 404, 412, 416, 500, 503] {
+                let mut out = Vec::new();
+                let caching = Caching { lifetime, reach };
+                let head = Head::new(&mut out, status, DATE, caching);
+                head.finish().unwrap();
+                let text = String::from_utf8(out).unwrap();
+                let kept = text.matches("\r\nCache-Control: ").count();
+                assert_eq!(kept, 1, "{text}");
+                let is_never = status >= 400 || matches!(lifetime, Never | Live);
+                assert_eq!(text.contains("no-store"), is_never, "{text}");
+                let is_private = reach == Asker;
+                assert_eq!(
+                    text.contains("Cache-Control: private"),
+                    is_private,
+                    "{text}"
+                );
+                assert_eq!(text.contains(&format!("\r\nVary: {VARY}\r\n")), is_private);
+            }
+        }
+    }
 
     #[test]
     fn a_full_head() {
         let mut out = b"kept".to_vec();
-        Head::new(&mut out, 206, DATE)
+        Head::new(&mut out, 206, DATE, PLAIN)
             .etag("\"abc\"")
             .content_length(0)
             .content_range(0, u64::MAX, Some(10))
@@ -313,7 +367,7 @@ mod tests {
             .finish()
             .unwrap();
         let expected = "keptHTTP/1.1 206 Partial Content\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
-            ETag: \"abc\"\r\nContent-Length: 0\r\n\
+            Cache-Control: no-cache\r\nETag: \"abc\"\r\nContent-Length: 0\r\n\
             Content-Range: bytes 0-18446744073709551615/10\r\n\
             Content-Range: bytes 5-9/*\r\nContent-Range: bytes */100\r\n\
             Transfer-Encoding: chunked\r\nAllow: GET, HEAD\r\nRetry-After: 30\r\n\
@@ -332,7 +386,7 @@ mod tests {
             "\u{1b}[2J",
         ] {
             let mut out = b"kept".to_vec();
-            let result = Head::new(&mut out, 200, DATE)
+            let result = Head::new(&mut out, 200, DATE, PLAIN)
                 .header("X", value)
                 .etag("\n")
                 .finish();
@@ -341,7 +395,11 @@ mod tests {
                 (Err(BadHeader { name: "X" }), &b"kept"[..])
             );
         }
-        assert!(Head::new(&mut Vec::new(), 200, "\r\n").finish().is_err());
+        assert!(
+            Head::new(&mut Vec::new(), 200, "\r\n", PLAIN)
+                .finish()
+                .is_err()
+        );
     }
 
     #[test]
@@ -350,7 +408,7 @@ mod tests {
         let before = out.as_ptr();
         for _ in 0..3 {
             out.clear();
-            Head::new(&mut out, 200, DATE)
+            Head::new(&mut out, 200, DATE, PLAIN)
                 .content_length(u64::MAX)
                 .finish()
                 .unwrap();
@@ -369,7 +427,7 @@ mod tests {
             .write(&mut out, DATE)
             .unwrap();
         let expected = "HTTP/1.1 405 Method Not Allowed\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
-            Content-Type: text/plain; charset=utf-8\r\nContent-Length: 8\r\n\
+            Cache-Control: no-store\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 8\r\n\
             Connection: keep-alive\r\nAllow: GET\r\n\r\nuse GET\n";
         assert_eq!(String::from_utf8(out.clone()).unwrap(), expected);
         out.clear();
@@ -394,6 +452,7 @@ mod tests {
             message,
             allow: None,
             retry_after_s: Some(5),
+            reach: Reach::Everybody,
             keep_alive: false,
             head_only: false,
         };

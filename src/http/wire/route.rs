@@ -1,18 +1,11 @@
-//! What a request asks for: method and target in, [`Route`] out.
-//!
-//! The mirror of a repository lives at `mirrors/{host}/{path}.git`. So the rules for names are
-//! those of directories that must never leave their place, collide or nest; see [`RepoRef`].
+//! What a request asks for: method and target in, a [`Route`] of the [`table`](super::table) out.
 
-use super::query::snapshot_query;
+pub use super::repo_ref::RepoRef;
+pub use super::table::Route;
+
+use super::repo_ref::DOTS;
+use super::table::{At, Methods, READ_ONLY, SNAPSHOT, TABLE};
 use super::{Method, Reject};
-use crate::limits::{HOST_BYTES_MAX, PATH_PART_BYTES_MAX, REPO_PATH_BYTES_MAX};
-use crate::manifest::want::Named;
-
-const SNAPSHOT: &str = "/snapshot.tar.zst";
-
-const GET: &str = "GET";
-const GET_HEAD: &str = "GET, HEAD";
-const POST: &str = "POST";
 
 const METHOD: Reject = Reject::new(501, "unknown request method; use GET, HEAD or POST");
 const NOT_FOUND: Reject = Reject::new(
@@ -27,143 +20,6 @@ const BAD_TARGET: Reject = Reject::new(
     400,
     "the URL holds a backslash, a '#' or a control character; remove it",
 );
-const DOTS: Reject = Reject::new(400, "the URL holds a '.' or '..' part; write it without");
-const HOST: Reject = Reject::new(
-    400,
-    "malformed repository host; use letters, digits and . _ - with :PORT",
-);
-const NO_PATH: Reject = Reject::new(
-    400,
-    "no repository in the URL; use /git/HOST/PATH/snapshot.tar.zst",
-);
-const PATH_TOO_LONG: Reject = Reject::new(
-    400,
-    "the repository path is too long; 1024 bytes and 255 per part at most",
-);
-const PATH_EMPTY_PART: Reject = Reject::new(
-    400,
-    "the repository path has an empty part; remove the extra '/'",
-);
-const PATH_CHARACTERS: Reject = Reject::new(
-    400,
-    "a repository path is made of letters, digits and . _ - ~ + @ only",
-);
-const PATH_DASH: Reject = Reject::new(400, "no part of a repository path may begin with '-'");
-const PATH_RESERVED: Reject = Reject::new(
-    400,
-    "no part of a repository path but the last may end in .git, none in .lock",
-);
-const BASE: Reject = Reject::new(
-    400,
-    "send base=HASH once, with all 40 or 64 hex digits of a commit",
-);
-const SERVICE: Reject = Reject::new(
-    400,
-    "only git's smart protocol is served; add ?service=git-upload-pack once",
-);
-const READ_ONLY: Reject = Reject::new(
-    403,
-    "this server is read-only: push to the upstream repository instead",
-);
-
-/// A repository, as named by a request.
-///
-/// Invariants, which hold for every value because only [`RepoRef::new`] makes one:
-/// - `host` is 1 to 255 of `[A-Za-z0-9._:-]`, begins with a letter or digit.
-/// - `path` is one or more parts joined by `/`, each of `[A-Za-z0-9._~+@-]`, none `.` or `..`,
-///   none beginning with `-`, none ending in `.git` or `.lock` in any case. A leading dot is
-///   fine: `.github` is the name of many real repositories.
-/// - Two different values have different mirror directories `{host}/{path}.git`, and neither is
-///   inside the other: only a mirror's own directory ends in `.git`, no part above it does.
-/// - Names with any other character (`=`, `,`, `%`, …) or ending in `.lock` are never a mirror or
-///   a directory above one: the server may use them next to mirrors for its own purposes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(
-    clippy::manual_non_exhaustive,
-    reason = "the attribute would let the rest of this crate build one without the checks"
-)]
-pub struct RepoRef<'a> {
-    /// The upstream's name, with a port if the client gave one; case as sent.
-    pub host: &'a str,
-    /// The path of the repository below it, without `.git`; case as sent.
-    pub path: &'a str,
-    /// Keeps the struct from being built without the checks.
-    checked: (),
-}
-
-impl<'a> RepoRef<'a> {
-    /// Checks a host and a path; one trailing `.git` of the path is dropped.
-    pub fn new(host: &'a str, path: &'a str) -> Result<Self, Reject> {
-        check_host(host)?;
-        let path = path.strip_suffix(".git").unwrap_or(path);
-        check_path(path)?;
-        Ok(Self {
-            host,
-            path,
-            checked: (),
-        })
-    }
-}
-
-/// What is asked for. HEAD is allowed where GET is, except for bundles and git's own protocol;
-/// the answer to it has no body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Route<'a> {
-    /// `GET`, `HEAD /git/{host}/{path}/snapshot.tar.zst`
-    Snapshot {
-        /// The repository.
-        repo: RepoRef<'a>,
-        /// What of it, see [`Route::named`].
-        query: &'a str,
-    },
-    /// `GET /git/{host}/{path}/snapshot.bundle?base=HEX`
-    Bundle {
-        /// The repository.
-        repo: RepoRef<'a>,
-        /// 40 or 64 hex digits, in the case that was sent.
-        base: &'a str,
-    },
-    /// `POST /git/{host}/{path}/ensure-refs`
-    EnsureRefs(RepoRef<'a>),
-    /// `GET /git/{host}/{path}/info/refs?service=git-upload-pack`
-    InfoRefs(RepoRef<'a>),
-    /// `POST /git/{host}/{path}/git-upload-pack`
-    UploadPack(RepoRef<'a>),
-    /// `GET`, `HEAD /git/{host}/{path}/status`
-    Status(RepoRef<'a>),
-    /// `POST /git/{host}/{path}/webhook`, `POST /webhook` where the body names the repository
-    Webhook(Option<RepoRef<'a>>),
-    /// `GET`, `HEAD /_liveness`
-    Liveness,
-    /// `GET`, `HEAD /_readiness`
-    Readiness,
-    /// `GET`, `HEAD /metrics`
-    Metrics,
-}
-
-impl<'a> Route<'a> {
-    /// The repository that is asked about.
-    pub fn repo(&self) -> Option<RepoRef<'a>> {
-        match self {
-            Route::Snapshot { repo, .. }
-            | Route::Bundle { repo, .. }
-            | Route::EnsureRefs(repo)
-            | Route::InfoRefs(repo)
-            | Route::UploadPack(repo)
-            | Route::Status(repo) => Some(*repo),
-            Route::Webhook(repo) => *repo,
-            Route::Liveness | Route::Readiness | Route::Metrics => None,
-        }
-    }
-
-    /// What a snapshot is asked for of; of anything else nothing in particular.
-    pub fn named(&self) -> Result<Named, Reject> {
-        match self {
-            Route::Snapshot { query, .. } => snapshot_query(query),
-            _ => Ok(Named::default()),
-        }
-    }
-}
 
 /// Finds the route of a request. `target` is as in the request line, beginning with `/`. A
 /// snapshot's query is read by [`Route::named`]; keys that another route does not know are
@@ -177,75 +33,38 @@ pub fn route(method: Method, target: &str) -> Result<Route<'_>, Reject> {
     if path.split('/').any(|part| part == "." || part == "..") {
         return Err(DOTS);
     }
-    if path == "/webhook" {
-        allow(method, POST)?;
-        return Ok(Route::Webhook(None));
+    let below = path.strip_prefix("/git/");
+    for row in TABLE {
+        match row.at {
+            At::Server { path: own, make } if path == own => {
+                allow(method, row.methods)?;
+                return make(query);
+            }
+            // The endpoint is the end of the path, so a repository may itself be called `info` or
+            // `ensure-refs`.
+            At::Repository { end, make } => {
+                if let Some(repo) = below.and_then(|below| below.strip_suffix(end)) {
+                    let repo = RepoRef::read(repo)?;
+                    allow(method, row.methods)?;
+                    return make(repo, query);
+                }
+            }
+            At::Server { .. } => {}
+        }
     }
-    let plain = match path {
-        "/_liveness" => Route::Liveness,
-        "/_readiness" => Route::Readiness,
-        "/metrics" => Route::Metrics,
-        _ => return git_route(method, path.strip_prefix("/git/").ok_or(NOT_FOUND)?, query),
-    };
-    allow(method, GET_HEAD)?;
-    Ok(plain)
-}
-
-/// Routes `{host}/{path}/{endpoint}`. The endpoint is the end of the path, so a repository may
-/// itself be called `info` or `ensure-refs`.
-fn git_route<'a>(method: Method, rest: &'a str, query: &'a str) -> Result<Route<'a>, Reject> {
-    if let Some(repo) = rest.strip_suffix(SNAPSHOT) {
-        let repo = parse_repo(repo)?;
-        allow(method, GET_HEAD)?;
-        Ok(Route::Snapshot { repo, query })
-    } else if let Some(repo) = rest.strip_suffix("/snapshot.bundle") {
-        let repo = parse_repo(repo)?;
-        allow(method, GET)?;
-        Ok(Route::Bundle {
-            repo,
-            base: parse_base(query)?,
-        })
-    } else if let Some(repo) = rest.strip_suffix("/ensure-refs") {
-        let repo = parse_repo(repo)?;
-        allow(method, POST)?;
-        Ok(Route::EnsureRefs(repo))
-    } else if let Some(repo) = rest.strip_suffix("/info/refs") {
-        let repo = parse_repo(repo)?;
-        allow(method, GET)?;
-        check_service(query)?;
-        Ok(Route::InfoRefs(repo))
-    } else if let Some(repo) = rest.strip_suffix("/git-upload-pack") {
-        let repo = parse_repo(repo)?;
-        allow(method, POST)?;
-        Ok(Route::UploadPack(repo))
-    } else if let Some(repo) = rest.strip_suffix("/status") {
-        let repo = parse_repo(repo)?;
-        allow(method, GET_HEAD)?;
-        Ok(Route::Status(repo))
-    } else if let Some(repo) = rest.strip_suffix("/webhook") {
-        let repo = parse_repo(repo)?;
-        allow(method, POST)?;
-        Ok(Route::Webhook(Some(repo)))
-    } else if rest.ends_with("/git-receive-pack") {
-        Err(READ_ONLY)
-    } else {
-        Err(NOT_FOUND)
+    match below {
+        Some(below) if below.ends_with("/git-receive-pack") => Err(READ_ONLY),
+        _ => Err(NOT_FOUND),
     }
 }
 
-fn allow(method: Method, allowed: &'static str) -> Result<(), Reject> {
-    let is_allowed = match method {
-        Method::Get => allowed != POST,
-        Method::Head => allowed == GET_HEAD,
-        Method::Post => allowed == POST,
-        Method::Other => false,
-    };
-    if is_allowed {
+fn allow(method: Method, allowed: Methods) -> Result<(), Reject> {
+    if allowed.contains(method) {
         return Ok(());
     }
     let message = "wrong method for this path; use one of those in the Allow header";
     Err(Reject {
-        allow: Some(allowed),
+        allow: Some(allowed.names()),
         ..Reject::new(405, message)
     })
 }
@@ -267,90 +86,6 @@ fn check_target(path: &str, query: &str) -> Result<(), Reject> {
     Ok(())
 }
 
-fn parse_repo(text: &str) -> Result<RepoRef<'_>, Reject> {
-    let (host, path) = text.split_once('/').ok_or(NO_PATH)?;
-    RepoRef::new(host, path)
-}
-
-fn check_host(host: &str) -> Result<(), Reject> {
-    let has_start = host
-        .bytes()
-        .next()
-        .is_some_and(|byte| byte.is_ascii_alphanumeric());
-    let is_valid = host
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte));
-    if has_start && is_valid && host.len() <= HOST_BYTES_MAX {
-        Ok(())
-    } else {
-        Err(HOST)
-    }
-}
-
-fn check_path(path: &str) -> Result<(), Reject> {
-    if path.len() > REPO_PATH_BYTES_MAX {
-        return Err(PATH_TOO_LONG);
-    }
-    path.split('/').try_for_each(check_part)?;
-    // The mirror's directory is the last part with `.git` behind it.
-    let last_bytes = path.rsplit('/').next().map_or(0, str::len);
-    if last_bytes + ".git".len() > PATH_PART_BYTES_MAX {
-        return Err(PATH_TOO_LONG);
-    }
-    Ok(())
-}
-
-fn check_part(part: &str) -> Result<(), Reject> {
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-~+@".contains(&byte);
-    if part.is_empty() {
-        Err(PATH_EMPTY_PART)
-    } else if part.len() > PATH_PART_BYTES_MAX {
-        Err(PATH_TOO_LONG)
-    } else if part == "." || part == ".." {
-        Err(DOTS)
-    } else if part.starts_with('-') {
-        Err(PATH_DASH)
-    } else if !part.bytes().all(is_allowed) {
-        Err(PATH_CHARACTERS)
-    } else if ends_with_ignore_case(part, ".git") || ends_with_ignore_case(part, ".lock") {
-        Err(PATH_RESERVED)
-    } else {
-        Ok(())
-    }
-}
-
-fn ends_with_ignore_case(part: &str, end: &str) -> bool {
-    let tail = part
-        .len()
-        .checked_sub(end.len())
-        .and_then(|at| part.as_bytes().get(at..));
-    tail.is_some_and(|tail| tail.eq_ignore_ascii_case(end.as_bytes()))
-}
-
-fn parse_base(query: &str) -> Result<&str, Reject> {
-    let base = parameter(query, "base").ok_or(BASE)?;
-    let is_hash = matches!(base.len(), 40 | 64) && base.bytes().all(|b| b.is_ascii_hexdigit());
-    if is_hash { Ok(base) } else { Err(BASE) }
-}
-
-fn check_service(query: &str) -> Result<(), Reject> {
-    match parameter(query, "service") {
-        Some("git-upload-pack") => Ok(()),
-        Some("git-receive-pack") => Err(READ_ONLY),
-        _ => Err(SERVICE),
-    }
-}
-
-/// The value of a parameter that is there exactly once.
-fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
-    let mut values = query
-        .split('&')
-        .filter_map(|pair| pair.split_once('='))
-        .filter_map(|(key, value)| (key == name).then_some(value));
-    let value = values.next()?;
-    values.next().is_none().then_some(value)
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::{Component, Path, PathBuf};
@@ -358,6 +93,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::http::wire::table::{Endpoint, Row};
+    use crate::manifest::want::Named;
 
     fn mirror(repo: RepoRef<'_>) -> PathBuf {
         PathBuf::from(format!("{}/{}.git", repo.host, repo.path))
@@ -369,6 +106,41 @@ mod tests {
 
     fn snapshot<'a>(repo: RepoRef<'a>, query: &'a str) -> Route<'a> {
         Route::Snapshot { repo, query }
+    }
+
+    /// A target of each row, with what its query needs.
+    fn target(row: &Row) -> String {
+        let query = match row.endpoint {
+            Endpoint::Bundle => format!("?base={}", "a".repeat(40)),
+            Endpoint::InfoRefs => "?service=git-upload-pack".into(),
+            _ => String::new(),
+        };
+        match row.at {
+            At::Server { path, .. } => format!("{path}{query}"),
+            At::Repository { end, .. } => format!("/git/host/a/b{end}{query}"),
+        }
+    }
+
+    #[test]
+    fn each_row_is_reached_by_its_methods_and_no_other() {
+        for row in TABLE {
+            assert_eq!(row.endpoint.row().endpoint, row.endpoint);
+            let target = target(row);
+            for method in [Method::Get, Method::Head, Method::Post] {
+                match route(method, &target) {
+                    Ok(route) => {
+                        assert!(row.methods.contains(method), "{method:?} {target}");
+                        assert_eq!(route.endpoint(), row.endpoint, "{target}");
+                        let is_of_repository = matches!(row.at, At::Repository { .. });
+                        assert_eq!(route.repo().is_some(), is_of_repository, "{target}");
+                    }
+                    Err(reject) => {
+                        assert!(!row.methods.contains(method), "{method:?} {target}");
+                        assert_eq!(reject.allow, Some(row.methods.names()), "{target}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub enum Event {
     WorkRefused(WorkClass),
     /// A webhook was answered.
     Webhook(WebhookResult),
+    /// Files of secrets were to be read anew.
+    Reload(ReloadResult),
     /// A step of a mirror's upkeep ended.
     Maintenance(MaintenanceResult),
     /// Something was removed to make room.
@@ -86,6 +88,7 @@ impl Event {
             Self::UpstreamPause => (Id::UpstreamPauses, 0),
             Self::WorkRefused(class) => (Id::WorkRefused, class as usize),
             Self::Webhook(result) => (Id::Webhooks, result as usize),
+            Self::Reload(result) => (Id::Reloads, result as usize),
             Self::Fetch(result) => (Id::Fetches, result as usize),
             Self::Annex(result) => (Id::AnnexFetches, result as usize),
             Self::Maintenance(result) => (Id::Maintenance, result as usize),

@@ -61,6 +61,7 @@ pub(super) enum Id {
     WorkWaiting,
     WorkRefused,
     Webhooks,
+    Reloads,
     Maintenance,
     Evictions,
     EvictedBytes,
@@ -84,7 +85,7 @@ pub(super) enum Id {
 }
 
 /// Every metric, in the order in which it is rendered.
-pub(crate) const FAMILIES: [Family; 47] = [
+pub(crate) const FAMILIES: [Family; 48] = [
     Family {
         id: Id::Requests,
         name: "tarpon_requests_total",
@@ -158,8 +159,7 @@ pub(crate) const FAMILIES: [Family; 47] = [
         values: DropReason::NAMES,
         help: "Connections ended before their response or before a request: no progress (stall), \
                nothing asked (idle), waiting the longest, or from an address with too many, when places \
-               were short (crowded), a request sent \
-               or a response taken too slowly while others waited (slow), closed by the client \
+               were short (crowded), a request sent or a response taken too slowly while others waited (slow), closed by the client \
                (gone), server stopping (shutdown), or no TLS that is understood or \
                believed (handshake).",
     },
@@ -309,6 +309,14 @@ pub(crate) const FAMILIES: [Family; 47] = [
         label: "result",
         values: WebhookResult::NAMES,
         help: "Webhooks, by what became of them.",
+    },
+    Family {
+        id: Id::Reloads,
+        name: "tarpon_reloads_total",
+        kind: Kind::Counter,
+        label: "result",
+        values: ReloadResult::NAMES,
+        help: "How often SIGHUP had files of secrets read anew, or failed to: then nothing has changed.",
     },
     Family {
         id: Id::Maintenance,

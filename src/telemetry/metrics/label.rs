@@ -165,6 +165,16 @@ label! {
 }
 
 label! {
+    /// What came of reading files of secrets anew.
+    ReloadResult {
+        /// All are in force.
+        Done = "done",
+        /// One was wrong: nothing has changed.
+        Failed = "failed",
+    }
+}
+
+label! {
     /// How a fetch ended.
     FetchResult {
         /// Refs moved.

@@ -188,7 +188,7 @@ impl<S: Service> Connection<S> {
             return Ok(Body::default());
         }
         let is_small = matches!(head.framing, Framing::Length(..=UNUSED_BODY_BYTES_MAX));
-        match self.service.body_use(head) {
+        match self.service.body_use(head, &self.peer) {
             BodyUse::Keep(max) => self.keep_body(head, max).await,
             BodyUse::Read(max) => {
                 let mut reader = self.service.body_reader(head);

@@ -61,7 +61,6 @@ impl Keys {
     }
 
     /// Reads the files anew; nothing changes. To be called where it may wait for the disk.
-    #[cfg_attr(not(test), expect(dead_code, reason = "SIGHUP reads nothing anew yet"))]
     pub(crate) fn anew_from_files(&self) -> Result<Terms, TlsError> {
         let number = self.now.load().number + 1;
         read_terms(&self.from, &self.provider, &self.tickets, number)
@@ -69,7 +68,6 @@ impl Keys {
 
     /// Has connections begin by these terms from now on, and looks at the client certificates of the others once
     /// more. One thread does so at a time.
-    #[cfg_attr(not(test), expect(dead_code, reason = "SIGHUP reads nothing anew yet"))]
     pub(crate) fn take(&self, terms: Terms) {
         self.now.store(Arc::new(terms));
     }

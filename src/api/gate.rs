@@ -1,0 +1,154 @@
+//! The gate: the one place where it is decided who may have what.
+//!
+//! It is asked before anything is looked up, made or begun for a request, so that a refusal cannot differ by
+//! what there is; and again when the answer stands, however long that has taken: what has been taken away
+//! meanwhile is not sent. What was sent goes on. A host that is open costs a look at one flag.
+
+use super::core::{Core, Note};
+use super::pass::{Pass, Right};
+use crate::access::credential::{Credential, Invalid};
+use crate::access::tokens::TokenHash;
+use crate::config::Rule;
+use crate::http::net::service::{Answer, Entrance, Identity, Peer};
+use crate::http::wire::caching::Reach;
+use crate::http::wire::head::RequestHead;
+use crate::http::wire::table::{Need, Route};
+use crate::repos::error::StartError;
+use crate::telemetry::metrics::Outcome;
+
+/// Why a request is not let in. To a client there is no other difference between two refusals than this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// It says nothing of who sends it.
+    Unnamed,
+    /// What it says is not enough, or cannot be read.
+    Named,
+}
+
+impl From<Invalid> for Refused {
+    fn from(_: Invalid) -> Refused {
+        Refused::Named
+    }
+}
+
+impl Refused {
+    /// Status and line. A 401 for somebody who has sent a password would have git forget it.
+    fn answer(self) -> (u16, &'static str) {
+        match self {
+            Refused::Unnamed => (
+                401,
+                "who are you? Send a token as Bearer, or as the password of Basic",
+            ),
+            Refused::Named => (404, "there is no such repository, or not for you"),
+        }
+    }
+}
+
+/// What a head has for this server: what is said to it alone, else what is said at all.
+fn shown(head: &RequestHead<'_>) -> Result<Credential, Invalid> {
+    let value = head.tarpon_authorization.or(head.authorization);
+    Credential::read(value.map(|value| value.0))
+}
+
+impl Core {
+    /// Whether a request may have what it asks for.
+    pub(super) fn gate(
+        &self,
+        route: &Route<'_>,
+        peer: &Peer,
+        head: &RequestHead<'_>,
+    ) -> Result<Pass, Refused> {
+        match route.endpoint().row().need {
+            // Its endpoint asks for more.
+            Need::Nothing | Need::Signature => Ok(Pass::Open),
+            Need::Read => {
+                let host = route.repo().map(|repo| repo.host);
+                match host.map(|host| self.config.access.of(host)) {
+                    Some(Rule::Open) => Ok(Pass::Open),
+                    Some(Rule::Token) => self.proven(peer, head, Right::Read),
+                    None => Err(Refused::Named),
+                }
+            }
+            Need::Names => match self.proven(peer, head, Right::Names) {
+                // It gets what is for everybody.
+                Err(Refused::Unnamed) => Ok(Pass::Open),
+                passed => passed,
+            },
+        }
+    }
+
+    /// Whether what a request was let in by is still there.
+    pub(super) fn still(&self, pass: Pass) -> bool {
+        match pass {
+            Pass::Open | Pass::Connection => true,
+            Pass::Token(hash, right) => {
+                let tokens = self.tokens.load();
+                tokens
+                    .get(hash)
+                    .is_some_and(|token| right.is_of(token.role))
+            }
+        }
+    }
+
+    /// The same, for what has begun to answer and says itself why it breaks off.
+    pub(super) fn still_let_in(&self, pass: Pass) -> Result<(), StartError> {
+        match self.still(pass) {
+            true => Ok(()),
+            false => {
+                let (status, line) = Refused::Named.answer();
+                Err(StartError {
+                    status,
+                    message: line.into(),
+                })
+            }
+        }
+    }
+
+    /// Who proves who he is: by his connection, or by what he says.
+    fn proven(&self, peer: &Peer, head: &RequestHead<'_>, right: Right) -> Result<Pass, Refused> {
+        match (&peer.entrance, &peer.identity, right) {
+            (Entrance::Admin, ..) | (_, Identity::Certificate(_), Right::Read) => {
+                Ok(Pass::Connection)
+            }
+            _ => self.token(head, right),
+        }
+    }
+
+    fn token(&self, head: &RequestHead<'_>, right: Right) -> Result<Pass, Refused> {
+        let shown = shown(head)?;
+        let secret = shown.secret().ok_or(Refused::Unnamed)?;
+        let pass = Pass::Token(TokenHash::of(secret), right);
+        match self.still(pass) {
+            true => Ok(pass),
+            false => Err(Refused::Named),
+        }
+    }
+
+    /// Whether what is answered to a target differs by who asks.
+    pub(super) fn reach(&self, target: &str) -> Reach {
+        let below = target.strip_prefix("/git/");
+        let host = below.and_then(|below| below.split('/').next());
+        match host.map_or(Rule::Open, |host| self.config.access.of(host)) {
+            Rule::Open => Reach::Everybody,
+            Rule::Token => Reach::Asker,
+        }
+    }
+
+    /// The answer to who is not let in. It does not depend on anything that there is.
+    pub(super) fn not_let_in(
+        &self,
+        (head, route): (&RequestHead<'_>, &Route<'_>),
+        refused: Refused,
+        out: &mut Vec<u8>,
+    ) -> Answer<Note> {
+        let (status, line) = refused.answer();
+        match route.repo() {
+            Some(repo) => self.refuse_repository(head, repo, status, line, out),
+            None => Answer {
+                payload: self.text(head, status, line, out),
+                keep_alive: head.keep_alive,
+                note: self.note(head, Outcome::Refused, status),
+            },
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! By what a request was let in.
+
+use crate::access::tokens::TokenHash;
+use crate::config::Role;
+
+/// By what a request was let in, which can be looked at again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pass {
+    /// It needs nothing.
+    Open,
+    /// What the connection itself proves, for as long as it lasts.
+    Connection,
+    /// A token, which has to be one that may do this.
+    Token(TokenHash, Right),
+}
+
+/// What somebody may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Right {
+    /// Read repositories of hosts whose access is `token`.
+    Read,
+    /// See the names of all repositories.
+    Names,
+}
+
+impl Right {
+    /// Whether who has this role may.
+    pub(super) fn is_of(self, role: Role) -> bool {
+        match self {
+            Right::Read => role.may_read(),
+            Right::Names => role.may_see_names(),
+        }
+    }
+}
