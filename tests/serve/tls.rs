@@ -5,7 +5,7 @@ use super::support::client::Conn;
 use super::support::lab::{self, Lab};
 use super::support::repos;
 use super::support::server::{Server, Settings};
-use super::support::{git, parity, wait};
+use super::support::{git, parity, relay, wait};
 use super::{hit, large_lab, small_lab};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -180,6 +180,31 @@ fn an_archive_is_the_same_over_tls() {
         assert!(got.iter().all(|body| *body == expected));
         server.stop();
     }
+}
+
+/// The first frame of a preamble waits for nothing that follows it.
+#[test]
+fn what_is_said_while_somebody_waits_leaves_at_once() {
+    let shown = Shown::new(small_lab());
+    let silent = relay::listen(|_| relay::be_silent());
+    let mut settings = shown.settings().with_fault("cold-wait-ms=100");
+    settings.upstreams.push(format!("hang=http://{silent}/"));
+    let server = settings.start();
+    let mut stream = connect(server.address(), &shown.config());
+    ask(&mut stream, "/git/hang/x/snapshot.tar.zst", "");
+    let began = Instant::now();
+    let mut said = Vec::new();
+    // A frame of zstd that is skipped, or is empty, in a chunk of its own.
+    while !said
+        .windows(3)
+        .any(|three| three == b"\x2a\x4d\x18" || three == b"\xb5\x2f\xfd")
+    {
+        let mut some = [0; 1000];
+        let count = stream.read(&mut some).unwrap();
+        assert!(count > 0, "it ends");
+        said.extend_from_slice(&some[..count]);
+    }
+    assert!(began.elapsed() < Duration::from_secs(4));
 }
 
 #[test]
