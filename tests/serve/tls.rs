@@ -7,8 +7,9 @@ use super::support::repos;
 use super::support::server::{Server, Settings};
 use super::support::{git, parity, relay, wait};
 use super::{hit, large_lab, small_lab};
+use rustix::process::Signal;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -49,13 +50,26 @@ impl Shown {
     }
 
     fn config(&self) -> Arc<ClientConfig> {
+        self.config_with(None)
+    }
+
+    /// Of a client that may have a certificate.
+    fn config_with(&self, own: Option<&Issued>) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         let root = CertificateDer::from_pem_file(&self.authority.file).unwrap();
         roots.add(root).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider);
         let builder = builder.with_safe_default_protocol_versions().unwrap();
-        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+        let builder = builder.with_root_certificates(roots);
+        let mut config = match own {
+            None => builder.with_no_client_auth(),
+            Some(own) => {
+                let cert = CertificateDer::from_pem_file(&own.cert).unwrap();
+                let key = PrivateKeyDer::from_pem_file(&own.key).unwrap();
+                builder.with_client_auth_cert(vec![cert], key).unwrap()
+            }
+        };
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Arc::new(config)
     }
@@ -426,5 +440,115 @@ fn what_tls_needs_is_looked_at_before_anything_starts() {
             .contains("two.key is not the key of the certificate in"),
         "{}",
         refused.log
+    );
+}
+
+/// A download goes on, whoever comes next is shown what is there now, and a file that is wrong changes nothing.
+#[test]
+fn certificates_change_in_the_middle_of_a_download() {
+    let shown = Shown::new(large_lab());
+    let (mut server, address) = shown.both(&[]);
+    let expected = hit(&server, "large").body;
+    let config = shown.config();
+    let mut old = connect(address, &config);
+    ask(&mut old, &lab::target("large"), "");
+    let mut begun = vec![0; 1000];
+    old.read_exact(&mut begun).unwrap();
+    let serial = |stream: &Stream| {
+        let own = &stream.conn.peer_certificates().unwrap()[0];
+        webpki::EndEntityCert::try_from(own)
+            .unwrap()
+            .serial()
+            .to_vec()
+    };
+    assert_eq!(serial(&old), [1]);
+    let reloads = |server: &Server, result| {
+        let metrics = server.metrics();
+        metrics.count("tarpon_reloads_total", &[("result", result)])
+    };
+    let (file, key) = (
+        shown.lab.scratch("server.pem"),
+        shown.lab.scratch("server.key"),
+    );
+    let right = std::fs::read(&key).unwrap();
+    std::fs::write(&key, "no key").unwrap();
+    server.signal(Signal::HUP);
+    wait::until_true("a wrong file is said to be", || {
+        reloads(&server, "failed") == 1
+    });
+    std::fs::write(&key, right).unwrap();
+    let next = shown.authority.issue("next", &["localhost"], 7);
+    std::fs::copy(&next.cert, &file).unwrap();
+    std::fs::copy(&next.key, &key).unwrap();
+    server.signal(Signal::HUP);
+    wait::until_true("it is read anew", || reloads(&server, "done") == 1);
+    let fresh = shown.config();
+    let mut new = connect(address, &fresh);
+    ask(&mut new, "/_liveness", "");
+    answer(&mut new);
+    assert_eq!(serial(&new), [7]);
+    let mut rest = Vec::new();
+    while begun.len() + rest.len() < expected.len() {
+        let mut some = [0; 65536];
+        let count = old.read(&mut some).unwrap();
+        assert!(count > 0);
+        rest.extend_from_slice(&some[..count]);
+    }
+    assert!(
+        [begun, rest]
+            .concat()
+            .ends_with(&expected[expected.len() - 100_000..])
+    );
+    // Who was there before comes back as before.
+    let mut again = connect(address, &fresh);
+    ask(&mut again, "/_liveness", "");
+    answer(&mut again);
+    assert_eq!(again.conn.handshake_kind(), Some(HandshakeKind::Resumed));
+}
+
+/// Who has shown a certificate of an authority that is believed no more is let go with its next request.
+#[test]
+fn an_authority_that_is_removed_is_believed_no_more() {
+    let shown = Shown::new(small_lab());
+    let ca = shown.lab.scratch("believed.pem");
+    std::fs::copy(&shown.authority.file, &ca).unwrap();
+    let path = ca.display().to_string();
+    let flags = ["--tls-client-ca", &path, "--tls-client-san", "*.ci.example"];
+    let (mut server, address) = shown.both(&flags);
+    let own = shown.authority.issue("own", &["r.ci.example"], 2);
+    let config = shown.config_with(Some(&own));
+    let mut stream = connect(address, &config);
+    ask(&mut stream, "/_liveness", "");
+    answer(&mut stream);
+    let other = Authority::new(&shown.lab.scratch(""), "other");
+    std::fs::copy(&other.file, &ca).unwrap();
+    server.signal(Signal::HUP);
+    let is_done = || {
+        let labels = [("result", "done")];
+        server.metrics().count("tarpon_reloads_total", &labels) == 1
+    };
+    wait::until_true("it is read anew", is_done);
+    ask(&mut stream, "/_liveness", "");
+    assert_eq!(
+        stream.read(&mut [0; 10]).unwrap(),
+        0,
+        "it is let go in good order"
+    );
+    let refused = shown.curl(
+        address,
+        &[
+            "--cert",
+            &own.cert.display().to_string(),
+            "--key",
+            &own.key.display().to_string(),
+        ],
+        "/_liveness",
+    );
+    assert!(!refused.status.success());
+    assert!(
+        shown
+            .curl(address, &["--fail"], "/_liveness")
+            .status
+            .success()
     );
 }
