@@ -232,6 +232,8 @@ fn model_fields<'a>(
         via: list("tarpon-via")?,
         authorization: once("authorization")?.map(Unshown),
         tarpon_authorization: once("tarpon-authorization")?.map(Unshown),
+        host,
+        origin: once("origin")?,
         corrupt: once("tarpon-corrupt")?,
     })
 }
@@ -271,7 +273,14 @@ fn model_framing(is_1_1: bool, coding: Option<&[u8]>, length: Option<&[u8]>) -> 
 fn check_route(head: &RequestHead<'_>) {
     let repo = match route(head.method, head.target) {
         Err(reject) => return assert!(!reject.close && reject.status >= 400),
-        Ok(Route::Liveness | Route::Readiness | Route::Metrics | Route::Webhook(None)) => return,
+        Ok(
+            Route::Liveness
+            | Route::Readiness
+            | Route::Metrics
+            | Route::ServerStatus
+            | Route::LogFilter(_)
+            | Route::Webhook(None),
+        ) => return,
         Ok(Route::Bundle { repo, base }) => {
             assert!(matches!(base.len(), 40 | 64));
             assert!(base.bytes().all(|byte| byte.is_ascii_hexdigit()));
@@ -283,13 +292,12 @@ fn check_route(head: &RequestHead<'_>) {
             | Route::InfoRefs(repo)
             | Route::Status(repo)
             | Route::Webhook(Some(repo))
+            | Route::Wish(repo, _)
             | Route::UploadPack(repo),
         ) => repo,
     };
-    assert!(
-        head.target
-            .starts_with(&format!("/git/{}/{}", repo.host, repo.path))
-    );
+    let below = head.target.strip_prefix("/admin").unwrap_or(head.target);
+    assert!(below.starts_with(&format!("/git/{}/{}", repo.host, repo.path)));
     assert_eq!(
         RepoRef::new(repo.host, repo.path),
         Ok(repo),

@@ -12,17 +12,19 @@ use crate::config::Rule;
 use crate::http::net::service::{Answer, Entrance, Identity, Peer};
 use crate::http::wire::caching::Reach;
 use crate::http::wire::head::RequestHead;
-use crate::http::wire::table::{Need, Route};
+use crate::http::wire::table::{Methods, Need, Route};
 use crate::repos::error::StartError;
 use crate::telemetry::metrics::Outcome;
 
-/// Why a request is not let in. To a client there is no other difference between two refusals than this.
+/// Why a request is not let in. Neither depends on what there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {
     /// It says nothing of who sends it.
     Unnamed,
     /// What it says is not enough, or cannot be read.
     Named,
+    /// A browser sends it for a page of somebody else's.
+    Foreign,
 }
 
 impl From<Invalid> for Refused {
@@ -39,8 +41,23 @@ impl Refused {
                 401,
                 "who are you? Send a token as Bearer, or as the password of Basic",
             ),
+            Refused::Foreign => (403, "a page of another site may not ask for this"),
             Refused::Named => (404, "there is no such repository, or not for you"),
         }
+    }
+}
+
+/// Whether a browser asks for a page that is not of this server: what is done with POST is not done because
+/// somebody looks at a page.
+fn is_of_another_page(head: &RequestHead<'_>) -> bool {
+    let Some(origin) = head.origin else {
+        return false;
+    };
+    let behind = |scheme: &[u8]| origin.strip_prefix(scheme);
+    let page = behind(b"http://").or_else(|| behind(b"https://"));
+    match (page, head.host) {
+        (Some(page), Some(host)) => !page.eq_ignore_ascii_case(host),
+        _ => true,
     }
 }
 
@@ -58,7 +75,12 @@ impl Core {
         peer: &Peer,
         head: &RequestHead<'_>,
     ) -> Result<Pass, Refused> {
-        match route.endpoint().row().need {
+        let row = route.endpoint().row();
+        let is_told = row.methods == Methods::Post || row.need == Need::Admin;
+        if is_told && is_of_another_page(head) {
+            return Err(Refused::Foreign);
+        }
+        match row.need {
             // Its endpoint asks for more.
             Need::Nothing | Need::Signature => Ok(Pass::Open),
             Need::Read => {
@@ -69,7 +91,9 @@ impl Core {
                     None => Err(Refused::Named),
                 }
             }
-            Need::Names => match self.proven(peer, head, Right::Names) {
+            Need::Names => self.proven(peer, head, Right::Names),
+            Need::Admin => self.proven(peer, head, Right::Admin),
+            Need::Counts => match self.proven(peer, head, Right::Names) {
                 // It gets what is for everybody.
                 Err(Refused::Unnamed) => Ok(Pass::Open),
                 passed => passed,

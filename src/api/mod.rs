@@ -1,5 +1,6 @@
 //! One file for each endpoint: what is asked, and what is answered.
 
+mod admin;
 mod bundle;
 mod core;
 mod ensure_refs;

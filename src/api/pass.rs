@@ -21,6 +21,8 @@ pub(super) enum Right {
     Read,
     /// See the names of all repositories.
     Names,
+    /// Run the server.
+    Admin,
 }
 
 impl Right {
@@ -29,6 +31,7 @@ impl Right {
         match self {
             Right::Read => role.may_read(),
             Right::Names => role.may_see_names(),
+            Right::Admin => role == Role::Admin,
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::telemetry::metrics::{DropReason, Event, Gauges, Outcome, Timing};
 
 impl Core {
     /// The repository, if its host is one of the upstreams.
-    fn repo(&self, repo: RepoRef<'_>) -> Option<Arc<Repo>> {
+    pub(super) fn repo(&self, repo: RepoRef<'_>) -> Option<Arc<Repo>> {
         if let Some(known) = self.catalog.registry.get(repo.host, repo.path) {
             return Some(known);
         }
@@ -39,7 +39,7 @@ impl Core {
     }
 
     /// The repository, if its host is one of the upstreams and it was asked for before.
-    fn known(&self, repo: RepoRef<'_>) -> Option<Option<Arc<Repo>>> {
+    pub(super) fn known(&self, repo: RepoRef<'_>) -> Option<Option<Arc<Repo>>> {
         let host = self.config.upstreams.spelled(repo.host)?;
         let known = self.catalog.registry.get(host, repo.path);
         let upstream = || self.config.upstreams.url_for(host, repo.path);
@@ -248,6 +248,9 @@ impl Service for Core {
             Route::Readiness if self.is_closing() => self.admin(head, 503, "stopping", out),
             Route::Readiness => self.admin(head, 200, "ready", out),
             Route::Metrics => self.metrics(head, pass, out),
+            Route::ServerStatus => self.server_status(head, out),
+            Route::LogFilter(filter) => self.log_filter(head, filter, out),
+            Route::Wish(repo, wish) => self.wish(head, (repo, wish), out).await,
         };
         if self.still(pass) {
             return answer;

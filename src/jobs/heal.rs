@@ -268,7 +268,7 @@ impl Jobs {
 
     /// Clones the mirror anew and puts the clone in its place. Nobody compares or packs it meanwhile;
     /// if the upstream cannot be cloned, all stays as it is.
-    async fn replace_mirror(self: &Rc<Self>, repo: &Arc<Repo>) {
+    pub(super) async fn replace_mirror(self: &Rc<Self>, repo: &Arc<Repo>) {
         let comparing = take_duty(&self.freshening, &repo.name).await;
         let _maintaining = take_duty(&self.maintaining, &repo.name).await;
         let _keeping_annex = take_duty(&self.keeping_annex, &repo.name).await;

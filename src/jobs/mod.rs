@@ -5,6 +5,7 @@
 //! it returns, or by a channel that it was given.
 
 mod absent;
+mod admin;
 mod annex;
 mod archive_id;
 pub(crate) mod asker;

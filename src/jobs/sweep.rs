@@ -231,7 +231,7 @@ impl Jobs {
 
     /// Removes a mirror that nobody works with, and all that is known of it: whoever asks next has it
     /// cloned anew.
-    async fn evict_mirror(self: &Rc<Self>, repo: Arc<Repo>, why: Why, marks: Marks) {
+    pub(super) async fn evict_mirror(self: &Rc<Self>, repo: Arc<Repo>, why: Why, marks: Marks) {
         let registry = &self.catalog.registry;
         let is_idle = registry.is_alone(&repo) && !self.is_at_work(&repo.name);
         // From here to the flight nothing is awaited: who comes later waits for its end.

@@ -61,7 +61,7 @@ pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), 
     let scrub = scrub.map_err(start("start the scrub"))?;
     let signal = loop {
         match signals.hear().map_err(start("wait for signals"))? {
-            Heard::Reload => in_force.reload(&config, &meter),
+            Heard::Reload => in_force.read_anew(&config, &meter),
             Heard::Stop(signal) => break signal,
         }
     };

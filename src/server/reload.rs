@@ -81,7 +81,7 @@ impl InForce {
 
     /// Reads all files and puts them in force together; the log says what came of it, and which other
     /// settings have been changed in vain.
-    pub(super) fn reload(&self, config: &Config, meter: &Meter) {
+    pub(super) fn read_anew(&self, config: &Config, meter: &Meter) {
         let (changed, Files { secrets, tokens }, terms) = match self.anew(config) {
             Ok(anew) => anew,
             Err(why) => {

@@ -18,14 +18,15 @@ use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, IsTerminal};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 use tracing::{Dispatch, dispatcher};
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::reload;
 
 /// Variables that hold a filter, the first one that is set wins.
 const FILTER_VARIABLES: [&str; 2] = [LOG_VARIABLE, "RUST_LOG"];
@@ -74,8 +75,29 @@ pub fn init(
     );
     let filter = filter(env)?;
     let (lines, written) = lines::start(io::stderr(), LOG_QUEUE_LINES).map_err(LogError::Thread)?;
-    dispatcher::set_global_default(dispatch(style, filter, lines))?;
+    let (dispatch, change) = dispatch(style, filter, lines);
+    dispatcher::set_global_default(dispatch)?;
+    // It was not set before, or the line above has failed.
+    let _ = CHANGE.set(change);
     Ok(written)
+}
+
+/// Exchanges the filter of the process's log.
+type Change = Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
+
+static CHANGE: OnceLock<Change> = OnceLock::new();
+
+/// Filters the process's log otherwise, as its variable would have it.
+///
+/// # Errors
+/// It is no filter, or there is no log.
+pub fn set_filter(filter: &str) -> Result<(), String> {
+    let parsed = EnvFilter::builder().parse(filter);
+    let parsed = parsed.map_err(|why| format!("not a log filter: {why}"))?;
+    let change = CHANGE.get().ok_or("there is no log")?;
+    change(parsed).map_err(|why| why.to_string())?;
+    tracing::info!(filter, "the log is filtered otherwise");
+    Ok(())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,7 +139,7 @@ fn filter(env: impl Fn(&str) -> Option<OsString>) -> Result<EnvFilter, LogError>
     }
 }
 
-fn dispatch<W>(style: Style, filter: EnvFilter, writer: W) -> Dispatch
+fn dispatch<W>(style: Style, filter: EnvFilter, writer: W) -> (Dispatch, Change)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -127,15 +149,23 @@ where
         .log_internal_errors(false)
         .with_writer(writer);
     match style {
-        Style::Human { colour } => Dispatch::new(builder.with_ansi(colour).finish()),
-        Style::Json => Dispatch::new(
-            builder
+        Style::Human { colour } => {
+            let builder = builder.with_ansi(colour).with_filter_reloading();
+            let handle = builder.reload_handle();
+            let change = Box::new(move |filter| handle.reload(filter));
+            (Dispatch::new(builder.finish()), change)
+        }
+        Style::Json => {
+            let builder = builder
                 .json()
                 .flatten_event(true)
                 .with_current_span(false)
                 .with_span_list(false)
-                .finish(),
-        ),
+                .with_filter_reloading();
+            let handle = builder.reload_handle();
+            let change = Box::new(move |filter| handle.reload(filter));
+            (Dispatch::new(builder.finish()), change)
+        }
     }
 }
 
@@ -396,7 +426,7 @@ mod tests {
 
     fn in_memory(style: Style) -> (Memory, Dispatch) {
         let memory = Memory::default();
-        let dispatch = dispatch(style, filter(none).unwrap(), memory.clone());
+        let (dispatch, _) = dispatch(style, filter(none).unwrap(), memory.clone());
         (memory, dispatch)
     }
 
@@ -454,7 +484,7 @@ mod tests {
     fn what_was_pushed_is_written_without_being_asked_to_finish() {
         let (sender, receiver): (Sender<()>, Receiver<()>) = mpsc::channel();
         let told = move || Telling(sender.clone());
-        let dispatch = dispatch(Style::Json, filter(none).unwrap(), told);
+        let (dispatch, _) = dispatch(Style::Json, filter(none).unwrap(), told);
         let metrics = Metrics::new(1);
         dispatcher::with_default(&dispatch, || {
             let thread = RequestLogThread::start().unwrap();
@@ -598,7 +628,7 @@ mod tests {
     fn a_filter_hides_request_lines_by_name() {
         let memory = Memory::default();
         let env = |name: &str| (name == "TARPON_LOG").then(|| "info,tarpon::request=off".into());
-        let dispatch = dispatch(Style::Json, filter(env).unwrap(), memory.clone());
+        let (dispatch, _) = dispatch(Style::Json, filter(env).unwrap(), memory.clone());
         dispatcher::with_default(&dispatch, || {
             record(200).emit();
             tracing::info!("started");

@@ -16,13 +16,13 @@ use super::support::{git, repos, wait};
 use super::{expect_clone, finish, new_lab, small_lab};
 
 /// Some tokens and the server's file of them.
-struct Tokens {
-    read: Token,
-    metrics: Token,
-    admin: Token,
+pub(super) struct Tokens {
+    pub read: Token,
+    pub metrics: Token,
+    pub admin: Token,
     /// One that the file does not know.
-    foreign: Token,
-    file: PathBuf,
+    pub foreign: Token,
+    pub file: PathBuf,
 }
 
 fn token(name: &str, flags: &[&str]) -> Token {
@@ -30,7 +30,7 @@ fn token(name: &str, flags: &[&str]) -> Token {
 }
 
 impl Tokens {
-    fn new(lab: &Lab) -> Tokens {
+    pub fn new(lab: &Lab) -> Tokens {
         let tokens = Tokens {
             read: token("farm", &[]),
             metrics: token("prometheus", &["--metrics"]),
@@ -68,11 +68,13 @@ fn target(row: &Row, host: &str, name: &str) -> String {
     let query = match row.endpoint {
         Endpoint::Bundle => format!("?base={}", "a".repeat(40)),
         Endpoint::InfoRefs => "?service=git-upload-pack".into(),
+        Endpoint::LogFilter => "?filter=info".into(),
         _ => String::new(),
     };
     match row.at {
         At::Server { path, .. } => format!("{path}{query}"),
         At::Repository { end, .. } => format!("/git/{host}/{name}{end}{query}"),
+        At::Admin { end, .. } => format!("/admin/git/{host}/{name}{end}"),
     }
 }
 
@@ -119,7 +121,7 @@ fn strangers(tokens: &Tokens) -> Vec<(Vec<String>, u16)> {
 }
 
 /// A server with `small` in its cache that asks for a token, and `cold`, which nobody has asked for.
-fn matrix_lab() -> (Lab, Tokens, Server) {
+pub(super) fn matrix_lab() -> (Lab, Tokens, Server) {
     let lab = small_lab();
     lab.generate("cold", repos::Shape::ManySmall, 100_000);
     let tokens = Tokens::new(&lab);
@@ -209,10 +211,10 @@ fn each_route_asks_for_what_its_row_says() {
         let foreign = tokens.foreign.bearer();
         let foreign = ask(&server, method, &target(row, "test", "small"), &[&foreign]).head;
         let expected = match row.need {
-            Need::Read => (401, 404),
+            Need::Read | Need::Names | Need::Admin => (401, 404),
             Need::Signature => (401, 401),
             Need::Nothing => (200, 200),
-            Need::Names => (200, 404),
+            Need::Counts => (200, 404),
         };
         assert_eq!(
             (unnamed.status, foreign.status),

@@ -5,10 +5,12 @@
 mod support;
 
 mod access;
+mod admin;
 mod annex;
 mod builds;
 mod bundle;
 mod cachew;
+mod caching_proxy;
 mod children;
 mod cold_waits;
 mod crowds;

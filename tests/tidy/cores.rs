@@ -87,7 +87,7 @@ const WAITING: [Named; 50] = [
     ),
     (
         "src/server/reload.rs",
-        "InForce::reload",
+        "InForce::read_anew",
         "the main thread, between signals",
     ),
     (

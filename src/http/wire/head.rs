@@ -126,6 +126,10 @@ pub struct RequestHead<'a> {
     pub authorization: Option<Unshown<'a>>,
     /// `Tarpon-Authorization`: what is meant for this server where the other is an upstream's
     pub tarpon_authorization: Option<Unshown<'a>>,
+    /// `Host`
+    pub host: Option<&'a [u8]>,
+    /// `Origin`: the page of a browser that asks
+    pub origin: Option<&'a [u8]>,
     /// `Tarpon-Corrupt`: the tag of an archive that the client found damaged
     pub corrupt: Option<&'a [u8]>,
 }
@@ -272,6 +276,7 @@ struct Fields<'a> {
     hook: HookFields<'a>,
     authorization: Option<&'a [u8]>,
     tarpon_authorization: Option<&'a [u8]>,
+    origin: Option<&'a [u8]>,
     corrupt: Option<&'a [u8]>,
 }
 
@@ -328,6 +333,7 @@ impl<'a> Fields<'a> {
             b"x-forwarded-for" => also(&mut self.forwarded_for, value),
             b"authorization" => once(&mut self.authorization, value, REPEATED),
             b"tarpon-authorization" => once(&mut self.tarpon_authorization, value, REPEATED),
+            b"origin" => once(&mut self.origin, value, REPEATED),
             b"tarpon-corrupt" => once(&mut self.corrupt, value, REPEATED),
             other => {
                 self.hook.take(other, value);
@@ -375,6 +381,8 @@ impl<'a> Fields<'a> {
             hook: self.hook,
             authorization: self.authorization.map(Unshown),
             tarpon_authorization: self.tarpon_authorization.map(Unshown),
+            host: self.host,
+            origin: self.origin,
             corrupt: self.corrupt,
         })
     }

@@ -34,6 +34,7 @@ pub fn route(method: Method, target: &str) -> Result<Route<'_>, Reject> {
         return Err(DOTS);
     }
     let below = path.strip_prefix("/git/");
+    let admin = path.strip_prefix("/admin/git/");
     for row in TABLE {
         match row.at {
             At::Server { path: own, make } if path == own => {
@@ -47,6 +48,13 @@ pub fn route(method: Method, target: &str) -> Result<Route<'_>, Reject> {
                     let repo = RepoRef::read(repo)?;
                     allow(method, row.methods)?;
                     return make(repo, query);
+                }
+            }
+            At::Admin { end, wish } => {
+                if let Some(repo) = admin.and_then(|below| below.strip_suffix(end)) {
+                    let repo = RepoRef::read(repo)?;
+                    allow(method, row.methods)?;
+                    return Ok(Route::Wish(repo, wish));
                 }
             }
             At::Server { .. } => {}
@@ -113,11 +121,13 @@ mod tests {
         let query = match row.endpoint {
             Endpoint::Bundle => format!("?base={}", "a".repeat(40)),
             Endpoint::InfoRefs => "?service=git-upload-pack".into(),
+            Endpoint::LogFilter => "?filter=info".into(),
             _ => String::new(),
         };
         match row.at {
             At::Server { path, .. } => format!("{path}{query}"),
             At::Repository { end, .. } => format!("/git/host/a/b{end}{query}"),
+            At::Admin { end, .. } => format!("/admin/git/host/a/b{end}"),
         }
     }
 
@@ -131,7 +141,7 @@ mod tests {
                     Ok(route) => {
                         assert!(row.methods.contains(method), "{method:?} {target}");
                         assert_eq!(route.endpoint(), row.endpoint, "{target}");
-                        let is_of_repository = matches!(row.at, At::Repository { .. });
+                        let is_of_repository = !matches!(row.at, At::Server { .. });
                         assert_eq!(route.repo().is_some(), is_of_repository, "{target}");
                     }
                     Err(reject) => {

@@ -16,6 +16,10 @@ const BASE: Reject = Reject::new(
     400,
     "send base=HASH once, with all 40 or 64 hex digits of a commit",
 );
+const FILTER: Reject = Reject::new(
+    400,
+    "send filter=FILTER once, as TARPON_LOG has it, such as info or tarpon=debug",
+);
 const SERVICE: Reject = Reject::new(
     400,
     "only git's smart protocol is served; add ?service=git-upload-pack once",
@@ -58,6 +62,23 @@ pub enum Route<'a> {
     Readiness,
     /// Of [`Endpoint::Metrics`]
     Metrics,
+    /// Of [`Endpoint::ServerStatus`]
+    ServerStatus,
+    /// Of [`Endpoint::LogFilter`]
+    LogFilter(&'a str),
+    /// Of [`Endpoint::Prewarm`], [`Endpoint::Refetch`] and [`Endpoint::Drop`]
+    Wish(RepoRef<'a>, Wish),
+}
+
+/// What who runs the server wants done with a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Mirror it, and build what a plain request gets.
+    Prewarm,
+    /// Clone its mirror anew.
+    Refetch,
+    /// Remove all that there is of it.
+    Drop,
 }
 
 impl<'a> Route<'a> {
@@ -75,6 +96,11 @@ impl<'a> Route<'a> {
             Route::Liveness => Endpoint::Liveness,
             Route::Readiness => Endpoint::Readiness,
             Route::Metrics => Endpoint::Metrics,
+            Route::ServerStatus => Endpoint::ServerStatus,
+            Route::LogFilter(_) => Endpoint::LogFilter,
+            Route::Wish(_, Wish::Prewarm) => Endpoint::Prewarm,
+            Route::Wish(_, Wish::Refetch) => Endpoint::Refetch,
+            Route::Wish(_, Wish::Drop) => Endpoint::Drop,
         }
     }
 
@@ -86,9 +112,14 @@ impl<'a> Route<'a> {
             | Route::EnsureRefs(repo)
             | Route::InfoRefs(repo)
             | Route::UploadPack(repo)
-            | Route::Status(repo) => Some(*repo),
+            | Route::Status(repo)
+            | Route::Wish(repo, _) => Some(*repo),
             Route::Webhook(repo) => *repo,
-            Route::Liveness | Route::Readiness | Route::Metrics => None,
+            Route::Liveness
+            | Route::Readiness
+            | Route::Metrics
+            | Route::ServerStatus
+            | Route::LogFilter(_) => None,
         }
     }
 
@@ -109,6 +140,13 @@ pub enum At {
         path: &'static str,
         /// Reads the query.
         make: for<'a> fn(&'a str) -> Result<Route<'a>, Reject>,
+    },
+    /// Below `/admin/git/{host}/{path}`.
+    Admin {
+        /// How the path ends.
+        end: &'static str,
+        /// What is wanted.
+        wish: Wish,
     },
     /// Below `/git/{host}/{path}`.
     Repository {
@@ -162,6 +200,8 @@ pub enum Reads {
     Content,
     /// What the server has of one repository, and how it fares.
     State,
+    /// Names of all repositories, and how they fare.
+    Names,
     /// Nothing: it hears what others say.
     Nothing,
 }
@@ -176,7 +216,11 @@ pub enum Need {
     /// Who signs the body with a secret of the host: its endpoint sees to that.
     Signature,
     /// Whoever reaches the server; names of repositories only who may have them.
+    Counts,
+    /// Who may have the names of all repositories.
     Names,
+    /// Who runs the server.
+    Admin,
 }
 
 /// Who may keep an answer on the way, and for how long, where it is no refusal: those nobody keeps.
@@ -323,7 +367,47 @@ table! {
         at: At::Server { path: "/metrics", make: |_| Ok(Route::Metrics) },
         methods: Methods::GetHead,
         reads: Reads::Counts,
+        need: Need::Counts,
+        kept: Kept::Never,
+    }
+    /// `GET`, `HEAD /status`
+    ServerStatus {
+        at: At::Server { path: "/status", make: |_| Ok(Route::ServerStatus) },
+        methods: Methods::GetHead,
+        reads: Reads::Names,
         need: Need::Names,
+        kept: Kept::Never,
+    }
+    /// `POST /admin/log?filter=FILTER`
+    LogFilter {
+        at: At::Server { path: "/admin/log", make: log_filter },
+        methods: Methods::Post,
+        reads: Reads::Nothing,
+        need: Need::Admin,
+        kept: Kept::Never,
+    }
+    /// `POST /admin/git/{host}/{path}/prewarm`
+    Prewarm {
+        at: At::Admin { end: "/prewarm", wish: Wish::Prewarm },
+        methods: Methods::Post,
+        reads: Reads::Nothing,
+        need: Need::Admin,
+        kept: Kept::Never,
+    }
+    /// `POST /admin/git/{host}/{path}/refetch`
+    Refetch {
+        at: At::Admin { end: "/refetch", wish: Wish::Refetch },
+        methods: Methods::Post,
+        reads: Reads::Nothing,
+        need: Need::Admin,
+        kept: Kept::Never,
+    }
+    /// `POST /admin/git/{host}/{path}/drop`
+    Drop {
+        at: At::Admin { end: "/drop", wish: Wish::Drop },
+        methods: Methods::Post,
+        reads: Reads::Nothing,
+        need: Need::Admin,
         kept: Kept::Never,
     }
 }
@@ -335,6 +419,12 @@ fn bundle<'a>(repo: RepoRef<'a>, query: &'a str) -> Result<Route<'a>, Reject> {
         true => Ok(Route::Bundle { repo, base }),
         false => Err(BASE),
     }
+}
+
+fn log_filter(query: &str) -> Result<Route<'_>, Reject> {
+    parameter(query, "filter")
+        .map(Route::LogFilter)
+        .ok_or(FILTER)
 }
 
 fn info_refs<'a>(repo: RepoRef<'a>, query: &'a str) -> Result<Route<'a>, Reject> {
@@ -370,9 +460,12 @@ mod tests {
                     assert_eq!(row.need, Need::Read, "{:?}", row.endpoint);
                     assert!(is_of_repository, "{:?}", row.endpoint);
                 }
-                Reads::Counts | Reads::Process | Reads::Nothing => {
+                Reads::Counts | Reads::Process | Reads::Names | Reads::Nothing => {
                     assert_ne!(row.need, Need::Read, "{:?}", row.endpoint);
                     assert_eq!(row.kept, Kept::Never, "{:?}", row.endpoint);
+                    let is_admin = matches!(row.at, At::Admin { .. });
+                    assert!(!is_admin || row.need == Need::Admin, "{:?}", row.endpoint);
+                    assert!(row.reads != Reads::Names || row.need == Need::Names);
                 }
             }
         }

@@ -11,6 +11,8 @@ pub enum Why {
     Full,
     /// Too little is free.
     Floor,
+    /// Who runs the server wants it gone.
+    Asked,
 }
 
 impl Why {
@@ -22,6 +24,7 @@ impl Why {
             Why::Count => "count",
             Why::Full => "full",
             Why::Floor => "floor",
+            Why::Asked => "asked",
         }
     }
 }

@@ -1,0 +1,160 @@
+//! What runs the server: by its own socket, or with a token.
+
+use std::process::Command;
+
+use super::access::Tokens;
+use super::support::client::Response;
+use super::support::lab;
+use super::support::server::Server;
+use super::support::wait;
+use super::{hit, small_lab};
+
+fn post(server: &Server, target: &str, fields: &[&str]) -> Response {
+    super::support::client::post(server.address(), target, fields, b"")
+}
+
+/// Status and body of what curl is answered by way of a socket file.
+fn by_socket(socket: &str, arguments: &[&str], target: &str) -> (String, String) {
+    let output = Command::new("curl")
+        .args(["-sS", "--unix-socket", socket, "-w", "\n%{http_code}"])
+        .args(arguments)
+        .arg(format!("http://server{target}"))
+        .output()
+        .unwrap_or_else(|e| panic!("curl: {e}"));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (body, status) = said.rsplit_once('\n').unwrap_or_default();
+    (status.to_owned(), body.to_owned())
+}
+
+#[test]
+fn who_runs_the_server_has_a_repository_made_fetched_and_dropped() {
+    let lab = small_lab();
+    let tokens = Tokens::new(&lab);
+    let file = tokens.file.to_string_lossy();
+    let server = lab.settings().with(&["--tokens", &file]).start();
+    let admin = tokens.admin.bearer();
+    let of = |wish: &str| format!("/admin/git/test/small/{wish}");
+    let cached = || server.fetch("HEAD", &lab::target("small"), &[]).head.status;
+    let cloned = || {
+        let complete = [("result", "complete")];
+        server.metrics().count("tarpon_clones_total", &complete)
+    };
+    for (credential, status) in [
+        (None, 401),
+        (Some(tokens.read.bearer()), 404),
+        (Some(tokens.metrics.bearer()), 404),
+        (Some(tokens.foreign.bearer()), 404),
+    ] {
+        let fields: Vec<&str> = credential.iter().map(String::as_str).collect();
+        for target in [
+            of("prewarm"),
+            of("refetch"),
+            of("drop"),
+            "/admin/log?filter=off".into(),
+        ] {
+            post(&server, &target, &fields).expect(status);
+        }
+    }
+    assert_eq!((cached(), cloned()), (404, 0));
+    post(&server, &of("drop"), &[&admin]).expect(404);
+    post(&server, &of("prewarm"), &[&admin]).expect(202);
+    wait::until_true("it is prewarmed", || cached() == 200);
+    assert_eq!(cloned(), 1);
+    post(&server, &of("refetch"), &[&admin]).expect(202);
+    wait::until_true("it is cloned anew", || cloned() == 2);
+    wait::until_true("it is dropped", || {
+        post(&server, &of("drop"), &[&admin]).head.status == 200
+    });
+    assert!(!lab.mirror("small").exists());
+    assert_eq!(cached(), 404);
+    hit(&server, "small");
+    post(&server, "/admin/git/elsewhere.example/a/prewarm", &[&admin]).expect(403);
+}
+
+#[test]
+fn the_log_is_filtered_otherwise() {
+    let lab = small_lab();
+    let tokens = Tokens::new(&lab);
+    let file = tokens.file.to_string_lossy();
+    let server = lab.settings().with(&["--tokens", &file]).start();
+    let admin = tokens.admin.bearer();
+    post(&server, "/admin/log?filter=a=b=c", &[&admin]).expect(400);
+    post(&server, "/admin/log", &[&admin]).expect(400);
+    post(&server, "/admin/log?filter=warn", &[&admin]).expect(200);
+    let lines = || server.log().matches("\"request\"").count();
+    post(&server, "/admin/log?filter=off", &[&admin]).expect(200);
+    let before = lines();
+    hit(&server, "small");
+    post(&server, "/admin/log?filter=info", &[&admin]).expect(200);
+    server.wait_logged("the log is filtered otherwise");
+    let snapshots = server.log().matches("snapshot.tar.zst").count();
+    assert!(snapshots == 0 && lines() <= before + 2, "{}", server.log());
+}
+
+/// The socket of `--admin-listen` gives the right, one of `--listen` does not.
+#[test]
+fn a_socket_of_its_own_is_who_runs_the_server() {
+    let lab = small_lab();
+    let (own, other) = (lab.scratch("admin"), lab.scratch("other"));
+    let (own, other) = (own.to_string_lossy(), other.to_string_lossy());
+    let listen = [
+        "--listen",
+        &format!("unix:{other}"),
+        "--admin-listen",
+        &format!("unix:{own}"),
+    ];
+    let server = lab.settings().with(&listen).start();
+    hit(&server, "small");
+    let (status, body) = by_socket(&own, &[], "/status");
+    assert_eq!(status, "200", "{body}");
+    let json: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(json["repositories"][0]["repository"], "test/small");
+    assert_eq!(json["repositories"][0]["state"], "ready");
+    let names = |socket: &str| {
+        by_socket(socket, &[], "/metrics")
+            .1
+            .contains("\"test/small\"")
+    };
+    assert!(names(&own) && !names(&other));
+    assert_eq!(by_socket(&other, &[], "/status").0, "401");
+    assert_eq!(
+        by_socket(&other, &["-X", "POST"], "/admin/git/test/small/drop").0,
+        "401"
+    );
+    server.get("/status").expect(401);
+    assert_eq!(
+        by_socket(&own, &["-X", "POST"], "/admin/git/test/small/prewarm").0,
+        "202"
+    );
+}
+
+#[test]
+fn a_page_of_another_site_has_nothing_done() {
+    let lab = small_lab();
+    let tokens = Tokens::new(&lab);
+    let file = tokens.file.to_string_lossy();
+    let server = lab.settings().with(&["--tokens", &file]).start();
+    hit(&server, "small");
+    let admin = tokens.admin.bearer();
+    let ensure = lab::endpoint("small", "ensure-refs");
+    for origin in [
+        "Origin: http://evil.example",
+        "Origin: null",
+        "Origin: http://test.evil",
+        "Origin: file://test",
+    ] {
+        post(&server, &ensure, &[origin]).expect(403);
+        post(&server, "/admin/log?filter=info", &[origin, &admin]).expect(403);
+        server
+            .fetch("GET", &lab::target("small"), &[origin])
+            .expect(200);
+    }
+    // The tests' client calls every server `test`.
+    post(&server, &ensure, &["Origin: https://TEST"]).expect(400);
+    post(
+        &server,
+        "/admin/log?filter=info",
+        &["Origin: http://test", &admin],
+    )
+    .expect(200);
+}
