@@ -101,7 +101,7 @@ impl Access {
         };
         let said = [
             (Rule::Open, "everybody who reaches the server reads"),
-            (Rule::Token, "who has a token reads"),
+            (Rule::Token, "who shows a token or a certificate reads"),
         ];
         let said = said.map(|(rule, who)| (hosts(rule), who));
         let said = said.iter().filter(|(hosts, _)| !hosts.is_empty());

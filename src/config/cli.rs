@@ -102,7 +102,8 @@ Examples:
 
 Signals:
   SIGHUP has a server without a controlling terminal read its files of secrets anew: tokens, webhook
-  secrets. All of them or, if one is wrong, none; the log says which. All else needs a restart.
+  secrets, certificates and keys. All of them or, if one is wrong, none; the log says which. All else
+  needs a restart.
 
 Exit codes:
   0  stopped by SIGTERM or SIGINT, or SIGHUP of its terminal
@@ -208,7 +209,7 @@ pub(super) struct ServeArgs {
     webhook_secrets: Option<OsString>,
 
     /// Who may read the repositories of a host; may be repeated. open: whoever reaches the server; token:
-    /// who has a token of --tokens. Without any all are open; with one, each host that is served must
+    /// who shows a token of --tokens or a client certificate. Without any all are open; with one, each host that is served must
     /// have its own
     #[arg(long, value_name = "HOST=open|token", help_heading = "Access")]
     access: Vec<OsString>,

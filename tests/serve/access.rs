@@ -634,7 +634,9 @@ fn what_is_not_said_is_no_start() {
         .with(&["--no-default-upstreams", "--access", "test=token"]);
     settings.listen = "0.0.0.0:0".into();
     let server = settings.start();
-    server.wait_logged("other machines reach this server: who has a token reads test");
+    server.wait_logged(
+        "other machines reach this server: who shows a token or a certificate reads test",
+    );
 }
 
 /// Helpers of git are named, and nothing that they are given.

@@ -311,6 +311,42 @@ fn curl_shows_a_certificate_or_none_but_no_wrong_one() {
     }
 }
 
+/// Who shows a certificate is somebody, as who shows a token is; he reads, and does not run the server.
+#[test]
+fn a_certificate_reads_where_a_token_does() {
+    let shown = Shown::new(small_lab());
+    let good = shown.authority.issue("good", &["runner-1.ci.example"], 2);
+    let ca = shown.authority.file.display().to_string();
+    let (server, address) = shown.both(&[
+        "--no-default-upstreams",
+        "--access",
+        "test=token",
+        "--tls-client-ca",
+        &ca,
+        "--tls-client-san",
+        "*.ci.example",
+    ]);
+    let [cert, key] = [&good.cert, &good.key].map(|path| path.display().to_string());
+    let curl = |own: &[&str], target: &str| {
+        let status = ["--write-out", "%{http_code}", "--output", "/dev/null"];
+        let output = shown.curl(address, &[own, &status].concat(), target);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let own = ["--cert", &*cert, "--key", &*key];
+    let target = lab::target("small");
+    assert_eq!(
+        (curl(&own, &target), curl(&[], &target)),
+        ("200".into(), "401".into())
+    );
+    for target in ["/status", "/metrics"] {
+        assert_eq!(curl(&own, target), curl(&[], target), "{target}");
+    }
+    let post = [&own[..], &["--request", "POST"]].concat();
+    assert_eq!(curl(&post, "/admin/git/test/small/drop"), "401");
+    // The plain listener beside it proves nothing.
+    server.get(&target).expect(401);
+}
+
 /// A hello of a client that knows no later version than 1.`minor - 1`.
 fn hello(minor: u8) -> Vec<u8> {
     let groups = [0, 10, 0, 4, 0, 2, 0, 0x17];
