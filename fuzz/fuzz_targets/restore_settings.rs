@@ -10,32 +10,31 @@
 use std::os::unix::ffi::OsStrExt;
 
 use libfuzzer_sys::fuzz_target;
-use tarpon::restore::layers::{Server, Users, base_target, scheme, shown};
+use tarpon::restore::layers::{Server, User, Users, base_target, find_in_netrc, scheme, shown};
 use tarpon_fuzz::Input;
 
 const SCHEMES: [&str; 5] = ["http", "https", "ssh", "git", "file"];
 const SCOPES: [&[u8]; 5] = [b"system", b"global", b"local", b"worktree", b"command"];
 
-/// Keys with what is said of a subsection, and who gets to see them: nobody, whoever talks to
-/// anybody, or whoever talks to the upstream.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// Keys with what is said of a subsection, and who gets to see them: nobody, or whoever talks to the
+/// upstream.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum For {
     Nobody,
     Upstream,
-    Both,
 }
 
 const KEYS: [(&str, Option<bool>, &str, For); 18] = [
-    ("credential", None, "helper", For::Both),
-    ("credential", Some(true), "username", For::Both),
-    ("http", None, "sslverify", For::Both),
-    ("http", Some(true), "extraheader", For::Both),
+    ("credential", None, "helper", For::Upstream),
+    ("credential", Some(true), "username", For::Upstream),
+    ("http", None, "sslverify", For::Upstream),
+    ("http", Some(true), "extraheader", For::Upstream),
     ("http", None, "followredirects", For::Nobody),
     ("http", Some(true), "followredirects", For::Nobody),
-    ("core", None, "sshcommand", For::Both),
-    ("core", None, "askpass", For::Both),
+    ("core", None, "sshcommand", For::Upstream),
+    ("core", None, "askpass", For::Upstream),
     ("core", Some(true), "askpass", For::Nobody),
-    ("ssh", None, "variant", For::Both),
+    ("ssh", None, "variant", For::Upstream),
     ("ssh", Some(true), "variant", For::Nobody),
     ("url", Some(true), "insteadof", For::Upstream),
     ("url", Some(true), "pushinsteadof", For::Nobody),
@@ -50,7 +49,7 @@ type Pair = (Vec<u8>, Vec<u8>);
 
 fuzz_target!(|data: &[u8]| {
     let any = Users::parse(data);
-    for (key, _) in environment(&any, None) {
+    for (key, _) in environment(&any, "https://host/path") {
         assert!(is_allowed(&key), "{}", key.escape_ascii());
     }
     let mut input = Input::new(data);
@@ -60,15 +59,10 @@ fuzz_target!(|data: &[u8]| {
     repository(&any, &text);
 });
 
-/// What git gets to see by the environment: of a step that asks the server, or an upstream at a URL.
-/// `None` there means that the URL is none.
-fn environment(users: &Users, url: Option<&str>) -> Vec<Pair> {
-    let settings = match url {
-        None => users.for_server(),
-        Some(url) => match users.for_upstream(url) {
-            Ok(settings) => settings,
-            Err(_) => return Vec::new(),
-        },
+/// What git gets to see by the environment, of a step that asks an upstream at a URL: nothing if that is none.
+fn environment(users: &Users, url: &str) -> Vec<Pair> {
+    let Ok(settings) = users.for_upstream(url) else {
+        return Vec::new();
     };
     assert!(SCHEMES.contains(&settings.scheme()));
     let variables = settings.environment();
@@ -107,7 +101,7 @@ fn is_allowed(key: &[u8]) -> bool {
 
 /// A list of git's comes back as what it was made from.
 fn made(input: &mut Input<'_>) {
-    let (mut listed, mut server, mut upstream) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut listed, mut upstream) = (Vec::new(), Vec::new());
     let without_nul =
         |text: &[u8]| -> Vec<u8> { text.iter().copied().filter(|byte| *byte != 0).collect() };
     for _ in 0..input.u8() % 8 {
@@ -133,21 +127,17 @@ fn made(input: &mut Input<'_>) {
         };
         listed.push(0);
         let is_users = matches!(SCOPES[scope], b"system" | b"global" | b"command");
-        if is_users && who >= For::Upstream {
-            upstream.push((key.clone(), value.clone()));
-            if who == For::Both {
-                server.push((key, value));
-            }
+        if is_users && who == For::Upstream {
+            upstream.push((key, value));
         }
     }
     let users = Users::parse(&listed);
-    assert_eq!(environment(&users, None), server);
     let url = "https://host/path";
     let real = rewritten(&upstream, url);
     match users.for_upstream(url) {
         Ok(settings) => {
             assert_eq!(Some(settings.scheme()), as_git_goes(&real), "{real:?}");
-            assert_eq!(environment(&users, Some(url)), upstream);
+            assert_eq!(environment(&users, url), upstream);
         }
         Err(_) => assert!(real != url, "nobody has said otherwise"),
     }
@@ -176,7 +166,7 @@ fn repository(users: &Users, url: &str) {
     if let Some(found) = scheme(url.as_bytes()) {
         assert_eq!(Some(found), as_git_goes(url), "{url:?}");
     }
-    for (key, _) in environment(users, Some(url)) {
+    for (key, _) in environment(users, url) {
         assert!(is_allowed(&key), "{}", key.escape_ascii());
     }
     // Whoever has a password in a URL has it behind his name.
@@ -242,7 +232,50 @@ fn of_the_line(text: &str) {
         };
         let is_plain = |b: u8| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b);
         assert!(server.authority.bytes().all(is_plain), "{server:?}");
-        assert!(text.trim_end_matches('/').ends_with(&server.authority));
+        let behind = format!("{}{}", server.authority, server.prefix);
+        assert!(text.trim_end_matches('/').ends_with(&behind), "{server:?}");
         assert!(server.address.starts_with(&server.authority) && server.address.contains(':'));
+        let is_path = server
+            .prefix
+            .split('/')
+            .skip(1)
+            .all(|part| !matches!(part, "" | "." | ".."));
+        assert!(
+            is_path && !server.prefix.contains(['?', '#', '%', '\\', ' ']),
+            "{server:?}"
+        );
+        no_control(server.user.as_ref());
+    }
+    follow(text);
+    for name in [None, Some("u")] {
+        let found = find_in_netrc(text, "host", name);
+        no_control(found.as_ref());
+        assert!(found.is_none_or(|user| name.is_none_or(|name| name == user.name)));
+    }
+}
+
+/// Who asks goes into a line of a request, and into lines for git's helpers.
+fn no_control(user: Option<&User>) {
+    let Some(user) = user else {
+        return;
+    };
+    assert!(!user.name.contains(char::is_control));
+    let password = user.password.as_ref();
+    assert!(password.is_none_or(|password| !password.text().contains(char::is_control)));
+}
+
+/// A redirect stays where it is, and is a target.
+fn follow(location: &str) {
+    let server = Server::parse("https://host/prefix").expect("a server");
+    let Some(target) = server.follow(location) else {
+        return;
+    };
+    assert!(target.starts_with('/') && target.bytes().all(|b| b.is_ascii_graphic()));
+    if !location.starts_with('/') || location.starts_with("//") {
+        let lower = location.to_ascii_lowercase();
+        let starts = ["//host", "https://host"]
+            .iter()
+            .any(|own| lower.starts_with(own));
+        assert!(starts, "{location:?}");
     }
 }

@@ -10,6 +10,8 @@ use std::ffi::{OsStr, OsString};
 
 /// Names `serve`'s configuration file.
 pub(super) const CONFIG_VARIABLE: &str = "TARPON_CONFIG";
+/// What brings a restore its token.
+pub const TOKEN_VARIABLE: &str = "TARPON_TOKEN";
 /// Filters the log.
 pub const LOG_VARIABLE: &str = "TARPON_LOG";
 
@@ -119,10 +121,15 @@ Examples:
 
 The directory appears whole or not at all; if it fails, what is there stays as it is.
 
+Who asks:
+  A server that wants to know it is told what --server has (https://USER:PASSWORD@HOST), else the token in
+  TARPON_TOKEN, else what .netrc or git's credential helpers have for the server's URL of the repository.
+  Nothing of it goes to any other host, or over plain http to any other machine.
+
 Exit codes:
   0    restored
   1    wrong command line, or a directory that is not empty or has what must not be lost
-  2    the server has no such repository, or does not give it
+  2    the server has no such repository, or does not give it to whoever asks
   3    the server cannot be reached, fails, or breaks off again and again
   4    the disk: full, not writable, failing; or more is to be written than --size-limit allows
   5    the archive is corrupt or holds what must not be written; the message names it
@@ -381,7 +388,12 @@ pub(super) fn other_variables() -> Vec<String> {
         .get_subcommands()
         .flat_map(|sub| sub.get_arguments());
     let read_by_clap = arguments.filter_map(|arg| arg.get_env()?.to_str());
-    let others = [CONFIG_VARIABLE, LOG_VARIABLE, faults::VARIABLE];
+    let others = [
+        CONFIG_VARIABLE,
+        LOG_VARIABLE,
+        TOKEN_VARIABLE,
+        faults::VARIABLE,
+    ];
     read_by_clap.chain(others).map(ToOwned::to_owned).collect()
 }
 

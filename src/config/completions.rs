@@ -42,7 +42,7 @@ fn offered(arg: Arg) -> Arg {
     match arg.get_id().as_str() {
         "state" | "dir" => arg.value_hint(ValueHint::DirPath),
         "config" | "webhook_secrets" | "tokens" | "tls_cert" | "tls_key" | "tls_client_ca"
-        | "tls_client_crl" => arg.value_hint(ValueHint::FilePath),
+        | "tls_client_crl" | "cacert" | "cert" | "key" => arg.value_hint(ValueHint::FilePath),
         "repo_url" => arg.value_hint(ValueHint::Url),
         "log_format" => arg.value_parser(["auto", "human", "json"]),
         "io_driver" => arg.value_parser(["auto", "uring", "epoll"]),

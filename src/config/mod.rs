@@ -21,7 +21,7 @@ mod upstreams;
 mod value;
 
 pub use access::{Access, Rule};
-pub use cli::{LOG_VARIABLE, completions, man};
+pub use cli::{LOG_VARIABLE, TOKEN_VARIABLE, completions, man};
 pub use error::{ConfigError, MISUSED_CODE, Origin};
 pub use listen::{At, ClientFiles, Listen, Listeners, Pair, TlsFiles};
 pub use pattern::Pattern;

@@ -17,7 +17,8 @@ pub struct RestoreArgs {
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
 
-    /// Where tarpon listens [default: http://127.0.0.1:8080]
+    /// Where tarpon listens, as https://HOST or http://HOST:PORT, with the path that a proxy has it below
+    /// [default: http://127.0.0.1:8080]
     #[arg(
         long,
         value_name = "URL",
@@ -27,6 +28,46 @@ pub struct RestoreArgs {
         hide_default_value = true
     )]
     pub server: String,
+
+    /// Believe only a server whose certificate leads to one of this file (PEM) [default: those of the system]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TARPON_CACERT",
+        hide_env_values = true,
+        help_heading = "Who asks"
+    )]
+    pub cacert: Option<PathBuf>,
+
+    /// Show the server this certificate, with those that it leads to (PEM)
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TARPON_CERT",
+        hide_env_values = true,
+        help_heading = "Who asks"
+    )]
+    pub cert: Option<PathBuf>,
+
+    /// Its key (PEM, without a passphrase), if that is in another file
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TARPON_KEY",
+        hide_env_values = true,
+        requires = "cert",
+        help_heading = "Who asks"
+    )]
+    pub key: Option<PathBuf>,
+
+    /// Send the server the credential that git would have for REPO_URL, with which it asks there whether you may
+    /// read it
+    #[arg(long, help_heading = "Who asks")]
+    pub send_upstream_credential: bool,
+
+    /// Send credentials also over plain http, where others can read along, and to more than this machine
+    #[arg(long, help_heading = "Who asks")]
+    pub insecure_credentials: bool,
 
     /// Check out this branch, or this tag or other ref (detached), or fail; with a commit that one, as
     /// this branch, whatever the branch is upstream by now

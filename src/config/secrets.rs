@@ -4,14 +4,26 @@ use std::fmt;
 use std::io::{self, Read};
 use std::path::Path;
 
+use zeroize::Zeroizing;
+
 use super::Upstreams;
 use crate::limits::{CONFIG_FILE_MAX_BYTES, SECRET_BYTES_MAX, SECRETS_MAX};
 
-/// A secret, which no log shows.
+/// A secret, which no log shows, and of which nothing is left in memory when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct Secret(Zeroizing<String>);
 
 impl Secret {
+    /// Takes it from where it was.
+    pub fn new(text: String) -> Secret {
+        Secret(Zeroizing::new(text))
+    }
+
+    /// What it says.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
     /// Its bytes.
     pub fn bytes(&self) -> &[u8] {
         self.0.as_bytes()
@@ -36,7 +48,7 @@ impl Secrets {
     /// # Errors
     /// Those of the file, and what is wrong with which line; never a secret.
     pub fn read(path: &Path, upstreams: &Upstreams) -> io::Result<Secrets> {
-        let mut text = String::new();
+        let mut text = Zeroizing::new(String::new());
         let file = std::fs::File::open(path)?;
         let bytes = file
             .take(CONFIG_FILE_MAX_BYTES + 1)
@@ -66,7 +78,7 @@ impl Secrets {
             if secret.len() > SECRET_BYTES_MAX {
                 return Err(wrong("the secret is too long"));
             }
-            known.push((host.to_owned(), Secret(secret.to_owned())));
+            known.push((host.to_owned(), Secret::new(secret.to_owned())));
             if known.len() > SECRETS_MAX {
                 return Err(wrong(&format!("more than {SECRETS_MAX} secrets")));
             }
@@ -94,7 +106,7 @@ mod tests {
         let secrets = Secrets::parse(text, &upstreams).unwrap();
         let of = |host| -> Vec<String> {
             let of = secrets.of(host);
-            of.map(|(host, secret)| format!("{host} {}", secret.0))
+            of.map(|(host, secret)| format!("{host} {}", secret.text()))
                 .collect()
         };
         assert_eq!(

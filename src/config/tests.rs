@@ -534,6 +534,10 @@ fn help_tells_a_newcomer_what_to_do() {
         "<REPO_URL> <DIR>",
         "--server <URL>",
         "TARPON_SERVER",
+        "TARPON_TOKEN",
+        "Who asks: --cacert <FILE>",
+        "--send-upstream-credential",
+        "--insecure-credentials",
         "Examples:",
     ] {
         assert!(restore.contains(phrase), "{phrase:?} in:\n{restore}");

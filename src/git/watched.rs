@@ -31,6 +31,16 @@ impl Said {
         Ok(Said { out, errors })
     }
 
+    /// The same in memory, for what no disk may see.
+    pub(crate) fn in_memory(command: &mut Command) -> io::Result<Said> {
+        let file = || -> io::Result<File> {
+            Ok(rustix::fs::memfd_create("said", rustix::fs::MemfdFlags::CLOEXEC)?.into())
+        };
+        let (out, errors) = (file()?, file()?);
+        command.stdout(out.try_clone()?).stderr(errors.try_clone()?);
+        Ok(Said { out, errors })
+    }
+
     /// The longer one of both.
     pub(crate) fn len_bytes(&self) -> io::Result<u64> {
         Ok(self
@@ -42,7 +52,9 @@ impl Said {
 
     /// All of its standard output.
     pub(crate) fn output(&mut self) -> io::Result<Vec<u8>> {
-        let mut text = Vec::new();
+        // In one piece, so that a secret leaves no other behind.
+        let len = usize::try_from(self.out.metadata()?.len()).unwrap_or_default();
+        let mut text = Vec::with_capacity(len + 1);
         self.out.rewind()?;
         self.out.read_to_end(&mut text)?;
         Ok(text)

@@ -101,6 +101,18 @@ pub const DOWNLOAD_RETRY_MS: u64 = 100;
 pub const RESTARTS_MAX: u32 = 2;
 /// How long a connection may take to be made, whatever number of addresses the server has.
 pub const CONNECT_TIMEOUT_MS: u64 = 10_000;
+/// Times that a server may send a request to another place of its own.
+pub const RESTORE_REDIRECTS_MAX: u32 = 5;
+/// Bytes of TLS that are taken from a connection at a time.
+pub const TLS_READ_BYTES: usize = 64 << 10;
+/// Largest file of certificates or of a key: a system's roots take 220 KB.
+pub const PEM_BYTES_MAX: u64 = 4 << 20;
+/// Largest `.netrc` that is read.
+pub const NETRC_BYTES_MAX: u64 = 1 << 20;
+/// Most that helpers of git's may say of a credential, and how long they may take: some ask elsewhere.
+pub const HELPERS_SAY_BYTES_MAX: u64 = 64 << 10;
+/// See [`HELPERS_SAY_BYTES_MAX`].
+pub const HELPERS_LIMIT_MS: u64 = MINUTE_MS;
 /// How long a server may bring nothing of an archive unless it is told otherwise: it may have to clone
 /// first, and by default gives that as long.
 pub const WAIT_DEFAULT_MS: u64 = CLONE_TIMEOUT_DEFAULT_MS;

@@ -10,6 +10,7 @@ use super::error::RestoreError;
 use super::http::Conn;
 use super::link::Link;
 use super::quota::Quota;
+use super::request::Request;
 use crate::limits::{BUNDLE_HEADER_BYTES_MAX, STREAM_READ_BYTES};
 
 fn wrong(why: impl std::fmt::Display) -> RestoreError {
@@ -23,12 +24,11 @@ pub(super) fn download(
     target: &str,
     into: &Path,
 ) -> Result<(), RestoreError> {
-    let mut conn = Conn::open(link.server, link.stop, link.stall).map_err(wrong)?;
-    let limit = link.wait;
-    let answer = conn.ask("GET", target, &[], b"", limit).map_err(wrong)?;
+    let mut conn = Conn::open(link).map_err(wrong)?;
+    let answer = conn.ask(&Request::get(target, &[]), link.wait);
+    let answer = answer.map_err(wrong)?;
     if answer.status != 200 {
-        let text = conn.read_text().unwrap_or_default();
-        return Err(RestoreError::Server(format!("{}: {text}", answer.status)));
+        return Err(conn.refused(&answer));
     }
     let disk = |e| RestoreError::disk("write", into, e);
     let mut file = File::create_new(into).map_err(disk)?;

@@ -71,6 +71,8 @@ pub(super) struct Download<'a> {
     pub target: String,
     /// Which archive that is; without it what breaks cannot be resumed.
     pub etag: Option<String>,
+    /// Whether nothing but the archive itself says where its first answer ends.
+    pub ends_itself: bool,
     window_bytes: u64,
     budget: Arc<Budget>,
     state: Mutex<State>,
@@ -99,6 +101,7 @@ impl<'a> Download<'a> {
             link,
             target,
             etag,
+            ends_itself: false,
             window_bytes: link.connections as u64 * SEGMENTS_AHEAD * SEGMENT_BYTES,
             budget: Budget::new(RECEIVED_BYTES_MAX),
             state: Mutex::new(state),
@@ -336,6 +339,7 @@ impl Drop for Closes<'_, '_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::login::{Given, Login};
     use super::super::progress::Progress;
     use super::super::stop::Stop;
     use super::super::url::Server;
@@ -346,8 +350,12 @@ mod tests {
     fn attempt(total: Option<u64>, check: impl FnOnce(&Download<'_>)) {
         let (stop, progress, corrupt) = (Stop::default(), Progress::default(), OnceLock::new());
         let server = Server::parse("http://127.0.0.1:9").unwrap();
+        let login = Login::new(&server, Given::default()).unwrap();
         let link = Link {
             server: &server,
+            place: "/git/x/y",
+            tls: None,
+            login: &login,
             stop: &stop,
             progress: &progress,
             connections: 2,

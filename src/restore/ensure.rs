@@ -7,8 +7,9 @@ use gix::bstr::ByteSlice;
 use super::error::RestoreError;
 use super::gaps::Gaps;
 use super::http::Conn;
-use super::link::{Link, refusal};
+use super::link::Link;
 use super::moment::{Found, Moment};
+use super::request::Request;
 use super::wanted::{Checkout, Named, Wanted};
 use crate::limits::SMALL_ANSWER_BYTES_MAX;
 use crate::refs::Head;
@@ -62,23 +63,24 @@ fn ask(
 ) -> Result<Ensured, RestoreError> {
     let server = |e: std::io::Error| RestoreError::Server(format!("ensure-refs: {e}"));
     let body = serde_json::json!({ "refs": refs, "commits": commits }).to_string();
-    let conn = Conn::open(link.server, link.stop, link.stall).map_err(server)?;
+    let conn = Conn::open(link).map_err(server)?;
     let mut conn = conn.heed(link.progress.signs());
     let target = format!("{base}/ensure-refs");
     let fields = [("Content-Type", "application/json")];
-    let limit = link.wait;
-    let answer = conn
-        .ask("POST", &target, &fields, body.as_bytes(), limit)
-        .map_err(server)?;
+    let request = Request::post(&target, &fields, body.as_bytes());
+    let answer = conn.ask(&request, link.wait).map_err(server)?;
+    if (300..400).contains(&answer.status) {
+        return Err(conn.refused(&answer));
+    }
     let (text, ended) = read(&mut conn, link)?;
     if let Err(e) = ended {
-        return Err(told(&text).unwrap_or_else(|| server(e)));
+        return Err(told(link, &text).unwrap_or_else(|| server(e)));
     }
     match answer.status {
         200 => serde_json::from_str(&text)
             .map_err(|e| RestoreError::Server(format!("ensure-refs: {e}: {text}"))),
         400 => Err(RestoreError::Usage(text)),
-        status => Err(refusal(status, &text)),
+        status => Err(link.refusal(status, &text)),
     }
 }
 
@@ -112,9 +114,9 @@ fn read(
 }
 
 /// Why an answer that had begun broke off, where the server says so.
-fn told(text: &str) -> Option<RestoreError> {
+fn told(link: Link<'_>, text: &str) -> Option<RestoreError> {
     let (status, message) = text.split_once(": ")?;
-    Some(refusal(status.parse().ok()?, message))
+    Some(link.refusal(status.parse().ok()?, message))
 }
 
 /// What `wanted` has checked out, by the refs of one moment.

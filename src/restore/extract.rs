@@ -235,11 +235,18 @@ impl Line<'_> {
             self.check_end(cutter.position())?;
         }
         self.shared.progress.downloaded();
-        cutter.finish()?;
+        let cut_off = |error| match error {
+            RestoreError::Corrupt { offset, .. } if download.ends_itself => {
+                let what = "the answer has no length, and the archive does not end where it ends";
+                RestoreError::Server(format!("{what}: at byte {offset}"))
+            }
+            error => error,
+        };
+        cutter.finish().map_err(cut_off)?;
         self.parse_all()?;
         let made = self.writer.directories_made();
         self.shared.directories.fetch_add(made, Ordering::Relaxed);
-        self.parser.finish()
+        self.parser.finish().map_err(cut_off)
     }
 
     /// Takes what was cut, in order.

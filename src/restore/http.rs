@@ -1,19 +1,27 @@
 //! A blocking HTTP/1.1 client: one connection, one request at a time, bodies read straight into
 //! the caller's buffer. A body that ends early is an error, never an end.
+//!
+//! Every request to the server is made here, so it is here that it says who asks, and goes where the server
+//! sends it. A body without a length ends with its connection, over TLS only if that says so: whoever reads one
+//! finds its end in what it says (the end of an archive, the sum of a bundle's pack, an empty packet, the bracket
+//! of an object).
 
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::io;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use rustix::event::PollFlags;
-
-use super::connect::{connect, resolve, wait_for};
-use super::stop::Stop;
-use super::url::Server;
+use super::connect::{connect, resolve};
+use super::credentials;
+use super::error::RestoreError;
+use super::link::Link;
+use super::login::Field;
+use super::pace::Pace;
+use super::request::Request;
+use super::url::without_secrets;
+use super::wire::{Came, Wire, is_pause};
 use crate::io::net;
 use crate::limits::{
-    CONNECT_TIMEOUT_MS, HEAD_BYTES_MAX, HEADERS_MAX, INTERRUPT_POLL_MS, PACE_BYTES, PACE_STALLS,
+    CONNECT_TIMEOUT_MS, HEAD_BYTES_MAX, HEADERS_MAX, INTERRUPT_POLL_MS, RESTORE_REDIRECTS_MAX,
     SMALL_ANSWER_BYTES_MAX,
 };
 
@@ -21,6 +29,8 @@ use crate::limits::{
 #[derive(Debug)]
 pub(super) struct Answer {
     pub status: u16,
+    /// The target that it is of, where the server has sent the request to another.
+    pub moved: Option<String>,
     fields: Vec<(String, String)>,
 }
 
@@ -50,71 +60,17 @@ enum Rest {
     Chunk(u64),
     /// The size line of the first chunk comes next.
     FirstChunk,
+    /// All that comes.
+    UntilEnd,
     Done,
-}
-
-/// Whether enough of a body comes: less than a little, again and again, would never end. What it
-/// takes to do something with what came is not counted.
-#[derive(Debug)]
-struct Pace<'a> {
-    limit: Duration,
-    /// Spent on waiting for `bytes`, since there was enough of them.
-    spent: Duration,
-    bytes: usize,
-    /// Since when somebody waits.
-    since: Option<Instant>,
-    /// How often somebody has found a sign of life in what came, however small; and how often when
-    /// it was last looked at.
-    signs: Option<&'a AtomicU64>,
-    seen: u64,
-}
-
-impl<'a> Pace<'a> {
-    fn new(stall: Duration) -> Pace<'a> {
-        Pace {
-            limit: stall.saturating_mul(PACE_STALLS),
-            spent: Duration::ZERO,
-            bytes: 0,
-            since: None,
-            signs: None,
-            seen: 0,
-        }
-    }
-
-    fn begin(&mut self) {
-        self.since = Some(Instant::now());
-    }
-
-    /// The wait is over, and so much came.
-    fn end(&mut self, bytes: usize) {
-        let since = self.since.take();
-        self.spent += since.map_or(Duration::ZERO, |since| since.elapsed());
-        self.bytes += bytes;
-        let signs = self.signs.map_or(0, |signs| signs.load(Relaxed));
-        if self.bytes >= PACE_BYTES || signs != self.seen {
-            (self.spent, self.bytes, self.seen) = (Duration::ZERO, 0, signs);
-        }
-    }
-
-    fn go_on(&self) -> io::Result<()> {
-        let waits = self.since.map(|since| since.elapsed() + self.spent);
-        if waits.is_none_or(|waits| waits < self.limit) {
-            return Ok(());
-        }
-        let (bytes, limit_s) = (self.bytes, self.limit.as_secs_f32());
-        let what = format!("only {bytes} bytes came within {limit_s} s");
-        Err(io::Error::new(io::ErrorKind::TimedOut, what))
-    }
 }
 
 /// A connection.
 ///
 /// Invariant: `buffer[at..]` was received and not yet used; `rest` describes the body behind it.
 pub(super) struct Conn<'a> {
-    socket: TcpStream,
-    server: &'a Server,
-    stop: &'a Stop,
-    stall: Duration,
+    wire: Wire,
+    link: Link<'a>,
     pace: Pace<'a>,
     buffer: Vec<u8>,
     at: usize,
@@ -122,12 +78,13 @@ pub(super) struct Conn<'a> {
     closes: bool,
 }
 
-/// Whether a call only took its time: nothing is wrong.
-fn is_pause(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
+/// How long bytes may be waited for.
+#[derive(Clone, Copy)]
+enum Patience {
+    /// So long from then on, whatever comes.
+    From(Instant, Duration),
+    /// So long without anything.
+    Silent(Duration),
 }
 
 /// Whether another answer follows this one. 101 gives the connection another protocol, which nobody asked for.
@@ -139,34 +96,62 @@ fn bad(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
+/// A connection to the server of `link`, on which nothing was said yet.
+fn reach(link: Link<'_>) -> io::Result<std::net::TcpStream> {
+    let failed = |step, e: io::Error| io::Error::new(e.kind(), format!("{step}: {e}"));
+    let limit = Duration::from_millis(CONNECT_TIMEOUT_MS);
+    let addresses = resolve(&link.server.address, limit, link.stop);
+    let addresses = addresses.map_err(|e| failed("cannot find its address", e))?;
+    let socket = connect(&addresses, limit, link.stop);
+    let socket = socket.map_err(|e| failed("cannot connect", e))?;
+    socket.set_nodelay(true)?;
+    net::notice_dead_peer(&socket)?;
+    socket.set_read_timeout(Some(Duration::from_millis(INTERRUPT_POLL_MS)))?;
+    socket.set_write_timeout(Some(Duration::from_millis(INTERRUPT_POLL_MS)))?;
+    Ok(socket)
+}
+
 impl<'a> Conn<'a> {
-    /// Connects. Errors say which step of it failed, not to whom: that is the caller's.
-    /// `stall` bounds the time without a byte of a body, and twice as long that with a few.
-    pub(super) fn open(
-        server: &'a Server,
-        stop: &'a Stop,
-        stall: Duration,
-    ) -> io::Result<Conn<'a>> {
-        let failed = |step, e: io::Error| io::Error::new(e.kind(), format!("{step}: {e}"));
-        let limit = Duration::from_millis(CONNECT_TIMEOUT_MS);
-        let addresses = resolve(&server.address, limit, stop);
-        let addresses = addresses.map_err(|e| failed("cannot find its address", e))?;
-        let socket = connect(&addresses, limit, stop).map_err(|e| failed("cannot connect", e))?;
-        socket.set_nodelay(true)?;
-        net::notice_dead_peer(&socket)?;
-        socket.set_read_timeout(Some(Duration::from_millis(INTERRUPT_POLL_MS)))?;
-        socket.set_write_timeout(Some(Duration::from_millis(INTERRUPT_POLL_MS)))?;
-        Ok(Conn {
-            socket,
-            server,
-            stop,
-            stall,
-            pace: Pace::new(stall),
+    /// Connects to the server of `link`. Errors say which step of it failed, not to whom: that is the caller's.
+    /// The link's `stall` bounds the time without a byte of a body, and twice as long that with a few.
+    pub(super) fn open(link: Link<'a>) -> io::Result<Conn<'a>> {
+        let mut conn = Conn {
+            wire: Wire::new(reach(link)?, link.tls)?,
+            link,
+            pace: Pace::new(link.stall),
             buffer: Vec::new(),
             at: 0,
             rest: Rest::Done,
             closes: false,
-        })
+        };
+        conn.shake()?;
+        Ok(conn)
+    }
+
+    /// Connects once more, for the next request.
+    fn reopen(&mut self) -> io::Result<()> {
+        let fresh = Conn::open(self.link)?;
+        let signs = self.pace.signs;
+        *self = fresh;
+        self.pace.signs = signs;
+        Ok(())
+    }
+
+    /// Begins TLS, if it is spoken.
+    fn shake(&mut self) -> io::Result<()> {
+        let (since, limit) = (Instant::now(), Duration::from_millis(CONNECT_TIMEOUT_MS));
+        loop {
+            self.go_on(since, limit)?;
+            match self.wire.shake() {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(e) if is_pause(&e) => {}
+                Err(e) => {
+                    let what = format!("TLS does not begin: {e}");
+                    return Err(io::Error::new(e.kind(), what));
+                }
+            }
+        }
     }
 
     /// Whoever looks at what comes counts its signs of life there.
@@ -180,38 +165,51 @@ impl<'a> Conn<'a> {
         self.rest == Rest::Done && !self.closes
     }
 
-    /// Sends a request and reads the head of its answer, which may take `limit`.
-    pub(super) fn ask(
-        &mut self,
-        method: &str,
-        target: &str,
-        fields: &[(&str, &str)],
-        body: &[u8],
-        limit: Duration,
-    ) -> io::Result<Answer> {
-        let mut request = format!(
-            "{method} {target} HTTP/1.1\r\nHost: {}\r\nUser-Agent: tarpon/{}\r\n",
-            self.server.authority,
-            env!("CARGO_PKG_VERSION")
-        );
-        for (name, value) in fields {
-            request.push_str(&format!("{name}: {value}\r\n"));
+    /// Sends a request and reads the head of its answer, which may take `limit`, wherever the server sends the
+    /// request within its origin, and whether or not it wants to know first who asks.
+    pub(super) fn ask(&mut self, request: &Request<'_>, limit: Duration) -> io::Result<Answer> {
+        let begun = Instant::now();
+        let mut moved: Option<String> = None;
+        let mut redirects = 0;
+        loop {
+            let (logins, may_be_more) = self.link.login.fields();
+            let target = moved.as_deref().unwrap_or(request.target);
+            self.send(&Request { target, ..*request }, &logins)?;
+            let mut answer = self.read_head(begun, limit)?;
+            let next = match answer.status {
+                401 if may_be_more => {
+                    let look = || credentials::of_server(self.link);
+                    self.link.login.find(look).then_some(None)
+                }
+                status if request.may_follow(status) && redirects < RESTORE_REDIRECTS_MAX => {
+                    redirects += 1;
+                    let location = answer.get("location").unwrap_or_default();
+                    self.link.server.follow(location).map(Some)
+                }
+                _ => None,
+            };
+            match next {
+                Some(target) => moved = target.or(moved),
+                None => {
+                    answer.moved = moved;
+                    return Ok(answer);
+                }
+            }
+            if !self.is_reusable() {
+                self.reopen()?;
+            }
         }
-        if method == "POST" {
-            request.push_str(&format!("Content-Length: {}\r\n", body.len()));
-        }
-        request.push_str("\r\n");
-        self.send(&[request.as_bytes(), body].concat())?;
-        self.read_head(limit)
     }
 
-    /// Sends all of `bytes`.
-    fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
+    /// Sends all of a request.
+    fn send(&mut self, request: &Request<'_>, logins: &[Field]) -> io::Result<()> {
+        self.link.login.check(logins, self.wire.socket())?;
+        let bytes = request.bytes(&self.link.server.authority, logins);
+        let mut bytes = &bytes[..];
         let mut since = Instant::now();
-        while !bytes.is_empty() {
-            self.go_on(since, self.stall)?;
-            match (&self.socket).write(bytes) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+        while !bytes.is_empty() || !self.wire.is_sent() {
+            self.go_on(since, self.link.stall)?;
+            match self.wire.send(bytes) {
                 Ok(sent) => {
                     bytes = &bytes[sent..];
                     since = Instant::now();
@@ -223,9 +221,25 @@ impl<'a> Conn<'a> {
         Ok(())
     }
 
+    /// Why there is nothing but this answer: its status, and what the server says.
+    pub(super) fn refused(&mut self, answer: &Answer) -> RestoreError {
+        match (answer.status, answer.get("location")) {
+            (status @ 300..=399, Some(location)) => RestoreError::Server(format!(
+                "the server answers {status}, a redirect to {}, which is not followed: it leaves {} or is one of \
+                 too many; name where it leads with --server",
+                without_secrets(location),
+                self.link.server.origin()
+            )),
+            (status, _) => {
+                let text = self.read_text().unwrap_or_default();
+                self.link.refusal(status, &text)
+            }
+        }
+    }
+
     /// An error when the restore is to stop, or nothing has come or gone since `since` for `limit`.
     fn go_on(&self, since: Instant, limit: Duration) -> io::Result<()> {
-        if self.stop.is_set() {
+        if self.link.stop.is_set() {
             return Err(io::Error::other("the restore ends"));
         }
         self.pace.go_on()?;
@@ -240,8 +254,7 @@ impl<'a> Conn<'a> {
 
     /// However its bytes come, the head has `limit` in all. Interim answers before it, which a proxy may
     /// send, count as a part of it (RFC 9110, section 15.2).
-    fn read_head(&mut self, limit: Duration) -> io::Result<Answer> {
-        let begun = Instant::now();
+    fn read_head(&mut self, begun: Instant, limit: Duration) -> io::Result<Answer> {
         let mut interim_bytes = 0;
         loop {
             self.buffer.drain(..self.at);
@@ -270,6 +283,7 @@ impl<'a> Conn<'a> {
         let fields = head.headers.iter();
         let answer = Answer {
             status: head.code.unwrap_or_default(),
+            moved: None,
             fields: fields
                 .map(|h| (h.name.to_ascii_lowercase(), text(h.value)))
                 .collect(),
@@ -282,36 +296,53 @@ impl<'a> Conn<'a> {
         self.closes = has("connection", "close") || head.version == Some(0);
         self.rest = if matches!(answer.status, 204 | 304) || is_interim(answer.status) {
             Rest::Done
-        } else if has("transfer-encoding", "chunked") {
-            Rest::FirstChunk
         } else {
-            let len = answer
-                .get("content-length")
-                .and_then(|len| len.parse().ok());
-            match len.ok_or_else(|| bad("the answer has no length"))? {
-                0 => Rest::Done,
-                len => Rest::Known(len),
+            match (
+                answer.get("transfer-encoding"),
+                answer.get("content-length"),
+            ) {
+                (Some(_), _) if has("transfer-encoding", "chunked") => Rest::FirstChunk,
+                (Some(_), _) => {
+                    return Err(bad("the answer is in an encoding that nobody asked for"));
+                }
+                (None, Some(len)) => match len.parse() {
+                    Ok(0) => Rest::Done,
+                    Ok(len) => Rest::Known(len),
+                    Err(_) => return Err(bad("the length of the answer is no number")),
+                },
+                (None, None) => Rest::UntilEnd,
             }
         };
+        self.closes |= self.rest == Rest::UntilEnd;
         Ok(Some(answer))
     }
 
     /// Receives some bytes behind those in the buffer.
     fn fill(&mut self, since: Instant, limit: Duration) -> io::Result<()> {
         let mut piece = [0; 4096];
-        let got = self.receive(&mut piece, since, limit)?;
+        let got = self.receive(&mut piece, Patience::From(since, limit))?;
         self.buffer.extend_from_slice(&piece[..got]);
         Ok(())
     }
 
-    /// Receives at least one byte, or fails: without one for `limit` from `since` on, at the
-    /// connection's end, or when the restore is to stop, however fast bytes come.
-    fn receive(&self, into: &mut [u8], since: Instant, limit: Duration) -> io::Result<usize> {
+    /// Receives at least one byte, or fails: without one for as long as the patience lasts, at the
+    /// connection's end, or when the restore is to stop, however fast bytes come. 0 at the end of a body that ends
+    /// so.
+    fn receive(&mut self, into: &mut [u8], patience: Patience) -> io::Result<usize> {
+        let (mut since, limit) = match patience {
+            Patience::From(since, limit) => (since, limit),
+            Patience::Silent(limit) => (Instant::now(), limit),
+        };
         loop {
             self.go_on(since, limit)?;
-            match (&self.socket).read(into) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(got) => return Ok(got),
+            match self.wire.read(into) {
+                Ok(Came::Bytes(got)) => return Ok(got),
+                Ok(Came::End) if self.rest == Rest::UntilEnd => return Ok(0),
+                Ok(Came::End) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(Came::Parts) if matches!(patience, Patience::Silent(_)) => {
+                    since = Instant::now()
+                }
+                Ok(Came::Parts) => {}
                 Err(e) if is_pause(&e) => {}
                 Err(e) => return Err(e),
             }
@@ -322,13 +353,14 @@ impl<'a> Conn<'a> {
     pub(super) fn has_more(&mut self, until: Instant) -> io::Result<bool> {
         let is_here = match self.rest {
             Rest::Known(left) | Rest::Chunk(left) if left > 0 => self.at < self.buffer.len(),
+            Rest::UntilEnd => self.at < self.buffer.len(),
             rest => rest == Rest::Done,
         };
         match is_here {
             true => Ok(Instant::now() < until),
             false => {
                 self.pace.begin();
-                let is_here = wait_for(&self.socket, PollFlags::IN, until, self.stop);
+                let is_here = self.wire.wait(until, self.link.stop);
                 self.pace.end(0);
                 is_here
             }
@@ -359,6 +391,7 @@ impl<'a> Conn<'a> {
         loop {
             let left = match self.rest {
                 Rest::Done => return Ok(0),
+                Rest::UntilEnd => u64::MAX,
                 Rest::Known(left) | Rest::Chunk(left) if left > 0 => left,
                 _ => {
                     self.next_chunk()?;
@@ -369,7 +402,7 @@ impl<'a> Conn<'a> {
             let into = &mut into[..want];
             let buffered = &self.buffer[self.at..];
             let got = match buffered.len() {
-                0 => self.receive(into, Instant::now(), self.stall)?,
+                0 => self.receive(into, Patience::Silent(self.link.stall))?,
                 have => {
                     let got = have.min(want);
                     into[..got].copy_from_slice(&buffered[..got]);
@@ -379,6 +412,8 @@ impl<'a> Conn<'a> {
             };
             let left = left - got as u64;
             self.rest = match self.rest {
+                Rest::UntilEnd if got == 0 => Rest::Done,
+                Rest::UntilEnd => Rest::UntilEnd,
                 Rest::Known(_) if left == 0 => Rest::Done,
                 Rest::Known(_) => Rest::Known(left),
                 _ => Rest::Chunk(left),
@@ -413,7 +448,7 @@ impl<'a> Conn<'a> {
                     httparse::Status::Partial => {}
                 }
             }
-            self.fill(begun, self.stall)?;
+            self.fill(begun, self.link.stall)?;
         }
     }
 
@@ -437,7 +472,7 @@ impl<'a> Conn<'a> {
             if have.len() > HEAD_BYTES_MAX {
                 return Err(bad("the trailers are too long"));
             }
-            self.fill(begun, self.stall)?;
+            self.fill(begun, self.link.stall)?;
         }
     }
 

@@ -4,8 +4,10 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use super::error::RestoreError;
+use super::login::Login;
 use super::progress::Progress;
 use super::stop::Stop;
+use super::tls::Tls;
 use super::url::Server;
 use crate::limits::{DOWNLOAD_RETRY_MS, INTERRUPT_POLL_MS};
 use crate::manifest::want::NO_SUCH_NAME;
@@ -14,6 +16,12 @@ use crate::manifest::want::NO_SUCH_NAME;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Link<'a> {
     pub server: &'a Server,
+    /// The path of the repository there.
+    pub place: &'a str,
+    /// How TLS is spoken with it, if it is.
+    pub tls: Option<&'a Tls>,
+    /// Who asks.
+    pub login: &'a Login,
     pub stop: &'a Stop,
     pub progress: &'a Progress,
     pub connections: usize,
@@ -29,25 +37,30 @@ pub(super) struct Link<'a> {
     pub corrupt: &'a OnceLock<String>,
 }
 
-/// What a status that is no success means.
-pub(super) fn refusal(status: u16, text: &str) -> RestoreError {
-    let said = text.lines().find(|line| !line.trim().is_empty());
-    let message = match (status, said) {
-        (300..=399, _) => {
-            format!("{status}, a redirect, which is not followed: is it a tarpon server?")
+impl Link<'_> {
+    /// What a status that is no success means; `text` is what the server says.
+    pub(super) fn refusal(self, status: u16, text: &str) -> RestoreError {
+        let said = text.lines().find(|line| !line.trim().is_empty());
+        let message = match said {
+            _ if (300..400).contains(&status) => {
+                format!("{status}, a redirect, which is not followed: is it a tarpon server?")
+            }
+            Some(said) => format!("{status}: {}", said.trim()),
+            None => status.to_string(),
+        };
+        match status {
+            404 if text.starts_with(NO_SUCH_NAME) => {
+                let what = text.strip_prefix(NO_SUCH_NAME).unwrap_or(text);
+                RestoreError::Missing(what.trim().to_owned())
+            }
+            401 | 403 | 407 => RestoreError::Denied {
+                message,
+                told: self.login.told(),
+            },
+            400 | 404 | 410 => RestoreError::NoSnapshot(message),
+            412 => RestoreError::Changed,
+            _ => RestoreError::Server(format!("the server answers {message}")),
         }
-        (401 | 407, None) => format!("{status}, that it wants a password: is it a tarpon server?"),
-        (_, Some(said)) => format!("{status}: {said}"),
-        (_, None) => status.to_string(),
-    };
-    match status {
-        404 if text.starts_with(NO_SUCH_NAME) => {
-            let what = text.strip_prefix(NO_SUCH_NAME).unwrap_or(text);
-            RestoreError::Missing(what.trim().to_owned())
-        }
-        400 | 403 | 404 | 410 => RestoreError::NoSnapshot(message),
-        412 => RestoreError::Changed,
-        _ => RestoreError::Server(format!("the server answers {message}")),
     }
 }
 

@@ -22,6 +22,7 @@ mod chunk;
 mod clone;
 mod connect;
 mod content;
+mod credentials;
 mod data;
 mod dates;
 mod decode;
@@ -42,12 +43,15 @@ mod index;
 mod kept;
 mod link;
 mod local;
+mod login;
 mod moment;
 mod moves;
 mod nested;
+mod netrc;
 mod objects;
 mod opening;
 mod origin;
+mod pace;
 mod packs;
 mod path;
 mod pax;
@@ -56,6 +60,7 @@ mod progress;
 mod quota;
 mod refs;
 mod report;
+mod request;
 mod run;
 mod segments;
 mod settings;
@@ -65,12 +70,15 @@ mod sums;
 mod tar;
 #[cfg(test)]
 mod testing;
+mod tls;
 mod tracked;
 mod tree;
 mod update;
 mod url;
 mod wanted;
 mod watch;
+mod way;
+mod wire;
 mod write;
 
 pub use error::RestoreError;
@@ -83,17 +91,13 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::RestoreArgs;
 use crate::io::heap;
 use crate::io::signal::StopSignals;
-use crate::limits::{
-    CONNECTIONS_DEFAULT, OLD_INDEX_BYTES_MAX, RESTARTS_MAX, RESTORE_GIT_STALL_DEFAULT_MS,
-    RESTORE_STALL_DEFAULT_MS, SAME_WISH_MS, TRACKED_INDEX_BYTES_MAX, WAIT_BEFORE_CLONE_MS,
-    WAIT_DEFAULT_MS,
-};
+use crate::limits::{OLD_INDEX_BYTES_MAX, RESTARTS_MAX, SAME_WISH_MS, TRACKED_INDEX_BYTES_MAX};
 use dates::Dates;
 use gitdir::Made;
 use in_the_way::Watch;
@@ -108,8 +112,8 @@ use staging::Staging;
 use stop::Stop;
 use tracked::{Stale, Tracked};
 use update::Update;
-use url::Server;
 use wanted::Wanted;
+use way::Way;
 use write::Site;
 
 /// Restores as asked, and says what happened on standard error; returns the exit code.
@@ -155,32 +159,8 @@ fn watch_signals(stop: &Arc<Stop>) -> Result<(), RestoreError> {
 }
 
 fn restore(args: &RestoreArgs, stop: &Stop, progress: &Progress) -> Result<Summary, RestoreError> {
-    let server = Server::parse(&args.server)?;
-    let corrupt = OnceLock::new();
-    let waits = |default_ms| {
-        let default = Duration::from_millis(default_ms);
-        args.wait_limit_s.map_or(default, Duration::from_secs_f64)
-    };
-    let link = Link {
-        corrupt: &corrupt,
-        server: &server,
-        stop,
-        progress,
-        connections: args.connections.unwrap_or(CONNECTIONS_DEFAULT),
-        stall: args.stall_timeout_s.map_or(
-            Duration::from_millis(RESTORE_STALL_DEFAULT_MS),
-            Duration::from_secs_f64,
-        ),
-        git_stall: args.stall_timeout_s.map_or(
-            Duration::from_millis(RESTORE_GIT_STALL_DEFAULT_MS),
-            Duration::from_secs_f64,
-        ),
-        wait: waits(match args.fallback_clone() && is_url(&args.repo_url) {
-            true => WAIT_BEFORE_CLONE_MS,
-            false => WAIT_DEFAULT_MS,
-        }),
-        wait_alive: waits(WAIT_DEFAULT_MS),
-    };
+    let way = Way::of(args, stop)?;
+    let link = way.link(args, stop, progress);
     let restore = Restore {
         args,
         link,
@@ -198,6 +178,11 @@ fn restore(args: &RestoreArgs, stop: &Stop, progress: &Progress) -> Result<Summa
         progress.finish();
         result
     })
+}
+
+/// Whether a server may name this as one that it has.
+fn is_target(target: &str) -> bool {
+    target.starts_with("/") && target.bytes().all(|b| b.is_ascii_graphic())
 }
 
 /// Why a repository has no place on a server.
@@ -219,7 +204,7 @@ struct Restore<'a> {
 impl Restore<'_> {
     fn run(&self) -> Result<Summary, RestoreError> {
         let (args, link) = (self.args, self.link);
-        let base = url::base_target(&args.repo_url);
+        let base = Some(link.place).filter(|place| !place.is_empty());
         if base.is_none() && !args.fallback_clone() {
             return Err(RestoreError::Usage(no_name(&args.repo_url)));
         }
@@ -227,7 +212,7 @@ impl Restore<'_> {
         let (mut restarts, mut told) = (0, false);
         let error = loop {
             let staging = Staging::new(&args.dir, args.overwrite)?;
-            let restored = match &base {
+            let restored = match base {
                 Some(base) => self.snapshot(&staging, base),
                 None => Err(RestoreError::NoSnapshot(no_name(&args.repo_url))),
             };
@@ -291,8 +276,10 @@ impl Restore<'_> {
             is_fresh: args.fresh,
         };
         let opened = opening::open(link, &asked)?;
-        let bundle = opened.header("x-cachew-bundle-url").map(str::to_owned);
-        let bundle = bundle.filter(|target| !args.no_bundle && target.starts_with('/'));
+        let base = &*opened.base(base, &asked);
+        let bundle = opened.header("x-cachew-bundle-url");
+        let bundle = bundle.filter(|target| !args.no_bundle && is_target(target));
+        let bundle = bundle.map(|target| link.server.below(target));
         let tag = opened.tag_of_tarpon();
         let doubted = |error| {
             if let (RestoreError::Corrupt { .. }, Some(tag)) = (&error, &tag) {

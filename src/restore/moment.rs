@@ -11,7 +11,8 @@ use gix::bstr::{BStr, BString, ByteSlice};
 
 use super::error::RestoreError;
 use super::http::Conn;
-use super::link::{Link, refusal};
+use super::link::Link;
+use super::request::Request;
 use crate::limits::{MOMENT_BYTES_MAX, MOMENT_TRIES_MAX, UNSORTED_REFS_MAX};
 use crate::refs::{Follow, Head, in_the_way, is_ref_name};
 
@@ -137,18 +138,17 @@ fn ask_once(
     more: &[&str],
 ) -> Result<Moment, RestoreError> {
     let lost = |e: std::io::Error| wrong(e);
-    let mut conn = Conn::open(link.server, link.stop, link.stall).map_err(lost)?;
+    let mut conn = Conn::open(link).map_err(lost)?;
     let target = format!("{base}/git-upload-pack");
     let fields = [
         ("Content-Type", "application/x-git-upload-pack-request"),
         ("Git-Protocol", "version=2"),
     ];
-    let limit = link.wait;
-    let answer = conn.ask("POST", &target, &fields, &request(kind), limit);
-    let answer = answer.map_err(lost)?;
+    let request = request(kind);
+    let request = Request::post(&target, &fields, &request);
+    let answer = conn.ask(&request, link.wait).map_err(lost)?;
     if answer.status != 200 {
-        let text = conn.read_text().unwrap_or_default();
-        return Err(refusal(answer.status, &text));
+        return Err(conn.refused(&answer));
     }
     let mut listing = Listing::new(kind, more);
     let mut lines = Lines::default();

@@ -5,8 +5,9 @@ use std::io;
 use super::download::Download;
 use super::error::RestoreError;
 use super::http::{Answer, Conn};
-use super::link::{Link, pause, refusal};
+use super::link::{Link, pause};
 use super::preamble;
+use super::request::Request;
 use super::segments::First;
 use crate::limits::{DOWNLOAD_TRIES_MAX, SEGMENT_BYTES};
 
@@ -44,7 +45,7 @@ pub(super) fn open<'a>(link: Link<'a>, asked: &Asked) -> Result<Opened<'a>, Rest
                 }
                 status => {
                     let mut conn = opened.conn;
-                    let error = refusal(status, &conn.read_text().unwrap_or_default());
+                    let error = conn.refused(&opened.answer);
                     if status != 503 {
                         return Err(error);
                     }
@@ -90,14 +91,14 @@ impl From<RestoreError> for Failed {
 }
 
 fn ask_first<'a>(link: Link<'a>, target: &str, is_fresh: bool) -> Result<Opened<'a>, Failed> {
-    let conn = Conn::open(link.server, link.stop, link.stall)?;
+    let conn = Conn::open(link)?;
     let mut conn = conn.heed(link.progress.signs());
     link.progress.asked(link.wait);
     let range = format!("bytes=0-{}", SEGMENT_BYTES - 1);
     let mut fields = vec![("Range", range.as_str())];
     fields.extend(is_fresh.then_some(("Cache-Control", "max-age=0")));
     fields.extend(link.corrupt.get().map(|tag| ("Tarpon-Corrupt", &**tag)));
-    let answer = conn.ask("GET", target, &fields, b"", link.wait)?;
+    let answer = conn.ask(&Request::get(target, &fields), link.wait)?;
     link.progress.answered();
     let mut etag = answer
         .get("etag")
@@ -108,7 +109,8 @@ fn ask_first<'a>(link: Link<'a>, target: &str, is_fresh: bool) -> Result<Opened<
     }
     Ok(Opened {
         link,
-        target: target.to_owned(),
+        // What is asked for further goes there at once.
+        target: answer.moved.clone().unwrap_or_else(|| target.to_owned()),
         conn,
         answer,
         etag,
@@ -119,6 +121,18 @@ impl<'a> Opened<'a> {
     /// A header of the first answer.
     pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.answer.get(name)
+    }
+
+    /// The target of what a repository has, which was asked for at `base`: where the server has sent the request,
+    /// if that has the same end as what was asked for.
+    pub(super) fn base(&self, base: &str, asked: &Asked) -> String {
+        let moved = self.answer.moved.as_deref();
+        let end = asked.target.strip_prefix(base).unwrap_or_default();
+        let base_of = |moved: &str| {
+            let path = moved.split('?').next().unwrap_or_default();
+            path.strip_suffix(end).map(str::to_owned)
+        };
+        moved.and_then(base_of).unwrap_or_else(|| base.to_owned())
     }
 
     /// The archive's tag, if the server is one that can be told that it is corrupt.
@@ -135,6 +149,9 @@ impl<'a> Opened<'a> {
             let what = "the server answers with another range than was asked for";
             return Err(RestoreError::Server(what.into()));
         }
+        let ends_itself = !is_part
+            && self.answer.get("content-length").is_none()
+            && self.answer.get("transfer-encoding").is_none();
         let total = match is_part {
             true => range.and_then(|(_, total)| total),
             false => self
@@ -145,7 +162,8 @@ impl<'a> Opened<'a> {
         if let Some(total) = total {
             self.link.progress.set_total(total);
         }
-        let download = Download::new(self.link, self.target, self.etag, total);
+        let mut download = Download::new(self.link, self.target, self.etag, total);
+        download.ends_itself = ends_itself;
         Ok((
             download,
             First {

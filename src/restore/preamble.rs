@@ -6,7 +6,7 @@ use std::io;
 use super::error::RestoreError;
 use super::gaps::Gaps;
 use super::http::Conn;
-use super::link::{Link, refusal};
+use super::link::Link;
 use crate::limits::PREAMBLE_LINE_BYTES_MAX;
 use crate::manifest::preamble::{EMPTY_FRAME, Line, SKIPPABLE_MAGIC};
 
@@ -61,7 +61,7 @@ pub(super) fn read(conn: &mut Conn<'_>, link: Link<'_>) -> Result<Ready, Restore
                 let etag = Some(etag).filter(|etag| is_strong_tag(etag));
                 return Ok(Ready { etag });
             }
-            Some(Line::Failed { status, message }) => return Err(refusal(status, &message)),
+            Some(Line::Failed { status, message }) => return Err(link.refusal(status, &message)),
             None => {}
         }
     }

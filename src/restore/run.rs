@@ -3,7 +3,8 @@
 //! ([`settings`]); and it may speak with whom the step is for, nobody else. It takes no more memory,
 //! disk and time than [`Takes`] says ([`super::watch`]).
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -97,15 +98,41 @@ pub(super) fn bundle<A: AsRef<OsStr>>(
     run(stop, room.tree, Peer::File, takes, &settings, args)
 }
 
-/// The same for one that asks the server, which must not be silent for long.
+/// The same for one that asks the server, which must not be silent for long. It gets to see nothing of the user's
+/// but who asks, as all else that is asked of the server.
 pub(super) fn server<A: AsRef<OsStr>>(
     link: Link<'_>,
     room: Room<'_>,
     args: &[A],
 ) -> Result<Vec<u8>, RestoreError> {
-    let settings = users(link.stop, room.tree, args)?.for_server();
+    let settings = for_server(link);
     let (peer, takes) = (Peer::Server(link), Takes::Objects(room));
     run(link.stop, room.tree, peer, takes, &settings, args)
+}
+
+fn for_server(link: Link<'_>) -> Settings {
+    // The server is reached directly, as the download has reached it. Upstreams are not.
+    let mut all = vec![("proxy", OsString::new()), ("sslVerify", "true".into())];
+    all.extend(link.tls.into_iter().flat_map(|tls| tls.files.settings()));
+    let fields = link.login.fields().0;
+    let lines = fields
+        .iter()
+        .map(|field| ("extraHeader", OsString::from(&**field.line())));
+    all.extend(lines);
+    Settings::for_server(link.server.scheme(), &link.server.origin(), all)
+}
+
+/// A git that asks the user's helpers for a credential, with `settings` besides the user's own. It is to read the
+/// question from its stdin, and belongs to no repository.
+pub(super) fn helpers(until: Instant, settings: &[String]) -> Command {
+    let takes = Takes::Walk(until);
+    let mut command = command(Path::new("/"), Configuration::Users, "", takes, true);
+    for setting in settings {
+        command.arg("-c").arg(setting);
+    }
+    // Whoever runs a restore is not asked.
+    command.env("GIT_ASKPASS", "").args(["credential", "fill"]);
+    command
 }
 
 /// The same for one that asks the upstream at `url`, which is what the user has named.
@@ -168,14 +195,29 @@ fn own_command<A: AsRef<OsStr>>(
             command.arg("-c").arg(setting);
         }
     }
-    if let Peer::Server(link) = peer {
-        // The server is reached directly, as the download has reached it. Upstreams are not.
-        let proxy = format!("http.http://{}/.proxy=", link.server.authority);
-        command.args(["-c", &proxy]);
+    if let Peer::Server(_) = peer {
+        see_no_user(&mut command);
     }
     command.envs(settings.environment());
     command.args(args);
     command
+}
+
+/// Takes from the environment of `command` what would log in elsewhere, or believe others, than the settings say:
+/// the home of `.netrc`, who asks for passwords, and git's own names of certificates.
+fn see_no_user(command: &mut Command) {
+    command.env("HOME", "/dev/null").env("GIT_ASKPASS", "");
+    take_away(command, &["GIT_SSL_", "GIT_PROXY_"]);
+}
+
+/// Takes from the environment of `command` all whose names begin with one of `prefixes`.
+fn take_away(command: &mut Command, prefixes: &[&str]) {
+    for (name, _) in std::env::vars_os() {
+        let begins = |prefix: &&str| name.as_bytes().starts_with(prefix.as_bytes());
+        if prefixes.iter().any(begins) {
+            command.env_remove(&name);
+        }
+    }
 }
 
 /// `git` as every step has it, without the step's arguments.
@@ -205,6 +247,8 @@ fn command(
     for fault in FAULTS_OF_OLD {
         command.arg("-c").arg(format!("fetch.fsck.{fault}=ignore"));
     }
+    // What is the restore's own, a token among it, is nobody else's.
+    take_away(&mut command, &["TARPON_"]);
     command.current_dir(tree);
     command
 }

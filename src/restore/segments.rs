@@ -8,7 +8,8 @@ use super::chunk::Chunk;
 use super::download::{Download, Duty};
 use super::error::RestoreError;
 use super::http::Conn;
-use super::link::{pause, refusal};
+use super::link::pause;
+use super::request::Request;
 use crate::limits::{CHUNK_WAIT_MS, DOWNLOAD_TRIES_MAX, PACE_BYTES, STREAM_READ_BYTES};
 
 /// The connection that the first answer came on.
@@ -24,7 +25,9 @@ impl<'a> Download<'a> {
         let _duty = Duty(self);
         let First { mut conn, is_part } = first;
         let result = self.stream(&mut conn);
-        let complete = self.stream_ended(result.is_ok() && !is_part);
+        // One without a length may be cut off: what lies behind it is asked for, if that can be.
+        let is_all = !is_part && (!self.ends_itself || self.etag.is_none());
+        let complete = self.stream_ended(result.is_ok() && is_all);
         match result {
             _ if complete => {}
             Err(e) if self.etag.is_none() => {
@@ -119,15 +122,15 @@ impl<'a> Download<'a> {
     ) -> Result<bool, SegmentError> {
         let conn = match slot.take().filter(Conn::is_reusable) {
             Some(conn) => conn,
-            None => Conn::open(self.link.server, self.link.stop, self.link.stall)?,
+            None => Conn::open(self.link)?,
         };
         let conn = slot.insert(conn);
         let range = format!("bytes={at}-{}", end - 1);
         let etag = self.etag.as_deref().unwrap_or_default();
         let fields = [("Range", range.as_str()), ("If-Match", etag)];
         // The archive is there: nothing has to be made first.
-        let limit = self.link.stall;
-        let answer = conn.ask("GET", &self.target, &fields, b"", limit)?;
+        let request = Request::get(&self.target, &fields);
+        let answer = conn.ask(&request, self.link.stall)?;
         let (from, total) = answer.content_range().unwrap_or_default();
         match answer.status {
             206 if from == Some(at) && answer.get("etag") == self.etag.as_deref() => {}
@@ -142,10 +145,7 @@ impl<'a> Download<'a> {
                 return Err(SegmentError::Again(format!("{status}: {text}")));
             }
             404 => return Err(SegmentError::Final(RestoreError::Changed)),
-            status => {
-                let text = conn.read_text().unwrap_or_default();
-                return Err(SegmentError::Final(refusal(status, &text)));
-            }
+            _ => return Err(SegmentError::Final(conn.refused(&answer))),
         }
         // The first byte that it brings is one of the archive's.
         let total = self.learn(total, at + 1)?;

@@ -4,6 +4,8 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
+use zeroize::Zeroize;
+
 use super::error::RestoreError;
 
 /// What the user has set, includes resolved.
@@ -15,7 +17,14 @@ pub struct Users {
 struct Setting {
     /// Section and name in lower case, what is between them as written.
     key: Vec<u8>,
+    /// Perhaps a secret.
     value: Vec<u8>,
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        self.value.zeroize();
+    }
 }
 
 /// What one step gets.
@@ -46,14 +55,6 @@ impl Users {
         });
         Users {
             settings: settings.filter(|s| kind(&s.key).is_some()).collect(),
-        }
-    }
-
-    /// What a step gets that asks the server.
-    pub fn for_server(&self) -> Settings {
-        Settings {
-            settings: self.of(&[Kind::Network]),
-            scheme: "http".to_owned(),
         }
     }
 
@@ -141,6 +142,18 @@ pub fn scheme(url: &[u8]) -> Option<&'static str> {
 }
 
 impl Settings {
+    /// What a step gets that asks the server at `origin`: these settings of `http` for it, and nothing of the user's.
+    pub fn for_server(scheme: &str, origin: &str, all: Vec<(&str, OsString)>) -> Settings {
+        let setting = |(name, value): (&str, OsString)| Setting {
+            key: format!("http.{origin}/.{name}").into_bytes(),
+            value: value.into_vec(),
+        };
+        Settings {
+            settings: all.into_iter().map(setting).collect(),
+            scheme: scheme.to_owned(),
+        }
+    }
+
     /// The scheme of what is asked.
     pub fn scheme(&self) -> &str {
         &self.scheme
@@ -201,24 +214,32 @@ mod tests {
             ("worktree", "credential.helper\n!evil"),
             ("command", "ssh.variant\nssh"),
         ]);
-        let mut expected = vec![
+        let expected = vec![
             "credential.helper",
             "http.https://a.b/.extraheader",
             "http.sslverify",
             "core.sshcommand",
+            "url.git@a:.insteadof",
             "ssh.variant",
         ];
-        let server = all.for_server();
-        assert_eq!(keys(&server), expected);
-        assert_eq!(server.scheme(), "http");
-        expected.insert(4, "url.git@a:.insteadof");
         let upstream = all.for_upstream("https://a/b").unwrap();
         assert_eq!(keys(&upstream), expected);
         assert_eq!(upstream.scheme(), "ssh");
         assert_eq!(all.for_upstream("https://c/b").unwrap().scheme(), "https");
-        let environment = server.environment();
-        assert_eq!(environment[0].1, "5");
+        let environment = upstream.environment();
+        assert_eq!(environment[0].1, "6");
         assert_eq!(environment[6].1, "true");
+    }
+
+    #[test]
+    fn the_server_gets_nothing_that_is_not_its_own() {
+        let own = vec![("proxy", OsString::new()), ("extraHeader", "A: b".into())];
+        let server = Settings::for_server("https", "https://a:1", own);
+        assert_eq!(server.scheme(), "https");
+        assert_eq!(
+            keys(&server),
+            ["http.https://a:1/.proxy", "http.https://a:1/.extraHeader"]
+        );
     }
 
     #[test]

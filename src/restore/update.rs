@@ -167,7 +167,7 @@ impl Update<'_> {
                 false => ids.push(object_id(id)?),
             }
         }
-        let url = format!("http://{}{}", self.link.server.authority, self.base);
+        let url = format!("{}{}", self.link.server.origin(), self.base);
         for some in ids.chunks(FETCH_IDS_MAX) {
             let options = ["fetch", "--quiet", "--no-tags", "--no-write-fetch-head"];
             let args = options.into_iter().chain([url.as_str()]);

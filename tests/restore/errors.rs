@@ -698,20 +698,25 @@ fn an_empty_variable_counts_as_not_set() {
 fn what_a_status_means_is_said_where_the_server_does_not() {
     let lab = new_lab();
     let target = lab.scratch("none");
-    for (status, said) in [
+    for (status, code, said) in [
         (
             "302 Found",
+            3,
             "answers 302, a redirect, which is not followed",
         ),
-        ("401 Unauthorized", "answers 401, that it wants a password"),
-        ("418 Teapot", "answers 418; "),
+        (
+            "401 Unauthorized",
+            2,
+            "refuses: 401; it was asked without a credential",
+        ),
+        ("418 Teapot", 3, "answers 418; "),
     ] {
         let other = listen(move |mut socket| {
             let asked = socket.read(&mut [0; 4096]);
             let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
             drop(asked.and_then(|_| socket.write_all(answer.as_bytes())));
         });
-        let errors = expect(&restore(other, "https://x.invalid/y", &target, &[]), 3);
+        let errors = expect(&restore(other, "https://x.invalid/y", &target, &[]), code);
         assert!(errors.contains(said), "{errors}");
     }
     let page = listen(|mut socket| {

@@ -15,6 +15,7 @@ pub mod bench;
 pub mod certificates;
 pub mod client;
 pub mod compare;
+pub mod front;
 pub mod git;
 pub mod lab;
 pub mod metrics;

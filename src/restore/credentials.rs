@@ -1,0 +1,201 @@
+//! Finds who asks: in `.netrc`, then with git's helpers, which are asked for the place of one repository. Nothing
+//! that is found is stored or erased anywhere.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use zeroize::Zeroizing;
+
+use super::error::RestoreError;
+use super::link::Link;
+use super::netrc;
+use super::run;
+use super::stop::Stop;
+use super::url::User;
+use crate::config::Secret;
+use crate::git::stdin_file;
+use crate::git::watched::{self, Ended, Said};
+use crate::limits::{HELPERS_LIMIT_MS, HELPERS_SAY_BYTES_MAX};
+
+/// Whom a credential is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    scheme: &'static str,
+    /// `HOST[:PORT]`.
+    authority: String,
+    host: String,
+    /// Without a slash at its beginning.
+    path: String,
+    name: Option<String>,
+}
+
+/// Who asks the server of `link`, and where that was found. Its helpers are told the path, too, whatever is
+/// configured: what a server is asked for with one repository's credential may be another's.
+pub(super) fn of_server(link: Link<'_>) -> Option<(User, &'static str)> {
+    let server = link.server;
+    let place = Place {
+        scheme: server.scheme(),
+        authority: server.authority.clone(),
+        host: server.host().to_owned(),
+        path: link.place.trim_start_matches('/').to_owned(),
+        name: server.user.as_ref().map(|user| user.name.clone()),
+    };
+    if let Some(user) = of_netrc(&place) {
+        return Some((user, ".netrc"));
+    }
+    let settings = [format!("credential.{}.useHttpPath=true", server.origin())];
+    let user = of_helpers(link.stop, &place, &settings)?;
+    Some((user, "a helper of git's"))
+}
+
+/// Who asks the upstream of the repository that is given as `url`, as git would find it.
+pub(super) fn of_repository(stop: &Stop, url: &str) -> Result<Option<User>, RestoreError> {
+    let Some((place, user)) = upstream(url) else {
+        let why = "--send-upstream-credential: the repository is named by no URL of http or https, nor as \
+                   HOST/PATH";
+        return Err(RestoreError::Usage(why.into()));
+    };
+    if let Some(user) = user.filter(|user| user.password.is_some()) {
+        return Ok(Some(user));
+    }
+    Ok(of_netrc(&place).or_else(|| of_helpers(stop, &place, &[])))
+}
+
+/// The place of a repository's URL, and who asks as it says that.
+fn upstream(url: &str) -> Option<(Place, Option<User>)> {
+    let (scheme, rest) = match url.split_once("://") {
+        Some(("https", rest)) => ("https", rest),
+        Some(("http", rest)) => ("http", rest),
+        Some(_) => return None,
+        None => ("https", url),
+    };
+    let (authority, path) = rest.split_once('/')?;
+    let (user, authority) = match authority.rsplit_once('@') {
+        Some((user, authority)) => (Some(User::parse(user)?), authority),
+        None => (None, authority),
+    };
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b);
+    let is_scp = scheme != "http" && !url.contains("://") && authority.contains(':');
+    if authority.is_empty() || !authority.bytes().all(plain) || is_scp {
+        return None;
+    }
+    let is_path = !path.is_empty() && path.bytes().all(|b| b.is_ascii_graphic());
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    let place = Place {
+        scheme,
+        authority: authority.to_owned(),
+        host: host.trim_matches(['[', ']']).to_owned(),
+        path: path.trim_end_matches('/').to_owned(),
+        name: user.as_ref().map(|user| user.name.clone()),
+    };
+    is_path.then_some((place, user))
+}
+
+fn of_netrc(place: &Place) -> Option<User> {
+    let home = std::env::var_os("HOME").map(PathBuf::from)?;
+    netrc::of_home(&home, &place.host, place.name())
+}
+
+/// Has git ask its helpers, with `settings` besides the user's. It asks no person: whoever is asked by a program of
+/// his own is not known here.
+fn of_helpers(stop: &Stop, place: &Place, settings: &[String]) -> Option<User> {
+    let until = Instant::now() + Duration::from_millis(HELPERS_LIMIT_MS);
+    let mut command = run::helpers(until, settings);
+    command.stdin(stdin_file(place.question().as_bytes()).ok()?);
+    let mut said = Said::in_memory(&mut command).ok()?;
+    let child = command.spawn().ok()?;
+    let over = || {
+        let is_over = Instant::now() >= until || said.len_bytes()? > HELPERS_SAY_BYTES_MAX;
+        Ok(is_over.then_some(()))
+    };
+    match watched::finish(child, || stop.is_set(), over).ok()? {
+        Ended::Itself(status) if status.success() => answer(&Zeroizing::new(said.output().ok()?)),
+        Ended::Itself(_) | Ended::Over(()) => None,
+    }
+}
+
+impl Place {
+    fn name(&self) -> Option<&str> {
+        self.name.as_deref().filter(|name| !name.is_empty())
+    }
+
+    /// What `git credential fill` reads (git-credential(1)). No value has the end of a line in it.
+    fn question(&self) -> String {
+        let Place {
+            scheme,
+            authority,
+            path,
+            ..
+        } = self;
+        let name = self.name().map(|name| format!("username={name}\n"));
+        let name = name.unwrap_or_default();
+        format!("protocol={scheme}\nhost={authority}\npath={path}\n{name}\n")
+    }
+}
+
+/// What it says.
+fn answer(said: &[u8]) -> Option<User> {
+    let text = std::str::from_utf8(said).ok()?;
+    let value = |key: &str| {
+        let mut pairs = text.lines().filter_map(|line| line.split_once('='));
+        pairs.find(|(name, _)| *name == key).map(|(_, value)| value)
+    };
+    let (name, password) = (value("username")?, value("password")?);
+    let is_text = !name.contains(char::is_control) && !password.contains(char::is_control);
+    is_text.then(|| User {
+        name: name.to_owned(),
+        password: Some(Secret::new(password.to_owned())),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_place_of_a_repository() {
+        let question = |url| upstream(url).map(|(place, _)| place.question());
+        let https = Some("protocol=https\nhost=a.b\npath=c/d.git\n\n".to_owned());
+        assert_eq!(question("https://a.b/c/d.git"), https);
+        assert_eq!(question("a.b/c/d.git/"), https);
+        let named = "protocol=http\nhost=a.b:81\npath=c\nusername=u v\n\n";
+        assert_eq!(question("http://u%20v@a.b:81/c").as_deref(), Some(named));
+        let (place, user) = upstream("https://u:p@[::1]:2/x").unwrap();
+        assert_eq!((&*place.host, &*place.authority), ("::1", "[::1]:2"));
+        assert!(user.unwrap().password.is_some());
+        for none in [
+            "git@a:b/c",
+            "ssh://a/b",
+            "/srv/a",
+            "a",
+            "https://a",
+            "https://a/",
+            "https://a b/c",
+            "https://a/b\nhost=evil",
+            "https://u%0ahost=evil@a/b",
+        ] {
+            assert_eq!(question(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn what_helpers_say() {
+        let said = |text: &str| {
+            let user = answer(text.as_bytes())?;
+            Some((user.name, user.password?.text().to_owned()))
+        };
+        let pair = Some(("u".to_owned(), "p=q".to_owned()));
+        assert_eq!(said("protocol=https\nusername=u\npassword=p=q\n"), pair);
+        for none in [
+            "",
+            "username=u\n",
+            "password=p\n",
+            "username=u\npassword=p\x07\n",
+        ] {
+            assert_eq!(said(none), None, "{none}");
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! A server behind TLS, behind a proxy that has it below a path, and one that sends requests elsewhere.
+
+use crate::bundle::{expect_at, expect_newest, large, small_lab, start, tip};
+use crate::lab::{BINARY, archive, clone, expect, expect_files, expect_nothing, new_lab, served};
+use crate::support::certificates::Authority;
+use crate::support::front::{Asked, Does, Front, answer, tls_of};
+use crate::support::lab::Lab;
+use crate::support::steps::{hit, push_and_fetch};
+use crate::support::{git, repos};
+use std::path::Path;
+use std::process::Output;
+use std::sync::Arc;
+
+fn passes(asked: &Asked) -> Does {
+    Does::Passes(asked.target().to_owned())
+}
+
+/// Restores `repository` from the server at this URL.
+pub fn restore_at(server: &str, repository: &str, into: &Path, more: &[&str]) -> Output {
+    command_at(server, repository, into, more)
+        .output()
+        .unwrap_or_else(|e| panic!("tarpon does not start: {e}"))
+}
+
+/// The same, not yet started; with no home, and nothing in the environment that counts.
+pub fn command_at(
+    server: &str,
+    repository: &str,
+    into: &Path,
+    more: &[&str],
+) -> std::process::Command {
+    let mut command = git::with_umask(BINARY);
+    git::isolate(&mut command);
+    command.args(["restore", repository]).arg(into);
+    command.args(["--server", server]).args(more);
+    command
+        .env("HOME", "/nonexistent")
+        .env_remove("SSL_CERT_FILE");
+    command
+}
+
+/// An authority of the lab's.
+pub fn authority(lab: &Lab, name: &str) -> (Authority, String) {
+    let authority = Authority::new(&lab.scratch(""), name);
+    let file = authority.file.to_string_lossy().into_owned();
+    (authority, file)
+}
+
+/// All of it: the archive over several connections, a commit that git fetches, a bundle.
+#[test]
+fn a_restore_over_tls_is_a_clone() {
+    let lab = new_lab();
+    let server = lab.start();
+    archive(&lab, &server);
+    let (ours, cacert) = authority(&lab, "ours");
+    let front = Front::start(server.address(), Some(tls_of(&ours, None)), passes);
+    let target = lab.scratch("whole");
+    let out = restore_at(&front.https(), "test/app", &target, &["--cacert", &cacert]);
+    expect(&out, 0);
+    expect_files(&clone(&lab, "app", "whole-clone"), &target, "over TLS");
+    let new = repos::add_commit(&lab.upstream("app"), "main", "new.txt", b"new");
+    let target = lab.scratch("newer");
+    // The variable says the same.
+    let mut command = command_at(&front.https(), "test/app", &target, &["--have", &new]);
+    let out = command.env("TARPON_CACERT", &cacert).output().unwrap();
+    expect(&out, 0);
+    assert_eq!(git::text(&target, &["rev-parse", "origin/main"]), new);
+    let agents = front.asked();
+    let by_git = |asked: &&Asked| {
+        asked
+            .get("user-agent")
+            .is_some_and(|by| by.starts_with("git/"))
+    };
+    assert!(agents.iter().any(|asked| by_git(&asked)), "{agents:?}");
+}
+
+/// Who is not known, or is somebody else, is told nothing.
+#[test]
+fn a_server_that_proves_nothing_gets_no_request() {
+    let lab = small_lab();
+    let server = lab.start();
+    let (ours, cacert) = authority(&lab, "ours");
+    let (_, others) = authority(&lab, "others");
+    let front = Front::start(server.address(), Some(tls_of(&ours, None)), passes);
+    let target = lab.scratch("none");
+    let elsewhere = format!("https://127.0.0.2:{}", front.address.port());
+    let is_refused = |url: &str, more: &[&str]| {
+        let mut command = command_at(url, "test/small", &target, more);
+        // Nor does git's own way to switch it off count.
+        command
+            .env("GIT_SSL_NO_VERIFY", "1")
+            .env("TARPON_TOKEN", "hush");
+        let errors = expect(&command.output().unwrap(), 3);
+        assert!(
+            errors.contains("TLS does not begin") || errors.contains("connect"),
+            "{errors}"
+        );
+        assert!(!errors.contains("hush"), "{errors}");
+    };
+    is_refused(&front.https(), &[]);
+    is_refused(&front.https(), &["--cacert", &others]);
+    is_refused(&elsewhere, &["--cacert", &cacert]);
+    // And who speaks no TLS at all.
+    let plain = format!("https://{}", server.address());
+    is_refused(&plain, &["--cacert", &cacert]);
+    assert!(front.asked().is_empty(), "{:?}", front.asked());
+    expect_nothing(&target);
+    for (more, why) in [
+        (
+            &["--cacert", "/nonexistent/ca.pem"][..],
+            "/nonexistent/ca.pem",
+        ),
+        (&["--cacert", "/dev/null"], "no certificate"),
+        (&["--cacert", &cacert, "--cert", &cacert], "no key"),
+        (&["--cacert", &cacert, "--key", &cacert], "--cert"),
+    ] {
+        let errors = expect(&restore_at(&front.https(), "test/small", &target, more), 1);
+        assert!(errors.contains(why), "{errors}");
+    }
+}
+
+/// Both tarpon and the git that it runs show it.
+#[test]
+fn a_client_certificate_is_shown() {
+    let lab = small_lab();
+    let server = lab.start();
+    hit(&server, "small");
+    let new = repos::add_commit(&lab.upstream("small"), "main", "new.txt", b"new");
+    let (ours, cacert) = authority(&lab, "ours");
+    let (clients, _) = authority(&lab, "clients");
+    let tls = tls_of(&ours, Some(&clients));
+    let front = Front::start(server.address(), Some(tls), passes);
+    let target = lab.scratch("none");
+    let cacert = ["--cacert", &*cacert];
+    expect(
+        &restore_at(&front.https(), "test/small", &target, &cacert),
+        3,
+    );
+    assert!(front.asked().is_empty());
+    expect_nothing(&target);
+    let shown = clients.issue("somebody", &["somebody.example"], 1);
+    let (cert, key) = (shown.cert.to_string_lossy(), shown.key.to_string_lossy());
+    let more = ["--cert", &*cert, "--key", &*key, "--have", &*new];
+    let more = [&cacert[..], &more].concat();
+    let target = lab.scratch("shown");
+    expect(&restore_at(&front.https(), "test/small", &target, &more), 0);
+    assert_eq!(git::text(&target, &["rev-parse", "origin/main"]), new);
+}
+
+/// The server knows nothing of the path that its proxy has it below.
+#[test]
+fn a_server_may_be_below_a_path() {
+    let lab = small_lab();
+    let server = start(&lab);
+    hit(&server, "small");
+    push_and_fetch(&lab, &server, "small", "large.bin", &large());
+    let new = push_and_fetch(&lab, &server, "small", "small.txt", b"small\n");
+    let (ours, cacert) = authority(&lab, "ours");
+    let below = |asked: &Asked| match asked.target().strip_prefix("/a/cache") {
+        Some(target) => Does::Passes(target.to_owned()),
+        None => Does::Says(answer("404 Not Found", "", b"not here\n")),
+    };
+    let front = Front::start(server.address(), Some(tls_of(&ours, None)), below);
+    let url = format!("{}/a/cache/", front.https());
+    let target = lab.scratch("below");
+    let more = ["--cacert", &*cacert, "--json"];
+    let out = restore_at(&url, "test/small", &target, &more);
+    let errors = expect(&out, 0);
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(said.contains("\"bundle_applied\":true"), "{said} {errors}");
+    expect_at(&target, &new);
+    expect_newest(&lab, &target, "below");
+    // What git fetches comes from there, too.
+    let next = repos::add_commit(&lab.upstream("small"), "main", "next.txt", b"next");
+    let target = lab.scratch("below-have");
+    let more = ["--cacert", &*cacert, "--no-bundle", "--have", &*next];
+    expect(&restore_at(&url, "test/small", &target, &more), 0);
+    assert_eq!(git::text(&target, &["rev-parse", "origin/main"]), next);
+    let asked = front.asked();
+    assert!(
+        asked
+            .iter()
+            .all(|asked| asked.target().starts_with("/a/cache/git/")),
+        "{asked:?}"
+    );
+    // Another path is another server.
+    expect(
+        &restore_at(
+            &front.https(),
+            "test/small",
+            &lab.scratch("no"),
+            &["--cacert", &cacert],
+        ),
+        2,
+    );
+}
+
+/// What is moved within the server is found, by git as well; nobody else is asked for anything.
+#[test]
+fn redirects_are_followed_within_the_server_only() {
+    let lab = small_lab();
+    let server = lab.start();
+    hit(&server, "small");
+    let old = tip(&lab);
+    let new = repos::add_commit(&lab.upstream("small"), "main", "new.txt", b"new");
+    let moves = |asked: &Asked| match asked.target().strip_prefix("/moved") {
+        Some(target) => Does::Passes(target.to_owned()),
+        None => {
+            let host = asked.get("host").unwrap_or_default();
+            let to = format!("Location: http://{host}/moved{}\r\n", asked.target());
+            Does::Says(answer("302 Found", &to, b""))
+        }
+    };
+    let front = Front::start(server.address(), None, moves);
+    let url = format!("http://{}", front.address);
+    let (plain, newer) = (lab.scratch("plain"), lab.scratch("newer"));
+    expect(&restore_at(&url, "test/small", &plain, &[]), 0);
+    expect_at(&plain, &old);
+    // Only the first request goes there.
+    let asked = front.asked();
+    let first = asked
+        .iter()
+        .filter(|asked| asked.target().starts_with("/git/"));
+    assert_eq!(first.count(), 1, "{asked:?}");
+    expect(
+        &restore_at(&url, "test/small", &newer, &["--have", &new]),
+        0,
+    );
+    assert_eq!(git::text(&newer, &["rev-parse", "origin/main"]), new);
+
+    let other = Front::start(server.address(), None, passes);
+    let none = lab.scratch("none");
+    for (location, code) in [
+        (
+            format!("http://{}/git/test/small/snapshot.tar.zst", other.address),
+            3,
+        ),
+        (
+            format!("//{}/git/test/small/snapshot.tar.zst", other.address),
+            3,
+        ),
+        (
+            "https://user:secret@elsewhere.example/x?token=hidden".to_owned(),
+            3,
+        ),
+        // Round and round.
+        ("/git/test/small/snapshot.tar.zst".to_owned(), 3),
+    ] {
+        let to = format!("Location: {location}\r\n");
+        let away = Front::start(server.address(), None, move |_| {
+            Does::Says(answer("307 Temporary Redirect", &to, b""))
+        });
+        let mut command = command_at(
+            &format!("http://{}", away.address),
+            "test/small",
+            &none,
+            &[],
+        );
+        let errors = expect(&command.env("TARPON_TOKEN", "hush").output().unwrap(), code);
+        assert!(errors.contains("307, a redirect to "), "{errors}");
+        for secret in ["hush", "secret", "hidden"] {
+            assert!(!errors.contains(secret), "{errors}");
+        }
+        assert!(away.asked().len() < 8, "{:?}", away.asked());
+        expect_nothing(&none);
+    }
+    assert!(other.asked().is_empty(), "{:?}", other.asked());
+}
+
+/// The head of an answer without a length.
+fn until_end(etag: &str) -> Vec<u8> {
+    format!("HTTP/1.0 200 OK\r\n{etag}\r\n").into_bytes()
+}
+
+/// An archive says itself where it ends; over TLS the connection has to say so as well.
+#[test]
+fn an_answer_without_a_length_is_taken_if_its_content_ends() {
+    let (lab, server, whole) = served();
+    let (ours, cacert) = authority(&lab, "ours");
+    let tls = tls_of(&ours, None);
+    let expected = clone(&lab, "app", "expected");
+    let whole = Arc::new(whole);
+    let cases = [
+        // Of the archive, whether the end is said, whether there is TLS; the exit code.
+        ("all", whole.len(), true, true, 0),
+        ("unsaid", whole.len(), false, true, 3),
+        ("plain", whole.len(), true, false, 0),
+        ("cut", whole.len() / 2, true, true, 3),
+        ("plain cut", whole.len() / 2, true, false, 3),
+        ("cut by a byte", whole.len() - 1, true, true, 3),
+    ];
+    for (name, len, is_said, is_tls, code) in cases {
+        let whole = whole.clone();
+        let does = move |asked: &Asked| {
+            if !asked.target().contains("/snapshot.tar.zst") {
+                return passes(asked);
+            }
+            let answer = [until_end(""), whole[..len].to_vec()].concat();
+            match is_said {
+                true => Does::Says(answer),
+                false => Does::Breaks(answer),
+            }
+        };
+        let front = Front::start(server.address(), is_tls.then(|| tls.clone()), does);
+        let url = match is_tls {
+            true => front.https(),
+            false => format!("http://{}", front.address),
+        };
+        let target = lab.scratch(name);
+        let errors = expect(
+            &restore_at(&url, "test/app", &target, &["--cacert", &cacert]),
+            code,
+        );
+        match code {
+            0 => expect_files(&expected, &target, name),
+            _ => {
+                assert!(!errors.contains("corrupt"), "{name}: {errors}");
+                expect_nothing(&target);
+            }
+        }
+    }
+}
+
+/// With a tag what was cut off is asked for again.
+#[test]
+fn an_answer_without_a_length_that_is_cut_off_goes_on() {
+    let (lab, server, whole) = served();
+    let tag = server.get("/git/test/app/snapshot.tar.zst").expect(200);
+    let tag = tag.head.get("etag").unwrap_or_default().to_owned();
+    let expected = clone(&lab, "app", "expected");
+    for len in [whole.len() / 2, whole.len()] {
+        let (body, tag) = (whole[..len].to_vec(), format!("ETag: {tag}\r\n"));
+        let first = std::sync::atomic::AtomicBool::new(true);
+        let does = move |asked: &Asked| {
+            let is_first = first.swap(false, std::sync::atomic::Ordering::Relaxed);
+            match is_first {
+                true => Does::Says([until_end(&tag), body.clone()].concat()),
+                false => passes(asked),
+            }
+        };
+        let front = Front::start(server.address(), None, does);
+        let target = lab.scratch(&format!("goes-on-{len}"));
+        let url = format!("http://{}", front.address);
+        expect(&restore_at(&url, "test/app", &target, &["--no-bundle"]), 0);
+        expect_files(&expected, &target, "goes on");
+    }
+}
