@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     }
     match config::parse(std::env::args_os(), |name| std::env::var_os(name)) {
         Ok(Command::Serve(config)) => serve(*config),
+        Ok(Command::Check(config)) => check(&config),
         Ok(Command::Restore(args)) => ExitCode::from(tarpon::restore::run(&args)),
         Ok(Command::NewToken(new)) => new_token(&new),
         Ok(Command::Completions(shell)) => {
@@ -69,6 +70,36 @@ fn misused(error: &config::ConfigError) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// Looks at what a server would be started with.
+fn check(config: &Config) -> ExitCode {
+    let env = |name: &str| std::env::var_os(name);
+    // What filters the log is a setting, too.
+    let _log = match tarpon::telemetry::log::init(config.log_format, env) {
+        Ok(log) => log,
+        Err(error) => return wrong_setting(&error),
+    };
+    let mut warnings = unknown_variables();
+    let checked = tarpon::server::check(config).map(|found| warnings.extend(found));
+    for line in warnings {
+        say(format_args!("tarpon: {line}"));
+    }
+    match checked {
+        Ok(()) => printed(writeln!(std::io::stdout(), "serve would start")),
+        Err(error) => {
+            say(format_args!("tarpon: {error}"));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// A line for each variable of the environment that looks like a setting and is none.
+fn unknown_variables() -> Vec<String> {
+    let names: Vec<String> = std::env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .collect();
+    config::unknown_variables(names.iter().map(String::as_str))
+}
+
 fn serve(config: Config) -> ExitCode {
     // Before the first thread: a signal reaches whichever thread does not block it.
     let signals = match StopSignals::block() {
@@ -87,10 +118,7 @@ fn serve(config: Config) -> ExitCode {
         Ok(log) => log,
         Err(error) => return wrong_setting(&error),
     };
-    let names: Vec<String> = std::env::vars_os()
-        .filter_map(|(name, _)| name.into_string().ok())
-        .collect();
-    for line in config::unknown_variables(names.iter().map(String::as_str)) {
+    for line in unknown_variables() {
         tracing::warn!("{line}");
     }
     match tarpon::server::run(config, faults, &signals) {

@@ -38,6 +38,9 @@ pub(super) enum Verb {
     /// Run the server
     #[command(after_help = SERVE_AFTER_HELP)]
     Serve(Box<ServeArgs>),
+    /// Look at all that serve would be started with, and serve nothing
+    #[command(after_help = CHECK_AFTER_HELP)]
+    Check(Box<ServeArgs>),
     /// Fetch a repository from a server and unpack it
     #[command(after_help = RESTORE_AFTER_HELP)]
     Restore(Box<RestoreArgs>),
@@ -112,6 +115,19 @@ Exit codes:
   1  wrong command line or setting; nothing was started
   3  could not start (a port in use, a state directory of another server's) or failed while running;
      standard error says why";
+
+const CHECK_AFTER_HELP: &str = "\
+It takes what serve takes, from flags, environment and file alike, reads each file that they name, makes nothing, and
+minds no server that runs. Standard error has a line for each thing that a server would go on with but that you
+should know, such as files with secrets that others can read.
+
+Examples:
+  tarpon check --config /etc/tarpon.toml && systemctl reload tarpon
+
+Exit codes:
+  0  serve would start
+  1  wrong command line or setting
+  3  a file, the state directory or the system is not as the settings need it";
 
 const RESTORE_AFTER_HELP: &str = "\
 Examples:

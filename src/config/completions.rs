@@ -22,7 +22,7 @@ const BASH_DIRECTORY: &str = "\
 /// The completions of `shell`.
 pub(super) fn of(shell: Shell, command: Command) -> String {
     let offer = |command: Command| command.mut_args(offered);
-    let mut command = ["serve", "restore"]
+    let mut command = ["serve", "check", "restore"]
         .into_iter()
         .fold(command, |command, name| command.mut_subcommand(name, offer));
     // What makes them takes no error for an answer.

@@ -46,6 +46,8 @@ use std::time::Duration;
 pub enum Command {
     /// `tarpon serve`.
     Serve(Box<Config>),
+    /// `tarpon check`.
+    Check(Box<Config>),
     /// `tarpon restore`.
     Restore(Box<RestoreArgs>),
     /// `tarpon token new`.
@@ -135,6 +137,7 @@ where
     let cli = Cli::from_arg_matches(&matches).map_err(|e| usage(e.format(&mut command)))?;
     match cli.verb {
         Verb::Serve(args) => Ok(Command::Serve(Box::new(Config::load(*args, &env)?))),
+        Verb::Check(args) => Ok(Command::Check(Box::new(Config::load(*args, &env)?))),
         Verb::Restore(args) => Ok(Command::Restore(args)),
         Verb::Token { verb } => Ok(Command::NewToken(verb.into_new())),
         Verb::Completions { shell } => Ok(Command::Completions(shell)),
@@ -197,6 +200,19 @@ impl Config {
             file: said,
             ..Self::from_layers(&layers, env)?
         })
+    }
+
+    /// The settings that name a file with secrets, and the files.
+    pub fn secret_files(&self) -> Vec<(&'static str, &Path)> {
+        let files = [
+            ("--webhook-secrets", &self.webhook_secrets),
+            ("--tokens", &self.tokens),
+        ];
+        let given = files.into_iter();
+        let given = given.filter_map(|(setting, path)| Some((setting, path.as_deref()?)));
+        let pairs = self.listeners.tls.iter().flat_map(|tls| &tls.pairs);
+        let keys = pairs.map(|pair| ("--tls-key", &*pair.key));
+        given.chain(keys).collect()
     }
 
     fn from_layers(

@@ -110,9 +110,9 @@ pub const PEM_BYTES_MAX: u64 = 4 << 20;
 /// Largest `.netrc` that is read.
 pub const NETRC_BYTES_MAX: u64 = 1 << 20;
 /// Most that helpers of git's may say of a credential, and how long they may take: some ask elsewhere.
-pub const HELPERS_SAY_BYTES_MAX: u64 = 64 << 10;
-/// See [`HELPERS_SAY_BYTES_MAX`].
-pub const HELPERS_LIMIT_MS: u64 = MINUTE_MS;
+pub const LOGIN_BYTES_MAX: u64 = 64 << 10;
+/// See [`LOGIN_BYTES_MAX`].
+pub const LOGIN_LIMIT_MS: u64 = MINUTE_MS;
 /// How long a server may bring nothing of an archive unless it is told otherwise: it may have to clone
 /// first, and by default gives that as long.
 pub const WAIT_DEFAULT_MS: u64 = CLONE_TIMEOUT_DEFAULT_MS;

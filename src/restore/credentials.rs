@@ -15,7 +15,7 @@ use super::url::User;
 use crate::config::Secret;
 use crate::git::stdin_file;
 use crate::git::watched::{self, Ended, Said};
-use crate::limits::{HELPERS_LIMIT_MS, HELPERS_SAY_BYTES_MAX};
+use crate::limits::{LOGIN_BYTES_MAX, LOGIN_LIMIT_MS};
 
 /// Whom a credential is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,13 +102,13 @@ fn of_netrc(place: &Place) -> Option<User> {
 /// Has git ask its helpers, with `settings` besides the user's. It asks no person: whoever is asked by a program of
 /// his own is not known here.
 fn of_helpers(stop: &Stop, place: &Place, settings: &[String]) -> Option<User> {
-    let until = Instant::now() + Duration::from_millis(HELPERS_LIMIT_MS);
+    let until = Instant::now() + Duration::from_millis(LOGIN_LIMIT_MS);
     let mut command = run::helpers(until, settings);
     command.stdin(stdin_file(place.question().as_bytes()).ok()?);
     let mut said = Said::in_memory(&mut command).ok()?;
     let child = command.spawn().ok()?;
     let over = || {
-        let is_over = Instant::now() >= until || said.len_bytes()? > HELPERS_SAY_BYTES_MAX;
+        let is_over = Instant::now() >= until || said.len_bytes()? > LOGIN_BYTES_MAX;
         Ok(is_over.then_some(()))
     };
     match watched::finish(child, || stop.is_set(), over).ok()? {

@@ -19,6 +19,7 @@ use crate::jobs::scrub::Scrub;
 use crate::jobs::state;
 use crate::telemetry::log::RequestLogThread;
 
+mod check;
 mod cores;
 mod descriptors;
 mod error;
@@ -29,6 +30,7 @@ mod start;
 mod taken;
 mod threads;
 
+pub use check::check;
 pub use error::{FAILED_CODE, ServerError};
 
 /// Runs the server until one of `signals`, which every thread of the process blocks; `faults` are
@@ -37,6 +39,9 @@ pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), 
     heap::give_back_large();
     let uring = choose_driver(config.io_driver)?;
     let carried = carried(raise_descriptor_limit(), &config)?;
+    for line in check::exposed(&config) {
+        tracing::warn!("{line}");
+    }
     let prepared = prepare(config, faults, carried)?;
     let log = RequestLogThread::start()?;
     let (stop, stopped) = watch::channel(false);

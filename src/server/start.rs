@@ -107,13 +107,7 @@ pub(super) fn prepare(
         .map_err(start("start encoder threads"))?;
     let prefetch = Prefetch::start().map_err(start("start prefetch threads"))?;
     let cores = config.cores.get();
-    let marks = Marks::of(&config, state.space()?.total_bytes);
-    if marks.low_bytes >= marks.high_bytes {
-        return Err(ServerError::CacheLow {
-            low_bytes: marks.low_bytes,
-            high_bytes: marks.high_bytes,
-        });
-    }
+    let marks = marks(&config, state.space()?.total_bytes)?;
     let catalog = Arc::new(Catalog::new(state, cores, marks));
     let found = find_mirrors(&catalog, &config)?;
     find_entries(&catalog, &config)?;
@@ -154,6 +148,18 @@ pub(super) fn prepare(
         faults,
         plane,
     })
+}
+
+/// How much there may be on a file system of this size.
+pub(super) fn marks(config: &Config, total_bytes: u64) -> Result<Marks, ServerError> {
+    let marks = Marks::of(config, total_bytes);
+    match marks.low_bytes < marks.high_bytes {
+        true => Ok(marks),
+        false => Err(ServerError::CacheLow {
+            low_bytes: marks.low_bytes,
+            high_bytes: marks.high_bytes,
+        }),
+    }
 }
 
 /// Whether another directory would help against this error: not against a disk that is full.

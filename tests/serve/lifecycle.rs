@@ -1,5 +1,6 @@
 //! Shutdown, restart, refresh, eviction, clients that hang: nothing is lost, nothing leaks.
 
+use super::support::certificates::Authority;
 use super::support::client::{Conn, End, Paced, get};
 use super::support::lab::{self, Lab};
 use super::support::repos::{self, Shape};
@@ -803,4 +804,107 @@ fn make_older(meta: &Path) {
     let digest = Sha256::digest(&bytes);
     bytes.extend_from_slice(&digest);
     fs::write(meta, bytes).unwrap();
+}
+
+/// What `tarpon check` says: its exit code, standard error and standard output.
+fn check(arguments: &[&str]) -> (i32, String, Vec<u8>) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tarpon"));
+    command.arg("check").args(arguments);
+    command.env("TARPON_LEVLE", "3");
+    let out = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(!errors.contains("hush"), "{errors}");
+    (out.status.code().unwrap(), errors, out.stdout)
+}
+
+/// A file of the lab's own.
+fn file(lab: &Lab, name: &str, text: &str, mode: u32) -> String {
+    let path = lab.scratch(name);
+    fs::write(&path, text).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+    fs::set_permissions(&path, mode).unwrap();
+    path.display().to_string()
+}
+
+/// Everything that a start would find wrong, and a server that runs does not mind.
+#[test]
+fn a_check_finds_what_a_start_would_and_makes_nothing() {
+    let lab = small_lab();
+    let new_state = lab.scratch("none/yet").display().to_string();
+    let close = file(&lab, "close", "github.com hush\n", 0o640);
+    let wrong = file(&lab, "wrong", "other.example hush\n", 0o600);
+    let text = format!("state = {new_state:?}\nwebhook_secrets = {close:?}\n");
+    let config = file(&lab, "config.toml", &text, 0o644);
+    let (code, errors, out) = check(&["--config", &config]);
+    assert_eq!(
+        (code, &out[..]),
+        (0, &b"serve would start\n"[..]),
+        "{errors}"
+    );
+    assert!(
+        errors.contains("TARPON_LEVLE") && !errors.contains("close"),
+        "{errors}"
+    );
+    assert!(!lab.scratch("none").exists());
+    let below_file = format!("{close}/state");
+    for (arguments, expected, why) in [
+        (
+            &["--webhook-secrets", &*wrong][..],
+            3,
+            "other.example is no upstream",
+        ),
+        (&["--webhook-secrets", "/nonexistent"], 3, "/nonexistent"),
+        (&["--tokens", &wrong], 3, "--tokens"),
+        (&["--state", &below_file], 3, "close"),
+        (&["--level", "99"], 1, "level"),
+        (&["--config", "/nonexistent"], 1, "/nonexistent"),
+        (&["--cache-limit", "50%", "--cache-low", "8E"], 1, "cache"),
+    ] {
+        // A flag may be given once.
+        let state = ["--state", &new_state];
+        let state = match arguments[0] {
+            "--state" => &[][..],
+            _ => &state,
+        };
+        let (code, errors, out) = check(&[state, arguments].concat());
+        assert_eq!((code, out.len()), (expected, 0), "{arguments:?}: {errors}");
+        assert!(errors.contains(why), "{errors}");
+    }
+    let server = lab.start();
+    let state = lab.state().display().to_string();
+    let (code, errors, _) = check(&["--state", &state, "--listen", &server.address().to_string()]);
+    assert_eq!(code, 0, "{errors}");
+}
+
+/// In a check and at a start; a key has to be that of its certificate.
+#[test]
+fn files_with_secrets_that_others_can_read_are_warned_of() {
+    let lab = small_lab();
+    let new_state = lab.scratch("none/yet").display().to_string();
+    let state = ["--state", &new_state];
+    let open = file(&lab, "open", "github.com hush\n", 0o644);
+    let (code, errors, _) = check(&[&state[..], &["--webhook-secrets", &open]].concat());
+    assert_eq!(code, 0, "{errors}");
+    let warning = "open has secrets, and others may read or change it (mode 644)";
+    assert!(errors.contains(warning), "{errors}");
+    let mut settings = lab.settings();
+    settings.arguments = vec![format!("--webhook-secrets={open}")];
+    let mut server = settings.start();
+    server.terminate();
+    server.wait_exit(wait::DEADLINE);
+    assert!(server.log().contains(warning), "{}", server.log());
+    let authority = Authority::new(&lab.scratch(""), "ours");
+    let [one, other] = ["one", "other"].map(|name| authority.issue(name, &["localhost"], 1));
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o604);
+    fs::set_permissions(&one.key, mode).unwrap();
+    let [cert, key] = one.flags();
+    let (code, errors, _) = check(&[&state[..], &[&cert, &key]].concat());
+    assert_eq!(code, 0, "{errors}");
+    assert!(
+        errors.contains("--tls-key: ") && errors.contains("mode 604"),
+        "{errors}"
+    );
+    let [_, wrong_key] = other.flags();
+    let (code, errors, _) = check(&[&state[..], &[&cert, &wrong_key]].concat());
+    assert_eq!(code, 3, "{errors}");
 }

@@ -79,7 +79,7 @@ const SEEMING: [Named; 7] = [
 ];
 
 /// Functions that wait, or call such ones, and where they run instead of on a core.
-const WAITING: [Named; 50] = [
+const WAITING: [Named; 53] = [
     (
         "src/server/reload.rs",
         "InForce::anew",
@@ -297,6 +297,21 @@ const WAITING: [Named; 50] = [
         "src/server/socket_files.rs",
         "SocketFile::drop",
         "the main thread, at the end",
+    ),
+    (
+        "src/server/check.rs",
+        "check",
+        "the main thread, of a check",
+    ),
+    (
+        "src/server/check.rs",
+        "check_state",
+        "the main thread, of a check",
+    ),
+    (
+        "src/server/check.rs",
+        "exposed",
+        "the main thread, at the start",
     ),
 ];
 

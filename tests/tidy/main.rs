@@ -50,6 +50,7 @@ fn help() -> String {
     let commands = [
         &["--help"][..],
         &["serve", "--help"],
+        &["check", "--help"],
         &["restore", "--help"],
         &["token", "new", "--help"],
     ];

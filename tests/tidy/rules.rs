@@ -472,6 +472,7 @@ fn options(text: &str) -> impl Iterator<Item = &str> {
         "git config",
         "git submodule",
         "git checkout",
+        "git config",
         "cargo bench",
         "cargo install",
         "perf/",
