@@ -1,12 +1,13 @@
 //! Who asks the server, and that nobody else hears of it.
 
 use crate::bundle::small_lab;
-use crate::lab::{expect, expect_nothing};
+use crate::lab::{BINARY, expect, expect_nothing};
 use crate::support::certificates::Authority;
 use crate::support::front::{Asked, Does, Front, answer, tls_of};
 use crate::support::lab::Lab;
 use crate::support::processes;
 use crate::support::steps::hit;
+use crate::support::tokens::{self, Token};
 use crate::support::{git, repos};
 use crate::tls::{authority, command_at, restore_at};
 use std::fs;
@@ -371,4 +372,53 @@ fn no_credential_goes_over_plain_http_to_another_machine() {
         &[],
     );
     expect(&command.env("TARPON_TOKEN", "hush").output().unwrap(), 0);
+}
+
+/// The real thing: a server of tarpon's with TLS and tokens, and what git brings from it.
+#[test]
+fn a_token_opens_a_server_that_wants_one() {
+    let lab = small_lab();
+    let (ours, cacert): (Authority, String) = authority(&lab, "ours");
+    let flags = ours.issue("server", &["localhost", "127.0.0.1"], 1).flags();
+    let token = Token::new(BINARY, "farm", &[]);
+    let file = lab.scratch("tokens");
+    tokens::write(&file, &[&token]);
+    let file = file.display().to_string();
+    let access = [
+        "--no-default-upstreams",
+        "--access",
+        "test=token",
+        "--tokens",
+        &*file,
+    ];
+    let mut settings = lab.settings().with(&access);
+    settings.arguments.extend(flags);
+    let server = settings.start();
+    let url = format!("https://localhost:{}", server.address().port());
+    let target = lab.scratch("none");
+    let cacert = ["--cacert", &*cacert];
+    let errors = expect(&restore_at(&url, "test/small", &target, &cacert), 2);
+    assert!(errors.contains("the server refuses: 401"), "{errors}");
+    expect_nothing(&target);
+    let run = |name: &str, more: &[&str]| {
+        let target = lab.scratch(name);
+        let more = [&cacert[..], more].concat();
+        let mut command = command_at(&url, "test/small", &target, &more);
+        expect(
+            &command.env("TARPON_TOKEN", &token.token).output().unwrap(),
+            0,
+        );
+        target
+    };
+    run("first", &[]);
+    let new = repos::add_commit(&lab.upstream("small"), "main", "new.txt", b"new");
+    let newer = run("newer", &["--no-bundle", "--have", &new]);
+    assert_eq!(git::text(&newer, &["rev-parse", "origin/main"]), new);
+    git::run(&newer, &["fsck", "--strict"]);
+    // Nothing of it stays.
+    let config = fs::read_to_string(newer.join(".git/config")).unwrap();
+    assert!(
+        !config.contains(&token.token) && !config.contains("Authorization"),
+        "{config}"
+    );
 }

@@ -5,11 +5,15 @@ use crate::lab::{BINARY, archive, clone, expect, expect_files, expect_nothing, n
 use crate::support::certificates::Authority;
 use crate::support::front::{Asked, Does, Front, answer, tls_of};
 use crate::support::lab::Lab;
+use crate::support::relay::{be_silent, listen};
 use crate::support::steps::{hit, push_and_fetch};
 use crate::support::{git, repos};
+use std::io::Write;
 use std::path::Path;
 use std::process::Output;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tarpon::limits::CONNECT_TIMEOUT_MS;
 
 fn passes(asked: &Asked) -> Does {
     Does::Passes(asked.target().to_owned())
@@ -343,5 +347,49 @@ fn an_answer_without_a_length_that_is_cut_off_goes_on() {
         let url = format!("http://{}", front.address);
         expect(&restore_at(&url, "test/app", &target, &["--no-bundle"]), 0);
         expect_files(&expected, &target, "goes on");
+    }
+}
+
+/// A server that does not get on with TLS, or has no end of it, takes neither time nor memory.
+#[test]
+fn a_handshake_that_does_not_end_is_given_up() {
+    let lab = small_lab();
+    let (_, cacert) = authority(&lab, "ours");
+    let limit = Duration::from_millis(CONNECT_TIMEOUT_MS);
+    let silent = listen(|_| be_silent());
+    // A message of 16 MiB, and one empty record after the other.
+    let long = [&b"\x16\x03\x03\x40\x00\x02\xff\xff\xff"[..], &[0; 0x3ffc]].concat();
+    let next = [&b"\x16\x03\x03\x40\x00"[..], &[0; 0x4000]].concat();
+    let endless = listen(move |mut socket| {
+        let mut sent = socket.write_all(&long);
+        while sent.is_ok() {
+            sent = socket.write_all(&next);
+        }
+    });
+    let empty = listen(|mut socket| while socket.write_all(b"\x16\x03\x03\x00\x00").is_ok() {});
+    let drips = listen(|mut socket| {
+        let bytes = [&b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc"[..], &[0; 0x3ffc]].concat();
+        for byte in bytes {
+            if socket.write_all(&[byte]).is_err() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    let target = lab.scratch("none");
+    for (address, may_wait) in [
+        (silent, true),
+        (endless, false),
+        (empty, false),
+        (drips, true),
+    ] {
+        let began = Instant::now();
+        let url = format!("https://{address}");
+        let out = restore_at(&url, "test/small", &target, &["--cacert", &cacert]);
+        let errors = expect(&out, 3);
+        let took = began.elapsed();
+        assert!(took < limit * 2, "{errors}");
+        assert!(may_wait || took < limit, "{errors}");
+        expect_nothing(&target);
     }
 }
