@@ -344,18 +344,25 @@ impl Seat {
         }
     }
 
-    /// The same on a thread of its own, which looks after something every now and then meanwhile.
-    pub(crate) fn wait_placed(&mut self, every: Duration, look: impl Fn()) -> Result<(), Closed> {
+    /// The same on a thread of its own, which looks after something every now and then meanwhile: whether it
+    /// still is to wait. False if it is not.
+    pub(crate) fn wait_placed(
+        &mut self,
+        every: Duration,
+        look: impl Fn() -> bool,
+    ) -> Result<bool, Closed> {
         let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
         let mut context = Context::from_waker(&waker);
         while !self.is_placed() {
             match Pin::new(&mut self.placed).poll(&mut context) {
-                Poll::Ready(placed) => return placed.map_err(|_| Closed),
+                Poll::Ready(placed) => return placed.map(|()| true).map_err(|_| Closed),
                 Poll::Pending => std::thread::park_timeout(every),
             }
-            look();
+            if !look() {
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Gives it back for one in another class, which has it at once: what has begun must not wait for others

@@ -180,8 +180,9 @@ impl Core {
         progress: impl Fn() -> Progress + 'static,
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
-        asked.repo.notes.set_early();
+        asked.repo.notes.set_early(&asked.named);
         let (core, pass) = (self.clone(), asked.pass);
+        let (repo, named) = (asked.repo.clone(), asked.named.clone());
         let awaited = async move {
             let First {
                 archive, reader, ..
@@ -191,6 +192,8 @@ impl Core {
             })?;
             // The preamble has nothing of it in it, and ends here if the right to it has.
             core.still_let_in(pass)?;
+            // The wait may have been long: an hour is from here.
+            repo.notes.set_early(&named);
             Ok(Awaited {
                 etag: archive.etag.to_string(),
                 commit: archive.commit.as_deref().map(str::to_owned),
@@ -344,7 +347,7 @@ impl Core {
         let wanted = match requested(head.range) {
             // Whoever had a preamble may take its bytes for the archive's, and ask for what follows them.
             Requested::Bounded { start, .. } | Requested::From { start }
-                if start > 0 && !pinned && asked.repo.notes.was_early() =>
+                if start > 0 && !pinned && asked.repo.notes.was_early(&asked.named) =>
             {
                 Requested::Full
             }

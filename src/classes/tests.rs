@@ -138,11 +138,15 @@ fn a_thread_waits_for_a_place_and_the_end_wakes_all() {
     let class = class(1);
     let held = enter(&class, "a");
     let mut waiting = [(); 2].map(|()| enter(&class, "b"));
+    let mut unwanted = enter(&class, "b");
+    let soon = Duration::from_millis(1);
+    assert!(!unwanted.wait_placed(soon, || false).unwrap());
+    drop(unwanted);
     let second = Duration::from_secs(1);
     std::thread::scope(|scope| {
         let [first, last] = &mut waiting;
-        let first = scope.spawn(move || first.wait_placed(second, || ()));
-        let last = scope.spawn(move || last.wait_placed(second, || ()));
+        let first = scope.spawn(move || first.wait_placed(second, || true));
+        let last = scope.spawn(move || last.wait_placed(second, || true));
         drop(held);
         first.join().unwrap().unwrap();
         class.close();

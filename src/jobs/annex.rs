@@ -106,7 +106,7 @@ impl Jobs {
         }
         for archive in repo.take_commits(commits) {
             archive.close_if_idle();
-            self.catalog.retired.add(archive.clone());
+            self.catalog.retired.add_refused(archive.clone());
             if self.catalog.retired.take_idle(&archive) {
                 let catalog = self.catalog.clone();
                 // It cannot fail but by a panic, which was printed.

@@ -67,9 +67,9 @@ impl Jobs {
         let thread = std::thread::Builder::new().name("builder".into());
         let spawned = thread.spawn(move || {
             if let Ok(permit) = given.recv()
-                && let Some((permit, seat)) = placed(&shop, permit, asker.arrival())
+                && let Some(placed) = placed(&shop, permit, asker.arrival(), is_cold)
             {
-                run(&shop, &plane, (permit, seat), (&git, cold), stop, done);
+                run(&shop, &plane, placed, (&git, cold), stop, done);
             }
         });
         let builder = match spawned {
@@ -243,8 +243,8 @@ impl Jobs {
 }
 
 impl Keep for Handle<Jobs> {
-    fn pack_tip(&self, job: TipJob) {
-        self.spawn(|jobs| jobs.pack_tip(job));
+    fn pack_tip(&self, job: TipJob, place: Option<Seat>) {
+        self.spawn(|jobs| jobs.pack_tip(job, place));
     }
 
     fn spool(&self, job: SpoolJob) {
@@ -285,8 +285,11 @@ struct Built {
     end: End,
 }
 
-/// Waits for a place for it, without anything of it: what it is made of is looked at afterwards. `None` if it ends here.
-fn placed(shop: &Workshop, permit: Permit, arrival: Arrival) -> Option<(Permit, Seat)> {
+/// A build that has all the places it needs: its own, and where git makes its pack.
+type Ready = (Permit, Seat, Option<Seat>);
+
+/// Waits for its places, without anything of it: what it is made of is looked at afterwards. `None` if it ends here.
+fn placed(shop: &Workshop, permit: Permit, arrival: Arrival, is_cold: bool) -> Option<Ready> {
     let repo = permit.repo();
     let size = produce::size_of(&repo.mirror);
     let seat = shop
@@ -300,8 +303,25 @@ fn placed(shop: &Workshop, permit: Permit, arrival: Arrival) -> Option<(Permit, 
             return None;
         }
     };
-    match shop.turns.wait_placed(&mut seat) {
-        Ok(()) => Some((permit, seat)),
+    // What a timer has begun is for nobody who would wait.
+    let is_asked_for = || permit.urgency().cause() == Cause::Asked;
+    let is_wanted = || !is_asked_for() || !permit.end_unless_wanted();
+    let mut waited = shop.turns.wait_placed(&mut seat, is_wanted);
+    let mut packing = None;
+    if matches!(waited, Ok(true)) && !is_cold && permit.want().shape() == Shape::Tip {
+        // It has a place already, so it is not refused.
+        let entered = shop
+            .packing
+            .enter(&repo.name, permit.urgency(), Arrival::Promised);
+        if let Ok(mut place) = entered {
+            let look = Duration::from_millis(WANTED_LOOK_MS);
+            waited = place.wait_placed(look, is_wanted);
+            packing = Some(place);
+        }
+    }
+    match waited {
+        Ok(true) => Some((permit, seat, packing)),
+        Ok(false) => None,
         Err(_) => {
             refuse(shop, permit, BeginError::Stopping.into());
             None
@@ -317,7 +337,7 @@ fn placed(shop: &Workshop, permit: Permit, arrival: Arrival) -> Option<(Permit, 
 fn run(
     shop: &Arc<Workshop>,
     plane: &Handle<Jobs>,
-    (permit, seat): (Permit, Seat),
+    (permit, seat, packing): Ready,
     (git, cold): (&Git, Option<ColdSource>),
     stop: watch::Receiver<bool>,
     done: oneshot::Sender<Built>,
@@ -356,7 +376,7 @@ fn run(
     let turn = shop.turns.begin(seat, &repo.name, size, &archive.fanout);
     let mut held = None;
     let built = catch_unwind(AssertUnwindSafe(|| {
-        build(shop, begun, plane, (turn, &mut held))
+        build(shop, begun, plane, (turn, &mut held), packing)
     }));
     meter.down(Level::BuildsRunning);
     let end = match built {

@@ -23,6 +23,7 @@ use super::workshop::Workshop;
 use crate::archive::open_files::{OpenError, OpenFiles};
 use crate::archive::place::{Archive, Files, Names};
 use crate::archive::spool::Spooler;
+use crate::classes::Seat;
 use crate::extent::Piece;
 use crate::io::clock::unix_ms;
 use crate::io::sched;
@@ -225,6 +226,7 @@ pub(super) fn build(
     mut begun: Begun<'_>,
     keep: &impl Keep,
     (mut turn, held): (Turn, &mut Option<Turn>),
+    packing: Option<Seat>,
 ) -> Result<End, End> {
     let (archive, repo) = (begun.archive.clone(), begun.repo);
     let (sender, pieces) = unbounded_channel();
@@ -235,10 +237,9 @@ pub(super) fn build(
     let mut spooler = Spooler::new(archive.fanout.clone(), pieces);
     spooler.limit(shop.catalog.usage.marks().high_bytes);
     let (level, faults) = (shop.level, &shop.faults);
-    let first = begun
+    begun
         .head
-        .send_first(&archive.fanout, &spool, level, faults);
-    first?;
+        .send_first(&archive.fanout, &spool, level, faults)?;
     let Placed {
         place,
         opened,
@@ -249,7 +250,7 @@ pub(super) fn build(
     } = place(shop, begun, keep)?;
     let open_files = &shop.open_files;
     let (staging, pinned) = settle(keep, open_files, &archive, place, files, names, spooler);
-    let history = history(&archive, own, |job| keep.pack_tip(job));
+    let history = history(&archive, own, |job| keep.pack_tip(job, packing));
     let take = move || {
         // The first bytes are out; what follows must not delay anybody else's.
         sched::be_nice(match turn.size() {

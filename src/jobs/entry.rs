@@ -16,6 +16,7 @@ use super::workshop::Workshop;
 use crate::archive::open_files::{OpenError, OpenFile, Places};
 use crate::archive::place::{Archive, Files, Names};
 use crate::archive::spool::{Spooler, not_kept};
+use crate::classes::Seat;
 use crate::io::clock::unix_ms;
 use crate::io::residency;
 use crate::io::shortage::is_disk_full;
@@ -47,7 +48,7 @@ pub(super) struct SpoolJob {
 /// Where a build's bytes are kept: the work of others, which it does not wait for.
 pub(super) trait Keep {
     /// Has a pack made.
-    fn pack_tip(&self, job: TipJob);
+    fn pack_tip(&self, job: TipJob, place: Option<Seat>);
     /// Has the pieces of a build written.
     fn spool(&self, job: SpoolJob);
     /// Has room made for a repository, for the disk is full; hears when that was tried.

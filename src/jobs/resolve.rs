@@ -7,7 +7,7 @@ use std::time::Instant;
 use gix::bstr::{BStr, ByteSlice};
 use tokio::task::spawn_blocking;
 
-use super::asker::Asker;
+use super::asker::{Asker, ClientPart};
 use super::look::{Looked, Wanted, failed, look, look_annexed};
 use super::state::Jobs;
 use super::unknown::Sought;
@@ -17,10 +17,30 @@ use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
 
 impl Jobs {
+    /// The same, with the part of the builds that the client may take if there is none of it yet: it waits for
+    /// that before anybody else can wait for what it begins.
+    pub(crate) async fn resolve(
+        self: Rc<Self>,
+        repo: Arc<Repo>,
+        named: Named,
+        since: Option<Instant>,
+        asker: Asker,
+    ) -> Result<(Wanted, Option<ClientPart>), StartError> {
+        let client = asker.client;
+        let wanted = self.clone().seek_named(repo.clone(), named, since, asker);
+        let wanted = wanted.await?;
+        let is_there = repo.archive_of(&wanted.want).is_some();
+        if is_there || repo.is_building_for(&wanted.want) {
+            return Ok((wanted, None));
+        }
+        let part = self.semaphores.builds_of_client.acquire(client).await;
+        Ok((wanted, Some(part)))
+    }
+
     /// What is wanted, which is there; the mirror is cloned if there is none. Where it is not there the mirror is
     /// compared with its upstream once, and what no followed ref may lead to is asked for. What a ref that
     /// is not followed leads to is as the upstream had it at `since`, or a moment ago.
-    pub(crate) async fn resolve(
+    async fn seek_named(
         self: Rc<Self>,
         repo: Arc<Repo>,
         named: Named,
@@ -170,17 +190,28 @@ impl Jobs {
         }
     }
 
-    /// The same in the mirror as it is; nothing where there is none.
+    /// The same in the mirror as it is, as far as a few objects tell; nothing where there is none.
     pub(crate) async fn resolve_here(
         self: Rc<Self>,
         repo: Arc<Repo>,
         named: Named,
     ) -> Result<Wanted, StartError> {
         let found = match repo.is_mirrored() {
-            true => self.look_for(&repo, &named).await?,
+            true => match self.look_shortly(&repo, &named).await? {
+                Looked::Found(wanted) => Some(wanted),
+                _ => None,
+            },
             false => None,
         };
         found.ok_or_else(|| absent(&repo, &named))
+    }
+
+    /// What a few objects tell. What takes a walk over the history has other places, and holds none of these up.
+    async fn look_shortly(&self, repo: &Arc<Repo>, named: &Named) -> Result<Looked, StartError> {
+        let _permit = self.semaphores.lookups.acquire().await;
+        let (at, git, asked) = (repo.clone(), self.git.clone(), named.clone());
+        let looked = spawn_blocking(move || look(&at, &git, &asked));
+        looked.await.map_err(|panic| failed(repo, &panic))?
     }
 
     async fn look_for(
@@ -188,20 +219,20 @@ impl Jobs {
         repo: &Arc<Repo>,
         named: &Named,
     ) -> Result<Option<Wanted>, StartError> {
-        let _permit = self.semaphores.lookups.acquire().await;
-        let (at, git, asked) = (repo.clone(), self.git.clone(), named.clone());
-        let looked = spawn_blocking(move || look(&at, &git, &asked));
-        let looked = looked.await.map_err(|panic| failed(repo, &panic))??;
+        let looked = self.look_shortly(repo, named).await?;
         if let Looked::Found(wanted) = looked {
             return Ok(Some(wanted));
         }
         if let Looked::Unsure(wanted, commit) = looked {
+            // The semaphores are never closed, so this only waits.
+            let _permit = self.semaphores.closures.acquire().await;
             let closure = self.git.closure(&repo.mirror, commit).await;
             match closure.map_err(|e| failed(repo, &e))? {
                 Closure::Reached | Closure::Left => return Ok(Some(wanted)),
                 Closure::Broken => {}
             }
         }
+        let _permit = self.semaphores.lookups.acquire().await;
         let (at, git, asked) = (repo.clone(), self.git.clone(), named.clone());
         let looked = spawn_blocking(move || look_annexed(&at, &git, &asked));
         looked.await.map_err(|panic| failed(repo, &panic))?

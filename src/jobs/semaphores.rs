@@ -10,9 +10,10 @@ use super::upload_turns::{UploadBounds, UploadTurns};
 use crate::classes::{Class, Refused, Seat, Tries, Urgency};
 use crate::faults::Faults;
 use crate::limits::{
-    BUNDLES_MAKING_MAX, CLONES_OF_CLIENT_MAX, CLONES_RUNNING_MAX, COMPARISONS_OF_CLIENT_MAX,
-    COMPARISONS_RUNNING_MAX, FETCHES_OF_CLIENT_MAX, FETCHES_RUNNING_MAX, LOOKUPS_RUNNING_MAX,
-    TIPS_PACKING_MAX, WAYS_OF_CLIENT_MAX, WAYS_RUNNING_MAX,
+    BUILDS_OF_CLIENT_MAX, BUNDLES_MAKING_MAX, CLONES_OF_CLIENT_MAX, CLONES_RUNNING_MAX,
+    CLOSURES_RUNNING_MAX, COMPARISONS_OF_CLIENT_MAX, COMPARISONS_RUNNING_MAX,
+    FETCHES_OF_CLIENT_MAX, FETCHES_RUNNING_MAX, LOOKUPS_RUNNING_MAX, WAYS_OF_CLIENT_MAX,
+    WAYS_RUNNING_MAX,
 };
 use crate::mirror::MirrorError;
 use crate::mirror::schedule::Key;
@@ -36,8 +37,9 @@ pub(super) struct Semaphores {
     pub(super) ways: Semaphore,
     pub(super) ways_of_client: ClientParts,
     pub(super) lookups: Semaphore,
-    /// Packs of single commits.
-    pub(super) tips: Semaphore,
+    /// Those that walk over a history.
+    pub(super) closures: Semaphore,
+    pub(super) builds_of_client: ClientParts,
     pub(super) bundles: Semaphore,
     pub(super) uploads: UploadTurns,
 }
@@ -60,7 +62,8 @@ impl Semaphores {
             ways: Semaphore::new(WAYS_RUNNING_MAX),
             ways_of_client: ClientParts::new(WAYS_OF_CLIENT_MAX),
             lookups: Semaphore::new(LOOKUPS_RUNNING_MAX),
-            tips: Semaphore::new(TIPS_PACKING_MAX),
+            closures: Semaphore::new(CLOSURES_RUNNING_MAX),
+            builds_of_client: ClientParts::new(BUILDS_OF_CLIENT_MAX),
             bundles: Semaphore::new(BUNDLES_MAKING_MAX),
             uploads: UploadTurns::new(uploads),
             tries,

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::room::Need;
 use super::state::Jobs;
+use crate::classes::Seat;
 use crate::limits::TIP_PACKS_MAX;
 use crate::manifest::want::CommitId;
 use crate::mirror::MirrorError;
@@ -30,8 +31,8 @@ pub(super) struct TipJob {
 }
 
 impl Jobs {
-    /// Makes the pack; ends when nobody waits for it any more.
-    pub(super) async fn pack_tip(self: Rc<Self>, job: TipJob) {
+    /// Makes the pack, in this place; ends when nobody waits for it any more.
+    pub(super) async fn pack_tip(self: Rc<Self>, job: TipJob, place: Option<Seat>) {
         let TipJob {
             repository,
             from,
@@ -42,8 +43,6 @@ impl Jobs {
         let into = entry.join(PACKS);
         let packs_max = self.config.encoders.get().min(TIP_PACKS_MAX);
         let make = async {
-            // The semaphore is never closed, so this only waits.
-            let _turn = self.semaphores.tips.acquire().await;
             let packed = self.git.pack_tip(&from, &into, tip, packs_max).await;
             match packed {
                 Err(e) if e.is_disk_full() => {
@@ -57,6 +56,7 @@ impl Jobs {
             packed = make => packed,
             () = made.closed() => return,
         };
+        drop(place);
         // Fails only if nobody waits.
         let _ = made.send(packed);
     }

@@ -6,16 +6,17 @@ use std::time::{Duration, SystemTime};
 
 use crate::archive::fanout::Fanout;
 use crate::archive::open_files::OpenFiles;
+use crate::classes::Class;
 use crate::faults::Faults;
 use crate::io::heap;
-use crate::limits::{DECODE_BUDGET_BYTES, HEAP_TRIM_BUILDS};
+use crate::limits::{DECODE_BUDGET_BYTES, HEAP_TRIM_BUILDS, TIPS_PACKING_MAX};
 use crate::repos::catalog::Catalog;
 use crate::snapshot::budget::Budget;
 use crate::snapshot::job::EncoderState;
 use crate::snapshot::ring::Ring;
 use crate::snapshot::turns::Turns;
 use crate::snapshot::verify::Verified;
-use crate::telemetry::metrics::Meter;
+use crate::telemetry::metrics::{Meter, WorkClass};
 
 /// See the module's text. One for the process: its encoders, memory and turns are shared by all builds.
 pub(crate) struct Workshop {
@@ -33,6 +34,8 @@ pub(crate) struct Workshop {
     pub verified: Verified,
     /// Turns to produce.
     pub turns: Arc<Turns>,
+    /// Places for builds whose packs git makes; each has one before its first byte.
+    pub packing: Arc<Class>,
     /// Counts what builds do.
     pub meter: Meter,
     /// Faults to inject; none outside tests.
@@ -59,6 +62,7 @@ impl Workshop {
             catalog,
             open_files,
             turns: Turns::new(ring.threads(), &meter),
+            packing: Class::new(WorkClass::Pack, TIPS_PACKING_MAX, &meter),
             ring,
             level,
             budget: Budget::new(DECODE_BUDGET_BYTES),
@@ -108,5 +112,6 @@ impl Workshop {
         }
         drop(running);
         self.turns.close();
+        self.packing.close();
     }
 }

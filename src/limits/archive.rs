@@ -51,6 +51,8 @@ pub const COLD_WAIT_MS: u64 = 3_000;
 pub const PREAMBLE_EVERY_MS: u64 = 5_000;
 /// How long after a preamble a range from within an archive is answered whole, unless it names the archive.
 pub const EARLY_KEPT_MS: u64 = HOUR_MS;
+/// Refs and commits of a repository of which it is remembered that they had one; of more, for all of it.
+pub const EARLY_NAMES_MAX: usize = 1024;
 /// Longest line in a preamble that is read.
 pub const PREAMBLE_LINE_BYTES_MAX: usize = 64 << 10;
 /// Longest message in a preamble, in bytes.

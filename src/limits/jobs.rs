@@ -25,6 +25,8 @@ pub const BUILD_RETRY_MAX_MS: u64 = 30_000;
 /// Refs and commits of a repository that are being built at the same time, each by a thread that waits for
 /// its turn of the encoders. Over it: 503.
 pub const WANTS_BUILDING_MAX: usize = 64;
+/// The same for requests of one client's address, of all repositories.
+pub const BUILDS_OF_CLIENT_MAX: usize = WANTS_BUILDING_MAX / 4;
 /// Commits that are packed for a build at the same time: about a second of one core for each 15 MB.
 pub const TIPS_PACKING_MAX: usize = 4;
 
@@ -82,6 +84,8 @@ pub const WAYS_RUNNING_MAX: usize = 16;
 pub const WAYS_OF_CLIENT_MAX: usize = WAYS_RUNNING_MAX / 4;
 /// Requests that look for refs and objects in mirrors at the same time.
 pub const LOOKUPS_RUNNING_MAX: usize = 16;
+/// The same that walk over a history, each with a git.
+pub const CLOSURES_RUNNING_MAX: usize = 8;
 /// `git upload-pack` processes at the same time.
 pub const UPLOAD_PACKS_MAX: usize = 64;
 /// The same for one client's address: a quarter.

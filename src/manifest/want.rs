@@ -55,6 +55,14 @@ pub struct Want {
     shape: Shape,
 }
 
+/// Whether git makes a branch of this full name: it would take some for something else.
+///
+/// Source: `strbuf_check_branch_ref` in git's branch.c.
+fn is_branch_name(name: &BString) -> bool {
+    let short = name.strip_prefix(HEADS);
+    short.is_some_and(|short| !short.starts_with(b"-") && short != b"HEAD") && is_ref_name(name)
+}
+
 impl Want {
     /// Checks what a name must be; `None` if it is not.
     #[must_use]
@@ -62,7 +70,7 @@ impl Want {
         let is_sound = match &revision {
             Revision::Head | Revision::Commit(_) => true,
             Revision::Ref(name) => is_ref_name(name),
-            Revision::BranchAt(name, _) => is_ref_name(name) && name.starts_with(HEADS),
+            Revision::BranchAt(name, _) => is_branch_name(name),
         };
         is_sound.then_some(Want { revision, shape })
     }
@@ -153,15 +161,18 @@ pub(crate) fn full_id(hex: &[u8]) -> Option<ObjectId> {
 }
 
 impl Named {
-    /// Checks the name; `None` if git does not allow it.
+    /// Checks the name; `None` if git does not allow it, or makes no branch of that name for a commit.
     #[must_use]
     pub fn new(name: Option<BString>, commit: Option<ObjectId>) -> Option<Named> {
-        let is_sound = match &name {
-            None => true,
-            Some(name) if name.starts_with(b"refs/") => is_ref_name(name),
-            // The longer one.
-            Some(name) => is_ref_name(&[HEADS, name.as_slice()].concat()),
-        };
+        let is_sound = name.as_ref().is_none_or(|name| {
+            // The longer one, where it is short.
+            let full = match name.starts_with(b"refs/") {
+                true => name.clone(),
+                false => [HEADS, name.as_slice()].concat().into(),
+            };
+            let is_made = commit.is_some() && full.starts_with(HEADS);
+            is_ref_name(&full) && (!is_made || is_branch_name(&full))
+        });
         is_sound.then_some(Named {
             name,
             commit,

@@ -150,7 +150,7 @@ impl Git {
             "rev-list",
             "--objects",
             "--no-object-names",
-            "--max-count=1",
+            "--no-walk",
             &tip,
         ];
         let call = self.upkeep("git rev-list", from, &walk);

@@ -1,11 +1,13 @@
 //! What is noted of a repository without its lock.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::io::clock::unix_ms;
-use crate::limits::{ASKED_STEP_MS, COME_AGAIN_MS, EARLY_KEPT_MS, IN_USE_MS};
+use crate::limits::{ASKED_STEP_MS, COME_AGAIN_MS, EARLY_KEPT_MS, EARLY_NAMES_MAX, IN_USE_MS};
+use crate::manifest::want::Named;
 use crate::mirror::Aside;
 
 /// When somebody last asked for something of it, to [`ASKED_STEP_MS`]; when it became known, if nobody has.
@@ -97,6 +99,49 @@ impl KnownAside {
     }
 }
 
+/// What answers began before their archives lately, by what was asked for: nobody's random names are in the way
+/// of those who ask for something else.
+#[derive(Debug, Default)]
+struct Early {
+    /// When one last may have, whatever was asked for; 0 for never.
+    all_unix_ms: AtomicU64,
+    named: Mutex<HashMap<Named, u64>>,
+}
+
+/// Whether this time is within [`EARLY_KEPT_MS`].
+fn is_kept(at_unix_ms: u64) -> bool {
+    unix_ms().saturating_sub(at_unix_ms) < EARLY_KEPT_MS
+}
+
+impl Early {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Named, u64>> {
+        // Every change is one step.
+        self.named.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, named: &Named) {
+        let now = unix_ms();
+        let mut all = self.lock();
+        if all.len() >= EARLY_NAMES_MAX {
+            all.retain(|_, at| is_kept(*at));
+        }
+        match all.len() < EARLY_NAMES_MAX || all.contains_key(named) {
+            true => drop(all.insert(named.clone(), now)),
+            // None may be forgotten.
+            false => self.set_all(now),
+        }
+    }
+
+    fn set_all(&self, unix_ms: u64) {
+        self.all_unix_ms.fetch_max(unix_ms, Ordering::Relaxed);
+    }
+
+    fn was(&self, named: &Named) -> bool {
+        let all = self.all_unix_ms.load(Ordering::Relaxed);
+        all > 0 && is_kept(all) || self.lock().get(named).is_some_and(|at| is_kept(*at))
+    }
+}
+
 /// What follows from what was seen of it.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
@@ -104,8 +149,7 @@ pub(crate) struct Notes {
     /// 0 for none.
     too_large_bytes: AtomicU64,
     has_said_links: AtomicBool,
-    /// When an answer last began before its archive; 0 for never.
-    early_unix_ms: AtomicU64,
+    early: Early,
     copies_in_vain: AtomicBool,
     /// Until when a first clone goes on though nobody waits for it; 0 for never.
     clone_wanted_until_unix_ms: AtomicU64,
@@ -140,14 +184,18 @@ impl Notes {
     }
 
     /// An answer begins before its archive: its bytes are not at the offsets of the archive's.
-    pub(crate) fn set_early(&self) {
-        self.early_unix_ms.store(unix_ms(), Ordering::Relaxed);
+    pub(crate) fn set_early(&self, named: &Named) {
+        self.early.set(named);
+    }
+
+    /// One may have, whatever was asked for, at this time.
+    pub(crate) fn set_all_early(&self, unix_ms: u64) {
+        self.early.set_all(unix_ms);
     }
 
     /// Whether one did within [`EARLY_KEPT_MS`].
-    pub(crate) fn was_early(&self) -> bool {
-        let at = self.early_unix_ms.load(Ordering::Relaxed);
-        at > 0 && unix_ms().saturating_sub(at) < EARLY_KEPT_MS
+    pub(crate) fn was_early(&self, named: &Named) -> bool {
+        self.early.was(named)
     }
 
     /// A first clone is wanted until then by somebody who does not wait for it.

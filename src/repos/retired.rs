@@ -11,37 +11,56 @@ use crate::limits::RETIRED_MAX_MS;
 /// See the module's text. Whoever takes one out removes its entry.
 #[derive(Default)]
 pub(crate) struct Retired {
-    /// With the time when it was replaced.
-    archives: Mutex<Vec<(Instant, Arc<Archive>)>>,
+    archives: Mutex<Vec<One>>,
+}
+
+/// One of them.
+struct One {
+    /// When it was replaced.
+    since: Instant,
+    archive: Arc<Archive>,
+    /// Its upstream does not give out any more what is in it: those who read it do so to the end, and nobody
+    /// begins again.
+    is_refused: bool,
 }
 
 impl Retired {
-    fn lock(&self) -> MutexGuard<'_, Vec<(Instant, Arc<Archive>)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<One>> {
         self.archives.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has an archive removed that is no repository's current one any more, once nobody has read
     /// it for a while.
     pub(crate) fn add(&self, archive: Arc<Archive>) {
-        let mut archives = self.lock();
-        archives.push((Instant::now(), archive));
+        self.put(archive, false);
+    }
+
+    /// The same for one that may not be served to anybody who asks from here on, by whatever name.
+    pub(crate) fn add_refused(&self, archive: Arc<Archive>) {
+        self.put(archive, true);
+    }
+
+    fn put(&self, archive: Arc<Archive>, is_refused: bool) {
+        let since = Instant::now();
+        self.lock().push(One {
+            since,
+            archive,
+            is_refused,
+        });
     }
 
     /// Forgets the one in whose place this archive's entry is now: nothing is left of its own to be read or
     /// removed, and who asks for it by its tag is to find what came after it.
     pub(crate) fn replaced_by(&self, archive: &Archive) {
         let mut archives = self.lock();
-        archives.retain(|(_, one)| one.id != archive.id);
+        archives.retain(|one| one.archive.id != archive.id);
     }
 
     /// Closes the files of those that nobody reads: whoever does is to have them opened again.
     pub(crate) fn close_idle(&self) {
         let archives: Vec<_> = {
             let archives = self.lock();
-            archives
-                .iter()
-                .map(|(_, archive)| archive.clone())
-                .collect()
+            archives.iter().map(|one| one.archive.clone()).collect()
         };
         for archive in archives {
             archive.close_if_idle();
@@ -51,10 +70,7 @@ impl Retired {
     /// All of them.
     pub(crate) fn all(&self) -> Vec<Arc<Archive>> {
         let archives = self.lock();
-        archives
-            .iter()
-            .map(|(_, archive)| archive.clone())
-            .collect()
+        archives.iter().map(|one| one.archive.clone()).collect()
     }
 
     /// Takes one out that nobody reads; whether it was among them.
@@ -65,16 +81,17 @@ impl Retired {
     /// An archive that was retired and is still there. It counts as used from here on.
     pub(crate) fn find(&self, is_it: impl Fn(&Arc<Archive>) -> bool) -> Option<Arc<Archive>> {
         let archives = self.lock();
-        let (_, found) = archives.iter().find(|(_, archive)| is_it(archive))?;
-        found.touch();
-        Some(found.clone())
+        let mut resumable = archives.iter().filter(|one| !one.is_refused);
+        let found = resumable.find(|one| is_it(&one.archive))?;
+        found.archive.touch();
+        Some(found.archive.clone())
     }
 
     /// Takes one out of them; whether it was among them.
     pub(crate) fn take(&self, archive: &Arc<Archive>) -> bool {
         let mut archives = self.lock();
         let before = archives.len();
-        archives.retain(|(_, one)| !Arc::ptr_eq(one, archive));
+        archives.retain(|one| !Arc::ptr_eq(&one.archive, archive));
         archives.len() < before
     }
 
@@ -83,13 +100,13 @@ impl Retired {
     pub(crate) fn take_over(&self, kept_ms: u64) -> Vec<Arc<Archive>> {
         let now = unix_ms();
         let longest = Duration::from_millis(RETIRED_MAX_MS);
-        let is_over = |(since, archive): &mut (Instant, Arc<Archive>)| {
-            let unused_ms = now.saturating_sub(archive.last_used_unix_ms());
-            let is_old = unused_ms >= kept_ms || since.elapsed() >= longest;
-            archive.fanout.readers() == 0 && is_old
+        let is_over = |one: &mut One| {
+            let unused_ms = now.saturating_sub(one.archive.last_used_unix_ms());
+            let is_old = unused_ms >= kept_ms || one.since.elapsed() >= longest;
+            one.archive.fanout.readers() == 0 && is_old
         };
         let mut archives = self.lock();
         let over = archives.extract_if(.., is_over);
-        over.map(|(_, archive)| archive).collect()
+        over.map(|one| one.archive).collect()
     }
 }

@@ -123,14 +123,19 @@ impl Turns {
         class.enter(repository, urgency, arrival)
     }
 
-    /// Waits until it is a place.
-    pub(crate) fn wait_placed(&self, seat: &mut Seat) -> Result<(), Closed> {
+    /// Waits until it is a place, as long as it is wanted; whether it is one.
+    pub(crate) fn wait_placed(
+        &self,
+        seat: &mut Seat,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<bool, Closed> {
         let look = Duration::from_millis(LIVE_ONLY_LOOK_MS);
         let began = Instant::now();
         seat.wait_placed(look, || {
             if began.elapsed() >= look {
                 self.free_place();
             }
+            is_wanted()
         })
     }
 
@@ -354,7 +359,7 @@ mod tests {
     fn placed(turns: &Arc<Turns>, repository: &str, size: Size) -> Result<Seat, Closed> {
         let entered = turns.enter(repository, size, &Urgency::default(), Arrival::New);
         let mut seat = entered.unwrap();
-        turns.wait_placed(&mut seat).map(|()| seat)
+        turns.wait_placed(&mut seat, || true).map(|_| seat)
     }
 
     fn enter(turns: &Arc<Turns>, repository: &str, size: Size) -> Result<Turn, Closed> {

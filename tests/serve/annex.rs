@@ -287,6 +287,41 @@ fn use_does_not_keep_what_the_upstream_refuses() {
     lab.expect_no_orphans();
 }
 
+/// Who reads what the upstream has refused meanwhile does so to the end, and keeps it for nobody else, by whatever
+/// name.
+#[test]
+fn who_reads_what_is_refused_keeps_it_for_nobody() {
+    let lab = small_lab();
+    let id = pull(&lab, 7, &Rng::new(14).bytes(12 << 20));
+    let times = ["--maintenance-idle", "1s", "--unreachable-expiry", "3s"];
+    let server = lab.settings().with(&FAR).with(&times).start();
+    hit(&server, NAME);
+    let first = kept(&server, &id);
+    let query = target(&format!("commit={id}"));
+    let mut slow = Conn::open(server.address());
+    slow.request("GET", &query, &[]);
+    assert_eq!(slow.read_head("GET").unwrap().status, 200);
+    let up = lab.upstream(NAME);
+    git::run(&up, &["update-ref", "-d", "refs/pull/7/head"]);
+    git::run(&up, &["gc", "--quiet", "--prune=now"]);
+    wait::until_true("it is refused", || by_id(&server, &id).head.status == 404);
+    let (range, tag) = (
+        format!("If-Range: {}", first.head.etag()),
+        format!("If-Match: {}", first.head.etag()),
+    );
+    for fields in [&[&range[..], "Range: bytes=100-"][..], &[&tag[..]]] {
+        server.fetch("GET", &query, fields).expect(404);
+    }
+    let (mut bytes, mut piece) = (0, vec![0; 1 << 20]);
+    loop {
+        match slow.read_body(&mut piece).unwrap() {
+            0 => break,
+            got => bytes += got,
+        }
+    }
+    assert_eq!(bytes, first.body.len());
+}
+
 /// While the upstream cannot be asked, what has to be asked for is not served, and comes back.
 #[test]
 fn what_cannot_be_asked_for_is_not_served() {

@@ -13,6 +13,55 @@ use crate::support::server::{Server, Settings};
 use crate::support::{git, parity, restore, wait};
 use crate::{hit, new_lab, small_lab};
 
+/// Whoever had a preamble may take its bytes for the archive's; who asks for something else is not concerned.
+#[test]
+fn a_preamble_is_remembered_for_what_was_asked_for() {
+    let lab = small_lab();
+    lab.place_mirror("small");
+    let server = lab.settings().start();
+    hit(&server, "small");
+    server.stop();
+    let server = lab.settings().with_fault("cold-wait-ms=0").start();
+    let plain = lab::target("small");
+    let tag = format!("{plain}?ref=main");
+    let early = server.get(&tag).expect(200);
+    assert!(early.body.starts_with(&EMPTY_FRAME));
+    wait::until_true("it is published", || {
+        server.get(&tag).expect(200).head.content_length().is_some()
+    });
+    server.fetch("GET", &tag, &["Range: bytes=10-"]).expect(200);
+    server
+        .fetch("GET", &plain, &["Range: bytes=10-"])
+        .expect(206);
+}
+
+/// A server that was killed behind a preamble knows nothing of it.
+#[test]
+fn a_clone_is_remembered_over_a_restart() {
+    let lab = small_lab();
+    let mut server = lab.start();
+    hit(&server, "small");
+    let range = ["Range: bytes=10-"];
+    let plain = lab::target("small");
+    server.fetch("GET", &plain, &range).expect(206);
+    server.kill();
+    let server = lab.start();
+    wait::until_true("it is there", || {
+        server
+            .get(&plain)
+            .expect(200)
+            .head
+            .content_length()
+            .is_some()
+    });
+    server.fetch("GET", &plain, &range).expect(200);
+    let named = server
+        .fetch("GET", &plain, &["Range: bytes=0-"])
+        .expect(206);
+    let tag = format!("If-Range: {}", named.head.etag());
+    server.fetch("GET", &plain, &[&tag, range[0]]).expect(206);
+}
+
 const EMPTY_FRAME: [u8; 9] = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0, 1, 0, 0];
 
 /// A server whose upstream is another one, with `small`, that says nothing before it is let.

@@ -140,6 +140,9 @@ fn what_is_refused() {
             "ref=NAME, commit=FULL-ID and depth=1",
         ),
         ("ref=a..b".into(), 400, "no name that git allows"),
+        // git makes no branch of that name.
+        (format!("ref=HEAD&{by_id}"), 400, "no name that git allows"),
+        (format!("ref=-x&{by_id}"), 400, "no name that git allows"),
         (
             format!("ref=main/below&{by_id}"),
             400,

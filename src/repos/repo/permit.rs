@@ -1,5 +1,6 @@
 //! The right to build, and what those hear who wait for what comes of it.
 
+use std::fmt;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -40,6 +41,16 @@ pub(crate) struct Permit {
     on: BuiltOn,
     urgency: Urgency,
     sender: watch::Sender<Option<Started>>,
+    held: Held,
+}
+
+/// What is held for as long as a build goes on, whatever that is.
+struct Held(#[expect(dead_code, reason = "it is only to be dropped")] Option<Box<dyn Send + Sync>>);
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Held")
+    }
 }
 
 impl Permit {
@@ -53,6 +64,7 @@ impl Permit {
             on: BuiltOn::Best,
             urgency,
             sender,
+            held: Held(None),
         };
         (permit, ticket)
     }
@@ -66,6 +78,13 @@ impl Permit {
     pub(crate) fn near(self, near: Option<CommitId>) -> Permit {
         let mut permit = self;
         permit.on = near.map_or(BuiltOn::Best, BuiltOn::Near);
+        permit
+    }
+
+    /// Holds what whoever has it built holds for as long as that takes.
+    pub(crate) fn holding(self, part: impl Send + Sync + 'static) -> Permit {
+        let mut permit = self;
+        permit.held = Held(Some(Box::new(part)));
         permit
     }
 

@@ -134,6 +134,8 @@ label! {
         Clone = "clone",
         /// A build.
         Build = "build",
+        /// A pack of one commit, for a build.
+        Pack = "pack",
     }
 }
 
