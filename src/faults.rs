@@ -9,7 +9,8 @@
 //! `open-files-max=N` (no more files of archives are open), `order-quiet-ms=N` (scattered frames are put in
 //! order once a snapshot is as old), `scattered-at=N` (which more than N stretches are),
 //! `spool-enospc-after-bytes=N` (every spool file is full at N bytes), `taking-slow-ms=N` (a client
-//! that takes a response is slow after so long) and `upload-slow-ms=N` (the same of git's endpoint).
+//! that takes a response is slow after so long), `upload-slow-ms=N` (the same of git's endpoint) and `young-ms=N`
+//! (what an upstream has said of who may read counts for so long, and what was compared with it).
 
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -25,8 +26,8 @@ pub const VARIABLE: &str = "TARPON_FAULT";
      build-fail-after-bytes=N, cold-retry-ms=N, cold-wait-ms=N, core-panic-at-connection=N, \
      encoder-panic-at-job=N, live-only-wait-ms=N, mirror-wait-ms=N, open-files-max=N, \
      order-quiet-ms=N, scattered-at=N, \
-     spool-enospc-after-bytes=N, taking-slow-ms=N and upload-slow-ms=N, joined by commas, where N \
-     is a whole number"
+     spool-enospc-after-bytes=N, taking-slow-ms=N, upload-slow-ms=N and young-ms=N, joined by commas, \
+     where N is a whole number"
 )]
 pub struct FaultError {
     value: String,
@@ -59,6 +60,8 @@ pub struct Faults {
     pub taking_slow_ms: Option<u64>,
     /// How long a client of git's endpoint may take too little.
     pub upload_slow_ms: Option<u64>,
+    /// For how long an upstream's yes counts, and its no at most.
+    pub young_ms: Option<u64>,
     connections: Arc<AtomicU64>,
     spent: Arc<AtomicBool>,
 }
@@ -93,6 +96,7 @@ impl Faults {
                     "spool-enospc-after-bytes" => faults.spool_bytes_max = number,
                     "taking-slow-ms" => faults.taking_slow_ms = number,
                     "upload-slow-ms" => faults.upload_slow_ms = number,
+                    "young-ms" => faults.young_ms = number,
                     _ => return None,
                 }
                 Some(())

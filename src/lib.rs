@@ -118,6 +118,20 @@
 //! what caches may do with it ([`http::wire`]'s `caching`), and none of an error may be kept. What lies in files of
 //! secrets is in force as a whole, or stays as it was (`server::reload`).
 //!
+//! # The upstream's own permission
+//!
+//! Where an upstream decides who may read, nothing of a repository is looked up, cloned or said before it has
+//! (`access`' `question`, `jobs`' `permission`). Its answer counts for a minute, for that credential alone, and cores
+//! find it by one hash ([`access`]' `verdicts`).
+//!
+//! * A credential goes from the request to the question and into the environment of the gits that are run for it
+//!   (`mirror`'s `speaks`), and nowhere else; of the server's own nothing goes along.
+//! * What is served was compared within that minute, too, for names are given up and taken by others: a mirror that
+//!   has nothing in common with what its upstream has now is dropped (`mirror`'s `same`).
+//! * The mirror's refs say what all may have who may read. What they do not lead to is shown by each who asks for it,
+//!   by a fetch of that id: `jobs`' `shown` is asked wherever a request names an object, and what it does not name is as
+//!   if it were not there.
+//!
 //! # Parts
 //!
 //! What an archive is made of does not depend on what was there before: a frame

@@ -79,7 +79,7 @@ fn check(config: &Config) -> ExitCode {
         Err(error) => return wrong_setting(&error),
     };
     let mut warnings = unknown_variables();
-    let checked = tarpon::server::check(config).map(|found| warnings.extend(found));
+    let checked = tarpon::server::check_settings(config).map(|found| warnings.extend(found));
     for line in warnings {
         say(format_args!("tarpon: {line}"));
     }

@@ -47,6 +47,13 @@ pub struct Invalid;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Mark([u8; 32]);
 
+impl Mark {
+    /// Its bytes, to be part of another.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl Credential {
     /// That of a request without one.
     pub const NONE: Credential = Credential(Form::None);

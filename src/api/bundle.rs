@@ -30,10 +30,10 @@ impl Core {
     ) -> Answer<Note> {
         let repo = asked.repo.clone();
         let base = base.to_ascii_lowercase();
-        let client = asked.peer.ip();
+        let asker = asked.asker();
         repo.want_clone();
         let found =
-            self.ask(move |jobs| async move { jobs.find_bundle(&repo, &base, client).await });
+            self.ask(move |jobs| async move { jobs.find_bundle(&repo, &base, &asker).await });
         let Ok(found) = monoio::time::timeout(self.mirror_wait(), found).await else {
             return self.come_again(asked, out);
         };

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
 
 use super::pass::Pass;
+use crate::access::permissions::{Permissions, Shown};
 use crate::access::tokens::Tokens;
 use crate::archive::open_files::OpenFiles;
 use crate::archive::place::Archive;
@@ -29,6 +30,7 @@ use crate::http::wire::caching::{Caching, Reach};
 use crate::http::wire::head::RequestHead;
 use crate::http::wire::response::{Text, retry_after_s};
 use crate::http::wire::table::Row;
+use crate::jobs::asker::Asker;
 use crate::jobs::plane::Handle;
 use crate::jobs::state::Jobs;
 use crate::limits::{MIRROR_WAIT_MS, PLACE_LOOKS};
@@ -65,9 +67,16 @@ pub(super) struct Asked<'r, 'h> {
     /// What of a snapshot, if that is asked for.
     pub(super) named: Named,
     pub(super) peer: &'r Peer,
+    /// What was shown, where the upstream's permission decides.
+    pub(super) shown: Option<Shown>,
 }
 
 impl Asked<'_, '_> {
+    /// Who asks.
+    pub(super) fn asker(&self) -> Asker {
+        Asker::at(self.peer.ip()).showing(self.shown.clone())
+    }
+
     /// What caches on the way may do with what is answered.
     pub(super) fn caching(&self) -> Caching {
         Caching {
@@ -105,6 +114,8 @@ pub(crate) struct CoreContext {
     pub secrets: Arc<ArcSwap<Secrets>>,
     /// Of clients.
     pub tokens: Arc<ArcSwap<Tokens>>,
+    /// The upstreams whose own permission decides who may read.
+    pub permissions: Arc<Permissions>,
     /// Faults to inject; none outside tests.
     pub faults: Faults,
 }
@@ -124,6 +135,7 @@ pub(crate) struct Core {
     pub(super) via: Via,
     pub(super) secrets: Arc<ArcSwap<Secrets>>,
     pub(super) tokens: Arc<ArcSwap<Tokens>>,
+    pub(super) permissions: Arc<Permissions>,
     pub(super) faults: Faults,
     /// Turns true when the grace time is over.
     cut: watch::Sender<bool>,
@@ -156,6 +168,7 @@ impl Core {
             via,
             secrets,
             tokens,
+            permissions,
             faults,
         } = context;
         Core {
@@ -172,6 +185,7 @@ impl Core {
             via,
             secrets,
             tokens,
+            permissions,
             faults,
             cut: watch::Sender::new(false),
             date: RefCell::new(Date {

@@ -76,17 +76,18 @@ impl Core {
     /// Asks for it; what there is, as JSON. A first clone that this begins goes on whoever leaves.
     fn ensured(self: Rc<Self>, asked: &Asked<'_, '_>, wanted: Wanted) -> Wait {
         let repo = asked.repo.clone();
-        let (asked_at, client) = (Instant::now(), asked.peer.ip());
-        let pass = asked.pass;
+        let (asked_at, asker) = (Instant::now(), asked.asker());
+        let (pass, still) = (asked.pass, (asked.repo.clone(), asked.asker()));
         repo.want_clone();
         Box::pin(async move {
             let ensured = self.ask(move |jobs| async move {
-                jobs.ensure_refs(repo, wanted, asked_at, client).await
+                jobs.ensure_refs(repo, wanted, asked_at, asker).await
             });
             match ensured.await {
                 // This may be long after the answer has begun. Strings and a flag always have a form in JSON.
                 Ok(ensured) => self
-                    .still_let_in(pass)
+                    .still_let_in(pass, (&still.0, still.1))
+                    .await
                     .map(|()| serde_json::to_string(&ensured).unwrap_or_default()),
                 Err(why) => Err(StartError {
                     message: self.without_paths(&why.message).into_owned(),

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::core::{Asked, Core};
 use super::headers::names;
+use crate::access::permissions::{Permissions, Shown};
+use crate::access::verdicts::Known;
 use crate::archive::place::Archive;
 use crate::http::wire::cache_control::CacheControl;
 use crate::jobs::asker::Asker;
@@ -27,7 +29,32 @@ pub(super) enum Taken {
 impl Taken {
     /// What a request takes that came now. What names a commit is the same at any time, and who goes on with an
     /// archive that he names wants that one, however old it is. `Pragma`, which git always sends, means nothing.
-    pub(super) fn by(asked: &Asked<'_, '_>) -> Taken {
+    pub(super) fn by(asked: &Asked<'_, '_>, young: (Duration, Duration)) -> Taken {
+        let taken = Taken::as_asked(asked);
+        match asked.shown {
+            Some(_) => taken.young(Instant::now(), young),
+            None => taken,
+        }
+    }
+
+    /// The same where the upstream's permission decides: nothing that it had more than a minute ago, whatever is
+    /// asked for; where it cannot be asked, nothing older than that by more than the operator allows.
+    fn young(self, now: Instant, (young, allowed): (Duration, Duration)) -> Taken {
+        let oldest = now.checked_sub(young).unwrap_or(now);
+        let allowed = Some(allowed).filter(|allowed| *allowed > young);
+        match self {
+            Taken::Any => Taken::Since {
+                since: oldest,
+                or_else: allowed,
+            },
+            Taken::Since { since, or_else } => Taken::Since {
+                since: since.max(oldest),
+                or_else: or_else.and_then(|asked| Some(asked.min(allowed?))),
+            },
+        }
+    }
+
+    fn as_asked(asked: &Asked<'_, '_>) -> Taken {
         let (head, repo) = (asked.head, &asked.repo);
         let taken = Taken::of(
             CacheControl::read(head.cache_control.iter()),
@@ -83,8 +110,15 @@ fn there(repo: &Repo, named: &Named) -> Option<Arc<Archive>> {
 }
 
 /// The archive that there is, whole and as young as it is taken, without asking anybody.
-pub(super) fn ready(asked: &Asked<'_, '_>, taken: Taken) -> Option<Arc<Archive>> {
+pub(super) fn ready(
+    asked: &Asked<'_, '_>,
+    taken: Taken,
+    permissions: &Permissions,
+) -> Option<Arc<Archive>> {
     let repo = &asked.repo;
+    if !is_known(repo, &asked.named, (&asked.shown, permissions), taken) {
+        return None;
+    }
     let Some(since) = taken.since() else {
         return there(repo, &asked.named);
     };
@@ -92,6 +126,21 @@ pub(super) fn ready(asked: &Asked<'_, '_>, taken: Taken) -> Option<Arc<Archive>>
         (_, Found::Hit(archive)) => Some(archive),
         _ => None,
     }
+}
+
+/// Whether it is known that whoever shows this may have the commit that is named, if one is, and that what is known
+/// of that is young enough.
+pub(super) fn is_known(
+    repo: &Repo,
+    named: &Named,
+    (shown, permissions): (&Option<Shown>, &Permissions),
+    taken: Taken,
+) -> bool {
+    let (Some(shown), Some(id)) = (shown, named.commit()) else {
+        return true;
+    };
+    let is_young = taken.since().is_none_or(|since| repo.is_fresh_since(since));
+    is_young && permissions.is_shown(shown, id.as_slice(), &repo.refs_mark()) == Known::Yes
 }
 
 impl Core {
@@ -119,15 +168,18 @@ impl Core {
             // Whoever finds nothing young enough asks the upstream.
             return Ok(taken);
         }
+        let is_limited = self.permissions.of_repository(&repo.name).is_some();
         let (wanted, asker) = (repo.clone(), asker.clone());
         let fresh = self.ask(move |jobs| jobs.fresh_for(wanted, since, asker));
         match fresh.await {
             Ok(()) => Ok(taken),
-            Err(why) => taken.stale(repo, named).ok_or(match repo.is_mirrored() {
-                true => StartError { status: 504, ..why },
-                // It is about the clone.
-                false => why,
-            }),
+            Err(why) => taken
+                .stale(repo, named)
+                .ok_or(match repo.is_mirrored() && !is_limited {
+                    true => StartError { status: 504, ..why },
+                    // It is about the clone.
+                    false => why,
+                }),
         }
     }
 }

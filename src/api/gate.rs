@@ -4,6 +4,8 @@
 //! what there is; and again when the answer stands, however long that has taken: what has been taken away
 //! meanwhile is not sent. What was sent goes on. A host that is open costs a look at one flag.
 
+use std::sync::Arc;
+
 use super::core::{Core, Note};
 use super::pass::{Pass, Right};
 use crate::access::credential::{Credential, Invalid};
@@ -13,7 +15,11 @@ use crate::http::net::service::{Answer, Entrance, Identity, Peer};
 use crate::http::wire::caching::Reach;
 use crate::http::wire::head::RequestHead;
 use crate::http::wire::table::{Methods, Need, Route};
+use crate::jobs::asker::Asker;
+use crate::jobs::clone::{IS_ITS_OWN_UPSTREAM, LOOP};
+use crate::jobs::permission::UNSAID;
 use crate::repos::error::StartError;
+use crate::repos::repo::Repo;
 use crate::telemetry::metrics::Outcome;
 
 /// Why a request is not let in. Neither depends on what there is.
@@ -25,6 +31,10 @@ pub(super) enum Refused {
     Named,
     /// A browser sends it for a page of somebody else's.
     Foreign,
+    /// The upstream does not say whether it may.
+    Unsaid,
+    /// The upstream is this server itself.
+    Loop,
 }
 
 impl From<Invalid> for Refused {
@@ -42,6 +52,8 @@ impl Refused {
                 "who are you? Send a token as Bearer, or as the password of Basic",
             ),
             Refused::Foreign => (403, "a page of another site may not ask for this"),
+            Refused::Unsaid => (503, UNSAID),
+            Refused::Loop => (LOOP, IS_ITS_OWN_UPSTREAM),
             Refused::Named => (404, "there is no such repository, or not for you"),
         }
     }
@@ -88,6 +100,7 @@ impl Core {
                 match host.map(|host| self.config.access.of(host)) {
                     Some(Rule::Open) => Ok(Pass::Open),
                     Some(Rule::Token) => self.proven(peer, head, Right::Read),
+                    Some(Rule::Upstream) => self.may_be_asked(route.repo(), head),
                     None => Err(Refused::Named),
                 }
             }
@@ -104,7 +117,8 @@ impl Core {
     /// Whether what a request was let in by is still there.
     pub(super) fn still(&self, pass: Pass) -> bool {
         match pass {
-            Pass::Open | Pass::Connection => true,
+            Pass::Open | Pass::Connection | Pass::ToAsk | Pass::Believed => true,
+            Pass::Shown(about) => self.is_still_shown(&about),
             Pass::Token(hash, right) => {
                 let tokens = self.tokens.load();
                 tokens
@@ -115,8 +129,12 @@ impl Core {
     }
 
     /// The same, for what has begun to answer and says itself why it breaks off.
-    pub(super) fn still_let_in(&self, pass: Pass) -> Result<(), StartError> {
-        match self.still(pass) {
+    pub(super) async fn still_let_in(
+        &self,
+        pass: Pass,
+        (repo, asker): (&Arc<Repo>, Asker),
+    ) -> Result<(), StartError> {
+        match self.still(pass) || self.is_shown_again(pass, repo, asker).await {
             true => Ok(()),
             false => {
                 let (status, line) = Refused::Named.answer();
@@ -154,7 +172,7 @@ impl Core {
         let host = below.and_then(|below| below.split('/').next());
         match host.map_or(Rule::Open, |host| self.config.access.of(host)) {
             Rule::Open => Reach::Everybody,
-            Rule::Token => Reach::Asker,
+            Rule::Token | Rule::Upstream => Reach::Asker,
         }
     }
 

@@ -11,7 +11,7 @@ use crate::http::net::service::{Answer, Payload};
 use crate::http::wire::Version;
 use crate::http::wire::head::RequestHead;
 use crate::http::wire::response::Head;
-use crate::jobs::clone::LOOP;
+use crate::jobs::clone::{IS_ITS_OWN_UPSTREAM, LOOP};
 use crate::jobs::upload::{Call, GitRequest};
 use crate::limits::GIT_PROTOCOL_BYTES_MAX;
 use crate::mirror::Via;
@@ -77,11 +77,7 @@ impl Core {
     /// By way of which servers the request came, or the status and the line that refuse it.
     fn via(&self, head: &RequestHead<'_>) -> Result<Via, (u16, &'static str)> {
         match Via::read(head.via.iter()) {
-            Ok(via) if via.leads_back_to(&self.via) => {
-                let why = "this server is its own upstream; look for url.….insteadOf in the \
-                           configuration of its git";
-                Err((LOOP, why))
-            }
+            Ok(via) if via.leads_back_to(&self.via) => Err((LOOP, IS_ITS_OWN_UPSTREAM)),
             Ok(via) => Ok(via),
             Err(Refused::TooMany) => Err((LOOP, "too many servers are each other's upstreams")),
             Err(Refused::Malformed) => Err((400, "malformed Tarpon-Via; only servers send it")),
@@ -121,13 +117,14 @@ impl Core {
             Err((status, why)) => return self.failed(asked, status, why, out),
         };
         let (reply, answer) = oneshot::channel();
+        let now = Instant::now();
         let request = GitRequest {
             repo: asked.repo.clone(),
             call,
             protocol: protocol(asked.head),
             client: asked.peer.ip(),
-            via,
-            asked: Instant::now(),
+            asker: asked.asker().by_way_of(via).since(now),
+            asked: now,
             reply,
         };
         asked.repo.want_clone();

@@ -10,11 +10,13 @@ mod git_protocol;
 mod headers;
 mod line_ends;
 mod pass;
+mod permission;
 mod preamble;
 mod service;
 mod snapshot;
 mod sought;
 mod status;
 mod webhook;
+mod young;
 
 pub(crate) use core::{Admitted, Core, CoreContext};

@@ -1,6 +1,7 @@
 //! By what a request was let in.
 
 use crate::access::tokens::TokenHash;
+use crate::access::verdicts::About;
 use crate::config::Role;
 
 /// By what a request was let in, which can be looked at again.
@@ -12,6 +13,12 @@ pub(super) enum Pass {
     Connection,
     /// A token, which has to be one that may do this.
     Token(TokenHash, Right),
+    /// Its upstream is still to be asked.
+    ToAsk,
+    /// What its upstream has said of what was shown.
+    Shown(About),
+    /// What it said before: it cannot be asked now.
+    Believed,
 }
 
 /// What somebody may do.

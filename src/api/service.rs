@@ -10,6 +10,7 @@ use super::gate::Refused;
 use super::git_protocol;
 use super::pass::Pass;
 use super::snapshot::NOTHING_CACHED;
+use crate::access::permissions::Shown;
 use crate::http::net::body::{Body, BodyReader};
 use crate::http::net::service::{Answer, BodyUse, Done, GivenUp, Payload, Peer, Service};
 use crate::http::net::socket::SendError;
@@ -54,9 +55,9 @@ impl Core {
     /// Answers a request for something of a repository.
     async fn of_repository(
         self: &Rc<Self>,
-        head: &RequestHead<'_>,
-        peer: &Peer,
-        (repo, route, pass): (RepoRef<'_>, Route<'_>, Pass),
+        (head, peer): (&RequestHead<'_>, &Peer),
+        (repo, route): (RepoRef<'_>, Route<'_>),
+        (pass, shown): (Pass, Option<Shown>),
         body: Body,
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
@@ -89,9 +90,10 @@ impl Core {
             repo,
             named,
             peer,
+            shown,
         };
         if let Route::Status(_) = route {
-            return self.status(&asked, out);
+            return self.status(&asked, out).await;
         }
         if asked.repo.asked.note() {
             let repo = asked.repo.clone();
@@ -175,7 +177,7 @@ impl Core {
     fn metrics(&self, head: &RequestHead<'_>, pass: Pass, out: &mut Vec<u8>) -> Answer<Note> {
         let now = crate::io::clock::unix_ms();
         let mut repos = match pass {
-            Pass::Open => Vec::new(),
+            Pass::Open | Pass::ToAsk | Pass::Shown(_) | Pass::Believed => Vec::new(),
             Pass::Connection | Pass::Token(..) => self.catalog.registry.all(),
         };
         // Of more not all are shown, and this is a core.
@@ -232,6 +234,10 @@ impl Service for Core {
             Ok(pass) => pass,
             Err(refused) => return self.not_let_in((head, &route), refused, out),
         };
+        let (pass, shown) = match self.let_in(pass, (route.repo(), head, peer)).await {
+            Ok(passed) => passed,
+            Err(refused) => return self.not_let_in((head, &route), refused, out),
+        };
         let written = out.len();
         let answer = match route {
             Route::Snapshot { repo, .. }
@@ -240,7 +246,7 @@ impl Service for Core {
             | Route::InfoRefs(repo)
             | Route::UploadPack(repo)
             | Route::Status(repo) => {
-                self.of_repository(head, peer, (repo, route, pass), body, out)
+                self.of_repository((head, peer), (repo, route), (pass, shown), body, out)
                     .await
             }
             Route::Webhook(repo) => self.webhook(head, repo, body, out),
@@ -252,12 +258,21 @@ impl Service for Core {
             Route::LogFilter(filter) => self.log_filter(head, filter, out),
             Route::Wish(repo, wish) => self.wish(head, (repo, wish), out).await,
         };
-        if self.still(pass) {
+        let still = match self.still(pass) {
+            true => Ok(()),
+            // It is long ago that its upstream was asked.
+            false => match self.let_in(pass, (route.repo(), head, peer)).await {
+                Ok(_) if matches!(pass, Pass::Shown(_)) => Ok(()),
+                Ok(_) => Err(Refused::Named),
+                Err(refused) => Err(refused),
+            },
+        };
+        let Err(refused) = still else {
             return answer;
-        }
+        };
         // No byte of it has left.
         out.truncate(written);
-        self.not_let_in((head, &route), Refused::Named, out)
+        self.not_let_in((head, &route), refused, out)
     }
 
     fn refuse(&self, reject: &Reject, out: &mut Vec<u8>) {

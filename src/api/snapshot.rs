@@ -25,9 +25,8 @@ use crate::http::wire::range::{Requested, Selection, requested};
 use crate::http::wire::response::Head;
 use crate::http::wire::{Method, Version};
 use crate::jobs::heal::Doubt;
-use crate::limits::{COLD_WAIT_MS, DOUBT_WAIT_MS, LOOKS_MAX};
+use crate::limits::{COLD_WAIT_MS, DOUBT_WAIT_MS, LOOKS_MAX, QUESTION_LIMIT_MS};
 use crate::repos::error::StartError;
-use crate::repos::repo::Found;
 use crate::telemetry::metrics::Outcome;
 
 /// What HEAD says when there is no snapshot.
@@ -66,20 +65,6 @@ impl Core {
         }
     }
 
-    /// The archive that there is of what is asked for.
-    async fn cached(&self, asked: &Asked<'_, '_>) -> Option<Arc<Archive>> {
-        let repo = &asked.repo;
-        if asked.named.is_default() {
-            return repo.current();
-        }
-        if let Some((_, Found::Hit(archive))) = repo.find_known(&asked.named, None) {
-            return Some(archive);
-        }
-        let (at, named) = (repo.clone(), asked.named.clone());
-        let wanted = self.ask(move |jobs| jobs.resolve_here(at, named)).await;
-        repo.archive_of(&wanted.ok()?.want)
-    }
-
     /// Answers `GET`. The upstream is looked at afterwards: what starts a process must not be in the way of what
     /// this request waits for.
     async fn get(self: &Rc<Self>, asked: &Asked<'_, '_>, out: &mut Vec<u8>) -> Answer<Note> {
@@ -101,7 +86,7 @@ impl Core {
         {
             return answer;
         }
-        let taken = Taken::by(asked);
+        let taken = Taken::by(asked, self.permissions.young());
         for _ in 0..LOOKS_MAX {
             let first = match self.first_in_time(asked, taken, out).await {
                 Ok(first) => first,
@@ -134,7 +119,7 @@ impl Core {
         out: &mut Vec<u8>,
     ) -> Result<First, Answer<Note>> {
         let began = Instant::now();
-        if let Some(archive) = ready(asked, taken) {
+        if let Some(archive) = ready(asked, taken, &self.permissions) {
             if let Some(answer) = self.decided(asked, &archive, out) {
                 return Err(answer);
             }
@@ -143,9 +128,14 @@ impl Core {
             }
         }
         let sought = Sought::of(asked, taken);
+        let may_show = self.showing(asked);
         let is_found = sought.is_found.clone();
         let mut first = Box::pin(self.clone().first(sought));
-        let wait_ms = self.faults.cold_wait_ms.unwrap_or(COLD_WAIT_MS);
+        let mut wait_ms = self.faults.cold_wait_ms.unwrap_or(COLD_WAIT_MS);
+        if !may_show() {
+            // Nothing is said before it is known that it may be had.
+            wait_ms = wait_ms.max(QUESTION_LIMIT_MS);
+        }
         let wait = Duration::from_millis(wait_ms);
         match monoio::time::timeout(wait, &mut first).await {
             Ok(Ok(first)) => match self.decided(asked, &first.archive, out) {
@@ -155,7 +145,7 @@ impl Core {
             Ok(Err(StartError { status, message })) => {
                 Err(self.failed(asked, status, &message, out))
             }
-            Err(_) if may_begin_early(asked.head) => {
+            Err(_) if may_begin_early(asked.head) && (is_found.get() || may_show()) => {
                 let (repo, shape) = (asked.repo.clone(), asked.named.shape());
                 let progress = move || progress(&repo, shape, is_found.get());
                 Err(self.early(asked, (began, first), progress, out))
@@ -183,6 +173,7 @@ impl Core {
         asked.repo.notes.set_early(&asked.named);
         let (core, pass) = (self.clone(), asked.pass);
         let (repo, named) = (asked.repo.clone(), asked.named.clone());
+        let asker = asked.asker();
         let awaited = async move {
             let First {
                 archive, reader, ..
@@ -191,7 +182,7 @@ impl Core {
                 ..why
             })?;
             // The preamble has nothing of it in it, and ends here if the right to it has.
-            core.still_let_in(pass)?;
+            core.still_let_in(pass, (&repo, asker)).await?;
             // The wait may have been long: an hour is from here.
             repo.notes.set_early(&named);
             Ok(Awaited {
@@ -275,6 +266,10 @@ impl Core {
     /// download in parts goes on with the parts of the archive that it began with.
     fn superseded(&self, asked: &Asked<'_, '_>) -> Option<Arc<Archive>> {
         let repo = &asked.repo;
+        if asked.shown.is_some() {
+            // What was replaced is not what the upstream has.
+            return None;
+        }
         let is_it = |archive: &Arc<Archive>| {
             asked.named.may_mean(&archive.want) && names(asked.head, archive)
         };

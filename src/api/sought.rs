@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::core::{Asked, Core};
-use super::freshness::Taken;
+use super::freshness::{Taken, is_known};
 use super::preamble::Progress;
+use crate::access::permissions::Shown;
 use crate::archive::growth::Status;
 use crate::archive::open_files::OpenError;
 use crate::archive::place::Archive;
@@ -32,6 +33,7 @@ pub(super) struct Sought {
     named: Named,
     taken: Taken,
     asker: Asker,
+    shown: Option<Shown>,
     /// Whether it is known which archive it is, and that one is waited for.
     pub is_found: Rc<Cell<bool>>,
 }
@@ -42,7 +44,8 @@ impl Sought {
             repo: asked.repo.clone(),
             named: asked.named.clone(),
             taken,
-            asker: Asker::at(asked.peer.ip()),
+            asker: asked.asker(),
+            shown: asked.shown.clone(),
             is_found: Rc::default(),
         }
     }
@@ -222,7 +225,14 @@ impl Core {
         since: Option<Instant>,
     ) -> Result<(Arc<Want>, Found), StartError> {
         let repo = &sought.repo;
-        if let Some(known) = repo.find_known(&sought.named, since) {
+        let permissions = &self.permissions;
+        if is_known(
+            repo,
+            &sought.named,
+            (&sought.shown, permissions),
+            sought.taken,
+        ) && let Some(known) = repo.find_known(&sought.named, since)
+        {
             return Ok(known);
         }
         let (at, named) = (repo.clone(), sought.named.clone());

@@ -6,10 +6,13 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::core::{Asked, Core, Note};
+use super::freshness::Taken;
+use crate::access::verdicts::Known;
 use crate::archive::place::Archive;
 use crate::http::net::service::{Answer, Payload};
 use crate::http::wire::Method;
 use crate::http::wire::response::Head;
+use crate::repos::error::StartError;
 use crate::repos::repo::{Repo, StateName};
 use crate::telemetry::metrics::Outcome;
 
@@ -56,8 +59,24 @@ struct SnapshotStatus<'r> {
 
 impl Core {
     /// Answers `GET …/status`.
-    pub(super) fn status(&self, asked: &Asked<'_, '_>, out: &mut Vec<u8>) -> Answer<Note> {
-        let archives = asked.repo.archives();
+    pub(super) async fn status(&self, asked: &Asked<'_, '_>, out: &mut Vec<u8>) -> Answer<Note> {
+        if asked.shown.is_some() && asked.repo.is_mirrored() {
+            // What there is may be of another repository, which had the name before.
+            let taken = Taken::by(asked, self.permissions.young());
+            let asker = asked.asker();
+            let fresh = self.fresh_enough((&asked.repo, &asked.named), taken, &asker);
+            if let Err(StartError { status, message }) = fresh.await {
+                return self.failed(asked, status, &message, out);
+            }
+        }
+        let mut archives = asked.repo.archives();
+        let refs = asked.repo.refs_mark();
+        archives.retain(|archive| match (&asked.shown, archive.want.commit()) {
+            (Some(shown), Some(id)) => {
+                self.permissions.is_shown(shown, id.as_slice(), &refs) == Known::Yes
+            }
+            _ => true,
+        });
         let mut status = status_of(&asked.repo, &archives);
         let error = status.comparison.error.take();
         status.comparison.error = error.map(|why| self.without_paths(&why).into_owned());

@@ -11,6 +11,8 @@ pub enum Rule {
     Open,
     /// Whoever shows the server who he is, whatever the repository.
     Token,
+    /// Whoever the upstream lets read the repository, with the credential that he shows.
+    Upstream,
 }
 
 /// The rule of each host that is served.
@@ -28,17 +30,12 @@ pub(super) type Given = (String, Rule);
 
 /// Reads `HOST=RULE`.
 pub(super) fn given(text: &str) -> Result<Given, String> {
-    let allowed = "HOST=open or HOST=token";
+    let allowed = "HOST=open, HOST=token or HOST=upstream";
     let (host, rule) = text.rsplit_once('=').ok_or(allowed)?;
     let rule = match rule {
         "open" => Rule::Open,
         "token" => Rule::Token,
-        "upstream" => {
-            return Err(format!(
-                "{allowed}: this version cannot ask an upstream who may read, and serves nothing \
-                 rather than serve it to everybody"
-            ));
-        }
+        "upstream" => Rule::Upstream,
         _ => return Err(allowed.into()),
     };
     Ok((host.to_ascii_lowercase(), rule))
@@ -60,6 +57,13 @@ impl Access {
             if !upstreams.contains(&host) {
                 return Err(format!(
                     "hosts that are served; {host} is none, add --upstream {host}"
+                ));
+            }
+            let base = upstreams.iter().find(|(known, _)| *known == host);
+            let is_http = |base: &str| base.starts_with("http://") || base.starts_with("https://");
+            if rule == Rule::Upstream && !base.is_some_and(|(_, base)| is_http(base)) {
+                return Err(format!(
+                    "upstream only for hosts that are reached by http or https; {host} is not"
                 ));
             }
             match rules.insert(host.clone(), rule) {
@@ -102,6 +106,7 @@ impl Access {
         let said = [
             (Rule::Open, "everybody who reaches the server reads"),
             (Rule::Token, "who shows a token or a certificate reads"),
+            (Rule::Upstream, "who may read there reads"),
         ];
         let said = said.map(|(rule, who)| (hosts(rule), who));
         let said = said.iter().filter(|(hosts, _)| !hosts.is_empty());
@@ -149,12 +154,20 @@ mod tests {
             (&[], &["b"], "missing: b"),
             (&["a=open", "b=open", "c=open"], &[], "add --upstream c"),
             (&["a=open", "a=token", "b=open"], &[], "one rule for a"),
-            (&["a=upstream"], &[], "cannot ask an upstream"),
-            (&["a"], &[], "HOST=open or HOST=token"),
-            (&["a=Token"], &[], "HOST=open or HOST=token"),
+            (&["a"], &[], "HOST=open, HOST=token or HOST=upstream"),
+            (&["a=Token"], &[], "HOST=open, HOST=token or HOST=upstream"),
         ] {
             let refused = access(texts, &["a", "b"], own).unwrap_err();
             assert!(refused.contains(why), "{texts:?}: {refused}");
+        }
+        let of = |base: &str| access(&["a=upstream"], &[base], &[]);
+        assert_eq!(of("a=http://127.0.0.1/").unwrap().of("a"), Rule::Upstream);
+        assert!(of("a").is_ok());
+        for base in ["a=ssh://h/", "a=file:///x", "a=git://h/"] {
+            assert!(
+                of(base).unwrap_err().contains("by http or https; a is not"),
+                "{base}"
+            );
         }
     }
 }

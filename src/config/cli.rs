@@ -1,5 +1,6 @@
 //! The command line: what clap parses and what `--help` says. No value is checked or defaulted
 //! here, so that a default can never hide a value from the environment or from the file.
+use super::access_args::AccessArgs;
 use super::key::{Key, Layer};
 use super::listen_args::ListenArgs;
 use super::restore::RestoreArgs;
@@ -231,15 +232,8 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "FILE", help_heading = "Upstreams")]
     webhook_secrets: Option<OsString>,
 
-    /// Who may read the repositories of a host; may be repeated. open: whoever reaches the server; token:
-    /// who shows a token of --tokens or a client certificate. Without any all are open; with one, each host that is served must
-    /// have its own
-    #[arg(long, value_name = "HOST=open|token", help_heading = "Access")]
-    access: Vec<OsString>,
-
-    /// File with the tokens that are known, each line as tarpon token new prints it; read anew at SIGHUP
-    #[arg(long, value_name = "FILE", help_heading = "Access")]
-    tokens: Option<OsString>,
+    #[command(flatten)]
+    who: AccessArgs,
 
     /// Give up a clone from an upstream after this long [default: 1h]
     #[arg(long, value_name = "TIME", help_heading = "Upstreams")]
@@ -328,8 +322,7 @@ impl ServeArgs {
             fetch_interval,
             upstream_rate,
             webhook_secrets,
-            access,
-            tokens,
+            who,
             maintenance_idle,
             unreachable_expiry,
             clone_timeout,
@@ -357,8 +350,6 @@ impl ServeArgs {
             ("fetch_interval", one(fetch_interval)),
             ("upstream_rate", one(upstream_rate)),
             ("webhook_secrets", one(webhook_secrets)),
-            ("access", list(access)),
-            ("tokens", one(tokens)),
             ("maintenance_idle", one(maintenance_idle)),
             ("unreachable_expiry", one(unreachable_expiry)),
             ("clone_timeout", one(clone_timeout)),
@@ -376,6 +367,7 @@ impl ServeArgs {
         given
             .into_iter()
             .chain(listening.given())
+            .chain(who.given())
             .filter_map(|(key, values)| Some((key.into(), values?)))
             .collect()
     }

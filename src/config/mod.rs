@@ -3,6 +3,7 @@
 //! Every value is text until all sources are merged; only then is it checked, so that a wrong one
 //! is reported with its key and where it came from, and a default never hides a value.
 mod access;
+mod access_args;
 mod cli;
 mod completions;
 mod error;
@@ -17,6 +18,7 @@ mod proxies;
 mod restore;
 mod secrets;
 mod token;
+mod upstream_tokens;
 mod upstreams;
 mod value;
 
@@ -30,16 +32,19 @@ pub use restore::{Fallback, RestoreArgs};
 pub use secrets::{Secret, Secrets};
 pub use token::{NewToken, Role, check_token_name};
 pub use upstreams::{Upstream, Upstreams};
+pub(crate) use upstreams::{host_of, is_safe};
 pub use value::{IoDriver, LogFormat, Share};
 
 use crate::limits;
 use clap::FromArgMatches;
 use cli::{Cli, ServeArgs, Verb};
 use layers::Layers;
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use upstream_tokens::upstream_tokens;
 
 /// What the process was started to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,6 +98,10 @@ pub struct Config {
     pub access: Access,
     /// The file with the tokens that are known.
     pub tokens: Option<PathBuf>,
+    /// Hosts for which the server has a credential of its own, and the file that it is in.
+    pub upstream_tokens: BTreeMap<String, PathBuf>,
+    /// How much longer what an upstream has said counts, where it cannot be asked.
+    pub access_stale: Duration,
     /// Time without a request for a repository after which its mirror is repacked.
     pub maintenance_idle: Duration,
     /// How long what no ref leads to any more is kept.
@@ -212,7 +221,9 @@ impl Config {
         let given = given.filter_map(|(setting, path)| Some((setting, path.as_deref()?)));
         let pairs = self.listeners.tls.iter().flat_map(|tls| &tls.pairs);
         let keys = pairs.map(|pair| ("--tls-key", &*pair.key));
-        given.chain(keys).collect()
+        let own = self.upstream_tokens.values();
+        let own = own.map(|path| ("--upstream-token", &**path));
+        given.chain(keys).chain(own).collect()
     }
 
     fn from_layers(
@@ -226,8 +237,8 @@ impl Config {
         let client_time =
             |key, min_ms, default_ms| time(key, min_ms, limits::CLIENT_TIMEOUT_MAX_MS, default_ms);
         let min_ms = limits::TIMEOUT_MIN_MS;
-        let max_ms = limits::UPSTREAM_TIME_MAX_MS;
-        let upstream_time = |key, default_ms| time(key, min_ms, max_ms, default_ms);
+        let upstream_time =
+            |key, default_ms| time(key, min_ms, limits::UPSTREAM_TIME_MAX_MS, default_ms);
         let share = |key, min, default| {
             let given = layers.one(key, value::share(min))?;
             Ok::<_, ConfigError>(given.unwrap_or(default))
@@ -237,7 +248,7 @@ impl Config {
             None => usable_processors(),
         };
         let upstreams = upstreams(layers)?;
-        let level = value::number(limits::LEVEL_MIN, limits::LEVEL_MAX);
+        let upstream_tokens = upstream_tokens(layers, &upstreams)?;
         Ok(Self {
             file: None,
             listeners: Listeners::of(layers)?,
@@ -248,7 +259,8 @@ impl Config {
             log_format: layers
                 .one("log_format", value::log_format)?
                 .unwrap_or_default(),
-            access: access(layers, &upstreams)?,
+            access: access(layers, &upstreams, &upstream_tokens)?,
+            upstream_tokens,
             upstreams,
             follow: layers.list("follow", value::follow)?.unwrap_or_default(),
             ref_check_interval: upstream_time(
@@ -259,6 +271,7 @@ impl Config {
             upstream_rate: upstream_rate(layers)?,
             webhook_secrets: layers.one("webhook_secrets", value::file)?,
             tokens: layers.one("tokens", value::file)?,
+            access_stale: access_stale(layers)?,
             maintenance_idle: maintenance_idle(layers)?,
             unreachable_expiry: unreachable_expiry(layers)?,
             clone_timeout: upstream_time("clone_timeout", limits::CLONE_TIMEOUT_DEFAULT_MS)?,
@@ -273,7 +286,7 @@ impl Config {
                 limits::SCRUB_INTERVAL_MAX_MS,
                 limits::SCRUB_INTERVAL_DEFAULT_MS,
             )?,
-            level: layers.one("level", level)?.unwrap_or(limits::LEVEL_DEFAULT),
+            level: level(layers)?,
             cores,
             encoders: layers
                 .one("encoders", value::threads(limits::ENCODERS_MAX))?
@@ -285,6 +298,11 @@ impl Config {
     }
 }
 
+fn level(layers: &Layers) -> Result<i32, ConfigError> {
+    let level = value::number(limits::LEVEL_MIN, limits::LEVEL_MAX);
+    Ok(layers.one("level", level)?.unwrap_or(limits::LEVEL_DEFAULT))
+}
+
 fn upstream_rate(layers: &Layers) -> Result<u64, ConfigError> {
     let rate = layers.one("upstream_rate", value::number(1, limits::UPSTREAM_RATE_MAX))?;
     Ok(rate.map_or(limits::UPSTREAM_RATE_DEFAULT, |rate| {
@@ -292,16 +310,29 @@ fn upstream_rate(layers: &Layers) -> Result<u64, ConfigError> {
     }))
 }
 
-fn access(layers: &Layers, upstreams: &Upstreams) -> Result<Access, ConfigError> {
+/// `own` are the hosts for which the server has a credential of its own; what git's helpers have is git's.
+fn access(
+    layers: &Layers,
+    upstreams: &Upstreams,
+    own: &BTreeMap<String, PathBuf>,
+) -> Result<Access, ConfigError> {
     let given = layers.list("access", access::given)?.unwrap_or_default();
-    // The server has no credentials of its own in its configuration; what git's helpers have is git's.
-    Access::new(given, upstreams, &[]).map_err(|allowed| {
+    let own: Vec<&str> = own.keys().map(String::as_str).collect();
+    Access::new(given, upstreams, &own).map_err(|allowed| {
         let (values, origin) = match layers.find("access") {
             Some((values, origin)) => (values.join(OsStr::new(",")), origin),
             None => (OsString::new(), Origin::flag("access")),
         };
         ConfigError::value("access", &values, origin, allowed)
     })
+}
+
+fn access_stale(layers: &Layers) -> Result<Duration, ConfigError> {
+    let given = layers.one(
+        "access_stale",
+        value::duration(0, limits::ACCESS_STALE_MAX_MS),
+    )?;
+    Ok(given.unwrap_or_default())
 }
 
 fn maintenance_idle(layers: &Layers) -> Result<Duration, ConfigError> {

@@ -33,7 +33,7 @@ fn file(text: &str) -> (tempfile::NamedTempFile, String) {
 }
 
 /// For each key a value that is not the default.
-const OTHER: [(&str, &str); 35] = [
+const OTHER: [(&str, &str); 37] = [
     ("listen", "[::1]:9"),
     ("admin_listen", "unix:/run/tarpon/admin"),
     ("trust_proxy", "10.0.0.0/8"),
@@ -56,6 +56,8 @@ const OTHER: [(&str, &str); 35] = [
     ("webhook_secrets", "/secrets"),
     ("access", "git.example.org=token"),
     ("tokens", "/tokens"),
+    ("upstream_token", "git.example.org=/token"),
+    ("access_stale", "5m"),
     ("maintenance_idle", "3s"),
     ("unreachable_expiry", "2d"),
     ("clone_timeout", "2h"),
@@ -145,6 +147,11 @@ fn every_key_changes_the_configuration() {
         "no_default_upstreams" => vec!["--upstream=github.com"],
         "tls_cert" | "tls_key" => pair.to_vec(),
         _ if key.starts_with("tls_client") => [pair, clients].concat(),
+        "upstream_token" => vec![
+            "--upstream=git.example.org",
+            "--no-default-upstreams",
+            "--access=git.example.org=open",
+        ],
         "access" => vec!["--upstream=git.example.org", "--no-default-upstreams"],
         _ => vec![],
     };

@@ -190,6 +190,31 @@ fn check_authority(scheme: &str, authority: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// The host of a URL, without its port and without the brackets of an address.
+pub(crate) fn host_of(url: &str) -> &str {
+    let (_, rest) = url.split_once("://").unwrap_or(("", url));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let (_, authority) = authority.rsplit_once('@').unwrap_or(("", authority));
+    match authority
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once(']'))
+    {
+        Some((address, _)) => address,
+        None => authority.split(':').next().unwrap_or_default(),
+    }
+}
+
+/// Whether a URL may be asked with somebody's credential: nobody on the way can read it.
+pub(crate) fn is_safe(url: &str) -> bool {
+    if url.starts_with("https://") {
+        return true;
+    }
+    let host = host_of(url);
+    let is_loopback = |ip: std::net::IpAddr| ip.is_loopback();
+    url.starts_with("http://")
+        && (host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(is_loopback))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,5 +335,24 @@ mod tests {
             assert!(allowed.contains(reason), "{text:?}: {allowed}");
         }
         assert!(upstream(&"a".repeat(HOST_MAX_BYTES + 1)).is_err());
+    }
+
+    #[test]
+    fn nobody_on_the_way_reads_a_credential() {
+        for (url, safe) in [
+            ("https://h.org/x", true),
+            ("http://localhost:3000/x", true),
+            ("http://127.0.0.2/x", true),
+            ("http://[::1]:80/x", true),
+            ("http://h.org/x", false),
+            ("http://127.0.0.1.h.org/x", false),
+            ("http://localhost.h.org/x", false),
+            ("http://127.0.0.1@h.org/x", false),
+            ("http://10.0.0.1/x", false),
+            ("ssh://localhost/x", false),
+            ("file:///x", false),
+        ] {
+            assert_eq!(is_safe(url), safe, "{url}");
+        }
     }
 }

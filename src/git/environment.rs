@@ -30,6 +30,20 @@ const KEPT: &[&str] = &[
     "GIT_SSL_VERSION",
 ];
 
+/// Of these what says by which proxy and to whom git connects, and nothing of who speaks.
+const KEPT_FOR_ASKERS: &[&str] = &[
+    "GIT_HTTP_PROXY_AUTHMETHOD",
+    "GIT_PROXY_SSL_CAINFO",
+    "GIT_PROXY_SSL_CERT",
+    "GIT_PROXY_SSL_CERT_PASSWORD_PROTECTED",
+    "GIT_PROXY_SSL_KEY",
+    "GIT_SSL_CAINFO",
+    "GIT_SSL_CAPATH",
+    "GIT_SSL_CIPHER_LIST",
+    "GIT_SSL_NO_VERIFY",
+    "GIT_SSL_VERSION",
+];
+
 /// What makes git say what it does: each begins with one of these.
 const KEPT_PREFIXES: &[&str] = &["GIT_TRACE", "GIT_CURL_VERBOSE"];
 
@@ -41,6 +55,16 @@ const CONFIGURATION: &[&str] = &[
     "GIT_CONFIG_SYSTEM",
 ];
 const CONFIGURATION_PREFIXES: &[&str] = &["GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_"];
+
+/// Where git, curl and what else they ask find something of whoever runs tarpon: names and passwords, tickets,
+/// cookies, keys.
+const OWN: &[&str] = &[
+    "KRB5CCNAME",
+    "KRB5_CLIENT_KTNAME",
+    "SSH_ASKPASS",
+    "SSH_AUTH_SOCK",
+    "XDG_CONFIG_HOME",
+];
 
 /// Whether a command reads the configuration of the user and of the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +82,9 @@ pub(crate) enum Surroundings<'a> {
     /// asked, and the protocols are these unless the operator's environment says otherwise: whose
     /// `insteadOf` needs more than the upstreams do names it there.
     Server { protocols: &'a str },
+    /// What the server asks an upstream for somebody: of the operator's configuration, and of whatever else is
+    /// there of whoever runs it, nothing counts but what the caller names.
+    Asker,
     /// A step of the client. Whoever runs it may be asked by ssh; the protocols are these whatever
     /// else is allowed. Of attributes only the repository's count, and of objects those that are
     /// there.
@@ -73,11 +100,11 @@ const ALLOWED: &str = "GIT_ALLOW_PROTOCOL";
 impl Surroundings<'_> {
     /// Gives them to `command`.
     pub(super) fn give(self, command: &mut Command) {
-        let configuration = match self {
-            Surroundings::Server { .. } => Configuration::Users,
-            Surroundings::Client { configuration, .. } => configuration,
-        };
-        restrict(command, configuration);
+        restrict(command, |name| match self {
+            Surroundings::Server { .. } => passes(name, Configuration::Users),
+            Surroundings::Asker => KEPT_FOR_ASKERS.iter().any(|kept| name == OsStr::new(kept)),
+            Surroundings::Client { configuration, .. } => passes(name, configuration),
+        });
         // What it says is looked at; and what leads where is what the objects say: a ref below
         // `refs/replace/` or a file of grafts would hide parents, and with them what must stay.
         let common = [
@@ -99,7 +126,22 @@ impl Surroundings<'_> {
                 let operators = std::env::var_os(ALLOWED).filter(|operators| !operators.is_empty());
                 command.env(ALLOWED, operators.unwrap_or_else(|| protocols.into()));
             }
-            Surroundings::Client { protocols, .. } => {
+            Surroundings::Asker => {
+                for name in OWN {
+                    command.env_remove(name);
+                }
+                command
+                    .env("GIT_CONFIG_GLOBAL", "/dev/null")
+                    .env("GIT_CONFIG_NOSYSTEM", "1")
+                    // No program is asked for names and passwords, and no file is where they are looked for.
+                    .env("GIT_ASKPASS", "")
+                    .env("HOME", "/dev/null")
+                    .env(ALLOWED, "http:https");
+            }
+            Surroundings::Client {
+                configuration,
+                protocols,
+            } => {
                 if configuration == Configuration::Own {
                     command
                         .env("GIT_CONFIG_GLOBAL", "/dev/null")
@@ -114,10 +156,10 @@ impl Surroundings<'_> {
     }
 }
 
-/// Takes from the environment of `command` each `GIT_*` that is not on the list.
-fn restrict(command: &mut Command, configuration: Configuration) {
+/// Takes from the environment of `command` each `GIT_*` that does not pass.
+fn restrict(command: &mut Command, passes: impl Fn(&OsStr) -> bool) {
     for (name, _) in std::env::vars_os() {
-        if is_gits(&name) && !passes(&name, configuration) {
+        if is_gits(&name) && !passes(&name) {
             command.env_remove(name);
         }
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::access::permissions::Shown;
 use crate::classes::Arrival;
 use crate::http::net::client::{Client, client_of};
 use crate::limits::COLD_WAIT_MS;
@@ -25,6 +26,8 @@ pub(crate) struct Asker {
     pub(super) via: Via,
     /// Since when.
     pub(super) since: Instant,
+    /// What was shown, where the upstream's permission decides.
+    pub(super) shown: Option<Shown>,
 }
 
 impl Asker {
@@ -43,7 +46,18 @@ impl Asker {
             client: None,
             via: Via::default(),
             since: Instant::now(),
+            shown: None,
         }
+    }
+
+    /// The same, who has shown this.
+    pub(crate) fn showing(self, shown: Option<Shown>) -> Asker {
+        Asker { shown, ..self }
+    }
+
+    /// The same, by way of these servers.
+    pub(crate) fn by_way_of(self, via: Via) -> Asker {
+        Asker { via, ..self }
     }
 
     /// The same, who has asked then.

@@ -4,7 +4,6 @@
 use std::error::Error;
 use std::fs::File;
 use std::io;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +19,7 @@ use crate::io::shortage::is_disk_full;
 use crate::jobs::bundle_cache::{BundleFile, BundleKey};
 use crate::jobs::flights::Duty;
 use crate::limits::{FRESHEN_WAIT_MS, UPSTREAM_ANSWER_KEPT_MS};
+use crate::manifest::want::AnyId;
 use crate::mirror::bundle::Tips;
 use crate::repos::error::StartError;
 use crate::repos::head::MirrorHead;
@@ -43,17 +43,16 @@ fn not_available(repo: &Repo, why: &str) -> StartError {
 }
 
 impl Jobs {
-    /// What there is for the client at `client` that has `base`, as lower-case hex.
+    /// What there is for somebody who has `base`, as lower-case hex.
     pub(crate) async fn find_bundle(
         self: &Rc<Self>,
         repo: &Arc<Repo>,
         base: &str,
-        client: IpAddr,
+        asker: &Asker,
     ) -> Result<Found, StartError> {
-        let asker = &Asker::at(client);
-        self.ensure_mirror(repo, asker).await?;
+        self.ensure_young(repo, asker).await?;
         let head = self.head(repo).await?;
-        if head.commit.as_deref() != Some(base) && self.has_commit(repo, base).await? {
+        if head.commit.as_deref() != Some(base) && self.has_commit(repo, base, asker).await? {
             return self.bundle_to(repo, base, head).await.map(Found::Bundle);
         }
         // A client that hears "nothing new" looks no further, so that needs a look at the upstream
@@ -68,7 +67,7 @@ impl Jobs {
         let limit = Duration::from_millis(FRESHEN_WAIT_MS);
         let fresh = self.fresh_in_time(repo, since, asker, limit).await;
         let head = self.head(repo).await?;
-        let known = self.has_commit(repo, base).await?;
+        let known = self.has_commit(repo, base, asker).await?;
         let up_to_date = head.commit.as_deref() == Some(base);
         match fresh {
             Err(e) if up_to_date || !known => Err(not_available(
@@ -81,7 +80,17 @@ impl Jobs {
         }
     }
 
-    async fn has_commit(&self, repo: &Repo, id: &str) -> Result<bool, StartError> {
+    /// Whether there is a commit, and this one may know of it.
+    async fn has_commit(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        id: &str,
+        asker: &Asker,
+    ) -> Result<bool, StartError> {
+        let hex = AnyId::from_hex(id.as_bytes()).ok();
+        if !self.are_shown(repo, hex, asker).await? {
+            return Ok(false);
+        }
         let _permit = self.semaphores.lookups.acquire().await;
         let kinds = self.git.kinds(&repo.mirror, &[id.to_owned()]).await;
         let kinds = kinds.map_err(|e| StartError {

@@ -10,10 +10,12 @@ use tokio::task::{spawn_blocking, spawn_local};
 
 use super::asker::{Asker, ClientPart};
 use super::flights::{Duty, Flight, Waiting};
+use super::permission::{Gits, unsaid};
 use super::pinned::make_missing_reverse_indices;
 use super::room::Need;
 use super::semaphores::refused;
 use super::state::Jobs;
+use crate::access::verdicts::About;
 use crate::classes::Seat;
 use crate::http::net::client::Client;
 use crate::io::clock::unix_ms;
@@ -71,6 +73,9 @@ impl Jobs {
     }
 
     fn plan(&self, repo: &Repo, fresh_unix_ms: Option<u64>) {
+        if !self.compares_by_itself(repo) {
+            return;
+        }
         let mut schedule = self.schedule.borrow_mut();
         schedule.add(repo.name.clone(), fresh_unix_ms, unix_ms());
         drop(schedule);
@@ -135,10 +140,11 @@ impl Jobs {
                 let (host, clones) = (repo.name.host(), &self.semaphores.clones);
                 let seat = clones.enter(host, duty.urgency(), asker.arrival());
                 let seat = seat.map_err(|why| refused(repo, &why))?;
-                let git = self.git.by_way_of(&asker.via).telling(&repo.arrived);
+                let gits = self.git_for(repo, asker)?.telling(&repo.arrived);
                 let unwanted = unwanted(repo.clone(), duty.waiting());
                 let work = (duty, seat, part);
-                let cloning = self.clone().clone_mirror(repo.clone(), git, work);
+                let by = self.asked_by(repo, asker);
+                let cloning = self.clone().clone_mirror(repo.clone(), (gits, by), work);
                 spawn_local(while_wanted(repo.clone(), cloning, unwanted));
             }
             None => self.check_way(repo, asker, &flight).await?,
@@ -216,7 +222,10 @@ impl Jobs {
             let _part = self.semaphores.ways_of_client.acquire(asker.client).await;
             let _permit = self.semaphores.ways.acquire().await;
             let tmp = self.catalog.state.tmp_dir();
-            self.git.by_way_of(&asker.via).ask(&repo.url, &tmp).await
+            match self.git_for(repo, asker) {
+                Ok(gits) => gits.each(async |git| git.ask(&repo.url, &tmp).await).await,
+                Err(_) => Ok(()),
+            }
         };
         let asked = tokio::select! {
             asked = asked => asked,
@@ -232,7 +241,7 @@ impl Jobs {
     async fn clone_mirror(
         self: Rc<Self>,
         repo: Arc<Repo>,
-        git: Git,
+        (gits, by): (Gits, Option<About>),
         (duty, mut seat, _part): (Duty<Arc<str>, Ended>, Seat, Option<ClientPart>),
     ) {
         let wait = Duration::from_millis(TURN_WAIT_LOGGED_MS);
@@ -251,12 +260,13 @@ impl Jobs {
         repo.arrived.note(0);
         let (unix_began_ms, began) = (unix_ms(), Instant::now());
         let staging = self.catalog.state.tmp_dir();
-        let mut cloned = git.clone_mirror(&repo.url, &repo.mirror, &staging).await;
+        let clone = async |git: &Git| git.clone_mirror(&repo.url, &repo.mirror, &staging).await;
+        let mut cloned = gits.each(&clone).await;
         if let Err(e) = &cloned
             && self.is_for_room(e).await
         {
             self.make_room(&repo.name, Need::Must).await;
-            cloned = git.clone_mirror(&repo.url, &repo.mirror, &staging).await;
+            cloned = gits.each(&clone).await;
         }
         self.semaphores.note_try(&repo, &cloned);
         let result = match &cloned {
@@ -266,6 +276,12 @@ impl Jobs {
             Err(_) => CloneResult::Failed,
         };
         self.meter.add(Event::Clone(result), 1);
+        if let Err(e) = &cloned
+            && self.is_refused_to(by, e)
+        {
+            tracing::warn!(repository = &*repo.name, "no mirror: {e}");
+            return duty.done(Err(unsaid()));
+        }
         if let Err(e) = cloned {
             return self.not_cloned(&repo, &e, duty).await;
         }
@@ -369,6 +385,10 @@ async fn is_noted(repo: &Repo) -> bool {
 /// The status of a request that leads back to the server that it came from.
 pub(crate) const LOOP: u16 = 508;
 
+/// What a request is told that came by way of this server.
+pub(crate) const IS_ITS_OWN_UPSTREAM: &str =
+    "this server is its own upstream; look for url.….insteadOf in the configuration of its git";
+
 /// What the client hears when there is no mirror and none can be had.
 pub(super) fn clone_error(repo: &Repo, error: &MirrorError) -> StartError {
     let status = match error {
@@ -387,6 +407,7 @@ pub(super) fn freshen_error(repo: &Repo, error: &MirrorError) -> StartError {
         _ if error.is_disk_full() => 507,
         MirrorError::TooLarge { .. } => 507,
         MirrorError::Loop { .. } => LOOP,
+        MirrorError::Replaced { .. } => 503,
         MirrorError::Io { .. } | MirrorError::Start { .. } => 500,
         _ => 502,
     };

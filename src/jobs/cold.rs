@@ -40,7 +40,8 @@ impl Jobs {
         (asker, since): (&Asker, Option<Instant>),
     ) -> Result<Option<Wanted>, StartError> {
         self.left(repo).await;
-        if repo.mirror.is_dir() {
+        // Where the upstream's permission decides all is the mirror's, whose refs say what may be shown.
+        if repo.mirror.is_dir() || self.permissions.of_repository(&repo.name).is_some() {
             return Ok(None);
         }
         if let Some(why) = repo.not_cloned_lately()

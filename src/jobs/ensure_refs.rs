@@ -1,7 +1,6 @@
 //! Whether the mirror has refs and commits, after a look at the upstream if it does not.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -100,28 +99,27 @@ impl Ensured {
 }
 
 impl Jobs {
-    /// What there is of what is wanted by the client at `client`, at the upstream as it was at `asked` or
-    /// later.
+    /// What there is of what `asker` wants, at the upstream as it was at `asked` or later.
     pub(crate) async fn ensure_refs(
         self: Rc<Self>,
         repo: Arc<Repo>,
         wanted: Wanted,
         asked: Instant,
-        client: IpAddr,
+        asker: Asker,
     ) -> Result<Ensured, StartError> {
-        let (repo, wanted, asker) = (&repo, &wanted, Asker::at(client));
-        let cloned = self.ensure_mirror(repo, &asker).await?;
-        let mut found = self.look(repo, wanted).await?;
+        let (repo, wanted) = (&repo, &wanted);
+        let cloned = self.ensure_young(repo, &asker).await?;
+        let mut found = self.look(repo, wanted, &asker).await?;
         let mut fetched = cloned;
         // A comparison that runs may have begun too early, but most likely it will do.
         if !found.is_all(wanted) && self.join_freshening(repo).await {
             fetched = true;
-            found = self.look(repo, wanted).await?;
+            found = self.look(repo, wanted, &asker).await?;
         }
         if !found.is_all(wanted) {
             self.fresh_since(repo, asked, &asker).await?;
             fetched = true;
-            found = self.look(repo, wanted).await?;
+            found = self.look(repo, wanted, &asker).await?;
         }
         let ids = found.missing_commits.iter().take(ENSURE_BY_ID_MAX);
         let ids = ids.filter_map(|id| AnyId::from_hex(id.as_bytes()).ok());
@@ -129,14 +127,19 @@ impl Jobs {
         if !ids.is_empty() {
             // What the upstream does not give stays missing.
             self.seek_all(repo, &ids, &asker).await;
-            found = self.look(repo, wanted).await?;
+            found = self.look(repo, wanted, &asker).await?;
         }
         found.fetched = fetched;
         Ok(found)
     }
 
-    async fn look(&self, repo: &Arc<Repo>, wanted: &Wanted) -> Result<Ensured, StartError> {
-        let _permit = self.semaphores.lookups.acquire().await;
+    async fn look(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        wanted: &Wanted,
+        asker: &Asker,
+    ) -> Result<Ensured, StartError> {
+        let permit = self.semaphores.lookups.acquire().await;
         let mut refs = BTreeMap::new();
         if !wanted.refs.is_empty() {
             let there = self.read_refs(repo).await?;
@@ -151,11 +154,25 @@ impl Jobs {
             status: 500,
             message: format!("{}: {e}", repo.name),
         })?;
+        // The upstream may have to be asked.
+        drop(permit);
         let missing = wanted.commits.iter().zip(kinds);
-        let missing = missing.filter(|(id, kind)| kind.is_none() && !is_annexed(repo, id));
+        let (missing, there): (Vec<_>, Vec<_>) =
+            missing.partition(|(id, kind)| kind.is_none() && !is_annexed(repo, id));
+        let there = there
+            .iter()
+            .filter_map(|(id, _)| AnyId::from_hex(id.as_bytes()).ok());
+        let there = Vec::from_iter(there);
+        // What may not be shown is missing, too.
+        let shown = self.shown_each(repo, &there, asker).await?;
+        let hidden = there
+            .iter()
+            .filter(|id| !shown.contains(*id))
+            .map(ToString::to_string);
+        let missing = missing.iter().map(|(id, _)| (*id).clone());
         Ok(Ensured {
             refs,
-            missing_commits: missing.map(|(id, _)| id.clone()).collect(),
+            missing_commits: missing.chain(hidden).collect(),
             fetched: false,
         })
     }

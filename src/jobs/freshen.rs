@@ -20,12 +20,14 @@ use tokio::task::spawn_local;
 use super::asker::{Asker, ClientPart};
 use super::clone::{Ended, freshen_error, lost};
 use super::flights::{Duty, Flight};
+use super::permission::{Gits, unsaid};
 use super::room::Need;
 use super::semaphores::refused;
 use super::state::Jobs;
+use crate::access::verdicts::About;
 use crate::classes::{Arrival, Seat};
 use crate::io::clock::unix_ms;
-use crate::limits::{FRESHEN_WAIT_MS, UPSTREAM_ANSWER_KEPT_MS};
+use crate::limits::{FRESHEN_WAIT_MS, REFUSED_TRIES_MAX, UPSTREAM_ANSWER_KEPT_MS};
 use crate::mirror::noted::note_upstream;
 use crate::mirror::recover::remove_unfinished;
 use crate::mirror::schedule::{Key, Shown};
@@ -54,9 +56,12 @@ impl Jobs {
                 let (host, comparisons) = (repo.name.host(), &self.semaphores.comparisons);
                 let seat = comparisons.enter(host, duty.urgency(), asker.arrival());
                 let seat = seat.map_err(|why| refused(repo, &why))?;
-                let git = self.git.by_way_of(&asker.via).telling(&repo.arrived);
+                let gits = self.git_for(repo, asker)?.telling(&repo.arrived);
                 // A task of its own: whoever asked for it may leave.
-                let freshen = self.clone().freshen(repo.clone(), git, (duty, seat, part));
+                let by = self.asked_by(repo, asker);
+                let freshen = self
+                    .clone()
+                    .freshen(repo.clone(), (gits, by), (duty, seat, part));
                 spawn_local(freshen);
             }
             None => self.check_way(repo, asker, &flight).await?,
@@ -82,10 +87,13 @@ impl Jobs {
         since: Instant,
         asker: &Asker,
     ) -> Ended {
+        let mut tries = REFUSED_TRIES_MAX;
         while !repo.is_fresh_since(since) {
             let flight = self.freshening(repo, asker).await?;
             let ended = flight.clone().end().await.unwrap_or_else(|| Err(lost()));
             match (flight.began(), ended) {
+                // Somebody else has shown what the upstream does not take any more.
+                (_, Err(why)) if why == unsaid() && self.may_ask_again(asker, &mut tries) => {}
                 (Some(began), ended) if began >= since => return ended,
                 // It did not come to begin.
                 (None, Err(why)) => return Err(why),
@@ -132,7 +140,7 @@ impl Jobs {
     async fn freshen(
         self: Rc<Self>,
         repo: Arc<Repo>,
-        git: Git,
+        (gits, by): (Gits, Option<About>),
         (duty, mut seat, _part): (Duty<Arc<str>, Ended>, Seat, Option<ClientPart>),
     ) {
         self.room_for_pack(&repo).await;
@@ -142,7 +150,7 @@ impl Jobs {
             // It changes the configuration and packs refs, as the comparison does.
             setting_up.end().await;
         }
-        let ((unix_began_ms, began), compared) = self.compare(&repo, &git, &duty, seat).await;
+        let ((unix_began_ms, began), compared) = self.compare(&repo, &gits, &duty, seat).await;
         self.semaphores.note_try(&repo, &compared);
         let result = match &compared {
             Ok(Freshened::Unchanged) => FetchResult::Unchanged,
@@ -159,6 +167,14 @@ impl Jobs {
             Err(e) => {
                 tracing::warn!(repository = &*repo.name, "cannot fetch: {e}");
                 let why = freshen_error(&repo, &e);
+                if matches!(e, MirrorError::Replaced { .. }) {
+                    self.drop_all(&repo).await;
+                    return duty.done(Err(why));
+                }
+                if self.is_refused_to(by, &e) {
+                    // Others may be told otherwise.
+                    return duty.done(Err(unsaid()));
+                }
                 repo.set_failed(why.clone());
                 self.note_compared(&repo, Shown::Failed);
                 self.tidy(&repo).await;
@@ -194,7 +210,7 @@ impl Jobs {
     async fn compare(
         self: &Rc<Self>,
         repo: &Arc<Repo>,
-        git: &Git,
+        gits: &Gits,
         duty: &Duty<Arc<str>, Ended>,
         seat: Seat,
     ) -> ((u64, Instant), Result<Freshened, MirrorError>) {
@@ -215,18 +231,18 @@ impl Jobs {
                 seat.set(Some(fetching));
             }
         };
-        let freshen = async || {
+        let freshen = async |git: &Git| {
             let (mirror, url, refs) = (&repo.mirror, &repo.url, &repo.locks.refs);
-            git.freshen_in_turn(mirror, url, refs, turn).await
+            git.freshen_in_turn(mirror, url, refs, &turn).await
         };
-        let mut compared = freshen().await;
+        let mut compared = gits.each(&freshen).await;
         if let Err(e) = &compared
             && self.is_for_room(e).await
         {
             // What it has left takes room itself.
             self.tidy(repo).await;
             self.make_room(&repo.name, Need::Must).await;
-            compared = freshen().await;
+            compared = gits.each(&freshen).await;
         }
         repo.arrived.end();
         ((unix_began_ms, began), compared)

@@ -16,6 +16,7 @@ use tokio::task::spawn_blocking;
 use super::asker::Asker;
 use super::clone::clone_error;
 use super::flights::take_duty;
+use super::permission::unsaid;
 use super::room::Need;
 use super::state::Jobs;
 use super::sweep::remove;
@@ -283,6 +284,11 @@ impl Jobs {
         }
         // Files that were sound before are read again.
         self.shop.verified.clear();
+        if !self.compares_by_itself(repo) {
+            // It can be cloned for whoever asks next.
+            self.drop_all(repo).await;
+            return comparing.done(Err(unsaid()));
+        }
         let (unix_began_ms, began) = (unix_ms(), comparing.begin());
         match self.clone_beside(repo).await {
             Ok(()) => {
@@ -311,12 +317,16 @@ impl Jobs {
         let staging = self.catalog.state.tmp_dir();
         let number = SERIAL.fetch_add(1, Ordering::Relaxed);
         let place = staging.join(format!("renewed-{number}.git"));
-        let mut cloned = self.git.clone_mirror(&repo.url, &place, &staging).await;
+        let git = match self.permissions.of_repository(&repo.name) {
+            Some(_) => self.git.by_permission_of(None),
+            None => self.git.clone(),
+        };
+        let mut cloned = git.clone_mirror(&repo.url, &place, &staging).await;
         if let Err(e) = &cloned
             && self.is_for_room(e).await
         {
             self.make_room(&repo.name, Need::Must).await;
-            cloned = self.git.clone_mirror(&repo.url, &place, &staging).await;
+            cloned = git.clone_mirror(&repo.url, &place, &staging).await;
         }
         let result = match &cloned {
             Ok(()) => CloneResult::Complete,

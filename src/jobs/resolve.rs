@@ -53,8 +53,8 @@ impl Jobs {
         {
             return Ok(want);
         }
-        self.ensure_mirror(&repo, &asker).await?;
-        if let Some(want) = self.look_for(&repo, &named).await? {
+        self.ensure_young(&repo, &asker).await?;
+        if let Some(want) = self.look_for(&repo, &named, &asker).await? {
             return Ok(want);
         }
         match (named.commit(), named.full_name()) {
@@ -68,7 +68,7 @@ impl Jobs {
                 let commit = Named::new(None, Some(id));
                 let commit = commit.ok_or_else(|| absent(&repo, &named))?;
                 let commit = commit.shaped(named.shape());
-                let found = self.look_for(&repo, &commit).await?;
+                let found = self.look_for(&repo, &commit, &asker).await?;
                 found.ok_or_else(|| absent(&repo, &named))
             }
             _ => self.resolve_new(&repo, &named, (&asker, asked)).await,
@@ -84,14 +84,14 @@ impl Jobs {
     ) -> Result<Wanted, StartError> {
         // A comparison that runs may have begun too early, but most likely it will do.
         if self.join_freshening(repo).await
-            && let Some(want) = self.look_for(repo, named).await?
+            && let Some(want) = self.look_for(repo, named, asker).await?
         {
             return Ok(want);
         }
         let key = format!("ref {}", named.name().unwrap_or_default());
         if !self.is_absent(repo, &key) && !repo.is_fresh_since(asked) {
             self.fresh_now(repo, asker).await?;
-            if let Some(want) = self.look_for(repo, named).await? {
+            if let Some(want) = self.look_for(repo, named, asker).await? {
                 return Ok(want);
             }
             self.note_absent(repo, &key);
@@ -114,6 +114,7 @@ impl Jobs {
         let sought = Sought {
             wanted: Apart::Id(id),
             or_by: or_by.map(Into::into),
+            by: None,
         };
         if self.is_absent(repo, &sought.key()) {
             return Err(absent(repo, named));
@@ -121,14 +122,14 @@ impl Jobs {
         let compare = async {
             // One that runs may have begun too early, but most likely it will do.
             if self.join_freshening(repo).await
-                && let Some(want) = self.look_for(repo, named).await?
+                && let Some(want) = self.look_for(repo, named, asker).await?
             {
                 return Ok(Some(want));
             }
             if !repo.is_fresh_since(asked) {
                 self.fresh_now(repo, asker).await?;
             }
-            self.look_for(repo, named).await
+            self.look_for(repo, named, asker).await
         };
         let seek = self.seek(repo, sought, asker);
         tokio::pin!(compare, seek);
@@ -144,7 +145,7 @@ impl Jobs {
             None => seek.await,
         };
         // It may have come by either way, whatever became of the other.
-        if let Some(want) = self.look_for(repo, named).await? {
+        if let Some(want) = self.look_for(repo, named, asker).await? {
             return Ok(want);
         }
         compared?;
@@ -165,13 +166,14 @@ impl Jobs {
     ) -> Result<Option<AnyId>, StartError> {
         let lately = Instant::now().checked_sub(self.config.ref_check_interval);
         if let Some(id) = repo.annex.ref_since(name, since.or(lately))
-            && self.is_there(repo, id).await?
+            && self.is_there(repo, id, asker).await?
         {
             return Ok(Some(id));
         }
         let sought = Sought {
             wanted: Apart::Ref(name.into()),
             or_by: None,
+            by: None,
         };
         match self.seek(repo, sought, asker).await {
             // What was there a while ago is better than nothing, for who takes it.
@@ -183,9 +185,14 @@ impl Jobs {
         }
     }
 
-    async fn is_there(&self, repo: &Arc<Repo>, id: AnyId) -> Result<bool, StartError> {
+    async fn is_there(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        id: AnyId,
+        asker: &Asker,
+    ) -> Result<bool, StartError> {
         match Named::new(None, Some(id)) {
-            Some(commit) => Ok(self.look_for(repo, &commit).await?.is_some()),
+            Some(commit) => Ok(self.look_for(repo, &commit, asker).await?.is_some()),
             None => Ok(false),
         }
     }
@@ -195,33 +202,50 @@ impl Jobs {
         self: Rc<Self>,
         repo: Arc<Repo>,
         named: Named,
+        asker: Asker,
     ) -> Result<Wanted, StartError> {
         let found = match repo.is_mirrored() {
-            true => match self.look_shortly(&repo, &named).await? {
-                Looked::Found(wanted) => Some(wanted),
-                _ => None,
-            },
+            true => self.look_near(&repo, &named, &asker).await?.ok(),
             false => None,
         };
         found.ok_or_else(|| absent(&repo, &named))
     }
 
-    /// What a few objects tell. What takes a walk over the history has other places, and holds none of these up.
-    async fn look_shortly(&self, repo: &Arc<Repo>, named: &Named) -> Result<Looked, StartError> {
+    /// What a few objects tell: what followed refs lead to in a few steps. What takes a walk over the history has
+    /// other places, and holds none of these up.
+    async fn look_near(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        named: &Named,
+        asker: &Asker,
+    ) -> Result<Result<Wanted, Looked>, StartError> {
+        let (refs, id) = (repo.refs_mark(), named.commit());
         let _permit = self.semaphores.lookups.acquire().await;
         let (at, git, asked) = (repo.clone(), self.git.clone(), named.clone());
         let looked = spawn_blocking(move || look(&at, &git, &asked));
-        looked.await.map_err(|panic| failed(repo, &panic))?
+        let looked = looked.await.map_err(|panic| failed(repo, &panic))??;
+        let Looked::Found(wanted) = looked else {
+            return Ok(Err(looked));
+        };
+        id.into_iter()
+            .for_each(|id| self.note_reached(id, &refs, asker));
+        Ok(Ok(wanted))
     }
 
+    /// What of it is there that `asker` may have.
     async fn look_for(
-        &self,
+        self: &Rc<Self>,
         repo: &Arc<Repo>,
         named: &Named,
+        asker: &Asker,
     ) -> Result<Option<Wanted>, StartError> {
-        let looked = self.look_shortly(repo, named).await?;
-        if let Looked::Found(wanted) = looked {
-            return Ok(Some(wanted));
+        let looked = match self.look_near(repo, named, asker).await? {
+            Ok(wanted) => return Ok(Some(wanted)),
+            Err(looked) => looked,
+        };
+        // The upstream may have to be asked.
+        if !self.are_shown(repo, named.commit(), asker).await? {
+            return Ok(None);
         }
         if let Looked::Unsure(wanted, commit) = looked {
             // The semaphores are never closed, so this only waits.

@@ -37,7 +37,11 @@ impl Jobs {
         sought: Sought,
         asker: &Asker,
     ) -> Given {
+        let Some(sought) = self.sought_by(repo, sought, asker).await? else {
+            return Ok(None);
+        };
         if let Apart::Id(id) = sought.wanted
+            && sought.by.is_none()
             && repo.annex.is_fresh(&id)
         {
             repo.annex.note_used(&id);
@@ -103,11 +107,16 @@ impl Jobs {
             }),
             1,
         );
-        if let Ok(None) = &given {
-            self.note_absent(&repo, &sought.key());
-            if let Apart::Id(id) = sought.wanted {
-                self.forget_annexed(&repo, &[id]).await;
+        let by_permission = self.permissions.of_repository(&repo.name).is_some();
+        match &given {
+            Ok(found) if by_permission => self.note_sought(&sought, *found, &asker),
+            Ok(None) => {
+                self.note_absent(&repo, &sought.key());
+                if let Apart::Id(id) = sought.wanted {
+                    self.forget_annexed(&repo, &[id]).await;
+                }
             }
+            _ => {}
         }
         duty.done(given);
         self.keep_annex_soon(&repo);
@@ -156,7 +165,7 @@ impl Jobs {
 
     /// Asks once.
     async fn ask_for(self: &Rc<Self>, repo: &Arc<Repo>, sought: &Sought, asker: &Asker) -> Given {
-        let git = self.git.by_way_of(&asker.via);
+        let git = self.git_of(repo, asker)?;
         let _seat = Semaphores::place(&self.semaphores.fetches, repo, asker).await?;
         // Until it is a tip: what it has taken for there must not go.
         let _arriving = repo.locks.arrivals.read().await;

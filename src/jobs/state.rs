@@ -12,12 +12,15 @@ use super::absent::Absent;
 use super::bundle_cache::{BundleCache, BundleFile, BundleKey};
 use super::flights::Flights;
 use super::plane::{self, Handle, Queue};
+use super::questions::Questions;
 use super::room::Room;
 use super::semaphores::Semaphores;
 use super::tips::Cold;
 use super::unknown::{Given, Places, Sought};
 use super::upkeep::Upkeep;
 use super::workshop::Workshop;
+use crate::access::own::OwnTokens;
+use crate::access::permissions::Permissions;
 use crate::config::{Config, Secrets};
 use crate::faults::Faults;
 use crate::http::net::bodies::Bodies;
@@ -41,6 +44,10 @@ pub(crate) struct Jobs {
     pub(super) meter: Meter,
     /// Of webhooks, as the file has them.
     pub(super) secrets: Arc<ArcSwap<Secrets>>,
+    /// The upstreams whose own permission decides who may read.
+    pub(super) permissions: Arc<Permissions>,
+    /// What they are asked.
+    pub(super) questions: Questions,
     pub(super) faults: Faults,
     /// For the threads that jobs start.
     pub(super) plane: Handle<Jobs>,
@@ -111,6 +118,10 @@ pub(crate) struct JobsContext {
     pub via: Via,
     /// Of webhooks.
     pub secrets: Arc<ArcSwap<Secrets>>,
+    /// What the server itself says to upstreams.
+    pub own: Arc<ArcSwap<OwnTokens>>,
+    /// The upstreams whose own permission decides who may read.
+    pub permissions: Arc<Permissions>,
     /// Faults to inject; none outside tests.
     pub faults: Faults,
 }
@@ -152,24 +163,29 @@ impl Jobs {
             meter,
             via,
             secrets,
+            own,
+            permissions,
             faults,
         } = context;
         let policy = Policy {
             interval_ms: config.fetch_interval.as_millis() as u64,
             in_use_ms: config.ref_check_interval.as_millis() as u64,
             host_rate: config.upstream_rate,
+            young_hosts: permissions.hosts().map(str::to_owned).collect(),
             seed: unix_ms(),
             ..Policy::default()
         };
         let semaphores = Semaphores::new(&faults, &meter);
         Jobs {
-            git: git_of(&config, via),
+            git: git_of(&config, via, own),
             config,
             catalog,
             shop,
             bodies,
             meter,
             secrets,
+            permissions,
+            questions: Questions::default(),
             faults,
             plane,
             uring,
@@ -219,7 +235,7 @@ impl Jobs {
 }
 
 /// How git is run.
-fn git_of(config: &Config, via: Via) -> Git {
+fn git_of(config: &Config, via: Via, own: Arc<ArcSwap<OwnTokens>>) -> Git {
     let limits = TimeLimits {
         clone: config.clone_timeout,
         ..TimeLimits::default()
@@ -230,6 +246,7 @@ fn git_of(config: &Config, via: Via) -> Git {
         memory_bytes: config.git_memory_limit_bytes,
         schemes: Vec::from_iter(config.upstreams.schemes()).join(":"),
         via,
+        own,
         follow: Follow::new(&config.follow).unwrap_or_default(),
         ..Git::default()
     }

@@ -9,7 +9,6 @@ use tokio::task::spawn_local;
 use super::asker::Asker;
 use super::state::Jobs;
 use crate::io::clock::unix_ms;
-use crate::limits::FRESHEN_WAIT_MS;
 use crate::mirror::MirrorError;
 use crate::mirror::schedule::{Key, Shown};
 use crate::repos::error::StartError;
@@ -63,9 +62,8 @@ impl Jobs {
         since: Instant,
         asker: Asker,
     ) -> Result<(), StartError> {
-        let limit = Duration::from_millis(FRESHEN_WAIT_MS);
         self.ensure_mirror(&repo, &asker).await?;
-        self.fresh_in_time(&repo, since, &asker, limit).await
+        self.fresh_or_cloned(&repo, since, &asker).await
     }
 
     fn hasten(&self, repo: &Repo, at_ms: u64) {
@@ -115,7 +113,8 @@ impl Jobs {
     /// Nothing more is asked of a host by timer for as long as it wants that.
     pub(super) async fn heed(&self, repo: &Repo, error: &MirrorError) {
         let host = repo.name.host();
-        if !error.may_want_pause() || self.schedule.borrow().is_paused(host, unix_ms()) {
+        let asks = self.compares_by_itself(repo);
+        if !asks || !error.may_want_pause() || self.schedule.borrow().is_paused(host, unix_ms()) {
             return;
         }
         let Some(pause) = self.git.pause_wanted(&repo.mirror, &repo.url).await else {

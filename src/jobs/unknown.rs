@@ -7,6 +7,7 @@ use gix::bstr::BString;
 use tokio::sync::Semaphore;
 
 use super::flights::Duty;
+use crate::access::verdicts::About;
 use crate::limits::UNKNOWN_ASKED_MAX;
 use crate::manifest::want::AnyId;
 use crate::mirror::Apart;
@@ -18,6 +19,8 @@ pub(super) struct Sought {
     pub(super) wanted: Apart,
     /// The ref that is fetched where the upstream does not give out an id.
     pub(super) or_by: Option<BString>,
+    /// For whom alone, where it is the fetch itself that shows that it may be given out.
+    pub(super) by: Option<About>,
 }
 
 impl Sought {
@@ -26,6 +29,7 @@ impl Sought {
         Sought {
             wanted: Apart::Id(id),
             or_by: None,
+            by: None,
         }
     }
 

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::asker::Asker;
 use super::clone::LOOP;
+use super::hidden::{NOT_OUR_REF, not_our_ref};
 use super::state::Jobs;
 use crate::git::Output;
 use crate::http::net::body::Body;
@@ -25,7 +26,7 @@ use crate::limits::{
     UPLOAD_SLOW_BYTES,
 };
 use crate::manifest::want::AnyId;
-use crate::mirror::{MirrorError, Upload, Via, annex};
+use crate::mirror::{MirrorError, Upload, annex};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
 
@@ -34,8 +35,6 @@ type Reply<T> = oneshot::Sender<Result<T, StartError>>;
 
 /// What comes before the refs, except in version 2 of the protocol (gitprotocol-http(5)).
 const ADVERTISEMENT: &[u8] = b"001e# service=git-upload-pack\n0000";
-/// How git begins its answer when it lacks an object, behind the length of the line.
-const NOT_OUR_REF: &[u8] = b"ERR upload-pack: not our ref";
 
 /// A core's request.
 pub(crate) struct GitRequest {
@@ -43,7 +42,7 @@ pub(crate) struct GitRequest {
     pub call: Call,
     pub protocol: Option<String>,
     pub client: IpAddr,
-    pub via: Via,
+    pub asker: Asker,
     pub asked: Instant,
     pub reply: Reply<Made>,
 }
@@ -209,14 +208,10 @@ impl Jobs {
             call,
             protocol,
             client,
-            via,
+            asker,
             asked,
             reply,
         } = request;
-        let asker = Asker {
-            via,
-            ..Asker::at(client).since(asked)
-        };
         let mut relay = Relay::new(reply, before);
         let mut upload = Running {
             repo: &repo,
@@ -248,7 +243,13 @@ impl Jobs {
             () = relay.unheard() => return None,
         };
         let turn = match begun {
-            Ok(turn) => turn,
+            Ok(Begun::Turn(turn)) => turn,
+            Ok(Begun::NotShown(id)) => {
+                let refused = not_our_ref(id);
+                // Fails when the client has left.
+                let _ = relay.answer(&refused, None, Taking::new(UPLOAD_SLOW_BYTES));
+                return Some(Ended::Whole);
+            }
             Err(error) => return Some(Ended::Failed(error)),
         };
         let ended = self.run_upload_pack(upload, &turn, relay).await;
@@ -274,13 +275,21 @@ impl Jobs {
         self: &Rc<Self>,
         upload: &mut Running<'_>,
         call: Call,
-    ) -> Result<UploadTurn<'_>, StartError> {
+    ) -> Result<Begun<'_>, StartError> {
         let asker = (upload.asker, upload.asked);
         self.prepare_mirror(upload.repo, &call, asker).await?;
         let turn = self.take_turn(upload.client).await?;
         // Not before: what waits for a turn takes no more memory than was sent.
         upload.input = self.read_request(call).await?;
-        Ok(turn)
+        if self.permissions.of_repository(&upload.repo.name).is_none() {
+            return Ok(Begun::Turn(turn));
+        }
+        drop(turn);
+        let (repo, asker) = (upload.repo, upload.asker);
+        if let Some(id) = self.hide((repo, asker), upload.input.as_mut()).await? {
+            return Ok(Begun::NotShown(id));
+        }
+        self.take_turn(upload.client).await.map(Begun::Turn)
     }
 
     /// What is wanted may be younger than the mirror's refs, or something that no followed ref leads to. Gives a
@@ -364,12 +373,14 @@ impl Jobs {
         call: &Call,
         (asker, asked): (&Asker, Instant),
     ) -> Result<(), StartError> {
-        self.ensure_mirror(repo, asker).await?;
+        self.ensure_young(repo, asker).await?;
         if matches!(call, Call::InfoRefs) {
             let limit = Duration::from_millis(INFO_REFS_WAIT_MS);
             match self.fresh_in_time(repo, asked, asker, limit).await {
                 // The servers that it came by way of would never hear of anything new.
                 Err(e) if e.status == LOOP && !asker.via.is_empty() => return Err(e),
+                // It was another repository's.
+                Err(_) if !repo.is_mirrored() => drop(self.ensure_mirror(repo, asker).await?),
                 // What is there is better than nothing; why it is old was logged.
                 _ => {}
             }
@@ -431,6 +442,13 @@ struct Running<'r> {
     asked: Instant,
     /// What git is to read, once there is a turn.
     input: Option<UploadRequest>,
+}
+
+/// What came before git runs.
+enum Begun<'t> {
+    Turn(UploadTurn<'t>),
+    /// This is wanted, and is not given out to this one.
+    NotShown(AnyId),
 }
 
 /// How an answer ended.

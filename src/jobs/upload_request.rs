@@ -1,5 +1,6 @@
 //! The request of a `git upload-pack`: decoded, looked at, and put where git can read it.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::sync::Arc;
@@ -75,6 +76,27 @@ impl UploadRequest {
     /// The objects that it asks for by their ids, at most so many.
     pub(super) fn wants(&self, max: usize) -> std::io::Result<Vec<AnyId>> {
         crate::mirror::upload::wants(&self.file, max)
+    }
+
+    /// The objects that it asks for by their ids, and those that it says are there already.
+    pub(super) async fn named(&self) -> std::io::Result<(Vec<AnyId>, Vec<AnyId>)> {
+        let file = self.file.try_clone()?;
+        let read = tokio::task::spawn_blocking(move || {
+            let named = |word| crate::mirror::upload::named(&file, word, usize::MAX);
+            Ok::<_, std::io::Error>((named(b"want ")?, named(b"have ")?))
+        });
+        read.await.map_err(std::io::Error::other)?
+    }
+
+    /// Takes the lines out that say that these are there already.
+    pub(super) async fn forget_haves(&mut self, ids: HashSet<AnyId>) -> std::io::Result<()> {
+        let file = self.file.try_clone()?;
+        let made =
+            tokio::task::spawn_blocking(move || crate::mirror::upload::without_haves(&file, &ids));
+        let made = made.await.map_err(std::io::Error::other)??;
+        self.bytes = made.metadata()?.len();
+        self.file = made;
+        Ok(())
     }
 
     /// Gives the memory back if git has read all of it: the place in the file is shared with git. Whether

@@ -16,3 +16,39 @@ pub const TOKENS_MAX: usize = 100_000;
 pub const TOKENS_FILE_BYTES_MAX: u64 = 32 << 20;
 
 const _: () = assert!(2 * TOKEN_BYTES >= TOKEN_LIKE_BYTES_MIN);
+
+/// How long whoever asks waits until his upstream has said whether he may read a repository.
+pub const QUESTION_LIMIT_MS: u64 = 10_000;
+/// How long an upstream may take for that, redirects included: who comes then asks anew.
+pub const QUESTION_ANSWER_MS: u64 = QUESTION_LIMIT_MS - 500;
+/// Longest head of its answer.
+pub const QUESTION_HEAD_BYTES_MAX: usize = 64 * 1024;
+/// What is read of its content: what a host of version 2 says is far less, and of others the first line is
+/// enough.
+pub const QUESTION_ANSWER_BYTES_MAX: u64 = 16 * 1024;
+/// Connections to one upstream that stay open for the next question.
+pub const QUESTION_IDLE_MAX: usize = 8;
+/// Largest file of certificates that is read.
+pub const ROOTS_FILE_BYTES_MAX: u64 = 16 << 20;
+/// Questions to one upstream at the same time.
+pub const QUESTIONS_RUNNING_MAX: usize = 32;
+/// The same for one client's address.
+pub const QUESTIONS_OF_CLIENT_MAX: usize = QUESTIONS_RUNNING_MAX / 2;
+/// Questions to one upstream that begin within a minute.
+pub const QUESTIONS_A_MINUTE_MAX: u32 = 3_000;
+/// The same for one client's address.
+pub const QUESTIONS_OF_CLIENT_A_MINUTE_MAX: u32 = QUESTIONS_A_MINUTE_MAX / 2;
+/// For how long an upstream's yes is believed.
+pub const VERDICT_YES_MS: u64 = 60_000;
+/// For how long its no is.
+pub const VERDICT_NO_MS: u64 = 10_000;
+/// How often a comparison is begun again for somebody because it was refused to others.
+pub const REFUSED_TRIES_MAX: u32 = 3;
+/// Objects that are asked for in one question: a partial clone has as many fetched that it lacks.
+pub const SHOWN_AT_ONCE_MAX: usize = 10_000;
+/// Yeses that are remembered.
+pub const VERDICTS_YES_MAX: usize = 65_536;
+/// Noes that are: those of whoever makes up credentials push out no yes.
+pub const VERDICTS_NO_MAX: usize = 16_384;
+/// Parts that verdicts are kept in, each with a lock of its own.
+pub const VERDICT_SHARDS: usize = 16;

@@ -90,3 +90,7 @@ const _: () = {
     assert!(UPSTREAM_RATE_DEFAULT <= UPSTREAM_RATE_MAX as u64);
     assert!(CLONE_TIMEOUT_DEFAULT_MS <= UPSTREAM_TIME_MAX_MS);
 };
+/// Longest time that an upstream which cannot be asked may be believed for.
+pub const ACCESS_STALE_MAX_MS: u64 = 24 * HOUR_MS;
+/// Largest file with a credential for an upstream that is read.
+pub const UPSTREAM_TOKEN_BYTES_MAX: u64 = 16 * 1024;

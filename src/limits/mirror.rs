@@ -75,6 +75,8 @@ pub const MAINTENANCE_LOOK_MS: u64 = 10 * SECOND_MS;
 pub const IN_USE_INTERVAL_MAX_MS: u64 = MINUTE_MS;
 /// The same where webhooks say what moves.
 pub const HOOKED_INTERVAL_MAX_MS: u64 = 5 * MINUTE_MS;
+/// The same where only what was compared within a minute is served.
+pub const YOUNG_INTERVAL_MAX_MS: u64 = 45 * SECOND_MS;
 /// For how long after a webhook others are expected.
 pub const HOOKED_KEPT_MS: u64 = 24 * HOUR_MS;
 /// For how long a host's timers stand still that has refused with 429 and not said for how long.

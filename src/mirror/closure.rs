@@ -1,6 +1,7 @@
 //! Whether all that a commit leads to is in a mirror. What refs lead to always is; of what they have left,
 //! something may have expired.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use gix::ObjectId;
@@ -8,8 +9,9 @@ use gix::ObjectId;
 use super::blocking::blocking;
 use super::error::MirrorError;
 use super::files::loose_ids;
-use super::git::Git;
+use super::git::{Call, Git};
 use super::packs::{PackKind, packs};
+use crate::git::stdin_file;
 
 /// What a mirror has of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,76 @@ impl Git {
             true => Closure::Broken,
             false => Closure::Left,
         })
+    }
+
+    /// Those of some objects that followed refs lead to: what they name, and commits. Of what else there may be this
+    /// says nothing.
+    ///
+    /// # Errors
+    /// The mirror cannot be read, or that takes too long.
+    pub(crate) async fn reached_of(
+        &self,
+        mirror: &Path,
+        ids: &[ObjectId],
+    ) -> Result<HashSet<ObjectId>, MirrorError> {
+        if ids.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let (path, git) = (mirror.to_owned(), self.clone());
+        let refs = blocking(mirror, move || Ok(git.refs.read(&path, &git.follow)?)).await?;
+        let named = refs
+            .refs
+            .iter()
+            .flat_map(|one| [Some(one.target), one.peeled]);
+        let tips: HashSet<ObjectId> = named.flatten().chain(refs.head_id()).collect();
+        let is_tip = |id: &&ObjectId| tips.contains(*id);
+        let mut reached: HashSet<ObjectId> = ids.iter().filter(is_tip).copied().collect();
+        let rest: Vec<ObjectId> = ids.iter().filter(|id| !is_tip(id)).copied().collect();
+        let names: Vec<String> = rest.iter().map(ToString::to_string).collect();
+        let kinds = self.kinds(mirror, &names).await?;
+        let there = rest.into_iter().zip(kinds);
+        let commits = there.filter(|(_, kind)| kind.as_deref() == Some("commit"));
+        let commits: HashSet<ObjectId> = commits.map(|(id, _)| id).collect();
+        if commits.is_empty() {
+            return Ok(reached);
+        }
+        let left = self.left_of(mirror, &commits, &tips).await?;
+        reached.extend(commits.difference(&left));
+        Ok(reached)
+    }
+
+    /// Those of some commits that none of these tips leads to.
+    async fn left_of(
+        &self,
+        mirror: &Path,
+        commits: &HashSet<ObjectId>,
+        tips: &HashSet<ObjectId>,
+    ) -> Result<HashSet<ObjectId>, MirrorError> {
+        let wanted = commits.iter().map(|id| format!("{id}\n"));
+        let text: String = wanted
+            .chain(tips.iter().map(|id| format!("^{id}\n")))
+            .collect();
+        let stdin = stdin_file(text.as_bytes());
+        let stdin = stdin.map_err(|source| MirrorError::io("name commits of", mirror, source))?;
+        let call = Call {
+            stdin: Some(stdin),
+            ..self.local("git rev-list", mirror, ["rev-list", "--stdin"])
+        };
+        let (mut left, mut line) = (HashSet::new(), Vec::new());
+        let mut take = |bytes: &[u8]| {
+            for byte in bytes {
+                if *byte != b'\n' {
+                    line.push(*byte);
+                    continue;
+                }
+                let id = ObjectId::from_hex(&line).map_err(|e| e.to_string())?;
+                line.clear();
+                left.extend(commits.get(&id));
+            }
+            Ok(())
+        };
+        self.run(call, &mut take).await?;
+        Ok(left)
     }
 
     /// Whether one commit leads to another, in any repository.
@@ -107,5 +179,23 @@ mod tests {
         assert_eq!(closure(second), Closure::Left);
         let absent = ObjectId::null(gix::hash::Kind::Sha1);
         assert_eq!(closure(absent), Closure::Broken);
+        let tree = ObjectId::from_hex(git(&up, &["rev-parse", "main^{tree}"]).as_bytes()).unwrap();
+        let reached = wait(scratch.git.reached_of(&up, &[first, second, absent, tree])).unwrap();
+        assert_eq!(reached, HashSet::from([first]));
+        git(
+            &up,
+            &["update-ref", "refs/heads/other", &second.to_string()],
+        );
+        git(&up, &["update-ref", "-d", "refs/heads/main"]);
+        let reached = wait(scratch.git.reached_of(&up, &[first, second])).unwrap();
+        assert_eq!(
+            reached,
+            HashSet::from([first, second]),
+            "one of them is no tip"
+        );
+        git(&up, &["update-ref", "refs/mine/other", &second.to_string()]);
+        git(&up, &["update-ref", "-d", "refs/heads/other"]);
+        let reached = wait(scratch.git.reached_of(&up, &[first])).unwrap();
+        assert!(reached.is_empty(), "it is not followed");
     }
 }

@@ -1,4 +1,5 @@
 //! What can go wrong with a mirror, and how git's messages are read.
+pub(super) use crate::access::shown::without_password;
 use crate::config::Share;
 use crate::git::DISK_FULL_MESSAGES;
 use crate::refs::RefsError;
@@ -17,6 +18,11 @@ pub enum MirrorError {
         "upstream denies access to {url} ({line}): check the path, and that git has credentials for it"
     )]
     Denied { url: String, line: String },
+    /// What upstream has under this name is another repository than before.
+    #[error(
+        "{url} is another repository now: what there was of it is dropped, and it is cloned anew"
+    )]
+    Replaced { url: String },
     /// No answer that makes sense came from upstream.
     #[error(
         "upstream of {url} is unreachable ({line}): check the network and the base URL, or try later"
@@ -380,21 +386,6 @@ fn exit_text(code: &Option<i32>) -> String {
         || "ended by a signal".to_owned(),
         |code| format!("exit code {code}"),
     )
-}
-
-/// Removes `user:password@` after every `://`, so that no message carries a secret.
-pub(super) fn without_password(text: &str) -> String {
-    let mut pieces = text.split("://");
-    let mut out = pieces.next().unwrap_or_default().to_owned();
-    for piece in pieces {
-        let authority_end = piece
-            .find(|c: char| "/?#'\"".contains(c) || c.is_whitespace())
-            .unwrap_or(piece.len());
-        let secret_end = piece[..authority_end].rfind('@').map_or(0, |at| at + 1);
-        out.push_str("://");
-        out.push_str(&piece[secret_end..]);
-    }
-    out
 }
 
 #[cfg(test)]

@@ -1,14 +1,17 @@
 //! How the server runs git: in come a command for a mirror or an upstream and the operator's limits,
 //! out comes its output or a [`MirrorError`] that names what it spoke to. What must hold: the
 //! output kept, memory, disk and time are bounded.
+use crate::access::own::OwnTokens;
 use crate::config::Share;
 use crate::git::{self, Arrived, Failure, Growth, Repository, Setup, Sink, Surroundings, Tail};
 use crate::io::fs::{Fs, Os};
 use crate::limits;
 use crate::mirror::error::{Failed, MirrorError, without_password};
 use crate::mirror::removals::Removals;
+use crate::mirror::speaks::{Speaks, Voice};
 use crate::mirror::via::{self, Via};
 use crate::refs::{Follow, Recent};
+use arc_swap::ArcSwap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -33,6 +36,13 @@ pub struct Git {
     /// The servers that the requests to upstreams go by way of: this one, and those that the
     /// request came from that they are for.
     pub via: Via,
+    /// As whom it speaks to upstreams.
+    pub(crate) speaks: Speaks,
+    /// What the server itself says to upstreams for which it has a token.
+    pub(crate) own: Arc<ArcSwap<OwnTokens>>,
+    /// Whether who may read is the upstreams' own permission: then what answers for a repository is to be the
+    /// one that was asked for.
+    pub(crate) by_permission: bool,
     /// The refs that are followed besides heads and tags.
     pub follow: Follow,
     /// Refs of mirrors that were read lately.
@@ -52,6 +62,9 @@ impl Default for Git {
             memory_bytes: limits::GIT_MEMORY_DEFAULT_BYTES,
             schemes: "https:http:ssh:git:file".into(),
             via: Via::default(),
+            speaks: Speaks::default(),
+            own: Arc::default(),
+            by_permission: false,
             follow: Follow::default(),
             refs: Recent::default(),
             removals: Removals::default(),
@@ -205,6 +218,16 @@ impl Git {
         }
     }
 
+    /// The same where access is by the upstream's permission; it speaks for somebody, if that is given.
+    #[must_use]
+    pub(crate) fn by_permission_of(&self, voice: Option<Arc<Voice>>) -> Git {
+        Git {
+            by_permission: true,
+            speaks: voice.map_or(Speaks::AsServer, Speaks::For),
+            ..self.clone()
+        }
+    }
+
     /// The same, which tells somebody how much of a clone or a fetch has come.
     #[must_use]
     pub(crate) fn telling(&self, arrived: &Arc<Arrived>) -> Git {
@@ -347,18 +370,22 @@ impl Git {
 
     /// The command line and surroundings of a call.
     pub(super) fn command(&self, call: Call<'_>) -> Command {
+        let protocols = &self.schemes;
+        let surroundings = match (&self.speaks, call.target) {
+            (Speaks::For(_), Target::Upstream(_)) => Surroundings::Asker,
+            _ => Surroundings::Server { protocols },
+        };
         let setup = Setup {
             program: &self.program,
             nice: limits::CHILD_NICE,
             memory_bytes: call.memory_bytes,
             repository: call.git_dir.map_or(Repository::None, Repository::Bare),
-            surroundings: Surroundings::Server {
-                protocols: &self.schemes,
-            },
+            surroundings,
             settings: SETTINGS,
         };
         let mut command = setup.command();
         if let Target::Upstream(url) = call.target {
+            command.envs(self.variables(url));
             command.args(self.via_arguments(url));
         }
         for setting in git::silence(self.limits.silent) {

@@ -1,12 +1,12 @@
 //! What an upstream has: its refs, HEAD and object format. Every clone and comparison begins with
 //! a listing, which is bounded in bytes, refs, memory and time, and finds the URL that answers.
+use crate::access::redirect;
 use crate::git::Growth;
 use crate::git::Tail;
 use crate::limits;
 use crate::mirror::blocking::blocking;
 use crate::mirror::error::{MirrorError, without_password};
 use crate::mirror::git::{Call, Git, Target};
-use crate::mirror::redirect;
 use crate::refs::{self, Follow, Head, Ref};
 use gix::ObjectId;
 use gix::bstr::{BString, ByteSlice};
@@ -120,6 +120,18 @@ impl Git {
             Some(location) => redirect::target(url, location),
             None => Err("to nowhere".to_owned()),
         };
+        if let Ok(to) = &target
+            && self.by_permission
+            && !redirect::is_same_repository(url, to)
+        {
+            tracing::warn!(
+                "{url} redirects to {to}, another repository: it is as if it were not there"
+            );
+            return Err(MirrorError::NotFound {
+                url: without_password(url),
+                line: "it is another repository's now".to_owned(),
+            });
+        }
         target.map_err(|line| MirrorError::Redirected {
             url: without_password(url),
             line,

@@ -21,6 +21,9 @@ pub(crate) struct Policy {
     pub in_use_max_ms: u64,
     /// The same where webhooks say what moves.
     pub hooked_max_ms: u64,
+    /// Hosts where neither is longer than [`YOUNG_INTERVAL_MAX_MS`](limits::YOUNG_INTERVAL_MAX_MS): what is older
+    /// than a minute is not served there.
+    pub young_hosts: BTreeSet<String>,
     /// After the first failure; doubled with every further one.
     pub retry_ms: u64,
     /// The longest wait after failures.
@@ -41,6 +44,7 @@ impl Default for Policy {
             in_use_ms: limits::REF_CHECK_INTERVAL_DEFAULT_MS,
             in_use_max_ms: limits::IN_USE_INTERVAL_MAX_MS,
             hooked_max_ms: limits::HOOKED_INTERVAL_MAX_MS,
+            young_hosts: BTreeSet::new(),
             retry_ms: limits::FETCH_RETRY_MS,
             retry_max_ms: limits::FETCH_RETRY_MAX_MS,
             running_max: limits::FETCHES_MAX,
@@ -251,6 +255,10 @@ impl<K: Key> Schedule<K> {
         let max_ms = match is_hooked {
             true => policy.hooked_max_ms,
             false => policy.in_use_max_ms,
+        };
+        let max_ms = match policy.young_hosts.contains(key.host()) {
+            true => max_ms.min(limits::YOUNG_INTERVAL_MAX_MS),
+            false => max_ms,
         };
         let before_ms = plan.in_use_ms;
         plan.in_use_ms = match shown {

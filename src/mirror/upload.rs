@@ -10,6 +10,7 @@ use crate::limits;
 use crate::mirror::error::MirrorError;
 use crate::mirror::git::{Call, Git, Target};
 use gix::ObjectId;
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -50,26 +51,57 @@ pub(crate) fn request_file(request: &[u8]) -> io::Result<File> {
 /// # Errors
 /// The system's.
 pub(crate) fn wants(request: &File, max: usize) -> io::Result<Vec<ObjectId>> {
-    let (mut at, mut wants) = (0, Vec::new());
+    named(request, b"want ", max)
+}
+
+/// The same of lines that begin with another word.
+pub(crate) fn named(request: &File, word: &[u8], max: usize) -> io::Result<Vec<ObjectId>> {
+    let (mut at, mut named) = (0, Vec::new());
     let mut line = [0; limits::WANT_LINE_BYTES_READ];
-    while wants.len() < max {
+    while named.len() < max {
         let read = request.read_at(&mut line, at)?;
-        let digits = line[..read]
-            .get(..4)
-            .and_then(|digits| str::from_utf8(digits).ok());
-        let Some(length) = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()) else {
+        let line = &line[..read];
+        let Some(bytes) = line_bytes(line) else {
             break;
         };
-        let content = line[..read.min(length as usize)]
-            .get(4..)
-            .unwrap_or_default();
-        let words = content.strip_prefix(b"want ").unwrap_or_default();
-        let hex = words.split(|byte| !byte.is_ascii_hexdigit()).next();
-        wants.extend(hex.and_then(|hex| ObjectId::from_hex(hex).ok()));
-        // What ends a part has no more than its digits.
-        at += length.max(4);
+        named.extend(object(line, bytes, word));
+        at += bytes;
     }
-    Ok(wants)
+    Ok(named)
+}
+
+/// A request without those of its lines that say that the client has these objects.
+pub(crate) fn without_haves(request: &File, ids: &HashSet<ObjectId>) -> io::Result<File> {
+    let mut all = Vec::new();
+    let mut rest = vec![0; usize::try_from(request.metadata()?.len()).unwrap_or(usize::MAX)];
+    request.read_exact_at(&mut rest, 0)?;
+    let mut rest = &rest[..];
+    while let Some(bytes) = line_bytes(rest) {
+        let (line, behind) = rest.split_at(rest.len().min(bytes as usize));
+        if object(line, bytes, b"have ").is_none_or(|id| !ids.contains(&id)) {
+            all.extend_from_slice(line);
+        }
+        rest = behind;
+    }
+    all.extend_from_slice(rest);
+    request_file(&all)
+}
+
+/// How many bytes the first line has, its length included. What ends a part has no more than that.
+fn line_bytes(text: &[u8]) -> Option<u64> {
+    let digits = text
+        .get(..4)
+        .and_then(|digits| str::from_utf8(digits).ok())?;
+    let length = u64::from_str_radix(digits, 16).ok()?;
+    Some(length.max(4))
+}
+
+/// The object that the first line names behind this word.
+fn object(text: &[u8], bytes: u64, word: &[u8]) -> Option<ObjectId> {
+    let content = text[..text.len().min(bytes as usize)].get(4..)?;
+    let rest = content.strip_prefix(word)?;
+    let hex = rest.split(|byte| !byte.is_ascii_hexdigit()).next()?;
+    ObjectId::from_hex(hex).ok()
 }
 
 impl Git {
@@ -136,6 +168,18 @@ mod tests {
         };
         assert_eq!(wants(9), [&*one, &*one, &*two]);
         assert_eq!(wants(2), [&*one, &*one]);
+        let of = |hex: &str| ObjectId::from_hex(hex.as_bytes()).unwrap();
+        assert_eq!(named(&request, b"have ", 9).unwrap(), [of(&one)]);
+        let without = without_haves(&request, &HashSet::from([of(&one)])).unwrap();
+        let read = |file: &File| {
+            let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+            file.read_exact_at(&mut bytes, 0).unwrap();
+            String::from_utf8(bytes).unwrap()
+        };
+        let have = format!("0032have {one}\n");
+        assert_eq!(read(&without), lines.concat().replace(&have, ""));
+        let kept = without_haves(&request, &HashSet::from([of(&two)])).unwrap();
+        assert_eq!(read(&kept), lines.concat());
         for cut in ["", "00", "zzzz", "0032want 11"] {
             let request = request_file(cut.as_bytes()).unwrap();
             assert!(super::wants(&request, 9).unwrap().is_empty(), "{cut}");

@@ -207,6 +207,11 @@ impl Git {
             turn().await;
             self.fetch_objects(mirror, &at, &plan.missing).await?;
         }
+        if self.by_permission && !self.is_the_same(mirror, &local, &listing.refs).await? {
+            return Err(MirrorError::Replaced {
+                url: without_password(url),
+            });
+        }
         let (head_moved, refs_changed) = (plan.head_moved, plan.refs_changed);
         self.move_refs(mirror, url, lock, (&local, listing.refs, plan.head))
             .await?;

@@ -4,6 +4,7 @@
 //! held across an await.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ pub(crate) use super::served::RefsEpoch;
 pub(crate) use super::upstream::{Compared, StateName};
 use super::upstream::{Moments, Upstream};
 use super::wants::Wants;
+use crate::archive::place::Archive;
 use crate::git::Arrived;
 
 mod annex;
@@ -49,6 +51,8 @@ pub(crate) struct Repo {
     pub asked: Asked,
     /// When its upstream was last looked at.
     pub looked: Looked,
+    /// Another one of each that this process has known.
+    serial: u64,
     state: Mutex<State>,
 }
 
@@ -73,10 +77,12 @@ struct State {
 impl Repo {
     /// One of which nothing is known.
     pub(super) fn new(name: Arc<str>, mirror: PathBuf, url: String) -> Repo {
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
         Repo {
             name,
             mirror,
             url,
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             locks: MirrorLocks::default(),
             aside: KnownAside::default(),
             annex: Annexed::default(),
@@ -97,6 +103,23 @@ impl Repo {
     pub(crate) fn set_not_cloned(&self, why: StartError, kept: Duration) {
         let until = Instant::now() + kept;
         self.lock().mirror = Mirror::NotCloned { until, why };
+    }
+
+    /// What there is of it is another repository's, which had the name before: nothing of it is served from here
+    /// on, and its mirror is to go. Gives the archives that there were. What is being built is older than all that
+    /// anybody takes.
+    pub(crate) fn drop_all(&self) -> Vec<Arc<Archive>> {
+        let mut state = self.lock();
+        state.epoch.advance();
+        state.expired = state.epoch;
+        state.mirror = Mirror::Unknown;
+        state.upstream = Upstream::default();
+        state.moments = Moments::default();
+        state.fetched_before_unix_ms = None;
+        state.wants.forget_names();
+        let mut all = state.wants.take_others(|_, _| true);
+        all.extend(state.wants.default.snapshot.take());
+        all
     }
 
     /// Somebody wants a mirror, whether he waits for it or not: a clone that runs, or the next one, goes on

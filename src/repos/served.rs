@@ -124,6 +124,11 @@ impl Snapshot {
 pub(crate) struct RefsEpoch(u64);
 
 impl RefsEpoch {
+    /// Which one it is.
+    pub(super) fn number(self) -> u64 {
+        self.0
+    }
+
     /// They have moved.
     pub(super) fn advance(&mut self) {
         self.0 += 1;

@@ -5,6 +5,7 @@ use std::path::Path;
 use rustix::fs::Access;
 
 use super::error::ServerError;
+use super::permissions::find_permissions;
 use super::reload::InForce;
 use super::start::{choose_driver, marks};
 use crate::config::Config;
@@ -16,9 +17,10 @@ use crate::store::files::StoreError;
 ///
 /// # Errors
 /// What would end the start.
-pub fn check(config: &Config) -> Result<Vec<String>, ServerError> {
+pub fn check_settings(config: &Config) -> Result<Vec<String>, ServerError> {
     choose_driver(config.io_driver)?;
     InForce::read(config)?;
+    find_permissions(config, &std::env::temp_dir(), None)?;
     check_state(config)?;
     Ok(exposed(config))
 }

@@ -56,6 +56,8 @@ pub enum ServerError {
         path: PathBuf,
         source: io::Error,
     },
+    #[error("--access {host}=upstream cannot be had: {why}")]
+    Upstream { host: String, why: String },
     #[error("mirror {} cannot be recovered: {source}", .path.display())]
     Mirror { path: PathBuf, source: io::Error },
 }
@@ -64,7 +66,7 @@ impl ServerError {
     /// The process's exit code, as `--help` lists them.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::CacheLow { .. } => MISUSED_CODE,
+            Self::CacheLow { .. } | Self::Upstream { .. } => MISUSED_CODE,
             _ => FAILED_CODE,
         }
     }

@@ -24,13 +24,14 @@ mod cores;
 mod descriptors;
 mod error;
 mod listeners;
+mod permissions;
 mod reload;
 mod socket_files;
 mod start;
 mod taken;
 mod threads;
 
-pub use check::check;
+pub use check::check_settings;
 pub use error::{FAILED_CODE, ServerError};
 
 /// Runs the server until one of `signals`, which every thread of the process blocks; `faults` are

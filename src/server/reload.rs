@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::error::ServerError;
+use crate::access::own::OwnTokens;
 use crate::access::tokens::Tokens;
 use crate::config::{self, Config, Secrets};
 use crate::http::net::tls::keys::{Keys, Terms};
@@ -15,6 +16,7 @@ use crate::telemetry::metrics::{Event, Meter, ReloadResult};
 pub(super) struct Files {
     secrets: Secrets,
     tokens: Tokens,
+    own: OwnTokens,
 }
 
 impl Files {
@@ -27,6 +29,13 @@ impl Files {
                 |path| Secrets::read(path, &config.upstreams),
             )?,
             tokens: read(config.tokens.as_deref(), "--tokens", Tokens::read)?,
+            own: OwnTokens::read(&config.upstream_tokens, &config.upstreams).map_err(
+                |(path, source)| ServerError::Secrets {
+                    setting: "--upstream-token",
+                    path,
+                    source,
+                },
+            )?,
         })
     }
 }
@@ -54,18 +63,25 @@ pub(super) struct InForce {
     pub(super) keys: Option<Arc<Keys>>,
     pub(super) secrets: Arc<ArcSwap<Secrets>>,
     pub(super) tokens: Arc<ArcSwap<Tokens>>,
+    /// What the server says to upstreams.
+    pub(super) own: Arc<ArcSwap<OwnTokens>>,
 }
 
 impl InForce {
     /// Reads all files at the start.
     pub(super) fn read(config: &Config) -> Result<InForce, ServerError> {
-        let Files { secrets, tokens } = Files::read(config)?;
+        let Files {
+            secrets,
+            tokens,
+            own,
+        } = Files::read(config)?;
         let tls = config.listeners.tls.clone();
         let keys = tls.map(Keys::from_files).transpose()?;
         Ok(InForce {
             keys: keys.map(Arc::new),
             secrets: Arc::new(ArcSwap::from_pointee(secrets)),
             tokens: Arc::new(ArcSwap::from_pointee(tokens)),
+            own: Arc::new(ArcSwap::from_pointee(own)),
         })
     }
 
@@ -82,7 +98,15 @@ impl InForce {
     /// Reads all files and puts them in force together; the log says what came of it, and which other
     /// settings have been changed in vain.
     pub(super) fn read_anew(&self, config: &Config, meter: &Meter) {
-        let (changed, Files { secrets, tokens }, terms) = match self.anew(config) {
+        let (
+            changed,
+            Files {
+                secrets,
+                tokens,
+                own,
+            },
+            terms,
+        ) = match self.anew(config) {
             Ok(anew) => anew,
             Err(why) => {
                 meter.add(Event::Reload(ReloadResult::Failed), 1);
@@ -96,6 +120,7 @@ impl InForce {
         if let (Some(keys), Some(terms)) = (&self.keys, terms) {
             keys.take(terms);
         }
+        self.own.store(Arc::new(own));
         meter.add(Event::Reload(ReloadResult::Done), 1);
         tracing::info!(
             tokens = tokens_known,

@@ -9,8 +9,10 @@ use tokio::sync::watch;
 
 use super::descriptors::Carried;
 use super::error::{ServerError, start};
+use super::permissions::find_permissions;
 use super::reload::InForce;
 use super::taken::wait_for;
+use crate::access::permissions::Permissions;
 use crate::api::CoreContext;
 use crate::archive::open_files::OpenFiles;
 use crate::archive::place::Archive;
@@ -49,6 +51,7 @@ pub(super) struct Prepared {
     pub(super) via: Via,
     /// What SIGHUP reads anew.
     pub(super) in_force: InForce,
+    pub(super) permissions: Arc<Permissions>,
     pub(super) faults: Faults,
     pub(super) plane: Plane,
 }
@@ -69,6 +72,8 @@ impl Prepared {
             meter: self.meter(),
             via: self.via.clone(),
             secrets: self.in_force.secrets.clone(),
+            own: self.in_force.own.clone(),
+            permissions: self.permissions.clone(),
             faults: self.faults.clone(),
         }
     }
@@ -88,6 +93,7 @@ impl Prepared {
             via: self.via.clone(),
             secrets: self.in_force.secrets.clone(),
             tokens: self.in_force.tokens.clone(),
+            permissions: self.permissions.clone(),
             faults: self.faults.clone(),
         }
     }
@@ -136,6 +142,11 @@ pub(super) fn prepare(
         config.unreachable_expiry,
     );
     let in_force = InForce::read(&config)?;
+    let permissions = Arc::new(find_permissions(
+        &config,
+        &catalog.state.tmp_dir(),
+        faults.young_ms,
+    )?);
     Ok(Prepared {
         config: Arc::new(config),
         catalog,
@@ -146,6 +157,7 @@ pub(super) fn prepare(
         metrics,
         via: Via::random(),
         in_force,
+        permissions,
         faults,
         plane,
     })

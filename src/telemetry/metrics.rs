@@ -6,6 +6,7 @@
 mod bounds;
 mod event;
 mod family;
+mod id;
 mod label;
 mod slots;
 mod text;
@@ -14,8 +15,8 @@ pub(crate) use event::{Event, Level, Timing};
 pub(crate) use family::{FAMILIES, Family, Kind};
 pub(crate) use label::{
     AnnexResult, BuildResult, Cause, CloneResult, DropReason, Evicted, FetchResult,
-    MaintenanceResult, Outcome, Prefault, ReloadResult, ScrubResult, SpoolFailure, WebhookResult,
-    WorkClass,
+    MaintenanceResult, Outcome, Prefault, QuestionResult, ReloadResult, ScrubResult, SpoolFailure,
+    WebhookResult, WorkClass,
 };
 
 use bounds::{DURATION_BOUNDS_US, TTFB_BOUNDS_US};

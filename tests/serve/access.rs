@@ -607,7 +607,7 @@ fn what_is_not_said_is_no_start() {
         (
             &["--no-default-upstreams", "--access", "test=upstream"],
             1,
-            "cannot ask an upstream",
+            "reached by http or https",
         ),
         (
             &["--no-default-upstreams", "--access", "other=open"],
@@ -617,7 +617,7 @@ fn what_is_not_said_is_no_start() {
         (
             &["--no-default-upstreams", "--access", "test"],
             1,
-            "HOST=open or HOST=token",
+            "HOST=open, HOST=token or HOST=upstream",
         ),
         (&["--tokens", &file], 3, "line 1: the role"),
         (&["--tokens", "/nowhere/tokens"], 3, "/nowhere/tokens"),

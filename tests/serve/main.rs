@@ -24,6 +24,7 @@ mod lifecycle;
 mod listeners;
 mod mirrors;
 mod open_files;
+mod permission;
 mod preambles;
 mod pressure;
 mod protocol;

@@ -1,6 +1,7 @@
 //! git's own server for HTTP (`git http-backend`) as an upstream, which can fail in the ways that
 //! upstreams do.
 
+use super::tokens::base64;
 use super::{git, relay};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -42,12 +43,102 @@ pub struct Asked {
     pub target: String,
     /// For objects, without what is before them.
     pub is_shallow: bool,
+    /// Its header, with names in lower case.
+    pub fields: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Asked {
+    /// The value of `Authorization`.
+    pub fn authorization(&self) -> Option<&str> {
+        let found = self.fields.iter().find(|(name, _)| name == "authorization");
+        found.map(|(_, value)| value.as_str())
+    }
+
+    fn request(&self) -> Request {
+        Request {
+            method: self.method.clone(),
+            target: self.target.clone(),
+            fields: self.fields.clone(),
+            body: self.body.clone(),
+        }
+    }
+}
+
+/// Somebody whom it knows.
+#[derive(Debug, Clone)]
+pub struct User {
+    /// `Basic …` or `Bearer …`.
+    pub authorization: String,
+    /// The repositories that he may read.
+    pub repositories: Vec<String>,
+    /// Objects that it gives out to others only.
+    pub hidden: Vec<String>,
+}
+
+impl User {
+    /// One who shows a name and a password.
+    pub fn new(name: &str, repositories: &[&str]) -> User {
+        let pair = base64(&format!("{name}:hush-{name}"));
+        User {
+            authorization: format!("Basic {pair}"),
+            repositories: repositories.iter().map(|name| (*name).to_owned()).collect(),
+            hidden: Vec::new(),
+        }
+    }
+
+    /// A header line that shows who he is.
+    pub fn field(&self) -> String {
+        format!("Authorization: {}", self.authorization)
+    }
+}
+
+/// Who may read what: some users, and what everybody may.
+#[derive(Debug, Clone, Default)]
+pub struct Rights {
+    pub users: Vec<User>,
+    pub public: Vec<String>,
+}
+
+impl Rights {
+    /// The answer to a request that may not have what it asks for.
+    fn refuse(&self, request: &Request) -> Option<Vec<u8>> {
+        let path = request.target.split('?').next().unwrap_or_default();
+        let path = path.trim_start_matches('/');
+        let ends = ["/info/refs", "/git-upload-pack"];
+        let name = ends
+            .iter()
+            .find_map(|end| path.strip_suffix(end))
+            .unwrap_or(path);
+        let name = name.strip_suffix(".git").unwrap_or(name);
+        let is_public = self.public.iter().any(|public| public == name);
+        let shown = request.field("authorization");
+        let user = self.users.iter().find(|user| user.authorization == shown);
+        let challenge = "WWW-Authenticate: Basic realm=\"git\"\r\n";
+        match user {
+            None if shown.is_empty() && is_public => None,
+            None => Some(plain("401 Unauthorized", challenge, b"")),
+            Some(user) if is_public || user.repositories.iter().any(|own| own == name) => {
+                let hidden = user.hidden.iter();
+                let mut wanted = hidden.filter(|id| request.has(format!("want {id}").as_bytes()));
+                wanted.next().map(|id| {
+                    let error = format!("ERR upload-pack: not our ref {id}");
+                    let line = format!("{:04x}{error}", error.len() + 4);
+                    let kind = "Content-Type: application/x-git-upload-pack-result\r\n";
+                    plain("200 OK", kind, line.as_bytes())
+                })
+            }
+            Some(_) => Some(plain("404 Not Found", "", b"")),
+        }
+    }
 }
 
 struct Shared {
     root: PathBuf,
     answers: Mutex<Answers>,
     asked: Mutex<Vec<Asked>>,
+    /// Everybody may read everything without any.
+    rights: Mutex<Option<Rights>>,
 }
 
 /// The server. It answers as long as the test runs.
@@ -63,6 +154,7 @@ impl Upstream {
             root,
             answers: Mutex::new(Answers::Well),
             asked: Mutex::default(),
+            rights: Mutex::default(),
         });
         let serving = shared.clone();
         let address = relay::listen(move |socket| drop(serve(socket, &serving)));
@@ -81,6 +173,17 @@ impl Upstream {
             .answers
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = answers;
+    }
+
+    /// From now on only these may read.
+    pub fn let_read(&self, rights: Rights) {
+        let lock = self.shared.rights.lock();
+        *lock.unwrap_or_else(PoisonError::into_inner) = Some(rights);
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The requests so far.
@@ -138,12 +241,18 @@ fn serve(socket: &TcpStream, shared: &Shared) -> std::io::Result<()> {
             method: request.method.clone(),
             target: request.target.clone(),
             is_shallow: request.has(b"command=fetch") && request.has(b"deepen "),
+            fields: request.fields.clone(),
+            body: request.body.clone(),
         };
+        let rights = shared.rights.lock();
+        let rights = rights.unwrap_or_else(PoisonError::into_inner).clone();
+        let refused = rights.and_then(|rights| rights.refuse(&asked.request()));
         let lock = shared.asked.lock();
         lock.unwrap_or_else(PoisonError::into_inner).push(asked);
         let answers = shared.answers.lock();
         let answers = answers.unwrap_or_else(PoisonError::into_inner).clone();
         let answer = match answers {
+            Answers::Well if refused.is_some() => refused.unwrap_or_default(),
             Answers::Well => backend(&shared.root, &request)?,
             Answers::From(root) => backend(&root, &request)?,
             Answers::OldProtocol => {

@@ -79,7 +79,7 @@ const SEEMING: [Named; 7] = [
 ];
 
 /// Functions that wait, or call such ones, and where they run instead of on a core.
-const WAITING: [Named; 53] = [
+const WAITING: [Named; 57] = [
     (
         "src/server/reload.rs",
         "InForce::anew",
@@ -148,6 +148,26 @@ const WAITING: [Named; 53] = [
         "src/jobs/heal.rs",
         "swap",
         "a thread, from `Plane::clone_beside`",
+    ),
+    (
+        "src/jobs/taken.rs",
+        "take_away",
+        "a thread, from `Jobs::drop_all`",
+    ),
+    (
+        "src/server/permissions.rs",
+        "configured",
+        "the main thread, before there are cores",
+    ),
+    (
+        "src/server/permissions.rs",
+        "by_permission",
+        "the main thread, before there are cores",
+    ),
+    (
+        "src/server/permissions.rs",
+        "find_permissions",
+        "the main thread, before there are cores",
     ),
     (
         "src/archive/prefetch.rs",
@@ -300,7 +320,7 @@ const WAITING: [Named; 53] = [
     ),
     (
         "src/server/check.rs",
-        "check",
+        "check_settings",
         "the main thread, of a check",
     ),
     (

@@ -18,6 +18,7 @@ fn policy(running_max: usize) -> Policy {
         in_use_ms: 50,
         in_use_max_ms: 200,
         hooked_max_ms: 800,
+        young_hosts: BTreeSet::new(),
         retry_ms: 100,
         retry_max_ms: 1500,
         running_max,
@@ -147,6 +148,14 @@ fn what_is_in_use_is_compared_often() {
         let wait = wait(&mut s, Shown::Same, true);
         assert!(near(wait, ms), "{ms}: {wait}");
     }
+    s.policy.interval_ms = 1_000_000;
+    (s.policy.in_use_max_ms, s.policy.hooked_max_ms) = (60_000, 300_000);
+    s.policy.young_hosts.insert("a".to_owned());
+    let longest = (0..20).map(|_| wait(&mut s, Shown::Same, true)).max();
+    assert!(
+        near(longest.unwrap(), limits::YOUNG_INTERVAL_MAX_MS),
+        "{longest:?}"
+    );
     // The operator wants all of them compared more often than that.
     s.policy.interval_ms = 20;
     assert!(near(wait(&mut s, Shown::Same, true), 20));

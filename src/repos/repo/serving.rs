@@ -266,6 +266,12 @@ impl Repo {
         self.lock().epoch
     }
 
+    /// What names the refs of now among all that this process has known.
+    pub(crate) fn refs_mark(&self) -> [u8; 16] {
+        let epoch = self.lock().epoch.number();
+        (u128::from(self.serial) << 64 | u128::from(epoch)).to_le_bytes()
+    }
+
     /// The packs of the mirror are others than those of the current snapshots, which keep them on the disk.
     /// Gives those that nobody has wanted lately.
     pub(crate) fn set_outdated(&self) -> Vec<Arc<Archive>> {

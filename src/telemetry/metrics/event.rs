@@ -41,6 +41,8 @@ pub enum Event {
     Fetch(FetchResult),
     /// An upstream was asked for something that no followed ref leads to.
     Annex(AnnexResult),
+    /// An upstream was asked who may read.
+    Question(QuestionResult),
     /// A host has asked for fewer requests.
     UpstreamPause,
     /// There was no place for work, nor one in the queue.
@@ -91,6 +93,7 @@ impl Event {
             Self::Reload(result) => (Id::Reloads, result as usize),
             Self::Fetch(result) => (Id::Fetches, result as usize),
             Self::Annex(result) => (Id::AnnexFetches, result as usize),
+            Self::Question(result) => (Id::Questions, result as usize),
             Self::Maintenance(result) => (Id::Maintenance, result as usize),
             Self::Eviction(what) => (Id::Evictions, what as usize),
             Self::EvictedBytes => (Id::EvictedBytes, 0),

@@ -1,6 +1,7 @@
 //! The one table of what exists, and where each family of series has its place.
 
 use super::bounds::{DURATION_BOUNDS_US, TTFB_BOUNDS_US};
+pub(super) use super::id::Id;
 use super::label::*;
 use crate::limits::METRICS_REPOSITORIES_MAX;
 
@@ -32,60 +33,8 @@ pub(crate) struct Family {
     pub help: &'static str,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Id {
-    Requests,
-    Responses,
-    Ttfb,
-    Duration,
-    SentBytes,
-    Connections,
-    ConnectionsRefused,
-    ConnectionsOpen,
-    ClientsDropped,
-    BodiesRefused,
-    BodyBytes,
-    BuildsRunning,
-    Builds,
-    JobsEncoded,
-    JobsReused,
-    SpooledBytes,
-    SpoolFailures,
-    Prefault,
-    Clones,
-    Comparisons,
-    Fetches,
-    AnnexFetches,
-    UpstreamPauses,
-    WorkRunning,
-    WorkWaiting,
-    WorkRefused,
-    Webhooks,
-    Reloads,
-    Maintenance,
-    Evictions,
-    EvictedBytes,
-    DiskFull,
-    PacksCopied,
-    Scrubbed,
-    ScrubbedBytes,
-    LogRecordsDropped,
-    CacheBytes,
-    CachePartBytes,
-    CacheLimitBytes,
-    CacheLowBytes,
-    CacheEntries,
-    CacheWants,
-    Mirrors,
-    OpenFiles,
-    OpenFilesLimit,
-    ConnectionsLimit,
-    MirrorAge,
-    BuildInfo,
-}
-
 /// Every metric, in the order in which it is rendered.
-pub(crate) const FAMILIES: [Family; 48] = [
+pub(crate) const FAMILIES: [Family; 49] = [
     Family {
         id: Id::Requests,
         name: "tarpon_requests_total",
@@ -269,6 +218,14 @@ pub(crate) const FAMILIES: [Family; 48] = [
         label: "result",
         values: AnnexResult::NAMES,
         help: "Times that an upstream was asked for what no followed ref leads to, by its id or by a ref.",
+    },
+    Family {
+        id: Id::Questions,
+        name: "tarpon_questions_total",
+        kind: Kind::Counter,
+        label: "result",
+        values: QuestionResult::NAMES,
+        help: "Times that an upstream was asked who may read, where its own permission decides.",
     },
     Family {
         id: Id::UpstreamPauses,

@@ -201,6 +201,18 @@ label! {
 }
 
 label! {
+    /// What an upstream said of who may read.
+    QuestionResult {
+        /// Whoever asks may.
+        Yes = "yes",
+        /// He may not, or there is nothing.
+        No = "no",
+        /// Neither.
+        Nothing = "nothing",
+    }
+}
+
+label! {
     /// What came of a step of a mirror's upkeep that had something to do.
     MaintenanceResult {
         /// Packs were joined.

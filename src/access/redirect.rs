@@ -1,14 +1,31 @@
 //! Where an upstream may send git. git itself follows no redirect: it would go to any host. Where
 //! one answers `info/refs` with a redirect, git is asked what it said and the new URL is looked
 //! at here.
+use super::shown::without_password;
 use crate::limits;
-use crate::mirror::error::without_password;
 
 /// What git asks for first; a redirect must lead to the same of another repository.
 const ASKED: &str = "/info/refs?service=git-upload-pack";
 
+/// What a repository's own URL is asked for first.
+pub(crate) fn asked(url: &str) -> String {
+    format!("{url}{ASKED}")
+}
+
+/// Whether two URLs are of the same repository: the same path, with `.git` or without. The host is one that
+/// [`target`] leads to.
+pub(crate) fn is_same_repository(url: &str, other: &str) -> bool {
+    fn path(url: &str) -> Option<&str> {
+        let (_, rest) = url.split_once("://")?;
+        let (_, path) = rest.split_once('/')?;
+        let path = path.trim_end_matches('/');
+        Some(path.strip_suffix(".git").unwrap_or(path))
+    }
+    path(url).is_some() && path(url) == path(other)
+}
+
 /// Where the last answer in a trace of git's HTTP (`GIT_TRACE_CURL`) redirects to, if it does.
-pub(super) fn location(trace: &str) -> Option<&str> {
+pub(crate) fn location(trace: &str) -> Option<&str> {
     let mut found = None;
     for line in trace.lines() {
         let Some((_, field)) = line.split_once("<= Recv header: ") else {
@@ -28,7 +45,7 @@ pub(super) fn location(trace: &str) -> Option<&str> {
 
 /// The URL of the repository that `location` leads to when `url` was asked for; fails with why
 /// it is not followed. Only the same host is: where http becomes https, at another port.
-pub(super) fn target(url: &str, location: &str) -> Result<String, String> {
+pub(crate) fn target(url: &str, location: &str) -> Result<String, String> {
     // What it has besides a place may be a secret.
     let shown = location.split(['?', '#']).next().unwrap_or_default();
     let not_followed = |why: &str| format!("to {:?}, {why}", without_password(shown));
@@ -135,6 +152,18 @@ fatal: unable to access 'http://h/': The requested URL returned error: 301";
             let to = format!("{to}{ASKED}");
             assert_eq!(target(from, &to).as_deref(), Ok(expected), "{from} {to}");
         }
+    }
+
+    #[test]
+    fn another_path_is_another_repository() {
+        let is_same = |other| is_same_repository("http://h:1/a/b", other);
+        assert!(
+            is_same("http://h:1/a/b.git")
+                && is_same("https://h/a/b/")
+                && is_same("https://h/a/b.git/")
+        );
+        assert!(!is_same("http://h:1/a/c") && !is_same("http://h:1/a") && !is_same("http://h:1"));
+        assert!(!is_same("http://h:1/a/B"), "it may be another");
     }
 
     #[test]

@@ -1,0 +1,121 @@
+//! The upstreams whose own permission decides who may read: how each is asked, and what they have said lately.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::credential::Credential;
+use super::question::Questioner;
+use super::verdicts::{About, Known, Verdicts};
+use crate::config::is_safe;
+
+/// Of one upstream.
+#[derive(Debug)]
+pub(crate) struct ByPermission {
+    /// What a repository's path is appended to.
+    pub base: String,
+    pub questioner: Questioner,
+    /// What counts for everybody of the operator's configuration of git: keys and values.
+    pub settings: Arc<[(String, String)]>,
+    /// Whether the server has a credential of its own there: if not, it is asked with those of who asks only.
+    pub has_own: bool,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Permissions {
+    upstreams: BTreeMap<String, ByPermission>,
+    pub verdicts: Verdicts,
+    young: Duration,
+    stale: Duration,
+}
+
+/// Whoever shows a credential for a repository.
+#[derive(Clone)]
+pub(crate) struct Shown {
+    pub credential: Arc<Credential>,
+    /// What verdicts are remembered by.
+    pub about: About,
+}
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.credential.fmt(f)
+    }
+}
+
+impl Permissions {
+    /// Those of these hosts. What one has said, and what it had, counts for so long; when it cannot be asked, for
+    /// `stale` longer.
+    pub(crate) fn new(
+        upstreams: BTreeMap<String, ByPermission>,
+        young: Duration,
+        stale: Duration,
+    ) -> Permissions {
+        Permissions {
+            upstreams,
+            verdicts: Verdicts::new(young, stale),
+            young,
+            stale,
+        }
+    }
+
+    /// The upstream of this host, if its permission decides.
+    pub(crate) fn of(&self, host: &str) -> Option<&ByPermission> {
+        self.upstreams.get(host)
+    }
+
+    /// The hosts of all of them.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.upstreams.keys().map(String::as_str)
+    }
+
+    /// The same of a repository, by its name.
+    pub(crate) fn of_repository(&self, name: &str) -> Option<&ByPermission> {
+        // For most servers this is all.
+        if self.upstreams.is_empty() {
+            return None;
+        }
+        self.of(name.split('/').next().unwrap_or_default())
+    }
+
+    /// Whoever shows this for a repository, whose canonical path this is; `None` where it cannot be tried: what is a
+    /// token of a server, or may be one, is nobody else's, and what nobody may overhear is not sent.
+    pub(crate) fn shown(
+        &self,
+        upstream: &ByPermission,
+        path: &str,
+        credential: Credential,
+    ) -> Option<Shown> {
+        let is_sent = !credential.is_none();
+        if is_sent && (credential.is_or_looks_like_token() || !is_safe(&upstream.base)) {
+            return None;
+        }
+        let about = About::repository(&upstream.base, path, &credential.mark());
+        Some(Shown {
+            credential: Arc::new(credential),
+            about,
+        })
+    }
+
+    /// For how long what an upstream had counts; and for how long where it cannot be asked again.
+    pub(crate) fn young(&self) -> (Duration, Duration) {
+        (self.young, self.young + self.stale)
+    }
+
+    /// Whether an object was shown: what followed refs lead to as they are now, to all who may read; else
+    /// by a fetch of it, to those who made it.
+    pub(crate) fn is_shown(&self, shown: &Shown, id: &[u8], refs: &[u8; 16]) -> Known {
+        let now = Instant::now();
+        match self.verdicts.known(&reached(&shown.about, id, refs), now) {
+            Known::Yes => Known::Yes,
+            _ => self.verdicts.known(&shown.about.object(id), now),
+        }
+    }
+}
+
+/// What says that followed refs lead to an object, which these are.
+pub(crate) fn reached(about: &About, id: &[u8], refs: &[u8; 16]) -> About {
+    about.object(id).object(refs)
+}

@@ -1,0 +1,53 @@
+//! What becomes of a repository whose name was taken over by another one, where who may read is the upstream's
+//! permission: who may read the one that is there now has nothing to do with what was there before.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
+
+use super::state::Jobs;
+use crate::mirror::{Tips, blocking_exclusive};
+use crate::repos::repo::Repo;
+use crate::store::dir::StateDir;
+use crate::store::files::StoreError;
+
+impl Jobs {
+    /// Drops its mirror with the annex, and its snapshots; what has begun to be sent goes on. Whoever asks next
+    /// has it cloned anew. The caller holds the right to compare it.
+    pub(super) async fn drop_all(self: &Rc<Self>, repo: &Arc<Repo>) {
+        let repository = &*repo.name;
+        // From here on nothing of it is served, whatever becomes of the disk.
+        let archives = repo.drop_all();
+        repo.annex.load(Tips::default(), 0);
+        let (_, leaving) = self.leaving.join(&repo.name);
+        for archive in archives {
+            archive.close_if_idle();
+            self.catalog.retired.add(archive);
+        }
+        self.absent.borrow_mut().forget(&repo.name);
+        self.schedule.borrow_mut().remove(&repo.name);
+        let (dropped, catalog) = (repo.clone(), self.catalog.clone());
+        let moved = spawn_blocking(move || take_away(&dropped, &catalog.state)).await;
+        match moved {
+            Ok(Ok(())) => {}
+            // It is not taken over: its refs are not those of the upstream, and a comparison says so again.
+            Ok(Err(e)) => tracing::error!(repository, "a mirror of another repository stays: {e}"),
+            Err(panic) => tracing::error!("the removal of a mirror panicked: {panic}"),
+        }
+        drop(leaving);
+        self.mirror_changed(repo);
+    }
+}
+
+/// Takes the mirror away once nobody reads it; where that takes too long, all the same.
+fn take_away(repo: &Repo, state: &StateDir) -> Result<(), StoreError> {
+    let away = {
+        let _packing = repo.locks.packing.blocking_lock();
+        let _packs = blocking_exclusive(&repo.locks.packs);
+        let _refs = repo.locks.refs.blocking_write();
+        state.take_mirror_away(&repo.mirror)?
+    };
+    drop(away);
+    Ok(())
+}
