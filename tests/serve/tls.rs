@@ -224,7 +224,7 @@ fn what_is_said_while_somebody_waits_leaves_at_once() {
 #[test]
 fn only_its_end_says_that_a_stream_is_whole() {
     let shown = Shown::new(large_lab());
-    let (server, address) = shown.both(&["--shutdown-grace", "0"]);
+    let (server, address) = shown.both(&["--shutdown-grace", "1s"]);
     hit(&server, "large");
     let config = shown.config();
     let mut whole = connect(address, &config);

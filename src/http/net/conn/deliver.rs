@@ -80,6 +80,8 @@ impl<S: Service> Connection<S> {
         if self.socket.turn(REQUEST_TURN_BYTES).await.is_err() {
             return Err(End::Quiet);
         }
+        // It may have waited there as one whose client is to take something.
+        self.socket.rest();
         Ok(answer.keep_alive)
     }
 
