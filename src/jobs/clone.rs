@@ -292,7 +292,7 @@ impl Jobs {
             "cloned"
         );
         self.say_back(&repo.name);
-        self.forget_cold(&repo);
+        self.cold.forget(&repo.name);
         repo.notes.set_clonable();
         self.take_over_annex(&repo).await;
         self.keep(&repo, Some(unix_ms()));

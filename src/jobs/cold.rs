@@ -51,8 +51,7 @@ impl Jobs {
         }
         let client = asker.client;
         let _part = self.semaphores.fetches_of_client.acquire(client).await;
-        let cold = self.cold_of(repo);
-        let _alone = cold.fetching.lock().await;
+        let cold = self.cold.alone(&repo.name).await;
         if repo.mirror.is_dir() {
             return Ok(None);
         }
@@ -67,25 +66,19 @@ impl Jobs {
         self.meter.add(Event::Fetch(result), 1);
         match found {
             Ok(Ok(Some(wanted))) => {
-                self.clone_behind_later(repo);
+                self.clone_behind_later(repo, &cold);
                 Ok(Some(wanted))
             }
-            Ok(other) => {
-                self.forget_unused(repo, &cold);
-                other
-            }
+            Ok(other) => other,
+            Err(
+                e @ (MirrorError::NotFound { .. }
+                | MirrorError::Denied { .. }
+                | MirrorError::Loop { .. }),
+            ) => Err(clone_error(repo, &e)),
             Err(e) => {
-                self.forget_unused(repo, &cold);
-                match e {
-                    MirrorError::NotFound { .. }
-                    | MirrorError::Denied { .. }
-                    | MirrorError::Loop { .. } => Err(clone_error(repo, &e)),
-                    e => {
-                        let repository = &*repo.name;
-                        tracing::warn!(repository, "no commit of it before the clone: {e}");
-                        Ok(None)
-                    }
-                }
+                let repository = &*repo.name;
+                tracing::warn!(repository, "no commit of it before the clone: {e}");
+                Ok(None)
             }
         }
     }
@@ -207,9 +200,7 @@ impl Jobs {
         if want.shape() != Shape::Tip || repo.mirror.is_dir() {
             return None;
         }
-        let known = self.cold.borrow().get(&repo.name).cloned();
-        let cold = known?;
-        let _alone = cold.fetching.lock().await;
+        let cold = self.cold.known_alone(&repo.name).await?;
         let source = cold.source.borrow().clone()?;
         let tip = match want.revision() {
             Revision::Head => source.head(),
@@ -226,12 +217,8 @@ impl Jobs {
 
     /// Looks whether single commits that are served are still what the upstream has.
     pub(super) async fn keep_cold_fresh(self: &Rc<Self>, repo: &Arc<Repo>) {
-        let known = self.cold.borrow().get(&repo.name).cloned();
-        let Some(cold) = known else {
-            return;
-        };
         // Whoever fetches looks, too.
-        let Ok(_alone) = cold.fetching.try_lock() else {
+        let Some(cold) = self.cold.try_alone(&repo.name) else {
             return;
         };
         let comparisons = &self.semaphores.comparisons;
@@ -245,42 +232,10 @@ impl Jobs {
         }
     }
 
-    fn cold_of(&self, repo: &Repo) -> Rc<Cold> {
-        let mut all = self.cold.borrow_mut();
-        all.entry(repo.name.clone())
-            .or_insert_with(Cold::new)
-            .clone()
-    }
-
-    /// Nothing came of it, nor of anything before.
-    fn forget_unused(&self, repo: &Repo, cold: &Cold) {
-        if !cold.has_clone.get() && cold.fetched.borrow().is_empty() {
-            self.forget_cold(repo);
-        }
-    }
-
-    /// For the sake of the disk: what is wanted again is fetched again.
-    pub(super) fn forget_idle_cold(&self) {
-        let mut all = self.cold.borrow_mut();
-        for cold in all.values() {
-            if let Ok(_alone) = cold.fetching.try_lock() {
-                cold.source.take();
-                cold.looked.take();
-                cold.fetched.borrow_mut().clear();
-            }
-        }
-        all.retain(|_, cold| cold.has_clone.get() || cold.source.borrow().is_some());
-    }
-
-    /// There is a mirror, or nobody wants one.
-    pub(super) fn forget_cold(&self, repo: &Repo) {
-        self.cold.borrow_mut().remove(&repo.name);
-    }
-
     /// Sees to it that the clone follows, also where whoever wanted the commit has left before it was built.
-    fn clone_behind_later(self: &Rc<Self>, repo: &Arc<Repo>) {
+    fn clone_behind_later(self: &Rc<Self>, repo: &Arc<Repo>, cold: &Cold) {
         // One task, however many ask.
-        if self.cold_of(repo).is_planned.replace(true) {
+        if cold.is_planned.replace(true) {
             return;
         }
         let (jobs, repo) = (self.clone(), repo.clone());
@@ -293,14 +248,13 @@ impl Jobs {
     /// Clones the repository whose commit was wanted; tries again, later and later, for as long as somebody
     /// asks for it.
     pub(super) fn clone_behind(self: &Rc<Self>, repo: &Arc<Repo>) {
-        let known = self.cold.borrow().get(&repo.name).cloned();
-        if let Some(cold) = known
+        if let Some(cold) = self.cold.known(&repo.name)
             && !cold.has_clone.replace(true)
         {
             let (jobs, repo) = (self.clone(), repo.clone());
             spawn_local(async move {
                 jobs.clone_until_there(&repo).await;
-                jobs.forget_cold(&repo);
+                jobs.cold.forget(&repo.name);
             });
         }
     }

@@ -15,7 +15,7 @@ use super::plane::{self, Handle, Queue};
 use super::questions::Questions;
 use super::room::Room;
 use super::semaphores::Semaphores;
-use super::tips::Cold;
+use super::tips::Colds;
 use super::unknown::{Given, Places, Sought};
 use super::upkeep::Upkeep;
 use super::workshop::Workshop;
@@ -87,7 +87,7 @@ pub(crate) struct Jobs {
     /// Held by what joins small packs after fetches: there is one at a time.
     pub(super) joining: Semaphore,
     /// Repositories without a mirror of which single commits are there.
-    pub(super) cold: std::cell::RefCell<HashMap<Arc<str>, Rc<Cold>>>,
+    pub(super) cold: Colds,
     /// Looks at archives on a client's word.
     pub(super) doubting: Flights<EntryId, ()>,
     /// Held by the look at an archive that some client's word has begun: they read as fast as the disk
@@ -207,7 +207,7 @@ impl Jobs {
             untidy: std::cell::RefCell::default(),
             upkeep: std::cell::RefCell::default(),
             joining: Semaphore::new(1),
-            cold: std::cell::RefCell::default(),
+            cold: Colds::default(),
             doubting: Flights::default(),
             looking: Semaphore::new(1),
             absent: std::cell::RefCell::default(),
@@ -228,7 +228,7 @@ impl Jobs {
             let _ = builder.join();
         }
         // What builds took a commit from is of no use any more.
-        self.cold.borrow_mut().clear();
+        self.cold.clear();
         // Clones that ran were given up with the tasks they ran in.
         self.git.removals.wait();
     }

@@ -153,7 +153,7 @@ impl Jobs {
                 let is_due = jobs.may_make_room();
                 let sweeping = jobs.sweeping.acquire().await;
                 let before = usage.all_bytes();
-                jobs.forget_idle_cold();
+                jobs.cold.forget_fetched();
                 jobs.sweep_once(is_due.then_some(need)).await;
                 drop(sweeping);
                 if is_due {

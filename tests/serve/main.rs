@@ -12,6 +12,7 @@ mod bundle;
 mod cachew;
 mod caching_proxy;
 mod children;
+mod cold_tips;
 mod cold_waits;
 mod crowds;
 mod disks;

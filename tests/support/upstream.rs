@@ -27,6 +27,10 @@ pub enum Answers {
     Slowly(Duration),
     /// As it should, but whole histories after this time.
     SlowClones(Duration),
+    /// The same, and what it has only after that one.
+    SlowLooks { look: Duration, clone: Duration },
+    /// The same by git's older protocol only.
+    SlowOldLooks { look: Duration, clone: Duration },
     /// As it should, but no whole histories.
     NoClones,
     /// With what another directory has: a replica that is late.
@@ -43,6 +47,8 @@ pub struct Asked {
     pub target: String,
     /// For objects, without what is before them.
     pub is_shallow: bool,
+    /// For what it has.
+    pub is_look: bool,
     /// Its header, with names in lower case.
     pub fields: Vec<(String, String)>,
     pub body: Vec<u8>,
@@ -131,7 +137,6 @@ impl Rights {
             Some(_) => Some(plain("404 Not Found", "", b"")),
         }
     }
-}
 
 struct Shared {
     root: PathBuf,
@@ -220,12 +225,22 @@ impl Request {
 
     /// Whether it is for objects.
     fn fetches(&self) -> bool {
-        self.has(b"command=fetch")
+        self.has(b"command=fetch") || self.has(b"want ")
+    }
+
+    /// Whether it is for what there is.
+    fn looks(&self) -> bool {
+        self.has(b"command=ls-refs")
     }
 
     /// The same, and for all that is before them.
     fn wants_history(&self) -> bool {
         self.fetches() && !self.has(b"deepen ")
+    }
+
+    fn in_old_protocol(mut self) -> Request {
+        self.fields.retain(|(name, _)| name != "git-protocol");
+        self
     }
 
     fn has(&self, what: &[u8]) -> bool {
@@ -240,7 +255,8 @@ fn serve(socket: &TcpStream, shared: &Shared) -> std::io::Result<()> {
             at: Instant::now(),
             method: request.method.clone(),
             target: request.target.clone(),
-            is_shallow: request.has(b"command=fetch") && request.has(b"deepen "),
+            is_shallow: request.fetches() && request.has(b"deepen "),
+            is_look: request.looks(),
             fields: request.fields.clone(),
             body: request.body.clone(),
         };
@@ -255,11 +271,7 @@ fn serve(socket: &TcpStream, shared: &Shared) -> std::io::Result<()> {
             Answers::Well if refused.is_some() => refused.unwrap_or_default(),
             Answers::Well => backend(&shared.root, &request)?,
             Answers::From(root) => backend(&root, &request)?,
-            Answers::OldProtocol => {
-                let mut request = request;
-                request.fields.retain(|(name, _)| name != "git-protocol");
-                backend(&shared.root, &request)?
-            }
+            Answers::OldProtocol => backend(&shared.root, &request.in_old_protocol())?,
             Answers::Slowly(time) => {
                 std::thread::sleep(time);
                 backend(&shared.root, &request)?
@@ -269,6 +281,24 @@ fn serve(socket: &TcpStream, shared: &Shared) -> std::io::Result<()> {
                     std::thread::sleep(time);
                 }
                 backend(&shared.root, &request)?
+            }
+            Answers::SlowLooks { look, clone } => {
+                if request.looks() {
+                    std::thread::sleep(look);
+                }
+                if request.wants_history() {
+                    std::thread::sleep(clone);
+                }
+                backend(&shared.root, &request)?
+            }
+            Answers::SlowOldLooks { look, clone } => {
+                if request.target.contains("/info/refs") {
+                    std::thread::sleep(look);
+                }
+                if request.wants_history() {
+                    std::thread::sleep(clone);
+                }
+                backend(&shared.root, &request.in_old_protocol())?
             }
             Answers::NoClones if request.wants_history() => plain("500 No", "", b""),
             Answers::NoClones => backend(&shared.root, &request)?,

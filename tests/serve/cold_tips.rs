@@ -1,0 +1,79 @@
+//! Single commits of repositories without a mirror, and what others do at the same time: whoever asks for what is
+//! not there, pushes, or asks for very many.
+
+use std::time::Duration;
+
+use super::preambles::behind;
+use super::support::client::Conn;
+use super::support::lab::{self, Lab};
+use super::support::server::Server;
+use super::support::upstream::{Answers, Upstream};
+use super::support::{git, repos, wait};
+use super::{finish, remove, small_lab};
+
+const NAME: &str = "small";
+/// Longer than any test.
+const CLONE: Duration = Duration::from_secs(60);
+
+fn target(query: &str) -> String {
+    format!("{}?{query}", lab::target(NAME))
+}
+
+fn start(lab: &Lab, answers: Answers) -> (Upstream, Server) {
+    let upstream = Upstream::new(lab.upstreams());
+    upstream.answer(answers);
+    let mut settings = lab.settings();
+    settings.upstreams = vec![upstream.named("test")];
+    (upstream, settings.start())
+}
+
+fn add(lab: &Lab, name: &str) -> String {
+    repos::add_commit(&lab.upstream(NAME), "main", name, name.as_bytes())
+}
+
+/// The commit that an archive without history has checked out.
+fn commit_of(lab: &Lab, archive: &[u8]) -> String {
+    let unpacked = lab.unpack(archive, "unpacked");
+    assert_eq!(git::text(&unpacked, &["status", "--porcelain"]), "");
+    assert_eq!(git::text(&unpacked, &["rev-list", "--count", "HEAD"]), "1");
+    let head = git::text(&unpacked, &["rev-parse", "HEAD"]);
+    remove(&unpacked);
+    head
+}
+
+/// Has it asked for, and gives what reads the whole answer.
+fn ask(server: &Server, query: &str) -> Conn {
+    let mut conn = Conn::open(server.address());
+    conn.request("GET", &target(query), &[]);
+    conn
+}
+
+fn body_of(mut conn: Conn) -> Vec<u8> {
+    let head = conn.read_head("GET").unwrap();
+    assert_eq!(head.status, 200, "{head:?}");
+    behind(finish(&mut conn, Vec::new()))
+}
+
+/// A name that is not there takes nothing from those who wait behind it.
+#[test]
+fn who_asks_for_a_name_that_is_not_there_makes_nobody_wait_for_the_clone() {
+    let lab = small_lab();
+    let id = add(&lab, "one.txt");
+    let look = Duration::from_millis(1500);
+    let (upstream, server) = start(&lab, Answers::SlowLooks { look, clone: CLONE });
+    let mut absent = ask(&server, "depth=1&ref=nope");
+    let looks = || {
+        upstream
+            .asked()
+            .iter()
+            .filter(|asked| asked.is_look)
+            .count()
+    };
+    wait::until_true("it is looked for", || looks() == 1);
+    let body = body_of(ask(&server, "depth=1"));
+    assert!(!lab.mirror(NAME).exists(), "it waited for the clone");
+    assert_eq!(commit_of(&lab, &body), id);
+    assert_eq!(absent.read_head("GET").unwrap().status, 404);
+    server.stop();
+    lab.expect_no_orphans();
+}
