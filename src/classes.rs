@@ -7,46 +7,76 @@
 //! What holds places together (a host, a repository) gets one more only while that leaves more free than
 //! it has: alone it has a half, with another one these have a half and a quarter, and so on, so that others find one. A
 //! host whose last tries timed out ([`Tries`]) has one.
+//!
+//! What nobody waits for never has the last places, of the class nor of its sharer: one is left for what is asked
+//! for.
 
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::limits::{QUEUE_MAX, QUEUE_WAIT_MAX_MS, TIMEOUTS_MAX};
+use crate::limits::{PLACES_OF_ASKED, QUEUE_MAX, QUEUE_WAIT_MAX_MS, TIMEOUTS_MAX};
 use crate::telemetry::metrics::{Cause, Event, Level, Meter, WorkClass};
 
 /// How soon work is to have a place, as all see it who wait for it: it only ever moves up.
 #[derive(Debug, Clone)]
-pub(crate) struct Urgency(Arc<AtomicU8>);
+pub(crate) struct Urgency(Arc<Wanted>);
+
+#[derive(Debug)]
+struct Wanted {
+    cause: AtomicU8,
+    /// Where it waits, if it does: it may have a place now that it had not before.
+    class: Mutex<Weak<Class>>,
+}
 
 impl Default for Urgency {
     /// The least.
     fn default() -> Self {
-        Urgency(Arc::new(AtomicU8::new(Cause::Timer as u8)))
+        Urgency::of(Cause::Timer)
     }
 }
 
 impl Urgency {
     /// That of work which nobody can join.
     pub(crate) fn of(cause: Cause) -> Urgency {
-        Urgency(Arc::new(AtomicU8::new(cause as u8)))
+        Urgency(Arc::new(Wanted {
+            cause: AtomicU8::new(cause as u8),
+            class: Mutex::default(),
+        }))
     }
 
     /// Somebody waits for it for this reason.
     pub(crate) fn raise(&self, cause: Cause) {
-        self.0.fetch_min(cause as u8, Ordering::Relaxed);
+        let before = self.0.cause.fetch_min(cause as u8, Ordering::Relaxed);
+        if before <= cause as u8 {
+            return;
+        }
+        let class = self.class().upgrade();
+        if let Some(class) = class {
+            class.grant(&mut class.lock());
+        }
+    }
+
+    /// It enters a class. Whoever raises it meanwhile is seen by that, or sees this.
+    fn enter(&self, class: &Arc<Class>) {
+        *self.class() = Arc::downgrade(class);
+    }
+
+    /// Every change is one step.
+    fn class(&self) -> MutexGuard<'_, Weak<Class>> {
+        self.0.class.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The most urgent reason.
     pub(crate) fn cause(&self) -> Cause {
         let all = [Cause::Asked, Cause::Webhook, Cause::Timer];
-        let now = self.0.load(Ordering::Relaxed);
+        let now = self.0.cause.load(Ordering::Relaxed);
         let found = all.into_iter().find(|cause| *cause as u8 == now);
         found.unwrap_or(Cause::Timer)
     }
@@ -190,6 +220,7 @@ impl Class {
         urgency: &Urgency,
         arrival: Arrival,
     ) -> Result<Seat, Refused> {
+        urgency.enter(self);
         let mut book = self.lock();
         if arrival == Arrival::New && self.is_full(&book, sharer, urgency.cause()) {
             self.meter.add(Event::WorkRefused(self.name), 1);
@@ -231,11 +262,9 @@ impl Class {
     /// behind it, and those that wait for their own sharer, hold it up no longer than they do now.
     fn is_full(&self, book: &Book, sharer: &str, cause: Cause) -> bool {
         let (free, shares) = (self.free(book), book.shares());
-        let may = |other: &str, free| {
-            let has = shares.get(other).copied().unwrap_or_default();
-            self.may_have(other, has, free)
-        };
-        if may(sharer, free) {
+        let has = |other: &str| shares.get(other).copied().unwrap_or_default();
+        let may = |other: &str, free| self.may_have(other, has(other), free);
+        if self.may_have_for(cause, sharer, has(sharer), free) {
             return false;
         }
         let is_before = |(work, _): &(&Work, Instant)| {
@@ -258,6 +287,18 @@ impl Class {
             true => has == 0 && free > 0,
             false => has < free,
         }
+    }
+
+    /// The same for a reason. What nobody waits for leaves places: some of the class, and one more that its
+    /// sharer may have beside it, unless it is the first.
+    fn may_have_for(&self, cause: Cause, sharer: &str, has: usize, free: usize) -> bool {
+        if cause == Cause::Asked {
+            return self.may_have(sharer, has, free);
+        }
+        let left = free.saturating_sub(1);
+        let kept = PLACES_OF_ASKED.min(self.places / 4);
+        let leaves = has == 0 || self.may_have(sharer, has + 1, left);
+        self.may_have(sharer, has, free) && left >= kept && leaves
     }
 
     /// Gives free places to those who are next.
@@ -283,7 +324,9 @@ impl Class {
         let shares = book.shares();
         let may = |work: &Work| {
             let has = shares.get(&*work.sharer).copied().unwrap_or_default();
-            matches!(work.state, State::Waiting { .. }) && self.may_have(&work.sharer, has, free)
+            let cause = work.urgency.cause();
+            matches!(work.state, State::Waiting { .. })
+                && self.may_have_for(cause, &work.sharer, has, free)
         };
         let all = book.work.iter().enumerate();
         let next = all

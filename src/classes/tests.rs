@@ -168,3 +168,38 @@ fn what_moves_to_another_class_waits_for_nobody() {
     drop(seat);
     assert!(waiting.is_placed());
 }
+
+#[test]
+fn what_nobody_waits_for_leaves_a_place_for_what_is_asked_for() {
+    let class = class(16);
+    let by_timer =
+        |host: &str, urgency: &Urgency| class.enter(host, urgency, Arrival::New).unwrap();
+    let mut timers = Vec::new();
+    for _ in 0..16 {
+        let urgency = of(Cause::Timer);
+        timers.push((by_timer("one", &urgency), urgency));
+    }
+    let running = |seats: &[(Seat, Urgency)]| seats.iter().filter(|s| s.0.is_placed()).count();
+    assert_eq!(running(&timers), 7);
+    // Somebody joins what waits.
+    timers[15].1.raise(Cause::Asked);
+    assert!(timers[15].0.is_placed() && running(&timers) == 8);
+    timers.pop();
+    assert!(enter(&class, "one").is_placed());
+    for host in 0..20 {
+        let urgency = of(Cause::Webhook);
+        timers.push((by_timer(&host.to_string(), &urgency), urgency));
+    }
+    assert_eq!(running(&timers), 15);
+    assert!(enter(&class, "another").is_placed());
+}
+
+/// However few places there are.
+#[test]
+fn what_nobody_waits_for_has_a_place_at_last() {
+    for places in 1..8 {
+        let class = class(places);
+        let seat = class.enter("a", &of(Cause::Timer), Arrival::New).unwrap();
+        assert!(seat.is_placed(), "{places}");
+    }
+}

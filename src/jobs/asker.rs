@@ -65,6 +65,15 @@ impl Asker {
         Asker { since, ..self }
     }
 
+    /// The same client, for what is done behind its answer: nobody waits for that, but it is the client's.
+    pub(super) fn behind(&self) -> Asker {
+        Asker {
+            cause: Cause::Timer,
+            since: Instant::now(),
+            ..self.clone()
+        }
+    }
+
     /// Whether what it has begun can be refused: once an answer may have begun, it is promised.
     pub(super) fn arrival(&self) -> Arrival {
         match self.since.elapsed() < Duration::from_millis(COLD_WAIT_MS) {

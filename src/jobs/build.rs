@@ -65,9 +65,10 @@ impl Jobs {
         let (done, built) = oneshot::channel();
         let (give, given) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name("builder".into());
+        let arriving = asker.clone();
         let spawned = thread.spawn(move || {
             if let Ok(permit) = given.recv()
-                && let Some(placed) = placed(&shop, permit, asker.arrival(), is_cold)
+                && let Some(placed) = placed(&shop, permit, arriving.arrival(), is_cold)
             {
                 run(&shop, &plane, placed, (&git, cold), stop, done);
             }
@@ -87,7 +88,7 @@ impl Jobs {
             self.end_build(&repo, built).await;
         }
         if is_cold {
-            self.clone_behind(&repo);
+            self.clone_behind(&repo, &asker);
         }
     }
 

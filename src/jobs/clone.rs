@@ -102,7 +102,7 @@ impl Jobs {
         Ok(self.part_to_clone(&repo, asker.client).await)
     }
 
-    async fn part_to_clone(&self, repo: &Repo, client: Client) -> Option<ClientPart> {
+    pub(super) async fn part_to_clone(&self, repo: &Repo, client: Client) -> Option<ClientPart> {
         self.left(repo).await;
         let asks = !repo.mirror.is_dir() && repo.not_cloned_lately().is_none();
         if !asks {

@@ -66,7 +66,7 @@ impl Jobs {
         self.meter.add(Event::Fetch(result), 1);
         match found {
             Ok(Ok(Some(wanted))) => {
-                self.clone_behind_later(repo, &cold);
+                self.clone_behind_later(repo, &cold, asker);
                 Ok(Some(wanted))
             }
             Ok(other) => other,
@@ -233,47 +233,57 @@ impl Jobs {
     }
 
     /// Sees to it that the clone follows, also where whoever wanted the commit has left before it was built.
-    fn clone_behind_later(self: &Rc<Self>, repo: &Arc<Repo>, cold: &Cold) {
+    fn clone_behind_later(self: &Rc<Self>, repo: &Arc<Repo>, cold: &Cold, asker: &Asker) {
         // One task, however many ask.
         if cold.is_planned.replace(true) {
             return;
         }
-        let (jobs, repo) = (self.clone(), repo.clone());
+        let (jobs, repo, asker) = (self.clone(), repo.clone(), asker.clone());
         spawn_local(async move {
             tokio::time::sleep(Duration::from_millis(COLD_CLONE_WAIT_MS)).await;
-            jobs.clone_behind(&repo);
+            jobs.clone_behind(&repo, &asker);
         });
     }
 
     /// Clones the repository whose commit was wanted; tries again, later and later, for as long as somebody
-    /// asks for it.
-    pub(super) fn clone_behind(self: &Rc<Self>, repo: &Arc<Repo>) {
+    /// asks for it. It counts for the client whose request has brought it about.
+    pub(super) fn clone_behind(self: &Rc<Self>, repo: &Arc<Repo>, asker: &Asker) {
         if let Some(cold) = self.cold.known(&repo.name)
             && !cold.has_clone.replace(true)
         {
-            let (jobs, repo) = (self.clone(), repo.clone());
+            let (jobs, repo, asker) = (self.clone(), repo.clone(), asker.clone());
             spawn_local(async move {
-                jobs.clone_until_there(&repo).await;
+                jobs.clone_until_there(&repo, &asker).await;
                 jobs.cold.forget(&repo.name);
             });
         }
     }
 
-    async fn clone_until_there(self: &Rc<Self>, repo: &Arc<Repo>) {
+    async fn clone_until_there(self: &Rc<Self>, repo: &Arc<Repo>, asker: &Asker) {
         let mut wait_ms = self.faults.cold_retry_ms.unwrap_or(COLD_RETRY_MS);
-        while let Err(why) = self.ensure_mirror(repo, &Asker::of(Cause::Timer)).await {
-            let message = &why.message;
-            tracing::warn!(
-                repository = &*repo.name,
-                wait_ms,
-                "cloned again later: {message}"
-            );
-            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        let used = Duration::from_millis(COLD_UNUSED_MS);
+        loop {
+            // Its client may have very many before it.
+            let part = tokio::time::timeout(used, self.part_to_clone(repo, asker.client)).await;
+            if let Ok(part) = part {
+                let behind = asker.behind();
+                let cloned = self.ensure_mirror_with(part, repo, &behind).await;
+                let Err(why) = cloned else {
+                    return;
+                };
+                let message = &why.message;
+                tracing::warn!(
+                    repository = &*repo.name,
+                    wait_ms,
+                    "cloned again later: {message}"
+                );
+                tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+                wait_ms = (wait_ms * 2).min(COLD_RETRY_MAX_MS);
+            }
             let unused_ms = unix_ms().saturating_sub(repo.asked.unix_ms());
             if unused_ms >= COLD_UNUSED_MS {
                 return;
             }
-            wait_ms = (wait_ms * 2).min(COLD_RETRY_MAX_MS);
         }
     }
 }

@@ -6,6 +6,8 @@ use super::units::{MINUTE_MS, SECOND_MS};
 pub const QUEUE_MAX: usize = 256;
 /// How long the first of them may have waited.
 pub const QUEUE_WAIT_MAX_MS: u64 = MINUTE_MS;
+/// Places of a class that only what is asked for has; none where there are fewer than four.
+pub const PLACES_OF_ASKED: usize = 1;
 /// A host of which so many tries in a row timed out has one place.
 pub const TIMEOUTS_MAX: u32 = 3;
 /// First clones that run at the same time.

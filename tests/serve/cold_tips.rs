@@ -9,7 +9,7 @@ use super::support::lab::{self, Lab};
 use super::support::server::Server;
 use super::support::upstream::{Answers, Upstream};
 use super::support::{git, repos, wait};
-use super::{finish, remove, small_lab};
+use super::{at_once, finish, remove, small_lab};
 
 const NAME: &str = "small";
 /// Longer than any test.
@@ -74,6 +74,41 @@ fn who_asks_for_a_name_that_is_not_there_makes_nobody_wait_for_the_clone() {
     assert!(!lab.mirror(NAME).exists(), "it waited for the clone");
     assert_eq!(commit_of(&lab, &body), id);
     assert_eq!(absent.read_head("GET").unwrap().status, 404);
+    server.stop();
+    lab.expect_no_orphans();
+}
+
+/// What is cloned behind a client's commits is the client's.
+#[test]
+fn clones_behind_the_commits_of_one_client_leave_places_to_others() {
+    let lab = small_lab();
+    let names = Vec::from_iter((0..12).map(|number| format!("s{number}")));
+    for name in names.iter().map(String::as_str).chain(["other"]) {
+        git::clone_mirror(&lab.url(NAME), &lab.upstream(name));
+    }
+    let (_upstream, server) = start(&lab, Answers::SlowClones(CLONE));
+    let ask_from = |client: u8, target: &str| {
+        let mut conn = Conn::open_from([127, 0, 0, client].into(), server.address());
+        conn.request("GET", target, &[]);
+        conn
+    };
+    at_once(names.len(), |number| {
+        body_of(ask_from(
+            2,
+            &format!("{}?depth=1", lab::target(&names[number])),
+        ))
+    });
+    let begun = || server.log().matches("cloning from").count();
+    wait::until_true("its part is in use", || begun() >= 4);
+    let waits = ask_from(3, &lab::target("other"));
+    let is_begun = || {
+        let log = server.log();
+        log.lines()
+            .any(|line| line.contains("cloning from") && line.contains("test/other"))
+    };
+    wait::until_true("the other one has a place", is_begun);
+    assert_eq!(begun(), 5, "one client has more than its part");
+    drop(waits);
     server.stop();
     lab.expect_no_orphans();
 }

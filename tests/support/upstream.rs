@@ -137,6 +137,7 @@ impl Rights {
             Some(_) => Some(plain("404 Not Found", "", b"")),
         }
     }
+}
 
 struct Shared {
     root: PathBuf,
