@@ -325,7 +325,7 @@ impl Jobs {
 }
 
 /// How long a clone that failed like this is not tried again.
-fn kept_for(error: &MirrorError) -> Duration {
+pub(super) fn kept_for(error: &MirrorError) -> Duration {
     Duration::from_millis(match error {
         // Half of it was on the disk, for which something else had to leave.
         MirrorError::TooLarge { .. } => CLONE_TOO_LARGE_KEPT_MS,

@@ -12,9 +12,9 @@ use gix::bstr::BString;
 use tokio::task::{spawn_blocking, spawn_local};
 
 use super::asker::Asker;
-use super::clone::{LOOP, clone_error};
+use super::clone::{LOOP, clone_error, kept_for};
 use super::look::{Wanted, failed, no_commit};
-use super::resolve::absent;
+use super::resolve::{absent, name_key};
 use super::room::Need;
 use super::semaphores::Semaphores;
 use super::state::Jobs;
@@ -25,6 +25,7 @@ use crate::limits::{
 };
 use crate::manifest::want::{CommitId, Named, Revision, Shape, Want};
 use crate::mirror::{Git, MirrorError, TipOf};
+use crate::refs::Follow;
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
 use crate::snapshot::lookup::{Leads, Objects};
@@ -41,19 +42,18 @@ impl Jobs {
     ) -> Result<Option<Wanted>, StartError> {
         self.left(repo).await;
         // Where the upstream's permission decides all is the mirror's, whose refs say what may be shown.
-        if repo.mirror.is_dir() || self.permissions.of_repository(&repo.name).is_some() {
+        if self.permissions.of_repository(&repo.name).is_some() {
             return Ok(None);
         }
-        if let Some(why) = repo.not_cloned_lately()
-            && matches!(why.status, 404 | LOOP)
-        {
-            return Err(why);
+        if let Some(known) = self.known_of_tip(repo, named) {
+            return known;
         }
         let client = asker.client;
         let _part = self.semaphores.fetches_of_client.acquire(client).await;
         let cold = self.cold.alone(&repo.name).await;
-        if repo.mirror.is_dir() {
-            return Ok(None);
+        // Others may have asked meanwhile.
+        if let Some(known) = self.known_of_tip(repo, named) {
+            return known;
         }
         let git = self.git.by_way_of(&asker.via);
         let _seat = Semaphores::place(&self.semaphores.fetches, repo, asker).await?;
@@ -69,18 +69,54 @@ impl Jobs {
                 self.clone_behind_later(repo, &cold, asker);
                 Ok(Some(wanted))
             }
-            Ok(other) => other,
+            Ok(Ok(None)) => {
+                self.note_absent(repo, &tip_key(named));
+                Ok(None)
+            }
+            Ok(Err(why)) => Err(why),
             Err(
                 e @ (MirrorError::NotFound { .. }
                 | MirrorError::Denied { .. }
                 | MirrorError::Loop { .. }),
-            ) => Err(clone_error(repo, &e)),
+            ) => {
+                let why = clone_error(repo, &e);
+                // It may just have been cloned.
+                if !repo.mirror.is_dir() {
+                    repo.set_not_cloned(why.clone(), kept_for(&e));
+                }
+                Err(why)
+            }
             Err(e) => {
+                self.note_absent(repo, &tip_key(named));
                 let repository = &*repo.name;
                 tracing::warn!(repository, "no commit of it before the clone: {e}");
                 Ok(None)
             }
         }
+    }
+
+    /// What is known before the upstream of a repository without a mirror is asked: that it lacks what is named, or
+    /// that it takes the clone to tell. Behind every way to it this is noted.
+    fn known_of_tip(
+        &self,
+        repo: &Repo,
+        named: &Named,
+    ) -> Option<Result<Option<Wanted>, StartError>> {
+        if repo.mirror.is_dir() {
+            return Some(Ok(None));
+        }
+        if let Some(why) = repo.not_cloned_lately()
+            && matches!(why.status, 404 | LOOP)
+        {
+            return Some(Err(why));
+        }
+        let is_name = named.commit().is_none() && !named.is_head();
+        if is_name && self.is_absent(repo, &name_key(named)) {
+            return Some(Err(absent(repo, named)));
+        }
+        let in_vain = [LOOK.to_owned(), tip_key(named)];
+        let is_in_vain = in_vain.iter().any(|key| self.is_absent(repo, key));
+        is_in_vain.then_some(Ok(None))
     }
 
     /// Looks at the upstream's refs and fetches what is wanted, unless that was done since it is wanted.
@@ -96,14 +132,15 @@ impl Jobs {
             None => looked.elapsed() < self.config.ref_check_interval,
         };
         if !cold.looked.get().is_some_and(is_young) {
-            self.look_at_cold_refs(repo, cold, git).await?;
+            let looked = self.look_at_cold_refs(repo, cold, git).await;
+            looked.inspect_err(|_| self.note_absent(repo, LOOK))?;
         }
         let Some(source) = cold.source.borrow().clone() else {
             return Ok(Ok(None));
         };
         let full = named.name_among(&source.seen.refs);
         repo.note_name(named, full.clone(), repo.epoch());
-        let (what, id) = match tip_of(named, full.as_ref(), &source) {
+        let (what, id) = match tip_of(named, full.as_ref(), &source, &git.follow) {
             Ok(Some(found)) => found,
             Ok(None) => {
                 let other = named.full_name().filter(|_| named.commit().is_none());
@@ -117,7 +154,10 @@ impl Jobs {
                 };
                 return Ok(wanted(repo, &at, None, (source, id)).await);
             }
-            Err(NotThere) => return Ok(Err(absent(repo, named))),
+            Err(NotThere) => {
+                self.note_absent(repo, &name_key(named));
+                return Ok(Err(absent(repo, named)));
+            }
         };
         self.fetch_once(repo, cold, &source, git, (what, id))
             .await?;
@@ -176,6 +216,9 @@ impl Jobs {
         if has_moved {
             cold.fetched.borrow_mut().clear();
             repo.set_moved();
+            if before.is_some() {
+                self.absent.borrow_mut().forget(&repo.name);
+            }
         }
         let dir = match before {
             Some(before) if before.seen.hash == seen.hash => before.dir,
@@ -288,6 +331,18 @@ impl Jobs {
     }
 }
 
+/// A look at an upstream's refs that has failed is remembered by this.
+const LOOK: &str = "a look before the clone";
+
+/// What could not be had before the clone is remembered by this.
+fn tip_key(named: &Named) -> String {
+    let name = named.name().unwrap_or_default();
+    match named.commit() {
+        Some(id) => format!("before the clone {id} {name}"),
+        None => format!("before the clone {name}"),
+    }
+}
+
 /// The upstream has no branch or tag of this name.
 struct NotThere;
 
@@ -296,6 +351,7 @@ fn tip_of(
     named: &Named,
     full: Option<&BString>,
     source: &ColdSource,
+    follow: &Follow,
 ) -> Result<Option<(TipOf, CommitId)>, NotThere> {
     if let Some(id) = named.commit() {
         let is_known = id.kind() == source.seen.hash;
@@ -306,8 +362,8 @@ fn tip_of(
     }
     match full {
         Some(full) => Ok(source.at(full)),
-        // It may be one that is not followed.
-        None if named.full_name().is_some() => Ok(None),
+        // What is not followed is not listed.
+        None if named.full_name().is_some_and(|name| !follow.matches(name)) => Ok(None),
         None => Err(NotThere),
     }
 }

@@ -88,7 +88,7 @@ impl Jobs {
         {
             return Ok(want);
         }
-        let key = format!("ref {}", named.name().unwrap_or_default());
+        let key = name_key(named);
         if !self.is_absent(repo, &key) && !repo.is_fresh_since(asked) {
             self.fresh_now(repo, asker).await?;
             if let Some(want) = self.look_for(repo, named, asker).await? {
@@ -261,6 +261,11 @@ impl Jobs {
         let looked = spawn_blocking(move || look_annexed(&at, &git, &asked));
         looked.await.map_err(|panic| failed(repo, &panic))?
     }
+}
+
+/// What an upstream that lacks a name is remembered by, however it was asked.
+pub(super) fn name_key(named: &Named) -> String {
+    format!("ref {}", named.name().unwrap_or_default())
 }
 
 pub(super) fn absent(repo: &Repo, named: &Named) -> StartError {

@@ -112,3 +112,35 @@ fn clones_behind_the_commits_of_one_client_leave_places_to_others() {
     server.stop();
     lab.expect_no_orphans();
 }
+
+/// Before the clone as after it an upstream is asked once for what it has not got.
+#[test]
+fn what_is_not_there_is_asked_for_once() {
+    let lab = small_lab();
+    let (upstream, server) = start(&lab, Answers::SlowClones(CLONE));
+    for (query, asked_max) in [("depth=1&ref=nope", 1), ("depth=1&ref=refs/heads/nope", 1)] {
+        let before = upstream.looks();
+        for _ in 0..10 {
+            server.get(&target(query)).expect(404);
+        }
+        let asked = upstream.looks() - before;
+        assert!(asked <= asked_max, "{asked} times for {query}");
+    }
+    let before = upstream.looks();
+    for _ in 0..10 {
+        let target = format!("{}?depth=1", lab::target("nonexist"));
+        server.get(&target).expect(404);
+    }
+    let asked = upstream.looks() - before;
+    assert!(asked <= 1, "{asked} times for a repository");
+    upstream.answer(Answers::Status("500 No", ""));
+    let before = upstream.looks();
+    for _ in 0..10 {
+        let target = format!("{}?depth=1", lab::target("fails"));
+        assert!(server.get(&target).head.status >= 500);
+    }
+    let asked = upstream.looks() - before;
+    assert!(asked <= 4, "{asked} times for what fails");
+    server.stop();
+    lab.expect_no_orphans();
+}
