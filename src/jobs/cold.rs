@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gix::bstr::BString;
-use tokio::task::{spawn_blocking, spawn_local};
+use tokio::task::{JoinError, spawn_blocking, spawn_local};
 
 use super::asker::Asker;
 use super::clone::{LOOP, clone_error, kept_for};
@@ -28,7 +28,7 @@ use crate::mirror::{Git, MirrorError, TipOf};
 use crate::refs::Follow;
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
-use crate::snapshot::lookup::{Leads, Objects};
+use crate::snapshot::lookup::{Leads, LookupError, Objects};
 use crate::telemetry::metrics::{Cause, Event, FetchResult};
 
 impl Jobs {
@@ -159,8 +159,7 @@ impl Jobs {
                 return Ok(Err(absent(repo, named)));
             }
         };
-        self.fetch_once(repo, cold, &source, git, (what, id))
-            .await?;
+        let (source, id) = self.fetch_once(repo, cold, source, git, (what, id)).await?;
         let wanted = wanted(repo, named, full, (source, id)).await;
         if let Ok(Some(found)) = &wanted
             && let Some(commit) = found.want.commit()
@@ -171,29 +170,62 @@ impl Jobs {
         Ok(wanted)
     }
 
-    /// Fetches a commit unless it is there; the caller holds the right to.
+    /// Fetches a commit unless it is there; the caller holds the right to. What a ref was listed with is fetched by
+    /// its id, wherever the ref leads by now. Where the upstream does not give that out any more, the ref is fetched
+    /// by its name, and the list is corrected.
     async fn fetch_once(
         self: &Rc<Self>,
         repo: &Arc<Repo>,
         cold: &Cold,
-        source: &ColdSource,
+        source: ColdSource,
         git: &Git,
         (what, id): (TipOf, CommitId),
-    ) -> Result<(), MirrorError> {
+    ) -> Result<(ColdSource, CommitId), MirrorError> {
         if cold.fetched.borrow().contains(&(what.clone(), id)) {
-            return Ok(());
+            return Ok((source, id));
         }
-        let (path, url) = (source.path(), &source.seen.url);
-        let mut fetched = git.fetch_tip(path, url, &what).await;
-        if let Err(e) = &fetched
-            && self.is_for_room(e).await
-        {
-            self.make_room(&repo.name, Need::Must).await;
-            fetched = git.fetch_tip(path, url, &what).await;
+        let is_named = matches!(what, TipOf::Head | TipOf::Ref(_));
+        let by_id = match is_named {
+            true => TipOf::Listed(id),
+            false => what.clone(),
+        };
+        let fetched = self.fetch_with_room(repo, &source, git, &by_id).await;
+        if !(is_named && matches!(fetched, Err(MirrorError::Vanished { .. }))) {
+            fetched?;
+            cold.note_fetched(what, id);
+            return Ok((source, id));
         }
-        fetched?;
+        self.fetch_with_room(repo, &source, git, &what).await?;
+        let id = git.last_tip(source.path()).await?;
+        let led = lead_of(&source, id).await;
+        let peeled = match led {
+            Ok(Ok(Leads::Commit(commit))) => Some(commit).filter(|commit| *commit != id),
+            _ => None,
+        };
+        let source = source.corrected(&what, (id, peeled));
+        cold.fetched.borrow_mut().clear();
+        *cold.source.borrow_mut() = Some(source.clone());
+        repo.set_moved();
         cold.note_fetched(what, id);
-        Ok(())
+        Ok((source, id))
+    }
+
+    async fn fetch_with_room(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        source: &ColdSource,
+        git: &Git,
+        what: &TipOf,
+    ) -> Result<(), MirrorError> {
+        let (path, url) = (source.path(), &source.seen.url);
+        let fetched = git.fetch_tip(path, url, what).await;
+        match fetched {
+            Err(e) if self.is_for_room(&e).await => {
+                self.make_room(&repo.name, Need::Must).await;
+                git.fetch_tip(path, url, what).await
+            }
+            fetched => fetched,
+        }
     }
 
     /// Reads the upstream's refs; if they are others than before, what is served may be older.
@@ -250,12 +282,12 @@ impl Jobs {
             Revision::Ref(name) => source.at(name),
             Revision::Commit(id) | Revision::BranchAt(_, id) => Some((TipOf::Commit(*id), *id)),
         };
-        let fetched = self.fetch_once(repo, &cold, &source, &self.git, tip?).await;
+        let fetched = self.fetch_once(repo, &cold, source, &self.git, tip?).await;
         if let Err(e) = &fetched {
             let repository = &*repo.name;
             tracing::warn!(repository, "no commit of it before the clone: {e}");
         }
-        fetched.ok().map(|()| source)
+        fetched.ok().map(|(source, _)| source)
     }
 
     /// Looks whether single commits that are served are still what the upstream has.
@@ -392,6 +424,19 @@ async fn lead(
     Ok(id)
 }
 
+/// What an object leads to that was fetched.
+async fn lead_of(
+    source: &ColdSource,
+    id: CommitId,
+) -> Result<Result<Leads, LookupError>, JoinError> {
+    let source = source.clone();
+    let led = spawn_blocking(move || {
+        let objects = Objects::open(source.path(), source.seen.hash)?;
+        objects.lead(id)
+    });
+    led.await
+}
+
 /// What is wanted, whose commit was fetched.
 async fn wanted(
     repo: &Arc<Repo>,
@@ -399,11 +444,9 @@ async fn wanted(
     full: Option<BString>,
     (source, id): (ColdSource, CommitId),
 ) -> Result<Option<Wanted>, StartError> {
-    let led = spawn_blocking(move || {
-        let objects = Objects::open(source.path(), source.seen.hash)?;
-        objects.lead(id)
-    });
-    let led = led.await.map_err(|panic| failed(repo, &panic))?;
+    let led = lead_of(&source, id)
+        .await
+        .map_err(|panic| failed(repo, &panic))?;
     let commit = match led.map_err(|e| failed(repo, &e))? {
         Leads::Commit(commit) => commit,
         Leads::Nowhere => return Ok(None),

@@ -57,6 +57,27 @@ impl ColdSource {
         let found = self.seen.refs.get(name.as_bstr())?;
         Some((TipOf::Ref(name.clone()), found.target))
     }
+
+    /// The same where what leads to a commit was found to lead elsewhere, to a tag of something or to a commit.
+    pub(super) fn corrected(
+        &self,
+        what: &TipOf,
+        (target, peeled): (CommitId, Option<CommitId>),
+    ) -> ColdSource {
+        let mut source = self.clone();
+        let refs = &mut source.seen.refs;
+        match what {
+            TipOf::Head => refs.head = Head::Detached(target),
+            TipOf::Ref(name) => {
+                let all = Arc::make_mut(&mut refs.refs).iter_mut();
+                for moved in all.filter(|one| one.name == *name) {
+                    (moved.target, moved.peeled) = (target, peeled);
+                }
+            }
+            TipOf::Commit(_) | TipOf::Listed(_) => {}
+        }
+        source
+    }
 }
 
 /// A repository that is not mirrored yet, of which single commits are there.

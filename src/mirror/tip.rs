@@ -28,6 +28,8 @@ pub enum TipOf {
     Ref(BString),
     /// Nothing: the commit is named.
     Commit(ObjectId),
+    /// The same of what a ref was listed with. The ref may have moved since; its tags come along.
+    Listed(ObjectId),
 }
 
 /// What an upstream has.
@@ -256,6 +258,7 @@ impl Git {
         let (tags, refspec) = match tip {
             TipOf::Head => (None, [b"+HEAD".as_slice(), into].concat()),
             TipOf::Ref(name) => (None, [b"+", name.as_slice(), into].concat()),
+            TipOf::Listed(id) => (None, [b"+", id.to_string().as_bytes(), into].concat()),
             TipOf::Commit(id) => (Some("--no-tags"), id.to_string().into_bytes()),
         };
         let options = [

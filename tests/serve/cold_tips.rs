@@ -144,3 +144,36 @@ fn what_is_not_there_is_asked_for_once() {
     server.stop();
     lab.expect_no_orphans();
 }
+
+/// Pushes while the commit is on its way: after it was listed, before it is fetched.
+fn push_between(answers: impl Fn(Duration, Duration) -> Answers) -> (String, [String; 2]) {
+    let lab = small_lab();
+    let before = add(&lab, "one.txt");
+    let look = Duration::from_millis(1500);
+    let (upstream, server) = start(&lab, answers(look, CLONE));
+    let asked = ask(&server, "depth=1");
+    wait::until_true("it is listed, and fetched", || upstream.looks() == 2);
+    let after = add(&lab, "two.txt");
+    let body = body_of(asked);
+    assert!(!lab.mirror(NAME).exists(), "it waited for the clone");
+    let got = commit_of(&lab, &body);
+    // The next one has what is there by then.
+    let now = server.fetch("GET", &target("depth=1"), &["Cache-Control: max-age=0"]);
+    assert_eq!(commit_of(&lab, &behind(now.expect(200).body)), after);
+    server.stop();
+    lab.expect_no_orphans();
+    (got, [before, after])
+}
+
+#[test]
+fn a_push_while_a_tip_is_fetched_makes_nobody_wait_for_the_clone() {
+    let (got, [before, _]) = push_between(|look, clone| Answers::SlowLooks { look, clone });
+    assert_eq!(got, before, "it is what was listed");
+}
+
+/// Where what no ref names any more is not given out, it is what the name leads to by then.
+#[test]
+fn a_push_while_a_tip_is_fetched_by_its_name_is_seen() {
+    let (got, [_, after]) = push_between(|look, clone| Answers::SlowOldLooks { look, clone });
+    assert_eq!(got, after);
+}
