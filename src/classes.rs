@@ -21,7 +21,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::limits::{PLACES_OF_ASKED, QUEUE_MAX, QUEUE_WAIT_MAX_MS, TIMEOUTS_MAX};
+use crate::limits::{
+    PLACES_OF_ASKED, QUEUE_MAX, QUEUE_WAIT_MAX_MS, REFUSED_SAID_MS, TIMEOUTS_MAX,
+};
 use crate::telemetry::metrics::{Cause, Event, Level, Meter, WorkClass};
 
 /// How soon work is to have a place, as all see it who wait for it: it only ever moves up.
@@ -92,9 +94,18 @@ pub(crate) enum Arrival {
 }
 
 /// Too much waits, or for too long.
-#[derive(Debug, thiserror::Error)]
-#[error("too many {} are waiting for their turn; try again", .0.name())]
-pub(crate) struct Refused(WorkClass);
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error(
+    "{}: {running} run and {waiting} wait for a turn, the first for {} s; come again",
+    .class.name_of_several(),
+    .longest.as_secs()
+)]
+pub(crate) struct Refused {
+    class: WorkClass,
+    running: usize,
+    waiting: usize,
+    longest: Duration,
+}
 
 /// The server is shutting down: there are no places any more.
 #[derive(Debug, thiserror::Error)]
@@ -140,6 +151,8 @@ pub(crate) struct Class {
 struct Book {
     closed: bool,
     next: u64,
+    /// When it was last said that newcomers are refused.
+    refused_said: Option<Instant>,
     /// In the order of entering.
     work: Vec<Work>,
 }
@@ -184,6 +197,16 @@ impl Book {
             State::Running => None,
         })
     }
+
+    /// Whether it is to be said that newcomers are refused: not at each of them.
+    fn is_refusal_news(&mut self) -> bool {
+        let calm = Duration::from_millis(REFUSED_SAID_MS);
+        let is_news = self.refused_said.is_none_or(|said| said.elapsed() >= calm);
+        if is_news {
+            self.refused_said = Some(Instant::now());
+        }
+        is_news
+    }
 }
 
 impl Class {
@@ -224,7 +247,18 @@ impl Class {
         let mut book = self.lock();
         if arrival == Arrival::New && self.is_full(&book, sharer, urgency.cause()) {
             self.meter.add(Event::WorkRefused(self.name), 1);
-            return Err(Refused(self.name));
+            let (refused, is_news) = (self.refused(&book), book.is_refusal_news());
+            drop(book);
+            if is_news {
+                tracing::warn!(
+                    class = self.name.name(),
+                    running = refused.running,
+                    waiting = refused.waiting,
+                    oldest_s = refused.longest.as_secs(),
+                    "newcomers are told to come again: too many wait for a place, or for too long"
+                );
+            }
+            return Err(refused);
         }
         let (sender, placed) = oneshot::channel();
         let waiting = State::Waiting {
@@ -275,6 +309,17 @@ impl Class {
         let is_late = |(_, since): (&Work, Instant)| since.elapsed() >= longest;
         let before = || book.waiting().filter(is_before);
         before().count() >= QUEUE_MAX || before().any(is_late)
+    }
+
+    /// What a newcomer hears for whom there is no place.
+    fn refused(&self, book: &Book) -> Refused {
+        let waits = || book.waiting().map(|(_, since)| since.elapsed());
+        Refused {
+            class: self.name,
+            running: book.running().count(),
+            waiting: waits().count(),
+            longest: waits().max().unwrap_or_default(),
+        }
     }
 
     fn free(&self, book: &Book) -> usize {

@@ -111,9 +111,15 @@ fn who_would_stand_behind_one_that_has_waited_too_long_is_refused() {
     if let State::Waiting { since, .. } = &mut class.lock().work[1].state {
         *since -= Duration::from_millis(QUEUE_WAIT_MAX_MS);
     }
-    class
-        .enter("c", &of(Cause::Asked), Arrival::New)
-        .unwrap_err();
+    let refused = class.enter("c", &of(Cause::Asked), Arrival::New);
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        "fetches: 1 run and 1 wait for a turn, the first for 60 s; come again"
+    );
+    // That was said, and is not said again within a minute.
+    assert!(!class.lock().is_refusal_news());
+    class.lock().refused_said = Instant::now().checked_sub(Duration::from_millis(REFUSED_SAID_MS));
+    assert!(class.lock().is_refusal_news());
     drop(held);
     assert!(late.is_placed());
     class.enter("c", &of(Cause::Asked), Arrival::New).unwrap();

@@ -8,6 +8,8 @@ pub const QUEUE_MAX: usize = 256;
 pub const QUEUE_WAIT_MAX_MS: u64 = MINUTE_MS;
 /// Places of a class that only what is asked for has; none where there are fewer than four.
 pub const PLACES_OF_ASKED: usize = 1;
+/// That newcomers are refused is said so often.
+pub const REFUSED_SAID_MS: u64 = MINUTE_MS;
 /// A host of which so many tries in a row timed out has one place.
 pub const TIMEOUTS_MAX: u32 = 3;
 /// First clones that run at the same time.

@@ -218,10 +218,14 @@ fn a_full_queue_refuses_newcomers() {
     );
     assert_eq!(refused.head.get("retry-after"), Some("5"));
     assert!(
-        refused.text().contains("waiting for their turn"),
+        refused
+            .text()
+            .contains("first clones: 8 run and 256 wait for a turn"),
         "{}",
         refused.text()
     );
+    server.wait_logged("newcomers are told to come again");
+    server.wait_logged("8 run and 256 wait");
     // Who joins what waits does not enter.
     let mut joins = ask(&server, &target("small"), &[]);
     let other = hit(&server, "small");

@@ -139,6 +139,18 @@ label! {
     }
 }
 
+impl WorkClass {
+    /// What people call several of it.
+    pub(crate) const fn name_of_several(self) -> &'static str {
+        match self {
+            WorkClass::Comparison => "comparisons",
+            WorkClass::Fetch => "fetches",
+            WorkClass::Clone => "first clones",
+            WorkClass::Build => "builds",
+        }
+    }
+}
+
 label! {
     /// Why a mirror is compared with its upstream, and whatever follows from that; what is asked for comes
     /// first.
