@@ -49,6 +49,8 @@ pub(crate) struct Note {
     pub(super) want: Option<Wanted>,
     /// The path of a request that was refused and names no repository.
     pub(super) path: Option<Box<str>>,
+    /// Why it was refused, or why nothing came of it.
+    pub(super) reason: Option<Box<str>>,
     pub(super) method: &'static str,
     pub(super) outcome: Outcome,
     pub(super) status: u16,
@@ -346,6 +348,7 @@ impl Core {
             repository: self.no_repository.clone(),
             want: None,
             path: None,
+            reason: None,
             method: method_name(head.method),
             outcome,
             status,
@@ -417,7 +420,10 @@ impl Core {
         Answer {
             payload: self.text(asked.head, status, message, out),
             keep_alive: asked.head.keep_alive,
-            note: self.note_for(asked, outcome, status),
+            note: Note {
+                reason: Some(message.into()),
+                ..self.note_for(asked, outcome, status)
+            },
         }
     }
 

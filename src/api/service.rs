@@ -122,7 +122,11 @@ impl Core {
         Answer {
             payload: self.text(head, status, message, out),
             keep_alive: head.keep_alive,
-            note: Note { repository, ..note },
+            note: Note {
+                repository,
+                reason: Some(message.into()),
+                ..note
+            },
         }
     }
 
@@ -137,7 +141,11 @@ impl Core {
         Answer {
             payload: Payload::Written,
             keep_alive: head.keep_alive && !reject.close,
-            note: Note { path, ..note },
+            note: Note {
+                path,
+                reason: Some(reject.message.into()),
+                ..note
+            },
         }
     }
 
@@ -358,6 +366,7 @@ impl Service for Core {
             repository: note.repository,
             want: note.want,
             path: note.path,
+            reason: note.reason,
             method: note.method,
             outcome: note.outcome,
             status: note.status,
@@ -397,6 +406,7 @@ impl Service for Core {
             repository: asked_repository(head).unwrap_or(note.repository),
             want: None,
             path: note.path,
+            reason: note.reason,
             method: note.method,
             outcome,
             status,
@@ -425,7 +435,7 @@ const STATUS_LEFT: u16 = 499;
 
 /// What the log shows of a target, which is visible ASCII: its path, or the beginning of it. What is in
 /// its query may be a secret.
-fn logged_path(target: &str) -> Box<str> {
+pub(super) fn logged_path(target: &str) -> Box<str> {
     let (path, _) = target.split_once('?').unwrap_or((target, ""));
     match path.get(..LOGGED_PATH_BYTES_MAX) {
         Some(start) if start.len() < path.len() => format!("{start}…").into(),

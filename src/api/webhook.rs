@@ -6,6 +6,7 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 use super::core::{Core, Note};
+use super::service::logged_path;
 use crate::config::{Secret, Secrets};
 use crate::http::net::body::{Body, BodyReader};
 use crate::http::net::service::{Answer, Payload};
@@ -20,6 +21,8 @@ use crate::telemetry::metrics::{Event, Outcome, WebhookResult};
 
 const REFUSED: &str =
     "no valid signature: send one of a secret that --webhook-secrets has for this host";
+
+const NOT_HEARD: &str = "this server takes no webhooks: it runs without --webhook-secrets";
 
 /// Bytes of a signature.
 type Signature = [u8; 32];
@@ -131,22 +134,34 @@ impl Core {
         let hearing = body.into_reader::<Hearing>();
         let hearing = hearing.map_or_else(|| self.hearing(head, repo), |hearing| *hearing);
         let (hosts, said) = hearing.end();
-        if hosts.is_empty() {
+        let about = repo.map(|repo| format!("{}/{}", repo.host, repo.path));
+        let Some(host) = hosts.first() else {
             self.meter.add(Event::Webhook(WebhookResult::Refused), 1);
+            let (message, reason) = self.unproven(head, repo);
+            let note = self.note(head, Outcome::Refused, 401);
             return Answer {
-                payload: self.text(head, 401, REFUSED, out),
+                payload: self.text(head, 401, message, out),
                 keep_alive: head.keep_alive,
-                note: self.note(head, Outcome::Refused, 401),
+                note: noted((head, about), Some(reason.into()), note),
             };
-        }
+        };
         let path = match repo {
             Some(repo) => Some(repo.path.to_owned()),
             None => said.repository.clone(),
         };
+        // Nothing of the payload is noted before it is proven.
+        let about = about.or_else(|| Some(format!("{host}/{}", path.as_deref()?)));
         let event = event(head.hook.event, &said);
         let (Some(path), Some(event)) = (path, event) else {
             self.meter.add(Event::Webhook(WebhookResult::Ignored), 1);
-            return self.no_content(head, out);
+            let reason = match (&about, head.hook.event) {
+                (None, _) => "it names no repository".to_owned(),
+                (_, name) => {
+                    let name = String::from_utf8_lossy(name.unwrap_or_default());
+                    format!("nothing follows from an event {name:?}")
+                }
+            };
+            return self.no_content((head, about), reason, out);
         };
         self.meter.add(Event::Webhook(WebhookResult::Accepted), 1);
         let pushed = said.ref_name.filter(|_| event == Happened::Pushed);
@@ -159,11 +174,36 @@ impl Core {
         Answer {
             payload: self.text(head, 202, "accepted", out),
             keep_alive: head.keep_alive,
-            note: self.note(head, Outcome::Webhook, 202),
+            note: noted((head, about), None, self.note(head, Outcome::Webhook, 202)),
         }
     }
 
-    fn no_content(&self, head: &RequestHead<'_>, out: &mut Vec<u8>) -> Answer<Note> {
+    /// What is said to who proves nothing, and what the log says more of it.
+    fn unproven(
+        &self,
+        head: &RequestHead<'_>,
+        repo: Option<RepoRef<'_>>,
+    ) -> (&'static str, &'static str) {
+        if self.config.webhook_secrets.is_none() {
+            return (NOT_HEARD, NOT_HEARD);
+        }
+        let is_signed = signatures(head).next().is_some() || head.hook.gitlab_token.is_some();
+        let secrets = self.secrets.load();
+        let has_secret = self.candidates(&secrets, repo).next().is_some();
+        let reason = match (is_signed, has_secret) {
+            (false, _) => "it has no signature",
+            (true, false) => "there is no secret of its host",
+            (true, true) => "its signature is of no secret of its host's",
+        };
+        (REFUSED, reason)
+    }
+
+    fn no_content(
+        &self,
+        (head, about): (&RequestHead<'_>, Option<String>),
+        reason: String,
+        out: &mut Vec<u8>,
+    ) -> Answer<Note> {
         self.with_date(|date| {
             // All values are the program's own.
             let _ = Head::new(out, 204, date, Caching::NEVER)
@@ -173,8 +213,26 @@ impl Core {
         Answer {
             payload: Payload::Written,
             keep_alive: head.keep_alive,
-            note: self.note(head, Outcome::Webhook, 204),
+            note: noted(
+                (head, about),
+                Some(reason.into()),
+                self.note(head, Outcome::Webhook, 204),
+            ),
         }
+    }
+}
+
+/// The note of a webhook: of which repository it is, as far as that is known, and what became of it.
+fn noted(
+    (head, about): (&RequestHead<'_>, Option<String>),
+    reason: Option<Box<str>>,
+    note: Note,
+) -> Note {
+    Note {
+        path: about.is_none().then(|| logged_path(head.target)),
+        repository: about.map_or(note.repository, Into::into),
+        reason,
+        ..note
     }
 }
 

@@ -17,12 +17,22 @@ use crate::telemetry::metrics::Cause;
 impl Jobs {
     /// Does what follows from a webhook. Of a repository that has no mirror nothing follows.
     pub(crate) async fn hear(self: Rc<Self>, heard: Heard) {
+        let mut is_known = false;
         for host in &heard.hosts {
             for repo in self.known(host, &heard.path) {
                 if repo.is_mirrored() || repo.current().is_some() {
+                    is_known = true;
                     self.hook(repo, heard.pushed.clone());
                 }
             }
+        }
+        if !is_known {
+            let (hosts, path) = (heard.hosts.join(", "), &*heard.path);
+            tracing::info!(
+                hosts,
+                path,
+                "nothing follows from a webhook: nothing of that name is mirrored"
+            );
         }
     }
 

@@ -126,7 +126,14 @@ impl std::fmt::Display for Want {
             Revision::Commit(id) => write!(f, "{id}"),
             Revision::BranchAt(name, id) => write!(f, "{name} at {id}"),
         }?;
-        match self.shape {
+        write!(f, "{}", self.shape)
+    }
+}
+
+/// Behind what it is the shape of.
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
             Shape::Full => Ok(()),
             Shape::Tip => f.write_str(", depth 1"),
         }
@@ -150,7 +157,8 @@ impl std::fmt::Display for Named {
             (Some(name), None) => write!(f, "{name}"),
             (None, Some(id)) => write!(f, "{id}"),
             (Some(name), Some(id)) => write!(f, "{name} at {id}"),
-        }
+        }?;
+        write!(f, "{}", self.shape)
     }
 }
 

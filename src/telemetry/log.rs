@@ -188,6 +188,8 @@ pub struct RequestRecord {
     pub want: Option<Wanted>,
     /// The path of one that was refused and named none, or the beginning of it.
     pub path: Option<Box<str>>,
+    /// Why it was refused, or why nothing came of it.
+    pub reason: Option<Box<str>>,
     /// The HTTP method.
     pub method: &'static str,
     /// How it was answered.
@@ -215,6 +217,7 @@ impl RequestRecord {
             repository = &*self.repository,
             want = self.want.as_ref().map(|want| tracing::field::display(&want.0)),
             path = self.path.as_deref(),
+            reason = self.reason.as_deref(),
             method = self.method,
             outcome = self.outcome.name(),
             status = self.status,
@@ -413,6 +416,7 @@ mod tests {
             repository: "github.com/a/b".into(),
             want: None,
             path: None,
+            reason: None,
             method: "GET",
             outcome: Outcome::Hit,
             status,

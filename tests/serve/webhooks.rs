@@ -144,6 +144,25 @@ fn each_hosts_webhook_brings_what_was_pushed() {
     );
 }
 
+/// Waits for a line of the log that has all of these in it.
+fn logged(server: &Server, all: &[&str]) {
+    wait::until_true(&format!("{all:?} is logged"), || {
+        let log = server.log();
+        let mut lines = log.lines();
+        lines.any(|line| all.iter().all(|text| line.contains(text)))
+    });
+}
+
+/// What runs without secrets says so.
+#[test]
+fn a_server_without_secrets_says_that_it_takes_no_webhooks() {
+    let lab = small_lab();
+    let server = lab.settings().with(&["--fetch-interval", "720h"]).start();
+    let refused = post_signed(&server, "/webhook", &["X-GitHub-Event: push"], b"{}");
+    let text = refused.expect(401).text().to_owned();
+    assert!(text.contains("runs without --webhook-secrets"), "{text}");
+}
+
 #[test]
 fn what_is_not_signed_is_refused() {
     let lab = small_lab();
@@ -177,6 +196,15 @@ fn what_is_not_signed_is_refused() {
     // The secret of one host says nothing of another.
     let elsewhere = "/git/github.com/small/webhook";
     post_signed(&server, elsewhere, &["X-GitHub-Event: push"], body).expect(401);
+    // The log says why, and of which repository as far as that stands in the URL.
+    logged(&server, &["test/small", "it has no signature"]);
+    logged(&server, &["test/small", "its signature is of no secret"]);
+    logged(
+        &server,
+        &["github.com/small", "there is no secret of its host"],
+    );
+    logged(&server, &["\"path\":\"/webhook\"", "it has no signature"]);
+    assert!(!server.log().contains(SECRET));
     assert_eq!(server.fetches(), 0);
     assert_eq!(count(&server, "accepted"), 0);
 }
@@ -192,12 +220,17 @@ fn what_says_nothing_new_does_nothing() {
         let answer = post_signed(&server, "/webhook", &[&event], body.as_bytes()).expect(204);
         assert!(answer.body.is_empty());
     }
+    logged(
+        &server,
+        &["test/Small", "nothing follows from an event", "ping"],
+    );
     // A repository that nobody has asked for is not cloned.
     lab::copy_tree(&lab.upstream("small"), &lab.upstream("other"));
     let other = body.replace("Small", "other");
     for target in ["/webhook", "/git/test/other/webhook"] {
         let event = ["X-GitHub-Event: push"];
         post_signed(&server, target, &event, other.as_bytes()).expect(202);
+        logged(&server, &["nothing follows from a webhook", "other"]);
     }
     assert_eq!((count(&server, "ignored"), server.fetches()), (3, 0));
     assert!(!lab.mirror("other").exists());
