@@ -1,7 +1,7 @@
 //! `status`: what there is of a repository, for people and their scripts.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -23,6 +23,7 @@ struct Status<'r> {
     state: StateName,
     head: Option<HeadStatus>,
     comparison: Comparison,
+    clone: Option<CloneStatus>,
     snapshots: Vec<SnapshotStatus<'r>>,
 }
 
@@ -41,6 +42,40 @@ struct Comparison {
     /// Why the last one failed, and how long ago, if none has succeeded since.
     error: Option<String>,
     error_age_s: Option<u64>,
+}
+
+/// The first one, while it runs or after it has failed.
+#[derive(Serialize)]
+struct CloneStatus {
+    /// While it runs; `None` while it waits for its turn.
+    received_bytes: Option<u64>,
+    /// Why the last one failed, and how long ago.
+    error: Option<String>,
+    error_age_s: Option<u64>,
+    /// How long none is tried again.
+    again_in_s: Option<u64>,
+}
+
+impl CloneStatus {
+    fn of(repo: &Repo, state: StateName) -> Option<CloneStatus> {
+        let failed = repo.not_cloned();
+        let seconds = |time: &Duration| time.as_secs();
+        match (state, failed) {
+            (StateName::Cloning, _) => Some(CloneStatus {
+                received_bytes: repo.arrived.bytes(),
+                error: None,
+                error_age_s: None,
+                again_in_s: None,
+            }),
+            (_, Some((why, ago, left))) => Some(CloneStatus {
+                received_bytes: None,
+                error: Some(why.message),
+                error_age_s: Some(seconds(&ago)),
+                again_in_s: Some(seconds(&left)),
+            }),
+            _ => None,
+        }
+    }
 }
 
 /// One that is served, or is about to be.
@@ -78,8 +113,10 @@ impl Core {
             _ => true,
         });
         let mut status = status_of(&asked.repo, &archives);
-        let error = status.comparison.error.take();
-        status.comparison.error = error.map(|why| self.without_paths(&why).into_owned());
+        let clone_error = status.clone.as_mut().and_then(|clone| clone.error.as_mut());
+        for error in status.comparison.error.iter_mut().chain(clone_error) {
+            *error = self.without_paths(error).into_owned();
+        }
         // Strings and numbers always have a form in JSON.
         let mut json = serde_json::to_string_pretty(&status).unwrap_or_default();
         json.push('\n');
@@ -117,9 +154,11 @@ fn status_of<'r>(repo: &'r Repo, archives: &'r [Arc<Archive>]) -> Status<'r> {
         size_bytes: archive.fanout.total_bytes(),
         parts: archive.names().map(|names| 1 + names.files().count()),
     };
+    let state = repo.state();
     Status {
         repository: &repo.name,
-        state: repo.state(),
+        state,
+        clone: CloneStatus::of(repo, state),
         head,
         comparison: Comparison {
             age_s: repo.compared().map(|compared| since(compared.began)),

@@ -38,7 +38,11 @@ pub(super) enum Mirror {
     #[default]
     Unknown,
     /// The last clone failed.
-    NotCloned { until: Instant, why: StartError },
+    NotCloned {
+        at: Instant,
+        until: Instant,
+        why: StartError,
+    },
     /// It is kept like its upstream.
     Kept { head: Option<Arc<MirrorHead>> },
 }

@@ -101,8 +101,9 @@ impl Repo {
 
     /// The mirror could not be cloned just now, which is not tried again for a while.
     pub(crate) fn set_not_cloned(&self, why: StartError, kept: Duration) {
-        let until = Instant::now() + kept;
-        self.lock().mirror = Mirror::NotCloned { until, why };
+        let at = Instant::now();
+        let until = at + kept;
+        self.lock().mirror = Mirror::NotCloned { at, until, why };
     }
 
     /// What there is of it is another repository's, which had the name before: nothing of it is served from here
@@ -135,7 +136,20 @@ impl Repo {
     /// [`REPOSITORIES_BARE_MAX`](crate::limits::REPOSITORIES_BARE_MAX)).
     pub(crate) fn not_cloned_lately(&self) -> Option<StartError> {
         match &self.lock().mirror {
-            Mirror::NotCloned { until, why } if Instant::now() < *until => Some(why.clone()),
+            Mirror::NotCloned { until, why, .. } if Instant::now() < *until => Some(why.clone()),
+            _ => None,
+        }
+    }
+
+    /// Why there is no mirror, if the last clone failed: how long ago that was, and how long none is tried again.
+    pub(crate) fn not_cloned(&self) -> Option<(StartError, Duration, Duration)> {
+        let now = Instant::now();
+        match &self.lock().mirror {
+            Mirror::NotCloned { at, until, why } => Some((
+                why.clone(),
+                now.saturating_duration_since(*at),
+                until.saturating_duration_since(now),
+            )),
             _ => None,
         }
     }

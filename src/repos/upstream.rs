@@ -23,6 +23,8 @@ pub(crate) enum StateName {
     Ready,
     /// One is built, beside another or not.
     Building,
+    /// There is nothing, and the first clone runs or waits for its turn.
+    Cloning,
     /// There is a mirror, and no snapshot.
     Vacant,
     /// The same, and the last build failed.

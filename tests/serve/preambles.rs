@@ -242,7 +242,8 @@ fn decode(archive: &[u8], command: &[&str], lab: &Lab, name: &str) -> std::path:
 #[test]
 fn a_first_clone_is_waited_for_in_an_answer_that_has_begun() {
     let cold = cold();
-    let mut early = Early::ask(cold.server.address(), &["Range: bytes=0-4095"]);
+    let address = cold.server.address();
+    let mut early = Early::ask(address, &["Range: bytes=0-4095"]);
     assert_eq!(early.head.status, 200);
     assert!(early.head.is_chunked());
     for absent in ["etag", "accept-ranges", "content-range"] {
@@ -252,6 +253,10 @@ fn a_first_clone_is_waited_for_in_an_answer_that_has_begun() {
     assert!(control.contains("no-store") && control.contains("no-transform"));
     assert_eq!(early.head.get("x-accel-buffering"), Some("no"));
     early.read_lines(2);
+    let status = fetch(address, "GET", &lab::endpoint("small", "status"), &[]);
+    let status: serde_json::Value = serde_json::from_slice(&status.body).unwrap();
+    assert_eq!(status["state"], "cloning", "{status}");
+    assert!(status["clone"]["received_bytes"].is_u64(), "{status}");
     // The first after 3 s, the next 5 s later; a machine may be busy, and nothing comes early.
     assert!(
         early.came[0].0 >= Duration::from_millis(2900),
@@ -295,7 +300,6 @@ fn a_first_clone_is_waited_for_in_an_answer_that_has_begun() {
         parity::expect_same(&clone, &into, name);
     }
     // Whoever counts its bytes as the archive's must not get what follows them.
-    let address = cold.server.address();
     let get = |fields: &[&str]| fetch(address, "GET", &lab::target("small"), fields).head;
     let if_match = format!("If-Match: {}", cached.head.etag());
     assert_eq!(get(&["Range: bytes=100-"]).status, 200);

@@ -364,6 +364,14 @@ fn the_status_says_what_there_is() {
     };
     server.get(&target).expect(404);
     assert!(!lab.mirror("small").exists(), "a look makes nothing");
+    server.get(&lab::target("none")).expect(404);
+    let failed = server.get(&lab::endpoint("none", "status")).expect(200);
+    let failed: serde_json::Value = serde_json::from_slice(&failed.body).unwrap();
+    let clone = &failed["clone"];
+    assert_eq!(failed["state"], "not_cloned");
+    let error = clone["error"].as_str().unwrap_or_default();
+    assert!(error.contains("no repository"), "{failed}");
+    assert!(clone["again_in_s"].as_u64() <= Some(10) && clone["error_age_s"].is_u64());
     let answer = hit(&server, "small");
     let found = status();
     let commit = git::text(&lab.upstream("small"), &["rev-parse", "HEAD"]);

@@ -45,9 +45,16 @@ impl Repo {
 
     /// What it is in for a plain request, in a word.
     pub(crate) fn state(&self) -> StateName {
+        let arrives = self.arrived.bytes().is_some();
         let state = self.lock();
         let plain = &state.wants.default;
+        let is_made = arrives || !plain.builds.is_none();
         match &state.mirror {
+            Mirror::Unknown | Mirror::NotCloned { .. }
+                if is_made && plain.snapshot.archive().is_none() =>
+            {
+                StateName::Cloning
+            }
             _ if !plain.builds.is_none() => StateName::Building,
             _ if plain.snapshot.archive().is_some() => StateName::Ready,
             _ if plain.failing.is_some() => StateName::Failing,
