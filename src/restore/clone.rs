@@ -196,6 +196,10 @@ impl Clone<'_> {
         let commit = format!("{id}^{{commit}}");
         let args = ["checkout", "--quiet", "-B", branch, &commit];
         self.instead(Some(branch), id, &args)?;
+        if there.is_none() {
+            // There is nothing to follow.
+            return Ok(());
+        }
         let remote = [("remote", "origin"), ("merge", name)];
         remote.iter().try_for_each(|(key, value)| {
             let key = format!("branch.{branch}.{key}");

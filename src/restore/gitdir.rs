@@ -168,13 +168,29 @@ fn write(
     stop: &Stop,
 ) -> Result<(), RestoreError> {
     make_directories(git, &REFS_DIRECTORIES)?;
-    put(&git.join("config"), &configuration(restored, refs.branch()))?;
+    put(
+        &git.join("config"),
+        &configuration(restored, followed(refs)),
+    )?;
     for (name, bytes) in refs.files() {
         put(&git.join(as_path(&name)), &bytes)?;
     }
     let packed = git.join("packed-refs");
     let written = refs.write_packed(|| File::create_new(&packed), stop);
     written.map_err(|e| RestoreError::disk("write", &packed, e))
+}
+
+/// The branch that is checked out, by its short name, if the upstream has it, or nothing yet: what a clone follows. One
+/// that was made for a commit follows nothing.
+fn followed<'a>(refs: &Refs<'a>) -> Option<&'a BStr> {
+    let branch = refs.branch()?;
+    let theirs = [b"refs/remotes/origin/", branch.as_bytes()].concat();
+    let until_found = |name: &BStr, _: &[u8]| match name == theirs.as_bstr() {
+        true => Err(()),
+        false => Ok(()),
+    };
+    let is_there = refs.each(until_found).is_err();
+    (is_there || refs.commit().is_none()).then_some(branch)
 }
 
 fn make_directories(git: &Path, names: &[&str]) -> Result<(), RestoreError> {

@@ -372,6 +372,7 @@ impl Restore<'_> {
         let (args, link) = (self.args, self.link);
         let tree = staging.tree();
         let commit = update::checked_out(&tree)?;
+        let branch = update::branch(&tree)?;
         let note = match commit {
             None => Some(update::why_empty(self.link.stop, &tree)?),
             Some(_) => None,
@@ -410,6 +411,7 @@ impl Restore<'_> {
         let mut summary = link.progress.summary(&args.repo_url, &directory);
         summary.note = note;
         summary.commit = commit;
+        summary.branch = branch;
         Ok(summary)
     }
 

@@ -126,6 +126,9 @@ pub(super) struct Summary {
     /// What is checked out.
     pub commit: Option<String>,
     /// Why nothing is.
+    /// As which branch; for people.
+    #[serde(skip)]
+    pub branch: Option<String>,
     pub note: Option<String>,
     pub bundle_applied: bool,
     /// Of the archive, as it came; unknown of a clone, as are the entries.
@@ -297,6 +300,7 @@ impl Progress {
             total_ms: micros(self.start.elapsed()) as f64 / 1000.0,
         }
     }
+            branch: None,
 
     /// The counters of a restore that failed.
     pub(super) fn failure(&self, error: &str, exit_code: u8, summary: Summary) -> Failure {

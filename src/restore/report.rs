@@ -8,6 +8,9 @@ use super::progress::{Failure, Progress, SOURCE_CLONE, Summary, size};
 use crate::config::RestoreArgs;
 use crate::io::say::say_line;
 
+/// So many digits of an id are shown to people.
+const SHOWN_DIGITS: usize = 12;
+
 /// The exit code when all is there but the summary that was asked for: that of a full disk.
 const OUTPUT_LOST_CODE: u8 = 4;
 
@@ -85,6 +88,18 @@ pub fn print_misuse(why: &str, exit_code: u8) {
     let _ = print_json(&progress.failure(why, exit_code, progress.summary("", "")));
 }
 
+/// What is checked out, in short.
+fn at(summary: &Summary) -> String {
+    let Some(commit) = &summary.commit else {
+        return String::new();
+    };
+    let short = commit.get(..SHOWN_DIGITS).unwrap_or(commit);
+    match &summary.branch {
+        Some(branch) => format!(" at {short} (branch {branch})"),
+        None => format!(" at {short} (detached)"),
+    }
+}
+
 fn report(args: &RestoreArgs, summary: &Summary) -> std::io::Result<()> {
     if args.json {
         return print_json(summary);
@@ -99,9 +114,10 @@ fn report(args: &RestoreArgs, summary: &Summary) -> std::io::Result<()> {
             _ => "restored",
         };
         say_line(format_args!(
-            "{how} {} into {}: {came}{:.2} s; its origin is {}",
+            "{how} {} into {}{}: {came}{:.2} s; its origin is {}",
             summary.repository,
             summary.directory,
+            at(summary),
             summary.total_ms / 1000.0,
             summary.origin,
         ));

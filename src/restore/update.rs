@@ -326,23 +326,31 @@ pub(super) fn why_empty(stop: &Stop, tree: &Path) -> Result<String, RestoreError
     ))
 }
 
+/// What a file of the repository at `tree` says.
+fn read_line(tree: &Path, name: &[u8]) -> Result<Option<Vec<u8>>, RestoreError> {
+    let path = tree.join(".git").join(OsStr::from_bytes(name));
+    match fs::read(&path) {
+        Ok(text) => Ok(Some(text.trim_ascii_end().to_vec())),
+        // A branch that is not born yet.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(RestoreError::disk("read", path, e)),
+    }
+}
+
+/// The short name of the branch that is checked out in the repository at `tree`.
+pub(super) fn branch(tree: &Path) -> Result<Option<String>, RestoreError> {
+    let head = read_line(tree, b"HEAD")?.unwrap_or_default();
+    let name = head.strip_prefix(b"ref: refs/heads/");
+    Ok(name.map(|name| String::from_utf8_lossy(name).into_owned()))
+}
+
 /// The commit that is checked out in the repository at `tree`.
 pub(super) fn checked_out(tree: &Path) -> Result<Option<String>, RestoreError> {
-    let git_dir = tree.join(".git");
-    let read = |name: &[u8]| {
-        let path = git_dir.join(OsStr::from_bytes(name));
-        match fs::read(&path) {
-            Ok(text) => Ok(Some(text.trim_ascii_end().to_vec())),
-            // A branch that is not born yet.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(RestoreError::disk("read", path, e)),
-        }
-    };
     // Both are files of their own: in a restore, and in a clone.
-    let head = read(b"HEAD")?.unwrap_or_default();
+    let head = read_line(tree, b"HEAD")?.unwrap_or_default();
     let id = match head.strip_prefix(b"ref: ") {
         None => Some(head),
-        Some(name) if is_ref_name(name) => read(name)?,
+        Some(name) if is_ref_name(name) => read_line(tree, name)?,
         Some(_) => None,
     };
     let text = id.map(|id| String::from_utf8_lossy(&id).into_owned());

@@ -460,6 +460,10 @@ fn a_write_that_fails_is_the_disks_fault_and_leaves_nothing() {
         .arg(crate::lab::BINARY)
         .args(["restore", "test/app"])
         .arg(&target)
+        assert!(
+            lines == 0 || errors.contains(" (branch main): "),
+            "{errors}"
+        );
         .args(["--server", &format!("http://{}", server.address())])
         .output();
     let out = out.unwrap_or_else(|e| panic!("{e}"));

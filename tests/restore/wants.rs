@@ -148,6 +148,11 @@ fn what_is_named_is_one_request() {
     for (number, (more, query, branch, commit)) in rows.into_iter().enumerate() {
         let (restored, summary, _) = run(&lab, address, &format!("restored-{number}"), more);
         assert_eq!(summary["commit"], **commit, "{more:?}");
+        // What is nowhere upstream follows nothing.
+        let config = git::text(&restored, &["config", "--list", "--local"]);
+        let follows = config.lines().any(|line| line.starts_with("branch."));
+        let is_theirs = !branch.is_empty() && branch != "refs/heads/new";
+        assert_eq!(follows, is_theirs, "{more:?}: {config}");
         let expected = (branch.to_owned(), commit.clone());
         assert_eq!(checked_out(&restored), expected, "{more:?}");
         let names = ["for-each-ref", "--format=%(refname)", "refs/heads"];
