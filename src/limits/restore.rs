@@ -97,6 +97,8 @@ pub const PACE_STALLS: u32 = 2;
 pub const DOWNLOAD_TRIES_MAX: u32 = 6;
 /// See [`DOWNLOAD_TRIES_MAX`].
 pub const DOWNLOAD_RETRY_MS: u64 = 100;
+/// Longest that a busy server may have a restore wait before it asks again.
+pub const COME_AGAIN_MAX_MS: u64 = MINUTE_MS;
 /// Times that a restore begins anew because the server has another snapshot than before.
 pub const RESTARTS_MAX: u32 = 2;
 /// How long a connection may take to be made, whatever number of addresses the server has.

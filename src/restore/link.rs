@@ -66,7 +66,14 @@ impl Link<'_> {
 
 /// Waits before try number `tries`, longer each time; less when the restore is to stop.
 pub(super) fn pause(stop: &Stop, tries: u32) {
-    let until = Instant::now() + Duration::from_millis(DOWNLOAD_RETRY_MS << tries.min(6));
+    wait_until(
+        stop,
+        Instant::now() + Duration::from_millis(DOWNLOAD_RETRY_MS << tries.min(6)),
+    );
+}
+
+/// Waits until then, or until the restore is to stop.
+pub(super) fn wait_until(stop: &Stop, until: Instant) {
     while Instant::now() < until && !stop.is_set() {
         std::thread::sleep(Duration::from_millis(INTERRUPT_POLL_MS / 4));
     }

@@ -1,15 +1,16 @@
 //! The first answer: whether the server has the archive, and how it is to be fetched.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use super::download::Download;
 use super::error::RestoreError;
 use super::http::{Answer, Conn};
-use super::link::{Link, pause};
+use super::link::{Link, pause, wait_until};
 use super::preamble;
 use super::request::Request;
 use super::segments::First;
-use crate::limits::{DOWNLOAD_TRIES_MAX, SEGMENT_BYTES};
+use crate::limits::{COME_AGAIN_MAX_MS, DOWNLOAD_TRIES_MAX, SEGMENT_BYTES};
 
 /// A download whose first answer has come.
 pub(super) struct Opened<'a> {
@@ -30,12 +31,18 @@ pub(super) struct Asked {
 }
 
 /// Asks for it; tries again while the server cannot be reached or says that it is busy, but
-/// not when it says nothing at all.
+/// not when it says nothing at all. One that says when to come again is asked then, for as long as an answer
+/// may take.
 pub(super) fn open<'a>(link: Link<'a>, asked: &Asked) -> Result<Opened<'a>, RestoreError> {
     let mut target = format!("{}{}", asked.target, asked.query);
     let mut tries = 0;
+    let began = Instant::now();
     loop {
-        let failed = match ask_first(link, &target, asked.is_fresh) {
+        let limited = Link {
+            wait: link.wait.saturating_sub(began.elapsed()),
+            ..link
+        };
+        let failed = match ask_first((link, limited), &target, asked.is_fresh) {
             Ok(opened) => match opened.answer.status {
                 200 | 206 => return Ok(opened),
                 // An old server takes no escapes, and knows nothing of names.
@@ -48,6 +55,17 @@ pub(super) fn open<'a>(link: Link<'a>, asked: &Asked) -> Result<Opened<'a>, Rest
                     let error = conn.refused(&opened.answer);
                     if status != 503 {
                         return Err(error);
+                    }
+                    let after = again(&opened.answer);
+                    if let Some(after) = after.filter(|after| began.elapsed() + *after < link.wait)
+                    {
+                        link.progress.waits_for_turn();
+                        drop(conn);
+                        wait_until(link.stop, Instant::now() + after);
+                        if link.stop.is_set() {
+                            return Err(error);
+                        }
+                        continue;
                     }
                     error
                 }
@@ -70,6 +88,13 @@ pub(super) fn open<'a>(link: Link<'a>, asked: &Asked) -> Result<Opened<'a>, Rest
     }
 }
 
+/// After how long a server that is busy is to be asked again, if it says so.
+fn again(answer: &Answer) -> Option<Duration> {
+    let seconds: u64 = answer.get("retry-after")?.trim().parse().ok()?;
+    let after = Duration::from_secs(seconds.max(1));
+    Some(after.min(Duration::from_millis(COME_AGAIN_MAX_MS)))
+}
+
 /// Why there is no first answer.
 enum Failed {
     /// The connection.
@@ -90,10 +115,15 @@ impl From<RestoreError> for Failed {
     }
 }
 
-fn ask_first<'a>(link: Link<'a>, target: &str, is_fresh: bool) -> Result<Opened<'a>, Failed> {
+/// Asks once, along a link whose wait is what is left of it.
+fn ask_first<'a>(
+    (whole, link): (Link<'a>, Link<'a>),
+    target: &str,
+    is_fresh: bool,
+) -> Result<Opened<'a>, Failed> {
     let conn = Conn::open(link)?;
     let mut conn = conn.heed(link.progress.signs());
-    link.progress.asked(link.wait);
+    link.progress.asked(whole.wait);
     let range = format!("bytes=0-{}", SEGMENT_BYTES - 1);
     let mut fields = vec![("Range", range.as_str())];
     fields.extend(is_fresh.then_some(("Cache-Control", "max-age=0")));
@@ -108,7 +138,7 @@ fn ask_first<'a>(link: Link<'a>, target: &str, is_fresh: bool) -> Result<Opened<
         etag = preamble::read(&mut conn, link)?.etag;
     }
     Ok(Opened {
-        link,
+        link: whole,
         // What is asked for further goes there at once.
         target: answer.moved.clone().unwrap_or_else(|| target.to_owned()),
         conn,

@@ -79,6 +79,7 @@ pub(super) struct Progress {
 /// What the server waits for, as it says, and how much of it has come.
 #[derive(Debug)]
 struct Waited {
+    who: &'static str,
     words: String,
     received_bytes: u64,
 }
@@ -89,7 +90,7 @@ impl Waited {
         let known = Waits::of(&self.words).filter(|_| in_short);
         let what = match known {
             Some(waits) => waits.in_short().to_owned(),
-            None => format!("the server waits for {}", line(&self.words)),
+            None => format!("{} waits for {}", self.who, line(&self.words)),
         };
         match self.received_bytes {
             0 => what,
@@ -125,10 +126,10 @@ pub(super) struct Summary {
     pub source: &'static str,
     /// What is checked out.
     pub commit: Option<String>,
-    /// Why nothing is.
     /// As which branch; for people.
     #[serde(skip)]
     pub branch: Option<String>,
+    /// Why nothing is.
     pub note: Option<String>,
     pub bundle_applied: bool,
     /// Of the archive, as it came; unknown of a clone, as are the entries.
@@ -252,8 +253,19 @@ impl Progress {
     pub(super) fn waits_for(&self, what: &str, received_bytes: u64) {
         let mut said = self.waits_for.lock().unwrap_or_else(|p| p.into_inner());
         *said = Some(Waited {
+            who: "the server",
             words: what.to_owned(),
             received_bytes,
+        });
+    }
+
+    /// It is busy, and has said when to come again.
+    pub(super) fn waits_for_turn(&self) {
+        let mut said = self.waits_for.lock().unwrap_or_else(|p| p.into_inner());
+        *said = Some(Waited {
+            who: "the restore",
+            words: "its turn".to_owned(),
+            received_bytes: 0,
         });
     }
 
@@ -288,6 +300,7 @@ impl Progress {
             origin: String::new(),
             source: SOURCE_SNAPSHOT,
             commit: None,
+            branch: None,
             note: None,
             bundle_applied: false,
             bytes: Some(self.received_bytes.load(Relaxed)),
@@ -300,7 +313,6 @@ impl Progress {
             total_ms: micros(self.start.elapsed()) as f64 / 1000.0,
         }
     }
-            branch: None,
 
     /// The counters of a restore that failed.
     pub(super) fn failure(&self, error: &str, exit_code: u8, summary: Summary) -> Failure {

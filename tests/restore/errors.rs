@@ -1,7 +1,7 @@
 //! Everything else that goes wrong: no server, no snapshot, a full place, a signal, a rival.
 
 use crate::lab::{
-    Ends, Full, clone, command, direct, expect, expect_files, expect_nothing, interrupt,
+    Ends, Full, clone, command, direct, expect, expect_files, expect_nothing, forward, interrupt,
     interrupt_process, new_lab, nobody, relay, restore, serve, served, staged,
 };
 use crate::support::lab::Lab;
@@ -11,11 +11,13 @@ use crate::support::{compare, git, repos, wait};
 use rustix::process::Signal;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tarpon::limits::CONNECT_TIMEOUT_MS;
 
@@ -403,6 +405,47 @@ fn the_fallback_has_the_refs_and_commits_that_were_asked_for() {
     }
 }
 
+/// A busy server that says when to come again is asked then, and not for longer than an answer may take.
+#[test]
+fn a_busy_server_is_asked_again_when_it_says_so() {
+    let lab = new_lab();
+    let server = lab.start();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let busy = |times: usize| {
+        let (asked, real) = (asked.clone(), server.address());
+        listen(move |socket| match asked.fetch_add(1, Ordering::Relaxed) {
+            number if number < times => refuse(socket),
+            _ => forward(socket, real),
+        })
+    };
+    let target = lab.scratch("busy");
+    let begun = Instant::now();
+    let errors = expect(&restore(busy(6), "test/app", &target, &[]), 0);
+    assert!(begun.elapsed() >= Duration::from_secs(6), "{errors}");
+    assert!(
+        errors.contains("the restore waits for its turn"),
+        "{errors}"
+    );
+    asked.store(0, Ordering::Relaxed);
+    let never = lab.scratch("never");
+    let more = ["--wait-limit", "3", "--connections", "1"];
+    let errors = expect(&restore(busy(usize::MAX), "test/app", &never, &more), 3);
+    assert!(errors.contains("503: busy"), "{errors}");
+    let asked = asked.load(Ordering::Relaxed);
+    assert!((3..=6).contains(&asked), "{asked}");
+    expect_nothing(&never);
+}
+
+/// Reads a head and says that the server is busy for a second.
+fn refuse(socket: &TcpStream) {
+    let lines = BufReader::new(socket).lines().map_while(Result::ok);
+    lines.take_while(|line| !line.is_empty()).for_each(drop);
+    let answer =
+        "HTTP/1.1 503 x\r\nRetry-After: 1\r\nContent-Length: 5\r\nConnection: close\r\n\r\nbusy\n";
+    let mut socket = socket;
+    let _ = socket.write_all(answer.as_bytes());
+}
+
 #[test]
 fn what_is_no_terminal_gets_one_line() {
     let lab = new_lab();
@@ -415,6 +458,10 @@ fn what_is_no_terminal_gets_one_line() {
         assert_eq!(errors.lines().count(), lines, "{errors}");
         assert!(
             lines == 0 || errors.starts_with("restored test/app into "),
+            "{errors}"
+        );
+        assert!(
+            lines == 0 || errors.contains(" (branch main): "),
             "{errors}"
         );
     }
@@ -460,10 +507,6 @@ fn a_write_that_fails_is_the_disks_fault_and_leaves_nothing() {
         .arg(crate::lab::BINARY)
         .args(["restore", "test/app"])
         .arg(&target)
-        assert!(
-            lines == 0 || errors.contains(" (branch main): "),
-            "{errors}"
-        );
         .args(["--server", &format!("http://{}", server.address())])
         .output();
     let out = out.unwrap_or_else(|e| panic!("{e}"));
