@@ -21,9 +21,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::limits::{
-    PLACES_OF_ASKED, QUEUE_MAX, QUEUE_WAIT_MAX_MS, REFUSED_SAID_MS, TIMEOUTS_MAX,
-};
+use crate::limits::{PLACES_OF_ASKED, QUEUE_MAX, QUEUE_WAIT_MAX_MS, REFUSED_SAID_MS, TIMEOUTS_MAX};
 use crate::telemetry::metrics::{Cause, Event, Level, Meter, WorkClass};
 
 /// How soon work is to have a place, as all see it who wait for it: it only ever moves up.

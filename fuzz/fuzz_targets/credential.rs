@@ -16,7 +16,10 @@ fuzz_target!(|data: &[u8]| {
     let again = Credential::read(Some(value.as_bytes())).unwrap();
     assert!(again == read && again.mark() == read.mark());
     assert_ne!(read.mark(), Credential::NONE.mark());
-    assert_eq!(again.is_or_looks_like_token(), read.is_or_looks_like_token());
+    assert_eq!(
+        again.is_or_looks_like_token(),
+        read.is_or_looks_like_token()
+    );
     match (read.basic(), read.bearer()) {
         (Some((user, password)), None) => {
             assert!(!user.contains(&b':'));

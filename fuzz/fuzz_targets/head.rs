@@ -8,7 +8,9 @@
 use libfuzzer_sys::fuzz_target;
 use tarpon::extent::content_checksum;
 use tarpon::http::wire::body::Decoder;
-use tarpon::http::wire::head::{Framing, HookFields, Parse, RequestHead, Scan, parse, parse_from, Unshown};
+use tarpon::http::wire::head::{
+    Framing, HookFields, Parse, RequestHead, Scan, Unshown, parse, parse_from,
+};
 use tarpon::http::wire::route::{RepoRef, Route, route};
 use tarpon::http::wire::{FieldLines, Method, Reject, Version};
 use tarpon::limits::{

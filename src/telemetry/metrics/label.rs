@@ -147,6 +147,7 @@ impl WorkClass {
             WorkClass::Fetch => "fetches",
             WorkClass::Clone => "first clones",
             WorkClass::Build => "builds",
+            WorkClass::Pack => "packs of one commit",
         }
     }
 }
