@@ -23,7 +23,7 @@ use crate::limits::{
     BODY_BYTES_MAX, ENSURE_BODY_BYTES_MAX, LOGGED_PATH_BYTES_MAX, METRICS_REPOSITORIES_MAX,
 };
 use crate::repos::repo::Repo;
-use crate::telemetry::log::RequestRecord;
+use crate::telemetry::log::{RequestLog, RequestRecord};
 use crate::telemetry::metrics::{DropReason, Event, Gauges, Outcome, Timing};
 
 impl Core {
@@ -376,7 +376,9 @@ impl Service for Core {
             total_us,
             peer: peer.address,
         };
-        self.log.push(record, &self.meter);
+        if RequestLog::is_wanted() {
+            self.log.push(record, &self.meter);
+        }
     }
 
     fn given_up(&self, why: GivenUp) {
@@ -416,7 +418,9 @@ impl Service for Core {
             total_us: asked.elapsed().as_micros() as u64,
             peer: peer.address,
         };
-        self.log.push(record, &self.meter);
+        if RequestLog::is_wanted() {
+            self.log.push(record, &self.meter);
+        }
     }
 
     async fn closing(&self) {

@@ -187,7 +187,7 @@ impl Jobs {
         archive.fanout.release_window();
         self.catalog.retired.replaced_by(&archive);
         let old = repo.publish(archive.clone(), epoch);
-        self.retire(repo.take_expired());
+        self.end_expired(repo.take_expired());
         if let Some(commit) = archive.want.commit()
             && repo.annex.is_gone(&commit)
         {

@@ -218,11 +218,11 @@ impl Jobs {
         let result = self.note(repo, "unreachable objects removed", made);
         if result == Some(MaintenanceResult::Expired) {
             repo.aside.set(Aside::default());
-            self.retire(repo.set_expired());
+            self.end_expired(repo.set_expired());
         }
         if !repo.holds_expired() && self.keeps_old(repo).await {
             // A server that ended before it could build anew.
-            self.retire(repo.set_expired());
+            self.end_expired(repo.set_expired());
         }
         if repo.holds_expired() {
             self.rebuild(repo, Cause::Timer);
@@ -235,6 +235,14 @@ impl Jobs {
         for archive in archives {
             archive.close_if_idle();
             self.catalog.retired.add(archive);
+        }
+    }
+
+    /// What may have something of what has expired: nobody begins with it again.
+    pub(super) fn end_expired(&self, archives: Vec<Arc<Archive>>) {
+        for archive in archives {
+            archive.close_if_idle();
+            self.catalog.retired.add_refused(archive);
         }
     }
 

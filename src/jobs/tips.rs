@@ -141,14 +141,17 @@ impl Colds {
     /// That of a repository, once nobody else asks its upstream.
     pub(super) async fn alone(&self, name: &Arc<str>) -> Alone {
         loop {
-            let mut known = self.0.borrow_mut();
-            let cold = known.entry(name.clone()).or_insert_with(Cold::new).clone();
-            drop(known);
-            let held = self.hold(name, cold);
+            let held = self.hold(name, self.known_or_new(name));
             if let Some(alone) = held.alone().await {
                 return alone;
             }
         }
+    }
+
+    fn known_or_new(&self, name: &Arc<str>) -> Rc<Cold> {
+        let mut known = self.0.borrow_mut();
+        let cold = known.entry(name.clone()).or_insert_with(Cold::new);
+        cold.clone()
     }
 
     /// The same, unless nothing is known of it.

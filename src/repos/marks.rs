@@ -128,12 +128,8 @@ impl Early {
         match all.len() < EARLY_NAMES_MAX || all.contains_key(named) {
             true => drop(all.insert(named.clone(), now)),
             // None may be forgotten.
-            false => self.set_all(now),
+            false => drop(self.all_unix_ms.fetch_max(now, Ordering::Relaxed)),
         }
-    }
-
-    fn set_all(&self, unix_ms: u64) {
-        self.all_unix_ms.fetch_max(unix_ms, Ordering::Relaxed);
     }
 
     fn was(&self, named: &Named) -> bool {
@@ -186,11 +182,6 @@ impl Notes {
     /// An answer begins before its archive: its bytes are not at the offsets of the archive's.
     pub(crate) fn set_early(&self, named: &Named) {
         self.early.set(named);
-    }
-
-    /// One may have, whatever was asked for, at this time.
-    pub(crate) fn set_all_early(&self, unix_ms: u64) {
-        self.early.set_all(unix_ms);
     }
 
     /// Whether one did within [`EARLY_KEPT_MS`].

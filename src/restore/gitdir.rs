@@ -77,8 +77,8 @@ impl Made {
             (false, _, false) => Ok(Some(
                 "the server's archive is not of what was asked for; that is fetched on top of it",
             )),
-            (true, false, true) => Err(RestoreError::NoSnapshot(
-                "its archive is one commit without a history, and all of it was asked for".into(),
+            (true, false, true) => Ok(Some(
+                "the archive is one commit without its history; git fetch --unshallow gets the rest",
             )),
             (true, true, false) => Ok(Some(
                 "the server knows nothing of --depth: all of the history is there",

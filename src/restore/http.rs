@@ -245,7 +245,8 @@ impl<'a> Conn<'a> {
         self.pace.go_on()?;
         match since.elapsed() >= limit {
             true => {
-                let what = format!("no byte came for {} s", limit.as_secs_f32());
+                let limit_s = (limit.as_secs_f64() * 10.0).round() / 10.0;
+                let what = format!("no byte came for {limit_s} s");
                 Err(io::Error::new(io::ErrorKind::TimedOut, what))
             }
             false => Ok(()),

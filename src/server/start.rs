@@ -1,9 +1,8 @@
 //! Before the first connection: the driver, the state directory, and what is in it.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -23,9 +22,9 @@ use crate::http::net::door::Door;
 use crate::jobs::plane::{self, Handle, Queue};
 use crate::jobs::state::{Jobs, JobsContext};
 use crate::jobs::workshop::Workshop;
-use crate::limits::{EARLY_KEPT_MS, TAKING_SLOW_MS};
+use crate::limits::TAKING_SLOW_MS;
 use crate::mirror::recover::recover;
-use crate::mirror::{Tips, Via, noted};
+use crate::mirror::{Tips, Via};
 use crate::repos::catalog::Catalog;
 use crate::repos::repo::Repo;
 use crate::snapshot::job::EncoderState;
@@ -202,15 +201,11 @@ fn find_mirrors(catalog: &Catalog, config: &Config) -> Result<Vec<Arc<Repo>>, Se
                 source,
             });
         }
-        let cloned = cloned_lately(&mirror, &url);
         let annex = Tips::read(&mirror).map_err(|source| ServerError::Mirror {
             path: mirror.clone(),
             source,
         })?;
         let repo = catalog.registry.get_or_add(&host, &path, || mirror, || url);
-        if let Some(unix_ms) = cloned {
-            repo.notes.set_all_early(unix_ms);
-        }
         // Before anything of it is served.
         let believed_ms = config.unreachable_expiry.as_millis();
         repo.annex
@@ -218,18 +213,6 @@ fn find_mirrors(catalog: &Catalog, config: &Config) -> Result<Vec<Arc<Repo>>, Se
         found.push(repo);
     }
     Ok(found)
-}
-
-/// When a mirror was cloned, if that is not long ago: whoever waited for it may have had a preamble, of which a
-/// server that was killed meanwhile knows nothing.
-fn cloned_lately(mirror: &Path, url: &str) -> Option<u64> {
-    let made = mirror.metadata().and_then(|found| found.created()).ok()?;
-    let is_lately = made.elapsed().ok()? < Duration::from_millis(EARLY_KEPT_MS);
-    if !is_lately || !noted::is_upstream_noted(mirror, url) {
-        return None;
-    }
-    let since = made.duration_since(UNIX_EPOCH).ok()?;
-    u64::try_from(since.as_millis()).ok()
 }
 
 /// The newest entry of each repository is served; older ones go.

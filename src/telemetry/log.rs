@@ -252,13 +252,14 @@ pub struct RequestLog {
 }
 
 impl RequestLog {
+    /// Whether requests are written as the log is filtered now: it may be otherwise when the thread comes to them.
+    pub fn is_wanted() -> bool {
+        tracing::enabled!(target: REQUEST_TARGET, tracing::Level::INFO)
+    }
+
     /// Hands a record to the log thread. Never blocks; when the queue is full the record is
-    /// dropped and counted by `meter`. What the filter of now leaves out is not handed over: it may be another one
-    /// when the thread comes to it.
+    /// dropped and counted by `meter`.
     pub fn push(&self, record: RequestRecord, meter: &Meter) {
-        if !tracing::enabled!(target: "tarpon::request", tracing::Level::INFO) {
-            return;
-        }
         if self.shared.queue.push(record).is_err() {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
             meter.add(Event::LogRecordDropped, 1);

@@ -35,33 +35,6 @@ fn a_preamble_is_remembered_for_what_was_asked_for() {
         .expect(206);
 }
 
-/// A server that was killed behind a preamble knows nothing of it.
-#[test]
-fn a_clone_is_remembered_over_a_restart() {
-    let lab = small_lab();
-    let mut server = lab.start();
-    hit(&server, "small");
-    let range = ["Range: bytes=10-"];
-    let plain = lab::target("small");
-    server.fetch("GET", &plain, &range).expect(206);
-    server.kill();
-    let server = lab.start();
-    wait::until_true("it is there", || {
-        server
-            .get(&plain)
-            .expect(200)
-            .head
-            .content_length()
-            .is_some()
-    });
-    server.fetch("GET", &plain, &range).expect(200);
-    let named = server
-        .fetch("GET", &plain, &["Range: bytes=0-"])
-        .expect(206);
-    let tag = format!("If-Range: {}", named.head.etag());
-    server.fetch("GET", &plain, &[&tag, range[0]]).expect(206);
-}
-
 const EMPTY_FRAME: [u8; 9] = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0, 1, 0, 0];
 
 /// A server whose upstream is another one, with `small`, that says nothing before it is let.
