@@ -515,8 +515,8 @@ fn what_is_not_found_is_logged() {
     for target in ["/nothing/here\"?token=secret", "/git/host/x/y?z", &long] {
         server.get(target).expect(404);
     }
-    server.wait_logged(r#""repository":"","path":"/nothing/here\"","method":"GET""#);
-    server.wait_logged(r#""path":"/git/host/x/y","method""#);
+    server.wait_logged(r#""repository":"","path":"/nothing/here\"","reason":"unknown path; "#);
+    server.wait_logged(r#""path":"/git/host/x/y","reason""#);
     let cut = format!(r#""path":"/git/{}…""#, "a".repeat(251));
     server.wait_logged(&cut);
     server.get("/_liveness").expect(200);
