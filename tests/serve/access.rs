@@ -552,7 +552,7 @@ fn a_stream_that_has_begun_goes_on() {
 #[test]
 fn a_server_with_a_terminal_ends_with_it() {
     let lab = small_lab();
-    let (terminal, launcher) = on_terminal("");
+    let (terminal, launcher) = on_terminal("exec env --default-signal=HUP");
     let mut settings = lab.settings();
     settings.launcher = launcher;
     let mut server = settings.start();
@@ -561,7 +561,7 @@ fn a_server_with_a_terminal_ends_with_it() {
     assert!(status.success() && status.signal().is_none(), "{status}");
     assert!(server.log().contains("SIGHUP"), "{}", server.log());
     // Under nohup it stays, and reads its files anew.
-    let (terminal, launcher) = on_terminal("trap '' HUP; ");
+    let (terminal, launcher) = on_terminal("trap '' HUP; exec");
     settings.launcher = launcher;
     let mut server = settings.start();
     drop(terminal);
@@ -570,10 +570,11 @@ fn a_server_with_a_terminal_ends_with_it() {
     assert!(server.wait_exit(wait::DEADLINE).success());
 }
 
-/// A terminal, and what starts a server on it, after a line of shell.
+/// A terminal, and what starts a server on it, behind these words of shell: the tests may be run where hangups are
+/// ignored.
 pub(super) fn on_terminal(first: &str) -> (rustix::fd::OwnedFd, Vec<String>) {
     let (terminal, name) = terminal().unwrap();
-    let run = format!("{first}exec setsid --ctty \"$@\" <{name}");
+    let run = format!("{first} setsid --ctty \"$@\" <{name}");
     let launcher = ["sh", "-c", &run, "sh"].map(str::to_owned).to_vec();
     (terminal, launcher)
 }

@@ -44,7 +44,7 @@ fn sigterm_lets_a_running_response_finish() {
 #[test]
 fn a_second_hangup_breaks_no_response() {
     let lab = large_lab();
-    let (terminal, launcher) = super::access::on_terminal("");
+    let (terminal, launcher) = super::access::on_terminal("exec env --default-signal=HUP");
     let mut settings = lab.settings();
     settings.launcher = launcher;
     let mut server = settings.start();
