@@ -51,12 +51,21 @@ impl Urgency {
         }))
     }
 
-    /// Somebody waits for it for this reason.
+    /// Somebody waits for it for this reason: it may have a place now.
     pub(crate) fn raise(&self, cause: Cause) {
-        let before = self.0.cause.fetch_min(cause as u8, Ordering::Relaxed);
-        if before <= cause as u8 {
-            return;
+        if self.note(cause) {
+            self.take_place();
         }
+    }
+
+    /// Somebody waits for it for this reason; whether it moves up. Then it may have a place, which
+    /// [`take_place`](Self::take_place) gives it: that takes a lock which nice threads hold, so no core does it.
+    pub(crate) fn note(&self, cause: Cause) -> bool {
+        self.0.cause.fetch_min(cause as u8, Ordering::Relaxed) > cause as u8
+    }
+
+    /// Gives it the place that it may have by now.
+    pub(crate) fn take_place(&self) {
         let class = self.class().upgrade();
         if let Some(class) = class {
             class.grant(&mut class.lock());

@@ -256,7 +256,9 @@ impl Core {
         let (mut ticket, outcome) = match found {
             Found::Hit(archive) => return (Ok(archive), Outcome::Hit, None),
             Found::Following(ticket) | Found::Older(ticket) => {
-                ticket.raise();
+                if let Some(raised) = ticket.raise() {
+                    self.plane.spawn(|_| async move { raised.take_place() });
+                }
                 (ticket, Outcome::Follow)
             }
             Found::Refused(why) => return (Err(why), Outcome::Build, None),

@@ -17,8 +17,8 @@ use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
 
 impl Jobs {
-    /// The same, with the part of the builds that the client may take if there is none of it yet: it waits for
-    /// that before anybody else can wait for what it begins.
+    /// What a request names, which is there; with the part of the builds that its client may take if there is no
+    /// archive of it yet. It waits for that before anybody else can wait for what it begins.
     pub(crate) async fn resolve(
         self: Rc<Self>,
         repo: Arc<Repo>,

@@ -23,7 +23,8 @@ impl Jobs {
         let (_, leaving) = self.leaving.join(&repo.name);
         for archive in archives {
             archive.close_if_idle();
-            self.catalog.retired.add(archive);
+            // Not by its tag, either: whoever may read the one that is there now is somebody else.
+            self.catalog.retired.add_refused(archive);
         }
         self.absent.borrow_mut().forget(&repo.name);
         self.schedule.borrow_mut().remove(&repo.name);

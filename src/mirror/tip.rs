@@ -49,6 +49,8 @@ struct Lists {
     lists: Vec<BufWriter<File>>,
     /// Ends of lines so far.
     lines: usize,
+    /// What ended the writing.
+    failed: Option<io::Error>,
 }
 
 impl Lists {
@@ -59,6 +61,7 @@ impl Lists {
             directory: directory.to_owned(),
             lists: lists.map_err(|source| failed(directory, source))?,
             lines: 0,
+            failed: None,
         })
     }
 
@@ -66,9 +69,11 @@ impl Lists {
     fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             let list = (self.lines / TIP_RUN_OBJECTS) % self.lists.len();
-            self.lists[list]
-                .write_all(part)
-                .map_err(|e| e.to_string())?;
+            if let Err(e) = self.lists[list].write_all(part) {
+                let why = e.to_string();
+                self.failed = Some(e);
+                return Err(why);
+            }
             self.lines += usize::from(part.ends_with(b"\n"));
         }
         Ok(())
@@ -156,7 +161,11 @@ impl Git {
             &tip,
         ];
         let call = self.upkeep("git rev-list", from, &walk);
-        self.run(call, &mut |bytes| lists.write(bytes)).await?;
+        let listed = self.run(call, &mut |bytes| lists.write(bytes)).await;
+        if let Some(source) = lists.failed.take() {
+            return Err(failed(into, source));
+        }
+        listed?;
         let lists = blocking(into, move || lists.finish()).await?;
         let made = into.join("pack");
         let options = ["--include-tag", "--window=0", "--compression=4"];

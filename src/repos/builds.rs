@@ -31,9 +31,12 @@ impl Ticket {
         }
     }
 
-    /// A request waits for it: while it waits for its turn itself, it moves up.
-    pub(crate) fn raise(&self) {
-        self.urgency.raise(Cause::Asked);
+    /// A request waits for it: while it waits for its turn itself, it moves up. What then may have a place is to be
+    /// given that, not on a core.
+    #[must_use]
+    pub(crate) fn raise(&self) -> Option<Urgency> {
+        let is_raised = self.urgency.note(Cause::Asked);
+        is_raised.then(|| self.urgency.clone())
     }
 
     /// Whether it is of the same build.

@@ -1,6 +1,7 @@
 //! What is noted of a repository without its lock.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -105,7 +106,10 @@ impl KnownAside {
 struct Early {
     /// When one last may have, whatever was asked for; 0 for never.
     all_unix_ms: AtomicU64,
-    named: Mutex<HashMap<Named, u64>>,
+    /// By what stands for a name: they are clients' own, and may be long. Where two have the same, a range is
+    /// answered whole that need not be.
+    named: Mutex<HashMap<u64, u64>>,
+    stands: RandomState,
 }
 
 /// Whether this time is within [`EARLY_KEPT_MS`].
@@ -114,7 +118,7 @@ fn is_kept(at_unix_ms: u64) -> bool {
 }
 
 impl Early {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Named, u64>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, u64>> {
         // Every change is one step.
         self.named.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -125,8 +129,9 @@ impl Early {
         if all.len() >= EARLY_NAMES_MAX {
             all.retain(|_, at| is_kept(*at));
         }
-        match all.len() < EARLY_NAMES_MAX || all.contains_key(named) {
-            true => drop(all.insert(named.clone(), now)),
+        let stands = self.stands.hash_one(named);
+        match all.len() < EARLY_NAMES_MAX || all.contains_key(&stands) {
+            true => drop(all.insert(stands, now)),
             // None may be forgotten.
             false => drop(self.all_unix_ms.fetch_max(now, Ordering::Relaxed)),
         }
@@ -134,7 +139,11 @@ impl Early {
 
     fn was(&self, named: &Named) -> bool {
         let all = self.all_unix_ms.load(Ordering::Relaxed);
-        all > 0 && is_kept(all) || self.lock().get(named).is_some_and(|at| is_kept(*at))
+        all > 0 && is_kept(all)
+            || self
+                .lock()
+                .get(&self.stands.hash_one(named))
+                .is_some_and(|at| is_kept(*at))
     }
 }
 
