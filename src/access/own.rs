@@ -14,10 +14,10 @@ use crate::limits::UPSTREAM_TOKEN_BYTES_MAX;
 /// Who a token is said to belong to where its file does not say: hosts take any name.
 const USER: &str = "x-access-token";
 
-/// What is said to each upstream, by its base URL.
+/// What is said to each upstream, by its base URL; nothing to most.
 #[derive(Default)]
 pub(crate) struct OwnTokens {
-    known: Vec<(String, Zeroizing<String>)>,
+    known: Vec<(String, Option<Zeroizing<String>>)>,
 }
 
 impl fmt::Debug for OwnTokens {
@@ -36,23 +36,45 @@ impl OwnTokens {
         upstreams: &Upstreams,
     ) -> Result<OwnTokens, (PathBuf, io::Error)> {
         let mut known = Vec::new();
-        for (host, file) in files {
-            let base = upstreams.iter().find(|(known, _)| known == host);
-            let value = header_value(file).map_err(|e| (file.clone(), e))?;
-            known.extend(base.map(|(_, base)| (base.to_owned(), value)));
+        for (host, base) in upstreams.iter() {
+            let value = files.get(host).map(|file| {
+                let value = header_value(file);
+                value.map_err(|e| (file.clone(), e))
+            });
+            known.push((base.to_owned(), value.transpose()?));
         }
         Ok(OwnTokens { known })
     }
 
-    /// The value of `Authorization` for a URL: of the upstream, or of the same host where that redirects to.
+    /// The value of `Authorization` for a URL: of the upstream whose it is; or of the only one of the same scheme,
+    /// host and port, which may redirect there.
     pub(crate) fn of(&self, url: &str) -> Option<&str> {
-        let is_its = |base: &str| {
-            url.starts_with(base)
-                || is_safe(url) && host_of(url).eq_ignore_ascii_case(host_of(base))
-        };
-        let (_, value) = self.known.iter().find(|(base, _)| is_its(base))?;
-        Some(value)
+        let own = self.known.iter().filter(|(base, _)| url.starts_with(base));
+        if let Some((_, value)) = own.max_by_key(|(base, _)| base.len()) {
+            return value.as_ref().map(|value| value.as_str());
+        }
+        let is_beside = |base: &str| is_safe(url) && origin_of(url) == origin_of(base);
+        let mut beside = self.known.iter().filter(|(base, _)| is_beside(base));
+        match (beside.next(), beside.next()) {
+            (Some((_, Some(value))), None) => Some(value),
+            _ => None,
+        }
     }
+}
+
+/// Scheme, host and port of a URL.
+fn origin_of(url: &str) -> (String, String, Option<&str>) {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let (_, authority) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let port = authority.rsplit_once(':').map(|(_, port)| port);
+    let port = port.filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let usual = match scheme {
+        "https" => "443",
+        _ => "80",
+    };
+    let host = host_of(url).to_ascii_lowercase();
+    (scheme.to_owned(), host, port.or(Some(usual)))
 }
 
 fn header_value(file: &Path) -> io::Result<Zeroizing<String>> {
@@ -98,12 +120,16 @@ mod tests {
         let upstreams = vec![
             upstream("git.example.org", "https://git.example.org/team/"),
             upstream("local", "http://127.0.0.1:3000/"),
+            upstream("open", "https://git.example.org/team/open/"),
+            upstream("other", "http://127.0.0.1:4000/"),
+            upstream("one", "https://alone.example.org/team/"),
         ];
         let upstreams = Upstreams::new(upstreams, true).unwrap();
         let read = |text: &str| {
             let file = dir.path().join("token");
             std::fs::write(&file, text).unwrap();
-            let files = ["git.example.org", "local"].map(|host| (host.to_owned(), file.clone()));
+            let files =
+                ["git.example.org", "local", "one"].map(|host| (host.to_owned(), file.clone()));
             OwnTokens::read(&files.into(), &upstreams)
         };
         let tokens = read("ci:hush\nmore\n").unwrap();
@@ -111,7 +137,12 @@ mod tests {
         let value = Some("Basic Y2k6aHVzaA==");
         for (url, is_its) in [
             ("https://git.example.org/team/app", true),
-            ("https://git.example.org/other", true),
+            // Of two upstreams of the host it may be the other's.
+            ("https://git.example.org/other", false),
+            ("https://git.example.org/team/open/app", false),
+            ("https://alone.example.org/other", true),
+            ("https://alone.example.org:444/other", false),
+            ("http://127.0.0.1:4000/a", false),
             ("http://git.example.org/team/app", false),
             ("https://git.example.org.evil.net/team/app", false),
             ("https://github.com/a", false),

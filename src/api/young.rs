@@ -69,7 +69,8 @@ impl Core {
                 .spawn(move |jobs| jobs.show_soon(repo, id, asker));
         }
         // A ref that is not followed may lead anywhere.
-        let is_followed = named.full_name().is_none_or(|name| {
+        let unusual = named.full_name().filter(|_| shown.is_some());
+        let is_followed = unusual.is_none_or(|name| {
             let follow = Follow::new(&self.config.follow).unwrap_or_default();
             follow.matches(name)
         });

@@ -1,6 +1,6 @@
 //! Whether the mirror has refs and commits, after a look at the upstream if it does not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -165,14 +165,15 @@ impl Jobs {
         let there = Vec::from_iter(there);
         // What may not be shown is missing, too.
         let shown = self.shown_each(repo, &there, asker).await?;
-        let hidden = there
-            .iter()
-            .filter(|id| !shown.contains(*id))
-            .map(ToString::to_string);
-        let missing = missing.iter().map(|(id, _)| (*id).clone());
+        let missing: HashSet<&String> = missing.iter().map(|(id, _)| *id).collect();
+        let is_shown =
+            |id: &str| AnyId::from_hex(id.as_bytes()).is_ok_and(|id| shown.contains(&id));
+        // In the order in which they were named, which says nothing of why.
+        let wanted = wanted.commits.iter();
+        let lacking = wanted.filter(|id| missing.contains(id) || !is_shown(id));
         Ok(Ensured {
             refs,
-            missing_commits: missing.chain(hidden).collect(),
+            missing_commits: lacking.cloned().collect(),
             fetched: false,
         })
     }

@@ -4,6 +4,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::task::spawn_blocking;
+
 use super::asker::Asker;
 use super::look::failed;
 use super::state::Jobs;
@@ -11,6 +13,7 @@ use super::upload_request::UploadRequest;
 use crate::manifest::want::AnyId;
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
+use crate::snapshot::view::object_hash;
 
 /// How git begins its answer when it lacks an object, behind the length of the line.
 pub(super) const NOT_OUR_REF: &[u8] = b"ERR upload-pack: not our ref";
@@ -32,6 +35,20 @@ impl Jobs {
         let Some(input) = input else {
             return Ok(None);
         };
+        let mirror = repo.mirror.clone();
+        let kind = spawn_blocking(move || object_hash(&mirror)).await;
+        let kind = kind.map_err(|e| failed(repo, &e))?;
+        let kind = kind.map_err(|e| failed(repo, &e))?;
+        let is_whole = input.names_whole_ids(kind).await;
+        if !is_whole.map_err(|e| failed(repo, &e))? {
+            return Err(StartError {
+                status: 400,
+                message: format!(
+                    "{}: send whole ids of its format, and nothing behind them",
+                    repo.name
+                ),
+            });
+        }
         let (wants, haves) = input.named().await.map_err(|e| failed(repo, &e))?;
         let shown = self.shown(repo, &wants, asker).await?;
         if let Some(hidden) = wants.into_iter().find(|id| !shown.contains(id)) {

@@ -306,8 +306,12 @@ impl Jobs {
             }
         }
         let sought = [&no[..], &unknown].concat();
-        let there = match repo.is_mirrored() {
-            true => self.git.reached_of(&repo.mirror, &sought).await,
+        let there = match repo.is_mirrored() && !sought.is_empty() {
+            true => {
+                // The semaphores are never closed, so this only waits. Nothing else is held meanwhile.
+                let _permit = self.semaphores.closures.acquire().await;
+                self.git.reached_of(&repo.mirror, &sought).await
+            }
             false => Ok(HashSet::new()),
         };
         for id in there.map_err(|e| failed(repo, &e))? {
@@ -315,6 +319,8 @@ impl Jobs {
             yes.insert(id);
         }
         unknown.retain(|id| !yes.contains(id));
+        // The same ids are the same question.
+        unknown.sort_unstable();
         Ok((yes, unknown))
     }
 

@@ -239,14 +239,16 @@ impl Jobs {
         named: &Named,
         asker: &Asker,
     ) -> Result<Option<Wanted>, StartError> {
-        let looked = match self.look_near(repo, named, asker).await? {
-            Ok(wanted) => return Ok(Some(wanted)),
-            Err(looked) => looked,
+        let looked = match self.look_near(repo, named, asker).await {
+            Ok(Ok(wanted)) => return Ok(Some(wanted)),
+            Ok(Err(looked)) => Ok(looked),
+            Err(why) => Err(why),
         };
-        // The upstream may have to be asked.
+        // The upstream may have to be asked. What is wrong with an object says that it is there.
         if !self.are_shown(repo, named.commit(), asker).await? {
             return Ok(None);
         }
+        let looked = looked?;
         if let Looked::Unsure(wanted, commit) = looked {
             // The semaphores are never closed, so this only waits.
             let _permit = self.semaphores.closures.acquire().await;

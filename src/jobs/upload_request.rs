@@ -78,12 +78,22 @@ impl UploadRequest {
         crate::mirror::upload::wants(&self.file, max)
     }
 
+    /// Whether all ids in it are whole ones of this kind.
+    pub(super) async fn names_whole_ids(&self, kind: gix::hash::Kind) -> std::io::Result<bool> {
+        let file = self.file.try_clone()?;
+        let read = tokio::task::spawn_blocking(move || {
+            crate::mirror::upload::names_whole_ids(&file, kind)
+        });
+        read.await.map_err(std::io::Error::other)?
+    }
+
     /// The objects that it asks for by their ids, and those that it says are there already.
     pub(super) async fn named(&self) -> std::io::Result<(Vec<AnyId>, Vec<AnyId>)> {
         let file = self.file.try_clone()?;
         let read = tokio::task::spawn_blocking(move || {
             let named = |word| crate::mirror::upload::named(&file, word, usize::MAX);
-            Ok::<_, std::io::Error>((named(b"want ")?, named(b"have ")?))
+            let has = [named(b"have ")?, named(b"shallow ")?].concat();
+            Ok::<_, std::io::Error>((named(b"want ")?, has))
         });
         read.await.map_err(std::io::Error::other)?
     }

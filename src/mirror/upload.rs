@@ -23,6 +23,8 @@ use std::time::Duration;
 const SETTINGS: &[&str] = &[
     "uploadpack.allowFilter=true",
     "uploadpack.allowAnySHA1InWant=true",
+    // Names are looked up by whoever answers, and by nobody else.
+    "uploadpack.allowRefInWant=false",
     // The mirror may belong to an operator, who put it there.
     "safe.directory=*",
 ];
@@ -70,7 +72,38 @@ pub(crate) fn named(request: &File, word: &[u8], max: usize) -> io::Result<Vec<O
     Ok(named)
 }
 
-/// A request without those of its lines that say that the client has these objects.
+/// Whether whatever a request names by its id has all digits of an id of this kind, and no digit more: git reads
+/// as many as it needs and does not mind others behind them.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn names_whole_ids(request: &File, kind: gix::hash::Kind) -> io::Result<bool> {
+    let mut at = 0;
+    let mut line = [0; limits::WANT_LINE_BYTES_READ];
+    loop {
+        let read = request.read_at(&mut line, at)?;
+        let line = &line[..read];
+        let Some(bytes) = line_bytes(line) else {
+            return Ok(true);
+        };
+        let content = line[..read.min(bytes as usize)].get(4..);
+        let content = content.unwrap_or_default();
+        let words: [&[u8]; 3] = [b"want ", b"have ", b"shallow "];
+        let id = words.iter().find_map(|word| content.strip_prefix(*word));
+        let digits = |id: &[u8]| {
+            id.iter()
+                .take_while(|byte| byte.is_ascii_hexdigit())
+                .count()
+        };
+        if id.is_some_and(|id| digits(id) != kind.len_in_hex()) {
+            return Ok(false);
+        }
+        at += bytes;
+    }
+}
+
+/// A request without those of its lines that say that the client has these objects, whole or without what is before
+/// them.
 pub(crate) fn without_haves(request: &File, ids: &HashSet<ObjectId>) -> io::Result<File> {
     let mut all = Vec::new();
     let mut rest = vec![0; usize::try_from(request.metadata()?.len()).unwrap_or(usize::MAX)];
@@ -78,7 +111,8 @@ pub(crate) fn without_haves(request: &File, ids: &HashSet<ObjectId>) -> io::Resu
     let mut rest = &rest[..];
     while let Some(bytes) = line_bytes(rest) {
         let (line, behind) = rest.split_at(rest.len().min(bytes as usize));
-        if object(line, bytes, b"have ").is_none_or(|id| !ids.contains(&id)) {
+        let has = object(line, bytes, b"have ").or_else(|| object(line, bytes, b"shallow "));
+        if has.is_none_or(|id| !ids.contains(&id)) {
             all.extend_from_slice(line);
         }
         rest = behind;
@@ -180,6 +214,21 @@ mod tests {
         assert_eq!(read(&without), lines.concat().replace(&have, ""));
         let kept = without_haves(&request, &HashSet::from([of(&two)])).unwrap();
         assert_eq!(read(&kept), lines.concat());
+        let whole = |lines: &str, kind| {
+            let request = request_file(lines.as_bytes()).unwrap();
+            names_whole_ids(&request, kind).unwrap()
+        };
+        use gix::hash::Kind::{Sha1, Sha256};
+        let (first, last) = (format!("0032want {one}\n"), format!("0049want {two}"));
+        assert!(whole(&first, Sha1) && !whole(&first, Sha256));
+        assert!(whole(&last, Sha256) && !whole(&last, Sha1));
+        assert!(whole(&format!("{first}0000{have}0009done\n"), Sha1));
+        // git takes the first forty.
+        for word in ["want", "have", "shallow"] {
+            let line = format!("{word} {one}ff\n");
+            let line = format!("{:04x}{line}", line.len() + 4);
+            assert!(!whole(&format!("{first}{line}"), Sha1), "{word}");
+        }
         for cut in ["", "00", "zzzz", "0032want 11"] {
             let request = request_file(cut.as_bytes()).unwrap();
             assert!(super::wants(&request, 9).unwrap().is_empty(), "{cut}");

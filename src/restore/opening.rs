@@ -56,9 +56,11 @@ pub(super) fn open<'a>(link: Link<'a>, asked: &Asked) -> Result<Opened<'a>, Rest
                     if status != 503 {
                         return Err(error);
                     }
-                    let after = again(&opened.answer);
-                    if let Some(after) = after.filter(|after| began.elapsed() + *after < link.wait)
-                    {
+                    if let Some(after) = again(&opened.answer) {
+                        // It is not asked before that, and later is too late.
+                        if began.elapsed() + after >= link.wait {
+                            return Err(error);
+                        }
                         link.progress.waits_for_turn();
                         drop(conn);
                         wait_until(link.stop, Instant::now() + after);

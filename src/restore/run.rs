@@ -207,7 +207,11 @@ fn own_command<A: AsRef<OsStr>>(
 /// the home of `.netrc`, who asks for passwords, and git's own names of certificates.
 fn see_no_user(command: &mut Command) {
     command.env("HOME", "/dev/null").env("GIT_ASKPASS", "");
-    take_away(command, &["GIT_SSL_", "GIT_PROXY_"]);
+    // What git says of its requests has the credential in it.
+    take_away(
+        command,
+        &["GIT_SSL_", "GIT_PROXY_", "GIT_TRACE", "GIT_CURL_VERBOSE"],
+    );
 }
 
 /// Takes from the environment of `command` all whose names begin with one of `prefixes`.

@@ -160,6 +160,8 @@ fn who_may_read_there_reads_here() {
 /// What is known is not asked again, and a credential that is wrong is not taken for none.
 fn expect_little_asked(host: &Host, server: &Server) {
     let (alice, bob) = (Some(&host.alice), Some(&host.bob));
+    // A no does not count for long.
+    snapshot(server, "private", bob).expect(404);
     let questions = host.questions(server);
     for _ in 0..5 {
         snapshot(server, "private", alice).expect(200);
