@@ -39,6 +39,15 @@ struct Plan {
     stay: Vec<Pack>,
 }
 
+/// Who sees to it that packs are on the disk for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lasts {
+    /// Git syncs them before it ends.
+    ByGit,
+    /// Whoever has them made syncs them with all that belongs to them.
+    ByCaller,
+}
+
 impl Git {
     /// Joins small packs, once there are more than
     /// [`MIRROR_SMALL_PACKS_MAX`](limits::MIRROR_SMALL_PACKS_MAX); those of more than
@@ -107,7 +116,8 @@ impl Git {
         options: &[&str],
     ) -> Result<Vec<String>, MirrorError> {
         let made = mirror.join("objects/pack/pack");
-        self.pack_objects_to(mirror, &made, list, options).await
+        self.pack_objects_to(mirror, &made, list, (options, Lasts::ByGit))
+            .await
     }
 
     /// The same into another repository.
@@ -119,7 +129,8 @@ impl Git {
         options: &[&str],
     ) -> Result<Vec<String>, MirrorError> {
         let made = into.join("objects/pack/pack");
-        self.pack_objects_to(mirror, &made, list, options).await
+        self.pack_objects_to(mirror, &made, list, (options, Lasts::ByGit))
+            .await
     }
 
     /// The same with what the paths of what is made begin with.
@@ -128,9 +139,13 @@ impl Git {
         mirror: &Path,
         made: &Path,
         list: File,
-        options: &[&str],
+        (options, lasts): (&[&str], Lasts),
     ) -> Result<Vec<String>, MirrorError> {
         let mut call = self.upkeep("git pack-objects", mirror, &["pack-objects", "--quiet"]);
+        if lasts == Lasts::ByCaller {
+            let settings = ["-c", "core.fsync=none"].map(Into::into);
+            call.args.splice(0..0, settings);
+        }
         call.args.extend(
             ["--non-empty", "--delta-base-offset", "--threads=1"]
                 .iter()
