@@ -128,6 +128,8 @@
 //!   (`mirror`'s `speaks`), and nowhere else; of the server's own nothing goes along.
 //! * What is served was compared within that minute, too, for names are given up and taken by others: a mirror that
 //!   has nothing in common with what its upstream has now is dropped (`mirror`'s `same`).
+//! * An archive sends packs whole, so what refs have left is gone from a mirror before the comparison that saw it counts
+//!   (`jobs`' `left`); what was built before is not begun again.
 //! * The mirror's refs say what all may have who may read. What they do not lead to is shown by each who asks for it,
 //!   by a fetch of that id: `jobs`' `shown` is asked wherever a request names an object, and what it does not name is as
 //!   if it were not there.

@@ -9,6 +9,7 @@ use base64ct::{Base64, Encoding};
 use zeroize::Zeroizing;
 
 use crate::config::{Upstreams, host_of, is_safe};
+use crate::io::regular::open_regular;
 use crate::limits::UPSTREAM_TOKEN_BYTES_MAX;
 
 /// Who a token is said to belong to where its file does not say: hosts take any name.
@@ -80,7 +81,7 @@ fn origin_of(url: &str) -> (String, String, Option<&str>) {
 fn header_value(file: &Path) -> io::Result<Zeroizing<String>> {
     // Room for all of it at once: what grows leaves copies behind.
     let mut text = Zeroizing::new(String::with_capacity(UPSTREAM_TOKEN_BYTES_MAX as usize + 1));
-    let opened = std::fs::File::open(file)?;
+    let opened = open_regular(file)?;
     opened
         .take(UPSTREAM_TOKEN_BYTES_MAX + 1)
         .read_to_string(&mut text)?;

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::credential::TOKEN_PREFIX;
 use crate::config::{NewToken, Role, check_token_name};
+use crate::io::regular::open_regular;
 use crate::limits::{TOKEN_BYTES, TOKENS_FILE_BYTES_MAX, TOKENS_MAX};
 
 /// A token, as far as the server knows it.
@@ -44,7 +45,7 @@ impl Tokens {
     /// Those of the file, and what is wrong with which line.
     pub fn read(path: &Path) -> io::Result<Tokens> {
         let mut text = String::new();
-        let file = std::fs::File::open(path)?;
+        let file = open_regular(path)?;
         let bytes = file
             .take(TOKENS_FILE_BYTES_MAX + 1)
             .read_to_string(&mut text)?;

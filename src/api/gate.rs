@@ -107,8 +107,12 @@ impl Core {
             Need::Names => self.proven(peer, head, Right::Names),
             Need::Admin => self.proven(peer, head, Right::Admin),
             Need::Counts => match self.proven(peer, head, Right::Names) {
-                // It gets what is for everybody.
+                // It gets what is for everybody; so does who may do something else.
                 Err(Refused::Unnamed) => Ok(Pass::Open),
+                Err(refused) => match self.proven(peer, head, Right::Read) {
+                    Ok(_) => Ok(Pass::Open),
+                    Err(_) => Err(refused),
+                },
                 passed => passed,
             },
         }

@@ -50,12 +50,7 @@ impl Core {
             .ask(move |jobs| jobs.resolve_here(at, named, asker))
             .await
             .ok()?;
-        let found = repo.archive_of(&wanted.want)?;
-        let is_young = |since| {
-            repo.moment_of(&found)
-                .is_some_and(|moment| moment.began >= since)
-        };
-        (!wanted.want.follows() || taken.since().is_none_or(is_young)).then_some(found)
+        repo.hit_of(&wanted.want, taken.since())
     }
 
     /// Whether it is known that whoever asks may have what is named, for a look now and then: of an object that no

@@ -227,8 +227,8 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "N", help_heading = "Upstreams")]
     upstream_rate: Option<OsString>,
 
-    /// File with the secrets of webhooks, each line a host of --upstream and a secret; read anew when it
-    /// changes. Without it no webhook is accepted
+    /// File with the secrets of webhooks, each line a host of --upstream and a secret; read anew at
+    /// SIGHUP. Without it no webhook is accepted
     #[arg(long, value_name = "FILE", help_heading = "Upstreams")]
     webhook_secrets: Option<OsString>,
 

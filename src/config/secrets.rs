@@ -7,6 +7,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::Upstreams;
+use crate::io::regular::open_regular;
 use crate::limits::{CONFIG_FILE_MAX_BYTES, SECRET_BYTES_MAX, SECRETS_MAX};
 
 /// A secret, which no log shows, and of which nothing is left in memory when it is dropped.
@@ -49,7 +50,7 @@ impl Secrets {
     /// Those of the file, and what is wrong with which line; never a secret.
     pub fn read(path: &Path, upstreams: &Upstreams) -> io::Result<Secrets> {
         let mut text = Zeroizing::new(String::new());
-        let file = std::fs::File::open(path)?;
+        let file = open_regular(path)?;
         let bytes = file
             .take(CONFIG_FILE_MAX_BYTES + 1)
             .read_to_string(&mut text)?;

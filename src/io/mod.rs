@@ -10,6 +10,7 @@ pub(crate) mod heap;
 pub(crate) mod net;
 pub(crate) mod outlet;
 pub(crate) mod pipe;
+pub(crate) mod regular;
 pub(crate) mod residency;
 pub mod say;
 pub(crate) mod sched;

@@ -192,6 +192,11 @@ impl Jobs {
         if let Some(head) = self.read_head(&repo).await {
             repo.set_head(head);
         }
+        if let Err(why) = self.leave_nothing(&repo).await {
+            repo.set_failed(why.clone());
+            self.note_compared(&repo, Shown::Failed);
+            return duty.done(Err(why));
+        }
         repo.set_fresh(unix_began_ms, began);
         self.note_upstream(&repo).await;
         let shown = if moved { Shown::Moved } else { Shown::Same };

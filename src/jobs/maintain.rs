@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use tokio::task::{spawn_blocking, spawn_local};
 
 use super::flights::{Duty, take_duty};
+use super::left::locks;
 use super::state::Jobs;
 use super::upkeep::{Ended, Try, Use};
 use crate::archive::place::Archive;
@@ -18,8 +19,7 @@ use crate::limits::{JOIN_WAIT_MS, MAINTENANCE_LIMIT_MS, MAINTENANCE_LOOK_MS};
 use crate::manifest::record::Linked;
 use crate::manifest::want::Shape;
 use crate::mirror::{
-    Aside, Expired, Git, Joined, Locks, MirrorError, Step, exclusive_soon, has_many,
-    next_expiry_unix_ms,
+    Aside, Expired, Git, Joined, MirrorError, Step, exclusive_soon, has_many, next_expiry_unix_ms,
 };
 use crate::repos::repo::Repo;
 use crate::snapshot::reuse::Base;
@@ -187,15 +187,10 @@ impl Jobs {
 
     /// Removes what no ref has led to for long, from the mirror and from what is served.
     async fn expire(self: &Rc<Self>, repo: &Arc<Repo>, git: &Git) -> Option<MaintenanceResult> {
-        let locks = Locks {
-            arrivals: &repo.locks.arrivals,
-            packs: &repo.locks.packs,
-            refs: &repo.locks.refs,
-        };
         let expiry = self.config.unreachable_expiry;
         // Its packs do not go meanwhile.
         let _keeping_annex = take_duty(&self.keeping_annex, &repo.name).await;
-        let made = git.expire(&repo.mirror, locks, expiry, now()).await;
+        let made = git.expire(&repo.mirror, locks(repo), expiry, now()).await;
         if let Ok(Expired::AnnexBroken) = &made {
             tracing::error!(
                 repository = &*repo.name,

@@ -21,7 +21,7 @@ use super::upkeep::Upkeep;
 use super::workshop::Workshop;
 use crate::access::own::OwnTokens;
 use crate::access::permissions::Permissions;
-use crate::config::{Config, Secrets};
+use crate::config::Config;
 use crate::faults::Faults;
 use crate::http::net::bodies::Bodies;
 use crate::io::clock::unix_ms;
@@ -42,8 +42,6 @@ pub(crate) struct Jobs {
     /// Memory for request bodies.
     pub(super) bodies: Arc<Bodies>,
     pub(super) meter: Meter,
-    /// Of webhooks, as the file has them.
-    pub(super) secrets: Arc<ArcSwap<Secrets>>,
     /// The upstreams whose own permission decides who may read.
     pub(super) permissions: Arc<Permissions>,
     /// What they are asked.
@@ -116,8 +114,6 @@ pub(crate) struct JobsContext {
     pub meter: Meter,
     /// What other servers know this process by.
     pub via: Via,
-    /// Of webhooks.
-    pub secrets: Arc<ArcSwap<Secrets>>,
     /// What the server itself says to upstreams.
     pub own: Arc<ArcSwap<OwnTokens>>,
     /// The upstreams whose own permission decides who may read.
@@ -140,7 +136,6 @@ pub(crate) fn run(
         spawn_local(begin.clone().check_git());
         spawn_local(begin.clone().keep_fresh());
         spawn_local(begin.clone().keep_maintained());
-        spawn_local(begin.clone().keep_secrets());
         spawn_local(begin.keep_swept());
         ready();
     })?;
@@ -162,7 +157,6 @@ impl Jobs {
             bodies,
             meter,
             via,
-            secrets,
             own,
             permissions,
             faults,
@@ -183,7 +177,6 @@ impl Jobs {
             shop,
             bodies,
             meter,
-            secrets,
             permissions,
             questions: Questions::default(),
             faults,

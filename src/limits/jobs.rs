@@ -72,8 +72,6 @@ pub const HOOK_INTERVAL_MS: u64 = SECOND_MS;
 pub const HOOK_BRANCHES_MAX: usize = 64;
 /// A webhook has what somebody asked for within this time built before it is asked for again.
 pub const PREBUILD_ASKED_MS: u64 = 24 * HOUR_MS;
-/// How often is looked whether the file of the secrets of webhooks has changed.
-pub const SECRETS_LOOK_MS: u64 = SECOND_MS;
 /// A repository that somebody asked for this long ago or less is in use.
 pub const IN_USE_MS: u64 = 5 * MINUTE_MS;
 /// Upstreams that are asked at the same time whether they lead back to a server that waits.
@@ -140,3 +138,6 @@ pub const ENSURE_BY_ID_MAX: usize = 8;
 pub const ABSENT_IDS_MAX: usize = 2048;
 
 const _: () = assert!(UPLOAD_SLOW_MS + 2 * UPLOAD_LOOK_MS < UPLOAD_PACK_WAIT_MS);
+/// How often it is tried to remove what refs have left, while somebody reads the packs where they are, before the
+/// comparison that saw it has failed.
+pub const LEFT_TRIES_MAX: u32 = 3;

@@ -103,3 +103,6 @@ const _: () = assert!(MIRROR_SMALL_PACKS_MAX < MIRROR_PACKS_JOINED);
 const _: () = assert!(MAINTENANCE_LIMIT_MS <= MAINTENANCE_LIMIT_MAX_MS);
 /// What of a `.keep` file is read.
 pub const KEEP_BYTES_MAX: u64 = 4096;
+/// How far ahead of now something counts as left before, where nothing that refs have left may stay: dates of files
+/// are whole seconds somewhere.
+pub const LEFT_AHEAD_MS: u64 = 2_000;

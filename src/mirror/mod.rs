@@ -30,6 +30,7 @@ mod expire;
 mod files;
 pub(crate) mod git;
 mod journal;
+mod left;
 mod listing;
 mod looked;
 mod loose;

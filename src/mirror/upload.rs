@@ -22,6 +22,13 @@ use std::time::Duration;
 /// (partial clones) and ask for any commit by its id.
 const SETTINGS: &[&str] = &[
     "uploadpack.allowFilter=true",
+    // As far as they name no object: what that has in it could be told from what comes.
+    "uploadpackfilter.allow=false",
+    "uploadpackfilter.blob:none.allow=true",
+    "uploadpackfilter.blob:limit.allow=true",
+    "uploadpackfilter.tree.allow=true",
+    "uploadpackfilter.object:type.allow=true",
+    "uploadpackfilter.combine.allow=true",
     "uploadpack.allowAnySHA1InWant=true",
     // Names are looked up by whoever answers, and by nobody else.
     "uploadpack.allowRefInWant=false",

@@ -205,6 +205,11 @@ impl Git {
         }
         if !plan.missing.is_empty() {
             turn().await;
+            if self.by_permission {
+                // It can come, and its refs not.
+                let (path, missing) = (mirror.to_owned(), plan.missing.clone());
+                blocking(mirror, move || journal::add(&path, &missing, unix_ms())).await?;
+            }
             self.fetch_objects(mirror, &at, &plan.missing).await?;
         }
         if self.by_permission && !self.is_the_same(mirror, &local, &listing.refs).await? {

@@ -156,6 +156,8 @@ pub(crate) struct Notes {
     has_said_links: AtomicBool,
     early: Early,
     copies_in_vain: AtomicBool,
+    /// What was found at the start was looked at for what may not be served.
+    is_swept: AtomicBool,
     /// Until when a first clone goes on though nobody waits for it; 0 for never.
     clone_wanted_until_unix_ms: AtomicU64,
 }
@@ -222,6 +224,11 @@ impl Notes {
     /// A pack was copied, and the copy could not take its place: none is copied again.
     pub(crate) fn set_copies_in_vain(&self) {
         self.copies_in_vain.store(true, Ordering::Relaxed);
+    }
+
+    /// Archives of an earlier process were looked at for what nobody may have any more; whether they were before.
+    pub(crate) fn set_swept(&self) -> bool {
+        self.is_swept.swap(true, Ordering::Relaxed)
     }
 
     /// Whether one was.

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use self::cores::start_cores;
 use self::descriptors::{carried, raise_descriptor_limit};
 use self::error::start;
+use self::reload::Reloads;
 use self::start::{choose_driver, prepare};
 use self::threads::{Background, end_of};
 use crate::config::Config;
@@ -65,9 +66,11 @@ pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), 
         way,
     );
     let scrub = scrub.map_err(start("start the scrub"))?;
+    let reloads = Reloads::start(in_force, config, meter);
+    let reloads = reloads.map_err(start("start the thread that reads files anew"))?;
     let signal = loop {
         match signals.hear().map_err(start("wait for signals"))? {
-            Heard::Reload => in_force.read_anew(&config, &meter),
+            Heard::Reload => reloads.begin(),
             Heard::Stop(signal) => break signal,
         }
     };

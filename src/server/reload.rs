@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 
 use arc_swap::ArcSwap;
 
@@ -97,7 +98,7 @@ impl InForce {
 
     /// Reads all files and puts them in force together; the log says what came of it, and which other
     /// settings have been changed in vain.
-    pub(super) fn read_anew(&self, config: &Config, meter: &Meter) {
+    fn read_anew(&self, config: &Config, meter: &Meter) {
         let (
             changed,
             Files {
@@ -131,6 +132,38 @@ impl InForce {
         if !changed.is_empty() {
             let changed = changed.join(", ");
             tracing::warn!(changed, "settings of the configuration file need a restart");
+        }
+    }
+}
+
+/// Has the files read at each SIGHUP, by a thread of its own: a disk can keep that waiting, and whoever waits for
+/// signals waits for nothing else.
+pub(super) struct Reloads(SyncSender<()>);
+
+impl Reloads {
+    /// Starts the thread, which ends with this.
+    pub(super) fn start(
+        in_force: InForce,
+        config: Arc<Config>,
+        meter: Meter,
+    ) -> std::io::Result<Reloads> {
+        // One is done, and one more sees all that has changed since that began.
+        let (wanted, wants) = sync_channel(1);
+        let thread = std::thread::Builder::new().name("reload".into());
+        thread.spawn(move || {
+            wants
+                .iter()
+                .for_each(|()| in_force.read_anew(&config, &meter))
+        })?;
+        Ok(Reloads(wanted))
+    }
+
+    /// Has all of it read anew.
+    pub(super) fn begin(&self) {
+        if self.0.try_send(()).is_err() {
+            tracing::warn!(
+                "SIGHUP: the files are still being read for those before; is there a disk that does not answer?"
+            );
         }
     }
 }

@@ -70,7 +70,6 @@ impl Prepared {
             bodies: self.door.bodies.clone(),
             meter: self.meter(),
             via: self.via.clone(),
-            secrets: self.in_force.secrets.clone(),
             own: self.in_force.own.clone(),
             permissions: self.permissions.clone(),
             faults: self.faults.clone(),

@@ -643,6 +643,54 @@ fn git_s_protocol_gives_out_no_id_that_was_not_shown() {
     }
 }
 
+/// Whether a snapshot has an object, reached or not.
+fn brings(host: &Host, body: &[u8], id: &str) -> bool {
+    let unpacked = host.lab.unpack(body, "unpacked");
+    let is_there = git::output(&unpacked, &["cat-file", "-e", id])
+        .status
+        .success();
+    git::run(&unpacked, &["fsck", "--full"]);
+    remove(&unpacked);
+    is_there
+}
+
+/// Packs are sent whole: what was forced away before the comparison that saw it is in none of them, whatever was
+/// built before.
+#[test]
+fn what_was_forced_away_is_in_no_archive() {
+    let host = Host::new();
+    let server = host.settings().start();
+    let (up, alice) = (host.lab.upstream("private"), host.alice.field());
+    let now = ["Cache-Control: max-age=0", &*alice];
+    let first = git::text(&up, &["rev-parse", "main"]);
+    let commit = format!("{}?commit={first}", lab::target("private"));
+    let secret = repos::add_commit(&up, "main", "secret.txt", b"secret\n");
+    let before = server
+        .fetch("GET", &lab::target("private"), &now)
+        .expect(200);
+    assert!(brings(&host, &before.body, &secret));
+    // It has all of the mirror's packs.
+    get(&server, &commit, Some(&host.alice)).expect(200);
+    git::run(&up, &["update-ref", "refs/heads/main", &first]);
+    git::run(&up, &["reflog", "expire", "--expire=now", "--all"]);
+    repos::add_commit(&up, "main", "other.txt", b"other\n");
+    let after = server
+        .fetch("GET", &lab::target("private"), &now)
+        .expect(200);
+    assert!(!brings(&host, &after.body, &secret), "the default branch");
+    host.expect_head("private", &after.body);
+    let named = get(&server, &commit, Some(&host.alice)).expect(200);
+    assert!(!brings(&host, &named.body, &secret), "a commit");
+    let plain = snapshot(&server, "private", Some(&host.alice)).expect(200);
+    assert!(!brings(&host, &plain.body, &secret), "no condition");
+    server.stop();
+    // Nor after a start.
+    let server = host.settings().start();
+    let again = get(&server, &commit, Some(&host.alice)).expect(200);
+    assert!(!brings(&host, &again.body, &secret), "after a start");
+    server.stop();
+}
+
 #[test]
 fn what_another_repository_leaves_under_its_name_is_dropped() {
     let host = Host::new();

@@ -6,6 +6,7 @@ use super::support::server::{Server, Settings};
 use super::support::{git, repos, wait};
 use super::{hit, small_lab};
 use hmac::{Hmac, Mac};
+use rustix::process::Signal;
 use sha2::Sha256;
 use std::time::{Duration, Instant};
 
@@ -316,26 +317,39 @@ fn the_more_secrets_there_are_the_smaller_is_what_is_compared_with_them() {
     assert_eq!(conn.read_head("POST").unwrap().status, 413);
 }
 
-/// Another secret takes effect while the server runs; a file that is wrong changes nothing.
+/// Another secret takes effect while the server runs; a file that is wrong, or does not answer, changes nothing.
 #[test]
 fn secrets_are_read_anew() {
     let lab = small_lab();
-    let server = settings(&lab).start();
+    let mut settings = settings(&lab);
+    // Without a terminal.
+    settings.launcher = vec!["setsid".into()];
+    let mut server = settings.start();
     hit(&server, "small");
     let file = lab.scratch("secrets");
     let (body, event) = (payload("1"), ["X-GitHub-Event: ping"]);
-    let is_believed = || {
-        let answer = post_signed(&server, "/webhook", &event, body.as_bytes());
+    let is_believed = |server: &Server| {
+        let answer = post_signed(server, "/webhook", &event, body.as_bytes());
         answer.head.status == 204
     };
-    assert!(is_believed());
+    assert!(is_believed(&server));
     write(&file, "test\n");
+    server.signal(Signal::HUP);
     server.wait_logged("line 1: write HOST SECRET");
-    assert!(is_believed());
+    assert!(is_believed(&server));
+    std::fs::remove_file(&file).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&file).status();
+    assert!(made.unwrap().success());
+    server.signal(Signal::HUP);
+    server.wait_logged("no regular file");
+    std::fs::remove_file(&file).unwrap();
     write(&file, "test another\n");
-    wait::until_true("it is not believed any more", || !is_believed());
+    assert!(is_believed(&server), "nobody has asked for it");
+    server.signal(Signal::HUP);
+    wait::until_true("it is not believed any more", || !is_believed(&server));
     write(&file, &format!("test another\ntest {SECRET}\n"));
-    wait::until_true("it is believed again", is_believed);
+    server.signal(Signal::HUP);
+    wait::until_true("it is believed again", || is_believed(&server));
     assert!(!server.log().contains(SECRET));
     server.stop();
     // At the start it is an error.

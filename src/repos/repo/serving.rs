@@ -33,7 +33,10 @@ fn hit<'s>(state: &'s State, want: &Want, since: Option<Instant>) -> Option<&'s 
     let shown = snapshot.known_epoch();
     let is_young = |epoch| is_young(state, want, epoch, since);
     let takes_any = since.is_none() || !want.follows();
-    (takes_any || shown.is_some_and(is_young)).then_some(archive)
+    // Who is to have what the upstream has now gets nothing that was made before the last expiry.
+    let is_expired = since.is_some() && snapshot.is_before(state.expired);
+    let is_hit = takes_any || shown.is_some_and(is_young);
+    (is_hit && !is_expired).then_some(archive)
 }
 
 /// What a request finds.
@@ -123,10 +126,13 @@ impl Repo {
             return Some(Found::Hit(current.clone()));
         }
         if let Some(build) = served.builds.to_follow() {
-            return Some(match is_young(state, want, served.building, since) {
-                true => Found::Following(build.clone()),
-                false => Found::Older(build.clone()),
-            });
+            let is_expired = since.is_some() && served.building < state.expired;
+            return Some(
+                match is_young(state, want, served.building, since) && !is_expired {
+                    true => Found::Following(build.clone()),
+                    false => Found::Older(build.clone()),
+                },
+            );
         }
         let failed = served.failing.as_ref()?;
         let left = failed.left();
@@ -309,6 +315,11 @@ impl Repo {
     /// The archive that a plain request is answered from.
     pub(crate) fn current(&self) -> Option<Arc<Archive>> {
         self.lock().wants.default.snapshot.archive().cloned()
+    }
+
+    /// The archive of a want, if whoever must not have anything older than `since` is answered from it.
+    pub(crate) fn hit_of(&self, want: &Want, since: Option<Instant>) -> Option<Arc<Archive>> {
+        hit(&self.lock(), want, since).cloned()
     }
 
     /// The archive of a want.

@@ -1,0 +1,97 @@
+//! What refs have left, where the upstream's permission decides: nobody may have it from the comparison on that saw
+//! that, and packs are sent whole. So it is gone from the mirror, and from what is served, before that comparison
+//! counts.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+
+use super::flights::take_duty;
+use super::state::Jobs;
+use crate::limits::{LEFT_TRIES_MAX, MAINTENANCE_LIMIT_MS};
+use crate::mirror::{Aside, Expired, Locks};
+use crate::repos::error::StartError;
+use crate::repos::repo::Repo;
+
+/// The locks of a repository that an expiry takes.
+pub(super) fn locks(repo: &Repo) -> Locks<'_> {
+    Locks {
+        arrivals: &repo.locks.arrivals,
+        packs: &repo.locks.packs,
+        refs: &repo.locks.refs,
+    }
+}
+
+fn stays(repo: &Repo) -> StartError {
+    StartError {
+        status: 503,
+        message: format!(
+            "{}: what its upstream does not show any more could not be removed yet; try again",
+            repo.name
+        ),
+    }
+}
+
+impl Jobs {
+    /// Sees to it that what is served of a repository is what its refs lead to, if that is needed there.
+    pub(super) async fn leave_nothing(self: &Rc<Self>, repo: &Arc<Repo>) -> Result<(), StartError> {
+        if self.permissions.of_repository(&repo.name).is_none() {
+            return Ok(());
+        }
+        for _ in 0..LEFT_TRIES_MAX {
+            // Packs that others join meanwhile would have what is to go.
+            let _maintaining = take_duty(&self.maintaining, &repo.name).await;
+            let _keeping_annex = take_duty(&self.keeping_annex, &repo.name).await;
+            let git = self
+                .git
+                .with_time(Duration::from_millis(MAINTENANCE_LIMIT_MS));
+            match git.expire_left(&repo.mirror, locks(repo)).await {
+                Ok(None) => return self.end_gone(repo).await,
+                Ok(Some(Expired::Nothing | Expired::Objects(_))) => {
+                    repo.aside.set(Aside::default());
+                    self.end_expired(repo.set_expired());
+                    self.mirror_changed(repo);
+                    tracing::info!(repository = &*repo.name, "removed what its refs have left");
+                    repo.notes.set_swept();
+                    return Ok(());
+                }
+                Ok(Some(Expired::Busy)) => {}
+                Ok(Some(Expired::AnnexBroken)) => self.give_up_annex(repo).await,
+                Err(e) => {
+                    tracing::error!(
+                        repository = &*repo.name,
+                        "what its refs have left stays, so nothing is served: {e}"
+                    );
+                    return Err(stays(repo));
+                }
+            }
+        }
+        tracing::warn!(
+            repository = &*repo.name,
+            "what its refs have left stays, so nothing is served: its packs are being read where they are"
+        );
+        Err(stays(repo))
+    }
+
+    /// Once in this process: archives of an earlier one that have packs which the mirror has no more are not served,
+    /// for it may have ended before it could say so.
+    async fn end_gone(self: &Rc<Self>, repo: &Arc<Repo>) -> Result<(), StartError> {
+        if repo.notes.set_swept() {
+            return Ok(());
+        }
+        let (archives, mirror) = (repo.archives(), repo.mirror.clone());
+        let looked = spawn_blocking(move || {
+            let files = archives.iter().filter_map(|archive| archive.names());
+            let mut packs = files
+                .flat_map(|names| &names.linked)
+                .filter(|linked| linked.path.ends_with(".pack"));
+            packs.any(|pack| !mirror.join(&pack.path).exists())
+        });
+        if looked.await.unwrap_or(true) {
+            self.end_expired(repo.set_expired());
+        }
+        Ok(())
+    }
+}
