@@ -6,7 +6,8 @@
 //!
 //! What holds places together (a host, a repository) gets one more only while that leaves more free than
 //! it has: alone it has a half, with another one these have a half and a quarter, and so on, so that others find one. A
-//! host whose last tries timed out ([`Tries`]) has one.
+//! host whose last tries of this class timed out has one: that its clones take too long says nothing of comparisons
+//! with it, and that these succeed nothing of its clones.
 //!
 //! What nobody waits for never has the last places, of the class nor of its sharer: one is left for what is asked
 //! for.
@@ -119,13 +120,12 @@ pub(crate) struct Refused {
 #[error("the server is shutting down")]
 pub struct Closed;
 
-/// How the last tries of hosts ended, in all classes.
+/// How the last tries of hosts ended.
 #[derive(Debug, Default)]
-pub(crate) struct Tries(Mutex<HashMap<String, u32>>);
+struct Tries(Mutex<HashMap<String, u32>>);
 
 impl Tries {
-    /// One has ended.
-    pub(crate) fn note(&self, host: &str, is_timeout: bool) {
+    fn note(&self, host: &str, is_timeout: bool) {
         let mut timeouts = self.lock();
         match is_timeout {
             true => *timeouts.entry(host.to_owned()).or_default() += 1,
@@ -148,7 +148,7 @@ impl Tries {
 pub(crate) struct Class {
     name: WorkClass,
     places: usize,
-    tries: Arc<Tries>,
+    tries: Tries,
     meter: Meter,
     book: Mutex<Book>,
 }
@@ -217,25 +217,21 @@ impl Book {
 }
 
 impl Class {
-    /// With so many places, for work whose sharers are hosts.
-    pub(crate) fn of_hosts(
-        name: WorkClass,
-        places: usize,
-        tries: &Arc<Tries>,
-        meter: &Meter,
-    ) -> Arc<Class> {
+    /// With so many places.
+    pub(crate) fn new(name: WorkClass, places: usize, meter: &Meter) -> Arc<Class> {
         Arc::new(Class {
             name,
             places,
-            tries: tries.clone(),
+            tries: Tries::default(),
             meter: meter.clone(),
             book: Mutex::default(),
         })
     }
 
-    /// The same where they are anything else.
-    pub(crate) fn new(name: WorkClass, places: usize, meter: &Meter) -> Arc<Class> {
-        Class::of_hosts(name, places, &Arc::default(), meter)
+    /// A try with a host has ended, for work whose sharers are hosts.
+    pub(crate) fn note_try(&self, host: &str, is_timeout: bool) {
+        self.tries.note(host, is_timeout);
+        self.grant(&mut self.lock());
     }
 
     /// Every change is completed by the one who begins it, without anything that can panic.

@@ -66,17 +66,20 @@ fn a_host_leaves_places_to_others() {
 
 #[test]
 fn a_host_whose_last_tries_timed_out_has_one() {
-    let (tries, meter) = (Arc::default(), Metrics::new(1).meter(0));
-    let class = Class::of_hosts(WorkClass::Clone, 8, &tries, &meter);
-    (0..TIMEOUTS_MAX - 1).for_each(|_| tries.note("hangs", true));
+    let (class, other) = (class(8), class(8));
+    (0..TIMEOUTS_MAX - 1).for_each(|_| class.note_try("hangs", true));
     let two = [(); 2].map(|()| enter(&class, "hangs"));
     assert_eq!(placed(&two), [true; 2]);
-    tries.note("hangs", true);
+    class.note_try("hangs", true);
+    // It is said of this class alone, and what succeeds in another says nothing of this one.
+    let elsewhere = [(); 2].map(|()| enter(&other, "hangs"));
+    assert_eq!(placed(&elsewhere), [true; 2]);
+    other.note_try("hangs", false);
     let [first, _second] = two;
     drop(first);
     let third = enter(&class, "hangs");
     assert!(!third.is_placed() && enter(&class, "works").is_placed());
-    tries.note("hangs", false);
+    class.note_try("hangs", false);
     let fourth = enter(&class, "hangs");
     assert_eq!(placed(&[third, fourth]), [true; 2]);
 }
@@ -128,9 +131,8 @@ fn who_would_stand_behind_one_that_has_waited_too_long_is_refused() {
 /// What waits for a host that hangs holds up nobody who asks for another one.
 #[test]
 fn the_queue_of_a_host_that_hangs_is_its_own() {
-    let (tries, meter) = (Arc::default(), Metrics::new(1).meter(0));
-    let class = Class::of_hosts(WorkClass::Comparison, 2, &tries, &meter);
-    (0..TIMEOUTS_MAX).for_each(|_| tries.note("hangs", true));
+    let class = class(2);
+    (0..TIMEOUTS_MAX).for_each(|_| class.note_try("hangs", true));
     let mut queue: Vec<Seat> = (0..=QUEUE_MAX).map(|_| enter(&class, "hangs")).collect();
     let asked = |host: &str| class.enter(host, &of(Cause::Asked), Arrival::New);
     asked("hangs").unwrap_err();

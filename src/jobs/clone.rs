@@ -13,7 +13,7 @@ use super::flights::{Duty, Flight, Waiting};
 use super::permission::{Gits, unsaid};
 use super::pinned::make_missing_reverse_indices;
 use super::room::Need;
-use super::semaphores::refused;
+use super::semaphores::{Semaphores, refused};
 use super::state::Jobs;
 use crate::access::verdicts::About;
 use crate::classes::Seat;
@@ -268,7 +268,7 @@ impl Jobs {
             self.make_room(&repo.name, Need::Must).await;
             cloned = gits.each(&clone).await;
         }
-        self.semaphores.note_try(&repo, &cloned);
+        Semaphores::note_try(&self.semaphores.clones, &repo, &cloned);
         let result = match &cloned {
             Ok(()) => CloneResult::Complete,
             Err(MirrorError::NotFound { .. }) => CloneResult::NotFound,

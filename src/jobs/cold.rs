@@ -58,7 +58,7 @@ impl Jobs {
         let git = self.git.by_way_of(&asker.via);
         let _seat = Semaphores::place(&self.semaphores.fetches, repo, asker).await?;
         let found = self.fetch_cold(repo, named, &cold, (&git, since)).await;
-        self.semaphores.note_try(repo, &found);
+        Semaphores::note_try(&self.semaphores.fetches, repo, &found);
         let result = match &found {
             Ok(_) => FetchResult::Changed,
             Err(_) => FetchResult::Failed,
@@ -301,7 +301,7 @@ impl Jobs {
             return;
         };
         let looked = self.look_at_cold_refs(repo, &cold, &self.git).await;
-        self.semaphores.note_try(repo, &looked);
+        Semaphores::note_try(&self.semaphores.comparisons, repo, &looked);
         if let Err(e) = looked {
             tracing::warn!(repository = &*repo.name, "cannot look at its refs: {e}");
         }

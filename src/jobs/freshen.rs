@@ -22,7 +22,7 @@ use super::clone::{Ended, freshen_error, lost};
 use super::flights::{Duty, Flight};
 use super::permission::{Gits, unsaid};
 use super::room::Need;
-use super::semaphores::refused;
+use super::semaphores::{Semaphores, refused};
 use super::state::Jobs;
 use crate::access::verdicts::About;
 use crate::classes::{Arrival, Seat};
@@ -151,7 +151,6 @@ impl Jobs {
             setting_up.end().await;
         }
         let ((unix_began_ms, began), compared) = self.compare(&repo, &gits, &duty, seat).await;
-        self.semaphores.note_try(&repo, &compared);
         let result = match &compared {
             Ok(Freshened::Unchanged) => FetchResult::Unchanged,
             Ok(Freshened::Moved { .. }) => FetchResult::Changed,
@@ -227,9 +226,12 @@ impl Jobs {
         repo.looked.note(unix_began_ms);
         let began = duty.begin();
         let seat = Cell::new(Some(seat));
+        let (host, fetches) = (repo.name.host(), &self.semaphores.fetches);
+        let class = Cell::new(&self.semaphores.comparisons);
         let turn = async || {
             drop(seat.take());
-            let (host, fetches) = (repo.name.host(), &self.semaphores.fetches);
+            // It has answered what it has.
+            class.replace(fetches).note_try(host, false);
             // It has begun, and is not refused.
             if let Ok(mut fetching) = fetches.enter(host, duty.urgency(), Arrival::Promised) {
                 let _ = fetching.placed().await;
@@ -250,6 +252,7 @@ impl Jobs {
             compared = gits.each(&freshen).await;
         }
         repo.arrived.end();
+        Semaphores::note_try(class.get(), repo, &compared);
         ((unix_began_ms, began), compared)
     }
 

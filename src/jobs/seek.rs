@@ -171,7 +171,7 @@ impl Jobs {
         let _arriving = repo.locks.arrivals.read().await;
         let (unix_began_ms, began) = (unix_ms(), Instant::now());
         let fetched = self.fetch_apart(repo, &git, &sought.wanted).await;
-        self.semaphores.note_try(repo, &fetched);
+        Semaphores::note_try(&self.semaphores.fetches, repo, &fetched);
         if let Apart::Ref(name) = &sought.wanted
             && !matches!(&fetched, Err(e) if !is_absent(e))
         {

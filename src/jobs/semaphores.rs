@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 
 use super::asker::{Asker, ClientParts};
 use super::upload_turns::{UploadBounds, UploadTurns};
-use crate::classes::{Class, Refused, Seat, Tries, Urgency};
+use crate::classes::{Class, Refused, Seat, Urgency};
 use crate::faults::Faults;
 use crate::limits::{
     BUILDS_OF_CLIENT_MAX, BUNDLES_MAKING_MAX, CLONES_OF_CLIENT_MAX, CLONES_RUNNING_MAX,
@@ -27,8 +27,6 @@ pub(super) struct Semaphores {
     pub(super) clones: Arc<Class>,
     pub(super) comparisons: Arc<Class>,
     pub(super) fetches: Arc<Class>,
-    /// How the last tries of these ended.
-    tries: Arc<Tries>,
     /// What one client begins waits for its own part of the places before anybody else can wait for it.
     pub(super) clones_of_client: ClientParts,
     pub(super) comparisons_of_client: ClientParts,
@@ -50,12 +48,11 @@ impl Semaphores {
         if let Some(ms) = faults.upload_slow_ms {
             uploads.slow = Duration::from_millis(ms);
         }
-        let tries = Arc::default();
-        let of_hosts = |class, places| Class::of_hosts(class, places, &tries, meter);
+        let class = |name, places| Class::new(name, places, meter);
         Semaphores {
-            clones: of_hosts(WorkClass::Clone, CLONES_RUNNING_MAX),
-            comparisons: of_hosts(WorkClass::Comparison, COMPARISONS_RUNNING_MAX),
-            fetches: of_hosts(WorkClass::Fetch, FETCHES_RUNNING_MAX),
+            clones: class(WorkClass::Clone, CLONES_RUNNING_MAX),
+            comparisons: class(WorkClass::Comparison, COMPARISONS_RUNNING_MAX),
+            fetches: class(WorkClass::Fetch, FETCHES_RUNNING_MAX),
             clones_of_client: ClientParts::new(CLONES_OF_CLIENT_MAX),
             comparisons_of_client: ClientParts::new(COMPARISONS_OF_CLIENT_MAX),
             fetches_of_client: ClientParts::new(FETCHES_OF_CLIENT_MAX),
@@ -66,7 +63,6 @@ impl Semaphores {
             builds_of_client: ClientParts::new(BUILDS_OF_CLIENT_MAX),
             bundles: Semaphore::new(BUNDLES_MAKING_MAX),
             uploads: UploadTurns::new(uploads),
-            tries,
         }
     }
 
@@ -84,10 +80,10 @@ impl Semaphores {
         Ok(seat)
     }
 
-    /// Its host was asked for something, and this came of it.
-    pub(super) fn note_try<T>(&self, repo: &Repo, tried: &Result<T, MirrorError>) {
+    /// Its host was asked for something of a class, and this came of it.
+    pub(super) fn note_try<T>(class: &Class, repo: &Repo, tried: &Result<T, MirrorError>) {
         let is_timeout = tried.as_ref().is_err_and(MirrorError::is_timeout);
-        self.tries.note(repo.name.host(), is_timeout);
+        class.note_try(repo.name.host(), is_timeout);
     }
 }
 
