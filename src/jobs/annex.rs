@@ -38,15 +38,11 @@ impl Jobs {
         let commits = archives.iter().filter_map(|archive| archive.want.commit());
         let (mirror, commits) = (repo.mirror.clone(), commits.collect::<HashSet<_>>());
         let read = spawn_blocking(move || {
-            let tips = Tips::read(&mirror)?;
-            Ok::<_, std::io::Error>((lost(&mirror, commits, &tips), tips))
+            let tips = Tips::find(&mirror).tips;
+            (lost(&mirror, commits, &tips), tips)
         });
         let (lost, tips) = match read.await {
-            Ok(Ok(read)) => read,
-            Ok(Err(e)) => {
-                tracing::error!(repository = &*repo.name, "cannot read its annex: {e}");
-                Default::default()
-            }
+            Ok(read) => read,
             Err(panic) => return tracing::error!("a look at an annex panicked: {panic}"),
         };
         repo.annex.load(tips, self.believed_ms());

@@ -167,9 +167,9 @@ fn own_packs(mirror: &Path) -> Result<Vec<Pack>, MirrorError> {
 
 /// The annex's packs, and the list of what its tips reach; `None` if it has none.
 fn wanted(mirror: &Path) -> Result<Option<(Vec<Pack>, File)>, MirrorError> {
-    let tips = Tips::read(mirror);
-    let tips = tips.map_err(|source| MirrorError::io("read the tips of", mirror, source))?;
-    let tips: BTreeSet<ObjectId> = tips.kept().map(|(id, _)| id).collect();
+    let found = Tips::read(&annex_tips::path(mirror));
+    let found = found.map_err(|source| MirrorError::io("read the tips of", mirror, source))?;
+    let tips: BTreeSet<ObjectId> = found.tips.kept().map(|(id, _)| id).collect();
     match tips.is_empty() {
         true => Ok(None),
         false => Ok(Some((own_packs(mirror)?, list(mirror, &tips)?))),

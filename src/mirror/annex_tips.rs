@@ -5,7 +5,7 @@
 //! gone until nothing of it is on the disk.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -42,21 +42,63 @@ pub(super) fn path(mirror: &Path) -> PathBuf {
     annex(mirror).join("tips")
 }
 
+/// What there is of them on the disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FoundTips {
+    pub(crate) tips: Tips,
+    /// Whether something of it could not be read: there may have been others.
+    pub(crate) is_damaged: bool,
+}
+
 impl Tips {
-    /// Reads those of a mirror's annex; there are none where there is no annex. Lines that make no sense are left
-    /// out.
-    pub(crate) fn read(mirror: &Path) -> io::Result<Tips> {
-        let file = match File::open(path(mirror)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Tips::default()),
-            file => file?,
-        };
-        let mut tips = Tips::default();
-        for line in BufReader::new(file.take(ANNEX_TIPS_BYTES_MAX)).lines() {
-            if let Some((id, tip)) = parse(&line?) {
-                tips.0.insert(id, tip);
+    /// Finds those of a mirror's annex; there are none where there is no annex. Lines that make no sense are left
+    /// out. What cannot be read at all is put aside, for the next start to remove: whoever asks for what it named
+    /// has the upstream asked.
+    pub(crate) fn find(mirror: &Path) -> FoundTips {
+        let path = path(mirror);
+        match Tips::read(&path) {
+            Ok(found) => {
+                if found.is_damaged {
+                    tracing::error!(
+                        path = %path.display(),
+                        "lines of this file make no sense, and what they named is fetched again when it is asked for"
+                    );
+                }
+                found
+            }
+            Err(error) => {
+                tracing::error!(
+                    path = %path.display(),
+                    %error,
+                    "this file cannot be read: it is put aside, and what it named is fetched again when it is asked for"
+                );
+                let aside = annex(mirror).join(format!("{TMP}unreadable_tips"));
+                if let Err(error) = fs::rename(&path, &aside) {
+                    tracing::error!(path = %path.display(), %error, "nor can it be put aside");
+                }
+                FoundTips {
+                    tips: Tips::default(),
+                    is_damaged: true,
+                }
             }
         }
-        Ok(tips)
+    }
+
+    pub(super) fn read(path: &Path) -> io::Result<FoundTips> {
+        let file = match File::open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(FoundTips::default()),
+            file => file?,
+        };
+        let mut found = FoundTips::default();
+        // One more than there may be.
+        let lines = BufReader::new(file.take(ANNEX_TIPS_BYTES_MAX + 1)).split(b'\n');
+        for line in lines {
+            match str::from_utf8(&line?).ok().and_then(parse) {
+                Some((id, tip)) => drop(found.tips.0.insert(id, tip)),
+                None => found.is_damaged = true,
+            }
+        }
+        Ok(found)
     }
 
     /// Puts these in the place of what is on the disk.
@@ -137,15 +179,32 @@ mod tests {
     fn they_are_read_as_they_were_written() {
         let dir = tempfile::tempdir().unwrap();
         let mirror = dir.path();
-        assert_eq!(Tips::read(mirror).unwrap(), Tips::default());
-        std::fs::create_dir(annex(mirror)).unwrap();
+        assert_eq!(Tips::find(mirror), FoundTips::default());
+        fs::create_dir(annex(mirror)).unwrap();
         let tips = Tips([(id(1), kept(8, 9)), (id(2), Tip::Gone)].into());
         tips.write(mirror).unwrap();
-        assert_eq!(Tips::read(mirror).unwrap(), tips);
-        let mut file = File::options().append(true).open(path(mirror)).unwrap();
-        file.write_all(b"0303 1\nxx gone\n04").unwrap();
-        assert_eq!(Tips::read(mirror).unwrap(), tips);
-        assert_eq!(std::fs::read_dir(annex(mirror)).unwrap().count(), 1);
+        let found = |is_damaged| FoundTips {
+            tips: tips.clone(),
+            is_damaged,
+        };
+        assert_eq!(Tips::find(mirror), found(false));
+        for damage in [&b"0303 1\n"[..], b"\xff\xfe\n", b"04"] {
+            tips.write(mirror).unwrap();
+            let mut file = File::options().append(true).open(path(mirror)).unwrap();
+            file.write_all(damage).unwrap();
+            assert_eq!(Tips::find(mirror), found(true));
+        }
+        assert_eq!(fs::read_dir(annex(mirror)).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_put_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let mirror = dir.path();
+        fs::create_dir_all(path(mirror)).unwrap();
+        assert!(Tips::find(mirror).is_damaged);
+        assert_eq!(Tips::find(mirror), FoundTips::default());
+        Tips::default().write(mirror).unwrap();
     }
 
     #[test]

@@ -58,8 +58,6 @@ pub enum ServerError {
     },
     #[error("--access {host}=upstream cannot be had: {why}")]
     Upstream { host: String, why: String },
-    #[error("mirror {} cannot be recovered: {source}", .path.display())]
-    Mirror { path: PathBuf, source: io::Error },
 }
 
 impl ServerError {

@@ -1,5 +1,6 @@
 //! Before the first connection: the driver, the state directory, and what is in it.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,8 +115,8 @@ pub(super) fn prepare(
     let cores = config.cores.get();
     let marks = marks(&config, state.space()?.total_bytes)?;
     let catalog = Arc::new(Catalog::new(state, cores, marks));
-    let found = find_mirrors(&catalog, &config)?;
-    find_entries(&catalog, &config)?;
+    let (found, damaged) = find_mirrors(&catalog, &config)?;
+    find_entries(&catalog, &config, &damaged)?;
     let plane = plane::queue::<Jobs>();
     plane.0.spawn(|jobs| jobs.take_over_mirrors(found));
     // One block for each core, one for everything else.
@@ -185,37 +186,42 @@ fn is_elsewhere_better(error: &io::Error) -> bool {
     .contains(&error.kind())
 }
 
-/// Makes the mirrors known. They are not used before they were checked.
-fn find_mirrors(catalog: &Catalog, config: &Config) -> Result<Vec<Arc<Repo>>, ServerError> {
-    let mut found = Vec::new();
+/// Repositories of whose annexes it is not known what they have.
+type Damaged = HashSet<Arc<str>>;
+
+/// Makes the mirrors known. They are not used before they were checked, and none keeps the server from starting.
+fn find_mirrors(
+    catalog: &Catalog,
+    config: &Config,
+) -> Result<(Vec<Arc<Repo>>, Damaged), ServerError> {
+    let (mut found, mut damaged) = (Vec::new(), Damaged::new());
     for (host, path) in catalog.state.mirrors()? {
         let Some(url) = config.upstreams.url_for(&host, &path) else {
             tracing::warn!("mirror {host}/{path} belongs to no upstream and is not used");
             continue;
         };
         let mirror = catalog.state.mirror_path(&host, &path);
-        if let Err(source) = recover(&mirror) {
-            return Err(ServerError::Mirror {
-                path: mirror,
-                source,
-            });
+        if let Err(error) = recover(&mirror) {
+            let path = mirror.display();
+            tracing::error!(%path, %error, "what a killed process has left in a mirror stays");
         }
-        let annex = Tips::read(&mirror).map_err(|source| ServerError::Mirror {
-            path: mirror.clone(),
-            source,
-        })?;
+        let annex = Tips::find(&mirror);
         let repo = catalog.registry.get_or_add(&host, &path, || mirror, || url);
         // Before anything of it is served.
         let believed_ms = config.unreachable_expiry.as_millis();
         repo.annex
-            .load(annex, u64::try_from(believed_ms).unwrap_or(u64::MAX));
+            .load(annex.tips, u64::try_from(believed_ms).unwrap_or(u64::MAX));
+        if annex.is_damaged {
+            damaged.insert(repo.name.clone());
+        }
         found.push(repo);
     }
-    Ok(found)
+    Ok((found, damaged))
 }
 
-/// The newest entry of each repository is served; older ones go.
-fn find_entries(catalog: &Catalog, config: &Config) -> Result<(), ServerError> {
+/// The newest entry of each repository is served; older ones go, and so do those of commits that may be of a damaged
+/// annex: nothing says when the upstream last gave them.
+fn find_entries(catalog: &Catalog, config: &Config, damaged: &Damaged) -> Result<(), ServerError> {
     let (found, rejected) = catalog.state.scan()?;
     let (old, rejected): (Vec<_>, Vec<_>) = rejected
         .into_iter()
@@ -246,7 +252,13 @@ fn find_entries(catalog: &Catalog, config: &Config) -> Result<(), ServerError> {
         };
         let mirror = || catalog.state.mirror_path(host, path);
         let repo = catalog.registry.get_or_add(host, path, mirror, || url);
-        if repo.archive_of(&entry.meta.want).is_some() {
+        let is_doubtful = damaged.contains(&repo.name)
+            && entry
+                .meta
+                .want
+                .commit()
+                .is_some_and(|id| !repo.annex.is_kept(&id));
+        if is_doubtful || repo.archive_of(&entry.meta.want).is_some() {
             // It is not served; the next start tries again.
             if let Err(e) = catalog.state.remove(&entry.dir, &entry.meta.spool) {
                 tracing::error!(repository = &*repo.name, "a superseded entry stays: {e}");

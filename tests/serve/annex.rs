@@ -505,3 +505,77 @@ fn what_is_merged_meanwhile_is_built() {
     git::run(&unpacked, &["fsck", "--full", "--strict", "--no-dangling"]);
     server.stop();
 }
+
+/// A file of an annex that has rotted keeps no server from starting: what it named is not served on its word, and is
+/// asked for again.
+#[test]
+fn a_damaged_list_of_tips_keeps_nothing_from_starting() {
+    let lab = small_lab();
+    let [first, second] = [1, 2].map(|number| pull(&lab, number, b"of a pull request\n"));
+    let upstream = Upstream::new(lab.upstreams());
+    let server = over_http(&lab, &upstream).start();
+    let kept = [&first, &second].map(|id| kept(&server, id).head.etag().to_owned());
+    server.stop();
+    let tips = annex(&lab).join("tips");
+    // One bad byte in the line of one.
+    let mut bytes = std::fs::read(&tips).unwrap();
+    let at = bytes
+        .windows(first.len())
+        .position(|part| part == first.as_bytes())
+        .unwrap();
+    bytes[at] = 0xff;
+    std::fs::write(&tips, &bytes).unwrap();
+    upstream.answer(Answers::Status("500 No", ""));
+    let server = over_http(&lab, &upstream).start();
+    let log = server.log();
+    assert!(
+        log.contains("tarpon-annex/tips") && log.contains("make no sense"),
+        "{log}"
+    );
+    assert!(by_id(&server, &first).head.status >= 500);
+    assert_eq!(by_id(&server, &second).expect(200).head.etag(), kept[1]);
+    upstream.answer(Answers::Well);
+    wait::until_true("it is asked for again", || {
+        by_id(&server, &first).head.status == 200
+    });
+    server.stop();
+    // Nor does one that cannot be read at all.
+    std::fs::remove_file(&tips).unwrap();
+    std::fs::create_dir(&tips).unwrap();
+    let server = over_http(&lab, &upstream).start();
+    for id in [&first, &second] {
+        assert_eq!(commit_of(&by_id(&server, id).expect(200)), Some(&**id));
+    }
+    assert!(tips.is_file());
+    server.stop();
+    lab.expect_no_orphans();
+}
+
+/// What nobody wants any more leaves the annex, though its upstream would give it; who wants it again has it fetched.
+#[test]
+fn what_nobody_wants_leaves_the_annex() {
+    let lab = small_lab();
+    let content = Rng::new(15).bytes(3000);
+    let id = pull(&lab, 7, &content);
+    let times = ["--maintenance-idle", "1s", "--unreachable-expiry", "3s"];
+    let server = lab.settings().with(&FAR).with(&times).start();
+    hit(&server, NAME);
+    kept(&server, &id);
+    let packs = || {
+        std::fs::read_dir(annex(&lab).join("objects/pack"))
+            .unwrap()
+            .count()
+    };
+    assert!(packs() > 0);
+    wait::until_true("nothing of it is left", || {
+        packs() == 0 && is_anywhere(&lab, &content[1000..1100]).is_empty()
+    });
+    assert_eq!(
+        (fetches(&server, "given"), fetches(&server, "refused")),
+        (1, 0)
+    );
+    assert_eq!(commit_of(&by_id(&server, &id).expect(200)), Some(&*id));
+    assert_eq!(fetches(&server, "given"), 2);
+    server.stop();
+    lab.expect_no_orphans();
+}
