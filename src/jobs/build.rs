@@ -194,10 +194,11 @@ impl Jobs {
             // Its upstream was asked meanwhile.
             self.leave(repo, &[commit].into()).await;
         }
-        if let Some(old) = old.filter(|old| old.id != archive.id) {
-            // Hardly anybody comes back for it, and it may hold many files open.
-            old.close_if_idle();
-            self.catalog.retired.add(old);
+        // Hardly anybody comes back for it, and it may hold many files open.
+        match old.filter(|(old, _)| old.id != archive.id) {
+            Some((old, true)) => self.end_expired(vec![old]),
+            Some((old, false)) => self.retire(vec![old]),
+            None => {}
         }
         let (catalog, dir) = (self.catalog.clone(), archive.dir());
         let bytes = spawn_blocking(move || catalog.state.entry_bytes(&dir));

@@ -213,16 +213,24 @@ impl Jobs {
         let result = self.note(repo, "unreachable objects removed", made);
         if result == Some(MaintenanceResult::Expired) {
             repo.aside.set(Aside::default());
-            self.end_expired(repo.set_expired());
+            self.set_expired(repo);
         }
         if !repo.holds_expired() && self.keeps_old(repo).await {
             // A server that ended before it could build anew.
-            self.end_expired(repo.set_expired());
+            self.set_expired(repo);
         }
         if repo.holds_expired() {
             self.rebuild(repo, Cause::Timer);
         }
         result
+    }
+
+    /// Something has expired: what may have it is replaced as it is asked for, and what was replaced before is resumed
+    /// by nobody.
+    fn set_expired(&self, repo: &Repo) {
+        let expired = repo.set_expired();
+        self.catalog.retired.refuse(&repo.name);
+        self.end_expired(expired);
     }
 
     /// What is not served any more, and who has begun with it may go on with.

@@ -49,6 +49,15 @@ impl Retired {
         });
     }
 
+    /// The same for all that there are of a repository.
+    pub(crate) fn refuse(&self, repository: &str) {
+        let mut archives = self.lock();
+        let of_it = archives
+            .iter_mut()
+            .filter(|one| *one.archive.repository == *repository);
+        of_it.for_each(|one| one.is_refused = true);
+    }
+
     /// Forgets the one in whose place this archive's entry is now: nothing is left of its own to be read or
     /// removed, and who asks for it by its tag is to find what came after it.
     pub(crate) fn replaced_by(&self, archive: &Archive) {
@@ -108,5 +117,23 @@ impl Retired {
         let mut archives = self.lock();
         let over = archives.extract_if(.., is_over);
         over.map(|one| one.archive).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repos::testing::archive;
+
+    #[test]
+    fn what_is_refused_is_found_by_nobody_and_still_removed() {
+        let retired = Retired::default();
+        retired.add(archive(1));
+        let repository = retired.all()[0].repository.clone();
+        retired.refuse("another/one");
+        assert!(retired.find(|_| true).is_some());
+        retired.refuse(&repository);
+        assert!(retired.find(|_| true).is_none());
+        assert_eq!(retired.all().len(), 1);
     }
 }

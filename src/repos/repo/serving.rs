@@ -384,11 +384,17 @@ impl Repo {
     }
 
     /// Makes `archive` the current one of its want, whose build began in epoch `shown`; returns the one
-    /// before.
-    pub(crate) fn publish(&self, archive: Arc<Archive>, shown: RefsEpoch) -> Option<Arc<Archive>> {
+    /// before, and whether it may have something of what has expired.
+    pub(crate) fn publish(
+        &self,
+        archive: Arc<Archive>,
+        shown: RefsEpoch,
+    ) -> Option<(Arc<Archive>, bool)> {
         let mut state = self.lock();
+        let expired = state.expired;
         let served = state.wants.entry(&archive.want.clone());
         served.failing = None;
+        let is_expired = served.snapshot.is_before(expired);
         let before = served.snapshot.take();
         served.snapshot = Snapshot::Ready {
             archive,
@@ -396,7 +402,7 @@ impl Repo {
             is_outdated: false,
             is_left: false,
         };
-        before
+        before.map(|before| (before, is_expired))
     }
 
     /// Takes the archive away if it is the current one of its want and nobody reads it.

@@ -55,6 +55,17 @@ fn refs_that_moved_unseen_are_built_once() {
     assert!(repo.rebuild().is_none(), "built twice");
 }
 
+/// Who has begun with what may have something of what has expired does not go on with it.
+#[test]
+fn what_was_built_before_an_expiry_is_known_as_it_is_replaced() {
+    let repo = repo();
+    repo.publish(archive(10), repo.epoch());
+    let publish = |number| repo.publish(archive(number), repo.epoch()).unwrap().1;
+    assert!(!publish(11), "nothing has expired");
+    repo.set_expired();
+    assert!(publish(12) && !publish(13));
+}
+
 /// An archive is as old as the refs that it was made of.
 #[test]
 fn who_wants_what_is_young_gets_nothing_that_is_old() {
