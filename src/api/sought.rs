@@ -238,9 +238,9 @@ impl Core {
         let (at, named) = (repo.clone(), sought.named.clone());
         let asker = sought.asker.clone();
         let wanted = self.ask(move |jobs| jobs.resolve(at, named, since, asker));
-        let (Wanted { want, near }, part) = wanted.await?;
+        let (Wanted { want, near, claim }, part) = wanted.await?;
         let found = match repo.find_want(&want, since) {
-            Found::Vacant(permit) => Found::Vacant(permit.near(near).holding(part)),
+            Found::Vacant(permit) => Found::Vacant(permit.near(near).holding((part, claim))),
             found => found,
         };
         Ok((want, found))

@@ -42,7 +42,7 @@ pub(crate) fn pause(took: Duration) -> Duration {
 
 /// What everything below a directory takes on the disk, at least a block each: a file without
 /// content and a directory are something, too. What is not there, or goes meanwhile, takes nothing.
-fn disk_bytes(dir: &Path) -> io::Result<u64> {
+pub(crate) fn disk_bytes(dir: &Path) -> io::Result<u64> {
     let mut bytes = 0_u64;
     let mut dirs = vec![dir.to_owned()];
     while let Some(dir) = dirs.pop() {

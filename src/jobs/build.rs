@@ -49,8 +49,17 @@ impl Jobs {
     ) {
         let repo = permit.repo().clone();
         permit.urgency().raise(asker.cause);
-        let cold = self.cold_source(&repo, permit.want()).await;
+        // What a timer has begun is for nobody who would wait.
+        let is_asked_for = asker.cause == Cause::Asked;
+        let cold = tokio::select! {
+            biased;
+            cold = self.cold_source(&repo, permit.want()) => cold,
+            () = unwanted(&permit), if is_asked_for => return,
+        };
         let is_cold = cold.is_some();
+        if is_cold && is_asked_for && permit.end_unless_wanted() {
+            return;
+        }
         let mirrored = tokio::select! {
             biased;
             mirrored = self.ensure_mirror_with(part, &repo, &asker), if !is_cold => mirrored,
@@ -68,9 +77,14 @@ impl Jobs {
         let arriving = asker.clone();
         let spawned = thread.spawn(move || {
             if let Ok(permit) = given.recv()
-                && let Some(placed) = placed(&shop, permit, arriving.arrival(), is_cold)
+                && let Some(placed) = placed(&shop, permit, arriving.arrival())
             {
-                run(&shop, &plane, placed, (&git, cold), stop, done);
+                let mut done = Some(done);
+                run(&shop, &plane, placed, (&git, cold), stop, &mut done);
+                if let Some(done) = done {
+                    // Fails only while the process ends.
+                    let _ = done.send(None);
+                }
             }
         });
         let builder = match spawned {
@@ -83,8 +97,11 @@ impl Jobs {
         self.note_builder(builder);
         // Only now: a thread that does not start must not take it along. It waits for this.
         let _ = give.send(permit);
-        // One that could not begin has told everybody, too.
-        if let Ok(built) = built.await {
+        // One that could not begin has told everybody, too. One that nobody waited for any more wants nothing.
+        let Ok(built) = built.await else {
+            return;
+        };
+        if let Some(built) = built {
             self.end_build(&repo, built).await;
         }
         if is_cold {
@@ -291,7 +308,7 @@ struct Built {
 type Ready = (Permit, Seat, Option<Seat>);
 
 /// Waits for its places, without anything of it: what it is made of is looked at afterwards. `None` if it ends here.
-fn placed(shop: &Workshop, permit: Permit, arrival: Arrival, is_cold: bool) -> Option<Ready> {
+fn placed(shop: &Workshop, permit: Permit, arrival: Arrival) -> Option<Ready> {
     let repo = permit.repo();
     let size = produce::size_of(&repo.mirror);
     let seat = shop
@@ -310,7 +327,7 @@ fn placed(shop: &Workshop, permit: Permit, arrival: Arrival, is_cold: bool) -> O
     let is_wanted = || !is_asked_for() || !permit.end_unless_wanted();
     let mut waited = shop.turns.wait_placed(&mut seat, is_wanted);
     let mut packing = None;
-    if matches!(waited, Ok(true)) && !is_cold && permit.want().shape() == Shape::Tip {
+    if matches!(waited, Ok(true)) && permit.want().shape() == Shape::Tip {
         // It has a place already, so it is not refused.
         let entered = shop
             .packing
@@ -342,7 +359,7 @@ fn run(
     (permit, seat, packing): Ready,
     (git, cold): (&Git, Option<ColdSource>),
     stop: watch::Receiver<bool>,
-    done: oneshot::Sender<Built>,
+    done: &mut Option<oneshot::Sender<Option<Built>>>,
 ) {
     sched::be_prompt();
     let (repo, want) = (permit.repo().clone(), permit.want().clone());
@@ -391,14 +408,15 @@ fn run(
         End::LiveOnly => (None, Some((permit, archive.fanout.clone()))),
         _ => (Some(permit), None),
     };
-    // Fails only while the process ends.
-    let _ = done.send(Built {
+    let built = Built {
         permit,
         archive,
         base,
         epoch,
         end,
-    });
+    };
+    // Fails only while the process ends.
+    let _ = done.take().map(|done| done.send(Some(built)));
     if let Some((permit, fanout)) = last {
         fanout.wait_taken();
         // Giving it up takes the repository's lock.

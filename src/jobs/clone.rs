@@ -418,11 +418,11 @@ pub(super) fn freshen_error(repo: &Repo, error: &MirrorError) -> StartError {
 }
 
 /// There is no room for a mirror, and will be.
-fn stuck(repo: &Repo) -> StartError {
+pub(super) fn stuck(repo: &Repo) -> StartError {
     StartError {
         status: 507,
         message: format!(
-            "{}: not cloned, for more than --cache-limit is in use by those who download; try again later",
+            "{}: not fetched, for more than --cache-limit is in use by those who download; try again later",
             repo.name
         ),
     }

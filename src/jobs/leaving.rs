@@ -19,11 +19,22 @@ pub(super) struct Listed {
     pub(super) repo: Arc<Repo>,
     /// Whether nobody works with its mirror.
     pub(super) is_idle: bool,
+    /// What single commits of it were fetched into.
+    pub(super) tips: Option<ListedTips>,
+}
+
+/// A repository of single commits, as a sweep sees it.
+pub(super) struct ListedTips {
+    pub(super) path: PathBuf,
+    /// Whether nobody fetches into it or builds from it.
+    pub(super) is_idle: bool,
+    pub(super) used_unix_ms: u64,
 }
 
 /// Something that may leave.
 pub(super) enum Leaver {
     Superseded(Arc<Archive>),
+    Tips(Arc<Repo>),
     Snapshot(Arc<Repo>, Arc<Archive>),
     Mirror(Arc<Repo>),
 }
@@ -37,6 +48,8 @@ pub(super) struct Leaving {
     pub(super) fixed_bytes: u64,
     /// Each of that with its bytes, the largest first.
     pub(super) fixed: Vec<(PathBuf, u64)>,
+    /// Bytes of the largest thing that is being made and may not be kept.
+    pub(super) passing_bytes: u64,
 }
 
 impl Leaving {
@@ -70,6 +83,7 @@ impl Leaving {
         let paths = listing.paths.iter().map(PathBuf::as_path).collect();
         let (fixed_bytes, fixed) = ledger.fixed(&paths);
         Leaving {
+            passing_bytes: ledger.largest_passing_bytes(&paths),
             fixed_bytes,
             fixed,
             holdings,
@@ -121,8 +135,19 @@ impl Listing<'_> {
             cost: mirror_cost(&mirror, self.places.shared()),
             ..mirror
         });
+        let tips = listed.tips.as_ref().and_then(|tips| {
+            let leaver = Leaver::Tips(repo.clone());
+            self.candidate(
+                tips.path.clone(),
+                leaver,
+                !tips.is_idle,
+                0,
+                tips.used_unix_ms,
+            )
+        });
         Holding {
             superseded: self.superseded(replaced),
+            tips,
             others,
             snapshot,
             mirror,

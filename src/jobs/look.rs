@@ -6,6 +6,7 @@ use std::sync::Arc;
 use gix::ObjectId;
 use gix::bstr::{BStr, BString, ByteSlice};
 
+use super::tips::Claim;
 use crate::limits::NEAR_TIPS_MAX;
 use crate::manifest::want::{Named, Shape, Want};
 use crate::mirror::{Git, annex};
@@ -21,6 +22,19 @@ pub(crate) struct Wanted {
     pub want: Arc<Want>,
     /// The commit of the snapshot to build it on, if one is near.
     pub near: Option<ObjectId>,
+    /// To what it is built of, where that is there for those alone who wait.
+    pub claim: Option<Claim>,
+}
+
+impl Wanted {
+    /// What is in a mirror.
+    fn there(want: Want, near: Option<ObjectId>) -> Wanted {
+        Wanted {
+            want: Arc::new(want),
+            near,
+            claim: None,
+        }
+    }
 }
 
 /// What a look has found.
@@ -44,8 +58,7 @@ pub(super) fn look(repo: &Repo, git: &Git, named: &Named) -> Result<Looked, Star
         let near = refs.head_id();
         let want = named.want(None);
         return Ok(want.map_or(Looked::Absent, |want| {
-            let want = Arc::new(want);
-            Looked::Found(Wanted { want, near })
+            Looked::Found(Wanted::there(want, near))
         }));
     }
     let full = named.name_among(&refs);
@@ -67,15 +80,13 @@ pub(super) fn look(repo: &Repo, git: &Git, named: &Named) -> Result<Looked, Star
         Leads::Other(kind) => return Err(no_commit(repo, from, kind)),
     };
     let known = known(repo);
-    let wanted = |want, near| Wanted {
-        want: Arc::new(want),
-        near,
-    };
     if named.commit().is_none() {
         // What a ref leads to is there.
         let near = objects.around(commit, &[], &known).nearest;
         let want = named.want(full);
-        return Ok(want.map_or(Looked::Absent, |want| Looked::Found(wanted(want, near))));
+        return Ok(want.map_or(Looked::Absent, |want| {
+            Looked::Found(Wanted::there(want, near))
+        }));
     }
     let around = objects.around(commit, &tips(&refs, full.as_ref()), &known);
     let Some(want) = named.at(commit).and_then(|named| named.want(full)) else {
@@ -86,7 +97,7 @@ pub(super) fn look(repo: &Repo, git: &Git, named: &Named) -> Result<Looked, Star
     let is_reached = is_tip
         || around.is_reached
         || refs.refs.len() <= NEAR_TIPS_MAX && objects.reaches(&all_tips(&refs), commit);
-    let wanted = wanted(want, around.nearest);
+    let wanted = Wanted::there(want, around.nearest);
     Ok(match is_reached {
         true => Looked::Found(wanted),
         false => Looked::Unsure(wanted, commit),
@@ -131,8 +142,7 @@ pub(super) fn look_annexed(
     };
     fits_beside(repo, &want, &refs)?;
     let near = objects.around(commit, &[], &known(repo)).nearest;
-    let want = Arc::new(want);
-    Ok(Some(Wanted { want, near }))
+    Ok(Some(Wanted::there(want, near)))
 }
 
 /// Where to look for a commit first.

@@ -15,6 +15,8 @@ pub(crate) mod bundle;
 pub(crate) mod bundle_cache;
 pub(crate) mod clone;
 mod cold;
+mod cold_clone;
+mod cold_fetch;
 mod end;
 pub(crate) mod ensure_refs;
 mod entry;

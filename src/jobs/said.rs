@@ -75,6 +75,7 @@ fn largest_used(leaving: &Leaving) -> Vec<String> {
     let named = used.into_iter().filter_map(|(bytes, key)| {
         let (name, what) = match leaving.leavers.get(&key)? {
             Leaver::Superseded(archive) => (&archive.repository, "replaced snapshot"),
+            Leaver::Tips(repo) => (&repo.name, "single commits before a clone"),
             Leaver::Snapshot(repo, _) => (&repo.name, "snapshot"),
             Leaver::Mirror(repo) => (&repo.name, "mirror"),
         };

@@ -45,8 +45,8 @@ struct Survey {
 struct Swept {
     found: Found,
     marks: Marks,
-    /// Mirrors that are to go, and why.
-    mirrors: Vec<(Arc<Repo>, Why)>,
+    /// What else is to go, and why: only the plane knows whether somebody is about to use it.
+    later: Vec<(Leaver, Why)>,
 }
 
 impl Jobs {
@@ -87,6 +87,7 @@ impl Jobs {
     /// room for somebody who is in `need` of it. Whoever calls it holds the semaphore of sweeps.
     pub(super) async fn sweep_once(self: &Rc<Self>, need: Option<Need>) {
         self.bundles.borrow_mut().expire(Instant::now());
+        self.cold.trim();
         let usage = &self.catalog.usage;
         if need.is_some() || usage.all_bytes() > usage.marks().high_bytes {
             // Before anything leaves for them that takes longer to be made anew.
@@ -108,8 +109,12 @@ impl Jobs {
                 if swept.found.over_bytes > 0 {
                     self.shop.open_files.end_slow();
                 }
-                for (repo, why) in swept.mirrors {
-                    self.evict_mirror(repo, why, swept.marks).await;
+                for (leaver, why) in swept.later {
+                    match leaver {
+                        Leaver::Mirror(repo) => self.evict_mirror(repo, why, swept.marks).await,
+                        Leaver::Tips(repo) => self.evict_tips(&repo, why, swept.marks).await,
+                        Leaver::Superseded(_) | Leaver::Snapshot(..) => {}
+                    }
                 }
             }
             Ok(Err(e)) => tracing::error!("cannot look at the state directory: {e}"),
@@ -153,7 +158,6 @@ impl Jobs {
                 let is_due = jobs.may_make_room();
                 let sweeping = jobs.sweeping.acquire().await;
                 let before = usage.all_bytes();
-                jobs.cold.forget_fetched();
                 jobs.sweep_once(is_due.then_some(need)).await;
                 drop(sweeping);
                 if is_due {
@@ -216,6 +220,7 @@ impl Jobs {
         let registry = &self.catalog.registry;
         let listed = registry.all().into_iter().map(|repo| Listed {
             is_idle: registry.is_alone(&repo) && !self.is_at_work(&repo.name),
+            tips: self.cold.listed(&repo.name),
             repo,
         });
         listed.collect()
@@ -317,22 +322,23 @@ fn sweep(
     let mut swept = Swept {
         found: Found::default(),
         marks,
-        mirrors: Vec::new(),
+        later: Vec::new(),
     };
     if !survey.is_fine(&ledger, marks, space.free_bytes) {
         let leaving = Leaving::of(catalog, &ledger, &survey.repos);
-        let bounds = survey.bounds(&ledger, marks, leaving.fixed_bytes, space.free_bytes);
+        let bounds = survey.bounds(&ledger, marks, &leaving, space.free_bytes);
         let plan = evict::plan(&leaving.holdings, &leaving.shared, bounds);
         swept.found = Found::of(&plan, &leaving, &survey.repos, root);
-        swept.mirrors = evict_all(catalog, meter, &mut ledger, leaving, &plan);
+        swept.later = evict_all(catalog, meter, &mut ledger, leaving, &plan);
         // A path may end in `.git` before its end: such a mirror lies inside of another one.
         let inside = |repo: &Repo, other: &Repo| {
             other.mirror != repo.mirror && other.mirror.starts_with(&repo.mirror)
         };
-        let holds_none = |(repo, _): &(Arc<Repo>, Why)| {
-            !survey.repos.iter().any(|other| inside(repo, &other.repo))
+        let holds_none = |leaver: &(Leaver, Why)| match &leaver.0 {
+            Leaver::Mirror(repo) => !survey.repos.iter().any(|other| inside(repo, &other.repo)),
+            _ => true,
         };
-        swept.mirrors.retain(holds_none);
+        swept.later.retain(holds_none);
     }
     let snapshots = survey.current();
     let wants = snapshots
@@ -346,19 +352,19 @@ fn sweep(
     Ok(swept)
 }
 
-/// Evicts snapshots; gives the mirrors that are to go.
+/// Evicts snapshots; gives what else is to go.
 fn evict_all(
     catalog: &Catalog,
     meter: &Meter,
     ledger: &mut Ledger,
     mut leaving: Leaving,
     plan: &Plan,
-) -> Vec<(Arc<Repo>, Why)> {
-    let mut mirrors = Vec::new();
+) -> Vec<(Leaver, Why)> {
+    let mut later = Vec::new();
     for (key, why) in plan.victims.iter().zip(&plan.reasons) {
         let (what, archive) = match leaving.leavers.remove(key) {
-            Some(Leaver::Mirror(repo)) => {
-                mirrors.push((repo, *why));
+            Some(leaver @ (Leaver::Mirror(_) | Leaver::Tips(_))) => {
+                later.push((leaver, *why));
                 continue;
             }
             Some(Leaver::Snapshot(repo, archive)) if repo.take_idle(&archive) => {
@@ -382,7 +388,7 @@ fn evict_all(
         };
         gone.note(meter);
     }
-    mirrors
+    later
 }
 
 impl Survey {
@@ -415,12 +421,13 @@ impl Survey {
         is_below && has_room && !self.has_many_others(ledger, marks)
     }
 
-    fn bounds(&self, ledger: &Ledger, marks: Marks, fixed_bytes: u64, free_bytes: u64) -> Bounds {
+    fn bounds(&self, ledger: &Ledger, marks: Marks, leaving: &Leaving, free_bytes: u64) -> Bounds {
+        let fixed_bytes = leaving.fixed_bytes;
         let used_bytes = self.used_bytes(ledger);
         let beside = marks.high_bytes - marks.low_bytes;
         Bounds {
             // What is being made may turn out not to be kept: the largest is no reason for others to leave.
-            used_bytes: used_bytes.saturating_sub(ledger.largest_passing_bytes()),
+            used_bytes: used_bytes.saturating_sub(leaving.passing_bytes),
             // Where there is more than may be and none of it can leave, there is still something beside it.
             high_bytes: marks.high_bytes.max(fixed_bytes + beside),
             low_bytes: marks.low_bytes.max(fixed_bytes + beside / 2),

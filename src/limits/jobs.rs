@@ -33,10 +33,18 @@ pub const TIPS_PACKING_MAX: usize = 4;
 pub const TIP_PACKS_MAX: usize = 4;
 /// Objects beside each other that go into the same of these packs: a commit with fewer has one.
 pub const TIP_RUN_OBJECTS: usize = 512;
-/// Refs that are not followed of a repository without a mirror of which is remembered what they lead to.
-pub const COLD_REFS_MAX: usize = 256;
-/// A repository whose commit was fetched before it was cloned is cloned after this time at the latest, whatever
-/// has become of the build.
+/// Fetches of single commits into one repository of a repository without a mirror: the next has another one, and of
+/// what came before only builds keep what they have begun with.
+pub const COLD_FETCHES_MAX: usize = 256;
+/// The same in bytes, as one part in so many of `--cache-limit`.
+pub const COLD_PART: u64 = 8;
+/// Repositories without a mirror that are cloned behind single commits, or wait for that. Of more the commits are
+/// served, and no clone follows.
+pub const COLD_CLONES_MAX: usize = 1024;
+/// Memory for what the upstreams of those have, that nobody is about to use.
+pub const COLD_LISTINGS_BYTES_MAX: u64 = 16 << 20;
+/// A repository whose commit was fetched before it was cloned is cloned after this time at the latest, however long
+/// the build takes.
 pub const COLD_CLONE_WAIT_MS: u64 = MINUTE_MS;
 /// A repository whose commit was served before it was cloned, and whose clone has failed, is cloned again after
 /// this time; doubled with every further failure.

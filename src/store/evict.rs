@@ -4,7 +4,7 @@
 //! snapshots, files of frames are in several snapshots. So what something gives back depends on what
 //! else goes, and is counted as it is chosen.
 //!
-//! What was superseded goes first, longest unused first. All else goes by its value: what it costs to
+//! What was superseded goes first, and what was only fetched to build from, longest unused first. All else goes by its value: what it costs to
 //! have it again, for each byte that it gives back and each second that nobody has wanted it. Of a
 //! repository, the snapshot of a plain request goes after those of refs and commits or with the last of
 //! them, and the mirror after that or with it.
@@ -49,6 +49,8 @@ pub struct Candidate {
 pub struct Holding {
     /// Snapshots that newer ones have replaced.
     pub superseded: Vec<Candidate>,
+    /// What single commits were fetched into before there is a mirror: nothing that is served needs it.
+    pub tips: Option<Candidate>,
     /// Those of refs and commits.
     pub others: Vec<Candidate>,
     /// The one that a plain request is answered from. It does not go before the others.
@@ -206,10 +208,12 @@ impl<'a> Step<'a> {
 impl Holding {
     /// All of it.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Candidate> {
-        self.superseded
-            .iter()
-            .chain(self.served())
-            .chain(&self.mirror)
+        self.unneeded().chain(self.served()).chain(&self.mirror)
+    }
+
+    /// What is served without.
+    fn unneeded(&self) -> impl Iterator<Item = &Candidate> {
+        self.superseded.iter().chain(&self.tips)
     }
 
     /// What is served, in the order in which it leaves.
@@ -353,7 +357,7 @@ impl<'s> Taking<'s> {
         let mut steps: Vec<Step<'_>> = Vec::new();
         for holding in holdings {
             let keys = |all: Vec<&Candidate>| all.iter().map(|one| one.key).collect();
-            let first = holding.superseded.iter().chain(&holding.others);
+            let first = holding.unneeded().chain(&holding.others);
             let first = first.map(|one| (one, Vec::new()));
             let snapshot = holding.snapshot.iter();
             let snapshot = snapshot.map(|one| (one, keys(holding.others.iter().collect())));
@@ -371,7 +375,7 @@ impl<'s> Taking<'s> {
     /// In which order things leave.
     fn steps<'a>(&self, holdings: &'a [Holding]) -> Vec<Step<'a>> {
         let is_free = |one: &&Candidate| !one.pinned && !self.taken.contains(&one.key);
-        let superseded = holdings.iter().flat_map(|holding| &holding.superseded);
+        let superseded = holdings.iter().flat_map(Holding::unneeded);
         let mut superseded: Vec<&Candidate> = superseded.filter(is_free).collect();
         superseded.sort_by_key(|one| (Reverse(one.idle_ms), one.key));
         // What all else gives back is what it does once these are gone.

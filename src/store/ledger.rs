@@ -265,15 +265,21 @@ impl Ledger {
         mirrors.count() as u64
     }
 
-    /// Bytes that the largest thing has which is being made, without what it shares.
-    pub(crate) fn largest_passing_bytes(&self) -> u64 {
+    /// Bytes that the largest thing has which is being made, without what it shares; of what is in none of
+    /// `leaving`.
+    pub(crate) fn largest_passing_bytes(&self, leaving: &HashSet<&Path>) -> u64 {
         let alone = |id: &FileId| self.files.get(id).filter(|file| file.known == 1);
         let bytes = |unit: &Unit| {
             let files = unit.files.iter().filter_map(alone);
             unit.own_bytes + files.map(|file| file.bytes).sum::<u64>()
         };
-        let passing = self.units.values().filter(|unit| unit.is_passing);
-        passing.map(bytes).max().unwrap_or_default()
+        let passing = self.units.iter();
+        let passing =
+            passing.filter(|(path, unit)| unit.is_passing && !leaving.contains(path.as_path()));
+        passing
+            .map(|(_, unit)| bytes(unit))
+            .max()
+            .unwrap_or_default()
     }
 
     /// Bytes of all that stays, whoever goes: what is in none of `leaving`, and not being made. With them each

@@ -40,6 +40,8 @@ pub(crate) struct Usage {
     /// What takes how much. Held while the disk is looked at: for threads.
     ledger: Mutex<Ledger>,
     all_bytes: AtomicU64,
+    /// All bytes when somebody looked last.
+    swept_bytes: AtomicU64,
     mirror_bytes: AtomicU64,
     snapshot_bytes: AtomicU64,
     other_bytes: AtomicU64,
@@ -97,13 +99,31 @@ impl Usage {
         before <= high && before.saturating_add(bytes) > high
     }
 
-    /// Notes that a mirror is gone, with so many bytes.
-    pub(crate) fn mirror_gone(&self, bytes: u64) {
-        for all in [&self.all_bytes, &self.mirror_bytes] {
+    /// Whether there is more than there may be, and enough of it has come since the last look that another may find
+    /// something to remove.
+    pub(crate) fn is_sweep_due(&self) -> bool {
+        let (all, marks) = (self.all_bytes(), self.marks());
+        let swept = self.swept_bytes.load(Ordering::Relaxed);
+        let beside = marks.high_bytes.saturating_sub(marks.low_bytes);
+        all > marks.high_bytes && all >= swept.saturating_add(beside / 2)
+    }
+
+    /// Notes that something is gone which is neither a mirror nor a snapshot, with so many bytes.
+    pub(crate) fn other_gone(&self, bytes: u64) {
+        self.take([&self.all_bytes, &self.other_bytes], bytes);
+    }
+
+    fn take(&self, from: [&AtomicU64; 2], bytes: u64) {
+        for all in from {
             let less = |now: u64| Some(now.saturating_sub(bytes));
             // It always has a value.
             let _ = all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         }
+    }
+
+    /// Notes that a mirror is gone, with so many bytes.
+    pub(crate) fn mirror_gone(&self, bytes: u64) {
+        self.take([&self.all_bytes, &self.mirror_bytes], bytes);
         let less = |now: u64| Some(now.saturating_sub(1));
         let _ = self
             .mirrors
@@ -120,6 +140,7 @@ impl Usage {
     ) {
         let all = ledger.total_bytes() + nameless_bytes;
         self.all_bytes.store(all, Ordering::Relaxed);
+        self.swept_bytes.store(all, Ordering::Relaxed);
         for (part, bytes) in ledger.by_part() {
             let (of_it, more) = match part {
                 Part::Mirror => (&self.mirror_bytes, 0),

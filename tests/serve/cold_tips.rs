@@ -4,12 +4,14 @@
 use std::time::Duration;
 
 use super::preambles::behind;
+use super::room::{evicted, kept_bytes, repository};
 use super::support::client::Conn;
 use super::support::lab::{self, Lab};
-use super::support::server::Server;
+use super::support::rng::Rng;
+use super::support::server::{Server, Settings};
 use super::support::upstream::{Answers, Upstream};
 use super::support::{git, repos, wait};
-use super::{at_once, finish, remove, small_lab};
+use super::{at_once, finish, new_lab, remove, small_lab};
 
 const NAME: &str = "small";
 /// Longer than any test.
@@ -20,11 +22,19 @@ fn target(query: &str) -> String {
 }
 
 fn start(lab: &Lab, answers: Answers) -> (Upstream, Server) {
+    start_with(lab, answers, |settings| settings)
+}
+
+fn start_with(
+    lab: &Lab,
+    answers: Answers,
+    change: impl FnOnce(Settings) -> Settings,
+) -> (Upstream, Server) {
     let upstream = Upstream::new(lab.upstreams());
     upstream.answer(answers);
     let mut settings = lab.settings();
     settings.upstreams = vec![upstream.named("test")];
-    (upstream, settings.start())
+    (upstream, change(settings).start())
 }
 
 fn add(lab: &Lab, name: &str) -> String {
@@ -52,6 +62,92 @@ fn body_of(mut conn: Conn) -> Vec<u8> {
     let head = conn.read_head("GET").unwrap();
     assert_eq!(head.status, 200, "{head:?}");
     behind(finish(&mut conn, Vec::new()))
+}
+
+/// What is left of single commits.
+fn tips_left(lab: &Lab) -> usize {
+    let names = std::fs::read_dir(lab.state().join("tmp")).unwrap();
+    let names = names.map(|name| name.unwrap().file_name());
+    names
+        .filter(|name| name.to_string_lossy().starts_with("tips-"))
+        .count()
+}
+
+/// Of very many repositories, and of very many commits, no more is on the disk than may be: what was fetched before
+/// a clone that does not end counts, and leaves.
+#[test]
+fn what_single_commits_take_of_the_disk_is_bounded() {
+    const EACH: u64 = 1 << 20;
+    const LIMIT: u64 = 9 << 20;
+    let lab = new_lab();
+    let names = Vec::from_iter((0..10).map(|number| format!("r{number}")));
+    names.iter().for_each(|name| repository(&lab, name, EACH));
+    let limit = LIMIT.to_string();
+    let (_upstream, server) = start_with(&lab, Answers::SlowClones(CLONE), |settings| {
+        settings.with(&["--cache-limit", &limit])
+    });
+    // One that is fetched, and one that is built.
+    let most = LIMIT + 5 * EACH;
+    let ask = |name: &str, query: &str| {
+        let target = format!("{}?depth=1{query}", lab::target(name));
+        let body = server.get(&target).expect(200).body;
+        assert!(behind(body).len() as u64 > EACH);
+        let kept = kept_bytes(&lab.state());
+        assert!(kept <= most, "{kept} bytes are kept");
+    };
+    names.iter().for_each(|name| ask(name, ""));
+    wait::until_true("some have left", || evicted(&server, "tips") > 0);
+    let noise = |number: u64| Rng::new(100 + number).bytes(EACH as usize);
+    for number in 0..10 {
+        let upstream = lab.upstream(&names[0]);
+        let id = repos::add_commit(&upstream, "main", "random.bin", &noise(number));
+        ask(&names[0], &format!("&commit={id}"));
+    }
+    wait::until_true("what is too much has left", || {
+        kept_bytes(&lab.state()) <= LIMIT
+    });
+    // What has left is fetched again.
+    ask(&names[1], "");
+    server.stop();
+    lab.expect_no_orphans();
+}
+
+/// Whoever waits owns what is made for him: the last one to leave takes it along, whatever it has come to, and nothing
+/// is cloned for those who have left.
+#[test]
+fn what_was_made_for_those_who_have_left_is_gone() {
+    let lab = small_lab();
+    let withheld = add(&lab, "one.txt");
+    add(&lab, "two.txt");
+    let look = Duration::from_millis(1500);
+    let id = withheld.clone();
+    let (upstream, server) = start(&lab, Answers::Without { id, look });
+    // Of the two, and its own.
+    let mut metrics = Conn::open(server.address());
+    let mut has_left = || {
+        metrics.request("GET", "/metrics", &[]);
+        let text = metrics.response("GET").expect(200).text();
+        text.contains("tarpon_connections_open 2\n")
+    };
+    // The second waits behind the first, and has it wait in turn, once it is fetched, before it is built.
+    let first = ask(&server, "depth=1");
+    wait::until_true("it is listed", || upstream.looks() == 1);
+    let second = ask(&server, &format!("depth=1&commit={withheld}"));
+    wait::until_true("it waits for what it is not given", || {
+        upstream.shallow_fetches() == 2
+    });
+    assert_eq!(tips_left(&lab), 1);
+    drop(first);
+    wait::until_true("it has left", &mut has_left);
+    drop(second);
+    wait::until_true("nothing of it is left", || tips_left(&lab) == 0);
+    assert!(!server.log().contains("cloning from"));
+    assert_eq!(server.builds("complete"), 0);
+    let body = body_of(ask(&server, "depth=1"));
+    commit_of(&lab, &body);
+    wait::until_true("that is cloned", || server.log().contains("cloning from"));
+    server.stop();
+    lab.expect_no_orphans();
 }
 
 /// A name that is not there takes nothing from those who wait behind it.

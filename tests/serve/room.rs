@@ -19,7 +19,7 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
 /// A repository whose pack and frames have about `bytes` each.
-fn repository(lab: &Lab, name: &str, bytes: u64) {
+pub(super) fn repository(lab: &Lab, name: &str, bytes: u64) {
     let path = lab.upstream(name);
     repos::init_bare(&path, "main", "sha1");
     let seed = name
@@ -32,7 +32,7 @@ fn repository(lab: &Lab, name: &str, bytes: u64) {
 }
 
 /// What is kept for the files below `root`, each once, as far as they do not vanish meanwhile.
-fn kept_bytes(root: &Path) -> u64 {
+pub(super) fn kept_bytes(root: &Path) -> u64 {
     let (mut bytes, mut seen) = (0, HashSet::new());
     let mut pending = vec![root.to_owned()];
     while let Some(path) = pending.pop() {
@@ -55,7 +55,7 @@ fn is_hit(answer: &Response) -> bool {
     status.contains("hit")
 }
 
-fn evicted(server: &Server, what: &str) -> u64 {
+pub(super) fn evicted(server: &Server, what: &str) -> u64 {
     let labels = [("what", what)];
     server.metrics().count("tarpon_evictions_total", &labels)
 }

@@ -1,6 +1,7 @@
 //! Snapshots of one commit without its history: what their entries hold, when they are built anew, and what is
 //! sent where the disk takes nothing.
 
+use super::children::settings_with_git;
 use super::faults::may_mount;
 use super::support::client::{Conn, Response};
 use super::support::lab::{self, Lab};
@@ -15,6 +16,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+/// Longer than any test.
+const FAR_OFF: Duration = Duration::from_secs(60);
 /// Nothing but what is asked for.
 const FAR: [&str; 4] = ["--fetch-interval", "720h", "--scrub-interval", "0"];
 const NAME: &str = "small";
@@ -430,4 +433,91 @@ fn a_tip_without_a_clone_outlives_the_server() {
     wait::until_true("it is cloned", || lab.mirror(NAME).exists());
     server.stop();
     lab.expect_no_orphans();
+}
+
+/// Stands in for `git`: says when it begins to pack and when it has ended, and takes its time.
+fn slow_packer(log: &Path) -> String {
+    let log = log.display();
+    format!(
+        "#!/bin/sh
+PATH=${{PATH#*:}}
+case \" $* \" in *' pack-objects '*) ;; *) exec git \"$@\" ;; esac
+echo begins >> {log}
+sleep 0.3
+git \"$@\"
+ended=$?
+echo ends >> {log}
+exit $ended
+"
+    )
+}
+
+/// How many ran at a time, at most, and in all.
+pub(super) fn most_at_a_time(log: &Path) -> (usize, usize) {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let (mut now, mut most, mut all) = (0, 0, 0);
+    for line in text.lines() {
+        match line {
+            "begins" => (now, all) = (now + 1, all + 1),
+            _ => now -= 1,
+        }
+        most = most.max(now);
+    }
+    (most, all)
+}
+
+/// However many single commits are asked for at once, a few are packed at a time: of a mirror, and before a clone.
+#[test]
+fn few_commits_are_packed_at_a_time() {
+    /// See the limit of this name.
+    const TIPS_PACKING_MAX: usize = 4;
+    let lab = small_lab();
+    let ids = Vec::from_iter((0..6).map(|number| add(&lab, "main", &format!("{number}.txt"))));
+    for number in 0..8 {
+        git::clone_mirror(&lab.url(NAME), &lab.upstream(&format!("s{number}")));
+    }
+    lab.place_mirror(NAME);
+    let upstream = Upstream::new(lab.upstreams());
+    upstream.answer(Answers::SlowClones(FAR_OFF));
+    let log = lab.scratch("packing");
+    let mut settings = settings_with_git(&lab, &slow_packer(&log)).with(&FAR);
+    settings.upstreams = vec![upstream.named("test")];
+    let server = settings.start();
+    let of_mirror = ids.iter().map(|id| target(&format!("depth=1&commit={id}")));
+    let cold = (0..8).map(|number| format!("{}?depth=1", lab::target(&format!("s{number}"))));
+    let targets = Vec::from_iter(of_mirror.chain(cold));
+    at_once(targets.len(), |number| {
+        server.get(&targets[number]).expect(200)
+    });
+    let (most, all) = most_at_a_time(&log);
+    assert_eq!(all, targets.len());
+    assert!((2..=TIPS_PACKING_MAX).contains(&most), "{most} at a time");
+    server.stop();
+    lab.expect_no_orphans();
+}
+
+/// A server that is killed while a commit is fetched, built or packed leaves nothing behind, and the next one serves
+/// it: of a mirror, and before a clone.
+#[test]
+fn a_tip_outlives_a_server_that_was_killed() {
+    let lab = small_lab();
+    add(&lab, "main", "one.txt");
+    let mut rng = Rng::new(23);
+    for round in 0..8 {
+        if round == 4 {
+            lab.place_mirror(NAME);
+        }
+        let (_upstream, mut server) = start_cold(&lab, Answers::SlowClones(FAR_OFF));
+        let mut conn = Conn::open(server.address());
+        conn.request("GET", &target("depth=1"), &[]);
+        std::thread::sleep(Duration::from_millis(rng.below(150)));
+        server.kill();
+        drop(server);
+        let (_upstream, server) = start_cold(&lab, Answers::SlowClones(FAR_OFF));
+        assert!(cold_left(&lab).is_empty());
+        expect_shallow(&lab, NAME, &kept(&server, "depth=1").body);
+        server.stop();
+        lab.expect_no_orphans();
+        lab.forget_snapshots();
+    }
 }

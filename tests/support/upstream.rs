@@ -31,6 +31,8 @@ pub enum Answers {
     SlowLooks { look: Duration, clone: Duration },
     /// The same by git's older protocol only.
     SlowOldLooks { look: Duration, clone: Duration },
+    /// What it has after this time, and never this object nor whole histories.
+    Without { id: String, look: Duration },
     /// As it should, but no whole histories.
     NoClones,
     /// With what another directory has: a replica that is late.
@@ -268,39 +270,17 @@ fn serve(socket: &TcpStream, shared: &Shared) -> std::io::Result<()> {
         lock.unwrap_or_else(PoisonError::into_inner).push(asked);
         let answers = shared.answers.lock();
         let answers = answers.unwrap_or_else(PoisonError::into_inner).clone();
+        hold(&answers, &request);
         let answer = match answers {
             Answers::Well if refused.is_some() => refused.unwrap_or_default(),
             Answers::Well => backend(&shared.root, &request)?,
             Answers::From(root) => backend(&root, &request)?,
             Answers::OldProtocol => backend(&shared.root, &request.in_old_protocol())?,
-            Answers::Slowly(time) => {
-                std::thread::sleep(time);
-                backend(&shared.root, &request)?
-            }
-            Answers::SlowClones(time) => {
-                if request.wants_history() {
-                    std::thread::sleep(time);
-                }
-                backend(&shared.root, &request)?
-            }
-            Answers::SlowLooks { look, clone } => {
-                if request.looks() {
-                    std::thread::sleep(look);
-                }
-                if request.wants_history() {
-                    std::thread::sleep(clone);
-                }
-                backend(&shared.root, &request)?
-            }
-            Answers::SlowOldLooks { look, clone } => {
-                if request.target.contains("/info/refs") {
-                    std::thread::sleep(look);
-                }
-                if request.wants_history() {
-                    std::thread::sleep(clone);
-                }
-                backend(&shared.root, &request.in_old_protocol())?
-            }
+            Answers::SlowOldLooks { .. } => backend(&shared.root, &request.in_old_protocol())?,
+            Answers::Slowly(_)
+            | Answers::SlowClones(_)
+            | Answers::SlowLooks { .. }
+            | Answers::Without { .. } => backend(&shared.root, &request)?,
             Answers::NoClones if request.wants_history() => plain("500 No", "", b""),
             Answers::NoClones => backend(&shared.root, &request)?,
             Answers::Status(status, fields) => plain(status, fields, b""),
@@ -316,6 +296,34 @@ fn serve(socket: &TcpStream, shared: &Shared) -> std::io::Result<()> {
         to.write_all(&answer)?;
     }
     Ok(())
+}
+
+/// Lets it wait for its answer, or for none.
+fn hold(answers: &Answers, request: &Request) {
+    let wait_if = |is_it: bool, time: &Duration| {
+        if is_it {
+            std::thread::sleep(*time);
+        }
+    };
+    match answers {
+        Answers::Slowly(time) => wait_if(true, time),
+        Answers::SlowClones(time) => wait_if(request.wants_history(), time),
+        Answers::SlowLooks { look, clone } => {
+            wait_if(request.looks(), look);
+            wait_if(request.wants_history(), clone);
+        }
+        Answers::SlowOldLooks { look, clone } => {
+            wait_if(request.target.contains("/info/refs"), look);
+            wait_if(request.wants_history(), clone);
+        }
+        Answers::Without { id, look } => {
+            if request.wants_history() || request.has(format!("want {id}").as_bytes()) {
+                relay::be_silent();
+            }
+            wait_if(request.looks(), look);
+        }
+        _ => {}
+    }
 }
 
 fn plain(status: &str, fields: &str, body: &[u8]) -> Vec<u8> {

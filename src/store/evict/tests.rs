@@ -226,7 +226,8 @@ fn holdings() -> impl Strategy<Value = Vec<Holding>> {
     let superseded = prop::collection::vec(one(), 0..3);
     let others = prop::collection::vec(one(), 0..3);
     let served = (others, prop::option::of(one()));
-    let holding = (superseded, served, prop::option::of(one()));
+    let apart = (prop::option::of(one()), prop::option::of(one()));
+    let holding = (superseded, served, apart);
     prop::collection::vec(holding, 0..6).prop_map(|list| {
         let mut next = 0..;
         let mut number = |one: Candidate| Candidate {
@@ -234,9 +235,11 @@ fn holdings() -> impl Strategy<Value = Vec<Holding>> {
             ..one
         };
         type Served = (Vec<Candidate>, Option<Candidate>);
+        type Apart = (Option<Candidate>, Option<Candidate>);
         let make =
-            |(superseded, (others, snapshot), mirror): (Vec<_>, Served, Option<_>)| Holding {
+            |(superseded, (others, snapshot), (tips, mirror)): (Vec<_>, Served, Apart)| Holding {
                 superseded: superseded.into_iter().map(&mut number).collect(),
+                tips: tips.map(&mut number),
                 others: others.into_iter().map(&mut number).collect(),
                 snapshot: snapshot.map(&mut number),
                 mirror: mirror.map(&mut number),

@@ -98,7 +98,7 @@ fn every_file_is_counted_once() {
         ground.du()
     );
     assert_eq!(ground.ledger.mirrors(), 1);
-    assert!(ground.ledger.largest_passing_bytes() > 40_000);
+    assert!(ground.ledger.largest_passing_bytes(&HashSet::new()) > 40_000);
     assert!(
         ground.own(&format!("snapshots/{SECOND}")) < 50_000,
         "frames are shared"

@@ -291,7 +291,7 @@ pub(crate) const FAMILIES: [Family; 49] = [
         label: "what",
         values: Evicted::NAMES,
         help: "Removed to make room: snapshots that newer ones had replaced (superseded), others \
-               (snapshot), and mirrors.",
+               (snapshot), single commits that were fetched before a clone (tips), and mirrors.",
     },
     Family {
         id: Id::EvictedBytes,

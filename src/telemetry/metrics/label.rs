@@ -250,6 +250,8 @@ label! {
     Evicted {
         /// A snapshot that a newer one had replaced.
         Superseded = "superseded",
+        /// Single commits that were fetched before a clone.
+        Tips = "tips",
         /// A snapshot that was served.
         Snapshot = "snapshot",
         /// A mirror.
