@@ -4,9 +4,16 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sha2::{Digest, Sha256};
+
 use crate::limits::{ABSENT_IDS_MAX, UPSTREAM_ANSWER_KEPT_MS};
 
-type Key = (Arc<str>, String);
+/// The repository, and what stands for the object: names are clients' own, and may be long.
+type Key = (Arc<str>, [u8; 32]);
+
+fn key(repository: &Arc<str>, id: &str) -> Key {
+    (repository.clone(), Sha256::digest(id).into())
+}
 
 /// See the module's text. They are forgotten after [`UPSTREAM_ANSWER_KEPT_MS`], or when there are too many.
 #[derive(Debug, Default)]
@@ -25,12 +32,12 @@ impl Absent {
         {
             self.forget_first();
         }
-        self.known.contains(&(repository.clone(), id.to_owned()))
+        self.known.contains(&key(repository, id))
     }
 
     /// It lacks it now.
     pub(super) fn note(&mut self, repository: &Arc<str>, id: &str, now: Instant) {
-        let key = (repository.clone(), id.to_owned());
+        let key = key(repository, id);
         if !self.known.insert(key.clone()) {
             return;
         }

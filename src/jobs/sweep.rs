@@ -311,6 +311,9 @@ fn sweep(
         ledger.look(root, &survey.changed, LOOK_REST_OVER)?;
     }
     for Listed { repo, .. } in &survey.repos {
+        if !repo.asked.is_in_use() {
+            repo.forget_names();
+        }
         for archive in repo.archives() {
             if !ledger.has(&archive.dir()) && catalog.state.is_gone(&archive.dir()) {
                 lose(catalog, repo, archive);

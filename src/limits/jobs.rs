@@ -59,7 +59,7 @@ pub const WANT_IN_USE_MS: u64 = 5 * MINUTE_MS;
 /// Refs and commits of a repository of which something is remembered, before it is forgotten which of them could
 /// not be built.
 pub const WANTS_KNOWN_MAX: usize = 1024;
-/// Short names of a repository's refs of which is remembered what they lead to: 100 KB.
+/// Short names of a repository's refs of which is remembered what they lead to while it is in use: 75 KB.
 pub const WANT_NAMES_MAX: usize = 1024;
 /// Names of repositories of which nothing else is known, in a shard of the registry, before they
 /// are dropped. About 0.5 KB each.

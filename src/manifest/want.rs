@@ -140,6 +140,31 @@ impl std::fmt::Display for Shape {
     }
 }
 
+/// What a short name is that of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NameKind {
+    Branch,
+    Tag,
+}
+
+impl NameKind {
+    /// That of a full name.
+    pub(crate) fn of(full: &BStr) -> Option<NameKind> {
+        let kinds = [(HEADS, NameKind::Branch), (TAGS, NameKind::Tag)];
+        let found = kinds.iter().find(|(prefix, _)| full.starts_with(prefix));
+        found.map(|(_, kind)| *kind)
+    }
+
+    /// The full name.
+    pub(crate) fn full(self, short: &[u8]) -> BString {
+        let prefix = match self {
+            NameKind::Branch => HEADS,
+            NameKind::Tag => TAGS,
+        };
+        [prefix, short].concat().into()
+    }
+}
+
 /// What a request names, as it names it. [`Named::default`] is a plain request.
 ///
 /// Invariant: the name is one that git allows, in full or behind `refs/heads/` and `refs/tags/`.
@@ -249,8 +274,7 @@ impl Named {
         if name.starts_with(b"refs/") {
             return refs.get(name).map(|found| found.name.clone());
         }
-        let full = |prefix: &[u8]| BString::from([prefix, name].concat());
-        let found = [HEADS, TAGS].map(full);
+        let found = [NameKind::Branch, NameKind::Tag].map(|kind| kind.full(name));
         found
             .into_iter()
             .find(|name| refs.get(name.as_bstr()).is_some())

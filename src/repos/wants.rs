@@ -5,13 +5,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use gix::bstr::{BString, ByteSlice};
+use sha2::{Digest, Sha256};
 
 use super::builds::{Builds, NotBuilt};
 use super::served::{RefsEpoch, Snapshot};
 use crate::archive::place::Archive;
 use crate::io::clock::unix_ms;
 use crate::limits::{WANT_IN_USE_MS, WANT_NAMES_MAX, WANTS_KNOWN_MAX};
-use crate::manifest::want::{Named, Shape, Want};
+use crate::manifest::want::{NameKind, Named, Shape, Want};
 
 /// What there is for one want.
 #[derive(Debug, Default)]
@@ -54,6 +55,10 @@ impl Served {
     }
 }
 
+fn stands_for(name: &[u8]) -> [u8; 32] {
+    Sha256::digest(name).into()
+}
+
 /// See the module's text.
 ///
 /// Invariant: of others than the default one there is only what has an archive, is being built or fails. The
@@ -62,8 +67,9 @@ impl Served {
 pub(super) struct Wants {
     pub(super) default: Served,
     others: HashMap<Arc<Want>, Served>,
-    /// What short names led to when they were asked for since the refs last moved.
-    names: HashMap<BString, Option<BString>>,
+    /// What short names led to when they were asked for since the refs last moved. They are clients' own, and may be
+    /// long: what stands for one has a length.
+    names: HashMap<[u8; 32], Option<NameKind>>,
     /// Of the refs as they were seen last.
     refs: [u8; 32],
 }
@@ -146,7 +152,10 @@ impl Wants {
     pub(super) fn meant(&self, named: &Named) -> Option<Want> {
         let short = named.name().filter(|_| named.full_name().is_none());
         let full = match short {
-            Some(short) => self.names.get::<[u8]>(short)?.clone(),
+            Some(short) => {
+                let kind = self.names.get(&stands_for(short))?;
+                kind.map(|kind| kind.full(short))
+            }
             None => named.full_name().map(BString::from),
         };
         named.want(full)
@@ -161,7 +170,8 @@ impl Wants {
             self.names.clear();
         }
         if let Some(short) = named.name() {
-            self.names.insert(short.as_bytes().into(), full);
+            let kind = full.and_then(|full| NameKind::of(full.as_bstr()));
+            self.names.insert(stands_for(short), kind);
         }
     }
 

@@ -1,11 +1,13 @@
 //! Snapshots of refs and commits: each is built once for all, kept, served like any other, and bounded in
 //! number.
 
+use super::children::settings_with_git;
 use super::support::client::{Conn, Response};
 use super::support::lab::{self, Lab};
 use super::support::repos::{self, Shape};
 use super::support::server::Server;
 use super::support::{git, wait};
+use super::tips::most_at_a_time;
 use super::{at_once, ensure, finish, hit, new_lab, push_and_fetch, remove, small_lab};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
@@ -445,4 +447,73 @@ fn a_ref_that_is_asked_for_is_as_the_mirror_has_it() {
     assert_eq!(git::text(&unpacked, &["rev-parse", "HEAD"]), side);
     assert_eq!(encoded(), before, "what is the same is encoded again");
     server.stop();
+}
+
+/// What is remembered of what clients name has a length, however long their names are.
+#[test]
+fn long_names_that_lead_nowhere_take_no_memory() {
+    let lab = small_lab();
+    lab.place_mirror(NAME);
+    let server = lab.settings().with(&FAR).start();
+    hit(&server, NAME);
+    let id = git::text(&lab.upstream(NAME), &["rev-parse", "main"]);
+    let ask = |parts: usize| {
+        let mut conn = Conn::open(server.address());
+        for number in 0..1000 {
+            let part = format!("{number}-{}/", "x".repeat(200)).repeat(parts);
+            let query = format!("ref={part}x&commit={id}");
+            conn.request("HEAD", &target(&query), &[]);
+            conn.response("HEAD").expect(404);
+        }
+    };
+    ask(1);
+    let before = server.rss_anon_bytes();
+    ask(18);
+    let grown = server.rss_anon_bytes().saturating_sub(before);
+    assert!(grown < 1 << 20, "{} KiB", grown >> 10);
+    server.stop();
+}
+
+/// Whether all of a commit is there that refs have left takes a walk by git: of those a few run at a time, and a HEAD
+/// begins none.
+#[test]
+fn few_walk_over_a_history_at_a_time() {
+    /// See the limit of this name.
+    const CLOSURES_RUNNING_MAX: usize = 8;
+    let lab = small_lab();
+    lab.place_mirror(NAME);
+    let log = lab.scratch("walks");
+    let script = format!(
+        "#!/bin/sh
+PATH=${{PATH#*:}}
+case \" $* \" in *' rev-list --objects --count '*) ;; *) exec git \"$@\" ;; esac
+echo begins >> {log}
+sleep 0.2
+git \"$@\"
+ended=$?
+echo ends >> {log}
+exit $ended
+",
+        log = log.display()
+    );
+    let server = settings_with_git(&lab, &script).with(&FAR).start();
+    hit(&server, NAME);
+    let before = git::text(&lab.upstream(NAME), &["rev-parse", "main"]);
+    let id = push_and_fetch(&lab, &server, NAME, "left.txt", b"left");
+    git::run(
+        &lab.upstream(NAME),
+        &["update-ref", "refs/heads/main", &before],
+    );
+    push_and_fetch(&lab, &server, NAME, "other.txt", b"other");
+    let left = target(&format!("commit={id}"));
+    at_once(30, |_| server.fetch("HEAD", &left, &[]).expect(404));
+    assert_eq!(most_at_a_time(&log), (0, 0), "a HEAD walks");
+    at_once(30, |_| server.get(&left).expect(200));
+    let (most, all) = most_at_a_time(&log);
+    assert!(
+        (2..=CLOSURES_RUNNING_MAX).contains(&most),
+        "{most} of {all}"
+    );
+    server.stop();
+    lab.expect_no_orphans();
 }

@@ -167,6 +167,11 @@ impl Repo {
         }
     }
 
+    /// Nobody has asked for it lately: what names lead to is looked up again.
+    pub(crate) fn forget_names(&self) {
+        self.lock().wants.forget_names();
+    }
+
     fn failing(&self, failed: &NotBuilt, left: Duration) -> StartError {
         let (name, count, why) = (&self.name, failed.count, &failed.why);
         let left_s = left.as_secs() + 1;
