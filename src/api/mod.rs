@@ -3,6 +3,7 @@
 mod admin;
 mod bundle;
 mod core;
+mod early;
 mod ensure_refs;
 mod freshness;
 mod gate;

@@ -1,7 +1,5 @@
 //! `snapshot.tar.zst`: a hit, a build to follow, or a build to start.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -12,14 +10,13 @@ use tokio::sync::oneshot;
 use super::core::{Asked, Core, Note};
 use super::freshness::{Taken, ready};
 use super::headers::{describe, name_bundle, names};
-use super::preamble::{Awaited, Preamble, Progress, may_begin_early};
+use super::preamble::may_begin_early;
 use super::sought::{First, Sought, Unreadable, progress};
 use crate::archive::growth::Status;
 use crate::archive::place::Archive;
 use crate::archive::reader::ArchiveReader;
 use crate::extent::{Next, Source};
 use crate::http::net::service::{Answer, Payload};
-use crate::http::wire::caching::{Caching, Lifetime};
 use crate::http::wire::precondition::{Conditions, Verdict, evaluate, if_range_matches};
 use crate::http::wire::range::{Requested, Selection, requested};
 use crate::http::wire::response::Head;
@@ -31,9 +28,6 @@ use crate::telemetry::metrics::Outcome;
 
 /// What HEAD says when there is no snapshot.
 pub(super) const NOTHING_CACHED: &str = "nothing is cached; GET it to have it built";
-
-/// An archive whose first byte is waited for.
-type FirstWait = Pin<Box<dyn Future<Output = Result<First, StartError>>>>;
 
 /// A part of an archive to send, or all of it.
 enum Part {
@@ -148,7 +142,7 @@ impl Core {
             Err(_) if may_begin_early(asked.head) && (is_found.get() || may_show()) => {
                 let (repo, shape) = (asked.repo.clone(), asked.named.shape());
                 let progress = move || progress(&repo, shape, is_found.get());
-                Err(self.early(asked, (began, first), progress, out))
+                Err(self.early(asked, (began, first), progress, out).await)
             }
             Err(_) => {
                 asked.repo.notes.want_clone_soon();
@@ -159,60 +153,6 @@ impl Core {
                 );
                 Err(self.failed(asked, 503, &message, out))
             }
-        }
-    }
-
-    /// An answer that begins before its archive does.
-    fn early(
-        self: &Rc<Self>,
-        asked: &Asked<'_, '_>,
-        (began, first): (Instant, FirstWait),
-        progress: impl Fn() -> Progress + 'static,
-        out: &mut Vec<u8>,
-    ) -> Answer<Note> {
-        asked.repo.notes.set_early(&asked.named);
-        let (core, pass) = (self.clone(), asked.pass);
-        let (repo, named) = (asked.repo.clone(), asked.named.clone());
-        let asker = asked.asker();
-        let awaited = async move {
-            let First {
-                archive, reader, ..
-            } = first.await.map_err(|why| StartError {
-                message: core.without_paths(&why.message).into_owned(),
-                ..why
-            })?;
-            // The preamble has nothing of it in it, and ends here if the right to it has.
-            core.still_let_in(pass, (&repo, asker)).await?;
-            // The wait may have been long: an hour is from here.
-            repo.notes.set_early(&named);
-            Ok(Awaited {
-                etag: archive.etag.to_string(),
-                commit: archive.commit.as_deref().map(str::to_owned),
-                source: Box::new(reader),
-            })
-        };
-        self.with_date(|date| {
-            let caching = Caching {
-                lifetime: Lifetime::Live,
-                ..asked.caching()
-            };
-            let head = Head::new(out, 200, date, caching)
-                .header("Content-Type", "application/zstd")
-                .header("X-Accel-Buffering", "no")
-                .header("Cache-Status", "tarpon; fwd=uri-miss")
-                .chunked()
-                .connection(asked.head.keep_alive);
-            // All values are the program's own.
-            let _ = head.finish();
-        });
-        Answer {
-            payload: Payload::Stream {
-                source: Box::new(Preamble::new(began, progress, awaited)),
-                start: 0,
-                end: None,
-            },
-            keep_alive: asked.head.keep_alive,
-            note: self.note_for(asked, Outcome::Build, 200),
         }
     }
 
@@ -342,7 +282,7 @@ impl Core {
         let wanted = match requested(head.range) {
             // Whoever had a preamble may take its bytes for the archive's, and ask for what follows them.
             Requested::Bounded { start, .. } | Requested::From { start }
-                if start > 0 && !pinned && asked.repo.notes.was_early(&asked.named) =>
+                if start > 0 && !pinned && self.catalog.early.was(&asked.repo, &asked.named) =>
             {
                 Requested::Full
             }

@@ -2,6 +2,7 @@
 //! it. What a request waits for belongs to it alone and ends with it; builds and clones are others' too.
 
 use std::cell::Cell;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,6 +58,9 @@ pub(super) struct First {
     pub outcome: Outcome,
     pub reader: ArchiveReader,
 }
+
+/// One that is waited for.
+pub(super) type FirstWait = Pin<Box<dyn Future<Output = Result<First, StartError>>>>;
 
 impl First {
     /// One that was there.

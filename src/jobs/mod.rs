@@ -17,6 +17,7 @@ pub(crate) mod clone;
 mod cold;
 mod cold_clone;
 mod cold_fetch;
+mod early;
 mod end;
 pub(crate) mod ensure_refs;
 mod entry;

@@ -39,6 +39,8 @@ pub(super) struct Semaphores {
     pub(super) closures: Semaphore,
     pub(super) builds_of_client: ClientParts,
     pub(super) bundles: Semaphore,
+    /// Held by what writes notes of preambles: all that wait are written by the next.
+    pub(super) notes: Semaphore,
     pub(super) uploads: UploadTurns,
 }
 
@@ -62,6 +64,7 @@ impl Semaphores {
             closures: Semaphore::new(CLOSURES_RUNNING_MAX),
             builds_of_client: ClientParts::new(BUILDS_OF_CLIENT_MAX),
             bundles: Semaphore::new(BUNDLES_MAKING_MAX),
+            notes: Semaphore::new(1),
             uploads: UploadTurns::new(uploads),
         }
     }

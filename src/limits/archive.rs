@@ -53,6 +53,14 @@ pub const PREAMBLE_EVERY_MS: u64 = 5_000;
 pub const EARLY_KEPT_MS: u64 = HOUR_MS;
 /// Refs and commits of a repository of which it is remembered that they had one; of more, for all of it.
 pub const EARLY_NAMES_MAX: usize = 1024;
+/// It is noted on the disk, for the next process, unless it was so long ago or less.
+pub const EARLY_STEP_MS: u64 = 60_000;
+/// How long an answer waits for that before it begins.
+pub const EARLY_NOTE_WAIT_MS: u64 = 1_000;
+/// Largest file of these notes; of more it is noted that it may be any of a repository, or of all.
+pub const EARLY_FILE_BYTES_MAX: u64 = 1 << 20;
+/// Longest line of it.
+pub const EARLY_LINE_BYTES: usize = 88;
 /// Longest line in a preamble that is read.
 pub const PREAMBLE_LINE_BYTES_MAX: usize = 64 << 10;
 /// Longest message in a preamble, in bytes.

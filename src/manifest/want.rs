@@ -6,6 +6,7 @@
 
 use gix::ObjectId;
 use gix::bstr::{BStr, BString, ByteSlice};
+use sha2::{Digest, Sha256};
 
 use crate::refs::{MirrorRefs, is_ref_name};
 
@@ -253,6 +254,18 @@ impl Named {
     #[must_use]
     pub fn at(&self, commit: ObjectId) -> Option<Named> {
         Some(Named::new(self.name.clone(), Some(commit))?.shaped(self.shape))
+    }
+
+    /// What stands for it where its length must not matter.
+    #[must_use]
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        hash.update([self.shape as u8, u8::from(self.name.is_some())]);
+        let commit = self.commit.as_ref().map_or(&[][..], |id| id.as_bytes());
+        hash.update([commit.len() as u8]);
+        hash.update(commit);
+        hash.update(self.name().unwrap_or_default());
+        hash.finalize().into()
     }
 
     /// The full name, if it does not depend on what there is.

@@ -1,6 +1,7 @@
 //! What the server has: the repositories by name, the state directory that holds their mirrors and
 //! entries, and the archives that were replaced but may still be asked for.
 
+use super::early_notes::EarlyNotes;
 use super::registry::Registry;
 use super::retired::Retired;
 use crate::store::dir::StateDir;
@@ -16,12 +17,15 @@ pub(crate) struct Catalog {
     pub state: StateDir,
     /// How full it is.
     pub usage: Usage,
+    /// Which answers began before their archives.
+    pub early: EarlyNotes,
 }
 
 impl Catalog {
     /// No repository yet, for so many cores, on a disk that may be so full.
     pub(crate) fn new(state: StateDir, cores: usize, marks: Marks) -> Catalog {
         Catalog {
+            early: EarlyNotes::open(state.root()),
             registry: Registry::new(cores),
             retired: Retired::default(),
             state,

@@ -1,14 +1,12 @@
 //! What is noted of a repository without its lock.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::early::Early;
 use crate::io::clock::unix_ms;
-use crate::limits::{ASKED_STEP_MS, COME_AGAIN_MS, EARLY_KEPT_MS, EARLY_NAMES_MAX, IN_USE_MS};
-use crate::manifest::want::Named;
+use crate::limits::{ASKED_STEP_MS, COME_AGAIN_MS, IN_USE_MS};
 use crate::mirror::Aside;
 
 /// When somebody last asked for something of it, to [`ASKED_STEP_MS`]; when it became known, if nobody has.
@@ -100,53 +98,6 @@ impl KnownAside {
     }
 }
 
-/// What answers began before their archives lately, by what was asked for: nobody's random names are in the way
-/// of those who ask for something else.
-#[derive(Debug, Default)]
-struct Early {
-    /// When one last may have, whatever was asked for; 0 for never.
-    all_unix_ms: AtomicU64,
-    /// By what stands for a name: they are clients' own, and may be long. Where two have the same, a range is
-    /// answered whole that need not be.
-    named: Mutex<HashMap<u64, u64>>,
-    stands: RandomState,
-}
-
-/// Whether this time is within [`EARLY_KEPT_MS`].
-fn is_kept(at_unix_ms: u64) -> bool {
-    unix_ms().saturating_sub(at_unix_ms) < EARLY_KEPT_MS
-}
-
-impl Early {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, u64>> {
-        // Every change is one step.
-        self.named.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, named: &Named) {
-        let now = unix_ms();
-        let mut all = self.lock();
-        if all.len() >= EARLY_NAMES_MAX {
-            all.retain(|_, at| is_kept(*at));
-        }
-        let stands = self.stands.hash_one(named);
-        match all.len() < EARLY_NAMES_MAX || all.contains_key(&stands) {
-            true => drop(all.insert(stands, now)),
-            // None may be forgotten.
-            false => drop(self.all_unix_ms.fetch_max(now, Ordering::Relaxed)),
-        }
-    }
-
-    fn was(&self, named: &Named) -> bool {
-        let all = self.all_unix_ms.load(Ordering::Relaxed);
-        all > 0 && is_kept(all)
-            || self
-                .lock()
-                .get(&self.stands.hash_one(named))
-                .is_some_and(|at| is_kept(*at))
-    }
-}
-
 /// What follows from what was seen of it.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
@@ -154,7 +105,8 @@ pub(crate) struct Notes {
     /// 0 for none.
     too_large_bytes: AtomicU64,
     has_said_links: AtomicBool,
-    early: Early,
+    /// What answers began before their archives.
+    pub(super) early: Early,
     copies_in_vain: AtomicBool,
     /// What was found at the start was looked at for what may not be served.
     is_swept: AtomicBool,
@@ -188,16 +140,6 @@ impl Notes {
     /// It is said that packs cannot be linked; whether it was before.
     pub(crate) fn say_links(&self) -> bool {
         self.has_said_links.swap(true, Ordering::Relaxed)
-    }
-
-    /// An answer begins before its archive: its bytes are not at the offsets of the archive's.
-    pub(crate) fn set_early(&self, named: &Named) {
-        self.early.set(named);
-    }
-
-    /// Whether one did within [`EARLY_KEPT_MS`].
-    pub(crate) fn was_early(&self, named: &Named) -> bool {
-        self.early.was(named)
     }
 
     /// A first clone is wanted until then by somebody who does not wait for it.

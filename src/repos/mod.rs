@@ -3,6 +3,7 @@
 //! - [`catalog`]: all that there is, with the state directory it is in.
 //! - [`registry`]: all of them by name, sharded, one short lock a shard.
 //! - [`repo`]: what can be served of one, what is built, what is known of its mirror and upstream.
+//! - [`early_notes`]: which answers began before their archives.
 //! - [`wants`]: what there is for each want.
 //! - [`served`]: what can be served, and of which refs.
 //! - [`retired`]: archives that were replaced.
@@ -14,6 +15,8 @@
 mod annexed;
 pub(crate) mod builds;
 pub(crate) mod catalog;
+mod early;
+mod early_notes;
 pub(crate) mod error;
 pub(crate) mod head;
 mod locks;

@@ -5,6 +5,7 @@
 //! - [`staging`]: an entry in the making, until it is published.
 //! - [`dir`]: the state directory; finding and removing entries.
 //! - [`files`]: their steps on a file system, and what can go wrong.
+//! - [`early`]: which answers began before their archives, for the next process.
 //! - `ledger`: what takes how much of the disk, each file once.
 //! - [`evict`]: what leaves when there are too many bytes, as a pure function.
 //!
@@ -13,6 +14,7 @@
 
 pub(crate) mod check;
 pub mod dir;
+pub mod early;
 pub mod evict;
 pub mod files;
 pub(crate) mod ledger;
