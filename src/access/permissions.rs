@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::credential::Credential;
 use super::question::Questioner;
 use super::verdicts::{About, Known, Verdicts};
-use crate::config::is_safe;
+use crate::config::{RepoKey, is_safe};
 
 /// Of one upstream.
 #[derive(Debug)]
@@ -80,19 +80,19 @@ impl Permissions {
         self.of(name.split('/').next().unwrap_or_default())
     }
 
-    /// Whoever shows this for a repository, whose canonical path this is; `None` where it cannot be tried: what is a
+    /// Whoever shows this for a repository; `None` where it cannot be tried: what is a
     /// token of a server, or may be one, is nobody else's, and what nobody may overhear is not sent.
     pub(crate) fn shown(
         &self,
         upstream: &ByPermission,
-        path: &str,
+        key: &RepoKey<'_>,
         credential: Credential,
     ) -> Option<Shown> {
         let is_sent = !credential.is_none();
         if is_sent && (credential.is_or_looks_like_token() || !is_safe(&upstream.base)) {
             return None;
         }
-        let about = About::repository(&upstream.base, path, &credential.mark());
+        let about = About::repository(&upstream.base, key, &credential.mark());
         Some(Shown {
             credential: Arc::new(credential),
             about,

@@ -50,6 +50,8 @@ pub(crate) struct Question<'q> {
 #[derive(Clone, Debug)]
 pub(crate) struct Questioner {
     agent: Agent,
+    /// Whether names that differ in case only are of the same repository there.
+    ignores_case: bool,
 }
 
 /// What one request has shown.
@@ -77,11 +79,11 @@ impl Until {
 }
 
 impl Questioner {
-    /// One that goes this way.
+    /// One that goes this way, to an upstream that ignores the case of a repository's name or does not.
     ///
     /// # Errors
     /// The certificates cannot be read, or the proxy's URL is none.
-    pub(crate) fn new(way: &Way) -> io::Result<Questioner> {
+    pub(crate) fn new(way: &Way, ignores_case: bool) -> io::Result<Questioner> {
         let (roots, believes_all) = match &way.believed {
             Believed::System => (system_roots()?, false),
             Believed::Own { file, directory } => {
@@ -112,7 +114,10 @@ impl Questioner {
             .max_idle_connections_per_host(QUESTION_IDLE_MAX)
             .build()
             .new_agent();
-        Ok(Questioner { agent })
+        Ok(Questioner {
+            agent,
+            ignores_case,
+        })
     }
 
     /// Asks for the repository; takes [`QUESTION_ANSWER_MS`] at most. Blocks: for a thread of its own.
@@ -172,7 +177,9 @@ impl Questioner {
                 Shown::Redirect(location) => location,
             };
             match redirect::target(&at, location.as_deref().unwrap_or_default()) {
-                Ok(to) if redirect::is_same_repository(question.url, &to) => at = to,
+                Ok(to) if redirect::is_same_repository(question.url, &to, self.ignores_case) => {
+                    at = to;
+                }
                 elsewhere => {
                     let to = elsewhere.unwrap_or_else(|why| why);
                     let url = question.url;

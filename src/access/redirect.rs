@@ -2,26 +2,83 @@
 //! one answers `info/refs` with a redirect, git is asked what it said and the new URL is looked
 //! at here.
 use super::shown::without_password;
+use crate::config::{Access, Rule, Upstreams};
 use crate::limits;
 
 /// What git asks for first; a redirect must lead to the same of another repository.
 const ASKED: &str = "/info/refs?service=git-upload-pack";
+
+/// Which redirects of an upstream are followed, besides that they stay at its host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Redirects {
+    /// To another repository: where all are open, nobody gets what he may not read. Elsewhere it is as if there was
+    /// nothing, for it is the first one's name that somebody may read.
+    pub elsewhere: bool,
+    /// Whether names that differ in case only are of the same repository.
+    pub ignores_case: bool,
+}
+
+impl Redirects {
+    const ALL: Redirects = Redirects {
+        elsewhere: true,
+        ignores_case: false,
+    };
+}
+
+/// The same of all upstreams.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AllRedirects(Vec<(String, Redirects)>);
+
+impl AllRedirects {
+    /// These, by what their repositories' paths are appended to.
+    pub(crate) fn new(redirects: Vec<(String, Redirects)>) -> AllRedirects {
+        AllRedirects(redirects)
+    }
+
+    /// Those of the upstreams that are served.
+    pub(crate) fn of(upstreams: &Upstreams, access: &Access) -> AllRedirects {
+        let of = |(host, base): (&str, &str)| {
+            let redirects = Redirects {
+                elsewhere: access.of(host) == Rule::Open,
+                ignores_case: upstreams.ignores_case(host),
+            };
+            (base.to_owned(), redirects)
+        };
+        AllRedirects::new(upstreams.iter().map(of).collect())
+    }
+
+    /// Those of a repository's upstream. Two may have one base, or one that the other's begins with: what either
+    /// does not follow is not followed.
+    pub(crate) fn of_url(&self, url: &str) -> Redirects {
+        let of_it = self.0.iter().filter(|(base, _)| url.starts_with(base));
+        let of_it = of_it.map(|(_, redirects)| *redirects);
+        let both = |one: Redirects, other: Redirects| Redirects {
+            elsewhere: one.elsewhere && other.elsewhere,
+            ignores_case: one.ignores_case && other.ignores_case,
+        };
+        of_it.reduce(both).unwrap_or(Redirects::ALL)
+    }
+}
 
 /// What a repository's own URL is asked for first.
 pub(crate) fn asked(url: &str) -> String {
     format!("{url}{ASKED}")
 }
 
-/// Whether two URLs are of the same repository: the same path, with `.git` or without. The host is one that
-/// [`target`] leads to.
-pub(crate) fn is_same_repository(url: &str, other: &str) -> bool {
+/// Whether two URLs are of the same repository: the same path, with `.git` or without, and in any case where the host
+/// ignores that. The host is one that [`target`] leads to.
+pub(crate) fn is_same_repository(url: &str, other: &str, ignores_case: bool) -> bool {
     fn path(url: &str) -> Option<&str> {
         let (_, rest) = url.split_once("://")?;
         let (_, path) = rest.split_once('/')?;
         let path = path.trim_end_matches('/');
         Some(path.strip_suffix(".git").unwrap_or(path))
     }
-    path(url).is_some() && path(url) == path(other)
+    match (path(url), path(other)) {
+        (Some(one), Some(other)) if ignores_case => one.eq_ignore_ascii_case(other),
+        (Some(one), Some(other)) => one == other,
+        _ => false,
+    }
 }
 
 /// Where the last answer in a trace of git's HTTP (`GIT_TRACE_CURL`) redirects to, if it does.
@@ -156,7 +213,7 @@ fatal: unable to access 'http://h/': The requested URL returned error: 301";
 
     #[test]
     fn another_path_is_another_repository() {
-        let is_same = |other| is_same_repository("http://h:1/a/b", other);
+        let is_same = |other| is_same_repository("http://h:1/a/b", other, false);
         assert!(
             is_same("http://h:1/a/b.git")
                 && is_same("https://h/a/b/")
@@ -164,6 +221,24 @@ fatal: unable to access 'http://h/': The requested URL returned error: 301";
         );
         assert!(!is_same("http://h:1/a/c") && !is_same("http://h:1/a") && !is_same("http://h:1"));
         assert!(!is_same("http://h:1/a/B"), "it may be another");
+        let is_same = |other| is_same_repository("http://h:1/a/b", other, true);
+        assert!(is_same("http://h:1/A/B.git") && !is_same("http://h:1/A/C"));
+    }
+
+    #[test]
+    fn what_is_open_leads_elsewhere() {
+        let bases = [("http://h/", true), ("http://h/closed/", false)];
+        let of = |(base, elsewhere): (&str, bool)| {
+            let redirects = Redirects {
+                elsewhere,
+                ..Redirects::ALL
+            };
+            (base.to_owned(), redirects)
+        };
+        let all = AllRedirects::new(bases.map(of).into());
+        let elsewhere = |url| all.of_url(url).elsewhere;
+        assert!(elsewhere("http://h/a") && elsewhere("http://i/a"));
+        assert!(!elsewhere("http://h/closed/a"), "one of them is closed");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use super::credential::Mark;
+use crate::config::RepoKey;
 use crate::limits::{VERDICT_NO_MS, VERDICT_SHARDS, VERDICTS_NO_MAX, VERDICTS_YES_MAX};
 
 /// What a verdict is about, and whom. Made of a mark, whose key nobody knows, so nobody makes two the same.
@@ -16,9 +17,9 @@ use crate::limits::{VERDICT_NO_MS, VERDICT_SHARDS, VERDICTS_NO_MAX, VERDICTS_YES
 pub(crate) struct About([u8; 32]);
 
 impl About {
-    /// A repository, by its canonical name, of the upstream with this base; and whoever has this mark.
-    pub(crate) fn repository(base: &str, name: &str, mark: &Mark) -> About {
-        About::of(&[mark.bytes(), base.as_bytes(), name.as_bytes()])
+    /// A repository of the upstream with this base, and whoever has this mark.
+    pub(crate) fn repository(base: &str, key: &RepoKey<'_>, mark: &Mark) -> About {
+        About::of(&[mark.bytes(), base.as_bytes(), key.path().as_bytes()])
     }
 
     /// An object of it, by its id.
@@ -182,7 +183,8 @@ mod tests {
     use crate::limits::VERDICT_YES_MS;
 
     fn about(name: &str) -> About {
-        About::repository("https://h/", name, &Credential::NONE.mark())
+        let key = RepoKey::of_test("h", name);
+        About::repository("https://h/", &key, &Credential::NONE.mark())
     }
 
     fn ms(ms: u64) -> Duration {
@@ -192,8 +194,9 @@ mod tests {
     #[test]
     fn a_verdict_is_of_one_upstream_repository_credential_and_object() {
         let bearer = Credential::read(Some(b"Bearer x")).unwrap();
-        let of =
-            |base, name, credential: &Credential| About::repository(base, name, &credential.mark());
+        let of = |base, path, credential: &Credential| {
+            About::repository(base, &RepoKey::of_test("h", path), &credential.mark())
+        };
         let all = [
             of("https://h/", "h/a", &Credential::NONE),
             of("https://h/", "h/a", &bearer),

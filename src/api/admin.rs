@@ -119,8 +119,10 @@ impl Core {
                 _ => Err(not_mirrored(&named)),
             },
             Wish::Drop => {
-                let (host, path) = (repo.host.to_ascii_lowercase(), repo.path.to_owned());
-                let dropped = self.ask(move |jobs| jobs.drop_repository(host, path));
+                let name = self
+                    .key(repo)
+                    .map_or(named.as_str().into(), |key| key.name());
+                let dropped = self.ask(move |jobs| jobs.drop_repository(name));
                 dropped.await.map(|()| (200, "dropped"))
             }
         };

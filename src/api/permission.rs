@@ -1,6 +1,5 @@
 //! Where the upstream's own permission decides: whether whoever sends a request may read its repository.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::core::Core;
@@ -44,8 +43,8 @@ impl Core {
         repo: RepoRef<'_>,
         head: &RequestHead<'_>,
     ) -> Result<(Shown, Refused), Refused> {
-        let host = self.config.upstreams.spelled(repo.host);
-        let upstream = host.and_then(|host| self.permissions.of(host));
+        let key = self.key(repo).ok_or(Refused::Named)?;
+        let upstream = self.permissions.of(key.host());
         // What cannot be read is not taken for none.
         let credential = Credential::read(head.authorization.map(|value| value.0))?;
         let refused = match credential.is_none() {
@@ -53,7 +52,7 @@ impl Core {
             false => Refused::Named,
         };
         let shown =
-            upstream.and_then(|upstream| self.permissions.shown(upstream, repo.path, credential));
+            upstream.and_then(|upstream| self.permissions.shown(upstream, &key, credential));
         shown.map(|shown| (shown, refused)).ok_or(Refused::Named)
     }
 
@@ -77,14 +76,10 @@ impl Core {
         if via.leads_back_to(&self.via) {
             return Err(Refused::Loop);
         }
-        let host = self
-            .config
-            .upstreams
-            .spelled(repo.host)
-            .unwrap_or(repo.host);
-        let url = self.config.upstreams.url_for(host, repo.path);
+        let key = self.key(repo).ok_or(Refused::Named)?;
+        let url = self.config.upstreams.url_for(key.host(), repo.path);
         let asking = Asking {
-            name: Arc::from(format!("{host}/{}", repo.path)),
+            name: key.name(),
             url: url.ok_or(Refused::Named)?,
             asker: Asker::at(peer.ip()).showing(Some(shown)).by_way_of(via),
         };

@@ -11,6 +11,7 @@ use super::git_protocol;
 use super::pass::Pass;
 use super::snapshot::NOTHING_CACHED;
 use crate::access::permissions::Shown;
+use crate::config::RepoKey;
 use crate::http::net::body::{Body, BodyReader};
 use crate::http::net::service::{Answer, BodyUse, Done, GivenUp, Payload, Peer, Service};
 use crate::http::net::socket::SendError;
@@ -22,28 +23,37 @@ use crate::http::wire::{Method, Reject};
 use crate::limits::{
     BODY_BYTES_MAX, ENSURE_BODY_BYTES_MAX, LOGGED_PATH_BYTES_MAX, METRICS_REPOSITORIES_MAX,
 };
-use crate::repos::repo::Repo;
+use crate::repos::repo::{First, Repo};
 use crate::telemetry::log::{RequestLog, RequestRecord};
 use crate::telemetry::metrics::{DropReason, Event, Gauges, Outcome, Timing};
 
 impl Core {
-    /// The repository, if its host is one of the upstreams.
+    /// What the repository is found by, if its host is one of the upstreams: here a request's spelling of it ends.
+    pub(super) fn key<'r>(&'r self, repo: RepoRef<'r>) -> Option<RepoKey<'r>> {
+        self.config.upstreams.key(repo.host, repo.path)
+    }
+
+    /// The repository, if its host is one of the upstreams. If it is not known it is so from here on, as it is
+    /// spelled now.
     pub(super) fn repo(&self, repo: RepoRef<'_>) -> Option<Arc<Repo>> {
-        if let Some(known) = self.catalog.registry.get(repo.host, repo.path) {
+        let key = self.key(repo)?;
+        if let Some(known) = self.catalog.registry.get(&key) {
             return Some(known);
         }
-        let host = self.config.upstreams.spelled(repo.host)?;
-        let url = self.config.upstreams.url_for(host, repo.path)?;
-        let mirror = || self.catalog.state.mirror_path(host, repo.path);
-        let registry = &self.catalog.registry;
-        Some(registry.get_or_add(host, repo.path, mirror, || url))
+        let url = self.config.upstreams.url_for(key.host(), repo.path)?;
+        let first = || First {
+            spelled: format!("{}/{}", key.host(), repo.path),
+            mirror: self.catalog.state.mirror_path(key.host(), key.path()),
+            url,
+        };
+        Some(self.catalog.registry.get_or_add(&key, first))
     }
 
     /// The repository, if its host is one of the upstreams and it was asked for before.
     pub(super) fn known(&self, repo: RepoRef<'_>) -> Option<Option<Arc<Repo>>> {
-        let host = self.config.upstreams.spelled(repo.host)?;
-        let known = self.catalog.registry.get(host, repo.path);
-        let upstream = || self.config.upstreams.url_for(host, repo.path);
+        let key = self.key(repo)?;
+        let known = self.catalog.registry.get(&key);
+        let upstream = || self.config.upstreams.url_for(key.host(), repo.path);
         (known.is_some() || upstream().is_some()).then_some(known)
     }
 

@@ -63,7 +63,7 @@ pub(crate) struct Archive {
     pub id: EntryId,
     /// The id as a strong ETag, in quotes.
     pub etag: String,
-    /// `host/path` of the repository.
+    /// Name of the repository, whatever it was spelled like when this was made.
     pub repository: Arc<str>,
     /// What of it this is.
     pub want: Arc<Want>,
@@ -142,13 +142,13 @@ impl Archive {
         }
     }
 
-    /// A published entry found in `dir`.
-    pub(crate) fn found(dir: PathBuf, meta: Meta) -> Archive {
+    /// A published entry of this repository, found in `dir`.
+    pub(crate) fn found(repository: Arc<str>, dir: PathBuf, meta: Meta) -> Archive {
         let fields = meta.into_fields();
         Archive {
             id: fields.id,
             etag: format!("\"{}\"", fields.id),
-            repository: Arc::from(fields.repository),
+            repository,
             want: Arc::new(fields.want),
             commit: fields.commit,
             shown: fields.shown,

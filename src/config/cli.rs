@@ -92,7 +92,7 @@ Environment and file:
   Every flag is also an environment variable and a key of the configuration file:
   --fetch-interval 5m is TARPON_FETCH_INTERVAL=5m and fetch_interval = \"5m\".
   A flag wins over the environment, the environment over the file, the file over the default.
-  A list (--listen, --upstream, --follow, --access) is taken whole from the first of them that has it; in an
+  A list (--listen, --upstream, --follow, --access and others that may be repeated) is taken whole from the first of them that has it; in an
   environment variable its items are separated by spaces or commas, in the file it is an array.
   An empty variable counts as not set. TARPON_LOG (or RUST_LOG) filters the log: info, debug,
   tarpon=debug.
@@ -207,6 +207,11 @@ pub(super) struct ServeArgs {
     )]
     no_default_upstreams: Option<OsString>,
 
+    /// Take repositories of this host whose names differ in case only for one, as the four default hosts do;
+    /// may be repeated
+    #[arg(long, value_name = "HOST", help_heading = "Upstreams")]
+    upstream_ignore_case: Vec<OsString>,
+
     /// Mirror these refs too, such as 'refs/pull/*'; may be repeated. Branches and tags always are
     #[arg(long, value_name = "REFS", help_heading = "Upstreams")]
     follow: Vec<OsString>,
@@ -317,6 +322,7 @@ impl ServeArgs {
             log_format,
             upstream,
             no_default_upstreams,
+            upstream_ignore_case,
             follow,
             ref_check_interval,
             fetch_interval,
@@ -345,6 +351,7 @@ impl ServeArgs {
             ("log_format", one(log_format)),
             ("upstream", list(upstream)),
             ("no_default_upstreams", one(no_default_upstreams)),
+            ("upstream_ignore_case", list(upstream_ignore_case)),
             ("follow", list(follow)),
             ("ref_check_interval", one(ref_check_interval)),
             ("fetch_interval", one(fetch_interval)),

@@ -15,6 +15,7 @@ mod listen_args;
 mod manual;
 mod pattern;
 mod proxies;
+mod repo_key;
 mod restore;
 mod secrets;
 mod token;
@@ -28,6 +29,7 @@ pub use error::{ConfigError, MISUSED_CODE, Origin};
 pub use listen::{At, ClientFiles, Listen, Listeners, Pair, TlsFiles};
 pub use pattern::Pattern;
 pub use proxies::Proxies;
+pub use repo_key::RepoKey;
 pub use restore::{Fallback, RestoreArgs};
 pub use secrets::{Secret, Secrets};
 pub use token::{NewToken, Role, check_token_name};
@@ -398,15 +400,16 @@ fn upstreams(layers: &Layers) -> Result<Upstreams, ConfigError> {
             "true only together with at least one upstream, or nothing could be served",
         ));
     }
-    Upstreams::new(configured, !without_defaults).map_err(|host| {
-        let origin = layers.find("upstream").map(|(_, origin)| origin);
-        ConfigError::value(
-            "upstream",
-            host.as_ref(),
-            origin.unwrap_or_else(|| Origin::flag("upstream")),
-            "one base URL for each host",
-        )
-    })
+    let wrong = |key, host: String, allowed| {
+        let origin = layers.find(key).map(|(_, origin)| origin);
+        let origin = origin.unwrap_or_else(|| Origin::flag(key));
+        ConfigError::value(key, host.as_ref(), origin, allowed)
+    };
+    let all = Upstreams::new(configured, !without_defaults)
+        .map_err(|host| wrong("upstream", host, "one base URL for each host"))?;
+    let ignoring = layers.list("upstream_ignore_case", |host| Ok(host.to_owned()))?;
+    all.ignoring_case(ignoring.unwrap_or_default())
+        .map_err(|host| wrong("upstream_ignore_case", host, "hosts that are served"))
 }
 
 /// The state directory: as given, else systemd's, else below the person's cache directory.

@@ -33,7 +33,7 @@ fn file(text: &str) -> (tempfile::NamedTempFile, String) {
 }
 
 /// For each key a value that is not the default.
-const OTHER: [(&str, &str); 37] = [
+const OTHER: [(&str, &str); 38] = [
     ("listen", "[::1]:9"),
     ("admin_listen", "unix:/run/tarpon/admin"),
     ("trust_proxy", "10.0.0.0/8"),
@@ -49,6 +49,7 @@ const OTHER: [(&str, &str); 37] = [
     ("log_format", "json"),
     ("upstream", "git.example.org"),
     ("no_default_upstreams", "true"),
+    ("upstream_ignore_case", "git.example.org"),
     ("follow", "refs/pull/*"),
     ("ref_check_interval", "20s"),
     ("fetch_interval", "250ms"),
@@ -147,6 +148,7 @@ fn every_key_changes_the_configuration() {
         "no_default_upstreams" => vec!["--upstream=github.com"],
         "tls_cert" | "tls_key" => pair.to_vec(),
         _ if key.starts_with("tls_client") => [pair, clients].concat(),
+        "upstream_ignore_case" => vec!["--upstream=git.example.org"],
         "upstream_token" => vec![
             "--upstream=git.example.org",
             "--no-default-upstreams",

@@ -1,8 +1,9 @@
 //! Which hosts are served and where their repositories come from.
+use super::repo_key::RepoKey;
 use crate::limits::HOST_MAX_BYTES;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Hosts that are served unless `no_default_upstreams` is set.
+/// Hosts that are served unless `no_default_upstreams` is set. All of them ignore the case of a repository's name.
 pub(super) const DEFAULT_HOSTS: [&str; 4] =
     ["github.com", "gitlab.com", "bitbucket.org", "codeberg.org"];
 /// What git may be told to talk. Transports such as `ext::` run commands.
@@ -24,6 +25,8 @@ pub struct Upstream {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstreams {
     bases: BTreeMap<String, String>,
+    /// Hosts to which a repository's name is the same in any case.
+    ignoring_case: BTreeSet<String>,
 }
 
 impl Upstreams {
@@ -42,7 +45,33 @@ impl Upstreams {
                 .entry((*host).to_string())
                 .or_insert_with(|| format!("https://{host}/"));
         }
-        Ok(Self { bases })
+        let is_served = |host: &&str| bases.contains_key(*host);
+        let ignoring_case = DEFAULT_HOSTS.into_iter().filter(is_served);
+        Ok(Self {
+            ignoring_case: ignoring_case.map(str::to_owned).collect(),
+            bases,
+        })
+    }
+
+    /// The same where these hosts ignore the case of a repository's name, too. Fails with the one that is not
+    /// served.
+    pub fn ignoring_case(mut self, hosts: Vec<String>) -> Result<Self, String> {
+        for host in hosts {
+            let known = self.spelled(&host).map(str::to_owned);
+            self.ignoring_case.insert(known.ok_or(host)?);
+        }
+        Ok(self)
+    }
+
+    /// Whether a host, spelled as [`Upstreams::spelled`] gives it, ignores the case of a repository's name.
+    pub fn ignores_case(&self, host: &str) -> bool {
+        self.ignoring_case.contains(host)
+    }
+
+    /// The key of the repository `path` of `host`, or `None` when the host is not served.
+    pub fn key<'a>(&'a self, host: &str, path: &'a str) -> Option<RepoKey<'a>> {
+        let host = self.spelled(host)?;
+        Some(RepoKey::new(host, path, self.ignores_case(host)))
     }
 
     /// Whether `host` is served, whatever its case.
@@ -53,6 +82,9 @@ impl Upstreams {
     /// `host` in the spelling of which there is one mirror, or `None` when it is not served: host
     /// names are the same in any case (RFC 3986 section 3.2.2), directories are not.
     pub fn spelled(&self, host: &str) -> Option<&str> {
+        if let Some((known, _)) = self.bases.get_key_value(host) {
+            return Some(known);
+        }
         let mut hosts = self.bases.keys();
         let known = hosts.find(|known| known.eq_ignore_ascii_case(host));
         known.map(String::as_str)

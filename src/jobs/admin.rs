@@ -35,19 +35,15 @@ impl Jobs {
     }
 
     /// Removes the mirror of a repository, its annex and its snapshots. What is being sent goes on.
-    pub(crate) async fn drop_repository(
-        self: Rc<Self>,
-        host: String,
-        path: String,
-    ) -> Result<(), StartError> {
+    pub(crate) async fn drop_repository(self: Rc<Self>, name: Arc<str>) -> Result<(), StartError> {
         let refused = |status, what: &str| StartError {
             status,
-            message: format!("{host}/{path} {what}"),
+            message: format!("{name} {what}"),
         };
-        let Some(repo) = self.catalog.registry.get(&host, &path) else {
+        let Some(repo) = self.catalog.registry.named(&name) else {
             return Err(refused(404, "is not there"));
         };
-        let (mirror, name) = (repo.mirror.clone(), repo.name.clone());
+        let mirror = repo.mirror.clone();
         for archive in repo.archives() {
             if repo.forget(&archive) {
                 self.catalog.retired.add(archive);

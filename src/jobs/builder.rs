@@ -283,7 +283,7 @@ pub(super) fn build(
         publish(
             shop,
             &mut staging,
-            &archive,
+            (&archive, &repo.spelled),
             &outline,
             spool_checksum,
             linked,
@@ -357,7 +357,7 @@ fn is_spooled(archive: &Archive) -> bool {
 fn publish(
     shop: &Workshop,
     staging: &mut Staging,
-    archive: &Archive,
+    (archive, spelled): (&Archive, &str),
     outline: &Outline,
     spool_checksum: u64,
     linked: Option<LinkedUnread>,
@@ -365,7 +365,7 @@ fn publish(
     if linked.is_some_and(|linked| linked.forgotten != shop.verified.forgotten()) {
         return Err("frames that it links may have rotted meanwhile".into());
     }
-    let meta = prepare(staging, archive, outline, spool_checksum)?;
+    let meta = prepare(staging, (archive, spelled), outline, spool_checksum)?;
     let dir = staging.publish(archive.id, &meta)?;
     if let Some(linked) = linked {
         linked.note(&dir);

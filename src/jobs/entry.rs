@@ -400,10 +400,10 @@ fn open_linked(
     Ok(linked)
 }
 
-/// Prepares the entry for publishing; returns its metadata.
+/// Prepares the entry of a repository that was spelled so for publishing; returns its metadata.
 pub(super) fn prepare(
     staging: &mut Staging,
-    archive: &Archive,
+    (archive, spelled): (&Archive, &str),
     outline: &Outline,
     spool_checksum: u64,
 ) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
@@ -420,7 +420,7 @@ pub(super) fn prepare(
     }
     let meta = Meta::new(Fields {
         id: archive.id,
-        repository: archive.repository.to_string(),
+        repository: spelled.to_owned(),
         want: Want::clone(&archive.want),
         commit: archive.commit.clone(),
         shown: archive.shown,

@@ -110,8 +110,7 @@ impl Jobs {
 
     /// A repository that is known.
     pub(super) fn named(&self, name: &str) -> Option<Arc<Repo>> {
-        let (host, path) = name.split_once('/')?;
-        self.catalog.registry.get(host, path)
+        self.catalog.registry.named(name)
     }
 
     fn use_of(&self, name: &str) -> Use {

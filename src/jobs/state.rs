@@ -21,6 +21,7 @@ use super::upkeep::Upkeep;
 use super::workshop::Workshop;
 use crate::access::own::OwnTokens;
 use crate::access::permissions::Permissions;
+use crate::access::redirect::AllRedirects;
 use crate::config::Config;
 use crate::faults::Faults;
 use crate::http::net::bodies::Bodies;
@@ -240,6 +241,7 @@ fn git_of(config: &Config, via: Via, own: Arc<ArcSwap<OwnTokens>>) -> Git {
         schemes: Vec::from_iter(config.upstreams.schemes()).join(":"),
         via,
         own,
+        redirects: Arc::new(AllRedirects::of(&config.upstreams, &config.access)),
         follow: Follow::new(&config.follow).unwrap_or_default(),
         ..Git::default()
     }

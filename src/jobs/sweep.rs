@@ -459,8 +459,7 @@ fn lose(catalog: &Catalog, repo: &Repo, archive: Arc<Archive>) {
 /// Removes archives that were replaced by newer ones and not read for `kept_ms`.
 fn remove_retired(catalog: &Catalog, kept_ms: u64) {
     for archive in catalog.retired.take_over(kept_ms) {
-        let name = archive.repository.split_once('/');
-        let repo = name.and_then(|(host, path)| catalog.registry.get(host, path));
+        let repo = catalog.registry.named(&archive.repository);
         let current = repo.and_then(|repo| repo.archive_of(&archive.want));
         // The same snapshot may have been built anew, in the same place.
         if current.is_none_or(|current| current.id != archive.id) {

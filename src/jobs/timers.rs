@@ -72,9 +72,7 @@ impl Jobs {
     }
 
     async fn look_now(self: Rc<Self>, name: Arc<str>) {
-        let parts = name.split_once('/');
-        let repo = parts.and_then(|(host, path)| self.catalog.registry.get(host, path));
-        match repo {
+        match self.catalog.registry.named(&name) {
             Some(repo) if repo.mirror.is_dir() || repo.has_snapshot() => {
                 self.refresh(&repo).await;
             }

@@ -18,6 +18,8 @@ pub const LISTING_MEMORY_BYTES: u64 = 512 << 20;
 pub const REDIRECTS_MAX: usize = 3;
 /// Longest URL that a redirect leads to.
 pub const REDIRECT_BYTES_MAX: usize = 4 * 1024;
+/// Most that is read of a mirror's note of where it is from.
+pub const NOTED_ORIGIN_BYTES_MAX: u64 = 16 * 1024;
 /// How much of git's trace of one request is read to find where it is redirected.
 pub const REDIRECT_TRACE_BYTES_MAX: usize = 256 * 1024;
 /// Servers that one request for an upstream may have come by way of.

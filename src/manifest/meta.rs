@@ -25,7 +25,7 @@ pub const FRAMES_NAME: &str = "frames";
 pub struct Fields {
     /// The entry's id.
     pub id: EntryId,
-    /// `host/path` of the repository.
+    /// `host/path` of the repository as it was spelled first: so its origin is spelled, too.
     pub repository: String,
     /// What of it somebody wanted.
     pub want: Want,

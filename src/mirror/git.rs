@@ -2,6 +2,7 @@
 //! out comes its output or a [`MirrorError`] that names what it spoke to. What must hold: the
 //! output kept, memory, disk and time are bounded.
 use crate::access::own::OwnTokens;
+use crate::access::redirect::AllRedirects;
 use crate::config::Share;
 use crate::git::{self, Arrived, Failure, Growth, Repository, Setup, Sink, Surroundings, Tail};
 use crate::io::fs::{Fs, Os};
@@ -43,6 +44,8 @@ pub struct Git {
     /// Whether who may read is the upstreams' own permission: then what answers for a repository is to be the
     /// one that was asked for.
     pub(crate) by_permission: bool,
+    /// Where upstreams may send it.
+    pub(crate) redirects: Arc<AllRedirects>,
     /// The refs that are followed besides heads and tags.
     pub follow: Follow,
     /// Refs of mirrors that were read lately.
@@ -65,6 +68,7 @@ impl Default for Git {
             speaks: Speaks::default(),
             own: Arc::default(),
             by_permission: false,
+            redirects: Arc::default(),
             follow: Follow::default(),
             refs: Recent::default(),
             removals: Removals::default(),

@@ -1,6 +1,6 @@
 //! What an upstream has: its refs, HEAD and object format. Every clone and comparison begins with
 //! a listing, which is bounded in bytes, refs, memory and time, and finds the URL that answers.
-use crate::access::redirect;
+use crate::access::redirect::{self, Redirects};
 use crate::git::Growth;
 use crate::git::Tail;
 use crate::limits;
@@ -59,9 +59,12 @@ impl Git {
         wanted: Wanted,
     ) -> Result<Found, MirrorError> {
         let mut at = url.to_owned();
+        let redirects = self.redirects.of_url(url);
         for _ in 0..limits::REDIRECTS_MAX {
             match self.list_at(git_dir, &at, wanted).await {
-                Err(MirrorError::Redirected { .. }) => at = self.redirected(git_dir, &at).await?,
+                Err(MirrorError::Redirected { .. }) => {
+                    at = self.redirected(git_dir, &at, redirects).await?;
+                }
                 listed => return listed.map(|listing| Found { listing, url: at }),
             }
         }
@@ -108,7 +111,12 @@ impl Git {
     }
 
     /// Where `url`, which answers with a redirect, leads to.
-    async fn redirected(&self, git_dir: &Path, url: &str) -> Result<String, MirrorError> {
+    async fn redirected(
+        &self,
+        git_dir: &Path,
+        url: &str,
+        redirects: Redirects,
+    ) -> Result<String, MirrorError> {
         let call = self.listing(url, git_dir, ["ls-remote", "--quiet", "--", url]);
         let trace = [("GIT_TRACE_CURL", "2"), ("GIT_TRACE_CURL_NO_DATA", "1")];
         let mut said = Tail::new(limits::REDIRECT_TRACE_BYTES_MAX);
@@ -120,22 +128,22 @@ impl Git {
             Some(location) => redirect::target(url, location),
             None => Err("to nowhere".to_owned()),
         };
-        if let Ok(to) = &target
-            && self.by_permission
-            && !redirect::is_same_repository(url, to)
-        {
-            tracing::warn!(
-                "{url} redirects to {to}, another repository: it is as if it were not there"
-            );
-            return Err(MirrorError::NotFound {
-                url: without_password(url),
-                line: "it is another repository's now".to_owned(),
-            });
+        let is_same = |to: &str| redirect::is_same_repository(url, to, redirects.ignores_case);
+        let shown = without_password(url);
+        match target {
+            Ok(to) if redirects.elsewhere || is_same(&to) => Ok(to),
+            Err(line) if redirects.elsewhere => Err(MirrorError::Redirected { url: shown, line }),
+            elsewhere => {
+                let to = elsewhere.unwrap_or_else(|why| why);
+                tracing::warn!(
+                    "{shown} redirects ({to}), which is another repository: it is as if it were not there"
+                );
+                Err(MirrorError::NotFound {
+                    url: shown,
+                    line: "it is another repository's now".to_owned(),
+                })
+            }
         }
-        target.map_err(|line| MirrorError::Redirected {
-            url: without_password(url),
-            line,
-        })
     }
 
     /// Looks at an upstream whose HEAD leads nowhere: only a clone is told which branch that is.

@@ -20,7 +20,7 @@ use crate::mirror::files;
 use crate::mirror::git::{Call, Git, Target};
 use crate::mirror::journal;
 use crate::mirror::listing::{Found, Headless, Listing, Wanted};
-use crate::mirror::noted::note_upstream;
+use crate::mirror::noted::{note_origin, note_upstream};
 use crate::mirror::packed::{self, CommitError};
 use crate::mirror::removals::Removals;
 use crate::refs::{self, Follow, Head, Listed, MirrorRefs, Ref};
@@ -109,7 +109,8 @@ impl Git {
             let io = |op, path: &Path, done: io::Result<()>| {
                 done.map_err(|source| MirrorError::io(op, path, source))
             };
-            io("write to", &from, note_upstream(&from, &noted))?;
+            let noted = note_upstream(&from, &noted).and_then(|()| note_origin(&from, &noted));
+            io("write to", &from, noted)?;
             journal::begin(&from)?;
             io("sync", &from, files::sync_tree(&from))?;
             io(

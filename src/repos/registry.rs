@@ -6,10 +6,10 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::repo::Repo;
+use super::repo::{First, Repo};
+use crate::config::RepoKey;
 use crate::limits::REPOSITORIES_BARE_MAX;
 
 /// The repositories of a shard by host and path.
@@ -78,28 +78,29 @@ impl Registry {
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The repository, if it is known.
-    pub(crate) fn get(&self, host: &str, path: &str) -> Option<Arc<Repo>> {
+    fn find(&self, host: &str, path: &str) -> Option<Arc<Repo>> {
         self.shard(host, path).get(host, path).cloned()
     }
 
-    /// The repository; made known if it is not.
-    pub(crate) fn get_or_add(
-        &self,
-        host: &str,
-        path: &str,
-        mirror: impl FnOnce() -> PathBuf,
-        url: impl FnOnce() -> String,
-    ) -> Arc<Repo> {
+    /// The repository, if it is known.
+    pub(crate) fn get(&self, key: &RepoKey<'_>) -> Option<Arc<Repo>> {
+        self.find(key.host(), key.path())
+    }
+
+    /// The same by the name of one that was known before ([`Repo::name`]).
+    pub(crate) fn named(&self, name: &str) -> Option<Arc<Repo>> {
+        let (host, path) = name.split_once('/')?;
+        self.find(host, path)
+    }
+
+    /// The repository; made known if it is not, as `first` says.
+    pub(crate) fn get_or_add(&self, key: &RepoKey<'_>, first: impl FnOnce() -> First) -> Arc<Repo> {
+        let (host, path) = (key.host(), key.path());
         let mut shard = self.shard(host, path);
         if let Some(repo) = shard.get(host, path) {
             return repo.clone();
         }
-        let repo = Arc::new(Repo::new(
-            Arc::from(format!("{host}/{path}")),
-            mirror(),
-            url(),
-        ));
+        let repo = Arc::new(Repo::new(key.name(), first()));
         shard.add(host, path, repo.clone());
         repo
     }
@@ -157,19 +158,17 @@ mod tests {
     #[test]
     fn what_somebody_holds_is_not_alone() {
         let registry = Registry::new(2);
-        let repo = registry.get_or_add("host", "path", PathBuf::new, String::new);
+        let key = RepoKey::of_test("host", "path");
+        let repo = registry.get_or_add(&key, First::default);
         assert!(registry.is_alone(&repo));
-        let held = registry.get("host", "path").unwrap();
+        let held = registry.get(&key).unwrap();
         assert!(!registry.is_alone(&repo));
         registry.forget(held);
-        assert!(
-            registry.get("host", "path").is_some(),
-            "another one holds it"
-        );
+        assert!(registry.get(&key).is_some(), "another one holds it");
         repo.set_kept();
         assert!(repo.leave_mirror());
         registry.forget(repo);
-        assert!(registry.get("host", "path").is_none());
+        assert!(registry.named("host/path").is_none());
         assert!(registry.all().is_empty());
     }
 
@@ -178,7 +177,10 @@ mod tests {
     #[test]
     fn names_alone_are_not_kept() {
         let registry = Registry::new(2);
-        let add = |path: &str| registry.get_or_add("host", path, PathBuf::new, String::new);
+        let add = |path: &str| {
+            let key = RepoKey::of_test("host", path);
+            registry.get_or_add(&key, First::default)
+        };
         let (mirrored, current, building) = (add("mirrored"), add("current"), add("building"));
         mirrored.set_kept();
         current.publish(archive(1), current.epoch());
@@ -197,7 +199,7 @@ mod tests {
             .into_iter()
             .zip(ours)
         {
-            let found = registry.get("host", path);
+            let found = registry.named(&format!("host/{path}"));
             assert_eq!(found.map(|repo| Arc::as_ptr(&repo)), Some(ptr), "{path}");
         }
         drop(permit);

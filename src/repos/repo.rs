@@ -32,11 +32,13 @@ pub(crate) use serving::Found;
 /// A repository.
 #[derive(Debug)]
 pub(crate) struct Repo {
-    /// `host/path`.
+    /// Its key as `host/path` ([`RepoKey`](crate::config::RepoKey)).
     pub name: Arc<str>,
+    /// The same as it was spelled first.
+    pub spelled: String,
     /// The mirror's directory.
     pub mirror: PathBuf,
-    /// Where the mirror is cloned from; also the URL of `origin` in its archives.
+    /// Where the mirror is cloned from; also the URL of `origin` in its archives. Spelled in the same way.
     pub url: String,
     pub locks: MirrorLocks,
     /// What lies outside of the mirror's packs and is known not to be needed.
@@ -54,6 +56,17 @@ pub(crate) struct Repo {
     /// Another one of each that this process has known.
     serial: u64,
     state: Mutex<State>,
+}
+
+/// What a repository is made known with: how its name is spelled, and what follows from that.
+#[derive(Debug, Default)]
+pub(crate) struct First {
+    /// See [`Repo::spelled`].
+    pub spelled: String,
+    /// See [`Repo::mirror`].
+    pub mirror: PathBuf,
+    /// See [`Repo::url`].
+    pub url: String,
 }
 
 /// What there is of a repository. Its three parts change independently of each other: a snapshot is
@@ -76,10 +89,16 @@ struct State {
 
 impl Repo {
     /// One of which nothing is known.
-    pub(super) fn new(name: Arc<str>, mirror: PathBuf, url: String) -> Repo {
+    pub(super) fn new(name: Arc<str>, first: First) -> Repo {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
+        let First {
+            spelled,
+            mirror,
+            url,
+        } = first;
         Repo {
             name,
+            spelled,
             mirror,
             url,
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),

@@ -24,6 +24,7 @@ mod check;
 mod cores;
 mod descriptors;
 mod error;
+mod found;
 mod listeners;
 mod permissions;
 mod reload;

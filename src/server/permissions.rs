@@ -46,7 +46,8 @@ fn by_permission(
         )));
     }
     let env = |name: &str| std::env::var_os(name);
-    let questioner = Questioner::new(&Way::to(base, &way, &env));
+    let ignores_case = config.upstreams.ignores_case(host);
+    let questioner = Questioner::new(&Way::to(base, &way, &env), ignores_case);
     Ok(ByPermission {
         base: base.to_owned(),
         questioner: questioner.map_err(|e| wrong(e.to_string()))?,

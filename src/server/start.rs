@@ -1,6 +1,5 @@
 //! Before the first connection: the driver, the state directory, and what is in it.
 
-use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +8,13 @@ use tokio::sync::watch;
 
 use super::descriptors::Carried;
 use super::error::{ServerError, start};
+use super::found::{find_entries, find_mirrors};
 use super::permissions::find_permissions;
 use super::reload::InForce;
 use super::taken::wait_for;
 use crate::access::permissions::Permissions;
 use crate::api::CoreContext;
 use crate::archive::open_files::OpenFiles;
-use crate::archive::place::Archive;
 use crate::archive::prefetch::Prefetch;
 use crate::config::{Config, IoDriver};
 use crate::faults::Faults;
@@ -24,10 +23,8 @@ use crate::jobs::plane::{self, Handle, Queue};
 use crate::jobs::state::{Jobs, JobsContext};
 use crate::jobs::workshop::Workshop;
 use crate::limits::TAKING_SLOW_MS;
-use crate::mirror::recover::recover;
-use crate::mirror::{Tips, Via};
+use crate::mirror::Via;
 use crate::repos::catalog::Catalog;
-use crate::repos::repo::Repo;
 use crate::snapshot::job::EncoderState;
 use crate::snapshot::ring::Ring;
 use crate::store::dir::StateDir;
@@ -184,93 +181,6 @@ fn is_elsewhere_better(error: &io::Error) -> bool {
         ReadOnlyFilesystem,
     ]
     .contains(&error.kind())
-}
-
-/// Repositories of whose annexes it is not known what they have.
-type Damaged = HashSet<Arc<str>>;
-
-/// Makes the mirrors known. They are not used before they were checked, and none keeps the server from starting.
-fn find_mirrors(
-    catalog: &Catalog,
-    config: &Config,
-) -> Result<(Vec<Arc<Repo>>, Damaged), ServerError> {
-    let (mut found, mut damaged) = (Vec::new(), Damaged::new());
-    for (host, path) in catalog.state.mirrors()? {
-        let Some(url) = config.upstreams.url_for(&host, &path) else {
-            tracing::warn!("mirror {host}/{path} belongs to no upstream and is not used");
-            continue;
-        };
-        let mirror = catalog.state.mirror_path(&host, &path);
-        if let Err(error) = recover(&mirror) {
-            let path = mirror.display();
-            tracing::error!(%path, %error, "what a killed process has left in a mirror stays");
-        }
-        let annex = Tips::find(&mirror);
-        let repo = catalog.registry.get_or_add(&host, &path, || mirror, || url);
-        // Before anything of it is served.
-        let believed_ms = config.unreachable_expiry.as_millis();
-        repo.annex
-            .load(annex.tips, u64::try_from(believed_ms).unwrap_or(u64::MAX));
-        if annex.is_damaged {
-            damaged.insert(repo.name.clone());
-        }
-        found.push(repo);
-    }
-    Ok((found, damaged))
-}
-
-/// The newest entry of each repository is served; older ones go, and so do those of commits that may be of a damaged
-/// annex: nothing says when the upstream last gave them.
-fn find_entries(catalog: &Catalog, config: &Config, damaged: &Damaged) -> Result<(), ServerError> {
-    let (found, rejected) = catalog.state.scan()?;
-    let (old, rejected): (Vec<_>, Vec<_>) = rejected
-        .into_iter()
-        .partition(|rejected| rejected.is_of_other_format());
-    if !old.is_empty() {
-        let entries = old.len();
-        tracing::info!(
-            entries,
-            "snapshots of another format are dropped and will be built anew"
-        );
-    }
-    for rejected in rejected {
-        tracing::warn!(removed = rejected.removed, "entry not used: {rejected:?}");
-    }
-    for entry in found {
-        let repository = &entry.meta.repository;
-        let known = repository.split_once('/').and_then(|(host, path)| {
-            let url = config.upstreams.url_for(host, path)?;
-            Some((host, path, url))
-        });
-        let Some((host, path, url)) = known else {
-            // Nobody could ask for it, and what is not known is never evicted.
-            tracing::warn!(repository, "entry removed: it belongs to no upstream");
-            if let Err(e) = catalog.state.remove(&entry.dir, &entry.meta.spool) {
-                tracing::error!(repository, "an entry of no upstream stays: {e}");
-            }
-            continue;
-        };
-        let mirror = || catalog.state.mirror_path(host, path);
-        let repo = catalog.registry.get_or_add(host, path, mirror, || url);
-        let is_doubtful = damaged.contains(&repo.name)
-            && entry
-                .meta
-                .want
-                .commit()
-                .is_some_and(|id| !repo.annex.is_kept(&id));
-        if is_doubtful || repo.archive_of(&entry.meta.want).is_some() {
-            // It is not served; the next start tries again.
-            if let Err(e) = catalog.state.remove(&entry.dir, &entry.meta.spool) {
-                tracing::error!(repository = &*repo.name, "a superseded entry stays: {e}");
-            }
-            continue;
-        }
-        // The first sweep counts again.
-        catalog.usage.add_snapshot(&entry.meta.want);
-        let archive = Arc::new(Archive::found(entry.dir, entry.meta));
-        repo.publish(archive, repo.epoch());
-    }
-    Ok(())
 }
 
 /// Whether io_uring is used. Says so once if it was wanted and cannot be had.

@@ -24,6 +24,7 @@ mod git_protocol;
 mod lifecycle;
 mod listeners;
 mod mirrors;
+mod names;
 mod open_files;
 mod permission;
 mod preambles;

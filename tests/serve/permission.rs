@@ -180,6 +180,39 @@ fn expect_little_asked(host: &Host, server: &Server) {
     }
 }
 
+/// A repository that has another name now is nobody's who may read the old one; in another case it is the same.
+#[test]
+fn names_are_those_that_may_be_read() {
+    let host = Host::new();
+    let settings = host.settings();
+    let server = settings.with(&["--upstream-ignore-case", "test"]).start();
+    let (alice, bob) = (Some(&host.alice), Some(&host.bob));
+    let answer = snapshot(&server, "private", alice).expect(200);
+    snapshot(&server, "Private", bob).expect(404);
+    let questions = host.questions(&server);
+    for name in ["PRIVATE", "pRIVATE.git"] {
+        let other = snapshot(&server, name, alice).expect(200);
+        assert_eq!(other.head.etag(), answer.head.etag());
+        snapshot(&server, name, bob).expect(404);
+    }
+    assert_eq!(host.questions(&server), questions);
+    let renamed = |from: &str, to: &str| {
+        let [from, to] = [from, to].map(|name| format!("/{name}/"));
+        host.upstream.answer(Answers::Renamed { from, to });
+    };
+    renamed("old", "private");
+    snapshot(&server, "old", alice).expect(404);
+    let to = format!(
+        "http://{}/private), which is another",
+        host.upstream.address()
+    );
+    server.wait_logged(&to);
+    assert!(!host.lab.mirror("old").exists());
+    renamed("PUBLIC", "public");
+    snapshot(&server, "PUBLIC", None).expect(200);
+    assert!(host.lab.mirror("public").exists() && !host.lab.mirror("PUBLIC").exists());
+}
+
 #[test]
 fn git_itself_clones_and_fetches_with_its_credential() {
     let host = Host::new();

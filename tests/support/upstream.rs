@@ -37,6 +37,8 @@ pub enum Answers {
     NoClones,
     /// With what another directory has: a replica that is late.
     From(PathBuf),
+    /// As it should, and what is asked for below the first of these paths with a redirect to below the second.
+    Renamed { from: String, to: String },
     /// By git's older protocol only, in which what no ref names is not given out by its id.
     OldProtocol,
 }
@@ -272,6 +274,13 @@ fn serve(socket: &TcpStream, shared: &Shared) -> std::io::Result<()> {
         let answers = answers.unwrap_or_else(PoisonError::into_inner).clone();
         hold(&answers, &request);
         let answer = match answers {
+            Answers::Renamed { ref from, ref to } if request.target.starts_with(from) => {
+                let rest = request.target.strip_prefix(from).unwrap_or_default();
+                let location = format!("Location: {to}{rest}\r\n");
+                plain("301 Moved Permanently", &location, b"")
+            }
+            Answers::Renamed { .. } if refused.is_some() => refused.unwrap_or_default(),
+            Answers::Renamed { .. } => backend(&shared.root, &request)?,
             Answers::Well if refused.is_some() => refused.unwrap_or_default(),
             Answers::Well => backend(&shared.root, &request)?,
             Answers::From(root) => backend(&root, &request)?,

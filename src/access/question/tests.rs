@@ -7,7 +7,7 @@ const ALICE: &str = "Basic YWxpY2U6aHVzaA==";
 const BOB: &str = "Basic Ym9iOmh1c2g=";
 
 fn questioner() -> Questioner {
-    Questioner::new(&Way::default()).unwrap()
+    Questioner::new(&Way::default(), false).unwrap()
 }
 
 fn ask(url: &str, authorization: Option<&str>) -> Says {
@@ -282,7 +282,7 @@ fn certificates_are_believed_as_the_operator_says() {
             authorization: Some(ALICE),
             via: None,
         };
-        Questioner::new(&way).unwrap().ask(&question)
+        Questioner::new(&way, false).unwrap().ask(&question)
     };
     assert!(matches!(says(Believed::System), Says::Nothing(_)));
     let directory = file.parent().map(Path::to_owned);
@@ -306,10 +306,13 @@ fn certificates_are_believed_as_the_operator_says() {
         directory: None,
     };
     assert!(
-        Questioner::new(&Way {
-            proxy: None,
-            believed: absent
-        })
+        Questioner::new(
+            &Way {
+                proxy: None,
+                believed: absent
+            },
+            false
+        )
         .is_err()
     );
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::access::redirect::{AllRedirects, Redirects};
 use crate::config::Share;
 use crate::mirror::Apart;
 use crate::mirror::testing::{
@@ -70,6 +71,9 @@ fn moved_server(
 fn a_redirect_to_the_same_host_is_followed() {
     let s = Scratch::with_commit();
     let (server, _) = moved_server(&s, |request| {
+        if let Some(rest) = request.target.strip_prefix("/UP") {
+            return Some(format!("/up.git{rest}"));
+        }
         let rest = request.target.strip_prefix("/old")?;
         // `/olderer` is `/older` now, and so on.
         Some(match rest.strip_prefix("er") {
@@ -89,6 +93,27 @@ fn a_redirect_to_the_same_host_is_followed() {
     drop(brought);
     run(s.git.freshen(&s.mirror(), &url, &RwLock::new(()))).unwrap();
     s.assert_equal();
+    // Where not all are open it is another's name that would be read by this one.
+    let closed = |ignores_case| {
+        let redirects = Redirects {
+            elsewhere: false,
+            ignores_case,
+        };
+        let base = format!("http://127.0.0.1:{}/", server.port);
+        Git {
+            redirects: Arc::new(AllRedirects::new(vec![(base, redirects)])),
+            ..s.git.clone()
+        }
+    };
+    let freshen = |git: Git, url: &str| run(git.freshen(&s.mirror(), url, &RwLock::new(())));
+    let elsewhere = freshen(closed(true), &url).unwrap_err();
+    assert!(
+        matches!(elsewhere, MirrorError::NotFound { .. }),
+        "{elsewhere}"
+    );
+    let upper = format!("http://127.0.0.1:{}/UP", server.port);
+    freshen(closed(true), &upper).unwrap();
+    assert!(freshen(closed(false), &upper).is_err());
 }
 
 #[test]

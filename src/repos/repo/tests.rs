@@ -9,8 +9,7 @@ use crate::repos::builds::NotBuilt;
 use crate::repos::testing::{archive, archive_of};
 
 fn repo() -> Arc<Repo> {
-    let (name, url) = (Arc::from("host/path"), String::new());
-    Arc::new(Repo::new(name, PathBuf::new(), url))
+    Arc::new(Repo::new(Arc::from("host/path"), First::default()))
 }
 
 #[test]

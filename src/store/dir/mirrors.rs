@@ -8,7 +8,9 @@ use super::{MIRRORS_NAME, StateDir};
 use crate::io::fs::{Fs, Kind, Os};
 use crate::limits::MIRROR_DEPTH_MAX;
 use crate::manifest::path::is_plain_path;
-use crate::store::files::{At, StoreError, delete_or_warn, is_repository, list, sync, sync_parent};
+use crate::store::files::{
+    At, StoreError, create_dirs, delete_or_warn, is_repository, list, sync, sync_parent,
+};
 
 impl StateDir {
     /// The mirrors that are there, as ordered pairs of host and path: directories whose name
@@ -24,6 +26,28 @@ impl StateDir {
         }
         mirrors.sort();
         Ok(mirrors)
+    }
+
+    /// Gives a mirror another place in one step, so that a process that dies leaves it at one of both; another
+    /// mirror that lies there takes its old one. It lasts once this has returned; after an error all is as before.
+    pub(crate) fn move_mirror(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        if from.is_symlink() {
+            // What it leads to may depend on where it is.
+            return Err(io::Error::other("it is a symbolic link")).at("move", from);
+        }
+        let parent = to.parent().unwrap_or(to);
+        create_dirs(&Os, parent)?;
+        let mut above = parent.ancestors().take_while(|dir| *dir != self.root);
+        above.try_for_each(|dir| sync(&Os, dir))?;
+        match is_repository(to) {
+            true => Os.exchange(from, to),
+            false => Os.rename(from, to),
+        }
+        .at("move", from)?;
+        sync_parent(&Os, to)?;
+        sync_parent(&Os, from)?;
+        self.remove_empty_above(from);
+        Ok(())
     }
 }
 

@@ -543,7 +543,8 @@ fn an_archive_that_was_replaced_opens_nothing() {
     let found = || {
         let (mut found, _) = state.scan().unwrap();
         let FoundEntry { dir, meta } = found.remove(0);
-        Arc::new(Archive::found(dir, meta))
+        let repository = Arc::from(&*meta.repository);
+        Arc::new(Archive::found(repository, dir, meta))
     };
     fixture.publish(&state, 1, 10);
     let (idle, in_use) = (found(), found());
