@@ -3,15 +3,16 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::task::spawn_blocking;
+use tokio::task::{spawn_blocking, spawn_local};
 
 use super::asker::Asker;
+use super::clone::lost;
+use super::flights::take_duty;
 use super::state::Jobs;
 use super::sweep::remove;
 use crate::archive::place::Archive;
 use crate::repos::error::StartError;
 use crate::repos::repo::{Found, Repo};
-use crate::store::evict::Why;
 use crate::telemetry::metrics::Cause;
 
 impl Jobs {
@@ -34,36 +35,51 @@ impl Jobs {
         self.replace_mirror(&repo).await;
     }
 
-    /// Removes the mirror of a repository, its annex and its snapshots. What is being sent goes on.
+    /// Removes all that there is of a repository. What is being sent goes on, and leaves the disk when nobody reads it
+    /// any more; what is being built is for those alone who follow it already.
     pub(crate) async fn drop_repository(self: Rc<Self>, name: Arc<str>) -> Result<(), StartError> {
-        let refused = |status, what: &str| StartError {
-            status,
-            message: format!("{name} {what}"),
-        };
         let Some(repo) = self.catalog.registry.named(&name) else {
-            return Err(refused(404, "is not there"));
+            return Err(refused(&name, 404, "is not there"));
         };
-        let mirror = repo.mirror.clone();
-        for archive in repo.archives() {
-            if repo.forget(&archive) {
-                self.catalog.retired.add(archive);
-            }
+        // A task of its own: whoever asked for it may leave in the middle.
+        let dropped = spawn_local(self.drop_whole(repo));
+        dropped.await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    async fn drop_whole(self: Rc<Self>, repo: Arc<Repo>) -> Result<(), StartError> {
+        let name = repo.name.clone();
+        let comparing = take_duty(&self.freshening, &name).await;
+        let maintaining = take_duty(&self.maintaining, &name).await;
+        let keeping_annex = take_duty(&self.keeping_annex, &name).await;
+        if let Some(setting_up) = self.setting_up.running(&name) {
+            setting_up.end().await;
         }
+        if self.cloning.running(&name).is_some() {
+            let why = refused(&name, 503, "is being cloned; try again once it is");
+            comparing.done(Err(why.clone()));
+            return Err(why);
+        }
+        // Nothing is awaited before whoever comes next waits for the mirror's end.
+        self.cold.forget(&name);
+        self.bundles.borrow_mut().forget(&name);
+        self.untidy.borrow_mut().remove(&name);
+        let is_gone = self.drop_all(&repo).await;
+        drop((maintaining, keeping_annex));
+        comparing.done(Err(refused(&name, 503, "was dropped just now; try again")));
         self.remove_retired_of(&name).await;
-        // The semaphore is never closed, so this only waits.
-        let _sweeping = self.sweeping.acquire().await;
-        let marks = self.catalog.usage.marks();
-        self.evict_mirror(repo, Why::Asked, marks).await;
-        match spawn_blocking(move || mirror.exists()).await {
-            Ok(false) => {
-                tracing::info!(repository = &*name, "dropped");
-                Ok(())
-            }
-            _ => Err(refused(
-                503,
-                "is in use; its snapshots are gone, try again for the mirror",
-            )),
+        let removals = self.git.removals.clone();
+        // It cannot fail but by a panic, which was printed.
+        let _ = spawn_blocking(move || removals.wait()).await;
+        self.catalog.registry.forget(repo);
+        if !is_gone {
+            return Err(refused(
+                &name,
+                500,
+                "has lost all but its mirror, which stays on the disk; the log says why",
+            ));
         }
+        tracing::info!(repository = &*name, "dropped");
+        Ok(())
     }
 
     /// Removes the snapshots that nobody finds any more and nobody reads.
@@ -82,5 +98,12 @@ impl Jobs {
         if let Err(panic) = removed.await {
             tracing::error!("the removal of snapshots panicked: {panic}");
         }
+    }
+}
+
+fn refused(name: &str, status: u16, what: &str) -> StartError {
+    StartError {
+        status,
+        message: format!("{name} {what}"),
     }
 }

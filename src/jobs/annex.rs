@@ -10,6 +10,7 @@ use tokio::task::{spawn_blocking, spawn_local};
 use super::look::failed;
 use super::state::Jobs;
 use super::sweep::remove;
+use crate::archive::place::Archive;
 use crate::io::clock::unix_ms;
 use crate::limits::{ANNEX_PACKS_MAX, ANNEX_PART, ANNEX_UNUSED_MS};
 use crate::manifest::want::AnyId;
@@ -101,13 +102,18 @@ impl Jobs {
             return;
         }
         for archive in repo.take_commits(commits) {
-            archive.close_if_idle();
-            self.catalog.retired.add_refused(archive.clone());
-            if self.catalog.retired.take_idle(&archive) {
-                let catalog = self.catalog.clone();
-                // It cannot fail but by a panic, which was printed.
-                let _ = spawn_blocking(move || remove(&catalog, &archive)).await;
-            }
+            self.refuse(archive).await;
+        }
+    }
+
+    /// An archive is nobody's any more who asks from here on, and goes as soon as nobody reads it.
+    pub(super) async fn refuse(&self, archive: Arc<Archive>) {
+        archive.close_if_idle();
+        self.catalog.retired.add_refused(archive.clone());
+        if self.catalog.retired.take_idle(&archive) {
+            let catalog = self.catalog.clone();
+            // It cannot fail but by a panic, which was printed.
+            let _ = spawn_blocking(move || remove(&catalog, &archive)).await;
         }
     }
 

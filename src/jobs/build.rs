@@ -202,6 +202,9 @@ impl Jobs {
     /// From here on requests are answered from the archive, whose entry is in its place.
     async fn publish(&self, repo: &Arc<Repo>, archive: Arc<Archive>, epoch: RefsEpoch) {
         archive.fanout.release_window();
+        if repo.is_dropped(epoch) {
+            return self.refuse(archive).await;
+        }
         self.catalog.retired.replaced_by(&archive);
         let old = repo.publish(archive.clone(), epoch);
         self.end_expired(repo.take_expired());

@@ -116,6 +116,11 @@ impl BundleCache {
         self.kept.insert(key, kept);
     }
 
+    /// Drops those of a repository.
+    pub(crate) fn forget(&mut self, repository: &str) {
+        self.retain(|key, _| *key.repository != *repository);
+    }
+
     /// Drops what was made longer ago than [`BUNDLE_AGE_MAX_MS`].
     pub(crate) fn expire(&mut self, now: Instant) {
         let age = Duration::from_millis(BUNDLE_AGE_MAX_MS);
@@ -206,6 +211,10 @@ mod tests {
         assert_eq!(cache.kept.len(), 1, "too large to be kept");
         cache.insert(key("r", 999, "h"), bundle(5), later);
         assert_eq!((cache.kept.len(), cache.bytes), (1, 5), "the same again");
+        cache.forget("other");
+        assert_eq!(cache.kept.len(), 1);
+        cache.forget("r");
+        assert_eq!((cache.kept.len(), cache.bytes), (0, 0));
     }
 
     #[test]

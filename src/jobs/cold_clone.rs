@@ -57,6 +57,10 @@ impl Jobs {
         let mut wait_ms = self.faults.cold_retry_ms.unwrap_or(COLD_RETRY_MS);
         let used = Duration::from_millis(COLD_UNUSED_MS);
         loop {
+            if self.cold.known(&repo.name).is_none() {
+                // It was dropped.
+                return;
+            }
             // Its client may have very many before it.
             let part = tokio::time::timeout(used, self.part_to_clone(repo, asker.client)).await;
             if let Ok(part) = part {

@@ -1,5 +1,6 @@
-//! What becomes of a repository whose name was taken over by another one, where who may read is the upstream's
-//! permission: who may read the one that is there now has nothing to do with what was there before.
+//! What becomes of a repository that is dropped: because who runs the server wants it, or because its name was taken
+//! over by another one, where who may read is the upstream's permission: who may read the one that is there now has
+//! nothing to do with what was there before.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use crate::store::files::StoreError;
 
 impl Jobs {
     /// Drops its mirror with the annex, and its snapshots; what has begun to be sent goes on. Whoever asks next
-    /// has it cloned anew. The caller holds the right to compare it.
-    pub(super) async fn drop_all(self: &Rc<Self>, repo: &Arc<Repo>) {
+    /// has it cloned anew. The caller holds the right to compare it. Whether the mirror is gone.
+    pub(super) async fn drop_all(self: &Rc<Self>, repo: &Arc<Repo>) -> bool {
         let repository = &*repo.name;
         // From here on nothing of it is served, whatever becomes of the disk.
         let archives = repo.drop_all();
@@ -30,25 +31,33 @@ impl Jobs {
         self.schedule.borrow_mut().remove(&repo.name);
         let (dropped, catalog) = (repo.clone(), self.catalog.clone());
         let moved = spawn_blocking(move || take_away(&dropped, &catalog.state)).await;
-        match moved {
+        match &moved {
             Ok(Ok(())) => {}
-            // It is not taken over: its refs are not those of the upstream, and a comparison says so again.
-            Ok(Err(e)) => tracing::error!(repository, "a mirror of another repository stays: {e}"),
+            // It is not taken over where it is another repository's: its refs are not those of the upstream, and a
+            // comparison says so again.
+            Ok(Err(e)) => tracing::error!(repository, "a mirror that was dropped stays: {e}"),
             Err(panic) => tracing::error!("the removal of a mirror panicked: {panic}"),
         }
         drop(leaving);
         self.mirror_changed(repo);
+        matches!(moved, Ok(Ok(())))
     }
 }
 
 /// Takes the mirror away once nobody reads it; where that takes too long, all the same.
 fn take_away(repo: &Repo, state: &StateDir) -> Result<(), StoreError> {
     let away = {
+        // Or the annex would be made anew where it was.
+        let _arrivals = blocking_exclusive(&repo.locks.arrivals);
         let _packing = repo.locks.packing.blocking_lock();
         let _packs = blocking_exclusive(&repo.locks.packs);
         let _refs = repo.locks.refs.blocking_write();
-        state.take_mirror_away(&repo.mirror)?
+        match state.take_mirror_away(&repo.mirror) {
+            Err(e) if e.is_not_found() => return Ok(()),
+            away => away?,
+        }
     };
     drop(away);
+    state.remove_empty_above(&repo.mirror);
     Ok(())
 }

@@ -83,6 +83,8 @@ struct State {
     epoch: RefsEpoch,
     /// When something of the mirror was last expired: what was built before may have it.
     expired: RefsEpoch,
+    /// When all that there was of it was last dropped: what was begun before is nobody's who asks.
+    dropped: RefsEpoch,
     /// When the upstream was last asked whether it leads back to a server that waits.
     way_asked: Option<Instant>,
 }
@@ -125,13 +127,14 @@ impl Repo {
         self.lock().mirror = Mirror::NotCloned { at, until, why };
     }
 
-    /// What there is of it is another repository's, which had the name before: nothing of it is served from here
-    /// on, and its mirror is to go. Gives the archives that there were. What is being built is older than all that
-    /// anybody takes.
+    /// What there is of it is another repository's, which had the name before, or is not wanted any more: nothing of
+    /// it is served from here on, and its mirror is to go. Gives the archives that there were. What is being built
+    /// goes to those who follow it already, and is not published ([`Repo::is_dropped`]).
     pub(crate) fn drop_all(&self) -> Vec<Arc<Archive>> {
         let mut state = self.lock();
         state.epoch.advance();
         state.expired = state.epoch;
+        state.dropped = state.epoch;
         state.mirror = Mirror::Unknown;
         state.upstream = Upstream::default();
         state.moments = Moments::default();
@@ -140,6 +143,11 @@ impl Repo {
         let mut all = state.wants.take_others(|_, _| true);
         all.extend(state.wants.default.snapshot.take());
         all
+    }
+
+    /// Whether what was made of the refs of this epoch has been dropped.
+    pub(crate) fn is_dropped(&self, shown: RefsEpoch) -> bool {
+        shown < self.lock().dropped
     }
 
     /// Somebody wants a mirror, whether he waits for it or not: a clone that runs, or the next one, goes on

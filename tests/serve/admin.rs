@@ -1,12 +1,15 @@
 //! What runs the server: by its own socket, or with a token.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::access::Tokens;
 use super::support::client::Response;
-use super::support::lab;
+use super::support::lab::{self, Lab};
 use super::support::server::Server;
-use super::support::wait;
+use super::support::upstream::{Answers, Upstream};
+use super::support::{git, repos, wait};
 use super::{hit, small_lab};
 
 fn post(server: &Server, target: &str, fields: &[&str]) -> Response {
@@ -29,6 +32,7 @@ fn by_socket(socket: &str, arguments: &[&str], target: &str) -> (String, String)
 #[test]
 fn who_runs_the_server_has_a_repository_made_fetched_and_dropped() {
     let lab = small_lab();
+    repos::add_commit(&lab.upstream("small"), "main", "two.txt", b"two\n");
     let tokens = Tokens::new(&lab);
     let file = tokens.file.to_string_lossy();
     let server = lab.settings().with(&["--tokens", &file]).start();
@@ -62,13 +66,99 @@ fn who_runs_the_server_has_a_repository_made_fetched_and_dropped() {
     assert_eq!(cloned(), 1);
     post(&server, &of("refetch"), &[&admin]).expect(202);
     wait::until_true("it is cloned anew", || cloned() == 2);
-    wait::until_true("it is dropped", || {
-        post(&server, &of("drop"), &[&admin]).head.status == 200
+    // All kinds of what there can be of it.
+    let lost = lost_commit(&lab);
+    for query in ["depth=1", "ref=main", &format!("commit={lost}")] {
+        let target = format!("{}?{query}", lab::target("small"));
+        server.get(&target).expect(200);
+    }
+    let base = git::text(&lab.upstream("small"), &["rev-parse", "main~1"]);
+    let bundle = format!("snapshot.bundle?base={base}");
+    server.get(&lab::endpoint("small", &bundle)).expect(200);
+    wait::until_true("all is built", || {
+        lab.entries().len() >= 4 && lab.orphans().is_empty()
     });
-    assert!(!lab.mirror("small").exists());
+    assert!(lab.mirror("small").join("tarpon-annex").exists());
+    post(&server, "/admin/git/TEST/small.git/drop", &[&admin]).expect(200);
+    assert_eq!(left(&lab.state()), Vec::<PathBuf>::new());
     assert_eq!(cached(), 404);
     hit(&server, "small");
+    assert_eq!(cloned(), 3);
     post(&server, "/admin/git/elsewhere.example/a/prewarm", &[&admin]).expect(403);
+}
+
+/// A commit that no ref of the upstream leads to.
+fn lost_commit(lab: &Lab) -> String {
+    let upstream = lab.upstream("small");
+    git::run(
+        &upstream,
+        &["config", "uploadpack.allowAnySHA1InWant", "true"],
+    );
+    git::run(&upstream, &["branch", "lost", "main"]);
+    let id = repos::add_commit(&upstream, "lost", "lost.txt", b"lost\n");
+    git::run(&upstream, &["branch", "-D", "lost"]);
+    id
+}
+
+/// All files below a state directory but the server's own.
+fn left(state: &Path) -> Vec<PathBuf> {
+    let (mut left, mut pending) = (Vec::new(), vec![state.to_owned()]);
+    while let Some(dir) = pending.pop() {
+        for found in fs::read_dir(&dir).unwrap().map(Result::unwrap) {
+            let own = dir == state
+                && ["lock", "running"]
+                    .iter()
+                    .any(|own| found.file_name() == *own);
+            match found.file_type().unwrap().is_dir() {
+                true => pending.push(found.path()),
+                false if own => {}
+                false => left.push(found.path()),
+            }
+        }
+    }
+    left
+}
+
+/// Of a repository that cannot be cloned there are single commits, which leave as well.
+#[test]
+fn single_commits_are_dropped_too() {
+    let lab = small_lab();
+    let tokens = Tokens::new(&lab);
+    let file = tokens.file.to_string_lossy();
+    let upstream = Upstream::new(lab.upstreams());
+    upstream.answer(Answers::NoClones);
+    let mut settings = lab.settings().with(&["--tokens", &file]);
+    settings.upstreams = vec![upstream.named("test")];
+    let server = settings.start();
+    let target = format!("{}?depth=1", lab::target("small"));
+    let first = server.get(&target).expect(200);
+    wait::until_true("it is in the cache", || {
+        server.fetch("HEAD", &target, &[]).head.status == 200
+    });
+    assert!(
+        left(&lab.state())
+            .iter()
+            .any(|file| file.starts_with(lab.state().join("tmp")))
+    );
+    wait::until_true("it is dropped", || {
+        let drop = "/admin/git/test/small/drop";
+        post(&server, drop, &[&tokens.admin.bearer()]).head.status == 200
+    });
+    assert_eq!(left(&lab.state()), Vec::<PathBuf>::new());
+    assert_eq!(server.fetch("HEAD", &target, &[]).head.status, 404);
+    let shallow = upstream.shallow_fetches();
+    let again = server.get(&target).expect(200);
+    let commit = |answer: &Response| {
+        answer
+            .head
+            .get("x-cachew-snapshot-commit")
+            .map(str::to_owned)
+    };
+    assert_eq!(commit(&again), commit(&first));
+    assert!(
+        upstream.shallow_fetches() > shallow,
+        "it was not fetched anew"
+    );
 }
 
 #[test]

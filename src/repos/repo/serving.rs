@@ -39,6 +39,12 @@ fn hit<'s>(state: &'s State, want: &Want, since: Option<Instant>) -> Option<&'s 
     (is_hit && !is_expired).then_some(archive)
 }
 
+/// The build that whoever asks now can follow.
+fn to_follow<'s>(state: &State, served: &'s Served) -> Option<&'s Ticket> {
+    let is_dropped = served.building < state.dropped;
+    served.builds.to_follow().filter(|_| !is_dropped)
+}
+
 /// What a request finds.
 #[derive(Debug)]
 pub(crate) enum Found {
@@ -125,14 +131,13 @@ impl Repo {
         if let Some(current) = hit(state, want, since) {
             return Some(Found::Hit(current.clone()));
         }
-        if let Some(build) = served.builds.to_follow() {
+        if let Some(build) = to_follow(state, served) {
             let is_expired = since.is_some() && served.building < state.expired;
-            return Some(
-                match is_young(state, want, served.building, since) && !is_expired {
-                    true => Found::Following(build.clone()),
-                    false => Found::Older(build.clone()),
-                },
-            );
+            let is_young = is_young(state, want, served.building, since) && !is_expired;
+            return Some(match is_young {
+                true => Found::Following(build.clone()),
+                false => Found::Older(build.clone()),
+            });
         }
         let failed = served.failing.as_ref()?;
         let left = failed.left();
@@ -153,7 +158,7 @@ impl Repo {
             return false;
         };
         let (build, is_hit) = (
-            served.builds.to_follow(),
+            to_follow(&state, served),
             hit(&state, want, since).is_some(),
         );
         !is_hit && build.is_some_and(|build| build.same_build(ticket))

@@ -13,6 +13,26 @@ fn repo() -> Arc<Repo> {
 }
 
 #[test]
+fn what_was_begun_before_a_drop_is_followed_by_nobody_else() {
+    let repo = repo();
+    let vacant = || match repo.find(None) {
+        Found::Vacant(permit) => permit,
+        found => panic!("{found:?}"),
+    };
+    let is_followed = || matches!(repo.find(None), Found::Following(_));
+    let (before, shown) = (vacant(), repo.epoch());
+    assert!(is_followed() && !repo.is_dropped(shown));
+    repo.drop_all();
+    assert!(repo.is_dropped(shown) && !repo.is_dropped(repo.epoch()));
+    let after = vacant();
+    assert!(is_followed());
+    drop(before);
+    assert!(is_followed(), "the other one goes on");
+    drop(after);
+    drop(vacant());
+}
+
+#[test]
 fn what_moves_during_a_build_is_built_after_it() {
     let repo = repo();
     repo.set_moved();

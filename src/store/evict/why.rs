@@ -11,8 +11,6 @@ pub enum Why {
     Full,
     /// Too little is free.
     Floor,
-    /// Who runs the server wants it gone.
-    Asked,
 }
 
 impl Why {
@@ -24,7 +22,6 @@ impl Why {
             Why::Count => "count",
             Why::Full => "full",
             Why::Floor => "floor",
-            Why::Asked => "asked",
         }
     }
 }
