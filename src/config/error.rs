@@ -5,6 +5,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::io::say::{say, without_logins};
+
 /// Exit code of a wrong command line or setting.
 pub const MISUSED_CODE: u8 = 1;
 
@@ -131,13 +133,22 @@ impl ConfigError {
     /// standard error) and gives the process's exit code: 0 for those two, else [`MISUSED_CODE`].
     pub fn report(&self) -> u8 {
         match self {
-            Self::Usage(error) => {
+            Self::Usage(error) if !error.use_stderr() => {
                 // A closed terminal is no reason to fail differently.
                 let _ = error.print();
-                if error.use_stderr() { MISUSED_CODE } else { 0 }
+                0
+            }
+            Self::Usage(error) => {
+                let plain = error.render().to_string();
+                // It quotes arguments, and has no colours where one of them logs in.
+                match without_logins(&plain) == plain {
+                    true => drop(error.print()),
+                    false => say(plain.trim_end()),
+                }
+                MISUSED_CODE
             }
             other => {
-                crate::io::say::say(format_args!("tarpon: {other}"));
+                say(format_args!("tarpon: {other}"));
                 MISUSED_CODE
             }
         }

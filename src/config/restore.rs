@@ -2,16 +2,19 @@
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
+use super::GivenUrl;
+
 /// What `tarpon restore` was asked to do. Values are as given: `restore` checks them.
 #[derive(Args, Debug, Clone, PartialEq)]
 pub struct RestoreArgs {
     /// The repository's URL, as given.
     #[arg(
         value_name = "REPO_URL",
+        value_parser = GivenUrl::parse,
         help = "The repository as git would clone it, such as https://github.com/rust-lang/rust, or \
                 HOST/PATH as the server has it"
     )]
-    pub repo_url: String,
+    pub repo_url: GivenUrl,
 
     /// The directory to restore it into; made if it does not exist
     #[arg(value_name = "DIR")]
@@ -22,12 +25,13 @@ pub struct RestoreArgs {
     #[arg(
         long,
         value_name = "URL",
+        value_parser = GivenUrl::parse,
         env = "TARPON_SERVER",
         hide_env_values = true,
         default_value = "http://127.0.0.1:8080",
         hide_default_value = true
     )]
-    pub server: String,
+    pub server: GivenUrl,
 
     /// Believe only a server whose certificate leads to one of this file (PEM) [default: those of the system]
     #[arg(

@@ -596,9 +596,9 @@ fn restore_takes_a_repository_a_directory_and_a_server() {
     let Command::Restore(args) = parse(args, |_| None).unwrap() else {
         panic!("the verb is restore");
     };
-    assert_eq!(args.repo_url, "https://github.com/a/b");
+    assert_eq!(args.repo_url.text(), "https://github.com/a/b");
     assert_eq!(args.dir, Path::new("dir"));
-    assert_eq!(args.server, "http://x:1");
+    assert_eq!(args.server.text(), "http://x:1");
 }
 
 /// A variable with a slip in its name is named; what is a setting, or another's, is not.

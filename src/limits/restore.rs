@@ -99,6 +99,8 @@ pub const DOWNLOAD_TRIES_MAX: u32 = 6;
 pub const DOWNLOAD_RETRY_MS: u64 = 100;
 /// Longest that a busy server may have a restore wait before it asks again.
 pub const COME_AGAIN_MAX_MS: u64 = MINUTE_MS;
+/// How long a busy server is asked again for a bundle, in whose place git can fetch.
+pub const BUNDLE_BUSY_MS: u64 = MINUTE_MS;
 /// Times that a restore begins anew because the server has another snapshot than before.
 pub const RESTARTS_MAX: u32 = 2;
 /// How long a connection may take to be made, whatever number of addresses the server has.

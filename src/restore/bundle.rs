@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use gix::bstr::ByteSlice;
 
@@ -11,7 +12,7 @@ use super::http::Conn;
 use super::link::Link;
 use super::quota::Quota;
 use super::request::Request;
-use crate::limits::{BUNDLE_HEADER_BYTES_MAX, STREAM_READ_BYTES};
+use crate::limits::{BUNDLE_BUSY_MS, BUNDLE_HEADER_BYTES_MAX, STREAM_READ_BYTES};
 
 fn wrong(why: impl std::fmt::Display) -> RestoreError {
     RestoreError::Server(format!("bundle: {why}"))
@@ -25,7 +26,9 @@ pub(super) fn download(
     into: &Path,
 ) -> Result<(), RestoreError> {
     let mut conn = Conn::open(link).map_err(wrong)?;
-    let answer = conn.ask(&Request::get(target, &[]), link.wait);
+    // Git brings the same, with more to do for the server.
+    let busy = Duration::from_millis(BUNDLE_BUSY_MS).min(link.wait);
+    let answer = conn.ask_patiently(&Request::get(target, &[]), link.wait, busy);
     let answer = answer.map_err(wrong)?;
     if answer.status != 200 {
         return Err(conn.refused(&answer));

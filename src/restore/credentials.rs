@@ -12,7 +12,6 @@ use super::netrc;
 use super::run;
 use super::stop::Stop;
 use super::url::User;
-use crate::config::Secret;
 use crate::git::stdin_file;
 use crate::git::watched::{self, Ended, Said};
 use crate::limits::{LOGIN_BYTES_MAX, LOGIN_LIMIT_MS};
@@ -140,15 +139,11 @@ impl Place {
 fn answer(said: &[u8]) -> Option<User> {
     let text = std::str::from_utf8(said).ok()?;
     let value = |key: &str| {
-        let mut pairs = text.lines().filter_map(|line| line.split_once('='));
+        // Not `lines`: what ends with a return is no other password without it.
+        let mut pairs = text.split('\n').filter_map(|line| line.split_once('='));
         pairs.find(|(name, _)| *name == key).map(|(_, value)| value)
     };
-    let (name, password) = (value("username")?, value("password")?);
-    let is_text = !name.contains(char::is_control) && !password.contains(char::is_control);
-    is_text.then(|| User {
-        name: name.to_owned(),
-        password: Some(Secret::new(password.to_owned())),
-    })
+    User::new(value("username")?, value("password")?)
 }
 
 #[cfg(test)]
@@ -194,6 +189,8 @@ mod tests {
             "username=u\n",
             "password=p\n",
             "username=u\npassword=p\x07\n",
+            "username=u\npassword=p\r\n",
+            "username=u:v\npassword=p\n",
         ] {
             assert_eq!(said(none), None, "{none}");
         }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::config::GivenUrl;
 use crate::limits::RESTORE_FREE_PERCENT;
 
 /// Why nothing was restored.
@@ -44,11 +45,11 @@ pub enum RestoreError {
     Git { step: String, detail: String },
     /// The server could not, and a clone cannot be tried either.
     #[error(
-        "{first}; for a clone instead {url:?} would have to be a URL, such as https://HOST/PATH"
+        "{first}; for a clone instead \"{url}\" would have to be a URL, such as https://HOST/PATH"
     )]
     NoUrl {
         first: Box<RestoreError>,
-        url: String,
+        url: GivenUrl,
     },
     #[error("not as asked for on the server or its upstream: {0}")]
     Missing(String),

@@ -7,50 +7,25 @@
 //! of an object).
 
 use std::io;
+use std::net::Shutdown;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use super::answer::{Answer, Body, bad};
 use super::connect::{connect, resolve};
 use super::credentials;
 use super::error::RestoreError;
-use super::link::Link;
+use super::link::{Link, wait_until};
 use super::login::Field;
 use super::pace::Pace;
 use super::request::Request;
-use super::url::without_secrets;
 use super::wire::{Came, Wire, is_pause};
+use crate::config::GivenUrl;
 use crate::io::net;
 use crate::limits::{
-    CONNECT_TIMEOUT_MS, HEAD_BYTES_MAX, HEADERS_MAX, INTERRUPT_POLL_MS, RESTORE_REDIRECTS_MAX,
+    CONNECT_TIMEOUT_MS, HEAD_BYTES_MAX, INTERRUPT_POLL_MS, RESTORE_REDIRECTS_MAX,
     SMALL_ANSWER_BYTES_MAX,
 };
-
-/// The head of an answer.
-#[derive(Debug)]
-pub(super) struct Answer {
-    pub status: u16,
-    /// The target that it is of, where the server has sent the request to another.
-    pub moved: Option<String>,
-    fields: Vec<(String, String)>,
-}
-
-impl Answer {
-    /// A header's value; `name` in lower case.
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
-        let found = self.fields.iter().find(|(n, _)| n == name);
-        found.map(|(_, value)| value.as_str())
-    }
-
-    /// First byte and total of `Content-Range`; the total is `None` while it is unknown.
-    pub(super) fn content_range(&self) -> Option<(Option<u64>, Option<u64>)> {
-        let value = self.get("content-range")?.strip_prefix("bytes ")?;
-        let (range, total) = value.split_once('/')?;
-        let start = range
-            .split_once('-')
-            .and_then(|(start, _)| start.parse().ok());
-        Some((start, total.parse().ok()))
-    }
-}
 
 /// How much of a body is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,15 +60,6 @@ enum Patience {
     From(Instant, Duration),
     /// So long without anything.
     Silent(Duration),
-}
-
-/// Whether another answer follows this one. 101 gives the connection another protocol, which nobody asked for.
-fn is_interim(status: u16) -> bool {
-    matches!(status, 100 | 102..=199)
-}
-
-fn bad(what: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 /// A connection to the server of `link`, on which nothing was said yet.
@@ -165,9 +131,20 @@ impl<'a> Conn<'a> {
         self.rest == Rest::Done && !self.closes
     }
 
-    /// Sends a request and reads the head of its answer, which may take `limit`, wherever the server sends the
-    /// request within its origin, and whether or not it wants to know first who asks.
+    /// Sends a request and reads the head of its answer, which may take `limit`: wherever the server sends the
+    /// request within its origin, whether or not it wants to know first who asks, and however often it is busy and
+    /// says when to come again.
     pub(super) fn ask(&mut self, request: &Request<'_>, limit: Duration) -> io::Result<Answer> {
+        self.ask_patiently(request, limit, limit)
+    }
+
+    /// The same, which comes again for so long as `busy` only.
+    pub(super) fn ask_patiently(
+        &mut self,
+        request: &Request<'_>,
+        limit: Duration,
+        busy: Duration,
+    ) -> io::Result<Answer> {
         let begun = Instant::now();
         let mut moved: Option<String> = None;
         let mut redirects = 0;
@@ -186,6 +163,16 @@ impl<'a> Conn<'a> {
                     let location = answer.get("location").unwrap_or_default();
                     self.link.server.follow(location).map(Some)
                 }
+                429 | 503 => match answer
+                    .again()
+                    .filter(|after| begun.elapsed() + *after < busy)
+                {
+                    Some(after) => {
+                        self.leave_for(after)?;
+                        Some(None)
+                    }
+                    None => None,
+                },
                 _ => None,
             };
             match next {
@@ -198,6 +185,19 @@ impl<'a> Conn<'a> {
             if !self.is_reusable() {
                 self.reopen()?;
             }
+        }
+    }
+
+    /// Gives back the place that the connection has, and waits.
+    fn leave_for(&mut self, time: Duration) -> io::Result<()> {
+        self.closes = true;
+        self.link.progress.waits_for_turn();
+        // It may have ended by itself.
+        let _ = self.wire.socket().shutdown(Shutdown::Both);
+        wait_until(self.link.stop, Instant::now() + time);
+        match self.link.stop.is_set() {
+            true => Err(io::Error::other("the restore ends")),
+            false => Ok(()),
         }
     }
 
@@ -227,7 +227,7 @@ impl<'a> Conn<'a> {
             (status @ 300..=399, Some(location)) => RestoreError::Server(format!(
                 "the server answers {status}, a redirect to {}, which is not followed: it leaves {} or is one of \
                  too many; name where it leads with --server",
-                without_secrets(location),
+                GivenUrl::new(location),
                 self.link.server.origin()
             )),
             (status, _) => {
@@ -261,7 +261,7 @@ impl<'a> Conn<'a> {
             self.buffer.drain(..self.at);
             self.at = 0;
             match self.parse_head()? {
-                Some(answer) if is_interim(answer.status) => interim_bytes += self.at,
+                Some(answer) if answer.is_interim() => interim_bytes += self.at,
                 Some(answer) => return Ok(answer),
                 None => self.fill(begun, limit)?,
             }
@@ -272,49 +272,17 @@ impl<'a> Conn<'a> {
     }
 
     fn parse_head(&mut self) -> io::Result<Option<Answer>> {
-        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-        let mut head = httparse::Response::new(&mut headers);
-        let parsed = head
-            .parse(&self.buffer)
-            .map_err(|_| bad("the answer is not HTTP"))?;
-        let httparse::Status::Complete(len) = parsed else {
+        let Some((answer, len)) = Answer::parse(&self.buffer)? else {
             return Ok(None);
         };
-        let text = |value: &[u8]| String::from_utf8_lossy(value).trim().to_owned();
-        let fields = head.headers.iter();
-        let answer = Answer {
-            status: head.code.unwrap_or_default(),
-            moved: None,
-            fields: fields
-                .map(|h| (h.name.to_ascii_lowercase(), text(h.value)))
-                .collect(),
-        };
         self.at = len;
-        let has = |name: &str, value: &str| {
-            let found = answer.get(name);
-            found.is_some_and(|found| found.to_ascii_lowercase().contains(value))
+        self.rest = match answer.body()? {
+            Body::None | Body::Known(0) => Rest::Done,
+            Body::Known(len) => Rest::Known(len),
+            Body::Chunks => Rest::FirstChunk,
+            Body::UntilEnd => Rest::UntilEnd,
         };
-        self.closes = has("connection", "close") || head.version == Some(0);
-        self.rest = if matches!(answer.status, 204 | 304) || is_interim(answer.status) {
-            Rest::Done
-        } else {
-            match (
-                answer.get("transfer-encoding"),
-                answer.get("content-length"),
-            ) {
-                (Some(_), _) if has("transfer-encoding", "chunked") => Rest::FirstChunk,
-                (Some(_), _) => {
-                    return Err(bad("the answer is in an encoding that nobody asked for"));
-                }
-                (None, Some(len)) => match len.parse() {
-                    Ok(0) => Rest::Done,
-                    Ok(len) => Rest::Known(len),
-                    Err(_) => return Err(bad("the length of the answer is no number")),
-                },
-                (None, None) => Rest::UntilEnd,
-            }
-        };
-        self.closes |= self.rest == Rest::UntilEnd;
+        self.closes = answer.closes || self.rest == Rest::UntilEnd;
         Ok(Some(answer))
     }
 

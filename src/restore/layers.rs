@@ -8,6 +8,7 @@ pub use super::decode::{Content, Space, Stream, joined_bytes, whole};
 pub use super::frames::{Body, Cut, Cutter, Frame, Part};
 pub use super::gitdir::{Modes, Restored, configuration};
 pub use super::index::{Expected, refresh};
+pub use super::login::basic;
 pub use super::netrc::find as find_in_netrc;
 pub use super::origin::{choose, read as said, shown};
 pub use super::packs::check as check_packs;

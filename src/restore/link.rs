@@ -57,6 +57,10 @@ impl Link<'_> {
                 message,
                 told: self.login.told(),
             },
+            // Who may not read something is told the same as if it were not there.
+            404 if self.login.tells() => {
+                RestoreError::NoSnapshot(format!("{message}; it was asked {}", self.login.told()))
+            }
             400 | 404 | 410 => RestoreError::NoSnapshot(message),
             412 => RestoreError::Changed,
             _ => RestoreError::Server(format!("the server answers {message}")),

@@ -65,6 +65,11 @@ impl Field {
     }
 }
 
+/// The line in which `user` is sent, if there is a password.
+pub fn basic(user: &User) -> Option<Zeroizing<String>> {
+    Field::basic(user, "").map(|field| field.line())
+}
+
 /// What was given.
 #[derive(Debug, Default)]
 pub(super) struct Given {
@@ -177,6 +182,11 @@ impl Login {
             *found = field.map_or(Found::Nothing, Found::Field);
         }
         matches!(*found, Found::Field(_))
+    }
+
+    /// Whether requests say who asks.
+    pub(super) fn tells(&self) -> bool {
+        !self.fields().0.is_empty()
     }
 
     /// What a server that asks who it is was told, for a message.

@@ -13,6 +13,7 @@
 //! disk from [`quota`], and a server's words reach the terminal escaped ([`crate::io::say`]). Of an
 //! archive's `.git` only objects are written; the rest is made anew ([`gitdir`]).
 
+mod answer;
 mod arrivals;
 mod budget;
 mod bundle;
@@ -94,7 +95,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::RestoreArgs;
+use crate::config::{GivenUrl, RestoreArgs};
 use crate::io::heap;
 use crate::io::signal::StopSignals;
 use crate::limits::{OLD_INDEX_BYTES_MAX, RESTARTS_MAX, SAME_WISH_MS, TRACKED_INDEX_BYTES_MAX};
@@ -186,7 +187,7 @@ fn is_target(target: &str) -> bool {
 }
 
 /// Why a repository has no place on a server.
-fn no_name(repo_url: &str) -> String {
+fn no_name(repo_url: &GivenUrl) -> String {
     format!(
         "{repo_url} does not name a host and a path below it: write a URL of http, https, ssh or git, \
          or HOST/PATH as the server has it, such as github.com/OWNER/NAME"
@@ -240,8 +241,9 @@ impl Restore<'_> {
     fn clone(&self, error: RestoreError) -> Result<Summary, RestoreError> {
         let (args, link) = (self.args, self.link);
         // Relative to what is no path of the user's.
-        if !is_url(&args.repo_url) && !args.repo_url.starts_with('/') {
-            return Err(match url::base_target(&args.repo_url) {
+        let url = args.repo_url.text();
+        if !is_url(url) && !url.starts_with('/') {
+            return Err(match url::base_target(url) {
                 Some(_) => RestoreError::NoUrl {
                     first: Box::new(error),
                     url: args.repo_url.clone(),
@@ -258,13 +260,13 @@ impl Restore<'_> {
         link.progress.clones();
         let quota = Quota::new(args.size_limit, &tree)?;
         let room = Room::new(&tree, &quota);
-        clone::clone(link, &args.repo_url, &self.wanted, room)?;
+        clone::clone(link, url, &self.wanted, room)?;
         let sha256 = run::local(link.stop, &tree, &["rev-parse", "--show-object-format"])?;
         let mut summary = self.finish(&staging, sha256.starts_with(b"sha256"), false)?;
         summary.source = SOURCE_CLONE;
         // Git does not say how much it got.
         (summary.bytes, summary.entries) = (None, None);
-        summary.origin = origin::shown(args.repo_url.as_bytes());
+        summary.origin = args.repo_url.to_string();
         Ok(summary)
     }
 
@@ -308,7 +310,7 @@ impl Restore<'_> {
         let archive = extract::extract(&download, first, site, self.dates, way).map_err(doubted)?;
         // With the memory that it came in.
         drop(download);
-        let asked = (&*args.repo_url, &self.wanted.checkout);
+        let asked = (args.repo_url.text(), &self.wanted.checkout);
         let made = gitdir::make(&tree, asked, &archive, self.dates, link.stop).map_err(doubted)?;
         drop(archive);
         let Made { restored, .. } = &made;

@@ -7,7 +7,6 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::url::User;
-use crate::config::Secret;
 use crate::limits::NETRC_BYTES_MAX;
 
 /// Who logs in at `host`, by the file in the directory `home`, if that says so with a password; as `name`, if one
@@ -17,110 +16,117 @@ pub(super) fn of_home(home: &Path, host: &str, name: Option<&str>) -> Option<Use
     let file = File::open(home.join(".netrc")).ok()?;
     let read = file.take(NETRC_BYTES_MAX + 1).read_to_end(&mut text);
     let is_whole = read.is_ok_and(|bytes| bytes as u64 <= NETRC_BYTES_MAX);
-    let text = std::str::from_utf8(&text).ok().filter(|_| is_whole)?;
-    find(text, host, name)
+    is_whole.then(|| find(&text, host, name)).flatten()
 }
 
 /// The first entry of `host`, and of `name` if one is given, that has a password. `default`, which is for
-/// whoever else asks, is for nobody here.
-pub fn find(text: &str, host: &str, name: Option<&str>) -> Option<User> {
+/// whoever else asks, is for nobody here. Only what is taken has to be text.
+pub fn find(text: &[u8], host: &str, name: Option<&str>) -> Option<User> {
     let mut words = Words { rest: text };
     let mut entry: Option<Entry> = None;
     loop {
         let word = words.next();
-        match word.as_deref().map(String::as_str) {
-            Some("machine") => {
+        match word.as_deref().map(Vec::as_slice) {
+            Some(b"machine") => {
                 let machine = words.next();
                 if let Some(found) = entry.take().and_then(|entry| entry.user(name)) {
                     return Some(found);
                 }
-                let is_it = machine.is_some_and(|machine| machine.eq_ignore_ascii_case(host));
+                let is_it =
+                    machine.is_some_and(|machine| machine.eq_ignore_ascii_case(host.as_bytes()));
                 entry = is_it.then(Entry::default);
             }
-            Some("macdef") => words.skip_macro(),
-            Some("login") => {
+            Some(b"macdef") => words.skip_macro(),
+            Some(b"login") => {
                 let login = words.next();
                 if let Some(entry) = &mut entry {
                     entry.login = login;
                 }
             }
-            Some("password") => {
+            Some(b"password") => {
                 let password = words.next();
                 if let Some(entry) = &mut entry {
                     entry.password = password;
                 }
             }
-            Some("account") => drop(words.next()),
-            None | Some("default") => return entry.take().and_then(|entry| entry.user(name)),
+            Some(b"account") => drop(words.next()),
+            None | Some(b"default") => return entry.take().and_then(|entry| entry.user(name)),
             Some(_) => {}
         }
     }
 }
 
+/// A word, of which nothing is left in memory.
+type Word = Zeroizing<Vec<u8>>;
+
 #[derive(Default)]
 struct Entry {
-    login: Option<Zeroizing<String>>,
-    password: Option<Zeroizing<String>>,
+    login: Option<Word>,
+    password: Option<Word>,
 }
 
 impl Entry {
     /// Who that is, if it is who is asked for.
     fn user(mut self, name: Option<&str>) -> Option<User> {
         let login = self.login.take().unwrap_or_default();
+        let login = std::str::from_utf8(&login).ok()?;
         let password = self.password.take()?;
-        let is_text = !login.contains(char::is_control) && !password.contains(char::is_control);
-        let is_asked = name.is_none_or(|name| name == *login);
-        (is_text && is_asked).then(|| User {
-            name: login.to_string(),
-            password: Some(Secret::new(password.to_string())),
-        })
+        let password = std::str::from_utf8(&password).ok()?;
+        let user = User::new(login, password)?;
+        name.is_none_or(|name| name == user.name).then_some(user)
     }
 }
 
-/// Words between spaces; one that begins with `"` goes on to the next, and `\` there stands for what follows it.
+/// Words between spaces; one that begins with `"` goes on to the next, and `\` there stands for what follows it. A
+/// `#` at the beginning of a word makes the rest of its line a comment.
 struct Words<'t> {
-    rest: &'t str,
+    rest: &'t [u8],
 }
 
-impl Words<'_> {
-    fn next(&mut self) -> Option<Zeroizing<String>> {
+impl<'t> Words<'t> {
+    fn next(&mut self) -> Option<Word> {
         loop {
-            self.rest = self.rest.trim_start();
-            match self.rest.strip_prefix('#') {
+            self.rest = self.rest.trim_ascii_start();
+            match self.rest.strip_prefix(b"#") {
                 Some(comment) => self.rest = behind_line(comment),
                 None => break,
             }
         }
-        if let Some(quoted) = self.rest.strip_prefix('"') {
+        if let Some(quoted) = self.rest.strip_prefix(b"\"") {
             return self.quoted(quoted);
         }
-        let end = self.rest.find(char::is_whitespace);
+        let end = self.rest.iter().position(u8::is_ascii_whitespace);
         let (word, rest) = self.rest.split_at(end.unwrap_or(self.rest.len()));
         self.rest = rest;
         (!word.is_empty()).then(|| Zeroizing::new(word.to_owned()))
     }
 
     /// A quote that does not end is no word, and nothing follows it.
-    fn quoted(&mut self, text: &str) -> Option<Zeroizing<String>> {
-        let mut word = Zeroizing::new(String::with_capacity(text.len()));
-        let mut letters = text.char_indices();
-        while let Some((at, letter)) = letters.next() {
+    fn quoted(&mut self, text: &'t [u8]) -> Option<Word> {
+        self.rest = b"";
+        // In one piece, so that no part of it is left behind.
+        let mut word = Zeroizing::new(Vec::with_capacity(text.len()));
+        let mut rest = text;
+        while let [letter, behind @ ..] = rest {
+            rest = behind;
             match letter {
-                '"' => {
-                    let left = text.len() - at - 1;
-                    self.rest = &self.rest[self.rest.len() - left..];
+                b'"' => {
+                    self.rest = behind;
                     return Some(word);
                 }
-                '\\' => word.push(match letters.next()?.1 {
-                    'n' => '\n',
-                    'r' => '\r',
-                    't' => '\t',
-                    other => other,
-                }),
-                _ => word.push(letter),
+                b'\\' => {
+                    let (escaped, behind) = behind.split_first()?;
+                    rest = behind;
+                    word.push(match escaped {
+                        b'n' => b'\n',
+                        b'r' => b'\r',
+                        b't' => b'\t',
+                        other => *other,
+                    });
+                }
+                other => word.push(*other),
             }
         }
-        self.rest = "";
         None
     }
 
@@ -128,17 +134,19 @@ impl Words<'_> {
     fn skip_macro(&mut self) {
         self.rest = behind_line(self.rest);
         while !self.rest.is_empty() {
-            let line = self.rest.lines().next().unwrap_or_default();
+            let line = self.rest.split(|b| *b == b'\n').next();
+            let is_empty = line.unwrap_or_default().trim_ascii().is_empty();
             self.rest = behind_line(self.rest);
-            if line.trim().is_empty() {
+            if is_empty {
                 break;
             }
         }
     }
 }
 
-fn behind_line(text: &str) -> &str {
-    text.split_once('\n').map_or("", |(_, rest)| rest)
+fn behind_line(text: &[u8]) -> &[u8] {
+    let end = text.iter().position(|b| *b == b'\n');
+    end.map_or(b"", |end| &text[end + 1..])
 }
 
 #[cfg(test)]
@@ -146,7 +154,7 @@ mod tests {
     use super::*;
 
     fn found(text: &str, host: &str, name: Option<&str>) -> Option<(String, String)> {
-        let user = find(text, host, name)?;
+        let user = find(text.as_bytes(), host, name)?;
         Some((user.name, user.password?.text().to_owned()))
     }
 
@@ -177,6 +185,9 @@ mod tests {
             assert_eq!(found(text, host, name), None, "{host} {name:?}");
         }
         assert_eq!(found("machine a password p", "a", None), pair("", "p"));
+        // Only what keyboards and files have between words is between them.
+        let spaced = "machine a login x\u{a0}y password p\u{2003}q\r\n";
+        assert_eq!(found(spaced, "a", None), pair("x\u{a0}y", "p\u{2003}q"));
         for wrong in [
             "",
             "machine",
@@ -185,6 +196,7 @@ mod tests {
             "machine a password \"x\\",
             "machine a login x password \"y\\nz\"",
             "login x password y machine a",
+            "machine a login x:y password z",
         ] {
             assert_eq!(found(wrong, "a", None), None, "{wrong}");
         }
@@ -199,7 +211,9 @@ mod tests {
         };
         assert!(of_home(home.path(), "a", None).is_none());
         assert!(at(b"machine a login x password y").is_some());
-        assert!(at(b"machine a login x password y \xff").is_none());
+        // Somebody else's entry may be in any letters.
+        assert!(at(b"# \xff\nmachine b password \xff machine a password y").is_some());
+        assert!(at(b"machine a login x password y\xff").is_none());
         let mut long = b"machine a login x password y ".to_vec();
         long.resize(NETRC_BYTES_MAX as usize + 1, b' ');
         assert!(at(&long).is_none());

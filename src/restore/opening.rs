@@ -1,16 +1,17 @@
 //! The first answer: whether the server has the archive, and how it is to be fetched.
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::answer::Answer;
 use super::download::Download;
 use super::error::RestoreError;
-use super::http::{Answer, Conn};
-use super::link::{Link, pause, wait_until};
+use super::http::Conn;
+use super::link::{Link, pause};
 use super::preamble;
 use super::request::Request;
 use super::segments::First;
-use crate::limits::{COME_AGAIN_MAX_MS, DOWNLOAD_TRIES_MAX, SEGMENT_BYTES};
+use crate::limits::{DOWNLOAD_TRIES_MAX, SEGMENT_BYTES};
 
 /// A download whose first answer has come.
 pub(super) struct Opened<'a> {
@@ -31,8 +32,7 @@ pub(super) struct Asked {
 }
 
 /// Asks for it; tries again while the server cannot be reached or says that it is busy, but
-/// not when it says nothing at all. One that says when to come again is asked then, for as long as an answer
-/// may take.
+/// not when it says nothing at all, or is not believed.
 pub(super) fn open<'a>(link: Link<'a>, asked: &Asked) -> Result<Opened<'a>, RestoreError> {
     let mut target = format!("{}{}", asked.target, asked.query);
     let mut tries = 0;
@@ -51,23 +51,13 @@ pub(super) fn open<'a>(link: Link<'a>, asked: &Asked) -> Result<Opened<'a>, Rest
                     continue;
                 }
                 status => {
-                    let mut conn = opened.conn;
-                    let error = conn.refused(&opened.answer);
-                    if status != 503 {
+                    let Opened {
+                        mut conn, answer, ..
+                    } = opened;
+                    let error = conn.refused(&answer);
+                    // One that says when to come again has been asked for as long as it may take.
+                    if status != 503 || answer.again().is_some() {
                         return Err(error);
-                    }
-                    if let Some(after) = again(&opened.answer) {
-                        // It is not asked before that, and later is too late.
-                        if began.elapsed() + after >= link.wait {
-                            return Err(error);
-                        }
-                        link.progress.waits_for_turn();
-                        drop(conn);
-                        wait_until(link.stop, Instant::now() + after);
-                        if link.stop.is_set() {
-                            return Err(error);
-                        }
-                        continue;
                     }
                     error
                 }
@@ -75,11 +65,13 @@ pub(super) fn open<'a>(link: Link<'a>, asked: &Asked) -> Result<Opened<'a>, Rest
             Err(Failed::Told(error)) => return Err(error),
             Err(Failed::Io(e)) => {
                 let error = RestoreError::Server(format!("{}: {e}", link.server.authority));
-                // All the time that it may take is over: no more for further tries.
-                if e.kind() == io::ErrorKind::TimedOut {
-                    return Err(error);
+                match e.kind() {
+                    // All the time that it may take is over: no more for further tries.
+                    io::ErrorKind::TimedOut => return Err(error),
+                    // Nor would another one find anything else.
+                    io::ErrorKind::PermissionDenied => return Err(error),
+                    _ => error,
                 }
-                error
             }
         };
         tries += 1;
@@ -88,13 +80,6 @@ pub(super) fn open<'a>(link: Link<'a>, asked: &Asked) -> Result<Opened<'a>, Rest
         }
         pause(link.stop, tries);
     }
-}
-
-/// After how long a server that is busy is to be asked again, if it says so.
-fn again(answer: &Answer) -> Option<Duration> {
-    let seconds: u64 = answer.get("retry-after")?.trim().parse().ok()?;
-    let after = Duration::from_secs(seconds.max(1));
-    Some(after.min(Duration::from_millis(COME_AGAIN_MAX_MS)))
 }
 
 /// Why there is no first answer.

@@ -5,6 +5,7 @@ use gix::bstr::ByteSlice;
 
 use super::error::RestoreError;
 use super::settings::scheme;
+use crate::config::GivenUrl;
 use crate::refs::is_ref_name;
 
 const CONFIG: &[u8] = b".git/config";
@@ -131,20 +132,9 @@ fn is_plain(url: &[u8]) -> bool {
             .any(|part| part.first() == Some(&b'-'))
 }
 
-/// `url` without a password, for people to read.
+/// `url` for people to read: without who logs in.
 pub fn shown(url: &[u8]) -> String {
-    let text = String::from_utf8_lossy(url);
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return text.into_owned();
-    };
-    let end = rest.find('/').unwrap_or(rest.len());
-    match rest[..end].rfind('@') {
-        Some(at) => {
-            let user = rest[..at].split(':').next().unwrap_or_default();
-            format!("{scheme}://{user}{}", &rest[at..])
-        }
-        None => text.clone().into_owned(),
-    }
+    GivenUrl::new(&String::from_utf8_lossy(url)).to_string()
 }
 
 /// Whether a repository's name says how it is reached.
@@ -275,7 +265,7 @@ mod tests {
 
     #[test]
     fn passwords_are_not_shown() {
-        assert_eq!(shown(b"https://u:p@w@h/a"), "https://u@h/a");
+        assert_eq!(shown(b"https://u:p@w@h/a"), "https://***@h/a");
         assert_eq!(shown(b"https://h/a@b"), "https://h/a@b");
         assert_eq!(shown(b"git@h:a"), "git@h:a");
     }

@@ -1,5 +1,6 @@
 //! How far a restore is: counters that every thread adds to, a line for people, and a summary.
 
+use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex};
@@ -292,10 +293,10 @@ impl Progress {
     }
 
     /// The counters as a summary; who, where and what is the caller's.
-    pub(super) fn summary(&self, repository: &str, directory: &str) -> Summary {
+    pub(super) fn summary(&self, repository: &dyn Display, directory: &str) -> Summary {
         let ms = |us: &AtomicU64| us.load(Relaxed) as f64 / 1000.0;
         Summary {
-            repository: repository.to_owned(),
+            repository: repository.to_string(),
             directory: directory.to_owned(),
             origin: String::new(),
             source: SOURCE_SNAPSHOT,

@@ -16,7 +16,7 @@ const OUTPUT_LOST_CODE: u8 = 4;
 
 /// What may help against an error, behind its text.
 fn advice(args: &RestoreArgs, error: &RestoreError, progress: &Progress) -> &'static str {
-    let is_url = is_url(&args.repo_url);
+    let is_url = is_url(args.repo_url.text());
     match error {
         RestoreError::Server(_) if args.fallback_clone() => "",
         RestoreError::Server(_) if !is_url && progress.has_answer() => "",
@@ -85,7 +85,7 @@ pub fn print_misuse(why: &str, exit_code: u8) {
     let why = why.strip_prefix("error: ").unwrap_or(why);
     let progress = Progress::default();
     // Whoever cannot be told has the exit code.
-    let _ = print_json(&progress.failure(why, exit_code, progress.summary("", "")));
+    let _ = print_json(&progress.failure(why, exit_code, progress.summary(&"", "")));
 }
 
 /// What is checked out, in short.

@@ -10,9 +10,10 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use super::error::RestoreError;
-use super::link::Link;
+use super::link::{Link, pause};
 use super::settings::{Settings, Users};
 use super::stop::Stop;
+use super::tls::TRUST;
 pub(super) use super::watch::Room;
 use super::watch::{Takes, output};
 use crate::git::{self, Configuration, Repository, Setup, Surroundings};
@@ -41,6 +42,9 @@ const FAULTS_OF_OLD: &[&str] = &[
     "zeroPaddedDate",
     "zeroPaddedFilemode",
 ];
+
+/// What git says of a server that has too much to do.
+const BUSY: &str = "returned error: 503";
 
 /// What a step talks to.
 #[derive(Clone, Copy)]
@@ -99,27 +103,41 @@ pub(super) fn bundle<A: AsRef<OsStr>>(
 }
 
 /// The same for one that asks the server, which must not be silent for long. It gets to see nothing of the user's
-/// but who asks, as all else that is asked of the server.
+/// but who asks, as all else that is asked of the server; and as all else it comes again to one that is busy.
 pub(super) fn server<A: AsRef<OsStr>>(
     link: Link<'_>,
     room: Room<'_>,
     args: &[A],
 ) -> Result<Vec<u8>, RestoreError> {
-    let settings = for_server(link);
+    let settings = for_server(link, room)?;
     let (peer, takes) = (Peer::Server(link), Takes::Objects(room));
-    run(link.stop, room.tree, peer, takes, &settings, args)
+    let began = Instant::now();
+    let mut tries = 0;
+    loop {
+        let fetched = run(link.stop, room.tree, peer, takes, &settings, args);
+        let is_busy =
+            matches!(&fetched, Err(RestoreError::Git { detail, .. }) if detail.contains(BUSY));
+        if !is_busy || began.elapsed() >= link.git_stall || link.stop.is_set() {
+            return fetched;
+        }
+        tries += 1;
+        pause(link.stop, tries);
+    }
 }
 
-fn for_server(link: Link<'_>) -> Settings {
+fn for_server(link: Link<'_>, room: Room<'_>) -> Result<Settings, RestoreError> {
     // The server is reached directly, as the download has reached it. Upstreams are not.
     let mut all = vec![("proxy", OsString::new()), ("sslVerify", "true".into())];
-    all.extend(link.tls.into_iter().flat_map(|tls| tls.files.settings()));
+    if let Some(tls) = link.tls {
+        all.extend(tls.settings(&room.tree.with_file_name(TRUST))?);
+    }
     let fields = link.login.fields().0;
     let lines = fields
         .iter()
         .map(|field| ("extraHeader", OsString::from(&**field.line())));
     all.extend(lines);
-    Settings::for_server(link.server.scheme(), &link.server.origin(), all)
+    let (scheme, origin) = (link.server.scheme(), link.server.origin());
+    Ok(Settings::for_server(scheme, &origin, all))
 }
 
 /// A git that asks the user's helpers for a credential, with `settings` besides the user's own. It is to read the

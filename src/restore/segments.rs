@@ -199,6 +199,10 @@ impl From<RestoreError> for SegmentError {
 
 impl From<io::Error> for SegmentError {
     fn from(error: io::Error) -> Self {
-        Self::Again(error.to_string())
+        match error.kind() {
+            // Whoever is not believed is so the next time.
+            io::ErrorKind::PermissionDenied => Self::Final(RestoreError::Server(error.to_string())),
+            _ => Self::Again(error.to_string()),
+        }
     }
 }

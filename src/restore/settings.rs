@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStringExt;
 use zeroize::Zeroize;
 
 use super::error::RestoreError;
+use crate::config::GivenUrl;
 
 /// What the user has set, includes resolved.
 pub struct Users {
@@ -62,9 +63,9 @@ impl Users {
     pub fn for_upstream(&self, url: &str) -> Result<Settings, RestoreError> {
         let real = self.rewritten(url.as_bytes());
         let scheme = scheme(&real).ok_or_else(|| {
-            let real = String::from_utf8_lossy(&real).into_owned();
+            let real = GivenUrl::new(&String::from_utf8_lossy(&real));
             RestoreError::Usage(format!(
-                "{real:?} is no URL of http, https, ssh, git or file"
+                "\"{real}\" is no URL of http, https, ssh, git or file"
             ))
         })?;
         Ok(Settings {

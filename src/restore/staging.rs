@@ -21,6 +21,7 @@ use super::in_the_way::{self, go_on};
 use super::moves::Moves;
 use super::path::as_path;
 use super::stop::Stop;
+use super::tls::TRUST;
 use super::tracked::Stale;
 use crate::limits::{INTERRUPT_POLL_MS, STAGING_TRIES_MAX};
 
@@ -31,7 +32,7 @@ const TREE: &str = "tree";
 const TRASH: &str = "trash";
 const BUNDLE: &str = "bundle";
 const OLD: &str = "old";
-const CONTENTS: [&str; 4] = [TREE, TRASH, BUNDLE, OLD];
+const CONTENTS: [&str; 5] = [TREE, TRASH, BUNDLE, OLD, TRUST];
 
 /// A restore in the making; removed with everything in it unless it was installed.
 pub(super) struct Staging {

@@ -6,19 +6,25 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::ClientConfig;
-use rustls::RootCertStore;
+use base64ct::{Base64, Encoding};
 use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, InconsistentKeys, OtherError, RootCertStore,
+};
 use zeroize::Zeroizing;
 
-use super::error::RestoreError;
+use super::error::{RestoreError, failed};
 use super::url::Server;
 use crate::limits::PEM_BYTES_MAX;
 
 /// What OpenSSL, and so curl and git, read their roots from where it is set.
 const ROOTS_VARIABLE: &str = "SSL_CERT_FILE";
+/// The directory beside a repository in the making that has what git is to believe.
+pub(super) const TRUST: &str = "trust";
 /// All that is spoken.
 const ALPN: &[u8] = b"http/1.1";
 
@@ -50,19 +56,6 @@ impl Files {
             key: given(key.or(certificate)).map_err(wrong)?,
         })
     }
-
-    /// The same for git, as its settings name them (git-config(1), `http.*`).
-    pub(super) fn settings(&self) -> Vec<(&'static str, OsString)> {
-        let named = [
-            ("sslCAInfo", &self.roots),
-            ("sslCert", &self.certificate),
-            ("sslKey", &self.key),
-        ];
-        let given = named
-            .into_iter()
-            .filter_map(|(key, path)| Some((key, path.clone()?.into())));
-        given.collect()
-    }
 }
 
 /// How to speak TLS with a server.
@@ -70,8 +63,9 @@ impl Files {
 pub(super) struct Tls {
     pub config: Arc<ClientConfig>,
     pub name: ServerName<'static>,
-    /// What git has to speak it with.
-    pub files: Files,
+    /// Whom to believe: what git is to believe, too.
+    roots: Vec<CertificateDer<'static>>,
+    files: Files,
 }
 
 /// What computes.
@@ -89,15 +83,24 @@ impl Tls {
         let name = ServerName::try_from(server.host().to_owned());
         let name =
             name.map_err(|e| RestoreError::Usage(format!("--server: {}: {e}", server.host())))?;
+        let (store, roots) = roots(files.roots.as_deref())?;
         let builder = ClientConfig::builder_with_provider(Arc::new(provider()))
             .with_safe_default_protocol_versions()
             .map_err(unfit)?
-            .with_root_certificates(roots(files.roots.as_deref())?);
+            .with_root_certificates(store);
         let mut config = match (&files.certificate, &files.key) {
             (Some(certificate), Some(key)) => {
                 let chain = certificates(certificate)?;
-                let pair = builder.with_client_auth_cert(chain, private_key(key)?);
-                pair.map_err(|e| wrong(certificate, &format!("with its key: {e}")))?
+                let own = private_key(key)?;
+                let unfit = |e: rustls::Error| wrong(certificate, &format!("with its key: {e}"));
+                let pair = any_supported_type(&own).map(|own| CertifiedKey::new(chain, own));
+                let pair = pair.map_err(unfit)?;
+                // Where that cannot be known the server says so.
+                match pair.keys_match() {
+                    Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+                    Err(e) => return Err(unfit(e)),
+                }
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair)))
             }
             _ => builder.with_no_client_auth(),
         };
@@ -106,8 +109,106 @@ impl Tls {
         Ok(Some(Tls {
             config,
             name,
+            roots,
             files,
         }))
+    }
+
+    /// What has git believe the same and nobody else, as its settings name it (git-config(1), `http.*`), with files in
+    /// the directory `at`, which is made. Libraries that git speaks TLS with believe a directory of the system's
+    /// besides the file that is named, unless another is.
+    pub(super) fn settings(
+        &self,
+        at: &Path,
+    ) -> Result<Vec<(&'static str, OsString)>, RestoreError> {
+        let (file, directory) = (at.join("roots.pem"), at.join("none"));
+        std::fs::create_dir_all(&directory).map_err(failed("create", &directory))?;
+        let roots = self.roots.iter().map(|root| pem(root));
+        std::fs::write(&file, String::from_iter(roots)).map_err(failed("write", &file))?;
+        let mut all = vec![("sslCAInfo", file.into()), ("sslCAPath", directory.into())];
+        let Files {
+            certificate, key, ..
+        } = &self.files;
+        for (name, path) in [("sslCert", certificate), ("sslKey", key)] {
+            all.extend(path.clone().map(|path| (name, path.into())));
+        }
+        Ok(all)
+    }
+}
+
+/// RFC 7468, section 5.
+fn pem(certificate: &[u8]) -> String {
+    const LINE: usize = 64;
+    let text = Base64::encode_string(certificate);
+    let mut out = String::from("-----BEGIN CERTIFICATE-----\n");
+    for at in (0..text.len()).step_by(LINE) {
+        out.push_str(&text[at..text.len().min(at + LINE)]);
+        out.push('\n');
+    }
+    out.push_str("-----END CERTIFICATE-----\n");
+    out
+}
+
+/// What went wrong, for people. What another try would find again is [`io::ErrorKind::PermissionDenied`].
+pub(super) fn told(error: rustls::Error) -> io::Error {
+    use AlertDescription as Alert;
+    let (kind, what) = match error {
+        rustls::Error::InvalidCertificate(why) => {
+            (io::ErrorKind::PermissionDenied, disbelief(&why))
+        }
+        rustls::Error::AlertReceived(
+            why @ (Alert::CertificateRequired
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied),
+        ) => (
+            io::ErrorKind::PermissionDenied,
+            format!("the server wants another client certificate ({why:?}): --cert names one"),
+        ),
+        rustls::Error::InvalidMessage(why) => (
+            io::ErrorKind::InvalidData,
+            format!("what answers speaks no TLS ({why:?})"),
+        ),
+        other => (io::ErrorKind::InvalidData, other.to_string()),
+    };
+    io::Error::new(kind, what)
+}
+
+/// Why a server's certificate is not believed.
+fn disbelief(why: &CertificateError) -> String {
+    match why {
+        CertificateError::UnknownIssuer => {
+            "no authority that is believed here has signed the server's certificate; --cacert names one".into()
+        }
+        CertificateError::NotValidForNameContext {
+            expected,
+            presented,
+        } => {
+            let names = match presented.is_empty() {
+                true => "no name".to_owned(),
+                false => presented.join(", "),
+            };
+            format!(
+                "the server's certificate is for {names}, and not for {}",
+                expected.to_str()
+            )
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "the server's certificate has run out".into()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "the server's certificate does not count yet; is this machine's clock right?".into()
+        }
+        CertificateError::Other(OtherError(why))
+            if why.downcast_ref() == Some(&webpki::Error::CaUsedAsEndEntity) =>
+        {
+            "the server's certificate is that of an authority; one for a server has basicConstraints CA:FALSE".into()
+        }
+        other => format!("the server's certificate is not believed: {other}"),
     }
 }
 
@@ -116,20 +217,23 @@ fn wrong(path: &Path, why: &str) -> RestoreError {
 }
 
 /// Whom to believe: those of the file, or else of the system.
-fn roots(file: Option<&Path>) -> Result<RootCertStore, RestoreError> {
+fn roots(
+    file: Option<&Path>,
+) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), RestoreError> {
     let mut store = RootCertStore::empty();
     if let Some(path) = file {
-        for root in certificates(path)? {
-            let added = store.add(root);
+        let all = certificates(path)?;
+        for root in &all {
+            let added = store.add(root.clone());
             added.map_err(|e| wrong(path, &format!("a certificate of it is no root: {e}")))?;
         }
-        return Ok(store);
+        return Ok((store, all));
     }
-    let systems = rustls_native_certs::load_native_certs();
+    let mut systems = rustls_native_certs::load_native_certs();
     // Some of a system's may be of a kind that nobody knows.
-    store.add_parsable_certificates(systems.certs);
+    systems.certs.retain(|root| store.add(root.clone()).is_ok());
     match store.is_empty() {
-        false => Ok(store),
+        false => Ok((store, systems.certs)),
         true => {
             let why = systems
                 .errors
@@ -153,9 +257,9 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, RestoreErro
     }
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, RestoreError> {
+fn private_key(path: &Path) -> Result<Zeroizing<PrivateKeyDer<'static>>, RestoreError> {
     let key = PrivateKeyDer::from_pem_slice(&read(path)?);
-    key.map_err(|e| {
+    key.map(Zeroizing::new).map_err(|e| {
         let why = format!("it has no key (PEM, without a passphrase): {e}");
         wrong(path, &why)
     })

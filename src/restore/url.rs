@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::error::RestoreError;
-use crate::config::Secret;
+use crate::config::{GivenUrl, Secret};
 use crate::limits::TARGET_BYTES_MAX;
 
 /// Where a server is, from `http[s]://[USER[:PASSWORD]@]HOST[:PORT][/PREFIX]`.
@@ -31,7 +31,7 @@ impl Server {
     /// Reads `--server`. Errors show nothing of a password.
     pub fn parse(url: &str) -> Result<Server, RestoreError> {
         let usage =
-            |why: &str| RestoreError::Usage(format!("--server {}: {why}", without_secrets(url)));
+            |why: &str| RestoreError::Usage(format!("--server {}: {why}", GivenUrl::new(url)));
         let form =
             "write it as https://HOST or http://HOST:PORT, with a path if a proxy has it below one";
         let (is_tls, rest) = match url.split_once("://") {
@@ -44,7 +44,9 @@ impl Server {
             Some((user, authority)) => (Some(user), authority),
             None => (None, authority),
         };
-        let user = user.map(|user| User::parse(user).ok_or("user and password are no text"));
+        let user = user.map(|user| {
+            User::parse(user).ok_or("its user and password are no text, or the user has a colon")
+        });
         let user = user.transpose().map_err(usage)?;
         let plain = |b: u8| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b);
         if authority.is_empty() || !authority.bytes().all(plain) {
@@ -137,6 +139,17 @@ impl Server {
 }
 
 impl User {
+    /// Of a name and a password, if the two can be sent (RFC 7617): they are of no control characters, and a colon in
+    /// the name would be where the password begins.
+    pub(super) fn new(name: &str, password: &str) -> Option<User> {
+        let is_text = |text: &str| !text.contains(char::is_control);
+        let can_be_sent = is_text(name) && !name.contains(':') && is_text(password);
+        can_be_sent.then(|| User {
+            name: name.to_owned(),
+            password: Some(Secret::new(password.to_owned())),
+        })
+    }
+
     /// Reads `USER[:PASSWORD]` of a URL.
     pub fn parse(text: &str) -> Option<User> {
         let (name, password) = match text.split_once(':') {
@@ -145,7 +158,8 @@ impl User {
         };
         let password = password.map(|password| decoded(password).map(Secret::new));
         Some(User {
-            name: decoded(name)?,
+            // See [`User::new`].
+            name: decoded(name).filter(|name| !name.contains(':'))?,
             password: match password {
                 Some(password) => Some(password?),
                 None => None,
@@ -194,16 +208,6 @@ fn with_port(authority: &str, is_tls: bool) -> Result<String, &'static str> {
     }
 }
 
-/// A URL without what stands before its host and behind its path, which may be secret.
-pub(super) fn without_secrets(url: &str) -> String {
-    let url = url.split(['?', '#']).next().unwrap_or_default();
-    let begin = url.find("://").map_or(0, |at| at + 3);
-    match url.rfind('@').filter(|at| *at >= begin) {
-        Some(at) => format!("{}***@{}", &url[..begin], &url[at + 1..]),
-        None => url.to_owned(),
-    }
-}
-
 /// `/git/HOST/PATH` of a repository, from any form that git clones: a URL, `user@host:path`, or
 /// plain `HOST/PATH`. `None` for what no server can know, such as a local path.
 pub fn base_target(repo_url: &str) -> Option<String> {
@@ -234,7 +238,16 @@ pub fn base_target(repo_url: &str) -> Option<String> {
     // A server takes no such part, whatever is there.
     let is_part = |part: &str| !matches!(part, "" | "." | "..");
     let all_parts = [host].into_iter().chain(path.split('/')).all(is_part);
-    (plain(host) && plain(path) && all_parts).then(|| format!("/git/{host}/{path}"))
+    // What looks like a port and is none may be a password.
+    let has_port = match host
+        .rsplit(']')
+        .next()
+        .and_then(|rest| rest.split_once(':'))
+    {
+        Some((_, port)) => port.bytes().all(|b| b.is_ascii_digit()),
+        None => true,
+    };
+    (plain(host) && has_port && plain(path) && all_parts).then(|| format!("/git/{host}/{path}"))
 }
 
 #[cfg(test)]
@@ -266,6 +279,7 @@ mod tests {
             "https://x/a?b",
             "x:a b",
             "local/../etc",
+            "https://user:sec/ret@example.org/a",
             "https://x/a/./b",
             "x/a//b",
             "../x/a",
@@ -304,6 +318,7 @@ mod tests {
             "http://a/%2e",
             "http://x:%zz@a",
             "http://x:%0a@a",
+            "http://x%3ay:z@a",
         ] {
             assert_eq!(address(bad), None, "{bad}");
         }

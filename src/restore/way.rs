@@ -32,14 +32,14 @@ pub(super) struct Way {
 impl Way {
     /// As asked for. It may have to ask helpers of git's, but no server.
     pub(super) fn of(args: &RestoreArgs, stop: &Stop) -> Result<Way, RestoreError> {
-        let server = Server::parse(&args.server)?;
+        let server = Server::parse(args.server.text())?;
         let files = Files::new(
             args.cacert.as_deref(),
             args.cert.as_deref(),
             args.key.as_deref(),
         )?;
         let upstream = match args.send_upstream_credential {
-            true => credentials::of_repository(stop, &args.repo_url)?,
+            true => credentials::of_repository(stop, args.repo_url.text())?,
             false => None,
         };
         let given = Given {
@@ -47,7 +47,8 @@ impl Way {
             upstream,
             is_insecure: args.insecure_credentials,
         };
-        let place = base_target(&args.repo_url).map(|target| format!("{}{target}", server.prefix));
+        let place =
+            base_target(args.repo_url.text()).map(|target| format!("{}{target}", server.prefix));
         Ok(Way {
             place: place.unwrap_or_default(),
             tls: Tls::new(&server, files)?,
@@ -77,7 +78,7 @@ impl Way {
             connections: args.connections.unwrap_or(CONNECTIONS_DEFAULT),
             stall: time(args.stall_timeout_s, RESTORE_STALL_DEFAULT_MS),
             git_stall: time(args.stall_timeout_s, RESTORE_GIT_STALL_DEFAULT_MS),
-            wait: match args.fallback_clone() && is_url(&args.repo_url) {
+            wait: match args.fallback_clone() && is_url(args.repo_url.text()) {
                 true => time(args.wait_limit_s, WAIT_BEFORE_CLONE_MS),
                 false => time(args.wait_limit_s, WAIT_DEFAULT_MS),
             },

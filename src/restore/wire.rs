@@ -9,7 +9,7 @@ use rustls::ClientConnection;
 
 use super::connect::wait_for;
 use super::stop::Stop;
-use super::tls::Tls;
+use super::tls::{Tls, told};
 use crate::limits::TLS_READ_BYTES;
 
 /// A connection.
@@ -142,7 +142,7 @@ impl Session {
         self.tls.process_new_packets().map(|_| ()).map_err(|e| {
             // The other side is told why, if that is possible at once.
             let _ = self.push();
-            io::Error::new(io::ErrorKind::InvalidData, e)
+            told(e)
         })
     }
 
@@ -160,7 +160,7 @@ impl Session {
     fn wait(&mut self, until: Instant, stop: &Stop) -> io::Result<bool> {
         loop {
             let state = self.tls.process_new_packets();
-            let state = state.map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+            let state = state.map_err(told)?;
             let is_here = state.plaintext_bytes_to_read() > 0 || state.peer_has_closed();
             if is_here || self.has_ended {
                 return Ok(true);

@@ -289,6 +289,80 @@ fn the_repositorys_own_credential_is_sent_when_told_to() {
     assert!(expect(&ssh, 1).contains("--send-upstream-credential"));
 }
 
+/// Whatever becomes of it, nothing says who logs in at the repository; only its own configuration does, as a clone's.
+#[test]
+fn no_output_shows_who_logs_in_at_the_repository() {
+    let lab = small_lab();
+    let server = lab.start();
+    hit(&server, "small");
+    let upstream = Front::start(server.address(), None, |asked| {
+        Does::Passes(asked.target().to_owned())
+    });
+    let broken = Front::start(server.address(), None, |_| {
+        Does::Says(answer("500 No", "", b"ask https://u:hush@elsewhere\n"))
+    });
+    let [good, bad] = [server.address(), broken.address].map(|at| format!("http://{at}"));
+    let own = "https://u:hush@test/small";
+    let clone = format!("http://u:hush@{}/git/test/small", upstream.address);
+    let nowhere = "http://u:hush@127.0.0.1:1/small?private_token=hush";
+    let fallback = ["--fallback", "clone"];
+    let nowhere_at_all = ["--fallback", "clone", "http://u:hush@more"];
+    for (name, url, repository, more, code, says) in [
+        (
+            "restored",
+            &good,
+            own,
+            &[][..],
+            0,
+            "restored https://***@test/small into",
+        ),
+        ("broken", &bad, own, &[], 3, "ask https://***@elsewhere"),
+        (
+            "cloned",
+            &bad,
+            &clone,
+            &fallback,
+            0,
+            "cloned http://***@127.0.0.1",
+        ),
+        (
+            "nowhere",
+            &bad,
+            nowhere,
+            &fallback,
+            6,
+            "http://***@127.0.0.1:1/small",
+        ),
+        (
+            "unsure",
+            &good,
+            "https://u:hu/sh@test/small",
+            &[],
+            1,
+            "https://***@test/small does not name",
+        ),
+        ("misused", &good, own, &nowhere_at_all, 1, "http://***@more"),
+    ] {
+        let target = lab.scratch(name);
+        for json in [&[][..], &["--json"]] {
+            let more = [more, json].concat();
+            let out = restore_at(url, repository, &target, &more);
+            let errors = expect(&out, code);
+            let said = format!("{errors}{}", String::from_utf8_lossy(&out.stdout));
+            assert!(
+                !said.contains("hush") && !said.contains("hu/sh"),
+                "{name}: {said}"
+            );
+            assert!(json.len() == 1 || said.contains(says), "{name}: {said}");
+            if code == 0 {
+                let config = fs::read_to_string(target.join(".git/config")).unwrap();
+                assert!(config.contains(repository), "{config}");
+                fs::remove_dir_all(&target).unwrap();
+            }
+        }
+    }
+}
+
 /// The status, what the server says, and with what it was asked; never the credential itself.
 #[test]
 fn a_refusal_says_what_the_server_says() {
@@ -410,6 +484,14 @@ fn a_token_opens_a_server_that_wants_one() {
         );
         target
     };
+    // One that opens nothing is told the same as if there were nothing.
+    let mut command = command_at(&url, "test/small", &target, &cacert);
+    let errors = expect(&command.env("TARPON_TOKEN", "hush").output().unwrap(), 2);
+    let asked = "it was asked with the credential of TARPON_TOKEN";
+    assert!(
+        errors.contains("no snapshot: 404") && errors.contains(asked),
+        "{errors}"
+    );
     run("first", &[]);
     let new = repos::add_commit(&lab.upstream("small"), "main", "new.txt", b"new");
     let newer = run("newer", &["--no-bundle", "--have", &new]);

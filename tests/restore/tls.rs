@@ -2,16 +2,18 @@
 
 use crate::bundle::{expect_at, expect_newest, large, small_lab, start, tip};
 use crate::lab::{BINARY, archive, clone, expect, expect_files, expect_nothing, new_lab, served};
-use crate::support::certificates::Authority;
-use crate::support::front::{Asked, Does, Front, answer, tls_of};
+use crate::support::certificates::{Authority, Issued};
+use crate::support::front::{Asked, Does, Front, answer, tls_as, tls_of, tls_that_turns};
 use crate::support::lab::Lab;
 use crate::support::relay::{be_silent, listen};
 use crate::support::steps::{hit, push_and_fetch};
 use crate::support::{git, repos};
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 use std::process::Output;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tarpon::limits::CONNECT_TIMEOUT_MS;
 
@@ -78,48 +80,114 @@ fn a_restore_over_tls_is_a_clone() {
     assert!(agents.iter().any(|asked| by_git(&asked)), "{agents:?}");
 }
 
-/// Who is not known, or is somebody else, is told nothing.
+/// Who is not known, is somebody else, or was somebody is told nothing; and why is said.
 #[test]
 fn a_server_that_proves_nothing_gets_no_request() {
     let lab = small_lab();
     let server = lab.start();
     let (ours, cacert) = authority(&lab, "ours");
     let (_, others) = authority(&lab, "others");
-    let front = Front::start(server.address(), Some(tls_of(&ours, None)), passes);
+    let own = ["localhost", "127.0.0.1"];
+    let front =
+        |issued: &Issued| Front::start(server.address(), Some(tls_as(issued, None)), passes);
+    let right = front(&ours.issue("right", &own, 1));
+    let named = front(&ours.issue("named", &["elsewhere.example"], 2));
+    let over = front(&ours.issue_for("over", &own, 3, (2020, 2021)));
+    let early = front(&ours.issue_for("early", &own, 4, (4000, 4001)));
     let target = lab.scratch("none");
-    let elsewhere = format!("https://127.0.0.2:{}", front.address.port());
-    let is_refused = |url: &str, more: &[&str]| {
+    let plain = format!("https://{}", server.address());
+    let unknown = "no authority that is believed here has signed the server's certificate";
+    for (url, more, why) in [
+        (&right.https(), &[][..], unknown),
+        (&right.https(), &["--cacert", &others], unknown),
+        (
+            &named.https(),
+            &["--cacert", &cacert],
+            "is for elsewhere.example, and not for localhost",
+        ),
+        (&over.https(), &["--cacert", &cacert], "has run out"),
+        (&early.https(), &["--cacert", &cacert], "does not count yet"),
+        (&plain, &["--cacert", &cacert], "speaks no TLS"),
+    ] {
         let mut command = command_at(url, "test/small", &target, more);
         // Nor does git's own way to switch it off count.
         command
             .env("GIT_SSL_NO_VERIFY", "1")
             .env("TARPON_TOKEN", "hush");
         let errors = expect(&command.output().unwrap(), 3);
-        assert!(
-            errors.contains("TLS does not begin") || errors.contains("connect"),
-            "{errors}"
-        );
+        assert!(errors.contains(why), "{why}: {errors}");
         assert!(!errors.contains("hush"), "{errors}");
-    };
-    is_refused(&front.https(), &[]);
-    is_refused(&front.https(), &["--cacert", &others]);
-    is_refused(&elsewhere, &["--cacert", &cacert]);
-    // And who speaks no TLS at all.
-    let plain = format!("https://{}", server.address());
-    is_refused(&plain, &["--cacert", &cacert]);
-    assert!(front.asked().is_empty(), "{:?}", front.asked());
-    expect_nothing(&target);
+        expect_nothing(&target);
+    }
+    for front in [&right, &named, &over, &early] {
+        assert!(front.asked().is_empty(), "{:?}", front.asked());
+    }
+    // It is the certificate alone that is wrong with the others.
+    let cacert = ["--cacert", &*cacert];
+    let taken = lab.scratch("taken");
+    expect(
+        &restore_at(&right.https(), "test/small", &taken, &cacert),
+        0,
+    );
     for (more, why) in [
         (
             &["--cacert", "/nonexistent/ca.pem"][..],
             "/nonexistent/ca.pem",
         ),
         (&["--cacert", "/dev/null"], "no certificate"),
-        (&["--cacert", &cacert, "--cert", &cacert], "no key"),
-        (&["--cacert", &cacert, "--key", &cacert], "--cert"),
+        (&[cacert[0], cacert[1], "--cert", cacert[1]], "no key"),
+        (&[cacert[0], cacert[1], "--key", cacert[1]], "--cert"),
     ] {
-        let errors = expect(&restore_at(&front.https(), "test/small", &target, more), 1);
+        let errors = expect(&restore_at(&right.https(), "test/small", &target, more), 1);
         assert!(errors.contains(why), "{errors}");
+    }
+}
+
+/// Git believes whom tarpon believes, and nobody else: the server's certificate is another by the time that git asks.
+#[test]
+fn git_believes_the_same() {
+    let lab = small_lab();
+    let server = lab.start();
+    hit(&server, "small");
+    let new = repos::add_commit(&lab.upstream("small"), "main", "new.txt", b"new");
+    let (ours, cacert) = authority(&lab, "ours");
+    let (others, other) = authority(&lab, "others");
+    let both = lab.scratch("both.pem").display().to_string();
+    let files = [&cacert, &other].map(|file| std::fs::read(file).unwrap());
+    std::fs::write(&both, files.concat()).unwrap();
+    let (tls, turned) = tls_that_turns(&ours, &others);
+    let turns = turned.clone();
+    let is_by_git = |asked: &Asked| {
+        let by = asked.get("user-agent");
+        by.is_some_and(|by| by.starts_with("git/"))
+    };
+    let front = Front::start(server.address(), Some(tls), move |asked| {
+        if asked.target().ends_with("/git-upload-pack") && !is_by_git(asked) {
+            turns.store(true, Ordering::Relaxed);
+        }
+        passes(asked)
+    });
+    let more = ["--no-bundle", "--have", &*new];
+    for (name, cacert, code) in [("ours", &cacert, 6), ("both", &both, 0)] {
+        turned.store(false, Ordering::Relaxed);
+        let target = lab.scratch(name);
+        // The environment's roots count as the option's do.
+        let mut command = command_at(&front.https(), "test/small", &target, &more);
+        let output = command.env("SSL_CERT_FILE", cacert).output().unwrap();
+        let errors = expect(&output, code);
+        assert!(turned.load(Ordering::Relaxed), "{errors}");
+        let asked = front.asked();
+        match code {
+            0 => {
+                assert!(asked.iter().any(is_by_git), "{asked:?}");
+                assert_eq!(git::text(&target, &["rev-parse", "origin/main"]), new);
+            }
+            _ => {
+                assert!(errors.contains("certificate"), "{errors}");
+                assert!(!asked.iter().any(is_by_git), "{asked:?}");
+                expect_nothing(&target);
+            }
+        }
     }
 }
 
@@ -271,6 +339,53 @@ fn redirects_are_followed_within_the_server_only() {
     assert!(other.asked().is_empty(), "{:?}", other.asked());
 }
 
+/// Whatever a busy server is asked for, it is asked again when it says; git asks again, too.
+#[test]
+fn a_busy_server_is_asked_again_for_everything() {
+    let lab = small_lab();
+    let server = start(&lab);
+    hit(&server, "small");
+    push_and_fetch(&lab, &server, "small", "large.bin", &large());
+    push_and_fetch(&lab, &server, "small", "small.txt", b"small\n");
+    let refused = Arc::new(Mutex::new(BTreeSet::new()));
+    let turned_away = refused.clone();
+    let front = Front::start(server.address(), None, move |asked| {
+        let path = asked.target().split('?').next().unwrap_or_default();
+        let by = asked.get("user-agent").unwrap_or_default();
+        let kind = format!("{} {}", by.split('/').next().unwrap_or_default(), path);
+        // Ranges of one archive are one thing.
+        match turned_away.lock().unwrap().insert(kind) {
+            true => Does::Says(answer("503 Busy", "Retry-After: 1\r\n", b"busy\n")),
+            false => passes(asked),
+        }
+    });
+    let url = format!("http://{}", front.address);
+    let target = lab.scratch("bundled");
+    let out = restore_at(&url, "test/small", &target, &["--json"]);
+    expect(&out, 0);
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(said.contains("\"bundle_applied\":true"), "{said}");
+    let new = repos::add_commit(&lab.upstream("small"), "main", "new.txt", b"new");
+    let target = lab.scratch("fetched");
+    let more = ["--no-bundle", "--have", &*new];
+    expect(&restore_at(&url, "test/small", &target, &more), 0);
+    assert_eq!(git::text(&target, &["rev-parse", "origin/main"]), new);
+    let refused = refused.lock().unwrap();
+    let is_among = |end: &str| refused.iter().any(|kind| kind.ends_with(end));
+    for end in [
+        "/snapshot.tar.zst",
+        "/snapshot.bundle",
+        "/ensure-refs",
+        "/git-upload-pack",
+    ] {
+        assert!(is_among(end), "{end}: {refused:?}");
+    }
+    assert!(
+        refused.iter().any(|kind| kind.starts_with("git ")),
+        "{refused:?}"
+    );
+}
+
 /// The head of an answer without a length.
 fn until_end(etag: &str) -> Vec<u8> {
     format!("HTTP/1.0 200 OK\r\n{etag}\r\n").into_bytes()
@@ -314,6 +429,10 @@ fn an_answer_without_a_length_is_taken_if_its_content_ends() {
         let errors = expect(
             &restore_at(&url, "test/app", &target, &["--cacert", &cacert]),
             code,
+        );
+        assert!(
+            is_said || errors.contains("without a word of TLS"),
+            "{errors}"
         );
         match code {
             0 => expect_files(&expected, &target, name),

@@ -60,6 +60,17 @@ impl Authority {
 
     /// A certificate for `names` (DNS, addresses, URIs), in files that begin with `file`.
     pub fn issue(&self, file: &str, names: &[&str], serial: u8) -> Issued {
+        self.issue_for(file, names, serial, (2020, 4090))
+    }
+
+    /// The same, which counts from the beginning of one year to that of another.
+    pub fn issue_for(
+        &self,
+        file: &str,
+        names: &[&str],
+        serial: u8,
+        (from, to): (i32, i32),
+    ) -> Issued {
         let (uris, others): (Vec<&str>, Vec<&str>) = names.iter().partition(|n| n.contains("://"));
         let others: Vec<String> = others.iter().map(|name| (*name).to_owned()).collect();
         let mut params = must(CertificateParams::new(others));
@@ -67,6 +78,8 @@ impl Authority {
             let uri = uri.try_into();
             params.subject_alt_names.push(SanType::URI(must(uri)));
         }
+        params.not_before = date_time_ymd(from, 1, 1);
+        params.not_after = date_time_ymd(to, 1, 1);
         params.serial_number = Some(SerialNumber::from_slice(&[serial]));
         let key = must(KeyPair::generate());
         let issued = Issued {

@@ -1,20 +1,31 @@
 //! What stands before a server as a proxy does: speaks TLS, has it below a path, asks who asks, sends requests
 //! elsewhere, and writes down what it was asked.
 
-use super::certificates::Authority;
+use super::certificates::{Authority, Issued};
 use super::relay::listen;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// TLS for `localhost` and `127.0.0.1`, by an authority; who connects has to show a certificate of `clients`.
 pub fn tls_of(authority: &Authority, clients: Option<&Authority>) -> Arc<ServerConfig> {
-    let own = authority.issue("front", &["localhost", "127.0.0.1"], 7);
+    tls_as(&own_of(authority), clients)
+}
+
+fn own_of(authority: &Authority) -> Issued {
+    authority.issue("front", &["localhost", "127.0.0.1"], 7)
+}
+
+/// The same with this certificate.
+pub fn tls_as(own: &Issued, clients: Option<&Authority>) -> Arc<ServerConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone());
     let builder = builder.with_safe_default_protocol_versions();
@@ -33,6 +44,44 @@ pub fn tls_of(authority: &Authority, clients: Option<&Authority>) -> Arc<ServerC
     let key = PrivateKeyDer::from_pem_file(&own.key).unwrap_or_else(|e| panic!("{e}"));
     let config = builder.with_single_cert(vec![certificate_of(&own.cert)], key);
     Arc::new(config.unwrap_or_else(|e| panic!("{e}")))
+}
+
+/// TLS by the first authority, and once the flag is set by the second one.
+pub fn tls_that_turns(first: &Authority, then: &Authority) -> (Arc<ServerConfig>, Arc<AtomicBool>) {
+    let turned = Arc::new(AtomicBool::new(false));
+    let keys = [first, then].map(|authority| {
+        let own = own_of(authority);
+        let key = PrivateKeyDer::from_pem_file(&own.key).unwrap_or_else(|e| panic!("{e}"));
+        let key = any_supported_type(&key).unwrap_or_else(|e| panic!("{e}"));
+        Arc::new(CertifiedKey::new(vec![certificate_of(&own.cert)], key))
+    });
+    let turns = Turns {
+        keys,
+        turned: turned.clone(),
+    };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder =
+        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.unwrap_or_else(|e| panic!("{e}"));
+    let mut config = builder
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(turns));
+    // Who has been there before must look at the certificate again.
+    config.send_tls13_tickets = 0;
+    (Arc::new(config), turned)
+}
+
+#[derive(Debug)]
+struct Turns {
+    keys: [Arc<CertifiedKey>; 2],
+    turned: Arc<AtomicBool>,
+}
+
+impl ResolvesServerCert for Turns {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let at = usize::from(self.turned.load(Ordering::Relaxed));
+        self.keys.get(at).cloned()
+    }
 }
 
 fn certificate_of(path: &Path) -> CertificateDer<'static> {
