@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
 
 use super::pass::Pass;
+use super::preamble::Behind;
 use crate::access::permissions::{Permissions, Shown};
 use crate::access::tokens::Tokens;
 use crate::archive::open_files::OpenFiles;
@@ -54,6 +55,18 @@ pub(crate) struct Note {
     pub(super) method: &'static str,
     pub(super) outcome: Outcome,
     pub(super) status: u16,
+    /// Of an answer that began before its archive.
+    pub(super) behind: Option<Rc<Behind>>,
+}
+
+impl Note {
+    /// That of an answer which begins before its archive.
+    pub(super) fn of(self, behind: Rc<Behind>) -> Note {
+        Note {
+            behind: Some(behind),
+            ..self
+        }
+    }
 }
 
 /// A request for something of a repository, with what is needed to answer it.
@@ -352,6 +365,7 @@ impl Core {
             method: method_name(head.method),
             outcome,
             status,
+            behind: None,
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::core::{Asked, Core, Note};
-use super::preamble::{Awaited, Preamble, Progress};
+use super::preamble::{Awaited, Behind, Preamble, Progress};
 use super::sought::{First, FirstWait};
 use crate::http::net::service::{Answer, Payload};
 use crate::http::wire::caching::{Caching, Lifetime};
@@ -28,12 +28,15 @@ impl Core {
     ) -> Answer<Note> {
         // Before any byte of it is on its way.
         self.note_early(&asked.repo, &asked.named).await;
-        let (core, pass) = (self.clone(), asked.pass);
+        let (core, pass, behind) = (self.clone(), asked.pass, Rc::new(Behind::default()));
+        let found = behind.clone();
         let (repo, named) = (asked.repo.clone(), asked.named.clone());
         let asker = asked.asker();
         let awaited = async move {
             let First {
-                archive, reader, ..
+                archive,
+                reader,
+                outcome,
             } = first.await.map_err(|why| StartError {
                 message: core.without_paths(&why.message).into_owned(),
                 ..why
@@ -42,6 +45,7 @@ impl Core {
             core.still_let_in(pass, (&repo, asker)).await?;
             // The wait may have been long: an hour is from here.
             core.note_early(&repo, &named).await;
+            found.set(outcome);
             Ok(Awaited {
                 etag: archive.etag.to_string(),
                 commit: archive.commit.as_deref().map(str::to_owned),
@@ -69,7 +73,7 @@ impl Core {
                 end: None,
             },
             keep_alive: asked.head.keep_alive,
-            note: self.note_for(asked, Outcome::Build, 200),
+            note: self.note_for(asked, Outcome::Build, 200).of(behind),
         }
     }
 

@@ -173,13 +173,13 @@ impl Core {
         let fresh = self.ask(move |jobs| jobs.fresh_for(wanted, since, asker));
         match fresh.await {
             Ok(()) => Ok(taken),
-            Err(why) => taken
-                .stale(repo, named)
-                .ok_or(match repo.is_mirrored() && !is_limited {
+            Err(why) => taken.stale(repo, named).ok_or(
+                match repo.is_mirrored() && !is_limited && why.status != 503 {
                     true => StartError { status: 504, ..why },
-                    // It is about the clone.
+                    // It is about the clone, or says when to come again.
                     false => why,
-                }),
+                },
+            ),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! The preamble is this client's alone: it is neither spooled nor cached, and byte 0 of the archive stands
 //! behind its last frame, wherever that is on this connection.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -18,6 +19,7 @@ use crate::http::wire::range::{Requested, requested};
 use crate::limits::PREAMBLE_EVERY_MS;
 use crate::manifest::preamble::{EMPTY_FRAME, Line, Waits};
 use crate::repos::error::StartError;
+use crate::telemetry::metrics::Outcome;
 
 /// Whether the answer to a request may begin before its archive does: whoever asks in parts, with
 /// conditions, or knows no chunks cannot be told from where to go on.
@@ -40,6 +42,22 @@ pub(super) struct Awaited {
     pub commit: Option<String>,
     /// Everything from its byte 0 on can be read here.
     pub source: Box<dyn Source>,
+}
+
+/// What is known of the archive behind a preamble once it is there: how it was come by, and when its first byte
+/// could leave.
+#[derive(Default)]
+pub(super) struct Behind(Cell<Option<(Outcome, Instant)>>);
+
+impl Behind {
+    /// It is there.
+    pub(super) fn set(&self, outcome: Outcome) {
+        self.0.set(Some((outcome, Instant::now())));
+    }
+
+    pub(super) fn get(&self) -> Option<(Outcome, Instant)> {
+        self.0.get()
+    }
 }
 
 type Wait = Pin<Box<dyn Future<Output = Result<Awaited, StartError>>>>;

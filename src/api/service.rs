@@ -345,9 +345,17 @@ impl Service for Core {
 
     fn done(&self, note: Note, done: Done, peer: &Peer) {
         let since_asked = |at: Instant| at.duration_since(done.asked).as_micros() as u64;
-        let ttfb_us = done.sent.first.map(since_asked);
+        // What a preamble says is not what was asked for.
+        let (first, outcome) = match &note.behind {
+            None => (done.sent.first, note.outcome),
+            Some(behind) => match behind.get() {
+                Some((outcome, at)) => (Some(at), outcome),
+                None => (None, note.outcome),
+            },
+        };
+        let ttfb_us = first.map(since_asked);
         let total_us = since_asked(Instant::now());
-        self.meter.add(Event::Request(note.outcome), 1);
+        self.meter.add(Event::Request(outcome), 1);
         self.meter.add(Event::Response(note.status), 1);
         self.meter.add(Event::SentBytes, done.sent.bytes);
         self.meter.observe_us(Timing::Duration, total_us);
@@ -378,7 +386,7 @@ impl Service for Core {
             path: note.path,
             reason: note.reason,
             method: note.method,
-            outcome: note.outcome,
+            outcome,
             status: note.status,
             bytes: done.sent.bytes,
             complete: done.result.is_ok(),

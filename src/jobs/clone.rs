@@ -407,7 +407,7 @@ pub(super) fn freshen_error(repo: &Repo, error: &MirrorError) -> StartError {
         _ if error.is_disk_full() => 507,
         MirrorError::TooLarge { .. } => 507,
         MirrorError::Loop { .. } => LOOP,
-        MirrorError::Replaced { .. } => 503,
+        MirrorError::Replaced { .. } | MirrorError::Limited { .. } => 503,
         MirrorError::Io { .. } | MirrorError::Start { .. } => 500,
         _ => 502,
     };

@@ -57,7 +57,7 @@ impl Jobs {
         let mut wait_ms = self.faults.cold_retry_ms.unwrap_or(COLD_RETRY_MS);
         let used = Duration::from_millis(COLD_UNUSED_MS);
         loop {
-            if self.cold.known(&repo.name).is_none() {
+            if !self.cold.is_known(&repo.name) {
                 // It was dropped.
                 return;
             }

@@ -256,6 +256,11 @@ impl Colds {
         self.0.borrow().get(name).cloned()
     }
 
+    /// Whether there is anything of a repository: it may have been dropped.
+    pub(super) fn is_known(&self, name: &Arc<str>) -> bool {
+        self.0.borrow().contains_key(name)
+    }
+
     /// That of a repository, once nobody else asks its upstream.
     pub(super) async fn alone(&self, name: &Arc<str>) -> Alone {
         loop {

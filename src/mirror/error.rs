@@ -28,6 +28,9 @@ pub enum MirrorError {
         "upstream of {url} is unreachable ({line}): check the network and the base URL, or try later"
     )]
     Unreachable { url: String, line: String },
+    /// Upstream wants to be asked less often.
+    #[error("upstream of {url} limits how often it is asked ({line}): try again later")]
+    Limited { url: String, line: String },
     /// Upstream wants git to ask elsewhere, where it may not. The text says where.
     #[error(
         "upstream of {url} redirects {line}: name the place that it is at now with --upstream, or ask for the new path"
@@ -190,6 +193,7 @@ impl MirrorError {
             Class::NotFound => Self::NotFound { url, line },
             Class::Denied => Self::Denied { url, line },
             Class::Unreachable => Self::Unreachable { url, line },
+            Class::Limited => Self::Limited { url, line },
             Class::Redirected => Self::Redirected { url, line },
             Class::Loop => Self::Loop { url, line },
             Class::Protocol => Self::Protocol { url, line },
@@ -245,6 +249,7 @@ enum Class {
     NotFound,
     Denied,
     Unreachable,
+    Limited,
     Redirected,
     Loop,
     Protocol,
@@ -266,6 +271,7 @@ const MESSAGES: &[(&str, Class)] = &[
     ("unadvertised object", Class::Vanished),
     ("dubious ownership", Class::Owner),
     ("returned error: 508", Class::Loop),
+    ("returned error: 429", Class::Limited),
     ("returned error: 301", Class::Redirected),
     ("returned error: 302", Class::Redirected),
     ("returned error: 303", Class::Redirected),
@@ -411,6 +417,7 @@ mod tests {
             ("git@github.com: Permission denied (publickey).\nfatal: Could not read from remote repository.\n".to_owned() + rights, Class::Denied),
             ("fatal: unable to access 'https://h/a/': The requested URL returned error: 403".into(), Class::Denied),
             ("fatal: unable to access 'https://h/a/': The requested URL returned error: 503".into(), Class::Unreachable),
+            ("fatal: unable to access 'https://h/a/': The requested URL returned error: 429".into(), Class::Limited),
             ("fatal: unable to access 'http://127.0.0.1:1/x/': Failed to connect to 127.0.0.1 port 1 after 0 ms: Couldn't connect to server".into(), Class::Unreachable),
             ("ssh: Could not resolve hostname h: Name or service not known\nfatal: Could not read from remote repository.".into(), Class::Unreachable),
             ("remote: fatal: unable to read 286c\nremote: aborting due to possible repository corruption on the remote side.\nfatal: early EOF\nfatal: fetch-pack: invalid index-pack output".into(), Class::Damaged),

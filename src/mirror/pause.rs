@@ -19,6 +19,7 @@ impl MirrorError {
     pub fn may_want_pause(&self) -> bool {
         let says = |text: &str| REFUSALS.iter().any(|refusal| text.contains(refusal));
         match self {
+            Self::Limited { .. } => true,
             Self::Denied { line, .. } | Self::Unreachable { line, .. } => says(line),
             Self::Git { stderr, .. } => says(stderr),
             _ => false,

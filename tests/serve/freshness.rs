@@ -240,6 +240,11 @@ fn a_host_that_asks_for_rest_has_it() {
         "Retry-After: 4\r\n",
     ));
     wait::until_true("it is heard", || pauses() == 1);
+    // Who cannot do without hears whose limit it is, and that it passes.
+    let refused = get(&server, &[FRESH]).expect(503);
+    assert!(refused.head.get("retry-after").is_some());
+    let text = refused.text();
+    assert!(text.contains("limits how often it is asked"), "{text}");
     upstream.answer(Answers::Well);
     let (looks, began) = (upstream.looks(), Instant::now());
     while began.elapsed() < Duration::from_secs(3) {

@@ -224,6 +224,12 @@ fn decode(archive: &[u8], command: &[&str], lab: &Lab, name: &str) -> std::path:
 fn a_first_clone_is_waited_for_in_an_answer_that_has_begun() {
     let cold = cold();
     let address = cold.server.address();
+    let other = std::thread::spawn(move || {
+        let mut early = Early::ask(address, &[]);
+        let mut whole = Vec::new();
+        let end = early.conn.copy_body(&mut whole);
+        assert!(matches!(end, Ok((End::Complete, _))));
+    });
     let mut early = Early::ask(address, &["Range: bytes=0-4095"]);
     assert_eq!(early.head.status, 200);
     assert!(early.head.is_chunked());
@@ -257,6 +263,17 @@ fn a_first_clone_is_waited_for_in_an_answer_that_has_begun() {
     let mut whole = std::mem::take(&mut early.body);
     let (end, _) = early.conn.copy_body(&mut whole).unwrap();
     assert_eq!(end, End::Complete);
+    other.join().unwrap();
+    // One of the two has it built, and its first byte is what was asked for: lines were sent for 8 s before it.
+    let metrics = cold.server.metrics();
+    for outcome in ["build", "follow"] {
+        let count = metrics.count("tarpon_requests_total", &[("outcome", outcome)]);
+        assert_eq!(count, 1, "{outcome}");
+    }
+    let first_bytes_s = metrics
+        .sum("tarpon_ttfb_seconds_sum", &[])
+        .unwrap_or_default();
+    assert!(first_bytes_s > 15.0, "{first_bytes_s}");
     let (said, at) = lines(&whole);
     let ready = said.last().unwrap();
     let cached = hit(&cold.server, "small");

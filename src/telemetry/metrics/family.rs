@@ -58,7 +58,8 @@ pub(crate) const FAMILIES: [Family; 49] = [
         kind: Kind::Histogram(&TTFB_BOUNDS_US),
         label: "",
         values: &[],
-        help: "Time from the end of a request's head to the first byte of the response's body.",
+        help: "Time from the end of a request's head to the first byte of the response's body; of an answer \
+               that begins before its archive, to the first byte of that.",
     },
     Family {
         id: Id::Duration,
@@ -201,7 +202,8 @@ pub(crate) const FAMILIES: [Family; 49] = [
         kind: Kind::Counter,
         label: "cause",
         values: Cause::NAMES,
-        help: "Comparisons of a mirror with its upstream that began, by why.",
+        help: "Comparisons of a mirror with its upstream that began, by why: a request \
+               waits for it (asked), a webhook came, or it was time (timer).",
     },
     Family {
         id: Id::Fetches,
@@ -209,7 +211,9 @@ pub(crate) const FAMILIES: [Family; 49] = [
         kind: Kind::Counter,
         label: "result",
         values: FetchResult::NAMES,
-        help: "Fetches from an upstream into a mirror.",
+        help: "Comparisons of a mirror with its upstream, by what followed: something \
+               new was fetched (changed), there was nothing new (unchanged), or either \
+               failed.",
     },
     Family {
         id: Id::AnnexFetches,
@@ -225,7 +229,7 @@ pub(crate) const FAMILIES: [Family; 49] = [
         kind: Kind::Counter,
         label: "result",
         values: QuestionResult::NAMES,
-        help: "Times that an upstream was asked who may read, where its own permission decides.",
+        help: "Times that an upstream was asked who may read, where its own permission decides: yes, no, or neither (nothing).",
     },
     Family {
         id: Id::UpstreamPauses,
@@ -241,7 +245,7 @@ pub(crate) const FAMILIES: [Family; 49] = [
         kind: Kind::Gauge,
         label: "class",
         values: WorkClass::NAMES,
-        help: "Comparisons, fetches, first clones and builds that have a place.",
+        help: "Comparisons, fetches, first clones, builds and packs of one commit that have a place.",
     },
     Family {
         id: Id::WorkWaiting,
@@ -265,7 +269,8 @@ pub(crate) const FAMILIES: [Family; 49] = [
         kind: Kind::Counter,
         label: "result",
         values: WebhookResult::NAMES,
-        help: "Webhooks, by what became of them.",
+        help: "Webhooks, by what became of them: accepted, ignored because nothing \
+               follows from them, or refused without a valid signature.",
     },
     Family {
         id: Id::Reloads,
@@ -273,7 +278,8 @@ pub(crate) const FAMILIES: [Family; 49] = [
         kind: Kind::Counter,
         label: "result",
         values: ReloadResult::NAMES,
-        help: "How often SIGHUP had files of secrets read anew, or failed to: then nothing has changed.",
+        help: "How often SIGHUP had files of secrets read anew (done), or failed to: \
+               then nothing has changed.",
     },
     Family {
         id: Id::Maintenance,

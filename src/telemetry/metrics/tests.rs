@@ -318,3 +318,33 @@ fn adds_from_many_threads_are_all_counted_and_only_ever_grow() {
     assert_eq!(samples["tarpon_ttfb_seconds_bucket{le=\"0.001\"}"], total);
     assert_eq!(samples["tarpon_ttfb_seconds_bucket{le=\"0.0005\"}"], 0.0);
 }
+
+/// The documents say of every metric what its help says, with its label and all values, and name no other.
+#[test]
+fn the_documents_have_every_metric_label_and_value() {
+    let text = include_str!("../../../docs/operating.md");
+    let (_, text) = text.split_once("\n## Metrics\n").unwrap();
+    let rows = |columns: usize| -> BTreeSet<String> {
+        let rows = text.lines().filter(|line| line.starts_with("| `tarpon_"));
+        let has = |row: &&str| row.matches(" | ").count() + 1 == columns;
+        // Code is marked in the documents only.
+        rows.filter(has).map(|row| row.replace('`', "")).collect()
+    };
+    let help = |family: &Family| format!("| {} | {} |", family.name, family.help);
+    assert_eq!(rows(2), FAMILIES.iter().map(help).collect::<BTreeSet<_>>());
+    let values = |family: &Family| match family.name {
+        "tarpon_mirror_age_seconds" => "HOST/PATH".to_owned(),
+        "tarpon_build_info" => "that".to_owned(),
+        _ => family.values.join(", "),
+    };
+    let labelled = FAMILIES.iter().filter(|family| !family.label.is_empty());
+    let labels = labelled.map(|family| {
+        format!(
+            "| {} | {} | {} |",
+            family.name,
+            family.label,
+            values(family)
+        )
+    });
+    assert_eq!(rows(3), labels.collect::<BTreeSet<_>>());
+}
