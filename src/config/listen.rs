@@ -19,6 +19,14 @@ pub enum At {
     Unix(PathBuf),
 }
 
+impl At {
+    /// Whether the two cannot be had together.
+    fn is_same(&self, other: &At) -> bool {
+        let is_any_port = matches!(self, At::Tcp(address) if address.port() == 0);
+        self == other && !is_any_port
+    }
+}
+
 impl fmt::Display for At {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -90,10 +98,12 @@ const DEFAULT: Listen = Listen {
 impl Listeners {
     pub(super) fn of(layers: &Layers) -> Result<Listeners, ConfigError> {
         let (listen, tls) = listeners(layers)?;
+        let admin = admin(layers)?;
+        each_place_once(layers, &listen, admin.as_ref())?;
         let proxies = layers.list("trust_proxy", proxies::proxy)?;
         Ok(Listeners {
             listen,
-            admin: admin(layers)?,
+            admin,
             tls,
             trust_proxy: Proxies::new(proxies.unwrap_or_default()),
         })
@@ -137,6 +147,27 @@ fn listeners(layers: &Layers) -> Result<(Vec<Listen>, Option<TlsFiles>), ConfigE
         plain.for_each(|listener| listener.tls = true);
     }
     Ok((listeners, Some(TlsFiles { pairs, clients })))
+}
+
+/// Who comes to one place must not find now this, now that.
+fn each_place_once(
+    layers: &Layers,
+    listen: &[Listen],
+    admin: Option<&PathBuf>,
+) -> Result<(), ConfigError> {
+    for (number, one) in listen.iter().enumerate() {
+        if listen[..number]
+            .iter()
+            .any(|other| one.at.is_same(&other.at))
+        {
+            return Err(wrong(layers, "listen", "each place once"));
+        }
+        if admin.is_some_and(|admin| one.at == At::Unix(admin.clone())) {
+            let allowed = "another file than those of --listen";
+            return Err(wrong(layers, "admin_listen", allowed));
+        }
+    }
+    Ok(())
 }
 
 /// The socket file of `--admin-listen`.

@@ -245,6 +245,18 @@ fn what_tls_needs_is_there_or_nothing_starts() {
             vec!["--listen=tls:127.0.0.1:1"],
             "only with --tls-cert and --tls-key",
         ),
+        (
+            vec!["--listen=127.0.0.1:1", "--listen=127.0.0.1:1"],
+            "each place once",
+        ),
+        (
+            [&pair[..], &["--listen=[::]:1", "--listen=tls:[::]:1"]].concat(),
+            "each place once",
+        ),
+        (
+            vec!["--listen=unix:/run/t", "--admin-listen=unix:/run/t"],
+            "another file than those of --listen",
+        ),
         (vec!["--tls-cert=/c"], "one file for each --tls-key"),
         (vec!["--tls-key=/k"], "one file for each --tls-cert"),
         (

@@ -1,5 +1,6 @@
 //! `tarpon check`: what a start would find wrong, without one. It makes nothing, and minds no server that runs.
 
+use std::io;
 use std::path::Path;
 
 use rustix::fs::Access;
@@ -8,8 +9,9 @@ use super::error::ServerError;
 use super::permissions::find_permissions;
 use super::reload::InForce;
 use super::start::{choose_driver, marks};
-use crate::config::Config;
+use crate::config::{At, Config};
 use crate::io::fs::{Fs, Os};
+use crate::io::net::tcp_socket;
 use crate::store::files::StoreError;
 
 /// Looks at all that `config` names; gives a line for each thing that a server would go on with, and that its operator
@@ -22,12 +24,51 @@ pub fn check_settings(config: &Config) -> Result<Vec<String>, ServerError> {
     InForce::read(config)?;
     find_permissions(config, &std::env::temp_dir(), None)?;
     check_state(config)?;
+    check_places(config)?;
     Ok(exposed(config))
+}
+
+/// Sees to it that this machine has the addresses to listen at, that this user may, and that there is a place for
+/// socket files. What a server that runs has already is no fault.
+fn check_places(config: &Config) -> Result<(), ServerError> {
+    let listeners = &config.listeners;
+    let public = listeners
+        .listen
+        .iter()
+        .map(|listen| (&listen.at, "--listen"));
+    let admin = listeners.admin.clone().map(At::Unix);
+    let admin = admin.iter().map(|at| (at, "--admin-listen"));
+    for (at, flag) in public.chain(admin) {
+        let failed = |source| ServerError::Listen {
+            at: at.clone(),
+            flag,
+            source,
+        };
+        match check_place(at) {
+            Err(e) if e.kind() != io::ErrorKind::AddrInUse => return Err(failed(e)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn check_place(at: &At) -> io::Result<()> {
+    match at {
+        // Nobody can connect to it.
+        At::Tcp(address) => tcp_socket(*address)?.bind(&(*address).into()),
+        At::Unix(path) => {
+            let inside = path.parent().unwrap_or(Path::new("/")).join(".");
+            Ok(rustix::fs::access(
+                &inside,
+                Access::WRITE_OK | Access::EXEC_OK,
+            )?)
+        }
+    }
 }
 
 /// Sees to it that the state directory is one or can be made, and that there is room as the settings want it.
 fn check_state(config: &Config) -> Result<(), ServerError> {
-    let failed = |op: &'static str, path: &Path, source: std::io::Error| {
+    let failed = |op: &'static str, path: &Path, source: io::Error| {
         ServerError::State(StoreError::Io {
             op,
             path: path.to_owned(),
@@ -44,16 +85,18 @@ fn check_state(config: &Config) -> Result<(), ServerError> {
     marks(config, space.total_bytes).map(drop)
 }
 
-/// Files with secrets that not only their owner and group can read or change. The owner's group is often there for it.
+/// Files with secrets that not only their owner and group can read or change, for the group is often there for it. Of
+/// tokens there are hashes only: who can change them lets himself in.
 pub(super) fn exposed(config: &Config) -> Vec<String> {
-    const OTHERS: u32 = 0o006;
     let look = |(setting, path): (&str, &Path)| {
+        let (others, what) = match setting {
+            "--tokens" => (0o002, "says who may read, and others may change it"),
+            _ => (0o006, "has secrets, and others may read or change it"),
+        };
         let mode = rustix::fs::stat(path).ok()?.st_mode & 0o777;
-        (mode & OTHERS != 0).then(|| {
-            format!(
-                "{setting}: {} has secrets, and others may read or change it (mode {mode:o}): chmod o= {0}",
-                path.display()
-            )
+        (mode & others != 0).then(|| {
+            let path = path.display();
+            format!("{setting}: {path} {what} (mode {mode:o}): chmod o= {path}")
         })
     };
     config.secret_files().into_iter().filter_map(look).collect()

@@ -847,6 +847,7 @@ fn a_check_finds_what_a_start_would_and_makes_nothing() {
     );
     assert!(!lab.scratch("none").exists());
     let below_file = format!("{close}/state");
+    let socket_below = format!("unix:{close}/socket");
     for (arguments, expected, why) in [
         (
             &["--webhook-secrets", &*wrong][..],
@@ -856,6 +857,14 @@ fn a_check_finds_what_a_start_would_and_makes_nothing() {
         (&["--webhook-secrets", "/nonexistent"], 3, "/nonexistent"),
         (&["--tokens", &wrong], 3, "--tokens"),
         (&["--state", &below_file], 3, "close"),
+        // No machine has that address.
+        (&["--listen", "192.0.2.1:9"], 3, "192.0.2.1:9"),
+        (&["--listen", &socket_below], 3, "close/socket"),
+        (
+            &["--admin-listen", "unix:/nonexistent/socket"],
+            3,
+            "--admin-listen",
+        ),
         (&["--level", "99"], 1, "level"),
         (&["--config", "/nonexistent"], 1, "/nonexistent"),
         (&["--cache-limit", "50%", "--cache-low", "8E"], 1, "cache"),
@@ -893,6 +902,16 @@ fn files_with_secrets_that_others_can_read_are_warned_of() {
     server.terminate();
     server.wait_exit(wait::DEADLINE);
     assert!(server.log().contains(warning), "{}", server.log());
+    // Of tokens it has hashes, which tell nobody anything.
+    let tokens = |name, mode| file(&lab, name, "", mode);
+    for (tokens, is_said) in [
+        (tokens("read", 0o644), false),
+        (tokens("write", 0o606), true),
+    ] {
+        let (code, errors, _) = check(&[&state[..], &["--tokens", &tokens]].concat());
+        let says = errors.contains("says who may read, and others may change it");
+        assert_eq!((code, says), (0, is_said), "{errors}");
+    }
     let authority = Authority::new(&lab.scratch(""), "ours");
     let [one, other] = ["one", "other"].map(|name| authority.issue(name, &["localhost"], 1));
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o604);

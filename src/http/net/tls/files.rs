@@ -74,10 +74,11 @@ pub(super) fn revocations(
     all(path, "list of revocations")
 }
 
-pub(super) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+/// It is overwritten when it is dropped.
+pub(super) fn key(path: &Path) -> Result<Zeroizing<PrivateKeyDer<'static>>, TlsError> {
     let path = path.to_owned();
     match PrivateKeyDer::from_pem_slice(&read(&path)?) {
-        Ok(key) => Ok(key),
+        Ok(key) => Ok(Zeroizing::new(key)),
         Err(pem::Error::NoItemsFound) => Err(TlsError::Empty {
             path,
             what: "key without a password",

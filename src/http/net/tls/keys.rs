@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Guard};
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::crypto::aws_lc_rs::{self, Ticketer};
 use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -85,10 +86,7 @@ fn read_terms(
     number: u64,
 ) -> Result<Terms, TlsError> {
     let set_up = |e: Error| TlsError::SetUp(e.to_string());
-    let pairs = from
-        .pairs
-        .iter()
-        .map(|pair| Shown::from_files(pair, provider));
+    let pairs = from.pairs.iter().map(Shown::from_files);
     let pairs = Pairs(pairs.collect::<Result<_, _>>()?);
     let clients = from
         .clients
@@ -127,7 +125,7 @@ struct Shown {
 }
 
 impl Shown {
-    fn from_files(pair: &Pair, provider: &CryptoProvider) -> Result<Shown, TlsError> {
+    fn from_files(pair: &Pair) -> Result<Shown, TlsError> {
         let unusable = |path: &std::path::Path, why: String| TlsError::Unusable {
             path: path.to_owned(),
             why,
@@ -139,7 +137,8 @@ impl Shown {
             own.valid_dns_names().map(str::to_ascii_lowercase).collect()
         };
         let key = files::key(&pair.key)?;
-        let key = provider.key_provider.load_private_key(key);
+        // By reference: who takes it does not overwrite it.
+        let key = any_supported_type(&key);
         let key = CertifiedKey::new(chain, key.map_err(|e| unusable(&pair.key, e.to_string()))?);
         match key.keys_match() {
             Ok(()) => Ok(Shown {
