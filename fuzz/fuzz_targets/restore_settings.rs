@@ -10,7 +10,7 @@
 use std::os::unix::ffi::OsStrExt;
 
 use libfuzzer_sys::fuzz_target;
-use tarpon::restore::layers::{Server, User, Users, base_target, find_in_netrc, scheme, shown};
+use tarpon::restore::layers::{Server, User, Users, base_target, scheme, shown};
 use tarpon_fuzz::Input;
 
 const SCHEMES: [&str; 5] = ["http", "https", "ssh", "git", "file"];
@@ -178,8 +178,8 @@ fn repository(users: &Users, url: &str) {
             url.contains("passw0rd") || !shown.contains("passw0rd"),
             "{shown}"
         );
-        assert!(shown.starts_with(&format!("https://{user}@")), "{shown}");
-        assert!(rest.ends_with(shown.rsplit('@').next().unwrap_or_default()));
+        assert!(shown.starts_with("https://***@"), "{shown}");
+        assert!(rest.contains(shown.rsplit('@').next().unwrap_or_default()));
     }
 }
 
@@ -247,11 +247,6 @@ fn of_the_line(text: &str) {
         no_control(server.user.as_ref());
     }
     follow(text);
-    for name in [None, Some("u")] {
-        let found = find_in_netrc(text, "host", name);
-        no_control(found.as_ref());
-        assert!(found.is_none_or(|user| name.is_none_or(|name| name == user.name)));
-    }
 }
 
 /// Who asks goes into a line of a request, and into lines for git's helpers.
