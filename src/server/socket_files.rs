@@ -1,10 +1,11 @@
 //! Listeners on socket files, and the files themselves, which go when the server does.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::limits::LISTEN_BACKLOG;
@@ -21,6 +22,9 @@ pub(super) struct SocketFile(PathBuf);
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // It may be another server's by now. One that stays is taken over by the next.
+        let Ok(_turn) = take_turn(&self.0) else {
+            return;
+        };
         if is_left_over(&self.0).unwrap_or(false) {
             let _ = rustix::fs::unlink(&self.0);
         }
@@ -32,6 +36,7 @@ impl Drop for SocketFile {
 pub(super) fn listen_at(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     let address = SockAddr::unix(path)?;
+    let _turn = take_turn(path)?;
     match socket.bind(&address) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse && is_left_over(path)? => {
             rustix::fs::unlink(path)?;
@@ -45,6 +50,25 @@ pub(super) fn listen_at(path: &Path, mode: u32) -> io::Result<(UnixListener, Soc
     socket.listen(LISTEN_BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok((socket.into(), file))
+}
+
+/// While it is there, no other server looks at the socket files of a directory or changes them: one that is bound and
+/// not yet listened at looks like one that is left over. `AddrInUse` while another server has it.
+fn take_turn(path: &Path) -> io::Result<Option<OwnedFd>> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = match rustix::fs::open(directory, flags, Mode::empty()) {
+        Ok(directory) => directory,
+        // Whoever may make files in it need not be allowed to read it.
+        Err(rustix::io::Errno::ACCESS) => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(io::ErrorKind::AddrInUse.into()),
+        // Where there are no such locks there is no turn.
+        Err(_) => Ok(None),
+        Ok(()) => Ok(Some(directory)),
+    }
 }
 
 /// Whether it is a socket at which nobody listens.
@@ -97,5 +121,34 @@ mod tests {
         let taken = listen_at(&path, FOR_ALL).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
         assert_eq!(fs::read(&path).unwrap(), b"of somebody");
+    }
+
+    /// Servers that start at the same moment, where one was killed.
+    #[test]
+    fn of_many_servers_one_has_what_was_left_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        for _ in 0..50 {
+            // As a server leaves it that is killed.
+            let left = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+            left.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+            drop(left);
+            let barrier = std::sync::Barrier::new(4);
+            let start = || {
+                barrier.wait();
+                let listening = listen_at(&path, FOR_ALL);
+                // None has ended before all have tried.
+                barrier.wait();
+                listening.is_ok()
+            };
+            let listening = std::thread::scope(|scope| {
+                let servers = [(); 4].map(|()| scope.spawn(start));
+                servers.map(|server| server.join().unwrap())
+            });
+            let count = listening.iter().filter(|is| **is).count();
+            assert_eq!(count, 1, "{count} servers have one socket file");
+            // Their files go by turns, so one may have stayed.
+            let _ = fs::remove_file(&path);
+        }
     }
 }

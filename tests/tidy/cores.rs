@@ -79,7 +79,7 @@ const SEEMING: [Named; 7] = [
 ];
 
 /// Functions that wait, or call such ones, and where they run instead of on a core.
-const WAITING: [Named; 57] = [
+const WAITING: [Named; 58] = [
     (
         "src/server/reload.rs",
         "InForce::anew",
@@ -307,6 +307,11 @@ const WAITING: [Named; 57] = [
         "src/server/socket_files.rs",
         "listen_at",
         "the main thread, at the start",
+    ),
+    (
+        "src/server/socket_files.rs",
+        "take_turn",
+        "the main thread, at the start and at the end",
     ),
     (
         "src/server/socket_files.rs",
