@@ -43,6 +43,7 @@
 //!   are non-blocking, files are sent with `sendfile` or `splice` only after `cachestat` says that
 //!   they are in memory; otherwise a prefetch thread reads them first. Over TLS they are copied into a buffer of
 //!   the core, sealed and sent, eight records at a time; the rest of the way is the same (`http::net`'s `socket`).
+//!   That copy takes only what is in memory, where the file system can tell (`RWF_NOWAIT`).
 //! * **Encoders**: OS threads of lower priority with zstd, gix and mapped packs; a few of them for
 //!   small builds only, which wait for no large one.
 //! * **Builders**: one thread for each running build, which puts results in order, and one that

@@ -118,6 +118,12 @@ impl Source for BundleReader {
         Poll::Ready(read.map(|()| until))
     }
 
+    fn was_cold(&mut self, at: u64) {
+        let range = at..at.saturating_add(READ_AHEAD_BYTES).min(self.bundle.bytes);
+        let files = self.bundle.files.clone();
+        self.reading = Some(self.prefetch.read(files, vec![(None, range)]));
+    }
+
     fn available(&self, at: u64) -> u64 {
         self.bundle.bytes.saturating_sub(at)
     }

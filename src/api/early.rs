@@ -31,7 +31,7 @@ impl Core {
         let (core, pass, behind) = (self.clone(), asked.pass, Rc::new(Behind::default()));
         let found = behind.clone();
         let (repo, named) = (asked.repo.clone(), asked.named.clone());
-        let asker = asked.asker();
+        let (asker, identity) = (asked.asker(), asked.peer.identity.clone());
         let awaited = async move {
             let First {
                 archive,
@@ -42,7 +42,7 @@ impl Core {
                 ..why
             })?;
             // The preamble has nothing of it in it, and ends here if the right to it has.
-            core.still_let_in(pass, (&repo, asker)).await?;
+            core.still_let_in((pass, &identity), (&repo, asker)).await?;
             // The wait may have been long: an hour is from here.
             core.note_early(&repo, &named).await;
             found.set(outcome);

@@ -119,26 +119,22 @@ impl Core {
     }
 
     /// Whether what a request was let in by is still there.
-    pub(super) fn still(&self, pass: Pass) -> bool {
+    pub(super) fn still(&self, pass: Pass, identity: &Identity) -> bool {
         match pass {
-            Pass::Open | Pass::Connection | Pass::ToAsk | Pass::Believed => true,
+            Pass::Open | Pass::Entrance | Pass::ToAsk | Pass::Believed => true,
+            Pass::Certificate => identity.is_somebody(),
             Pass::Shown(about) => self.is_still_shown(&about),
-            Pass::Token(hash, right) => {
-                let tokens = self.tokens.load();
-                tokens
-                    .get(hash)
-                    .is_some_and(|token| right.is_of(token.role))
-            }
+            Pass::Token(hash, right) => self.is_token_for(hash, right),
         }
     }
 
     /// The same, for what has begun to answer and says itself why it breaks off.
     pub(super) async fn still_let_in(
         &self,
-        pass: Pass,
+        (pass, identity): (Pass, &Identity),
         (repo, asker): (&Arc<Repo>, Asker),
     ) -> Result<(), StartError> {
-        match self.still(pass) || self.is_shown_again(pass, repo, asker).await {
+        match self.still(pass, identity) || self.is_shown_again(pass, repo, asker).await {
             true => Ok(()),
             false => {
                 let (status, line) = Refused::Named.answer();
@@ -152,10 +148,9 @@ impl Core {
 
     /// Who proves who he is: by his connection, or by what he says.
     fn proven(&self, peer: &Peer, head: &RequestHead<'_>, right: Right) -> Result<Pass, Refused> {
-        match (&peer.entrance, &peer.identity, right) {
-            (Entrance::Admin, ..) | (_, Identity::Certificate(_), Right::Read) => {
-                Ok(Pass::Connection)
-            }
+        match (peer.entrance, right) {
+            (Entrance::Admin, _) => Ok(Pass::Entrance),
+            (_, Right::Read) if peer.identity.is_somebody() => Ok(Pass::Certificate),
             _ => self.token(head, right),
         }
     }
@@ -163,11 +158,18 @@ impl Core {
     fn token(&self, head: &RequestHead<'_>, right: Right) -> Result<Pass, Refused> {
         let shown = shown(head)?;
         let secret = shown.secret().ok_or(Refused::Unnamed)?;
-        let pass = Pass::Token(TokenHash::of(secret), right);
-        match self.still(pass) {
-            true => Ok(pass),
+        let hash = TokenHash::of(secret);
+        match self.is_token_for(hash, right) {
+            true => Ok(Pass::Token(hash, right)),
             false => Err(Refused::Named),
         }
+    }
+
+    fn is_token_for(&self, hash: TokenHash, right: Right) -> bool {
+        let tokens = self.tokens.load();
+        tokens
+            .get(hash)
+            .is_some_and(|token| right.is_of(token.role))
     }
 
     /// Whether what is answered to a target differs by who asks.

@@ -108,6 +108,9 @@ impl Source for LineEnds {
         Poll::Ready(Ok(at.max(self.end())))
     }
 
+    /// It is never anywhere else.
+    fn was_cold(&mut self, _: u64) {}
+
     fn available(&self, at: u64) -> u64 {
         self.end().saturating_sub(at)
     }

@@ -9,8 +9,10 @@ use crate::config::Role;
 pub(super) enum Pass {
     /// It needs nothing.
     Open,
-    /// What the connection itself proves, for as long as it lasts.
-    Connection,
+    /// The socket file of the administrator, whoever has opened it.
+    Entrance,
+    /// The certificate that the connection has shown.
+    Certificate,
     /// A token, which has to be one that may do this.
     Token(TokenHash, Right),
     /// Its upstream is still to be asked.

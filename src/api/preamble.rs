@@ -203,6 +203,12 @@ impl<P: Fn() -> Progress> Source for Preamble<P> {
         Poll::Ready(Ok(end + until))
     }
 
+    fn was_cold(&mut self, at: u64) {
+        if let Ok((end, source)) = self.archive() {
+            source.was_cold(at - end);
+        }
+    }
+
     fn available(&self, at: u64) -> u64 {
         match (at.checked_sub(self.end()), &self.state) {
             (Some(at), State::Ready(source)) => source.available(at),

@@ -195,8 +195,10 @@ impl Core {
     fn metrics(&self, head: &RequestHead<'_>, pass: Pass, out: &mut Vec<u8>) -> Answer<Note> {
         let now = crate::io::clock::unix_ms();
         let mut repos = match pass {
-            Pass::Open | Pass::ToAsk | Pass::Shown(_) | Pass::Believed => Vec::new(),
-            Pass::Connection | Pass::Token(..) => self.catalog.registry.all(),
+            Pass::Open | Pass::Certificate | Pass::ToAsk | Pass::Shown(_) | Pass::Believed => {
+                Vec::new()
+            }
+            Pass::Entrance | Pass::Token(..) => self.catalog.registry.all(),
         };
         // Of more not all are shown, and this is a core.
         if repos.len() <= METRICS_REPOSITORIES_MAX {
@@ -276,7 +278,7 @@ impl Service for Core {
             Route::LogFilter(filter) => self.log_filter(head, filter, out),
             Route::Wish(repo, wish) => self.wish(head, (repo, wish), out).await,
         };
-        let still = match self.still(pass) {
+        let still = match self.still(pass, &peer.identity) {
             true => Ok(()),
             // It is long ago that its upstream was asked.
             false => match self.let_in(pass, (route.repo(), head, peer)).await {

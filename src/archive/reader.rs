@@ -53,13 +53,19 @@ impl ArchiveReader {
         std::future::poll_fn(|context| self.poll_next(at, 1, context).map(drop)).await;
     }
 
-    /// Ranges under a stretch of the wire that are not in memory, or not known to be.
-    fn cold_ranges(&self, wire: Range<u64>) -> FileRanges {
+    /// Ranges under a stretch of the wire.
+    fn ranges(&self, wire: Range<u64>) -> FileRanges {
         let mut ranges = FileRanges::new();
         let fanout = self.handle.fanout();
         fanout.file_ranges(wire.start, wire.end - wire.start, |file, range| {
             ranges.push((file, range))
         });
+        ranges
+    }
+
+    /// Those that are not in memory, or not known to be.
+    fn cold_ranges(&self, wire: Range<u64>) -> FileRanges {
+        let mut ranges = self.ranges(wire);
         // Each question costs as much as sending a few pages: short ranges are asked about together, and
         // one by one only where something between them is not there.
         if ranges.len() > 1 && spans(&ranges).iter().all(|span| self.is_warm(span)) {
@@ -143,6 +149,16 @@ impl Source for ArchiveReader {
             }
             Err(_) => Poll::Ready(Err(io::Error::other("the server is shutting down"))),
         }
+    }
+
+    fn was_cold(&mut self, at: u64) {
+        let Some(files) = self.files.clone() else {
+            return;
+        };
+        files.resident.missed(at);
+        // Without a look at what is there: it may be there and not be read yet.
+        let ranges = self.ranges(at..stretch(at).end);
+        self.reading = Some(self.prefetch.read(files, ranges));
     }
 
     fn available(&self, at: u64) -> u64 {

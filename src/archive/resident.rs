@@ -51,6 +51,15 @@ impl Resident {
         slot.store(stretch << 32 | now_ms, Ordering::Relaxed);
     }
 
+    /// The stretch around `at` is not.
+    pub(crate) fn missed(&self, at: u64) {
+        let (slot, stretch) = self.slot(at);
+        // Another's may stand there.
+        let _ = slot.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |seen| {
+            (seen >> 32 == stretch).then_some(0)
+        });
+    }
+
     fn slot(&self, at: u64) -> (&AtomicU64, u64) {
         let number = at / READ_AHEAD_BYTES;
         let slot = &self.slots[(number % RESIDENT_STRETCHES as u64) as usize];
@@ -77,6 +86,11 @@ mod tests {
         assert!(resident.was_seen(2 * READ_AHEAD_BYTES - 1));
         assert!(!resident.was_seen(0));
         assert!(!resident.was_seen(2 * READ_AHEAD_BYTES));
+        resident.missed(0);
+        assert!(resident.was_seen(READ_AHEAD_BYTES));
+        resident.missed(2 * READ_AHEAD_BYTES - 1);
+        assert!(!resident.was_seen(READ_AHEAD_BYTES));
+        resident.saw(READ_AHEAD_BYTES);
         // Another one in the same slot.
         let other = READ_AHEAD_BYTES * (1 + RESIDENT_STRETCHES as u64);
         assert!(!resident.was_seen(other));

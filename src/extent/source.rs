@@ -56,7 +56,7 @@ impl Next {
 
 /// Where a response's body comes from; the one thing between an archive and a socket.
 ///
-/// A source is polled by one task at a time. Neither method blocks.
+/// A source is polled by one task at a time. No method blocks.
 pub trait Source {
     /// What stands at wire offset `at`, at most `max` bytes of it; pending until there is
     /// something, never [`Next::Wait`].
@@ -65,6 +65,9 @@ pub trait Source {
     /// Brings the bytes from wire offset `at` on into memory as far as the source likes; ready
     /// with the offset below which they are there, which is above `at`.
     fn poll_resident(&mut self, at: u64, context: &mut Context<'_>) -> Poll<io::Result<u64>>;
+
+    /// Hears that what stands at wire offset `at` was not in memory: it is to be read, whatever was said of it.
+    fn was_cold(&mut self, at: u64);
 
     /// How many bytes from `at` on can be promised to a client that needs their number first.
     fn available(&self, at: u64) -> u64;

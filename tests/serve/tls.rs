@@ -1,12 +1,13 @@
 //! TLS, with clients that people use: git, curl, and rustls where it is to be looked at closely.
 
+use super::preambles::cold_of;
 use super::support::certificates::{Authority, Issued};
 use super::support::client::Conn;
 use super::support::lab::{self, Lab};
 use super::support::repos;
 use super::support::server::{Server, Settings};
 use super::support::{git, parity, relay, wait};
-use super::{hit, large_lab, small_lab};
+use super::{hit, large_lab, new_lab, small_lab};
 use rustix::process::Signal;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -53,25 +54,8 @@ impl Shown {
         self.config_with(None)
     }
 
-    /// Of a client that may have a certificate.
     fn config_with(&self, own: Option<&Issued>) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        let root = CertificateDer::from_pem_file(&self.authority.file).unwrap();
-        roots.add(root).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider);
-        let builder = builder.with_safe_default_protocol_versions().unwrap();
-        let builder = builder.with_root_certificates(roots);
-        let mut config = match own {
-            None => builder.with_no_client_auth(),
-            Some(own) => {
-                let cert = CertificateDer::from_pem_file(&own.cert).unwrap();
-                let key = PrivateKeyDer::from_pem_file(&own.key).unwrap();
-                builder.with_client_auth_cert(vec![cert], key).unwrap()
-            }
-        };
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Arc::new(config)
+        config_of(&self.authority, own)
     }
 
     fn curl(&self, address: SocketAddr, arguments: &[&str], target: &str) -> Output {
@@ -91,10 +75,34 @@ impl Shown {
     }
 }
 
+/// What a client believes, and the certificate that it may have.
+fn config_of(authority: &Authority, own: Option<&Issued>) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    let root = CertificateDer::from_pem_file(&authority.file).unwrap();
+    roots.add(root).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider);
+    let builder = builder.with_safe_default_protocol_versions().unwrap();
+    let builder = builder.with_root_certificates(roots);
+    let mut config = match own {
+        None => builder.with_no_client_auth(),
+        Some(own) => {
+            let cert = CertificateDer::from_pem_file(&own.cert).unwrap();
+            let key = PrivateKeyDer::from_pem_file(&own.key).unwrap();
+            builder.with_client_auth_cert(vec![cert], key).unwrap()
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
 fn connect(address: SocketAddr, config: &Arc<ClientConfig>) -> Stream {
+    connect_by(TcpStream::connect(address).unwrap(), config)
+}
+
+fn connect_by(socket: TcpStream, config: &Arc<ClientConfig>) -> Stream {
     let name = ServerName::try_from("localhost").unwrap();
     let client = ClientConnection::new(config.clone(), name).unwrap();
-    let socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(wait::DEADLINE)).unwrap();
     StreamOwned::new(client, socket)
 }
@@ -104,15 +112,20 @@ fn ask(stream: &mut Stream, target: &str, field: &str) {
     stream.write_all(head.as_bytes()).unwrap();
 }
 
-/// The bytes of an answer's body of known length.
-fn answer(stream: &mut Stream) -> Vec<u8> {
+/// The head of an answer, in lower case.
+fn read_head(stream: &mut Stream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
         stream.read_exact(&mut byte).unwrap();
         head.push(byte[0]);
     }
-    let head = String::from_utf8(head).unwrap().to_lowercase();
+    String::from_utf8(head).unwrap().to_lowercase()
+}
+
+/// The bytes of an answer's body of known length.
+fn answer(stream: &mut Stream) -> Vec<u8> {
+    let head = read_head(stream);
     assert!(head.starts_with("http/1.1 20"), "{head}");
     let (_, length) = head
         .split_once("content-length: ")
@@ -244,6 +257,72 @@ fn only_its_end_says_that_a_stream_is_whole() {
     assert!(cuts.contains(&end.kind()), "{end}");
 }
 
+/// However full a connection is when the last of an answer is sent, its end follows.
+#[test]
+fn a_client_that_is_slow_hears_the_end() {
+    let shown = Shown::new(large_lab());
+    let (server, address) = shown.both(&[]);
+    let expected = hit(&server, "large").body;
+    let config = shown.config();
+    super::at_once(8, |number| {
+        for step in 0..6 {
+            let len = (number * 6 + step + 1) * 16_000;
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+            let socket = socket.unwrap();
+            // With a window so small that the server's buffer is what fills.
+            socket.set_recv_buffer_size(4096).unwrap();
+            socket.connect(&address.into()).unwrap();
+            let mut stream = connect_by(socket.into(), &config);
+            let field = format!("Connection: close\r\nRange: bytes=0-{}\r\n", len - 1);
+            ask(&mut stream, &lab::target("large"), &field);
+            assert!(answer(&mut stream) == expected[..len]);
+            let end = stream.read(&mut [0; 10]);
+            assert_eq!(end.expect("close_notify"), 0, "{len}");
+        }
+    });
+}
+
+/// What is not in memory any more is read by somebody else than a core, and sent.
+#[test]
+fn what_has_left_the_page_cache_is_sent_all_the_same() {
+    let shown = Shown::new(large_lab());
+    let (server, address) = shown.both(&["--cores", "1"]);
+    let expected = hit(&server, "large").body;
+    let state = shown.lab.settings().state;
+    let read = || {
+        let labels = [("result", "read")];
+        server.metrics().count("tarpon_prefault_total", &labels)
+    };
+    const TMPFS: i64 = 0x0102_1994;
+    let is_in_memory = rustix::fs::statfs(&state).unwrap().f_type == TMPFS;
+    let mut stream = connect(address, &shown.config());
+    ask(&mut stream, &lab::target("large"), "");
+    assert!(answer(&mut stream) == expected);
+    for round in 0..3 {
+        let before = read();
+        evict(&state);
+        // A moment ago all of it was there, and the server has seen it.
+        ask(&mut stream, &lab::target("large"), "");
+        assert!(answer(&mut stream) == expected, "{round}");
+        assert!(is_in_memory || read() > before, "{round}: nothing was read");
+    }
+}
+
+/// Takes the files below a directory out of the page cache.
+fn evict(directory: &std::path::Path) {
+    for entry in std::fs::read_dir(directory).unwrap().flatten() {
+        match entry.file_type().unwrap() {
+            kind if kind.is_dir() => evict(&entry.path()),
+            kind if kind.is_file() => {
+                let file = std::fs::File::open(entry.path()).unwrap();
+                file.sync_all().unwrap();
+                rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+            }
+            _ => {}
+        }
+    }
+}
+
 #[test]
 fn who_comes_back_shakes_hands_shortly_on_any_core() {
     let shown = Shown::new(small_lab());
@@ -341,6 +420,17 @@ fn a_certificate_reads_where_a_token_does() {
     for target in ["/status", "/metrics"] {
         assert_eq!(curl(&own, target), curl(&[], target), "{target}");
     }
+    // Stock git by its own settings.
+    let url = format!("https://localhost:{}/git/test/small", address.port());
+    let listed = |own: &[(&str, &str)]| {
+        let mut git = git::command(&shown.lab.scratch(""), &["ls-remote", &url]);
+        git.env("GIT_SSL_CAINFO", &shown.authority.file);
+        let output = git.envs(own.iter().copied()).output().unwrap();
+        (output.status.success(), output.stdout.is_empty())
+    };
+    let own_of_git = [("GIT_SSL_CERT", &*cert), ("GIT_SSL_KEY", &*key)];
+    assert_eq!(listed(&own_of_git), (true, false));
+    assert_eq!(listed(&[]), (false, true));
     let post = [&own[..], &["--request", "POST"]].concat();
     assert_eq!(curl(&post, "/admin/git/test/small/drop"), "401");
     // The plain listener beside it proves nothing.
@@ -473,7 +563,7 @@ fn what_tls_needs_is_looked_at_before_anything_starts() {
     assert!(
         refused
             .log
-            .contains("two.key is not the key of the certificate in"),
+            .contains("two.key of --tls-key has not the key of the certificate in"),
         "{}",
         refused.log
     );
@@ -587,4 +677,67 @@ fn an_authority_that_is_removed_is_believed_no_more() {
             .status
             .success()
     );
+}
+
+/// Whose certificate is revoked while he waits gets nothing, whether his answer has begun or not; another gets it.
+#[test]
+fn a_certificate_that_is_revoked_while_one_waits_is_none() {
+    for wait_ms in [600_000, 100] {
+        let own = new_lab();
+        let authority = Authority::new(&own.scratch(""), "ca");
+        let gone = authority.issue("gone", &["r1.ci.example"], 2);
+        let other = authority.issue("other", &["r2.ci.example"], 3);
+        let pair = authority.issue("server", &["localhost"], 1);
+        let list = authority.revoke("list", &[]).display().to_string();
+        let ca = authority.file.display().to_string();
+        let mut cold = cold_of((small_lab(), own), |mut settings| {
+            settings.arguments.extend(pair.flags());
+            let flags = ["--listen", "tls:127.0.0.1:0", "--no-default-upstreams"];
+            let access = ["--access", "test=token", "--tls-client-san", "*.ci.example"];
+            let files = ["--tls-client-ca", &ca, "--tls-client-crl", &list];
+            let wait = format!("cold-wait-ms={wait_ms}");
+            let settings = settings.with(&flags).with(&access);
+            settings.with(&files).with_fault(&wait)
+        });
+        let place = &cold.server.places(2)[1];
+        let address = place.strip_prefix("https://").unwrap().parse().unwrap();
+        let [mut waits, mut stays] = [&gone, &other].map(|own| {
+            let mut stream = connect(address, &config_of(&authority, Some(own)));
+            ask(&mut stream, &lab::target("small"), "");
+            stream
+        });
+        let is_early = wait_ms < 1000;
+        if is_early {
+            assert!(read_head(&mut waits).starts_with("http/1.1 200 "));
+        }
+        wait::until_true("a clone is waited for", || {
+            let running = [("class", "clone")];
+            cold.server.metrics().count("tarpon_work_running", &running) > 0
+        });
+        authority.revoke("list", &[&gone]);
+        cold.server.signal(Signal::HUP);
+        wait::until_true("it is read anew", || {
+            let labels = [("result", "done")];
+            cold.server.metrics().count("tarpon_reloads_total", &labels) == 1
+        });
+        cold.gate.store(true, std::sync::atomic::Ordering::Relaxed);
+        if is_early {
+            let mut said = Vec::new();
+            let end = waits.read_to_end(&mut said).unwrap_err();
+            assert_ne!(end.kind(), ErrorKind::WouldBlock);
+            let said = String::from_utf8_lossy(&said);
+            assert!(said.contains(r#""status":404"#), "{said}");
+        } else {
+            assert!(read_head(&mut waits).starts_with("http/1.1 404 "));
+        }
+        let mut whole = Vec::new();
+        assert!(read_head(&mut stays).starts_with("http/1.1 200 "));
+        while !whole.ends_with(b"\r\n0\r\n\r\n") {
+            let mut some = [0; 65536];
+            let count = stays.read(&mut some).unwrap();
+            assert!(count > 0);
+            whole.extend_from_slice(&some[..count]);
+        }
+        assert!(whole.len() > 100_000);
+    }
 }

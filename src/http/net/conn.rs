@@ -104,7 +104,7 @@ pub(crate) async fn serve<S: Service>(
         match connection.request().await {
             Ok(true) => {}
             Ok(false) => return connection.linger().await,
-            Err(End::Quiet) => return connection.socket.end(),
+            Err(End::Quiet) => return connection.end().await,
             Err(End::Reject(reject)) => return connection.refuse(&reject).await,
             Err(End::Crowded(reject)) => return connection.make_way(&reject),
         }
@@ -160,6 +160,7 @@ impl<S: Service> Connection<S> {
     async fn request(&mut self) -> Result<bool, End> {
         let mut scan = Scan::default();
         self.peer.address = self.from;
+        self.socket.renew();
         let room = self.read_head(&mut scan).await?;
         let asked = Instant::now();
         let input = std::mem::take(&mut self.input);
@@ -214,17 +215,17 @@ impl<S: Service> Connection<S> {
         })
     }
 
-    /// Finds out who makes a request.
+    /// Finds out who makes a request. Who has shown a certificate that is good no more is nobody's client.
     fn asked_by(&mut self, head: &RequestHead<'_>) -> Result<(), End> {
         let proxies = &self.core.proxies;
         if proxies.trusts(self.from) {
             let asker = forwarded::asker(&head.forwarded_for, |address| proxies.has(address));
             self.peer.address = asker.map_or(self.from, Address::Forwarded);
         }
-        if let Some(identity) = self.socket.identity_anew()? {
-            self.peer.identity = identity;
+        match self.peer.identity.is_lost() {
+            true => Err(End::Quiet),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// As whose what the request at hand takes counts.
@@ -275,8 +276,16 @@ impl<S: Service> Connection<S> {
         self.output.clear();
         self.service.refuse(reject, &mut self.output);
         // The connection ends whether the client takes this or not.
-        let _ = self.socket.send(&self.output, false).await;
-        self.linger().await;
+        if self.socket.send(&self.output, false).await.is_ok() {
+            self.linger().await;
+        }
+    }
+
+    /// Tells the client that nothing follows, unless the place is needed before it takes that.
+    async fn end(&self) {
+        let waiting = self.socket.enter(Rank::Request);
+        let end = pin!(self.socket.end(Duration::from_millis(LINGER_MS)));
+        unless(end, pin!(waiting.closed())).await;
     }
 
     /// Waits a little for the client to take the last response, unless the place is needed.

@@ -21,5 +21,5 @@ pub(crate) mod peer;
 pub(crate) mod pulse;
 pub(crate) mod service;
 pub(crate) mod socket;
-pub(crate) mod tls;
+pub mod tls;
 mod unless;

@@ -1,12 +1,13 @@
 //! Who is at the other end of a connection.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::rc::Rc;
 
+use super::tls::holder::Holder;
 use crate::io::address::Address;
 
 /// Who makes a request, as far as its connection tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Peer {
     /// Where it comes from.
     pub address: Address,
@@ -35,10 +36,25 @@ pub(crate) enum Entrance {
 }
 
 /// Who a connection has shown its client to be.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Identity {
     /// Nobody.
     None,
-    /// The holder of a client certificate, by the name in it that is allowed.
-    Certificate(Arc<str>),
+    /// The holder of a client certificate.
+    Certificate(Rc<Holder>),
+}
+
+impl Identity {
+    /// Whether it is somebody, by now.
+    pub(crate) fn is_somebody(&self) -> bool {
+        match self {
+            Identity::None => false,
+            Identity::Certificate(holder) => holder.is_believed(),
+        }
+    }
+
+    /// Whether it was somebody and is nobody any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(self, Identity::Certificate(_)) && !self.is_somebody()
+    }
 }

@@ -4,33 +4,38 @@
 //! system call for up to eight records ([`SEAL_BYTES`]), and waits in memory if the kernel has no room.
 //!
 //! - [`keys`]: what listeners show of themselves and ask of clients; [`files`]: where that is read.
-//! - [`clients`]: who holds a client certificate.
+//! - [`clients`]: which client certificates are good; [`holder`]: that of a connection.
 
 mod clients;
-pub(crate) mod files;
-pub(crate) mod keys;
+pub mod files;
+pub(crate) mod holder;
+pub mod keys;
+mod slack;
 
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use rustls::ServerConnection;
-use rustls::pki_types::UnixTime;
+use rustls::{ProtocolVersion, ServerConnection};
 
-use self::keys::{Keys, Terms};
-use super::peer::Identity;
+use self::holder::Holder;
+use self::keys::Keys;
+use self::slack::Slack;
 use crate::io::net;
-use crate::limits::{CERTIFICATE_BELIEVED_MS, ROOM_BYTES_MIN, SEAL_ALONE_BYTES, SEAL_BYTES};
+use crate::limits::{
+    ROOM_BYTES_MIN, SEAL_ALONE_BYTES, SEAL_BYTES, SEALED_RECORDS_MAX, TLS_RECORD_BYTES,
+};
 
 /// A connection that speaks TLS.
-pub(super) struct Session {
+pub struct Session {
     connection: ServerConnection,
     keys: Arc<Keys>,
-    /// What its client certificate, if it has one, was last found good by, and when.
-    believed: Option<(u64, Instant)>,
     /// Read so far, as long as it shakes hands.
     greeted_bytes: u64,
+    /// What the client may still send that is no content.
+    slack: Slack,
+    /// Records sealed so far by one key, where the key stays.
+    sealed_records: u64,
     /// The kernel has no room for what is sealed.
     is_full: bool,
     /// A response has failed: the client must not take what it got for all.
@@ -38,7 +43,7 @@ pub(super) struct Session {
 }
 
 /// What came of reading.
-pub(super) enum Opened {
+pub enum Opened {
     /// So many bytes of content; 0 at its end.
     Content(usize),
     /// Nothing to see of it: records without content.
@@ -74,22 +79,23 @@ fn wrong(error: rustls::Error) -> io::Error {
 
 impl Session {
     /// A connection of which nothing was read, by the terms of now.
-    pub(super) fn new(keys: Arc<Keys>) -> io::Result<Session> {
+    pub fn new(keys: Arc<Keys>) -> io::Result<Session> {
         let mut connection = ServerConnection::new(keys.terms().server.clone()).map_err(wrong)?;
         // What is sealed is bounded here, by what is asked for at a time.
         connection.set_buffer_limit(None);
         Ok(Session {
             connection,
             keys,
-            believed: None,
             greeted_bytes: 0,
+            slack: Slack::default(),
+            sealed_records: 0,
             is_full: false,
             is_broken: false,
         })
     }
 
     /// Takes the handshake as far as it goes with what has come. Whether it is done.
-    pub(super) fn greet(&mut self, socket: BorrowedFd<'_>) -> io::Result<bool> {
+    pub fn greet(&mut self, socket: BorrowedFd<'_>) -> io::Result<bool> {
         loop {
             self.flush(socket)?;
             if !self.connection.is_handshaking() {
@@ -112,36 +118,16 @@ impl Session {
         self.greeted_bytes
     }
 
-    /// Whom the client has shown to be.
-    pub(super) fn identity(&mut self) -> io::Result<Identity> {
-        let terms = self.keys.terms();
-        let name = self.name(&terms).map_err(wrong)?;
-        self.believed = name.is_some().then(|| (terms.number, Instant::now()));
-        Ok(name.map_or(Identity::None, Identity::Certificate))
+    /// Who holds the certificate that the client has shown, if it has; an error if that is not good.
+    pub(super) fn holder(&self) -> io::Result<Option<Holder>> {
+        let shown = self.connection.peer_certificates();
+        let holder = shown.map(|chain| Holder::new(self.keys.clone(), chain));
+        holder.transpose().map_err(wrong)
     }
 
-    fn name(&self, terms: &Terms) -> Result<Option<Arc<str>>, rustls::Error> {
-        let Some([own, others @ ..]) = self.connection.peer_certificates() else {
-            return Ok(None);
-        };
-        let Some(clients) = &terms.clients else {
-            // They were asked for by earlier terms.
-            return Err(rustls::Error::NoCertificatesPresented);
-        };
-        clients.name(own, others, UnixTime::now()).map(Some)
-    }
-
-    /// Who the client is by now, if its certificate had to be looked at anew: because the terms are others, and
-    /// once in a while.
-    pub(super) fn identity_anew(&mut self) -> io::Result<Option<Identity>> {
-        let Some((number, at)) = self.believed else {
-            return Ok(None);
-        };
-        let is_recent = at.elapsed() < Duration::from_millis(CERTIFICATE_BELIEVED_MS);
-        match is_recent && number == self.keys.terms().number {
-            true => Ok(None),
-            false => self.identity().map(Some),
-        }
+    /// The client may begin its next request.
+    pub fn renew(&mut self) {
+        self.slack = Slack::default();
     }
 
     /// Whether what was sealed waits for room.
@@ -150,7 +136,7 @@ impl Session {
     }
 
     /// Appends content that is there to `input`, at most what `buffer` has room for.
-    pub(super) fn receive(
+    pub fn receive(
         &mut self,
         socket: BorrowedFd<'_>,
         buffer: &mut [u8],
@@ -159,7 +145,8 @@ impl Session {
         if let Some(count) = self.content(buffer, input)? {
             return Ok(Opened::Content(count));
         }
-        self.connection.read_tls(&mut Raw(socket))?;
+        let read = self.connection.read_tls(&mut Raw(socket))?;
+        self.slack.take(read)?;
         self.process(socket)?;
         let content = self.content(buffer, input)?;
         Ok(content.map_or(Opened::Nothing, Opened::Content))
@@ -169,6 +156,7 @@ impl Session {
         match self.connection.reader().read(buffer) {
             Ok(count) => {
                 input.extend_from_slice(&buffer[..count]);
+                self.slack.content(count);
                 Ok(Some(count))
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
@@ -204,12 +192,7 @@ impl Session {
 
     /// Seals and sends the first of `bytes`, and says how many; `more` says that other bytes follow at once. What
     /// of them the kernel has no room for is sent before all else.
-    pub(super) fn send(
-        &mut self,
-        socket: BorrowedFd<'_>,
-        bytes: &[u8],
-        more: bool,
-    ) -> io::Result<usize> {
+    pub fn send(&mut self, socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usize> {
         let most = self.room(socket)?;
         self.seal(socket, &bytes[..bytes.len().min(most)], more)
     }
@@ -221,6 +204,7 @@ impl Session {
         bytes: &[u8],
         more: bool,
     ) -> io::Result<usize> {
+        self.count_sealed(bytes.len())?;
         let sealed = self.connection.writer().write(bytes)?;
         if more && bytes.len() < SEAL_ALONE_BYTES {
             return Ok(sealed);
@@ -231,8 +215,24 @@ impl Session {
         }
     }
 
+    /// Without changes of keys, as in TLS 1.2, a key is good for so many records. Whoever has all of them sealed gets
+    /// nothing more, and no end that says that it was all.
+    fn count_sealed(&mut self, len: usize) -> io::Result<()> {
+        if self.connection.protocol_version() != Some(ProtocolVersion::TLSv1_2) {
+            return Ok(());
+        }
+        self.sealed_records += len.div_ceil(TLS_RECORD_BYTES) as u64;
+        match self.sealed_records <= SEALED_RECORDS_MAX {
+            true => Ok(()),
+            false => {
+                self.is_broken = true;
+                Err(io::Error::other("the keys of the connection are used up"))
+            }
+        }
+    }
+
     /// Sends what is sealed.
-    pub(super) fn flush(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
+    pub fn flush(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
         while self.connection.wants_write() {
             match self.connection.write_tls(&mut Raw(socket)) {
                 Ok(_) => {}
@@ -248,15 +248,15 @@ impl Session {
     }
 
     /// From now on the end of the connection is not that of its content.
-    pub(super) fn break_off(&mut self) {
+    pub fn break_off(&mut self) {
         self.is_broken = true;
     }
 
-    /// Tells the client, if it takes that at once, that all of the content was sent.
-    pub(super) fn end(&mut self, socket: BorrowedFd<'_>) {
+    /// Has the client be told, with what is sent next, that nothing follows and all of it was content; unless that
+    /// would not be true.
+    pub fn seal_end(&mut self) {
         if !self.is_broken && !self.connection.is_handshaking() {
             self.connection.send_close_notify();
-            let _ = self.flush(socket);
         }
     }
 }

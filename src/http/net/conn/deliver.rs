@@ -56,6 +56,10 @@ impl<S: Service> Connection<S> {
         };
         let mut result = self.send(&mut answer.payload, &mut sending.sent).await;
         if result.is_ok() {
+            if !answer.keep_alive {
+                // Among what is waited for: no client is to miss the end of what it has whole.
+                self.socket.seal_end();
+            }
             result = self.socket.flush().await;
         }
         self.socket.rest();

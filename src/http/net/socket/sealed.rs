@@ -3,23 +3,20 @@
 use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
 
 use super::super::peer::Identity;
 use super::super::tls::Session;
 use super::super::tls::keys::Keys;
+use super::Socket;
+use super::stream::Unsent;
 use super::wire::Wire;
-use super::{SendError, Socket};
 use crate::extent::{Next, Source};
-use crate::io::gather::Gather;
+use crate::io::gather::{Gather, Reading};
 use crate::io::net;
 use crate::limits::ROOM_BYTES_MIN;
-
-fn failed(error: io::Error) -> SendError {
-    SendError::Source(error.to_string())
-}
 
 impl Socket {
     /// Ready when there is something to read.
@@ -63,18 +60,23 @@ impl Socket {
 
     /// Whom the client has shown to be.
     pub(crate) fn identity(&self) -> io::Result<Identity> {
-        match &self.wire {
-            Wire::Plain => Ok(Identity::None),
-            Wire::Tls(session) => session.borrow_mut().identity(),
-        }
+        let holder = match &self.wire {
+            Wire::Plain => None,
+            Wire::Tls(session) => session.borrow().holder()?,
+        };
+        Ok(holder.map_or(Identity::None, |holder| {
+            Identity::Certificate(Rc::new(holder))
+        }))
     }
 
-    /// The same if that had to be looked at anew.
-    pub(crate) fn identity_anew(&self) -> io::Result<Option<Identity>> {
-        match &self.wire {
-            Wire::Plain => Ok(None),
-            Wire::Tls(session) => session.borrow_mut().identity_anew(),
-        }
+    /// The client may begin its next request.
+    pub(crate) fn renew(&self) {
+        self.wire.renew();
+    }
+
+    /// Has the client be told, with what is sent next, that nothing follows; unless a response has failed.
+    pub(crate) fn seal_end(&self) {
+        self.wire.seal_end();
     }
 }
 
@@ -86,7 +88,8 @@ impl Socket {
         source: &mut dyn Source,
         wire: Range<u64>,
         end: Option<u64>,
-    ) -> Result<Option<io::Result<usize>>, SendError> {
+        reading: Reading,
+    ) -> Result<Option<io::Result<usize>>, Unsent> {
         let is_last = |bytes: usize| end == Some(wire.start + bytes as u64);
         if let Wire::Tls(session) = &self.wire {
             let mut session = session.borrow_mut();
@@ -95,7 +98,7 @@ impl Socket {
                 Err(e) => return Ok(Some(Err(e))),
             };
             let mut buffer = self.core.buffer.borrow_mut();
-            let mut copied = buffer.gather(room);
+            let mut copied = buffer.gather(room, reading);
             fill(&mut copied, source, wire.clone())?;
             let more = !is_last(copied.bytes());
             return Ok(Some(session.seal(self.fd(), copied.as_slice(), more)));
@@ -116,14 +119,6 @@ impl Socket {
         let more = !is_last(gathered.bytes());
         Ok(Some(gathered.send(self.fd(), more)))
     }
-
-    /// Counts the time of one attempt.
-    pub(super) fn timed<T>(&self, attempt: impl FnOnce() -> T) -> T {
-        let began = Instant::now();
-        let result = attempt();
-        self.spent.set(self.spent.get() + began.elapsed());
-        result
-    }
 }
 
 /// Puts what stands in `wire` where it is gathered, as far as there is room.
@@ -131,7 +126,7 @@ fn fill(
     gathered: &mut impl Gather,
     source: &mut dyn Source,
     wire: Range<u64>,
-) -> Result<(), SendError> {
+) -> Result<(), Unsent> {
     // Everything in `wire` is there already, so nobody has to be woken.
     let mut context = Context::from_waker(Waker::noop());
     loop {
@@ -148,13 +143,17 @@ fn fill(
                 None => gathered.put(inline.as_slice()),
             },
             Next::File { file, offset, len } => {
-                let file = source.file(*file).map_err(failed)?;
+                let file = source.file(*file).map_err(Unsent::of_file)?;
                 gathered.put_file(file, *offset, *len)
             }
             _ => return Ok(()),
         };
-        if (put.map_err(failed)? as u64) < next.wire_bytes() {
-            return Ok(());
+        match put {
+            Ok(put) if put as u64 == next.wire_bytes() => {}
+            Ok(_) => return Ok(()),
+            // What is there before it is sent.
+            Err(_) if gathered.bytes() > 0 => return Ok(()),
+            Err(e) => return Err(Unsent::of_file(e)),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use super::super::tls::{Opened, Session};
-use crate::io::gather::{Buffer, Gather};
+use crate::io::gather::{Buffer, Gather, Reading};
 use crate::io::{net, outlet};
 
 /// How bytes leave and come.
@@ -63,18 +63,26 @@ impl Wire {
         }
     }
 
-    /// Says that nothing follows, if the client takes that at once.
-    pub(super) fn end(&self, socket: BorrowedFd<'_>) {
+    /// Has the client be told, with what is sent next, that nothing follows.
+    pub(super) fn seal_end(&self) {
         if let Wire::Tls(session) = self {
-            session.borrow_mut().end(socket);
+            session.borrow_mut().seal_end();
+        }
+    }
+
+    /// The client may begin its next request.
+    pub(super) fn renew(&self) {
+        if let Wire::Tls(session) = self {
+            session.borrow_mut().renew();
         }
     }
 
     /// Sends up to `len` bytes of `file` from `offset`. They must be in memory already, or the call waits for the
-    /// disk. An error of the file is the outer one, as far as the kernel tells; what is sealed is gathered in `buffer`.
+    /// disk; what is sealed is gathered in `buffer`, and read as that says. An error of the file is the outer one, as
+    /// far as the kernel tells.
     pub(super) fn send_file(
         &self,
-        buffer: &RefCell<Buffer>,
+        (buffer, reading): (&RefCell<Buffer>, Reading),
         socket: BorrowedFd<'_>,
         file: BorrowedFd<'_>,
         (offset, len): (u64, u64),
@@ -88,7 +96,7 @@ impl Wire {
             Err(e) => return Ok(Err(e)),
         };
         let mut buffer = buffer.borrow_mut();
-        let mut copied = buffer.gather(room);
+        let mut copied = buffer.gather(room, reading);
         copied.put_file(file, offset, len)?;
         Ok(session.seal(socket, copied.as_slice(), false))
     }
@@ -107,7 +115,7 @@ impl Wire {
         let mut session = session.borrow_mut();
         let room = session.room(socket)?;
         let mut buffer = buffer.borrow_mut();
-        let mut copied = buffer.gather(room);
+        let mut copied = buffer.gather(room, Reading::Now);
         copied.put_pipe(pipe, len)?;
         session.seal(socket, copied.as_slice(), true)
     }

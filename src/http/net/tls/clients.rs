@@ -15,7 +15,7 @@ use rustls::{
 };
 use webpki::EndEntityCert;
 
-use super::files::{self, TlsError};
+use super::files::{self, Named, TlsError};
 use crate::config::{ClientFiles, Pattern};
 
 /// Which client certificates are believed.
@@ -35,26 +35,24 @@ impl Clients {
         from: &ClientFiles,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Clients, TlsError> {
-        let unusable = |path: &std::path::Path, why: &dyn fmt::Display| TlsError::Unusable {
-            path: path.to_owned(),
-            why: why.to_string(),
-        };
+        let ca = Named::client_ca(&from.ca);
+        let crl = from.crl.as_deref().map(Named::client_crl);
         let mut roots = RootCertStore::empty();
-        for authority in files::certificates(&from.ca)? {
-            roots.add(authority).map_err(|e| unusable(&from.ca, &e))?;
+        for authority in files::certificates(&ca)? {
+            roots.add(authority).map_err(|e| ca.unusable(e))?;
         }
         let provider = provider.clone();
         let mut chain = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
             .allow_unauthenticated();
-        if let Some(crl) = &from.crl {
+        if let Some(crl) = &crl {
             // A list that has run out says nothing of what was revoked since.
             chain = chain
                 .with_crls(files::revocations(crl)?)
                 .enforce_revocation_expiration();
         }
-        let of = from.crl.as_ref().unwrap_or(&from.ca);
+        let of = crl.as_ref().unwrap_or(&ca);
         Ok(Clients {
-            chain: chain.build().map_err(|e| unusable(of, &e))?,
+            chain: chain.build().map_err(|e| of.unusable(e))?,
             names: from.names.clone(),
         })
     }

@@ -13,13 +13,14 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ProducesTickets, Resol
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys};
 use webpki::EndEntityCert;
+use zeroize::Zeroize;
 
 use super::clients::Clients;
-use super::files::{self, TlsError};
+use super::files::{self, Named, TlsError};
 use crate::config::{Pair, TlsFiles};
 
 /// What all TLS listeners of all cores share.
-pub(crate) struct Keys {
+pub struct Keys {
     from: TlsFiles,
     provider: Arc<CryptoProvider>,
     /// What clients come back with. The same for as long as the process lives, so that they can.
@@ -47,7 +48,7 @@ impl fmt::Debug for Keys {
 
 impl Keys {
     /// Reads the files. To be called where it may wait for the disk.
-    pub(crate) fn from_files(from: TlsFiles) -> Result<Keys, TlsError> {
+    pub fn from_files(from: TlsFiles) -> Result<Keys, TlsError> {
         let set_up = |e: Error| TlsError::SetUp(e.to_string());
         let provider = Arc::new(aws_lc_rs::default_provider());
         let tickets = Ticketer::new().map_err(set_up)?;
@@ -126,30 +127,29 @@ struct Shown {
 
 impl Shown {
     fn from_files(pair: &Pair) -> Result<Shown, TlsError> {
-        let unusable = |path: &std::path::Path, why: String| TlsError::Unusable {
-            path: path.to_owned(),
-            why,
-        };
-        let chain = files::certificates(&pair.cert)?;
+        let (cert, key) = (Named::cert(&pair.cert), Named::key(&pair.key));
+        let chain = files::certificates(&cert)?;
         let names = {
             let own = EndEntityCert::try_from(&chain[0]);
-            let own = own.map_err(|e| unusable(&pair.cert, e.to_string()))?;
+            let own = own.map_err(|e| cert.unusable(e))?;
             own.valid_dns_names().map(str::to_ascii_lowercase).collect()
         };
-        let key = files::key(&pair.key)?;
-        // By reference: who takes it does not overwrite it.
-        let key = any_supported_type(&key);
-        let key = CertifiedKey::new(chain, key.map_err(|e| unusable(&pair.key, e.to_string()))?);
-        match key.keys_match() {
+        let loaded = {
+            let mut der = files::key(&key)?;
+            let loaded = any_supported_type(&der);
+            der.zeroize();
+            loaded
+        };
+        let certified = CertifiedKey::new(chain, loaded.map_err(|e| key.unusable(e))?);
+        match certified.keys_match() {
             Ok(()) => Ok(Shown {
-                key: Arc::new(key),
+                key: Arc::new(certified),
                 names,
             }),
-            Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => Err(TlsError::NoPair {
-                cert: pair.cert.clone(),
-                key: pair.key.clone(),
-            }),
-            Err(e) => Err(unusable(&pair.cert, e.to_string())),
+            Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+                Err(TlsError::NoPair { cert, key })
+            }
+            Err(e) => Err(cert.unusable(e)),
         }
     }
 

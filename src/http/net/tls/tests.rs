@@ -93,14 +93,14 @@ impl Both {
     }
 
     /// Shakes hands; gives what is wrong with it.
-    fn shake(&mut self) -> Result<Identity, String> {
+    fn shake(&mut self) -> Result<Option<Holder>, String> {
         for _ in 0..100 {
             let client = self.client_goes_on();
             match self.session.greet(self.ours.as_fd()) {
                 Ok(true) => {
-                    let identity = self.session.identity().map_err(|e| e.to_string());
+                    let holder = self.session.holder().map_err(|e| e.to_string());
                     self.client_goes_on().map_err(|e| e.to_string())?;
-                    return identity;
+                    return holder;
                 }
                 Err(e) if e.kind() != io::ErrorKind::WouldBlock => return Err(e.to_string()),
                 _ => client.map_err(|e| e.to_string())?,
@@ -153,7 +153,7 @@ fn what_is_sealed_arrives_whole_and_its_end_is_shown() {
     let client = client(&authority, None);
     for is_broken in [false, true] {
         let mut both = Both::new(&keys, &client, "a.example");
-        assert_eq!(both.shake(), Ok(Identity::None));
+        assert!(both.shake().unwrap().is_none());
         assert_eq!(
             both.client.protocol_version(),
             Some(ProtocolVersion::TLSv1_3)
@@ -171,7 +171,8 @@ fn what_is_sealed_arrives_whole_and_its_end_is_shown() {
         if is_broken {
             both.session.break_off();
         }
-        both.session.end(both.ours.as_fd());
+        both.session.seal_end();
+        both.session.flush(both.ours.as_fd()).unwrap();
         drop(both.ours.shutdown(std::net::Shutdown::Both));
         let end = both
             .client_goes_on()
@@ -265,12 +266,29 @@ fn what_does_not_fit_is_refused_by_the_names_of_its_files() {
     };
     let swapped = said(&pairs[0].cert, &pairs[1].key);
     assert!(
-        swapped.ends_with("one.pem") && swapped.contains("two.key is not the key"),
+        swapped.contains("two.key of --tls-key has not the key")
+            && swapped.ends_with("one.pem of --tls-cert"),
         "{swapped}"
     );
     assert!(said(&pairs[0].key, &pairs[0].key).contains("has no certificate"));
     assert!(said(&pairs[0].cert, &pairs[0].cert).contains("has no key"));
-    assert!(said(&dir.path().join("x"), &pairs[0].key).contains("cannot read"));
+    let none = dir.path().join("none");
+    let named = |setting: &str| format!("none of {setting} cannot be read: ");
+    assert!(said(&none, &pairs[0].key).contains(&named("--tls-cert")));
+    assert!(said(&pairs[0].cert, &none).contains(&named("--tls-key")));
+    for (ca, crl, setting) in [
+        (&none, &authority.file, "--tls-client-ca"),
+        (&authority.file, &none, "--tls-client-crl"),
+    ] {
+        let clients = [
+            flag("tls-client-ca", ca),
+            flag("tls-client-crl", crl),
+            "--tls-client-san=*.example".to_owned(),
+        ];
+        let flags = [&pairs[0].flags()[..], &clients].concat();
+        let said = Keys::from_files(files(&flags)).unwrap_err().to_string();
+        assert!(said.contains(&named(setting)), "{said}");
+    }
     let wrong = dir.path().join("wrong");
     std::fs::write(
         &wrong,
@@ -301,7 +319,7 @@ fn a_reload_takes_all_or_nothing_and_leaves_connections_and_tickets() {
     let other = authority.issue("b", &["b.example"], 2);
     std::fs::copy(&other.cert, dir.path().join("a.pem")).unwrap();
     let refused = keys.anew_from_files().unwrap_err().to_string();
-    assert!(refused.contains("is not the key of"), "{refused}");
+    assert!(refused.contains("has not the key of"), "{refused}");
     let mut still = Both::new(&keys, &client, "old.example");
     still.shake().unwrap();
     authority.issue("a", &["a.example", "new.example"], 3);
@@ -346,14 +364,11 @@ fn a_client_certificate_is_an_identity_until_it_is_none() {
         let mut both = Both::new(&keys, &client(&ours, own), "a.example");
         (both.shake(), both)
     };
-    let certificate = |name: &str| Ok(Identity::Certificate(name.into()));
-    assert_eq!(shake(None).0, Ok(Identity::None));
-    assert_eq!(
-        shake(Some(&by_uri)).0,
-        certificate("spiffe://example/farm/one")
-    );
-    let (identity, mut both) = shake(Some(&good));
-    assert_eq!(identity, certificate("r1.ci.example"));
+    assert!(shake(None).0.unwrap().is_none());
+    let holder = |own| shake(Some(own)).0.unwrap().unwrap();
+    assert_eq!(holder(&by_uri).name(), "spiffe://example/farm/one");
+    let (first, second) = (holder(&good), holder(&good));
+    assert_eq!(first.name(), "r1.ci.example");
     for (wrong, why) in [
         (&revoked, "Revoked"),
         (&unknown, "ApplicationVerification"),
@@ -369,21 +384,24 @@ fn a_client_certificate_is_an_identity_until_it_is_none() {
         both.shake().unwrap();
         assert_eq!(both.client.handshake_kind(), Some(HandshakeKind::Full));
     }
-    assert!(
-        both.session.identity_anew().unwrap().is_none(),
-        "nothing has changed"
-    );
+    assert!(first.is_believed() && second.is_believed());
+    ours.revoke("list", &[&revoked, &by_uri]);
+    keys.take(keys.anew_from_files().unwrap());
+    assert!(first.is_believed(), "nothing of it has changed");
+    ours.revoke("list", &[&revoked, &good]);
+    assert!(first.is_believed(), "nobody has read that");
+    keys.take(keys.anew_from_files().unwrap());
+    assert!(!first.is_believed() && !first.is_believed());
     ours.revoke("list", &[&revoked]);
     keys.take(keys.anew_from_files().unwrap());
-    let anew = both.session.identity_anew().unwrap();
-    assert_eq!(anew, Some(Identity::Certificate("r1.ci.example".into())));
+    assert!(first.is_believed() && second.is_believed());
     // An authority that is believed no more.
     std::fs::copy(&theirs.file, &ca).unwrap();
     theirs.revoke("list", &[]);
     keys.take(keys.anew_from_files().unwrap());
-    assert!(both.session.identity_anew().is_err());
+    assert!(!first.is_believed());
     assert!(shake(Some(&good)).0.is_err());
-    assert_eq!(shake(Some(&foreign)).0, certificate("r1.ci.example"));
+    assert_eq!(holder(&foreign).name(), "r1.ci.example");
 }
 
 #[test]
@@ -399,12 +417,57 @@ fn what_is_no_tls_is_told_so() {
         .unwrap();
     let refused = session.greet(ours.as_fd()).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
-    session.end(ours.as_fd());
+    session.seal_end();
+    assert!(session.flush(ours.as_fd()).is_ok());
     drop(ours);
     let mut said = Vec::new();
     // It had more to say than was read.
     let _ = theirs.read_to_end(&mut said);
     assert_eq!(said.first(), Some(&21), "an alert: {said:?}");
+}
+
+/// Whoever changes keys again and again, with a byte of content between so that it is not asked to stop, is let go;
+/// content in as small pieces is not.
+#[test]
+fn what_is_no_content_has_an_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new(dir.path(), "ca");
+    let keys = keys(&authority.issue("a", &["a.example"], 1).flags());
+    let client = client(&authority, None);
+    for changes in [0, 2] {
+        let mut both = Both::new(&keys, &client, "a.example");
+        both.shake().unwrap();
+        let mut got = Vec::new();
+        let refused = (0..4000).find_map(|_| {
+            for _ in 0..changes {
+                both.client.refresh_traffic_keys().unwrap();
+            }
+            both.client.writer().write_all(b"x").unwrap();
+            both.client_goes_on().unwrap();
+            let mut buffer = [0; INPUT];
+            let socket = both.ours.as_fd();
+            let received = both.session.receive(socket, &mut buffer, &mut got);
+            received.err()
+        });
+        match changes {
+            0 => assert!(refused.is_none() && got.len() == 4000, "{refused:?}"),
+            _ => assert_eq!(refused.unwrap().kind(), io::ErrorKind::InvalidData),
+        }
+        // With the next request it begins anew.
+        if changes > 0 {
+            assert!(got.len() > 1000, "{}", got.len());
+            both.session.renew();
+            both.client.writer().write_all(b"x").unwrap();
+            both.client_goes_on().unwrap();
+            let socket = both.ours.as_fd();
+            let received = both.session.receive(socket, &mut [0; INPUT], &mut got);
+            assert!(
+                matches!(received, Ok(Opened::Content(_))),
+                "{:?}",
+                received.err()
+            );
+        }
+    }
 }
 
 /// What a client sends, `pieces` of it at a time and again from the first, with a bit of one byte turned. Gives what
