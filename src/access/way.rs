@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::config::host_of;
+use crate::config::{host_of, is_plain_loopback};
 
 /// Looks up a variable of the environment.
 pub(crate) type Variables<'v> = &'v dyn Fn(&str) -> Option<OsString>;
@@ -66,6 +66,8 @@ impl Way {
             Some(set) => Some(set.to_owned()),
             None => of_environment(base, &text),
         };
+        // What is said in plain to this machine is said to nobody else.
+        let proxy = proxy.filter(|_| !is_plain_loopback(base));
         let passed_by = text("no_proxy").or_else(|| text("NO_PROXY"));
         let goes_past = |list: String| is_listed(host_of(base), &list);
         let proxy = proxy.filter(|proxy| !proxy.is_empty() && !passed_by.is_some_and(goes_past));
@@ -120,6 +122,7 @@ mod tests {
     fn proxies_are_those_that_git_takes() {
         let proxy = |base, settings: &[_], variables: &[_]| to(base, settings, variables).proxy;
         let (plain, safe) = ("http://h.org/", "https://h.org/");
+        let here = "http://127.0.0.1:3000/";
         let set = [("http.proxy", "http://p:1")];
         let both = [
             ("http_proxy", "a:1"),
@@ -133,6 +136,8 @@ mod tests {
         assert_eq!(proxy(plain, &[], &both), some("a:1"));
         assert_eq!(proxy(plain, &[], &both[1..]), None);
         assert_eq!(proxy(plain, &[], &[("ALL_PROXY", "d:1")]), some("d:1"));
+        assert_eq!(proxy(here, &set, &both), None);
+        assert_eq!(proxy("https://127.0.0.1/", &set, &both), some("http://p:1"));
         for (list, is_past) in [
             ("h.org", true),
             ("x, .ORG", true),

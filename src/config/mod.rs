@@ -36,7 +36,7 @@ pub use restore::{Fallback, RestoreArgs};
 pub use secrets::{Secret, Secrets};
 pub use token::{NewToken, Role, check_token_name};
 pub use upstreams::{Upstream, Upstreams};
-pub(crate) use upstreams::{host_of, is_safe};
+pub(crate) use upstreams::{host_of, is_plain_loopback, is_safe};
 pub use value::{IoDriver, LogFormat, Share};
 
 use crate::limits;

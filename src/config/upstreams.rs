@@ -238,9 +238,11 @@ pub(crate) fn host_of(url: &str) -> &str {
 
 /// Whether a URL may be asked with somebody's credential: nobody on the way can read it.
 pub(crate) fn is_safe(url: &str) -> bool {
-    if url.starts_with("https://") {
-        return true;
-    }
+    url.starts_with("https://") || is_plain_loopback(url)
+}
+
+/// Whether what is sent there is sent in plain, and stays on this machine if it goes by no proxy.
+pub(crate) fn is_plain_loopback(url: &str) -> bool {
     let host = host_of(url);
     let is_loopback = |ip: std::net::IpAddr| ip.is_loopback();
     url.starts_with("http://")

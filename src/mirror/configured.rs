@@ -6,8 +6,7 @@ use std::path::Path;
 
 use super::error::MirrorError;
 use super::git::Git;
-use super::speaks::Speaks;
-use crate::config::is_safe;
+use super::speaks::{Speaks, with_credential};
 
 impl Git {
     /// The variables of a git that speaks to `url`.
@@ -37,14 +36,8 @@ impl Git {
     /// The server's own credential, if there is a file with one.
     fn own_settings(&self, url: &str) -> Vec<(String, String)> {
         let own = self.own.load();
-        let value = own.of(url).filter(|_| is_safe(url));
-        let setting = |value| {
-            (
-                format!("http.{url}.extraHeader"),
-                format!("Authorization: {value}"),
-            )
-        };
-        value.map(setting).into_iter().collect()
+        let value = own.of(url);
+        value.map_or_else(Vec::new, |value| with_credential(url, value))
     }
 }
 
@@ -216,6 +209,11 @@ mod tests {
                 .iter()
                 .any(|value| value.contains("hush"))
         );
+        // In plain it goes to this machine alone, and by no proxy.
+        let here = said("http://127.0.0.1:1/a");
+        let proxy = ["http.http://127.0.0.1:1/a.proxy".to_owned(), String::new()];
+        assert!(here.ends_with(&proxy) && here.contains(&"Authorization: Bearer hush".to_owned()));
+        assert!(!safe.contains(&"http.https://h/a.proxy".to_owned()));
         assert!(Git::default().variables("https://h/a").is_empty());
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use crate::access::credential::Credential;
-use crate::config::is_safe;
+use crate::config::{is_plain_loopback, is_safe};
 
 /// See the module's text.
 #[derive(Clone, Debug, Default)]
@@ -57,17 +57,33 @@ impl Voice {
             ("http.emptyAuth".to_owned(), "false"),
             (of_url("emptyAuth"), "false"),
             ("http.proactiveAuth".to_owned(), "none"),
+            ("http.cookieFile".to_owned(), ""),
+            (of_url("cookieFile"), ""),
             ("http.saveCookies".to_owned(), "false"),
+            (of_url("saveCookies"), "false"),
         ];
         all.extend(none.map(|(key, value)| (key, value.to_owned())));
-        if let Some(value) = self.authorization.as_ref().filter(|_| is_safe(url)) {
-            all.push((
-                of_url("extraHeader"),
-                format!("Authorization: {}", value.as_str()),
-            ));
+        if let Some(value) = &self.authorization {
+            all.extend(with_credential(url, value));
         }
         all
     }
+}
+
+/// Settings of a git that shows a credential at `url`; none where others could hear it. What goes to this machine in
+/// plain goes by no proxy, whatever is set for others.
+pub(super) fn with_credential(url: &str, authorization: &str) -> Vec<(String, String)> {
+    if !is_safe(url) {
+        return Vec::new();
+    }
+    let of_url = |key: &str| format!("http.{url}.{key}");
+    let header = format!("Authorization: {authorization}");
+    let mut settings = vec![(of_url("extraHeader"), header)];
+    if is_plain_loopback(url) {
+        settings.push(("http.proxy".to_owned(), String::new()));
+        settings.push((of_url("proxy"), String::new()));
+    }
+    settings
 }
 
 /// The scheme and host of a URL.
