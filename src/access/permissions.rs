@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::credential::Credential;
+use super::credential::{Credential, Mark};
 use super::question::Questioner;
 use super::verdicts::{About, Known, Verdicts};
 use crate::config::{RepoKey, is_safe};
@@ -26,7 +26,10 @@ pub(crate) struct ByPermission {
 #[derive(Debug)]
 pub(crate) struct Permissions {
     upstreams: BTreeMap<String, ByPermission>,
+    /// Of repositories.
     pub verdicts: Verdicts,
+    /// Of objects of them, of which there may be many: these push out none of those.
+    pub objects: Verdicts,
     young: Duration,
     stale: Duration,
 }
@@ -35,6 +38,8 @@ pub(crate) struct Permissions {
 #[derive(Clone)]
 pub(crate) struct Shown {
     pub credential: Arc<Credential>,
+    /// What stands for it.
+    pub mark: Mark,
     /// What verdicts are remembered by.
     pub about: About,
 }
@@ -56,6 +61,7 @@ impl Permissions {
         Permissions {
             upstreams,
             verdicts: Verdicts::new(young, stale),
+            objects: Verdicts::new(young, stale),
             young,
             stale,
         }
@@ -92,9 +98,11 @@ impl Permissions {
         if is_sent && (credential.is_or_looks_like_token() || !is_safe(&upstream.base)) {
             return None;
         }
-        let about = About::repository(&upstream.base, key, &credential.mark());
+        let mark = credential.mark();
+        let about = About::repository(&upstream.base, key, &mark);
         Some(Shown {
             credential: Arc::new(credential),
+            mark,
             about,
         })
     }
@@ -107,15 +115,26 @@ impl Permissions {
     /// Whether an object was shown: what followed refs lead to as they are now, to all who may read; else
     /// by a fetch of it, to those who made it.
     pub(crate) fn is_shown(&self, shown: &Shown, id: &[u8], refs: &[u8; 16]) -> Known {
-        let now = Instant::now();
-        match self.verdicts.known(&reached(&shown.about, id, refs), now) {
-            Known::Yes => Known::Yes,
-            _ => self.verdicts.known(&shown.about.object(id), now),
+        match self.is_reached(shown, id, refs) {
+            true => Known::Yes,
+            false => self.objects.known(&shown.about.object(id), Instant::now()),
         }
+    }
+
+    /// Whether it is known that followed refs lead to it.
+    pub(crate) fn is_reached(&self, shown: &Shown, id: &[u8], refs: &[u8; 16]) -> bool {
+        let about = reached(&shown.about, id, refs);
+        self.objects.known(&about, Instant::now()) == Known::Yes
+    }
+
+    /// From here on it is.
+    pub(crate) fn note_reached(&self, shown: &Shown, id: &[u8], refs: &[u8; 16]) {
+        let about = reached(&shown.about, id, refs);
+        self.objects.note(about, true, Instant::now());
     }
 }
 
 /// What says that followed refs lead to an object, which these are.
-pub(crate) fn reached(about: &About, id: &[u8], refs: &[u8; 16]) -> About {
+fn reached(about: &About, id: &[u8], refs: &[u8; 16]) -> About {
     about.object(id).object(refs)
 }

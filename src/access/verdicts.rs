@@ -59,6 +59,8 @@ pub(crate) struct Verdicts {
     young: Duration,
     /// For how long an upstream that cannot be asked is believed beyond that.
     stale: Duration,
+    /// For how long a no counts.
+    no_lasts: Duration,
 }
 
 #[derive(Debug)]
@@ -81,6 +83,7 @@ impl Verdicts {
             shards: (0..VERDICT_SHARDS).map(shard).collect(),
             young,
             stale,
+            no_lasts,
         }
     }
 
@@ -106,7 +109,8 @@ impl Verdicts {
             false => (no, yes),
         };
         // What was asked later counts, whichever answer comes first.
-        if from.asked.get(&about).is_some_and(|other| *other > asked) {
+        let is_later = |kept: &Kept| kept.asked.get(&about).is_some_and(|other| *other > asked);
+        if is_later(from) || is_later(to) {
             return;
         }
         from.remove(&about);
@@ -116,6 +120,16 @@ impl Verdicts {
     /// Whether a yes of then still counts, as the upstream cannot be asked.
     pub(crate) fn covers(&self, asked: Instant, now: Instant) -> bool {
         now.saturating_duration_since(asked) < self.young + self.stale
+    }
+
+    /// Whether whoever was let in `since` then on what was said before, as the upstream could not be asked, may go
+    /// on without its being asked again: for as long as it would be believed that it says no.
+    pub(crate) fn is_believed(&self, about: &About, since: Instant, now: Instant) -> bool {
+        match self.known(about, now) {
+            Known::Yes => true,
+            Known::Before(_) => now.saturating_duration_since(since) < self.no_lasts,
+            Known::No | Known::Nothing => false,
+        }
     }
 
     /// A panic leaves at worst a verdict that is there and in no order: it is pushed out by none.
@@ -249,6 +263,8 @@ mod tests {
         );
         verdicts.note(no, true, now + ms(5));
         assert_eq!(known(no, 6), Known::Yes);
+        verdicts.note(no, true, now);
+        assert_eq!(known(no, VERDICT_YES_MS), Known::Yes, "it was asked later");
     }
 
     #[test]
@@ -263,6 +279,13 @@ mod tests {
         assert!(verdicts.covers(now, later(4_999)) && !verdicts.covers(now, later(5_000)));
         assert_eq!(verdicts.known(&about("h/a"), later(5_000)), Known::Nothing);
         assert!(!Verdicts::new(ms(VERDICT_YES_MS), Duration::ZERO).covers(now, later(0)));
+        // Whoever was let in by that is not let in for ever.
+        let is_believed = |since, after| verdicts.is_believed(&about("h/a"), since, later(after));
+        assert!(is_believed(later(0), 4_999) && !is_believed(later(0), 5_000));
+        let long_ago = now - ms(VERDICT_NO_MS);
+        assert!(!is_believed(long_ago, 0));
+        verdicts.note(about("h/a"), false, later(1));
+        assert!(!is_believed(later(0), 2), "it has said no since");
     }
 
     #[test]

@@ -39,7 +39,7 @@ impl Taken {
 
     /// The same where the upstream's permission decides: nothing that it had more than a minute ago, whatever is
     /// asked for; where it cannot be asked, nothing older than that by more than the operator allows.
-    fn young(self, now: Instant, (young, allowed): (Duration, Duration)) -> Taken {
+    pub(super) fn young(self, now: Instant, (young, allowed): (Duration, Duration)) -> Taken {
         let oldest = now.checked_sub(young).unwrap_or(now);
         let allowed = Some(allowed).filter(|allowed| *allowed > young);
         match self {

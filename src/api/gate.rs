@@ -121,9 +121,10 @@ impl Core {
     /// Whether what a request was let in by is still there.
     pub(super) fn still(&self, pass: Pass, identity: &Identity) -> bool {
         match pass {
-            Pass::Open | Pass::Entrance | Pass::ToAsk | Pass::Believed => true,
+            Pass::Open | Pass::Entrance | Pass::ToAsk => true,
             Pass::Certificate => identity.is_somebody(),
             Pass::Shown(about) => self.is_still_shown(&about),
+            Pass::Believed(about, since) => self.is_still_believed(&about, since),
             Pass::Token(hash, right) => self.is_token_for(hash, right),
         }
     }

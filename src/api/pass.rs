@@ -1,5 +1,7 @@
 //! By what a request was let in.
 
+use std::time::Instant;
+
 use crate::access::tokens::TokenHash;
 use crate::access::verdicts::About;
 use crate::config::Role;
@@ -19,8 +21,15 @@ pub(super) enum Pass {
     ToAsk,
     /// What its upstream has said of what was shown.
     Shown(About),
-    /// What it said before: it cannot be asked now.
-    Believed,
+    /// What it said before, as it could not be asked then.
+    Believed(About, Instant),
+}
+
+impl Pass {
+    /// Whether an upstream has said so, which can be asked again.
+    pub(super) fn is_said(self) -> bool {
+        matches!(self, Pass::Shown(_) | Pass::Believed(..))
+    }
 }
 
 /// What somebody may do.

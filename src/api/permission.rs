@@ -12,8 +12,8 @@ use crate::http::net::service::Peer;
 use crate::http::wire::head::RequestHead;
 use crate::http::wire::route::RepoRef;
 use crate::jobs::asker::Asker;
-use crate::jobs::permission::Asking;
-use crate::jobs::questions::Verdict;
+use crate::jobs::question_turns::Verdict;
+use crate::jobs::questions::Asking;
 use crate::limits::QUESTION_LIMIT_MS;
 use crate::mirror::Via;
 use crate::repos::repo::Repo;
@@ -62,7 +62,7 @@ impl Core {
         pass: Pass,
         (repo, head, peer): (Option<RepoRef<'_>>, &RequestHead<'_>, &Peer),
     ) -> Result<(Pass, Option<Shown>), Refused> {
-        if !matches!(pass, Pass::ToAsk | Pass::Shown(_)) {
+        if pass != Pass::ToAsk && !pass.is_said() {
             return Ok((pass, None));
         }
         let repo = repo.ok_or(Refused::Named)?;
@@ -85,7 +85,7 @@ impl Core {
         };
         match self.verdict(asking).await {
             Verdict::Yes if self.is_still_shown(&about) => Ok(passed),
-            Verdict::Yes => Ok((Pass::Believed, passed.1)),
+            Verdict::Yes => Ok((Pass::Believed(about, Instant::now()), passed.1)),
             Verdict::No => Err(refused),
             Verdict::Unknown => Err(Refused::Unsaid),
         }
@@ -96,11 +96,17 @@ impl Core {
         self.permissions.verdicts.known(about, Instant::now()) == Known::Yes
     }
 
+    /// Whether what was said before still lets somebody in who was let in by it `since` then.
+    pub(super) fn is_still_believed(&self, about: &About, since: Instant) -> bool {
+        let verdicts = &self.permissions.verdicts;
+        verdicts.is_believed(about, since, Instant::now())
+    }
+
     /// Whether the upstream says so again, long after it said it first.
     pub(super) async fn is_shown_again(&self, pass: Pass, repo: &Repo, asker: Asker) -> bool {
-        let Pass::Shown(_) = pass else {
+        if !pass.is_said() {
             return false;
-        };
+        }
         let asking = Asking {
             name: repo.name.clone(),
             url: repo.url.clone(),

@@ -195,7 +195,7 @@ impl Core {
     fn metrics(&self, head: &RequestHead<'_>, pass: Pass, out: &mut Vec<u8>) -> Answer<Note> {
         let now = crate::io::clock::unix_ms();
         let mut repos = match pass {
-            Pass::Open | Pass::Certificate | Pass::ToAsk | Pass::Shown(_) | Pass::Believed => {
+            Pass::Open | Pass::Certificate | Pass::ToAsk | Pass::Shown(_) | Pass::Believed(..) => {
                 Vec::new()
             }
             Pass::Entrance | Pass::Token(..) => self.catalog.registry.all(),
@@ -282,7 +282,7 @@ impl Service for Core {
             true => Ok(()),
             // It is long ago that its upstream was asked.
             false => match self.let_in(pass, (route.repo(), head, peer)).await {
-                Ok(_) if matches!(pass, Pass::Shown(_)) => Ok(()),
+                Ok(_) if pass.is_said() => Ok(()),
                 Ok(_) => Err(Refused::Named),
                 Err(refused) => Err(refused),
             },

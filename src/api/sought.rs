@@ -30,11 +30,11 @@ const LOOK: Duration = Duration::from_millis(LIVE_ONLY_LOOK_MS);
 
 /// What a request seeks.
 pub(super) struct Sought {
-    repo: Arc<Repo>,
-    named: Named,
-    taken: Taken,
-    asker: Asker,
-    shown: Option<Shown>,
+    pub repo: Arc<Repo>,
+    pub named: Named,
+    pub taken: Taken,
+    pub asker: Asker,
+    pub shown: Option<Shown>,
     /// Whether it is known which archive it is, and that one is waited for.
     pub is_found: Rc<Cell<bool>>,
 }
@@ -116,12 +116,6 @@ impl Core {
     /// Waits until the first byte of what is sought can be read.
     pub(super) async fn first(self: Rc<Self>, sought: Sought) -> Result<First, StartError> {
         let repo = &sought.repo;
-        let refused = |message: String| {
-            Err(StartError {
-                status: 503,
-                message,
-            })
-        };
         let mut taken = self
             .fresh_enough((repo, &sought.named), sought.taken, &sought.asker)
             .await?;
@@ -145,6 +139,10 @@ impl Core {
                     // A build that fails before its first byte is an error with a status.
                     reader.wait_for(0).await;
                     if !matches!(archive.fanout.status(), Status::Failed(_)) {
+                        if let Some(later) = self.aged(&sought, (taken, looks), &archive).await? {
+                            taken = later;
+                            continue;
+                        }
                         return Ok(First {
                             archive,
                             outcome,
@@ -160,7 +158,7 @@ impl Core {
                     continue;
                 }
                 Err(Unreadable::Files(e)) => {
-                    return refused(format!("the snapshot cannot be opened: {e}; try again"));
+                    return try_again(format!("the snapshot cannot be opened: {e}; try again"));
                 }
                 Err(Unreadable::Over | Unreadable::Lost) => {}
             }
@@ -172,7 +170,7 @@ impl Core {
             }
             // The next build can only begin when this one has ended, or waits for slow clients.
             if !wait_over(repo, (build, taken), until).await {
-                return refused(format!(
+                return try_again(format!(
                     "the server's disk takes nothing more, and the builds of {} go on at the pace of \
                      slow clients; try again later, or clone it from upstream",
                     repo.name
@@ -180,7 +178,7 @@ impl Core {
             }
         }
         let why = failure.as_deref().unwrap_or("it went while it was read");
-        refused(format!("no snapshot of {}: {why}; try again", repo.name))
+        try_again(format!("no snapshot of {}: {why}; try again", repo.name))
     }
 
     /// Finds an archive of what the upstream had at `since` or later, or has one built; with the build if there
@@ -296,6 +294,13 @@ impl Core {
         let (archive, meter) = (archive.clone(), self.meter.clone());
         Ok(ArchiveReader::new(handle, archive, files, prefetch, meter))
     }
+}
+
+fn try_again(message: String) -> Result<First, StartError> {
+    Err(StartError {
+        status: 503,
+        message,
+    })
 }
 
 /// Waits for a build to begin.

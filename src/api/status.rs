@@ -95,23 +95,20 @@ struct SnapshotStatus<'r> {
 impl Core {
     /// Answers `GET …/status`.
     pub(super) async fn status(&self, asked: &Asked<'_, '_>, out: &mut Vec<u8>) -> Answer<Note> {
+        let mut taken = Taken::by(asked, self.permissions.young());
         if asked.shown.is_some() && asked.repo.is_mirrored() {
             // What there is may be of another repository, which had the name before.
-            let taken = Taken::by(asked, self.permissions.young());
             let asker = asked.asker();
             let fresh = self.fresh_enough((&asked.repo, &asked.named), taken, &asker);
-            if let Err(StartError { status, message }) = fresh.await {
-                return self.failed(asked, status, &message, out);
+            match fresh.await {
+                Ok(fresh) => taken = fresh,
+                Err(StartError { status, message }) => {
+                    return self.failed(asked, status, &message, out);
+                }
             }
         }
         let mut archives = asked.repo.archives();
-        let refs = asked.repo.refs_mark();
-        archives.retain(|archive| match (&asked.shown, archive.want.commit()) {
-            (Some(shown), Some(id)) => {
-                self.permissions.is_shown(shown, id.as_slice(), &refs) == Known::Yes
-            }
-            _ => true,
-        });
+        archives.retain(|archive| self.may_know_of(asked, taken.since(), archive));
         let mut status = status_of(&asked.repo, &archives);
         let clone_error = status.clone.as_mut().and_then(|clone| clone.error.as_mut());
         for error in status.comparison.error.iter_mut().chain(clone_error) {
@@ -135,6 +132,31 @@ impl Core {
             payload: Payload::Written,
             keep_alive: asked.head.keep_alive,
             note: self.note_for(asked, Outcome::Admin, 200),
+        }
+    }
+}
+
+impl Core {
+    /// Whether whoever asks may know that there is an archive: where the upstream's permission decides, what he could
+    /// have now.
+    fn may_know_of(
+        &self,
+        asked: &Asked<'_, '_>,
+        since: Option<Instant>,
+        archive: &Arc<Archive>,
+    ) -> bool {
+        let (repo, Some(shown)) = (&asked.repo, &asked.shown) else {
+            return true;
+        };
+        match archive.want.commit() {
+            Some(id) => {
+                let refs = repo.refs_mark();
+                self.permissions.is_shown(shown, id.as_slice(), &refs) == Known::Yes
+            }
+            None => since.is_none_or(|since| {
+                repo.moment_of(archive)
+                    .is_some_and(|moment| moment.began >= since)
+            }),
         }
     }
 }

@@ -3,11 +3,15 @@
 //! have it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::core::{Asked, Core};
 use super::freshness::{Taken, is_known, ready};
+use super::sought::Sought;
+use crate::access::verdicts::Known;
 use crate::archive::place::Archive;
 use crate::refs::Follow;
+use crate::repos::error::StartError;
 use crate::repos::repo::Found;
 
 impl Core {
@@ -51,6 +55,47 @@ impl Core {
             .await
             .ok()?;
         repo.hit_of(&wanted.want, taken.since())
+    }
+
+    /// Whether an archive whose first byte was waited for has become too old meanwhile, where the upstream's permission
+    /// decides, or the right to its commit has: then what is to be taken when it is looked for again, which has the
+    /// upstream asked for the commit; for what refs lead to it was asked here. This was look number `looks`.
+    pub(super) async fn aged(
+        &self,
+        sought: &Sought,
+        (taken, looks): (Taken, usize),
+        archive: &Arc<Archive>,
+    ) -> Result<Option<Taken>, StartError> {
+        let (repo, permissions) = (&sought.repo, &self.permissions);
+        let Some(shown) = &sought.shown else {
+            return Ok(None);
+        };
+        let known = sought.named.commit().map(|id| {
+            let refs = repo.refs_mark();
+            permissions.is_shown(shown, id.as_slice(), &refs)
+        });
+        match known {
+            None | Some(Known::Yes) => {}
+            // It was asked again, and cannot be.
+            Some(Known::Before(_)) if looks > 1 => {}
+            Some(_) => return Ok(Some(taken)),
+        }
+        let later = sought.taken.young(Instant::now(), permissions.young());
+        let (Some(_), Some(since)) = (taken.since(), later.since()) else {
+            // It is as old as the operator allows.
+            return Ok(None);
+        };
+        let is_young = match archive.want.follows() {
+            true => repo
+                .moment_of(archive)
+                .is_some_and(|moment| moment.began >= since),
+            false => repo.is_fresh_since(since),
+        };
+        if is_young {
+            return Ok(None);
+        }
+        let fresh = self.fresh_enough((repo, &sought.named), later, &sought.asker);
+        fresh.await.map(Some)
     }
 
     /// Whether it is known that whoever asks may have what is named, for a look now and then: of an object that no

@@ -419,7 +419,9 @@ fn run(
         end,
     };
     // Fails only while the process ends.
-    let _ = done.take().map(|done| done.send(Some(built)));
+    if let Some(done) = done.take() {
+        let _ = done.send(Some(built));
+    }
     if let Some((permit, fanout)) = last {
         fanout.wait_taken();
         // Giving it up takes the repository's lock.

@@ -93,10 +93,13 @@ pub(super) fn look(repo: &Repo, git: &Git, named: &Named) -> Result<Looked, Star
         return Ok(Looked::Absent);
     };
     fits_beside(repo, &want, &refs)?;
-    let is_tip = refs.refs.iter().any(|one| one.target == commit);
-    let is_reached = is_tip
-        || around.is_reached
-        || refs.refs.len() <= NEAR_TIPS_MAX && objects.reaches(&all_tips(&refs), commit);
+    let is_tip = |id| refs.refs.iter().any(|one| one.target == id);
+    // What leads to a tag is a ref, whatever leads to its commit.
+    let may_be_reached = from == commit || is_tip(from);
+    let is_reached = may_be_reached
+        && (is_tip(commit)
+            || around.is_reached
+            || refs.refs.len() <= NEAR_TIPS_MAX && objects.reaches(&all_tips(&refs), commit));
     let wanted = Wanted::there(want, around.nearest);
     Ok(match is_reached {
         true => Looked::Found(wanted),

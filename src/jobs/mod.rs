@@ -35,6 +35,7 @@ mod packing;
 pub(crate) mod permission;
 mod pinned;
 pub(crate) mod plane;
+pub(crate) mod question_turns;
 pub(crate) mod questions;
 mod refs;
 mod resolve;

@@ -1,153 +1,48 @@
-//! Whether somebody may read a repository, where its upstream's own permission decides, and the objects of it that
-//! no followed ref leads to.
-//!
-//! Each question is asked once for all who wait for its answer, by a task of its own: whoever began it may leave.
+//! What somebody may have of a repository where its upstream's own permission decides: with whose credential the
+//! upstream is asked for it, and the objects of it that no followed ref leads to.
 
 use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::{spawn_blocking, spawn_local};
+use tokio::task::spawn_blocking;
 
 use super::asker::Asker;
-use super::flights::Duty;
 use super::look::failed;
-use super::questions::Verdict;
+use super::question_turns::Verdict;
+use super::questions::{Asking, Topic};
 use super::state::Jobs;
 use super::unknown::Sought;
-use crate::access::packets::Says;
-use crate::access::permissions::{ByPermission, Shown, reached};
-use crate::access::question::Question;
+use crate::access::permissions::{ByPermission, Shown};
 use crate::access::verdicts::{About, Known};
 use crate::git::Arrived;
 use crate::limits::{ENSURE_BY_ID_MAX, FRESHEN_WAIT_MS, QUESTION_LIMIT_MS, SHOWN_AT_ONCE_MAX};
 use crate::manifest::want::AnyId;
-use crate::mirror::via::HEADER;
 use crate::mirror::{Apart, Git, MirrorError, Voice};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
-use crate::telemetry::metrics::{Event, QuestionResult};
 
-/// What is asked for somebody.
-pub(crate) struct Asking {
-    /// The repository's canonical name.
-    pub name: Arc<str>,
-    pub url: String,
-    /// Who has shown something for it.
-    pub asker: Asker,
+/// What is known of some objects without asking the upstream.
+#[derive(Debug, Default)]
+pub(super) struct Here {
+    /// Followed refs lead to these.
+    pub reached: HashSet<AnyId>,
+    /// These were shown, whatever leads to them.
+    pub shown: HashSet<AnyId>,
+    /// Of these nothing is known, in order.
+    pub unknown: Vec<AnyId>,
+}
+
+impl Here {
+    /// Those that may be had.
+    fn yes(self) -> HashSet<AnyId> {
+        let Here { reached, shown, .. } = self;
+        reached.into_iter().chain(shown).collect()
+    }
 }
 
 impl Jobs {
-    /// Whether somebody may read a repository; known within [`QUESTION_LIMIT_MS`], or not.
-    pub(crate) async fn verdict(self: Rc<Self>, asking: Asking) -> Verdict {
-        let about = asking.asker.shown.as_ref().map(|shown| shown.about);
-        match about {
-            Some(about) => self.ask_upstream(asking, about, Vec::new()).await,
-            None => Verdict::Unknown,
-        }
-    }
-
-    /// The same of objects of it, or of the repository if there are none; `about` is what it is remembered by.
-    async fn ask_upstream(
-        self: &Rc<Self>,
-        asking: Asking,
-        about: About,
-        ids: Vec<AnyId>,
-    ) -> Verdict {
-        let before = match self.permissions.verdicts.known(&about, Instant::now()) {
-            Known::Yes => return Verdict::Yes,
-            Known::No => return Verdict::No,
-            Known::Before(at) => Some(at),
-            Known::Nothing => None,
-        };
-        let (flight, duty) = self.questions.asking.join(&about);
-        if let Some(duty) = duty {
-            spawn_local(self.clone().ask_alone(asking, (about, before), ids, duty));
-        }
-        let limit = Duration::from_millis(QUESTION_LIMIT_MS);
-        match tokio::time::timeout(limit, flight.end()).await {
-            Ok(Some(verdict)) => verdict,
-            Ok(None) => Verdict::Unknown,
-            Err(_) => self.or_before(before),
-        }
-    }
-
-    async fn ask_alone(
-        self: Rc<Self>,
-        asking: Asking,
-        (about, before): (About, Option<Instant>),
-        ids: Vec<AnyId>,
-        duty: Duty<About, Verdict>,
-    ) {
-        let host = asking.name.split('/').next().unwrap_or_default().to_owned();
-        let turns = self.questions.of(&host);
-        let says = match (
-            turns.take(asking.asker.client).await,
-            self.permissions.of(&host),
-        ) {
-            (Some(_turn), Some(upstream)) => {
-                let asked = Instant::now();
-                let says = self.put_question(upstream, &asking, ids).await;
-                if let Says::Yes | Says::No = says {
-                    self.permissions
-                        .verdicts
-                        .note(about, says == Says::Yes, asked);
-                }
-                says
-            }
-            _ => Says::Nothing("it was asked too much within a minute".to_owned()),
-        };
-        let (verdict, result) = match &says {
-            Says::Yes => (Verdict::Yes, QuestionResult::Yes),
-            Says::No => (Verdict::No, QuestionResult::No),
-            Says::Nothing(_) => (self.or_before(before), QuestionResult::Nothing),
-        };
-        self.meter.add(Event::Question(result), 1);
-        if let Says::Nothing(why) = says {
-            let repository = &*asking.name;
-            tracing::warn!(
-                repository,
-                "its upstream does not say who may read it: {why}"
-            );
-        }
-        duty.done(verdict);
-    }
-
-    async fn put_question(
-        &self,
-        upstream: &ByPermission,
-        asking: &Asking,
-        ids: Vec<AnyId>,
-    ) -> Says {
-        let questioner = upstream.questioner.clone();
-        let (url, shown) = (asking.url.clone(), asking.asker.shown.clone());
-        let via = asking.asker.via.then(&self.git.via).to_string();
-        let asked = spawn_blocking(move || {
-            let authorization = shown.and_then(|shown| shown.credential.header_value());
-            let question = Question {
-                url: &url,
-                authorization: authorization.as_ref().map(|value| value.as_str()),
-                via: Some((HEADER, &via)),
-            };
-            match ids.is_empty() {
-                true => questioner.ask(&question),
-                false => questioner.ask_for(&question, &ids),
-            }
-        });
-        asked
-            .await
-            .unwrap_or_else(|_| Says::Nothing("the question was lost".to_owned()))
-    }
-
-    fn or_before(&self, before: Option<Instant>) -> Verdict {
-        let is_covered = |at| self.permissions.verdicts.covers(at, Instant::now());
-        match before.is_some_and(is_covered) {
-            true => Verdict::Yes,
-            false => Verdict::Unknown,
-        }
-    }
-
     /// How git speaks to the upstream of a repository, for whoever asks: with the server's own credential, if it has
     /// one, and where that is refused with his.
     pub(super) fn git_for(&self, repo: &Repo, asker: &Asker) -> Result<Gits, StartError> {
@@ -266,14 +161,11 @@ impl Jobs {
         ids: &[AnyId],
         asker: &Asker,
     ) -> Result<HashSet<AnyId>, StartError> {
-        let (mut yes, unknown) = self.shown_here(repo, ids, asker).await?;
-        let Some(shown) = asker.shown.as_ref().filter(|_| !unknown.is_empty()) else {
-            return Ok(yes);
-        };
-        if unknown.len() > SHOWN_AT_ONCE_MAX {
-            return Ok(yes);
-        }
-        match self.show(repo, &unknown, (asker, shown)).await {
+        let here = self.known_here(repo, ids.iter().copied().collect(), asker);
+        let mut here = here.await?;
+        let unknown = std::mem::take(&mut here.unknown);
+        let mut yes = here.yes();
+        match self.show(repo, &unknown, asker).await {
             Verdict::Yes => yes.extend(unknown),
             Verdict::No => {}
             Verdict::Unknown => return Err(unsaid()),
@@ -281,47 +173,55 @@ impl Jobs {
         Ok(yes)
     }
 
-    /// The same as far as that is known without asking the upstream; and those of which it is not.
-    pub(super) async fn shown_here(
+    /// The same as far as that is known without asking the upstream. Takes time in proportion to the ids, and a walk
+    /// over the history.
+    pub(super) async fn known_here(
         &self,
         repo: &Arc<Repo>,
-        ids: &[AnyId],
+        ids: HashSet<AnyId>,
         asker: &Asker,
-    ) -> Result<(HashSet<AnyId>, Vec<AnyId>), StartError> {
-        let all = || ids.iter().copied().collect::<HashSet<_>>();
+    ) -> Result<Here, StartError> {
+        let mut here = Here::default();
         if self.permissions.of_repository(&repo.name).is_none() {
-            return Ok((all(), Vec::new()));
+            here.reached = ids;
+            return Ok(here);
         }
-        let Some(shown) = &asker.shown else {
-            return Ok((HashSet::new(), Vec::new()));
+        let Some(shown) = asker.shown.clone() else {
+            return Ok(here);
         };
-        let refs = &repo.refs_mark();
-        let (mut yes, mut no, mut unknown) = (HashSet::new(), Vec::new(), Vec::new());
-        for id in all() {
-            match self.permissions.is_shown(shown, id.as_slice(), refs) {
-                Known::Yes => drop(yes.insert(id)),
-                // A ref may lead to it by now.
-                Known::No => no.push(id),
-                Known::Before(_) | Known::Nothing => unknown.push(id),
+        let (permissions, refs) = (self.permissions.clone(), repo.refs_mark());
+        let sorted = spawn_blocking(move || {
+            let mut no = Vec::new();
+            for id in ids {
+                if permissions.is_reached(&shown, id.as_slice(), &refs) {
+                    here.reached.insert(id);
+                    continue;
+                }
+                match permissions.is_shown(&shown, id.as_slice(), &refs) {
+                    Known::Yes => drop(here.shown.insert(id)),
+                    // A ref may lead to it by now.
+                    Known::No => no.push(id),
+                    Known::Before(_) | Known::Nothing => here.unknown.push(id),
+                }
             }
+            // The same ids are the same question.
+            here.unknown.sort_unstable();
+            (here, no)
+        });
+        let (mut here, no) = sorted.await.map_err(|panic| failed(repo, &panic))?;
+        let sought = [&no[..], &here.unknown].concat();
+        if !repo.is_mirrored() || sought.is_empty() {
+            return Ok(here);
         }
-        let sought = [&no[..], &unknown].concat();
-        let there = match repo.is_mirrored() && !sought.is_empty() {
-            true => {
-                // The semaphores are never closed, so this only waits. Nothing else is held meanwhile.
-                let _permit = self.semaphores.closures.acquire().await;
-                self.git.reached_of(&repo.mirror, &sought).await
-            }
-            false => Ok(HashSet::new()),
-        };
+        // The semaphores are never closed, so this only waits. Nothing else is held meanwhile.
+        let _permit = self.semaphores.closures.acquire().await;
+        let there = self.git.reached_of(&repo.mirror, &sought).await;
         for id in there.map_err(|e| failed(repo, &e))? {
-            self.note_reached(id, refs, asker);
-            yes.insert(id);
+            self.note_reached(id, &refs, asker);
+            here.reached.insert(id);
         }
-        unknown.retain(|id| !yes.contains(id));
-        // The same ids are the same question.
-        unknown.sort_unstable();
-        Ok((yes, unknown))
+        here.unknown.retain(|id| !here.reached.contains(id));
+        Ok(here)
     }
 
     /// As [`shown`](Self::shown), each for itself, as far as these are not too many.
@@ -331,7 +231,8 @@ impl Jobs {
         ids: &[AnyId],
         asker: &Asker,
     ) -> Result<HashSet<AnyId>, StartError> {
-        let mut shown = self.shown_here(repo, ids, asker).await?.0;
+        let here = self.known_here(repo, ids.iter().copied().collect(), asker);
+        let mut shown = here.await?.yes();
         let rest = ids.iter().filter(|id| !shown.contains(*id));
         for id in Vec::from_iter(rest).into_iter().take(ENSURE_BY_ID_MAX) {
             shown.extend(self.shown(repo, &[*id], asker).await?);
@@ -379,7 +280,7 @@ impl Jobs {
             }
         }
         let about = shown.about.object(sought.key().as_bytes());
-        let known = self.permissions.verdicts.known(&about, Instant::now());
+        let known = self.permissions.objects.known(&about, Instant::now());
         let by = Some(shown.about);
         Ok((known != Known::No).then_some(Sought { by, ..sought }))
     }
@@ -391,26 +292,30 @@ impl Jobs {
             Some(id) => shown.about.object(id.as_slice()),
             None => shown.about.object(sought.key().as_bytes()),
         };
-        self.permissions
-            .verdicts
-            .note(about, found.is_some(), Instant::now());
+        let objects = &self.permissions.objects;
+        objects.note(about, found.is_some(), Instant::now());
     }
 
     /// Followed refs lead to an object: all who may read may have it until they move.
     pub(super) fn note_reached(&self, id: AnyId, refs: &[u8; 16], asker: &Asker) {
         if let Some(shown) = &asker.shown {
-            let about = reached(&shown.about, id.as_slice(), refs);
-            self.permissions.verdicts.note(about, true, Instant::now());
+            self.permissions.note_reached(shown, id.as_slice(), refs);
         }
     }
 
-    /// Shows objects by a fetch of them.
-    async fn show(
+    /// Shows objects by a fetch of them. Where there are none there is nothing to show.
+    pub(super) async fn show(
         self: &Rc<Self>,
         repo: &Arc<Repo>,
         ids: &[AnyId],
-        (asker, shown): (&Asker, &Shown),
+        asker: &Asker,
     ) -> Verdict {
+        let Some(shown) = asker.shown.as_ref().filter(|_| !ids.is_empty()) else {
+            return Verdict::No;
+        };
+        if ids.len() > SHOWN_AT_ONCE_MAX {
+            return Verdict::No;
+        }
         let about = match ids {
             [id] => shown.about.object(id.as_slice()),
             ids => ids
@@ -422,14 +327,15 @@ impl Jobs {
             url: repo.url.clone(),
             asker: asker.clone(),
         };
-        let verdict = self.ask_upstream(asking, about, ids.to_vec()).await;
-        let (verdicts, now) = (&self.permissions.verdicts, Instant::now());
+        let topic = Topic::Objects(about, ids.to_vec());
+        let verdict = self.ask_upstream(asking, topic).await;
+        let (objects, now) = (&self.permissions.objects, Instant::now());
         // It may have been asked before this came; and what only counts as it cannot be asked counts no longer.
         let asked = now.checked_sub(Duration::from_millis(QUESTION_LIMIT_MS));
-        let asked = asked.filter(|_| ids.len() > 1 && verdicts.known(&about, now) == Known::Yes);
+        let asked = asked.filter(|_| ids.len() > 1 && objects.known(&about, now) == Known::Yes);
         if let Some(asked) = asked {
             let abouts = ids.iter().map(|id| shown.about.object(id.as_slice()));
-            abouts.for_each(|about| verdicts.note(about, true, asked));
+            abouts.for_each(|about| objects.note(about, true, asked));
         }
         verdict
     }

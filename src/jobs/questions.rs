@@ -1,141 +1,212 @@
-//! How many questions go to one upstream: so many at a time, and so many a minute. One client has a part of
-//! both, so that whoever makes up credentials keeps nobody else from showing theirs.
+//! Questions to upstreams whose own permission decides: whether somebody may read a repository, or have some
+//! objects of it.
+//!
+//! Each is asked once for all who wait for its answer, by a task of its own: whoever began it may leave. Before
+//! anybody else can wait for it, it has its place among the questions and its part of its client's; so nobody waits
+//! for what another client has to wait for.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::task::{spawn_blocking, spawn_local};
 
-use super::asker::{ClientPart, ClientParts};
-use super::flights::Flights;
-use crate::access::verdicts::About;
-use crate::http::net::client::Client;
-use crate::limits::{
-    QUESTIONS_A_MINUTE_MAX, QUESTIONS_OF_CLIENT_A_MINUTE_MAX, QUESTIONS_OF_CLIENT_MAX,
-    QUESTIONS_RUNNING_MAX,
-};
+use super::asker::Asker;
+use super::flights::Duty;
+use super::question_turns::{Turn, Verdict, Who};
+use super::state::Jobs;
+use crate::access::packets::Says;
+use crate::access::permissions::{ByPermission, Shown};
+use crate::access::question::Question;
+use crate::access::verdicts::{About, Known, Verdicts};
+use crate::limits::{QUESTION_LIMIT_MS, QUESTION_TRIES_MAX};
+use crate::manifest::want::AnyId;
+use crate::mirror::via::HEADER;
+use crate::telemetry::metrics::{Event, QuestionResult};
 
-/// What became of a question.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    Yes,
-    No,
-    /// It is not known now, and nobody is served.
-    Unknown,
+/// What is asked for somebody.
+#[derive(Clone)]
+pub(crate) struct Asking {
+    /// The repository's canonical name.
+    pub name: Arc<str>,
+    pub url: String,
+    /// Who has shown something for it.
+    pub asker: Asker,
 }
 
-/// Those to all upstreams.
-#[derive(Default)]
-pub(super) struct Questions {
-    /// Those that run.
-    pub(super) asking: Flights<About, Verdict>,
-    /// By host.
-    turns: RefCell<HashMap<String, Rc<Turns>>>,
+/// What it is asked about, and what the answer is remembered by.
+#[derive(Clone)]
+pub(super) enum Topic {
+    Repository,
+    /// These objects, all of which are given out or none.
+    Objects(About, Vec<AnyId>),
 }
 
-/// Those of one upstream.
-pub(super) struct Turns {
-    places: Semaphore,
-    of_client: ClientParts,
-    minute: RefCell<Minute>,
+/// A question, as all who wait for it see it.
+struct Posed {
+    asking: Asking,
+    topic: Topic,
+    about: About,
+    /// When the answer was yes the last time.
+    before: Option<Instant>,
 }
 
-/// The right to ask once.
-pub(super) struct Turn<'t> {
-    _part: ClientPart,
-    _place: Option<SemaphorePermit<'t>>,
-}
-
-impl Questions {
-    /// The turns of one upstream.
-    pub(super) fn of(&self, host: &str) -> Rc<Turns> {
-        let mut all = self.turns.borrow_mut();
-        all.entry(host.to_owned()).or_default().clone()
+impl Jobs {
+    /// Whether somebody may read a repository; known within [`QUESTION_LIMIT_MS`], or not.
+    pub(crate) async fn verdict(self: Rc<Self>, asking: Asking) -> Verdict {
+        self.ask_upstream(asking, Topic::Repository).await
     }
-}
 
-impl Default for Turns {
-    fn default() -> Self {
-        Turns {
-            places: Semaphore::new(QUESTIONS_RUNNING_MAX),
-            of_client: ClientParts::new(QUESTIONS_OF_CLIENT_MAX),
-            minute: RefCell::default(),
-        }
-    }
-}
-
-impl Turns {
-    /// Waits for a place; `None` at once where this minute has had its questions, or the client its part of them.
-    pub(super) async fn take(&self, client: Client) -> Option<Turn<'_>> {
-        if !self.minute.borrow_mut().begin(client, Instant::now()) {
-            return None;
-        }
-        let part = self.of_client.acquire(client).await;
-        // It is never closed.
-        let place = self.places.acquire().await.ok();
-        Some(Turn {
-            _part: part,
-            _place: place,
-        })
-    }
-}
-
-/// What has begun in a minute.
-#[derive(Debug, Default)]
-struct Minute {
-    since: Option<Instant>,
-    of_clients: HashMap<IpAddr, u32>,
-    all: u32,
-}
-
-impl Minute {
-    fn begin(&mut self, client: Client, now: Instant) -> bool {
-        let is_over = |since| now.saturating_duration_since(since) >= Duration::from_secs(60);
-        if self.since.is_none_or(is_over) {
-            *self = Minute {
-                since: Some(now),
-                ..Minute::default()
-            };
-        }
-        let of_client = client.map(|client| self.of_clients.entry(client).or_default());
-        let has_part = of_client
-            .as_ref()
-            .is_none_or(|of| **of < QUESTIONS_OF_CLIENT_A_MINUTE_MAX);
-        if !has_part || self.all >= QUESTIONS_A_MINUTE_MAX {
-            return false;
-        }
-        self.all += 1;
-        of_client.into_iter().for_each(|of| *of += 1);
-        true
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_minute_has_so_many_questions_and_a_client_a_part_of_them() {
-        let (mut minute, now) = (Minute::default(), Instant::now());
-        let one: Client = Some([10, 0, 0, 1].into());
-        let begun = |minute: &mut Minute, client, now, most: u32| {
-            (0..most).filter(|_| minute.begin(client, now)).count() as u32
+    /// The same of what it is about.
+    pub(super) async fn ask_upstream(self: &Rc<Self>, asking: Asking, topic: Topic) -> Verdict {
+        let Some(shown) = asking.asker.shown.clone() else {
+            return Verdict::Unknown;
         };
-        assert_eq!(
-            begun(&mut minute, one, now, 2 * QUESTIONS_A_MINUTE_MAX),
-            QUESTIONS_OF_CLIENT_A_MINUTE_MAX
+        let about = match &topic {
+            Topic::Repository => shown.about,
+            Topic::Objects(about, _) => *about,
+        };
+        let before = match self.verdicts_of(&topic).known(&about, Instant::now()) {
+            Known::Yes => return Verdict::Yes,
+            Known::No => return Verdict::No,
+            Known::Before(at) => Some(at),
+            Known::Nothing => None,
+        };
+        let posed = Posed {
+            asking,
+            topic,
+            about,
+            before,
+        };
+        let limit = Duration::from_millis(QUESTION_LIMIT_MS);
+        match tokio::time::timeout(limit, self.ask_or_join(posed, &shown)).await {
+            Ok(verdict) => verdict,
+            Err(_) => self.or_before(before),
+        }
+    }
+
+    fn verdicts_of(&self, topic: &Topic) -> &Verdicts {
+        match topic {
+            Topic::Repository => &self.permissions.verdicts,
+            Topic::Objects(..) => &self.permissions.objects,
+        }
+    }
+
+    /// Has it asked, or waits for whoever has. What becomes of a question can be due to who asks it, by way of which
+    /// servers: so one of somebody else that had no answer is asked again.
+    async fn ask_or_join(self: &Rc<Self>, posed: Posed, shown: &Shown) -> Verdict {
+        let about = posed.about;
+        let host = posed.asking.name.split('/').next().unwrap_or_default();
+        let turns = self.questions.of(host);
+        let who = Who {
+            client: posed.asking.asker.client,
+            mark: shown.mark,
+        };
+        let mut tries = QUESTION_TRIES_MAX;
+        loop {
+            tries -= 1;
+            let turn = tokio::select! {
+                biased;
+                () = self.questions.asking.begun(&about) => None,
+                turn = turns.take(who) => Some(turn),
+            };
+            // It may have been answered meanwhile.
+            match self.verdicts_of(&posed.topic).known(&about, Instant::now()) {
+                Known::Yes => return Verdict::Yes,
+                Known::No => return Verdict::No,
+                Known::Before(_) | Known::Nothing => {}
+            }
+            let (flight, duty) = self.questions.asking.join(&about);
+            let is_own = duty.is_some();
+            if let (Some(duty), Some(turn)) = (duty, turn) {
+                if !turns.begin(who) {
+                    // Nobody else waits for it yet.
+                    return self.too_much(&posed);
+                }
+                let (asking, topic) = (posed.asking.clone(), posed.topic.clone());
+                let posed = Posed {
+                    asking,
+                    topic,
+                    ..posed
+                };
+                spawn_local(self.clone().ask_alone(posed, (duty, turn)));
+            }
+            match flight.end().await.unwrap_or(Verdict::Unknown) {
+                Verdict::Unknown if !is_own && tries > 0 => {}
+                verdict => return verdict,
+            }
+        }
+    }
+
+    /// Whoever asks has asked too much within this minute.
+    fn too_much(&self, posed: &Posed) -> Verdict {
+        self.meter.add(Event::Question(QuestionResult::Nothing), 1);
+        let repository = &*posed.asking.name;
+        tracing::warn!(
+            repository,
+            "its upstream was asked too much within a minute"
         );
-        assert!(
-            minute.begin(Some([10, 0, 0, 2].into()), now),
-            "others have theirs"
+        self.or_before(posed.before)
+    }
+
+    async fn ask_alone(self: Rc<Self>, posed: Posed, (duty, turn): (Duty<About, Verdict>, Turn)) {
+        let host = posed.asking.name.split('/').next().unwrap_or_default();
+        let asked = Instant::now();
+        let says = match self.permissions.of(host) {
+            Some(upstream) => self.put_question(upstream, &posed).await,
+            None => Says::Nothing("it is no upstream whose permission decides".to_owned()),
+        };
+        drop(turn);
+        if let Says::Yes | Says::No = says {
+            let verdicts = self.verdicts_of(&posed.topic);
+            verdicts.note(posed.about, says == Says::Yes, asked);
+        }
+        let (verdict, result) = match &says {
+            Says::Yes => (Verdict::Yes, QuestionResult::Yes),
+            Says::No => (Verdict::No, QuestionResult::No),
+            Says::Nothing(_) => (self.or_before(posed.before), QuestionResult::Nothing),
+        };
+        self.meter.add(Event::Question(result), 1);
+        if let Says::Nothing(why) = says {
+            let repository = &*posed.asking.name;
+            tracing::warn!(
+                repository,
+                "its upstream does not say who may read it: {why}"
+            );
+        }
+        duty.done(verdict);
+    }
+
+    async fn put_question(&self, upstream: &ByPermission, posed: &Posed) -> Says {
+        let Posed { asking, topic, .. } = posed;
+        let questioner = upstream.questioner.clone();
+        let (url, shown) = (asking.url.clone(), asking.asker.shown.clone());
+        let (via, topic) = (
+            asking.asker.via.then(&self.git.via).to_string(),
+            topic.clone(),
         );
-        let left = QUESTIONS_A_MINUTE_MAX - QUESTIONS_OF_CLIENT_A_MINUTE_MAX - 1;
-        assert_eq!(begun(&mut minute, None, now, 2 * left), left);
-        let later = now + Duration::from_secs(60);
-        assert!(minute.begin(one, later));
-        assert_eq!((minute.all, minute.of_clients.len()), (1, 1));
+        let asked = spawn_blocking(move || {
+            let authorization = shown.and_then(|shown| shown.credential.header_value());
+            let question = Question {
+                url: &url,
+                authorization: authorization.as_ref().map(|value| value.as_str()),
+                via: Some((HEADER, &via)),
+            };
+            match &topic {
+                Topic::Repository => questioner.ask(&question),
+                Topic::Objects(_, ids) => questioner.ask_for(&question, ids),
+            }
+        });
+        asked
+            .await
+            .unwrap_or_else(|_| Says::Nothing("the question was lost".to_owned()))
+    }
+
+    fn or_before(&self, before: Option<Instant>) -> Verdict {
+        let is_covered = |at| self.permissions.verdicts.covers(at, Instant::now());
+        match before.is_some_and(is_covered) {
+            true => Verdict::Yes,
+            false => Verdict::Unknown,
+        }
     }
 }

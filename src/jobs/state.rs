@@ -12,7 +12,7 @@ use super::absent::Absent;
 use super::bundle_cache::{BundleCache, BundleFile, BundleKey};
 use super::flights::Flights;
 use super::plane::{self, Handle, Queue};
-use super::questions::Questions;
+use super::question_turns::Questions;
 use super::room::Room;
 use super::semaphores::Semaphores;
 use super::tips::Colds;

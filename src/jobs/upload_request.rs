@@ -1,6 +1,5 @@
 //! The request of a `git upload-pack`: decoded, looked at, and put where git can read it.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::sync::Arc;
@@ -78,35 +77,14 @@ impl UploadRequest {
         crate::mirror::upload::wants(&self.file, max)
     }
 
-    /// Whether all ids in it are whole ones of this kind.
-    pub(super) async fn names_whole_ids(&self, kind: gix::hash::Kind) -> std::io::Result<bool> {
-        let file = self.file.try_clone()?;
-        let read = tokio::task::spawn_blocking(move || {
-            crate::mirror::upload::names_whole_ids(&file, kind)
-        });
-        read.await.map_err(std::io::Error::other)?
+    /// The request, for somebody who looks at what it names on a thread of his own.
+    pub(super) fn file(&self) -> std::io::Result<File> {
+        self.file.try_clone()
     }
 
-    /// The objects that it asks for by their ids, and those that it says are there already.
-    pub(super) async fn named(&self) -> std::io::Result<(Vec<AnyId>, Vec<AnyId>)> {
-        let file = self.file.try_clone()?;
-        let read = tokio::task::spawn_blocking(move || {
-            let named = |word| crate::mirror::upload::named(&file, word, usize::MAX);
-            let has = [named(b"have ")?, named(b"shallow ")?].concat();
-            Ok::<_, std::io::Error>((named(b"want ")?, has))
-        });
-        read.await.map_err(std::io::Error::other)?
-    }
-
-    /// Takes the lines out that say that these are there already.
-    pub(super) async fn forget_haves(&mut self, ids: HashSet<AnyId>) -> std::io::Result<()> {
-        let file = self.file.try_clone()?;
-        let made =
-            tokio::task::spawn_blocking(move || crate::mirror::upload::without_haves(&file, &ids));
-        let made = made.await.map_err(std::io::Error::other)??;
-        self.bytes = made.metadata()?.len();
-        self.file = made;
-        Ok(())
+    /// It is shorter now.
+    pub(super) fn set_bytes(&mut self, bytes: u64) {
+        self.bytes = bytes;
     }
 
     /// Gives the memory back if git has read all of it: the place in the file is shared with git. Whether

@@ -30,22 +30,28 @@ pub const QUESTION_ANSWER_BYTES_MAX: u64 = 16 * 1024;
 pub const QUESTION_IDLE_MAX: usize = 8;
 /// Largest file of certificates that is read.
 pub const ROOTS_FILE_BYTES_MAX: u64 = 16 << 20;
-/// Questions to one upstream at the same time.
-pub const QUESTIONS_RUNNING_MAX: usize = 32;
-/// The same for one client's address.
-pub const QUESTIONS_OF_CLIENT_MAX: usize = QUESTIONS_RUNNING_MAX / 2;
-/// Questions to one upstream that begin within a minute.
+/// Questions to one upstream at the same time. Nobody has more of them than are left.
+pub const QUESTIONS_RUNNING_MAX: u32 = 32;
+/// Questions to one upstream that begin within a minute. The same holds of them.
 pub const QUESTIONS_A_MINUTE_MAX: u32 = 3_000;
-/// The same for one client's address.
-pub const QUESTIONS_OF_CLIENT_A_MINUTE_MAX: u32 = QUESTIONS_A_MINUTE_MAX / 2;
+/// All who come by an address that is not counted, of this machine or of a proxy, have so many times what is left.
+pub const QUESTIONS_WEIGHT_OF_PROXY: u32 = 3;
+/// One credential has so many times what is left of what its client can have.
+pub const QUESTIONS_WEIGHT_OF_CREDENTIAL: u32 = 3;
+/// How often a question is asked for somebody, if the first was another one's and had no answer.
+pub const QUESTION_TRIES_MAX: u32 = 2;
 /// For how long an upstream's yes is believed.
 pub const VERDICT_YES_MS: u64 = 60_000;
 /// For how long its no is.
 pub const VERDICT_NO_MS: u64 = 10_000;
 /// How often a comparison is begun again for somebody because it was refused to others.
 pub const REFUSED_TRIES_MAX: u32 = 3;
-/// Objects that are asked for in one question: a partial clone has as many fetched that it lacks.
+/// Objects that are asked for in one question: a partial clone has as many fetched that it lacks. A request that names
+/// more which no ref does is refused.
 pub const SHOWN_AT_ONCE_MAX: usize = 10_000;
+/// Objects of which a request says that the client has them that are looked for; of the rest it is not known here
+/// that he has them. Those that count come first.
+pub const HAVES_SHOWN_MAX: usize = 4_096;
 /// Yeses that are remembered.
 pub const VERDICTS_YES_MAX: usize = 65_536;
 /// Noes that are: those of whoever makes up credentials push out no yes.

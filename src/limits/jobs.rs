@@ -133,8 +133,6 @@ pub const BUNDLES_PART: u64 = 8;
 pub const BUNDLE_AGE_MAX_MS: u64 = HOUR_MS;
 /// Bundles that are made at the same time.
 pub const BUNDLES_MAKING_MAX: usize = 2;
-/// What of a line of such a request is read to see what it asks for: its length, a word, the longest id.
-pub const WANT_LINE_BYTES_READ: usize = 4 + 8 + 64 + 1;
 /// Largest body of an `ensure-refs` request: small enough to be parsed on a core. Over it: 413.
 pub const ENSURE_BODY_BYTES_MAX: u64 = 256 * 1024;
 /// Most refs and most commits in one `ensure-refs` request. Over it: 400.

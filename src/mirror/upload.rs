@@ -10,7 +10,6 @@ use crate::limits;
 use crate::mirror::error::MirrorError;
 use crate::mirror::git::{Call, Git, Target};
 use gix::ObjectId;
-use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -32,6 +31,10 @@ const SETTINGS: &[&str] = &[
     "uploadpack.allowAnySHA1InWant=true",
     // Names are looked up by whoever answers, and by nobody else.
     "uploadpack.allowRefInWant=false",
+    // Whoever could name a file to leave others out by would see what stands in it, without showing its id.
+    "uploadpackfilter.sparse:oid.allow=false",
+    // The same of sizes.
+    "transfer.advertiseObjectInfo=false",
     // The mirror may belong to an operator, who put it there.
     "safe.directory=*",
 ];
@@ -55,94 +58,184 @@ pub(crate) fn request_file(request: &[u8]) -> io::Result<File> {
     stdin_file(request)
 }
 
+/// What a line of a request says of the object that it names by its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// It is asked for.
+    Want,
+    /// The client has it.
+    Have,
+    /// The client has it, without what is before it.
+    Shallow,
+}
+
+impl Word {
+    const ALL: [(&'static [u8], Word); 3] = [
+        (b"want ", Word::Want),
+        (b"have ", Word::Have),
+        (b"shallow ", Word::Shallow),
+    ];
+}
+
+/// Why what a request names cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unnamed {
+    /// An id has not all digits of one of this repository, or more: git reads as many as it needs and does not mind
+    /// others behind them.
+    #[error("send whole ids of its format, and nothing behind them")]
+    NoId,
+    /// It is too much.
+    #[error("it names too many objects that no branch or tag names; at most {0}")]
+    TooMany(usize),
+    /// The request cannot be read.
+    #[error("cannot read the request: {0}")]
+    Io(#[from] io::Error),
+}
+
 /// The objects that a request of whole packet lines asks for by their ids, at most so many.
 ///
 /// # Errors
 /// The system's.
 pub(crate) fn wants(request: &File, max: usize) -> io::Result<Vec<ObjectId>> {
-    named(request, b"want ", max)
-}
-
-/// The same of lines that begin with another word.
-pub(crate) fn named(request: &File, word: &[u8], max: usize) -> io::Result<Vec<ObjectId>> {
-    let (mut at, mut named) = (0, Vec::new());
-    let mut line = [0; limits::WANT_LINE_BYTES_READ];
-    while named.len() < max {
-        let read = request.read_at(&mut line, at)?;
-        let line = &line[..read];
-        let Some(bytes) = line_bytes(line) else {
-            break;
-        };
-        named.extend(object(line, bytes, word));
-        at += bytes;
+    let (mut lines, mut wants) = (Lines::of(request), Vec::new());
+    while wants.len() < max
+        && let Some(line) = lines.next()?
+    {
+        let kinds = [gix::hash::Kind::Sha1, gix::hash::Kind::Sha256];
+        let found = kinds.iter().find_map(|kind| named(line, *kind)?.ok());
+        wants.extend(
+            found
+                .filter(|(word, _)| *word == Word::Want)
+                .map(|(_, id)| id),
+        );
     }
-    Ok(named)
+    Ok(wants)
 }
 
-/// Whether whatever a request names by its id has all digits of an id of this kind, and no digit more: git reads
-/// as many as it needs and does not mind others behind them.
+/// Gives `take` each object that a request names by its id of this kind, in order.
 ///
 /// # Errors
-/// The system's.
-pub(crate) fn names_whole_ids(request: &File, kind: gix::hash::Kind) -> io::Result<bool> {
-    let mut at = 0;
-    let mut line = [0; limits::WANT_LINE_BYTES_READ];
-    loop {
-        let read = request.read_at(&mut line, at)?;
-        let line = &line[..read];
-        let Some(bytes) = line_bytes(line) else {
-            return Ok(true);
-        };
-        let content = line[..read.min(bytes as usize)].get(4..);
-        let content = content.unwrap_or_default();
-        let words: [&[u8]; 3] = [b"want ", b"have ", b"shallow "];
-        let id = words.iter().find_map(|word| content.strip_prefix(*word));
-        let digits = |id: &[u8]| {
-            id.iter()
-                .take_while(|byte| byte.is_ascii_hexdigit())
-                .count()
-        };
-        if id.is_some_and(|id| digits(id) != kind.len_in_hex()) {
-            return Ok(false);
+/// Those of `take`, what is no such id, and the system's.
+pub(crate) fn each_named(
+    request: &File,
+    kind: gix::hash::Kind,
+    mut take: impl FnMut(Word, ObjectId) -> Result<(), Unnamed>,
+) -> Result<(), Unnamed> {
+    let mut lines = Lines::of(request);
+    while let Some(line) = lines.next()? {
+        if let Some(named) = named(line, kind) {
+            let (word, id) = named?;
+            take(word, id)?;
         }
-        at += bytes;
     }
+    Ok(())
 }
 
-/// A request without those of its lines that say that the client has these objects, whole or without what is before
-/// them.
-pub(crate) fn without_haves(request: &File, ids: &HashSet<ObjectId>) -> io::Result<File> {
-    let mut all = Vec::new();
-    let mut rest = vec![0; usize::try_from(request.metadata()?.len()).unwrap_or(usize::MAX)];
-    request.read_exact_at(&mut rest, 0)?;
-    let mut rest = &rest[..];
-    while let Some(bytes) = line_bytes(rest) {
-        let (line, behind) = rest.split_at(rest.len().min(bytes as usize));
-        let has = object(line, bytes, b"have ").or_else(|| object(line, bytes, b"shallow "));
-        if has.is_none_or(|id| !ids.contains(&id)) {
-            all.extend_from_slice(line);
+/// Takes the lines out of a request that name an object which is not to be kept; how many bytes are left. What is left
+/// moves up in the file, so that this takes no more memory than a few lines.
+///
+/// # Errors
+/// What is no id, and the system's.
+pub(crate) fn retain_named(
+    request: &File,
+    kind: gix::hash::Kind,
+    is_kept: impl Fn(Word, &ObjectId) -> bool,
+) -> Result<u64, Unnamed> {
+    let (mut lines, mut to) = (Lines::of(request), 0);
+    let mut moved = Vec::with_capacity(LINES_BYTES);
+    while let Some(line) = lines.next()? {
+        if let Some(named) = named(line, kind) {
+            let (word, id) = named?;
+            if !is_kept(word, &id) {
+                continue;
+            }
         }
-        rest = behind;
+        if moved.len() + line.len() > LINES_BYTES {
+            request.write_all_at(&moved, to)?;
+            to += moved.len() as u64;
+            moved.clear();
+        }
+        moved.extend_from_slice(line);
     }
-    all.extend_from_slice(rest);
-    request_file(&all)
+    request.write_all_at(&moved, to)?;
+    to += moved.len() as u64;
+    request.set_len(to)?;
+    Ok(to)
+}
+
+/// Room for a few of the longest lines.
+const LINES_BYTES: usize = 4 * limits::PKT_LINE_BYTES_MAX;
+
+/// The packet lines of a request, each with its length. What is read of the file goes no further back.
+struct Lines<'f> {
+    request: &'f File,
+    /// From where on it has not been read.
+    at: u64,
+    buffer: Vec<u8>,
+    /// What of the buffer was given out.
+    used: usize,
+}
+
+impl Lines<'_> {
+    fn of(request: &File) -> Lines<'_> {
+        Lines {
+            request,
+            at: 0,
+            buffer: Vec::new(),
+            used: 0,
+        }
+    }
+
+    /// The next one; what is cut off at the end is none.
+    fn next(&mut self) -> io::Result<Option<&[u8]>> {
+        if self.buffer.len() - self.used < limits::PKT_LINE_BYTES_MAX {
+            self.fill()?;
+        }
+        let rest = &self.buffer[self.used..];
+        let bytes = line_bytes(rest).filter(|bytes| *bytes <= rest.len());
+        self.used += bytes.unwrap_or(0);
+        Ok(bytes.map(|bytes| &self.buffer[self.used - bytes..self.used]))
+    }
+
+    fn fill(&mut self) -> io::Result<()> {
+        self.buffer.drain(..self.used);
+        self.used = 0;
+        let start = self.buffer.len();
+        self.buffer.resize(LINES_BYTES, 0);
+        let mut end = start;
+        while end < LINES_BYTES {
+            match self.request.read_at(&mut self.buffer[end..], self.at)? {
+                0 => break,
+                read => {
+                    end += read;
+                    self.at += read as u64;
+                }
+            }
+        }
+        self.buffer.truncate(end);
+        Ok(())
+    }
 }
 
 /// How many bytes the first line has, its length included. What ends a part has no more than that.
-fn line_bytes(text: &[u8]) -> Option<u64> {
+fn line_bytes(text: &[u8]) -> Option<usize> {
     let digits = text
         .get(..4)
         .and_then(|digits| str::from_utf8(digits).ok())?;
-    let length = u64::from_str_radix(digits, 16).ok()?;
+    let length = usize::from_str_radix(digits, 16).ok()?;
     Some(length.max(4))
 }
 
-/// The object that the first line names behind this word.
-fn object(text: &[u8], bytes: u64, word: &[u8]) -> Option<ObjectId> {
-    let content = text[..text.len().min(bytes as usize)].get(4..)?;
-    let rest = content.strip_prefix(word)?;
-    let hex = rest.split(|byte| !byte.is_ascii_hexdigit()).next()?;
-    ObjectId::from_hex(hex).ok()
+/// The object that a line names, if it is of those that do.
+fn named(line: &[u8], kind: gix::hash::Kind) -> Option<Result<(Word, ObjectId), Unnamed>> {
+    let content = line.get(4..)?;
+    let of_word = |(text, word): &(&[u8], Word)| Some((*word, content.strip_prefix(*text)?));
+    let (word, rest) = Word::ALL.iter().find_map(of_word)?;
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_hexdigit());
+    let hex = rest.get(..digits.count()).unwrap_or_default();
+    let id = ObjectId::from_hex(hex).ok();
+    let id = id.filter(|id| id.kind() == kind).ok_or(Unnamed::NoId);
+    Some(id.map(|id| (word, id)))
 }
 
 impl Git {
@@ -209,36 +302,79 @@ mod tests {
         };
         assert_eq!(wants(9), [&*one, &*one, &*two]);
         assert_eq!(wants(2), [&*one, &*one]);
-        let of = |hex: &str| ObjectId::from_hex(hex.as_bytes()).unwrap();
-        assert_eq!(named(&request, b"have ", 9).unwrap(), [of(&one)]);
-        let without = without_haves(&request, &HashSet::from([of(&one)])).unwrap();
-        let read = |file: &File| {
-            let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
-            file.read_exact_at(&mut bytes, 0).unwrap();
-            String::from_utf8(bytes).unwrap()
-        };
-        let have = format!("0032have {one}\n");
-        assert_eq!(read(&without), lines.concat().replace(&have, ""));
-        let kept = without_haves(&request, &HashSet::from([of(&two)])).unwrap();
-        assert_eq!(read(&kept), lines.concat());
-        let whole = |lines: &str, kind| {
-            let request = request_file(lines.as_bytes()).unwrap();
-            names_whole_ids(&request, kind).unwrap()
-        };
-        use gix::hash::Kind::{Sha1, Sha256};
-        let (first, last) = (format!("0032want {one}\n"), format!("0049want {two}"));
-        assert!(whole(&first, Sha1) && !whole(&first, Sha256));
-        assert!(whole(&last, Sha256) && !whole(&last, Sha1));
-        assert!(whole(&format!("{first}0000{have}0009done\n"), Sha1));
-        // git takes the first forty.
-        for word in ["want", "have", "shallow"] {
-            let line = format!("{word} {one}ff\n");
-            let line = format!("{:04x}{line}", line.len() + 4);
-            assert!(!whole(&format!("{first}{line}"), Sha1), "{word}");
-        }
         for cut in ["", "00", "zzzz", "0032want 11"] {
             let request = request_file(cut.as_bytes()).unwrap();
             assert!(super::wants(&request, 9).unwrap().is_empty(), "{cut}");
         }
+    }
+    fn text(file: &File) -> String {
+        let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    fn line(content: &str) -> String {
+        format!("{:04x}{content}", content.len() + 4)
+    }
+
+    #[test]
+    fn what_is_named_is_whole_ids_of_the_format() {
+        use gix::hash::Kind::{Sha1, Sha256};
+        let (one, two) = ("a".repeat(40), "b".repeat(64));
+        let said = |lines: &str, kind| {
+            let request = request_file(lines.as_bytes()).unwrap();
+            let mut said = Vec::new();
+            let read = each_named(&request, kind, |word, id| {
+                said.push((word, id.to_string()));
+                Ok(())
+            });
+            read.map(|()| said)
+        };
+        let lines = [
+            line(&format!("want {one} side-band-64k\n")),
+            line(&format!("shallow {}", one.to_uppercase())),
+            "0000".to_owned(),
+            line(&format!("have {one}\n")),
+            line("done\n"),
+        ];
+        let named = [Word::Want, Word::Shallow, Word::Have].map(|word| (word, one.clone()));
+        assert_eq!(said(&lines.concat(), Sha1).unwrap(), named);
+        assert!(said(&lines.concat(), Sha256).is_err());
+        assert_eq!(
+            said(&line(&format!("want {two}")), Sha256).unwrap().len(),
+            1
+        );
+        // git takes the first forty.
+        for word in ["want", "have", "shallow"] {
+            for id in [
+                format!("{one}ff"),
+                one[1..].to_owned(),
+                String::new(),
+                two.clone(),
+            ] {
+                let refused = said(&line(&format!("{word} {id}\n")), Sha1);
+                assert!(matches!(refused, Err(Unnamed::NoId)), "{word} {id}");
+            }
+        }
+    }
+
+    #[test]
+    fn lines_are_taken_out_where_they_stand() {
+        let id = |n: u32| format!("{n:040x}");
+        let all = 0..20_000;
+        let mut lines = vec![line(&format!("want {}\n", id(7))), "0000".into()];
+        lines.extend(all.map(|n| line(&format!("have {}\n", id(n)))));
+        lines.push(line(&"x".repeat(limits::PKT_LINE_BYTES_MAX - 4)));
+        lines.push(line("done\n"));
+        let request = request_file(lines.concat().as_bytes()).unwrap();
+        let is_even = |word, id: &ObjectId| word != Word::Have || id.as_slice()[19] % 2 == 0;
+        let left = retain_named(&request, gix::hash::Kind::Sha1, is_even).unwrap();
+        let is_left = |line: &&String| {
+            let of = line.strip_prefix("0032have ");
+            of.is_none_or(|id| u32::from_str_radix(id.trim(), 16).unwrap() % 2 == 0)
+        };
+        let expected: String = lines.iter().filter(is_left).cloned().collect();
+        assert!(text(&request) == expected, "something else was taken out");
+        assert_eq!(left, expected.len() as u64);
     }
 }

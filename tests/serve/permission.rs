@@ -1,14 +1,14 @@
 //! Who may, where the upstream's own permission decides: a real git host behind Basic auth, with several users
 //! and repositories.
 
-use super::support::client::{Conn, Response};
+use super::support::client::{Conn, Response, post};
 use super::support::lab::{self, Lab};
 use super::support::repos::{self, Shape};
-use super::support::rng::Rng;
 use super::support::server::{Server, Settings};
 use super::support::upstream::{Answers, Rights, Upstream, User};
 use super::support::{git, wait};
 use super::{new_lab, remove};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,15 +17,15 @@ use std::time::{Duration, Instant};
 const FAR: [&str; 4] = ["--fetch-interval", "720h", "--scrub-interval", "0"];
 
 /// Alice may read `private`, Bob `other`, everybody `public`.
-struct Host {
-    lab: Lab,
-    upstream: Upstream,
-    alice: User,
-    bob: User,
+pub(super) struct Host {
+    pub lab: Lab,
+    pub upstream: Upstream,
+    pub alice: User,
+    pub bob: User,
 }
 
 impl Host {
-    fn new() -> Host {
+    pub fn new() -> Host {
         let lab = new_lab();
         for name in ["private", "other", "public"] {
             lab.generate(name, Shape::ManySmall, 100_000);
@@ -41,14 +41,14 @@ impl Host {
         host
     }
 
-    fn let_read(&self, users: &[&User]) {
+    pub fn let_read(&self, users: &[&User]) {
         self.upstream.let_read(Rights {
             users: users.iter().map(|user| (*user).clone()).collect(),
             public: vec!["public".to_owned()],
         });
     }
 
-    fn settings(&self) -> Settings {
+    pub fn settings(&self) -> Settings {
         let mut settings = self.lab.settings().with(&FAR);
         settings = settings.with(&["--no-default-upstreams", "--access", "test=upstream"]);
         settings.upstreams = vec![self.upstream.named("test")];
@@ -67,12 +67,12 @@ impl Host {
     }
 
     /// How often it was asked who may read.
-    fn questions(&self, server: &Server) -> u64 {
+    pub fn questions(&self, server: &Server) -> u64 {
         server.metrics().count("tarpon_questions_total", &[])
     }
 }
 
-fn get(server: &Server, target: &str, who: Option<&User>) -> Response {
+pub(super) fn get(server: &Server, target: &str, who: Option<&User>) -> Response {
     let field = who.map(User::field);
     server.fetch(
         "GET",
@@ -81,7 +81,7 @@ fn get(server: &Server, target: &str, who: Option<&User>) -> Response {
     )
 }
 
-fn snapshot(server: &Server, name: &str, who: Option<&User>) -> Response {
+pub(super) fn snapshot(server: &Server, name: &str, who: Option<&User>) -> Response {
     get(server, &lab::target(name), who)
 }
 
@@ -94,7 +94,7 @@ fn lost(up: &Path) -> String {
 }
 
 /// All of an answer but the time.
-fn seen(answer: &Response) -> (u16, Vec<(String, String)>, String) {
+pub(super) fn seen(answer: &Response) -> (u16, Vec<(String, String)>, String) {
     let fields = answer.head.fields.iter();
     let fields = fields.filter(|(name, _)| name != "date").cloned().collect();
     (answer.head.status, fields, answer.text())
@@ -304,7 +304,7 @@ fn executable(path: &Path, text: &str) {
 }
 
 /// Gives the server all that git and curl could find of its own, each with something that can be seen.
-fn with_own_credentials(host: &Host, settings: &mut Settings) -> PathBuf {
+pub(super) fn with_own_credentials(host: &Host, settings: &mut Settings) -> PathBuf {
     let home = host.lab.scratch("home");
     std::fs::create_dir(&home).unwrap();
     let asked = home.join("asked");
@@ -356,8 +356,17 @@ fn with_own_credentials(host: &Host, settings: &mut Settings) -> PathBuf {
     home
 }
 
+/// A proxy that may be asked for nothing: what is said in plain to this machine goes by none.
+fn proxy_for(settings: &mut Settings) -> TcpListener {
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    proxy.set_nonblocking(true).unwrap();
+    let by = format!("http://{}", proxy.local_addr().unwrap());
+    settings.environment.push(("http_proxy".to_owned(), by));
+    proxy
+}
+
 /// Each file below a directory, with what is in it.
-fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+pub(super) fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let entries = std::fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().path());
@@ -376,6 +385,7 @@ fn nothing_of_the_server_s_goes_along_and_nothing_is_kept() {
     let (bin, arguments) = watched_git(&host);
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     settings.environment.push(("PATH".to_owned(), path));
+    let proxy = proxy_for(&mut settings);
     let before = files(&home);
     let server = settings.start();
     let (alice, bob) = (Some(&host.alice), Some(&host.bob));
@@ -387,7 +397,7 @@ fn nothing_of_the_server_s_goes_along_and_nothing_is_kept() {
     let refs = format!(r#"{{"refs":{{"refs/heads/main":"{commit}"}}}}"#);
     let json = ["Content-Type: application/json", &host.alice.field()];
     let target = lab::endpoint("private", "ensure-refs");
-    let ensured = super::support::client::post(server.address(), &target, &json, refs.as_bytes());
+    let ensured = post(server.address(), &target, &json, refs.as_bytes());
     assert!(ensured.expect(200).text().contains(&commit));
     // What only an id leads to.
     let up = host.lab.upstream("private");
@@ -409,6 +419,7 @@ fn nothing_of_the_server_s_goes_along_and_nothing_is_kept() {
     assert!(matches!(refused, 404 | 503), "{refused}");
     snapshot(&server, "private", alice).expect(404);
     assert!(!host.upstream.asked().is_empty());
+    assert!(proxy.accept().is_err(), "the proxy was asked");
     for asked in host.upstream.asked() {
         let shown = format!("{:?}", asked.fields);
         assert!(!shown.contains("own"), "{} {shown}", asked.target);
@@ -570,7 +581,7 @@ fn an_id_outside_the_refs_is_shown_by_each() {
         let json = format!(r#"{{"commits":["{lost}"]}}"#);
         let fields = ["Content-Type: application/json", field];
         let target = lab::endpoint("private", "ensure-refs");
-        super::support::client::post(server.address(), &target, &fields, json.as_bytes())
+        post(server.address(), &target, &fields, json.as_bytes())
             .expect(200)
             .text()
     };
@@ -588,9 +599,25 @@ fn an_id_outside_the_refs_is_shown_by_each() {
     assert_eq!(base(carol), 404);
 }
 
+fn packet(text: &str) -> String {
+    format!("{:04x}{text}", text.len() + 4)
+}
+
+/// A request of git's protocol, version 2, with these lines.
+fn fetch_with(server: &Server, field: &str, lines: &[String]) -> Response {
+    let lines: String = lines.iter().map(|line| packet(line)).collect();
+    let start = [packet("command=fetch\n"), "0001".into()].concat();
+    let body = format!("{start}{lines}{}0000", packet("done\n"));
+    let kind = "Content-Type: application/x-git-upload-pack-request";
+    let target = lab::endpoint("private", "git-upload-pack");
+    let mut conn = Conn::open(server.address());
+    let fields = [kind, "Git-Protocol: version=2", field];
+    conn.post(&target, &fields, body.as_bytes());
+    conn.response("POST")
+}
+
 /// A request of git's protocol for an object, and for what is behind a commit that the client says it has.
 fn upload(server: &Server, version: u8, field: &str, want: &str, have: Option<&str>) -> String {
-    let packet = |text: &str| format!("{:04x}{text}", text.len() + 4);
     let have = have
         .map(|id| packet(&format!("have {id}\n")))
         .unwrap_or_default();
@@ -674,6 +701,143 @@ fn git_s_protocol_gives_out_no_id_that_was_not_shown() {
         let said = upload(&server, version, &a, &main, Some(&left));
         assert!(!said.is_empty());
     }
+    // Nor by a rule that leaves others out, which is looked up as a name.
+    let oid = format!("filter sparse:oid={left}:left.txt\n");
+    let said = fetch_with(&server, &a, &[format!("want {main}\n"), oid]).text();
+    assert!(said.contains("ERR") && !said.contains("PACK"), "{said}");
+}
+
+#[test]
+fn many_ids_cost_no_question_each_and_too_many_are_refused() {
+    let host = Host::new();
+    let up = host.lab.upstream("private");
+    let first = git::text(&up, &["rev-parse", "main"]);
+    repos::add_commit(&up, "main", "new.txt", b"new\n");
+    let server = host.settings().start();
+    let (alice, main) = (host.alice.field(), git::text(&up, &["rev-parse", "main"]));
+    snapshot(&server, "private", Some(&host.alice)).expect(200);
+    let (questions, asked) = (host.questions(&server), host.upstream.asked().len());
+    let made_up = |word: &str, count: u32| {
+        let lines = (0..count).map(|n| format!("{word} {n:040x}\n"));
+        lines.collect::<Vec<_>>()
+    };
+    // As many as fit; what counts comes first.
+    let mut lines = vec![format!("want {main}\n"), "no-progress\n".into()];
+    lines.push(format!("have {first}\n"));
+    lines.extend(made_up("have", 150_000));
+    let answer = fetch_with(&server, &alice, &lines).expect(200).body;
+    let pack = answer.windows(4).any(|part| part == b"PACK");
+    assert!(
+        pack && answer.len() < 20_000,
+        "{} bytes: all of it",
+        answer.len()
+    );
+    for word in ["want", "shallow"] {
+        let mut lines = vec![format!("want {main}\n")];
+        lines.extend(made_up(word, 20_000));
+        let refused = fetch_with(&server, &alice, &lines).expect(413).text();
+        assert!(refused.contains("too many"), "{refused}");
+    }
+    assert_eq!(host.questions(&server), questions);
+    assert_eq!(host.upstream.asked().len(), asked, "its upstream was asked");
+    // Fewer are one question.
+    let mut lines = vec![format!("want {main}\n")];
+    lines.extend(made_up("want", 5_000));
+    let refused = fetch_with(&server, &alice, &lines).expect(200).text();
+    assert!(refused.contains("not our ref"), "{refused}");
+    assert_eq!(host.questions(&server), questions + 1);
+}
+
+/// One who asks with credentials that he makes up, while the upstream takes its time.
+#[test]
+fn who_floods_an_upstream_waits_for_himself() {
+    let host = Host::new();
+    let slowly = Duration::from_millis(1500);
+    host.upstream.answer(Answers::Slowly(slowly));
+    let server = host.settings().start();
+    let (flooder, other) = (Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3));
+    let target = lab::endpoint("private", "status");
+    let begin = |from: Ipv4Addr, field: &str| {
+        let mut conn = Conn::open_from(from.into(), server.address());
+        conn.request("GET", &target, &[field]);
+        conn
+    };
+    let flood = |n: u32| begin(flooder, &format!("Authorization: Bearer made-up-{n}"));
+    // Alice's own question among them: of him who waits nobody has to wait for anything.
+    let mut flooding: Vec<Conn> = (0..100).map(flood).collect();
+    flooding.push(begin(flooder, &host.alice.field()));
+    wait::until_true("the upstream is asked", || {
+        host.upstream.asked().len() >= 16
+    });
+    let began = Instant::now();
+    let answer = begin(other, &host.alice.field()).response("GET");
+    let took = began.elapsed();
+    assert!(
+        answer.text().contains("nothing is cached"),
+        "{}",
+        answer.text()
+    );
+    assert!(took < 3 * slowly, "{took:?}: behind the others");
+    assert!(
+        host.upstream.asked().len() < 64,
+        "all of them were asked at once"
+    );
+    // They have left: what they wanted is not asked for any more.
+    drop(flooding);
+    host.upstream.answer(Answers::Well);
+    let asked = || host.upstream.asked().len();
+    wait::until_true("all who were asked for have been", || {
+        let before = asked();
+        std::thread::sleep(Duration::from_millis(200));
+        asked() == before
+    });
+    assert!(asked() < 90, "{}", asked());
+}
+
+/// The first byte may take long: what is sent then is what the upstream has then.
+#[test]
+fn what_is_waited_for_longer_than_it_counts_is_looked_for_again() {
+    let host = Host::new();
+    let clone = Duration::from_secs(3);
+    host.upstream.answer(Answers::SlowClones(clone));
+    let server = host.settings().with_fault(SHORT).start();
+    let alice = Some(&host.alice);
+    let began = Instant::now();
+    let answer = snapshot(&server, "private", alice).expect(200);
+    assert!(began.elapsed() >= clone);
+    host.expect_head("private", &answer.body);
+    let asked = host.upstream.asked();
+    let is_late = |at: Instant| at.duration_since(began) >= clone;
+    let compared = asked.iter().any(|asked| asked.is_look && is_late(asked.at));
+    assert!(compared, "it was cloned, and not compared after that");
+}
+
+/// A tag that refs have left, whose commit a ref leads to still.
+#[test]
+fn a_tag_that_is_gone_is_shown_by_nothing_that_it_leads_to() {
+    let host = Host::new();
+    let mut carol = User::new("carol", &["private"]);
+    let up = host.lab.upstream("private");
+    git::run(&up, &["tag", "-a", "-m", "hush", "gone", "main"]);
+    let tag = git::text(&up, &["rev-parse", "gone"]);
+    carol.hidden = vec![tag.clone()];
+    host.let_read(&[&host.alice, &carol]);
+    let server = host.settings().start();
+    let of = format!("{}?commit={tag}", lab::target("private"));
+    snapshot(&server, "private", Some(&host.alice)).expect(200);
+    get(&server, &of, Some(&carol)).expect(200);
+    git::run(&up, &["tag", "-d", "gone"]);
+    let fresh = ["Cache-Control: max-age=0", &carol.field()];
+    server
+        .fetch("GET", &lab::target("private"), &fresh)
+        .expect(200);
+    get(&server, &of, Some(&carol)).expect(404);
+    let said = upload(&server, 2, &carol.field(), &tag, None);
+    assert!(
+        said.contains("not our ref") && !said.contains("PACK"),
+        "{said}"
+    );
+    get(&server, &of, Some(&host.alice)).expect(200);
 }
 
 /// Whether a snapshot has an object, reached or not.
@@ -826,130 +990,4 @@ fn what_cannot_be_asked_rightly_is_refused_at_the_start() {
         .environment
         .extend(variables.map(|(name, value)| (name.to_owned(), value)));
     refused(rewritten, "insteadOf");
-}
-
-/// What somebody may ask for who does not know whether it is there.
-struct Corpus {
-    gets: Vec<String>,
-    posts: Vec<(&'static str, &'static str, String)>,
-    fields: Vec<String>,
-    who: Vec<Option<String>>,
-}
-
-/// One of them: which, by whom, with which field, by which other name.
-#[derive(Debug, Clone, Copy)]
-struct Pick {
-    kind: usize,
-    who: usize,
-    field: usize,
-    alias: usize,
-}
-
-impl Corpus {
-    fn new(commit: &str, etag: &str, bob: &User) -> Corpus {
-        let packet = |text: &str| format!("{:04x}{text}", text.len() + 4);
-        let want = packet(&format!("want {commit}\n")) + "0000" + &packet("done\n");
-        let gets = [
-            "snapshot.tar.zst".to_owned(),
-            "snapshot.tar.zst?ref=main".to_owned(),
-            format!("snapshot.tar.zst?commit={commit}"),
-            format!("snapshot.tar.zst?commit={commit}&depth=1"),
-            "snapshot.tar.zst?depth=1".to_owned(),
-            format!("snapshot.bundle?base={commit}"),
-            "info/refs?service=git-upload-pack".to_owned(),
-            "status".to_owned(),
-        ];
-        let commits = format!(r#"{{"commits":["{commit}"]}}"#);
-        let (json, git) = ("application/json", "application/x-git-upload-pack-request");
-        let fields = [
-            "X: y".to_owned(),
-            "Range: bytes=0-99".to_owned(),
-            format!("If-None-Match: {etag}"),
-            format!("If-Match: {etag}"),
-            format!("If-Range: {etag}\r\nRange: bytes=5-"),
-            "Cache-Control: max-age=0".to_owned(),
-            "Git-Protocol: version=2".to_owned(),
-            format!("Tarpon-Corrupt: {etag}"),
-            "Connection: close".to_owned(),
-        ];
-        Corpus {
-            gets: gets.into(),
-            posts: vec![
-                ("ensure-refs", json, commits),
-                ("git-upload-pack", git, want),
-            ],
-            fields: fields.into(),
-            who: vec![
-                None,
-                Some(bob.field()),
-                Some("Authorization: Bearer x".to_owned()),
-            ],
-        }
-    }
-
-    fn pick(&self, random: &mut Rng) -> Pick {
-        let mut below = |count: usize| random.below(count as u64) as usize;
-        Pick {
-            kind: below(self.gets.len() + self.posts.len() + 2),
-            who: below(self.who.len()),
-            field: below(self.fields.len()),
-            alias: below(4),
-        }
-    }
-
-    fn ask(&self, server: &Server, pick: Pick, name: &str) -> Response {
-        let name = match pick.alias {
-            0 => name.to_owned(),
-            1 => format!("{name}.git"),
-            2 => name.to_uppercase(),
-            _ => format!("./{name}"),
-        };
-        let base = format!("/git/test/{name}/");
-        let mut lines = vec![self.fields[pick.field].as_str()];
-        lines.extend(self.who[pick.who].as_deref());
-        let mut conn = Conn::open(server.address());
-        if let Some(end) = self.gets.get(pick.kind) {
-            conn.request("GET", &format!("{base}{end}"), &lines);
-            return conn.response("GET");
-        }
-        let Some((end, kind, body)) = self.posts.get(pick.kind - self.gets.len()) else {
-            let end = &self.gets[pick.kind % 5];
-            conn.request("HEAD", &format!("{base}{end}"), &lines);
-            return conn.response("HEAD");
-        };
-        let kind = format!("Content-Type: {kind}");
-        lines.push(&kind);
-        conn.post(&format!("{base}{end}"), &lines, body.as_bytes());
-        conn.response("POST")
-    }
-}
-
-/// Requests of somebody who may not read, for what there is and for what there is not, of all kinds.
-#[test]
-fn five_hundred_requests_of_who_may_not_read_show_nothing() {
-    let host = Host::new();
-    let server = host.settings().start();
-    let head = snapshot(&server, "private", Some(&host.alice))
-        .expect(200)
-        .head;
-    let commit = head.get("x-cachew-snapshot-commit").unwrap().to_owned();
-    let corpus = Corpus::new(&commit, head.etag(), &host.bob);
-    let clones = server.metrics().count("tarpon_clones_total", &[]);
-    let mut random = Rng::new(18);
-    let mut refused = 0;
-    for _ in 0..500 {
-        let pick = corpus.pick(&mut random);
-        let [there, not] = ["private", "nothere"].map(|name| corpus.ask(&server, pick, name));
-        assert_eq!(seen(&there), seen(&not), "{pick:?}");
-        let status = there.head.status;
-        assert!(
-            matches!(status, 400 | 401 | 404),
-            "{pick:?} {:?}",
-            there.head
-        );
-        refused += usize::from(status != 400);
-    }
-    assert!(refused > 300, "{refused} of them were understood");
-    assert_eq!(server.metrics().count("tarpon_clones_total", &[]), clones);
-    assert!(!host.lab.mirror("nothere").exists());
 }

@@ -151,6 +151,15 @@ struct Shared {
     rights: Mutex<Option<Rights>>,
 }
 
+impl Shared {
+    /// The answer to a request that may not have what it asks for.
+    fn refuse(&self, request: &Request) -> Option<Vec<u8>> {
+        let rights = self.rights.lock();
+        let rights = rights.unwrap_or_else(PoisonError::into_inner);
+        rights.as_ref()?.refuse(request)
+    }
+}
+
 /// The server. It answers as long as the test runs.
 pub struct Upstream {
     address: SocketAddr,
@@ -265,40 +274,41 @@ fn serve(socket: &TcpStream, shared: &Shared) -> std::io::Result<()> {
             fields: request.fields.clone(),
             body: request.body.clone(),
         };
-        let rights = shared.rights.lock();
-        let rights = rights.unwrap_or_else(PoisonError::into_inner).clone();
-        let refused = rights.and_then(|rights| rights.refuse(&asked.request()));
+        let refused = shared.refuse(&asked.request());
         let lock = shared.asked.lock();
         lock.unwrap_or_else(PoisonError::into_inner).push(asked);
         let answers = shared.answers.lock();
         let answers = answers.unwrap_or_else(PoisonError::into_inner).clone();
         hold(&answers, &request);
+        let well = |root: &Path, request: &Request| match &refused {
+            Some(refused) => Ok(refused.clone()),
+            None => backend(root, request),
+        };
         let answer = match answers {
             Answers::Renamed { ref from, ref to } if request.target.starts_with(from) => {
                 let rest = request.target.strip_prefix(from).unwrap_or_default();
                 let location = format!("Location: {to}{rest}\r\n");
                 plain("301 Moved Permanently", &location, b"")
             }
-            Answers::Renamed { .. } if refused.is_some() => refused.unwrap_or_default(),
-            Answers::Renamed { .. } => backend(&shared.root, &request)?,
-            Answers::Well if refused.is_some() => refused.unwrap_or_default(),
-            Answers::Well => backend(&shared.root, &request)?,
-            Answers::From(root) => backend(&root, &request)?,
-            Answers::OldProtocol => backend(&shared.root, &request.in_old_protocol())?,
-            Answers::SlowOldLooks { .. } => backend(&shared.root, &request.in_old_protocol())?,
-            Answers::Slowly(_)
+            Answers::From(root) => well(&root, &request)?,
+            Answers::OldProtocol | Answers::SlowOldLooks { .. } => {
+                well(&shared.root, &request.in_old_protocol())?
+            }
+            Answers::Well
+            | Answers::Renamed { .. }
+            | Answers::Slowly(_)
             | Answers::SlowClones(_)
             | Answers::SlowLooks { .. }
-            | Answers::Without { .. } => backend(&shared.root, &request)?,
+            | Answers::Without { .. } => well(&shared.root, &request)?,
             Answers::NoClones if request.wants_history() => plain("500 No", "", b""),
-            Answers::NoClones => backend(&shared.root, &request)?,
+            Answers::NoClones => well(&shared.root, &request)?,
             Answers::Status(status, fields) => plain(status, fields, b""),
             Answers::Garbage => plain(
                 "200 OK",
                 "Content-Type: text/html\r\n",
                 b"<html>Log in</html>",
             ),
-            Answers::NoObjects if !request.fetches() => backend(&shared.root, &request)?,
+            Answers::NoObjects if !request.fetches() => well(&shared.root, &request)?,
             Answers::Never | Answers::NoObjects => relay::be_silent(),
         };
         let mut to = socket;

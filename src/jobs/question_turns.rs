@@ -1,0 +1,290 @@
+//! How many questions go to one upstream: so many at a time, and so many a minute.
+//!
+//! Of both nobody gets more than he leaves: who has as much already as is left waits, or is told to come again. So
+//! one who takes all that he can get leaves half for others, and nobody has to be told from others beforehand. It
+//! holds among clients, and within what a client has among its credentials.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::flights::Flights;
+use crate::access::credential::Mark;
+use crate::access::verdicts::About;
+use crate::http::net::client::Client;
+use crate::limits::{
+    QUESTIONS_A_MINUTE_MAX, QUESTIONS_RUNNING_MAX, QUESTIONS_WEIGHT_OF_CREDENTIAL,
+    QUESTIONS_WEIGHT_OF_PROXY,
+};
+
+/// What became of a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Yes,
+    No,
+    /// It is not known now, and nobody is served.
+    Unknown,
+}
+
+/// Those to all upstreams.
+#[derive(Default)]
+pub(super) struct Questions {
+    /// Those that run.
+    pub(super) asking: Flights<About, Verdict>,
+    /// By host.
+    turns: RefCell<HashMap<String, Rc<Turns>>>,
+}
+
+impl Questions {
+    /// The turns of one upstream.
+    pub(super) fn of(&self, host: &str) -> Rc<Turns> {
+        let mut all = self.turns.borrow_mut();
+        all.entry(host.to_owned()).or_default().clone()
+    }
+}
+
+/// Who asks: by which address, and with what.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Who {
+    pub client: Client,
+    pub mark: Mark,
+}
+
+/// Those of one upstream.
+pub(super) struct Turns {
+    running: RefCell<Shares>,
+    minute: RefCell<Minute>,
+    /// A question has ended.
+    ended: Notify,
+}
+
+/// The right to ask once, for as long as the answer takes.
+pub(super) struct Turn {
+    turns: Rc<Turns>,
+    who: Who,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.turns.running.borrow_mut().give_back(self.who);
+        self.turns.ended.notify_waiters();
+    }
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Turns {
+            running: RefCell::new(Shares::new(QUESTIONS_RUNNING_MAX)),
+            minute: RefCell::new(Minute {
+                since: Instant::now(),
+                begun: Shares::new(QUESTIONS_A_MINUTE_MAX),
+            }),
+            ended: Notify::new(),
+        }
+    }
+}
+
+impl Turns {
+    /// Waits for a place.
+    pub(super) async fn take(self: &Rc<Self>, who: Who) -> Turn {
+        loop {
+            // Before the look, so that no end is missed.
+            let ended = self.ended.notified();
+            if self.running.borrow_mut().take(who) {
+                let turns = self.clone();
+                return Turn { turns, who };
+            }
+            ended.await;
+        }
+    }
+
+    /// Whether one more may begin within this minute.
+    pub(super) fn begin(&self, who: Who) -> bool {
+        self.minute.borrow_mut().begin(who, Instant::now())
+    }
+}
+
+/// What has begun in a minute.
+#[derive(Debug)]
+struct Minute {
+    since: Instant,
+    begun: Shares,
+}
+
+impl Minute {
+    fn begin(&mut self, who: Who, now: Instant) -> bool {
+        if now.saturating_duration_since(self.since) >= Duration::from_secs(60) {
+            self.since = now;
+            self.begun = Shares::new(QUESTIONS_A_MINUTE_MAX);
+        }
+        self.begun.take(who)
+    }
+}
+
+/// What there is of something, and how much of it everybody has.
+#[derive(Debug)]
+struct Shares {
+    max: u32,
+    used: u32,
+    of_clients: HashMap<Client, u32>,
+    of_credentials: HashMap<(Client, Mark), u32>,
+}
+
+impl Shares {
+    fn new(max: u32) -> Shares {
+        Shares {
+            max,
+            used: 0,
+            of_clients: HashMap::new(),
+            of_credentials: HashMap::new(),
+        }
+    }
+
+    /// Takes one, if that is left for this one.
+    fn take(&mut self, who: Who) -> bool {
+        let of_client = self.of_clients.get(&who.client).copied().unwrap_or(0);
+        let key = (who.client, who.mark);
+        let of_credential = self.of_credentials.get(&key).copied().unwrap_or(0);
+        // Behind an address that is not counted there are many.
+        let weight = match who.client {
+            Some(_) => 1,
+            None => QUESTIONS_WEIGHT_OF_PROXY,
+        };
+        let left = self.max.saturating_sub(self.used) * weight;
+        // What the client can have in all if nobody else takes anything, less what it has.
+        let left_of_client = left.saturating_sub(of_client).div_ceil(1 + weight);
+        if of_client >= left || of_credential >= left_of_client * QUESTIONS_WEIGHT_OF_CREDENTIAL {
+            return false;
+        }
+        self.used += 1;
+        self.of_clients.insert(who.client, of_client + 1);
+        self.of_credentials.insert(key, of_credential + 1);
+        true
+    }
+
+    fn give_back(&mut self, who: Who) {
+        self.used = self.used.saturating_sub(1);
+        less(&mut self.of_clients, who.client);
+        less(&mut self.of_credentials, (who.client, who.mark));
+    }
+}
+
+/// One less; what has none is forgotten.
+fn less<K: Eq + Hash>(all: &mut HashMap<K, u32>, key: K) {
+    if let Some(count) = all.get_mut(&key) {
+        *count -= 1;
+        if *count == 0 {
+            all.remove(&key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::credential::Credential;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    fn who(last: u8, credential: u32) -> Who {
+        let value = format!("Bearer {credential}");
+        Who {
+            client: Some([10, 0, 0, last].into()),
+            mark: Credential::read(Some(value.as_bytes())).unwrap().mark(),
+        }
+    }
+
+    /// How many of `most` are taken, each with a credential of its own.
+    fn made_up(shares: &mut Shares, last: u8, most: u32) -> u32 {
+        (0..most).filter(|n| shares.take(who(last, *n))).count() as u32
+    }
+
+    #[test]
+    fn whoever_takes_what_he_can_leaves_something_for_others() {
+        let mut shares = Shares::new(QUESTIONS_A_MINUTE_MAX);
+        assert_eq!(
+            made_up(&mut shares, 1, 2 * QUESTIONS_A_MINUTE_MAX),
+            QUESTIONS_A_MINUTE_MAX / 2
+        );
+        // And the next one half of that.
+        for last in 2..10 {
+            assert!(
+                made_up(&mut shares, last, QUESTIONS_A_MINUTE_MAX) > 0,
+                "{last}"
+            );
+            assert!(!shares.take(who(1, 1)), "the first has more than is left");
+        }
+        assert!(shares.take(who(200, 1)), "one comes who has had nothing");
+        assert!(shares.of_clients.len() <= shares.used as usize);
+    }
+
+    #[test]
+    fn one_credential_leaves_something_for_others_of_its_client() {
+        let mut shares = Shares::new(QUESTIONS_RUNNING_MAX);
+        let own = (0..100).filter(|_| shares.take(who(1, 0))).count() as u32;
+        assert!(own >= QUESTIONS_RUNNING_MAX / 4, "{own}");
+        let others = made_up(&mut shares, 1, 100);
+        assert!(others > 1, "{others}");
+        assert!(shares.take(who(2, 0)));
+        // Behind a proxy that says of nobody who it is there may be many.
+        let mut shares = Shares::new(QUESTIONS_RUNNING_MAX);
+        let nobody = |n| Who {
+            client: None,
+            ..who(0, n)
+        };
+        let unnamed = (0..100).filter(|n| shares.take(nobody(*n))).count() as u32;
+        assert!(unnamed > QUESTIONS_RUNNING_MAX / 2 && unnamed < QUESTIONS_RUNNING_MAX);
+        assert!(shares.take(who(1, 0)));
+    }
+
+    #[test]
+    fn a_minute_is_followed_by_another() {
+        let now = Instant::now();
+        let mut minute = Minute {
+            since: now,
+            begun: Shares::new(QUESTIONS_A_MINUTE_MAX),
+        };
+        while minute.begin(who(1, 0), now) {}
+        assert!(!minute.begin(who(1, 0), now + Duration::from_secs(59)));
+        assert!(minute.begin(who(1, 0), now + Duration::from_secs(60)));
+        assert_eq!(minute.begun.used, 1);
+    }
+
+    /// What is there at once.
+    fn now<F: Future>(future: F) -> Option<F::Output> {
+        let mut context = Context::from_waker(Waker::noop());
+        match pin!(future).poll(&mut context) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn a_place_that_is_given_back_is_for_whoever_waits() {
+        let turns = Rc::<Turns>::default();
+        let mut held = Vec::new();
+        while let Some(turn) = now(turns.take(who(1, held.len() as u32))) {
+            held.push(turn);
+        }
+        assert_eq!(held.len() as u32, QUESTIONS_RUNNING_MAX / 2);
+        let other = now(turns.take(who(2, 0)));
+        assert!(other.is_some(), "he waits for nobody else");
+        let mut waits = pin!(turns.take(who(1, 99)));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(waits.as_mut().poll(&mut context).is_pending());
+        drop(other);
+        assert!(waits.as_mut().poll(&mut context).is_pending());
+        held.pop();
+        assert!(waits.as_mut().poll(&mut context).is_ready());
+        held.clear();
+        assert_eq!(
+            turns.running.borrow().of_clients.len(),
+            0,
+            "who has left is forgotten"
+        );
+    }
+}
