@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 use super::access::matrix_lab;
+use super::permission::{Host, snapshot};
 use super::support::client::fetch;
 use super::support::lab::{self, Lab};
 use super::support::{git, wait};
@@ -65,22 +66,40 @@ fn a_cache_on_the_way_gives_nobody_what_is_anothers() {
     let Some(nginx) = in_front_of(server.address(), &lab) else {
         return;
     };
-    let id = git::text(&lab.upstream("small"), &["rev-parse", "main"]);
     let (read, foreign) = (tokens.read.bearer(), tokens.foreign.bearer());
+    expect_nothing_kept(&nginx, (&lab, "small"), (&read, &foreign));
+}
+
+/// The same where who may read is the upstream's permission.
+#[test]
+fn a_cache_on_the_way_gives_nobody_what_an_upstream_lets_others_read() {
+    let host = Host::new();
+    let server = host.settings().start();
+    let Some(nginx) = in_front_of(server.address(), &host.lab) else {
+        return;
+    };
+    let (alice, bob) = (host.alice.field(), host.bob.field());
+    snapshot(&server, "private", Some(&host.alice)).expect(200);
+    expect_nothing_kept(&nginx, (&host.lab, "private"), (&alice, &bob));
+}
+
+/// Panics where somebody gets by a cache what another one has got, his own refusal included.
+fn expect_nothing_kept(nginx: &Nginx, (lab, name): (&Lab, &str), (read, foreign): (&str, &str)) {
+    let id = git::text(&lab.upstream(name), &["rev-parse", "main"]);
     for target in [
-        lab::target("small"),
-        lab::endpoint("small", &format!("snapshot.tar.zst?commit={id}")),
-        lab::endpoint("small", "status"),
-        lab::endpoint("small", "info/refs?service=git-upload-pack"),
+        lab::target(name),
+        lab::endpoint(name, &format!("snapshot.tar.zst?commit={id}")),
+        lab::endpoint(name, "status"),
+        lab::endpoint(name, "info/refs?service=git-upload-pack"),
     ] {
         let who: [(&[&str], u16); 7] = [
             (&[], 401),
-            (&[&read], 200),
+            (&[read], 200),
             (&[], 401),
-            (&[&foreign], 404),
-            (&[&read], 200),
+            (&[foreign], 404),
+            (&[read], 200),
             (&[], 401),
-            (&[&foreign], 404),
+            (&[foreign], 404),
         ];
         for (fields, status) in who {
             let answer = fetch(nginx.address, "GET", &target, fields);
