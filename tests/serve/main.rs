@@ -27,6 +27,7 @@ mod mirrors;
 mod names;
 mod open_files;
 mod permission;
+mod permission_figures;
 mod permission_matrix;
 mod preambles;
 mod pressure;
