@@ -165,6 +165,7 @@ mod tests {
     fn a_branch_that_was_merged_leaves_nothing() {
         let scratch = Scratch::with_commit();
         scratch.clone_mirror();
+        scratch.upstream(&["update-ref", "refs/heads/topic", "refs/heads/main"]);
         let tip = scratch.commit("topic", "a change");
         freshen(&scratch);
         scratch.upstream(&["update-ref", "refs/heads/main", &tip]);

@@ -367,7 +367,7 @@ mod tests {
         lines.push(line(&"x".repeat(limits::PKT_LINE_BYTES_MAX - 4)));
         lines.push(line("done\n"));
         let request = request_file(lines.concat().as_bytes()).unwrap();
-        let is_even = |word, id: &ObjectId| word != Word::Have || id.as_slice()[19] % 2 == 0;
+        let is_even = |word, id: &ObjectId| word != Word::Have || id.as_slice()[19].is_multiple_of(2);
         let left = retain_named(&request, gix::hash::Kind::Sha1, is_even).unwrap();
         let is_left = |line: &&String| {
             let of = line.strip_prefix("0032have ");
