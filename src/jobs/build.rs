@@ -57,6 +57,8 @@ impl Jobs {
             () = unwanted(&permit), if is_asked_for => return,
         };
         let is_cold = cold.is_some();
+        // Until the clone follows: who waits may have all by then.
+        let _claim = is_cold.then(|| self.cold.claim(&repo.name));
         if is_cold && is_asked_for && permit.end_unless_wanted() {
             return;
         }

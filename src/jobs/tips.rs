@@ -333,6 +333,11 @@ impl Colds {
         cold.is_some_and(|cold| !cold.has_clone.replace(true))
     }
 
+    /// For whoever builds from it.
+    pub(super) fn claim(&self, name: &Arc<str>) -> Option<Claim> {
+        self.known(name).map(|cold| cold.claim())
+    }
+
     /// What a sweep looks at.
     pub(super) fn listed(&self, name: &Arc<str>) -> Option<ListedTips> {
         let cold = self.known(name)?;
