@@ -4,6 +4,8 @@
 
 #[path = "../../tests/restore_hostile/archive.rs"]
 pub mod archive;
+#[path = "../../tests/support/certificates.rs"]
+pub mod certificates;
 pub mod entries;
 #[path = "../../tests/support/git.rs"]
 pub mod git;
