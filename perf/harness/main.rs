@@ -8,8 +8,10 @@ mod busy;
 mod checks;
 mod clones;
 mod columns;
+mod common;
 mod folder;
 mod gitcgi;
+mod link;
 mod load;
 mod measure;
 mod nginx;
@@ -24,16 +26,16 @@ mod site;
 mod soak;
 mod svg;
 mod table;
+mod tls;
 mod usage;
 mod wants;
 
 use clap::{Args, Parser, Subcommand};
+use common::{Common, crate_root, show};
 use measure::{Bench, Effort};
 use peer::Peer;
 use record::Record;
 use refresh::{Case, Stage};
-use site::Site;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -60,19 +62,8 @@ enum Verb {
     Room(RoomArgs),
     /// `git clone --bare` through the server beside `git http-backend`, of the same repacked mirror
     Clone(CloneArgs),
-}
-
-#[derive(Args, Debug)]
-struct Common {
-    /// Keep a record under perf/record/DATE-NAME/
-    #[arg(long, value_name = "NAME")]
-    record: Option<String>,
-    /// Where repositories, states and clones go. Default: perf/ in cargo's target directory
-    #[arg(long, value_name = "DIR")]
-    work: Option<PathBuf>,
-    /// The server's binary. Default: the one built with this program
-    #[arg(long, value_name = "FILE")]
-    tarpon: Option<PathBuf>,
+    /// Hits over TLS beside nginx; and clients that hold connections, handshakes and heads
+    Tls(TlsArgs),
 }
 
 #[derive(Args, Debug)]
@@ -199,6 +190,18 @@ struct CloneArgs {
 }
 
 #[derive(Args, Debug)]
+struct TlsArgs {
+    /// A URL, a path, or generate:SHAPE:SIZE
+    #[arg(value_name = "REPO")]
+    repository: String,
+    /// Rounds of both servers, with full and with resumed handshakes
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    rounds: u32,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args, Debug)]
 struct LoadArgs {
     /// Arrivals per second
     #[arg(long, value_name = "R")]
@@ -245,6 +248,7 @@ fn main() -> ExitCode {
         Some(Verb::Soak(arguments)) => run_soak(&arguments),
         Some(Verb::Room(arguments)) => run_room(&arguments),
         Some(Verb::Clone(arguments)) => run_clone(&arguments),
+        Some(Verb::Tls(arguments)) => run_tls(&arguments),
         None => run_compare(&cli.compare),
     };
     match done {
@@ -253,31 +257,6 @@ fn main() -> ExitCode {
             eprintln!("perf/compare: {why}");
             ExitCode::from(2)
         }
-    }
-}
-
-fn crate_root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-impl Common {
-    /// The work directory, and the binary beside this program: cargo puts this one into
-    /// `TARGET/PROFILE/examples/`.
-    fn site(&self) -> Result<(Site, PathBuf), String> {
-        let this = std::env::current_exe().map_err(|e| format!("who am I: {e}"))?;
-        let up = |levels: usize| this.ancestors().nth(levels).map(Path::to_owned);
-        let (profile, target) = up(2).zip(up(3)).ok_or("run this through perf/compare")?;
-        let tarpon = self.tarpon.clone().unwrap_or(profile.join("tarpon"));
-        if !tarpon.is_file() {
-            return Err(format!("{} is no file", tarpon.display()));
-        }
-        let work = self.work.clone().unwrap_or(target.join("perf"));
-        Ok((Site::new(&work, &tarpon), work))
-    }
-
-    fn directory(&self) -> Option<PathBuf> {
-        let name = self.record.as_ref()?;
-        Some(folder::directory(crate_root(), name))
     }
 }
 
@@ -439,16 +418,6 @@ fn run_soak(arguments: &SoakArgs) -> Result<ExitCode, String> {
     Ok(ExitCode::from(u8::from(!outcome.is_clean())))
 }
 
-/// Prints a table, and keeps it where that is wanted.
-fn show(common: &Common, text: &str, machine: &str) {
-    print!("{text}");
-    if let Some(directory) = common.directory() {
-        folder::create_dir(&directory);
-        folder::write_file(&directory.join("table.txt"), text);
-        folder::write_file(&directory.join("machine.txt"), machine);
-    }
-}
-
 fn run_room(arguments: &RoomArgs) -> Result<ExitCode, String> {
     let minutes = positive("minutes", arguments.minutes)?.min(1_440.0);
     let repositories = arguments.repositories.clamp(2, 1_000);
@@ -478,6 +447,26 @@ fn run_clone(arguments: &CloneArgs) -> Result<ExitCode, String> {
     let outcome = clones::run(&site, &repository, arguments.rounds.max(1));
     let text = outcome.text();
     show(&arguments.common, &text, &machine);
+    site.clean();
+    Ok(ExitCode::from(u8::from(!outcome.is_within())))
+}
+
+fn run_tls(arguments: &TlsArgs) -> Result<ExitCode, String> {
+    let (site, work) = arguments.common.site()?;
+    let (binary, version) = nginx::find().ok_or("nginx is not installed")?;
+    let machine = folder::machine_text(crate_root(), &work, Some(&version));
+    let repository = site.repository(&arguments.repository)?;
+    let small = site.repository("generate:many_small:1M")?;
+    let outcome = tls::run(
+        &site,
+        binary,
+        (&repository, &small),
+        arguments.rounds.max(1),
+    );
+    show(&arguments.common, &outcome.text(), &machine);
+    if let Some(directory) = arguments.common.directory() {
+        folder::write_file(&directory.join("raw.csv"), &outcome.csv());
+    }
     site.clean();
     Ok(ExitCode::from(u8::from(!outcome.is_within())))
 }

@@ -1,5 +1,6 @@
 //! nginx with `sendfile on`: what a hit is compared with.
 
+use super::support::certificates::Issued;
 use super::support::wait;
 use rustix::process::{Pid, Signal};
 use std::fs;
@@ -29,8 +30,29 @@ impl Nginx {
     /// Serves the files in `directory/www`.
     pub fn start(binary: &str, directory: &Path) -> Nginx {
         let address = free_address();
+        Nginx::listen(
+            binary,
+            directory,
+            address,
+            &format!("listen {address} reuseport;"),
+        )
+    }
+
+    /// The same over TLS 1.3, in records of 16 KiB, with tickets.
+    pub fn start_with_tls(binary: &str, directory: &Path, pair: &Issued) -> Nginx {
+        let address = free_address();
+        let listen = format!(
+            "listen {address} reuseport ssl; ssl_certificate {}; ssl_certificate_key {}; \
+             ssl_protocols TLSv1.3; ssl_buffer_size 16k; ssl_session_tickets on;",
+            pair.cert.display(),
+            pair.key.display()
+        );
+        Nginx::listen(binary, directory, address, &listen)
+    }
+
+    fn listen(binary: &str, directory: &Path, address: SocketAddr, listen: &str) -> Nginx {
         let configuration = directory.join("nginx.conf");
-        fs::write(&configuration, configuration_text(directory, address))
+        fs::write(&configuration, configuration_text(directory, listen))
             .unwrap_or_else(|e| panic!("{}: {e}", configuration.display()));
         let log = directory.join("error.log");
         let child = Command::new(binary)
@@ -82,7 +104,7 @@ fn free_address() -> SocketAddr {
     address.unwrap_or_else(|e| panic!("address: {e}"))
 }
 
-fn configuration_text(directory: &Path, address: SocketAddr) -> String {
+fn configuration_text(directory: &Path, listen: &str) -> String {
     let place = |name: &str| -> PathBuf { directory.join(name) };
     // Only root can start workers as somebody else, and must not do so here.
     let user = match rustix::process::geteuid().is_root() {
@@ -104,7 +126,7 @@ fn configuration_text(directory: &Path, address: SocketAddr) -> String {
          fastcgi_temp_path {temp};\n\
          uwsgi_temp_path {temp};\n\
          scgi_temp_path {temp};\n\
-         server {{ listen {address} reuseport; root {www}; }}\n\
+         server {{ {listen} root {www}; }}\n\
          }}\n",
         pid = place("nginx.pid").display(),
         temp = place("temp").display(),
