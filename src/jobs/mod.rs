@@ -9,6 +9,7 @@ mod admin;
 mod annex;
 mod archive_id;
 pub(crate) mod asker;
+mod askers;
 mod build;
 mod builder;
 pub(crate) mod bundle;

@@ -4,7 +4,7 @@
 //! one who takes all that he can get leaves half for others, and nobody has to be told from others beforehand. It
 //! holds among clients, and within what a client has among its credentials.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::rc::Rc;
@@ -17,8 +17,8 @@ use crate::access::credential::Mark;
 use crate::access::verdicts::About;
 use crate::http::net::client::Client;
 use crate::limits::{
-    QUESTIONS_A_MINUTE_MAX, QUESTIONS_RUNNING_MAX, QUESTIONS_WEIGHT_OF_CREDENTIAL,
-    QUESTIONS_WEIGHT_OF_PROXY,
+    QUESTIONS_A_MINUTE_MAX, QUESTIONS_OF_SILENT_MAX, QUESTIONS_RUNNING_MAX, QUESTIONS_UNANSWERED,
+    QUESTIONS_WEIGHT_OF_CREDENTIAL, QUESTIONS_WEIGHT_OF_PROXY,
 };
 
 /// What became of a question.
@@ -56,6 +56,8 @@ pub(super) struct Who {
 
 /// Those of one upstream.
 pub(super) struct Turns {
+    /// How many questions have had no answer since the last one that had.
+    unanswered: Cell<u32>,
     running: RefCell<Shares>,
     minute: RefCell<Minute>,
     /// A question has ended.
@@ -68,6 +70,17 @@ pub(super) struct Turn {
     who: Who,
 }
 
+impl Turn {
+    /// It was asked, and its upstream said something, or nothing.
+    pub(super) fn end(self, is_answered: bool) {
+        let unanswered = &self.turns.unanswered;
+        unanswered.set(match is_answered {
+            true => 0,
+            false => unanswered.get().saturating_add(1),
+        });
+    }
+}
+
 impl Drop for Turn {
     fn drop(&mut self) {
         self.turns.running.borrow_mut().give_back(self.who);
@@ -78,6 +91,7 @@ impl Drop for Turn {
 impl Default for Turns {
     fn default() -> Self {
         Turns {
+            unanswered: Cell::new(0),
             running: RefCell::new(Shares::new(QUESTIONS_RUNNING_MAX)),
             minute: RefCell::new(Minute {
                 since: Instant::now(),
@@ -89,12 +103,19 @@ impl Default for Turns {
 }
 
 impl Turns {
+    /// Whether one more may be asked beside those that are: of an upstream that says nothing a few find out whether it
+    /// does again.
+    fn has_place(&self) -> bool {
+        self.unanswered.get() < QUESTIONS_UNANSWERED
+            || self.running.borrow().used < QUESTIONS_OF_SILENT_MAX
+    }
+
     /// Waits for a place.
     pub(super) async fn take(self: &Rc<Self>, who: Who) -> Turn {
         loop {
             // Before the look, so that no end is missed.
             let ended = self.ended.notified();
-            if self.running.borrow_mut().take(who) {
+            if self.has_place() && self.running.borrow_mut().take(who) {
                 let turns = self.clone();
                 return Turn { turns, who };
             }
@@ -261,6 +282,19 @@ mod tests {
             Poll::Ready(output) => Some(output),
             Poll::Pending => None,
         }
+    }
+
+    #[test]
+    fn an_upstream_that_says_nothing_has_few_places_until_it_does() {
+        let turns = Rc::<Turns>::default();
+        let mut take = |last| now(turns.take(who(last, 0)));
+        for last in 0..QUESTIONS_UNANSWERED as u8 {
+            take(last).unwrap().end(false);
+        }
+        let mut held: Vec<_> = (0..100).map_while(&mut take).collect();
+        assert_eq!(held.len() as u32, QUESTIONS_OF_SILENT_MAX);
+        held.pop().unwrap().end(true);
+        assert!(take(1).is_some() && take(2).is_some());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::{spawn_blocking, spawn_local};
+use tokio::task::spawn_local;
 
 use super::asker::Asker;
 use super::flights::Duty;
@@ -81,7 +81,8 @@ impl Jobs {
         let limit = Duration::from_millis(QUESTION_LIMIT_MS);
         match tokio::time::timeout(limit, self.ask_or_join(posed, &shown)).await {
             Ok(verdict) => verdict,
-            Err(_) => self.or_before(before),
+            // It waited for its turn, and was not asked.
+            Err(_) => Verdict::Unknown,
         }
     }
 
@@ -146,7 +147,8 @@ impl Jobs {
             repository,
             "its upstream was asked too much within a minute"
         );
-        self.or_before(posed.before)
+        // What was said before counts where the upstream cannot say it: it was not asked.
+        Verdict::Unknown
     }
 
     async fn ask_alone(self: Rc<Self>, posed: Posed, (duty, turn): (Duty<About, Verdict>, Turn)) {
@@ -156,7 +158,7 @@ impl Jobs {
             Some(upstream) => self.put_question(upstream, &posed).await,
             None => Says::Nothing("it is no upstream whose permission decides".to_owned()),
         };
-        drop(turn);
+        turn.end(matches!(says, Says::Yes | Says::No));
         if let Says::Yes | Says::No = says {
             let verdicts = self.verdicts_of(&posed.topic);
             verdicts.note(posed.about, says == Says::Yes, asked);
@@ -185,7 +187,7 @@ impl Jobs {
             asking.asker.via.then(&self.git.via).to_string(),
             topic.clone(),
         );
-        let asked = spawn_blocking(move || {
+        let asked = self.askers.ask(move || {
             let authorization = shown.and_then(|shown| shown.credential.header_value());
             let question = Question {
                 url: &url,
@@ -199,7 +201,7 @@ impl Jobs {
         });
         asked
             .await
-            .unwrap_or_else(|_| Says::Nothing("the question was lost".to_owned()))
+            .unwrap_or_else(|| Says::Nothing("the question was lost".to_owned()))
     }
 
     fn or_before(&self, before: Option<Instant>) -> Verdict {

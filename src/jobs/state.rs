@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_local;
 
 use super::absent::Absent;
+use super::askers::Askers;
 use super::bundle_cache::{BundleCache, BundleFile, BundleKey};
 use super::flights::Flights;
 use super::plane::{self, Handle, Queue};
@@ -47,6 +48,8 @@ pub(crate) struct Jobs {
     pub(super) permissions: Arc<Permissions>,
     /// What they are asked.
     pub(super) questions: Questions,
+    /// Threads that ask them.
+    pub(super) askers: Askers,
     pub(super) faults: Faults,
     /// For the threads that jobs start.
     pub(super) plane: Handle<Jobs>,
@@ -180,6 +183,7 @@ impl Jobs {
             meter,
             permissions,
             questions: Questions::default(),
+            askers: Askers::default(),
             faults,
             plane,
             uring,

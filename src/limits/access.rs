@@ -58,3 +58,15 @@ pub const VERDICTS_YES_MAX: usize = 65_536;
 pub const VERDICTS_NO_MAX: usize = 16_384;
 /// Parts that verdicts are kept in, each with a lock of its own.
 pub const VERDICT_SHARDS: usize = 16;
+/// Threads that ask upstreams who may read, of all hosts together.
+pub const ASKERS_MAX: usize = 64;
+/// How long one of them is kept that has nothing to do.
+pub const ASKER_IDLE_MS: u64 = 10_000;
+/// The stack of each: nothing of an answer lies there.
+pub const ASKER_STACK_BYTES: usize = 512 << 10;
+/// After so many questions without an answer an upstream is asked few at a time.
+pub const QUESTIONS_UNANSWERED: u32 = 3;
+/// How many: what hangs elsewhere leaves threads to others.
+pub const QUESTIONS_OF_SILENT_MAX: u32 = 2;
+
+const _: () = assert!(QUESTIONS_OF_SILENT_MAX < QUESTIONS_RUNNING_MAX);

@@ -21,19 +21,17 @@ use std::time::Duration;
 /// (partial clones) and ask for any commit by its id.
 const SETTINGS: &[&str] = &[
     "uploadpack.allowFilter=true",
-    // As far as they name no object: what that has in it could be told from what comes.
+    // As far as they name no object, for what that has in it could be told from what comes, and are not made of
+    // others, of which a request has room for thousands.
     "uploadpackfilter.allow=false",
     "uploadpackfilter.blob:none.allow=true",
     "uploadpackfilter.blob:limit.allow=true",
     "uploadpackfilter.tree.allow=true",
     "uploadpackfilter.object:type.allow=true",
-    "uploadpackfilter.combine.allow=true",
     "uploadpack.allowAnySHA1InWant=true",
     // Names are looked up by whoever answers, and by nobody else.
     "uploadpack.allowRefInWant=false",
-    // Whoever could name a file to leave others out by would see what stands in it, without showing its id.
-    "uploadpackfilter.sparse:oid.allow=false",
-    // The same of sizes.
+    // It would tell sizes of what nobody has shown.
     "transfer.advertiseObjectInfo=false",
     // The mirror may belong to an operator, who put it there.
     "safe.directory=*",
@@ -367,7 +365,8 @@ mod tests {
         lines.push(line(&"x".repeat(limits::PKT_LINE_BYTES_MAX - 4)));
         lines.push(line("done\n"));
         let request = request_file(lines.concat().as_bytes()).unwrap();
-        let is_even = |word, id: &ObjectId| word != Word::Have || id.as_slice()[19].is_multiple_of(2);
+        let is_even =
+            |word, id: &ObjectId| word != Word::Have || id.as_slice()[19].is_multiple_of(2);
         let left = retain_named(&request, gix::hash::Kind::Sha1, is_even).unwrap();
         let is_left = |line: &&String| {
             let of = line.strip_prefix("0032have ");
