@@ -5,6 +5,7 @@
 //! before, so that whatever moment a process dies at, the next start finds the same mirror and the same spelling.
 //! An entry's metadata have the spelling; where it lies has nothing to do with it.
 
+use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -25,7 +26,8 @@ use crate::store::dir::FoundEntry;
 
 /// A mirror, as it lies on the disk.
 struct Lying {
-    dir: PathBuf,
+    /// Where: another one may take its place.
+    dir: RefCell<PathBuf>,
     /// Its repository's path, as it was spelled first.
     spelled: String,
     /// When it was last compared; where nobody knows, when something was last made in it.
@@ -37,7 +39,7 @@ impl Lying {
         let spelled = noted_spelling(&dir, path).unwrap_or_else(|| path.to_owned());
         let compared_unix_ms = last_fetch_unix_ms(&dir).unwrap_or_else(|| changed_unix_ms(&dir));
         Lying {
-            dir,
+            dir: RefCell::new(dir),
             spelled,
             compared_unix_ms,
         }
@@ -60,24 +62,27 @@ pub(super) fn find_mirrors(
     catalog: &Catalog,
     config: &Config,
 ) -> Result<(Vec<Arc<Repo>>, Damaged), ServerError> {
-    let mut all = Vec::new();
+    let (mut hosts, mut all) = (Vec::new(), Vec::new());
     for (host, path) in catalog.state.mirrors()? {
         let dir = catalog.state.mirror_path(&host, &path);
         let is_of_upstream = |host| config.upstreams.url_for(host, &path).is_some();
         match config.upstreams.spelled(&host) {
-            Some(host) if is_of_upstream(host) => all.push((host, Lying::of(dir, &path))),
+            Some(host) if is_of_upstream(host) => {
+                hosts.push(host);
+                all.push(Lying::of(dir, &path));
+            }
             _ => tracing::warn!("mirror {host}/{path} belongs to no upstream and is not used"),
         }
     }
     let mut by_key = BTreeMap::<RepoKey<'_>, Vec<&Lying>>::new();
-    for (host, lying) in &all {
+    for (host, lying) in hosts.iter().zip(&all) {
         if let Some(key) = config.upstreams.key(host, &lying.spelled) {
             by_key.entry(key).or_default().push(lying);
         }
     }
     let (mut found, mut damaged) = (Vec::new(), Damaged::new());
     for (key, lying) in by_key {
-        let Some(first) = settle(catalog, &config.upstreams, (&key, lying)) else {
+        let Some(first) = settle(catalog, &config.upstreams, &all, (&key, lying)) else {
             continue;
         };
         if let Err(error) = recover(&first.mirror) {
@@ -103,49 +108,50 @@ pub(super) fn find_mirrors(
 fn settle(
     catalog: &Catalog,
     upstreams: &Upstreams,
+    all: &[Lying],
     (key, mut lying): (&RepoKey<'_>, Vec<&Lying>),
 ) -> Option<First> {
     let place = catalog.state.mirror_path(key.host(), key.path());
-    lying.sort_by_key(|one| (one.compared_unix_ms, one.dir == place));
+    lying.sort_by_key(|one| (one.compared_unix_ms, *one.dir.borrow() == place));
     let newest = lying.pop()?;
     let url = upstreams.url_for(key.host(), &newest.spelled)?;
-    let mirror = match newest.dir == place {
-        true => place.clone(),
-        false => moved(catalog, newest, (&place, &url)),
-    };
+    if *newest.dir.borrow() == place {
+        // It may have been moved by a process that died then.
+        let before = catalog.state.mirror_path(key.host(), &newest.spelled);
+        catalog.state.remove_empty_above(&before);
+    } else {
+        move_to(catalog, (newest, all), (&place, &url));
+    }
     for older in lying {
-        let is_moved = older.dir == place && mirror == place;
-        let dir = if is_moved { &newest.dir } else { &older.dir };
         tracing::warn!(
             repository = &*key.name(),
-            dir = %dir.display(),
+            dir = %older.dir.borrow().display(),
             "another mirror of it, older than the one that is used, is left as it is: remove it"
         );
     }
     Some(First {
         spelled: format!("{}/{}", key.host(), newest.spelled),
-        mirror,
+        mirror: newest.dir.borrow().clone(),
         url,
     })
 }
 
-/// Where a mirror lies once it is moved to its place: there, or where it was.
-fn moved(catalog: &Catalog, lying: &Lying, (place, url): (&Path, &str)) -> PathBuf {
-    let (from, to) = (lying.dir.display(), place.display());
-    if let Err(e) = note_origin(&lying.dir, url) {
-        tracing::warn!("the mirror {from} stays where it is: cannot note how it is spelled: {e}");
-        return lying.dir.clone();
+/// Moves a mirror to its place; one that lies there, of any repository, lies where that was then. If it cannot be, it
+/// is used where it is.
+fn move_to(catalog: &Catalog, (one, all): (&Lying, &[Lying]), (place, url): (&Path, &str)) {
+    let from = one.dir.borrow().clone();
+    let (shown, to) = (from.display(), place.display());
+    if let Err(e) = note_origin(&from, url) {
+        return tracing::warn!("the mirror {shown} stays: cannot note how it is spelled: {e}");
     }
-    match catalog.state.move_mirror(&lying.dir, place) {
-        Ok(()) => {
-            tracing::info!("the mirror {from} is {to} now");
-            place.to_owned()
-        }
-        Err(e) => {
-            tracing::warn!("the mirror {from} stays where it is: {e}");
-            lying.dir.clone()
-        }
+    if let Err(e) = catalog.state.move_mirror(&from, place) {
+        return tracing::warn!("the mirror {shown} stays where it is: {e}");
     }
+    tracing::info!("the mirror {shown} is {to} now");
+    if let Some(other) = all.iter().find(|other| *other.dir.borrow() == place) {
+        other.dir.replace(from);
+    }
+    one.dir.replace(place.to_owned());
 }
 
 /// The newest entry of each repository is served; older ones go, and so do those of commits that may be of a damaged

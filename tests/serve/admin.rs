@@ -80,7 +80,7 @@ fn who_runs_the_server_has_a_repository_made_fetched_and_dropped() {
     });
     assert!(lab.mirror("small").join("tarpon-annex").exists());
     post(&server, "/admin/git/TEST/small.git/drop", &[&admin]).expect(200);
-    assert_eq!(left(&lab.state()), Vec::<PathBuf>::new());
+    wait::until_true("nothing is left", || left(&lab.state()).is_empty());
     assert_eq!(cached(), 404);
     hit(&server, "small");
     assert_eq!(cloned(), 3);
