@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -16,7 +17,7 @@ use crate::limits::{TOKEN_BYTES, TOKENS_FILE_BYTES_MAX, TOKENS_MAX};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
     /// Who has it.
-    pub name: Box<str>,
+    pub name: Arc<str>,
     /// What it is for.
     pub role: Role,
 }

@@ -52,6 +52,8 @@ pub(crate) struct Note {
     pub(super) path: Option<Box<str>>,
     /// Why it was refused, or why nothing came of it.
     pub(super) reason: Option<Box<str>>,
+    /// By what name it is known who asked.
+    pub(super) who: Option<Arc<str>>,
     pub(super) method: &'static str,
     pub(super) outcome: Outcome,
     pub(super) status: u16,
@@ -362,6 +364,7 @@ impl Core {
             want: None,
             path: None,
             reason: None,
+            who: None,
             method: method_name(head.method),
             outcome,
             status,

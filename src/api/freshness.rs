@@ -93,6 +93,10 @@ impl Taken {
             return None;
         };
         let (or_else, archive) = (or_else?, there(repo, named)?);
+        if archive.want.is_default() && repo.holds_expired() {
+            // It may have what nobody is to have any more.
+            return None;
+        }
         let moment = repo.moment_of(&archive)?;
         (moment.began.elapsed() <= or_else).then_some(Taken::Any)
     }

@@ -118,6 +118,15 @@ impl Core {
         }
     }
 
+    /// By what name it is known who was let in so.
+    pub(super) fn name_of(&self, pass: Pass, peer: &Peer) -> Option<Arc<str>> {
+        match pass {
+            Pass::Token(hash, _) => self.tokens.load().get(hash).map(|token| token.name.clone()),
+            Pass::Certificate => peer.identity.name(),
+            _ => None,
+        }
+    }
+
     /// Whether what a request was let in by is still there.
     pub(super) fn still(&self, pass: Pass, identity: &Identity) -> bool {
         match pass {

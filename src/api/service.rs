@@ -288,7 +288,11 @@ impl Service for Core {
             },
         };
         let Err(refused) = still else {
-            return answer;
+            let note = Note {
+                who: self.name_of(pass, peer),
+                ..answer.note
+            };
+            return Answer { note, ..answer };
         };
         // No byte of it has left.
         out.truncate(written);
@@ -387,6 +391,7 @@ impl Service for Core {
             want: note.want,
             path: note.path,
             reason: note.reason,
+            who: note.who,
             method: note.method,
             outcome,
             status: note.status,
@@ -429,6 +434,7 @@ impl Service for Core {
             want: None,
             path: note.path,
             reason: note.reason,
+            who: note.who,
             method: note.method,
             outcome,
             status,

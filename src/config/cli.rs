@@ -78,9 +78,11 @@ Examples:
   tarpon token new build-farm
       Prints the token, tarpon_ and 64 digits, which nobody can print again, and a line with its hash. Append the line
       to the file of --tokens and send the server SIGHUP.
+  echo 'machine SERVER login x password tarpon_...' >> ~/.netrc
+      Of a machine: git, curl --netrc and tarpon restore send it to that host. chmod 600 it.
   git config --global credential.https://SERVER.useHttpPath true
   git config --global credential.https://SERVER.helper store
-      With that git asks once for a user, which is any, and a password, which is the token.
+      With that git asks once a repository for a user, which is any, and a password, which is the token.
 
 Exit codes:
   0  printed

@@ -8,12 +8,15 @@ pub struct Pattern(String);
 impl Pattern {
     /// Reads what an operator wrote.
     pub(super) fn read(text: &str) -> Result<Pattern, String> {
-        let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic());
+        // A comma is in no name: whoever writes one means two patterns.
+        let is_plain = text
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b',');
         // What allows any name allows whoever the authority has ever signed for.
         let says_something = text.bytes().any(|byte| byte.is_ascii_alphanumeric());
         if !is_plain || !says_something || text.contains("**") {
             let allowed = "a name of client certificates, or a pattern in which * is a part of one: \
-                           *.ci.example.org or spiffe://example.org/farm/*";
+                           *.ci.example.org or spiffe://example.org/farm/*; of several each is given by itself";
             return Err(allowed.into());
         }
         let pattern = Pattern(text.to_owned());

@@ -20,8 +20,8 @@ use crate::classes::Seat;
 use crate::http::net::client::Client;
 use crate::io::clock::unix_ms;
 use crate::limits::{
-    CLONE_FAILURE_KEPT_MS, CLONE_TOO_LARGE_KEPT_MS, TURN_WAIT_LOGGED_MS, UPSTREAM_ANSWER_KEPT_MS,
-    WANTED_LOOK_MS,
+    CLONE_FAILURE_KEPT_MS, CLONE_TOO_LARGE_KEPT_MS, REFUSED_TRIES_MAX, TURN_WAIT_LOGGED_MS,
+    UPSTREAM_ANSWER_KEPT_MS, WANTED_LOOK_MS,
 };
 use crate::mirror::schedule::{Key, Shown};
 use crate::mirror::{Git, MirrorError, noted, upstream};
@@ -124,16 +124,36 @@ impl Jobs {
         repo: &Arc<Repo>,
         asker: &Asker,
     ) -> Result<bool, StartError> {
+        let (mut part, mut tries) = (part, REFUSED_TRIES_MAX);
+        loop {
+            let (is_own, ended) = self.mirror_once(&mut part, repo, asker).await?;
+            match ended {
+                // Somebody else has shown what the upstream does not take for a clone.
+                Err(why) if !is_own && why == unsaid() && self.may_ask_again(asker, &mut tries) => {
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    /// The same, once: whether it was done for this one, and what came of it.
+    async fn mirror_once(
+        self: &Rc<Self>,
+        part: &mut Option<ClientPart>,
+        repo: &Arc<Repo>,
+        asker: &Asker,
+    ) -> Result<(bool, Result<bool, StartError>), StartError> {
         self.left(repo).await;
         let is_there = repo.mirror.is_dir();
         if is_there && repo.is_mirrored() {
-            return Ok(false);
+            return Ok((true, Ok(false)));
         }
         if !is_there && let Some(why) = repo.not_cloned_lately() {
             return Err(why);
         }
         let (flight, duty) = self.cloning.join(&repo.name);
         flight.raise(asker.cause);
+        let is_own = duty.is_some();
         match duty {
             Some(duty) if is_there => drop(spawn_local(self.clone().adopt(repo.clone(), duty))),
             Some(duty) => {
@@ -142,7 +162,7 @@ impl Jobs {
                 let seat = seat.map_err(|why| refused(repo, &why))?;
                 let gits = self.git_for(repo, asker)?.telling(&repo.arrived);
                 let unwanted = unwanted(repo.clone(), duty.waiting());
-                let work = (duty, seat, part);
+                let work = (duty, seat, part.take());
                 let by = self.asked_by(repo, asker);
                 let cloning = self.clone().clone_mirror(repo.clone(), (gits, by), work);
                 spawn_local(while_wanted(repo.clone(), cloning, unwanted));
@@ -150,7 +170,7 @@ impl Jobs {
             None => self.check_way(repo, asker, &flight).await?,
         }
         let ended = flight.end().await.unwrap_or_else(|| Err(lost()));
-        ended.map(|()| !is_there)
+        Ok((is_own, ended.map(|()| !is_there)))
     }
 
     /// Waits until the mirror has left, if it is about to.

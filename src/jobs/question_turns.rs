@@ -91,7 +91,8 @@ impl Drop for Turn {
 impl Default for Turns {
     fn default() -> Self {
         Turns {
-            unanswered: Cell::new(0),
+            // Whether it answers is not known.
+            unanswered: Cell::new(QUESTIONS_UNANSWERED),
             running: RefCell::new(Shares::new(QUESTIONS_RUNNING_MAX)),
             minute: RefCell::new(Minute {
                 since: Instant::now(),
@@ -275,6 +276,13 @@ mod tests {
         assert_eq!(minute.begun.used, 1);
     }
 
+    /// Those of an upstream that has answered once.
+    fn answering() -> Rc<Turns> {
+        let turns = Rc::<Turns>::default();
+        now(turns.take(who(0, 0))).unwrap().end(true);
+        turns
+    }
+
     /// What is there at once.
     fn now<F: Future>(future: F) -> Option<F::Output> {
         let mut context = Context::from_waker(Waker::noop());
@@ -286,7 +294,7 @@ mod tests {
 
     #[test]
     fn an_upstream_that_says_nothing_has_few_places_until_it_does() {
-        let turns = Rc::<Turns>::default();
+        let turns = answering();
         let mut take = |last| now(turns.take(who(last, 0)));
         for last in 0..QUESTIONS_UNANSWERED as u8 {
             take(last).unwrap().end(false);
@@ -299,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_place_that_is_given_back_is_for_whoever_waits() {
-        let turns = Rc::<Turns>::default();
+        let turns = answering();
         let mut held = Vec::new();
         while let Some(turn) = now(turns.take(who(1, held.len() as u32))) {
             held.push(turn);

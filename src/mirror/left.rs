@@ -16,6 +16,7 @@ use super::error::MirrorError;
 use super::expire::{Expired, Locks};
 use super::git::Git;
 use super::journal;
+use super::looked;
 use super::loose::all_tips;
 use crate::git::stdin_file;
 use crate::io::clock::unix_ms;
@@ -71,7 +72,15 @@ impl Git {
                     return Ok(None);
                 }
             }
-            Left::Anything => {}
+            Left::Anything => {
+                // What was young when it was last looked through stayed then.
+                let path = mirror.to_owned();
+                let forget = move || {
+                    looked::forget(&path)
+                        .map_err(|source| MirrorError::io("forget a look at", &path, source))
+                };
+                blocking(mirror, forget).await?;
+            }
         }
         // Dates of files are not finer than this on every file system.
         let now = SystemTime::now() + Duration::from_millis(LEFT_AHEAD_MS);

@@ -23,6 +23,14 @@ pub(super) fn note(mirror: &Path) -> io::Result<()> {
     file.set_len(0)
 }
 
+/// It is as if it had never been.
+pub(super) fn forget(mirror: &Path) -> io::Result<()> {
+    match std::fs::remove_file(mirror.join(NAME)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// When it was last; `None` if that is not known or lies ahead of `now`.
 pub(super) fn at(mirror: &Path, now: SystemTime) -> Option<SystemTime> {
     let found = std::fs::metadata(mirror.join(NAME)).ok()?;

@@ -178,6 +178,14 @@ pub(super) fn told(error: rustls::Error) -> io::Error {
     io::Error::new(kind, what)
 }
 
+/// A name of a certificate without what rustls puts around it: its kind.
+fn bare(name: &str) -> &str {
+    let inside = name
+        .split_once("(\"")
+        .and_then(|(_, rest)| rest.strip_suffix("\")"));
+    inside.unwrap_or(name)
+}
+
 /// Why a server's certificate is not believed.
 fn disbelief(why: &CertificateError) -> String {
     match why {
@@ -190,7 +198,7 @@ fn disbelief(why: &CertificateError) -> String {
         } => {
             let names = match presented.is_empty() {
                 true => "no name".to_owned(),
-                false => presented.join(", "),
+                false => presented.iter().map(|name| bare(name)).collect::<Vec<_>>().join(", "),
             };
             format!(
                 "the server's certificate is for {names}, and not for {}",

@@ -9,7 +9,7 @@ use super::error::ServerError;
 use super::permissions::find_permissions;
 use super::reload::InForce;
 use super::start::{choose_driver, marks};
-use crate::config::{At, Config};
+use crate::config::{At, Config, Rule, is_safe};
 use crate::io::fs::{Fs, Os};
 use crate::io::net::tcp_socket;
 use crate::store::files::StoreError;
@@ -25,7 +25,10 @@ pub fn check_settings(config: &Config) -> Result<Vec<String>, ServerError> {
     find_permissions(config, &std::env::temp_dir(), None)?;
     check_state(config)?;
     check_places(config)?;
-    Ok(exposed(config))
+    Ok(exposed(config)
+        .into_iter()
+        .chain(locked_out(config))
+        .collect())
 }
 
 /// Sees to it that this machine has the addresses to listen at, that this user may, and that there is a place for
@@ -83,6 +86,23 @@ fn check_state(config: &Config) -> Result<(), ServerError> {
         .map_err(|e| failed("write to", there, e.into()))?;
     let space = Os.space(there).map_err(|e| failed("look at", there, e))?;
     marks(config, space.total_bytes).map(drop)
+}
+
+/// Hosts from which nobody gets anything, as it is set.
+pub(super) fn locked_out(config: &Config) -> Vec<String> {
+    let has_tokens = config.tokens.is_some();
+    let tls = config.listeners.tls.as_ref();
+    let has_clients = tls.is_some_and(|tls| tls.clients.is_some());
+    let of = |(host, base): (&str, &str)| match config.access.of(host) {
+        Rule::Token if !has_tokens && !has_clients => Some(format!(
+            "nobody may read {host}: --access {host}=token needs --tokens, or --tls-client-ca"
+        )),
+        Rule::Upstream if !is_safe(base) => Some(format!(
+            "no credential goes to {base}, which could be overheard: of {host} only what everybody may read is served"
+        )),
+        _ => None,
+    };
+    config.upstreams.iter().filter_map(of).collect()
 }
 
 /// Files with secrets that not only their owner and group can read or change, for the group is often there for it. Of

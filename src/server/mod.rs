@@ -42,7 +42,10 @@ pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), 
     heap::give_back_large();
     let uring = choose_driver(config.io_driver)?;
     let carried = carried(raise_descriptor_limit(), &config)?;
-    for line in check::exposed(&config) {
+    for line in check::exposed(&config)
+        .into_iter()
+        .chain(check::locked_out(&config))
+    {
         tracing::warn!("{line}");
     }
     let prepared = prepare(config, faults, carried)?;

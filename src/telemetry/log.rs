@@ -190,6 +190,8 @@ pub struct RequestRecord {
     pub path: Option<Box<str>>,
     /// Why it was refused, or why nothing came of it.
     pub reason: Option<Box<str>>,
+    /// By what name the server knows who asked: that of a token or a client certificate.
+    pub who: Option<Arc<str>>,
     /// The HTTP method.
     pub method: &'static str,
     /// How it was answered.
@@ -218,6 +220,7 @@ impl RequestRecord {
             want = self.want.as_ref().map(|want| tracing::field::display(&want.0)),
             path = self.path.as_deref(),
             reason = self.reason.as_deref(),
+            who = self.who.as_deref(),
             method = self.method,
             outcome = self.outcome.name(),
             status = self.status,
@@ -418,6 +421,7 @@ mod tests {
             want: None,
             path: None,
             reason: None,
+            who: None,
             method: "GET",
             outcome: Outcome::Hit,
             status,

@@ -417,6 +417,7 @@ fn a_hangup_reads_tokens_anew() {
     assert_eq!(statuses(&server, &tokens), (200, 404));
     assert!(server.is_running());
     let log = server.log();
+    assert!(log.contains(r#""who":"farm""#), "{log}");
     for token in [&tokens.read, &tokens.foreign] {
         assert!(!log.contains(&token.token));
     }

@@ -106,7 +106,7 @@ fn left(state: &Path) -> Vec<PathBuf> {
     while let Some(dir) = pending.pop() {
         for found in fs::read_dir(&dir).unwrap().map(Result::unwrap) {
             let own = dir == state
-                && ["lock", "running"]
+                && ["lock", "running", "early"]
                     .iter()
                     .any(|own| found.file_name() == *own);
             match found.file_type().unwrap().is_dir() {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::tls::holder::Holder;
 use crate::io::address::Address;
@@ -50,6 +51,14 @@ impl Identity {
         match self {
             Identity::None => false,
             Identity::Certificate(holder) => holder.is_believed(),
+        }
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> Option<Arc<str>> {
+        match self {
+            Identity::None => None,
+            Identity::Certificate(holder) => Some(holder.kept_name()),
         }
     }
 

@@ -30,6 +30,11 @@ impl fmt::Debug for Holder {
 }
 
 impl Holder {
+    /// The name that counts of it, for who keeps it.
+    pub(crate) fn kept_name(&self) -> Arc<str> {
+        self.name.clone()
+    }
+
     /// Of what a connection has shown, if that is good.
     pub(super) fn new(keys: Arc<Keys>, chain: &[CertificateDer<'_>]) -> Result<Holder, Error> {
         let bytes: usize = chain.iter().map(|one| one.len()).sum();
