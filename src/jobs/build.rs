@@ -380,12 +380,7 @@ fn run(
         Ok(Err(BeginError::Current(archive))) => return permit.started(Ok(archive)),
         Ok(Err(BeginError::NoRef(e))) => return permit.refuse(no_ref(&repo, &e)),
         Ok(Err(e)) => {
-            if let BeginError::Annex {
-                is_broken: true, ..
-            } = e
-            {
-                give_up_annexed(plane, &repo, &want);
-            }
+            give_up_annexed(plane, &repo, (&want, &e));
             return refuse(shop, permit, e.into());
         }
         Err(panic) => return refuse(shop, permit, End::Failed(panicked(&*panic))),
@@ -413,16 +408,15 @@ fn run(
         End::LiveOnly => (None, Some((permit, archive.fanout.clone()))),
         _ => (Some(permit), None),
     };
-    let built = Built {
-        permit,
-        archive,
-        base,
-        epoch,
-        end,
-    };
-    // Fails only while the process ends.
     if let Some(done) = done.take() {
-        let _ = done.send(Some(built));
+        // Fails only while the process ends.
+        let _ = done.send(Some(Built {
+            permit,
+            archive,
+            base,
+            epoch,
+            end,
+        }));
     }
     if let Some((permit, fanout)) = last {
         fanout.wait_taken();
@@ -431,9 +425,16 @@ fn run(
     }
 }
 
-/// Something of it is missing: whoever asks again has its upstream asked.
-fn give_up_annexed(plane: &Handle<Jobs>, repo: &Arc<Repo>, want: &Want) {
-    if let Some(commit) = want.commit() {
+/// Where something of the annex is missing whoever asks again has its upstream asked.
+fn give_up_annexed(plane: &Handle<Jobs>, repo: &Arc<Repo>, (want, why): (&Want, &BeginError)) {
+    let is_broken = matches!(
+        why,
+        BeginError::Annex {
+            is_broken: true,
+            ..
+        }
+    );
+    if let Some(commit) = want.commit().filter(|_| is_broken) {
         let repo = repo.clone();
         plane.spawn(move |jobs| async move { jobs.forget_annexed(&repo, &[commit]).await });
     }

@@ -174,8 +174,7 @@ impl Jobs {
                     // Others may be told otherwise.
                     return duty.done(Err(unsaid()));
                 }
-                repo.set_failed(why.clone());
-                self.note_compared(&repo, Shown::Failed);
+                self.note_failed(&repo, &why);
                 self.tidy(&repo).await;
                 duty.done(Err(why));
                 return self.heed(&repo, &e).await;
@@ -192,8 +191,7 @@ impl Jobs {
             repo.set_head(head);
         }
         if let Err(why) = self.leave_nothing(&repo).await {
-            repo.set_failed(why.clone());
-            self.note_compared(&repo, Shown::Failed);
+            self.note_failed(&repo, &why);
             return duty.done(Err(why));
         }
         repo.set_fresh(unix_began_ms, began);
@@ -208,6 +206,12 @@ impl Jobs {
             self.note_due(&repo);
             spawn_local(self.clone().join_small(repo));
         }
+    }
+
+    /// A comparison has failed.
+    fn note_failed(&self, repo: &Repo, why: &StartError) {
+        repo.set_failed(why.clone());
+        self.note_compared(repo, Shown::Failed);
     }
 
     /// Has git compare, and fetch what is new; when that began, by two clocks, and what came of it.

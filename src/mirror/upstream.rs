@@ -66,15 +66,9 @@ impl Git {
         // Before git may take more time, memory and disk for it.
         let Found { url: at, .. } = self.list(repo, url, Wanted::Cloned).await?;
         // --no-local: a plain path as URL would share its pack files or borrow its objects.
-        let options = [
-            "clone",
-            "--bare",
-            "--quiet",
-            "--no-local",
-            "--template=",
-            "--",
-        ];
-        let mut args: Vec<OsString> = options.iter().map(OsString::from).collect();
+        let options = ["--bare", "--quiet", "--no-local", "--template=", "--"];
+        let mut args: Vec<OsString> = vec!["clone".into()];
+        args.extend(options.iter().map(OsString::from));
         args.extend([at.clone().into(), repo.into()]);
         let staging = repo.parent().unwrap_or(repo);
         self.output(Call {

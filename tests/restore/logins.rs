@@ -317,14 +317,7 @@ fn no_output_shows_who_logs_in_at_the_repository() {
             "restored https://***@test/small into",
         ),
         ("broken", &bad, own, &[], 3, "ask https://***@elsewhere"),
-        (
-            "cloned",
-            &bad,
-            &clone,
-            &fallback,
-            0,
-            "cloned http://***@127.0.0.1",
-        ),
+        ("cloned", &bad, &clone, &fallback, 0, "http://***@127.0.0.1"),
         (
             "nowhere",
             &bad,

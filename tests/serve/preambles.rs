@@ -286,7 +286,12 @@ fn a_first_clone_is_waited_for_in_an_answer_that_has_begun() {
         whole[at..] == cached.body,
         "another archive than the one behind the preamble"
     );
-    // Whoever decodes it passes over the preamble.
+    expect_decoders(&cold, &whole);
+    expect_ranges(&cold, &cached);
+}
+
+/// Whoever decodes it passes over the preamble.
+fn expect_decoders(cold: &Cold, whole: &[u8]) {
     let clone = cold.lab.scratch("clone");
     git::clone(&cold.url, &clone);
     for (name, command) in [
@@ -294,10 +299,14 @@ fn a_first_clone_is_waited_for_in_an_answer_that_has_begun() {
         ("detects", &["tar", "-xf"]),
         ("unzstd", &["sh", "-c", "zstd -dc \"$0\" | tar -xf -"]),
     ] {
-        let into = decode(&whole, command, &cold.lab, name);
+        let into = decode(whole, command, &cold.lab, name);
         parity::expect_same(&clone, &into, name);
     }
-    // Whoever counts its bytes as the archive's must not get what follows them.
+}
+
+/// Whoever counts its bytes as the archive's must not get what follows them.
+fn expect_ranges(cold: &Cold, cached: &super::support::client::Response) {
+    let address = cold.server.address();
     let get = |fields: &[&str]| fetch(address, "GET", &lab::target("small"), fields).head;
     let if_match = format!("If-Match: {}", cached.head.etag());
     assert_eq!(get(&["Range: bytes=100-"]).status, 200);

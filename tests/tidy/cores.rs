@@ -79,7 +79,7 @@ const SEEMING: [Named; 7] = [
 ];
 
 /// Functions that wait, or call such ones, and where they run instead of on a core.
-const WAITING: [Named; 58] = [
+const WAITING: [Named; 64] = [
     (
         "src/server/reload.rs",
         "InForce::anew",
@@ -182,12 +182,12 @@ const WAITING: [Named; 58] = [
         "the main thread, at the end",
     ),
     (
-        "src/server/start.rs",
+        "src/server/found.rs",
         "find_entries",
         "the main thread, at the start",
     ),
     (
-        "src/server/start.rs",
+        "src/server/found.rs",
         "find_mirrors",
         "the main thread, at the start",
     ),
@@ -332,6 +332,36 @@ const WAITING: [Named; 58] = [
         "src/server/check.rs",
         "check_state",
         "the main thread, of a check",
+    ),
+    (
+        "src/server/check.rs",
+        "check_place",
+        "the main thread, of a check",
+    ),
+    (
+        "src/server/found.rs",
+        "changed_unix_ms",
+        "the main thread, at the start",
+    ),
+    (
+        "src/server/found.rs",
+        "settle",
+        "the main thread, at the start",
+    ),
+    (
+        "src/server/found.rs",
+        "move_to",
+        "the main thread, at the start",
+    ),
+    (
+        "src/server/found.rs",
+        "take_entry",
+        "the main thread, at the start",
+    ),
+    (
+        "src/jobs/askers.rs",
+        "Shared::run",
+        "a thread that asks upstreams",
     ),
     (
         "src/server/check.rs",
