@@ -38,7 +38,7 @@ impl Shared {
     }
 
     /// Does what there is to do, until there is nothing for long.
-    fn run(&self) {
+    fn work_until_idle(&self) {
         let mut state = self.lock();
         loop {
             if let Some(work) = state.waiting.pop_front() {
@@ -85,7 +85,7 @@ impl Askers {
         let thread = std::thread::Builder::new()
             .name("asker".into())
             .stack_size(ASKER_STACK_BYTES);
-        match thread.spawn(move || shared.run()) {
+        match thread.spawn(move || shared.work_until_idle()) {
             Ok(_) => state.threads += 1,
             // Without any nobody would do it.
             Err(_) if state.threads == 0 => state.waiting.clear(),

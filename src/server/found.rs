@@ -35,7 +35,7 @@ struct Lying {
 }
 
 impl Lying {
-    fn of(dir: PathBuf, path: &str) -> Lying {
+    fn lies_in(dir: PathBuf, path: &str) -> Lying {
         let spelled = noted_spelling(&dir, path).unwrap_or_else(|| path.to_owned());
         let compared_unix_ms = last_fetch_unix_ms(&dir).unwrap_or_else(|| changed_unix_ms(&dir));
         Lying {
@@ -69,7 +69,7 @@ pub(super) fn find_mirrors(
         match config.upstreams.spelled(&host) {
             Some(host) if is_of_upstream(host) => {
                 hosts.push(host);
-                all.push(Lying::of(dir, &path));
+                all.push(Lying::lies_in(dir, &path));
             }
             _ => tracing::warn!("mirror {host}/{path} belongs to no upstream and is not used"),
         }

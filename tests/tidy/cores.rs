@@ -79,7 +79,7 @@ const SEEMING: [Named; 7] = [
 ];
 
 /// Functions that wait, or call such ones, and where they run instead of on a core.
-const WAITING: [Named; 64] = [
+const WAITING: [Named; 66] = [
     (
         "src/server/reload.rs",
         "InForce::anew",
@@ -335,6 +335,16 @@ const WAITING: [Named; 64] = [
     ),
     (
         "src/server/check.rs",
+        "check_places",
+        "the main thread, of a check",
+    ),
+    (
+        "src/server/found.rs",
+        "Lying::lies_in",
+        "the main thread, at the start",
+    ),
+    (
+        "src/server/check.rs",
         "check_place",
         "the main thread, of a check",
     ),
@@ -360,7 +370,7 @@ const WAITING: [Named; 64] = [
     ),
     (
         "src/jobs/askers.rs",
-        "Shared::run",
+        "Shared::work_until_idle",
         "a thread that asks upstreams",
     ),
     (
@@ -474,7 +484,9 @@ fn wait_at(next: [&str; 4], rest: &[Token]) -> Option<&'static str> {
         ["File", "::", how, "("] if is_lower(how) && how != "from" => {
             Some("opening a file waits for the disk")
         }
-        ["OpenOptions", ..] => Some("opening a file waits for the disk"),
+        ["OpenOptions", ..] | ["open_regular", "(", ..] => {
+            Some("opening a file waits for the disk")
+        }
         [".", method, "(", _] if OF_FILES.contains(&method) && !is_awaited(rest) => {
             Some("waits for the disk")
         }
