@@ -40,6 +40,8 @@ pub struct Session {
     is_full: bool,
     /// A response has failed: the client must not take what it got for all.
     is_broken: bool,
+    /// What came was no TLS, and nothing more is read.
+    is_refused: bool,
 }
 
 /// What came of reading.
@@ -91,6 +93,7 @@ impl Session {
             sealed_records: 0,
             is_full: false,
             is_broken: false,
+            is_refused: false,
         })
     }
 
@@ -166,13 +169,17 @@ impl Session {
 
     /// Opens what was read; the client is told what is wrong with it, if it takes that at once.
     fn process(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        if self.is_refused {
+            // It was told so, once.
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         let processed = self.connection.process_new_packets();
         if self.connection.wants_write() {
             // What is left waits for the next that is sent.
             let _ = self.flush(socket);
         }
         processed.map(drop).map_err(|error| {
-            self.is_broken = true;
+            (self.is_broken, self.is_refused) = (true, true);
             wrong(error)
         })
     }
