@@ -285,7 +285,8 @@ fn tips_are_served_from_a_full_disk() {
     let script = "mount -t tmpfs -o size=20m tarpon \"$0\" && exec \"$@\"";
     let mut settings = lab
         .settings()
-        .with(&["--cache-free-floor", "1M", "--cache-limit", "1G"]);
+        .with(&["--cache-free-floor", "1M", "--cache-limit", "1G"])
+        .with(&["--clone-size-limit", "19M"]);
     let state = settings.state.to_string_lossy().into_owned();
     let launcher = ["unshare", "-rm", "sh", "-c", script, &state];
     settings.launcher = launcher.map(str::to_owned).to_vec();
