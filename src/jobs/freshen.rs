@@ -11,11 +11,12 @@
 //! are not to wait for those that bring.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::spawn_local;
+use tokio::task::{spawn_blocking, spawn_local};
 
 use super::asker::{Asker, ClientPart};
 use super::clone::{Ended, freshen_error, lost};
@@ -28,10 +29,12 @@ use crate::access::verdicts::About;
 use crate::classes::{Arrival, Seat};
 use crate::io::clock::unix_ms;
 use crate::limits::{FRESHEN_WAIT_MS, REFUSED_TRIES_MAX, UPSTREAM_ANSWER_KEPT_MS};
+use crate::manifest::want::AnyId;
+use crate::mirror::beside::Beside;
 use crate::mirror::noted::note_upstream;
 use crate::mirror::recover::remove_unfinished;
 use crate::mirror::schedule::{Key, Shown};
-use crate::mirror::{Freshened, Git, MirrorError};
+use crate::mirror::{Freshened, Git, MirrorError, link_packs};
 use crate::repos::error::StartError;
 use crate::repos::repo::{Permit, Repo};
 use crate::telemetry::metrics::{Cause, Event, FetchResult};
@@ -232,7 +235,7 @@ impl Jobs {
         let seat = Cell::new(Some(seat));
         let (host, fetches) = (repo.name.host(), &self.semaphores.fetches);
         let class = Cell::new(&self.semaphores.comparisons);
-        let turn = async || {
+        let turn = async |missing: &BTreeSet<AnyId>| {
             drop(seat.take());
             // It has answered what it has.
             class.replace(fetches).note_try(host, false);
@@ -241,7 +244,10 @@ impl Jobs {
                 let _ = fetching.placed().await;
                 seat.set(Some(fetching));
             }
+            self.link_annexed(repo, missing).await;
         };
+        let beside = Arc::new(Beside::of(repo.annex.refs_in_use()));
+        let gits = gits.asking_beside(&beside);
         let freshen = async |git: &Git| {
             let (mirror, url, refs) = (&repo.mirror, &repo.url, &repo.locks.refs);
             git.freshen_in_turn(mirror, url, refs, &turn).await
@@ -256,8 +262,24 @@ impl Jobs {
             compared = gits.each(&freshen).await;
         }
         repo.arrived.end();
+        if compared.is_ok() {
+            repo.annex.note_told(&beside, began);
+        }
         Semaphores::note_try(class.get(), repo, &compared);
         ((unix_began_ms, began), compared)
+    }
+
+    /// What was fetched by its id, and is a ref's now, becomes the mirror's without being fetched again.
+    async fn link_annexed(&self, repo: &Arc<Repo>, missing: &BTreeSet<AnyId>) {
+        let packs = repo.annex.packs_of(missing);
+        if packs.is_empty() {
+            return;
+        }
+        let mirror = repo.mirror.clone();
+        let linked = spawn_blocking(move || link_packs(&mirror, &packs)).await;
+        if let Ok(Err(error)) = linked {
+            tracing::warn!(repository = &*repo.name, %error, "what its annex has is fetched again");
+        }
     }
 
     /// Notes, once, that the mirror's upstream can be asked for all that it has.

@@ -19,6 +19,7 @@ use crate::access::verdicts::{About, Known};
 use crate::git::Arrived;
 use crate::limits::{ENSURE_BY_ID_MAX, FRESHEN_WAIT_MS, QUESTION_LIMIT_MS, SHOWN_AT_ONCE_MAX};
 use crate::manifest::want::AnyId;
+use crate::mirror::beside::Beside;
 use crate::mirror::{Apart, Git, MirrorError, Voice};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
@@ -351,6 +352,15 @@ impl Gits {
         Gits(
             first.telling(arrived),
             second.as_ref().map(|git| git.telling(arrived)),
+        )
+    }
+
+    /// The same, whose comparisons bring word of these refs, too.
+    pub(super) fn asking_beside(&self, beside: &Arc<Beside>) -> Gits {
+        let Gits(first, second) = self;
+        Gits(
+            first.asking_beside(beside),
+            second.as_ref().map(|git| git.asking_beside(beside)),
         )
     }
 

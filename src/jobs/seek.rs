@@ -22,7 +22,7 @@ use super::unknown::{Given, SeekDuty, Sought};
 use crate::io::clock::unix_ms;
 use crate::limits::{HAVES_MAX, UNKNOWN_AGAIN_MS};
 use crate::manifest::want::AnyId;
-use crate::mirror::{Apart, Brought, Git, KeptTip, MirrorError, Tip};
+use crate::mirror::{Apart, Brought, Git, Kept, KeptTip, MirrorError, Tip};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
 use crate::snapshot::lookup::{Leads, Objects};
@@ -279,9 +279,10 @@ impl Jobs {
         }
         let mirror = repo.mirror.clone();
         let kept = spawn_blocking(move || brought.keep(&mirror)).await;
-        let bytes = kept
+        let Kept { packs, bytes } = kept
             .map_err(|panic| wrong(&panic))?
             .map_err(|e| wrong(&e))?;
+        repo.annex.note_packs(id, packs);
         let kept = KeptTip {
             given_unix_ms,
             used_unix_ms: unix_ms(),

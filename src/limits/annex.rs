@@ -17,6 +17,8 @@ pub const ANNEX_UNUSED_MS: u64 = 24 * HOUR_MS;
 pub const HAVES_MAX: usize = 64;
 /// Refs of a repository that are not followed of which is remembered what they led to a moment ago.
 pub const UNFOLLOWED_REFS_MAX: usize = 256;
+/// So many of them, the last that were used, a comparison brings word of.
+pub const UNFOLLOWED_COMPARED_MAX: usize = 64;
 /// Objects of a repository that its upstream is asked for at the same time, of which nothing is known.
 pub const UNKNOWN_ASKED_MAX: usize = 4;
 /// After this time an upstream that lacks something is asked once more: of its replicas one may be late.

@@ -80,6 +80,45 @@ pub(super) fn make_repository(
 /// The files of a pack, in the order in which they may appear.
 const ENDS: [&str; 3] = ["pack", "rev", "idx"];
 
+/// Links packs of an annex, by their names without an end, into its mirror: what they have is the mirror's now, and
+/// is not fetched again. What has been joined with others meanwhile is passed over, for then it is no pack of
+/// exactly that. They are on the disk when this returns.
+pub(crate) fn link_packs(mirror: &Path, names: &[String]) -> io::Result<()> {
+    let [from, into] = [&annex(mirror), mirror].map(|dir| dir.join("objects/pack"));
+    for name in names {
+        let at = |dir: &Path, end| dir.join(format!("{name}.{end}"));
+        if at(&into, "idx").exists() {
+            continue;
+        }
+        let linked = ENDS.iter().try_for_each(|end| {
+            let linked = fs::hard_link(at(&from, end), at(&into, end));
+            linked.or_else(|e| match e.kind() {
+                io::ErrorKind::AlreadyExists => Ok(()),
+                io::ErrorKind::NotFound if *end == "rev" => Ok(()),
+                _ => Err(e),
+            })
+        });
+        if let Err(why) = linked {
+            // Nothing is a pack without its index.
+            let _ = ["rev", "pack"].map(|end| fs::remove_file(at(&into, end)));
+            match why.kind() {
+                io::ErrorKind::NotFound => {}
+                _ => return Err(why),
+            }
+        }
+    }
+    File::open(&into)?.sync_all()
+}
+
+/// The names of a repository's packs, without an end.
+pub(super) fn pack_names(repository: &Path) -> io::Result<Vec<String>> {
+    let names = entries(&repository.join("objects/pack"))?.into_iter();
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    Ok(names
+        .filter_map(|name| Some(name.strip_suffix(".pack")?.to_owned()))
+        .collect())
+}
+
 /// Moves packs from one repository into another, their indices last. They are on the disk when this returns.
 pub(super) fn move_packs_into(from: &Path, into: &Path) -> io::Result<u64> {
     let [from, into] = [from, into].map(|dir| dir.join("objects/pack"));

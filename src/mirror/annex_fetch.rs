@@ -8,7 +8,7 @@ use gix::ObjectId;
 use gix::bstr::BString;
 use tempfile::TempDir;
 
-use super::annex::{TMP, annex, make, make_repository, move_packs_into};
+use super::annex::{TMP, annex, make, make_repository, move_packs_into, pack_names};
 use super::blocking::blocking;
 use super::config;
 use super::error::{MirrorError, without_password};
@@ -37,6 +37,14 @@ pub(crate) struct Brought {
     dir: TempDir,
     /// What was asked for: the id, or that which the ref names.
     pub(crate) id: ObjectId,
+}
+
+/// What has come into an annex at once.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// The names of its packs, without an end: they have what was asked for, what leads to it and nothing else.
+    pub(crate) packs: Vec<String>,
+    pub(crate) bytes: u64,
 }
 
 impl Git {
@@ -153,10 +161,15 @@ impl Brought {
         self.dir.path()
     }
 
-    /// Moves what has come into the annex; how much that is.
-    pub(crate) fn keep(self, mirror: &Path) -> Result<u64, MirrorError> {
+    /// Moves what has come into the annex.
+    pub(crate) fn keep(self, mirror: &Path) -> Result<Kept, MirrorError> {
         let at = annex(mirror);
-        let moved = move_packs_into(self.dir.path(), &at);
-        moved.map_err(|source| MirrorError::io("move packs into", &at, source))
+        let moved = || {
+            Ok(Kept {
+                packs: pack_names(self.dir.path())?,
+                bytes: move_packs_into(self.dir.path(), &at)?,
+            })
+        };
+        moved().map_err(|source| MirrorError::io("move packs into", &at, source))
     }
 }

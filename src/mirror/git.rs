@@ -7,6 +7,7 @@ use crate::config::Share;
 use crate::git::{self, Arrived, Failure, Growth, Repository, Setup, Sink, Surroundings, Tail};
 use crate::io::fs::{Fs, Os};
 use crate::limits;
+use crate::mirror::beside::Beside;
 use crate::mirror::error::{Failed, MirrorError, without_password};
 use crate::mirror::removals::Removals;
 use crate::mirror::speaks::{Speaks, Voice};
@@ -54,6 +55,8 @@ pub struct Git {
     pub removals: Removals,
     /// Who is told how much of a clone or a fetch has come.
     pub arrived: Arc<Arrived>,
+    /// What a comparison brings word of beside what is followed.
+    pub(crate) beside: Arc<Beside>,
 }
 
 impl Default for Git {
@@ -73,6 +76,7 @@ impl Default for Git {
             refs: Recent::default(),
             removals: Removals::default(),
             arrived: Arc::default(),
+            beside: Arc::default(),
         }
     }
 }
@@ -237,6 +241,15 @@ impl Git {
     pub(crate) fn telling(&self, arrived: &Arc<Arrived>) -> Git {
         Git {
             arrived: arrived.clone(),
+            ..self.clone()
+        }
+    }
+
+    /// The same, whose comparisons bring word of these refs, too.
+    #[must_use]
+    pub(crate) fn asking_beside(&self, beside: &Arc<Beside>) -> Git {
+        Git {
+            beside: beside.clone(),
             ..self.clone()
         }
     }

@@ -4,6 +4,7 @@ use crate::access::redirect::{self, Redirects};
 use crate::git::Growth;
 use crate::git::Tail;
 use crate::limits;
+use crate::mirror::beside::Beside;
 use crate::mirror::blocking::blocking;
 use crate::mirror::error::{MirrorError, without_password};
 use crate::mirror::git::{Call, Git, Target};
@@ -96,7 +97,7 @@ impl Git {
         };
         let words = ["ls-remote", "--quiet"].into_iter();
         let words = words.chain(options.iter().copied()).chain(["--", url]);
-        let mut lines = Lines::new(&self.follow);
+        let mut lines = Lines::new(&self.follow, &self.beside);
         let mut call = self.listing(url, git_dir, words);
         if matches!(wanted, Wanted::Cloned) {
             call.limit = call.limit.min(self.limits.clone);
@@ -227,6 +228,8 @@ pub struct Listing {
     pub head_peeled: Option<ObjectId>,
     /// Sorted by name, each once.
     pub refs: Vec<Ref>,
+    /// What of the refs that are asked for beside these is there.
+    pub(super) beside: Vec<(BString, ObjectId)>,
 }
 
 impl Listing {
@@ -267,7 +270,8 @@ pub fn listed<'p>(
     pieces: impl IntoIterator<Item = &'p [u8]>,
     follow: &Follow,
 ) -> Result<Listing, String> {
-    let mut lines = Lines::new(follow);
+    let beside = Beside::default();
+    let mut lines = Lines::new(follow, &beside);
     for piece in pieces {
         lines.push(piece)?;
     }
@@ -281,15 +285,17 @@ const MASTER: &[u8] = b"refs/heads/master";
 /// Parses the listing as it comes.
 pub(super) struct Lines<'a> {
     follow: &'a Follow,
+    beside: &'a Beside,
     partial: Vec<u8>,
     listed_bytes: u64,
     listing: Listing,
 }
 
 impl<'a> Lines<'a> {
-    pub(super) fn new(follow: &'a Follow) -> Self {
+    pub(super) fn new(follow: &'a Follow, beside: &'a Beside) -> Self {
         Self {
             follow,
+            beside,
             partial: Vec::new(),
             listed_bytes: 0,
             listing: Listing::default(),
@@ -371,6 +377,11 @@ impl<'a> Lines<'a> {
                 target: id,
                 peeled,
             });
+        } else if self.beside.has(name) {
+            let beside = &mut self.listing.beside;
+            if beside.iter().all(|(listed, _)| listed != name) {
+                beside.push((name.into(), id));
+            }
         }
         Ok(())
     }

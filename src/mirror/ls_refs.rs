@@ -119,7 +119,7 @@ impl<'g> Answer<'g> {
             object_format: None,
             request: Some(request),
             git,
-            lines: Lines::new(&git.follow),
+            lines: Lines::new(&git.follow, &git.beside),
         }
     }
 
@@ -211,7 +211,8 @@ impl<'g> Answer<'g> {
         }
         let prefixes = self.git.follow.prefixes();
         let prefix = |prefix: &BString| packet(&[b"ref-prefix ", &prefix[..]].concat());
-        let prefixes = prefixes.iter().map(prefix).collect::<Vec<_>>().concat();
+        let prefixes = prefixes.iter().chain(self.git.beside.names());
+        let prefixes = prefixes.map(prefix).collect::<Vec<_>>().concat();
         // Where there are too many, all refs come, and what is not followed is dropped.
         if prefixes.len() < LS_REFS_BYTES_MAX {
             request.extend(prefixes);

@@ -19,6 +19,7 @@ mod annex;
 mod annex_fetch;
 mod annex_packs;
 mod annex_tips;
+pub(crate) mod beside;
 mod blocking;
 pub(crate) mod bundle;
 mod closure;
@@ -56,8 +57,8 @@ pub(crate) mod via;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub(crate) use annex::annex;
-pub(crate) use annex_fetch::{Apart, Brought};
+pub(crate) use annex::{annex, link_packs};
+pub(crate) use annex_fetch::{Apart, Brought, Kept};
 pub(crate) use annex_packs::{Tidied, count as annex_packs};
 pub(crate) use annex_tips::{KeptTip, Tip, Tips};
 pub use closure::Closure;

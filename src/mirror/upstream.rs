@@ -140,10 +140,11 @@ impl Git {
         url: &str,
         lock: &RwLock<()>,
     ) -> Result<Freshened, MirrorError> {
-        self.freshen_in_turn(mirror, url, lock, async || ()).await
+        self.freshen_in_turn(mirror, url, lock, async |_| ()).await
     }
 
-    /// The same; `turn` is waited for before anything is fetched.
+    /// The same; `turn` is told what is missing and waited for before anything is fetched. What is there by then
+    /// is not.
     ///
     /// # Errors
     /// Those of [`freshen`](Self::freshen).
@@ -152,7 +153,7 @@ impl Git {
         mirror: &Path,
         url: &str,
         lock: &RwLock<()>,
-        turn: impl AsyncFn(),
+        turn: impl AsyncFn(&BTreeSet<ObjectId>),
     ) -> Result<Freshened, MirrorError> {
         match self.freshen_once(mirror, url, lock, &turn).await {
             Err(MirrorError::Vanished { .. }) => self.freshen_once(mirror, url, lock, &turn).await,
@@ -165,10 +166,14 @@ impl Git {
         mirror: &Path,
         url: &str,
         lock: &RwLock<()>,
-        turn: &impl AsyncFn(),
+        turn: &impl AsyncFn(&BTreeSet<ObjectId>),
     ) -> Result<Freshened, MirrorError> {
         let began = SystemTime::now();
-        let Found { listing, url: at } = self.list(mirror, url, Wanted::All).await?;
+        let Found {
+            mut listing,
+            url: at,
+        } = self.list(mirror, url, Wanted::All).await?;
+        self.beside.tell(std::mem::take(&mut listing.beside));
         let (path, git) = (mirror.to_owned(), self.clone());
         let local = blocking(mirror, move || Ok(git.refs.read(&path, &git.follow)?)).await?;
         let mut format = listing.format();
@@ -199,7 +204,7 @@ impl Git {
             );
         }
         if !plan.missing.is_empty() {
-            turn().await;
+            turn(&plan.missing).await;
             if self.by_permission {
                 // It can come, and its refs not.
                 let (path, missing) = (mirror.to_owned(), plan.missing.clone());

@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gix::bstr::{BStr, BString};
 
 use crate::io::clock::unix_ms;
-use crate::limits::UNFOLLOWED_REFS_MAX;
+use crate::limits::{UNFOLLOWED_COMPARED_MAX, UNFOLLOWED_REFS_MAX, WANT_IN_USE_MS};
 use crate::manifest::want::AnyId;
+use crate::mirror::beside::Beside;
 use crate::mirror::{Tip, Tips};
 
 /// See the module's text.
@@ -25,8 +26,20 @@ struct State {
     tips: Tips,
     /// For how long an upstream is believed.
     expiry_ms: u64,
-    /// What refs that are not followed led to, and when the upstream was asked.
-    refs: HashMap<BString, (AnyId, Instant)>,
+    /// What refs that are not followed led to.
+    refs: HashMap<BString, Lead>,
+    /// The packs that tips came in, each alone; what is not known any more is fetched again where it is needed.
+    packs: HashMap<AnyId, Vec<String>>,
+}
+
+/// What a ref leads to that is not followed.
+#[derive(Debug, Clone, Copy)]
+struct Lead {
+    id: AnyId,
+    /// When the upstream was asked.
+    asked: Instant,
+    /// When somebody last wanted to know.
+    used: Instant,
 }
 
 impl State {
@@ -50,7 +63,7 @@ impl Annexed {
         *now = State {
             tips,
             expiry_ms,
-            refs: HashMap::new(),
+            ..State::default()
         };
     }
 
@@ -61,7 +74,26 @@ impl Annexed {
 
     /// Puts others in their place. Whoever does writes them, too, and holds `writing`.
     pub(crate) fn set_tips(&self, tips: Tips) {
-        self.lock().tips = tips;
+        let mut now = self.lock();
+        now.packs.retain(|id, _| tips.0.contains_key(id));
+        now.tips = tips;
+    }
+
+    /// What a tip came in, which is to be put there.
+    pub(crate) fn note_packs(&self, id: AnyId, packs: Vec<String>) {
+        self.lock().packs.insert(id, packs);
+    }
+
+    /// What those of these came in that are believed tips.
+    pub(crate) fn packs_of<'i>(&self, ids: impl IntoIterator<Item = &'i AnyId>) -> Vec<String> {
+        let now = self.lock();
+        let believed = |id: &&AnyId| now.tips.0.get(*id).is_some_and(|tip| now.is_believed(tip));
+        let packs = ids.into_iter().filter(believed);
+        packs
+            .filter_map(|id| now.packs.get(id))
+            .flatten()
+            .cloned()
+            .collect()
     }
 
     /// Whether it is a tip that can be served.
@@ -106,9 +138,10 @@ impl Annexed {
 
     /// What a ref that is not followed led to when the upstream was asked at `since` or later.
     pub(crate) fn ref_since(&self, name: &BStr, since: Option<Instant>) -> Option<AnyId> {
-        let now = self.lock();
-        let (id, asked) = now.refs.get::<BStr>(name)?;
-        (since.is_none_or(|since| *asked >= since)).then_some(*id)
+        let mut now = self.lock();
+        let lead = now.refs.get_mut::<BStr>(name)?;
+        lead.used = Instant::now();
+        (since.is_none_or(|since| lead.asked >= since)).then_some(lead.id)
     }
 
     /// It leads to this, or to nothing, as the upstream says that was asked then.
@@ -121,7 +154,31 @@ impl Annexed {
         if now.refs.len() >= UNFOLLOWED_REFS_MAX {
             now.refs.clear();
         }
-        now.refs.insert(name.into(), (id, asked));
+        let used = Instant::now();
+        now.refs.insert(name.into(), Lead { id, asked, used });
+    }
+
+    /// The refs of which somebody wanted to know lately what they lead to; the last ones, if there are many.
+    pub(crate) fn refs_in_use(&self) -> Vec<BString> {
+        let now = self.lock();
+        let mut used = Vec::from_iter(now.refs.iter().map(|(name, lead)| (lead.used, name)));
+        used.retain(|(used, _)| used.elapsed() < Duration::from_millis(WANT_IN_USE_MS));
+        used.sort_unstable_by(|a, b| b.cmp(a));
+        let names = used.into_iter().map(|(_, name)| name.clone());
+        names.take(UNFOLLOWED_COMPARED_MAX).collect()
+    }
+
+    /// What a comparison that began then has found of some of them. What a ref leads to now that has moved is not
+    /// there yet: whoever wants it has it fetched.
+    pub(crate) fn note_told(&self, beside: &Beside, began: Instant) {
+        let mut now = self.lock();
+        for name in beside.names() {
+            match (beside.told(name), now.refs.get_mut(name)) {
+                (Some(told), Some(lead)) if told == lead.id => lead.asked = lead.asked.max(began),
+                (None, Some(lead)) if lead.asked < began => drop(now.refs.remove(name)),
+                _ => {}
+            }
+        }
     }
 }
 
@@ -129,6 +186,7 @@ impl Annexed {
 mod tests {
     use super::*;
     use crate::mirror::KeptTip;
+    use gix::bstr::ByteSlice;
 
     #[test]
     fn an_upstream_is_believed_for_a_while() {
@@ -172,5 +230,30 @@ mod tests {
         assert_eq!(annexed.ref_since(name, Some(later)), None);
         annexed.note_ref(name, None, later);
         assert_eq!(annexed.ref_since(name, None), None);
+    }
+
+    #[test]
+    fn comparisons_make_refs_in_use_young() {
+        let (annexed, began) = (Annexed::default(), Instant::now());
+        let later = began + Duration::from_millis(1);
+        let id = |byte| AnyId::from_bytes_or_panic(&[byte; 20]);
+        let name = |which: &str| BString::from(format!("refs/pull/{which}/head"));
+        let names = ["same", "moved", "gone"].map(name);
+        for name in &names {
+            annexed.note_ref(name.as_bstr(), Some(id(1)), began);
+        }
+        let in_use = annexed.refs_in_use();
+        assert_eq!(in_use.len(), 3);
+        let beside = Beside::of(in_use);
+        beside.tell(vec![(names[0].clone(), id(1)), (names[1].clone(), id(2))]);
+        annexed.note_told(&beside, later);
+        let told = |since| {
+            names
+                .each_ref()
+                .map(|name| annexed.ref_since(name.as_bstr(), since))
+        };
+        assert_eq!(told(Some(later)), [Some(id(1)), None, None]);
+        // It is what there is, until the other is there.
+        assert_eq!(told(None), [Some(id(1)), Some(id(1)), None]);
     }
 }

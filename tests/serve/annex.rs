@@ -232,6 +232,47 @@ fn an_upstream_that_refuses_ids() {
     server.stop();
 }
 
+/// What a ref that is not followed leads to is looked at by comparisons, for as long as somebody uses it: nobody
+/// waits for a question of his own.
+#[test]
+fn comparisons_bring_word_of_refs_in_use() {
+    let lab = small_lab();
+    let upstream = Upstream::new(lab.upstreams());
+    let server = over_http(&lab, &upstream).start();
+    hit(&server, NAME);
+    let id = pull(&lab, 7, b"one\n");
+    let query = target("ref=refs/pull/7/head");
+    assert_eq!(commit_of(&server.get(&query).expect(200)), Some(&*id));
+    let asked = Instant::now();
+    let compared = || {
+        let now = ["Cache-Control: max-age=0"];
+        server.fetch("GET", &lab::target(NAME), &now).expect(200);
+    };
+    // Older than the next comparison by more than the second in which HTTP counts.
+    wait::until_true("a second is over", || {
+        asked.elapsed() > Duration::from_millis(1_200)
+    });
+    compared();
+    let questions = upstream.asked().len();
+    let age = format!("Cache-Control: max-age={}", asked.elapsed().as_secs());
+    let again = server.fetch("GET", &query, &[&age]).expect(200);
+    assert_eq!(commit_of(&again), Some(&*id));
+    assert_eq!(upstream.asked().len(), questions, "it is asked for again");
+
+    // One that has moved, or is gone, is looked for.
+    let moved = pull(&lab, 7, b"two\n");
+    compared();
+    let now = server.fetch("GET", &query, &["Cache-Control: max-age=0"]);
+    assert_eq!(commit_of(&now.expect(200)), Some(&*moved));
+    git::run(
+        &lab.upstream(NAME),
+        &["update-ref", "-d", "refs/pull/7/head"],
+    );
+    compared();
+    server.get(&query).expect(404);
+    server.stop();
+}
+
 /// A commit that was forced away at the upstream before anybody here has seen it on a branch, and that is asked for
 /// again and again: once the upstream does not give it out any more it is gone after the expiry, from
 /// archives and from the disk.
@@ -399,21 +440,29 @@ fn ensured_commits_are_there_for_git() {
     server.stop();
 }
 
-/// Once the mirror has it, it is the mirror's.
+/// Once a followed ref leads to it, it is the mirror's, and not fetched again.
 #[test]
 fn what_is_merged_leaves_the_annex() {
     let lab = small_lab();
     let id = pull(&lab, 7, b"of a pull request\n");
     let times = ["--maintenance-idle", "1s"];
-    let server = lab.settings().with(&FAR).with(&times).start();
+    let upstream = Upstream::new(lab.upstreams());
+    let server = over_http(&lab, &upstream).with(&times).start();
     hit(&server, NAME);
     let before = kept(&server, &id);
+    let questions = upstream.asked().len();
     let tips = || std::fs::read_to_string(annex(&lab).join("tips")).unwrap();
     assert!(tips().contains(&id));
     let up = lab.upstream(NAME);
     git::run(&up, &["update-ref", "refs/heads/main", &id]);
     ensure(&server, NAME, r#"{"refs":{"refs/heads/absent":""}}"#);
     wait::until_true("it has left the annex", || !tips().contains(&id));
+    let asked = upstream.asked();
+    let fetches = asked[questions..].iter().filter(|one| {
+        let body = String::from_utf8_lossy(&one.body);
+        body.contains("command=fetch")
+    });
+    assert_eq!(fetches.count(), 0, "it is fetched again");
     let packs = || {
         std::fs::read_dir(annex(&lab).join("objects/pack"))
             .unwrap()

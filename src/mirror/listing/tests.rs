@@ -17,7 +17,8 @@ fn listing_is_parsed_in_any_pieces_and_bounded() {
         "ref: refs/heads/main\tHEAD\n{a}\tHEAD\n{a}\trefs/heads/main\n{b}\trefs/pull/1/head\n{b}\trefs/tags/v\n{a}\trefs/tags/v^{{}}\n{a}\trefs/heads/..bad\n"
     );
     let follow = Follow::default();
-    let lines = || Lines::new(&follow);
+    let beside = Beside::default();
+    let lines = || Lines::new(&follow, &beside);
     for cut in 0..text.len() {
         let mut parsing = lines();
         parsing.push(&text.as_bytes()[..cut]).unwrap();
