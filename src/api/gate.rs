@@ -8,55 +8,28 @@ use std::sync::Arc;
 
 use super::core::{Core, Note};
 use super::pass::{Pass, Right};
+use super::refused::{Refused, Why, logged_path};
 use crate::access::credential::{Credential, Invalid};
+use crate::access::permissions::Shown;
 use crate::access::tokens::TokenHash;
 use crate::config::Rule;
 use crate::http::net::service::{Answer, Entrance, Identity, Peer};
+use crate::http::wire::Reject;
 use crate::http::wire::caching::Reach;
 use crate::http::wire::head::RequestHead;
-use crate::http::wire::table::{Methods, Need, Route};
+use crate::http::wire::route::{Route, route};
+use crate::http::wire::table::{Methods, Need};
 use crate::jobs::asker::Asker;
-use crate::jobs::clone::{IS_ITS_OWN_UPSTREAM, LOOP};
-use crate::jobs::permission::UNSAID;
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
 use crate::telemetry::metrics::Outcome;
 
-/// Why a request is not let in. Neither depends on what there is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refused {
-    /// It says nothing of who sends it.
-    Unnamed,
-    /// What it says is not enough, or cannot be read.
-    Named,
-    /// A browser sends it for a page of somebody else's.
-    Foreign,
-    /// The upstream does not say whether it may.
-    Unsaid,
-    /// The upstream is this server itself.
-    Loop,
-}
-
-impl From<Invalid> for Refused {
-    fn from(_: Invalid) -> Refused {
-        Refused::Named
-    }
-}
-
-impl Refused {
-    /// Status and line. A 401 for somebody who has sent a password would have git forget it.
-    fn answer(self) -> (u16, &'static str) {
-        match self {
-            Refused::Unnamed => (
-                401,
-                "who are you? Send a token as Bearer, or as the password of Basic",
-            ),
-            Refused::Foreign => (403, "a page of another site may not ask for this"),
-            Refused::Unsaid => (503, UNSAID),
-            Refused::Loop => (LOOP, IS_ITS_OWN_UPSTREAM),
-            Refused::Named => (404, "there is no such repository, or not for you"),
-        }
-    }
+/// What became of a request at the gate.
+pub(crate) enum Entry<'h> {
+    LetIn(Route<'h>, (Pass, Option<Shown>)),
+    Refused(Route<'h>, Refused),
+    /// It leads to nothing that there could be.
+    Nowhere(Reject),
 }
 
 /// Whether a browser asks for a page that is not of this server: what is done with POST is not done because
@@ -101,7 +74,7 @@ impl Core {
                     Some(Rule::Open) => Ok(Pass::Open),
                     Some(Rule::Token) => self.proven(peer, head, Right::Read),
                     Some(Rule::Upstream) => self.may_be_asked(route.repo(), head),
-                    None => Err(Refused::Named),
+                    None => Err(Refused::Named(Why::NoHost)),
                 }
             }
             Need::Names => self.proven(peer, head, Right::Names),
@@ -115,6 +88,37 @@ impl Core {
                 },
                 passed => passed,
             },
+        }
+    }
+
+    /// Has a request let in or refused, whoever must be asked for that.
+    pub(super) async fn entry<'h>(&self, head: &RequestHead<'h>, peer: &Peer) -> Entry<'h> {
+        let route = match route(head.method, head.target) {
+            Ok(route) => route,
+            Err(reject) => return Entry::Nowhere(reject),
+        };
+        let passed = match self.gate(&route, peer, head) {
+            Ok(pass) => self.let_in(pass, (route.repo(), head, peer)).await,
+            Err(refused) => Err(refused),
+        };
+        match passed {
+            Ok(passed) => Entry::LetIn(route, passed),
+            Err(refused) => Entry::Refused(route, refused),
+        }
+    }
+
+    /// The same of one that was let in, once that may be long ago.
+    pub(super) async fn entry_again<'h>(
+        &self,
+        entry: Entry<'h>,
+        head: &RequestHead<'h>,
+        peer: &Peer,
+    ) -> Entry<'h> {
+        match entry {
+            Entry::LetIn(_, (pass, _)) if !self.still(pass, &peer.identity) => {
+                self.entry(head, peer).await
+            }
+            entry => entry,
         }
     }
 
@@ -147,7 +151,8 @@ impl Core {
         match self.still(pass, identity) || self.is_shown_again(pass, repo, asker).await {
             true => Ok(()),
             false => {
-                let (status, line) = Refused::Named.answer();
+                let gone = Refused::Named(Why::Meanwhile);
+                let (status, line) = gone.answer(Need::Read, Rule::Upstream);
                 Err(StartError {
                     status,
                     message: line.into(),
@@ -169,9 +174,10 @@ impl Core {
         let shown = shown(head)?;
         let secret = shown.secret().ok_or(Refused::Unnamed)?;
         let hash = TokenHash::of(secret);
-        match self.is_token_for(hash, right) {
-            true => Ok(Pass::Token(hash, right)),
-            false => Err(Refused::Named),
+        match self.tokens.load().get(hash).map(|token| token.role) {
+            Some(role) if right.is_of(role) => Ok(Pass::Token(hash, right)),
+            Some(role) => Err(Refused::Named(Why::TokenOf(role))),
+            None => Err(Refused::Named(Why::UnknownToken)),
         }
     }
 
@@ -182,11 +188,16 @@ impl Core {
             .is_some_and(|token| right.is_of(token.role))
     }
 
+    /// Who decides about a host.
+    fn rule_of(&self, host: Option<&str>) -> Rule {
+        host.map_or(Rule::Open, |host| self.config.access.of(host))
+    }
+
     /// Whether what is answered to a target differs by who asks.
     pub(super) fn reach(&self, target: &str) -> Reach {
         let below = target.strip_prefix("/git/");
         let host = below.and_then(|below| below.split('/').next());
-        match host.map_or(Rule::Open, |host| self.config.access.of(host)) {
+        match self.rule_of(host) {
             Rule::Open => Reach::Everybody,
             Rule::Token | Rule::Upstream => Reach::Asker,
         }
@@ -199,14 +210,25 @@ impl Core {
         refused: Refused,
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
-        let (status, line) = refused.answer();
-        match route.repo() {
+        let need = route.endpoint().row().need;
+        let rule = self.rule_of(route.repo().map(|repo| repo.host));
+        let (status, line) = refused.answer(need, rule);
+        let answer = match route.repo() {
             Some(repo) => self.refuse_repository(head, repo, status, line, out),
             None => Answer {
                 payload: self.text(head, status, line, out),
                 keep_alive: head.keep_alive,
-                note: self.note(head, Outcome::Refused, status),
+                note: Note {
+                    path: Some(logged_path(head.target)),
+                    ..self.note(head, Outcome::Refused, status)
+                },
             },
-        }
+        };
+        let reason = refused.reason().map(Into::into);
+        let note = Note {
+            reason: reason.or(answer.note.reason),
+            ..answer.note
+        };
+        Answer { note, ..answer }
     }
 }

@@ -13,6 +13,7 @@ mod line_ends;
 mod pass;
 mod permission;
 mod preamble;
+mod refused;
 mod service;
 mod snapshot;
 mod sought;

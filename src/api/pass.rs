@@ -8,7 +8,7 @@ use crate::config::Role;
 
 /// By what a request was let in, which can be looked at again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pass {
+pub(crate) enum Pass {
     /// It needs nothing.
     Open,
     /// The socket file of the administrator, whoever has opened it.
@@ -34,7 +34,7 @@ impl Pass {
 
 /// What somebody may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Right {
+pub(crate) enum Right {
     /// Read repositories of hosts whose access is `token`.
     Read,
     /// See the names of all repositories.

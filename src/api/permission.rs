@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::core::Core;
-use super::gate::Refused;
 use super::pass::Pass;
+use super::refused::{Refused, Why};
 use crate::access::credential::Credential;
 use crate::access::permissions::Shown;
 use crate::access::verdicts::{About, Known};
@@ -25,7 +25,7 @@ impl Core {
         repo: Option<RepoRef<'_>>,
         head: &RequestHead<'_>,
     ) -> Result<Pass, Refused> {
-        let (shown, refused) = self.shown_to(repo.ok_or(Refused::Named)?, head)?;
+        let (shown, refused) = self.shown_to(repo.ok_or(Refused::Named(Why::NoHost))?, head)?;
         match self
             .permissions
             .verdicts
@@ -43,17 +43,18 @@ impl Core {
         repo: RepoRef<'_>,
         head: &RequestHead<'_>,
     ) -> Result<(Shown, Refused), Refused> {
-        let key = self.key(repo).ok_or(Refused::Named)?;
+        let key = self.key(repo).ok_or(Refused::Named(Why::NoHost))?;
         let upstream = self.permissions.of(key.host());
         // What cannot be read is not taken for none.
         let credential = Credential::read(head.authorization.map(|value| value.0))?;
         let refused = match credential.is_none() {
             true => Refused::Unnamed,
-            false => Refused::Named,
+            false => Refused::Named(Why::ByUpstream),
         };
         let shown =
             upstream.and_then(|upstream| self.permissions.shown(upstream, &key, credential));
-        shown.map(|shown| (shown, refused)).ok_or(Refused::Named)
+        let not_tried = Refused::Named(Why::NotForUpstream);
+        shown.map(|shown| (shown, refused)).ok_or(not_tried)
     }
 
     /// Has the upstream asked where it is to be. Nothing of the repository is looked at or begun before that.
@@ -65,7 +66,7 @@ impl Core {
         if pass != Pass::ToAsk && !pass.is_said() {
             return Ok((pass, None));
         }
-        let repo = repo.ok_or(Refused::Named)?;
+        let repo = repo.ok_or(Refused::Named(Why::NoHost))?;
         let (shown, refused) = self.shown_to(repo, head)?;
         let about = shown.about;
         let passed = (Pass::Shown(about), Some(shown.clone()));
@@ -76,11 +77,11 @@ impl Core {
         if via.leads_back_to(&self.via) {
             return Err(Refused::Loop);
         }
-        let key = self.key(repo).ok_or(Refused::Named)?;
+        let key = self.key(repo).ok_or(Refused::Named(Why::NoHost))?;
         let url = self.config.upstreams.url_for(key.host(), repo.path);
         let asking = Asking {
             name: key.name(),
-            url: url.ok_or(Refused::Named)?,
+            url: url.ok_or(Refused::Named(Why::NoHost))?,
             asker: Asker::at(peer.ip()).showing(Some(shown)).by_way_of(via),
         };
         match self.verdict(asking).await {

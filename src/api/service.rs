@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::core::{Asked, Core, Note};
-use super::gate::Refused;
+use super::gate::Entry;
 use super::git_protocol;
 use super::pass::Pass;
+use super::refused::{Refused, Why, logged_path};
 use super::snapshot::NOTHING_CACHED;
 use crate::access::permissions::Shown;
 use crate::config::RepoKey;
@@ -20,9 +21,7 @@ use crate::http::wire::head::{Framing, RequestHead};
 use crate::http::wire::response::{Head, Text};
 use crate::http::wire::route::{RepoRef, Route, route};
 use crate::http::wire::{Method, Reject};
-use crate::limits::{
-    BODY_BYTES_MAX, ENSURE_BODY_BYTES_MAX, LOGGED_PATH_BYTES_MAX, METRICS_REPOSITORIES_MAX,
-};
+use crate::limits::{BODY_BYTES_MAX, ENSURE_BODY_BYTES_MAX, METRICS_REPOSITORIES_MAX};
 use crate::repos::repo::{First, Repo};
 use crate::telemetry::log::{RequestLog, RequestRecord};
 use crate::telemetry::metrics::{DropReason, Event, Gauges, Outcome, Timing};
@@ -238,25 +237,28 @@ impl Core {
 
 impl Service for Core {
     type Note = Note;
+    type Entry<'h> = Entry<'h>;
 
-    async fn answer(
+    async fn enter<'h>(self: &Rc<Self>, head: &RequestHead<'h>, peer: &Peer) -> Entry<'h> {
+        self.entry(head, peer).await
+    }
+
+    async fn answer<'h>(
         self: &Rc<Self>,
-        head: &RequestHead<'_>,
+        head: &RequestHead<'h>,
         peer: &Peer,
-        body: Body,
+        (entry, body): (Entry<'h>, Body),
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
-        let route = match route(head.method, head.target) {
-            Ok(route) => route,
-            Err(reject) => return self.reject(head, &reject, out),
+        let entry = match body.len_bytes() {
+            0 => entry,
+            // It may have taken long.
+            _ => self.entry_again(entry, head, peer).await,
         };
-        let pass = match self.gate(&route, peer, head) {
-            Ok(pass) => pass,
-            Err(refused) => return self.not_let_in((head, &route), refused, out),
-        };
-        let (pass, shown) = match self.let_in(pass, (route.repo(), head, peer)).await {
-            Ok(passed) => passed,
-            Err(refused) => return self.not_let_in((head, &route), refused, out),
+        let (route, (pass, shown)) = match entry {
+            Entry::LetIn(route, passed) => (route, passed),
+            Entry::Refused(route, refused) => return self.not_let_in((head, &route), refused, out),
+            Entry::Nowhere(reject) => return self.reject(head, &reject, out),
         };
         let written = out.len();
         let answer = match route {
@@ -283,7 +285,7 @@ impl Service for Core {
             // It is long ago that its upstream was asked.
             false => match self.let_in(pass, (route.repo(), head, peer)).await {
                 Ok(_) if pass.is_said() => Ok(()),
-                Ok(_) => Err(Refused::Named),
+                Ok(_) => Err(Refused::Named(Why::Meanwhile)),
                 Err(refused) => Err(refused),
             },
         };
@@ -307,28 +309,23 @@ impl Service for Core {
         self.meter.add(Event::Response(reject.status), 1);
     }
 
-    fn body_use(&self, head: &RequestHead<'_>, peer: &Peer) -> BodyUse {
-        let route = route(head.method, head.target);
-        if let Ok(route) = &route
-            && self.gate(route, peer, head).is_err()
-        {
+    fn body_use(&self, head: &RequestHead<'_>, entry: &Entry<'_>) -> BodyUse {
+        let Entry::LetIn(route, _) = entry else {
             return BodyUse::Refuse;
-        }
-        match route {
-            Ok(Route::EnsureRefs(repo)) if self.is_served(repo) => {
-                BodyUse::Keep(ENSURE_BODY_BYTES_MAX)
-            }
-            Ok(Route::UploadPack(repo))
+        };
+        match *route {
+            Route::EnsureRefs(repo) if self.is_served(repo) => BodyUse::Keep(ENSURE_BODY_BYTES_MAX),
+            Route::UploadPack(repo)
                 if self.is_served(repo) && git_protocol::upload_form(head).is_ok() =>
             {
                 BodyUse::Keep(BODY_BYTES_MAX)
             }
-            Ok(Route::Webhook(repo)) => match self.webhook_bytes(head, repo) {
+            Route::Webhook(repo) => match self.webhook_bytes(head, repo) {
                 Some(most) => BodyUse::Read(most),
                 None => BodyUse::Refuse,
             },
-            Err(_) | Ok(Route::EnsureRefs(_) | Route::UploadPack(_)) => BodyUse::Refuse,
-            Ok(_) => BodyUse::Discard,
+            Route::EnsureRefs(_) | Route::UploadPack(_) => BodyUse::Refuse,
+            _ => BodyUse::Discard,
         }
     }
 
@@ -462,16 +459,6 @@ impl Service for Core {
 
 /// What the log says of a request whose client left before it was answered, as others do.
 const STATUS_LEFT: u16 = 499;
-
-/// What the log shows of a target, which is visible ASCII: its path, or the beginning of it. What is in
-/// its query may be a secret.
-pub(super) fn logged_path(target: &str) -> Box<str> {
-    let (path, _) = target.split_once('?').unwrap_or((target, ""));
-    match path.get(..LOGGED_PATH_BYTES_MAX) {
-        Some(start) if start.len() < path.len() => format!("{start}…").into(),
-        _ => path.into(),
-    }
-}
 
 /// `host/path` of the repository that a request is about.
 fn asked_repository(head: &RequestHead<'_>) -> Option<Arc<str>> {

@@ -6,7 +6,7 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 use super::core::{Core, Note};
-use super::service::logged_path;
+use super::refused::logged_path;
 use crate::config::{Secret, Secrets};
 use crate::http::net::body::{Body, BodyReader};
 use crate::http::net::service::{Answer, Payload};

@@ -197,22 +197,31 @@ impl<S: Service> Connection<S> {
         };
         self.input.extend_from_slice(&input[head_bytes..]);
         self.asked_by(&head)?;
-        let body = self.read_body(&mut head).await?;
+        let service = self.service.clone();
+        let entry = {
+            let entry = pin!(service.enter(&head, &self.peer));
+            self.while_there(entry).await
+        };
+        let entry = entry.map_err(|why| self.unanswered(&head, asked, why))?;
+        // What is not let in waits where it came from until here, in the kernel.
+        let body_use = service.body_use(&head, &entry);
+        let body = self.read_body(&mut head, body_use).await?;
         self.output.clear();
         let mut output = std::mem::take(&mut self.output);
-        let service = self.service.clone();
         let answer = {
-            let answer = pin!(service.answer(&head, &self.peer, body, &mut output));
+            let answer = pin!(service.answer(&head, &self.peer, (entry, body), &mut output));
             self.while_there(answer).await
         };
         self.output = output;
-        answer.map_err(|why| {
-            service.unanswered(&head, &self.peer, asked, why);
-            match why {
-                GivenUp::Crowded => End::Crowded(TOO_MANY),
-                _ => End::Quiet,
-            }
-        })
+        answer.map_err(|why| self.unanswered(&head, asked, why))
+    }
+
+    fn unanswered(&self, head: &RequestHead<'_>, asked: Instant, why: GivenUp) -> End {
+        self.service.unanswered(head, &self.peer, asked, why);
+        match why {
+            GivenUp::Crowded => End::Crowded(TOO_MANY),
+            _ => End::Quiet,
+        }
     }
 
     /// Finds out who makes a request. Who has shown a certificate that is good no more is nobody's client.
@@ -324,8 +333,10 @@ impl<S: Service> Connection<S> {
                 self.output.clear();
                 let mut output = std::mem::take(&mut self.output);
                 let service = self.service.clone();
-                let body = Body::default();
-                let answer = service.answer(&head, &self.peer, body, &mut output).await;
+                let entry = service.enter(&head, &self.peer).await;
+                let entered = (entry, Body::default());
+                let answer = service.answer(&head, &self.peer, entered, &mut output);
+                let answer = answer.await;
                 self.output = output;
                 if self.deliver(answer, began).await.is_ok() {
                     self.linger().await;

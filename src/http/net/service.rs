@@ -82,15 +82,24 @@ pub(crate) struct Done {
 pub(crate) trait Service: 'static {
     /// What it keeps of a request until the answer is sent.
     type Note;
+    /// By what a request is let in, or why it is not.
+    type Entry<'h>;
+
+    /// Whether a request is let in, which its head alone says: of its body nothing is taken before that is known.
+    fn enter<'h>(
+        self: &Rc<Self>,
+        head: &RequestHead<'h>,
+        peer: &Peer,
+    ) -> impl Future<Output = Self::Entry<'h>>;
 
     /// Writes the head (and any short content) of the answer to `out`. The body is the service's to
     /// keep or to drop: it is not held while the answer is sent. It is empty unless
     /// [`body_use`](Service::body_use) has it kept.
-    fn answer(
+    fn answer<'h>(
         self: &Rc<Self>,
-        head: &RequestHead<'_>,
+        head: &RequestHead<'h>,
         peer: &Peer,
-        body: Body,
+        entered: (Self::Entry<'h>, Body),
         out: &mut Vec<u8>,
     ) -> impl Future<Output = Answer<Self::Note>>;
 
@@ -98,7 +107,7 @@ pub(crate) trait Service: 'static {
     fn refuse(&self, reject: &Reject, out: &mut Vec<u8>);
 
     /// What is to be done with the body that `head` may bring. Asked before any of it is taken.
-    fn body_use(&self, head: &RequestHead<'_>, peer: &Peer) -> BodyUse;
+    fn body_use(&self, head: &RequestHead<'_>, entry: &Self::Entry<'_>) -> BodyUse;
 
     /// What reads the body of a request that is to be [read](BodyUse::Read).
     fn body_reader(&self, head: &RequestHead<'_>) -> Box<dyn BodyReader>;

@@ -183,12 +183,16 @@ impl<S: Service> Connection<S> {
 
     /// Reads the body of a request as far as the service wants it; what follows the body stays in
     /// the input. A head whose body is not read closes the connection.
-    pub(super) async fn read_body(&mut self, head: &mut RequestHead<'_>) -> Result<Body, End> {
+    pub(super) async fn read_body(
+        &mut self,
+        head: &mut RequestHead<'_>,
+        body_use: BodyUse,
+    ) -> Result<Body, End> {
         if matches!(head.framing, Framing::None | Framing::Length(0)) {
             return Ok(Body::default());
         }
         let is_small = matches!(head.framing, Framing::Length(..=UNUSED_BODY_BYTES_MAX));
-        match self.service.body_use(head, &self.peer) {
+        match body_use {
             BodyUse::Keep(max) => self.keep_body(head, max).await,
             BodyUse::Read(max) => {
                 let mut reader = self.service.body_reader(head);
