@@ -52,6 +52,9 @@ pub const SHOWN_AT_ONCE_MAX: usize = 10_000;
 /// Objects of which a request says that the client has them that are looked for; of the rest it is not known here
 /// that he has them. Those that count come first.
 pub const HAVES_SHOWN_MAX: usize = 4_096;
+/// Lines of a request that say so which are read at all: git's own client has some 16,000 in one, and more only where
+/// it has far more history than there is here.
+pub const HAVES_READ_MAX: usize = 65_536;
 /// Yeses that are remembered.
 pub const VERDICTS_YES_MAX: usize = 65_536;
 /// Noes that are: those of whoever makes up credentials push out no yes.

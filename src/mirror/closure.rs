@@ -7,10 +7,12 @@ use std::path::Path;
 use gix::ObjectId;
 
 use super::blocking::blocking;
+use super::config;
 use super::error::MirrorError;
 use super::files::loose_ids;
 use super::git::{Call, Git};
-use super::packs::{PackKind, packs};
+use super::packs::{PackKind, open_index, packs};
+use super::set_up::format_of;
 use crate::git::stdin_file;
 
 /// What a mirror has of a commit.
@@ -73,6 +75,12 @@ impl Git {
         let is_tip = |id: &&ObjectId| tips.contains(*id);
         let mut reached: HashSet<ObjectId> = ids.iter().filter(is_tip).copied().collect();
         let rest: Vec<ObjectId> = ids.iter().filter(|id| !is_tip(id)).copied().collect();
+        // For each that is not there git would look through the directory of packs anew.
+        let path = mirror.to_owned();
+        let rest = blocking(mirror, move || there(&path, rest)).await?;
+        if rest.is_empty() {
+            return Ok(reached);
+        }
         let names: Vec<String> = rest.iter().map(ToString::to_string).collect();
         let kinds = self.kinds(mirror, &names).await?;
         let there = rest.into_iter().zip(kinds);
@@ -142,6 +150,28 @@ impl Git {
             Err(e) => Err(e),
         }
     }
+}
+
+/// Those of some objects that a mirror has.
+fn there(mirror: &Path, mut ids: Vec<ObjectId>) -> Result<Vec<ObjectId>, MirrorError> {
+    let objects = mirror.join("objects");
+    let failed = |source| MirrorError::io("look for objects in", &objects, source);
+    // In this order: what is packed meanwhile is seen in a pack.
+    let loose = loose_ids(&objects).map_err(failed)?;
+    let loose: HashSet<ObjectId> = loose.into_iter().collect();
+    let hash = format_of(&config::read(mirror)?);
+    let packs = packs(&objects.join("pack")).map_err(failed)?;
+    let mut indices = Vec::new();
+    for pack in packs {
+        match open_index(&pack.index, hash) {
+            Ok(index) => indices.push(index),
+            // Joined with others meanwhile. What is not found is shown in another way, or not known here.
+            Err(_) if !pack.index.exists() => {}
+            Err(e) => return Err(failed(e)),
+        }
+    }
+    ids.retain(|id| loose.contains(id) || indices.iter().any(|index| index.lookup(id).is_some()));
+    Ok(ids)
 }
 
 /// Whether there are loose objects or cruft packs, which are no part of a snapshot.

@@ -67,10 +67,12 @@ pub(crate) enum Word {
     Shallow,
 }
 
+const HAVE: &[u8] = b"have ";
+
 impl Word {
     const ALL: [(&'static [u8], Word); 3] = [
         (b"want ", Word::Want),
-        (b"have ", Word::Have),
+        (HAVE, Word::Have),
         (b"shallow ", Word::Shallow),
     ];
 }
@@ -110,6 +112,19 @@ pub(crate) fn wants(request: &File, max: usize) -> io::Result<Vec<ObjectId>> {
     Ok(wants)
 }
 
+/// Counts what a client says that it has: what comes behind the first lines of that is not read, for git does
+/// without it.
+#[derive(Default)]
+struct Haves(usize);
+
+impl Haves {
+    fn is_beyond(&mut self, line: &[u8]) -> bool {
+        let is_have = line.get(4..).is_some_and(|text| text.starts_with(HAVE));
+        self.0 += usize::from(is_have);
+        is_have && self.0 > limits::HAVES_READ_MAX
+    }
+}
+
 /// Gives `take` each object that a request names by its id of this kind, in order.
 ///
 /// # Errors
@@ -119,8 +134,11 @@ pub(crate) fn each_named(
     kind: gix::hash::Kind,
     mut take: impl FnMut(Word, ObjectId) -> Result<(), Unnamed>,
 ) -> Result<(), Unnamed> {
-    let mut lines = Lines::of(request);
+    let (mut lines, mut haves) = (Lines::of(request), Haves::default());
     while let Some(line) = lines.next()? {
+        if haves.is_beyond(line) {
+            continue;
+        }
         if let Some(named) = named(line, kind) {
             let (word, id) = named?;
             take(word, id)?;
@@ -139,9 +157,12 @@ pub(crate) fn retain_named(
     kind: gix::hash::Kind,
     is_kept: impl Fn(Word, &ObjectId) -> bool,
 ) -> Result<u64, Unnamed> {
-    let (mut lines, mut to) = (Lines::of(request), 0);
+    let (mut lines, mut haves, mut to) = (Lines::of(request), Haves::default(), 0);
     let mut moved = Vec::with_capacity(LINES_BYTES);
     while let Some(line) = lines.next()? {
+        if haves.is_beyond(line) {
+            continue;
+        }
         if let Some(named) = named(line, kind) {
             let (word, id) = named?;
             if !is_kept(word, &id) {
@@ -375,5 +396,19 @@ mod tests {
         let expected: String = lines.iter().filter(is_left).cloned().collect();
         assert!(text(&request) == expected, "something else was taken out");
         assert_eq!(left, expected.len() as u64);
+        // What nobody looks at is not kept either.
+        let count = limits::HAVES_READ_MAX + 10;
+        let lines = (0..count).map(|n| line(&format!("have {}\n", id(n as u32))));
+        let request = request_file(lines.collect::<String>().as_bytes()).unwrap();
+        let mut read = 0;
+        let kind = gix::hash::Kind::Sha1;
+        let count = |_, _| {
+            read += 1;
+            Ok(())
+        };
+        each_named(&request, kind, count).unwrap();
+        let left = retain_named(&request, kind, |_, _| true).unwrap();
+        assert_eq!(read, limits::HAVES_READ_MAX);
+        assert_eq!(left as usize, limits::HAVES_READ_MAX * 50);
     }
 }
