@@ -101,7 +101,8 @@ pub(crate) fn location(trace: &str) -> Option<&str> {
 }
 
 /// The URL of the repository that `location` leads to when `url` was asked for; fails with why
-/// it is not followed. Only the same host is: where http becomes https, at another port.
+/// it is not followed. Only the same host and port are, for a credential goes along: http becomes https where both
+/// are at their own.
 pub(crate) fn target(url: &str, location: &str) -> Result<String, String> {
     // What it has besides a place may be a secret.
     let shown = location.split(['?', '#']).next().unwrap_or_default();
@@ -126,7 +127,8 @@ pub(crate) fn target(url: &str, location: &str) -> Result<String, String> {
     if from.scheme != to.scheme && !upgraded {
         return Err(not_followed("which is not encrypted"));
     }
-    if from.port != to.port && !upgraded {
+    let is_own = upgraded && (from.port, to.port) == (HTTP_PORT, HTTPS_PORT);
+    if from.port != to.port && !is_own {
         return Err(not_followed("which is another port"));
     }
     match absolute.strip_suffix(ASKED) {
@@ -134,6 +136,9 @@ pub(crate) fn target(url: &str, location: &str) -> Result<String, String> {
         _ => Err(not_followed("which is no repository")),
     }
 }
+
+const HTTP_PORT: u16 = 80;
+const HTTPS_PORT: u16 = 443;
 
 /// Where the requests for a URL go.
 struct Origin<'u> {
@@ -149,8 +154,8 @@ impl<'u> Origin<'u> {
     fn of(url: &'u str) -> Option<Self> {
         let (scheme, rest) = url.split_once("://")?;
         let (scheme, default_port) = match scheme {
-            _ if scheme.eq_ignore_ascii_case("https") => ("https", 443),
-            _ if scheme.eq_ignore_ascii_case("http") => ("http", 80),
+            _ if scheme.eq_ignore_ascii_case("https") => ("https", HTTPS_PORT),
+            _ if scheme.eq_ignore_ascii_case("http") => ("http", HTTP_PORT),
             _ => return None,
         };
         let authority = rest.split(['/', '?', '#']).next()?;
@@ -202,7 +207,7 @@ fatal: unable to access 'http://h/': The requested URL returned error: 301";
             ("http://h:1/a", "/b/c", "http://h:1/b/c"),
             ("http://h:1/a", "//h:1/b", "http://h:1/b"),
             ("http://h/a", "https://h/a", "https://h/a"),
-            ("http://h:1/a", "https://h:2/a", "https://h:2/a"),
+            ("http://h:1/a", "https://h:1/a", "https://h:1/a"),
             ("https://h/a", "https://h:443/b", "https://h:443/b"),
             ("http://[::1]:1/a", "http://[::1]:1/b", "http://[::1]:1/b"),
         ] {
@@ -254,6 +259,9 @@ fatal: unable to access 'http://h/': The requested URL returned error: 301";
             ("http://h/a", "//i/a", "another host"),
             ("http://[::1]:1/a", "http://[::2]:1/a", "another host"),
             ("http://h/a", "http://h:8080/a", "another port"),
+            ("http://h/a", "https://h:8443/a", "another port"),
+            ("http://h:1/a", "https://h:2/a", "another port"),
+            ("http://h:1/a", "https://h/a", "another port"),
             ("https://h/a", "https://h:8443/a", "another port"),
             ("https://h/a", "http://h/a", "not encrypted"),
             ("http://h/a", "http://u@h/a", "no http URL"),
