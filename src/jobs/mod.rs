@@ -39,6 +39,7 @@ pub(crate) mod plane;
 pub(crate) mod question_turns;
 pub(crate) mod questions;
 mod refs;
+mod refused_by_git;
 mod resolve;
 mod room;
 mod said;

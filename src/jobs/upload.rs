@@ -15,6 +15,8 @@ use tokio::sync::oneshot;
 use super::asker::Asker;
 use super::clone::LOOP;
 use super::hidden::{NOT_OUR_REF, not_our_ref};
+use super::look::failed;
+use super::refused_by_git;
 use super::state::Jobs;
 use crate::git::Output;
 use crate::http::net::body::Body;
@@ -26,7 +28,7 @@ use crate::limits::{
     UPLOAD_SLOW_BYTES,
 };
 use crate::manifest::want::AnyId;
-use crate::mirror::{MirrorError, Upload, annex};
+use crate::mirror::{Upload, annex};
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
 
@@ -173,21 +175,6 @@ fn lost_turn() -> StartError {
         message: "the download was too slow while others waited; try again later".into(),
     }
 }
-
-/// What git says of a request that it does not understand, in the order in which it reads one. The
-/// mirror has no part in these.
-const NOT_UNDERSTOOD: &[&str] = &[
-    "protocol error",
-    "unknown capability",
-    "invalid command",
-    "no command requested",
-    "unexpected line",
-    "expected flush",
-    "invalid shallow line",
-    "Invalid deepen",
-    "invalid filter-spec",
-    "mismatched object format",
-];
 
 fn is_not_our_ref(bytes: &[u8]) -> bool {
     bytes
@@ -401,33 +388,15 @@ impl Jobs {
             input,
             ..
         } = running;
-        let failed = |e: &dyn std::fmt::Display| StartError {
-            status: 500,
-            message: format!("{}: {e}", repo.name),
-        };
         let request = input.as_mut().map(UploadRequest::open);
         let upload = Upload {
             mirror: repository,
             protocol: *protocol,
-            request: request.transpose().map_err(|e| failed(&e))?,
+            request: request.transpose().map_err(|e| failed(repo, &e))?,
         };
         let take = async |output| pass(relay, input.as_mut(), turn, output).await;
         let ended = self.git.upload_pack(upload, take, turn.lost()).await;
-        ended.map_err(|e| {
-            if let MirrorError::Git { stderr, .. } = &e
-                && let Some(said) = not_understood(stderr)
-            {
-                let message = format!("git does not understand the request: {said}");
-                return StartError {
-                    status: 400,
-                    message,
-                };
-            }
-            if !matches!(e, MirrorError::Output { .. }) {
-                tracing::warn!(repository = &*repo.name, "{e}");
-            }
-            failed(&e)
-        })
+        ended.map_err(|e| refused_by_git::answer(repo, &e))
     }
 }
 
@@ -489,12 +458,4 @@ async fn pass(
         }
     }
     taken.await
-}
-
-/// The line in which git says that it does not understand a request, parts of which it may repeat.
-fn not_understood(stderr: &str) -> Option<&str> {
-    let is_it = |line: &&str| {
-        line.starts_with("fatal: ") && NOT_UNDERSTOOD.iter().any(|text| line.contains(text))
-    };
-    stderr.lines().find(is_it)
 }

@@ -705,6 +705,22 @@ fn git_s_protocol_gives_out_no_id_that_was_not_shown() {
     let oid = format!("filter sparse:oid={left}:left.txt\n");
     let said = fetch_with(&server, &a, &[format!("want {main}\n"), oid]).text();
     assert!(said.contains("ERR") && !said.contains("PACK"), "{said}");
+    expect_mistakes_told(&server, &a, (&main, &left));
+}
+
+/// What git does not take is the client's mistake, and is told without anything of this machine.
+fn expect_mistakes_told(server: &Server, field: &str, (main, left): (&str, &str)) {
+    for line in [
+        format!("deepen-not {left}\n"),
+        "filter sparse:path=x\n".into(),
+    ] {
+        let lines = [format!("want {main}\n"), line];
+        let refused = fetch_with(server, field, &lines).expect(400).text();
+        assert!(
+            refused.contains("fatal: ") && !refused.contains("STATE"),
+            "{refused}"
+        );
+    }
 }
 
 #[test]
