@@ -57,7 +57,8 @@ impl Jobs {
                     repo.notes.set_swept();
                     return Ok(());
                 }
-                Ok(Some(Expired::Busy)) => {}
+                // Whoever takes what is kept nowhere may take hours for it.
+                Ok(Some(Expired::Busy)) => repo.end_live_only("what refs have left is to go first"),
                 Ok(Some(Expired::AnnexBroken)) => self.give_up_annex(repo).await,
                 Err(e) => {
                     tracing::error!(

@@ -11,14 +11,15 @@
 //! need of what is due is packed into it first. While a fetch is between its objects and its refs nothing goes: it
 //! may have taken something for there that is due.
 
+mod due;
+
 use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use gix::ObjectId;
-use gix::hash::Kind;
 use tempfile::TempDir;
 use tokio::sync::RwLock;
 
@@ -32,10 +33,12 @@ use super::git::Git;
 use super::journal;
 use super::looked;
 use super::loose::{Aside, all_tips};
-use super::packs::{Pack, PackKind, move_packs, open_index, packs, set_age};
+use super::packs::{Pack, PackKind, open_index, packs};
 use super::set_up::format_of;
 use crate::git::stdin_file;
 use crate::limits;
+use due::{Due, is_older, loose_file};
+pub(super) use due::{KeepFiles, packs_of};
 
 /// The locks of a repository, in the order in which they are taken.
 #[derive(Clone, Copy, Debug)]
@@ -61,19 +64,6 @@ pub enum Expired {
     AnnexBroken,
 }
 
-/// What is due.
-struct Due {
-    hash: Kind,
-    /// Packs that hold something due.
-    gone: Vec<Pack>,
-    /// Loose objects.
-    loose: Vec<ObjectId>,
-    /// What of these packs is to stay, in their order, and how much.
-    stays: File,
-    stays_count: u64,
-    count: u64,
-}
-
 impl Git {
     /// Removes what neither refs reach nor tips that were left less than `expiry` before `now`. What
     /// refs reach must be in packs that are not cruft.
@@ -86,6 +76,18 @@ impl Git {
         locks: Locks<'_>,
         expiry: Duration,
         now: SystemTime,
+    ) -> Result<Expired, MirrorError> {
+        self.expire_all(mirror, locks, (expiry, now), KeepFiles::Count)
+            .await
+    }
+
+    /// The same, whatever packs have a `.keep` or only those that have none.
+    pub(super) async fn expire_all(
+        &self,
+        mirror: &Path,
+        locks: Locks<'_>,
+        (expiry, now): (Duration, SystemTime),
+        keep_files: KeepFiles,
     ) -> Result<Expired, MirrorError> {
         let since = now.checked_sub(expiry).unwrap_or(SystemTime::UNIX_EPOCH);
         let path = mirror.to_owned();
@@ -102,7 +104,7 @@ impl Git {
         let roots = blocking(mirror, move || roots(&path, since)).await?;
         let reached = self.reached(mirror, &roots).await?;
         let path = mirror.to_owned();
-        let due = blocking(mirror, move || Due::find(&path, reached, since)).await?;
+        let due = blocking(mirror, move || Due::find(&path, reached, since, keep_files)).await?;
         if due.gone.is_empty() && due.loose.is_empty() {
             note_look(mirror, (since, now)).await?;
             return Ok(Expired::Nothing);
@@ -300,17 +302,6 @@ async fn note_look(
     .await
 }
 
-fn is_older(path: &Path, since: SystemTime) -> bool {
-    let modified = std::fs::metadata(path).and_then(|found| found.modified());
-    modified.is_ok_and(|at| at < since)
-}
-
-fn loose_file(mirror: &Path, id: &ObjectId) -> PathBuf {
-    let hex = id.to_string();
-    let (fan, rest) = hex.split_at(2);
-    mirror.join("objects").join(fan).join(rest)
-}
-
 /// Whether something can be due: a tip was left long ago, something was put aside long ago, or it is time to
 /// look.
 fn is_due(
@@ -330,162 +321,6 @@ fn is_due(
     Ok(loose
         .iter()
         .any(|id| is_older(&loose_file(mirror, id), since)))
-}
-
-fn packs_of(mirror: &Path) -> Result<Vec<Pack>, MirrorError> {
-    let folder = mirror.join("objects/pack");
-    packs(&folder).map_err(|source| MirrorError::io("list the packs of", &folder, source))
-}
-
-/// A pack that something of may be due, and which of its objects are reached.
-struct Candidate {
-    pack: Pack,
-    index: gix::odb::pack::index::File,
-    reached: Vec<bool>,
-}
-
-impl Due {
-    /// Compares packs and loose objects that are old enough with the list of all that is `reached`.
-    fn find(mirror: &Path, reached: File, since: SystemTime) -> Result<Due, MirrorError> {
-        let hash = format_of(&config::read(mirror)?);
-        let io = |source| MirrorError::io("look for what is due in", mirror, source);
-        let old = packs_of(mirror)?.into_iter();
-        let old = old.filter(|pack| pack.modified < since);
-        let candidate = |pack: Pack| {
-            let index = open_index(&pack.index, hash)?;
-            let reached = vec![false; index.num_objects() as usize];
-            Ok(Candidate {
-                pack,
-                index,
-                reached,
-            })
-        };
-        let mut packs = old
-            .map(candidate)
-            .collect::<std::io::Result<Vec<_>>>()
-            .map_err(io)?;
-        let loose = loose_ids(&mirror.join("objects")).map_err(io)?.into_iter();
-        let loose = loose.filter(|id| is_older(&loose_file(mirror, id), since));
-        let mut loose: HashSet<ObjectId> = loose.collect();
-        for line in BufReader::new(reached).lines() {
-            let line = line.map_err(io)?;
-            let id = ObjectId::from_hex(line.as_bytes());
-            let id = id.map_err(|e| io(std::io::Error::other(format!("{line:?}: {e}"))))?;
-            loose.remove(&id);
-            for candidate in &mut packs {
-                if let Some(at) = candidate.index.lookup(id) {
-                    candidate.reached[at as usize] = true;
-                }
-            }
-        }
-        packs.retain(|candidate| candidate.reached.contains(&false));
-        let (kept, packs) = packs
-            .into_iter()
-            .partition::<Vec<_>, _>(|candidate| candidate.pack.kind == PackKind::Kept);
-        kept.iter()
-            .for_each(|candidate| say_kept(mirror, candidate));
-        Due::of(mirror, hash, packs, loose.into_iter().collect()).map_err(io)
-    }
-
-    fn of(
-        mirror: &Path,
-        hash: Kind,
-        packs: Vec<Candidate>,
-        loose: Vec<ObjectId>,
-    ) -> std::io::Result<Due> {
-        let mut out = BufWriter::new(tempfile::tempfile_in(mirror)?);
-        let (mut stays_count, mut count) = (0, loose.len() as u64);
-        for Candidate { index, reached, .. } in &packs {
-            // As they lie there, so that the new pack keeps neighbours together.
-            let stays = (0..index.num_objects()).filter(|at| reached[*at as usize]);
-            let mut order: Vec<_> = stays
-                .map(|at| (index.pack_offset_at_index(at), at))
-                .collect();
-            order.sort_unstable();
-            stays_count += order.len() as u64;
-            count += (reached.len() - order.len()) as u64;
-            for (_, at) in order {
-                writeln!(out, "{}", index.oid_at_index(at))?;
-            }
-        }
-        let mut stays = out
-            .into_inner()
-            .map_err(std::io::IntoInnerError::into_error)?;
-        stays.seek(SeekFrom::Start(0))?;
-        Ok(Due {
-            hash,
-            gone: packs.into_iter().map(|candidate| candidate.pack).collect(),
-            loose,
-            stays,
-            stays_count,
-            count,
-        })
-    }
-
-    /// Makes sure that the packs `made` have all that stays.
-    fn replaced_by(mut self, mirror: &Path, made: &[String]) -> Result<Due, MirrorError> {
-        let folder = mirror.join("objects/pack");
-        let io = |source| MirrorError::io("compare the packs of", &folder, source);
-        let index = |stem: &String| open_index(&folder.join(format!("{stem}.idx")), self.hash);
-        let indices: Result<Vec<_>, _> = made.iter().map(index).collect();
-        let indices = indices.map_err(io)?;
-        self.stays.seek(SeekFrom::Start(0)).map_err(io)?;
-        for line in BufReader::new(&self.stays).lines() {
-            let line = line.map_err(io)?;
-            let id = ObjectId::from_hex(line.as_bytes());
-            let is_there = id.is_ok_and(|id| indices.iter().any(|i| i.lookup(id).is_some()));
-            if !is_there {
-                return Err(MirrorError::Output {
-                    op: "git pack-objects",
-                    target: mirror.display().to_string(),
-                    what: format!("{line} is not in the new pack"),
-                });
-            }
-        }
-        set_age(&folder, made, &self.gone).map_err(io)?;
-        File::open(&folder).and_then(|d| d.sync_all()).map_err(io)?;
-        Ok(self)
-    }
-
-    /// Moves it away; gives where it is.
-    fn remove(&self, mirror: &Path) -> Result<TempDir, MirrorError> {
-        let move_away = || {
-            let trash = tempfile::Builder::new()
-                .prefix("tmp_old_packs_")
-                .tempdir_in(mirror)?;
-            // It would have git believe that commits are there.
-            for graph in ["commit-graph", "commit-graphs"] {
-                let from = mirror.join("objects/info").join(graph);
-                rename_if_there(&from, &trash.path().join(graph))?;
-            }
-            move_packs(&mirror.join("objects/pack"), &self.gone, trash.path())?;
-            for id in &self.loose {
-                let to = trash.path().join(id.to_string());
-                rename_if_there(&loose_file(mirror, id), &to)?;
-            }
-            Ok(trash)
-        };
-        move_away().map_err(|source| MirrorError::io("remove what is due of", mirror, source))
-    }
-}
-
-fn rename_if_there(from: &Path, to: &Path) -> std::io::Result<()> {
-    match std::fs::rename(from, to) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// Nobody else can know why it is kept.
-fn say_kept(mirror: &Path, Candidate { pack, reached, .. }: &Candidate) {
-    let objects = reached.iter().filter(|reached| !**reached).count();
-    tracing::warn!(
-        objects,
-        "{} of {} holds objects that no ref has led to for long, and stays for it has a .keep file; remove \
-         that, and they go",
-        pack.name(),
-        mirror.display()
-    );
 }
 
 /// When the next tip is due that refs have left, or it is time to look.

@@ -13,7 +13,7 @@ use gix::ObjectId;
 
 use super::blocking::blocking;
 use super::error::MirrorError;
-use super::expire::{Expired, Locks};
+use super::expire::{Expired, KeepFiles, Locks};
 use super::git::Git;
 use super::journal;
 use super::looked;
@@ -84,8 +84,9 @@ impl Git {
         }
         // Dates of files are not finer than this on every file system.
         let now = SystemTime::now() + Duration::from_millis(LEFT_AHEAD_MS);
-        let expired = self.expire(mirror, locks, Duration::ZERO, now).await;
-        expired.map(Some)
+        let all = (Duration::ZERO, now);
+        let expired = self.expire_all(mirror, locks, all, KeepFiles::MeanNothing);
+        expired.await.map(Some)
     }
 
     /// Whether something that `left` lead to is reached by no ref; also where one of them is not there, for what
@@ -126,6 +127,7 @@ impl Git {
 
 #[cfg(test)]
 mod tests {
+    use super::super::expire::packs_of;
     use super::*;
     use crate::mirror::Freshened;
     use crate::mirror::testing::{Scratch, git, run};
@@ -168,6 +170,24 @@ mod tests {
         assert!(!has(&scratch, &secret) && has(&scratch, &next));
         git(&scratch.mirror(), &["fsck", "--full", "--strict"]);
         assert_eq!(expire_left(&scratch), None, "once");
+    }
+
+    #[test]
+    fn a_keep_file_keeps_nothing_of_it() {
+        let scratch = Scratch::with_commit();
+        let first = scratch.commit("main", "one");
+        scratch.commit("main", "a secret");
+        scratch.clone_mirror();
+        let secret = scratch.upstream(&["rev-parse", "main"]);
+        for pack in packs_of(&scratch.mirror()).unwrap() {
+            std::fs::write(pack.index.with_extension("keep"), "mine\n").unwrap();
+        }
+        scratch.upstream(&["update-ref", "refs/heads/main", &first]);
+        freshen(&scratch);
+        assert!(has(&scratch, &secret));
+        assert!(matches!(expire_left(&scratch), Some(Expired::Objects(_))));
+        assert!(!has(&scratch, &secret) && has(&scratch, &first));
+        git(&scratch.mirror(), &["fsck", "--full", "--strict"]);
     }
 
     #[test]

@@ -187,8 +187,8 @@ pub(super) fn move_packs(folder: &Path, packs: &[Pack], trash: &Path) -> io::Res
         names.extend(all.filter(|name| name.to_string_lossy().starts_with(OVER_SEVERAL)));
     }
     for pack in packs {
-        let files =
-            ["idx", "rev", "bitmap", "mtimes", "pack"].map(|end| format!("{}.{end}", pack.stem));
+        let files = ["idx", "rev", "bitmap", "mtimes", "keep", "pack"]
+            .map(|end| format!("{}.{end}", pack.stem));
         names.extend(files.map(Into::into));
     }
     for name in names {

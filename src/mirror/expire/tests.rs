@@ -1,6 +1,7 @@
 use super::*;
 use crate::mirror::Freshened;
 use crate::mirror::testing::{Scratch, git, git_with, run};
+use gix::hash::Kind;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -172,7 +173,7 @@ fn begin(s: &Scratch) -> (Due, Roots, SystemTime) {
     run(async {
         let roots = roots(&mirror, since).unwrap();
         let reached = s.git.reached(&mirror, &roots).await.unwrap();
-        let due = Due::find(&mirror, reached, since).unwrap();
+        let due = Due::find(&mirror, reached, since, KeepFiles::Count).unwrap();
         let due = s.git.pack_what_stays(&mirror, due).await.unwrap();
         (due, roots, since)
     })
@@ -344,7 +345,10 @@ fn begin_only(s: &Scratch) -> (Due, SystemTime) {
     run(async {
         let roots = roots(&mirror, since).unwrap();
         let reached = s.git.reached(&mirror, &roots).await.unwrap();
-        (Due::find(&mirror, reached, since).unwrap(), since)
+        (
+            Due::find(&mirror, reached, since, KeepFiles::Count).unwrap(),
+            since,
+        )
     })
 }
 

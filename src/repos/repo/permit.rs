@@ -53,6 +53,19 @@ impl fmt::Debug for Held {
     }
 }
 
+impl Repo {
+    /// Ends what is built for those alone who take it now, from files that stay where they are for it.
+    pub(crate) fn end_live_only(&self, why: &str) {
+        let state = self.lock();
+        let started = state.wants.all().flat_map(|one| one.builds.started());
+        let started = Vec::from_iter(started);
+        drop(state);
+        started
+            .iter()
+            .for_each(|archive| archive.fanout.give_way(why));
+    }
+}
+
 impl Permit {
     /// A new one, and a ticket for the first listener.
     pub(super) fn new(repo: Arc<Repo>, want: Arc<Want>) -> (Permit, Ticket) {

@@ -1,6 +1,7 @@
 //! What a repository serves and builds, and when.
 
 use super::*;
+use crate::archive::growth::Status;
 use crate::archive::handle::ReaderHandle;
 use crate::archive::place::Archive;
 use crate::limits::{BUILD_RETRY_MAX_MS, BUILD_RETRY_MS, WANTS_BUILDING_MAX};
@@ -196,6 +197,22 @@ fn a_build_that_readers_hold_up_is_not_the_only_one() {
     drop(vacant());
     slow.fanout.fail("over");
     drop(reader);
+}
+
+#[test]
+fn what_is_not_kept_makes_way() {
+    let repo = repo();
+    let vacant = || match repo.find(None) {
+        Found::Vacant(permit) => permit,
+        other => panic!("{other:?}"),
+    };
+    let (first, (slow, _reader)) = (vacant(), held_up());
+    first.started(Ok(slow.clone()));
+    let (second, kept) = (vacant(), archive(2));
+    second.started(Ok(kept.clone()));
+    repo.end_live_only("make way");
+    assert!(matches!(slow.fanout.status(), Status::Failed(_)));
+    assert!(matches!(kept.fanout.status(), Status::Growing));
 }
 
 fn side() -> (Named, Arc<Want>) {
