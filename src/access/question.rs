@@ -22,6 +22,7 @@ use super::shown::without_password;
 use super::way::{Believed, Way};
 use super::{packets, redirect};
 use crate::config::is_safe;
+use crate::io::certificate;
 use crate::limits::{
     QUESTION_ANSWER_BYTES_MAX, QUESTION_ANSWER_MS, QUESTION_HEAD_BYTES_MAX, QUESTION_IDLE_MAX,
     REDIRECTS_MAX, ROOTS_FILE_BYTES_MAX,
@@ -195,7 +196,18 @@ impl Questioner {
 }
 
 fn nothing(error: &ureq::Error) -> Says {
-    Says::Nothing(without_password(&error.to_string()))
+    let about_tls = match error {
+        ureq::Error::Io(e) => certificate::why_of_io(e),
+        ureq::Error::Rustls(e) => Some(certificate::why(e)),
+        _ => None,
+    };
+    Says::Nothing(match about_tls {
+        Some(why) => format!(
+            "its certificate is not believed: {why}; another authority is named to git by its user, \
+             git config --global http.URL.sslCAInfo FILE, and read at the start"
+        ),
+        None => without_password(&error.to_string()),
+    })
 }
 
 fn with_fields<B>(request: RequestBuilder<B>, question: &Question<'_>) -> RequestBuilder<B> {

@@ -80,6 +80,11 @@ impl Tokens {
         self.known.get(&hash)
     }
 
+    /// Whether one of them reads repositories.
+    pub fn let_anybody_read(&self) -> bool {
+        self.known.values().any(|token| token.role.may_read())
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.known.len()

@@ -1,5 +1,6 @@
 //! The operating system, as the rest of the program sees it.
 pub mod address;
+pub(crate) mod certificate;
 pub mod child;
 pub(crate) mod clock;
 pub mod disk;

@@ -15,7 +15,7 @@ pub enum MirrorError {
     /// Upstream wants credentials or refuses those it got. Some hosts (GitHub) answer so for
     /// repositories that do not exist, too.
     #[error(
-        "upstream denies access to {url} ({line}): check the path, and that git has credentials for it"
+        "upstream denies access to {url} ({line}): check the path, and that this server has a credential for it: --upstream-token, or a helper of its git"
     )]
     Denied { url: String, line: String },
     /// What upstream has under this name is another repository than before.
@@ -28,6 +28,11 @@ pub enum MirrorError {
         "upstream of {url} is unreachable ({line}): check the network and the base URL, or try later"
     )]
     Unreachable { url: String, line: String },
+    /// Upstream shows a certificate of an authority that this machine does not know.
+    #[error(
+        "the certificate of the upstream of {url} is not believed ({line}): if its authority is your own, name that to git as the server's user, git config --global http.URL.sslCAInfo FILE"
+    )]
+    Untrusted { url: String, line: String },
     /// Upstream wants to be asked less often.
     #[error("upstream of {url} limits how often it is asked ({line}): try again later")]
     Limited { url: String, line: String },
@@ -193,6 +198,7 @@ impl MirrorError {
             Class::NotFound => Self::NotFound { url, line },
             Class::Denied => Self::Denied { url, line },
             Class::Unreachable => Self::Unreachable { url, line },
+            Class::Untrusted => Self::Untrusted { url, line },
             Class::Limited => Self::Limited { url, line },
             Class::Redirected => Self::Redirected { url, line },
             Class::Loop => Self::Loop { url, line },
@@ -249,6 +255,7 @@ enum Class {
     NotFound,
     Denied,
     Unreachable,
+    Untrusted,
     Limited,
     Redirected,
     Loop,
@@ -304,6 +311,8 @@ const MESSAGES: &[(&str, Class)] = &[
         "possible repository corruption on the remote side",
         Class::Damaged,
     ),
+    ("server certificate verification failed", Class::Untrusted),
+    ("ssl certificate problem", Class::Untrusted),
     ("unable to access", Class::Unreachable),
     ("could not resolve host", Class::Unreachable),
     ("unable to look up", Class::Unreachable),
@@ -417,6 +426,8 @@ mod tests {
             ("git@github.com: Permission denied (publickey).\nfatal: Could not read from remote repository.\n".to_owned() + rights, Class::Denied),
             ("fatal: unable to access 'https://h/a/': The requested URL returned error: 403".into(), Class::Denied),
             ("fatal: unable to access 'https://h/a/': The requested URL returned error: 503".into(), Class::Unreachable),
+            ("fatal: unable to access 'https://h/a/': server certificate verification failed. CAfile: none CRLfile: none".into(), Class::Untrusted),
+            ("fatal: unable to access 'https://h/a/': SSL certificate problem: self-signed certificate in certificate chain".into(), Class::Untrusted),
             ("fatal: unable to access 'https://h/a/': The requested URL returned error: 429".into(), Class::Limited),
             ("fatal: unable to access 'http://127.0.0.1:1/x/': Failed to connect to 127.0.0.1 port 1 after 0 ms: Couldn't connect to server".into(), Class::Unreachable),
             ("ssh: Could not resolve hostname h: Name or service not known\nfatal: Could not read from remote repository.".into(), Class::Unreachable),

@@ -9,6 +9,7 @@ use super::error::ServerError;
 use super::permissions::find_permissions;
 use super::reload::InForce;
 use super::start::{choose_driver, marks};
+use crate::access::tokens::Tokens;
 use crate::config::{At, Config, Rule, is_safe};
 use crate::io::fs::{Fs, Os};
 use crate::io::net::tcp_socket;
@@ -21,14 +22,24 @@ use crate::store::files::StoreError;
 /// What would end the start.
 pub fn check_settings(config: &Config) -> Result<Vec<String>, ServerError> {
     choose_driver(config.io_driver)?;
-    InForce::read(config)?;
+    let in_force = InForce::read(config)?;
     find_permissions(config, &std::env::temp_dir(), None)?;
     check_state(config)?;
     check_places(config)?;
-    Ok(exposed(config)
-        .into_iter()
-        .chain(locked_out(config))
-        .collect())
+    Ok(warnings(config, &in_force))
+}
+
+/// What a server goes on with, and its operator should know.
+pub(super) fn warnings(config: &Config, in_force: &InForce) -> Vec<String> {
+    let mut lines = exposed(config);
+    lines.extend(locked_out(config, &in_force.tokens.load()));
+    lines.extend(in_force.complaints());
+    let decides = |(host, _): (&str, &str)| config.access.of(host) == Rule::Upstream;
+    if !config.access_stale.is_zero() && !config.upstreams.iter().any(decides) {
+        let why = "--access-stale means nothing: no host has --access HOST=upstream";
+        lines.push(why.to_owned());
+    }
+    lines
 }
 
 /// Sees to it that this machine has the addresses to listen at, that this user may, and that there is a place for
@@ -89,12 +100,15 @@ fn check_state(config: &Config) -> Result<(), ServerError> {
 }
 
 /// Hosts from which nobody gets anything, as it is set.
-pub(super) fn locked_out(config: &Config) -> Vec<String> {
-    let has_tokens = config.tokens.is_some();
+fn locked_out(config: &Config, tokens: &Tokens) -> Vec<String> {
     let tls = config.listeners.tls.as_ref();
     let has_clients = tls.is_some_and(|tls| tls.clients.is_some());
     let of = |(host, base): (&str, &str)| match config.access.of(host) {
-        Rule::Token if !has_tokens && !has_clients => Some(format!(
+        Rule::Token if has_clients || tokens.let_anybody_read() => None,
+        Rule::Token if config.tokens.is_some() => Some(format!(
+            "nobody may read {host}: the file of --tokens has no token that reads; tarpon token new NAME prints its line"
+        )),
+        Rule::Token => Some(format!(
             "nobody may read {host}: --access {host}=token needs --tokens, or --tls-client-ca"
         )),
         Rule::Upstream if !is_safe(base) => Some(format!(
@@ -105,18 +119,18 @@ pub(super) fn locked_out(config: &Config) -> Vec<String> {
     config.upstreams.iter().filter_map(of).collect()
 }
 
-/// Files with secrets that not only their owner and group can read or change, for the group is often there for it. Of
-/// tokens there are hashes only: who can change them lets himself in.
-pub(super) fn exposed(config: &Config) -> Vec<String> {
+/// Files with secrets that not only their owner and group can read, for the group is often there for it, or that not only
+/// their owner can change. Of tokens there are hashes only: who can change them lets himself in.
+fn exposed(config: &Config) -> Vec<String> {
     let look = |(setting, path): (&str, &Path)| {
         let (others, what) = match setting {
-            "--tokens" => (0o002, "says who may read, and others may change it"),
-            _ => (0o006, "has secrets, and others may read or change it"),
+            "--tokens" => (0o022, "says who may read, and others may change it"),
+            _ => (0o026, "has secrets, and others may read or change it"),
         };
         let mode = rustix::fs::stat(path).ok()?.st_mode & 0o777;
         (mode & others != 0).then(|| {
             let path = path.display();
-            format!("{setting}: {path} {what} (mode {mode:o}): chmod o= {path}")
+            format!("{setting}: {path} {what} (mode {mode:o}): chmod g-w,o= {path}")
         })
     };
     config.secret_files().into_iter().filter_map(look).collect()

@@ -42,13 +42,10 @@ pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), 
     heap::give_back_large();
     let uring = choose_driver(config.io_driver)?;
     let carried = carried(raise_descriptor_limit(), &config)?;
-    for line in check::exposed(&config)
-        .into_iter()
-        .chain(check::locked_out(&config))
-    {
+    let prepared = prepare(config, faults, carried)?;
+    for line in check::warnings(&prepared.config, &prepared.in_force) {
         tracing::warn!("{line}");
     }
-    let prepared = prepare(config, faults, carried)?;
     let log = RequestLogThread::start()?;
     let (stop, stopped) = watch::channel(false);
     let (for_jobs, for_cores) = (
@@ -58,6 +55,7 @@ pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), 
     let meter = prepared.meter();
     let (config, catalog, (way, queue)) = (prepared.config, prepared.catalog, prepared.plane);
     let in_force = prepared.in_force;
+    in_force.show_certificates(&meter);
     let handle = way.clone();
     let mut plane = Background::start_thread(move |stop, ready| {
         state::run(for_jobs, (handle, queue), stop, uring, ready)

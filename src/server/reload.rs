@@ -11,6 +11,7 @@ use crate::access::own::OwnTokens;
 use crate::access::tokens::Tokens;
 use crate::config::{self, Config, Secrets};
 use crate::http::net::tls::keys::{Keys, Terms};
+use crate::io::clock::unix_ms;
 use crate::telemetry::metrics::{Event, Meter, ReloadResult};
 
 /// What the files say that can be read anew.
@@ -86,6 +87,20 @@ impl InForce {
         })
     }
 
+    /// What clients find wrong with the certificates that they are shown.
+    pub(super) fn complaints(&self) -> Vec<String> {
+        let now_unix_s = unix_ms() / 1000;
+        let keys = self.keys.as_ref();
+        keys.map_or_else(Vec::new, |keys| keys.terms().complaints(now_unix_s))
+    }
+
+    /// Has the metrics tell when they run out.
+    pub(super) fn show_certificates(&self, meter: &Meter) {
+        if let Some(keys) = &self.keys {
+            meter.show_certificates(keys.terms().ends_unix_s());
+        }
+    }
+
     /// All that the files say by now, and the settings that have been changed in vain.
     fn anew(&self, config: &Config) -> Result<(Vec<String>, Files, Option<Terms>), String> {
         let text = |why: &dyn std::error::Error| why.to_string();
@@ -120,6 +135,10 @@ impl InForce {
         self.tokens.store(Arc::new(tokens));
         if let (Some(keys), Some(terms)) = (&self.keys, terms) {
             keys.take(terms);
+        }
+        self.show_certificates(meter);
+        for line in self.complaints() {
+            tracing::warn!("{line}");
         }
         self.own.store(Arc::new(own));
         meter.add(Event::Reload(ReloadResult::Done), 1);

@@ -24,8 +24,8 @@ use family::*;
 use slots::{BASES, SLOTS};
 
 use crossbeam::utils::CachePadded;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The atomics of one writing thread. Alignment and padding keep its cache lines its own.
 type Block = CachePadded<[AtomicU64; SLOTS]>;
@@ -38,6 +38,8 @@ type Block = CachePadded<[AtomicU64; SLOTS]>;
 #[derive(Debug)]
 pub(crate) struct Metrics {
     blocks: Box<[Block]>,
+    /// The last second of each certificate that listeners show, since 1970. Held to be copied.
+    certificates: Mutex<Vec<u64>>,
 }
 
 /// What is read off other parts at scrape time.
@@ -73,6 +75,7 @@ impl Metrics {
         let block = || CachePadded::new([const { AtomicU64::new(0) }; SLOTS]);
         Arc::new(Self {
             blocks: (0..writers.max(1)).map(|_| block()).collect(),
+            certificates: Mutex::default(),
         })
     }
 
@@ -83,6 +86,11 @@ impl Metrics {
             metrics: Arc::clone(self),
             block: writer % self.blocks.len(),
         }
+    }
+
+    fn certificates(&self) -> MutexGuard<'_, Vec<u64>> {
+        let certificates = self.certificates.lock();
+        certificates.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn sum(&self, slot: usize) -> u64 {
@@ -106,6 +114,11 @@ impl Meter {
     /// Counts `event` `count` times (or so many bytes).
     pub fn add(&self, event: Event, count: u64) {
         self.add_to(event.slot(), count);
+    }
+
+    /// Has the ends of the certificates shown that are in force now.
+    pub(crate) fn show_certificates(&self, ends_unix_s: Vec<u64>) {
+        *self.metrics.certificates() = ends_unix_s;
     }
 
     /// One more of `level`. Balance it with [`Meter::down`] on any thread's meter.

@@ -907,6 +907,7 @@ fn files_with_secrets_that_others_can_read_are_warned_of() {
     for (tokens, is_said) in [
         (tokens("read", 0o644), false),
         (tokens("write", 0o606), true),
+        (tokens("group", 0o660), true),
     ] {
         let (code, errors, _) = check(&[&state[..], &["--tokens", &tokens]].concat());
         let says = errors.contains("says who may read, and others may change it");
@@ -926,4 +927,41 @@ fn files_with_secrets_that_others_can_read_are_warned_of() {
     let [_, wrong_key] = other.flags();
     let (code, errors, _) = check(&[&state[..], &[&cert, &wrong_key]].concat());
     assert_eq!(code, 3, "{errors}");
+}
+
+/// What a server begins with, and nobody gets anything of it.
+#[test]
+fn settings_that_let_nobody_in_are_warned_of() {
+    let lab = small_lab();
+    let state = lab.scratch("none/yet").display().to_string();
+    let none = file(&lab, "tokens", "# none\n", 0o600);
+    let authority = Authority::new(&lab.scratch(""), "ours");
+    let [cert, key] = authority
+        .issue_for("old", &["localhost"], 1, (2020, 2025))
+        .flags();
+    let arguments = [
+        "--state",
+        &*state,
+        "--no-default-upstreams",
+        "--upstream=test=https://test.example/",
+        "--access=test=token",
+        "--access-stale=1h",
+        "--tokens",
+        &*none,
+        &*cert,
+        &*key,
+    ];
+    let (code, errors, _) = check(&arguments);
+    assert_eq!(code, 0, "{errors}");
+    for said in [
+        "nobody may read test: the file of --tokens has no token that reads",
+        "--access-stale means nothing",
+        "of --tls-cert: it has run out",
+    ] {
+        assert!(errors.contains(said), "{said}: {errors}");
+    }
+    let mut server = lab.settings().with(&[&*cert, &*key]).start();
+    server.wait_logged("of --tls-cert: it has run out");
+    server.terminate();
+    server.wait_exit(wait::DEADLINE);
 }

@@ -79,7 +79,7 @@ const SEEMING: [Named; 7] = [
 ];
 
 /// Functions that wait, or call such ones, and where they run instead of on a core.
-const WAITING: [Named; 66] = [
+const WAITING: [Named; 67] = [
     (
         "src/server/reload.rs",
         "InForce::anew",
@@ -376,6 +376,11 @@ const WAITING: [Named; 66] = [
     (
         "src/server/check.rs",
         "exposed",
+        "the main thread, at the start",
+    ),
+    (
+        "src/server/check.rs",
+        "warnings",
         "the main thread, at the start",
     ),
 ];

@@ -11,6 +11,7 @@ pub mod files;
 pub(crate) mod holder;
 pub mod keys;
 mod slack;
+mod worth;
 
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;

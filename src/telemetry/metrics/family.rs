@@ -34,7 +34,7 @@ pub(crate) struct Family {
 }
 
 /// Every metric, in the order in which it is rendered.
-pub(crate) const FAMILIES: [Family; 49] = [
+pub(crate) const FAMILIES: [Family; 50] = [
     Family {
         id: Id::Requests,
         name: "tarpon_requests_total",
@@ -436,6 +436,14 @@ pub(crate) const FAMILIES: [Family; 49] = [
         label: "repository",
         values: &[],
         help: "Time since a mirror was last known to equal its upstream; the first 1000 mirrors.",
+    },
+    Family {
+        id: Id::CertificateEnds,
+        name: "tarpon_tls_certificate_not_after_seconds",
+        kind: Kind::Gauge,
+        label: "pair",
+        values: &[],
+        help: "When each --tls-cert runs out, in seconds since 1970; the pairs in the order given.",
     },
     Family {
         id: Id::BuildInfo,

@@ -51,5 +51,6 @@ pub(super) enum Id {
     OpenFilesLimit,
     ConnectionsLimit,
     MirrorAge,
+    CertificateEnds,
     BuildInfo,
 }

@@ -47,6 +47,14 @@ impl Metrics {
                         push_sample(out, family.name, label, age.as_secs_f64());
                     }
                 }
+                Id::CertificateEnds => {
+                    let ends = self.certificates().clone();
+                    for (pair, ends_unix_s) in (1..).zip(ends) {
+                        let label = format!("{pair}");
+                        let label = Some((family.label, label.as_str()));
+                        push_sample(out, family.name, label, ends_unix_s);
+                    }
+                }
                 _ => self.push_counted(out, family),
             }
         }

@@ -12,6 +12,7 @@ use super::super::service::{GivenUp, Service};
 use super::super::tls::keys::Keys;
 use super::super::unless::unless;
 use super::{Connection, End};
+use crate::io::certificate;
 use crate::limits::{BODY_LOOK_MS, BODY_WAIT_MS, HANDSHAKE_BYTES_MAX, HANDSHAKE_FREE_BYTES};
 
 impl<S: Service> Connection<S> {
@@ -91,7 +92,8 @@ impl<S: Service> Connection<S> {
 
     fn misgreeted(&self, error: &io::Error) -> End {
         if error.kind() == io::ErrorKind::InvalidData {
-            tracing::debug!(peer = %self.peer.address, "a handshake failed: {error}");
+            let why = certificate::why_of_io(error).unwrap_or_else(|| error.to_string());
+            tracing::debug!(peer = %self.peer.address, "a handshake failed: {why}");
             self.service.given_up(GivenUp::Handshake);
         }
         End::Quiet

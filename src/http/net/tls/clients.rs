@@ -17,6 +17,7 @@ use webpki::EndEntityCert;
 
 use super::files::{self, Named, TlsError};
 use crate::config::{ClientFiles, Pattern};
+use crate::io::certificate;
 
 /// Which client certificates are believed.
 pub(crate) struct Clients {
@@ -39,7 +40,8 @@ impl Clients {
         let crl = from.crl.as_deref().map(Named::client_crl);
         let mut roots = RootCertStore::empty();
         for authority in files::certificates(&ca)? {
-            roots.add(authority).map_err(|e| ca.unusable(e))?;
+            let added = roots.add(authority);
+            added.map_err(|e| ca.unusable(certificate::why(&e)))?;
         }
         let provider = provider.clone();
         let mut chain = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)

@@ -17,7 +17,9 @@ use zeroize::Zeroize;
 
 use super::clients::Clients;
 use super::files::{self, Named, TlsError};
+use super::worth::Worth;
 use crate::config::{Pair, TlsFiles};
+use crate::io::certificate;
 
 /// What all TLS listeners of all cores share.
 pub struct Keys {
@@ -34,8 +36,25 @@ pub(crate) struct Terms {
     pub(super) server: Arc<ServerConfig>,
     /// `None` if clients are not asked for certificates.
     pub(super) clients: Option<Arc<Clients>>,
+    /// What the certificates are worth, in order.
+    worths: Vec<Worth>,
     /// Others have another.
     pub(super) number: u64,
+}
+
+impl Terms {
+    /// The last second of each certificate, in order.
+    pub(crate) fn ends_unix_s(&self) -> Vec<u64> {
+        self.worths.iter().map(|worth| worth.ends_unix_s).collect()
+    }
+
+    /// What clients find wrong with them now.
+    pub(crate) fn complaints(&self, now_unix_s: u64) -> Vec<String> {
+        let complaints = self.worths.iter();
+        complaints
+            .filter_map(|worth| worth.complaint(now_unix_s))
+            .collect()
+    }
 }
 
 impl fmt::Debug for Keys {
@@ -49,7 +68,7 @@ impl fmt::Debug for Keys {
 impl Keys {
     /// Reads the files. To be called where it may wait for the disk.
     pub fn from_files(from: TlsFiles) -> Result<Keys, TlsError> {
-        let set_up = |e: Error| TlsError::SetUp(e.to_string());
+        let set_up = |e: Error| TlsError::SetUp(certificate::why(&e));
         let provider = Arc::new(aws_lc_rs::default_provider());
         let tickets = Ticketer::new().map_err(set_up)?;
         let terms = read_terms(&from, &provider, &tickets, 0)?;
@@ -75,7 +94,7 @@ impl Keys {
     }
 
     /// Those of now.
-    pub(super) fn terms(&self) -> Guard<Arc<Terms>> {
+    pub(crate) fn terms(&self) -> Guard<Arc<Terms>> {
         self.now.load()
     }
 }
@@ -86,9 +105,14 @@ fn read_terms(
     tickets: &Arc<dyn ProducesTickets>,
     number: u64,
 ) -> Result<Terms, TlsError> {
-    let set_up = |e: Error| TlsError::SetUp(e.to_string());
-    let pairs = from.pairs.iter().map(Shown::from_files);
-    let pairs = Pairs(pairs.collect::<Result<_, _>>()?);
+    let set_up = |e: Error| TlsError::SetUp(certificate::why(&e));
+    let pairs = from
+        .pairs
+        .iter()
+        .map(|pair| Shown::from_files(pair, provider));
+    let pairs = pairs.collect::<Result<Vec<_>, _>>()?;
+    let worths = pairs.iter().map(|shown| shown.worth.clone()).collect();
+    let pairs = Pairs(pairs);
     let clients = from
         .clients
         .as_ref()
@@ -114,6 +138,7 @@ fn read_terms(
     Ok(Terms {
         server: Arc::new(server),
         clients,
+        worths,
         number,
     })
 }
@@ -123,15 +148,17 @@ fn read_terms(
 struct Shown {
     key: Arc<CertifiedKey>,
     names: Vec<String>,
+    worth: Worth,
 }
 
 impl Shown {
-    fn from_files(pair: &Pair) -> Result<Shown, TlsError> {
+    fn from_files(pair: &Pair, provider: &CryptoProvider) -> Result<Shown, TlsError> {
         let (cert, key) = (Named::cert(&pair.cert), Named::key(&pair.key));
         let chain = files::certificates(&cert)?;
+        let worth = Worth::of(&cert, &chain[0], provider)?;
         let names = {
             let own = EndEntityCert::try_from(&chain[0]);
-            let own = own.map_err(|e| cert.unusable(e))?;
+            let own = own.map_err(|e| cert.unusable(certificate::why_unread(&e)))?;
             own.valid_dns_names().map(str::to_ascii_lowercase).collect()
         };
         let loaded = {
@@ -140,16 +167,20 @@ impl Shown {
             der.zeroize();
             loaded
         };
-        let certified = CertifiedKey::new(chain, loaded.map_err(|e| key.unusable(e))?);
+        let certified = CertifiedKey::new(
+            chain,
+            loaded.map_err(|e| key.unusable(certificate::why(&e)))?,
+        );
         match certified.keys_match() {
             Ok(()) => Ok(Shown {
                 key: Arc::new(certified),
                 names,
+                worth,
             }),
             Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
                 Err(TlsError::NoPair { cert, key })
             }
-            Err(e) => Err(cert.unusable(e)),
+            Err(e) => Err(cert.unusable(certificate::why(&e))),
         }
     }
 

@@ -1,3 +1,4 @@
+use super::worth::Worth;
 use super::*;
 use crate::config::{self, Command, Config, TlsFiles};
 use certificates::{Authority, Issued};
@@ -539,4 +540,26 @@ proptest::proptest! {
             proptest::prop_assert!(is_whole);
         }
     }
+}
+
+#[test]
+fn what_a_certificate_is_worth() {
+    let dir = tempfile::tempdir().unwrap();
+    let ours = Authority::new(dir.path(), "ours");
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let worth = |path: &Path| {
+        let file = super::files::Named::cert(path);
+        let chain = super::files::certificates(&file).unwrap();
+        Worth::of(&file, &chain[0], &provider).unwrap()
+    };
+    // The beginnings of 2025 and of 2026.
+    let (begins, ends) = (1_735_689_600, 1_767_225_600);
+    let own = worth(&ours.issue_for("own", &["a.example"], 1, (2025, 2026)).cert);
+    assert_eq!(own.ends_unix_s, ends);
+    assert_eq!(own.complaint(begins), None);
+    assert_eq!(own.complaint(ends), None);
+    let said = |worth: &Worth, at| worth.complaint(at).unwrap();
+    assert!(said(&own, ends + 1).contains("it has run out"));
+    assert!(said(&own, begins - 1).contains("it is not valid yet"));
+    assert!(said(&worth(&ours.file), begins).contains("an authority"));
 }
