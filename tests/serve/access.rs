@@ -241,6 +241,19 @@ fn each_route_asks_for_what_its_row_says() {
     assert!(names(&tokens.metrics.bearer()) && names(&tokens.admin.basic()));
     assert!(!names("X: y"));
     assert!(!names(&tokens.read.bearer()), "as for everybody");
+    // Who asks hears the same of all that is not enough; the operator hears which that was.
+    let refused = |field: &str, target: &str| ask(&server, "GET", target, &[field]).text();
+    let unknown = refused(&tokens.foreign.bearer(), "/metrics");
+    assert!(!unknown.contains("repository"), "{unknown}");
+    assert_eq!(refused(&tokens.read.bearer(), "/status"), unknown);
+    refused(&tokens.metrics.bearer(), &lab::target("small"));
+    for said in [
+        "the token is not in the file of --tokens",
+        "the token is of role read, which is not enough",
+        "the token is of role metrics, which is not enough",
+    ] {
+        server.wait_logged(said);
+    }
 }
 
 /// A request and its answer: method, target, fields, status, and whether it may not be kept at all.
