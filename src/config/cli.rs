@@ -144,6 +144,8 @@ Who asks:
   A server that wants to know it is told what --server has (https://USER:PASSWORD@HOST), else the token in
   TARPON_TOKEN, else what .netrc or git's credential helpers have for the server's URL of the repository.
   Nothing of it goes to any other host, or over plain http to any other machine.
+  A server that asks the upstream who may read wants the user and password that you have there: in one of these
+  places, or by --send-upstream-credential from where git has them.
 
 Exit codes:
   0    restored

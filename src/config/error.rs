@@ -87,6 +87,14 @@ pub enum ConfigError {
         /// What is allowed instead.
         allowed: String,
     },
+    /// There is no value, and other settings need one.
+    #[error("--{key} is not given, and other settings need it: {needed}")]
+    Missing {
+        /// The flag.
+        key: &'static str,
+        /// What it has to say.
+        needed: String,
+    },
     /// A value of the file is a list or a table where neither fits.
     #[error("{key} in the file {} is not valid; allowed: {allowed}", path.display())]
     Shape {

@@ -322,12 +322,15 @@ fn access(
 ) -> Result<Access, ConfigError> {
     let given = layers.list("access", access::given)?.unwrap_or_default();
     let own: Vec<&str> = own.keys().map(String::as_str).collect();
-    Access::new(given, upstreams, &own).map_err(|allowed| {
-        let (values, origin) = match layers.find("access") {
-            Some((values, origin)) => (values.join(OsStr::new(",")), origin),
-            None => (OsString::new(), Origin::flag("access")),
-        };
-        ConfigError::value("access", &values, origin, allowed)
+    Access::new(given, upstreams, &own).map_err(|allowed| match layers.find("access") {
+        Some((values, origin)) => {
+            let values = values.join(OsStr::new(","));
+            ConfigError::value("access", &values, origin, allowed)
+        }
+        None => ConfigError::Missing {
+            key: "access",
+            needed: allowed,
+        },
     })
 }
 

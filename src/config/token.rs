@@ -79,7 +79,8 @@ pub(super) struct NewArgs {
     #[arg(value_parser = check_token_name)]
     name: String,
 
-    /// It may run the server, and do all that others may
+    /// It may run the server, see metrics with names, and read as a token without a flag does; where access is upstream
+    /// it reads nothing, as all tokens
     #[arg(long, conflicts_with = "metrics")]
     admin: bool,
 

@@ -385,7 +385,7 @@ fn is_refused(error: &MirrorError) -> bool {
 }
 
 /// What whoever asks hears then: the same of all repositories.
-pub(crate) const UNSAID: &str = "the upstream does not say now who may read this; try again";
+pub(crate) use crate::manifest::want::UNSAID;
 
 /// The upstream does not say whether somebody may.
 pub(crate) fn unsaid() -> StartError {

@@ -123,6 +123,11 @@ pub const WAIT_DEFAULT_MS: u64 = CLONE_TIMEOUT_DEFAULT_MS;
 /// The same of a server that has not even answered, where a clone can take the archive's place: most
 /// repositories are cloned by then, and of one that is not, the next restore has something.
 pub const WAIT_BEFORE_CLONE_MS: u64 = 5 * MINUTE_MS;
+/// The same of one that says that its upstream does not tell who may read: whether that is there at all a clone finds
+/// out by itself, and as soon.
+pub const UNSAID_BEFORE_CLONE_MS: u64 = 10 * SECOND_MS;
+/// Most that is read of what a busy server says, to be shown meanwhile.
+pub const BUSY_WORDS_BYTES_MAX: usize = 4 << 10;
 /// How long a peer may not say that it has got what was sent, or that it is still there: its machine
 /// or the way to it is gone.
 pub const PEER_DEAD_MS: u64 = 45 * SECOND_MS;

@@ -17,6 +17,10 @@ const TAGS: &[u8] = b"refs/tags/";
 /// no such repository, and then a client may look for that elsewhere.
 pub const NO_SUCH_NAME: &str = "no such ref or commit: ";
 
+/// How the answer begins that nobody is told anything, since the upstream does not say who may read: 503 alone means
+/// that the server is busy.
+pub const UNSAID: &str = "the upstream does not say now who may read this; try again";
+
 /// Which state of a repository.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub enum Revision {

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use super::error::RestoreError;
 use super::link::Link;
+use super::login::Own;
 use super::netrc;
 use super::run;
 use super::stop::Stop;
@@ -40,24 +41,36 @@ pub(super) fn of_server(link: Link<'_>) -> Option<(User, &'static str)> {
         name: server.user.as_ref().map(|user| user.name.clone()),
     };
     if let Some(user) = of_netrc(&place) {
-        return Some((user, ".netrc"));
+        return Some((user, "in .netrc"));
     }
     let settings = [format!("credential.{}.useHttpPath=true", server.origin())];
     let user = of_helpers(link.stop, &place, &settings)?;
-    Some((user, "a helper of git's"))
+    Some((user, "of a helper of git's"))
 }
 
 /// Who asks the upstream of the repository that is given as `url`, as git would find it.
-pub(super) fn of_repository(stop: &Stop, url: &str) -> Result<Option<User>, RestoreError> {
+pub(super) fn of_repository(stop: &Stop, url: &str) -> Result<Own, RestoreError> {
     let Some((place, user)) = upstream(url) else {
         let why = "--send-upstream-credential: the repository is named by no URL of http or https, nor as \
                    HOST/PATH";
         return Err(RestoreError::Usage(why.into()));
     };
-    if let Some(user) = user.filter(|user| user.password.is_some()) {
-        return Ok(Some(user));
-    }
-    Ok(of_netrc(&place).or_else(|| of_helpers(stop, &place, &[])))
+    let given = user.filter(|user| user.password.is_some());
+    let found = given
+        .or_else(|| of_netrc(&place))
+        .or_else(|| of_helpers(stop, &place, &[]));
+    let Place {
+        scheme,
+        authority,
+        path,
+        ..
+    } = &place;
+    let guessed = match url.contains("://") {
+        true => "",
+        false => " (if it has another upstream, give that URL for REPO_URL)",
+    };
+    let missing = || format!("{scheme}://{authority}/{path}{guessed}");
+    Ok(found.map_or_else(|| Own::Missing(missing()), Own::Sent))
 }
 
 /// The place of a repository's URL, and who asks as it says that.

@@ -362,6 +362,7 @@ mod tests {
             stall: Duration::from_secs(1),
             git_stall: Duration::from_secs(1),
             wait: Duration::from_secs(1),
+            has_fallback: false,
             wait_alive: Duration::from_secs(1),
             corrupt: &corrupt,
         };

@@ -14,17 +14,19 @@ use std::time::{Duration, Instant};
 use super::answer::{Answer, Body, bad};
 use super::connect::{connect, resolve};
 use super::credentials;
+use super::distrust::ALERT_BEGIN;
 use super::error::RestoreError;
 use super::link::{Link, wait_until};
 use super::login::Field;
 use super::pace::Pace;
 use super::request::Request;
+use super::said::said;
 use super::wire::{Came, Wire, is_pause};
 use crate::config::GivenUrl;
 use crate::io::net;
 use crate::limits::{
-    CONNECT_TIMEOUT_MS, HEAD_BYTES_MAX, INTERRUPT_POLL_MS, RESTORE_REDIRECTS_MAX,
-    SMALL_ANSWER_BYTES_MAX,
+    BUSY_WORDS_BYTES_MAX, CONNECT_TIMEOUT_MS, HEAD_BYTES_MAX, INTERRUPT_POLL_MS,
+    RESTORE_REDIRECTS_MAX, SMALL_ANSWER_BYTES_MAX,
 };
 
 /// How much of a body is left.
@@ -163,14 +165,8 @@ impl<'a> Conn<'a> {
                     let location = answer.get("location").unwrap_or_default();
                     self.link.server.follow(location).map(Some)
                 }
-                429 | 503 => match answer
-                    .again()
-                    .filter(|after| begun.elapsed() + *after < busy)
-                {
-                    Some(after) => {
-                        self.leave_for(after)?;
-                        Some(None)
-                    }
+                429 | 503 => match answer.again() {
+                    Some(after) => self.comes_again(begun, after, busy)?.then_some(None),
                     None => None,
                 },
                 _ => None,
@@ -188,16 +184,21 @@ impl<'a> Conn<'a> {
         }
     }
 
-    /// Gives back the place that the connection has, and waits.
-    fn leave_for(&mut self, time: Duration) -> io::Result<()> {
+    /// Waits for as long as a busy server says, if there is time for that; whether there was. Meanwhile the connection
+    /// keeps no place there.
+    fn comes_again(&mut self, begun: Instant, after: Duration, busy: Duration) -> io::Result<bool> {
+        let text = self.peek_text();
+        if begun.elapsed() + after >= self.link.patience(&text, busy) {
+            return Ok(false);
+        }
         self.closes = true;
-        self.link.progress.waits_for_turn();
+        self.link.progress.is_put_off(said(&text));
         // It may have ended by itself.
         let _ = self.wire.socket().shutdown(Shutdown::Both);
-        wait_until(self.link.stop, Instant::now() + time);
+        wait_until(self.link.stop, Instant::now() + after);
         match self.link.stop.is_set() {
             true => Err(io::Error::other("the restore ends")),
-            false => Ok(()),
+            false => Ok(true),
         }
     }
 
@@ -272,6 +273,12 @@ impl<'a> Conn<'a> {
     }
 
     fn parse_head(&mut self) -> io::Result<Option<Answer>> {
+        // Whoever has the wrong port learns which it is.
+        if self.link.tls.is_none() && self.buffer.starts_with(&ALERT_BEGIN) {
+            let what =
+                "what answers speaks TLS: write https:// in --server, or a port for plain http";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+        }
         let Some((answer, len)) = Answer::parse(&self.buffer)? else {
             return Ok(None);
         };
@@ -447,14 +454,27 @@ impl<'a> Conn<'a> {
 
     /// The whole of a small body as text, for messages; what does not fit is left.
     pub(super) fn read_text(&mut self) -> io::Result<String> {
+        let bytes = self.read_small(SMALL_ANSWER_BYTES_MAX)?;
+        Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+    }
+
+    /// The beginning of a body as text, which is read again after that. What cannot be read says nothing.
+    fn peek_text(&mut self) -> String {
+        let bytes = self.read_small(BUSY_WORDS_BYTES_MAX).unwrap_or_default();
+        self.unread(&bytes);
+        String::from_utf8_lossy(&bytes).trim().to_owned()
+    }
+
+    /// Reads until the body ends or is longer than so many bytes.
+    fn read_small(&mut self, limit_bytes: usize) -> io::Result<Vec<u8>> {
         let mut out = Vec::new();
         let mut piece = [0; 4096];
-        while out.len() < SMALL_ANSWER_BYTES_MAX {
+        while out.len() < limit_bytes {
             match self.read(&mut piece)? {
                 0 => break,
                 got => out.extend_from_slice(&piece[..got]),
             }
         }
-        Ok(String::from_utf8_lossy(&out).trim().to_owned())
+        Ok(out)
     }
 }

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use super::error::RestoreError;
 use super::login::Login;
 use super::progress::Progress;
+use super::said::{Said, said};
 use super::stop::Stop;
 use super::tls::Tls;
 use super::url::Server;
-use crate::limits::{DOWNLOAD_RETRY_MS, INTERRUPT_POLL_MS};
-use crate::manifest::want::NO_SUCH_NAME;
+use crate::limits::{DOWNLOAD_RETRY_MS, INTERRUPT_POLL_MS, UNSAID_BEFORE_CLONE_MS};
+use crate::manifest::want::{NO_SUCH_NAME, UNSAID};
 
 /// How to ask the server.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +30,8 @@ pub(super) struct Link<'a> {
     pub stall: Duration,
     /// How long an answer may take that the server may have to clone for first.
     pub wait: Duration,
+    /// Whether a clone takes the place of what it does not give.
+    pub has_fallback: bool,
     /// How long it may say after that answer that it lives, and bring nothing of the archive.
     pub wait_alive: Duration,
     /// The same for those of `git`.
@@ -40,22 +43,33 @@ pub(super) struct Link<'a> {
 impl Link<'_> {
     /// What a status that is no success means; `text` is what the server says.
     pub(super) fn refusal(self, status: u16, text: &str) -> RestoreError {
-        let said = text.lines().find(|line| !line.trim().is_empty());
-        let message = match said {
+        let message = match said(text) {
             _ if (300..400).contains(&status) => {
                 format!("{status}, a redirect, which is not followed: is it a tarpon server?")
             }
-            Some(said) => format!("{status}: {}", said.trim()),
-            None => status.to_string(),
+            Said::Line(line) => format!("{status}: {line}{}", self.misplaced(status)),
+            Said::Page(title) => {
+                let missing = match status {
+                    404 => "; is a path missing in --server?",
+                    _ => "",
+                };
+                format!("{status}: {title}: a page, as no tarpon server has one{missing}")
+            }
+            Said::Nothing => status.to_string(),
         };
         match status {
             404 if text.starts_with(NO_SUCH_NAME) => {
                 let what = text.strip_prefix(NO_SUCH_NAME).unwrap_or(text);
                 RestoreError::Missing(what.trim().to_owned())
             }
-            401 | 403 | 407 => RestoreError::Denied {
+            401 | 407 => RestoreError::Denied {
                 message,
                 told: self.login.told(),
+            },
+            // Whoever asks.
+            403 => RestoreError::Denied {
+                message,
+                told: self.login.sent(),
             },
             // Who may not read something is told the same as if it were not there.
             404 if self.login.tells() => {
@@ -64,6 +78,25 @@ impl Link<'_> {
             400 | 404 | 410 => RestoreError::NoSnapshot(message),
             412 => RestoreError::Changed,
             _ => RestoreError::Server(format!("the server answers {message}")),
+        }
+    }
+
+    /// What may be wrong with where the server is said to be.
+    fn misplaced(self, status: u16) -> &'static str {
+        match status {
+            403 | 404 if self.server.prefix.ends_with("/git") => {
+                "; --server is the place before the /git of a tarpon's URLs"
+            }
+            _ => "",
+        }
+    }
+
+    /// For how long a server is asked again that says so and is busy, if it could be for `busy`: what its upstream does
+    /// not say a clone finds out sooner.
+    pub(super) fn patience(self, text: &str, busy: Duration) -> Duration {
+        match self.has_fallback && text.starts_with(UNSAID) {
+            true => busy.min(Duration::from_millis(UNSAID_BEFORE_CLONE_MS)),
+            false => busy,
         }
     }
 }

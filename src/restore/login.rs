@@ -17,12 +17,15 @@ const AUTHORIZATION: &str = "Authorization";
 /// Then the server's own is in this one.
 const OWN_AUTHORIZATION: &str = "Tarpon-Authorization";
 
+/// Where the token is from.
+const TOKEN_SOURCE: &str = "in TARPON_TOKEN (as Bearer)";
+
 /// One line of a request's head that says who asks.
 #[derive(Debug, Clone)]
 pub(super) struct Field {
     name: &'static str,
     value: Secret,
-    /// Where it is from, for messages.
+    /// Whose it is, behind "the credential".
     source: &'static str,
 }
 
@@ -53,14 +56,15 @@ impl Field {
         let is_token = token.bytes().iter().all(u8::is_ascii_graphic);
         let wrong = || {
             RestoreError::Usage(format!(
-                "{TOKEN_VARIABLE} is no token: it has spaces or more"
+                "{TOKEN_VARIABLE} is no token: it is sent as it is, and has blanks or letters that none has; write it \
+                 without Bearer and without quotes"
             ))
         };
         is_token.then_some(()).ok_or_else(wrong)?;
         Ok(Field {
             name: AUTHORIZATION,
             value: Secret::new(["Bearer ", token.text()].concat()),
-            source: TOKEN_VARIABLE,
+            source: TOKEN_SOURCE,
         })
     }
 }
@@ -75,16 +79,45 @@ pub fn basic(user: &User) -> Option<Zeroizing<String>> {
 pub(super) struct Given {
     /// See [`TOKEN_VARIABLE`].
     pub token: Option<Secret>,
-    /// The repository's own, which goes to the server as that is to ask the upstream with it.
-    pub upstream: Option<User>,
+    pub upstream: Own,
     /// Whether credentials may go where others can read along.
     pub is_insecure: bool,
+}
+
+/// The repository's own credential, as a server that is to ask the upstream with it gets it.
+#[derive(Debug, Default)]
+pub(super) enum Own {
+    /// Nobody has said that it is to go there.
+    #[default]
+    Kept,
+    /// There is none for this URL.
+    Missing(String),
+    Sent(User),
+}
+
+impl Own {
+    /// What there is to say of it to somebody who was refused; `may_help` is whether it would be sent, and nothing else
+    /// was.
+    fn told(&self, may_help: bool) -> String {
+        match self {
+            Own::Sent(_) => String::new(),
+            Own::Missing(url) => format!(
+                "; --send-upstream-credential has found none for {url}, neither in REPO_URL or .netrc nor with a \
+                 helper of git's"
+            ),
+            Own::Kept if !may_help => String::new(),
+            Own::Kept => "; where the server asks the upstream who may read, --send-upstream-credential sends it what \
+                          you have for REPO_URL"
+                .into(),
+        }
+    }
 }
 
 /// Who asks.
 #[derive(Debug)]
 pub(super) struct Login {
     given: Vec<Field>,
+    own: Own,
     /// Whether a credential may be sent at all.
     is_allowed: bool,
     /// Whether it may be sent to nobody but this machine.
@@ -106,12 +139,14 @@ impl Login {
     /// What is known before the server is asked for anything.
     pub(super) fn new(server: &Server, given: Given) -> Result<Login, RestoreError> {
         let user = server.user.as_ref();
-        let own = match user.and_then(|user| Field::basic(user, "--server's URL")) {
+        let own = match user.and_then(|user| Field::basic(user, "in --server")) {
             Some(field) => Some(field),
             None => given.token.as_ref().map(Field::bearer).transpose()?,
         };
-        let upstream = given.upstream.as_ref();
-        let upstream = upstream.and_then(|user| Field::basic(user, "the repository's"));
+        let upstream = match &given.upstream {
+            Own::Sent(user) => Field::basic(user, "of the repository"),
+            Own::Kept | Own::Missing(_) => None,
+        };
         let fields = match (upstream, own) {
             (Some(upstream), Some(own)) => vec![
                 upstream,
@@ -125,7 +160,7 @@ impl Login {
         let is_allowed = given.is_insecure || !server.is_overheard();
         if let Some(field) = fields.first().filter(|_| !is_allowed) {
             return Err(RestoreError::Usage(format!(
-                "the credential of {} is not sent to {}, over plain http: use https, or \
+                "the credential {} is not sent to {}, over plain http: use https, or \
                  --insecure-credentials where nobody else can read along",
                 field.source,
                 server.origin()
@@ -133,6 +168,7 @@ impl Login {
         }
         Ok(Login {
             given: fields,
+            own: given.upstream,
             is_allowed,
             stays_here: !server.is_tls && !given.is_insecure,
             found: Mutex::new(Found::Unknown),
@@ -189,18 +225,28 @@ impl Login {
         !self.fields().0.is_empty()
     }
 
-    /// What a server that asks who it is was told, for a message.
-    pub(super) fn told(&self) -> String {
+    /// With what a server was asked, for a message.
+    pub(super) fn sent(&self) -> String {
         let sources: Vec<&str> = self.fields().0.iter().map(|field| field.source).collect();
-        match (sources.is_empty(), self.is_allowed) {
-            (false, _) => format!("with the credential of {}", sources.join(" and ")),
-            (true, true) => "without a credential: neither --server, TARPON_TOKEN, .netrc nor a helper of git's \
-                             has one"
-                .into(),
-            (true, false) => "without a credential, which is not sent over plain http: use https, or \
-                              --insecure-credentials"
-                .into(),
+        match sources.is_empty() {
+            false => format!("with the credential {}", sources.join(" and that ")),
+            true => "without a credential".into(),
         }
+    }
+
+    /// The same for one that asks who it is, and why it was not told more.
+    pub(super) fn told(&self) -> String {
+        let why = match (self.tells(), self.is_allowed) {
+            (true, _) => "",
+            (false, true) => {
+                ": neither --server, TARPON_TOKEN, .netrc nor a helper of git's has one for it"
+            }
+            (false, false) => {
+                ", which is not sent over plain http: use https, or --insecure-credentials"
+            }
+        };
+        let may_help = !self.tells() && self.is_allowed;
+        format!("{}{why}{}", self.sent(), self.own.told(may_help))
     }
 }
 
@@ -221,7 +267,7 @@ mod tests {
     fn given(token: Option<&str>, upstream: Option<&str>) -> Given {
         Given {
             token: token.map(|token| Secret::new(token.into())),
-            upstream: upstream.map(|user| User::parse(user).unwrap()),
+            upstream: upstream.map_or(Own::Kept, |user| Own::Sent(User::parse(user).unwrap())),
             is_insecure: false,
         }
     }
@@ -275,6 +321,36 @@ mod tests {
         assert!(!login.fields().1);
         assert!(lines("https://a", given(Some("a b"), None)).is_err());
         assert!(lines("https://a", given(Some("a\r\nb"), None)).is_err());
+    }
+
+    /// Whoever is refused hears what was sent, and what was not.
+    #[test]
+    fn what_was_told_is_a_sentence() {
+        let told = |url, token, upstream| {
+            let given = Given {
+                upstream,
+                ..given(token, None)
+            };
+            Login::new(&Server::parse(url).unwrap(), given)
+                .unwrap()
+                .told()
+        };
+        let own = || Own::Sent(User::parse("u:p").unwrap());
+        assert_eq!(
+            told("https://a", None, own()),
+            "with the credential of the repository"
+        );
+        assert_eq!(
+            told("https://u:p@a", None, own()),
+            "with the credential of the repository and that in --server"
+        );
+        let token = "with the credential in TARPON_TOKEN (as Bearer)";
+        assert_eq!(told("https://a", Some("t"), Own::Kept), token);
+        let missing = || Own::Missing("https://up/x".into());
+        let none = "; --send-upstream-credential has found none for https://up/x, ";
+        assert!(told("https://a", Some("t"), missing()).starts_with(&format!("{token}{none}")));
+        assert!(told("https://a", None, missing()).contains(none));
+        assert!(told("https://a", None, Own::Kept).contains("--send-upstream-credential sends it"));
     }
 
     #[test]

@@ -3,11 +3,12 @@
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Condvar, Mutex};
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::said::Said;
 use crate::io::say::line;
 use crate::manifest::preamble::Waits;
 
@@ -77,23 +78,35 @@ pub(super) struct Progress {
     turn: Mutex<()>,
 }
 
-/// What the server waits for, as it says, and how much of it has come.
+/// What is waited for, as the server says.
 #[derive(Debug)]
-struct Waited {
-    who: &'static str,
-    words: String,
-    received_bytes: u64,
+enum Waited {
+    /// What it waits for itself, and how much of that has come.
+    Server { words: String, received_bytes: u64 },
+    /// It is busy, and has said when to come again, and perhaps why.
+    Busy(String),
 }
 
 impl Waited {
     /// In a few words, if that is asked for and they are known.
     fn text(&self, in_short: bool) -> String {
-        let known = Waits::of(&self.words).filter(|_| in_short);
+        let (words, received_bytes) = match self {
+            Waited::Busy(why) if why.is_empty() => return "the restore waits for its turn".into(),
+            Waited::Busy(why) if in_short => return format!("put off: {}", line(why)),
+            Waited::Busy(why) => {
+                return format!("the restore was told to come again (\"{}\")", line(why));
+            }
+            Waited::Server {
+                words,
+                received_bytes,
+            } => (words, *received_bytes),
+        };
+        let known = Waits::of(words).filter(|_| in_short);
         let what = match known {
             Some(waits) => waits.in_short().to_owned(),
-            None => format!("{} waits for {}", self.who, line(&self.words)),
+            None => format!("the server waits for {}", line(words)),
         };
-        match self.received_bytes {
+        match received_bytes {
             0 => what,
             bytes => format!("{what}: {} so far", size(bytes)),
         }
@@ -212,6 +225,8 @@ impl Progress {
 
     /// The head of the first answer is there.
     pub(super) fn answered(&self) {
+        // What it was waited for is over.
+        *self.waits_lock() = None;
         self.first_byte_us
             .store(micros(self.start.elapsed()), Relaxed);
     }
@@ -250,24 +265,25 @@ impl Progress {
         self.signs.fetch_add(1, Relaxed);
     }
 
+    fn waits_lock(&self) -> MutexGuard<'_, Option<Waited>> {
+        self.waits_for.lock().unwrap_or_else(|p| p.into_inner())
+    }
+
     /// It says what it waits for, and how much of that has come.
     pub(super) fn waits_for(&self, what: &str, received_bytes: u64) {
-        let mut said = self.waits_for.lock().unwrap_or_else(|p| p.into_inner());
-        *said = Some(Waited {
-            who: "the server",
+        *self.waits_lock() = Some(Waited::Server {
             words: what.to_owned(),
             received_bytes,
         });
     }
 
     /// It is busy, and has said when to come again.
-    pub(super) fn waits_for_turn(&self) {
-        let mut said = self.waits_for.lock().unwrap_or_else(|p| p.into_inner());
-        *said = Some(Waited {
-            who: "the restore",
-            words: "its turn".to_owned(),
-            received_bytes: 0,
-        });
+    pub(super) fn is_put_off(&self, why: Said<'_>) {
+        let why = match why {
+            Said::Line(why) | Said::Page(why) => why,
+            Said::Nothing => "",
+        };
+        *self.waits_lock() = Some(Waited::Busy(why.to_owned()));
     }
 
     /// How often it has said so.
@@ -342,7 +358,7 @@ impl Progress {
             (true, 0) => "the server has answered; waiting for the archive's first byte",
             (true, _) => "the server says that it is at work; waiting for the archive's first byte",
         };
-        let said = self.waits_for.lock().unwrap_or_else(|p| p.into_inner());
+        let said = self.waits_lock();
         let what = said
             .as_ref()
             .map_or(what.into(), |said| said.text(in_short));
@@ -515,6 +531,28 @@ mod tests {
             line.starts_with("the server waits for the weather\\u{1b}[2J, "),
             "{line}"
         );
+    }
+
+    #[test]
+    fn a_busy_server_has_its_reason_shown() {
+        let progress = Progress::default();
+        progress.asked(Duration::from_secs(300));
+        progress.is_put_off(Said::Line("the upstream\u{1b}[2J is silent; try again"));
+        let long = "the restore was told to come again (\"the upstream\\u{1b}[2J is silent; try again\"), 0 s of at most 300";
+        assert_eq!(progress.line(false), long);
+        assert_eq!(
+            fitted(&progress.line(true), 45),
+            "put off: the upstream\\u{1b}[2J is silent"
+        );
+        progress.is_put_off(Said::Nothing);
+        assert!(
+            progress
+                .line(false)
+                .starts_with("the restore waits for its turn, ")
+        );
+        // It has something else to say by now.
+        progress.answered();
+        assert!(progress.line(false).starts_with("the server has answered"));
     }
 
     #[test]

@@ -12,11 +12,10 @@ use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{
-    AlertDescription, CertificateError, ClientConfig, InconsistentKeys, OtherError, RootCertStore,
-};
+use rustls::{ClientConfig, InconsistentKeys, RootCertStore};
 use zeroize::Zeroizing;
 
+use super::distrust::unusable;
 use super::error::{RestoreError, failed};
 use super::url::Server;
 use crate::limits::PEM_BYTES_MAX;
@@ -92,7 +91,7 @@ impl Tls {
             (Some(certificate), Some(key)) => {
                 let chain = certificates(certificate)?;
                 let own = private_key(key)?;
-                let unfit = |e: rustls::Error| wrong(certificate, &format!("with its key: {e}"));
+                let unfit = |e: rustls::Error| wrong(certificate, &unusable(&e));
                 let pair = any_supported_type(&own).map(|own| CertifiedKey::new(chain, own));
                 let pair = pair.map_err(unfit)?;
                 // Where that cannot be known the server says so.
@@ -112,6 +111,11 @@ impl Tls {
             roots,
             files,
         }))
+    }
+
+    /// Whether a certificate of one's own is shown.
+    pub(super) fn shows_own(&self) -> bool {
+        self.files.certificate.is_some()
     }
 
     /// What has git believe the same and nobody else, as its settings name it (git-config(1), `http.*`), with files in
@@ -149,77 +153,6 @@ fn pem(certificate: &[u8]) -> String {
     out
 }
 
-/// What went wrong, for people. What another try would find again is [`io::ErrorKind::PermissionDenied`].
-pub(super) fn told(error: rustls::Error) -> io::Error {
-    use AlertDescription as Alert;
-    let (kind, what) = match error {
-        rustls::Error::InvalidCertificate(why) => {
-            (io::ErrorKind::PermissionDenied, disbelief(&why))
-        }
-        rustls::Error::AlertReceived(
-            why @ (Alert::CertificateRequired
-            | Alert::BadCertificate
-            | Alert::UnsupportedCertificate
-            | Alert::CertificateRevoked
-            | Alert::CertificateExpired
-            | Alert::CertificateUnknown
-            | Alert::UnknownCA
-            | Alert::AccessDenied),
-        ) => (
-            io::ErrorKind::PermissionDenied,
-            format!("the server wants another client certificate ({why:?}): --cert names one"),
-        ),
-        rustls::Error::InvalidMessage(why) => (
-            io::ErrorKind::InvalidData,
-            format!("what answers speaks no TLS ({why:?})"),
-        ),
-        other => (io::ErrorKind::InvalidData, other.to_string()),
-    };
-    io::Error::new(kind, what)
-}
-
-/// A name of a certificate without what rustls puts around it: its kind.
-fn bare(name: &str) -> &str {
-    let inside = name
-        .split_once("(\"")
-        .and_then(|(_, rest)| rest.strip_suffix("\")"));
-    inside.unwrap_or(name)
-}
-
-/// Why a server's certificate is not believed.
-fn disbelief(why: &CertificateError) -> String {
-    match why {
-        CertificateError::UnknownIssuer => {
-            "no authority that is believed here has signed the server's certificate; --cacert names one".into()
-        }
-        CertificateError::NotValidForNameContext {
-            expected,
-            presented,
-        } => {
-            let names = match presented.is_empty() {
-                true => "no name".to_owned(),
-                false => presented.iter().map(|name| bare(name)).collect::<Vec<_>>().join(", "),
-            };
-            format!(
-                "the server's certificate is for {names}, and not for {}",
-                expected.to_str()
-            )
-        }
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "the server's certificate has run out".into()
-        }
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "the server's certificate does not count yet; is this machine's clock right?".into()
-        }
-        CertificateError::Other(OtherError(why))
-            if why.downcast_ref() == Some(&webpki::Error::CaUsedAsEndEntity) =>
-        {
-            "the server's certificate is that of an authority; one for a server has basicConstraints CA:FALSE".into()
-        }
-        other => format!("the server's certificate is not believed: {other}"),
-    }
-}
-
 fn wrong(path: &Path, why: &str) -> RestoreError {
     RestoreError::Usage(format!("{}: {why}", path.display()))
 }
@@ -233,7 +166,10 @@ fn roots(
         let all = certificates(path)?;
         for root in &all {
             let added = store.add(root.clone());
-            added.map_err(|e| wrong(path, &format!("a certificate of it is no root: {e}")))?;
+            added.map_err(|e| {
+                let why = format!("a certificate of it is no root: {}", unusable(&e));
+                wrong(path, &why)
+            })?;
         }
         return Ok((store, all));
     }

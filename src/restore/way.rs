@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::credentials;
 use super::error::RestoreError;
 use super::link::Link;
-use super::login::{Given, Login};
+use super::login::{Given, Login, Own};
 use super::origin::is_url;
 use super::progress::Progress;
 use super::stop::Stop;
@@ -40,7 +40,7 @@ impl Way {
         )?;
         let upstream = match args.send_upstream_credential {
             true => credentials::of_repository(stop, args.repo_url.text())?,
-            false => None,
+            false => Own::Kept,
         };
         let given = Given {
             token: token()?,
@@ -68,6 +68,7 @@ impl Way {
         let time = |given: Option<f64>, default_ms| {
             given.map_or(Duration::from_millis(default_ms), Duration::from_secs_f64)
         };
+        let has_fallback = args.fallback_clone() && is_url(args.repo_url.text());
         Link {
             server: &self.server,
             place: &self.place,
@@ -78,7 +79,8 @@ impl Way {
             connections: args.connections.unwrap_or(CONNECTIONS_DEFAULT),
             stall: time(args.stall_timeout_s, RESTORE_STALL_DEFAULT_MS),
             git_stall: time(args.stall_timeout_s, RESTORE_GIT_STALL_DEFAULT_MS),
-            wait: match args.fallback_clone() && is_url(args.repo_url.text()) {
+            has_fallback,
+            wait: match has_fallback {
                 true => time(args.wait_limit_s, WAIT_BEFORE_CLONE_MS),
                 false => time(args.wait_limit_s, WAIT_DEFAULT_MS),
             },
@@ -88,12 +90,15 @@ impl Way {
     }
 }
 
-/// The token of the environment, if it has one.
+/// The token of the environment, if it has one. A file that it was read from may have ended in a line end.
 fn token() -> Result<Option<Secret>, RestoreError> {
-    let token = std::env::var_os(TOKEN_VARIABLE).filter(|token| !token.is_empty());
-    let text = token.map(|token| token.into_string());
+    let token = std::env::var_os(TOKEN_VARIABLE).map(|token| token.into_string().map(Secret::new));
     let wrong = |_| RestoreError::Usage(format!("{TOKEN_VARIABLE} is no token: it is no text"));
-    text.transpose()
-        .map_err(wrong)
-        .map(|text| text.map(Secret::new))
+    let token = token.transpose().map_err(wrong)?;
+    Ok(token.and_then(|token| {
+        let text = token.text();
+        let line = text.strip_suffix('\n').unwrap_or(text);
+        let line = line.strip_suffix('\r').unwrap_or(line);
+        (!line.is_empty()).then(|| Secret::new(line.to_owned()))
+    }))
 }

@@ -8,8 +8,9 @@ use rustix::event::PollFlags;
 use rustls::ClientConnection;
 
 use super::connect::wait_for;
+use super::distrust::told;
 use super::stop::Stop;
-use super::tls::{Tls, told};
+use super::tls::Tls;
 use crate::limits::TLS_READ_BYTES;
 
 /// A connection.
@@ -31,14 +32,15 @@ pub(super) enum Came {
 impl Wire {
     /// What TLS there is begins with the first bytes.
     pub(super) fn new(socket: TcpStream, tls: Option<&Tls>) -> io::Result<Wire> {
-        let Some(Tls { config, name, .. }) = tls else {
+        let Some(way) = tls else {
             return Ok(Wire::Plain(socket));
         };
-        let tls = ClientConnection::new(config.clone(), name.clone());
+        let tls = ClientConnection::new(way.config.clone(), way.name.clone());
         Ok(Wire::Tls(Box::new(Session {
             socket: BufReader::with_capacity(TLS_READ_BYTES, socket),
             tls: tls.map_err(io::Error::other)?,
             has_ended: false,
+            shows_own: way.shows_own(),
         })))
     }
 
@@ -119,15 +121,29 @@ pub(super) struct Session {
     tls: ClientConnection,
     /// Whether nothing more comes by the socket.
     has_ended: bool,
+    /// Whether a certificate of one's own is shown.
+    shows_own: bool,
 }
 
 impl Session {
     /// Sends some of what is to be sent.
     fn push(&mut self) -> io::Result<()> {
-        match self.tls.write_tls(self.socket.get_mut())? {
-            0 => Err(io::ErrorKind::WriteZero.into()),
-            _ => Ok(()),
+        match self.tls.write_tls(self.socket.get_mut()) {
+            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+            Ok(_) => Ok(()),
+            Err(e) if is_pause(&e) => Err(e),
+            Err(e) => Err(self.last_word().unwrap_or(e)),
         }
+    }
+
+    /// Why the other side takes nothing more, if it has said so before it left.
+    fn last_word(&mut self) -> Option<io::Error> {
+        while self.tls.read_tls(&mut self.socket).is_ok_and(|got| got > 0) {
+            if let Err(e) = self.tls.process_new_packets() {
+                return Some(told(e, self.shows_own));
+            }
+        }
+        None
     }
 
     /// Takes some of what has come.
@@ -142,7 +158,7 @@ impl Session {
         self.tls.process_new_packets().map(|_| ()).map_err(|e| {
             // The other side is told why, if that is possible at once.
             let _ = self.push();
-            told(e)
+            told(e, self.shows_own)
         })
     }
 
@@ -160,7 +176,7 @@ impl Session {
     fn wait(&mut self, until: Instant, stop: &Stop) -> io::Result<bool> {
         loop {
             let state = self.tls.process_new_packets();
-            let state = state.map_err(told)?;
+            let state = state.map_err(|e| told(e, self.shows_own))?;
             let is_here = state.plaintext_bytes_to_read() > 0 || state.peer_has_closed();
             if is_here || self.has_ended {
                 return Ok(true);

@@ -4,6 +4,7 @@ use crate::lab::{
     Ends, Full, clone, command, direct, expect, expect_files, expect_nothing, forward, interrupt,
     interrupt_process, new_lab, nobody, relay, restore, serve, served, staged,
 };
+use crate::support::front::{Does, Front, answer};
 use crate::support::lab::Lab;
 use crate::support::relay::{be_silent, listen};
 use crate::support::steps::hit;
@@ -19,7 +20,8 @@ use std::process::{Child, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tarpon::limits::CONNECT_TIMEOUT_MS;
+use tarpon::limits::{CONNECT_TIMEOUT_MS, UNSAID_BEFORE_CLONE_MS};
+use tarpon::manifest::want::UNSAID;
 
 #[test]
 fn each_failure_has_its_exit_code_and_leaves_nothing() {
@@ -423,7 +425,7 @@ fn a_busy_server_is_asked_again_when_it_says_so() {
     let errors = expect(&restore(busy(6), "test/app", &target, &[]), 0);
     assert!(begun.elapsed() >= Duration::from_secs(6), "{errors}");
     assert!(
-        errors.contains("the restore waits for its turn"),
+        errors.contains(r#"the restore was told to come again ("busy"), "#),
         "{errors}"
     );
     asked.store(0, Ordering::Relaxed);
@@ -444,6 +446,49 @@ fn refuse(socket: &TcpStream) {
         "HTTP/1.1 503 x\r\nRetry-After: 1\r\nContent-Length: 5\r\nConnection: close\r\n\r\nbusy\n";
     let mut socket = socket;
     let _ = socket.write_all(answer.as_bytes());
+}
+
+/// Whether an upstream that does not say who may read is there for a clone is found out by that, and soon.
+#[test]
+fn a_clone_does_not_wait_for_an_upstream_that_does_not_say_who_may_read() {
+    let lab = new_lab();
+    let server = lab.start();
+    let says = |line: &'static str| {
+        Front::start(server.address(), None, move |asked| {
+            match asked.target().contains("/snapshot.tar.zst") {
+                true => Does::Says(answer("503 x", "Retry-After: 1\r\n", line.as_bytes())),
+                false => Does::Passes(asked.target().to_owned()),
+            }
+        })
+    };
+    let upstream = format!("http://{}/git/test/app", server.address());
+    let fallback = ["--fallback", "clone"];
+    // What is only busy is worth more time; so is that where there is no other way.
+    let never = lab.scratch("never");
+    let patient = [("busy", &fallback[..]), (UNSAID, &[])].map(|(line, more)| {
+        let front = says(line);
+        let mut restore = direct(front.address, &upstream, &never, more);
+        let child = restore.stderr(Stdio::null()).spawn();
+        (front, child.unwrap_or_else(|e| panic!("{e}")))
+    });
+    let silent = says(UNSAID);
+    let (begun, limit) = (
+        Instant::now(),
+        Duration::from_millis(UNSAID_BEFORE_CLONE_MS),
+    );
+    let target = lab.scratch("cloned");
+    let errors = expect(&restore(silent.address, &upstream, &target, &fallback), 0);
+    assert!(begun.elapsed() < 2 * limit, "{errors}");
+    assert!(silent.asked().len() > 1, "{:?}", silent.asked());
+    let told = format!("503: {UNSAID}; cloning {upstream} instead");
+    assert!(errors.contains(&told), "{errors}");
+    expect_files(&clone(&lab, "app", "expected"), &target, "cloned");
+    for (front, mut child) in patient {
+        let times = limit.as_secs() as usize + 1;
+        wait::until_true("it asks again", || front.asked().len() > times);
+        interrupt_process(&mut child, Signal::TERM);
+    }
+    expect_nothing(&never);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Who asks the server, and that nobody else hears of it.
 
 use crate::bundle::small_lab;
-use crate::lab::{BINARY, expect, expect_nothing};
+use crate::lab::{BINARY, expect, expect_nothing, nobody};
 use crate::support::certificates::Authority;
 use crate::support::front::{Asked, Does, Front, answer, tls_of};
 use crate::support::lab::Lab;
@@ -200,7 +200,7 @@ fn a_token_goes_to_the_server_alone() {
     let home = home(&lab, "home", netrc, &helper(&notes));
     asking.restore(&lab, "by-token", &url, bearer, |command| {
         at_home(command, &home);
-        command.env("TARPON_TOKEN", "tarpon_hush");
+        command.env("TARPON_TOKEN", "tarpon_hush\r\n");
     });
     // An upstream that git clones from, where the server gives nothing.
     let upstream = Front::asking(server.address(), None, BASIC);
@@ -378,11 +378,31 @@ fn a_refusal_says_what_the_server_says() {
         expect_nothing(&target);
         errors
     };
-    assert!(refused(&url, "").contains("without a credential: neither"));
-    assert!(refused(&url, "hush").contains("with the credential of TARPON_TOKEN"));
+    let none = refused(&url, "");
+    assert!(none.contains("without a credential: neither"), "{none}");
+    assert!(
+        none.contains("--send-upstream-credential sends it"),
+        "{none}"
+    );
+    // A secret in a file has the end of a line.
+    assert!(refused(&url, "\n").contains("without a credential: neither"));
+    let quoted = command_at(&url, "test/small", &target, &cacert)
+        .env("TARPON_TOKEN", "Bearer hush")
+        .output();
+    let errors = expect(&quoted.unwrap(), 1);
+    assert!(
+        errors.contains("without Bearer") && !errors.contains("hush"),
+        "{errors}"
+    );
+    let own = [&cacert[..], &["--send-upstream-credential"]].concat();
+    let errors = expect(&restore_at(&url, "test/small", &target, &own), 2);
+    let missing =
+        "--send-upstream-credential has found none for https://test/small (if it has another";
+    assert!(errors.contains(missing), "{errors}");
+    assert!(refused(&url, "hush").contains("with the credential in TARPON_TOKEN (as Bearer)"));
     let by_url = refused(&asking.url("u:hush"), "hush");
     assert!(
-        by_url.contains("with the credential of --server's URL"),
+        by_url.contains("with the credential in --server"),
         "{by_url}"
     );
     let wrong = home(
@@ -394,7 +414,7 @@ fn a_refusal_says_what_the_server_says() {
     let mut command = command_at(&url, "test/small", &target, &cacert);
     at_home(&mut command, &wrong);
     let errors = expect(&command.output().unwrap(), 2);
-    assert!(errors.contains("with the credential of .netrc"), "{errors}");
+    assert!(errors.contains("with the credential in .netrc"), "{errors}");
     let closed = Front::start(asking.front.address, None, |_| {
         Does::Says(answer("403 Forbidden", "", b"not yours\n"))
     });
@@ -404,6 +424,34 @@ fn a_refusal_says_what_the_server_says() {
         errors.contains("the server refuses: 403: not yours"),
         "{errors}"
     );
+}
+
+/// Somebody else answers, or nobody has looked where.
+#[test]
+fn what_is_no_tarpon_is_said_to_be_none() {
+    let lab = small_lab();
+    let target = lab.scratch("none");
+    let pages = Front::start(nobody(), None, |asked| {
+        let page = b"<html>\n<head><title>404 Not Found</title></head></html>\n";
+        Does::Says(match asked.target().starts_with("/git/git/") {
+            true => answer("403 Forbidden", "", b"git is no upstream\n"),
+            false => answer("404 Not Found", "", page),
+        })
+    });
+    let pages = format!("http://{}", pages.address);
+    for (url, says) in [
+        (
+            pages.clone(),
+            "404: 404 Not Found: a page, as no tarpon server has one; is a path missing in --server?",
+        ),
+        (
+            format!("{pages}/git"),
+            "403: git is no upstream; --server is the place before the /git",
+        ),
+    ] {
+        let errors = expect(&restore_at(&url, "test/small", &target, &[]), 2);
+        assert!(errors.contains(says), "{errors}");
+    }
 }
 
 /// Over plain http a credential goes to this machine only; nobody is asked before that is clear.
@@ -480,7 +528,7 @@ fn a_token_opens_a_server_that_wants_one() {
     // One that opens nothing is told the same as if there were nothing.
     let mut command = command_at(&url, "test/small", &target, &cacert);
     let errors = expect(&command.env("TARPON_TOKEN", "hush").output().unwrap(), 2);
-    let asked = "it was asked with the credential of TARPON_TOKEN";
+    let asked = "it was asked with the credential in TARPON_TOKEN";
     assert!(
         errors.contains("no snapshot: 404") && errors.contains(asked),
         "{errors}"

@@ -108,6 +108,11 @@ fn a_server_that_proves_nothing_gets_no_request() {
         (&over.https(), &["--cacert", &cacert], "has run out"),
         (&early.https(), &["--cacert", &cacert], "does not count yet"),
         (&plain, &["--cacert", &cacert], "speaks no TLS"),
+        (
+            &right.http(),
+            &[],
+            "what answers speaks TLS: write https://",
+        ),
     ] {
         let mut command = command_at(url, "test/small", &target, more);
         // Nor does git's own way to switch it off count.
@@ -208,10 +213,23 @@ fn a_client_certificate_is_shown() {
     let front = Front::start(server.address(), Some(tls), passes);
     let target = lab.scratch("none");
     let cacert = ["--cacert", &*cacert];
-    expect(
-        &restore_at(&front.https(), "test/small", &target, &cacert),
-        3,
-    );
+    let none = restore_at(&front.https(), "test/small", &target, &cacert);
+    let errors = expect(&none, 3);
+    assert!(errors.contains("wants a client certificate"), "{errors}");
+    let other = ours.issue("other", &["somebody.example"], 1);
+    let old = clients.issue_for("old", &["somebody.example"], 1, (2020, 2021));
+    for (issued, why) in [
+        (
+            &other,
+            "believes no authority that has signed the certificate of --cert",
+        ),
+        (&old, "the certificate of --cert has run out"),
+    ] {
+        let files = [&issued.cert, &issued.key].map(|file| file.to_string_lossy());
+        let more = [&cacert[..], &["--cert", &files[0], "--key", &files[1]]].concat();
+        let errors = expect(&restore_at(&front.https(), "test/small", &target, &more), 3);
+        assert!(errors.contains(why), "{errors}");
+    }
     assert!(front.asked().is_empty());
     expect_nothing(&target);
     let shown = clients.issue("somebody", &["somebody.example"], 1);

@@ -168,6 +168,11 @@ impl Front {
         format!("https://localhost:{}", self.address.port())
     }
 
+    /// `http://localhost:PORT`.
+    pub fn http(&self) -> String {
+        format!("http://localhost:{}", self.address.port())
+    }
+
     /// All that was asked so far.
     pub fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap_or_else(|p| p.into_inner()).clone()
