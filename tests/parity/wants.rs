@@ -1,4 +1,4 @@
-//! What is asked for by a ref or a commit equals what git makes of it: the table in README.
+//! What is asked for by a ref or a commit equals what git makes of it: the table in docs/http.md.
 
 use std::fs;
 use std::path::{Path, PathBuf};

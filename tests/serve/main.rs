@@ -32,6 +32,7 @@ mod permission_matrix;
 mod preambles;
 mod pressure;
 mod protocol;
+mod recipes;
 mod refresh;
 mod room;
 mod sharing;

@@ -19,9 +19,10 @@
 //! | `no_file_is_dead` | `archive` without its line for `resident` |
 //! | `limits_are_in_one_place` | a bound in `http::range`; one in `limits` that nobody uses |
 //! | `nothing_is_left_over` | a note of something to do |
-//! | `metrics_are_documented` | a metric by another name in docs/operating.md |
+//! | `metrics_are_documented` | a metric by another name in docs/metrics.md |
 //! | `settings_are_documented` | `--cores` without its text |
 //! | `readme_commands_exist` | an option and a script with a slip in their names |
+//! | `links_hold` | a heading of docs/tls.md with another word |
 //! | `variables_are_settings` | a variable that is read but not known |
 
 mod circles;
@@ -361,7 +362,7 @@ fn metrics_are_documented() {
         "const A: F = F {\n name: \"x_total\" };\nconst B: F = F {\n name: \"y_total\" };";
     let bad = tree(&[
         ("src/telemetry/metrics/family.rs", metrics),
-        ("docs/operating.md", "`x_total` and y_total_ms"),
+        ("docs/metrics.md", "`x_total` and y_total_ms"),
     ]);
     let places = ["src/telemetry/metrics/family.rs:4: y_total is not"];
     assert_found(&rules::metrics_are_documented(&bad), &places);
@@ -378,6 +379,23 @@ fn settings_are_documented() {
         &rules::settings_are_documented(&bad, "--a-b <X> --c --ddd"),
         &places,
     );
+}
+
+#[test]
+fn links_hold() {
+    assert_tidy(&rules::links_hold(&project()));
+    let page = "# Here, *there*\n[a](#here-there) [b](b.md#x) [c](https://h/#y) [d](#gone)\n```\n# gone\n```\n";
+    let bad = tree(&[
+        ("README.md", "[a](docs/a.md#here-there), [b](docs/c.md)"),
+        ("docs/a.md", page),
+        ("docs/b.md", "## y\n"),
+    ]);
+    let places = [
+        "README.md: docs/c.md leads nowhere",
+        "docs/a.md: b.md#x leads nowhere",
+        "docs/a.md: #gone leads nowhere",
+    ];
+    assert_found(&rules::links_hold(&bad), &places);
 }
 
 #[test]

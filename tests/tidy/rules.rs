@@ -419,9 +419,9 @@ pub fn nothing_is_left_over(project: &Project) -> Vec<String> {
     found
 }
 
-/// Every metric is described in `docs/operating.md`.
+/// Every metric is described in `docs/metrics.md`.
 pub fn metrics_are_documented(project: &Project) -> Vec<String> {
-    let described = project.text("docs/operating.md");
+    let described = project.text("docs/metrics.md");
     let Some(metrics) = project.source("src/telemetry/metrics/family.rs") else {
         return vec!["src/telemetry/metrics/family.rs: missing".to_owned()];
     };
@@ -430,7 +430,7 @@ pub fn metrics_are_documented(project: &Project) -> Vec<String> {
         let token = &metrics.tokens[index + 2];
         let name = token.text.trim_matches('"');
         if token.text.starts_with('"') && !described.contains(&format!("`{name}`")) {
-            let what = format!("{name} is not in docs/operating.md");
+            let what = format!("{name} is not in docs/metrics.md");
             found.push(metrics.report(token.line, &what));
         }
     }
@@ -463,6 +463,54 @@ pub fn readme_commands_exist(project: &Project, help: &str) -> Vec<String> {
     found
 }
 
+/// Links of the README, `docs/` and `perf/README.md` lead to files of the tree, and to headings that these have.
+pub fn links_hold(project: &Project) -> Vec<String> {
+    let is_page = |path: &str| path.starts_with("docs/") || path.ends_with("README.md");
+    let pages = project.texts.iter().filter(|(path, _)| is_page(path));
+    let mut found = Vec::new();
+    for (path, text) in pages {
+        let links = text.split("](").skip(1);
+        let links = links
+            .filter_map(|rest| rest.split_once(')'))
+            .map(|(link, _)| link);
+        for link in links.filter(|link| !link.contains("://")) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+            let file = match (file, directory) {
+                ("", _) => path.clone(),
+                (file, "") => file.to_owned(),
+                (file, directory) => format!("{directory}/{file}"),
+            };
+            let there = project.texts.get(&file);
+            let has = |text: &String| heading.is_empty() || headings(text).any(|h| h == heading);
+            if !there.is_some_and(has) {
+                found.push(format!("{path}: {link} leads nowhere"));
+            }
+        }
+    }
+    found
+}
+
+/// What a page's headings are called in links: small, without signs, a dash for each blank.
+fn headings(text: &str) -> impl Iterator<Item = String> {
+    // Every second piece is code, where such a line is a comment.
+    let prose = text.split("\n```").step_by(2);
+    let lines = prose.flat_map(str::lines);
+    let titles = lines.filter_map(|line| {
+        line.trim_start_matches('#')
+            .strip_prefix(' ')
+            .filter(|_| line.starts_with('#'))
+    });
+    titles.map(|title| {
+        let kept = title.chars().filter_map(|c| match c {
+            ' ' => Some('-'),
+            c if c.is_alphanumeric() || c == '-' || c == '_' => Some(c.to_ascii_lowercase()),
+            _ => None,
+        });
+        kept.collect()
+    })
+}
+
 /// The options of tarpon that a page names. Those of other programs are in the same line as their
 /// names.
 fn options(text: &str) -> impl Iterator<Item = &str> {
@@ -472,7 +520,6 @@ fn options(text: &str) -> impl Iterator<Item = &str> {
         "git config",
         "git submodule",
         "git checkout",
-        "git config",
         "cargo bench",
         "cargo install",
         "perf/",

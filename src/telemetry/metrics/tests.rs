@@ -322,7 +322,7 @@ fn adds_from_many_threads_are_all_counted_and_only_ever_grow() {
 /// The documents say of every metric what its help says, with its label and all values, and name no other.
 #[test]
 fn the_documents_have_every_metric_label_and_value() {
-    let text = include_str!("../../../docs/operating.md");
+    let text = include_str!("../../../docs/metrics.md");
     let (_, text) = text.split_once("\n## Metrics\n").unwrap();
     let rows = |columns: usize| -> BTreeSet<String> {
         let rows = text.lines().filter(|line| line.starts_with("| `tarpon_"));
