@@ -203,7 +203,7 @@ fn is_sound(fields: &Fields) -> bool {
     let paths: Vec<&String> = paths.chain([&fields.spool]).collect();
     let are_paths_plain = paths.iter().all(|path| {
         let below = |name: &str| *path == name || path.starts_with(&format!("{name}/"));
-        is_plain(path) && !below("meta") && !below("outline")
+        is_plain(path) && !["meta", "outline", "manifest"].into_iter().any(below)
     });
     let different: HashSet<&String> = paths.iter().copied().collect();
     is_hex(fields.id.as_str())

@@ -31,6 +31,7 @@ use crate::io::shortage::is_disk_full;
 use crate::limits::{ENCODER_NICE, SCATTERED_STRETCHES, SMALL_BUILD_NICE};
 use crate::manifest::id::EntryId;
 use crate::manifest::outline::Outline;
+use crate::manifest::parts::Section;
 use crate::manifest::want::{Shape, Want};
 use crate::mirror::Git;
 use crate::repos::repo::{BuiltOn, RefsEpoch, Repo};
@@ -237,9 +238,8 @@ pub(super) fn build(
     let mut spooler = Spooler::new(archive.fanout.clone(), pieces);
     spooler.limit(shop.catalog.usage.marks().high_bytes);
     let (level, faults) = (shop.level, &shop.faults);
-    begun
-        .head
-        .send_first(&archive.fanout, &spool, level, faults)?;
+    let head = &mut begun.head;
+    head.send_first(&archive.fanout, &spool, level, faults)?;
     let Placed {
         place,
         opened,
@@ -264,6 +264,7 @@ pub(super) fn build(
     let produced = produce::produce(opened, fanout, &spool, &shop.ring, history, take, let_go);
     let Produced {
         outline,
+        sections,
         jobs_encoded,
         mut turn,
     } = produced.inspect_err(|e| look_again(shop, e))?;
@@ -284,7 +285,7 @@ pub(super) fn build(
             shop,
             &mut staging,
             (&archive, &repo.spelled),
-            &outline,
+            (&outline, &sections),
             spool_checksum,
             linked,
         )
@@ -358,14 +359,19 @@ fn publish(
     shop: &Workshop,
     staging: &mut Staging,
     (archive, spelled): (&Archive, &str),
-    outline: &Outline,
+    (outline, sections): (&Outline, &[Section]),
     spool_checksum: u64,
     linked: Option<LinkedUnread>,
 ) -> Result<End, Box<dyn Error + Send + Sync>> {
     if linked.is_some_and(|linked| linked.forgotten != shop.verified.forgotten()) {
         return Err("frames that it links may have rotted meanwhile".into());
     }
-    let meta = prepare(staging, (archive, spelled), outline, spool_checksum)?;
+    let meta = prepare(
+        staging,
+        (archive, spelled),
+        (outline, sections),
+        spool_checksum,
+    )?;
     let dir = staging.publish(archive.id, &meta)?;
     if let Some(linked) = linked {
         linked.note(&dir);

@@ -22,7 +22,8 @@ use crate::io::residency;
 use crate::io::shortage::is_disk_full;
 use crate::limits::{FULL_WAIT_MS, META_BYTES_MAX};
 use crate::manifest::meta::{FRAMES_NAME, Fields, META_NAME, Meta};
-use crate::manifest::outline::Outline;
+use crate::manifest::outline::{OUTLINE_NAME, Outline};
+use crate::manifest::parts::{MANIFEST_NAME, Section};
 use crate::manifest::record::Linked;
 use crate::manifest::want::Want;
 use crate::mirror::own::replace_by_copy;
@@ -32,6 +33,7 @@ use crate::snapshot::gitdir;
 use crate::snapshot::produce::{self, Input, Opened};
 use crate::snapshot::reuse::Reuse;
 use crate::snapshot::view::{self, View};
+use crate::store::files::StoreError;
 use crate::store::staging::Staging;
 use crate::telemetry::metrics::Event;
 
@@ -404,7 +406,7 @@ fn open_linked(
 pub(super) fn prepare(
     staging: &mut Staging,
     (archive, spelled): (&Archive, &str),
-    outline: &Outline,
+    (outline, sections): (&Outline, &[Section]),
     spool_checksum: u64,
 ) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
     let names = archive.names().ok_or("it has no place")?;
@@ -416,7 +418,7 @@ pub(super) fn prepare(
     let outline = outline.encode();
     // The next build would not read it.
     if outline.len() as u64 <= META_BYTES_MAX {
-        staging.write_outline(&outline)?;
+        staging.write_aside(OUTLINE_NAME, &outline)?;
     }
     let meta = Meta::new(Fields {
         id: archive.id,
@@ -429,6 +431,27 @@ pub(super) fn prepare(
         spool: names.spool.clone(),
         layout: archive.fanout.layout(),
         spool_checksum,
-    });
-    Ok(meta?.encode())
+    })?;
+    write_manifest(staging, &meta, sections)?;
+    Ok(meta.encode())
+}
+
+/// Adds what clients are told that put the archive together themselves. Where there is none they get it whole.
+fn write_manifest(
+    staging: &mut Staging,
+    meta: &Meta,
+    sections: &[Section],
+) -> Result<(), StoreError> {
+    let packed = match meta.manifest(sections) {
+        Ok(manifest) => manifest.pack(),
+        Err(why) => {
+            let repository = &*meta.repository;
+            tracing::warn!(repository, "the snapshot has no manifest: {why}");
+            None
+        }
+    };
+    match packed {
+        Some(packed) => staging.write_aside(MANIFEST_NAME, &packed),
+        None => Ok(()),
+    }
 }

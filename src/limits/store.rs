@@ -6,6 +6,15 @@ use super::units::HOUR_MS;
 /// of the worktree, so this is room for tens of millions of files; anything longer was not
 /// written by us and is not read into memory.
 pub const META_BYTES_MAX: u64 = 256 << 20;
+/// Longest manifest, in bytes, before it is compressed: what is longer is neither kept nor read. One has about 20 bytes
+/// for each stretch of frames, and 4 for each 4 MiB of packs.
+pub const MANIFEST_BYTES_MAX: usize = 64 << 20;
+/// Of the memory that a decoder of manifests takes, as a power of two.
+pub const MANIFEST_WINDOW_LOG_MAX: u32 = 21;
+/// So much of a manifest is decompressed at a time.
+pub const MANIFEST_STEP_BYTES: usize = 128 << 10;
+/// Longest name of a part without what its kind puts around it.
+pub const PART_STEM_BYTES_MAX: usize = 128;
 /// Directories between `mirrors/{host}` and a mirror that are searched at start.
 pub const MIRROR_DEPTH_MAX: usize = 32;
 

@@ -6,6 +6,7 @@ use std::ops::Deref;
 
 use super::id::{EntryId, is_lower_hex};
 use super::outline::OUTLINE_NAME;
+use super::parts::{MANIFEST_NAME, Manifest, Part, Section, Unsound, part_name};
 use super::path::is_plain_path;
 use super::record::Linked;
 use super::want::Want;
@@ -13,6 +14,7 @@ use crate::extent::{Extent, Layout};
 
 mod codec;
 
+pub use codec::parts::UnpackError;
 pub use codec::{MetaError, VERSION};
 
 /// The metadata file in an entry's directory.
@@ -50,7 +52,8 @@ pub struct Fields {
 /// Invariants:
 /// 1. `repository` is a plain path (see [`is_plain_path`]) of at least two parts.
 /// 2. `commit` is 40 or 64 lower-case hex characters.
-/// 3. Paths of `linked` and `spool` are plain, differ, and do not lie at or below `meta` or `outline`.
+/// 3. Paths of `linked` and `spool` are plain, differ, and do not lie at or below `meta`, `outline` or
+///    `manifest`.
 /// 4. Raw runs and stored frames lie inside linked files that exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meta(Fields);
@@ -104,6 +107,32 @@ impl Meta {
     /// Length of the archive in bytes.
     pub fn wire_bytes(&self) -> u64 {
         self.layout.wire_bytes()
+    }
+
+    /// What the entry is to whoever puts its archive together himself, in which that stands where the sections say.
+    ///
+    /// # Errors
+    /// Files that a part cannot be: an operator has given a pack such a name.
+    pub fn manifest(&self, sections: &[Section]) -> Result<Manifest, Unsound> {
+        let linked = self.linked.iter().map(|linked| Part {
+            name: part_name(&linked.path).to_owned(),
+            bytes: linked.bytes,
+            whole: linked.whole,
+        });
+        let own = Part {
+            name: part_name(&self.spool).to_owned(),
+            bytes: self.spool_bytes(),
+            whole: Some(self.spool_checksum),
+        };
+        let manifest = Manifest {
+            id: self.id,
+            want: self.want.clone(),
+            commit: self.commit.clone(),
+            parts: linked.chain([own]).collect(),
+            sections: sections.to_vec(),
+            layout: self.layout.clone(),
+        };
+        manifest.check().map(|()| manifest)
     }
 
     /// Length of the spool file.
@@ -172,5 +201,6 @@ fn lies_within(offset: u64, len: u64, whole: u64) -> bool {
 /// Whether a linked file may have this path in an entry.
 pub fn is_linkable(path: &str) -> bool {
     let first = path.split('/').next();
-    is_plain_path(path) && first != Some(META_NAME) && first != Some(OUTLINE_NAME)
+    let is_taken = |first| [META_NAME, OUTLINE_NAME, MANIFEST_NAME].contains(&first);
+    is_plain_path(path) && !first.is_some_and(is_taken)
 }

@@ -19,6 +19,7 @@ use super::work::Work;
 use crate::io::fs::index_size;
 use crate::limits::{RAW_JOB_BYTES, SMALL_BUILD_JOBS};
 use crate::manifest::outline::Outline;
+use crate::manifest::parts::{Contents, Section};
 use crate::manifest::record::{Linked, Record};
 use crate::tree::batch::Batch;
 use crate::tree::dates::GIT_DATE_S;
@@ -44,6 +45,8 @@ enum Place {
         len: u64,
         sums: Vec<u32>,
     },
+    /// Something else begins in the archive.
+    Section(Contents),
     /// The jobs of this large directory begin.
     Begins(usize),
     /// All jobs below this large directory, which an earlier snapshot has under the other number.
@@ -72,6 +75,8 @@ pub(super) struct Line<'a> {
     places: VecDeque<Place>,
     /// Of what has left.
     pub(super) outline: Outline,
+    /// What of the archive has begun.
+    pub(super) sections: Vec<Section>,
     /// The dates of each job's files, unless all of its directory was known.
     pub(super) dates: Vec<Vec<u32>>,
     jobs_started: u64,
@@ -79,13 +84,20 @@ pub(super) struct Line<'a> {
     pub(super) encoded: u64,
 }
 
+/// Notes what begins at `from`; what came before and has no byte is forgotten.
+pub(super) fn push_section(sections: &mut Vec<Section>, contents: Contents, from: u64) {
+    sections.pop_if(|last| last.from == from);
+    sections.push(Section { contents, from });
+}
+
 impl<'a> Line<'a> {
     /// An empty line.
-    pub(super) fn new(work: Work<'a>, outline: Outline) -> Line<'a> {
+    pub(super) fn new(work: Work<'a>, outline: Outline, sections: Vec<Section>) -> Line<'a> {
         Line {
             work,
             places: VecDeque::new(),
             outline,
+            sections,
             dates: Vec::new(),
             jobs_started: 0,
             encoded: 0,
@@ -103,6 +115,11 @@ impl<'a> Line<'a> {
             }
             false => Ok(()),
         }
+    }
+
+    /// What follows in the archive is this.
+    pub(super) fn section(&mut self, contents: Contents) -> Result<(), BuildError> {
+        self.add(Place::Section(contents))
     }
 
     /// Gives the encoders the jobs that stand within the window.
@@ -185,6 +202,11 @@ impl<'a> Line<'a> {
                 self.work.wait_checked(file.checked, len)?;
                 let fanout = self.work.output.fanout;
                 Ok(fanout.push_raw(file.file, 0, len, &sums)?)
+            }
+            Place::Section(contents) => {
+                let from = self.work.output.fanout.wire_bytes();
+                push_section(&mut self.sections, contents, from);
+                Ok(())
             }
             Place::Begins(large) => {
                 let first = self.outline.jobs.len() as u32;

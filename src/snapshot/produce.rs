@@ -19,7 +19,7 @@ use super::commit;
 use super::gitdir;
 use super::index::CHUNK_FORMAT;
 use super::job::EncoderState;
-use super::line::{Line, Numbered};
+use super::line::{Line, Numbered, push_section};
 use super::output::{BuildError, Output, Spool};
 use super::reuse::Reuse;
 use super::ring::{Ring, Size};
@@ -39,6 +39,7 @@ use crate::limits::{
     SMALL_BUILD_LINKED_BYTES, SMALL_BUILD_NICE, SMALL_BUILD_STEPS, TREE_BYTES_MAX,
 };
 use crate::manifest::outline::Outline;
+use crate::manifest::parts::{Contents, Section};
 use crate::manifest::record::Linked;
 use crate::refs::Ref;
 use crate::tree::batch::describe_format;
@@ -147,6 +148,16 @@ impl Head {
         self.sent = first;
         Ok(())
     }
+
+    /// What follows the first frame; gives what stands where in all of it.
+    fn send_rest(self, output: &mut Output<'_>) -> Result<Vec<Section>, BuildError> {
+        let mut sections = Vec::new();
+        push_section(&mut sections, Contents::GitDir, 0);
+        output.frames(&self.tars[0][self.sent..])?;
+        push_section(&mut sections, Contents::Refs, output.fanout.wire_bytes());
+        output.frames(&self.tars[1])?;
+        Ok(sections)
+    }
 }
 
 /// The view, opened.
@@ -164,6 +175,8 @@ pub struct Opened {
 pub struct Produced {
     /// What the next one can use.
     pub outline: Outline,
+    /// What stands where in the archive.
+    pub sections: Vec<Section>,
     /// Jobs whose frames were made, not taken over.
     pub jobs_encoded: u64,
     /// The turn, if there is still something to wait for that takes memory.
@@ -247,13 +260,12 @@ pub fn produce<'a>(
         faults,
         verified,
         source,
-        head: Head { tree, tars, sent },
+        head,
     } = opened;
+    let tree = head.tree;
     let source = Arc::new(source);
     let mut output = Output::new(fanout, spool, source.level, faults)?;
-    output.frames(&tars[0][sent..])?;
-    output.frames(&tars[1])?;
-    drop(tars);
+    let sections = head.send_rest(&mut output)?;
     fanout.tell();
     let turn = take()?;
     let size = turn.size();
@@ -280,21 +292,23 @@ pub fn produce<'a>(
     };
     let checking = (verifying.gate(), verifying.progress());
     let work = Work::new(output, lane, checking, source);
-    let mut line = Line::new(work, outline);
+    let mut line = Line::new(work, outline, sections);
     if matches!(history, History::Views) {
+        line.section(Contents::Packs)?;
         linked(&mut line, &directory, &view.packs, 0)?;
     }
     if let (Some(tree), Some(surveyed)) = (tree, surveyed) {
         let surveyed = line.work.wait(surveyed)??;
+        line.section(Contents::Worktree)?;
         checkout(&mut line, &tree, surveyed)?;
     }
     line.drain(0)?;
     line.work.wait_all_checked()?;
-    let mut end = end_of(&mut line, history, &view, (&verified, nice))?;
-    tar::push_end(&mut end);
-    line.work.output.frames(&end)?;
+    let end = end_of(&mut line, history, &view, (&verified, nice))?;
+    finish(&mut line, end)?;
     Ok(Produced {
         outline: line.outline,
+        sections: line.sections,
         jobs_encoded: line.encoded,
         turn: line.work.output.turn,
     })
@@ -315,10 +329,19 @@ fn end_of(
     let made = line.work.output.rest(wait)??;
     let verifying = verified.start(&made.directory, &made.files, view.hash, nice)?;
     line.work.check((verifying.gate(), verifying.progress()));
+    line.section(Contents::Packs)?;
     linked(line, &made.directory, &made.files, made.first_number)?;
     line.drain(0)?;
     line.work.wait_all_checked()?;
     tags_of(view, &made)
+}
+
+/// The last bytes of the archive: what is left of it, and the end of the tar.
+fn finish(line: &mut Line<'_>, mut end: Vec<u8>) -> Result<(), BuildError> {
+    line.section(Contents::End)?;
+    line.drain(0)?;
+    tar::push_end(&mut end);
+    line.work.output.frames(&end)
 }
 
 /// Packs and their companions, whose numbers in the layout begin with `first`.
@@ -386,6 +409,8 @@ fn checkout(
     source.attributes.get_or_init(|| attributes);
     line.outline.directories.clone_from(&survey.large);
     line.worktree(&survey)?;
+    line.section(Contents::Index)?;
+    line.drain(0)?;
     line.index(tree, &survey)?;
     source.largest_tree.forget();
     Ok(())

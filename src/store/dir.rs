@@ -3,7 +3,7 @@
 //! ```text
 //! lock                          held while a server runs; holds its process id
 //! mirrors/{host}/{path}.git     bare mirrors; an operator may put some there
-//! snapshots/{id}/               an entry: `meta`, `outline`, its own `frames/{name}`, linked files
+//! snapshots/{id}/               an entry: `meta`, `outline`, `manifest`, its own `frames/{name}`, linked files
 //! snapshots/.building-{n}       an entry that is not published yet
 //! snapshots/.removing-{id}-{n}  an entry on its way out
 //! tmp/                          clones that are not finished, mirrors on their way out

@@ -11,7 +11,6 @@ use crate::io::fs::{Fs, Os, WriteAt};
 use crate::limits::META_BYTES_MAX;
 use crate::manifest::id::EntryId;
 use crate::manifest::meta::{META_NAME, is_linkable};
-use crate::manifest::outline::OUTLINE_NAME;
 
 /// Begins the name of an entry that is not published yet.
 pub(super) const BUILDING: &str = ".building-";
@@ -178,15 +177,16 @@ impl<F: Fs> Staging<F> {
         }
     }
 
-    /// Adds the entry's outline, which is nothing that it cannot be without. After an error it can be tried
-    /// again.
-    pub fn write_outline(&mut self, outline: &[u8]) -> Result<(), StoreError> {
-        let path = self.dir.join(OUTLINE_NAME);
+    /// Adds a file beside the metadata, which is nothing that the entry cannot be without. After an error it can
+    /// be tried again.
+    pub fn write_aside(&mut self, name: &'static str, bytes: &[u8]) -> Result<(), StoreError> {
+        debug_assert!(!is_linkable(name), "others could have its name");
+        let path = self.dir.join(name);
         if self.own.contains(&path) {
             // Publishing is tried again.
             return Ok(());
         }
-        self.write_new(&path, outline)?;
+        self.write_new(&path, bytes)?;
         self.own.push(path);
         Ok(())
     }

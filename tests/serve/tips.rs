@@ -108,7 +108,7 @@ fn a_tip_has_a_pack_of_its_own() {
     let names = fs::read_dir(&entry).unwrap();
     let mut names = Vec::from_iter(names.map(|name| name.unwrap().file_name()));
     names.sort();
-    assert_eq!(names, ["frames", "meta", "objects", "outline"]);
+    assert_eq!(names, ["frames", "manifest", "meta", "objects", "outline"]);
     // Git's own small files first, then what is checked out, then the pack.
     let file = lab.scratch("listed.tar.zst");
     fs::write(&file, &answer.body).unwrap();

@@ -1,4 +1,4 @@
-//! The metadata file of a cache entry, and its outline, as pure codecs.
+//! The metadata file of a cache entry, its outline and its manifest, as pure codecs.
 //!
 //! Layout of the file, all numbers little-endian:
 //!
@@ -7,7 +7,7 @@
 //! | 8 | magic |
 //! | 4 | format version |
 //! | 8 | length of the payload |
-//! | … | payload: [`Fields`], or the outline, in the order of its `wire_struct!` line |
+//! | … | payload: [`Fields`], the outline or the manifest, in the order of its `wire_struct!` line |
 //! | 32 | SHA-256 of everything before it |
 //!
 //! Magic, version and digest keep their places in every version, so a file of another version
@@ -22,6 +22,7 @@ use super::{Fields, InvalidMeta, Meta};
 use crate::extent::{Extent, Layout, LayoutError};
 use crate::limits::META_BYTES_MAX;
 use crate::manifest::id::EntryId;
+use crate::manifest::parts::Unsound;
 use crate::manifest::record::Linked;
 use crate::manifest::want::Want;
 
@@ -35,13 +36,13 @@ const EXTENT_STORED: u8 = 2;
 
 const _: () = assert!(META_BYTES_MAX as usize > Header::BYTES_MIN + Fields::BYTES_MIN);
 
-/// Why bytes are not the metadata or the outline of an entry. Offsets are in bytes from the file's beginning;
+/// Why bytes are not the metadata, the outline or the manifest of an entry. Offsets are in bytes from the file's beginning;
 /// for what is wrong with several parts together, the offset of the field that holds them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MetaError {
     #[error("at offset {offset}: the file ends too early, {wanted} more bytes are needed")]
     End { offset: usize, wanted: usize },
-    #[error("at offset 0: not the metadata or the outline of an entry")]
+    #[error("at offset 0: not the metadata, the outline or the manifest of an entry")]
     Magic,
     #[error("the digest at offset {offset} does not match, so the file is damaged")]
     Digest { offset: usize },
@@ -68,6 +69,8 @@ pub enum MetaError {
     Layout { offset: usize, source: LayoutError },
     #[error("at offset {offset}: {source}")]
     Invalid { offset: usize, source: InvalidMeta },
+    #[error("at offset {offset}: {source}")]
+    Manifest { offset: usize, source: Unsound },
     #[error("at offset {offset}: {bytes} bytes stand after the last field")]
     Trailing { offset: usize, bytes: usize },
 }
@@ -470,6 +473,7 @@ impl Wire for Layout {
 
 // Behind the macro that they use.
 mod outline;
+pub(super) mod parts;
 mod want;
 
 #[cfg(test)]

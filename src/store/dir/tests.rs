@@ -655,6 +655,8 @@ fn links_are_to_files_and_stay_inside_the_entry() {
         "outline",
         "meta/x",
         "outline/x",
+        "manifest",
+        "manifest/x",
         "a\0b",
     ] {
         let own = staging.own(path).unwrap_err();
