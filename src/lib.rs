@@ -159,6 +159,23 @@
 //!   is of no use, and of all frames, in the archive's order, once one that lies in many stretches is not replaced
 //!   for a minute.
 //!
+//! # A snapshot by its parts
+//!
+//! Files never change, so whoever has some of a snapshot's can fetch the others by themselves. The
+//! [`manifest::parts`] says what they are, written into the entry when it is published. What it costs is a file of
+//! a few KB and its sync; what an entry has that older builds have made, without one, is sent whole.
+//!
+//! * A part is a linked file, or the entry's own file of frames. Packs come as git has them, to be put in place by a
+//!   rename, and their checksums are those of the frames in which an archive has them, so that each 4 MiB can be
+//!   looked at as it comes; a file of frames has one for all of it. They are XXH64, made for the archive anyway: they
+//!   show what a disk or a network has broken, not what somebody has forged.
+//! * A name gives no right: `api::parts` looks for it in the snapshots of what the request asks for, current ones and
+//!   replaced ones that may still be resumed, and nowhere else.
+//! * Sections say where `.git`'s small files, refs, packs, worktree and index begin, so that who makes a worktree
+//!   from packs need not fetch its frames.
+//! * A snapshot that is built once more, to put its frames in order, takes the place of the one before, whose id it has:
+//!   its own frames have other names then, and who comes for the old ones is to take a new manifest.
+//!
 //! # Rooms
 //!
 //! | room | what is in it |

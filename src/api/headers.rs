@@ -27,6 +27,20 @@ pub(super) fn describe<'b>(
     (repo, archive): (&Repo, &Arc<Archive>),
     outcome: Outcome,
 ) -> Head<'b> {
+    let disposition = "attachment; filename=\"snapshot.tar.zst\"";
+    let head = head
+        .header("Content-Type", "application/zstd")
+        .header("Content-Disposition", disposition)
+        .header("Accept-Ranges", "bytes");
+    say(head, (repo, archive), outcome)
+}
+
+/// What is said of an archive that stands, whatever of it is sent.
+pub(super) fn describe_kept<'b>(head: Head<'b>, of: (&Repo, &Arc<Archive>)) -> Head<'b> {
+    say(head, of, Outcome::Hit)
+}
+
+fn say<'b>(head: Head<'b>, (repo, archive): (&Repo, &Arc<Archive>), outcome: Outcome) -> Head<'b> {
     let status = match outcome {
         // Not that it is stored: whether it will be is not known yet.
         Outcome::Build => "tarpon; fwd=uri-miss",
@@ -37,14 +51,8 @@ pub(super) fn describe<'b>(
         Some(seconds) => head.age_s(seconds),
         None => head,
     };
-    let disposition = "attachment; filename=\"snapshot.tar.zst\"";
-    head.header("Content-Type", "application/zstd")
-        .header("Content-Disposition", disposition)
-        .header("Accept-Ranges", "bytes")
-        .header(
-            "X-Cachew-Snapshot-Commit",
-            archive.commit.as_deref().unwrap_or(""),
-        )
+    let commit = archive.commit.as_deref().unwrap_or("");
+    head.header("X-Cachew-Snapshot-Commit", commit)
         .header("Cache-Status", status)
 }
 

@@ -10,6 +10,7 @@ mod gate;
 mod git_protocol;
 mod headers;
 mod line_ends;
+mod parts;
 mod pass;
 mod permission;
 mod preamble;

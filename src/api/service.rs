@@ -77,7 +77,7 @@ impl Core {
         let known = match head.method {
             // Asking what there is must not make anything known.
             Method::Head => self.known(repo),
-            _ if matches!(route, Route::Status(_)) => self.known(repo),
+            _ if matches!(route, Route::Status(_) | Route::Part { .. }) => self.known(repo),
             _ => self.repo(repo).map(Some),
         };
         let Some(known) = known else {
@@ -88,7 +88,6 @@ impl Core {
             return self.refuse_repository(head, repo, 403, &message, out);
         };
         let Some(repo) = known else {
-            // Only snapshots and the status take HEAD.
             return self.refuse_repository(head, repo, 404, NOTHING_CACHED, out);
         };
         let asked = Asked {
@@ -109,6 +108,8 @@ impl Core {
             self.plane.spawn(|jobs| jobs.look_often(repo));
         }
         match route {
+            Route::Manifest { .. } => self.manifest(&asked, out).await,
+            Route::Part { name, .. } => self.part(&asked, name, out).await,
             Route::Bundle { base, .. } => self.bundle(&asked, base, out).await,
             Route::EnsureRefs(_) => self.ensure_refs(&asked, body, out).await,
             Route::InfoRefs(_) => self.info_refs(&asked, out).await,
@@ -263,6 +264,8 @@ impl Service for Core {
         let written = out.len();
         let answer = match route {
             Route::Snapshot { repo, .. }
+            | Route::Manifest { repo, .. }
+            | Route::Part { repo, .. }
             | Route::Bundle { repo, .. }
             | Route::EnsureRefs(repo)
             | Route::InfoRefs(repo)

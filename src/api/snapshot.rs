@@ -20,6 +20,7 @@ use crate::http::net::service::{Answer, Payload};
 use crate::http::wire::precondition::{Conditions, Verdict, evaluate, if_range_matches};
 use crate::http::wire::range::{Requested, Selection, requested};
 use crate::http::wire::response::Head;
+use crate::http::wire::table::Endpoint;
 use crate::http::wire::{Method, Version};
 use crate::jobs::heal::Doubt;
 use crate::limits::{COLD_WAIT_MS, DOUBT_WAIT_MS, LOOKS_MAX, QUESTION_LIMIT_MS};
@@ -29,8 +30,8 @@ use crate::telemetry::metrics::Outcome;
 /// What HEAD says when there is no snapshot.
 pub(super) const NOTHING_CACHED: &str = "nothing is cached; GET it to have it built";
 
-/// A part of an archive to send, or all of it.
-enum Part {
+/// What of an archive to send.
+enum Portion {
     /// All; the length may not be known yet.
     Whole { total: Option<u64> },
     /// Bytes from `start` to `end_inclusive`.
@@ -62,19 +63,21 @@ impl Core {
     /// Answers `GET`. The upstream is looked at afterwards: what starts a process must not be in the way of what
     /// this request waits for.
     async fn get(self: &Rc<Self>, asked: &Asked<'_, '_>, out: &mut Vec<u8>) -> Answer<Note> {
-        let answer = self.get_archive(asked, out).await;
+        let answer = self.get_archive(asked, None, out).await;
         self.look_at_upstream(&asked.repo);
         answer
     }
 
-    /// Finds an archive, or has one built, and reads it.
-    async fn get_archive(
+    /// Finds an archive, or has one built, and reads it; or its manifest, if that stands by `manifest_until`.
+    pub(super) async fn get_archive(
         self: &Rc<Self>,
         asked: &Asked<'_, '_>,
+        manifest_until: Option<Instant>,
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
         self.hear_of_damage(asked).await;
-        if let Some(archive) = self.superseded(asked)
+        if manifest_until.is_none()
+            && let Some(archive) = self.superseded(asked)
             && let Ok(reader) = self.reader(&archive).await
             && let Ok(answer) = self.serve(asked, First::hit(archive, reader), out).await
         {
@@ -82,10 +85,16 @@ impl Core {
         }
         let taken = Taken::by(asked, self.permissions.young());
         for _ in 0..LOOKS_MAX {
-            let first = match self.first_in_time(asked, taken, out).await {
+            let mut first = match self.first_in_time(asked, taken, out).await {
                 Ok(first) => first,
                 Err(answer) => return answer,
             };
+            if let Some(until) = manifest_until {
+                match self.manifest_instead(asked, first, until, out).await {
+                    Ok(answer) => return answer,
+                    Err(instead) => first = instead,
+                }
+            }
             match self.serve(asked, first, out).await {
                 Ok(answer) => return answer,
                 Err(Unreadable::Lost) => {
@@ -106,7 +115,7 @@ impl Core {
 
     /// An archive whose first byte is there. Who would have to wait for that longer than a proxy likes is
     /// answered before it, or asked to come again.
-    async fn first_in_time(
+    pub(super) async fn first_in_time(
         self: &Rc<Self>,
         asked: &Asked<'_, '_>,
         taken: Taken,
@@ -157,7 +166,7 @@ impl Core {
     }
 
     /// The answer, if the request's conditions already decide it.
-    fn decided(
+    pub(super) fn decided(
         &self,
         asked: &Asked<'_, '_>,
         archive: &Arc<Archive>,
@@ -179,7 +188,7 @@ impl Core {
 
     /// Has the archive looked at that the client found damaged, and waits for that, but not for
     /// ever.
-    async fn hear_of_damage(&self, asked: &Asked<'_, '_>) {
+    pub(super) async fn hear_of_damage(&self, asked: &Asked<'_, '_>) {
         let (Some(tag), repo) = (asked.head.corrupt, &asked.repo) else {
             return;
         };
@@ -227,7 +236,7 @@ impl Core {
     }
 
     /// Answers from an archive, unless it cannot be read after all.
-    async fn serve(
+    pub(super) async fn serve(
         &self,
         asked: &Asked<'_, '_>,
         first: First,
@@ -239,20 +248,20 @@ impl Core {
             mut reader,
         } = first;
         archive.touch();
-        let part = self.part(asked, &archive, &mut reader).await?;
-        let (start, end, status) = match &part {
-            Part::Whole { total } => (0, *total, 200),
-            Part::Range {
+        let portion = self.portion(asked, &archive, &mut reader).await?;
+        let (start, end, status) = match &portion {
+            Portion::Whole { total } => (0, *total, 200),
+            Portion::Range {
                 start,
                 end_inclusive,
                 ..
             } => (*start, Some(end_inclusive + 1), 206),
-            Part::Unsatisfiable { .. } => (0, Some(0), 416),
+            Portion::Unsatisfiable { .. } => (0, Some(0), 416),
         };
-        self.write_head(asked, &archive, outcome, &part, out);
-        let payload = match part {
-            Part::Unsatisfiable { .. } => Payload::Written,
-            Part::Whole { .. } | Part::Range { .. } => Payload::Stream {
+        self.write_head(asked, &archive, outcome, &portion, out);
+        let payload = match portion {
+            Portion::Unsatisfiable { .. } => Payload::Written,
+            Portion::Whole { .. } | Portion::Range { .. } => Payload::Stream {
                 source: Box::new(reader),
                 start,
                 end,
@@ -267,18 +276,20 @@ impl Core {
 
     /// What of the archive to send. For a part of one that still grows, waits until the part
     /// is there; for a client that knows no chunks, until all of it is.
-    async fn part(
+    async fn portion(
         &self,
         asked: &Asked<'_, '_>,
         archive: &Archive,
         reader: &mut ArchiveReader,
-    ) -> Result<Part, Unreadable> {
+    ) -> Result<Portion, Unreadable> {
         let (head, fanout) = (asked.head, &archive.fanout);
         let pinned = match head.if_range {
             Some(value) => if_range_matches(value, &archive.etag),
             None => !head.if_match.is_absent(),
         };
-        let ranges = head.if_range.is_none() || pinned;
+        // An offset of a manifest is none of the archive that is sent instead.
+        let is_asked_for = asked.row.endpoint == Endpoint::Snapshot;
+        let ranges = is_asked_for && (head.if_range.is_none() || pinned);
         let wanted = match requested(head.range) {
             // Whoever had a preamble may take its bytes for the archive's, and ask for what follows them.
             Requested::Bounded { start, .. } | Requested::From { start }
@@ -298,7 +309,7 @@ impl Core {
                 } if pinned => {
                     reader.wait_for(end_inclusive).await;
                     if fanout.total_bytes().is_none() && fanout.wire_bytes() > end_inclusive {
-                        return ensure_readable(reader, start).map(|()| Part::Range {
+                        return ensure_readable(reader, start).map(|()| Portion::Range {
                             start,
                             end_inclusive,
                             total: None,
@@ -310,7 +321,7 @@ impl Core {
                 }
                 _ if head.version == Version::Http10 => reader.wait_for(u64::MAX).await,
                 _ if matches!(fanout.status(), Status::Failed(_)) => return Err(Unreadable::Over),
-                _ => return Ok(Part::Whole { total: None }),
+                _ => return Ok(Portion::Whole { total: None }),
             }
         }
         // What grows no more and has no length has failed.
@@ -318,20 +329,20 @@ impl Core {
         Ok(match wanted.resolve(total) {
             Selection::Full => {
                 ensure_readable(reader, 0)?;
-                Part::Whole { total: Some(total) }
+                Portion::Whole { total: Some(total) }
             }
             Selection::Part {
                 start,
                 end_inclusive,
             } => {
                 ensure_readable(reader, start)?;
-                Part::Range {
+                Portion::Range {
                     start,
                     end_inclusive,
                     total: Some(total),
                 }
             }
-            Selection::Unsatisfiable => Part::Unsatisfiable { total },
+            Selection::Unsatisfiable => Portion::Unsatisfiable { total },
         })
     }
 
@@ -341,31 +352,31 @@ impl Core {
         asked: &Asked<'_, '_>,
         archive: &Arc<Archive>,
         outcome: Outcome,
-        part: &Part,
+        portion: &Portion,
         out: &mut Vec<u8>,
     ) {
         self.with_date(|date| {
-            let status = match part {
-                Part::Whole { .. } => 200,
-                Part::Range { .. } => 206,
-                Part::Unsatisfiable { .. } => 416,
+            let status = match portion {
+                Portion::Whole { .. } => 200,
+                Portion::Range { .. } => 206,
+                Portion::Unsatisfiable { .. } => 416,
             };
             let mut head = Head::new(out, status, date, asked.caching()).etag(&archive.etag);
-            head = match part {
-                Part::Whole { total: None } => head.chunked(),
-                Part::Whole { total: Some(total) } => head.content_length(*total),
-                Part::Range {
+            head = match portion {
+                Portion::Whole { total: None } => head.chunked(),
+                Portion::Whole { total: Some(total) } => head.content_length(*total),
+                Portion::Range {
                     start,
                     end_inclusive,
                     total,
                 } => head
                     .content_length(end_inclusive - start + 1)
                     .content_range(*start, *end_inclusive, *total),
-                Part::Unsatisfiable { total } => {
+                Portion::Unsatisfiable { total } => {
                     head.content_length(0).content_range_unsatisfiable(*total)
                 }
             };
-            if !matches!(part, Part::Unsatisfiable { .. }) {
+            if !matches!(portion, Portion::Unsatisfiable { .. }) {
                 head = name_bundle(head, &asked.repo, archive);
             }
             let head =

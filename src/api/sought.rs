@@ -11,9 +11,11 @@ use super::core::{Asked, Core};
 use super::freshness::{Taken, is_known};
 use super::preamble::Progress;
 use crate::access::permissions::Shown;
+use crate::archive::ahead::Ahead;
 use crate::archive::growth::Status;
+use crate::archive::handle::ReaderHandle;
 use crate::archive::open_files::OpenError;
-use crate::archive::place::Archive;
+use crate::archive::place::{Archive, Files};
 use crate::archive::reader::ArchiveReader;
 use crate::jobs::asker::{Asker, ClientPart};
 use crate::jobs::look::Wanted;
@@ -278,21 +280,34 @@ impl Core {
 
     /// Joins the archive's readers, with its files open if it has a place already.
     pub(super) async fn reader(&self, archive: &Arc<Archive>) -> Result<ArchiveReader, Unreadable> {
+        let (handle, files) = self.joined(archive).await?;
+        let archive = archive.clone();
+        Ok(ArchiveReader::new(handle, archive, files, self.ahead()))
+    }
+
+    /// The same, for whoever reads it in another way.
+    pub(super) async fn joined(
+        &self,
+        archive: &Arc<Archive>,
+    ) -> Result<(ReaderHandle, Option<Arc<Files>>), Unreadable> {
         // Joined first: from here on the entry is not evicted.
         let handle = archive.fanout.join(0).ok_or(Unreadable::Over)?;
-        let prefetch = self.prefetch.clone();
         let files = match archive.files() {
             Some(files) => Some(files),
             None if archive.fanout.total_bytes().is_none() => None,
             None => {
-                let opened = prefetch.open(archive.clone(), self.open_files.clone());
+                let opened = self.prefetch.open(archive.clone(), self.open_files.clone());
                 // The threads end with the process.
                 let opened = opened.await.map_err(|_| Unreadable::Over)?;
                 Some(opened.map_err(Unreadable::Files)?)
             }
         };
-        let (archive, meter) = (archive.clone(), self.meter.clone());
-        Ok(ArchiveReader::new(handle, archive, files, prefetch, meter))
+        Ok((handle, files))
+    }
+
+    /// What a reader has read ahead of it.
+    pub(super) fn ahead(&self) -> Ahead {
+        Ahead::new(self.prefetch.clone(), self.meter.clone())
     }
 }
 

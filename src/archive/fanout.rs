@@ -359,7 +359,10 @@ impl Fanout {
 
     /// Length of the spool so far.
     pub fn layout_spool_bytes(&self) -> u64 {
-        self.lock().layout.spool_bytes()
+        self.read(
+            |whole| whole.layout().spool_bytes(),
+            |growth| growth.layout.spool_bytes(),
+        )
     }
 
     /// Forgets what the spool file holds too, if the archive is complete and all of it is there: from

@@ -10,14 +10,16 @@
 //!   kept nowhere; [`handle`] is a reader's side of it; [`whole`] is one that is complete, which is read without a lock.
 //! - [`place`]: an archive and where its bytes are; [`open_files`]: those that are open, each once.
 //! - [`spool`]: writes the pieces of a build to its file.
-//! - [`reader`]: reads for a socket; [`resident`] remembers what is in memory, [`prefetch`] reads in
+//! - [`reader`]: reads for a socket, [`part`] one file of it, both with [`ahead`]; [`resident`] remembers what is in memory, [`prefetch`] reads in
 //!   what is not.
 
+pub(crate) mod ahead;
 pub mod fanout;
 pub mod growth;
 pub mod handle;
 pub(crate) mod open_files;
 mod pace;
+pub(crate) mod part;
 pub(crate) mod place;
 pub(crate) mod prefetch;
 pub(crate) mod reader;

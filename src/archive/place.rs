@@ -1,7 +1,9 @@
 //! One archive of one repository: what a request is answered from, growing or complete.
 
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use arc_swap::ArcSwapOption;
@@ -13,6 +15,7 @@ use crate::io::clock::unix_ms;
 use crate::limits::DOUBT_INTERVAL_MS;
 use crate::manifest::id::EntryId;
 use crate::manifest::meta::Meta;
+use crate::manifest::parts::{MANIFEST_NAME, part_name};
 use crate::manifest::record::Linked;
 use crate::manifest::want::Want;
 
@@ -49,6 +52,16 @@ impl Files {
         })
     }
 
+    /// The spool (`None`) or a linked file, to be sent.
+    pub(crate) fn file(&self, number: Option<u32>) -> io::Result<BorrowedFd<'_>> {
+        let file = match number {
+            None => Some(&self.spool),
+            Some(number) => self.linked(number),
+        };
+        let file = file.ok_or(io::ErrorKind::NotFound)?;
+        Ok(file.as_fd())
+    }
+
     /// Files that were made meanwhile: their numbers follow those of the others. Once.
     pub(crate) fn add_made(&self, made: Vec<Arc<OpenFile>>) {
         let is_first = self.made.set(made).is_ok();
@@ -81,6 +94,8 @@ pub(crate) struct Archive {
     last_used_unix_ms: AtomicU64,
     /// When it was last looked at on a client's word; 0 for never.
     doubted_unix_ms: AtomicU64,
+    /// Whether somebody was told of its parts, and may come for them.
+    is_known_by_parts: AtomicBool,
 }
 
 /// The names of an archive's files in its directory.
@@ -101,6 +116,15 @@ impl Names {
         self.linked
             .iter()
             .chain(self.made.get().into_iter().flatten())
+    }
+
+    /// The file that is the part of this name: `None` for the spool, else its number.
+    fn part(&self, name: &str) -> Option<Option<u32>> {
+        if part_name(&self.spool) == name {
+            return Some(None);
+        }
+        let found = self.files().position(|file| part_name(&file.path) == name);
+        found.map(|number| Some(number as u32))
     }
 }
 
@@ -139,6 +163,7 @@ impl Archive {
             place: Place::default(),
             last_used_unix_ms: AtomicU64::new(created_unix_ms),
             doubted_unix_ms: AtomicU64::new(0),
+            is_known_by_parts: AtomicBool::new(false),
         }
     }
 
@@ -166,6 +191,7 @@ impl Archive {
             // The clock may have been set back since.
             last_used_unix_ms: AtomicU64::new(fields.created_unix_ms.min(unix_ms())),
             doubted_unix_ms: AtomicU64::new(0),
+            is_known_by_parts: AtomicBool::new(false),
         }
     }
 
@@ -253,6 +279,41 @@ impl Archive {
     /// The entry was published in `dir`.
     pub(crate) fn moved_to(&self, dir: PathBuf) {
         *self.lock_dir() = dir;
+    }
+
+    /// The part of this name of an archive that stands: which of its files, and its length.
+    pub(crate) fn part(&self, name: &str) -> Option<(Option<u32>, u64)> {
+        self.fanout.total_bytes()?;
+        let names = self.names()?;
+        let number = names.part(name)?;
+        let bytes = match number {
+            None => self.fanout.layout_spool_bytes(),
+            Some(number) => names.files().nth(number as usize)?.bytes,
+        };
+        Some((number, bytes))
+    }
+
+    /// Its manifest's file, open, and its length. May wait for the disk.
+    pub(crate) fn open_manifest_file(
+        &self,
+        open: &OpenFiles,
+    ) -> Result<(Arc<Files>, u64), OpenError> {
+        let path = self.dir().join(MANIFEST_NAME);
+        let mut opened = open.open_all(std::slice::from_ref(&path))?;
+        let file = opened.remove(0);
+        let bytes = file.file().metadata();
+        let bytes = bytes.map_err(|source| OpenError::io(&path, source))?.len();
+        Ok((Arc::new(Files::new(file, Vec::new())), bytes))
+    }
+
+    /// Somebody is told of its parts.
+    pub(crate) fn note_told(&self) {
+        self.is_known_by_parts.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody was.
+    pub(crate) fn is_known_by_parts(&self) -> bool {
+        self.is_known_by_parts.load(Ordering::Relaxed)
     }
 
     /// Notes that a request is answered from it.

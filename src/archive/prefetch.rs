@@ -29,6 +29,11 @@ enum Request {
         open: Arc<OpenFiles>,
         done: oneshot::Sender<Result<Arc<Files>, OpenError>>,
     },
+    OpenManifest {
+        archive: Arc<Archive>,
+        open: Arc<OpenFiles>,
+        done: oneshot::Sender<Result<(Arc<Files>, u64), OpenError>>,
+    },
 }
 
 /// The threads. Dropping it ends them.
@@ -86,6 +91,21 @@ impl Prefetch {
         receiver
     }
 
+    /// Has the manifest of an archive that stands opened; with its length.
+    pub(crate) fn open_manifest(
+        &self,
+        archive: Arc<Archive>,
+        open: Arc<OpenFiles>,
+    ) -> oneshot::Receiver<Result<(Arc<Files>, u64), OpenError>> {
+        let (done, receiver) = oneshot::channel();
+        self.send(Request::OpenManifest {
+            archive,
+            open,
+            done,
+        });
+        receiver
+    }
+
     fn send(&self, request: Request) {
         if let Some(queue) = &self.queue {
             // Fails only when the threads have ended; then the receiver hears of it.
@@ -121,6 +141,13 @@ fn run(requests: &Receiver<Request>, nowhere: &File) {
                 done,
             } => {
                 let _ = done.send(archive.open_files(&open));
+            }
+            Request::OpenManifest {
+                archive,
+                open,
+                done,
+            } => {
+                let _ = done.send(archive.open_manifest_file(&open));
             }
         }
     }

@@ -2,21 +2,18 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::pin::Pin;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use tokio::sync::oneshot;
-
+use super::ahead::Ahead;
 use super::place::{Archive, Files};
-use super::prefetch::{FileRanges, Prefetch};
+use super::prefetch::FileRanges;
 use super::resident::stretch;
 use crate::archive::handle::ReaderHandle;
 use crate::extent::{Next, Source};
 use crate::io::residency;
 use crate::limits::SPAN_GAP_BYTES;
-use crate::telemetry::metrics::{Event, Meter, Prefault};
 
 /// A reader of one archive.
 pub(crate) struct ArchiveReader {
@@ -24,9 +21,7 @@ pub(crate) struct ArchiveReader {
     archive: Arc<Archive>,
     /// `None` until they are needed, if the archive had none when the reader joined.
     files: Option<Arc<Files>>,
-    prefetch: Arc<Prefetch>,
-    meter: Meter,
-    reading: Option<oneshot::Receiver<io::Result<()>>>,
+    ahead: Ahead,
 }
 
 impl ArchiveReader {
@@ -35,16 +30,13 @@ impl ArchiveReader {
         handle: ReaderHandle,
         archive: Arc<Archive>,
         files: Option<Arc<Files>>,
-        prefetch: Arc<Prefetch>,
-        meter: Meter,
+        ahead: Ahead,
     ) -> ArchiveReader {
         ArchiveReader {
             handle,
             archive,
             files,
-            prefetch,
-            meter,
-            reading: None,
+            ahead,
         }
     }
 
@@ -120,35 +112,21 @@ impl Source for ArchiveReader {
         let Some(files) = self.files.clone() else {
             return Poll::Ready(Err(io::ErrorKind::NotFound.into()));
         };
-        if self.reading.is_none() {
+        if !self.ahead.is_reading() {
             if files.resident.was_seen(at) {
                 return Poll::Ready(Ok(until));
             }
             let cold = self.cold_ranges(wire);
             if cold.is_empty() {
                 files.resident.saw(at);
-                self.meter.add(Event::Prefault(Prefault::Resident), 1);
+                self.ahead.was_there();
                 return Poll::Ready(Ok(until));
             }
-            self.reading = Some(self.prefetch.read(files.clone(), cold));
+            self.ahead.begin(files.clone(), cold);
         }
-        let Some(reading) = &mut self.reading else {
-            return Poll::Ready(Ok(until));
-        };
-        let read = std::task::ready!(Pin::new(reading).poll(context));
-        self.reading = None;
-        match read {
-            Ok(Ok(())) => {
-                files.resident.saw(at);
-                self.meter.add(Event::Prefault(Prefault::Read), 1);
-                Poll::Ready(Ok(until))
-            }
-            Ok(Err(e)) => {
-                self.meter.add(Event::Prefault(Prefault::Failed), 1);
-                Poll::Ready(Err(e))
-            }
-            Err(_) => Poll::Ready(Err(io::Error::other("the server is shutting down"))),
-        }
+        ready!(self.ahead.poll(context))?;
+        files.resident.saw(at);
+        Poll::Ready(Ok(until))
     }
 
     fn was_cold(&mut self, at: u64) {
@@ -158,7 +136,7 @@ impl Source for ArchiveReader {
         files.resident.missed(at);
         // Without a look at what is there: it may be there and not be read yet.
         let ranges = self.ranges(at..stretch(at).end);
-        self.reading = Some(self.prefetch.read(files, ranges));
+        self.ahead.begin(files, ranges);
     }
 
     fn available(&self, at: u64) -> u64 {
@@ -167,13 +145,7 @@ impl Source for ArchiveReader {
 
     fn file(&self, file: Option<u32>) -> io::Result<BorrowedFd<'_>> {
         let files = self.files.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        match file {
-            None => Ok(files.spool.as_fd()),
-            Some(index) => {
-                let linked = files.linked(index);
-                Ok(linked.ok_or(io::ErrorKind::NotFound)?.as_fd())
-            }
-        }
+        files.file(file)
     }
 }
 

@@ -47,6 +47,17 @@ pub const IDLE_ENTRY_OPEN_MS: u64 = 10_000;
 pub const SLOW_ENDED_MAX: usize = 16;
 /// How long a request waits for its archive's first byte before its response begins with a preamble.
 pub const COLD_WAIT_MS: u64 = 3_000;
+/// How long whoever asks for a manifest waits until one stands.
+pub const MANIFEST_WAIT_MS: u64 = 2_000;
+/// Time between two looks whether it does.
+pub const MANIFEST_LOOK_MS: u64 = 10;
+/// An archive of less than this is sent instead of its manifest to whoever takes it.
+pub const SMALL_ARCHIVE_BYTES: u64 = 1 << 20;
+
+const _: () = assert!(
+    MANIFEST_WAIT_MS < COLD_WAIT_MS,
+    "what is sent instead begins in time"
+);
 /// Time between two frames of a preamble.
 pub const PREAMBLE_EVERY_MS: u64 = 5_000;
 /// How long after a preamble a range from within an archive is answered whole, unless it names the archive.

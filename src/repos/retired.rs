@@ -105,13 +105,15 @@ impl Retired {
     }
 
     /// Takes out the retired archives that nobody reads or has read for `kept_ms`, or that were replaced
-    /// [`RETIRED_MAX_MS`] ago, however often somebody asks for them.
+    /// [`RETIRED_MAX_MS`] ago, however often somebody asks for them. Of whose parts somebody was told stay for so
+    /// long: he may come for any of them.
     pub(crate) fn take_over(&self, kept_ms: u64) -> Vec<Arc<Archive>> {
         let now = unix_ms();
         let longest = Duration::from_millis(RETIRED_MAX_MS);
         let is_over = |one: &mut One| {
             let unused_ms = now.saturating_sub(one.archive.last_used_unix_ms());
-            let is_old = unused_ms >= kept_ms || one.since.elapsed() >= longest;
+            let is_left = unused_ms >= kept_ms && !one.archive.is_known_by_parts();
+            let is_old = is_left || one.since.elapsed() >= longest;
             one.archive.fanout.readers() == 0 && is_old
         };
         let mut archives = self.lock();
@@ -135,5 +137,17 @@ mod tests {
         retired.refuse(&repository);
         assert!(retired.find(|_| true).is_none());
         assert_eq!(retired.all().len(), 1);
+    }
+
+    #[test]
+    fn what_somebody_was_told_the_parts_of_stays_for_him() {
+        let retired = Retired::default();
+        let (told, other) = (archive(1), archive(2));
+        told.note_told();
+        retired.add(told.clone());
+        retired.add(other);
+        assert_eq!(retired.take_over(0).len(), 1);
+        assert!(Arc::ptr_eq(&retired.all()[0], &told));
+        assert!(retired.take_idle(&told), "where its room is needed it goes");
     }
 }

@@ -74,6 +74,7 @@ fn target(row: &Row, host: &str, name: &str) -> String {
     match row.at {
         At::Server { path, .. } => format!("{path}{query}"),
         At::Repository { end, .. } => format!("/git/{host}/{name}{end}{query}"),
+        At::Part => format!("/git/{host}/{name}/parts/pack-1.pack"),
         At::Admin { end, .. } => format!("/admin/git/{host}/{name}{end}"),
     }
 }

@@ -26,6 +26,7 @@ mod listeners;
 mod mirrors;
 mod names;
 mod open_files;
+mod parts;
 mod permission;
 mod permission_figures;
 mod permission_matrix;

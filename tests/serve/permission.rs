@@ -12,6 +12,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use tarpon::manifest::parts::Manifest;
 
 /// Nothing but what is asked for.
 const FAR: [&str; 4] = ["--fetch-interval", "720h", "--scrub-interval", "0"];
@@ -893,6 +894,23 @@ fn brings(host: &Host, body: &[u8], id: &str) -> bool {
     is_there
 }
 
+/// The longest pack of `private`, as the manifest has it that Alice gets.
+fn part_with_all(server: &Server, host: &Host) -> String {
+    let manifest = lab::endpoint("private", "manifest");
+    wait::until_true("it is in the cache", || {
+        let field = host.alice.field();
+        server.fetch("HEAD", &manifest, &[&field]).head.status == 200
+    });
+    let sent = get(server, &manifest, Some(&host.alice)).expect(200);
+    let control = sent.head.get("cache-control");
+    assert_eq!(control, Some("private, no-store"));
+    let manifest = Manifest::unpack(&sent.body).unwrap();
+    let packs = manifest.parts.iter();
+    let packs = packs.filter(|part| part.name.ends_with(".pack"));
+    let pack = packs.max_by_key(|part| part.bytes).unwrap();
+    lab::endpoint("private", &format!("parts/{}", pack.name))
+}
+
 /// Packs are sent whole: what was forced away before the comparison that saw it is in none of them, whatever was
 /// built before.
 #[test]
@@ -908,6 +926,9 @@ fn what_was_forced_away_is_in_no_archive() {
         .fetch("GET", &lab::target("private"), &now)
         .expect(200);
     assert!(brings(&host, &before.body, &secret));
+    let part = part_with_all(&server, &host);
+    get(&server, &part, Some(&host.alice)).expect(200);
+    get(&server, &part, Some(&host.bob)).expect(404);
     // It has all of the mirror's packs.
     get(&server, &commit, Some(&host.alice)).expect(200);
     git::run(&up, &["update-ref", "refs/heads/main", &first]);
@@ -917,6 +938,10 @@ fn what_was_forced_away_is_in_no_archive() {
         .fetch("GET", &lab::target("private"), &now)
         .expect(200);
     assert!(!brings(&host, &after.body, &secret), "the default branch");
+    let gone = get(&server, &part, Some(&host.alice)).expect(404);
+    assert!(!gone.text().contains("pack-"), "{}", gone.text());
+    let part_now = part_with_all(&server, &host);
+    get(&server, &part_now, Some(&host.alice)).expect(200);
     host.expect_head("private", &after.body);
     let named = get(&server, &commit, Some(&host.alice)).expect(200);
     assert!(!brings(&host, &named.body, &secret), "a commit");

@@ -32,7 +32,8 @@ struct Asked<'a> {
 impl Asked<'_> {
     /// All that there are of repositories.
     fn all(commit: &str) -> Vec<Asked<'_>> {
-        let is_of_repository = |row: &&'static Row| matches!(row.at, At::Repository { .. });
+        let is_of_repository =
+            |row: &&'static Row| matches!(row.at, At::Repository { .. } | At::Part);
         let rows = TABLE.iter().filter(is_of_repository);
         let all = rows.flat_map(|row| methods(row).iter().map(move |method| (row, *method)));
         all.map(|(row, method)| Asked {
@@ -44,8 +45,10 @@ impl Asked<'_> {
     }
 
     fn send(&self, server: &Server, below: &str, fields: &[&str]) -> Response {
-        let At::Repository { end, .. } = self.row.at else {
-            panic!("{:?} is of no repository", self.row.endpoint);
+        let end = match self.row.at {
+            At::Repository { end, .. } => end,
+            At::Part => "/parts/pack-1.pack",
+            _ => panic!("{:?} is of no repository", self.row.endpoint),
         };
         let commit = self.commit;
         let packet = |text: &str| format!("{:04x}{text}", text.len() + 4);
@@ -137,6 +140,8 @@ fn expect_served(server: &Server, commit: &str, alice: &User) {
         let expected = match asked.row.endpoint {
             Endpoint::Webhook => 401,
             Endpoint::Bundle => 204,
+            // There is none of that name.
+            Endpoint::Part => 404,
             _ => 200,
         };
         let what = format!("{} {:?}", asked.method, asked.row.endpoint);
@@ -240,6 +245,8 @@ impl Corpus {
             format!("snapshot.bundle?base={commit}"),
             "info/refs?service=git-upload-pack".to_owned(),
             "status".to_owned(),
+            "manifest".to_owned(),
+            format!("parts/pack-{commit}.pack"),
         ];
         let commits = format!(r#"{{"commits":["{commit}"]}}"#);
         let (json, git) = ("application/json", "application/x-git-upload-pack-request");

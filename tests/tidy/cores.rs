@@ -124,6 +124,11 @@ const WAITING: [Named; 67] = [
         "for prefetch threads",
     ),
     (
+        "src/archive/place.rs",
+        "Archive::open_manifest_file",
+        "for prefetch threads",
+    ),
+    (
         "src/jobs/sweep.rs",
         "remove",
         "a thread, from `sweep` and `Plane::remove_entry`",

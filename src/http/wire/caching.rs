@@ -14,6 +14,8 @@ pub(crate) enum Lifetime {
     Asked,
     /// An hour: it is always the same.
     Hour,
+    /// The same of what never changes, whoever reloads it.
+    Immutable,
 }
 
 /// Whom a kept answer may be given to.
@@ -64,6 +66,8 @@ impl Caching {
             (Lifetime::Asked, Reach::Asker) => "private, no-cache",
             (Lifetime::Hour, Reach::Everybody) => "max-age=3600",
             (Lifetime::Hour, Reach::Asker) => "private, max-age=3600",
+            (Lifetime::Immutable, Reach::Everybody) => "public, max-age=3600, immutable",
+            (Lifetime::Immutable, Reach::Asker) => "private, max-age=3600, immutable",
         }
     }
 }

@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn every_head_says_who_may_keep_it() {
         use crate::http::wire::caching::{Lifetime::*, Reach::*};
-        let all = [Never, Live, Asked, Hour];
+        let all = [Never, Live, Asked, Hour, Immutable];
         for (lifetime, reach) in all.into_iter().flat_map(|l| [(l, Everybody), (l, Asker)]) {
             for status in [200, 204, 206, 304, 400, 401, 404, 412, 416, 500, 503] {
                 let mut out = Vec::new();

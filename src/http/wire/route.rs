@@ -4,8 +4,9 @@ pub use super::repo_ref::RepoRef;
 pub use super::table::Route;
 
 use super::repo_ref::DOTS;
-use super::table::{At, Methods, READ_ONLY, SNAPSHOT, TABLE};
+use super::table::{At, MANIFEST, Methods, READ_ONLY, SNAPSHOT, TABLE};
 use super::{Method, Reject};
+use crate::manifest::parts::is_part_name;
 
 const METHOD: Reject = Reject::new(501, "unknown request method; use GET, HEAD or POST");
 const NOT_FOUND: Reject = Reject::new(
@@ -57,6 +58,13 @@ pub fn route(method: Method, target: &str) -> Result<Route<'_>, Reject> {
                     return Ok(Route::Wish(repo, wish));
                 }
             }
+            At::Part => {
+                if let Some((repo, name)) = below.and_then(part_below) {
+                    let repo = RepoRef::read(repo)?;
+                    allow(method, row.methods)?;
+                    return Ok(Route::Part { repo, name, query });
+                }
+            }
             At::Server { .. } => {}
         }
     }
@@ -64,6 +72,13 @@ pub fn route(method: Method, target: &str) -> Result<Route<'_>, Reject> {
         Some(below) if below.ends_with("/git-receive-pack") => Err(READ_ONLY),
         _ => Err(NOT_FOUND),
     }
+}
+
+/// The repository and the name, if this is where a part is.
+fn part_below(below: &str) -> Option<(&str, &str)> {
+    let (parts, name) = below.rsplit_once('/')?;
+    let repo = parts.strip_suffix("/parts")?;
+    is_part_name(name).then_some((repo, name))
 }
 
 fn allow(method: Method, allowed: Methods) -> Result<(), Reject> {
@@ -80,7 +95,8 @@ fn allow(method: Method, allowed: Methods) -> Result<(), Reject> {
 /// What no target may hold, wherever it leads. No repository that is served needs an escape, and a
 /// path that means two things to two readers is how `..` gets past a check. Refs do need them.
 fn check_target(path: &str, query: &str) -> Result<(), Reject> {
-    let has_names = path.ends_with(SNAPSHOT);
+    let is_part = || path.strip_prefix("/git/").and_then(part_below).is_some();
+    let has_names = path.ends_with(SNAPSHOT) || path.ends_with(MANIFEST) || is_part();
     let rest = query.bytes().map(|byte| (byte, has_names));
     for (byte, may_escape) in path.bytes().map(|byte| (byte, false)).chain(rest) {
         match byte {
@@ -128,6 +144,7 @@ mod tests {
             At::Server { path, .. } => format!("{path}{query}"),
             At::Repository { end, .. } => format!("/git/host/a/b{end}{query}"),
             At::Admin { end, .. } => format!("/admin/git/host/a/b{end}"),
+            At::Part => "/git/host/a/b/parts/pack-1.pack?ref=%61".into(),
         }
     }
 
@@ -241,6 +258,64 @@ mod tests {
         for (method, target, expected) in rows {
             assert_eq!(route(method, target), Ok(expected), "{target}");
         }
+    }
+
+    #[test]
+    fn manifests_and_parts() {
+        let r = repo("github.com", "a/b");
+        let rows = [
+            (
+                Method::Get,
+                "/git/github.com/a/b.git/manifest?ref=%C3%BC",
+                Route::Manifest {
+                    repo: r,
+                    query: "ref=%C3%BC",
+                },
+            ),
+            (
+                Method::Head,
+                "/git/github.com/a/b/parts/pack-0f.idx?depth=1",
+                Route::Part {
+                    repo: r,
+                    name: "pack-0f.idx",
+                    query: "depth=1",
+                },
+            ),
+            // A repository that is called so.
+            (
+                Method::Get,
+                "/git/github.com/a/parts/manifest",
+                Route::Manifest {
+                    repo: repo("github.com", "a/parts"),
+                    query: "",
+                },
+            ),
+        ];
+        for (method, target, expected) in rows {
+            assert_eq!(route(method, target), Ok(expected), "{target}");
+        }
+    }
+
+    #[test]
+    fn what_no_part_can_be_called_is_no_path() {
+        let all = [
+            "parts/meta",
+            "parts/..%2fmeta",
+            "parts/pack-a.keep",
+            "parts/",
+            "parts",
+            "part/pack-1.pack",
+            "parts/pack-1.pack/",
+        ];
+        for end in all {
+            let target = format!("/git/h/a/{end}");
+            let status = route(Method::Get, &target).unwrap_err().status;
+            assert!(matches!(status, 400 | 404), "{target}");
+        }
+        assert_eq!(
+            route(Method::Get, "/git/h/parts/pack-1.pack"),
+            RepoRef::read("h").map(|_| unreachable!())
+        );
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::{Method, Reject};
 use crate::manifest::want::Named;
 
 pub(super) const SNAPSHOT: &str = "/snapshot.tar.zst";
+pub(super) const MANIFEST: &str = "/manifest";
 
 const BASE: Reject = Reject::new(
     400,
@@ -37,6 +38,22 @@ pub enum Route<'a> {
         /// The repository.
         repo: RepoRef<'a>,
         /// What of it, see [`Route::named`].
+        query: &'a str,
+    },
+    /// Of [`Endpoint::Manifest`]
+    Manifest {
+        /// The repository.
+        repo: RepoRef<'a>,
+        /// What of it, see [`Route::named`].
+        query: &'a str,
+    },
+    /// Of [`Endpoint::Part`]
+    Part {
+        /// The repository.
+        repo: RepoRef<'a>,
+        /// A name that a part can have.
+        name: &'a str,
+        /// Of which snapshot, see [`Route::named`].
         query: &'a str,
     },
     /// Of [`Endpoint::Bundle`]
@@ -86,6 +103,8 @@ impl<'a> Route<'a> {
     pub fn endpoint(&self) -> Endpoint {
         match self {
             Route::Snapshot { .. } => Endpoint::Snapshot,
+            Route::Manifest { .. } => Endpoint::Manifest,
+            Route::Part { .. } => Endpoint::Part,
             Route::Bundle { .. } => Endpoint::Bundle,
             Route::EnsureRefs(_) => Endpoint::EnsureRefs,
             Route::InfoRefs(_) => Endpoint::InfoRefs,
@@ -108,6 +127,8 @@ impl<'a> Route<'a> {
     pub fn repo(&self) -> Option<RepoRef<'a>> {
         match self {
             Route::Snapshot { repo, .. }
+            | Route::Manifest { repo, .. }
+            | Route::Part { repo, .. }
             | Route::Bundle { repo, .. }
             | Route::EnsureRefs(repo)
             | Route::InfoRefs(repo)
@@ -126,7 +147,9 @@ impl<'a> Route<'a> {
     /// What a snapshot is asked for of; of anything else nothing in particular.
     pub fn named(&self) -> Result<Named, Reject> {
         match self {
-            Route::Snapshot { query, .. } => snapshot_query(query),
+            Route::Snapshot { query, .. }
+            | Route::Manifest { query, .. }
+            | Route::Part { query, .. } => snapshot_query(query),
             _ => Ok(Named::default()),
         }
     }
@@ -148,6 +171,8 @@ pub enum At {
         /// What is wanted.
         wish: Wish,
     },
+    /// `/git/{host}/{path}/parts/NAME`, with a name that a part can have.
+    Part,
     /// Below `/git/{host}/{path}`.
     Repository {
         /// How the path ends.
@@ -232,6 +257,8 @@ pub enum Kept {
     Asked,
     /// The same, but for what names a commit, which is always the same: an hour.
     ByWant,
+    /// Whoever may have it, an hour: it never changes.
+    Always,
 }
 
 impl Kept {
@@ -241,6 +268,7 @@ impl Kept {
             Kept::Never => Lifetime::Never,
             Kept::ByWant if named.commit().is_some() => Lifetime::Hour,
             Kept::Asked | Kept::ByWant => Lifetime::Asked,
+            Kept::Always => Lifetime::Immutable,
         }
     }
 }
@@ -290,6 +318,15 @@ table! {
         need: Need::Read,
         kept: Kept::ByWant,
     }
+    /// `GET`, `HEAD /git/{host}/{path}/manifest`. What answers can be the archive, too: nobody keeps one for the
+    /// other.
+    Manifest {
+        at: At::Repository { end: MANIFEST, make: |repo, query| Ok(Route::Manifest { repo, query }) },
+        methods: Methods::GetHead,
+        reads: Reads::Content,
+        need: Need::Read,
+        kept: Kept::Never,
+    }
     /// `GET /git/{host}/{path}/snapshot.bundle?base=HEX`
     Bundle {
         at: At::Repository { end: "/snapshot.bundle", make: bundle },
@@ -337,6 +374,14 @@ table! {
         reads: Reads::Nothing,
         need: Need::Signature,
         kept: Kept::Never,
+    }
+    /// `GET`, `HEAD /git/{host}/{path}/parts/NAME`. Behind the others: a repository can be called `parts`.
+    Part {
+        at: At::Part,
+        methods: Methods::GetHead,
+        reads: Reads::Content,
+        need: Need::Read,
+        kept: Kept::Always,
     }
     /// `POST /webhook`
     AnyWebhook {
@@ -454,7 +499,7 @@ mod tests {
     #[test]
     fn what_reads_a_repository_needs_the_right_to() {
         for row in TABLE {
-            let is_of_repository = matches!(row.at, At::Repository { .. });
+            let is_of_repository = matches!(row.at, At::Repository { .. } | At::Part);
             match row.reads {
                 Reads::Content | Reads::State => {
                     assert_eq!(row.need, Need::Read, "{:?}", row.endpoint);

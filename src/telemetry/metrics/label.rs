@@ -34,6 +34,10 @@ label! {
         Precondition = "precondition",
         /// A `HEAD` of a snapshot.
         Head = "head",
+        /// A manifest.
+        Manifest = "manifest",
+        /// A part.
+        Part = "part",
         /// A bundle.
         Bundle = "bundle",
         /// `ensure-refs`.
