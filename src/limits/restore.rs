@@ -95,6 +95,12 @@ pub const PACE_STALLS: u32 = 2;
 /// Tries in a row that bring next to nothing before a download is given up, and the wait before the second
 /// one; doubled with each further one.
 pub const DOWNLOAD_TRIES_MAX: u32 = 6;
+/// Tries to fetch a piece of a part that bring what is not right before it is given up.
+pub const CORRUPT_TRIES_MAX: u32 = 2;
+/// Frames of an archive that are fetched of a pack at a time, by one connection.
+pub const PIECE_FRAMES: usize = 4;
+/// Longest manifest that is taken from a server, as it is sent.
+pub const MANIFEST_SENT_BYTES_MAX: usize = 16 << 20;
 /// See [`DOWNLOAD_TRIES_MAX`].
 pub const DOWNLOAD_RETRY_MS: u64 = 100;
 /// Longest that a busy server may have a restore wait before it asks again.

@@ -12,6 +12,7 @@ pub use super::login::basic;
 pub use super::netrc::find as find_in_netrc;
 pub use super::origin::{choose, read as said, shown};
 pub use super::packs::check as check_packs;
+pub use super::parts::fetch_parts;
 pub use super::path::{Kind, Place, check as check_path, place};
 pub use super::quota::Quota;
 pub use super::refs::Refs;

@@ -185,7 +185,7 @@ fn read_piece(conn: &mut Conn<'_>, into: &mut [u8], len: &mut usize) -> io::Resu
 }
 
 /// Why a request brought no segment.
-enum SegmentError {
+pub(super) enum SegmentError {
     /// Worth another try.
     Again(String),
     Final(RestoreError),

@@ -18,6 +18,7 @@ mod lab;
 mod limits;
 mod logins;
 mod overwrite;
+mod parts;
 mod preambles;
 mod remade;
 mod staging;
