@@ -12,9 +12,9 @@ use tokio::sync::oneshot;
 
 use super::place::Files;
 use super::prefetch::{FileRanges, Prefetch};
+use super::resident::stretch;
 use crate::extent::Next;
 use crate::io::residency;
-use crate::limits::READ_AHEAD_BYTES;
 use crate::telemetry::metrics::{Event, Meter, Prefault};
 
 /// What one reader has read ahead of it.
@@ -68,6 +68,12 @@ impl Ahead {
     }
 }
 
+/// Places of a file, as a power of two, in what is remembered of an archive's files beside its own offsets: these are
+/// in front of them all.
+const FILE_PLACES_LOG: u32 = 44;
+/// So many files have places: what stands for one fits what is remembered.
+const FILES_REMEMBERED: u64 = 255;
+
 /// One file of an archive, or of something like it, on its way to a socket.
 ///
 /// Offsets of the wire are the file's own.
@@ -111,8 +117,17 @@ impl OneFile {
         }
     }
 
+    /// What is looked at together, as far as the file goes.
     fn stretch(&self, at: u64) -> Range<u64> {
-        at..at.saturating_add(READ_AHEAD_BYTES).min(self.bytes)
+        let all = stretch(at);
+        all.start..all.end.min(self.bytes)
+    }
+
+    /// Where it is remembered of `at` that it was in memory; nowhere for files whose places others have.
+    fn remembered(&self, at: u64) -> Option<u64> {
+        let number = self.number.map_or(0, |number| u64::from(number) + 1);
+        (number < FILES_REMEMBERED && at < 1 << FILE_PLACES_LOG)
+            .then(|| (number + 1) << FILE_PLACES_LOG | at)
     }
 
     /// As [`Source::poll_resident`](crate::extent::Source::poll_resident).
@@ -121,21 +136,37 @@ impl OneFile {
         at: u64,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<u64>> {
-        let until = at.saturating_add(READ_AHEAD_BYTES);
+        let (until, remembered) = (stretch(at).end, self.remembered(at));
         if !self.ahead.is_reading() {
+            if remembered.is_some_and(|place| self.files.resident.was_seen(place)) {
+                return Poll::Ready(Ok(until));
+            }
             let range = self.stretch(at);
             if residency::in_memory(self.file()?, range.clone()) == Some(true) {
+                self.saw(remembered);
                 self.ahead.was_there();
                 return Poll::Ready(Ok(until));
             }
             self.ahead
                 .begin(self.files.clone(), vec![(self.number, range)]);
         }
-        self.ahead.poll(context).map_ok(|()| until)
+        ready!(self.ahead.poll(context))?;
+        self.saw(remembered);
+        Poll::Ready(Ok(until))
+    }
+
+    fn saw(&self, place: Option<u64>) {
+        if let Some(place) = place {
+            self.files.resident.saw(place);
+        }
     }
 
     /// As [`Source::was_cold`](crate::extent::Source::was_cold).
     pub(crate) fn was_cold(&mut self, at: u64) {
+        if let Some(place) = self.remembered(at) {
+            self.files.resident.missed(place);
+        }
+        // Without a look at what is there: it may be there and not be read yet.
         let ranges = vec![(self.number, self.stretch(at))];
         self.ahead.begin(self.files.clone(), ranges);
     }
@@ -143,5 +174,36 @@ impl OneFile {
     /// The file.
     pub(crate) fn file(&self) -> io::Result<BorrowedFd<'_>> {
         self.files.file(self.number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::open_files::OpenFile;
+
+    /// What is remembered of one file says nothing of another, nor of the archive.
+    #[test]
+    fn files_are_remembered_apart() {
+        let nowhere = || OpenFile::uncounted(residency::nowhere().unwrap());
+        let files = Arc::new(Files::new(nowhere(), vec![nowhere(), nowhere()]));
+        let of = |number| {
+            let prefetch = Arc::new(Prefetch::start().unwrap());
+            let ahead = Ahead::new(
+                prefetch,
+                crate::telemetry::metrics::Metrics::new(1).meter(0),
+            );
+            OneFile::new(files.clone(), (number, 100 << 20), ahead)
+        };
+        let (spool, first, second) = (of(None), of(Some(0)), of(Some(1)));
+        let at = 17 << 20;
+        first.saw(first.remembered(at));
+        let is_seen = |file: &OneFile| files.resident.was_seen(file.remembered(at).unwrap());
+        assert!(is_seen(&first) && !is_seen(&second) && !is_seen(&spool));
+        assert!(!files.resident.was_seen(at));
+        assert_eq!(of(Some(u32::MAX)).remembered(at), None);
+        let all = first.stretch(at);
+        assert!(all.contains(&at) && all.end <= 100 << 20);
+        assert_eq!(first.stretch(99 << 20).end, 100 << 20);
     }
 }
