@@ -8,6 +8,7 @@ use tarpon::extent::Layout;
 use tarpon::io::fs::{Fs, WriteAt};
 use tarpon::manifest::id::EntryId;
 use tarpon::manifest::meta::{Fields, Meta};
+use tarpon::manifest::parts::MANIFEST_NAME;
 use tarpon::manifest::want::Want;
 use tarpon::store::dir::StateDir;
 use tarpon::store::files::StoreError;
@@ -53,7 +54,13 @@ fn publish(fs: &SimFs, state: &StateDir<SimFs>, version: u64) -> Result<PathBuf,
     let spool = fs.create_new(&staging.own(&own(version))?).unwrap();
     spool.write_all_at(&vec![7; version as usize], 0).unwrap();
     fs.set_odds(odds);
+    staging.write_aside(MANIFEST_NAME, &aside(version))?;
     staging.publish(id(), &meta)
+}
+
+/// What a version has beside its metadata.
+fn aside(version: u64) -> Vec<u8> {
+    version.to_le_bytes().into()
 }
 
 /// The version that is there; nothing may be broken.
@@ -68,7 +75,13 @@ fn found_after_cut(fs: &SimFs, state: StateDir<SimFs>) -> Option<u64> {
     drop(state);
     fs.restart();
     fs.calm();
-    found(&open(fs))
+    let found = found(&open(fs));
+    if let Some(version) = found {
+        let dir = Path::new(ROOT).join("snapshots").join(id().as_str());
+        let manifest = fs.read(&dir.join(MANIFEST_NAME)).unwrap();
+        assert_eq!(manifest, aside(version), "version {version}");
+    }
+    found
 }
 
 fn each_outcome(mut test: impl FnMut(&SimFs)) {
