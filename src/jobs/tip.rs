@@ -1,10 +1,12 @@
-//! Has git pack one commit for a snapshot that is nothing else, of packs that the build borrows.
+//! Has one commit packed for a snapshot that is nothing else, of packs that the build borrows.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 
 use super::room::Need;
 use super::state::Jobs;
@@ -12,6 +14,7 @@ use crate::classes::Seat;
 use crate::limits::TIP_PACKS_MAX;
 use crate::manifest::want::CommitId;
 use crate::mirror::MirrorError;
+use crate::snapshot::tip_pack::{self, Tip, TipPackError};
 
 /// Where packs are, in a repository as in an entry.
 pub(super) const PACKS: &str = "objects/pack";
@@ -43,11 +46,11 @@ impl Jobs {
         let into = entry.join(PACKS);
         let packs_max = self.config.encoders.get().min(TIP_PACKS_MAX);
         let make = async {
-            let packed = self.git.pack_tip(&from, &into, tip, packs_max).await;
+            let packed = self.pack_one((&from, &into), tip, packs_max).await;
             match packed {
                 Err(e) if e.is_disk_full() => {
                     self.make_room(&repository, Need::Keep).await;
-                    self.git.pack_tip(&from, &into, tip, packs_max).await
+                    self.pack_one((&from, &into), tip, packs_max).await
                 }
                 packed => packed,
             }
@@ -59,5 +62,42 @@ impl Jobs {
         drop(place);
         // Fails only if nobody waits.
         let _ = made.send(packed);
+    }
+    /// Packs it here, or has git do what is not for this.
+    async fn pack_one(
+        &self,
+        (from, into): (&Path, &Path),
+        tip: CommitId,
+        packs_max: usize,
+    ) -> Packed {
+        let given_up = GivenUp::default();
+        let (source, place, is_given_up) = (from.to_owned(), into.to_owned(), given_up.0.clone());
+        let packed = spawn_blocking(move || {
+            let made = std::fs::create_dir_all(&place);
+            made.map_err(|e| MirrorError::io("create", &place, e))?;
+            let packed = tip_pack::pack(&Tip {
+                from: &source,
+                into: &place,
+                commit: tip,
+                packs_max,
+                is_given_up: &is_given_up,
+            });
+            packed.map_err(|TipPackError { op, path, source }| MirrorError::io(op, &path, source))
+        });
+        match packed.await {
+            Ok(Ok(Some(stems))) => Ok(stems),
+            Ok(Err(why)) => Err(why),
+            Ok(Ok(None)) | Err(_) => self.git.pack_tip(from, into, tip, packs_max).await,
+        }
+    }
+}
+
+/// Ends what is made on another thread when this is dropped.
+#[derive(Default)]
+struct GivenUp(Arc<AtomicBool>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

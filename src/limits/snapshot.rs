@@ -43,6 +43,12 @@ pub const DECODE_LIMIT_BYTES: u64 = 32 << 20;
 /// Bytes for decoding what takes more, of all builds together; one that alone needs more than all
 /// is decoded alone.
 pub const DECODE_BUDGET_BYTES: u64 = 96 << 20;
+/// How hard what is decoded for the pack of one commit is compressed again, as libdeflate counts it.
+pub const TIP_DEFLATE_LEVEL: i32 = 4;
+/// What an object and what it is decoded from may take for that, in any number of threads.
+pub const TIP_DECODED_SMALL_BYTES: u64 = 2 << 20;
+/// The same in one thread at a time; what takes more is left to git.
+pub const TIP_DECODED_BYTES_MAX: u64 = DECODE_LIMIT_BYTES;
 /// Deltas between an object and what it is made from that are followed without gix; git itself makes
 /// no chain longer than 4,095.
 pub const DELTA_CHAIN_MAX: usize = 4095;

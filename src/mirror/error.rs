@@ -133,7 +133,7 @@ pub enum MirrorError {
 }
 
 impl MirrorError {
-    pub(super) fn io(op: &'static str, path: &Path, source: io::Error) -> Self {
+    pub(crate) fn io(op: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io {
             op,
             path: path.to_owned(),

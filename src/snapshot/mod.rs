@@ -25,6 +25,7 @@ pub(crate) mod scrub;
 pub(crate) mod source;
 mod sum;
 mod survey;
+pub(crate) mod tip_pack;
 mod trees;
 pub(crate) mod turns;
 pub mod verify;

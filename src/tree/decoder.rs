@@ -24,9 +24,9 @@ use crate::manifest::record::Linked;
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read {}: {detail}", .path.display())]
 pub struct OpenError {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     #[source]
-    detail: Detail,
+    pub(super) detail: Detail,
 }
 
 /// A pack entry that is not what its header says.
@@ -40,12 +40,12 @@ pub struct DamagedEntry {
 
 /// All packs of a build, mapped.
 pub struct Packs {
-    packs: Vec<Pack>,
+    pub(super) packs: Vec<Pack>,
 }
 
-struct Pack {
-    index: index::File<MappedFile>,
-    data: data::File<MappedFile>,
+pub(super) struct Pack {
+    pub(super) index: index::File<MappedFile>,
+    pub(super) data: data::File<MappedFile>,
 }
 
 /// A zlib stream in a pack: where it begins, and how many bytes it makes.
@@ -273,7 +273,7 @@ impl Default for Decoder {
 
 impl Pack {
     /// Opens a pack by the path of its index or of its data.
-    fn open(path: &Path, hash: gix::hash::Kind) -> Result<Pack, OpenError> {
+    pub(super) fn open(path: &Path, hash: gix::hash::Kind) -> Result<Pack, OpenError> {
         Ok(Pack {
             index: open_part(path.with_extension("idx"), hash, index::File::from_data)?,
             data: open_part(path.with_extension("pack"), hash, data::File::from_data)?,

@@ -21,6 +21,7 @@ pub(crate) mod index;
 pub(crate) mod map;
 pub(crate) mod order;
 pub(crate) mod pack;
+pub(crate) mod stored;
 pub(crate) mod sum;
 pub mod tar;
 pub(crate) mod walk;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::support::server::Server;
-use super::support::{git, lab};
+use super::support::{git, lab, wait};
 use super::wait_for_hit;
 use super::wants::{Source, remove};
 
@@ -187,8 +187,10 @@ fn tips_without_parents() {
     let expected = cloned(&source, &["--branch", "first"]);
     expect(&source, &server, "ref=first&depth=1", &expected);
     remove(&expected);
+    let mirror = source.lab.mirror("up");
+    wait::until_true("it is cloned", || mirror.exists());
     server.stop();
-    remove(&source.lab.mirror("up"));
+    remove(&mirror);
     source.lab.forget_snapshots();
     git::run(&up, &["symbolic-ref", "HEAD", "refs/heads/nothing"]);
     let server = source.start();

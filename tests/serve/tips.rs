@@ -436,13 +436,14 @@ fn a_tip_without_a_clone_outlives_the_server() {
     lab.expect_no_orphans();
 }
 
-/// Stands in for `git`: says when it begins to pack and when it has ended, and takes its time.
+/// Stands in for `git`: says when it begins to pack and when it has ended, and takes its time. What it makes of packs has
+/// indices without sums, so that there is something to pack for it.
 fn slow_packer(log: &Path) -> String {
     let log = log.display();
     format!(
         "#!/bin/sh
 PATH=${{PATH#*:}}
-case \" $* \" in *' pack-objects '*) ;; *) exec git \"$@\" ;; esac
+case \" $* \" in *' pack-objects '*) ;; *) exec git -c pack.indexVersion=1 \"$@\" ;; esac
 echo begins >> {log}
 sleep 0.3
 git \"$@\"
@@ -478,6 +479,8 @@ fn few_commits_are_packed_at_a_time() {
         git::clone_mirror(&lab.url(NAME), &lab.upstream(&format!("s{number}")));
     }
     lab.place_mirror(NAME);
+    let again = ["-c", "pack.indexVersion=1", "repack", "-adfq"];
+    git::run(&lab.mirror(NAME), &again);
     let upstream = Upstream::new(lab.upstreams());
     upstream.answer(Answers::SlowClones(FAR_OFF));
     let log = lab.scratch("packing");
