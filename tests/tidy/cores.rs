@@ -79,7 +79,7 @@ const SEEMING: [Named; 7] = [
 ];
 
 /// Functions that wait, or call such ones, and where they run instead of on a core.
-const WAITING: [Named; 67] = [
+const WAITING: [Named; 68] = [
     (
         "src/server/reload.rs",
         "InForce::anew",
