@@ -2,7 +2,8 @@
 //!
 //! Of both nobody gets more than he leaves: who has as much already as is left waits, or is told to come again. So
 //! one who takes all that he can get leaves half for others, and nobody has to be told from others beforehand. It
-//! holds among clients, and within what a client has among its credentials.
+//! holds among clients, and within what a client has among its credentials; and of the threads that ask, among upstreams:
+//! one that says nothing keeps those that it has for as long as a question may take.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -17,8 +18,8 @@ use crate::access::credential::Mark;
 use crate::access::verdicts::About;
 use crate::http::net::client::Client;
 use crate::limits::{
-    QUESTIONS_A_MINUTE_MAX, QUESTIONS_OF_SILENT_MAX, QUESTIONS_RUNNING_MAX, QUESTIONS_UNANSWERED,
-    QUESTIONS_WEIGHT_OF_CREDENTIAL, QUESTIONS_WEIGHT_OF_PROXY,
+    ASKERS_MAX, QUESTIONS_A_MINUTE_MAX, QUESTIONS_OF_SILENT_MAX, QUESTIONS_RUNNING_MAX,
+    QUESTIONS_UNANSWERED, QUESTIONS_WEIGHT_OF_CREDENTIAL, QUESTIONS_WEIGHT_OF_PROXY,
 };
 
 /// What became of a question.
@@ -37,13 +38,45 @@ pub(super) struct Questions {
     pub(super) asking: Flights<About, Verdict>,
     /// By host.
     turns: RefCell<HashMap<String, Rc<Turns>>>,
+    threads: Rc<Threads>,
+}
+
+/// Those that ask, of all upstreams together.
+#[derive(Default)]
+struct Threads {
+    used: Cell<u32>,
+    /// Somebody waits for one.
+    are_short: Cell<bool>,
+    /// One is free again that somebody waited for.
+    freed: Notify,
+}
+
+impl Threads {
+    /// Takes one, if no fewer are left than its upstream `has`.
+    fn take(&self, has: u32) -> bool {
+        let used = self.used.get();
+        let is_left = has < (ASKERS_MAX as u32).saturating_sub(used);
+        match is_left {
+            true => self.used.set(used + 1),
+            false => self.are_short.set(true),
+        }
+        is_left
+    }
+
+    fn give_back(&self) {
+        self.used.set(self.used.get().saturating_sub(1));
+        if self.are_short.take() {
+            self.freed.notify_waiters();
+        }
+    }
 }
 
 impl Questions {
     /// The turns of one upstream.
     pub(super) fn of(&self, host: &str) -> Rc<Turns> {
         let mut all = self.turns.borrow_mut();
-        all.entry(host.to_owned()).or_default().clone()
+        let new = || Rc::new(Turns::new(self.threads.clone()));
+        all.entry(host.to_owned()).or_insert_with(new).clone()
     }
 }
 
@@ -62,6 +95,7 @@ pub(super) struct Turns {
     minute: RefCell<Minute>,
     /// A question has ended.
     ended: Notify,
+    threads: Rc<Threads>,
 }
 
 /// The right to ask once, for as long as the answer takes.
@@ -85,11 +119,12 @@ impl Drop for Turn {
     fn drop(&mut self) {
         self.turns.running.borrow_mut().give_back(self.who);
         self.turns.ended.notify_waiters();
+        self.turns.threads.give_back();
     }
 }
 
-impl Default for Turns {
-    fn default() -> Self {
+impl Turns {
+    fn new(threads: Rc<Threads>) -> Turns {
         Turns {
             // Whether it answers is not known.
             unanswered: Cell::new(QUESTIONS_UNANSWERED),
@@ -99,11 +134,10 @@ impl Default for Turns {
                 begun: Shares::new(QUESTIONS_A_MINUTE_MAX),
             }),
             ended: Notify::new(),
+            threads,
         }
     }
-}
 
-impl Turns {
     /// Whether one more may be asked beside those that are: of an upstream that says nothing a few find out whether it
     /// does again.
     fn has_place(&self) -> bool {
@@ -115,13 +149,30 @@ impl Turns {
     pub(super) async fn take(self: &Rc<Self>, who: Who) -> Turn {
         loop {
             // Before the look, so that no end is missed.
-            let ended = self.ended.notified();
-            if self.has_place() && self.running.borrow_mut().take(who) {
+            let (ended, freed) = (self.ended.notified(), self.threads.freed.notified());
+            if self.has_place() && self.take_now(who) {
                 let turns = self.clone();
                 return Turn { turns, who };
             }
-            ended.await;
+            tokio::select! {
+                () = ended => {}
+                () = freed => {}
+            }
         }
+    }
+
+    /// Takes a place, and a thread for it.
+    fn take_now(&self, who: Who) -> bool {
+        let mut running = self.running.borrow_mut();
+        let has = running.used;
+        if !running.take(who) {
+            return false;
+        }
+        let is_taken = self.threads.take(has);
+        if !is_taken {
+            running.give_back(who);
+        }
+        is_taken
     }
 
     /// Whether one more may begin within this minute.
@@ -278,9 +329,38 @@ mod tests {
 
     /// Those of an upstream that has answered once.
     fn answering() -> Rc<Turns> {
-        let turns = Rc::<Turns>::default();
+        answering_by(&Rc::default())
+    }
+
+    /// The same, and these threads ask.
+    fn answering_by(threads: &Rc<Threads>) -> Rc<Turns> {
+        let turns = Rc::new(Turns::new(threads.clone()));
         now(turns.take(who(0, 0))).unwrap().end(true);
         turns
+    }
+
+    #[test]
+    fn an_upstream_that_hangs_leaves_threads_to_others() {
+        let threads = Rc::default();
+        let mut held = Vec::new();
+        for upstream in 0..5 {
+            let turns = answering_by(&threads);
+            let had = held.len();
+            // Of many clients.
+            held.extend((0..100).map_while(|last| now(turns.take(who(last, 0)))));
+            assert!(held.len() > had, "{upstream}");
+        }
+        assert!(held.len() < ASKERS_MAX);
+        let turns = answering_by(&threads);
+        while let Some(turn) = now(turns.take(who(1, 0))) {
+            held.push(turn);
+        }
+        let mut waits = pin!(turns.take(who(2, 0)));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(waits.as_mut().poll(&mut context).is_pending());
+        // Those of another upstream.
+        held.drain(..8);
+        assert!(waits.as_mut().poll(&mut context).is_ready());
     }
 
     /// What is there at once.
