@@ -204,12 +204,12 @@ impl Git {
             );
         }
         if !plan.missing.is_empty() {
-            turn(&plan.missing).await;
             if self.by_permission {
-                // It can come, and its refs not.
+                // It can come, by `turn` as well, and its refs not: nothing is here of which no note says so.
                 let (path, missing) = (mirror.to_owned(), plan.missing.clone());
                 blocking(mirror, move || journal::add(&path, &missing, unix_ms())).await?;
             }
+            turn(&plan.missing).await;
             self.fetch_objects(mirror, &at, &plan.missing).await?;
         }
         if self.by_permission && !self.is_the_same(mirror, &local, &listing.refs).await? {

@@ -65,6 +65,26 @@ fn nothing_moved_is_unchanged_and_writes_nothing() {
     assert_eq!(stamp(), before);
 }
 
+/// Where the upstream decides, all that a comparison is about to bring stands in the journal before anything can bring
+/// it: what never comes to have a ref is known for that behind any crash.
+#[test]
+fn what_is_missing_is_noted_before_it_can_come() {
+    let s = Scratch::with_commit();
+    s.clone_mirror();
+    let mut git = s.git.clone();
+    git.by_permission = true;
+    let id = s.commit("main", "two");
+    let noted = std::cell::RefCell::new(String::new());
+    let turn = async |missing: &BTreeSet<ObjectId>| {
+        assert_eq!(missing.len(), 1);
+        let journal = s.mirror().join(journal::NAME);
+        noted.replace(std::fs::read_to_string(journal).unwrap_or_default());
+    };
+    let lock = RwLock::new(());
+    run(git.freshen_in_turn(&s.mirror(), &s.url(), &lock, turn)).unwrap();
+    assert!(noted.borrow().contains(id.trim()), "{}", noted.borrow());
+}
+
 #[test]
 fn commits_tags_deletions_and_force_pushes_arrive() {
     let s = Scratch::with_commit();
