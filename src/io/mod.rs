@@ -8,6 +8,7 @@ pub mod fs;
 pub(crate) mod gather;
 pub(crate) mod growth;
 pub(crate) mod heap;
+pub(crate) mod lasts;
 pub(crate) mod net;
 pub(crate) mod outlet;
 pub(crate) mod pipe;

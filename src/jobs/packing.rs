@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::tip::{PACKS, Packed, TipJob};
 use crate::archive::open_files::{OpenFile, Places};
 use crate::archive::place::Archive;
+use crate::io::lasts::Lasts;
 use crate::io::shortage::Detail;
 use crate::manifest::record::Linked;
 use crate::snapshot::output::BuildError;
@@ -116,7 +117,7 @@ impl Packing {
         for stem in stems {
             let pack = self.of.entry.join(format!("{PACKS}/{stem}.pack"));
             if !pack.with_extension("rev").exists() {
-                let made = make_reverse_index(&pack, self.of.hash);
+                let made = make_reverse_index(&pack, self.of.hash, Lasts::ByCaller);
                 made.map_err(|source| failed("index", &pack, source))?;
             }
             for extension in ["pack", "idx", "rev"] {

@@ -13,6 +13,7 @@ use tokio::sync::{RwLockReadGuard, watch};
 use super::tips::ColdSource;
 use crate::archive::open_files::OpenError;
 use crate::archive::place::Archive;
+use crate::io::lasts::Lasts;
 use crate::io::shortage::{Detail, is_disk_full};
 use crate::limits::PREPARED_MAX;
 use crate::manifest::record::Linked;
@@ -299,7 +300,7 @@ fn make_reverse_indices(repo: &Repo, packs: &[PathBuf]) -> io::Result<()> {
     let _pinned = repo.locks.packs.blocking_read();
     let hash = view::object_hash(&repo.mirror).map_err(io::Error::other)?;
     for pack in packs {
-        match make_reverse_index(pack, hash) {
+        match make_reverse_index(pack, hash, Lasts::ByWriter) {
             // It was joined with others before.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             made => made?,

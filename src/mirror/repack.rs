@@ -13,6 +13,7 @@ use super::packs::{Choose, Pack, PackKind, first_missing, move_packs, packs};
 use super::packs::{out_of_proportion, set_age, small_ones};
 use super::set_up::format_of;
 use crate::git::stdin_file;
+use crate::io::lasts::Lasts;
 use crate::limits;
 use gix::hash::Kind;
 use std::fs::File;
@@ -37,15 +38,6 @@ struct Plan {
     gone: Vec<Pack>,
     /// What has not to be in the new one.
     stay: Vec<Pack>,
-}
-
-/// Who sees to it that packs are on the disk for good.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lasts {
-    /// Git syncs them before it ends.
-    ByGit,
-    /// Whoever has them made syncs them with all that belongs to them.
-    ByCaller,
 }
 
 impl Git {
@@ -116,7 +108,7 @@ impl Git {
         options: &[&str],
     ) -> Result<Vec<String>, MirrorError> {
         let made = mirror.join("objects/pack/pack");
-        self.pack_objects_to(mirror, &made, list, (options, Lasts::ByGit))
+        self.pack_objects_to(mirror, &made, list, (options, Lasts::ByWriter))
             .await
     }
 
@@ -129,7 +121,7 @@ impl Git {
         options: &[&str],
     ) -> Result<Vec<String>, MirrorError> {
         let made = into.join("objects/pack/pack");
-        self.pack_objects_to(mirror, &made, list, (options, Lasts::ByGit))
+        self.pack_objects_to(mirror, &made, list, (options, Lasts::ByWriter))
             .await
     }
 

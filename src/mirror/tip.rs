@@ -16,7 +16,7 @@ use super::blocking::blocking;
 use super::error::MirrorError;
 use super::git::{Call, Git, Target};
 use super::listing::{Found, Wanted};
-use super::repack::Lasts;
+use crate::io::lasts::Lasts;
 use crate::limits::TIP_RUN_OBJECTS;
 use crate::refs::MirrorRefs;
 

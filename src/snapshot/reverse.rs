@@ -11,13 +11,15 @@ use std::path::Path;
 use gix::hash::Kind;
 use gix::odb::pack::index;
 
+use crate::io::lasts::Lasts;
 use crate::tree::map::MappedFile;
 use crate::tree::sum::Sum;
 
 const SIGNATURE: &[u8] = b"RIDX\0\0\0\x01";
 
-/// Makes the reverse index of `pack`, beside it, from its index. It appears whole or not at all.
-pub(crate) fn make_reverse_index(pack: &Path, hash: Kind) -> io::Result<()> {
+/// Makes the reverse index of `pack`, beside it, from its index. It appears whole or not at all; a power cut behind
+/// that may leave a part of it if it `lasts` by its caller.
+pub(crate) fn make_reverse_index(pack: &Path, hash: Kind, lasts: Lasts) -> io::Result<()> {
     let path = pack.with_extension("idx");
     let mapped = MappedFile::open(&path)?;
     let index = index::File::from_data(mapped, path, hash).map_err(io::Error::other)?;
@@ -49,7 +51,9 @@ pub(crate) fn make_reverse_index(pack: &Path, hash: Kind) -> io::Result<()> {
     drop(out);
     let file = temporary.as_file();
     file.set_permissions(fs::Permissions::from_mode(0o444))?;
-    file.sync_all()?;
+    if lasts == Lasts::ByWriter {
+        file.sync_all()?;
+    }
     temporary.persist(pack.with_extension("rev"))?;
     Ok(())
 }
@@ -75,7 +79,7 @@ mod tests {
         let reverse = pack.with_extension("rev");
         let theirs = fs::read(&reverse).unwrap();
         fs::remove_file(&reverse).unwrap();
-        make_reverse_index(&pack, Kind::Sha1).unwrap();
+        make_reverse_index(&pack, Kind::Sha1, Lasts::ByWriter).unwrap();
         assert!(fs::read(&reverse).unwrap() == theirs);
         repository.git(&["fsck", "--strict"]);
     }

@@ -27,6 +27,7 @@ use crate::archive::open_files::OpenFile;
 use crate::classes::{Arrival, Urgency};
 use crate::extent::{Layout, Next, Piece};
 use crate::faults::Faults;
+use crate::io::lasts::Lasts;
 use crate::limits::{COMMIT_BYTES_MAX, DECODE_BUDGET_BYTES, DECODE_LIMIT_BYTES};
 use crate::manifest::id::EntryId;
 use crate::manifest::meta::{Fields, META_NAME, Meta};
@@ -202,7 +203,7 @@ fn pin(repository: &Repository, directory: &Path) -> View {
                 let hash = view::object_hash(&mirror).unwrap();
                 packs
                     .iter()
-                    .for_each(|pack| make_reverse_index(pack, hash).unwrap());
+                    .for_each(|pack| make_reverse_index(pack, hash, Lasts::ByCaller).unwrap());
             }
             view => {
                 let view = view.unwrap();

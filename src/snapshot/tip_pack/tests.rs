@@ -10,8 +10,9 @@ fn repository() -> Repository {
     for version in 0..12 {
         lines[version * 60] = format!("version {version} of this line");
         for copy in 0..5 {
-            lines[copy] = format!("copy {copy}");
-            repository.write(&format!("dir{copy}/file"), lines.join("\n"));
+            let mut own = lines.clone();
+            own[1000 + copy] = format!("copy {copy}");
+            repository.write(&format!("dir{copy}/file"), own.join("\n"));
         }
         repository.write(&format!("own/{version}"), version.to_string());
         repository.write("empty", "");
@@ -50,7 +51,10 @@ fn objects(repository: &Repository, into: &Path, stems: &[String]) -> BTreeSet<S
         let index = into.join(format!("{stem}.idx"));
         let index = index.to_str().unwrap();
         let listed = repository.git(&["verify-pack", "-v", index]);
-        let is_object = |line: &&str| line.split(' ').next().is_some_and(|id| id.len() >= 40);
+        let is_object = |line: &&str| {
+            let id = line.split(' ').next().unwrap_or_default();
+            ObjectId::from_hex(id.as_bytes()).is_ok()
+        };
         for line in listed.lines().filter(is_object) {
             let id = line.split(' ').next().unwrap_or_default();
             assert!(all.insert(id.to_owned()), "{id} is there twice");
@@ -140,7 +144,7 @@ fn a_large_commit_has_several_packs() {
     let stems = packed(&repository, into.path(), 2).unwrap();
     assert_eq!(stems.len(), 2);
     let expected = ids(&repository.git(&["rev-list", "--objects", "--no-walk", "HEAD"]));
-    assert_eq!(objects(&repository, into.path(), &stems), expected);
+    assert!(objects(&repository, into.path(), &stems) == expected);
 }
 
 #[test]
