@@ -148,6 +148,10 @@ fn certificates_and_tokens_as_the_documents_have_them() {
     reader.expect_clone("shown");
     reader.expect_clone("shown-by-git");
     refused_in_words(&reader, &none);
+    drop(server);
+    revoked_in_words(&reader, &serve);
+    let server = reader.serves(&serve, &[("HOST", "test")], &["--tokens", "tokens"]);
+    let place = format!("localhost:{}", server.address().port());
     // Without a certificate, and with a token in the place that all look at.
     reader.types("rm .gitconfig", &[], &[]);
     let machine = [
@@ -164,6 +168,21 @@ fn certificates_and_tokens_as_the_documents_have_them() {
     reader.types(&block("README.md", "sh", "~/.netrc"), &machine, &believes);
     reader.expect_clone("small");
     reader.expect_clone("by-netrc");
+}
+
+/// The list of what is revoked, as the documents make it.
+fn revoked_in_words(reader: &Reader, serve: &str) {
+    reader.types(&block("docs/tls.md", "sh", "-gencrl"), &[], &[]);
+    let list = ["--tokens", "tokens", "--tls-client-crl", "crl.pem"];
+    let server = reader.serves(serve, &[("HOST", "test")], &list);
+    let port = server.address().port();
+    let revoked = format!(
+        "tarpon restore test/small none --server https://localhost:{port} --cacert cert.pem \
+         --cert w1.pem --key w1-key.pem"
+    );
+    let out = reader.shell(&revoked, &[]);
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && said.contains("revoked"), "{said}");
 }
 
 /// Certificates that are refused, each for a reason that is said.

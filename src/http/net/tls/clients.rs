@@ -7,11 +7,11 @@ use std::sync::Arc;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
-    SignatureScheme,
+    CertRevocationListError, CertificateError, DigitallySignedStruct, DistinguishedName, Error,
+    RootCertStore, SignatureScheme,
 };
 use webpki::EndEntityCert;
 
@@ -54,7 +54,7 @@ impl Clients {
         }
         let of = crl.as_ref().unwrap_or(&ca);
         Ok(Clients {
-            chain: chain.build().map_err(|e| of.unusable(e))?,
+            chain: chain.build().map_err(|e| of.unusable(unusable(&e)))?,
             names: from.names.clone(),
         })
     }
@@ -119,5 +119,15 @@ impl ClientCertVerifier for Clients {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.chain.supported_verify_schemes()
+    }
+}
+
+/// Why authorities and lists of revocations cannot be used.
+fn unusable(error: &VerifierBuilderError) -> String {
+    match error {
+        VerifierBuilderError::InvalidCrl(CertRevocationListError::ParseError) => {
+            "it is no list of revocations that can be read; one of version 1 has no number, and is made anew with crlnumber".into()
+        }
+        other => other.to_string(),
     }
 }
