@@ -334,7 +334,7 @@ fn use_does_not_keep_what_the_upstream_refuses() {
 fn who_reads_what_is_refused_keeps_it_for_nobody() {
     let lab = small_lab();
     let id = pull(&lab, 7, &Rng::new(14).bytes(12 << 20));
-    let times = ["--maintenance-idle", "1s", "--unreachable-expiry", "3s"];
+    let times = ["--maintenance-idle", "1s", "--unreachable-expiry", "8s"];
     let server = lab.settings().with(&FAR).with(&times).start();
     hit(&server, NAME);
     let first = kept(&server, &id);
