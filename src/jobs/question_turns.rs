@@ -4,6 +4,9 @@
 //! one who takes all that he can get leaves half for others, and nobody has to be told from others beforehand. It
 //! holds among clients, and within what a client has among its credentials; and of the threads that ask, among upstreams:
 //! one that says nothing keeps those that it has for as long as a question may take.
+//!
+//! Whoever has shown that he may read a repository asks about it in places of their own: there can be more strangers
+//! than places, and no share of what they have all taken is enough.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -18,8 +21,9 @@ use crate::access::credential::Mark;
 use crate::access::verdicts::About;
 use crate::http::net::client::Client;
 use crate::limits::{
-    ASKERS_MAX, QUESTIONS_A_MINUTE_MAX, QUESTIONS_OF_SILENT_MAX, QUESTIONS_RUNNING_MAX,
-    QUESTIONS_UNANSWERED, QUESTIONS_WEIGHT_OF_CREDENTIAL, QUESTIONS_WEIGHT_OF_PROXY,
+    ASKERS_MAX, QUESTIONS_A_MINUTE_MAX, QUESTIONS_OF_PROVEN_MAX, QUESTIONS_OF_SILENT_MAX,
+    QUESTIONS_RUNNING_MAX, QUESTIONS_UNANSWERED, QUESTIONS_WEIGHT_OF_CREDENTIAL,
+    QUESTIONS_WEIGHT_OF_PROXY,
 };
 
 /// What became of a question.
@@ -37,8 +41,23 @@ pub(super) struct Questions {
     /// Those that run.
     pub(super) asking: Flights<About, Verdict>,
     /// By host.
-    turns: RefCell<HashMap<String, Rc<Turns>>>,
+    turns: RefCell<HashMap<String, OfHost>>,
     threads: Rc<Threads>,
+}
+
+/// Those to one host.
+struct OfHost {
+    of_strangers: Rc<Turns>,
+    of_proven: Rc<Turns>,
+}
+
+/// Whose questions they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Of {
+    /// Of nobody who is known.
+    Strangers,
+    /// Of those who may read what they ask about, or might a while ago.
+    Proven,
 }
 
 /// Those that ask, of all upstreams together.
@@ -72,11 +91,25 @@ impl Threads {
 }
 
 impl Questions {
-    /// The turns of one upstream.
-    pub(super) fn of(&self, host: &str) -> Rc<Turns> {
+    /// The turns at one upstream.
+    pub(super) fn turns(&self, of: Of, host: &str) -> Rc<Turns> {
         let mut all = self.turns.borrow_mut();
-        let new = || Rc::new(Turns::new(self.threads.clone()));
-        all.entry(host.to_owned()).or_insert_with(new).clone()
+        let new = || {
+            let minute = Rc::new(RefCell::new(Minute {
+                since: Instant::now(),
+                begun: Shares::new(QUESTIONS_A_MINUTE_MAX),
+            }));
+            let turns = |most| Rc::new(Turns::new(most, minute.clone(), self.threads.clone()));
+            OfHost {
+                of_strangers: turns(QUESTIONS_RUNNING_MAX),
+                of_proven: turns(QUESTIONS_OF_PROVEN_MAX),
+            }
+        };
+        let turns = all.entry(host.to_owned()).or_insert_with(new);
+        match of {
+            Of::Strangers => turns.of_strangers.clone(),
+            Of::Proven => turns.of_proven.clone(),
+        }
     }
 }
 
@@ -92,7 +125,8 @@ pub(super) struct Turns {
     /// How many questions have had no answer since the last one that had.
     unanswered: Cell<u32>,
     running: RefCell<Shares>,
-    minute: RefCell<Minute>,
+    /// Of all at this upstream.
+    minute: Rc<RefCell<Minute>>,
     /// A question has ended.
     ended: Notify,
     threads: Rc<Threads>,
@@ -124,15 +158,12 @@ impl Drop for Turn {
 }
 
 impl Turns {
-    fn new(threads: Rc<Threads>) -> Turns {
+    fn new(most: u32, minute: Rc<RefCell<Minute>>, threads: Rc<Threads>) -> Turns {
         Turns {
             // Whether it answers is not known.
             unanswered: Cell::new(QUESTIONS_UNANSWERED),
-            running: RefCell::new(Shares::new(QUESTIONS_RUNNING_MAX)),
-            minute: RefCell::new(Minute {
-                since: Instant::now(),
-                begun: Shares::new(QUESTIONS_A_MINUTE_MAX),
-            }),
+            running: RefCell::new(Shares::new(most)),
+            minute,
             ended: Notify::new(),
             threads,
         }
@@ -334,9 +365,29 @@ mod tests {
 
     /// The same, and these threads ask.
     fn answering_by(threads: &Rc<Threads>) -> Rc<Turns> {
-        let turns = Rc::new(Turns::new(threads.clone()));
+        let questions = Questions {
+            threads: threads.clone(),
+            ..Questions::default()
+        };
+        let turns = questions.turns(Of::Strangers, "host");
         now(turns.take(who(0, 0))).unwrap().end(true);
         turns
+    }
+
+    #[test]
+    fn strangers_leave_those_who_may_read_their_places() {
+        let questions = Questions::default();
+        let strangers = questions.turns(Of::Strangers, "host");
+        now(strangers.take(who(0, 0))).unwrap().end(true);
+        let ask = |last| now(strangers.take(who(last, 0)));
+        let held = Vec::from_iter((1..=u8::MAX).map_while(ask));
+        assert_eq!(held.len() as u32, QUESTIONS_RUNNING_MAX);
+        let proven = questions.turns(Of::Proven, "host");
+        let turn = now(proven.take(who(1, 0)));
+        assert!(turn.is_some(), "a place that a stranger has taken");
+        // What a minute has is common.
+        while strangers.begin(who(1, 0)) {}
+        assert!(!proven.begin(who(1, 0)));
     }
 
     #[test]

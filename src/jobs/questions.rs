@@ -13,7 +13,7 @@ use tokio::task::spawn_local;
 
 use super::asker::Asker;
 use super::flights::Duty;
-use super::question_turns::{Turn, Verdict, Who};
+use super::question_turns::{Of, Turn, Verdict, Who};
 use super::state::Jobs;
 use crate::access::packets::Says;
 use crate::access::permissions::{ByPermission, Shown};
@@ -93,12 +93,27 @@ impl Jobs {
         }
     }
 
+    /// Whose question it is.
+    fn asked_of(&self, posed: &Posed, shown: &Shown) -> Of {
+        let may_read = || {
+            let known = self
+                .permissions
+                .verdicts
+                .known(&shown.about, Instant::now());
+            matches!(known, Known::Yes | Known::Before(_))
+        };
+        match posed.before.is_some() || may_read() {
+            true => Of::Proven,
+            false => Of::Strangers,
+        }
+    }
+
     /// Has it asked, or waits for whoever has. What becomes of a question can be due to who asks it, by way of which
     /// servers: so one of somebody else that had no answer is asked again.
     async fn ask_or_join(self: &Rc<Self>, posed: Posed, shown: &Shown) -> Verdict {
         let about = posed.about;
         let host = posed.asking.name.split('/').next().unwrap_or_default();
-        let turns = self.questions.of(host);
+        let turns = self.questions.turns(self.asked_of(&posed, shown), host);
         let who = Who {
             client: posed.asking.asker.client,
             mark: shown.mark,

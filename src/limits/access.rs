@@ -32,6 +32,8 @@ pub const QUESTION_IDLE_MAX: usize = 8;
 pub const ROOTS_FILE_BYTES_MAX: u64 = 16 << 20;
 /// Questions to one upstream at the same time. Nobody has more of them than are left.
 pub const QUESTIONS_RUNNING_MAX: u32 = 32;
+/// The same, besides, of those who may read what they ask about.
+pub const QUESTIONS_OF_PROVEN_MAX: u32 = 8;
 /// Questions to one upstream that begin within a minute. The same holds of them.
 pub const QUESTIONS_A_MINUTE_MAX: u32 = 3_000;
 /// All who come by an address that is not counted, of this machine or of a proxy, have so many times what is left.
