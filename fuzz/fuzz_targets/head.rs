@@ -288,8 +288,13 @@ fn check_route(head: &RequestHead<'_>) {
             assert!(base.bytes().all(|byte| byte.is_ascii_hexdigit()));
             repo
         }
+        Ok(Route::Part { repo, name, .. }) => {
+            assert!(!name.is_empty() && !name.contains(['/', '%', '\0']) && !name.starts_with('.'));
+            repo
+        }
         Ok(
             Route::Snapshot { repo, .. }
+            | Route::Manifest { repo, .. }
             | Route::EnsureRefs(repo)
             | Route::InfoRefs(repo)
             | Route::Status(repo)
