@@ -93,11 +93,15 @@
 //!   objects. A build of it is made of the mirror's packs and one more, which has exactly what they lack (`jobs`'
 //!   `pinned`): nobody else's archive grows. Each tip of an annex has the moment at which the upstream last gave it;
 //!   a core that finds it too long ago serves nothing of it, and the upstream is asked again (`jobs`' `seek`). What
-//!   it refuses goes with its snapshots. What git packs for such a build can be another pack the next time:
-//!   so its id is, and a download that a crash has broken begins anew.
+//!   it refuses goes with its snapshots. What is packed for such a build can be another pack the next time:
+//!   so its id is, and a download that a crash has broken begins anew. Once a followed ref leads to what an annex
+//!   has, its packs are linked into the mirror (`mirror::annex`) and nothing of it is fetched again; where the
+//!   upstream's permission decides, the journal names it before that.
 //! * A ref that is not followed leads to a commit when it is asked for; what is built is the snapshot of that commit.
-//! * A want without history has a pack that git makes of the mirror's beside the build (`jobs::tip`), behind the
-//!   worktree, whose frames it shares with all others. Where nothing can be kept the mirror's own packs are sent.
+//!   Comparisons bring word of those that somebody uses (`mirror::beside`).
+//! * A want without history has packs of its own, made of what the mirror's store (`snapshot::tip_pack`; by git what
+//!   cannot be read so) beside the build (`jobs::tip`), behind the worktree, whose frames it shares with all others.
+//!   Where nothing can be kept the mirror's own packs are sent.
 //! * Of a repository without a mirror the one commit is fetched into a repository of its own (`jobs::cold`), from
 //!   which nothing else is served; the clone follows.
 //! * A plain request has no part in all this: what it takes is that it looks at a field.

@@ -96,8 +96,8 @@ fn add_tip(parts: &mut Parts, want: &Want, refs: &MirrorRefs, target: Option<Obj
     }
 }
 
-/// What tells apart builds whose packs git makes, which are others each time, for its threads have their turns
-/// as they come. A count would be the same on two servers.
+/// What tells apart builds whose packs are made for them, which can be others each time: where git makes them its
+/// threads have their turns as they come. A count would be the same on two servers.
 pub(super) fn salt() -> io::Result<[u8; 16]> {
     let mut salt = [0; 16];
     let mut at = 0;

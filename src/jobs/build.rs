@@ -309,7 +309,7 @@ struct Built {
     end: End,
 }
 
-/// A build that has all the places it needs: its own, and where git makes its pack.
+/// A build that has all the places it needs: its own, and where its pack is made.
 type Ready = (Permit, Seat, Option<Seat>);
 
 /// Waits for its places, without anything of it: what it is made of is looked at afterwards. `None` if it ends here.

@@ -1,4 +1,4 @@
-//! The pack of a snapshot that is one commit, as its build sees it: of which packs git makes it, and what it is
+//! The pack of a snapshot that is one commit, as its build sees it: of which packs it is made, and what it is
 //! then.
 
 use std::fs;

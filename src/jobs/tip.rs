@@ -73,6 +73,10 @@ impl Jobs {
         let given_up = GivenUp::default();
         let (source, place, is_given_up) = (from.to_owned(), into.to_owned(), given_up.0.clone());
         let packed = spawn_blocking(move || {
+            if is_given_up.load(Ordering::Relaxed) {
+                // Its directory may be gone, and nobody would remove another one.
+                return Ok(None);
+            }
             let made = std::fs::create_dir_all(&place);
             made.map_err(|e| MirrorError::io("create", &place, e))?;
             let packed = tip_pack::pack(&Tip {

@@ -34,7 +34,7 @@ pub(crate) struct Workshop {
     pub verified: Verified,
     /// Turns to produce.
     pub turns: Arc<Turns>,
-    /// Places for builds whose packs git makes; each has one before its first byte.
+    /// Places for builds whose packs are made for them; each has one before its first byte.
     pub packing: Arc<Class>,
     /// Counts what builds do.
     pub meter: Meter,

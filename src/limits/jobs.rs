@@ -27,9 +27,10 @@ pub const BUILD_RETRY_MAX_MS: u64 = 30_000;
 pub const WANTS_BUILDING_MAX: usize = 64;
 /// The same for requests of one client's address, of all repositories.
 pub const BUILDS_OF_CLIENT_MAX: usize = WANTS_BUILDING_MAX / 4;
-/// Commits that are packed for a build at the same time: about a second of one core for each 15 MB.
+/// Commits that are packed for a build at the same time: if git does it, about a second of one core for each
+/// 15 MB.
 pub const TIPS_PACKING_MAX: usize = 4;
-/// Packs that are made of one commit at the same time, at most; each is a git's.
+/// Packs that are made of one commit at the same time, at most; each is a thread's, or a git's.
 pub const TIP_PACKS_MAX: usize = 4;
 /// Objects beside each other that go into the same of these packs: a commit with fewer has one.
 pub const TIP_RUN_OBJECTS: usize = 512;

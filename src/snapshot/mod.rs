@@ -2,8 +2,9 @@
 //!
 //! In come a pinned mirror ([`view`]) with what is to be checked out ([`checkout`]) and an earlier entry ([`reuse`]). [`produce`] has the tree surveyed
 //! ([`survey`]), the worktree cut into jobs and its frames made or taken over ([`line`], [`job`]), and the
-//! index written ([`index`]). Out come extents in a fan-out, and an outline for the next one. What must hold: the
-//! same mirror gives the same bytes, whatever is taken over.
+//! index written ([`index`]). Out come extents in a fan-out, and an outline for the next one. A snapshot without
+//! history has packs of its own ([`tip_pack`]). What must hold: the same mirror gives the same bytes, whatever is taken
+//! over.
 
 pub(crate) mod big;
 pub(crate) mod budget;

@@ -105,14 +105,15 @@ fn pack_all(tip: &Tip<'_>) -> Result<Vec<String>, Stop> {
     }
     let entries = Entries::of(&packs);
     let made: Vec<_> = thread::scope(|scope| {
-        let begin = |list: &Vec<(ObjectId, Kind)>| {
-            let (packs, entries, list) = (&packs, &entries, list.clone());
+        let (packs, entries) = (&packs, &entries);
+        let begun = lists.iter().map(|list| {
             scope.spawn(move || {
                 sched::be_nice(ENCODER_NICE);
-                Writer::new(tip, &list).and_then(|writer| writer.write(packs, entries, &list))
+                Writer::new(tip, list).and_then(|writer| writer.write(packs, entries, list))
             })
-        };
-        let begun = Vec::from_iter(lists.iter().map(begin));
+        });
+        // All of them, before one is waited for.
+        let begun = Vec::from_iter(begun);
         let ended = begun.into_iter().map(thread::ScopedJoinHandle::join);
         ended.collect()
     });
@@ -185,7 +186,7 @@ struct Writer<'t> {
     decoder: Decoder,
     compressor: Compressor,
     decoded: Vec<u8>,
-    entry: Vec<u8>,
+    deflated: Vec<u8>,
 }
 
 /// A pack that is made and has no name yet.
@@ -208,7 +209,7 @@ impl<'t> Writer<'t> {
             decoder: Decoder::new(),
             compressor: Compressor::new(level),
             decoded: Vec::new(),
-            entry: Vec::new(),
+            deflated: Vec::new(),
         };
         let count = u32::try_from(list.len()).map_err(|_| Stop::ForGit)?;
         let header = [&b"PACK\0\0\0\x02"[..], &count.to_be_bytes()].concat();
@@ -260,31 +261,26 @@ impl<'t> Writer<'t> {
         written.map_err(|e| failed("write a pack in", self.tip.into, e))
     }
 
-    fn put_entry(&mut self, id: ObjectId, bytes: &[u8], crc32: u32) -> Result<(), Stop> {
-        self.written.insert(id, (crc32, self.at));
-        self.put(bytes)
-    }
-
     fn take_over(&mut self, id: ObjectId, stored: Stored<'_>) -> Result<(), Stop> {
-        self.put_entry(id, stored.bytes, stored.crc32)
+        self.written.insert(id, (stored.crc32, self.at));
+        self.put(stored.bytes)
     }
 
     /// A delta to what begins at `base_at`.
     fn take_delta(&mut self, id: ObjectId, stored: Stored<'_>, base_at: u64) -> Result<(), Stop> {
         let base_distance = self.at - base_at;
-        let header = Header::OfsDelta { base_distance };
-        begin(&mut self.entry, &header, stored.size)?;
+        let header = header(&Header::OfsDelta { base_distance }, stored.size)?;
+        // As it is, for it may be of any length.
         let stream = &stored.bytes[stored.header_bytes..];
-        self.entry.extend_from_slice(stream);
-        self.put_made(id)
+        self.put_made(id, [&header, stream])
     }
 
-    /// The entry that was made last.
-    fn put_made(&mut self, id: ObjectId) -> Result<(), Stop> {
-        let entry = std::mem::take(&mut self.entry);
-        let put = self.put_entry(id, &entry, crc32fast::hash(&entry));
-        self.entry = entry;
-        put
+    /// An entry with another header than it had, or none before.
+    fn put_made(&mut self, id: ObjectId, parts: [&[u8]; 2]) -> Result<(), Stop> {
+        let mut crc32 = crc32fast::Hasher::new();
+        parts.iter().for_each(|part| crc32.update(part));
+        self.written.insert(id, (crc32.finalize(), self.at));
+        parts.iter().try_for_each(|part| self.put(part))
     }
 
     fn decode(&mut self, packs: &Packs, id: ObjectId, kind: Kind) -> Result<(), Stop> {
@@ -293,7 +289,7 @@ impl<'t> Writer<'t> {
         }
         let large = LARGE.lock().unwrap_or_else(PoisonError::into_inner);
         let is_done = self.decode_within(packs, id, kind, TIP_DECODED_BYTES_MAX)?;
-        (self.decoded, self.entry, self.decoder) = (Vec::new(), Vec::new(), Decoder::new());
+        (self.decoded, self.deflated, self.decoder) = Default::default();
         drop(large);
         is_done.then_some(()).ok_or(Stop::ForGit)
     }
@@ -318,15 +314,13 @@ impl<'t> Writer<'t> {
             Kind::Blob => Header::Blob,
             Kind::Tag => Header::Tag,
         };
-        begin(&mut self.entry, &header, size)?;
-        let start = self.entry.len();
-        let bound = self.compressor.zlib_compress_bound(decoded.len());
-        self.entry.resize(start + bound, 0);
-        let made = self
-            .compressor
-            .zlib_compress(decoded, &mut self.entry[start..]);
-        self.entry.truncate(start + made.map_err(|_| Stop::ForGit)?);
-        self.put_made(id)?;
+        let header = self::header(&header, size)?;
+        let mut deflated = std::mem::take(&mut self.deflated);
+        deflated.resize(self.compressor.zlib_compress_bound(decoded.len()), 0);
+        let made = self.compressor.zlib_compress(decoded, &mut deflated);
+        let made = made.map_err(|_| Stop::ForGit)?;
+        self.put_made(id, [&header, &deflated[..made]])?;
+        self.deflated = deflated;
         Ok(true)
     }
 
@@ -346,11 +340,11 @@ impl<'t> Writer<'t> {
     }
 }
 
-/// Begins an entry that is made anew.
-fn begin(entry: &mut Vec<u8>, header: &Header, size: u64) -> Result<(), Stop> {
-    entry.clear();
-    let written = header.write_to(size, entry);
-    written.map_err(|_| Stop::ForGit).map(drop)
+/// What an entry begins with.
+fn header(header: &Header, size: u64) -> Result<Vec<u8>, Stop> {
+    let mut bytes = Vec::new();
+    let written = header.write_to(size, &mut bytes);
+    written.map_err(|_| Stop::ForGit).map(|_| bytes)
 }
 
 impl Made {
