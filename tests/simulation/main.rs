@@ -1,7 +1,7 @@
 //! The cache and its spool on a file system that fails as a seed says.
 //!
-//! - `TARPON_SIM_SEEDS=N` or `FIRST..END`: which seeds are run; 10,000 by default.
-//! - `TARPON_SIM_SEED=S`: only this one, with a line for each thing that happens.
+//! - `SIM_SEEDS=N` or `FIRST..END`: which seeds are run; 10,000 by default.
+//! - `SIM_SEED=S`: only this one, with a line for each thing that happens.
 //!
 //! What was broken on purpose, one at a time, and a seed of the default ones that found it; all
 //! 10,000 hold without. The seed is of the day when it was tried: a change of what the world chooses
@@ -61,17 +61,17 @@ fn run(seed: u64, trace: bool) -> Counts {
 }
 
 fn seeds() -> Range<u64> {
-    let Ok(text) = std::env::var("TARPON_SIM_SEEDS") else {
+    let Ok(text) = std::env::var("SIM_SEEDS") else {
         return 0..SEEDS_DEFAULT;
     };
     let (first, end) = text.split_once("..").unwrap_or(("0", &text));
-    let number = |text: &str| text.parse().expect("TARPON_SIM_SEEDS is N or FIRST..END");
+    let number = |text: &str| text.parse().expect("SIM_SEEDS is N or FIRST..END");
     number(first)..number(end)
 }
 
 #[test]
 fn every_seed_holds() {
-    if let Ok(seed) = std::env::var("TARPON_SIM_SEED") {
+    if let Ok(seed) = std::env::var("SIM_SEED") {
         let counts = run(seed.parse().expect("a number"), true);
         return eprintln!("{counts:?}");
     }
@@ -88,7 +88,7 @@ fn every_seed_holds() {
                 Ok(counts) => total.lock().unwrap().add(counts),
                 Err(panic) => {
                     next.store(seeds.end, Ordering::Relaxed);
-                    eprintln!("seed {seed} failed; again: TARPON_SIM_SEED={seed}");
+                    eprintln!("seed {seed} failed; again: SIM_SEED={seed}");
                     resume_unwind(panic);
                 }
             }

@@ -32,10 +32,16 @@ const INHERITED: &[&str] = &[
     "GIT_CEILING_DIRECTORIES",
 ];
 
-/// Applies [`ISOLATION`] to any command that will run `git`.
+/// Applies [`ISOLATION`] to any command that will run `git` or tarpon, which then knows no setting of
+/// whoever runs the tests either. Comes before the settings of the test.
 pub fn isolate(command: &mut Command) -> &mut Command {
     for name in INHERITED {
         command.env_remove(name);
+    }
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TARPON_") {
+            command.env_remove(name);
+        }
     }
     command.envs(ISOLATION.iter().copied())
 }

@@ -114,11 +114,6 @@ impl Settings {
             command.args([looks, "720h"]);
         }
         command.args(&self.arguments);
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("TARPON_") {
-                command.env_remove(name);
-            }
-        }
         git::isolate(&mut command);
         command.envs(self.environment.iter().map(|(k, v)| (k, v)));
         command.env("TARPON_FAULT", self.faults());
