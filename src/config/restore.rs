@@ -136,6 +136,10 @@ pub struct RestoreArgs {
     )]
     pub connections: Option<usize>,
 
+    /// Fetch the snapshot's packs and frames one by one, where the server has them, however small it is
+    #[arg(long, hide = true)]
+    pub by_parts: bool,
+
     /// Take a connection that brings no byte for so many seconds, or less than 16 KiB in twice as
     /// many, for dead [default: 30; of git: 90 without a byte]
     #[arg(

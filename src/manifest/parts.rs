@@ -142,6 +142,12 @@ impl Part {
 }
 
 impl Manifest {
+    /// The snapshot's `ETag`.
+    #[must_use]
+    pub fn tag(&self) -> String {
+        format!("\"{}\"", self.id)
+    }
+
     /// All parts but what the snapshot itself has written.
     #[must_use]
     pub fn linked(&self) -> &[Part] {

@@ -21,6 +21,8 @@ pub(super) struct Archive {
     pub unpacked: Unpacked,
     /// Of packs that come in parts.
     pub sums: Sums,
+    /// Which commit its manifest says that it is of, if it has come with one.
+    pub said_commit: Option<String>,
     /// Where the data goes of the file that comes in parts.
     part: Option<Place>,
 }

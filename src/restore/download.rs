@@ -1,5 +1,6 @@
 //! The archive's bytes in order, whatever happens to connections: what has come, what is being
-//! fetched and by whom, and what is wanted next. The connections are in [`super::segments`].
+//! fetched and by whom, and what is wanted next. The connections are in [`super::segments`]. What is played out of
+//! parts is such an archive, too, which comes from several files.
 //!
 //! A complete archive comes in segments over several connections, each pinned with `If-Match` so
 //! that bytes of two archives never mix. One that still grows comes as one stream. When a stream
@@ -14,9 +15,12 @@ use super::budget::{Budget, Buffer};
 use super::chunk::Chunk;
 use super::error::RestoreError;
 use super::link::Link;
+use super::reel::Reel;
+use super::source::Source;
 use crate::limits::{
     INTERRUPT_POLL_MS, RECEIVED_BYTES_MAX, SEGMENT_BYTES, SEGMENTS_AHEAD, STREAM_READ_BYTES,
 };
+use crate::manifest::parts::Manifest;
 
 /// What the connections and the reader share.
 ///
@@ -64,13 +68,22 @@ impl State {
     }
 }
 
+/// What is downloaded.
+pub(super) enum Served<'a> {
+    /// One file.
+    Archive {
+        target: String,
+        /// Which archive that is; without it what breaks cannot be resumed.
+        etag: Option<String>,
+    },
+    /// Stretches of parts.
+    Parts(Reel, Source<'a>, &'a Manifest),
+}
+
 /// A running download.
 pub(super) struct Download<'a> {
     pub link: Link<'a>,
-    /// What is asked for.
-    pub target: String,
-    /// Which archive that is; without it what breaks cannot be resumed.
-    pub etag: Option<String>,
+    pub served: Served<'a>,
     /// Whether nothing but the archive itself says where its first answer ends.
     pub ends_itself: bool,
     window_bytes: u64,
@@ -80,13 +93,8 @@ pub(super) struct Download<'a> {
 }
 
 impl<'a> Download<'a> {
-    /// Of an archive of `total` bytes, if that is known. Its first connection streams it.
-    pub(super) fn new(
-        link: Link<'a>,
-        target: String,
-        etag: Option<String>,
-        total: Option<u64>,
-    ) -> Download<'a> {
+    /// Of `total` bytes, if that is known. An archive is streamed by its first connection.
+    pub(super) fn new(link: Link<'a>, served: Served<'a>, total: Option<u64>) -> Download<'a> {
         let state = State {
             delivered: 0,
             claimed: 0,
@@ -94,13 +102,12 @@ impl<'a> Download<'a> {
             ready: BTreeMap::new(),
             total,
             error: None,
-            streaming: true,
+            streaming: matches!(served, Served::Archive { .. }),
             closed: false,
         };
         Download {
             link,
-            target,
-            etag,
+            served,
             ends_itself: false,
             window_bytes: link.connections as u64 * SEGMENTS_AHEAD * SEGMENT_BYTES,
             budget: Budget::new(RECEIVED_BYTES_MAX),
@@ -160,6 +167,11 @@ impl<'a> Download<'a> {
     pub(super) fn fail(&self, error: RestoreError) {
         self.lock().error.get_or_insert(error);
         self.changed.notify_all();
+    }
+
+    /// Why it has failed, if it has and nobody was told.
+    pub(super) fn take_error(&self) -> Option<RestoreError> {
+        self.lock().error.take()
     }
 
     /// Nothing more is wanted as soon as this is dropped: who receives ends, also where a server
@@ -259,31 +271,55 @@ impl<'a> Download<'a> {
     pub(super) fn claim(&self) -> Option<(Buffer, Claim<'_, 'a>)> {
         let mut state = self.lock();
         loop {
-            if self.ends(&state) || state.is_all_claimed() {
-                return None;
+            match self.claim_now(&mut state) {
+                Ok(claimed) => return Some(claimed),
+                Err(NotNow::Over) => return None,
+                Err(NotNow::Window) => state = self.wait(state),
+                Err(NotNow::Memory) => {
+                    drop(state);
+                    self.budget.wait(STREAM_READ_BYTES);
+                    state = self.lock();
+                }
             }
-            if state.streaming || state.claimed - state.delivered >= self.window_bytes {
-                state = self.wait(state);
-                continue;
-            }
-            if let Some(buffer) = self.budget.try_take(STREAM_READ_BYTES) {
-                let start = state.claimed;
-                let full = start + SEGMENT_BYTES;
-                let end = state.total.map_or(full, |total| full.min(total));
-                state.claimed = end;
-                let download = self;
-                let claim = Claim {
-                    download,
-                    start,
-                    end,
-                };
-                return Some((buffer, claim));
-            }
-            drop(state);
-            self.budget.wait(STREAM_READ_BYTES);
-            state = self.lock();
         }
     }
+
+    /// The same without a wait.
+    pub(super) fn try_claim(&self) -> Result<(Buffer, Claim<'_, 'a>), NotNow> {
+        self.claim_now(&mut self.lock())
+    }
+
+    fn claim_now(&self, state: &mut State) -> Result<(Buffer, Claim<'_, 'a>), NotNow> {
+        if self.ends(state) || state.is_all_claimed() {
+            return Err(NotNow::Over);
+        }
+        if state.streaming || state.claimed - state.delivered >= self.window_bytes {
+            return Err(NotNow::Window);
+        }
+        let buffer = self.budget.try_take(STREAM_READ_BYTES);
+        let buffer = buffer.ok_or(NotNow::Memory)?;
+        let start = state.claimed;
+        let full = start + SEGMENT_BYTES;
+        let end = state.total.map_or(full, |total| full.min(total));
+        state.claimed = end;
+        let download = self;
+        let claim = Claim {
+            download,
+            start,
+            end,
+        };
+        Ok((buffer, claim))
+    }
+}
+
+/// Why no segment can be claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NotNow {
+    /// There is none left.
+    Over,
+    /// What was claimed is to be taken first.
+    Window,
+    Memory,
 }
 
 /// A part of the archive that one connection has promised to fetch.
@@ -366,7 +402,11 @@ mod tests {
             wait_alive: Duration::from_secs(1),
             corrupt: &corrupt,
         };
-        let mut download = Download::new(link, "/x".into(), None, total);
+        let served = Served::Archive {
+            target: "/x".into(),
+            etag: None,
+        };
+        let mut download = Download::new(link, served, total);
         download.window_bytes = 4 * SEGMENT_BYTES;
         download.lock().streaming = false;
         check(&download);

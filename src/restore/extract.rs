@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Instant;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
@@ -22,6 +23,7 @@ use super::error::RestoreError;
 use super::frames::{Body, Cut, Cutter, Frame, Part};
 use super::gaps::Gaps;
 use super::in_the_way::Watch;
+use super::parts::Fetching;
 use super::progress::Progress;
 use super::segments::First;
 use super::tar::{Event, Parser};
@@ -84,11 +86,53 @@ impl Drop for Duty<'_, '_> {
     }
 }
 
+/// How an archive comes.
+pub(super) enum Feed<'f, 'a> {
+    /// As one stream, whose first answer is there.
+    Stream(Box<First<'a>>),
+    /// Out of parts; packs are put in place by who fetches them.
+    Parts(&'f Fetching<'f, 'a>),
+}
+
+impl<'f, 'a> Feed<'f, 'a> {
+    fn packs(&self) -> Option<&'f Fetching<'f, 'a>> {
+        match self {
+            Feed::Stream(_) => None,
+            Feed::Parts(packs) => Some(packs),
+        }
+    }
+
+    /// Starts the connections.
+    fn start<'s, 'e>(
+        self,
+        scope: &'s Scope<'s, 'e>,
+        download: &'s Download<'a>,
+        running: &mut Vec<ScopedJoinHandle<'s, ()>>,
+    ) where
+        'f: 's,
+    {
+        let connections = download.link.connections;
+        match self {
+            Feed::Stream(first) => {
+                running.push(scope.spawn(|| download.run_first(*first)));
+                for _ in 1..connections {
+                    running.push(scope.spawn(|| download.run_further()));
+                }
+            }
+            Feed::Parts(packs) => {
+                for _ in 0..connections {
+                    running.push(scope.spawn(|| download.run_parts(packs)));
+                }
+            }
+        }
+    }
+}
+
 /// Downloads and unpacks at `site`; files are dated by `dates`; what is in their
 /// `way` ends it. Gives what the archive's `.git` has said, and what is in the worktree.
-pub(super) fn extract(
-    download: &Download<'_>,
-    first: First<'_>,
+pub(super) fn extract<'a>(
+    download: &Download<'a>,
+    feed: Feed<'_, 'a>,
     site: Site<'_>,
     dates: Dates,
     way: Option<Watch<'_>>,
@@ -99,6 +143,7 @@ pub(super) fn extract(
         failure: Mutex::new(None),
         directories: AtomicU64::new(0),
     };
+    let packs = feed.packs();
     let mut archive = Archive::default();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
@@ -113,10 +158,7 @@ pub(super) fn extract(
         }
         // Those that are busy have what they need.
         drop(queue);
-        running.push(scope.spawn(|| download.run_first(first)));
-        for _ in 1..download.link.connections {
-            running.push(scope.spawn(|| download.run_further()));
-        }
+        feed.start(scope, download, &mut running);
         let closes = download.closes();
         let line = Line {
             budget: Budget::new(CONTENT_BYTES_MAX),
@@ -143,17 +185,18 @@ pub(super) fn extract(
             let _ = thread.join();
         }
     });
-    match shared
-        .failure
-        .into_inner()
-        .unwrap_or_else(|p| p.into_inner())
-    {
-        None => {
-            archive.unpacked.directories = shared.directories.into_inner();
-            Ok(archive)
-        }
-        Some(error) => Err(error),
+    let failure = shared.failure.into_inner();
+    let failure = failure.unwrap_or_else(|p| p.into_inner());
+    // Those who fetch packs go on behind the end of all else.
+    if let Some(error) = failure.or_else(|| download.take_error()) {
+        return Err(error);
     }
+    archive.unpacked.directories = shared.directories.into_inner();
+    if let Some(packs) = packs {
+        packs.finish()?;
+        packs.note(&mut archive)?;
+    }
+    Ok(archive)
 }
 
 /// A worker: decodes and writes until there is no more, or until a step failed.

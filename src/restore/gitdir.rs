@@ -103,6 +103,11 @@ pub(super) fn make(
     let said = origin::read(config)?;
     let origin = origin::choose(given, &said)?;
     let refs = Refs::read(captured, said.hash, stop)?;
+    let commit = refs.commit().map(|id| id.to_string());
+    if archive.said_commit.is_some() && archive.said_commit != commit {
+        let why = "its manifest says that it is of another commit";
+        return Err(RestoreError::entry(b".git/HEAD", why));
+    }
     let sizes: BTreeMap<&[u8], u64> = captured.objects().collect();
     packs::check(tree, &sizes, &archive.sums, said.hash, stop)?;
     let git = tree.join(".git");

@@ -62,6 +62,7 @@ mod pieces;
 mod preamble;
 mod progress;
 mod quota;
+mod reel;
 mod refs;
 mod report;
 mod request;
@@ -69,6 +70,7 @@ mod run;
 mod said;
 mod segments;
 mod settings;
+mod source;
 mod staging;
 mod stop;
 mod sums;
@@ -78,6 +80,8 @@ mod testing;
 mod tls;
 mod tracked;
 mod tree;
+mod unpack;
+mod untaken;
 mod update;
 mod url;
 mod wanted;
@@ -108,7 +112,7 @@ use gitdir::Made;
 use in_the_way::Watch;
 use index::Expected;
 use link::Link;
-use opening::Asked;
+use opening::{Asked, By};
 use origin::is_url;
 use progress::{Progress, SOURCE_CLONE, Summary};
 use quota::Quota;
@@ -277,12 +281,16 @@ impl Restore<'_> {
     fn snapshot(&self, staging: &Staging, base: &str) -> Result<Summary, RestoreError> {
         let (args, link) = (self.args, self.link);
         let asked = Asked {
-            target: format!("{base}/snapshot.tar.zst"),
+            base,
             query: self.wanted.query(),
             is_fresh: args.fresh,
+            by: match args.by_parts {
+                true => By::Manifest,
+                false => By::Archive,
+            },
         };
         let opened = opening::open(link, &asked)?;
-        let base = &*opened.base(base, &asked);
+        let base = &*opened.base().to_owned();
         let bundle = opened.header("x-cachew-bundle-url");
         let bundle = bundle.filter(|target| !args.no_bundle && is_target(target));
         let bundle = bundle.map(|target| link.server.below(target));
@@ -294,7 +302,6 @@ impl Restore<'_> {
             }
             error
         };
-        let (download, first) = opened.start()?;
         let root = staging.open_tree()?;
         let tree = staging.tree();
         let quota = Quota::new(args.size_limit, &tree)?;
@@ -311,9 +318,7 @@ impl Restore<'_> {
         };
         let watch = |tracked| Watch::new(staging.target(), tracked, link.stop);
         let way = tracked.as_ref().map(watch);
-        let archive = extract::extract(&download, first, site, self.dates, way).map_err(doubted)?;
-        // With the memory that it came in.
-        drop(download);
+        let archive = unpack::unpack(opened, &tree, site, self.dates, way).map_err(doubted)?;
         let asked = (args.repo_url.text(), &self.wanted.checkout);
         let made = gitdir::make(&tree, asked, &archive, self.dates, link.stop).map_err(doubted)?;
         drop(archive);

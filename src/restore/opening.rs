@@ -4,37 +4,85 @@ use std::io;
 use std::time::Instant;
 
 use super::answer::Answer;
-use super::download::Download;
+use super::download::{Download, Served};
 use super::error::RestoreError;
 use super::http::Conn;
 use super::link::{Link, pause};
 use super::preamble;
 use super::request::Request;
 use super::segments::First;
-use crate::limits::{DOWNLOAD_TRIES_MAX, SEGMENT_BYTES};
+use crate::limits::{DOWNLOAD_TRIES_MAX, MANIFEST_SENT_BYTES_MAX, SEGMENT_BYTES};
+use crate::manifest::parts::{MANIFEST_TYPE, Manifest};
 
 /// A download whose first answer has come.
 pub(super) struct Opened<'a> {
     link: Link<'a>,
-    target: String,
+    /// The path of its repository: where the server has sent the request, if that is of one.
+    base: String,
+    /// Of what was answered.
+    query: String,
+    /// Where further stretches of the archive are asked for.
+    archive: String,
     conn: Conn<'a>,
     answer: Answer,
     etag: Option<String>,
 }
 
 /// What is asked for.
-pub(super) struct Asked {
-    pub target: String,
+pub(super) struct Asked<'b> {
+    /// The path of its repository.
+    pub base: &'b str,
     /// See [`Wanted::query`](super::wanted::Wanted::query).
     pub query: String,
     /// Whether it must be no older than the request.
     pub is_fresh: bool,
+    pub by: By,
+}
+
+/// How a snapshot is to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    Archive,
+    /// By a manifest, where the server has one.
+    Manifest,
+}
+
+impl By {
+    /// What a request says that it takes, if it has to.
+    fn accept(self) -> Option<&'static str> {
+        match self {
+            By::Archive => None,
+            By::Manifest => Some(MANIFEST_TYPE),
+        }
+    }
+}
+
+/// What can be asked for of a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    Archive,
+    /// Instead of it the archive may come.
+    Manifest,
+}
+
+impl What {
+    /// What its path ends with.
+    fn end(self) -> &'static str {
+        match self {
+            What::Archive => "/snapshot.tar.zst",
+            What::Manifest => "/manifest",
+        }
+    }
 }
 
 /// Asks for it; tries again while the server cannot be reached or says that it is busy, but
 /// not when it says nothing at all, or is not believed.
-pub(super) fn open<'a>(link: Link<'a>, asked: &Asked) -> Result<Opened<'a>, RestoreError> {
-    let mut target = format!("{}{}", asked.target, asked.query);
+pub(super) fn open<'a>(link: Link<'a>, asked: &Asked<'_>) -> Result<Opened<'a>, RestoreError> {
+    let mut what = match asked.by {
+        By::Archive => What::Archive,
+        By::Manifest => What::Manifest,
+    };
+    let mut query = &*asked.query;
     let mut tries = 0;
     let began = Instant::now();
     loop {
@@ -42,12 +90,17 @@ pub(super) fn open<'a>(link: Link<'a>, asked: &Asked) -> Result<Opened<'a>, Rest
             wait: link.wait.saturating_sub(began.elapsed()),
             ..link
         };
-        let failed = match ask_first((link, limited), &target, asked.is_fresh) {
+        let failed = match ask_first((link, limited), (asked, what), query) {
             Ok(opened) => match opened.answer.status {
                 200 | 206 => return Ok(opened),
                 // An old server takes no escapes, and knows nothing of names.
-                400 if target.contains('%') => {
-                    target.clone_from(&asked.target);
+                400 if query.contains('%') => {
+                    query = "";
+                    continue;
+                }
+                // Nor do older ones know of manifests: what they say of the archive counts.
+                400 | 404 | 405 | 501 if what == What::Manifest => {
+                    what = What::Archive;
                     continue;
                 }
                 status => {
@@ -82,6 +135,14 @@ pub(super) fn open<'a>(link: Link<'a>, asked: &Asked) -> Result<Opened<'a>, Rest
     }
 }
 
+/// What a server says of a manifest cannot be.
+fn lies(what: &str) -> RestoreError {
+    RestoreError::Corrupt {
+        offset: 0,
+        what: format!("the manifest: {what}"),
+    }
+}
+
 /// Why there is no first answer.
 enum Failed {
     /// The connection.
@@ -105,17 +166,20 @@ impl From<RestoreError> for Failed {
 /// Asks once, along a link whose wait is what is left of it.
 fn ask_first<'a>(
     (whole, link): (Link<'a>, Link<'a>),
-    target: &str,
-    is_fresh: bool,
+    (asked, what): (&Asked<'_>, What),
+    query: &str,
 ) -> Result<Opened<'a>, Failed> {
     let conn = Conn::open(link)?;
     let mut conn = conn.heed(link.progress.signs());
     link.progress.asked(whole.wait);
     let range = format!("bytes=0-{}", SEGMENT_BYTES - 1);
     let mut fields = vec![("Range", range.as_str())];
-    fields.extend(is_fresh.then_some(("Cache-Control", "max-age=0")));
+    let accept = asked.by.accept().filter(|_| what == What::Manifest);
+    fields.extend(accept.map(|accept| ("Accept", accept)));
+    fields.extend(asked.is_fresh.then_some(("Cache-Control", "max-age=0")));
     fields.extend(link.corrupt.get().map(|tag| ("Tarpon-Corrupt", &**tag)));
-    let answer = conn.ask(&Request::get(target, &fields), link.wait)?;
+    let target = format!("{}{}{query}", asked.base, what.end());
+    let answer = conn.ask(&Request::get(&target, &fields), link.wait)?;
     link.progress.answered();
     let mut etag = answer
         .get("etag")
@@ -124,10 +188,20 @@ fn ask_first<'a>(
     if answer.status == 200 && etag.is_none() {
         etag = preamble::read(&mut conn, link)?.etag;
     }
+    let moved = answer.moved.as_deref().and_then(|moved| {
+        let (path, query) = moved.split_at(moved.find('?').unwrap_or(moved.len()));
+        Some((path.strip_suffix(what.end())?.to_owned(), query.to_owned()))
+    });
+    let (base, query) = moved.unwrap_or_else(|| (asked.base.to_owned(), query.to_owned()));
+    let archive = match (what, &answer.moved) {
+        (What::Archive, Some(moved)) => moved.clone(),
+        _ => format!("{base}{}{query}", What::Archive.end()),
+    };
     Ok(Opened {
         link: whole,
-        // What is asked for further goes there at once.
-        target: answer.moved.clone().unwrap_or_else(|| target.to_owned()),
+        base,
+        query,
+        archive,
         conn,
         answer,
         etag,
@@ -140,16 +214,35 @@ impl<'a> Opened<'a> {
         self.answer.get(name)
     }
 
-    /// The target of what a repository has, which was asked for at `base`: where the server has sent the request,
-    /// if that has the same end as what was asked for.
-    pub(super) fn base(&self, base: &str, asked: &Asked) -> String {
-        let moved = self.answer.moved.as_deref();
-        let end = asked.target.strip_prefix(base).unwrap_or_default();
-        let base_of = |moved: &str| {
-            let path = moved.split('?').next().unwrap_or_default();
-            path.strip_suffix(end).map(str::to_owned)
-        };
-        moved.and_then(base_of).unwrap_or_else(|| base.to_owned())
+    /// The path of the repository: what is asked for further goes there at once.
+    pub(super) fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Whom further requests go to: the path of the repository, and what of it is asked for, as a query.
+    pub(super) fn asked(&self) -> (Link<'a>, String, String) {
+        (self.link, self.base.clone(), self.query.clone())
+    }
+
+    /// Whether it is a manifest; else it is the archive.
+    pub(super) fn is_manifest(&self) -> bool {
+        self.answer.status == 200 && self.answer.get("content-type") == Some(MANIFEST_TYPE)
+    }
+
+    /// The manifest that the answer is.
+    pub(super) fn manifest(mut self) -> Result<Manifest, RestoreError> {
+        let failed =
+            |e: io::Error| RestoreError::Server(format!("{}: {e}", self.link.server.authority));
+        let sent = self
+            .conn
+            .read_whole(MANIFEST_SENT_BYTES_MAX)
+            .map_err(failed)?;
+        let sent = sent.ok_or_else(|| lies("it is longer than any is"))?;
+        let manifest = Manifest::unpack(&sent).map_err(|e| lies(&e.to_string()))?;
+        match self.etag {
+            Some(etag) if etag == manifest.tag() => Ok(manifest),
+            _ => Err(lies("it is that of another snapshot")),
+        }
     }
 
     /// The archive's tag, if the server is one that can be told that it is corrupt.
@@ -179,7 +272,11 @@ impl<'a> Opened<'a> {
         if let Some(total) = total {
             self.link.progress.set_total(total);
         }
-        let mut download = Download::new(self.link, self.target, self.etag, total);
+        let served = Served::Archive {
+            target: self.archive,
+            etag: self.etag,
+        };
+        let mut download = Download::new(self.link, served, total);
         download.ends_itself = ends_itself;
         Ok((
             download,

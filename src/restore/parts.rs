@@ -5,43 +5,37 @@
 //! ([`Manifest::unpack`]), it is of the snapshot that the answer names, and what all of it
 //! takes is counted before the first byte is asked for.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::AcqRel};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use gix::hash::Kind;
 use xxhash_rust::xxh64::Xxh64;
 
+use super::capture::Archive;
 use super::error::{RestoreError, failed};
 use super::http::Conn;
-use super::link::{Link, pause};
+use super::link::pause;
+use super::opening::{self, Asked, By};
 use super::pieces::{Piece, Taken, push_pieces};
 use super::progress::Progress;
 use super::quota::Quota;
-use super::request::Request;
-use super::segments::SegmentError;
+use super::source::Source;
 use super::stop::Stop;
+use super::sums::{self, Running};
+use super::untaken::{Untaken, reusable};
 use super::wanted::Wanted;
 use super::way::Way;
+use super::write::stopped;
 use crate::config::RestoreArgs;
 use crate::limits::{
-    CORRUPT_TRIES_MAX, DOWNLOAD_TRIES_MAX, MANIFEST_SENT_BYTES_MAX, PACE_BYTES, RESTARTS_MAX,
-    STREAM_READ_BYTES,
+    CORRUPT_TRIES_MAX, DOWNLOAD_TRIES_MAX, PACE_BYTES, RESTARTS_MAX, STREAM_READ_BYTES,
 };
-use crate::manifest::parts::{MANIFEST_TYPE, Manifest, Part};
-
-/// Where the parts of a snapshot are asked for, and which that is.
-pub(super) struct Source<'a> {
-    pub link: Link<'a>,
-    /// The path of its repository.
-    pub base: &'a str,
-    /// What of it, as a query.
-    pub query: &'a str,
-    /// Whether a commit was asked for by its id.
-    pub names_commit: bool,
-}
+use crate::manifest::parts::{Manifest, Part};
 
 /// Fetches the parts of what is asked for into a directory; gives what they are. `None` where the server sends the
 /// archive instead.
@@ -49,21 +43,27 @@ pub fn fetch_parts(args: &RestoreArgs, dir: &Path) -> Result<Option<Manifest>, R
     let (stop, progress) = (Stop::default(), Progress::default());
     let way = Way::of(args, &stop)?;
     let link = way.link(args, &stop, &progress);
-    let wanted = Wanted::parse(args)?;
-    let query = wanted.query();
-    let source = Source {
-        link,
+    let asked = Asked {
         base: link.place,
-        query: &query,
-        names_commit: wanted.checkout.is_commit(),
+        query: Wanted::parse(args)?.query(),
+        is_fresh: args.fresh,
+        by: By::Manifest,
     };
     let quota = Quota::new(args.size_limit, dir)?;
     let mut tries = 0;
     loop {
-        let Some(manifest) = source.manifest()? else {
+        let opened = opening::open(link, &asked)?;
+        if !opened.is_manifest() {
             return Ok(None);
+        }
+        let (link, base, query) = opened.asked();
+        let source = Source {
+            link,
+            base: &base,
+            query: &query,
         };
-        match source.fetch(&manifest, dir, &quota) {
+        let manifest = opened.manifest()?;
+        match fetch_into(source, &manifest, dir, &quota) {
             Ok(()) => return Ok(Some(manifest)),
             // What is there of it stays.
             Err(RestoreError::Changed) if tries < RESTARTS_MAX => tries += 1,
@@ -72,83 +72,24 @@ pub fn fetch_parts(args: &RestoreArgs, dir: &Path) -> Result<Option<Manifest>, R
     }
 }
 
-/// A server says something of a manifest that cannot be.
-fn lies(what: impl Into<String>) -> RestoreError {
-    let (offset, what) = (0, what.into());
-    RestoreError::Corrupt { offset, what }
-}
-
-impl Source<'_> {
-    /// The snapshot's manifest; `None` where the server has none, which older ones never have, or sends the
-    /// archive at once.
-    pub(super) fn manifest(&self) -> Result<Option<Manifest>, RestoreError> {
-        let link = self.link;
-        let server = |e: io::Error| RestoreError::Server(format!("{}: {e}", link.server.authority));
-        let target = format!("{}/manifest{}", self.base, self.query);
-        let accept = format!("{MANIFEST_TYPE}, application/zstd;q=0.5");
-        let fields = [("Accept", accept.as_str())];
-        let mut conn = Conn::open(link).map_err(server)?;
-        let request = Request::get(&target, &fields);
-        let answer = conn.ask(&request, link.wait).map_err(server)?;
-        match answer.status {
-            200 if answer.get("content-type") == Some(MANIFEST_TYPE) => {}
-            200 | 404 => return Ok(None),
-            _ => return Err(conn.refused(&answer)),
-        }
-        let mut sent = Vec::new();
-        let mut piece = [0; 4096];
-        loop {
-            match conn.read(&mut piece).map_err(server)? {
-                0 => break,
-                got => sent.extend_from_slice(&piece[..got]),
-            }
-            if sent.len() > MANIFEST_SENT_BYTES_MAX {
-                return Err(lies("the manifest is longer than any is"));
-            }
-        }
-        let manifest = Manifest::unpack(&sent);
-        let manifest = manifest.map_err(|e| lies(format!("the manifest: {e}")))?;
-        self.expect(&manifest, answer.get("etag"))
-            .map(|()| Some(manifest))
-    }
-
-    /// It is that of what was asked for.
-    fn expect(&self, manifest: &Manifest, etag: Option<&str>) -> Result<(), RestoreError> {
-        if etag != Some(&*format!("\"{}\"", manifest.id)) {
-            return Err(lies("the manifest is that of another snapshot"));
-        }
-        // Which one it is its objects say, once they are there: a tag's id may have been asked for.
-        match self.names_commit && manifest.want.commit().is_none() {
-            true => Err(lies("the manifest is of no commit")),
-            false => Ok(()),
-        }
-    }
-
-    /// Fetches into `dir` all parts that are not there. Who may write there is believed.
-    pub(super) fn fetch(
-        &self,
-        manifest: &Manifest,
-        dir: &Path,
-        quota: &Quota,
-    ) -> Result<(), RestoreError> {
-        let missing = |part: &&Part| !is_there(&dir.join(&part.name), part.bytes);
-        for part in manifest.parts.iter().filter(missing) {
-            quota.take_entry(part.bytes)?;
-        }
-        let fetching = Fetching::new(self, manifest, dir)?;
-        let connections = self.link.connections.min(fetching.lock().pieces.len());
-        std::thread::scope(|scope| {
-            for _ in 0..connections {
-                scope.spawn(|| fetching.run());
-            }
-        });
-        let mut state = fetching.lock();
-        match state.error.take() {
-            Some(error) => Err(error),
-            None if state.left > 0 => Err(RestoreError::Server("the download was stopped".into())),
-            None => Ok(()),
-        }
-    }
+fn fetch_into(
+    source: Source<'_>,
+    manifest: &Manifest,
+    dir: &Path,
+    quota: &Quota,
+) -> Result<(), RestoreError> {
+    let all = 0..manifest.parts.len();
+    let fetching = Fetching::new(source, manifest, all, dir, quota)?;
+    let connections = source.link.connections.min(fetching.lock().pieces.len());
+    std::thread::scope(|scope| {
+        let fetch = || fetching.fetch_all(&mut None, &mut Vec::new());
+        let running: Vec<_> = (0..connections).map(|_| scope.spawn(fetch)).collect();
+        running.into_iter().try_for_each(|thread| {
+            let ended = thread.join();
+            ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    })?;
+    fetching.finish()
 }
 
 /// Whether it was fetched and found right before: until then it has another name.
@@ -164,54 +105,83 @@ struct Open {
     path: PathBuf,
     /// Pieces that are not there yet.
     left: AtomicUsize,
+    /// Of a pack.
+    sum: Option<Summed>,
+}
+
+/// The sum of a pack whose pieces come in any order.
+struct Summed {
+    running: Arc<Mutex<Running>>,
+    there: Mutex<There>,
+}
+
+/// Invariant: while `is_taken`, one thread adds to the sum what `pieces` has that is next.
+#[derive(Default)]
+struct There {
+    is_taken: bool,
+    /// What was fetched and is not summed: where it begins and ends.
+    pieces: BTreeMap<u64, u64>,
 }
 
 /// What the connections share.
+///
+/// Invariant: where one has failed no piece is handed out.
 struct State {
     /// What nobody fetches yet; the last one is next.
     pieces: Vec<Piece>,
     /// Pieces that are not there yet.
     left: usize,
-    error: Option<RestoreError>,
+    /// Whether one could not be fetched: who has met that says why.
+    has_failed: bool,
 }
 
-struct Fetching<'f, 'a> {
-    source: &'f Source<'a>,
+/// Parts that are fetched into a directory.
+pub(super) struct Fetching<'f, 'a> {
+    source: Source<'a>,
     manifest: &'f Manifest,
     dir: &'f Path,
-    /// By their place in the manifest; `None` for those that are there.
+    /// By their place in the manifest; `None` for those that are there or not fetched.
     open: Vec<Option<Open>>,
     state: Mutex<State>,
 }
 
 impl<'f, 'a> Fetching<'f, 'a> {
-    fn new(
-        source: &'f Source<'a>,
+    /// Fetches the parts of these numbers, but for those that are there: who may write there is believed.
+    pub(super) fn new(
+        source: Source<'a>,
         manifest: &'f Manifest,
+        numbers: impl IntoIterator<Item = usize>,
         dir: &'f Path,
+        quota: &Quota,
     ) -> Result<Self, RestoreError> {
+        let is_missing = |number: &usize| {
+            let part = &manifest.parts[*number];
+            !is_there(&dir.join(&part.name), part.bytes)
+        };
+        let missing: Vec<usize> = numbers.into_iter().filter(is_missing).collect();
+        for number in &missing {
+            quota.take_entry(manifest.parts[*number].bytes)?;
+        }
         let mut pieces = Vec::new();
-        let mut open = Vec::new();
-        for (number, part) in manifest.parts.iter().enumerate() {
-            if is_there(&dir.join(&part.name), part.bytes) {
-                open.push(None);
-                continue;
-            }
-            let before = pieces.len();
-            push_pieces(manifest, number, &mut pieces);
+        let mut open: Vec<Option<Open>> = manifest.parts.iter().map(|_| None).collect();
+        for number in &missing {
+            let (part, before) = (&manifest.parts[*number], pieces.len());
+            push_pieces(manifest, *number, &mut pieces);
             let path = dir.join(format!(".{}", part.name));
-            open.push(Some(Open {
+            open[*number] = Some(Open {
                 file: create(&path)?,
                 path,
                 left: AtomicUsize::new(pieces.len() - before),
-            }));
+                sum: summed(manifest, part),
+            });
         }
-        // Packs' companions and the first packs come first.
+        // Companions of packs come first: they say what is where.
+        pieces.sort_by_key(|piece| manifest.parts[piece.part].name.ends_with(".pack"));
         pieces.reverse();
         let state = State {
             left: pieces.len(),
             pieces,
-            error: None,
+            has_failed: false,
         };
         let fetching = Fetching {
             source,
@@ -220,13 +190,47 @@ impl<'f, 'a> Fetching<'f, 'a> {
             open,
             state: Mutex::new(state),
         };
-        for (number, part) in manifest.parts.iter().enumerate() {
+        for number in missing
+            .into_iter()
+            .filter(|number| manifest.parts[*number].bytes == 0)
+        {
             // There is nothing to be asked for.
-            if part.bytes == 0 && fetching.open[number].is_some() {
-                fetching.end(number)?;
-            }
+            fetching.end(number)?;
         }
         Ok(fetching)
+    }
+
+    /// How many bytes are to be fetched.
+    pub(super) fn bytes(&self) -> u64 {
+        let fetched = self.open.iter().zip(&self.manifest.parts);
+        fetched
+            .filter(|(open, _)| open.is_some())
+            .map(|(_, part)| part.bytes)
+            .sum()
+    }
+
+    /// Notes what is fetched as what an archive has had in `.git/objects/pack`, with the sums that are made.
+    pub(super) fn note(&self, archive: &mut Archive) -> Result<(), RestoreError> {
+        for (open, part) in self.open.iter().zip(&self.manifest.parts) {
+            if !part.is_of_pack() {
+                continue;
+            }
+            let path = format!(".git/objects/pack/{}", part.name).into_bytes();
+            archive.captured.object(&path, part.bytes)?;
+            if let Some(sum) = open.as_ref().and_then(|open| open.sum.as_ref()) {
+                archive.sums.insert(path, sum.running.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Once all who fetched have ended: whether all is there.
+    pub(super) fn finish(&self) -> Result<(), RestoreError> {
+        match (self.lock().left, self.source.link.stop.is_set()) {
+            (0, _) => Ok(()),
+            (_, true) => Err(stopped()),
+            (_, false) => Err(RestoreError::Thread("downloads")),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -235,30 +239,49 @@ impl<'f, 'a> Fetching<'f, 'a> {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// What one connection does, until all is there or something fails.
-    fn run(&self) {
-        let mut conn = None;
-        let mut buffer = vec![0; STREAM_READ_BYTES];
-        while let Some(piece) = self.claim() {
-            let fetched = self.piece(&mut conn, &piece, &mut buffer);
-            if let Err(error) = fetched.and_then(|()| self.done(&piece)) {
-                self.lock().error.get_or_insert(error);
-                return;
-            }
-        }
+    /// Fetches what nobody else does, until nothing is left of it. `buffer` is memory for it.
+    pub(super) fn fetch_all(
+        &self,
+        conn: &mut Option<Conn<'a>>,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), RestoreError> {
+        while self.fetch_next(conn, buffer)? {}
+        Ok(())
+    }
+
+    /// Fetches the next piece that nobody else does; whether there was one.
+    pub(super) fn fetch_next(
+        &self,
+        conn: &mut Option<Conn<'a>>,
+        buffer: &mut Vec<u8>,
+    ) -> Result<bool, RestoreError> {
+        let Some(piece) = self.claim() else {
+            return Ok(false);
+        };
+        buffer.resize(STREAM_READ_BYTES, 0);
+        let fetched = self.piece(conn, &piece, buffer);
+        let done = fetched.and_then(|()| self.done(&piece, buffer));
+        done.inspect_err(|_| self.lock().has_failed = true)
+            .map(|()| true)
     }
 
     fn claim(&self) -> Option<Piece> {
         let mut state = self.lock();
-        let is_over = state.error.is_some() || self.source.link.stop.is_set();
-        state.pieces.pop().filter(|_| !is_over)
+        match state.has_failed || self.source.link.stop.is_set() {
+            true => None,
+            false => state.pieces.pop(),
+        }
     }
 
     /// A piece is there; with the last one of it the part is.
-    fn done(&self, piece: &Piece) -> Result<(), RestoreError> {
+    fn done(&self, piece: &Piece, buffer: &mut [u8]) -> Result<(), RestoreError> {
         let Some(open) = &self.open[piece.part] else {
             return Ok(());
         };
+        if let Some(sum) = &open.sum {
+            sum.add(piece, &open.file, buffer)
+                .map_err(failed("read", &open.path))?;
+        }
         if open.left.fetch_sub(1, AcqRel) == 1 {
             self.end(piece.part)?;
         }
@@ -302,8 +325,8 @@ impl<'f, 'a> Fetching<'f, 'a> {
                     }
                     error.to_string()
                 }
-                Err(Failed::Segment(SegmentError::Final(error))) => return Err(error),
-                Err(Failed::Segment(SegmentError::Again(why))) => why,
+                Err(Failed::Untaken(Untaken::Final(error))) => return Err(error),
+                Err(Failed::Untaken(Untaken::Again(why))) => why,
             };
             *conn = None;
             let is_much = taken.at.saturating_sub(before) >= PACE_BYTES as u64;
@@ -331,28 +354,8 @@ impl<'f, 'a> Fetching<'f, 'a> {
             return Ok(true);
         };
         let link = self.source.link;
-        let conn = match slot.take().filter(Conn::is_reusable) {
-            Some(conn) => conn,
-            None => Conn::open(link)?,
-        };
-        let conn = slot.insert(conn);
-        let Source { base, query, .. } = self.source;
-        let target = format!("{base}/parts/{}{query}", part.name);
-        let range = format!("bytes={}-{}", taken.at, piece.range.end - 1);
-        let fields = [("Range", range.as_str())];
-        let answer = conn.ask(&Request::get(&target, &fields), link.stall)?;
-        match answer.status {
-            206 if answer.content_range() == Some((Some(taken.at), Some(part.bytes))) => {}
-            // Another length, or gone: there is another manifest.
-            200 | 206 | 404 | 410 | 416 => {
-                return Err(SegmentError::Final(RestoreError::Changed).into());
-            }
-            status if status >= 500 => {
-                let text = conn.read_text().unwrap_or_default();
-                return Err(SegmentError::Again(format!("{status}: {text}")).into());
-            }
-            _ => return Err(SegmentError::Final(conn.refused(&answer)).into()),
-        }
+        let conn = reusable(slot, link)?;
+        self.source.ask(conn, part, taken.at..piece.range.end)?;
         while taken.at < piece.range.end {
             let left = usize::try_from(piece.range.end - taken.at).unwrap_or(usize::MAX);
             let want = left.min(buffer.len());
@@ -362,7 +365,7 @@ impl<'f, 'a> Fetching<'f, 'a> {
             }
             link.progress.received(got);
             let written = open.file.write_all_at(&buffer[..got], taken.at);
-            written.map_err(|e| SegmentError::Final(RestoreError::disk("write", &open.path, e)))?;
+            written.map_err(|e| Untaken::Final(RestoreError::disk("write", &open.path, e)))?;
             let sums = &self.manifest.layout.checksums()[piece.sums.clone()];
             if let Err(at) = taken.add(&buffer[..got], piece, sums) {
                 return Err(Failed::Corrupt(corrupt(part, at)));
@@ -380,20 +383,59 @@ fn corrupt(part: &Part, offset: u64) -> RestoreError {
 
 /// Why a request brought no piece.
 enum Failed {
-    Segment(SegmentError),
+    Untaken(Untaken),
     /// What came of it is not right.
     Corrupt(RestoreError),
 }
 
-impl From<SegmentError> for Failed {
-    fn from(error: SegmentError) -> Failed {
-        Failed::Segment(error)
+impl<E: Into<Untaken>> From<E> for Failed {
+    fn from(error: E) -> Failed {
+        Failed::Untaken(error.into())
     }
 }
 
-impl From<io::Error> for Failed {
-    fn from(error: io::Error) -> Failed {
-        Failed::Segment(error.into())
+/// The sum to be made of a part, if it is a pack.
+fn summed(manifest: &Manifest, part: &Part) -> Option<Summed> {
+    if !part.name.ends_with(".pack") {
+        return None;
+    }
+    let kind = match manifest.commit.as_deref().map_or(0, str::len) {
+        64 => Kind::Sha256,
+        _ => Kind::Sha1,
+    };
+    Some(Summed {
+        running: Arc::new(Mutex::new(Running::new(part.bytes, kind))),
+        there: Mutex::default(),
+    })
+}
+
+impl Summed {
+    fn lock(&self) -> MutexGuard<'_, There> {
+        self.there
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Adds a piece of `file`, and what it is in front of, to the sum; or leaves that to who is at it.
+    fn add(&self, piece: &Piece, file: &File, buffer: &mut [u8]) -> io::Result<()> {
+        let mut there = self.lock();
+        there.pieces.insert(piece.range.start, piece.range.end);
+        if std::mem::replace(&mut there.is_taken, true) {
+            return Ok(());
+        }
+        let mut running = sums::lock(&self.running);
+        while let Some(end) = there.pieces.remove(&running.next()) {
+            drop(there);
+            while running.next() < end {
+                let left = usize::try_from(end - running.next()).unwrap_or(usize::MAX);
+                let want = left.min(buffer.len());
+                file.read_exact_at(&mut buffer[..want], running.next())?;
+                running.add(&buffer[..want]);
+            }
+            there = self.lock();
+        }
+        there.is_taken = false;
+        Ok(())
     }
 }
 

@@ -2,15 +2,22 @@
 //! the archive segment by segment, and so does the first one after it broke.
 
 use std::io;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use super::budget::Buffer;
 use super::chunk::Chunk;
-use super::download::{Download, Duty};
+use super::download::{Claim, Download, Duty, NotNow, Served};
 use super::error::RestoreError;
 use super::http::Conn;
 use super::link::pause;
+use super::parts::Fetching;
+use super::reel::Reel;
 use super::request::Request;
+use super::source::Source;
+use super::untaken::{Untaken, reusable};
 use crate::limits::{CHUNK_WAIT_MS, DOWNLOAD_TRIES_MAX, PACE_BYTES, STREAM_READ_BYTES};
+use crate::manifest::parts::Manifest;
 
 /// The connection that the first answer came on.
 pub(super) struct First<'a> {
@@ -25,12 +32,13 @@ impl<'a> Download<'a> {
         let _duty = Duty(self);
         let First { mut conn, is_part } = first;
         let result = self.stream(&mut conn);
+        let can_resume = !matches!(self.served, Served::Archive { etag: None, .. });
         // One without a length may be cut off: what lies behind it is asked for, if that can be.
-        let is_all = !is_part && (!self.ends_itself || self.etag.is_none());
+        let is_all = !is_part && (!self.ends_itself || !can_resume);
         let complete = self.stream_ended(result.is_ok() && is_all);
         match result {
             _ if complete => {}
-            Err(e) if self.etag.is_none() => {
+            Err(e) if !can_resume => {
                 let what = format!("the download broke and cannot be resumed: {e}");
                 self.fail(RestoreError::Server(what));
             }
@@ -65,16 +73,53 @@ impl<'a> Download<'a> {
     }
 
     fn run_segments(&self, mut conn: Option<Conn<'a>>) {
-        while let Some((mut buffer, claim)) = self.claim() {
-            buffer.bytes.resize(STREAM_READ_BYTES, 0);
-            let fetched = self.segment(&mut conn, claim.start, claim.end, &mut buffer.bytes);
-            let kept = match fetched {
-                Ok(len) if len > 0 => claim.keep(Chunk::new(buffer, len)),
-                other => other.map(drop),
-            };
-            if let Err(error) = kept {
+        while let Some(claimed) = self.claim() {
+            if let Err(error) = self.fetch(&mut conn, claimed) {
                 return self.fail(error);
             }
+        }
+    }
+
+    /// What every connection does that fetches parts: what is played out of them comes first, and packs while that
+    /// waits for whoever takes it.
+    pub(super) fn run_parts(&self, packs: &Fetching<'_, 'a>) {
+        let _duty = Duty(self);
+        let (mut conn, mut buffer) = (None, Vec::new());
+        let failed = loop {
+            let claimed = match self.try_claim() {
+                Ok(claimed) => Some(claimed),
+                Err(NotNow::Over) => None,
+                Err(NotNow::Window | NotNow::Memory) => {
+                    match packs.fetch_next(&mut conn, &mut buffer) {
+                        Ok(true) => continue,
+                        Ok(false) => self.claim(),
+                        Err(error) => break Err(error),
+                    }
+                }
+            };
+            match claimed {
+                Some(claimed) => match self.fetch(&mut conn, claimed) {
+                    Ok(()) => {}
+                    Err(error) => break Err(error),
+                },
+                None => break packs.fetch_all(&mut conn, &mut buffer),
+            }
+        };
+        if let Err(error) = failed {
+            self.fail(error);
+        }
+    }
+
+    /// Fetches what was claimed.
+    fn fetch(
+        &self,
+        conn: &mut Option<Conn<'a>>,
+        (mut buffer, claim): (Buffer, Claim<'_, 'a>),
+    ) -> Result<(), RestoreError> {
+        buffer.bytes.resize(STREAM_READ_BYTES, 0);
+        match self.segment(conn, claim.start, claim.end, &mut buffer.bytes)? {
+            0 => Ok(()),
+            len => claim.keep(Chunk::new(buffer, len)),
         }
     }
 
@@ -92,11 +137,28 @@ impl<'a> Download<'a> {
         loop {
             let at = start + len as u64;
             let before = len;
-            let failed = match self.try_segment(conn, at, end, &mut into[..], start, &mut len) {
+            let tried = match &self.served {
+                Served::Archive { target, etag } => {
+                    let etag = etag.as_deref().unwrap_or_default();
+                    self.try_segment(
+                        conn,
+                        (target, etag),
+                        at..end,
+                        &mut into[..],
+                        start,
+                        &mut len,
+                    )
+                }
+                Served::Parts(reel, source, manifest) => {
+                    let whole = &mut into[..(end - start) as usize];
+                    self.try_stretches(conn, (reel, source, manifest), start, whole, &mut len)
+                }
+            };
+            let failed = match tried {
                 Ok(true) => return Ok(len),
                 Ok(false) => "the answer ended early".to_owned(),
-                Err(SegmentError::Final(error)) => return Err(error),
-                Err(SegmentError::Again(why)) => why,
+                Err(Untaken::Final(error)) => return Err(error),
+                Err(Untaken::Again(why)) => why,
             };
             *conn = None;
             let is_much = len - before >= PACE_BYTES;
@@ -110,42 +172,67 @@ impl<'a> Download<'a> {
         }
     }
 
+    /// One request for each stretch of a part that a segment begins or goes on with; whether it is whole now.
+    fn try_stretches(
+        &self,
+        slot: &mut Option<Conn<'a>>,
+        (reel, source, manifest): (&Reel, &Source<'a>, &Manifest),
+        start: u64,
+        whole: &mut [u8],
+        len: &mut usize,
+    ) -> Result<bool, Untaken> {
+        while *len < whole.len() {
+            let Some(stretch) = reel.at(start + *len as u64) else {
+                return Ok(true);
+            };
+            let left = (whole.len() - *len).min(usize::try_from(stretch.len).unwrap_or(usize::MAX));
+            let part = &manifest.parts[stretch.part];
+            let conn = reusable(slot, self.link)?;
+            source.ask(conn, part, stretch.offset..stretch.offset + left as u64)?;
+            let end = *len + left;
+            while *len < end {
+                let got = conn.read(&mut whole[*len..end])?;
+                if got == 0 {
+                    return Ok(false);
+                }
+                *len += got;
+                self.link.progress.received(got);
+            }
+        }
+        Ok(true)
+    }
+
     /// One request; whether the segment is whole now.
     fn try_segment(
         &self,
         slot: &mut Option<Conn<'a>>,
-        at: u64,
-        end: u64,
+        (target, etag): (&str, &str),
+        Range { start: at, end }: Range<u64>,
         into: &mut [u8],
         start: u64,
         len: &mut usize,
-    ) -> Result<bool, SegmentError> {
-        let conn = match slot.take().filter(Conn::is_reusable) {
-            Some(conn) => conn,
-            None => Conn::open(self.link)?,
-        };
-        let conn = slot.insert(conn);
+    ) -> Result<bool, Untaken> {
+        let conn = reusable(slot, self.link)?;
         let range = format!("bytes={at}-{}", end - 1);
-        let etag = self.etag.as_deref().unwrap_or_default();
         let fields = [("Range", range.as_str()), ("If-Match", etag)];
         // The archive is there: nothing has to be made first.
-        let request = Request::get(&self.target, &fields);
+        let request = Request::get(target, &fields);
         let answer = conn.ask(&request, self.link.stall)?;
         let (from, total) = answer.content_range().unwrap_or_default();
         match answer.status {
-            206 if from == Some(at) && answer.get("etag") == self.etag.as_deref() => {}
+            206 if from == Some(at) && answer.get("etag") == Some(etag) => {}
             // Nothing is there: right behind what came, or anywhere if nothing came.
             416 if total.is_some_and(|total| total <= at) => {
                 self.learn(total, if *len > 0 { at } else { 0 })?;
                 return Ok(true);
             }
-            200 | 206 => return Err(SegmentError::Final(RestoreError::Changed)),
+            200 | 206 => return Err(Untaken::Final(RestoreError::Changed)),
             status if status >= 500 => {
                 let text = conn.read_text().unwrap_or_default();
-                return Err(SegmentError::Again(format!("{status}: {text}")));
+                return Err(Untaken::Again(format!("{status}: {text}")));
             }
-            404 => return Err(SegmentError::Final(RestoreError::Changed)),
-            _ => return Err(SegmentError::Final(conn.refused(&answer))),
+            404 => return Err(Untaken::Final(RestoreError::Changed)),
+            _ => return Err(Untaken::Final(conn.refused(&answer))),
         }
         // The first byte that it brings is one of the archive's.
         let total = self.learn(total, at + 1)?;
@@ -182,27 +269,4 @@ fn read_piece(conn: &mut Conn<'_>, into: &mut [u8], len: &mut usize) -> io::Resu
         }
     }
     Ok(false)
-}
-
-/// Why a request brought no segment.
-pub(super) enum SegmentError {
-    /// Worth another try.
-    Again(String),
-    Final(RestoreError),
-}
-
-impl From<RestoreError> for SegmentError {
-    fn from(error: RestoreError) -> Self {
-        Self::Final(error)
-    }
-}
-
-impl From<io::Error> for SegmentError {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            // Whoever is not believed is so the next time.
-            io::ErrorKind::PermissionDenied => Self::Final(RestoreError::Server(error.to_string())),
-            _ => Self::Again(error.to_string()),
-        }
-    }
 }

@@ -29,6 +29,11 @@ impl Running {
         }
     }
 
+    /// Up to where it is made.
+    pub(super) fn next(&self) -> u64 {
+        self.next
+    }
+
     /// What follows in the file.
     pub fn add(&mut self, bytes: &[u8]) {
         let left = usize::try_from(self.end.saturating_sub(self.next)).unwrap_or(usize::MAX);

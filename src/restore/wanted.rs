@@ -30,13 +30,6 @@ pub(super) enum Checkout {
     At(Named, String),
 }
 
-impl Checkout {
-    /// Whether it is named by a commit's id.
-    pub(super) fn is_commit(&self) -> bool {
-        matches!(self, Checkout::Commit(_) | Checkout::At(..))
-    }
-}
-
 /// All that was asked for by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Wanted {

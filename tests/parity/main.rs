@@ -21,7 +21,7 @@ fn new_lab() -> Lab {
 
 /// Makes a repository with `make`, then compares what its snapshot unpacks to with a clone: the
 /// miss, the hit (which must be the miss's bytes), and a miss on the repacked mirror; the hit and that miss
-/// through the client, too.
+/// through the client, too, the hit also by its parts.
 fn check(name: &str, make: fn(&Lab)) {
     let lab = new_lab();
     make(&lab);
@@ -43,7 +43,11 @@ fn check(name: &str, make: fn(&Lab)) {
     let hit = wait_for_hit(&lab, &server, name);
     let same = compare::first_difference(&miss, &hit);
     assert_eq!(same, None, "{name}: the hit differs from the miss");
-    expect_restored(&lab, &server, name, "restored hit");
+    expect_restored(&lab, &server, name, "restored hit", &[]);
+    expect_restored(&lab, &server, name, "by parts", &["--by-parts"]);
+    let labels = [("outcome", "part")];
+    let parts = server.metrics().count("tarpon_requests_total", &labels);
+    assert!(parts > 0, "{name}: it was not fetched by parts");
     server.stop();
 
     git::repack_and_prune(&lab.mirror(name));
@@ -55,7 +59,7 @@ fn check(name: &str, make: fn(&Lab)) {
 
     lab.forget_snapshots();
     let server = lab.start();
-    expect_restored(&lab, &server, name, "restored miss");
+    expect_restored(&lab, &server, name, "restored miss", &[]);
     server.stop();
     lab.expect_no_orphans();
 }
@@ -77,11 +81,11 @@ fn clone_as_now(lab: &Lab, name: &str, into: &std::path::Path) {
 }
 
 /// Restores with the client and compares what it made with the clone.
-fn expect_restored(lab: &Lab, server: &Server, name: &str, stage: &str) {
+fn expect_restored(lab: &Lab, server: &Server, name: &str, stage: &str, more: &[&str]) {
     let target = lab.scratch(stage);
     let repository = format!("test/{name}");
     let binary = env!("CARGO_BIN_EXE_tarpon");
-    let out = restore::command(binary, server.address(), &repository, &target, &[]).output();
+    let out = restore::command(binary, server.address(), &repository, &target, more).output();
     restore::expect(
         &out.unwrap_or_else(|e| panic!("tarpon does not start: {e}")),
         0,
