@@ -1,11 +1,15 @@
 //! `tarpon restore`: from a server to a ready working copy.
 //!
 //! ```text
-//! preamble: what the server waits for, if it does
+//! opening: the archive, or its manifest; preamble: what the server waits for, if it does
 //! download ─► frames ─► extract: decode ─► tar ─► write     into staging
-//!                                  capture ─► gitdir: packs, refs, tree ─► index
+//!   ▲ reel: what is in frames          capture ─► gitdir: packs, refs, tree ─► index
+//! parts: packs ─► .git/objects/pack, as they are, beside it
 //!                            update: moment ─► git ─► index ─► staging: the target, at once
 //! ```
+//!
+//! By a manifest ([`unpack`]) the same line is fed with what the archive has in files of frames, stretch by stretch;
+//! packs never pass through it: they are written where they belong, and summed, as they come.
 //!
 //! Threads and blocking sockets: it is one program for one repository. What comes from the network
 //! is looked at only after its checksum was, where it has one, names are believed only after [`path`]

@@ -20,77 +20,14 @@ use super::capture::Archive;
 use super::error::{RestoreError, failed};
 use super::http::Conn;
 use super::link::pause;
-use super::opening::{self, Asked, By};
 use super::pieces::{Piece, Taken, push_pieces};
-use super::progress::Progress;
 use super::quota::Quota;
 use super::source::Source;
-use super::stop::Stop;
 use super::sums::{self, Running};
 use super::untaken::{Untaken, reusable};
-use super::wanted::Wanted;
-use super::way::Way;
 use super::write::stopped;
-use crate::config::RestoreArgs;
-use crate::limits::{
-    CORRUPT_TRIES_MAX, DOWNLOAD_TRIES_MAX, PACE_BYTES, RESTARTS_MAX, STREAM_READ_BYTES,
-};
+use crate::limits::{CORRUPT_TRIES_MAX, DOWNLOAD_TRIES_MAX, PACE_BYTES, STREAM_READ_BYTES};
 use crate::manifest::parts::{Manifest, Part};
-
-/// Fetches the parts of what is asked for into a directory; gives what they are. `None` where the server sends the
-/// archive instead.
-pub fn fetch_parts(args: &RestoreArgs, dir: &Path) -> Result<Option<Manifest>, RestoreError> {
-    let (stop, progress) = (Stop::default(), Progress::default());
-    let way = Way::of(args, &stop)?;
-    let link = way.link(args, &stop, &progress);
-    let asked = Asked {
-        base: link.place,
-        query: Wanted::parse(args)?.query(),
-        is_fresh: args.fresh,
-        by: By::Manifest,
-    };
-    let quota = Quota::new(args.size_limit, dir)?;
-    let mut tries = 0;
-    loop {
-        let opened = opening::open(link, &asked)?;
-        if !opened.is_manifest() {
-            return Ok(None);
-        }
-        let (link, base, query) = opened.asked();
-        let source = Source {
-            link,
-            base: &base,
-            query: &query,
-        };
-        let manifest = opened.manifest()?;
-        match fetch_into(source, &manifest, dir, &quota) {
-            Ok(()) => return Ok(Some(manifest)),
-            // What is there of it stays.
-            Err(RestoreError::Changed) if tries < RESTARTS_MAX => tries += 1,
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-fn fetch_into(
-    source: Source<'_>,
-    manifest: &Manifest,
-    dir: &Path,
-    quota: &Quota,
-) -> Result<(), RestoreError> {
-    let all = 0..manifest.parts.len();
-    let fetching = Fetching::new(source, manifest, all, dir, quota)?;
-    let connections = source.link.connections.min(fetching.lock().pieces.len());
-    std::thread::scope(|scope| {
-        let fetch = || fetching.fetch_all(&mut None, &mut Vec::new());
-        let running: Vec<_> = (0..connections).map(|_| scope.spawn(fetch)).collect();
-        running.into_iter().try_for_each(|thread| {
-            let ended = thread.join();
-            ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
-    })?;
-    fetching.finish()
-}
 
 /// Whether it was fetched and found right before: until then it has another name.
 fn is_there(path: &Path, bytes: u64) -> bool {

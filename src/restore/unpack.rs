@@ -9,12 +9,19 @@ use super::download::{Download, Served};
 use super::error::{RestoreError, failed};
 use super::extract::{Feed, extract};
 use super::in_the_way::Watch;
-use super::opening::Opened;
+use super::opening::{self, Asked, By, Opened};
 use super::parts::Fetching;
+use super::progress::Progress;
+use super::quota::Quota;
 use super::reel::Reel;
 use super::source::Source;
+use super::stop::Stop;
+use super::wanted::Wanted;
+use super::way::Way;
 use super::write::Site;
-use crate::manifest::parts::Contents;
+use crate::config::RestoreArgs;
+use crate::limits::RESTARTS_MAX;
+use crate::manifest::parts::{Contents, Manifest};
 
 /// What of an archive comes out of files of frames. Its index is never read.
 const PLAYED: [Contents; 4] = [
@@ -56,4 +63,59 @@ pub(super) fn unpack(
     let mut archive = extract(&download, Feed::Parts(&packs), site, dates, way)?;
     archive.said_commit = manifest.commit.clone();
     Ok(archive)
+}
+
+/// Fetches the parts of what is asked for into a directory; gives what they are. `None` where the server sends the
+/// archive instead.
+pub fn fetch_parts(args: &RestoreArgs, dir: &Path) -> Result<Option<Manifest>, RestoreError> {
+    let (stop, progress) = (Stop::default(), Progress::default());
+    let way = Way::of(args, &stop)?;
+    let link = way.link(args, &stop, &progress);
+    let asked = Asked {
+        base: link.place,
+        query: Wanted::parse(args)?.query(),
+        is_fresh: args.fresh,
+        by: By::Manifest,
+    };
+    let quota = Quota::new(args.size_limit, dir)?;
+    let mut tries = 0;
+    loop {
+        let opened = opening::open(link, &asked)?;
+        if !opened.is_manifest() {
+            return Ok(None);
+        }
+        let (link, base, query) = opened.asked();
+        let source = Source {
+            link,
+            base: &base,
+            query: &query,
+        };
+        let manifest = opened.manifest()?;
+        match fetch_into(source, &manifest, dir, &quota) {
+            Ok(()) => return Ok(Some(manifest)),
+            // What is there of it stays.
+            Err(RestoreError::Changed) if tries < RESTARTS_MAX => tries += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn fetch_into(
+    source: Source<'_>,
+    manifest: &Manifest,
+    dir: &Path,
+    quota: &Quota,
+) -> Result<(), RestoreError> {
+    let all = 0..manifest.parts.len();
+    let fetching = Fetching::new(source, manifest, all, dir, quota)?;
+    let connections = source.link.connections;
+    std::thread::scope(|scope| {
+        let fetch = || fetching.fetch_all(&mut None, &mut Vec::new());
+        let running: Vec<_> = (0..connections).map(|_| scope.spawn(fetch)).collect();
+        running.into_iter().try_for_each(|thread| {
+            let ended = thread.join();
+            ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    })?;
+    fetching.finish()
 }

@@ -17,6 +17,7 @@ mod gitdir;
 mod lab;
 mod limits;
 mod logins;
+mod manifests;
 mod overwrite;
 mod parts;
 mod preambles;

@@ -20,7 +20,7 @@ use tar::{EntryType, Header};
 /// Most memory that a restore may have.
 const MEMORY_BYTES: u64 = 300 << 20;
 /// Without optimisations some of what is read takes ten times as long.
-const SLOWER: u64 = if cfg!(debug_assertions) { 6 } else { 1 };
+const SLOWER: u64 = if cfg!(debug_assertions) { 12 } else { 1 };
 /// How long it may go on once there is something to see.
 const END_LIMIT: Duration = Duration::from_secs(2 * SLOWER);
 /// How long it may take when nothing but a limit ends it.

@@ -79,7 +79,7 @@ fn a_million_refs_take_little_memory() {
         command.args(["--server", &format!("http://{address}")]);
         let child = command.stderr(Stdio::piped()).spawn();
         let mut child = child.unwrap_or_else(|e| panic!("{e}"));
-        let (code, memory_bytes, _) = follow_for(&mut child, &ground, DEADLINE);
+        let (code, memory_bytes, _) = follow_for(&mut child, &ground, 4 * DEADLINE);
         let errors = child.stderr.take().map(std::io::read_to_string);
         println!("{name}: {} MiB, {errors:?}", memory_bytes >> 20);
         // The objects of the list cannot be had.
