@@ -24,12 +24,12 @@ use crate::http::wire::precondition::{Conditions, Verdict, evaluate, if_range_ma
 use crate::http::wire::range::{Requested, Selection, requested};
 use crate::http::wire::response::Head;
 use crate::limits::{MANIFEST_LOOK_MS, MANIFEST_WAIT_MS, SMALL_ARCHIVE_BYTES};
-use crate::manifest::parts::MANIFEST_TYPE;
+use crate::manifest::parts::{MANIFEST_TYPE, manifest_tag};
 use crate::repos::error::StartError;
 use crate::telemetry::metrics::Outcome;
 
 const NO_MANIFEST: &str = "the snapshot has no manifest; ask for all of it";
-const NO_PART: &str = "no snapshot of this has such a part; ask for a new manifest";
+pub(super) const NO_PART: &str = "no snapshot of this has such a part; ask for a new manifest";
 
 /// A file of an archive that stands, about to be sent.
 struct Opened {
@@ -50,8 +50,24 @@ fn takes_archive(head: &RequestHead<'_>) -> bool {
         let is_it = words
             .next()
             .is_some_and(|kind| kind.eq_ignore_ascii_case(b"application/zstd"));
-        is_it && !words.any(|word| matches!(word, b"q=0" | b"q=0.0" | b"q=0.00" | b"q=0.000"))
+        is_it && !words.any(is_no_weight)
     })
+}
+
+/// Whether a parameter says that its kind is not taken (RFC 9110, section 12.4.2).
+fn is_no_weight(word: &[u8]) -> bool {
+    match word {
+        [b'q' | b'Q', b'=', b'0', rest @ ..] => {
+            matches!(rest, b"" | b"." | b".0" | b".00" | b".000")
+        }
+        _ => false,
+    }
+}
+
+/// Whether an archive is sent in its manifest's place to who takes either.
+fn is_small(archive: &Archive) -> bool {
+    let all = archive.fanout.total_bytes();
+    all.is_some_and(|all| all < SMALL_ARCHIVE_BYTES)
 }
 
 fn conditions<'a>(head: &RequestHead<'a>) -> Conditions<'a> {
@@ -84,10 +100,13 @@ impl Core {
         let Some(archive) = self.cached(asked).await else {
             return self.failed(asked, 404, NOTHING_CACHED, out);
         };
+        let takes_archive = takes_archive(asked.head);
+        if takes_archive && is_small(&archive) {
+            return self.head_only(asked, &archive, out);
+        }
         match self.open_manifest(&archive).await {
-            Some(opened) => self
-                .decided(asked, &archive, out)
-                .unwrap_or_else(|| self.send_manifest(asked, &archive, opened, out)),
+            Some(opened) => self.send_manifest(asked, &archive, opened, out),
+            None if takes_archive => self.head_only(asked, &archive, out),
             None => self.failed(asked, 404, NO_MANIFEST, out),
         }
     }
@@ -113,9 +132,6 @@ impl Core {
                 return self.come_again(asked, out);
             }
         };
-        if let Some(answer) = self.decided(asked, &first.archive, out) {
-            return answer;
-        }
         match self.manifest_instead(asked, first, until, out).await {
             Ok(answer) => answer,
             Err(first) if first.archive.fanout.total_bytes().is_none() => {
@@ -136,13 +152,8 @@ impl Core {
     ) -> Result<Answer<Note>, First> {
         let (archive, takes_archive) = (first.archive.clone(), takes_archive(asked.head));
         let fanout = &archive.fanout;
-        let is_small = || {
-            fanout
-                .total_bytes()
-                .is_some_and(|all| all < SMALL_ARCHIVE_BYTES)
-        };
         loop {
-            if takes_archive && is_small() {
+            if takes_archive && is_small(&archive) {
                 return Err(first);
             }
             let current = asked.repo.archive_of(&archive.want);
@@ -183,13 +194,22 @@ impl Core {
         out: &mut Vec<u8>,
     ) -> Answer<Note> {
         archive.touch();
+        let etag = manifest_tag(&archive.id);
+        match evaluate(&conditions(asked.head), &etag, true) {
+            Verdict::Proceed => {}
+            Verdict::NotModified => return self.is_same(asked, &etag, out),
+            Verdict::Failed => {
+                return self.failed(asked, 412, "If-Match names another manifest", out);
+            }
+        }
         archive.note_told();
         let bytes = opened.file.1;
         self.with_date(|date| {
             let head = Head::new(out, 200, date, asked.caching())
-                .etag(&archive.etag)
+                .etag(&etag)
                 .content_length(bytes)
-                .header("Content-Type", MANIFEST_TYPE);
+                .header("Content-Type", MANIFEST_TYPE)
+                .header("Vary", "Accept");
             let head = describe_kept(head, (&asked.repo, archive));
             // All values are the program's own or were checked when they were read.
             let _ = head.connection(asked.head.keep_alive).finish();
@@ -236,7 +256,7 @@ impl Core {
         let etag = format!("\"{name}-{:x}\"", file.1);
         match evaluate(&conditions(asked.head), &etag, true) {
             Verdict::Proceed => {}
-            Verdict::NotModified => return self.part_is_same(asked, &etag, out),
+            Verdict::NotModified => return self.is_same(asked, &etag, out),
             Verdict::Failed => {
                 return self.failed(asked, 412, "If-Match names another file", out);
             }
@@ -291,7 +311,7 @@ impl Core {
         }
     }
 
-    fn part_is_same(&self, asked: &Asked<'_, '_>, etag: &str, out: &mut Vec<u8>) -> Answer<Note> {
+    fn is_same(&self, asked: &Asked<'_, '_>, etag: &str, out: &mut Vec<u8>) -> Answer<Note> {
         self.with_date(|date| {
             let head = Head::new(out, 304, date, asked.caching()).etag(etag);
             // All values are the program's own.

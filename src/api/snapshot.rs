@@ -94,6 +94,9 @@ impl Core {
                     Ok(answer) => return answer,
                     Err(instead) => first = instead,
                 }
+                if let Some(answer) = self.decided_by_tag(asked, &first.archive, out) {
+                    return answer;
+                }
             }
             match self.serve(asked, first, out).await {
                 Ok(answer) => return answer,
@@ -165,8 +168,22 @@ impl Core {
         }
     }
 
-    /// The answer, if the request's conditions already decide it.
-    pub(super) fn decided(
+    /// The answer, if the request's conditions already decide it. Of what a manifest's route has they do once it is known
+    /// whether that or the archive is sent.
+    fn decided(
+        &self,
+        asked: &Asked<'_, '_>,
+        archive: &Arc<Archive>,
+        out: &mut Vec<u8>,
+    ) -> Option<Answer<Note>> {
+        match asked.row.endpoint {
+            Endpoint::Manifest => None,
+            _ => self.decided_by_tag(asked, archive, out),
+        }
+    }
+
+    /// The same of the archive, whatever was asked for.
+    fn decided_by_tag(
         &self,
         asked: &Asked<'_, '_>,
         archive: &Arc<Archive>,
@@ -376,6 +393,9 @@ impl Core {
                     head.content_length(0).content_range_unsatisfiable(*total)
                 }
             };
+            if asked.row.endpoint == Endpoint::Manifest {
+                head = head.header("Vary", "Accept");
+            }
             if !matches!(portion, Portion::Unsatisfiable { .. }) {
                 head = name_bundle(head, &asked.repo, archive);
             }
@@ -417,7 +437,7 @@ impl Core {
         }
     }
 
-    fn head_only(
+    pub(super) fn head_only(
         &self,
         asked: &Asked<'_, '_>,
         archive: &Arc<Archive>,

@@ -17,6 +17,19 @@ pub const MANIFEST_NAME: &str = "manifest";
 /// What it is when it is sent.
 pub const MANIFEST_TYPE: &str = "application/x-tarpon-manifest";
 
+/// The tag that it has then: it is another representation than the archive, whose tag is the id alone (RFC 9110,
+/// section 8.8.3).
+pub fn manifest_tag(id: &EntryId) -> String {
+    format!("\"{id}{TAG_END}")
+}
+
+const TAG_END: &str = "-manifest\"";
+
+/// The tag of the archive whose manifest has this one.
+pub fn tag_of_archive(manifest_tag: &str) -> Option<String> {
+    Some(format!("{}\"", manifest_tag.strip_suffix(TAG_END)?))
+}
+
 /// A file that snapshots are made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
@@ -142,10 +155,10 @@ impl Part {
 }
 
 impl Manifest {
-    /// The snapshot's `ETag`.
+    /// See [`manifest_tag`].
     #[must_use]
     pub fn tag(&self) -> String {
-        format!("\"{}\"", self.id)
+        manifest_tag(&self.id)
     }
 
     /// All parts but what the snapshot itself has written.

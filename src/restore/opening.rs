@@ -12,7 +12,7 @@ use super::preamble;
 use super::request::Request;
 use super::segments::First;
 use crate::limits::{DOWNLOAD_TRIES_MAX, MANIFEST_SENT_BYTES_MAX, SEGMENT_BYTES};
-use crate::manifest::parts::{MANIFEST_TYPE, Manifest};
+use crate::manifest::parts::{MANIFEST_TYPE, Manifest, tag_of_archive};
 
 /// A download whose first answer has come.
 pub(super) struct Opened<'a> {
@@ -248,7 +248,11 @@ impl<'a> Opened<'a> {
     /// The archive's tag, if the server is one that can be told that it is corrupt.
     pub(super) fn tag_of_tarpon(&self) -> Option<String> {
         let status = self.answer.get("cache-status")?;
-        self.etag.clone().filter(|_| status.starts_with("tarpon;"))
+        let etag = match self.is_manifest() {
+            true => tag_of_archive(self.etag.as_deref()?),
+            false => self.etag.clone(),
+        };
+        etag.filter(|_| status.starts_with("tarpon;"))
     }
 
     /// The download, and its first connection.
