@@ -5,8 +5,9 @@
 //! holds among clients, and within what a client has among its credentials; and of the threads that ask, among upstreams:
 //! one that says nothing keeps those that it has for as long as a question may take.
 //!
-//! Whoever has shown that he may read a repository asks about it in places of their own: there can be more strangers
-//! than places, and no share of what they have all taken is enough.
+//! Whoever has shown that he may read a repository asks about it in places of their own, or in those that strangers
+//! leave: there can be more of these than places, and no share of what they have all taken is enough. The same holds of
+//! what may begin within a minute, and of the threads.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -21,9 +22,9 @@ use crate::access::credential::Mark;
 use crate::access::verdicts::About;
 use crate::http::net::client::Client;
 use crate::limits::{
-    ASKERS_MAX, QUESTIONS_A_MINUTE_MAX, QUESTIONS_OF_PROVEN_MAX, QUESTIONS_OF_SILENT_MAX,
-    QUESTIONS_RUNNING_MAX, QUESTIONS_UNANSWERED, QUESTIONS_WEIGHT_OF_CREDENTIAL,
-    QUESTIONS_WEIGHT_OF_PROXY,
+    ASKERS_MAX, ASKERS_OF_PROVEN, QUESTIONS_A_MINUTE_MAX, QUESTIONS_OF_PROVEN_A_MINUTE_MAX,
+    QUESTIONS_OF_PROVEN_MAX, QUESTIONS_OF_SILENT_MAX, QUESTIONS_RUNNING_MAX, QUESTIONS_UNANSWERED,
+    QUESTIONS_WEIGHT_OF_CREDENTIAL, QUESTIONS_WEIGHT_OF_PROXY,
 };
 
 /// What became of a question.
@@ -36,19 +37,60 @@ pub(crate) enum Verdict {
 }
 
 /// Those to all upstreams.
-#[derive(Default)]
 pub(super) struct Questions {
     /// Those that run.
     pub(super) asking: Flights<About, Verdict>,
     /// By host.
     turns: RefCell<HashMap<String, OfHost>>,
     threads: Rc<Threads>,
+    threads_of_proven: Rc<Threads>,
+}
+
+impl Default for Questions {
+    fn default() -> Questions {
+        Questions {
+            asking: Flights::default(),
+            turns: RefCell::default(),
+            threads: Threads::new(ASKERS_MAX - ASKERS_OF_PROVEN),
+            threads_of_proven: Threads::new(ASKERS_OF_PROVEN),
+        }
+    }
 }
 
 /// Those to one host.
 struct OfHost {
-    of_strangers: Rc<Turns>,
+    common: Rc<Turns>,
     of_proven: Rc<Turns>,
+}
+
+/// Where somebody may ask.
+pub(super) struct Places {
+    common: Rc<Turns>,
+    /// Of those who are no strangers.
+    own: Option<Rc<Turns>>,
+}
+
+impl Places {
+    /// Waits for one.
+    pub(super) async fn take(&self, who: Who) -> Turn {
+        let own = async {
+            match &self.own {
+                Some(own) => own.take(who).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            turn = own => turn,
+            turn = self.common.take(who) => turn,
+        }
+    }
+
+    /// Whether one more may begin within this minute.
+    pub(super) fn begin(&self, who: Who) -> bool {
+        let own = self.own.as_ref();
+        own.is_some_and(|own| own.begin(who)) || self.common.begin(who)
+    }
 }
 
 /// Whose questions they are.
@@ -61,8 +103,8 @@ pub(super) enum Of {
 }
 
 /// Those that ask, of all upstreams together.
-#[derive(Default)]
 struct Threads {
+    max: u32,
     used: Cell<u32>,
     /// Somebody waits for one.
     are_short: Cell<bool>,
@@ -71,10 +113,19 @@ struct Threads {
 }
 
 impl Threads {
+    fn new(max: usize) -> Rc<Threads> {
+        Rc::new(Threads {
+            max: max as u32,
+            used: Cell::new(0),
+            are_short: Cell::new(false),
+            freed: Notify::new(),
+        })
+    }
+
     /// Takes one, if no fewer are left than its upstream `has`.
     fn take(&self, has: u32) -> bool {
         let used = self.used.get();
-        let is_left = has < (ASKERS_MAX as u32).saturating_sub(used);
+        let is_left = has < self.max.saturating_sub(used);
         match is_left {
             true => self.used.set(used + 1),
             false => self.are_short.set(true),
@@ -91,24 +142,24 @@ impl Threads {
 }
 
 impl Questions {
-    /// The turns at one upstream.
-    pub(super) fn turns(&self, of: Of, host: &str) -> Rc<Turns> {
+    /// The places at one upstream.
+    pub(super) fn places(&self, of: Of, host: &str) -> Places {
         let mut all = self.turns.borrow_mut();
-        let new = || {
-            let minute = Rc::new(RefCell::new(Minute {
-                since: Instant::now(),
-                begun: Shares::new(QUESTIONS_A_MINUTE_MAX),
-            }));
-            let turns = |most| Rc::new(Turns::new(most, minute.clone(), self.threads.clone()));
-            OfHost {
-                of_strangers: turns(QUESTIONS_RUNNING_MAX),
-                of_proven: turns(QUESTIONS_OF_PROVEN_MAX),
-            }
+        let turns = |running, a_minute, threads: &Rc<Threads>| {
+            Rc::new(Turns::new(running, a_minute, threads.clone()))
+        };
+        let new = || OfHost {
+            common: turns(QUESTIONS_RUNNING_MAX, QUESTIONS_A_MINUTE_MAX, &self.threads),
+            of_proven: turns(
+                QUESTIONS_OF_PROVEN_MAX,
+                QUESTIONS_OF_PROVEN_A_MINUTE_MAX,
+                &self.threads_of_proven,
+            ),
         };
         let turns = all.entry(host.to_owned()).or_insert_with(new);
-        match of {
-            Of::Strangers => turns.of_strangers.clone(),
-            Of::Proven => turns.of_proven.clone(),
+        Places {
+            common: turns.common.clone(),
+            own: (of == Of::Proven).then(|| turns.of_proven.clone()),
         }
     }
 }
@@ -121,12 +172,11 @@ pub(super) struct Who {
 }
 
 /// Those of one upstream.
-pub(super) struct Turns {
+struct Turns {
     /// How many questions have had no answer since the last one that had.
     unanswered: Cell<u32>,
     running: RefCell<Shares>,
-    /// Of all at this upstream.
-    minute: Rc<RefCell<Minute>>,
+    minute: RefCell<Minute>,
     /// A question has ended.
     ended: Notify,
     threads: Rc<Threads>,
@@ -158,12 +208,16 @@ impl Drop for Turn {
 }
 
 impl Turns {
-    fn new(most: u32, minute: Rc<RefCell<Minute>>, threads: Rc<Threads>) -> Turns {
+    /// So many at a time, so many begin within a minute, and these ask.
+    fn new(running: u32, a_minute: u32, threads: Rc<Threads>) -> Turns {
         Turns {
             // Whether it answers is not known.
             unanswered: Cell::new(QUESTIONS_UNANSWERED),
-            running: RefCell::new(Shares::new(most)),
-            minute,
+            running: RefCell::new(Shares::new(running)),
+            minute: RefCell::new(Minute {
+                since: Instant::now(),
+                begun: Shares::new(a_minute),
+            }),
             ended: Notify::new(),
             threads,
         }
@@ -177,7 +231,7 @@ impl Turns {
     }
 
     /// Waits for a place.
-    pub(super) async fn take(self: &Rc<Self>, who: Who) -> Turn {
+    async fn take(self: &Rc<Self>, who: Who) -> Turn {
         loop {
             // Before the look, so that no end is missed.
             let (ended, freed) = (self.ended.notified(), self.threads.freed.notified());
@@ -206,8 +260,8 @@ impl Turns {
         is_taken
     }
 
-    /// Whether one more may begin within this minute.
-    pub(super) fn begin(&self, who: Who) -> bool {
+    /// See [`Places::begin`].
+    fn begin(&self, who: Who) -> bool {
         self.minute.borrow_mut().begin(who, Instant::now())
     }
 }
@@ -223,7 +277,7 @@ impl Minute {
     fn begin(&mut self, who: Who, now: Instant) -> bool {
         if now.saturating_duration_since(self.since) >= Duration::from_secs(60) {
             self.since = now;
-            self.begun = Shares::new(QUESTIONS_A_MINUTE_MAX);
+            self.begun = Shares::new(self.begun.max);
         }
         self.begun.take(who)
     }
@@ -360,7 +414,7 @@ mod tests {
 
     /// Those of an upstream that has answered once.
     fn answering() -> Rc<Turns> {
-        answering_by(&Rc::default())
+        answering_by(&Questions::default().threads)
     }
 
     /// The same, and these threads ask.
@@ -369,7 +423,7 @@ mod tests {
             threads: threads.clone(),
             ..Questions::default()
         };
-        let turns = questions.turns(Of::Strangers, "host");
+        let turns = questions.places(Of::Strangers, "host").common;
         now(turns.take(who(0, 0))).unwrap().end(true);
         turns
     }
@@ -377,22 +431,50 @@ mod tests {
     #[test]
     fn strangers_leave_those_who_may_read_their_places() {
         let questions = Questions::default();
-        let strangers = questions.turns(Of::Strangers, "host");
+        let strangers = questions.places(Of::Strangers, "host");
         now(strangers.take(who(0, 0))).unwrap().end(true);
         let ask = |last| now(strangers.take(who(last, 0)));
-        let held = Vec::from_iter((1..=u8::MAX).map_while(ask));
+        let mut held = Vec::from_iter((1..=u8::MAX).map_while(ask));
         assert_eq!(held.len() as u32, QUESTIONS_RUNNING_MAX);
-        let proven = questions.turns(Of::Proven, "host");
-        let turn = now(proven.take(who(1, 0)));
-        assert!(turn.is_some(), "a place that a stranger has taken");
-        // What a minute has is common.
-        while strangers.begin(who(1, 0)) {}
-        assert!(!proven.begin(who(1, 0)));
+        let proven = questions.places(Of::Proven, "host");
+        now(proven.take(who(1, 0)))
+            .expect("a place that no stranger takes")
+            .end(true);
+        let ask = |last| now(proven.take(who(last, 0)));
+        let own = Vec::from_iter((1..=u8::MAX).map_while(ask));
+        assert_eq!(own.len() as u32, QUESTIONS_OF_PROVEN_MAX);
+        // What strangers leave is for them, too.
+        assert!(now(proven.take(who(200, 0))).is_none());
+        held.pop();
+        assert!(now(proven.take(who(200, 0))).is_some());
+        for last in 0..=u8::MAX {
+            while strangers.begin(who(last, 0)) {}
+        }
+        assert!(!strangers.begin(who(1, 1)) && proven.begin(who(1, 0)));
+    }
+
+    /// However many upstreams there are that say nothing to them.
+    #[test]
+    fn strangers_leave_those_who_may_read_threads() {
+        let questions = Questions::default();
+        let hosts: Vec<String> = (0..64).map(|n| format!("host-{n}")).collect();
+        let mut held = Vec::new();
+        for host in &hosts {
+            let strangers = questions.places(Of::Strangers, host);
+            if let Some(turn) = now(strangers.take(who(0, 0))) {
+                turn.end(true);
+            }
+            held.extend((0..100).map_while(|last| now(strangers.take(who(last, 0)))));
+        }
+        assert_eq!(held.len(), ASKERS_MAX - ASKERS_OF_PROVEN);
+        for host in &hosts[..ASKERS_OF_PROVEN] {
+            held.push(now(questions.places(Of::Proven, host).take(who(1, 0))).expect("a thread"));
+        }
     }
 
     #[test]
     fn an_upstream_that_hangs_leaves_threads_to_others() {
-        let threads = Rc::default();
+        let threads = Questions::default().threads;
         let mut held = Vec::new();
         for upstream in 0..5 {
             let turns = answering_by(&threads);

@@ -113,7 +113,7 @@ impl Jobs {
     async fn ask_or_join(self: &Rc<Self>, posed: Posed, shown: &Shown) -> Verdict {
         let about = posed.about;
         let host = posed.asking.name.split('/').next().unwrap_or_default();
-        let turns = self.questions.turns(self.asked_of(&posed, shown), host);
+        let places = self.questions.places(self.asked_of(&posed, shown), host);
         let who = Who {
             client: posed.asking.asker.client,
             mark: shown.mark,
@@ -124,7 +124,7 @@ impl Jobs {
             let turn = tokio::select! {
                 biased;
                 () = self.questions.asking.begun(&about) => None,
-                turn = turns.take(who) => Some(turn),
+                turn = places.take(who) => Some(turn),
             };
             // It may have been answered meanwhile.
             match self.verdicts_of(&posed.topic).known(&about, Instant::now()) {
@@ -135,7 +135,7 @@ impl Jobs {
             let (flight, duty) = self.questions.asking.join(&about);
             let is_own = duty.is_some();
             if let (Some(duty), Some(turn)) = (duty, turn) {
-                if !turns.begin(who) {
+                if !places.begin(who) {
                     // Nobody else waits for it yet.
                     return self.too_much(&posed);
                 }

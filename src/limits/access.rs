@@ -36,6 +36,8 @@ pub const QUESTIONS_RUNNING_MAX: u32 = 32;
 pub const QUESTIONS_OF_PROVEN_MAX: u32 = 8;
 /// Questions to one upstream that begin within a minute. The same holds of them.
 pub const QUESTIONS_A_MINUTE_MAX: u32 = 3_000;
+/// The same, besides, of those who may read what they ask about.
+pub const QUESTIONS_OF_PROVEN_A_MINUTE_MAX: u32 = 1_000;
 /// All who come by an address that is not counted, of this machine or of a proxy, have so many times what is left.
 pub const QUESTIONS_WEIGHT_OF_PROXY: u32 = 3;
 /// One credential has so many times what is left of what its client can have.
@@ -64,7 +66,9 @@ pub const VERDICTS_NO_MAX: usize = 16_384;
 /// Parts that verdicts are kept in, each with a lock of its own.
 pub const VERDICT_SHARDS: usize = 16;
 /// Threads that ask upstreams who may read, of all hosts together.
-pub const ASKERS_MAX: usize = 64;
+pub const ASKERS_MAX: usize = 80;
+/// How many of them ask for nobody but those who may read what they ask about.
+pub const ASKERS_OF_PROVEN: usize = 16;
 /// How long one of them is kept that has nothing to do.
 pub const ASKER_IDLE_MS: u64 = 10_000;
 /// The stack of each: nothing of an answer lies there.
@@ -74,4 +78,5 @@ pub const QUESTIONS_UNANSWERED: u32 = 3;
 /// How many: what hangs elsewhere leaves threads to others.
 pub const QUESTIONS_OF_SILENT_MAX: u32 = 2;
 
+const _: () = assert!(ASKERS_OF_PROVEN < ASKERS_MAX);
 const _: () = assert!(QUESTIONS_OF_SILENT_MAX < QUESTIONS_RUNNING_MAX);
