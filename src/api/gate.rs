@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::core::{Core, Note};
 use super::pass::{Pass, Right};
-use super::refused::{Refused, Why, logged_path};
+use super::refused::{Proofs, Refused, Why, logged_path};
 use crate::access::credential::{Credential, Invalid};
 use crate::access::permissions::Shown;
 use crate::access::tokens::TokenHash;
@@ -152,7 +152,8 @@ impl Core {
             true => Ok(()),
             false => {
                 let gone = Refused::Named(Why::Meanwhile);
-                let (status, line) = gone.answer(Need::Read, Rule::Upstream);
+                let proofs = Proofs::of(&self.config);
+                let (status, line) = gone.answer(Need::Read, Rule::Upstream, proofs);
                 Err(StartError {
                     status,
                     message: line.into(),
@@ -212,7 +213,7 @@ impl Core {
     ) -> Answer<Note> {
         let need = route.endpoint().row().need;
         let rule = self.rule_of(route.repo().map(|repo| repo.host));
-        let (status, line) = refused.answer(need, rule);
+        let (status, line) = refused.answer(need, rule, Proofs::of(&self.config));
         let answer = match route.repo() {
             Some(repo) => self.refuse_repository(head, repo, status, line, out),
             None => Answer {
@@ -220,6 +221,7 @@ impl Core {
                 keep_alive: head.keep_alive,
                 note: Note {
                     path: Some(logged_path(head.target)),
+                    reason: Some(line.into()),
                     ..self.note(head, Outcome::Refused, status)
                 },
             },

@@ -1,7 +1,7 @@
 //! Why a request is not let in, and what its client hears of that: no more than what he knows. The log has the rest.
 
 use crate::access::credential::Invalid;
-use crate::config::{Role, Rule};
+use crate::config::{Config, Role, Rule};
 use crate::http::wire::table::Need;
 use crate::jobs::clone::{IS_ITS_OWN_UPSTREAM, LOOP};
 use crate::jobs::permission::UNSAID;
@@ -41,6 +41,45 @@ pub(crate) enum Why {
     NoHost,
 }
 
+/// By what somebody can prove here who he is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Proofs {
+    pub tokens: bool,
+    pub certificates: bool,
+}
+
+impl Proofs {
+    pub(super) fn of(config: &Config) -> Proofs {
+        let tls = config.listeners.tls.as_ref();
+        Proofs {
+            tokens: config.tokens.is_some(),
+            certificates: tls.is_some_and(|tls| tls.clients.is_some()),
+        }
+    }
+
+    /// The question to who shows nothing, by what is asked for and by who decides.
+    fn question(self, need: Need, rule: Rule) -> &'static str {
+        match (need, rule, self.tokens, self.certificates) {
+            (Need::Read, Rule::Upstream, _, _) => {
+                "who are you? Send what you log in with at the repository's own host, as Basic or Bearer"
+            }
+            (Need::Read, _, true, true) => {
+                "who are you? Show a client certificate, or send a token as Bearer, or as the password of Basic"
+            }
+            (Need::Read, _, false, true) => {
+                "who are you? Show a client certificate; there are no tokens here"
+            }
+            (Need::Read, ..) => "who are you? Send a token as Bearer, or as the password of Basic",
+            (_, _, true, _) => {
+                "who are you? This is for the socket of --admin-listen, and for tokens that are made for it"
+            }
+            (_, _, false, _) => {
+                "who are you? This is for the socket of --admin-listen; there are no tokens here"
+            }
+        }
+    }
+}
+
 impl From<Invalid> for Refused {
     fn from(_: Invalid) -> Refused {
         Refused::Named(Why::Unreadable)
@@ -48,18 +87,11 @@ impl From<Invalid> for Refused {
 }
 
 impl Refused {
-    /// Status and line, by what is asked for and by who decides. A 401 for somebody who has sent a password would have
-    /// git erase it.
-    pub(super) fn answer(self, need: Need, rule: Rule) -> (u16, &'static str) {
+    /// Status and line, by what is asked for, by who decides, and by what can be proven here. A 401 for somebody who has
+    /// sent a password would have git erase it.
+    pub(super) fn answer(self, need: Need, rule: Rule, proofs: Proofs) -> (u16, &'static str) {
         match self {
-            Refused::Unnamed if rule == Rule::Upstream => (
-                401,
-                "who are you? Send what you log in with at the repository's own host, as Basic or Bearer",
-            ),
-            Refused::Unnamed => (
-                401,
-                "who are you? Send a token as Bearer, or as the password of Basic",
-            ),
+            Refused::Unnamed => (401, proofs.question(need, rule)),
             Refused::Foreign => (403, "a page of another site may not ask for this"),
             Refused::Unsaid => (503, UNSAID),
             Refused::Loop => (LOOP, IS_ITS_OWN_UPSTREAM),

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::core::{Asked, Core, Note};
 use super::gate::Entry;
 use super::git_protocol;
+use super::parts::NO_PART;
 use super::pass::Pass;
 use super::refused::{Refused, Why, logged_path};
 use super::snapshot::NOTHING_CACHED;
@@ -88,7 +89,12 @@ impl Core {
             return self.refuse_repository(head, repo, 403, &message, out);
         };
         let Some(repo) = known else {
-            return self.refuse_repository(head, repo, 404, NOTHING_CACHED, out);
+            let nothing = match route {
+                Route::Status(_) => NOTHING_KNOWN,
+                Route::Part { .. } => NO_PART,
+                _ => NOTHING_CACHED,
+            };
+            return self.refuse_repository(head, repo, 404, nothing, out);
         };
         let asked = Asked {
             head,
@@ -359,6 +365,14 @@ impl Service for Core {
                 None => (None, note.outcome),
             },
         };
+        let failed = done.result.as_ref().err();
+        let dropped = failed.and_then(|why| dropped(why, self.is_closing()));
+        let outcome = match (failed, dropped) {
+            (Some(_), None) => Outcome::Error,
+            _ => outcome,
+        };
+        let reason = || failed.map(|why| why.to_string().into());
+        let reason = note.reason.or_else(reason);
         let ttfb_us = first.map(since_asked);
         let total_us = since_asked(Instant::now());
         self.meter.add(Event::Request(outcome), 1);
@@ -368,29 +382,14 @@ impl Service for Core {
         if let Some(us) = ttfb_us {
             self.meter.observe_us(Timing::Ttfb, us);
         }
-        match &done.result {
-            Err(SendError::Left(_)) => self.meter.add(Event::ClientDropped(DropReason::Gone), 1),
-            Err(SendError::Stalled(_)) => {
-                self.meter.add(Event::ClientDropped(DropReason::Stall), 1);
-            }
-            Err(SendError::Slow) => self.meter.add(Event::ClientDropped(DropReason::Slow), 1),
-            Err(SendError::Crowded) => {
-                self.meter.add(Event::ClientDropped(DropReason::Crowded), 1);
-            }
-            Err(SendError::Cut) if self.is_closing() => {
-                self.meter
-                    .add(Event::ClientDropped(DropReason::Shutdown), 1);
-            }
-            Err(SendError::Source(_) | SendError::Cut) => {
-                self.meter.add(Event::Request(Outcome::Error), 1);
-            }
-            Ok(()) => {}
+        if let Some(why) = dropped {
+            self.meter.add(Event::ClientDropped(why), 1);
         }
         let record = RequestRecord {
             repository: note.repository,
             want: note.want,
             path: note.path,
-            reason: note.reason,
+            reason,
             who: note.who,
             method: note.method,
             outcome,
@@ -457,6 +456,21 @@ impl Service for Core {
 
     fn is_closing(&self) -> bool {
         *self.closing.borrow()
+    }
+}
+
+/// What `status` says of what nobody has asked for.
+const NOTHING_KNOWN: &str = "nothing is known of it; a GET of its snapshot.tar.zst has it built";
+
+/// Why a client has not got all of its answer, if that is not the answer's fault.
+fn dropped(why: &SendError, is_closing: bool) -> Option<DropReason> {
+    match why {
+        SendError::Left(_) => Some(DropReason::Gone),
+        SendError::Stalled(_) => Some(DropReason::Stall),
+        SendError::Slow => Some(DropReason::Slow),
+        SendError::Crowded => Some(DropReason::Crowded),
+        SendError::Cut => is_closing.then_some(DropReason::Shutdown),
+        SendError::Source(_) => None,
     }
 }
 

@@ -76,13 +76,14 @@ Exit codes:
 const TOKEN_AFTER_HELP: &str = "\
 Examples:
   tarpon token new build-farm
-      Prints the token, tarpon_ and 64 digits, which nobody can print again, and a line with its hash. Append the line
-      to the file of --tokens and send the server SIGHUP.
+      Prints the token, tarpon_ and 64 digits, which nobody can print again, and a line with its
+      hash. Append the line to the file of --tokens and send the server SIGHUP.
   echo 'machine SERVER login x password tarpon_...' >> ~/.netrc
       Of a machine: git, curl --netrc and tarpon restore send it to that host. chmod 600 it.
   git config --global credential.https://SERVER.useHttpPath true
   git config --global credential.https://SERVER.helper store
-      With that git asks once a repository for a user, which is any, and a password, which is the token.
+      With that git asks once a repository for a user, which is any, and a password, which is
+      the token.
 
 Exit codes:
   0  printed
@@ -94,8 +95,9 @@ Environment and file:
   Every flag is also an environment variable and a key of the configuration file:
   --fetch-interval 5m is TARPON_FETCH_INTERVAL=5m and fetch_interval = \"5m\".
   A flag wins over the environment, the environment over the file, the file over the default.
-  A list (--listen, --upstream, --follow, --access and others that may be repeated) is taken whole from the first of them that has it; in an
-  environment variable its items are separated by spaces or commas, in the file it is an array.
+  A list (--listen, --upstream, --follow, --access and others that may be repeated) is taken
+  whole from the first of them that has it; in an environment variable its items are separated by
+  spaces or commas, in the file it is an array.
   An empty variable counts as not set. TARPON_LOG (or RUST_LOG) filters the log: info, debug,
   tarpon=debug.
 
@@ -109,9 +111,9 @@ Examples:
       Serves /srv/git/team/app.git as /git/local/team/app/snapshot.tar.zst, and nothing else.
 
 Signals:
-  SIGHUP has a server without a controlling terminal read its files of secrets anew: tokens, webhook
-  secrets, certificates and keys. All of them or, if one is wrong, none; the log says which. All else
-  needs a restart.
+  SIGHUP has a server without a controlling terminal read its files of secrets anew: tokens,
+  webhook secrets, certificates and keys. All of them or, if one is wrong, none; the log says
+  which. All else needs a restart.
 
 Exit codes:
   0  stopped by SIGTERM or SIGINT, or SIGHUP of its terminal
@@ -120,12 +122,12 @@ Exit codes:
      standard error says why";
 
 const CHECK_AFTER_HELP: &str = "\
-It takes what serve takes, from flags, environment and file alike, reads each file that they name, makes nothing, and
-minds no server that runs. Standard error has a line for each thing that a server would go on with but that you
-should know, such as files with secrets that others can read.
+It takes what serve takes, from flags, environment and file alike, reads each file that they name,
+makes nothing, and minds no server that runs. Standard error has a line for each thing that a
+server would go on with but that you should know, such as files with secrets that others can read.
 
 Examples:
-  tarpon check --config /etc/tarpon.toml && systemctl reload tarpon
+  tarpon check --config /etc/tarpon/tarpon.toml && systemctl restart tarpon
 
 Exit codes:
   0  serve would start
@@ -141,11 +143,12 @@ Examples:
 The directory appears whole or not at all; if it fails, what is there stays as it is.
 
 Who asks:
-  A server that wants to know it is told what --server has (https://USER:PASSWORD@HOST), else the token in
-  TARPON_TOKEN, else what .netrc or git's credential helpers have for the server's URL of the repository.
-  Nothing of it goes to any other host, or over plain http to any other machine.
-  A server that asks the upstream who may read wants the user and password that you have there: in one of these
-  places, or by --send-upstream-credential from where git has them.
+  A server that wants to know it is told what --server has (https://USER:PASSWORD@HOST), else the
+  token in TARPON_TOKEN, else what .netrc or git's credential helpers have for the server's URL of
+  the repository. Nothing of it goes to any other host, or over plain http to any other machine.
+  One that takes client certificates is shown that of --cert.
+  A server that asks the upstream who may read wants the user and password that you have there: in
+  one of these places, or by --send-upstream-credential from where git has them.
 
 Exit codes:
   0    restored

@@ -87,6 +87,11 @@ impl Proxies {
         proxies
     }
 
+    /// Whether none is believed.
+    pub fn is_empty(&self) -> bool {
+        self.networks.is_empty() && !self.unix
+    }
+
     /// Whether what comes from there is from a proxy that is believed.
     pub fn trusts(&self, address: Address) -> bool {
         match address {

@@ -152,8 +152,8 @@ pub struct RestoreArgs {
     pub stall_timeout_s: Option<f64>,
 
     /// Wait no longer than this for a server that sends nothing of what was asked for, also if it says
-    /// that it lives: it may have to clone the repository first [default: 3600; with --fallback clone
-    /// 300 while it has not answered at all]
+    /// that it lives: it may have to clone the repository first [default: 3600; 300 with --fallback
+    /// clone while it has not answered at all, or while its upstream does not say who may read]
     #[arg(
         long = "wait-limit",
         value_name = "SECONDS",

@@ -187,6 +187,12 @@ fn check_base(base: &str) -> Result<&str, String> {
     if base.contains(|c: char| c.is_control() || c.is_whitespace() || "?#\\".contains(c)) {
         return Err("a base URL without spaces, control characters, '?', '#' or '\\'".into());
     }
+    if base.contains(',') {
+        return Err(
+            "one host and base URL (%2C stands for a comma in it); give the setting again for each"
+                .into(),
+        );
+    }
     if rest.split('/').any(|part| matches!(part, "." | "..")) {
         return Err("a base URL without '.' or '..' parts".into());
     }
@@ -363,6 +369,7 @@ mod tests {
             ("a=ssh://-oProxyCommand=x/", "does not start with '-'"),
             ("a=ssh://-l@x/", "does not start with '-'"),
             ("a=http://", "host name"),
+            ("a=file:///tmp/,b=file:///srv/", "again for each"),
         ];
         for (text, reason) in wrong {
             let allowed = upstream(text).unwrap_err();

@@ -26,7 +26,8 @@ pub fn ask_to_stop() {
     }
 }
 
-const HANGUP: &str = "SIGHUP";
+/// What says that the terminal is gone, to who has one.
+pub const HANGUP: &str = "SIGHUP";
 
 /// What a signal says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

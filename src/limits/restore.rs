@@ -129,8 +129,12 @@ pub const WAIT_DEFAULT_MS: u64 = CLONE_TIMEOUT_DEFAULT_MS;
 /// The same of a server that has not even answered, where a clone can take the archive's place: most
 /// repositories are cloned by then, and of one that is not, the next restore has something.
 pub const WAIT_BEFORE_CLONE_MS: u64 = 5 * MINUTE_MS;
-/// The same of one that says that its upstream does not tell who may read: whether that is there at all a clone finds
-/// out by itself, and as soon.
+/// The same of one that says that its upstream does not tell who may read, unless it is told otherwise: an upstream that
+/// is started anew or passed on is there again by then, and of one that is down a farm hears better soon than from jobs
+/// that all wait an hour.
+pub const UNSAID_DEFAULT_MS: u64 = 5 * MINUTE_MS;
+/// The same where a clone can take the archive's place: whether that upstream is there at all it finds out by itself,
+/// and as soon.
 pub const UNSAID_BEFORE_CLONE_MS: u64 = 10 * SECOND_MS;
 /// Most that is read of what a busy server says, to be shown meanwhile.
 pub const BUSY_WORDS_BYTES_MAX: usize = 4 << 10;

@@ -59,17 +59,7 @@ pub(super) fn of_repository(stop: &Stop, url: &str) -> Result<Own, RestoreError>
     let found = given
         .or_else(|| of_netrc(&place))
         .or_else(|| of_helpers(stop, &place, &[]));
-    let Place {
-        scheme,
-        authority,
-        path,
-        ..
-    } = &place;
-    let guessed = match url.contains("://") {
-        true => "",
-        false => " (if it has another upstream, give that URL for REPO_URL)",
-    };
-    let missing = || format!("{scheme}://{authority}/{path}{guessed}");
+    let missing = || place.missing(url.contains("://"));
     Ok(found.map_or_else(|| Own::Missing(missing()), Own::Sent))
 }
 
@@ -132,6 +122,28 @@ fn of_helpers(stop: &Stop, place: &Place, settings: &[String]) -> Option<User> {
 impl Place {
     fn name(&self) -> Option<&str> {
         self.name.as_deref().filter(|name| !name.is_empty())
+    }
+
+    /// Where nothing was found, and what would have been; the name that a server has for a host counts here, whatever
+    /// that host is called elsewhere.
+    fn missing(&self, is_url: bool) -> String {
+        let Place {
+            scheme,
+            authority,
+            host,
+            path,
+            ..
+        } = self;
+        let advice = match is_url {
+            true => String::new(),
+            false => format!(
+                "; whatever its upstream is called, \"machine {host} login USER password PASSWORD\" in .netrc would be \
+                 found, and USER:PASSWORD in TARPON_SERVER"
+            ),
+        };
+        format!(
+            "{scheme}://{authority}/{path}, neither in REPO_URL or .netrc nor with a helper of git's{advice}"
+        )
     }
 
     /// What `git credential fill` reads (git-credential(1)). No value has the end of a line in it.

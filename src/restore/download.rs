@@ -398,7 +398,7 @@ mod tests {
             stall: Duration::from_secs(1),
             git_stall: Duration::from_secs(1),
             wait: Duration::from_secs(1),
-            has_fallback: false,
+            wait_unsaid: Duration::from_secs(1),
             wait_alive: Duration::from_secs(1),
             corrupt: &corrupt,
         };

@@ -14,8 +14,8 @@ pub enum RestoreError {
     #[error("the server has no snapshot: {0}")]
     NoSnapshot(String),
     /// Not to whoever asks.
-    #[error("the server refuses: {message}; it was asked {told}")]
-    Denied { message: String, told: String },
+    #[error("the server refuses: {0}")]
+    Denied(String),
     #[error("{0}")]
     Server(String),
     /// The archive that was being read is no longer the server's.
@@ -65,7 +65,7 @@ impl RestoreError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 1,
-            Self::NoSnapshot(_) | Self::Denied { .. } => 2,
+            Self::NoSnapshot(_) | Self::Denied(_) => 2,
             Self::Server(_) | Self::Changed => 3,
             Self::Disk { .. } | Self::SizeLimit { .. } | Self::EntryLimit { .. } => 4,
             Self::Corrupt { .. } | Self::Entry { .. } => 5,
@@ -81,7 +81,7 @@ impl RestoreError {
     /// is no help where that cannot be had, or cannot be put where it was asked for.
     pub fn is_servers(&self) -> bool {
         match self {
-            Self::NoSnapshot(_) | Self::Denied { .. } => true,
+            Self::NoSnapshot(_) | Self::Denied(_) => true,
             Self::Server(_) | Self::Changed => true,
             Self::Corrupt { .. } | Self::Entry { .. } | Self::Thread(_) => true,
             // What comes after an archive is fetched from the server, too.

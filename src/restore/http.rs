@@ -188,11 +188,12 @@ impl<'a> Conn<'a> {
     /// keeps no place there.
     fn comes_again(&mut self, begun: Instant, after: Duration, busy: Duration) -> io::Result<bool> {
         let text = self.peek_text();
-        if begun.elapsed() + after >= self.link.patience(&text, busy) {
+        let patience = self.link.patience(&text, busy);
+        if begun.elapsed() + after >= patience {
             return Ok(false);
         }
         self.closes = true;
-        self.link.progress.is_put_off(said(&text));
+        self.link.progress.is_put_off(said(&text), patience);
         // It may have ended by itself.
         let _ = self.wire.socket().shutdown(Shutdown::Both);
         wait_until(self.link.stop, Instant::now() + after);

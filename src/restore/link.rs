@@ -10,7 +10,7 @@ use super::said::{Said, said};
 use super::stop::Stop;
 use super::tls::Tls;
 use super::url::Server;
-use crate::limits::{DOWNLOAD_RETRY_MS, INTERRUPT_POLL_MS, UNSAID_BEFORE_CLONE_MS};
+use crate::limits::{DOWNLOAD_RETRY_MS, INTERRUPT_POLL_MS};
 use crate::manifest::want::{NO_SUCH_NAME, UNSAID};
 
 /// How to ask the server.
@@ -30,8 +30,8 @@ pub(super) struct Link<'a> {
     pub stall: Duration,
     /// How long an answer may take that the server may have to clone for first.
     pub wait: Duration,
-    /// Whether a clone takes the place of what it does not give.
-    pub has_fallback: bool,
+    /// How long it is asked again while its upstream does not say who may read.
+    pub wait_unsaid: Duration,
     /// How long it may say after that answer that it lives, and bring nothing of the archive.
     pub wait_alive: Duration,
     /// The same for those of `git`.
@@ -55,6 +55,10 @@ impl Link<'_> {
                 };
                 format!("{status}: {title}: a page, as no tarpon server has one{missing}")
             }
+            Said::Nothing if status == 404 => {
+                "404 without a word, as no tarpon server says it; check --server or TARPON_SERVER"
+                    .into()
+            }
             Said::Nothing => status.to_string(),
         };
         match status {
@@ -62,15 +66,14 @@ impl Link<'_> {
                 let what = text.strip_prefix(NO_SUCH_NAME).unwrap_or(text);
                 RestoreError::Missing(what.trim().to_owned())
             }
-            401 | 407 => RestoreError::Denied {
-                message,
-                told: self.login.told(),
-            },
-            // Whoever asks.
-            403 => RestoreError::Denied {
-                message,
-                told: self.login.sent(),
-            },
+            401 | 407 => RestoreError::Denied(format!(
+                "{message}; it was asked {}{}",
+                self.login.told(),
+                self.unshown()
+            )),
+            // Whoever asks: nobody is refused for showing nothing.
+            403 if !self.login.tells() => RestoreError::Denied(message),
+            403 => RestoreError::Denied(format!("{message}; it was asked {}", self.login.sent())),
             // Who may not read something is told the same as if it were not there.
             404 if self.login.tells() => {
                 RestoreError::NoSnapshot(format!("{message}; it was asked {}", self.login.told()))
@@ -91,11 +94,18 @@ impl Link<'_> {
         }
     }
 
-    /// For how long a server is asked again that says so and is busy, if it could be for `busy`: what its upstream does
-    /// not say a clone finds out sooner.
+    /// By what else the server could know who asks.
+    fn unshown(self) -> &'static str {
+        match self.tls {
+            Some(tls) if !tls.shows_own() => "; --cert and --key show a certificate",
+            _ => "",
+        }
+    }
+
+    /// For how long a server is asked again that says so and is busy, if it could be for `busy`.
     pub(super) fn patience(self, text: &str, busy: Duration) -> Duration {
-        match self.has_fallback && text.starts_with(UNSAID) {
-            true => busy.min(Duration::from_millis(UNSAID_BEFORE_CLONE_MS)),
+        match text.starts_with(UNSAID) {
+            true => busy.min(self.wait_unsaid),
             false => busy,
         }
     }

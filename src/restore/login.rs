@@ -90,7 +90,7 @@ pub(super) enum Own {
     /// Nobody has said that it is to go there.
     #[default]
     Kept,
-    /// There is none for this URL.
+    /// There is none for this URL, wherever it was looked for.
     Missing(String),
     Sent(User),
 }
@@ -100,11 +100,8 @@ impl Own {
     /// was.
     fn told(&self, may_help: bool) -> String {
         match self {
-            Own::Sent(_) => String::new(),
-            Own::Missing(url) => format!(
-                "; --send-upstream-credential has found none for {url}, neither in REPO_URL or .netrc nor with a \
-                 helper of git's"
-            ),
+            Own::Sent(_) => "; where the server has that host by another name, NAME/PATH for REPO_URL says so".into(),
+            Own::Missing(what) => format!("; --send-upstream-credential has found none for {what}"),
             Own::Kept if !may_help => String::new(),
             Own::Kept => "; where the server asks the upstream who may read, --send-upstream-credential sends it what \
                           you have for REPO_URL"
@@ -336,17 +333,22 @@ mod tests {
                 .told()
         };
         let own = || Own::Sent(User::parse("u:p").unwrap());
-        assert_eq!(
-            told("https://a", None, own()),
-            "with the credential of the repository"
-        );
-        assert_eq!(
-            told("https://u:p@a", None, own()),
-            "with the credential of the repository and that in --server"
-        );
+        for (url, sent) in [
+            ("https://a", "with the credential of the repository; "),
+            (
+                "https://u:p@a",
+                "with the credential of the repository and that in --server; ",
+            ),
+        ] {
+            let told = told(url, None, own());
+            assert!(
+                told.starts_with(sent) && told.ends_with("NAME/PATH for REPO_URL says so"),
+                "{told}"
+            );
+        }
         let token = "with the credential in TARPON_TOKEN (as Bearer)";
         assert_eq!(told("https://a", Some("t"), Own::Kept), token);
-        let missing = || Own::Missing("https://up/x".into());
+        let missing = || Own::Missing("https://up/x, nowhere".into());
         let none = "; --send-upstream-credential has found none for https://up/x, ";
         assert!(told("https://a", Some("t"), missing()).starts_with(&format!("{token}{none}")));
         assert!(told("https://a", None, missing()).contains(none));

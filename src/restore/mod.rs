@@ -117,7 +117,7 @@ use in_the_way::Watch;
 use index::Expected;
 use link::Link;
 use opening::{Asked, By};
-use origin::is_url;
+use origin::is_cloneable;
 use progress::{Progress, SOURCE_CLONE, Summary};
 use quota::Quota;
 use run::Room;
@@ -222,6 +222,16 @@ impl Restore<'_> {
             return Err(RestoreError::Usage(no_name(&args.repo_url)));
         }
         self.check_target()?;
+        if base.is_some()
+            && args.fallback_clone()
+            && !is_cloneable(args.repo_url.text())
+            && !args.quiet
+        {
+            link.progress.say(&format!(
+                "--fallback clone has nothing to clone from: \"{}\" is no URL, such as https://HOST/PATH",
+                args.repo_url
+            ));
+        }
         let (mut restarts, mut told) = (0, false);
         let error = loop {
             let staging = Staging::new(&args.dir, args.overwrite)?;
@@ -252,9 +262,8 @@ impl Restore<'_> {
     /// Clones from the upstream after the `error` of the server's.
     fn clone(&self, error: RestoreError) -> Result<Summary, RestoreError> {
         let (args, link) = (self.args, self.link);
-        // Relative to what is no path of the user's.
         let url = args.repo_url.text();
-        if !is_url(url) && !url.starts_with('/') {
+        if !is_cloneable(url) {
             return Err(match url::base_target(url) {
                 Some(_) => RestoreError::NoUrl {
                     first: Box::new(error),

@@ -142,6 +142,11 @@ pub(crate) fn is_url(name: &str) -> bool {
     names_a_way(name.as_bytes())
 }
 
+/// Whether git can clone from what a repository is named by: a relative path leads from what is no place of the user's.
+pub(super) fn is_cloneable(name: &str) -> bool {
+    is_url(name) || name.starts_with('/')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

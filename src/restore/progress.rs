@@ -83,17 +83,19 @@ pub(super) struct Progress {
 enum Waited {
     /// What it waits for itself, and how much of that has come.
     Server { words: String, received_bytes: u64 },
-    /// It is busy, and has said when to come again, and perhaps why.
-    Busy(String),
+    /// It is busy, and has said when to come again, and perhaps why; for so long that is done.
+    Busy { why: String, limit_s: u64 },
 }
 
 impl Waited {
     /// In a few words, if that is asked for and they are known.
     fn text(&self, in_short: bool) -> String {
         let (words, received_bytes) = match self {
-            Waited::Busy(why) if why.is_empty() => return "the restore waits for its turn".into(),
-            Waited::Busy(why) if in_short => return format!("put off: {}", line(why)),
-            Waited::Busy(why) => {
+            Waited::Busy { why, .. } if why.is_empty() => {
+                return "the restore waits for its turn".into();
+            }
+            Waited::Busy { why, .. } if in_short => return format!("put off: {}", line(why)),
+            Waited::Busy { why, .. } => {
                 return format!("the restore was told to come again (\"{}\")", line(why));
             }
             Waited::Server {
@@ -277,13 +279,16 @@ impl Progress {
         });
     }
 
-    /// It is busy, and has said when to come again.
-    pub(super) fn is_put_off(&self, why: Said<'_>) {
+    /// It is busy, and has said when to come again; that may go on for `limit`.
+    pub(super) fn is_put_off(&self, why: Said<'_>, limit: Duration) {
         let why = match why {
             Said::Line(why) | Said::Page(why) => why,
             Said::Nothing => "",
         };
-        *self.waits_lock() = Some(Waited::Busy(why.to_owned()));
+        *self.waits_lock() = Some(Waited::Busy {
+            why: why.to_owned(),
+            limit_s: limit.as_secs_f64().ceil() as u64,
+        });
     }
 
     /// How often it has said so.
@@ -362,6 +367,10 @@ impl Progress {
         let what = said
             .as_ref()
             .map_or(what.into(), |said| said.text(in_short));
+        let limit_s = match &*said {
+            Some(Waited::Busy { limit_s: busy, .. }) => limit_s.min(*busy),
+            _ => limit_s,
+        };
         match in_short {
             true => format!("{what}, {waited_s} s, at most {limit_s}"),
             false => format!("{what}, {waited_s} s of at most {limit_s}"),
@@ -537,14 +546,17 @@ mod tests {
     fn a_busy_server_has_its_reason_shown() {
         let progress = Progress::default();
         progress.asked(Duration::from_secs(300));
-        progress.is_put_off(Said::Line("the upstream\u{1b}[2J is silent; try again"));
-        let long = "the restore was told to come again (\"the upstream\\u{1b}[2J is silent; try again\"), 0 s of at most 300";
+        progress.is_put_off(
+            Said::Line("the upstream\u{1b}[2J is silent; try again"),
+            Duration::from_secs(60),
+        );
+        let long = "the restore was told to come again (\"the upstream\\u{1b}[2J is silent; try again\"), 0 s of at most 60";
         assert_eq!(progress.line(false), long);
         assert_eq!(
             fitted(&progress.line(true), 45),
             "put off: the upstream\\u{1b}[2J is silent"
         );
-        progress.is_put_off(Said::Nothing);
+        progress.is_put_off(Said::Nothing, Duration::from_secs(600));
         assert!(
             progress
                 .line(false)

@@ -16,7 +16,7 @@ use super::url::{Server, base_target};
 use crate::config::{RestoreArgs, Secret, TOKEN_VARIABLE};
 use crate::limits::{
     CONNECTIONS_DEFAULT, RESTORE_GIT_STALL_DEFAULT_MS, RESTORE_STALL_DEFAULT_MS,
-    WAIT_BEFORE_CLONE_MS, WAIT_DEFAULT_MS,
+    UNSAID_BEFORE_CLONE_MS, UNSAID_DEFAULT_MS, WAIT_BEFORE_CLONE_MS, WAIT_DEFAULT_MS,
 };
 
 /// What a [`Link`] leads along.
@@ -79,7 +79,10 @@ impl Way {
             connections: args.connections.unwrap_or(CONNECTIONS_DEFAULT),
             stall: time(args.stall_timeout_s, RESTORE_STALL_DEFAULT_MS),
             git_stall: time(args.stall_timeout_s, RESTORE_GIT_STALL_DEFAULT_MS),
-            has_fallback,
+            wait_unsaid: match has_fallback {
+                true => Duration::from_millis(UNSAID_BEFORE_CLONE_MS),
+                false => time(args.wait_limit_s, UNSAID_DEFAULT_MS),
+            },
             wait: match has_fallback {
                 true => time(args.wait_limit_s, WAIT_BEFORE_CLONE_MS),
                 false => time(args.wait_limit_s, WAIT_DEFAULT_MS),

@@ -6,6 +6,7 @@ use std::path::Path;
 use rustix::fs::Access;
 
 use super::error::ServerError;
+use super::exposed::{exposed_files, overheard, who_reaches};
 use super::permissions::find_permissions;
 use super::reload::InForce;
 use super::start::{choose_driver, marks};
@@ -26,12 +27,15 @@ pub fn check_settings(config: &Config) -> Result<Vec<String>, ServerError> {
     find_permissions(config, &std::env::temp_dir(), None)?;
     check_state(config)?;
     check_places(config)?;
-    Ok(warnings(config, &in_force))
+    let mut lines = warnings(config, &in_force);
+    lines.extend(who_reaches(config));
+    Ok(lines)
 }
 
 /// What a server goes on with, and its operator should know.
 pub(super) fn warnings(config: &Config, in_force: &InForce) -> Vec<String> {
-    let mut lines = exposed(config);
+    let mut lines = exposed_files(config);
+    lines.extend(overheard(config));
     lines.extend(locked_out(config, &in_force.tokens.load()));
     lines.extend(in_force.complaints());
     let decides = |(host, _): (&str, &str)| config.access.of(host) == Rule::Upstream;
@@ -117,21 +121,4 @@ fn locked_out(config: &Config, tokens: &Tokens) -> Vec<String> {
         _ => None,
     };
     config.upstreams.iter().filter_map(of).collect()
-}
-
-/// Files with secrets that not only their owner and group can read, for the group is often there for it, or that not only
-/// their owner can change. Of tokens there are hashes only: who can change them lets himself in.
-fn exposed(config: &Config) -> Vec<String> {
-    let look = |(setting, path): (&str, &Path)| {
-        let (others, what) = match setting {
-            "--tokens" => (0o022, "says who may read, and others may change it"),
-            _ => (0o026, "has secrets, and others may read or change it"),
-        };
-        let mode = rustix::fs::stat(path).ok()?.st_mode & 0o777;
-        (mode & others != 0).then(|| {
-            let path = path.display();
-            format!("{setting}: {path} {what} (mode {mode:o}): chmod g-w,o= {path}")
-        })
-    };
-    config.secret_files().into_iter().filter_map(look).collect()
 }

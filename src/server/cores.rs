@@ -14,11 +14,11 @@ use monoio::io::{CancelHandle, Canceller};
 use monoio::net::{TcpListener, TcpStream, UnixListener};
 
 use super::error::{ServerError, start};
+use super::exposed::who_reaches;
 use super::listeners::{Listener, ListenerSocket, listen_all};
 use super::socket_files::SocketFile;
 use super::threads::{Ready, Thread, live};
 use crate::api::{Admitted, Core, CoreContext};
-use crate::config::{At, Listen};
 use crate::git::credential_helpers;
 use crate::http::net::conn::{self, Patience};
 use crate::http::net::pulse::Pulse;
@@ -77,10 +77,8 @@ fn say_ready(context: &CoreContext, driver: &str, told: &[String]) {
     });
     let credential_helpers = credential_helpers.join(", ");
     tracing::info!(address = told.join(" "), cores, driver, connections_max, credential_helpers, state = %context.catalog.state.root().display(), "ready");
-    let is_beyond = |listen: &Listen| matches!(listen.at, At::Tcp(at) if !at.ip().is_loopback());
-    if config.listeners.listen.iter().any(is_beyond) {
-        let who = config.access.words(&config.upstreams);
-        tracing::info!("other machines reach this server: {who}");
+    if let Some(who) = who_reaches(config) {
+        tracing::info!("{who}");
     }
     for told in told {
         // For people and scripts; nobody has to read it.

@@ -15,7 +15,7 @@ use self::threads::{Background, end_of};
 use crate::config::Config;
 use crate::faults::Faults;
 use crate::io::heap;
-use crate::io::signal::{Heard, StopSignals};
+use crate::io::signal::{HANGUP, Heard, StopSignals};
 use crate::jobs::scrub::Scrub;
 use crate::jobs::state;
 use crate::telemetry::log::RequestLogThread;
@@ -24,6 +24,7 @@ mod check;
 mod cores;
 mod descriptors;
 mod error;
+mod exposed;
 mod found;
 mod listeners;
 mod permissions;
@@ -77,7 +78,11 @@ pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), 
         }
     };
     signals.end_at_second();
-    tracing::info!("{signal}: letting running responses finish");
+    let why = match signal {
+        HANGUP => " of the terminal that it was started from",
+        _ => "",
+    };
+    tracing::info!("{signal}{why}: letting running responses finish");
     // The cores stop first: responses that run may still need their builds.
     stop.send_replace(true);
     let mut result = Ok(());

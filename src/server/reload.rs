@@ -7,6 +7,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use arc_swap::ArcSwap;
 
 use super::error::ServerError;
+use super::exposed::exposed_files;
 use crate::access::own::OwnTokens;
 use crate::access::tokens::Tokens;
 use crate::config::{self, Config, Secrets};
@@ -137,7 +138,7 @@ impl InForce {
             keys.take(terms);
         }
         self.show_certificates(meter);
-        for line in self.complaints() {
+        for line in exposed_files(config).into_iter().chain(self.complaints()) {
             tracing::warn!("{line}");
         }
         self.own.store(Arc::new(own));

@@ -232,7 +232,11 @@ fn the_fallback_needs_a_url() {
         let errors = expect(&out, code);
         assert!(errors.contains("would have to be a URL"), "{errors}");
         assert!(!errors.contains("cloning"), "{errors}");
-        assert_eq!(errors.lines().count(), 1, "{errors}");
+        // At once, not only when it is too late.
+        let begins =
+            format!("tarpon: --fallback clone has nothing to clone from: \"{name}\" is no URL");
+        assert!(errors.starts_with(&begins), "{errors}");
+        assert_eq!(errors.lines().count(), 2, "{errors}");
         expect_nothing(&target);
     }
     // What no server and no clone can have is no name at all.
@@ -468,9 +472,12 @@ fn a_clone_does_not_wait_for_an_upstream_that_does_not_say_who_may_read() {
     let patient = [("busy", &fallback[..]), (UNSAID, &[])].map(|(line, more)| {
         let front = says(line);
         let mut restore = direct(front.address, &upstream, &never, more);
-        let child = restore.stderr(Stdio::null()).spawn();
+        let child = restore.stderr(Stdio::piped()).spawn();
         (front, child.unwrap_or_else(|e| panic!("{e}")))
     });
+    let told = ["--wait-limit", "2"];
+    let errors = expect(&restore(says(UNSAID).address, &upstream, &never, &told), 3);
+    assert!(errors.contains(&format!("503: {UNSAID}; ")), "{errors}");
     let silent = says(UNSAID);
     let (begun, limit) = (
         Instant::now(),
@@ -487,6 +494,10 @@ fn a_clone_does_not_wait_for_an_upstream_that_does_not_say_who_may_read() {
         let times = limit.as_secs() as usize + 1;
         wait::until_true("it asks again", || front.asked().len() > times);
         interrupt_process(&mut child, Signal::TERM);
+        // Not for as long as a clone may take.
+        let out = child.wait_with_output().unwrap_or_else(|e| panic!("{e}"));
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(said.contains(" s of at most 300"), "{said}");
     }
     expect_nothing(&never);
 }
@@ -800,6 +811,11 @@ fn what_a_status_means_is_said_where_the_server_does_not() {
             "401 Unauthorized",
             2,
             "refuses: 401; it was asked without a credential",
+        ),
+        (
+            "404 Not Found",
+            2,
+            "404 without a word, as no tarpon server says it; check --server",
         ),
         ("418 Teapot", 3, "answers 418; "),
     ] {

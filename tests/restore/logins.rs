@@ -394,11 +394,6 @@ fn a_refusal_says_what_the_server_says() {
         errors.contains("without Bearer") && !errors.contains("hush"),
         "{errors}"
     );
-    let own = [&cacert[..], &["--send-upstream-credential"]].concat();
-    let errors = expect(&restore_at(&url, "test/small", &target, &own), 2);
-    let missing =
-        "--send-upstream-credential has found none for https://test/small (if it has another";
-    assert!(errors.contains(missing), "{errors}");
     assert!(refused(&url, "hush").contains("with the credential in TARPON_TOKEN (as Bearer)"));
     let by_url = refused(&asking.url("u:hush"), "hush");
     assert!(
@@ -421,9 +416,30 @@ fn a_refusal_says_what_the_server_says() {
     let closed = format!("http://{}", closed.address);
     let errors = expect(&restore_at(&closed, "test/small", &target, &[]), 2);
     assert!(
-        errors.contains("the server refuses: 403: not yours"),
+        errors.ends_with("the server refuses: 403: not yours\n"),
         "{errors}"
     );
+}
+
+/// Where the repository's own credential was looked for, and by what else the server could know who asks.
+#[test]
+fn what_was_not_found_is_said_with_what_would_be() {
+    let (lab, _server, asking) = asking(BASIC);
+    let (target, url) = (lab.scratch("none"), asking.front.https());
+    let cacert = ["--cacert", &*asking.cacert];
+    let own = [&cacert[..], &["--send-upstream-credential"]].concat();
+    let errors = expect(&restore_at(&url, "test/small", &target, &own), 2);
+    let missing = "--send-upstream-credential has found none for https://test/small, neither in REPO_URL or .netrc nor";
+    assert!(errors.contains(missing), "{errors}");
+    // It counts by the name that the server has for the host, and says so where that is all that is known.
+    let named = "\"machine test login USER password PASSWORD\" in .netrc would be found";
+    assert!(errors.contains(named), "{errors}");
+    assert!(
+        errors.contains("--cert and --key show a certificate"),
+        "{errors}"
+    );
+    let errors = expect(&restore_at(&url, "https://test/small", &target, &own), 2);
+    assert!(!errors.contains("machine test"), "{errors}");
 }
 
 /// Somebody else answers, or nobody has looked where.

@@ -430,6 +430,11 @@ fn a_hangup_reads_tokens_anew() {
     reload(&mut server, "done");
     assert_eq!(statuses(&server, &tokens), (200, 404));
     assert!(server.is_running());
+    // What others can change by now is said, too.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    std::fs::set_permissions(&tokens.file, mode).unwrap();
+    reload(&mut server, "done");
+    server.wait_logged("says who may read, and others may change it");
     let log = server.log();
     assert!(log.contains(r#""who":"farm""#), "{log}");
     for token in [&tokens.read, &tokens.foreign] {

@@ -88,6 +88,24 @@ fn a_build_that_fails_in_the_middle() {
         curls.join().unwrap_or_default()
     });
     assert_eq!(codes, [Some(CURL_PARTIAL_FILE); 2]);
+    let counted = |outcome| {
+        server
+            .metrics()
+            .count("tarpon_requests_total", &[("outcome", outcome)])
+    };
+    wait::until_true("each is counted, once", || {
+        (counted("error"), counted("build"), counted("follow")) == (5, 0, 0)
+    });
+    let log = server.log();
+    let cut = log
+        .lines()
+        .filter(|line| line.contains("\"complete\":false"));
+    let is_said =
+        |line: &str| line.contains("\"reason\":\"") && line.contains("\"outcome\":\"error\"");
+    assert!(
+        cut.clone().count() == 5 && cut.clone().all(is_said),
+        "{log}"
+    );
     expect_recovery(&lab, &mut server, "large");
     assert_eq!(curl(&server, "large"), Some(0));
 }

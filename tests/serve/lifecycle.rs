@@ -55,6 +55,11 @@ fn a_second_hangup_breaks_no_response() {
     finish(&mut conn, start);
     let status = server.wait_exit(wait::DEADLINE);
     assert!(status.success(), "{status}");
+    let log = server.log();
+    assert!(
+        log.contains("SIGHUP of the terminal that it was started from"),
+        "{log}"
+    );
     // Others still end it at once.
     let mut server = lab.start();
     let (_stalled, _, _) = begin(&server, "large", 1000);
@@ -883,6 +888,29 @@ fn a_check_finds_what_a_start_would_and_makes_nothing() {
     let state = lab.state().display().to_string();
     let (code, errors, _) = check(&["--state", &state, "--listen", &server.address().to_string()]);
     assert_eq!(code, 0, "{errors}");
+}
+
+#[test]
+fn who_reaches_a_server_and_what_is_overheard_is_said() {
+    let lab = small_lab();
+    let new_state = lab.scratch("none/yet").display().to_string();
+    let beyond = ["--state", &new_state, "--listen", "0.0.0.0:0"];
+    let (code, errors, _) = check(&beyond);
+    let reached = "other machines reach this server: everybody";
+    assert!(
+        code == 0 && errors.contains(reached) && !errors.contains("in the clear"),
+        "{errors}"
+    );
+    let none = file(&lab, "none-yet", "", 0o600);
+    let asks = ["--tokens", &none];
+    let (code, errors, _) = check(&[&beyond[..], &asks].concat());
+    assert!(
+        code == 0 && errors.contains("on the way to 0.0.0.0:0 reads the tokens"),
+        "{errors}"
+    );
+    let proxy = ["--trust-proxy", "192.0.2.1"];
+    let (_, errors, _) = check(&[&beyond[..], &asks, &proxy].concat());
+    assert!(!errors.contains("in the clear"), "{errors}");
 }
 
 /// In a check and at a start; a key has to be that of its certificate.

@@ -143,7 +143,6 @@ fn certificates_and_tokens_as_the_documents_have_them() {
     let believes = clients.lines().find(|line| line.contains("sslCAInfo"));
     reader.types(believes.expect("git's setting"), &there, &[]);
     let none = format!("tarpon restore test/small none --server https://{place} --cacert cert.pem");
-    assert_eq!(reader.shell(&none, &[]).status.code(), Some(2));
     reader.types(&block(page, "sh", "--cert w1.pem"), &there, &[]);
     reader.expect_clone("shown");
     reader.expect_clone("shown-by-git");
@@ -187,6 +186,15 @@ fn revoked_in_words(reader: &Reader, serve: &str) {
 
 /// Certificates that are refused, each for a reason that is said.
 fn refused_in_words(reader: &Reader, restore: &str) {
+    let out = reader.shell(restore, &[]);
+    assert_eq!(out.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&out.stderr);
+    for way in [
+        "401: who are you? Show a client certificate, or send a token",
+        "; --cert and --key show",
+    ] {
+        assert!(said.contains(way), "{said}");
+    }
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=x -keyout x-key.pem";
     let own = format!("openssl req -x509 {key} -extensions usr_cert -addext subjectAltName=DNS:w1");
     let ours = "-CA ca.pem -CAkey ca-key.pem";
@@ -249,7 +257,10 @@ fn the_file_and_the_unit_of_the_documents_are_sound() {
     let said = [&out.stdout[..], &out.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     assert!(out.status.success(), "{said}");
-    assert_eq!(said.lines().count(), 1, "{said}");
+    // Nothing but who may read.
+    assert_eq!(said.lines().count(), 2, "{said}");
+    let who = "everybody who reaches the server reads local; who shows a token or a certificate reads git.example.org";
+    assert!(said.contains(who), "{said}");
     // It is this file that was looked at.
     let broken = file.replace("no_default_upstreams", "no_default_upstream");
     fs::write(reader.home.join("tarpon.toml"), broken).unwrap_or_else(|e| panic!("{e}"));

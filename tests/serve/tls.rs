@@ -433,8 +433,17 @@ fn a_certificate_reads_where_a_token_does() {
     assert_eq!(listed(&[]), (false, true));
     let post = [&own[..], &["--request", "POST"]].concat();
     assert_eq!(curl(&post, "/admin/git/test/small/drop"), "401");
-    // The plain listener beside it proves nothing.
-    server.get(&target).expect(401);
+    // The plain listener beside it proves nothing. What would be shown is said, and nothing that nobody can have.
+    let said = server.get(&target).expect(401).text();
+    assert!(
+        said.contains("Show a client certificate; there are no tokens here"),
+        "{said}"
+    );
+    let said = server.get("/status").expect(401).text();
+    assert!(
+        said.contains("--admin-listen; there are no tokens"),
+        "{said}"
+    );
 }
 
 /// A hello of a client that knows no later version than 1.`minor - 1`.

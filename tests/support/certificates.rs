@@ -58,7 +58,7 @@ impl Authority {
         }
     }
 
-    /// A certificate for `names` (DNS, addresses, URIs), in files that begin with `file`.
+    /// A certificate for `names` (DNS, addresses, URIs, `dns:` and what is written as DNS whatever it is), in files that begin with `file`.
     pub fn issue(&self, file: &str, names: &[&str], serial: u8) -> Issued {
         self.issue_for(file, names, serial, (2020, 4090))
     }
@@ -72,11 +72,18 @@ impl Authority {
         (from, to): (i32, i32),
     ) -> Issued {
         let (uris, others): (Vec<&str>, Vec<&str>) = names.iter().partition(|n| n.contains("://"));
+        let (dns, others): (Vec<&str>, Vec<&str>) = others
+            .into_iter()
+            .partition(|name| name.starts_with("dns:"));
         let others: Vec<String> = others.iter().map(|name| (*name).to_owned()).collect();
         let mut params = must(CertificateParams::new(others));
         for uri in uris {
             let uri = uri.try_into();
             params.subject_alt_names.push(SanType::URI(must(uri)));
+        }
+        for name in dns {
+            let name = name.trim_start_matches("dns:").try_into();
+            params.subject_alt_names.push(SanType::DnsName(must(name)));
         }
         params.not_before = date_time_ymd(from, 1, 1);
         params.not_after = date_time_ymd(to, 1, 1);

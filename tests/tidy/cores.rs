@@ -79,7 +79,7 @@ const SEEMING: [Named; 7] = [
 ];
 
 /// Functions that wait, or call such ones, and where they run instead of on a core.
-const WAITING: [Named; 68] = [
+const WAITING: [Named; 67] = [
     (
         "src/server/reload.rs",
         "InForce::anew",
@@ -379,14 +379,9 @@ const WAITING: [Named; 68] = [
         "a thread that asks upstreams",
     ),
     (
-        "src/server/check.rs",
-        "exposed",
-        "the main thread, at the start",
-    ),
-    (
-        "src/server/check.rs",
-        "warnings",
-        "the main thread, at the start",
+        "src/server/exposed.rs",
+        "exposed_files",
+        "the main thread, at the start, and the thread that reads files anew",
     ),
 ];
 

@@ -562,4 +562,13 @@ fn what_a_certificate_is_worth() {
     assert!(said(&own, ends + 1).contains("it has run out"));
     assert!(said(&own, begins - 1).contains("it is not valid yet"));
     assert!(said(&worth(&ours.file), begins).contains("an authority"));
+    let of = |file: &str, names: &[&str]| worth(&ours.issue(file, names, 1).cert);
+    let dns = "dns:127.0.0.1";
+    let looked_for = said(&of("misnamed", &[dns, "a.example"]), begins);
+    assert!(
+        looked_for.contains("subjectAltName=IP:127.0.0.1"),
+        "{looked_for}"
+    );
+    assert_eq!(of("both", &[dns, "127.0.0.1"]).complaint(begins), None);
+    assert!(said(&of("nameless", &[]), begins).contains("no name that is looked at"));
 }

@@ -1,17 +1,39 @@
 //! What a certificate is worth to clients, apart from who has signed it: from when until when it counts, and whether it
 //! is one that a server may show.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, UnixTime};
-use webpki::{EndEntityCert, Error, KeyUsage};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use webpki::{EndEntityCert, Error, InvalidNameContext, KeyUsage};
 
 use super::files::{Named, TlsError};
 use crate::io::certificate;
 
 /// Behind the end of the last certificate: the year 9999.
 const NEVER_S: u64 = 1 << 40;
+
+/// What is wrong with the names that it has: none of them, or an address in a form in which nobody looks for one.
+fn misnamed(own: &EndEntityCert<'_>) -> Option<String> {
+    let nobody = ServerName::try_from("nobody.invalid").ok()?;
+    let Err(Error::CertNotValidForName(InvalidNameContext { presented, .. })) =
+        own.verify_is_valid_for_subject_name(&nobody)
+    else {
+        return None;
+    };
+    if presented.is_empty() {
+        return Some("it has no name that is looked at (subjectAltName)".into());
+    }
+    let address = presented.iter().find_map(|name| {
+        let name = name.strip_prefix("DnsName(\"")?.strip_suffix("\")")?;
+        name.parse::<IpAddr>().ok()
+    })?;
+    let is_there = own.verify_is_valid_for_subject_name(&ServerName::from(address));
+    is_there.is_err().then(|| {
+        format!("it has {address} for a DNS name; of an address clients look for subjectAltName=IP:{address}")
+    })
+}
 
 /// What a certificate is worth.
 #[derive(Debug, Clone)]
@@ -56,7 +78,7 @@ impl Worth {
             Some(Error::RequiredEkuNotFoundContext(_)) => {
                 Some("it is not for servers (extendedKeyUsage)".to_owned())
             }
-            _ => None,
+            _ => misnamed(&own),
         };
         Ok(Worth {
             file: file.clone(),
