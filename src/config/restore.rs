@@ -1,8 +1,10 @@
 //! The arguments of `tarpon restore`.
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::GivenUrl;
+use crate::limits::SEED_CHECK_INTERVAL_MAX_MS;
 
 /// What `tarpon restore` was asked to do. Values are as given: `restore` checks them.
 #[derive(Args, Debug, Clone, PartialEq)]
@@ -163,6 +165,44 @@ pub struct RestoreArgs {
     )]
     pub wait_limit_s: Option<f64>,
 
+    /// Keep the parts of snapshots in this directory, made for you alone if it does not exist, and download only
+    /// those that it lacks; any number of restores may share it at once
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "TARPON_SEED",
+        hide_env_values = true,
+        help_heading = "Seed"
+    )]
+    pub seed: Option<PathBuf>,
+
+    /// Keep no more than this there; what was used least recently goes, and nothing is added where less than
+    /// 10 % of the file system are free [default: 10 % of the file system]
+    #[arg(
+        long,
+        value_name = "BYTES",
+        value_parser = super::value::bytes,
+        requires = "seed",
+        help_heading = "Seed"
+    )]
+    pub seed_limit: Option<u64>,
+
+    /// Read and compare what is there at its first use after so long, as after each boot: 0s, 15m, 1d, never
+    /// [default: 1d]
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = check_interval,
+        requires = "seed",
+        help_heading = "Seed"
+    )]
+    pub seed_check_interval: Option<Duration>,
+
+    /// Give packs in the working copy as further names to those in the seed: a chmod -R there changes them for
+    /// all [default: copied, by reflink where the file system can]
+    #[arg(long, requires = "seed", help_heading = "Seed")]
+    pub seed_link: bool,
+
     /// Say nothing unless it fails
     #[arg(long, short, help_heading = "Output")]
     pub quiet: bool,
@@ -194,6 +234,11 @@ fn one(text: &str) -> Result<u8, String> {
         "1" => Ok(1),
         _ => Err("only 1 can be had, or all of the history".into()),
     }
+}
+
+/// How long something is believed.
+fn check_interval(text: &str) -> Result<Duration, String> {
+    super::value::duration_or_never(0, SEED_CHECK_INTERVAL_MAX_MS)(text)
 }
 
 /// A number of seconds, or a time as the server's settings have them.

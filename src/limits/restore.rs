@@ -4,7 +4,7 @@ use super::config::{CLONE_TIMEOUT_DEFAULT_MS, GIT_MEMORY_DEFAULT_BYTES};
 use super::git::GIT_UPLOAD_LIMIT_MS;
 use super::jobs::UPLOAD_PACK_WAIT_MS;
 use super::repository::PATH_BYTES_MAX;
-use super::units::{MINUTE_MS, SECOND_MS};
+use super::units::{HOUR_MS, MINUTE_MS, SECOND_MS};
 
 /// Bytes of one ranged request of a download: large enough that its round trip is little, small
 /// enough that a few of them in memory are.
@@ -101,6 +101,22 @@ pub const CORRUPT_TRIES_MAX: u32 = 2;
 pub const PIECE_FRAMES: usize = 4;
 /// Longest manifest that is taken from a server, as it is sent.
 pub const MANIFEST_SENT_BYTES_MAX: usize = 16 << 20;
+/// Share of its file system that a seed may have unless it is told otherwise.
+pub const SEED_LIMIT_DEFAULT_PERCENT: u64 = 10;
+/// Share of its file system that a seed leaves free.
+pub const SEED_FREE_PERCENT: u64 = 10;
+/// How long a part of a seed is believed after it was read, unless it is told otherwise.
+pub const SEED_CHECK_INTERVAL_DEFAULT_MS: u64 = 24 * HOUR_MS;
+/// The longest that may be asked for, but for always.
+pub const SEED_CHECK_INTERVAL_MAX_MS: u64 = 365 * 24 * HOUR_MS;
+/// How long it is believed how much there is in a seed, which others fill as well.
+pub const SEED_LOOK_MS: u64 = SECOND_MS;
+/// Parts of a seed that may be about to leave at a time: what is known of one takes 150 bytes.
+pub const SEED_VICTIMS_MAX: usize = 16 << 10;
+/// How long ago nothing happened to what nobody has any more, where locks do not tell.
+pub const SEED_IDLE_MS: u64 = 24 * HOUR_MS;
+/// Bytes that the kernel copies between two looks for the end of the restore.
+pub const SEED_COPY_BYTES: usize = 32 << 20;
 /// See [`DOWNLOAD_TRIES_MAX`].
 pub const DOWNLOAD_RETRY_MS: u64 = 100;
 /// Longest that a busy server may have a restore wait before it asks again.

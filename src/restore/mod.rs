@@ -72,6 +72,8 @@ mod report;
 mod request;
 mod run;
 mod said;
+#[allow(dead_code)]
+mod seed;
 mod segments;
 mod settings;
 mod source;

@@ -1,0 +1,86 @@
+//! When a part was read and found right, kept where no lock is needed: in its date. The seconds say when, the
+//! nanoseconds in which boot of the machine. Whoever writes into the file or touches it takes the note away by that,
+//! and behind a power cut, which leaves anything, it is of another boot. The date of its last use says when that was.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
+use xxhash_rust::xxh64::xxh64;
+
+/// The mode of a part; of one that has another somebody has done something to it.
+pub(super) const SEALED: u32 = 0o444;
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const NANOSECONDS: u64 = 1_000_000_000;
+
+/// What tells the boot and the time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    /// What notes of this boot have; `None` where it cannot be told.
+    pub boot: Option<i64>,
+    /// How far it is ahead of the system's.
+    pub ahead: Duration,
+}
+
+impl Clock {
+    /// The system's.
+    pub(super) fn new() -> Clock {
+        let id = std::fs::read(BOOT_ID).ok().filter(|id| !id.is_empty());
+        let boot = id.map(|id| (xxh64(&id, 0) % NANOSECONDS).cast_signed());
+        Clock {
+            boot,
+            ahead: Duration::ZERO,
+        }
+    }
+
+    fn now(&self) -> Duration {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        since.unwrap_or_default() + self.ahead
+    }
+
+    fn used(&self) -> Timespec {
+        let now = self.now();
+        Timespec {
+            tv_sec: now.as_secs().cast_signed(),
+            tv_nsec: now.subsec_nanos().into(),
+        }
+    }
+
+    /// Notes that a file is right, and is used.
+    pub(super) fn note_right(&self, file: &File) -> io::Result<()> {
+        let last_access = self.used();
+        let last_modification = Timespec {
+            tv_sec: last_access.tv_sec,
+            tv_nsec: self.boot.unwrap_or_default(),
+        };
+        set(file, last_access, last_modification)
+    }
+
+    /// Notes that a file is used.
+    pub(super) fn note_used(&self, file: &File) -> io::Result<()> {
+        let same = Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        };
+        set(file, self.used(), same)
+    }
+
+    /// Whether a file was found right in this boot, and no longer ago than `interval`.
+    pub(super) fn is_right(&self, found: &Metadata, interval: Duration) -> bool {
+        let now = self.now().as_secs().cast_signed();
+        let age = u64::try_from(now - found.mtime());
+        let is_of_boot = self.boot == Some(found.mtime_nsec());
+        let is_sealed = found.mode() & 0o7777 == SEALED;
+        is_of_boot && is_sealed && age.is_ok_and(|age| Duration::from_secs(age) < interval)
+    }
+}
+
+fn set(file: &File, last_access: Timespec, last_modification: Timespec) -> io::Result<()> {
+    let times = Timestamps {
+        last_access,
+        last_modification,
+    };
+    Ok(rustix::fs::futimens(file, &times)?)
+}

@@ -1,0 +1,202 @@
+//! How much a seed has and may have, and what leaves: the least recently used parts, of whatever repository. Nobody is
+//! waited for: who needs room looks at what is there, and whoever uses what leaves has it open.
+
+use std::collections::{BinaryHeap, HashSet};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{FlockOperation, Stat};
+
+use super::ground::Ground;
+use super::name;
+use crate::limits::{
+    DISK_BLOCK_BYTES, SEED_FREE_PERCENT, SEED_IDLE_MS, SEED_LIMIT_DEFAULT_PERCENT, SEED_LOOK_MS,
+    SEED_VICTIMS_MAX,
+};
+
+/// A part that can leave. The one that goes first is the least.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Victim {
+    /// When it was used last.
+    used: (i64, i64),
+    repository: Arc<str>,
+    name: String,
+    bytes: u64,
+}
+
+/// What was found in a seed when somebody last looked.
+///
+/// Invariant: `victims` are the least recently used parts, the first to go last.
+#[derive(Debug)]
+pub(super) struct Room {
+    looked: Instant,
+    used_bytes: u64,
+    victims: Vec<Victim>,
+}
+
+/// What bounds a seed.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    limit_bytes: u64,
+    /// What may be written before too little of the file system is free.
+    spare_bytes: u64,
+}
+
+impl Bounds {
+    fn find(ground: &Ground, given: Option<u64>) -> io::Result<Bounds> {
+        let space = rustix::fs::fstatvfs(ground)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(space.f_frsize);
+        let all = bytes(space.f_blocks);
+        let share = |percent: u64| (u128::from(all) * u128::from(percent) / 100) as u64;
+        Ok(Bounds {
+            limit_bytes: given.unwrap_or_else(|| share(SEED_LIMIT_DEFAULT_PERCENT)),
+            spare_bytes: bytes(space.f_bavail).saturating_sub(share(SEED_FREE_PERCENT)),
+        })
+    }
+
+    /// How much a seed may have that has so much. What others fill makes it no smaller: it would lose all of it, again
+    /// and again, and they would fill that as well.
+    fn allowed(self, used_bytes: u64) -> u64 {
+        self.limit_bytes
+            .min(used_bytes.saturating_add(self.spare_bytes))
+    }
+}
+
+/// What a file takes.
+fn bytes_of(found: &Stat) -> u64 {
+    let blocks = u64::try_from(found.st_blocks).unwrap_or_default();
+    let size = u64::try_from(found.st_size).unwrap_or_default();
+    // A block is 512 bytes there, whatever the file system's are.
+    size.max(blocks.saturating_mul(512)).max(DISK_BLOCK_BYTES)
+}
+
+impl Room {
+    /// Looks at what there is. What somebody has begun who is gone is removed.
+    pub(super) fn look(ground: &Ground) -> io::Result<Room> {
+        let mut used_bytes = 0_u64;
+        // The greatest goes when there are too many.
+        let mut victims = BinaryHeap::new();
+        for repository in ground.names()?.filter(|name| name::is_of_repository(name)) {
+            let Ok(home) = ground.below(&repository) else {
+                continue;
+            };
+            let (repository, mut is_empty) = (Arc::<str>::from(repository), true);
+            for name in home.names()? {
+                is_empty = false;
+                let Ok(found) = home.stat(&name) else {
+                    continue;
+                };
+                if name::is_new(&name) && is_left(&home, &name) {
+                    let _ = home.remove(&name);
+                    continue;
+                }
+                used_bytes = used_bytes.saturating_add(bytes_of(&found));
+                if name::is_of_part(&name) {
+                    victims.push(Victim {
+                        used: (found.st_atime, found.st_atime_nsec.cast_signed()),
+                        repository: repository.clone(),
+                        bytes: bytes_of(&found),
+                        name,
+                    });
+                }
+                if victims.len() > SEED_VICTIMS_MAX {
+                    victims.pop();
+                }
+            }
+            if is_empty && is_idle(&home) {
+                let _ = ground.remove_below(&repository);
+            }
+        }
+        let mut victims = victims.into_sorted_vec();
+        victims.reverse();
+        Ok(Room {
+            looked: Instant::now(),
+            used_bytes,
+            victims,
+        })
+    }
+
+    /// Whether others may have changed much meanwhile.
+    pub(super) fn is_old(&self) -> bool {
+        self.looked.elapsed() > Duration::from_millis(SEED_LOOK_MS)
+    }
+
+    /// Makes room for so many bytes, which count as used then; whether there is any. Those of `kept`, of the
+    /// repository in question, stay.
+    pub(super) fn make(
+        &mut self,
+        ground: &Ground,
+        (repository, kept): (&str, &HashSet<String>),
+        bytes: u64,
+        given: Option<u64>,
+    ) -> io::Result<bool> {
+        let allowed = Bounds::find(ground, given)?.allowed(self.used_bytes);
+        let Some(left) = allowed.checked_sub(bytes) else {
+            return Ok(false);
+        };
+        let is_kept =
+            |victim: &Victim| *victim.repository == *repository && kept.contains(&victim.name);
+        if self.used_bytes > left {
+            // Nothing leaves for what does not fit all the same.
+            let may_go = self.victims.iter().filter(|victim| !is_kept(victim));
+            let may_go = may_go.map(|victim| victim.bytes).sum();
+            if self.used_bytes.saturating_sub(may_go) > left {
+                return Ok(false);
+            }
+            self.shrink(ground, left, is_kept);
+        }
+        self.used_bytes = self.used_bytes.saturating_add(bytes);
+        Ok(self.used_bytes <= allowed)
+    }
+
+    /// Has what is too much leave, whoever has brought it.
+    pub(super) fn trim(&mut self, ground: &Ground, given: Option<u64>) -> io::Result<()> {
+        let limit_bytes = Bounds::find(ground, given)?.limit_bytes;
+        self.shrink(ground, limit_bytes, |_| false);
+        Ok(())
+    }
+
+    /// Removes parts until no more than so many bytes are left.
+    fn shrink(&mut self, ground: &Ground, left: u64, is_kept: impl Fn(&Victim) -> bool) {
+        let mut kept = Vec::new();
+        while self.used_bytes > left {
+            let Some(victim) = self.victims.pop() else {
+                break;
+            };
+            if is_kept(&victim) {
+                kept.push(victim);
+                continue;
+            }
+            // Somebody else may have removed it.
+            let home = ground.below(&victim.repository);
+            if home.is_ok_and(|home| home.remove(&victim.name).is_ok()) {
+                self.used_bytes = self.used_bytes.saturating_sub(victim.bytes);
+            }
+        }
+        self.victims.extend(kept.into_iter().rev());
+    }
+}
+
+/// Whether whoever has begun a file is gone: he has it locked for as long as he lives. Where there are no locks, it is
+/// left after a while.
+fn is_left(home: &Ground, name: &str) -> bool {
+    let Ok(file) = home.read(name) else {
+        return false;
+    };
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => true,
+        Err(rustix::io::Errno::WOULDBLOCK) => false,
+        Err(_) => is_idle(&file),
+    }
+}
+
+/// Whether nobody has changed it for long.
+fn is_idle(file: impl std::os::fd::AsFd) -> bool {
+    let Ok(found) = rustix::fs::fstat(file) else {
+        return false;
+    };
+    let changed = Duration::from_secs(u64::try_from(found.st_mtime).unwrap_or_default());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.is_ok_and(|now| now > changed + Duration::from_millis(SEED_IDLE_MS))
+}
