@@ -115,6 +115,8 @@ pub const SEED_LOOK_MS: u64 = SECOND_MS;
 pub const SEED_VICTIMS_MAX: usize = 16 << 10;
 /// How long ago nothing happened to what nobody has any more, where locks do not tell.
 pub const SEED_IDLE_MS: u64 = 24 * HOUR_MS;
+/// A file of frames stays in a seed if a restore takes one part in so many of it: the rest is fetched for that.
+pub const SEED_PLAYED_SHARE: u64 = 8;
 /// Bytes that the kernel copies between two looks for the end of the restore.
 pub const SEED_COPY_BYTES: usize = 32 << 20;
 /// See [`DOWNLOAD_TRIES_MAX`].

@@ -41,6 +41,12 @@ pub(super) struct Link<'a> {
 }
 
 impl Link<'_> {
+    /// Where the repository is, without who asks.
+    pub(super) fn url(self) -> String {
+        let server = self.server;
+        format!("{}://{}{}", server.scheme(), server.authority, self.place)
+    }
+
     /// What a status that is no success means; `text` is what the server says.
     pub(super) fn refusal(self, status: u16, text: &str) -> RestoreError {
         let message = match said(text) {

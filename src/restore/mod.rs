@@ -47,6 +47,7 @@ mod http;
 mod in_the_way;
 mod index;
 mod kept;
+mod landing;
 mod link;
 mod local;
 mod login;
@@ -72,13 +73,13 @@ mod report;
 mod request;
 mod run;
 mod said;
-#[allow(dead_code)]
 mod seed;
 mod segments;
 mod settings;
 mod source;
 mod staging;
 mod stop;
+mod summed;
 mod sums;
 mod tar;
 #[cfg(test)]
@@ -107,12 +108,10 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::config::{GivenUrl, RestoreArgs};
 use crate::io::heap;
-use crate::io::signal::StopSignals;
-use crate::limits::{OLD_INDEX_BYTES_MAX, RESTARTS_MAX, SAME_WISH_MS, TRACKED_INDEX_BYTES_MAX};
+use crate::limits::{OLD_INDEX_BYTES_MAX, RESTARTS_MAX, TRACKED_INDEX_BYTES_MAX};
 use dates::Dates;
 use gitdir::Made;
 use in_the_way::Watch;
@@ -123,6 +122,7 @@ use origin::is_cloneable;
 use progress::{Progress, SOURCE_CLONE, Summary};
 use quota::Quota;
 use run::Room;
+use seed::Seed;
 use staging::Staging;
 use stop::Stop;
 use tracked::{Stale, Tracked};
@@ -137,7 +137,9 @@ pub fn run(args: &RestoreArgs) -> u8 {
     write::own_directories();
     let stop = Arc::new(Stop::default());
     let progress = Progress::default();
-    let result = watch_signals(&stop).and_then(|()| restore(args, &stop, &progress));
+    let result = stop
+        .watch_signals()
+        .and_then(|()| restore(args, &stop, &progress));
     // Whatever step noticed it first, the signal is the reason.
     let result = match (result, stop.signal()) {
         (Err(_), Some(signal)) => Err(RestoreError::Interrupted(signal)),
@@ -152,27 +154,6 @@ pub fn attempt(args: &RestoreArgs) -> Result<(), RestoreError> {
     restore(args, &Stop::default(), &Progress::default()).map(|_| ())
 }
 
-/// Takes SIGINT and SIGTERM from now on: the first ends the restore tidily, the second at once, unless it
-/// is the same wish.
-fn watch_signals(stop: &Arc<Stop>) -> Result<(), RestoreError> {
-    let failed = |e: std::io::Error| RestoreError::Usage(format!("signals: {e}"));
-    let signals = StopSignals::block().map_err(failed)?;
-    let stop = stop.clone();
-    let watch = move || {
-        while let Ok(signal) = signals.wait() {
-            if stop.signal().is_some() {
-                std::process::exit(130);
-            }
-            stop.interrupt(signal);
-            signals.ignore_for(Duration::from_millis(SAME_WISH_MS));
-        }
-    };
-    let started = std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(watch);
-    started.map(|_| ()).map_err(failed)
-}
-
 fn restore(args: &RestoreArgs, stop: &Stop, progress: &Progress) -> Result<Summary, RestoreError> {
     let way = Way::of(args, stop)?;
     let link = way.link(args, stop, progress);
@@ -181,6 +162,7 @@ fn restore(args: &RestoreArgs, stop: &Stop, progress: &Progress) -> Result<Summa
         link,
         wanted: Wanted::parse(args)?,
         dates: Dates::now(),
+        seed: Seed::open(args, &link.url(), progress)?,
     };
     std::thread::scope(|scope| {
         if !args.quiet && !args.json {
@@ -214,6 +196,7 @@ struct Restore<'a> {
     link: Link<'a>,
     wanted: Wanted,
     dates: Dates,
+    seed: Option<Seed<'a>>,
 }
 
 impl Restore<'_> {
@@ -244,6 +227,7 @@ impl Restore<'_> {
             match restored {
                 Ok(summary) => return Ok(summary),
                 Err(RestoreError::Changed) if restarts < RESTARTS_MAX => restarts += 1,
+                Err(e) if self.seed.as_ref().is_some_and(|seed| seed.is_to_blame(&e)) => {}
                 Err(e @ RestoreError::Corrupt { .. }) if !told && link.corrupt.get().is_some() => {
                     told = true;
                     let text = format!("{e}; the server is told, and asked for another");
@@ -293,16 +277,32 @@ impl Restore<'_> {
         Ok(summary)
     }
 
+    /// How the snapshot is to come.
+    fn by(&self) -> By {
+        match &self.seed {
+            _ if self.args.by_parts => By::Manifest,
+            Some(_) => By::ManifestOrArchive,
+            None => By::Archive,
+        }
+    }
+
+    /// Has the server told in the next request that what it gave under this tag is corrupt, if it is that.
+    fn doubt(&self, tag: Option<&String>, error: RestoreError) -> RestoreError {
+        let is_servers = !self.seed.as_ref().is_some_and(Seed::may_be_wrong);
+        if let (RestoreError::Corrupt { .. }, Some(tag), true) = (&error, tag, is_servers) {
+            // Only the first: the server is told once.
+            let _ = self.link.corrupt.set(tag.clone());
+        }
+        error
+    }
+
     fn snapshot(&self, staging: &Staging, base: &str) -> Result<Summary, RestoreError> {
         let (args, link) = (self.args, self.link);
         let asked = Asked {
             base,
             query: self.wanted.query(),
             is_fresh: args.fresh,
-            by: match args.by_parts {
-                true => By::Manifest,
-                false => By::Archive,
-            },
+            by: self.by(),
         };
         let opened = opening::open(link, &asked)?;
         let base = &*opened.base().to_owned();
@@ -310,13 +310,7 @@ impl Restore<'_> {
         let bundle = bundle.filter(|target| !args.no_bundle && is_target(target));
         let bundle = bundle.map(|target| link.server.below(target));
         let tag = opened.tag_of_tarpon();
-        let doubted = |error| {
-            if let (RestoreError::Corrupt { .. }, Some(tag)) = (&error, &tag) {
-                // Only the first: the server is told once.
-                let _ = link.corrupt.set(tag.clone());
-            }
-            error
-        };
+        let doubted = |error| self.doubt(tag.as_ref(), error);
         let root = staging.open_tree()?;
         let tree = staging.tree();
         let quota = Quota::new(args.size_limit, &tree)?;
@@ -333,7 +327,8 @@ impl Restore<'_> {
         };
         let watch = |tracked| Watch::new(staging.target(), tracked, link.stop);
         let way = tracked.as_ref().map(watch);
-        let archive = unpack::unpack(opened, &tree, site, self.dates, way).map_err(doubted)?;
+        let archive = unpack::unpack(opened, &tree, site, self.dates, way, self.seed.as_ref())
+            .map_err(doubted)?;
         let asked = (args.repo_url.text(), &self.wanted.checkout);
         let made = gitdir::make(&tree, asked, &archive, self.dates, link.stop).map_err(doubted)?;
         drop(archive);

@@ -45,7 +45,12 @@ pub(super) enum By {
     Archive,
     /// By a manifest, where the server has one.
     Manifest,
+    /// The same; the archive where that is as good, as it is small, or nothing else is there yet.
+    ManifestOrArchive,
 }
+
+/// See [`By::ManifestOrArchive`].
+const MANIFEST_OR_ARCHIVE: &str = "application/x-tarpon-manifest, application/zstd;q=0.5";
 
 impl By {
     /// What a request says that it takes, if it has to.
@@ -53,6 +58,7 @@ impl By {
         match self {
             By::Archive => None,
             By::Manifest => Some(MANIFEST_TYPE),
+            By::ManifestOrArchive => Some(MANIFEST_OR_ARCHIVE),
         }
     }
 }
@@ -80,7 +86,7 @@ impl What {
 pub(super) fn open<'a>(link: Link<'a>, asked: &Asked<'_>) -> Result<Opened<'a>, RestoreError> {
     let mut what = match asked.by {
         By::Archive => What::Archive,
-        By::Manifest => What::Manifest,
+        By::Manifest | By::ManifestOrArchive => What::Manifest,
     };
     let mut query = &*asked.query;
     let mut tries = 0;

@@ -5,29 +5,41 @@
 //! ([`Manifest::unpack`]), it is of the snapshot that the answer names, and what all of it
 //! takes is counted before the first byte is asked for.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering::AcqRel};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::AcqRel};
+use std::sync::{Mutex, MutexGuard};
 
-use gix::hash::Kind;
 use xxhash_rust::xxh64::Xxh64;
 
 use super::capture::Archive;
 use super::error::{RestoreError, failed};
 use super::http::Conn;
+use super::landing::{self, Landing};
 use super::link::pause;
-use super::pieces::{Piece, Taken, push_pieces};
+use super::pieces::{Piece, Taken, push_pieces, push_range};
 use super::quota::Quota;
+use super::reel::Reel;
+use super::seed::Seed;
 use super::source::Source;
-use super::sums::{self, Running};
+use super::summed::Summed;
 use super::untaken::{Untaken, reusable};
 use super::write::stopped;
-use crate::limits::{CORRUPT_TRIES_MAX, DOWNLOAD_TRIES_MAX, PACE_BYTES, STREAM_READ_BYTES};
+use crate::limits::{
+    CORRUPT_TRIES_MAX, DOWNLOAD_TRIES_MAX, PACE_BYTES, SEED_PLAYED_SHARE, STREAM_READ_BYTES,
+};
 use crate::manifest::parts::{Manifest, Part};
+
+/// Where parts go.
+#[derive(Clone, Copy)]
+pub(super) struct Destination<'f> {
+    pub dir: &'f Path,
+    pub quota: &'f Quota,
+    /// Where they stay.
+    pub seed: Option<&'f Seed<'f>>,
+}
 
 /// Whether it was fetched and found right before: until then it has another name.
 fn is_there(path: &Path, bytes: u64) -> bool {
@@ -36,39 +48,41 @@ fn is_there(path: &Path, bytes: u64) -> bool {
 }
 
 /// A part that is being fetched.
-struct Open {
-    file: File,
-    /// Until it is whole and right.
-    path: PathBuf,
-    /// Pieces that are not there yet.
-    left: AtomicUsize,
+struct Open<'f> {
+    landing: Landing<'f>,
+    /// What is not there yet.
+    left_bytes: AtomicU64,
     /// Of a pack.
     sum: Option<Summed>,
 }
 
-/// The sum of a pack whose pieces come in any order.
-struct Summed {
-    running: Arc<Mutex<Running>>,
-    there: Mutex<There>,
+/// What a connection does next.
+enum Job {
+    /// Fetches a piece.
+    Fetch(Piece),
+    /// Gives a part that the seed has its place.
+    Place(usize, File),
 }
 
-/// Invariant: while `is_taken`, one thread adds to the sum what `pieces` has that is next.
-#[derive(Default)]
-struct There {
-    is_taken: bool,
-    /// What was fetched and is not summed: where it begins and ends.
-    pieces: BTreeMap<u64, u64>,
+impl Job {
+    /// Whose it is, by its place in the manifest.
+    fn part(&self) -> usize {
+        match self {
+            Job::Fetch(piece) => piece.part,
+            Job::Place(part, _) => *part,
+        }
+    }
 }
 
 /// What the connections share.
 ///
-/// Invariant: where one has failed no piece is handed out.
+/// Invariant: where one has failed no job is handed out.
 struct State {
-    /// What nobody fetches yet; the last one is next.
-    pieces: Vec<Piece>,
-    /// Pieces that are not there yet.
+    /// What nobody does yet; the last one is next.
+    jobs: Vec<Job>,
+    /// Jobs that are not done yet.
     left: usize,
-    /// Whether one could not be fetched: who has met that says why.
+    /// Whether one could not be done: who has met that says why.
     has_failed: bool,
 }
 
@@ -76,9 +90,11 @@ struct State {
 pub(super) struct Fetching<'f, 'a> {
     source: Source<'a>,
     manifest: &'f Manifest,
-    dir: &'f Path,
+    to: Destination<'f>,
     /// By their place in the manifest; `None` for those that are there or not fetched.
-    open: Vec<Option<Open>>,
+    open: Vec<Option<Open<'f>>>,
+    /// The same of files of frames that the seed has.
+    had: Vec<Option<File>>,
     state: Mutex<State>,
 }
 
@@ -88,62 +104,153 @@ impl<'f, 'a> Fetching<'f, 'a> {
         source: Source<'a>,
         manifest: &'f Manifest,
         numbers: impl IntoIterator<Item = usize>,
-        dir: &'f Path,
-        quota: &Quota,
+        to: Destination<'f>,
     ) -> Result<Self, RestoreError> {
         let is_missing = |number: &usize| {
             let part = &manifest.parts[*number];
-            !is_there(&dir.join(&part.name), part.bytes)
+            !is_there(&to.dir.join(&part.name), part.bytes)
         };
         let missing: Vec<usize> = numbers.into_iter().filter(is_missing).collect();
         for number in &missing {
-            quota.take_entry(manifest.parts[*number].bytes)?;
+            to.quota.take_entry(manifest.parts[*number].bytes)?;
         }
-        let mut pieces = Vec::new();
-        let mut open: Vec<Option<Open>> = manifest.parts.iter().map(|_| None).collect();
-        for number in &missing {
-            let (part, before) = (&manifest.parts[*number], pieces.len());
-            push_pieces(manifest, *number, &mut pieces);
-            let path = dir.join(format!(".{}", part.name));
-            open[*number] = Some(Open {
-                file: create(&path)?,
-                path,
-                left: AtomicUsize::new(pieces.len() - before),
-                sum: summed(manifest, part),
-            });
-        }
-        // Companions of packs come first: they say what is where.
-        pieces.sort_by_key(|piece| manifest.parts[piece.part].name.ends_with(".pack"));
-        pieces.reverse();
-        let state = State {
-            left: pieces.len(),
-            pieces,
-            has_failed: false,
-        };
-        let fetching = Fetching {
+        let mut jobs = Vec::new();
+        let mut fetching = Fetching {
             source,
             manifest,
-            dir,
-            open,
-            state: Mutex::new(state),
+            to,
+            open: manifest.parts.iter().map(|_| None).collect(),
+            had: manifest.parts.iter().map(|_| None).collect(),
+            state: Mutex::new(State {
+                jobs: Vec::new(),
+                left: 0,
+                has_failed: false,
+            }),
         };
-        for number in missing
-            .into_iter()
-            .filter(|number| manifest.parts[*number].bytes == 0)
-        {
-            // There is nothing to be asked for.
-            fetching.end(number)?;
+        for number in missing {
+            if let Some(file) = fetching.find(number) {
+                jobs.push(Job::Place(number, file));
+                continue;
+            }
+            let part = &manifest.parts[number];
+            let kept = to
+                .seed
+                .and_then(|seed| Landing::in_seed(seed, manifest, number));
+            let landing = match kept {
+                Some(kept) => kept,
+                None => Landing::in_directory(to.dir, part)?,
+            };
+            let mut pieces = Vec::new();
+            push_pieces(manifest, number, &mut pieces);
+            fetching.begin(number, landing)?;
+            jobs.extend(pieces.into_iter().map(Job::Fetch));
         }
+        // Companions of packs come first: they say what is where.
+        jobs.sort_by_key(|job| manifest.parts[job.part()].name.ends_with(".pack"));
+        jobs.reverse();
+        let mut state = fetching.lock();
+        (state.left, state.jobs) = (jobs.len(), jobs);
+        drop(state);
         Ok(fetching)
     }
 
-    /// How many bytes are to be fetched.
-    pub(super) fn bytes(&self) -> u64 {
-        let fetched = self.open.iter().zip(&self.manifest.parts);
-        fetched
-            .filter(|(open, _)| open.is_some())
-            .map(|(_, part)| part.bytes)
-            .sum()
+    /// The part, if the seed has it.
+    fn find(&self, number: usize) -> Option<File> {
+        let seed = self.to.seed?;
+        seed.find(self.manifest, number, self.source.link.stop)
+    }
+
+    /// Begins a part, of which nothing is there.
+    fn begin(&mut self, number: usize, landing: Landing<'f>) -> Result<(), RestoreError> {
+        let part = &self.manifest.parts[number];
+        self.open[number] = Some(Open {
+            landing,
+            left_bytes: AtomicU64::new(part.bytes),
+            sum: Summed::of(self.manifest, part),
+        });
+        match part.bytes {
+            // There is nothing to be asked for.
+            0 => self.end(number),
+            _ => Ok(()),
+        }
+    }
+
+    /// What is played of files of frames comes from the seed, where that has them; else they are kept there, with what
+    /// is not played of them, which is fetched in the end.
+    pub(super) fn play(&mut self, reel: &Reel) -> Result<(), RestoreError> {
+        let Some(seed) = self.to.seed else {
+            return Ok(());
+        };
+        let mut pieces = Vec::new();
+        for number in 0..self.manifest.parts.len() {
+            let part = &self.manifest.parts[number];
+            let played = reel.of_part(number);
+            let played_bytes: u64 = played.iter().map(|range| range.end - range.start).sum();
+            if part.is_of_pack() || played_bytes == 0 {
+                continue;
+            }
+            self.had[number] = self.find(number);
+            // What is played twice would be counted twice.
+            let is_plain = played.is_sorted_by(|one, next| one.end <= next.start);
+            let is_much = played_bytes >= part.bytes / SEED_PLAYED_SHARE;
+            if self.had[number].is_some() || !is_plain || !is_much {
+                continue;
+            }
+            let Some(landing) = Landing::in_seed(seed, self.manifest, number) else {
+                continue;
+            };
+            self.begin(number, landing)?;
+            let mut at = 0;
+            for range in &played {
+                push_range(number, at..range.start, None, &mut pieces);
+                at = range.end;
+            }
+            push_range(number, at..part.bytes, None, &mut pieces);
+        }
+        let mut state = self.lock();
+        state.left += pieces.len();
+        state.jobs.splice(0..0, pieces.into_iter().map(Job::Fetch));
+        Ok(())
+    }
+
+    /// Gives bytes of a part to be played, if the seed has it.
+    pub(super) fn had(
+        &self,
+        number: usize,
+        at: u64,
+        into: &mut [u8],
+    ) -> Result<bool, RestoreError> {
+        match (self.had.get(number), self.to.seed) {
+            (Some(Some(file)), Some(seed)) => {
+                let read = file.read_exact_at(into, at);
+                read.map_err(failed("read", seed.path())).map(|()| true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// What came of a part to be played is kept, if the part is.
+    pub(super) fn played(&self, number: usize, at: u64, bytes: &[u8]) -> Result<(), RestoreError> {
+        match self.open.get(number) {
+            Some(Some(open)) => {
+                open.landing.write(bytes, at)?;
+                self.came(number, bytes.len() as u64)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// How many bytes are to be fetched, with those to be played.
+    pub(super) fn bytes(&self, reel: &Reel) -> u64 {
+        let bytes = |number: usize| match (&self.open[number], &self.had[number]) {
+            (Some(_), _) => self.manifest.parts[number].bytes,
+            (None, Some(_)) => 0,
+            (None, None) => {
+                let played = reel.of_part(number);
+                played.iter().map(|range| range.end - range.start).sum()
+            }
+        };
+        (0..self.open.len()).map(bytes).sum()
     }
 
     /// Notes what is fetched as what an archive has had in `.git/objects/pack`, with the sums that are made.
@@ -186,44 +293,67 @@ impl<'f, 'a> Fetching<'f, 'a> {
         Ok(())
     }
 
-    /// Fetches the next piece that nobody else does; whether there was one.
+    /// Fetches the next piece that nobody else does, or the like; whether there was one.
     pub(super) fn fetch_next(
         &self,
         conn: &mut Option<Conn<'a>>,
         buffer: &mut Vec<u8>,
     ) -> Result<bool, RestoreError> {
-        let Some(piece) = self.claim() else {
+        let Some(job) = self.claim() else {
             return Ok(false);
         };
-        buffer.resize(STREAM_READ_BYTES, 0);
-        let fetched = self.piece(conn, &piece, buffer);
-        let done = fetched.and_then(|()| self.done(&piece, buffer));
-        done.inspect_err(|_| self.lock().has_failed = true)
-            .map(|()| true)
+        let done = self.run(&job, conn, buffer);
+        done.inspect_err(|_| self.lock().has_failed = true)?;
+        self.lock().left -= 1;
+        Ok(true)
     }
 
-    fn claim(&self) -> Option<Piece> {
+    fn claim(&self) -> Option<Job> {
         let mut state = self.lock();
         match state.has_failed || self.source.link.stop.is_set() {
             true => None,
-            false => state.pieces.pop(),
+            false => state.jobs.pop(),
         }
     }
 
-    /// A piece is there; with the last one of it the part is.
+    fn run(
+        &self,
+        job: &Job,
+        conn: &mut Option<Conn<'a>>,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), RestoreError> {
+        match (job, self.to.seed) {
+            (Job::Fetch(piece), _) => {
+                buffer.resize(STREAM_READ_BYTES, 0);
+                self.piece(conn, piece, buffer)?;
+                self.done(piece, buffer)
+            }
+            (Job::Place(number, file), Some(seed)) => {
+                let (part, stop) = (&self.manifest.parts[*number], self.source.link.stop);
+                landing::place(seed, file, part, self.to.dir, stop)
+            }
+            (Job::Place(..), None) => Ok(()),
+        }
+    }
+
+    /// A piece is there.
     fn done(&self, piece: &Piece, buffer: &mut [u8]) -> Result<(), RestoreError> {
         let Some(open) = &self.open[piece.part] else {
             return Ok(());
         };
         if let Some(sum) = &open.sum {
-            sum.add(piece, &open.file, buffer)
-                .map_err(failed("read", &open.path))?;
+            sum.add(piece, open.landing.file(), buffer)
+                .map_err(failed("read", open.landing.path()))?;
         }
-        if open.left.fetch_sub(1, AcqRel) == 1 {
-            self.end(piece.part)?;
+        self.came(piece.part, piece.range.end - piece.range.start)
+    }
+
+    /// So much more of a part is there; with the last of it the part is.
+    fn came(&self, number: usize, bytes: u64) -> Result<(), RestoreError> {
+        match &self.open[number] {
+            Some(open) if open.left_bytes.fetch_sub(bytes, AcqRel) == bytes => self.end(number),
+            _ => Ok(()),
         }
-        self.lock().left -= 1;
-        Ok(())
     }
 
     /// Gives a part its name, if it is what the manifest says.
@@ -231,15 +361,17 @@ impl<'f, 'a> Fetching<'f, 'a> {
         let (part, Some(open)) = (&self.manifest.parts[number], &self.open[number]) else {
             return Ok(());
         };
+        let landing = &open.landing;
         if let Some(whole) = part.whole {
-            let found = sum(&open.file).map_err(failed("read", &open.path))?;
-            if found != whole {
-                return Err(corrupt(part, 0));
+            let found = sum(landing.file()).map_err(failed("read", landing.path()))?;
+            match found == whole {
+                true => {}
+                // What was played of it has sums of its own.
+                false if landing.is_spare() => return Ok(()),
+                false => return Err(corrupt(part, 0)),
             }
         }
-        let sealed = open.file.set_permissions(PermissionsExt::from_mode(0o444));
-        sealed.map_err(failed("seal", &open.path))?;
-        fs::rename(&open.path, self.dir.join(&part.name)).map_err(failed("name", &open.path))
+        landing.finish(part, self.to.dir, self.source.link.stop)
     }
 
     /// Fetches a piece, with as many tries as bring more than a little, and few that bring what is not right.
@@ -301,8 +433,8 @@ impl<'f, 'a> Fetching<'f, 'a> {
                 return Ok(false);
             }
             link.progress.received(got);
-            let written = open.file.write_all_at(&buffer[..got], taken.at);
-            written.map_err(|e| Untaken::Final(RestoreError::disk("write", &open.path, e)))?;
+            let written = open.landing.write(&buffer[..got], taken.at);
+            written.map_err(Untaken::Final)?;
             let sums = &self.manifest.layout.checksums()[piece.sums.clone()];
             if let Err(at) = taken.add(&buffer[..got], piece, sums) {
                 return Err(Failed::Corrupt(corrupt(part, at)));
@@ -329,62 +461,6 @@ impl<E: Into<Untaken>> From<E> for Failed {
     fn from(error: E) -> Failed {
         Failed::Untaken(error.into())
     }
-}
-
-/// The sum to be made of a part, if it is a pack.
-fn summed(manifest: &Manifest, part: &Part) -> Option<Summed> {
-    if !part.name.ends_with(".pack") {
-        return None;
-    }
-    let kind = match manifest.commit.as_deref().map_or(0, str::len) {
-        64 => Kind::Sha256,
-        _ => Kind::Sha1,
-    };
-    Some(Summed {
-        running: Arc::new(Mutex::new(Running::new(part.bytes, kind))),
-        there: Mutex::default(),
-    })
-}
-
-impl Summed {
-    fn lock(&self) -> MutexGuard<'_, There> {
-        self.there
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// Adds a piece of `file`, and what it is in front of, to the sum; or leaves that to who is at it.
-    fn add(&self, piece: &Piece, file: &File, buffer: &mut [u8]) -> io::Result<()> {
-        let mut there = self.lock();
-        there.pieces.insert(piece.range.start, piece.range.end);
-        if std::mem::replace(&mut there.is_taken, true) {
-            return Ok(());
-        }
-        let mut running = sums::lock(&self.running);
-        while let Some(end) = there.pieces.remove(&running.next()) {
-            drop(there);
-            while running.next() < end {
-                let left = usize::try_from(end - running.next()).unwrap_or(usize::MAX);
-                let want = left.min(buffer.len());
-                file.read_exact_at(&mut buffer[..want], running.next())?;
-                running.add(&buffer[..want]);
-            }
-            there = self.lock();
-        }
-        there.is_taken = false;
-        Ok(())
-    }
-}
-
-/// A new file in the place of what an earlier run has left there.
-fn create(path: &Path) -> Result<File, RestoreError> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed("remove", path)(e)),
-        _ => {}
-    }
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create_new(true).mode(0o600);
-    options.open(path).map_err(failed("create", path))
 }
 
 /// XXH64 of a whole file.

@@ -67,25 +67,9 @@ impl Taken {
 
 /// Cuts a part into pieces, of a pack where the archive's frames of it end.
 pub(super) fn push_pieces(manifest: &Manifest, number: usize, pieces: &mut Vec<Piece>) {
-    let step = PIECE_FRAMES as u64 * RAW_FRAME_BYTES;
-    let mut push = |all: Range<u64>, first: Option<usize>| {
-        for (n, from) in (0..).zip((all.start..all.end).step_by(step as usize)) {
-            let range = from..(from + step).min(all.end);
-            let sums = first.map_or(0..0, |first| {
-                let begin = first + n * PIECE_FRAMES;
-                let frames = (range.end - range.start).div_ceil(RAW_FRAME_BYTES);
-                begin..begin + frames as usize
-            });
-            pieces.push(Piece {
-                part: number,
-                range,
-                sums,
-            });
-        }
-    };
     let part = &manifest.parts[number];
     if !part.is_of_pack() {
-        return push(0..part.bytes, None);
+        return push_range(number, 0..part.bytes, None, pieces);
     }
     for extent in manifest.layout.extents() {
         if let Extent::RawRun {
@@ -96,8 +80,28 @@ pub(super) fn push_pieces(manifest: &Manifest, number: usize, pieces: &mut Vec<P
         } = *extent
             && file as usize == number
         {
-            push(offset..offset + len, Some(first_checksum as usize));
+            let first = Some(first_checksum as usize);
+            push_range(number, offset..offset + len, first, pieces);
         }
+    }
+}
+
+/// Cuts a stretch of a part into pieces. `first` is the checksum of its first frame, if those have some.
+pub(super) fn push_range(
+    part: usize,
+    all: Range<u64>,
+    first: Option<usize>,
+    pieces: &mut Vec<Piece>,
+) {
+    let step = PIECE_FRAMES as u64 * RAW_FRAME_BYTES;
+    for (n, from) in (0..).zip((all.start..all.end).step_by(step as usize)) {
+        let range = from..(from + step).min(all.end);
+        let sums = first.map_or(0..0, |first| {
+            let begin = first + n * PIECE_FRAMES;
+            let frames = (range.end - range.start).div_ceil(RAW_FRAME_BYTES);
+            begin..begin + frames as usize
+        });
+        pieces.push(Piece { part, range, sums });
     }
 }
 

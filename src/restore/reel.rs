@@ -1,6 +1,8 @@
 //! What of an archive is played out of parts: the stretches of them that it takes, one behind the other. Packs are none
 //! of it: they are put in place as they are.
 
+use std::ops::Range;
+
 use super::error::RestoreError;
 use crate::extent::Segment;
 use crate::manifest::parts::{Contents, Manifest};
@@ -73,6 +75,14 @@ impl Reel {
         self.ends.last().copied().unwrap_or(0)
     }
 
+    /// What it takes of a part, by where it begins.
+    pub(super) fn of_part(&self, number: usize) -> Vec<Range<u64>> {
+        let own = self.stretches.iter().filter(|own| own.part == number);
+        let mut ranges: Vec<_> = own.map(|own| own.offset..own.offset + own.len).collect();
+        ranges.sort_by_key(|range| range.start);
+        ranges
+    }
+
     /// What follows from `at` on and lies in one piece; `None` at its end.
     pub(super) fn at(&self, at: u64) -> Option<Stretch> {
         let found = self.ends.partition_point(|end| *end <= at);
@@ -125,5 +135,6 @@ mod tests {
         assert_eq!(at(13), Some((1, 23, 1)));
         assert_eq!(at(14), None);
         assert_eq!(Reel::default().at(0), None);
+        assert_eq!(reel.of_part(1), [10..20, 23..24]);
     }
 }

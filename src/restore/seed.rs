@@ -139,7 +139,10 @@ impl<'a> Seed<'a> {
             progress,
         };
         match seed.ground.below(&seed.repository) {
-            Ok(home) => drop(seed.home.set(Arc::new(home))),
+            Ok(home) => {
+                room::sweep(&home);
+                let _ = seed.home.set(Arc::new(home));
+            }
             Err(Refused::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
             Err(refused) => seed.close(&refused),
         }
@@ -179,8 +182,10 @@ impl<'a> Seed<'a> {
             // It is read again the next time where that cannot be noted.
             let _ = sealed.map(|()| self.clock.note_right(&file));
         }
-        lock(&self.kept).insert(name);
-        self.used_bytes.fetch_add(part.bytes, Relaxed);
+        // Another try finds it once more.
+        if lock(&self.kept).insert(name) {
+            self.used_bytes.fetch_add(part.bytes, Relaxed);
+        }
         Some(file)
     }
 
@@ -258,15 +263,41 @@ impl<'a> Seed<'a> {
     }
 
     /// Something was not right that came from here: from now on all is read and compared before it is used.
-    pub(super) fn doubt(&self) {
+    fn doubt(&self) {
         self.is_doubted.store(true, Relaxed);
-        self.used_bytes.store(0, Relaxed);
     }
 
     /// Nothing more is written.
     pub(super) fn close(&self, why: &dyn Display) {
         self.is_closed.store(true, Relaxed);
         self.say_once(&format!("is only read: {why}"));
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether a restore failed because of what is here, and another try does without that.
+    pub(super) fn is_to_blame(&self, error: &RestoreError) -> bool {
+        match error {
+            RestoreError::Disk { path, .. } if *path == self.path => {
+                let (was_closed, was_doubted) =
+                    (self.is_closed.load(Relaxed), self.is_doubted.load(Relaxed));
+                self.doubt();
+                self.close(error);
+                !was_closed || !was_doubted
+            }
+            RestoreError::Corrupt { .. } | RestoreError::Entry { .. } if self.may_be_wrong() => {
+                self.doubt();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether something was taken from here that was not read and compared.
+    pub(super) fn may_be_wrong(&self) -> bool {
+        self.used_bytes() > 0 && !self.is_doubted.load(Relaxed)
     }
 
     /// Bytes of the parts that it had.

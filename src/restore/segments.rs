@@ -26,6 +26,14 @@ pub(super) struct First<'a> {
     pub is_part: bool,
 }
 
+/// What is played, out of what, and by whom it is kept.
+type Played<'p, 'a> = (
+    &'p Reel,
+    &'p Source<'a>,
+    &'p Manifest,
+    Option<&'p Fetching<'p, 'a>>,
+);
+
 impl<'a> Download<'a> {
     /// What the first connection does, until the archive is there.
     pub(super) fn run_first(&self, first: First<'a>) {
@@ -74,7 +82,7 @@ impl<'a> Download<'a> {
 
     fn run_segments(&self, mut conn: Option<Conn<'a>>) {
         while let Some(claimed) = self.claim() {
-            if let Err(error) = self.fetch(&mut conn, claimed) {
+            if let Err(error) = self.fetch(&mut conn, None, claimed) {
                 return self.fail(error);
             }
         }
@@ -98,7 +106,7 @@ impl<'a> Download<'a> {
                 }
             };
             match claimed {
-                Some(claimed) => match self.fetch(&mut conn, claimed) {
+                Some(claimed) => match self.fetch(&mut conn, Some(packs), claimed) {
                     Ok(()) => {}
                     Err(error) => break Err(error),
                 },
@@ -114,10 +122,11 @@ impl<'a> Download<'a> {
     fn fetch(
         &self,
         conn: &mut Option<Conn<'a>>,
+        packs: Option<&Fetching<'_, 'a>>,
         (mut buffer, claim): (Buffer, Claim<'_, 'a>),
     ) -> Result<(), RestoreError> {
         buffer.bytes.resize(STREAM_READ_BYTES, 0);
-        match self.segment(conn, claim.start, claim.end, &mut buffer.bytes)? {
+        match self.segment(conn, packs, claim.start..claim.end, &mut buffer.bytes)? {
             0 => Ok(()),
             len => claim.keep(Chunk::new(buffer, len)),
         }
@@ -128,8 +137,8 @@ impl<'a> Download<'a> {
     fn segment(
         &self,
         conn: &mut Option<Conn<'a>>,
-        start: u64,
-        end: u64,
+        packs: Option<&Fetching<'_, 'a>>,
+        Range { start, end }: Range<u64>,
         into: &mut [u8],
     ) -> Result<usize, RestoreError> {
         let mut len = 0;
@@ -151,7 +160,8 @@ impl<'a> Download<'a> {
                 }
                 Served::Parts(reel, source, manifest) => {
                     let whole = &mut into[..(end - start) as usize];
-                    self.try_stretches(conn, (reel, source, manifest), start, whole, &mut len)
+                    let served = (reel, source, *manifest, packs);
+                    self.try_stretches(conn, served, start, whole, &mut len)
                 }
             };
             let failed = match tried {
@@ -172,11 +182,12 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// One request for each stretch of a part that a segment begins or goes on with; whether it is whole now.
+    /// One request for each stretch of a part that a segment begins or goes on with, but for those that are at hand;
+    /// whether it is whole now.
     fn try_stretches(
         &self,
         slot: &mut Option<Conn<'a>>,
-        (reel, source, manifest): (&Reel, &Source<'a>, &Manifest),
+        (reel, source, manifest, packs): Played<'_, 'a>,
         start: u64,
         whole: &mut [u8],
         len: &mut usize,
@@ -186,18 +197,36 @@ impl<'a> Download<'a> {
                 return Ok(true);
             };
             let left = (whole.len() - *len).min(usize::try_from(stretch.len).unwrap_or(usize::MAX));
+            let (begin, end) = (*len, *len + left);
+            if let Some(packs) = packs
+                && packs.had(stretch.part, stretch.offset, &mut whole[begin..end])?
+            {
+                *len = end;
+                continue;
+            }
             let part = &manifest.parts[stretch.part];
             let conn = reusable(slot, self.link)?;
             source.ask(conn, part, stretch.offset..stretch.offset + left as u64)?;
-            let end = *len + left;
-            while *len < end {
-                let got = conn.read(&mut whole[*len..end])?;
-                if got == 0 {
-                    return Ok(false);
-                }
-                *len += got;
-                self.link.progress.received(got);
+            let came = self.take(conn, &mut whole[..end], len);
+            if let Some(packs) = packs {
+                packs.played(stretch.part, stretch.offset, &whole[begin..*len])?;
             }
+            if !came? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes what comes until `into` is full; whether it is.
+    fn take(&self, conn: &mut Conn<'a>, into: &mut [u8], len: &mut usize) -> io::Result<bool> {
+        while *len < into.len() {
+            let got = conn.read(&mut into[*len..])?;
+            if got == 0 {
+                return Ok(false);
+            }
+            *len += got;
+            self.link.progress.received(got);
         }
         Ok(true)
     }
@@ -239,16 +268,8 @@ impl<'a> Download<'a> {
         let end = total.map_or(end, |total| end.min(total));
         let whole = usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX);
         let whole = whole.min(into.len());
-        while *len < whole {
-            let got = conn.read(&mut into[*len..whole])?;
-            if got == 0 {
-                return Ok(false);
-            }
-            *len += got;
-            self.link.progress.received(got);
-        }
         // Nothing may be left of the answer, or the connection could not be used again.
-        Ok(true)
+        Ok(self.take(conn, &mut into[..whole], len)?)
     }
 }
 

@@ -10,10 +10,11 @@ use super::error::{RestoreError, failed};
 use super::extract::{Feed, extract};
 use super::in_the_way::Watch;
 use super::opening::{self, Asked, By, Opened};
-use super::parts::Fetching;
+use super::parts::{Destination, Fetching};
 use super::progress::Progress;
 use super::quota::Quota;
 use super::reel::Reel;
+use super::seed::Seed;
 use super::source::Source;
 use super::stop::Stop;
 use super::wanted::Wanted;
@@ -38,6 +39,7 @@ pub(super) fn unpack(
     site: Site<'_>,
     dates: Dates,
     way: Option<Watch<'_>>,
+    seed: Option<&Seed<'_>>,
 ) -> Result<Archive, RestoreError> {
     if !opened.is_manifest() {
         let (download, first) = opened.start()?;
@@ -54,10 +56,16 @@ pub(super) fn unpack(
     fs::create_dir_all(&packs_at).map_err(failed("create", &packs_at))?;
     let numbers = 0..manifest.parts.len();
     let packs = numbers.filter(|number| manifest.parts[*number].is_of_pack());
-    let packs = Fetching::new(source, &manifest, packs, &packs_at, site.quota)?;
+    let to = Destination {
+        dir: &packs_at,
+        quota: site.quota,
+        seed,
+    };
+    let mut packs = Fetching::new(source, &manifest, packs, to)?;
     let reel = Reel::of(&manifest, &PLAYED)?;
+    packs.play(&reel)?;
     let bytes = reel.bytes();
-    link.progress.set_total(bytes + packs.bytes());
+    link.progress.set_total(packs.bytes(&reel));
     let served = Served::Parts(reel, source, &manifest);
     let download = Download::new(link, served, Some(bytes));
     let mut archive = extract(&download, Feed::Parts(&packs), site, dates, way)?;
@@ -107,7 +115,12 @@ fn fetch_into(
     quota: &Quota,
 ) -> Result<(), RestoreError> {
     let all = 0..manifest.parts.len();
-    let fetching = Fetching::new(source, manifest, all, dir, quota)?;
+    let to = Destination {
+        dir,
+        quota,
+        seed: None,
+    };
+    let fetching = Fetching::new(source, manifest, all, to)?;
     let connections = source.link.connections;
     std::thread::scope(|scope| {
         let fetch = || fetching.fetch_all(&mut None, &mut Vec::new());

@@ -22,6 +22,7 @@ mod overwrite;
 mod parts;
 mod preambles;
 mod remade;
+mod seed;
 mod staging;
 mod streams;
 mod submodules;

@@ -178,6 +178,15 @@ impl Room {
     }
 }
 
+/// Removes what somebody has begun in the directory of a repository who is gone.
+pub(super) fn sweep(home: &Ground) {
+    for name in home.names().into_iter().flatten() {
+        if name::is_new(&name) && is_left(home, &name) {
+            let _ = home.remove(&name);
+        }
+    }
+}
+
 /// Whether whoever has begun a file is gone: he has it locked for as long as he lives. Where there are no locks, it is
 /// left after a while.
 fn is_left(home: &Ground, name: &str) -> bool {

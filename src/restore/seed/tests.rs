@@ -400,8 +400,12 @@ fn what_a_dead_one_has_begun_goes() {
     fs::write(&left, "left").unwrap();
     let other = home.join("of-nobody");
     fs::write(&other, "").unwrap();
+    let elsewhere = lab.open_at("http://host/git/c", &[]);
+    drop(elsewhere.begin(&both.0, FRAMES).unwrap());
+    assert!(!left.exists() && other.exists());
+    fs::remove_dir(lab.path().join(name::of_repository("http://host/git/c"))).unwrap();
+    fs::write(&left, "left").unwrap();
     let next = lab.open(&[]);
-    drop(next.begin(&both.0, FRAMES).unwrap());
     assert!(!left.exists() && other.exists());
     assert_eq!(lab.files().len(), 2, "what somebody downloads stays");
     begun.file().write_all_at(&both.1[PACK], 0).unwrap();
