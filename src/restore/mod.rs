@@ -19,6 +19,7 @@
 
 mod answer;
 mod arrivals;
+mod blobs;
 mod budget;
 mod bundle;
 mod capture;
@@ -65,6 +66,8 @@ mod pax;
 mod pieces;
 mod preamble;
 mod progress;
+mod proof;
+mod proven;
 mod quota;
 mod reel;
 mod refs;
@@ -74,7 +77,10 @@ mod run;
 mod said;
 mod segments;
 mod settings;
+mod signals;
+mod sink;
 mod source;
+mod spill;
 mod staging;
 mod stop;
 mod sums;
@@ -92,6 +98,7 @@ mod wanted;
 mod watch;
 mod way;
 mod wire;
+mod worktree;
 mod write;
 
 pub use error::RestoreError;
@@ -105,12 +112,10 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::config::{GivenUrl, RestoreArgs};
 use crate::io::heap;
-use crate::io::signal::StopSignals;
-use crate::limits::{OLD_INDEX_BYTES_MAX, RESTARTS_MAX, SAME_WISH_MS, TRACKED_INDEX_BYTES_MAX};
+use crate::limits::{OLD_INDEX_BYTES_MAX, RESTARTS_MAX, TRACKED_INDEX_BYTES_MAX};
 use dates::Dates;
 use gitdir::Made;
 use in_the_way::Watch;
@@ -135,7 +140,7 @@ pub fn run(args: &RestoreArgs) -> u8 {
     write::own_directories();
     let stop = Arc::new(Stop::default());
     let progress = Progress::default();
-    let result = watch_signals(&stop).and_then(|()| restore(args, &stop, &progress));
+    let result = signals::watch(&stop).and_then(|()| restore(args, &stop, &progress));
     // Whatever step noticed it first, the signal is the reason.
     let result = match (result, stop.signal()) {
         (Err(_), Some(signal)) => Err(RestoreError::Interrupted(signal)),
@@ -148,27 +153,6 @@ pub fn run(args: &RestoreArgs) -> u8 {
 #[doc(hidden)]
 pub fn attempt(args: &RestoreArgs) -> Result<(), RestoreError> {
     restore(args, &Stop::default(), &Progress::default()).map(|_| ())
-}
-
-/// Takes SIGINT and SIGTERM from now on: the first ends the restore tidily, the second at once, unless it
-/// is the same wish.
-fn watch_signals(stop: &Arc<Stop>) -> Result<(), RestoreError> {
-    let failed = |e: std::io::Error| RestoreError::Usage(format!("signals: {e}"));
-    let signals = StopSignals::block().map_err(failed)?;
-    let stop = stop.clone();
-    let watch = move || {
-        while let Ok(signal) = signals.wait() {
-            if stop.signal().is_some() {
-                std::process::exit(130);
-            }
-            stop.interrupt(signal);
-            signals.ignore_for(Duration::from_millis(SAME_WISH_MS));
-        }
-    };
-    let started = std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(watch);
-    started.map(|_| ()).map_err(failed)
 }
 
 fn restore(args: &RestoreArgs, stop: &Stop, progress: &Progress) -> Result<Summary, RestoreError> {
@@ -297,10 +281,7 @@ impl Restore<'_> {
             base,
             query: self.wanted.query(),
             is_fresh: args.fresh,
-            by: match args.by_parts {
-                true => By::Manifest,
-                false => By::Archive,
-            },
+            by: By::of(args),
         };
         let opened = opening::open(link, &asked)?;
         let base = &*opened.base().to_owned();
@@ -331,13 +312,21 @@ impl Restore<'_> {
         };
         let watch = |tracked| Watch::new(staging.target(), tracked, link.stop);
         let way = tracked.as_ref().map(watch);
-        let archive = unpack::unpack(opened, &tree, site, self.dates, way).map_err(doubted)?;
+        let begun = (self.dates, link.progress);
+        let (unpacks, mut making) = unpack::ways(args, site, begun, way);
+        let archive = unpack::unpack(opened, &tree, site, (self.dates, unpacks), making.as_mut());
+        let archive = archive.map_err(doubted)?;
         let asked = (args.repo_url.text(), &self.wanted.checkout);
-        let made = gitdir::make(&tree, asked, &archive, self.dates, link.stop).map_err(doubted)?;
+        let unpacked = (&archive, making.as_mut());
+        let made = gitdir::make(&tree, asked, unpacked, self.dates, link.stop);
+        let made = made.map_err(doubted)?;
         drop(archive);
         let Made { restored, .. } = &made;
         let sha256 = restored.kind == gix::hash::Kind::Sha256;
-        if let Some(news) = made.news(self.wanted.is_shallow)?.filter(|_| !args.quiet) {
+        if let Some(news) = made
+            .news(self.wanted.is_shallow, args.verify.is_some())?
+            .filter(|_| !args.quiet)
+        {
             link.progress.say(news);
         }
         let wanted = match &made.kept {
@@ -406,6 +395,8 @@ impl Restore<'_> {
             let noted = std::fs::write(&note, format!("{commit}\n"));
             noted.map_err(|e| RestoreError::disk("write", note, e))?;
         }
+        let unproven = commit.as_deref().filter(|_| !is_fresh);
+        let proven = proof::conclude(args, link, self.dates, staging, unproven)?;
         let mut stale = None;
         let _turn = match staging.merges() {
             true => staging.turn(link.stop)?,
@@ -436,6 +427,7 @@ impl Restore<'_> {
         summary.note = note;
         summary.commit = commit;
         summary.branch = branch;
+        summary.verified = proven;
         Ok(summary)
     }
 
@@ -473,6 +465,7 @@ impl Restore<'_> {
     /// Refuses before anything is asked for what can be known to be refused in the end.
     fn check_target(&self) -> Result<(), RestoreError> {
         let args = self.args;
+        proof::check(args)?;
         if !args.overwrite {
             return Ok(());
         }

@@ -11,8 +11,9 @@ use super::link::{Link, pause};
 use super::preamble;
 use super::request::Request;
 use super::segments::First;
+use crate::config::{RestoreArgs, WorktreeWay};
 use crate::limits::{DOWNLOAD_TRIES_MAX, MANIFEST_SENT_BYTES_MAX, SEGMENT_BYTES};
-use crate::manifest::parts::{MANIFEST_TYPE, Manifest, tag_of_archive};
+use crate::manifest::parts::{MANIFEST_OR_ARCHIVE, MANIFEST_TYPE, Manifest, tag_of_archive};
 
 /// A download whose first answer has come.
 pub(super) struct Opened<'a> {
@@ -45,14 +46,28 @@ pub(super) enum By {
     Archive,
     /// By a manifest, where the server has one.
     Manifest,
+    /// The same, unless the archive is as good: that of a small repository, or of one that the server has to clone.
+    ManifestOrArchive,
 }
 
 impl By {
+    /// As is asked for.
+    pub(super) fn of(args: &RestoreArgs) -> By {
+        // Where the worktree need not come, much need not.
+        let from_packs = args.worktree == WorktreeWay::Packs || args.verify.is_some();
+        match (args.by_parts, from_packs) {
+            (true, _) => By::Manifest,
+            (false, true) => By::ManifestOrArchive,
+            (false, false) => By::Archive,
+        }
+    }
+
     /// What a request says that it takes, if it has to.
     fn accept(self) -> Option<&'static str> {
         match self {
             By::Archive => None,
             By::Manifest => Some(MANIFEST_TYPE),
+            By::ManifestOrArchive => Some(MANIFEST_OR_ARCHIVE),
         }
     }
 }
@@ -80,7 +95,7 @@ impl What {
 pub(super) fn open<'a>(link: Link<'a>, asked: &Asked<'_>) -> Result<Opened<'a>, RestoreError> {
     let mut what = match asked.by {
         By::Archive => What::Archive,
-        By::Manifest => What::Manifest,
+        By::Manifest | By::ManifestOrArchive => What::Manifest,
     };
     let mut query = &*asked.query;
     let mut tries = 0;

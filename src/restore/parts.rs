@@ -20,6 +20,7 @@ use super::capture::Archive;
 use super::error::{RestoreError, failed};
 use super::http::Conn;
 use super::link::pause;
+use super::packs;
 use super::pieces::{Piece, Taken, push_pieces};
 use super::quota::Quota;
 use super::source::Source;
@@ -28,6 +29,9 @@ use super::untaken::{Untaken, reusable};
 use super::write::stopped;
 use crate::limits::{CORRUPT_TRIES_MAX, DOWNLOAD_TRIES_MAX, PACE_BYTES, STREAM_READ_BYTES};
 use crate::manifest::parts::{Manifest, Part};
+use crate::tree::decoder::Packs;
+use crate::tree::frontier::Frontier;
+use crate::tree::packed::Pack;
 
 /// Whether it was fetched and found right before: until then it has another name.
 fn is_there(path: &Path, bytes: u64) -> bool {
@@ -42,6 +46,8 @@ struct Open {
     path: PathBuf,
     /// Pieces that are not there yet.
     left: AtomicUsize,
+    /// How far a pack is there; anything else, once it has its name.
+    frontier: Arc<Frontier>,
     /// Of a pack.
     sum: Option<Summed>,
 }
@@ -105,15 +111,21 @@ impl<'f, 'a> Fetching<'f, 'a> {
             let (part, before) = (&manifest.parts[*number], pieces.len());
             push_pieces(manifest, *number, &mut pieces);
             let path = dir.join(format!(".{}", part.name));
+            let file = create(&path)?;
+            if is_pack(part) {
+                // It may be looked at before all of it is there.
+                file.set_len(part.bytes).map_err(failed("extend", &path))?;
+            }
             open[*number] = Some(Open {
-                file: create(&path)?,
+                file,
+                frontier: Arc::default(),
                 path,
                 left: AtomicUsize::new(pieces.len() - before),
                 sum: summed(manifest, part),
             });
         }
         // Companions of packs come first: they say what is where.
-        pieces.sort_by_key(|piece| manifest.parts[piece.part].name.ends_with(".pack"));
+        pieces.sort_by_key(|piece| is_pack(&manifest.parts[piece.part]));
         pieces.reverse();
         let state = State {
             left: pieces.len(),
@@ -144,6 +156,48 @@ impl<'f, 'a> Fetching<'f, 'a> {
             .filter(|(open, _)| open.is_some())
             .map(|(_, part)| part.bytes)
             .sum()
+    }
+
+    /// The packs, to be read while they are fetched. Waits until their indexes are there, and looks at these.
+    pub(super) fn open_coming(&self, hash: Kind) -> Result<Packs, RestoreError> {
+        let parts = self.manifest.parts.iter().zip(&self.open);
+        let packs = parts.filter(|(part, _)| is_pack(part)).map(|(part, open)| {
+            let path = self.dir.join(&part.name);
+            let index = path.with_extension("idx");
+            self.wait_for(&index)?;
+            packs::check_index(&index, part.bytes, hash, self.source.link.stop)?;
+            let opened = match open {
+                Some(open) => Pack::open_coming(&path, &open.file, hash, open.frontier.clone()),
+                None => Pack::open(&path, hash),
+            };
+            let name = part.name.as_bytes();
+            opened.map_err(|e| RestoreError::entry(name, e.to_string()))
+        });
+        packs.collect::<Result<_, _>>().map(Packs::of)
+    }
+
+    /// Waits until the part that is to be at `path` has its name, if it is one that is fetched.
+    fn wait_for(&self, path: &Path) -> Result<(), RestoreError> {
+        let mut parts = self.manifest.parts.iter().zip(&self.open);
+        let found = parts.find(|(part, _)| path.ends_with(&part.name));
+        match found {
+            Some((part, Some(open))) if !open.frontier.wait(part.bytes) => Err(stopped()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a piece could not be fetched.
+    pub(super) fn has_failed(&self) -> bool {
+        self.lock().has_failed
+    }
+
+    /// No more pieces come: nobody is to wait for them.
+    fn give_up(&self) {
+        self.lock().has_failed = true;
+        self.open
+            .iter()
+            .flatten()
+            .for_each(|open| open.frontier.end());
     }
 
     /// Notes what is fetched as what an archive has had in `.git/objects/pack`, with the sums that are made.
@@ -195,16 +249,21 @@ impl<'f, 'a> Fetching<'f, 'a> {
         let Some(piece) = self.claim() else {
             return Ok(false);
         };
+        let ends = Ends(self);
         buffer.resize(STREAM_READ_BYTES, 0);
         let fetched = self.piece(conn, &piece, buffer);
         let done = fetched.and_then(|()| self.done(&piece, buffer));
-        done.inspect_err(|_| self.lock().has_failed = true)
-            .map(|()| true)
+        done?;
+        std::mem::forget(ends);
+        Ok(true)
     }
 
     fn claim(&self) -> Option<Piece> {
+        if self.source.link.stop.is_set() {
+            self.give_up();
+        }
         let mut state = self.lock();
-        match state.has_failed || self.source.link.stop.is_set() {
+        match state.has_failed {
             true => None,
             false => state.pieces.pop(),
         }
@@ -221,6 +280,7 @@ impl<'f, 'a> Fetching<'f, 'a> {
         }
         if open.left.fetch_sub(1, AcqRel) == 1 {
             self.end(piece.part)?;
+            open.frontier.came(0..self.manifest.parts[piece.part].bytes);
         }
         self.lock().left -= 1;
         Ok(())
@@ -307,9 +367,26 @@ impl<'f, 'a> Fetching<'f, 'a> {
             if let Err(at) = taken.add(&buffer[..got], piece, sums) {
                 return Err(Failed::Corrupt(corrupt(part, at)));
             }
+            if is_pack(part) {
+                open.frontier
+                    .came(piece.range.start..taken.sound_end(piece));
+            }
         }
         Ok(true)
     }
+}
+
+/// Held by who fetches a piece: if it does not come, whatever the reason, nobody waits for it.
+struct Ends<'e, 'f, 'a>(&'e Fetching<'f, 'a>);
+
+impl Drop for Ends<'_, '_, '_> {
+    fn drop(&mut self) {
+        self.0.give_up();
+    }
+}
+
+fn is_pack(part: &Part) -> bool {
+    part.name.ends_with(".pack")
 }
 
 /// A part is not what the manifest says from `offset` on, or before.
@@ -333,7 +410,7 @@ impl<E: Into<Untaken>> From<E> for Failed {
 
 /// The sum to be made of a part, if it is a pack.
 fn summed(manifest: &Manifest, part: &Part) -> Option<Summed> {
-    if !part.name.ends_with(".pack") {
+    if !is_pack(part) {
         return None;
     }
     let kind = match manifest.commit.as_deref().map_or(0, str::len) {
