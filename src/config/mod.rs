@@ -32,7 +32,7 @@ pub use listen::{At, ClientFiles, Listen, Listeners, Pair, TlsFiles};
 pub use pattern::Pattern;
 pub use proxies::Proxies;
 pub use repo_key::RepoKey;
-pub use restore::{Fallback, RestoreArgs};
+pub use restore::{Fallback, RestoreArgs, Verify, WorktreeWay};
 pub use secrets::{Secret, Secrets};
 pub use token::{NewToken, Role, check_token_name};
 pub use upstreams::{Upstream, Upstreams};

@@ -112,6 +112,22 @@ pub struct RestoreArgs {
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Fallback::None)]
     pub fallback: Fallback,
 
+    /// How the worktree is made
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = WorktreeWay::Auto)]
+    pub worktree: WorktreeWay,
+
+    /// Prove that the files are those of the commit's id, from packs; with =full, all of the history, too, by git,
+    /// which takes minutes
+    #[arg(
+        long,
+        value_name = "full",
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "tree"
+    )]
+    pub verify: Option<Verify>,
+
     /// Restore into a directory that is not empty: replaces its files and keeps untracked ones; is
     /// refused if one of these is where a file comes
     #[arg(long)]
@@ -219,6 +235,26 @@ pub enum Fallback {
     None,
     /// Clone from REPO_URL with git
     Clone,
+}
+
+/// How much is proven.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    /// HEAD's commit, its trees and files
+    Tree,
+    /// All objects
+    Full,
+}
+
+/// How the worktree is made.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorktreeWay {
+    /// As is fastest
+    Auto,
+    /// Unpacked from the archive's frames
+    Frames,
+    /// Made from the objects in the packs
+    Packs,
 }
 
 impl RestoreArgs {

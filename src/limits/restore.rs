@@ -244,6 +244,15 @@ pub const CAPTURED_FILE_BYTES: usize = 128;
 /// Largest object that is inflated to find what HEAD's trees hold, with all between it and its base,
 /// and most of all those that lead to a place.
 pub const RESTORED_TREE_BYTES_MAX: usize = 64 << 20;
+/// Largest blob that a worker holds, with all between it and its base; of those that are converted the largest that
+/// is converted in memory, which takes a dozen times as much. What is larger goes past in pieces, or lies in files.
+pub const HELD_BLOB_BYTES: u64 = 2 << 20;
+/// See [`HELD_BLOB_BYTES`].
+pub const HELD_CONVERTED_BYTES: usize = 256 << 10;
+/// Workers that make a worktree from packs: each holds four times such a blob at most.
+pub const WORKTREE_WORKERS_MAX: usize = 16;
+/// Entries of a worktree that a worker takes at a time: neighbours, which have directories in common.
+pub const WORKTREE_ENTRIES_AT_ONCE: usize = 64;
 /// Deltas between a tree and what is whole: git makes 50, and 250 when told to be aggressive.
 pub const DELTA_STEPS_MAX: u64 = 512;
 /// Bytes that are inflated, copied or summed for an object between two looks for the end of the

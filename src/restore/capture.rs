@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::error::RestoreError;
 use super::origin;
 use super::path::{Place, place};
+use super::quota::entry_bytes;
 use super::sums::{Running, Sums};
 use super::tar::Event;
 use super::tree::Unpacked;
@@ -23,8 +24,19 @@ pub(super) struct Archive {
     pub sums: Sums,
     /// Which commit its manifest says that it is of, if it has come with one.
     pub said_commit: Option<String>,
+    /// What the worktree has in it that is not unpacked, if it is not to be: it is made from the packs.
+    pub left_out: Option<LeftOut>,
+    /// Whether of objects only packs are taken, with their indexes.
+    pub only_packs: bool,
     /// Where the data goes of the file that comes in parts.
     part: Option<Place>,
+}
+
+/// Entries that were counted and are not written, and what they would take.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct LeftOut {
+    pub entries: u64,
+    pub bytes: u64,
 }
 
 impl Archive {
@@ -53,11 +65,21 @@ impl Archive {
             Event::Symlink { path, .. } => self.file(path, 0)?,
             // Those of objects are made with their files.
             Event::Directory { path } => match place(path) {
-                Place::Worktree => Place::Worktree,
+                Place::Worktree => self.worktree(0),
                 _ => Place::Skipped,
             },
         };
         Ok(matches!(place, Place::Worktree | Place::Objects))
+    }
+
+    /// An entry of the worktree, of so many bytes.
+    fn worktree(&mut self, size: u64) -> Place {
+        let Some(left_out) = &mut self.left_out else {
+            return Place::Worktree;
+        };
+        left_out.entries += 1;
+        left_out.bytes = left_out.bytes.saturating_add(entry_bytes(size));
+        Place::Skipped
     }
 
     /// The sum that is made of the file at `path` while it is written, which has `size` bytes: of a
@@ -75,7 +97,11 @@ impl Archive {
 
     /// A file or link begins.
     fn file(&mut self, path: &[u8], size: u64) -> Result<Place, RestoreError> {
-        let place = place(path);
+        let place = match place(path) {
+            Place::Worktree => self.worktree(size),
+            Place::Objects if self.only_packs && !is_of_pack(path) => Place::Skipped,
+            place => place,
+        };
         match place {
             Place::Worktree => self.unpacked.files += 1,
             Place::Captured => self.captured.begin(path)?,
@@ -84,6 +110,12 @@ impl Archive {
         }
         Ok(place)
     }
+}
+
+/// Whether a file of objects is a pack's own, or one that can be compared with it.
+fn is_of_pack(path: &[u8]) -> bool {
+    let endings: [&[u8]; 3] = [b".pack", b".idx", b".rev"];
+    endings.into_iter().any(|ending| path.ends_with(ending))
 }
 
 /// What an archive has had in its `.git` so far.

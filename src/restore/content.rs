@@ -8,13 +8,16 @@ use std::cell::Cell;
 use std::io::{self, BufRead};
 
 use gix::hash::{Kind, ObjectId, oid};
-use gix::odb::pack::Bundle;
 use gix::odb::pack::data::Entry;
 use gix::odb::pack::data::entry::Header;
 use zlib_rs::{Inflate, InflateFlush, Status};
 
+use super::error::RestoreError;
+use super::formats::READ_BYTES;
+use super::sink::Sink;
 use super::stop::Stop;
 use crate::limits::{DELTA_STEPS_MAX, RESTORED_TREE_BYTES_MAX, WORK_PIECE_BYTES};
+use crate::tree::packed::Pack;
 
 /// The largest window of zlib.
 const WINDOW_BITS: u8 = 15;
@@ -32,6 +35,14 @@ pub(super) enum Fault {
     Stopped,
     Content(&'static str),
     Read(io::Error),
+    /// Who takes the content cannot.
+    Taken(Box<RestoreError>),
+}
+
+impl From<RestoreError> for Fault {
+    fn from(error: RestoreError) -> Fault {
+        Fault::Taken(Box::new(error))
+    }
 }
 
 const fn wrong<T>(what: &'static str) -> Result<T, Fault> {
@@ -128,6 +139,24 @@ impl<'i, R: BufRead> Inflated<'i, R> {
             self.work.take(used + made)?;
         }
         Ok(done)
+    }
+
+    /// Gives `sink` the `left` bytes that are left.
+    fn pieces(mut self, mut left: u64, sink: &mut dyn Sink) -> Result<(), Fault> {
+        let step = usize::try_from(left).unwrap_or(usize::MAX).min(READ_BYTES);
+        let mut piece = vec![0; step];
+        while left > 0 {
+            let want = usize::try_from(left).unwrap_or(usize::MAX).min(step);
+            if self.fill(&mut piece[..want])? < want {
+                return wrong("it is shorter than it says");
+            }
+            sink.piece(&piece[..want])?;
+            left -= want as u64;
+        }
+        match self.fill(&mut [0])? {
+            0 => Ok(()),
+            _ => wrong("it is longer than it says"),
+        }
     }
 
     /// Adds all that is left to `into`, which has `len` bytes then.
@@ -240,22 +269,22 @@ impl Reader {
     /// The kind of the object `id`, whose content is in `into` then; `None` if the pack has it not.
     pub(super) fn packed(
         &mut self,
-        bundle: &Bundle,
+        pack: &Pack,
         id: &oid,
         into: &mut Vec<u8>,
         work: &Work<'_>,
     ) -> Result<Option<gix::objs::Kind>, Fault> {
-        let Some(entry) = find(bundle, id)? else {
+        let Some(entry) = find(pack, id)? else {
             return Ok(None);
         };
         let mut deltas = Vec::new();
-        let (entry, kind) = way_down(bundle, entry, work, |delta| deltas.push(delta))?;
+        let (entry, kind) = way_down(pack, entry, work, |delta| deltas.push(delta))?;
         into.clear();
-        self.whole(bundle, &entry, into, work)?;
+        self.whole(pack, &entry, into, work)?;
         for entry in deltas.into_iter().rev() {
             let mut delta = std::mem::take(&mut self.delta);
             delta.clear();
-            self.whole(bundle, &entry, &mut delta, work)?;
+            self.whole(pack, &entry, &mut delta, work)?;
             let mut rest = &delta[..];
             let (base_len, len) = (size(&mut rest)?, size(&mut rest)?);
             if base_len != into.len() {
@@ -276,7 +305,7 @@ impl Reader {
     /// What one entry of a pack holds.
     fn whole(
         &mut self,
-        bundle: &Bundle,
+        pack: &Pack,
         entry: &Entry,
         into: &mut Vec<u8>,
         work: &Work<'_>,
@@ -285,7 +314,7 @@ impl Reader {
         if len > RESTORED_TREE_BYTES_MAX {
             return wrong("it is too large");
         }
-        let wire = wire(bundle, entry)?;
+        let wire = wire(pack, entry)?;
         Inflated::new(&mut self.state, wire, work).finish(len, into)
     }
 
@@ -293,32 +322,32 @@ impl Reader {
     /// it not.
     pub(super) fn packed_kind(
         &self,
-        bundle: &Bundle,
+        pack: &Pack,
         id: &oid,
         work: &Work<'_>,
     ) -> Result<Option<gix::objs::Kind>, Fault> {
         work.take(SIZES_BYTES)?;
-        let Some(entry) = find(bundle, id)? else {
+        let Some(entry) = find(pack, id)? else {
             return Ok(None);
         };
-        way_down(bundle, entry, work, drop).map(|(_, kind)| kind)
+        way_down(pack, entry, work, drop).map(|(_, kind)| kind)
     }
 
     /// How long the object `id` is; `None` if the pack has it not.
     pub(super) fn packed_size(
         &mut self,
-        bundle: &Bundle,
+        pack: &Pack,
         id: &oid,
         work: &Work<'_>,
     ) -> Result<Option<u64>, Fault> {
-        let Some(entry) = find(bundle, id)? else {
+        let Some(entry) = find(pack, id)? else {
             return Ok(None);
         };
         if entry.header.is_base() {
             return Ok(Some(entry.decompressed_size));
         }
         let mut begin = [0; SIZES_BYTES];
-        let wire = wire(bundle, &entry)?;
+        let wire = wire(pack, &entry)?;
         let len = Inflated::new(&mut self.state, wire, work).fill(&mut begin)?;
         let mut delta = &begin[..len];
         size(&mut delta)?;
@@ -339,6 +368,40 @@ impl Reader {
                 inflated.finish(len, into).map(|()| kind)
             }
             _ => wrong("it is too large, or not as long as it says"),
+        }
+    }
+
+    /// Gives `sink` the `len` bytes that a stream holds, however many those are.
+    pub(super) fn stream(
+        &mut self,
+        wire: impl BufRead,
+        len: u64,
+        work: &Work<'_>,
+        sink: &mut dyn Sink,
+    ) -> Result<(), Fault> {
+        sink.begin(len)?;
+        Inflated::new(&mut self.state, wire, work).pieces(len, sink)
+    }
+
+    /// The same of a loose blob.
+    pub(super) fn loose_blob(
+        &mut self,
+        file: impl BufRead,
+        work: &Work<'_>,
+        sink: &mut dyn Sink,
+    ) -> Result<(), Fault> {
+        let mut inflated = Inflated::new(&mut self.state, file, work);
+        let mut first = Vec::new();
+        let (kind, len) = loose_head(&mut inflated, &mut first)?;
+        let left = len.checked_sub(first.len() as u64);
+        match (kind, left) {
+            (gix::objs::Kind::Blob, Some(left)) => {
+                sink.begin(len)?;
+                sink.piece(&first)?;
+                inflated.pieces(left, sink)
+            }
+            (gix::objs::Kind::Blob, None) => wrong("it is longer than it says"),
+            _ => wrong("it is no blob"),
         }
     }
 
@@ -377,26 +440,27 @@ fn give_back(buffer: &mut Vec<u8>) {
 }
 
 /// Where the pack has an object.
-fn find(bundle: &Bundle, id: &oid) -> Result<Option<Entry>, Fault> {
-    let place = bundle.index.lookup(id);
-    let offset = place.map(|place| bundle.index.pack_offset_at_index(place));
-    offset.map(|offset| entry(bundle, offset)).transpose()
+fn find(pack: &Pack, id: &oid) -> Result<Option<Entry>, Fault> {
+    let offset = pack.offset(id);
+    offset.map(|offset| entry(pack, offset)).transpose()
 }
 
-fn entry(bundle: &Bundle, offset: u64) -> Result<Entry, Fault> {
-    let entry = bundle.pack.entry(offset);
-    entry.or(wrong("there is no entry of a pack where one should be"))
+fn entry(pack: &Pack, offset: u64) -> Result<Entry, Fault> {
+    let entry = pack.entry(offset);
+    entry.ok_or(Fault::Content(
+        "there is no entry of a pack where one should be",
+    ))
 }
 
 /// What an entry is a delta on; `None` if it is none.
-fn base(bundle: &Bundle, delta: &Entry) -> Result<Option<Entry>, Fault> {
+fn base(pack: &Pack, delta: &Entry) -> Result<Option<Entry>, Fault> {
     let gone = Fault::Content("the base of a delta is not in its pack");
     match delta.header {
         Header::OfsDelta { base_distance } => {
             let offset = delta.checked_base_pack_offset(base_distance);
-            entry(bundle, offset.ok_or(gone)?).map(Some)
+            entry(pack, offset.ok_or(gone)?).map(Some)
         }
-        Header::RefDelta { base_id } => find(bundle, &base_id)?.ok_or(gone).map(Some),
+        Header::RefDelta { base_id } => find(pack, &base_id)?.ok_or(gone).map(Some),
         _ => Ok(None),
     }
 }
@@ -404,13 +468,13 @@ fn base(bundle: &Bundle, delta: &Entry) -> Result<Option<Entry>, Fault> {
 /// The entry that `entry` builds upon, and its kind, which is that of both. `each` gets the deltas
 /// on the way.
 fn way_down(
-    bundle: &Bundle,
+    pack: &Pack,
     mut entry: Entry,
     work: &Work<'_>,
     mut each: impl FnMut(Entry),
 ) -> Result<(Entry, Option<gix::objs::Kind>), Fault> {
     let mut deltas = 0;
-    while let Some(below) = base(bundle, &entry)? {
+    while let Some(below) = base(pack, &entry)? {
         work.take(SIZES_BYTES)?;
         each(std::mem::replace(&mut entry, below));
         deltas += 1;
@@ -423,10 +487,9 @@ fn way_down(
 }
 
 /// What there is of the pack from an entry's data on.
-fn wire<'b>(bundle: &'b Bundle, entry: &Entry) -> Result<&'b [u8], Fault> {
-    let range = entry.data_offset..bundle.pack.pack_end() as u64;
-    let wire = bundle.pack.entry_slice(range);
-    wire.ok_or(Fault::Content("an entry is behind the end of its pack"))
+fn wire<'b>(pack: &'b Pack, entry: &Entry) -> Result<&'b [u8], Fault> {
+    pack.wire(entry)
+        .ok_or(Fault::Content("an entry is behind the end of its pack"))
 }
 
 #[cfg(test)]
@@ -508,40 +571,40 @@ mod tests {
         let mut into = Vec::new();
         for by_place in [false, true] {
             let path = pack(directory, &all, by_place);
-            let open = || Bundle::at(&path, Kind::Sha1).unwrap();
-            let bundle = open();
+            let open = || Pack::open(&path, Kind::Sha1).unwrap();
+            let pack = open();
             let mut deltas = 0;
             for (id, text) in &all {
-                let kind = reader.packed(&bundle, id, &mut into, &work).unwrap();
+                let kind = reader.packed(&pack, id, &mut into, &work).unwrap();
                 assert_eq!(kind, Some(gix::objs::Kind::Blob));
                 assert!(into == *text, "{id}");
                 assert_eq!(
                     work.id(Kind::Sha1, gix::objs::Kind::Blob, &into).unwrap(),
                     *id
                 );
-                let size = reader.packed_size(&bundle, id, &work).unwrap();
+                let size = reader.packed_size(&pack, id, &work).unwrap();
                 assert_eq!(size, Some(text.len() as u64));
-                deltas += usize::from(find(&bundle, id).unwrap().unwrap().header.is_delta());
+                deltas += usize::from(find(&pack, id).unwrap().unwrap().header.is_delta());
             }
             assert!(deltas > 30, "{deltas}");
             let none = ObjectId::null(Kind::Sha1);
             assert!(
                 reader
-                    .packed(&bundle, &none, &mut into, &work)
+                    .packed(&pack, &none, &mut into, &work)
                     .unwrap()
                     .is_none()
             );
-            drop(bundle);
+            drop(pack);
             let sound = std::fs::read(&path).unwrap();
             for at in (12..sound.len() - 20).step_by(sound.len() / 150) {
                 let mut bad = sound.clone();
                 bad[at] ^= 0xff;
                 std::fs::remove_file(&path).unwrap();
                 std::fs::write(&path, bad).unwrap();
-                let bundle = open();
+                let pack = open();
                 let is_other = |(id, text): &(ObjectId, Vec<u8>)| {
-                    let read = reader.packed(&bundle, id, &mut into, &work);
-                    let _ = reader.packed_size(&bundle, id, &work);
+                    let read = reader.packed(&pack, id, &mut into, &work);
+                    let _ = reader.packed_size(&pack, id, &work);
                     !read.is_ok_and(|kind| kind.is_some() && into == *text)
                 };
                 assert!(all.iter().any(is_other), "byte {at} is of no object");
@@ -585,16 +648,16 @@ mod tests {
         let id = git(directory, &["hash-object", "-w", "--stdin"], &zeros);
         let id = ObjectId::from_hex(id.trim_ascii()).unwrap();
         let path = pack(directory, &[(id, zeros)], true);
-        let bundle = Bundle::at(&path, Kind::Sha1).unwrap();
+        let pack = Pack::open(&path, Kind::Sha1).unwrap();
         let (mut reader, mut into) = (Reader::default(), Vec::new());
         let stop = Stop::default();
         let little = Work::new(5 << 20, &stop);
-        let error = reader.packed(&bundle, &id, &mut into, &little).unwrap_err();
+        let error = reader.packed(&pack, &id, &mut into, &little).unwrap_err();
         assert!(matches!(error, Fault::Content(_)), "{error:?}");
         assert!(into.len() < 8 << 20, "{}", into.len());
         stop.set();
         let work = Work::new(u64::MAX, &stop);
-        let error = reader.packed(&bundle, &id, &mut into, &work).unwrap_err();
+        let error = reader.packed(&pack, &id, &mut into, &work).unwrap_err();
         assert!(matches!(error, Fault::Stopped), "{error:?}");
         assert!(into.len() < 2 << 20, "{}", into.len());
         let error = work

@@ -14,7 +14,7 @@ use std::time::Instant;
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
 use super::budget::Budget;
-use super::capture::Archive;
+use super::capture::{Archive, LeftOut};
 use super::dates::Dates;
 use super::decode::{self, Content, Space, Stream};
 use super::download::Download;
@@ -86,6 +86,22 @@ impl Drop for Duty<'_, '_> {
     }
 }
 
+impl<'w> Unpacks<'w> {
+    /// What is known before anything came.
+    fn begin(self) -> (Archive, Option<Watch<'w>>) {
+        let mut archive = Archive::default();
+        archive.only_packs = matches!(self, Unpacks::Packs);
+        let way = match self {
+            Unpacks::All(way) => way,
+            Unpacks::Objects | Unpacks::Packs => {
+                archive.left_out = Some(LeftOut::default());
+                None
+            }
+        };
+        (archive, way)
+    }
+}
+
 /// How an archive comes.
 pub(super) enum Feed<'f, 'a> {
     /// As one stream, whose first answer is there.
@@ -128,14 +144,24 @@ impl<'f, 'a> Feed<'f, 'a> {
     }
 }
 
-/// Downloads and unpacks at `site`; files are dated by `dates`; what is in their
-/// `way` ends it. Gives what the archive's `.git` has said, and what is in the worktree.
+/// What of an archive is written.
+pub(super) enum Unpacks<'w> {
+    /// Its worktree as well; what sees something in the way of that ends it.
+    All(Option<Watch<'w>>),
+    /// Objects, of which the worktree is made.
+    Objects,
+    /// Of these only packs and their indexes.
+    Packs,
+}
+
+/// Downloads what is unpacked, at `site`; once that is, and while packs still come, `beside` is done; files are dated by `dates`. Gives what the archive's `.git` has said, and what is in the worktree.
 pub(super) fn extract<'a>(
     download: &Download<'a>,
     feed: Feed<'_, 'a>,
     site: Site<'_>,
     dates: Dates,
-    way: Option<Watch<'_>>,
+    unpacks: Unpacks<'_>,
+    beside: impl FnOnce(&Archive) -> Result<(), RestoreError>,
 ) -> Result<Archive, RestoreError> {
     let shared = Shared {
         site,
@@ -144,7 +170,7 @@ pub(super) fn extract<'a>(
         directories: AtomicU64::new(0),
     };
     let packs = feed.packs();
-    let mut archive = Archive::default();
+    let (mut archive, way) = unpacks.begin();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         let (tasks, queue) = unbounded();
@@ -176,7 +202,13 @@ pub(super) fn extract<'a>(
             archive: &mut archive,
             end: None,
         };
-        if let Err(error) = line.run(download) {
+        let ran = line.run(download);
+        let ran = ran.and_then(|()| match beside(&archive) {
+            // Who fetches says why.
+            Err(_) if packs.is_some_and(Fetching::has_failed) => Ok(()),
+            done => done,
+        });
+        if let Err(error) = ran {
             shared.fail(error);
         }
         drop(closes);

@@ -12,7 +12,7 @@ use std::path::Path;
 use gix::bstr::{BStr, ByteSlice};
 use gix::hash::Kind;
 
-use super::capture::Archive;
+use super::capture::{Archive, LeftOut};
 use super::dates::Dates;
 use super::ensure::At;
 use super::error::RestoreError;
@@ -22,10 +22,12 @@ use super::objects::Objects;
 use super::origin;
 use super::packs;
 use super::path::as_path;
+use super::proof;
 use super::refs::Refs;
 use super::stop::Stop;
 use super::tree;
 use super::wanted::Checkout;
+use super::worktree::{From, Making, Task};
 use super::write::umask;
 
 /// What was restored: all that its configuration is made from, but the branch.
@@ -69,7 +71,15 @@ pub(super) struct Made {
 impl Made {
     /// What somebody has to hear of it who has asked for one commit alone, or for all. What is not of what was
     /// asked for, as the archive of a server which knows nothing of that, is what the rest is fetched on top of.
-    pub(super) fn news(&self, is_shallow: bool) -> Result<Option<&'static str>, RestoreError> {
+    pub(super) fn news(
+        &self,
+        is_shallow: bool,
+        is_proven: bool,
+    ) -> Result<Option<&'static str>, RestoreError> {
+        if is_proven && self.is_shallow && !is_shallow {
+            let why = "it cuts the history off, which was not asked for";
+            return Err(RestoreError::entry(b".git/shallow", why));
+        }
         match (self.is_wanted, is_shallow, self.is_shallow) {
             (false, _, true) => Err(RestoreError::NoSnapshot(
                 "its archive is of another commit than was asked for, without a history".into(),
@@ -88,12 +98,12 @@ impl Made {
     }
 }
 
-/// Makes the `.git` of the repository at `tree`, into which `archive` was unpacked. It was asked for
-/// as `given`, and is to be of `checkout`.
+/// Makes the `.git` of the repository at `tree`, into which `archive` was unpacked, and its worktree, if that is to be
+/// made and was not unpacked, too. It was asked for as `given`, and is to be of `checkout`.
 pub(super) fn make(
     tree: &Path,
     (given, checkout): (&str, &Checkout),
-    archive: &Archive,
+    (archive, making): (&Archive, Option<&mut Making<'_>>),
     dates: Dates,
     stop: &Stop,
 ) -> Result<Made, RestoreError> {
@@ -110,6 +120,12 @@ pub(super) fn make(
     }
     let sizes: BTreeMap<&[u8], u64> = captured.objects().collect();
     packs::check(tree, &sizes, &archive.sums, said.hash, stop)?;
+    if making
+        .as_ref()
+        .is_some_and(|making| making.task != Task::Make)
+    {
+        proof::check_entries(tree, said.hash, stop)?;
+    }
     let git = tree.join(".git");
     make_directories(&git, &DIRECTORIES)?;
     let restored = Restored {
@@ -123,7 +139,7 @@ pub(super) fn make(
     write(&git, &restored, &refs, stop)?;
     std::thread::scope(|scope| {
         let history = scope.spawn(|| history::check(tree, &refs, said.hash, stop));
-        let checked_out = check_out(tree, &refs, archive, dates, restored.modes, stop);
+        let checked_out = check_out(tree, &refs, archive, dates, (restored.modes, making), stop);
         let history = history.join();
         let history = history.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         checked_out.and(history)
@@ -205,13 +221,13 @@ fn make_directories(git: &Path, names: &[&str]) -> Result<(), RestoreError> {
     })
 }
 
-/// Makes the index, and with it sees to it that the worktree is that of HEAD's commit.
+/// Makes the index, and with it the worktree, or sees to it that this is that of HEAD's commit.
 fn check_out(
     tree: &Path,
     refs: &Refs<'_>,
     archive: &Archive,
     dates: Dates,
-    modes: Modes,
+    (modes, making): (Modes, Option<&mut Making<'_>>),
     stop: &Stop,
 ) -> Result<(), RestoreError> {
     let Some(commit) = refs.commit() else {
@@ -223,7 +239,19 @@ fn check_out(
             )),
         };
     };
-    let index = tree::index(tree, commit, archive.unpacked, stop)?;
+    let index = match making {
+        None => tree::index(tree, commit, archive.unpacked, stop)?,
+        Some(making) => {
+            let LeftOut { entries, bytes } = archive.left_out.unwrap_or_default();
+            making.site.quota.give_back(entries, bytes);
+            let made = making.made.take();
+            if made.as_ref().is_none_or(|(made, _)| *made != commit) {
+                making.run(tree, commit, From::There)?;
+            }
+            let made = made.or(making.made.take());
+            made.map_or_else(Vec::new, |(_, index)| index)
+        }
+    };
     put(&tree.join(".git/index"), &index)?;
     drop(index);
     let root = File::open(tree).map_err(|e| RestoreError::disk("open", tree, e))?;

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
+use gix::bstr::{BStr, ByteSlice};
+use gix::oid;
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
 use super::dates::Dates;
@@ -77,8 +79,40 @@ fn corrupt(offset: usize, what: &str) -> RestoreError {
     RestoreError::entry(INDEX.as_bytes(), format!("at byte {offset}: {what}"))
 }
 
-/// Where each entry begins.
-fn entries(bytes: &[u8], id_bytes: usize, stop: &Stop) -> Result<Vec<usize>, RestoreError> {
+/// An entry of an index.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Listed<'i> {
+    pub mode: u32,
+    pub id: &'i oid,
+    pub path: &'i BStr,
+}
+
+impl<'i> Listed<'i> {
+    /// What the bytes from the beginning of an entry to its end say, whose ids have `id_bytes`.
+    pub(super) fn of(entry: &'i [u8], id_bytes: usize) -> Listed<'i> {
+        let (stat, rest) = entry.split_at(STAT_BYTES);
+        let (id, rest) = rest.split_at(id_bytes);
+        let mode = stat[MODE_AT..]
+            .first_chunk()
+            .map_or(0, |mode| u32::from_be_bytes(*mode));
+        Listed {
+            mode,
+            id: oid::from_bytes_unchecked(id),
+            path: rest[2..]
+                .split(|b| *b == 0)
+                .next()
+                .unwrap_or_default()
+                .as_bstr(),
+        }
+    }
+}
+
+/// Where each entry begins, and the last one ends.
+pub(super) fn entries(
+    bytes: &[u8],
+    id_bytes: usize,
+    stop: &Stop,
+) -> Result<Vec<usize>, RestoreError> {
     let end = bytes.len().saturating_sub(id_bytes);
     let header = bytes.get(..HEADER_BYTES).unwrap_or_default();
     let is_ours = header.starts_with(&MAGIC) && header[4..8] == VERSION.to_be_bytes();
@@ -176,12 +210,7 @@ fn fill_part(
             return Err(stopped());
         }
         let entry = &mut part[window[0] - base..window[1] - base];
-        let mode = u32::from_be_bytes([
-            entry[MODE_AT],
-            entry[MODE_AT + 1],
-            entry[MODE_AT + 2],
-            entry[MODE_AT + 3],
-        ]);
+        let Listed { mode, .. } = Listed::of(entry, id_bytes);
         if mode == SUBMODULE && expected == Expected::There {
             continue;
         }

@@ -62,6 +62,12 @@ impl<'f> Landing<'f> {
         })
     }
 
+    /// Gives it its length.
+    pub(super) fn extend(&self, bytes: u64) -> Result<(), RestoreError> {
+        let extended = self.file.set_len(bytes);
+        extended.map_err(failed("extend", &self.path))
+    }
+
     pub(super) fn file(&self) -> &File {
         &self.file
     }

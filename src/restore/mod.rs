@@ -19,6 +19,7 @@
 
 mod answer;
 mod arrivals;
+mod blobs;
 mod budget;
 mod bundle;
 mod capture;
@@ -63,9 +64,12 @@ mod packs;
 mod parts;
 mod path;
 mod pax;
+mod piece;
 mod pieces;
 mod preamble;
 mod progress;
+mod proof;
+mod proven;
 mod quota;
 mod reel;
 mod refs;
@@ -76,7 +80,10 @@ mod said;
 mod seed;
 mod segments;
 mod settings;
+mod signals;
+mod sink;
 mod source;
+mod spill;
 mod staging;
 mod stop;
 mod summed;
@@ -95,6 +102,7 @@ mod wanted;
 mod watch;
 mod way;
 mod wire;
+mod worktree;
 mod write;
 
 pub use error::RestoreError;
@@ -109,7 +117,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::{GivenUrl, RestoreArgs};
+use crate::config::RestoreArgs;
 use crate::io::heap;
 use crate::limits::{OLD_INDEX_BYTES_MAX, RESTARTS_MAX, TRACKED_INDEX_BYTES_MAX};
 use dates::Dates;
@@ -137,9 +145,7 @@ pub fn run(args: &RestoreArgs) -> u8 {
     write::own_directories();
     let stop = Arc::new(Stop::default());
     let progress = Progress::default();
-    let result = stop
-        .watch_signals()
-        .and_then(|()| restore(args, &stop, &progress));
+    let result = signals::watch(&stop).and_then(|()| restore(args, &stop, &progress));
     // Whatever step noticed it first, the signal is the reason.
     let result = match (result, stop.signal()) {
         (Err(_), Some(signal)) => Err(RestoreError::Interrupted(signal)),
@@ -182,14 +188,6 @@ fn is_target(target: &str) -> bool {
     target.starts_with("/") && target.bytes().all(|b| b.is_ascii_graphic())
 }
 
-/// Why a repository has no place on a server.
-fn no_name(repo_url: &GivenUrl) -> String {
-    format!(
-        "{repo_url} does not name a host and a path below it: write a URL of http, https, ssh or git, \
-         or HOST/PATH as the server has it, such as github.com/OWNER/NAME"
-    )
-}
-
 /// One restore.
 struct Restore<'a> {
     args: &'a RestoreArgs,
@@ -204,7 +202,7 @@ impl Restore<'_> {
         let (args, link) = (self.args, self.link);
         let base = Some(link.place).filter(|place| !place.is_empty());
         if base.is_none() && !args.fallback_clone() {
-            return Err(RestoreError::Usage(no_name(&args.repo_url)));
+            return Err(RestoreError::Usage(url::no_name(&args.repo_url)));
         }
         self.check_target()?;
         if base.is_some()
@@ -222,7 +220,7 @@ impl Restore<'_> {
             let staging = Staging::new(&args.dir, args.overwrite)?;
             let restored = match base {
                 Some(base) => self.snapshot(&staging, base),
-                None => Err(RestoreError::NoSnapshot(no_name(&args.repo_url))),
+                None => Err(RestoreError::NoSnapshot(url::no_name(&args.repo_url))),
             };
             match restored {
                 Ok(summary) => return Ok(summary),
@@ -255,7 +253,7 @@ impl Restore<'_> {
                     first: Box::new(error),
                     url: args.repo_url.clone(),
                 },
-                None => RestoreError::Usage(no_name(&args.repo_url)),
+                None => RestoreError::Usage(url::no_name(&args.repo_url)),
             });
         }
         let staging = Staging::new(&args.dir, args.overwrite)?;
@@ -277,15 +275,6 @@ impl Restore<'_> {
         Ok(summary)
     }
 
-    /// How the snapshot is to come.
-    fn by(&self) -> By {
-        match &self.seed {
-            _ if self.args.by_parts => By::Manifest,
-            Some(_) => By::ManifestOrArchive,
-            None => By::Archive,
-        }
-    }
-
     /// Has the server told in the next request that what it gave under this tag is corrupt, if it is that.
     fn doubt(&self, tag: Option<&String>, error: RestoreError) -> RestoreError {
         let is_servers = !self.seed.as_ref().is_some_and(Seed::may_be_wrong);
@@ -302,7 +291,7 @@ impl Restore<'_> {
             base,
             query: self.wanted.query(),
             is_fresh: args.fresh,
-            by: self.by(),
+            by: By::of(args),
         };
         let opened = opening::open(link, &asked)?;
         let base = &*opened.base().to_owned();
@@ -327,14 +316,23 @@ impl Restore<'_> {
         };
         let watch = |tracked| Watch::new(staging.target(), tracked, link.stop);
         let way = tracked.as_ref().map(watch);
-        let archive = unpack::unpack(opened, &tree, site, self.dates, way, self.seed.as_ref())
-            .map_err(doubted)?;
+        let begun = (self.dates, link.progress);
+        let (unpacks, mut making) = unpack::ways(args, site, begun, way);
+        let how = (self.dates, unpacks);
+        let seed = self.seed.as_ref();
+        let archive = unpack::unpack(opened, &tree, site, how, making.as_mut(), seed);
+        let archive = archive.map_err(doubted)?;
         let asked = (args.repo_url.text(), &self.wanted.checkout);
-        let made = gitdir::make(&tree, asked, &archive, self.dates, link.stop).map_err(doubted)?;
+        let unpacked = (&archive, making.as_mut());
+        let made = gitdir::make(&tree, asked, unpacked, self.dates, link.stop);
+        let made = made.map_err(doubted)?;
         drop(archive);
         let Made { restored, .. } = &made;
         let sha256 = restored.kind == gix::hash::Kind::Sha256;
-        if let Some(news) = made.news(self.wanted.is_shallow)?.filter(|_| !args.quiet) {
+        if let Some(news) = made
+            .news(self.wanted.is_shallow, args.verify.is_some())?
+            .filter(|_| !args.quiet)
+        {
             link.progress.say(news);
         }
         let wanted = match &made.kept {
@@ -403,6 +401,8 @@ impl Restore<'_> {
             let noted = std::fs::write(&note, format!("{commit}\n"));
             noted.map_err(|e| RestoreError::disk("write", note, e))?;
         }
+        let unproven = commit.as_deref().filter(|_| !is_fresh);
+        let proven = proof::conclude(args, link, self.dates, staging, unproven)?;
         let mut stale = None;
         let _turn = match staging.merges() {
             true => staging.turn(link.stop)?,
@@ -433,6 +433,7 @@ impl Restore<'_> {
         summary.note = note;
         summary.commit = commit;
         summary.branch = branch;
+        summary.verified = proven;
         Ok(summary)
     }
 
@@ -470,6 +471,7 @@ impl Restore<'_> {
     /// Refuses before anything is asked for what can be known to be refused in the end.
     fn check_target(&self) -> Result<(), RestoreError> {
         let args = self.args;
+        proof::check(args)?;
         if !args.overwrite {
             return Ok(());
         }

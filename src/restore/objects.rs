@@ -7,26 +7,27 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use gix::hash::{Kind, ObjectId};
 use gix::objs::tree::EntryKind;
 use gix::objs::{CommitRefIter, TagRefIter, TreeRefIter};
-use gix::odb::pack;
 
 use super::content::{Fault, Reader, Work};
 use super::error::RestoreError;
 use super::stop::Stop;
 use super::write::stopped;
 use crate::limits::{TREE_DIRECTORIES_MAX, TREE_WORK_BYTES_MIN, TREE_WORK_PER_PACK_BYTE};
+use crate::tree::decoder::Packs;
 
 const HEAD: &[u8] = b".git/HEAD";
 
 /// The objects of the repository at a path.
 pub(super) struct Objects<'s> {
-    packs: Vec<pack::Bundle>,
+    packs: Arc<Packs>,
     directory: PathBuf,
     hash: Kind,
     stop: &'s Stop,
@@ -41,35 +42,22 @@ impl<'s> Objects<'s> {
         hash: Kind,
         stop: &'s Stop,
     ) -> Result<Objects<'s>, RestoreError> {
-        let directory = tree.join(".git/objects");
-        let failed = |e| RestoreError::disk("open", &directory, e);
-        let mut packs = Vec::new();
-        let mut packed_bytes = 0;
-        for entry in fs::read_dir(directory.join("pack")).map_err(failed)? {
-            if stop.is_set() {
-                return Err(stopped());
-            }
-            let path = entry.map_err(failed)?.path();
-            if path.extension().is_none_or(|ending| ending != "idx") {
-                continue;
-            }
-            let opened = pack::Bundle::at(&path, hash);
-            let bundle = opened.map_err(|e| {
-                RestoreError::entry(path.as_os_str().as_encoded_bytes(), e.to_string())
-            })?;
-            packed_bytes += bundle.pack.data_len() as u64;
-            packs.push(bundle);
-        }
-        let work = packed_bytes.saturating_mul(TREE_WORK_PER_PACK_BYTE);
-        let work = Work::new(work.saturating_add(TREE_WORK_BYTES_MIN), stop);
-        Ok(Objects {
+        let packs = Packs::open_all(&tree.join(".git"), hash);
+        let packs = packs.map_err(|e| RestoreError::entry(b".git/objects/pack", e.to_string()))?;
+        Ok(Objects::of(Arc::new(packs), tree, hash, stop))
+    }
+
+    /// Those of these packs, and loose ones.
+    pub(super) fn of(packs: Arc<Packs>, tree: &Path, hash: Kind, stop: &'s Stop) -> Objects<'s> {
+        let work = packs.bytes().saturating_mul(TREE_WORK_PER_PACK_BYTE);
+        Objects {
             packs,
-            directory,
+            directory: tree.join(".git/objects"),
             hash,
             stop,
             reader: RefCell::default(),
-            work,
-        })
+            work: Work::new(work.saturating_add(TREE_WORK_BYTES_MIN), stop),
+        }
     }
 
     /// Reads an object of a kind, and compares every copy of it with its id.
@@ -98,8 +86,8 @@ impl<'s> Objects<'s> {
     ) -> Result<Option<gix::objs::Kind>, RestoreError> {
         let mut found = None;
         let mut reader = self.reader.borrow_mut();
-        for bundle in &self.packs {
-            let kind = reader.packed(bundle, &id, buffer, &self.work);
+        for pack in self.packs.iter() {
+            let kind = reader.packed(pack, &id, buffer, &self.work);
             if let Some(kind) = kind.map_err(|fault| failed(id, fault))? {
                 found = Some(self.same(id, kind, buffer)?);
             }
@@ -133,8 +121,8 @@ impl<'s> Objects<'s> {
             return Ok(Some(gix::objs::Kind::Tree));
         }
         let mut reader = self.reader.borrow_mut();
-        for bundle in &self.packs {
-            let kind = reader.packed_kind(bundle, &id, &self.work);
+        for pack in self.packs.iter() {
+            let kind = reader.packed_kind(pack, &id, &self.work);
             if let Some(kind) = kind.map_err(|fault| failed(id, fault))? {
                 return Ok(Some(kind));
             }
@@ -151,8 +139,8 @@ impl<'s> Objects<'s> {
     pub(super) fn size(&self, id: ObjectId) -> Result<Option<u64>, RestoreError> {
         let mut reader = self.reader.borrow_mut();
         let mut largest = None;
-        for bundle in &self.packs {
-            let size = reader.packed_size(bundle, &id, &self.work);
+        for pack in self.packs.iter() {
+            let size = reader.packed_size(pack, &id, &self.work);
             largest = size.map_err(|fault| failed(id, fault))?.max(largest);
         }
         if let Some(file) = self.loose(id)? {
@@ -230,15 +218,16 @@ impl<'s> Objects<'s> {
 }
 
 /// What is wrong with an object that was to be read.
-fn failed(id: ObjectId, fault: Fault) -> RestoreError {
+pub(super) fn failed(id: ObjectId, fault: Fault) -> RestoreError {
     match fault {
         Fault::Stopped => stopped(),
         Fault::Content(what) => refused("object", id, what.into()),
         Fault::Read(e) => RestoreError::disk("read", format!("the object {id}"), e),
+        Fault::Taken(error) => *error,
     }
 }
 
-fn refused(kind: impl std::fmt::Display, id: ObjectId, why: String) -> RestoreError {
+pub(super) fn refused(kind: impl std::fmt::Display, id: ObjectId, why: String) -> RestoreError {
     RestoreError::entry(HEAD, format!("its {kind} {id}: {why}"))
 }
 
@@ -246,6 +235,7 @@ fn refused(kind: impl std::fmt::Display, id: ObjectId, why: String) -> RestoreEr
 mod tests {
     use super::super::testing::Repository;
     use super::*;
+    use std::fs;
 
     /// A tree with the file `name`, and one that has it at `d`.
     fn trees(repository: &Repository, name: &str) -> (ObjectId, ObjectId) {

@@ -11,8 +11,9 @@ use super::link::{Link, pause};
 use super::preamble;
 use super::request::Request;
 use super::segments::First;
+use crate::config::{RestoreArgs, WorktreeWay};
 use crate::limits::{DOWNLOAD_TRIES_MAX, MANIFEST_SENT_BYTES_MAX, SEGMENT_BYTES};
-use crate::manifest::parts::{MANIFEST_TYPE, Manifest, tag_of_archive};
+use crate::manifest::parts::{MANIFEST_OR_ARCHIVE, MANIFEST_TYPE, Manifest, tag_of_archive};
 
 /// A download whose first answer has come.
 pub(super) struct Opened<'a> {
@@ -45,14 +46,23 @@ pub(super) enum By {
     Archive,
     /// By a manifest, where the server has one.
     Manifest,
-    /// The same; the archive where that is as good, as it is small, or nothing else is there yet.
+    /// The same, unless the archive is as good: that of a small repository, or of one that the server has to clone.
     ManifestOrArchive,
 }
 
-/// See [`By::ManifestOrArchive`].
-const MANIFEST_OR_ARCHIVE: &str = "application/x-tarpon-manifest, application/zstd;q=0.5";
-
 impl By {
+    /// As is asked for.
+    pub(super) fn of(args: &RestoreArgs) -> By {
+        // Where the worktree need not come, or is here already, much need not.
+        let is_of_use =
+            args.worktree == WorktreeWay::Packs || args.verify.is_some() || args.seed.is_some();
+        match (args.by_parts, is_of_use) {
+            (true, _) => By::Manifest,
+            (false, true) => By::ManifestOrArchive,
+            (false, false) => By::Archive,
+        }
+    }
+
     /// What a request says that it takes, if it has to.
     fn accept(self) -> Option<&'static str> {
         match self {

@@ -69,6 +69,28 @@ pub fn check(
     })
 }
 
+/// Looks at the index at `path` of a pack of `pack_bytes` that still comes: what is found by it lies in there.
+pub(super) fn check_index(
+    path: &Path,
+    pack_bytes: u64,
+    hash: Kind,
+    stop: &Stop,
+) -> Result<(), RestoreError> {
+    let name = path.as_os_str().as_encoded_bytes();
+    let file = File::open(path).map_err(|e| RestoreError::disk("open", path, e))?;
+    let found = file
+        .metadata()
+        .map_err(|e| RestoreError::disk("look at", path, e))?;
+    let reading = Reading { file, at: 0, stop };
+    let reading = BufReader::with_capacity(READ_BYTES, reading);
+    let index = index(reading, found.len(), hash, |_| ()).map_err(|fault| match fault {
+        Fault::Content(what) => RestoreError::entry(name, what),
+        Fault::Read(e) => RestoreError::disk("read", path, e),
+    })?;
+    let end = pack_bytes.saturating_sub(hash.len_in_bytes() as u64);
+    is_inside(&index, end).map_err(|what| RestoreError::entry(name, what))
+}
+
 /// The path of a pack's file without its ending.
 fn pack_stem(path: &[u8]) -> Option<&[u8]> {
     let dot = path.iter().rposition(|b| *b == b'.')?;
@@ -190,6 +212,11 @@ fn fits(pack: &Pack, index: &Index, hash: Kind) -> Result<(), &'static str> {
     if index.objects != pack.objects || index.pack_sum != pack.sum {
         return Err("it is of another pack");
     }
+    is_inside(index, end)
+}
+
+/// Whether all that an index finds lies between the head of its pack and `end`.
+fn is_inside(index: &Index, end: u64) -> Result<(), &'static str> {
     let is_inside = index.offset_min >= HEADER_BYTES as u64 && index.offset_max < end;
     match index.objects == 0 || is_inside {
         true => Ok(()),

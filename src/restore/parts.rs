@@ -10,27 +10,29 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::AcqRel};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use gix::hash::Kind;
 use xxhash_rust::xxh64::Xxh64;
 
 use super::capture::Archive;
 use super::error::{RestoreError, failed};
 use super::http::Conn;
 use super::landing::{self, Landing};
-use super::link::pause;
-use super::pieces::{Piece, Taken, push_pieces, push_range};
+use super::packs;
+use super::piece::{Coming, corrupt};
+use super::pieces::{Piece, push_pieces, push_range};
 use super::quota::Quota;
 use super::reel::Reel;
 use super::seed::Seed;
 use super::source::Source;
 use super::summed::Summed;
-use super::untaken::{Untaken, reusable};
 use super::write::stopped;
-use crate::limits::{
-    CORRUPT_TRIES_MAX, DOWNLOAD_TRIES_MAX, PACE_BYTES, SEED_PLAYED_SHARE, STREAM_READ_BYTES,
-};
+use crate::limits::{SEED_PLAYED_SHARE, STREAM_READ_BYTES};
 use crate::manifest::parts::{Manifest, Part};
+use crate::tree::decoder::Packs;
+use crate::tree::frontier::Frontier;
+use crate::tree::packed::Pack;
 
 /// Where parts go.
 #[derive(Clone, Copy)]
@@ -95,6 +97,8 @@ pub(super) struct Fetching<'f, 'a> {
     open: Vec<Option<Open<'f>>>,
     /// The same of files of frames that the seed has.
     had: Vec<Option<File>>,
+    /// How far each part is there: a pack as it comes, anything else once it has its name.
+    frontiers: Vec<Arc<Frontier>>,
     state: Mutex<State>,
 }
 
@@ -121,12 +125,15 @@ impl<'f, 'a> Fetching<'f, 'a> {
             to,
             open: manifest.parts.iter().map(|_| None).collect(),
             had: manifest.parts.iter().map(|_| None).collect(),
+            frontiers: manifest.parts.iter().map(|_| Arc::default()).collect(),
             state: Mutex::new(State {
                 jobs: Vec::new(),
                 left: 0,
                 has_failed: false,
             }),
         };
+        let others = (0..manifest.parts.len()).filter(|number| !missing.contains(number));
+        others.for_each(|number| fetching.is_whole(number));
         for number in missing {
             if let Some(file) = fetching.find(number) {
                 jobs.push(Job::Place(number, file));
@@ -140,13 +147,17 @@ impl<'f, 'a> Fetching<'f, 'a> {
                 Some(kept) => kept,
                 None => Landing::in_directory(to.dir, part)?,
             };
+            if is_pack(part) {
+                // It may be looked at before all of it is there.
+                landing.extend(part.bytes)?;
+            }
             let mut pieces = Vec::new();
             push_pieces(manifest, number, &mut pieces);
             fetching.begin(number, landing)?;
             jobs.extend(pieces.into_iter().map(Job::Fetch));
         }
         // Companions of packs come first: they say what is where.
-        jobs.sort_by_key(|job| manifest.parts[job.part()].name.ends_with(".pack"));
+        jobs.sort_by_key(|job| is_pack(&manifest.parts[job.part()]));
         jobs.reverse();
         let mut state = fetching.lock();
         (state.left, state.jobs) = (jobs.len(), jobs);
@@ -253,6 +264,57 @@ impl<'f, 'a> Fetching<'f, 'a> {
         (0..self.open.len()).map(bytes).sum()
     }
 
+    /// The packs, to be read while they are fetched. Waits until their indexes are there, and looks at these.
+    pub(super) fn open_coming(&self, hash: Kind) -> Result<Packs, RestoreError> {
+        let parts = self.manifest.parts.iter().enumerate();
+        let packs = parts
+            .filter(|(_, part)| is_pack(part))
+            .map(|(number, part)| {
+                let path = self.to.dir.join(&part.name);
+                let index = path.with_extension("idx");
+                self.wait_for(&index)?;
+                packs::check_index(&index, part.bytes, hash, self.source.link.stop)?;
+                let opened = match &self.open[number] {
+                    Some(open) => {
+                        let frontier = self.frontiers[number].clone();
+                        Pack::open_coming(&path, open.landing.file(), hash, frontier)
+                    }
+                    None => {
+                        self.wait_for(&path)?;
+                        Pack::open(&path, hash)
+                    }
+                };
+                let name = part.name.as_bytes();
+                opened.map_err(|e| RestoreError::entry(name, e.to_string()))
+            });
+        packs.collect::<Result<_, _>>().map(Packs::of)
+    }
+
+    /// Waits until the part that is to be at `path` has its name, if there is one.
+    fn wait_for(&self, path: &Path) -> Result<(), RestoreError> {
+        let mut parts = self.manifest.parts.iter().zip(&self.frontiers);
+        match parts.find(|(part, _)| path.ends_with(&part.name)) {
+            Some((part, frontier)) if !frontier.wait(part.bytes) => Err(stopped()),
+            _ => Ok(()),
+        }
+    }
+
+    /// A part has its name.
+    fn is_whole(&self, number: usize) {
+        self.frontiers[number].came(0..self.manifest.parts[number].bytes);
+    }
+
+    /// Whether a job could not be done.
+    pub(super) fn has_failed(&self) -> bool {
+        self.lock().has_failed
+    }
+
+    /// Nothing more comes: nobody is to wait for it.
+    fn give_up(&self) {
+        self.lock().has_failed = true;
+        self.frontiers.iter().for_each(|frontier| frontier.end());
+    }
+
     /// Notes what is fetched as what an archive has had in `.git/objects/pack`, with the sums that are made.
     pub(super) fn note(&self, archive: &mut Archive) -> Result<(), RestoreError> {
         for (open, part) in self.open.iter().zip(&self.manifest.parts) {
@@ -302,15 +364,19 @@ impl<'f, 'a> Fetching<'f, 'a> {
         let Some(job) = self.claim() else {
             return Ok(false);
         };
-        let done = self.run(&job, conn, buffer);
-        done.inspect_err(|_| self.lock().has_failed = true)?;
+        let ends = Ends(self);
+        self.run(&job, conn, buffer)?;
+        std::mem::forget(ends);
         self.lock().left -= 1;
         Ok(true)
     }
 
     fn claim(&self) -> Option<Job> {
+        if self.source.link.stop.is_set() {
+            self.give_up();
+        }
         let mut state = self.lock();
-        match state.has_failed || self.source.link.stop.is_set() {
+        match state.has_failed {
             true => None,
             false => state.jobs.pop(),
         }
@@ -325,15 +391,37 @@ impl<'f, 'a> Fetching<'f, 'a> {
         match (job, self.to.seed) {
             (Job::Fetch(piece), _) => {
                 buffer.resize(STREAM_READ_BYTES, 0);
-                self.piece(conn, piece, buffer)?;
+                self.fetch(piece, conn, buffer)?;
                 self.done(piece, buffer)
             }
             (Job::Place(number, file), Some(seed)) => {
                 let (part, stop) = (&self.manifest.parts[*number], self.source.link.stop);
-                landing::place(seed, file, part, self.to.dir, stop)
+                landing::place(seed, file, part, self.to.dir, stop)?;
+                self.is_whole(*number);
+                Ok(())
             }
             (Job::Place(..), None) => Ok(()),
         }
+    }
+
+    fn fetch(
+        &self,
+        piece: &Piece,
+        conn: &mut Option<Conn<'a>>,
+        buffer: &mut [u8],
+    ) -> Result<(), RestoreError> {
+        let (part, Some(open)) = (&self.manifest.parts[piece.part], &self.open[piece.part]) else {
+            return Ok(());
+        };
+        let coming = Coming {
+            source: &self.source,
+            part,
+            piece,
+            sums: &self.manifest.layout.checksums()[piece.sums.clone()],
+            landing: &open.landing,
+            frontier: is_pack(part).then_some(&*self.frontiers[piece.part]),
+        };
+        coming.fetch(conn, buffer)
     }
 
     /// A piece is there.
@@ -371,96 +459,23 @@ impl<'f, 'a> Fetching<'f, 'a> {
                 false => return Err(corrupt(part, 0)),
             }
         }
-        landing.finish(part, self.to.dir, self.source.link.stop)
-    }
-
-    /// Fetches a piece, with as many tries as bring more than a little, and few that bring what is not right.
-    fn piece(
-        &self,
-        conn: &mut Option<Conn<'a>>,
-        piece: &Piece,
-        buffer: &mut [u8],
-    ) -> Result<(), RestoreError> {
-        let (mut taken, mut tries, mut corrupted) = (Taken::new(piece), 0, 0);
-        loop {
-            let before = taken.at;
-            let why = match self.try_piece(conn, piece, &mut taken, buffer) {
-                Ok(true) => return Ok(()),
-                Ok(false) => "the answer ended early".to_owned(),
-                Err(Failed::Corrupt(error)) => {
-                    corrupted += 1;
-                    if corrupted >= CORRUPT_TRIES_MAX {
-                        return Err(error);
-                    }
-                    error.to_string()
-                }
-                Err(Failed::Untaken(Untaken::Final(error))) => return Err(error),
-                Err(Failed::Untaken(Untaken::Again(why))) => why,
-            };
-            *conn = None;
-            let is_much = taken.at.saturating_sub(before) >= PACE_BYTES as u64;
-            tries = if is_much { 1 } else { tries + 1 };
-            let link = self.source.link;
-            if tries >= DOWNLOAD_TRIES_MAX || link.stop.is_set() {
-                let (name, at) = (&self.manifest.parts[piece.part].name, taken.at);
-                let what = format!("{name} broke at byte {at}, {tries} tries: {why}");
-                return Err(RestoreError::Server(what));
-            }
-            link.progress.resumed();
-            pause(link.stop, tries);
-        }
-    }
-
-    /// One request for what is left of a piece; whether it is whole now.
-    fn try_piece(
-        &self,
-        slot: &mut Option<Conn<'a>>,
-        piece: &Piece,
-        taken: &mut Taken,
-        buffer: &mut [u8],
-    ) -> Result<bool, Failed> {
-        let (part, Some(open)) = (&self.manifest.parts[piece.part], &self.open[piece.part]) else {
-            return Ok(true);
-        };
-        let link = self.source.link;
-        let conn = reusable(slot, link)?;
-        self.source.ask(conn, part, taken.at..piece.range.end)?;
-        while taken.at < piece.range.end {
-            let left = usize::try_from(piece.range.end - taken.at).unwrap_or(usize::MAX);
-            let want = left.min(buffer.len());
-            let got = conn.read(&mut buffer[..want])?;
-            if got == 0 {
-                return Ok(false);
-            }
-            link.progress.received(got);
-            let written = open.landing.write(&buffer[..got], taken.at);
-            written.map_err(Untaken::Final)?;
-            let sums = &self.manifest.layout.checksums()[piece.sums.clone()];
-            if let Err(at) = taken.add(&buffer[..got], piece, sums) {
-                return Err(Failed::Corrupt(corrupt(part, at)));
-            }
-        }
-        Ok(true)
+        landing.finish(part, self.to.dir, self.source.link.stop)?;
+        self.is_whole(number);
+        Ok(())
     }
 }
 
-/// A part is not what the manifest says from `offset` on, or before.
-fn corrupt(part: &Part, offset: u64) -> RestoreError {
-    let what = format!("{} is not what the manifest says", part.name);
-    RestoreError::Corrupt { offset, what }
-}
+/// Held by who does a job: if that is not done, whatever the reason, nobody waits for it.
+struct Ends<'e, 'f, 'a>(&'e Fetching<'f, 'a>);
 
-/// Why a request brought no piece.
-enum Failed {
-    Untaken(Untaken),
-    /// What came of it is not right.
-    Corrupt(RestoreError),
-}
-
-impl<E: Into<Untaken>> From<E> for Failed {
-    fn from(error: E) -> Failed {
-        Failed::Untaken(error.into())
+impl Drop for Ends<'_, '_, '_> {
+    fn drop(&mut self) {
+        self.0.give_up();
     }
+}
+
+fn is_pack(part: &Part) -> bool {
+    part.name.ends_with(".pack")
 }
 
 /// XXH64 of a whole file.

@@ -36,6 +36,12 @@ impl Taken {
         }
     }
 
+    /// Before it all of a piece that has checksums is right.
+    pub(super) fn sound_end(&self, piece: &Piece) -> u64 {
+        let frames = self.frames as u64 * RAW_FRAME_BYTES;
+        (piece.range.start + frames).min(piece.range.end)
+    }
+
     /// Takes what came next, which is written. Where a frame is not right, gives where it begins: it is to come
     /// again.
     pub(super) fn add(&mut self, mut bytes: &[u8], piece: &Piece, sums: &[u32]) -> Result<(), u64> {

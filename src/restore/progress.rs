@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::proven::Proven;
 use super::said::Said;
 use crate::io::say::line;
 use crate::manifest::preamble::Waits;
@@ -148,6 +149,8 @@ pub(super) struct Summary {
     /// Why nothing is.
     pub note: Option<String>,
     pub bundle_applied: bool,
+    /// What `--verify` has proven; `None` without it.
+    pub verified: Option<Proven>,
     /// Of the archive, as it came; unknown of a clone, as are the entries.
     pub bytes: Option<u64>,
     pub entries: Option<u64>,
@@ -323,6 +326,7 @@ impl Progress {
             source: SOURCE_SNAPSHOT,
             commit: None,
             branch: None,
+            verified: None,
             note: None,
             bundle_applied: false,
             bytes: Some(self.received_bytes.load(Relaxed)),

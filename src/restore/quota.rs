@@ -72,6 +72,12 @@ impl Quota {
         self.take(entry_bytes(bytes))
     }
 
+    /// So many entries that were counted are not made after all, of so many bytes with what each takes.
+    pub fn give_back(&self, entries: u64, bytes: u64) {
+        self.taken_entries.fetch_sub(entries, Relaxed);
+        self.taken_bytes.fetch_sub(bytes, Relaxed);
+    }
+
     /// Counts nothing; refused are more entries than may still be made.
     pub fn look_entries(&self, entries: u64) -> Result<(), RestoreError> {
         let taken = self.taken_entries.load(Relaxed);

@@ -5,6 +5,7 @@ use std::io::Write;
 use super::error::RestoreError;
 use super::origin::is_url;
 use super::progress::{Failure, Progress, SOURCE_CLONE, Summary, size};
+use super::proven::Proven;
 use crate::config::RestoreArgs;
 use crate::io::say::say_line;
 
@@ -121,6 +122,14 @@ fn report(args: &RestoreArgs, summary: &Summary) -> std::io::Result<()> {
             summary.total_ms / 1000.0,
             summary.origin,
         ));
+        if let Some(Proven { proven, believed }) = &summary.verified {
+            say_line(format_args!(
+                "tarpon: {}: proven: {}; believed: {}",
+                summary.directory,
+                proven.join(", "),
+                believed.join(", ")
+            ));
+        }
         if let Some(note) = &summary.note {
             say_line(format_args!("tarpon: {}: {note}", summary.directory));
         }

@@ -12,10 +12,12 @@ use gix::objs::tree::EntryKind;
 use super::error::RestoreError;
 use super::objects::Objects;
 use super::path;
+use super::quota::Quota;
 use super::stop::Stop;
 use super::write::stopped;
 use crate::limits::{
-    EMPTY_TREES_MAX, PATH_BYTES_MAX, RESTORED_TREE_BYTES_MAX, TREE_DEPTH_MAX, WORK_PIECE_BYTES,
+    DISK_BLOCK_BYTES, EMPTY_TREES_MAX, PATH_BYTES_MAX, RESTORED_TREE_BYTES_MAX,
+    TRACKED_INDEX_BYTES_MAX, TREE_DEPTH_MAX, TREE_DIRECTORIES_MAX, WORK_PIECE_BYTES,
 };
 use crate::tree::index::{Directories, HEADER_BYTES, STAT_FIELDS, mode, push_entry, push_header};
 use crate::tree::order::Order;
@@ -40,6 +42,15 @@ struct Made {
     directories: u64,
 }
 
+/// What bounds a walk: a few trees that hold each other many times have no end.
+#[derive(Clone, Copy)]
+enum Bound<'q> {
+    /// What was unpacked, of which a commit has no more.
+    Unpacked(Unpacked),
+    /// What there is room for.
+    Quota(&'q Quota),
+}
+
 /// Makes the index of `commit`. More files than were `unpacked` are not listed: they are not there.
 pub fn index(
     tree: &Path,
@@ -48,10 +59,34 @@ pub fn index(
     stop: &Stop,
 ) -> Result<Vec<u8>, RestoreError> {
     let objects = Objects::open(tree, commit.kind(), stop)?;
+    let made = made(&objects, commit, Bound::Unpacked(unpacked), stop)?;
+    if made.files != unpacked.files || unpacked.directories > made.directories {
+        let why = "the archive has files or directories that its commit has not";
+        return Err(RestoreError::entry(HEAD, why));
+    }
+    Ok(made.bytes)
+}
+
+/// Makes the index of `commit`, of which nothing is there yet, if what it lists may be made.
+pub(super) fn plan(
+    objects: &Objects<'_>,
+    commit: ObjectId,
+    quota: &Quota,
+    stop: &Stop,
+) -> Result<Vec<u8>, RestoreError> {
+    made(objects, commit, Bound::Quota(quota), stop).map(|made| made.bytes)
+}
+
+fn made(
+    objects: &Objects<'_>,
+    commit: ObjectId,
+    bound: Bound<'_>,
+    stop: &Stop,
+) -> Result<Made, RestoreError> {
     let root = objects.tree_of(commit)?;
     let mut walk = Walk {
-        objects: &objects,
-        unpacked,
+        objects,
+        bound,
         stop,
         made: Made {
             bytes: Vec::new(),
@@ -84,11 +119,7 @@ pub fn index(
     // The sum is put in with the stat data.
     made.bytes
         .resize(made.bytes.len() + commit.kind().len_in_bytes(), 0);
-    if made.files != unpacked.files || unpacked.directories > made.directories {
-        let why = "the archive has files or directories that its commit has not";
-        return Err(RestoreError::entry(HEAD, why));
-    }
-    Ok(made.bytes)
+    Ok(made)
 }
 
 /// A tree that the walk is inside of.
@@ -104,7 +135,7 @@ struct Level {
 /// Invariant: `path` is that of the entry which was met last.
 struct Walk<'w> {
     objects: &'w Objects<'w>,
-    unpacked: Unpacked,
+    bound: Bound<'w>,
     stop: &'w Stop,
     made: Made,
     entries: u32,
@@ -184,11 +215,8 @@ impl Walk<'_> {
         if open + data.len() > RESTORED_TREE_BYTES_MAX {
             return Err(self.refused("the trees that lead to it are too large together"));
         }
-        // A few trees that hold each other many times have no end.
-        if !self.open.is_empty()
-            && self.directories.count() as u64 > self.unpacked.directories + EMPTY_TREES_MAX
-        {
-            return Err(self.refused("its commit has directories that the archive has not"));
+        if !self.open.is_empty() {
+            self.directory(self.directories.count() as u64)?;
         }
         self.directories.enter(&self.path[name_at..], &id);
         if !self.open.is_empty() {
@@ -210,20 +238,49 @@ impl Walk<'_> {
         }
     }
 
+    /// There are so many directories.
+    fn directory(&self, count: u64) -> Result<(), RestoreError> {
+        match self.bound {
+            Bound::Unpacked(unpacked) if count > unpacked.directories + EMPTY_TREES_MAX => {
+                Err(self.refused("it is in the commit, but not in the archive"))
+            }
+            Bound::Unpacked(_) => Ok(()),
+            Bound::Quota(_) if count > TREE_DIRECTORIES_MAX => {
+                Err(self.refused("its commit has too many directories"))
+            }
+            Bound::Quota(quota) => quota.look_entries(count),
+        }
+    }
+
+    /// There is one file more.
+    fn file(&self) -> Result<(), RestoreError> {
+        let files = self.made.files;
+        match self.bound {
+            Bound::Unpacked(unpacked) if files > unpacked.files => {
+                Err(self.refused("it is in the commit, but not in the archive"))
+            }
+            Bound::Unpacked(_) => Ok(()),
+            Bound::Quota(_) if self.made.bytes.len() as u64 > TRACKED_INDEX_BYTES_MAX => {
+                Err(self.refused("its commit has too many files"))
+            }
+            Bound::Quota(quota) => {
+                quota.look_entries(files)?;
+                quota.look(files.saturating_mul(DISK_BLOCK_BYTES))
+            }
+        }
+    }
+
     /// A file, link or submodule, at `path`.
     fn entry(&mut self, kind: EntryKind, id: ObjectId) -> Result<(), RestoreError> {
-        let is_there = match kind {
+        match kind {
             EntryKind::Commit | EntryKind::Tree => {
                 self.made.directories += 1;
-                self.made.directories <= self.unpacked.directories + EMPTY_TREES_MAX
+                self.directory(self.made.directories)?;
             }
             _ => {
                 self.made.files += 1;
-                self.made.files <= self.unpacked.files
+                self.file()?;
             }
-        };
-        if !is_there {
-            return Err(self.refused("it is in the commit, but not in the archive"));
         }
         self.directories.entry();
         self.entries += 1;

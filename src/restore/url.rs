@@ -250,6 +250,14 @@ pub fn base_target(repo_url: &str) -> Option<String> {
     (plain(host) && has_port && plain(path) && all_parts).then(|| format!("/git/{host}/{path}"))
 }
 
+/// Why a repository has no place on a server.
+pub(super) fn no_name(repo_url: &GivenUrl) -> String {
+    format!(
+        "{repo_url} does not name a host and a path below it: write a URL of http, https, ssh or git, \
+         or HOST/PATH as the server has it, such as github.com/OWNER/NAME"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

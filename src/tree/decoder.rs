@@ -11,23 +11,14 @@ use std::path::{Path, PathBuf};
 use gix::objs::{Data, Find, Kind};
 use gix::odb::pack::data::Entry;
 use gix::odb::pack::data::entry::Header;
-use gix::odb::pack::{data, index};
 use gix::oid;
 use libdeflater::Decompressor;
 
-use super::map::MappedFile;
-use crate::io::shortage::Detail;
-use crate::limits::{DECODE_LIMIT_BYTES, DELTA_CHAIN_MAX, DELTA_UNCHECKED_BYTES};
+use super::delta::Delta;
+pub use super::packed::OpenError;
+use super::packed::Pack;
+use crate::limits::{DECODE_LIMIT_BYTES, DELTA_CHAIN_MAX};
 use crate::manifest::record::Linked;
-
-/// A pack that cannot be opened.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read {}: {detail}", .path.display())]
-pub struct OpenError {
-    pub(super) path: PathBuf,
-    #[source]
-    pub(super) detail: Detail,
-}
 
 /// A pack entry that is not what its header says.
 #[derive(Debug, thiserror::Error)]
@@ -43,18 +34,29 @@ pub struct Packs {
     pub(super) packs: Vec<Pack>,
 }
 
-pub(super) struct Pack {
-    pub(super) index: index::File<MappedFile>,
-    pub(super) data: data::File<MappedFile>,
-}
-
 /// A zlib stream in a pack: where it begins, and how many bytes it makes.
 #[derive(Clone, Copy)]
 pub struct Stream<'p> {
     pack: &'p Pack,
     offset: u64,
+    wire: &'p [u8],
     /// Bytes that it makes, as the entry's header has it.
     pub size: u64,
+}
+
+/// An object as one pack has it.
+pub(crate) struct Found<'p> {
+    pack: &'p Pack,
+    entry: Entry,
+}
+
+/// What an object is made from.
+pub(crate) struct Chain<'p> {
+    pub kind: Kind,
+    /// What is stored whole.
+    pub base: Stream<'p>,
+    /// What makes the object of it, the last one first.
+    pub deltas: Vec<Stream<'p>>,
 }
 
 /// Trees, read from the packs, or where they are not in one from `others`. For one thread.
@@ -88,19 +90,39 @@ impl Packs {
         })
     }
 
-    /// The entries of `id`: one for each pack that has it.
-    fn find<'p>(&'p self, id: &oid) -> impl Iterator<Item = (&'p Pack, Entry)> {
+    /// These packs.
+    pub(crate) fn of(packs: Vec<Pack>) -> Packs {
+        Packs { packs }
+    }
+
+    /// Each of them.
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Pack> {
+        self.packs.iter()
+    }
+
+    /// Where the copies of `id` lie: the number of each pack that has it, and where it begins there.
+    pub(crate) fn places(&self, id: &oid) -> impl Iterator<Item = (usize, u64)> {
+        let packs = self.packs.iter().enumerate();
+        packs.filter_map(move |(number, pack)| Some((number, pack.offset(id)?)))
+    }
+
+    /// How many bytes their data has.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.packs.iter().map(Pack::bytes).sum()
+    }
+
+    /// The copies of `id`: one for each pack that has it.
+    pub(crate) fn copies<'p>(&'p self, id: &oid) -> impl Iterator<Item = Found<'p>> {
         self.packs.iter().filter_map(move |pack| {
-            let index = pack.index.lookup(id)?;
-            let offset = pack.index.pack_offset_at_index(index);
-            Some((pack, pack.data.entry(offset).ok()?))
+            let entry = pack.entry(pack.offset(id)?)?;
+            Some(Found { pack, entry })
         })
     }
 
     /// The blob `id`, if it is stored whole.
     pub fn find_whole(&self, id: &oid) -> Option<Stream<'_>> {
-        let (pack, entry) = self.find(id).next()?;
-        matches!(entry.header, Header::Blob).then_some(Stream::of(pack, &entry))
+        let copy = self.copies(id).next()?;
+        matches!(copy.entry.header, Header::Blob).then_some(copy.stream())
     }
 
     /// Appends the object `id`, which is a `kind`, to `out`, after what `begin` appends for an
@@ -118,8 +140,8 @@ impl Packs {
     ) -> Result<Option<u64>, DamagedEntry> {
         let start = out.len();
         let mut damaged = None;
-        for (pack, entry) in self.find(id) {
-            match Packs::push_entry(pack, entry, kind, max_bytes, decoder, out, &begin) {
+        for copy in self.copies(id) {
+            match copy.push(kind, max_bytes, decoder, out, &begin) {
                 Err(e) => {
                     out.truncate(start);
                     damaged.get_or_insert(e);
@@ -129,46 +151,70 @@ impl Packs {
         }
         damaged.map_or(Ok(None), Err)
     }
+}
 
-    /// What [`Packs::push_object`] does with the entry of one pack.
-    fn push_entry(
-        pack: &Pack,
-        entry: Entry,
+impl<'p> Found<'p> {
+    fn stream(&self) -> Stream<'p> {
+        Stream {
+            pack: self.pack,
+            offset: self.entry.data_offset,
+            wire: self.pack.wire(&self.entry).unwrap_or_default(),
+            size: self.entry.decompressed_size,
+        }
+    }
+
+    /// What it is made from. `None` if that does not lead to anything.
+    pub(crate) fn chain(mut self) -> Result<Option<Chain<'p>>, DamagedEntry> {
+        let mut deltas = Vec::new();
+        loop {
+            let stream = self.stream();
+            stream.check_size()?;
+            let at = match self.entry.header {
+                Header::OfsDelta { base_distance } => {
+                    self.entry.checked_base_pack_offset(base_distance)
+                }
+                Header::RefDelta { base_id } => self.pack.offset(&base_id),
+                whole => {
+                    let kind = whole.as_kind();
+                    return Ok(kind.map(|kind| Chain {
+                        kind,
+                        base: stream,
+                        deltas,
+                    }));
+                }
+            };
+            let next = at.and_then(|at| self.pack.entry(at));
+            match next.filter(|_| deltas.len() < DELTA_CHAIN_MAX) {
+                None => return Ok(None),
+                Some(next) => self.entry = next,
+            }
+            deltas.push(stream);
+        }
+    }
+
+    /// What [`Packs::push_object`] does with one copy.
+    pub(crate) fn push(
+        self,
         kind: Kind,
         max_bytes: u64,
         decoder: &mut Decoder,
         out: &mut Vec<u8>,
         begin: &impl Fn(&mut Vec<u8>, u64),
     ) -> Result<Option<u64>, DamagedEntry> {
-        let (mut base, mut deltas) = (entry, Vec::new());
-        loop {
-            let stream = Stream::of(pack, &base);
-            stream.check_size()?;
-            if stream.size > max_bytes || deltas.len() > DELTA_CHAIN_MAX {
-                return Ok(None);
-            }
-            let at = match base.header {
-                Header::OfsDelta { base_distance } => base.checked_base_pack_offset(base_distance),
-                Header::RefDelta { base_id } => {
-                    let index = pack.index.lookup(base_id);
-                    index.map(|index| pack.index.pack_offset_at_index(index))
-                }
-                whole if whole.as_kind() != Some(kind) => None,
-                _ if deltas.is_empty() => {
-                    begin(out, stream.size);
-                    stream.inflate(&mut decoder.inflater, out)?;
-                    return Ok(Some(stream.size));
-                }
-                _ => {
-                    return decoder.push_deltas(stream, deltas, max_bytes, out, begin);
-                }
-            };
-            let Some(next) = at.and_then(|at| pack.data.entry(at).ok()) else {
-                return Ok(None);
-            };
-            deltas.push(stream);
-            base = next;
+        let chain = self.chain()?;
+        let Some(Chain { base, deltas, .. }) = chain.filter(|chain| chain.kind == kind) else {
+            return Ok(None);
+        };
+        let is_large = |stream: &Stream<'_>| stream.size > max_bytes;
+        if is_large(&base) || deltas.iter().any(is_large) {
+            return Ok(None);
         }
+        if !deltas.is_empty() {
+            return decoder.push_deltas(base, deltas, max_bytes, out, begin);
+        }
+        begin(out, base.size);
+        base.inflate(&mut decoder.inflater, out)?;
+        Ok(Some(base.size))
     }
 }
 
@@ -271,44 +317,10 @@ impl Default for Decoder {
     }
 }
 
-impl Pack {
-    /// Opens a pack by the path of its index or of its data.
-    pub(super) fn open(path: &Path, hash: gix::hash::Kind) -> Result<Pack, OpenError> {
-        Ok(Pack {
-            index: open_part(path.with_extension("idx"), hash, index::File::from_data)?,
-            data: open_part(path.with_extension("pack"), hash, data::File::from_data)?,
-        })
-    }
-}
-
-/// Maps a file of a pack and has `parse` look at it.
-fn open_part<P>(
-    path: PathBuf,
-    hash: gix::hash::Kind,
-    parse: fn(MappedFile, PathBuf, gix::hash::Kind) -> gix::error::Result<P>,
-) -> Result<P, OpenError> {
-    let opened = MappedFile::open(&path).map_err(|e| Detail::of(&e));
-    let parsed = opened.and_then(|file| {
-        let parsed = parse(file, path.clone(), hash);
-        parsed.map_err(|e| Detail::of(&e))
-    });
-    parsed.map_err(|detail| OpenError { path, detail })
-}
-
 impl<'p> Stream<'p> {
-    fn of(pack: &'p Pack, entry: &Entry) -> Stream<'p> {
-        Stream {
-            pack,
-            offset: entry.data_offset,
-            size: entry.decompressed_size,
-        }
-    }
-
     /// The stream's bytes, and whatever follows it in the pack.
     pub fn deflated(&self) -> &'p [u8] {
-        let end = self.pack.data.pack_end() as u64;
-        let deflated = self.pack.data.entry_slice(self.offset..end);
-        deflated.unwrap_or_default()
+        self.wire
     }
 
     /// Refuses a size that no stream of so few bytes makes: memory is taken for it before the
@@ -326,7 +338,7 @@ impl<'p> Stream<'p> {
         self.damaged(format!("there is no memory for {bytes} bytes"))
     }
 
-    fn damaged(&self, detail: String) -> DamagedEntry {
+    pub(crate) fn damaged(&self, detail: String) -> DamagedEntry {
         // The name alone: the path is that of a link, which is gone when somebody reads this.
         let pack = self.pack.data.path().file_name().unwrap_or_default();
         DamagedEntry {
@@ -375,110 +387,6 @@ impl<'p> Stream<'p> {
             Err(e) => Err(self.damaged(e.to_string())),
         }
     }
-}
-
-/// A delta (gitformat-pack(5), "Deltified representation").
-struct Delta<'d> {
-    base_bytes: u64,
-    result_bytes: u64,
-    instructions: &'d [u8],
-}
-
-impl Delta<'_> {
-    fn parse(delta: &[u8]) -> Option<Delta<'_>> {
-        let (base_bytes, rest) = take_size(delta)?;
-        let (result_bytes, instructions) = take_size(rest)?;
-        Some(Delta {
-            base_bytes,
-            result_bytes,
-            instructions,
-        })
-    }
-
-    /// How many bytes the instructions make.
-    fn made_bytes(&self) -> Option<u64> {
-        let (mut made, mut rest) = (0u64, self.instructions);
-        while let Some((&instruction, tail)) = rest.split_first() {
-            let len;
-            (len, rest) = match instruction {
-                0 => return None,
-                1..0x80 => (instruction.into(), tail.get(instruction.into()..)?),
-                _ => {
-                    let (_, tail) = take_bytes(instruction, 0..4, tail)?;
-                    let (len, tail) = take_bytes(instruction, 4..7, tail)?;
-                    (if len == 0 { 0x10000 } else { len }, tail)
-                }
-            };
-            made = made.checked_add(len as u64)?;
-        }
-        Some(made)
-    }
-
-    /// Appends the result to `out`; `None` if the delta does not fit `base` or makes anything but
-    /// as many bytes as it says.
-    fn apply(&self, base: &[u8], out: &mut Vec<u8>) -> Option<()> {
-        if self.base_bytes != base.len() as u64 {
-            return None;
-        }
-        let mut left = usize::try_from(self.result_bytes).ok()?;
-        if left > DELTA_UNCHECKED_BYTES && self.made_bytes() != Some(self.result_bytes) {
-            return None;
-        }
-        // No more than is needed: what is kept is counted by what was allocated.
-        out.try_reserve_exact(left).ok()?;
-        let mut rest = self.instructions;
-        while let Some((&instruction, tail)) = rest.split_first() {
-            let (data, tail) = match instruction {
-                0 => return None,
-                1..0x80 => tail.split_at_checked(instruction.into())?,
-                _ => {
-                    let (offset, tail) = take_bytes(instruction, 0..4, tail)?;
-                    let (len, tail) = take_bytes(instruction, 4..7, tail)?;
-                    let len = if len == 0 { 0x10000 } else { len };
-                    (base.get(offset..offset.checked_add(len)?)?, tail)
-                }
-            };
-            left = left.checked_sub(data.len())?;
-            out.extend_from_slice(data);
-            rest = tail;
-        }
-        (left == 0).then_some(())
-    }
-}
-
-/// Reads a size: seven bits a byte, the lowest first, as long as the highest bit is set.
-fn take_size(mut bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let (mut size, mut shift) = (0u64, 0);
-    loop {
-        let (&byte, rest) = bytes.split_first()?;
-        let bits = u64::from(byte & 0x7f);
-        if shift >= u64::BITS || bits << shift >> shift != bits {
-            return None;
-        }
-        size |= bits << shift;
-        shift += 7;
-        bytes = rest;
-        if byte < 0x80 {
-            return Some((size, rest));
-        }
-    }
-}
-
-/// Reads the number whose bytes are there if the `bits` of `instruction` are set, lowest first.
-fn take_bytes(
-    instruction: u8,
-    bits: std::ops::Range<u32>,
-    mut bytes: &[u8],
-) -> Option<(usize, &[u8])> {
-    let mut number = 0;
-    for (place, bit) in bits.enumerate() {
-        if instruction & 1 << bit != 0 {
-            let (&byte, rest) = bytes.split_first()?;
-            number |= usize::from(byte) << (8 * place);
-            bytes = rest;
-        }
-    }
-    Some((number, bytes))
 }
 
 #[cfg(test)]
@@ -680,6 +588,10 @@ mod tests {
             let stream = Stream {
                 pack,
                 offset: 12,
+                wire: pack
+                    .data
+                    .entry_slice(12..pack.data.pack_end() as u64)
+                    .unwrap(),
                 size,
             };
             let refused = stream.check_size().unwrap_err().to_string();
@@ -688,44 +600,6 @@ mod tests {
             let mut inflater = Decompressor::new();
             assert!(stream.inflate(&mut inflater, &mut out).is_err());
             assert!(stream.fill(&mut inflater, &mut out).is_err());
-        }
-        for result_bytes in sizes {
-            let delta = Delta {
-                base_bytes: 4,
-                result_bytes,
-                instructions: &[0x90, 4, 1, b'a'],
-            };
-            assert_eq!(delta.made_bytes(), Some(5));
-            assert_eq!(delta.apply(b"base", &mut Vec::new()), None);
-        }
-    }
-
-    #[test]
-    fn deltas_that_do_not_fit_are_refused() {
-        let apply = |bytes: &[u8], base: &[u8]| {
-            let mut out = b"x".to_vec();
-            Delta::parse(bytes)?.apply(base, &mut out)?;
-            Some(out)
-        };
-        let base = b"0123456789";
-        assert_eq!(apply(&[10, 3, 0x91, 4, 2, 1, b'a'], base).unwrap(), b"x45a");
-        // A length of zero means 64 KiB.
-        let long = vec![7; 0x10000];
-        let whole = apply(&[0x80, 0x80, 4, 0x80, 0x80, 4, 0x80], &long).unwrap();
-        assert_eq!(whole[1..], long);
-        for (what, delta) in [
-            ("empty", &[][..]),
-            ("no result size", &[10]),
-            ("base of another size", &[9, 1, 1, b'a']),
-            ("reserved instruction", &[10, 1, 0]),
-            ("insert cut short", &[10, 3, 3, b'a', b'b']),
-            ("copy without its offset", &[10, 1, 0x91]),
-            ("copy from behind the base", &[10, 3, 0x91, 8, 3]),
-            ("result too long", &[10, 1, 2, b'a', b'b']),
-            ("result too short", &[10, 3, 2, b'a', b'b']),
-            ("size of more than 64 bits", &[0xff; 12]),
-        ] {
-            assert_eq!(apply(delta, base), None, "{what}");
         }
     }
 }

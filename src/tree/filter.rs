@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use gix::attrs::StateRef;
 use gix::attrs::search::{MetadataCollection, Outcome};
 use gix::bstr::{BStr, BString, ByteSlice};
-use gix::filter::plumbing::eol::{self, AttributesDigest, Mode};
+use gix::filter::plumbing::eol::{self, AttributesDigest, Mode, Stats};
 use gix::glob::pattern::Case;
 use gix::objs::Find;
 use gix::worktree::Stack;
@@ -17,11 +17,15 @@ use gix::worktree::stack::state::{Attributes, attributes::Source};
 use gix::{ObjectId, oid};
 
 use super::iconv::{Encoder, Identity};
+use crate::limits::FILTER_PIECE_BYTES;
 
 /// The attributes that decide about a conversion; [`Filter::conversions`] reads them in this order.
 const ATTRIBUTES: [&str; 5] = ["crlf", "ident", "eol", "text", ENCODING];
 /// The one whose conversion is the C library's.
 const ENCODING: &str = "working-tree-encoding";
+
+/// More than any letter has bytes.
+const LETTER_BYTES_MAX: usize = 8;
 
 /// git's configuration as in a fresh clone on Linux: no `core.autocrlf`, no `core.eol`.
 const EOL: eol::Configuration = eol::Configuration {
@@ -61,6 +65,11 @@ impl Conversions {
         *self == Conversions::default()
     }
 
+    /// Whether keywords are expanded.
+    pub(crate) fn has_ident(&self) -> bool {
+        self.ident
+    }
+
     /// Gives `part` all that decides what they do, in parts that are never taken for each other.
     pub(crate) fn describe(&self, mut part: impl FnMut(&[u8])) {
         let eol = match self.eol {
@@ -84,6 +93,62 @@ impl Conversions {
             encoding: Some(name.into()),
             ..Conversions::default()
         }
+    }
+}
+
+/// The text of a large file: a blob, whose line ends may become others.
+struct Text<'b> {
+    blob: &'b [u8],
+    has_crlf: bool,
+}
+
+impl Text<'_> {
+    fn each<E>(&self, each: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let mut last = 0;
+        let mut converted = Vec::new();
+        for piece in self.blob.chunks(FILTER_PIECE_BYTES) {
+            if !self.has_crlf {
+                each(piece)?;
+                continue;
+            }
+            converted.clear();
+            for line in piece.split_inclusive(|b| *b == b'\n') {
+                let text = line.strip_suffix(b"\n").unwrap_or(line);
+                converted.extend_from_slice(text);
+                last = text.last().copied().unwrap_or(last);
+                if text.len() < line.len() {
+                    converted.extend_from_slice(if last == b'\r' { b"\n" } else { b"\r\n" });
+                    last = b'\n';
+                }
+            }
+            each(&converted)?;
+        }
+        Ok(())
+    }
+
+    /// The same in another encoding; whether all of it has a form there.
+    fn each_encoded<E>(
+        &self,
+        encoder: &mut Encoder,
+        mut each: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<bool, E> {
+        let (mut text, mut encoded) = (Vec::new(), Vec::new());
+        let mut has_form = true;
+        encoder.begin(&mut encoded);
+        self.each(&mut |piece: &[u8]| {
+            text.extend_from_slice(piece);
+            let taken = encoder.push(&text, &mut encoded);
+            has_form &= taken.is_some_and(|taken| text.len() - taken < LETTER_BYTES_MAX);
+            if !has_form {
+                text.clear();
+                return Ok(());
+            }
+            text.drain(..taken.unwrap_or_default());
+            each(&encoded)?;
+            encoded.clear();
+            Ok(())
+        })?;
+        Ok(has_form && text.is_empty())
     }
 }
 
@@ -222,6 +287,34 @@ impl Filter {
         Ok(changed.then_some(&self.buffer[..]))
     }
 
+    /// Gives `each` what [`Filter::convert`] makes of a blob, piece by piece: for one that is too large to be held,
+    /// whose keywords have been expanded ([`expand_ident_to`]).
+    pub(crate) fn convert_large<E>(
+        &mut self,
+        wanted: &Conversions,
+        blob: &[u8],
+        mut each: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let will_convert = |digest| Stats::from_bytes(blob).will_convert_lf_to_crlf(digest, EOL);
+        let text = Text {
+            blob,
+            has_crlf: !blob.is_empty() && wanted.eol.is_some_and(will_convert),
+        };
+        let Some(name) = wanted.encoding.as_ref().filter(|_| !blob.is_empty()) else {
+            return text.each(&mut each);
+        };
+        let open = |name: &BString| Encoder::open(name);
+        let encoder = self.encoders.entry(name.clone()).or_insert_with_key(open);
+        let Some(encoder) = encoder else {
+            return text.each(&mut each);
+        };
+        // Once to see whether all of it has a form there.
+        match text.each_encoded(encoder, |_| Ok::<_, E>(()))? {
+            true => text.each_encoded(encoder, each).map(drop),
+            false => text.each(&mut each),
+        }
+    }
+
     /// What the file at `path` goes through, by the attributes of its path (git's
     /// `git_path_check_crlf` and `convert_attrs`).
     pub(crate) fn conversions(
@@ -294,23 +387,37 @@ fn line_ends(rule: Option<AttributesDigest>, eol: StateRef<'_>) -> Option<Attrib
 /// Returns whether `out` holds a changed text.
 fn expand_ident(source: &[u8], id: &oid, out: &mut Vec<u8>) -> bool {
     out.clear();
+    let push = |piece: &[u8]| {
+        out.extend_from_slice(piece);
+        Ok::<_, std::convert::Infallible>(())
+    };
+    let Ok(is_changed) = expand_ident_to(source, id, push);
+    is_changed
+}
+
+/// The same, piece by piece.
+pub(crate) fn expand_ident_to<E>(
+    source: &[u8],
+    id: &oid,
+    mut each: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<bool, E> {
     let mut rest = source;
     let mut changed = false;
     while let Some(dollar) = rest.find_byte(b'$') {
         let (before, after) = rest.split_at(dollar + 1);
-        out.extend_from_slice(before);
+        each(before)?;
         rest = after;
         let Some(end) = ident_end(rest) else {
             continue;
         };
         rest = &rest[end..];
-        out.extend_from_slice(b"Id: ");
-        out.extend_from_slice(id.to_hex().to_string().as_bytes());
-        out.extend_from_slice(b" $");
+        each(b"Id: ")?;
+        each(id.to_hex().to_string().as_bytes())?;
+        each(b" $")?;
         changed = true;
     }
-    out.extend_from_slice(rest);
-    changed
+    each(rest)?;
+    Ok(changed)
 }
 
 /// For text after a `$`: where the keyword that begins there ends, if there is one to replace.

@@ -148,9 +148,14 @@ impl Encoder {
     /// Converts all of `text`; `None` if any of it has no form in the encoding.
     pub(crate) fn encode(&mut self, text: &[u8]) -> Option<Vec<u8>> {
         let mut out = Vec::with_capacity(text.len() * 2 + 16);
+        self.begin(&mut out);
+        let taken = self.push(text, &mut out)?;
+        (taken == text.len()).then_some(out)
+    }
+
+    /// Begins with a text; appends what stands before it.
+    pub(crate) fn begin(&mut self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.mark);
-        let mut input = text.as_ptr().cast::<libc::c_char>().cast_mut();
-        let mut input_left = text.len();
         // SAFETY: resets the descriptor, which is open, to its initial state.
         unsafe {
             libc::iconv(
@@ -161,6 +166,13 @@ impl Encoder {
                 std::ptr::null_mut(),
             );
         }
+    }
+
+    /// Converts what comes next of a text; how much of it was taken: all but a letter that is cut off at its end.
+    /// `None` if any of it has no form in the encoding.
+    pub(crate) fn push(&mut self, text: &[u8], out: &mut Vec<u8>) -> Option<usize> {
+        let mut input = text.as_ptr().cast::<libc::c_char>().cast_mut();
+        let mut input_left = text.len();
         loop {
             let spare = out.spare_capacity_mut();
             let mut output = spare.as_mut_ptr().cast::<libc::c_char>();
@@ -177,14 +189,14 @@ impl Encoder {
                     &raw mut room_left,
                 )
             };
-            let full = result == usize::MAX
-                && std::io::Error::last_os_error().raw_os_error() == Some(libc::E2BIG);
+            let errno = std::io::Error::last_os_error().raw_os_error();
             // SAFETY: iconv initialised `room - room_left` bytes of the spare capacity.
             unsafe { out.set_len(out.len() + room - room_left) };
-            match (result, full) {
-                (usize::MAX, true) => out.reserve(input_left * 4 + 16),
-                (usize::MAX, false) => return None,
-                _ => return Some(out),
+            match (result, errno) {
+                (usize::MAX, Some(libc::E2BIG)) => out.reserve(input_left * 4 + 16),
+                (usize::MAX, Some(libc::EINVAL)) => return Some(text.len() - input_left),
+                (usize::MAX, _) => return None,
+                _ => return Some(text.len()),
             }
         }
     }

@@ -131,7 +131,7 @@ pub(crate) fn push_header(out: &mut Vec<u8>, entries: u32) {
 }
 
 /// The mode that an index has for an entry of a tree.
-pub(crate) fn mode(kind: EntryKind) -> u32 {
+pub(crate) const fn mode(kind: EntryKind) -> u32 {
     match kind {
         EntryKind::Blob => 0o100_644,
         EntryKind::BlobExecutable => 0o100_755,

@@ -1,4 +1,4 @@
-//! Files in memory: the one place where linked packs are mapped.
+//! Files in memory: the one place where packs are mapped, and what is too large to be held.
 
 #![allow(unsafe_code)] // Mapping a file is unsafe; the contract stands at the call.
 
@@ -23,6 +23,21 @@ impl MappedFile {
         // are immutable: git writes a pack once under its final content's name and only ever
         // unlinks it, and nothing here writes to a linked file.
         let map = unsafe { Mmap::map(&file)? };
+        Ok(MappedFile { map })
+    }
+
+    /// Maps all of a file that is written meanwhile, and has its length.
+    pub(crate) fn coming(file: &File) -> io::Result<MappedFile> {
+        // SAFETY: as above, but that it is written: once, and nobody looks at what is not there yet
+        // ([`super::frontier`]).
+        let map = unsafe { Mmap::map(file)? };
+        Ok(MappedFile { map })
+    }
+
+    /// Maps all of a file that has no name, and that nobody writes any more.
+    pub(crate) fn nameless(file: &File) -> io::Result<MappedFile> {
+        // SAFETY: as above. Without a name nobody else gets at it, and who has made it is done.
+        let map = unsafe { Mmap::map(file)? };
         Ok(MappedFile { map })
     }
 }

@@ -14,13 +14,16 @@
 pub(crate) mod batch;
 pub(crate) mod dates;
 pub mod decoder;
+pub(crate) mod delta;
 pub(crate) mod filter;
 pub mod frames;
+pub(crate) mod frontier;
 pub(crate) mod iconv;
 pub(crate) mod index;
 pub(crate) mod map;
 pub(crate) mod order;
 pub(crate) mod pack;
+pub(crate) mod packed;
 pub(crate) mod stored;
 pub(crate) mod sum;
 pub mod tar;

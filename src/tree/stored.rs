@@ -9,10 +9,13 @@ use gix::objs::Kind;
 use gix::odb::pack::data::entry::Header;
 use gix::{ObjectId, oid};
 
-use super::decoder::{OpenError, Pack, Packs};
+use super::decoder::Packs;
 use super::map::MappedFile;
+use super::packed::{OpenError, Pack};
 use crate::io::shortage::Detail;
 
+/// So many entries are compared between two looks whether that is to go on.
+const ENTRIES_AT_ONCE: u32 = 1024;
 const REVERSE_SIGNATURE: &[u8] = b"RIDX\0\0\0\x01";
 /// The signature and the kind of ids.
 const REVERSE_HEADER_BYTES: usize = 12;
@@ -108,6 +111,30 @@ impl<'p> Entries<'p> {
         }
     }
 
+    /// Compares each entry with the sum that its index has of it; says what is wrong. `is_over` is asked now and then.
+    pub(crate) fn check(&self, is_over: impl Fn() -> bool) -> Result<(), String> {
+        for (pack, order) in &self.packs {
+            let name = pack.data.path().file_name().unwrap_or_default().display();
+            for place in 0..pack.index.num_objects() {
+                if place % ENTRIES_AT_ONCE == 0 && is_over() {
+                    return Err("the look at it was ended".into());
+                }
+                let is_sound = order.number(place).and_then(|number| {
+                    let bytes = bytes_of(pack, order, place, offset_of(pack, number)?)?;
+                    // An old index has no sums.
+                    let sum = pack.index.crc32_at_index(number);
+                    Some(sum.is_none_or(|sum| crc32fast::hash(bytes) == sum))
+                });
+                if is_sound != Some(true) {
+                    return Err(format!(
+                        "entry {place} of {name} is not what its index sums up"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The entry of `id` in the first pack that has it. `None` if there is none, or not one that can be taken
     /// over as it is: because it is damaged, or its index has no sums.
     pub(crate) fn find(&self, id: &oid) -> Option<Stored<'p>> {
@@ -122,11 +149,7 @@ impl<'p> Entries<'p> {
 fn stored<'p>(pack: &'p Pack, order: &Order, number: u32) -> Option<Stored<'p>> {
     let offset = offset_of(pack, number)?;
     let place = place_of(pack, order, offset)?;
-    let end = match place + 1 < pack.index.num_objects() {
-        true => offset_of(pack, order.number(place + 1)?)?,
-        false => pack.data.pack_end() as u64,
-    };
-    let bytes = pack.data.entry_slice(offset..end)?;
+    let bytes = bytes_of(pack, order, place, offset)?;
     let crc32 = pack.index.crc32_at_index(number)?;
     if crc32fast::hash(bytes) != crc32 {
         return None;
@@ -148,6 +171,15 @@ fn stored<'p>(pack: &'p Pack, order: &Order, number: u32) -> Option<Stored<'p>> 
         size: entry.decompressed_size,
         crc32,
     })
+}
+
+/// All of the entry at a place, which begins at `offset`.
+fn bytes_of<'p>(pack: &'p Pack, order: &Order, place: u32, offset: u64) -> Option<&'p [u8]> {
+    let end = match place + 1 < pack.index.num_objects() {
+        true => offset_of(pack, order.number(place + 1)?)?,
+        false => pack.data.pack_end() as u64,
+    };
+    pack.data.entry_slice(offset..end)
 }
 
 fn is_number(pack: &Pack, number: u32) -> bool {

@@ -48,6 +48,9 @@ fn check(name: &str, make: fn(&Lab)) {
     let labels = [("outcome", "part")];
     let parts = server.metrics().count("tarpon_requests_total", &labels);
     assert!(parts > 0, "{name}: it was not fetched by parts");
+    expect_restored(&lab, &server, name, "from packs", &["--worktree", "packs"]);
+    let verified = ["--verify=full", "--by-parts"];
+    expect_restored(&lab, &server, name, "verified", &verified);
     server.stop();
 
     git::repack_and_prune(&lab.mirror(name));
@@ -80,7 +83,7 @@ fn clone_as_now(lab: &Lab, name: &str, into: &std::path::Path) {
     }
 }
 
-/// Restores with the client and compares what it made with the clone.
+/// Restores with the client, asked so, and compares what it made with the clone.
 fn expect_restored(lab: &Lab, server: &Server, name: &str, stage: &str, more: &[&str]) {
     let target = lab.scratch(stage);
     let repository = format!("test/{name}");

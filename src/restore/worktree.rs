@@ -1,0 +1,411 @@
+//! The worktree, made from the packs alone: what the index of a commit lists is written by all cores, each file as its
+//! blob and its attributes have it. It is the same as an archive's frames have it, as both come from the same decoder
+//! and the same conversions.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use gix::bstr::BStr;
+use gix::hash::{Kind, ObjectId, oid};
+
+use super::blobs::{Attributes, BlobReader, Blobs};
+use super::dates::Dates;
+use super::error::RestoreError;
+use super::in_the_way::Watch;
+use super::index::{Listed, entries};
+use super::objects::Objects;
+use super::progress::Progress;
+use super::sink::Sink;
+use super::spill::{Spill, Spilled};
+use super::tree::plan;
+use super::write::{PartFile, Site, Writer, stopped};
+use crate::limits::{
+    HELD_CONVERTED_BYTES, PATH_BYTES_MAX, WORKTREE_ENTRIES_AT_ONCE, WORKTREE_WORKERS_MAX,
+};
+use crate::tree::decoder::Packs;
+use crate::tree::filter::{AttributeFiles, Conversions, Filter, FilterError, expand_ident_to};
+use crate::tree::index::{SUBMODULE, mode};
+use crate::tree::walk::ATTRIBUTES_FILE;
+
+/// What becomes of the blobs of a worktree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Task {
+    /// Files are made of them, and what they are is believed.
+    Make,
+    /// Files are made of them, and each is proven to be what its id says.
+    MakeProven,
+    /// They are proven, and nothing is made.
+    Prove,
+}
+
+/// How a worktree is to be made.
+pub(super) struct Making<'m> {
+    pub site: Site<'m>,
+    pub dates: Dates,
+    pub progress: &'m Progress,
+    /// What sees whether something is in the way.
+    pub way: Option<Watch<'m>>,
+    pub task: Task,
+    /// Of what it was made, and the index that lists it, once it is.
+    pub made: Option<(ObjectId, Vec<u8>)>,
+}
+
+/// Packs that a worktree is made from.
+pub(super) enum From {
+    /// All of them are there.
+    There,
+    /// They still come.
+    Coming(Packs),
+}
+
+impl Making<'_> {
+    /// Makes what `commit` lists in the repository at `tree`. Packs that are there have been looked at; of those that
+    /// come, their indexes.
+    pub(super) fn run(
+        &mut self,
+        tree: &Path,
+        commit: ObjectId,
+        from: From,
+    ) -> Result<(), RestoreError> {
+        let (hash, stop) = (commit.kind(), self.site.stop);
+        let is_coming = matches!(from, From::Coming(_));
+        let packs = match from {
+            From::Coming(packs) => packs,
+            From::There => {
+                let opened = Packs::open_all(&tree.join(".git"), hash);
+                opened.map_err(|e| RestoreError::entry(b".git/objects/pack", e.to_string()))?
+            }
+        };
+        let packs = Arc::new(packs);
+        let objects = Objects::of(packs.clone(), tree, hash, stop);
+        let index = plan(&objects, commit, self.site.quota, stop)?;
+        self.make(tree, packs, &index, (hash, is_coming))?;
+        self.made = Some((commit, index));
+        Ok(())
+    }
+
+    /// Makes what `index` lists, whose ids are of the kind `hash`.
+    fn make(
+        &mut self,
+        tree: &Path,
+        packs: Arc<Packs>,
+        index: &[u8],
+        (hash, is_coming): (Kind, bool),
+    ) -> Result<(), RestoreError> {
+        let id_bytes = hash.len_in_bytes();
+        let starts = entries(index, id_bytes, self.site.stop)?;
+        let listed = |window: &[usize]| Listed::of(&index[window[0]..window[1]], id_bytes);
+        let mut attributes = AttributeFiles::default();
+        for entry in starts.windows(2).map(listed) {
+            if let Some(way) = &mut self.way {
+                way.comes(entry.path, entry.mode == SUBMODULE)?;
+            }
+            let name = entry.path.rsplit(|b| *b == b'/').next();
+            // Of a link, git takes the target for the file's lines.
+            if name == Some(ATTRIBUTES_FILE) && entry.mode != SUBMODULE {
+                attributes.push(entry.path, entry.id);
+            }
+        }
+        let git = tree.join(".git");
+        let spill = Spill {
+            directory: &git,
+            quota: self.site.quota,
+        };
+        let is_proven = self.task != Task::Make;
+        let blobs = Blobs::of(packs, tree, hash, spill, is_proven, self.site.stop)?;
+        let order = is_coming.then(|| {
+            // Neighbours in an index are neighbours in a pack as a rule.
+            let entries = starts.windows(2).map(listed).zip(0..);
+            let mut places: Vec<_> = entries
+                .map(|(entry, n)| (blobs.place(entry.id), n))
+                .collect();
+            places.sort_unstable();
+            places.into_iter().map(|(_, number)| number).collect()
+        });
+        let shared = Shared {
+            making: self,
+            index,
+            id_bytes,
+            starts: &starts,
+            order,
+            next: AtomicUsize::new(0),
+            attributes: &attributes,
+            blobs: &blobs,
+            spill,
+            failure: Mutex::new(None),
+        };
+        shared.run()
+    }
+}
+
+/// What all workers share.
+struct Shared<'s, 'm> {
+    making: &'s Making<'m>,
+    index: &'s [u8],
+    id_bytes: usize,
+    /// Where each entry of the index begins, and the last one ends.
+    starts: &'s [usize],
+    /// In which order entries are made, if not in their own: that in which their blobs come.
+    order: Option<Vec<u32>>,
+    /// The first one that nobody has taken.
+    next: AtomicUsize,
+    attributes: &'s AttributeFiles,
+    blobs: &'s Blobs<'s>,
+    spill: Spill<'s>,
+    failure: Mutex<Option<RestoreError>>,
+}
+
+impl Shared<'_, '_> {
+    fn run(self) -> Result<(), RestoreError> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        std::thread::scope(|scope| {
+            for _ in 0..threads.min(WORKTREE_WORKERS_MAX) {
+                scope.spawn(|| {
+                    if let Err(error) = self.work() {
+                        let failure = self.failure.lock();
+                        let mut failure = failure.unwrap_or_else(|poisoned| poisoned.into_inner());
+                        failure.get_or_insert(error);
+                        self.making.site.stop.set();
+                    }
+                });
+            }
+        });
+        let failure = self.failure.into_inner();
+        match failure.unwrap_or_else(|poisoned| poisoned.into_inner()) {
+            None => Ok(()),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// Makes entries until there are no more.
+    fn work(&self) -> Result<(), RestoreError> {
+        let mut maker = Maker::new(self)?;
+        let last = self.starts.len() - 1;
+        loop {
+            let first = self.next.fetch_add(WORKTREE_ENTRIES_AT_ONCE, Relaxed);
+            if first >= last {
+                return Ok(());
+            }
+            let end = last.min(first + WORKTREE_ENTRIES_AT_ONCE);
+            let began = Instant::now();
+            for place in first..end {
+                if self.making.site.stop.is_set() {
+                    return Err(stopped());
+                }
+                let order = self.order.as_ref();
+                let number = order.map_or(place, |order| order[place] as usize);
+                let entry = &self.index[self.starts[number]..self.starts[number + 1]];
+                let entry = Listed::of(entry, self.id_bytes);
+                match self.making.task {
+                    Task::Make | Task::MakeProven => maker.make(entry)?,
+                    Task::Prove if entry.mode == SUBMODULE => {}
+                    Task::Prove => maker.reader.look(entry.id)?,
+                }
+            }
+            let decoded = std::mem::take(&mut maker.decoded);
+            self.making.progress.decoded(decoded);
+            let written = began.elapsed().saturating_sub(decoded);
+            if self.making.task != Task::Prove {
+                self.making.progress.written(end - first, written);
+            }
+        }
+    }
+}
+
+/// What one worker makes entries with.
+struct Maker<'s> {
+    writer: Writer<'s>,
+    reader: BlobReader<'s>,
+    /// `None` where nothing is converted.
+    filter: Option<(Filter, Attributes<'s>)>,
+    spill: Spill<'s>,
+    site: Site<'s>,
+    mtime_s: i64,
+    /// Time that was not spent with writing.
+    decoded: Duration,
+}
+
+impl<'s> Maker<'s> {
+    fn new(shared: &'s Shared<'_, '_>) -> Result<Maker<'s>, RestoreError> {
+        let failed = |e: std::io::Error| RestoreError::entry(ATTRIBUTES_FILE, e.to_string());
+        let is_made = shared.making.task != Task::Prove;
+        let filter = match shared.attributes.is_empty() || !is_made {
+            true => None,
+            false => {
+                let filter = Filter::new(shared.attributes).map_err(failed)?;
+                Some((filter, Attributes::of(shared.blobs)))
+            }
+        };
+        Ok(Maker {
+            writer: Writer::new(shared.making.site),
+            reader: shared.blobs.reader(),
+            filter,
+            spill: shared.spill,
+            site: shared.making.site,
+            mtime_s: shared.making.dates.file_s(),
+            decoded: Duration::ZERO,
+        })
+    }
+
+    fn make(&mut self, entry: Listed<'_>) -> Result<(), RestoreError> {
+        let (path, id) = (entry.path, entry.id);
+        match entry.mode {
+            SUBMODULE => self.writer.directory(path),
+            LINK => self.link(path, id),
+            mode => self.file(path, id, mode == EXECUTABLE),
+        }
+    }
+
+    fn link(&mut self, path: &BStr, id: &oid) -> Result<(), RestoreError> {
+        let why = "its target is empty, too long, or has a NUL";
+        let refused = || RestoreError::entry(path, why);
+        let spilled;
+        let target = match self.reader.hold(id)? {
+            true => &self.reader.held[..],
+            false => {
+                spilled = self.reader.spilled(id)?;
+                &spilled[..]
+            }
+        };
+        let is_path = (1..=PATH_BYTES_MAX).contains(&target.len());
+        if !is_path || target.contains(&0) {
+            return Err(refused());
+        }
+        self.site.quota.take_entry(0)?;
+        self.writer.symlink(path, target)
+    }
+
+    fn file(&mut self, path: &BStr, id: &oid, executable: bool) -> Result<(), RestoreError> {
+        let began = Instant::now();
+        let conversions = match &mut self.filter {
+            None => Conversions::default(),
+            Some((filter, attributes)) => {
+                let conversions = filter.conversions(path, attributes);
+                conversions.map_err(|e| unconverted(path, &e))?
+            }
+        };
+        if !self.reader.hold(id)? {
+            self.decoded += began.elapsed();
+            return self.large(path, id, executable, &conversions);
+        }
+        let held = &self.reader.held[..];
+        let mut data = held;
+        if let Some((filter, _)) = self.filter.as_mut().filter(|_| !conversions.is_empty()) {
+            if held.len() > HELD_CONVERTED_BYTES {
+                self.decoded += began.elapsed();
+                return self.large(path, id, executable, &conversions);
+            }
+            let converted = filter.convert(&conversions, path, id, held);
+            data = converted
+                .map_err(|e| unconverted(path, &e))?
+                .unwrap_or(held);
+        }
+        self.decoded += began.elapsed();
+        self.site.quota.take_entry(data.len() as u64)?;
+        self.writer.file(path, executable, self.mtime_s, data)
+    }
+
+    /// A file that is not held.
+    fn large(
+        &mut self,
+        path: &BStr,
+        id: &oid,
+        executable: bool,
+        conversions: &Conversions,
+    ) -> Result<(), RestoreError> {
+        if conversions.is_empty() {
+            let mut file = ToFile {
+                writer: &mut self.writer,
+                site: self.site,
+                path,
+                executable,
+                mtime_s: self.mtime_s,
+                file: None,
+                at: 0,
+            };
+            return self.reader.stream(id, &mut file);
+        }
+        let converted = self.converted(id, conversions)?;
+        let mut file = ToFile {
+            writer: &mut self.writer,
+            site: self.site,
+            path,
+            executable,
+            mtime_s: self.mtime_s,
+            file: None,
+            at: 0,
+        };
+        file.begin(converted.len() as u64)?;
+        match converted.is_empty() {
+            true => Ok(()),
+            false => file.piece(&converted),
+        }
+    }
+
+    /// What the conversions make of a blob.
+    fn converted(&mut self, id: &oid, conversions: &Conversions) -> Result<Spilled, RestoreError> {
+        let mut blob = self.reader.spilled(id)?;
+        if conversions.has_ident() {
+            let mut expanded = self.spill.begin()?;
+            expand_ident_to(&blob, id, |piece| expanded.piece(piece))?;
+            blob = expanded.finish()?;
+        }
+        let Some((filter, _)) = &mut self.filter else {
+            return Ok(blob);
+        };
+        let mut converted = self.spill.begin()?;
+        filter.convert_large(conversions, &blob, |piece| match self.site.stop.is_set() {
+            true => Err(stopped()),
+            false => converted.piece(piece),
+        })?;
+        converted.finish()
+    }
+}
+
+const LINK: u32 = mode(gix::objs::tree::EntryKind::Link);
+const EXECUTABLE: u32 = mode(gix::objs::tree::EntryKind::BlobExecutable);
+
+fn unconverted(path: &BStr, error: &FilterError) -> RestoreError {
+    RestoreError::entry(path, error.to_string())
+}
+
+/// A file of the worktree whose content comes piece by piece.
+struct ToFile<'f, 'r> {
+    writer: &'f mut Writer<'r>,
+    site: Site<'r>,
+    path: &'f BStr,
+    executable: bool,
+    mtime_s: i64,
+    file: Option<PartFile>,
+    at: u64,
+}
+
+impl Sink for ToFile<'_, '_> {
+    fn begin(&mut self, bytes: u64) -> Result<(), RestoreError> {
+        self.site.quota.take_entry(bytes)?;
+        if bytes == 0 {
+            return self
+                .writer
+                .file(self.path, self.executable, self.mtime_s, b"");
+        }
+        let file = self
+            .writer
+            .begin(self.path, self.executable, self.mtime_s, bytes);
+        self.file = Some(file?);
+        Ok(())
+    }
+
+    fn piece(&mut self, piece: &[u8]) -> Result<(), RestoreError> {
+        let Some(file) = self.file.as_ref().filter(|_| !piece.is_empty()) else {
+            return Ok(());
+        };
+        file.write(self.at, [piece].into_iter(), self.site.stop)?;
+        self.at += piece.len() as u64;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
