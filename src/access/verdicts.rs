@@ -10,7 +10,9 @@ use sha2::{Digest, Sha256};
 
 use super::credential::Mark;
 use crate::config::RepoKey;
-use crate::limits::{VERDICT_NO_MS, VERDICT_SHARDS, VERDICTS_NO_MAX, VERDICTS_YES_MAX};
+use crate::limits::{
+    VERDICT_NO_MS, VERDICT_REMEMBERED_MS, VERDICT_SHARDS, VERDICTS_NO_MAX, VERDICTS_YES_MAX,
+};
 
 /// What a verdict is about, and whom. Made of a mark, whose key nobody knows, so nobody makes two the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,9 +75,10 @@ impl Verdicts {
     /// None yet. A yes counts for so long; when its upstream cannot be asked, for `stale` longer.
     pub(crate) fn new(young: Duration, stale: Duration) -> Verdicts {
         let no_lasts = Duration::from_millis(VERDICT_NO_MS).min(young);
+        let kept = (young + stale).max(Duration::from_millis(VERDICT_REMEMBERED_MS));
         let shard = |_| {
             Mutex::new(Shard {
-                yes: Kept::new(VERDICTS_YES_MAX / VERDICT_SHARDS, young + stale),
+                yes: Kept::new(VERDICTS_YES_MAX / VERDICT_SHARDS, kept),
                 no: Kept::new(VERDICTS_NO_MAX / VERDICT_SHARDS, no_lasts),
             })
         };
@@ -95,9 +98,16 @@ impl Verdicts {
         }
         match shard.yes.get(about, now) {
             Some(asked) if now.saturating_duration_since(asked) < self.young => Known::Yes,
-            Some(asked) => Known::Before(asked),
-            None => Known::Nothing,
+            Some(asked) if self.covers(asked, now) => Known::Before(asked),
+            Some(_) | None => Known::Nothing,
         }
+    }
+
+    /// Whether the last that was said is a yes, however long ago that was said: nothing may be had by it, but whoever
+    /// it is of is no stranger.
+    pub(crate) fn was_yes(&self, about: &About, now: Instant) -> bool {
+        let shard = self.shard(about);
+        shard.yes.get(about, now).is_some() && shard.no.get(about, now).is_none()
     }
 
     /// The upstream, which was asked then, says so.
@@ -244,6 +254,11 @@ mod tests {
             (Known::Yes, Known::Yes)
         );
         assert_eq!(known(yes, VERDICT_YES_MS), Known::Nothing);
+        // He is no stranger, for long.
+        let was_yes = |about, after| verdicts.was_yes(&about, now + ms(after));
+        assert!(was_yes(yes, VERDICT_YES_MS) && was_yes(yes, VERDICT_REMEMBERED_MS - 1));
+        assert!(!was_yes(yes, VERDICT_REMEMBERED_MS) && !was_yes(no, 0));
+        assert!(!was_yes(about("h/other"), 0));
         assert_eq!(
             (known(no, 0), known(no, VERDICT_NO_MS - 1)),
             (Known::No, Known::No)
@@ -256,6 +271,7 @@ mod tests {
         verdicts.note(yes, false, now + ms(2));
         verdicts.note(yes, true, now + ms(1));
         assert_eq!(known(yes, 3), Known::No);
+        assert!(!was_yes(yes, 3) && !was_yes(yes, 2 + VERDICT_NO_MS));
         assert_eq!(
             known(yes, 2 + VERDICT_NO_MS),
             Known::Nothing,

@@ -15,6 +15,7 @@ use super::asker::Asker;
 use super::flights::Duty;
 use super::question_turns::{Of, Turn, Verdict, Who};
 use super::state::Jobs;
+use crate::access::credential::Credential;
 use crate::access::packets::Says;
 use crate::access::permissions::{ByPermission, Shown};
 use crate::access::question::Question;
@@ -93,16 +94,14 @@ impl Jobs {
         }
     }
 
-    /// Whose question it is.
+    /// Whose question it is. Who shows no credential reads what all may, and is no stranger there; what else he names
+    /// anybody can.
     fn asked_of(&self, posed: &Posed, shown: &Shown) -> Of {
-        let may_read = || {
-            let known = self
-                .permissions
-                .verdicts
-                .known(&shown.about, Instant::now());
-            matches!(known, Known::Yes | Known::Before(_))
-        };
-        match posed.before.is_some() || may_read() {
+        let is_nobody = shown.mark == Credential::NONE.mark();
+        let is_of_refs = matches!(posed.topic, Topic::Repository);
+        let verdicts = &self.permissions.verdicts;
+        let may_read = verdicts.was_yes(&shown.about, Instant::now());
+        match may_read && (is_of_refs || !is_nobody) {
             true => Of::Proven,
             false => Of::Strangers,
         }

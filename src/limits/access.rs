@@ -48,6 +48,9 @@ pub const QUESTION_TRIES_MAX: u32 = 2;
 pub const VERDICT_YES_MS: u64 = 60_000;
 /// For how long its no is.
 pub const VERDICT_NO_MS: u64 = 10_000;
+/// For how long who might read something is told from strangers once that has to be asked again, unless the upstream
+/// has said no since.
+pub const VERDICT_REMEMBERED_MS: u64 = 3_600_000;
 /// How often a comparison is begun again for somebody because it was refused to others.
 pub const REFUSED_TRIES_MAX: u32 = 3;
 /// Objects that are asked for in one question: a partial clone has as many fetched that it lacks. A request that names
