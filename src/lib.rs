@@ -177,6 +177,8 @@
 //!   replaced ones that may still be resumed, and nowhere else.
 //! * Sections say where `.git`'s small files, refs, packs, worktree and index begin, so that who makes a worktree
 //!   from packs need not fetch its frames.
+//! * Whoever restores may keep them for the next time, in a seed that any number of restores share (`restore`'s
+//!   `seed`).
 //! * A snapshot that is built once more, to put its frames in order, takes the place of the one before, whose id it has:
 //!   its own frames have other names then, and who comes for the old ones is to take a new manifest.
 //!

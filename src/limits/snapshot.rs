@@ -39,6 +39,8 @@ pub const JOB_TAR_BYTES: u64 = 4 << 20;
 pub const BIG_FILE_BYTES: u64 = 8 << 20;
 /// Bytes of a file that is too large to be held that are converted at a time.
 pub const FILTER_PIECE_BYTES: usize = 64 << 10;
+/// More than any letter of a text has.
+pub const LETTER_BYTES_MAX: usize = 8;
 /// Bytes that the encoders decode an object with: twice the largest of it and what its delta is
 /// made from, and the deltas.
 pub const DECODE_LIMIT_BYTES: u64 = 32 << 20;

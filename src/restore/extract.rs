@@ -154,7 +154,8 @@ pub(super) enum Unpacks<'w> {
     Packs,
 }
 
-/// Downloads what is unpacked, at `site`; once that is, and while packs still come, `beside` is done; files are dated by `dates`. Gives what the archive's `.git` has said, and what is in the worktree.
+/// Downloads what is unpacked, at `site`; once that is, and while packs still come, `beside` is done; files are dated by
+/// `dates`. Gives what the archive's `.git` has said, and what is in the worktree.
 pub(super) fn extract<'a>(
     download: &Download<'a>,
     feed: Feed<'_, 'a>,
@@ -171,19 +172,9 @@ pub(super) fn extract<'a>(
     };
     let packs = feed.packs();
     let (mut archive, way) = unpacks.begin();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         let (tasks, queue) = unbounded();
-        let mut running = Vec::new();
-        for _ in 0..threads {
-            let (queue, shared) = (queue.clone(), &shared);
-            running.push(scope.spawn(move || {
-                let _duty = Duty(shared, "decodes and writes");
-                work(&queue, shared);
-            }));
-        }
-        // Those that are busy have what they need.
-        drop(queue);
+        let mut running = start_workers(scope, &shared, queue);
         feed.start(scope, download, &mut running);
         let closes = download.closes();
         let line = Line {
@@ -229,6 +220,24 @@ pub(super) fn extract<'a>(
         packs.note(&mut archive)?;
     }
     Ok(archive)
+}
+
+/// Starts the threads that do what is in `queue`.
+fn start_workers<'s>(
+    scope: &'s Scope<'s, '_>,
+    shared: &'s Shared<'_>,
+    queue: Receiver<Task>,
+) -> Vec<ScopedJoinHandle<'s, ()>> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let start = |_| {
+        let queue = queue.clone();
+        scope.spawn(move || {
+            let _duty = Duty(shared, "decodes and writes");
+            work(&queue, shared);
+        })
+    };
+    // Those that are busy have what they need: the queue itself goes.
+    (0..threads).map(start).collect()
 }
 
 /// A worker: decodes and writes until there is no more, or until a step failed.

@@ -300,8 +300,7 @@ impl Restore<'_> {
         let bundle = bundle.map(|target| link.server.below(target));
         let tag = opened.tag_of_tarpon();
         let doubted = |error| self.doubt(tag.as_ref(), error);
-        let root = staging.open_tree()?;
-        let tree = staging.tree();
+        let (root, tree) = (staging.open_tree()?, staging.tree());
         let quota = Quota::new(args.size_limit, &tree)?;
         let site = Site {
             root: root.as_fd(),
@@ -309,17 +308,14 @@ impl Restore<'_> {
             quota: &quota,
             stop: link.stop,
         };
-        let is_careful = args.overwrite && !args.discard_local;
-        let tracked = match staging.merges() && is_careful {
+        let tracked = match staging.merges() && args.overwrite && !args.discard_local {
             true => Some(self.tracked(staging)?),
             false => None,
         };
         let watch = |tracked| Watch::new(staging.target(), tracked, link.stop);
         let way = tracked.as_ref().map(watch);
-        let begun = (self.dates, link.progress);
-        let (unpacks, mut making) = unpack::ways(args, site, begun, way);
-        let how = (self.dates, unpacks);
-        let seed = self.seed.as_ref();
+        let (unpacks, mut making) = unpack::ways(args, site, (self.dates, link.progress), way);
+        let (how, seed) = ((self.dates, unpacks), self.seed.as_ref());
         let archive = unpack::unpack(opened, &tree, site, how, making.as_mut(), seed);
         let archive = archive.map_err(doubted)?;
         let asked = (args.repo_url.text(), &self.wanted.checkout);
@@ -328,11 +324,8 @@ impl Restore<'_> {
         let made = made.map_err(doubted)?;
         drop(archive);
         let Made { restored, .. } = &made;
-        let sha256 = restored.kind == gix::hash::Kind::Sha256;
-        if let Some(news) = made
-            .news(self.wanted.is_shallow, args.verify.is_some())?
-            .filter(|_| !args.quiet)
-        {
+        let news = made.news(self.wanted.is_shallow, args.verify.is_some())?;
+        if let Some(news) = news.filter(|_| !args.quiet) {
             link.progress.say(news);
         }
         let wanted = match &made.kept {
@@ -351,7 +344,8 @@ impl Restore<'_> {
             is_quiet: args.quiet,
         };
         let updated = self.update(&update, &made)?;
-        let mut summary = self.finish(staging, sha256, updated.is_none())?;
+        let is_sha256 = restored.kind == gix::hash::Kind::Sha256;
+        let mut summary = self.finish(staging, is_sha256, updated.is_none())?;
         summary.bundle_applied = updated.unwrap_or(false);
         summary.origin = restored.origin();
         Ok(summary)

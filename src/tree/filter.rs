@@ -17,15 +17,12 @@ use gix::worktree::stack::state::{Attributes, attributes::Source};
 use gix::{ObjectId, oid};
 
 use super::iconv::{Encoder, Identity};
-use crate::limits::FILTER_PIECE_BYTES;
+use crate::limits::{FILTER_PIECE_BYTES, LETTER_BYTES_MAX};
 
 /// The attributes that decide about a conversion; [`Filter::conversions`] reads them in this order.
 const ATTRIBUTES: [&str; 5] = ["crlf", "ident", "eol", "text", ENCODING];
 /// The one whose conversion is the C library's.
 const ENCODING: &str = "working-tree-encoding";
-
-/// More than any letter has bytes.
-const LETTER_BYTES_MAX: usize = 8;
 
 /// git's configuration as in a fresh clone on Linux: no `core.autocrlf`, no `core.eol`.
 const EOL: eol::Configuration = eol::Configuration {

@@ -88,87 +88,114 @@ fn with<'a>(seed: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
     [&["--seed", seed][..], more].concat()
 }
 
-#[test]
-fn a_warm_seed_downloads_no_part_and_what_has_rotted_comes_again() {
-    let lab = new_lab();
-    let server = lab.start();
-    hit(&server, "app");
-    let (seed, plain) = (lab.scratch("seed"), lab.scratch("plain"));
-    expect(
-        &restore(server.address(), "test/app", &plain, &["--by-parts"]),
-        0,
-    );
-    let mut number = 0;
-    let mut run = |more: &[&str]| {
-        number += 1;
-        let (into, before) = (lab.scratch(&format!("restored-{number}")), parts(&server));
-        let out = restore(server.address(), "test/app", &into, &with(&seed, more));
-        let said = expect(&out, 0);
-        expect_files(&plain, &into, &said);
-        expect_sound(&seed);
-        fs::remove_dir_all(&into).unwrap();
-        (parts(&server) - before, said)
-    };
-    let (cold, said) = run(&[]);
-    assert!(cold >= 4, "{cold} requests for parts");
-    assert_eq!(said, "", "nothing is worth a word");
-    let kept = files(&seed).len();
-    assert_eq!(run(&[]), (0, String::new()));
-    assert_eq!(run(&["--seed-check-interval", "0s"]), (0, String::new()));
-    // Found by git's sums, those of frames, or before any of these, and only what is wrong comes again.
-    let by_size = || {
-        let mut all = files(&seed);
-        all.sort_by_key(|path| std::cmp::Reverse(fs::metadata(path).unwrap().len()));
-        all
-    };
-    let pack = by_size()
-        .into_iter()
-        .find(|path| path.to_string_lossy().contains(".pack."));
-    let frames = by_size()
-        .into_iter()
-        .find(|path| !path.to_string_lossy().contains("/pack-"));
-    for path in [pack.unwrap(), frames.unwrap()] {
-        for more in [
-            &[][..],
-            &["--seed-check-interval", "0s"],
-            &["--connections", "1"],
-        ] {
-            rot(&path);
-            let (fetched, said) = run(more);
-            assert!((1..cold).contains(&fetched), "{fetched} of {cold}: {said}");
-            assert_eq!(said.matches("is wrong and removed").count(), 1, "{said}");
-            assert_eq!(run(&[]), (0, String::new()));
+/// What was said of a seed.
+fn of_seed(said: &str) -> String {
+    let lines = said.lines().filter(|line| line.contains("seed "));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// A host with a seed, restoring `app`.
+struct Host {
+    lab: Lab,
+    server: Server,
+    seed: PathBuf,
+    /// What is to come of it.
+    plain: PathBuf,
+    number: usize,
+}
+
+impl Host {
+    fn new() -> Host {
+        let lab = new_lab();
+        let server = lab.start();
+        hit(&server, "app");
+        let (seed, plain) = (lab.scratch("seed"), lab.scratch("plain"));
+        let out = restore(server.address(), "test/app", &plain, &["--by-parts"]);
+        expect(&out, 0);
+        Host {
+            lab,
+            server,
+            seed,
+            plain,
+            number: 0,
         }
     }
-    assert_eq!(files(&seed).len(), kept);
-    assert_eq!(server.builds("complete"), 1, "the server is not to blame");
-    // What a later snapshot shares with it is there.
-    push_and_fetch(&lab, &server, "app", "new", b"new");
-    hit(&server, "app");
-    fs::remove_dir_all(&plain).unwrap();
-    expect(&restore(server.address(), "test/app", &plain, &[]), 0);
-    let old: Vec<_> = files(&seed);
-    let (fetched, said) = run(&["--no-bundle"]);
+
+    /// Restores, and removes what came of it; how many requests for parts there were, and what was said of the seed.
+    #[track_caller]
+    fn run(&mut self, more: &[&str]) -> (u64, String) {
+        self.number += 1;
+        let into = self.lab.scratch(&format!("restored-{}", self.number));
+        let before = parts(&self.server);
+        let more = with(&self.seed, more);
+        let out = restore(self.server.address(), "test/app", &into, &more);
+        let said = expect(&out, 0);
+        expect_files(&self.plain, &into, &said);
+        expect_sound(&self.seed);
+        fs::remove_dir_all(&into).unwrap();
+        (parts(&self.server) - before, of_seed(&said))
+    }
+
+    /// The largest file of the seed whose name has `part` of a pack's, or else has not.
+    fn largest(&self, part: &str, is_in: bool) -> PathBuf {
+        let mut all = files(&self.seed);
+        all.retain(|path| path.to_string_lossy().contains(part) == is_in);
+        let bytes = |path: &PathBuf| fs::metadata(path).unwrap().len();
+        all.into_iter().max_by_key(bytes).unwrap()
+    }
+}
+
+#[test]
+fn a_warm_seed_downloads_no_part_and_what_has_rotted_comes_again() {
+    let mut host = Host::new();
+    let (cold, said) = host.run(&[]);
+    assert!(cold >= 4, "{cold} requests for parts");
+    assert_eq!(said, "", "nothing is worth a word");
+    let kept = files(&host.seed).len();
+    let nothing = (0, String::new());
+    assert_eq!(host.run(&[]), nothing);
+    assert_eq!(host.run(&["--seed-check-interval", "0s"]), nothing);
+    // Found by git's sums, those of frames, or before any of these, and only what is wrong comes again.
+    for path in [host.largest(".pack.", true), host.largest("/pack-", false)] {
+        for more in [&[][..], &["--seed-check-interval", "0s"]] {
+            rot(&path);
+            let (fetched, said) = host.run(more);
+            assert!((1..cold).contains(&fetched), "{fetched} of {cold}: {said}");
+            let removed = said.matches("is wrong and removed").count();
+            assert_eq!(removed, 1, "{said}");
+            assert_eq!(host.run(&[]), nothing);
+        }
+    }
+    assert_eq!(files(&host.seed).len(), kept);
+    let builds = host.server.builds("complete");
+    assert_eq!(builds, 1, "the server is not to blame");
+}
+
+/// What a later snapshot shares with the one before is there, and packs may be the seed's own files.
+#[test]
+fn a_later_snapshot_takes_what_is_there() {
+    let mut host = Host::new();
+    let (cold, _) = host.run(&[]);
+    push_and_fetch(&host.lab, &host.server, "app", "new", b"new");
+    hit(&host.server, "app");
+    fs::remove_dir_all(&host.plain).unwrap();
+    let out = restore(host.server.address(), "test/app", &host.plain, &[]);
+    expect(&out, 0);
+    let old = files(&host.seed);
+    let (fetched, said) = host.run(&["--no-bundle"]);
     assert!((1..cold).contains(&fetched), "{fetched} of {cold}: {said}");
     assert!(old.iter().all(|path| path.exists()));
-    assert_eq!(run(&[]).0, 0);
-    // Packs as further names of those in the seed, which git takes for its own.
-    let linked = lab.scratch("linked");
-    let out = restore(
-        server.address(),
-        "test/app",
-        &linked,
-        &with(&seed, &["--seed-link"]),
-    );
-    expect_files(&plain, &linked, &expect(&out, 0));
-    let packs = fs::read_dir(linked.join(".git/objects/pack"))
-        .unwrap()
-        .flatten();
-    let names: Vec<u64> = packs.map(|pack| pack.metadata().unwrap().nlink()).collect();
-    assert!(
-        names.len() >= 3 && names.iter().all(|names| *names == 2),
-        "{names:?}"
-    );
+    assert_eq!(host.run(&[]).0, 0);
+    let linked = host.lab.scratch("linked");
+    let more = with(&host.seed, &["--seed-link", "--no-bundle"]);
+    let out = restore(host.server.address(), "test/app", &linked, &more);
+    expect_files(&host.plain, &linked, &expect(&out, 0));
+    let packs = fs::read_dir(linked.join(".git/objects/pack")).unwrap();
+    let names: Vec<u64> = packs
+        .map(|pack| pack.unwrap().metadata().unwrap().nlink())
+        .collect();
+    let are_linked = names.iter().all(|names| *names == 2);
+    assert!(names.len() >= 3 && are_linked, "{names:?}");
 }
 
 /// None waits for another, and what one has removed another one downloads.
@@ -289,7 +316,7 @@ fn a_restore_that_is_killed_leaves_the_seed_sound() {
                 &restore(server.address(), "test/killed", &target, &checks),
                 0,
             );
-            assert_eq!(said, "");
+            assert_eq!(of_seed(&said), "");
             expect_files(&plain, &target, "after a kill");
             expect_sound(&seed);
             fs::remove_dir_all(&target).unwrap();
@@ -337,9 +364,9 @@ fn a_seed_that_is_full_or_only_read_is_used_all_the_same() {
         let said = expect(&out, 0);
         expect_files(&plain, &at, &said);
         fs::remove_dir_all(&at).unwrap();
-        Some(said)
+        Some(of_seed(&said))
     };
-    let tmpfs = "mount -t tmpfs -o size=4m tmpfs \"$at\"";
+    let tmpfs = "mount -t tmpfs -o size=3m tmpfs \"$at\"";
     for (mount, more, word) in [
         // A share of so little is nothing, and what is full has no room.
         (tmpfs, &[][..], "is full"),
@@ -377,7 +404,10 @@ fn a_seed_that_is_full_or_only_read_is_used_all_the_same() {
     let said = run(only_read, &[]).unwrap_or_default();
     assert_eq!(said.matches("is only read").count(), 1, "{said}");
     assert!(said.contains("Read-only file system"), "{said}");
-    assert_eq!(parts(&server), before + 2);
+    assert!(
+        parts(&server) > before,
+        "what is gone comes from the server"
+    );
 }
 
 /// What root has opened to others they read; what is another user's nobody takes.
@@ -424,13 +454,13 @@ fn users_believe_themselves_and_root() {
         .status();
     assert!(opened.is_ok_and(|status| status.success()));
     let (out, fetched) = run(OTHER, &roots);
-    assert_eq!((expect(&out, 0).as_str(), fetched), ("", 0));
+    assert_eq!((of_seed(&expect(&out, 0)), fetched), (String::new(), 0));
     fs::remove_file(&files(&roots)[0]).unwrap();
     let (out, fetched) = run(OTHER, &roots);
     let said = expect(&out, 0);
     assert!(said.contains("is only read") && fetched > 0, "{said}");
     let (out, fetched) = run(OTHER, &theirs);
-    assert_eq!((expect(&out, 0).as_str(), fetched), ("", cold));
+    assert_eq!((of_seed(&expect(&out, 0)), fetched), (String::new(), cold));
     let (out, fetched) = run(0, &theirs);
     let said = expect(&out, 1);
     assert!(
