@@ -68,6 +68,7 @@ mod progress;
 mod quota;
 mod reel;
 mod refs;
+mod renew;
 mod report;
 mod request;
 mod run;
@@ -221,6 +222,12 @@ impl Restore<'_> {
         if base.is_none() && !args.fallback_clone() {
             return Err(RestoreError::Usage(no_name(&args.repo_url)));
         }
+        if args.update
+            && base.is_some()
+            && let Some(updated) = renew::run(args, link, &self.wanted, self.dates)?
+        {
+            return Ok(updated);
+        }
         self.check_target()?;
         if base.is_some()
             && args.fallback_clone()
@@ -283,7 +290,7 @@ impl Restore<'_> {
         let room = Room::new(&tree, &quota);
         clone::clone(link, url, &self.wanted, room)?;
         let sha256 = run::local(link.stop, &tree, &["rev-parse", "--show-object-format"])?;
-        let mut summary = self.finish(&staging, sha256.starts_with(b"sha256"), false)?;
+        let mut summary = self.finish(&staging, sha256.starts_with(b"sha256"), false, b"")?;
         summary.source = SOURCE_CLONE;
         // Git does not say how much it got.
         (summary.bytes, summary.entries) = (None, None);
@@ -356,7 +363,7 @@ impl Restore<'_> {
             is_quiet: args.quiet,
         };
         let updated = self.update(&update, &made)?;
-        let mut summary = self.finish(staging, sha256, updated.is_none())?;
+        let mut summary = self.finish(staging, sha256, updated.is_none(), &restored.origin)?;
         summary.bundle_applied = updated.unwrap_or(false);
         summary.origin = restored.origin();
         Ok(summary)
@@ -386,12 +393,13 @@ impl Restore<'_> {
     }
 
     /// Dates the files of the finished tree, notes what it is, and puts it into the target's place.
-    /// Its index `is_fresh` if no file has changed since that was made.
+    /// Its index `is_fresh` if no file has changed since that was made. The repository is from `origin`.
     fn finish(
         &self,
         staging: &Staging,
         sha256: bool,
         is_fresh: bool,
+        origin: &[u8],
     ) -> Result<Summary, RestoreError> {
         let (args, link) = (self.args, self.link);
         let tree = staging.tree();
@@ -403,8 +411,8 @@ impl Restore<'_> {
         };
         if let Some(commit) = &commit {
             let note = tree.join(local::NOTE);
-            let noted = std::fs::write(&note, format!("{commit}\n"));
-            noted.map_err(|e| RestoreError::disk("write", note, e))?;
+            let text = local::noted(commit, &args.repo_url, origin);
+            std::fs::write(&note, text).map_err(|e| RestoreError::disk("write", note, e))?;
         }
         let mut stale = None;
         let _turn = match staging.merges() {

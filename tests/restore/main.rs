@@ -27,5 +27,6 @@ mod streams;
 mod submodules;
 mod tips;
 mod tls;
+mod update;
 mod wanted;
 mod wants;
