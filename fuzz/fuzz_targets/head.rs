@@ -283,7 +283,7 @@ fn check_route(head: &RequestHead<'_>) {
             | Route::LogFilter(_)
             | Route::Webhook(None),
         ) => return,
-        Ok(Route::Bundle { repo, base }) => {
+        Ok(Route::Bundle { repo, base, .. }) => {
             assert!(matches!(base.len(), 40 | 64));
             assert!(base.bytes().all(|byte| byte.is_ascii_hexdigit()));
             repo

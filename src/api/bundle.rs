@@ -1,4 +1,5 @@
-//! `snapshot.bundle`: what the mirror's HEAD has and a commit that the client has has not.
+//! `snapshot.bundle`: what the mirror's HEAD, or what is named instead of it, has and a commit that the client has has
+//! not.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -25,10 +26,10 @@ impl Core {
     ) -> Answer<Note> {
         let repo = asked.repo.clone();
         let base = base.to_ascii_lowercase();
-        let asker = asked.asker();
+        let (asker, named) = (asked.asker(), asked.named.clone());
         repo.want_clone();
-        let found =
-            self.ask(move |jobs| async move { jobs.find_bundle(&repo, &base, &asker).await });
+        let found = self
+            .ask(move |jobs| async move { jobs.find_bundle(&repo, &base, named, &asker).await });
         let Ok(found) = monoio::time::timeout(self.mirror_wait(), found).await else {
             return self.come_again(asked, out);
         };

@@ -8,6 +8,7 @@ use crate::limits::SEED_CHECK_INTERVAL_MAX_MS;
 
 /// What `tarpon restore` was asked to do. Values are as given: `restore` checks them.
 #[derive(Args, Debug, Clone, PartialEq)]
+#[command(group = clap::ArgGroup::new("replaces").args(["overwrite", "update"]))]
 pub struct RestoreArgs {
     /// The repository's URL, as given.
     #[arg(
@@ -133,9 +134,22 @@ pub struct RestoreArgs {
     #[arg(long)]
     pub overwrite: bool,
 
-    /// With --overwrite: replace also a repository that has commits, stashes or added files which only
-    /// it has, or linked worktrees, and untracked files that are in the way
-    #[arg(long, requires = "overwrite")]
+    /// Bring the working copy in DIR, which a clone or a restore of REPO_URL has made, to what is asked for: changes
+    /// what differs, and is refused if files of it are changed; a DIR that is not there or empty is restored
+    #[arg(long, conflicts_with = "overwrite")]
+    pub update: bool,
+
+    /// With --update: make changed and missing files anew, and replace untracked ones that are in the way
+    #[arg(long, requires = "update")]
+    pub force: bool,
+
+    /// With --update: remove all that is not tracked, ignored files included
+    #[arg(long, requires = "update")]
+    pub clean: bool,
+
+    /// With --overwrite or --update: have commits, stashes and added files go that nobody else has; with
+    /// --overwrite also linked worktrees, and untracked files that are in the way
+    #[arg(long, requires = "replaces")]
     pub discard_local: bool,
 
     /// Write no more than this: bytes such as 20G (K, M, G and T are powers of 1024), files in whole

@@ -16,10 +16,11 @@ use super::clone::lost;
 use super::room::Need;
 use super::state::Jobs;
 use crate::io::shortage::is_disk_full;
-use crate::jobs::bundle_cache::{BundleFile, BundleKey};
+use crate::jobs::bundle_cache::{BundleFile, BundleKey, Tip};
 use crate::jobs::flights::Duty;
 use crate::limits::{FRESHEN_WAIT_MS, UPSTREAM_ANSWER_KEPT_MS};
-use crate::manifest::want::AnyId;
+use crate::manifest::want::{AnyId, Named};
+use crate::mirror::annex;
 use crate::mirror::bundle::Tips;
 use crate::repos::error::StartError;
 use crate::repos::head::MirrorHead;
@@ -48,12 +49,16 @@ impl Jobs {
         self: &Rc<Self>,
         repo: &Arc<Repo>,
         base: &str,
+        named: Named,
         asker: &Asker,
     ) -> Result<Found, StartError> {
+        if !named.is_head() {
+            return self.find_bundle_at(repo, base, named, asker).await;
+        }
         self.ensure_young(repo, asker).await?;
         let head = self.head(repo).await?;
         if head.commit.as_deref() != Some(base) && self.has_commit(repo, base, asker).await? {
-            return self.bundle_to(repo, base, head).await.map(Found::Bundle);
+            return self.bundle_to_head(repo, base, head).await;
         }
         // A client that hears "nothing new" looks no further, so that needs a look at the upstream
         // that begins now. An unknown base must not make the server ask every time: it only sends
@@ -76,8 +81,54 @@ impl Jobs {
             )),
             _ if !known => Err(not_available(repo, "the base commit is unknown")),
             _ if up_to_date => Ok(Found::UpToDate),
-            _ => self.bundle_to(repo, base, head).await.map(Found::Bundle),
+            _ => self.bundle_to_head(repo, base, head).await,
         }
+    }
+
+    /// The same to what is named, which is looked for as for a snapshot of it.
+    async fn find_bundle_at(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        base: &str,
+        named: Named,
+        asker: &Asker,
+    ) -> Result<Found, StartError> {
+        // What there is for this client alone stays for as long as it waits.
+        let sought = self
+            .clone()
+            .seek_named(repo.clone(), named, None, asker.clone());
+        let wanted = sought.await?;
+        let commit = match (wanted.want.commit(), wanted.want.followed()) {
+            (Some(commit), _) => Some(commit),
+            (None, Some(name)) => {
+                let refs = self.read_refs(repo).await?;
+                refs.get(name)
+                    .map(|found| found.peeled.unwrap_or(found.target))
+            }
+            (None, None) => None,
+        };
+        let commit = commit.ok_or_else(|| not_available(repo, "its ref has gone"))?;
+        if !self.has_commit(repo, base, asker).await? {
+            return Err(not_available(repo, "the base commit is unknown"));
+        }
+        if commit.to_string() == base {
+            return Ok(Found::UpToDate);
+        }
+        let bundle = self.bundle_to(repo, base, Tip::Commit(commit)).await;
+        bundle.map(Found::Bundle)
+    }
+
+    async fn bundle_to_head(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        base: &str,
+        head: Arc<MirrorHead>,
+    ) -> Result<Found, StartError> {
+        if head.commit.is_none() {
+            return Err(not_available(repo, "HEAD points nowhere"));
+        }
+        let bundle = self.bundle_to(repo, base, Tip::Head(head)).await;
+        bundle.map(Found::Bundle)
     }
 
     /// Whether there is a commit, and this one may know of it.
@@ -100,20 +151,12 @@ impl Jobs {
         Ok(matches!(kinds.as_slice(), [Some(kind)] if kind == "commit"))
     }
 
-    /// The bundle from `base` to `head`: one that is kept, is being made, or is made now.
-    async fn bundle_to(
-        self: &Rc<Self>,
-        repo: &Arc<Repo>,
-        base: &str,
-        head: Arc<MirrorHead>,
-    ) -> Made {
-        if head.commit.is_none() {
-            return Err(not_available(repo, "HEAD points nowhere"));
-        }
+    /// The bundle from `base` to `tip`: one that is kept, is being made, or is made now.
+    async fn bundle_to(self: &Rc<Self>, repo: &Arc<Repo>, base: &str, tip: Tip) -> Made {
         let key = BundleKey {
             repository: repo.name.clone(),
             base: base.to_owned(),
-            head,
+            tip,
         };
         if let Some(kept) = self.bundles.borrow_mut().get(&key, Instant::now()) {
             return Ok(kept);
@@ -155,7 +198,7 @@ impl Jobs {
             tracing::info!(
                 repository = &*repo.name,
                 base = key.base,
-                head = key.head.commit.as_deref().unwrap_or(""),
+                tip = key.tip.to_string(),
                 bytes = bundle.bytes,
                 "made a bundle"
             );
@@ -201,11 +244,27 @@ impl Jobs {
             Ok::<_, io::Error>((file.try_clone()?, file))
         });
         let (into, file) = file.await??;
-        let tips = Tips {
-            branch: key.head.branch.as_ref().map(|name| name.as_bytes()),
-            base: &key.base,
+        let made = match &key.tip {
+            Tip::Head(head) => {
+                let tips = Tips {
+                    branch: head.branch.as_ref().map(|name| name.as_bytes()),
+                    base: &key.base,
+                };
+                self.git.bundle(&repo.mirror, tips, into).await
+            }
+            Tip::Commit(commit) => {
+                let name = commit.to_string();
+                let kinds = self.git.kinds(&repo.mirror, &[name]).await?;
+                let repository = match kinds.as_slice() {
+                    [Some(_)] => repo.mirror.clone(),
+                    _ => annex(&repo.mirror),
+                };
+                self.git
+                    .bundle_at(&repository, (&key.base, *commit), into)
+                    .await
+            }
         };
-        match self.git.bundle(&repo.mirror, tips, into).await {
+        match made {
             Ok(()) => Ok(Some(file)),
             Err(e) if e.is_empty_bundle() => Ok(None),
             // Git's words are no error of the system any more.

@@ -12,6 +12,7 @@ use crate::archive::place::Files;
 use crate::limits::{
     BUNDLE_AGE_MAX_MS, BUNDLES_BYTES_MAX, BUNDLES_MADE_BYTES_MAX, BUNDLES_MAX, BUNDLES_PART,
 };
+use crate::manifest::want::CommitId;
 use crate::repos::head::MirrorHead;
 
 /// What a bundle is for.
@@ -21,8 +22,32 @@ pub(crate) struct BundleKey {
     pub repository: Arc<str>,
     /// The commit that it starts from, in lower-case hex.
     pub base: String,
-    /// The HEAD that it leads to.
-    pub head: Arc<MirrorHead>,
+    pub tip: Tip,
+}
+
+/// What a bundle leads to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Tip {
+    /// The mirror's HEAD.
+    Head(Arc<MirrorHead>),
+    /// A commit that was named, or that what was named led to.
+    Commit(CommitId),
+}
+
+impl Tip {
+    /// Whether nobody asks for this one any more, now that there is `other`. Commits stay what they are.
+    fn is_left_behind(&self, other: &Tip) -> bool {
+        matches!((self, other), (Tip::Head(old), Tip::Head(new)) if old != new)
+    }
+}
+
+impl std::fmt::Display for Tip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Tip::Head(head) => f.write_str(head.commit.as_deref().unwrap_or_default()),
+            Tip::Commit(commit) => write!(f, "{commit}"),
+        }
+    }
 }
 
 /// A whole bundle.
@@ -95,7 +120,9 @@ impl BundleCache {
     /// many others, longest unused first, as make room.
     pub(crate) fn insert(&mut self, key: BundleKey, bundle: Arc<BundleFile>, now: Instant) {
         self.made.push(Arc::downgrade(&bundle));
-        self.retain(|other, _| other.repository != key.repository || other.head == key.head);
+        self.retain(|other, _| {
+            other.repository != key.repository || !other.tip.is_left_behind(&key.tip)
+        });
         self.remove(&key);
         if bundle.bytes > BUNDLES_BYTES_MAX {
             return;
@@ -153,10 +180,10 @@ mod tests {
         BundleKey {
             repository: repository.into(),
             base: base.to_string(),
-            head: Arc::new(MirrorHead {
+            tip: Tip::Head(Arc::new(MirrorHead {
                 branch: None,
                 commit: Some(head.into()),
-            }),
+            })),
         }
     }
 

@@ -40,7 +40,7 @@ impl Jobs {
     /// What is wanted, which is there; the mirror is cloned if there is none. Where it is not there the mirror is
     /// compared with its upstream once, and what no followed ref may lead to is asked for. What a ref that
     /// is not followed leads to is as the upstream had it at `since`, or a moment ago.
-    async fn seek_named(
+    pub(super) async fn seek_named(
         self: Rc<Self>,
         repo: Arc<Repo>,
         named: Named,

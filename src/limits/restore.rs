@@ -230,6 +230,20 @@ pub const DOUBT_BYTES: usize = 64;
 pub const MOVES_BYTES: usize = 1 << 20;
 /// Largest index of a repository that takes its place: about four million files.
 pub const TRACKED_INDEX_BYTES_MAX: u64 = 512 << 20;
+/// Largest index of a working copy that is brought to another commit, which is held: some 1.5 million files.
+pub const RENEWED_INDEX_BYTES_MAX: u64 = 160 << 20;
+/// Largest blob of its files that is held to be written; larger ones git writes.
+pub const RENEWED_BLOB_BYTES_MAX: u64 = 16 << 20;
+/// Files that one thread makes at least, so that another one is worth its start.
+pub const RENEWED_FILES_PER_THREAD: usize = 64;
+/// Largest note of a restore: a commit, a name and an origin.
+pub const RESTORE_NOTE_BYTES_MAX: u64 = 64 << 10;
+/// Largest note of the commits that runs which were killed were on their way to; each has less than 70 bytes.
+pub const UPDATE_NOTE_BYTES_MAX: u64 = 4096;
+/// How many of them are noted.
+pub const UPDATE_NOTED_MAX: usize = 32;
+/// How often a lock is tried that a run which was killed has left.
+pub const LOCK_TRIES_MAX: usize = 3;
 /// Bytes of an archive's `.git` that are looked at in memory, names and what each file costs
 /// included: refs above all, about a million of them. Over it the archive is refused.
 pub const CAPTURED_BYTES_MAX: usize = 96 << 20;

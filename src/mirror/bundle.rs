@@ -5,8 +5,10 @@
 use crate::git::stdin_file;
 use crate::mirror::error::MirrorError;
 use crate::mirror::git::Git;
+use gix::ObjectId;
 use std::ffi::OsString;
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
@@ -41,6 +43,48 @@ impl Git {
             call.args.push(OsString::from_vec(branch.to_vec()));
         }
         call.args.push(format!("^{}", tips.base).into());
+        let about = call.about();
+        let mut command = self.command(call);
+        command.stdout(into);
+        // Its output is the file.
+        let nothing = async |_| Ok(());
+        self.feed(about, command, nothing, std::future::pending())
+            .await
+    }
+
+    /// Writes the same of what a commit leads to, whatever ref leads to it; the bundle has it as `HEAD`. `base` is in
+    /// lower-case hex.
+    ///
+    /// # Errors
+    /// [`MirrorError::Git`].
+    pub async fn bundle_at(
+        &self,
+        repository: &Path,
+        (base, commit): (&str, ObjectId),
+        into: File,
+    ) -> Result<(), MirrorError> {
+        let io = |source| MirrorError::io("write a bundle of", repository, source);
+        // Git makes bundles of refs alone (gitformat-bundle(5)).
+        let version = match commit.kind() {
+            gix::hash::Kind::Sha1 => "2 git bundle\n".to_owned(),
+            kind => format!("3 git bundle\n@object-format={kind}\n"),
+        };
+        let head = format!("# v{version}-{base} \n{commit} HEAD\n\n");
+        let stdin = stdin_file(format!("{commit}\n^{base}\n").as_bytes()).map_err(io)?;
+        let out = into.try_clone().map_err(io)?;
+        let written = tokio::task::spawn_blocking(move || (&out).write_all(head.as_bytes()));
+        let written = written.await.map_err(std::io::Error::other);
+        written.and_then(|written| written).map_err(io)?;
+        let args = [
+            "pack-objects",
+            "--revs",
+            "--thin",
+            "--delta-base-offset",
+            "--stdout",
+            "-q",
+        ];
+        let mut call = self.local("git pack-objects", repository, args);
+        call.stdin = Some(stdin);
         let about = call.about();
         let mut command = self.command(call);
         command.stdout(into);
@@ -109,6 +153,21 @@ mod tests {
         assert_eq!(wait(scratch.git.kinds(&up, &[])).unwrap(), Vec::new());
         let missing = scratch.root().join("nothing.git");
         assert!(wait(scratch.git.kinds(&missing, &ids)).is_err());
+    }
+
+    #[test]
+    fn a_bundle_of_a_commit_is_one_that_git_takes() {
+        let scratch = Scratch::with_commit();
+        let up = scratch.up();
+        let base = git(&up, &["rev-parse", "main"]);
+        scratch.commit("main", "two");
+        let commit = ObjectId::from_hex(git(&up, &["rev-parse", "main"]).as_bytes()).unwrap();
+        let path = scratch.root().join("bundle");
+        let file = File::create_new(&path).unwrap();
+        wait(scratch.git.bundle_at(&up, (&base, commit), file)).unwrap();
+        let listed = git(&up, &["bundle", "list-heads", &path.to_string_lossy()]);
+        assert_eq!(listed, format!("{commit} HEAD"));
+        git(&up, &["bundle", "verify", &path.to_string_lossy()]);
     }
 
     #[test]

@@ -182,7 +182,7 @@ pub(super) fn replace_refs(
 }
 
 /// Writes configuration and refs into a `git` that has none.
-fn write(
+pub(super) fn write(
     git: &Path,
     restored: &Restored,
     refs: &Refs<'_>,
@@ -203,7 +203,7 @@ fn write(
 
 /// The branch that is checked out, by its short name, if the upstream has it, or nothing yet: what a clone follows. One
 /// that was made for a commit follows nothing.
-fn followed<'a>(refs: &Refs<'a>) -> Option<&'a BStr> {
+pub(super) fn followed<'a>(refs: &Refs<'a>) -> Option<&'a BStr> {
     let branch = refs.branch()?;
     let theirs = [b"refs/remotes/origin/", branch.as_bytes()].concat();
     let until_found = |name: &BStr, _: &[u8]| match name == theirs.as_bstr() {
@@ -342,14 +342,20 @@ pub fn configuration(restored: &Restored, branch: Option<&BStr>) -> Vec<u8> {
         out.push(b'\n');
     }
     if let Some(branch) = branch {
-        out.extend_from_slice(b"[branch \"");
-        out.extend(escaped(branch));
-        out.extend_from_slice(b"\"]\n\tremote = origin\n\tmerge = ");
-        out.extend(value(
-            [b"refs/heads/", branch.as_bytes()].concat().as_bstr(),
-        ));
-        out.push(b'\n');
+        out.extend(branch_section(branch));
     }
+    out
+}
+
+/// What it says of a branch that follows the upstream's.
+pub(super) fn branch_section(branch: &BStr) -> Vec<u8> {
+    let mut out = b"[branch \"".to_vec();
+    out.extend(escaped(branch));
+    out.extend_from_slice(b"\"]\n\tremote = origin\n\tmerge = ");
+    out.extend(value(
+        [b"refs/heads/", branch.as_bytes()].concat().as_bstr(),
+    ));
+    out.push(b'\n');
     out
 }
 

@@ -166,11 +166,7 @@ fn fill(
             taken += part.len();
             rest = after;
             running.push(scope.spawn(move || {
-                let directory = Directory {
-                    root,
-                    stop,
-                    open: Vec::new(),
-                };
+                let directory = Directory::new(root, stop);
                 fill_part(directory, dates, expected, part, base, starts, id_bytes)
             }));
         }
@@ -246,7 +242,7 @@ fn fill_part(
 }
 
 /// The stat fields of an entry (gitformat-index); the low 32 bits of each.
-fn put(stat: &mut [u8], mode: u32, found: &Stat) {
+pub(super) fn put(stat: &mut [u8], mode: u32, found: &Stat) {
     let fields = [
         found.st_ctime as u32,
         found.st_ctime_nsec as u32,
@@ -265,7 +261,7 @@ fn put(stat: &mut [u8], mode: u32, found: &Stat) {
 }
 
 /// Whether a file of the mode `found` is what an entry of the mode `mode` says.
-fn is_of_kind(mode: u32, found: u32, executable: bool) -> bool {
+pub(super) fn is_of_kind(mode: u32, found: u32, executable: bool) -> bool {
     let types = match mode {
         SUBMODULE => libc::S_IFDIR,
         _ => mode & libc::S_IFMT,
@@ -279,23 +275,52 @@ fn is_of_kind(mode: u32, found: u32, executable: bool) -> bool {
 /// one stay open, as neighbours follow each other.
 ///
 /// Invariant: each of `open` is the directory at the path beside it, which begins the next one's.
-struct Directory<'r> {
+pub(super) struct Directory<'r> {
     root: BorrowedFd<'r>,
     stop: &'r Stop,
     open: Vec<(Vec<u8>, std::os::fd::OwnedFd)>,
 }
 
-impl Directory<'_> {
-    fn stat(&mut self, path: &[u8]) -> rustix::io::Result<Stat> {
-        let cut = path.iter().rposition(|b| *b == b'/');
-        let name = cut.map_or(path, |cut| &path[cut + 1..]);
-        self.enter(&path[..cut.unwrap_or(0)])?;
+impl<'r> Directory<'r> {
+    pub(super) fn new(root: BorrowedFd<'r>, stop: &'r Stop) -> Directory<'r> {
+        let open = Vec::new();
+        Directory { root, stop, open }
+    }
+
+    pub(super) fn stat(&mut self, path: &[u8]) -> rustix::io::Result<Stat> {
+        let name = self.above(path)?;
         rustix::fs::statat(self.current(), name, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// Opens a file to be read.
+    pub(super) fn file(&mut self, path: &[u8]) -> rustix::io::Result<File> {
+        let name = self.above(path)?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        rustix::fs::openat(self.current(), name, flags, Mode::empty()).map(File::from)
+    }
+
+    /// What a link says.
+    pub(super) fn link(&mut self, path: &[u8]) -> rustix::io::Result<Vec<u8>> {
+        let name = self.above(path)?;
+        let said = rustix::fs::readlinkat(self.current(), name, Vec::new())?;
+        Ok(said.into_bytes())
+    }
+
+    /// Enters the directory of a path; its name there.
+    fn above<'p>(&mut self, path: &'p [u8]) -> rustix::io::Result<&'p [u8]> {
+        let cut = path.iter().rposition(|b| *b == b'/');
+        self.enter(&path[..cut.unwrap_or(0)])?;
+        Ok(cut.map_or(path, |cut| &path[cut + 1..]))
     }
 
     /// Gives the file or link at `path` its date, and what its stat data is then; `found` is what
     /// that was.
-    fn date(&mut self, path: &[u8], found: Stat, dates: Dates) -> rustix::io::Result<Stat> {
+    pub(super) fn date(
+        &mut self,
+        path: &[u8],
+        found: Stat,
+        dates: Dates,
+    ) -> rustix::io::Result<Stat> {
         if (found.st_mtime, found.st_mtime_nsec) == (dates.file_s(), 0) {
             return Ok(found);
         }

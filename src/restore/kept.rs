@@ -1,12 +1,35 @@
 //! Why a target stays as it is: what nobody else has of the repository that would be replaced, each
 //! with what its user can do.
 
+use gix::ObjectId;
+
 use super::error::RestoreError;
 use super::local::{self, Lost};
 use super::nested;
 use super::staging::Staging;
 use super::stop::Stop;
 use crate::limits::LOCAL_NAMED_MAX;
+
+/// Refuses to bring the working copy at the target of `staging` to another commit if commits or stashes would be lost
+/// with its refs. What the `known` lead to somebody else has.
+pub(super) fn check_update(
+    stop: &Stop,
+    staging: &Staging,
+    known: &[ObjectId],
+) -> Result<(), RestoreError> {
+    let target = staging.target();
+    let why = match local::lost_with_refs(stop, target, &staging.old(), known) {
+        Ok(lost) => said(&lost),
+        Err(why) => Some(why),
+    };
+    match why {
+        None => Ok(()),
+        Some(why) => Err(RestoreError::Usage(format!(
+            "{} is not updated: {why}; or have it go with --discard-local",
+            target.display()
+        ))),
+    }
+}
 
 /// Refuses to replace what nobody else has of the repository in the target of `staging`.
 pub(super) fn check(stop: &Stop, staging: &Staging) -> Result<(), RestoreError> {

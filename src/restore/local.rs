@@ -18,18 +18,29 @@ use gix::bstr::{BStr, BString, ByteSlice};
 
 use super::data::read;
 use super::nested;
+use super::origin::is_url;
 use super::run;
 use super::stop::Stop;
 use super::tracked::Tracked;
+use super::url::base_target;
+use crate::config::GivenUrl;
 use crate::limits::{
     FETCHED_BYTES_MAX, LOCAL_NAMED_MAX, LOCAL_TRIED_MAX, LOOSE_REF_BYTES_MAX, OLD_INDEX_BYTES_MAX,
-    OLD_LOOSE_REFS_BYTES_MAX, OLD_PACKED_REFS_BYTES_MAX, OLD_WALK_LIMIT_MS, SHALLOW_BYTES_MAX,
-    STASH_LOG_BYTES_MAX,
+    OLD_LOOSE_REFS_BYTES_MAX, OLD_PACKED_REFS_BYTES_MAX, OLD_WALK_LIMIT_MS, RESTORE_NOTE_BYTES_MAX,
+    SHALLOW_BYTES_MAX, STASH_LOG_BYTES_MAX,
 };
 use crate::refs::{self, Head, Loose, RefsError, full_id};
 
-/// Where a restore notes the commit that it has checked out.
+/// Where a restore notes the commit that it has checked out; and behind that, where the repository was asked for by a
+/// name of the server's, that name and the origin that it stands for.
 pub(super) const NOTE: &str = ".git/tarpon-restored";
+
+/// What is noted.
+pub(super) fn noted(commit: &str, given: &GivenUrl, origin: &[u8]) -> Vec<u8> {
+    let target = base_target(given.text()).filter(|_| !is_url(given.text()));
+    let more = target.map(|target| [target.as_bytes(), b"\n", origin, b"\n"].concat());
+    [commit.as_bytes(), b"\n", &more.unwrap_or_default()].concat()
+}
 
 /// What nobody else has of a repository, and of those of its submodules: names of some of it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -61,11 +72,7 @@ pub(super) fn lost(stop: &Stop, directory: &Path, scratch: &Path) -> Result<Lost
         return Ok(Lost::default());
     }
     let known: Vec<ObjectId> = note(directory).into_iter().collect();
-    let look = Look {
-        stop,
-        scratch,
-        until: Instant::now() + Duration::from_millis(OLD_WALK_LIMIT_MS),
-    };
+    let look = Look::new(stop, scratch, Index::Goes);
     let mut lost = look.lost_of(&git_dir, &known)?;
     for submodule in nested::submodules(&git_dir)? {
         let name = &submodule.name;
@@ -82,16 +89,48 @@ pub(super) fn lost(stop: &Stop, directory: &Path, scratch: &Path) -> Result<Lost
     Ok(lost)
 }
 
+/// What would be lost of the repository at `directory` if its refs were replaced and nothing else; what the last
+/// restore and `known` lead to is somebody else's, too.
+pub(super) fn lost_with_refs(
+    stop: &Stop,
+    directory: &Path,
+    scratch: &Path,
+    known: &[ObjectId],
+) -> Result<Lost, String> {
+    let known: Vec<ObjectId> = note(directory)
+        .into_iter()
+        .chain(known.iter().copied())
+        .collect();
+    Look::new(stop, scratch, Index::Stays).lost_of(&directory.join(".git"), &known)
+}
+
+/// What becomes of the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Index {
+    Goes,
+    Stays,
+}
+
 /// One look at a repository and those of its submodules.
 struct Look<'a> {
     stop: &'a Stop,
+    index: Index,
     /// A directory of ours.
     scratch: &'a Path,
     /// All walks have to end by then.
     until: Instant,
 }
 
-impl Look<'_> {
+impl<'a> Look<'a> {
+    fn new(stop: &'a Stop, scratch: &'a Path, index: Index) -> Look<'a> {
+        Look {
+            stop,
+            index,
+            scratch,
+            until: Instant::now() + Duration::from_millis(OLD_WALK_LIMIT_MS),
+        }
+    }
+
     /// What would be lost with the one repository at `git_dir`, if somebody else has what `known`
     /// leads to.
     fn lost_of(&self, git_dir: &Path, known: &[ObjectId]) -> Result<Lost, String> {
@@ -111,7 +150,7 @@ impl Look<'_> {
             return Ok(lost);
         };
         prepare(git_dir, &ours_git, first.kind()).map_err(unseen)?;
-        if let Some(head) = tips.head {
+        if let Some(head) = tips.head.filter(|_| self.index == Index::Goes) {
             lost.added = self.added(git_dir, ours.path(), head)?;
         }
         let has_more = |what: &str| {
@@ -336,8 +375,8 @@ fn whose(name: &BStr, led_to: &BTreeSet<&BStr>) -> Whose {
 
 /// The commit that a restore has noted in the repository at `directory`.
 fn note(directory: &Path) -> Option<ObjectId> {
-    let text = read(&directory.join(NOTE), LOOSE_REF_BYTES_MAX).ok()?;
-    let id = full_id(text.to_str().ok()?.trim()).ok()?;
+    let text = read(&directory.join(NOTE), RESTORE_NOTE_BYTES_MAX).ok()?;
+    let id = full_id(text.lines().next()?.to_str().ok()?.trim()).ok()?;
     ObjectId::from_hex(id.as_bytes()).ok()
 }
 

@@ -73,6 +73,7 @@ mod proven;
 mod quota;
 mod reel;
 mod refs;
+mod renew;
 mod report;
 mod request;
 mod run;
@@ -204,6 +205,12 @@ impl Restore<'_> {
         if base.is_none() && !args.fallback_clone() {
             return Err(RestoreError::Usage(url::no_name(&args.repo_url)));
         }
+        if args.update
+            && base.is_some()
+            && let Some(updated) = renew::run(args, link, &self.wanted, self.dates)?
+        {
+            return Ok(updated);
+        }
         self.check_target()?;
         if base.is_some()
             && args.fallback_clone()
@@ -267,7 +274,7 @@ impl Restore<'_> {
         let room = Room::new(&tree, &quota);
         clone::clone(link, url, &self.wanted, room)?;
         let sha256 = run::local(link.stop, &tree, &["rev-parse", "--show-object-format"])?;
-        let mut summary = self.finish(&staging, sha256.starts_with(b"sha256"), false)?;
+        let mut summary = self.finish(&staging, sha256.starts_with(b"sha256"), false, b"")?;
         summary.source = SOURCE_CLONE;
         // Git does not say how much it got.
         (summary.bytes, summary.entries) = (None, None);
@@ -345,7 +352,7 @@ impl Restore<'_> {
         };
         let updated = self.update(&update, &made)?;
         let is_sha256 = restored.kind == gix::hash::Kind::Sha256;
-        let mut summary = self.finish(staging, is_sha256, updated.is_none())?;
+        let mut summary = self.finish(staging, is_sha256, updated.is_none(), &restored.origin)?;
         summary.bundle_applied = updated.unwrap_or(false);
         summary.origin = restored.origin();
         Ok(summary)
@@ -375,12 +382,13 @@ impl Restore<'_> {
     }
 
     /// Dates the files of the finished tree, notes what it is, and puts it into the target's place.
-    /// Its index `is_fresh` if no file has changed since that was made.
+    /// Its index `is_fresh` if no file has changed since that was made. The repository is from `origin`.
     fn finish(
         &self,
         staging: &Staging,
         sha256: bool,
         is_fresh: bool,
+        origin: &[u8],
     ) -> Result<Summary, RestoreError> {
         let (args, link) = (self.args, self.link);
         let tree = staging.tree();
@@ -392,8 +400,8 @@ impl Restore<'_> {
         };
         if let Some(commit) = &commit {
             let note = tree.join(local::NOTE);
-            let noted = std::fs::write(&note, format!("{commit}\n"));
-            noted.map_err(|e| RestoreError::disk("write", note, e))?;
+            let text = local::noted(commit, &args.repo_url, origin);
+            std::fs::write(&note, text).map_err(|e| RestoreError::disk("write", note, e))?;
         }
         let unproven = commit.as_deref().filter(|_| !is_fresh);
         let proven = proof::conclude(args, link, self.dates, staging, unproven)?;

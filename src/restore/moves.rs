@@ -99,6 +99,17 @@ impl Moves {
         Ok(())
     }
 
+    /// Takes an empty directory away, under the same conditions.
+    pub(super) fn take_out_empty(&mut self, path: &Path) {
+        let plain = |c| matches!(c, Component::Normal(name) if name != ".git");
+        let look = |p: &Path| fs::symlink_metadata(self.target.join(p));
+        let is_dir = |p: &Path| look(p).is_ok_and(|m| m.is_dir());
+        let is_there = path.components().all(plain) && above(path).all(is_dir) && is_dir(path);
+        if is_there && self.remove_empty(path) {
+            self.remove_emptied(path);
+        }
+    }
+
     /// Removes the directories around `path` that are empty now.
     pub(super) fn remove_emptied(&mut self, path: &Path) {
         for above in above(path) {

@@ -60,6 +60,22 @@ impl<'s> Objects<'s> {
         }
     }
 
+    /// The same for objects that files are made of: what those may take bounds the work.
+    pub(super) fn open_for_files(
+        tree: &Path,
+        hash: Kind,
+        stop: &'s Stop,
+    ) -> Result<Objects<'s>, RestoreError> {
+        let objects = Objects::open(tree, hash, stop)?;
+        let work = Work::new(u64::MAX, stop);
+        Ok(Objects { work, ..objects })
+    }
+
+    /// Of which kind its ids are.
+    pub(super) fn hash(&self) -> Kind {
+        self.hash
+    }
+
     /// Reads an object of a kind, and compares every copy of it with its id.
     pub(super) fn read(
         &self,

@@ -121,6 +121,9 @@ pub(super) const SOURCE_SNAPSHOT: &str = "snapshot";
 /// The same when the server had none.
 pub(super) const SOURCE_CLONE: &str = "clone";
 
+/// The same when an existing working copy was brought to another commit.
+pub(super) const SOURCE_UPDATE: &str = "update";
+
 /// A size for people.
 pub(super) fn size(bytes: u64) -> String {
     let kib = bytes as f64 / 1024.0;

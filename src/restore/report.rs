@@ -4,7 +4,7 @@ use std::io::Write;
 
 use super::error::RestoreError;
 use super::origin::is_url;
-use super::progress::{Failure, Progress, SOURCE_CLONE, Summary, size};
+use super::progress::{Failure, Progress, SOURCE_CLONE, SOURCE_UPDATE, Summary, size};
 use super::proven::Proven;
 use crate::config::RestoreArgs;
 use crate::io::say::say_line;
@@ -112,6 +112,7 @@ fn report(args: &RestoreArgs, summary: &Summary) -> std::io::Result<()> {
         };
         let how = match summary.source {
             SOURCE_CLONE => "cloned",
+            SOURCE_UPDATE => "updated",
             _ => "restored",
         };
         say_line(format_args!(

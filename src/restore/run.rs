@@ -46,6 +46,9 @@ const FAULTS_OF_OLD: &[&str] = &[
 /// What git says of a server that has too much to do.
 const BUSY: &str = "returned error: 503";
 
+/// How a git ends that has nothing to complain of, and whose answer is no.
+const SAYS_NO: &str = "exit status: 1: ";
+
 /// What a step talks to.
 #[derive(Clone, Copy)]
 enum Peer<'a> {
@@ -80,6 +83,27 @@ pub(super) fn walk<A: AsRef<OsStr>>(
     let mut command = own_command(tree, Peer::Nobody, takes, &Settings::default(), args);
     command.stdin(input);
     output(stop, command, &step(args), takes)
+}
+
+/// What git says of the files of the worktree at `files`, which it gets to know by `input`, with the repository at
+/// `tree`. Where it says no it says nothing.
+pub(super) fn of_files<A: AsRef<OsStr>>(
+    stop: &Stop,
+    (tree, files): (&Path, &Path),
+    until: Instant,
+    input: Stdio,
+    args: &[A],
+) -> Result<Vec<u8>, RestoreError> {
+    let takes = Takes::Walk(until);
+    let mut command = own_command(tree, Peer::Nobody, takes, &Settings::default(), &[""; 0]);
+    let mut worktree = OsString::from("--work-tree=");
+    worktree.push(files);
+    command.arg(worktree).args(args);
+    command.current_dir(files).stdin(input);
+    match output(stop, command, &step(args), takes) {
+        Err(RestoreError::Git { detail, .. }) if detail == SAYS_NO => Ok(Vec::new()),
+        said => said,
+    }
 }
 
 /// The same for one that writes files.

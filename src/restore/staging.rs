@@ -42,6 +42,8 @@ pub(super) struct Staging {
     target: PathBuf,
     /// The target is there and stays: entries move into it one by one.
     merges: bool,
+    /// There was nothing in the target.
+    is_empty: bool,
 }
 
 /// The same where the target is to be made, with what to do where that is not allowed.
@@ -76,14 +78,14 @@ impl Staging {
         let parent = target.parent().ok_or_else(|| usage("cannot be replaced"))?;
         fs::create_dir_all(parent).map_err(not_made("create", parent, &target))?;
         sweep(parent);
-        let mut merges = false;
+        let (mut merges, mut is_empty) = (false, true);
         match fs::symlink_metadata(&target) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(RestoreError::disk("look at", target, e)),
             Ok(found) if found.is_dir() => {
                 sweep(&target);
                 let mut listing = fs::read_dir(&target).map_err(failed("read", &target))?;
-                let is_empty = listing.next().is_none();
+                is_empty = listing.next().is_none();
                 if !is_empty && !overwrite {
                     return Err(usage("is not empty; --overwrite replaces what is in it"));
                 }
@@ -102,6 +104,7 @@ impl Staging {
             _lock: lock,
             target: target.clone(),
             merges,
+            is_empty,
         };
         for path in [staging.tree(), staging.trash(), staging.old()] {
             fs::create_dir(&path).map_err(failed("create", &path))?;
@@ -124,13 +127,19 @@ impl Staging {
         self.directory.path().join(OLD)
     }
 
-    fn trash(&self) -> PathBuf {
+    /// Where what has to go is kept meanwhile.
+    pub(super) fn trash(&self) -> PathBuf {
         self.directory.path().join(TRASH)
     }
 
     /// Whether the files move one by one, which changes their ctime.
     pub(super) fn merges(&self) -> bool {
         self.merges
+    }
+
+    /// Whether nothing was in the target, or it was not there.
+    pub(super) fn is_empty(&self) -> bool {
+        self.is_empty
     }
 
     /// The target.
@@ -225,7 +234,12 @@ impl Staging {
     }
 
     /// Moves everything in the tree's directory at `path` into the target's, but `.git`.
-    fn merge(&self, path: &Path, moves: &mut Moves, stop: &Stop) -> Result<(), RestoreError> {
+    pub(super) fn merge(
+        &self,
+        path: &Path,
+        moves: &mut Moves,
+        stop: &Stop,
+    ) -> Result<(), RestoreError> {
         let (from, to) = (self.tree().join(path), self.target.join(path));
         // Listed first: what is exchanged comes into this directory.
         let listing = fs::read_dir(&from).map_err(failed("read", &from))?;

@@ -49,8 +49,9 @@ pub(super) struct Update<'a> {
 
 /// A moment whose objects are all there.
 pub(super) struct Fetched {
-    moment: Moment,
-    at: At,
+    pub moment: Moment,
+    /// What is checked out of it.
+    pub at: At,
     pub bundle_applied: bool,
 }
 
@@ -82,7 +83,7 @@ impl Update<'_> {
             Ok((moment, at))
         };
         let (mut moment, mut at) = ask()?;
-        let bundle_applied = self.take_bundle(&moment)?;
+        let bundle_applied = self.take_bundle(tip(&moment, &at))?;
         let mut tries = 1;
         while let Err(error) = self.fetch_objects(&moment) {
             if error.is_disks() {
@@ -117,15 +118,15 @@ impl Update<'_> {
         Ok(())
     }
 
-    /// Takes the objects of the bundle, if there is one; whether it was of use. What it lacks is
+    /// Takes the objects of the bundle, if there is one and what it is to lead to is not there; whether it was of use. What it lacks is
     /// fetched, so its failures are only said.
-    fn take_bundle(&self, moment: &Moment) -> Result<bool, RestoreError> {
+    fn take_bundle(&self, tip: Option<gix::ObjectId>) -> Result<bool, RestoreError> {
         let Some((target, file)) = &self.bundle else {
             return Ok(false);
         };
         let is_there =
             |id: gix::ObjectId| has_commit(self.link.stop, self.room.tree, &id.to_string());
-        if moment.head_id().is_none_or(is_there) {
+        if tip.is_none_or(is_there) {
             return Ok(false);
         }
         let refspec = format!("+HEAD:{BUNDLE_REF}");
@@ -253,10 +254,7 @@ impl Update<'_> {
     /// Checks out what is wanted and writes the refs.
     pub(super) fn apply(&self, fetched: &Fetched) -> Result<(), RestoreError> {
         let moment = &fetched.moment;
-        let id = match &fetched.at {
-            At::Branch(name) => moment.get(name.as_slice().into()).map(|r| r.target),
-            At::Reset(_, id) | At::Detached(id) => Some(*id),
-        };
+        let id = tip(moment, &fetched.at);
         let objects = Objects::open(self.room.tree, self.restored.kind, self.link.stop)?;
         let commit = id.map(|id| objects.commit_of(id)).transpose()?;
         self.check_out(&objects, commit)?;
@@ -294,6 +292,14 @@ impl Update<'_> {
             git(&read_tree)?;
         }
         Ok(())
+    }
+}
+
+/// What leads to the commit that is checked out.
+pub(super) fn tip(moment: &Moment, at: &At) -> Option<gix::ObjectId> {
+    match at {
+        At::Branch(name) => moment.get(name.as_slice().into()).map(|found| found.target),
+        At::Reset(_, id) | At::Detached(id) => Some(*id),
     }
 }
 

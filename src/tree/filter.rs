@@ -213,6 +213,8 @@ fn push_as_read(stored: &[u8], out: &mut Vec<u8>) {
 pub(crate) struct Filter {
     stack: Stack,
     outcome: Outcome,
+    /// Of what only who writes a few files asks.
+    driver: Option<Outcome>,
     encoders: HashMap<BString, Option<Encoder>>,
     buffer: Vec<u8>,
     spare: Vec<u8>,
@@ -240,6 +242,7 @@ impl Filter {
         Ok(Filter {
             stack,
             outcome,
+            driver: None,
             encoders: HashMap::new(),
             buffer: Vec::new(),
             spare: Vec::new(),
@@ -310,6 +313,26 @@ impl Filter {
             true => text.each_encoded(encoder, each).map(drop),
             false => text.each(&mut each),
         }
+    }
+
+    /// Whether a program of the user's would convert the file at `path`, if he had configured one.
+    pub(crate) fn has_driver(
+        &mut self,
+        path: &BStr,
+        objects: &dyn Find,
+    ) -> Result<bool, FilterError> {
+        let stack = &self.stack;
+        let all = || stack.selected_attribute_matches(["filter"]);
+        let outcome = self.driver.get_or_insert_with(all);
+        let platform = self.stack.at_entry(path, None, &AttributeBlobs(objects));
+        let platform = platform.map_err(|source| FilterError::Attributes {
+            path: path.to_owned(),
+            source,
+        })?;
+        outcome.reset();
+        platform.matching_attributes(outcome);
+        let state = outcome.iter_selected().next();
+        Ok(state.is_some_and(|found| matches!(found.assignment.state, StateRef::Value(_))))
     }
 
     /// What the file at `path` goes through, by the attributes of its path (git's

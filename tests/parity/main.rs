@@ -7,6 +7,7 @@ mod support;
 mod annex;
 mod cases;
 mod tips;
+mod updates;
 mod wants;
 
 use std::fs;

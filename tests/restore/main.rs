@@ -28,5 +28,6 @@ mod streams;
 mod submodules;
 mod tips;
 mod tls;
+mod update;
 mod wanted;
 mod wants;

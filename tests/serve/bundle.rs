@@ -307,3 +307,47 @@ fn a_snapshot_names_its_bundle() {
     assert!(pulled.status.success(), "{pulled:?}");
     assert_eq!(git::text(&restored, &["rev-parse", "HEAD"]), tip(&lab));
 }
+
+/// Of a branch, of a commit that no branch leads to, and of neither.
+#[test]
+fn a_bundle_leads_to_what_is_named() {
+    let lab = small_lab();
+    let server = lab.start();
+    hit(&server, "small");
+    let base = tip(&lab);
+    let upstream = lab.upstream("small");
+    git::run(
+        &upstream,
+        &["config", "uploadpack.allowAnySHA1InWant", "true"],
+    );
+    git::run(&upstream, &["branch", "side", "main"]);
+    let side = repos::add_commit(&upstream, "side", "side.txt", b"side");
+    let pull = ["commit-tree", "side^{tree}", "-p", "side", "-m", "pull"];
+    let pull = git::text(&upstream, &pull);
+    git::run(&upstream, &["update-ref", "refs/pull/1/merge", &pull]);
+    let clone = lab.scratch("clone");
+    git::clone(&lab.url("small"), &clone);
+    let names = [
+        (format!("ref=side&commit={side}"), &side),
+        ("ref=side".into(), &side),
+        (format!("commit={pull}"), &pull),
+        (format!("ref=refs/pull/1/merge&commit={pull}"), &pull),
+    ];
+    for (number, (name, commit)) in names.iter().enumerate() {
+        let answer = bundle(&server, &format!("{base}&{name}")).expect(200);
+        let file = lab.scratch(&format!("{number}.bundle"));
+        std::fs::write(&file, answer.body).unwrap_or_else(|e| panic!("{e}"));
+        let file = file.to_string_lossy();
+        git::run(&clone, &["fetch", "--quiet", &file, "HEAD"]);
+        assert_eq!(
+            git::text(&clone, &["rev-parse", "FETCH_HEAD"]),
+            **commit,
+            "{name}"
+        );
+        git::run(&clone, &["rev-list", "--objects", "--quiet", "FETCH_HEAD"]);
+    }
+    bundle(&server, &format!("{side}&ref=side")).expect(204);
+    bundle(&server, &format!("{base}&ref=nowhere")).expect(404);
+    bundle(&server, &format!("{}&ref=side", "1".repeat(40))).expect(404);
+    bundle(&server, &format!("{base}&ref=a..b")).expect(400);
+}

@@ -53,6 +53,13 @@ pub(super) fn snapshot_query(query: &str) -> Result<Named, Reject> {
     Ok(named.shaped(shape.unwrap_or_default()))
 }
 
+/// Reads what a bundle leads to. Other keys mean nothing there, as they always have.
+pub(super) fn bundle_query(query: &str) -> Result<Named, Reject> {
+    let is_known = |pair: &&str| pair.starts_with("ref=") || pair.starts_with("commit=");
+    let known: Vec<&str> = query.split('&').filter(is_known).collect();
+    snapshot_query(&known.join("&"))
+}
+
 /// A target is bounded, and so is what its query gives.
 fn decoded(value: &str) -> Result<BString, Reject> {
     let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));

@@ -219,6 +219,7 @@ mod tests {
                 Route::Bundle {
                     repo: r,
                     base: hash,
+                    query: &sha1[sha1.len() - 45..],
                 },
             ),
             (
@@ -227,6 +228,7 @@ mod tests {
                 Route::Bundle {
                     repo: r,
                     base: &long,
+                    query: &sha256[sha256.len() - 73..],
                 },
             ),
             (

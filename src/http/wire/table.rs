@@ -5,7 +5,7 @@
 //! may, answers say of themselves what it says about caches, and tests make their matrix of it.
 
 use super::caching::Lifetime;
-use super::query::snapshot_query;
+use super::query::{bundle_query, snapshot_query};
 use super::repo_ref::RepoRef;
 use super::{Method, Reject};
 use crate::manifest::want::Named;
@@ -62,6 +62,8 @@ pub enum Route<'a> {
         repo: RepoRef<'a>,
         /// 40 or 64 hex digits, in the case that was sent.
         base: &'a str,
+        /// To what it leads, see [`Route::named`].
+        query: &'a str,
     },
     /// Of [`Endpoint::EnsureRefs`]
     EnsureRefs(RepoRef<'a>),
@@ -150,6 +152,7 @@ impl<'a> Route<'a> {
             Route::Snapshot { query, .. }
             | Route::Manifest { query, .. }
             | Route::Part { query, .. } => snapshot_query(query),
+            Route::Bundle { query, .. } => bundle_query(query),
             _ => Ok(Named::default()),
         }
     }
@@ -327,7 +330,7 @@ table! {
         need: Need::Read,
         kept: Kept::Never,
     }
-    /// `GET /git/{host}/{path}/snapshot.bundle?base=HEX`
+    /// `GET /git/{host}/{path}/snapshot.bundle?base=HEX&ref=NAME&commit=HEX`
     Bundle {
         at: At::Repository { end: "/snapshot.bundle", make: bundle },
         methods: Methods::Get,
@@ -461,7 +464,7 @@ fn bundle<'a>(repo: RepoRef<'a>, query: &'a str) -> Result<Route<'a>, Reject> {
     let base = parameter(query, "base").ok_or(BASE)?;
     let is_hash = matches!(base.len(), 40 | 64) && base.bytes().all(|b| b.is_ascii_hexdigit());
     match is_hash {
-        true => Ok(Route::Bundle { repo, base }),
+        true => Ok(Route::Bundle { repo, base, query }),
         false => Err(BASE),
     }
 }

@@ -1,0 +1,173 @@
+//! The refs of a working copy that was brought to another commit: all are replaced, as a restore has them. At each
+//! moment HEAD leads to a commit that is there.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use gix::ObjectId;
+use gix::bstr::{BStr, ByteSlice};
+use rustix::fs::{CWD, RenameFlags};
+
+use super::copy::Copy;
+use super::lock::Lock;
+use crate::restore::error::{RestoreError, failed};
+use crate::restore::gitdir::{self, followed};
+use crate::restore::path::as_path;
+use crate::restore::refs::Refs;
+use crate::restore::stop::Stop;
+
+/// What is needed for that.
+pub(super) struct Replacing<'r> {
+    pub copy: &'r Copy,
+    pub refs: &'r Refs<'r>,
+    /// What `git fetch` brings from now on, if that is another thing than before.
+    pub fetches: Option<Option<&'r [u8]>>,
+    /// The repository that has fetched what came.
+    pub scratch: &'r Path,
+    /// An empty directory of ours.
+    pub ours: &'r Path,
+    pub stop: &'r Stop,
+}
+
+impl Replacing<'_> {
+    /// Replaces them; `commit` is checked out.
+    pub(super) fn run(&self, commit: Option<ObjectId>) -> Result<(), RestoreError> {
+        let (git_dir, ours) = (&self.copy.git_dir, self.ours);
+        let made = ours.join("made");
+        gitdir::write(&made, &self.copy.restored, self.refs, self.stop)?;
+        let config = configuration(&self.copy.config, followed(self.refs), self.fetches)?;
+        let _locks = self.locks()?;
+        // Where history ends of what was there and of what came; what only the old refs lead to goes in the end.
+        let (shallow, ends) = (git_dir.join("shallow"), made.join("shallow"));
+        if ends.exists() {
+            put(&self.scratch.join(".git/shallow"), &shallow)?;
+        }
+        if let Some(commit) = commit {
+            let head = ours.join("HEAD");
+            fs::write(&head, format!("{commit}\n")).map_err(failed("write", &head))?;
+            put(&head, &git_dir.join("HEAD"))?;
+        }
+        exchange(&made.join("refs"), &git_dir.join("refs"), ours)?;
+        let packed = made.join("packed-refs");
+        match packed.exists() {
+            true => put(&packed, &git_dir.join("packed-refs"))?,
+            false => remove(&git_dir.join("packed-refs"))?,
+        }
+        if let Some(config) = config {
+            let path = ours.join("config");
+            fs::write(&path, config).map_err(failed("write", &path))?;
+            put(&path, &git_dir.join("config"))?;
+        }
+        put(&made.join("HEAD"), &git_dir.join("HEAD"))?;
+        if ends.exists() {
+            put(&ends, &shallow)?;
+        }
+        // What they tell of is not there any more.
+        let logs = git_dir.join("logs");
+        match fs::rename(&logs, ours.join("logs")) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("move away", &logs)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn locks(&self) -> Result<Vec<Lock>, RestoreError> {
+        let git_dir = &self.copy.git_dir;
+        let mut locks = Vec::new();
+        for name in ["HEAD", "packed-refs", "config", "shallow"] {
+            locks.push(Lock::take(&git_dir.join(name), &self.ours.join("lock"))?);
+        }
+        if let Some(branch) = self.refs.branch() {
+            let name = [b"refs/heads/", branch.as_bytes()].concat();
+            let path = git_dir.join(as_path(&name));
+            // Where one has the name of its directory, that one goes.
+            if fs::symlink_metadata(&path).is_ok_and(|found| found.is_file()) {
+                locks.push(Lock::take(&path, &self.ours.join("lock"))?);
+            }
+        }
+        Ok(locks)
+    }
+}
+
+fn put(from: &Path, to: &Path) -> Result<(), RestoreError> {
+    fs::rename(from, to).map_err(failed("rename to", to))
+}
+
+fn remove(path: &Path) -> Result<(), RestoreError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Has two directories change places; not every file system can do that at once.
+fn exchange(from: &Path, to: &Path, ours: &Path) -> Result<(), RestoreError> {
+    if rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE).is_ok() {
+        return Ok(());
+    }
+    put(to, &ours.join("refs"))?;
+    put(from, to)
+}
+
+/// The configuration with the branch that is checked out as the only one that follows something, and with what `git
+/// fetch` brings; `None` if it is so already.
+fn configuration(
+    text: &[u8],
+    branch: Option<&BStr>,
+    fetches: Option<Option<&[u8]>>,
+) -> Result<Option<Vec<u8>>, RestoreError> {
+    let wrong = |e: &dyn std::fmt::Display| RestoreError::Usage(format!("its configuration: {e}"));
+    let mut config = gix::config::File::try_from(text.as_bstr()).map_err(|e| wrong(&e))?;
+    let sections = config.sections_by_name("branch").into_iter().flatten();
+    let names = sections.filter_map(|section| {
+        let name = section.header().subsection_name();
+        name.map(BStr::to_owned)
+    });
+    let names: Vec<_> = names.collect();
+    let follows = |branch: &BStr| {
+        let merge = config.string_by("branch", Some(branch), "merge");
+        let remote = config.string_by("branch", Some(branch), "remote");
+        let full = [b"refs/heads/", branch.as_bytes()].concat();
+        merge.is_some_and(|merge| merge == full) && remote.is_some_and(|remote| remote == "origin")
+    };
+    let is_so = match branch {
+        Some(branch) => names.len() == 1 && names[0] == branch && follows(branch),
+        None => names.is_empty(),
+    };
+    let fetches = fetches.filter(|new| {
+        let old = config.strings("remote.origin.fetch").unwrap_or_default();
+        let old: Vec<&[u8]> = old.iter().map(|old| old.as_slice()).collect();
+        old != Vec::from_iter(*new)
+    });
+    if is_so && fetches.is_none() {
+        return Ok(None);
+    }
+    if let Some(new) = fetches {
+        let section = config.section_mut("remote", Some(BStr::new("origin")));
+        let mut section = section.map_err(|e| wrong(&e))?;
+        while section.remove("fetch").is_some() {}
+        if let Some(new) = new {
+            section
+                .push("fetch", Some(new.as_bstr()))
+                .map_err(|e| wrong(&e))?;
+        }
+    }
+    for name in &names {
+        config.remove_section("branch", Some(name.as_bstr()));
+    }
+    let mut text = config.to_bstring().to_vec();
+    if !text.ends_with(b"\n") && !text.is_empty() {
+        text.push(b'\n');
+    }
+    if let Some(branch) = branch {
+        text.extend(gitdir::branch_section(branch));
+    }
+    Ok(Some(text))
+}
+
+/// A file of the repository with what it says, in the place of what was there.
+pub(super) fn write(path: &Path, text: &[u8], scratch: &Path) -> Result<(), RestoreError> {
+    let written = File::create(scratch).and_then(|mut file| io::Write::write_all(&mut file, text));
+    written.map_err(failed("write", scratch))?;
+    put(scratch, path)
+}

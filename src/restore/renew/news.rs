@@ -1,0 +1,183 @@
+//! What the server has now: the refs that a working copy is to get, and what is checked out of them. Its objects are
+//! fetched into the [`Scratch`](super::scratch).
+//!
+//! All of a history: the refs of one moment, and a bundle on top of what is there. One commit alone: the refs of its
+//! snapshot, and what git fetches of it.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use gix::ObjectId;
+use gix::hash::Kind;
+
+use crate::config::RestoreArgs;
+use crate::manifest::parts::Contents;
+use crate::restore::capture::Archive;
+use crate::restore::dates::Dates;
+use crate::restore::download::{Download, Served};
+use crate::restore::error::{RestoreError, failed};
+use crate::restore::extract::{Feed, Unpacks, extract};
+use crate::restore::link::Link;
+use crate::restore::objects::Objects;
+use crate::restore::opening::{self, Asked, By};
+use crate::restore::origin;
+use crate::restore::parts::{Destination, Fetching};
+use crate::restore::reel::Reel;
+use crate::restore::refs::Refs;
+use crate::restore::run::{self, Room};
+use crate::restore::source::Source;
+use crate::restore::stop::Stop;
+use crate::restore::update::{self, Fetched};
+use crate::restore::wanted::Wanted;
+use crate::restore::write::{Site, umask};
+
+/// What of an archive says which refs it has.
+const REFS: [Contents; 3] = [Contents::GitDir, Contents::Refs, Contents::End];
+
+/// What there is.
+pub(super) enum News {
+    All(Fetched),
+    /// Of one commit without its history: what its archive says, and what `git fetch` brings.
+    One(Archive, Option<Vec<u8>>),
+}
+
+impl News {
+    /// What leads to the commit that is checked out.
+    pub(super) fn tip(&self, hash: Kind, stop: &Stop) -> Result<Option<ObjectId>, RestoreError> {
+        match self {
+            News::All(fetched) => Ok(update::tip(&fetched.moment, &fetched.at)),
+            News::One(archive, _) => Ok(Refs::read(&archive.captured, hash, stop)?.commit()),
+        }
+    }
+
+    /// The refs, where `commit` is checked out.
+    pub(super) fn refs(
+        &self,
+        hash: Kind,
+        commit: Option<ObjectId>,
+        stop: &Stop,
+    ) -> Result<Refs<'_>, RestoreError> {
+        match self {
+            News::All(fetched) => Refs::of_moment(&fetched.moment, &fetched.at, commit, stop),
+            News::One(archive, _) => Refs::read(&archive.captured, hash, stop),
+        }
+    }
+
+    /// What `git fetch` brings from now on, if that is another thing than before.
+    pub(super) fn fetches(&self) -> Option<Option<&[u8]>> {
+        match self {
+            News::All(_) => None,
+            News::One(_, fetches) => Some(fetches.as_deref()),
+        }
+    }
+}
+
+/// Who asks for one commit.
+#[derive(Clone, Copy)]
+pub(super) struct One<'o> {
+    pub args: &'o RestoreArgs,
+    pub link: Link<'o>,
+    pub wanted: &'o Wanted,
+    pub dates: Dates,
+    pub hash: Kind,
+    /// A directory of ours, into which nothing is written.
+    pub ours: &'o Path,
+    /// The repository that it is fetched into.
+    pub room: Room<'o>,
+}
+
+impl One<'_> {
+    /// Finds it, and fetches its objects.
+    pub(super) fn fetch(self) -> Result<News, RestoreError> {
+        let (stop, tree) = (self.link.stop, self.room.tree);
+        let archive = self.ask()?;
+        let said = archive.captured.file("config").unwrap_or_default();
+        let said = origin::read(said)?;
+        let refs = Refs::read(&archive.captured, self.hash, stop)?;
+        if said.hash != self.hash || !refs.is_shallow() {
+            return Err(self.refused("what it has is of another kind"));
+        }
+        let mut ids = Vec::from_iter(refs.commit());
+        refs.each(|_, hex| {
+            let id = ObjectId::from_hex(hex);
+            ids.push(id.map_err(|e| RestoreError::entry(b".git/packed-refs", e.to_string()))?);
+            Ok::<_, RestoreError>(())
+        })?;
+        ids.sort_unstable();
+        ids.dedup();
+        let objects = Objects::open(tree, self.hash, stop)?;
+        let mut missing = Vec::new();
+        for id in ids {
+            if objects.kind(id)?.is_none() {
+                missing.push(id.to_string());
+            }
+        }
+        drop(objects);
+        if !missing.is_empty() {
+            let url = format!("{}{}", self.link.server.origin(), self.link.place);
+            let args = [
+                "fetch",
+                "--quiet",
+                "--no-tags",
+                "--no-write-fetch-head",
+                "--depth=1",
+                &url,
+            ];
+            let args = args.into_iter().map(str::to_owned);
+            let args: Vec<String> = args.chain(missing).collect();
+            run::server(self.link, self.room, &args)?;
+        }
+        let objects = Objects::open(tree, self.hash, stop)?;
+        if !refs.are_of(&self.wanted.checkout, |id| objects.commit_of(id).ok()) {
+            return Err(self.refused("what it has is of another commit than was asked for"));
+        }
+        let fetches = origin::fetches(&said, true);
+        drop(refs);
+        Ok(News::One(archive, fetches))
+    }
+
+    fn refused(self, why: &str) -> RestoreError {
+        RestoreError::NoSnapshot(format!("{why}; --overwrite restores it whole"))
+    }
+
+    /// What the snapshot says of itself.
+    fn ask(self) -> Result<Archive, RestoreError> {
+        let asked = Asked {
+            base: self.link.place,
+            query: self.wanted.query(),
+            is_fresh: self.args.fresh,
+            by: By::Manifest,
+        };
+        let opened = opening::open(self.link, &asked)?;
+        if !opened.is_manifest() {
+            return Err(self.refused("the server has no manifest of one commit"));
+        }
+        let (link, base, query) = opened.asked();
+        let source = Source {
+            link,
+            base: &base,
+            query: &query,
+        };
+        let manifest = opened.manifest()?;
+        let root = std::fs::File::open(self.ours).map_err(failed("open", self.ours))?;
+        let site = Site {
+            root: root.as_fd(),
+            umask: umask(),
+            quota: self.room.quota,
+            stop: link.stop,
+        };
+        let to = Destination {
+            dir: self.ours,
+            quota: site.quota,
+            seed: None,
+        };
+        let packs = Fetching::new(source, &manifest, std::iter::empty(), to)?;
+        let reel = Reel::of(&manifest, &REFS)?;
+        let bytes = reel.bytes();
+        link.progress.set_total(bytes);
+        let served = Served::Parts(reel, source, &manifest);
+        let download = Download::new(link, served, Some(bytes));
+        let (feed, unpacks) = (Feed::Parts(&packs), Unpacks::Objects);
+        extract(&download, feed, site, self.dates, unpacks, |_| Ok(()))
+    }
+}

@@ -1,0 +1,74 @@
+//! `.git/tarpon-update`: from which commit to which a working copy is on its way. A run that was killed leaves it, and
+//! the next one takes what is of either commit for what that run has written.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use gix::ObjectId;
+use gix::bstr::ByteSlice;
+
+use crate::limits::UPDATE_NOTE_BYTES_MAX;
+use crate::restore::data::read;
+use crate::restore::error::{RestoreError, failed};
+
+const NAME: &str = "tarpon-update";
+/// In the place of a commit, where there is none.
+const NONE: &str = "-";
+
+/// The commits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Way {
+    pub from: Option<ObjectId>,
+    /// Several, if runs to others were killed before.
+    pub to: Vec<Option<ObjectId>>,
+}
+
+impl Way {
+    /// That of a run which has not come to its end in the repository at `git_dir`.
+    pub(super) fn left(git_dir: &Path) -> Option<Way> {
+        let text = read(&git_dir.join(NAME), UPDATE_NOTE_BYTES_MAX).ok()?;
+        let mut words = text.to_str().ok()?.split_whitespace();
+        let mut next = || match words.next()? {
+            NONE => Some(None),
+            hex => ObjectId::from_hex(hex.as_bytes()).ok().map(Some),
+        };
+        Some(Way {
+            from: next()?,
+            to: std::iter::from_fn(next).collect(),
+        })
+    }
+
+    pub(super) fn commits(&self) -> Vec<ObjectId> {
+        let all = self.from.iter().chain(self.to.iter().flatten());
+        all.copied().collect()
+    }
+
+    /// Notes it; `scratch` is a path of ours.
+    pub(super) fn write(&self, git_dir: &Path, scratch: &Path) -> Result<(), RestoreError> {
+        let word = |id: Option<ObjectId>| id.map_or(NONE.to_owned(), |id| id.to_string());
+        let words = [self.from].into_iter().chain(self.to.iter().copied());
+        let words: Vec<String> = words.map(word).collect();
+        let text = format!("{}\n", words.join(" "));
+        let written = File::create(scratch).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        });
+        written.map_err(failed("write", scratch))?;
+        let path = path(git_dir);
+        fs::rename(scratch, &path).map_err(failed("rename to", &path))
+    }
+
+    /// There is none any more.
+    pub(super) fn forget(git_dir: &Path) -> Result<(), RestoreError> {
+        let path = path(git_dir);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path)(e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn path(git_dir: &Path) -> PathBuf {
+    git_dir.join(NAME)
+}

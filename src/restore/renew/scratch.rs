@@ -1,0 +1,178 @@
+//! A repository of ours that sees the objects of a working copy's and no more of it: what comes for that is fetched
+//! into this one, looked at by way of it, and only then moved over.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use gix::ObjectId;
+use gix::hash::Kind;
+
+use super::copy::Copy;
+use crate::limits::{OLD_LOOSE_REFS_BYTES_MAX, OLD_PACKED_REFS_BYTES_MAX, SHALLOW_BYTES_MAX};
+use crate::refs::{self, Head, Loose, RefsError};
+use crate::restore::data::read;
+use crate::restore::error::{RestoreError, failed};
+
+const PACKS: &str = "objects/pack";
+/// The endings of a pack's files, in the order in which they are moved: git looks for the index.
+const ENDINGS: [&str; 3] = ["pack", "rev", "idx"];
+
+/// The repository.
+pub(super) struct Scratch {
+    /// Its worktree, which has no files.
+    pub tree: PathBuf,
+    /// The commit that the working copy has checked out.
+    pub head: Option<ObjectId>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum TipsError {
+    #[error("{0}")]
+    Refs(#[from] RefsError),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl Scratch {
+    /// Makes it at `tree`, which is not there yet.
+    pub(super) fn new(tree: PathBuf, copy: &Copy) -> Result<Scratch, RestoreError> {
+        let git_dir = tree.join(".git");
+        let unmade = |e: io::Error| RestoreError::disk("make a repository at", &tree, e);
+        prepare(&copy.git_dir, &git_dir, copy.hash()).map_err(unmade)?;
+        let head = tips(&copy.git_dir, &git_dir, copy.hash())
+            .map_err(|e| RestoreError::Usage(format!("its refs cannot be read: {e}")))?;
+        Ok(Scratch { tree, head })
+    }
+
+    fn git_dir(&self) -> PathBuf {
+        self.tree.join(".git")
+    }
+
+    /// Moves what has come into the working copy; how many bytes that are.
+    pub(super) fn give(&self, copy: &Copy) -> Result<u64, RestoreError> {
+        let (from, to) = (self.git_dir().join(PACKS), copy.git_dir.join(PACKS));
+        let mut stems = Vec::new();
+        for entry in fs::read_dir(&from).map_err(failed("read", &from))? {
+            let entry = entry.map_err(failed("read", &from))?;
+            let path = entry.path();
+            let kind = entry.file_type().map_err(failed("look at", &path))?;
+            if kind.is_file() && path.extension().is_some_and(|end| end == "idx") {
+                stems.push(path);
+            }
+        }
+        let mut bytes = 0;
+        for stem in stems {
+            for ending in ENDINGS {
+                let path = stem.with_extension(ending);
+                // What is there already is a link, which leads there.
+                let found = fs::symlink_metadata(&path).ok();
+                let Some(found) = found.filter(fs::Metadata::is_file) else {
+                    continue;
+                };
+                bytes += found.len();
+                let name = path.file_name().unwrap_or_default();
+                let to = to.join(name);
+                fs::rename(&path, &to).map_err(failed("rename to", &to))?;
+                // What is looked at from here on is where it was.
+                symlink(&to, &path).map_err(failed("link", &path))?;
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+/// Makes the repository at `ours` with the objects of the one at `theirs`.
+fn prepare(theirs: &Path, ours: &Path, hash: Kind) -> io::Result<()> {
+    fs::create_dir_all(ours.join(PACKS))?;
+    fs::create_dir_all(ours.join("refs"))?;
+    fs::create_dir_all(ours.join("info"))?;
+    fs::write(ours.join("HEAD"), "ref: refs/heads/none\n")?;
+    let format = match hash {
+        Kind::Sha1 => "0\n".into(),
+        kind => format!("1\n[extensions]\n\tobjectformat = {kind}\n"),
+    };
+    // The lists of packs and of commits that git keeps are its own word for what they say.
+    let config = format!(
+        "[core]\n\tbare = false\n\tcommitGraph = false\n\tmultiPackIndex = false\n\
+         \trepositoryformatversion = {format}"
+    );
+    fs::write(ours.join("config"), config)?;
+    let objects = fs::canonicalize(theirs.join("objects"))?;
+    for entry in fs::read_dir(&objects)? {
+        let entry = entry?;
+        let is_loose = entry.file_name().len() == 2;
+        if is_loose && entry.file_type()?.is_dir() {
+            let to = ours.join("objects").join(entry.file_name());
+            symlink(entry.path(), to)?;
+        }
+    }
+    for entry in fs::read_dir(objects.join("pack"))? {
+        let entry = entry?;
+        let path = entry.path();
+        let is_known = path
+            .extension()
+            .is_some_and(|end| ENDINGS.iter().any(|known| end == *known));
+        // A pack without its index is one that a run which was killed has left: it comes again.
+        let is_whole =
+            || path.with_extension("idx").is_file() && path.with_extension("pack").is_file();
+        if is_known && entry.file_type()?.is_file() && is_whole() {
+            symlink(&path, ours.join(PACKS).join(entry.file_name()))?;
+        }
+    }
+    for (name, limit) in [
+        ("shallow", SHALLOW_BYTES_MAX),
+        ("info/exclude", SHALLOW_BYTES_MAX),
+    ] {
+        match read(&theirs.join(name), limit) {
+            Ok(text) => fs::write(ours.join(name), text)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Writes what the refs of the repository at `theirs` lead to as refs of `ours`; what HEAD leads to.
+fn tips(theirs: &Path, ours: &Path, hash: Kind) -> Result<Option<ObjectId>, TipsError> {
+    let head = refs::read_head(theirs)?;
+    let loose = refs::read_loose_within(theirs, OLD_LOOSE_REFS_BYTES_MAX)?;
+    let mut out = BufWriter::new(File::create_new(ours.join("packed-refs"))?);
+    let mut written = 0_u64;
+    let mut write = |id: ObjectId| -> io::Result<()> {
+        written += 1;
+        match id.kind() == hash {
+            true => writeln!(out, "{id} refs/own/{written:09}"),
+            false => Err(io::Error::other("they are ids of different kinds")),
+        }
+    };
+    let branch = match &head {
+        Head::Detached(_) => None,
+        Head::Symbolic(name) => Some(name),
+    };
+    let mut found = None;
+    if let Head::Detached(id) = head {
+        write(id)?;
+        found = Some(id);
+    }
+    for (name, one) in &loose {
+        if let Loose::Direct(id) = one {
+            write(*id)?;
+            if branch == Some(name) {
+                found = Some(*id);
+            }
+        }
+    }
+    refs::each_packed(theirs, OLD_PACKED_REFS_BYTES_MAX, |name, id| {
+        if loose.contains_key(gix::bstr::BStr::new(name)) {
+            return Ok(());
+        }
+        if branch.is_some_and(|branch| branch == name) {
+            found = Some(id);
+        }
+        write(id).map_err(TipsError::from)
+    })?;
+    out.flush()?;
+    Ok(found)
+}

@@ -1,0 +1,333 @@
+//! `--update`: a working copy is brought to another commit, what would be lost is named, and whoever is killed in the
+//! middle of it leaves what the next run brings to the end.
+
+use crate::lab::{BINARY, Running, expect, restore};
+use crate::overwrite::everything;
+use crate::support::lab::{Lab, copy_tree};
+use crate::support::repos::{self, Importer, Layout};
+use crate::support::rng::Rng;
+use crate::support::server::Server;
+use crate::support::steps::ensure;
+use crate::support::{compare, git, parity};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::{Duration, Instant, SystemTime};
+
+/// So many runs are killed.
+const KILLED: u64 = 12;
+
+fn update(server: &Server, target: &Path, more: &[&str]) -> Output {
+    let more = [&["--update"], more].concat();
+    restore(server.address(), "test/app", target, &more)
+}
+
+/// A lab with the repository `app`: a few directories, an executable, a link.
+fn lab() -> Lab {
+    let lab = Lab::new(BINARY);
+    let upstream = lab.upstream("app");
+    repos::init_bare(&upstream, "main", "sha1");
+    let mut import = Importer::start(&upstream, Layout::Packed);
+    import.commit("refs/heads/main", "first");
+    for number in 0..70 {
+        let name = format!("src/d{}/f{number}.c", number % 7);
+        import.file(repos::FILE, name.as_bytes(), name.as_bytes());
+    }
+    import.file(repos::FILE, b"\xff\n", b"odd name");
+    import.file(repos::EXECUTABLE, b"run.sh", b"#!/bin/sh\n");
+    import.file(repos::SYMLINK, b"src/link", b"../../nowhere");
+    import.gitlink(b"module", &"1".repeat(40));
+    import.finish();
+    lab
+}
+
+/// Everything that a commit can do to files. Gives its id, which the server has.
+fn move_upstream(lab: &Lab, server: &Server) -> String {
+    let upstream = lab.upstream("app");
+    let mut import = Importer::start(&upstream, Layout::Packed);
+    import.commit_on("refs/heads/main", "refs/heads/main^0", "everything");
+    import.file(repos::FILE, b"src/d0/f0.c", b"changed\n");
+    import.file(repos::FILE, b"new/deep/file", b"new\n");
+    import.file(repos::FILE, b".gitignore", b"*.o\n");
+    import.file(repos::FILE, b"obj/x.o", b"tracked all the same\n");
+    import.delete(b"src/d1");
+    import.delete(b"run.sh");
+    import.file(repos::EXECUTABLE, b"run.sh/inner", b"#!/bin/sh\n");
+    import.delete(b"src/d2");
+    import.file(repos::FILE, b"src/d2", b"a file now\n");
+    import.file(repos::SYMLINK, b"src/link", b"elsewhere");
+    import.file(repos::EXECUTABLE, b"src/d3/f3.c", b"to be executed\n");
+    import.gitlink(b"module", &"2".repeat(40));
+    import.gitlink(b"second", &"3".repeat(40));
+    import.finish();
+    git::run(&upstream, &["branch", "topic/a", "main"]);
+    git::run(&upstream, &["tag", "v1", "main"]);
+    let id = git::text(&upstream, &["rev-parse", "main"]);
+    let json = format!(r#"{{"refs":{{"refs/heads/main":"{id}","refs/heads/topic/a":"{id}"}}}}"#);
+    ensure(server, "app", &json);
+    id
+}
+
+/// A copy of a working copy, whose stat data is its own.
+fn copied(from: &Path, lab: &Lab, name: &str) -> PathBuf {
+    let to = lab.scratch(name);
+    copy_tree(from, &to);
+    to
+}
+
+fn write(path: &Path, text: &str) {
+    let above = path.parent().unwrap_or(path);
+    fs::create_dir_all(above).unwrap_or_else(|e| panic!("{e}"));
+    fs::write(path, text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+}
+
+/// A lab whose working copy `target` is a commit behind, and a clone of what is newer.
+fn behind() -> (Lab, Server, PathBuf, PathBuf) {
+    let lab = lab();
+    let server = lab.start();
+    let target = lab.scratch("target");
+    expect(&restore(server.address(), "test/app", &target, &[]), 0);
+    move_upstream(&lab, &server);
+    let clone = lab.scratch("clone");
+    git::clone(&lab.url("app"), &clone);
+    (lab, server, target, clone)
+}
+
+#[test]
+fn what_differs_is_changed_and_nothing_else() {
+    let (lab, server, target, clone) = behind();
+    let same = target.join("src/d4/f4.c");
+    let stat = |path: &Path| {
+        let found = fs::symlink_metadata(path).unwrap_or_else(|e| panic!("{e}"));
+        (found.ino(), found.mtime(), found.ctime_nsec())
+    };
+    let before = stat(&same);
+    write(&target.join("mine/file"), "mine");
+    git::run(&target, &["config", "user.name", "mine"]);
+    let errors = expect(&update(&server, &target, &[]), 0);
+    assert!(errors.contains("updated "), "{errors}");
+    assert_eq!(stat(&same), before);
+    fs::remove_dir_all(target.join("mine")).unwrap_or_else(|e| panic!("it stays: {e}"));
+    parity::expect_same(&clone, &target, "updated");
+    assert_eq!(git::text(&target, &["config", "user.name"]), "mine");
+    let left = |name: &str| target.join(".git").join(name).exists();
+    assert!(!left("index.lock") && !left("tarpon-update") && !left("logs"));
+    // Of a clone, after `cp -a` and `touch`, detached and back.
+    git::run(&clone, &["config", "remote.origin.url", "https://test/app"]);
+    let copy = copied(&clone, &lab, "copy");
+    let file = fs::File::options()
+        .append(true)
+        .open(copy.join("src/d4/f4.c"));
+    let touched =
+        file.and_then(|file| file.set_modified(SystemTime::now() - Duration::from_secs(9)));
+    touched.unwrap_or_else(|e| panic!("{e}"));
+    for more in [&["--ref", "v1"][..], &["--ref", "topic/a"], &[]] {
+        expect(&update(&server, &copy, more), 0);
+    }
+    parity::expect_same(&clone, &copy, "copied");
+    let from = git::text(&clone, &["rev-parse", "HEAD~1"]);
+    expect(&update(&server, &copy, &["--commit", &from]), 0);
+    assert_eq!(git::text(&copy, &["rev-parse", "HEAD"]), from);
+    assert_eq!(git::text(&copy, &["status", "--porcelain"]), "");
+    let out = update(&server, &copy, &["--size-limit", "1K"]);
+    expect(&out, 4);
+    assert_eq!(git::text(&copy, &["rev-parse", "HEAD"]), from);
+    assert_eq!(git::text(&copy, &["status", "--porcelain"]), "");
+}
+
+/// A name, what is done to a working copy, and what an error says of it; then what has it updated all the same.
+type Case<'c> = (&'c str, fn(&Path), &'c str, &'c [&'c str]);
+
+const LOST: [Case<'_>; 8] = [
+    (
+        "changed",
+        |t| write(&t.join("src/d5/f5.c"), "mine"),
+        "src/d5/f5.c are changed",
+        &["--force"],
+    ),
+    (
+        "missing",
+        |t| drop(fs::remove_file(t.join("src/d5/f5.c"))),
+        "src/d5/f5.c",
+        &["--force"],
+    ),
+    (
+        "untracked",
+        |t| write(&t.join("new/deep"), "mine"),
+        "new/deep",
+        &["--force"],
+    ),
+    (
+        "untracked-too",
+        |t| write(&t.join("new/deep/file/mine"), "x"),
+        "file/mine",
+        &["--clean"],
+    ),
+    (
+        "added",
+        |t| {
+            write(&t.join("mine"), "mine");
+            git::run(t, &["add", "mine"]);
+        },
+        "what was added of mine",
+        &["--discard-local", "--force"],
+    ),
+    (
+        "commit",
+        |t| {
+            drop(git::run(
+                t,
+                &["commit", "--quiet", "--allow-empty", "-m", "mine"],
+            ))
+        },
+        "the commits of main",
+        &["--discard-local"],
+    ),
+    (
+        "stash",
+        |t| {
+            write(&t.join("src/d5/f5.c"), "mine");
+            git::run(t, &["stash", "--quiet"]);
+        },
+        "stash@{0}",
+        &["--discard-local"],
+    ),
+    (
+        "locked",
+        |t| write(&t.join(".git/index.lock"), ""),
+        "index.lock",
+        &[],
+    ),
+];
+
+const NOT_TAKEN: [(&str, &[&str]); 6] = [
+    (
+        "skip-worktree",
+        &["update-index", "--skip-worktree", "src/d5/f5.c"],
+    ),
+    (
+        "assume-unchanged",
+        &["update-index", "--assume-unchanged", "src/d5/f5.c"],
+    ),
+    ("version", &["update-index", "--index-version", "4"]),
+    ("split", &["update-index", "--split-index"]),
+    ("autocrlf", &["config", "core.autocrlf", "true"]),
+    (
+        "origin",
+        &["config", "remote.origin.url", "https://example.org/other"],
+    ),
+];
+
+#[test]
+fn what_would_be_lost_is_named_and_kept() {
+    let (lab, server, target, clone) = behind();
+    for (name, prepare, said, more) in LOST {
+        let target = copied(&target, &lab, name);
+        prepare(&target);
+        let before = everything(&target);
+        let errors = expect(&update(&server, &target, &[]), 1);
+        assert!(errors.contains(said), "{name}: {errors}");
+        assert_eq!(everything(&target), before, "{name}");
+        if !more.is_empty() {
+            expect(&update(&server, &target, more), 0);
+            drop(fs::remove_file(target.join("mine")));
+            // What was written a moment ago is left for git to look at.
+            parity::expect_same_clones(&clone, &target, name);
+        }
+        fs::remove_dir_all(&target).unwrap_or_else(|e| panic!("{e}"));
+    }
+    for (name, args) in NOT_TAKEN {
+        let target = copied(&target, &lab, name);
+        git::run(&target, args);
+        let before = everything(&target);
+        let errors = expect(&update(&server, &target, &[]), 1);
+        assert!(errors.contains("--overwrite"), "{name}: {errors}");
+        assert_eq!(everything(&target), before, "{name}");
+        fs::remove_dir_all(&target).unwrap_or_else(|e| panic!("{e}"));
+    }
+    // What git ignores makes room.
+    write(&target.join(".git/info/exclude"), "*.o\n");
+    write(&target.join("obj/x.o"), "built");
+    write(&target.join("obj/y.o"), "built");
+    expect(&update(&server, &target, &[]), 0);
+    assert!(target.join("obj/y.o").exists());
+    expect(&update(&server, &target, &["--clean"]), 0);
+    parity::expect_same(&clone, &target, "cleaned");
+}
+
+/// One commit alone, from one branch to another and back.
+#[test]
+fn one_commit_without_its_history() {
+    let lab = lab();
+    let server = lab.start();
+    let target = lab.scratch("target");
+    let shallow = |more: &[&str]| {
+        let more = [&["--depth", "1"], more].concat();
+        expect(&update(&server, &target, &more), 0)
+    };
+    let expect_clone = |name: &str, branch: &str| {
+        let clone = lab.scratch(name);
+        let into = clone.to_string_lossy();
+        let url = lab.url("app");
+        let args = [
+            "clone",
+            "--quiet",
+            "--depth=1",
+            "--branch",
+            branch,
+            &url,
+            &into,
+        ];
+        git::run(&lab.scratch(""), &args);
+        parity::expect_same(&clone, &target, name);
+    };
+    shallow(&[]);
+    let errors = expect(&update(&server, &target, &[]), 1);
+    assert!(errors.contains("--depth 1"), "{errors}");
+    move_upstream(&lab, &server);
+    let upstream = lab.upstream("app");
+    let side = repos::add_commit(&upstream, "topic/a", "side.txt", b"side");
+    ensure(
+        &server,
+        "app",
+        &format!(r#"{{"refs":{{"refs/heads/topic/a":"{side}"}}}}"#),
+    );
+    shallow(&["--ref", "topic/a"]);
+    expect_clone("side", "topic/a");
+    shallow(&[]);
+    expect_clone("main", "main");
+    shallow(&["--ref", "v1"]);
+    expect_clone("tag", "v1");
+}
+
+/// Wherever it is: the same command again comes to the end.
+#[test]
+fn who_is_killed_leaves_what_the_next_run_finishes() {
+    let (lab, server, target, clone) = behind();
+    let first = copied(&target, &lab, "first");
+    let began = Instant::now();
+    expect(&update(&server, &first, &[]), 0);
+    let took = began.elapsed();
+    let mut rng = Rng::new(19);
+    let mut unfinished = 0;
+    for number in 0..KILLED {
+        let copy = copied(&target, &lab, "killed");
+        let mut running = Running::start(server.address(), "test/app", &copy, &["--update"]);
+        // Each moment of a run is as good as any other.
+        std::thread::sleep(Duration::from_micros(rng.below(took.as_micros() as u64)));
+        running.kill();
+        let head = git::output(&copy, &["rev-parse", "HEAD"]);
+        assert!(head.status.success(), "{number}");
+        unfinished += u64::from(copy.join(".git/tarpon-update").exists());
+        expect(&update(&server, &copy, &[]), 0);
+        let differences = compare::differences(&clone, &copy, &[".git"]);
+        assert!(differences.is_empty(), "{number}: {differences:?}");
+        assert_eq!(git::text(&copy, &["status", "--porcelain"]), "", "{number}");
+        let refs =
+            |at: &Path| git::text(at, &["for-each-ref", "--format=%(refname) %(objectname)"]);
+        assert_eq!(refs(&copy), refs(&clone), "{number}");
+        fs::remove_dir_all(&copy).unwrap_or_else(|e| panic!("{e}"));
+    }
+    println!("{unfinished} of {KILLED} runs were killed in the middle of their changes");
+}
