@@ -74,8 +74,8 @@ impl<'a> Download<'a> {
 
     fn run_segments(&self, mut conn: Option<Conn<'a>>) {
         while let Some(claimed) = self.claim() {
-            if let Err(error) = self.fetch(&mut conn, claimed) {
-                return self.fail(error);
+            if !self.fetch(&mut conn, claimed) {
+                return;
             }
         }
     }
@@ -97,12 +97,11 @@ impl<'a> Download<'a> {
                     }
                 }
             };
-            match claimed {
-                Some(claimed) => match self.fetch(&mut conn, claimed) {
-                    Ok(()) => {}
-                    Err(error) => break Err(error),
-                },
-                None => break packs.fetch_all(&mut conn, &mut buffer),
+            let Some(claimed) = claimed else {
+                break packs.fetch_all(&mut conn, &mut buffer);
+            };
+            if !self.fetch(&mut conn, claimed) {
+                return;
             }
         };
         if let Err(error) = failed {
@@ -110,16 +109,25 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// Fetches what was claimed.
+    /// Fetches what was claimed; whether it could. Why not is said before the claim is given up, which says itself that
+    /// something is wrong where nobody else has.
     fn fetch(
         &self,
         conn: &mut Option<Conn<'a>>,
         (mut buffer, claim): (Buffer, Claim<'_, 'a>),
-    ) -> Result<(), RestoreError> {
+    ) -> bool {
         buffer.bytes.resize(STREAM_READ_BYTES, 0);
-        match self.segment(conn, claim.start, claim.end, &mut buffer.bytes)? {
-            0 => Ok(()),
-            len => claim.keep(Chunk::new(buffer, len)),
+        let kept = match self.segment(conn, claim.start, claim.end, &mut buffer.bytes) {
+            Ok(0) => Ok(()),
+            Ok(len) => claim.keep(Chunk::new(buffer, len)),
+            Err(error) => Err(error),
+        };
+        match kept {
+            Ok(()) => true,
+            Err(error) => {
+                self.fail(error);
+                false
+            }
         }
     }
 
