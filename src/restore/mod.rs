@@ -42,6 +42,7 @@ mod formats;
 mod frames;
 mod gaps;
 mod gitdir;
+mod gitmodules;
 mod history;
 mod http;
 mod in_the_way;
@@ -77,6 +78,7 @@ mod settings;
 mod source;
 mod staging;
 mod stop;
+mod submodules;
 mod sums;
 mod tar;
 #[cfg(test)]
@@ -102,15 +104,12 @@ pub mod layers;
 
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::config::{GivenUrl, RestoreArgs};
 use crate::io::heap;
-use crate::io::signal::StopSignals;
-use crate::limits::{OLD_INDEX_BYTES_MAX, RESTARTS_MAX, SAME_WISH_MS, TRACKED_INDEX_BYTES_MAX};
+use crate::limits::{OLD_INDEX_BYTES_MAX, RESTARTS_MAX, TRACKED_INDEX_BYTES_MAX};
 use dates::Dates;
 use gitdir::Made;
 use in_the_way::Watch;
@@ -122,7 +121,8 @@ use progress::{Progress, SOURCE_CLONE, Summary};
 use quota::Quota;
 use run::Room;
 use staging::Staging;
-use stop::Stop;
+use stop::{Stop, watch_signals};
+use submodules::Nest;
 use tracked::{Stale, Tracked};
 use update::Update;
 use wanted::Wanted;
@@ -135,7 +135,8 @@ pub fn run(args: &RestoreArgs) -> u8 {
     write::own_directories();
     let stop = Arc::new(Stop::default());
     let progress = Progress::default();
-    let result = watch_signals(&stop).and_then(|()| restore(args, &stop, &progress));
+    let result =
+        watch_signals(&stop).and_then(|()| restore(args, &stop, &progress, &Nest::default()));
     // Whatever step noticed it first, the signal is the reason.
     let result = match (result, stop.signal()) {
         (Err(_), Some(signal)) => Err(RestoreError::Interrupted(signal)),
@@ -147,31 +148,21 @@ pub fn run(args: &RestoreArgs) -> u8 {
 /// The same without signals and words, for the fuzz targets.
 #[doc(hidden)]
 pub fn attempt(args: &RestoreArgs) -> Result<(), RestoreError> {
-    restore(args, &Stop::default(), &Progress::default()).map(|_| ())
+    restore(
+        args,
+        &Stop::default(),
+        &Progress::default(),
+        &Nest::default(),
+    )
+    .map(|_| ())
 }
 
-/// Takes SIGINT and SIGTERM from now on: the first ends the restore tidily, the second at once, unless it
-/// is the same wish.
-fn watch_signals(stop: &Arc<Stop>) -> Result<(), RestoreError> {
-    let failed = |e: std::io::Error| RestoreError::Usage(format!("signals: {e}"));
-    let signals = StopSignals::block().map_err(failed)?;
-    let stop = stop.clone();
-    let watch = move || {
-        while let Ok(signal) = signals.wait() {
-            if stop.signal().is_some() {
-                std::process::exit(130);
-            }
-            stop.interrupt(signal);
-            signals.ignore_for(Duration::from_millis(SAME_WISH_MS));
-        }
-    };
-    let started = std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(watch);
-    started.map(|_| ()).map_err(failed)
-}
-
-fn restore(args: &RestoreArgs, stop: &Stop, progress: &Progress) -> Result<Summary, RestoreError> {
+fn restore(
+    args: &RestoreArgs,
+    stop: &Stop,
+    progress: &Progress,
+    nest: &Nest,
+) -> Result<Summary, RestoreError> {
     let way = Way::of(args, stop)?;
     let link = way.link(args, stop, progress);
     let restore = Restore {
@@ -179,6 +170,7 @@ fn restore(args: &RestoreArgs, stop: &Stop, progress: &Progress) -> Result<Summa
         link,
         wanted: Wanted::parse(args)?,
         dates: Dates::now(),
+        nest,
     };
     std::thread::scope(|scope| {
         if !args.quiet && !args.json {
@@ -212,6 +204,7 @@ struct Restore<'a> {
     link: Link<'a>,
     wanted: Wanted,
     dates: Dates,
+    nest: &'a Nest,
 }
 
 impl Restore<'_> {
@@ -279,11 +272,12 @@ impl Restore<'_> {
             link.progress.say(&text);
         }
         link.progress.clones();
-        let quota = Quota::new(args.size_limit, &tree)?;
+        let quota = Quota::beside(&self.nest.taken, args.size_limit, &tree)?;
         let room = Room::new(&tree, &quota);
         clone::clone(link, url, &self.wanted, room)?;
         let sha256 = run::local(link.stop, &tree, &["rev-parse", "--show-object-format"])?;
         let mut summary = self.finish(&staging, sha256.starts_with(b"sha256"), false)?;
+        quota.keep();
         summary.source = SOURCE_CLONE;
         // Git does not say how much it got.
         (summary.bytes, summary.entries) = (None, None);
@@ -317,15 +311,14 @@ impl Restore<'_> {
         };
         let root = staging.open_tree()?;
         let tree = staging.tree();
-        let quota = Quota::new(args.size_limit, &tree)?;
+        let quota = Quota::beside(&self.nest.taken, args.size_limit, &tree)?;
         let site = Site {
             root: root.as_fd(),
             umask: write::umask(),
             quota: &quota,
             stop: link.stop,
         };
-        let is_careful = args.overwrite && !args.discard_local;
-        let tracked = match staging.merges() && is_careful {
+        let tracked = match staging.merges() && args.overwrite && !args.discard_local {
             true => Some(self.tracked(staging)?),
             false => None,
         };
@@ -357,6 +350,7 @@ impl Restore<'_> {
         };
         let updated = self.update(&update, &made)?;
         let mut summary = self.finish(staging, sha256, updated.is_none())?;
+        quota.keep();
         summary.bundle_applied = updated.unwrap_or(false);
         summary.origin = restored.origin();
         Ok(summary)
@@ -406,6 +400,7 @@ impl Restore<'_> {
             let noted = std::fs::write(&note, format!("{commit}\n"));
             noted.map_err(|e| RestoreError::disk("write", note, e))?;
         }
+        self.restore_submodules(&tree, staging, commit.is_some())?;
         let mut stale = None;
         let _turn = match staging.merges() {
             true => staging.turn(link.stop)?,
@@ -430,7 +425,10 @@ impl Restore<'_> {
         // A file that is moved has a new ctime.
         let refresh = || self.refresh(staging.target(), sha256);
         let left = staging.install(stale.as_ref(), link.stop, refresh)?;
-        self.say_left(&left, stale.as_ref());
+        let left = checkouts::left_over(&left, stale.as_ref());
+        if let Some(left) = left.filter(|_| !args.quiet && !args.recurse_submodules) {
+            link.progress.say(&left);
+        }
         let directory = args.dir.to_string_lossy();
         let mut summary = link.progress.summary(&args.repo_url, &directory);
         summary.note = note;
@@ -439,24 +437,26 @@ impl Restore<'_> {
         Ok(summary)
     }
 
-    /// Says where a submodule cannot be had again because of what stays in its directory.
-    fn say_left(&self, left: &[PathBuf], stale: Option<&Stale<'_>>) {
-        let is_tracked = |path: &&PathBuf| {
-            let path = [path.as_os_str().as_bytes().to_vec()];
-            stale.is_some_and(|stale| stale.new.first_other(&path).is_none())
-        };
-        let left: Vec<String> = left
-            .iter()
-            .filter(is_tracked)
-            .map(|path| path.display().to_string())
-            .collect();
-        if !left.is_empty() && !self.args.quiet {
-            self.link.progress.say(&format!(
-                "what is not tracked stays in the directories of submodules: {}; git submodule \
-                 update --init clones only into empty ones",
-                left.join(", ")
-            ));
+    /// Restores what HEAD has of submodules, where there is one and they are wanted.
+    fn restore_submodules(
+        &self,
+        tree: &Path,
+        staging: &Staging,
+        has_head: bool,
+    ) -> Result<(), RestoreError> {
+        if !self.args.recurse_submodules || !has_head {
+            return Ok(());
         }
+        let site = submodules::Site {
+            args: self.args,
+            stop: self.link.stop,
+            tree,
+            scratch: &staging.submodules(),
+            nest: self.nest,
+        };
+        site.restore_all(&|args, stop, nest| {
+            restore(args, stop, &Progress::default(), nest).map(|_| ())
+        })
     }
 
     fn refresh(&self, at: &Path, sha256: bool) -> Result<(), RestoreError> {
