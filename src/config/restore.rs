@@ -85,6 +85,11 @@ pub struct RestoreArgs {
     #[arg(long = "commit", value_name = "SHA", help_heading = "Freshness")]
     pub commits: Vec<String>,
 
+    /// Restore the submodules as well, at the commits that are recorded, as git clone
+    /// --recurse-submodules has them
+    #[arg(long, help_heading = "Freshness")]
+    pub recurse_submodules: bool,
+
     /// Have this ref, at this commit if one is named, or this commit, as well, or fail; may be
     /// repeated
     #[arg(long, value_name = "REF[=SHA]|SHA", help_heading = "Freshness")]

@@ -222,6 +222,14 @@ pub const SUBMODULES_MAX: usize = 1024;
 pub const SUBMODULES_ENTRIES_MAX: usize = 64 * 1024;
 /// See [`SUBMODULES_MAX`].
 pub const SUBMODULES_DEPTH_MAX: usize = 64;
+/// Submodules that are restored in all, and how deep they are nested.
+pub const SUBMODULES_RESTORED_MAX: usize = 1_000;
+/// See [`SUBMODULES_RESTORED_MAX`].
+pub const SUBMODULES_NESTED_MAX: usize = 16;
+/// Those that are restored at a time: each has the memory of a restore, and all together what one may have.
+pub const SUBMODULES_AT_ONCE: usize = 2;
+/// Paths that are arguments of one command.
+pub const LISTED_PATHS_MAX: usize = 100;
 /// Paths that are looked for in an index at a time, with what each costs besides.
 pub const DOUBTS_BYTES_MAX: usize = 16 << 20;
 /// See [`DOUBTS_BYTES_MAX`].

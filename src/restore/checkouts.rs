@@ -10,6 +10,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::data::read;
@@ -187,6 +188,23 @@ impl<'s> Checkouts<'s> {
         };
         Ok(found.iter().flat_map(stays).collect())
     }
+}
+
+/// Says where a submodule cannot be had again because of what stays in its directory, if there is any.
+pub(super) fn left_over(left: &[PathBuf], stale: Option<&Stale<'_>>) -> Option<String> {
+    let is_tracked = |path: &&PathBuf| {
+        let path = [path.as_os_str().as_bytes().to_vec()];
+        stale.is_some_and(|stale| stale.new.first_other(&path).is_none())
+    };
+    let left = left.iter().filter(is_tracked);
+    let left: Vec<String> = left.map(|path| path.display().to_string()).collect();
+    (!left.is_empty()).then(|| {
+        format!(
+            "what is not tracked stays in the directories of submodules: {}; git submodule \
+             update --init clones only into empty ones",
+            left.join(", ")
+        )
+    })
 }
 
 /// Whether all from `base` on the way to `path`, and that itself, are directories and no links.

@@ -51,6 +51,12 @@ pub enum RestoreError {
         first: Box<RestoreError>,
         url: GivenUrl,
     },
+    /// A submodule could not be had, nor cloned where that was to be tried.
+    #[error("submodule {}: {source}", .path.display())]
+    Submodule {
+        path: PathBuf,
+        source: Box<RestoreError>,
+    },
     #[error("not as asked for on the server or its upstream: {0}")]
     Missing(String),
     /// A fault of tarpon's own: whoever waited for that thread must not wait for ever.
@@ -71,6 +77,7 @@ impl RestoreError {
             Self::Corrupt { .. } | Self::Entry { .. } => 5,
             Self::Git { .. } => 6,
             Self::NoUrl { first, .. } => first.exit_code(),
+            Self::Submodule { source, .. } => source.exit_code(),
             Self::Missing(_) => 7,
             Self::Thread(_) => 101,
             Self::Interrupted(_) => 130,
@@ -89,6 +96,7 @@ impl RestoreError {
             Self::Usage(_) | Self::Disk { .. } => false,
             Self::SizeLimit { .. } | Self::EntryLimit { .. } => false,
             Self::NoUrl { .. } | Self::Missing(_) | Self::Interrupted(_) => false,
+            Self::Submodule { .. } => false,
         }
     }
 
@@ -105,6 +113,12 @@ impl RestoreError {
             }
             error => error,
         }
+    }
+
+    /// The same failure, as that of a submodule.
+    pub(super) fn of_submodule(self, path: &Path) -> Self {
+        let (path, source) = (path.to_owned(), Box::new(self));
+        Self::Submodule { path, source }
     }
 
     pub(super) fn entry(path: &[u8], why: impl Into<String>) -> Self {

@@ -234,10 +234,12 @@ impl Trees<'_, '_> {
         for entry in fs::read_dir(&from).map_err(failed("read", &from))? {
             go_on(self.stop)?;
             let entry = entry.map_err(failed("read", &from))?;
-            let at = at.join(entry.file_name());
-            if at == Path::new(".git") {
+            // That of the repository, or of a submodule's checkout, which goes with its files.
+            let is_its_own = entry.file_name() == ".git" && at == doubts.base;
+            if is_its_own {
                 continue;
             }
+            let at = at.join(entry.file_name());
             let to = self.to.join(&at);
             let there = match fs::symlink_metadata(&to) {
                 Ok(there) => there,

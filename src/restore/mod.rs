@@ -43,6 +43,7 @@ mod formats;
 mod frames;
 mod gaps;
 mod gitdir;
+mod gitmodules;
 mod history;
 mod http;
 mod in_the_way;
@@ -87,6 +88,7 @@ mod source;
 mod spill;
 mod staging;
 mod stop;
+mod submodules;
 mod summed;
 mod sums;
 mod tar;
@@ -114,8 +116,7 @@ pub mod layers;
 
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::RestoreArgs;
@@ -134,6 +135,7 @@ use run::Room;
 use seed::Seed;
 use staging::Staging;
 use stop::Stop;
+use submodules::Nest;
 use tracked::{Stale, Tracked};
 use update::Update;
 use wanted::Wanted;
@@ -146,7 +148,8 @@ pub fn run(args: &RestoreArgs) -> u8 {
     write::own_directories();
     let stop = Arc::new(Stop::default());
     let progress = Progress::default();
-    let result = signals::watch(&stop).and_then(|()| restore(args, &stop, &progress));
+    let nest = Nest::default();
+    let result = signals::watch(&stop).and_then(|()| restore(args, &stop, &progress, &nest));
     // Whatever step noticed it first, the signal is the reason.
     let result = match (result, stop.signal()) {
         (Err(_), Some(signal)) => Err(RestoreError::Interrupted(signal)),
@@ -158,10 +161,21 @@ pub fn run(args: &RestoreArgs) -> u8 {
 /// The same without signals and words, for the fuzz targets.
 #[doc(hidden)]
 pub fn attempt(args: &RestoreArgs) -> Result<(), RestoreError> {
-    restore(args, &Stop::default(), &Progress::default()).map(|_| ())
+    restore(
+        args,
+        &Stop::default(),
+        &Progress::default(),
+        &Nest::default(),
+    )
+    .map(|_| ())
 }
 
-fn restore(args: &RestoreArgs, stop: &Stop, progress: &Progress) -> Result<Summary, RestoreError> {
+fn restore(
+    args: &RestoreArgs,
+    stop: &Stop,
+    progress: &Progress,
+    nest: &Nest,
+) -> Result<Summary, RestoreError> {
     let way = Way::of(args, stop)?;
     let link = way.link(args, stop, progress);
     let restore = Restore {
@@ -170,6 +184,7 @@ fn restore(args: &RestoreArgs, stop: &Stop, progress: &Progress) -> Result<Summa
         wanted: Wanted::parse(args)?,
         dates: Dates::now(),
         seed: Seed::open(args, &link.url(), progress)?,
+        nest,
     };
     std::thread::scope(|scope| {
         if !args.quiet && !args.json {
@@ -196,6 +211,7 @@ struct Restore<'a> {
     wanted: Wanted,
     dates: Dates,
     seed: Option<Seed<'a>>,
+    nest: &'a Nest,
 }
 
 impl Restore<'_> {
@@ -270,11 +286,12 @@ impl Restore<'_> {
             link.progress.say(&text);
         }
         link.progress.clones();
-        let quota = Quota::new(args.size_limit, &tree)?;
+        let quota = Quota::beside(&self.nest.taken, args.size_limit, &tree)?;
         let room = Room::new(&tree, &quota);
         clone::clone(link, url, &self.wanted, room)?;
         let sha256 = run::local(link.stop, &tree, &["rev-parse", "--show-object-format"])?;
         let mut summary = self.finish(&staging, sha256.starts_with(b"sha256"), false, b"")?;
+        quota.keep();
         summary.source = SOURCE_CLONE;
         // Git does not say how much it got.
         (summary.bytes, summary.entries) = (None, None);
@@ -308,7 +325,7 @@ impl Restore<'_> {
         let tag = opened.tag_of_tarpon();
         let doubted = |error| self.doubt(tag.as_ref(), error);
         let (root, tree) = (staging.open_tree()?, staging.tree());
-        let quota = Quota::new(args.size_limit, &tree)?;
+        let quota = Quota::beside(&self.nest.taken, args.size_limit, &tree)?;
         let site = Site {
             root: root.as_fd(),
             umask: write::umask(),
@@ -353,6 +370,7 @@ impl Restore<'_> {
         let updated = self.update(&update, &made)?;
         let is_sha256 = restored.kind == gix::hash::Kind::Sha256;
         let mut summary = self.finish(staging, is_sha256, updated.is_none(), &restored.origin)?;
+        quota.keep();
         summary.bundle_applied = updated.unwrap_or(false);
         summary.origin = restored.origin();
         Ok(summary)
@@ -405,6 +423,7 @@ impl Restore<'_> {
         }
         let unproven = commit.as_deref().filter(|_| !is_fresh);
         let proven = proof::conclude(args, link, self.dates, staging, unproven)?;
+        self.restore_submodules(&tree, staging, commit.is_some())?;
         let mut stale = None;
         let _turn = match staging.merges() {
             true => staging.turn(link.stop)?,
@@ -429,7 +448,10 @@ impl Restore<'_> {
         // A file that is moved has a new ctime.
         let refresh = || self.refresh(staging.target(), sha256);
         let left = staging.install(stale.as_ref(), link.stop, refresh)?;
-        self.say_left(&left, stale.as_ref());
+        let left = checkouts::left_over(&left, stale.as_ref());
+        if let Some(left) = left.filter(|_| !args.quiet && !args.recurse_submodules) {
+            link.progress.say(&left);
+        }
         let directory = args.dir.to_string_lossy();
         let mut summary = link.progress.summary(&args.repo_url, &directory);
         summary.note = note;
@@ -439,24 +461,26 @@ impl Restore<'_> {
         Ok(summary)
     }
 
-    /// Says where a submodule cannot be had again because of what stays in its directory.
-    fn say_left(&self, left: &[PathBuf], stale: Option<&Stale<'_>>) {
-        let is_tracked = |path: &&PathBuf| {
-            let path = [path.as_os_str().as_bytes().to_vec()];
-            stale.is_some_and(|stale| stale.new.first_other(&path).is_none())
-        };
-        let left: Vec<String> = left
-            .iter()
-            .filter(is_tracked)
-            .map(|path| path.display().to_string())
-            .collect();
-        if !left.is_empty() && !self.args.quiet {
-            self.link.progress.say(&format!(
-                "what is not tracked stays in the directories of submodules: {}; git submodule \
-                 update --init clones only into empty ones",
-                left.join(", ")
-            ));
+    /// Restores what HEAD has of submodules, where there is one and they are wanted.
+    fn restore_submodules(
+        &self,
+        tree: &Path,
+        staging: &Staging,
+        has_head: bool,
+    ) -> Result<(), RestoreError> {
+        if !self.args.recurse_submodules || !has_head {
+            return Ok(());
         }
+        let site = submodules::Site {
+            args: self.args,
+            stop: self.link.stop,
+            tree,
+            scratch: &staging.submodules(),
+            nest: self.nest,
+        };
+        site.restore_all(&|args, stop, nest| {
+            restore(args, stop, &Progress::default(), nest).map(|_| ())
+        })
     }
 
     fn refresh(&self, at: &Path, sha256: bool) -> Result<(), RestoreError> {

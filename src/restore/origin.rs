@@ -109,7 +109,7 @@ pub(super) fn names_a_way(given: &[u8]) -> bool {
 }
 
 /// Whether `url` may be handed to git, and by that to ssh, whoever wrote it.
-fn is_plain(url: &[u8]) -> bool {
+pub(super) fn is_plain(url: &[u8]) -> bool {
     let is_text = std::str::from_utf8(url).is_ok_and(|text| !text.chars().any(char::is_control));
     if !is_text || url.contains_str("::") || url.first() == Some(&b'-') {
         return false;

@@ -1,7 +1,8 @@
 //! How much of the disk a restore may take, whatever the archive says.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use rustix::fs::StatVfs;
 
@@ -15,12 +16,53 @@ pub struct Quota {
     /// Whether the limit was asked for.
     is_given: bool,
     taken_bytes: AtomicU64,
+    /// What is taken of the same limit, by this and by others.
+    all_bytes: Shared,
+    is_kept: AtomicBool,
     /// Files, links and directories; `None` if the file system makes as many as one likes.
     entries_max: Option<u64>,
     taken_entries: AtomicU64,
 }
 
+/// What the repositories of one restore have taken together.
+pub(super) type Shared = Arc<AtomicU64>;
+
+/// What was made is gone again, unless it is kept.
+impl Drop for Quota {
+    fn drop(&mut self) {
+        if !self.is_kept.load(Relaxed) {
+            let taken = self.taken_bytes.load(Relaxed);
+            self.all_bytes.fetch_sub(taken, Relaxed);
+        }
+    }
+}
+
+fn add(to: &AtomicU64, bytes: u64) -> u64 {
+    let add = |taken: u64| Some(taken.saturating_add(bytes));
+    let before = to.fetch_update(Relaxed, Relaxed, add);
+    before.unwrap_or_else(|taken| taken).saturating_add(bytes)
+}
+
 impl Quota {
+    /// The same as [`Self::new`] where others take of a limit that is given, too: `all`.
+    pub(super) fn beside(
+        all: &Shared,
+        given: Option<u64>,
+        path: &Path,
+    ) -> Result<Quota, RestoreError> {
+        let mut quota = Quota::new(given, path)?;
+        // What is free says by itself what others have taken.
+        if given.is_some() {
+            quota.all_bytes = all.clone();
+        }
+        Ok(quota)
+    }
+
+    /// What was written stays.
+    pub(super) fn keep(&self) {
+        self.is_kept.store(true, Relaxed);
+    }
+
     /// `given` bytes, or what leaves a part of the file system at `path` free, of its inodes as well.
     pub fn new(given: Option<u64>, path: &Path) -> Result<Quota, RestoreError> {
         let (limit_bytes, entries_max) = match given {
@@ -35,6 +77,8 @@ impl Quota {
             limit_bytes,
             is_given: given.is_some(),
             taken_bytes: AtomicU64::new(0),
+            all_bytes: Shared::default(),
+            is_kept: AtomicBool::new(false),
             entries_max,
             taken_entries: AtomicU64::new(0),
         })
@@ -42,10 +86,8 @@ impl Quota {
 
     /// Counts `bytes`, which are refused if they are too many.
     pub fn take(&self, bytes: u64) -> Result<(), RestoreError> {
-        let add = |taken: u64| Some(taken.saturating_add(bytes));
-        let before = self.taken_bytes.fetch_update(Relaxed, Relaxed, add);
-        let before = before.unwrap_or_else(|taken| taken);
-        self.expect(before.saturating_add(bytes))
+        add(&self.all_bytes, bytes);
+        self.expect(add(&self.taken_bytes, bytes))
     }
 
     /// Counts nothing; refused is what [`Self::take`] would refuse.
@@ -55,7 +97,9 @@ impl Quota {
 
     /// So many bytes in all, whatever is there already.
     pub fn expect(&self, all_bytes: u64) -> Result<(), RestoreError> {
-        match all_bytes <= self.limit_bytes {
+        let taken = self.taken_bytes.load(Relaxed);
+        let others = self.all_bytes.load(Relaxed).saturating_sub(taken);
+        match all_bytes.saturating_add(others) <= self.limit_bytes {
             true => Ok(()),
             false => Err(RestoreError::SizeLimit {
                 limit_bytes: self.limit_bytes,
@@ -169,6 +213,19 @@ mod tests {
         let error = quota.take_entry(0).unwrap_err();
         assert_eq!(error.exit_code(), 4);
         assert!(error.to_string().contains("inodes"), "{error}");
+        // Repositories of one restore share a limit that is given; what of them is gone again is free.
+        let all = Shared::default();
+        let beside = || Quota::beside(&all, Some(100), Path::new("/")).unwrap();
+        let (one, other) = (beside(), beside());
+        one.take(60).unwrap();
+        other.take(60).unwrap_err();
+        other.expect(40).unwrap();
+        drop(other);
+        one.keep();
+        drop(one);
+        let last = beside();
+        last.expect(41).unwrap_err();
+        last.take(40).unwrap();
         // Who gives a limit has looked.
         let given = Quota::new(Some(1 << 40), Path::new("/")).unwrap();
         given.look_entries(u64::MAX).unwrap();

@@ -32,7 +32,8 @@ const TREE: &str = "tree";
 const TRASH: &str = "trash";
 const BUNDLE: &str = "bundle";
 const OLD: &str = "old";
-const CONTENTS: [&str; 5] = [TREE, TRASH, BUNDLE, OLD, TRUST];
+const SUBMODULES: &str = "submodules";
+const CONTENTS: [&str; 6] = [TREE, TRASH, BUNDLE, OLD, TRUST, SUBMODULES];
 
 /// A restore in the making; removed with everything in it unless it was installed.
 pub(super) struct Staging {
@@ -106,7 +107,12 @@ impl Staging {
             merges,
             is_empty,
         };
-        for path in [staging.tree(), staging.trash(), staging.old()] {
+        for path in [
+            staging.tree(),
+            staging.trash(),
+            staging.old(),
+            staging.submodules(),
+        ] {
             fs::create_dir(&path).map_err(failed("create", &path))?;
         }
         Ok(staging)
@@ -125,6 +131,11 @@ impl Staging {
     /// An empty directory, to look at the old repository from.
     pub(super) fn old(&self) -> PathBuf {
         self.directory.path().join(OLD)
+    }
+
+    /// An empty directory, where submodules are made.
+    pub(super) fn submodules(&self) -> PathBuf {
+        self.directory.path().join(SUBMODULES)
     }
 
     /// Where what has to go is kept meanwhile.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 /// Runs git where it may clone submodules from this machine.
-fn run(directory: &Path, args: &[&str]) -> String {
+pub fn run(directory: &Path, args: &[&str]) -> String {
     let allow = ["-c", "protocol.file.allow=always"];
     git::text(directory, &[&allow[..], args].concat())
 }
