@@ -161,13 +161,8 @@ pub fn run(args: &RestoreArgs) -> u8 {
 /// The same without signals and words, for the fuzz targets.
 #[doc(hidden)]
 pub fn attempt(args: &RestoreArgs) -> Result<(), RestoreError> {
-    restore(
-        args,
-        &Stop::default(),
-        &Progress::default(),
-        &Nest::default(),
-    )
-    .map(|_| ())
+    let (stop, progress) = (Stop::default(), Progress::default());
+    restore(args, &stop, &progress, &Nest::default()).map(|_| ())
 }
 
 fn restore(
@@ -197,11 +192,6 @@ fn restore(
         progress.finish();
         result
     })
-}
-
-/// Whether a server may name this as one that it has.
-fn is_target(target: &str) -> bool {
-    target.starts_with("/") && target.bytes().all(|b| b.is_ascii_graphic())
 }
 
 /// One restore.
@@ -319,9 +309,7 @@ impl Restore<'_> {
         };
         let opened = opening::open(link, &asked)?;
         let base = &*opened.base().to_owned();
-        let bundle = opened.header("x-cachew-bundle-url");
-        let bundle = bundle.filter(|target| !args.no_bundle && is_target(target));
-        let bundle = bundle.map(|target| link.server.below(target));
+        let bundle = opened.bundle().filter(|_| !args.no_bundle);
         let tag = opened.tag_of_tarpon();
         let doubted = |error| self.doubt(tag.as_ref(), error);
         let (root, tree) = (staging.open_tree()?, staging.tree());
@@ -367,36 +355,13 @@ impl Restore<'_> {
             restored,
             is_quiet: args.quiet,
         };
-        let updated = self.update(&update, &made)?;
+        let updated = update.bring(made.is_wanted, &self.wanted)?;
         let is_sha256 = restored.kind == gix::hash::Kind::Sha256;
         let mut summary = self.finish(staging, is_sha256, updated.is_none(), &restored.origin)?;
         quota.keep();
         summary.bundle_applied = updated.unwrap_or(false);
         summary.origin = restored.origin();
         Ok(summary)
-    }
-
-    /// Brings the snapshot to what is wanted, and to what the server says is newer if that can be
-    /// had. Whether a bundle was of use; `None` when the snapshot stays as it is.
-    fn update(&self, update: &Update<'_>, made: &Made) -> Result<Option<bool>, RestoreError> {
-        if made.is_wanted && self.wanted.has_no_more() && update.bundle.is_none() {
-            return Ok(None);
-        }
-        match update.fetch() {
-            Ok(fetched) => {
-                update.apply(&fetched)?;
-                Ok(Some(fetched.bundle_applied))
-            }
-            Err(e) if !self.wanted.is_empty() || e.is_disks() || self.link.stop.is_set() => Err(e),
-            Err(e) => {
-                update.forget();
-                if !self.args.quiet {
-                    let text = format!("without the newest commits: {e}");
-                    self.link.progress.say(&text);
-                }
-                Ok(None)
-            }
-        }
     }
 
     /// Dates the files of the finished tree, notes what it is, and puts it into the target's place.

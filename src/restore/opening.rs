@@ -159,6 +159,11 @@ fn lies(what: &str) -> RestoreError {
     }
 }
 
+/// Whether a server may name this as one that it has.
+fn is_target(target: &str) -> bool {
+    target.starts_with("/") && target.bytes().all(|b| b.is_ascii_graphic())
+}
+
 /// Why there is no first answer.
 enum Failed {
     /// The connection.
@@ -225,9 +230,11 @@ fn ask_first<'a>(
 }
 
 impl<'a> Opened<'a> {
-    /// A header of the first answer.
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
-        self.answer.get(name)
+    /// The target of a bundle that brings what comes up to what is newer, if the server names one.
+    pub(super) fn bundle(&self) -> Option<String> {
+        let target = self.answer.get("x-cachew-bundle-url");
+        let target = target.filter(|target| is_target(target));
+        target.map(|target| self.link.server.below(target))
     }
 
     /// The path of the repository: what is asked for further goes there at once.

@@ -56,6 +56,33 @@ pub(super) struct Fetched {
 }
 
 impl Update<'_> {
+    /// Brings the snapshot to what is wanted, and to what the server says is newer if that can be
+    /// had; it `is_wanted` if it is of what was asked for. Whether a bundle was of use; `None` when the snapshot stays as it is.
+    pub(super) fn bring(
+        &self,
+        is_wanted: bool,
+        asked: &Wanted,
+    ) -> Result<Option<bool>, RestoreError> {
+        if is_wanted && asked.has_no_more() && self.bundle.is_none() {
+            return Ok(None);
+        }
+        match self.fetch() {
+            Ok(fetched) => {
+                self.apply(&fetched)?;
+                Ok(Some(fetched.bundle_applied))
+            }
+            Err(e) if !asked.is_empty() || e.is_disks() || self.link.stop.is_set() => Err(e),
+            Err(e) => {
+                self.forget();
+                if !self.is_quiet {
+                    let text = format!("without the newest commits: {e}");
+                    self.link.progress.say(&text);
+                }
+                Ok(None)
+            }
+        }
+    }
+
     fn git<A: AsRef<OsStr>>(&self, args: &[A]) -> Result<Vec<u8>, RestoreError> {
         run::local(self.link.stop, self.room.tree, args)
     }
