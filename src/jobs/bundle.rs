@@ -111,7 +111,7 @@ impl Jobs {
         if !self.has_commit(repo, base, asker).await? {
             return Err(not_available(repo, "the base commit is unknown"));
         }
-        if commit.to_string() == base {
+        if AnyId::from_hex(base.as_bytes()).is_ok_and(|base| base == commit) {
             return Ok(Found::UpToDate);
         }
         let bundle = self.bundle_to(repo, base, Tip::Commit(commit)).await;

@@ -18,6 +18,9 @@ fn update(lab: &Lab, server: &super::Server, name: &str, target: &Path, more: &[
     out.unwrap_or_else(|e| panic!("tarpon does not start: {e}"))
 }
 
+/// A repository's name, and what makes it.
+type Made = (&'static str, fn(&Lab));
+
 /// What git makes of the branch `name`.
 fn expected(lab: &Lab, name: &str) -> std::path::PathBuf {
     let into = lab.scratch(&format!("expected-{name}"));
@@ -43,7 +46,7 @@ fn large(lab: &Lab) {
 #[test]
 fn from_each_odd_repository_to_the_next() {
     let lab = new_lab();
-    let made: [(&str, fn(&Lab)); 7] = [
+    let made: [Made; 7] = [
         ("attributes", cases::attributes),
         ("names", cases::names),
         ("encodings", cases::encodings),
