@@ -275,6 +275,12 @@ pub const HELD_CONVERTED_BYTES: usize = 256 << 10;
 pub const WORKTREE_WORKERS_MAX: usize = 16;
 /// Entries of a worktree that a worker takes at a time: neighbours, which have directories in common.
 pub const WORKTREE_ENTRIES_AT_ONCE: usize = 64;
+/// Bytes that came before it is decided what a worktree is made of.
+pub const CHOICE_BYTES: u64 = 16 << 20;
+/// Frames whose files a core decodes and writes in a second.
+pub const FRAMES_PER_CORE_BYTES_S: u64 = 100 << 20;
+/// The same of files that it makes from packs.
+pub const PACKS_PER_CORE_BYTES_S: u64 = 60 << 20;
 /// Deltas between a tree and what is whole: git makes 50, and 250 when told to be aggressive.
 pub const DELTA_STEPS_MAX: u64 = 512;
 /// Bytes that are inflated, copied or summed for an object between two looks for the end of the

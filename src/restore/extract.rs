@@ -14,18 +14,18 @@ use std::time::Instant;
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 
 use super::budget::Budget;
-use super::capture::{Archive, LeftOut};
+use super::capture::Archive;
 use super::dates::Dates;
 use super::decode::{self, Content, Space, Stream};
 use super::download::Download;
 use super::entries::{Batch, Batches, PartQueue, Summing};
 use super::error::RestoreError;
+use super::feed::{Feed, Unpacks};
 use super::frames::{Body, Cut, Cutter, Frame, Part};
 use super::gaps::Gaps;
 use super::in_the_way::Watch;
 use super::parts::Fetching;
 use super::progress::Progress;
-use super::segments::First;
 use super::tar::{Event, Parser};
 use super::write::{Site, Writer, stopped};
 use crate::limits::{
@@ -84,74 +84,6 @@ impl Drop for Duty<'_, '_> {
             self.0.fail(RestoreError::Thread(self.1));
         }
     }
-}
-
-impl<'w> Unpacks<'w> {
-    /// What is known before anything came.
-    fn begin(self) -> (Archive, Option<Watch<'w>>) {
-        let mut archive = Archive::default();
-        archive.only_packs = matches!(self, Unpacks::Packs);
-        let way = match self {
-            Unpacks::All(way) => way,
-            Unpacks::Objects | Unpacks::Packs => {
-                archive.left_out = Some(LeftOut::default());
-                None
-            }
-        };
-        (archive, way)
-    }
-}
-
-/// How an archive comes.
-pub(super) enum Feed<'f, 'a> {
-    /// As one stream, whose first answer is there.
-    Stream(Box<First<'a>>),
-    /// Out of parts; packs are put in place by who fetches them.
-    Parts(&'f Fetching<'f, 'a>),
-}
-
-impl<'f, 'a> Feed<'f, 'a> {
-    fn packs(&self) -> Option<&'f Fetching<'f, 'a>> {
-        match self {
-            Feed::Stream(_) => None,
-            Feed::Parts(packs) => Some(packs),
-        }
-    }
-
-    /// Starts the connections.
-    fn start<'s, 'e>(
-        self,
-        scope: &'s Scope<'s, 'e>,
-        download: &'s Download<'a>,
-        running: &mut Vec<ScopedJoinHandle<'s, ()>>,
-    ) where
-        'f: 's,
-    {
-        let connections = download.link.connections;
-        match self {
-            Feed::Stream(first) => {
-                running.push(scope.spawn(|| download.run_first(*first)));
-                for _ in 1..connections {
-                    running.push(scope.spawn(|| download.run_further()));
-                }
-            }
-            Feed::Parts(packs) => {
-                for _ in 0..connections {
-                    running.push(scope.spawn(|| download.run_parts(packs)));
-                }
-            }
-        }
-    }
-}
-
-/// What of an archive is written.
-pub(super) enum Unpacks<'w> {
-    /// Its worktree as well; what sees something in the way of that ends it.
-    All(Option<Watch<'w>>),
-    /// Objects, of which the worktree is made.
-    Objects,
-    /// Of these only packs and their indexes.
-    Packs,
 }
 
 /// Downloads what is unpacked, at `site`; once that is, and while packs still come, `beside` is done; files are dated by

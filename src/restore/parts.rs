@@ -290,6 +290,18 @@ impl<'f, 'a> Fetching<'f, 'a> {
         packs.collect::<Result<_, _>>().map(Packs::of)
     }
 
+    /// Waits until so many bytes of packs are there, or all, or no more come.
+    pub(super) fn wait(&self, mut bytes: u64) {
+        let parts = self.manifest.parts.iter().zip(&self.frontiers);
+        for (part, frontier) in parts.filter(|(part, _)| is_pack(part)) {
+            let wanted = bytes.min(part.bytes);
+            if !frontier.wait(wanted) {
+                return;
+            }
+            bytes -= wanted;
+        }
+    }
+
     /// Waits until the part that is to be at `path` has its name, if there is one.
     fn wait_for(&self, path: &Path) -> Result<(), RestoreError> {
         let mut parts = self.manifest.parts.iter().zip(&self.frontiers);

@@ -258,6 +258,18 @@ impl Progress {
         self.total_bytes.store(bytes, Relaxed);
     }
 
+    /// More of it is downloaded than was known.
+    pub(super) fn add_total(&self, bytes: u64) {
+        self.total_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Bytes that have come in a second, since the first answer.
+    pub(super) fn rate_bytes_s(&self) -> f64 {
+        let began = Duration::from_micros(self.first_byte_us.load(Relaxed));
+        let took = self.start.elapsed().saturating_sub(began).as_secs_f64();
+        self.received_bytes.load(Relaxed) as f64 / took.max(0.001)
+    }
+
     /// Bytes of the archive came.
     pub(super) fn received(&self, bytes: usize) {
         self.received_bytes.fetch_add(bytes as u64, Relaxed);

@@ -4,10 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use super::capture::Archive;
+use super::choice::{self, Sizes};
 use super::dates::Dates;
 use super::download::{Download, Served};
 use super::error::{RestoreError, failed};
-use super::extract::{Feed, Unpacks, extract};
+use super::extract::extract;
+use super::feed::{Feed, Unpacks};
 use super::in_the_way::Watch;
 use super::opening::{self, Asked, By, Opened};
 use super::origin;
@@ -19,12 +21,13 @@ use super::refs::Refs;
 use super::seed::Seed;
 use super::source::Source;
 use super::stop::Stop;
+use super::tree::Unpacked;
 use super::wanted::Wanted;
 use super::way::Way;
 use super::worktree::{From, Making, Task};
 use super::write::Site;
 use crate::config::{RestoreArgs, WorktreeWay};
-use crate::limits::RESTARTS_MAX;
+use crate::limits::{CHOICE_BYTES, RESTARTS_MAX};
 use crate::manifest::parts::{Contents, Manifest, Part};
 
 /// What of an archive comes out of files of frames; the worktree last, which is left out where it is made from packs. Its
@@ -36,17 +39,21 @@ const PLAYED: [Contents; 4] = [
     Contents::Worktree,
 ];
 
-/// What is unpacked of an archive, and how a worktree is made besides that, as is asked for; `way` looks for what is in
-/// the way of either.
-pub(super) fn ways<'w>(
-    args: &RestoreArgs,
+/// What is unpacked, and how a worktree is made besides that.
+type Ways<'w> = (Unpacks<'w>, Option<Making<'w>>);
+
+/// As is asked for; of parts that come by themselves packs come first, and what is made of them is left open. `way` looks for
+/// what is in the way of either.
+fn ways<'w>(
+    (args, is_by_parts): (&RestoreArgs, bool),
     site: Site<'w>,
     (dates, progress): (Dates, &'w Progress),
     way: Option<Watch<'w>>,
-) -> (Unpacks<'w>, Option<Making<'w>>) {
+) -> Ways<'w> {
     let (unpacks, task) = match (args.verify, args.worktree) {
         (Some(_), _) => (Unpacks::Packs, Task::MakeProven),
         (None, WorktreeWay::Packs) => (Unpacks::Objects, Task::Make),
+        (None, WorktreeWay::Auto) if is_by_parts => (Unpacks::Objects, Task::Make),
         (None, WorktreeWay::Auto | WorktreeWay::Frames) => return (Unpacks::All(way), None),
     };
     let making = Making {
@@ -85,27 +92,59 @@ fn make_coming(
     }
 }
 
-/// Downloads and unpacks what was answered into `tree`, which is that of `site`.
-pub(super) fn unpack(
-    opened: Opened<'_>,
+/// Whether the worktree comes sooner from packs, which are asked for: after the first of what comes of them.
+fn takes_packs(source: Source<'_>, manifest: &Manifest, packs: &Fetching<'_, '_>) -> bool {
+    let stretches = manifest.stretches(Contents::Worktree);
+    let sizes = Sizes {
+        packs: packs.bytes(&Reel::default()),
+        frames: stretches.map(|range| range.end - range.start).sum(),
+    };
+    packs.wait(CHOICE_BYTES);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    choice::takes_packs(sizes, source.link.progress.rate_bytes_s(), cores)
+}
+
+/// Downloads and unpacks the worktree alone.
+fn unpack_frames(
+    source: Source<'_>,
+    manifest: &Manifest,
+    making: Making<'_>,
+) -> Result<Unpacked, RestoreError> {
+    let reel = Reel::of(manifest, &[Contents::Worktree, Contents::End])?;
+    let bytes = reel.bytes();
+    source.link.progress.add_total(bytes);
+    let download = Download::new(
+        source.link,
+        Served::Parts(reel, source, manifest),
+        Some(bytes),
+    );
+    let unpacks = Unpacks::All(making.way);
+    let (site, dates) = (making.site, making.dates);
+    let archive = extract(&download, Feed::Frames, site, dates, unpacks, |_| Ok(()))?;
+    Ok(archive.unpacked)
+}
+
+/// Downloads and unpacks what was answered into `tree`, which is that of `site`; gives also how its worktree is made, if it
+/// is not unpacked.
+pub(super) fn unpack<'w>(
+    opened: Opened<'w>,
+    (args, seed): (&RestoreArgs, Option<&Seed<'_>>),
     tree: &Path,
-    site: Site<'_>,
-    (dates, unpacks): (Dates, Unpacks<'_>),
-    making: Option<&mut Making<'_>>,
-    seed: Option<&Seed<'_>>,
-) -> Result<Archive, RestoreError> {
-    if !opened.is_manifest() {
-        let (download, first) = opened.start()?;
-        return extract(
-            &download,
-            Feed::Stream(Box::new(first)),
-            site,
-            dates,
-            unpacks,
-            |_| Ok(()),
-        );
-    }
+    site: Site<'w>,
+    dates: Dates,
+    way: Option<Watch<'w>>,
+) -> Result<(Archive, Option<Making<'w>>), RestoreError> {
     let (link, base, query) = opened.asked();
+    let is_by_parts = opened.is_manifest();
+    // What a seed has of frames need not come at all.
+    let may_choose = is_by_parts && seed.is_none();
+    let (unpacks, mut making) = ways((args, may_choose), site, (dates, link.progress), way);
+    if !is_by_parts {
+        let (download, first) = opened.start()?;
+        let feed = Feed::Stream(Box::new(first));
+        let archive = extract(&download, feed, site, dates, unpacks, |_| Ok(()))?;
+        return Ok((archive, making));
+    }
     let source = Source {
         link,
         base: &base,
@@ -132,19 +171,23 @@ pub(super) fn unpack(
     link.progress.set_total(packs.bytes(&reel));
     let served = Served::Parts(reel, source, &manifest);
     let download = Download::new(link, served, Some(bytes));
-    let mut archive = extract(
-        &download,
-        Feed::Parts(&packs),
-        site,
-        dates,
-        unpacks,
-        |archive| match making {
-            Some(making) => make_coming(tree, archive, &packs, making),
-            None => Ok(()),
-        },
-    )?;
+    let is_open = args.verify.is_none() && args.worktree == WorktreeWay::Auto;
+    let mut unpacked = None;
+    let beside = |archive: &Archive| match making.as_mut() {
+        Some(_) if is_open && !takes_packs(source, &manifest, &packs) => {
+            let frames = making
+                .take()
+                .map(|making| unpack_frames(source, &manifest, making));
+            unpacked = frames.transpose()?;
+            Ok(())
+        }
+        Some(making) => make_coming(tree, archive, &packs, making),
+        None => Ok(()),
+    };
+    let mut archive = extract(&download, Feed::Parts(&packs), site, dates, unpacks, beside)?;
     archive.said_commit = manifest.commit.clone();
-    Ok(archive)
+    archive.unpacked = unpacked.unwrap_or(archive.unpacked);
+    Ok((archive, making))
 }
 
 /// Fetches the parts of what is asked for into a directory; gives what they are. `None` where the server sends the

@@ -45,7 +45,13 @@ fn check(name: &str, make: fn(&Lab)) {
     let same = compare::first_difference(&miss, &hit);
     assert_eq!(same, None, "{name}: the hit differs from the miss");
     expect_restored(&lab, &server, name, "restored hit", &[]);
-    expect_restored(&lab, &server, name, "by parts", &["--by-parts"]);
+    expect_restored(
+        &lab,
+        &server,
+        name,
+        "by parts",
+        &["--by-parts", "--worktree", "frames"],
+    );
     let labels = [("outcome", "part")];
     let parts = server.metrics().count("tarpon_requests_total", &labels);
     assert!(parts > 0, "{name}: it was not fetched by parts");

@@ -424,7 +424,7 @@ fn files_that_are_not_those_of_the_commit_are_refused() {
 }
 
 /// Sums the end of a file anew.
-fn resum(data: &mut Vec<u8>, sum_bytes: usize) {
+pub fn resum(data: &mut Vec<u8>, sum_bytes: usize) {
     data.truncate(data.len() - sum_bytes);
     let sum = match sum_bytes {
         32 => sha2::Sha256::digest(&data).to_vec(),

@@ -30,5 +30,6 @@ mod submodules;
 mod tips;
 mod tls;
 mod update;
+mod verify;
 mod wanted;
 mod wants;

@@ -1,0 +1,52 @@
+//! Whether a worktree is made from packs or unpacked from frames: whichever is there sooner.
+
+use crate::limits::{FRAMES_PER_CORE_BYTES_S, PACKS_PER_CORE_BYTES_S};
+
+/// What a snapshot has, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    pub packs: u64,
+    /// Of frames that the worktree is in.
+    pub frames: u64,
+}
+
+/// Whether it is made from packs sooner, if so many bytes come in a second and there are so many cores. What comes is worked at
+/// meanwhile, so the slower of the two says when it ends.
+pub(super) fn takes_packs(sizes: Sizes, rate_bytes_s: f64, cores: usize) -> bool {
+    let comes_s = |bytes: u64| bytes as f64 / rate_bytes_s.max(1.0);
+    // How large the files are is known from nothing else.
+    let work_s = |per_core: u64| sizes.frames as f64 / (per_core as f64 * cores.max(1) as f64);
+    let packs_s = comes_s(sizes.packs).max(work_s(PACKS_PER_CORE_BYTES_S));
+    let frames_s = comes_s(sizes.packs + sizes.frames).max(work_s(FRAMES_PER_CORE_BYTES_S));
+    packs_s < frames_s
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_slowly_is_made_and_what_comes_fast_is_unpacked() {
+        let linux = Sizes {
+            packs: 240 << 20,
+            frames: 240 << 20,
+        };
+        // 100 Mbit/s and 1 Gbit/s.
+        for (rate_bytes_s, cores) in [(12.5e6, 1), (12.5e6, 64), (125e6, 2), (125e6, 8)] {
+            assert!(
+                takes_packs(linux, rate_bytes_s, cores),
+                "{rate_bytes_s} {cores}"
+            );
+        }
+        assert!(!takes_packs(linux, 5e9, 1));
+        assert!(!takes_packs(linux, 5e9, 2));
+        // Where nothing is known of the rate, what is less.
+        assert!(takes_packs(linux, 0.0, 2));
+        // A long history, and a few files.
+        let old = Sizes {
+            packs: 300 << 20,
+            frames: 10 << 20,
+        };
+        assert!(takes_packs(old, 125e6, 2));
+    }
+}
