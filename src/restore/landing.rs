@@ -7,9 +7,12 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use xxhash_rust::xxh64::Xxh64;
+
 use super::error::{RestoreError, failed};
 use super::seed::{Incoming, Seed};
 use super::stop::Stop;
+use crate::limits::STREAM_READ_BYTES;
 use crate::manifest::parts::{Manifest, Part};
 
 /// Of packs and their companions, wherever they lie.
@@ -66,6 +69,11 @@ impl<'f> Landing<'f> {
     pub(super) fn extend(&self, bytes: u64) -> Result<(), RestoreError> {
         let extended = self.file.set_len(bytes);
         extended.map_err(failed("extend", &self.path))
+    }
+
+    /// XXH64 of all of it.
+    pub(super) fn sum(&self) -> Result<u64, RestoreError> {
+        sum(&self.file).map_err(failed("read", &self.path))
     }
 
     pub(super) fn file(&self) -> &File {
@@ -134,4 +142,19 @@ fn create(path: &Path) -> Result<File, RestoreError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true).mode(0o600);
     options.open(path).map_err(failed("create", path))
+}
+
+/// XXH64 of a whole file.
+fn sum(file: &File) -> io::Result<u64> {
+    let (mut sum, mut at) = (Xxh64::new(0), 0);
+    let mut buffer = vec![0; STREAM_READ_BYTES];
+    loop {
+        match file.read_at(&mut buffer, at)? {
+            0 => return Ok(sum.digest()),
+            got => {
+                sum.update(&buffer[..got]);
+                at += got as u64;
+            }
+        }
+    }
 }

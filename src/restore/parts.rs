@@ -6,14 +6,12 @@
 //! takes is counted before the first byte is asked for.
 
 use std::fs::{self, File};
-use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::AcqRel};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use gix::hash::Kind;
-use xxhash_rust::xxh64::Xxh64;
 
 use super::capture::Archive;
 use super::error::{RestoreError, failed};
@@ -86,6 +84,8 @@ struct State {
     left: usize,
     /// Whether one could not be done: who has met that says why.
     has_failed: bool,
+    /// Whether that was before anything else ended the restore.
+    is_cause: bool,
 }
 
 /// Parts that are fetched into a directory.
@@ -130,6 +130,7 @@ impl<'f, 'a> Fetching<'f, 'a> {
                 jobs: Vec::new(),
                 left: 0,
                 has_failed: false,
+                is_cause: false,
             }),
         };
         let others = (0..manifest.parts.len()).filter(|number| !missing.contains(number));
@@ -316,14 +317,17 @@ impl<'f, 'a> Fetching<'f, 'a> {
         self.frontiers[number].came(0..self.manifest.parts[number].bytes);
     }
 
-    /// Whether a job could not be done.
+    /// Whether the restore ends because a job could not be done.
     pub(super) fn has_failed(&self) -> bool {
-        self.lock().has_failed
+        self.lock().is_cause
     }
 
     /// Nothing more comes: nobody is to wait for it.
     fn give_up(&self) {
-        self.lock().has_failed = true;
+        let is_stopped = self.source.link.stop.is_set();
+        let mut state = self.lock();
+        (state.has_failed, state.is_cause) = (true, state.is_cause || !is_stopped);
+        drop(state);
         self.frontiers.iter().for_each(|frontier| frontier.end());
     }
 
@@ -463,7 +467,7 @@ impl<'f, 'a> Fetching<'f, 'a> {
         };
         let landing = &open.landing;
         if let Some(whole) = part.whole {
-            let found = sum(landing.file()).map_err(failed("read", landing.path()))?;
+            let found = landing.sum()?;
             match found == whole {
                 true => {}
                 // What was played of it has sums of its own.
@@ -488,19 +492,4 @@ impl Drop for Ends<'_, '_, '_> {
 
 fn is_pack(part: &Part) -> bool {
     part.name.ends_with(".pack")
-}
-
-/// XXH64 of a whole file.
-fn sum(file: &File) -> io::Result<u64> {
-    let (mut sum, mut at) = (Xxh64::new(0), 0);
-    let mut buffer = vec![0; STREAM_READ_BYTES];
-    loop {
-        match file.read_at(&mut buffer, at)? {
-            0 => return Ok(sum.digest()),
-            got => {
-                sum.update(&buffer[..got]);
-                at += got as u64;
-            }
-        }
-    }
 }
