@@ -41,7 +41,6 @@ use super::objects::Objects;
 use super::path::as_path;
 use super::progress::{SOURCE_UPDATE, Summary};
 use super::quota::Quota;
-use super::refs::Refs;
 use super::run::{self, Room};
 use super::staging::Staging;
 use super::update::{self, Update};
@@ -131,19 +130,26 @@ impl Renewal<'_> {
             target,
             before,
             seen: &seen,
-            leave: Leave {
-                force: args.force,
-                clean: args.clean,
-                discard_local: args.discard_local,
-            },
+            leave: Leave::of(args),
             until: room.until,
             stop: link.stop,
         };
         let plan = planner.plan(commit, &objects)?;
+        let ours = self.ours("refs");
+        let replacing = Replacing {
+            copy: &before.copy,
+            refs: &refs,
+            fetches: news.fetches(),
+            scratch: &before.scratch.tree,
+            ours: &ours,
+            stop: link.stop,
+        };
+        let _locks = replacing.prepare()?;
         let bytes = before.scratch.give(&before.copy)?;
         let (written, filtered) = self.change(before, &seen, &plan, commit, room)?;
         self.move_index(before)?;
-        self.finish(before, &refs, news.fetches(), commit)?;
+        replacing.run(commit)?;
+        self.finish(before, commit)?;
         if args.clean {
             self.clean(before, room)?;
         }
@@ -297,25 +303,9 @@ impl Renewal<'_> {
         std::fs::rename(from, &to).map_err(failed("rename to", &to))
     }
 
-    /// Moves the refs, and notes that it is done.
-    fn finish(
-        &self,
-        before: &Before,
-        refs: &Refs<'_>,
-        fetches: Option<Option<&[u8]>>,
-        commit: Option<ObjectId>,
-    ) -> Result<(), RestoreError> {
-        let (copy, ours) = (&before.copy, self.ours("refs"));
-        std::fs::create_dir(&ours).map_err(failed("create", &ours))?;
-        let replacing = Replacing {
-            copy,
-            refs,
-            fetches,
-            scratch: &before.scratch.tree,
-            ours: &ours,
-            stop: self.link.stop,
-        };
-        replacing.run(commit)?;
+    /// Notes that it is done.
+    fn finish(&self, before: &Before, commit: Option<ObjectId>) -> Result<(), RestoreError> {
+        let copy = &before.copy;
         if let Some(commit) = commit {
             let text = noted(
                 &commit.to_string(),

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gix::ObjectId;
 use gix::bstr::{BStr, ByteSlice};
@@ -25,19 +25,31 @@ pub(super) struct Replacing<'r> {
     pub fetches: Option<Option<&'r [u8]>>,
     /// The repository that has fetched what came.
     pub scratch: &'r Path,
-    /// An empty directory of ours.
+    /// A directory of ours that is not there yet.
     pub ours: &'r Path,
     pub stop: &'r Stop,
 }
 
 impl Replacing<'_> {
+    /// Makes what takes their place, and takes git's locks: what may fail does so before anything changes.
+    pub(super) fn prepare(&self) -> Result<Vec<Lock>, RestoreError> {
+        fs::create_dir(self.ours).map_err(failed("create", self.ours))?;
+        gitdir::write(&self.made(), &self.copy.restored, self.refs, self.stop)?;
+        let config = configuration(&self.copy.config, followed(self.refs), self.fetches)?;
+        if let Some(config) = config {
+            let path = self.ours.join("config");
+            fs::write(&path, config).map_err(failed("write", &path))?;
+        }
+        self.locks()
+    }
+
+    fn made(&self) -> PathBuf {
+        self.ours.join("made")
+    }
+
     /// Replaces them; `commit` is checked out.
     pub(super) fn run(&self, commit: Option<ObjectId>) -> Result<(), RestoreError> {
-        let (git_dir, ours) = (&self.copy.git_dir, self.ours);
-        let made = ours.join("made");
-        gitdir::write(&made, &self.copy.restored, self.refs, self.stop)?;
-        let config = configuration(&self.copy.config, followed(self.refs), self.fetches)?;
-        let _locks = self.locks()?;
+        let (git_dir, ours, made) = (&self.copy.git_dir, self.ours, self.made());
         // Where history ends of what was there and of what came; what only the old refs lead to goes in the end.
         let (shallow, ends) = (git_dir.join("shallow"), made.join("shallow"));
         if ends.exists() {
@@ -54,10 +66,9 @@ impl Replacing<'_> {
             true => put(&packed, &git_dir.join("packed-refs"))?,
             false => remove(&git_dir.join("packed-refs"))?,
         }
-        if let Some(config) = config {
-            let path = ours.join("config");
-            fs::write(&path, config).map_err(failed("write", &path))?;
-            put(&path, &git_dir.join("config"))?;
+        let config = ours.join("config");
+        if config.exists() {
+            put(&config, &git_dir.join("config"))?;
         }
         put(&made.join("HEAD"), &git_dir.join("HEAD"))?;
         if ends.exists() {

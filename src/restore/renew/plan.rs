@@ -16,6 +16,7 @@ use super::entries::{Entries, Unread};
 use super::look::{self, Eye, Ground, Looked};
 use super::note::Way;
 use super::scratch::Scratch;
+use crate::config::RestoreArgs;
 use crate::limits::LOCAL_NAMED_MAX;
 use crate::restore::error::RestoreError;
 use crate::restore::objects::Objects;
@@ -91,6 +92,16 @@ pub(super) struct Leave {
     pub clean: bool,
     /// What was added.
     pub discard_local: bool,
+}
+
+impl Leave {
+    pub(super) fn of(args: &RestoreArgs) -> Leave {
+        Leave {
+            force: args.force,
+            clean: args.clean,
+            discard_local: args.discard_local,
+        }
+    }
 }
 
 /// Compares all that is known.
