@@ -173,8 +173,9 @@ pub struct RestoreArgs {
     )]
     pub connections: Option<usize>,
 
-    /// Fetch the snapshot's packs and frames one by one, where the server has them, however small it is
-    #[arg(long, hide = true)]
+    /// Fetch the snapshot's packs and frames as files of their own, each resumed and checked, where the server has
+    /// them, however small it is
+    #[arg(long)]
     pub by_parts: bool,
 
     /// Take a connection that brings no byte for so many seconds, or less than 16 KiB in twice as

@@ -22,7 +22,7 @@ fn new_lab() -> Lab {
 
 /// Makes a repository with `make`, then compares what its snapshot unpacks to with a clone: the
 /// miss, the hit (which must be the miss's bytes), and a miss on the repacked mirror; the hit and that miss
-/// through the client, too, the hit also by its parts.
+/// through the client, too, the hit also by its parts, into a seed and out of that.
 fn check(name: &str, make: fn(&Lab)) {
     let lab = new_lab();
     make(&lab);
@@ -53,11 +53,17 @@ fn check(name: &str, make: fn(&Lab)) {
         &["--by-parts", "--worktree", "frames"],
     );
     let labels = [("outcome", "part")];
-    let parts = server.metrics().count("tarpon_requests_total", &labels);
-    assert!(parts > 0, "{name}: it was not fetched by parts");
+    let parts = || server.metrics().count("tarpon_requests_total", &labels);
+    assert!(parts() > 0, "{name}: it was not fetched by parts");
     expect_restored(&lab, &server, name, "from packs", &["--worktree", "packs"]);
     let verified = ["--verify=full", "--by-parts"];
     expect_restored(&lab, &server, name, "verified", &verified);
+    let seed = lab.scratch("seed").display().to_string();
+    let seeded = ["--by-parts", "--seed", &seed];
+    expect_restored(&lab, &server, name, "into a seed", &seeded);
+    let before = parts();
+    expect_restored(&lab, &server, name, "out of a seed", &seeded);
+    assert_eq!(parts(), before, "{name}: the seed has not all of it");
     server.stop();
 
     git::repack_and_prune(&lab.mirror(name));

@@ -10,6 +10,9 @@ use std::io::Write;
 use std::net::SocketAddr;
 use tarpon::manifest::parts::{Contents, MANIFEST_TYPE, Manifest};
 
+/// All of the manifest counts.
+const BY_PARTS: [&str; 3] = ["--by-parts", "--worktree", "frames"];
+
 /// Serves what `server` does, but for the manifest.
 fn liar(server: &Server, manifest: &Manifest) -> SocketAddr {
     let address = server.address();
@@ -105,7 +108,7 @@ fn expect_refused(lab: &Lab, server: &Server, (name, code, lie): Lie) {
     let mut manifest = manifest(server, "app");
     lie(&mut manifest);
     let into = lab.scratch(&format!("lied-{}", name.replace(' ', "-")));
-    let out = restore(liar(server, &manifest), "test/app", &into, &["--by-parts"]);
+    let out = restore(liar(server, &manifest), "test/app", &into, &BY_PARTS);
     let errors = expect(&out, code);
     assert!(!errors.contains("panicked"), "{name}: {errors}");
     expect_nothing(&into);
@@ -120,7 +123,7 @@ fn nothing_comes_of_a_manifest_that_lies() {
     // The liar is believed where it says the truth.
     let good = lab.scratch("good");
     let honest = liar(&server, &manifest(&server, "app"));
-    expect(&restore(honest, "test/app", &good, &["--by-parts"]), 0);
+    expect(&restore(honest, "test/app", &good, &BY_PARTS), 0);
     expect_files(&cloned, &good, "by parts");
     let lies: [Lie; 11] = [
         ("another commit", 5, commit),
