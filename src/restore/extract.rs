@@ -128,7 +128,7 @@ pub(super) fn extract<'a>(
         let ran = line.run(download);
         let ran = ran.and_then(|()| match beside(&archive) {
             // Who fetches says why.
-            Err(_) if packs.is_some_and(Fetching::has_failed) => Ok(()),
+            Err(_) if packs.is_some_and(Fetching::is_cause) => Ok(()),
             done => done,
         });
         if let Err(error) = ran {

@@ -318,7 +318,7 @@ impl<'f, 'a> Fetching<'f, 'a> {
     }
 
     /// Whether the restore ends because a job could not be done.
-    pub(super) fn has_failed(&self) -> bool {
+    pub(super) fn is_cause(&self) -> bool {
         self.lock().is_cause
     }
 
