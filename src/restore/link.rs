@@ -62,7 +62,7 @@ impl Link<'_> {
                 format!("{status}: {title}: a page, as no tarpon server has one{missing}")
             }
             Said::Nothing if status == 404 => {
-                "404 without a word, as no tarpon server says it; check --server or TARPON_SERVER"
+                "404 and no word, as no tarpon server says it; check --server or TARPON_SERVER"
                     .into()
             }
             Said::Nothing => status.to_string(),

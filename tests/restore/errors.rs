@@ -815,7 +815,7 @@ fn what_a_status_means_is_said_where_the_server_does_not() {
         (
             "404 Not Found",
             2,
-            "404 without a word, as no tarpon server says it; check --server",
+            "404 and no word, as no tarpon server says it; check --server",
         ),
         ("418 Teapot", 3, "answers 418; "),
     ] {

@@ -88,6 +88,8 @@ fn what_lies_is_refused_and_what_is_believed_is_said() {
     };
     let id = |what: &str| git::text(&clone, &["rev-parse", what]);
     refused("offsets are exchanged", &|items| {
+        // It would be found by what says in which order they are.
+        items.retain(|item| !item.path.ends_with(".rev"));
         let index = &mut ending(items, ".idx").data;
         let [one, other] = ["HEAD:plain", "HEAD:a/b.txt"].map(|what| places(index, &id(what)));
         for (one, other) in one.into_iter().zip(other) {
