@@ -68,6 +68,7 @@ fn under_a_skewed_load_the_disk_is_bounded_and_the_hot_stay() {
     const HOT: u64 = 4;
     const EACH: u64 = 512 * KIB;
     const LIMIT: u64 = 9 * MIB;
+    const EVICTED: u64 = 10;
     let lab = new_lab();
     let name = |number| format!("r{number}");
     for number in 0..REPOSITORIES {
@@ -88,7 +89,12 @@ fn under_a_skewed_load_the_disk_is_bounded_and_the_hot_stay() {
             }
         });
         let (mut rng, began) = (Rng::new(16), Instant::now());
-        while began.elapsed() < Duration::from_secs(15) {
+        let is_due = |began: Instant| match began.elapsed() {
+            young if young < Duration::from_secs(15) => true,
+            // On a busy machine little is asked for in that time.
+            old => old < wait::DEADLINE && evicted(&server, "mirror") <= EVICTED,
+        };
+        while is_due(began) {
             let is_hot = rng.below(10) < 8;
             let number = match is_hot {
                 true => rng.below(HOT),
@@ -108,7 +114,7 @@ fn under_a_skewed_load_the_disk_is_bounded_and_the_hot_stay() {
     let slack = 2 * EACH + 256 * KIB;
     assert!(most <= LIMIT + slack, "{most} bytes were kept");
     assert!(hits * 100 >= wanted * 95, "{hits} of {wanted}");
-    assert!(mirrors > 10, "{mirrors} mirrors were evicted");
+    assert!(mirrors > EVICTED, "{mirrors} mirrors were evicted");
     for number in [0, REPOSITORIES - 1] {
         expect_clone(&lab, &name(number), &hit(&server, &name(number)).body);
     }
