@@ -99,6 +99,9 @@ pub const DOWNLOAD_TRIES_MAX: u32 = 6;
 pub const CORRUPT_TRIES_MAX: u32 = 2;
 /// Frames of an archive that are fetched of a pack at a time, by one connection.
 pub const PIECE_FRAMES: usize = 4;
+/// Parts of a snapshot that are fetched one by one: all are open meanwhile, and the same is done for each of them and each
+/// other one. A snapshot of more comes as one archive.
+pub const PARTS_MAX: usize = 256;
 /// Longest manifest that is taken from a server, as it is sent.
 pub const MANIFEST_SENT_BYTES_MAX: usize = 16 << 20;
 /// Share of its file system that a seed may have unless it is told otherwise.

@@ -27,7 +27,7 @@ use super::way::Way;
 use super::worktree::{From, Making, Task};
 use super::write::Site;
 use crate::config::{RestoreArgs, WorktreeWay};
-use crate::limits::{CHOICE_BYTES, RESTARTS_MAX};
+use crate::limits::{CHOICE_BYTES, PARTS_MAX, RESTARTS_MAX};
 use crate::manifest::parts::{Contents, Manifest, Part};
 
 /// What of an archive comes out of files of frames; the worktree last, which is left out where it is made from packs. Its
@@ -124,6 +124,31 @@ fn unpack_frames(
     Ok(archive.unpacked)
 }
 
+/// What a snapshot comes by.
+enum Came<'a> {
+    Archive(Box<Opened<'a>>),
+    Parts(Box<Manifest>),
+}
+
+/// What was answered; the archive where that is of more parts than are open at a time.
+fn came<'a>(opened: Opened<'a>, args: &RestoreArgs) -> Result<Came<'a>, RestoreError> {
+    if !opened.is_manifest() {
+        return Ok(Came::Archive(Box::new(opened)));
+    }
+    let (link, base, query) = opened.asked();
+    let manifest = opened.manifest()?;
+    if manifest.parts.len() <= PARTS_MAX {
+        return Ok(Came::Parts(Box::new(manifest)));
+    }
+    let asked = Asked {
+        base: &base,
+        query,
+        is_fresh: args.fresh,
+        by: By::Archive,
+    };
+    opening::open(link, &asked).map(|opened| Came::Archive(Box::new(opened)))
+}
+
 /// Downloads and unpacks what was answered into `tree`, which is that of `site`; gives also how its worktree is made, if it
 /// is not unpacked.
 pub(super) fn unpack<'w>(
@@ -135,22 +160,24 @@ pub(super) fn unpack<'w>(
     way: Option<Watch<'w>>,
 ) -> Result<(Archive, Option<Making<'w>>), RestoreError> {
     let (link, base, query) = opened.asked();
-    let is_by_parts = opened.is_manifest();
+    let came = came(opened, args)?;
     // What a seed has of frames need not come at all.
-    let may_choose = is_by_parts && seed.is_none();
+    let may_choose = matches!(came, Came::Parts(_)) && seed.is_none();
     let (unpacks, mut making) = ways((args, may_choose), site, (dates, link.progress), way);
-    if !is_by_parts {
-        let (download, first) = opened.start()?;
-        let feed = Feed::Stream(Box::new(first));
-        let archive = extract(&download, feed, site, dates, unpacks, |_| Ok(()))?;
-        return Ok((archive, making));
-    }
+    let manifest = match came {
+        Came::Parts(manifest) => manifest,
+        Came::Archive(opened) => {
+            let (download, first) = opened.start()?;
+            let feed = Feed::Stream(Box::new(first));
+            let archive = extract(&download, feed, site, dates, unpacks, |_| Ok(()))?;
+            return Ok((archive, making));
+        }
+    };
     let source = Source {
         link,
         base: &base,
         query: &query,
     };
-    let manifest = opened.manifest()?;
     let packs_at = tree.join(".git/objects/pack");
     fs::create_dir_all(&packs_at).map_err(failed("create", &packs_at))?;
     let numbers = 0..manifest.parts.len();
