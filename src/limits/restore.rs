@@ -225,6 +225,8 @@ pub const SUBMODULES_MAX: usize = 1024;
 pub const SUBMODULES_ENTRIES_MAX: usize = 64 * 1024;
 /// See [`SUBMODULES_MAX`].
 pub const SUBMODULES_DEPTH_MAX: usize = 64;
+/// What a `.gitmodules` may say, as git lists it.
+pub const SUBMODULES_SAID_BYTES_MAX: usize = 1 << 20;
 /// Submodules that are restored in all, and how deep they are nested.
 pub const SUBMODULES_RESTORED_MAX: usize = 1_000;
 /// See [`SUBMODULES_RESTORED_MAX`].

@@ -244,11 +244,11 @@ fn check_out(
         Some(making) => {
             let LeftOut { entries, bytes } = archive.left_out.unwrap_or_default();
             making.site.quota.give_back(entries, bytes);
-            let made = making.made.take();
-            if made.as_ref().is_none_or(|(made, _)| *made != commit) {
+            let mut made = making.made.take().filter(|(made, _)| *made == commit);
+            if made.is_none() {
                 making.run(tree, commit, From::There)?;
+                made = making.made.take();
             }
-            let made = made.or(making.made.take());
             made.map_or_else(Vec::new, |(_, index)| index)
         }
     };

@@ -15,7 +15,9 @@ use super::run;
 use super::settings::scheme;
 use super::stop::Stop;
 use super::tracked::Tracked;
-use crate::limits::{LISTED_PATHS_MAX, SUBMODULES_RESTORED_MAX, TRACKED_INDEX_BYTES_MAX};
+use crate::limits::{
+    LISTED_PATHS_MAX, SUBMODULES_RESTORED_MAX, SUBMODULES_SAID_BYTES_MAX, TRACKED_INDEX_BYTES_MAX,
+};
 
 const FILE: &[u8] = b".gitmodules";
 
@@ -51,6 +53,9 @@ pub(super) fn of_tree(stop: &Stop, tree: &Path) -> Result<Vec<Submodule>, Restor
     let args = ["config", "--blob", "HEAD:.gitmodules", "-z", "--list"];
     let said = run::local(stop, tree, &args);
     let said = said.map_err(|e| refused(format!("it cannot be read ({e})")))?;
+    if said.len() > SUBMODULES_SAID_BYTES_MAX {
+        return Err(refused("it is too long".into()));
+    }
     let sections = sections(&said)?;
     let found = paths.iter().zip(commits).map(|(path, commit)| {
         let of_path = |(_, section): &(&String, &Section)| section.path.as_ref() == Some(path);

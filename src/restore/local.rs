@@ -426,7 +426,7 @@ fn link_shared(git_dir: &Path, ours: &Path) -> io::Result<()> {
 }
 
 /// Sees to it that a directory of objects has nothing that whoever opens it waits for.
-fn check_files(directory: &Path) -> io::Result<()> {
+pub(in crate::restore) fn check_files(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let mut kind = entry.file_type()?;

@@ -11,6 +11,9 @@
 //! By a manifest ([`unpack`]) the same line is fed with what the archive has in files of frames, stretch by stretch;
 //! packs never pass through it: they are written where they belong, and summed, as they come.
 //!
+//! An existing working copy is brought to another commit by [`renew`]; [`submodules`] runs a restore for each of them;
+//! what [`seed`] has does not come at all.
+//!
 //! Threads and blocking sockets: it is one program for one repository. What comes from the network
 //! is looked at only after its checksum was, where it has one, names are believed only after [`path`]
 //! has looked at them, and [`write`] never follows a link. Memory is had from [`budget`] alone, the

@@ -3,7 +3,8 @@
 //! another object's place, and git believes it.
 //!
 //! Git takes an id from whichever file has it, so every copy is compared, whatever file it is in.
-//! Blobs are believed as they are: that a file's content is that of its id is not looked at.
+//! Blobs are believed as they are here: that a file's content is that of its id is looked at by who proves it
+//! ([`super::blobs`]).
 
 use std::cell::RefCell;
 use std::collections::HashSet;

@@ -77,6 +77,9 @@ pub(super) fn check_index(
     stop: &Stop,
 ) -> Result<(), RestoreError> {
     let name = path.as_os_str().as_encoded_bytes();
+    if pack_bytes < HEADER_BYTES as u64 {
+        return Err(RestoreError::entry(name, "its pack is too short for one"));
+    }
     let file = File::open(path).map_err(|e| RestoreError::disk("open", path, e))?;
     let found = file
         .metadata()

@@ -303,12 +303,15 @@ impl<'f, 'a> Fetching<'f, 'a> {
         }
     }
 
-    /// Waits until the part that is to be at `path` has its name, if there is one.
+    /// Waits until the part that is to be at `path` has its name.
     fn wait_for(&self, path: &Path) -> Result<(), RestoreError> {
         let mut parts = self.manifest.parts.iter().zip(&self.frontiers);
-        match parts.find(|(part, _)| path.ends_with(&part.name)) {
-            Some((part, frontier)) if !frontier.wait(part.bytes) => Err(stopped()),
-            _ => Ok(()),
+        let found = parts.find(|(part, _)| path.ends_with(&part.name));
+        let name = path.as_os_str().as_encoded_bytes();
+        let (part, frontier) = found.ok_or_else(|| RestoreError::entry(name, "it is not there"))?;
+        match frontier.wait(part.bytes) {
+            true => Ok(()),
+            false => Err(stopped()),
         }
     }
 

@@ -120,6 +120,7 @@ impl Quota {
     pub fn give_back(&self, entries: u64, bytes: u64) {
         self.taken_entries.fetch_sub(entries, Relaxed);
         self.taken_bytes.fetch_sub(bytes, Relaxed);
+        self.all_bytes.fetch_sub(bytes, Relaxed);
     }
 
     /// Counts nothing; refused are more entries than may still be made.
@@ -177,6 +178,17 @@ mod tests {
         assert_eq!(error.exit_code(), 4);
         assert!(error.to_string().contains("--size-limit"), "{error}");
         quota.take_entry(u64::MAX).unwrap_err();
+        quota.take(1).unwrap_err();
+    }
+
+    #[test]
+    fn what_is_given_back_can_be_taken_again() {
+        let limit = 3 * DISK_BLOCK_BYTES;
+        let quota = Quota::new(Some(limit), Path::new("/nowhere")).unwrap();
+        quota.take(limit).unwrap();
+        quota.give_back(0, limit);
+        quota.expect(limit).unwrap();
+        quota.take(limit).unwrap();
         quota.take(1).unwrap_err();
     }
 

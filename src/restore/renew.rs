@@ -147,7 +147,6 @@ impl Renewal<'_> {
         let _locks = replacing.prepare()?;
         let bytes = before.scratch.give(&before.copy)?;
         let (written, filtered) = self.change(before, &seen, &plan, commit, room)?;
-        self.move_index(before)?;
         replacing.run(commit)?;
         self.finish(before, commit)?;
         if args.clean {
@@ -254,8 +253,12 @@ impl Renewal<'_> {
         way.write(&before.copy.git_dir, &self.ours("note"))?;
         let target = self.staging.target().to_owned();
         let mut moves = Moves::new(tree, target, self.staging.trash());
-        let moved = self.move_files(seen, plan, &mut moves);
-        let made = moved.and_then(|()| self.make_index(before, seen, plan));
+        let moved = self
+            .look_again(before, seen, plan)
+            .and_then(|()| self.move_files(seen, plan, &mut moves));
+        let made = moved
+            .and_then(|()| self.make_index(before, seen, plan))
+            .and_then(|()| self.move_index(before));
         if let Err(error) = made {
             moves.undo();
             if before.left.is_none() {
@@ -264,6 +267,28 @@ impl Renewal<'_> {
             return Err(error);
         }
         Ok((items.len() as u64, filtered))
+    }
+
+    /// Refuses where one of the files that are replaced is not what was looked at: much may have been done there while
+    /// objects came.
+    fn look_again(&self, before: &Before, seen: &Seen, plan: &Plan) -> Result<(), RestoreError> {
+        if self.args.force {
+            return Ok(());
+        }
+        let replaced = plan.changes.iter().filter(|change| change.is_there);
+        let replaced = replaced.map(|change| change.at);
+        let numbers = replaced.chain(plan.rewritten.iter().copied());
+        let ground = before.ground(self.link.stop);
+        let Some(number) = look::first_changed(ground, &seen.entries, &seen.looked, numbers)?
+        else {
+            return Ok(());
+        };
+        let path = as_path(seen.entries.get(number).path())
+            .display()
+            .to_string();
+        Err(RestoreError::Usage(format!(
+            "{path} was changed meanwhile; --force replaces it"
+        )))
     }
 
     /// What goes goes first.

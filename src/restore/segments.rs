@@ -114,6 +114,8 @@ impl<'a> Download<'a> {
         };
         if let Err(error) = failed {
             self.fail(error);
+            // What is done beside it is of no use.
+            self.link.stop.set();
         }
     }
 

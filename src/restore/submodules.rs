@@ -126,7 +126,13 @@ impl Site<'_> {
                     }
                 }
             };
-            let running = stops.each_ref().map(|stop| scope.spawn(move || run(stop)));
+            // Within one of them it is one after the other: each that runs has the memory of a restore.
+            let at_once = match self.nest.depth {
+                0 => SUBMODULES_AT_ONCE,
+                _ => 1,
+            };
+            let running = stops.iter().take(at_once);
+            let running: Vec<_> = running.map(|stop| scope.spawn(move || run(stop))).collect();
             while !running.iter().all(|thread| thread.is_finished()) {
                 if self.stop.is_set() {
                     let signal = self.stop.signal().unwrap_or(OTHER_FAILED);

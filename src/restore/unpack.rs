@@ -28,7 +28,7 @@ use super::worktree::{From, Making, Task};
 use super::write::Site;
 use crate::config::{RestoreArgs, WorktreeWay};
 use crate::limits::{CHOICE_BYTES, PARTS_MAX, RESTARTS_MAX};
-use crate::manifest::parts::{Contents, Manifest, Part};
+use crate::manifest::parts::{Contents, Manifest};
 
 /// What of an archive comes out of files of frames; the worktree last, which is left out where it is made from packs. Its
 /// index is never read.
@@ -65,12 +65,6 @@ fn ways<'w>(
         made: None,
     };
     (unpacks, Some(making))
-}
-
-/// Whether a part is fetched into the place of packs.
-fn is_wanted(part: &Part, unpacks: &Unpacks<'_>) -> bool {
-    let is_left_out = matches!(unpacks, Unpacks::Packs) && part.name.ends_with(".mtimes");
-    part.is_of_pack() && !is_left_out
 }
 
 /// Makes the worktree at `tree` of packs that still come, once it is known of what.
@@ -121,7 +115,11 @@ fn unpack_frames(
     let unpacks = Unpacks::All(making.way);
     let (site, dates) = (making.site, making.dates);
     let archive = extract(&download, Feed::Frames, site, dates, unpacks, |_| Ok(()))?;
-    Ok(archive.unpacked)
+    match archive.captured.objects().next() {
+        None => Ok(archive.unpacked),
+        // Nobody looks at what is written there.
+        Some((path, _)) => Err(RestoreError::entry(path, "it is none of a worktree")),
+    }
 }
 
 /// What a snapshot comes by.
@@ -181,7 +179,7 @@ pub(super) fn unpack<'w>(
     let packs_at = tree.join(".git/objects/pack");
     fs::create_dir_all(&packs_at).map_err(failed("create", &packs_at))?;
     let numbers = 0..manifest.parts.len();
-    let packs = numbers.filter(|number| is_wanted(&manifest.parts[*number], &unpacks));
+    let packs = numbers.filter(|number| manifest.parts[*number].is_of_pack());
     let to = Destination {
         dir: &packs_at,
         quota: site.quota,

@@ -244,13 +244,18 @@ impl<'a> Watch<'a> {
     }
 }
 
+/// Whether it is a directory, and no link to what is somebody else's.
+fn is_own_directory(path: &PathBuf) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
+}
+
 /// Removes what a `git` that failed has left of objects that are not whole, and its locks: where it
 /// was killed it could not, and it does not remove packs that are cut off.
 fn remove_half_made(git_dir: &Path) {
     let entries = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten();
     let objects = git_dir.join("objects");
     let below = entries(&objects).map(|entry| entry.path());
-    let below: Vec<PathBuf> = below.filter(|path| path.is_dir()).collect();
+    let below: Vec<PathBuf> = below.filter(is_own_directory).collect();
     let made = [objects].into_iter().chain(below);
     let made = made.flat_map(|dir| entries(&dir));
     let made = made.filter(|entry| entry.file_name().as_bytes().starts_with(b"tmp_"));

@@ -1,7 +1,7 @@
 //! `--update`: a working copy is brought to another commit, what would be lost is named, and whoever is killed in the
 //! middle of it leaves what the next run brings to the end.
 
-use crate::lab::{BINARY, Running, expect, restore};
+use crate::lab::{BINARY, Running, expect, relay, restore};
 use crate::overwrite::everything;
 use crate::support::lab::{Lab, copy_tree};
 use crate::support::repos::{self, Importer, Layout};
@@ -92,6 +92,26 @@ fn behind() -> (Lab, Server, PathBuf, PathBuf) {
     let clone = lab.scratch("clone");
     git::clone(&lab.url("app"), &clone);
     (lab, server, target, clone)
+}
+
+/// Objects may come for minutes, and somebody works there meanwhile.
+#[test]
+fn what_is_edited_while_objects_come_is_kept() {
+    let (_lab, server, target, _) = behind();
+    let head = git::text(&target, &["rev-parse", "HEAD"]);
+    let edited = target.join("src/d0/f0.c");
+    let path = edited.clone();
+    let edits = move |_: &mut Vec<u8>| write(&path, "mine\n");
+    let is_bundle = |target: &str| target.contains("/snapshot.bundle");
+    let address = relay(server.address(), is_bundle, edits);
+    let errors = expect(&restore(address, "test/app", &target, &["--update"]), 1);
+    assert!(errors.contains("src/d0/f0.c"), "{errors}");
+    assert_eq!(fs::read_to_string(&edited).unwrap(), "mine\n");
+    assert_eq!(git::text(&target, &["rev-parse", "HEAD"]), head);
+    let status = git::text(&target, &["status", "--porcelain"]);
+    assert_eq!(status.trim(), "M src/d0/f0.c");
+    expect(&update(&server, &target, &["--force"]), 0);
+    assert_eq!(fs::read_to_string(&edited).unwrap(), "changed\n");
 }
 
 #[test]

@@ -287,7 +287,7 @@ fn a_clone_on_a_full_disk_says_so() {
         return;
     }
     let script = "mount -t tmpfs -o size=8m tarpon \"$0\" && exec \"$@\"";
-    let mut settings = lab.settings().with(&["--clone-size-limit", "100%"]);
+    let mut settings = lab.settings().with(&["--clone-size-limit", "1G"]);
     let state = settings.state.to_string_lossy().into_owned();
     let launcher = ["unshare", "-rm", "sh", "-c", script, &state];
     settings.launcher = launcher.map(str::to_owned).to_vec();

@@ -8,7 +8,9 @@ use gix::objs::TreeRefIter;
 use gix::objs::tree::EntryKind;
 
 use super::entries::Entries;
-use crate::limits::{PATH_BYTES_MAX, TREE_DEPTH_MAX, TREE_DIRECTORIES_MAX, TREE_ENTRIES_MAX};
+use crate::limits::{
+    PATH_BYTES_MAX, RESTORED_TREE_BYTES_MAX, TREE_DEPTH_MAX, TREE_DIRECTORIES_MAX, TREE_ENTRIES_MAX,
+};
 use crate::restore::error::RestoreError;
 use crate::restore::objects::Objects;
 use crate::restore::path;
@@ -50,6 +52,7 @@ impl Changes {
             objects,
             stop,
             path: Vec::new(),
+            held_bytes: 0,
             entries: 0,
             directories: Vec::new(),
             changes: Changes::default(),
@@ -107,6 +110,8 @@ struct Walk<'w> {
     objects: &'w Objects<'w>,
     stop: &'w Stop,
     path: Vec<u8>,
+    /// Of the trees that the walk is inside of.
+    held_bytes: usize,
     entries: u64,
     directories: Vec<Line>,
     changes: Changes,
@@ -145,6 +150,10 @@ impl Walk<'_> {
         }
         let mut data = Vec::new();
         self.objects.read(id, gix::objs::Kind::Tree, &mut data)?;
+        self.held_bytes += data.len();
+        if self.held_bytes > RESTORED_TREE_BYTES_MAX {
+            return Err(self.refused("the trees that lead to it are too large together"));
+        }
         let inside: HashMap<&[u8], usize> = match (known, node) {
             (Some(known), Some(number)) if known.children > 0 => {
                 trees.children(number, &self.old.bytes).collect()
@@ -162,6 +171,7 @@ impl Walk<'_> {
             children: 0,
         });
         let (entries, children) = self.compare(&data, range, &inside)?;
+        self.held_bytes -= data.len();
         if let Line::Own {
             entries: e,
             children: c,

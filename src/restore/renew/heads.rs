@@ -39,6 +39,10 @@ impl Replacing<'_> {
         if let Some(config) = config {
             let path = self.ours.join("config");
             fs::write(&path, config).map_err(failed("write", &path))?;
+            // A login may stand there.
+            let old = fs::metadata(self.copy.git_dir.join("config"));
+            let kept = old.and_then(|old| fs::set_permissions(&path, old.permissions()));
+            kept.map_err(failed("set the mode of", &path))?;
         }
         self.locks()
     }

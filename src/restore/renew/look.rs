@@ -105,6 +105,15 @@ impl<'g> Eye<'g> {
         }
     }
 
+    /// Whether there is nothing at `path`.
+    pub(super) fn is_absent(&mut self, path: &[u8]) -> Result<bool, RestoreError> {
+        match self.directory.stat(path) {
+            Ok(_) => Ok(false),
+            Err(e) if is_absent(e) => Ok(true),
+            Err(e) => Err(RestoreError::disk("look at", as_path(path), e)),
+        }
+    }
+
     fn reads(
         &mut self,
         path: &[u8],
@@ -189,11 +198,42 @@ fn look_part(
     Ok(looked)
 }
 
+/// The first of some entries whose file is not what was found there. Those that were changed then are not looked at.
+pub(super) fn first_changed(
+    ground: Ground<'_>,
+    entries: &Entries,
+    looked: &Looked,
+    numbers: impl Iterator<Item = usize>,
+) -> Result<Option<usize>, RestoreError> {
+    let mut directory = Directory::new(ground.root, ground.stop);
+    for number in numbers {
+        let entry = entries.get(number);
+        if entry.is_submodule() || looked.changed.binary_search(&number).is_ok() {
+            continue;
+        }
+        let touched = looked.touched.binary_search_by_key(&number, |(at, _)| *at);
+        let before = touched.map_or(entry.stat(), |at| &looked.touched[at].1[..]);
+        let mut now = [0; STAT_BYTES];
+        match directory.stat(entry.path()) {
+            Ok(found) => put(&mut now, entry.mode(), &found),
+            Err(e) if is_absent(e) => return Ok(Some(number)),
+            Err(e) => return Err(RestoreError::disk("look at", as_path(entry.path()), e)),
+        }
+        if !is_same(before, &now) {
+            return Ok(Some(number));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether stat data is the same, but for the device.
+fn is_same(before: &[u8], now: &StatData) -> bool {
+    before[..DEVICE.start] == now[..DEVICE.start] && before[DEVICE.end..] == now[DEVICE.end..]
+}
+
 /// Whether stat data tells that a file is as it was when its index was written: the same, and older than the index
 /// by a second. What is as young may have been changed since.
 fn is_told(before: &[u8], now: &StatData, dated_s: i64) -> bool {
     let changed_s = u32::from_be_bytes([0, 1, 2, 3].map(|n| now[CHANGED_S][n]));
-    before[..DEVICE.start] == now[..DEVICE.start]
-        && before[DEVICE.end..] == now[DEVICE.end..]
-        && i64::from(changed_s) < dated_s
+    is_same(before, now) && i64::from(changed_s) < dated_s
 }

@@ -320,7 +320,7 @@ fn named(path: &[u8]) -> String {
 }
 
 /// Whether what is at `path` is what a run that was killed may have left there, which it had to be the `same` as unless
-/// it changed: nothing, or what one of their commits has.
+/// it changed: what one of their commits has; nothing, where a file that it replaced may have been between two names.
 fn is_of_left(
     eyes: &mut [(Eye<'_>, &Changes)],
     path: &[u8],
@@ -332,6 +332,9 @@ fn is_of_left(
             None => same,
         };
         let is_so = match expected {
+            Some(expected) if changes.find(path).is_some() => {
+                eye.is_of(path, expected)?.is_some() || eye.is_absent(path)?
+            }
             Some(expected) => eye.is_of(path, expected)?.is_some(),
             None => eye.has_no_file(path)?,
         };

@@ -14,6 +14,7 @@ use crate::limits::{OLD_LOOSE_REFS_BYTES_MAX, OLD_PACKED_REFS_BYTES_MAX, SHALLOW
 use crate::refs::{self, Head, Loose, RefsError};
 use crate::restore::data::read;
 use crate::restore::error::{RestoreError, failed};
+use crate::restore::local::check_files;
 
 const PACKS: &str = "objects/pack";
 /// The endings of a pack's files, in the order in which they are moved: git looks for the index.
@@ -104,6 +105,7 @@ fn prepare(theirs: &Path, ours: &Path, hash: Kind) -> io::Result<()> {
         let entry = entry?;
         let is_loose = entry.file_name().len() == 2;
         if is_loose && entry.file_type()?.is_dir() {
+            check_files(&entry.path())?;
             let to = ours.join("objects").join(entry.file_name());
             symlink(entry.path(), to)?;
         }
