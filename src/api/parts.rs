@@ -1,7 +1,7 @@
 //! `manifest` and `parts/NAME`: what a snapshot is made of, and each of these files by itself.
 //!
-//! Whoever asks for a manifest and takes an archive, too, gets that where it is small or no manifest stands soon: he
-//! never asks in vain. The name of a part says nothing of who may have it: it is looked for in the snapshots of what
+//! Whoever asks for a manifest and takes an archive, too, gets that where it is small or no manifest stands, soon or at
+//! once as he would have it: he never asks in vain, and what is built begins to come as ever. The name of a part says nothing of who may have it: it is looked for in the snapshots of what
 //! is asked for, current ones and those that were replaced lately, and nowhere else.
 
 use std::rc::Rc;
@@ -39,28 +39,44 @@ struct Opened {
     file: (Option<u32>, u64),
 }
 
-/// Whether a request says that it takes an archive: whoever takes anything has not.
-fn takes_archive(head: &RequestHead<'_>) -> bool {
-    let mut all = head
-        .accept
-        .iter()
-        .flat_map(|line| line.split(|byte| *byte == b','));
-    all.any(|one| {
-        let mut words = one.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-        let is_it = words
-            .next()
-            .is_some_and(|kind| kind.eq_ignore_ascii_case(b"application/zstd"));
-        is_it && !words.any(is_no_weight)
-    })
+/// Whether whoever asks for a manifest takes the archive instead of it (RFC 9110, section 12.5.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Instead {
+    /// Whoever says nothing of archives, or takes anything, has not asked for one.
+    No,
+    /// He would rather wait a little for the manifest.
+    Second,
+    /// Whichever is there sooner.
+    Alike,
 }
 
-/// Whether a parameter says that its kind is not taken (RFC 9110, section 12.4.2).
-fn is_no_weight(word: &[u8]) -> bool {
-    match word {
-        [b'q' | b'Q', b'=', b'0', rest @ ..] => {
-            matches!(rest, b"" | b"." | b".0" | b".00" | b".000")
+impl Instead {
+    fn of(head: &RequestHead<'_>) -> Instead {
+        let mut all = head
+            .accept
+            .iter()
+            .flat_map(|line| line.split(|byte| *byte == b','));
+        let found = all.find_map(|one| {
+            let mut words = one.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+            let kind = words.next()?;
+            let weight =
+                words.find_map(|word| word.strip_prefix(b"q=").or(word.strip_prefix(b"Q=")));
+            let is_it = kind.eq_ignore_ascii_case(b"application/zstd");
+            is_it.then(|| Instead::weighing(weight))
+        });
+        found.unwrap_or(Instead::No)
+    }
+
+    /// By the weight of archives (RFC 9110, section 12.4.2).
+    fn weighing(weight: Option<&[u8]>) -> Instead {
+        match weight {
+            Some([b'0']) => Instead::No,
+            Some([b'0', b'.', digits @ ..]) if digits.iter().all(|digit| *digit == b'0') => {
+                Instead::No
+            }
+            Some([b'0', ..]) => Instead::Second,
+            _ => Instead::Alike,
         }
-        _ => false,
     }
 }
 
@@ -87,10 +103,12 @@ impl Core {
         if asked.head.method == Method::Head {
             return self.cached_manifest(asked, out).await;
         }
-        let until = Instant::now() + Duration::from_millis(MANIFEST_WAIT_MS);
-        let answer = match takes_archive(asked.head) {
-            true => self.get_archive(asked, Some(until), out).await,
-            false => self.manifest_alone(asked, until, out).await,
+        let now = Instant::now();
+        let until = now + Duration::from_millis(MANIFEST_WAIT_MS);
+        let answer = match Instead::of(asked.head) {
+            Instead::Alike => self.get_archive(asked, Some(now), out).await,
+            Instead::Second => self.get_archive(asked, Some(until), out).await,
+            Instead::No => self.manifest_alone(asked, until, out).await,
         };
         self.look_at_upstream(&asked.repo);
         answer
@@ -100,7 +118,7 @@ impl Core {
         let Some(archive) = self.cached(asked).await else {
             return self.failed(asked, 404, NOTHING_CACHED, out);
         };
-        let takes_archive = takes_archive(asked.head);
+        let takes_archive = Instead::of(asked.head) != Instead::No;
         if takes_archive && is_small(&archive) {
             return self.head_only(asked, &archive, out);
         }
@@ -150,7 +168,8 @@ impl Core {
         until: Instant,
         out: &mut Vec<u8>,
     ) -> Result<Answer<Note>, First> {
-        let (archive, takes_archive) = (first.archive.clone(), takes_archive(asked.head));
+        let archive = first.archive.clone();
+        let takes_archive = Instead::of(asked.head) != Instead::No;
         let fanout = &archive.fanout;
         loop {
             if takes_archive && is_small(&archive) {

@@ -178,6 +178,10 @@ pub struct RestoreArgs {
     #[arg(long)]
     pub by_parts: bool,
 
+    /// Fetch the snapshot as one archive, as older servers have it
+    #[arg(long, conflicts_with = "by_parts")]
+    pub by_archive: bool,
+
     /// Take a connection that brings no byte for so many seconds, or less than 16 KiB in twice as
     /// many, for dead [default: 30; of git: 90 without a byte]
     #[arg(

@@ -98,7 +98,7 @@ pub const DOWNLOAD_TRIES_MAX: u32 = 6;
 /// Tries to fetch a piece of a part that bring what is not right before it is given up.
 pub const CORRUPT_TRIES_MAX: u32 = 2;
 /// Frames of an archive that are fetched of a pack at a time, by one connection.
-pub const PIECE_FRAMES: usize = 4;
+pub const PIECE_FRAMES: usize = 2;
 /// Parts of a snapshot that are fetched one by one: all are open meanwhile, and the same is done for each of them and each
 /// other one. A snapshot of more comes as one archive.
 pub const PARTS_MAX: usize = 256;
@@ -271,21 +271,25 @@ pub const CAPTURED_FILE_BYTES: usize = 128;
 /// Largest object that is inflated to find what HEAD's trees hold, with all between it and its base,
 /// and most of all those that lead to a place.
 pub const RESTORED_TREE_BYTES_MAX: usize = 64 << 20;
-/// Largest blob that a worker holds, with all between it and its base; of those that are converted the largest that
-/// is converted in memory, which takes a dozen times as much. What is larger goes past in pieces, or lies in files.
+/// Largest blob that a worker holds, with all between it and its base, where there are as many workers as there can be:
+/// each holds four times such a blob at most. What is larger goes past in pieces, or lies in files.
 pub const HELD_BLOB_BYTES: u64 = 2 << 20;
-/// See [`HELD_BLOB_BYTES`].
+/// The same where there are few of them.
+pub const HELD_BLOB_BYTES_MAX: u64 = 16 << 20;
+/// Largest blob that is converted in memory, which takes a dozen times as much.
 pub const HELD_CONVERTED_BYTES: usize = 256 << 10;
-/// Workers that make a worktree from packs: each holds four times such a blob at most.
+/// Workers that make a worktree from packs.
 pub const WORKTREE_WORKERS_MAX: usize = 16;
 /// Entries of a worktree that a worker takes at a time: neighbours, which have directories in common.
 pub const WORKTREE_ENTRIES_AT_ONCE: usize = 64;
 /// Bytes that came before it is decided what a worktree is made of.
 pub const CHOICE_BYTES: u64 = 16 << 20;
+/// How long it is looked at how much comes before that is decided again.
+pub const CHOICE_AGAIN_MS: u64 = 1_000;
 /// Frames whose files a core decodes and writes in a second.
-pub const FRAMES_PER_CORE_BYTES_S: u64 = 100 << 20;
+pub const FRAMES_PER_CORE_BYTES_S: u64 = 70 << 20;
 /// The same of files that it makes from packs.
-pub const PACKS_PER_CORE_BYTES_S: u64 = 60 << 20;
+pub const PACKS_PER_CORE_BYTES_S: u64 = 50 << 20;
 /// Deltas between a tree and what is whole: git makes 50, and 250 when told to be aggressive.
 pub const DELTA_STEPS_MAX: u64 = 512;
 /// Bytes that are inflated, copied or summed for an object between two looks for the end of the

@@ -16,8 +16,10 @@ use crate::limits::PART_STEM_BYTES_MAX;
 pub const MANIFEST_NAME: &str = "manifest";
 /// What it is when it is sent.
 pub const MANIFEST_TYPE: &str = "application/x-tarpon-manifest";
-/// What a request says that takes a manifest, or the archive where that is as good.
-pub const MANIFEST_OR_ARCHIVE: &str = "application/x-tarpon-manifest, application/zstd;q=0.5";
+/// What a request says that takes a manifest or the archive, whichever is there sooner.
+pub const MANIFEST_OR_ARCHIVE: &str = "application/x-tarpon-manifest, application/zstd";
+/// The same of one that would rather wait for the manifest: it has much of what is made.
+pub const MANIFEST_BEFORE_ARCHIVE: &str = "application/x-tarpon-manifest, application/zstd;q=0.5";
 
 /// The tag that it has then: it is another representation than the archive, whose tag is the id alone (RFC 9110,
 /// section 8.8.3).

@@ -20,7 +20,8 @@ use super::sink::{Nothing, Sink};
 use super::spill::{Spill, Spilled};
 use super::stop::Stop;
 use crate::limits::{
-    DECODE_LIMIT_BYTES, HELD_BLOB_BYTES, TREE_WORK_BYTES_MIN, TREE_WORK_PER_PACK_BYTE,
+    DECODE_LIMIT_BYTES, HELD_BLOB_BYTES, HELD_BLOB_BYTES_MAX, TREE_WORK_BYTES_MIN,
+    TREE_WORK_PER_PACK_BYTE, WORKTREE_WORKERS_MAX,
 };
 use crate::tree::decoder::{Chain, Decoder, Packs, Stream};
 use crate::tree::delta::Delta;
@@ -34,18 +35,21 @@ pub(super) struct Blobs<'b> {
     spill: Spill<'b>,
     stop: &'b Stop,
     is_proven: bool,
+    /// The largest that is held.
+    held_bytes: u64,
     /// Whether there are loose objects.
     has_loose: bool,
 }
 
 impl<'b> Blobs<'b> {
-    /// Those of `packs`, and loose ones of the repository at `tree`, each of which is to be proven or is believed.
+    /// Those of `packs`, and loose ones of the repository at `tree`, each of which is to be proven or is believed, for so
+    /// many `workers`.
     pub(super) fn of(
         packs: Arc<Packs>,
         tree: &Path,
         hash: Kind,
         spill: Spill<'b>,
-        is_proven: bool,
+        (is_proven, workers): (bool, usize),
         stop: &'b Stop,
     ) -> Result<Blobs<'b>, RestoreError> {
         let git = tree.join(".git");
@@ -60,6 +64,8 @@ impl<'b> Blobs<'b> {
             spill,
             stop,
             is_proven,
+            held_bytes: (HELD_BLOB_BYTES * WORKTREE_WORKERS_MAX as u64 / workers.max(1) as u64)
+                .min(HELD_BLOB_BYTES_MAX),
         })
     }
 
@@ -120,7 +126,7 @@ impl<'b> BlobReader<'b> {
             self.held.clear();
             let (decoder, held) = (&mut self.decoder, &mut self.held);
             let kind = gix::objs::Kind::Blob;
-            let pushed = found.push(kind, HELD_BLOB_BYTES, decoder, held, &|_, _| ());
+            let pushed = found.push(kind, self.blobs.held_bytes, decoder, held, &|_, _| ());
             match pushed {
                 Ok(Some(_)) => is_held = true,
                 Ok(None) => return Ok(false),

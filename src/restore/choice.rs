@@ -10,14 +10,21 @@ pub(super) struct Sizes {
     pub frames: u64,
 }
 
-/// Whether it is made from packs sooner, if so many bytes come in a second and there are so many cores. What comes is worked at
-/// meanwhile, so the slower of the two says when it ends.
-pub(super) fn takes_packs(sizes: Sizes, rate_bytes_s: f64, cores: usize) -> bool {
+/// Whether a worktree is made sooner from packs, if so many bytes come in a second: of what still comes, while all of it,
+/// which `all_frames_bytes` have, is made then. What comes is worked at meanwhile, so the slower of the two says when it
+/// ends.
+pub(super) fn takes_packs(left: Sizes, all_frames_bytes: u64, rate_bytes_s: f64) -> bool {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    takes_packs_with(left, all_frames_bytes, rate_bytes_s, cores)
+}
+
+fn takes_packs_with(left: Sizes, all_frames_bytes: u64, rate_bytes_s: f64, cores: usize) -> bool {
     let comes_s = |bytes: u64| bytes as f64 / rate_bytes_s.max(1.0);
     // How large the files are is known from nothing else.
-    let work_s = |per_core: u64| sizes.frames as f64 / (per_core as f64 * cores.max(1) as f64);
-    let packs_s = comes_s(sizes.packs).max(work_s(PACKS_PER_CORE_BYTES_S));
-    let frames_s = comes_s(sizes.packs + sizes.frames).max(work_s(FRAMES_PER_CORE_BYTES_S));
+    let work_s = |bytes: u64, per_core: u64| bytes as f64 / (per_core as f64 * cores.max(1) as f64);
+    let packs_s = comes_s(left.packs).max(work_s(all_frames_bytes, PACKS_PER_CORE_BYTES_S));
+    let frames_s =
+        comes_s(left.packs + left.frames).max(work_s(left.frames, FRAMES_PER_CORE_BYTES_S));
     packs_s < frames_s
 }
 
@@ -34,19 +41,33 @@ mod tests {
         // 100 Mbit/s and 1 Gbit/s.
         for (rate_bytes_s, cores) in [(12.5e6, 1), (12.5e6, 64), (125e6, 2), (125e6, 8)] {
             assert!(
-                takes_packs(linux, rate_bytes_s, cores),
+                takes_packs_with(linux, linux.frames, rate_bytes_s, cores),
                 "{rate_bytes_s} {cores}"
             );
         }
-        assert!(!takes_packs(linux, 5e9, 1));
-        assert!(!takes_packs(linux, 5e9, 2));
+        assert!(!takes_packs_with(linux, linux.frames, 5e9, 1));
+        assert!(!takes_packs_with(linux, linux.frames, 5e9, 2));
         // Where nothing is known of the rate, what is less.
-        assert!(takes_packs(linux, 0.0, 2));
+        assert!(takes_packs_with(linux, linux.frames, 0.0, 2));
         // A long history, and a few files.
         let old = Sizes {
             packs: 300 << 20,
             frames: 10 << 20,
         };
-        assert!(takes_packs(old, 125e6, 2));
+        assert!(takes_packs_with(old, old.frames, 125e6, 2));
+    }
+
+    #[test]
+    fn frames_are_left_off_only_for_what_is_sooner() {
+        let left = |frames_mib: u64, rate_bytes_s| {
+            let left = Sizes {
+                packs: 0,
+                frames: frames_mib << 20,
+            };
+            takes_packs_with(left, 240 << 20, rate_bytes_s, 2)
+        };
+        // All packs are there, and what is made is made again: 2.4 s of work.
+        assert!(left(200, 12.5e6) && left(200, 60e6));
+        assert!(!left(200, 125e6) && !left(20, 12.5e6));
     }
 }

@@ -158,6 +158,14 @@ impl<'a> Download<'a> {
         }
     }
 
+    /// How much of it has not come, if that is known, while whoever takes it waits for more.
+    pub(super) fn left(&self) -> Option<u64> {
+        let state = self.lock();
+        let is_waited_for = !state.ready.contains_key(&state.delivered);
+        let total = state.total.filter(|_| is_waited_for)?;
+        Some(total.saturating_sub(state.delivered))
+    }
+
     /// How long the answer may take to end behind the archive.
     pub(super) fn stall(&self) -> Duration {
         self.link.stall

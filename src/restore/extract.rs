@@ -102,6 +102,7 @@ pub(super) fn extract<'a>(
         failure: Mutex::new(None),
         directories: AtomicU64::new(0),
     };
+    shared.progress.download_begins();
     let packs = feed.packs();
     let (mut archive, way) = unpacks.begin();
     std::thread::scope(|scope| {
@@ -250,7 +251,7 @@ impl Line<'_> {
             }
             self.check_end(cutter.position())?;
         }
-        self.shared.progress.downloaded();
+        self.shared.progress.download_ends();
         let cut_off = |error| match error {
             RestoreError::Corrupt { offset, .. } if download.ends_itself => {
                 let what = "the answer has no length, and the archive does not end where it ends";

@@ -94,6 +94,7 @@ mod spill;
 mod staging;
 mod stop;
 mod submodules;
+mod summary;
 mod summed;
 mod sums;
 mod tar;
@@ -106,11 +107,13 @@ mod unpack;
 mod untaken;
 mod update;
 mod url;
+mod waited;
 mod wanted;
 mod watch;
 mod way;
 mod wire;
 mod worktree;
+mod worktree_frames;
 mod write;
 
 pub use error::RestoreError;
@@ -134,13 +137,14 @@ use index::Expected;
 use link::Link;
 use opening::{Asked, By};
 use origin::is_cloneable;
-use progress::{Progress, SOURCE_CLONE, Summary};
+use progress::Progress;
 use quota::Quota;
 use run::Room;
 use seed::Seed;
 use staging::Staging;
 use stop::Stop;
 use submodules::Nest;
+use summary::{SOURCE_CLONE, Summary, Worktree};
 use tracked::{Stale, Tracked};
 use update::Update;
 use wanted::Wanted;
@@ -168,6 +172,11 @@ pub fn run(args: &RestoreArgs) -> u8 {
 pub fn attempt(args: &RestoreArgs) -> Result<(), RestoreError> {
     let (stop, progress) = (Stop::default(), Progress::default());
     restore(args, &stop, &progress, &Nest::default()).map(|_| ())
+}
+
+/// One of the submodules.
+fn restore_one(args: &RestoreArgs, stop: &Stop, nest: &Nest) -> Result<(), RestoreError> {
+    restore(args, stop, &Progress::default(), nest).map(|_| ())
 }
 
 fn restore(
@@ -212,7 +221,7 @@ struct Restore<'a> {
 impl Restore<'_> {
     fn run(&self) -> Result<Summary, RestoreError> {
         let (args, link) = (self.args, self.link);
-        let base = Some(link.place).filter(|place| !place.is_empty());
+        let base = Some(link.place).filter(|p| !p.is_empty());
         if base.is_none() && !args.fallback_clone() {
             return Err(RestoreError::Usage(url::no_name(&args.repo_url)));
         }
@@ -334,6 +343,7 @@ impl Restore<'_> {
         let seeded = (args, self.seed.as_ref());
         let unpacked = unpack::unpack(opened, seeded, &tree, site, self.dates, way);
         let (archive, mut making) = unpacked.map_err(doubted)?;
+        let worktree = Worktree::of(making.is_some());
         let asked = (args.repo_url.text(), &self.wanted.checkout);
         let unpacked = (&archive, making.as_mut());
         let made = gitdir::make(&tree, asked, unpacked, self.dates, link.stop);
@@ -364,6 +374,7 @@ impl Restore<'_> {
         let mut summary = self.finish(staging, is_sha256, updated.is_none(), &restored.origin)?;
         quota.keep();
         summary.bundle_applied = updated.unwrap_or(false);
+        summary.worktree = Some(worktree);
         summary.origin = restored.origin();
         Ok(summary)
     }
@@ -379,6 +390,7 @@ impl Restore<'_> {
     ) -> Result<Summary, RestoreError> {
         let (args, link) = (self.args, self.link);
         let tree = staging.tree();
+        link.progress.made();
         let commit = update::checked_out(&tree)?;
         let branch = update::branch(&tree)?;
         let note = match commit {
@@ -392,7 +404,9 @@ impl Restore<'_> {
         }
         let unproven = commit.as_deref().filter(|_| !is_fresh);
         let proven = proof::conclude(args, link, self.dates, staging, unproven)?;
+        link.progress.proven();
         self.restore_submodules(&tree, staging, commit.is_some())?;
+        link.progress.has_submodules();
         let mut stale = None;
         let _turn = match staging.merges() {
             true => staging.turn(link.stop)?,
@@ -447,9 +461,7 @@ impl Restore<'_> {
             scratch: &staging.submodules(),
             nest: self.nest,
         };
-        site.restore_all(&|args, stop, nest| {
-            restore(args, stop, &Progress::default(), nest).map(|_| ())
-        })
+        site.restore_all(&restore_one)
     }
 
     fn refresh(&self, at: &Path, sha256: bool) -> Result<(), RestoreError> {

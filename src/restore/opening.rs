@@ -13,7 +13,9 @@ use super::request::Request;
 use super::segments::First;
 use crate::config::{RestoreArgs, WorktreeWay};
 use crate::limits::{DOWNLOAD_TRIES_MAX, MANIFEST_SENT_BYTES_MAX, SEGMENT_BYTES};
-use crate::manifest::parts::{MANIFEST_OR_ARCHIVE, MANIFEST_TYPE, Manifest, tag_of_archive};
+use crate::manifest::parts::{
+    MANIFEST_BEFORE_ARCHIVE, MANIFEST_OR_ARCHIVE, MANIFEST_TYPE, Manifest, tag_of_archive,
+};
 
 /// A download whose first answer has come.
 pub(super) struct Opened<'a> {
@@ -46,20 +48,24 @@ pub(super) enum By {
     Archive,
     /// By a manifest, where the server has one.
     Manifest,
-    /// The same, unless the archive is as good: that of a small repository, or of one that the server has to clone.
+    /// The same, unless the archive is as good: that of a small repository, or of one that the server has to clone or
+    /// to build.
     ManifestOrArchive,
+    /// The same where much need not come by a manifest: a moment's building is waited for.
+    ManifestBeforeArchive,
 }
 
 impl By {
     /// As is asked for.
     pub(super) fn of(args: &RestoreArgs) -> By {
         // Where the worktree need not come, or is here already, much need not.
-        let is_of_use =
+        let is_little =
             args.worktree == WorktreeWay::Packs || args.verify.is_some() || args.seed.is_some();
-        match (args.by_parts, is_of_use) {
+        match (args.by_parts, is_little) {
+            _ if args.by_archive => By::Archive,
             (true, _) => By::Manifest,
-            (false, true) => By::ManifestOrArchive,
-            (false, false) => By::Archive,
+            (false, true) => By::ManifestBeforeArchive,
+            (false, false) => By::ManifestOrArchive,
         }
     }
 
@@ -69,6 +75,7 @@ impl By {
             By::Archive => None,
             By::Manifest => Some(MANIFEST_TYPE),
             By::ManifestOrArchive => Some(MANIFEST_OR_ARCHIVE),
+            By::ManifestBeforeArchive => Some(MANIFEST_BEFORE_ARCHIVE),
         }
     }
 }
@@ -96,7 +103,7 @@ impl What {
 pub(super) fn open<'a>(link: Link<'a>, asked: &Asked<'_>) -> Result<Opened<'a>, RestoreError> {
     let mut what = match asked.by {
         By::Archive => What::Archive,
-        By::Manifest | By::ManifestOrArchive => What::Manifest,
+        By::Manifest | By::ManifestOrArchive | By::ManifestBeforeArchive => What::Manifest,
     };
     let mut query = &*asked.query;
     let mut tries = 0;

@@ -115,6 +115,7 @@ impl<'f, 'a> Fetching<'f, 'a> {
             !is_there(&to.dir.join(&part.name), part.bytes)
         };
         let missing: Vec<usize> = numbers.into_iter().filter(is_missing).collect();
+        source.link.progress.parts_come(missing.len());
         for number in &missing {
             to.quota.take_entry(manifest.parts[*number].bytes)?;
         }
@@ -163,6 +164,7 @@ impl<'f, 'a> Fetching<'f, 'a> {
         let mut state = fetching.lock();
         (state.left, state.jobs) = (jobs.len(), jobs);
         drop(state);
+        source.link.progress.download_begins();
         Ok(fetching)
     }
 
@@ -235,7 +237,9 @@ impl<'f, 'a> Fetching<'f, 'a> {
         match (self.had.get(number), self.to.seed) {
             (Some(Some(file)), Some(seed)) => {
                 let read = file.read_exact_at(into, at);
-                read.map_err(failed("read", seed.path())).map(|()| true)
+                read.map_err(failed("read", seed.path()))?;
+                self.source.link.progress.came_from_seed(into.len() as u64);
+                Ok(true)
             }
             _ => Ok(false),
         }
@@ -352,7 +356,10 @@ impl<'f, 'a> Fetching<'f, 'a> {
     /// Once all who fetched have ended: whether all is there.
     pub(super) fn finish(&self) -> Result<(), RestoreError> {
         match (self.lock().left, self.source.link.stop.is_set()) {
-            (0, _) => Ok(()),
+            (0, _) => {
+                self.source.link.progress.download_ends();
+                Ok(())
+            }
             (_, true) => Err(stopped()),
             (_, false) => Err(RestoreError::Thread("downloads")),
         }
@@ -416,6 +423,8 @@ impl<'f, 'a> Fetching<'f, 'a> {
             (Job::Place(number, file), Some(seed)) => {
                 let (part, stop) = (&self.manifest.parts[*number], self.source.link.stop);
                 landing::place(seed, file, part, self.to.dir, stop)?;
+                self.source.link.progress.came_from_seed(part.bytes);
+                self.source.link.progress.part_is_there();
                 self.is_whole(*number);
                 Ok(())
             }
@@ -479,6 +488,9 @@ impl<'f, 'a> Fetching<'f, 'a> {
             }
         }
         landing.finish(part, self.to.dir, self.source.link.stop)?;
+        if part.is_of_pack() {
+            self.source.link.progress.part_is_there();
+        }
         self.is_whole(number);
         Ok(())
     }

@@ -6,12 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
-use super::proven::Proven;
 use super::said::Said;
+use super::summary::{Failure, Phases, SOURCE_SNAPSHOT, Summary, size};
+use super::waited::Waited;
 use crate::io::say::line;
-use crate::manifest::preamble::Waits;
 
 /// How often the line on a terminal is drawn.
 const DRAW: Duration = Duration::from_millis(200);
@@ -61,8 +59,17 @@ pub(super) struct Progress {
     entries: AtomicU64,
     resumes: AtomicU64,
     signs: AtomicU64,
+    /// Bytes of parts that a seed had.
+    seed_bytes: AtomicU64,
+    /// Parts that come, and those of them that are there.
+    parts: [AtomicU64; 2],
+    /// Downloads that were begun and have not ended.
+    downloads: AtomicU64,
     first_byte_us: AtomicU64,
     downloaded_us: AtomicU64,
+    made_us: AtomicU64,
+    proven_us: AtomicU64,
+    submodules_us: AtomicU64,
     decode_us: AtomicU64,
     write_us: AtomicU64,
     /// How long the server that was reached and asked may take; zero before.
@@ -79,109 +86,6 @@ pub(super) struct Progress {
     turn: Mutex<()>,
 }
 
-/// What is waited for, as the server says.
-#[derive(Debug)]
-enum Waited {
-    /// What it waits for itself, and how much of that has come.
-    Server { words: String, received_bytes: u64 },
-    /// It is busy, and has said when to come again, and perhaps why; for so long that is done.
-    Busy { why: String, limit_s: u64 },
-}
-
-impl Waited {
-    /// In a few words, if that is asked for and they are known.
-    fn text(&self, in_short: bool) -> String {
-        let (words, received_bytes) = match self {
-            Waited::Busy { why, .. } if why.is_empty() => {
-                return "the restore waits for its turn".into();
-            }
-            Waited::Busy { why, .. } if in_short => return format!("put off: {}", line(why)),
-            Waited::Busy { why, .. } => {
-                return format!("the restore was told to come again (\"{}\")", line(why));
-            }
-            Waited::Server {
-                words,
-                received_bytes,
-            } => (words, *received_bytes),
-        };
-        let known = Waits::of(words).filter(|_| in_short);
-        let what = match known {
-            Some(waits) => waits.in_short().to_owned(),
-            None => format!("the server waits for {}", line(words)),
-        };
-        match received_bytes {
-            0 => what,
-            bytes => format!("{what}: {} so far", size(bytes)),
-        }
-    }
-}
-
-/// What a restore is made of.
-pub(super) const SOURCE_SNAPSHOT: &str = "snapshot";
-/// The same when the server had none.
-pub(super) const SOURCE_CLONE: &str = "clone";
-
-/// The same when an existing working copy was brought to another commit.
-pub(super) const SOURCE_UPDATE: &str = "update";
-
-/// A size for people.
-pub(super) fn size(bytes: u64) -> String {
-    let kib = bytes as f64 / 1024.0;
-    match bytes {
-        0..0x400 => format!("{bytes} bytes"),
-        0x400..0x10_0000 => format!("{kib:.1} KiB"),
-        0x10_0000..0x4000_0000 => format!("{:.1} MiB", kib / 1024.0),
-        _ => format!("{:.1} GiB", kib / 1024.0 / 1024.0),
-    }
-}
-
-/// What `--json` prints.
-#[derive(Debug, Serialize)]
-pub(super) struct Summary {
-    pub repository: String,
-    pub directory: String,
-    /// What the repository says that it is from, without a password.
-    pub origin: String,
-    /// See [`SOURCE_SNAPSHOT`].
-    pub source: &'static str,
-    /// What is checked out.
-    pub commit: Option<String>,
-    /// As which branch; for people.
-    #[serde(skip)]
-    pub branch: Option<String>,
-    /// Why nothing is.
-    pub note: Option<String>,
-    pub bundle_applied: bool,
-    /// What `--verify` has proven; `None` without it.
-    pub verified: Option<Proven>,
-    /// Of the archive, as it came; unknown of a clone, as are the entries.
-    pub bytes: Option<u64>,
-    pub entries: Option<u64>,
-    pub resumes: u64,
-    /// `None` if no server has answered.
-    pub first_byte_ms: Option<f64>,
-    pub download_ms: f64,
-    /// Summed over threads, as is `write_ms`.
-    pub decode_ms: f64,
-    pub write_ms: f64,
-    pub total_ms: f64,
-}
-
-/// What `--json` prints when nothing was restored: why, and what is known.
-#[derive(Debug, Serialize)]
-pub(super) struct Failure {
-    pub error: String,
-    pub exit_code: u8,
-    pub repository: String,
-    pub directory: String,
-    pub bytes: u64,
-    pub entries: u64,
-    pub resumes: u64,
-    /// `None` if no server has answered.
-    pub first_byte_ms: Option<f64>,
-    pub total_ms: f64,
-}
-
 impl Default for Progress {
     fn default() -> Self {
         Progress {
@@ -191,8 +95,14 @@ impl Default for Progress {
             entries: AtomicU64::new(0),
             resumes: AtomicU64::new(0),
             signs: AtomicU64::new(0),
+            seed_bytes: AtomicU64::new(0),
+            parts: Default::default(),
+            downloads: AtomicU64::new(0),
             first_byte_us: AtomicU64::new(0),
             downloaded_us: AtomicU64::new(0),
+            made_us: AtomicU64::new(0),
+            proven_us: AtomicU64::new(0),
+            submodules_us: AtomicU64::new(0),
             decode_us: AtomicU64::new(0),
             write_us: AtomicU64::new(0),
             limit_s: AtomicU64::new(0),
@@ -246,10 +156,11 @@ impl Progress {
 
     /// The archive is asked for again, from its beginning: nothing of what came counts.
     pub(super) fn begins_again(&self) {
-        for counter in [&self.total_bytes, &self.received_bytes, &self.entries] {
+        let bytes = [&self.total_bytes, &self.received_bytes, &self.seed_bytes];
+        let counters = [&self.entries, &self.downloads, &self.downloaded_us];
+        for counter in bytes.into_iter().chain(counters).chain(&self.parts) {
             counter.store(0, Relaxed);
         }
-        self.downloaded_us.store(0, Relaxed);
         self.has_content.store(false, Relaxed);
     }
 
@@ -261,6 +172,23 @@ impl Progress {
     /// More of it is downloaded than was known.
     pub(super) fn add_total(&self, bytes: u64) {
         self.total_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// What was to be downloaded is not, but for what has come.
+    pub(super) fn takes_back(&self, bytes: u64) {
+        let left = self.left().min(bytes);
+        self.total_bytes.fetch_sub(left, Relaxed);
+    }
+
+    /// Bytes that have come.
+    pub(super) fn bytes(&self) -> u64 {
+        self.received_bytes.load(Relaxed)
+    }
+
+    /// Bytes that are known to come.
+    pub(super) fn left(&self) -> u64 {
+        let total = self.total_bytes.load(Relaxed);
+        total.saturating_sub(self.bytes())
     }
 
     /// Bytes that have come in a second, since the first answer.
@@ -314,10 +242,70 @@ impl Progress {
         &self.signs
     }
 
-    /// All of the archive is there.
-    pub(super) fn downloaded(&self) {
-        self.downloaded_us
-            .store(micros(self.start.elapsed()), Relaxed);
+    /// Parts come.
+    pub(super) fn parts_come(&self, count: usize) {
+        self.parts[0].fetch_add(count as u64, Relaxed);
+    }
+
+    /// One of them is there.
+    pub(super) fn part_is_there(&self) {
+        self.parts[1].fetch_add(1, Relaxed);
+    }
+
+    /// Bytes came from a seed.
+    pub(super) fn came_from_seed(&self, bytes: u64) {
+        self.seed_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// One more download begins: all is there once each of them has ended.
+    pub(super) fn download_begins(&self) {
+        self.downloads.fetch_add(1, Relaxed);
+        self.downloaded_us.store(0, Relaxed);
+    }
+
+    /// A download has ended.
+    pub(super) fn download_ends(&self) {
+        if self.downloads.fetch_sub(1, Relaxed) == 1 {
+            self.mark(&self.downloaded_us);
+        }
+    }
+
+    /// The working copy is made, and nothing of it is proven or in its place.
+    pub(super) fn made(&self) {
+        self.mark(&self.made_us);
+    }
+
+    /// What was to be proven is.
+    pub(super) fn proven(&self) {
+        self.mark(&self.proven_us);
+    }
+
+    /// Its submodules are restored.
+    pub(super) fn has_submodules(&self) {
+        self.mark(&self.submodules_us);
+    }
+
+    fn mark(&self, at: &AtomicU64) {
+        at.store(micros(self.start.elapsed()), Relaxed);
+    }
+
+    /// How long each phase took; one that did not take place, no time.
+    fn phases(&self) -> Phases {
+        let mut before_us = 0;
+        let mut took_ms = |mark_us: u64| {
+            let took_us = mark_us.saturating_sub(before_us);
+            before_us = before_us.max(mark_us);
+            took_us as f64 / 1000.0
+        };
+        let mut took_until = |mark: &AtomicU64| took_ms(mark.load(Relaxed));
+        Phases {
+            answer: took_until(&self.first_byte_us),
+            download: took_until(&self.downloaded_us),
+            make: took_until(&self.made_us),
+            prove: took_until(&self.proven_us),
+            submodules: took_until(&self.submodules_us),
+            place: took_ms(micros(self.start.elapsed())),
+        }
     }
 
     /// A worker decoded for so long.
@@ -345,12 +333,15 @@ impl Progress {
             note: None,
             bundle_applied: false,
             bytes: Some(self.received_bytes.load(Relaxed)),
+            seed_bytes: self.seed_bytes.load(Relaxed),
+            worktree: None,
             entries: Some(self.entries.load(Relaxed)),
             resumes: self.resumes.load(Relaxed),
             first_byte_ms: self.has_answer().then(|| ms(&self.first_byte_us)),
             download_ms: ms(&self.downloaded_us),
             decode_ms: ms(&self.decode_us),
             write_ms: ms(&self.write_us),
+            phases_ms: self.phases(),
             total_ms: micros(self.start.elapsed()) as f64 / 1000.0,
         }
     }
@@ -416,6 +407,10 @@ impl Progress {
         let rate = received / self.start.elapsed().as_secs_f64().max(0.001);
         let mib = |bytes: f64| bytes / f64::from(1 << 20);
         let entries = self.entries.load(Relaxed);
+        let parts = match self.parts.each_ref().map(|count| count.load(Relaxed)) {
+            [0, _] => String::new(),
+            [all, there] => format!(", {there} of {all} parts"),
+        };
         let of = match total > 0.0 {
             true => format!(" of {:.1}", mib(total)),
             false => String::new(),
@@ -425,7 +420,7 @@ impl Progress {
             false => String::new(),
         };
         format!(
-            "{:.1}{of} MiB, {:.1} MiB/s, {entries} files{left}",
+            "{:.1}{of} MiB, {:.1} MiB/s, {entries} files{parts}{left}",
             mib(received),
             mib(rate)
         )
@@ -492,6 +487,7 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manifest::preamble::Waits;
 
     #[test]
     fn the_line_says_that_it_waits_until_something_came() {

@@ -20,7 +20,7 @@ use super::quota::Quota;
 use super::run::{self, Room};
 use super::staging::Staging;
 use super::stop::Stop;
-use super::worktree::{From, Making, Task};
+use super::worktree::{From, Making, Task, workers};
 use super::write::{Site, umask};
 use crate::config::{RestoreArgs, Verify, WorktreeWay};
 use crate::limits::RESTORE_GIT_LIMIT_MS;
@@ -65,6 +65,7 @@ pub(super) fn conclude(
             progress: link.progress,
             way: None,
             task: Task::Prove,
+            workers: workers(),
             made: None,
         };
         proving.run(&tree, commit, From::There)?;

@@ -123,6 +123,21 @@ impl Quota {
         self.all_bytes.fetch_sub(bytes, Relaxed);
     }
 
+    /// What is counted by now, in entries and bytes.
+    pub fn taken(&self) -> (u64, u64) {
+        let (entries, bytes) = (&self.taken_entries, &self.taken_bytes);
+        (entries.load(Relaxed), bytes.load(Relaxed))
+    }
+
+    /// What was counted since then is gone again.
+    pub fn give_back_to(&self, (entries, bytes): (u64, u64)) {
+        let (now_entries, now_bytes) = self.taken();
+        self.give_back(
+            now_entries.saturating_sub(entries),
+            now_bytes.saturating_sub(bytes),
+        );
+    }
+
     /// Counts nothing; refused are more entries than may still be made.
     pub fn look_entries(&self, entries: u64) -> Result<(), RestoreError> {
         let taken = self.taken_entries.load(Relaxed);

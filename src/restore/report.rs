@@ -4,8 +4,9 @@ use std::io::Write;
 
 use super::error::RestoreError;
 use super::origin::is_url;
-use super::progress::{Failure, Progress, SOURCE_CLONE, SOURCE_UPDATE, Summary, size};
+use super::progress::Progress;
 use super::proven::Proven;
+use super::summary::{Failure, SOURCE_CLONE, SOURCE_UPDATE, Summary, size};
 use crate::config::RestoreArgs;
 use crate::io::say::say_line;
 

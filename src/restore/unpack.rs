@@ -4,7 +4,6 @@ use std::fs;
 use std::path::Path;
 
 use super::capture::Archive;
-use super::choice::{self, Sizes};
 use super::dates::Dates;
 use super::download::{Download, Served};
 use super::error::{RestoreError, failed};
@@ -21,13 +20,13 @@ use super::refs::Refs;
 use super::seed::Seed;
 use super::source::Source;
 use super::stop::Stop;
-use super::tree::Unpacked;
 use super::wanted::Wanted;
 use super::way::Way;
-use super::worktree::{From, Making, Task};
+use super::worktree::{From, Making, Task, workers};
+use super::worktree_frames::unpack_frames;
 use super::write::Site;
 use crate::config::{RestoreArgs, WorktreeWay};
-use crate::limits::{CHOICE_BYTES, PARTS_MAX, RESTARTS_MAX};
+use crate::limits::{PARTS_MAX, RESTARTS_MAX};
 use crate::manifest::parts::{Contents, Manifest};
 
 /// What of an archive comes out of files of frames; the worktree last, which is left out where it is made from packs. Its
@@ -62,6 +61,7 @@ fn ways<'w>(
         progress,
         way,
         task,
+        workers: workers(),
         made: None,
     };
     (unpacks, Some(making))
@@ -83,42 +83,6 @@ fn make_coming(
     match Refs::read(captured, hash, making.site.stop)?.commit() {
         Some(commit) => making.run(tree, commit, From::Coming(packs.open_coming(hash)?)),
         None => Ok(()),
-    }
-}
-
-/// Whether the worktree comes sooner from packs, which are asked for: after the first of what comes of them.
-fn takes_packs(source: Source<'_>, manifest: &Manifest, packs: &Fetching<'_, '_>) -> bool {
-    let stretches = manifest.stretches(Contents::Worktree);
-    let sizes = Sizes {
-        packs: packs.bytes(&Reel::default()),
-        frames: stretches.map(|range| range.end - range.start).sum(),
-    };
-    packs.wait(CHOICE_BYTES);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    choice::takes_packs(sizes, source.link.progress.rate_bytes_s(), cores)
-}
-
-/// Downloads and unpacks the worktree alone.
-fn unpack_frames(
-    source: Source<'_>,
-    manifest: &Manifest,
-    making: Making<'_>,
-) -> Result<Unpacked, RestoreError> {
-    let reel = Reel::of(manifest, &[Contents::Worktree, Contents::End])?;
-    let bytes = reel.bytes();
-    source.link.progress.add_total(bytes);
-    let download = Download::new(
-        source.link,
-        Served::Parts(reel, source, manifest),
-        Some(bytes),
-    );
-    let unpacks = Unpacks::All(making.way);
-    let (site, dates) = (making.site, making.dates);
-    let archive = extract(&download, Feed::Frames, site, dates, unpacks, |_| Ok(()))?;
-    match archive.captured.objects().next() {
-        None => Ok(archive.unpacked),
-        // Nobody looks at what is written there.
-        Some((path, _)) => Err(RestoreError::entry(path, "it is none of a worktree")),
     }
 }
 
@@ -198,16 +162,17 @@ pub(super) fn unpack<'w>(
     let download = Download::new(link, served, Some(bytes));
     let is_open = args.verify.is_none() && args.worktree == WorktreeWay::Auto;
     let mut unpacked = None;
-    let beside = |archive: &Archive| match making.as_mut() {
-        Some(_) if is_open && !takes_packs(source, &manifest, &packs) => {
-            let frames = making
-                .take()
-                .map(|making| unpack_frames(source, &manifest, making));
-            unpacked = frames.transpose()?;
-            Ok(())
+    let beside = |archive: &Archive| {
+        if is_open && let Some(made) = making.as_mut() {
+            let frames = unpack_frames(source, &manifest, &packs, tree, made)?;
+            if frames.is_some() {
+                (unpacked, making) = (frames, None);
+            }
         }
-        Some(making) => make_coming(tree, archive, &packs, making),
-        None => Ok(()),
+        match making.as_mut() {
+            Some(making) => make_coming(tree, archive, &packs, making),
+            None => Ok(()),
+        }
     };
     let mut archive = extract(&download, Feed::Parts(&packs), site, dates, unpacks, beside)?;
     archive.said_commit = manifest.commit.clone();

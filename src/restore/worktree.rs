@@ -23,6 +23,7 @@ use super::tree::plan;
 use super::write::{PartFile, Site, Writer, stopped};
 use crate::limits::{
     HELD_CONVERTED_BYTES, PATH_BYTES_MAX, WORKTREE_ENTRIES_AT_ONCE, WORKTREE_WORKERS_MAX,
+    WRITE_BYTES,
 };
 use crate::tree::decoder::Packs;
 use crate::tree::filter::{AttributeFiles, Conversions, Filter, FilterError, expand_ident_to};
@@ -48,8 +49,16 @@ pub(super) struct Making<'m> {
     /// What sees whether something is in the way.
     pub way: Option<Watch<'m>>,
     pub task: Task,
+    /// How many threads make it.
+    pub workers: usize,
     /// Of what it was made, and the index that lists it, once it is.
     pub made: Option<(ObjectId, Vec<u8>)>,
+}
+
+/// How many threads make a worktree on this machine.
+pub(super) fn workers() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    cores.min(WORKTREE_WORKERS_MAX)
 }
 
 /// Packs that a worktree is made from.
@@ -114,7 +123,8 @@ impl Making<'_> {
             quota: self.site.quota,
         };
         let is_proven = self.task != Task::Make;
-        let blobs = Blobs::of(packs, tree, hash, spill, is_proven, self.site.stop)?;
+        let workers = (is_proven, self.workers);
+        let blobs = Blobs::of(packs, tree, hash, spill, workers, self.site.stop)?;
         let order = is_coming.then(|| {
             // Neighbours in an index are neighbours in a pack as a rule.
             let entries = starts.windows(2).map(listed).zip(0..);
@@ -159,9 +169,8 @@ struct Shared<'s, 'm> {
 
 impl Shared<'_, '_> {
     fn run(self) -> Result<(), RestoreError> {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
         std::thread::scope(|scope| {
-            for _ in 0..threads.min(WORKTREE_WORKERS_MAX) {
+            for _ in 0..self.making.workers {
                 scope.spawn(|| {
                     if let Err(error) = self.work() {
                         let failure = self.failure.lock();
@@ -316,27 +325,19 @@ impl<'s> Maker<'s> {
         conversions: &Conversions,
     ) -> Result<(), RestoreError> {
         if conversions.is_empty() {
-            let mut file = ToFile {
-                writer: &mut self.writer,
-                site: self.site,
-                path,
-                executable,
-                mtime_s: self.mtime_s,
-                file: None,
-                at: 0,
-            };
+            let mut file = ToFile::new(
+                &mut self.writer,
+                self.site,
+                (path, executable, self.mtime_s),
+            );
             return self.reader.stream(id, &mut file);
         }
         let converted = self.converted(id, conversions)?;
-        let mut file = ToFile {
-            writer: &mut self.writer,
-            site: self.site,
-            path,
-            executable,
-            mtime_s: self.mtime_s,
-            file: None,
-            at: 0,
-        };
+        let mut file = ToFile::new(
+            &mut self.writer,
+            self.site,
+            (path, executable, self.mtime_s),
+        );
         file.begin(converted.len() as u64)?;
         match converted.is_empty() {
             true => Ok(()),
@@ -379,7 +380,32 @@ struct ToFile<'f, 'r> {
     executable: bool,
     mtime_s: i64,
     file: Option<PartFile>,
+    /// What comes is written from here on.
     at: u64,
+    /// Bytes that still come.
+    left: u64,
+    /// What came and is not written: deltas are made of many small pieces.
+    held: Vec<u8>,
+}
+
+impl<'f, 'r> ToFile<'f, 'r> {
+    fn new(
+        writer: &'f mut Writer<'r>,
+        site: Site<'r>,
+        (path, executable, mtime_s): (&'f BStr, bool, i64),
+    ) -> ToFile<'f, 'r> {
+        ToFile {
+            writer,
+            site,
+            path,
+            executable,
+            mtime_s,
+            file: None,
+            at: 0,
+            left: 0,
+            held: Vec::new(),
+        }
+    }
 }
 
 impl Sink for ToFile<'_, '_> {
@@ -393,7 +419,7 @@ impl Sink for ToFile<'_, '_> {
         let file = self
             .writer
             .begin(self.path, self.executable, self.mtime_s, bytes);
-        self.file = Some(file?);
+        (self.file, self.left) = (Some(file?), bytes);
         Ok(())
     }
 
@@ -401,8 +427,15 @@ impl Sink for ToFile<'_, '_> {
         let Some(file) = self.file.as_ref().filter(|_| !piece.is_empty()) else {
             return Ok(());
         };
-        file.write(self.at, [piece].into_iter(), self.site.stop)?;
-        self.at += piece.len() as u64;
+        self.left = self.left.saturating_sub(piece.len() as u64);
+        if self.left > 0 && self.held.len() + piece.len() < WRITE_BYTES {
+            self.held.extend_from_slice(piece);
+            return Ok(());
+        }
+        let pieces = [&self.held[..], piece];
+        file.write(self.at, pieces.into_iter(), self.site.stop)?;
+        self.at += (self.held.len() + piece.len()) as u64;
+        self.held.clear();
         Ok(())
     }
 }

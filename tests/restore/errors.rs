@@ -459,7 +459,8 @@ fn a_clone_does_not_wait_for_an_upstream_that_does_not_say_who_may_read() {
     let server = lab.start();
     let says = |line: &'static str| {
         Front::start(server.address(), None, move |asked| {
-            match asked.target().contains("/snapshot.tar.zst") {
+            let ends = ["/snapshot.tar.zst", "/manifest"];
+            match ends.iter().any(|end| asked.target().contains(end)) {
                 true => Does::Says(answer("503 x", "Retry-After: 1\r\n", line.as_bytes())),
                 false => Does::Passes(asked.target().to_owned()),
             }

@@ -238,7 +238,14 @@ fn a_configuration_leads_no_step_of_the_restore_anywhere() {
         move |answer| answer.clone_from(&body),
     );
     let target = attack.lab.scratch("fetched");
-    let more = ["--commit", &newer, "--no-bundle", "--connections", "1"];
+    let more = [
+        "--by-archive",
+        "--commit",
+        &newer,
+        "--no-bundle",
+        "--connections",
+        "1",
+    ];
     let out = restore(relay, "test/app", &target, &more);
     assert!(!attack.canary.exists(), "{out:?}");
 }

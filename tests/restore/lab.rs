@@ -3,7 +3,7 @@
 use crate::support::lab::Lab;
 use crate::support::relay::listen;
 pub use crate::support::relay::{Ends, interrupt, switch};
-pub use crate::support::restore::expect;
+pub use crate::support::restore::{asks_for_archive, expect};
 use crate::support::server::Server;
 use crate::support::{compare, git, repos, wait};
 use rustix::process::{Pid, Signal, kill_process};
@@ -215,7 +215,7 @@ pub fn serve_before(server: SocketAddr, archive: Vec<u8>) -> SocketAddr {
         let mut first = [0; 256];
         let len = socket.peek(&mut first).unwrap_or(0);
         let first = String::from_utf8_lossy(&first[..len]);
-        match first.contains("/snapshot.tar.zst") {
+        match asks_for_archive(&first) {
             true => while answer(socket, &archive, &|_| None, 0).is_some() {},
             false => drop(relay_one(socket, server, &|_| false, &|_| {})),
         }

@@ -8,7 +8,7 @@ use crate::support::repos;
 use crate::support::rng::Rng;
 
 /// So long without a byte is a stall.
-const STALL: [&str; 2] = ["--stall-timeout", "0.3"];
+const STALL: [&str; 3] = ["--by-archive", "--stall-timeout", "0.3"];
 
 #[test]
 fn a_stall_that_passes_is_overcome() {
@@ -68,7 +68,7 @@ fn a_live_stream_that_breaks_gives_the_same_files() {
             }
         });
         let target = lab.scratch(&format!("live{seed}"));
-        let out = restore(address, "test/app", &target, &["--json"]);
+        let out = restore(address, "test/app", &target, &["--by-archive", "--json"]);
         expect(&out, 0);
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
         assert!(!text.contains("\"resumes\":0,"), "seed {seed}: {text}");
@@ -93,7 +93,7 @@ fn a_snapshot_that_changes_under_a_restore_is_read_anew() {
             _ => (addresses[1], Ends::Whole),
         });
         let target = new.scratch(name);
-        expect(&restore(address, "test/app", &target, &[]), 0);
+        expect(&restore(address, "test/app", &target, &["--by-archive"]), 0);
         expect_files(&expected, &target, name);
     }
 }
@@ -111,7 +111,7 @@ fn a_build_that_fails_under_a_restore_gives_whole_files_or_an_error() {
         let fault = format!("build-fail-after-bytes={after}");
         let server = lab.settings().with_fault(&fault).start();
         let target = lab.scratch(&format!("failed{after}"));
-        let out = restore(server.address(), "test/app", &target, &[]);
+        let out = restore(server.address(), "test/app", &target, &["--by-archive"]);
         assert_eq!(server.builds("failed"), 1, "{fault}");
         if out.status.code() == Some(0) {
             expect_files(&expected, &target, &fault);

@@ -395,7 +395,7 @@ fn a_busy_server_is_asked_again_for_everything() {
     let refused = refused.lock().unwrap();
     let is_among = |end: &str| refused.iter().any(|kind| kind.ends_with(end));
     for end in [
-        "/snapshot.tar.zst",
+        "/manifest",
         "/snapshot.bundle",
         "/ensure-refs",
         "/git-upload-pack",
@@ -449,7 +449,12 @@ fn an_answer_without_a_length_is_taken_if_its_content_ends() {
         };
         let target = lab.scratch(name);
         let errors = expect(
-            &restore_at(&url, "test/app", &target, &["--cacert", &cacert]),
+            &restore_at(
+                &url,
+                "test/app",
+                &target,
+                &["--by-archive", "--cacert", &cacert],
+            ),
             code,
         );
         assert!(
@@ -486,7 +491,10 @@ fn an_answer_without_a_length_that_is_cut_off_goes_on() {
         let front = Front::start(server.address(), None, does);
         let target = lab.scratch(&format!("goes-on-{len}"));
         let url = format!("http://{}", front.address);
-        expect(&restore_at(&url, "test/app", &target, &["--no-bundle"]), 0);
+        expect(
+            &restore_at(&url, "test/app", &target, &["--by-archive", "--no-bundle"]),
+            0,
+        );
         expect_files(&expected, &target, "goes on");
     }
 }

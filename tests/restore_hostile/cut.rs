@@ -5,6 +5,7 @@ use crate::archive::zst;
 use crate::ground::{Ground, fixture};
 use crate::made::piped;
 use crate::support::relay::listen;
+use crate::support::restore::asks_for_archive;
 use crate::support::{git, repos};
 use crate::trial::{self, not_found, ok};
 use std::io::Write;
@@ -89,7 +90,7 @@ impl Sends {
         let of = |what: &str| format!("Content-Type: application/x-git-upload-pack-{what}\r\n");
         let lists = body.windows(15).any(|part| part == b"command=ls-refs");
         match () {
-            () if first.contains("/snapshot.tar.zst") => {
+            () if asks_for_archive(first) => {
                 let archive = zst(&fixture().good.tar());
                 ok("X-Cachew-Bundle-Url: /bundle\r\n", &archive)
             }

@@ -6,6 +6,7 @@
 use crate::archive::{Archive, Entry, block, frame, pax, skippable, zst};
 use crate::ground::{Ground, binary, fixture};
 use crate::support::relay::listen;
+use crate::support::restore::asks_for_archive;
 use crate::support::rng::Rng;
 use crate::trial::{nothing_left, ok, read_request};
 use std::io::Write;
@@ -728,7 +729,7 @@ fn behind(case: &Stream, place: &'static str, more: &[&str]) -> Result<(), Strin
             }
             let fields = "X-Cachew-Bundle-Url: /git/test/app/snapshot.bundle?base=1\r\n";
             let answer = match &asked {
-                a if a.contains("/snapshot.tar.zst") => ok(fields, &body),
+                a if asks_for_archive(a) => ok(fields, &body),
                 a if a.contains("/git-upload-pack ") => ok("", list.as_bytes()),
                 _ => b"HTTP/1.1 404 x\r\nContent-Length: 0\r\n\r\n".to_vec(),
             };

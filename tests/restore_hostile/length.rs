@@ -5,6 +5,7 @@ use crate::archive::zst;
 use crate::endless::follow;
 use crate::ground::{Ground, binary, fixture};
 use crate::support::relay::listen;
+use crate::support::restore::asks_for_archive;
 use crate::trial::{nothing_left, read_request, used};
 use std::io::Write;
 use std::process::Stdio;
@@ -56,7 +57,7 @@ fn attempt(case: &Case) -> Result<(), String> {
     let requests = AtomicUsize::new(0);
     let address = listen(move |mut socket| {
         while let Some(asked) = read_request(socket) {
-            let is_archive = asked.contains("/snapshot.tar.zst");
+            let is_archive = asks_for_archive(&asked);
             // The restore begins anew with the first byte when the archive has changed.
             let range = match requests.fetch_add(usize::from(is_archive), Ordering::Relaxed) {
                 0 => format!("206 x\r\nContent-Range: bytes 0-1999/{first}"),

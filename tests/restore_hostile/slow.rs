@@ -4,6 +4,7 @@
 use crate::archive::{skippable, zst};
 use crate::ground::{Ground, binary, fixture};
 use crate::support::relay::listen;
+use crate::support::restore::asks_for_archive;
 use crate::trial::{nothing_left, ok, read_request, used};
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -52,7 +53,7 @@ fn dripping(head: &'static str, first: Vec<u8>) -> SocketAddr {
         let Some(asked) = read_request(socket) else {
             return;
         };
-        let sent = match asked.contains("/snapshot.tar.zst") {
+        let sent = match asks_for_archive(&asked) {
             true => socket.write_all(&[head.as_bytes(), &first].concat()),
             false => socket.write_all(head.as_bytes()),
         };
@@ -106,7 +107,7 @@ fn an_answer_behind_the_archive_is_given_up() {
     let body = zst(&fixture().good.tar());
     let address = listen(move |mut socket| {
         while let Some(asked) = read_request(socket) {
-            if !asked.contains("/snapshot.tar.zst") {
+            if !asks_for_archive(&asked) {
                 let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n";
                 drop(socket.write_all(head));
                 return drip(socket);

@@ -3,6 +3,7 @@
 use crate::archive::{Archive, zst};
 use crate::ground::{Fixture, Ground, fixture};
 use crate::support::relay::listen;
+use crate::support::restore::asks_for_archive;
 use crate::verdict;
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -181,7 +182,7 @@ pub fn serve_beside(
     body: Vec<u8>,
     other: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static,
 ) -> SocketAddr {
-    answers(move |asked| match asked.contains("/snapshot.tar.zst") {
+    answers(move |asked| match asks_for_archive(asked) {
         true => ok(&fields, &body),
         false => other(asked),
     })

@@ -5,6 +5,7 @@ use crate::archive::{Archive, zst};
 use crate::ground::{Fixture, Ground, fixture};
 use crate::support::git;
 use crate::support::relay::listen;
+use crate::support::restore::asks_for_archive;
 use crate::trial::{answers, check_text, nothing_left, ok, read_request, serve_beside, used};
 use std::io::Write;
 use std::net::SocketAddr;
@@ -391,7 +392,7 @@ fn the_restores_own_git_obeys_no_archive() {
             let slot = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
             let archive = slot.clone();
             let address = answers(move |asked| match asked {
-                a if a.contains("/snapshot.tar.zst") => {
+                a if asks_for_archive(a) => {
                     ok("", &archive.lock().unwrap_or_else(|p| p.into_inner()))
                 }
                 a if a.contains("ensure-refs") => ok("", answer.as_bytes()),

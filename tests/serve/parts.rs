@@ -336,7 +336,33 @@ fn an_archive_comes_instead_of_a_manifest() {
     let answer = ask("big", &[TAKES_ARCHIVE]).expect(200);
     assert!(is_archive(&answer) && answer.body == big.body);
     server.stop();
+    expect_what_is_sooner(&lab);
     expect_live_only(&lab);
+}
+
+/// What is still built comes as it is made to who takes either, and by its manifest to who would rather wait.
+fn expect_what_is_sooner(lab: &Lab) {
+    for (accept, at_first) in [
+        (
+            "Accept: application/x-tarpon-manifest, application/zstd",
+            "application/zstd",
+        ),
+        (TAKES_ARCHIVE, MANIFEST_TYPE),
+    ] {
+        lab.forget_snapshots();
+        let server = lab.settings().with(&FAR).start();
+        let target = lab::endpoint("big", "manifest");
+        let ask = || server.fetch("GET", &target, &[accept]).expect(200);
+        let answer = ask();
+        assert_eq!(answer.head.get("content-type"), Some(at_first), "{accept}");
+        if at_first != MANIFEST_TYPE {
+            super::expect_clone(lab, "big", &answer.body);
+        }
+        wait::until_true("its manifest stands", || {
+            ask().head.get("content-type") == Some(MANIFEST_TYPE)
+        });
+        server.stop();
+    }
 }
 
 /// What is not kept has no manifest.

@@ -23,6 +23,13 @@ pub fn command(
     command
 }
 
+/// Whether a request asks for an archive, or takes it where it asks for a manifest.
+pub fn asks_for_archive(asked: &str) -> bool {
+    let ends = ["/snapshot.tar.zst", "/manifest"];
+    let target = asked.split(' ').nth(1).unwrap_or(asked);
+    ends.iter().any(|end| target.contains(end))
+}
+
 /// Panics unless the exit code is `code`; gives standard error.
 #[track_caller]
 pub fn expect(output: &Output, code: i32) -> String {

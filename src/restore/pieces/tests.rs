@@ -46,7 +46,7 @@ fn pieces(manifest: &Manifest, number: usize) -> Vec<Piece> {
 
 #[test]
 fn pieces_are_all_of_a_part_and_end_where_frames_do() {
-    let pack = vec![7; 6 * FRAME as usize + 9];
+    let pack = vec![7; 6 * FRAME as usize];
     let whole = manifest(&pack, &[pack.len() as u64]);
     let cut = manifest(&pack, &[FRAME + 5, pack.len() as u64]);
     for manifest in [&whole, &cut] {
@@ -76,7 +76,7 @@ fn pieces_are_all_of_a_part_and_end_where_frames_do() {
 /// What is not right comes again, and nothing that was right.
 #[test]
 fn a_frame_that_is_not_right_is_taken_again() {
-    let pack = vec![7; 2 * FRAME as usize + 9];
+    let pack = vec![7; FRAME as usize + 9];
     let manifest = manifest(&pack, &[pack.len() as u64]);
     let piece = pieces(&manifest, 0).remove(0);
     let sums = &manifest.layout.checksums()[piece.sums.clone()];

@@ -12,7 +12,7 @@ use super::super::stop::Stop;
 use super::super::sums::Sums;
 use super::super::testing::Repository;
 use super::*;
-use crate::limits::{FILTER_PIECE_BYTES, HELD_BLOB_BYTES};
+use crate::limits::{FILTER_PIECE_BYTES, HELD_BLOB_BYTES, WORKTREE_WORKERS_MAX};
 use crate::tree::frontier::Frontier;
 use crate::tree::packed::Pack;
 
@@ -138,6 +138,7 @@ fn make_from(
         progress: &progress,
         way: None,
         task,
+        workers: WORKTREE_WORKERS_MAX,
         made: None,
     };
     making.run(repository.path(), commit, from())

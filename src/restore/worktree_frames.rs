@@ -1,0 +1,166 @@
+//! The worktree out of frames, where it is left open what it is made of: only if that is sooner than to make it from the
+//! packs, which come meanwhile; and it is left off once that is no longer so, because less comes than did.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use super::choice::{self, Sizes};
+use super::download::{Download, Served};
+use super::error::{RestoreError, failed};
+use super::extract::extract;
+use super::feed::{Feed, Unpacks};
+use super::link::Link;
+use super::parts::Fetching;
+use super::reel::Reel;
+use super::source::Source;
+use super::stop::Stop;
+use super::tree::Unpacked;
+use super::worktree::Making;
+use super::write::Site;
+use crate::limits::{CHOICE_AGAIN_MS, CHOICE_BYTES, INTERRUPT_POLL_MS};
+use crate::manifest::parts::{Contents, Manifest};
+
+/// Unpacks the worktree at `tree`, as `making` says, if that is sooner than to make it. `None` if it is not, or no longer:
+/// nothing of it is there then.
+pub(super) fn unpack_frames(
+    source: Source<'_>,
+    manifest: &Manifest,
+    packs: &Fetching<'_, '_>,
+    tree: &Path,
+    making: &mut Making<'_>,
+) -> Result<Option<Unpacked>, RestoreError> {
+    let stretches = manifest.stretches(Contents::Worktree);
+    let sizes = Sizes {
+        packs: packs.bytes(&Reel::default()),
+        frames: stretches.map(|range| range.end - range.start).sum(),
+    };
+    packs.wait(CHOICE_BYTES);
+    let rate_bytes_s = source.link.progress.rate_bytes_s();
+    if choice::takes_packs(sizes, sizes.frames, rate_bytes_s) {
+        return Ok(None);
+    }
+    let stop = Stop::default();
+    let source = Source {
+        link: Link {
+            stop: &stop,
+            ..source.link
+        },
+        ..source
+    };
+    // What is looked for in the way is looked for once.
+    let may_turn = making.way.is_none();
+    let site = Site {
+        stop: &stop,
+        ..making.site
+    };
+    let taken = site.quota.taken();
+    let reel = Reel::of(manifest, &[Contents::Worktree, Contents::End])?;
+    let bytes = reel.bytes();
+    source.link.progress.add_total(bytes);
+    let served = Served::Parts(reel, source, manifest);
+    let download = Download::new(source.link, served, Some(bytes));
+    let unpacks = Unpacks::All(making.way.take());
+    let watched = Watched {
+        download: &download,
+        frames_bytes: sizes.frames,
+        rate_bytes_s,
+        may_turn,
+        outer: making.site.stop,
+    };
+    let (result, has_turned) = std::thread::scope(|scope| {
+        let (over, is_over) = channel::<()>();
+        let watching = scope.spawn(move || watched.watch(&is_over));
+        let result = extract(&download, Feed::Frames, site, making.dates, unpacks, |_| {
+            Ok(())
+        });
+        drop(over);
+        (result, watching.join().unwrap_or(false))
+    });
+    match result {
+        Ok(archive) => match archive.captured.objects().next() {
+            None => Ok(Some(archive.unpacked)),
+            // Nobody looks at what is written there.
+            Some((path, _)) => Err(RestoreError::entry(path, "it is none of a worktree")),
+        },
+        Err(_) if has_turned => {
+            source.link.progress.takes_back(bytes);
+            empty(tree)?;
+            site.quota.give_back_to(taken);
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Frames that are unpacked.
+struct Watched<'w, 'a> {
+    download: &'w Download<'a>,
+    /// All of them.
+    frames_bytes: u64,
+    /// What came in a second when they were chosen.
+    rate_bytes_s: f64,
+    may_turn: bool,
+    /// What ends the restore.
+    outer: &'w Stop,
+}
+
+impl Watched<'_, '_> {
+    /// Ends them where the restore ends, or where packs are sooner by now; whether it was that.
+    fn watch(&self, is_over: &Receiver<()>) -> bool {
+        let link = self.download.link;
+        let (mut since, mut before, mut looks, mut waits) =
+            (Instant::now(), link.progress.bytes(), 0, 0);
+        while let Err(RecvTimeoutError::Timeout) =
+            is_over.recv_timeout(Duration::from_millis(INTERRUPT_POLL_MS))
+        {
+            if self.outer.is_set() {
+                link.stop.set();
+                return false;
+            }
+            // Where it is this machine that is slow, more packs would not make it faster.
+            let left_bytes = self.download.left();
+            looks += 1;
+            waits += u32::from(left_bytes.is_some());
+            let took = since.elapsed();
+            if took < Duration::from_millis(CHOICE_AGAIN_MS) {
+                continue;
+            }
+            let bytes = link.progress.bytes();
+            let rate_bytes_s = bytes.saturating_sub(before) as f64 / took.as_secs_f64();
+            let is_slow = waits * 4 > looks * 3 && rate_bytes_s < self.rate_bytes_s / 2.0;
+            if let Some(frames) = left_bytes.filter(|_| is_slow && self.may_turn) {
+                let left = Sizes {
+                    packs: link.progress.left().saturating_sub(frames),
+                    frames,
+                };
+                if choice::takes_packs(left, self.frames_bytes, rate_bytes_s) {
+                    link.stop.set();
+                    return true;
+                }
+            }
+            (since, before, looks, waits) = (Instant::now(), bytes, 0, 0);
+        }
+        false
+    }
+}
+
+/// Removes what is in a working copy besides its repository.
+fn empty(tree: &Path) -> Result<(), RestoreError> {
+    let listed = std::fs::read_dir(tree).map_err(failed("read", tree))?;
+    for entry in listed {
+        let entry = entry.map_err(failed("read", tree))?;
+        if entry.file_name() == ".git" {
+            continue;
+        }
+        let path = entry.path();
+        // A link is none.
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let removed = match is_directory {
+            true => std::fs::remove_dir_all(&path),
+            false => std::fs::remove_file(&path),
+        };
+        removed.map_err(failed("remove", &path))?;
+    }
+    Ok(())
+}
