@@ -63,6 +63,16 @@ pub(super) fn of_repository(stop: &Stop, url: &str) -> Result<Own, RestoreError>
     Ok(found.map_or_else(|| Own::Missing(missing()), Own::Sent))
 }
 
+/// Whether two repositories are asked for at one place, so that a credential that is meant for the one is for the other,
+/// too: the same scheme, host and port.
+pub(super) fn is_one_place(one: &str, other: &str) -> bool {
+    let (Some((one, _)), Some((other, _))) = (upstream(one), upstream(other)) else {
+        return false;
+    };
+    let is_host = one.authority.eq_ignore_ascii_case(&other.authority);
+    one.scheme == other.scheme && is_host
+}
+
 /// The place of a repository's URL, and who asks as it says that.
 fn upstream(url: &str) -> Option<(Place, Option<User>)> {
     let (scheme, rest) = match url.split_once("://") {
@@ -198,6 +208,26 @@ mod tests {
             "https://u%0ahost=evil@a/b",
         ] {
             assert_eq!(question(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn a_credential_is_for_one_place() {
+        let own = "https://u:p@a.b:1/c";
+        for same in ["https://a.b:1/d/e", "https://v@A.b:1/x"] {
+            assert!(is_one_place(own, same), "{same}");
+        }
+        assert!(is_one_place("a.b/c", "https://a.b/d"));
+        for other in [
+            "http://a.b:1/c",
+            "https://a.b/c",
+            "https://a.b:2/c",
+            "https://x.a.b:1/c",
+            "https://a.b:1@evil/c",
+            "ssh://a.b:1/c",
+            "git@a.b:1/c",
+        ] {
+            assert!(!is_one_place(own, other), "{other}");
         }
     }
 

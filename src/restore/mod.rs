@@ -30,12 +30,14 @@ mod checkouts;
 mod choice;
 mod chunk;
 mod clone;
+mod configured;
 mod connect;
 mod content;
 mod credentials;
 mod data;
 mod dates;
 mod decode;
+mod default_branch;
 mod difference;
 mod distrust;
 mod download;
@@ -55,6 +57,7 @@ mod in_the_way;
 mod index;
 mod kept;
 mod landing;
+mod large;
 mod link;
 mod local;
 mod login;
@@ -460,6 +463,7 @@ impl Restore<'_> {
             tree,
             scratch: &staging.submodules(),
             nest: self.nest,
+            origin: &submodules::origin(&tree.join(".git"))?,
         };
         site.restore_all(&restore_one)
     }

@@ -69,16 +69,41 @@ impl Moves {
         Ok(())
     }
 
-    /// Takes a file away from the target.
+    /// Takes what is at `path` away from the target.
     pub(super) fn take_away(&mut self, path: &Path) -> Result<(), RestoreError> {
         self.log
             .make_room()
             .map_err(failed("note moves in", &self.trash))?;
         let from = self.target.join(path);
         let away = self.trash.join(self.taken.to_string());
-        fs::rename(&from, away).map_err(failed("move away", &from))?;
+        let is_directory = || fs::symlink_metadata(&from).is_ok_and(|found| found.is_dir());
+        match fs::rename(&from, away) {
+            // A directory of a lower layer (overlayfs) goes only piece by piece.
+            Err(e) if e.kind() == io::ErrorKind::CrossesDevices && is_directory() => {
+                return self.take_away_inside(path);
+            }
+            moved => moved.map_err(failed("move away", &from))?,
+        }
         self.log.push(Move::Taken(self.taken), path);
         self.taken += 1;
+        Ok(())
+    }
+
+    /// Takes away what is in the directory at `path`, and that itself.
+    fn take_away_inside(&mut self, path: &Path) -> Result<(), RestoreError> {
+        let whole = self.target.join(path);
+        let listing = fs::read_dir(&whole).and_then(Iterator::collect);
+        let listing: Vec<fs::DirEntry> = listing.map_err(failed("read", &whole))?;
+        for entry in listing {
+            self.take_away(&path.join(entry.file_name()))?;
+        }
+        let found = fs::symlink_metadata(&whole).map_err(failed("look at", &whole))?;
+        self.log
+            .make_room()
+            .map_err(failed("note moves in", &self.trash))?;
+        fs::remove_dir(&whole).map_err(failed("remove", &whole))?;
+        self.log
+            .push(Move::Removed(found.permissions().mode()), path);
         Ok(())
     }
 

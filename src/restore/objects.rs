@@ -72,6 +72,10 @@ impl<'s> Objects<'s> {
         Ok(Objects { work, ..objects })
     }
 
+    pub(super) fn packs(&self) -> &Arc<Packs> {
+        &self.packs
+    }
+
     /// Of which kind its ids are.
     pub(super) fn hash(&self) -> Kind {
         self.hash

@@ -99,15 +99,16 @@ impl Renewal<'_> {
         if left.is_some() {
             lock::sweep(&git_dir);
         }
+        let quota = Quota::new(args.size_limit, target)?;
         let before = Before {
             scratch: Scratch::new(self.ours("scratch"), &copy)?,
             root: File::open(target).map_err(failed("open", target))?,
             copy,
             left,
+            quota,
         };
-        let quota = Quota::new(args.size_limit, target)?;
-        let room = Room::new(&before.scratch.tree, &quota);
         let before = &before;
+        let room = Room::new(&before.scratch.tree, &before.quota);
         let (news, seen) = std::thread::scope(|scope| {
             // Whoever fails first is the reason, and the other need not go on.
             let ends = |_: &RestoreError| link.stop.set();
@@ -168,19 +169,11 @@ impl Renewal<'_> {
             let known = before.left.as_ref().map(Way::commits).unwrap_or_default();
             kept::check_update(link.stop, self.staging, &known)?;
         }
-        if self.wanted.is_shallow {
-            let one = One {
-                args: self.args,
-                link,
-                wanted: self.wanted,
-                dates: self.dates,
-                hash: before.copy.hash(),
-                ours: &self.staging.tree(),
-                room,
-            };
-            return one.fetch();
-        }
-        let query = self.wanted.query();
+        let of_history = Wanted {
+            is_shallow: false,
+            ..self.wanted.clone()
+        };
+        let query = of_history.query();
         let query = query.strip_prefix('?').map(|query| format!("&{query}"));
         let bundle = before
             .scratch
@@ -202,6 +195,17 @@ impl Renewal<'_> {
             restored: &before.copy.restored,
             is_quiet: true,
         };
+        if self.wanted.is_shallow {
+            let one = One {
+                args: self.args,
+                update: &update,
+                wanted: self.wanted,
+                dates: self.dates,
+                hash: before.copy.hash(),
+                ours: &self.staging.tree(),
+            };
+            return one.fetch();
+        }
         let fetched = update.fetch();
         link.progress.answered();
         fetched.map(News::All)
@@ -220,7 +224,6 @@ impl Renewal<'_> {
         let tree = self.staging.tree();
         let root = self.staging.open_tree()?;
         let stage = Stage {
-            tree: &tree,
             site: staged::site(&root, room.quota, self.link.stop),
             dates: self.dates,
             hash: before.copy.hash(),

@@ -6,18 +6,22 @@
 //! other is written last, once all have theirs.
 
 use std::collections::VecDeque;
-use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use gix::bstr::ByteSlice;
+
+use super::configured::Configured;
+use super::credentials;
+use super::default_branch;
 use super::error::{RestoreError, failed};
 use super::gitmodules::{self, Submodule, resolved, too_many};
 use super::quota::Shared;
-use super::run;
 use super::stop::Stop;
 use crate::config::{GivenUrl, RestoreArgs};
 use crate::limits::{
@@ -86,6 +90,8 @@ pub(super) struct Site<'a> {
     /// An empty directory on the same file system.
     pub scratch: &'a Path,
     pub nest: &'a Nest,
+    /// Where its repository is from.
+    pub origin: &'a str,
 }
 
 /// What the threads share.
@@ -98,13 +104,10 @@ impl Site<'_> {
     /// Restores all of them by `restores`.
     pub(super) fn restore_all(&self, restores: Restores<'_>) -> Result<(), RestoreError> {
         let all = gitmodules::of_tree(self.stop, self.tree)?;
-        let origin = self.origin(self.tree)?;
-        for one in &all {
-            self.configure(one, &resolved(&origin, &one.url)?)?;
-        }
-        if self.nest.depth == 0 {
-            self.set(&self.tree.join(".git/config"), "submodule.active", ".")?;
-        }
+        let path = self.tree.join(".git/config");
+        let mut config = Configured::open(&path)?;
+        self.configure(&mut config, &all)?;
+        config.write(&path)?;
         let wanted = all
             .into_iter()
             .filter(|one| one.update.as_deref() != Some("none"));
@@ -162,8 +165,10 @@ impl Site<'_> {
     ) -> Result<(), RestoreError> {
         let made = self.scratch.join(number.to_string());
         let nest = self.nest.below()?;
+        let url = resolved(self.args.repo_url.text(), &one.url)?;
         let args = RestoreArgs {
-            repo_url: GivenUrl::new(&resolved(self.args.repo_url.text(), &one.url)?),
+            repo_url: GivenUrl::new(&url),
+            send_upstream_credential: self.args.send_upstream_credential && self.is_near(&url),
             dir: made.clone(),
             refs: Vec::new(),
             commits: vec![one.commit.clone()],
@@ -176,10 +181,7 @@ impl Site<'_> {
             ..self.args.clone()
         };
         restores(&args, stop, &nest)?;
-        // As git has it, also where the server has named it otherwise.
-        let origin = resolved(&self.origin(self.tree)?, &one.url)?;
-        self.set(&made.join(".git/config"), "remote.origin.url", &origin)?;
-        self.have_branch(&made)?;
+        settle(&made.join(".git"), &resolved(self.origin, &one.url)?)?;
         let git_dir = Path::new("modules").join(&one.name);
         let there = self.tree.join(".git").join(&git_dir);
         let above = there.parent().unwrap_or(&there);
@@ -200,33 +202,23 @@ impl Site<'_> {
         Ok(())
     }
 
-    /// Git leaves the branch that it has cloned, beside the commit that it checks out.
-    fn have_branch(&self, made: &Path) -> Result<(), RestoreError> {
-        let head = ["symbolic-ref", "--quiet", "refs/remotes/origin/HEAD"];
-        let Ok(head) = run::local(self.stop, made, &head) else {
-            return Ok(());
-        };
-        let head = String::from_utf8_lossy(&head);
-        let head = head.trim_end_matches('\n');
-        let Some(name) = head.strip_prefix("refs/remotes/origin/") else {
-            return Ok(());
-        };
-        let branch = ["branch", "--quiet", "--track", "--", name, head];
-        run::local(self.stop, made, &branch).map(|_| ())
-    }
-
-    /// Notes in the superproject's configuration what `git submodule init` does.
-    fn configure(&self, one: &Submodule, url: &str) -> Result<(), RestoreError> {
-        let config = self.tree.join(".git/config");
-        let key = |key: &str| format!("submodule.{}.{key}", one.name);
-        if self.nest.depth > 0 {
-            self.set(&config, &key("active"), "true")?;
+    /// Says of the superproject's submodules what `git submodule init` notes.
+    fn configure(&self, config: &mut Configured, all: &[Submodule]) -> Result<(), RestoreError> {
+        if self.nest.depth == 0 {
+            config.set(("submodule", None), "active", b".")?;
         }
-        self.set(&config, &key("url"), url)?;
-        match &one.update {
-            Some(update) => self.set(&config, &key("update"), update),
-            None => Ok(()),
+        for one in all {
+            let section = ("submodule", Some(one.name.as_bytes().as_bstr()));
+            if self.nest.depth > 0 {
+                config.set(section, "active", b"true")?;
+            }
+            let url = resolved(self.origin, &one.url)?;
+            config.set(section, "url", url.as_bytes())?;
+            if let Some(update) = &one.update {
+                config.set(section, "update", update.as_bytes())?;
+            }
         }
+        Ok(())
     }
 
     /// Has the two parts of one lead to each other, wherever the whole is.
@@ -235,7 +227,9 @@ impl Site<'_> {
         let up = |path: &Path, more: usize| "../".repeat(path.components().count() + more);
         let config = self.tree.join(".git").join(git_dir).join("config");
         let worktree = Path::new(&up(git_dir, 1)).join(path);
-        self.set(&config, "core.worktree", worktree)?;
+        let mut configured = Configured::open(&config)?;
+        configured.set(("core", None), "worktree", worktree.as_os_str().as_bytes())?;
+        configured.write(&config)?;
         let leads = self.tree.join(path).join(".git");
         let text = format!("gitdir: {}.git/{}\n", up(path, 0), git_dir.display());
         let written =
@@ -243,29 +237,33 @@ impl Site<'_> {
         written.map_err(failed("write", &leads))
     }
 
-    fn origin(&self, tree: &Path) -> Result<String, RestoreError> {
-        let config = tree.join(".git/config");
-        let args = [
-            OsStr::new("config"),
-            OsStr::new("--file"),
-            config.as_os_str(),
-        ];
-        let args = [&args[..], &[OsStr::new("remote.origin.url")]].concat();
-        let said = run::local(self.stop, tree, &args)?;
-        Ok(String::from_utf8_lossy(&said)
-            .trim_end_matches('\n')
-            .to_owned())
+    /// Whether a submodule is at the host that the user has named, so that a credential for that is meant.
+    fn is_near(&self, url: &str) -> bool {
+        credentials::is_one_place(self.args.repo_url.text(), url)
     }
+}
 
-    fn set(&self, config: &Path, key: &str, value: impl AsRef<OsStr>) -> Result<(), RestoreError> {
-        let command = ["config", "--file"].map(OsStr::new);
-        let args = [
-            &command[..],
-            &[config.as_os_str(), OsStr::new(key), value.as_ref()],
-        ]
-        .concat();
-        run::local(self.stop, self.tree, &args).map(|_| ())
+/// Where the repository at `git_dir` is from.
+pub(super) fn origin(git_dir: &Path) -> Result<String, RestoreError> {
+    let config = Configured::open(&git_dir.join("config"))?;
+    let origin = config.get("remote.origin.url").unwrap_or_default();
+    Ok(origin.to_str_lossy().into_owned())
+}
+
+/// Says in its configuration where the repository at `git_dir` is from, as git does, also where the server has named it
+/// otherwise, and which branch of it follows that.
+fn settle(git_dir: &Path, origin: &str) -> Result<(), RestoreError> {
+    let branch = default_branch::add(git_dir)?;
+    let path = git_dir.join("config");
+    let mut config = Configured::open(&path)?;
+    config.set(("remote", Some("origin".into())), "url", origin.as_bytes())?;
+    if let Some(branch) = branch {
+        let section = ("branch", Some(branch.as_bstr()));
+        config.set(section, "remote", b"origin")?;
+        let merge = [b"refs/heads/", &branch[..]].concat();
+        config.set(section, "merge", &merge)?;
     }
+    config.write(&path)
 }
 
 /// One that nobody restores yet.

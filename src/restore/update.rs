@@ -25,8 +25,8 @@ use super::run::{self, Room};
 use super::stop::Stop;
 use super::wanted::Wanted;
 use super::write::stopped;
-use crate::limits::{FETCH_IDS_MAX, MOMENT_TRIES_MAX};
-use crate::refs::{Head, is_ref_name};
+use crate::limits::{FETCH_IDS_MAX, MOMENT_TRIES_MAX, OLD_LOOSE_REFS_BYTES_MAX};
+use crate::refs::{self, Head, Loose, is_ref_name};
 
 /// The ref that keeps the objects of a bundle until the new refs are written.
 const BUNDLE_REF: &str = "refs/tarpon/bundle";
@@ -81,10 +81,6 @@ impl Update<'_> {
                 Ok(None)
             }
         }
-    }
-
-    fn git<A: AsRef<OsStr>>(&self, args: &[A]) -> Result<Vec<u8>, RestoreError> {
-        run::local(self.link.stop, self.room.tree, args)
     }
 
     /// Brings the objects, all that is needed of them. If it fails the snapshot is as it was.
@@ -145,14 +141,17 @@ impl Update<'_> {
         Ok(())
     }
 
-    /// Takes the objects of the bundle, if there is one and what it is to lead to is not there; whether it was of use. What it lacks is
-    /// fetched, so its failures are only said.
-    fn take_bundle(&self, tip: Option<gix::ObjectId>) -> Result<bool, RestoreError> {
+    /// Takes the objects of the bundle, if there is one and what it is to lead to is not there; whether it was of use.
+    /// What it lacks is fetched, so its failures are only said.
+    pub(super) fn take_bundle(&self, tip: Option<gix::ObjectId>) -> Result<bool, RestoreError> {
         let Some((target, file)) = &self.bundle else {
             return Ok(false);
         };
-        let is_there =
-            |id: gix::ObjectId| has_commit(self.link.stop, self.room.tree, &id.to_string());
+        let kind = |id: gix::ObjectId| {
+            let objects = Objects::open(self.room.tree, id.kind(), self.link.stop)?;
+            objects.kind(id)
+        };
+        let is_there = |id| kind(id).is_ok_and(|kind| kind == Some(gix::objs::Kind::Commit));
         if tip.is_none_or(is_there) {
             return Ok(false);
         }
@@ -187,8 +186,8 @@ impl Update<'_> {
         ids.sort_unstable();
         ids.dedup();
         self.leave_out_known(&mut ids)?;
-        let mut there = self.bundled()?;
-        ids.retain(|id| !there.contains(id));
+        let (bundled, mut there) = (self.bundled()?, Vec::new());
+        ids.retain(|id| Some(*id) != bundled);
         for id in self.wanted.all_commits() {
             match has_commit(self.link.stop, self.room.tree, id) {
                 true => there.push(object_id(id)?),
@@ -223,8 +222,8 @@ impl Update<'_> {
         };
         let list = listed().map_err(|e: io::Error| RestoreError::disk("write", "a list", e))?;
         let args = ["rev-list", "--objects", "--quiet", "--stdin", "--not"];
-        // What came with a bundle has to be whole, too.
-        let args = [&args[..], &["--exclude=refs/tarpon/*", "--all"]].concat();
+        // Git has looked at all of what came with a bundle before it gave that its ref.
+        let args = [&args[..], &["--all"]].concat();
         let Room { tree, until, .. } = self.room;
         match run::walk(self.link.stop, tree, until, Stdio::from(list), &args) {
             Err(RestoreError::Git { step, detail }) => Err(RestoreError::Git {
@@ -236,10 +235,10 @@ impl Update<'_> {
     }
 
     /// What the bundle leads to, if one was taken.
-    fn bundled(&self) -> Result<Vec<gix::ObjectId>, RestoreError> {
-        let listed = self.git(&["for-each-ref", "--format=%(objectname)", BUNDLE_REF])?;
-        let ids = String::from_utf8_lossy(&listed);
-        ids.split_whitespace().map(object_id).collect()
+    fn bundled(&self) -> Result<Option<gix::ObjectId>, RestoreError> {
+        let id = read_line(self.room.tree, BUNDLE_REF.as_bytes())?;
+        let id = id.map(|id| object_id(&String::from_utf8_lossy(&id)));
+        id.transpose()
     }
 
     /// Takes out of the sorted `ids` what the archive's refs lead to.
@@ -265,8 +264,16 @@ impl Update<'_> {
             }
             note(line.split(|b| *b == b' ').next().unwrap_or_default());
         }
-        let loose = ["for-each-ref", "--format=%(objectname)", "refs/heads"];
-        self.git(&loose)?.split(|b| *b == b'\n').for_each(note);
+        let git_dir = self.room.tree.join(".git");
+        let loose = refs::read_loose_within(&git_dir, OLD_LOOSE_REFS_BYTES_MAX);
+        let loose = loose.map_err(|e| RestoreError::entry(b".git/refs/heads", e.to_string()))?;
+        for (name, one) in &loose {
+            if let Loose::Direct(id) = one
+                && name.starts_with(b"refs/heads/")
+            {
+                note(id.to_string().as_bytes());
+            }
+        }
         let mut known = is_known.into_iter();
         ids.retain(|_| !known.next().unwrap_or(false));
         Ok(())

@@ -15,18 +15,17 @@ use super::dates::Dates;
 use super::error::RestoreError;
 use super::in_the_way::Watch;
 use super::index::{Listed, entries};
+use super::large::{self, ToFile};
 use super::objects::Objects;
 use super::progress::Progress;
-use super::sink::Sink;
-use super::spill::{Spill, Spilled};
+use super::spill::Spill;
 use super::tree::plan;
-use super::write::{PartFile, Site, Writer, stopped};
+use super::write::{Site, Writer, stopped};
 use crate::limits::{
     HELD_CONVERTED_BYTES, PATH_BYTES_MAX, WORKTREE_ENTRIES_AT_ONCE, WORKTREE_WORKERS_MAX,
-    WRITE_BYTES,
 };
 use crate::tree::decoder::Packs;
-use crate::tree::filter::{AttributeFiles, Conversions, Filter, FilterError, expand_ident_to};
+use crate::tree::filter::{AttributeFiles, Conversions, Filter, FilterError};
 use crate::tree::index::{SUBMODULE, mode};
 use crate::tree::walk::ATTRIBUTES_FILE;
 
@@ -324,44 +323,15 @@ impl<'s> Maker<'s> {
         executable: bool,
         conversions: &Conversions,
     ) -> Result<(), RestoreError> {
-        if conversions.is_empty() {
-            let mut file = ToFile::new(
-                &mut self.writer,
-                self.site,
-                (path, executable, self.mtime_s),
-            );
-            return self.reader.stream(id, &mut file);
-        }
-        let converted = self.converted(id, conversions)?;
-        let mut file = ToFile::new(
+        let file = ToFile::new(
             &mut self.writer,
             self.site,
-            (path, executable, self.mtime_s),
+            (path, executable),
+            self.mtime_s,
         );
-        file.begin(converted.len() as u64)?;
-        match converted.is_empty() {
-            true => Ok(()),
-            false => file.piece(&converted),
-        }
-    }
-
-    /// What the conversions make of a blob.
-    fn converted(&mut self, id: &oid, conversions: &Conversions) -> Result<Spilled, RestoreError> {
-        let mut blob = self.reader.spilled(id)?;
-        if conversions.has_ident() {
-            let mut expanded = self.spill.begin()?;
-            expand_ident_to(&blob, id, |piece| expanded.piece(piece))?;
-            blob = expanded.finish()?;
-        }
-        let Some((filter, _)) = &mut self.filter else {
-            return Ok(blob);
-        };
-        let mut converted = self.spill.begin()?;
-        filter.convert_large(conversions, &blob, |piece| match self.site.stop.is_set() {
-            true => Err(stopped()),
-            false => converted.piece(piece),
-        })?;
-        converted.finish()
+        let filter = self.filter.as_mut().filter(|_| !conversions.is_empty());
+        let conversion = filter.map(|(filter, _)| (filter, conversions));
+        large::write(file, &mut self.reader, id, conversion, self.spill)
     }
 }
 
@@ -370,74 +340,6 @@ const EXECUTABLE: u32 = mode(gix::objs::tree::EntryKind::BlobExecutable);
 
 fn unconverted(path: &BStr, error: &FilterError) -> RestoreError {
     RestoreError::entry(path, error.to_string())
-}
-
-/// A file of the worktree whose content comes piece by piece.
-struct ToFile<'f, 'r> {
-    writer: &'f mut Writer<'r>,
-    site: Site<'r>,
-    path: &'f BStr,
-    executable: bool,
-    mtime_s: i64,
-    file: Option<PartFile>,
-    /// What comes is written from here on.
-    at: u64,
-    /// Bytes that still come.
-    left: u64,
-    /// What came and is not written: deltas are made of many small pieces.
-    held: Vec<u8>,
-}
-
-impl<'f, 'r> ToFile<'f, 'r> {
-    fn new(
-        writer: &'f mut Writer<'r>,
-        site: Site<'r>,
-        (path, executable, mtime_s): (&'f BStr, bool, i64),
-    ) -> ToFile<'f, 'r> {
-        ToFile {
-            writer,
-            site,
-            path,
-            executable,
-            mtime_s,
-            file: None,
-            at: 0,
-            left: 0,
-            held: Vec::new(),
-        }
-    }
-}
-
-impl Sink for ToFile<'_, '_> {
-    fn begin(&mut self, bytes: u64) -> Result<(), RestoreError> {
-        self.site.quota.take_entry(bytes)?;
-        if bytes == 0 {
-            return self
-                .writer
-                .file(self.path, self.executable, self.mtime_s, b"");
-        }
-        let file = self
-            .writer
-            .begin(self.path, self.executable, self.mtime_s, bytes);
-        (self.file, self.left) = (Some(file?), bytes);
-        Ok(())
-    }
-
-    fn piece(&mut self, piece: &[u8]) -> Result<(), RestoreError> {
-        let Some(file) = self.file.as_ref().filter(|_| !piece.is_empty()) else {
-            return Ok(());
-        };
-        self.left = self.left.saturating_sub(piece.len() as u64);
-        if self.left > 0 && self.held.len() + piece.len() < WRITE_BYTES {
-            self.held.extend_from_slice(piece);
-            return Ok(());
-        }
-        let pieces = [&self.held[..], piece];
-        file.write(self.at, pieces.into_iter(), self.site.stop)?;
-        self.at += (self.held.len() + piece.len()) as u64;
-        self.held.clear();
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! `--update` from each odd repository to each other one: a working copy is then what a clone is.
 
 use super::cases;
-use super::support::lab::Lab;
+use super::support::lab::{Lab, copy_tree};
 use super::support::rng::Rng;
 use super::support::{git, parity, repos, restore};
 use super::{clone_as_now, new_lab};
@@ -31,16 +31,49 @@ fn expected(lab: &Lab, name: &str) -> std::path::PathBuf {
     into
 }
 
-/// A file that is not held to be written.
+/// Files that are not held to be written, of which one is converted.
 fn large(lab: &Lab) {
     const BYTES: u64 = 17 << 20;
+    const LINES: usize = 320_000;
     let path = lab.upstream("large");
     repos::init_bare(&path, "main", "sha1");
     let mut import = repos::Importer::start(&path, repos::Layout::Packed);
     import.commit("refs/heads/main", "large");
     import.file_from(repos::EXECUTABLE, b"large.bin", BYTES, &mut Rng::new(7));
     import.file(repos::FILE, b"small", b"small\n");
+    let text = b"a line of a text, whatever it says: $Id$, and its end\n".repeat(LINES);
+    import.file(repos::FILE, b"large.txt", &text);
+    import.file(
+        repos::FILE,
+        b".gitattributes",
+        b"*.txt text eol=crlf ident\n",
+    );
     import.finish();
+}
+
+/// As another file system has it: all stat data is new, and all files are read.
+fn copy_all(target: &Path) {
+    let before = target.with_extension("before");
+    std::fs::rename(target, &before).unwrap_or_else(|e| panic!("{e}"));
+    copy_tree(&before, target);
+    std::fs::remove_dir_all(&before).unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// Changes the first file that is tracked; its name.
+fn spoil(target: &Path) -> String {
+    let listed = git::text(target, &["ls-files", "-s"]);
+    let name = listed.lines().find_map(|line| {
+        let (what, name) = line.split_once('\t')?;
+        (what.starts_with("100644") && !name.starts_with('"')).then(|| name.to_owned())
+    });
+    let name = name.unwrap_or_default();
+    if !name.is_empty() {
+        let path = target.join(&name);
+        let text = std::fs::read(&path).unwrap_or_else(|e| panic!("{e}"));
+        let text = [&text[..], b"mine\n"].concat();
+        std::fs::write(&path, text).unwrap_or_else(|e| panic!("{e}"));
+    }
+    name
 }
 
 #[test]
@@ -81,15 +114,26 @@ fn from_each_odd_repository_to_the_next() {
     // There is nothing yet.
     restore::expect(&update(&lab, &server, "all", &target, &[]), 0);
     let names = made.map(|(name, _)| name);
-    for name in names
-        .iter()
-        .chain(names.iter().rev().skip(1))
-        .take(names.len() + 2)
-    {
-        done(
-            update(&lab, &server, "all", &target, &["--ref", name]),
-            name,
-        );
+    let back = names.iter().rev().skip(1);
+    for (number, name) in names.iter().chain(back).take(names.len() + 2).enumerate() {
+        let to = ["--ref", name];
+        // Once as it was left, once all of it copied, once with changes.
+        let spoilt = match number % 3 {
+            0 => String::new(),
+            1 => {
+                copy_all(&target);
+                String::new()
+            }
+            _ => spoil(&target),
+        };
+        let mut out = update(&lab, &server, "all", &target, &to);
+        if !spoilt.is_empty() {
+            let errors = restore::expect(&out, 1);
+            assert!(errors.contains(&spoilt), "{name}: {errors}");
+            let force = [&to[..], &["--force"]].concat();
+            out = update(&lab, &server, "all", &target, &force);
+        }
+        done(out, name);
         std::fs::remove_dir_all(lab.scratch(&format!("expected-{name}")))
             .unwrap_or_else(|e| panic!("{e}"));
     }

@@ -1,7 +1,7 @@
 //! `--update`: a working copy is brought to another commit, what would be lost is named, and whoever is killed in the
 //! middle of it leaves what the next run brings to the end.
 
-use crate::lab::{BINARY, Running, expect, relay, restore};
+use crate::lab::{BINARY, Running, direct, expect, relay, restore};
 use crate::overwrite::everything;
 use crate::support::lab::{Lab, copy_tree};
 use crate::support::repos::{self, Importer, Layout};
@@ -12,7 +12,7 @@ use crate::support::{compare, git, parity};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant, SystemTime};
 
 /// So many runs are killed.
@@ -274,6 +274,44 @@ fn what_would_be_lost_is_named_and_kept() {
     assert!(target.join("obj/y.o").exists());
     expect(&update(&server, &target, &["--clean"]), 0);
     parity::expect_same(&clone, &target, "cleaned");
+}
+
+/// Mounts what `$2` has as the lower layer of `$3`, with `$1` for what is written, and has the rest run there.
+const LAYERED: &str = "mount -t tmpfs tarpon \"$1\" && mkdir \"$1/upper\" \"$1/work\" && \
+    mount -t overlay -o lowerdir=\"$2\",upperdir=\"$1/upper\",workdir=\"$1/work\",userxattr tarpon \"$3\" || exit 77; \
+    from=$3 to=$4; shift 4; \"$@\" && cp -a \"$from\" \"$to\"";
+
+/// As a container's image has it: directories of a lower layer are not to be renamed there.
+#[test]
+fn a_working_copy_of_a_lower_layer() {
+    let (lab, server, target, clone) = behind();
+    write(&target.join("src/d2/mine"), "in the way of a file");
+    let places = ["written", "merged", "result"].map(|name| lab.scratch(name));
+    let [written, merged, result] = &places;
+    for place in [written, merged] {
+        fs::create_dir(place).unwrap_or_else(|e| panic!("{e}"));
+    }
+    let update = direct(
+        server.address(),
+        "test/app",
+        merged,
+        &["--update", "--force"],
+    );
+    let mut layered = Command::new("unshare");
+    git::isolate(&mut layered);
+    layered.args(["-rm", "sh", "-c", LAYERED, "sh"]);
+    layered.args([written, &target, merged, result]);
+    layered.arg(update.get_program()).args(update.get_args());
+    let out = layered.output().unwrap_or_else(|e| panic!("{e}"));
+    let errors = String::from_utf8_lossy(&out.stderr);
+    if out.status.code() == Some(77) || errors.starts_with("unshare:") {
+        eprintln!("skipped: no layers for this user: {errors}");
+        return;
+    }
+    expect(&out, 0);
+    // It was copied out of there.
+    git::run(result, &["update-index", "--refresh"]);
+    parity::expect_same_clones(&clone, result, "layered");
 }
 
 /// One commit alone, from one branch to another and back.

@@ -1,7 +1,7 @@
 //! What the client writes for a blob: what a checkout without the user's filters makes of it.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gix::ObjectId;
 use gix::bstr::ByteSlice;
@@ -10,9 +10,16 @@ use gix::objs::{Data, Find};
 
 use super::changes::Changes;
 use super::entries::Entries;
-use crate::limits::{RENEWED_BLOB_BYTES_MAX, STREAM_READ_BYTES};
+use crate::limits::{
+    HELD_CONVERTED_BYTES, PATH_BYTES_MAX, RENEWED_BLOB_BYTES_MAX, STREAM_READ_BYTES,
+    WORKTREE_WORKERS_MAX,
+};
+use crate::restore::blobs::{BlobReader, Blobs as LargeBlobs};
 use crate::restore::error::RestoreError;
+use crate::restore::large::{self, ToFile};
 use crate::restore::objects::Objects;
+use crate::restore::quota::Quota;
+use crate::restore::spill::{Spill, Spilled};
 use crate::restore::stop::Stop;
 use crate::restore::write::stopped;
 use crate::tree::filter::{AttributeFiles, Conversions, Filter};
@@ -73,16 +80,19 @@ pub(in crate::restore) struct Contents<'s> {
     objects: Objects<'s>,
     filter: Filter,
     has_attributes: bool,
+    tree: PathBuf,
+    git_dir: PathBuf,
+    quota: &'s Quota,
     stop: &'s Stop,
     blob: Vec<u8>,
 }
 
 /// What is to be written for a blob.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) enum Made<'m> {
     Bytes(&'m [u8]),
-    /// The blob as it is, which is too large to be held.
-    Large(u64),
+    /// One that is not held goes through these.
+    Large(Conversions),
 }
 
 /// Blobs that attributes are read from.
@@ -110,7 +120,7 @@ impl<'s> Contents<'s> {
         tree: &Path,
         hash: Kind,
         attributes: &AttributeFiles,
-        stop: &'s Stop,
+        (quota, stop): (&'s Quota, &'s Stop),
     ) -> Result<Contents<'s>, RestoreError> {
         let filter = Filter::new(attributes);
         let filter = filter.map_err(|e| RestoreError::disk("read attributes of", tree, e))?;
@@ -118,6 +128,9 @@ impl<'s> Contents<'s> {
             objects: Objects::open_for_files(tree, hash, stop)?,
             filter,
             has_attributes: !attributes.is_empty(),
+            tree: tree.to_owned(),
+            git_dir: tree.join(".git"),
+            quota,
             stop,
             blob: Vec::new(),
         })
@@ -158,15 +171,15 @@ impl<'s> Contents<'s> {
             true => Conversions::default(),
             false => self.conversions(path)?,
         };
-        if size > RENEWED_BLOB_BYTES_MAX {
-            return match conversions.is_empty() {
-                true => Ok(Made::Large(size)),
-                false => Err(RestoreError::Usage(format!(
-                    "{} has {size} bytes and is converted by its attributes: more than an update takes; \
-                     restore it with --overwrite",
-                    path.as_bstr()
-                ))),
-            };
+        if is_link && size > PATH_BYTES_MAX as u64 {
+            return Err(RestoreError::entry(path, "its target is too long"));
+        }
+        let most = match conversions.is_empty() {
+            true => RENEWED_BLOB_BYTES_MAX,
+            false => HELD_CONVERTED_BYTES as u64,
+        };
+        if size > most {
+            return Ok(Made::Large(conversions));
         }
         let kind = gix::objs::Kind::Blob;
         self.objects.read(id, kind, &mut self.blob)?;
@@ -190,8 +203,13 @@ impl<'s> Contents<'s> {
             return Ok(self.sum(file, bytes).map_err(failed)? == Some(id));
         }
         let stop = self.stop;
-        let Made::Bytes(expected) = self.make(path, id, false)? else {
-            return Ok(false);
+        let large;
+        let expected = match self.make(path, id, false)? {
+            Made::Bytes(held) => held,
+            Made::Large(conversions) => {
+                large = self.converted(id, &conversions)?;
+                &large[..]
+            }
         };
         if expected.len() as u64 != bytes {
             return Ok(false);
@@ -211,6 +229,48 @@ impl<'s> Contents<'s> {
                 return Ok(left.is_empty());
             }
         }
+    }
+
+    /// Has the `reader` of one blob that is not held, each of whose copies is compared with its id.
+    fn with_reader<T>(
+        &mut self,
+        job: impl FnOnce(&mut BlobReader<'_>, &mut Filter, Spill<'_>) -> Result<T, RestoreError>,
+    ) -> Result<T, RestoreError> {
+        let (packs, hash) = (self.objects.packs().clone(), self.objects.hash());
+        let spill = Spill {
+            directory: &self.git_dir,
+            quota: self.quota,
+        };
+        let blobs = LargeBlobs::of(
+            packs,
+            &self.tree,
+            hash,
+            spill,
+            (true, WORKTREE_WORKERS_MAX),
+            self.stop,
+        )?;
+        job(&mut blobs.reader(), &mut self.filter, spill)
+    }
+
+    /// What the conversions make of a blob that is not held.
+    fn converted(&mut self, id: ObjectId, wanted: &Conversions) -> Result<Spilled, RestoreError> {
+        let stop = self.stop;
+        self.with_reader(|reader, filter, spill| {
+            large::convert(reader, &id, (filter, wanted), spill, stop)
+        })
+    }
+
+    /// Writes a file of a blob that is not held.
+    pub(super) fn write_large(
+        &mut self,
+        file: ToFile<'_, '_>,
+        id: ObjectId,
+        wanted: &Conversions,
+    ) -> Result<(), RestoreError> {
+        self.with_reader(|reader, filter, spill| {
+            let conversion = (!wanted.is_empty()).then_some((filter, wanted));
+            large::write(file, reader, &id, conversion, spill)
+        })
     }
 
     /// The id of the blob that a file is; `None` if it has not as many bytes as it had.

@@ -5,17 +5,15 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use gix::ObjectId;
-use gix::bstr::{BStr, ByteSlice};
-use rustix::fs::{CWD, RenameFlags};
-
 use super::copy::Copy;
-use super::lock::Lock;
+use super::lock::{self, Lock};
 use crate::restore::error::{RestoreError, failed};
 use crate::restore::gitdir::{self, followed};
 use crate::restore::path::as_path;
 use crate::restore::refs::Refs;
 use crate::restore::stop::Stop;
+use gix::ObjectId;
+use gix::bstr::{BStr, ByteSlice};
 
 /// What is needed for that.
 pub(super) struct Replacing<'r> {
@@ -64,12 +62,14 @@ impl Replacing<'_> {
             fs::write(&head, format!("{commit}\n")).map_err(failed("write", &head))?;
             put(&head, &git_dir.join("HEAD"))?;
         }
-        exchange(&made.join("refs"), &git_dir.join("refs"), ours)?;
+        // Own branches go before what shows that somebody else has their commits: who is killed is asked nothing.
+        clear(&git_dir.join("refs/heads"))?;
         let packed = made.join("packed-refs");
         match packed.exists() {
             true => put(&packed, &git_dir.join("packed-refs"))?,
             false => remove(&git_dir.join("packed-refs"))?,
         }
+        replace(&made.join("refs"), &git_dir.join("refs"))?;
         let config = ours.join("config");
         if config.exists() {
             put(&config, &git_dir.join("config"))?;
@@ -80,8 +80,8 @@ impl Replacing<'_> {
         }
         // What they tell of is not there any more.
         let logs = git_dir.join("logs");
-        match fs::rename(&logs, ours.join("logs")) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("move away", &logs)(e)),
+        match fs::remove_dir_all(&logs) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", &logs)(e)),
             _ => Ok(()),
         }
     }
@@ -92,6 +92,8 @@ impl Replacing<'_> {
         for name in ["HEAD", "packed-refs", "config", "shallow"] {
             locks.push(Lock::take(&git_dir.join(name), &self.ours.join("lock"))?);
         }
+        // Whatever ref it is of: all are replaced.
+        lock::expect_none(&git_dir.join("refs"))?;
         if let Some(branch) = self.refs.branch() {
             let name = [b"refs/heads/", branch.as_bytes()].concat();
             let path = git_dir.join(as_path(&name));
@@ -115,13 +117,71 @@ fn remove(path: &Path) -> Result<(), RestoreError> {
     }
 }
 
-/// Has two directories change places; not every file system can do that at once.
-fn exchange(from: &Path, to: &Path, ours: &Path) -> Result<(), RestoreError> {
-    if rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE).is_ok() {
+/// Has the refs below `to` be those below `from`, one file after the other: not every file system has a directory change
+/// its place. Locks stay.
+fn replace(from: &Path, to: &Path) -> Result<(), RestoreError> {
+    for (path, is_directory) in listing(to)? {
+        let new = from.join(path.file_name().unwrap_or_default());
+        if is_directory {
+            if !new.is_dir() {
+                clear(&path)?;
+            }
+        } else if !is_lock(&path) && !new.is_file() {
+            remove(&path)?;
+        }
+    }
+    for (path, is_directory) in listing(from)? {
+        let old = to.join(path.file_name().unwrap_or_default());
+        match is_directory {
+            false => put(&path, &old)?,
+            true => {
+                make(&old)?;
+                replace(&path, &old)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes the refs below a directory, and that itself unless somebody has a lock there.
+fn clear(directory: &Path) -> Result<(), RestoreError> {
+    if !directory.is_dir() {
         return Ok(());
     }
-    put(to, &ours.join("refs"))?;
-    put(from, to)
+    for (path, is_directory) in listing(directory)? {
+        match is_directory {
+            true => clear(&path)?,
+            false if is_lock(&path) => {}
+            false => remove(&path)?,
+        }
+    }
+    match fs::remove_dir(directory) {
+        Err(e) if e.kind() != io::ErrorKind::DirectoryNotEmpty => {
+            Err(failed("remove", directory)(e))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn make(directory: &Path) -> Result<(), RestoreError> {
+    match fs::create_dir(directory) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(failed("create", directory)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// What is in a directory, and which of it are directories themselves.
+fn listing(directory: &Path) -> Result<Vec<(PathBuf, bool)>, RestoreError> {
+    let entry = |entry: io::Result<fs::DirEntry>| {
+        let entry = entry?;
+        Ok((entry.path(), entry.file_type()?.is_dir()))
+    };
+    let entries = fs::read_dir(directory).and_then(|entries| entries.map(entry).collect());
+    entries.map_err(failed("read", directory))
+}
+
+fn is_lock(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "lock")
 }
 
 /// The configuration with the branch that is checked out as the only one that follows something, and with what `git

@@ -48,13 +48,7 @@ impl Lock {
         fs::remove_file(scratch).map_err(failed("remove", scratch))?;
         match linked {
             Ok(()) => Ok(Lock { path, file }),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                Err(RestoreError::Usage(format!(
-                    "{} is there: a git works in that working copy, or was killed in it; wait for it, \
-                     or remove that file",
-                    path.display()
-                )))
-            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(is_there(&path)),
             Err(e) => Err(failed("create", &path)(e)),
         }
     }
@@ -67,6 +61,28 @@ impl Drop for Lock {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+fn is_there(path: &Path) -> RestoreError {
+    RestoreError::Usage(format!(
+        "{} is there: a git works in that working copy, or was killed in it; wait for it, or remove that file",
+        path.display()
+    ))
+}
+
+/// Refuses where somebody holds a lock below the directory of refs; what a run of ours has left there goes.
+pub(super) fn expect_none(refs: &Path) -> Result<(), RestoreError> {
+    for entry in fs::read_dir(refs).map_err(failed("read", refs))? {
+        let entry = entry.map_err(failed("read", refs))?;
+        let path = entry.path();
+        let kind = entry.file_type().map_err(failed("look at", &path))?;
+        if kind.is_dir() {
+            expect_none(&path)?;
+        } else if path.extension().is_some_and(|end| end == "lock") && !remove_left(&path) {
+            return Err(is_there(&path));
+        }
+    }
+    Ok(())
 }
 
 /// Removes a lock that a run of ours has left; whether it was one.

@@ -13,6 +13,7 @@ use super::entries::Entries;
 use crate::restore::error::RestoreError;
 use crate::restore::index::{Directory, is_of_kind, put};
 use crate::restore::path::as_path;
+use crate::restore::quota::Quota;
 use crate::restore::stop::Stop;
 use crate::restore::write::stopped;
 use crate::tree::filter::AttributeFiles;
@@ -43,6 +44,8 @@ pub(super) struct Ground<'g> {
     pub executable: bool,
     /// A repository that has the objects.
     pub objects: &'g Path,
+    /// For what is too large to be held.
+    pub quota: &'g Quota,
     pub stop: &'g Stop,
 }
 
@@ -67,7 +70,12 @@ impl<'g> Eye<'g> {
         Ok(Eye {
             directory: Directory::new(ground.root, ground.stop),
             executable: ground.executable,
-            contents: Contents::new(ground.objects, hash, attributes, ground.stop)?,
+            contents: Contents::new(
+                ground.objects,
+                hash,
+                attributes,
+                (ground.quota, ground.stop),
+            )?,
         })
     }
 

@@ -18,17 +18,16 @@ use crate::restore::download::{Download, Served};
 use crate::restore::error::{RestoreError, failed};
 use crate::restore::extract::extract;
 use crate::restore::feed::{Feed, Unpacks};
-use crate::restore::link::Link;
 use crate::restore::objects::Objects;
 use crate::restore::opening::{self, Asked, By};
 use crate::restore::origin;
 use crate::restore::parts::{Destination, Fetching};
 use crate::restore::reel::Reel;
 use crate::restore::refs::Refs;
-use crate::restore::run::{self, Room};
+use crate::restore::run;
 use crate::restore::source::Source;
 use crate::restore::stop::Stop;
-use crate::restore::update::{self, Fetched};
+use crate::restore::update::{self, Fetched, Update};
 use crate::restore::wanted::Wanted;
 use crate::restore::write::{Site, umask};
 
@@ -77,20 +76,20 @@ impl News {
 #[derive(Clone, Copy)]
 pub(super) struct One<'o> {
     pub args: &'o RestoreArgs,
-    pub link: Link<'o>,
+    /// The repository that it is fetched into, and a bundle that may have it.
+    pub update: &'o Update<'o>,
     pub wanted: &'o Wanted,
     pub dates: Dates,
     pub hash: Kind,
     /// A directory of ours, into which nothing is written.
     pub ours: &'o Path,
-    /// The repository that it is fetched into.
-    pub room: Room<'o>,
 }
 
 impl One<'_> {
     /// Finds it, and fetches its objects.
     pub(super) fn fetch(self) -> Result<News, RestoreError> {
-        let (stop, tree) = (self.link.stop, self.room.tree);
+        let Update { link, room, .. } = *self.update;
+        let (stop, tree) = (link.stop, room.tree);
         let archive = self.ask()?;
         let said = archive.captured.file("config").unwrap_or_default();
         let said = origin::read(said)?;
@@ -106,16 +105,15 @@ impl One<'_> {
         })?;
         ids.sort_unstable();
         ids.dedup();
-        let objects = Objects::open(tree, self.hash, stop)?;
-        let mut missing = Vec::new();
-        for id in ids {
-            if objects.kind(id)?.is_none() {
-                missing.push(id.to_string());
-            }
+        let mut missing = self.missing(&ids)?;
+        // One that leads on from what is there is had without a walk through all of both.
+        if refs.commit().is_some_and(|id| missing.contains(&id)) {
+            self.update.take_bundle(refs.commit())?;
+            missing = self.missing(&ids)?;
         }
-        drop(objects);
         if !missing.is_empty() {
-            let url = format!("{}{}", self.link.server.origin(), self.link.place);
+            let missing = missing.iter().map(ToString::to_string);
+            let url = format!("{}{}", link.server.origin(), link.place);
             let args = [
                 "fetch",
                 "--quiet",
@@ -126,7 +124,7 @@ impl One<'_> {
             ];
             let args = args.into_iter().map(str::to_owned);
             let args: Vec<String> = args.chain(missing).collect();
-            run::server(self.link, self.room, &args)?;
+            run::server(link, room, &args)?;
         }
         let objects = Objects::open(tree, self.hash, stop)?;
         if !refs.are_of(&self.wanted.checkout, |id| objects.commit_of(id).ok()) {
@@ -137,19 +135,33 @@ impl One<'_> {
         Ok(News::One(archive, fetches))
     }
 
+    /// Those of `ids` that are not there yet.
+    fn missing(self, ids: &[ObjectId]) -> Result<Vec<ObjectId>, RestoreError> {
+        let Update { link, room, .. } = *self.update;
+        let objects = Objects::open(room.tree, self.hash, link.stop)?;
+        let mut missing = Vec::new();
+        for id in ids {
+            if objects.kind(*id)?.is_none() {
+                missing.push(*id);
+            }
+        }
+        Ok(missing)
+    }
+
     fn refused(self, why: &str) -> RestoreError {
         RestoreError::NoSnapshot(format!("{why}; --overwrite restores it whole"))
     }
 
     /// What the snapshot says of itself.
     fn ask(self) -> Result<Archive, RestoreError> {
+        let Update { link, room, .. } = *self.update;
         let asked = Asked {
-            base: self.link.place,
+            base: link.place,
             query: self.wanted.query(),
             is_fresh: self.args.fresh,
             by: By::Manifest,
         };
-        let opened = opening::open(self.link, &asked)?;
+        let opened = opening::open(link, &asked)?;
         if !opened.is_manifest() {
             return Err(self.refused("the server has no manifest of one commit"));
         }
@@ -164,7 +176,7 @@ impl One<'_> {
         let site = Site {
             root: root.as_fd(),
             umask: umask(),
-            quota: self.room.quota,
+            quota: room.quota,
             stop: link.stop,
         };
         let to = Destination {

@@ -21,6 +21,7 @@ use crate::limits::LOCAL_NAMED_MAX;
 use crate::restore::error::RestoreError;
 use crate::restore::objects::Objects;
 use crate::restore::path::as_path;
+use crate::restore::quota::Quota;
 use crate::restore::stop::Stop;
 use crate::restore::write::stopped;
 use crate::tree::filter::AttributeFiles;
@@ -31,6 +32,7 @@ pub(super) struct Before {
     pub scratch: Scratch,
     pub root: File,
     pub left: Option<Way>,
+    pub quota: Quota,
 }
 
 /// Its index and its files.
@@ -61,6 +63,7 @@ impl Before {
             root: self.root.as_fd(),
             executable: self.copy.has_modes(),
             objects: &self.scratch.tree,
+            quota: &self.quota,
             stop,
         }
     }
@@ -294,7 +297,7 @@ impl Planner<'_> {
             .collect();
         let Planner { before, stop, .. } = *self;
         let hash = before.copy.hash();
-        let of = |files| Contents::new(&before.scratch.tree, hash, files, stop);
+        let of = |files| Contents::new(&before.scratch.tree, hash, files, (&before.quota, stop));
         let (mut old, mut new) = (of(&self.seen.attributes)?, of(attributes)?);
         for directory in content::differently(changes) {
             for number in self.seen.entries.below(&directory) {

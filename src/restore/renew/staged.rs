@@ -1,22 +1,19 @@
 //! The files that a working copy gets, made in a staging directory: a disk that is full shows before anything of the
 //! working copy is touched.
 
-use std::fs::{self, File, FileTimes};
+use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::time::{Duration, SystemTime};
 
 use gix::ObjectId;
+use gix::bstr::ByteSlice;
 use gix::hash::Kind;
 
 use super::content::{Contents, Made};
 use crate::limits::RENEWED_FILES_PER_THREAD;
 use crate::restore::dates::Dates;
-use crate::restore::error::{RestoreError, failed};
-use crate::restore::path::as_path;
-use crate::restore::run::{self, Room};
+use crate::restore::error::RestoreError;
+use crate::restore::large::ToFile;
+use crate::restore::run::Room;
 use crate::restore::write::{Site, Writer, stopped};
 use crate::tree::filter::AttributeFiles;
 use crate::tree::index::SUBMODULE;
@@ -27,8 +24,6 @@ pub(super) type Item<'i> = (&'i [u8], u32, ObjectId);
 /// Where and how files are made.
 #[derive(Clone, Copy)]
 pub(super) struct Stage<'s> {
-    /// The directory.
-    pub tree: &'s Path,
     pub site: Site<'s>,
     pub dates: Dates,
     pub hash: Kind,
@@ -59,7 +54,12 @@ pub(super) fn make(stage: Stage<'_>, items: &[Item<'_>]) -> Result<u64, RestoreE
 fn make_part(stage: Stage<'_>, items: &[Item<'_>]) -> Result<u64, RestoreError> {
     let site = stage.site;
     let mut writer = Writer::new(site);
-    let mut contents = Contents::new(stage.room.tree, stage.hash, stage.attributes, site.stop)?;
+    let mut contents = Contents::new(
+        stage.room.tree,
+        stage.hash,
+        stage.attributes,
+        (site.quota, site.stop),
+    )?;
     let mut filtered = 0;
     for (path, mode, id) in items {
         if site.stop.is_set() {
@@ -80,41 +80,14 @@ fn make_part(stage: Stage<'_>, items: &[Item<'_>]) -> Result<u64, RestoreError> 
                     false => writer.file(path, executable, stage.dates.file_s(), bytes)?,
                 }
             }
-            Made::Large(bytes) => {
-                site.quota.look(bytes)?;
-                let above = path.iter().rposition(|b| *b == b'/').unwrap_or(0);
-                writer.directory(&path[..above])?;
-                large(stage, path, executable, *id)?;
+            Made::Large(conversions) => {
+                let to = (path.as_bstr(), executable);
+                let file = ToFile::new(&mut writer, site, to, stage.dates.file_s());
+                contents.write_large(file, *id, &conversions)?;
             }
         }
     }
     Ok(filtered)
-}
-
-/// Has git write a blob as it is.
-fn large(
-    stage: Stage<'_>,
-    path: &[u8],
-    executable: bool,
-    id: ObjectId,
-) -> Result<(), RestoreError> {
-    let stop = stage.site.stop;
-    let said = run::check_out(stop, stage.room, &["unpack-file", &id.to_string()])?;
-    let name = said.trim_ascii_end();
-    let made = stage
-        .room
-        .tree
-        .join(Path::new(std::ffi::OsStr::from_bytes(name)));
-    let mode = if executable { 0o777 } else { 0o666 } & !stage.site.umask.bits();
-    let date = SystemTime::UNIX_EPOCH
-        + Duration::from_secs(u64::try_from(stage.dates.file_s()).unwrap_or_default());
-    let set = File::options().write(true).open(&made).and_then(|file| {
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-        file.set_times(FileTimes::new().set_accessed(date).set_modified(date))
-    });
-    set.map_err(failed("date", &made))?;
-    let to = stage.tree.join(as_path(path));
-    fs::rename(&made, &to).map_err(failed("rename to", &to))
 }
 
 /// What is written at the staging directory.
