@@ -118,10 +118,10 @@ pub const SEED_LOOK_MS: u64 = SECOND_MS;
 pub const SEED_VICTIMS_MAX: usize = 16 << 10;
 /// How long ago nothing happened to what nobody has any more, where locks do not tell.
 pub const SEED_IDLE_MS: u64 = 24 * HOUR_MS;
-/// A file of frames stays in a seed if a restore takes one part in so many of it: the rest is fetched for that.
-pub const SEED_PLAYED_SHARE: u64 = 8;
-/// Bytes that the kernel copies between two looks for the end of the restore.
-pub const SEED_COPY_BYTES: usize = 32 << 20;
+/// What is fetched so that files of frames stay in a seed is at most one byte for so many of the snapshot.
+pub const SEED_SPARE_SHARE: u64 = 8;
+/// Bytes that are copied at a time where the kernel cannot do that by itself.
+pub const SEED_COPY_BYTES: usize = 1 << 20;
 /// See [`DOWNLOAD_TRIES_MAX`].
 pub const DOWNLOAD_RETRY_MS: u64 = 100;
 /// Longest that a busy server may have a restore wait before it asks again.

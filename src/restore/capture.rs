@@ -1,7 +1,8 @@
 //! The small files of an archive's `.git`, in memory: what they say is checked, and the files
 //! themselves are never written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::sync::{Arc, Mutex};
 
 use super::error::RestoreError;
@@ -22,6 +23,10 @@ pub(super) struct Archive {
     pub unpacked: Unpacked,
     /// Of packs that come in parts.
     pub sums: Sums,
+    /// Files of objects that need not be summed once more.
+    pub believed: BTreeSet<Vec<u8>>,
+    /// Files of a seed that are what they are to be if those are that were made of them.
+    pub kept: Vec<Arc<File>>,
     /// Which commit its manifest says that it is of, if it has come with one.
     pub said_commit: Option<String>,
     /// What the worktree has in it that is not unpacked, if it is not to be: it is made from the packs.

@@ -118,7 +118,8 @@ pub(super) fn make(
         let why = "its manifest says that it is of another commit";
         return Err(RestoreError::entry(b".git/HEAD", why));
     }
-    let sizes: BTreeMap<&[u8], u64> = captured.objects().collect();
+    let mut sizes: BTreeMap<&[u8], u64> = captured.objects().collect();
+    packs::leave_out(tree, &mut sizes, &archive.believed, said.hash);
     packs::check(tree, &sizes, &archive.sums, said.hash, stop)?;
     if making
         .as_ref()

@@ -1,9 +1,10 @@
 //! Files of objects, as git's formats have them: what finds objects in a pack leads nowhere but
 //! into that pack. The objects themselves are not looked at here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufReader, Read};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use gix::hash::Kind;
@@ -67,6 +68,43 @@ pub fn check(
             ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     })
+}
+
+/// Leaves out of the files of objects below `tree` packs that are believed with all that belongs to them: each was found
+/// right before, and names the same pack.
+pub(super) fn leave_out(
+    tree: &Path,
+    sizes: &mut BTreeMap<&[u8], u64>,
+    believed: &BTreeSet<Vec<u8>>,
+    hash: Kind,
+) {
+    let is_of = |path: &[u8], stem: &[u8]| pack_stem(path) == Some(stem);
+    let stems: Vec<Vec<u8>> = sizes
+        .keys()
+        .filter_map(|path| path.strip_suffix(b".pack"))
+        .map(<[u8]>::to_owned)
+        .collect();
+    for stem in stems {
+        let own = || sizes.iter().filter(|(path, _)| is_of(path, &stem));
+        let is_believed = own().all(|(path, _)| believed.contains(*path));
+        let mut named = own().map(|(path, bytes)| named_pack(tree, path, *bytes, hash));
+        let first = named.next().flatten();
+        if is_believed && first.is_some() && named.all(|next| next == first) {
+            sizes.retain(|path, _| !is_of(path, &stem));
+        }
+    }
+}
+
+/// The sum of the pack that a file is or belongs to, as it says.
+fn named_pack(tree: &Path, path: &[u8], bytes: u64, hash: Kind) -> Option<Vec<u8>> {
+    let sum_bytes = hash.len_in_bytes() as u64;
+    // Others have a sum of their own behind it.
+    let sums = if path.ends_with(b".pack") { 1 } else { 2 };
+    let at = bytes.checked_sub(sums * sum_bytes)?;
+    let mut sum = vec![0; hash.len_in_bytes()];
+    let file = File::open(tree.join(as_path(path))).ok()?;
+    file.read_exact_at(&mut sum, at).ok()?;
+    Some(sum)
 }
 
 /// Looks at the index at `path` of a pack of `pack_bytes` that still comes: what is found by it lies in there.

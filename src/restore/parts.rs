@@ -5,8 +5,8 @@
 //! ([`Manifest::unpack`]), it is of the snapshot that the answer names, and what all of it
 //! takes is counted before the first byte is asked for.
 
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::AcqRel};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,17 +16,19 @@ use gix::hash::Kind;
 use super::capture::Archive;
 use super::error::{RestoreError, failed};
 use super::http::Conn;
-use super::landing::{self, Landing};
+use super::landing::{Landing, SEALED, is_there};
 use super::packs;
 use super::piece::{Coming, corrupt};
-use super::pieces::{Piece, push_pieces, push_range};
+use super::pieces::{Piece, push_pieces};
 use super::quota::Quota;
 use super::reel::Reel;
-use super::seed::Seed;
+use super::seed::{Lent, Seed};
 use super::source::Source;
+use super::spare::{self, Spare};
 use super::summed::Summed;
+use super::sums::Running;
 use super::write::stopped;
-use crate::limits::{SEED_PLAYED_SHARE, STREAM_READ_BYTES};
+use crate::limits::{DOWNLOAD_TRIES_MAX, STREAM_READ_BYTES};
 use crate::manifest::parts::{Manifest, Part};
 use crate::tree::decoder::Packs;
 use crate::tree::frontier::Frontier;
@@ -41,42 +43,27 @@ pub(super) struct Destination<'f> {
     pub seed: Option<&'f Seed<'f>>,
 }
 
-/// Whether it was fetched and found right before: until then it has another name.
-fn is_there(path: &Path, bytes: u64) -> bool {
-    let found = fs::symlink_metadata(path);
-    found.is_ok_and(|found| found.is_file() && found.len() == bytes)
-}
-
-/// A part that is being fetched.
+/// A part of a pack that is being fetched, or copied.
 struct Open<'f> {
     landing: Landing<'f>,
     /// What is not there yet.
     left_bytes: AtomicU64,
-    /// Of a pack.
-    sum: Option<Summed>,
+    /// Of a pack, unless that is believed.
+    sum: Option<Summed<Running>>,
 }
 
 /// What a connection does next.
 enum Job {
-    /// Fetches a piece.
-    Fetch(Piece),
-    /// Gives a part that the seed has its place.
-    Place(usize, File),
-}
-
-impl Job {
-    /// Whose it is, by its place in the manifest.
-    fn part(&self) -> usize {
-        match self {
-            Job::Fetch(piece) => piece.part,
-            Job::Place(part, _) => *part,
-        }
-    }
+    /// Brings a piece of a part.
+    Bring(Piece),
+    /// Fetches a piece that is kept for the next restore.
+    Keep(Piece),
 }
 
 /// What the connections share.
 ///
 /// Invariant: where one has failed no job is handed out.
+#[derive(Default)]
 struct State {
     /// What nobody does yet; the last one is next.
     jobs: Vec<Job>,
@@ -95,8 +82,10 @@ pub(super) struct Fetching<'f, 'a> {
     to: Destination<'f>,
     /// By their place in the manifest; `None` for those that are there or not fetched.
     open: Vec<Option<Open<'f>>>,
-    /// The same of files of frames that the seed has.
-    had: Vec<Option<File>>,
+    /// The same of those that the seed has.
+    lent: Vec<Option<Lent<'f>>>,
+    /// The same of files of frames that it is to have.
+    spare: Vec<Option<Spare<'f>>>,
     /// How far each part is there: a pack as it comes, anything else once it has its name.
     frontiers: Vec<Arc<Frontier>>,
     state: Mutex<State>,
@@ -119,48 +108,27 @@ impl<'f, 'a> Fetching<'f, 'a> {
         for number in &missing {
             to.quota.take_entry(manifest.parts[*number].bytes)?;
         }
-        let mut jobs = Vec::new();
         let mut fetching = Fetching {
             source,
             manifest,
             to,
             open: manifest.parts.iter().map(|_| None).collect(),
-            had: manifest.parts.iter().map(|_| None).collect(),
+            lent: manifest.parts.iter().map(|_| None).collect(),
+            spare: manifest.parts.iter().map(|_| None).collect(),
             frontiers: manifest.parts.iter().map(|_| Arc::default()).collect(),
-            state: Mutex::new(State {
-                jobs: Vec::new(),
-                left: 0,
-                has_failed: false,
-                is_cause: false,
-            }),
+            state: Mutex::default(),
         };
         let others = (0..manifest.parts.len()).filter(|number| !missing.contains(number));
         others.for_each(|number| fetching.is_whole(number));
+        let mut pieces = Vec::new();
         for number in missing {
-            if let Some(file) = fetching.find(number) {
-                jobs.push(Job::Place(number, file));
-                continue;
+            if !fetching.begin(number)? {
+                push_pieces(manifest, number, &mut pieces);
             }
-            let part = &manifest.parts[number];
-            let kept = to
-                .seed
-                .and_then(|seed| Landing::in_seed(seed, manifest, number));
-            let landing = match kept {
-                Some(kept) => kept,
-                None => Landing::in_directory(to.dir, part)?,
-            };
-            if is_pack(part) {
-                // It may be looked at before all of it is there.
-                landing.extend(part.bytes)?;
-            }
-            let mut pieces = Vec::new();
-            push_pieces(manifest, number, &mut pieces);
-            fetching.begin(number, landing)?;
-            jobs.extend(pieces.into_iter().map(Job::Fetch));
         }
         // Companions of packs come first: they say what is where.
-        jobs.sort_by_key(|job| is_pack(&manifest.parts[job.part()]));
-        jobs.reverse();
+        pieces.sort_by_key(|piece| is_pack(&manifest.parts[piece.part]));
+        let jobs: Vec<Job> = pieces.into_iter().rev().map(Job::Bring).collect();
         let mut state = fetching.lock();
         (state.left, state.jobs) = (jobs.len(), jobs);
         drop(state);
@@ -168,102 +136,99 @@ impl<'f, 'a> Fetching<'f, 'a> {
         Ok(fetching)
     }
 
+    /// Begins a part, of which nothing is there; whether all of it is there then.
+    fn begin(&mut self, number: usize) -> Result<bool, RestoreError> {
+        let (part, dir) = (&self.manifest.parts[number], self.to.dir);
+        self.lent[number] = self.find(number);
+        let lent = self.lent[number].as_ref();
+        if let Some(lent) = lent {
+            let directory = File::open(dir).map_err(failed("open", dir))?;
+            let mode = rustix::fs::Mode::from_raw_mode(SEALED);
+            if lent.place(directory.as_fd(), &part.name, mode) {
+                self.source.link.progress.came_from_seed(part.bytes);
+                self.source.link.progress.part_is_there();
+                self.is_whole(number);
+                return Ok(true);
+            }
+        }
+        let landing = match lent {
+            Some(_) => Landing::in_directory(dir, part)?,
+            None => Landing::new(dir, self.to.seed, self.manifest, number)?,
+        };
+        if is_pack(part) {
+            // It may be looked at before all of it is there.
+            landing.extend(part.bytes)?;
+        }
+        let sum = Summed::of(self.manifest, part);
+        self.open[number] = Some(Open {
+            landing,
+            left_bytes: AtomicU64::new(part.bytes),
+            sum: sum.filter(|_| !lent.is_some_and(Lent::is_sound)),
+        });
+        if part.bytes == 0 {
+            // There is nothing to be asked for.
+            self.end(number)?;
+        }
+        Ok(part.bytes == 0)
+    }
+
     /// The part, if the seed has it.
-    fn find(&self, number: usize) -> Option<File> {
+    fn find(&self, number: usize) -> Option<Lent<'f>> {
         let seed = self.to.seed?;
         seed.find(self.manifest, number, self.source.link.stop)
     }
 
-    /// Begins a part, of which nothing is there.
-    fn begin(&mut self, number: usize, landing: Landing<'f>) -> Result<(), RestoreError> {
-        let part = &self.manifest.parts[number];
-        self.open[number] = Some(Open {
-            landing,
-            left_bytes: AtomicU64::new(part.bytes),
-            sum: Summed::of(self.manifest, part),
-        });
-        match part.bytes {
-            // There is nothing to be asked for.
-            0 => self.end(number),
-            _ => Ok(()),
-        }
-    }
-
     /// What is played of files of frames comes from the seed, where that has them; else they are kept there, with what
-    /// is not played of them, which is fetched in the end.
-    pub(super) fn play(&mut self, reel: &Reel) -> Result<(), RestoreError> {
+    /// is not played of them, which is fetched in the end, if it is little.
+    pub(super) fn play(&mut self, reel: &Reel) {
         let Some(seed) = self.to.seed else {
-            return Ok(());
+            return;
         };
-        let mut pieces = Vec::new();
-        for number in 0..self.manifest.parts.len() {
-            let part = &self.manifest.parts[number];
-            let played = reel.of_part(number);
-            let played_bytes: u64 = played.iter().map(|range| range.end - range.start).sum();
-            if part.is_of_pack() || played_bytes == 0 {
-                continue;
+        let parts = self.manifest.parts.iter().enumerate();
+        for (number, _) in parts.filter(|(_, part)| !part.is_of_pack()) {
+            if !reel.of_part(number).is_empty() {
+                self.lent[number] = self.find(number);
             }
-            self.had[number] = self.find(number);
-            // What is played twice would be counted twice.
-            let is_plain = played.is_sorted_by(|one, next| one.end <= next.start);
-            let is_much = played_bytes >= part.bytes / SEED_PLAYED_SHARE;
-            if self.had[number].is_some() || !is_plain || !is_much {
-                continue;
-            }
-            let Some(landing) = Landing::in_seed(seed, self.manifest, number) else {
-                continue;
-            };
-            self.begin(number, landing)?;
-            let mut at = 0;
-            for range in &played {
-                push_range(number, at..range.start, None, &mut pieces);
-                at = range.end;
-            }
-            push_range(number, at..part.bytes, None, &mut pieces);
         }
+        let is_had = |number: usize| self.lent[number].is_some();
+        let (spare, pieces) = spare::plan(seed, self.manifest, reel, is_had);
+        self.spare = spare;
         let mut state = self.lock();
         state.left += pieces.len();
-        state.jobs.splice(0..0, pieces.into_iter().map(Job::Fetch));
-        Ok(())
+        state.jobs.splice(0..0, pieces.into_iter().map(Job::Keep));
     }
 
-    /// Gives bytes of a part to be played, if the seed has it.
-    pub(super) fn had(
-        &self,
-        number: usize,
-        at: u64,
-        into: &mut [u8],
-    ) -> Result<bool, RestoreError> {
-        match (self.had.get(number), self.to.seed) {
-            (Some(Some(file)), Some(seed)) => {
-                let read = file.read_exact_at(into, at);
-                read.map_err(failed("read", seed.path()))?;
-                self.source.link.progress.came_from_seed(into.len() as u64);
-                Ok(true)
+    /// Gives bytes of a part to be played, if the seed has it; whether it has.
+    pub(super) fn had(&self, number: usize, at: u64, into: &mut [u8]) -> bool {
+        match self.lent.get(number) {
+            Some(Some(lent)) if lent.read(at, into) => {
+                let came = into.len() as u64;
+                self.source.link.progress.came_from_seed(came);
+                true
             }
-            _ => Ok(false),
+            _ => false,
         }
     }
 
     /// What came of a part to be played is kept, if the part is.
-    pub(super) fn played(&self, number: usize, at: u64, bytes: &[u8]) -> Result<(), RestoreError> {
-        match self.open.get(number) {
-            Some(Some(open)) => {
-                open.landing.write(bytes, at)?;
-                self.came(number, bytes.len() as u64)
-            }
-            _ => Ok(()),
+    pub(super) fn played(&self, number: usize, at: u64, bytes: &[u8]) {
+        if let Some(Some(spare)) = self.spare.get(number) {
+            spare.write(bytes, at);
+            spare.came(at..at + bytes.len() as u64);
         }
     }
 
     /// How many bytes are to be fetched, with those to be played.
     pub(super) fn bytes(&self, reel: &Reel) -> u64 {
-        let bytes = |number: usize| match (&self.open[number], &self.had[number]) {
-            (Some(_), _) => self.manifest.parts[number].bytes,
-            (None, Some(_)) => 0,
-            (None, None) => {
-                let played = reel.of_part(number);
-                played.iter().map(|range| range.end - range.start).sum()
+        let bytes = |number: usize| {
+            let is_needed = self.open[number].is_some() || self.spare[number].is_some();
+            match &self.lent[number] {
+                Some(_) => 0,
+                None if is_needed => self.manifest.parts[number].bytes,
+                None => {
+                    let played = reel.of_part(number);
+                    played.iter().map(|range| range.end - range.start).sum()
+                }
             }
         };
         (0..self.open.len()).map(bytes).sum()
@@ -338,16 +303,26 @@ impl<'f, 'a> Fetching<'f, 'a> {
         self.frontiers.iter().for_each(|frontier| frontier.end());
     }
 
-    /// Notes what is fetched as what an archive has had in `.git/objects/pack`, with the sums that are made.
+    /// Notes what is fetched as what an archive has had in `.git/objects/pack`, with the sums that are made, and with
+    /// what need not be summed.
     pub(super) fn note(&self, archive: &mut Archive) -> Result<(), RestoreError> {
-        for (open, part) in self.open.iter().zip(&self.manifest.parts) {
+        for (number, part) in self.manifest.parts.iter().enumerate() {
             if !part.is_of_pack() {
                 continue;
             }
             let path = format!(".git/objects/pack/{}", part.name).into_bytes();
             archive.captured.object(&path, part.bytes)?;
-            if let Some(sum) = open.as_ref().and_then(|open| open.sum.as_ref()) {
-                archive.sums.insert(path, sum.running.clone());
+            let (open, lent) = (self.open[number].as_ref(), self.lent[number].as_ref());
+            let kept = open.and_then(|open| open.landing.kept());
+            let lent = lent.filter(|lent| !lent.is_lost());
+            archive
+                .kept
+                .extend(kept.or(lent.map(|lent| lent.file().clone())));
+            if let Some(sum) = open.and_then(|open| open.sum.as_ref()) {
+                archive.sums.insert(path.clone(), sum.running.clone());
+            }
+            if lent.is_some_and(Lent::is_sound) {
+                archive.believed.insert(path);
             }
         }
         Ok(())
@@ -414,61 +389,81 @@ impl<'f, 'a> Fetching<'f, 'a> {
         conn: &mut Option<Conn<'a>>,
         buffer: &mut Vec<u8>,
     ) -> Result<(), RestoreError> {
-        match (job, self.to.seed) {
-            (Job::Fetch(piece), _) => {
-                buffer.resize(STREAM_READ_BYTES, 0);
-                self.fetch(piece, conn, buffer)?;
-                self.done(piece, buffer)
-            }
-            (Job::Place(number, file), Some(seed)) => {
-                let (part, stop) = (&self.manifest.parts[*number], self.source.link.stop);
-                landing::place(seed, file, part, self.to.dir, stop)?;
-                self.source.link.progress.came_from_seed(part.bytes);
-                self.source.link.progress.part_is_there();
-                self.is_whole(*number);
+        buffer.resize(STREAM_READ_BYTES, 0);
+        match job {
+            Job::Bring(piece) => self.bring(piece, conn, buffer),
+            Job::Keep(piece) => {
+                self.keep(piece, conn, buffer);
                 Ok(())
             }
-            (Job::Place(..), None) => Ok(()),
         }
     }
 
-    fn fetch(
+    /// Copies a piece, or fetches it.
+    fn bring(
         &self,
         piece: &Piece,
         conn: &mut Option<Conn<'a>>,
         buffer: &mut [u8],
     ) -> Result<(), RestoreError> {
-        let (part, Some(open)) = (&self.manifest.parts[piece.part], &self.open[piece.part]) else {
+        let number = piece.part;
+        let (part, Some(open)) = (&self.manifest.parts[number], &self.open[number]) else {
             return Ok(());
         };
-        let coming = Coming {
-            source: &self.source,
-            part,
-            piece,
-            sums: &self.manifest.layout.checksums()[piece.sums.clone()],
-            landing: &open.landing,
-            frontier: is_pack(part).then_some(&*self.frontiers[piece.part]),
-        };
-        coming.fetch(conn, buffer)
-    }
-
-    /// A piece is there.
-    fn done(&self, piece: &Piece, buffer: &mut [u8]) -> Result<(), RestoreError> {
-        let Some(open) = &self.open[piece.part] else {
-            return Ok(());
-        };
+        let frontier = &self.frontiers[number];
+        if self.copied(piece, &open.landing)? {
+            if is_pack(part) {
+                frontier.came(piece.range.clone());
+            }
+        } else {
+            let coming = Coming {
+                source: &self.source,
+                part,
+                piece,
+                sums: &self.manifest.layout.checksums()[piece.sums.clone()],
+                write: &|bytes, at| open.landing.write(bytes, at),
+                frontier: is_pack(part).then_some(&**frontier),
+                tries_max: DOWNLOAD_TRIES_MAX,
+            };
+            coming.fetch(conn, buffer)?;
+        }
         if let Some(sum) = &open.sum {
-            sum.add(piece, open.landing.file(), buffer)
+            sum.add(piece.range.clone(), open.landing.file(), buffer)
                 .map_err(failed("read", open.landing.path()))?;
         }
-        self.came(piece.part, piece.range.end - piece.range.start)
+        let bytes = piece.range.end - piece.range.start;
+        match open.left_bytes.fetch_sub(bytes, AcqRel) == bytes {
+            true => self.end(number),
+            false => Ok(()),
+        }
     }
 
-    /// So much more of a part is there; with the last of it the part is.
-    fn came(&self, number: usize, bytes: u64) -> Result<(), RestoreError> {
-        match &self.open[number] {
-            Some(open) if open.left_bytes.fetch_sub(bytes, AcqRel) == bytes => self.end(number),
-            _ => Ok(()),
+    /// Copies a piece out of the seed; whether it has it.
+    fn copied(&self, piece: &Piece, landing: &Landing<'_>) -> Result<bool, RestoreError> {
+        let Some(lent) = &self.lent[piece.part] else {
+            return Ok(false);
+        };
+        let link = self.source.link;
+        let copied = lent.copy(landing.file(), piece.range.clone(), link.stop);
+        let copied = copied.map_err(failed("write", landing.path()))?;
+        let bytes = piece.range.end - piece.range.start;
+        match copied {
+            true => link.progress.came_from_seed(bytes),
+            false => link.progress.add_total(bytes),
+        }
+        Ok(copied)
+    }
+
+    /// Fetches a piece that this restore does not need; once that fails, no more of that is fetched.
+    fn keep(&self, piece: &Piece, conn: &mut Option<Conn<'a>>, buffer: &mut [u8]) {
+        let number = piece.part;
+        let Some(spare) = self.spare[number].as_ref().filter(|spare| !spare.is_lost()) else {
+            return;
+        };
+        let of = (&self.source, &self.manifest.parts[number]);
+        if !spare.fetch(of, piece, conn, buffer) {
+            *conn = None;
+            self.spare.iter().flatten().for_each(Spare::lose);
         }
     }
 
@@ -477,17 +472,12 @@ impl<'f, 'a> Fetching<'f, 'a> {
         let (part, Some(open)) = (&self.manifest.parts[number], &self.open[number]) else {
             return Ok(());
         };
-        let landing = &open.landing;
-        if let Some(whole) = part.whole {
-            let found = landing.sum()?;
-            match found == whole {
-                true => {}
-                // What was played of it has sums of its own.
-                false if landing.is_spare() => return Ok(()),
-                false => return Err(corrupt(part, 0)),
-            }
+        if let Some(whole) = part.whole
+            && open.landing.sum()? != whole
+        {
+            return Err(corrupt(part, 0));
         }
-        landing.finish(part, self.to.dir, self.source.link.stop)?;
+        open.landing.finish(part, self.to.dir)?;
         if part.is_of_pack() {
             self.source.link.progress.part_is_there();
         }

@@ -2,12 +2,11 @@
 
 use super::error::RestoreError;
 use super::http::Conn;
-use super::landing::Landing;
 use super::link::pause;
 use super::pieces::{Piece, Taken};
 use super::source::Source;
 use super::untaken::{Untaken, reusable};
-use crate::limits::{CORRUPT_TRIES_MAX, DOWNLOAD_TRIES_MAX, PACE_BYTES};
+use crate::limits::{CORRUPT_TRIES_MAX, PACE_BYTES};
 use crate::manifest::parts::Part;
 use crate::tree::frontier::Frontier;
 
@@ -18,9 +17,12 @@ pub(super) struct Coming<'p, 'a> {
     pub piece: &'p Piece,
     /// Of the frames that the archive has of it.
     pub sums: &'p [u32],
-    pub landing: &'p Landing<'p>,
+    /// Who writes what comes, and where that begins.
+    pub write: &'p dyn Fn(&[u8], u64) -> Result<(), RestoreError>,
     /// Of a pack, which is looked at while it comes.
     pub frontier: Option<&'p Frontier>,
+    /// In a row, that bring next to nothing.
+    pub tries_max: u32,
 }
 
 impl<'a> Coming<'_, 'a> {
@@ -50,7 +52,7 @@ impl<'a> Coming<'_, 'a> {
             let is_much = taken.at.saturating_sub(before) >= PACE_BYTES as u64;
             tries = if is_much { 1 } else { tries + 1 };
             let link = self.source.link;
-            if tries >= DOWNLOAD_TRIES_MAX || link.stop.is_set() {
+            if tries >= self.tries_max || link.stop.is_set() {
                 let (name, at) = (&self.part.name, taken.at);
                 let what = format!("{name} broke at byte {at}, {tries} tries: {why}");
                 return Err(RestoreError::Server(what));
@@ -78,7 +80,7 @@ impl<'a> Coming<'_, 'a> {
                 return Ok(false);
             }
             link.progress.received(got);
-            let written = self.landing.write(&buffer[..got], taken.at);
+            let written = (self.write)(&buffer[..got], taken.at);
             written.map_err(Untaken::Final)?;
             if let Err(at) = taken.add(&buffer[..got], self.piece, self.sums) {
                 return Err(Failed::Corrupt(corrupt(self.part, at)));

@@ -10,8 +10,9 @@
 //!
 //! * A name says what a part contains ([`name`]), so one that is there is the right one, or has rotted.
 //! * That it has not was looked at in this boot and not too long ago ([`note`]), or it is read and compared with the
-//!   manifest. The checksums show what a disk has broken, not what somebody has forged: a repository's server is
-//!   believed, so each has a directory of its own, and of others nobody but root ([`ground`]).
+//!   manifest, and with git's own sums. The checksums show what a disk has broken, not what somebody has forged: a
+//!   repository's server is believed, so each has a directory of its own, and of others nobody but root ([`ground`]).
+//! * A restore lives without: what cannot be written is not kept, and what cannot be read is fetched ([`Lent`]).
 //! * What was used least recently leaves ([`room`]).
 
 mod check;
@@ -28,17 +29,20 @@ use std::collections::HashSet;
 use std::fmt::Display;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
-use rustix::fs::Mode;
+use rustix::fs::{AtFlags, Mode, OFlags};
 
 use self::check::{Verdict, check};
 use self::ground::{Ground, Refused, is_file_believed};
-use self::note::{Clock, SEALED};
+use self::note::{Clock, Known, SEALED};
+use self::place::Fault;
 use self::room::Room;
 use super::error::RestoreError;
 use super::progress::Progress;
@@ -150,47 +154,63 @@ impl<'a> Seed<'a> {
     }
 
     /// The part, if the seed has it. What is there and is not right is removed.
-    pub(super) fn find(&self, manifest: &Manifest, number: usize, stop: &Stop) -> Option<File> {
+    pub(super) fn find(&self, manifest: &Manifest, number: usize, stop: &Stop) -> Option<Lent<'_>> {
         let home = self.home.get()?;
         let (part, name) = (&manifest.parts[number], name::of_part(manifest, number));
+        let refused = |why: &dyn Display| {
+            self.refuse(home, &name, why);
+            None
+        };
         let file = match home.read(&name) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
-            Err(e) => return self.refuse(home, &name, e),
+            Err(e) => return refused(&e),
         };
         let found = match file.metadata() {
             Ok(found) => found,
-            Err(e) => return self.refuse(home, &name, e),
+            Err(e) => return refused(&e),
         };
         if !is_file_believed(&found) {
-            return self.refuse(home, &name, "another user's, or no file");
+            return refused(&"another user's, or no file");
         }
         if found.len() != part.bytes {
-            return self.refuse(home, &name, "of another length");
+            return refused(&"of another length");
         }
-        let is_right = self.clock.is_right(&found, self.check_interval);
-        if is_right && !self.is_doubted.load(Relaxed) {
-            // Who may not write there counts as nobody who uses it.
-            let _ = self.clock.note_used(&file);
-        } else {
-            match check(&file, manifest, number, stop) {
-                Verdict::Right => {}
-                Verdict::Wrong => return self.refuse(home, &name, "not what the manifest says"),
-                Verdict::Stopped => return None,
+        let known = self.clock.known(&found, self.check_interval);
+        let known = match known.filter(|_| !self.is_doubted.load(Relaxed)) {
+            Some(known) => {
+                // Who may not write there counts as nobody who uses it.
+                let _ = self.clock.note_used(&file);
+                known
             }
-            let sealed = rustix::fs::fchmod(&file, Mode::from_raw_mode(SEALED));
-            // It is read again the next time where that cannot be noted.
-            let _ = sealed.map(|()| self.clock.note_right(&file));
-        }
+            None => {
+                match check(&file, manifest, number, stop) {
+                    Verdict::Right => {}
+                    Verdict::Wrong => return refused(&"not what the manifest says"),
+                    Verdict::Stopped => return None,
+                }
+                let sealed = rustix::fs::fchmod(&file, Mode::from_raw_mode(SEALED));
+                // It is read again the next time where that cannot be noted.
+                let _ = sealed.map(|()| self.clock.note(&file, Known::Right));
+                Known::Right
+            }
+        };
         // Another try finds it once more.
-        if lock(&self.kept).insert(name) {
+        if lock(&self.kept).insert(name.clone()) {
             self.used_bytes.fetch_add(part.bytes, Relaxed);
         }
-        Some(file)
+        Some(Lent::new(self, file, name, known))
+    }
+
+    /// A part that is used cannot be read.
+    fn lose(&self, name: &str, why: &io::Error) {
+        if let Some(home) = self.home.get() {
+            self.refuse(home, name, why);
+        }
     }
 
     /// Removes what is no part.
-    fn refuse(&self, home: &Ground, name: &str, why: impl Display) -> Option<File> {
+    fn refuse(&self, home: &Ground, name: &str, why: &dyn Display) {
         let removed = match home.remove(name) {
             Ok(()) => "removed and fetched again",
             Err(_) => "fetched",
@@ -199,7 +219,12 @@ impl<'a> Seed<'a> {
         self.say(&format!(
             "in the seed {path} {name} is wrong and {removed}: {why}"
         ));
-        None
+    }
+
+    /// A part has what git's formats want of it, with those that belong to it.
+    pub(super) fn note_sound(&self, file: &File) {
+        // It is read again the next time where that cannot be noted.
+        let _ = self.clock.note(file, Known::Sound);
     }
 
     /// A file for a part that the seed has not; `None` if it cannot be kept.
@@ -241,30 +266,17 @@ impl<'a> Seed<'a> {
         room.make(&self.ground, kept, bytes, self.limit_bytes)
     }
 
-    /// Keeps a part that was found right. Gives it back: whatever becomes of its name, the file is there.
-    pub(super) fn keep(&self, incoming: Incoming) -> Arc<File> {
-        let (file, name) = (incoming.file().clone(), incoming.name().to_owned());
-        lock(&self.kept).insert(name);
+    /// Keeps a part that was found right.
+    pub(super) fn keep(&self, incoming: Incoming) {
+        lock(&self.kept).insert(incoming.name().to_owned());
         if let Err(e) = incoming.finish(&self.clock) {
             self.close(&e);
         }
-        file
     }
 
-    /// Gives a part its place in a working copy: the name `name` in `directory`, with this mode if it is a copy.
-    pub(super) fn place(
-        &self,
-        file: &File,
-        to: (BorrowedFd<'_>, &str),
-        mode: Mode,
-        stop: &Stop,
-    ) -> io::Result<()> {
-        place::place(file, to, (self.may_link, mode), stop)
-    }
-
-    /// Something was not right that came from here: from now on all is read and compared before it is used.
-    fn doubt(&self) {
-        self.is_doubted.store(true, Relaxed);
+    /// Whether packs in a working copy may be the seed's own files.
+    pub(super) fn may_link(&self) -> bool {
+        self.may_link
     }
 
     /// Nothing more is written.
@@ -273,26 +285,20 @@ impl<'a> Seed<'a> {
         self.say_once(&format!("is only read: {why}"));
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Whether a restore failed because of what is here, and another try does without that.
+    /// Whether a restore may have failed because of what is here, and another try does without that. Of a part that was
+    /// not read blocks may be shared, or it may be mapped: any error of reading can be one of its disk.
     pub(super) fn is_to_blame(&self, error: &RestoreError) -> bool {
-        match error {
-            RestoreError::Disk { path, .. } if *path == self.path => {
-                let (was_closed, was_doubted) =
-                    (self.is_closed.load(Relaxed), self.is_doubted.load(Relaxed));
-                self.doubt();
-                self.close(error);
-                !was_closed || !was_doubted
-            }
-            RestoreError::Corrupt { .. } | RestoreError::Entry { .. } if self.may_be_wrong() => {
-                self.doubt();
-                true
-            }
+        let may_be = match error {
+            RestoreError::Corrupt { .. } | RestoreError::Entry { .. } => true,
+            RestoreError::Disk { source, .. } => source.raw_os_error() == Some(libc::EIO),
+            RestoreError::Thread(_) => true,
             _ => false,
+        };
+        let is_to_blame = may_be && self.may_be_wrong();
+        if is_to_blame {
+            self.is_doubted.store(true, Relaxed);
         }
+        is_to_blame
     }
 
     /// Whether something was taken from here that was not read and compared.
@@ -314,6 +320,90 @@ impl<'a> Seed<'a> {
     fn say(&self, text: &str) {
         if let Some(progress) = self.progress {
             progress.say(text);
+        }
+    }
+}
+
+/// A part of a seed while a restore uses it. Whoever cannot read it does without: it is removed, and fetched.
+#[derive(Debug)]
+pub(super) struct Lent<'s> {
+    seed: &'s Seed<'s>,
+    file: Arc<File>,
+    name: String,
+    known: Known,
+    /// It could not be read.
+    is_lost: AtomicBool,
+}
+
+impl<'s> Lent<'s> {
+    fn new(seed: &'s Seed<'s>, file: File, name: String, known: Known) -> Lent<'s> {
+        let is_lost = AtomicBool::new(false);
+        Lent {
+            seed,
+            file: Arc::new(file),
+            name,
+            known,
+            is_lost,
+        }
+    }
+
+    /// Whether git's own sums of it need not be made once more.
+    pub(super) fn is_sound(&self) -> bool {
+        self.known == Known::Sound && !self.is_lost()
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.is_lost.load(Relaxed)
+    }
+
+    pub(super) fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// Reads bytes of it; whether it could.
+    pub(super) fn read(&self, at: u64, into: &mut [u8]) -> bool {
+        if self.is_lost() {
+            return false;
+        }
+        let read = self.file.read_exact_at(into, at);
+        read.map_err(|e| self.lose(&e)).is_ok()
+    }
+
+    /// Makes a file in `directory` that is this one, or shares its blocks; whether it could.
+    pub(super) fn place(&self, directory: BorrowedFd<'_>, name: &str, mode: Mode) -> bool {
+        if self.seed.may_link && place::link(&self.file, directory, name).is_ok() {
+            return true;
+        }
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        let made = rustix::fs::openat(directory, name, flags | OFlags::CLOEXEC, mode);
+        let Ok(made) = made.map(File::from) else {
+            return false;
+        };
+        let is_shared = place::share(&self.file, &made).is_ok();
+        if !is_shared {
+            let _ = rustix::fs::unlinkat(directory, name, AtFlags::empty());
+        }
+        is_shared
+    }
+
+    /// Copies bytes of it to the same place of another file; whether they could be read.
+    pub(super) fn copy(&self, to: &File, range: Range<u64>, stop: &Stop) -> io::Result<bool> {
+        if self.is_lost() {
+            return Ok(false);
+        }
+        match place::copy(&self.file, to, range, stop) {
+            Ok(()) => Ok(true),
+            Err(Fault::To(e)) => Err(e),
+            Err(Fault::From(e)) => {
+                self.lose(&e);
+                Ok(false)
+            }
+        }
+    }
+
+    fn lose(&self, why: &io::Error) {
+        if !self.is_lost.swap(true, Relaxed) {
+            self.seed.lose(&self.name, why);
         }
     }
 }

@@ -209,7 +209,7 @@ impl<'a> Download<'a> {
             let left = (whole.len() - *len).min(usize::try_from(stretch.len).unwrap_or(usize::MAX));
             let (begin, end) = (*len, *len + left);
             if let Some(packs) = packs
-                && packs.had(stretch.part, stretch.offset, &mut whole[begin..end])?
+                && packs.had(stretch.part, stretch.offset, &mut whole[begin..end])
             {
                 *len = end;
                 continue;
@@ -219,7 +219,7 @@ impl<'a> Download<'a> {
             source.ask(conn, part, stretch.offset..stretch.offset + left as u64)?;
             let came = self.take(conn, &mut whole[..end], len);
             if let Some(packs) = packs {
-                packs.played(stretch.part, stretch.offset, &whole[begin..*len])?;
+                packs.played(stretch.part, stretch.offset, &whole[begin..*len]);
             }
             if !came? {
                 return Ok(false);

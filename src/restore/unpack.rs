@@ -155,7 +155,7 @@ pub(super) fn unpack<'w>(
         Unpacks::Objects | Unpacks::Packs => &PLAYED[..PLAYED.len() - 1],
     };
     let reel = Reel::of(&manifest, played)?;
-    packs.play(&reel)?;
+    packs.play(&reel);
     let bytes = reel.bytes();
     link.progress.set_total(packs.bytes(&reel));
     let served = Served::Parts(reel, source, &manifest);
@@ -176,6 +176,9 @@ pub(super) fn unpack<'w>(
     };
     let mut archive = extract(&download, Feed::Parts(&packs), site, dates, unpacks, beside)?;
     archive.said_commit = manifest.commit.clone();
+    if args.verify.is_some() {
+        archive.believed.clear();
+    }
     archive.unpacked = unpacked.unwrap_or(archive.unpacked);
     Ok((archive, making))
 }

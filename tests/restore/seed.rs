@@ -155,16 +155,43 @@ fn a_warm_seed_downloads_no_part_and_what_has_rotted_comes_again() {
     let nothing = (0, String::new());
     assert_eq!(host.run(&[]), nothing);
     assert_eq!(host.run(&["--seed-check-interval", "0s"]), nothing);
-    // Found by git's sums, those of frames, or before any of these, and only what is wrong comes again.
-    for path in [host.largest(".pack.", true), host.largest("/pack-", false)] {
-        for more in [&[][..], &["--seed-check-interval", "0s"]] {
-            rot(&path);
-            let (fetched, said) = host.run(more);
-            assert!((1..cold).contains(&fetched), "{fetched} of {cold}: {said}");
-            let removed = said.matches("is wrong and removed").count();
-            assert_eq!(removed, 1, "{said}");
-            assert_eq!(host.run(&[]), nothing);
+    // Nothing is read again of what is believed, unless something is to be proven or is unpacked. Then it is found by
+    // git's sums, those of frames, or before any of these, and only what is wrong comes again.
+    let (pack, frames) = (host.largest(".pack.", true), host.largest("/pack-", false));
+    rot(&pack);
+    let into = host.lab.scratch("believed");
+    let out = restore(
+        host.server.address(),
+        "test/app",
+        &into,
+        &with(&host.seed, &[]),
+    );
+    assert_eq!(of_seed(&expect(&out, 0)), "");
+    let copies = fs::read_dir(into.join(".git/objects/pack")).unwrap();
+    let copies: Vec<Vec<u8>> = copies
+        .map(|copy| fs::read(copy.unwrap().path()).unwrap())
+        .collect();
+    let rotten = fs::read(&pack).unwrap();
+    assert!(
+        copies.contains(&rotten),
+        "it was read though it is believed"
+    );
+    let checks = ["--seed-check-interval", "0s"];
+    let verify = ["--verify"];
+    for (path, more) in [
+        (&pack, &verify[..]),
+        (&pack, &checks),
+        (&frames, &[]),
+        (&frames, &checks),
+    ] {
+        if fs::read(path).unwrap() != rotten {
+            rot(path);
         }
+        let (fetched, said) = host.run(more);
+        assert!((1..cold).contains(&fetched), "{fetched} of {cold}: {said}");
+        let removed = said.matches("is wrong and removed").count();
+        assert_eq!(removed, 1, "{said}");
+        assert_eq!(host.run(&[]), nothing);
     }
     assert_eq!(files(&host.seed).len(), kept);
     let builds = host.server.builds("complete");
@@ -408,6 +435,94 @@ fn a_seed_that_is_full_or_only_read_is_used_all_the_same() {
         parts(&server) > before,
         "what is gone comes from the server"
     );
+}
+
+/// What others write fills the disk of a seed in the middle of a restore, which goes on.
+#[test]
+fn a_seed_whose_disk_fills_meanwhile_keeps_what_it_has() {
+    let lab = Lab::new(BINARY);
+    lab.generate("big", Shape::BigPack, 48 << 20);
+    let server = lab.start();
+    hit(&server, "big");
+    let (disk, plain, at) = (lab.scratch("disk"), lab.scratch("plain"), lab.scratch("at"));
+    expect(&restore(server.address(), "test/big", &plain, &[]), 0);
+    fs::create_dir(&disk).unwrap();
+    let seed = disk.join("seed");
+    let more = with(&seed, &["--seed-limit", "1G"]);
+    let restore = direct(server.address(), "test/big", &at, &more);
+    // It is stopped while the pack is on its way, unless it was faster: then that is there.
+    let script = format!(
+        "mount -t tmpfs -o size=256m tmpfs \"$at\"; mkdir \"$at/seed\"
+         coming() {{ find \"$at/seed\" -name '.new-*' -size +20M | grep -q .; }}
+         for try in 1 2 3 4 5 6 7 8; do
+             rm -rf \"$at\"/fill \"$at\"/seed/* {at}; \"$@\" 2> {at}.said & pid=$!
+             until coming || ! kill -0 $pid; do :; done 2> /dev/null
+             kill -STOP $pid && dd if=/dev/zero of=\"$at/fill\" bs=1M || :
+             kill -CONT $pid || :
+             wait $pid
+             if ! ls \"$at\"/seed/*/*.pack.*; then break; fi
+         done 2> /dev/null
+         cat {at}.said; rm -f \"$at/fill\"; ls -A \"$at\"/seed/*",
+        at = at.display()
+    );
+    let Some(out) = mounted(&script, &disk, &restore) else {
+        return;
+    };
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.status.success(), "{said}: {out:?}");
+    assert_eq!(of_seed(&said).lines().count(), 1, "{said}");
+    assert!(
+        !said.contains(".pack.") && !said.contains(".new-"),
+        "{said}"
+    );
+    expect_files(&plain, &at, &said);
+}
+
+/// Behind a part of a seed a disk ends: what cannot be read of it comes from the server.
+#[test]
+fn a_seed_on_a_disk_that_fails_is_done_without() {
+    let lab = Lab::new(BINARY);
+    small(&lab, "app", 6);
+    let server = lab.start();
+    hit(&server, "app");
+    let (disk, plain, at) = (lab.scratch("disk"), lab.scratch("plain"), lab.scratch("at"));
+    expect(&restore(server.address(), "test/app", &plain, &[]), 0);
+    fs::create_dir(&disk).unwrap();
+    let image = lab.scratch("image");
+    let restore = direct(
+        server.address(),
+        "test/app",
+        &at,
+        &with(&disk.join("seed"), &[]),
+    );
+    // All of the disk behind the middle of the file is gone, and nothing of it is in memory.
+    let script = |name: &str| {
+        let (image, at) = (image.display(), at.display());
+        format!(
+            "truncate -s 64M {image}; mkfs.ext4 -q -F -b 4096 -O ^has_journal {image}; loop=$(losetup -f --show {image}) || exit 99
+             trap 'umount \"$at\"; losetup -d \"$loop\"' EXIT
+             mount \"$loop\" \"$at\"; \"$@\"; rm -r {at}
+             file=$(find \"$at/seed\" -name '{name}' -size +1M)
+             block=$(filefrag -s -v \"$file\" | awk '$1 == \"0:\" {{ print int($4) }}')
+             umount \"$at\"; mount \"$loop\" \"$at\"
+             size=$(stat -f -c %S \"$at\")
+             truncate -s $(( block * size + 524288 )) {image}
+             \"$@\" 2>&1; ! test -e \"$file\""
+        )
+    };
+    for name in ["*.pack.*", "????????????????????????????????.*"] {
+        let Some(out) = mounted(&script(name), &disk, &restore) else {
+            return;
+        };
+        if out.status.code() == Some(99) {
+            return eprintln!("skipped: there is no loop device here");
+        }
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(out.status.success(), "{said}: {out:?}");
+        assert!(said.contains("is wrong and removed"), "{said}");
+        expect_files(&plain, &at, &said);
+        fs::remove_dir_all(&at).unwrap();
+    }
 }
 
 /// What root has opened to others they read; what is another user's nobody takes.

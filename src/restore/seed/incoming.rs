@@ -1,16 +1,19 @@
 //! A part on its way into a seed: a file that belongs to whoever downloads it, and has its name only once it is whole.
+//! Nobody waits for it: a restore that cannot write it does without.
 
 use std::fs::File;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, FlockOperation, Mode};
+use rustix::fs::{FlockOperation, Mode};
 use rustix::io::Errno;
 
 use super::ground::Ground;
 use super::name;
-use super::note::{Clock, SEALED};
+use super::note::{Clock, Known, SEALED};
+use super::place;
 use crate::limits::STAGING_TRIES_MAX;
 
 /// See the module's text. Goes unless it is finished.
@@ -24,8 +27,7 @@ pub(in crate::restore) struct Incoming {
 }
 
 impl Incoming {
-    /// Makes a file of so many bytes, which has its space where the file system can tell, for the part that is to have
-    /// that name.
+    /// Makes a file of so many bytes, for the part that is to have that name.
     pub(super) fn new(home: Arc<Ground>, name: String, bytes: u64) -> io::Result<Incoming> {
         let (new, file) = create(&home)?;
         let incoming = Incoming {
@@ -34,14 +36,8 @@ impl Incoming {
             new: Some(new),
             name,
         };
-        let file = &*incoming.file;
-        if bytes > 0 {
-            match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
-                // Not every file system can.
-                Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(bytes)?,
-                reserved => reserved?,
-            }
-        }
+        // Others count it as it will be.
+        incoming.file.set_len(bytes)?;
         Ok(incoming)
     }
 
@@ -53,12 +49,22 @@ impl Incoming {
     /// Gives the file, which is right, its name. It needs no sync: behind a power cut nothing is believed.
     pub(super) fn finish(mut self, clock: &Clock) -> io::Result<()> {
         rustix::fs::fchmod(&*self.file, Mode::from_raw_mode(SEALED))?;
-        clock.note_right(&self.file)?;
+        clock.note(&self.file, Known::Right)?;
         if let Some(new) = &self.new {
             self.home.rename(new, &self.name)?;
         }
         self.new = None;
         Ok(())
+    }
+
+    /// Gives the file itself another name elsewhere.
+    pub(in crate::restore) fn link(&self, directory: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+        place::link(&self.file, directory, name)
+    }
+
+    /// Has it share the blocks of another file, where the file system can do that.
+    pub(in crate::restore) fn share(&self, of: &File) -> io::Result<()> {
+        place::share(of, &self.file)
     }
 
     /// The name that the part has then.

@@ -1,6 +1,7 @@
-//! When a part was read and found right, kept where no lock is needed: in its date. The seconds say when, the
-//! nanoseconds in which boot of the machine. Whoever writes into the file or touches it takes the note away by that,
-//! and behind a power cut, which leaves anything, it is of another boot. The date of its last use says when that was.
+//! When a part was read and what it was found to be, kept where no lock is needed: in its date. The seconds say when,
+//! the nanoseconds in which boot of the machine, and how much was looked at. Whoever writes into the file or touches it
+//! takes the note away by that, and behind a power cut, which leaves anything, it is of another boot. The date of its
+//! last use says when that was.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -15,10 +16,19 @@ pub(super) const SEALED: u32 = 0o444;
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const NANOSECONDS: u64 = 1_000_000_000;
 
+/// What is known of a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    /// It is what the manifest says.
+    Right,
+    /// Besides, it is what git's formats want, with the files that belong to it.
+    Sound,
+}
+
 /// What tells the boot and the time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
-    /// What notes of this boot have; `None` where it cannot be told.
+    /// What notes of this boot have, an even number; `None` where it cannot be told.
     pub boot: Option<i64>,
     /// How far it is ahead of the system's.
     pub ahead: Duration,
@@ -28,7 +38,7 @@ impl Clock {
     /// The system's.
     pub(super) fn new() -> Clock {
         let id = std::fs::read(BOOT_ID).ok().filter(|id| !id.is_empty());
-        let boot = id.map(|id| (xxh64(&id, 0) % NANOSECONDS).cast_signed());
+        let boot = id.map(|id| (xxh64(&id, 0) % NANOSECONDS & !1).cast_signed());
         Clock {
             boot,
             ahead: Duration::ZERO,
@@ -48,12 +58,14 @@ impl Clock {
         }
     }
 
-    /// Notes that a file is right, and is used.
-    pub(super) fn note_right(&self, file: &File) -> io::Result<()> {
+    /// Notes that a file was read and is that, and is used.
+    pub(super) fn note(&self, file: &File, known: Known) -> io::Result<()> {
         let last_access = self.used();
         let last_modification = Timespec {
             tv_sec: last_access.tv_sec,
-            tv_nsec: self.boot.unwrap_or_default(),
+            tv_nsec: self
+                .boot
+                .map_or(0, |boot| boot | i64::from(known == Known::Sound)),
         };
         set(file, last_access, last_modification)
     }
@@ -67,13 +79,18 @@ impl Clock {
         set(file, self.used(), same)
     }
 
-    /// Whether a file was found right in this boot, and no longer ago than `interval`.
-    pub(super) fn is_right(&self, found: &Metadata, interval: Duration) -> bool {
+    /// What a file was found to be in this boot, and no longer ago than `interval`.
+    pub(super) fn known(&self, found: &Metadata, interval: Duration) -> Option<Known> {
         let now = self.now().as_secs().cast_signed();
         let age = u64::try_from(now - found.mtime());
-        let is_of_boot = self.boot == Some(found.mtime_nsec());
+        let is_new = age.is_ok_and(|age| Duration::from_secs(age) < interval);
         let is_sealed = found.mode() & 0o7777 == SEALED;
-        is_of_boot && is_sealed && age.is_ok_and(|age| Duration::from_secs(age) < interval)
+        let known = match found.mtime_nsec() - self.boot? {
+            0 => Known::Right,
+            1 => Known::Sound,
+            _ => return None,
+        };
+        (is_new && is_sealed).then_some(known)
     }
 }
 

@@ -3,63 +3,62 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
 
 use super::super::stop::Stop;
 use crate::limits::SEED_COPY_BYTES;
 
-/// Gives a file the name `name` in `directory`, where there is none: the file itself if it `may_link`, else a copy with
-/// this mode.
-pub(super) fn place(
-    file: &File,
-    (directory, name): (BorrowedFd<'_>, &str),
-    (may_link, mode): (bool, Mode),
-    stop: &Stop,
-) -> io::Result<()> {
-    if may_link && link(file, directory, name).is_ok() {
-        return Ok(());
-    }
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let to = File::from(rustix::fs::openat(directory, name, flags, mode)?);
-    match rustix::fs::ioctl_ficlone(&to, file) {
-        Ok(()) => Ok(()),
-        Err(_) => copy(file, &to, stop),
-    }
+/// Which of two files fails, and why.
+#[derive(Debug)]
+pub(super) enum Fault {
+    From(io::Error),
+    To(io::Error),
 }
 
-/// Just this file, whatever has its name by now.
-fn link(file: &File, directory: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+/// Gives just this file another name, whatever has its own by now.
+pub(super) fn link(file: &File, directory: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     let own = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
     let flags = AtFlags::SYMLINK_FOLLOW;
     Ok(rustix::fs::linkat(CWD, own, directory, name, flags)?)
 }
 
-/// Copies within the kernel; what it cannot copy so, as between some file systems, it sends.
-fn copy(from: &File, to: &File, stop: &Stop) -> io::Result<()> {
-    let (mut at, end, mut sends) = (0, from.metadata()?.len(), false);
-    while at < end {
+/// Has a file share all blocks of another.
+pub(super) fn share(from: &File, to: &File) -> io::Result<()> {
+    Ok(rustix::fs::ioctl_ficlone(to, from)?)
+}
+
+/// Copies bytes to the same place of another file: within the kernel; what that cannot copy, as between some file
+/// systems, through memory.
+pub(super) fn copy(from: &File, to: &File, range: Range<u64>, stop: &Stop) -> Result<(), Fault> {
+    let (mut at, mut buffer) = (range.start, Vec::new());
+    while at < range.end {
         if stop.is_set() {
-            return Err(io::ErrorKind::Interrupted.into());
+            return Err(Fault::To(io::ErrorKind::Interrupted.into()));
         }
-        let left = usize::try_from(end - at).unwrap_or(usize::MAX);
-        let bytes = left.min(SEED_COPY_BYTES);
-        let mut from_at = at;
-        // What was written so far is all that is there.
-        let copied = match sends {
-            false => rustix::fs::copy_file_range(from, Some(&mut from_at), to, None, bytes),
-            true => rustix::fs::sendfile(to, from, Some(&mut from_at), bytes),
-        };
-        match copied {
-            Ok(0) if sends => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(copied) if copied > 0 => at += copied as u64,
-            Err(Errno::INTR) => {}
-            Err(errno) if sends => return Err(errno.into()),
-            // Of some files it copies nothing, and says so in one way or the other.
-            Ok(_) | Err(_) => sends = true,
+        let left = usize::try_from(range.end - at).unwrap_or(usize::MAX);
+        let (mut from_at, mut to_at) = (at, at);
+        if buffer.is_empty() {
+            // What was written so far is all that is there.
+            let (from_at, to_at) = (Some(&mut from_at), Some(&mut to_at));
+            match rustix::fs::copy_file_range(from, from_at, to, to_at, left) {
+                Ok(copied) if copied > 0 => {
+                    at += copied as u64;
+                    continue;
+                }
+                Err(Errno::INTR) => continue,
+                // Of some files it copies nothing, and says so in one way or the other; whose fault it is it never says.
+                Ok(_) | Err(_) => buffer.resize(SEED_COPY_BYTES, 0),
+            }
         }
+        let bytes = &mut buffer[..left.min(SEED_COPY_BYTES)];
+        from.read_exact_at(bytes, at).map_err(Fault::From)?;
+        to.write_all_at(bytes, at).map_err(Fault::To)?;
+        at += bytes.len() as u64;
     }
     Ok(())
 }

@@ -32,6 +32,8 @@ struct Victim {
 pub(super) struct Room {
     looked: Instant,
     used_bytes: u64,
+    /// What of it comes yet: as much is free that is not.
+    coming_bytes: u64,
     victims: Vec<Victim>,
 }
 
@@ -55,26 +57,31 @@ impl Bounds {
         })
     }
 
-    /// How much a seed may have that has so much. What others fill makes it no smaller: it would lose all of it, again
-    /// and again, and they would fill that as well.
-    fn allowed(self, used_bytes: u64) -> u64 {
-        self.limit_bytes
-            .min(used_bytes.saturating_add(self.spare_bytes))
+    /// How much a seed may have that has so much, of which some comes yet. What others fill makes it no smaller: it would
+    /// lose all of it, again and again, and they would fill that as well.
+    fn allowed(self, used_bytes: u64, coming_bytes: u64) -> u64 {
+        let spare_bytes = self.spare_bytes.saturating_sub(coming_bytes);
+        self.limit_bytes.min(used_bytes.saturating_add(spare_bytes))
     }
 }
 
-/// What a file takes.
+/// What a file takes, once all of it is there.
 fn bytes_of(found: &Stat) -> u64 {
-    let blocks = u64::try_from(found.st_blocks).unwrap_or_default();
     let size = u64::try_from(found.st_size).unwrap_or_default();
+    size.max(written_bytes(found)).max(DISK_BLOCK_BYTES)
+}
+
+/// What it takes now.
+fn written_bytes(found: &Stat) -> u64 {
+    let blocks = u64::try_from(found.st_blocks).unwrap_or_default();
     // A block is 512 bytes there, whatever the file system's are.
-    size.max(blocks.saturating_mul(512)).max(DISK_BLOCK_BYTES)
+    blocks.saturating_mul(512)
 }
 
 impl Room {
     /// Looks at what there is. What somebody has begun who is gone is removed.
     pub(super) fn look(ground: &Ground) -> io::Result<Room> {
-        let mut used_bytes = 0_u64;
+        let (mut used_bytes, mut coming_bytes) = (0_u64, 0_u64);
         // The greatest goes when there are too many.
         let mut victims = BinaryHeap::new();
         for repository in ground.names()?.filter(|name| name::is_of_repository(name)) {
@@ -91,12 +98,17 @@ impl Room {
                     let _ = home.remove(&name);
                     continue;
                 }
-                used_bytes = used_bytes.saturating_add(bytes_of(&found));
+                let bytes = bytes_of(&found);
+                used_bytes = used_bytes.saturating_add(bytes);
+                if name::is_new(&name) {
+                    let left = bytes.saturating_sub(written_bytes(&found));
+                    coming_bytes = coming_bytes.saturating_add(left);
+                }
                 if name::is_of_part(&name) {
                     victims.push(Victim {
                         used: (found.st_atime, found.st_atime_nsec.cast_signed()),
                         repository: repository.clone(),
-                        bytes: bytes_of(&found),
+                        bytes,
                         name,
                     });
                 }
@@ -113,6 +125,7 @@ impl Room {
         Ok(Room {
             looked: Instant::now(),
             used_bytes,
+            coming_bytes,
             victims,
         })
     }
@@ -131,7 +144,8 @@ impl Room {
         bytes: u64,
         given: Option<u64>,
     ) -> io::Result<bool> {
-        let allowed = Bounds::find(ground, given)?.allowed(self.used_bytes);
+        let bounds = Bounds::find(ground, given)?;
+        let allowed = bounds.allowed(self.used_bytes, self.coming_bytes);
         let Some(left) = allowed.checked_sub(bytes) else {
             return Ok(false);
         };
@@ -147,6 +161,7 @@ impl Room {
             self.shrink(ground, left, is_kept);
         }
         self.used_bytes = self.used_bytes.saturating_add(bytes);
+        self.coming_bytes = self.coming_bytes.saturating_add(bytes);
         Ok(self.used_bytes <= allowed)
     }
 

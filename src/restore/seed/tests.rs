@@ -110,7 +110,7 @@ impl Lab {
     }
 }
 
-fn find(seed: &Seed<'_>, manifest: &Manifest, number: usize) -> Option<File> {
+fn find<'s>(seed: &'s Seed<'s>, manifest: &Manifest, number: usize) -> Option<Lent<'s>> {
     seed.find(manifest, number, &Stop::default())
 }
 
@@ -125,7 +125,11 @@ fn add(seed: &Seed<'_>, (manifest, contents): &(Manifest, [Vec<u8>; 2]), number:
     true
 }
 
-fn read(file: &File) -> Vec<u8> {
+fn read(lent: &Lent<'_>) -> Vec<u8> {
+    read_file(&lent.file)
+}
+
+fn read_file(file: &File) -> Vec<u8> {
     let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
     file.read_exact_at(&mut bytes, 0).unwrap();
     bytes
@@ -205,10 +209,10 @@ fn what_has_rotted_is_found_when_it_is_read_again() {
             seed.clock.ahead = Duration::from_secs(86_401)
         }),
         ("a boot", |seed, _| {
-            seed.clock.boot = seed.clock.boot.map(|boot| boot ^ 1)
+            seed.clock.boot = seed.clock.boot.map(|boot| boot ^ 2)
         }),
         ("no boot", |seed, _| seed.clock.boot = None),
-        ("a doubt", |seed, _| seed.doubt()),
+        ("a doubt", |seed, _| seed.is_doubted.store(true, Relaxed)),
         ("a touch", |_, path| {
             let file = File::open(path).unwrap();
             file.set_modified(SystemTime::now()).unwrap();
@@ -301,10 +305,10 @@ fn what_is_no_part_is_not_taken() {
     }
     fs::create_dir(&path).unwrap();
     assert!(find(&seed, &both.0, PACK).is_none());
-    // It cannot be kept; the file is there all the same.
+    // It cannot be kept.
     let incoming = seed.begin(&both.0, PACK).unwrap();
     incoming.file().write_all_at(&both.1[PACK], 0).unwrap();
-    assert!(read(&seed.keep(incoming)) == both.1[PACK]);
+    seed.keep(incoming);
     assert!(seed.begin(&both.0, FRAMES).is_none(), "it is only read");
     assert_eq!(lab.files(), [path]);
 }
@@ -480,19 +484,26 @@ fn a_part_gets_its_place_in_a_working_copy() {
     let to = File::open(&target).unwrap();
     let mode = Mode::from_raw_mode(0o440);
     let place = |seed: &Seed<'_>, to: &File, name| {
-        let file = find(seed, &both.0, PACK).unwrap();
-        seed.place(&file, (to.as_fd(), name), mode, &Stop::default())
+        let lent = find(seed, &both.0, PACK).unwrap();
+        let is_there = lent.place(to.as_fd(), name, mode);
+        if !is_there {
+            assert!(!target.join(name).exists(), "what is no copy goes");
+            let flags = OFlags::RDWR | OFlags::CREATE;
+            let copy = File::from(rustix::fs::openat(to, name, flags, Mode::RWXU).unwrap());
+            for range in [5..PACK_BYTES, 0..5] {
+                assert!(lent.copy(&copy, range, &Stop::default()).unwrap());
+            }
+        }
+        is_there
     };
     let seed = lab.open(&[]);
     assert!(add(&seed, &both, PACK));
-    place(&seed, &to, "copied").unwrap();
-    place(&seed, &to, "copied").unwrap_err();
+    place(&seed, &to, "copied");
     let own = fs::metadata(lab.file(&both.0, PACK)).unwrap().ino();
-    let copied = fs::metadata(target.join("copied")).unwrap();
-    assert!(copied.ino() != own && copied.mode() & 0o7777 == 0o440);
+    assert_ne!(fs::metadata(target.join("copied")).unwrap().ino(), own);
     assert!(fs::read(target.join("copied")).unwrap() == both.1[PACK]);
     let links = lab.open(&["--seed-link"]);
-    place(&links, &to, "linked").unwrap();
+    assert!(place(&links, &to, "linked"));
     assert_eq!(fs::metadata(target.join("linked")).unwrap().ino(), own);
     assert!(find(&links, &both.0, PACK).is_some());
     // Somebody in the workspace.
@@ -512,18 +523,75 @@ fn a_part_gets_its_place_in_a_working_copy() {
         eprintln!("no /dev/shm: nothing is placed on another file system");
         return;
     };
-    place(&links, &File::open(other.path()).unwrap(), "there").unwrap();
+    assert!(!place(&links, &File::open(other.path()).unwrap(), "there"));
     assert!(fs::read(other.path().join("there")).unwrap() == both.1[PACK]);
     let stop = Stop::default();
     stop.set();
-    let file = find(&links, &both.0, PACK).unwrap();
-    let stopped = place::place(&file, (to.as_fd(), "stopped"), (false, mode), &stop);
-    assert_eq!(stopped.unwrap_err().kind(), io::ErrorKind::Interrupted);
-    links.clock.note_used(&file).unwrap();
-    links.doubt();
+    let lent = find(&links, &both.0, PACK).unwrap();
+    let copy = File::create(target.join("stopped")).unwrap();
+    let stopped = lent.copy(&copy, 0..PACK_BYTES, &stop).unwrap_err();
+    assert_eq!(stopped.kind(), io::ErrorKind::Interrupted);
+    links.clock.note_used(&lent.file).unwrap();
+    links.is_doubted.store(true, Relaxed);
     assert!(links.find(&both.0, PACK, &stop).is_none());
     assert!(
         find(&links, &both.0, PACK).is_some(),
         "nobody has read it, so it stays"
     );
+}
+
+/// Git's sums count only for as long as what they were made of is believed.
+#[test]
+fn what_git_s_formats_want_is_looked_at_as_often_as_the_rest() {
+    let lab = Lab::new();
+    let both = snapshot(1);
+    let mut seed = lab.open(&[]);
+    assert!(add(&seed, &both, PACK));
+    let is_sound = |seed: &Seed<'_>| find(seed, &both.0, PACK).unwrap().is_sound();
+    assert!(!is_sound(&seed));
+    let lent = find(&seed, &both.0, PACK).unwrap();
+    seed.note_sound(&lent.file);
+    drop(lent);
+    assert!(is_sound(&seed) && is_sound(&lab.open(&[])));
+    assert!(!is_sound(&lab.open(&["--seed-check-interval", "0s"])));
+    assert!(!is_sound(&seed), "it was read anew");
+    let lent = find(&seed, &both.0, PACK).unwrap();
+    seed.note_sound(&lent.file);
+    drop(lent);
+    seed.clock.ahead = Duration::from_secs(86_401);
+    assert!(!is_sound(&seed));
+    seed.clock.ahead = Duration::ZERO;
+    seed.clock.boot = None;
+    assert!(!is_sound(&seed));
+}
+
+/// What gets shorter while it is used, as what a disk cannot read, is done without.
+#[test]
+fn what_cannot_be_read_while_it_is_used_goes() {
+    let both = snapshot(1);
+    for number in [PACK, FRAMES] {
+        let lab = Lab::new();
+        let seed = lab.open(&[]);
+        assert!(add(&seed, &both, number));
+        let (path, bytes) = (lab.file(&both.0, number), both.0.parts[number].bytes);
+        let lent = find(&seed, &both.0, number).unwrap();
+        let mut begin = [0; 10];
+        assert!(lent.read(0, &mut begin) && begin[..] == both.1[number][..10]);
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(bytes - 1).unwrap();
+        let copy = tempfile::tempfile().unwrap();
+        let copied = |range| lent.copy(&copy, range, &Stop::default()).unwrap();
+        assert!(copied(0..bytes - 1));
+        assert!(!copied(0..bytes) && !path.exists(), "it is wrong, and goes");
+        assert!(!copied(0..1) && !lent.read(0, &mut begin) && !lent.is_sound());
+        assert!(find(&seed, &both.0, number).is_none());
+        // What cannot be written is not its fault.
+        assert!(add(&seed, &both, number));
+        let lent = find(&seed, &both.0, number).unwrap();
+        let only_read = File::open(lab.file(&both.0, number)).unwrap();
+        lent.copy(&only_read, 0..bytes, &Stop::default())
+            .unwrap_err();
+        assert!(lent.read(0, &mut begin));
+    }
 }
