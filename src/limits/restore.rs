@@ -264,6 +264,8 @@ pub const CAPTURED_BYTES_MAX: usize = 96 << 20;
 /// and so many from all refs on: some tenths of a second, beside what has to be done anyway. A whole
 /// history may take ten seconds.
 pub const HISTORY_READ_MAX: usize = 4 << 10;
+/// Trees that a second thread is asked to look for at a time, while the first one reads commits.
+pub const HISTORY_TREES_AT_ONCE: usize = 64;
 /// Refs that may come in any order: of more a list is taken only as git makes it, sorted.
 pub const UNSORTED_REFS_MAX: usize = 64 << 10;
 /// What a file costs there besides its name and content.

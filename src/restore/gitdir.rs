@@ -120,7 +120,7 @@ pub(super) fn make(
     }
     let mut sizes: BTreeMap<&[u8], u64> = captured.objects().collect();
     packs::leave_out(tree, &mut sizes, &archive.believed, said.hash);
-    packs::check(tree, &sizes, &archive.sums, said.hash, stop)?;
+    packs::check_forms(tree, &sizes, said.hash, stop)?;
     if making
         .as_ref()
         .is_some_and(|making| making.task != Task::Make)
@@ -139,11 +139,20 @@ pub(super) fn make(
     put(&git.join("info/exclude"), EXCLUDE.as_bytes())?;
     write(&git, &restored, &refs, stop)?;
     std::thread::scope(|scope| {
+        let sums = || packs::check_sums(tree, &sizes, &archive.sums, said.hash, stop);
+        let sums = scope.spawn(sums);
         let history = scope.spawn(|| history::check(tree, &refs, said.hash, stop));
         let checked_out = check_out(tree, &refs, archive, dates, (restored.modes, making), stop);
-        let history = history.join();
-        let history = history.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        checked_out.and(history)
+        let joined = |ended: std::thread::Result<_>| {
+            ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        let (sums, history) = (joined(sums.join()), joined(history.join()));
+        match sums {
+            // Why all else is wrong.
+            Err(error @ RestoreError::Entry { .. }) => Err(error),
+            // Who was stopped because of another has nothing to say.
+            sums => checked_out.and(history).and(sums),
+        }
     })?;
     let commit_of = |id| {
         let objects = Objects::open(tree, said.hash, stop);

@@ -10,6 +10,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 
+use crossbeam::channel::{Receiver, Sender, unbounded};
 use gix::hash::{Kind, ObjectId};
 use gix::objs::TagRefIter;
 
@@ -18,7 +19,7 @@ use super::objects::Objects;
 use super::refs::Refs;
 use super::stop::Stop;
 use super::write::stopped;
-use crate::limits::{HISTORY_READ_MAX, UNSORTED_REFS_MAX};
+use crate::limits::{HISTORY_READ_MAX, HISTORY_TREES_AT_ONCE, UNSORTED_REFS_MAX};
 
 /// Looks for what the refs of the repository at `tree` lead to.
 pub(super) fn check(
@@ -28,24 +29,41 @@ pub(super) fn check(
     stop: &Stop,
 ) -> Result<(), RestoreError> {
     let objects = Objects::open(tree, hash, stop)?;
-    let mut walk = Walk {
-        objects: &objects,
-        ends: ends(refs)?,
-        met: HashMap::new(),
-        open: VecDeque::new(),
-        stop,
-    };
-    // That of HEAD first, whatever number of refs there is.
-    if let Some(head) = refs.commit() {
-        walk.named(b".git/HEAD", head, Some(gix::objs::Kind::Commit))?;
-        walk.run(HISTORY_READ_MAX)?;
+    let beside = objects.beside();
+    let ends = ends(refs)?;
+    let (asked, trees) = unbounded();
+    std::thread::scope(|scope| {
+        let looked = scope.spawn(move || look_for(&trees, &beside));
+        let walk = Walk {
+            objects: &objects,
+            ends,
+            met: HashMap::new(),
+            open: VecDeque::new(),
+            trees: Vec::new(),
+            asked,
+            stop,
+        };
+        let walked = walk.all(refs);
+        let looked = looked.join();
+        let looked = looked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        walked.and(looked)
+    })
+}
+
+/// A commit and the tree that it names.
+type Named = (ObjectId, ObjectId);
+
+/// Looks whether what commits name are trees, until no more come.
+fn look_for(trees: &Receiver<Vec<Named>>, objects: &Objects<'_>) -> Result<(), RestoreError> {
+    for (commit, tree) in trees.iter().flatten() {
+        let why = match objects.kind(tree)? {
+            Some(gix::objs::Kind::Tree) => continue,
+            Some(kind) => format!("which is a {kind} and no tree"),
+            None => "which is not in the archive".into(),
+        };
+        return Err(wrong("commit", commit, format!("it names {tree}, {why}")));
     }
-    refs.each(|name, hex| {
-        let id = ObjectId::from_hex(hex);
-        let id = id.map_err(|e| RestoreError::entry(name, e.to_string()))?;
-        walk.named(name, id, None)
-    })?;
-    walk.run(HISTORY_READ_MAX)
+    Ok(())
 }
 
 /// The commits at which history is said to end, sorted.
@@ -71,10 +89,36 @@ struct Walk<'w> {
     ends: Vec<&'w [u8]>,
     met: HashMap<ObjectId, gix::objs::Kind>,
     open: VecDeque<(ObjectId, gix::objs::Kind)>,
+    /// Trees that nobody was asked to look for yet.
+    trees: Vec<Named>,
+    /// Who looks for them meanwhile.
+    asked: Sender<Vec<Named>>,
     stop: &'w Stop,
 }
 
 impl Walk<'_> {
+    /// Walks from all refs.
+    fn all(mut self, refs: &Refs<'_>) -> Result<(), RestoreError> {
+        // From HEAD first, whatever number of refs there is.
+        if let Some(head) = refs.commit() {
+            self.named(b".git/HEAD", head, Some(gix::objs::Kind::Commit))?;
+            self.run(HISTORY_READ_MAX)?;
+        }
+        refs.each(|name, hex| {
+            let id = ObjectId::from_hex(hex);
+            let id = id.map_err(|e| RestoreError::entry(name, e.to_string()))?;
+            self.named(name, id, None)
+        })?;
+        self.run(HISTORY_READ_MAX)?;
+        self.ask();
+        Ok(())
+    }
+
+    /// Hands on which trees are to be looked for. Who does that has ended only if one is not there, and says so.
+    fn ask(&mut self) {
+        let _ = self.asked.send(std::mem::take(&mut self.trees));
+    }
+
     /// Takes what a ref names, which may have to be of a kind.
     fn named(
         &mut self,
@@ -152,7 +196,10 @@ impl Walk<'_> {
         let is_end = self.ends.binary_search(&hex.as_bytes()).is_ok();
         let (tree, mut rest) = line(b"tree ", id, content)?
             .ok_or_else(|| wrong("commit", id, "it has no tree".into()))?;
-        self.names("commit", id, tree, Some(gix::objs::Kind::Tree))?;
+        self.trees.push((id, tree));
+        if self.trees.len() == HISTORY_TREES_AT_ONCE {
+            self.ask();
+        }
         while let Some((parent, after)) = line(b"parent ", id, rest)? {
             rest = after;
             if !is_end {

@@ -11,12 +11,22 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use xxhash_rust::xxh64::Xxh64;
 
 use super::error::{RestoreError, failed};
+use super::quota::Quota;
 use super::seed::{Incoming, Seed};
 use crate::limits::STREAM_READ_BYTES;
 use crate::manifest::parts::{Manifest, Part};
 
 /// Of packs and their companions, wherever they lie.
 pub(super) const SEALED: u32 = 0o444;
+
+/// Where parts go.
+#[derive(Clone, Copy)]
+pub(super) struct Destination<'f> {
+    pub dir: &'f Path,
+    pub quota: &'f Quota,
+    /// Where they stay.
+    pub seed: Option<&'f Seed<'f>>,
+}
 
 /// Where a part of a pack goes.
 #[derive(Debug)]

@@ -352,9 +352,7 @@ impl Restore<'_> {
         let unpacked = (&archive, making.as_mut());
         let made = gitdir::make(&tree, asked, unpacked, self.dates, link.stop);
         let made = made.map_err(doubted)?;
-        if let Some(seed) = &self.seed {
-            archive.kept.iter().for_each(|file| seed.note_sound(file));
-        }
+        archive.kept.iter().for_each(seed::note_sound);
         drop(archive);
         let Made { restored, .. } = &made;
         let news = made.news(self.wanted.is_shallow, args.verify.is_some())?;

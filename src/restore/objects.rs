@@ -61,6 +61,19 @@ impl<'s> Objects<'s> {
         }
     }
 
+    /// The same for another thread, which may have as much work.
+    pub(super) fn beside(&self) -> Objects<'s> {
+        let work = self.packs.bytes().saturating_mul(TREE_WORK_PER_PACK_BYTE);
+        Objects {
+            packs: self.packs.clone(),
+            directory: self.directory.clone(),
+            hash: self.hash,
+            stop: self.stop,
+            reader: RefCell::default(),
+            work: Work::new(work.saturating_add(TREE_WORK_BYTES_MIN), self.stop),
+        }
+    }
+
     /// The same for objects that files are made of: what those may take bounds the work.
     pub(super) fn open_for_files(
         tree: &Path,

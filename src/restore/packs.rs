@@ -6,14 +6,16 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use gix::hash::Kind;
 
-use super::error::RestoreError;
+use super::error::{RestoreError, failed};
 use super::formats::{Fault, Index, Order, Pack, READ_BYTES, Reading, ensure, index, pack, table};
 use super::path::as_path;
 use super::stop::Stop;
-use super::sums::{Sums, lock};
+use super::sums::{Running, Sums, lock};
+use super::write::stopped;
 use crate::limits::REVERSE_INDEX_OBJECTS_MAX;
 use crate::tree::pack::HEADER_BYTES;
 
@@ -26,10 +28,20 @@ pub fn check(
     hash: Kind,
     stop: &Stop,
 ) -> Result<(), RestoreError> {
+    check_forms(tree, sizes, hash, stop)?;
+    check_sums(tree, sizes, sums, hash, stop)
+}
+
+/// The same without the sums of packs: what is found in one lies in there, and each says whose it is.
+pub(super) fn check_forms(
+    tree: &Path,
+    sizes: &BTreeMap<&[u8], u64>,
+    hash: Kind,
+    stop: &Stop,
+) -> Result<(), RestoreError> {
     let checker = Checker {
         tree,
         sizes,
-        sums,
         hash,
         stop,
     };
@@ -43,24 +55,51 @@ pub fn check(
             return Err(RestoreError::entry(path, "its pack is not there"));
         }
     }
+    let loose = sizes.keys().filter(|path| pack_stem(path).is_none());
+    let jobs: Vec<&[u8]> = stems.iter().chain(loose).copied().collect();
+    each(&jobs, |at, job| match at < stems.len() {
+        true => checker.pack(job),
+        false => checker.loose(job),
+    })
+}
+
+/// Compares packs with their own sums, of which `sums` were begun.
+pub(super) fn check_sums(
+    tree: &Path,
+    sizes: &BTreeMap<&[u8], u64>,
+    sums: &Sums,
+    hash: Kind,
+    stop: &Stop,
+) -> Result<(), RestoreError> {
+    let checker = Checker {
+        tree,
+        sizes,
+        hash,
+        stop,
+    };
+    let packs = sizes.keys().filter(|path| path.ends_with(b".pack"));
+    let packs: Vec<&[u8]> = packs.copied().collect();
+    each(&packs, |_, path| checker.sum(path, sums.get(path)))
+}
+
+/// Does what is to be done with each, by its place, on all cores.
+fn each(
+    jobs: &[&[u8]],
+    run: impl Fn(usize, &[u8]) -> Result<(), RestoreError> + Sync,
+) -> Result<(), RestoreError> {
     let next = std::sync::atomic::AtomicUsize::new(0);
     let one_after_the_other = || {
-        let loose = sizes.keys().filter(|path| pack_stem(path).is_none());
-        let jobs: Vec<&[u8]> = stems.iter().copied().chain(loose.copied()).collect();
         loop {
             let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let Some(job) = jobs.get(at) else {
                 return Ok(());
             };
-            match at < stems.len() {
-                true => checker.pack(job)?,
-                false => checker.loose(job)?,
-            }
+            run(at, job)?;
         }
     };
     std::thread::scope(|scope| {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let running: Vec<_> = (0..threads.min(sizes.len()))
+        let running: Vec<_> = (0..threads.min(jobs.len()))
             .map(|_| scope.spawn(one_after_the_other))
             .collect();
         running.into_iter().try_for_each(|thread| {
@@ -142,7 +181,6 @@ fn pack_stem(path: &[u8]) -> Option<&[u8]> {
 struct Checker<'c> {
     tree: &'c Path,
     sizes: &'c BTreeMap<&'c [u8], u64>,
-    sums: &'c Sums,
     hash: Kind,
     stop: &'c Stop,
 }
@@ -178,11 +216,7 @@ impl Checker<'_> {
         let with = |ending: &str| [stem, ending.as_bytes()].concat();
         let hash = self.hash;
         let path = with(".pack");
-        let sum = self.sums.get(&path).map(|sum| lock(sum));
-        let sum = sum
-            .filter(|sum| sum.hash == hash)
-            .and_then(|sum| sum.finish());
-        let found = self.read(&path, |file, bytes| pack(file, bytes, hash, sum))?;
+        let found = self.read(&path, |file, bytes| pack(file, bytes, hash))?;
         let path = with(".idx");
         if !self.sizes.contains_key(&path[..]) {
             return Err(RestoreError::entry(&path, "it is not there"));
@@ -222,6 +256,33 @@ impl Checker<'_> {
                 order.accept(place)
             })
         })
+    }
+
+    /// Compares a pack with its own sum, which may have been begun: what is behind that is read.
+    fn sum(&self, path: &[u8], begun: Option<&Arc<Mutex<Running>>>) -> Result<(), RestoreError> {
+        let bytes = self.sizes.get(path).copied().unwrap_or_default();
+        let whole = self.tree.join(as_path(path));
+        let file = File::open(&whole).map_err(failed("open", &whole))?;
+        let mut own = Running::new(bytes, self.hash);
+        let mut begun = begun.map(|begun| lock(begun));
+        let begun = begun.as_deref_mut().filter(|begun| begun.hash == self.hash);
+        let running = begun.unwrap_or(&mut own);
+        let mut buffer = vec![0; READ_BYTES];
+        while running.next() < bytes {
+            if self.stop.is_set() {
+                return Err(stopped());
+            }
+            let left = usize::try_from(bytes - running.next()).unwrap_or(READ_BYTES);
+            let next = &mut buffer[..left.min(READ_BYTES)];
+            let read = file.read_exact_at(next, running.next());
+            read.map_err(failed("read", &whole))?;
+            running.add(next);
+        }
+        let said = named_pack(self.tree, path, bytes, self.hash);
+        match running.finish() == said && said.is_some() {
+            true => Ok(()),
+            false => Err(RestoreError::entry(path, "its checksum is wrong")),
+        }
     }
 
     /// Checks that a loose object begins as zlib's streams do.

@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::AcqRel};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::AcqRel, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use gix::hash::Kind;
@@ -16,13 +16,12 @@ use gix::hash::Kind;
 use super::capture::Archive;
 use super::error::{RestoreError, failed};
 use super::http::Conn;
-use super::landing::{Landing, SEALED, is_there};
+use super::landing::{Destination, Landing, SEALED, is_there};
 use super::packs;
 use super::piece::{Coming, corrupt};
 use super::pieces::{Piece, push_pieces};
-use super::quota::Quota;
 use super::reel::Reel;
-use super::seed::{Lent, Seed};
+use super::seed::Lent;
 use super::source::Source;
 use super::spare::{self, Spare};
 use super::summed::Summed;
@@ -33,15 +32,6 @@ use crate::manifest::parts::{Manifest, Part};
 use crate::tree::decoder::Packs;
 use crate::tree::frontier::Frontier;
 use crate::tree::packed::Pack;
-
-/// Where parts go.
-#[derive(Clone, Copy)]
-pub(super) struct Destination<'f> {
-    pub dir: &'f Path,
-    pub quota: &'f Quota,
-    /// Where they stay.
-    pub seed: Option<&'f Seed<'f>>,
-}
 
 /// A part of a pack that is being fetched, or copied.
 struct Open<'f> {
@@ -88,6 +78,8 @@ pub(super) struct Fetching<'f, 'a> {
     spare: Vec<Option<Spare<'f>>>,
     /// How far each part is there: a pack as it comes, anything else once it has its name.
     frontiers: Vec<Arc<Frontier>>,
+    /// Pieces of packs and their companions that are not there yet.
+    coming: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -116,6 +108,7 @@ impl<'f, 'a> Fetching<'f, 'a> {
             lent: manifest.parts.iter().map(|_| None).collect(),
             spare: manifest.parts.iter().map(|_| None).collect(),
             frontiers: manifest.parts.iter().map(|_| Arc::default()).collect(),
+            coming: AtomicUsize::new(0),
             state: Mutex::default(),
         };
         let others = (0..manifest.parts.len()).filter(|number| !missing.contains(number));
@@ -128,6 +121,7 @@ impl<'f, 'a> Fetching<'f, 'a> {
         }
         // Companions of packs come first: they say what is where.
         pieces.sort_by_key(|piece| is_pack(&manifest.parts[piece.part]));
+        fetching.coming = AtomicUsize::new(pieces.len());
         let jobs: Vec<Job> = pieces.into_iter().rev().map(Job::Bring).collect();
         let mut state = fetching.lock();
         (state.left, state.jobs) = (jobs.len(), jobs);
@@ -346,7 +340,7 @@ impl<'f, 'a> Fetching<'f, 'a> {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Fetches what nobody else does, until nothing is left of it. `buffer` is memory for it.
+    /// Fetches what nobody else does, until nothing is left. `buffer` is memory for it.
     pub(super) fn fetch_all(
         &self,
         conn: &mut Option<Conn<'a>>,
@@ -427,8 +421,11 @@ impl<'f, 'a> Fetching<'f, 'a> {
             };
             coming.fetch(conn, buffer)?;
         }
+        self.coming.fetch_sub(1, Relaxed);
         if let Some(sum) = &open.sum {
-            sum.add(piece.range.clone(), open.landing.file(), buffer)
+            // What is not summed once all is there is summed beside what is done then.
+            let goes_on = || self.coming.load(Relaxed) > 0;
+            sum.add(piece.range.clone(), open.landing.file(), buffer, goes_on)
                 .map_err(failed("read", open.landing.path()))?;
         }
         let bytes = piece.range.end - piece.range.start;

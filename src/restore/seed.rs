@@ -84,6 +84,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
+/// A part of a seed has what git's formats want of it, with those that belong to it.
+pub(super) fn note_sound(file: &Arc<File>) {
+    // It is read again the next time where that cannot be noted.
+    let _ = Clock::new().note(file, Known::Sound);
+}
+
 impl<'a> Seed<'a> {
     /// Opens the seed that was asked for, for the repository that its server has at `url`. `None` if there is none that
     /// can be used, which is said.
@@ -219,12 +225,6 @@ impl<'a> Seed<'a> {
         self.say(&format!(
             "in the seed {path} {name} is wrong and {removed}: {why}"
         ));
-    }
-
-    /// A part has what git's formats want of it, with those that belong to it.
-    pub(super) fn note_sound(&self, file: &File) {
-        // It is read again the next time where that cannot be noted.
-        let _ = self.clock.note(file, Known::Sound);
     }
 
     /// A file for a part that the seed has not; `None` if it cannot be kept.

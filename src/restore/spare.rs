@@ -83,7 +83,10 @@ impl<'f> Spare<'f> {
             return;
         }
         let mut buffer = vec![0; WRITE_BYTES];
-        match self.sum.add(stretch, self.keeping.file(), &mut buffer) {
+        match self
+            .sum
+            .add(stretch, self.keeping.file(), &mut buffer, || true)
+        {
             Ok(true) => {}
             Ok(false) => return,
             Err(_) => return self.lose(),

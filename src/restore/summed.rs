@@ -117,8 +117,15 @@ impl<S: InOrder> Summed<S> {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Adds what came of `file`, and what it is in front of, to the sum; or leaves that to who is at it. Whether it did.
-    pub(super) fn add(&self, came: Range<u64>, file: &File, buffer: &mut [u8]) -> io::Result<bool> {
+    /// Adds what came of `file`, and what it is in front of, to the sum, for as long as it `goes_on`; or leaves that to
+    /// who is at it. Whether it did.
+    pub(super) fn add(
+        &self,
+        came: Range<u64>,
+        file: &File,
+        buffer: &mut [u8],
+        goes_on: impl Fn() -> bool,
+    ) -> io::Result<bool> {
         let mut there = self.lock();
         there.pieces.insert(came.start, came.end);
         if std::mem::replace(&mut there.is_taken, true) {
@@ -128,6 +135,9 @@ impl<S: InOrder> Summed<S> {
         while let Some(end) = there.pieces.remove(&sum.next()) {
             drop(there);
             while sum.next() < end {
+                if !goes_on() {
+                    return Ok(true);
+                }
                 let left = usize::try_from(end - sum.next()).unwrap_or(usize::MAX);
                 let want = left.min(buffer.len());
                 file.read_exact_at(&mut buffer[..want], sum.next())?;

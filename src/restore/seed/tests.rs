@@ -550,13 +550,13 @@ fn what_git_s_formats_want_is_looked_at_as_often_as_the_rest() {
     let is_sound = |seed: &Seed<'_>| find(seed, &both.0, PACK).unwrap().is_sound();
     assert!(!is_sound(&seed));
     let lent = find(&seed, &both.0, PACK).unwrap();
-    seed.note_sound(&lent.file);
+    note_sound(&lent.file);
     drop(lent);
     assert!(is_sound(&seed) && is_sound(&lab.open(&[])));
     assert!(!is_sound(&lab.open(&["--seed-check-interval", "0s"])));
     assert!(!is_sound(&seed), "it was read anew");
     let lent = find(&seed, &both.0, PACK).unwrap();
-    seed.note_sound(&lent.file);
+    note_sound(&lent.file);
     drop(lent);
     seed.clock.ahead = Duration::from_secs(86_401);
     assert!(!is_sound(&seed));
