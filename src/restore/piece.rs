@@ -10,6 +10,9 @@ use crate::limits::{CORRUPT_TRIES_MAX, PACE_BYTES};
 use crate::manifest::parts::Part;
 use crate::tree::frontier::Frontier;
 
+/// Writes bytes, and where they begin.
+pub(super) type Write<'w> = dyn Fn(&[u8], u64) -> Result<(), RestoreError> + 'w;
+
 /// A piece that is fetched.
 pub(super) struct Coming<'p, 'a> {
     pub source: &'p Source<'a>,
@@ -18,7 +21,7 @@ pub(super) struct Coming<'p, 'a> {
     /// Of the frames that the archive has of it.
     pub sums: &'p [u32],
     /// Who writes what comes, and where that begins.
-    pub write: &'p dyn Fn(&[u8], u64) -> Result<(), RestoreError>,
+    pub write: &'p Write<'p>,
     /// Of a pack, which is looked at while it comes.
     pub frontier: Option<&'p Frontier>,
     /// In a row, that bring next to nothing.

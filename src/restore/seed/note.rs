@@ -38,7 +38,7 @@ impl Clock {
     /// The system's.
     pub(super) fn new() -> Clock {
         let id = std::fs::read(BOOT_ID).ok().filter(|id| !id.is_empty());
-        let boot = id.map(|id| (xxh64(&id, 0) % NANOSECONDS & !1).cast_signed());
+        let boot = id.map(|id| ((xxh64(&id, 0) % NANOSECONDS) & !1).cast_signed());
         Clock {
             boot,
             ahead: Duration::ZERO,
