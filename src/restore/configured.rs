@@ -49,6 +49,19 @@ impl Configured {
         set.map(drop).map_err(|e| wrong(&e))
     }
 
+    /// Removes those of the sections `section` whose names are none of these.
+    pub(super) fn retain(&mut self, section: &str, is_one: impl Fn(&[u8]) -> bool) {
+        let sections = self.config.sections_by_name(section).into_iter().flatten();
+        let names = sections.filter_map(|section| {
+            let name = section.header().subsection_name();
+            name.map(BStr::to_owned)
+        });
+        let names: Vec<BString> = names.filter(|name| !is_one(name)).collect();
+        for name in &names {
+            self.config.remove_section(section, Some(name.as_bstr()));
+        }
+    }
+
     pub(super) fn text(&self) -> Vec<u8> {
         let mut text = self.config.to_bstring().to_vec();
         if !text.ends_with(b"\n") && !text.is_empty() {

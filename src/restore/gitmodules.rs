@@ -32,6 +32,8 @@ pub(super) struct Submodule {
     pub commit: String,
     /// What `git submodule update` is to do, if that is no command; `none` has it left out.
     pub update: Option<String>,
+    /// Whether its upstream says that nobody needs its history.
+    pub is_shallow: bool,
 }
 
 /// Those of the commit that is checked out at `tree`, in the order of their paths.
@@ -46,18 +48,33 @@ pub(super) fn of_tree(stop: &Stop, tree: &Path) -> Result<Vec<Submodule>, Restor
             false => Ok(()),
         }
     })?;
-    if paths.is_empty() {
+    let commits = commits(stop, tree, &paths)?;
+    let links: Vec<_> = paths.into_iter().zip(commits).collect();
+    of_commit(stop, tree, "HEAD", &links)
+}
+
+/// Those of a commit of the repository at `tree`, which has these: paths and commits.
+pub(super) fn of_commit(
+    stop: &Stop,
+    tree: &Path,
+    commit: &str,
+    links: &[(Vec<u8>, String)],
+) -> Result<Vec<Submodule>, RestoreError> {
+    if links.is_empty() {
         return Ok(Vec::new());
     }
-    let commits = commits(stop, tree, &paths)?;
-    let args = ["config", "--blob", "HEAD:.gitmodules", "-z", "--list"];
+    if links.len() > SUBMODULES_RESTORED_MAX {
+        return Err(too_many());
+    }
+    let blob = format!("{commit}:.gitmodules");
+    let args = ["config", "--blob", &blob, "-z", "--list"];
     let said = run::local(stop, tree, &args);
     let said = said.map_err(|e| refused(format!("it cannot be read ({e})")))?;
     if said.len() > SUBMODULES_SAID_BYTES_MAX {
         return Err(refused("it is too long".into()));
     }
     let sections = sections(&said)?;
-    let found = paths.iter().zip(commits).map(|(path, commit)| {
+    let found = links.iter().map(|(path, commit)| {
         let of_path = |(_, section): &(&String, &Section)| section.path.as_ref() == Some(path);
         let Some((name, section)) = sections.iter().find(of_path) else {
             return Err(refused(format!("it does not name {}", path.escape_ascii())));
@@ -67,8 +84,9 @@ pub(super) fn of_tree(stop: &Stop, tree: &Path) -> Result<Vec<Submodule>, Restor
             name: name.clone(),
             path: as_path(path),
             url: checked_url(url.unwrap_or_default())?.to_owned(),
-            commit,
+            commit: commit.clone(),
             update: section.update.clone(),
+            is_shallow: section.is_shallow,
         })
     });
     let found = found.collect::<Result<Vec<_>, _>>()?;
@@ -118,6 +136,7 @@ struct Section {
     path: Option<Vec<u8>>,
     url: Option<String>,
     update: Option<String>,
+    is_shallow: bool,
 }
 
 /// Reads `git config --list -z`: `KEY LF VALUE NUL`, again and again. As with git the last word about a thing counts,
@@ -146,6 +165,7 @@ fn sections(said: &[u8]) -> Result<BTreeMap<String, Section>, RestoreError> {
             }
             b"path" => section.path = Some(value.strip_suffix(b"/").unwrap_or(value).to_vec()),
             b"url" => section.url = Some(text()?),
+            b"shallow" => section.is_shallow = is_true(value),
             b"update" if matches!(value, b"none" | b"checkout" | b"rebase" | b"merge") => {
                 section.update = Some(text()?);
             }
@@ -153,6 +173,12 @@ fn sections(said: &[u8]) -> Result<BTreeMap<String, Section>, RestoreError> {
         }
     }
     Ok(all)
+}
+
+/// Whether git takes a value for yes.
+fn is_true(value: &[u8]) -> bool {
+    let value = value.to_ascii_lowercase();
+    matches!(&value[..], b"true" | b"yes" | b"on" | b"1")
 }
 
 /// A name is a path below `modules`, and leads nowhere else.
@@ -328,6 +354,7 @@ mod tests {
             url: "../a".into(),
             commit: String::new(),
             update: None,
+            is_shallow: false,
         }
     }
 
@@ -363,7 +390,7 @@ mod tests {
     fn what_is_said_of_a_name() {
         let said =
             b"submodule.a.b.path\nlib/b/\0submodule.a.b.url\nhttps://h/\0submodule.a.b.url\n../b\0\
-            submodule.a.b.update\n!evil\0submodule.c.update\nnone\0core.x\ny\0submodule.c.path\0";
+            submodule.a.b.update\n!evil\0submodule.a.b.shallow\nYes\0submodule.c.update\nnone\0core.x\ny\0submodule.c.path\0";
         let all = sections(said).unwrap();
         let section = &all["a.b"];
         assert_eq!(section.path.as_deref(), Some(&b"lib/b"[..]));
@@ -371,6 +398,7 @@ mod tests {
             (section.url.as_deref(), &section.update),
             (Some("../b"), &None)
         );
+        assert!(section.is_shallow && !all["c"].is_shallow);
         assert_eq!(all["c"].update.as_deref(), Some("none"));
         sections(b"submodule.a.url\nx\ry\0").unwrap_err();
         sections(b"submodule.../x.url\ny\0").unwrap_err();

@@ -1,24 +1,41 @@
 //! Why a target stays as it is: what nobody else has of the repository that would be replaced, each
 //! with what its user can do.
 
+use std::path::Path;
+
 use gix::ObjectId;
 
 use super::error::RestoreError;
 use super::local::{self, Lost};
-use super::nested;
+use super::nested::{self, Submodule};
 use super::staging::Staging;
 use super::stop::Stop;
 use crate::limits::LOCAL_NAMED_MAX;
 
-/// Refuses to bring the working copy at the target of `staging` to another commit if commits or stashes would be lost
-/// with its refs. What the `known` lead to somebody else has.
+/// Refuses to bring the working copy at the target of `staging`, whose repository is at `git_dir`, to another commit if
+/// commits or stashes would be lost with its refs. What the `known` lead to somebody else has.
 pub(super) fn check_update(
     stop: &Stop,
     staging: &Staging,
+    git_dir: &Path,
     known: &[ObjectId],
 ) -> Result<(), RestoreError> {
+    let lost = local::lost_with_refs(stop, git_dir, &staging.old(), known);
+    updates(staging, lost)
+}
+
+/// The same if these repositories of its submodules were removed.
+pub(super) fn check_removed(
+    stop: &Stop,
+    staging: &Staging,
+    submodules: Vec<Submodule>,
+) -> Result<(), RestoreError> {
+    updates(staging, local::lost_with(stop, submodules, &staging.old()))
+}
+
+fn updates(staging: &Staging, lost: Result<Lost, String>) -> Result<(), RestoreError> {
     let target = staging.target();
-    let why = match local::lost_with_refs(stop, target, &staging.old(), known) {
+    let why = match lost {
         Ok(lost) => said(&lost),
         Err(why) => Some(why),
     };

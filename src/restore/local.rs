@@ -17,30 +17,17 @@ use gix::ObjectId;
 use gix::bstr::{BStr, BString, ByteSlice};
 
 use super::data::read;
-use super::nested;
-use super::origin::is_url;
+use super::nested::{self, Submodule};
+use super::noted::note;
 use super::run;
 use super::stop::Stop;
 use super::tracked::Tracked;
-use super::url::base_target;
-use crate::config::GivenUrl;
 use crate::limits::{
     FETCHED_BYTES_MAX, LOCAL_NAMED_MAX, LOCAL_TRIED_MAX, LOOSE_REF_BYTES_MAX, OLD_INDEX_BYTES_MAX,
-    OLD_LOOSE_REFS_BYTES_MAX, OLD_PACKED_REFS_BYTES_MAX, OLD_WALK_LIMIT_MS, RESTORE_NOTE_BYTES_MAX,
-    SHALLOW_BYTES_MAX, STASH_LOG_BYTES_MAX,
+    OLD_LOOSE_REFS_BYTES_MAX, OLD_PACKED_REFS_BYTES_MAX, OLD_WALK_LIMIT_MS, SHALLOW_BYTES_MAX,
+    STASH_LOG_BYTES_MAX,
 };
-use crate::refs::{self, Head, Loose, RefsError, full_id};
-
-/// Where a restore notes the commit that it has checked out; and behind that, where the repository was asked for by a
-/// name of the server's, that name and the origin that it stands for.
-pub(super) const NOTE: &str = ".git/tarpon-restored";
-
-/// What is noted.
-pub(super) fn noted(commit: &str, given: &GivenUrl, origin: &[u8]) -> Vec<u8> {
-    let target = base_target(given.text()).filter(|_| !is_url(given.text()));
-    let more = target.map(|target| [target.as_bytes(), b"\n", origin, b"\n"].concat());
-    [commit.as_bytes(), b"\n", &more.unwrap_or_default()].concat()
-}
+use crate::refs::{self, Head, Loose, RefsError};
 
 /// What nobody else has of a repository, and of those of its submodules: names of some of it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -71,37 +58,42 @@ pub(super) fn lost(stop: &Stop, directory: &Path, scratch: &Path) -> Result<Lost
     if fs::symlink_metadata(&git_dir).is_err() {
         return Ok(Lost::default());
     }
-    let known: Vec<ObjectId> = note(directory).into_iter().collect();
+    let known: Vec<ObjectId> = note(&git_dir).into_iter().collect();
     let look = Look::new(stop, scratch, Index::Goes);
     let mut lost = look.lost_of(&git_dir, &known)?;
-    for submodule in nested::submodules(&git_dir)? {
-        let name = &submodule.name;
-        let known = fetched(&submodule.git_dir);
-        let found = look
-            .lost_of(&submodule.git_dir, &known)
-            .map_err(|why| format!("of its submodule {name} {why}"))?;
-        lost.add(name, found);
-        let most = [&lost.commits, &lost.stashes, &lost.added].map(Vec::len);
-        if most.into_iter().any(|count| count > LOCAL_TRIED_MAX) {
-            break;
-        }
+    look.add_submodules(nested::submodules(&git_dir)?, &mut lost)?;
+    Ok(lost)
+}
+
+/// What would be lost with these submodules, and with those inside of them.
+pub(super) fn lost_with(
+    stop: &Stop,
+    submodules: Vec<Submodule>,
+    scratch: &Path,
+) -> Result<Lost, String> {
+    let look = Look::new(stop, scratch, Index::Goes);
+    let mut lost = Lost::default();
+    for one in submodules {
+        let inside = nested::submodules(&one.git_dir)?;
+        look.add_submodules(vec![one], &mut lost)?;
+        look.add_submodules(inside, &mut lost)?;
     }
     Ok(lost)
 }
 
-/// What would be lost of the repository at `directory` if its refs were replaced and nothing else; what the last
+/// What would be lost of the repository at `git_dir` if its refs were replaced and nothing else; what the last
 /// restore and `known` lead to is somebody else's, too.
 pub(super) fn lost_with_refs(
     stop: &Stop,
-    directory: &Path,
+    git_dir: &Path,
     scratch: &Path,
     known: &[ObjectId],
 ) -> Result<Lost, String> {
-    let known: Vec<ObjectId> = note(directory)
+    let known: Vec<ObjectId> = note(git_dir)
         .into_iter()
         .chain(known.iter().copied())
         .collect();
-    Look::new(stop, scratch, Index::Stays).lost_of(&directory.join(".git"), &known)
+    Look::new(stop, scratch, Index::Stays).lost_of(git_dir, &known)
 }
 
 /// What becomes of the index.
@@ -129,6 +121,24 @@ impl<'a> Look<'a> {
             scratch,
             until: Instant::now() + Duration::from_millis(OLD_WALK_LIMIT_MS),
         }
+    }
+
+    /// Adds what would be lost with submodules.
+    fn add_submodules(&self, all: Vec<Submodule>, lost: &mut Lost) -> Result<(), String> {
+        for submodule in all {
+            let name = &submodule.name;
+            let mut known = fetched(&submodule.git_dir);
+            known.extend(note(&submodule.git_dir));
+            let found = self
+                .lost_of(&submodule.git_dir, &known)
+                .map_err(|why| format!("of its submodule {name} {why}"))?;
+            lost.add(name, found);
+            let most = [&lost.commits, &lost.stashes, &lost.added].map(Vec::len);
+            if most.into_iter().any(|count| count > LOCAL_TRIED_MAX) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// What would be lost with the one repository at `git_dir`, if somebody else has what `known`
@@ -371,13 +381,6 @@ fn whose(name: &BStr, led_to: &BTreeSet<&BStr>) -> Whose {
         false if led_to.contains(name) => Whose::Own,
         false => Whose::Nobodys,
     }
-}
-
-/// The commit that a restore has noted in the repository at `directory`.
-fn note(directory: &Path) -> Option<ObjectId> {
-    let text = read(&directory.join(NOTE), RESTORE_NOTE_BYTES_MAX).ok()?;
-    let id = full_id(text.lines().next()?.to_str().ok()?.trim()).ok()?;
-    ObjectId::from_hex(id.as_bytes()).ok()
 }
 
 /// What was fetched last into the repository of a submodule: `git submodule update` fetches by its id

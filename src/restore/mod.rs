@@ -65,6 +65,7 @@ mod moment;
 mod moves;
 mod nested;
 mod netrc;
+mod noted;
 mod objects;
 mod one;
 mod opening;

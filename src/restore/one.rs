@@ -26,7 +26,7 @@ use super::wanted::Wanted;
 use super::way::Way;
 use super::write::Site;
 use super::{
-    checkouts, clone, gitdir, index, kept, local, opening, proof, renew, run, seed, submodules,
+    checkouts, clone, gitdir, index, kept, noted, opening, proof, renew, run, seed, submodules,
     unpack, update, url, write,
 };
 use crate::config::RestoreArgs;
@@ -86,7 +86,13 @@ impl Restore<'_> {
         }
         if args.update
             && base.is_some()
-            && let Some(updated) = renew::run(args, link, &self.wanted, self.dates)?
+            && let Some(updated) = renew::run(
+                args,
+                link,
+                &self.wanted,
+                self.dates,
+                (self.nest, &restore_one),
+            )?
         {
             return Ok(updated);
         }
@@ -258,8 +264,8 @@ impl Restore<'_> {
             Some(_) => None,
         };
         if let Some(commit) = &commit {
-            let note = tree.join(local::NOTE);
-            let text = local::noted(commit, &args.repo_url, origin);
+            let note = tree.join(noted::NOTE);
+            let text = noted::noted(commit, &args.repo_url, origin);
             std::fs::write(&note, text).map_err(|e| RestoreError::disk("write", note, e))?;
         }
         let unproven = commit.as_deref().filter(|_| !is_fresh);
@@ -314,15 +320,8 @@ impl Restore<'_> {
         if !self.args.recurse_submodules || !has_head {
             return Ok(());
         }
-        let site = submodules::Site {
-            args: self.args,
-            stop: self.link.stop,
-            tree,
-            scratch: &staging.submodules(),
-            nest: self.nest,
-            origin: &submodules::origin(&tree.join(".git"))?,
-        };
-        site.restore_all(&restore_one)
+        let made = (tree, staging.submodules());
+        submodules::Site::of(self.args, self.link.stop, self.nest, made)?.restore_all(&restore_one)
     }
 
     fn refresh(&self, at: &Path, sha256: bool) -> Result<(), RestoreError> {

@@ -29,12 +29,22 @@ use crate::tree::stored::Entries;
 
 /// Refuses what contradicts itself.
 pub(super) fn check(args: &RestoreArgs) -> Result<(), RestoreError> {
+    if args.update && args.verify == Some(Verify::Full) && !is_new(&args.dir) {
+        return Err(RestoreError::Usage(
+            "--verify=full makes the index of each pack anew: it does not go with --update of what is there".into(),
+        ));
+    }
     match args.verify.is_some() && args.worktree == WorktreeWay::Frames {
         true => Err(RestoreError::Usage(
             "--verify makes the files from packs: it does not go with --worktree frames".into(),
         )),
         false => Ok(()),
     }
+}
+
+/// Whether there is nothing at `directory` yet.
+fn is_new(directory: &Path) -> bool {
+    std::fs::read_dir(directory).map_or(true, |mut listing| listing.next().is_none())
 }
 
 /// Proves what `--verify` asks for of a finished tree; says what is. Of what git has made of it the `commit` is not

@@ -19,6 +19,7 @@ mod entries;
 mod heads;
 mod lock;
 mod look;
+mod modules;
 mod news;
 mod note;
 mod plan;
@@ -35,22 +36,27 @@ use super::dates::Dates;
 use super::error::{RestoreError, failed};
 use super::kept;
 use super::link::Link;
-use super::local::{NOTE, noted};
 use super::moves::Moves;
+use super::noted::{NOTE_NAME, noted};
 use super::objects::Objects;
 use super::path::as_path;
+use super::proof;
+use super::proven::Proven;
 use super::quota::Quota;
 use super::run::{self, Room};
 use super::staging::Staging;
+use super::submodules::{Nest, Restores, Site};
 use super::summary::{SOURCE_UPDATE, Summary, Worktree};
 use super::update::{self, Update};
 use super::wanted::Wanted;
 use super::write::stopped;
 use crate::config::RestoreArgs;
 use crate::limits::UPDATE_NOTED_MAX;
-use copy::Copy;
+use changes::Changes;
+use copy::{Copy, Place};
 use heads::Replacing;
 use lock::Lock;
+use modules::{Around, Modules};
 use news::{News, One};
 use note::Way;
 use plan::{Before, Leave, Plan, Planner, Seen};
@@ -63,8 +69,13 @@ pub(super) fn run(
     link: Link<'_>,
     wanted: &Wanted,
     dates: Dates,
+    (nest, restores): (&Nest, Restores<'_>),
 ) -> Result<Option<Summary>, RestoreError> {
-    let staging = Staging::new(&args.dir, true)?;
+    proof::check(args)?;
+    let staging = match &nest.home {
+        Some(_) => Staging::of_submodule(&args.dir)?,
+        None => Staging::new(&args.dir, true)?,
+    };
     if staging.is_empty() {
         return Ok(None);
     }
@@ -74,6 +85,8 @@ pub(super) fn run(
         wanted,
         dates,
         staging: &staging,
+        nest,
+        restores,
     };
     let renewed = renewal.run().map(Some);
     renewed.map_err(|error| error.of_server(&link.server.authority))
@@ -87,26 +100,15 @@ struct Renewal<'a> {
     dates: Dates,
     /// Inside of the working copy.
     staging: &'a Staging,
+    /// What it is a part of, and how its submodules are restored.
+    nest: &'a Nest,
+    restores: Restores<'a>,
 }
 
 impl Renewal<'_> {
     fn run(&self) -> Result<Summary, RestoreError> {
         let (args, link, target) = (self.args, self.link, self.staging.target());
-        let copy = Copy::open(target, &args.repo_url, self.wanted.is_shallow)?;
-        let git_dir = copy.git_dir.clone();
-        let _lock = Lock::take(&git_dir.join("index"), &self.ours("lock"))?;
-        let left = Way::left(&git_dir);
-        if left.is_some() {
-            lock::sweep(&git_dir);
-        }
-        let quota = Quota::new(args.size_limit, target)?;
-        let before = Before {
-            scratch: Scratch::new(self.ours("scratch"), &copy)?,
-            root: File::open(target).map_err(failed("open", target))?,
-            copy,
-            left,
-            quota,
-        };
+        let (before, _lock) = self.begin()?;
         let before = &before;
         let room = Room::new(&before.scratch.tree, &before.quota);
         let (news, seen) = std::thread::scope(|scope| {
@@ -135,26 +137,94 @@ impl Renewal<'_> {
             until: room.until,
             stop: link.stop,
         };
-        let plan = planner.plan(commit, &objects)?;
+        let changes = planner.changes(commit, &objects)?;
+        let mut modules = self.modules(before, &seen, &changes, commit)?;
+        let gone = modules.as_ref().map(Modules::gone);
+        let plan = planner.plan(changes, gone.as_deref(), &objects)?;
+        if let Some(modules) = &mut modules {
+            modules.check(&plan.changes)?;
+        }
+        if args.verify.is_some() {
+            proof::check_entries(&before.scratch.tree, hash, link.stop)?;
+        }
         let ours = self.ours("refs");
         let replacing = Replacing {
             copy: &before.copy,
             refs: &refs,
             fetches: news.fetches(),
             scratch: &before.scratch.tree,
+            modules: modules.as_ref(),
+            is_submodule: self.nest.home.is_some(),
             ours: &ours,
             stop: link.stop,
         };
         let _locks = replacing.prepare()?;
         let bytes = before.scratch.give(&before.copy)?;
-        let (written, filtered) = self.change(before, &seen, &plan, commit, room)?;
+        let ready = (&plan, commit, modules.as_ref());
+        let (written, filtered) = self.change(before, &seen, ready, room)?;
         replacing.run(commit)?;
+        before.quota.keep();
         self.finish(before, commit)?;
         if args.clean {
             self.clean(before, room)?;
         }
         self.say(filtered);
         self.summary(before, commit, (bytes, written))
+    }
+
+    /// The working copy as it is, and its lock.
+    fn begin(&self) -> Result<(Before, Lock), RestoreError> {
+        let (args, target) = (self.args, self.staging.target());
+        let home = self.nest.home.as_ref();
+        let place = Place {
+            directory: target,
+            git_dir: &home.map_or_else(|| target.join(".git"), |home| home.git_dir.clone()),
+        };
+        let copy = Copy::open(place, &args.repo_url, self.wanted.is_shallow)?;
+        let lock = Lock::take(&copy.git_dir.join("index"), &self.ours("lock"))?;
+        let left = Way::left(&copy.git_dir);
+        if left.is_some() {
+            lock::sweep(&copy.git_dir);
+        }
+        let before = Before {
+            scratch: Scratch::new(self.ours("scratch"), &copy)?,
+            root: File::open(target).map_err(failed("open", target))?,
+            copy,
+            left,
+            quota: Quota::beside(&self.nest.taken, args.size_limit, target)?,
+            reads_all: args.verify.is_some(),
+        };
+        Ok((before, lock))
+    }
+
+    /// What becomes of submodules, if they are wanted.
+    fn modules<'m>(
+        &'m self,
+        before: &'m Before,
+        seen: &'m Seen,
+        changes: &Changes,
+        commit: Option<ObjectId>,
+    ) -> Result<Option<Modules<'m>>, RestoreError> {
+        if !self.args.recurse_submodules {
+            return Ok(None);
+        }
+        let site = Site {
+            args: self.args,
+            stop: self.link.stop,
+            tree: self.staging.tree(),
+            scratch: self.staging.submodules(),
+            nest: self.nest,
+            origin: String::from_utf8_lossy(&before.copy.restored.origin).into_owned(),
+        };
+        let around = Around {
+            args: self.args,
+            staging: self.staging,
+            copy: &before.copy,
+            entries: &seen.entries,
+            is_left: before.left.is_some(),
+        };
+        let of = (&*before.scratch.tree, commit);
+        Modules::find(around, site, changes, of).map(Some)
     }
 
     /// A path of ours, on the working copy's file system.
@@ -167,7 +237,7 @@ impl Renewal<'_> {
         let link = self.link;
         if !self.args.discard_local {
             let known = before.left.as_ref().map(Way::commits).unwrap_or_default();
-            kept::check_update(link.stop, self.staging, &known)?;
+            kept::check_update(link.stop, self.staging, &before.copy.git_dir, &known)?;
         }
         let of_history = Wanted {
             is_shallow: false,
@@ -217,8 +287,7 @@ impl Renewal<'_> {
         &self,
         before: &Before,
         seen: &Seen,
-        plan: &Plan,
-        commit: Option<ObjectId>,
+        (plan, commit, modules): (&Plan, Option<ObjectId>, Option<&Modules<'_>>),
         room: Room<'_>,
     ) -> Result<(u64, u64), RestoreError> {
         let tree = self.staging.tree();
@@ -241,10 +310,44 @@ impl Renewal<'_> {
         let mut items: Vec<Item<'_>> = changed.chain(rewritten).collect();
         items.sort_unstable_by_key(|(path, ..)| *path);
         let filtered = staged::make(stage, &items)?;
-        let mut to = before
-            .left
-            .as_ref()
-            .map_or(Vec::new(), |left| left.to.clone());
+        if let Some(modules) = modules {
+            modules.bring(self.restores)?;
+        }
+        self.note(before, commit)?;
+        let target = self.staging.target().to_owned();
+        let away = self.ours("repositories");
+        std::fs::create_dir(&away).map_err(failed("create", &away))?;
+        let git_dir = before.copy.git_dir.clone();
+        let mut repositories = Moves::new(tree.join(".git"), git_dir, away);
+        let mut moves = Moves::new(tree, target, self.staging.trash());
+        let moved = self
+            .look_again(before, seen, plan)
+            .and_then(|()| match modules {
+                None => Ok(()),
+                Some(modules) => {
+                    modules.take_out(&mut moves, &mut repositories)?;
+                    modules.place(&mut moves, &mut repositories)
+                }
+            })
+            .and_then(|()| self.move_files(seen, plan, &mut moves));
+        let made = moved
+            .and_then(|()| self.make_index(before, seen, plan))
+            .and_then(|()| self.move_index(before));
+        if let Err(error) = made {
+            moves.undo();
+            repositories.undo();
+            if before.left.is_none() {
+                Way::forget(&before.copy.git_dir)?;
+            }
+            return Err(error);
+        }
+        Ok((items.len() as u64, filtered))
+    }
+
+    /// Notes that it is on its way.
+    fn note(&self, before: &Before, commit: Option<ObjectId>) -> Result<(), RestoreError> {
+        let left = before.left.as_ref();
+        let mut to = left.map_or(Vec::new(), |left| left.to.clone());
         if !to.contains(&commit) {
             to.push(commit);
         }
@@ -253,23 +356,7 @@ impl Renewal<'_> {
             from: before.scratch.head,
             to,
         };
-        way.write(&before.copy.git_dir, &self.ours("note"))?;
-        let target = self.staging.target().to_owned();
-        let mut moves = Moves::new(tree, target, self.staging.trash());
-        let moved = self
-            .look_again(before, seen, plan)
-            .and_then(|()| self.move_files(seen, plan, &mut moves));
-        let made = moved
-            .and_then(|()| self.make_index(before, seen, plan))
-            .and_then(|()| self.move_index(before));
-        if let Err(error) = made {
-            moves.undo();
-            if before.left.is_none() {
-                Way::forget(&before.copy.git_dir)?;
-            }
-            return Err(error);
-        }
-        Ok((items.len() as u64, filtered))
+        way.write(&before.copy.git_dir, &self.ours("note"))
     }
 
     /// Refuses where one of the files that are replaced is not what was looked at: much may have been done there while
@@ -340,7 +427,7 @@ impl Renewal<'_> {
                 &self.args.repo_url,
                 &copy.restored.origin,
             );
-            let note = self.staging.target().join(NOTE);
+            let note = copy.git_dir.join(NOTE_NAME);
             heads::write(&note, &text, &self.ours("note"))?;
         }
         Way::forget(&copy.git_dir)
@@ -375,7 +462,6 @@ impl Renewal<'_> {
         (bytes, written): (u64, u64),
     ) -> Result<Summary, RestoreError> {
         let (args, link) = (self.args, self.link);
-        let target = self.staging.target();
         let directory = args.dir.to_string_lossy();
         let mut summary = link.progress.summary(&args.repo_url, &directory);
         summary.source = SOURCE_UPDATE;
@@ -383,7 +469,8 @@ impl Renewal<'_> {
         summary.origin = before.copy.restored.origin();
         (summary.bytes, summary.entries) = (Some(bytes), Some(written));
         summary.commit = commit.map(|commit| commit.to_string());
-        summary.branch = update::branch(target)?;
+        summary.branch = update::branch_of(&before.copy.git_dir)?;
+        summary.verified = args.verify.map(|verify| Proven::of(verify, args.clean));
         if commit.is_none() {
             summary.note = Some(update::why_empty(link.stop, &before.scratch.tree)?);
         }

@@ -68,6 +68,15 @@ fn not_made<'a>(
 impl Staging {
     /// Makes the directory. A target that is not empty is refused unless `overwrite`.
     pub(super) fn new(target: &Path, overwrite: bool) -> Result<Staging, RestoreError> {
+        Staging::begin(target, overwrite, false)
+    }
+
+    /// The same inside of a submodule, whose repository is elsewhere.
+    pub(super) fn of_submodule(target: &Path) -> Result<Staging, RestoreError> {
+        Staging::begin(target, true, true)
+    }
+
+    fn begin(target: &Path, overwrite: bool, is_submodule: bool) -> Result<Staging, RestoreError> {
         let target = std::path::absolute(target).map_err(failed("find", target))?;
         // The directory that a link leads to is filled, as git does; the link stays.
         let leads = fs::symlink_metadata(&target).is_ok_and(|found| found.is_symlink());
@@ -90,7 +99,8 @@ impl Staging {
                 if !is_empty && !overwrite {
                     return Err(usage("is not empty; --overwrite replaces what is in it"));
                 }
-                if fs::symlink_metadata(target.join(".git")).is_ok_and(|git| !git.is_dir()) {
+                let git = fs::symlink_metadata(target.join(".git"));
+                if !is_submodule && git.is_ok_and(|git| !git.is_dir()) {
                     return Err(usage("belongs to another repository: its .git is a file"));
                 }
                 merges = !is_empty || stays(&target, &found);

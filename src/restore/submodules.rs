@@ -21,6 +21,7 @@ use super::credentials;
 use super::default_branch;
 use super::error::{RestoreError, failed};
 use super::gitmodules::{self, Submodule, resolved, too_many};
+use super::noted::{NOTE, noted};
 use super::quota::Shared;
 use super::stop::Stop;
 use crate::config::{GivenUrl, RestoreArgs};
@@ -51,6 +52,48 @@ pub(super) struct Nest {
     pub taken: Shared,
     /// Those inside of it, once they have their places.
     placed: Mutex<Vec<Placed>>,
+    /// Where it is, if it is a submodule that stays there.
+    pub home: Option<Home>,
+}
+
+/// Where a submodule is that stays there.
+#[derive(Debug)]
+pub(super) struct Home {
+    pub git_dir: PathBuf,
+    placed: Placed,
+}
+
+/// What is to be done about a submodule.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub one: Submodule,
+    /// Where it is, if it is only brought to its commit.
+    pub stays: Option<Stays>,
+}
+
+/// See [`Job`].
+#[derive(Debug)]
+pub(super) struct Stays {
+    pub dir: PathBuf,
+    pub git_dir: PathBuf,
+    /// Whether its history has an end.
+    pub is_shallow: bool,
+}
+
+impl Placed {
+    /// Where one is in all that is around it, if it is in a submodule that stays.
+    fn below(around: Option<&Placed>, path: &Path, git_dir: &Path) -> Placed {
+        match around {
+            None => Placed {
+                path: path.to_owned(),
+                git_dir: git_dir.to_owned(),
+            },
+            Some(around) => Placed {
+                path: around.path.join(path),
+                git_dir: around.git_dir.join(git_dir),
+            },
+        }
+    }
 }
 
 impl Nest {
@@ -68,6 +111,7 @@ impl Nest {
             count: self.count.clone(),
             taken: self.taken.clone(),
             placed: Mutex::default(),
+            home: None,
         })
     }
 }
@@ -86,24 +130,41 @@ pub(super) type Restores<'a> =
 pub(super) struct Site<'a> {
     pub args: &'a RestoreArgs,
     pub stop: &'a Stop,
-    pub tree: &'a Path,
+    pub tree: PathBuf,
     /// An empty directory on the same file system.
-    pub scratch: &'a Path,
+    pub scratch: PathBuf,
     pub nest: &'a Nest,
     /// Where its repository is from.
-    pub origin: &'a str,
+    pub origin: String,
 }
 
 /// What the threads share.
-struct Work {
-    left: VecDeque<(usize, Submodule)>,
+struct Work<'w> {
+    left: VecDeque<(usize, &'w Job)>,
     error: Option<RestoreError>,
 }
 
-impl Site<'_> {
+impl<'a> Site<'a> {
+    /// A tree that is made at `tree`.
+    pub(super) fn of(
+        args: &'a RestoreArgs,
+        stop: &'a Stop,
+        nest: &'a Nest,
+        (tree, scratch): (&Path, PathBuf),
+    ) -> Result<Site<'a>, RestoreError> {
+        Ok(Site {
+            args,
+            stop,
+            tree: tree.to_owned(),
+            scratch,
+            nest,
+            origin: origin(&tree.join(".git"))?,
+        })
+    }
+
     /// Restores all of them by `restores`.
     pub(super) fn restore_all(&self, restores: Restores<'_>) -> Result<(), RestoreError> {
-        let all = gitmodules::of_tree(self.stop, self.tree)?;
+        let all = gitmodules::of_tree(self.stop, &self.tree)?;
         let path = self.tree.join(".git/config");
         let mut config = Configured::open(&path)?;
         self.configure(&mut config, &all)?;
@@ -111,18 +172,28 @@ impl Site<'_> {
         let wanted = all
             .into_iter()
             .filter(|one| one.update.as_deref() != Some("none"));
+        let jobs = wanted.map(|one| Job { one, stays: None });
+        self.bring(&jobs.collect::<Vec<_>>(), restores)?;
+        match self.nest.depth {
+            0 => self.link_all(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Does what is to be done about each.
+    pub(super) fn bring(&self, jobs: &[Job], restores: Restores<'_>) -> Result<(), RestoreError> {
         let work = Mutex::new(Work {
-            left: wanted.enumerate().collect(),
+            left: jobs.iter().enumerate().collect(),
             error: None,
         });
         let stops: [Stop; SUBMODULES_AT_ONCE] = std::array::from_fn(|_| Stop::default());
         std::thread::scope(|scope| {
             let run = |stop| {
-                while let Some((number, one)) = next(&work) {
-                    if let Err(error) = self.restore(number, &one, stop, restores) {
+                while let Some((number, job)) = next(&work) {
+                    if let Err(error) = self.restore(number, job, stop, restores) {
                         lock(&work)
                             .error
-                            .get_or_insert(error.of_submodule(&one.path));
+                            .get_or_insert(error.of_submodule(&job.one.path));
                         stops
                             .iter()
                             .for_each(|stop: &Stop| stop.interrupt(OTHER_FAILED));
@@ -144,51 +215,75 @@ impl Site<'_> {
                 std::thread::sleep(Duration::from_millis(INTERRUPT_POLL_MS / 10));
             }
         });
-        if let Some(error) = lock(&work).error.take() {
-            return Err(error);
-        }
-        match self.nest.depth {
-            0 => lock(&self.nest.placed)
-                .iter()
-                .try_for_each(|placed| self.link(placed)),
-            _ => Ok(()),
+        match lock(&work).error.take() {
+            Some(error) => Err(error),
+            None => Ok(()),
         }
     }
 
-    /// Restores one and gives it its place.
-    fn restore(
-        &self,
-        number: usize,
-        one: &Submodule,
-        stop: &Stop,
-        restores: Restores<'_>,
-    ) -> Result<(), RestoreError> {
-        let made = self.scratch.join(number.to_string());
-        let nest = self.nest.below()?;
-        let url = resolved(self.args.repo_url.text(), &one.url)?;
-        let args = RestoreArgs {
+    /// Where one is asked for.
+    pub(super) fn asked(&self, one: &Submodule) -> Result<String, RestoreError> {
+        resolved(self.args.repo_url.text(), &one.url)
+    }
+
+    /// What is asked for of one, which is made at `made` unless it stays.
+    fn args(&self, job: &Job, made: &Path) -> Result<RestoreArgs, RestoreError> {
+        let url = self.asked(&job.one)?;
+        let stays = job.stays.as_ref();
+        let is_shallow = stays.map_or(job.one.is_shallow, |stays| stays.is_shallow);
+        Ok(RestoreArgs {
             repo_url: GivenUrl::new(&url),
             send_upstream_credential: self.args.send_upstream_credential && self.is_near(&url),
-            dir: made.clone(),
+            dir: stays.map_or(made, |stays| &stays.dir).to_owned(),
             refs: Vec::new(),
-            commits: vec![one.commit.clone()],
+            commits: vec![job.one.commit.clone()],
             have: Vec::new(),
-            depth: None,
+            depth: is_shallow.then_some(1),
             overwrite: false,
-            discard_local: false,
+            update: stays.is_some(),
+            force: self.args.force && stays.is_some(),
+            clean: self.args.clean && stays.is_some(),
+            discard_local: self.args.discard_local && stays.is_some(),
             quiet: true,
             json: false,
             ..self.args.clone()
-        };
-        restores(&args, stop, &nest)?;
-        settle(&made.join(".git"), &resolved(self.origin, &one.url)?)?;
+        })
+    }
+
+    /// Restores one and gives it its place, or brings it to its commit where it is.
+    fn restore(
+        &self,
+        number: usize,
+        job: &Job,
+        stop: &Stop,
+        restores: Restores<'_>,
+    ) -> Result<(), RestoreError> {
+        let one = &job.one;
+        let made = self.scratch.join(number.to_string());
+        let mut nest = self.nest.below()?;
+        let args = self.args(job, &made)?;
         let git_dir = Path::new("modules").join(&one.name);
+        if let Some(stays) = &job.stays {
+            let around = self.nest.home.as_ref().map(|home| &home.placed);
+            nest.home = Some(Home {
+                git_dir: stays.git_dir.clone(),
+                placed: Placed::below(around, &one.path, &git_dir),
+            });
+            return restores(&args, stop, &nest);
+        }
+        restores(&args, stop, &nest)?;
+        let origin = resolved(&self.origin, &one.url)?;
+        settle(&made.join(".git"), &origin)?;
+        let note = made.join(NOTE);
+        let text = noted(&one.commit, &args.repo_url, origin.as_bytes());
+        fs::write(&note, text).map_err(failed("write", &note))?;
         let there = self.tree.join(".git").join(&git_dir);
-        let above = there.parent().unwrap_or(&there);
-        fs::create_dir_all(above).map_err(failed("create", above))?;
-        fs::rename(made.join(".git"), &there).map_err(failed("rename to", &there))?;
-        // An empty directory is there for it.
+        // An empty directory may be there for it.
         let place = self.tree.join(&one.path);
+        for above in [&there, &place].map(|path| path.parent().unwrap_or(path)) {
+            fs::create_dir_all(above).map_err(failed("create", above))?;
+        }
+        fs::rename(made.join(".git"), &there).map_err(failed("rename to", &there))?;
         fs::rename(&made, &place).map_err(failed("rename to", &place))?;
         let mut placed = lock(&self.nest.placed);
         placed.extend(lock(&nest.placed).drain(..).map(|inside| Placed {
@@ -202,8 +297,31 @@ impl Site<'_> {
         Ok(())
     }
 
+    /// Places and repositories of those that were made, without those inside of them.
+    pub(super) fn made(&self) -> Vec<(PathBuf, PathBuf)> {
+        let placed = lock(&self.nest.placed);
+        let is_inside = |one: &&Placed| {
+            let around = |other: &Placed| *other != **one && one.path.starts_with(&other.path);
+            placed.iter().any(around)
+        };
+        let outer = placed.iter().filter(|one| !is_inside(one));
+        outer
+            .map(|one| (one.path.clone(), one.git_dir.clone()))
+            .collect()
+    }
+
+    /// Has the parts of each that was made lead to each other.
+    pub(super) fn link_all(&self) -> Result<(), RestoreError> {
+        let placed = lock(&self.nest.placed);
+        placed.iter().try_for_each(|placed| self.link(placed))
+    }
+
     /// Says of the superproject's submodules what `git submodule init` notes.
-    fn configure(&self, config: &mut Configured, all: &[Submodule]) -> Result<(), RestoreError> {
+    pub(super) fn configure(
+        &self,
+        config: &mut Configured,
+        all: &[Submodule],
+    ) -> Result<(), RestoreError> {
         if self.nest.depth == 0 {
             config.set(("submodule", None), "active", b".")?;
         }
@@ -212,7 +330,7 @@ impl Site<'_> {
             if self.nest.depth > 0 {
                 config.set(section, "active", b"true")?;
             }
-            let url = resolved(self.origin, &one.url)?;
+            let url = resolved(&self.origin, &one.url)?;
             config.set(section, "url", url.as_bytes())?;
             if let Some(update) = &one.update {
                 config.set(section, "update", update.as_bytes())?;
@@ -224,16 +342,24 @@ impl Site<'_> {
     /// Has the two parts of one lead to each other, wherever the whole is.
     fn link(&self, placed: &Placed) -> Result<(), RestoreError> {
         let Placed { path, git_dir } = placed;
+        let around = self.nest.home.as_ref().map(|home| &home.placed);
+        let whole = Placed::below(around, path, git_dir);
         let up = |path: &Path, more: usize| "../".repeat(path.components().count() + more);
         let config = self.tree.join(".git").join(git_dir).join("config");
-        let worktree = Path::new(&up(git_dir, 1)).join(path);
+        let worktree = Path::new(&up(&whole.git_dir, 1)).join(&whole.path);
         let mut configured = Configured::open(&config)?;
         configured.set(("core", None), "worktree", worktree.as_os_str().as_bytes())?;
         configured.write(&config)?;
         let leads = self.tree.join(path).join(".git");
-        let text = format!("gitdir: {}.git/{}\n", up(path, 0), git_dir.display());
-        let written =
-            fs::File::create_new(&leads).and_then(|mut file| file.write_all(text.as_bytes()));
+        let text = [
+            b"gitdir: ",
+            up(&whole.path, 0).as_bytes(),
+            b".git/",
+            whole.git_dir.as_os_str().as_bytes(),
+            b"\n",
+        ]
+        .concat();
+        let written = fs::File::create_new(&leads).and_then(|mut file| file.write_all(&text));
         written.map_err(failed("write", &leads))
     }
 
@@ -244,7 +370,7 @@ impl Site<'_> {
 }
 
 /// Where the repository at `git_dir` is from.
-pub(super) fn origin(git_dir: &Path) -> Result<String, RestoreError> {
+fn origin(git_dir: &Path) -> Result<String, RestoreError> {
     let config = Configured::open(&git_dir.join("config"))?;
     let origin = config.get("remote.origin.url").unwrap_or_default();
     Ok(origin.to_str_lossy().into_owned())
@@ -267,7 +393,7 @@ fn settle(git_dir: &Path, origin: &str) -> Result<(), RestoreError> {
 }
 
 /// One that nobody restores yet.
-fn next(work: &Mutex<Work>) -> Option<(usize, Submodule)> {
+fn next<'w>(work: &Mutex<Work<'w>>) -> Option<(usize, &'w Job)> {
     let mut work = lock(work);
     match work.error {
         None => work.left.pop_front(),

@@ -236,7 +236,7 @@ impl Update<'_> {
 
     /// What the bundle leads to, if one was taken.
     fn bundled(&self) -> Result<Option<gix::ObjectId>, RestoreError> {
-        let id = read_line(self.room.tree, BUNDLE_REF.as_bytes())?;
+        let id = read_line(&self.room.tree.join(".git"), BUNDLE_REF.as_bytes())?;
         let id = id.map(|id| object_id(&String::from_utf8_lossy(&id)));
         id.transpose()
     }
@@ -366,9 +366,9 @@ pub(super) fn why_empty(stop: &Stop, tree: &Path) -> Result<String, RestoreError
     ))
 }
 
-/// What a file of the repository at `tree` says.
-fn read_line(tree: &Path, name: &[u8]) -> Result<Option<Vec<u8>>, RestoreError> {
-    let path = tree.join(".git").join(OsStr::from_bytes(name));
+/// What a file of the repository at `git_dir` says.
+fn read_line(git_dir: &Path, name: &[u8]) -> Result<Option<Vec<u8>>, RestoreError> {
+    let path = git_dir.join(OsStr::from_bytes(name));
     match fs::read(&path) {
         Ok(text) => Ok(Some(text.trim_ascii_end().to_vec())),
         // A branch that is not born yet.
@@ -379,7 +379,12 @@ fn read_line(tree: &Path, name: &[u8]) -> Result<Option<Vec<u8>>, RestoreError> 
 
 /// The short name of the branch that is checked out in the repository at `tree`.
 pub(super) fn branch(tree: &Path) -> Result<Option<String>, RestoreError> {
-    let head = read_line(tree, b"HEAD")?.unwrap_or_default();
+    branch_of(&tree.join(".git"))
+}
+
+/// The same of the repository at `git_dir`.
+pub(super) fn branch_of(git_dir: &Path) -> Result<Option<String>, RestoreError> {
+    let head = read_line(git_dir, b"HEAD")?.unwrap_or_default();
     let name = head.strip_prefix(b"ref: refs/heads/");
     Ok(name.map(|name| String::from_utf8_lossy(name).into_owned()))
 }
@@ -387,10 +392,11 @@ pub(super) fn branch(tree: &Path) -> Result<Option<String>, RestoreError> {
 /// The commit that is checked out in the repository at `tree`.
 pub(super) fn checked_out(tree: &Path) -> Result<Option<String>, RestoreError> {
     // Both are files of their own: in a restore, and in a clone.
-    let head = read_line(tree, b"HEAD")?.unwrap_or_default();
+    let git_dir = &tree.join(".git");
+    let head = read_line(git_dir, b"HEAD")?.unwrap_or_default();
     let id = match head.strip_prefix(b"ref: ") {
         None => Some(head),
-        Some(name) if is_ref_name(name) => read_line(tree, name)?,
+        Some(name) if is_ref_name(name) => read_line(git_dir, name)?,
         Some(_) => None,
     };
     let text = id.map(|id| String::from_utf8_lossy(&id).into_owned());

@@ -1,16 +1,27 @@
 //! `--recurse-submodules`: what `git clone --recurse-submodules` makes, and what anybody may write into `.gitmodules`.
 
-use crate::lab::{BINARY, expect, expect_nothing, restore};
+use crate::lab::{BINARY, Running, expect, expect_nothing, restore};
 use crate::submodules::run;
-use crate::support::lab::Lab;
+use crate::support::lab::{Lab, copy_tree};
 use crate::support::repos::{self, Importer, Layout};
 use crate::support::rng::Rng;
+use crate::support::server::Server;
+use crate::support::steps::ensure;
 use crate::support::{compare, git};
+use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 const RECURSE: &[&str] = &["--recurse-submodules"];
 /// Of each leaf, in its pack and in its files.
 const LEAF_BYTES: usize = 1 << 20;
+/// So many updates are killed, each within such a time.
+const KILLED: u64 = 5;
+const KILLED_WITHIN_US: u64 = 2_000_000;
+
+fn write(path: &Path, text: &str) {
+    fs::write(path, text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+}
 
 /// Begins a repository with one commit.
 fn begin(lab: &Lab, name: &str) -> Importer {
@@ -68,14 +79,19 @@ fn said(tree: &Path, path: &str) -> Vec<String> {
     all.into_iter().flat_map(lines).collect()
 }
 
-fn expect_same(clone: &Path, target: &Path) {
+#[track_caller]
+fn expect_same_at(clone: &Path, target: &Path, paths: &[&str]) {
     let differences = compare::differences(clone, target, &[".git"]);
     assert_eq!(differences, Vec::<String>::new());
-    for path in ["", "x/mid", "x/mid/libs/leaf", "other"] {
+    for path in paths {
         assert_eq!(said(target, path), said(clone, path), "{path}");
     }
     let status = ["submodule", "status", "--recursive"];
     assert_eq!(run(target, &status), run(clone, &status));
+}
+
+fn expect_same(clone: &Path, target: &Path) {
+    expect_same_at(clone, target, &["", "x/mid", "x/mid/libs/leaf", "other"]);
     assert!(
         target
             .join(".git/modules/mid/modules/the/leaf/HEAD")
@@ -132,6 +148,122 @@ fn submodules_are_what_git_clones() {
     let errors = expect(&into(&none, &limit), 4);
     assert!(errors.contains("--size-limit"), "{errors}");
     expect_nothing(&none);
+}
+
+/// Gives a repository that is there another commit, with `modules` in its `.gitmodules`.
+fn go_on(lab: &Lab, server: &Server, name: &str, modules: &str, links: &[(&str, &str)]) -> String {
+    let mut import = Importer::start(&lab.upstream(name), Layout::Packed);
+    import.commit_on("refs/heads/main", "refs/heads/main^0", "more");
+    import.file(repos::FILE, b"dir/c", name.as_bytes());
+    if !modules.is_empty() {
+        import.file(repos::FILE, b".gitmodules", modules.as_bytes());
+    }
+    for (path, id) in links {
+        match id.is_empty() {
+            true => import.delete(path.as_bytes()),
+            false => import.gitlink(path.as_bytes(), id),
+        }
+    }
+    import.finish();
+    let id = tip(lab, name);
+    ensure(
+        server,
+        name,
+        &format!(r#"{{"refs":{{"refs/heads/main":"{id}"}}}}"#),
+    );
+    id
+}
+
+/// What stays is brought to its commit where it is, what is new comes, and what is none any more goes.
+#[test]
+fn submodules_are_brought_along() {
+    const PLACES: &[&str] = &["", "x/mid", "x/mid/libs/leaf", "new/more"];
+    let lab = Lab::new(BINARY);
+    let leaf = leaf(&lab);
+    let inner = section("the/leaf", "libs/leaf", "../leaf");
+    let mid = upstream(&lab, "mid", &inner, &[("libs/leaf", &leaf)]);
+    let outer = section("mid", "x/mid", "../mid");
+    let other = section("o", "other", "./../leaf");
+    let links = [("x/mid", &*mid), ("other", &leaf)];
+    let top = upstream(&lab, "top", &[&*outer, &other].concat(), &links);
+    let server = lab.start();
+    let [target, plain] = ["target", "plain"].map(|name| lab.scratch(name));
+    let into = |target: &Path, more: &[&str]| restore(server.address(), "test/top", target, more);
+    expect(&into(&target, RECURSE), 0);
+    expect(&into(&plain, &[]), 0);
+    let leaf = go_on(&lab, &server, "leaf", "", &[]);
+    let mid = go_on(&lab, &server, "mid", "", &[("libs/leaf", &leaf)]);
+    let more = section("n", "new/more", "../leaf");
+    let links = [("x/mid", &*mid), ("other", ""), ("new/more", &leaf)];
+    go_on(&lab, &server, "top", &[&*outer, &more].concat(), &links);
+    let clones = [
+        "clone",
+        "--quiet",
+        "--recurse-submodules",
+        &*lab.url("top"),
+        "cloned",
+    ];
+    run(&lab.scratch(""), &clones);
+    let clone = lab.scratch("cloned");
+    let update = ["--update", "--recurse-submodules"];
+    // They were never restored here.
+    expect(&into(&plain, &update), 0);
+    expect_same_at(&clone, &plain, PLACES);
+    // What would be lost is named, wherever it is, and the working copy around it stays.
+    let spoilt: [(&str, fn(&Path), &str); 3] = [
+        ("x/mid/libs/leaf/dir/b", |file| write(file, "mine"), "dir/b"),
+        ("other/dir/b", |file| write(file, "mine"), "other/dir/b"),
+        (
+            "other/dir/b",
+            |file| drop(fs::remove_file(file)),
+            "other/dir/b",
+        ),
+    ];
+    for (file, spoil, said) in spoilt {
+        spoil(&target.join(file));
+        let errors = expect(&into(&target, &update), 1);
+        assert!(errors.contains(said), "{errors}");
+        assert_eq!(git::text(&target, &["rev-parse", "HEAD"]), top);
+        let above = target.join(file.split("/dir").next().unwrap_or_default());
+        git::run(&above, &["checkout", "--quiet", "--", "."]);
+    }
+    let own = ["commit", "--quiet", "--allow-empty", "-m", "mine"];
+    git::run(&target.join("other"), &own);
+    let errors = expect(&into(&target, &update), 1);
+    assert!(errors.contains("of its submodule o"), "{errors}");
+    git::run(
+        &target.join("other"),
+        &["reset", "--quiet", "--hard", "HEAD~1"],
+    );
+    // Whenever it is killed.
+    let mut rng = Rng::new(5);
+    for _ in 0..KILLED {
+        let copy = lab.scratch("copy");
+        copy_tree(&target, &copy);
+        let mut running = Running::start(server.address(), "test/top", &copy, &update);
+        std::thread::sleep(Duration::from_micros(rng.below(KILLED_WITHIN_US)));
+        running.kill();
+        expect(&into(&copy, &update), 0);
+        expect_same_at(&clone, &copy, PLACES);
+        fs::remove_dir_all(&copy).unwrap_or_else(|e| panic!("{e}"));
+    }
+    // What it does not track stays.
+    write(&target.join("other/mine"), "mine");
+    write(&target.join("x/mid/mine"), "mine");
+    expect(&into(&target, &update), 0);
+    assert!(!target.join(".git/modules/o").exists() && !target.join("other/.git").exists());
+    for left in ["other/mine", "x/mid/mine"] {
+        fs::remove_file(target.join(left)).unwrap_or_else(|e| panic!("{left}: {e}"));
+    }
+    fs::remove_dir(target.join("other")).unwrap_or_else(|e| panic!("{e}"));
+    expect_same_at(&clone, &target, PLACES);
+    // And back again.
+    expect(
+        &into(&target, &[&update[..], &["--commit", &top]].concat()),
+        0,
+    );
+    assert_eq!(git::text(&target, &["status", "--porcelain"]), "");
+    assert!(target.join("other/large").exists() && !target.join("new").exists());
 }
 
 /// Names, paths and URLs that lead elsewhere, or are none.

@@ -276,6 +276,54 @@ fn what_would_be_lost_is_named_and_kept() {
     parity::expect_same(&clone, &target, "cleaned");
 }
 
+/// Copies `$2` to a small file system at `$1`, of which ever less is left, and runs the rest there until that is enough.
+/// What it says of each run: its exit code, and what git says of the working copy.
+const FULL: &str = "mount -t tmpfs -o size=8m tarpon \"$1\" || exit 77; cp -a \"$2\" \"$1/copy\"; cd \"$1\"; to=$3; shift 3; \
+    for left in 0 8 24 60 100 160 240 4000; do rm -f fill; free=$(df -k --output=avail . | tail -n 1); \
+    dd if=/dev/zero of=fill bs=1k count=$((free - left)) 2>/dev/null; \"$@\"; \
+    echo \"$? $(git -C copy rev-parse HEAD) $(git -C copy --no-optional-locks status --porcelain | wc -l)\"; done; \
+    cp -a copy \"$to\"";
+
+/// What fails there is undone, however far it has come, and the same command again succeeds.
+#[test]
+fn a_disk_that_is_full() {
+    let (lab, server, target, clone) = behind();
+    let old = git::text(&target, &["rev-parse", "HEAD"]);
+    let new = git::text(&clone, &["rev-parse", "HEAD"]);
+    let (small, result) = (lab.scratch("small"), lab.scratch("result"));
+    fs::create_dir(&small).unwrap_or_else(|e| panic!("{e}"));
+    let copy = small.join("copy");
+    let update = direct(
+        server.address(),
+        "test/app",
+        &copy,
+        &["--update", "--size-limit", "1G"],
+    );
+    let mut full = Command::new("unshare");
+    git::isolate(&mut full);
+    full.args(["-rm", "sh", "-c", FULL, "sh"]);
+    full.args([&small, &target, &result]);
+    full.arg(update.get_program()).args(update.get_args());
+    let out = full.output().unwrap_or_else(|e| panic!("{e}"));
+    let errors = String::from_utf8_lossy(&out.stderr);
+    if out.status.code() == Some(77) || errors.starts_with("unshare:") {
+        eprintln!("skipped: no mount namespace for this user: {errors}");
+        return;
+    }
+    let said = String::from_utf8_lossy(&out.stdout);
+    let (failed, done) = (format!("4 {old} 0"), format!("0 {new} 0"));
+    let runs: Vec<&str> = said.lines().collect();
+    // Whatever its exit code, one that fails has changed nothing.
+    let unchanged = format!(" {old} 0");
+    let is_known = |run: &&str| run.ends_with(&unchanged) || *run == done;
+    assert!(runs.iter().all(is_known), "{runs:?}: {errors}");
+    assert!(
+        runs.first() == Some(&&*failed) && runs.last() == Some(&&*done),
+        "{runs:?}"
+    );
+    parity::expect_same_clones(&clone, &result, "full");
+}
+
 /// Mounts what `$2` has as the lower layer of `$3`, with `$1` for what is written, and has the rest run there.
 const LAYERED: &str = "mount -t tmpfs tarpon \"$1\" && mkdir \"$1/upper\" \"$1/work\" && \
     mount -t overlay -o lowerdir=\"$2\",upperdir=\"$1/upper\",workdir=\"$1/work\",userxattr tarpon \"$3\" || exit 77; \
@@ -367,6 +415,7 @@ fn who_is_killed_leaves_what_the_next_run_finishes() {
     let began = Instant::now();
     expect(&update(&server, &first, &[]), 0);
     let took = began.elapsed();
+    let heads = [&target, &clone].map(|at| git::text(at, &["rev-parse", "HEAD"]));
     let mut rng = Rng::new(19);
     let mut unfinished = 0;
     for number in 0..KILLED {
@@ -375,8 +424,13 @@ fn who_is_killed_leaves_what_the_next_run_finishes() {
         // Each moment of a run is as good as any other.
         std::thread::sleep(Duration::from_micros(rng.below(took.as_micros() as u64)));
         running.kill();
-        let head = git::output(&copy, &["rev-parse", "HEAD"]);
-        assert!(head.status.success(), "{number}");
+        // Who looks sees one commit or the other, and all of it.
+        let head = git::text(&copy, &["rev-parse", "HEAD"]);
+        assert!(heads.contains(&head), "{number}: {head}");
+        let fsck = ["fsck", "--connectivity-only", "--no-dangling"];
+        git::run(&copy, &fsck);
+        let looks = ["--no-optional-locks", "status", "--porcelain"];
+        git::run(&copy, &looks);
         unfinished += u64::from(copy.join(".git/tarpon-update").exists());
         expect(&update(&server, &copy, &[]), 0);
         let differences = compare::differences(&clone, &copy, &[".git"]);

@@ -13,9 +13,10 @@ use crate::limits::{RESTORE_NOTE_BYTES_MAX, RESTORED_CONFIG_BYTES_MAX};
 use crate::restore::data::read;
 use crate::restore::error::{RestoreError, failed};
 use crate::restore::gitdir::{Modes, Restored};
-use crate::restore::local::NOTE;
 use crate::restore::nested;
+use crate::restore::noted::NOTE_NAME;
 use crate::restore::origin::{self, fetches};
+use crate::restore::path::as_path;
 use crate::restore::url::base_target;
 
 /// Directories that lead nowhere else.
@@ -124,6 +125,15 @@ pub(super) struct Copy {
     pub git_dir: PathBuf,
     pub config: Vec<u8>,
     pub restored: Restored,
+    /// Whether its history has an end.
+    has_end: bool,
+}
+
+/// Where one is, and its repository.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'p> {
+    pub directory: &'p Path,
+    pub git_dir: &'p Path,
 }
 
 impl Copy {
@@ -146,14 +156,30 @@ pub(super) fn not_taken(directory: &Path, why: impl std::fmt::Display) -> Restor
 }
 
 impl Copy {
-    /// Looks at the one at `directory`, which is to be of the repository `given`.
+    /// Looks at the one at `place`, which is to be of the repository `given`.
     pub(super) fn open(
-        directory: &Path,
+        place: Place<'_>,
         given: &GivenUrl,
         is_shallow: bool,
     ) -> Result<Copy, RestoreError> {
+        let copy = Copy::look(place)?;
+        let refused = |why: &str| Err(not_taken(place.directory, why));
+        let origin = &copy.restored.origin;
+        if !is_of(place.git_dir, given, origin) {
+            let shown = origin::shown(origin);
+            return refused(&format!("its origin is {shown}"));
+        }
+        match (copy.has_end, is_shallow) {
+            (true, false) => refused("it has not all of its history, which --depth 1 is for"),
+            (false, true) => refused("it has all of its history, not --depth 1"),
+            _ => Ok(copy),
+        }
+    }
+
+    /// Looks at the one at `place`, whatever it is of.
+    pub(super) fn look(place: Place<'_>) -> Result<Copy, RestoreError> {
+        let Place { directory, git_dir } = place;
         let refused = |why: &str| Err(not_taken(directory, why));
-        let git_dir = directory.join(".git");
         for name in DIRECTORIES {
             match fs::symlink_metadata(git_dir.join(name)) {
                 Ok(found) if found.is_dir() => {}
@@ -166,7 +192,7 @@ impl Copy {
                 _ => {}
             }
         }
-        match nested::worktrees(&git_dir) {
+        match nested::worktrees(git_dir) {
             Ok(linked) if linked.is_empty() => {}
             Ok(_) => return refused("it has linked worktrees"),
             Err(why) => return refused(&why),
@@ -174,24 +200,13 @@ impl Copy {
         let path = git_dir.join("config");
         let config =
             read(&path, RESTORED_CONFIG_BYTES_MAX as u64).map_err(failed("read", &path))?;
-        let executable = plain(&config).map_err(|why| not_taken(directory, why))?;
+        let executable = plain(&config, place).map_err(|why| not_taken(directory, why))?;
         let said = origin::read(&config).map_err(|e| not_taken(directory, e))?;
         let origin = config_value(&config, "remote.origin.url");
         let Some(origin) = origin else {
             return refused("its configuration names no origin");
         };
-        if !is_of(directory, given, &origin) {
-            let shown = origin::shown(&origin);
-            return refused(&format!("its origin is {shown}"));
-        }
-        let has_end = has_end(&git_dir)?;
-        match (has_end, is_shallow) {
-            (true, false) => {
-                return refused("it has not all of its history, which --depth 1 is for");
-            }
-            (false, true) => return refused("it has all of its history, not --depth 1"),
-            _ => {}
-        }
+        let has_end = has_end(git_dir)?;
         let restored = Restored {
             kind: said.hash,
             fetches: fetches(&said, has_end),
@@ -202,9 +217,10 @@ impl Copy {
             },
         };
         Ok(Copy {
-            git_dir,
+            git_dir: git_dir.to_owned(),
             config,
             restored,
+            has_end,
         })
     }
 }
@@ -226,11 +242,11 @@ fn config_value(config: &[u8], key: &str) -> Option<Vec<u8>> {
 
 /// Whether a working copy with this origin is of the repository that was asked for. One that was restored under a
 /// name of the server's own has a note of that.
-fn is_of(directory: &Path, given: &GivenUrl, origin: &[u8]) -> bool {
+pub(super) fn is_of(git_dir: &Path, given: &GivenUrl, origin: &[u8]) -> bool {
     let text = String::from_utf8_lossy(origin);
     let target = base_target(given.text());
     let is_named = text == given.text() || (target.is_some() && base_target(&text) == target);
-    let note = read(&directory.join(NOTE), RESTORE_NOTE_BYTES_MAX);
+    let note = read(&git_dir.join(NOTE_NAME), RESTORE_NOTE_BYTES_MAX);
     let noted = note.unwrap_or_default();
     let mut lines = noted.lines().skip(1);
     let noted = [lines.next(), lines.next()];
@@ -239,7 +255,7 @@ fn is_of(directory: &Path, given: &GivenUrl, origin: &[u8]) -> bool {
 }
 
 /// Whether modes say who may execute a file; or what the configuration has that a plain clone's has not.
-fn plain(config: &[u8]) -> Result<bool, String> {
+fn plain(config: &[u8], place: Place<'_>) -> Result<bool, String> {
     let config = gix::config::File::try_from(config.as_bstr());
     let config = config.map_err(|e| format!("its configuration cannot be read: {e}"))?;
     let mut executable = true;
@@ -251,10 +267,8 @@ fn plain(config: &[u8]) -> Result<bool, String> {
         }
         for key in section.value_names() {
             let key = key.to_ascii_lowercase();
-            let value = section
-                .value(&key)
-                .map(|value| value.to_str_lossy().to_ascii_lowercase());
-            let value = value.unwrap_or_default();
+            let raw = section.value(&key).unwrap_or_default();
+            let value = raw.to_str_lossy().to_ascii_lowercase();
             let is_plain = match (&*name, &*key, &*value) {
                 ("core", "repositoryformatversion", "0" | "1") => true,
                 ("core", "bare" | "ignorecase", "false") | ("core", "symlinks", "true") => true,
@@ -262,6 +276,8 @@ fn plain(config: &[u8]) -> Result<bool, String> {
                     executable = value == "true";
                     true
                 }
+                // A submodule's repository leads to its files.
+                ("core", "worktree", _) => leads_to(place, &raw),
                 ("core", key, _) => CORE.contains(&key),
                 ("extensions", "objectformat", _) => true,
                 ("remote", key, _) => REMOTE.contains(&key),
@@ -275,9 +291,24 @@ fn plain(config: &[u8]) -> Result<bool, String> {
     Ok(executable)
 }
 
+/// Whether a worktree that is named so by its repository is the one at `place`.
+fn leads_to(place: Place<'_>, worktree: &[u8]) -> bool {
+    let named = fs::canonicalize(place.git_dir.join(as_path(worktree)));
+    let real = fs::canonicalize(place.directory);
+    matches!((named, real), (Ok(named), Ok(real)) if named == real)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn plain(config: &[u8]) -> Result<bool, String> {
+        let place = Place {
+            directory: Path::new("/nowhere"),
+            git_dir: Path::new("/nowhere/.git"),
+        };
+        super::plain(config, place)
+    }
 
     #[test]
     fn only_what_a_plain_clone_sets_is_taken() {

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::copy::Copy;
 use super::lock::{self, Lock};
+use super::modules::Modules;
+use crate::restore::default_branch;
 use crate::restore::error::{RestoreError, failed};
 use crate::restore::gitdir::{self, followed};
 use crate::restore::path::as_path;
@@ -23,6 +25,10 @@ pub(super) struct Replacing<'r> {
     pub fetches: Option<Option<&'r [u8]>>,
     /// The repository that has fetched what came.
     pub scratch: &'r Path,
+    /// What its configuration says of submodules, where they are wanted.
+    pub modules: Option<&'r Modules<'r>>,
+    /// Whether it is a submodule itself.
+    pub is_submodule: bool,
     /// A directory of ours that is not there yet.
     pub ours: &'r Path,
     pub stop: &'r Stop,
@@ -33,7 +39,18 @@ impl Replacing<'_> {
     pub(super) fn prepare(&self) -> Result<Vec<Lock>, RestoreError> {
         fs::create_dir(self.ours).map_err(failed("create", self.ours))?;
         gitdir::write(&self.made(), &self.copy.restored, self.refs, self.stop)?;
-        let config = configuration(&self.copy.config, followed(self.refs), self.fetches)?;
+        let own = match self.is_submodule {
+            true => default_branch::add(&self.made())?,
+            false => None,
+        };
+        let branch = own.as_ref().map(|name| name.as_bstr());
+        let branch = branch.or(followed(self.refs));
+        let old = &self.copy.config;
+        let mut config = configuration(old, branch, self.fetches)?;
+        if let Some(modules) = self.modules {
+            let text = modules.configured(config.as_ref().unwrap_or(old))?;
+            config = Some(text).filter(|text| text != old);
+        }
         if let Some(config) = config {
             let path = self.ours.join("config");
             fs::write(&path, config).map_err(failed("write", &path))?;

@@ -44,6 +44,8 @@ pub(super) struct Ground<'g> {
     pub executable: bool,
     /// A repository that has the objects.
     pub objects: &'g Path,
+    /// Whether stat data is not enough.
+    pub reads_all: bool,
     /// For what is too large to be held.
     pub quota: &'g Quota,
     pub stop: &'g Stop,
@@ -195,7 +197,8 @@ fn look_part(
             looked.changed.push(number);
             continue;
         };
-        if entry.is_submodule() || is_told(entry.stat(), &stat, entries.dated_s) {
+        let is_told = || !ground.reads_all && is_told(entry.stat(), &stat, entries.dated_s);
+        if entry.is_submodule() || is_told() {
             continue;
         }
         match eye.reads(path, (mode, entry.id()), bytes)? {

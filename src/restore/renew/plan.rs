@@ -3,12 +3,13 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use gix::ObjectId;
 
 use super::blocked::{self, Blocked};
+use super::cache_tree::CacheTree;
 use super::changes::{self, Changes};
 use super::content::{self, Contents};
 use super::copy::{Copy, not_taken};
@@ -33,6 +34,8 @@ pub(super) struct Before {
     pub root: File,
     pub left: Option<Way>,
     pub quota: Quota,
+    /// Whether neither stat data nor what the index says of trees is enough.
+    pub reads_all: bool,
 }
 
 /// Its index and its files.
@@ -63,6 +66,7 @@ impl Before {
             root: self.root.as_fd(),
             executable: self.copy.has_modes(),
             objects: &self.scratch.tree,
+            reads_all: self.reads_all,
             quota: &self.quota,
             stop,
         }
@@ -72,10 +76,13 @@ impl Before {
     pub(super) fn see(&self, target: &Path, stop: &Stop) -> Result<Seen, RestoreError> {
         let index = self.copy.git_dir.join("index");
         let entries = Entries::read(&index, self.copy.hash(), stop);
-        let entries = entries.map_err(|unread| match unread {
+        let mut entries = entries.map_err(|unread| match unread {
             Unread::Kind(why) => not_taken(target, why),
             Unread::Failed(error) => error,
         })?;
+        if self.reads_all {
+            entries.trees = CacheTree::default();
+        }
         let attributes = content::attributes_of(&entries);
         let looked = look::look(self.ground(stop), &entries, &attributes)?;
         Ok(Seen {
@@ -118,18 +125,28 @@ pub(super) struct Planner<'p> {
 }
 
 impl Planner<'_> {
-    /// Compares all that is known; refuses what would be lost.
-    pub(super) fn plan(
+    /// What differs in a commit.
+    pub(super) fn changes(
         &self,
         commit: Option<ObjectId>,
+        objects: &Objects<'_>,
+    ) -> Result<Changes, RestoreError> {
+        let tree = commit.map(|id| objects.tree_of(id)).transpose()?;
+        Changes::between(&self.seen.entries, tree, objects, self.stop)
+    }
+
+    /// Compares all that is known; refuses what would be lost. Of submodules, `gone` are those that go, where they are
+    /// wanted.
+    pub(super) fn plan(
+        &self,
+        changes: Changes,
+        gone: Option<&[PathBuf]>,
         objects: &Objects<'_>,
     ) -> Result<Plan, RestoreError> {
         let Planner {
             before, seen, stop, ..
         } = *self;
-        let tree_of = |commit: Option<ObjectId>| commit.map(|id| objects.tree_of(id)).transpose();
-        let between = |commit| Changes::between(&seen.entries, tree_of(commit)?, objects, stop);
-        let changes = between(commit)?;
+        let between = |commit| self.changes(commit, objects);
         let attributes = content::attributes_with(&seen.entries, &changes);
         let mut all_left = Vec::new();
         for to in before.left.iter().flat_map(|way| &way.to) {
@@ -144,7 +161,9 @@ impl Planner<'_> {
         if !self.leave.discard_local {
             self.check_added(&between(before.scratch.head)?, &all_left)?;
         }
-        self.check_submodules(&changes)?;
+        if gone.is_none() {
+            self.check_submodules(&changes)?;
+        }
         let mut eyes = self.eyes(&all_left)?;
         if !self.leave.force {
             self.check_changed(&mut eyes)?;
@@ -158,7 +177,9 @@ impl Planner<'_> {
         if !self.leave.force && !self.leave.clean {
             let mut found = blocked.find()?;
             let mut kept = Vec::new();
-            for path in found.drain(..) {
+            let gone = gone.unwrap_or_default();
+            let is_gone = |path: &[u8]| gone.iter().any(|gone| as_path(path).starts_with(gone));
+            for path in found.drain(..).filter(|path| !is_gone(path)) {
                 if !is_of_left(&mut eyes, &path, None)? {
                     kept.push(path);
                 }
@@ -219,7 +240,10 @@ impl Planner<'_> {
             let path = changes.path(change);
             let listing = std::fs::read_dir(target.join(as_path(path)));
             if listing.is_ok_and(|mut listing| listing.next().is_some()) {
-                let why = format!("the submodule {} is checked out, and changes", named(path));
+                let path = named(path);
+                let why = format!(
+                    "the submodule {path} is checked out, and changes (--recurse-submodules brings it along)"
+                );
                 return Err(not_taken(target, why));
             }
         }
@@ -232,6 +256,10 @@ impl Planner<'_> {
         for number in &self.seen.looked.changed {
             let entry = self.seen.entries.get(*number);
             let same = Some((entry.mode(), entry.id()));
+            // A run that was killed may have taken it away, to put the submodule there.
+            if entry.is_submodule() && !eyes.is_empty() {
+                continue;
+            }
             if !is_of_left(eyes, entry.path(), same)? {
                 changed.push(named(entry.path()));
             }

@@ -1,0 +1,434 @@
+//! The submodules of a working copy that is brought to another commit, where they are wanted.
+//!
+//! One that stays (of the same name, in the same place, from the same upstream) is brought to its commit where it is, by
+//! the same code. Any other comes anew. What is not of the new commit goes: the files that it tracks, and its repository;
+//! what it does not track stays. Each that stays is brought there by itself, before anything of the working copy around
+//! it changes; who is killed finds it there the next time.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use gix::ObjectId;
+
+use super::changes::Changes;
+use super::copy::{Copy, Place, is_of, not_taken};
+use super::entries::Entries;
+use super::plan::Before;
+use super::scratch::Scratch;
+use crate::config::{GivenUrl, RestoreArgs};
+use crate::limits::{GIT_FILE_BYTES_MAX, LOCAL_NAMED_MAX};
+use crate::restore::configured::Configured;
+use crate::restore::data::read;
+use crate::restore::error::{RestoreError, failed};
+use crate::restore::gitmodules::{self, Submodule};
+use crate::restore::kept;
+use crate::restore::moves::Moves;
+use crate::restore::nested;
+use crate::restore::path::as_path;
+use crate::restore::quota::Quota;
+use crate::restore::staging::Staging;
+use crate::restore::submodules::{Job, Restores, Site, Stays};
+use crate::restore::write::stopped;
+use crate::tree::index::SUBMODULE;
+
+/// What a file says that is the `.git` of a submodule.
+const LEADS_TO: &[u8] = b"gitdir: ";
+
+/// The working copy around them.
+#[derive(Clone, Copy)]
+pub(super) struct Around<'m> {
+    pub args: &'m RestoreArgs,
+    pub staging: &'m Staging,
+    pub copy: &'m Copy,
+    pub entries: &'m Entries,
+    /// Whether a run was killed here.
+    pub is_left: bool,
+}
+
+/// What becomes of them.
+pub(super) struct Modules<'m> {
+    around: Around<'m>,
+    site: Site<'m>,
+    all: Vec<Submodule>,
+    jobs: Vec<Job>,
+    gone: Vec<Checkout>,
+    /// What goes below `modules`, relative to the repository.
+    repositories: Vec<PathBuf>,
+}
+
+/// A submodule that is checked out.
+struct Checkout {
+    /// Relative to the worktree around it.
+    path: PathBuf,
+    /// Relative to the repository around it.
+    repository: PathBuf,
+    /// What it tracks, of one that goes.
+    entries: Option<Entries>,
+}
+
+impl<'m> Modules<'m> {
+    /// Compares those of `commit`, to which `changes` lead, with what is there. Objects are in the repository at `tree`.
+    pub(super) fn find(
+        around: Around<'m>,
+        site: Site<'m>,
+        changes: &Changes,
+        (tree, commit): (&Path, Option<ObjectId>),
+    ) -> Result<Modules<'m>, RestoreError> {
+        let links = links(around.entries, changes);
+        let commit = commit.map(|id| id.to_string()).unwrap_or_default();
+        let all = gitmodules::of_commit(site.stop, tree, &commit, &links)?;
+        let mut modules = Modules {
+            around,
+            site,
+            all,
+            jobs: Vec::new(),
+            gone: Vec::new(),
+            repositories: Vec::new(),
+        };
+        modules.sort()?;
+        Ok(modules)
+    }
+
+    /// Says which stay, come and go.
+    fn sort(&mut self) -> Result<(), RestoreError> {
+        let mut there = BTreeMap::new();
+        for number in 0..self.around.entries.len() {
+            let entry = self.around.entries.get(number);
+            if entry.is_submodule()
+                && let Some(checkout) = self.checkout(&as_path(entry.path()))?
+            {
+                there.insert(checkout.path.clone(), checkout);
+            }
+        }
+        for one in self.all.clone() {
+            let old = there.remove(&one.path);
+            if one.update.as_deref() == Some("none") {
+                continue;
+            }
+            let given = GivenUrl::new(&self.site.asked(&one)?);
+            let stays = match &old {
+                Some(old) => self.stays(&one, old, &given)?,
+                None => None,
+            };
+            if stays.is_none() {
+                self.gone.extend(old);
+                self.make_room_for(&one)?;
+            }
+            self.jobs.push(Job { one, stays });
+        }
+        self.gone.extend(there.into_values());
+        let gone = self.gone.iter().map(|gone| gone.repository.clone());
+        self.repositories.extend(gone);
+        self.repositories.sort_unstable();
+        // What is inside of one goes with it.
+        self.repositories
+            .dedup_by(|later, first| later.starts_with(&*first));
+        let target = self.around.staging.target();
+        for stays in self.jobs.iter().filter_map(|job| job.stays.as_ref()) {
+            let is_inside = |gone: &PathBuf| {
+                let gone = self.around.copy.git_dir.join(gone);
+                stays.git_dir.starts_with(gone)
+            };
+            if self.repositories.iter().any(is_inside) {
+                let why = "the repository of a submodule is inside of another one's";
+                return Err(not_taken(target, why));
+            }
+        }
+        Ok(())
+    }
+
+    /// The submodule that is checked out at `path`, if one is.
+    fn checkout(&self, path: &Path) -> Result<Option<Checkout>, RestoreError> {
+        let (target, git_dir) = (self.around.staging.target(), &self.around.copy.git_dir);
+        let at = target.join(path);
+        let is_there = fs::symlink_metadata(&at).is_ok_and(|found| found.is_dir());
+        let is_file = fs::symlink_metadata(at.join(".git")).is_ok_and(|found| found.is_file());
+        // A repository in its own directory is left alone, as git does.
+        if !is_there || !is_file {
+            return Ok(None);
+        }
+        let real = |path: &Path| fs::canonicalize(path).map_err(failed("find", path));
+        let elsewhere = || {
+            let path = path.display();
+            not_taken(
+                target,
+                format!("the submodule {path} has its repository elsewhere"),
+            )
+        };
+        let text = read(&at.join(".git"), GIT_FILE_BYTES_MAX).unwrap_or_default();
+        let to = text.strip_prefix(LEADS_TO).ok_or_else(elsewhere)?;
+        let to = at.join(as_path(to.trim_ascii_end()));
+        let to = fs::canonicalize(to).map_err(|_| elsewhere())?;
+        let inside = to.strip_prefix(real(git_dir)?).map_err(|_| elsewhere())?;
+        if real(&at)? != real(target)?.join(path) || !inside.starts_with("modules") {
+            return Err(elsewhere());
+        }
+        Ok(Some(Checkout {
+            path: path.to_owned(),
+            repository: inside.to_owned(),
+            entries: None,
+        }))
+    }
+
+    /// How a submodule stays, if it does where `old` is checked out.
+    fn stays(
+        &self,
+        one: &Submodule,
+        old: &Checkout,
+        given: &GivenUrl,
+    ) -> Result<Option<Stays>, RestoreError> {
+        let git_dir = self.around.copy.git_dir.join(&old.repository);
+        let config = Configured::open(&git_dir.join("config"))?;
+        let origin = config.get("remote.origin.url").unwrap_or_default();
+        let is_same = old.repository == Path::new("modules").join(&one.name);
+        if !is_same || !is_of(&git_dir, given, &origin) {
+            return Ok(None);
+        }
+        let ends = fs::symlink_metadata(git_dir.join("shallow"));
+        Ok(Some(Stays {
+            dir: self.around.staging.target().join(&one.path),
+            git_dir,
+            is_shallow: ends.is_ok_and(|found| found.len() > 0),
+        }))
+    }
+
+    /// Has a repository go that is where one comes, or where that would lead through it.
+    fn make_room_for(&mut self, one: &Submodule) -> Result<(), RestoreError> {
+        let path = Path::new("modules").join(&one.name);
+        for above in path
+            .ancestors()
+            .take_while(|path| *path != Path::new("modules"))
+        {
+            let there = self.around.copy.git_dir.join(above);
+            let is_repository = there.join("HEAD").exists();
+            if is_repository {
+                self.repositories.push(above.to_owned());
+            } else if above == path && there.exists() {
+                let why = format!("its .git/{} is no repository", path.display());
+                return Err(not_taken(self.around.staging.target(), why));
+            }
+        }
+        Ok(())
+    }
+
+    /// The places of those whose files go.
+    pub(super) fn gone(&self) -> Vec<PathBuf> {
+        self.gone.iter().map(|gone| gone.path.clone()).collect()
+    }
+
+    /// Refuses what would be lost with those that go, and what is where something comes.
+    pub(super) fn check(&mut self, changes: &Changes) -> Result<(), RestoreError> {
+        let args = self.around.args;
+        if !args.discard_local {
+            let repositories = self.repositories.iter().map(|path| nested::Submodule {
+                name: path
+                    .strip_prefix("modules")
+                    .unwrap_or(path)
+                    .display()
+                    .to_string(),
+                git_dir: self.around.copy.git_dir.join(path),
+            });
+            kept::check_removed(self.site.stop, self.around.staging, repositories.collect())?;
+        }
+        let mut next = 0;
+        while next < self.gone.len() {
+            self.look_at(next)?;
+            next += 1;
+        }
+        if args.force || args.clean {
+            return Ok(());
+        }
+        let comes = self.jobs.iter().filter(|job| job.stays.is_none());
+        let comes = comes.map(|job| job.one.path.clone());
+        let replaced = self.gone.iter().filter(|gone| is_replaced(gone, changes));
+        let replaced = replaced.map(|gone| gone.path.clone());
+        for path in comes.chain(replaced) {
+            if let Some(other) = self.other(&path)? {
+                let why = format!(
+                    "{} is where something of the commit comes, and not tracked",
+                    other.display()
+                );
+                let advice = "move it away first, or have it replaced with --force";
+                return Err(self.refused(&why, advice));
+            }
+        }
+        Ok(())
+    }
+
+    fn refused(&self, why: &str, advice: &str) -> RestoreError {
+        let target = self.around.staging.target().display();
+        RestoreError::Usage(format!("{target} is not updated: {why}; {advice}"))
+    }
+
+    /// Finds what one tracks that goes, and refuses if that is changed. Those inside of it go, too.
+    fn look_at(&mut self, number: usize) -> Result<(), RestoreError> {
+        let (args, stop) = (self.around.args, self.site.stop);
+        let Checkout {
+            path, repository, ..
+        } = &self.gone[number];
+        let dir = self.around.staging.target().join(path);
+        let git_dir = self.around.copy.git_dir.join(repository);
+        let copy = Copy::look(Place {
+            directory: &dir,
+            git_dir: &git_dir,
+        })?;
+        let scratch = self.around.staging.old().join(format!("gone-{number}"));
+        let before = Before {
+            scratch: Scratch::new(scratch, &copy)?,
+            root: File::open(&dir).map_err(failed("open", &dir))?,
+            quota: Quota::new(args.size_limit, &dir)?,
+            copy,
+            left: None,
+            reads_all: false,
+        };
+        let seen = before.see(&dir, stop)?;
+        let is_lost = |path: &PathBuf| {
+            // A run that was killed may have taken it away.
+            !self.around.is_left || fs::symlink_metadata(dir.join(path)).is_ok()
+        };
+        let changed = seen.looked.changed.iter();
+        let changed = changed.map(|number| as_path(seen.entries.get(*number).path()));
+        let changed = changed.filter(is_lost).take(LOCAL_NAMED_MAX);
+        let changed: Vec<String> = changed
+            .map(|name| path.join(name).display().to_string())
+            .collect();
+        if !args.force && !changed.is_empty() {
+            let why = format!("{} are changed or missing", changed.join(", "));
+            return Err(self.refused(&why, "the submodule goes with --force"));
+        }
+        let mut inside = Vec::new();
+        for number in 0..seen.entries.len() {
+            let entry = seen.entries.get(number);
+            if entry.is_submodule() {
+                inside.extend(self.checkout(&path.join(as_path(entry.path())))?);
+            }
+        }
+        self.gone[number].entries = Some(seen.entries);
+        self.gone.extend(inside);
+        Ok(())
+    }
+
+    /// The first thing at or below `path` that none of those that go tracks.
+    fn other(&self, path: &Path) -> Result<Option<PathBuf>, RestoreError> {
+        if self.site.stop.is_set() {
+            return Err(stopped());
+        }
+        let at = self.around.staging.target().join(path);
+        match fs::symlink_metadata(&at) {
+            Err(_) => return Ok(None),
+            Ok(found) if !found.is_dir() => {
+                let is_gone = self.gone.iter().any(|gone| gone.has(path));
+                return Ok((!is_gone).then(|| path.to_owned()));
+            }
+            Ok(_) => {}
+        }
+        for entry in fs::read_dir(&at).map_err(failed("read", &at))? {
+            let entry = entry.map_err(failed("read", &at))?;
+            if let Some(other) = self.other(&path.join(entry.file_name()))? {
+                return Ok(Some(other));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A configuration with what it says of them, and of no others.
+    pub(super) fn configured(&self, text: &[u8]) -> Result<Vec<u8>, RestoreError> {
+        let mut config = Configured::parse(text)?;
+        let is_one = |name: &[u8]| self.all.iter().any(|one| one.name.as_bytes() == name);
+        config.retain("submodule", is_one);
+        self.site.configure(&mut config, &self.all)?;
+        Ok(config.text())
+    }
+
+    /// Brings those that stay to their commits, and makes the others beside.
+    pub(super) fn bring(&self, restores: Restores<'_>) -> Result<(), RestoreError> {
+        self.site.bring(&self.jobs, restores)?;
+        self.site.link_all()
+    }
+
+    /// Takes away what goes.
+    pub(super) fn take_out(
+        &self,
+        files: &mut Moves,
+        repositories: &mut Moves,
+    ) -> Result<(), RestoreError> {
+        // Those inside first.
+        for gone in self.gone.iter().rev() {
+            let Some(entries) = &gone.entries else {
+                continue;
+            };
+            for number in 0..entries.len() {
+                if self.site.stop.is_set() {
+                    return Err(stopped());
+                }
+                let path = as_path(entries.get(number).path());
+                files.take_out(&gone.path.join(path))?;
+            }
+            let git = gone.path.join(".git");
+            files.take_away(&git)?;
+            files.remove_emptied(&git);
+        }
+        self.repositories
+            .iter()
+            .try_for_each(|path| repositories.take_away(path))
+    }
+
+    /// Puts those that have come into their places: the repository first, then all files at once.
+    pub(super) fn place(
+        &self,
+        files: &mut Moves,
+        repositories: &mut Moves,
+    ) -> Result<(), RestoreError> {
+        for (path, repository) in self.site.made() {
+            let there = self.around.copy.git_dir.join(&repository);
+            let above = there.parent().unwrap_or(&there);
+            fs::create_dir_all(above).map_err(failed("create", above))?;
+            repositories.place(&repository)?;
+            if fs::symlink_metadata(self.around.staging.target().join(&path)).is_ok() {
+                files.place(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Checkout {
+    /// Whether it tracks what is at `path`, or that is what leads to its repository.
+    fn has(&self, path: &Path) -> bool {
+        use std::os::unix::ffi::OsStrExt;
+        let Ok(inside) = path.strip_prefix(&self.path) else {
+            return false;
+        };
+        let inside = inside.as_os_str().as_bytes();
+        let entries = self.entries.as_ref();
+        inside == b".git" || entries.is_some_and(|entries| entries.find(inside).is_ok())
+    }
+}
+
+/// Whether files come where one goes.
+fn is_replaced(gone: &Checkout, changes: &Changes) -> bool {
+    let mut comes = changes.iter().filter(|change| {
+        let is_file = change.new.is_some_and(|(mode, _)| mode != SUBMODULE);
+        is_file && as_path(changes.path(change)).starts_with(&gone.path)
+    });
+    comes.next().is_some()
+}
+
+/// Paths and commits of all submodules once an index has `changes`.
+fn links(entries: &Entries, changes: &Changes) -> Vec<(Vec<u8>, String)> {
+    let mut links = Vec::new();
+    for number in 0..entries.len() {
+        let entry = entries.get(number);
+        if entry.is_submodule() && changes.find(entry.path()).is_none() {
+            links.push((entry.path().to_vec(), entry.id().to_string()));
+        }
+    }
+    for change in changes.iter() {
+        if let Some((SUBMODULE, id)) = change.new {
+            links.push((changes.path(change).to_vec(), id.to_string()));
+        }
+    }
+    links.sort_unstable();
+    links
+}
