@@ -9,7 +9,8 @@ use crate::support::server::Server;
 use crate::support::steps::ensure;
 use crate::support::{compare, git};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Output;
 use std::time::Duration;
 
 const RECURSE: &[&str] = &["--recurse-submodules"];
@@ -174,95 +175,133 @@ fn go_on(lab: &Lab, server: &Server, name: &str, modules: &str, links: &[(&str, 
     id
 }
 
+const PLACES: &[&str] = &["", "x/mid", "x/mid/libs/leaf", "new/more"];
+const UPDATE: &[&str] = &["--update", "--recurse-submodules"];
+
+/// A working copy with submodules that is a commit behind, as one of them is, and one that it does not have any more.
+struct Behind {
+    lab: Lab,
+    server: Server,
+    target: PathBuf,
+    /// The same without them.
+    plain: PathBuf,
+    /// What is newer.
+    clone: PathBuf,
+    /// The commit that is there.
+    old: String,
+}
+
+impl Behind {
+    fn new() -> Behind {
+        let lab = Lab::new(BINARY);
+        let leaf = leaf(&lab);
+        let inner = section("the/leaf", "libs/leaf", "../leaf");
+        let mid = upstream(&lab, "mid", &inner, &[("libs/leaf", &leaf)]);
+        let outer = section("mid", "x/mid", "../mid");
+        let other = section("o", "other", "./../leaf");
+        let links = [("x/mid", &*mid), ("other", &leaf)];
+        let old = upstream(&lab, "top", &[&*outer, &other].concat(), &links);
+        let server = lab.start();
+        let [target, plain, clone] = ["target", "plain", "cloned"].map(|name| lab.scratch(name));
+        for (target, more) in [(&target, RECURSE), (&plain, &[][..])] {
+            expect(&restore(server.address(), "test/top", target, more), 0);
+        }
+        let leaf = go_on(&lab, &server, "leaf", "", &[]);
+        let mid = go_on(&lab, &server, "mid", "", &[("libs/leaf", &leaf)]);
+        let more = section("n", "new/more", "../leaf");
+        let links = [("x/mid", &*mid), ("other", ""), ("new/more", &leaf)];
+        go_on(&lab, &server, "top", &[&*outer, &more].concat(), &links);
+        let clones = [
+            "clone",
+            "--quiet",
+            "--recurse-submodules",
+            &*lab.url("top"),
+            "cloned",
+        ];
+        run(&lab.scratch(""), &clones);
+        Behind {
+            lab,
+            server,
+            target,
+            plain,
+            clone,
+            old,
+        }
+    }
+
+    fn update(&self, target: &Path, more: &[&str]) -> Output {
+        let more = [UPDATE, more].concat();
+        restore(self.server.address(), "test/top", target, &more)
+    }
+
+    /// What would be lost is named, wherever it is, and the working copy around it stays.
+    fn expect_refusals(&self) {
+        let target = &self.target;
+        let spoilt: [(&str, fn(&Path), &str); 3] = [
+            ("x/mid/libs/leaf/dir/b", |file| write(file, "mine"), "dir/b"),
+            ("other/dir/b", |file| write(file, "mine"), "other/dir/b"),
+            (
+                "other/dir/b",
+                |file| drop(fs::remove_file(file)),
+                "other/dir/b",
+            ),
+        ];
+        for (file, spoil, said) in spoilt {
+            spoil(&target.join(file));
+            let errors = expect(&self.update(target, &[]), 1);
+            assert!(errors.contains(said), "{errors}");
+            assert_eq!(git::text(target, &["rev-parse", "HEAD"]), self.old);
+            let above = target.join(file.split("/dir").next().unwrap_or_default());
+            git::run(&above, &["checkout", "--quiet", "--", "."]);
+        }
+        let own = ["commit", "--quiet", "--allow-empty", "-m", "mine"];
+        git::run(&target.join("other"), &own);
+        let errors = expect(&self.update(target, &[]), 1);
+        assert!(errors.contains("of its submodule o"), "{errors}");
+        let back = ["reset", "--quiet", "--hard", "HEAD~1"];
+        git::run(&target.join("other"), &back);
+    }
+
+    /// Whenever it is killed, the same command again comes to the end.
+    fn expect_ends(&self) {
+        let mut rng = Rng::new(5);
+        for _ in 0..KILLED {
+            let copy = self.lab.scratch("copy");
+            copy_tree(&self.target, &copy);
+            let address = self.server.address();
+            let mut running = Running::start(address, "test/top", &copy, UPDATE);
+            std::thread::sleep(Duration::from_micros(rng.below(KILLED_WITHIN_US)));
+            running.kill();
+            expect(&self.update(&copy, &[]), 0);
+            expect_same_at(&self.clone, &copy, PLACES);
+            fs::remove_dir_all(&copy).unwrap_or_else(|e| panic!("{e}"));
+        }
+    }
+}
+
 /// What stays is brought to its commit where it is, what is new comes, and what is none any more goes.
 #[test]
 fn submodules_are_brought_along() {
-    const PLACES: &[&str] = &["", "x/mid", "x/mid/libs/leaf", "new/more"];
-    let lab = Lab::new(BINARY);
-    let leaf = leaf(&lab);
-    let inner = section("the/leaf", "libs/leaf", "../leaf");
-    let mid = upstream(&lab, "mid", &inner, &[("libs/leaf", &leaf)]);
-    let outer = section("mid", "x/mid", "../mid");
-    let other = section("o", "other", "./../leaf");
-    let links = [("x/mid", &*mid), ("other", &leaf)];
-    let top = upstream(&lab, "top", &[&*outer, &other].concat(), &links);
-    let server = lab.start();
-    let [target, plain] = ["target", "plain"].map(|name| lab.scratch(name));
-    let into = |target: &Path, more: &[&str]| restore(server.address(), "test/top", target, more);
-    expect(&into(&target, RECURSE), 0);
-    expect(&into(&plain, &[]), 0);
-    let leaf = go_on(&lab, &server, "leaf", "", &[]);
-    let mid = go_on(&lab, &server, "mid", "", &[("libs/leaf", &leaf)]);
-    let more = section("n", "new/more", "../leaf");
-    let links = [("x/mid", &*mid), ("other", ""), ("new/more", &leaf)];
-    go_on(&lab, &server, "top", &[&*outer, &more].concat(), &links);
-    let clones = [
-        "clone",
-        "--quiet",
-        "--recurse-submodules",
-        &*lab.url("top"),
-        "cloned",
-    ];
-    run(&lab.scratch(""), &clones);
-    let clone = lab.scratch("cloned");
-    let update = ["--update", "--recurse-submodules"];
+    let all = Behind::new();
+    let (target, clone) = (&all.target, &all.clone);
     // They were never restored here.
-    expect(&into(&plain, &update), 0);
-    expect_same_at(&clone, &plain, PLACES);
-    // What would be lost is named, wherever it is, and the working copy around it stays.
-    let spoilt: [(&str, fn(&Path), &str); 3] = [
-        ("x/mid/libs/leaf/dir/b", |file| write(file, "mine"), "dir/b"),
-        ("other/dir/b", |file| write(file, "mine"), "other/dir/b"),
-        (
-            "other/dir/b",
-            |file| drop(fs::remove_file(file)),
-            "other/dir/b",
-        ),
-    ];
-    for (file, spoil, said) in spoilt {
-        spoil(&target.join(file));
-        let errors = expect(&into(&target, &update), 1);
-        assert!(errors.contains(said), "{errors}");
-        assert_eq!(git::text(&target, &["rev-parse", "HEAD"]), top);
-        let above = target.join(file.split("/dir").next().unwrap_or_default());
-        git::run(&above, &["checkout", "--quiet", "--", "."]);
-    }
-    let own = ["commit", "--quiet", "--allow-empty", "-m", "mine"];
-    git::run(&target.join("other"), &own);
-    let errors = expect(&into(&target, &update), 1);
-    assert!(errors.contains("of its submodule o"), "{errors}");
-    git::run(
-        &target.join("other"),
-        &["reset", "--quiet", "--hard", "HEAD~1"],
-    );
-    // Whenever it is killed.
-    let mut rng = Rng::new(5);
-    for _ in 0..KILLED {
-        let copy = lab.scratch("copy");
-        copy_tree(&target, &copy);
-        let mut running = Running::start(server.address(), "test/top", &copy, &update);
-        std::thread::sleep(Duration::from_micros(rng.below(KILLED_WITHIN_US)));
-        running.kill();
-        expect(&into(&copy, &update), 0);
-        expect_same_at(&clone, &copy, PLACES);
-        fs::remove_dir_all(&copy).unwrap_or_else(|e| panic!("{e}"));
-    }
+    expect(&all.update(&all.plain, &[]), 0);
+    expect_same_at(clone, &all.plain, PLACES);
+    all.expect_refusals();
+    all.expect_ends();
     // What it does not track stays.
     write(&target.join("other/mine"), "mine");
     write(&target.join("x/mid/mine"), "mine");
-    expect(&into(&target, &update), 0);
+    expect(&all.update(target, &[]), 0);
     assert!(!target.join(".git/modules/o").exists() && !target.join("other/.git").exists());
     for left in ["other/mine", "x/mid/mine"] {
         fs::remove_file(target.join(left)).unwrap_or_else(|e| panic!("{left}: {e}"));
     }
     fs::remove_dir(target.join("other")).unwrap_or_else(|e| panic!("{e}"));
-    expect_same_at(&clone, &target, PLACES);
+    expect_same_at(clone, target, PLACES);
     // And back again.
-    expect(
-        &into(&target, &[&update[..], &["--commit", &top]].concat()),
-        0,
-    );
-    assert_eq!(git::text(&target, &["status", "--porcelain"]), "");
+    expect(&all.update(target, &["--commit", &all.old]), 0);
+    assert_eq!(git::text(target, &["status", "--porcelain"]), "");
     assert!(target.join("other/large").exists() && !target.join("new").exists());
 }
 
