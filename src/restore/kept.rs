@@ -6,7 +6,7 @@ use std::path::Path;
 use gix::ObjectId;
 
 use super::error::RestoreError;
-use super::local::{self, Lost};
+use super::local::{self, Lost, Unseen};
 use super::nested::{self, Submodule};
 use super::staging::Staging;
 use super::stop::Stop;
@@ -33,11 +33,12 @@ pub(super) fn check_removed(
     updates(staging, local::lost_with(stop, submodules, &staging.old()))
 }
 
-fn updates(staging: &Staging, lost: Result<Lost, String>) -> Result<(), RestoreError> {
+fn updates(staging: &Staging, lost: Result<Lost, Unseen>) -> Result<(), RestoreError> {
     let target = staging.target();
     let why = match lost {
         Ok(lost) => said(&lost),
-        Err(why) => Some(why),
+        Err(Unseen::Why(why)) => Some(why),
+        Err(Unseen::Disk(error)) => return Err(error),
     };
     match why {
         None => Ok(()),
@@ -60,13 +61,15 @@ pub(super) fn check(stop: &Stop, staging: &Staging) -> Result<(), RestoreError> 
                 "it is the repository of the linked worktrees {}, too; remove those first (git \
                  worktree remove)",
                 linked.join(", ")
-            ))
+            )
+            .into())
         }
-        Err(why) => Err(why),
+        Err(why) => Err(why.into()),
     };
     let why = match found {
         Ok(lost) => said(&lost),
-        Err(why) => Some(why),
+        Err(Unseen::Why(why)) => Some(why),
+        Err(Unseen::Disk(error)) => return Err(error),
     };
     match why {
         None => Ok(()),

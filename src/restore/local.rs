@@ -5,29 +5,30 @@
 //! `git` is told that it is a repository. Its refs are read as files. Its objects are looked at
 //! through a repository of our own that has nothing but the way to them.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod tips;
+
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use gix::ObjectId;
-use gix::bstr::{BStr, BString, ByteSlice};
+use gix::bstr::ByteSlice;
 
 use super::data::read;
+use super::error::RestoreError;
 use super::nested::{self, Submodule};
 use super::noted::note;
 use super::run;
 use super::stop::Stop;
 use super::tracked::Tracked;
 use crate::limits::{
-    FETCHED_BYTES_MAX, LOCAL_NAMED_MAX, LOCAL_TRIED_MAX, LOOSE_REF_BYTES_MAX, OLD_INDEX_BYTES_MAX,
-    OLD_LOOSE_REFS_BYTES_MAX, OLD_PACKED_REFS_BYTES_MAX, OLD_WALK_LIMIT_MS, SHALLOW_BYTES_MAX,
-    STASH_LOG_BYTES_MAX,
+    FETCHED_BYTES_MAX, LOCAL_NAMED_MAX, LOCAL_TRIED_MAX, OLD_INDEX_BYTES_MAX, OLD_WALK_LIMIT_MS,
+    SHALLOW_BYTES_MAX, STASH_LOG_BYTES_MAX,
 };
-use crate::refs::{self, Head, Loose, RefsError};
+use tips::{Tips, TipsError};
 
 /// What nobody else has of a repository, and of those of its submodules: names of some of it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -38,6 +39,22 @@ pub(super) struct Lost {
     pub stashes: Vec<String>,
     /// Files that were added to the index and are not in HEAD's commit.
     pub added: Vec<String>,
+}
+
+/// Why that cannot be told.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unseen {
+    #[error("{0}")]
+    Why(String),
+    /// The disk, which is ours as well: to have something go is no help.
+    #[error("{0}")]
+    Disk(#[from] RestoreError),
+}
+
+impl From<String> for Unseen {
+    fn from(why: String) -> Unseen {
+        Unseen::Why(why)
+    }
 }
 
 impl Lost {
@@ -53,7 +70,7 @@ impl Lost {
 /// What would be lost with the repository at `directory`; of a submodule what was last fetched is
 /// somebody else's, too. `scratch` is a directory of ours. Where that cannot be told, the error is
 /// why.
-pub(super) fn lost(stop: &Stop, directory: &Path, scratch: &Path) -> Result<Lost, String> {
+pub(super) fn lost(stop: &Stop, directory: &Path, scratch: &Path) -> Result<Lost, Unseen> {
     let git_dir = directory.join(".git");
     if fs::symlink_metadata(&git_dir).is_err() {
         return Ok(Lost::default());
@@ -70,7 +87,7 @@ pub(super) fn lost_with(
     stop: &Stop,
     submodules: Vec<Submodule>,
     scratch: &Path,
-) -> Result<Lost, String> {
+) -> Result<Lost, Unseen> {
     let look = Look::new(stop, scratch, Index::Goes);
     let mut lost = Lost::default();
     for one in submodules {
@@ -88,7 +105,7 @@ pub(super) fn lost_with_refs(
     git_dir: &Path,
     scratch: &Path,
     known: &[ObjectId],
-) -> Result<Lost, String> {
+) -> Result<Lost, Unseen> {
     let known: Vec<ObjectId> = note(git_dir)
         .into_iter()
         .chain(known.iter().copied())
@@ -124,14 +141,17 @@ impl<'a> Look<'a> {
     }
 
     /// Adds what would be lost with submodules.
-    fn add_submodules(&self, all: Vec<Submodule>, lost: &mut Lost) -> Result<(), String> {
+    fn add_submodules(&self, all: Vec<Submodule>, lost: &mut Lost) -> Result<(), Unseen> {
         for submodule in all {
             let name = &submodule.name;
             let mut known = fetched(&submodule.git_dir);
             known.extend(note(&submodule.git_dir));
-            let found = self
-                .lost_of(&submodule.git_dir, &known)
-                .map_err(|why| format!("of its submodule {name} {why}"))?;
+            let found =
+                self.lost_of(&submodule.git_dir, &known)
+                    .map_err(|unseen| match unseen {
+                        Unseen::Why(why) => Unseen::Why(format!("of its submodule {name} {why}")),
+                        disk => disk,
+                    })?;
             lost.add(name, found);
             let most = [&lost.commits, &lost.stashes, &lost.added].map(Vec::len);
             if most.into_iter().any(|count| count > LOCAL_TRIED_MAX) {
@@ -143,15 +163,20 @@ impl<'a> Look<'a> {
 
     /// What would be lost with the one repository at `git_dir`, if somebody else has what `known`
     /// leads to.
-    fn lost_of(&self, git_dir: &Path, known: &[ObjectId]) -> Result<Lost, String> {
-        let unseen = |e: io::Error| format!("its objects cannot be looked at: {e}");
+    fn lost_of(&self, git_dir: &Path, known: &[ObjectId]) -> Result<Lost, Unseen> {
+        let unseen = |e: io::Error| match is_full(&e) {
+            true => Unseen::Disk(RestoreError::disk("write in", self.scratch, e)),
+            false => Unseen::Why(format!("its objects cannot be looked at: {e}")),
+        };
         let ours = tempfile::tempdir_in(self.scratch).map_err(unseen)?;
         let ours_git = ours.path().join(".git");
         fs::create_dir(&ours_git).map_err(unseen)?;
         let packed = File::create_new(ours_git.join("packed-refs")).map_err(unseen)?;
         let mut tips = Tips::new(packed);
-        tips.read(git_dir, known)
-            .map_err(|e| format!("its refs cannot be read: {e}"))?;
+        tips.read(git_dir, known).map_err(|e| match e {
+            TipsError::Copy(e) if is_full(&e) => unseen(e),
+            e => Unseen::Why(format!("its refs cannot be read: {e}")),
+        })?;
         let mut lost = Lost::default();
         if tips.has_stash {
             lost.stashes = stashes(git_dir);
@@ -168,7 +193,8 @@ impl<'a> Look<'a> {
             let args = [&args[..], &["--not", "--glob=refs/known/*"]].concat();
             match run::walk(self.stop, ours.path(), self.until, Stdio::null(), &args) {
                 Ok(listed) => Ok(!listed.trim_ascii().is_empty()),
-                Err(e) => Err(format!("its commits cannot be read: {e}")),
+                Err(e) if e.is_disks() => Err(Unseen::Disk(e)),
+                Err(e) => Err(Unseen::Why(format!("its commits cannot be read: {e}"))),
             }
         };
         if !has_more("--glob=refs/own/*")? {
@@ -218,169 +244,11 @@ impl<'a> Look<'a> {
     }
 }
 
-/// Why the refs of an old repository cannot be read.
-#[derive(Debug, thiserror::Error)]
-enum TipsError {
-    #[error("{0}")]
-    Refs(#[from] RefsError),
-    #[error("{0}")]
-    Copy(#[from] io::Error),
-    #[error("they are in a reftable")]
-    Reftable,
-    #[error("they are ids of different lengths")]
-    Kinds,
-}
-
-/// What a ref of an old repository is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Whose {
-    Own,
-    /// Somebody else has it, too.
-    Known,
-    Stash,
-    Nobodys,
-}
-
-/// The refs of an old repository, of which there may be any number: they go into a `packed-refs` of
-/// ours, `refs/own/` and `refs/known/` with a number each, and only the first few names are kept.
-struct Tips {
-    out: BufWriter<File>,
-    written: u64,
-    kind: Option<gix::hash::Kind>,
-    /// The first of HEAD, those of worktrees, and branches by their short names.
-    own: Vec<(String, ObjectId)>,
-    has_stash: bool,
-    /// The commit that is checked out.
-    head: Option<ObjectId>,
-}
-
-impl Tips {
-    fn new(out: File) -> Tips {
-        Tips {
-            out: BufWriter::new(out),
-            written: 0,
-            kind: None,
-            own: Vec::new(),
-            has_stash: false,
-            head: None,
-        }
-    }
-
-    fn read(&mut self, git_dir: &Path, known: &[ObjectId]) -> Result<(), TipsError> {
-        if fs::symlink_metadata(git_dir.join("reftable")).is_ok() {
-            return Err(TipsError::Reftable);
-        }
-        let head = refs::read_head(git_dir)?;
-        let loose = refs::read_loose_within(git_dir, OLD_LOOSE_REFS_BYTES_MAX)?;
-        let led_to = led_to(&head, &loose);
-        for id in known {
-            self.write("known", *id)?;
-        }
-        let branch = match &head {
-            Head::Detached(id) => {
-                self.head = Some(*id);
-                self.own("HEAD".into(), *id)?;
-                None
-            }
-            Head::Symbolic(name) => Some(name),
-        };
-        self.worktrees(git_dir)?;
-        for (name, loose) in &loose {
-            match loose {
-                Loose::Direct(id) => {
-                    if branch == Some(name) {
-                        self.head = Some(*id);
-                    }
-                    self.take(name, *id, whose(name.as_bstr(), &led_to))?;
-                }
-                Loose::Symbolic(_) => {}
-            }
-        }
-        refs::each_packed(git_dir, OLD_PACKED_REFS_BYTES_MAX, |name, id| {
-            match loose.contains_key(name.as_bstr()) {
-                true => Ok(()),
-                false => {
-                    if branch.is_some_and(|branch| branch == name) {
-                        self.head = Some(id);
-                    }
-                    self.take(name, id, whose(name.as_bstr(), &led_to))
-                }
-            }
-        })?;
-        Ok(self.out.flush()?)
-    }
-
-    /// HEAD of each linked worktree.
-    fn worktrees(&mut self, git_dir: &Path) -> Result<(), TipsError> {
-        let listing = fs::read_dir(git_dir.join("worktrees"));
-        for entry in listing.into_iter().flatten().flatten() {
-            let head = read(&entry.path().join("HEAD"), LOOSE_REF_BYTES_MAX);
-            let head = head.ok();
-            if let Some(id) = head.and_then(|text| ObjectId::from_hex(text.trim()).ok()) {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                self.own(format!("HEAD of worktree {name}"), id)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, name: &[u8], id: ObjectId, whose: Whose) -> Result<(), TipsError> {
-        match whose {
-            Whose::Own => {
-                let short = name.strip_prefix(b"refs/heads/").unwrap_or(name);
-                self.own(short.to_str_lossy().into_owned(), id)
-            }
-            Whose::Known => self.write("known", id),
-            Whose::Stash => {
-                self.has_stash = true;
-                Ok(())
-            }
-            Whose::Nobodys => Ok(()),
-        }
-    }
-
-    fn own(&mut self, name: String, id: ObjectId) -> Result<(), TipsError> {
-        self.write("own", id)?;
-        if self.own.len() < LOCAL_TRIED_MAX {
-            self.own.push((name, id));
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, directory: &str, id: ObjectId) -> Result<(), TipsError> {
-        if *self.kind.get_or_insert(id.kind()) != id.kind() {
-            return Err(TipsError::Kinds);
-        }
-        let number = self.written;
-        self.written += 1;
-        Ok(writeln!(self.out, "{id} refs/{directory}/{number:09}")?)
-    }
-}
-
-/// The names that HEAD and symbolic refs lead to, wherever those are.
-fn led_to<'r>(head: &'r Head, loose: &'r BTreeMap<BString, Loose>) -> BTreeSet<&'r BStr> {
-    let head = match head {
-        Head::Symbolic(name) => Some(name.as_bstr()),
-        Head::Detached(_) => None,
-    };
-    let symbolic = loose.values().filter_map(|loose| match loose {
-        Loose::Symbolic(to) => Some(to.as_bstr()),
-        Loose::Direct(_) => None,
-    });
-    head.into_iter().chain(symbolic).collect()
-}
-
-fn whose(name: &BStr, led_to: &BTreeSet<&BStr>) -> Whose {
-    if name == "refs/stash" {
-        return Whose::Stash;
-    }
-    let is_known = name.starts_with(b"refs/remotes/") || name.starts_with(b"refs/tags/");
-    match name.starts_with(b"refs/heads/") {
-        true => Whose::Own,
-        false if is_known => Whose::Known,
-        false if led_to.contains(name) => Whose::Own,
-        false => Whose::Nobodys,
-    }
+fn is_full(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// What was fetched last into the repository of a submodule: `git submodule update` fetches by its id
@@ -492,6 +360,7 @@ fn prepare(git_dir: &Path, ours: &Path, kind: gix::hash::Kind) -> io::Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::OLD_PACKED_REFS_BYTES_MAX;
 
     /// A file of any length takes no space.
     #[test]
@@ -505,17 +374,17 @@ mod tests {
         let packed = git_dir.join("packed-refs");
         let file = File::create(&packed).unwrap();
         file.set_len(1000 << 20).unwrap();
-        let why = look().unwrap_err();
+        let why = look().unwrap_err().to_string();
         let limit = OLD_PACKED_REFS_BYTES_MAX;
         let expected = format!("packed-refs is larger than {limit}");
         assert!(why.contains(&expected), "{why}");
         file.set_len(100 << 20).unwrap();
-        let why = look().unwrap_err();
+        let why = look().unwrap_err().to_string();
         assert!(why.contains("line 1: the line is too long"), "{why}");
         for other in ["/dev/zero", "/dev/null"] {
             fs::remove_file(&packed).unwrap();
             symlink(other, &packed).unwrap();
-            let why = look().unwrap_err();
+            let why = look().unwrap_err().to_string();
             assert!(why.contains("cannot be read"), "{why}");
         }
     }
