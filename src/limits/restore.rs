@@ -120,6 +120,8 @@ pub const SEED_VICTIMS_MAX: usize = 16 << 10;
 pub const SEED_IDLE_MS: u64 = 24 * HOUR_MS;
 /// What is fetched so that files of frames stay in a seed is at most one byte for so many of the snapshot.
 pub const SEED_SPARE_SHARE: u64 = 8;
+/// So much is fetched for that in any case.
+pub const SEED_SPARE_BYTES_MIN: u64 = 1 << 20;
 /// Bytes that are copied at a time where the kernel cannot do that by itself.
 pub const SEED_COPY_BYTES: usize = 1 << 20;
 /// See [`DOWNLOAD_TRIES_MAX`].

@@ -11,7 +11,7 @@ use super::reel::Reel;
 use super::seed::Seed;
 use super::source::Source;
 use super::summed::{Summed, Whole};
-use crate::limits::{SEED_SPARE_SHARE, WRITE_BYTES};
+use crate::limits::{SEED_SPARE_BYTES_MIN, SEED_SPARE_SHARE, WRITE_BYTES};
 use crate::manifest::parts::{Manifest, Part};
 
 /// See the module's text.
@@ -110,7 +110,8 @@ pub(super) fn plan<'f>(
 ) -> (Vec<Option<Spare<'f>>>, Vec<Piece>) {
     let packs = manifest.parts.iter().filter(|part| part.is_of_pack());
     let all = packs.map(|part| part.bytes).sum::<u64>() + reel.bytes();
-    let (mut may_spare, mut all_pieces) = (all / SEED_SPARE_SHARE, Vec::new());
+    let mut may_spare = (all / SEED_SPARE_SHARE).max(SEED_SPARE_BYTES_MIN);
+    let mut all_pieces = Vec::new();
     let begin = |(number, part): (usize, &Part)| {
         let played = reel.of_part(number);
         if part.is_of_pack() || played.is_empty() || is_had(number) {

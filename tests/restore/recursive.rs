@@ -237,7 +237,8 @@ impl Behind {
     /// What would be lost is named, wherever it is, and the working copy around it stays.
     fn expect_refusals(&self) {
         let target = &self.target;
-        let spoilt: [(&str, fn(&Path), &str); 3] = [
+        type Spoils = fn(&Path);
+        let spoilt: [(&str, Spoils, &str); 3] = [
             ("x/mid/libs/leaf/dir/b", |file| write(file, "mine"), "dir/b"),
             ("other/dir/b", |file| write(file, "mine"), "other/dir/b"),
             (
