@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::core::{Asked, Core, Note};
 use super::freshness::Taken;
-use super::headers::describe_kept;
+use super::headers::{describe_kept, name_bundle};
 use super::snapshot::NOTHING_CACHED;
 use super::sought::{First, Sought};
 use crate::archive::growth::Status;
@@ -232,6 +232,7 @@ impl Core {
                 .content_length(bytes)
                 .header("Content-Type", MANIFEST_TYPE)
                 .header("Vary", "Accept");
+            let head = name_bundle(head, &asked.repo, archive);
             let head = describe_kept(head, (&asked.repo, archive));
             // All values are the program's own or were checked when they were read.
             let _ = head.connection(asked.head.keep_alive).finish();

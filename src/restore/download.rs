@@ -223,14 +223,16 @@ impl<'a> Download<'a> {
     }
 
     /// The stream of the first connection has ended, and with it the archive if it `is_whole`;
-    /// whether all is there or being fetched.
-    pub(super) fn stream_ended(&self, is_whole: bool) -> bool {
+    /// whether all is there or being fetched. What is not, if it `is_lost`, is left to nobody: who
+    /// streamed says why.
+    pub(super) fn stream_ended(&self, is_whole: bool, is_lost: bool) -> bool {
         let mut state = self.lock();
-        state.streaming = false;
         if is_whole {
             let end = state.claimed;
             state.total.get_or_insert(end);
         }
+        let is_all = state.total.is_some_and(|total| state.claimed >= total);
+        state.streaming = is_lost && !is_all;
         let complete = state.is_all_claimed();
         drop(state);
         self.changed.notify_all();

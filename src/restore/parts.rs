@@ -122,11 +122,13 @@ impl<'f, 'a> Fetching<'f, 'a> {
         // Companions of packs come first: they say what is where.
         pieces.sort_by_key(|piece| is_pack(&manifest.parts[piece.part]));
         fetching.coming = AtomicUsize::new(pieces.len());
+        if !pieces.is_empty() {
+            source.link.progress.download_begins();
+        }
         let jobs: Vec<Job> = pieces.into_iter().rev().map(Job::Bring).collect();
         let mut state = fetching.lock();
         (state.left, state.jobs) = (jobs.len(), jobs);
         drop(state);
-        source.link.progress.download_begins();
         Ok(fetching)
     }
 
@@ -325,10 +327,7 @@ impl<'f, 'a> Fetching<'f, 'a> {
     /// Once all who fetched have ended: whether all is there.
     pub(super) fn finish(&self) -> Result<(), RestoreError> {
         match (self.lock().left, self.source.link.stop.is_set()) {
-            (0, _) => {
-                self.source.link.progress.download_ends();
-                Ok(())
-            }
+            (0, _) => Ok(()),
             (_, true) => Err(stopped()),
             (_, false) => Err(RestoreError::Thread("downloads")),
         }
@@ -421,7 +420,9 @@ impl<'f, 'a> Fetching<'f, 'a> {
             };
             coming.fetch(conn, buffer)?;
         }
-        self.coming.fetch_sub(1, Relaxed);
+        if self.coming.fetch_sub(1, Relaxed) == 1 {
+            self.source.link.progress.download_ends();
+        }
         if let Some(sum) = &open.sum {
             // What is not summed once all is there is summed beside what is done then.
             let goes_on = || self.coming.load(Relaxed) > 0;

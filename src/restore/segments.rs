@@ -43,7 +43,8 @@ impl<'a> Download<'a> {
         let can_resume = !matches!(self.served, Served::Archive { etag: None, .. });
         // One without a length may be cut off: what lies behind it is asked for, if that can be.
         let is_all = !is_part && (!self.ends_itself || !can_resume);
-        let complete = self.stream_ended(result.is_ok() && is_all);
+        let is_lost = result.is_err() && !can_resume;
+        let complete = self.stream_ended(result.is_ok() && is_all, is_lost);
         match result {
             _ if complete => {}
             Err(e) if !can_resume => {
