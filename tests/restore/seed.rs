@@ -207,7 +207,9 @@ fn a_later_snapshot_takes_what_is_there() {
     hit(&host.server, "app");
     fs::remove_dir_all(&host.plain).unwrap();
     let out = restore(host.server.address(), "test/app", &host.plain, &[]);
-    expect(&out, 0);
+    let said = expect(&out, 0);
+    // Where the snapshot is still the one before, its manifest names a bundle, too.
+    assert!(host.plain.join("new").exists(), "{said}");
     let old = files(&host.seed);
     let (fetched, said) = host.run(&["--no-bundle"]);
     assert!((1..cold).contains(&fetched), "{fetched} of {cold}: {said}");
