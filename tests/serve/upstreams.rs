@@ -237,7 +237,10 @@ fn a_fetch_has_a_size_limit() {
     let server = settings.with(&["--clone-size-limit", "4M"]).start();
     let absent = r#"{"refs":{"refs/heads/main":""}}"#;
     let asked = server.post_json(&lab::endpoint("large", "ensure-refs"), absent);
-    let answer = asked.expect(507).text();
+    let answer = asked.text();
+    // On a busy machine it has begun before.
+    let is_refused = asked.head.status == 507 || answer.contains("507: ");
+    assert!(is_refused, "{:?}: {answer}", asked.head);
     assert!(answer.contains("--clone-size-limit"), "{answer}");
     expect_no_git("the fetch", &upstream);
     assert_eq!(git::received_bytes(&outer.mirror("large")), 0);
