@@ -387,10 +387,11 @@ fn the_status_says_what_there_is() {
     assert!(error.contains("no repository"), "{failed}");
     assert!(clone["again_in_s"].as_u64() <= Some(10) && clone["error_age_s"].is_u64());
     let answer = hit(&server, "small");
-    let found = status();
+    let found = wait::until("its build has ended", || {
+        Some(status()).filter(|found| found["state"] == "ready")
+    });
     let commit = git::text(&lab.upstream("small"), &["rev-parse", "HEAD"]);
     assert_eq!(found["repository"], "test/small");
-    assert_eq!(found["state"], "ready");
     assert_eq!(found["head"]["branch"], "refs/heads/main");
     assert_eq!(found["head"]["commit"], *commit);
     let snapshot = &found["snapshots"][0];
