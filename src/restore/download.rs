@@ -158,12 +158,12 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// How much of it has not come, if that is known, while whoever takes it waits for more.
-    pub(super) fn left(&self) -> Option<u64> {
+    /// How much of it was not taken, if that is known; and whether whoever takes it waits for more.
+    pub(super) fn left(&self) -> (Option<u64>, bool) {
         let state = self.lock();
-        let is_waited_for = !state.ready.contains_key(&state.delivered);
-        let total = state.total.filter(|_| is_waited_for)?;
-        Some(total.saturating_sub(state.delivered))
+        let left = state.total;
+        let left = left.map(|total| total.saturating_sub(state.delivered));
+        (left, !state.ready.contains_key(&state.delivered))
     }
 
     /// How long the answer may take to end behind the archive.

@@ -102,7 +102,6 @@ pub(super) fn extract<'a>(
         failure: Mutex::new(None),
         directories: AtomicU64::new(0),
     };
-    shared.progress.download_begins();
     let packs = feed.packs();
     let (mut archive, way) = unpacks.begin();
     std::thread::scope(|scope| {
@@ -235,6 +234,7 @@ struct Line<'s> {
 impl Line<'_> {
     fn run(mut self, download: &Download<'_>) -> Result<(), RestoreError> {
         let mut cutter = Cutter::default();
+        let downloading = self.shared.progress.downloading();
         loop {
             let deadline = self.end.map(|(_, seen)| seen + download.stall());
             let Some(chunk) = download.next(deadline)? else {
@@ -251,7 +251,7 @@ impl Line<'_> {
             }
             self.check_end(cutter.position())?;
         }
-        self.shared.progress.download_ends();
+        drop(downloading);
         let cut_off = |error| match error {
             RestoreError::Corrupt { offset, .. } if download.ends_itself => {
                 let what = "the answer has no length, and the archive does not end where it ends";

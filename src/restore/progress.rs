@@ -19,7 +19,6 @@ const DRAW: Duration = Duration::from_millis(200);
 const SAID_FIRST: Duration = Duration::from_secs(5);
 /// The same while nothing comes, after that.
 const SAID_WAITING: Duration = Duration::from_secs(10);
-/// See [`SAID_FIRST`].
 const SAID_AGAIN: Duration = Duration::from_secs(60);
 
 /// The part of a line that a terminal of so many columns shows in one: what it ends with is left out piece
@@ -116,6 +115,15 @@ impl Default for Progress {
     }
 }
 
+/// See [`Progress::downloading`].
+pub(super) struct Downloading<'p>(&'p Progress);
+
+impl Drop for Downloading<'_> {
+    fn drop(&mut self) {
+        self.0.download_ends();
+    }
+}
+
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
@@ -174,10 +182,9 @@ impl Progress {
         self.total_bytes.fetch_add(bytes, Relaxed);
     }
 
-    /// What was to be downloaded is not, but for what has come.
+    /// So much that was to be downloaded is not.
     pub(super) fn takes_back(&self, bytes: u64) {
-        let left = self.left().min(bytes);
-        self.total_bytes.fetch_sub(left, Relaxed);
+        self.total_bytes.fetch_sub(self.left().min(bytes), Relaxed);
     }
 
     /// Bytes that have come.
@@ -261,6 +268,12 @@ impl Progress {
     pub(super) fn download_begins(&self) {
         self.downloads.fetch_add(1, Relaxed);
         self.downloaded_us.store(0, Relaxed);
+    }
+
+    /// The same of one that ends when this is dropped, also where it fails.
+    pub(super) fn downloading(&self) -> Downloading<'_> {
+        self.download_begins();
+        Downloading(self)
     }
 
     /// A download has ended.

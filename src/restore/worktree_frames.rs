@@ -84,7 +84,8 @@ pub(super) fn unpack_frames(
             Some((path, _)) => Err(RestoreError::entry(path, "it is none of a worktree")),
         },
         Err(_) if has_turned => {
-            source.link.progress.takes_back(bytes);
+            let left = download.left().0;
+            source.link.progress.takes_back(left.unwrap_or_default());
             empty(tree)?;
             site.quota.give_back_to(taken);
             Ok(None)
@@ -119,9 +120,9 @@ impl Watched<'_, '_> {
                 return false;
             }
             // Where it is this machine that is slow, more packs would not make it faster.
-            let left_bytes = self.download.left();
+            let (left_bytes, is_waited_for) = self.download.left();
             looks += 1;
-            waits += u32::from(left_bytes.is_some());
+            waits += u32::from(is_waited_for);
             let took = since.elapsed();
             if took < Duration::from_millis(CHOICE_AGAIN_MS) {
                 continue;
@@ -129,7 +130,8 @@ impl Watched<'_, '_> {
             let bytes = link.progress.bytes();
             let rate_bytes_s = bytes.saturating_sub(before) as f64 / took.as_secs_f64();
             let is_slow = waits * 4 > looks * 3 && rate_bytes_s < self.rate_bytes_s / 2.0;
-            if let Some(frames) = left_bytes.filter(|_| is_slow && self.may_turn) {
+            let is_slow = is_slow && is_waited_for && self.may_turn;
+            if let Some(frames) = left_bytes.filter(|_| is_slow) {
                 let left = Sizes {
                     packs: link.progress.left().saturating_sub(frames),
                     frames,
