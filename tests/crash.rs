@@ -601,11 +601,12 @@ impl Refreshes {
     /// Waits until the snapshot of this commit is in the cache, and looks at it.
     fn wait_shown(&mut self, server: &Server, number: usize, context: &str) {
         let commit = self.commits[number].0.clone();
-        let answer = wait::until("the new snapshot is shown", || {
-            let answer = server.get(&lab::target(WIDE)).expect(200);
-            let is_shown = answer.head.get("x-cachew-snapshot-commit") == Some(&commit);
-            (is_shown && answer.head.content_length().is_some()).then_some(answer)
+        // A build that has ended has a length before its entry is in its place, so `HEAD` is asked.
+        wait::until_true("the new snapshot is shown", || {
+            let head = server.fetch("HEAD", &lab::target(WIDE), &[]).head;
+            head.status == 200 && head.get("x-cachew-snapshot-commit") == Some(&commit)
         });
+        let answer = server.get(&lab::target(WIDE)).expect(200);
         self.expect_right(&answer, context);
     }
 

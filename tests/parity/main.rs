@@ -116,7 +116,7 @@ fn snapshot(lab: &Lab, server: &Server, name: &str, stage: &str) -> (std::path::
     (file, head)
 }
 
-/// Downloads until the answer has a length: from then on the entry is published.
+/// Downloads until the answer has a length: all of it is made then.
 fn wait_for_hit(lab: &Lab, server: &Server, name: &str) -> std::path::PathBuf {
     support::wait::until("the snapshot is published", || {
         let (file, head) = snapshot(lab, server, name, "hit");

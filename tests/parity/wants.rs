@@ -125,7 +125,7 @@ pub fn wanted(query: &str) -> String {
     format!("{}?{query}", lab::target("up"))
 }
 
-/// Downloads until the answer has a length: from then on the entry is published.
+/// Downloads until the answer has a length: all of it is made then.
 fn hit(server: &Server, target: &str, file: &Path) -> PathBuf {
     wait::until("the snapshot is published", || {
         let head = lab::download(server.address(), target, file);

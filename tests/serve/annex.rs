@@ -7,7 +7,7 @@ use super::support::repos;
 use super::support::rng::Rng;
 use super::support::server::Server;
 use super::support::upstream::{Answers, Upstream};
-use super::support::{git, wait};
+use super::support::{git, steps, wait};
 use super::upkeep::is_anywhere;
 use super::{at_once, ensure, finish, hit, push_and_fetch, remove, small_lab};
 use std::path::PathBuf;
@@ -46,13 +46,7 @@ fn commit_of(answer: &Response) -> Option<&str> {
 
 /// Asks until it comes from the cache.
 fn kept(server: &Server, id: &str) -> Response {
-    by_id(server, id).expect(200);
-    wait::until("it is published", || {
-        let query = target(&format!("commit={id}"));
-        let head = server.fetch("HEAD", &query, &[]).head;
-        (head.status == 200).then_some(())
-    });
-    by_id(server, id).expect(200)
+    steps::kept(server, &target(&format!("commit={id}")))
 }
 
 fn annex(lab: &Lab) -> PathBuf {

@@ -6,7 +6,7 @@ use super::support::lab::{self, Lab};
 use super::support::repos::{self, Shape};
 use super::support::server::{Server, Settings};
 use super::support::upstream::{Answers, Upstream};
-use super::support::{git, wait};
+use super::support::{git, steps, wait};
 use super::{expect_clone, new_lab, remove};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
@@ -41,13 +41,7 @@ fn snapshot(server: &Server, name: &str) -> Response {
 
 /// What somebody gets who asks for the snapshot once it is in the cache.
 fn hit(server: &Server, name: &str) -> Response {
-    snapshot(server, name).expect(200);
-    wait::until("it is in the cache", || {
-        let target = format!("/git/{name}/snapshot.tar.zst");
-        let answer = server.fetch("HEAD", &target, &[]);
-        (answer.head.status == 200).then_some(())
-    });
-    snapshot(server, name).expect(200)
+    steps::kept(server, &format!("/git/{name}/snapshot.tar.zst"))
 }
 
 /// The commit that a snapshot is of.

@@ -9,7 +9,7 @@ use super::support::repos::{self, FILE, Importer, Layout};
 use super::support::rng::Rng;
 use super::support::server::Server;
 use super::support::upstream::{Answers, Upstream};
-use super::support::{compare, git, wait};
+use super::support::{compare, git, steps, wait};
 use super::{at_once, ensure, finish, hit, new_lab, push_and_fetch, remove, small_lab};
 use std::fs;
 use std::path::Path;
@@ -27,11 +27,7 @@ fn target(query: &str) -> String {
 }
 
 fn kept(server: &Server, query: &str) -> Response {
-    server.get(&target(query)).expect(200);
-    wait::until("it is published", || {
-        let answer = server.get(&target(query)).expect(200);
-        answer.head.content_length().map(|_| answer)
-    })
+    steps::kept(server, &target(query))
 }
 
 /// Panics unless it unpacks to what git clones without history.

@@ -6,7 +6,7 @@ use super::support::client::{Conn, Response};
 use super::support::lab::{self, Lab};
 use super::support::repos::{self, Shape};
 use super::support::server::Server;
-use super::support::{git, wait};
+use super::support::{git, steps, wait};
 use super::tips::most_at_a_time;
 use super::{at_once, ensure, finish, hit, new_lab, push_and_fetch, remove, small_lab};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,14 +33,7 @@ fn commits(lab: &Lab, count: usize) -> Vec<String> {
 
 /// Asks until it comes from the cache.
 fn kept(server: &Server, query: &str) -> Response {
-    server.get(&target(query)).expect(200);
-    wait::until("it is published", || {
-        let head = server.fetch("HEAD", &target(query), &[]).head;
-        (head.status == 200).then_some(())
-    });
-    let answer = server.get(&target(query)).expect(200);
-    assert!(answer.head.content_length().is_some(), "{:?}", answer.head);
-    answer
+    steps::kept(server, &target(query))
 }
 
 fn commit_of(answer: &Response) -> Option<&str> {

@@ -8,8 +8,14 @@ use super::wait;
 
 /// Waits until `HEAD` finds the snapshot in the cache; gives that head.
 pub fn wait_published(server: &Server, name: &str) -> Head {
+    wait_kept(server, &lab::target(name))
+}
+
+/// Waits until `HEAD` finds what is at this target in the cache. A `GET` does not tell: what was built has a length
+/// before its entry is in its place.
+fn wait_kept(server: &Server, target: &str) -> Head {
     wait::until("the snapshot is published", || {
-        let answer = server.fetch("HEAD", &lab::target(name), &[]);
+        let answer = server.fetch("HEAD", target, &[]);
         (answer.head.status == 200).then_some(answer.head)
     })
 }
@@ -39,9 +45,14 @@ pub fn push_and_fetch(
 
 /// Requests a snapshot until the server holds it, and gives the answer from the cache.
 pub fn hit(server: &Server, name: &str) -> Response {
-    server.get(&lab::target(name)).expect(200);
-    wait_published(server, name);
-    let response = server.get(&lab::target(name)).expect(200);
+    kept(server, &lab::target(name))
+}
+
+/// Requests what is at this target until the server holds it, and gives the answer from the cache.
+pub fn kept(server: &Server, target: &str) -> Response {
+    server.get(target).expect(200);
+    wait_kept(server, target);
+    let response = server.get(target).expect(200);
     assert!(
         response.head.content_length().is_some(),
         "{:?}",
