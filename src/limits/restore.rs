@@ -98,7 +98,7 @@ pub const DOWNLOAD_TRIES_MAX: u32 = 6;
 /// Tries to fetch a piece of a part that bring what is not right before it is given up.
 pub const CORRUPT_TRIES_MAX: u32 = 2;
 /// Frames of an archive that are fetched of a pack at a time, by one connection.
-pub const PIECE_FRAMES: usize = 2;
+pub const PIECE_FRAMES: usize = 1;
 /// Parts of a snapshot that are fetched one by one: all are open meanwhile, and the same is done for each of them and each
 /// other one. A snapshot of more comes as one archive.
 pub const PARTS_MAX: usize = 256;
@@ -280,12 +280,18 @@ pub const RESTORED_TREE_BYTES_MAX: usize = 64 << 20;
 pub const HELD_BLOB_BYTES: u64 = 2 << 20;
 /// The same where there are few of them.
 pub const HELD_BLOB_BYTES_MAX: u64 = 16 << 20;
+/// What all workers together keep of what deltas are made of.
+pub const BASES_BYTES: usize = 64 << 20;
 /// Largest blob that is converted in memory, which takes a dozen times as much.
 pub const HELD_CONVERTED_BYTES: usize = 256 << 10;
 /// Workers that make a worktree from packs.
 pub const WORKTREE_WORKERS_MAX: usize = 16;
 /// Entries of a worktree that a worker takes at a time: neighbours, which have directories in common.
 pub const WORKTREE_ENTRIES_AT_ONCE: usize = 64;
+/// Files of attributes up to which entries are made before all of those are known.
+pub const EARLY_ATTRIBUTE_FILES_MAX: usize = 64;
+/// How long who makes files waits for the next blob before it looks whether another one has come.
+pub const COMING_LOOK_MS: u64 = 10;
 /// Bytes that came before it is decided what a worktree is made of.
 pub const CHOICE_BYTES: u64 = 16 << 20;
 /// How long it is looked at how much comes before that is decided again.

@@ -20,9 +20,10 @@ use super::sink::{Nothing, Sink};
 use super::spill::{Spill, Spilled};
 use super::stop::Stop;
 use crate::limits::{
-    DECODE_LIMIT_BYTES, HELD_BLOB_BYTES, HELD_BLOB_BYTES_MAX, TREE_WORK_BYTES_MIN,
+    BASES_BYTES, DECODE_LIMIT_BYTES, HELD_BLOB_BYTES, HELD_BLOB_BYTES_MAX, TREE_WORK_BYTES_MIN,
     TREE_WORK_PER_PACK_BYTE, WORKTREE_WORKERS_MAX,
 };
+use crate::tree::bases::Bases;
 use crate::tree::decoder::{Chain, Decoder, Packs, Stream};
 use crate::tree::delta::Delta;
 use crate::tree::sum::Sum;
@@ -37,6 +38,8 @@ pub(super) struct Blobs<'b> {
     is_proven: bool,
     /// The largest that is held.
     held_bytes: u64,
+    /// What a reader keeps for deltas that follow.
+    bases_bytes: usize,
     /// Whether there are loose objects.
     has_loose: bool,
 }
@@ -64,6 +67,7 @@ impl<'b> Blobs<'b> {
             spill,
             stop,
             is_proven,
+            bases_bytes: BASES_BYTES / workers.max(1),
             held_bytes: (HELD_BLOB_BYTES * WORKTREE_WORKERS_MAX as u64 / workers.max(1) as u64)
                 .min(HELD_BLOB_BYTES_MAX),
         })
@@ -84,6 +88,7 @@ impl<'b> Blobs<'b> {
         BlobReader {
             blobs: self,
             decoder: Decoder::new(),
+            bases: Bases::new(self.bases_bytes),
             reader: Reader::default(),
             work: Work::new(work.saturating_add(TREE_WORK_BYTES_MIN), self.stop),
             held: Vec::new(),
@@ -109,6 +114,7 @@ impl<'b> Blobs<'b> {
 pub(super) struct BlobReader<'b> {
     blobs: &'b Blobs<'b>,
     decoder: Decoder,
+    bases: Bases<'b>,
     reader: Reader,
     work: Work<'b>,
     /// The one that was held last.
@@ -119,22 +125,25 @@ impl<'b> BlobReader<'b> {
     /// Holds the blob `id`; `false` if that is not for this way, which is what large ones are.
     pub(super) fn hold(&mut self, id: &oid) -> Result<bool, RestoreError> {
         let mut is_held = false;
-        if self.blobs.is_proven && self.blobs.has_loose {
+        let blobs = self.blobs;
+        if blobs.is_proven && blobs.has_loose {
             return Ok(false);
         }
-        for found in self.blobs.packs.copies(id) {
+        for found in blobs.packs.copies(id) {
             self.held.clear();
             let (decoder, held) = (&mut self.decoder, &mut self.held);
             let kind = gix::objs::Kind::Blob;
-            let pushed = found.push(kind, self.blobs.held_bytes, decoder, held, &|_, _| ());
+            let max = blobs.held_bytes;
+            let bases = Some(&mut self.bases);
+            let pushed = found.push(kind, max, decoder, held, &|_, _| (), bases);
             match pushed {
                 Ok(Some(_)) => is_held = true,
                 Ok(None) => return Ok(false),
                 // Another copy may be sound, unless all have to be.
-                Err(_) if !self.blobs.is_proven => continue,
+                Err(_) if !blobs.is_proven => continue,
                 Err(e) => return Err(refused("blob", id.to_owned(), e.to_string())),
             }
-            if !self.blobs.is_proven {
+            if !blobs.is_proven {
                 break;
             }
             let mut proof = Proof::begin(id, self.held.len() as u64);

@@ -120,18 +120,15 @@ pub(super) fn entries(
         return Err(corrupt(0, "it is no index of version 2"));
     }
     let count = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
-    let fixed = STAT_BYTES + id_bytes + 2;
     let mut starts = Vec::new();
     let mut at = HEADER_BYTES;
     for _ in 0..count {
         if stop.is_set() {
             return Err(stopped());
         }
-        let rest = bytes.get(at + fixed..end).unwrap_or_default();
-        let len = rest.iter().position(|b| *b == 0);
-        let len = len.ok_or_else(|| corrupt(at, "an entry does not end"))?;
+        let next = next_entry(&bytes[..end], at, id_bytes);
         starts.push(at);
-        at += padded(fixed + len);
+        at = next.ok_or_else(|| corrupt(at, "an entry does not end"))?;
     }
     if at > end {
         return Err(corrupt(at, "an entry does not end"));
@@ -139,6 +136,13 @@ pub(super) fn entries(
     // Where the entries end, so that the last one has an end, too.
     starts.push(at);
     Ok(starts)
+}
+
+/// Where the entry ends that begins at `at`; `None` if it does not.
+pub(super) fn next_entry(entries: &[u8], at: usize, id_bytes: usize) -> Option<usize> {
+    let fixed = STAT_BYTES + id_bytes + 2;
+    let path = entries.get(at + fixed..)?;
+    Some(at + padded(fixed + path.iter().position(|b| *b == 0)?))
 }
 
 /// Puts the stat data in and sums the index anew; returns the latest mtime.

@@ -59,7 +59,8 @@ pub fn index(
     stop: &Stop,
 ) -> Result<Vec<u8>, RestoreError> {
     let objects = Objects::open(tree, commit.kind(), stop)?;
-    let made = made(&objects, commit, Bound::Unpacked(unpacked), stop)?;
+    let bound = Bound::Unpacked(unpacked);
+    let made = made(&objects, commit, bound, &mut Nobody, stop)?;
     if made.files != unpacked.files || unpacked.directories > made.directories {
         let why = "the archive has files or directories that its commit has not";
         return Err(RestoreError::entry(HEAD, why));
@@ -67,26 +68,51 @@ pub fn index(
     Ok(made.bytes)
 }
 
-/// Makes the index of `commit`, of which nothing is there yet, if what it lists may be made.
+/// Follows a walk while it goes on.
+pub(super) trait Follower {
+    /// A tree begins; `path` is what the paths of its entries begin with.
+    fn tree(&mut self, path: &[u8], tree: &[u8]);
+
+    /// So much of the `index` is made, and that `is_all` of its entries or the next tree is about to be read: each entry is
+    /// of a tree that has begun, as have those that lead to it.
+    fn found(&mut self, index: &[u8], is_all: bool) -> Result<(), RestoreError>;
+}
+
+/// Makes the index of `commit`, of which nothing is there yet, if what it lists may be made. The `follower` is told what is
+/// found meanwhile.
 pub(super) fn plan(
     objects: &Objects<'_>,
     commit: ObjectId,
     quota: &Quota,
+    follower: &mut dyn Follower,
     stop: &Stop,
 ) -> Result<Vec<u8>, RestoreError> {
-    made(objects, commit, Bound::Quota(quota), stop).map(|made| made.bytes)
+    made(objects, commit, Bound::Quota(quota), follower, stop).map(|made| made.bytes)
+}
+
+/// Nobody.
+struct Nobody;
+
+impl Follower for Nobody {
+    fn tree(&mut self, _: &[u8], _: &[u8]) {}
+
+    fn found(&mut self, _: &[u8], _: bool) -> Result<(), RestoreError> {
+        Ok(())
+    }
 }
 
 fn made(
     objects: &Objects<'_>,
     commit: ObjectId,
     bound: Bound<'_>,
+    follower: &mut dyn Follower,
     stop: &Stop,
 ) -> Result<Made, RestoreError> {
     let root = objects.tree_of(commit)?;
     let mut walk = Walk {
         objects,
         bound,
+        follower,
         stop,
         made: Made {
             bytes: Vec::new(),
@@ -102,6 +128,7 @@ fn made(
     // The number of entries is put in when it is known.
     walk.made.bytes.resize(HEADER_BYTES, 0);
     walk.run(root)?;
+    walk.follower.found(&walk.made.bytes, true)?;
     let Walk {
         mut made,
         entries,
@@ -136,6 +163,7 @@ struct Level {
 struct Walk<'w> {
     objects: &'w Objects<'w>,
     bound: Bound<'w>,
+    follower: &'w mut dyn Follower,
     stop: &'w Stop,
     made: Made,
     entries: u32,
@@ -205,6 +233,7 @@ impl Walk<'_> {
         if self.open.len() >= TREE_DEPTH_MAX {
             return Err(self.refused("it is nested too deep"));
         }
+        self.follower.found(&self.made.bytes, false)?;
         let mut data = self.spare.pop().unwrap_or_default();
         self.objects.read(id, gix::objs::Kind::Tree, &mut data)?;
         if !is_in_order(&data, id.kind()) {
@@ -222,6 +251,7 @@ impl Walk<'_> {
         if !self.open.is_empty() {
             self.path.push(b'/');
         }
+        self.follower.tree(&self.path, &data);
         self.open.push(Level {
             data,
             at: 0,

@@ -3,31 +3,33 @@
 //! and the same conversions.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use gix::bstr::BStr;
-use gix::hash::{Kind, ObjectId, oid};
+use gix::hash::{ObjectId, oid};
 
 use super::blobs::{Attributes, BlobReader, Blobs};
 use super::dates::Dates;
 use super::error::RestoreError;
 use super::in_the_way::Watch;
-use super::index::{Listed, entries};
+use super::index::Listed;
 use super::large::{self, ToFile};
 use super::objects::Objects;
 use super::progress::Progress;
 use super::spill::Spill;
 use super::tree::plan;
 use super::write::{Site, Writer, stopped};
-use crate::limits::{
-    HELD_CONVERTED_BYTES, PATH_BYTES_MAX, WORKTREE_ENTRIES_AT_ONCE, WORKTREE_WORKERS_MAX,
-};
+use crate::limits::{HELD_CONVERTED_BYTES, PATH_BYTES_MAX, WORKTREE_WORKERS_MAX};
 use crate::tree::decoder::Packs;
 use crate::tree::filter::{AttributeFiles, Conversions, Filter, FilterError};
 use crate::tree::index::{SUBMODULE, mode};
 use crate::tree::walk::ATTRIBUTES_FILE;
+use found::Finder;
+use turns::{Ends, Turns};
+
+mod found;
+mod turns;
 
 /// What becomes of the blobs of a worktree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,35 +89,6 @@ impl Making<'_> {
             }
         };
         let packs = Arc::new(packs);
-        let objects = Objects::of(packs.clone(), tree, hash, stop);
-        let index = plan(&objects, commit, self.site.quota, stop)?;
-        self.make(tree, packs, &index, (hash, is_coming))?;
-        self.made = Some((commit, index));
-        Ok(())
-    }
-
-    /// Makes what `index` lists, whose ids are of the kind `hash`.
-    fn make(
-        &mut self,
-        tree: &Path,
-        packs: Arc<Packs>,
-        index: &[u8],
-        (hash, is_coming): (Kind, bool),
-    ) -> Result<(), RestoreError> {
-        let id_bytes = hash.len_in_bytes();
-        let starts = entries(index, id_bytes, self.site.stop)?;
-        let listed = |window: &[usize]| Listed::of(&index[window[0]..window[1]], id_bytes);
-        let mut attributes = AttributeFiles::default();
-        for entry in starts.windows(2).map(listed) {
-            if let Some(way) = &mut self.way {
-                way.comes(entry.path, entry.mode == SUBMODULE)?;
-            }
-            let name = entry.path.rsplit(|b| *b == b'/').next();
-            // Of a link, git takes the target for the file's lines.
-            if name == Some(ATTRIBUTES_FILE) && entry.mode != SUBMODULE {
-                attributes.push(entry.path, entry.id);
-            }
-        }
         let git = tree.join(".git");
         let spill = Spill {
             directory: &git,
@@ -123,91 +96,88 @@ impl Making<'_> {
         };
         let is_proven = self.task != Task::Make;
         let workers = (is_proven, self.workers);
-        let blobs = Blobs::of(packs, tree, hash, spill, workers, self.site.stop)?;
-        let order = is_coming.then(|| {
-            // Neighbours in an index are neighbours in a pack as a rule.
-            let entries = starts.windows(2).map(listed).zip(0..);
-            let mut places: Vec<_> = entries
-                .map(|(entry, n)| (blobs.place(entry.id), n))
-                .collect();
-            places.sort_unstable();
-            places.into_iter().map(|(_, number)| number).collect()
-        });
+        let blobs = Blobs::of(packs.clone(), tree, hash, spill, workers, stop)?;
+        let objects = Objects::of(packs.clone(), tree, hash, stop);
+        let mut way = self.way.take();
         let shared = Shared {
             making: self,
-            index,
-            id_bytes,
-            starts: &starts,
-            order,
-            next: AtomicUsize::new(0),
-            attributes: &attributes,
+            id_bytes: hash.len_in_bytes(),
+            turns: Turns::new(is_coming.then_some(&*packs), stop),
             blobs: &blobs,
             spill,
             failure: Mutex::new(None),
         };
-        shared.run()
+        let index = shared.run(&objects, commit, way.as_mut())?;
+        self.way = way;
+        self.made = Some((commit, index));
+        Ok(())
     }
 }
 
 /// What all workers share.
 struct Shared<'s, 'm> {
     making: &'s Making<'m>,
-    index: &'s [u8],
     id_bytes: usize,
-    /// Where each entry of the index begins, and the last one ends.
-    starts: &'s [usize],
-    /// In which order entries are made, if not in their own: that in which their blobs come.
-    order: Option<Vec<u32>>,
-    /// The first one that nobody has taken.
-    next: AtomicUsize,
-    attributes: &'s AttributeFiles,
+    turns: Turns<'s>,
     blobs: &'s Blobs<'s>,
     spill: Spill<'s>,
     failure: Mutex<Option<RestoreError>>,
 }
 
 impl Shared<'_, '_> {
-    fn run(self) -> Result<(), RestoreError> {
-        std::thread::scope(|scope| {
+    /// Makes what `commit` lists while that is found; gives the index of it.
+    fn run(
+        self,
+        objects: &Objects<'_>,
+        commit: ObjectId,
+        way: Option<&mut Watch<'_>>,
+    ) -> Result<Vec<u8>, RestoreError> {
+        let Site { quota, stop, .. } = self.making.site;
+        let index = std::thread::scope(|scope| {
             for _ in 0..self.making.workers {
-                scope.spawn(|| {
-                    if let Err(error) = self.work() {
-                        let failure = self.failure.lock();
-                        let mut failure = failure.unwrap_or_else(|poisoned| poisoned.into_inner());
-                        failure.get_or_insert(error);
-                        self.making.site.stop.set();
-                    }
-                });
+                scope.spawn(|| self.work().map_err(|error| self.fail(error)));
             }
+            let _ends = Ends(&self.turns);
+            let mut finder = Finder::new(&self.turns, self.blobs, way, commit.kind());
+            let planned = plan(objects, commit, quota, &mut finder, stop);
+            planned.map_err(|error| self.fail(error))
         });
         let failure = self.failure.into_inner();
-        match failure.unwrap_or_else(|poisoned| poisoned.into_inner()) {
-            None => Ok(()),
-            Some(error) => Err(error),
+        match (failure.unwrap_or_else(PoisonError::into_inner), index) {
+            (None, Ok(index)) => Ok(index),
+            (Some(error), _) => Err(error),
+            (None, Err(())) => Err(stopped()),
         }
+    }
+
+    /// Ends all; the first one says why.
+    fn fail(&self, error: RestoreError) {
+        let failure = self.failure.lock();
+        let mut failure = failure.unwrap_or_else(PoisonError::into_inner);
+        failure.get_or_insert(error);
+        self.making.site.stop.set();
     }
 
     /// Makes entries until there are no more.
     fn work(&self) -> Result<(), RestoreError> {
-        let mut maker = Maker::new(self)?;
-        let last = self.starts.len() - 1;
+        let mut maker = Maker::new(self);
+        let mut turns = Vec::new();
         loop {
-            let first = self.next.fetch_add(WORKTREE_ENTRIES_AT_ONCE, Relaxed);
-            if first >= last {
+            self.turns.take(&mut turns);
+            if turns.is_empty() {
                 return Ok(());
             }
-            let end = last.min(first + WORKTREE_ENTRIES_AT_ONCE);
             let began = Instant::now();
-            for place in first..end {
+            for turn in &turns {
                 if self.making.site.stop.is_set() {
                     return Err(stopped());
                 }
-                let order = self.order.as_ref();
-                let number = order.map_or(place, |order| order[place] as usize);
-                let entry = &self.index[self.starts[number]..self.starts[number + 1]];
-                let entry = Listed::of(entry, self.id_bytes);
+                let entry = Listed::of(turn.entry(), self.id_bytes);
                 match self.making.task {
-                    Task::Make | Task::MakeProven => maker.make(entry)?,
+                    Task::Make | Task::MakeProven => {
+                        maker.convert_by(&turn.batch.attributes)?;
+                        maker.make(entry)?;
+                    }
                     Task::Prove if entry.mode == SUBMODULE => {}
                     Task::Prove => maker.reader.look(entry.id)?,
                 }
@@ -216,7 +186,7 @@ impl Shared<'_, '_> {
             self.making.progress.decoded(decoded);
             let written = began.elapsed().saturating_sub(decoded);
             if self.making.task != Task::Prove {
-                self.making.progress.written(end - first, written);
+                self.making.progress.written(turns.len(), written);
             }
         }
     }
@@ -228,6 +198,9 @@ struct Maker<'s> {
     reader: BlobReader<'s>,
     /// `None` where nothing is converted.
     filter: Option<(Filter, Attributes<'s>)>,
+    /// How many files of attributes it was made of: all that say what becomes of what was made.
+    attribute_files: usize,
+    blobs: &'s Blobs<'s>,
     spill: Spill<'s>,
     site: Site<'s>,
     mtime_s: i64,
@@ -236,25 +209,30 @@ struct Maker<'s> {
 }
 
 impl<'s> Maker<'s> {
-    fn new(shared: &'s Shared<'_, '_>) -> Result<Maker<'s>, RestoreError> {
-        let failed = |e: std::io::Error| RestoreError::entry(ATTRIBUTES_FILE, e.to_string());
-        let is_made = shared.making.task != Task::Prove;
-        let filter = match shared.attributes.is_empty() || !is_made {
-            true => None,
-            false => {
-                let filter = Filter::new(shared.attributes).map_err(failed)?;
-                Some((filter, Attributes::of(shared.blobs)))
-            }
-        };
-        Ok(Maker {
+    fn new(shared: &'s Shared<'_, '_>) -> Maker<'s> {
+        Maker {
             writer: Writer::new(shared.making.site),
             reader: shared.blobs.reader(),
-            filter,
+            filter: None,
+            attribute_files: 0,
+            blobs: shared.blobs,
             spill: shared.spill,
             site: shared.making.site,
             mtime_s: shared.making.dates.file_s(),
             decoded: Duration::ZERO,
-        })
+        }
+    }
+
+    /// From here on files are converted as at least these `attributes` say: one that was found later says nothing of what
+    /// was found before.
+    fn convert_by(&mut self, attributes: &AttributeFiles) -> Result<(), RestoreError> {
+        if attributes.count() > self.attribute_files {
+            let filter = Filter::new(attributes);
+            let filter = filter.map_err(|e| RestoreError::entry(ATTRIBUTES_FILE, e.to_string()))?;
+            self.filter = Some((filter, Attributes::of(self.blobs)));
+            self.attribute_files = attributes.count();
+        }
+        Ok(())
     }
 
     fn make(&mut self, entry: Listed<'_>) -> Result<(), RestoreError> {

@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use gix::objs::{Data, Find, Kind};
 use gix::odb::pack::data::Entry;
@@ -14,6 +15,7 @@ use gix::odb::pack::data::entry::Header;
 use gix::oid;
 use libdeflater::Decompressor;
 
+use super::bases::Bases;
 use super::delta::Delta;
 pub use super::packed::OpenError;
 use super::packed::Pack;
@@ -106,6 +108,20 @@ impl Packs {
         packs.filter_map(move |(number, pack)| Some((number, pack.offset(id)?)))
     }
 
+    /// Whether what begins at such a place has come, or begun to.
+    pub(crate) fn is_there(&self, (pack, offset): (usize, u64)) -> bool {
+        self.packs
+            .get(pack)
+            .is_none_or(|pack| pack.is_there(offset))
+    }
+
+    /// Waits for that, for so long at most.
+    pub(crate) fn wait_for(&self, (pack, offset): (usize, u64), time: Duration) {
+        if let Some(pack) = self.packs.get(pack) {
+            pack.wait_for(offset, time);
+        }
+    }
+
     /// How many bytes their data has.
     pub(crate) fn bytes(&self) -> u64 {
         self.packs.iter().map(Pack::bytes).sum()
@@ -141,7 +157,7 @@ impl Packs {
         let start = out.len();
         let mut damaged = None;
         for copy in self.copies(id) {
-            match copy.push(kind, max_bytes, decoder, out, &begin) {
+            match copy.push(kind, max_bytes, decoder, out, &begin, None) {
                 Err(e) => {
                     out.truncate(start);
                     damaged.get_or_insert(e);
@@ -192,7 +208,7 @@ impl<'p> Found<'p> {
         }
     }
 
-    /// What [`Packs::push_object`] does with one copy.
+    /// What [`Packs::push_object`] does with one copy; what `bases` hold is not made again.
     pub(crate) fn push(
         self,
         kind: Kind,
@@ -200,6 +216,7 @@ impl<'p> Found<'p> {
         decoder: &mut Decoder,
         out: &mut Vec<u8>,
         begin: &impl Fn(&mut Vec<u8>, u64),
+        bases: Option<&mut Bases<'p>>,
     ) -> Result<Option<u64>, DamagedEntry> {
         let chain = self.chain()?;
         let Some(Chain { base, deltas, .. }) = chain.filter(|chain| chain.kind == kind) else {
@@ -210,7 +227,8 @@ impl<'p> Found<'p> {
             return Ok(None);
         }
         if !deltas.is_empty() {
-            return decoder.push_deltas(base, deltas, max_bytes, out, begin);
+            let of = (base, deltas);
+            return decoder.push_deltas(of, max_bytes, out, begin, bases);
         }
         begin(out, base.size);
         base.inflate(&mut decoder.inflater, out)?;
@@ -266,16 +284,34 @@ impl Decoder {
     }
 
     /// Applies `deltas`, the last one first, to what `base` makes; the last result goes to `out`.
-    fn push_deltas(
+    fn push_deltas<'p>(
         &mut self,
-        base: Stream<'_>,
-        mut deltas: Vec<Stream<'_>>,
+        (mut base_of, mut deltas): (Stream<'p>, Vec<Stream<'p>>),
         max_bytes: u64,
         out: &mut Vec<u8>,
         begin: &impl Fn(&mut Vec<u8>, u64),
+        mut bases: Option<&mut Bases<'p>>,
     ) -> Result<Option<u64>, DamagedEntry> {
         self.trim();
-        let mut base_bytes = base.fill(&mut self.inflater, &mut self.base)?;
+        let held = bases.as_mut().and_then(|bases| {
+            // The first one is the object itself.
+            let made = (1..=deltas.len()).find_map(|at| {
+                let of = *deltas.get(at).unwrap_or(&base_of);
+                Some((at, of, bases.take(of.pack, of.offset)?))
+            });
+            made.map(|(at, of, made)| {
+                deltas.truncate(at);
+                base_of = of;
+                made
+            })
+        });
+        let mut base_bytes = match held {
+            Some(held) => {
+                self.base = held;
+                self.base.len()
+            }
+            None => base_of.fill(&mut self.inflater, &mut self.base)?,
+        };
         while let Some(stream) = deltas.pop() {
             if (base_bytes as u64).saturating_add(stream.size) > max_bytes {
                 return Ok(None);
@@ -291,14 +327,31 @@ impl Decoder {
             if deltas.is_empty() {
                 begin(out, delta.result_bytes);
                 delta.apply(base, out).ok_or_else(damaged)?;
-                return Ok(Some(delta.result_bytes));
+                let result_bytes = delta.result_bytes;
+                self.keep_base(base_of, base_bytes, bases.as_deref_mut());
+                return Ok(Some(result_bytes));
             }
             self.result.clear();
             delta.apply(base, &mut self.result).ok_or_else(damaged)?;
+            self.keep_base(base_of, base_bytes, bases.as_deref_mut());
             base_bytes = self.result.len();
             std::mem::swap(&mut self.base, &mut self.result);
+            base_of = stream;
         }
         Ok(None)
+    }
+
+    /// Keeps what `stream` makes, the first so many bytes of the base.
+    fn keep_base<'p>(&mut self, stream: Stream<'p>, bytes: usize, bases: Option<&mut Bases<'p>>) {
+        if let Some(bases) = bases {
+            let mut made = std::mem::take(&mut self.base);
+            made.truncate(bytes);
+            if made.capacity() / 2 > bytes {
+                made.shrink_to_fit();
+            }
+            let free = bases.keep(stream.pack, stream.offset, made);
+            self.base = free.unwrap_or_default();
+        }
     }
 
     /// Lets go of the buffers if they hold more than decoding an object may take.

@@ -161,6 +161,11 @@ impl AttributeFiles {
         self.files.push((path.to_owned(), id.to_owned()));
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.files.len()
+    }
+
     /// Whether no file of the tree can ask for a conversion.
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()

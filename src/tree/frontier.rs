@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// How far a file is there, whose stretches come in any order.
 #[derive(Debug, Default)]
@@ -31,7 +32,8 @@ impl Frontier {
         let mut state = self.lock();
         let known = state.ahead.entry(stretch.start).or_default();
         *known = stretch.end.max(*known);
-        let mut there = self.there.load(Ordering::Relaxed);
+        let before = self.there.load(Ordering::Relaxed);
+        let mut there = before;
         while let Some((start, end)) = state
             .ahead
             .first_key_value()
@@ -42,6 +44,9 @@ impl Frontier {
             }
             state.ahead.remove(&start);
             there = there.max(end);
+        }
+        if there == before {
+            return;
         }
         // What was written before is seen by who sees this.
         self.there.store(there, Ordering::Release);
@@ -55,13 +60,25 @@ impl Frontier {
         self.moved.notify_all();
     }
 
+    /// Whether all before `end` is there.
+    pub(crate) fn is_there(&self, end: u64) -> bool {
+        self.there.load(Ordering::Acquire) >= end
+    }
+
+    /// Waits for so long at most until all before `end` is there, or never will.
+    pub(crate) fn wait_for(&self, end: u64, time: Duration) {
+        let is_awaited = |state: &mut State| !self.is_there(end) && !state.is_over;
+        // Who holds it does not panic; if one did, it would be looked again.
+        let _ = self.moved.wait_timeout_while(self.lock(), time, is_awaited);
+    }
+
     /// Waits until all before `end` is there; `false` if it never will.
     pub(crate) fn wait(&self, end: u64) -> bool {
-        if self.there.load(Ordering::Acquire) >= end {
+        if self.is_there(end) {
             return true;
         }
         let mut state = self.lock();
-        while self.there.load(Ordering::Acquire) < end {
+        while !self.is_there(end) {
             if state.is_over {
                 return false;
             }

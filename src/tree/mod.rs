@@ -11,6 +11,7 @@
 //! stand here once ([`index`], [`tar`], [`order`], [`pack`], [`sum`]). The readers are the client's own: they believe
 //! nothing, take pieces of any size, and have the memory that a restore gives them.
 
+pub(crate) mod bases;
 pub(crate) mod batch;
 pub(crate) mod dates;
 pub mod decoder;

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use gix::hash::Kind;
 use gix::odb::pack::data::Entry;
@@ -76,6 +77,19 @@ impl Pack {
     pub(crate) fn offset(&self, id: &oid) -> Option<u64> {
         let index = self.index.lookup(id)?;
         Some(self.index.pack_offset_at_index(index))
+    }
+
+    /// Whether what begins at `offset` has come, or begun to.
+    pub(crate) fn is_there(&self, offset: u64) -> bool {
+        let frontier = self.frontier.as_ref();
+        frontier.is_none_or(|frontier| frontier.is_there(offset.saturating_add(1)))
+    }
+
+    /// Waits for that, for so long at most.
+    pub(crate) fn wait_for(&self, offset: u64, time: Duration) {
+        if let Some(frontier) = &self.frontier {
+            frontier.wait_for(offset.saturating_add(1), time);
+        }
     }
 
     /// The entry that begins at `offset`, all of which is there; `None` if there is none, or it does not come.

@@ -33,3 +33,4 @@ mod update;
 mod verify;
 mod wanted;
 mod wants;
+mod worktree;

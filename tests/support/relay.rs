@@ -1,8 +1,9 @@
 //! What stands between a client and a server, and breaks off or falls silent.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// Has `serve` take every connection to a port of its own, each in a thread, until the test ends.
 pub fn listen(serve: impl Fn(&TcpStream) + Send + Sync + 'static) -> SocketAddr {
@@ -80,5 +81,55 @@ fn interrupt_one(client: &TcpStream, server: SocketAddr, ends: Ends) -> std::io:
         drop(upstream.shutdown(std::net::Shutdown::Both));
         drop(answers.join());
     });
+    Ok(())
+}
+
+/// Stands between clients and `server` like a link: `bytes_s` says how many bytes may come from the server in a second, on
+/// all connections together, once so many have come.
+pub fn paced(
+    server: SocketAddr,
+    bytes_s: impl Fn(u64) -> Option<u64> + Send + Sync + 'static,
+) -> SocketAddr {
+    let link = Mutex::new((Instant::now(), 0));
+    listen(move |client| drop(pace_one(client, server, &link, &bytes_s)))
+}
+
+/// When the link is free, and how much went over it.
+type Link = Mutex<(Instant, u64)>;
+
+fn pace_one(
+    client: &TcpStream,
+    server: SocketAddr,
+    link: &Link,
+    bytes_s: &dyn Fn(u64) -> Option<u64>,
+) -> std::io::Result<()> {
+    let upstream = TcpStream::connect(server)?;
+    // A thread for each way; the one of the requests ends with the client.
+    let (from, to) = (client.try_clone()?, upstream.try_clone()?);
+    let asks = std::thread::spawn(move || {
+        drop(std::io::copy(&mut (&from), &mut (&to)));
+        drop(to.shutdown(std::net::Shutdown::Both));
+    });
+    let mut piece = vec![0; 64 << 10];
+    let mut to = client;
+    loop {
+        let got = (&upstream).read(&mut piece)?;
+        if got == 0 {
+            break;
+        }
+        let free = {
+            let mut link = link.lock().unwrap_or_else(|e| e.into_inner());
+            link.1 += got as u64;
+            if let Some(bytes_s) = bytes_s(link.1) {
+                let takes = Duration::from_secs_f64(got as f64 / bytes_s as f64);
+                link.0 = link.0.max(Instant::now()) + takes;
+            }
+            link.0
+        };
+        std::thread::sleep(free.saturating_duration_since(Instant::now()));
+        to.write_all(&piece[..got])?;
+    }
+    drop(client.shutdown(std::net::Shutdown::Both));
+    drop(asks.join());
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use gix::ObjectId;
+use gix::hash::Kind;
 
 use super::super::packs;
 use super::super::proof::check_entries;
@@ -367,11 +368,7 @@ fn checked(repository: &Repository, hash: Kind) -> Result<(), RestoreError> {
 #[test]
 fn files_are_made_of_a_pack_that_still_comes() {
     let (repository, commit) = small("sha1");
-    let directory = repository.path().join(".git/objects/pack");
-    let mut paths = fs::read_dir(&directory).unwrap().map(|e| e.unwrap().path());
-    let path = paths
-        .find(|path| path.extension().is_some_and(|e| e == "pack"))
-        .unwrap();
+    let path = pack_of(&repository);
     let bytes = fs::read(&path).unwrap();
     let piece_bytes = bytes.len() / 10 + 1;
     for is_whole in [true, false] {
@@ -403,5 +400,139 @@ fn files_are_made_of_a_pack_that_still_comes() {
         assert_eq!(files.len() == 14, is_whole, "{}", files.len());
         let link = files.iter().find(|(name, _)| name == "link");
         assert!(link.is_none_or(|(_, target)| target == b"d/1.crlf"));
+    }
+}
+
+/// Without tags git puts trees between the blobs of those before them: files are made before the last tree has come.
+#[test]
+fn files_are_made_before_all_trees_have_come() {
+    const DIRECTORIES: usize = 40;
+    let repository = Repository::of("sha1");
+    let root = repository.path();
+    fs::write(root.join(".gitattributes"), "*.crlf text eol=crlf\n").unwrap();
+    for n in 0..DIRECTORIES {
+        let directory = root.join(format!("d{n:02}"));
+        fs::create_dir(&directory).unwrap();
+        for file in 0..4 {
+            // Nothing that deltas or zlib make small.
+            let mut lines = String::new();
+            let mut number = (n * 4 + file + 1) as u64;
+            for _ in 0..200 {
+                number = number
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                lines += &format!("{number:x}\n");
+            }
+            fs::write(directory.join(format!("{file}.crlf")), lines).unwrap();
+        }
+    }
+    repository.git(&["add", "--all"], b"");
+    let who = ["-c", "user.name=a", "-c", "user.email=b"];
+    repository.git(&[&who[..], &["commit", "-qm", "x"]].concat(), b"");
+    // What the index lists would come before all trees.
+    repository.git(&["read-tree", "--empty"], b"");
+    repository.git(&["repack", "-adfq"], b"");
+    let head = repository.git(&["rev-parse", "HEAD"], b"");
+    let commit = ObjectId::from_hex(head.trim_ascii()).unwrap();
+    let path = pack_of(&repository);
+    let bytes = fs::read(&path).unwrap();
+    let half = bytes.len() / 2;
+    let coming = tempfile::tempfile().unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&coming, &bytes, 0).unwrap();
+    let frontier = Arc::<Frontier>::default();
+    let into = tempfile::tempdir().unwrap();
+    let directories = || fs::read_dir(into.path()).unwrap().count();
+    std::thread::scope(|scope| {
+        let made = scope.spawn(|| {
+            let pack = Pack::open_coming(&path, &coming, Kind::Sha1, frontier.clone()).unwrap();
+            make_from(&repository, commit, into.path(), Task::Make, || {
+                From::Coming(Packs::of(vec![pack]))
+            })
+        });
+        // Whatever fails here, nobody waits for more.
+        let _ends = Over(&frontier);
+        frontier.came(0..half as u64);
+        let began = Instant::now();
+        while directories() < DIRECTORIES / 3 {
+            assert!(
+                began.elapsed() < Duration::from_secs(60),
+                "it waits for all"
+            );
+            assert!(!made.is_finished());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(directories() < DIRECTORIES);
+        frontier.came(half as u64..bytes.len() as u64);
+        made.join().unwrap().unwrap();
+    });
+    fs::remove_dir_all(root.join(".git")).unwrap();
+    expect_crlf(root, into.path());
+}
+
+/// Ends what comes.
+struct Over<'f>(&'f Frontier);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// Panics unless what is in `made` is what is in `blobs`, with other line ends.
+fn expect_crlf(blobs: &Path, made: &Path) {
+    for entry in fs::read_dir(blobs).unwrap().map(Result::unwrap) {
+        let other = made.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            expect_crlf(&entry.path(), &other);
+        } else if entry.file_name() != ".gitattributes" {
+            let text = fs::read_to_string(entry.path()).unwrap();
+            assert!(fs::read_to_string(other).unwrap() == text.replace('\n', "\r\n"));
+        }
+    }
+}
+
+/// The file of the only pack.
+fn pack_of(repository: &Repository) -> std::path::PathBuf {
+    let directory = repository.path().join(".git/objects/pack");
+    let mut paths = fs::read_dir(&directory).unwrap().map(|e| e.unwrap().path());
+    paths
+        .find(|path| path.extension().is_some_and(|e| e == "pack"))
+        .unwrap()
+}
+
+/// Each file is converted as the attributes above it say, and no others, however many files of those there are.
+#[test]
+fn attributes_count_where_they_are() {
+    for directories in [3, crate::limits::EARLY_ATTRIBUTE_FILES_MAX + 10] {
+        let repository = Repository::of("sha1");
+        let root = repository.path();
+        for n in 0..directories {
+            let directory = root.join(format!("d{n}/below"));
+            fs::create_dir_all(&directory).unwrap();
+            if n % 2 == 0 {
+                let rule = "*.txt text eol=crlf\n";
+                fs::write(root.join(format!("d{n}/.gitattributes")), rule).unwrap();
+            } else {
+                fs::write(root.join(format!("d{n}/.gitattributes")), "*.no text\n").unwrap();
+            }
+            fs::write(directory.join("a.txt"), format!("{n}\n")).unwrap();
+            fs::write(root.join(format!("d{n}/a.txt")), format!("of {n}\n")).unwrap();
+        }
+        fs::write(root.join("a.txt"), "top\n").unwrap();
+        repository.git(&["add", "--all"], b"");
+        let who = ["-c", "user.name=a", "-c", "user.email=b"];
+        repository.git(&[&who[..], &["commit", "-qm", "x"]].concat(), b"");
+        repository.git(&["repack", "-adq"], b"");
+        let head = repository.git(&["rev-parse", "HEAD"], b"");
+        let commit = ObjectId::from_hex(head.trim_ascii()).unwrap();
+        let into = tempfile::tempdir().unwrap();
+        make(&repository, commit, into.path(), false).unwrap();
+        let read = |path: String| fs::read_to_string(into.path().join(path)).unwrap();
+        assert_eq!(read("a.txt".into()), "top\n");
+        for n in 0..directories {
+            let end = if n % 2 == 0 { "\r\n" } else { "\n" };
+            assert_eq!(read(format!("d{n}/a.txt")), format!("of {n}{end}"));
+            assert_eq!(read(format!("d{n}/below/a.txt")), format!("{n}{end}"));
+        }
     }
 }
