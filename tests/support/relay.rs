@@ -110,7 +110,7 @@ fn pace_one(
         drop(std::io::copy(&mut (&from), &mut (&to)));
         drop(to.shutdown(std::net::Shutdown::Both));
     });
-    let mut piece = vec![0; 64 << 10];
+    let mut piece = vec![0; 256 << 10];
     let mut to = client;
     loop {
         let got = (&upstream).read(&mut piece)?;
