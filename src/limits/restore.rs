@@ -13,6 +13,8 @@ pub const SEGMENT_BYTES: u64 = 1 << 20;
 pub const SEGMENTS_AHEAD: u64 = 2;
 /// Bytes handed on at a time from an archive that still grows.
 pub const STREAM_READ_BYTES: usize = 1 << 20;
+/// Bytes of a part that are received, summed and written at a time: what fits into the cache of a core.
+pub const PART_READ_BYTES: usize = 256 << 10;
 /// Default number of connections, and the most that may be asked for.
 pub const CONNECTIONS_DEFAULT: usize = 4;
 /// See [`CONNECTIONS_DEFAULT`].

@@ -27,7 +27,7 @@ use super::spare::{self, Spare};
 use super::summed::Summed;
 use super::sums::Running;
 use super::write::stopped;
-use crate::limits::{DOWNLOAD_TRIES_MAX, STREAM_READ_BYTES};
+use crate::limits::{DOWNLOAD_TRIES_MAX, PART_READ_BYTES};
 use crate::manifest::parts::{Manifest, Part};
 use crate::tree::decoder::Packs;
 use crate::tree::frontier::Frontier;
@@ -382,7 +382,7 @@ impl<'f, 'a> Fetching<'f, 'a> {
         conn: &mut Option<Conn<'a>>,
         buffer: &mut Vec<u8>,
     ) -> Result<(), RestoreError> {
-        buffer.resize(STREAM_READ_BYTES, 0);
+        buffer.resize(PART_READ_BYTES, 0);
         match job {
             Job::Bring(piece) => self.bring(piece, conn, buffer),
             Job::Keep(piece) => {

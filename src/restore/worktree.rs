@@ -20,7 +20,9 @@ use super::progress::Progress;
 use super::spill::Spill;
 use super::tree::plan;
 use super::write::{Site, Writer, stopped};
-use crate::limits::{HELD_CONVERTED_BYTES, PATH_BYTES_MAX, WORKTREE_WORKERS_MAX};
+use crate::limits::{
+    EARLY_ATTRIBUTE_FILES_MAX, HELD_CONVERTED_BYTES, PATH_BYTES_MAX, WORKTREE_WORKERS_MAX,
+};
 use crate::tree::decoder::Packs;
 use crate::tree::filter::{AttributeFiles, Conversions, Filter, FilterError};
 use crate::tree::index::{SUBMODULE, mode};
@@ -227,10 +229,16 @@ impl<'s> Maker<'s> {
     /// was found before.
     fn convert_by(&mut self, attributes: &AttributeFiles) -> Result<(), RestoreError> {
         if attributes.count() > self.attribute_files {
+            self.attribute_files = attributes.count();
+            let blobs = Attributes::of(self.blobs);
+            // To look at many takes longer than it saves.
+            let is_few = attributes.count() <= EARLY_ATTRIBUTE_FILES_MAX;
+            if is_few && !attributes.may_convert(&blobs) {
+                return Ok(());
+            }
             let filter = Filter::new(attributes);
             let filter = filter.map_err(|e| RestoreError::entry(ATTRIBUTES_FILE, e.to_string()))?;
-            self.filter = Some((filter, Attributes::of(self.blobs)));
-            self.attribute_files = attributes.count();
+            self.filter = Some((filter, blobs));
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ use crate::limits::{OPEN_DIRECTORIES_MAX, RESERVED_AHEAD_BYTES, WRITE_BYTES};
 
 /// Files from this size on get their space before their data, so that a full disk shows early and
 /// parts may be written in any order.
-const PREALLOCATE_BYTES: u64 = 1 << 20;
+const PREALLOCATE_BYTES: u64 = 32 << 20;
 
 /// An error for an entry: what its name alone can cause is the archive's fault, the rest the
 /// disk's.

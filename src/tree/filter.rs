@@ -166,6 +166,18 @@ impl AttributeFiles {
         self.files.len()
     }
 
+    /// Whether any of them may ask for a conversion. None does in which no attribute is named that decides about one: what
+    /// sets it, a macro among that, names it.
+    pub(crate) fn may_convert(&self, objects: &dyn Find) -> bool {
+        let mut blob = Vec::new();
+        self.files.iter().any(|(_, id)| {
+            let found = objects.try_find(id, &mut blob);
+            // Who reads what cannot be read here says why.
+            let text = found.ok().flatten().map(|found| found.data);
+            text.is_none_or(|text| ATTRIBUTES.iter().any(|name| text.contains_str(name)))
+        })
+    }
+
     /// Whether no file of the tree can ask for a conversion.
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
