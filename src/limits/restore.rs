@@ -294,6 +294,8 @@ pub const WORKTREE_ENTRIES_AT_ONCE: usize = 64;
 pub const EARLY_ATTRIBUTE_FILES_MAX: usize = 64;
 /// How long who makes files waits for the next blob before it looks whether another one has come.
 pub const COMING_LOOK_MS: u64 = 10;
+/// Entries that were found and that nobody makes yet, from which on no more are looked for.
+pub const WORKTREE_ENTRIES_WAITING_MAX: usize = 100_000;
 /// Bytes that came before it is decided what a worktree is made of.
 pub const CHOICE_BYTES: u64 = 16 << 20;
 /// How long it is looked at how much comes before that is decided again.

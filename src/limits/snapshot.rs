@@ -44,6 +44,8 @@ pub const LETTER_BYTES_MAX: usize = 8;
 /// Bytes that the encoders decode an object with: twice the largest of it and what its delta is
 /// made from, and the deltas.
 pub const DECODE_LIMIT_BYTES: u64 = 32 << 20;
+/// What a base that is kept takes beside its bytes.
+pub const BASE_COST_BYTES: usize = 192;
 /// Bytes for decoding what takes more, of all builds together; one that alone needs more than all
 /// is decoded alone.
 pub const DECODE_BUDGET_BYTES: u64 = 96 << 20;

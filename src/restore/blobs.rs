@@ -136,6 +136,10 @@ impl<'b> BlobReader<'b> {
             let max = blobs.held_bytes;
             let bases = Some(&mut self.bases);
             let pushed = found.push(kind, max, decoder, held, &|_, _| (), bases);
+            // Few bytes of a pack may be much work.
+            let made = usize::try_from(self.decoder.take_made_bytes()).unwrap_or(usize::MAX);
+            let taken = self.work.take(made);
+            taken.map_err(|fault| failed(id.to_owned(), fault))?;
             match pushed {
                 Ok(Some(_)) => is_held = true,
                 Ok(None) => return Ok(false),

@@ -33,6 +33,9 @@ pub(super) struct Archive {
     pub left_out: Option<LeftOut>,
     /// Whether of objects only packs are taken, with their indexes.
     pub only_packs: bool,
+    /// Whether objects come as parts, which its manifest names: then nothing else of it may bring some. Who looks at the
+    /// parts would not see them.
+    pub has_parts: bool,
     /// Where the data goes of the file that comes in parts.
     part: Option<Place>,
 }
@@ -110,6 +113,9 @@ impl Archive {
         match place {
             Place::Worktree => self.unpacked.files += 1,
             Place::Captured => self.captured.begin(path)?,
+            Place::Objects if self.has_parts => {
+                return Err(RestoreError::entry(path, "its manifest does not have it"));
+            }
             Place::Objects => self.captured.object(path, size)?,
             Place::Skipped => {}
         }
@@ -217,7 +223,31 @@ fn bytes_max(path: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tar::Meta;
     use super::*;
+
+    /// What looks at the packs of a manifest would not see another one.
+    #[test]
+    fn nothing_but_its_parts_brings_objects() {
+        let id = "0123456789".repeat(4);
+        for path in [
+            format!(".git/objects/pack/pack-{id}.pack"),
+            format!(".git/objects/pack/pack-{id}.idx"),
+            format!(".git/objects/{}/{}", &id[..2], &id[2..]),
+        ] {
+            let meta = Meta {
+                path: path.as_bytes(),
+                executable: false,
+                mtime_s: 0,
+            };
+            let event = Event::Whole { meta, data: 0..4 };
+            let mut stream = Archive::default();
+            assert!(stream.takes(&event, b"PACK").unwrap());
+            let mut parts = Archive::default();
+            parts.has_parts = true;
+            parts.takes(&event, b"PACK").unwrap_err();
+        }
+    }
 
     #[test]
     fn what_is_held_is_bounded_and_nothing_comes_twice() {

@@ -104,6 +104,7 @@ pub(super) fn extract<'a>(
     };
     let packs = feed.packs();
     let (mut archive, way) = unpacks.begin();
+    archive.has_parts = !matches!(feed, Feed::Stream(_));
     std::thread::scope(|scope| {
         let (tasks, queue) = unbounded();
         let mut running = start_workers(scope, &shared, queue);

@@ -328,10 +328,13 @@ impl<'a> Conn<'a> {
 
     /// Waits until there is more of the body to read, or its end; whether there is before `until`.
     pub(super) fn has_more(&mut self, until: Instant) -> io::Result<bool> {
+        let have = &self.buffer[self.at..];
         let is_here = match self.rest {
-            Rest::Known(left) | Rest::Chunk(left) if left > 0 => self.at < self.buffer.len(),
-            Rest::UntilEnd => self.at < self.buffer.len(),
-            rest => rest == Rest::Done,
+            Rest::Done => true,
+            // Its line has come; the end of the chunk before it, two bytes, mostly comes without.
+            Rest::FirstChunk => have.contains(&b'\n'),
+            Rest::Chunk(0) => have.get(2..).is_some_and(|line| line.contains(&b'\n')),
+            _ => !have.is_empty(),
         };
         match is_here {
             true => Ok(Instant::now() < until),

@@ -172,7 +172,7 @@ impl<'a> Look<'a> {
         let ours_git = ours.path().join(".git");
         fs::create_dir(&ours_git).map_err(unseen)?;
         let packed = File::create_new(ours_git.join("packed-refs")).map_err(unseen)?;
-        let mut tips = Tips::new(packed);
+        let mut tips = Tips::new(packed, self.index == Index::Stays);
         tips.read(git_dir, known).map_err(|e| match e {
             TipsError::Copy(e) if is_full(&e) => unseen(e),
             e => Unseen::Why(format!("its refs cannot be read: {e}")),

@@ -39,6 +39,7 @@ use super::link::Link;
 use super::moves::Moves;
 use super::noted::{NOTE_NAME, noted};
 use super::objects::Objects;
+use super::opening::{self, Asked, By};
 use super::path::as_path;
 use super::proof;
 use super::proven::Proven;
@@ -232,6 +233,17 @@ impl Renewal<'_> {
         self.staging.old().join(name)
     }
 
+    /// Has the server look at its upstream: who asks for a snapshot can wait for that, and who fetches cannot.
+    fn expect_fresh(&self) -> Result<(), RestoreError> {
+        let asked = Asked {
+            base: self.link.place,
+            query: self.wanted.query(),
+            is_fresh: true,
+            by: By::Manifest,
+        };
+        opening::open(self.link, &asked).map(drop)
+    }
+
     /// What is wanted, whose objects are there then.
     fn fetch(&self, before: &Before, room: Room<'_>) -> Result<News, RestoreError> {
         let link = self.link;
@@ -275,6 +287,9 @@ impl Renewal<'_> {
                 ours: &self.staging.tree(),
             };
             return one.fetch();
+        }
+        if self.args.fresh {
+            self.expect_fresh()?;
         }
         let fetched = update.fetch();
         link.progress.answered();

@@ -47,8 +47,9 @@ struct Made {
 enum Bound<'q> {
     /// What was unpacked, of which a commit has no more.
     Unpacked(Unpacked),
-    /// What there is room for.
-    Quota(&'q Quota),
+    /// What there is room for, besides the entries and bytes that were taken before: what is found is made meanwhile, and
+    /// is to count once.
+    Quota(&'q Quota, (u64, u64)),
 }
 
 /// Makes the index of `commit`. More files than were `unpacked` are not listed: they are not there.
@@ -87,7 +88,8 @@ pub(super) fn plan(
     follower: &mut dyn Follower,
     stop: &Stop,
 ) -> Result<Vec<u8>, RestoreError> {
-    made(objects, commit, Bound::Quota(quota), follower, stop).map(|made| made.bytes)
+    let bound = Bound::Quota(quota, quota.taken());
+    made(objects, commit, bound, follower, stop).map(|made| made.bytes)
 }
 
 /// Nobody.
@@ -122,6 +124,7 @@ fn made(
         entries: 0,
         path: Vec::new(),
         directories: Directories::default(),
+        names_bytes: 0,
         open: Vec::new(),
         spare: Vec::new(),
     };
@@ -169,6 +172,8 @@ struct Walk<'w> {
     entries: u32,
     path: Vec<u8>,
     directories: Directories,
+    /// Of the names of all directories.
+    names_bytes: usize,
     open: Vec<Level>,
     /// Memory of moderate trees that are done with.
     spare: Vec<Vec<u8>>,
@@ -247,6 +252,8 @@ impl Walk<'_> {
         if !self.open.is_empty() {
             self.directory(self.directories.count() as u64)?;
         }
+        self.names_bytes += self.path.len() - name_at;
+        self.expect_held()?;
         self.directories.enter(&self.path[name_at..], &id);
         if !self.open.is_empty() {
             self.path.push(b'/');
@@ -275,10 +282,12 @@ impl Walk<'_> {
                 Err(self.refused("it is in the commit, but not in the archive"))
             }
             Bound::Unpacked(_) => Ok(()),
-            Bound::Quota(_) if count > TREE_DIRECTORIES_MAX => {
+            Bound::Quota(..) if count > TREE_DIRECTORIES_MAX => {
                 Err(self.refused("its commit has too many directories"))
             }
-            Bound::Quota(quota) => quota.look_entries(count),
+            Bound::Quota(quota, (entries, _)) => {
+                quota.expect_entries(entries.saturating_add(count))
+            }
         }
     }
 
@@ -290,18 +299,28 @@ impl Walk<'_> {
                 Err(self.refused("it is in the commit, but not in the archive"))
             }
             Bound::Unpacked(_) => Ok(()),
-            Bound::Quota(_) if self.made.bytes.len() as u64 > TRACKED_INDEX_BYTES_MAX => {
+            Bound::Quota(quota, (entries, bytes)) => {
+                quota.expect_entries(entries.saturating_add(files))?;
+                let blocks = files.saturating_mul(DISK_BLOCK_BYTES);
+                quota.expect(bytes.saturating_add(blocks))
+            }
+        }
+    }
+
+    /// What is held of names and entries, of whatever kind, is bounded; what was unpacked bounds it by itself.
+    fn expect_held(&self) -> Result<(), RestoreError> {
+        let held_bytes = (self.made.bytes.len() + self.names_bytes) as u64;
+        match self.bound {
+            Bound::Quota(..) if held_bytes > TRACKED_INDEX_BYTES_MAX => {
                 Err(self.refused("its commit has too many files"))
             }
-            Bound::Quota(quota) => {
-                quota.look_entries(files)?;
-                quota.look(files.saturating_mul(DISK_BLOCK_BYTES))
-            }
+            _ => Ok(()),
         }
     }
 
     /// A file, link or submodule, at `path`.
     fn entry(&mut self, kind: EntryKind, id: ObjectId) -> Result<(), RestoreError> {
+        self.expect_held()?;
         match kind {
             EntryKind::Commit | EntryKind::Tree => {
                 self.made.directories += 1;

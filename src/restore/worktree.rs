@@ -18,6 +18,7 @@ use super::large::{self, ToFile};
 use super::objects::Objects;
 use super::progress::Progress;
 use super::spill::Spill;
+use super::stop::Stop;
 use super::tree::plan;
 use super::write::{Site, Writer, stopped};
 use crate::limits::{
@@ -137,7 +138,10 @@ impl Shared<'_, '_> {
         let Site { quota, stop, .. } = self.making.site;
         let index = std::thread::scope(|scope| {
             for _ in 0..self.making.workers {
-                scope.spawn(|| self.work().map_err(|error| self.fail(error)));
+                scope.spawn(|| {
+                    let _panics = Panics(stop);
+                    self.work().map_err(|error| self.fail(error))
+                });
             }
             let _ends = Ends(&self.turns);
             let mut finder = Finder::new(&self.turns, self.blobs, way, commit.kind());
@@ -190,6 +194,17 @@ impl Shared<'_, '_> {
             if self.making.task != Task::Prove {
                 self.making.progress.written(turns.len(), written);
             }
+        }
+    }
+}
+
+/// Ends all where a worker panics: who finds entries would wait for it.
+struct Panics<'p>(&'p Stop);
+
+impl Drop for Panics<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.set();
         }
     }
 }

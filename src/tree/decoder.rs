@@ -40,6 +40,8 @@ pub struct Packs {
 #[derive(Clone, Copy)]
 pub struct Stream<'p> {
     pack: &'p Pack,
+    /// Where its entry begins: two that begin at different places may have the same data.
+    entry: u64,
     offset: u64,
     wire: &'p [u8],
     /// Bytes that it makes, as the entry's header has it.
@@ -49,6 +51,8 @@ pub struct Stream<'p> {
 /// An object as one pack has it.
 pub(crate) struct Found<'p> {
     pack: &'p Pack,
+    /// Where its entry begins.
+    offset: u64,
     entry: Entry,
 }
 
@@ -76,6 +80,8 @@ pub struct Decoder {
     base: Vec<u8>,
     delta: Vec<u8>,
     result: Vec<u8>,
+    /// What was inflated and put together so far.
+    made_bytes: u64,
 }
 
 impl Packs {
@@ -108,11 +114,11 @@ impl Packs {
         packs.filter_map(move |(number, pack)| Some((number, pack.offset(id)?)))
     }
 
-    /// Whether what begins at such a place has come, or begun to.
-    pub(crate) fn is_there(&self, (pack, offset): (usize, u64)) -> bool {
+    /// Whether what begins at such a place has come, or begun to, or never will.
+    pub(crate) fn is_known(&self, (pack, offset): (usize, u64)) -> bool {
         self.packs
             .get(pack)
-            .is_none_or(|pack| pack.is_there(offset))
+            .is_none_or(|pack| pack.is_known(offset))
     }
 
     /// Waits for that, for so long at most.
@@ -130,8 +136,13 @@ impl Packs {
     /// The copies of `id`: one for each pack that has it.
     pub(crate) fn copies<'p>(&'p self, id: &oid) -> impl Iterator<Item = Found<'p>> {
         self.packs.iter().filter_map(move |pack| {
-            let entry = pack.entry(pack.offset(id)?)?;
-            Some(Found { pack, entry })
+            let offset = pack.offset(id)?;
+            let entry = pack.entry(offset)?;
+            Some(Found {
+                pack,
+                offset,
+                entry,
+            })
         })
     }
 
@@ -173,6 +184,7 @@ impl<'p> Found<'p> {
     fn stream(&self) -> Stream<'p> {
         Stream {
             pack: self.pack,
+            entry: self.offset,
             offset: self.entry.data_offset,
             wire: self.pack.wire(&self.entry).unwrap_or_default(),
             size: self.entry.decompressed_size,
@@ -199,10 +211,10 @@ impl<'p> Found<'p> {
                     }));
                 }
             };
-            let next = at.and_then(|at| self.pack.entry(at));
+            let next = at.and_then(|at| Some((at, self.pack.entry(at)?)));
             match next.filter(|_| deltas.len() < DELTA_CHAIN_MAX) {
                 None => return Ok(None),
-                Some(next) => self.entry = next,
+                Some(next) => (self.offset, self.entry) = next,
             }
             deltas.push(stream);
         }
@@ -231,6 +243,7 @@ impl<'p> Found<'p> {
             return decoder.push_deltas(of, max_bytes, out, begin, bases);
         }
         begin(out, base.size);
+        decoder.made_bytes += base.size;
         base.inflate(&mut decoder.inflater, out)?;
         Ok(Some(base.size))
     }
@@ -280,7 +293,13 @@ impl Decoder {
             base: Vec::new(),
             delta: Vec::new(),
             result: Vec::new(),
+            made_bytes: 0,
         }
+    }
+
+    /// What was inflated and put together since this was asked last: how much work it was.
+    pub(crate) fn take_made_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.made_bytes)
     }
 
     /// Applies `deltas`, the last one first, to what `base` makes; the last result goes to `out`.
@@ -297,7 +316,7 @@ impl Decoder {
             // The first one is the object itself.
             let made = (1..=deltas.len()).find_map(|at| {
                 let of = *deltas.get(at).unwrap_or(&base_of);
-                Some((at, of, bases.take(of.pack, of.offset)?))
+                Some((at, of, bases.take(of.pack, of.entry)?))
             });
             made.map(|(at, of, made)| {
                 deltas.truncate(at);
@@ -310,7 +329,10 @@ impl Decoder {
                 self.base = held;
                 self.base.len()
             }
-            None => base_of.fill(&mut self.inflater, &mut self.base)?,
+            None => {
+                self.made_bytes += base_of.size;
+                base_of.fill(&mut self.inflater, &mut self.base)?
+            }
         };
         while let Some(stream) = deltas.pop() {
             if (base_bytes as u64).saturating_add(stream.size) > max_bytes {
@@ -323,6 +345,7 @@ impl Decoder {
             if held_bytes.saturating_add(delta.result_bytes) > max_bytes {
                 return Ok(None);
             }
+            self.made_bytes += delta_bytes as u64 + delta.result_bytes;
             let base = &self.base[..base_bytes];
             if deltas.is_empty() {
                 begin(out, delta.result_bytes);
@@ -349,7 +372,7 @@ impl Decoder {
             if made.capacity() / 2 > bytes {
                 made.shrink_to_fit();
             }
-            let free = bases.keep(stream.pack, stream.offset, made);
+            let free = bases.keep(stream.pack, stream.entry, made);
             self.base = free.unwrap_or_default();
         }
     }
@@ -631,6 +654,40 @@ mod tests {
         assert_eq!(out, b"before", "a part of it is left");
     }
 
+    /// In any order, with room for all bases and for few of them.
+    #[test]
+    fn what_is_made_of_kept_bases_is_the_same() {
+        let repository = deltas(&[]);
+        let packs = open(&repository.dir.path().join(".git"));
+        let ids = repository.git(&["rev-list", "--all", "--objects", "--no-object-names"]);
+        let ids: Vec<ObjectId> = ids
+            .lines()
+            .map(|id| ObjectId::from_hex(id.as_bytes()).unwrap())
+            .collect();
+        let mut decoder = Decoder::new();
+        for room in [0, 60_000, 1 << 30] {
+            let mut bases = Bases::new(room);
+            let mut blobs = 0;
+            for id in ids.iter().chain(ids.iter().rev()) {
+                let mut expected = Vec::new();
+                let kind = Kind::Blob;
+                let pushed =
+                    packs.push_object(id, kind, NO_LIMIT, &mut decoder, &mut expected, |_, _| ());
+                let is_blob = pushed.unwrap().is_some();
+                for found in packs.copies(id) {
+                    let mut made = Vec::new();
+                    let bases = Some(&mut bases);
+                    let begin = |_: &mut Vec<u8>, _| ();
+                    let pushed = found.push(kind, NO_LIMIT, &mut decoder, &mut made, &begin, bases);
+                    assert_eq!(pushed.unwrap().is_some(), is_blob);
+                    assert!(made == expected, "{id} with room for {room}");
+                }
+                blobs += usize::from(is_blob);
+            }
+            assert!(blobs > 60, "{blobs}");
+        }
+    }
+
     #[test]
     fn sizes_that_cannot_be_take_no_memory() {
         let repository = deltas(&[]);
@@ -640,6 +697,7 @@ mod tests {
         for size in sizes {
             let stream = Stream {
                 pack,
+                entry: 11,
                 offset: 12,
                 wire: pack
                     .data

@@ -65,7 +65,12 @@ impl Frontier {
         self.there.load(Ordering::Acquire) >= end
     }
 
-    /// Waits for so long at most until all before `end` is there, or never will.
+    /// Whether all before `end` is there, or never will be.
+    pub(crate) fn is_known(&self, end: u64) -> bool {
+        self.is_there(end) || self.lock().is_over
+    }
+
+    /// Waits for so long at most until all before `end` is there, or never will be.
     pub(crate) fn wait_for(&self, end: u64, time: Duration) {
         let is_awaited = |state: &mut State| !self.is_there(end) && !state.is_over;
         // Who holds it does not panic; if one did, it would be looked again.

@@ -79,10 +79,10 @@ impl Pack {
         Some(self.index.pack_offset_at_index(index))
     }
 
-    /// Whether what begins at `offset` has come, or begun to.
-    pub(crate) fn is_there(&self, offset: u64) -> bool {
+    /// Whether what begins at `offset` has come, or begun to, or never will, which who reads it sees.
+    pub(crate) fn is_known(&self, offset: u64) -> bool {
         let frontier = self.frontier.as_ref();
-        frontier.is_none_or(|frontier| frontier.is_there(offset.saturating_add(1)))
+        frontier.is_none_or(|frontier| frontier.is_known(offset.saturating_add(1)))
     }
 
     /// Waits for that, for so long at most.
@@ -96,6 +96,10 @@ impl Pack {
     pub(crate) fn entry(&self, offset: u64) -> Option<Entry> {
         self.expect(offset.saturating_add(ENTRY_HEAD_BYTES))?;
         let entry = self.data.entry(offset).ok()?;
+        // What is behind that may not be there yet.
+        if entry.data_offset.saturating_sub(offset) > ENTRY_HEAD_BYTES {
+            return None;
+        }
         self.expect(self.end(&entry))?;
         Some(entry)
     }

@@ -121,3 +121,36 @@ fn a_build_that_fails_under_a_restore_gives_whole_files_or_an_error() {
         }
     }
 }
+
+/// What has come is taken at once, however small its chunks are, and nobody looks for more meanwhile.
+#[test]
+fn chunks_that_came_together_are_not_waited_for() {
+    const CHUNK_BYTES: usize = 100;
+    let (lab, _server, whole) = served();
+    let (first, rest) = whole.split_at(whole.len() - 60_000);
+    let chunk = |piece: &[u8]| {
+        let size = format!("{:x}\r\n", piece.len());
+        [size.as_bytes(), piece, b"\r\n"].concat()
+    };
+    let head = b"HTTP/1.1 200 OK\r\nETag: \"x\"\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut answer = [&head[..], &chunk(first)].concat();
+    rest.chunks(CHUNK_BYTES)
+        .for_each(|piece| answer.extend(chunk(piece)));
+    answer.extend_from_slice(b"0\r\n\r\n");
+    let address = crate::support::relay::listen(move |socket| {
+        let mut asked = [0; 4096];
+        let mut socket = socket;
+        if std::io::Read::read(&mut socket, &mut asked).is_ok_and(|got| got > 0) {
+            drop(std::io::Write::write_all(&mut socket, &answer));
+        }
+        // The connection stays, as a server's does.
+        drop(std::io::Read::read(&mut socket, &mut asked));
+    });
+    let began = std::time::Instant::now();
+    let more = ["--by-archive", "--connections", "1", "--quiet"];
+    let target = lab.scratch("target");
+    expect(&restore(address, "test/app", &target, &more), 0);
+    // Half a second for each chunk of the last thousands of bytes.
+    let took = began.elapsed();
+    assert!(took < std::time::Duration::from_secs(10), "{took:?}");
+}

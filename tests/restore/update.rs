@@ -1,7 +1,7 @@
 //! `--update`: a working copy is brought to another commit, what would be lost is named, and whoever is killed in the
 //! middle of it leaves what the next run brings to the end.
 
-use crate::lab::{BINARY, Running, direct, expect, relay, restore};
+use crate::lab::{BINARY, Running, direct, expect, expect_files, relay, restore};
 use crate::overwrite::everything;
 use crate::support::lab::{Lab, copy_tree};
 use crate::support::repos::{self, Importer, Layout};
@@ -443,4 +443,43 @@ fn who_is_killed_leaves_what_the_next_run_finishes() {
         fs::remove_dir_all(&copy).unwrap_or_else(|e| panic!("{e}"));
     }
     println!("{unfinished} of {kills} runs were killed in the middle of their changes");
+}
+
+/// With `--fresh` what was pushed a moment ago is there, and where nobody can tell nothing is done.
+#[test]
+fn what_is_to_be_fresh_is_what_the_upstream_has() {
+    let lab = lab();
+    let server = lab.settings().with(&["--ref-check-interval", "1h"]).start();
+    let target = lab.scratch("target");
+    expect(&restore(server.address(), "test/app", &target, &[]), 0);
+    let upstream = lab.upstream("app");
+    for number in 0..3 {
+        let id = repos::add_commit(&upstream, "main", &format!("{number}.txt"), b"new");
+        expect(&update(&server, &target, &["--fresh"]), 0);
+        assert_eq!(git::text(&target, &["rev-parse", "HEAD"]), id, "{number}");
+        assert_eq!(git::text(&target, &["status", "--porcelain"]), "");
+    }
+    fs::rename(&upstream, lab.scratch("away")).unwrap_or_else(|e| panic!("{e}"));
+    expect(&update(&server, &target, &["--fresh"]), 3);
+}
+
+/// A tag that was made here, and what only that leads to, is nobody else's: it is named, and goes when it may.
+#[test]
+fn tags_that_were_made_here_are_kept() {
+    let (_lab, server, target, clone) = behind();
+    let before = git::text(&target, &["rev-parse", "HEAD"]);
+    let as_me = ["-c", "user.name=a", "-c", "user.email=b"];
+    let commit = ["commit", "-q", "--allow-empty", "-m", "precious"];
+    git::run(&target, &[&as_me[..], &commit].concat());
+    git::run(&target, &["tag", "keepme"]);
+    git::run(&target, &["reset", "-q", "--hard", &before]);
+    let errors = expect(&update(&server, &target, &[]), 1);
+    assert!(errors.contains("keepme"), "{errors}");
+    assert!(errors.contains("--discard-local"), "{errors}");
+    assert_eq!(git::text(&target, &["rev-parse", "HEAD"]), before);
+    git::run(&target, &["rev-parse", "keepme"]);
+    // One on what somebody else has loses nothing.
+    git::run(&target, &["tag", "-f", "keepme", &before]);
+    expect(&update(&server, &target, &[]), 0);
+    expect_files(&clone, &target, "after the tag");
 }

@@ -48,11 +48,14 @@ pub(super) struct Tips {
     pub has_stash: bool,
     /// The commit that is checked out.
     pub head: Option<ObjectId>,
+    /// Whether tags and the like that have files of their own were made here: those of a server are packed.
+    loose_are_own: bool,
 }
 
 impl Tips {
-    pub(super) fn new(out: File) -> Tips {
+    pub(super) fn new(out: File, loose_are_own: bool) -> Tips {
         Tips {
+            loose_are_own,
             out: BufWriter::new(out),
             written: 0,
             kind: None,
@@ -87,7 +90,15 @@ impl Tips {
                     if branch == Some(name) {
                         self.head = Some(*id);
                     }
-                    self.take(name, *id, whose(name.as_bstr(), &led_to))?;
+                    let whose = match whose(name.as_bstr(), &led_to) {
+                        Whose::Known | Whose::Nobodys
+                            if self.loose_are_own && !name.starts_with(b"refs/remotes/") =>
+                        {
+                            Whose::Own
+                        }
+                        whose => whose,
+                    };
+                    self.take(name, *id, whose)?;
                 }
                 Loose::Symbolic(_) => {}
             }

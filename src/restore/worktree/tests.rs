@@ -13,7 +13,7 @@ use super::super::stop::Stop;
 use super::super::sums::Sums;
 use super::super::testing::Repository;
 use super::*;
-use crate::limits::{FILTER_PIECE_BYTES, HELD_BLOB_BYTES, WORKTREE_WORKERS_MAX};
+use crate::limits::{DISK_BLOCK_BYTES, FILTER_PIECE_BYTES, HELD_BLOB_BYTES, WORKTREE_WORKERS_MAX};
 use crate::tree::frontier::Frontier;
 use crate::tree::packed::Pack;
 
@@ -124,8 +124,19 @@ fn make_from(
     task: Task,
     from: impl FnOnce() -> From,
 ) -> Result<(), RestoreError> {
+    make_within(repository, commit, into, (task, u64::MAX), from)
+}
+
+/// The same, of which no more than `limit_bytes` may be written.
+fn make_within(
+    repository: &Repository,
+    commit: ObjectId,
+    into: &Path,
+    (task, limit_bytes): (Task, u64),
+    from: impl FnOnce() -> From,
+) -> Result<(), RestoreError> {
     let root = File::open(into).unwrap();
-    let quota = Quota::new(Some(u64::MAX), into).unwrap();
+    let quota = Quota::new(Some(limit_bytes), into).unwrap();
     let (stop, progress) = (Stop::default(), Progress::default());
     let site = Site {
         root: root.as_fd(),
@@ -445,7 +456,10 @@ fn files_are_made_before_all_trees_have_come() {
     std::thread::scope(|scope| {
         let made = scope.spawn(|| {
             let pack = Pack::open_coming(&path, &coming, Kind::Sha1, frontier.clone()).unwrap();
-            make_from(&repository, commit, into.path(), Task::Make, || {
+            // What is made counts once, and not again as what is found.
+            let entries = (DIRECTORIES * 5 + 1) as u64;
+            let within = (Task::Make, entries * DISK_BLOCK_BYTES * 11 / 10);
+            make_within(&repository, commit, into.path(), within, || {
                 From::Coming(Packs::of(vec![pack]))
             })
         });

@@ -7,7 +7,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::super::stop::Stop;
-use crate::limits::{COMING_LOOK_MS, WORKTREE_ENTRIES_AT_ONCE};
+use crate::limits::{
+    COMING_LOOK_MS, INTERRUPT_POLL_MS, WORKTREE_ENTRIES_AT_ONCE, WORKTREE_ENTRIES_WAITING_MAX,
+};
 use crate::tree::decoder::Packs;
 use crate::tree::filter::AttributeFiles;
 
@@ -41,6 +43,8 @@ pub(super) struct Turns<'t> {
     stop: &'t Stop,
     state: Mutex<State>,
     changed: Condvar,
+    /// There are fewer that wait.
+    less: Condvar,
 }
 
 #[derive(Default)]
@@ -59,6 +63,7 @@ impl<'t> Turns<'t> {
             stop,
             state: Mutex::default(),
             changed: Condvar::new(),
+            less: Condvar::new(),
         }
     }
 
@@ -66,9 +71,15 @@ impl<'t> Turns<'t> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Entries of a batch were found, with the places of their blobs, which count where those still come.
+    /// Entries of a batch were found, with the places of their blobs, which count where those still come. Waits while there
+    /// are many that nobody has taken.
     pub(super) fn add(&self, batch: &Arc<Batch>, entries: Vec<(Range<usize>, BlobPlace)>) {
         let mut state = self.lock();
+        while state.waiting.len() > WORKTREE_ENTRIES_WAITING_MAX && !self.stop.is_set() {
+            let poll = Duration::from_millis(INTERRUPT_POLL_MS);
+            let woken = self.less.wait_timeout(state, poll);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
         for (range, place) in entries {
             let number = state.found;
             state.found += 1;
@@ -94,11 +105,13 @@ impl<'t> Turns<'t> {
             let is_over = state.is_over;
             while taken.len() < WORKTREE_ENTRIES_AT_ONCE
                 && let Some(first) = state.waiting.first_entry()
-                && (is_over || self.is_there(first.key().0))
+                && (is_over || self.is_known(first.key().0))
             {
                 taken.push(first.remove());
             }
             if !taken.is_empty() {
+                drop(state);
+                self.less.notify_one();
                 return;
             }
             let next = state.waiting.first_key_value().map(|(key, _)| key.0);
@@ -118,8 +131,9 @@ impl<'t> Turns<'t> {
         }
     }
 
-    fn is_there(&self, place: BlobPlace) -> bool {
-        self.coming.is_none_or(|packs| packs.is_there(place))
+    /// Whether nobody waits who takes it.
+    fn is_known(&self, place: BlobPlace) -> bool {
+        self.coming.is_none_or(|packs| packs.is_known(place))
     }
 }
 
