@@ -243,8 +243,10 @@ mod tests {
             let event = Event::Whole { meta, data: 0..4 };
             let mut stream = Archive::default();
             assert!(stream.takes(&event, b"PACK").unwrap());
-            let mut parts = Archive::default();
-            parts.has_parts = true;
+            let mut parts = Archive {
+                has_parts: true,
+                ..Archive::default()
+            };
             parts.takes(&event, b"PACK").unwrap_err();
         }
     }
