@@ -1,6 +1,7 @@
 //! The worktree, made from the packs alone: what the index of a commit lists is written by all cores, each file as its
 //! blob and its attributes have it. It is the same as an archive's frames have it, as both come from the same decoder
-//! and the same conversions.
+//! and the same conversions. Packs may still come: what a walk of the trees has found ([`found`]) is made while it goes
+//! on, and what has come of that first ([`turns`]).
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};

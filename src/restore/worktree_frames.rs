@@ -78,11 +78,7 @@ pub(super) fn unpack_frames(
         (result, watching.join().unwrap_or(false))
     });
     match result {
-        Ok(archive) => match archive.captured.objects().next() {
-            None => Ok(Some(archive.unpacked)),
-            // Nobody looks at what is written there.
-            Some((path, _)) => Err(RestoreError::entry(path, "it is none of a worktree")),
-        },
+        Ok(archive) => Ok(Some(archive.unpacked)),
         Err(_) if has_turned => {
             let left = download.left().0;
             source.link.progress.takes_back(left.unwrap_or_default());

@@ -125,7 +125,7 @@ fn a_build_that_fails_under_a_restore_gives_whole_files_or_an_error() {
 /// What has come is taken at once, however small its chunks are, and nobody looks for more meanwhile.
 #[test]
 fn chunks_that_came_together_are_not_waited_for() {
-    const CHUNK_BYTES: usize = 100;
+    const CHUNK_BYTES: usize = 10;
     let (lab, _server, whole) = served();
     let (first, rest) = whole.split_at(whole.len() - 60_000);
     let chunk = |piece: &[u8]| {
