@@ -198,7 +198,12 @@ impl Git {
         let found = rustix::fs::statvfs(on)
             .map_err(|source| MirrorError::io("read the size of", on, source.into()))?;
         let total_bytes = found.f_blocks.saturating_mul(found.f_frsize);
-        let limit_bytes = self.size_limit.of(total_bytes);
+        // What is not below the file system's size limits nothing: it is for the file system to
+        // say that it is full, and what helps then is another remedy.
+        let limit_bytes = match self.size_limit.of(total_bytes) {
+            all if all >= total_bytes => u64::MAX,
+            limit_bytes => limit_bytes,
+        };
         Ok(Growth {
             dir,
             limit_bytes,
