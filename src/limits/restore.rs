@@ -286,6 +286,8 @@ pub const HELD_BLOB_BYTES_MAX: u64 = 16 << 20;
 pub const BASES_BYTES: usize = 64 << 20;
 /// Largest blob that is converted in memory, which takes a dozen times as much.
 pub const HELD_CONVERTED_BYTES: usize = 256 << 10;
+/// Memory that attribute files may take in all workers that make a worktree.
+pub const RESTORED_ATTRIBUTES_BYTES: usize = 96 << 20;
 /// Workers that make a worktree from packs.
 pub const WORKTREE_WORKERS_MAX: usize = 16;
 /// Entries of a worktree that a worker takes at a time: neighbours, which have directories in common.

@@ -41,6 +41,15 @@ pub const BIG_FILE_BYTES: u64 = 8 << 20;
 pub const FILTER_PIECE_BYTES: usize = 64 << 10;
 /// More than any letter of a text has.
 pub const LETTER_BYTES_MAX: usize = 8;
+/// Memory that the attribute files of a path's directories may take, for each thread that converts files: two hundred
+/// thousand lines.
+pub const ATTRIBUTES_BYTES_MAX: usize = 128 << 20;
+/// What a parsed line of an attribute file takes, and each of its attributes, and each name of one.
+pub const ATTRIBUTE_LINE_BYTES: usize = 320;
+pub const ATTRIBUTE_WORD_BYTES: usize = 80;
+pub const ATTRIBUTE_NAME_BYTES: usize = 500;
+/// What an attribute file takes that is only listed, besides twice its path.
+pub const ATTRIBUTE_FILE_BYTES: usize = 160;
 /// Bytes that the encoders decode an object with: twice the largest of it and what its delta is
 /// made from, and the deltas.
 pub const DECODE_LIMIT_BYTES: u64 = 32 << 20;

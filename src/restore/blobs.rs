@@ -20,7 +20,7 @@ use super::sink::{Nothing, Sink};
 use super::spill::{Spill, Spilled};
 use super::stop::Stop;
 use crate::limits::{
-    BASES_BYTES, DECODE_LIMIT_BYTES, HELD_BLOB_BYTES, HELD_BLOB_BYTES_MAX, TREE_WORK_BYTES_MIN,
+    BASES_BYTES, HELD_BLOB_BYTES, HELD_BLOB_BYTES_MAX, TREE_WORK_BYTES_MIN,
     TREE_WORK_PER_PACK_BYTE, WORKTREE_WORKERS_MAX,
 };
 use crate::tree::bases::Bases;
@@ -338,11 +338,16 @@ impl Sink for Proving<'_> {
 }
 
 /// Blobs that say which conversions files go through.
-pub(super) struct Attributes<'b>(RefCell<BlobReader<'b>>);
+pub(super) struct Attributes<'b> {
+    reader: RefCell<BlobReader<'b>>,
+    max_bytes: usize,
+}
 
 impl<'b> Attributes<'b> {
-    pub(super) fn of(blobs: &'b Blobs<'b>) -> Attributes<'b> {
-        Attributes(RefCell::new(blobs.reader()))
+    /// None of them larger than `max_bytes`.
+    pub(super) fn of(blobs: &'b Blobs<'b>, max_bytes: usize) -> Attributes<'b> {
+        let reader = RefCell::new(blobs.reader());
+        Attributes { reader, max_bytes }
     }
 }
 
@@ -352,9 +357,10 @@ impl Find for Attributes<'_> {
         id: &oid,
         buffer: &'a mut Vec<u8>,
     ) -> gix::error::Result<Option<Data<'a>>> {
-        let mut reader = self.0.borrow_mut();
+        let mut reader = self.reader.borrow_mut();
         buffer.clear();
-        let mut held = Held(buffer);
+        let max_bytes = self.max_bytes;
+        let mut held = Held { buffer, max_bytes };
         let read = reader.stream(id, &mut held);
         read.map_err(|e| gix::error::Error::from(gix::error::Exn::new(e)))?;
         let object_hash = reader.blobs.hash;
@@ -366,19 +372,22 @@ impl Find for Attributes<'_> {
     }
 }
 
-/// What is held, up to what decoding an object may take.
-struct Held<'v>(&'v mut Vec<u8>);
+/// What is held.
+struct Held<'v> {
+    buffer: &'v mut Vec<u8>,
+    max_bytes: usize,
+}
 
 impl Sink for Held<'_> {
     fn begin(&mut self, bytes: u64) -> Result<(), RestoreError> {
-        match bytes <= DECODE_LIMIT_BYTES {
+        match bytes <= self.max_bytes as u64 {
             true => Ok(()),
             false => Err(RestoreError::entry(b".gitattributes", "it is too large")),
         }
     }
 
     fn piece(&mut self, piece: &[u8]) -> Result<(), RestoreError> {
-        self.0.extend_from_slice(piece);
+        self.buffer.extend_from_slice(piece);
         Ok(())
     }
 }

@@ -23,11 +23,13 @@ use super::stop::Stop;
 use super::tree::plan;
 use super::write::{Site, Writer, stopped};
 use crate::limits::{
-    EARLY_ATTRIBUTE_FILES_MAX, HELD_CONVERTED_BYTES, PATH_BYTES_MAX, WORKTREE_WORKERS_MAX,
+    EARLY_ATTRIBUTE_FILES_MAX, HELD_CONVERTED_BYTES, PATH_BYTES_MAX, RESTORED_ATTRIBUTES_BYTES,
+    WORKTREE_WORKERS_MAX,
 };
 use crate::tree::decoder::Packs;
-use crate::tree::filter::{AttributeFiles, Conversions, Filter, FilterError};
+use crate::tree::filter::{Conversions, Filter, FilterError};
 use crate::tree::index::{SUBMODULE, mode};
+use crate::tree::rules::AttributeFiles;
 use crate::tree::walk::ATTRIBUTES_FILE;
 use found::Finder;
 use turns::{Ends, Turns};
@@ -221,6 +223,8 @@ struct Maker<'s> {
     blobs: &'s Blobs<'s>,
     spill: Spill<'s>,
     site: Site<'s>,
+    /// How many do as it does.
+    workers: usize,
     mtime_s: i64,
     /// Time that was not spent with writing.
     decoded: Duration,
@@ -236,6 +240,7 @@ impl<'s> Maker<'s> {
             blobs: shared.blobs,
             spill: shared.spill,
             site: shared.making.site,
+            workers: shared.making.workers.max(1),
             mtime_s: shared.making.dates.file_s(),
             decoded: Duration::ZERO,
         }
@@ -246,13 +251,14 @@ impl<'s> Maker<'s> {
     fn convert_by(&mut self, attributes: &AttributeFiles) -> Result<(), RestoreError> {
         if attributes.count() > self.attribute_files {
             self.attribute_files = attributes.count();
-            let blobs = Attributes::of(self.blobs);
+            let limit_bytes = RESTORED_ATTRIBUTES_BYTES / self.workers;
+            let blobs = Attributes::of(self.blobs, limit_bytes / 2);
             // To look at many takes longer than it saves.
             let is_few = attributes.count() <= EARLY_ATTRIBUTE_FILES_MAX;
             if is_few && !attributes.may_convert(&blobs) {
                 return Ok(());
             }
-            let filter = Filter::new(attributes);
+            let filter = Filter::new(attributes, limit_bytes);
             let filter = filter.map_err(|e| RestoreError::entry(ATTRIBUTES_FILE, e.to_string()))?;
             self.filter = Some((filter, blobs));
         }

@@ -11,11 +11,12 @@ use super::budget::Budget;
 use super::reuse::Reuse;
 use super::trees::{Kept, LargestTree};
 use crate::io::shortage::Detail;
-use crate::limits::{DECODE_LIMIT_BYTES, DELTA_CACHE_BYTES};
+use crate::limits::{ATTRIBUTES_BYTES_MAX, DECODE_LIMIT_BYTES, DELTA_CACHE_BYTES};
 use crate::tree::batch::Batch;
 use crate::tree::decoder::{Decoder, Packs, Trees};
-use crate::tree::filter::{AttributeFiles, Conversions, Filter, FilterError};
+use crate::tree::filter::{Conversions, Filter, FilterError};
 use crate::tree::frames::FrameError;
+use crate::tree::rules::{AttributeFiles, RulesError};
 use crate::tree::tar;
 use crate::tree::walk::{Go, Start, Step, WalkError, walk};
 
@@ -42,7 +43,7 @@ pub enum JobError {
     #[error("the pinned repository cannot be opened: {0}")]
     Open(#[source] Detail),
     #[error("attributes cannot be prepared: {0}")]
-    Attributes(#[source] std::io::Error),
+    Attributes(#[source] RulesError),
     #[error(transparent)]
     Frame(#[from] FrameError),
     #[error("no memory for an encoder")]
@@ -161,11 +162,14 @@ impl Local {
     }
 
     pub(super) fn new(source: &Source, repository: gix::Repository) -> Result<Local, JobError> {
-        let unknown = || JobError::Attributes(std::io::Error::other("they are not known yet"));
+        let unknown =
+            || JobError::Attributes(std::io::Error::other("they are not known yet").into());
         let attributes = source.attributes.get().ok_or_else(unknown)?;
         let filter = match attributes.is_empty() {
             true => None,
-            false => Some(Filter::new(attributes).map_err(JobError::Attributes)?),
+            false => {
+                Some(Filter::new(attributes, ATTRIBUTES_BYTES_MAX).map_err(JobError::Attributes)?)
+            }
         };
         Ok(Local::with_filter(source, repository, filter))
     }

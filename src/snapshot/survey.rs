@@ -11,8 +11,8 @@ use crate::limits::{
     LARGE_DIRECTORY_PATHS_BYTES_MAX, TREE_DIRECTORIES_MAX, TREE_ENTRIES_MAX,
 };
 use crate::manifest::outline::LargeDirectory;
-use crate::tree::filter::AttributeFiles;
 use crate::tree::index::{Directories, entry_bytes};
+use crate::tree::rules::AttributeFiles;
 use crate::tree::walk::{ATTRIBUTES_FILE, Chain, Go, Start, Step, WalkError};
 
 /// What a build has to know of its tree before it begins with it.

@@ -6,23 +6,14 @@
 use std::collections::HashMap;
 
 use gix::attrs::StateRef;
-use gix::attrs::search::{MetadataCollection, Outcome};
 use gix::bstr::{BStr, BString, ByteSlice};
 use gix::filter::plumbing::eol::{self, AttributesDigest, Mode, Stats};
-use gix::glob::pattern::Case;
 use gix::objs::Find;
-use gix::worktree::Stack;
-use gix::worktree::stack::State;
-use gix::worktree::stack::state::{Attributes, attributes::Source};
-use gix::{ObjectId, oid};
+use gix::oid;
 
 use super::iconv::{Encoder, Identity};
+use super::rules::{ATTRIBUTES, AttributeFiles, Rules, RulesError, Which};
 use crate::limits::{FILTER_PIECE_BYTES, LETTER_BYTES_MAX};
-
-/// The attributes that decide about a conversion; [`Filter::conversions`] reads them in this order.
-const ATTRIBUTES: [&str; 5] = ["crlf", "ident", "eol", "text", ENCODING];
-/// The one whose conversion is the C library's.
-const ENCODING: &str = "working-tree-encoding";
 
 /// git's configuration as in a fresh clone on Linux: no `core.autocrlf`, no `core.eol`.
 const EOL: eol::Configuration = eol::Configuration {
@@ -34,10 +25,7 @@ const EOL: eol::Configuration = eol::Configuration {
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
     #[error("attributes of '{path}' cannot be read: {source}")]
-    Attributes {
-        path: BString,
-        source: std::io::Error,
-    },
+    Attributes { path: BString, source: RulesError },
     #[error("'{path}' has working-tree-encoding set to true or false, which git refuses too")]
     Encoding { path: BString },
     #[error("'{path}' cannot be converted: {detail}")]
@@ -149,117 +137,22 @@ impl Text<'_> {
     }
 }
 
-/// Where the attributes of a tree are: every `.gitattributes` file, sorted by path.
-#[derive(Debug, Clone, Default)]
-pub struct AttributeFiles {
-    files: Vec<(BString, ObjectId)>,
-}
-
-impl AttributeFiles {
-    /// Adds a file; calls come in the order of the walk.
-    pub fn push(&mut self, path: &BStr, id: &oid) {
-        self.files.push((path.to_owned(), id.to_owned()));
-    }
-
-    /// How many there are.
-    pub(crate) fn count(&self) -> usize {
-        self.files.len()
-    }
-
-    /// Whether any of them may ask for a conversion. None does in which no attribute is named that decides about one: what
-    /// sets it, a macro among that, names it.
-    pub(crate) fn may_convert(&self, objects: &dyn Find) -> bool {
-        let mut blob = Vec::new();
-        self.files.iter().any(|(_, id)| {
-            let found = objects.try_find(id, &mut blob);
-            // Who reads what cannot be read here says why.
-            let text = found.ok().flatten().map(|found| found.data);
-            text.is_none_or(|text| ATTRIBUTES.iter().any(|name| text.contains_str(name)))
-        })
-    }
-
-    /// Whether no file of the tree can ask for a conversion.
-    pub fn is_empty(&self) -> bool {
-        self.files.is_empty()
-    }
-}
-
-/// Attribute files as git reads those of a repository (`read_attr_from_buf` and `parse_attr_line` of
-/// its `attr.c`), which gix does not: up to a NUL, lines of 2,048 bytes and more left out, and a
-/// byte order mark taken for a part of the first pattern.
-struct AttributeBlobs<'a>(&'a dyn Find);
-
-impl Find for AttributeBlobs<'_> {
-    fn try_find<'b>(
-        &self,
-        id: &oid,
-        buffer: &'b mut Vec<u8>,
-    ) -> gix::error::Result<Option<gix::objs::Data<'b>>> {
-        let mut stored = Vec::new();
-        let Some(found) = self.0.try_find(id, &mut stored)? else {
-            return Ok(None);
-        };
-        buffer.clear();
-        push_as_read(found.data, buffer);
-        Ok(Some(gix::objs::Data {
-            kind: found.kind,
-            object_hash: found.object_hash,
-            data: buffer,
-        }))
-    }
-}
-
-fn push_as_read(stored: &[u8], out: &mut Vec<u8>) {
-    const LINE_BYTES: usize = 2048;
-    const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-    let end = stored.find_byte(0).unwrap_or(stored.len());
-    let stored = &stored[..end];
-    if stored.starts_with(BYTE_ORDER_MARK) {
-        // Only at the beginning of a file it would be skipped.
-        out.push(b'\n');
-    }
-    for line in stored.split_inclusive(|b| *b == b'\n') {
-        match line.strip_suffix(b"\n").unwrap_or(line).len() {
-            0..LINE_BYTES => out.extend_from_slice(line),
-            _ => out.push(b'\n'),
-        }
-    }
-}
-
 /// Converts files; one for each thread.
 pub(crate) struct Filter {
-    stack: Stack,
-    outcome: Outcome,
-    /// Of what only who writes a few files asks.
-    driver: Option<Outcome>,
+    rules: Rules,
     encoders: HashMap<BString, Option<Encoder>>,
     buffer: Vec<u8>,
     spare: Vec<u8>,
 }
 
 impl Filter {
-    /// A filter for a tree with these attribute files.
-    pub(crate) fn new(attributes: &AttributeFiles) -> std::io::Result<Filter> {
-        let mut collection = MetadataCollection::default();
-        let none: [std::path::PathBuf; 0] = [];
-        let mut scratch = Vec::new();
-        let globals = gix::attrs::Search::new_globals(none, &mut scratch, &mut collection)?;
-        let state = Attributes::new(globals, None, Source::IdMapping, collection);
-        // The root is never touched: all files come from the object database.
-        let mut files = attributes.files.clone();
-        files.sort();
-        let stack = Stack::new(
-            "/",
-            State::AttributesStack(state),
-            Case::Sensitive,
-            scratch,
-            files,
-        );
-        let outcome = stack.selected_attribute_matches(ATTRIBUTES);
+    /// A filter for a tree with these attribute files, which may take so much memory for those of one path.
+    pub(crate) fn new(
+        attributes: &AttributeFiles,
+        limit_bytes: usize,
+    ) -> Result<Filter, RulesError> {
         Ok(Filter {
-            stack,
-            outcome,
-            driver: None,
+            rules: Rules::new(attributes, limit_bytes)?,
             encoders: HashMap::new(),
             buffer: Vec::new(),
             spare: Vec::new(),
@@ -338,16 +231,8 @@ impl Filter {
         path: &BStr,
         objects: &dyn Find,
     ) -> Result<bool, FilterError> {
-        let stack = &self.stack;
-        let all = || stack.selected_attribute_matches(["filter"]);
-        let outcome = self.driver.get_or_insert_with(all);
-        let platform = self.stack.at_entry(path, None, &AttributeBlobs(objects));
-        let platform = platform.map_err(|source| FilterError::Attributes {
-            path: path.to_owned(),
-            source,
-        })?;
-        outcome.reset();
-        platform.matching_attributes(outcome);
+        let outcome = self.rules.look(Which::Driver, path, objects);
+        let outcome = outcome.map_err(|error| unread(path, error))?;
         let state = outcome.iter_selected().next();
         Ok(state.is_some_and(|found| matches!(found.assignment.state, StateRef::Value(_))))
     }
@@ -359,15 +244,10 @@ impl Filter {
         path: &BStr,
         objects: &dyn Find,
     ) -> Result<Conversions, FilterError> {
-        let platform = self.stack.at_entry(path, None, &AttributeBlobs(objects));
-        let platform = platform.map_err(|source| FilterError::Attributes {
-            path: path.to_owned(),
-            source,
-        })?;
-        self.outcome.reset();
-        platform.matching_attributes(&mut self.outcome);
+        let outcome = self.rules.look(Which::Conversions, path, objects);
+        let outcome = outcome.map_err(|error| unread(path, error))?;
         let mut states = [StateRef::Unspecified; ATTRIBUTES.len()];
-        for (state, found) in states.iter_mut().zip(self.outcome.iter_selected()) {
+        for (state, found) in states.iter_mut().zip(outcome.iter_selected()) {
             *state = found.assignment.state;
         }
         let [crlf, ident, eol, text, encoding] = states;
@@ -389,6 +269,13 @@ impl Filter {
             eol: eol.filter(|digest| digest.to_eol(EOL) == Some(Mode::CrLf)),
             encoding: encoding.filter(|e| !utf8(e)).map(BStr::to_owned),
         })
+    }
+}
+
+fn unread(path: &BStr, source: RulesError) -> FilterError {
+    FilterError::Attributes {
+        path: path.to_owned(),
+        source,
     }
 }
 
@@ -476,6 +363,8 @@ fn ident_end(rest: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use gix::ObjectId;
+
     use super::*;
 
     #[test]

@@ -25,6 +25,7 @@ pub(crate) mod map;
 pub(crate) mod order;
 pub(crate) mod pack;
 pub(crate) mod packed;
+pub(crate) mod rules;
 pub(crate) mod stored;
 pub(crate) mod sum;
 pub mod tar;

@@ -11,8 +11,8 @@ use gix::objs::{Data, Find};
 use super::changes::Changes;
 use super::entries::Entries;
 use crate::limits::{
-    HELD_CONVERTED_BYTES, PATH_BYTES_MAX, RENEWED_BLOB_BYTES_MAX, STREAM_READ_BYTES,
-    WORKTREE_WORKERS_MAX,
+    HELD_CONVERTED_BYTES, PATH_BYTES_MAX, RENEWED_BLOB_BYTES_MAX, RESTORED_ATTRIBUTES_BYTES,
+    STREAM_READ_BYTES, WORKTREE_WORKERS_MAX,
 };
 use crate::restore::blobs::{BlobReader, Blobs as LargeBlobs};
 use crate::restore::error::RestoreError;
@@ -22,8 +22,9 @@ use crate::restore::quota::Quota;
 use crate::restore::spill::{Spill, Spilled};
 use crate::restore::stop::Stop;
 use crate::restore::write::stopped;
-use crate::tree::filter::{AttributeFiles, Conversions, Filter};
+use crate::tree::filter::{Conversions, Filter};
 use crate::tree::index::SUBMODULE;
+use crate::tree::rules::AttributeFiles;
 use crate::tree::walk::ATTRIBUTES_FILE;
 
 /// Whether a path is that of a file of attributes.
@@ -122,8 +123,8 @@ impl<'s> Contents<'s> {
         attributes: &AttributeFiles,
         (quota, stop): (&'s Quota, &'s Stop),
     ) -> Result<Contents<'s>, RestoreError> {
-        let filter = Filter::new(attributes);
-        let filter = filter.map_err(|e| RestoreError::disk("read attributes of", tree, e))?;
+        let filter = Filter::new(attributes, RESTORED_ATTRIBUTES_BYTES / 2);
+        let filter = filter.map_err(|e| RestoreError::entry(ATTRIBUTES_FILE, e.to_string()))?;
         Ok(Contents {
             objects: Objects::open_for_files(tree, hash, stop)?,
             filter,

@@ -16,8 +16,8 @@ use crate::restore::path::as_path;
 use crate::restore::quota::Quota;
 use crate::restore::stop::Stop;
 use crate::restore::write::stopped;
-use crate::tree::filter::AttributeFiles;
 use crate::tree::index::{STAT_BYTES, SUBMODULE};
+use crate::tree::rules::AttributeFiles;
 
 /// Where an index has the device, which git does not compare.
 const DEVICE: std::ops::Range<usize> = 16..20;

@@ -25,7 +25,7 @@ use crate::restore::path::as_path;
 use crate::restore::quota::Quota;
 use crate::restore::stop::Stop;
 use crate::restore::write::stopped;
-use crate::tree::filter::AttributeFiles;
+use crate::tree::rules::AttributeFiles;
 
 /// The working copy as it is, and what sees its objects.
 pub(super) struct Before {

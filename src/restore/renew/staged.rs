@@ -15,8 +15,8 @@ use crate::restore::error::RestoreError;
 use crate::restore::large::ToFile;
 use crate::restore::run::Room;
 use crate::restore::write::{Site, Writer, stopped};
-use crate::tree::filter::AttributeFiles;
 use crate::tree::index::SUBMODULE;
+use crate::tree::rules::AttributeFiles;
 
 /// A file to be made: path, mode and object.
 pub(super) type Item<'i> = (&'i [u8], u32, ObjectId);

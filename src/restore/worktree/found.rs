@@ -13,8 +13,8 @@ use super::super::index::{Listed, next_entry};
 use super::super::tree::Follower;
 use super::turns::{Batch, Turns};
 use crate::limits::EARLY_ATTRIBUTE_FILES_MAX;
-use crate::tree::filter::AttributeFiles;
 use crate::tree::index::{HEADER_BYTES, SUBMODULE};
+use crate::tree::rules::AttributeFiles;
 use crate::tree::walk::ATTRIBUTES_FILE;
 
 /// Hands over what a walk finds before it reads the next tree, which may not have come yet.

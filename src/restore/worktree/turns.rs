@@ -11,7 +11,7 @@ use crate::limits::{
     COMING_LOOK_MS, INTERRUPT_POLL_MS, WORKTREE_ENTRIES_AT_ONCE, WORKTREE_ENTRIES_WAITING_MAX,
 };
 use crate::tree::decoder::Packs;
-use crate::tree::filter::AttributeFiles;
+use crate::tree::rules::AttributeFiles;
 
 /// Where the blob of an entry begins: in which pack, and at what byte of it.
 pub(super) type BlobPlace = (usize, u64);
