@@ -15,7 +15,7 @@ pub struct Quota {
     limit_bytes: u64,
     /// Whether the limit was asked for.
     is_given: bool,
-    taken_bytes: AtomicU64,
+    taken_bytes: Shared,
     /// What is taken of the same limit, by this and by others.
     all_bytes: Shared,
     is_kept: AtomicBool,
@@ -33,6 +33,21 @@ impl Drop for Quota {
         if !self.is_kept.load(Relaxed) {
             let taken = self.taken_bytes.load(Relaxed);
             self.all_bytes.fetch_sub(taken, Relaxed);
+        }
+    }
+}
+
+/// What is taken for a while: it is given back when this is dropped, which is before the quota is.
+#[derive(Debug)]
+pub(super) struct Lent {
+    from: [Shared; 2],
+    bytes: u64,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        for from in &self.from {
+            from.fetch_sub(self.bytes, Relaxed);
         }
     }
 }
@@ -76,7 +91,7 @@ impl Quota {
         Ok(Quota {
             limit_bytes,
             is_given: given.is_some(),
-            taken_bytes: AtomicU64::new(0),
+            taken_bytes: Shared::default(),
             all_bytes: Shared::default(),
             is_kept: AtomicBool::new(false),
             entries_max,
@@ -88,6 +103,20 @@ impl Quota {
     pub fn take(&self, bytes: u64) -> Result<(), RestoreError> {
         add(&self.all_bytes, bytes);
         self.expect(add(&self.taken_bytes, bytes))
+    }
+
+    /// Takes nothing yet.
+    pub(super) fn lend(&self) -> Lent {
+        Lent {
+            from: [self.taken_bytes.clone(), self.all_bytes.clone()],
+            bytes: 0,
+        }
+    }
+
+    /// Counts `bytes` for as long as `lent` is there, which is of this quota.
+    pub(super) fn lend_more(&self, lent: &mut Lent, bytes: u64) -> Result<(), RestoreError> {
+        lent.bytes += bytes;
+        self.take(bytes)
     }
 
     /// Counts nothing; refused is what [`Self::take`] would refuse.
@@ -205,6 +234,19 @@ mod tests {
         quota.expect(limit).unwrap();
         quota.take(limit).unwrap();
         quota.take(1).unwrap_err();
+    }
+
+    #[test]
+    fn what_is_lent_counts_while_it_is_there() {
+        let all = Shared::default();
+        let quota = Quota::beside(&all, Some(100), Path::new("/nowhere")).unwrap();
+        let mut lent = quota.lend();
+        quota.lend_more(&mut lent, 60).unwrap();
+        quota.lend_more(&mut lent, 60).unwrap_err();
+        quota.look(1).unwrap_err();
+        drop(lent);
+        quota.take(100).unwrap();
+        assert_eq!(all.load(Relaxed), 100);
     }
 
     #[test]

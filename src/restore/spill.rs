@@ -7,7 +7,7 @@ use std::ops::Deref;
 use std::path::Path;
 
 use super::error::RestoreError;
-use super::quota::Quota;
+use super::quota::{Lent, Quota};
 use super::sink::Sink;
 use crate::limits::WRITE_BYTES;
 use crate::tree::map::MappedFile;
@@ -26,6 +26,7 @@ impl<'s> Spill<'s> {
         Ok(Spilling {
             spill: self,
             file: BufWriter::with_capacity(WRITE_BYTES, file),
+            lent: self.quota.lend(),
             bytes: 0,
         })
     }
@@ -35,6 +36,7 @@ impl<'s> Spill<'s> {
 pub(super) struct Spilling<'s> {
     spill: Spill<'s>,
     file: BufWriter<File>,
+    lent: Lent,
     bytes: u64,
 }
 
@@ -48,7 +50,8 @@ impl Spilling<'_> {
             0 => None,
             _ => Some(MappedFile::nameless(&file).map_err(failed)?),
         };
-        Ok(Spilled { map })
+        let _lent = self.lent;
+        Ok(Spilled { map, _lent })
     }
 }
 
@@ -59,7 +62,8 @@ impl Sink for Spilling<'_> {
 
     fn piece(&mut self, piece: &[u8]) -> Result<(), RestoreError> {
         self.bytes += piece.len() as u64;
-        self.spill.quota.look(self.bytes)?;
+        let quota = self.spill.quota;
+        quota.lend_more(&mut self.lent, piece.len() as u64)?;
         let written = self.file.write_all(piece);
         written.map_err(|e| RestoreError::disk("write to a file in", self.spill.directory, e))
     }
@@ -69,6 +73,7 @@ impl Sink for Spilling<'_> {
 pub(super) struct Spilled {
     /// `None` of nothing.
     map: Option<MappedFile>,
+    _lent: Lent,
 }
 
 impl Deref for Spilled {
