@@ -7,8 +7,8 @@ use super::units::HOUR_MS;
 /// written by us and is not read into memory.
 pub const META_BYTES_MAX: u64 = 256 << 20;
 /// Longest manifest, in bytes, before it is compressed: what is longer is neither kept nor read. One has about 20 bytes
-/// for each stretch of frames, and 4 for each 4 MiB of packs.
-pub const MANIFEST_BYTES_MAX: usize = 64 << 20;
+/// for each stretch of frames, and 4 for each 4 MiB of packs; who reads it takes up to five times as much memory.
+pub const MANIFEST_BYTES_MAX: usize = 32 << 20;
 /// Of the memory that a decoder of manifests takes, as a power of two.
 pub const MANIFEST_WINDOW_LOG_MAX: u32 = 21;
 /// So much of a manifest is decompressed at a time.

@@ -254,12 +254,18 @@ fn check_out(
         Some(making) => {
             let LeftOut { entries, bytes } = archive.left_out.unwrap_or_default();
             making.site.quota.give_back(entries, bytes);
-            let mut made = making.made.take().filter(|(made, _)| *made == commit);
+            let mut made = making.made.take().filter(|made| made.commit == commit);
             if made.is_none() {
                 making.run(tree, commit, From::There)?;
                 made = making.made.take();
             }
-            made.map_or_else(Vec::new, |(_, index)| index)
+            // Whoever reads an object takes it from whichever pack has it: what is proven is so for these alone.
+            let packs = made.as_ref().map(|made| made.packs);
+            if packs != Some(packs::count(tree)?) {
+                let why = "there are other packs than the worktree was made of";
+                return Err(RestoreError::entry(b".git/objects/pack", why));
+            }
+            made.map_or_else(Vec::new, |made| made.index)
         }
     };
     put(&tree.join(".git/index"), &index)?;

@@ -171,6 +171,17 @@ pub(super) fn check_index(
     is_inside(&index, end).map_err(|what| RestoreError::entry(name, what))
 }
 
+/// How many packs there are in the repository at `tree`.
+pub(super) fn count(tree: &Path) -> Result<usize, RestoreError> {
+    let directory = tree.join(".git/objects/pack");
+    let mut packs = 0;
+    for file in std::fs::read_dir(&directory).map_err(failed("read", &directory))? {
+        let file = file.map_err(failed("read", &directory))?;
+        packs += usize::from(file.path().extension().is_some_and(|end| end == "pack"));
+    }
+    Ok(packs)
+}
+
 /// The path of a pack's file without its ending.
 fn pack_stem(path: &[u8]) -> Option<&[u8]> {
     let dot = path.iter().rposition(|b| *b == b'.')?;

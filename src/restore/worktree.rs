@@ -58,8 +58,17 @@ pub(super) struct Making<'m> {
     pub task: Task,
     /// How many threads make it.
     pub workers: usize,
-    /// Of what it was made, and the index that lists it, once it is.
-    pub made: Option<(ObjectId, Vec<u8>)>,
+    /// Once it is made.
+    pub made: Option<Made>,
+}
+
+/// A worktree that was made.
+pub(super) struct Made {
+    pub commit: ObjectId,
+    /// Of how many packs.
+    pub packs: usize,
+    /// The index that lists it.
+    pub index: Vec<u8>,
 }
 
 /// How many threads make a worktree on this machine.
@@ -95,6 +104,7 @@ impl Making<'_> {
             }
         };
         let packs = Arc::new(packs);
+        let packs_made_of = packs.iter().count();
         let git = tree.join(".git");
         let spill = Spill {
             directory: &git,
@@ -115,7 +125,11 @@ impl Making<'_> {
         };
         let index = shared.run(&objects, commit, way.as_mut())?;
         self.way = way;
-        self.made = Some((commit, index));
+        self.made = Some(Made {
+            commit,
+            packs: packs_made_of,
+            index,
+        });
         Ok(())
     }
 }

@@ -79,6 +79,7 @@ pub(super) fn unpack_frames(
     });
     match result {
         Ok(archive) => Ok(Some(archive.unpacked)),
+        // Whatever else has failed meanwhile, nothing of the frames is used.
         Err(_) if has_turned => {
             let left = download.left().0;
             source.link.progress.takes_back(left.unwrap_or_default());
