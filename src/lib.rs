@@ -10,7 +10,8 @@
 //!           api::service ─ api::snapshot ─ api::sought ─ repos::repo: Hit │ Following │ Vacant
 //!              │           └ api::preamble: what is said while the first byte is waited for
 //!              │                                                          │
-//!              │            jobs::clone: a mirror, if there is none ◄─────┘   background plane
+//!              │            jobs::import: what another server has shared ◄┘   background plane
+//!              │            jobs::clone: a mirror, if there is none
 //!              │            jobs::resolve: what a ref or commit leads to
 //!              │                        │
 //!              │            jobs::build, jobs::builder: one thread a build
@@ -181,6 +182,20 @@
 //!   `seed`).
 //! * A snapshot that is built once more, to put its frames in order, takes the place of the one before, whose id it has:
 //!   its own frames have other names then, and who comes for the old ones is to take a new manifest.
+//!
+//! # A store that servers share
+//!
+//! With `--store` the cache has a tier below it, which other servers have, too ([`store::remote`] says by what protocol).
+//! Without it no path of a request changes.
+//!
+//! * What was published is uploaded afterwards (`jobs::offer`): its parts, its manifest and metadata, then one swap of
+//!   the repository's head. The upstream is compared between the reading of the head and its swap, so that nothing
+//!   older takes the place of what another server has seen.
+//! * A build that would begin with a clone looks there first (`jobs::import`). What it finds is downloaded whole and
+//!   compared with its checksums before it is an entry as any other; then all who wait are answered from it.
+//! * The store is asked by the background plane alone. It is not believed: names and lengths are checked as they are
+//!   read, and contents by the sums that entries have anyway. Who can write there decides what is served all the same.
+//! * The object format of a repository is not part of what its objects are found by: an empty server does not know it.
 //!
 //! # Rooms
 //!

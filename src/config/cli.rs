@@ -4,6 +4,7 @@ use super::access_args::AccessArgs;
 use super::key::{Key, Layer};
 use super::listen_args::ListenArgs;
 use super::restore::RestoreArgs;
+use super::store_args::StoreArgs;
 use super::token::TokenVerb;
 use crate::faults;
 use clap::{Arg, ArgAction, Args, Command, CommandFactory, Parser, Subcommand};
@@ -247,6 +248,9 @@ pub(super) struct ServeArgs {
     #[command(flatten)]
     who: AccessArgs,
 
+    #[command(flatten)]
+    shared: StoreArgs,
+
     /// Give up a clone from an upstream after this long [default: 1h]
     #[arg(long, value_name = "TIME", help_heading = "Upstreams")]
     clone_timeout: Option<OsString>,
@@ -336,6 +340,7 @@ impl ServeArgs {
             upstream_rate,
             webhook_secrets,
             who,
+            shared,
             maintenance_idle,
             unreachable_expiry,
             clone_timeout,
@@ -378,12 +383,10 @@ impl ServeArgs {
             ("encoders", one(encoders)),
             ("io_driver", one(io_driver)),
         ];
-        given
-            .into_iter()
-            .chain(listening.given())
-            .chain(who.given())
-            .filter_map(|(key, values)| Some((key.into(), values?)))
-            .collect()
+        let given = given.into_iter().chain(listening.given());
+        let given = given.chain(who.given()).chain(shared.given());
+        let said = given.filter_map(|(key, values)| Some((key.into(), values?)));
+        said.collect()
     }
 }
 

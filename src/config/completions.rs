@@ -46,7 +46,7 @@ fn offered(arg: Arg) -> Arg {
         "repo_url" => arg.value_hint(ValueHint::Url),
         "log_format" => arg.value_parser(["auto", "human", "json"]),
         "io_driver" => arg.value_parser(["auto", "uring", "epoll"]),
-        "no_default_upstreams" => arg.value_parser(["true", "false"]),
+        "no_default_upstreams" | "store_readonly" => arg.value_parser(["true", "false"]),
         "depth" => arg.value_parser(["1"]),
         _ if is_open => arg.value_hint(ValueHint::Other),
         _ => arg,

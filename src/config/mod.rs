@@ -19,6 +19,7 @@ mod proxies;
 mod repo_key;
 mod restore;
 mod secrets;
+mod store_args;
 mod token;
 mod upstream_tokens;
 mod upstreams;
@@ -34,6 +35,7 @@ pub use proxies::Proxies;
 pub use repo_key::RepoKey;
 pub use restore::{Fallback, RestoreArgs, Verify, WorktreeWay};
 pub use secrets::{Secret, Secrets};
+pub use store_args::{SharedStore, StoreUrl};
 pub use token::{NewToken, Role, check_token_name};
 pub use upstreams::{Upstream, Upstreams};
 pub(crate) use upstreams::{host_of, is_plain_loopback, is_safe};
@@ -124,6 +126,8 @@ pub struct Config {
     pub cache_free_floor: Share,
     /// Time after which an entry or mirror on the disk is read and checked again; zero for never.
     pub scrub_interval: Duration,
+    /// The object store that it shares with other servers.
+    pub store: Option<SharedStore>,
     /// zstd level, 1 to 19.
     pub level: i32,
     /// Network threads.
@@ -284,12 +288,8 @@ impl Config {
             cache_limit: cache_limit(layers)?,
             cache_free_floor: cache_free_floor(layers)?,
             cache_low: cache_low(layers)?,
-            scrub_interval: time(
-                "scrub_interval",
-                0,
-                limits::SCRUB_INTERVAL_MAX_MS,
-                limits::SCRUB_INTERVAL_DEFAULT_MS,
-            )?,
+            scrub_interval: scrub_interval(layers)?,
+            store: SharedStore::of(layers)?,
             level: level(layers)?,
             cores,
             encoders: layers
@@ -300,6 +300,12 @@ impl Config {
                 .unwrap_or_default(),
         })
     }
+}
+
+fn scrub_interval(layers: &Layers) -> Result<Duration, ConfigError> {
+    let time = value::duration(0, limits::SCRUB_INTERVAL_MAX_MS);
+    let given = layers.one("scrub_interval", time)?;
+    Ok(given.unwrap_or(Duration::from_millis(limits::SCRUB_INTERVAL_DEFAULT_MS)))
 }
 
 fn level(layers: &Layers) -> Result<i32, ConfigError> {

@@ -33,7 +33,7 @@ fn file(text: &str) -> (tempfile::NamedTempFile, String) {
 }
 
 /// For each key a value that is not the default.
-const OTHER: [(&str, &str); 38] = [
+const OTHER: [(&str, &str); 40] = [
     ("listen", "[::1]:9"),
     ("admin_listen", "unix:/run/tarpon/admin"),
     ("trust_proxy", "10.0.0.0/8"),
@@ -68,6 +68,8 @@ const OTHER: [(&str, &str); 38] = [
     ("cache_low", "400G"),
     ("cache_free_floor", "2%"),
     ("scrub_interval", "12h"),
+    ("store", "s3://farm/tarpon"),
+    ("store_readonly", "true"),
     ("level", "3"),
     ("cores", "1023"),
     ("encoders", "1022"),
@@ -154,6 +156,7 @@ fn every_key_changes_the_configuration() {
             "--no-default-upstreams",
             "--access=git.example.org=open",
         ],
+        "store_readonly" => vec!["--store=file:///srv/store"],
         "access" => vec!["--upstream=git.example.org", "--no-default-upstreams"],
         _ => vec![],
     };

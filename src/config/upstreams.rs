@@ -74,6 +74,12 @@ impl Upstreams {
         Some(RepoKey::new(host, path, self.ignores_case(host)))
     }
 
+    /// The name by which a repository is known whose host and path are spelled so.
+    pub fn name_of(&self, spelled: &str) -> Option<std::sync::Arc<str>> {
+        let (host, path) = spelled.split_once('/')?;
+        Some(self.key(host, path)?.name())
+    }
+
     /// Whether `host` is served, whatever its case.
     pub fn contains(&self, host: &str) -> bool {
         self.spelled(host).is_some()

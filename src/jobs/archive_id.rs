@@ -11,6 +11,7 @@ use gix::bstr::ByteSlice;
 use sha2::{Digest, Sha256};
 
 use crate::manifest::id::EntryId;
+use crate::manifest::meta::VERSION;
 use crate::manifest::want::{Revision, Shape, Want};
 use crate::refs::{Head, MirrorRefs};
 use crate::snapshot::checkout::{Checkout, Shows};
@@ -19,6 +20,19 @@ use crate::snapshot::view::View;
 
 /// Version of everything that decides an archive's bytes besides what its id is made from.
 const ARCHIVE_FORMAT: u8 = 6;
+
+/// What two servers must have in common for the one to take the other's snapshots.
+pub(super) fn kind(level: i32) -> String {
+    let mut parts = Parts::default();
+    parts.add(&[ARCHIVE_FORMAT]);
+    parts.add(&VERSION.to_le_bytes());
+    parts.add(&made_with(level));
+    let digest: [u8; 32] = parts.0.finalize().into();
+    digest[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
 
 /// A digest of parts, none of which can be taken for another.
 #[derive(Default)]

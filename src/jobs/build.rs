@@ -39,16 +39,23 @@ use crate::snapshot::ring::panic_text;
 use crate::telemetry::metrics::{Cause, Event, Level};
 
 impl Jobs {
-    /// Has a snapshot built, once there is a mirror. Everybody who asks waits for it, so it waits for
-    /// nobody's part: whoever has it begun brings the one that a clone may take.
+    /// Has a snapshot built, once there is a mirror, unless another server has shared it. Everybody who asks waits for
+    /// it, so it waits for nobody's part: whoever has it begun brings the one that a clone may take.
     pub(crate) async fn build(
         self: Rc<Self>,
         permit: Permit,
         asker: Asker,
         part: Option<ClientPart>,
     ) {
-        let repo = permit.repo().clone();
         permit.urgency().raise(asker.cause);
+        let is_asked_for = asker.cause == Cause::Asked;
+        if let Some(permit) = self.unless_shared(permit, is_asked_for).await {
+            self.build_here(permit, asker, part).await;
+        }
+    }
+
+    async fn build_here(self: Rc<Self>, permit: Permit, asker: Asker, part: Option<ClientPart>) {
+        let repo = permit.repo().clone();
         // What a timer has begun is for nobody who would wait.
         let is_asked_for = asker.cause == Cause::Asked;
         let cold = tokio::select! {
@@ -109,6 +116,22 @@ impl Jobs {
         if is_cold {
             self.clone_behind(&repo, &asker);
         }
+    }
+
+    /// Serves what another server has shared, if it has, and all who wait want it; else the permit is given back.
+    async fn unless_shared(self: &Rc<Self>, permit: Permit, is_asked_for: bool) -> Option<Permit> {
+        let repo = permit.repo().clone();
+        let imported = tokio::select! {
+            biased;
+            imported = self.import(&repo, permit.want()) => imported,
+            () = unwanted(&permit), if is_asked_for => return None,
+        };
+        let Some((archive, epoch)) = imported else {
+            return Some(permit);
+        };
+        self.publish(&repo, archive.clone(), epoch).await;
+        permit.started(Ok(archive));
+        None
     }
 
     /// Its thread is waited for at the end of the server.
@@ -202,7 +225,7 @@ impl Jobs {
     }
 
     /// From here on requests are answered from the archive, whose entry is in its place.
-    async fn publish(&self, repo: &Arc<Repo>, archive: Arc<Archive>, epoch: RefsEpoch) {
+    async fn publish(self: &Rc<Self>, repo: &Arc<Repo>, archive: Arc<Archive>, epoch: RefsEpoch) {
         archive.fanout.release_window();
         if repo.is_dropped(epoch) {
             return self.refuse(archive).await;
@@ -235,6 +258,7 @@ impl Jobs {
             "published"
         );
         self.catalog.usage.add_snapshot(&archive.want);
+        self.offer(repo, &archive);
         self.sweep_wanted.notify_one();
     }
 

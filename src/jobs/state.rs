@@ -16,6 +16,7 @@ use super::plane::{self, Handle, Queue};
 use super::question_turns::Questions;
 use super::room::Room;
 use super::semaphores::Semaphores;
+use super::shared::Shared;
 use super::tips::Colds;
 use super::unknown::{Given, Places, Sought};
 use super::upkeep::Upkeep;
@@ -33,6 +34,7 @@ use crate::mirror::{Git, TimeLimits, Via};
 use crate::refs::Follow;
 use crate::repos::catalog::Catalog;
 use crate::repos::error::StartError;
+use crate::store::remote::any::AnyStore;
 use crate::telemetry::metrics::Meter;
 
 /// What all jobs share. Everything that `git` does runs as tasks of the plane's one thread, which also
@@ -51,6 +53,8 @@ pub(crate) struct Jobs {
     /// Threads that ask them.
     pub(super) askers: Askers,
     pub(super) faults: Faults,
+    /// The object store that servers share.
+    pub(super) shared: Option<Shared>,
     /// For the threads that jobs start.
     pub(super) plane: Handle<Jobs>,
     pub(super) git: Git,
@@ -122,6 +126,8 @@ pub(crate) struct JobsContext {
     pub own: Arc<ArcSwap<OwnTokens>>,
     /// The upstreams whose own permission decides who may read.
     pub permissions: Arc<Permissions>,
+    /// The object store that servers share.
+    pub store: Option<AnyStore>,
     /// Faults to inject; none outside tests.
     pub faults: Faults,
 }
@@ -163,16 +169,11 @@ impl Jobs {
             via,
             own,
             permissions,
+            store,
             faults,
         } = context;
-        let policy = Policy {
-            interval_ms: config.fetch_interval.as_millis() as u64,
-            in_use_ms: config.ref_check_interval.as_millis() as u64,
-            host_rate: config.upstream_rate,
-            young_hosts: permissions.hosts().map(str::to_owned).collect(),
-            seed: unix_ms(),
-            ..Policy::default()
-        };
+        let policy = policy_of(&config, &permissions);
+        let shared = Shared::of(store, &config);
         let semaphores = Semaphores::new(&faults, &meter);
         Jobs {
             git: git_of(&config, via, own),
@@ -185,6 +186,7 @@ impl Jobs {
             questions: Questions::default(),
             askers: Askers::default(),
             faults,
+            shared,
             plane,
             uring,
             schedule: std::cell::RefCell::new(Schedule::new(policy)),
@@ -229,6 +231,18 @@ impl Jobs {
         self.cold.clear();
         // Clones that ran were given up with the tasks they ran in.
         self.git.removals.wait();
+    }
+}
+
+/// When mirrors are compared by timer.
+fn policy_of(config: &Config, permissions: &Permissions) -> Policy {
+    Policy {
+        interval_ms: config.fetch_interval.as_millis() as u64,
+        in_use_ms: config.ref_check_interval.as_millis() as u64,
+        host_rate: config.upstream_rate,
+        young_hosts: permissions.hosts().map(str::to_owned).collect(),
+        seed: unix_ms(),
+        ..Policy::default()
     }
 }
 

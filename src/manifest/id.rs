@@ -67,7 +67,7 @@ impl fmt::Debug for EntryId {
 }
 
 /// Whether a text is of lower-case hex characters alone.
-pub(super) fn is_lower_hex(text: &[u8]) -> bool {
+pub(crate) fn is_lower_hex(text: &[u8]) -> bool {
     let hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     text.iter().all(hex)
 }

@@ -11,10 +11,11 @@ use super::permissions::find_permissions;
 use super::reload::InForce;
 use super::start::{choose_driver, marks};
 use crate::access::tokens::Tokens;
-use crate::config::{At, Config, Rule, is_safe};
+use crate::config::{At, Config, Rule, SharedStore, is_safe};
 use crate::io::fs::{Fs, Os};
 use crate::io::net::tcp_socket;
 use crate::store::files::StoreError;
+use crate::store::remote::probe::try_out;
 
 /// Looks at all that `config` names; gives a line for each thing that a server would go on with, and that its operator
 /// should know.
@@ -27,6 +28,7 @@ pub fn check_settings(config: &Config) -> Result<Vec<String>, ServerError> {
     find_permissions(config, &std::env::temp_dir(), None)?;
     check_state(config)?;
     check_places(config)?;
+    check_store(config)?;
     let mut lines = warnings(config, &in_force);
     lines.extend(who_reaches(config));
     Ok(lines)
@@ -68,6 +70,17 @@ fn check_places(config: &Config) -> Result<(), ServerError> {
         }
     }
     Ok(())
+}
+
+/// Tries the object store with objects of its own.
+fn check_store(config: &Config) -> Result<(), ServerError> {
+    let Some(SharedStore { url, is_readonly }) = &config.store else {
+        return Ok(());
+    };
+    try_out(url, *is_readonly).map_err(|why| ServerError::Shared {
+        url: url.clone(),
+        source: why.into(),
+    })
 }
 
 fn check_place(at: &At) -> io::Result<()> {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::config::{At, MISUSED_CODE};
+use crate::config::{At, MISUSED_CODE, StoreUrl};
 use crate::http::net::tls::files::TlsError;
 use crate::store::files::StoreError;
 use crate::telemetry::log::LogError;
@@ -55,6 +55,11 @@ pub enum ServerError {
         setting: &'static str,
         path: PathBuf,
         source: io::Error,
+    },
+    #[error("--store {url} cannot be used: {source}")]
+    Shared {
+        url: StoreUrl,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     #[error("--access {host}=upstream cannot be had: {why}")]
     Upstream { host: String, why: String },

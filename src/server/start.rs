@@ -29,6 +29,7 @@ use crate::snapshot::job::EncoderState;
 use crate::snapshot::ring::Ring;
 use crate::store::dir::StateDir;
 use crate::store::files::StoreError;
+use crate::store::remote::any::AnyStore;
 use crate::store::usage::Marks;
 use crate::telemetry::log::RequestLog;
 use crate::telemetry::metrics::{Meter, Metrics};
@@ -49,6 +50,8 @@ pub(super) struct Prepared {
     /// What SIGHUP reads anew.
     pub(super) in_force: InForce,
     pub(super) permissions: Arc<Permissions>,
+    /// The object store, if there is one.
+    pub(super) store: Option<AnyStore>,
     pub(super) faults: Faults,
     pub(super) plane: Plane,
 }
@@ -70,6 +73,7 @@ impl Prepared {
             via: self.via.clone(),
             own: self.in_force.own.clone(),
             permissions: self.permissions.clone(),
+            store: self.store.clone(),
             faults: self.faults.clone(),
         }
     }
@@ -143,7 +147,9 @@ pub(super) fn prepare(
         &catalog.state.tmp_dir(),
         faults.young_ms,
     )?);
+    let store = open_store(&config)?;
     Ok(Prepared {
+        store,
         config: Arc::new(config),
         catalog,
         door: Arc::new(door),
@@ -157,6 +163,20 @@ pub(super) fn prepare(
         faults,
         plane,
     })
+}
+
+/// Makes the object store ready; whether it answers shows when it is asked.
+fn open_store(config: &Config) -> Result<Option<AnyStore>, ServerError> {
+    let Some(shared) = &config.store else {
+        return Ok(None);
+    };
+    match AnyStore::open(&shared.url) {
+        Ok(store) => Ok(Some(store)),
+        Err(why) => Err(ServerError::Shared {
+            url: shared.url.clone(),
+            source: why.into(),
+        }),
+    }
 }
 
 /// How much there may be on a file system of this size.

@@ -8,6 +8,7 @@
 //! - [`early`]: which answers began before their archives, for the next process.
 //! - `ledger`: what takes how much of the disk, each file once.
 //! - [`evict`]: what leaves when there are too many bytes, as a pure function.
+//! - [`remote`]: an object store that several servers share.
 //!
 //! Everything here is synchronous and touches the file system: it runs on background threads,
 //! never on a network core.
@@ -18,5 +19,6 @@ pub mod early;
 pub mod evict;
 pub mod files;
 pub(crate) mod ledger;
+pub mod remote;
 pub mod staging;
 pub(crate) mod usage;

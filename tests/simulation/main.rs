@@ -1,4 +1,5 @@
-//! The cache and its spool on a file system that fails as a seed says.
+//! The cache and its spool on a file system that fails as a seed says; and servers over an object store that does
+//! ([`servers`]).
 //!
 //! - `SIM_SEEDS=N` or `FIRST..END`: which seeds are run; 10,000 by default.
 //! - `SIM_SEED=S`: only this one, with a line for each thing that happens.
@@ -35,10 +36,12 @@
 //! | bytes count as spooled before they are written | 0 |
 //! | a short write is taken for a whole one | 1 |
 
+mod cloud;
 mod power_cuts;
 #[path = "../support/rng.rs"]
 #[allow(dead_code)]
 mod rng;
+mod servers;
 mod sim;
 mod world;
 
@@ -60,9 +63,9 @@ fn run(seed: u64, trace: bool) -> Counts {
     World::new(&mut choices, trace).run(steps)
 }
 
-fn seeds() -> Range<u64> {
+fn seeds(default: u64) -> Range<u64> {
     let Ok(text) = std::env::var("SIM_SEEDS") else {
-        return 0..SEEDS_DEFAULT;
+        return 0..default;
     };
     let (first, end) = text.split_once("..").unwrap_or(("0", &text));
     let number = |text: &str| text.parse().expect("SIM_SEEDS is N or FIRST..END");
@@ -75,7 +78,7 @@ fn every_seed_holds() {
         let counts = run(seed.parse().expect("a number"), true);
         return eprintln!("{counts:?}");
     }
-    let seeds = seeds();
+    let seeds = seeds(SEEDS_DEFAULT);
     let next = AtomicU64::new(seeds.start);
     let total = Mutex::new(Counts::default());
     let work = || {

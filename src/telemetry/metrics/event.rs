@@ -35,6 +35,10 @@ pub enum Event {
     Prefault(Prefault),
     /// A first clone ended.
     Clone(CloneResult),
+    /// A snapshot was to be shared through the object store.
+    Offer(OfferResult),
+    /// A snapshot was looked for there.
+    Import(ImportResult),
     /// A mirror begins to be compared with its upstream.
     Comparison(Cause),
     /// A fetch ended.
@@ -86,6 +90,8 @@ impl Event {
             Self::SpoolFailure(reason) => (Id::SpoolFailures, reason as usize),
             Self::Prefault(result) => (Id::Prefault, result as usize),
             Self::Clone(result) => (Id::Clones, result as usize),
+            Self::Offer(result) => (Id::Offers, result as usize),
+            Self::Import(result) => (Id::Imports, result as usize),
             Self::Comparison(cause) => (Id::Comparisons, cause as usize),
             Self::UpstreamPause => (Id::UpstreamPauses, 0),
             Self::WorkRefused(class) => (Id::WorkRefused, class as usize),

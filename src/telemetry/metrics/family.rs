@@ -34,7 +34,7 @@ pub(crate) struct Family {
 }
 
 /// Every metric, in the order in which it is rendered.
-pub(crate) const FAMILIES: [Family; 50] = [
+pub(crate) const FAMILIES: [Family; 52] = [
     Family {
         id: Id::Requests,
         name: "tarpon_requests_total",
@@ -195,6 +195,22 @@ pub(crate) const FAMILIES: [Family; 50] = [
         label: "result",
         values: CloneResult::NAMES,
         help: "First clones from an upstream that ended by themselves.",
+    },
+    Family {
+        id: Id::Offers,
+        name: "tarpon_offers_total",
+        kind: Kind::Counter,
+        label: "result",
+        values: OfferResult::NAMES,
+        help: "Snapshots that were to be shared through --store: uploaded (done), there already (known), given up for a newer one (superseded), or put off (failed).",
+    },
+    Family {
+        id: Id::Imports,
+        name: "tarpon_imports_total",
+        kind: Kind::Counter,
+        label: "result",
+        values: ImportResult::NAMES,
+        help: "Looks for a snapshot in --store: taken from there (done), not there (absent), or not to be had (failed).",
     },
     Family {
         id: Id::Comparisons,

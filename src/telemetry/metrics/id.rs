@@ -22,6 +22,8 @@ pub(super) enum Id {
     SpoolFailures,
     Prefault,
     Clones,
+    Offers,
+    Imports,
     Comparisons,
     Fetches,
     AnnexFetches,

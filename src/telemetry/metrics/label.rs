@@ -128,6 +128,32 @@ label! {
 }
 
 label! {
+    /// What became of a snapshot that was to be shared.
+    OfferResult {
+        /// The store has it now.
+        Done = "done",
+        /// The store had it.
+        Known = "known",
+        /// There is a newer one.
+        Superseded = "superseded",
+        /// It is tried again.
+        Failed = "failed",
+    }
+}
+
+label! {
+    /// What became of a look for a snapshot in the store.
+    ImportResult {
+        /// It was taken.
+        Done = "done",
+        /// There is none.
+        Absent = "absent",
+        /// It could not be had.
+        Failed = "failed",
+    }
+}
+
+label! {
     /// What work is, of which so much runs at a time.
     WorkClass {
         /// A comparison of a mirror with its upstream.

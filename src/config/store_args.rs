@@ -1,0 +1,165 @@
+//! The flags of the object store, and what one is called.
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::error::{ConfigError, Origin};
+use super::layers::Layers;
+use super::value;
+
+/// The flags, as given.
+#[derive(Args, Debug, Default)]
+pub(super) struct StoreArgs {
+    /// Share snapshots with other servers through an object store: s3://BUCKET/PREFIX, or file:///DIR for
+    /// the servers of one machine. What was built is uploaded in the background; what another server has
+    /// uploaded is taken from there where there is no mirror yet. Credentials, endpoint and region are found
+    /// in AWS_ variables, as other tools find them
+    #[arg(long, value_name = "URL", help_heading = "Object store")]
+    store: Option<OsString>,
+
+    /// Take from --store, and upload nothing
+    #[arg(
+        long,
+        value_name = "true|false",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Object store"
+    )]
+    store_readonly: Option<OsString>,
+}
+
+impl StoreArgs {
+    /// Those that were given, by key.
+    pub(super) fn given(self) -> [(&'static str, Option<Vec<OsString>>); 2] {
+        let one = |value: Option<OsString>| value.map(|value| vec![value]);
+        // Taken apart by name, so that a new flag that is forgotten here does not compile.
+        let Self {
+            store,
+            store_readonly,
+        } = self;
+        [
+            ("store", one(store)),
+            ("store_readonly", one(store_readonly)),
+        ]
+    }
+}
+
+/// Where an object store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// A bucket, and what is below a prefix there.
+    Bucket {
+        /// The bucket.
+        name: String,
+        /// Without a slash at either end; may be empty.
+        prefix: String,
+    },
+    /// A directory, absolute.
+    Dir(PathBuf),
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bucket { name, prefix } => write!(f, "s3://{name}/{prefix}"),
+            Self::Dir(dir) => write!(f, "file://{}", dir.display()),
+        }
+    }
+}
+
+/// The store, and whether it is only read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedStore {
+    /// Where it is.
+    pub url: StoreUrl,
+    /// Whether nothing is written there.
+    pub is_readonly: bool,
+}
+
+impl SharedStore {
+    /// What the settings say.
+    pub(super) fn of(layers: &Layers) -> Result<Option<SharedStore>, ConfigError> {
+        let url = layers.one("store", store_url)?;
+        let is_readonly = layers
+            .one("store_readonly", value::switch)?
+            .unwrap_or(false);
+        match url {
+            Some(url) => Ok(Some(SharedStore { url, is_readonly })),
+            None if is_readonly => {
+                let found = layers.find("store_readonly").map(|(_, origin)| origin);
+                let origin = found.unwrap_or_else(|| Origin::flag("store_readonly"));
+                let allowed = "true only together with --store";
+                let value = "true".as_ref();
+                Err(ConfigError::value("store_readonly", value, origin, allowed))
+            }
+            None => Ok(None),
+        }
+    }
+}
+
+fn store_url(text: &str) -> Result<StoreUrl, String> {
+    let allowed = || {
+        "s3://BUCKET or s3://BUCKET/PREFIX of plain letters, digits and -_. between slashes, or \
+         file:///DIR"
+            .to_owned()
+    };
+    if let Some(dir) = text.strip_prefix("file://") {
+        let is_dir = dir.len() > 1 && dir.starts_with('/') && !dir.contains('\0');
+        return is_dir
+            .then(|| StoreUrl::Dir(dir.into()))
+            .ok_or_else(allowed);
+    }
+    let rest = text.strip_prefix("s3://").ok_or_else(allowed)?;
+    let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let is_name = |text: &str| !matches!(text, "" | "." | "..") && text.bytes().all(is_plain);
+    match is_name(name) && (prefix.is_empty() || prefix.split('/').all(is_name)) {
+        true => Ok(StoreUrl::Bucket {
+            name: name.to_owned(),
+            prefix: prefix.to_owned(),
+        }),
+        false => Err(allowed()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stores_have_plain_names() {
+        let bucket = |name: &str, prefix: &str| {
+            Ok(StoreUrl::Bucket {
+                name: name.into(),
+                prefix: prefix.into(),
+            })
+        };
+        assert_eq!(store_url("s3://farm"), bucket("farm", ""));
+        assert_eq!(store_url("s3://farm/"), bucket("farm", ""));
+        assert_eq!(store_url("s3://farm/a/b.c/"), bucket("farm", "a/b.c"));
+        assert_eq!(
+            store_url("file:///srv/s"),
+            Ok(StoreUrl::Dir("/srv/s".into()))
+        );
+        for wrong in [
+            "",
+            "s3://",
+            "s3:///x",
+            "s3://a/../b",
+            "s3://a//b",
+            "s3://u:p@a",
+            "s3://a?x",
+            "file://x",
+            "file:///",
+            "http://a/b",
+            "/srv/s",
+            "file:///a\0b",
+        ] {
+            assert!(store_url(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

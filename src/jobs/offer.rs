@@ -1,0 +1,171 @@
+//! What was built here is uploaded for other servers, in the background. No client and no build waits for it, and no
+//! file stays for it: what leaves this server's disk before it was uploaded is not uploaded.
+
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::task::{spawn_blocking, spawn_local};
+
+use super::asker::Asker;
+use super::shared::{ShareError, Shared, causes, place_of};
+use super::state::Jobs;
+use crate::archive::place::Archive;
+use crate::io::clock::unix_ms;
+use crate::limits::{OFFER_RETRY_MAX_MS, OFFER_RETRY_MS, OFFER_ROUNDS_MAX, REMOTE_KEPT_MS};
+use crate::repos::repo::Repo;
+use crate::store::remote::change::Change;
+use crate::store::remote::collect::{Swept, sweep};
+use crate::store::remote::entry::describe;
+use crate::store::remote::head::Condemned;
+use crate::store::remote::key::Place;
+use crate::store::remote::publish::{Base, Published, SystemRandom, Uploads};
+use crate::telemetry::metrics::{Cause, Event, OfferResult};
+
+impl Jobs {
+    /// Has a snapshot uploaded that was just published, if it is that of a plain request and not an upstream's to
+    /// permit: others are not taken from there.
+    pub(super) fn offer(self: &Rc<Self>, repo: &Arc<Repo>, archive: &Arc<Archive>) {
+        let Some(shared) = self.shared.as_ref().filter(|shared| !shared.is_readonly) else {
+            return;
+        };
+        let is_asked = self.permissions.of_repository(&repo.name).is_some();
+        if is_asked || !archive.want.is_default() {
+            return;
+        }
+        let mut offers = shared.offers.borrow_mut();
+        let is_running = offers.contains_key(&repo.name);
+        let waiting = offers.entry(repo.name.clone()).or_default();
+        // The backlog has what the newest head needs.
+        waiting.retain(|old| {
+            let old = old.upgrade();
+            old.is_some_and(|old| old.want != archive.want)
+        });
+        waiting.push(Arc::downgrade(archive));
+        if !is_running {
+            spawn_local(self.clone().offer_all(repo.clone()));
+        }
+    }
+
+    async fn offer_all(self: Rc<Self>, repo: Arc<Repo>) {
+        let Some(shared) = &self.shared else { return };
+        let (mut uploads, mut wait_ms) = (Uploads::default(), OFFER_RETRY_MS);
+        while let Some(next) = next_offer(shared, &repo.name) {
+            let Some(archive) = next.upgrade() else {
+                continue;
+            };
+            // The semaphore is never closed, so this only waits.
+            let turn = shared.turns.acquire().await;
+            let offered = self
+                .offer_now(shared, (&repo, &archive), &mut uploads)
+                .await;
+            drop(turn);
+            let repository = &*repo.name;
+            match offered {
+                Ok(result) => {
+                    self.meter.add(Event::Offer(result), 1);
+                    tracing::info!(repository, id = %archive.id, result = result.name(), "shared");
+                    wait_ms = OFFER_RETRY_MS;
+                }
+                Err(why) => {
+                    self.meter.add(Event::Offer(OfferResult::Failed), 1);
+                    let why = causes(&why);
+                    tracing::warn!(repository, id = %archive.id, wait_ms, "not shared yet: {why}");
+                    again(shared, &repo.name, &archive);
+                    drop(archive);
+                    // Servers that were refused together do not come back together.
+                    let jitter_ms = SystemRandom::below(wait_ms);
+                    tokio::time::sleep(Duration::from_millis(wait_ms + jitter_ms)).await;
+                    wait_ms = (wait_ms * 2).min(OFFER_RETRY_MAX_MS);
+                }
+            }
+        }
+    }
+
+    /// Uploads a snapshot and has the head name it, if it is what the upstream has once the head was read: so nothing
+    /// older ever takes the place of what another server has seen.
+    async fn offer_now(
+        self: &Rc<Self>,
+        shared: &Shared,
+        (repo, archive): (&Arc<Repo>, &Arc<Archive>),
+        uploads: &mut Uploads,
+    ) -> Result<OfferResult, ShareError> {
+        let place = place_of(repo);
+        for _ in 0..OFFER_ROUNDS_MAX {
+            let base = Base::read(&shared.objects, &place).await?;
+            let (read, read_unix_ms) = (Instant::now(), unix_ms());
+            let (dir, about) = (archive.dir(), shared.about(&archive.want));
+            let described = spawn_blocking(move || describe(&dir, about, read_unix_ms)).await??;
+            let change = Change {
+                mirror: None,
+                snapshots: vec![described.snapshot],
+            };
+            if base.head.says(&change) {
+                return Ok(OfferResult::Known);
+            }
+            self.fresh_since(repo, read, &Asker::of(Cause::Timer))
+                .await?;
+            let current = repo.hit_of(&archive.want, Some(read));
+            if !current.is_some_and(|current| Arc::ptr_eq(&current, archive)) {
+                return Ok(OfferResult::Superseded);
+            }
+            let stamp = (&mut SystemRandom, unix_ms());
+            let what = (&change, &described.contents);
+            let published = uploads.publish(&shared.objects, &place, &base, what, stamp);
+            match published.await? {
+                Published::Done(_) => {
+                    self.collect(shared, &place).await;
+                    return Ok(OfferResult::Done);
+                }
+                Published::Already => return Ok(OfferResult::Known),
+                Published::Lost(_) => {}
+            }
+        }
+        Err(ShareError::Busy)
+    }
+}
+
+impl Jobs {
+    /// Removes what nothing names any more. What is not done is done the next time.
+    async fn collect(&self, shared: &Shared, place: &Place) {
+        let now_unix_ms = unix_ms();
+        let is_due = |condemned: &Condemned| {
+            now_unix_ms.saturating_sub(condemned.since_unix_ms) >= REMOTE_KEPT_MS
+        };
+        let stamp = (&mut SystemRandom, now_unix_ms);
+        let repository = format!("{}/{}", place.identity.host, place.identity.path);
+        match sweep(&shared.objects, place, is_due, stamp).await {
+            Ok(Swept::Clean | Swept::Lost) => {}
+            Ok(Swept::Done { condemned, removed }) => {
+                tracing::debug!(repository, condemned, removed, "swept in the store");
+            }
+            Err(why) => {
+                let why = causes(&why);
+                tracing::warn!(repository, "not swept in the store: {why}");
+            }
+        }
+    }
+}
+
+/// What is to be uploaded next; when there is nothing more, nobody is at the repository from here on.
+fn next_offer(shared: &Shared, name: &Arc<str>) -> Option<Weak<Archive>> {
+    let mut offers = shared.offers.borrow_mut();
+    let next = offers.get_mut(name).and_then(Vec::pop);
+    if next.is_none() {
+        offers.remove(name);
+    }
+    next
+}
+
+/// It is tried again, unless there is something newer.
+fn again(shared: &Shared, name: &Arc<str>, archive: &Arc<Archive>) {
+    let mut offers = shared.offers.borrow_mut();
+    let waiting = offers.entry(name.clone()).or_default();
+    let is_same = |other: &Weak<Archive>| {
+        let other = other.upgrade();
+        other.is_some_and(|other| other.want == archive.want)
+    };
+    if !waiting.iter().any(is_same) {
+        waiting.insert(0, Arc::downgrade(archive));
+    }
+}

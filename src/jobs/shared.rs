@@ -1,0 +1,144 @@
+//! The object store that servers share, as jobs use it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::error::Error;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+
+use super::archive_id::kind;
+use crate::archive::place::Archive;
+use crate::config::Config;
+use crate::io::say::without_logins;
+use crate::limits::{OFFERS_AT_ONCE, STORE_REST_MS};
+use crate::manifest::meta::MetaError;
+use crate::manifest::want::Want;
+use crate::repos::error::StartError;
+use crate::repos::repo::Repo;
+use crate::store::check::Fault;
+use crate::store::files::StoreError;
+use crate::store::remote::any::AnyStore;
+use crate::store::remote::change::About;
+use crate::store::remote::entry::EntryError;
+use crate::store::remote::key::{Identity, Place};
+use crate::store::remote::objects::ObjectError;
+use crate::store::remote::publish::RemoteError;
+
+/// See the module's text.
+pub(super) struct Shared {
+    pub(super) objects: AnyStore,
+    /// Whether nothing is written there.
+    pub(super) is_readonly: bool,
+    /// Of what this server makes.
+    kind: String,
+    /// What is to be uploaded, of each repository that somebody is at: the newest of each want.
+    pub(super) offers: RefCell<HashMap<Arc<str>, Vec<Weak<Archive>>>>,
+    /// Held by what uploads.
+    pub(super) turns: Semaphore,
+    /// Until when nobody who waits asks there, for it did not answer.
+    rests_until: Cell<Option<Instant>>,
+}
+
+/// Why a snapshot was not shared, or not taken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ShareError {
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    #[error(transparent)]
+    Entry(#[from] StoreError),
+    #[error(transparent)]
+    Parts(#[from] EntryError),
+    #[error("the metadata of a snapshot are not sound: {0}")]
+    Meta(#[from] MetaError),
+    #[error("{key} is not what its name or its head says: {what}")]
+    Other { key: String, what: String },
+    #[error("what was downloaded is not what was built: {0}")]
+    Fault(#[from] Fault),
+    #[error("the store does not answer within {wait_ms} ms")]
+    Slow { wait_ms: u64 },
+    #[error("the upstream cannot be compared: {0}")]
+    Upstream(String),
+    #[error("others write all the time")]
+    Busy,
+    #[error("a thread has ended: {0}")]
+    Thread(#[from] tokio::task::JoinError),
+}
+
+impl From<StartError> for ShareError {
+    fn from(why: StartError) -> ShareError {
+        ShareError::Upstream(why.message)
+    }
+}
+
+impl ShareError {
+    /// Whether it is the store that does not answer: not even with a head.
+    pub(super) fn is_of_store(&self) -> bool {
+        matches!(
+            self,
+            ShareError::Slow { .. }
+                | ShareError::Remote(RemoteError::Object(ObjectError::Failed { .. }))
+        )
+    }
+}
+
+impl Shared {
+    /// What the settings name, if they name one.
+    pub(super) fn of(objects: Option<AnyStore>, config: &Config) -> Option<Shared> {
+        Some(Shared {
+            objects: objects?,
+            is_readonly: config.store.as_ref()?.is_readonly,
+            kind: kind(config.level),
+            offers: RefCell::default(),
+            turns: Semaphore::new(OFFERS_AT_ONCE),
+            rests_until: Cell::default(),
+        })
+    }
+
+    /// Under what a snapshot stands in a head.
+    pub(super) fn about(&self, want: &Want) -> About {
+        About {
+            want: want.to_string(),
+            kind: self.kind.clone(),
+        }
+    }
+
+    /// Whether it did not answer just now.
+    pub(super) fn rests(&self) -> bool {
+        let until = self.rests_until.get();
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// It does not answer: for a while nobody waits for it.
+    pub(super) fn rest(&self) {
+        let until = Instant::now() + Duration::from_millis(STORE_REST_MS);
+        self.rests_until.set(Some(until));
+    }
+}
+
+/// Where the objects of a repository are.
+pub(super) fn place_of(repo: &Repo) -> Place {
+    let (host, path) = repo.name.split_once('/').unwrap_or((&*repo.name, ""));
+    Place::of(Identity {
+        host: host.to_owned(),
+        path: path.to_owned(),
+        url: without_logins(&repo.url),
+    })
+}
+
+/// A cause and what caused it, in one line.
+pub(super) fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let why = error.to_string();
+        if !text.contains(&why) {
+            text = format!("{text}: {why}");
+        }
+        cause = error.source();
+    }
+    text
+}

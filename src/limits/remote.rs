@@ -1,0 +1,57 @@
+//! The object store.
+
+use super::units::HOUR_MS;
+
+/// Longest head of a repository, in bytes: of 64 wants with 40 parts each it has 300 KB.
+pub const STORE_HEAD_BYTES_MAX: usize = 4 << 20;
+/// Longest other small object that is swapped: a lease, or what was used lately.
+pub const SMALL_OBJECT_BYTES_MAX: usize = 256 << 10;
+/// So many parts a head may name, so many snapshots, and so many keys that are to go.
+pub const STORE_HEAD_ITEMS_MAX: usize = 1 << 14;
+/// So many writes a head remembers: who has seen one that is no further behind knows whether its own was among them.
+pub const STORE_HEAD_WRITES_KEPT: usize = 32;
+/// Longest path of a repository, URL or name of a want in a head.
+pub const STORE_HEAD_TEXT_BYTES_MAX: usize = 8 << 10;
+/// How long a snapshot that was replaced stays in a head, and a part that nothing names any more stays in the store:
+/// who has read the head before that may be downloading.
+pub const REMOTE_KEPT_MS: u64 = HOUR_MS;
+/// How often something is uploaded or swapped before it is given up.
+pub const REMOTE_TRIES_MAX: usize = 4;
+/// A lease that has not been renewed for so long, as its observer's clock has it, is nobody's.
+pub const LEASE_MS: u64 = 60_000;
+
+const _: () = assert!(STORE_HEAD_WRITES_KEPT < STORE_HEAD_ITEMS_MAX);
+/// Longest wait for a connection to an object store.
+pub const REMOTE_CONNECT_WAIT_MS: u64 = 5_000;
+/// Longest wait for the first byte of its answer, and between two.
+pub const REMOTE_SILENCE_MS: u64 = 20_000;
+/// Longest time for one piece there or back.
+pub const REMOTE_EXCHANGE_MS: u64 = 5 * 60_000;
+/// What is longer is uploaded in pieces of so many bytes. 10,000 pieces, which is the most, are 80 GB.
+pub const REMOTE_PIECE_BYTES: u64 = 8 << 20;
+/// So many pieces of one part are in memory.
+pub const REMOTE_PIECES_AT_ONCE: usize = 4;
+/// Longest metadata, manifest or outline that is shared.
+pub const REMOTE_META_BYTES_MAX: usize = 64 << 20;
+/// Longest probe of a store by `tarpon check`.
+pub const PROBE_WAIT_MS: u64 = 30_000;
+/// So many repositories have something uploaded at once: each takes `REMOTE_PIECES_AT_ONCE` pieces of memory.
+pub const OFFERS_AT_ONCE: usize = 2;
+/// How often a snapshot is offered anew to a head that others write all the time.
+pub const OFFER_ROUNDS_MAX: usize = 8;
+/// Wait before what could not be shared is tried again; it doubles with each failure.
+pub const OFFER_RETRY_MS: u64 = 1_000;
+/// The longest such wait.
+pub const OFFER_RETRY_MAX_MS: u64 = 5 * 60_000;
+/// A part is downloaded in pieces of so many bytes,
+pub const DOWNLOAD_PIECE_BYTES: u64 = 4 << 20;
+/// so many at once.
+pub const DOWNLOADS_AT_ONCE: usize = 8;
+/// Wait before a piece is asked for again; it doubles with each try.
+pub const PIECE_RETRY_MS: u64 = 50;
+/// How long a request without a snapshot waits for what the store knows of one.
+pub const STORE_FIRST_WAIT_MS: u64 = 3_000;
+/// How long nobody waits for a store that did not answer.
+pub const STORE_REST_MS: u64 = 30_000;
+
+const _: () = assert!(DOWNLOADS_AT_ONCE as u64 * DOWNLOAD_PIECE_BYTES <= 32 << 20);

@@ -1,0 +1,81 @@
+//! The object store that the settings name.
+
+use std::ops::Range;
+
+use super::bucket::Bucket;
+use super::files::FileStore;
+use super::objects::{Condition, Content, Found, ObjectError, Objects, Version};
+use crate::config::StoreUrl;
+
+/// One of those that are known.
+#[derive(Debug, Clone)]
+pub enum AnyStore {
+    /// A bucket.
+    Bucket(Bucket),
+    /// A directory.
+    Files(FileStore),
+}
+
+impl AnyStore {
+    /// Makes ready what is asked there; nobody is asked yet.
+    ///
+    /// # Errors
+    /// What the environment says of it is wrong.
+    pub fn open(url: &StoreUrl) -> Result<AnyStore, ObjectError> {
+        Ok(match url {
+            StoreUrl::Bucket { name, prefix } => AnyStore::Bucket(Bucket::open(name, prefix)?),
+            StoreUrl::Dir(dir) => AnyStore::Files(FileStore::open(dir)),
+        })
+    }
+}
+
+impl Objects for AnyStore {
+    type Content = Content;
+
+    async fn swap(
+        &self,
+        key: &str,
+        bytes: Vec<u8>,
+        condition: &Condition,
+    ) -> Result<Version, ObjectError> {
+        match self {
+            AnyStore::Bucket(store) => store.swap(key, bytes, condition).await,
+            AnyStore::Files(store) => store.swap(key, bytes, condition).await,
+        }
+    }
+
+    async fn upload(&self, key: &str, content: &Content) -> Result<(), ObjectError> {
+        match self {
+            AnyStore::Bucket(store) => store.upload(key, content).await,
+            AnyStore::Files(store) => store.upload(key, content).await,
+        }
+    }
+
+    async fn get(&self, key: &str, bytes_max: usize) -> Result<Option<Found>, ObjectError> {
+        match self {
+            AnyStore::Bucket(store) => store.get(key, bytes_max).await,
+            AnyStore::Files(store) => store.get(key, bytes_max).await,
+        }
+    }
+
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {
+        match self {
+            AnyStore::Bucket(store) => store.get_range(key, range).await,
+            AnyStore::Files(store) => store.get_range(key, range).await,
+        }
+    }
+
+    async fn list(&self, dir: &str) -> Result<Vec<String>, ObjectError> {
+        match self {
+            AnyStore::Bucket(store) => store.list(dir).await,
+            AnyStore::Files(store) => store.list(dir).await,
+        }
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), ObjectError> {
+        match self {
+            AnyStore::Bucket(store) => store.delete(key).await,
+            AnyStore::Files(store) => store.delete(key).await,
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! A bucket of an object store that speaks S3's protocol.
+//!
+//! Credentials, endpoint, region and the like are found as the tools of such stores find them: in `AWS_…` variables, by
+//! web identity, or from the machine's role. The library repeats no request by itself: what a refusal means after a
+//! repetition nobody could tell.
+
+use std::error::Error;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::multipart::{MultipartStore, PartId};
+use object_store::path::Path;
+use object_store::{
+    ClientConfigKey, GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
+    RetryConfig, UpdateVersion,
+};
+use tokio::task::{JoinSet, spawn_blocking};
+
+use super::objects::{Condition, Content, Found, ObjectError, Objects, Version};
+use crate::limits::{
+    REMOTE_CONNECT_WAIT_MS, REMOTE_EXCHANGE_MS, REMOTE_PIECE_BYTES, REMOTE_PIECES_AT_ONCE,
+    REMOTE_SILENCE_MS, REMOTE_TRIES_MAX,
+};
+
+/// See the module's text.
+#[derive(Debug, Clone)]
+pub struct Bucket {
+    client: Arc<AmazonS3>,
+    prefix: Path,
+}
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+impl Bucket {
+    /// The bucket of this name, and what is below `prefix` there.
+    ///
+    /// # Errors
+    /// What the environment says of it is wrong.
+    pub fn open(name: &str, prefix: &str) -> Result<Bucket, ObjectError> {
+        let failed = |source: Failure| ObjectError::Failed {
+            op: "open",
+            key: format!("s3://{name}/{prefix}"),
+            source,
+        };
+        let settings = [
+            (ClientConfigKey::Timeout, format!("{REMOTE_EXCHANGE_MS} ms")),
+            (
+                ClientConfigKey::ConnectTimeout,
+                format!("{REMOTE_CONNECT_WAIT_MS} ms"),
+            ),
+            (
+                ClientConfigKey::ReadTimeout,
+                format!("{REMOTE_SILENCE_MS} ms"),
+            ),
+            (ClientConfigKey::Http1Only, true.to_string()),
+        ];
+        let builder = settings
+            .into_iter()
+            .fold(AmazonS3Builder::from_env(), |builder, (key, value)| {
+                builder.with_config(AmazonS3ConfigKey::Client(key), value)
+            });
+        let none = RetryConfig {
+            max_retries: 0,
+            ..RetryConfig::default()
+        };
+        let client = builder.with_bucket_name(name).with_retry(none).build();
+        Ok(Bucket {
+            client: Arc::new(client.map_err(|e| failed(e.into()))?),
+            prefix: Path::parse(prefix).map_err(|e| failed(e.into()))?,
+        })
+    }
+
+    fn path(&self, key: &str) -> Path {
+        let below = key.split('/');
+        below.fold(self.prefix.clone(), |path, element| path.join(element))
+    }
+
+    /// Uploads a file in pieces, a few at once; each is tried more than once, for it is the same whenever it arrives.
+    async fn upload_file(&self, path: &Path, file: &PathBuf) -> Result<(), Failure> {
+        let file = Arc::new(File::open(file)?);
+        let bytes = file.metadata()?.len();
+        if bytes <= REMOTE_PIECE_BYTES {
+            let whole = read_piece(file, 0..bytes).await?;
+            self.client.put(path, whole).await?;
+            return Ok(());
+        }
+        let id = self.client.create_multipart(path).await?;
+        let uploaded = match self.upload_pieces((path, &id), (file, bytes)).await {
+            Ok(pieces) => self.client.complete_multipart(path, &id, pieces).await,
+            Err(why) => {
+                // What cannot even be given up is left to the bucket's own rule for such.
+                let _ = self.client.abort_multipart(path, &id).await;
+                return Err(why);
+            }
+        };
+        uploaded.map(drop).map_err(Failure::from)
+    }
+
+    async fn upload_pieces(
+        &self,
+        (path, id): (&Path, &String),
+        (file, bytes): (Arc<File>, u64),
+    ) -> Result<Vec<PartId>, Failure> {
+        let count = bytes.div_ceil(REMOTE_PIECE_BYTES);
+        let mut pieces = vec![None; usize::try_from(count)?];
+        let (mut running, mut next) = (JoinSet::new(), 0);
+        loop {
+            while running.len() < REMOTE_PIECES_AT_ONCE && next < count {
+                let start = next * REMOTE_PIECE_BYTES;
+                let range = start..bytes.min(start + REMOTE_PIECE_BYTES);
+                let (client, path, id) = (self.client.clone(), path.clone(), id.clone());
+                let (file, number) = (file.clone(), next as usize);
+                running.spawn(async move {
+                    let piece = read_piece(file, range).await?;
+                    let mut tries = 1;
+                    loop {
+                        match client.put_part(&path, &id, number, piece.clone()).await {
+                            Err(_) if tries < REMOTE_TRIES_MAX => tries += 1,
+                            put => return Ok::<_, Failure>((number, put?)),
+                        }
+                    }
+                });
+                next += 1;
+            }
+            let Some(piece) = running.join_next().await else {
+                break;
+            };
+            let (number, piece) = piece??;
+            pieces[number] = Some(piece);
+        }
+        Ok(pieces.into_iter().flatten().collect())
+    }
+}
+
+async fn read_piece(file: Arc<File>, range: Range<u64>) -> io::Result<PutPayload> {
+    let read = move || {
+        let bytes = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+        let mut piece = vec![0; bytes];
+        file.read_exact_at(&mut piece, range.start)?;
+        Ok(PutPayload::from(piece))
+    };
+    spawn_blocking(read)
+        .await
+        .unwrap_or_else(|e| Err(io::Error::other(e)))
+}
+
+fn failed(op: &'static str, key: &str, source: impl Into<Failure>) -> ObjectError {
+    ObjectError::Failed {
+        op,
+        key: key.to_owned(),
+        source: source.into(),
+    }
+}
+
+impl Objects for Bucket {
+    type Content = Content;
+
+    async fn swap(
+        &self,
+        key: &str,
+        bytes: Vec<u8>,
+        condition: &Condition,
+    ) -> Result<Version, ObjectError> {
+        use object_store::Error::{AlreadyExists, Precondition};
+        let op = "write";
+        let mode = match condition {
+            Condition::Absent => PutMode::Create,
+            Condition::Unchanged(Version(tag)) => PutMode::Update(UpdateVersion {
+                e_tag: Some(tag.clone()),
+                version: None,
+            }),
+        };
+        let options = PutOptions::from(mode);
+        let path = self.path(key);
+        let put = self.client.put_opts(&path, bytes.into(), options);
+        match put.await {
+            Ok(put) => match put.e_tag {
+                Some(tag) => Ok(Version(tag)),
+                None => Err(failed(op, key, "the store gives no ETag")),
+            },
+            Err(AlreadyExists { .. } | Precondition { .. }) => Err(ObjectError::Refused {
+                op,
+                key: key.to_owned(),
+            }),
+            Err(e) => Err(failed(op, key, e)),
+        }
+    }
+
+    async fn upload(&self, key: &str, content: &Content) -> Result<(), ObjectError> {
+        let path = self.path(key);
+        let uploaded = match content {
+            Content::File(file) => self.upload_file(&path, file).await,
+            Content::Bytes(bytes) => {
+                let put = self.client.put(&path, bytes.clone().into()).await;
+                put.map(drop).map_err(Failure::from)
+            }
+        };
+        uploaded.map_err(|e| failed("upload", key, e))
+    }
+
+    async fn get(&self, key: &str, bytes_max: usize) -> Result<Option<Found>, ObjectError> {
+        let op = "read";
+        let path = self.path(key);
+        let got = self.client.get_opts(&path, GetOptions::default());
+        let got = match got.await {
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            got => got.map_err(|e| failed(op, key, e))?,
+        };
+        // What it says of its length bounds what is read of it.
+        if got.meta.size > bytes_max as u64 {
+            let key = key.to_owned();
+            return Err(ObjectError::TooLong { op, key, bytes_max });
+        }
+        let Some(tag) = got.meta.e_tag.clone() else {
+            return Err(failed(op, key, "the store gives no ETag"));
+        };
+        let bytes = got.bytes().await.map_err(|e| failed(op, key, e))?;
+        let (bytes, version) = (bytes.into(), Version(tag));
+        Ok(Some(Found { bytes, version }))
+    }
+
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {
+        let expected = range.end.saturating_sub(range.start);
+        let got = self.client.get_range(&self.path(key), range).await;
+        let bytes = got.map_err(|e| failed("read", key, e))?;
+        match bytes.len() as u64 == expected {
+            true => Ok(bytes.into()),
+            false => Err(failed("read", key, "it is shorter than it should be")),
+        }
+    }
+
+    async fn list(&self, dir: &str) -> Result<Vec<String>, ObjectError> {
+        let listed = self.client.list_with_delimiter(Some(&self.path(dir))).await;
+        let listed = listed.map_err(|e| failed("list", dir, e))?;
+        let name = |path: &Path| path.filename().map(str::to_owned);
+        let objects = listed.objects.iter();
+        Ok(objects
+            .filter_map(|object| name(&object.location))
+            .collect())
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), ObjectError> {
+        match self.client.delete(&self.path(key)).await {
+            Err(object_store::Error::NotFound { .. }) => Ok(()),
+            deleted => deleted.map_err(|e| failed("remove", key, e)),
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! A directory as an object store, for the processes of one machine (or of one that all mount and that has locks).
+//!
+//! An object is a file. It appears by a rename, and is swapped under a lock, which is one file for all of the store: what
+//! is swapped is small.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use sha2::{Digest, Sha256};
+use tokio::task::spawn_blocking;
+
+use super::key::RandomId;
+use super::objects::{Condition, Content, Found, ObjectError, Objects, Version};
+use crate::io::fs::{Fs, Os};
+use crate::limits::STORE_HEAD_BYTES_MAX;
+
+/// See the module's text.
+#[derive(Debug, Clone)]
+pub struct FileStore {
+    dir: PathBuf,
+}
+
+/// Where files are before they have their names; the lock lies beside it.
+const TMP: &str = "tmp";
+const LOCK: &str = "lock";
+
+/// A file in the making. It is locked for as long as somebody writes it, so that others can tell what was left behind;
+/// dropped before it has its name, it goes.
+struct Draft {
+    path: PathBuf,
+    file: File,
+    is_named: bool,
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.is_named {
+            // What stays is removed by who opens the store.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl FileStore {
+    /// The store in this directory, which is made when something is written. What others have left half written, who
+    /// are not there any more, is removed.
+    #[must_use]
+    pub fn open(dir: &Path) -> FileStore {
+        let store = FileStore {
+            dir: dir.to_owned(),
+        };
+        for draft in fs::read_dir(store.dir.join(TMP))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let path = draft.path();
+            if let Ok(file) = File::open(&path)
+                && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+            {
+                // Somebody else may have removed it as well.
+                let _ = fs::remove_file(&path);
+            }
+        }
+        store
+    }
+
+    fn draft(&self) -> io::Result<Draft> {
+        let tmp = self.dir.join(TMP);
+        fs::create_dir_all(&tmp)?;
+        let path = tmp.join(RandomId::drawn()?.to_string());
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&path)?;
+        let draft = Draft {
+            path,
+            file,
+            is_named: false,
+        };
+        flock(&draft.file, FlockOperation::LockExclusive)?;
+        Ok(draft)
+    }
+
+    /// Has it appear under a key, and last.
+    fn name(&self, mut draft: Draft, key: &str) -> io::Result<()> {
+        draft.file.sync_all()?;
+        let path = self.dir.join(key);
+        let parent = path.parent().unwrap_or(&self.dir);
+        fs::create_dir_all(parent)?;
+        fs::rename(&draft.path, &path)?;
+        draft.is_named = true;
+        Os.sync(parent)
+    }
+
+    fn read(&self, key: &str, bytes_max: usize) -> io::Result<Option<Found>> {
+        let file = match File::open(self.dir.join(key)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let mut bytes = Vec::new();
+        file.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
+        if bytes.len() > bytes_max {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let version = version(&bytes);
+        Ok(Some(Found { bytes, version }))
+    }
+
+    /// `None` if the condition does not hold.
+    fn swap_now(
+        &self,
+        key: &str,
+        bytes: &[u8],
+        condition: &Condition,
+    ) -> io::Result<Option<Version>> {
+        let mut draft = self.draft()?;
+        draft.file.write_all(bytes)?;
+        let mut lock = OpenOptions::new();
+        let lock = lock.write(true).create(true).truncate(false);
+        let lock = lock.open(self.dir.join(LOCK))?;
+        flock(&lock, FlockOperation::LockExclusive)?;
+        let found = self.read(key, STORE_HEAD_BYTES_MAX)?;
+        if !condition.holds_of(found.as_ref()) {
+            return Ok(None);
+        }
+        self.name(draft, key)?;
+        Ok(Some(version(bytes)))
+    }
+
+    fn upload_now(&self, key: &str, content: &Content) -> io::Result<()> {
+        let mut draft = self.draft()?;
+        match content {
+            Content::Bytes(bytes) => draft.file.write_all(bytes)?,
+            Content::File(path) => drop(io::copy(&mut File::open(path)?, &mut draft.file)?),
+        }
+        self.name(draft, key)
+    }
+
+    fn list_now(&self, dir: &str) -> io::Result<Vec<String>> {
+        match Os.list(&self.dir.join(dir)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            listed => listed,
+        }
+    }
+
+    /// Runs what blocks beside the plane.
+    async fn run<T: Send + 'static>(
+        &self,
+        (op, key): (&'static str, &str),
+        work: impl FnOnce(&FileStore) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, ObjectError> {
+        let store = self.clone();
+        let done = spawn_blocking(move || work(&store)).await;
+        let done = done.unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        done.map_err(|source| ObjectError::Failed {
+            op,
+            key: self.dir.join(key).display().to_string(),
+            source: source.into(),
+        })
+    }
+}
+
+/// What is swapped has a random number in it, so no content ever comes again.
+fn version(bytes: &[u8]) -> Version {
+    let digest: [u8; 32] = Sha256::digest(bytes).into();
+    Version(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+impl Objects for FileStore {
+    type Content = Content;
+
+    async fn swap(
+        &self,
+        key: &str,
+        bytes: Vec<u8>,
+        condition: &Condition,
+    ) -> Result<Version, ObjectError> {
+        let (op, owned, condition) = ("write", key.to_owned(), condition.clone());
+        let swap = move |store: &FileStore| store.swap_now(&owned, &bytes, &condition);
+        let swapped = self.run((op, key), swap).await?;
+        let key = key.to_owned();
+        swapped.ok_or(ObjectError::Refused { op, key })
+    }
+
+    async fn upload(&self, key: &str, content: &Content) -> Result<(), ObjectError> {
+        let (owned, content) = (key.to_owned(), content.clone());
+        let upload = move |store: &FileStore| store.upload_now(&owned, &content);
+        self.run(("upload", key), upload).await
+    }
+
+    async fn get(&self, key: &str, bytes_max: usize) -> Result<Option<Found>, ObjectError> {
+        let owned = key.to_owned();
+        self.run(("read", key), move |store| store.read(&owned, bytes_max))
+            .await
+    }
+
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {
+        let owned = key.to_owned();
+        let read = move |store: &FileStore| {
+            let bytes = usize::try_from(range.end.saturating_sub(range.start));
+            let mut bytes = vec![0; bytes.map_err(io::Error::other)?];
+            File::open(store.dir.join(owned))?.read_exact_at(&mut bytes, range.start)?;
+            Ok(bytes)
+        };
+        self.run(("read", key), read).await
+    }
+
+    async fn list(&self, dir: &str) -> Result<Vec<String>, ObjectError> {
+        let owned = dir.to_owned();
+        self.run(("list", dir), move |store| store.list_now(&owned))
+            .await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), ObjectError> {
+        let owned = key.to_owned();
+        let delete = move |store: &FileStore| match fs::remove_file(store.dir.join(owned)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            deleted => deleted,
+        };
+        self.run(("remove", key), delete).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::probe::probe;
+    use super::super::publish::SystemRandom;
+    use super::*;
+
+    fn run<T>(work: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.unwrap().block_on(work)
+    }
+
+    #[test]
+    fn a_directory_keeps_the_promises() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FileStore::open(&dir.path().join("new"));
+        run(probe(&store, false, &mut SystemRandom)).unwrap();
+        let left = fs::read_dir(dir.path().join("new/tmp")).unwrap();
+        assert_eq!(left.count(), 0, "a draft is left");
+    }
+
+    /// As many as want to count at once: no count is lost, and none is made twice.
+    #[test]
+    fn of_many_that_swap_one_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let count = |found: &Found| std::str::from_utf8(&found.bytes).unwrap().parse::<u64>();
+        let work = || {
+            let store = FileStore::open(dir.path());
+            let mut done = 0;
+            while done < 20 {
+                let found = store.read("count", 100).unwrap();
+                let next = found.as_ref().map_or(1, |found| count(found).unwrap() + 1);
+                let condition = found.map_or(Condition::Absent, |found| {
+                    Condition::Unchanged(found.version)
+                });
+                let swapped = store.swap_now("count", next.to_string().as_bytes(), &condition);
+                done += u64::from(swapped.unwrap().is_some());
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(work);
+            }
+        });
+        let store = FileStore::open(dir.path());
+        let found = store.read("count", 100).unwrap().unwrap();
+        assert_eq!(count(&found), Ok(80));
+    }
+
+    #[test]
+    fn what_nobody_writes_any_more_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FileStore::open(dir.path());
+        let draft = store.draft().unwrap();
+        let (path, left) = (draft.path.clone(), dir.path().join("tmp/left"));
+        fs::write(&left, "half").unwrap();
+        drop(FileStore::open(dir.path()));
+        assert!(path.exists() && !left.exists());
+        drop(draft);
+        assert!(!path.exists());
+    }
+}

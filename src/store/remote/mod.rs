@@ -1,0 +1,44 @@
+//! An object store below any number of servers, as a protocol: what stands there, and who may write it when. It adds
+//! no consensus to what the store promises ([`objects`]).
+//!
+//! ```text
+//! PREFIX/v1/repos/HASH/head.json         the one object that matters and is ever replaced
+//! PREFIX/v1/repos/HASH/parts/NAME.NONCE  packs, frames, refs, manifests: written once
+//! PREFIX/v1/repos/HASH/lease.json        who works on the repository
+//! ```
+//!
+//! - [`head`]: what a head says, and what may follow it; functions without any input or output.
+//! - [`change`]: what a server wants a head to say.
+//! - [`swap`]: the one write that others may be making, too.
+//! - [`publish`]: parts, then manifests, then one swap of the head.
+//! - [`collect`]: what nothing names any more leaves, in steps.
+//! - [`lease`]: who works on what. Nothing right rests on it.
+//! - [`key`]: names of objects.
+//! - [`bucket`], [`files`], [`any`]: the stores that are known.
+//! - [`entry`]: an entry of the cache by its parts.
+//! - [`probe`]: whether one keeps its promises.
+//!
+//! What makes it right:
+//!
+//! 1. A head is swapped against the one that was read before the work began. So what a paused server has prepared is
+//!    refused, and refs never go back.
+//! 2. After a refusal or an error the object is read; a head has the writes before it, so that one's own is known
+//!    again also when others have written since. Only another's write is a loss.
+//! 3. No key is written twice: each try of an upload draws one. What was given up is never named again: a server names
+//!    what the head names or has condemned, and what it has uploaded itself since a removal of which the head still
+//!    has the list. So a removal that comes late removes nothing that anybody needs.
+//! 4. A lease expires by the clock of who watches it.
+
+pub mod any;
+pub mod bucket;
+pub mod change;
+pub mod collect;
+pub mod entry;
+pub mod files;
+pub mod head;
+pub mod key;
+pub mod lease;
+pub mod objects;
+pub mod probe;
+pub mod publish;
+pub mod swap;

@@ -1,0 +1,125 @@
+//! What is asked of an object store: four promises, and nothing else.
+//!
+//! An object appears whole; a read after a write sees it; a write may be "only if absent" or "only if unchanged";
+//! several readers of one object cost nothing.
+
+use std::error::Error;
+use std::ops::Range;
+use std::path::PathBuf;
+
+/// What tells one content of an object from another: its `ETag`, which nobody but the store understands.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Version(pub String);
+
+/// An object as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its content.
+    pub bytes: Vec<u8>,
+    /// Its version.
+    pub version: Version,
+}
+
+/// What a part is made of, where it is uploaded from a machine.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// A file that does not change.
+    File(PathBuf),
+}
+
+/// What must hold of an object for a write to happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// There is none.
+    Absent,
+    /// It is this version.
+    Unchanged(Version),
+}
+
+impl Condition {
+    /// Whether it still holds of what was found.
+    #[must_use]
+    pub fn holds_of(&self, found: Option<&Found>) -> bool {
+        match (self, found) {
+            (Condition::Absent, None) => true,
+            (Condition::Unchanged(version), Some(found)) => *version == found.version,
+            _ => false,
+        }
+    }
+}
+
+/// Why something was not done; or it was done, and the answer got lost: of a write nobody knows.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectError {
+    /// The condition does not hold, or so the store says.
+    #[error("cannot {op} {key}: it is not as it was")]
+    Refused {
+        /// What was to be done.
+        op: &'static str,
+        /// To what.
+        key: String,
+    },
+    /// It is longer than anything that is expected there.
+    #[error("cannot {op} {key}: it has more than {bytes_max} bytes")]
+    TooLong {
+        /// What was to be done.
+        op: &'static str,
+        /// To what.
+        key: String,
+        /// What is allowed.
+        bytes_max: usize,
+    },
+    /// Anything else.
+    #[error("cannot {op} {key}: {source}")]
+    Failed {
+        /// What was to be done.
+        op: &'static str,
+        /// To what.
+        key: String,
+        /// Why it was not.
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+/// A store. Keys are below its prefix; each method asks once, so that who calls knows what may have happened.
+pub trait Objects {
+    /// What a part is uploaded from: a file, or what stands for one.
+    type Content;
+
+    /// Writes a small object if the condition holds, and gives its version.
+    fn swap(
+        &self,
+        key: &str,
+        bytes: Vec<u8>,
+        condition: &Condition,
+    ) -> impl Future<Output = Result<Version, ObjectError>>;
+
+    /// Writes an object that nobody else writes.
+    fn upload(
+        &self,
+        key: &str,
+        content: &Self::Content,
+    ) -> impl Future<Output = Result<(), ObjectError>>;
+
+    /// Reads a small object, if there is one.
+    fn get(
+        &self,
+        key: &str,
+        bytes_max: usize,
+    ) -> impl Future<Output = Result<Option<Found>, ObjectError>>;
+
+    /// Reads a part of an object, which must be there and as long.
+    fn get_range(
+        &self,
+        key: &str,
+        range: Range<u64>,
+    ) -> impl Future<Output = Result<Vec<u8>, ObjectError>>;
+
+    /// The last elements of the keys below a directory.
+    fn list(&self, dir: &str) -> impl Future<Output = Result<Vec<String>, ObjectError>>;
+
+    /// Removes an object. That there is none is no error.
+    fn delete(&self, key: &str) -> impl Future<Output = Result<(), ObjectError>>;
+}

@@ -1,0 +1,142 @@
+//! Whether a store keeps its promises, and lets this server use them: tried with objects of their own, which are removed.
+
+use std::io;
+use std::time::Duration;
+
+use super::any::AnyStore;
+use super::objects::{Condition, Content, Found, ObjectError, Objects, Version};
+use super::publish::{Draw, SystemRandom};
+use crate::config::StoreUrl;
+use crate::limits::{PROBE_WAIT_MS, SMALL_OBJECT_BYTES_MAX};
+
+/// What a store does not do.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    #[error("{permission} is not to be had: {source}")]
+    Permission {
+        permission: &'static str,
+        source: ObjectError,
+    },
+    #[error(transparent)]
+    Open(#[from] ObjectError),
+    #[error("cannot start what asks it: {0}")]
+    Start(#[source] io::Error),
+    #[error("no answer within {PROBE_WAIT_MS} ms")]
+    Slow,
+    #[error("{what}: it cannot be shared by servers that write")]
+    Promise { what: &'static str },
+}
+
+/// Where probes are, below the prefix.
+const DIR: &str = "v1/probe";
+
+/// Opens a store and tries it, for whoever has no other work; see [`probe`].
+///
+/// # Errors
+/// See [`ProbeError`].
+pub fn try_out(url: &StoreUrl, is_readonly: bool) -> Result<(), ProbeError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(ProbeError::Start)?;
+    let store = AnyStore::open(url)?;
+    let limit = Duration::from_millis(PROBE_WAIT_MS);
+    let tried = runtime.block_on(async {
+        tokio::time::timeout(limit, probe(&store, is_readonly, &mut SystemRandom)).await
+    });
+    tried.unwrap_or(Err(ProbeError::Slow))
+}
+
+/// Tries all that a server does there. One that only reads tries no more than that.
+///
+/// # Errors
+/// The first thing that does not work.
+pub async fn probe<O: Objects<Content = Content>>(
+    objects: &O,
+    is_readonly: bool,
+    random: &mut impl Draw,
+) -> Result<(), ProbeError> {
+    let denied = |permission| move |source| ProbeError::Permission { permission, source };
+    objects.list(DIR).await.map_err(denied("listing"))?;
+    let key = format!("{DIR}/{}", random.draw());
+    let nothing = objects.get(&key, SMALL_OBJECT_BYTES_MAX).await;
+    if nothing.map_err(denied("reading"))?.is_some() {
+        let what = "there is what nobody has written";
+        return Err(ProbeError::Promise { what });
+    }
+    if is_readonly {
+        return Ok(());
+    }
+    let tried = try_writes(objects, &key, random).await;
+    let removed = objects.delete(&key).await;
+    tried?;
+    removed.map_err(denied("removing"))?;
+    let gone = objects.get(&key, SMALL_OBJECT_BYTES_MAX).await;
+    match gone.map_err(denied("reading"))? {
+        None => Ok(()),
+        Some(_) => Err(ProbeError::Promise {
+            what: "what was removed is still there",
+        }),
+    }
+}
+
+async fn try_writes<O: Objects<Content = Content>>(
+    objects: &O,
+    key: &str,
+    random: &mut impl Draw,
+) -> Result<(), ProbeError> {
+    let denied = |permission| move |source| ProbeError::Permission { permission, source };
+    let part = format!("{DIR}/{}", random.draw());
+    let content = random.draw().to_string().into_bytes();
+    let uploaded = objects
+        .upload(&part, &Content::Bytes(content.clone()))
+        .await;
+    uploaded.map_err(denied("writing"))?;
+    let read = objects.get_range(&part, 1..content.len() as u64).await;
+    let listed = objects.list(DIR).await;
+    objects.delete(&part).await.map_err(denied("removing"))?;
+    let broken = |what| Err(ProbeError::Promise { what });
+    if read.map_err(denied("reading"))? != content[1..] {
+        return broken("what is read is not what was written");
+    }
+    let is_part = |name: &String| part.ends_with(&**name);
+    if !listed.map_err(denied("listing"))?.iter().any(is_part) {
+        return broken("what was written is not listed");
+    }
+    let first = race(objects, key, &Condition::Absent, random).await?;
+    let Some(first) = first else {
+        return broken("of two that create an object both succeed");
+    };
+    let found = objects.get(key, SMALL_OBJECT_BYTES_MAX).await;
+    let found = found.map_err(denied("reading"))?;
+    if found.is_none_or(|Found { version, .. }| version != first) {
+        return broken("what is read is not what was written last");
+    }
+    match race(objects, key, &Condition::Unchanged(first), random).await? {
+        Some(_) => Ok(()),
+        None => broken("of two that replace an object both succeed"),
+    }
+}
+
+/// Has two write at once under the same condition; what the one has written who succeeded, or nothing if both did.
+async fn race<O: Objects>(
+    objects: &O,
+    key: &str,
+    condition: &Condition,
+    random: &mut impl Draw,
+) -> Result<Option<Version>, ProbeError> {
+    let [one, other] = [(); 2].map(|()| random.draw().to_string().into_bytes());
+    let (one, other) = tokio::join!(
+        objects.swap(key, one, condition),
+        objects.swap(key, other, condition)
+    );
+    match (one, other) {
+        (Ok(_), Ok(_)) => Ok(None),
+        (Ok(version), Err(ObjectError::Refused { .. }))
+        | (Err(ObjectError::Refused { .. }), Ok(version)) => Ok(Some(version)),
+        (Err(source), _) | (_, Err(source)) => Err(ProbeError::Permission {
+            permission: "writing under a condition",
+            source,
+        }),
+    }
+}

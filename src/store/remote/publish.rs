@@ -1,0 +1,218 @@
+//! What a server has made becomes everybody's: parts, then manifests, then one swap of the head.
+
+use std::collections::BTreeMap;
+
+use super::change::{Change, Uploaded};
+use super::head::{BadHead, Head};
+use super::key::{PartKey, Place, RandomId};
+use super::objects::{Condition, Found, ObjectError, Objects, Version};
+use super::swap::{Swapped, swap};
+use crate::limits::{REMOTE_TRIES_MAX, STORE_HEAD_BYTES_MAX};
+
+/// Why nothing came of it.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteError {
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    #[error("{key} is no head: {source}")]
+    Head { key: String, source: BadHead },
+    #[error("{key} would be longer than anybody reads")]
+    TooLong { key: String },
+    #[error("{name} is no name of a part, or nobody has it")]
+    Part { name: String },
+}
+
+/// A head as it was read. Whatever is swapped against it was prepared afterwards: what a server does in between, a
+/// comparison with the upstream above all, is newer than what the head says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Base {
+    /// What it says; an empty one where there is none.
+    pub head: Head,
+    version: Option<Version>,
+}
+
+impl Base {
+    /// Reads the head of a repository.
+    ///
+    /// # Errors
+    /// See [`RemoteError`].
+    pub async fn read(objects: &impl Objects, place: &Place) -> Result<Base, RemoteError> {
+        let key = place.head();
+        let found = objects.get(&key, STORE_HEAD_BYTES_MAX).await?;
+        let Some(found) = found else {
+            return Ok(Base {
+                head: Head::empty(place.identity.clone()),
+                version: None,
+            });
+        };
+        match Head::decode(&found.bytes, &place.identity) {
+            Ok(head) => Ok(Base {
+                head,
+                version: Some(found.version),
+            }),
+            Err(source) => Err(RemoteError::Head { key, source }),
+        }
+    }
+
+    /// Whether there is one.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.version.is_some()
+    }
+
+    /// What holds for as long as nobody has written since.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        match &self.version {
+            None => Condition::Absent,
+            Some(version) => Condition::Unchanged(version.clone()),
+        }
+    }
+
+    /// Swaps it for another one.
+    ///
+    /// # Errors
+    /// Nobody knows whether that is done.
+    pub async fn swap(
+        &self,
+        objects: &impl Objects,
+        place: &Place,
+        next: &Head,
+    ) -> Result<Swapped, RemoteError> {
+        let key = place.head();
+        let Some(bytes) = next.encode() else {
+            return Err(RemoteError::TooLong { key });
+        };
+        let condition = self.condition();
+        let is_own = |found: &Found| {
+            let head = Head::decode(&found.bytes, &place.identity);
+            head.is_ok_and(|head| head.is_of(next.write))
+        };
+        let key = (&*key, STORE_HEAD_BYTES_MAX);
+        Ok(swap(objects, key, &bytes, &condition, is_own).await?)
+    }
+}
+
+/// Draws random numbers, of which no two are ever the same.
+pub trait Draw {
+    /// The next one.
+    fn draw(&mut self) -> RandomId;
+}
+
+/// The system's random numbers.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemRandom;
+
+impl Draw for SystemRandom {
+    fn draw(&mut self) -> RandomId {
+        RandomId::drawn().expect("a system that gave random numbers at the start gives them on")
+    }
+}
+
+impl SystemRandom {
+    /// A number below `bound`, so that servers that were refused together do not come back together.
+    #[must_use]
+    pub fn below(bound: u64) -> u64 {
+        let drawn = SystemRandom.draw().0;
+        u64::try_from(drawn % u128::from(bound.max(1))).unwrap_or(0)
+    }
+}
+
+/// What a server can upload, by its name: its length and where it lies.
+pub type Contents<C> = BTreeMap<String, (u64, C)>;
+
+/// What was uploaded for heads to name, until they do. It outlasts a swap that was lost.
+#[derive(Debug, Default)]
+pub struct Uploads {
+    by_name: BTreeMap<String, Uploaded>,
+}
+
+/// How publishing ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// The head says it.
+    Done(RandomId),
+    /// It had said so before.
+    Already,
+    /// Somebody else was faster: his packs are to be imported, the upstream compared again, and the rest done anew.
+    Lost(RandomId),
+}
+
+impl Uploads {
+    /// Uploads what the head that was read lacks, and swaps it for one that names all.
+    ///
+    /// # Errors
+    /// Whether it is done is not known; it can be done again.
+    pub async fn publish<O: Objects>(
+        &mut self,
+        objects: &O,
+        place: &Place,
+        base: &Base,
+        (change, contents): (&Change, &Contents<O::Content>),
+        (random, now_unix_ms): (&mut impl Draw, u64),
+    ) -> Result<Published, RemoteError> {
+        if base.head.says(change) {
+            return Ok(Published::Already);
+        }
+        let write = random.draw();
+        let lengths = |name: &str| contents.get(name).map(|(bytes, _)| *bytes);
+        let with = |uploads: &Uploads| {
+            let stamp = (write, now_unix_ms);
+            base.head.with(change, lengths, &uploads.by_name, stamp)
+        };
+        let next = match with(self) {
+            Ok(next) => next,
+            Err(missing) => {
+                for name in missing {
+                    let removals = base.head.removals;
+                    self.upload(objects, (place, removals), (&name, contents), random)
+                        .await?;
+                }
+                with(self).map_err(|missing| RemoteError::Part {
+                    name: missing.into_iter().next().unwrap_or_default(),
+                })?
+            }
+        };
+        Ok(match base.swap(objects, place, &next).await? {
+            Swapped::Done => {
+                self.by_name.clear();
+                Published::Done(write)
+            }
+            Swapped::Lost(_) => Published::Lost(write),
+        })
+    }
+
+    /// Each try has a key of its own: one that is thought to have failed may arrive at any time.
+    async fn upload<O: Objects>(
+        &mut self,
+        objects: &O,
+        (place, removals): (&Place, u64),
+        (name, contents): (&str, &Contents<O::Content>),
+        random: &mut impl Draw,
+    ) -> Result<(), RemoteError> {
+        let unknown = || RemoteError::Part {
+            name: name.to_owned(),
+        };
+        let (bytes, content) = contents.get(name).ok_or_else(unknown)?;
+        let mut tries = 0;
+        let key = loop {
+            let key = PartKey::new(name, random.draw()).ok_or_else(unknown)?;
+            match objects.upload(&place.part(&key), content).await {
+                Ok(()) => break key,
+                Err(why) => {
+                    tries += 1;
+                    if tries == REMOTE_TRIES_MAX {
+                        return Err(why.into());
+                    }
+                }
+            }
+        };
+        let uploaded = Uploaded {
+            key,
+            bytes: *bytes,
+            removals,
+        };
+        self.by_name.insert(name.to_owned(), uploaded);
+        Ok(())
+    }
+}

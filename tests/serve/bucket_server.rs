@@ -1,0 +1,154 @@
+//! A real S3 server on loopback, with what real ones do that it does not, and with faults.
+//!
+//! The server looks at conditions before it has read the body, and at checksums after it has renamed: so each PUT is
+//! read whole here before it goes on, and one at a time for a key.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use http_body_util::BodyExt;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use s3s::auth::SimpleAuth;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{Body, HttpError};
+use s3s_fs::FileSystem;
+
+const KEY: &str = "farm";
+const SECRET: &str = "no-secret-at-all";
+
+/// What happens to the next write of a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It is done, and the answer says that it was refused.
+    Refused,
+    /// It is done, and the answer gets lost.
+    Lost,
+    /// It is not done: the store is busy.
+    Busy,
+}
+
+#[derive(Default)]
+struct State {
+    faults: Mutex<Vec<Fault>>,
+    keys: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// See the module's text. It ends when this is dropped.
+pub struct BucketServer {
+    address: SocketAddr,
+    state: Arc<State>,
+    _running: tokio::sync::oneshot::Sender<()>,
+}
+
+impl BucketServer {
+    /// A server of a bucket `farm` in a directory.
+    pub fn start(root: &Path) -> BucketServer {
+        std::fs::create_dir_all(root.join("farm")).expect("a bucket");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let mut builder = S3ServiceBuilder::new(FileSystem::new(root).expect("a file system"));
+        builder.set_auth(SimpleAuth::from_single(KEY, SECRET));
+        let (service, state) = (builder.build(), Arc::<State>::default());
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"));
+        let listener = listener.expect("a listener");
+        let address = listener.local_addr().expect("an address");
+        let (running, stopped) = tokio::sync::oneshot::channel::<()>();
+        let serving = serve(listener, service, state.clone());
+        std::thread::spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = serving => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        BucketServer {
+            address,
+            state,
+            _running: running,
+        }
+    }
+
+    /// The variables that a client of it needs.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let variables = [
+            ("AWS_ENDPOINT", format!("http://{}", self.address)),
+            ("AWS_ALLOW_HTTP", "true".to_owned()),
+            ("NO_PROXY", "127.0.0.1".to_owned()),
+            ("AWS_REGION", "us-east-1".to_owned()),
+            ("AWS_ACCESS_KEY_ID", KEY.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", SECRET.to_owned()),
+        ];
+        Vec::from(variables.map(|(name, value)| (name.to_owned(), value)))
+    }
+
+    /// Has these happen to the next writes of heads, the last one first.
+    pub fn break_heads(&self, faults: &[Fault]) {
+        *self.state.faults.lock().unwrap() = faults.to_vec();
+    }
+
+    /// Whether all of them have happened.
+    pub fn has_broken_all(&self) -> bool {
+        self.state.faults.lock().unwrap().is_empty()
+    }
+}
+
+async fn serve(listener: tokio::net::TcpListener, service: S3Service, state: Arc<State>) {
+    while let Ok((socket, _)) = listener.accept().await {
+        let (service, state) = (service.clone(), state.clone());
+        let answer = service_fn(move |request| answer(request, service.clone(), state.clone()));
+        let http = hyper::server::conn::http1::Builder::new();
+        tokio::spawn(http.serve_connection(TokioIo::new(socket), answer));
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    service: S3Service,
+    state: Arc<State>,
+) -> Result<Response<Body>, HttpError> {
+    let (head, body) = request.into_parts();
+    let is_write = matches!(head.method, Method::PUT | Method::POST | Method::DELETE);
+    let body = body.collect().await.map_err(|e| HttpError::new(e.into()))?;
+    let body: Bytes = body.to_bytes();
+    let key = head.uri.path().to_owned();
+    let lock = state
+        .keys
+        .lock()
+        .unwrap()
+        .entry(key.clone())
+        .or_default()
+        .clone();
+    let _alone = match is_write {
+        true => Some(lock.lock().await),
+        false => None,
+    };
+    let is_head = head.method == Method::PUT && key.ends_with("/head.json");
+    let fault = match is_head {
+        true => state.faults.lock().unwrap().pop(),
+        false => None,
+    };
+    let status = |status: StatusCode| {
+        let mut answer = Response::new(Body::empty());
+        *answer.status_mut() = status;
+        answer
+    };
+    if fault == Some(Fault::Busy) {
+        return Ok(status(StatusCode::SERVICE_UNAVAILABLE));
+    }
+    let answer = service
+        .call(Request::from_parts(head, Body::from(body)))
+        .await?;
+    match fault {
+        Some(Fault::Refused) => Ok(status(StatusCode::PRECONDITION_FAILED)),
+        Some(Fault::Lost) => Err(HttpError::new("the connection is cut".into())),
+        _ => Ok(answer),
+    }
+}

@@ -1,0 +1,203 @@
+//! Servers that share snapshots through an object store.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::bucket_server::{BucketServer, Fault};
+use super::support::lab::{self, Lab};
+use super::support::server::{Server, Settings};
+use super::support::wait;
+use super::{expect_clone, hit, push_and_fetch, small_lab};
+
+fn store_of(lab: &Lab) -> String {
+    format!("file://{}", lab.scratch("store").display())
+}
+
+/// A server with a state directory of its own.
+fn other(lab: &Lab, name: &str, arguments: &[&str]) -> Server {
+    let state = lab.scratch(name);
+    let settings = Settings {
+        state,
+        ..lab.settings()
+    };
+    settings.with(arguments).start()
+}
+
+fn count(server: &Server, what: &str, result: &str) -> u64 {
+    let name = format!("tarpon_{what}_total");
+    server.metrics().count(&name, &[("result", result)])
+}
+
+fn wait_shared(server: &Server, times: u64) {
+    wait::until_true("it is shared", || count(server, "offers", "done") == times);
+}
+
+/// Whether nobody has it: there is no upstream any more.
+fn is_refused(server: &Server, target: &str) -> bool {
+    matches!(server.get(target).head.status, 404 | 502)
+}
+
+/// The parts that lie in the store.
+fn parts(lab: &Lab) -> Vec<PathBuf> {
+    let files = |dir: &Path| {
+        let files = fs::read_dir(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+        Vec::from_iter(files.map(|file| file.unwrap().path()))
+    };
+    let repositories = files(&lab.scratch("store/v1/repos"));
+    assert_eq!(repositories.len(), 1, "{repositories:?}");
+    files(&repositories[0].join("parts"))
+}
+
+/// The upstream is gone, and the disk is empty: no clone, no build, the same archive.
+#[test]
+fn an_empty_server_has_what_another_one_has_shared() {
+    let lab = small_lab();
+    let url = store_of(&lab);
+    let first = lab.settings().with(&["--store", &url]).start();
+    hit(&first, "small");
+    wait_shared(&first, 1);
+    push_and_fetch(&lab, &first, "small", "new.txt", b"new\n");
+    let target = lab::target("small");
+    let newest = wait::until("the push is built", || {
+        let answer = first.get(&target).expect(200);
+        let commit = answer
+            .head
+            .get("x-cachew-snapshot-commit")
+            .map(str::to_owned);
+        let pushed = super::git::text(&lab.upstream("small"), &["rev-parse", "HEAD"]);
+        (commit == Some(pushed)).then_some(answer)
+    });
+    wait_shared(&first, 2);
+    expect_clone(&lab, "small", &newest.body);
+    lab.hide("small");
+
+    let alone = other(&lab, "alone", &[]);
+    assert!(is_refused(&alone, &target));
+    let reads = ["--store", &*url, "--store-readonly"];
+    let second = other(&lab, "second", &reads);
+    let taken = second.get(&target).expect(200);
+    assert_eq!(taken.head.etag(), newest.head.etag());
+    assert!(taken.body == newest.body, "other bytes");
+    assert_eq!(count(&second, "imports", "done"), 1);
+    assert_eq!(second.builds("complete"), 0);
+    assert_eq!(count(&second, "offers", "done"), 0);
+    let manifest = second.get(&lab::endpoint("small", "manifest")).expect(200);
+    let same = first.get(&lab::endpoint("small", "manifest")).expect(200);
+    assert!(manifest.body == same.body, "another manifest");
+    // It is an entry as any other.
+    second.stop();
+    let second = other(&lab, "second", &[]);
+    let again = second.get(&target).expect(200);
+    assert_eq!(again.head.etag(), newest.head.etag());
+    assert!(again.body == newest.body, "other bytes after a restart");
+}
+
+/// Whichever part has rotted, or is gone, no byte of it is served; what is whole again is.
+#[test]
+fn what_is_damaged_in_the_store_is_not_served() {
+    let lab = small_lab();
+    let url = store_of(&lab);
+    let first = lab.settings().with(&["--store", &url]).start();
+    let built = hit(&first, "small");
+    wait_shared(&first, 1);
+    first.stop();
+    lab.hide("small");
+    let server = other(&lab, "empty", &["--store", &url]);
+    let target = lab::target("small");
+    let parts = parts(&lab);
+    assert!(parts.len() >= 6, "{parts:?}");
+    let mut failed = 0;
+    let mut expect_refused = |part: &Path| {
+        assert!(is_refused(&server, &target), "{}", part.display());
+        failed += 1;
+        assert_eq!(count(&server, "imports", "failed"), failed);
+    };
+    for part in &parts {
+        let sound = fs::read(part).unwrap();
+        let mut rotten = sound.clone();
+        rotten[sound.len() / 2] ^= 1;
+        fs::write(part, rotten).unwrap();
+        expect_refused(part);
+        fs::write(part, &sound[..sound.len() - 1]).unwrap();
+        expect_refused(part);
+        fs::write(part, sound).unwrap();
+    }
+    let taken = server.get(&target).expect(200);
+    assert_eq!(taken.head.etag(), built.head.etag());
+    assert!(taken.body == built.body, "other bytes");
+}
+
+/// A bucket, of whose first three heads the store says something else than what it has done.
+#[test]
+fn a_bucket_is_shared_as_well() {
+    let lab = small_lab();
+    let bucket = BucketServer::start(&lab.scratch("s3"));
+    let environment = bucket.environment();
+    let checked = Command::new(env!("CARGO_BIN_EXE_tarpon"))
+        .args(["check", "--store", "s3://farm/tarpon", "--state"])
+        .arg(lab.state())
+        .envs(environment.clone())
+        .output()
+        .unwrap();
+    assert!(checked.status.success(), "{checked:?}");
+    let on = |state: PathBuf| {
+        let settings = Settings {
+            state,
+            environment: environment.clone(),
+            ..lab.settings()
+        };
+        settings.with(&["--store", "s3://farm/tarpon"])
+    };
+    bucket.break_heads(&[Fault::Lost, Fault::Busy, Fault::Refused]);
+    let first = on(lab.state()).start();
+    hit(&first, "small");
+    wait_shared(&first, 1);
+    push_and_fetch(&lab, &first, "small", "new.txt", b"new\n");
+    let target = lab::target("small");
+    let newest = wait::until("the push is built", || {
+        let answer = first.get(&target).expect(200);
+        let commit = answer
+            .head
+            .get("x-cachew-snapshot-commit")
+            .map(str::to_owned);
+        let pushed = super::git::text(&lab.upstream("small"), &["rev-parse", "HEAD"]);
+        (commit == Some(pushed)).then_some(answer)
+    });
+    wait_shared(&first, 2);
+    assert!(bucket.has_broken_all());
+    assert_eq!(
+        count(&first, "offers", "failed"),
+        0,
+        "one's own success was no loss"
+    );
+    lab.hide("small");
+    let second = on(lab.scratch("second")).start();
+    let taken = second.get(&target).expect(200);
+    assert_eq!(taken.head.etag(), newest.head.etag());
+    assert!(taken.body == newest.body, "other bytes");
+}
+
+#[test]
+fn check_tries_the_store() {
+    let lab = small_lab();
+    let check = |store: &str| {
+        let command = Command::new(env!("CARGO_BIN_EXE_tarpon"))
+            .args(["check", "--state"])
+            .arg(lab.state())
+            .args(["--store", store])
+            .output();
+        command.unwrap_or_else(|e| panic!("check: {e}"))
+    };
+    let sound = check(&store_of(&lab));
+    assert!(sound.status.success(), "{sound:?}");
+    // Nothing of the trial stays.
+    let probes = lab.scratch("store/v1/probe");
+    assert_eq!(fs::read_dir(probes).unwrap().count(), 0);
+    let file = lab.scratch("file");
+    fs::write(&file, "").unwrap();
+    let broken = check(&format!("file://{}/store", file.display()));
+    let said = String::from_utf8_lossy(&broken.stderr);
+    assert_eq!(broken.status.code(), Some(3), "{said}");
+    assert!(said.contains("--store file://"), "{said}");
+}

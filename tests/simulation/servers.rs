@@ -1,0 +1,689 @@
+//! Servers over one object store: they publish what an upstream has, collect what nobody names, and take a lease, while
+//! the store fails, and they are paused and killed.
+//!
+//! - `SIM_SEEDS=N` or `FIRST..END`, `SIM_SEED=S`: as in the simulation of the cache.
+//!
+//! Each way in which one of the rules can be broken is a [`Variant`] that the same checks must catch: what sees nothing
+//! shows nothing.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Waker};
+
+use serde_json::json;
+use tarpon::limits::{LEASE_MS, REMOTE_KEPT_MS, SMALL_OBJECT_BYTES_MAX};
+use tarpon::manifest::id::EntryId;
+use tarpon::store::remote::change::{About, Change, NewSnapshot, Uploaded};
+use tarpon::store::remote::collect::{Swept, sweep};
+use tarpon::store::remote::head::{Condemned, Head};
+use tarpon::store::remote::key::{Identity, PartKey, Place, RandomId, manifest_name, refs_name};
+use tarpon::store::remote::lease::{Lease, Watch};
+use tarpon::store::remote::objects::{Condition, Objects};
+use tarpon::store::remote::publish::{Base, Contents, Draw, Published, RemoteError, Uploads};
+use tarpon::store::remote::swap::Swapped;
+
+use super::cloud::{Cloud, SimObjects, pause};
+use super::rng::Rng;
+
+const STEPS: u64 = 300;
+/// So many seeds are run by default: each takes much longer than one of the cache's.
+const SEEDS_DEFAULT: u64 = 2_000;
+/// Within so many seeds each broken rule is seen.
+const SEEDS_TO_SEE: u64 = 3_000;
+
+/// Which rule is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    Sound,
+    PartsAfterHead,
+    ComparedBeforeHead,
+    LoserTakesRefs,
+    CollectsInOneStep,
+    ListsBeforeHead,
+    DrawsNumbersTwice,
+    BelievesRefusals,
+    ExpiresByDate,
+    CountsBuilds,
+}
+
+/// What a server has on its disk.
+struct Disk {
+    /// The state of the upstream that it serves.
+    shows: u64,
+    builds: u64,
+}
+
+/// Random numbers, and what is broken about them.
+struct Numbers {
+    cloud: Rc<RefCell<Cloud>>,
+    variant: Variant,
+    me: u64,
+    count: u64,
+}
+
+impl Draw for Numbers {
+    fn draw(&mut self) -> RandomId {
+        self.count += 1;
+        if self.variant == Variant::DrawsNumbersTwice {
+            return RandomId(u128::from(self.me + 1) << 64 | u128::from(self.count));
+        }
+        drawn(&self.cloud)
+    }
+}
+
+fn drawn(cloud: &RefCell<Cloud>) -> RandomId {
+    let rng = &mut cloud.borrow_mut().rng;
+    let (high, low) = (rng.next_u64(), rng.next_u64());
+    RandomId((u128::from(high) << 64) | u128::from(low))
+}
+
+/// A server, until it is killed; its disk stays.
+struct Server {
+    objects: SimObjects,
+    cloud: Rc<RefCell<Cloud>>,
+    variant: Variant,
+    me: RandomId,
+    /// How far its date is off.
+    skew_ms: i64,
+    disk: Rc<RefCell<Disk>>,
+    numbers: Numbers,
+    uploads: Uploads,
+    watch: Watch,
+    is_over: Rc<Cell<bool>>,
+}
+
+impl Server {
+    async fn run(mut self) {
+        loop {
+            let choice = self.cloud.borrow_mut().rng.below(8);
+            let is_over = self.is_over.get();
+            match choice {
+                0 | 1 if !is_over => self.collect().await,
+                2 | 3 if !is_over => self.lease().await,
+                4 if !is_over => pause().await,
+                _ => {
+                    // What went wrong is tried again.
+                    let is_done = self.publish().await.unwrap_or(false);
+                    if is_over && is_done {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn now_unix_ms(&self) -> u64 {
+        self.cloud
+            .borrow()
+            .now_ms
+            .saturating_add_signed(self.skew_ms)
+    }
+
+    /// Looks what the upstream has.
+    async fn compare(&mut self) -> u64 {
+        pause().await;
+        let now = self.cloud.borrow().upstream;
+        pause().await;
+        self.show(now);
+        now
+    }
+
+    fn show(&self, state: u64) {
+        let mut disk = self.disk.borrow_mut();
+        if state < disk.shows {
+            self.cloud.borrow_mut().breaks("a server goes back");
+        }
+        disk.shows = state;
+    }
+
+    /// Whether the store says what the upstream has.
+    async fn publish(&mut self) -> Result<bool, RemoteError> {
+        let place = self.cloud.borrow().place.clone();
+        let mut base = None;
+        if self.variant != Variant::ComparedBeforeHead {
+            base = Some(Base::read(&self.objects, &place).await?);
+        }
+        let state = self.compare().await;
+        let base = match base {
+            Some(base) => base,
+            None => Base::read(&self.objects, &place).await?,
+        };
+        let (change, contents) = self.build(state);
+        if base.head.says(&change) {
+            return Ok(true);
+        }
+        let published = match self.variant {
+            Variant::PartsAfterHead => self.publish_head_first(&base, &change, &contents).await?,
+            Variant::BelievesRefusals => self.publish_believing(&base, &change, &contents).await?,
+            _ => {
+                let stamp = (&mut self.numbers, self.cloud.borrow().now_ms);
+                let what = (&change, &contents);
+                let uploads = &mut self.uploads;
+                uploads
+                    .publish(&self.objects, &place, &base, what, stamp)
+                    .await?
+            }
+        };
+        match published {
+            Published::Already => Ok(true),
+            Published::Done(write) => {
+                self.cloud.borrow_mut().note_done(write);
+                Ok(true)
+            }
+            Published::Lost(write) => {
+                self.cloud.borrow_mut().note_lost(write);
+                if self.variant == Variant::LoserTakesRefs {
+                    let winner = Base::read(&self.objects, &place).await?.head;
+                    let shown = self.cloud.borrow().shown(&winner);
+                    shown.inspect(|shown| self.show(*shown));
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// What a server makes of a state: packs and frames that depend on it alone, and a snapshot without history, for
+    /// which git makes another pack each time.
+    fn build(&mut self, state: u64) -> (Change, Contents<Vec<u8>>) {
+        let mut contents = Contents::new();
+        let mut add = |name: String, content: String| {
+            contents.insert(name.clone(), (content.len() as u64, content.into_bytes()));
+            name
+        };
+        let packs =
+            [state / 3, state].map(|of| add(format!("pack-{of}.pack"), format!("pack {of}")));
+        let packs = BTreeSet::from(packs);
+        let refs = add(refs_name(state.to_string().as_bytes()), state.to_string());
+        let frames = add(
+            format!("{:032x}", state / 2),
+            format!("frames {}", state / 2),
+        );
+        let mut full = Vec::from_iter(packs.iter().cloned());
+        full.push(frames.clone());
+        let mut disk = self.disk.borrow_mut();
+        disk.builds += 1;
+        let made = drawn(&self.cloud);
+        let salt = match self.variant {
+            Variant::CountsBuilds => u128::from(disk.builds),
+            _ => made.0,
+        };
+        let tip = add(format!("pack-tip{made}.pack"), format!("tip {made}"));
+        let id = |of: u128| EntryId::from_bytes(of.to_be_bytes());
+        let full_id = id(u128::from(state) << 1);
+        let tip_id = id(salt << 1 | 1);
+        let snapshots = [
+            ("HEAD", full_id, full),
+            ("HEAD depth 1", tip_id, vec![tip, frames]),
+        ];
+        let snapshots = snapshots.map(|(want, id, parts)| {
+            let text = format!("{want} {state} {parts:?}");
+            self.cloud.borrow_mut().note_archive(id.as_str(), &text);
+            NewSnapshot {
+                about: About {
+                    want: want.into(),
+                    kind: "1".into(),
+                },
+                id,
+                manifest: add(manifest_name(text.as_bytes()), text),
+                parts,
+                compared_unix_ms: 0,
+            }
+        });
+        // What has a pack of its own is made when somebody asks for it.
+        let is_asked_for = made.0 % 3 == 0;
+        let count = if is_asked_for { 2 } else { 1 };
+        let change = Change {
+            mirror: Some((Vec::from_iter(packs), refs)),
+            snapshots: snapshots.into_iter().take(count).collect(),
+        };
+        (change, contents)
+    }
+
+    /// Keys for all that a change names, and the head that names them.
+    fn draw_up(
+        &mut self,
+        base: &Base,
+        change: &Change,
+        contents: &Contents<Vec<u8>>,
+    ) -> (Head, BTreeMap<String, Uploaded>) {
+        let mut uploaded = BTreeMap::new();
+        for name in change.names() {
+            let (bytes, removals) = (contents[name].0, base.head.removals);
+            let key = PartKey::new(name, self.numbers.draw()).expect("a name");
+            let part = Uploaded {
+                key,
+                bytes,
+                removals,
+            };
+            uploaded.insert(name.to_owned(), part);
+        }
+        let lengths = |name: &str| contents.get(name).map(|(bytes, _)| *bytes);
+        let stamp = (self.numbers.draw(), self.now_unix_ms());
+        let next = base.head.with(change, lengths, &uploaded, stamp);
+        (next.expect("all is there"), uploaded)
+    }
+
+    async fn upload(
+        &self,
+        parts: &BTreeMap<String, Uploaded>,
+        contents: &Contents<Vec<u8>>,
+    ) -> Result<(), RemoteError> {
+        let place = self.cloud.borrow().place.clone();
+        for part in parts.values() {
+            let content = &contents[part.key.name()].1;
+            self.objects.upload(&place.part(&part.key), content).await?;
+        }
+        Ok(())
+    }
+
+    async fn publish_head_first(
+        &mut self,
+        base: &Base,
+        change: &Change,
+        contents: &Contents<Vec<u8>>,
+    ) -> Result<Published, RemoteError> {
+        let place = self.cloud.borrow().place.clone();
+        let (next, parts) = self.draw_up(base, change, contents);
+        let swapped = base.swap(&self.objects, &place, &next).await?;
+        self.upload(&parts, contents).await?;
+        Ok(match swapped {
+            Swapped::Done => Published::Done(next.write),
+            Swapped::Lost(_) => Published::Lost(next.write),
+        })
+    }
+
+    async fn publish_believing(
+        &mut self,
+        base: &Base,
+        change: &Change,
+        contents: &Contents<Vec<u8>>,
+    ) -> Result<Published, RemoteError> {
+        let key = self.cloud.borrow().place.head();
+        let (next, parts) = self.draw_up(base, change, contents);
+        self.upload(&parts, contents).await?;
+        let bytes = next.encode().expect("a short head");
+        Ok(
+            match self.objects.swap(&key, bytes, &base.condition()).await {
+                Ok(_) => Published::Done(next.write),
+                Err(_) => Published::Lost(next.write),
+            },
+        )
+    }
+
+    async fn collect(&mut self) {
+        let place = self.cloud.borrow().place.clone();
+        let now_ms = self.cloud.borrow().now_ms;
+        let is_due = |condemned: &Condemned| condemned.since_unix_ms + REMOTE_KEPT_MS <= now_ms;
+        // The next one goes on.
+        let _ = match self.variant {
+            Variant::CollectsInOneStep => self.collect_at_once(&place).await,
+            Variant::ListsBeforeHead => self.collect_listed(&place, is_due).await,
+            _ => {
+                let stamp = (&mut self.numbers, now_ms);
+                sweep(&self.objects, &place, is_due, stamp).await.map(drop)
+            }
+        };
+    }
+
+    async fn collect_at_once(&mut self, place: &Place) -> Result<(), RemoteError> {
+        let listed = self.objects.list(&place.parts()).await?;
+        let head = Base::read(&self.objects, place).await?.head;
+        for key in listed.iter().filter_map(|name| name.parse().ok()) {
+            if head.stored(&key).is_none() {
+                self.objects.delete(&place.part(&key)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn collect_listed(
+        &mut self,
+        place: &Place,
+        is_due: impl Fn(&Condemned) -> bool,
+    ) -> Result<(), RemoteError> {
+        let listed = self.objects.list(&place.parts()).await?;
+        for _ in 0..30 {
+            pause().await;
+        }
+        let base = Base::read(&self.objects, place).await?;
+        for key in &base.head.removed {
+            self.objects.delete(&place.part(key)).await?;
+        }
+        let listed = listed.iter().filter_map(|name| name.parse().ok()).collect();
+        let stamp = (self.numbers.draw(), self.cloud.borrow().now_ms);
+        if let Some(next) = base.head.collecting(&listed, is_due, stamp) {
+            base.swap(&self.objects, place, &next).await?;
+        }
+        Ok(())
+    }
+
+    async fn lease(&mut self) {
+        let key = self.cloud.borrow().place.lease();
+        let cloud = self.cloud.clone();
+        let numbers = &mut self.numbers;
+        let is_leaving = self.cloud.borrow_mut().rng.below(6) == 0;
+        // Nothing right rests on it.
+        let _ = match self.variant {
+            Variant::ExpiresByDate => self.lease_by_date(&key).await,
+            _ if is_leaving => {
+                let given = self.watch.give_back(&self.objects, &key, self.me, numbers);
+                given.await.ok()
+            }
+            _ => {
+                let stamp = (numbers, move || cloud.borrow().now_ms);
+                let taken = self.watch.take(&self.objects, &key, self.me, stamp).await;
+                taken.ok().map(drop)
+            }
+        };
+    }
+
+    async fn lease_by_date(&mut self, key: &str) -> Option<()> {
+        let found = self.objects.get(key, SMALL_OBJECT_BYTES_MAX).await.ok()?;
+        let now_ms = self.now_unix_ms();
+        let lease = found
+            .as_ref()
+            .map(|found| serde_json::from_slice::<Lease>(&found.bytes));
+        if let Some(Ok(lease)) = &lease {
+            let until_ms = lease.more["until"].as_u64()?;
+            if lease.holder != Some(self.me) && now_ms < until_ms {
+                return None;
+            }
+        }
+        let mut lease = Lease {
+            holder: Some(self.me),
+            write: self.numbers.draw(),
+            more: serde_json::Map::new(),
+        };
+        lease.more.insert("until".into(), json!(now_ms + LEASE_MS));
+        let condition = match found {
+            None => Condition::Absent,
+            Some(found) => Condition::Unchanged(found.version),
+        };
+        let bytes = serde_json::to_vec(&lease).expect("texts");
+        self.objects
+            .swap(key, bytes, &condition)
+            .await
+            .ok()
+            .map(drop)
+    }
+}
+
+/// What a seed has come to.
+#[derive(Debug, Default, Clone, Copy)]
+struct Counts {
+    faults: u64,
+    swaps: u64,
+    removed: u64,
+    takeovers: u64,
+    kills: u64,
+}
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+struct World {
+    cloud: Rc<RefCell<Cloud>>,
+    variant: Variant,
+    disks: Vec<Rc<RefCell<Disk>>>,
+    tasks: Vec<Option<Task>>,
+    is_over: Rc<Cell<bool>>,
+    /// Until which step each is paused.
+    paused: Vec<u64>,
+    kills: u64,
+}
+
+impl World {
+    fn new(seed: u64, variant: Variant) -> World {
+        let place = Place::of(Identity {
+            host: "h".into(),
+            path: "r".into(),
+            url: "https://h/r".into(),
+        });
+        let cloud = Rc::new(RefCell::new(Cloud::new(Rng::new(seed), place)));
+        let servers = 2 + cloud.borrow_mut().rng.below(2) as usize;
+        let fault_one_in = [0, 4, 12, 40][cloud.borrow_mut().rng.below(4) as usize];
+        cloud.borrow_mut().fail_one_in(fault_one_in);
+        let disk = || {
+            Rc::new(RefCell::new(Disk {
+                shows: 0,
+                builds: 0,
+            }))
+        };
+        let mut world = World {
+            cloud,
+            variant,
+            disks: (0..servers).map(|_| disk()).collect(),
+            tasks: Vec::new(),
+            is_over: Rc::default(),
+            paused: vec![0; servers],
+            kills: 0,
+        };
+        for me in 0..servers {
+            let task = world.start(me);
+            world.tasks.push(Some(task));
+        }
+        world
+    }
+
+    fn start(&self, me: usize) -> Task {
+        let skew_ms =
+            self.cloud.borrow_mut().rng.below(20 * LEASE_MS) as i64 - 10 * LEASE_MS as i64;
+        let numbers = Numbers {
+            cloud: self.cloud.clone(),
+            variant: self.variant,
+            me: me as u64,
+            count: 0,
+        };
+        let server = Server {
+            objects: SimObjects(self.cloud.clone()),
+            cloud: self.cloud.clone(),
+            variant: self.variant,
+            me: RandomId(me as u128 + 1),
+            skew_ms,
+            disk: self.disks[me].clone(),
+            numbers,
+            uploads: Uploads::default(),
+            watch: Watch::default(),
+            is_over: self.is_over.clone(),
+        };
+        Box::pin(server.run())
+    }
+
+    fn below(&self, bound: u64) -> u64 {
+        self.cloud.borrow_mut().rng.below(bound)
+    }
+
+    fn step(&mut self, step: u64) {
+        let who = self.below(self.tasks.len() as u64) as usize;
+        match self.below(64) {
+            0 => self.cloud.borrow_mut().upstream += 1,
+            1..=3 => self.cloud.borrow_mut().deliver(),
+            4..=6 => {
+                let longest = [
+                    LEASE_MS / 3,
+                    LEASE_MS * 2,
+                    REMOTE_KEPT_MS,
+                    3 * REMOTE_KEPT_MS,
+                ];
+                let ms = self.below(longest[self.below(4) as usize]);
+                self.cloud.borrow_mut().now_ms += ms;
+            }
+            7 => {
+                self.kills += 1;
+                self.tasks[who] = Some(self.start(who));
+            }
+            8 => self.paused[who] = step + self.below(STEPS / 2),
+            _ if self.paused[who] > step => {}
+            _ => self.poll(who),
+        }
+    }
+
+    fn poll(&mut self, who: usize) {
+        let mut context = Context::from_waker(Waker::noop());
+        if let Some(task) = &mut self.tasks[who]
+            && task.as_mut().poll(&mut context).is_ready()
+        {
+            self.tasks[who] = None;
+        }
+    }
+
+    fn is_broken(&self) -> bool {
+        self.cloud.borrow().broken.is_some()
+    }
+
+    /// Nothing fails any more: all come to the same, and what nobody needs goes.
+    fn settle(&mut self) {
+        self.cloud.borrow_mut().fail_one_in(0);
+        self.cloud.borrow_mut().deliver_all();
+        self.is_over.set(true);
+        let mut polls = 0;
+        while self.tasks.iter().any(Option::is_some) && !self.is_broken() {
+            let who = self.below(self.tasks.len() as u64) as usize;
+            self.poll(who);
+            polls += 1;
+            assert!(polls < 100_000, "servers never come to an end");
+        }
+        let sweeps = if self.is_broken() { 0 } else { 4 };
+        for _ in 0..sweeps {
+            self.cloud.borrow_mut().now_ms += REMOTE_KEPT_MS;
+            self.collect();
+        }
+        self.check_end();
+    }
+
+    fn collect(&self) {
+        let (objects, place) = (
+            SimObjects(self.cloud.clone()),
+            self.cloud.borrow().place.clone(),
+        );
+        let now_ms = self.cloud.borrow().now_ms;
+        let mut numbers = Numbers {
+            cloud: self.cloud.clone(),
+            variant: Variant::Sound,
+            me: 0,
+            count: 0,
+        };
+        let is_due = |condemned: &Condemned| condemned.since_unix_ms + REMOTE_KEPT_MS <= now_ms;
+        let mut swept = Box::pin(sweep(&objects, &place, is_due, (&mut numbers, now_ms)));
+        let mut context = Context::from_waker(Waker::noop());
+        let swept = loop {
+            if let std::task::Poll::Ready(swept) = swept.as_mut().poll(&mut context) {
+                break swept;
+            }
+        };
+        assert!(
+            !matches!(swept, Ok(Swept::Lost) | Err(_)),
+            "nobody else writes: {swept:?}"
+        );
+    }
+
+    fn check_end(&self) {
+        let cloud = &mut *self.cloud.borrow_mut();
+        if cloud.broken.is_some() {
+            return;
+        }
+        let head = cloud.head().expect("somebody has published");
+        if cloud.shown(&head) != Some(cloud.upstream) {
+            cloud.breaks("the store does not show what the upstream has");
+        }
+        let named = head.parts.iter().map(|part| part.key.to_string());
+        if named.collect::<BTreeSet<_>>() != cloud.parts() {
+            cloud.breaks("something stays that nobody names");
+        }
+    }
+}
+
+fn run(seed: u64, variant: Variant) -> Result<Counts, String> {
+    let mut world = World::new(seed, variant);
+    for step in 0..STEPS {
+        world.step(step);
+        if world.is_broken() {
+            break;
+        }
+    }
+    world.settle();
+    let cloud = world.cloud.borrow();
+    match &cloud.broken {
+        Some(broken) => Err(broken.clone()),
+        None => Ok(Counts {
+            faults: cloud.faults,
+            swaps: cloud.swaps,
+            removed: cloud.removed,
+            takeovers: cloud.takeovers,
+            kills: world.kills,
+        }),
+    }
+}
+
+#[test]
+fn servers_over_one_store_hold() {
+    let seeds = super::seeds(SEEDS_DEFAULT);
+    let count = seeds.end - seeds.start;
+    let next = AtomicU64::new(seeds.start);
+    let total = Mutex::new(Counts::default());
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return;
+            }
+            let counts = run(seed, Variant::Sound).unwrap_or_else(|broken| {
+                next.store(seeds.end, Ordering::Relaxed);
+                panic!("seed {seed}: {broken}");
+            });
+            let total = &mut *total.lock().unwrap();
+            total.faults += counts.faults;
+            total.swaps += counts.swaps;
+            total.removed += counts.removed;
+            total.takeovers += counts.takeovers;
+            total.kills += counts.kills;
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    let total = total.into_inner().unwrap();
+    eprintln!("{count} seeds: {total:?}");
+    let is_deep =
+        total.swaps >= 5 * count && total.removed >= count && total.takeovers * 20 >= count;
+    assert!(is_deep || count < 1000, "too little happens: {total:?}");
+}
+
+#[test]
+fn each_broken_rule_is_seen() {
+    let variants = [
+        (Variant::PartsAfterHead, &["is named and not there"][..]),
+        (
+            Variant::ComparedBeforeHead,
+            &["refs in the store go back"][..],
+        ),
+        (Variant::LoserTakesRefs, &["a server goes back"][..]),
+        (Variant::CollectsInOneStep, &["is named and not there"][..]),
+        (Variant::ListsBeforeHead, &["is named and not there"][..]),
+        (
+            Variant::DrawsNumbersTwice,
+            &["is written twice", "said to be lost"][..],
+        ),
+        (Variant::BelievesRefusals, &["said to be lost"][..]),
+        (
+            Variant::ExpiresByDate,
+            &["a lease is taken from who has renewed it"][..],
+        ),
+        (Variant::CountsBuilds, &["two archives have one id"][..]),
+    ];
+    for (variant, expected) in variants {
+        let seen = (0..SEEDS_TO_SEE).find_map(|seed| Some((seed, run(seed, variant).err()?)));
+        let (seed, broken) = seen.unwrap_or_else(|| panic!("nobody sees {variant:?}"));
+        eprintln!("{variant:?}: seed {seed}: {broken}");
+        assert!(
+            expected.iter().any(|expected| broken.contains(expected)),
+            "{variant:?}: seed {seed}: {broken}"
+        );
+    }
+}
