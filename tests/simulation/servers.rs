@@ -234,7 +234,7 @@ impl Server {
             }
         });
         // What has a pack of its own is made when somebody asks for it.
-        let is_asked_for = made.0 % 3 == 0;
+        let is_asked_for = made.0.is_multiple_of(3);
         let count = if is_asked_for { 2 } else { 1 };
         let change = Change {
             mirror: Some((Vec::from_iter(packs), refs)),
