@@ -191,8 +191,9 @@
 //! * What was published is uploaded afterwards (`jobs::offer`): its parts, its manifest and metadata, then one swap of
 //!   the repository's head. The upstream is compared between the reading of the head and its swap, so that nothing
 //!   older takes the place of what another server has seen.
-//! * A build that would begin with a clone looks there first (`jobs::import`). What it finds is downloaded whole and
-//!   compared with its checksums before it is an entry as any other; then all who wait are answered from it.
+//! * A build that would begin with a clone looks there first (`jobs::import`). What it finds is one more archive that
+//!   grows: its files are downloaded by pieces, what it begins with first (`jobs::download`), and its frontier moves over
+//!   pieces that were compared with their checksums, whoever reads it. Once whole it is an entry as any other.
 //! * The store is asked by the background plane alone. It is not believed: names and lengths are checked as they are
 //!   read, and contents by the sums that entries have anyway. Who can write there decides what is served all the same.
 //! * The object format of a repository is not part of what its objects are found by: an empty server does not know it.

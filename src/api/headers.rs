@@ -6,6 +6,7 @@ use crate::archive::place::Archive;
 use crate::http::wire::head::RequestHead;
 use crate::http::wire::precondition::{Conditions, Verdict, evaluate, if_range_matches};
 use crate::http::wire::response::Head;
+use crate::io::clock::unix_ms;
 use crate::repos::repo::Repo;
 use crate::telemetry::metrics::Outcome;
 
@@ -75,6 +76,14 @@ pub(super) fn name_bundle<'b>(head: Head<'b>, repo: &Repo, archive: &Archive) ->
 /// How long ago the upstream had what `archive` has, in seconds, as far as is known.
 fn age_s(repo: &Repo, archive: &Arc<Archive>) -> Option<u64> {
     // A commit does not age.
-    let moment = repo.moment_of(archive).filter(|_| archive.want.follows())?;
-    Some(moment.began.elapsed().as_secs())
+    if !archive.want.follows() {
+        return None;
+    }
+    match repo.moment_of(archive) {
+        Some(moment) => Some(moment.began.elapsed().as_secs()),
+        None => {
+            let seen = archive.seen_elsewhere_unix_ms()?;
+            Some(unix_ms().saturating_sub(seen) / 1_000)
+        }
+    }
 }

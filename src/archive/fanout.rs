@@ -210,31 +210,6 @@ impl Fanout {
         self.lock().resting = false;
     }
 
-    /// Appends a run of a linked file, whose pages are in memory and whose frames have these
-    /// checksums. It needs no room, but somebody who wants it.
-    pub fn push_raw(
-        &self,
-        file: u32,
-        offset: u64,
-        len: u64,
-        checksums: &[u32],
-    ) -> Result<(), Abandoned> {
-        let mut shared = self.lock();
-        shared.is_wanted(Instant::now())?;
-        shared.layout.push_raw(file, offset, len, checksums);
-        appended(shared, len);
-        Ok(())
-    }
-
-    /// Appends frames that lie in a linked file, as [`Fanout::push_raw`].
-    pub fn push_stored(&self, file: u32, offset: u64, len: u64) -> Result<(), Abandoned> {
-        let mut shared = self.lock();
-        shared.is_wanted(Instant::now())?;
-        shared.layout.push_stored(file, offset, len);
-        appended(shared, len);
-        Ok(())
-    }
-
     /// The spool file now holds everything below `bytes`.
     pub fn spooled(&self, bytes: u64) {
         let mut shared = self.lock();
@@ -471,7 +446,7 @@ impl Fanout {
 }
 
 /// Calls the waiting readers, if it is time to.
-fn appended(mut shared: MutexGuard<'_, Growth>, bytes: u64) {
+pub(super) fn appended(mut shared: MutexGuard<'_, Growth>, bytes: u64) {
     if shared.is_to_be_told(bytes) {
         wake(shared);
     }

@@ -7,13 +7,15 @@
 //!
 //! - [`fanout`]: what everybody reads and the producer appends to. While it grows, [`growth`] has the
 //!   extents so far, the window, the readers, and [`pace`] tells who is too slow for an archive that is
-//!   kept nowhere; [`handle`] is a reader's side of it; [`whole`] is one that is complete, which is read without a lock.
+//!   kept nowhere; [`handle`] is a reader's side of it; [`whole`] is one that is complete, which is read without a lock;
+//!   [`appended`] is how what lies in files already is added.
 //! - [`place`]: an archive and where its bytes are; [`open_files`]: those that are open, each once.
 //! - [`spool`]: writes the pieces of a build to its file.
 //! - [`reader`]: reads for a socket, [`part`] one file of it, both with [`ahead`]; [`resident`] remembers what is in memory, [`prefetch`] reads in
 //!   what is not.
 
 pub(crate) mod ahead;
+mod appended;
 pub mod fanout;
 pub mod growth;
 pub mod handle;

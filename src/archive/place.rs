@@ -96,6 +96,8 @@ pub(crate) struct Archive {
     doubted_unix_ms: AtomicU64,
     /// Whether somebody was told of its parts, and may come for them.
     is_known_by_parts: AtomicBool,
+    /// When another server saw that the upstream has it, which is told and never relied on; 0 for never.
+    seen_unix_ms: AtomicU64,
 }
 
 /// The names of an archive's files in its directory.
@@ -164,6 +166,7 @@ impl Archive {
             last_used_unix_ms: AtomicU64::new(created_unix_ms),
             doubted_unix_ms: AtomicU64::new(0),
             is_known_by_parts: AtomicBool::new(false),
+            seen_unix_ms: AtomicU64::new(0),
         }
     }
 
@@ -192,6 +195,7 @@ impl Archive {
             last_used_unix_ms: AtomicU64::new(fields.created_unix_ms.min(unix_ms())),
             doubted_unix_ms: AtomicU64::new(0),
             is_known_by_parts: AtomicBool::new(false),
+            seen_unix_ms: AtomicU64::new(0),
         }
     }
 
@@ -314,6 +318,17 @@ impl Archive {
     /// Whether somebody was.
     pub(crate) fn is_known_by_parts(&self) -> bool {
         self.is_known_by_parts.load(Ordering::Relaxed)
+    }
+
+    /// Another server saw then, by its own clock, that the upstream has it.
+    pub(crate) fn set_seen_elsewhere(&self, unix_ms: u64) {
+        self.seen_unix_ms.store(unix_ms, Ordering::Relaxed);
+    }
+
+    /// When that was.
+    pub(crate) fn seen_elsewhere_unix_ms(&self) -> Option<u64> {
+        let seen = self.seen_unix_ms.load(Ordering::Relaxed);
+        (seen > 0).then_some(seen)
     }
 
     /// Notes that a request is answered from it.

@@ -118,19 +118,21 @@ impl Jobs {
         }
     }
 
-    /// Serves what another server has shared, if it has, and all who wait want it; else the permit is given back.
+    /// Serves what another server has shared, if it has, as it comes; else the permit is given back.
     async fn unless_shared(self: &Rc<Self>, permit: Permit, is_asked_for: bool) -> Option<Permit> {
         let repo = permit.repo().clone();
-        let imported = tokio::select! {
+        let begun = tokio::select! {
             biased;
-            imported = self.import(&repo, permit.want()) => imported,
+            begun = self.begin_import(&repo, permit.want()) => begun,
             () = unwanted(&permit), if is_asked_for => return None,
         };
-        let Some((archive, epoch)) = imported else {
+        let Some(import) = begun else {
             return Some(permit);
         };
-        self.publish(&repo, archive.clone(), epoch).await;
-        permit.started(Ok(archive));
+        permit.started(Ok(import.archive()));
+        if let Some((archive, epoch)) = self.finish_import(&repo, import).await {
+            self.publish(&repo, archive, epoch).await;
+        }
         None
     }
 

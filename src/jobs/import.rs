@@ -1,156 +1,192 @@
-//! A snapshot that another server has shared becomes this one's, where there is no mirror yet: head, metadata and parts
-//! are read, and no git runs. All of it is compared with its checksums before anybody gets a byte of it.
+//! A snapshot that another server has shared is served here, where there is no mirror yet: head, metadata and parts are
+//! read, and no git runs. It is produced as a build produces one: whoever asks meanwhile follows it, each byte is read
+//! once, and its frontier moves over what was compared with its checksum, and over nothing else.
 
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::spawn_blocking;
 
+use super::download::{Download, Files, Known};
 use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
 use crate::archive::place::Archive;
-use crate::io::uncached::Pace;
-use crate::limits::{
-    DOWNLOAD_PIECE_BYTES, DOWNLOADS_AT_ONCE, PIECE_RETRY_MS, REMOTE_META_BYTES_MAX,
-    REMOTE_TRIES_MAX, STORE_FIRST_WAIT_MS,
-};
+use crate::limits::{REMOTE_META_BYTES_MAX, STORE_FIRST_WAIT_MS};
 use crate::manifest::meta::Meta;
 use crate::manifest::outline::OUTLINE_NAME;
-use crate::manifest::parts::{MANIFEST_NAME, Manifest, part_name};
+use crate::manifest::parts::{MANIFEST_NAME, Manifest};
 use crate::manifest::want::Want;
 use crate::repos::repo::{RefsEpoch, Repo};
-use crate::store::check::check_files;
-use crate::store::remote::entry::Incoming;
-use crate::store::remote::head::{Head, Snapshot};
 use crate::store::remote::key::{
-    META, OUTLINE, PartKey, Place, manifest_name, meta_name, outline_name,
+    META, OUTLINE, PartKey, Place, SUMS, manifest_name, meta_name, outline_name, sums_name,
 };
 use crate::store::remote::objects::Objects;
-use crate::store::remote::publish::{Base, SystemRandom};
-use crate::store::staging::Staging;
+use crate::store::remote::publish::Base;
+use crate::store::remote::sums::Sums;
 use crate::telemetry::metrics::{Event, ImportResult};
 
-/// What a head says of a snapshot, and its metadata.
-struct Known {
-    head: Head,
-    snapshot: Snapshot,
-    meta: Meta,
-    meta_bytes: Vec<u8>,
+/// A snapshot that is downloaded, of which something can be served.
+pub(super) struct Import {
+    download: Download,
+    known: Known,
+    place: Place,
+    /// In which it counts as built: one of which no comparison is known, for it may be older than what this server has
+    /// seen.
+    epoch: RefsEpoch,
+    began: Instant,
 }
 
-/// A file that is downloaded.
-struct Wanted {
-    key: PartKey,
-    bytes: u64,
-    path: PathBuf,
-}
-
-/// Ends a check when the task that waits for it goes.
-struct StopOnDrop(Arc<AtomicBool>);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+impl Import {
+    /// What is served of it.
+    pub(super) fn archive(&self) -> Arc<Archive> {
+        self.download.archive()
     }
 }
 
 impl Jobs {
-    /// Takes the snapshot of a plain request from the store, if it is there and this server may serve it unasked: what
-    /// is an upstream's to permit, or is named, is the mirror's. Gives the epoch in which it counts as built: one of
-    /// which no comparison is known, for it may be older than what this server has seen.
-    pub(super) async fn import(
+    /// Begins to take the snapshot of a plain request from the store, if it is there and this server may serve it
+    /// unasked: what is an upstream's to permit, or is named, is the mirror's.
+    pub(super) async fn begin_import(
         self: &Rc<Self>,
         repo: &Arc<Repo>,
         want: &Want,
-    ) -> Option<(Arc<Archive>, RefsEpoch)> {
+    ) -> Option<Import> {
         let shared = self.shared.as_ref()?;
         let is_asked = self.permissions.of_repository(&repo.name).is_some();
         if !want.is_default() || is_asked || repo.mirror.is_dir() || shared.rests() {
             return None;
         }
-        repo.set_moved();
-        let (epoch, began) = (repo.epoch(), Instant::now());
-        let imported = self.import_now(shared, repo, want).await;
-        let result = match &imported {
-            Ok(Some(_)) => ImportResult::Done,
-            Ok(None) => ImportResult::Absent,
-            Err(_) => ImportResult::Failed,
-        };
-        self.meter.add(Event::Import(result), 1);
-        let repository = &*repo.name;
-        match imported {
-            Ok(Some(archive)) => {
-                let (id, ms) = (archive.id.as_str(), began.elapsed().as_millis() as u64);
-                tracing::info!(repository, id, ms, "taken from the store");
-                Some((archive, epoch))
+        if repo.notes.take_broken_off() {
+            return None;
+        }
+        match self.begin_import_now(shared, repo, want).await {
+            Ok(Some(import)) => Some(import),
+            Ok(None) => {
+                self.meter.add(Event::Import(ImportResult::Absent), 1);
+                None
             }
-            Ok(None) => None,
             Err(why) => {
-                if why.is_of_store() {
-                    shared.rest();
-                }
-                let why = causes(&why);
-                tracing::warn!(repository, "not taken from the store: {why}");
+                self.note_not_imported(repo, &why);
                 None
             }
         }
     }
 
-    async fn import_now(
+    async fn begin_import_now(
         self: &Rc<Self>,
         shared: &Shared,
         repo: &Arc<Repo>,
         want: &Want,
-    ) -> Result<Option<Arc<Archive>>, ShareError> {
-        let place = place_of(repo);
+    ) -> Result<Option<Import>, ShareError> {
+        let (place, began) = (place_of(repo), Instant::now());
         let wait_ms = STORE_FIRST_WAIT_MS;
         let known = known(shared, &place, want);
         let known = tokio::time::timeout(Duration::from_millis(wait_ms), known).await;
         let Some(known) = known.map_err(|_| ShareError::Slow { wait_ms })?? else {
             return Ok(None);
         };
+        self.check(repo, want, &known)?;
+        repo.set_moved();
+        let epoch = repo.epoch();
+        let (catalog, name) = (self.catalog.clone(), repo.name.clone());
+        let open_files = self.shop.open_files.clone();
+        let staging = spawn_blocking(move || catalog.state.staging()).await??;
+        let files = Files::new(&place, &known)?;
+        let made = spawn_blocking(move || files.make(name, staging, &open_files));
+        let mut download = Download::new(made.await??, shared);
+        let archive = download.archive();
+        archive.set_seen_elsewhere(known.snapshot.compared_unix_ms);
+        self.shop.add_running(&archive.fanout);
+        download.run_until(self, repo, Download::has_begun).await?;
+        repo.set_fetched_before(known.snapshot.compared_unix_ms);
+        Ok(Some(Import {
+            download,
+            known,
+            place,
+            epoch,
+            began,
+        }))
+    }
+
+    /// Whether it is what was asked for, and can be kept.
+    fn check(&self, repo: &Repo, want: &Want, known: &Known) -> Result<(), ShareError> {
         let meta = &known.meta;
-        let key = known.snapshot.manifest.to_string();
+        let other = |what: String| {
+            let key = known.snapshot.manifest.to_string();
+            Err(ShareError::Other { key, what })
+        };
         let is_repository =
             self.config.upstreams.name_of(&meta.repository).as_deref() == Some(&*repo.name);
         if meta.want != *want || meta.id.as_str() != known.snapshot.id || !is_repository {
-            let what = format!("it is that of {} {}", meta.repository, meta.want);
-            return Err(ShareError::Other { key, what });
+            return other(format!("it is that of {} {}", meta.repository, meta.want));
         }
         let files = meta.linked.iter().map(|linked| linked.bytes);
-        let bytes: u64 = files.chain([meta.spool_bytes()]).sum();
-        if bytes > self.catalog.usage.marks().high_bytes {
-            let what = format!("it has {bytes} bytes, more than may be kept");
-            return Err(ShareError::Other { key, what });
+        let bytes = files
+            .chain([meta.spool_bytes()])
+            .fold(0, u64::saturating_add);
+        match bytes > self.catalog.usage.marks().high_bytes {
+            true => other(format!("it has {bytes} bytes, more than may be kept")),
+            false => Ok(()),
         }
-        let catalog = self.catalog.clone();
-        let mut staging = spawn_blocking(move || catalog.state.staging()).await??;
-        let wanted = wanted(&mut staging, &known)?;
-        download(shared, &place, wanted).await?;
-        if self.catalog.usage.add(bytes) {
-            self.sweep_wanted.notify_one();
+    }
+
+    /// Downloads the rest, while it is served; gives it once it is an entry as any other.
+    pub(super) async fn finish_import(
+        self: &Rc<Self>,
+        repo: &Arc<Repo>,
+        import: Import,
+    ) -> Option<(Arc<Archive>, RefsEpoch)> {
+        let shared = self.shared.as_ref()?;
+        let (archive, epoch, began) = (import.archive(), import.epoch, import.began);
+        match self.finish_import_now(shared, repo, import).await {
+            Ok(()) => {
+                self.meter.add(Event::Import(ImportResult::Done), 1);
+                let (id, ms) = (archive.id.as_str(), began.elapsed().as_millis() as u64);
+                tracing::info!(repository = &*repo.name, id, ms, "taken from the store");
+                Some((archive, epoch))
+            }
+            Err(why) => {
+                archive.fanout.fail(&causes(&why));
+                // What is shared may be broken for good.
+                repo.notes.set_broken_off();
+                self.note_not_imported(repo, &why);
+                None
+            }
         }
-        let aside = aside(shared, &place, &known).await?;
-        let stop = StopOnDrop(Arc::default());
-        let stopped = stop.0.clone();
-        let name = repo.name.clone();
-        let compared_unix_ms = known.snapshot.compared_unix_ms;
-        let archive = spawn_blocking(move || {
-            let pace = Pace::new(None, stopped);
-            check_files(staging.dir(), &known.meta, &pace)?;
+    }
+
+    async fn finish_import_now(
+        self: &Rc<Self>,
+        shared: &Shared,
+        repo: &Arc<Repo>,
+        import: Import,
+    ) -> Result<(), ShareError> {
+        let (mut download, known) = (import.download, import.known);
+        let pieces = download.run_until(self, repo, |_| false);
+        let (pieces, aside) = tokio::join!(pieces, aside(shared, &import.place, &known));
+        pieces?;
+        let (archive, mut staging) = download.finish()?;
+        let aside = aside?;
+        let published = spawn_blocking(move || {
             for (name, bytes) in aside {
                 staging.write_aside(name, &bytes)?;
             }
-            let dir = staging.publish(known.meta.id, &known.meta_bytes)?;
-            Ok::<_, ShareError>(Archive::found(name, dir, known.meta))
+            Ok::<_, ShareError>(staging.publish(known.meta.id, &known.meta_bytes)?)
         });
-        let archive = archive.await??;
-        drop(stop);
-        repo.set_fetched_before(compared_unix_ms);
-        Ok(Some(Arc::new(archive)))
+        archive.moved_to(published.await??);
+        Ok(())
+    }
+
+    fn note_not_imported(&self, repo: &Repo, why: &ShareError) {
+        self.meter.add(Event::Import(ImportResult::Failed), 1);
+        if why.is_of_store()
+            && let Some(shared) = &self.shared
+        {
+            shared.rest();
+        }
+        let (repository, why) = (&*repo.name, causes(why));
+        tracing::warn!(repository, "not taken from the store: {why}");
     }
 }
 
@@ -160,22 +196,26 @@ async fn known(shared: &Shared, place: &Place, want: &Want) -> Result<Option<Kno
     let Some(snapshot) = head.current(&shared.about(want)).cloned() else {
         return Ok(None);
     };
-    let key = snapshot
-        .parts
-        .iter()
-        .find(|key| key.name().starts_with(META));
-    let Some(key) = key.cloned() else {
-        return Err(ShareError::Other {
+    let part = |kind: &'static str| {
+        let mut parts = snapshot.parts.iter();
+        let part = parts.find(|key| key.name().starts_with(kind));
+        part.ok_or_else(|| ShareError::Other {
             key: snapshot.manifest.to_string(),
-            what: "no part has its metadata".into(),
-        });
+            what: format!("it has no part {kind}"),
+        })
     };
-    let meta_bytes = small(shared, place, &key, meta_name).await?;
+    let (meta, sums) = tokio::join!(
+        small(shared, place, part(META)?, meta_name),
+        small(shared, place, part(SUMS)?, sums_name)
+    );
+    let meta_bytes = meta?;
     let meta = Meta::decode(&meta_bytes)?;
+    let sums = Sums::decode(&sums?)?;
     Ok(Some(Known {
         head,
         snapshot,
         meta,
+        sums,
         meta_bytes,
     }))
 }
@@ -227,81 +267,4 @@ async fn aside(
         aside.push((OUTLINE_NAME, small(shared, place, key, outline_name).await?));
     }
     Ok(aside)
-}
-
-/// Where each file of the snapshot is, and where it goes.
-fn wanted(staging: &mut Staging, known: &Known) -> Result<Vec<Wanted>, ShareError> {
-    let meta = &known.meta;
-    let linked = meta
-        .linked
-        .iter()
-        .map(|linked| (&linked.path, linked.bytes));
-    let files = linked.chain([(&meta.spool, meta.spool_bytes())]);
-    files
-        .map(|(path, bytes)| {
-            let name = part_name(path);
-            let keys = known.snapshot.parts.iter();
-            let key = keys.clone().find(|key| key.name() == name);
-            let stored = key.and_then(|key| known.head.stored(key));
-            let stored = stored.filter(|stored| stored.bytes == bytes);
-            let stored = stored.ok_or_else(|| ShareError::Other {
-                key: name.to_owned(),
-                what: format!("the head has no such part of {bytes} bytes"),
-            })?;
-            Ok(Wanted {
-                key: stored.key.clone(),
-                bytes,
-                path: staging.own(path)?,
-            })
-        })
-        .collect()
-}
-
-/// Downloads files, a few pieces at once.
-async fn download(shared: &Shared, place: &Place, wanted: Vec<Wanted>) -> Result<(), ShareError> {
-    let mut running = JoinSet::new();
-    for file in wanted {
-        let made = spawn_blocking(move || Incoming::make(file.path, file.bytes));
-        let made = Arc::new(made.await??);
-        let mut at = 0;
-        while at < file.bytes {
-            let end = file.bytes.min(at + DOWNLOAD_PIECE_BYTES);
-            if running.len() >= DOWNLOADS_AT_ONCE
-                && let Some(piece) = running.join_next().await
-            {
-                let piece: Result<(), ShareError> = piece?;
-                piece?;
-            }
-            let (objects, key) = (shared.objects.clone(), place.part(&file.key));
-            let made = made.clone();
-            running.spawn_local(async move {
-                let bytes = piece(&objects, &key, at..end).await?;
-                Ok(spawn_blocking(move || made.put(&bytes, at)).await??)
-            });
-            at = end;
-        }
-    }
-    while let Some(piece) = running.join_next().await {
-        piece??;
-    }
-    Ok(())
-}
-
-async fn piece(
-    objects: &impl Objects,
-    key: &str,
-    range: std::ops::Range<u64>,
-) -> Result<Vec<u8>, ShareError> {
-    let mut tries = 1;
-    loop {
-        match objects.get_range(key, range.clone()).await {
-            Err(_) if tries < REMOTE_TRIES_MAX => {
-                let wait_ms = PIECE_RETRY_MS << tries;
-                let jitter_ms = SystemRandom::below(wait_ms);
-                tokio::time::sleep(Duration::from_millis(wait_ms + jitter_ms)).await;
-                tries += 1;
-            }
-            got => return Ok(got?),
-        }
-    }
 }

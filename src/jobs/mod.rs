@@ -18,6 +18,7 @@ pub(crate) mod clone;
 mod cold;
 mod cold_clone;
 mod cold_fetch;
+mod download;
 mod early;
 mod end;
 pub(crate) mod ensure_refs;

@@ -95,14 +95,17 @@ impl Jobs {
             let base = Base::read(&shared.objects, &place).await?;
             let (read, read_unix_ms) = (Instant::now(), unix_ms());
             let (dir, about) = (archive.dir(), shared.about(&archive.want));
-            let described = spawn_blocking(move || describe(&dir, about, read_unix_ms)).await??;
+            let current = base.head.current(&about);
+            if current.is_some_and(|current| current.id == archive.id.as_str()) {
+                return Ok(OfferResult::Known);
+            }
+            let sums = shared.sums.clone();
+            let described = spawn_blocking(move || describe(&dir, about, read_unix_ms, &sums));
+            let described = described.await??;
             let change = Change {
                 mirror: None,
                 snapshots: vec![described.snapshot],
             };
-            if base.head.says(&change) {
-                return Ok(OfferResult::Known);
-            }
             self.fresh_since(repo, read, &Asker::of(Cause::Timer))
                 .await?;
             let current = repo.hit_of(&archive.want, Some(read));

@@ -9,22 +9,26 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use super::archive_id::kind;
+use crate::archive::growth::Abandoned;
+use crate::archive::open_files::OpenError;
 use crate::archive::place::Archive;
 use crate::config::Config;
 use crate::io::say::without_logins;
-use crate::limits::{OFFERS_AT_ONCE, STORE_REST_MS};
+use crate::io::shortage::is_disk_full;
+use crate::limits::{DOWNLOADS_MAX, OFFERS_AT_ONCE, STORE_REST_MS};
 use crate::manifest::meta::MetaError;
 use crate::manifest::want::Want;
 use crate::repos::error::StartError;
 use crate::repos::repo::Repo;
-use crate::store::check::Fault;
 use crate::store::files::StoreError;
 use crate::store::remote::any::AnyStore;
 use crate::store::remote::change::About;
 use crate::store::remote::entry::EntryError;
 use crate::store::remote::key::{Identity, Place};
 use crate::store::remote::objects::ObjectError;
+use crate::store::remote::plan::Unchecked;
 use crate::store::remote::publish::RemoteError;
+use crate::store::remote::sums::{BadSums, KnownSums};
 
 /// See the module's text.
 pub(super) struct Shared {
@@ -37,6 +41,10 @@ pub(super) struct Shared {
     pub(super) offers: RefCell<HashMap<Arc<str>, Vec<Weak<Archive>>>>,
     /// Held by what uploads.
     pub(super) turns: Semaphore,
+    /// Held by each request that downloads.
+    pub(super) downloads: Arc<Semaphore>,
+    /// Of files that were uploaded.
+    pub(super) sums: Arc<KnownSums>,
     /// Until when nobody who waits asks there, for it did not answer.
     rests_until: Cell<Option<Instant>>,
 }
@@ -56,8 +64,18 @@ pub(super) enum ShareError {
     Meta(#[from] MetaError),
     #[error("{key} is not what its name or its head says: {what}")]
     Other { key: String, what: String },
-    #[error("what was downloaded is not what was built: {0}")]
-    Fault(#[from] Fault),
+    #[error("{key} is damaged at {at}")]
+    Damaged { key: String, at: u64 },
+    #[error("the checksums of its pieces are not sound: {0}")]
+    Sums(#[from] BadSums),
+    #[error(transparent)]
+    Unchecked(#[from] Unchecked),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Abandoned(#[from] Abandoned),
+    #[error("not all of the archive came")]
+    Short,
     #[error("the store does not answer within {wait_ms} ms")]
     Slow { wait_ms: u64 },
     #[error("the upstream cannot be compared: {0}")]
@@ -75,6 +93,11 @@ impl From<StartError> for ShareError {
 }
 
 impl ShareError {
+    /// Whether there was no room on the disk for it.
+    pub(super) fn is_disk_full(&self) -> bool {
+        is_disk_full(self)
+    }
+
     /// Whether it is the store that does not answer: not even with a head.
     pub(super) fn is_of_store(&self) -> bool {
         matches!(
@@ -94,6 +117,8 @@ impl Shared {
             kind: kind(config.level),
             offers: RefCell::default(),
             turns: Semaphore::new(OFFERS_AT_ONCE),
+            downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
+            sums: Arc::default(),
             rests_until: Cell::default(),
         })
     }

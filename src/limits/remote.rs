@@ -43,10 +43,16 @@ pub const OFFER_ROUNDS_MAX: usize = 8;
 pub const OFFER_RETRY_MS: u64 = 1_000;
 /// The longest such wait.
 pub const OFFER_RETRY_MAX_MS: u64 = 5 * 60_000;
-/// A part is downloaded in pieces of so many bytes,
+/// Each so many bytes of a file of frames have a checksum: nobody gets a byte before all of these are there.
+pub const SUM_PIECE_BYTES: u64 = 256 << 10;
+/// So many such checksums are remembered of files that were uploaded: 8 MB.
+pub const SUMS_KEPT_MAX: usize = 1 << 20;
+/// Most bytes that one request downloads,
 pub const DOWNLOAD_PIECE_BYTES: u64 = 4 << 20;
-/// so many at once.
+/// so many at once for one snapshot,
 pub const DOWNLOADS_AT_ONCE: usize = 8;
+/// and for all.
+pub const DOWNLOADS_MAX: usize = 16;
 /// Wait before a piece is asked for again; it doubles with each try.
 pub const PIECE_RETRY_MS: u64 = 50;
 /// How long a request without a snapshot waits for what the store knows of one.
@@ -54,4 +60,6 @@ pub const STORE_FIRST_WAIT_MS: u64 = 3_000;
 /// How long nobody waits for a store that did not answer.
 pub const STORE_REST_MS: u64 = 30_000;
 
-const _: () = assert!(DOWNLOADS_AT_ONCE as u64 * DOWNLOAD_PIECE_BYTES <= 32 << 20);
+const _: () = assert!(DOWNLOADS_MAX as u64 * DOWNLOAD_PIECE_BYTES <= 64 << 20);
+const _: () = assert!(DOWNLOADS_AT_ONCE <= DOWNLOADS_MAX);
+const _: () = assert!(SUM_PIECE_BYTES <= DOWNLOAD_PIECE_BYTES);

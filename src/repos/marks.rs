@@ -110,6 +110,8 @@ pub(crate) struct Notes {
     copies_in_vain: AtomicBool,
     /// What was found at the start was looked at for what may not be served.
     is_swept: AtomicBool,
+    /// What another server has shared was begun to be served and could not be had.
+    has_broken_off: AtomicBool,
     /// Until when a first clone goes on though nobody waits for it; 0 for never.
     clone_wanted_until_unix_ms: AtomicU64,
 }
@@ -156,6 +158,16 @@ impl Notes {
     /// Whether one is.
     pub(crate) fn is_clone_wanted(&self) -> bool {
         self.clone_wanted_until_unix_ms.load(Ordering::Relaxed) > unix_ms()
+    }
+
+    /// What another server has shared could not be had whole: the next snapshot is to be built here.
+    pub(crate) fn set_broken_off(&self) {
+        self.has_broken_off.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the next one is; the one after that can be had from there again.
+    pub(crate) fn take_broken_off(&self) -> bool {
+        self.has_broken_off.swap(false, Ordering::Relaxed)
     }
 
     /// The clone has ended.

@@ -45,11 +45,6 @@ pub(crate) fn is_rot(error: &io::Error) -> bool {
 /// metadata, its spool file, files of frames, and each frame of its packs.
 pub(crate) fn check_entry(dir: &Path, id: EntryId, pace: &Pace) -> Result<(), Fault> {
     let meta = check_meta(dir, id, pace)?;
-    check_files(dir, &meta, pace)
-}
-
-/// The same of the files that its metadata name.
-pub(crate) fn check_files(dir: &Path, meta: &Meta, pace: &Pace) -> Result<(), Fault> {
     check_frames(
         dir,
         &meta.spool,
@@ -60,7 +55,7 @@ pub(crate) fn check_files(dir: &Path, meta: &Meta, pace: &Pace) -> Result<(), Fa
     for (number, linked) in meta.linked.iter().enumerate() {
         match linked.whole {
             Some(whole) => check_frames(dir, &linked.path, linked.bytes, whole, pace)?,
-            None => check_linked(dir, meta, number as u32, linked, pace)?,
+            None => check_linked(dir, &meta, number as u32, linked, pace)?,
         }
     }
     Ok(())

@@ -36,6 +36,10 @@ pub enum Fault {
 struct State {
     faults: Mutex<Vec<Fault>>,
     keys: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Reads of keys that have this in them wait.
+    held: tokio::sync::watch::Sender<Option<String>>,
+    /// So many bytes were read of each key, in ranges.
+    read: Mutex<HashMap<String, u64>>,
 }
 
 /// See the module's text. It ends when this is dropped.
@@ -94,6 +98,16 @@ impl BucketServer {
         *self.state.faults.lock().unwrap() = faults.to_vec();
     }
 
+    /// Has reads wait of all that has this in its key; of nothing any more for `None`.
+    pub fn hold(&self, text: Option<&str>) {
+        self.state.held.send_replace(text.map(str::to_owned));
+    }
+
+    /// How many bytes were read in ranges, by the last element of the key.
+    pub fn read_bytes(&self) -> HashMap<String, u64> {
+        self.state.read.lock().unwrap().clone()
+    }
+
     /// Whether all of them have happened.
     pub fn has_broken_all(&self) -> bool {
         self.state.faults.lock().unwrap().is_empty()
@@ -109,6 +123,13 @@ async fn serve(listener: tokio::net::TcpListener, service: S3Service, state: Arc
     }
 }
 
+/// How many bytes a request for a range is for.
+fn range_bytes(headers: &hyper::HeaderMap) -> Option<u64> {
+    let range = headers.get("range")?.to_str().ok()?;
+    let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+    Some(last.parse::<u64>().ok()? + 1 - first.parse::<u64>().ok()?)
+}
+
 async fn answer(
     request: Request<Incoming>,
     service: S3Service,
@@ -119,6 +140,16 @@ async fn answer(
     let body = body.collect().await.map_err(|e| HttpError::new(e.into()))?;
     let body: Bytes = body.to_bytes();
     let key = head.uri.path().to_owned();
+    if head.method == Method::GET {
+        let is_held = |held: &Option<String>| held.as_ref().is_some_and(|held| key.contains(held));
+        let mut held = state.held.subscribe();
+        // The sender is there for as long as the server is.
+        let _ = held.wait_for(|held| !is_held(held)).await;
+        if let Some(bytes) = range_bytes(&head.headers) {
+            let name = key.rsplit('/').next().unwrap_or_default().to_owned();
+            *state.read.lock().unwrap().entry(name).or_default() += bytes;
+        }
+    }
     let lock = state
         .keys
         .lock()

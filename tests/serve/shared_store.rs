@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::bucket_server::{BucketServer, Fault};
+use super::support::client::{End, Response};
 use super::support::lab::{self, Lab};
+use super::support::repos::Shape;
 use super::support::server::{Server, Settings};
 use super::support::wait;
-use super::{expect_clone, hit, push_and_fetch, small_lab};
+use super::{begin, expect_clone, hit, push_and_fetch, small_lab};
 
 fn store_of(lab: &Lab) -> String {
     format!("file://{}", lab.scratch("store").display())
@@ -31,6 +33,11 @@ fn count(server: &Server, what: &str, result: &str) -> u64 {
 
 fn wait_shared(server: &Server, times: u64) {
     wait::until_true("it is shared", || count(server, "offers", "done") == times);
+}
+
+/// How old what is answered is said to be.
+fn age_s(answer: &Response) -> Option<u64> {
+    answer.head.get("age")?.parse().ok()
 }
 
 /// Whether nobody has it: there is no upstream any more.
@@ -79,7 +86,12 @@ fn an_empty_server_has_what_another_one_has_shared() {
     let taken = second.get(&target).expect(200);
     assert_eq!(taken.head.etag(), newest.head.etag());
     assert!(taken.body == newest.body, "other bytes");
-    assert_eq!(count(&second, "imports", "done"), 1);
+    assert!(
+        age_s(&taken).is_some_and(|age_s| age_s < 600),
+        "{:?}",
+        taken.head
+    );
+    wait::until_true("it is kept", || count(&second, "imports", "done") == 1);
     assert_eq!(second.builds("complete"), 0);
     assert_eq!(count(&second, "offers", "done"), 0);
     let manifest = second.get(&lab::endpoint("small", "manifest")).expect(200);
@@ -93,7 +105,7 @@ fn an_empty_server_has_what_another_one_has_shared() {
     assert!(again.body == newest.body, "other bytes after a restart");
 }
 
-/// Whichever part has rotted, or is gone, no byte of it is served; what is whole again is.
+/// Whichever part has rotted, or is too short, no byte of it is served; what is whole again is.
 #[test]
 fn what_is_damaged_in_the_store_is_not_served() {
     let lab = small_lab();
@@ -106,26 +118,93 @@ fn what_is_damaged_in_the_store_is_not_served() {
     let server = other(&lab, "empty", &["--store", &url]);
     let target = lab::target("small");
     let parts = parts(&lab);
-    assert!(parts.len() >= 6, "{parts:?}");
-    let mut failed = 0;
+    assert!(parts.len() >= 7, "{parts:?}");
+    let (mut failed, mut cut) = (0, 0);
     let mut expect_refused = |part: &Path| {
-        assert!(is_refused(&server, &target), "{}", part.display());
+        let answer = server.get(&target);
         failed += 1;
-        assert_eq!(count(&server, "imports", "failed"), failed);
+        wait::until_true("it has failed", || {
+            count(&server, "imports", "failed") == failed
+        });
+        if answer.head.status == 200 {
+            // It had begun: what came of it is sound, and does not look whole.
+            assert!(built.body.starts_with(&answer.body), "{}", part.display());
+            let is_short = answer.body.len() < built.body.len();
+            assert_eq!(answer.end == End::Truncated, is_short, "{}", part.display());
+            cut += 1;
+            // The next one is built here, and cannot be: the one after that is taken from there again.
+        }
+        assert!(is_refused(&server, &target), "{}", part.display());
+        failed = count(&server, "imports", "failed");
     };
-    for part in &parts {
+    for (number, part) in parts.iter().enumerate() {
         let sound = fs::read(part).unwrap();
-        let mut rotten = sound.clone();
-        rotten[sound.len() / 2] ^= 1;
-        fs::write(part, rotten).unwrap();
-        expect_refused(part);
-        fs::write(part, &sound[..sound.len() - 1]).unwrap();
+        let mut broken = sound.clone();
+        match number % 2 {
+            0 => broken[sound.len() / 2] ^= 1,
+            _ => broken.truncate(sound.len() - 1),
+        }
+        fs::write(part, broken).unwrap();
         expect_refused(part);
         fs::write(part, sound).unwrap();
     }
+    assert!(cut >= 2, "{cut} of {} were begun", parts.len());
     let taken = server.get(&target).expect(200);
     assert_eq!(taken.head.etag(), built.head.etag());
     assert!(taken.body == built.body, "other bytes");
+}
+
+/// What is read from a bucket is served while it comes, to however many ask, and each byte of it is read once.
+#[test]
+fn what_is_in_a_bucket_is_served_as_it_comes() {
+    let lab = super::new_lab();
+    lab.generate("large", Shape::FewLarge, 12 << 20);
+    let bucket = BucketServer::start(&lab.scratch("s3"));
+    let on = |state: PathBuf| {
+        let settings = Settings {
+            state,
+            environment: bucket.environment(),
+            ..lab.settings()
+        };
+        settings.with(&["--store", "s3://farm"]).start()
+    };
+    let first = on(lab.state());
+    let built = hit(&first, "large");
+    wait_shared(&first, 1);
+    first.stop();
+    lab.hide("large");
+    let second = on(lab.scratch("second"));
+    bucket.hold(Some(".pack."));
+    // The pack is the most of it and stands before the worktree; none of it has come.
+    let (mut early, head, mut body) = begin(&second, "large", 1000);
+    assert_eq!(head.etag(), built.head.etag());
+    let mut followers = Vec::from_iter((0..4).map(|_| begin(&second, "large", 1000)));
+    bucket.hold(None);
+    early.copy_body(&mut body).unwrap();
+    assert!(body == built.body, "other bytes");
+    for (conn, _, body) in &mut followers {
+        conn.copy_body(body).unwrap();
+        assert!(*body == built.body, "other bytes for who followed");
+    }
+    wait::until_true("it is kept", || count(&second, "imports", "done") == 1);
+    let read = bucket.read_bytes();
+    assert!(read.len() >= 4, "{read:?}");
+    let stored = |name: &String| {
+        let mut found = Vec::new();
+        let dirs = fs::read_dir(lab.scratch("s3/farm/v1/repos")).unwrap();
+        found.extend(dirs.map(|dir| dir.unwrap().path().join("parts").join(name)));
+        fs::metadata(&found[0]).unwrap().len()
+    };
+    for (name, bytes) in &read {
+        assert_eq!(*bytes, stored(name), "{name}");
+    }
+    second.stop();
+    let third = on(lab.scratch("second"));
+    assert!(
+        hit(&third, "large").body == built.body,
+        "other bytes after a restart"
+    );
+    assert_eq!(bucket.read_bytes(), read, "read again");
 }
 
 /// A bucket, of whose first three heads the store says something else than what it has done.

@@ -79,7 +79,7 @@ const SEEMING: [Named; 7] = [
 ];
 
 /// Functions that wait, or call such ones, and where they run instead of on a core.
-const WAITING: [Named; 67] = [
+const WAITING: [Named; 68] = [
     (
         "src/server/reload.rs",
         "InForce::anew",
@@ -101,6 +101,11 @@ const WAITING: [Named; 67] = [
         "for prefetch threads and builders",
     ),
     ("src/jobs/build.rs", "run", "a builder's thread"),
+    (
+        "src/jobs/download.rs",
+        "Files::make",
+        "a thread, from `Jobs::begin_import_now`",
+    ),
     (
         "src/jobs/state.rs",
         "Jobs::join_all",

@@ -6,9 +6,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::change::{About, NewSnapshot};
-use super::key::{manifest_name, meta_name, outline_name};
+use super::key::{manifest_name, meta_name, outline_name, sums_name};
 use super::objects::Content;
 use super::publish::Contents;
+use super::sums::{KnownSums, Sums, sums_of};
 use crate::limits::REMOTE_META_BYTES_MAX;
 use crate::manifest::meta::{META_NAME, Meta, MetaError};
 use crate::manifest::outline::OUTLINE_NAME;
@@ -25,6 +26,8 @@ pub enum EntryError {
     },
     #[error("the metadata are not sound: {0}")]
     Meta(#[from] MetaError),
+    #[error("{} is not what was built: its checksum is another", path.display())]
+    Rotten { path: PathBuf },
 }
 
 impl EntryError {
@@ -50,7 +53,12 @@ pub struct Described {
 ///
 /// # Errors
 /// See [`EntryError`].
-pub fn describe(dir: &Path, about: About, compared_unix_ms: u64) -> Result<Described, EntryError> {
+pub fn describe(
+    dir: &Path,
+    about: About,
+    compared_unix_ms: u64,
+    known: &KnownSums,
+) -> Result<Described, EntryError> {
     let read = |name: &str| {
         let path = dir.join(name);
         let read = || {
@@ -66,13 +74,17 @@ pub fn describe(dir: &Path, about: About, compared_unix_ms: u64) -> Result<Descr
     let meta = Meta::decode(&meta_bytes)?;
     let manifest_bytes = read(MANIFEST_NAME)?;
     let (mut contents, mut parts) = (Contents::new(), Vec::new());
-    let files = meta
-        .linked
-        .iter()
-        .map(|linked| (&linked.path, linked.bytes));
-    for (path, bytes) in files.chain([(&meta.spool, meta.spool_bytes())]) {
-        let name = part_name(path).to_owned();
-        contents.insert(name.clone(), (bytes, Content::File(dir.join(path))));
+    let mut sums = Sums::default();
+    let linked = meta.linked.iter();
+    let files = linked.map(|linked| (&linked.path, linked.bytes, linked.whole));
+    let own = (&meta.spool, meta.spool_bytes(), Some(meta.spool_checksum));
+    for (path, bytes, whole) in files.chain([own]) {
+        let (name, path) = (part_name(path).to_owned(), dir.join(path));
+        if let Some(whole) = whole {
+            let sums_of_it = frames_sums((&name, &path, bytes), whole, known)?;
+            sums.files.insert(name.clone(), sums_of_it);
+        }
+        contents.insert(name.clone(), (bytes, Content::File(path)));
         parts.push(name);
     }
     let mut add = |name: String, bytes: Vec<u8>| {
@@ -82,6 +94,8 @@ pub fn describe(dir: &Path, about: About, compared_unix_ms: u64) -> Result<Descr
     };
     let manifest = add(manifest_name(&manifest_bytes), manifest_bytes);
     parts.push(add(meta_name(&meta_bytes), meta_bytes));
+    let sums = sums.encode();
+    parts.push(add(sums_name(&sums), sums));
     // Without it the next build takes nothing over.
     if let Ok(outline) = read(OUTLINE_NAME) {
         parts.push(add(outline_name(&outline), outline));
@@ -94,6 +108,26 @@ pub fn describe(dir: &Path, about: About, compared_unix_ms: u64) -> Result<Descr
         compared_unix_ms,
     };
     Ok(Described { snapshot, contents })
+}
+
+/// The checksums of the pieces of a file of frames, which is read once, and compared with what was built: nothing that has
+/// rotted here is given to others.
+fn frames_sums(
+    (name, path, bytes): (&str, &Path, u64),
+    whole: u64,
+    known: &KnownSums,
+) -> Result<Vec<u64>, EntryError> {
+    if let Some(sums) = known.get(name) {
+        return Ok(sums);
+    }
+    let sums = File::open(path).and_then(|file| sums_of(&file, bytes));
+    let (sums, found) = sums.map_err(EntryError::of("read", path))?;
+    if found != whole {
+        let path = path.to_owned();
+        return Err(EntryError::Rotten { path });
+    }
+    known.add(name.to_owned(), sums.clone());
+    Ok(sums)
 }
 
 /// A file that is downloaded in pieces, in any order.

@@ -81,6 +81,8 @@ const MANIFEST: &str = "manifest-";
 pub const META: &str = "meta-";
 /// How the name of an outline begins.
 pub const OUTLINE: &str = "outline-";
+/// How the name of a list of checksums begins.
+pub const SUMS: &str = "sums-";
 const REFS: &str = "refs-";
 /// So much of a SHA-256 names a content: some stores take no long keys.
 const CONTENT_HASH_BYTES: usize = 20;
@@ -111,6 +113,12 @@ pub fn outline_name(bytes: &[u8]) -> String {
     content_name(OUTLINE, bytes)
 }
 
+/// The same of a list of checksums.
+#[must_use]
+pub fn sums_name(bytes: &[u8]) -> String {
+    content_name(SUMS, bytes)
+}
+
 fn content_name(kind: &str, bytes: &[u8]) -> String {
     let digest: [u8; 32] = Sha256::digest(bytes).into();
     format!("{kind}{}", hex(&digest[..CONTENT_HASH_BYTES]))
@@ -129,7 +137,7 @@ pub fn is_stored_name(name: &str) -> bool {
         })
     };
     is_part_name(name)
-        || [MANIFEST, REFS, META, OUTLINE]
+        || [MANIFEST, REFS, META, OUTLINE, SUMS]
             .into_iter()
             .any(is_content_name)
 }

@@ -16,6 +16,7 @@
 //! - [`key`]: names of objects.
 //! - [`bucket`], [`files`], [`any`]: the stores that are known.
 //! - [`entry`]: an entry of the cache by its parts.
+//! - [`sums`], [`plan`]: the checksums of their pieces, and in which order these are downloaded.
 //! - [`probe`]: whether one keeps its promises.
 //!
 //! What makes it right:
@@ -39,6 +40,8 @@ pub mod head;
 pub mod key;
 pub mod lease;
 pub mod objects;
+pub mod plan;
 pub mod probe;
 pub mod publish;
+pub mod sums;
 pub mod swap;

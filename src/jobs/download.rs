@@ -1,0 +1,319 @@
+//! The files of a snapshot, on their way from the store to an entry in the making, and to those who read it meanwhile.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::{JoinSet, spawn_blocking};
+
+use super::room::Need;
+use super::shared::{ShareError, Shared};
+use super::state::Jobs;
+use crate::archive::fanout::Fanout;
+use crate::archive::growth::Abandoned;
+use crate::archive::open_files::OpenFiles;
+use crate::archive::place::{Archive, Files as OpenedFiles, Names};
+
+use crate::limits::{DOWNLOADS_AT_ONCE, PIECE_RETRY_MS, REMOTE_TRIES_MAX};
+use crate::manifest::meta::Meta;
+use crate::manifest::parts::part_name;
+use crate::repos::repo::Repo;
+use crate::store::remote::any::AnyStore;
+use crate::store::remote::entry::Incoming;
+use crate::store::remote::head::{Head, Snapshot};
+use crate::store::remote::key::Place;
+use crate::store::remote::objects::Objects;
+use crate::store::remote::plan::{Plan, Ready, Stretch};
+use crate::store::remote::publish::SystemRandom;
+use crate::store::remote::sums::Sums;
+use crate::store::staging::Staging;
+
+/// What a head says of a snapshot, and its metadata.
+pub(super) struct Known {
+    pub(super) head: Head,
+    pub(super) snapshot: Snapshot,
+    pub(super) meta: Meta,
+    pub(super) meta_bytes: Vec<u8>,
+    pub(super) sums: Sums,
+}
+
+/// Where each file of a snapshot is, and in which order they come.
+pub(super) struct Files {
+    plan: Plan,
+    meta: Meta,
+    /// The keys of the linked files and of the spool file, in this order.
+    keys: Vec<String>,
+}
+
+/// The same once they are made here, still empty.
+pub(super) struct Made {
+    plan: Plan,
+    keys: Vec<String>,
+    files: Vec<Arc<Incoming>>,
+    archive: Arc<Archive>,
+    staging: Unkept,
+}
+
+/// An entry in the making that is removed beside the plane, unless it is published.
+struct Unkept(Option<Staging>);
+
+impl Drop for Unkept {
+    fn drop(&mut self) {
+        // Outside of the plane nobody waits for it.
+        if let Some(staging) = self.0.take()
+            && let Ok(plane) = tokio::runtime::Handle::try_current()
+        {
+            plane.spawn_blocking(move || drop(staging));
+        }
+    }
+}
+
+impl Files {
+    /// Looks them up in the head that names the snapshot.
+    pub(super) fn new(place: &Place, known: &Known) -> Result<Files, ShareError> {
+        let meta = &known.meta;
+        let linked = meta.linked.iter();
+        let linked = linked.map(|linked| (&linked.path, linked.bytes));
+        let files = linked.chain([(&meta.spool, meta.spool_bytes())]);
+        let keys = files.map(|(path, bytes)| {
+            let name = part_name(path);
+            let mut keys = known.snapshot.parts.iter();
+            let key = keys.find(|key| key.name() == name);
+            let stored = key.and_then(|key| known.head.stored(key));
+            match stored.filter(|stored| stored.bytes == bytes) {
+                Some(stored) => Ok(place.part(&stored.key)),
+                None => Err(ShareError::Other {
+                    key: name.to_owned(),
+                    what: format!("the head has no such part of {bytes} bytes"),
+                }),
+            }
+        });
+        Ok(Files {
+            keys: keys.collect::<Result<_, _>>()?,
+            plan: Plan::new(meta, &known.sums)?,
+            meta: meta.clone(),
+        })
+    }
+
+    /// Makes and opens them in an entry in the making. May wait for the disk.
+    pub(super) fn make(
+        self,
+        repository: Arc<str>,
+        mut staging: Staging,
+        open: &OpenFiles,
+    ) -> Result<Made, ShareError> {
+        let Files { plan, meta, keys } = self;
+        let fields = meta.into_fields();
+        let linked = fields
+            .linked
+            .iter()
+            .map(|linked| (&linked.path, linked.bytes));
+        let (mut files, mut paths) = (Vec::new(), Vec::<PathBuf>::new());
+        for (path, bytes) in linked.chain([(&fields.spool, fields.layout.spool_bytes())]) {
+            let path = staging.own(path)?;
+            files.push(Arc::new(Incoming::make(path.clone(), bytes)?));
+            paths.push(path);
+        }
+        let mut places = open.reserve(paths.len())?;
+        let opened = paths.iter().map(|path| places.open_one(path));
+        let mut opened = opened.collect::<Result<Vec<_>, _>>()?;
+        let spool = opened.pop().ok_or(ShareError::Short)?;
+        let archive = Arc::new(Archive::growing(
+            fields.id,
+            repository,
+            Arc::new(fields.want),
+            fields.commit,
+            fields.shown,
+            fields.created_unix_ms,
+        ));
+        let names = Names {
+            spool: fields.spool,
+            linked: fields.linked,
+            made: OnceLock::new(),
+        };
+        let files_of_it = Arc::new(OpenedFiles::new(spool, opened));
+        archive.placed(staging.dir().to_owned(), names, files_of_it, open);
+        Ok(Made {
+            plan,
+            keys,
+            files,
+            archive,
+            staging: Unkept(Some(staging)),
+        })
+    }
+}
+
+/// Ends an archive that whoever makes it has left.
+struct FailOnDrop(Arc<Fanout>);
+
+impl Drop for FailOnDrop {
+    fn drop(&mut self) {
+        self.0.fail("it is downloaded no further");
+    }
+}
+
+/// A stretch that was asked for, and what became of it.
+type Fetched = (Stretch, Result<(), ShareError>);
+
+/// A snapshot on its way.
+pub(super) struct Download {
+    made: Made,
+    objects: AnyStore,
+    turns: Arc<Semaphore>,
+    running: JoinSet<Fetched>,
+    /// Once more, for there was no room.
+    again: VecDeque<Stretch>,
+    has_made_room: bool,
+    ends: FailOnDrop,
+}
+
+impl Download {
+    /// One of which nothing is asked for yet.
+    pub(super) fn new(made: Made, shared: &Shared) -> Download {
+        Download {
+            ends: FailOnDrop(made.archive.fanout.clone()),
+            made,
+            objects: shared.objects.clone(),
+            turns: shared.downloads.clone(),
+            running: JoinSet::new(),
+            again: VecDeque::new(),
+            has_made_room: false,
+        }
+    }
+
+    /// What is served of it.
+    pub(super) fn archive(&self) -> Arc<Archive> {
+        self.made.archive.clone()
+    }
+
+    /// Whether something can be.
+    pub(super) fn has_begun(&self) -> bool {
+        self.made.archive.fanout.wire_bytes() > 0
+    }
+
+    /// Goes on until all is there, or `is_enough`.
+    pub(super) async fn run_until(
+        &mut self,
+        jobs: &Rc<Jobs>,
+        repo: &Arc<Repo>,
+        is_enough: impl Fn(&Download) -> bool,
+    ) -> Result<(), ShareError> {
+        while !is_enough(self) {
+            self.ask();
+            let Some(fetched) = self.running.join_next().await else {
+                break;
+            };
+            let (stretch, fetched) = fetched?;
+            match fetched {
+                Ok(()) => {}
+                Err(why) if why.is_disk_full() && !self.has_made_room => {
+                    self.has_made_room = true;
+                    jobs.make_room(&repo.name, Need::Keep).await;
+                    self.again.push_back(stretch);
+                    continue;
+                }
+                Err(why) => return Err(why),
+            }
+            if jobs
+                .catalog
+                .usage
+                .add(stretch.range.end - stretch.range.start)
+            {
+                jobs.sweep_wanted.notify_one();
+            }
+            self.made.plan.note(&stretch);
+            self.advance()?;
+        }
+        Ok(())
+    }
+
+    /// Asks for so many stretches at once.
+    fn ask(&mut self) {
+        while self.running.len() < DOWNLOADS_AT_ONCE {
+            let next = self.again.pop_front();
+            let Some(stretch) = next.or_else(|| self.made.plan.next_stretch()) else {
+                return;
+            };
+            let file = self.made.files[stretch.file].clone();
+            let key = self.made.keys[stretch.file].clone();
+            let (objects, turns) = (self.objects.clone(), self.turns.clone());
+            self.running.spawn_local(async move {
+                // The semaphore is never closed, so this only waits.
+                let _turn = turns.acquire_owned().await;
+                let fetched = fetch(&objects, &key, &stretch, file).await;
+                (stretch, fetched)
+            });
+        }
+    }
+
+    /// Those who read get what has come.
+    fn advance(&mut self) -> Result<(), Abandoned> {
+        let fanout = &self.made.archive.fanout;
+        while let Some(ready) = self.made.plan.advance() {
+            match ready {
+                Ready::Spool { len } => fanout.push_spooled(len)?,
+                Ready::Stored { file, offset, len } => fanout.push_stored(file, offset, len)?,
+                Ready::Raw {
+                    file,
+                    offset,
+                    len,
+                    checksum,
+                } => fanout.push_raw(file, offset, len, &[checksum])?,
+            }
+        }
+        fanout.tell();
+        Ok(())
+    }
+
+    /// All of it is there; gives the entry in the making.
+    pub(super) fn finish(mut self) -> Result<(Arc<Archive>, Staging), ShareError> {
+        if !self.made.plan.is_whole() {
+            return Err(ShareError::Short);
+        }
+        self.ends.0.finish();
+        let staging = self.made.staging.0.take();
+        Ok((self.archive(), staging.ok_or(ShareError::Short)?))
+    }
+}
+
+/// Downloads a stretch, compares it with its checksums and writes it to its place.
+async fn fetch(
+    objects: &AnyStore,
+    key: &str,
+    stretch: &Stretch,
+    file: Arc<Incoming>,
+) -> Result<(), ShareError> {
+    let mut tries = 1;
+    loop {
+        let fetched = fetch_once(objects, key, stretch, file.clone()).await;
+        match fetched {
+            Err(why) if tries < REMOTE_TRIES_MAX && !why.is_disk_full() => {
+                let wait_ms = PIECE_RETRY_MS << tries;
+                let jitter_ms = SystemRandom::below(wait_ms);
+                tokio::time::sleep(Duration::from_millis(wait_ms + jitter_ms)).await;
+                tries += 1;
+            }
+            fetched => return fetched,
+        }
+    }
+}
+
+async fn fetch_once(
+    objects: &AnyStore,
+    key: &str,
+    stretch: &Stretch,
+    file: Arc<Incoming>,
+) -> Result<(), ShareError> {
+    let bytes = objects.get_range(key, stretch.range.clone()).await?;
+    let (key, stretch) = (key.to_owned(), stretch.clone());
+    let put = spawn_blocking(move || {
+        if let Err(at) = stretch.check(&bytes) {
+            return Err(ShareError::Damaged { key, at });
+        }
+        Ok(file.put(&bytes, stretch.range.start)?)
+    });
+    put.await?
+}
