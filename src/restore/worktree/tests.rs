@@ -458,7 +458,7 @@ fn files_are_made_before_all_trees_have_come() {
             let pack = Pack::open_coming(&path, &coming, Kind::Sha1, frontier.clone()).unwrap();
             // What is made counts once, and not again as what is found.
             let entries = (DIRECTORIES * 5 + 1) as u64;
-            let within = (Task::Make, entries * DISK_BLOCK_BYTES * 11 / 10);
+            let within = (Task::Make, entries * DISK_BLOCK_BYTES);
             make_within(&repository, commit, into.path(), within, || {
                 From::Coming(Packs::of(vec![pack]))
             })
