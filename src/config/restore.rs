@@ -114,11 +114,12 @@ pub struct RestoreArgs {
     #[arg(long, help_heading = "Freshness")]
     pub no_bundle: bool,
 
-    /// What to do when the server could not give what was asked for: exit codes 2, 3, 5, 6 and 101
+    /// What to do when the server could not give what was asked for: exit codes 2, 3, 5, 6 and 101; with --update
+    /// only where DIR is not there or empty
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Fallback::None)]
     pub fallback: Fallback,
 
-    /// How the worktree is made
+    /// How the worktree is made, where one is restored
     #[arg(long, value_name = "HOW", value_enum, default_value_t = WorktreeWay::Auto)]
     pub worktree: WorktreeWay,
 
@@ -144,7 +145,8 @@ pub struct RestoreArgs {
     #[arg(long, conflicts_with = "overwrite")]
     pub update: bool,
 
-    /// With --update: make changed and missing files anew, and replace untracked ones that are in the way
+    /// With --update: make changed, missing and removed (git rm) files anew, and replace untracked ones that are in
+    /// the way
     #[arg(long, requires = "update")]
     pub force: bool,
 

@@ -214,6 +214,9 @@ fn absent(named: &Named) -> String {
             .any(|kind| name.starts_with(kind))
     };
     let hint = match named.names.iter().any(is_followed) {
+        true if named.names.len() > 1 => {
+            " (neither as a branch nor as a tag; git ls-remote shows those of the upstream)"
+        }
         true => "",
         false => {
             " (a server has branches, tags and what its --follow names; a commit's id can be asked for anyway)"

@@ -41,6 +41,20 @@ pub enum RestoreError {
     Corrupt { offset: u64, what: String },
     #[error("the archive is refused: entry {entry:?}: {why}")]
     Entry { entry: String, why: String },
+    /// What would be lost of what was there before cannot be told.
+    #[error("{} is not updated: {why}; have it go with --discard-local", .directory.display())]
+    Unseen { directory: PathBuf, why: String },
+    /// What was there before, and is to be built upon.
+    #[error(
+        "{} is not updated: its {} is damaged: {what}; --overwrite restores it whole (--discard-local as well where it cannot be read), and \
+         so does removing it",
+        .directory.display(), .path.display()
+    )]
+    Damaged {
+        directory: PathBuf,
+        path: PathBuf,
+        what: String,
+    },
     #[error("git {step}: {detail}")]
     Git { step: String, detail: String },
     /// The server could not, and a clone cannot be tried either.
@@ -52,9 +66,11 @@ pub enum RestoreError {
         url: GivenUrl,
     },
     /// A submodule could not be had, nor cloned where that was to be tried.
-    #[error("submodule {}: {source}", .path.display())]
+    #[error("submodule {} ({url} at {commit}): {source}", .path.display())]
     Submodule {
         path: PathBuf,
+        url: GivenUrl,
+        commit: String,
         source: Box<RestoreError>,
     },
     #[error("not as asked for on the server or its upstream: {0}")]
@@ -70,7 +86,7 @@ impl RestoreError {
     /// The process's exit code, as `--help` lists them.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) => 1,
+            Self::Usage(_) | Self::Unseen { .. } | Self::Damaged { .. } => 1,
             Self::NoSnapshot(_) | Self::Denied(_) => 2,
             Self::Server(_) | Self::Changed => 3,
             Self::Disk { .. } | Self::SizeLimit { .. } | Self::EntryLimit { .. } => 4,
@@ -93,7 +109,8 @@ impl RestoreError {
             Self::Corrupt { .. } | Self::Entry { .. } | Self::Thread(_) => true,
             // What comes after an archive is fetched from the server, too.
             Self::Git { .. } => true,
-            Self::Usage(_) | Self::Disk { .. } => false,
+            Self::Usage(_) | Self::Unseen { .. } | Self::Damaged { .. } => false,
+            Self::Disk { .. } => false,
             Self::SizeLimit { .. } | Self::EntryLimit { .. } => false,
             Self::NoUrl { .. } | Self::Missing(_) | Self::Interrupted(_) => false,
             Self::Submodule { .. } => false,
@@ -116,9 +133,13 @@ impl RestoreError {
     }
 
     /// The same failure, as that of a submodule.
-    pub(super) fn of_submodule(self, path: &Path) -> Self {
-        let (path, source) = (path.to_owned(), Box::new(self));
-        Self::Submodule { path, source }
+    pub(super) fn of_submodule(self, path: &Path, url: &str, commit: &str) -> Self {
+        Self::Submodule {
+            path: path.to_owned(),
+            url: GivenUrl::new(url),
+            commit: commit.to_owned(),
+            source: Box::new(self),
+        }
     }
 
     pub(super) fn entry(path: &[u8], why: impl Into<String>) -> Self {

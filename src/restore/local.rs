@@ -19,14 +19,15 @@ use gix::bstr::ByteSlice;
 
 use super::data::read;
 use super::error::RestoreError;
+use super::names::Names;
 use super::nested::{self, Submodule};
 use super::noted::note;
 use super::run;
 use super::stop::Stop;
 use super::tracked::Tracked;
 use crate::limits::{
-    FETCHED_BYTES_MAX, LOCAL_NAMED_MAX, LOCAL_TRIED_MAX, OLD_INDEX_BYTES_MAX, OLD_WALK_LIMIT_MS,
-    SHALLOW_BYTES_MAX, STASH_LOG_BYTES_MAX,
+    FETCHED_BYTES_MAX, LOCAL_TRIED_MAX, OLD_INDEX_BYTES_MAX, OLD_WALK_LIMIT_MS, SHALLOW_BYTES_MAX,
+    STASH_LOG_BYTES_MAX,
 };
 use tips::{Tips, TipsError};
 
@@ -35,10 +36,10 @@ use tips::{Tips, TipsError};
 pub(super) struct Lost {
     /// Branches and worktrees with commits that none of its remote-tracking branches and tags, and
     /// not the last restore, leads to.
-    pub commits: Vec<String>,
-    pub stashes: Vec<String>,
+    pub commits: Names,
+    pub stashes: Names,
     /// Files that were added to the index and are not in HEAD's commit.
-    pub added: Vec<String>,
+    pub added: Names,
 }
 
 /// Why that cannot be told.
@@ -58,12 +59,19 @@ impl From<String> for Unseen {
 }
 
 impl Lost {
+    /// Adds what else is lost.
+    pub(super) fn extend(&mut self, lost: Lost) {
+        self.commits.append(lost.commits, |name| name);
+        self.stashes.append(lost.stashes, |name| name);
+        self.added.append(lost.added, |name| name);
+    }
+
     /// Adds what is lost with a submodule of this name.
     fn add(&mut self, of: &str, lost: Lost) {
         let named = |what: String| format!("{what} of its submodule {of}");
-        self.commits.extend(lost.commits.into_iter().map(named));
-        self.stashes.extend(lost.stashes.into_iter().map(named));
-        self.added.extend(lost.added.into_iter().map(named));
+        self.commits.append(lost.commits, named);
+        self.stashes.append(lost.stashes, named);
+        self.added.append(lost.added, named);
     }
 }
 
@@ -153,8 +161,9 @@ impl<'a> Look<'a> {
                         disk => disk,
                     })?;
             lost.add(name, found);
-            let most = [&lost.commits, &lost.stashes, &lost.added].map(Vec::len);
-            if most.into_iter().any(|count| count > LOCAL_TRIED_MAX) {
+            let all = [&mut lost.commits, &mut lost.stashes, &mut lost.added];
+            if all.iter().any(|names| names.len() > LOCAL_TRIED_MAX) {
+                all.into_iter().for_each(Names::leave_open);
                 break;
             }
         }
@@ -200,27 +209,29 @@ impl<'a> Look<'a> {
         if !has_more("--glob=refs/own/*")? {
             return Ok(lost);
         }
-        let before = lost.commits.len();
         for (name, id) in &tips.own {
-            if lost.commits.len() - before < LOCAL_NAMED_MAX && has_more(&id.to_string())? {
+            if has_more(&id.to_string())? {
                 lost.commits.push(name.clone());
             }
         }
-        if lost.commits.len() == before {
+        if lost.commits.is_empty() {
             lost.commits.push("one of its many branches".into());
+        }
+        if tips.own.len() >= LOCAL_TRIED_MAX {
+            lost.commits.leave_open();
         }
         Ok(lost)
     }
 
     /// Files that the index of the repository at `git_dir` has and the commit `head` has not, or not
     /// so. `ours` is the repository of ours that has its objects.
-    fn added(&self, git_dir: &Path, ours: &Path, head: ObjectId) -> Result<Vec<String>, String> {
+    fn added(&self, git_dir: &Path, ours: &Path, head: ObjectId) -> Result<Names, String> {
         let unread = |e: &dyn std::fmt::Display| format!("its index cannot be read: {e}");
         let index = git_dir.join("index");
         // One that is none tracks nothing.
         let tracked = Tracked::of(&index, OLD_INDEX_BYTES_MAX, self.stop)?;
         if tracked.bytes() == 0 {
-            return Ok(Vec::new());
+            return Ok(Names::default());
         }
         let index = fs::canonicalize(&index).map_err(|e| unread(&e))?;
         symlink(index, ours.join(".git/index")).map_err(|e| unread(&e))?;
@@ -240,7 +251,7 @@ impl<'a> Look<'a> {
         let listed = listed.map_err(|e| unread(&e))?;
         let names = listed.split(|b| *b == 0).filter(|name| !name.is_empty());
         let name = |name: &[u8]| name.to_str_lossy().into_owned();
-        Ok(names.take(LOCAL_NAMED_MAX).map(name).collect())
+        Ok(names.map(name).collect())
     }
 }
 
@@ -260,10 +271,10 @@ fn fetched(git_dir: &Path) -> Vec<ObjectId> {
 }
 
 /// The names of all stashes: the log of their ref has a line for each.
-fn stashes(git_dir: &Path) -> Vec<String> {
+fn stashes(git_dir: &Path) -> Names {
     let log = read(&git_dir.join("logs/refs/stash"), STASH_LOG_BYTES_MAX).unwrap_or_default();
     let count = log.lines().count().max(1);
-    (0..count.min(LOCAL_NAMED_MAX))
+    (0..count)
         .map(|number| format!("stash@{{{number}}}"))
         .collect()
 }

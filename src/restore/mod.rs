@@ -63,6 +63,7 @@ mod local;
 mod login;
 mod moment;
 mod moves;
+mod names;
 mod nested;
 mod netrc;
 mod noted;

@@ -34,7 +34,9 @@ use crate::limits::{OLD_INDEX_BYTES_MAX, RESTARTS_MAX, TRACKED_INDEX_BYTES_MAX};
 
 /// One of the submodules.
 fn restore_one(args: &RestoreArgs, stop: &Stop, nest: &Nest) -> Result<(), RestoreError> {
-    restore(args, stop, &Progress::default(), nest).map(|_| ())
+    let one = restore(args, stop, &Progress::default(), nest)?;
+    nest.add(&one);
+    Ok(())
 }
 
 /// Restores as asked.
@@ -63,7 +65,13 @@ pub(super) fn restore(
         let result = std::panic::catch_unwind(run);
         let result = result.unwrap_or(Err(RestoreError::Thread("restores")));
         progress.finish();
-        result
+        let mut summary = result?;
+        if args.recurse_submodules {
+            let done = nest.done();
+            summary.head.is_same &= !done.is_changed;
+            summary.submodules = Some(done);
+        }
+        Ok(summary)
     })
 }
 
@@ -81,7 +89,8 @@ impl Restore<'_> {
     fn run(&self) -> Result<Summary, RestoreError> {
         let (args, link) = (self.args, self.link);
         let base = Some(link.place).filter(|p| !p.is_empty());
-        if base.is_none() && !args.fallback_clone() {
+        let may_clone = args.fallback_clone() && (!args.update || proof::is_new(&args.dir));
+        if base.is_none() && !may_clone {
             return Err(RestoreError::Usage(url::no_name(&args.repo_url)));
         }
         if args.update
@@ -304,8 +313,8 @@ impl Restore<'_> {
         let directory = args.dir.to_string_lossy();
         let mut summary = link.progress.summary(&args.repo_url, &directory);
         summary.note = note;
-        summary.commit = commit;
-        summary.branch = branch;
+        summary.head.commit = commit;
+        summary.head.branch = branch;
         summary.verified = proven;
         Ok(summary)
     }

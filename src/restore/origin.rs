@@ -71,6 +71,17 @@ pub fn read(text: &[u8]) -> Result<Said, RestoreError> {
             };
         }
     }
+    of_origin(&config, hash).map_err(|why| refused(why.into()))
+}
+
+/// What a configuration says of the origin, where its extensions are looked at elsewhere; an error says why that cannot
+/// be told.
+pub(super) fn said(text: &[u8], hash: gix::hash::Kind) -> Result<Said, String> {
+    let config = gix::config::File::try_from(text.as_bstr());
+    of_origin(&config.map_err(|e| e.to_string())?, hash).map_err(str::to_owned)
+}
+
+fn of_origin(config: &gix::config::File, hash: gix::hash::Kind) -> Result<Said, &'static str> {
     let origins = config.strings("remote.origin.url").unwrap_or_default();
     let fetches = config.strings("remote.origin.fetch").unwrap_or_default();
     match &origins[..] {
@@ -79,7 +90,7 @@ pub fn read(text: &[u8]) -> Result<Said, RestoreError> {
             fetches: Vec::from_iter(fetches.iter().map(|fetch| fetch.to_vec())),
             origin: origins.first().map(|url| url.to_vec()),
         }),
-        _ => Err(refused("its origin has several addresses".into())),
+        _ => Err("its origin has several addresses"),
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::said::Said;
-use super::summary::{Failure, Phases, SOURCE_SNAPSHOT, Summary, size};
+use super::summary::{CheckedOut, Failure, Phases, SOURCE_SNAPSHOT, Summary, size};
 use super::waited::Waited;
 use crate::io::say::line;
 
@@ -340,8 +340,7 @@ impl Progress {
             directory: directory.to_owned(),
             origin: String::new(),
             source: SOURCE_SNAPSHOT,
-            commit: None,
-            branch: None,
+            head: CheckedOut::default(),
             verified: None,
             note: None,
             bundle_applied: false,
@@ -349,6 +348,7 @@ impl Progress {
             seed_bytes: self.seed_bytes.load(Relaxed),
             worktree: None,
             entries: Some(self.entries.load(Relaxed)),
+            submodules: None,
             resumes: self.resumes.load(Relaxed),
             first_byte_ms: self.has_answer().then(|| ms(&self.first_byte_us)),
             download_ms: ms(&self.downloaded_us),

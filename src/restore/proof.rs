@@ -43,7 +43,7 @@ pub(super) fn check(args: &RestoreArgs) -> Result<(), RestoreError> {
 }
 
 /// Whether there is nothing at `directory` yet.
-fn is_new(directory: &Path) -> bool {
+pub(super) fn is_new(directory: &Path) -> bool {
     std::fs::read_dir(directory).map_or(true, |mut listing| listing.next().is_none())
 }
 

@@ -3,32 +3,38 @@
 //! ```text
 //! copy: is it one that is taken ─► lock: git's own ─┬─► kept, update: what is wanted, and its objects ─► scratch
 //!                                                    └─► entries, look: the index, and all files by their stat data
-//! changes: index and tree ─► blocked: what is in the way ─► staged: new files, beside ─► note ─► moves ─► written: the
-//! index ─► heads: refs
+//! changes: index and tree ─► blocked: what is in the way ─► losses ─► staged: new files, beside ─► note ─► moves ─►
+//! written: the index ─► heads: refs
 //! ```
 //!
 //! Until the note nothing of the working copy has changed; until the index has, all is undone when something fails.
 //! Who is killed leaves the note, and the next run takes what is of either commit for clean and comes to the end.
 
+mod apply;
 mod blocked;
 mod cache_tree;
 mod changes;
 mod content;
 mod copy;
+mod damage;
 mod entries;
 mod heads;
 mod lock;
 mod look;
+mod losses;
 mod modules;
 mod news;
 mod note;
+mod plain;
 mod plan;
+mod refusal;
 mod scratch;
 mod staged;
+mod told;
 mod written;
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use gix::ObjectId;
 
@@ -36,33 +42,32 @@ use super::dates::Dates;
 use super::error::{RestoreError, failed};
 use super::kept;
 use super::link::Link;
-use super::moves::Moves;
+use super::local::Lost;
 use super::noted::{NOTE_NAME, noted};
 use super::objects::Objects;
 use super::opening::{self, Asked, By};
-use super::path::as_path;
 use super::proof;
-use super::proven::Proven;
 use super::quota::Quota;
 use super::run::{self, Room};
 use super::staging::Staging;
 use super::submodules::{Nest, Restores, Site};
-use super::summary::{SOURCE_UPDATE, Summary, Worktree};
+use super::summary::Summary;
 use super::update::{self, Update};
 use super::wanted::Wanted;
-use super::write::stopped;
-use crate::config::RestoreArgs;
-use crate::limits::UPDATE_NOTED_MAX;
+use crate::config::{RestoreArgs, WorktreeWay};
+use apply::Applying;
 use changes::Changes;
 use copy::{Copy, Place};
+use damage::{Damage, Depth};
 use heads::Replacing;
 use lock::Lock;
+use losses::Losses;
 use modules::{Around, Modules};
 use news::{News, One};
 use note::Way;
 use plan::{Before, Leave, Plan, Planner, Seen};
 use scratch::Scratch;
-use staged::{Item, Stage};
+use told::Done;
 
 /// Brings the working copy that is there to what is wanted; `None` where there is none yet.
 pub(super) fn run(
@@ -80,6 +85,11 @@ pub(super) fn run(
     if staging.is_empty() {
         return Ok(None);
     }
+    if let Some(unused) = unused(args).filter(|_| !args.quiet) {
+        link.progress.say(&format!(
+            "{unused} is for a directory that is restored: this one is brought to the commit from packs"
+        ));
+    }
     let renewal = Renewal {
         args,
         link,
@@ -91,6 +101,16 @@ pub(super) fn run(
     };
     let renewed = renewal.run().map(Some);
     renewed.map_err(|error| error.of_server(&link.server.authority))
+}
+
+/// What was asked for and is of no use.
+fn unused(args: &RestoreArgs) -> Option<&'static str> {
+    match args {
+        _ if args.worktree != WorktreeWay::Auto => Some("--worktree"),
+        _ if args.by_parts => Some("--by-parts"),
+        _ if args.by_archive => Some("--by-archive"),
+        _ => None,
+    }
 }
 
 /// One update.
@@ -108,43 +128,28 @@ struct Renewal<'a> {
 
 impl Renewal<'_> {
     fn run(&self) -> Result<Summary, RestoreError> {
-        let (args, link, target) = (self.args, self.link, self.staging.target());
         let (before, _lock) = self.begin()?;
-        let before = &before;
+        self.bring(&before)
+            .map_err(|error| self.judged(&before, error))
+    }
+
+    fn bring(&self, before: &Before) -> Result<Summary, RestoreError> {
+        let (args, link, hash) = (self.args, self.link, before.copy.hash());
         let room = Room::new(&before.scratch.tree, &before.quota);
-        let (news, seen) = std::thread::scope(|scope| {
-            // Whoever fails first is the reason, and the other need not go on.
-            let ends = |_: &RestoreError| link.stop.set();
-            let seen = scope.spawn(move || before.see(target, link.stop).inspect_err(ends));
-            let news = self.fetch(before, room).inspect_err(ends);
-            let seen = seen.join();
-            let seen = seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            match (news, seen) {
-                (Ok(news), Ok(seen)) => Ok((news, seen)),
-                (Err(error), Ok(_)) => Err(error),
-                (Err(error), Err(RestoreError::Server(_))) | (_, Err(error)) => Err(error),
-            }
-        })?;
-        let objects = Objects::open(&before.scratch.tree, before.copy.hash(), link.stop)?;
-        let hash = before.copy.hash();
+        let ((news, lost), seen) = self.gather(before, room)?;
+        let objects = Objects::open(&before.scratch.tree, hash, link.stop)?;
         let id = news.tip(hash, link.stop)?;
         let commit = id.map(|id| objects.commit_of(id)).transpose()?;
         let refs = news.refs(hash, commit, link.stop)?;
         let planner = Planner {
-            target,
+            target: self.staging.target(),
             before,
             seen: &seen,
             leave: Leave::of(args),
             until: room.until,
             stop: link.stop,
         };
-        let changes = planner.changes(commit, &objects)?;
-        let mut modules = self.modules(before, &seen, &changes, commit)?;
-        let gone = modules.as_ref().map(Modules::gone);
-        let plan = planner.plan(changes, gone.as_deref(), &objects)?;
-        if let Some(modules) = &mut modules {
-            modules.check(&plan.changes)?;
-        }
+        let (plan, modules) = self.plan(&planner, commit, &objects, lost)?;
         if args.verify.is_some() {
             proof::check_entries(&before.scratch.tree, hash, link.stop)?;
         }
@@ -152,7 +157,7 @@ impl Renewal<'_> {
         let replacing = Replacing {
             copy: &before.copy,
             refs: &refs,
-            fetches: news.fetches(),
+            fetches: news.fetches(before.copy.narrow()),
             scratch: &before.scratch.tree,
             modules: modules.as_ref(),
             is_submodule: self.nest.home.is_some(),
@@ -161,16 +166,104 @@ impl Renewal<'_> {
         };
         let _locks = replacing.prepare()?;
         let bytes = before.scratch.give(&before.copy)?;
-        let ready = (&plan, commit, modules.as_ref());
-        let (written, filtered) = self.change(before, &seen, ready, room)?;
+        let applying = Applying {
+            args,
+            link,
+            dates: self.dates,
+            staging: self.staging,
+            restores: self.restores,
+            before,
+            seen: &seen,
+            plan: &plan,
+            modules: modules.as_ref(),
+        };
+        let is_same = plan.is_empty() && commit == before.scratch.head;
+        let (written, filtered) = applying.run(commit, room)?;
         replacing.run(commit)?;
         before.quota.keep();
         self.finish(before, commit)?;
         if args.clean {
             self.clean(before, room)?;
         }
-        self.say(filtered);
-        self.summary(before, commit, (bytes, written))
+        let done = Done {
+            commit,
+            bytes,
+            written,
+            filtered,
+            is_same,
+        };
+        told::summary(args, link, before, &done)
+    }
+
+    /// What is to be done to come to a commit; refuses if anything would be lost, with what is `lost` of refs.
+    fn plan<'m>(
+        &'m self,
+        planner: &Planner<'m>,
+        commit: Option<ObjectId>,
+        objects: &Objects<'_>,
+        lost: Lost,
+    ) -> Result<(Plan, Option<Modules<'m>>), RestoreError> {
+        let mut losses = Losses {
+            lost,
+            ..Losses::default()
+        };
+        let changes = planner.changes(commit, objects)?;
+        let mut modules = self.modules(planner.before, planner.seen, &changes, commit)?;
+        let gone = modules.as_ref().map(Modules::gone);
+        let plan = planner.plan(changes, gone.as_deref(), objects, &mut losses)?;
+        if let Some(modules) = &mut modules {
+            modules.find_lost(&plan.changes, &mut losses)?;
+        }
+        losses.refuse(planner.target)?;
+        Ok((plan, modules))
+    }
+
+    /// What is wanted, what would be lost with the refs, and what is there.
+    fn gather(
+        &self,
+        before: &Before,
+        room: Room<'_>,
+    ) -> Result<((News, Lost), Seen), RestoreError> {
+        let (link, target) = (self.link, self.staging.target());
+        std::thread::scope(|scope| {
+            // Whoever fails first is the reason, and the other need not go on.
+            let ends = |_: &RestoreError| link.stop.set();
+            let seen = scope.spawn(move || before.see(target, link.stop).inspect_err(ends));
+            let lost = self.lost(before);
+            let news = lost.and_then(|lost| Ok((self.fetch(before, room)?, lost)));
+            let news = news.inspect_err(ends);
+            let seen = seen.join();
+            let seen = seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            match (news, seen) {
+                (Ok(news), Ok(seen)) => Ok((news, seen)),
+                (Err(error), Ok(_)) => Err(error),
+                (Err(error), Err(RestoreError::Server(_))) | (_, Err(error)) => Err(error),
+            }
+        })
+    }
+
+    /// An error, unless it is the working copy's own objects that are at fault.
+    fn judged(&self, before: &Before, error: RestoreError) -> RestoreError {
+        let depth = match &error {
+            RestoreError::Corrupt { .. } | RestoreError::Entry { .. } => Depth::Sums,
+            RestoreError::Git { .. } | RestoreError::Unseen { .. } => Depth::Sums,
+            RestoreError::Missing(_) => Depth::There,
+            _ => return error,
+        };
+        let stop = self.link.stop;
+        if stop.signal().is_some() {
+            return error;
+        }
+        stop.clear();
+        match damage::find(&before.copy, self.ours("damage"), depth, stop) {
+            Ok(Some(Damage { path, what })) => RestoreError::Damaged {
+                directory: self.staging.target().to_owned(),
+                path,
+                what,
+            },
+            Ok(None) => error,
+            Err(other) => other,
+        }
     }
 
     /// The working copy as it is, and its lock.
@@ -182,13 +275,15 @@ impl Renewal<'_> {
             git_dir: &home.map_or_else(|| target.join(".git"), |home| home.git_dir.clone()),
         };
         let copy = Copy::open(place, &args.repo_url, self.wanted.is_shallow)?;
+        let scratch = Scratch::new(self.ours("scratch"), &copy)?;
         let lock = Lock::take(&copy.git_dir.join("index"), &self.ours("lock"))?;
         let left = Way::left(&copy.git_dir);
         if left.is_some() {
             lock::sweep(&copy.git_dir);
         }
         let before = Before {
-            scratch: Scratch::new(self.ours("scratch"), &copy)?,
+            scratch,
+            branch: update::branch_of(&copy.git_dir)?,
             root: File::open(target).map_err(failed("open", target))?,
             copy,
             left,
@@ -244,13 +339,19 @@ impl Renewal<'_> {
         opening::open(self.link, &asked).map(drop)
     }
 
+    /// What would be lost with the refs.
+    fn lost(&self, before: &Before) -> Result<Lost, RestoreError> {
+        if self.args.discard_local {
+            return Ok(Lost::default());
+        }
+        let known = before.left.as_ref().map(Way::commits).unwrap_or_default();
+        let lost = kept::of_refs(self.link.stop, self.staging, &before.copy.git_dir, &known);
+        lost.map_err(|unseen| kept::not_told(self.staging.target(), unseen))
+    }
+
     /// What is wanted, whose objects are there then.
     fn fetch(&self, before: &Before, room: Room<'_>) -> Result<News, RestoreError> {
         let link = self.link;
-        if !self.args.discard_local {
-            let known = before.left.as_ref().map(Way::commits).unwrap_or_default();
-            kept::check_update(link.stop, self.staging, &before.copy.git_dir, &known)?;
-        }
         let of_history = Wanted {
             is_shallow: false,
             ..self.wanted.clone()
@@ -296,143 +397,6 @@ impl Renewal<'_> {
         fetched.map(News::All)
     }
 
-    /// Makes the new files and moves them into their places; if it fails all is as it was. How many were written,
-    /// and of these how many are those of a filter.
-    fn change(
-        &self,
-        before: &Before,
-        seen: &Seen,
-        (plan, commit, modules): (&Plan, Option<ObjectId>, Option<&Modules<'_>>),
-        room: Room<'_>,
-    ) -> Result<(u64, u64), RestoreError> {
-        let tree = self.staging.tree();
-        let root = self.staging.open_tree()?;
-        let stage = Stage {
-            site: staged::site(&root, room.quota, self.link.stop),
-            dates: self.dates,
-            hash: before.copy.hash(),
-            attributes: &plan.attributes,
-            room,
-        };
-        let changed = plan.changes.iter().filter_map(|change| {
-            let (mode, id) = change.new?;
-            Some((plan.changes.path(change), mode, id))
-        });
-        let rewritten = plan.rewritten.iter().map(|number| {
-            let entry = seen.entries.get(*number);
-            (entry.path(), entry.mode(), entry.id())
-        });
-        let mut items: Vec<Item<'_>> = changed.chain(rewritten).collect();
-        items.sort_unstable_by_key(|(path, ..)| *path);
-        let filtered = staged::make(stage, &items)?;
-        if let Some(modules) = modules {
-            modules.bring(self.restores)?;
-        }
-        self.note(before, commit)?;
-        let target = self.staging.target().to_owned();
-        let away = self.ours("repositories");
-        std::fs::create_dir(&away).map_err(failed("create", &away))?;
-        let git_dir = before.copy.git_dir.clone();
-        let mut repositories = Moves::new(tree.join(".git"), git_dir, away);
-        let mut moves = Moves::new(tree, target, self.staging.trash());
-        let moved = self
-            .look_again(before, seen, plan)
-            .and_then(|()| match modules {
-                None => Ok(()),
-                Some(modules) => {
-                    modules.take_out(&mut moves, &mut repositories)?;
-                    modules.place(&mut moves, &mut repositories)
-                }
-            })
-            .and_then(|()| self.move_files(seen, plan, &mut moves));
-        let made = moved
-            .and_then(|()| self.make_index(before, seen, plan))
-            .and_then(|()| self.move_index(before));
-        if let Err(error) = made {
-            moves.undo();
-            repositories.undo();
-            if before.left.is_none() {
-                Way::forget(&before.copy.git_dir)?;
-            }
-            return Err(error);
-        }
-        Ok((items.len() as u64, filtered))
-    }
-
-    /// Notes that it is on its way.
-    fn note(&self, before: &Before, commit: Option<ObjectId>) -> Result<(), RestoreError> {
-        let left = before.left.as_ref();
-        let mut to = left.map_or(Vec::new(), |left| left.to.clone());
-        if !to.contains(&commit) {
-            to.push(commit);
-        }
-        let to = to.split_off(to.len().saturating_sub(UPDATE_NOTED_MAX));
-        let way = Way {
-            from: before.scratch.head,
-            to,
-        };
-        way.write(&before.copy.git_dir, &self.ours("note"))
-    }
-
-    /// Refuses where one of the files that are replaced is not what was looked at: much may have been done there while
-    /// objects came.
-    fn look_again(&self, before: &Before, seen: &Seen, plan: &Plan) -> Result<(), RestoreError> {
-        if self.args.force {
-            return Ok(());
-        }
-        let replaced = plan.changes.iter().filter(|change| change.is_there);
-        let replaced = replaced.map(|change| change.at);
-        let numbers = replaced.chain(plan.rewritten.iter().copied());
-        let ground = before.ground(self.link.stop);
-        let Some(number) = look::first_changed(ground, &seen.entries, &seen.looked, numbers)?
-        else {
-            return Ok(());
-        };
-        let path = as_path(seen.entries.get(number).path())
-            .display()
-            .to_string();
-        Err(RestoreError::Usage(format!(
-            "{path} was changed meanwhile; --force replaces it"
-        )))
-    }
-
-    /// What goes goes first.
-    fn move_files(&self, seen: &Seen, plan: &Plan, moves: &mut Moves) -> Result<(), RestoreError> {
-        let stop = self.link.stop;
-        for change in plan.changes.iter().filter(|change| change.new.is_none()) {
-            if stop.is_set() {
-                return Err(stopped());
-            }
-            let path = as_path(plan.changes.path(change));
-            match seen.entries.get(change.at).is_submodule() {
-                true => moves.take_out_empty(&path),
-                false => moves.take_out(&path)?,
-            }
-        }
-        self.staging.merge(Path::new(""), moves, stop)
-    }
-
-    fn make_index(&self, before: &Before, seen: &Seen, plan: &Plan) -> Result<(), RestoreError> {
-        let parts = written::Parts {
-            old: &seen.entries,
-            changes: &plan.changes,
-            rewritten: &plan.rewritten,
-            looked: &seen.looked,
-        };
-        written::write(
-            &self.ours("index"),
-            &parts,
-            before.ground(self.link.stop),
-            self.dates,
-        )
-    }
-
-    /// Puts the index that was made into its place. From here on only the end is left.
-    fn move_index(&self, before: &Before) -> Result<(), RestoreError> {
-        let (from, to) = (self.ours("index"), before.copy.git_dir.join("index"));
-        std::fs::rename(from, &to).map_err(failed("rename to", &to))
-    }
-
     /// Notes that it is done.
     fn finish(&self, before: &Before, commit: Option<ObjectId>) -> Result<(), RestoreError> {
         let copy = &before.copy;
@@ -460,35 +424,5 @@ impl Renewal<'_> {
         let at = (&**scratch, self.staging.target());
         let input = std::process::Stdio::null();
         run::of_files(self.link.stop, at, room.until, input, &args).map(|_| ())
-    }
-
-    fn say(&self, filtered: u64) {
-        if filtered > 0 && !self.args.quiet {
-            self.link.progress.say(&format!(
-                "{filtered} files with a filter (git-lfs) are written as they are in the repository"
-            ));
-        }
-    }
-
-    fn summary(
-        &self,
-        before: &Before,
-        commit: Option<ObjectId>,
-        (bytes, written): (u64, u64),
-    ) -> Result<Summary, RestoreError> {
-        let (args, link) = (self.args, self.link);
-        let directory = args.dir.to_string_lossy();
-        let mut summary = link.progress.summary(&args.repo_url, &directory);
-        summary.source = SOURCE_UPDATE;
-        summary.worktree = Some(Worktree::Packs);
-        summary.origin = before.copy.restored.origin();
-        (summary.bytes, summary.entries) = (Some(bytes), Some(written));
-        summary.commit = commit.map(|commit| commit.to_string());
-        summary.branch = update::branch_of(&before.copy.git_dir)?;
-        summary.verified = args.verify.map(|verify| Proven::of(verify, args.clean));
-        if commit.is_none() {
-            summary.note = Some(update::why_empty(link.stop, &before.scratch.tree)?);
-        }
-        Ok(summary)
     }
 }

@@ -5,8 +5,12 @@ use std::io::Write;
 use super::error::RestoreError;
 use super::origin::is_url;
 use super::progress::Progress;
+use super::proof::is_new;
 use super::proven::Proven;
-use super::summary::{Failure, SOURCE_CLONE, SOURCE_UPDATE, Summary, size};
+use super::summary::{
+    Counted, ENTRIES, FILES, Failure, SOURCE_CLONE, SOURCE_UPDATE, SUBMODULES, Summary, counted,
+    size,
+};
 use crate::config::RestoreArgs;
 use crate::io::say::say_line;
 
@@ -19,7 +23,24 @@ const OUTPUT_LOST_CODE: u8 = 4;
 /// What may help against an error, behind its text.
 fn advice(args: &RestoreArgs, error: &RestoreError, progress: &Progress) -> &'static str {
     let is_url = is_url(args.repo_url.text());
+    if args.update && error.is_servers() && !is_new(&args.dir) {
+        return match error {
+            _ if args.fallback_clone() => {
+                "; --fallback clone is for a directory that is not there or empty: this one stays as it is"
+            }
+            RestoreError::Server(_) if !progress.has_answer() => {
+                "; check --server or TARPON_SERVER"
+            }
+            _ => "",
+        };
+    }
     match error {
+        RestoreError::Submodule { source, .. } => match **source {
+            RestoreError::NoSnapshot(_) | RestoreError::Denied(_) if !args.fallback_clone() => {
+                "; the server has to have it, too (--upstream), or --fallback clone clones it"
+            }
+            _ => "",
+        },
         RestoreError::Server(_) if args.fallback_clone() => "",
         RestoreError::Server(_) if !is_url && progress.has_answer() => "",
         RestoreError::Server(_) if !is_url => "; check --server or TARPON_SERVER",
@@ -92,14 +113,44 @@ pub fn print_misuse(why: &str, exit_code: u8) {
 
 /// What is checked out, in short.
 fn at(summary: &Summary) -> String {
-    let Some(commit) = &summary.commit else {
+    let Some(commit) = &summary.head.commit else {
         return String::new();
     };
     let short = commit.get(..SHOWN_DIGITS).unwrap_or(commit);
-    match &summary.branch {
+    match &summary.head.branch {
         Some(branch) => format!(" at {short} (branch {branch})"),
         None => format!(" at {short} (detached)"),
     }
+}
+
+/// What was done.
+fn done(summary: &Summary) -> String {
+    let (repository, directory) = (&summary.repository, &summary.directory);
+    match summary.source {
+        SOURCE_UPDATE if summary.head.is_same => format!("{directory} is already"),
+        SOURCE_UPDATE => format!("updated {directory} from {repository}"),
+        SOURCE_CLONE => format!("cloned {repository} into {directory}"),
+        _ => format!("restored {repository} into {directory}"),
+    }
+}
+
+/// How much came.
+fn came(summary: &Summary) -> String {
+    let mut said = Vec::new();
+    if let (Some(bytes), Some(entries)) = (summary.bytes, summary.entries) {
+        let what = match summary.source {
+            SOURCE_UPDATE => FILES,
+            _ => ENTRIES,
+        };
+        said.extend([size(bytes), counted(entries, what)]);
+    }
+    if let Some(Counted { count, bytes, .. }) = summary.submodules {
+        said.push(match bytes {
+            0 => counted(count, SUBMODULES),
+            bytes => format!("{} ({})", counted(count, SUBMODULES), size(bytes)),
+        });
+    }
+    said.iter().map(|said| format!("{said}, ")).collect()
 }
 
 fn report(args: &RestoreArgs, summary: &Summary) -> std::io::Result<()> {
@@ -107,20 +158,11 @@ fn report(args: &RestoreArgs, summary: &Summary) -> std::io::Result<()> {
         return print_json(summary);
     }
     if !args.quiet {
-        let came = match (summary.bytes, summary.entries) {
-            (Some(bytes), Some(entries)) => format!("{}, {entries} entries, ", size(bytes)),
-            _ => String::new(),
-        };
-        let how = match summary.source {
-            SOURCE_CLONE => "cloned",
-            SOURCE_UPDATE => "updated",
-            _ => "restored",
-        };
         say_line(format_args!(
-            "{how} {} into {}{}: {came}{:.2} s; its origin is {}",
-            summary.repository,
-            summary.directory,
+            "{}{}: {}{:.2} s; its origin is {}",
+            done(summary),
             at(summary),
+            came(summary),
             summary.total_ms / 1000.0,
             summary.origin,
         ));

@@ -105,6 +105,12 @@ impl<'a> Seed<'a> {
             return Ok(None);
         };
         let progress = Some(progress).filter(|_| !args.quiet);
+        if args.by_archive {
+            if let Some(progress) = progress {
+                progress.say("--by-archive takes nothing from the seed, and keeps nothing there");
+            }
+            return Ok(None);
+        }
         match Ground::open(path) {
             Ok(ground) => Ok(Some(Seed::new(ground, path, url, args, progress))),
             Err(Refused::Io { op, source }) => {

@@ -97,11 +97,25 @@ impl Staging {
                 let mut listing = fs::read_dir(&target).map_err(failed("read", &target))?;
                 is_empty = listing.next().is_none();
                 if !is_empty && !overwrite {
-                    return Err(usage("is not empty; --overwrite replaces what is in it"));
+                    let advice = match fs::symlink_metadata(target.join(".git")) {
+                        Ok(_) => "--update brings the working copy in it to what is asked for, ",
+                        Err(_) => "",
+                    };
+                    return Err(usage(&format!(
+                        "is not empty; {advice}--overwrite replaces what is in it"
+                    )));
                 }
                 let git = fs::symlink_metadata(target.join(".git"));
-                if !is_submodule && git.is_ok_and(|git| !git.is_dir()) {
-                    return Err(usage("belongs to another repository: its .git is a file"));
+                match git.map(|git| git.file_type()) {
+                    Ok(kind) if !is_submodule && kind.is_symlink() => {
+                        return Err(usage("has its repository elsewhere: its .git is a link"));
+                    }
+                    Ok(kind) if !is_submodule && !kind.is_dir() => {
+                        return Err(usage(
+                            "belongs to another repository, as a linked worktree or a submodule: its .git is a file",
+                        ));
+                    }
+                    _ => {}
                 }
                 merges = !is_empty || stays(&target, &found);
             }

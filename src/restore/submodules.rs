@@ -24,6 +24,7 @@ use super::gitmodules::{self, Submodule, resolved, too_many};
 use super::noted::{NOTE, noted};
 use super::quota::Shared;
 use super::stop::Stop;
+use super::summary::{Counted, Summary};
 use crate::config::{GivenUrl, RestoreArgs};
 use crate::limits::{
     INTERRUPT_POLL_MS, SUBMODULES_AT_ONCE, SUBMODULES_NESTED_MAX, SUBMODULES_RESTORED_MAX,
@@ -46,8 +47,10 @@ pub(super) struct Placed {
 pub(super) struct Nest {
     /// Superprojects around it.
     depth: usize,
-    /// Submodules of all of them.
+    /// Submodules of all of them that were begun.
     count: Arc<AtomicUsize>,
+    /// What was done for those that are there.
+    done: Arc<Mutex<Counted>>,
     /// What all take of the disk.
     pub taken: Shared,
     /// Those inside of it, once they have their places.
@@ -109,10 +112,26 @@ impl Nest {
         Ok(Nest {
             depth: self.depth + 1,
             count: self.count.clone(),
+            done: self.done.clone(),
             taken: self.taken.clone(),
             placed: Mutex::default(),
             home: None,
         })
+    }
+
+    /// One of them is there.
+    pub(super) fn add(&self, one: &Summary) {
+        let mut done = lock(&self.done);
+        done.count += 1;
+        done.bytes += one.bytes.unwrap_or(0);
+        done.seed_bytes += one.seed_bytes;
+        done.entries += one.entries.unwrap_or(0);
+        done.is_changed |= !one.head.is_same;
+    }
+
+    /// All that are there.
+    pub(super) fn done(&self) -> Counted {
+        *lock(&self.done)
     }
 }
 
@@ -191,9 +210,9 @@ impl<'a> Site<'a> {
             let run = |stop| {
                 while let Some((number, job)) = next(&work) {
                     if let Err(error) = self.restore(number, job, stop, restores) {
-                        lock(&work)
-                            .error
-                            .get_or_insert(error.of_submodule(&job.one.path));
+                        let url = self.asked(&job.one).unwrap_or_else(|_| job.one.url.clone());
+                        let error = error.of_submodule(&job.one.path, &url, &job.one.commit);
+                        lock(&work).error.get_or_insert(error);
                         stops
                             .iter()
                             .for_each(|stop: &Stop| stop.interrupt(OTHER_FAILED));

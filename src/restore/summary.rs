@@ -23,6 +23,21 @@ pub(super) fn size(bytes: u64) -> String {
     }
 }
 
+/// What files, entries and submodules are called, one and several of them.
+pub(super) const FILES: [&str; 2] = ["file", "files"];
+/// See [`FILES`].
+pub(super) const ENTRIES: [&str; 2] = ["entry", "entries"];
+/// See [`FILES`].
+pub(super) const SUBMODULES: [&str; 2] = ["submodule", "submodules"];
+
+/// So many of them, for people.
+pub(super) fn counted(count: u64, [one, several]: [&str; 2]) -> String {
+    match count {
+        1 => format!("1 {one}"),
+        count => format!("{count} {several}"),
+    }
+}
+
 /// What a worktree is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -56,6 +71,33 @@ pub(super) struct Phases {
     pub place: f64,
 }
 
+/// What is checked out.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct CheckedOut {
+    pub commit: Option<String>,
+    /// What was before, where there was a working copy that was brought to it.
+    pub from: Option<String>,
+    /// As which branch; for people.
+    #[serde(skip)]
+    pub branch: Option<String>,
+    /// Whether nothing is another one than before; for people.
+    #[serde(skip)]
+    pub is_same: bool,
+}
+
+/// All submodules together.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub(super) struct Counted {
+    pub count: u64,
+    /// See [`Summary`].
+    pub bytes: u64,
+    pub seed_bytes: u64,
+    pub entries: u64,
+    /// Some are at another commit than before, or were not there.
+    #[serde(skip)]
+    pub is_changed: bool,
+}
+
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
 pub(super) struct Summary {
@@ -65,11 +107,8 @@ pub(super) struct Summary {
     pub origin: String,
     /// See [`SOURCE_SNAPSHOT`].
     pub source: &'static str,
-    /// What is checked out.
-    pub commit: Option<String>,
-    /// As which branch; for people.
-    #[serde(skip)]
-    pub branch: Option<String>,
+    #[serde(flatten)]
+    pub head: CheckedOut,
     /// Why nothing is.
     pub note: Option<String>,
     pub bundle_applied: bool,
@@ -82,6 +121,8 @@ pub(super) struct Summary {
     /// What the files were made of; unknown of a clone.
     pub worktree: Option<Worktree>,
     pub entries: Option<u64>,
+    /// What was done for submodules, nested ones included; `None` unless they were asked for.
+    pub submodules: Option<Counted>,
     pub resumes: u64,
     /// `None` if no server has answered.
     pub first_byte_ms: Option<f64>,
@@ -98,7 +139,10 @@ pub(super) struct Summary {
 pub(super) struct Failure {
     pub error: String,
     pub exit_code: u8,
+    /// Both are unknown of a command line that nothing can be made of.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub repository: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub directory: String,
     pub bytes: u64,
     pub entries: u64,

@@ -920,6 +920,7 @@ fn a_wrong_command_line_is_a_summary_as_well() {
         let errors = expect(&out, 1);
         let json: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
         assert_eq!(json["exit_code"], 1, "{wrong:?}");
+        assert!(json.get("repository").is_none(), "{json}");
         let error = json["error"].as_str().unwrap_or_default();
         let first = errors.lines().next().unwrap_or_default();
         let begin = error.split(';').next().unwrap_or_default();

@@ -139,7 +139,14 @@ fn submodules_are_what_git_clones() {
     };
     expect(&into(&target, &[]), 0);
     expect_same(&clone, &target);
-    expect(&into(&target, &["--overwrite"]), 0);
+    let again = into(&target, &["--overwrite", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&again.stdout).unwrap();
+    let all = &json["submodules"];
+    assert_eq!(all["count"], 3, "{json}");
+    assert!(
+        all["bytes"].as_u64() > Some(0) && all["entries"].as_u64() > Some(0),
+        "{json}"
+    );
     expect_same(&clone, &target);
     // All of them together, though each by itself is less.
     let limit = ["--size-limit", "3M"];
@@ -293,7 +300,16 @@ fn submodules_are_brought_along() {
     // What it does not track stays.
     write(&target.join("other/mine"), "mine");
     write(&target.join("x/mid/mine"), "mine");
-    expect(&all.update(target, &[]), 0);
+    let said = expect(&all.update(target, &[]), 0);
+    assert!(
+        said.contains(" submodules (") && said.starts_with("updated "),
+        "{said}"
+    );
+    let said = expect(&all.update(target, &[]), 0);
+    assert!(
+        said.contains(" submodules, ") && said.contains(" is already at "),
+        "{said}"
+    );
     assert!(!target.join(".git/modules/o").exists() && !target.join("other/.git").exists());
     for left in ["other/mine", "x/mid/mine"] {
         fs::remove_file(target.join(left)).unwrap_or_else(|e| panic!("{left}: {e}"));
@@ -408,10 +424,11 @@ fn a_host_that_the_server_has_not_is_named() {
     let target = lab.scratch("target");
     let errors = expect(&restore(server.address(), "test/top", &target, RECURSE), 2);
     let named = format!(
-        "submodule m: the server refuses: 403: {} is not one",
+        "submodule m ({elsewhere} at {leaf}): the server refuses: 403: {} is not one",
         server.address()
     );
     assert!(errors.contains(&named), "{errors}");
+    assert!(errors.contains("or --fallback clone clones it"), "{errors}");
     expect_nothing(&target);
     let more = [RECURSE, &["--fallback", "clone"]].concat();
     expect(&restore(server.address(), "test/top", &target, &more), 0);

@@ -376,6 +376,18 @@ fn mounted(script: &str, at: &Path, restore: &Command) -> Option<Output> {
     Some(command.output().unwrap_or_else(|e| panic!("{e}")))
 }
 
+/// What is no seed is said, and what is of no use.
+fn expect_words(server: &Server, file: &Path, at: &Path) {
+    fs::write(file, "").unwrap();
+    let run = |more: &[&str]| restore(server.address(), "test/app", at, &with(file, more));
+    let said = expect(&run(&[]), 1);
+    assert!(said.contains("file: it is no directory"), "{said}");
+    let said = expect(&run(&["--by-archive"]), 0);
+    let words = "--by-archive takes nothing from the seed";
+    assert!(said.contains(words), "{said}");
+    fs::remove_dir_all(at).unwrap();
+}
+
 /// Who cannot write there reads, and says so once; whose seed it is counts.
 #[test]
 fn a_seed_that_is_full_or_only_read_is_used_all_the_same() {
@@ -386,6 +398,7 @@ fn a_seed_that_is_full_or_only_read_is_used_all_the_same() {
     let (disk, plain, at) = (lab.scratch("disk"), lab.scratch("plain"), lab.scratch("at"));
     expect(&restore(server.address(), "test/app", &plain, &[]), 0);
     fs::create_dir(&disk).unwrap();
+    expect_words(&server, &lab.scratch("file"), &at);
     let seed = disk.join("seed");
     let run = |mount: &str, more: &[&str]| {
         let restore = direct(server.address(), "test/app", &at, &with(&seed, more));

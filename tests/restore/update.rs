@@ -1,7 +1,7 @@
 //! `--update`: a working copy is brought to another commit, what would be lost is named, and whoever is killed in the
 //! middle of it leaves what the next run brings to the end.
 
-use crate::lab::{BINARY, Running, direct, expect, expect_files, relay, restore};
+use crate::lab::{BINARY, Running, direct, expect, expect_files, nobody, relay, restore};
 use crate::overwrite::everything;
 use crate::support::lab::{Lab, copy_tree};
 use crate::support::repos::{self, Importer, Layout};
@@ -126,7 +126,22 @@ fn what_differs_is_changed_and_nothing_else() {
     write(&target.join("mine/file"), "mine");
     git::run(&target, &["config", "user.name", "mine"]);
     let errors = expect(&update(&server, &target, &[]), 0);
-    assert!(errors.contains("updated "), "{errors}");
+    let new = git::text(&clone, &["rev-parse", "HEAD"]);
+    let expected = format!(
+        "updated {} from test/app at {} (branch main): ",
+        target.display(),
+        &new[..12]
+    );
+    assert!(errors.contains(&expected), "{errors}");
+    assert!(errors.contains(" 10 files, "), "{errors}");
+    let again = update(&server, &target, &["--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&again.stdout).unwrap();
+    assert!(json["commit"] == new && json["from"] == new, "{json}");
+    let errors = expect(&update(&server, &target, &[]), 0);
+    assert!(
+        errors.contains(&format!("is already at {} (branch main): ", &new[..12])),
+        "{errors}"
+    );
     assert_eq!(stat(&same), before);
     fs::remove_dir_all(target.join("mine")).unwrap_or_else(|e| panic!("it stays: {e}"));
     parity::expect_same(&clone, &target, "updated");
@@ -145,7 +160,15 @@ fn what_differs_is_changed_and_nothing_else() {
     for more in [&["--ref", "v1"][..], &["--ref", "topic/a"], &[]] {
         expect(&update(&server, &copy, more), 0);
     }
-    parity::expect_same(&clone, &copy, "copied");
+    // What was copied a moment ago is left for git to look at.
+    parity::expect_same_clones(&clone, &copy, "copied");
+    // One that was cloned of one branch has all of them then, and so has what git fetches.
+    let fetch = ["config", "--get-all", "remote.origin.fetch"];
+    let all = git::text(&copy, &fetch);
+    let narrow = "+refs/heads/main:refs/remotes/origin/main";
+    git::run(&copy, &["config", "remote.origin.fetch", narrow]);
+    expect(&update(&server, &copy, &["--ref", "topic/a"]), 0);
+    assert_eq!(git::text(&copy, &fetch), all);
     let from = git::text(&clone, &["rev-parse", "HEAD~1"]);
     expect(&update(&server, &copy, &["--commit", &from]), 0);
     assert_eq!(git::text(&copy, &["rev-parse", "HEAD"]), from);
@@ -159,11 +182,11 @@ fn what_differs_is_changed_and_nothing_else() {
 /// A name, what is done to a working copy, and what an error says of it; then what has it updated all the same.
 type Case<'c> = (&'c str, fn(&Path), &'c str, &'c [&'c str]);
 
-const LOST: [Case<'_>; 8] = [
+const LOST: [Case<'_>; 10] = [
     (
         "changed",
         |t| write(&t.join("src/d5/f5.c"), "mine"),
-        "src/d5/f5.c are changed",
+        "changed or missing: src/d5/f5.c; with --force",
         &["--force"],
     ),
     (
@@ -190,8 +213,20 @@ const LOST: [Case<'_>; 8] = [
             write(&t.join("mine"), "mine");
             git::run(t, &["add", "mine"]);
         },
-        "what was added of mine",
-        &["--discard-local", "--force"],
+        "what was added of mine; commit and push it first; with --discard-local",
+        &["--discard-local"],
+    ),
+    (
+        "removed",
+        |t| drop(git::run(t, &["rm", "--quiet", "src/d5/f5.c"])),
+        "taken out of the index: src/d5/f5.c; with --force all of that goes",
+        &["--force"],
+    ),
+    (
+        "all of it at once",
+        everything_lost,
+        EVERYTHING,
+        &["--force", "--discard-local"],
     ),
     (
         "commit",
@@ -221,21 +256,109 @@ const LOST: [Case<'_>; 8] = [
     ),
 ];
 
-const NOT_TAKEN: [(&str, &[&str]); 6] = [
+const EVERYTHING: &str = "changed or missing: src/d0/f0.c, src/d0/f14.c, src/d0/f21.c, src/d0/f28.c, src/d0/f35.c, \
+    src/d0/f42.c, src/d0/f49.c, src/d0/f56.c and 3 others; taken out of the index: src/d6/f6.c; in the way and not \
+    tracked: new/deep; nobody else may have the commits of main, topic; push them first; nobody else has the stashes \
+    stash@{0}; apply, commit and push them first, or drop them (git stash drop); nobody else may have what was added of \
+    mine; commit and push it first; with --force and --discard-local all of that goes\n";
+
+fn everything_lost(target: &Path) {
+    write(&target.join("src/d5/f5.c"), "mine");
+    git::run(target, &["stash", "--quiet"]);
+    git::run(target, &["branch", "topic"]);
+    let commit = ["commit", "--quiet", "--allow-empty", "-m", "mine"];
+    git::run(target, &commit);
+    git::run(target, &["checkout", "--quiet", "topic"]);
+    git::run(target, &commit);
+    for directory in ["d0", "d5"] {
+        fs::remove_dir_all(target.join("src").join(directory)).unwrap_or_else(|e| panic!("{e}"));
+    }
+    let some = target.join("src/d5");
+    git::run(target, &["checkout", "--", "src/d0/f7.c", "src/d5"]);
+    fs::remove_file(some.join("f5.c")).unwrap_or_else(|e| panic!("{e}"));
+    write(&some.join("f12.c"), "mine");
+    git::run(target, &["rm", "--quiet", "src/d6/f6.c"]);
+    write(&target.join("new/deep"), "mine");
+    write(&target.join("mine"), "mine");
+    git::run(target, &["add", "mine"]);
+}
+
+/// A name, what git does to a working copy, what an error says that helps, and git doing that.
+type Helped<'c> = (&'c str, &'c [&'c str], &'c str, &'c [&'c str]);
+
+/// What is not taken, until what is said has been done.
+const NOT_TAKEN: [Helped<'_>; 11] = [
     (
         "skip-worktree",
         &["update-index", "--skip-worktree", "src/d5/f5.c"],
+        "src/d5/f5.c is left out (skip-worktree) (git update-index --no-skip-worktree FILE)",
+        &["update-index", "--no-skip-worktree", "src/d5/f5.c"],
     ),
     (
         "assume-unchanged",
         &["update-index", "--assume-unchanged", "src/d5/f5.c"],
+        "src/d5/f5.c for unchanged (assume-unchanged) (git update-index --no-assume-unchanged FILE)",
+        &["update-index", "--no-assume-unchanged", "src/d5/f5.c"],
     ),
-    ("version", &["update-index", "--index-version", "4"]),
-    ("split", &["update-index", "--split-index"]),
-    ("autocrlf", &["config", "core.autocrlf", "true"]),
+    (
+        "version",
+        &["update-index", "--index-version", "4"],
+        "(git update-index --index-version 2)",
+        &["update-index", "--index-version", "2"],
+    ),
+    (
+        "split",
+        &["update-index", "--split-index"],
+        "(git update-index --no-split-index)",
+        &["update-index", "--no-split-index"],
+    ),
+    (
+        "autocrlf",
+        &["config", "core.autocrlf", "input"],
+        "sets core.autocrlf (git config --unset-all KEY",
+        &["config", "--unset-all", "core.autocrlf"],
+    ),
     (
         "origin",
         &["config", "remote.origin.url", "https://example.org/other"],
+        "its origin is https://example.org/other (git remote set-url",
+        &["remote", "set-url", "origin", "https://test/app"],
+    ),
+    (
+        "sparse",
+        &["sparse-checkout", "set", "src"],
+        "(git sparse-checkout disable",
+        &["sparse-checkout", "disable"],
+    ),
+    (
+        "bisect",
+        &["bisect", "start"],
+        "a bisection goes on in it (git bisect reset",
+        &["bisect", "reset"],
+    ),
+    (
+        "merge",
+        &[
+            "merge",
+            "--quiet",
+            "--no-commit",
+            "--no-ff",
+            "refs/tags/other",
+        ],
+        "a merge goes on in it (git merge --abort",
+        &["merge", "--abort"],
+    ),
+    (
+        "to be added",
+        &["add", "-N", "mine"],
+        "mine is noted to be added (git add -N) (git add it, or git reset)",
+        &["reset", "--quiet"],
+    ),
+    (
+        "linked",
+        &["worktree", "add", "--quiet", "--detach", "linked"],
+        "/linked (git worktree remove",
+        &["worktree", "remove", "linked"],
     ),
 ];
 
@@ -257,13 +380,28 @@ fn what_would_be_lost_is_named_and_kept() {
         }
         fs::remove_dir_all(&target).unwrap_or_else(|e| panic!("{e}"));
     }
-    for (name, args) in NOT_TAKEN {
+    let new = git::text(&clone, &["rev-parse", "HEAD"]);
+    for (name, args, helps, help) in NOT_TAKEN {
         let target = copied(&target, &lab, name);
+        let tree = git::text(&target, &["rev-parse", "HEAD^{tree}"]);
+        let other = git::text(&target, &["commit-tree", "-p", "HEAD", "-m", "x", &tree]);
+        if name == "merge" {
+            git::run(&target, &["tag", "other", &other]);
+        }
+        if name == "to be added" {
+            write(&target.join("mine"), "mine");
+        }
         git::run(&target, args);
         let before = everything(&target);
         let errors = expect(&update(&server, &target, &[]), 1);
         assert!(errors.contains("--overwrite"), "{name}: {errors}");
+        assert!(errors.contains(helps), "{name}: {errors}");
         assert_eq!(everything(&target), before, "{name}");
+        git::run(&target, help);
+        expect(&update(&server, &target, &["--discard-local"]), 0);
+        assert_eq!(git::text(&target, &["rev-parse", "HEAD"]), new, "{name}");
+        drop(fs::remove_file(target.join("mine")));
+        assert_eq!(git::text(&target, &["status", "--porcelain"]), "", "{name}");
         fs::remove_dir_all(&target).unwrap_or_else(|e| panic!("{e}"));
     }
     // What git ignores makes room.
@@ -399,6 +537,14 @@ fn one_commit_without_its_history() {
         "app",
         &format!(r#"{{"refs":{{"refs/heads/topic/a":"{side}"}}}}"#),
     );
+    // Nothing that comes has what is missing here.
+    let spoilt = copied(&target, &lab, "spoilt");
+    fs::remove_file(pack_of(&spoilt).with_extension("idx")).unwrap();
+    let errors = expect(&update(&server, &spoilt, &["--depth", "1"]), 1);
+    assert!(
+        errors.contains(".pack is damaged: .idx of it is not there"),
+        "{errors}"
+    );
     shallow(&["--ref", "topic/a"]);
     expect_clone("side", "topic/a");
     shallow(&[]);
@@ -482,4 +628,116 @@ fn tags_that_were_made_here_are_kept() {
     git::run(&target, &["tag", "-f", "keepme", &before]);
     expect(&update(&server, &target, &[]), 0);
     expect_files(&clone, &target, "after the tag");
+}
+
+/// A name, what is done to a pack and a repository, and what is said of it.
+type Damaged<'c> = (&'c str, fn(&Path, &Path), &'c str);
+
+const DAMAGED: [Damaged<'_>; 3] = [
+    (
+        "pack",
+        |pack, _| spoil(pack),
+        ".pack is damaged: its checksum",
+    ),
+    (
+        "idx",
+        |pack, _| spoil(&pack.with_extension("idx")),
+        ".idx is damaged: its checksum",
+    ),
+    (
+        "index",
+        |_, git| spoil(&git.join("index")),
+        "its index is damaged",
+    ),
+];
+
+/// What is no working copy, and one whose own files are damaged: neither the server nor its archive is to blame.
+#[test]
+fn what_cannot_be_built_upon_is_named() {
+    let (lab, server, target, clone) = behind();
+    let refused = |target: &Path, said: &[&str]| {
+        let errors = expect(&update(&server, target, &[]), 1);
+        for said in said {
+            assert!(errors.contains(said), "{said}: {errors}");
+        }
+    };
+    let files = lab.scratch("files");
+    write(&files.join("inner/mine"), "mine");
+    refused(
+        &files,
+        &["no working copy, for it has no .git, and not empty; --overwrite"],
+    );
+    let shown = target.to_string_lossy().into_owned();
+    refused(
+        &target.join("src"),
+        &["a directory of one", &format!("(that is {shown})")],
+    );
+    refused(&lab.upstream("app"), &["it is a bare repository"]);
+    std::os::unix::fs::symlink(target.join(".git"), files.join(".git")).unwrap();
+    refused(&files, &["its .git is a link"]);
+    let errors = expect(&restore(server.address(), "test/app", &target, &[]), 1);
+    assert!(
+        errors.contains("--update brings the working copy"),
+        "{errors}"
+    );
+
+    // A clone takes no working copy's place.
+    let away = ["--update", "--fallback", "clone", "--by-parts"];
+    git::run(
+        &target,
+        &["config", "remote.origin.url", "https://test/app"],
+    );
+    let errors = expect(&restore(nobody(), "https://test/app", &target, &away), 3);
+    let said = "--fallback clone is for a directory that is not there";
+    assert!(errors.contains(said), "{errors}");
+    assert!(
+        errors.contains("--by-parts is for a directory that is restored"),
+        "{errors}"
+    );
+    let errors = expect(&update(&server, &target, &["--ref", "nope"]), 7);
+    assert!(
+        errors.contains("there is no nope (neither as a branch nor as a tag"),
+        "{errors}"
+    );
+
+    for (name, damage, said) in DAMAGED {
+        let copy = copied(&target, &lab, name);
+        let git = copy.join(".git");
+        damage(&pack_of(&copy), &git);
+        let errors = expect(&update(&server, &copy, &["--force"]), 1);
+        assert!(
+            errors.contains(said) && errors.contains("--overwrite"),
+            "{name}: {errors}"
+        );
+        if name == "index" {
+            fs::remove_file(git.join("index")).unwrap();
+            git::run(&copy, &["reset", "--quiet"]);
+            expect(&update(&server, &copy, &[]), 0);
+        } else {
+            let more = ["--overwrite", "--discard-local"];
+            expect(&restore(server.address(), "test/app", &copy, &more), 0);
+        }
+        expect_files(&clone, &copy, name);
+        fs::remove_dir_all(&copy).unwrap_or_else(|e| panic!("{e}"));
+    }
+}
+
+/// The pack of a working copy that has one.
+fn pack_of(copy: &Path) -> PathBuf {
+    let listing = fs::read_dir(copy.join(".git/objects/pack")).unwrap();
+    let mut packs = listing.flatten().map(|entry| entry.path());
+    packs
+        .find(|path| path.extension().is_some_and(|end| end == "pack"))
+        .unwrap()
+}
+
+/// Changes what is in the middle of a file.
+fn spoil(path: &Path) {
+    let mut bytes = fs::read(path).unwrap_or_else(|e| panic!("{e}"));
+    let end = bytes.len() - 20;
+    bytes[20..end].iter_mut().for_each(|byte| *byte ^= 0x55);
+    let mode = fs::metadata(path).unwrap().permissions();
+    drop(fs::remove_file(path));
+    fs::write(path, bytes).unwrap_or_else(|e| panic!("{e}"));
+    fs::set_permissions(path, mode).unwrap_or_else(|e| panic!("{e}"));
 }

@@ -10,9 +10,11 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use gix::ObjectId;
+use gix::bstr::ByteSlice;
 use gix::hash::Kind;
 
 use super::cache_tree::CacheTree;
+use super::refusal::Why;
 use crate::limits::{PATH_BYTES_MAX, RENEWED_INDEX_BYTES_MAX, WORK_PIECE_BYTES};
 use crate::restore::error::RestoreError;
 use crate::restore::stop::Stop;
@@ -35,7 +37,7 @@ const TO_BE_ADDED: u16 = 0x2000;
 #[derive(Debug)]
 pub(in crate::restore) enum Unread {
     /// It is of another kind.
-    Kind(String),
+    Kind(Why),
     Failed(RestoreError),
 }
 
@@ -104,7 +106,7 @@ fn flags(entry: &[u8], hash: Kind) -> u16 {
     u16::from_be_bytes([entry[at], entry[at + 1]])
 }
 
-fn other<T>(what: impl Into<String>) -> Result<T, Unread> {
+fn other<T>(what: impl Into<Why>) -> Result<T, Unread> {
     Err(Unread::Kind(what.into()))
 }
 
@@ -163,7 +165,10 @@ impl Entries {
         }
         match sum.finish() == said {
             true => Ok(()),
-            false => other("its index is damaged, or of ids of another kind"),
+            false => other((
+                "its index is damaged, or of ids of another kind",
+                "remove .git/index, and git reset makes another",
+            )),
         }
     }
 
@@ -172,7 +177,10 @@ impl Entries {
         let end = self.bytes.len() - self.hash.len_in_bytes();
         let version = number(&self.bytes, 4);
         if !self.bytes.starts_with(&MAGIC) || !VERSIONS.contains(&version) {
-            return other("its index is not of version 2 or 3, as plain clones have it");
+            return other((
+                "its index is not of version 2 or 3, as plain clones have it",
+                "git update-index --index-version 2",
+            ));
         }
         let mut at = HEADER_BYTES;
         let mut last: Range<usize> = 0..0;
@@ -209,29 +217,49 @@ impl Entries {
             return other("its index is cut off");
         };
         let said = flags(entry, self.hash);
+        let hash = self.hash;
+        let name = || Entry { bytes: entry, hash }.path().as_bstr().to_string();
         let mut path_at = fixed;
         if said & EXTENDED != 0 {
             let more = u16::from_be_bytes([entry[fixed], entry[fixed + 1]]);
             path_at += 2;
             if more & LEFT_OUT != 0 {
-                return other("files of it are not checked out (skip-worktree)");
+                return other((
+                    format!("{} is left out (skip-worktree)", name()),
+                    "git update-index --no-skip-worktree FILE",
+                ));
             }
             if more & TO_BE_ADDED != 0 {
-                return other("a file is noted to be added (git add -N); add or forget it first");
+                return other((
+                    format!("{} is noted to be added (git add -N)", name()),
+                    "git add it, or git reset",
+                ));
             }
         }
         if said & STAGE != 0 {
-            return other("a merge goes on in it");
+            return other((
+                format!("{} is not merged", name()),
+                "git add or git rm it once it is, or git reset --merge",
+            ));
         }
         if said & ASSUMED != 0 {
-            return other("git is told to take files of it for unchanged (assume-unchanged)");
+            return other((
+                format!(
+                    "git is told to take {} for unchanged (assume-unchanged)",
+                    name()
+                ),
+                "git update-index --no-assume-unchanged FILE",
+            ));
         }
         let is_known = match number(entry, MODE_AT) & libc::S_IFMT {
             libc::S_IFREG | libc::S_IFLNK => true,
             _ => number(entry, MODE_AT) == SUBMODULE,
         };
         if !is_known {
-            return other("its index has an entry that is no file, link or submodule (sparse)");
+            return other((
+                "its index has an entry that is no file, link or submodule (sparse)",
+                "git sparse-checkout disable",
+            ));
         }
         let most = entry.len().min(path_at + PATH_BYTES_MAX + 1);
         let len = entry[path_at..most].iter().position(|b| *b == 0);
@@ -255,11 +283,19 @@ impl Entries {
             }
             match &head[..4] {
                 b"TREE" => self.trees = CacheTree::read(&self.bytes, begin..next, self.hash),
-                b"link" => return other("its index is split (core.splitIndex)"),
+                b"link" => {
+                    return other((
+                        "its index is split (core.splitIndex)",
+                        "git update-index --no-split-index",
+                    ));
+                }
                 // What git cannot do without has a name in lower case.
                 name if !name[0].is_ascii_uppercase() => {
                     let name = name.escape_ascii();
-                    return other(format!("its index has the extension {name} (sparse)"));
+                    return other((
+                        format!("its index has the extension {name} (sparse)"),
+                        "git sparse-checkout disable",
+                    ));
                 }
                 _ => {}
             }

@@ -12,12 +12,14 @@ use std::path::{Path, PathBuf};
 use gix::ObjectId;
 
 use super::changes::Changes;
-use super::copy::{Copy, Place, is_of, not_taken};
+use super::copy::{Copy, Place, is_of};
 use super::entries::Entries;
+use super::losses::Losses;
 use super::plan::Before;
+use super::refusal::not_taken;
 use super::scratch::Scratch;
 use crate::config::{GivenUrl, RestoreArgs};
-use crate::limits::{GIT_FILE_BYTES_MAX, LOCAL_NAMED_MAX};
+use crate::limits::GIT_FILE_BYTES_MAX;
 use crate::restore::configured::Configured;
 use crate::restore::data::read;
 use crate::restore::error::{RestoreError, failed};
@@ -217,8 +219,12 @@ impl<'m> Modules<'m> {
         self.gone.iter().map(|gone| gone.path.clone()).collect()
     }
 
-    /// Refuses what would be lost with those that go, and what is where something comes.
-    pub(super) fn check(&mut self, changes: &Changes) -> Result<(), RestoreError> {
+    /// Adds what would be lost with those that go, and what is where something comes.
+    pub(super) fn find_lost(
+        &mut self,
+        changes: &Changes,
+        losses: &mut Losses,
+    ) -> Result<(), RestoreError> {
         let args = self.around.args;
         if !args.discard_local {
             let repositories = self.repositories.iter().map(|path| nested::Submodule {
@@ -229,11 +235,14 @@ impl<'m> Modules<'m> {
                     .to_string(),
                 git_dir: self.around.copy.git_dir.join(path),
             });
-            kept::check_removed(self.site.stop, self.around.staging, repositories.collect())?;
+            let staging = self.around.staging;
+            let lost = kept::of_removed(self.site.stop, staging, repositories.collect());
+            let lost = lost.map_err(|unseen| kept::not_told(staging.target(), unseen))?;
+            losses.lost.extend(lost);
         }
         let mut next = 0;
         while next < self.gone.len() {
-            self.look_at(next)?;
+            self.look_at(next, losses)?;
             next += 1;
         }
         if args.force || args.clean {
@@ -245,24 +254,14 @@ impl<'m> Modules<'m> {
         let replaced = replaced.map(|gone| gone.path.clone());
         for path in comes.chain(replaced) {
             if let Some(other) = self.other(&path)? {
-                let why = format!(
-                    "{} is where something of the commit comes, and not tracked",
-                    other.display()
-                );
-                let advice = "move it away first, or have it replaced with --force";
-                return Err(self.refused(&why, advice));
+                losses.blocked.push(other.display().to_string());
             }
         }
         Ok(())
     }
 
-    fn refused(&self, why: &str, advice: &str) -> RestoreError {
-        let target = self.around.staging.target().display();
-        RestoreError::Usage(format!("{target} is not updated: {why}; {advice}"))
-    }
-
-    /// Finds what one tracks that goes, and refuses if that is changed. Those inside of it go, too.
-    fn look_at(&mut self, number: usize) -> Result<(), RestoreError> {
+    /// Finds what one tracks that goes, and what of that is changed. Those inside of it go, too.
+    fn look_at(&mut self, number: usize, losses: &mut Losses) -> Result<(), RestoreError> {
         let (args, stop) = (self.around.args, self.site.stop);
         let Checkout {
             path, repository, ..
@@ -279,6 +278,7 @@ impl<'m> Modules<'m> {
             root: File::open(&dir).map_err(failed("open", &dir))?,
             quota: Quota::new(args.size_limit, &dir)?,
             copy,
+            branch: None,
             left: None,
             reads_all: false,
         };
@@ -287,15 +287,11 @@ impl<'m> Modules<'m> {
             // A run that was killed may have taken it away.
             !self.around.is_left || fs::symlink_metadata(dir.join(path)).is_ok()
         };
-        let changed = seen.looked.changed.iter();
-        let changed = changed.map(|number| as_path(seen.entries.get(*number).path()));
-        let changed = changed.filter(is_lost).take(LOCAL_NAMED_MAX);
-        let changed: Vec<String> = changed
-            .map(|name| path.join(name).display().to_string())
-            .collect();
-        if !args.force && !changed.is_empty() {
-            let why = format!("{} are changed or missing", changed.join(", "));
-            return Err(self.refused(&why, "the submodule goes with --force"));
+        if !args.force {
+            let changed = seen.looked.changed.iter();
+            let changed = changed.map(|number| as_path(seen.entries.get(*number).path()));
+            let changed = changed.filter(is_lost);
+            changed.for_each(|name| losses.changed.push(path.join(name).display().to_string()));
         }
         let mut inside = Vec::new();
         for number in 0..seen.entries.len() {

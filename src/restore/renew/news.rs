@@ -64,9 +64,11 @@ impl News {
         }
     }
 
-    /// What `git fetch` brings from now on, if that is another thing than before.
-    pub(super) fn fetches(&self) -> Option<Option<&[u8]>> {
+    /// What `git fetch` brings from now on, if that is another thing than `before`. Where all branches are there it is
+    /// all of them, also in a clone that was made of one.
+    pub(super) fn fetches(&self, before: Option<&[u8]>) -> Option<Option<&[u8]>> {
         match self {
+            News::All(_) if before.is_some() => Some(Some(origin::FETCHES_ALL)),
             News::All(_) => None,
             News::One(_, fetches) => Some(fetches.as_deref()),
         }

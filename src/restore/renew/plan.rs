@@ -1,5 +1,4 @@
-//! What is to be done to bring a working copy to another commit, and whether it may be: what would be lost is refused by
-//! name.
+//! What is to be done to bring a working copy to another commit, and what would be lost by that.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -12,13 +11,14 @@ use super::blocked::{self, Blocked};
 use super::cache_tree::CacheTree;
 use super::changes::{self, Changes};
 use super::content::{self, Contents};
-use super::copy::{Copy, not_taken};
+use super::copy::Copy;
 use super::entries::{Entries, Unread};
 use super::look::{self, Eye, Ground, Looked};
+use super::losses::Losses;
 use super::note::Way;
+use super::refusal::not_taken;
 use super::scratch::Scratch;
 use crate::config::RestoreArgs;
-use crate::limits::LOCAL_NAMED_MAX;
 use crate::restore::error::RestoreError;
 use crate::restore::objects::Objects;
 use crate::restore::path::as_path;
@@ -32,6 +32,8 @@ pub(super) struct Before {
     pub copy: Copy,
     pub scratch: Scratch,
     pub root: File,
+    /// The branch that is checked out.
+    pub branch: Option<String>,
     pub left: Option<Way>,
     pub quota: Quota,
     /// Whether neither stat data nor what the index says of trees is enough.
@@ -57,6 +59,13 @@ pub(super) struct Plan {
     pub attributes: AttributeFiles,
     /// Entries whose files are written anew though they stay the same.
     pub rewritten: Vec<usize>,
+}
+
+impl Plan {
+    /// Whether there is nothing to be done.
+    pub(super) fn is_empty(&self) -> bool {
+        self.changes.iter().next().is_none() && self.rewritten.is_empty()
+    }
 }
 
 impl Before {
@@ -135,17 +144,16 @@ impl Planner<'_> {
         Changes::between(&self.seen.entries, tree, objects, self.stop)
     }
 
-    /// Compares all that is known; refuses what would be lost. Of submodules, `gone` are those that go, where they are
+    /// Compares all that is known; adds what would be lost. Of submodules, `gone` are those that go, where they are
     /// wanted.
     pub(super) fn plan(
         &self,
         changes: Changes,
         gone: Option<&[PathBuf]>,
         objects: &Objects<'_>,
+        losses: &mut Losses,
     ) -> Result<Plan, RestoreError> {
-        let Planner {
-            before, seen, stop, ..
-        } = *self;
+        let Planner { before, seen, .. } = *self;
         let between = |commit| self.changes(commit, objects);
         let attributes = content::attributes_with(&seen.entries, &changes);
         let mut all_left = Vec::new();
@@ -158,33 +166,20 @@ impl Planner<'_> {
                 attributes,
             });
         }
-        if !self.leave.discard_local {
-            self.check_added(&between(before.scratch.head)?, &all_left)?;
-        }
+        self.find_staged(
+            (&between(before.scratch.head)?, &changes),
+            &all_left,
+            losses,
+        );
         if gone.is_none() {
-            self.check_submodules(&changes)?;
+            self.find_submodules(&changes, losses);
         }
         let mut eyes = self.eyes(&all_left)?;
         if !self.leave.force {
-            self.check_changed(&mut eyes)?;
+            self.find_changed(&mut eyes, losses)?;
         }
-        let blocked = Blocked {
-            target: self.target,
-            old: &seen.entries,
-            changes: &changes,
-            stop,
-        };
         if !self.leave.force && !self.leave.clean {
-            let mut found = blocked.find()?;
-            let mut kept = Vec::new();
-            let gone = gone.unwrap_or_default();
-            let is_gone = |path: &[u8]| gone.iter().any(|gone| as_path(path).starts_with(gone));
-            for path in found.drain(..).filter(|path| !is_gone(path)) {
-                if !is_of_left(&mut eyes, &path, None)? {
-                    kept.push(path);
-                }
-            }
-            self.check_blocked(kept)?;
+            self.find_blocked(&changes, gone.unwrap_or_default(), &mut eyes, losses)?;
         }
         let rewritten = self.rewritten(&changes, &attributes)?;
         Ok(Plan {
@@ -204,55 +199,48 @@ impl Planner<'_> {
         eyes.collect()
     }
 
-    /// Refuses what was added to the index and is in no commit.
-    fn check_added(&self, staged: &Changes, left: &[Left]) -> Result<(), RestoreError> {
-        let is_added = |change: &&changes::Change| {
+    /// Adds what the index says otherwise than HEAD's commit, from which it `staged` differs: what was added, and what
+    /// was taken out of it and would come back. What a run that was killed has brought there is neither.
+    fn find_staged(
+        &self,
+        (staged, changes): (&Changes, &Changes),
+        left: &[Left],
+        losses: &mut Losses,
+    ) {
+        for change in staged.iter() {
             let path = staged.path(change);
-            change.is_there && left.iter().all(|left| left.changes.find(path).is_some())
-        };
-        let added = staged.iter().filter(is_added);
-        let added = added.map(|change| self.seen.entries.get(change.at).path());
-        let added: Vec<String> = added.take(LOCAL_NAMED_MAX).map(named).collect();
-        match added.is_empty() {
-            true => Ok(()),
-            false => Err(self.refused(
-                &format!(
-                    "nobody else may have what was added of {}",
-                    added.join(", ")
-                ),
-                "commit and push it first, or have it go with --discard-local",
-            )),
+            if left.iter().any(|left| left.changes.find(path).is_none()) {
+                continue;
+            }
+            if change.is_there && !self.leave.discard_local {
+                losses.lost.added.push(named(path));
+            }
+            if !change.is_there && !self.leave.force && changes.find(path).is_some() {
+                losses.removed.push(named(path));
+            }
         }
     }
 
-    fn refused(&self, why: &str, advice: &str) -> RestoreError {
-        let target = self.target.display();
-        RestoreError::Usage(format!("{target} is not updated: {why}; {advice}"))
-    }
-
-    /// Refuses to change a submodule that is checked out.
-    fn check_submodules(&self, changes: &Changes) -> Result<(), RestoreError> {
-        let target = self.target;
+    /// Adds submodules that are checked out and would change.
+    fn find_submodules(&self, changes: &Changes, losses: &mut Losses) {
         let is_old = |change: &&changes::Change| {
             change.is_there && self.seen.entries.get(change.at).is_submodule()
         };
         for change in changes.iter().filter(is_old) {
             let path = changes.path(change);
-            let listing = std::fs::read_dir(target.join(as_path(path)));
+            let listing = std::fs::read_dir(self.target.join(as_path(path)));
             if listing.is_ok_and(|mut listing| listing.next().is_some()) {
-                let path = named(path);
-                let why = format!(
-                    "the submodule {path} is checked out, and changes (--recurse-submodules brings it along)"
-                );
-                return Err(not_taken(target, why));
+                losses.submodules.push(named(path));
             }
         }
-        Ok(())
     }
 
-    /// Refuses changed and missing files, unless it is a run that was killed which has written them.
-    fn check_changed(&self, eyes: &mut [(Eye<'_>, &Changes)]) -> Result<(), RestoreError> {
-        let mut changed = Vec::new();
+    /// Adds changed and missing files, unless it is a run that was killed which has written them.
+    fn find_changed(
+        &self,
+        eyes: &mut [(Eye<'_>, &Changes)],
+        losses: &mut Losses,
+    ) -> Result<(), RestoreError> {
         for number in &self.seen.looked.changed {
             let entry = self.seen.entries.get(*number);
             let same = Some((entry.mode(), entry.id()));
@@ -261,46 +249,38 @@ impl Planner<'_> {
                 continue;
             }
             if !is_of_left(eyes, entry.path(), same)? {
-                changed.push(named(entry.path()));
-            }
-            if changed.len() > LOCAL_NAMED_MAX {
-                break;
+                losses.changed.push(named(entry.path()));
             }
         }
-        let more = match changed.len() > LOCAL_NAMED_MAX {
-            true => " and others",
-            false => "",
-        };
-        changed.truncate(LOCAL_NAMED_MAX);
-        match changed.is_empty() {
-            true => Ok(()),
-            false => Err(self.refused(
-                &format!("{}{more} are changed or missing", changed.join(", ")),
-                "have them made anew with --force",
-            )),
-        }
+        Ok(())
     }
 
-    /// Refuses to replace what nobody tracks, unless git ignores it.
-    fn check_blocked(&self, found: Vec<Vec<u8>>) -> Result<(), RestoreError> {
-        let (stop, target) = (self.stop, self.target);
-        let scratch = &self.before.scratch.tree;
-        let left = blocked::not_ignored(found, target, scratch, self.until, stop)?;
-        let left: Vec<String> = left
-            .iter()
-            .take(LOCAL_NAMED_MAX)
-            .map(|path| path.display().to_string())
-            .collect();
-        match left.is_empty() {
-            true => Ok(()),
-            false => Err(self.refused(
-                &format!(
-                    "{} is where something of the commit comes, and not tracked",
-                    left.join(", ")
-                ),
-                "move it away first, or have it replaced with --force",
-            )),
+    /// Adds what nobody tracks and is where something comes, unless git ignores it.
+    fn find_blocked(
+        &self,
+        changes: &Changes,
+        gone: &[PathBuf],
+        eyes: &mut [(Eye<'_>, &Changes)],
+        losses: &mut Losses,
+    ) -> Result<(), RestoreError> {
+        let blocked = Blocked {
+            target: self.target,
+            old: &self.seen.entries,
+            changes,
+            stop: self.stop,
+        };
+        let is_gone = |path: &[u8]| gone.iter().any(|gone| as_path(path).starts_with(gone));
+        let mut kept = Vec::new();
+        for path in blocked.find()?.into_iter().filter(|path| !is_gone(path)) {
+            if !is_of_left(eyes, &path, None)? {
+                kept.push(path);
+            }
         }
+        let (scratch, until) = (&self.before.scratch.tree, self.until);
+        let left = blocked::not_ignored(kept, self.target, scratch, until, self.stop)?;
+        let left = left.iter().map(|path| path.display().to_string());
+        left.for_each(|path| losses.blocked.push(path));
+        Ok(())
     }
 
     /// The entries that stay the same and whose files have to be written: those that are changed, and those that

@@ -18,6 +18,8 @@ const OTHERS_WRITE: u32 = 0o022;
 pub(super) enum Refused {
     #[error("cannot {op} it: {source}")]
     Io { op: &'static str, source: io::Error },
+    #[error("it is no directory")]
+    NoDirectory,
     #[error("it belongs to user {owner}, whom nobody but himself believes")]
     Foreign { owner: u32 },
     #[error("others than its owner may write there (mode {:o}): chmod go-w", .mode & 0o7777)]
@@ -58,6 +60,7 @@ impl Ground {
         let opened = rustix::fs::open(path, flags, Mode::empty());
         let opened = match (made, opened) {
             (_, Ok(opened)) => File::from(opened),
+            (_, Err(Errno::NOTDIR)) if path.exists() => return Err(Refused::NoDirectory),
             (Err(source), Err(_)) => return Err(failed("make")(source)),
             (Ok(()), Err(errno)) => return Err(failed("open")(errno)),
         };

@@ -1,0 +1,188 @@
+//! Brings a working copy to what was planned. Until the index has its place all is undone when something fails.
+
+use std::path::{Path, PathBuf};
+
+use gix::ObjectId;
+
+use super::look;
+use super::modules::Modules;
+use super::note::Way;
+use super::plan::{Before, Plan, Seen};
+use super::staged::{self, Item, Stage};
+use super::written;
+use crate::config::RestoreArgs;
+use crate::limits::UPDATE_NOTED_MAX;
+use crate::restore::dates::Dates;
+use crate::restore::error::{RestoreError, failed};
+use crate::restore::link::Link;
+use crate::restore::moves::Moves;
+use crate::restore::path::as_path;
+use crate::restore::run::Room;
+use crate::restore::staging::Staging;
+use crate::restore::submodules::Restores;
+use crate::restore::write::stopped;
+
+/// What is done, and where.
+pub(super) struct Applying<'a> {
+    pub args: &'a RestoreArgs,
+    pub link: Link<'a>,
+    pub dates: Dates,
+    pub staging: &'a Staging,
+    pub restores: Restores<'a>,
+    pub before: &'a Before,
+    pub seen: &'a Seen,
+    pub plan: &'a Plan,
+    pub modules: Option<&'a Modules<'a>>,
+}
+
+impl Applying<'_> {
+    fn ours(&self, name: &str) -> PathBuf {
+        self.staging.old().join(name)
+    }
+
+    /// Makes the new files and moves them into their places; if it fails all is as it was. How many were written,
+    /// and of these how many are those of a filter.
+    pub(super) fn run(
+        &self,
+        commit: Option<ObjectId>,
+        room: Room<'_>,
+    ) -> Result<(u64, u64), RestoreError> {
+        let Applying {
+            before,
+            seen,
+            plan,
+            modules,
+            ..
+        } = *self;
+        let tree = self.staging.tree();
+        let root = self.staging.open_tree()?;
+        let stage = Stage {
+            site: staged::site(&root, room.quota, self.link.stop),
+            dates: self.dates,
+            hash: before.copy.hash(),
+            attributes: &plan.attributes,
+            room,
+        };
+        let changed = plan.changes.iter().filter_map(|change| {
+            let (mode, id) = change.new?;
+            Some((plan.changes.path(change), mode, id))
+        });
+        let rewritten = plan.rewritten.iter().map(|number| {
+            let entry = seen.entries.get(*number);
+            (entry.path(), entry.mode(), entry.id())
+        });
+        let mut items: Vec<Item<'_>> = changed.chain(rewritten).collect();
+        items.sort_unstable_by_key(|(path, ..)| *path);
+        let filtered = staged::make(stage, &items)?;
+        if let Some(modules) = modules {
+            modules.bring(self.restores)?;
+        }
+        self.note(commit)?;
+        let target = self.staging.target().to_owned();
+        let away = self.ours("repositories");
+        std::fs::create_dir(&away).map_err(failed("create", &away))?;
+        let git_dir = before.copy.git_dir.clone();
+        let mut repositories = Moves::new(tree.join(".git"), git_dir, away);
+        let mut moves = Moves::new(tree, target, self.staging.trash());
+        let moved = self
+            .look_again()
+            .and_then(|()| match modules {
+                None => Ok(()),
+                Some(modules) => {
+                    modules.take_out(&mut moves, &mut repositories)?;
+                    modules.place(&mut moves, &mut repositories)
+                }
+            })
+            .and_then(|()| self.move_files(&mut moves));
+        let made = moved
+            .and_then(|()| self.make_index())
+            .and_then(|()| self.move_index());
+        if let Err(error) = made {
+            moves.undo();
+            repositories.undo();
+            if before.left.is_none() {
+                Way::forget(&before.copy.git_dir)?;
+            }
+            return Err(error);
+        }
+        Ok((items.len() as u64, filtered))
+    }
+
+    /// Notes that it is on its way.
+    fn note(&self, commit: Option<ObjectId>) -> Result<(), RestoreError> {
+        let before = self.before;
+        let left = before.left.as_ref();
+        let mut to = left.map_or(Vec::new(), |left| left.to.clone());
+        if !to.contains(&commit) {
+            to.push(commit);
+        }
+        let to = to.split_off(to.len().saturating_sub(UPDATE_NOTED_MAX));
+        let way = Way {
+            from: before.scratch.head,
+            to,
+        };
+        way.write(&before.copy.git_dir, &self.ours("note"))
+    }
+
+    /// Refuses where one of the files that are replaced is not what was looked at: much may have been done there while
+    /// objects came.
+    fn look_again(&self) -> Result<(), RestoreError> {
+        let Applying {
+            before, seen, plan, ..
+        } = *self;
+        if self.args.force {
+            return Ok(());
+        }
+        let replaced = plan.changes.iter().filter(|change| change.is_there);
+        let replaced = replaced.map(|change| change.at);
+        let numbers = replaced.chain(plan.rewritten.iter().copied());
+        let ground = before.ground(self.link.stop);
+        let Some(number) = look::first_changed(ground, &seen.entries, &seen.looked, numbers)?
+        else {
+            return Ok(());
+        };
+        let path = as_path(seen.entries.get(number).path())
+            .display()
+            .to_string();
+        Err(RestoreError::Usage(format!(
+            "{path} was changed meanwhile; --force replaces it"
+        )))
+    }
+
+    /// What goes goes first.
+    fn move_files(&self, moves: &mut Moves) -> Result<(), RestoreError> {
+        let (seen, plan, stop) = (self.seen, self.plan, self.link.stop);
+        for change in plan.changes.iter().filter(|change| change.new.is_none()) {
+            if stop.is_set() {
+                return Err(stopped());
+            }
+            let path = as_path(plan.changes.path(change));
+            match seen.entries.get(change.at).is_submodule() {
+                true => moves.take_out_empty(&path),
+                false => moves.take_out(&path)?,
+            }
+        }
+        self.staging.merge(Path::new(""), moves, stop)
+    }
+
+    fn make_index(&self) -> Result<(), RestoreError> {
+        let parts = written::Parts {
+            old: &self.seen.entries,
+            changes: &self.plan.changes,
+            rewritten: &self.plan.rewritten,
+            looked: &self.seen.looked,
+        };
+        written::write(
+            &self.ours("index"),
+            &parts,
+            self.before.ground(self.link.stop),
+            self.dates,
+        )
+    }
+
+    /// Puts the index that was made into its place. From here on only the end is left.
+    fn move_index(&self) -> Result<(), RestoreError> {
+        let (from, to) = (self.ours("index"), self.before.copy.git_dir.join("index"));
+        std::fs::rename(from, &to).map_err(failed("rename to", &to))
+    }
+}

@@ -1,0 +1,59 @@
+//! What an update says of itself.
+
+use gix::ObjectId;
+
+use super::plan::Before;
+use crate::config::RestoreArgs;
+use crate::restore::error::RestoreError;
+use crate::restore::link::Link;
+use crate::restore::proven::Proven;
+use crate::restore::summary::{CheckedOut, FILES, SOURCE_UPDATE, Summary, Worktree, counted};
+use crate::restore::update;
+
+/// What was done.
+pub(super) struct Done {
+    /// What is checked out.
+    pub commit: Option<ObjectId>,
+    /// Of new packs.
+    pub bytes: u64,
+    /// Files that were written.
+    pub written: u64,
+    /// Those of them that a program of the user's would have converted.
+    pub filtered: u64,
+    /// Nothing of it is another one than before.
+    pub is_same: bool,
+}
+
+/// Says what has to be said at once, and gives the rest.
+pub(super) fn summary(
+    args: &RestoreArgs,
+    link: Link<'_>,
+    before: &Before,
+    done: &Done,
+) -> Result<Summary, RestoreError> {
+    let filtered = done.filtered;
+    if filtered > 0 && !args.quiet {
+        let files = counted(filtered, FILES);
+        link.progress.say(&format!(
+            "of {files} with a filter (git-lfs) there is what the repository has"
+        ));
+    }
+    let directory = args.dir.to_string_lossy();
+    let mut summary = link.progress.summary(&args.repo_url, &directory);
+    summary.source = SOURCE_UPDATE;
+    summary.worktree = Some(Worktree::Packs);
+    summary.origin = before.copy.restored.origin();
+    (summary.bytes, summary.entries) = (Some(done.bytes), Some(done.written));
+    let branch = update::branch_of(&before.copy.git_dir)?;
+    summary.head = CheckedOut {
+        commit: done.commit.map(|commit| commit.to_string()),
+        from: before.scratch.head.map(|commit| commit.to_string()),
+        is_same: done.is_same && branch == before.branch,
+        branch,
+    };
+    summary.verified = args.verify.map(|verify| Proven::of(verify, args.clean));
+    if done.commit.is_none() {
+        summary.note = Some(update::why_empty(link.stop, &before.scratch.tree)?);
+    }
+    Ok(summary)
+}
