@@ -194,6 +194,8 @@
 //! * A build that would begin with a clone looks there first (`jobs::import`). What it finds is one more archive that
 //!   grows: its files are downloaded by pieces, what it begins with first (`jobs::download`), and its frontier moves over
 //!   pieces that were compared with their checksums, whoever reads it. Once whole it is an entry as any other.
+//! * The mirror that follows begins with the packs of that entry and the refs of the head (`jobs::planted`): so servers
+//!   that began with one of them go on with its packs, and what they build has one `ETag`.
 //! * The store is asked by the background plane alone. It is not believed: names and lengths are checked as they are
 //!   read, and contents by the sums that entries have anyway. Who can write there decides what is served all the same.
 //! * The object format of a repository is not part of what its objects are found by: an empty server does not know it.

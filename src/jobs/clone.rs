@@ -279,8 +279,8 @@ impl Jobs {
         tracing::info!(repository = &*repo.name, "cloning from {}", repo.url);
         repo.arrived.note(0);
         let (unix_began_ms, began) = (unix_ms(), Instant::now());
-        let staging = self.catalog.state.tmp_dir();
-        let clone = async |git: &Git| git.clone_mirror(&repo.url, &repo.mirror, &staging).await;
+        let seed = self.seed(&repo).await;
+        let clone = async |git: &Git| self.make_mirror((&repo, &seed), git).await;
         let mut cloned = gits.each(&clone).await;
         if let Err(e) = &cloned
             && self.is_for_room(e).await
@@ -308,6 +308,7 @@ impl Jobs {
         tracing::info!(
             repository = &*repo.name,
             bytes = packs_bytes(&repo).await,
+            shared = seed.is_some(),
             ms = began.elapsed().as_millis() as u64,
             "cloned"
         );

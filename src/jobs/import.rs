@@ -12,16 +12,15 @@ use super::download::{Download, Files, Known};
 use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
 use crate::archive::place::Archive;
-use crate::limits::{REMOTE_META_BYTES_MAX, STORE_FIRST_WAIT_MS};
+use crate::limits::STORE_FIRST_WAIT_MS;
 use crate::manifest::meta::Meta;
 use crate::manifest::outline::OUTLINE_NAME;
 use crate::manifest::parts::{MANIFEST_NAME, Manifest};
 use crate::manifest::want::Want;
 use crate::repos::repo::{RefsEpoch, Repo};
 use crate::store::remote::key::{
-    META, OUTLINE, PartKey, Place, SUMS, manifest_name, meta_name, outline_name, sums_name,
+    META, OUTLINE, Place, SUMS, manifest_name, meta_name, outline_name, sums_name,
 };
-use crate::store::remote::objects::Objects;
 use crate::store::remote::publish::Base;
 use crate::store::remote::sums::Sums;
 use crate::telemetry::metrics::{Event, ImportResult};
@@ -205,8 +204,8 @@ async fn known(shared: &Shared, place: &Place, want: &Want) -> Result<Option<Kno
         })
     };
     let (meta, sums) = tokio::join!(
-        small(shared, place, part(META)?, meta_name),
-        small(shared, place, part(SUMS)?, sums_name)
+        shared.small(place, part(META)?, meta_name),
+        shared.small(place, part(SUMS)?, sums_name)
     );
     let meta_bytes = meta?;
     let meta = Meta::decode(&meta_bytes)?;
@@ -220,28 +219,6 @@ async fn known(shared: &Shared, place: &Place, want: &Want) -> Result<Option<Kno
     }))
 }
 
-/// A small part, whose name says what is in it.
-async fn small(
-    shared: &Shared,
-    place: &Place,
-    key: &PartKey,
-    name: fn(&[u8]) -> String,
-) -> Result<Vec<u8>, ShareError> {
-    let found = shared
-        .objects
-        .get(&place.part(key), REMOTE_META_BYTES_MAX)
-        .await?;
-    let other = |what: &str| ShareError::Other {
-        key: key.to_string(),
-        what: what.into(),
-    };
-    let bytes = found.ok_or_else(|| other("it is not there"))?.bytes;
-    match name(&bytes) == key.name() {
-        true => Ok(bytes),
-        false => Err(other("its content has another name")),
-    }
-}
-
 /// The files beside the metadata. What clients are told must be of this snapshot.
 async fn aside(
     shared: &Shared,
@@ -249,7 +226,7 @@ async fn aside(
     known: &Known,
 ) -> Result<Vec<(&'static str, Vec<u8>)>, ShareError> {
     let key = &known.snapshot.manifest;
-    let manifest = small(shared, place, key, manifest_name).await?;
+    let manifest = shared.small(place, key, manifest_name).await?;
     let is_of_it = Manifest::unpack(&manifest).is_ok_and(|manifest| manifest.id == known.meta.id);
     if !is_of_it {
         return Err(ShareError::Other {
@@ -264,7 +241,7 @@ async fn aside(
         .iter()
         .find(|key| key.name().starts_with(OUTLINE));
     if let Some(key) = outline {
-        aside.push((OUTLINE_NAME, small(shared, place, key, outline_name).await?));
+        aside.push((OUTLINE_NAME, shared.small(place, key, outline_name).await?));
     }
     Ok(aside)
 }

@@ -39,6 +39,7 @@ mod packing;
 pub(crate) mod permission;
 mod pinned;
 pub(crate) mod plane;
+mod planted;
 pub(crate) mod question_turns;
 pub(crate) mod questions;
 mod refs;

@@ -18,7 +18,8 @@ use crate::store::remote::change::Change;
 use crate::store::remote::collect::{Swept, sweep};
 use crate::store::remote::entry::describe;
 use crate::store::remote::head::Condemned;
-use crate::store::remote::key::Place;
+use crate::store::remote::key::{Place, refs_name};
+use crate::store::remote::objects::Content;
 use crate::store::remote::publish::{Base, Published, SystemRandom, Uploads};
 use crate::telemetry::metrics::{Cause, Event, OfferResult};
 
@@ -102,18 +103,26 @@ impl Jobs {
             let sums = shared.sums.clone();
             let described = spawn_blocking(move || describe(&dir, about, read_unix_ms, &sums));
             let described = described.await??;
-            let change = Change {
-                mirror: None,
-                snapshots: vec![described.snapshot],
-            };
             self.fresh_since(repo, read, &Asker::of(Cause::Timer))
                 .await?;
             let current = repo.hit_of(&archive.want, Some(read));
             if !current.is_some_and(|current| Arc::ptr_eq(&current, archive)) {
                 return Ok(OfferResult::Superseded);
             }
+            let mut contents = described.contents;
+            let refs = self.shown_refs(repo, archive).await;
+            let mirror = refs.map(|refs| {
+                let name = refs_name(&refs);
+                let part = (refs.len() as u64, Content::Bytes(refs));
+                contents.insert(name.clone(), part);
+                (described.packs, name)
+            });
+            let change = Change {
+                mirror,
+                snapshots: vec![described.snapshot],
+            };
             let stamp = (&mut SystemRandom, unix_ms());
-            let what = (&change, &described.contents);
+            let what = (&change, &contents);
             let published = uploads.publish(&shared.objects, &place, &base, what, stamp);
             match published.await? {
                 Published::Done(_) => {

@@ -15,7 +15,7 @@ use crate::archive::place::Archive;
 use crate::config::Config;
 use crate::io::say::without_logins;
 use crate::io::shortage::is_disk_full;
-use crate::limits::{DOWNLOADS_MAX, OFFERS_AT_ONCE, STORE_REST_MS};
+use crate::limits::{DOWNLOADS_MAX, OFFERS_AT_ONCE, REMOTE_META_BYTES_MAX, STORE_REST_MS};
 use crate::manifest::meta::MetaError;
 use crate::manifest::want::Want;
 use crate::repos::error::StartError;
@@ -24,8 +24,8 @@ use crate::store::files::StoreError;
 use crate::store::remote::any::AnyStore;
 use crate::store::remote::change::About;
 use crate::store::remote::entry::EntryError;
-use crate::store::remote::key::{Identity, Place};
-use crate::store::remote::objects::ObjectError;
+use crate::store::remote::key::{Identity, PartKey, Place};
+use crate::store::remote::objects::{ObjectError, Objects};
 use crate::store::remote::plan::Unchecked;
 use crate::store::remote::publish::RemoteError;
 use crate::store::remote::sums::{BadSums, KnownSums};
@@ -128,6 +128,26 @@ impl Shared {
         About {
             want: want.to_string(),
             kind: self.kind.clone(),
+        }
+    }
+
+    /// Reads a small part, whose name says what is in it.
+    pub(super) async fn small(
+        &self,
+        place: &Place,
+        key: &PartKey,
+        name: fn(&[u8]) -> String,
+    ) -> Result<Vec<u8>, ShareError> {
+        let part = place.part(key);
+        let found = self.objects.get(&part, REMOTE_META_BYTES_MAX).await?;
+        let other = |what: &str| ShareError::Other {
+            key: key.to_string(),
+            what: what.into(),
+        };
+        let bytes = found.ok_or_else(|| other("it is not there"))?.bytes;
+        match name(&bytes) == key.name() {
+            true => Ok(bytes),
+            false => Err(other("its content has another name")),
         }
     }
 

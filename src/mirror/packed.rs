@@ -5,7 +5,7 @@
 //! `a/b` in one transaction. Here the new `packed-refs` is written and synced next to the old
 //! one first; under the lock it is only renamed.
 use crate::limits;
-use crate::refs::{self, Follow, Head, Ref, RefsError, Stamp};
+use crate::refs::{self, Follow, Head, MirrorRefs, Ref, RefsError, Stamp};
 use gix::bstr::{BString, ByteSlice};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -78,6 +78,21 @@ fn write_packed(
         .prefix("tmp_packed_refs_")
         .tempfile_in(mirror)?;
     let mut out = BufWriter::new(file.as_file());
+    write_text(&mut out, refs.iter().copied(), fully_peeled)?;
+    out.flush()?;
+    drop(out);
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    file.as_file().set_permissions(mode)?;
+    file.as_file().sync_all()?;
+    let stamp = Stamp::of(&file.as_file().metadata()?);
+    Ok((file.into_temp_path(), stamp))
+}
+
+fn write_text<'r>(
+    out: &mut impl Write,
+    refs: impl Iterator<Item = &'r Ref>,
+    fully_peeled: bool,
+) -> io::Result<()> {
     let traits = if fully_peeled {
         "peeled fully-peeled sorted"
     } else {
@@ -92,13 +107,16 @@ fn write_packed(
             writeln!(out, "^{peeled}")?;
         }
     }
-    out.flush()?;
-    drop(out);
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    file.as_file().set_permissions(mode)?;
-    file.as_file().sync_all()?;
-    let stamp = Stamp::of(&file.as_file().metadata()?);
-    Ok((file.into_temp_path(), stamp))
+    Ok(())
+}
+
+/// Branches and tags as `packed-refs` has them.
+pub(crate) fn text(refs: &MirrorRefs) -> Vec<u8> {
+    let (mut text, shown) = (Vec::new(), Follow::default());
+    let all = refs.refs.iter().filter(|r| shown.matches(&r.name));
+    // Memory takes all that is written.
+    let _ = write_text(&mut text, all, refs.fully_peeled);
+    text
 }
 
 impl Prepared {

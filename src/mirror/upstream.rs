@@ -94,6 +94,18 @@ impl Git {
         if self.follow.has_more() {
             self.freshen(repo, url, &RwLock::new(())).await?;
         }
+        let path = repo.to_owned();
+        blocking(repo, move || journal::begin(&path)).await?;
+        self.put_in_place((repo, url), dest, began).await
+    }
+
+    /// Has what was made of an upstream in the mirror's place, and last.
+    pub(super) async fn put_in_place(
+        &self,
+        (repo, url): (&Path, &str),
+        dest: &Path,
+        began: SystemTime,
+    ) -> Result<(), MirrorError> {
         let (from, parent) = (
             repo.to_owned(),
             dest.parent().unwrap_or(Path::new(".")).to_owned(),
@@ -105,7 +117,6 @@ impl Git {
             };
             let noted = note_upstream(&from, &noted).and_then(|()| note_origin(&from, &noted));
             io("write to", &from, noted)?;
-            journal::begin(&from)?;
             io("sync", &from, files::sync_tree(&from))?;
             io(
                 "create",
@@ -421,14 +432,14 @@ impl Plan {
 
 /// A directory of its own for one clone. Removed by [`Self::remove`], or when dropped by a
 /// thread.
-struct Staging {
-    path: PathBuf,
+pub(super) struct Staging {
+    pub(super) path: PathBuf,
     removals: Removals,
     removed: bool,
 }
 
 impl Staging {
-    fn new(staging_dir: &Path, removals: Removals) -> Result<Self, MirrorError> {
+    pub(super) fn new(staging_dir: &Path, removals: Removals) -> Result<Self, MirrorError> {
         let made = tempfile::Builder::new()
             .prefix("clone-")
             .tempdir_in(staging_dir);
@@ -442,7 +453,7 @@ impl Staging {
         })
     }
 
-    async fn remove(mut self) -> Result<(), MirrorError> {
+    pub(super) async fn remove(mut self) -> Result<(), MirrorError> {
         let path = self.path.clone();
         blocking(&self.path, move || {
             fs::remove_tree(&path).map_err(|source| MirrorError::io("remove", &path, source))

@@ -45,6 +45,8 @@ impl EntryError {
 pub struct Described {
     /// What a head is to say of it.
     pub snapshot: NewSnapshot,
+    /// The names of its packs' files.
+    pub packs: Vec<String>,
     /// Where its parts lie.
     pub contents: Contents<Content>,
 }
@@ -74,7 +76,7 @@ pub fn describe(
     let meta = Meta::decode(&meta_bytes)?;
     let manifest_bytes = read(MANIFEST_NAME)?;
     let (mut contents, mut parts) = (Contents::new(), Vec::new());
-    let mut sums = Sums::default();
+    let (mut sums, mut packs) = (Sums::default(), Vec::new());
     let linked = meta.linked.iter();
     let files = linked.map(|linked| (&linked.path, linked.bytes, linked.whole));
     let own = (&meta.spool, meta.spool_bytes(), Some(meta.spool_checksum));
@@ -83,6 +85,8 @@ pub fn describe(
         if let Some(whole) = whole {
             let sums_of_it = frames_sums((&name, &path, bytes), whole, known)?;
             sums.files.insert(name.clone(), sums_of_it);
+        } else {
+            packs.push(name.clone());
         }
         contents.insert(name.clone(), (bytes, Content::File(path)));
         parts.push(name);
@@ -107,7 +111,11 @@ pub fn describe(
         parts,
         compared_unix_ms,
     };
-    Ok(Described { snapshot, contents })
+    Ok(Described {
+        snapshot,
+        packs,
+        contents,
+    })
 }
 
 /// The checksums of the pieces of a file of frames, which is read once, and compared with what was built: nothing that has
