@@ -96,6 +96,8 @@ pub(crate) struct Archive {
     doubted_unix_ms: AtomicU64,
     /// Whether somebody was told of its parts, and may come for them.
     is_known_by_parts: AtomicBool,
+    /// Whether it is shared with other servers, or is about to be.
+    is_offered: AtomicBool,
     /// When another server saw that the upstream has it, which is told and never relied on; 0 for never.
     seen_unix_ms: AtomicU64,
 }
@@ -166,6 +168,7 @@ impl Archive {
             last_used_unix_ms: AtomicU64::new(created_unix_ms),
             doubted_unix_ms: AtomicU64::new(0),
             is_known_by_parts: AtomicBool::new(false),
+            is_offered: AtomicBool::new(false),
             seen_unix_ms: AtomicU64::new(0),
         }
     }
@@ -195,6 +198,7 @@ impl Archive {
             last_used_unix_ms: AtomicU64::new(fields.created_unix_ms.min(unix_ms())),
             doubted_unix_ms: AtomicU64::new(0),
             is_known_by_parts: AtomicBool::new(false),
+            is_offered: AtomicBool::new(false),
             seen_unix_ms: AtomicU64::new(0),
         }
     }
@@ -318,6 +322,11 @@ impl Archive {
     /// Whether somebody was.
     pub(crate) fn is_known_by_parts(&self) -> bool {
         self.is_known_by_parts.load(Ordering::Relaxed)
+    }
+
+    /// It is about to be shared, or is not any more; whether it was before.
+    pub(crate) fn set_offered(&self, is_offered: bool) -> bool {
+        self.is_offered.swap(is_offered, Ordering::Relaxed)
     }
 
     /// Another server saw then, by its own clock, that the upstream has it.

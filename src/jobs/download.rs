@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
 
+use super::guarded::Guarded;
 use super::room::Need;
 use super::shared::{ShareError, Shared};
 use super::state::Jobs;
@@ -21,7 +22,6 @@ use crate::limits::{DOWNLOADS_AT_ONCE, PIECE_RETRY_MS, REMOTE_TRIES_MAX};
 use crate::manifest::meta::Meta;
 use crate::manifest::parts::part_name;
 use crate::repos::repo::Repo;
-use crate::store::remote::any::AnyStore;
 use crate::store::remote::entry::Incoming;
 use crate::store::remote::head::{Head, Snapshot};
 use crate::store::remote::key::Place;
@@ -161,7 +161,7 @@ type Fetched = (Stretch, Result<(), ShareError>);
 /// A snapshot on its way.
 pub(super) struct Download {
     made: Made,
-    objects: AnyStore,
+    objects: Guarded,
     turns: Arc<Semaphore>,
     running: JoinSet<Fetched>,
     /// Once more, for there was no room.
@@ -281,7 +281,7 @@ impl Download {
 
 /// Downloads a stretch, compares it with its checksums and writes it to its place.
 async fn fetch(
-    objects: &AnyStore,
+    objects: &Guarded,
     key: &str,
     stretch: &Stretch,
     file: Arc<Incoming>,
@@ -302,7 +302,7 @@ async fn fetch(
 }
 
 async fn fetch_once(
-    objects: &AnyStore,
+    objects: &Guarded,
     key: &str,
     stretch: &Stretch,
     file: Arc<Incoming>,

@@ -304,6 +304,7 @@ impl Jobs {
         for permit in permits.chain(repo.rebuild_others(&[])) {
             self.build_for(permit, cause);
         }
+        self.offer_current(repo);
     }
 
     /// Has a build run that nobody waits for yet.

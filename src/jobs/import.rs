@@ -53,7 +53,7 @@ impl Jobs {
     ) -> Option<Import> {
         let shared = self.shared.as_ref()?;
         let is_asked = self.permissions.of_repository(&repo.name).is_some();
-        if !want.is_default() || is_asked || repo.mirror.is_dir() || shared.rests() {
+        if !want.is_default() || is_asked || repo.mirror.is_dir() || shared.objects.rests() {
             return None;
         }
         if repo.notes.take_broken_off() {
@@ -96,6 +96,7 @@ impl Jobs {
         let mut download = Download::new(made.await??, shared);
         let archive = download.archive();
         archive.set_seen_elsewhere(known.snapshot.compared_unix_ms);
+        archive.set_offered(true);
         self.shop.add_running(&archive.fanout);
         download.run_until(self, repo, Download::has_begun).await?;
         repo.set_fetched_before(known.snapshot.compared_unix_ms);
@@ -179,10 +180,8 @@ impl Jobs {
 
     fn note_not_imported(&self, repo: &Repo, why: &ShareError) {
         self.meter.add(Event::Import(ImportResult::Failed), 1);
-        if why.is_of_store()
-            && let Some(shared) = &self.shared
-        {
-            shared.rest();
+        if let (ShareError::Slow { .. }, Some(shared)) = (why, &self.shared) {
+            shared.objects.trip();
         }
         let (repository, why) = (&*repo.name, causes(why));
         tracing::warn!(repository, "not taken from the store: {why}");

@@ -25,6 +25,7 @@ pub(crate) mod ensure_refs;
 mod entry;
 mod flights;
 mod freshen;
+mod guarded;
 pub(crate) mod heal;
 mod hidden;
 mod hooks;

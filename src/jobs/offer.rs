@@ -2,17 +2,21 @@
 //! file stays for it: what leaves this server's disk before it was uploaded is not uploaded.
 
 use std::rc::Rc;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Weak, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::task::{spawn_blocking, spawn_local};
 
 use super::asker::Asker;
+use super::plane::Handle;
 use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
 use crate::archive::place::Archive;
 use crate::io::clock::unix_ms;
-use crate::limits::{OFFER_RETRY_MAX_MS, OFFER_RETRY_MS, OFFER_ROUNDS_MAX, REMOTE_KEPT_MS};
+use crate::limits::{
+    OFFER_RETRY_MAX_MS, OFFER_RETRY_MS, OFFER_ROUNDS_MAX, OFFERED_LOOK_MS, REMOTE_KEPT_MS,
+};
+use crate::manifest::want::Want;
 use crate::repos::repo::Repo;
 use crate::store::remote::change::Change;
 use crate::store::remote::collect::{Swept, sweep};
@@ -31,7 +35,7 @@ impl Jobs {
             return;
         };
         let is_asked = self.permissions.of_repository(&repo.name).is_some();
-        if is_asked || !archive.want.is_default() {
+        if is_asked || !archive.want.is_default() || archive.set_offered(true) {
             return;
         }
         let mut offers = shared.offers.borrow_mut();
@@ -45,6 +49,15 @@ impl Jobs {
         waiting.push(Arc::downgrade(archive));
         if !is_running {
             spawn_local(self.clone().offer_all(repo.clone()));
+        }
+    }
+
+    /// The same of what is served, which an earlier process may have published, or one without a store.
+    pub(super) fn offer_current(self: &Rc<Self>, repo: &Arc<Repo>) {
+        if self.shared.is_some()
+            && let Some(archive) = repo.archive_of(&Want::default())
+        {
+            self.offer(repo, &archive);
         }
     }
 
@@ -74,6 +87,7 @@ impl Jobs {
                     tracing::warn!(repository, id = %archive.id, wait_ms, "not shared yet: {why}");
                     again(shared, &repo.name, &archive);
                     drop(archive);
+                    let _put_off = PutOff::new(shared, &repo.name);
                     // Servers that were refused together do not come back together.
                     let jitter_ms = SystemRandom::below(wait_ms);
                     tokio::time::sleep(Duration::from_millis(wait_ms + jitter_ms)).await;
@@ -107,6 +121,8 @@ impl Jobs {
                 .await?;
             let current = repo.hit_of(&archive.want, Some(read));
             if !current.is_some_and(|current| Arc::ptr_eq(&current, archive)) {
+                // It may be what the upstream has once more.
+                archive.set_offered(false);
                 return Ok(OfferResult::Superseded);
             }
             let mut contents = described.contents;
@@ -137,6 +153,21 @@ impl Jobs {
     }
 }
 
+impl Handle<Jobs> {
+    /// Waits until all that was to be shared is, but for what cannot be just now, and not for longer than this.
+    pub(crate) fn wait_offered(&self, limit: Duration) {
+        let (done, is_done) = mpsc::channel();
+        self.spawn(|jobs| async move {
+            while jobs.shared.as_ref().is_some_and(Shared::is_offering) {
+                tokio::time::sleep(Duration::from_millis(OFFERED_LOOK_MS)).await;
+            }
+            // Fails when nobody waits any more.
+            let _ = done.send(());
+        });
+        let _ = is_done.recv_timeout(limit);
+    }
+}
+
 impl Jobs {
     /// Removes what nothing names any more. What is not done is done the next time.
     async fn collect(&self, shared: &Shared, place: &Place) {
@@ -156,6 +187,22 @@ impl Jobs {
                 tracing::warn!(repository, "not swept in the store: {why}");
             }
         }
+    }
+}
+
+/// A repository of which nothing is uploaded for a while, for that has failed.
+struct PutOff<'s>(&'s Shared, &'s Arc<str>);
+
+impl PutOff<'_> {
+    fn new<'s>(shared: &'s Shared, name: &'s Arc<str>) -> PutOff<'s> {
+        shared.put_off.borrow_mut().insert(name.clone());
+        PutOff(shared, name)
+    }
+}
+
+impl Drop for PutOff<'_> {
+    fn drop(&mut self) {
+        self.0.put_off.borrow_mut().remove(self.1);
     }
 }
 

@@ -5,8 +5,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gix::hash::Kind;
-
 use super::archive_id::shown;
 use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
@@ -95,15 +93,8 @@ fn of_commit(archive: &Archive) -> Option<Seed> {
     let commit = archive.commit.as_ref()?;
     let names = archive.names()?;
     let packs = names.files().filter(|file| file.whole.is_none());
-    Some(Seed {
-        home: archive.dir(),
-        packs: packs.map(|file| file.path.clone()).collect(),
-        refs: format!("{commit} refs/heads/shared\n").into_bytes(),
-        format: match commit.len() {
-            40 => Kind::Sha1,
-            _ => Kind::Sha256,
-        },
-    })
+    let packs = packs.map(|file| file.path.clone()).collect();
+    Some(Seed::of_commit(archive.dir(), packs, commit))
 }
 
 /// The refs that were shared together with a snapshot, if it is the current one still.

@@ -1,21 +1,21 @@
 //! The object store that servers share, as jobs use it.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
 use super::archive_id::kind;
+use super::guarded::Guarded;
 use crate::archive::growth::Abandoned;
 use crate::archive::open_files::OpenError;
 use crate::archive::place::Archive;
 use crate::config::Config;
 use crate::io::say::without_logins;
 use crate::io::shortage::is_disk_full;
-use crate::limits::{DOWNLOADS_MAX, OFFERS_AT_ONCE, REMOTE_META_BYTES_MAX, STORE_REST_MS};
+use crate::limits::{DOWNLOADS_MAX, OFFERS_AT_ONCE, REMOTE_META_BYTES_MAX};
 use crate::manifest::meta::MetaError;
 use crate::manifest::want::Want;
 use crate::repos::error::StartError;
@@ -29,24 +29,25 @@ use crate::store::remote::objects::{ObjectError, Objects};
 use crate::store::remote::plan::Unchecked;
 use crate::store::remote::publish::RemoteError;
 use crate::store::remote::sums::{BadSums, KnownSums};
+use crate::telemetry::metrics::Meter;
 
 /// See the module's text.
 pub(super) struct Shared {
-    pub(super) objects: AnyStore,
+    pub(super) objects: Guarded,
     /// Whether nothing is written there.
     pub(super) is_readonly: bool,
     /// Of what this server makes.
     kind: String,
     /// What is to be uploaded, of each repository that somebody is at: the newest of each want.
     pub(super) offers: RefCell<HashMap<Arc<str>, Vec<Weak<Archive>>>>,
+    /// Those of which nothing is uploaded for a while, for that has failed.
+    pub(super) put_off: RefCell<HashSet<Arc<str>>>,
     /// Held by what uploads.
     pub(super) turns: Semaphore,
     /// Held by each request that downloads.
     pub(super) downloads: Arc<Semaphore>,
     /// Of files that were uploaded.
     pub(super) sums: Arc<KnownSums>,
-    /// Until when nobody who waits asks there, for it did not answer.
-    rests_until: Cell<Option<Instant>>,
 }
 
 /// Why a snapshot was not shared, or not taken.
@@ -97,29 +98,20 @@ impl ShareError {
     pub(super) fn is_disk_full(&self) -> bool {
         is_disk_full(self)
     }
-
-    /// Whether it is the store that does not answer: not even with a head.
-    pub(super) fn is_of_store(&self) -> bool {
-        matches!(
-            self,
-            ShareError::Slow { .. }
-                | ShareError::Remote(RemoteError::Object(ObjectError::Failed { .. }))
-        )
-    }
 }
 
 impl Shared {
     /// What the settings name, if they name one.
-    pub(super) fn of(objects: Option<AnyStore>, config: &Config) -> Option<Shared> {
+    pub(super) fn of(objects: Option<AnyStore>, config: &Config, meter: &Meter) -> Option<Shared> {
         Some(Shared {
-            objects: objects?,
+            objects: Guarded::new(objects?, meter.clone()),
             is_readonly: config.store.as_ref()?.is_readonly,
             kind: kind(config.level),
             offers: RefCell::default(),
+            put_off: RefCell::default(),
             turns: Semaphore::new(OFFERS_AT_ONCE),
             downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
             sums: Arc::default(),
-            rests_until: Cell::default(),
         })
     }
 
@@ -129,6 +121,13 @@ impl Shared {
             want: want.to_string(),
             kind: self.kind.clone(),
         }
+    }
+
+    /// Whether something is to be uploaded that can be, as far as is known.
+    pub(super) fn is_offering(&self) -> bool {
+        let put_off = self.put_off.borrow();
+        let is_offered = |name| !put_off.contains(name);
+        self.offers.borrow().keys().any(is_offered)
     }
 
     /// Reads a small part, whose name says what is in it.
@@ -149,18 +148,6 @@ impl Shared {
             true => Ok(bytes),
             false => Err(other("its content has another name")),
         }
-    }
-
-    /// Whether it did not answer just now.
-    pub(super) fn rests(&self) -> bool {
-        let until = self.rests_until.get();
-        until.is_some_and(|until| Instant::now() < until)
-    }
-
-    /// It does not answer: for a while nobody waits for it.
-    pub(super) fn rest(&self) {
-        let until = Instant::now() + Duration::from_millis(STORE_REST_MS);
-        self.rests_until.set(Some(until));
     }
 }
 

@@ -173,7 +173,7 @@ impl Jobs {
             faults,
         } = context;
         let policy = policy_of(&config, &permissions);
-        let shared = Shared::of(store, &config);
+        let shared = Shared::of(store, &config, &meter);
         let semaphores = Semaphores::new(&faults, &meter);
         Jobs {
             git: git_of(&config, via, own),

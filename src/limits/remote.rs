@@ -43,6 +43,8 @@ pub const OFFER_ROUNDS_MAX: usize = 8;
 pub const OFFER_RETRY_MS: u64 = 1_000;
 /// The longest such wait.
 pub const OFFER_RETRY_MAX_MS: u64 = 5 * 60_000;
+/// How often is looked, at the end of the server, whether all is uploaded.
+pub const OFFERED_LOOK_MS: u64 = 20;
 /// Each so many bytes of a file of frames have a checksum: nobody gets a byte before all of these are there.
 pub const SUM_PIECE_BYTES: u64 = 256 << 10;
 /// So many such checksums are remembered of files that were uploaded: 8 MB.
@@ -57,8 +59,14 @@ pub const DOWNLOADS_MAX: usize = 16;
 pub const PIECE_RETRY_MS: u64 = 50;
 /// How long a request without a snapshot waits for what the store knows of one.
 pub const STORE_FIRST_WAIT_MS: u64 = 3_000;
-/// How long nobody waits for a store that did not answer.
-pub const STORE_REST_MS: u64 = 30_000;
+/// A store of which no request was answered for so long,
+pub const STORE_FAILING_MS: u64 = 3_000;
+/// and at least so many have failed in a row, is left alone.
+pub const STORE_FAILURES_MIN: u32 = 5;
+/// How long; it doubles with each try that fails.
+pub const STORE_REST_MS: u64 = 2_000;
+/// The longest such time.
+pub const STORE_REST_MAX_MS: u64 = 60_000;
 
 const _: () = assert!(DOWNLOADS_MAX as u64 * DOWNLOAD_PIECE_BYTES <= 64 << 20);
 const _: () = assert!(DOWNLOADS_AT_ONCE <= DOWNLOADS_MAX);

@@ -22,10 +22,23 @@ pub(crate) struct Seed {
     /// The refs, as `packed-refs` has them.
     pub refs: Vec<u8>,
     /// The object format.
-    pub format: Kind,
+    format: Kind,
 }
 
 impl Seed {
+    /// That of a commit, which is all that is known of its refs; all that it leads to is in these packs.
+    pub(crate) fn of_commit(home: PathBuf, packs: Vec<String>, commit: &str) -> Seed {
+        Seed {
+            home,
+            packs,
+            refs: format!("{commit} refs/heads/shared\n").into_bytes(),
+            format: match commit.len() {
+                40 => Kind::Sha1,
+                _ => Kind::Sha256,
+            },
+        }
+    }
+
     /// Makes a bare repository of it.
     fn plant(&self, repo: &Path) -> Result<(), MirrorError> {
         let made = |path: &Path, done: io::Result<()>| {
@@ -158,6 +171,19 @@ mod tests {
             s.freshen();
             s.assert_equal();
         }
+    }
+
+    /// Where no more is known than a commit the rest comes as well.
+    #[test]
+    fn a_commit_is_enough() {
+        let (s, seed) = shared("sha1");
+        let main = git(&seed.home, &["rev-parse", "main"]);
+        let seed = Seed::of_commit(seed.home, seed.packs, &main);
+        run(s
+            .git
+            .clone_seeded(&s.url(), &s.mirror(), &s.staging(), &seed))
+        .unwrap();
+        s.assert_equal();
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! for the background plane, one for the request log, one for the scrub, a builder for each running
 //! build; the main thread waits for signals.
 
+use std::time::Instant;
+
 use tokio::sync::watch;
 
 use self::cores::start_cores;
@@ -57,7 +59,7 @@ pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), 
     let (config, catalog, (way, queue)) = (prepared.config, prepared.catalog, prepared.plane);
     let in_force = prepared.in_force;
     in_force.show_certificates(&meter);
-    let handle = way.clone();
+    let (handle, offers, grace) = (way.clone(), way.clone(), config.shutdown_grace);
     let mut plane = Background::start_thread(move |stop, ready| {
         state::run(for_jobs, (handle, queue), stop, uring, ready)
     })?;
@@ -85,11 +87,14 @@ pub fn run(config: Config, faults: Faults, signals: &StopSignals) -> Result<(), 
     tracing::info!("{signal}{why}: letting running responses finish");
     // The cores stop first: responses that run may still need their builds.
     stop.send_replace(true);
+    let deadline = Instant::now() + grace;
     let mut result = Ok(());
     for core in cores {
         result = result.and(end_of(core).map_err(ServerError::Core));
     }
     drop(socket_files);
+    // Others are not to build once more what only this server has.
+    offers.wait_offered(deadline.saturating_duration_since(Instant::now()));
     result = result.and(plane.end_thread());
     if result.is_ok() {
         scrub.end();

@@ -7,6 +7,7 @@ mod bounds;
 mod event;
 mod family;
 mod id;
+mod kind;
 mod label;
 mod slots;
 mod text;
@@ -16,7 +17,7 @@ pub(crate) use family::{FAMILIES, Family, Kind};
 pub(crate) use label::{
     AnnexResult, BuildResult, Cause, CloneResult, DropReason, Evicted, FetchResult, ImportResult,
     MaintenanceResult, OfferResult, Outcome, Prefault, QuestionResult, ReloadResult, ScrubResult,
-    SpoolFailure, WebhookResult, WorkClass,
+    SpoolFailure, StoreRequest, WebhookResult, WorkClass,
 };
 
 use bounds::{DURATION_BOUNDS_US, TTFB_BOUNDS_US};

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use super::bucket_server::{BucketServer, Fault};
 use super::support::client::{End, Response};
@@ -24,6 +25,16 @@ fn other(lab: &Lab, name: &str, arguments: &[&str]) -> Server {
         ..lab.settings()
     };
     settings.with(arguments).start()
+}
+
+/// One over a bucket; the server of the tests takes no long keys.
+fn on_bucket(lab: &Lab, bucket: &BucketServer, name: &str) -> Server {
+    let settings = Settings {
+        state: lab.scratch(name),
+        environment: bucket.environment(),
+        ..lab.settings()
+    };
+    settings.with(&["--store", "s3://farm"]).start()
 }
 
 fn count(server: &Server, what: &str, result: &str) -> u64 {
@@ -61,8 +72,11 @@ fn parts(lab: &Lab) -> Vec<PathBuf> {
 fn an_empty_server_has_what_another_one_has_shared() {
     let lab = small_lab();
     let url = store_of(&lab);
-    let first = lab.settings().with(&["--store", &url]).start();
+    let first = lab.start();
     hit(&first, "small");
+    first.stop();
+    // What was there before there was a store is shared as well.
+    let first = lab.settings().with(&["--store", &url]).start();
     wait_shared(&first, 1);
     push_and_fetch(&lab, &first, "small", "new.txt", b"new\n");
     let target = lab::target("small");
@@ -169,20 +183,12 @@ fn what_is_in_a_bucket_is_served_as_it_comes() {
     let lab = super::new_lab();
     lab.generate("large", Shape::FewLarge, 12 << 20);
     let bucket = BucketServer::start(&lab.scratch("s3"));
-    let on = |state: PathBuf| {
-        let settings = Settings {
-            state,
-            environment: bucket.environment(),
-            ..lab.settings()
-        };
-        settings.with(&["--store", "s3://farm"]).start()
-    };
-    let first = on(lab.state());
+    let first = on_bucket(&lab, &bucket, "first");
     let built = hit(&first, "large");
     wait_shared(&first, 1);
     first.stop();
     lab.hide("large");
-    let second = on(lab.scratch("second"));
+    let second = on_bucket(&lab, &bucket, "second");
     bucket.hold(Some(".pack."));
     // The pack is the most of it and stands before the worktree; none of it has come.
     let (mut early, head, mut body) = begin(&second, "large", 1000);
@@ -208,7 +214,7 @@ fn what_is_in_a_bucket_is_served_as_it_comes() {
         assert_eq!(*bytes, stored(name), "{name}");
     }
     second.stop();
-    let third = on(lab.scratch("second"));
+    let third = on_bucket(&lab, &bucket, "second");
     assert!(
         hit(&third, "large").body == built.body,
         "other bytes after a restart"
@@ -221,24 +227,15 @@ fn what_is_in_a_bucket_is_served_as_it_comes() {
 fn a_bucket_is_shared_as_well() {
     let lab = small_lab();
     let bucket = BucketServer::start(&lab.scratch("s3"));
-    let environment = bucket.environment();
     let checked = Command::new(env!("CARGO_BIN_EXE_tarpon"))
         .args(["check", "--store", "s3://farm/tarpon", "--state"])
         .arg(lab.state())
-        .envs(environment.clone())
+        .envs(bucket.environment())
         .output()
         .unwrap();
     assert!(checked.status.success(), "{checked:?}");
-    let on = |state: PathBuf| {
-        let settings = Settings {
-            state,
-            environment: environment.clone(),
-            ..lab.settings()
-        };
-        settings.with(&["--store", "s3://farm/tarpon"])
-    };
     bucket.break_heads(&[Fault::Lost, Fault::Busy, Fault::Refused]);
-    let first = on(lab.state()).start();
+    let first = on_bucket(&lab, &bucket, "first");
     hit(&first, "small");
     wait_shared(&first, 1);
     push_and_fetch(&lab, &first, "small", "new.txt", b"new\n");
@@ -260,31 +257,52 @@ fn a_bucket_is_shared_as_well() {
         "one's own success was no loss"
     );
     lab.hide("small");
-    let second = on(lab.scratch("second")).start();
+    let second = on_bucket(&lab, &bucket, "second");
     let taken = second.get(&target).expect(200);
     assert_eq!(taken.head.etag(), newest.head.etag());
     assert!(taken.body == newest.body, "other bytes");
-    second.stop();
-    first.stop();
+}
 
-    // Where there is an upstream, a mirror begins with what was shared.
-    fs::rename(lab.scratch("hidden-small"), lab.upstream("small")).unwrap();
-    let third = on(lab.scratch("third")).start();
-    let taken = third.get(&target).expect(200);
-    assert_eq!(taken.head.etag(), newest.head.etag());
-    wait::until_true("it is kept", || count(&third, "imports", "done") == 1);
+/// Where there is an upstream, only what is new comes from it; and what is only here is uploaded at the end.
+#[test]
+fn a_mirror_begins_with_what_was_shared() {
+    let lab = small_lab();
+    let bucket = BucketServer::start(&lab.scratch("s3"));
+    let target = lab::target("small");
+    let first = on_bucket(&lab, &bucket, "first");
+    let shared = hit(&first, "small");
+    wait_shared(&first, 1);
+    first.stop();
+    let mut second = on_bucket(&lab, &bucket, "second");
+    let taken = second.get(&target).expect(200);
+    assert_eq!(taken.head.etag(), shared.head.etag());
+    wait::until_true("it is kept", || count(&second, "imports", "done") == 1);
     repos::add_commit(&lab.upstream("small"), "main", "newer.txt", b"newer\n");
-    let fresh = third.fetch("GET", &target, &["Cache-Control: max-age=0"]);
+    let fresh = second.fetch("GET", &target, &["Cache-Control: max-age=0"]);
     let fresh = fresh.expect(200);
-    assert_ne!(fresh.head.etag(), newest.head.etag());
-    third.wait_logged("\"shared\":true");
+    assert_ne!(fresh.head.etag(), shared.head.etag());
+    second.wait_logged("\"shared\":true");
     expect_clone(&lab, "small", &fresh.body);
     // What it has made of both is shared in its turn.
-    wait_shared(&third, 1);
-    let fourth = on(lab.scratch("fourth")).start();
-    let taken = fourth.get(&target).expect(200);
-    assert_eq!(taken.head.etag(), fresh.head.etag());
-    assert!(taken.body == fresh.body, "other bytes");
+    wait_shared(&second, 1);
+
+    // One that is told to stop uploads what only it has.
+    bucket.hold(Some("/head.json"));
+    push_and_fetch(&lab, &second, "small", "newest.txt", b"newest\n");
+    let last = second
+        .fetch("GET", &target, &["Cache-Control: max-age=0"])
+        .expect(200);
+    assert_ne!(last.head.etag(), fresh.head.etag());
+    wait::until_true("it is kept", || {
+        second.get(&target).expect(200).head.etag() == last.head.etag()
+    });
+    second.terminate();
+    second.wait_logged("letting running responses finish");
+    bucket.hold(None);
+    assert!(second.wait_exit(Duration::from_secs(20)).success());
+    fs::rename(lab.upstream("small"), lab.scratch("hidden-small")).unwrap();
+    let third = on_bucket(&lab, &bucket, "third");
+    assert_eq!(third.get(&target).expect(200).head.etag(), last.head.etag());
 }
 
 #[test]
@@ -309,4 +327,37 @@ fn check_tries_the_store() {
     let said = String::from_utf8_lossy(&broken.stderr);
     assert_eq!(broken.status.code(), Some(3), "{said}");
     assert!(said.contains("--store file://"), "{said}");
+}
+
+/// A store that takes every request and answers none: nobody waits for it for long, and others not at all. Once it answers
+/// again it is given what it has missed.
+#[test]
+fn a_store_that_does_not_answer_holds_up_nobody() {
+    let lab = small_lab();
+    lab.generate("other", Shape::ManySmall, 300_000);
+    let bucket = BucketServer::start(&lab.scratch("s3"));
+    bucket.hold(Some("/"));
+    let settings = Settings {
+        environment: bucket.environment(),
+        ..lab.settings()
+    };
+    let server = settings.with(&["--store", "s3://farm"]).start();
+    let resting = || server.metrics().count("tarpon_store_resting", &[]);
+    let small = hit(&server, "small");
+    hit(&server, "other");
+    // The one was looked for; of the other there is no look, but perhaps somebody tries to upload the one.
+    assert_eq!((resting(), count(&server, "imports", "failed")), (1, 1));
+    let asked = server.metrics().sum("tarpon_store_requests_total", &[]);
+    assert!(
+        asked.is_some_and(|asked| asked <= 2.0),
+        "{asked:?} requests"
+    );
+    expect_clone(&lab, "small", &small.body);
+    bucket.hold(None);
+    wait_shared(&server, 2);
+    assert_eq!(resting(), 0);
+    let uploaded = server
+        .metrics()
+        .count("tarpon_store_uploaded_bytes_total", &[]);
+    assert!(uploaded > 100_000, "{uploaded}");
 }

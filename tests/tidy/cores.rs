@@ -79,7 +79,7 @@ const SEEMING: [Named; 7] = [
 ];
 
 /// Functions that wait, or call such ones, and where they run instead of on a core.
-const WAITING: [Named; 68] = [
+const WAITING: [Named; 69] = [
     (
         "src/server/reload.rs",
         "InForce::anew",
@@ -105,6 +105,11 @@ const WAITING: [Named; 68] = [
         "src/jobs/download.rs",
         "Files::make",
         "a thread, from `Jobs::begin_import_now`",
+    ),
+    (
+        "src/jobs/offer.rs",
+        "Handle::wait_offered",
+        "the main thread, at the end",
     ),
     (
         "src/jobs/state.rs",

@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::multipart::{MultipartStore, PartId};
@@ -20,11 +21,13 @@ use object_store::{
     RetryConfig, UpdateVersion,
 };
 use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::sleep;
 
 use super::objects::{Condition, Content, Found, ObjectError, Objects, Version};
+use super::publish::SystemRandom;
 use crate::limits::{
-    REMOTE_CONNECT_WAIT_MS, REMOTE_EXCHANGE_MS, REMOTE_PIECE_BYTES, REMOTE_PIECES_AT_ONCE,
-    REMOTE_SILENCE_MS, REMOTE_TRIES_MAX,
+    PIECE_RETRY_MS, REMOTE_CONNECT_WAIT_MS, REMOTE_EXCHANGE_MS, REMOTE_PIECE_BYTES,
+    REMOTE_PIECES_AT_ONCE, REMOTE_SILENCE_MS, REMOTE_TRIES_MAX,
 };
 
 /// See the module's text.
@@ -81,9 +84,9 @@ impl Bucket {
     }
 
     /// Uploads a file in pieces, a few at once; each is tried more than once, for it is the same whenever it arrives.
-    async fn upload_file(&self, path: &Path, file: &PathBuf) -> Result<(), Failure> {
-        let file = Arc::new(File::open(file)?);
-        let bytes = file.metadata()?.len();
+    async fn upload_file(&self, path: &Path, (file, bytes): (PathBuf, u64)) -> Result<(), Failure> {
+        let file = spawn_blocking(move || File::open(file)).await??;
+        let file = Arc::new(file);
         if bytes <= REMOTE_PIECE_BYTES {
             let whole = read_piece(file, 0..bytes).await?;
             self.client.put(path, whole).await?;
@@ -91,14 +94,18 @@ impl Bucket {
         }
         let id = self.client.create_multipart(path).await?;
         let uploaded = match self.upload_pieces((path, &id), (file, bytes)).await {
-            Ok(pieces) => self.client.complete_multipart(path, &id, pieces).await,
-            Err(why) => {
-                // What cannot even be given up is left to the bucket's own rule for such.
-                let _ = self.client.abort_multipart(path, &id).await;
-                return Err(why);
+            Ok(pieces) => {
+                let completed = self.client.complete_multipart(path, &id, pieces).await;
+                completed.map(drop).map_err(Failure::from)
             }
+            Err(why) => Err(why),
         };
-        uploaded.map(drop).map_err(Failure::from)
+        if uploaded.is_err() {
+            // Of one that was completed, and whose answer got lost, this does nothing: its key is never named. What cannot
+            // even be given up is left to the bucket's own rule for such.
+            let _ = self.client.abort_multipart(path, &id).await;
+        }
+        uploaded
     }
 
     async fn upload_pieces(
@@ -120,7 +127,12 @@ impl Bucket {
                     let mut tries = 1;
                     loop {
                         match client.put_part(&path, &id, number, piece.clone()).await {
-                            Err(_) if tries < REMOTE_TRIES_MAX => tries += 1,
+                            Err(_) if tries < REMOTE_TRIES_MAX => {
+                                let wait_ms = PIECE_RETRY_MS << tries;
+                                let jitter_ms = SystemRandom::below(wait_ms);
+                                sleep(Duration::from_millis(wait_ms + jitter_ms)).await;
+                                tries += 1;
+                            }
                             put => return Ok::<_, Failure>((number, put?)),
                         }
                     }
@@ -194,7 +206,7 @@ impl Objects for Bucket {
     async fn upload(&self, key: &str, content: &Content) -> Result<(), ObjectError> {
         let path = self.path(key);
         let uploaded = match content {
-            Content::File(file) => self.upload_file(&path, file).await,
+            Content::File(file, bytes) => self.upload_file(&path, (file.clone(), *bytes)).await,
             Content::Bytes(bytes) => {
                 let put = self.client.put(&path, bytes.clone().into()).await;
                 put.map(drop).map_err(Failure::from)
@@ -227,7 +239,13 @@ impl Objects for Bucket {
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {
         let expected = range.end.saturating_sub(range.start);
         let got = self.client.get_range(&self.path(key), range).await;
-        let bytes = got.map_err(|e| failed("read", key, e))?;
+        let bytes = match got {
+            Err(object_store::Error::NotFound { .. }) => {
+                let key = key.to_owned();
+                return Err(ObjectError::Absent { op: "read", key });
+            }
+            got => got.map_err(|e| failed("read", key, e))?,
+        };
         match bytes.len() as u64 == expected {
             true => Ok(bytes.into()),
             false => Err(failed("read", key, "it is shorter than it should be")),

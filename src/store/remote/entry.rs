@@ -88,7 +88,7 @@ pub fn describe(
         } else {
             packs.push(name.clone());
         }
-        contents.insert(name.clone(), (bytes, Content::File(path)));
+        contents.insert(name.clone(), (bytes, Content::File(path, bytes)));
         parts.push(name);
     }
     let mut add = |name: String, bytes: Vec<u8>| {

@@ -136,7 +136,7 @@ impl FileStore {
         let mut draft = self.draft()?;
         match content {
             Content::Bytes(bytes) => draft.file.write_all(bytes)?,
-            Content::File(path) => drop(io::copy(&mut File::open(path)?, &mut draft.file)?),
+            Content::File(path, _) => drop(io::copy(&mut File::open(path)?, &mut draft.file)?),
         }
         self.name(draft, key)
     }
@@ -204,10 +204,16 @@ impl Objects for FileStore {
         let read = move |store: &FileStore| {
             let bytes = usize::try_from(range.end.saturating_sub(range.start));
             let mut bytes = vec![0; bytes.map_err(io::Error::other)?];
-            File::open(store.dir.join(owned))?.read_exact_at(&mut bytes, range.start)?;
-            Ok(bytes)
+            let file = match File::open(store.dir.join(owned)) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+                file => file?,
+            };
+            file.read_exact_at(&mut bytes, range.start)?;
+            Ok(Some(bytes))
         };
-        self.run(("read", key), read).await
+        let read = self.run(("read", key), read).await?;
+        let (op, key) = ("read", key.to_owned());
+        read.ok_or(ObjectError::Absent { op, key })
     }
 
     async fn list(&self, dir: &str) -> Result<Vec<String>, ObjectError> {

@@ -15,6 +15,7 @@
 //! - [`lease`]: who works on what. Nothing right rests on it.
 //! - [`key`]: names of objects.
 //! - [`bucket`], [`files`], [`any`]: the stores that are known.
+//! - [`breaker`]: whether it is asked at all.
 //! - [`entry`]: an entry of the cache by its parts.
 //! - [`sums`], [`plan`]: the checksums of their pieces, and in which order these are downloaded.
 //! - [`probe`]: whether one keeps its promises.
@@ -31,6 +32,7 @@
 //! 4. A lease expires by the clock of who watches it.
 
 pub mod any;
+pub mod breaker;
 pub mod bucket;
 pub mod change;
 pub mod collect;

@@ -25,8 +25,8 @@ pub struct Found {
 pub enum Content {
     /// These bytes.
     Bytes(Vec<u8>),
-    /// A file that does not change.
-    File(PathBuf),
+    /// A file that does not change, of so many bytes.
+    File(PathBuf, u64),
 }
 
 /// What must hold of an object for a write to happen.
@@ -70,6 +70,22 @@ pub enum ObjectError {
         key: String,
         /// What is allowed.
         bytes_max: usize,
+    },
+    /// It should be there, and is not.
+    #[error("cannot {op} {key}: it is not there")]
+    Absent {
+        /// What was to be done.
+        op: &'static str,
+        /// To what.
+        key: String,
+    },
+    /// Nobody was asked: the store has not answered lately.
+    #[error("cannot {op} {key}: the store does not answer, and is left alone for a while")]
+    Resting {
+        /// What was to be done.
+        op: &'static str,
+        /// To what.
+        key: String,
     },
     /// Anything else.
     #[error("cannot {op} {key}: {source}")]

@@ -87,3 +87,37 @@ impl KnownSums {
         known.insert(name, sums);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_and_the_whole_have_their_checksums() {
+        let content = Vec::from_iter((0..2 * SUM_PIECE_BYTES + 3).map(|at| (at % 251) as u8));
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(&content, 0).unwrap();
+        let (pieces, whole) = sums_of(&file, content.len() as u64).unwrap();
+        let expected = content.chunks(SUM_PIECE_BYTES as usize);
+        let expected = Vec::from_iter(expected.map(|piece| xxh64(piece, 0)));
+        assert_eq!((&pieces, whole), (&expected, xxh64(&content, 0)));
+        assert!(
+            sums_of(&file, content.len() as u64 + 1).is_err(),
+            "it is shorter"
+        );
+        let files = BTreeMap::from([("a".to_owned(), pieces)]);
+        let sums = Sums { files };
+        assert_eq!(Sums::decode(&sums.encode()).unwrap(), sums);
+        assert!(Sums::decode(b"{\"files\":{\"a\":[-1]}}").is_err());
+    }
+
+    #[test]
+    fn not_too_many_are_remembered() {
+        let known = KnownSums::default();
+        known.add("a".into(), vec![1; SUMS_KEPT_MAX - 1]);
+        known.add("b".into(), vec![2]);
+        assert!(known.get("a").is_some() && known.get("b") == Some(vec![2]));
+        known.add("c".into(), vec![3]);
+        assert_eq!((known.get("a"), known.get("c")), (None, Some(vec![3])));
+    }
+}

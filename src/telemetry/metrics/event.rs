@@ -39,6 +39,14 @@ pub enum Event {
     Offer(OfferResult),
     /// A snapshot was looked for there.
     Import(ImportResult),
+    /// The object store was asked for something.
+    StoreRequest(StoreRequest),
+    /// It did not answer that.
+    StoreFailure(StoreRequest),
+    /// Bytes were read from it.
+    StoreReadBytes,
+    /// Bytes were uploaded to it.
+    StoreUploadedBytes,
     /// A mirror begins to be compared with its upstream.
     Comparison(Cause),
     /// A fetch ended.
@@ -92,6 +100,10 @@ impl Event {
             Self::Clone(result) => (Id::Clones, result as usize),
             Self::Offer(result) => (Id::Offers, result as usize),
             Self::Import(result) => (Id::Imports, result as usize),
+            Self::StoreRequest(request) => (Id::StoreRequests, request as usize),
+            Self::StoreFailure(request) => (Id::StoreFailures, request as usize),
+            Self::StoreReadBytes => (Id::StoreReadBytes, 0),
+            Self::StoreUploadedBytes => (Id::StoreUploadedBytes, 0),
             Self::Comparison(cause) => (Id::Comparisons, cause as usize),
             Self::UpstreamPause => (Id::UpstreamPauses, 0),
             Self::WorkRefused(class) => (Id::WorkRefused, class as usize),
@@ -120,6 +132,8 @@ pub enum Level {
     ConnectionsOpen,
     /// A running build.
     BuildsRunning,
+    /// An object store that does not answer, and is not asked.
+    StoreResting,
     /// Work that has a place.
     WorkRunning(WorkClass),
     /// Work that waits for one.
@@ -131,6 +145,7 @@ impl Level {
         match self {
             Self::ConnectionsOpen => BASES[Id::ConnectionsOpen as usize],
             Self::BuildsRunning => BASES[Id::BuildsRunning as usize],
+            Self::StoreResting => BASES[Id::StoreResting as usize],
             Self::WorkRunning(class) => BASES[Id::WorkRunning as usize] + class as usize,
             Self::WorkWaiting(class) => BASES[Id::WorkWaiting as usize] + class as usize,
         }

@@ -2,39 +2,12 @@
 
 use super::bounds::{DURATION_BOUNDS_US, TTFB_BOUNDS_US};
 pub(super) use super::id::Id;
+pub(crate) use super::kind::{Family, Kind};
 use super::label::*;
 use crate::limits::METRICS_REPOSITORIES_MAX;
 
-/// What a family of series is in Prometheus' terms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Only ever grows.
-    Counter,
-    /// Goes up and down.
-    Gauge,
-    /// Observed durations, counted by bucket. Holds the upper bounds in microseconds, ascending.
-    Histogram(&'static [u64]),
-}
-
-/// A metric that operators see: one row of [`FAMILIES`].
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Family {
-    pub(super) id: Id,
-    /// The metric's name.
-    pub name: &'static str,
-    /// Its type.
-    pub kind: Kind,
-    /// The label that tells its series apart; empty when there is one series.
-    pub label: &'static str,
-    /// The values of that label that [`Meter`]s count; empty when there is one series, or when
-    /// the values are known only at scrape time.
-    pub values: &'static [&'static str],
-    /// What it means.
-    pub help: &'static str,
-}
-
 /// Every metric, in the order in which it is rendered.
-pub(crate) const FAMILIES: [Family; 52] = [
+pub(crate) const FAMILIES: [Family; 57] = [
     Family {
         id: Id::Requests,
         name: "tarpon_requests_total",
@@ -211,6 +184,46 @@ pub(crate) const FAMILIES: [Family; 52] = [
         label: "result",
         values: ImportResult::NAMES,
         help: "Looks for a snapshot in --store: taken from there (done), not there (absent), or not to be had (failed).",
+    },
+    Family {
+        id: Id::StoreRequests,
+        name: "tarpon_store_requests_total",
+        kind: Kind::Counter,
+        label: "request",
+        values: StoreRequest::NAMES,
+        help: "Requests to the object store of --store, by what for.",
+    },
+    Family {
+        id: Id::StoreFailures,
+        name: "tarpon_store_failures_total",
+        kind: Kind::Counter,
+        label: "request",
+        values: StoreRequest::NAMES,
+        help: "Requests to the object store that it did not answer, or not as it should.",
+    },
+    Family {
+        id: Id::StoreReadBytes,
+        name: "tarpon_store_read_bytes_total",
+        kind: Kind::Counter,
+        label: "",
+        values: &[],
+        help: "Bytes read from the object store.",
+    },
+    Family {
+        id: Id::StoreUploadedBytes,
+        name: "tarpon_store_uploaded_bytes_total",
+        kind: Kind::Counter,
+        label: "",
+        values: &[],
+        help: "Bytes uploaded to the object store.",
+    },
+    Family {
+        id: Id::StoreResting,
+        name: "tarpon_store_resting",
+        kind: Kind::Gauge,
+        label: "",
+        values: &[],
+        help: "Whether the object store does not answer and is left alone for a while: 1 or 0.",
     },
     Family {
         id: Id::Comparisons,

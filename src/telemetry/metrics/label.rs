@@ -142,6 +142,22 @@ label! {
 }
 
 label! {
+    /// What an object store is asked for.
+    StoreRequest {
+        /// An object, or a part of one.
+        Read = "read",
+        /// To take an object.
+        Upload = "upload",
+        /// The same under a condition.
+        Swap = "swap",
+        /// What there is.
+        List = "list",
+        /// To remove an object.
+        Remove = "remove",
+    }
+}
+
+label! {
     /// What became of a look for a snapshot in the store.
     ImportResult {
         /// It was taken.

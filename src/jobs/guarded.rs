@@ -1,0 +1,163 @@
+//! The object store as jobs ask it: each request is counted, and one that answers nothing is left alone for a while.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::store::remote::any::AnyStore;
+use crate::store::remote::breaker::{Breaker, Outcome};
+use crate::store::remote::objects::{Condition, Content, Found, ObjectError, Objects, Version};
+use crate::telemetry::metrics::{Event, Level, Meter, StoreRequest};
+
+/// See the module's text.
+#[derive(Debug, Clone)]
+pub(super) struct Guarded {
+    objects: AnyStore,
+    breaker: Arc<Mutex<Breaker>>,
+    began: Instant,
+    meter: Meter,
+}
+
+/// A request that was admitted; what is not noted of it by its end has been left.
+struct Asked<'g> {
+    guarded: &'g Guarded,
+    outcome: Outcome,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        let outcome = self.outcome;
+        self.guarded
+            .change(|breaker, now_ms| breaker.note(outcome, now_ms));
+    }
+}
+
+impl Guarded {
+    /// That of these settings.
+    pub(super) fn new(objects: AnyStore, meter: Meter) -> Guarded {
+        Guarded {
+            objects,
+            breaker: Arc::default(),
+            began: Instant::now(),
+            meter,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Breaker, u64) -> T) -> T {
+        let now_ms = self.now_ms();
+        let mut breaker = self.lock();
+        let before = breaker.is_closed();
+        let changed = change(&mut breaker, now_ms);
+        match (before, breaker.is_closed()) {
+            (true, false) => {
+                self.meter.up(Level::StoreResting);
+                tracing::warn!("the store does not answer, and is left alone for a while");
+            }
+            (false, true) => {
+                self.meter.down(Level::StoreResting);
+                tracing::info!("the store answers again");
+            }
+            _ => {}
+        }
+        changed
+    }
+
+    /// Whether nobody asks it just now.
+    pub(super) fn rests(&self) -> bool {
+        let now_ms = self.now_ms();
+        self.lock().rests(now_ms)
+    }
+
+    /// Somebody has waited for it as long as anybody does.
+    pub(super) fn trip(&self) {
+        self.change(Breaker::trip);
+    }
+
+    async fn ask<T>(
+        &self,
+        request: StoreRequest,
+        (op, key): (&'static str, &str),
+        answer: impl Future<Output = Result<T, ObjectError>>,
+    ) -> Result<T, ObjectError> {
+        if !self.change(Breaker::admits) {
+            return Err(ObjectError::Resting {
+                op,
+                key: key.to_owned(),
+            });
+        }
+        self.meter.add(Event::StoreRequest(request), 1);
+        let mut asked = Asked {
+            guarded: self,
+            outcome: Outcome::Left,
+        };
+        let answer = answer.await;
+        asked.outcome = match &answer {
+            Err(ObjectError::Failed { .. }) => Outcome::Failed,
+            _ => Outcome::Answered,
+        };
+        if asked.outcome == Outcome::Failed {
+            self.meter.add(Event::StoreFailure(request), 1);
+        }
+        answer
+    }
+}
+
+impl Objects for Guarded {
+    type Content = Content;
+
+    async fn swap(
+        &self,
+        key: &str,
+        bytes: Vec<u8>,
+        condition: &Condition,
+    ) -> Result<Version, ObjectError> {
+        let answer = self.objects.swap(key, bytes, condition);
+        self.ask(StoreRequest::Swap, ("write", key), answer).await
+    }
+
+    async fn upload(&self, key: &str, content: &Content) -> Result<(), ObjectError> {
+        let answer = self.objects.upload(key, content);
+        self.ask(StoreRequest::Upload, ("upload", key), answer)
+            .await?;
+        let bytes = match content {
+            Content::Bytes(bytes) => bytes.len() as u64,
+            Content::File(_, bytes) => *bytes,
+        };
+        self.meter.add(Event::StoreUploadedBytes, bytes);
+        Ok(())
+    }
+
+    async fn get(&self, key: &str, bytes_max: usize) -> Result<Option<Found>, ObjectError> {
+        let answer = self.objects.get(key, bytes_max);
+        let found = self.ask(StoreRequest::Read, ("read", key), answer).await?;
+        let bytes = found.as_ref().map_or(0, |found| found.bytes.len());
+        self.meter.add(Event::StoreReadBytes, bytes as u64);
+        Ok(found)
+    }
+
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Vec<u8>, ObjectError> {
+        let answer = self.objects.get_range(key, range);
+        let bytes = self.ask(StoreRequest::Read, ("read", key), answer).await?;
+        self.meter.add(Event::StoreReadBytes, bytes.len() as u64);
+        Ok(bytes)
+    }
+
+    async fn list(&self, dir: &str) -> Result<Vec<String>, ObjectError> {
+        let answer = self.objects.list(dir);
+        self.ask(StoreRequest::List, ("list", dir), answer).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), ObjectError> {
+        let answer = self.objects.delete(key);
+        self.ask(StoreRequest::Remove, ("remove", key), answer)
+            .await
+    }
+}
