@@ -132,6 +132,9 @@ impl Jobs {
         permit.started(Ok(import.archive()));
         if let Some((archive, epoch)) = self.finish_import(&repo, import).await {
             self.publish(&repo, archive, epoch).await;
+            // What another server has seen says nothing of what there is now.
+            self.plan(&repo, None);
+            spawn_local(self.clone().look_soon(repo));
         }
         None
     }

@@ -72,7 +72,7 @@ impl Jobs {
         self.plan(repo, fresh_unix_ms);
     }
 
-    fn plan(&self, repo: &Repo, fresh_unix_ms: Option<u64>) {
+    pub(super) fn plan(&self, repo: &Repo, fresh_unix_ms: Option<u64>) {
         if !self.compares_by_itself(repo) {
             return;
         }

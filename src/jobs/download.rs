@@ -58,7 +58,14 @@ pub(super) struct Made {
 }
 
 /// An entry in the making that is removed beside the plane, unless it is published.
-struct Unkept(Option<Staging>);
+pub(super) struct Unkept(Option<Staging>);
+
+impl Unkept {
+    /// Who takes it keeps it.
+    pub(super) fn take(mut self) -> Option<Staging> {
+        self.0.take()
+    }
+}
 
 impl Drop for Unkept {
     fn drop(&mut self) {
@@ -166,7 +173,8 @@ pub(super) struct Download {
     running: JoinSet<Fetched>,
     /// Once more, for there was no room.
     again: VecDeque<Stretch>,
-    has_made_room: bool,
+    /// How many found no room.
+    refused: usize,
     ends: FailOnDrop,
 }
 
@@ -180,7 +188,7 @@ impl Download {
             turns: shared.downloads.clone(),
             running: JoinSet::new(),
             again: VecDeque::new(),
-            has_made_room: false,
+            refused: 0,
         }
     }
 
@@ -209,9 +217,12 @@ impl Download {
             let (stretch, fetched) = fetched?;
             match fetched {
                 Ok(()) => {}
-                Err(why) if why.is_disk_full() && !self.has_made_room => {
-                    self.has_made_room = true;
-                    jobs.make_room(&repo.name, Need::Keep).await;
+                // All that were asked for together may have met the same full disk.
+                Err(why) if why.is_disk_full() && self.refused < DOWNLOADS_AT_ONCE => {
+                    self.refused += 1;
+                    if self.refused == 1 {
+                        jobs.make_room(&repo.name, Need::Keep).await;
+                    }
                     self.again.push_back(stretch);
                     continue;
                 }
@@ -269,13 +280,12 @@ impl Download {
     }
 
     /// All of it is there; gives the entry in the making.
-    pub(super) fn finish(mut self) -> Result<(Arc<Archive>, Staging), ShareError> {
+    pub(super) fn finish(self) -> Result<(Arc<Archive>, Unkept), ShareError> {
         if !self.made.plan.is_whole() {
             return Err(ShareError::Short);
         }
         self.ends.0.finish();
-        let staging = self.made.staging.0.take();
-        Ok((self.archive(), staging.ok_or(ShareError::Short)?))
+        Ok((self.archive(), self.made.staging))
     }
 }
 

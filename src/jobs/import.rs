@@ -12,7 +12,7 @@ use super::download::{Download, Files, Known};
 use super::shared::{ShareError, Shared, causes, place_of};
 use super::state::Jobs;
 use crate::archive::place::Archive;
-use crate::limits::STORE_FIRST_WAIT_MS;
+use crate::limits::{STORE_BEGIN_WAIT_MS, STORE_FIRST_WAIT_MS};
 use crate::manifest::meta::Meta;
 use crate::manifest::outline::OUTLINE_NAME;
 use crate::manifest::parts::{MANIFEST_NAME, Manifest};
@@ -56,7 +56,8 @@ impl Jobs {
         if !want.is_default() || is_asked || repo.mirror.is_dir() || shared.objects.rests() {
             return None;
         }
-        if repo.notes.take_broken_off() {
+        // What is served here is compared with the upstream, and not with what others have.
+        if repo.archive_of(want).is_some() || repo.notes.take_broken_off() {
             return None;
         }
         match self.begin_import_now(shared, repo, want).await {
@@ -95,11 +96,13 @@ impl Jobs {
         let made = spawn_blocking(move || files.make(name, staging, &open_files));
         let mut download = Download::new(made.await??, shared);
         let archive = download.archive();
-        archive.set_seen_elsewhere(known.snapshot.compared_unix_ms);
+        archive.set_seen_elsewhere(known.snapshot.compared_unix_ms.max(1));
         archive.set_offered(true);
         self.shop.add_running(&archive.fanout);
-        download.run_until(self, repo, Download::has_begun).await?;
-        repo.set_fetched_before(known.snapshot.compared_unix_ms);
+        let wait_ms = STORE_BEGIN_WAIT_MS;
+        let begins = download.run_until(self, repo, Download::has_begun);
+        let begun = tokio::time::timeout(Duration::from_millis(wait_ms), begins).await;
+        begun.map_err(|_| ShareError::Slow { wait_ms })??;
         Ok(Some(Import {
             download,
             known,
@@ -166,8 +169,9 @@ impl Jobs {
         let pieces = download.run_until(self, repo, |_| false);
         let (pieces, aside) = tokio::join!(pieces, aside(shared, &import.place, &known));
         pieces?;
-        let (archive, mut staging) = download.finish()?;
+        let (archive, staging) = download.finish()?;
         let aside = aside?;
+        let mut staging = staging.take().ok_or(ShareError::Short)?;
         let published = spawn_blocking(move || {
             for (name, bytes) in aside {
                 staging.write_aside(name, &bytes)?;

@@ -44,6 +44,10 @@ impl Jobs {
     /// What a mirror of a repository can begin with, if its snapshot was taken from the store.
     pub(super) async fn seed(self: &Rc<Self>, repo: &Arc<Repo>) -> Option<Seed> {
         let shared = self.shared.as_ref()?;
+        // What was forced away would be among the packs, and who may read is the upstream's to say.
+        if self.permissions.of_repository(&repo.name).is_some() {
+            return None;
+        }
         let archive = repo.archive_of(&Want::default())?;
         let mut seed = of_commit(&archive)?;
         let refs = refs_of(shared, repo, &archive);

@@ -59,6 +59,8 @@ pub const DOWNLOADS_MAX: usize = 16;
 pub const PIECE_RETRY_MS: u64 = 50;
 /// How long a request without a snapshot waits for what the store knows of one.
 pub const STORE_FIRST_WAIT_MS: u64 = 3_000;
+/// The same for the first byte of it that can be served.
+pub const STORE_BEGIN_WAIT_MS: u64 = 10_000;
 /// A store of which no request was answered for so long,
 pub const STORE_FAILING_MS: u64 = 3_000;
 /// and at least so many have failed in a row, is left alone.

@@ -46,8 +46,7 @@ pub enum RestoreError {
     Unseen { directory: PathBuf, why: String },
     /// What was there before, and is to be built upon.
     #[error(
-        "{} is not updated: its {} is damaged: {what}; --overwrite restores it whole (--discard-local as well where it cannot be read), and \
-         so does removing it",
+        "{} is not updated: its {} is damaged: {what}; --overwrite restores it whole (--discard-local as well where it cannot be read)",
         .directory.display(), .path.display()
     )]
     Damaged {

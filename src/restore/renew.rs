@@ -261,8 +261,8 @@ impl Renewal<'_> {
                 path,
                 what,
             },
-            Ok(None) => error,
-            Err(other) => other,
+            // What cannot be looked at says nothing more.
+            Ok(None) | Err(_) => error,
         }
     }
 
@@ -423,6 +423,15 @@ impl Renewal<'_> {
         let args = ["clean", "-ffdxq", "-e", "/.tarpon-restore-*"];
         let at = (&**scratch, self.staging.target());
         let input = std::process::Stdio::null();
-        run::of_files(self.link.stop, at, room.until, input, &args).map(|_| ())
+        let cleaned = run::of_files(self.link.stop, at, room.until, input, &args);
+        cleaned.map(|_| ()).map_err(|error| match error {
+            // It is the disk that keeps them, and not what has come.
+            RestoreError::Git { detail, .. } => RestoreError::disk(
+                "(all else is done) remove what is not tracked in",
+                self.staging.target(),
+                std::io::Error::other(detail),
+            ),
+            error => error,
+        })
     }
 }

@@ -23,7 +23,8 @@ const OUTPUT_LOST_CODE: u8 = 4;
 /// What may help against an error, behind its text.
 fn advice(args: &RestoreArgs, error: &RestoreError, progress: &Progress) -> &'static str {
     let is_url = is_url(args.repo_url.text());
-    if args.update && error.is_servers() && !is_new(&args.dir) {
+    let is_update = args.update && !is_new(&args.dir);
+    if is_update && error.is_servers() {
         return match error {
             _ if args.fallback_clone() => {
                 "; --fallback clone is for a directory that is not there or empty: this one stays as it is"
@@ -36,6 +37,9 @@ fn advice(args: &RestoreArgs, error: &RestoreError, progress: &Progress) -> &'st
     }
     match error {
         RestoreError::Submodule { source, .. } => match **source {
+            RestoreError::NoSnapshot(_) | RestoreError::Denied(_) if is_update => {
+                "; the server has to have it, too (--upstream)"
+            }
             RestoreError::NoSnapshot(_) | RestoreError::Denied(_) if !args.fallback_clone() => {
                 "; the server has to have it, too (--upstream), or --fallback clone clones it"
             }

@@ -268,6 +268,32 @@ impl Behind {
         assert!(errors.contains("of its submodule o"), "{errors}");
         let back = ["reset", "--quiet", "--hard", "HEAD~1"];
         git::run(&target.join("other"), &back);
+        self.expect_embedded_stays();
+    }
+
+    /// A submodule that has its repository in its own directory would go with all that only it has.
+    fn expect_embedded_stays(&self) {
+        let target = &self.target;
+        let (other, link) = (target.join("other"), target.join("other/.git"));
+        fs::remove_file(&link).unwrap_or_else(|e| panic!("{e}"));
+        fs::rename(target.join(".git/modules/o"), &link).unwrap_or_else(|e| panic!("{e}"));
+        git::run(
+            target,
+            &[
+                "config",
+                "--file",
+                "other/.git/config",
+                "--unset",
+                "core.worktree",
+            ],
+        );
+        let commit = git::text(&other, &["rev-parse", "HEAD"]);
+        for flag in ["--force", "--clean"] {
+            let errors = expect(&self.update(target, &[flag]), 1);
+            assert!(errors.contains("git submodule absorbgitdirs"), "{errors}");
+        }
+        assert_eq!(git::text(&other, &["rev-parse", "HEAD"]), commit);
+        git::run(target, &["submodule", "--quiet", "absorbgitdirs"]);
     }
 
     /// Whenever it is killed, the same command again comes to the end.

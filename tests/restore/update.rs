@@ -720,6 +720,13 @@ fn what_cannot_be_built_upon_is_named() {
         expect_files(&clone, &copy, name);
         fs::remove_dir_all(&copy).unwrap_or_else(|e| panic!("{e}"));
     }
+    // What somebody has put beside the packs, and never gives anything, is not waited for.
+    let copy = copied(&target, &lab, "pipe");
+    let pipe = copy.join(".git/objects/pack/pack-x.pack");
+    write(&pipe.with_extension("idx"), "x");
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).unwrap();
+    expect(&update(&server, &copy, &[]), 1);
 }
 
 /// The pack of a working copy that has one.

@@ -407,9 +407,10 @@ impl Repo {
         let is_expired = served.snapshot.is_before(expired);
         let before = served.snapshot.take();
         served.snapshot = Snapshot::Ready {
+            // No comparison of this server's was one with what another has seen.
+            is_outdated: archive.seen_elsewhere_unix_ms().is_some(),
             archive,
             shown,
-            is_outdated: false,
             is_left: false,
         };
         before.map(|before| (before, is_expired))

@@ -1,8 +1,9 @@
 //! Whether it is the working copy's own objects that are damaged, once something of what leads on from them could not be
 //! had: what an archive or a server is blamed for came on top of these.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use gix::ObjectId;
@@ -52,7 +53,11 @@ pub(super) fn find(
     let directory = copy.git_dir.join("objects/pack");
     let (mut alone, mut files) = (None, Vec::new());
     for entry in fs::read_dir(&directory).map_err(failed("read", &directory))? {
-        files.push(entry.map_err(failed("read", &directory))?.path());
+        let entry = entry.map_err(failed("read", &directory))?;
+        // A link is none: what it leads to is not the working copy's own.
+        if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            files.push(entry.path());
+        }
     }
     files.sort();
     for path in files {
@@ -79,11 +84,23 @@ fn ending_of(path: &Path) -> String {
     format!(".{}", path.extension().unwrap_or_default().display())
 }
 
+/// Opens a file that an earlier job may have exchanged for something else, which nobody waits for.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+}
+
 /// What is wrong with a pack or an index, which ends with the sum of all else of it.
 fn wrong(path: &Path, hash: Kind, stop: &Stop) -> Result<Option<String>, RestoreError> {
     let unread = |e: io::Error| RestoreError::disk("read", path, e);
-    let mut file = File::open(path).map_err(unread)?;
-    let bytes = file.metadata().map_err(unread)?.len();
+    let mut file = open(path).map_err(unread)?;
+    let found = file.metadata().map_err(unread)?;
+    if !found.is_file() {
+        return Ok(Some("it is no file".into()));
+    }
+    let bytes = found.len();
     let Some(mut left) = bytes.checked_sub(hash.len_in_bytes() as u64) else {
         return Ok(Some("it is cut off".into()));
     };

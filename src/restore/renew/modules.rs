@@ -114,6 +114,7 @@ impl<'m> Modules<'m> {
                 None => None,
             };
             if stays.is_none() {
+                self.expect_no_repository(&one.path)?;
                 self.gone.extend(old);
                 self.make_room_for(&one)?;
             }
@@ -146,7 +147,7 @@ impl<'m> Modules<'m> {
         let at = target.join(path);
         let is_there = fs::symlink_metadata(&at).is_ok_and(|found| found.is_dir());
         let is_file = fs::symlink_metadata(at.join(".git")).is_ok_and(|found| found.is_file());
-        // A repository in its own directory is left alone, as git does.
+        // A repository in its own directory is not looked into; nothing comes in its place either.
         if !is_there || !is_file {
             return Ok(None);
         }
@@ -193,6 +194,26 @@ impl<'m> Modules<'m> {
             git_dir,
             is_shallow: ends.is_ok_and(|found| found.len() > 0),
         }))
+    }
+
+    /// Refuses where a submodule comes that has its repository in its own directory, or where somebody else's lies: it
+    /// would go with all that only it has.
+    fn expect_no_repository(&self, path: &Path) -> Result<(), RestoreError> {
+        let target = self.around.staging.target();
+        let inside = target.join(path).join(".git");
+        match fs::symlink_metadata(inside).is_ok_and(|found| found.is_dir()) {
+            false => Ok(()),
+            true => Err(not_taken(
+                target,
+                (
+                    format!(
+                        "{} has a repository of its own, and a submodule comes there",
+                        path.display()
+                    ),
+                    "git submodule absorbgitdirs takes it in, or move it away",
+                ),
+            )),
+        }
     }
 
     /// Has a repository go that is where one comes, or where that would lead through it.

@@ -133,7 +133,13 @@ impl Plain {
             for key in section.value_names() {
                 let key = key.to_ascii_lowercase();
                 let raw = section.value(&key).unwrap_or_default();
-                match self.take((&name, &key), &raw, &is_own) {
+                // Of these git asks for no subsection: such a key is another one.
+                let is_other = name != "remote" && header.subsection_name().is_some();
+                let taken = match is_other {
+                    true => Key::Foreign,
+                    false => self.take((&name, &key), &raw, &is_own),
+                };
+                match taken {
                     Key::Plain => {}
                     Key::Other(why) => return Err(why),
                     Key::Foreign => foreign.push(match header.subsection_name() {

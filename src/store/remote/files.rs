@@ -7,6 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -72,18 +73,23 @@ impl FileStore {
     fn draft(&self) -> io::Result<Draft> {
         let tmp = self.dir.join(TMP);
         fs::create_dir_all(&tmp)?;
-        let path = tmp.join(RandomId::drawn()?.to_string());
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&path)?;
-        let draft = Draft {
-            path,
-            file,
-            is_named: false,
-        };
-        flock(&draft.file, FlockOperation::LockExclusive)?;
-        Ok(draft)
+        loop {
+            let path = tmp.join(RandomId::drawn()?.to_string());
+            let file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .open(&path)?;
+            let draft = Draft {
+                path,
+                file,
+                is_named: false,
+            };
+            flock(&draft.file, FlockOperation::LockExclusive)?;
+            // Who has opened the store just now may have taken it for left before it was locked.
+            if draft.file.metadata()?.nlink() > 0 {
+                return Ok(draft);
+            }
+        }
     }
 
     /// Has it appear under a key, and last.
