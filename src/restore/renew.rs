@@ -35,6 +35,7 @@ mod written;
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use gix::ObjectId;
 
@@ -225,19 +226,29 @@ impl Renewal<'_> {
         room: Room<'_>,
     ) -> Result<((News, Lost), Seen), RestoreError> {
         let (link, target) = (self.link, self.staging.target());
+        // Whoever fails first is the reason, and the other need not go on.
+        let is_news = OnceLock::new();
+        let ends = &|side: bool| {
+            is_news.get_or_init(|| side);
+            link.stop.set();
+        };
         std::thread::scope(|scope| {
-            // Whoever fails first is the reason, and the other need not go on.
-            let ends = |_: &RestoreError| link.stop.set();
-            let seen = scope.spawn(move || before.see(target, link.stop).inspect_err(ends));
+            let seen = scope.spawn(move || {
+                let seen = before.see(target, link.stop);
+                seen.inspect_err(|_| ends(false))
+            });
             let lost = self.lost(before);
             let news = lost.and_then(|lost| Ok((self.fetch(before, room)?, lost)));
-            let news = news.inspect_err(ends);
+            let news = news.inspect_err(|_| ends(true));
             let seen = seen.join();
             let seen = seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             match (news, seen) {
                 (Ok(news), Ok(seen)) => Ok((news, seen)),
-                (Err(error), Ok(_)) => Err(error),
-                (Err(error), Err(RestoreError::Server(_))) | (_, Err(error)) => Err(error),
+                (Err(error), Ok(_)) | (Ok(_), Err(error)) => Err(error),
+                (Err(news), Err(seen)) => match is_news.get() {
+                    Some(true) => Err(news),
+                    _ => Err(seen),
+                },
             }
         })
     }

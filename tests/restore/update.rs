@@ -681,25 +681,7 @@ fn what_cannot_be_built_upon_is_named() {
         "{errors}"
     );
 
-    // A clone takes no working copy's place.
-    let away = ["--update", "--fallback", "clone", "--by-parts"];
-    git::run(
-        &target,
-        &["config", "remote.origin.url", "https://test/app"],
-    );
-    let errors = expect(&restore(nobody(), "https://test/app", &target, &away), 3);
-    let said = "--fallback clone is for a directory that is not there";
-    assert!(errors.contains(said), "{errors}");
-    assert!(
-        errors.contains("--by-parts is for a directory that is restored"),
-        "{errors}"
-    );
-    let errors = expect(&update(&server, &target, &["--ref", "nope"]), 7);
-    assert!(
-        errors.contains("there is no nope (neither as a branch nor as a tag"),
-        "{errors}"
-    );
-
+    expect_no_clone(&server, &target);
     for (name, damage, said) in DAMAGED {
         let copy = copied(&target, &lab, name);
         let git = copy.join(".git");
@@ -720,13 +702,34 @@ fn what_cannot_be_built_upon_is_named() {
         expect_files(&clone, &copy, name);
         fs::remove_dir_all(&copy).unwrap_or_else(|e| panic!("{e}"));
     }
-    // What somebody has put beside the packs, and never gives anything, is not waited for.
-    let copy = copied(&target, &lab, "pipe");
+    expect_not_waited_for(&copied(&target, &lab, "pipe"), &server);
+}
+
+/// A clone takes no working copy's place.
+fn expect_no_clone(server: &Server, target: &Path) {
+    let away = ["--update", "--fallback", "clone", "--by-parts"];
+    git::run(target, &["config", "remote.origin.url", "https://test/app"]);
+    let errors = expect(&restore(nobody(), "https://test/app", target, &away), 3);
+    let said = "--fallback clone is for a directory that is not there";
+    assert!(errors.contains(said), "{errors}");
+    assert!(
+        errors.contains("--by-parts is for a directory that is restored"),
+        "{errors}"
+    );
+    let errors = expect(&update(server, target, &["--ref", "nope"]), 7);
+    assert!(
+        errors.contains("there is no nope (neither as a branch nor as a tag"),
+        "{errors}"
+    );
+}
+
+/// What somebody has put beside the packs, and never gives anything.
+fn expect_not_waited_for(copy: &Path, server: &Server) {
     let pipe = copy.join(".git/objects/pack/pack-x.pack");
     write(&pipe.with_extension("idx"), "x");
     let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).unwrap();
-    expect(&update(&server, &copy, &[]), 1);
+    expect(&update(server, copy, &[]), 1);
 }
 
 /// The pack of a working copy that has one.
