@@ -30,8 +30,7 @@ pub(super) struct Import {
     download: Download,
     known: Known,
     place: Place,
-    /// In which it counts as built: one of which no comparison is known, for it may be older than what this server has
-    /// seen.
+    /// In which it counts as built, and as outdated until this server has compared it.
     epoch: RefsEpoch,
     began: Instant,
 }

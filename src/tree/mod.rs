@@ -2,7 +2,7 @@
 //!
 //! In come objects: the packs and loose files of a repository, and trees by their ids. Out come the
 //! entries of a worktree in the order of git's index ([`walk`]), cut into jobs ([`batch`]), their content
-//! ([`decoder`]) as a checkout has it ([`filter`]), their dates in an archive ([`dates`]), and the forms
+//! ([`decoder`]) as a checkout has it ([`filter`], by the [`rules`] of attributes), their dates in an archive ([`dates`]), and the forms
 //! that they are sent and kept in: tar ([`tar`]), frames ([`frames`]), the index ([`index`]). What must
 //! hold: the same objects give the same bytes, wherever they are read, and what is no sound tree, or has a name that is not safe, is
 //! refused before anything is made of it.

@@ -2,7 +2,6 @@
 //! and what they take of memory is bounded.
 
 use std::cell::Cell;
-use std::sync::Arc;
 
 use gix::attrs::search::{MetadataCollection, Outcome};
 use gix::bstr::{BStr, BString, ByteSlice};
@@ -80,7 +79,7 @@ pub(super) enum Which {
 /// Invariant: what has been read takes no more memory than `taken` says. It is kept for the paths that follow; where that
 /// would be more than there may be, what the path itself needs is read again, alone.
 pub(super) struct Rules {
-    files: Arc<[(BString, ObjectId)]>,
+    files: Vec<(BString, ObjectId)>,
     read: Read,
     taken: Cell<usize>,
     limit_bytes: usize,
@@ -92,7 +91,7 @@ impl Rules {
         let mut files = files.files.clone();
         files.sort();
         let mut rules = Rules {
-            files: files.into(),
+            files,
             read: Read::new(Vec::new())?,
             taken: Cell::new(0),
             limit_bytes,
@@ -142,7 +141,7 @@ impl Rules {
     fn forget(&mut self) -> std::io::Result<()> {
         // What there was goes before there is more.
         self.read = Read::new(Vec::new())?;
-        self.read = Read::new(self.files.to_vec())?;
+        self.read = Read::new(self.files.clone())?;
         let paths = self.files.iter().map(|(path, _)| 2 * path.len());
         self.taken
             .set(paths.sum::<usize>() + self.files.len() * ATTRIBUTE_FILE_BYTES);

@@ -46,6 +46,19 @@ fn wait_shared(server: &Server, times: u64) {
     wait::until_true("it is shared", || count(server, "offers", "done") == times);
 }
 
+/// What is answered once something was pushed, and is shared as the second snapshot.
+fn push_and_share(lab: &Lab, server: &Server) -> Response {
+    push_and_fetch(lab, server, "small", "new.txt", b"new\n");
+    let pushed = super::git::text(&lab.upstream("small"), &["rev-parse", "HEAD"]);
+    let newest = wait::until("the push is built", || {
+        let answer = server.get(&lab::target("small")).expect(200);
+        let commit = answer.head.get("x-cachew-snapshot-commit");
+        (commit == Some(&*pushed)).then_some(answer)
+    });
+    wait_shared(server, 2);
+    newest
+}
+
 /// How old what is answered is said to be.
 fn age_s(answer: &Response) -> Option<u64> {
     answer.head.get("age")?.parse().ok()
@@ -78,18 +91,8 @@ fn an_empty_server_has_what_another_one_has_shared() {
     // What was there before there was a store is shared as well.
     let first = lab.settings().with(&["--store", &url]).start();
     wait_shared(&first, 1);
-    push_and_fetch(&lab, &first, "small", "new.txt", b"new\n");
     let target = lab::target("small");
-    let newest = wait::until("the push is built", || {
-        let answer = first.get(&target).expect(200);
-        let commit = answer
-            .head
-            .get("x-cachew-snapshot-commit")
-            .map(str::to_owned);
-        let pushed = super::git::text(&lab.upstream("small"), &["rev-parse", "HEAD"]);
-        (commit == Some(pushed)).then_some(answer)
-    });
-    wait_shared(&first, 2);
+    let newest = push_and_share(&lab, &first);
     expect_clone(&lab, "small", &newest.body);
     lab.hide("small");
 
@@ -238,18 +241,8 @@ fn a_bucket_is_shared_as_well() {
     let first = on_bucket(&lab, &bucket, "first");
     hit(&first, "small");
     wait_shared(&first, 1);
-    push_and_fetch(&lab, &first, "small", "new.txt", b"new\n");
     let target = lab::target("small");
-    let newest = wait::until("the push is built", || {
-        let answer = first.get(&target).expect(200);
-        let commit = answer
-            .head
-            .get("x-cachew-snapshot-commit")
-            .map(str::to_owned);
-        let pushed = super::git::text(&lab.upstream("small"), &["rev-parse", "HEAD"]);
-        (commit == Some(pushed)).then_some(answer)
-    });
-    wait_shared(&first, 2);
+    let newest = push_and_share(&lab, &first);
     assert!(bucket.has_broken_all());
     assert_eq!(
         count(&first, "offers", "failed"),
