@@ -105,7 +105,10 @@ mod tests {
             (&["tarpon", "restore", "--fallback", ""], "none clone"),
             (&["tarpon", "restore", "--depth", ""], "1"),
             (&["tarpon", "restore", "github.com/a/b", ""], "plusdirs"),
-            (&["tarpon", "restore", "github.com/a/b", "--fr"], "--fresh"),
+            (
+                &["tarpon", "restore", "github.com/a/b", "--fres"],
+                "--fresh",
+            ),
             (&["tarpon", "completions", "f"], "fish"),
         ];
         for (words, offered) in rows {

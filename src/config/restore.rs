@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::GivenUrl;
+use super::value::Share;
 use crate::limits::SEED_CHECK_INTERVAL_MAX_MS;
 
 /// What `tarpon restore` was asked to do. Values are as given: `restore` checks them.
@@ -160,9 +161,20 @@ pub struct RestoreArgs {
     pub discard_local: bool,
 
     /// Write no more than this: bytes such as 20G (K, M, G and T are powers of 1024), files in whole
-    /// blocks, the bundle included [default: what leaves 5 % of the file system free]
+    /// blocks, the bundle included [default: what --free-floor allows]
     #[arg(long, value_name = "BYTES", value_parser = super::value::bytes)]
     pub size_limit: Option<u64>,
+
+    /// Leave this much of the file system free, in bytes or as a share, which is one of its inodes as well; without
+    /// --size-limit [default: 5%]
+    #[arg(
+        long,
+        value_name = "SHARE",
+        value_parser = super::value::free_share,
+        env = "TARPON_RESTORE_FREE_FLOOR",
+        hide_env_values = true
+    )]
+    pub free_floor: Option<Share>,
 
     /// Connections for the download, 1 to 16 [default: 4]
     #[arg(
@@ -218,8 +230,7 @@ pub struct RestoreArgs {
     )]
     pub seed: Option<PathBuf>,
 
-    /// Keep no more than this there; what was used least recently goes, and nothing is added where less than
-    /// 10 % of the file system are free [default: 10 % of the file system]
+    /// Keep no more than this there; what was used least recently goes [default: 10 % of the file system]
     #[arg(
         long,
         value_name = "BYTES",
@@ -228,6 +239,17 @@ pub struct RestoreArgs {
         help_heading = "Seed"
     )]
     pub seed_limit: Option<u64>,
+
+    /// Add nothing there that would leave less than this of the file system free, in bytes or as a share
+    /// [default: 10%]
+    #[arg(
+        long,
+        value_name = "SHARE",
+        value_parser = super::value::free_share,
+        requires = "seed",
+        help_heading = "Seed"
+    )]
+    pub seed_free_floor: Option<Share>,
 
     /// Read and compare what is there at its first use after so long, as after each boot: 0s, 15m, 1d, never
     /// [default: 1d]

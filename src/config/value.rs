@@ -1,7 +1,7 @@
 //! Values from text. Each parser fails with what is allowed.
 use crate::limits::{
     CACHE_FREE_FLOOR_DEFAULT_PERCENT, CACHE_LIMIT_DEFAULT_PERCENT, CACHE_LIMIT_MIN_BYTES,
-    CLONE_SIZE_DEFAULT_PERCENT, NEVER_MS,
+    CLONE_SIZE_DEFAULT_PERCENT, NEVER_MS, RESTORE_FREE_FLOOR_DEFAULT_PERCENT,
 };
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -54,6 +54,9 @@ impl Share {
     /// The default of `cache_free_floor`. A share and not bytes, so that it neither eats a small
     /// file system nor is nothing on a large one.
     pub const FLOOR_DEFAULT: Self = Self::Percent(CACHE_FREE_FLOOR_DEFAULT_PERCENT);
+
+    /// What a restore leaves free unless it is told otherwise.
+    pub const RESTORE_FLOOR_DEFAULT: Self = Self::Percent(RESTORE_FREE_FLOOR_DEFAULT_PERCENT);
 
     /// The default of `clone_size_limit`.
     pub const CLONE_DEFAULT: Self = Self::Percent(CLONE_SIZE_DEFAULT_PERCENT);

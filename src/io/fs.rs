@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, FlockOperation, RenameFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, RenameFlags, StatVfs};
 use rustix::io::Errno;
 
 use crate::limits::{TREE_REMOVE_ATTEMPTS, TREE_REMOVE_PAUSE_MS};
@@ -63,13 +63,24 @@ pub enum Kind {
     Other,
 }
 
-/// The size of a file system.
+/// The size of a file system, as df(1) counts it: what is reserved for root is neither of it nor free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
     /// Its size in bytes.
     pub total_bytes: u64,
     /// Bytes that this process may still write.
     pub free_bytes: u64,
+}
+
+impl From<&StatVfs> for Space {
+    fn from(found: &StatVfs) -> Space {
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        let reserved = found.f_bfree.saturating_sub(found.f_bavail);
+        Space {
+            total_bytes: bytes(found.f_blocks.saturating_sub(reserved)),
+            free_bytes: bytes(found.f_bavail),
+        }
+    }
 }
 
 /// Why a lock file could not be locked.
@@ -242,11 +253,7 @@ impl Fs for Os {
     }
 
     fn space(&self, path: &Path) -> io::Result<Space> {
-        let space = rustix::fs::statvfs(path)?;
-        Ok(Space {
-            total_bytes: space.f_blocks.saturating_mul(space.f_frsize),
-            free_bytes: space.f_bavail.saturating_mul(space.f_frsize),
-        })
+        Ok(Space::from(&rustix::fs::statvfs(path)?))
     }
 
     fn lock(&self, path: &Path) -> Result<LockFile, LockError> {

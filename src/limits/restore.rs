@@ -82,7 +82,7 @@ pub const PAX_BYTES_MAX: u64 = 256 << 10;
 /// Zeros behind the end of a tar archive: tar fills its last record.
 pub const TAR_RECORD_BYTES: u64 = 10_240;
 /// Share of the file system that a restore leaves free unless it is told otherwise.
-pub const RESTORE_FREE_PERCENT: u64 = 5;
+pub const RESTORE_FREE_FLOOR_DEFAULT_PERCENT: u8 = 5;
 /// Space that is reserved for a file ahead of the data that has come for it.
 pub const RESERVED_AHEAD_BYTES: u64 = 64 << 20;
 /// Most bytes that one system call writes to a restored file.
@@ -107,9 +107,9 @@ pub const PARTS_MAX: usize = 256;
 /// Longest manifest that is taken from a server, as it is sent.
 pub const MANIFEST_SENT_BYTES_MAX: usize = 16 << 20;
 /// Share of its file system that a seed may have unless it is told otherwise.
-pub const SEED_LIMIT_DEFAULT_PERCENT: u64 = 10;
-/// Share of its file system that a seed leaves free.
-pub const SEED_FREE_PERCENT: u64 = 10;
+pub const SEED_LIMIT_DEFAULT_PERCENT: u8 = 10;
+/// Share of its file system that a seed leaves free unless it is told otherwise.
+pub const SEED_FREE_FLOOR_DEFAULT_PERCENT: u8 = 10;
 /// How long a part of a seed is believed after it was read, unless it is told otherwise.
 pub const SEED_CHECK_INTERVAL_DEFAULT_MS: u64 = 24 * HOUR_MS;
 /// The longest that may be asked for, but for always.

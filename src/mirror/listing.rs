@@ -3,6 +3,7 @@
 use crate::access::redirect::{self, Redirects};
 use crate::git::Growth;
 use crate::git::Tail;
+use crate::io::fs::Space;
 use crate::limits;
 use crate::mirror::beside::Beside;
 use crate::mirror::blocking::blocking;
@@ -197,7 +198,7 @@ impl Git {
     pub(super) fn growth(&self, dir: std::path::PathBuf, on: &Path) -> Result<Growth, MirrorError> {
         let found = rustix::fs::statvfs(on)
             .map_err(|source| MirrorError::io("read the size of", on, source.into()))?;
-        let total_bytes = found.f_blocks.saturating_mul(found.f_frsize);
+        let total_bytes = Space::from(&found).total_bytes;
         // What is not below the file system's size limits nothing: it is for the file system to
         // say that it is full, and what helps then is another remedy.
         let limit_bytes = match self.size_limit.of(total_bytes) {

@@ -4,7 +4,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::config::GivenUrl;
-use crate::limits::RESTORE_FREE_PERCENT;
 
 /// Why nothing was restored.
 #[derive(Debug, thiserror::Error)]
@@ -32,9 +31,8 @@ pub enum RestoreError {
     SizeLimit { limit_bytes: u64, is_given: bool },
     /// More files, links and directories are to be made.
     #[error(
-        "more files and directories are to be made than the {limit} that leave \
-         {RESTORE_FREE_PERCENT} % of the file system's inodes free; with --size-limit inodes are not \
-         looked at"
+        "more files and directories are to be made than the {limit} that leave enough of the file system's \
+         inodes free; --free-floor allows more, and with --size-limit inodes are not looked at"
     )]
     EntryLimit { limit: u64 },
     #[error("the archive is corrupt at byte {offset}: {what}")]
@@ -167,8 +165,8 @@ fn over_limit(limit_bytes: u64, is_given: bool) -> String {
     match is_given {
         true => format!("more is to be written than --size-limit allows, {limit_bytes} bytes"),
         false => format!(
-            "more is to be written than the {limit_bytes} bytes that leave {RESTORE_FREE_PERCENT} % \
-             of the file system free; --size-limit allows more"
+            "more is to be written than the {limit_bytes} bytes that leave enough of the file system free; \
+             --free-floor or --size-limit allows more"
         ),
     }
 }

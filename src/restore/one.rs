@@ -13,7 +13,7 @@ use super::link::Link;
 use super::opening::{Asked, By};
 use super::origin::is_cloneable;
 use super::progress::Progress;
-use super::quota::Quota;
+use super::quota::{Allowed, Quota};
 use super::run::Room;
 use super::seed::Seed;
 use super::staging::Staging;
@@ -164,7 +164,7 @@ impl Restore<'_> {
             link.progress.say(&text);
         }
         link.progress.clones();
-        let quota = Quota::beside(&self.nest.taken, args.size_limit, &tree)?;
+        let quota = Quota::beside(&self.nest.taken, Allowed::of(args), &tree)?;
         let room = Room::new(&tree, &quota);
         clone::clone(link, url, &self.wanted, room)?;
         let sha256 = run::local(link.stop, &tree, &["rev-parse", "--show-object-format"])?;
@@ -201,7 +201,7 @@ impl Restore<'_> {
         let tag = opened.tag_of_tarpon();
         let doubted = |error| self.doubt(tag.as_ref(), error);
         let (root, tree) = (staging.open_tree()?, staging.tree());
-        let quota = Quota::beside(&self.nest.taken, args.size_limit, &tree)?;
+        let quota = Quota::beside(&self.nest.taken, Allowed::of(args), &tree)?;
         let site = Site {
             root: root.as_fd(),
             umask: write::umask(),

@@ -16,7 +16,7 @@ use super::dates::Dates;
 use super::error::{RestoreError, failed};
 use super::link::Link;
 use super::proven::Proven;
-use super::quota::Quota;
+use super::quota::{Allowed, Quota};
 use super::run::{self, Room};
 use super::staging::Staging;
 use super::stop::Stop;
@@ -60,7 +60,7 @@ pub(super) fn conclude(
         return Ok(None);
     };
     let (tree, root) = (staging.tree(), staging.open_tree()?);
-    let quota = Quota::new(args.size_limit, &tree)?;
+    let quota = Quota::new(Allowed::of(args), &tree)?;
     if let Some(commit) = commit.and_then(|hex| ObjectId::from_hex(hex.as_bytes()).ok()) {
         let site = Site {
             root: root.as_fd(),

@@ -7,7 +7,34 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use rustix::fs::StatVfs;
 
 use super::error::RestoreError;
-use crate::limits::{DISK_BLOCK_BYTES, RESTORE_FREE_PERCENT};
+use crate::config::{RestoreArgs, Share};
+use crate::io::fs::Space;
+use crate::limits::DISK_BLOCK_BYTES;
+
+/// How much may be written.
+#[derive(Debug, Clone, Copy)]
+pub enum Allowed {
+    /// So many bytes, in however many files.
+    Bytes(u64),
+    /// What leaves this much of the file system free: of its inodes, too, where it is a percentage.
+    AllBut(Share),
+}
+
+impl Allowed {
+    pub(super) fn of(args: &RestoreArgs) -> Allowed {
+        let floor = args.free_floor.unwrap_or(Share::RESTORE_FLOOR_DEFAULT);
+        args.size_limit
+            .map_or(Allowed::AllBut(floor), Allowed::Bytes)
+    }
+}
+
+/// So many bytes, or what restores leave free by default.
+impl From<Option<u64>> for Allowed {
+    fn from(given: Option<u64>) -> Allowed {
+        let default = Allowed::AllBut(Share::RESTORE_FLOOR_DEFAULT);
+        given.map_or(default, Allowed::Bytes)
+    }
+}
 
 /// What may still be written. It is counted when it is announced: before it is there.
 #[derive(Debug)]
@@ -62,12 +89,12 @@ impl Quota {
     /// The same as [`Self::new`] where others take of a limit that is given, too: `all`.
     pub(super) fn beside(
         all: &Shared,
-        given: Option<u64>,
+        allowed: impl Into<Allowed>,
         path: &Path,
     ) -> Result<Quota, RestoreError> {
-        let mut quota = Quota::new(given, path)?;
+        let mut quota = Quota::new(allowed, path)?;
         // What is free says by itself what others have taken.
-        if given.is_some() {
+        if quota.is_given {
             quota.all_bytes = all.clone();
         }
         Ok(quota)
@@ -78,19 +105,19 @@ impl Quota {
         self.is_kept.store(true, Relaxed);
     }
 
-    /// `given` bytes, or what leaves a part of the file system at `path` free, of its inodes as well.
-    pub fn new(given: Option<u64>, path: &Path) -> Result<Quota, RestoreError> {
-        let (limit_bytes, entries_max) = match given {
-            Some(limit_bytes) => (limit_bytes, None),
-            None => {
+    /// What is allowed on the file system at `path`.
+    pub fn new(allowed: impl Into<Allowed>, path: &Path) -> Result<Quota, RestoreError> {
+        let (limit_bytes, entries_max, is_given) = match allowed.into() {
+            Allowed::Bytes(limit_bytes) => (limit_bytes, None, true),
+            Allowed::AllBut(floor) => {
                 let stat = rustix::fs::statvfs(path);
                 let stat = stat.map_err(|e| RestoreError::disk("look at", path, e))?;
-                (bytes_max(&stat), entries_max(&stat))
+                (bytes_max(&stat, floor), entries_max(&stat, floor), false)
             }
         };
         Ok(Quota {
             limit_bytes,
-            is_given: given.is_some(),
+            is_given,
             taken_bytes: Shared::default(),
             all_bytes: Shared::default(),
             is_kept: AtomicBool::new(false),
@@ -182,25 +209,21 @@ impl Quota {
     }
 }
 
-/// What leaves a part of `available` free that is [`RESTORE_FREE_PERCENT`] of `all`.
-fn but_for_free(available: u128, all: u128) -> u64 {
-    let kept = all * u128::from(RESTORE_FREE_PERCENT) / 100;
-    u64::try_from(available.saturating_sub(kept)).unwrap_or(u64::MAX)
+fn bytes_max(stat: &StatVfs, floor: Share) -> u64 {
+    let space = Space::from(stat);
+    let floor_bytes = floor.of(space.total_bytes);
+    space.free_bytes.saturating_sub(floor_bytes)
 }
 
-fn bytes_max(stat: &StatVfs) -> u64 {
-    let bytes = |blocks: u64| u128::from(blocks) * u128::from(stat.f_frsize);
-    // As df(1) counts: without what is reserved for root.
-    let reserved = stat.f_bfree.saturating_sub(stat.f_bavail);
-    let all = stat.f_blocks.saturating_sub(reserved);
-    but_for_free(bytes(stat.f_bavail), bytes(all))
-}
-
-/// `None` where inodes are made as they are needed, which is said by none at all.
-fn entries_max(stat: &StatVfs) -> Option<u64> {
+/// `None` where inodes are made as they are needed, which is said by none at all, or where nobody says how many are to
+/// stay free.
+fn entries_max(stat: &StatVfs, floor: Share) -> Option<u64> {
     let reserved = stat.f_ffree.saturating_sub(stat.f_favail);
     let all = stat.f_files.saturating_sub(reserved);
-    (stat.f_files > 0).then(|| but_for_free(stat.f_favail.into(), all.into()))
+    match floor {
+        Share::Percent(_) if stat.f_files > 0 => Some(stat.f_favail.saturating_sub(floor.of(all))),
+        _ => None,
+    }
 }
 
 /// What such an entry takes.
@@ -253,7 +276,7 @@ mod tests {
     fn by_default_a_part_of_the_file_system_stays_free() {
         let quota = Quota::new(None, Path::new("/")).unwrap();
         let error = quota.take(u64::MAX).unwrap_err();
-        assert!(error.to_string().contains("5 %"), "{error}");
+        assert!(error.to_string().contains("--free-floor"), "{error}");
         assert!(error.to_string().contains("--size-limit"), "{error}");
     }
 
@@ -261,18 +284,24 @@ mod tests {
     /// a btrfs, which counts none.
     #[test]
     fn inodes_count_as_bytes_do() {
+        let floor = Share::RESTORE_FLOOR_DEFAULT;
         let mut stat = rustix::fs::statvfs("/").unwrap();
         stat.f_frsize = 4096;
         (stat.f_blocks, stat.f_bfree, stat.f_bavail) = (1_000_000, 500_000, 450_000);
         (stat.f_files, stat.f_ffree, stat.f_favail) = (65_536, 4_000, 4_000);
-        assert_eq!(bytes_max(&stat), (450_000 - 950_000 / 20) * 4096);
-        assert_eq!(entries_max(&stat), Some(4_000 - 3_276));
+        assert_eq!(bytes_max(&stat, floor), (450_000 - 950_000 / 20) * 4096);
+        assert_eq!(entries_max(&stat, floor), Some(4_000 - 3_276));
         (stat.f_ffree, stat.f_favail) = (3_000, 3_000);
-        assert_eq!(entries_max(&stat), Some(0));
+        assert_eq!(entries_max(&stat, floor), Some(0));
         (stat.f_ffree, stat.f_favail) = (40_000, 30_000);
-        assert_eq!(entries_max(&stat), Some(30_000 - 2_776));
+        assert_eq!(entries_max(&stat, floor), Some(30_000 - 2_776));
+        let bytes = Share::Bytes(450_000 * 4096 - 5);
+        assert_eq!(
+            (bytes_max(&stat, bytes), entries_max(&stat, bytes)),
+            (5, None)
+        );
         (stat.f_files, stat.f_ffree, stat.f_favail) = (0, 0, 0);
-        assert_eq!(entries_max(&stat), None);
+        assert_eq!(entries_max(&stat, floor), None);
         let mut quota = Quota::new(None, Path::new("/")).unwrap();
         quota.entries_max = Some(2);
         quota.take_entry(0).unwrap();

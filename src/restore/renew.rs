@@ -48,7 +48,7 @@ use super::noted::{NOTE_NAME, noted};
 use super::objects::Objects;
 use super::opening::{self, Asked, By};
 use super::proof;
-use super::quota::Quota;
+use super::quota::{Allowed, Quota};
 use super::run::{self, Room};
 use super::staging::Staging;
 use super::submodules::{Nest, Restores, Site};
@@ -298,7 +298,7 @@ impl Renewal<'_> {
             root: File::open(target).map_err(failed("open", target))?,
             copy,
             left,
-            quota: Quota::beside(&self.nest.taken, args.size_limit, target)?,
+            quota: Quota::beside(&self.nest.taken, Allowed::of(args), target)?,
             reads_all: args.verify.is_some(),
         };
         Ok((before, lock))

@@ -43,7 +43,7 @@ use self::check::{Verdict, check};
 use self::ground::{Ground, Refused, is_file_believed};
 use self::note::{Clock, Known, SEALED};
 use self::place::Fault;
-use self::room::Room;
+use self::room::{Asked, Room};
 use super::error::RestoreError;
 use super::progress::Progress;
 use super::stop::Stop;
@@ -63,7 +63,7 @@ pub(super) struct Seed<'a> {
     home: OnceLock<Arc<Ground>>,
     clock: Clock,
     check_interval: Duration,
-    limit_bytes: Option<u64>,
+    bounds: Asked,
     may_link: bool,
     /// Something of it was wrong though it was believed: nothing is believed any more.
     is_doubted: AtomicBool,
@@ -144,7 +144,7 @@ impl<'a> Seed<'a> {
             home: OnceLock::new(),
             clock: Clock::new(),
             check_interval: args.seed_check_interval.unwrap_or(check_interval),
-            limit_bytes: args.seed_limit,
+            bounds: Asked::new(args.seed_limit, args.seed_free_floor),
             may_link: args.seed_link,
             is_doubted: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
@@ -269,7 +269,7 @@ impl<'a> Seed<'a> {
         };
         let kept = lock(&self.kept);
         let kept = (self.repository.as_str(), &*kept);
-        room.make(&self.ground, kept, bytes, self.limit_bytes)
+        room.make(&self.ground, kept, bytes, self.bounds)
     }
 
     /// Keeps a part that was found right.
@@ -420,7 +420,7 @@ impl Drop for Seed<'_> {
         if is_changed && !self.is_closed.load(Relaxed) {
             // Restores that ran at once have each looked before the others wrote.
             let room = Room::look(&self.ground);
-            let _ = room.and_then(|mut room| room.trim(&self.ground, self.limit_bytes));
+            let _ = room.and_then(|mut room| room.trim(&self.ground, self.bounds));
         }
     }
 }

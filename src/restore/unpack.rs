@@ -15,7 +15,7 @@ use super::opening::{self, Asked, By, Opened};
 use super::origin;
 use super::parts::Fetching;
 use super::progress::Progress;
-use super::quota::Quota;
+use super::quota::{Allowed, Quota};
 use super::reel::Reel;
 use super::refs::Refs;
 use super::seed::Seed;
@@ -196,7 +196,7 @@ pub fn fetch_parts(args: &RestoreArgs, dir: &Path) -> Result<Option<Manifest>, R
         is_fresh: args.fresh,
         by: By::Manifest,
     };
-    let quota = Quota::new(args.size_limit, dir)?;
+    let quota = Quota::new(Allowed::of(args), dir)?;
     let mut tries = 0;
     loop {
         let opened = opening::open(link, &asked)?;

@@ -59,7 +59,7 @@ fn check(name: &str, make: fn(&Lab)) {
     let verified = ["--verify=full", "--by-parts"];
     expect_restored(&lab, &server, name, "verified", &verified);
     let seed = lab.scratch("seed").display().to_string();
-    let seeded = ["--by-parts", "--seed", &seed];
+    let seeded = ["--by-parts", "--seed", &seed, "--seed-free-floor", "0"];
     expect_restored(&lab, &server, name, "into a seed", &seeded);
     let before = parts();
     expect_restored(&lab, &server, name, "out of a seed", &seeded);

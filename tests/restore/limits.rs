@@ -214,9 +214,9 @@ fn a_part_of_the_inodes_stays_free() {
     let script = "\"$1\" restore test/app \"$0/target\" --server \"$2\" $3; code=$?; \
                   df --output=iused \"$0\" | tail -1; exit $code";
     for (inodes, more, code, what) in [
-        (200, "", 4, "inodes"),
+        (200, "--free-floor=5%", 4, "inodes"),
         (200, "--size-limit=32M", 4, "No space left"),
-        (2000, "", 0, ""),
+        (2000, "--free-floor=5%", 0, ""),
     ] {
         let args = [crate::lab::BINARY, &url, more];
         let Some(out) = with_inodes(inodes, &place, script, &args) else {

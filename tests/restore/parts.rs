@@ -21,7 +21,14 @@ const PACK_BYTES: u64 = 20 << 20;
 fn args(server: SocketAddr, more: &[&str]) -> RestoreArgs {
     let server = format!("http://{server}");
     let words = [
-        "tarpon", "restore", "test/big", "/nowhere", "--server", &server,
+        "tarpon",
+        "restore",
+        "test/big",
+        "/nowhere",
+        "--server",
+        &server,
+        "--free-floor",
+        "0",
     ];
     let words = words.iter().chain(more).map(|word| word.into());
     let words: Vec<std::ffi::OsString> = words.collect();

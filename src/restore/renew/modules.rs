@@ -28,7 +28,7 @@ use crate::restore::kept;
 use crate::restore::moves::Moves;
 use crate::restore::nested;
 use crate::restore::path::as_path;
-use crate::restore::quota::Quota;
+use crate::restore::quota::{Allowed, Quota};
 use crate::restore::staging::Staging;
 use crate::restore::submodules::{Job, Restores, Site, Stays};
 use crate::restore::write::stopped;
@@ -297,7 +297,7 @@ impl<'m> Modules<'m> {
         let before = Before {
             scratch: Scratch::new(scratch, &copy)?,
             root: File::open(&dir).map_err(failed("open", &dir))?,
-            quota: Quota::new(args.size_limit, &dir)?,
+            quota: Quota::new(Allowed::of(args), &dir)?,
             copy,
             branch: None,
             left: None,

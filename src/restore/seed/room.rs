@@ -10,9 +10,11 @@ use rustix::fs::{FlockOperation, Stat};
 
 use super::ground::Ground;
 use super::name;
+use crate::config::Share;
+use crate::io::fs::Space;
 use crate::limits::{
-    DISK_BLOCK_BYTES, SEED_FREE_PERCENT, SEED_IDLE_MS, SEED_LIMIT_DEFAULT_PERCENT, SEED_LOOK_MS,
-    SEED_VICTIMS_MAX,
+    DISK_BLOCK_BYTES, SEED_FREE_FLOOR_DEFAULT_PERCENT, SEED_IDLE_MS, SEED_LIMIT_DEFAULT_PERCENT,
+    SEED_LOOK_MS, SEED_VICTIMS_MAX,
 };
 
 /// A part that can leave. The one that goes first is the least.
@@ -37,6 +39,24 @@ pub(super) struct Room {
     victims: Vec<Victim>,
 }
 
+/// What whoever restores wants a seed to be bounded by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    limit: Share,
+    /// What stays free of the file system.
+    free_floor: Share,
+}
+
+impl Asked {
+    pub(super) fn new(limit_bytes: Option<u64>, free_floor: Option<Share>) -> Asked {
+        let default = Share::Percent(SEED_LIMIT_DEFAULT_PERCENT);
+        Asked {
+            limit: limit_bytes.map_or(default, Share::Bytes),
+            free_floor: free_floor.unwrap_or(Share::Percent(SEED_FREE_FLOOR_DEFAULT_PERCENT)),
+        }
+    }
+}
+
 /// What bounds a seed.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
@@ -46,14 +66,12 @@ struct Bounds {
 }
 
 impl Bounds {
-    fn find(ground: &Ground, given: Option<u64>) -> io::Result<Bounds> {
-        let space = rustix::fs::fstatvfs(ground)?;
-        let bytes = |blocks: u64| blocks.saturating_mul(space.f_frsize);
-        let all = bytes(space.f_blocks);
-        let share = |percent: u64| (u128::from(all) * u128::from(percent) / 100) as u64;
+    fn find(ground: &Ground, asked: Asked) -> io::Result<Bounds> {
+        let space = Space::from(&rustix::fs::fstatvfs(ground)?);
+        let floor_bytes = asked.free_floor.of(space.total_bytes);
         Ok(Bounds {
-            limit_bytes: given.unwrap_or_else(|| share(SEED_LIMIT_DEFAULT_PERCENT)),
-            spare_bytes: bytes(space.f_bavail).saturating_sub(share(SEED_FREE_PERCENT)),
+            limit_bytes: asked.limit.of(space.total_bytes),
+            spare_bytes: space.free_bytes.saturating_sub(floor_bytes),
         })
     }
 
@@ -142,9 +160,9 @@ impl Room {
         ground: &Ground,
         (repository, kept): (&str, &HashSet<String>),
         bytes: u64,
-        given: Option<u64>,
+        asked: Asked,
     ) -> io::Result<bool> {
-        let bounds = Bounds::find(ground, given)?;
+        let bounds = Bounds::find(ground, asked)?;
         let allowed = bounds.allowed(self.used_bytes, self.coming_bytes);
         let Some(left) = allowed.checked_sub(bytes) else {
             return Ok(false);
@@ -166,8 +184,8 @@ impl Room {
     }
 
     /// Has what is too much leave, whoever has brought it.
-    pub(super) fn trim(&mut self, ground: &Ground, given: Option<u64>) -> io::Result<()> {
-        let limit_bytes = Bounds::find(ground, given)?.limit_bytes;
+    pub(super) fn trim(&mut self, ground: &Ground, asked: Asked) -> io::Result<()> {
+        let limit_bytes = Bounds::find(ground, asked)?.limit_bytes;
         self.shrink(ground, limit_bytes, |_| false);
         Ok(())
     }
